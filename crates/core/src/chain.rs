@@ -1,0 +1,188 @@
+//! The record's running hash (section 7): commits, links, and the reader that checks them.
+//!
+//! A link covers everything of an entry but its body, which it covers through the salted commit;
+//! so a body can be erased and the chain still verifies. Whoever remembers one link detects every
+//! later change of anything before it.
+
+use thiserror::Error;
+
+use crate::id::{Commit, ConversationId, Link, MessageId, Salt, ServerKey};
+use crate::schedule::{self, hash};
+
+/// The kind byte of an entry. Unknown kinds are carried and linked like any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kind(pub u8);
+
+impl Kind {
+    /// Text of a user.
+    pub const TEXT: Self = Self(1);
+    /// The server's own word: somebody joined, a topic changed.
+    pub const SYSTEM: Self = Self(2);
+    /// A file.
+    pub const FILE: Self = Self(3);
+    /// Text of a classic line (section 11).
+    pub const CLASSIC: Self = Self(4);
+    /// Text of the origin bridge, which has no integrity (section 11).
+    pub const UNPROTECTED: Self = Self(5);
+
+    /// The stable word of JSON output.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::TEXT => "text",
+            Self::SYSTEM => "system",
+            Self::FILE => "file",
+            Self::CLASSIC => "classic",
+            Self::UNPROTECTED => "unprotected",
+            _ => "unknown",
+        }
+    }
+}
+
+/// `commit = H("tl1 body" || salt || body)`.
+#[must_use]
+pub fn commit(salt: &Salt, body: &[u8]) -> Commit {
+    Commit(hash(&[schedule::BODY, &salt.0, body]))
+}
+
+/// `link_0 = H("tl1 conversation" || server_key || conversation)`, with the server key that was
+/// current when the conversation was made.
+#[must_use]
+pub fn link_0(server_key: &ServerKey, conversation: ConversationId) -> Link {
+    Link(hash(&[schedule::CONVERSATION, &server_key.0, &conversation.to_be_bytes()]))
+}
+
+/// What a link covers of an entry, its body through the commit.
+#[derive(Debug, Clone, Copy)]
+pub struct Linked<'a> {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The number, from 1 without gaps.
+    pub n: u64,
+    /// Milliseconds since 1970 UTC, never below the entry before.
+    pub time_ms: u64,
+    /// The client's id of the message.
+    pub message_id: &'a MessageId,
+    /// Text, file and so on.
+    pub kind: Kind,
+    /// 0..=255 bytes; [`crate::id::Sender`] has at most 41.
+    pub sender: &'a [u8],
+    /// Of salt and body.
+    pub commit: &'a Commit,
+}
+
+impl Linked<'_> {
+    /// `link_n`, from the link before it. A sender of more than 255 bytes has no length byte and
+    /// hence no link.
+    #[must_use]
+    pub fn link(&self, before: &Link) -> Option<Link> {
+        let sender_len = u8::try_from(self.sender.len()).ok()?;
+        Some(Link(hash(&[
+            schedule::ENTRY,
+            &before.0,
+            &self.conversation.to_be_bytes(),
+            &self.n.to_be_bytes(),
+            &self.time_ms.to_be_bytes(),
+            &self.message_id.0,
+            &[self.kind.0, sender_len],
+            self.sender,
+            &self.commit.0,
+        ])))
+    }
+}
+
+/// The record is not what it was: what a reader found at one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Broken {
+    /// The entry does not belong here: not the next number, or another conversation's.
+    #[error("entry {got} of conversation {conversation} came where entry {expected} was due")]
+    Place {
+        /// Where.
+        conversation: ConversationId,
+        /// The number that came.
+        got: u64,
+        /// The number that was due.
+        expected: u64,
+    },
+    /// The time went backwards.
+    #[error("entry {n} of conversation {conversation} is older than the entry before it")]
+    Time {
+        /// Where.
+        conversation: ConversationId,
+        /// Which entry.
+        n: u64,
+    },
+    /// The link is not the one the server claimed or somebody remembers.
+    #[error(
+        "entry {n} of conversation {conversation} or one before it was changed: its link does not match"
+    )]
+    Link {
+        /// Where.
+        conversation: ConversationId,
+        /// Which entry.
+        n: u64,
+    },
+}
+
+impl Broken {
+    /// The number of the entry at which the reader stopped.
+    #[must_use]
+    pub fn at(&self) -> u64 {
+        match *self {
+            Self::Place { got, .. } => got,
+            Self::Time { n, .. } | Self::Link { n, .. } => n,
+        }
+    }
+}
+
+/// A position in one conversation's chain: the newest entry a reader has checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    conversation: ConversationId,
+    n: u64,
+    link: Link,
+    time_ms: u64,
+}
+
+impl Position {
+    /// Begins after entry `n` (0: before the first), whose link is trusted to be `link`.
+    #[must_use]
+    pub fn new(conversation: ConversationId, n: u64, link: Link) -> Self {
+        Self { conversation, n, link, time_ms: 0 }
+    }
+
+    /// The number of the newest checked entry.
+    #[must_use]
+    pub fn n(&self) -> u64 {
+        self.n
+    }
+
+    /// Its link.
+    #[must_use]
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Takes the next entry, and compares its link with `claimed` where there is a claim: a
+    /// remembered receipt, or the link the server names.
+    ///
+    /// # Errors
+    /// [`Broken`]; the position has not moved then.
+    pub fn advance(&mut self, entry: &Linked<'_>, claimed: Option<&Link>) -> Result<Link, Broken> {
+        let conversation = self.conversation;
+        let expected = self.n.saturating_add(1);
+        if entry.n != expected || entry.conversation != conversation {
+            return Err(Broken::Place { conversation, got: entry.n, expected });
+        }
+        let changed = Broken::Link { conversation, n: entry.n };
+        if entry.time_ms < self.time_ms {
+            return Err(Broken::Time { conversation, n: entry.n });
+        }
+        let link = entry.link(&self.link).ok_or(changed)?;
+        if claimed.is_some_and(|claimed| *claimed != link) {
+            return Err(changed);
+        }
+        (self.n, self.link, self.time_ms) = (entry.n, link, entry.time_ms);
+        Ok(link)
+    }
+}

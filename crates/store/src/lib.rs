@@ -1,0 +1,397 @@
+//! The record: one contract, and the SQLite database behind it.
+//!
+//! [`Store`] is everything the server asks of its record, on one screen. It assumes neither that
+//! this process is the only writer nor that anything is cached: several servers may share one
+//! record later. Whatever implements it passes [`conformance`].
+//!
+//! The store knows nothing of connections, sessions or the wire; it never sees a password, a
+//! device secret or the OPAQUE setup, only the row key derived from it.
+
+pub mod conformance;
+mod sqlite;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::sync::broadcast;
+use twinlock_core::chain::Kind;
+use twinlock_core::id::{
+    Commit, ConversationId, CredentialId, DeviceId, InviteId, Link, MessageId, Name, Salt, Sender,
+    ServerKey,
+};
+
+pub use sqlite::{OpenError, SqliteStore, Options};
+
+/// The room everybody is in. Made with the record, never left, never removed.
+pub const LOBBY: ConversationId = 1;
+
+/// A durable record of conversations, people and their credentials.
+///
+/// Every method that writes returns after the data is on disk (fsync). Every method may be
+/// cancelled; a write that was begun then still happens.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    // ---- the record
+
+    /// Records entries, in this order, and answers each in the same order. Entries of one call
+    /// share a transaction with whatever else is waiting (group commit).
+    async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>, StoreError>;
+
+    /// Entries with numbers greater than `after`, ascending, at most `limit.entries` of them and
+    /// about `limit.bytes` of bodies (at least one entry if there is one).
+    async fn read(&self, conversation: ConversationId, after: u64, limit: Limit) -> Result<Page, StoreError>;
+
+    /// Entries that contain all words of `text` (the last one as a prefix), with numbers below
+    /// `before`, newest first.
+    async fn search(&self, conversation: ConversationId, text: &str, before: u64, entries: usize) -> Result<Vec<Entry>, StoreError>;
+
+    /// Tells of every commit from now on, in order per conversation. A receiver that lags learns
+    /// so and reads the heads itself.
+    fn watch(&self) -> broadcast::Receiver<Arc<[Published]>>;
+
+    /// Removes salt and body of an entry and leaves its commit; the links still verify.
+    async fn erase(&self, conversation: ConversationId, n: u64) -> Result<bool, StoreError>;
+
+    // ---- conversations
+
+    /// The conversations `user` is in with ids greater than `after`, or with `joinable` the
+    /// public rooms it is not in; at most `limit`.
+    async fn conversations(&self, user: &Name, joinable: bool, after: ConversationId, limit: usize) -> Result<Vec<Conversation>, StoreError>;
+
+    /// One conversation as `user` sees it: one it is in.
+    async fn conversation(&self, user: &Name, id: ConversationId) -> Result<Option<Conversation>, StoreError>;
+
+    /// Makes a room with `user` in it. `None`: the name is taken.
+    async fn create_room(&self, user: &Name, name: &Name, topic: &str) -> Result<Option<Conversation>, StoreError>;
+
+    /// Joins a public room by name; again is no error. `None`: no such room.
+    async fn join_room(&self, user: &Name, name: &Name) -> Result<Option<Conversation>, StoreError>;
+
+    /// Leaves. `false`: not in it, or it cannot be left (lobby, direct).
+    async fn leave_room(&self, user: &Name, id: ConversationId) -> Result<bool, StoreError>;
+
+    /// Sets a room's topic. `None`: not a room of this user's.
+    async fn set_topic(&self, user: &Name, id: ConversationId, topic: &str) -> Result<Option<Conversation>, StoreError>;
+
+    /// The direct conversation of two users, made if it is new. `None`: no such other user.
+    async fn open_direct(&self, user: &Name, other: &Name) -> Result<Option<Conversation>, StoreError>;
+
+    /// Members with names greater than `after`, in order, at most `limit`.
+    async fn members(&self, id: ConversationId, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, StoreError>;
+
+    /// Moves the read marker of `user` forward to `n`; never back, never past the head.
+    async fn mark_read(&self, user: &Name, id: ConversationId, n: u64) -> Result<(), StoreError>;
+
+    // ---- people and credentials
+
+    /// The usable credential behind `id`, or `None` where it is unknown, revoked, used or
+    /// expired at `now_ms`. A hit and every kind of miss cost the same reads. A row whose MAC
+    /// does not verify is no credential.
+    async fn credential(&self, id: &CredentialId, now_ms: u64) -> Result<Option<Credential>, StoreError>;
+
+    /// Keeps a new invite.
+    async fn add_invite(&self, invite: NewInvite) -> Result<(), StoreError>;
+
+    /// Uses an invite: in one transaction checks that it is unused, unexpired at `now_ms` and
+    /// allows this name, that no user has the name, and makes user, password and device and puts
+    /// the user into the lobby. One winner.
+    async fn register(&self, registration: Registration, now_ms: u64) -> Result<Registered, StoreError>;
+
+    /// Adds a device of an existing user. `false`: no such user.
+    async fn add_device(&self, user: &Name, device: NewDevice, now_ms: u64) -> Result<bool, StoreError>;
+
+    /// Replaces a user's password record. `false`: no such user.
+    async fn set_password(&self, user: &Name, record: &[u8], now_ms: u64) -> Result<bool, StoreError>;
+
+    /// The devices of a user that are not revoked, oldest first.
+    async fn devices(&self, user: &Name) -> Result<Vec<Device>, StoreError>;
+
+    /// Revokes a device of this user's. `false`: it has no such device.
+    async fn revoke_device(&self, user: &Name, device: &DeviceId) -> Result<bool, StoreError>;
+
+    /// Notes that a device logged in at `now_ms`. May be written late; it is no promise.
+    async fn touch_device(&self, device: &DeviceId, now_ms: u64) -> Result<(), StoreError>;
+
+    /// One user.
+    async fn person(&self, user: &Name) -> Result<Option<Person>, StoreError>;
+
+    /// Users with names greater than `after`, in order, at most `limit`.
+    async fn people(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Person>, StoreError>;
+
+    /// Flushes and closes: later calls fail, the files can be moved or copied.
+    async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// What went wrong beneath the store; never the caller's fault.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// The disk is full. Appends fail until there is room again; reading goes on.
+    #[error("the disk that holds the record is full")]
+    Full,
+    /// Anything else the database says.
+    #[error("the record's database failed: {0}")]
+    Database(String),
+    /// A row is not what its MAC or its form says.
+    #[error("the record is damaged: {0}")]
+    Damaged(String),
+    /// The store was closed.
+    #[error("the record is closed")]
+    Closed,
+}
+
+/// An entry to be recorded. Number, time, salt and link are the store's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEntry {
+    /// Where to.
+    pub conversation: ConversationId,
+    /// Who wrote it; [`Sender::Server`] needs no membership.
+    pub sender: Sender,
+    /// Unique per user over all conversations.
+    pub message_id: MessageId,
+    /// Text, system, file and so on.
+    pub kind: Kind,
+    /// The body, as it came.
+    pub body: Bytes,
+}
+
+/// The answer to one [`NewEntry`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Appended {
+    /// On disk; or it was before, with the same `message_id`: the first place's receipt.
+    Recorded(Receipt),
+    /// There is no such conversation, or the sender is not in it.
+    NotAMember,
+}
+
+/// Where an entry stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The number.
+    pub n: u64,
+    /// Milliseconds since 1970 UTC.
+    pub time_ms: u64,
+    /// `None` once the entry is erased.
+    pub salt: Option<Salt>,
+    /// `link_n`.
+    pub link: Link,
+}
+
+/// An entry as it stands in the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The number.
+    pub n: u64,
+    /// Milliseconds since 1970 UTC.
+    pub time_ms: u64,
+    /// The client's id of it.
+    pub message_id: MessageId,
+    /// Text, system, file and so on.
+    pub kind: Kind,
+    /// [`Sender`] in its wire form; kept as bytes, since it is what the link covers.
+    pub sender: Bytes,
+    /// The body, or what is left of it.
+    pub content: Content,
+}
+
+/// The body of an entry, or its commit once erased.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// As recorded.
+    Body(Salt, Bytes),
+    /// Erased.
+    Erased(Commit),
+}
+
+/// How much a read may return.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// Entries at most.
+    pub entries: usize,
+    /// Bytes of bodies, about.
+    pub bytes: usize,
+}
+
+/// Part of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The link of entry `after`, so that the first entry can be checked.
+    pub link_after: Link,
+    /// The newest number of the conversation.
+    pub head: u64,
+    /// Ascending, without gaps, from `after + 1`.
+    pub entries: Vec<Entry>,
+}
+
+/// News of one conversation, told after the commit and before the acks go out.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Its newest number.
+    pub head: u64,
+    /// The new entries up to `head`, without gaps, where this process recorded them.
+    pub entries: Vec<Entry>,
+}
+
+/// A conversation as one of its members sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conversation {
+    /// Its number.
+    pub id: ConversationId,
+    /// Room or direct.
+    pub form: Form,
+    /// The topic of a room.
+    pub topic: String,
+    /// The key in `link_0`.
+    pub server_key: ServerKey,
+    /// The newest number, 0 while empty.
+    pub head: u64,
+    /// Its link.
+    pub head_link: Link,
+    /// The user's read marker.
+    pub read: u64,
+    /// How many members it has.
+    pub members: u32,
+    /// When it was made.
+    pub created_ms: u64,
+    /// The user is in it (false only in a list of joinable rooms).
+    pub joined: bool,
+}
+
+/// What kind of conversation it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Form {
+    /// A room and its name.
+    Room(Name),
+    /// A direct conversation and the other person (oneself for notes).
+    Direct(Name),
+}
+
+/// What logging in needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// The OPAQUE record, 192 bytes.
+    pub record: Vec<u8>,
+    /// What the credential is for.
+    pub holder: Holder,
+}
+
+/// Who stands behind a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A user by password.
+    User(Person),
+    /// A user's device.
+    Device(Person, DeviceId),
+    /// An invite.
+    Invite(InviteTerms),
+}
+
+/// What an invite allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InviteTerms {
+    /// The role of whoever uses it.
+    pub role: Role,
+    /// The only name it is for, or any.
+    pub user: Option<Name>,
+    /// When it ends, in ms since 1970 UTC.
+    pub expires_ms: u64,
+}
+
+/// An invite to keep.
+#[derive(Debug, Clone)]
+pub struct NewInvite {
+    /// Drawn by the server.
+    pub id: InviteId,
+    /// The OPAQUE record, 192 bytes.
+    pub record: Vec<u8>,
+    /// What it allows.
+    pub terms: InviteTerms,
+    /// Who made it; `None`: the server on its first start.
+    pub made_by: Option<Name>,
+    /// When, in ms since 1970 UTC.
+    pub created_ms: u64,
+}
+
+/// A new user by way of an invite.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// The invite used.
+    pub invite: InviteId,
+    /// The name.
+    pub user: Name,
+    /// The password's OPAQUE record, 192 bytes, if the user has one.
+    pub password: Option<Vec<u8>>,
+    /// The first device.
+    pub device: Option<NewDevice>,
+}
+
+/// A device to be enrolled.
+#[derive(Debug, Clone)]
+pub struct NewDevice {
+    /// Drawn by the server.
+    pub id: DeviceId,
+    /// What the person calls it.
+    pub label: String,
+    /// The OPAQUE record, 192 bytes.
+    pub record: Vec<u8>,
+}
+
+/// How a registration ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Registered {
+    /// The user exists now.
+    Done(Person),
+    /// The invite is used, expired, revoked or was never there.
+    InviteGone,
+    /// The invite is for another name.
+    NotThisName,
+    /// A user of that name exists.
+    NameTaken,
+}
+
+/// A user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    /// The name.
+    pub user: Name,
+    /// What it may do.
+    pub role: Role,
+    /// There is a password to log in with.
+    pub password: bool,
+    /// Since when, in ms since 1970 UTC.
+    pub created_ms: u64,
+}
+
+/// What a user may do beyond talking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Talks.
+    Member,
+    /// Invites members, manages rooms and people.
+    Admin,
+    /// Everything.
+    Owner,
+}
+
+/// A device of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its credential id.
+    pub id: DeviceId,
+    /// What the person calls it.
+    pub label: String,
+    /// Since when, in ms since 1970 UTC.
+    pub created_ms: u64,
+    /// Its last login, about.
+    pub seen_ms: u64,
+}
+
+/// Key of the credential rows' MACs, derived from the OPAQUE setup by
+/// [`twinlock_core::opaque::ServerSetup::row_key`]; so a stolen or edited database alone can
+/// neither be used for guessing nor exchange one user's record for another's unseen.
+pub use twinlock_core::keys::RowKey;
