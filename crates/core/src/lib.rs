@@ -14,21 +14,22 @@
 //!    [`session::Session::poll_timeout`].
 
 pub mod chain;
-// pub mod credential;
-// pub mod frame;
-// pub mod handshake;
+pub mod credential;
+pub mod frame;
+pub mod handshake;
 pub mod id;
 // pub mod invite;
-// mod island;
-// mod kem;
+mod island;
+mod kem;
 pub mod keys;
-// pub mod limits;
-// pub mod opaque;
-// mod rekey;
+pub mod limits;
+mod rekey;
 mod schedule;
-// pub mod seal;
-// pub mod session;
+pub mod seal;
+pub mod session;
 // pub mod text;
+
+pub use island::opaque;
 
 /// The protobuf messages of READY and APP frames (section 8), compiled from `proto/`.
 #[allow(missing_docs, clippy::all, unreachable_pub)]

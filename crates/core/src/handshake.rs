@@ -1,0 +1,375 @@
+//! The handshake (section 4), one type a step. Each step consumes the one before it; a session
+//! can only be made from [`Established`].
+//!
+//! ```text
+//! client  AwaitChallenge::start          HELLO  ->
+//!                                               <-  CHALLENGE   Hello::parse, Hello::challenge
+//!         AwaitChallenge::handle_challenge PROOF ->             AwaitProof::handle_proof
+//! ```
+//!
+//! Why a client that fails says nothing: a CHALLENGE already tells it whether its password was
+//! right, so a server that lies must not learn more from it than from a line that broke.
+
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::credential::Credential;
+use crate::frame::{
+    self, CHALLENGE, ErrorCode, FrameType, HELLO_PREFIX, KE1, KE3, KEM_CT, KEM_EK, MAX_HELLO,
+    MIN_HELLO,
+};
+use crate::id::{CredentialId, ServerKey, SessionId};
+use crate::island::opaque::{
+    self, ClientEnrolment, ClientHandshake, RECORD, REQUEST, RESPONSE, ServerHandshake, ServerSetup,
+};
+use crate::kem::{self, KemSecret};
+use crate::keys::{ChainKey, RootKey};
+use crate::limits::VERSION;
+use crate::{Entropy, schedule};
+
+/// Both ends have proven themselves; the keys of epoch 0.
+#[derive(Debug)]
+pub struct Established {
+    pub(crate) role: Role,
+    pub(crate) ck_c2s: ChainKey,
+    pub(crate) ck_s2c: ChainKey,
+    pub(crate) rk: RootKey,
+    pub(crate) sid: SessionId,
+    pub(crate) server_key: ServerKey,
+    pub(crate) credential: CredentialId,
+}
+
+/// Which end of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Connected, logs in, starts rekeys.
+    Client,
+    /// Listened.
+    Server,
+}
+
+impl Established {
+    /// What the session is called in logs and status.
+    #[must_use]
+    pub fn session_id(&self) -> SessionId {
+        self.sid
+    }
+
+    /// The server's key: pinned if there was a pin, else to be kept now.
+    #[must_use]
+    pub fn server_key(&self) -> ServerKey {
+        self.server_key
+    }
+
+    /// The credential that logged in.
+    #[must_use]
+    pub fn credential(&self) -> &CredentialId {
+        &self.credential
+    }
+}
+
+/// The server could not be logged in to, or is not the pinned one. Which of the two is not told
+/// apart, and nothing is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("login refused")]
+pub struct LoginRefused;
+
+// ---- client ------------------------------------------------------------------------------
+
+/// The client has sent HELLO.
+pub struct AwaitChallenge {
+    credential: Credential,
+    pin: Option<ServerKey>,
+    hello: Vec<u8>,
+    kem: KemSecret,
+    opaque: ClientHandshake,
+}
+
+impl AwaitChallenge {
+    /// Begins a login and returns the HELLO frame to send. Draws 64 bytes for the KEM, then what
+    /// OPAQUE wants.
+    ///
+    /// `pin` is the server key this client knows; `None` only on a first login by password, where
+    /// no invite link named it.
+    ///
+    /// # Errors
+    /// [`LoginRefused`] if OPAQUE cannot blind the password, which does not happen.
+    pub fn start(
+        credential: Credential,
+        pin: Option<ServerKey>,
+        entropy: &mut dyn Entropy,
+    ) -> Result<(Self, Vec<u8>), LoginRefused> {
+        let (kem, ek) = kem::generate(entropy);
+        let (opaque, ke1) = ClientHandshake::start(&credential.password_input(), entropy)
+            .map_err(|_| LoginRefused)?;
+        let id = credential.id();
+        let prefix = [VERSION, 0, id.kind(), id.id().len() as u8];
+        let hello = [&prefix, id.id(), &ek, &ke1].concat();
+        let frame = frame::encode(FrameType::Hello, &[&hello]);
+        Ok((Self { credential, pin, hello, kem, opaque }, frame))
+    }
+
+    /// Takes the payload of CHALLENGE and returns the PROOF frame to send, at once followed by
+    /// READY. For a user it takes about a second and 256 MiB (Argon2id).
+    ///
+    /// # Errors
+    /// [`LoginRefused`]: close without sending anything.
+    pub fn handle_challenge(
+        self,
+        challenge: &[u8; CHALLENGE],
+        entropy: &mut dyn Entropy,
+    ) -> Result<(Established, Vec<u8>), LoginRefused> {
+        let (kem_ct, ke2) = challenge.split_first_chunk::<KEM_CT>().ok_or(LoginRefused)?;
+        let ke2 = ke2.try_into().map_err(|_| LoginRefused)?;
+        let ss = self.kem.decapsulate(kem_ct);
+        let id = self.credential.id();
+        let finished = self
+            .opaque
+            .finish(
+                &self.credential.password_input(),
+                ke2,
+                &id.cid(),
+                &context(&self.hello, kem_ct),
+                self.credential.stretching(),
+                entropy,
+            )
+            .map_err(|_| LoginRefused)?;
+        if self.pin.is_some_and(|pin| pin != finished.server_key) {
+            return Err(LoginRefused);
+        }
+        let established = establish(
+            Role::Client,
+            [&self.hello, challenge, &finished.ke3],
+            &finished.session_key,
+            &ss,
+            finished.server_key,
+            id,
+        );
+        Ok((established, frame::encode(FrameType::Proof, &[&finished.ke3])))
+    }
+}
+
+// ---- server ------------------------------------------------------------------------------
+
+/// A HELLO cannot be answered with a CHALLENGE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum HelloFault {
+    /// Answer with this ERROR, then close.
+    #[error("{0}")]
+    Answer(ErrorCode),
+    /// Close without a word.
+    #[error("a HELLO of {0} bytes")]
+    Length(usize),
+}
+
+/// Judges the first byte and the length of a HELLO, before the rest is read: the version first,
+/// so that a client of a later version, whose HELLO may have any length, learns ours.
+///
+/// # Errors
+/// [`HelloFault`].
+pub fn judge_hello(version: u8, len: usize) -> Result<(), HelloFault> {
+    if version != VERSION {
+        Err(HelloFault::Answer(ErrorCode::Version(VERSION)))
+    } else if !(MIN_HELLO..=MAX_HELLO).contains(&len) {
+        Err(HelloFault::Length(len))
+    } else {
+        Ok(())
+    }
+}
+
+/// A HELLO that is well formed; nothing in it is proven.
+pub struct Hello {
+    payload: Vec<u8>,
+    credential: CredentialId,
+    ek: Box<[u8; KEM_EK]>,
+    ke1: [u8; KE1],
+}
+
+impl Hello {
+    /// Reads the payload of HELLO, group elements and encapsulation key included.
+    ///
+    /// # Errors
+    /// [`HelloFault`].
+    pub fn parse(payload: &[u8]) -> Result<Self, HelloFault> {
+        const MALFORMED: HelloFault = HelloFault::Answer(ErrorCode::Malformed);
+        judge_hello(payload.first().copied().unwrap_or(VERSION), payload.len())?;
+        let (&[_, flags, kind, id_len], rest) =
+            payload.split_first_chunk::<HELLO_PREFIX>().ok_or(MALFORMED)?;
+        let (id, rest) = rest.split_at_checked(usize::from(id_len)).ok_or(MALFORMED)?;
+        let (ek, ke1) = rest.split_first_chunk::<KEM_EK>().ok_or(MALFORMED)?;
+        let ke1: [u8; KE1] = ke1.try_into().map_err(|_| MALFORMED)?;
+        let credential = CredentialId::parse(kind, id).map_err(|_| MALFORMED)?;
+        if flags != 0 || kem::check(ek).is_err() || opaque::check_ke1(&ke1).is_err() {
+            return Err(MALFORMED);
+        }
+        Ok(Self { payload: payload.to_vec(), credential, ek: Box::new(*ek), ke1 })
+    }
+
+    /// Who says it wants to log in.
+    #[must_use]
+    pub fn credential(&self) -> &CredentialId {
+        &self.credential
+    }
+
+    /// Answers with a CHALLENGE frame; `record` is what is kept for the credential, `None` where
+    /// it is unknown, revoked, expired or used. Both take the same steps. Draws 32 bytes for the
+    /// KEM, then what OPAQUE wants.
+    ///
+    /// # Errors
+    /// [`HelloFault`], which [`Hello::parse`] has ruled out.
+    pub fn challenge(
+        self,
+        setup: &ServerSetup,
+        record: Option<&[u8; RECORD]>,
+        entropy: &mut dyn Entropy,
+    ) -> Result<(AwaitProof, Vec<u8>), HelloFault> {
+        const MALFORMED: HelloFault = HelloFault::Answer(ErrorCode::Malformed);
+        let (kem_ct, ss) = kem::encapsulate(&self.ek, entropy).map_err(|_| MALFORMED)?;
+        let context = context(&self.payload, &kem_ct);
+        let cid = self.credential.cid();
+        let (opaque, ke2) =
+            setup.login(record, &self.ke1, &cid, &context, entropy).map_err(|_| MALFORMED)?;
+        let challenge = [kem_ct.as_slice(), &ke2].concat();
+        let frame = frame::encode(FrameType::Challenge, &[&challenge]);
+        let state = AwaitProof {
+            hello: self.payload,
+            challenge,
+            credential: self.credential,
+            context,
+            opaque,
+            ss,
+            server_key: setup.server_key(),
+        };
+        Ok((state, frame))
+    }
+}
+
+/// The server has sent CHALLENGE.
+pub struct AwaitProof {
+    hello: Vec<u8>,
+    challenge: Vec<u8>,
+    credential: CredentialId,
+    context: Vec<u8>,
+    opaque: ServerHandshake,
+    ss: Zeroizing<[u8; 32]>,
+    server_key: ServerKey,
+}
+
+impl AwaitProof {
+    /// Takes the payload of PROOF.
+    ///
+    /// # Errors
+    /// [`LoginRefused`]: answer with ERROR 3.
+    pub fn handle_proof(self, proof: &[u8; KE3]) -> Result<Established, LoginRefused> {
+        let session_key = self
+            .opaque
+            .finish(proof, &self.credential.cid(), &self.context)
+            .map_err(|_| LoginRefused)?;
+        Ok(establish(
+            Role::Server,
+            [&self.hello, &self.challenge, proof],
+            &session_key,
+            &self.ss,
+            self.server_key,
+            self.credential,
+        ))
+    }
+}
+
+/// `context = "tl1 ctx" || H("tl1 hello" || HELLO || kem_ct)`.
+fn context(hello: &[u8], kem_ct: &[u8; KEM_CT]) -> Vec<u8> {
+    [schedule::CONTEXT, &schedule::hash(&[schedule::HELLO, hello, kem_ct])].concat()
+}
+
+/// `th`, `root` and the keys of epoch 0.
+fn establish(
+    role: Role,
+    [hello, challenge, proof]: [&[u8]; 3],
+    session_key: &[u8; 64],
+    ss: &[u8; 32],
+    server_key: ServerKey,
+    credential: CredentialId,
+) -> Established {
+    let th = schedule::hash(&[schedule::TRANSCRIPT, hello, challenge, proof]);
+    let mut ikm = Zeroizing::new([0; 96]);
+    for (to, from) in ikm.iter_mut().zip(session_key.iter().chain(ss)) {
+        *to = *from;
+    }
+    let root = schedule::extract(&th, ikm.as_slice());
+    let sid: Zeroizing<[u8; 16]> = schedule::expand(&root, &[schedule::SID]);
+    Established {
+        role,
+        ck_c2s: ChainKey::new(&schedule::expand(&root, &[schedule::C2S])),
+        ck_s2c: ChainKey::new(&schedule::expand(&root, &[schedule::S2C])),
+        rk: RootKey::new(&schedule::expand(&root, &[schedule::RK])),
+        sid: SessionId(*sid),
+        server_key,
+        credential,
+    }
+}
+
+// ---- registration ------------------------------------------------------------------------
+
+/// The client's side of a registration (section 8): request, then record. The credential's id is
+/// part of what is blinded, so the server draws a device's id before this begins.
+pub struct Enrolment<'a> {
+    credential: &'a Credential,
+    opaque: ClientEnrolment,
+}
+
+impl<'a> Enrolment<'a> {
+    /// Begins, and returns the request to send. Draws 64 bytes.
+    ///
+    /// # Errors
+    /// [`LoginRefused`] if OPAQUE cannot blind, which does not happen.
+    pub fn start(
+        credential: &'a Credential,
+        entropy: &mut dyn Entropy,
+    ) -> Result<(Self, [u8; REQUEST]), LoginRefused> {
+        let (opaque, request) = ClientEnrolment::start(&credential.password_input(), entropy)
+            .map_err(|_| LoginRefused)?;
+        Ok((Self { credential, opaque }, request))
+    }
+
+    /// Takes the server's response and returns the record to upload. Draws 32 bytes; takes about
+    /// a second for a password.
+    ///
+    /// # Errors
+    /// [`LoginRefused`] if the response is malformed or the server is not the pinned one.
+    pub fn finish(
+        self,
+        response: &[u8; RESPONSE],
+        pin: &ServerKey,
+        entropy: &mut dyn Entropy,
+    ) -> Result<[u8; RECORD], LoginRefused> {
+        let finished = self
+            .opaque
+            .finish(
+                &self.credential.password_input(),
+                response,
+                &self.credential.id().cid(),
+                self.credential.stretching(),
+                entropy,
+            )
+            .map_err(|_| LoginRefused)?;
+        if finished.server_key != *pin {
+            return Err(LoginRefused);
+        }
+        Ok(finished.record)
+    }
+}
+
+/// The server makes a credential by itself, by running both sides of a registration: an invite,
+/// whose secret it then forgets.
+///
+/// # Errors
+/// [`LoginRefused`] if OPAQUE fails, which does not happen.
+pub fn self_register(
+    setup: &ServerSetup,
+    credential: &Credential,
+    entropy: &mut dyn Entropy,
+) -> Result<[u8; RECORD], LoginRefused> {
+    let (enrolment, request) = Enrolment::start(credential, entropy)?;
+    let response = setup.evaluate(&credential.id().cid(), &request).map_err(|_| LoginRefused)?;
+    enrolment.finish(&response, &setup.server_key(), entropy)
+}

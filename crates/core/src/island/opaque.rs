@@ -1,0 +1,317 @@
+//! OPAQUE (RFC 9807) with ristretto255-SHA512 and 3DH, in bytes: registration and login.
+//!
+//! Credential identifier and client identity are both `cid` (section 2); the server identity is
+//! unset. The stretching is never left to a default.
+
+use generic_array::{ArrayLength, GenericArray};
+use opaque_ke::errors::InternalError;
+use opaque_ke::ksf::Ksf;
+use opaque_ke::{
+    CipherSuite, ClientLogin, ClientLoginFinishParameters, ClientRegistration,
+    ClientRegistrationFinishParameters, CredentialFinalization, CredentialRequest,
+    CredentialResponse, Identifiers, RegistrationRequest, RegistrationResponse, RegistrationUpload,
+    Ristretto255, ServerLogin, ServerLoginParameters, ServerRegistration, TripleDh,
+};
+use sha2_010::Sha512;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::Rng;
+use crate::Entropy;
+use crate::frame::{KE1, KE2, KE3};
+use crate::id::ServerKey;
+use crate::keys::RowKey;
+use crate::schedule;
+
+/// Bytes of a server's setup: OPRF seed 64, private key 32, public key of the fake record 32.
+pub const SETUP: usize = 128;
+/// Bytes of a registration request.
+pub const REQUEST: usize = 32;
+/// Bytes of a registration response.
+pub const RESPONSE: usize = 64;
+/// Bytes of a registration record.
+pub const RECORD: usize = 192;
+
+/// The suite; its type parameters are RFC 9807's ristretto255 configuration.
+struct Suite;
+
+impl CipherSuite for Suite {
+    type OprfCs = Ristretto255;
+    type KeyExchange = TripleDh<Ristretto255, Sha512>;
+    type Ksf = Stretching;
+}
+
+/// How a client stretches the OPRF's output (section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stretching {
+    /// Argon2id, m = 262144 KiB, t = 3, p = 4: for passwords. Takes 256 MiB and about a second.
+    Password,
+    /// None: the secret is random already.
+    RandomSecret,
+}
+
+impl Default for Stretching {
+    /// Required by the trait, used by nobody: every call names its stretching.
+    fn default() -> Self {
+        Self::Password
+    }
+}
+
+impl Ksf for Stretching {
+    fn hash<L: ArrayLength<u8>>(
+        &self,
+        input: GenericArray<u8, L>,
+    ) -> Result<GenericArray<u8, L>, InternalError> {
+        match self {
+            Self::RandomSecret => Ok(input),
+            Self::Password => {
+                let params = argon2::Params::new(256 * 1024, 3, 4, Some(L::USIZE))
+                    .map_err(|_| InternalError::KsfError)?;
+                let argon = argon2::Argon2::new(
+                    argon2::Algorithm::Argon2id,
+                    argon2::Version::V0x13,
+                    params,
+                );
+                let mut output = GenericArray::default();
+                argon
+                    .hash_password_into(&input, &[0; 16], &mut output)
+                    .map_err(|_| InternalError::KsfError)?;
+                Ok(output)
+            }
+        }
+    }
+}
+
+/// Bytes of the other side that are not what they should be, or do not fit together. Which of the
+/// two is told to nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("OPAQUE refused")]
+pub struct Refused;
+
+fn identifiers(cid: &[u8]) -> Identifiers<'_> {
+    Identifiers { client: Some(cid), server: None }
+}
+
+/// What makes a server the one it is: the OPRF seed, its key pair and the fake record's key.
+///
+/// Whoever has it together with the credentials can guess passwords at Argon2id's price; it lives
+/// in a file of its own, apart from the record and its backups.
+pub struct ServerSetup {
+    inner: opaque_ke::ServerSetup<Suite>,
+    /// A record that decodes, so that a miss does the work of a hit.
+    decoy: [u8; RECORD],
+}
+
+impl std::fmt::Debug for ServerSetup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerSetup(..)")
+    }
+}
+
+impl ServerSetup {
+    /// A new server. Draws 64 (private key), 64 (OPRF seed) and 64 bytes (fake record's key).
+    pub fn generate(entropy: &mut dyn Entropy) -> Self {
+        Self::new(opaque_ke::ServerSetup::new(&mut Rng(entropy)))
+    }
+
+    fn new(inner: opaque_ke::ServerSetup<Suite>) -> Self {
+        let mut decoy = [0; RECORD];
+        for (to, from) in decoy.iter_mut().zip(inner.keypair().public().serialize()) {
+            *to = from;
+        }
+        Self { inner, decoy }
+    }
+
+    /// Reads a kept setup.
+    ///
+    /// # Errors
+    /// [`Refused`] if the bytes are not one.
+    pub fn from_bytes(bytes: &[u8; SETUP]) -> Result<Self, Refused> {
+        let inner = opaque_ke::ServerSetup::deserialize(bytes).map_err(|_| Refused)?;
+        Ok(Self::new(inner))
+    }
+
+    /// The bytes to keep, mode 0600.
+    #[must_use]
+    pub fn to_bytes(&self) -> Zeroizing<[u8; SETUP]> {
+        Zeroizing::new(self.inner.serialize().into())
+    }
+
+    /// The server's public key, by which clients know it.
+    #[must_use]
+    pub fn server_key(&self) -> ServerKey {
+        ServerKey(self.inner.keypair().public().serialize().into())
+    }
+
+    /// The key of the credential rows' MACs: `Expand(Extract("tl1 rows", setup), "tl1 rows")`.
+    #[must_use]
+    pub fn row_key(&self) -> RowKey {
+        let prk = schedule::extract(schedule::ROWS, self.to_bytes().as_slice());
+        RowKey::new(&schedule::expand(&prk, &[schedule::ROWS]))
+    }
+
+    /// Registration, step 2: answers a request for `cid`. Only for an id that the session may
+    /// register at this moment (section 8), else it is an oracle.
+    ///
+    /// # Errors
+    /// [`Refused`] if the request is no group element.
+    pub fn evaluate(&self, cid: &[u8], request: &[u8; REQUEST]) -> Result<[u8; RESPONSE], Refused> {
+        let request = RegistrationRequest::deserialize(request).map_err(|_| Refused)?;
+        let started = ServerRegistration::start(&self.inner, request, cid).map_err(|_| Refused)?;
+        Ok(started.message.serialize().into())
+    }
+
+    /// Registration, step 4: whether a record is one that can be kept.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn check_record(record: &[u8; RECORD]) -> Result<(), Refused> {
+        RegistrationUpload::<Suite>::deserialize(record).map(drop).map_err(|_| Refused)
+    }
+
+    /// Login, step 2: `KE2`. Without a record it plays the fake one of RFC 9807, section 10.9.
+    /// Draws 64, 32, 32, 32 bytes, with a record or without.
+    pub(crate) fn login(
+        &self,
+        record: Option<&[u8; RECORD]>,
+        ke1: &[u8; KE1],
+        cid: &[u8],
+        context: &[u8],
+        entropy: &mut dyn Entropy,
+    ) -> Result<(ServerHandshake, [u8; KE2]), Refused> {
+        let ke1 = CredentialRequest::deserialize(ke1).map_err(|_| Refused)?;
+        let decoded = ServerRegistration::deserialize(record.unwrap_or(&self.decoy));
+        // A kept record that does not decode is as good as none; it must not look different.
+        let known = record.and(decoded.ok());
+        let parameters =
+            ServerLoginParameters { context: Some(context), identifiers: identifiers(cid) };
+        let started =
+            ServerLogin::start(&mut Rng(entropy), &self.inner, known, ke1, cid, parameters)
+                .map_err(|_| Refused)?;
+        let ke2 = started.message.serialize().as_slice().try_into().map_err(|_| Refused)?;
+        Ok((ServerHandshake { state: started.state }, ke2))
+    }
+}
+
+/// Whether a KE1 decodes, identity elements refused.
+pub(crate) fn check_ke1(ke1: &[u8; KE1]) -> Result<(), Refused> {
+    CredentialRequest::<Suite>::deserialize(ke1).map(drop).map_err(|_| Refused)
+}
+
+/// The server between KE2 and KE3.
+pub(crate) struct ServerHandshake {
+    state: ServerLogin<Suite>,
+}
+
+impl ServerHandshake {
+    /// Login, step 4: checks `KE3` and gives the session key.
+    pub(crate) fn finish(
+        self,
+        ke3: &[u8; KE3],
+        cid: &[u8],
+        context: &[u8],
+    ) -> Result<Zeroizing<[u8; 64]>, Refused> {
+        let ke3 = CredentialFinalization::deserialize(ke3).map_err(|_| Refused)?;
+        let parameters =
+            ServerLoginParameters { context: Some(context), identifiers: identifiers(cid) };
+        let finished = self.state.finish(ke3, parameters).map_err(|_| Refused)?;
+        Ok(Zeroizing::new(finished.session_key.into()))
+    }
+}
+
+/// The client between KE1 and KE2.
+pub(crate) struct ClientHandshake {
+    state: ClientLogin<Suite>,
+}
+
+/// What the client holds after KE2.
+pub(crate) struct ClientFinish {
+    pub(crate) ke3: [u8; KE3],
+    pub(crate) session_key: Zeroizing<[u8; 64]>,
+    pub(crate) server_key: ServerKey,
+}
+
+impl ClientHandshake {
+    /// Login, step 1: `KE1`. Draws 64, 32, 32 bytes.
+    pub(crate) fn start(
+        password: &[u8],
+        entropy: &mut dyn Entropy,
+    ) -> Result<(Self, [u8; KE1]), Refused> {
+        let started = ClientLogin::start(&mut Rng(entropy), password).map_err(|_| Refused)?;
+        let ke1 = started.message.serialize().as_slice().try_into().map_err(|_| Refused)?;
+        Ok((Self { state: started.state }, ke1))
+    }
+
+    /// Login, step 3: checks `KE2` and gives `KE3`. With [`Stretching::Password`] it takes about
+    /// a second.
+    pub(crate) fn finish(
+        self,
+        password: &[u8],
+        ke2: &[u8; KE2],
+        cid: &[u8],
+        context: &[u8],
+        stretching: Stretching,
+        entropy: &mut dyn Entropy,
+    ) -> Result<ClientFinish, Refused> {
+        let ke2 = CredentialResponse::deserialize(ke2).map_err(|_| Refused)?;
+        let parameters =
+            ClientLoginFinishParameters::new(Some(context), identifiers(cid), Some(&stretching));
+        let finished =
+            self.state.finish(&mut Rng(entropy), password, ke2, parameters).map_err(|_| Refused)?;
+        Ok(ClientFinish {
+            ke3: finished.message.serialize().into(),
+            session_key: Zeroizing::new(finished.session_key.into()),
+            server_key: ServerKey(finished.server_s_pk.serialize().into()),
+        })
+    }
+}
+
+/// The client between request and response of a registration.
+pub(crate) struct ClientEnrolment {
+    state: ClientRegistration<Suite>,
+}
+
+/// What the client sends last, and who the server says it is.
+pub(crate) struct EnrolmentFinish {
+    pub(crate) record: [u8; RECORD],
+    pub(crate) server_key: ServerKey,
+    #[cfg(test)]
+    pub(crate) export_key: Vec<u8>,
+}
+
+impl ClientEnrolment {
+    /// Registration, step 1: the request. Draws 64 bytes.
+    pub(crate) fn start(
+        password: &[u8],
+        entropy: &mut dyn Entropy,
+    ) -> Result<(Self, [u8; REQUEST]), Refused> {
+        let started =
+            ClientRegistration::start(&mut Rng(entropy), password).map_err(|_| Refused)?;
+        let request = started.message.serialize().into();
+        Ok((Self { state: started.state }, request))
+    }
+
+    /// Registration, step 3: the record. Draws 32 bytes.
+    pub(crate) fn finish(
+        self,
+        password: &[u8],
+        response: &[u8; RESPONSE],
+        cid: &[u8],
+        stretching: Stretching,
+        entropy: &mut dyn Entropy,
+    ) -> Result<EnrolmentFinish, Refused> {
+        let response = RegistrationResponse::deserialize(response).map_err(|_| Refused)?;
+        let parameters =
+            ClientRegistrationFinishParameters::new(identifiers(cid), Some(&stretching));
+        let finished = self
+            .state
+            .finish(&mut Rng(entropy), password, response, parameters)
+            .map_err(|_| Refused)?;
+        Ok(EnrolmentFinish {
+            record: finished.message.serialize().as_slice().try_into().map_err(|_| Refused)?,
+            server_key: ServerKey(finished.server_s_pk.serialize().into()),
+            #[cfg(test)]
+            export_key: finished.export_key.to_vec(),
+        })
+    }
+}

@@ -1,0 +1,61 @@
+//! Numbers of the protocol (constants two ends must share) and of its timing (which an owner may
+//! move downwards), each with its unit, source and reason.
+
+use std::time::Duration;
+
+/// The one protocol version of this crate.
+pub const VERSION: u8 = 1;
+
+/// Longest body of a SEALED frame, bytes: the largest bucket less padding byte and inner header
+/// (section 5).
+pub const MAX_BODY: usize = 65_531;
+
+/// Longest text of an entry, bytes of UTF-8 (section 9).
+pub const MAX_TEXT: usize = 32 * 1024;
+
+/// Most data of one BULK frame, bytes (section 3).
+pub const MAX_BULK: usize = 262_144;
+
+/// Timing of a session, all of section 5, 6 and 9. `Default` is the protocol's own; tests and
+/// cautious owners move numbers down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    /// The client starts a rekey after this long in an epoch with traffic.
+    pub rekey_after: Duration,
+    /// Or after this many frames in the busier direction.
+    pub rekey_after_frames: u64,
+    /// The client leaves at least this between two rekeys, so that the server's
+    /// [`Timing::rekey_apart`] is never hit by two clocks that disagree a little.
+    pub rekey_pause: Duration,
+    /// The server refuses a REKEY1 that comes sooner than this after the last REKEY3.
+    pub rekey_apart: Duration,
+    /// The server closes (3) after this long in an epoch with traffic.
+    pub rekey_overdue: Duration,
+    /// Or after this many frames in the busier direction.
+    pub rekey_overdue_frames: u64,
+    /// The server closes (4) at this age of the session.
+    pub max_age: Duration,
+    /// PING after this long without a byte while somebody follows.
+    pub ping_following: Duration,
+    /// PING after this long without a byte otherwise.
+    pub ping_idle: Duration,
+    /// The line is dead when no byte has come this long after a PING.
+    pub ping_answer: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            rekey_after: Duration::from_secs(10 * 60),
+            rekey_after_frames: 1 << 20,
+            rekey_pause: Duration::from_secs(15),
+            rekey_apart: Duration::from_secs(10),
+            rekey_overdue: Duration::from_secs(30 * 60),
+            rekey_overdue_frames: 1 << 22,
+            max_age: Duration::from_secs(24 * 60 * 60),
+            ping_following: Duration::from_secs(10),
+            ping_idle: Duration::from_secs(60),
+            ping_answer: Duration::from_secs(10),
+        }
+    }
+}

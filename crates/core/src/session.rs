@@ -1,0 +1,705 @@
+//! The session state machine (sections 5, 6, 9): one end of a line once both have proven
+//! themselves.
+//!
+//! It owns both chains and the bytes on their way out, so sealing and enqueueing are one step that
+//! nothing can come between. Calling order, for whoever drives it:
+//!
+//! - [`Session::handle_bytes`] when anything arrives, [`Session::handle_frame`] for each whole
+//!   frame; its [`Event`] borrows from the payload, which was opened in place;
+//! - [`Session::handle_timeout`] at [`Session::poll_timeout`];
+//! - after any call: send what [`Session::outgoing`] holds and tell [`Session::sent`] how much went;
+//! - once [`Session::is_closed`]: flush, end the sending direction, read and drop for up to 1 s.
+//!
+//! A [`Fault`] ends the session; the CLOSE that belongs to it is already in the outgoing bytes.
+
+use std::time::Instant;
+
+use thiserror::Error;
+
+use crate::Entropy;
+use crate::frame::{CloseCode, Due, Header};
+use crate::handshake::{Established, Role};
+use crate::id::{CredentialId, ServerKey, SessionId};
+use crate::keys::{ChainKey, RootKey};
+use crate::limits::{Timing, VERSION};
+use crate::rekey::{self, AwaitRekey2};
+use crate::seal::{Chain, MessageType, OpenError, Opened, TooLarge};
+
+/// Bytes of READY before its protobuf: binding, value, highest version.
+const READY_PREFIX: usize = 34;
+
+/// What one end does about TLS that ends in the middle (section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BindingPolicy {
+    /// Goes on only if both ends see the same TLS.
+    Require,
+    /// Goes on and tells the person.
+    Warn,
+    /// A proxy is expected: neither sends nor compares.
+    Off,
+}
+
+/// What is known about TLS once both READY have passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// Both ends hold the same TLS connection.
+    Bound,
+    /// They do not: something between them ends TLS. Lock 2 held.
+    Cut,
+    /// The other end said nothing, so nothing is known.
+    Unknown,
+    /// This end does not ask.
+    Off,
+}
+
+/// What a session is set up with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This end's policy.
+    pub binding: BindingPolicy,
+    /// This end's tls-exporter value (RFC 9266), 32 bytes; `None` if there is no TLS to ask.
+    pub exporter: Option<[u8; 32]>,
+    /// This end's Info for READY, encoded protobuf, at most 65497 bytes.
+    pub info: Vec<u8>,
+    /// The highest version this end speaks.
+    pub max_version: u8,
+    /// When things happen.
+    pub timing: Timing,
+}
+
+/// What came out of a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// Nothing for the caller: a ping, a step of a rekey.
+    Nothing,
+    /// The other end is there; requests may be sent from now on.
+    Ready {
+        /// Its Info, encoded protobuf.
+        info: &'a [u8],
+        /// What is known about TLS.
+        binding: Binding,
+    },
+    /// The body of an APP frame, encoded protobuf.
+    App(&'a [u8]),
+    /// File bytes.
+    Bulk {
+        /// Which transfer.
+        transfer: u32,
+        /// Where in the file, bytes.
+        offset: u64,
+        /// 1..=262144 bytes.
+        data: &'a [u8],
+    },
+    /// Both directions are in this epoch, as far as this end is concerned.
+    Rekeyed(u32),
+    /// The other end said its last word.
+    Closed(CloseCode),
+}
+
+/// Why this end ended the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// A frame was not authentic. Nothing is sent.
+    #[error("a frame was not authentic")]
+    Tampered,
+    /// The other end broke the rules: CLOSE 1.
+    #[error("protocol violated: {0}")]
+    Violation(&'static str),
+    /// TLS ends in the middle and this end does not go on: CLOSE 2.
+    #[error("TLS ends somewhere between us")]
+    Binding,
+    /// Both could have spoken a higher version: CLOSE 11.
+    #[error("somebody between us lowered the protocol version: {0} was possible")]
+    Downgrade(u8),
+    /// The client did not rekey in time: CLOSE 3.
+    #[error("rekey overdue")]
+    RekeyOverdue,
+    /// The session is 24 h old: CLOSE 4.
+    #[error("the session is too old")]
+    TooOld,
+    /// Nothing has come for too long after a PING: CLOSE 6.
+    #[error("no sign of life from the other end")]
+    Silent,
+    /// A frame after the session ended.
+    #[error("the session has ended")]
+    Ended,
+}
+
+impl Fault {
+    /// The CLOSE that tells the other end, if it is told anything.
+    #[must_use]
+    pub fn close_code(&self) -> Option<CloseCode> {
+        match self {
+            Self::Tampered | Self::Ended => None,
+            Self::Violation(_) => Some(CloseCode::Protocol),
+            Self::Binding => Some(CloseCode::Binding),
+            Self::Downgrade(_) => Some(CloseCode::Version),
+            Self::RekeyOverdue => Some(CloseCode::RekeyOverdue),
+            Self::TooOld => Some(CloseCode::LogInAgain),
+            Self::Silent => Some(CloseCode::Idle),
+        }
+    }
+}
+
+/// A message could not be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SendError {
+    /// The other end's READY has not come, or the session has ended.
+    #[error("the session is not open")]
+    NotOpen,
+    /// No frame takes that much.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+}
+
+/// Counters and states for `status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Epoch of the sending and the receiving direction.
+    pub epoch: (u32, u32),
+    /// Frames sent and received in this epoch.
+    pub frames: (u64, u64),
+    /// Rekeys completed.
+    pub rekeys: u32,
+    /// What is known about TLS; `None` before READY.
+    pub binding: Option<Binding>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    AwaitReady,
+    Open,
+    Ended,
+}
+
+enum Rekey {
+    /// None under way.
+    Idle,
+    /// Client: REKEY1 is sent.
+    AwaitRekey2(Box<AwaitRekey2>),
+    /// Server: REKEY2 is sent, the client's next chain waits for REKEY3.
+    AwaitRekey3(ChainKey),
+}
+
+/// One end of a line.
+pub struct Session {
+    role: Role,
+    config: Config,
+    state: State,
+    send: Chain,
+    recv: Chain,
+    rk: RootKey,
+    rekey: Rekey,
+    out: Outgoing,
+    sid: SessionId,
+    server_key: ServerKey,
+    credential: CredentialId,
+    binding: Option<Binding>,
+    rekeys: u32,
+    following: bool,
+    close_sent: bool,
+    began: Instant,
+    epoch_began: Instant,
+    epoch_traffic: bool,
+    last_rekey: Option<Instant>,
+    last_byte: Instant,
+    ping_sent: Option<Instant>,
+    ping: u64,
+}
+
+/// Bytes on their way out, consumed from the front without moving the rest each time.
+#[derive(Default)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Outgoing {
+    fn pending(&self) -> &[u8] {
+        self.bytes.get(self.sent..).unwrap_or_default()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.sent = self.sent.saturating_add(n);
+        if self.sent >= self.bytes.len() {
+            // An idle line keeps no buffer.
+            if self.bytes.capacity() > 4096 {
+                self.bytes = Vec::new();
+            }
+            self.bytes.clear();
+            self.sent = 0;
+        }
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session({}, {:?}, {:?})", self.sid, self.role, self.state)
+    }
+}
+
+impl Session {
+    /// Begins a session; its READY is the first of the outgoing bytes.
+    #[must_use]
+    pub fn new(established: Established, config: Config, now: Instant) -> Self {
+        let Established { role, ck_c2s, ck_s2c, rk, sid, server_key, credential } = established;
+        let (send, recv) = match role {
+            Role::Client => (ck_c2s, ck_s2c),
+            Role::Server => (ck_s2c, ck_c2s),
+        };
+        let mut session = Self {
+            role,
+            state: State::AwaitReady,
+            send: Chain::new(send, 0),
+            recv: Chain::new(recv, 0),
+            rk,
+            rekey: Rekey::Idle,
+            out: Outgoing::default(),
+            sid,
+            server_key,
+            credential,
+            binding: None,
+            rekeys: 0,
+            following: false,
+            close_sent: false,
+            began: now,
+            epoch_began: now,
+            epoch_traffic: true,
+            last_rekey: None,
+            last_byte: now,
+            ping_sent: None,
+            ping: 0,
+            config,
+        };
+        session.queue_ready();
+        session
+    }
+
+    fn queue_ready(&mut self) {
+        let value = match self.config.binding {
+            BindingPolicy::Off => None,
+            BindingPolicy::Require | BindingPolicy::Warn => self.config.exporter,
+        };
+        let mut body = Vec::with_capacity(READY_PREFIX + self.config.info.len());
+        body.push(u8::from(value.is_some()));
+        body.extend_from_slice(&value.unwrap_or_default());
+        body.push(self.config.max_version);
+        body.append(&mut self.config.info);
+        // An Info that is too long for a frame is left out; every field of it is optional.
+        if self.queue(MessageType::Ready, &body).is_err() {
+            body.truncate(READY_PREFIX);
+            let _fits = self.queue(MessageType::Ready, &body);
+        }
+    }
+
+    fn queue(&mut self, mtype: MessageType, body: &[u8]) -> Result<(), TooLarge> {
+        self.send.seal(mtype, body, &mut self.out.bytes)
+    }
+
+    // ---- facts
+
+    /// What the session is called in logs and status.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.sid
+    }
+
+    /// The server's key.
+    #[must_use]
+    pub fn server_key(&self) -> ServerKey {
+        self.server_key
+    }
+
+    /// The credential that logged in.
+    #[must_use]
+    pub fn credential(&self) -> &CredentialId {
+        &self.credential
+    }
+
+    /// When the session began.
+    #[must_use]
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// For `status`.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        Facts {
+            epoch: (self.send.epoch(), self.recv.epoch()),
+            frames: (self.send.frames(), self.recv.frames()),
+            rekeys: self.rekeys,
+            binding: self.binding,
+        }
+    }
+
+    /// Requests may be sent.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Nothing more will be sent than what is outgoing now, and nothing is read.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    /// Which frame headers the reader has to expect.
+    #[must_use]
+    pub fn due(&self) -> Due {
+        match (self.state, self.role) {
+            (State::AwaitReady, Role::Client) => Due::FirstSealed,
+            _ => Due::Session,
+        }
+    }
+
+    // ---- out
+
+    /// Bytes to send now.
+    #[must_use]
+    pub fn outgoing(&self) -> &[u8] {
+        self.out.pending()
+    }
+
+    /// The first `n` of the outgoing bytes are on their way.
+    pub fn sent(&mut self, n: usize) {
+        self.out.consume(n);
+    }
+
+    /// Seals an APP frame.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn send_app(&mut self, body: &[u8]) -> Result<(), SendError> {
+        if self.state != State::Open {
+            return Err(SendError::NotOpen);
+        }
+        self.queue(MessageType::App, body)?;
+        self.epoch_traffic = true;
+        Ok(())
+    }
+
+    /// Seals a BULK frame of 1..=262144 bytes.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn send_bulk(&mut self, transfer: u32, offset: u64, data: &[u8]) -> Result<(), SendError> {
+        if self.state != State::Open {
+            return Err(SendError::NotOpen);
+        }
+        self.send.seal_bulk(transfer, offset, data, &mut self.out.bytes)?;
+        self.epoch_traffic = true;
+        Ok(())
+    }
+
+    /// Ends the session with this code; again is no error.
+    pub fn close(&mut self, code: CloseCode) {
+        if !self.close_sent {
+            self.close_sent = true;
+            let _fits = self.queue(MessageType::Close, &code.number().to_be_bytes());
+        }
+        self.state = State::Ended;
+        self.rekey = Rekey::Idle;
+    }
+
+    /// Somebody follows on this line, so a dead one has to be noticed sooner.
+    pub fn set_following(&mut self, following: bool) {
+        self.following = following;
+    }
+
+    // ---- in
+
+    /// Any byte has arrived: the other end lives.
+    pub fn handle_bytes(&mut self, now: Instant) {
+        self.last_byte = now;
+        self.ping_sent = None;
+    }
+
+    /// Takes one whole frame, whose header [`Header::parse`] passed under [`Session::due`], and
+    /// opens it in place.
+    ///
+    /// # Errors
+    /// [`Fault`]: the session has ended, its CLOSE is outgoing.
+    pub fn handle_frame<'a>(
+        &mut self,
+        header: Header,
+        payload: &'a mut [u8],
+        now: Instant,
+        entropy: &mut dyn Entropy,
+    ) -> Result<Event<'a>, Fault> {
+        if self.state == State::Ended {
+            return Err(Fault::Ended);
+        }
+        let result = match self.recv.open(header, payload) {
+            Ok(opened) => self.handle_opened(opened, now, entropy),
+            Err(OpenError::Violation(what)) => Err(Fault::Violation(what)),
+            Err(OpenError::Drop) => Err(Fault::Tampered),
+        };
+        result.inspect_err(|fault| self.fail(fault))
+    }
+
+    fn fail(&mut self, fault: &Fault) {
+        match fault.close_code() {
+            Some(code) => self.close(code),
+            None => {
+                self.out = Outgoing::default();
+                self.state = State::Ended;
+            }
+        }
+    }
+
+    fn handle_opened<'a>(
+        &mut self,
+        opened: Opened<'a>,
+        now: Instant,
+        entropy: &mut dyn Entropy,
+    ) -> Result<Event<'a>, Fault> {
+        use MessageType as M;
+        match (opened, self.state) {
+            (Opened::Message(M::Close, body), _) => {
+                let code = body.try_into().map_err(|_| Fault::Violation("length of CLOSE"))?;
+                self.close(CloseCode::Bye);
+                Ok(Event::Closed(CloseCode::from_number(u16::from_be_bytes(code))))
+            }
+            (Opened::Message(M::Ready, body), State::AwaitReady) => self.handle_ready(body),
+            (Opened::Message(M::Ready, _), _) => Err(Fault::Violation("a second READY")),
+            (_, State::AwaitReady) => Err(Fault::Violation("a first frame other than READY")),
+            (Opened::Message(M::App, body), _) => {
+                self.epoch_traffic = true;
+                Ok(Event::App(body))
+            }
+            (Opened::Bulk { transfer, offset, data }, _) => {
+                self.epoch_traffic = true;
+                Ok(Event::Bulk { transfer, offset, data })
+            }
+            (Opened::Message(M::Ping, body), _) => {
+                let echo: [u8; 8] =
+                    body.try_into().map_err(|_| Fault::Violation("length of PING"))?;
+                let _fits = self.queue(M::Pong, &echo);
+                Ok(Event::Nothing)
+            }
+            (Opened::Message(M::Pong, body), _) if body.len() == 8 => Ok(Event::Nothing),
+            (Opened::Message(M::Pong, _), _) => Err(Fault::Violation("length of PONG")),
+            (Opened::Message(M::Rekey1, body), _) => self.handle_rekey1(body, now, entropy),
+            (Opened::Message(M::Rekey2, body), _) => self.handle_rekey2(body, now),
+            (Opened::Message(M::Rekey3, body), _) => self.handle_rekey3(body, now),
+        }
+    }
+
+    fn handle_ready<'a>(&mut self, body: &'a [u8]) -> Result<Event<'a>, Fault> {
+        let short = Fault::Violation("length of READY");
+        let (&[binding, value @ .., max_version], info) =
+            body.split_first_chunk::<READY_PREFIX>().ok_or(short)?;
+        if binding > 1 || (binding == 0 && value != [0; 32]) || max_version == 0 {
+            return Err(Fault::Violation("form of READY"));
+        }
+        let possible = max_version.min(self.config.max_version);
+        if possible > VERSION {
+            return Err(Fault::Downgrade(possible));
+        }
+        let binding = self.judge_binding((binding == 1).then_some(value))?;
+        self.binding = Some(binding);
+        self.state = State::Open;
+        Ok(Event::Ready { info, binding })
+    }
+
+    fn judge_binding(&self, peer: Option<[u8; 32]>) -> Result<Binding, Fault> {
+        let seen = match (self.config.exporter, peer) {
+            (Some(own), Some(peer)) if own == peer => Binding::Bound,
+            (Some(_), Some(_)) => Binding::Cut,
+            _ => Binding::Unknown,
+        };
+        match (self.config.binding, seen) {
+            (BindingPolicy::Off, _) => Ok(Binding::Off),
+            (BindingPolicy::Require, Binding::Bound) | (BindingPolicy::Warn, _) => Ok(seen),
+            (BindingPolicy::Require, _) => Err(Fault::Binding),
+        }
+    }
+
+    // ---- rekey
+
+    /// Starts a rekey now, if one may start: at the client, with the session open, none under
+    /// way, and the last one long enough ago. Says whether it did.
+    pub fn start_rekey(&mut self, now: Instant, entropy: &mut dyn Entropy) -> bool {
+        let rested =
+            self.last_rekey.is_none_or(|last| now >= last + self.config.timing.rekey_pause);
+        let may = self.role == Role::Client
+            && self.state == State::Open
+            && matches!(self.rekey, Rekey::Idle)
+            && rested;
+        if may {
+            let rekey = Box::new(AwaitRekey2::start(entropy));
+            let _fits = self.queue(MessageType::Rekey1, rekey.body());
+            self.rekey = Rekey::AwaitRekey2(rekey);
+        }
+        may
+    }
+
+    fn handle_rekey1<'a>(
+        &mut self,
+        body: &[u8],
+        now: Instant,
+        entropy: &mut dyn Entropy,
+    ) -> Result<Event<'a>, Fault> {
+        let rekey1 = body.try_into().map_err(|_| Fault::Violation("length of REKEY1"))?;
+        if self.role == Role::Client {
+            return Err(Fault::Violation("REKEY1 from the server"));
+        }
+        if !matches!(self.rekey, Rekey::Idle) {
+            return Err(Fault::Violation("REKEY1 during a rekey"));
+        }
+        let apart = self.config.timing.rekey_apart;
+        if self.last_rekey.is_some_and(|last| now < last + apart) {
+            return Err(Fault::Violation("REKEY1 too soon after the last rekey"));
+        }
+        let epoch = self.next_epoch()?;
+        let (keys, rekey2) = rekey::answer(rekey1, epoch, &self.rk, entropy)
+            .map_err(|_| Fault::Violation("keys of REKEY1"))?;
+        let _fits = self.queue(MessageType::Rekey2, &rekey2);
+        self.send = Chain::new(keys.ck_s2c, epoch);
+        self.rk = keys.rk;
+        self.rekey = Rekey::AwaitRekey3(keys.ck_c2s);
+        Ok(Event::Nothing)
+    }
+
+    fn handle_rekey2<'a>(&mut self, body: &[u8], now: Instant) -> Result<Event<'a>, Fault> {
+        let rekey2 = body.try_into().map_err(|_| Fault::Violation("length of REKEY2"))?;
+        let epoch = self.next_epoch()?;
+        let Rekey::AwaitRekey2(pending) = std::mem::replace(&mut self.rekey, Rekey::Idle) else {
+            return Err(Fault::Violation("REKEY2 without REKEY1"));
+        };
+        let keys = pending
+            .finish(rekey2, epoch, &self.rk)
+            .map_err(|_| Fault::Violation("keys of REKEY2"))?;
+        let _fits = self.queue(MessageType::Rekey3, &[]);
+        self.send = Chain::new(keys.ck_c2s, epoch);
+        self.recv = Chain::new(keys.ck_s2c, epoch);
+        self.rk = keys.rk;
+        Ok(self.begin_epoch(epoch, now))
+    }
+
+    fn handle_rekey3<'a>(&mut self, body: &[u8], now: Instant) -> Result<Event<'a>, Fault> {
+        if !body.is_empty() {
+            return Err(Fault::Violation("length of REKEY3"));
+        }
+        let epoch = self.next_epoch()?;
+        match std::mem::replace(&mut self.rekey, Rekey::Idle) {
+            Rekey::AwaitRekey3(ck_c2s) => {
+                self.recv = Chain::new(ck_c2s, epoch);
+                Ok(self.begin_epoch(epoch, now))
+            }
+            _ => Err(Fault::Violation("REKEY3 with no rekey under way")),
+        }
+    }
+
+    /// The epoch after the receiving direction's, which is the later one to switch at both ends.
+    fn next_epoch(&self) -> Result<u32, Fault> {
+        self.recv.epoch().checked_add(1).ok_or(Fault::RekeyOverdue)
+    }
+
+    fn begin_epoch<'a>(&mut self, epoch: u32, now: Instant) -> Event<'a> {
+        self.last_rekey = Some(now);
+        self.epoch_began = now;
+        self.epoch_traffic = false;
+        self.rekeys += 1;
+        Event::Rekeyed(epoch)
+    }
+
+    // ---- time
+
+    /// When [`Session::handle_timeout`] wants to be called next. Asked again after every call.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.state == State::Ended {
+            return None;
+        }
+        [Some(self.keep_alive_due()), self.rekey_due(), self.overdue_at(), self.age_end()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn keep_alive_due(&self) -> Instant {
+        let timing = &self.config.timing;
+        match self.ping_sent {
+            Some(sent) => sent + timing.ping_answer,
+            None if self.following => self.last_byte + timing.ping_following,
+            None => self.last_byte + timing.ping_idle,
+        }
+    }
+
+    fn busier(&self) -> u64 {
+        self.send.frames().max(self.recv.frames())
+    }
+
+    /// When the client starts a rekey.
+    fn rekey_due(&self) -> Option<Instant> {
+        let timing = &self.config.timing;
+        let wanted = self.role == Role::Client
+            && self.state == State::Open
+            && matches!(self.rekey, Rekey::Idle);
+        if !wanted {
+            return None;
+        }
+        let due = if self.busier() >= timing.rekey_after_frames {
+            self.epoch_began
+        } else if self.epoch_traffic {
+            self.epoch_began + timing.rekey_after
+        } else {
+            return None;
+        };
+        Some(self.last_rekey.map_or(due, |last| due.max(last + timing.rekey_pause)))
+    }
+
+    /// When the server closes for want of a rekey.
+    fn overdue_at(&self) -> Option<Instant> {
+        let timing = &self.config.timing;
+        if self.role == Role::Client {
+            None
+        } else if self.busier() >= timing.rekey_overdue_frames {
+            Some(self.epoch_began)
+        } else {
+            self.epoch_traffic.then(|| self.epoch_began + timing.rekey_overdue)
+        }
+    }
+
+    fn age_end(&self) -> Option<Instant> {
+        (self.role == Role::Server).then(|| self.began + self.config.timing.max_age)
+    }
+
+    /// Does what is due: PING, rekey, or the end.
+    ///
+    /// # Errors
+    /// [`Fault`]: the session has ended, its CLOSE is outgoing.
+    pub fn handle_timeout(&mut self, now: Instant, entropy: &mut dyn Entropy) -> Result<(), Fault> {
+        if self.state == State::Ended {
+            return Ok(());
+        }
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.age_end()) {
+            self.fail(&Fault::TooOld);
+            return Err(Fault::TooOld);
+        }
+        if due(self.overdue_at()) {
+            self.fail(&Fault::RekeyOverdue);
+            return Err(Fault::RekeyOverdue);
+        }
+        if due(Some(self.keep_alive_due())) {
+            if self.ping_sent.is_some() {
+                self.fail(&Fault::Silent);
+                return Err(Fault::Silent);
+            }
+            self.ping_sent = Some(now);
+            // Before READY nothing but READY and CLOSE may be sent; the silence still counts.
+            if self.state == State::Open {
+                self.ping = self.ping.wrapping_add(1);
+                let _fits = self.queue(MessageType::Ping, &self.ping.to_be_bytes());
+            }
+        }
+        if due(self.rekey_due()) {
+            self.start_rekey(now, entropy);
+        }
+        Ok(())
+    }
+}
