@@ -18,7 +18,7 @@ pub mod credential;
 pub mod frame;
 pub mod handshake;
 pub mod id;
-// pub mod invite;
+pub mod invite;
 mod island;
 mod kem;
 pub mod keys;
@@ -27,7 +27,7 @@ mod rekey;
 mod schedule;
 pub mod seal;
 pub mod session;
-// pub mod text;
+pub mod text;
 
 pub use island::opaque;
 

@@ -1,0 +1,263 @@
+//! Invite links and the eight words of a server key (section 2).
+//!
+//! A link is the whole of first trust: it names the server by its OPAQUE key, so that nobody who
+//! stands between can play it, and carries a secret that works once. It is a secret itself.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use data_encoding::BASE64URL_NOPAD;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::id::{InviteId, ServerKey, TlsPin};
+use crate::keys::InviteSecret;
+use crate::schedule;
+
+const SCHEME: &str = "twinlock://";
+const VERSION: u8 = 1;
+const FLAG_PIN: u8 = 1;
+const FLAG_PROXY: u8 = 2;
+/// version, flags, id, secret, server key.
+const BODY: usize = 1 + 1 + 8 + 16 + 32;
+const CHECKSUM: usize = 4;
+
+/// Where a server listens, as links and profiles name it: a DNS name or an IPv4 address, or an
+/// IPv6 address in brackets, and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Address {
+    host: Box<str>,
+    port: u16,
+}
+
+impl Address {
+    /// Takes a host, IPv6 in brackets or bare, and a port.
+    ///
+    /// # Errors
+    /// [`BadLink::Form`] if the host is neither a name nor an address, or the port is 0.
+    pub fn new(host: &str, port: u16) -> Result<Self, BadLink> {
+        if port == 0 {
+            return Err(BadLink::Form);
+        }
+        if host.parse::<Ipv6Addr>().is_ok() {
+            return Ok(Self { host: format!("[{host}]").into(), port });
+        }
+        let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let good = match bracketed {
+            Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
+            None => is_name(host) || host.parse::<Ipv4Addr>().is_ok(),
+        };
+        if good { Ok(Self { host: host.into(), port }) } else { Err(BadLink::Form) }
+    }
+
+    /// Reads `HOST:PORT`; where the port is left out, takes `default_port` if there is one.
+    ///
+    /// # Errors
+    /// [`BadLink::Form`].
+    pub fn parse(text: &str, default_port: Option<u16>) -> Result<Self, BadLink> {
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+                let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+                let port = port.parse().ok().filter(|_| digits).ok_or(BadLink::Form)?;
+                (host, port)
+            }
+            _ => (text, default_port.ok_or(BadLink::Form)?),
+        };
+        Self::new(host, port)
+    }
+
+    /// The host, IPv6 in brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The host as resolvers and certificates know it, IPv6 without brackets.
+    #[must_use]
+    pub fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The port, never 0.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+fn is_name(host: &str) -> bool {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(label)
+}
+
+/// An invite as it is handed over.
+pub struct InviteLink {
+    /// Where to connect.
+    pub address: Address,
+    /// Which invite.
+    pub id: InviteId,
+    /// What it knows.
+    pub secret: InviteSecret,
+    /// Who the server is.
+    pub server_key: ServerKey,
+    /// What TLS must show; `None`: a certificate authority vouches for it.
+    pub tls_pin: Option<TlsPin>,
+    /// A proxy ends TLS; the binding is off.
+    pub proxy: bool,
+}
+
+/// Why a link cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum BadLink {
+    /// Not `twinlock://host:port/#...`.
+    #[error("this is no invite link; it looks like twinlock://host:port/#...")]
+    Form,
+    /// Not base64url, or cut off.
+    #[error("the invite link is damaged or cut off; copy all of it")]
+    Encoding,
+    /// Too long or too short for its flags.
+    #[error("the invite link is incomplete; copy all of it")]
+    Length,
+    /// Characters changed.
+    #[error("the invite link has a typing error: its checksum does not match")]
+    Checksum,
+    /// Made by a later version.
+    #[error("the invite link is of version {0}, this program knows version 1; update it")]
+    Version(u8),
+    /// Made by a later version.
+    #[error("the invite link wants something this program does not know; update it")]
+    Flags,
+}
+
+impl InviteLink {
+    /// Reads a link; surrounding white space is the caller's to trim.
+    ///
+    /// # Errors
+    /// [`BadLink`].
+    pub fn parse(link: &str) -> Result<Self, BadLink> {
+        let rest = link.strip_prefix(SCHEME).ok_or(BadLink::Form)?;
+        let (authority, payload) = rest.split_once("/#").ok_or(BadLink::Form)?;
+        let address = Address::parse(authority, None)?;
+        if payload.is_empty() {
+            return Err(BadLink::Form);
+        }
+        let payload = BASE64URL_NOPAD.decode(payload.as_bytes()).map_err(|_| BadLink::Encoding)?;
+        let payload = Zeroizing::new(payload);
+        Self::decode(address, &payload)
+    }
+
+    fn decode(address: Address, payload: &[u8]) -> Result<Self, BadLink> {
+        let (body, checksum) = payload.split_last_chunk::<CHECKSUM>().ok_or(BadLink::Length)?;
+        let (&[version, flags], rest) = body.split_first_chunk().ok_or(BadLink::Length)?;
+        if version != VERSION {
+            return Err(BadLink::Version(version));
+        }
+        let pinned = flags & FLAG_PIN != 0;
+        if body.len() != BODY + if pinned { 32 } else { 0 } {
+            return Err(BadLink::Length);
+        }
+        if schedule::hash(&[body]).first_chunk() != Some(checksum) {
+            return Err(BadLink::Checksum);
+        }
+        if flags & !(FLAG_PIN | FLAG_PROXY) != 0 {
+            return Err(BadLink::Flags);
+        }
+        let (id, rest) = rest.split_first_chunk().ok_or(BadLink::Length)?;
+        let (secret, rest) = rest.split_first_chunk().ok_or(BadLink::Length)?;
+        let (server_key, rest) = rest.split_first_chunk().ok_or(BadLink::Length)?;
+        Ok(Self {
+            address,
+            id: InviteId(*id),
+            secret: InviteSecret::new(secret),
+            server_key: ServerKey(*server_key),
+            tls_pin: TlsPin::from_slice(rest),
+            proxy: flags & FLAG_PROXY != 0,
+        })
+    }
+
+    /// The link as text. It is a secret: shown to the person who asked for it and written to a
+    /// file of mode 0600, never logged.
+    #[must_use]
+    pub fn to_link(&self) -> Zeroizing<String> {
+        let flags = if self.tls_pin.is_some() { FLAG_PIN } else { 0 }
+            | if self.proxy { FLAG_PROXY } else { 0 };
+        let pin = self.tls_pin.as_ref().map_or(&[][..], |pin| &pin.0);
+        let body = Zeroizing::new(
+            [
+                &[VERSION, flags][..],
+                &self.id.0,
+                self.secret.expose_secret(),
+                &self.server_key.0,
+                pin,
+            ]
+            .concat(),
+        );
+        let [a, b, c, d, ..] = schedule::hash(&[&body]);
+        let payload = Zeroizing::new([&body[..], &[a, b, c, d]].concat());
+        let encoded = Zeroizing::new(BASE64URL_NOPAD.encode(&payload));
+        Zeroizing::new(format!("{SCHEME}{}/#{}", self.address, *encoded))
+    }
+}
+
+impl fmt::Debug for InviteLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InviteLink({}, {}, ..)", self.address, self.id)
+    }
+}
+
+/// The BIP 39 English list, 2048 words, one a line.
+static WORD_LIST: &str = include_str!("../data/bip39-english.txt");
+
+/// The eight words people read to each other to know that they speak of one server: the first 88
+/// bits of `H("tl1 words" || server_key)` as eight places in the BIP 39 English list.
+#[must_use]
+pub fn server_words(key: &ServerKey) -> String {
+    let hash = schedule::hash(&[schedule::WORDS, &key.0]);
+    let bit = |i: usize| hash.get(i / 8).is_some_and(|byte| byte >> (7 - i % 8) & 1 == 1);
+    let words: Vec<&str> = (0..8)
+        .map(|w| (0..11).fold(0, |place, b| place << 1 | usize::from(bit(11 * w + b))))
+        .map(|place| WORD_LIST.lines().nth(place).unwrap_or_default())
+        .collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_port_takes_the_default() {
+        let parse = |text| Address::parse(text, Some(8443)).map(|a| a.to_string());
+        assert_eq!(parse("example.org").as_deref(), Ok("example.org:8443"));
+        assert_eq!(parse("example.org:1").as_deref(), Ok("example.org:1"));
+        assert_eq!(parse("::1").as_deref(), Ok("[::1]:8443"));
+        assert_eq!(parse("[::1]:99").as_deref(), Ok("[::1]:99"));
+        for bad in ["", ":1", "a b", "a:", "a:+1", "[::1", "a/b", "-a", "a..b", "a:65536"] {
+            assert_eq!(parse(bad), Err(BadLink::Form), "{bad}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let link = InviteLink {
+            address: Address::new("example.org", 1).unwrap(),
+            id: InviteId([1; 8]),
+            secret: InviteSecret::new(&[0x41; 16]),
+            server_key: ServerKey([2; 32]),
+            tls_pin: None,
+            proxy: false,
+        };
+        assert_eq!(format!("{link:?}"), "InviteLink(example.org:1, 0101010101010101, ..)");
+    }
+}
