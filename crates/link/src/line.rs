@@ -1,0 +1,368 @@
+//! One line once both ends are logged in: a [`Session`] over a stream, driven by one task.
+//!
+//! One task owns the whole line, both directions. [`Line::wait_frame`] is the only place that
+//! waits: it writes what is outgoing, reads what comes, keeps the timers, and may be cancelled at
+//! any moment without losing anything, so it can stand in a `select!` beside whatever else the
+//! task waits for. Everything else is synchronous: a frame that was begun is whole in the buffer
+//! before the task can be cancelled.
+//!
+//! Why not a task for each half: the halves share the rekey, most wake-ups concern both, and an
+//! idle line costs one task instead of two. While more than [`HIGH_WATER`] bytes wait to be
+//! written, nothing is read: a peer that does not read its answers cannot make us hoard them.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::{Sleep, sleep_until, timeout};
+use twinlock_core::frame::{BadHeader, CloseCode, ErrorCode, FrameType, HEADER, Header};
+use twinlock_core::session::{Event, Fault, SendError, Session};
+
+use crate::OsEntropy;
+
+/// A frame once begun is whole within this (section 9).
+pub const FRAME_DEADLINE: Duration = Duration::from_secs(30);
+/// Bytes waiting to be written beyond which nothing is read. Raising it costs as much memory for
+/// every slow peer.
+pub const HIGH_WATER: usize = 256 * 1024;
+/// Room for a read: one TLS record.
+const READ_CHUNK: usize = 16 * 1024;
+/// Bytes read before frames are handled, so that one busy line does not starve the others.
+const READ_BATCH: usize = 128 * 1024;
+/// How long the sender of an ERROR or CLOSE reads and drops (section 3).
+const LINGER: Duration = Duration::from_secs(1);
+/// How long the last bytes may take to leave.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Why a line ended.
+#[derive(Debug, Error)]
+pub enum LineError {
+    /// The stream ended without CLOSE, or broke: a lost line, not a bye.
+    #[error("the line was cut{}", .0.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
+    Cut(Option<io::Error>),
+    /// A frame that was not due or has a length it cannot have.
+    #[error(transparent)]
+    Header(#[from] BadHeader),
+    /// The session ended by its own rules.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The server answered the login with an ERROR.
+    #[error(transparent)]
+    Refused(ErrorCode),
+    /// A frame was begun and not finished within 30 s.
+    #[error("a frame was begun and not finished")]
+    HalfFrame,
+    /// The other end has taken no byte for 30 s.
+    #[error("the other end takes no data")]
+    Stalled,
+}
+
+impl From<io::Error> for LineError {
+    fn from(error: io::Error) -> Self {
+        Self::Cut(Some(error))
+    }
+}
+
+/// A session over a stream.
+pub struct Line<S> {
+    io: S,
+    session: Session,
+    input: Input,
+    timer: Pin<Box<Sleep>>,
+    timer_at: Instant,
+    /// When the frame in the input was begun.
+    frame_began: Option<Instant>,
+    /// When the other end last took a byte of what is outgoing.
+    write_stuck: Option<Instant>,
+    unflushed: bool,
+}
+
+/// Bytes read and not yet handled. Keeps no allocation while empty.
+#[derive(Default)]
+struct Input {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Input {
+    fn pending(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+
+    /// The next frame's header, if its four bytes are there.
+    fn header(&self) -> Option<[u8; HEADER]> {
+        self.pending().first_chunk().copied()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.start = (self.start + n).min(self.bytes.len());
+    }
+
+    /// Moves what is left to the front, or gives the memory back if nothing is.
+    fn compact(&mut self) {
+        if self.start == self.bytes.len() {
+            self.bytes = Vec::new();
+        } else if self.start > 0 {
+            self.bytes.drain(..self.start);
+        }
+        self.start = 0;
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    /// Takes over a stream on which the handshake has ended.
+    pub fn new(io: S, session: Session) -> Self {
+        let now = Instant::now();
+        Self {
+            io,
+            session,
+            input: Input::default(),
+            timer: Box::pin(sleep_until(now.into())),
+            timer_at: now,
+            frame_began: None,
+            write_stuck: None,
+            unflushed: false,
+        }
+    }
+
+    /// The session, to send on and to ask.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The session, to send on.
+    pub fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// The stream beneath.
+    pub fn stream(&self) -> &S {
+        &self.io
+    }
+
+    /// Seals an APP frame; it leaves with the next [`Line::wait_frame`], many in one write.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn send_app(&mut self, body: &[u8]) -> Result<(), SendError> {
+        self.session.send_app(body)
+    }
+
+    /// Bytes sealed and not yet taken by the stream.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.session.outgoing().len()
+    }
+
+    /// Starts a rekey now if one may start (client). Says whether it did.
+    pub fn start_rekey(&mut self) -> bool {
+        self.session.start_rekey(Instant::now(), &mut OsEntropy)
+    }
+
+    /// Waits until a whole frame can be opened with [`Line::open_frame`]. Writes, reads and keeps
+    /// time meanwhile. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`LineError`]: call [`Line::finish`], so that a CLOSE that is outgoing leaves.
+    pub async fn wait_frame(&mut self) -> Result<(), LineError> {
+        poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    /// Waits until at most `most` bytes are outgoing. Reads nothing; cancel-safe.
+    ///
+    /// # Errors
+    /// [`LineError`].
+    pub async fn drain_to(&mut self, most: usize) -> Result<(), LineError> {
+        poll_fn(|cx| {
+            self.poll_write_out(cx)?;
+            if self.backlog() <= most { Poll::Ready(Ok(())) } else { self.poll_timers(cx) }
+        })
+        .await
+    }
+
+    /// Whether a whole frame waits to be opened.
+    ///
+    /// # Errors
+    /// [`BadHeader`] if what waits is no frame that is due.
+    pub fn has_frame(&self) -> Result<bool, BadHeader> {
+        Ok(match self.input.header() {
+            Some(bytes) => {
+                let header = Header::parse(bytes, self.session.due())?;
+                self.input.pending().len() >= HEADER + header.len
+            }
+            None => false,
+        })
+    }
+
+    /// Opens the frame that [`Line::wait_frame`] waited for; without one, [`Event::Nothing`].
+    ///
+    /// # Errors
+    /// [`LineError`].
+    pub fn open_frame(&mut self) -> Result<Event<'_>, LineError> {
+        if !self.has_frame()? {
+            return Ok(Event::Nothing);
+        }
+        let Some(bytes) = self.input.header() else { return Ok(Event::Nothing) };
+        let header = Header::parse(bytes, self.session.due())?;
+        let start = self.input.start + HEADER;
+        self.input.consume(HEADER + header.len);
+        self.frame_began = None;
+        let payload = self.input.bytes.get_mut(start..start + header.len).unwrap_or_default();
+        if header.frame == FrameType::Error {
+            let payload = <[u8; 3]>::try_from(&*payload).unwrap_or_default();
+            return Err(LineError::Refused(ErrorCode::parse(payload)));
+        }
+        Ok(self.session.handle_frame(header, payload, Instant::now(), &mut OsEntropy)?)
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LineError>> {
+        loop {
+            self.poll_write_out(cx)?;
+            if self.has_frame()? {
+                return Poll::Ready(Ok(()));
+            }
+            // A peer that takes nothing gets nothing read.
+            if self.backlog() > HIGH_WATER {
+                return self.poll_timers(cx);
+            }
+            match self.poll_read_in(cx)? {
+                Poll::Ready(()) => {}
+                Poll::Pending => return self.poll_timers(cx),
+            }
+        }
+    }
+
+    /// Writes as much as the stream takes.
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Result<(), LineError> {
+        while !self.session.outgoing().is_empty() {
+            match Pin::new(&mut self.io).poll_write(cx, self.session.outgoing()) {
+                Poll::Ready(Ok(0)) => return Err(LineError::Cut(None)),
+                Poll::Ready(Ok(n)) => {
+                    self.session.sent(n);
+                    self.write_stuck = None;
+                    self.unflushed = true;
+                }
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Pending => {
+                    self.write_stuck.get_or_insert_with(Instant::now);
+                    return Ok(());
+                }
+            }
+        }
+        if self.unflushed {
+            match Pin::new(&mut self.io).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.unflushed = false;
+                    self.write_stuck = None;
+                }
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Pending => {
+                    self.write_stuck.get_or_insert_with(Instant::now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads until the stream has no more or a batch is full; `Ready` if anything came.
+    fn poll_read_in(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LineError> {
+        self.input.compact();
+        let mut came = false;
+        while self.input.bytes.len() < READ_BATCH || !came {
+            let filled = self.input.bytes.len();
+            self.input.bytes.resize(filled + READ_CHUNK, 0);
+            let room = self.input.bytes.get_mut(filled..).unwrap_or_default();
+            let mut buf = ReadBuf::new(room);
+            let polled = Pin::new(&mut self.io).poll_read(cx, &mut buf);
+            let n = buf.filled().len();
+            self.input.bytes.truncate(filled + n);
+            match polled {
+                Poll::Ready(Ok(())) if n > 0 => came = true,
+                Poll::Ready(Ok(())) if came => break,
+                Poll::Ready(Ok(())) => return Err(LineError::Cut(None)),
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Pending if came => break,
+                Poll::Pending => {
+                    self.input.compact();
+                    return Ok(Poll::Pending);
+                }
+            }
+        }
+        let now = Instant::now();
+        self.session.handle_bytes(now);
+        self.frame_began.get_or_insert(now);
+        Ok(Poll::Ready(()))
+    }
+
+    /// Does what is due and arms the timer for what comes next. `Pending` unless the line ended.
+    fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LineError>> {
+        loop {
+            let now = Instant::now();
+            let half = (!self.input.pending().is_empty())
+                .then_some(self.frame_began)
+                .flatten()
+                .map(|began| began + FRAME_DEADLINE);
+            let stuck = self.write_stuck.map(|since| since + FRAME_DEADLINE);
+            if half.is_some_and(|at| at <= now) {
+                return Poll::Ready(Err(LineError::HalfFrame));
+            }
+            if stuck.is_some_and(|at| at <= now) {
+                return Poll::Ready(Err(LineError::Stalled));
+            }
+            if self.session.poll_timeout().is_some_and(|at| at <= now) {
+                self.session.handle_timeout(now, &mut OsEntropy)?;
+                self.poll_write_out(cx)?;
+            }
+            let Some(next) =
+                [half, stuck, self.session.poll_timeout()].into_iter().flatten().min()
+            else {
+                return Poll::Pending;
+            };
+            // A timer that fires too early costs one look; moving it at every byte costs more.
+            if next < self.timer_at || self.timer.is_elapsed() {
+                self.timer.as_mut().reset(next.into());
+                self.timer_at = next;
+            }
+            ready!(self.timer.as_mut().poll(cx));
+        }
+    }
+
+    /// Ends the line with this code: CLOSE, end of the sending direction, then up to 1 s of
+    /// reading and dropping, so that the last frame is not lost to a reset.
+    pub async fn close(mut self, code: CloseCode) {
+        self.session.close(code);
+        self.finish().await;
+    }
+
+    /// Lets what is outgoing leave, then ends as [`Line::close`] does. After a frame that was not
+    /// authentic there is nothing outgoing and the connection just drops.
+    pub async fn finish(mut self) {
+        if self.session.outgoing().is_empty() && !self.unflushed && !self.session.is_closed() {
+            return;
+        }
+        let _late = timeout(LAST_WORDS, async {
+            while !self.session.outgoing().is_empty() {
+                let n = self.io.write(self.session.outgoing()).await?;
+                self.session.sent(n);
+            }
+            self.io.flush().await
+        })
+        .await;
+        linger(&mut self.io).await;
+    }
+}
+
+/// Ends the sending direction, then reads and drops for up to 1 s.
+pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) {
+    let dropped = pin!(async {
+        io.shutdown().await?;
+        let mut sink = [0; 1024];
+        while io.read(&mut sink).await? > 0 {}
+        io::Result::Ok(())
+    });
+    let _late = timeout(LINGER, dropped).await;
+}

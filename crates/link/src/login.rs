@@ -1,0 +1,173 @@
+//! The handshake over a stream, both sides, up to a [`Line`].
+//!
+//! At the server each step is a call of its own, because limits, the semaphore and the record
+//! stand between them; every wait has its deadline (section 9).
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::timeout;
+use twinlock_core::credential::Credential;
+use twinlock_core::frame::{
+    BadHeader, CHALLENGE, Due, ErrorCode, FrameType, HEADER, Header, KE3,
+};
+use twinlock_core::handshake::{
+    AwaitChallenge, Established, Hello, HelloFault, LoginRefused, judge_hello,
+};
+use twinlock_core::id::{CredentialId, ServerKey};
+use twinlock_core::session::{Config, Session};
+
+use crate::OsEntropy;
+use crate::line::{Line, linger};
+
+/// From TLS to HELLO (section 9).
+pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// From CHALLENGE to PROOF: a slow device stretches its password in between.
+pub const PROOF_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a client waits for CHALLENGE: the server may let it queue.
+pub const CHALLENGE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A login did not come about.
+#[derive(Debug, Error)]
+pub enum LoginError {
+    /// The server says no; a hint, since anybody in the middle could say it.
+    #[error(transparent)]
+    Server(ErrorCode),
+    /// The server could not prove itself, is not the pinned one, or the secret is wrong.
+    #[error(transparent)]
+    Refused(#[from] LoginRefused),
+    /// A HELLO that cannot be answered with a CHALLENGE.
+    #[error(transparent)]
+    Hello(HelloFault),
+    /// A frame that was not due.
+    #[error(transparent)]
+    Header(#[from] BadHeader),
+    /// The stream broke or ended.
+    #[error("the line was cut during the login: {0}")]
+    Io(#[from] io::Error),
+    /// The other end took too long.
+    #[error("the other end took too long to log in")]
+    Timeout,
+}
+
+/// Logs in over `io` and returns the line; its READY is outgoing, the server's has not come.
+///
+/// # Errors
+/// [`LoginError`].
+pub async fn login<S: AsyncRead + AsyncWrite + Unpin>(
+    mut io: S,
+    credential: Credential,
+    pin: Option<ServerKey>,
+    config: Config,
+) -> Result<Line<S>, LoginError> {
+    let slow = matches!(credential.id(), CredentialId::User(_));
+    let (state, hello) = AwaitChallenge::start(credential, pin, &mut OsEntropy)?;
+    let challenge: Box<[u8; CHALLENGE]> = within(CHALLENGE_DEADLINE, async {
+        io.write_all(&hello).await?;
+        io.flush().await?;
+        let header = read_header(&mut io, Due::Challenge).await?;
+        if header.frame == FrameType::Error {
+            let mut payload = [0; 3];
+            io.read_exact(&mut payload).await?;
+            return Err(LoginError::Server(ErrorCode::parse(payload)));
+        }
+        let mut challenge = Box::new([0; CHALLENGE]);
+        io.read_exact(challenge.as_mut_slice()).await?;
+        Ok(challenge)
+    })
+    .await?;
+    let finish = move || state.handle_challenge(&challenge, &mut OsEntropy);
+    let (established, proof) = if slow {
+        tokio::task::spawn_blocking(finish).await.map_err(|_| LoginRefused)??
+    } else {
+        finish()?
+    };
+    within(PROOF_DEADLINE, async { Ok(io.write_all(&proof).await?) }).await?;
+    Ok(Line::new(io, Session::new(established, config, Instant::now())))
+}
+
+/// The server's side of a login, over a stream.
+pub struct Greeter<S> {
+    io: S,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Greeter<S> {
+    /// Takes a stream on which nothing of lock 2 has passed.
+    pub fn new(io: S) -> Self {
+        Self { io }
+    }
+
+    /// Waits for HELLO; not more than 1316 bytes are kept, the group elements are not yet looked
+    /// at: [`Hello::parse`] is for after the limiter.
+    ///
+    /// # Errors
+    /// [`LoginError::Hello`]: answer with [`Greeter::refuse`]. Others: drop.
+    pub async fn read_hello(&mut self) -> Result<Vec<u8>, LoginError> {
+        within(HELLO_DEADLINE, async {
+            let header = read_header(&mut self.io, Due::Hello).await?;
+            let version = self.io.read_u8().await?;
+            judge_hello(version, header.len).map_err(LoginError::Hello)?;
+            let mut payload = vec![0; header.len];
+            let (first, rest) = payload.split_at_mut(1);
+            first.copy_from_slice(&[version]);
+            self.io.read_exact(rest).await?;
+            Ok(payload)
+        })
+        .await
+    }
+
+    /// Sends CHALLENGE and waits for PROOF.
+    ///
+    /// # Errors
+    /// [`LoginError`]: drop.
+    pub async fn exchange(&mut self, challenge: &[u8]) -> Result<[u8; KE3], LoginError> {
+        within(PROOF_DEADLINE, async {
+            self.io.write_all(challenge).await?;
+            self.io.flush().await?;
+            read_header(&mut self.io, Due::Proof).await?;
+            let mut proof = [0; KE3];
+            self.io.read_exact(&mut proof).await?;
+            Ok(proof)
+        })
+        .await
+    }
+
+    /// Answers with an ERROR and ends.
+    pub async fn refuse(mut self, code: ErrorCode) {
+        let sent = within(HELLO_DEADLINE, async {
+            self.io.write_all(&code.to_frame()).await?;
+            Ok(self.io.flush().await?)
+        });
+        if sent.await.is_ok() {
+            linger(&mut self.io).await;
+        }
+    }
+
+    /// The line, once PROOF has passed.
+    pub fn into_line(self, established: Established, config: Config) -> Line<S> {
+        Line::new(self.io, Session::new(established, config, Instant::now()))
+    }
+}
+
+/// What [`Hello::parse`] finds wrong, as a [`LoginError`].
+///
+/// # Errors
+/// [`LoginError::Hello`].
+pub fn parse_hello(payload: &[u8]) -> Result<Hello, LoginError> {
+    Hello::parse(payload).map_err(LoginError::Hello)
+}
+
+async fn read_header<S: AsyncRead + Unpin>(io: &mut S, due: Due) -> Result<Header, LoginError> {
+    let mut bytes = [0; HEADER];
+    io.read_exact(&mut bytes).await?;
+    Ok(Header::parse(bytes, due)?)
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, LoginError>>,
+) -> Result<T, LoginError> {
+    timeout(limit, work).await.unwrap_or(Err(LoginError::Timeout))
+}

@@ -1,0 +1,134 @@
+//! The PROXY protocol, version 2, which a load balancer puts before the first TLS byte to say
+//! whose connection it hands on (<https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>).
+//!
+//! Only for listeners that take connections from configured proxies and nobody else: whoever may
+//! send a header may claim any address. The libraries for it also accept version 1 and leave the
+//! reading to the caller; here the reading is the point: not one byte beyond the header is taken
+//! from the stream, and no length is believed beyond 536.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::{Instant, timeout_at};
+
+/// First bytes of every header; no TLS record begins like this.
+const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Bytes after the fixed 16: the longest addresses (216) and some hundred bytes of extensions.
+/// Proxies that put more there (client certificates) are not for this listener.
+pub const MAX_BODY: usize = 536;
+
+const LOCAL: u8 = 0x20;
+const PROXY: u8 = 0x21;
+
+/// Why a connection from a proxy is refused.
+#[derive(Debug, Error)]
+pub enum ProxyError {
+    /// The stream begins like version 1, which is text and is not accepted.
+    #[error("the proxy speaks version 1 of the PROXY protocol; configure it for version 2")]
+    Version1,
+    /// The stream begins with something else.
+    #[error("the connection does not begin with a PROXY protocol header")]
+    NoHeader,
+    /// The byte of version and command is none of version 2's.
+    #[error("the PROXY header has the unknown version and command {0:#04x}")]
+    Command(u8),
+    /// Neither TCP nor a stream socket nor unspecified.
+    #[error("the PROXY header is for the address family and transport {0:#04x}")]
+    Family(u8),
+    /// More bytes are announced than [`MAX_BODY`], or fewer than the addresses need.
+    #[error("the PROXY header announces {0} bytes")]
+    Length(u16),
+    /// The header was not whole at the deadline.
+    #[error("the PROXY header did not arrive in time")]
+    Timeout,
+    /// The stream ended or failed inside the header.
+    #[error("the connection ended inside the PROXY header: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Reads one header and leaves the stream at the first byte after it. Extensions (TLVs) are
+/// skipped unread.
+///
+/// `None`: the proxy speaks for itself (health check) or does not say for whom. IPv4 addresses in
+/// IPv6 form are handed out as IPv4, so that one client has one limit.
+///
+/// # Errors
+/// [`ProxyError`]; the connection is then to be closed.
+pub async fn read_header<S>(
+    stream: &mut S,
+    deadline: Instant,
+) -> Result<Option<SocketAddr>, ProxyError>
+where
+    S: AsyncRead + Unpin,
+{
+    timeout_at(deadline, read(stream)).await.map_err(|_| ProxyError::Timeout)?
+}
+
+async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<SocketAddr>, ProxyError> {
+    let mut signature = [0; SIGNATURE.len()];
+    stream.read_exact(&mut signature).await?;
+    if signature.starts_with(b"PROXY ") {
+        return Err(ProxyError::Version1);
+    }
+    if signature != SIGNATURE {
+        return Err(ProxyError::NoHeader);
+    }
+    let [command, family, high, low] = {
+        let mut fixed = [0; 4];
+        stream.read_exact(&mut fixed).await?;
+        fixed
+    };
+    if command != LOCAL && command != PROXY {
+        return Err(ProxyError::Command(command));
+    }
+    let length = u16::from_be_bytes([high, low]);
+    let mut space = [0; MAX_BODY];
+    let body = space.get_mut(..usize::from(length)).ok_or(ProxyError::Length(length))?;
+    stream.read_exact(body).await?;
+    if command == LOCAL {
+        return Ok(None);
+    }
+    source(family, body).map_err(|fault| match fault {
+        Fault::Family => ProxyError::Family(family),
+        Fault::Short => ProxyError::Length(length),
+    })
+}
+
+enum Fault {
+    Family,
+    Short,
+}
+
+/// The source address of a body: source, destination, source port, destination port.
+fn source(family: u8, body: &[u8]) -> Result<Option<SocketAddr>, Fault> {
+    const UNSPECIFIED: u8 = 0x00;
+    const TCP4: u8 = 0x11;
+    const TCP6: u8 = 0x21;
+    const UNIX_STREAM: u8 = 0x31;
+    const UNIX_BODY: usize = 216;
+    match family {
+        UNSPECIFIED => Ok(None),
+        TCP4 => {
+            let &[a, b, c, d, _, _, _, _, high, low, _, _] =
+                body.first_chunk::<12>().ok_or(Fault::Short)?;
+            let port = u16::from_be_bytes([high, low]);
+            Ok(Some((Ipv4Addr::new(a, b, c, d), port).into()))
+        }
+        TCP6 => {
+            let (ip, rest) = body.split_first_chunk::<16>().ok_or(Fault::Short)?;
+            let (_, ports) = rest.split_first_chunk::<16>().ok_or(Fault::Short)?;
+            let &[high, low, _, _] = ports.first_chunk::<4>().ok_or(Fault::Short)?;
+            let ip = Ipv6Addr::from(*ip).to_canonical();
+            Ok(Some((ip, u16::from_be_bytes([high, low])).into()))
+        }
+        UNIX_STREAM if body.len() >= UNIX_BODY => Ok(None),
+        UNIX_STREAM => Err(Fault::Short),
+        _ => Err(Fault::Family),
+    }
+}
+
+#[cfg(test)]
+mod tests;

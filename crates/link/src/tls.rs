@@ -1,0 +1,87 @@
+//! Lock 1: TLS 1.3 by rustls and aws-lc-rs (PROTOCOL section 1).
+//!
+//! Both ends are set up here and nowhere else, so that the same few choices hold everywhere: no
+//! TLS 1.2, no tickets, no resumption, no early data, no certificate compression, no key log, ALPN
+//! `twinlock/1`. [`ServerTls`] and [`ClientTls`] make connections, [`channel_binding`] gives the
+//! value that READY compares, [`Facts`] tells `status` what was negotiated.
+//!
+//! ChaCha20-Poly1305 goes first, and the server insists on it where the client has it: lock 2 is
+//! AES, and by preference the two locks do not share a cipher. The hybrid key exchange goes first
+//! so that what is recorded today stays closed to a later quantum computer; the classic groups
+//! remain for proxies that know no other.
+
+mod cert;
+mod client;
+mod facts;
+mod fault;
+mod server;
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::ConnectionCommon;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use rustls::server::ParsedCertificate;
+use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
+use twinlock_core::id::TlsPin;
+
+pub use cert::{CertFault, ServerCert};
+pub use client::{Alpn, ClientTls, Trust};
+pub use facts::Facts;
+pub use fault::{Distrust, TlsFault};
+pub use server::ServerTls;
+
+/// The only application protocol that is spoken.
+pub const ALPN: &[u8] = b"twinlock/1";
+
+/// RFC 9266, section 4.2.
+const BINDING_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+
+const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+const SUITES: &[SupportedCipherSuite] =
+    &[cipher_suite::TLS13_CHACHA20_POLY1305_SHA256, cipher_suite::TLS13_AES_256_GCM_SHA384];
+
+const GROUPS: &[&dyn SupportedKxGroup] =
+    &[kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1];
+
+/// The algorithms of lock 1, made once.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    let make = || {
+        Arc::new(CryptoProvider {
+            cipher_suites: SUITES.to_vec(),
+            kx_groups: GROUPS.to_vec(),
+            ..aws_lc_rs::default_provider()
+        })
+    };
+    PROVIDER.get_or_init(make).clone()
+}
+
+/// The tls-exporter value of a connection (RFC 9266): 32 bytes, the same on both ends if and only
+/// if they hold the two ends of one TLS connection. Takes `stream.get_ref().1`.
+///
+/// # Errors
+/// [`TlsFault::Tls`] before the handshake is complete; never on a stream that [`ClientTls`] or
+/// [`ServerTls`] handed out.
+pub fn channel_binding<Side>(connection: &ConnectionCommon<Side>) -> Result<[u8; 32], TlsFault> {
+    Ok(connection.export_keying_material([0; 32], BINDING_LABEL, Some(&[]))?)
+}
+
+/// The pin of a certificate: SHA-256 of its SubjectPublicKeyInfo.
+///
+/// # Errors
+/// [`TlsFault::Untrusted`] with [`Distrust::Malformed`] for what is no X.509 v3 certificate.
+pub fn spki_pin(certificate: &CertificateDer<'_>) -> Result<TlsPin, TlsFault> {
+    let parsed = ParsedCertificate::try_from(certificate)
+        .map_err(|_| TlsFault::Untrusted(Distrust::Malformed))?;
+    Ok(pin_of(&parsed.subject_public_key_info()))
+}
+
+fn pin_of(spki: &SubjectPublicKeyInfoDer<'_>) -> TlsPin {
+    let mut pin = [0; 32];
+    let digest = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, spki);
+    pin.copy_from_slice(digest.as_ref());
+    TlsPin(pin)
+}

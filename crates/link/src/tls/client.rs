@@ -1,0 +1,186 @@
+//! The client's end of lock 1.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, PeerIncompatible,
+    RootCertStore, SignatureScheme,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use twinlock_core::id::TlsPin;
+
+use super::fault::WrongPin;
+use super::{ALPN, TlsFault, VERSIONS, pin_of, provider};
+
+/// Whom a client takes for its server.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    /// Whoever owns one of these keys. Name, issuer and expiry are not looked at: the key is the
+    /// identity. None given: nobody.
+    Pins(Vec<TlsPin>),
+    /// Whoever has a certificate for the name from an authority that this system trusts.
+    Ca {
+        /// Authorities (or self-signed server certificates) trusted besides the system's.
+        extra_roots: Vec<CertificateDer<'static>>,
+    },
+}
+
+/// Whether the other end of TLS must agree on `twinlock/1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alpn {
+    /// The other end is the server.
+    Required,
+    /// A proxy ends TLS; it may know no protocol names. Ours is still offered.
+    Optional,
+}
+
+/// Makes TLS connections under one profile's trust. Cheap to clone.
+#[derive(Clone)]
+pub struct ClientTls {
+    connector: TlsConnector,
+    alpn: Alpn,
+    name_matters: bool,
+}
+
+impl std::fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { connector: _, alpn, name_matters } = self;
+        f.debug_struct("ClientTls")
+            .field("alpn", alpn)
+            .field("name_matters", name_matters)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientTls {
+    /// With [`Trust::Ca`] this reads the system's root certificates from disk, which blocks for
+    /// some milliseconds.
+    ///
+    /// # Errors
+    /// [`TlsFault::Roots`] if an extra root cannot be read or there is no root at all.
+    pub fn new(trust: Trust, alpn: Alpn) -> Result<Self, TlsFault> {
+        let name_matters = matches!(trust, Trust::Ca { .. });
+        let verifier: Arc<dyn ServerCertVerifier> = match trust {
+            Trust::Pins(pins) => Arc::new(PinVerifier {
+                pins,
+                algorithms: provider().signature_verification_algorithms,
+            }),
+            Trust::Ca { extra_roots } => {
+                let roots = Arc::new(roots(extra_roots)?);
+                WebPkiServerVerifier::builder_with_provider(roots, provider())
+                    .build()
+                    .map_err(|_| TlsFault::Roots("the root certificates cannot be used"))?
+            }
+        };
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(VERSIONS)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        config.enable_early_data = false;
+        config.cert_compressors = Vec::new();
+        config.cert_decompressors = Vec::new();
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), alpn, name_matters })
+    }
+
+    /// Shakes hands with the server called `host`, a DNS name or an IP address without brackets.
+    /// Sets no time limit.
+    ///
+    /// # Errors
+    /// [`TlsFault::Pin`] and [`TlsFault::Untrusted`] if it is not the server; [`TlsFault::Alpn`],
+    /// [`TlsFault::NotTls`], [`TlsFault::Tls`], [`TlsFault::Io`] if there is no Twinlock to talk
+    /// to; [`TlsFault::Name`] if a name that must be checked is none.
+    pub async fn connect<IO>(&self, host: &str, io: IO) -> Result<TlsStream<IO>, TlsFault>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = match ServerName::try_from(host) {
+            Ok(name) => name.to_owned(),
+            // A pinned server may be called anything. An address is never sent as SNI.
+            Err(_) if !self.name_matters => IpAddr::from(Ipv4Addr::UNSPECIFIED).into(),
+            Err(_) => return Err(TlsFault::Name),
+        };
+        let stream = self.connector.connect(name, io).await?;
+        // rustls has refused any answer but ours; what is left is no answer.
+        match stream.get_ref().1.alpn_protocol() {
+            Some(ALPN) => Ok(stream),
+            None if self.alpn == Alpn::Optional => Ok(stream),
+            _ => Err(TlsFault::Alpn),
+        }
+    }
+}
+
+fn roots(extra: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsFault> {
+    let mut roots = RootCertStore::empty();
+    for root in extra {
+        roots.add(root).map_err(|_| TlsFault::Roots("a root certificate cannot be read"))?;
+    }
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::debug!(%error, "some of the system's root certificates cannot be read");
+    }
+    // Systems carry roots that rustls does not parse; the others count.
+    roots.add_parsable_certificates(system.certs);
+    if roots.is_empty() {
+        return Err(TlsFault::Roots("this system has no root certificates, and none were given"));
+    }
+    Ok(roots)
+}
+
+/// Replaces the name and chain checks by the pin; the handshake signature is verified as ever,
+/// since the certificate itself is public and anybody could show it.
+#[derive(Debug)]
+struct PinVerifier {
+    pins: Vec<TlsPin>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let got = pin_of(&ParsedCertificate::try_from(end_entity)?.subject_public_key_info());
+        if self.pins.contains(&got) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let wrong = WrongPin { got, expected: self.pins.clone() };
+        Err(CertificateError::Other(OtherError(Arc::new(wrong))).into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls12NotOfferedOrEnabled.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

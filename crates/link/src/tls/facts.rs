@@ -1,0 +1,44 @@
+//! What was negotiated, for `status`.
+
+use rustls::{CommonState, ProtocolVersion};
+use twinlock_core::id::TlsPin;
+
+use super::spki_pin;
+
+/// What a TLS connection is made of. The names are those of the IANA registries, except for the
+/// version; `None` where the handshake is not complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// `TLS 1.3`.
+    pub version: Option<String>,
+    /// The key exchange, such as `X25519MLKEM768`.
+    pub group: Option<String>,
+    /// The cipher suite, such as `TLS13_CHACHA20_POLY1305_SHA256`.
+    pub suite: Option<String>,
+    /// The pin of the other end's certificate; `None` on the server, as clients show none.
+    pub peer_pin: Option<TlsPin>,
+    /// The application protocol; `None` where a proxy ends TLS and knows none.
+    pub alpn: Option<String>,
+}
+
+impl Facts {
+    /// Takes `stream.get_ref().1`.
+    #[must_use]
+    pub fn of(connection: &CommonState) -> Self {
+        let version = connection.protocol_version().map(|version| match version {
+            ProtocolVersion::TLSv1_3 => "TLS 1.3".to_owned(),
+            other => format!("{other:?}"),
+        });
+        let name = |alpn: &[u8]| alpn.escape_ascii().to_string();
+        Self {
+            version,
+            group: connection.negotiated_key_exchange_group().map(|g| format!("{:?}", g.name())),
+            suite: connection.negotiated_cipher_suite().map(|s| format!("{:?}", s.suite())),
+            peer_pin: connection
+                .peer_certificates()
+                .and_then(|chain| chain.first())
+                .and_then(|first| spki_pin(first).ok()),
+            alpn: connection.alpn_protocol().map(name),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The server's end of lock 1.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use rustls::ServerConfig;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use twinlock_core::id::TlsPin;
+
+use super::{ALPN, ServerCert, TlsFault, VERSIONS, provider};
+
+/// Accepts TLS connections under a certificate that can be replaced while lines are up. Cheap to
+/// clone; all clones share the certificate.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    acceptor: Acceptor,
+    current: Arc<Current>,
+}
+
+#[derive(Clone)]
+struct Acceptor(TlsAcceptor);
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsAcceptor")
+    }
+}
+
+/// The certificate for the next handshake.
+#[derive(Debug)]
+struct Current(RwLock<ServerCert>);
+
+impl Current {
+    // A poisoned lock still holds a whole certificate: the only write is one assignment.
+    fn get(&self) -> ServerCert {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, cert: ServerCert) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = cert;
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.get().certified())
+    }
+}
+
+impl ServerTls {
+    /// # Errors
+    /// [`TlsFault::Tls`] if rustls does not take the configuration, which would be a mistake of
+    /// this module.
+    pub fn new(cert: ServerCert) -> Result<Self, TlsFault> {
+        let current = Arc::new(Current(RwLock::new(cert)));
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(VERSIONS)?
+            .with_no_client_auth()
+            .with_cert_resolver(current.clone());
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.ignore_client_order = true;
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.max_early_data_size = 0;
+        config.cert_compressors = Vec::new();
+        config.cert_decompressors = Vec::new();
+        Ok(Self { acceptor: Acceptor(TlsAcceptor::from(Arc::new(config))), current })
+    }
+
+    /// Shakes hands with a client. Sets no time limit: the listener does (10 s).
+    ///
+    /// # Errors
+    /// [`TlsFault::Alpn`] if the client does not ask for `twinlock/1`, [`TlsFault::NotTls`],
+    /// [`TlsFault::Tls`] or [`TlsFault::Io`].
+    pub async fn accept<IO>(&self, io: IO) -> Result<TlsStream<IO>, TlsFault>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let stream = self.acceptor.0.accept(io).await?;
+        // rustls lets a client pass that offers no protocol at all.
+        match stream.get_ref().1.alpn_protocol() {
+            Some(ALPN) => Ok(stream),
+            _ => Err(TlsFault::Alpn),
+        }
+    }
+
+    /// Uses `cert` for every handshake that begins from now on. Live lines stay as they are.
+    pub fn reload(&self, cert: ServerCert) {
+        self.current.set(cert);
+    }
+
+    /// The pin of the certificate in use.
+    #[must_use]
+    pub fn spki_pin(&self) -> TlsPin {
+        self.current.get().pin()
+    }
+
+    /// The last moment of the certificate in use.
+    #[must_use]
+    pub fn expires_at(&self) -> SystemTime {
+        self.current.get().expires_at()
+    }
+}
