@@ -1,6 +1,6 @@
 //! One line once both ends are logged in: a [`Session`] over a stream, driven by one task.
 //!
-//! One task owns the whole line, both directions. [`Line::wait_frame`] is the only place that
+//! One task owns the whole line, both directions. [`Line::wait`] is the only place that
 //! waits: it writes what is outgoing, reads what comes, keeps the timers, and may be cancelled at
 //! any moment without losing anything, so it can stand in a `select!` beside whatever else the
 //! task waits for. Everything else is synchronous: a frame that was begun is whole in the buffer
@@ -67,6 +67,15 @@ impl From<io::Error> for LineError {
     }
 }
 
+/// What [`Line::wait`] waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// A frame can be opened.
+    Frame,
+    /// There is room to send more.
+    Room,
+}
+
 /// A session over a stream.
 pub struct Line<S> {
     io: S,
@@ -116,7 +125,7 @@ impl Input {
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// Takes over a stream on which the handshake has ended.
     pub fn new(io: S, session: Session) -> Self {
-        let now = Instant::now();
+        let now = now();
         Self {
             io,
             session,
@@ -144,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         &self.io
     }
 
-    /// Seals an APP frame; it leaves with the next [`Line::wait_frame`], many in one write.
+    /// Seals an APP frame; it leaves with the next [`Line::wait`], many in one write.
     ///
     /// # Errors
     /// [`SendError`].
@@ -160,28 +169,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 
     /// Starts a rekey now if one may start (client). Says whether it did.
     pub fn start_rekey(&mut self) -> bool {
-        self.session.start_rekey(Instant::now(), &mut OsEntropy)
+        self.session.start_rekey(now(), &mut OsEntropy)
     }
 
-    /// Waits until a whole frame can be opened with [`Line::open_frame`]. Writes, reads and keeps
-    /// time meanwhile. Cancel-safe.
+    /// Waits until a whole frame can be opened with [`Line::open_frame`], or, with `room`, until
+    /// at most so many bytes are outgoing. Writes, reads and keeps time meanwhile. Cancel-safe.
     ///
     /// # Errors
     /// [`LineError`]: call [`Line::finish`], so that a CLOSE that is outgoing leaves.
-    pub async fn wait_frame(&mut self) -> Result<(), LineError> {
-        poll_fn(|cx| self.poll_frame(cx)).await
-    }
-
-    /// Waits until at most `most` bytes are outgoing. Reads nothing; cancel-safe.
-    ///
-    /// # Errors
-    /// [`LineError`].
-    pub async fn drain_to(&mut self, most: usize) -> Result<(), LineError> {
-        poll_fn(|cx| {
-            self.poll_write_out(cx)?;
-            if self.backlog() <= most { Poll::Ready(Ok(())) } else { self.poll_timers(cx) }
-        })
-        .await
+    pub async fn wait(&mut self, room: Option<usize>) -> Result<Wake, LineError> {
+        poll_fn(|cx| self.poll_wake(cx, room)).await
     }
 
     /// Whether a whole frame waits to be opened.
@@ -198,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         })
     }
 
-    /// Opens the frame that [`Line::wait_frame`] waited for; without one, [`Event::Nothing`].
+    /// Opens the frame that [`Line::wait`] waited for; without one, [`Event::Nothing`].
     ///
     /// # Errors
     /// [`LineError`].
@@ -210,20 +207,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         let header = Header::parse(bytes, self.session.due())?;
         let start = self.input.start + HEADER;
         self.input.consume(HEADER + header.len);
-        self.frame_began = None;
+        self.frame_began = (!self.input.pending().is_empty()).then(now);
         let payload = self.input.bytes.get_mut(start..start + header.len).unwrap_or_default();
         if header.frame == FrameType::Error {
             let payload = <[u8; 3]>::try_from(&*payload).unwrap_or_default();
             return Err(LineError::Refused(ErrorCode::parse(payload)));
         }
-        Ok(self.session.handle_frame(header, payload, Instant::now(), &mut OsEntropy)?)
+        Ok(self.session.handle_frame(header, payload, now(), &mut OsEntropy)?)
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LineError>> {
+    fn poll_wake(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: Option<usize>,
+    ) -> Poll<Result<Wake, LineError>> {
         loop {
             self.poll_write_out(cx)?;
             if self.has_frame()? {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(Wake::Frame));
+            }
+            if room.is_some_and(|room| self.backlog() <= room) {
+                return Poll::Ready(Ok(Wake::Room));
             }
             // A peer that takes nothing gets nothing read.
             if self.backlog() > HIGH_WATER {
@@ -248,7 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 }
                 Poll::Ready(Err(error)) => return Err(error.into()),
                 Poll::Pending => {
-                    self.write_stuck.get_or_insert_with(Instant::now);
+                    self.write_stuck.get_or_insert_with(now);
                     return Ok(());
                 }
             }
@@ -261,7 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 }
                 Poll::Ready(Err(error)) => return Err(error.into()),
                 Poll::Pending => {
-                    self.write_stuck.get_or_insert_with(Instant::now);
+                    self.write_stuck.get_or_insert_with(now);
                 }
             }
         }
@@ -292,16 +296,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 }
             }
         }
-        let now = Instant::now();
+        let now = now();
         self.session.handle_bytes(now);
         self.frame_began.get_or_insert(now);
         Ok(Poll::Ready(()))
     }
 
     /// Does what is due and arms the timer for what comes next. `Pending` unless the line ended.
-    fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LineError>> {
+    fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, LineError>> {
         loop {
-            let now = Instant::now();
+            let now = now();
             let half = (!self.input.pending().is_empty())
                 .then_some(self.frame_began)
                 .flatten()
@@ -317,8 +321,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 self.session.handle_timeout(now, &mut OsEntropy)?;
                 self.poll_write_out(cx)?;
             }
-            let Some(next) =
-                [half, stuck, self.session.poll_timeout()].into_iter().flatten().min()
+            let Some(next) = [half, stuck, self.session.poll_timeout()].into_iter().flatten().min()
             else {
                 return Poll::Pending;
             };
@@ -354,6 +357,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         .await;
         linger(&mut self.io).await;
     }
+}
+
+/// The runtime's clock, which tests can move.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// Ends the sending direction, then reads and drops for up to 1 s.

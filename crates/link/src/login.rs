@@ -4,15 +4,13 @@
 //! stand between them; every wait has its deadline (section 9).
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 use twinlock_core::credential::Credential;
-use twinlock_core::frame::{
-    BadHeader, CHALLENGE, Due, ErrorCode, FrameType, HEADER, Header, KE3,
-};
+use twinlock_core::frame::{BadHeader, CHALLENGE, Due, ErrorCode, FrameType, HEADER, Header, KE3};
 use twinlock_core::handshake::{
     AwaitChallenge, Established, Hello, HelloFault, LoginRefused, judge_hello,
 };
@@ -20,7 +18,7 @@ use twinlock_core::id::{CredentialId, ServerKey};
 use twinlock_core::session::{Config, Session};
 
 use crate::OsEntropy;
-use crate::line::{Line, linger};
+use crate::line::{Line, linger, now};
 
 /// From TLS to HELLO (section 9).
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -85,7 +83,7 @@ pub async fn login<S: AsyncRead + AsyncWrite + Unpin>(
         finish()?
     };
     within(PROOF_DEADLINE, async { Ok(io.write_all(&proof).await?) }).await?;
-    Ok(Line::new(io, Session::new(established, config, Instant::now())))
+    Ok(Line::new(io, Session::new(established, config, now())))
 }
 
 /// The server's side of a login, over a stream.
@@ -147,7 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeter<S> {
 
     /// The line, once PROOF has passed.
     pub fn into_line(self, established: Established, config: Config) -> Line<S> {
-        Line::new(self.io, Session::new(established, config, Instant::now()))
+        Line::new(self.io, Session::new(established, config, now()))
     }
 }
 
