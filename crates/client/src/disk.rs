@@ -1,0 +1,107 @@
+//! Private files and directories: made with their mode, never widened, written whole or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Owner only: files that hold secrets or texts.
+const FILE_MODE: u32 = 0o600;
+/// Owner only: the directories they are in.
+const DIR_MODE: u32 = 0o700;
+/// Any right of the group or of others.
+const NOT_OWNER: u32 = 0o077;
+
+/// A file or directory could not be read, made or written.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}: {problem}", path.display())]
+pub struct DiskError {
+    /// Which.
+    pub path: PathBuf,
+    /// The kind, to decide by.
+    pub kind: io::ErrorKind,
+    /// The system's words.
+    pub problem: String,
+}
+
+impl DiskError {
+    /// Joins a path to the system's error, for `map_err`.
+    pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self {
+            path: path.to_path_buf(),
+            kind: error.kind(),
+            problem: error.to_string(),
+        }
+    }
+}
+
+/// Makes `path` and what is missing above it, mode 0700. An existing one is left as it is.
+pub(crate) fn make_dir(path: &Path) -> Result<(), DiskError> {
+    DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(DiskError::at(path))
+}
+
+/// [`make_dir`] for a directory that is ours alone: an existing one is closed to others.
+pub(crate) fn make_private_dir(path: &Path) -> Result<(), DiskError> {
+    make_dir(path)?;
+    close_path_to_others(path)
+}
+
+/// Opens for reading and writing, made with mode 0600 where it is missing.
+pub(crate) fn open_private(path: &Path) -> Result<File, DiskError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+    let file = options.open(path).map_err(DiskError::at(path))?;
+    close_to_others(&file, path)?;
+    Ok(file)
+}
+
+fn close_path_to_others(path: &Path) -> Result<(), DiskError> {
+    let mode = fs::metadata(path).map_err(DiskError::at(path))?.permissions().mode();
+    if mode & NOT_OWNER != 0 {
+        let closed = Permissions::from_mode(mode & 0o7777 & !NOT_OWNER);
+        fs::set_permissions(path, closed).map_err(DiskError::at(path))?;
+    }
+    Ok(())
+}
+
+/// Takes every right from group and others; gives the mode back that was wider.
+pub(crate) fn close_to_others(file: &File, path: &Path) -> Result<Option<u32>, DiskError> {
+    let mode = file.metadata().map_err(DiskError::at(path))?.permissions().mode() & 0o7777;
+    if mode & NOT_OWNER == 0 {
+        return Ok(None);
+    }
+    file.set_permissions(Permissions::from_mode(mode & !NOT_OWNER)).map_err(DiskError::at(path))?;
+    Ok(Some(mode))
+}
+
+/// What to do where the file is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Existing {
+    /// Fail with [`io::ErrorKind::AlreadyExists`].
+    Keep,
+    /// Put the new one in its place.
+    Replace,
+}
+
+/// Writes a file of mode 0600 so that after any crash the old content or the new is there, whole:
+/// a new file beside it, fsync, rename, fsync of the directory.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8], existing: Existing) -> Result<(), DiskError> {
+    let at = || DiskError::at(path);
+    let dir = path.parent().ok_or_else(|| at()(io::ErrorKind::InvalidInput.into()))?;
+    // A leading dot and a tilde: never the name of a profile.
+    let mut file = tempfile::Builder::new()
+        .prefix(".new~")
+        .permissions(Permissions::from_mode(FILE_MODE))
+        .tempfile_in(dir)
+        .map_err(at())?;
+    file.write_all(bytes).map_err(at())?;
+    file.as_file().sync_all().map_err(at())?;
+    match existing {
+        Existing::Keep => file.persist_noclobber(path),
+        Existing::Replace => file.persist(path),
+    }
+    .map_err(|error| at()(error.error))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(DiskError::at(dir))
+}

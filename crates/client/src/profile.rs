@@ -1,0 +1,420 @@
+//! Profiles: who this client is, on which server, and what it trusts.
+//!
+//! One file each, `profiles/NAME.toml`, mode 0600, since it holds the device's secret. It is
+//! written whole or not at all, and an existing one is replaced only on request.
+//!
+//! The server's key is the pin of PROTOCOL section 2. Nothing here changes it in an existing
+//! profile: [`Profile::create`] and [`Profile::replace`] take a whole new profile, and every
+//! smaller change is made to what the file then holds and refused if that is another server,
+//! user or device than this process knows.
+
+mod form;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use twinlock_core::id::{BadName, DeviceId, Name, ServerKey, TlsPin};
+use twinlock_core::keys::DeviceSecret;
+use twinlock_core::session::BindingPolicy;
+use zeroize::Zeroizing;
+
+use crate::disk::{self, Existing};
+use crate::home::{DiskError, Home};
+use form::Form;
+
+/// The profile that is used where none is named.
+pub const DEFAULT: &str = "default";
+/// Bytes of a profile file at most; ours are below 2 KiB, so more is some other file.
+const MAX_FILE: u64 = 64 * 1024;
+/// TLS pins kept at most: the current certificate key, the next, and some to spare.
+pub const MAX_PINS: usize = 8;
+/// Bytes of a device label at most.
+pub const MAX_LABEL: usize = 64;
+
+/// What went wrong with a profile.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ProfileError {
+    /// A profile's name is a name.
+    #[error("'{}' names no profile: {}", got.escape_debug(), BadName)]
+    BadName {
+        /// What was given.
+        got: String,
+    },
+    /// There is none of this name.
+    #[error("there is no profile '{name}' yet: `twinlock join` or `twinlock login` makes one")]
+    Missing {
+        /// Its name.
+        name: Name,
+    },
+    /// There is one already, and replacing was not asked for.
+    #[error("there is a profile '{name}' already: choose another name with --profile")]
+    Exists {
+        /// Its name.
+        name: Name,
+    },
+    /// The file does not say what a profile says.
+    #[error("{}:{line}: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// A new profile that no file can hold.
+    #[error("this makes no profile: {0}")]
+    Unfit(&'static str),
+    /// Another process has put another server, user or device into the profile.
+    #[error("profile '{name}' was replaced by another program meanwhile: start again")]
+    Replaced {
+        /// Its name.
+        name: Name,
+    },
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// How the server's TLS certificate is accepted (PROTOCOL section 1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsTrust {
+    /// By the hash of its public key: one of these, 1 to [`MAX_PINS`], newest first.
+    Pins(Vec<TlsPin>),
+    /// By a CA: one of the system's, or of this PEM file.
+    Ca {
+        /// An absolute path.
+        file: Option<PathBuf>,
+    },
+}
+
+/// What a profile is made from.
+#[derive(Debug)]
+pub struct NewProfile {
+    /// DNS name or IP address without brackets, 1 to 253 bytes of ASCII.
+    pub host: String,
+    /// Not 0.
+    pub port: u16,
+    /// Who the server is.
+    pub server_key: ServerKey,
+    /// How its TLS certificate is accepted.
+    pub tls: TlsTrust,
+    /// What to do when TLS is cut; [`BindingPolicy::Warn`] unless the person says otherwise.
+    pub binding: BindingPolicy,
+    /// Who this is.
+    pub user: Name,
+    /// This device's credential id.
+    pub device: DeviceId,
+    /// Its secret.
+    pub secret: DeviceSecret,
+    /// What the person calls it, at most [`MAX_LABEL`] bytes.
+    pub label: String,
+    /// The highest protocol version used with this server so far, at least 1.
+    pub min_version: u8,
+    /// Now, in ms since 1970 UTC.
+    pub created_ms: u64,
+}
+
+/// One profile, as its file says.
+#[derive(Debug)]
+pub struct Profile {
+    name: Name,
+    form: Form,
+}
+
+/// The name to use: the one asked for, else `TWINLOCK_PROFILE` of `env`, else [`DEFAULT`].
+///
+/// # Errors
+/// [`ProfileError::BadName`].
+pub fn choose(
+    asked: Option<&str>,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Result<Name, ProfileError> {
+    let name = match (asked, env("TWINLOCK_PROFILE")) {
+        (Some(asked), _) => asked.to_owned(),
+        (None, Some(name)) if !name.is_empty() => name.to_string_lossy().into_owned(),
+        _ => DEFAULT.to_owned(),
+    };
+    Name::new(&name).map_err(|BadName| ProfileError::BadName { got: name })
+}
+
+/// The names of all profiles, in order. Other files in the directory are passed over.
+///
+/// # Errors
+/// [`DiskError`]; a directory that is not there holds none.
+pub fn list(home: &Home) -> Result<Vec<Name>, DiskError> {
+    let dir = home.profiles();
+    let entries = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(DiskError::at(&dir))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let file = entry.map_err(DiskError::at(&dir))?.file_name();
+        let name = file.to_str().and_then(|file| file.strip_suffix(".toml"));
+        names.extend(name.and_then(|name| Name::new(name).ok()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+impl Profile {
+    /// Reads a profile. A file that others may read is closed to them, with a warning in the log:
+    /// whoever had access may have the secret.
+    ///
+    /// # Errors
+    /// [`ProfileError::Missing`], [`ProfileError::Malformed`] (also for a key this version does
+    /// not know), [`ProfileError::Disk`].
+    pub fn load(home: &Home, name: &Name) -> Result<Self, ProfileError> {
+        let path = path(home, name);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(ProfileError::Missing { name: name.clone() });
+            }
+            file => file.map_err(DiskError::at(&path))?,
+        };
+        if let Some(mode) = disk::close_to_others(&file, &path)? {
+            tracing::warn!(
+                path = %path.display(),
+                "the profile was open to others (mode {mode:03o}) and is closed now; \
+                 if they may have read it, revoke this device and enrol a new one"
+            );
+        }
+        let text = read(file, &path)?;
+        Ok(Self { name: name.clone(), form: form::parse(&text, &path)? })
+    }
+
+    /// Writes a profile that does not exist yet. When this returns it is on disk.
+    ///
+    /// # Errors
+    /// [`ProfileError::Exists`], [`ProfileError::Unfit`], [`ProfileError::Disk`].
+    pub fn create(home: &Home, name: &Name, new: NewProfile) -> Result<Self, ProfileError> {
+        let form = Form::new(new)?;
+        write(home, name, &form, Existing::Keep)?;
+        Ok(Self { name: name.clone(), form })
+    }
+
+    /// Writes a profile whether or not there is one: server, user and device may be others.
+    /// Where the server is the same, the minimum version stays at least what it was.
+    ///
+    /// # Errors
+    /// [`ProfileError::Unfit`], [`ProfileError::Disk`].
+    pub fn replace(home: &Home, name: &Name, new: NewProfile) -> Result<Self, ProfileError> {
+        let mut form = Form::new(new)?;
+        let _lock = home.lock(name, LOCK)?;
+        // A file that cannot be read may be replaced; it has no minimum to keep.
+        if let Ok(old) = Self::load(home, name)
+            && old.form.server_key == form.server_key
+        {
+            form.min_version = form.min_version.max(old.form.min_version);
+        }
+        write(home, name, &form, Existing::Replace)?;
+        Ok(Self { name: name.clone(), form })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The server's DNS name, or IP address without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.form.host
+    }
+
+    /// The server's port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.form.port
+    }
+
+    /// Who the server must be.
+    #[must_use]
+    pub fn server_key(&self) -> &ServerKey {
+        &self.form.server_key
+    }
+
+    /// How its TLS certificate is accepted.
+    #[must_use]
+    pub fn tls(&self) -> TlsTrust {
+        self.form.trust()
+    }
+
+    /// What to do when TLS is cut.
+    #[must_use]
+    pub fn binding(&self) -> BindingPolicy {
+        self.form.binding
+    }
+
+    /// Who this is.
+    #[must_use]
+    pub fn user(&self) -> &Name {
+        &self.form.user
+    }
+
+    /// This device's credential id.
+    #[must_use]
+    pub fn device(&self) -> &DeviceId {
+        &self.form.device.id
+    }
+
+    /// This device's secret.
+    #[must_use]
+    pub fn secret(&self) -> &DeviceSecret {
+        &self.form.device.secret
+    }
+
+    /// What the person calls this device.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.form.device.label
+    }
+
+    /// The lowest protocol version to use with this server.
+    #[must_use]
+    pub fn min_version(&self) -> u8 {
+        self.form.min_version
+    }
+
+    /// When it was made, in ms since 1970 UTC.
+    #[must_use]
+    pub fn created_ms(&self) -> u64 {
+        self.form.created_ms
+    }
+
+    /// Takes over the pins that the server named inside lock 2, newest first, at most
+    /// [`MAX_PINS`]. Nothing changes in a profile that trusts a CA, or when none are named.
+    ///
+    /// # Errors
+    /// [`ProfileError`]; the profile is as before then.
+    pub fn learn_pins(&mut self, home: &Home, pins: &[TlsPin]) -> Result<(), ProfileError> {
+        let mut learned: Vec<TlsPin> = Vec::new();
+        for pin in pins {
+            if !learned.contains(pin) && learned.len() < MAX_PINS {
+                learned.push(*pin);
+            }
+        }
+        match self.tls() {
+            TlsTrust::Pins(known) if !learned.is_empty() && known != learned => {
+                self.change(home, |form| {
+                    if matches!(form.trust(), TlsTrust::Pins(_)) {
+                        form.set_trust(TlsTrust::Pins(learned));
+                    }
+                    Ok(())
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers that `version` was used with this server (learned from READY only, PROTOCOL
+    /// section 5). Never goes down.
+    ///
+    /// # Errors
+    /// [`ProfileError`]; the profile is as before then.
+    pub fn raise_min_version(&mut self, home: &Home, version: u8) -> Result<(), ProfileError> {
+        if version <= self.min_version() {
+            return Ok(());
+        }
+        self.change(home, |form| {
+            form.min_version = form.min_version.max(version);
+            Ok(())
+        })
+    }
+
+    /// Sets what to do when TLS is cut.
+    ///
+    /// # Errors
+    /// [`ProfileError`]; the profile is as before then.
+    pub fn set_binding(&mut self, home: &Home, binding: BindingPolicy) -> Result<(), ProfileError> {
+        self.change(home, |form| {
+            form.binding = binding;
+            Ok(())
+        })
+    }
+
+    /// Sets how the TLS certificate is accepted.
+    ///
+    /// # Errors
+    /// [`ProfileError`]; the profile is as before then.
+    pub fn set_tls(&mut self, home: &Home, tls: TlsTrust) -> Result<(), ProfileError> {
+        self.change(home, |form| {
+            form.set_trust(tls);
+            Ok(())
+        })
+    }
+
+    /// Sets where the server is; it stays the same server, by its key.
+    ///
+    /// # Errors
+    /// [`ProfileError`]; the profile is as before then.
+    pub fn set_address(&mut self, home: &Home, host: &str, port: u16) -> Result<(), ProfileError> {
+        self.change(home, |form| {
+            host.clone_into(&mut form.host);
+            form.port = port;
+            Ok(())
+        })
+    }
+
+    /// Changes what the file holds now, under the lock, so that two processes lose nothing of
+    /// each other's.
+    fn change(
+        &mut self,
+        home: &Home,
+        change: impl FnOnce(&mut Form) -> Result<(), ProfileError>,
+    ) -> Result<(), ProfileError> {
+        let _lock = home.lock(&self.name, LOCK)?;
+        let mut form = Self::load(home, &self.name)?.form;
+        if form.server_key != self.form.server_key
+            || form.user != self.form.user
+            || form.device.id != self.form.device.id
+        {
+            return Err(ProfileError::Replaced { name: self.name.clone() });
+        }
+        change(&mut form)?;
+        form.check()?;
+        write(home, &self.name, &form, Existing::Replace)?;
+        self.form = form;
+        Ok(())
+    }
+}
+
+/// The lock under which a profile's file is changed.
+const LOCK: &str = "profile";
+
+fn path(home: &Home, name: &Name) -> PathBuf {
+    home.profiles().join(format!("{name}.toml"))
+}
+
+fn read(file: File, path: &Path) -> Result<Zeroizing<String>, ProfileError> {
+    // Room for all of it at once: a buffer that grows leaves copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_FILE as usize + 1));
+    match file.take(MAX_FILE + 1).read_to_string(&mut text) {
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            Err(malformed(path, "this is not UTF-8"))
+        }
+        Err(error) => Err(DiskError::at(path)(error).into()),
+        Ok(read) if read as u64 > MAX_FILE => Err(malformed(path, "this is too long")),
+        Ok(_) => Ok(text),
+    }
+}
+
+fn malformed(path: &Path, problem: &str) -> ProfileError {
+    ProfileError::Malformed { path: path.to_path_buf(), line: 1, problem: problem.to_owned() }
+}
+
+fn write(home: &Home, name: &Name, form: &Form, existing: Existing) -> Result<(), ProfileError> {
+    home.make_profiles()?;
+    let text = form::print(form)?;
+    disk::write_whole(&path(home, name), text.as_bytes(), existing).map_err(|error| {
+        match error.kind {
+            ErrorKind::AlreadyExists => ProfileError::Exists { name: name.clone() },
+            _ => error.into(),
+        }
+    })
+}
