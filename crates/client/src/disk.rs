@@ -57,6 +57,16 @@ pub(crate) fn open_private(path: &Path) -> Result<File, DiskError> {
     Ok(file)
 }
 
+/// Makes an empty file of mode 0600 where none is, and closes an existing one to others, without
+/// opening that: POSIX drops a process's locks on a file, SQLite's too, when any descriptor closes.
+pub(crate) fn make_private_file(path: &Path) -> Result<(), DiskError> {
+    let mut options = OpenOptions::new();
+    match options.write(true).create_new(true).mode(FILE_MODE).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => close_path_to_others(path),
+        made => made.map(drop).map_err(DiskError::at(path)),
+    }
+}
+
 fn close_path_to_others(path: &Path) -> Result<(), DiskError> {
     let mode = fs::metadata(path).map_err(DiskError::at(path))?.permissions().mode();
     if mode & NOT_OWNER != 0 {

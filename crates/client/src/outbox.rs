@@ -1,0 +1,434 @@
+//! Messages on their way out: kept on disk until the server has them on its own.
+//!
+//! [`Outbox::enqueue`] returns when the message would survive a kill. From then on it is sent
+//! again and again with the same id until an ack or a refusal comes; the server records an id
+//! once, so sending twice is harmless, and nothing here has to be exactly right about who sends.
+//!
+//! Several processes may send from one outbox. [`Outbox::claim`] hands each message to one of
+//! them, and while one holds messages for a target the others get none for it, so that the order
+//! per target stays the order of enqueueing. A claim ends with its process or with
+//! [`Outbox::release`]; until then others may watch [`Outbox::outcome`].
+
+use bytes::Bytes;
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+use twinlock_core::Entropy;
+use twinlock_core::id::{ConversationId, Link, MessageId, Name, Salt};
+use twinlock_core::limits::MAX_TEXT;
+use twinlock_core::proto::Why;
+
+use crate::receipts::{self, Known};
+use crate::state::{State, StateError, int, uint};
+
+const PENDING: i64 = 0;
+const RECORDED: i64 = 1;
+const REFUSED: i64 = 2;
+
+/// The server's word that a message is on its disk (PROTOCOL section 7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ack {
+    /// Where it is.
+    pub conversation: ConversationId,
+    /// Its number there, from 1.
+    pub n: u64,
+    /// When it was recorded, in ms since 1970 UTC, by the server's clock.
+    pub time_ms: u64,
+    /// `None` where the entry is erased already.
+    pub salt: Option<Salt>,
+    /// `link_n`.
+    pub link: Link,
+}
+
+/// A message that has neither ack nor refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// Its id, the same each time it is sent.
+    pub message_id: MessageId,
+    /// A room's name, or `@` and a user's.
+    pub target: String,
+    /// At most [`MAX_TEXT`] bytes.
+    pub body: Bytes,
+    /// When it was written, in ms since 1970 UTC, by this machine's clock.
+    pub enqueued_ms: u64,
+}
+
+/// A message that the server will not record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The message.
+    pub message: Pending,
+    /// The server's reason.
+    pub why: Why,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing yet.
+    Pending,
+    /// It is on the server's disk.
+    Recorded(Ack),
+    /// It will not be.
+    Refused(Why),
+}
+
+/// A fresh message id: 48 bits of milliseconds, then 80 random bits.
+///
+/// Time first, because the server keeps an index of all ids: neighbours in time are neighbours
+/// there, and an append touches pages that are in memory. It tells the server and the readers
+/// when the message was written, which for one that waited offline is before the recorded time.
+pub fn message_id(now_ms: u64, entropy: &mut (impl Entropy + ?Sized)) -> MessageId {
+    let [_, _, time @ ..] = now_ms.to_be_bytes();
+    let mut id = [0; 16];
+    let (head, random) = id.split_at_mut(time.len());
+    head.copy_from_slice(&time);
+    entropy.fill(random);
+    MessageId(id)
+}
+
+/// The outbox of one account.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    state: State,
+}
+
+impl Outbox {
+    pub(crate) fn new(state: State) -> Self {
+        Self { state }
+    }
+
+    /// Keeps a message for `target`, a room's name or `@` and a user's. When this returns, it is
+    /// on disk.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing is kept then.
+    pub fn enqueue(
+        &self,
+        target: &str,
+        body: &[u8],
+        now_ms: u64,
+        entropy: &mut (impl Entropy + ?Sized),
+    ) -> Result<MessageId, StateError> {
+        let ids = self.enqueue_many([(target, body)], now_ms, entropy)?;
+        ids.into_iter().next().ok_or_else(|| StateError::Database("nothing was kept".to_owned()))
+    }
+
+    /// Keeps messages, all or none, in this order, with one sync of the disk.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing is kept then.
+    pub fn enqueue_many<'a>(
+        &self,
+        messages: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        now_ms: u64,
+        entropy: &mut (impl Entropy + ?Sized),
+    ) -> Result<Vec<MessageId>, StateError> {
+        let time = int(now_ms)?;
+        self.state.write(|tx| {
+            let mut insert = tx.prepare_cached(
+                "INSERT INTO outbox (account, message_id, target, body, enqueued_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?;
+            let mut ids = Vec::new();
+            for (target, body) in messages {
+                check(target, body)?;
+                let id = message_id(now_ms, entropy);
+                insert.execute(params![self.state.account(), id.0, target, body, time])?;
+                ids.push(id);
+            }
+            Ok(ids)
+        })
+    }
+
+    /// The oldest pending messages, whoever has claimed them, in the order of enqueueing; at
+    /// most `limit`.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn pending(&self, limit: usize) -> Result<Vec<Pending>, StateError> {
+        self.state.read(|tx| {
+            let mut select = tx.prepare_cached(
+                "SELECT message_id, target, body, enqueued_ms FROM outbox
+                 WHERE account = ?1 AND state = 0 ORDER BY seq LIMIT ?2",
+            )?;
+            let rows =
+                select.query_map(params![self.state.account(), row_limit(limit)], pending)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Takes the oldest pending messages that nobody has claimed, of targets for which no other
+    /// living process holds any; at most `limit`, in the order of enqueueing. They stay pending,
+    /// and this process's, until they are marked or released.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn claim(&self, limit: usize) -> Result<Vec<Pending>, StateError> {
+        self.state.write_claims(|tx, me, is_alive| {
+            free_claims_of_the_dead(tx, me, is_alive)?;
+            let mut select = tx.prepare_cached(
+                "SELECT message_id, target, body, enqueued_ms FROM outbox
+                 WHERE account = ?1 AND state = 0 AND claimed_by IS NULL AND target NOT IN (
+                     SELECT target FROM outbox
+                     WHERE claimed_by IS NOT NULL AND claimed_by != ?2 AND account = ?1)
+                 ORDER BY seq LIMIT ?3",
+            )?;
+            let rows =
+                select.query_map(params![self.state.account(), me, row_limit(limit)], pending)?;
+            let claimed = rows.collect::<Result<Vec<_>, _>>()?;
+            let mut update =
+                tx.prepare_cached("UPDATE outbox SET claimed_by = ?2 WHERE message_id = ?1")?;
+            for message in &claimed {
+                update.execute(params![message.message_id.0, me])?;
+            }
+            Ok(claimed)
+        })
+    }
+
+    /// Gives back what this process has claimed and not marked: after a lost line, to begin
+    /// again with the oldest, or to let another process send.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn release(&self) -> Result<(), StateError> {
+        self.state.write_claims(|tx, me, _| {
+            tx.execute("UPDATE outbox SET claimed_by = NULL WHERE claimed_by = ?1", [me])?;
+            Ok(())
+        })
+    }
+
+    /// Notes that a message is on the server's disk; see [`Self::mark_recorded_many`].
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn mark_recorded(&self, message_id: &MessageId, ack: &Ack) -> Result<(), StateError> {
+        self.mark_recorded_many(&[(*message_id, *ack)])
+    }
+
+    /// Notes acks, all or none, with one sync of the disk: the messages are pending no more,
+    /// their texts are removed here, and their links are kept as receipts. The same ack again
+    /// changes nothing; one for an unknown message leaves its receipt only. An ack beats a
+    /// refusal.
+    ///
+    /// # Errors
+    /// [`StateError::Conflict`] and [`StateError::AckChanged`] are tamper evidence; nothing is
+    /// noted then, nor at any other [`StateError`].
+    pub fn mark_recorded_many(&self, acks: &[(MessageId, Ack)]) -> Result<(), StateError> {
+        self.state.write(|tx| {
+            for (message_id, ack) in acks {
+                let known = Known {
+                    conversation: ack.conversation,
+                    n: ack.n,
+                    link: ack.link,
+                    time_ms: ack.time_ms,
+                };
+                receipts::keep_own(tx, self.state.server(), &known)?;
+                record(tx, self.state.account(), message_id, ack)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Notes that the server will not record a message. It is kept, to be shown and
+    /// [discarded](Self::discard). A message that was recorded stays recorded.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn mark_refused(&self, message_id: &MessageId, why: Why) -> Result<(), StateError> {
+        self.state.write(|tx| {
+            tx.execute(
+                "UPDATE outbox SET state = ?3, why = ?4, claimed_by = NULL
+                 WHERE account = ?1 AND message_id = ?2 AND state = 0",
+                params![self.state.account(), message_id.0, REFUSED, why as i32],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// What became of a message; `None` where it is not known, or recorded and forgotten.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn outcome(&self, message_id: &MessageId) -> Result<Option<Outcome>, StateError> {
+        self.state.read(|tx| outcome(tx, self.state.account(), message_id))
+    }
+
+    /// [`Self::outcome`] of several, in their order, at one moment.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn outcomes(&self, ids: &[MessageId]) -> Result<Vec<Option<Outcome>>, StateError> {
+        let account = self.state.account();
+        self.state.read(|tx| ids.iter().map(|id| outcome(tx, account, id)).collect())
+    }
+
+    /// The refused messages that were not discarded, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn refused(&self, limit: usize) -> Result<Vec<Refused>, StateError> {
+        self.state.read(|tx| {
+            let mut select = tx.prepare_cached(
+                "SELECT message_id, target, body, enqueued_ms, why FROM outbox
+                 WHERE account = ?1 AND state = ?2 ORDER BY seq LIMIT ?3",
+            )?;
+            let refused =
+                |row: &Row<'_>| Ok(Refused { message: pending(row)?, why: why(row.get("why")?) });
+            let rows = select
+                .query_map(params![self.state.account(), REFUSED, row_limit(limit)], refused)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// How many messages are pending.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn pending_count(&self) -> Result<u64, StateError> {
+        let count = "SELECT COUNT(*) FROM outbox WHERE account = ?1 AND state = 0";
+        self.state
+            .read(|tx| Ok(uint(tx.query_row(count, [self.state.account()], |row| row.get(0))?)))
+    }
+
+    /// How many messages are pending for other accounts that this profile was before it was
+    /// replaced. They are not sent unless it becomes that account again.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn stranded_count(&self) -> Result<u64, StateError> {
+        let count = "SELECT COUNT(*) FROM outbox WHERE account != ?1 AND state = 0";
+        self.state
+            .read(|tx| Ok(uint(tx.query_row(count, [self.state.account()], |row| row.get(0))?)))
+    }
+
+    /// Removes a message that is pending or refused. A pending one may have reached the server
+    /// already. `false`: there is none such.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn discard(&self, message_id: &MessageId) -> Result<bool, StateError> {
+        self.state.write(|tx| {
+            let removed = tx.execute(
+                "DELETE FROM outbox WHERE account = ?1 AND message_id = ?2 AND state != ?3",
+                params![self.state.account(), message_id.0, RECORDED],
+            )?;
+            Ok(removed > 0)
+        })
+    }
+
+    /// Forgets messages that were recorded before `before_ms`, by the server's clock; how many.
+    /// Their receipts stay.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn forget(&self, before_ms: u64) -> Result<u64, StateError> {
+        let before = i64::try_from(before_ms).unwrap_or(i64::MAX);
+        self.state.write(|tx| {
+            let forgotten = tx.execute(
+                "DELETE FROM outbox WHERE state = 1 AND time_ms < ?2 AND account = ?1",
+                params![self.state.account(), before],
+            )?;
+            Ok(forgotten as u64)
+        })
+    }
+}
+
+fn check(target: &str, body: &[u8]) -> Result<(), StateError> {
+    // One spelling a target, or its order would fall apart.
+    if Name::new(target.strip_prefix('@').unwrap_or(target)).is_err() {
+        return Err(StateError::BadTarget { got: target.to_owned() });
+    }
+    if body.len() > MAX_TEXT {
+        return Err(StateError::TooLarge { got: body.len(), max: MAX_TEXT });
+    }
+    Ok(())
+}
+
+fn free_claims_of_the_dead(
+    tx: &Transaction<'_>,
+    me: &str,
+    is_alive: &dyn Fn(&str) -> bool,
+) -> Result<(), StateError> {
+    let mut select = tx.prepare_cached(
+        "SELECT DISTINCT claimed_by FROM outbox WHERE claimed_by IS NOT NULL AND claimed_by != ?1",
+    )?;
+    let others = select.query_map([me], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    for other in others.iter().filter(|other| !is_alive(other)) {
+        tx.execute("UPDATE outbox SET claimed_by = NULL WHERE claimed_by = ?1", [other])?;
+    }
+    Ok(())
+}
+
+fn record(
+    tx: &Transaction<'_>,
+    account: i64,
+    message_id: &MessageId,
+    ack: &Ack,
+) -> Result<(), StateError> {
+    match outcome(tx, account, message_id)? {
+        None => Ok(()),
+        // The salt is not compared: it goes when the entry is erased.
+        Some(Outcome::Recorded(known)) if (Ack { salt: ack.salt, ..known }) == *ack => Ok(()),
+        Some(Outcome::Recorded(_)) => Err(StateError::AckChanged { message_id: *message_id }),
+        Some(Outcome::Pending | Outcome::Refused(_)) => {
+            let mut update = tx.prepare_cached(
+                "UPDATE outbox SET state = ?3, conversation = ?4, n = ?5, time_ms = ?6, salt = ?7,
+                     link = ?8, body = x'', claimed_by = NULL, why = NULL
+                 WHERE account = ?1 AND message_id = ?2",
+            )?;
+            update.execute(params![
+                account,
+                message_id.0,
+                RECORDED,
+                int(ack.conversation)?,
+                int(ack.n)?,
+                int(ack.time_ms)?,
+                ack.salt.map(|salt| salt.0),
+                ack.link.0,
+            ])?;
+            Ok(())
+        }
+    }
+}
+
+fn outcome(
+    tx: &Transaction<'_>,
+    account: i64,
+    message_id: &MessageId,
+) -> Result<Option<Outcome>, StateError> {
+    let mut select = tx.prepare_cached(
+        "SELECT state, why, conversation, n, time_ms, salt, link FROM outbox
+         WHERE account = ?1 AND message_id = ?2",
+    )?;
+    let read = |row: &Row<'_>| {
+        Ok(match row.get("state")? {
+            PENDING => Outcome::Pending,
+            RECORDED => Outcome::Recorded(Ack {
+                conversation: uint(row.get("conversation")?),
+                n: uint(row.get("n")?),
+                time_ms: uint(row.get("time_ms")?),
+                salt: row.get::<_, Option<_>>("salt")?.map(Salt),
+                link: Link(row.get("link")?),
+            }),
+            _ => Outcome::Refused(why(row.get("why")?)),
+        })
+    };
+    Ok(select.query_row(params![account, message_id.0], read).optional()?)
+}
+
+fn pending(row: &Row<'_>) -> rusqlite::Result<Pending> {
+    Ok(Pending {
+        message_id: MessageId(row.get("message_id")?),
+        target: row.get("target")?,
+        body: row.get::<_, Vec<u8>>("body")?.into(),
+        enqueued_ms: uint(row.get("enqueued_ms")?),
+    })
+}
+
+/// A reason of a later version is some reason.
+fn why(stored: Option<i32>) -> Why {
+    stored.and_then(|why| Why::try_from(why).ok()).unwrap_or(Why::None)
+}
+
+fn row_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,386 @@
+//! The database of one profile, `state/NAME/state.db`: what the outbox and the receipts share.
+//!
+//! SQLite in WAL mode with `synchronous=FULL`, mode 0600, so what a call has written when it
+//! returns survives a kill and a power cut. One file for both, because the ack of a message and
+//! its receipt belong into one transaction. Several processes may have it open; within one
+//! process all handles share one connection. Every call blocks: from async code, call it on a
+//! thread that may.
+//!
+//! Everything is kept by account (server key and user): a profile that is replaced finds an
+//! empty outbox, and what was written for the other server is neither sent nor lost.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
+use rusqlite_migration::{M, Migrations, SchemaVersion};
+use thiserror::Error;
+use twinlock_core::id::{ConversationId, Link, MessageId, Name, ServerKey};
+
+use crate::disk;
+use crate::home::{DiskError, Home};
+use crate::outbox::Outbox;
+use crate::profile::Profile;
+use crate::receipts::Receipts;
+
+/// How a call waits for another process's write, which takes milliseconds: it looks often for a
+/// quarter of a second, then every 2 ms, and gives up after about ten seconds, which are for a
+/// machine that was put to sleep or a disk that is. SQLite's own handler sleeps up to 100 ms and
+/// hardly ever hits the gaps that a process leaves that writes all the time.
+fn wait(tries: i32) -> bool {
+    thread::sleep(Duration::from_micros(if tries < 1000 { 200 } else { 2000 }));
+    tries < 6000
+}
+
+/// The lock under which the database is opened and claimers come up.
+const OPENING: &str = "opening";
+
+/// The numbered schema files; only ever added to.
+const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("../migrations/0001_state.sql"))];
+
+/// What went wrong with the client's state.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StateError {
+    /// A file or directory failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A newer version of this program has been here.
+    #[error(
+        "{} was written by a newer version (schema {found}, this one knows {known}): update this program",
+        path.display()
+    )]
+    NewerSchema {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: usize,
+        /// The newest this version knows.
+        known: usize,
+    },
+    /// The disk is full.
+    #[error("the disk that holds this profile's state is full")]
+    Full,
+    /// Another process held the database for longer than a write can take.
+    #[error("another program holds this profile's state: try again")]
+    Busy,
+    /// Anything else SQLite says.
+    #[error("this profile's state failed: {0}")]
+    Database(String),
+    /// A message is longer than an entry may be.
+    #[error("the message has {got} bytes, at most {max} are possible")]
+    TooLarge {
+        /// Its length in bytes.
+        got: usize,
+        /// [`twinlock_core::limits::MAX_TEXT`].
+        max: usize,
+    },
+    /// This is no target of a message.
+    #[error("'{}' is neither a room name nor @ and a user name", got.escape_debug())]
+    BadTarget {
+        /// What was given.
+        got: String,
+    },
+    /// A number that the server named is none that a record can have.
+    #[error("{got} is no number of an entry, a conversation or a time")]
+    OutOfRange {
+        /// The number.
+        got: u64,
+    },
+    /// Tamper evidence: the server now gives another link for an entry than it did before.
+    #[error(
+        "entry {n} of conversation {conversation} was changed: its link was {known}, now it is {got}"
+    )]
+    Conflict {
+        /// The conversation.
+        conversation: ConversationId,
+        /// The entry.
+        n: u64,
+        /// The link that was kept.
+        known: Link,
+        /// The link that came.
+        got: Link,
+    },
+    /// Tamper evidence: a message was acknowledged at another place than before, though the same
+    /// id always gets the first place's ack.
+    #[error("message {message_id} was recorded at one place and is now acknowledged at another")]
+    AckChanged {
+        /// The message.
+        message_id: MessageId,
+    },
+}
+
+impl From<rusqlite::Error> for StateError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full,
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
+            _ => Self::Database(error.to_string()),
+        }
+    }
+}
+
+/// The open state of one profile, for one account. Clones share it.
+#[derive(Debug, Clone)]
+pub struct State {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    home: Home,
+    profile: Name,
+    server: i64,
+    account: i64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    conn: Connection,
+    claimer: Option<Claimer>,
+}
+
+impl State {
+    /// Opens the state of a profile, made where it is missing.
+    ///
+    /// # Errors
+    /// [`StateError`]; [`StateError::NewerSchema`] leaves the file untouched.
+    pub fn open(home: &Home, profile: &Profile) -> Result<Self, StateError> {
+        Self::open_for(home, profile.name(), profile.server_key(), profile.user())
+    }
+
+    /// [`Self::open`] by the profile's name and the account.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn open_for(
+        home: &Home,
+        profile: &Name,
+        server_key: &ServerKey,
+        user: &Name,
+    ) -> Result<Self, StateError> {
+        let dir = home.make_state(profile)?;
+        // One at a time: SQLite's busy handler does not cover the switch to WAL.
+        let _opening = home.lock(profile, OPENING)?;
+        Claimer::sweep(&dir)?;
+        let mut conn = connect(&dir.join("state.db"))?;
+        let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        tx.execute("INSERT OR IGNORE INTO server (key) VALUES (?1)", [server_key.0])?;
+        let server: i64 =
+            tx.query_row("SELECT id FROM server WHERE key = ?1", [server_key.0], |row| row.get(0))?;
+        let account = params![server, user.as_str()];
+        tx.execute("INSERT OR IGNORE INTO account (server, user) VALUES (?1, ?2)", account)?;
+        let account: i64 = tx.query_row(
+            "SELECT id FROM account WHERE server = ?1 AND user = ?2",
+            account,
+            |row| row.get(0),
+        )?;
+        tx.commit()?;
+        let inner = Mutex::new(Inner { conn, claimer: None });
+        let (home, profile) = (home.clone(), profile.clone());
+        Ok(Self { shared: Arc::new(Shared { home, profile, server, account, inner }) })
+    }
+
+    /// The messages on their way out.
+    #[must_use]
+    pub fn outbox(&self) -> Outbox {
+        Outbox::new(self.clone())
+    }
+
+    /// The links that are known.
+    #[must_use]
+    pub fn receipts(&self) -> Receipts {
+        Receipts::new(self.clone())
+    }
+
+    /// A number that is another one after another process has written. Cheap: it reads no table.
+    /// Writes of this process do not move it.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn changes(&self) -> Result<i64, StateError> {
+        Ok(self.lock().conn.query_row("PRAGMA data_version", [], |row| row.get(0))?)
+    }
+
+    pub(crate) fn server(&self) -> i64 {
+        self.shared.server
+    }
+
+    pub(crate) fn account(&self) -> i64 {
+        self.shared.account
+    }
+
+    /// Reads; each call sees one moment.
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&Transaction<'_>) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        let mut inner = self.lock();
+        let tx = inner.conn.transaction_with_behavior(TransactionBehavior::Deferred)?;
+        read(&tx)
+    }
+
+    /// Writes; on disk when it returns `Ok`, not at all when it returns `Err`.
+    pub(crate) fn write<T>(
+        &self,
+        write: impl FnOnce(&Transaction<'_>) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        // Immediate: a transaction that reads first and then finds another writer cannot wait.
+        let mut inner = self.lock();
+        let tx = inner.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let done = write(&tx)?;
+        tx.commit()?;
+        Ok(done)
+    }
+
+    /// [`Self::write`] for one that claims: with this handle's name among claimers and a
+    /// question whether another one is alive.
+    pub(crate) fn write_claims<T>(
+        &self,
+        write: impl FnOnce(&Transaction<'_>, &str, &dyn Fn(&str) -> bool) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        let mut inner = self.lock();
+        let Inner { conn, claimer } = &mut *inner;
+        let claimer = match claimer {
+            Some(claimer) => claimer,
+            none => none.insert(Claimer::new(&self.shared.home, &self.shared.profile)?),
+        };
+        let dir = self.shared.home.state(&self.shared.profile);
+        let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let done = write(&tx, &claimer.name, &|other| Claimer::is_alive(&dir, other))?;
+        tx.commit()?;
+        Ok(done)
+    }
+
+    /// A panic elsewhere leaves nothing half done: transactions roll back when dropped.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, StateError> {
+    // SQLite gives the mode of the database to the files it makes beside it.
+    disk::make_private_file(path)?;
+    let mut conn = Connection::open(path)?;
+    conn.busy_handler(Some(wait))?;
+    let migrations = Migrations::from_slice(MIGRATIONS);
+    let database = |error: rusqlite_migration::Error| match error {
+        rusqlite_migration::Error::RusqliteError { err, .. } => err.into(),
+        other => StateError::Database(other.to_string()),
+    };
+    if let SchemaVersion::Outside(found) = migrations.current_version(&conn).map_err(database)? {
+        let (found, known) = (found.get(), MIGRATIONS.len());
+        return Err(StateError::NewerSchema { path: path.to_path_buf(), found, known });
+    }
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "trusted_schema", false)?;
+    // Texts that were recorded leave no trace in free pages.
+    conn.pragma_update(None, "secure_delete", true)?;
+    migrations.to_latest(&mut conn).map_err(database)?;
+    Ok(conn)
+}
+
+/// Who claims messages: a file under lock, so that the system itself tells when its holder died.
+/// A lease in seconds would make the next process wait after a kill.
+#[derive(Debug)]
+struct Claimer {
+    name: String,
+    path: PathBuf,
+    _file: File,
+}
+
+impl Claimer {
+    fn new(home: &Home, profile: &Name) -> Result<Self, StateError> {
+        // Against a sweep between making the file and locking it.
+        let _opening = home.lock(profile, OPENING)?;
+        let mut id = [0; 8];
+        getrandom::fill(&mut id).map_err(|error| StateError::Database(error.to_string()))?;
+        let name = data_encoding::HEXLOWER.encode(&id);
+        let path = Self::path(&home.state(profile), &name);
+        let file = disk::open_private(&path)?;
+        file.lock().map_err(DiskError::at(&path))?;
+        Ok(Self { name, path, _file: file })
+    }
+
+    fn path(dir: &Path, name: &str) -> PathBuf {
+        dir.join(format!("claim-{name}.lock"))
+    }
+
+    /// Removes what claimers left that were killed; under the lock [`OPENING`].
+    fn sweep(dir: &Path) -> Result<(), DiskError> {
+        for entry in fs::read_dir(dir).map_err(DiskError::at(dir))? {
+            let file = entry.map_err(DiskError::at(dir))?.file_name();
+            let name = file.to_str().and_then(|file| file.strip_prefix("claim-"));
+            if let Some(name) = name.and_then(|name| name.strip_suffix(".lock")) {
+                Self::is_alive(dir, name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the claimer `name` still runs; removes what a dead one left. On doubt it does
+    /// not: a claim saves work, it decides nothing.
+    fn is_alive(dir: &Path, name: &str) -> bool {
+        let path = Self::path(dir, name);
+        let Ok(file) = File::open(&path) else { return false };
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            return true;
+        }
+        // A file that stays is looked at once more, no harm.
+        fs::remove_file(&path).ok();
+        false
+    }
+}
+
+impl Drop for Claimer {
+    fn drop(&mut self) {
+        // As above.
+        fs::remove_file(&self.path).ok();
+    }
+}
+
+/// A number for SQLite, whose integers end at 2^63 - 1.
+pub(crate) fn int(got: u64) -> Result<i64, StateError> {
+    i64::try_from(got).map_err(|_| StateError::OutOfRange { got })
+}
+
+/// And back. The schema and [`int`] let no negative one in.
+pub(crate) fn uint(stored: i64) -> u64 {
+    stored.unsigned_abs()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_synced_at_the_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = connect(&dir.path().join("state.db")).unwrap();
+        let pragma = |name: &str| -> String {
+            let value = conn.query_row(
+                &format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}"),
+                [],
+                |row| row.get(0),
+            );
+            value.unwrap()
+        };
+        assert_eq!(pragma("journal_mode"), "wal");
+        assert_eq!(pragma("synchronous"), "2");
+        assert_eq!(pragma("foreign_keys"), "1");
+        assert_eq!(pragma("secure_delete"), "1");
+    }
+
+    #[test]
+    fn every_migration_runs_on_what_the_one_before_left() {
+        Migrations::from_slice(MIGRATIONS).validate().unwrap();
+        let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
+        assert_eq!(files.count(), MIGRATIONS.len());
+    }
+}
