@@ -1,1 +1,3 @@
 //! twinlock-server
+
+pub mod identity;

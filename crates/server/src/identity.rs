@@ -1,0 +1,337 @@
+//! Who the server is, on disk: `DIR/identity/` with the TLS key and certificate and the 128-byte
+//! OPAQUE setup. Kept apart from the record, so that a stolen database alone allows no password
+//! guess.
+//!
+//! On the first start all of it is made, in the order setup, key, certificate, each whole or not
+//! at all. A later one without an earlier one is therefore never the trace of a crash: somebody
+//! removed a file, and making a new one would silently lock out every client. That is an error.
+//!
+//! Clients know the server by its key (the pin), so a self-made certificate is renewed with the
+//! key it has. A certificate that is not self-made, be it in files of the operator's or put in
+//! place of ours, is never written to; its end is only told.
+//!
+//! Everything here blocks on small files; call it at the start or off the async threads.
+
+mod error;
+mod files;
+mod make;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use twinlock_core::id::TlsPin;
+use twinlock_link::tls::{CertFault, ServerCert};
+use zeroize::Zeroizing;
+
+pub use error::IdentityError;
+use files::Folder;
+
+const SETUP: &str = "opaque-setup";
+const KEY: &str = "tls-key.pem";
+const CERT: &str = "tls-cert.pem";
+
+/// Length of the OPAQUE setup, in bytes (PROTOCOL section 2).
+pub const SETUP_LEN: usize = 128;
+
+/// Boxed, so that moving the identity leaves no copies behind.
+type Setup = Box<Zeroizing<[u8; SETUP_LEN]>>;
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// A self-made certificate with less left than this is renewed.
+const RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
+/// With less left than this the log says so: renewal did not happen, or is the operator's to do.
+const WARN_BEFORE: Duration = Duration::from_secs(21 * 86_400);
+
+/// The kind of key to make on the first start. An existing key stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyType {
+    /// ECDSA on P-256.
+    #[default]
+    Ecdsa,
+    /// RSA with 2048 bits.
+    Rsa2048,
+}
+
+/// A certificate and key that the operator looks after.
+#[derive(Debug, Clone)]
+pub struct OwnFiles {
+    /// PEM, the chain with the server's certificate first.
+    pub cert: PathBuf,
+    /// PEM: PKCS #8, SEC 1 or PKCS #1, without a passphrase.
+    pub key: PathBuf,
+}
+
+/// How an identity is to be.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// For the key that the first start makes.
+    pub key_type: KeyType,
+    /// DNS names and IP addresses for the self-made certificate, without ports, besides
+    /// `localhost`, `127.0.0.1`, `::1` and the name of this machine.
+    pub names: Vec<String>,
+    /// Used instead of a self-made key and certificate.
+    pub own: Option<OwnFiles>,
+}
+
+/// The server's identity as it stands on disk.
+pub struct Identity {
+    dir: PathBuf,
+    names: Vec<String>,
+    own: Option<OwnFiles>,
+    setup: Setup,
+    new_setup: bool,
+    current: ServerCert,
+}
+
+impl Identity {
+    /// Opens the identity in `dir`, or makes what is missing of it; `new_setup` is asked only on
+    /// the first start. A self-made certificate near its end, or without one of the names wanted,
+    /// is renewed; where that fails, the old one goes on with an error in the log. Of the
+    /// operator's own certificate an end that is past is told in the log, not refused: pinning
+    /// clients do not mind.
+    ///
+    /// # Errors
+    /// [`IdentityError`], which names the file.
+    pub fn open_or_create(
+        dir: &Path,
+        options: Options,
+        now: SystemTime,
+        new_setup: impl FnOnce() -> Zeroizing<[u8; SETUP_LEN]>,
+    ) -> Result<Self, IdentityError> {
+        let Options { key_type, names, own } = options;
+        let names = make::all_names(&names)?;
+        let folder = Folder::open_or_create(dir)?;
+        let (setup, is_new) = open_setup(&folder, new_setup)?;
+        let current = match &own {
+            Some(own) => load_own(own)?,
+            None => open_self_made(&folder, key_type, &names, now)?,
+        };
+        drop(folder);
+
+        let dir = dir.to_owned();
+        let mut this = Self { dir, names, own, setup, new_setup: is_new, current };
+        if this.is_self_made() && (this.is_due(now) || !make::covers(&this.current, &this.names)) {
+            match this.renew(this.current.pin(), now) {
+                Ok(cert) => this.current = cert,
+                Err(error) => tracing::error!(%error, "the TLS certificate was not renewed"),
+            }
+        }
+        this.warn_if_ending(now);
+        Ok(this)
+    }
+
+    /// The OPAQUE setup. Wiped when the identity is dropped.
+    #[must_use]
+    pub fn setup_bytes(&self) -> &[u8; SETUP_LEN] {
+        &self.setup
+    }
+
+    /// The setup was made by this very call of [`Identity::open_or_create`]. A record that is not
+    /// empty then belongs to another setup, and none of its credentials will work.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.new_setup
+    }
+
+    /// The certificate and key to serve under.
+    #[must_use]
+    pub fn certificate(&self) -> ServerCert {
+        self.current.clone()
+    }
+
+    /// What clients know the server by.
+    #[must_use]
+    pub fn pin(&self) -> TlsPin {
+        self.current.pin()
+    }
+
+    /// The last moment of the certificate.
+    #[must_use]
+    pub fn expires_at(&self) -> SystemTime {
+        self.current.expires_at()
+    }
+
+    /// Writes to the log when the certificate has less than 21 days left, or none.
+    pub fn warn_if_ending(&self, now: SystemTime) {
+        match self.expires_at().duration_since(now) {
+            Ok(left) if left >= WARN_BEFORE => {}
+            Ok(left) => {
+                let days = left.as_secs() / DAY.as_secs();
+                tracing::warn!(days, "the TLS certificate ends soon");
+            }
+            Err(_) => tracing::error!(
+                "the TLS certificate has expired: only clients that pin its key still connect"
+            ),
+        }
+    }
+
+    /// Renews a self-made certificate that has less than 30 days left, with the key it has. To be
+    /// called now and then; the result goes to [`ServerTls::reload`].
+    ///
+    /// `None`: nothing to do, or not ours to renew.
+    ///
+    /// # Errors
+    /// [`IdentityError`]; the old certificate stays, in memory and on disk.
+    ///
+    /// [`ServerTls::reload`]: twinlock_link::tls::ServerTls::reload
+    pub fn renew_if_due(&mut self, now: SystemTime) -> Result<Option<ServerCert>, IdentityError> {
+        if !self.is_self_made() || !self.is_due(now) {
+            return Ok(None);
+        }
+        self.current = self.renew(self.current.pin(), now)?;
+        Ok(Some(self.current.clone()))
+    }
+
+    /// Reads certificate and key anew (SIGHUP), checks that they can be read, belong together and
+    /// are within their time, and takes them over. The setup is not read again.
+    ///
+    /// # Errors
+    /// [`IdentityError`] with the file and the reason; the old pair stays the current one.
+    pub fn reload(&mut self, now: SystemTime) -> Result<ServerCert, IdentityError> {
+        let mut loaded = match &self.own {
+            Some(own) => load_own(own)?,
+            None => load_self_made(&Folder::open_or_create(&self.dir)?)?,
+        };
+        if self.own.is_none() && loaded.is_self_issued() && is_due(&loaded, now) {
+            loaded = self.renew(loaded.pin(), now)?;
+        }
+        loaded.check_time(now).map_err(|fault| {
+            let (cert, key) = self.paths();
+            IdentityError::certificate(cert, key, fault)
+        })?;
+        self.current = loaded.clone();
+        self.warn_if_ending(now);
+        Ok(loaded)
+    }
+
+    fn paths(&self) -> (PathBuf, PathBuf) {
+        match &self.own {
+            Some(own) => (own.cert.clone(), own.key.clone()),
+            None => (self.dir.join(CERT), self.dir.join(KEY)),
+        }
+    }
+
+    fn is_self_made(&self) -> bool {
+        self.own.is_none() && self.current.is_self_issued()
+    }
+
+    fn is_due(&self, now: SystemTime) -> bool {
+        is_due(&self.current, now)
+    }
+
+    /// A new certificate on disk for the key on disk, if that is still the key of `pin`.
+    fn renew(&self, pin: TlsPin, now: SystemTime) -> Result<ServerCert, IdentityError> {
+        let folder = Folder::open_or_create(&self.dir)?;
+        let key = folder.read_secret(KEY)?.ok_or_else(|| missing(&folder, KEY, CERT))?;
+        let chain = make::certificate(&key, &self.names, now)?;
+        let cert = checked(&folder, &chain, &key)?;
+        if cert.pin() != pin {
+            return Err(IdentityError::KeyReplaced { path: folder.path(KEY) });
+        }
+        folder.write(CERT, &chain)?;
+        tracing::info!(path = %folder.path(CERT).display(), "renewed the TLS certificate");
+        Ok(cert)
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dir, names, own, setup: _, new_setup, current } = self;
+        f.debug_struct("Identity")
+            .field("dir", dir)
+            .field("names", names)
+            .field("own", own)
+            .field("new_setup", new_setup)
+            .field("current", current)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Near its end; or from before its time, since then the clock was wrong when it was made.
+fn is_due(cert: &ServerCert, now: SystemTime) -> bool {
+    now.checked_add(RENEW_BEFORE).is_none_or(|then| cert.expires_at() < then)
+        || matches!(cert.check_time(now), Err(CertFault::NotYetValid { .. }))
+}
+
+fn missing(folder: &Folder, file: &str, found: &str) -> IdentityError {
+    IdentityError::Missing { path: folder.path(file), found: folder.path(found) }
+}
+
+fn checked(folder: &Folder, chain: &[u8], key: &[u8]) -> Result<ServerCert, IdentityError> {
+    ServerCert::from_pem(chain, key)
+        .map_err(|fault| IdentityError::certificate(folder.path(CERT), folder.path(KEY), fault))
+}
+
+fn open_setup(
+    folder: &Folder,
+    new: impl FnOnce() -> Zeroizing<[u8; SETUP_LEN]>,
+) -> Result<(Setup, bool), IdentityError> {
+    let Some(bytes) = folder.read_secret(SETUP)? else {
+        for later in [KEY, CERT] {
+            if folder.has(later)? {
+                return Err(missing(folder, SETUP, later));
+            }
+        }
+        let setup = Box::new(new());
+        folder.write(SETUP, setup.as_slice())?;
+        return Ok((setup, true));
+    };
+    let mut setup = Box::new(Zeroizing::new([0; SETUP_LEN]));
+    if bytes.len() != SETUP_LEN {
+        return Err(IdentityError::Setup { path: folder.path(SETUP), got: bytes.len() });
+    }
+    setup.copy_from_slice(&bytes);
+    Ok((setup, false))
+}
+
+fn open_self_made(
+    folder: &Folder,
+    key_type: KeyType,
+    names: &[String],
+    now: SystemTime,
+) -> Result<ServerCert, IdentityError> {
+    let key = match folder.read_secret(KEY)? {
+        Some(key) => {
+            if key_type == KeyType::Rsa2048 && !make::is_rsa(&key) {
+                tracing::warn!(
+                    "the server has a TLS key already, and it is no RSA key; it stays, since clients know the server by it"
+                );
+            }
+            key
+        }
+        None if folder.has(CERT)? => return Err(missing(folder, KEY, CERT)),
+        None => {
+            let key = make::key(key_type)?;
+            folder.write(KEY, &key)?;
+            key
+        }
+    };
+    let chain = match folder.read(CERT)? {
+        Some(chain) => chain,
+        None => {
+            let chain = make::certificate(&key, names, now)?;
+            // Checked before it is written: what is on disk must open at the next start.
+            checked(folder, &chain, &key)?;
+            folder.write(CERT, &chain)?;
+            chain
+        }
+    };
+    checked(folder, &chain, &key)
+}
+
+fn load_self_made(folder: &Folder) -> Result<ServerCert, IdentityError> {
+    let key = folder.read_secret(KEY)?.ok_or_else(|| missing(folder, KEY, SETUP))?;
+    let chain = folder.read(CERT)?.ok_or_else(|| missing(folder, CERT, KEY))?;
+    checked(folder, &chain, &key)
+}
+
+fn load_own(own: &OwnFiles) -> Result<ServerCert, IdentityError> {
+    let chain = files::read_own(&own.cert)?;
+    let key = files::read_own_key(&own.key)?;
+    ServerCert::from_pem(&chain, &key)
+        .map_err(|fault| IdentityError::certificate(own.cert.clone(), own.key.clone(), fault))
+}
+
+#[cfg(test)]
+mod tests;

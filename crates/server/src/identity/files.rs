@@ -1,0 +1,178 @@
+//! The identity's directory: whole files or none, for nobody else to read.
+//!
+//! A file is written under another name, flushed, renamed, and the directory flushed, so that a
+//! crash or a power cut leaves the old state or the new one. Left-over temporary files are swept
+//! by the next write of the same file.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::IdentityError;
+
+/// Far above any chain of certificates; keeps a wrong path from filling the memory.
+const MAX_FILE: u64 = 1 << 20;
+
+const DIR_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+const OTHERS: u32 = 0o077;
+const WORLD: u32 = 0o007;
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
+    move |error| IdentityError::Io { doing, path: path.to_owned(), error }
+}
+
+/// The directory, held so that two first starts at once make one identity.
+pub(super) struct Folder {
+    path: PathBuf,
+    handle: File,
+}
+
+impl Folder {
+    /// Waits for any other holder.
+    pub(super) fn open_or_create(path: &Path) -> Result<Self, IdentityError> {
+        make_dir(path)?;
+        let handle = File::open(path).map_err(failed("read", path))?;
+        if !handle.metadata().map_err(failed("read", path))?.is_dir() {
+            return Err(failed("use", path)(ErrorKind::NotADirectory.into()));
+        }
+        // Some network file systems cannot lock a directory. The lock only guards a race of two
+        // first starts; the server's own lock keeps a second server out.
+        let _ = handle.lock();
+        tighten(&handle, path, DIR_MODE)?;
+        Ok(Self { path: path.to_owned(), handle })
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub(super) fn has(&self, name: &str) -> Result<bool, IdentityError> {
+        let path = self.path(name);
+        path.try_exists().map_err(failed("read", &path))
+    }
+
+    /// The content of a file, if there is one.
+    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, IdentityError> {
+        let path = self.path(name);
+        match open(&path)? {
+            Some(mut file) => Ok(Some(std::mem::take(&mut *read(&mut file, &path)?))),
+            None => Ok(None),
+        }
+    }
+
+    /// The same for a secret: wiped after use, and closed to others on disk.
+    pub(super) fn read_secret(
+        &self,
+        name: &str,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {
+        let path = self.path(name);
+        let Some(mut file) = open(&path)? else { return Ok(None) };
+        tighten(&file, &path, FILE_MODE)?;
+        read(&mut file, &path).map(Some)
+    }
+
+    /// Puts `content` under `name`, replacing what was there, and returns once it would survive a
+    /// power cut.
+    pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<(), IdentityError> {
+        let path = self.path(name);
+        let temporary = self.path(&format!("{name}.tmp"));
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(failed("remove", &temporary)(error));
+            }
+            _ => {}
+        }
+        let fill = || {
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&temporary)?;
+            file.write_all(content)?;
+            file.sync_all()
+        };
+        fill().map_err(failed("write", &temporary))?;
+        fs::rename(&temporary, &path).map_err(failed("write", &path))?;
+        self.handle.sync_all().map_err(failed("write", &self.path))
+    }
+}
+
+/// A certificate of the operator's, which nobody but the operator touches.
+pub(super) fn read_own(path: &Path) -> Result<Vec<u8>, IdentityError> {
+    let mut file = File::open(path).map_err(failed("read", path))?;
+    Ok(std::mem::take(&mut *read(&mut file, path)?))
+}
+
+/// A key of the operator's. Groups may read it, as certificate tools set it up.
+pub(super) fn read_own_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    let mut file = File::open(path).map_err(failed("read", path))?;
+    let mode = file.metadata().map_err(failed("read", path))?.permissions().mode();
+    if mode & WORLD != 0 {
+        tracing::warn!(path = %path.display(), "everybody on this machine can read the TLS key");
+    }
+    read(&mut file, path)
+}
+
+fn open(path: &Path) -> Result<Option<File>, IdentityError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path)(error)),
+    }
+}
+
+fn read(file: &mut File, path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    let length = file.metadata().map_err(failed("read", path))?.len();
+    if length > MAX_FILE {
+        return Err(IdentityError::TooLarge { path: path.to_owned() });
+    }
+    // Room for all of it at once: a vector that grows leaves copies of a secret behind.
+    let room = usize::try_from(length).unwrap_or(0).saturating_add(1);
+    let mut content = Zeroizing::new(Vec::with_capacity(room));
+    file.take(MAX_FILE).read_to_end(&mut content).map_err(failed("read", path))?;
+    Ok(content)
+}
+
+/// Takes the rights of others away, with a warning: they may have read it already.
+fn tighten(file: &File, path: &Path, mode: u32) -> Result<(), IdentityError> {
+    let found = file.metadata().map_err(failed("read", path))?.permissions().mode() & 0o7777;
+    if found & OTHERS == 0 {
+        return Ok(());
+    }
+    let found = format!("{found:o}");
+    // Secrets that an orchestrator mounts are read-only; refusing to start would help nobody.
+    match file.set_permissions(Permissions::from_mode(mode)) {
+        Ok(()) => tracing::warn!(
+            path = %path.display(), found,
+            "others could read this; its mode is now {mode:o}"
+        ),
+        Err(error) => tracing::warn!(
+            path = %path.display(), found, %error,
+            "others can read this, and its mode cannot be changed"
+        ),
+    }
+    Ok(())
+}
+
+/// Makes a directory and those above it, each so that it would survive a power cut.
+fn make_dir(path: &Path) -> Result<(), IdentityError> {
+    if path.try_exists().map_err(failed("read", path))? {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    make_dir(parent)?;
+    match DirBuilder::new().mode(DIR_MODE).create(path) {
+        // Another first start was quicker.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        made => made.map_err(failed("make", path))?,
+    }
+    sync(parent)
+}
+
+fn sync(dir: &Path) -> Result<(), IdentityError> {
+    File::open(dir).and_then(|handle| handle.sync_all()).map_err(failed("write", dir))
+}
