@@ -10,6 +10,8 @@
 //! Why a client that fails says nothing: a CHALLENGE already tells it whether its password was
 //! right, so a server that lies must not learn more from it than from a line that broke.
 
+use std::borrow::Borrow;
+
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -312,21 +314,22 @@ fn establish(
 
 /// The client's side of a registration (section 8): request, then record. The credential's id is
 /// part of what is blinded, so the server draws a device's id before this begins.
-pub struct Enrolment<'a> {
-    credential: &'a Credential,
+pub struct Enrolment<C> {
+    credential: C,
     opaque: ClientEnrolment,
 }
 
-impl<'a> Enrolment<'a> {
+impl<C: Borrow<Credential>> Enrolment<C> {
     /// Begins, and returns the request to send. Draws 64 bytes.
     ///
     /// # Errors
     /// [`LoginRefused`] if OPAQUE cannot blind, which does not happen.
     pub fn start(
-        credential: &'a Credential,
+        credential: C,
         entropy: &mut dyn Entropy,
     ) -> Result<(Self, [u8; REQUEST]), LoginRefused> {
-        let (opaque, request) = ClientEnrolment::start(&credential.password_input(), entropy)
+        let input = credential.borrow().password_input();
+        let (opaque, request) = ClientEnrolment::start(&input, entropy)
             .map_err(|_| LoginRefused)?;
         Ok((Self { credential, opaque }, request))
     }
@@ -342,13 +345,14 @@ impl<'a> Enrolment<'a> {
         pin: &ServerKey,
         entropy: &mut dyn Entropy,
     ) -> Result<[u8; RECORD], LoginRefused> {
+        let credential = self.credential.borrow();
         let finished = self
             .opaque
             .finish(
-                &self.credential.password_input(),
+                &credential.password_input(),
                 response,
-                &self.credential.id().cid(),
-                self.credential.stretching(),
+                &credential.id().cid(),
+                credential.stretching(),
                 entropy,
             )
             .map_err(|_| LoginRefused)?;
