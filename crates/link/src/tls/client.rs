@@ -26,6 +26,9 @@ pub enum Trust {
     /// Whoever owns one of these keys. Name, issuer and expiry are not looked at: the key is the
     /// identity. None given: nobody.
     Pins(Vec<TlsPin>),
+    /// Whoever can prove to own the certificate it shows. Only for a first login by password: it is
+    /// lock 2 that proves the server there, and names the pins to keep.
+    Learn,
     /// Whoever has a certificate for the name from an authority that this system trusts.
     Ca {
         /// Authorities (or self-signed server certificates) trusted besides the system's.
@@ -70,7 +73,11 @@ impl ClientTls {
         let name_matters = matches!(trust, Trust::Ca { .. });
         let verifier: Arc<dyn ServerCertVerifier> = match trust {
             Trust::Pins(pins) => Arc::new(PinVerifier {
-                pins,
+                pins: Some(pins),
+                algorithms: provider().signature_verification_algorithms,
+            }),
+            Trust::Learn => Arc::new(PinVerifier {
+                pins: None,
                 algorithms: provider().signature_verification_algorithms,
             }),
             Trust::Ca { extra_roots } => {
@@ -141,7 +148,8 @@ fn roots(extra: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsFault>
 /// since the certificate itself is public and anybody could show it.
 #[derive(Debug)]
 struct PinVerifier {
-    pins: Vec<TlsPin>,
+    /// `None`: any key, which is to be learned.
+    pins: Option<Vec<TlsPin>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -155,11 +163,13 @@ impl ServerCertVerifier for PinVerifier {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let got = pin_of(&ParsedCertificate::try_from(end_entity)?.subject_public_key_info());
-        if self.pins.contains(&got) {
-            return Ok(ServerCertVerified::assertion());
+        match &self.pins {
+            Some(pins) if !pins.contains(&got) => {
+                let wrong = WrongPin { got, expected: pins.clone() };
+                Err(CertificateError::Other(OtherError(Arc::new(wrong))).into())
+            }
+            _ => Ok(ServerCertVerified::assertion()),
         }
-        let wrong = WrongPin { got, expected: self.pins.clone() };
-        Err(CertificateError::Other(OtherError(Arc::new(wrong))).into())
     }
 
     fn verify_tls12_signature(
