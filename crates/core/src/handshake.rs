@@ -329,8 +329,8 @@ impl<C: Borrow<Credential>> Enrolment<C> {
         entropy: &mut dyn Entropy,
     ) -> Result<(Self, [u8; REQUEST]), LoginRefused> {
         let input = credential.borrow().password_input();
-        let (opaque, request) = ClientEnrolment::start(&input, entropy)
-            .map_err(|_| LoginRefused)?;
+        let (opaque, request) =
+            ClientEnrolment::start(&input, entropy).map_err(|_| LoginRefused)?;
         Ok((Self { credential, opaque }, request))
     }
 

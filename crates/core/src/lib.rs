@@ -13,6 +13,11 @@
 //!    send come out of [`session::Session::outgoing`], the next moment it wants to be woken out of
 //!    [`session::Session::poll_timeout`].
 
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
+
 pub mod chain;
 pub mod credential;
 pub mod frame;
@@ -28,6 +33,8 @@ mod schedule;
 pub mod seal;
 pub mod session;
 pub mod text;
+#[cfg(test)]
+mod vectors;
 
 pub use island::opaque;
 

@@ -275,6 +275,34 @@ impl Session {
         session
     }
 
+    /// An open session in epoch 0 after so many frames each way, as the test vectors give it.
+    #[cfg(test)]
+    pub(crate) fn resumed(
+        established: Established,
+        config: Config,
+        now: Instant,
+        sent: u64,
+        received: u64,
+    ) -> Self {
+        let key = |key: &ChainKey| ChainKey::new(key.expose_secret());
+        let (ck_c2s, ck_s2c) = (key(&established.ck_c2s), key(&established.ck_s2c));
+        let (send, recv) = match established.role {
+            Role::Client => (ck_c2s, ck_s2c),
+            Role::Server => (ck_s2c, ck_c2s),
+        };
+        let mut session = Self::new(established, config, now);
+        session.send = Chain::at(send, 0, sent);
+        session.recv = Chain::at(recv, 0, received);
+        session.out = Outgoing::default();
+        session.state = State::Open;
+        session
+    }
+
+    #[cfg(test)]
+    pub(crate) fn root_key(&self) -> &RootKey {
+        &self.rk
+    }
+
     fn queue_ready(&mut self) {
         let value = match self.config.binding {
             BindingPolicy::Off => None,

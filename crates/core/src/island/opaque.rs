@@ -315,3 +315,6 @@ impl ClientEnrolment {
         })
     }
 }
+
+#[cfg(test)]
+pub(crate) mod rfc9807;
