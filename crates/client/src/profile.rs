@@ -215,6 +215,15 @@ impl Profile {
         Ok(Self { name: name.clone(), form })
     }
 
+    /// Removes the file: what it was made for did not come about. The profile's state stays.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub fn remove(self, home: &Home) -> Result<(), DiskError> {
+        let path = path(home, &self.name);
+        fs::remove_file(&path).map_err(DiskError::at(&path))
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &Name {

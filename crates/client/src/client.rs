@@ -1,0 +1,548 @@
+//! The line to the server, kept up: one task that connects, reconnects, sends the outbox and
+//! follows conversations; and the handle to it.
+//!
+//! What is written goes into the outbox first ([`crate::outbox`]) and is sent from there; whoever
+//! has written calls [`Client::written`]. What comes arrives as [`Event`]s, checked against the
+//! links this profile knows, in order and without gaps over any number of lost lines. A consumer
+//! that is slow costs a position: the task stops following until it has caught up.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use twinlock_core::chain::Kind;
+use twinlock_core::id::{
+    ConversationId, DeviceId, InviteId, Link, MessageId, Name, Sender, ServerKey, SessionId,
+};
+use twinlock_core::keys::InviteSecret;
+use twinlock_core::limits::Timing;
+use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+use twinlock_core::session::{Binding, Facts as SessionFacts};
+use twinlock_core::text::Untrusted;
+use twinlock_link::tls::Facts as TlsFacts;
+
+use crate::driver::{self, Command};
+use crate::error::ClientError;
+use crate::home::Home;
+use crate::outbox::Ack;
+use crate::profile::Profile;
+use crate::record::{self, Page};
+use crate::state::State;
+
+/// How a client behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Connect again after a lost line. Without it the first failure is the end.
+    pub reconnect: bool,
+    /// Send what is in the outbox.
+    pub send: bool,
+    /// First delay before connecting again; grows by itself, with jitter. Default 0.5 s.
+    pub first_delay: Duration,
+    /// Longest delay. Default 30 s; longer leaves people waiting after an outage.
+    pub longest_delay: Duration,
+    /// Timing of the session: rekey, keep-alive.
+    pub timing: Timing,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            reconnect: true,
+            send: true,
+            first_delay: Duration::from_millis(500),
+            longest_delay: Duration::from_secs(30),
+            timing: Timing::default(),
+        }
+    }
+}
+
+/// What happens on the line.
+#[derive(Debug)]
+pub enum Event {
+    /// The line stands.
+    Up(Box<Up>),
+    /// It was lost, or could not be made.
+    Down {
+        /// Why.
+        error: ClientError,
+        /// When the next attempt is made.
+        retry: Duration,
+    },
+    /// Entries of a followed conversation, checked, in order.
+    Entries {
+        /// Which.
+        conversation: ConversationId,
+        /// One or more.
+        entries: Vec<Entry>,
+    },
+    /// Everything that was there when the line (again) began to follow has arrived.
+    CaughtUp {
+        /// Which.
+        conversation: ConversationId,
+        /// How many entries that were.
+        entries: u64,
+    },
+    /// A message is on the server's disk.
+    Recorded {
+        /// Which.
+        message_id: MessageId,
+        /// Where.
+        ack: Ack,
+    },
+    /// The server will not record a message; it is kept in the outbox.
+    Refused {
+        /// Which.
+        message_id: MessageId,
+        /// Why.
+        why: Why,
+    },
+    /// A conversation of this user is new or changed, or (not `joined`) left.
+    Conversation(proto::Conversation),
+    /// Somebody came or went; after [`Client::people`] with `watch`.
+    Presence {
+        /// Who.
+        user: String,
+        /// Came.
+        online: bool,
+    },
+    /// The last event: the client has ended, by [`Client::close`] or by this error.
+    Ended(Option<ClientError>),
+}
+
+/// A line that stands.
+#[derive(Debug, Clone)]
+pub struct Up {
+    /// What the server said in READY.
+    pub info: proto::ServerInfo,
+    /// What is known about TLS.
+    pub binding: Binding,
+    /// What TLS is made of.
+    pub tls: TlsFacts,
+}
+
+/// Both locks as they stand.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Of lock 1, and what was said in READY.
+    pub up: Up,
+    /// Of lock 2.
+    pub session: SessionFacts,
+    /// What the session is called in the server's log.
+    pub id: SessionId,
+    /// Who the server is.
+    pub server_key: ServerKey,
+    /// How long the session has lasted.
+    pub age: Duration,
+}
+
+/// An entry whose link was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number, from 1.
+    pub n: u64,
+    /// Milliseconds since 1970 UTC, by the server's clock.
+    pub time_ms: u64,
+    /// The sender's id of it.
+    pub message_id: MessageId,
+    /// Text, system, file and so on.
+    pub kind: Kind,
+    /// Who; `None` for bytes that name no sender.
+    pub sender: Option<Sender>,
+    /// What; `None` once erased.
+    pub text: Option<Untrusted>,
+    /// `link_n`; `None` in search results, which have gaps.
+    pub link: Option<Link>,
+}
+
+/// The handle to a client's task. Clones share it; the task ends with the last.
+#[derive(Debug, Clone)]
+pub struct Client {
+    commands: mpsc::Sender<Command>,
+    state: State,
+}
+
+impl Client {
+    /// Starts the task. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClientError`] if the profile's authorities cannot be read.
+    pub fn start(
+        home: &Home,
+        profile: Profile,
+        state: State,
+        options: Options,
+    ) -> Result<(Self, mpsc::Receiver<Event>), ClientError> {
+        let (commands, events) = driver::start(home, profile, state.clone(), options)?;
+        Ok((Self { commands, state }, events))
+    }
+
+    /// The profile's state: outbox and receipts.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    // ---- the line
+
+    /// Follows a conversation: entries with numbers greater than `after` come as events, now and
+    /// over every later line.
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub async fn follow(
+        &self,
+        conversation: ConversationId,
+        after: u64,
+    ) -> Result<(), ClientError> {
+        self.command(Command::Follow { conversation, after }).await
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub async fn unfollow(&self, conversation: ConversationId) -> Result<(), ClientError> {
+        self.command(Command::Unfollow { conversation }).await
+    }
+
+    /// There is something new in the outbox.
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub async fn written(&self) -> Result<(), ClientError> {
+        self.command(Command::Written).await
+    }
+
+    /// Connects at once instead of waiting for the next attempt.
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub async fn hurry(&self) -> Result<(), ClientError> {
+        self.command(Command::Hurry).await
+    }
+
+    /// Both locks as they stand. Waits for a line.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn facts(&self) -> Result<Facts, ClientError> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Facts(reply)).await?;
+        answer.await.unwrap_or(Err(ClientError::Closed))
+    }
+
+    /// Says bye and ends the task. What is not recorded stays in the outbox.
+    pub async fn close(self) {
+        let (reply, done) = oneshot::channel();
+        if self.command(Command::Close(reply)).await.is_ok() {
+            let _ended = done.await;
+        }
+    }
+
+    /// Asks the server something. Waits for a line; a request that was on a line that is lost
+    /// fails.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn request(&self, op: Op) -> Result<Answered, ClientError> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Request { op: Box::new(op), reply }).await?;
+        answer.await.unwrap_or(Err(ClientError::Closed))
+    }
+
+    async fn command(&self, command: Command) -> Result<(), ClientError> {
+        self.commands.send(command).await.map_err(|_| ClientError::Closed)
+    }
+
+    // ---- conversations
+
+    /// All conversations of this user, or with `joinable` all rooms it could join.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn conversations(
+        &self,
+        joinable: bool,
+    ) -> Result<Vec<proto::Conversation>, ClientError> {
+        let mut all: Vec<proto::Conversation> = Vec::new();
+        loop {
+            let after = all.last().map_or(0, |c| c.id);
+            let list = proto::ListConversations { joinable, after };
+            match self.request(Op::ListConversations(list)).await? {
+                Answered::Conversations(some) => {
+                    let more = some.more && !some.conversations.is_empty();
+                    all.extend(some.conversations);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+
+    /// The conversation behind a target: a room's name, or `@` and a user's. A direct
+    /// conversation is made if it is new.
+    ///
+    /// # Errors
+    /// [`ClientError::NoTarget`] and others.
+    pub async fn target(&self, target: &str) -> Result<proto::Conversation, ClientError> {
+        let nobody = || ClientError::NoTarget(target.to_owned());
+        let op = match target.strip_prefix('@') {
+            Some(user) => Op::OpenDirect(proto::OpenDirect { user: user.to_owned() }),
+            None => Op::FindRoom(proto::FindRoom { name: target.to_owned() }),
+        };
+        match self.conversation(op).await {
+            Err(ClientError::Refused(no)) if no.why == Why::NotFound => Err(nobody()),
+            found => found,
+        }
+    }
+
+    /// Makes a public room with this user in it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn create_room(
+        &self,
+        name: &Name,
+        topic: &str,
+    ) -> Result<proto::Conversation, ClientError> {
+        let create = proto::CreateRoom { name: name.to_string(), topic: topic.to_owned() };
+        self.conversation(Op::CreateRoom(create)).await
+    }
+
+    /// Joins a public room.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn join_room(&self, name: &Name) -> Result<proto::Conversation, ClientError> {
+        self.conversation(Op::JoinRoom(proto::JoinRoom { name: name.to_string() })).await
+    }
+
+    /// Leaves a room.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn leave_room(&self, conversation: ConversationId) -> Result<(), ClientError> {
+        self.done(Op::LeaveRoom(proto::LeaveRoom { conversation })).await
+    }
+
+    /// Sets a room's topic.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn set_topic(
+        &self,
+        conversation: ConversationId,
+        topic: &str,
+    ) -> Result<proto::Conversation, ClientError> {
+        let topic = topic.to_owned();
+        self.conversation(Op::SetTopic(proto::SetTopic { conversation, topic })).await
+    }
+
+    /// Everybody in a conversation, in order.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn members(&self, conversation: ConversationId) -> Result<Vec<String>, ClientError> {
+        let mut all: Vec<String> = Vec::new();
+        loop {
+            let after = all.last().cloned().unwrap_or_default();
+            let list = proto::ListMembers { conversation, after };
+            match self.request(Op::ListMembers(list)).await? {
+                Answered::Members(some) => {
+                    let more = some.more && !some.users.is_empty();
+                    all.extend(some.users);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+
+    /// Moves the read marker forward, so that other devices know.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn mark_read(&self, conversation: ConversationId, n: u64) -> Result<(), ClientError> {
+        self.done(Op::Mark(proto::Mark { conversation, n })).await
+    }
+
+    // ---- the record
+
+    /// Reads entries with numbers greater than `after`, at most `limit`; the server may give
+    /// fewer. Links are checked against each other and against those this profile knows.
+    ///
+    /// # Errors
+    /// [`ClientError`]; those of [`crate::error::Blame::Record`] are tamper evidence.
+    pub async fn read(
+        &self,
+        conversation: ConversationId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Page, ClientError> {
+        self.read_as(proto::Read { conversation, after, limit, links: false }).await
+    }
+
+    /// [`Self::read`] where each entry is also compared with the link that the server has stored
+    /// for it, so that a change is found at the entry that was changed.
+    pub(crate) async fn read_stored_links(
+        &self,
+        conversation: ConversationId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Page, ClientError> {
+        self.read_as(proto::Read { conversation, after, limit, links: true }).await
+    }
+
+    async fn read_as(&self, read: proto::Read) -> Result<Page, ClientError> {
+        let proto::Read { conversation, after, .. } = read;
+        let receipts = self.state.receipts();
+        match self.request(Op::Read(read)).await {
+            Ok(Answered::Page(page)) => {
+                blocking(move || record::check_page(&receipts, conversation, after, page)).await
+            }
+            Ok(_) => Err(unexpected()),
+            // The record ends before the entry to begin after: was that one recorded?
+            Err(ClientError::Refused(no)) if no.why == Why::Ahead => {
+                blocking(move || match receipts.known(conversation)? {
+                    Some(known) if known.n >= after => Err(ClientError::Truncated {
+                        conversation,
+                        head: after.saturating_sub(1),
+                        known: known.n,
+                    }),
+                    _ => Err(ClientError::Refused(no)),
+                })
+                .await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Entries that contain all words of `text`, newest first, with numbers below `before`
+    /// (0: all). They have gaps, so their links cannot be checked.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn search(
+        &self,
+        conversation: ConversationId,
+        text: &str,
+        before: u64,
+        limit: u32,
+    ) -> Result<Vec<Entry>, ClientError> {
+        let text = text.to_owned();
+        let search = proto::Search { conversation, text, before, limit };
+        match self.request(Op::Search(search)).await? {
+            Answered::Page(page) => page.entries.iter().map(record::unchecked).collect(),
+            _ => Err(unexpected()),
+        }
+    }
+
+    // ---- people
+
+    /// Everybody on the server, in order; with `watch`, who comes and goes is told from now on,
+    /// for as long as this line stands.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn people(&self, watch: bool) -> Result<Vec<proto::Person>, ClientError> {
+        let mut all: Vec<proto::Person> = Vec::new();
+        loop {
+            let after = all.last().map(|p| p.user.clone()).unwrap_or_default();
+            let list = proto::ListPeople { after, watch };
+            match self.request(Op::ListPeople(list)).await? {
+                Answered::People(some) => {
+                    let more = some.more && !some.people.is_empty();
+                    all.extend(some.people);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+
+    /// Makes an invite; `seconds` 0: good for as long as the server's default says.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn make_invite(
+        &self,
+        role: proto::Role,
+        user: Option<&Name>,
+        seconds: u64,
+    ) -> Result<NewInvite, ClientError> {
+        let user = user.map(ToString::to_string).unwrap_or_default();
+        let make = proto::MakeInvite { role: role.into(), user, seconds };
+        let Answered::Invite(invite) = self.request(Op::MakeInvite(make)).await? else {
+            return Err(unexpected());
+        };
+        let secret = <[u8; 16]>::try_from(invite.secret.as_ref()).map_err(|_| unexpected())?;
+        Ok(NewInvite {
+            id: InviteId::from_slice(&invite.id).ok_or_else(unexpected)?,
+            secret: InviteSecret::new(&secret),
+            expires_ms: invite.expires_ms,
+        })
+    }
+
+    /// This user's devices.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn devices(&self) -> Result<Vec<proto::Device>, ClientError> {
+        match self.request(Op::ListDevices(proto::ListDevices {})).await? {
+            Answered::Devices(devices) => Ok(devices.devices),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Revokes a device: this one. Others want the password
+    /// ([`crate::enrol::revoke_device`]).
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn revoke_device(&self, device: &DeviceId) -> Result<(), ClientError> {
+        let device = Bytes::copy_from_slice(&device.0);
+        self.done(Op::RevokeDevice(proto::RevokeDevice { device })).await
+    }
+
+    async fn conversation(&self, op: Op) -> Result<proto::Conversation, ClientError> {
+        match self.request(op).await? {
+            Answered::Conversation(conversation) => Ok(conversation),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn done(&self, op: Op) -> Result<(), ClientError> {
+        match self.request(op).await? {
+            Answered::Done(_) => Ok(()),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+/// An invite as the server made it.
+#[derive(Debug)]
+pub struct NewInvite {
+    /// Its id.
+    pub id: InviteId,
+    /// What it knows; nobody else has it.
+    pub secret: InviteSecret,
+    /// When it ends, ms since 1970 UTC.
+    pub expires_ms: u64,
+}
+
+fn unexpected() -> ClientError {
+    ClientError::Protocol("an answer to another question")
+}
+
+/// Runs what waits for the disk where it may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
+) -> Result<T, ClientError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(ClientError::Closed))
+}

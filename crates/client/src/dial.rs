@@ -1,0 +1,153 @@
+//! From an address to a line on which both ends have said READY.
+
+use std::path::Path;
+use std::time::Duration;
+
+use prost::Message as _;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+use twinlock_core::credential::Credential;
+use twinlock_core::id::ServerKey;
+use twinlock_core::invite::Address;
+use twinlock_core::limits::{Timing, VERSION};
+use twinlock_core::proto;
+use twinlock_core::session::{Binding, BindingPolicy, Config, Event};
+use twinlock_link::line::Line;
+use twinlock_link::login::login;
+use twinlock_link::tls::{self, Alpn, ClientTls, Facts, Trust};
+
+use crate::error::{ClientError, closed};
+use crate::profile::{Profile, TlsTrust};
+
+/// For TCP, over all addresses of a name.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// For TLS.
+const TLS_DEADLINE: Duration = Duration::from_secs(10);
+/// From PROOF to the server's READY.
+const READY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The stream beneath a line.
+pub(crate) type Stream = TlsStream<TcpStream>;
+
+/// How a server is reached and what is asked of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Dial {
+    address: Address,
+    tls: ClientTls,
+    pin: Option<ServerKey>,
+    binding: BindingPolicy,
+    timing: Timing,
+}
+
+/// A line that is ready, and what is known of it.
+pub(crate) struct Opened {
+    pub(crate) line: Line<Stream>,
+    pub(crate) info: proto::ServerInfo,
+    pub(crate) binding: Binding,
+    pub(crate) tls: Facts,
+}
+
+impl Dial {
+    /// Reads certificate files where the trust names any.
+    pub(crate) fn new(
+        address: Address,
+        trust: Trust,
+        pin: Option<ServerKey>,
+        binding: BindingPolicy,
+        timing: Timing,
+    ) -> Result<Self, ClientError> {
+        // Behind a proxy that is known of, its TLS may know no protocol names.
+        let alpn = if binding == BindingPolicy::Off { Alpn::Optional } else { Alpn::Required };
+        let tls = ClientTls::new(trust, alpn).map_err(|e| ClientError::Authority(e.to_string()))?;
+        Ok(Self { address, tls, pin, binding, timing })
+    }
+
+    /// As a profile says.
+    pub(crate) fn of(profile: &Profile, timing: Timing) -> Result<Self, ClientError> {
+        let trust = match profile.tls() {
+            TlsTrust::Pins(pins) => Trust::Pins(pins),
+            TlsTrust::Ca { file } => Trust::Ca { extra_roots: roots(file.as_deref())? },
+        };
+        let key = Some(*profile.server_key());
+        Self::new(address_of(profile)?, trust, key, profile.binding(), timing)
+    }
+
+    /// Connects, logs in, and waits for the server's READY.
+    pub(crate) async fn open(
+        &self,
+        credential: Credential,
+        info: &proto::ClientInfo,
+    ) -> Result<Opened, ClientError> {
+        let stream = self.connect().await?;
+        let facts = Facts::of(stream.get_ref().1);
+        let exporter = tls::channel_binding(stream.get_ref().1).ok();
+        let config = Config {
+            binding: self.binding,
+            exporter: exporter.filter(|_| self.binding != BindingPolicy::Off),
+            info: info.encode_to_vec(),
+            max_version: VERSION,
+            timing: self.timing.clone(),
+        };
+        let mut line = login(stream, credential, self.pin, config).await?;
+        let late = || ClientError::Lost("the server did not get ready in time".to_owned());
+        let ready = timeout(READY_DEADLINE, ready(&mut line)).await;
+        match ready.unwrap_or_else(|_| Err(late())) {
+            Ok((info, binding)) => Ok(Opened { line, info, binding, tls: facts }),
+            Err(error) => {
+                line.finish().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Stream, ClientError> {
+        let unreachable =
+            |problem: String| ClientError::Unreachable { address: self.address.clone(), problem };
+        let host = self.address.bare_host();
+        let connected = timeout(CONNECT_DEADLINE, TcpStream::connect((host, self.address.port())));
+        let tcp = match connected.await {
+            Ok(tcp) => tcp.map_err(|error| unreachable(error.to_string()))?,
+            Err(_) => return Err(unreachable("nobody answers".to_owned())),
+        };
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
+        match timeout(TLS_DEADLINE, self.tls.connect(host, tcp)).await {
+            Ok(stream) => stream.map_err(|fault| ClientError::tls(&fault, &self.address)),
+            Err(_) => Err(unreachable("the TLS handshake took too long".to_owned())),
+        }
+    }
+}
+
+async fn ready(line: &mut Line<Stream>) -> Result<(proto::ServerInfo, Binding), ClientError> {
+    loop {
+        line.wait(None).await?;
+        match line.open_frame()? {
+            Event::Ready { info, binding } => {
+                let info = proto::ServerInfo::decode(info)
+                    .map_err(|_| ClientError::Protocol("its READY cannot be read"))?;
+                return Ok((info, binding));
+            }
+            Event::Closed(code) => return Err(closed(code)),
+            _ => {}
+        }
+    }
+}
+
+/// Where a profile's server is.
+pub(crate) fn address_of(profile: &Profile) -> Result<Address, ClientError> {
+    Address::new(profile.host(), profile.port())
+        .map_err(|_| ClientError::NoAddress(profile.host().to_owned()))
+}
+
+pub(crate) fn roots(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, ClientError> {
+    let Some(file) = file else { return Ok(Vec::new()) };
+    let cannot = |error: rustls::pki_types::pem::Error| {
+        ClientError::Authority(format!("{}: {error}", file.display()))
+    };
+    let roots = CertificateDer::pem_file_iter(file).map_err(cannot)?;
+    roots.collect::<Result<_, _>>().map_err(cannot)
+}

@@ -1,0 +1,296 @@
+//! The conversations that are followed: where each stands, what has come and is not checked yet.
+//!
+//! Entries go through one check after the other, off the task, since it reads and writes the
+//! receipts; a position moves only past what was checked. A consumer that does not keep up makes
+//! the line unfollow, and follow again from the same place once it has.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use twinlock_core::chain::{Broken, Position};
+use twinlock_core::id::ConversationId;
+use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+
+use super::Done;
+use crate::client::{Entry, Event, blocking};
+use crate::error::{ClientError, Refusal};
+use crate::receipts::Receipts;
+use crate::record;
+
+/// Entries on their way to the consumer beyond which nothing more is asked for. With the largest
+/// texts that is 64 MiB, with ordinary ones below one.
+const MOST_ENTRIES: usize = 2048;
+
+/// Everything that is followed.
+pub(super) struct Follows {
+    receipts: Receipts,
+    all: BTreeMap<ConversationId, Follow>,
+    /// Where checking stands in each; away while a check is under way.
+    positions: BTreeMap<ConversationId, Position>,
+    unchecked: VecDeque<Step>,
+    checking: bool,
+    /// Entries that have come and that the consumer has not taken.
+    held: usize,
+    paused: bool,
+}
+
+struct Follow {
+    /// The newest entry that has come.
+    after: u64,
+    flow: Flow,
+    /// Where following (again) began, and the head then.
+    catching_up: Option<(u64, u64)>,
+}
+
+/// Whether the line follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Off,
+    Asked,
+    On,
+}
+
+/// Something to check, in the order in which it came.
+enum Step {
+    /// The server's answer to a follow.
+    Begin(proto::Following),
+    /// It has no entry `after`.
+    Ahead {
+        conversation: ConversationId,
+        after: u64,
+    },
+    Entries(ConversationId, Vec<proto::Entry>),
+}
+
+/// What was checked, in that order.
+pub(super) struct Checked {
+    positions: BTreeMap<ConversationId, Position>,
+    steps: Vec<CheckedStep>,
+}
+
+enum CheckedStep {
+    Began(proto::Following),
+    Entries(ConversationId, Vec<Entry>),
+}
+
+impl Follows {
+    pub(super) fn new(receipts: Receipts) -> Self {
+        Self {
+            receipts,
+            all: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            unchecked: VecDeque::new(),
+            checking: false,
+            held: 0,
+            paused: false,
+        }
+    }
+
+    pub(super) fn any(&self) -> bool {
+        !self.all.is_empty()
+    }
+
+    /// Follows from now on. What is followed already goes on where it is.
+    pub(super) fn begin(&mut self, conversation: ConversationId, after: u64) {
+        let new = Follow { after, flow: Flow::Off, catching_up: None };
+        self.all.entry(conversation).or_insert(new);
+    }
+
+    /// Follows no longer. Says whether the server has to be told.
+    pub(super) fn end(&mut self, conversation: ConversationId) -> bool {
+        self.unchecked.retain(|step| match step {
+            Step::Entries(id, entries) if *id == conversation => {
+                self.held = self.held.saturating_sub(entries.len());
+                false
+            }
+            Step::Begin(following) => following.conversation != conversation,
+            _ => true,
+        });
+        self.positions.remove(&conversation);
+        self.all.remove(&conversation).is_some_and(|follow| follow.flow != Flow::Off)
+    }
+
+    pub(super) fn line_ended(&mut self) {
+        for follow in self.all.values_mut() {
+            follow.flow = Flow::Off;
+        }
+    }
+
+    /// What to tell the server now: follows to begin, or to end while the consumer catches up.
+    pub(super) fn requests(&mut self) -> Vec<(Op, Option<ConversationId>)> {
+        if self.held == 0 {
+            self.paused = false;
+        } else if self.held > MOST_ENTRIES {
+            self.paused = true;
+        }
+        let mut requests = Vec::new();
+        for (&conversation, follow) in &mut self.all {
+            match (self.paused, follow.flow) {
+                (true, Flow::On) => {
+                    follow.flow = Flow::Off;
+                    let unfollow = Op::Unfollow(proto::Unfollow { conversation });
+                    requests.push((unfollow, None));
+                }
+                (false, Flow::Off) => {
+                    follow.flow = Flow::Asked;
+                    let ask = proto::Follow { conversation, after: follow.after };
+                    requests.push((Op::Follow(ask), Some(conversation)));
+                }
+                _ => {}
+            }
+        }
+        requests
+    }
+
+    /// The answer to a follow.
+    pub(super) fn answered(
+        &mut self,
+        conversation: ConversationId,
+        answer: Result<Answered, Refusal>,
+    ) -> Result<Option<Event>, ClientError> {
+        // Ended meanwhile, or an older one of the same conversation.
+        let Some(follow) = self.all.get_mut(&conversation).filter(|f| f.flow == Flow::Asked) else {
+            return Ok(None);
+        };
+        match answer {
+            Ok(Answered::Following(following)) => {
+                if following.after == follow.after && following.conversation == conversation {
+                    follow.flow = Flow::On;
+                    self.unchecked.push_back(Step::Begin(following));
+                }
+                Ok(None)
+            }
+            Ok(_) => Err(ClientError::Protocol("an answer to another question")),
+            Err(no) if no.why == Why::Ahead => {
+                let after = follow.after;
+                self.unchecked.push_back(Step::Ahead { conversation, after });
+                Ok(None)
+            }
+            Err(no) if no.why == Why::NotFound => {
+                self.all.remove(&conversation);
+                let left = proto::Conversation { id: conversation, ..Default::default() };
+                Ok(Some(Event::Conversation(left)))
+            }
+            Err(no) if no.is_passing() => {
+                Err(ClientError::Lost(ClientError::Refused(no).to_string()))
+            }
+            Err(no) => Err(ClientError::Refused(no)),
+        }
+    }
+
+    /// Entries have come.
+    pub(super) fn arrived(&mut self, conversation: ConversationId, mut entries: Vec<proto::Entry>) {
+        let follow = self.all.get_mut(&conversation).filter(|f| f.flow == Flow::On);
+        let Some(follow) = follow else { return };
+        // What came before a pause comes again after it.
+        entries.retain(|entry| entry.n > follow.after);
+        let Some(last) = entries.last() else { return };
+        follow.after = last.n;
+        self.held += entries.len();
+        match self.unchecked.back_mut() {
+            Some(Step::Entries(id, before)) if *id == conversation => before.append(&mut entries),
+            _ => self.unchecked.push_back(Step::Entries(conversation, entries)),
+        }
+    }
+
+    /// The consumer has taken an event.
+    pub(super) fn delivered(&mut self, event: &Event) {
+        if let Event::Entries { entries, .. } = event {
+            self.held = self.held.saturating_sub(entries.len());
+        }
+    }
+
+    /// Checks what has come, unless a check is under way.
+    pub(super) fn check(&mut self, jobs: &FuturesUnordered<BoxFuture<'static, Done>>) {
+        if self.checking || self.unchecked.is_empty() {
+            return;
+        }
+        self.checking = true;
+        let steps = std::mem::take(&mut self.unchecked);
+        let positions = std::mem::take(&mut self.positions);
+        let receipts = self.receipts.clone();
+        jobs.push(Box::pin(async move {
+            Done::Checked(blocking(move || check(&receipts, positions, steps)).await)
+        }));
+    }
+
+    /// A check is done: the events that come of it.
+    pub(super) fn checked(&mut self, checked: Checked) -> Vec<Event> {
+        self.checking = false;
+        let mut events = Vec::new();
+        for step in checked.steps {
+            match step {
+                CheckedStep::Began(proto::Following { conversation, after, head, .. }) => {
+                    let Some(follow) = self.all.get_mut(&conversation) else { continue };
+                    if head <= after {
+                        events.push(Event::CaughtUp { conversation, entries: 0 });
+                    } else {
+                        follow.catching_up = Some((after, head));
+                    }
+                }
+                CheckedStep::Entries(conversation, entries) => {
+                    let (Some(follow), Some(last)) =
+                        (self.all.get_mut(&conversation), entries.last())
+                    else {
+                        self.held = self.held.saturating_sub(entries.len());
+                        continue;
+                    };
+                    let caught_up = follow.catching_up.filter(|(_, head)| last.n >= *head);
+                    events.push(Event::Entries { conversation, entries });
+                    if let Some((after, head)) = caught_up {
+                        follow.catching_up = None;
+                        events.push(Event::CaughtUp { conversation, entries: head - after });
+                    }
+                }
+            }
+        }
+        self.positions = checked.positions;
+        self.positions.retain(|conversation, _| self.all.contains_key(conversation));
+        events
+    }
+}
+
+/// Checks the steps in order.
+fn check(
+    receipts: &Receipts,
+    mut positions: BTreeMap<ConversationId, Position>,
+    steps: VecDeque<Step>,
+) -> Result<Checked, ClientError> {
+    let mut checked = Vec::new();
+    for step in steps {
+        match step {
+            Step::Begin(following) => {
+                let proto::Following { conversation, after, head, .. } = following;
+                let link = &following.link_after;
+                let begins = record::begin(receipts, conversation, after, link, head)?;
+                match positions.get(&conversation).filter(|at| at.n() == after) {
+                    Some(at) if at.link() != begins.link() => {
+                        return Err(Broken::Link { conversation, n: after }.into());
+                    }
+                    Some(_) => {}
+                    None => _ = positions.insert(conversation, begins),
+                }
+                checked.push(CheckedStep::Began(following));
+            }
+            Step::Ahead { conversation, after } => {
+                let known = receipts.known(conversation)?.filter(|known| known.n >= after);
+                return Err(match known {
+                    Some(known) => {
+                        let head = after.saturating_sub(1);
+                        ClientError::Truncated { conversation, head, known: known.n }
+                    }
+                    None => ClientError::Refused(Refusal { why: Why::Ahead, retry_seconds: 0 }),
+                });
+            }
+            Step::Entries(conversation, entries) => {
+                let position = positions
+                    .get_mut(&conversation)
+                    .ok_or(ClientError::Protocol("entries before the answer to a follow"))?;
+                let entries = record::advance(receipts, conversation, position, &entries)?;
+                checked.push(CheckedStep::Entries(conversation, entries));
+            }
+        }
+    }
+    Ok(Checked { positions, steps: checked })
+}

@@ -1,0 +1,395 @@
+//! The task behind a [`crate::client::Client`]: connects, serves the line, and begins again.
+//!
+//! One task owns everything. It never waits for one thing alone: connecting, pausing and serving
+//! all go on beside [`Driver::background`], which takes commands, hands events to the consumer
+//! and collects what the disk has done. What touches the disk runs on a thread that may block,
+//! one job of a kind at a time; what comes meanwhile goes into the next one together.
+
+mod follow;
+mod send;
+mod serve;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use twinlock_core::Entropy as _;
+use twinlock_core::credential::Credential;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::id::{ConversationId, MessageId};
+use twinlock_core::keys::DeviceSecret;
+use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
+use twinlock_link::OsEntropy;
+
+use crate::client::{Event, Facts, Options, Up};
+use crate::dial::{Dial, Opened};
+use crate::enrol::{client_info, pins_of};
+use crate::error::ClientError;
+use crate::home::Home;
+use crate::profile::Profile;
+use crate::state::State;
+use follow::{Checked, Follows};
+use send::{Sending, Settled};
+use serve::Serving;
+
+/// Commands waiting for the task.
+const COMMANDS: usize = 64;
+/// Events waiting for the consumer beyond those in the task's own queue.
+const EVENTS: usize = 16;
+/// Requests that wait for a line.
+const WAITING: usize = 256;
+/// How often to look whether another process has put something into the outbox.
+const LOOK: Duration = Duration::from_millis(100);
+/// A line that stood this long was a good one: the delay begins small again.
+const GOOD_LINE: Duration = Duration::from_secs(10);
+
+/// What a handle asks of the task.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Follow { conversation: ConversationId, after: u64 },
+    Unfollow { conversation: ConversationId },
+    Written,
+    Hurry,
+    Facts(Reply<Facts>),
+    Request { op: Box<Op>, reply: Reply<Answered> },
+    Close(oneshot::Sender<()>),
+}
+
+type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
+
+/// Who waits for the answer to a request.
+#[derive(Debug)]
+enum Asker {
+    /// A caller of the handle.
+    Caller(Reply<Answered>),
+    /// The outbox, for this message.
+    Append(MessageId),
+    /// The outbox, where this target is.
+    Target(String),
+    /// A follow.
+    Follow(ConversationId),
+    /// Nobody.
+    Nobody,
+}
+
+/// What a thread has done on the disk.
+enum Done {
+    Settled(Result<Settled, ClientError>),
+    Checked(Result<Checked, ClientError>),
+    Learned(Result<Box<Profile>, ClientError>),
+}
+
+/// Why the task ends.
+enum Stop {
+    /// It was asked to.
+    Asked(Option<oneshot::Sender<()>>),
+    /// Nothing more can be done.
+    Failed(ClientError),
+}
+
+struct Driver {
+    home: Home,
+    profile: Profile,
+    options: Options,
+    dial: Dial,
+    info: proto::ClientInfo,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    /// Events the consumer has not taken.
+    queue: VecDeque<Event>,
+    /// Requests that wait for a line.
+    waiting: VecDeque<(Op, Asker)>,
+    facts: Vec<Reply<Facts>>,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    look: Interval,
+    follows: Follows,
+    sending: Sending,
+    /// Somebody does not want to wait for the next attempt.
+    hurry: bool,
+    /// Not before this, said the server.
+    come_back: Option<Duration>,
+}
+
+/// Starts the task.
+pub(crate) fn start(
+    home: &Home,
+    profile: Profile,
+    state: State,
+    options: Options,
+) -> Result<(mpsc::Sender<Command>, mpsc::Receiver<Event>), ClientError> {
+    let (commands, taken) = mpsc::channel(COMMANDS);
+    let (told, events) = mpsc::channel(EVENTS);
+    let mut instance = [0; 8];
+    OsEntropy.fill(&mut instance);
+    let info = proto::ClientInfo {
+        instance: Bytes::copy_from_slice(&instance),
+        ..client_info(profile.label())
+    };
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let driver = Driver {
+        home: home.clone(),
+        dial: Dial::of(&profile, options.timing.clone())?,
+        profile,
+        follows: Follows::new(state.receipts()),
+        sending: Sending::new(state, options.send),
+        options,
+        info,
+        commands: taken,
+        events: told,
+        queue: VecDeque::new(),
+        waiting: VecDeque::new(),
+        facts: Vec::new(),
+        jobs: FuturesUnordered::new(),
+        look,
+        hurry: false,
+        come_back: None,
+    };
+    tokio::spawn(driver.run());
+    Ok((commands, events))
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let stop = self.live().await;
+        // What the server has acknowledged is noted before anybody is told that we are done.
+        while let Some(done) = self.jobs.next().await {
+            if self.take_done(done).is_err() {
+                break;
+            }
+            self.sending.settle(&self.jobs, false);
+        }
+        let (error, reply) = match stop {
+            Stop::Asked(reply) => (None, reply),
+            Stop::Failed(error) => (Some(error), None),
+        };
+        let fail = error.clone().unwrap_or(ClientError::Closed);
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            refuse(command, &fail);
+        }
+        for (_, asker) in self.waiting.drain(..) {
+            if let Asker::Caller(reply) = asker {
+                let _gone = reply.send(Err(fail.clone()));
+            }
+        }
+        for reply in self.facts.drain(..) {
+            let _gone = reply.send(Err(fail.clone()));
+        }
+        self.queue.push_back(Event::Ended(error));
+        if let Some(reply) = reply {
+            let _gone = reply.send(());
+        }
+        while let Some(event) = self.queue.pop_front() {
+            if self.events.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Lines, one after the other, until something ends it for good.
+    async fn live(&mut self) -> Stop {
+        let delays = ExponentialBuilder::default()
+            .with_min_delay(self.options.first_delay)
+            .with_max_delay(self.options.longest_delay)
+            .with_jitter()
+            .without_max_times();
+        let mut delay = delays.build();
+        loop {
+            let error = match self.connect().await {
+                Ok(opened) => {
+                    let began = Instant::now();
+                    let error = match self.serve(opened).await {
+                        Ok(stop) => return stop,
+                        Err(error) => error,
+                    };
+                    if began.elapsed() > GOOD_LINE {
+                        delay = delays.build();
+                    }
+                    error
+                }
+                Err(Stop::Failed(error)) => error,
+                Err(stop) => return stop,
+            };
+            if !error.is_passing() || !self.options.reconnect {
+                return Stop::Failed(error);
+            }
+            let mut retry = delay.next().unwrap_or(self.options.longest_delay);
+            if let ClientError::Busy { seconds } = error {
+                retry = retry.max(Duration::from_secs(u64::from(seconds)));
+            }
+            // Spread a little, so that a server that comes back is not met by everybody at once.
+            if let Some(hint) = self.come_back.take() {
+                retry += hint;
+            }
+            if let Some(stop) = self.pause(error, retry).await {
+                return stop;
+            }
+        }
+    }
+
+    /// Connects while the background goes on.
+    async fn connect(&mut self) -> Result<Opened, Stop> {
+        let secret = DeviceSecret::new(self.profile.secret().expose_secret());
+        let credential = Credential::Device(*self.profile.device(), secret);
+        let (dial, info) = (self.dial.clone(), self.info.clone());
+        let mut opening = Box::pin(async move { dial.open(credential, &info).await });
+        loop {
+            tokio::select! {
+                opened = &mut opening => return opened.map_err(Stop::Failed),
+                stop = self.background() => if let Some(stop) = stop { return Err(stop) },
+            }
+        }
+    }
+
+    /// Waits before the next attempt while the background goes on.
+    async fn pause(&mut self, error: ClientError, retry: Duration) -> Option<Stop> {
+        self.hurry = false;
+        self.queue.push_back(Event::Down { error, retry });
+        let until = Instant::now() + retry;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return None,
+                stop = self.background() => if stop.is_some() { return stop },
+            }
+            if self.hurry {
+                return None;
+            }
+        }
+    }
+
+    /// Serves a line until it or everything ends.
+    async fn serve(&mut self, opened: Opened) -> Result<Stop, ClientError> {
+        let Opened { mut line, info, binding, tls } = opened;
+        self.learn(&info);
+        let up = Up { info, binding, tls };
+        self.queue.push_back(Event::Up(Box::new(up.clone())));
+        let mut serving = Serving::new(up);
+        self.sending.line_began(&serving.up.info);
+        let end = loop {
+            if let Err(error) = self.pump(&mut serving, &mut line) {
+                break Err(error);
+            }
+            let turn = tokio::select! {
+                wake = line.wait(None) => match wake {
+                    Ok(_) => self.take_frames(&mut serving, &mut line).map(|()| None),
+                    Err(error) => Err(error.into()),
+                },
+                stop = self.background() => Ok(stop),
+            };
+            match turn {
+                Ok(None) => {}
+                Ok(Some(stop)) => break Ok(stop),
+                Err(error) => break Err(error),
+            }
+        };
+        self.line_ended(serving);
+        // The last words take up to a second; nobody has to wait for them unless it is the end.
+        match &end {
+            Ok(Stop::Asked(_)) => line.close(CloseCode::Bye).await,
+            Ok(Stop::Failed(_)) => line.close(CloseCode::Bye).await,
+            Err(_) => drop(tokio::spawn(line.finish())),
+        }
+        end
+    }
+
+    /// Everything that goes on whether there is a line or not; one thing a call. Cancel-safe.
+    async fn background(&mut self) -> Option<Stop> {
+        let events = self.events.clone();
+        tokio::select! {
+            command = self.commands.recv(), if self.waiting.len() < WAITING => match command {
+                Some(Command::Close(reply)) => return Some(Stop::Asked(Some(reply))),
+                Some(command) => self.take_command(command),
+                None => return Some(Stop::Asked(None)),
+            },
+            permit = events.reserve(), if !self.queue.is_empty() => match permit {
+                Ok(permit) => if let Some(event) = self.queue.pop_front() {
+                    self.follows.delivered(&event);
+                    permit.send(event);
+                },
+                // Nobody listens; the line still serves the handle.
+                Err(_) => self.queue.clear(),
+            },
+            Some(done) = self.jobs.next() => if let Err(error) = self.take_done(done) {
+                return Some(Stop::Failed(error));
+            },
+            _ = self.look.tick(), if self.options.send => self.sending.look(),
+        }
+        None
+    }
+
+    fn take_command(&mut self, command: Command) {
+        match command {
+            Command::Follow { conversation, after } => self.follows.begin(conversation, after),
+            Command::Unfollow { conversation } => {
+                if self.follows.end(conversation) {
+                    let op = Op::Unfollow(proto::Unfollow { conversation });
+                    self.waiting.push_back((op, Asker::Nobody));
+                }
+            }
+            Command::Written => self.sending.written(),
+            Command::Hurry => self.hurry = true,
+            Command::Facts(reply) => self.facts.push(reply),
+            Command::Request { op, reply } => {
+                self.waiting.push_back((*op, Asker::Caller(reply)));
+            }
+            Command::Close(_) => {}
+        }
+    }
+
+    fn take_done(&mut self, done: Done) -> Result<(), ClientError> {
+        match done {
+            Done::Settled(settled) => {
+                let Settled { recorded, refused, claimed, filled, changes } = settled?;
+                for (message_id, ack) in recorded {
+                    self.queue.push_back(Event::Recorded { message_id, ack });
+                }
+                for (message_id, why) in refused {
+                    self.queue.push_back(Event::Refused { message_id, why });
+                }
+                self.sending.settled(claimed, filled, changes);
+            }
+            Done::Checked(checked) => {
+                let events = self.follows.checked(checked?);
+                self.queue.extend(events);
+            }
+            Done::Learned(learned) => match learned {
+                Ok(profile) => self.profile = *profile,
+                Err(error) => tracing::warn!(%error, "what READY said was not kept"),
+            },
+        }
+        Ok(())
+    }
+
+    /// Keeps what READY says about the next connection.
+    fn learn(&mut self, info: &proto::ServerInfo) {
+        let pins = pins_of(info);
+        let (home, name) = (self.home.clone(), self.profile.name().clone());
+        self.jobs.push(Box::pin(async move {
+            let learned = crate::client::blocking(move || {
+                let mut profile = Profile::load(&home, &name)?;
+                if let Some(pins) = pins {
+                    profile.learn_pins(&home, &pins)?;
+                }
+                profile.raise_min_version(&home, twinlock_core::limits::VERSION)?;
+                Ok(Box::new(profile))
+            });
+            Done::Learned(learned.await)
+        }));
+    }
+}
+
+/// Tells whoever sent a command that nothing will come of it.
+fn refuse(command: Command, error: &ClientError) {
+    match command {
+        Command::Request { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Command::Facts(reply) => drop(reply.send(Err(error.clone()))),
+        Command::Close(reply) => drop(reply.send(())),
+        Command::Follow { .. } | Command::Unfollow { .. } | Command::Written | Command::Hurry => {}
+    }
+}

@@ -1,0 +1,285 @@
+//! The outbox on its way out: claimed in order, sent ahead of the acks, settled together.
+//!
+//! What a server has acknowledged is noted on disk first and told afterwards. A message stays in
+//! the outbox until then, so a lost line or a kill costs sending it again under the same id.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+use twinlock_core::id::{ConversationId, Link, MessageId, Salt};
+use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+
+use super::{Asker, Done};
+use crate::client::blocking;
+use crate::error::{ClientError, Refusal};
+use crate::outbox::{Ack, Pending};
+use crate::state::State;
+
+/// Messages claimed and not yet settled. Less than the server's limit of 1024; more than the
+/// delay times any rate that a client's own disk has.
+const WINDOW: usize = 512;
+/// Looks ([`super::LOOK`] apart) after which claims of processes that died are looked for.
+const SWEEP: u32 = 20;
+
+pub(super) struct Sending {
+    state: State,
+    enabled: bool,
+    window: usize,
+    /// Claimed and not sent, by target.
+    queues: BTreeMap<String, VecDeque<Pending>>,
+    targets: HashMap<String, Target>,
+    in_flight: HashSet<MessageId>,
+    recorded: Vec<(MessageId, Ack)>,
+    refused: Vec<(MessageId, Why)>,
+    settling: bool,
+    /// There may be something to claim.
+    want: bool,
+    /// What was claimed has to be given back first, to begin again with the oldest.
+    release: bool,
+    /// The server cannot record anything before this.
+    hold: Option<Instant>,
+    /// What [`State::changes`] said last.
+    changes: Option<i64>,
+    /// Look at [`State::changes`] next time.
+    look: bool,
+    looks: u32,
+}
+
+/// Where a target is, on this line.
+enum Target {
+    Asked,
+    Known(ConversationId),
+}
+
+/// What a thread has done with the outbox.
+pub(super) struct Settled {
+    pub(super) recorded: Vec<(MessageId, Ack)>,
+    pub(super) refused: Vec<(MessageId, Why)>,
+    pub(super) claimed: Vec<Pending>,
+    /// There may be more to claim.
+    pub(super) filled: bool,
+    pub(super) changes: Option<i64>,
+}
+
+impl Sending {
+    pub(super) fn new(state: State, enabled: bool) -> Self {
+        Self {
+            state,
+            enabled,
+            window: WINDOW,
+            queues: BTreeMap::new(),
+            targets: HashMap::new(),
+            in_flight: HashSet::new(),
+            recorded: Vec::new(),
+            refused: Vec::new(),
+            settling: false,
+            want: true,
+            release: false,
+            hold: None,
+            changes: None,
+            look: false,
+            looks: 0,
+        }
+    }
+
+    pub(super) fn line_began(&mut self, info: &proto::ServerInfo) {
+        let most = usize::try_from(info.max_in_flight).unwrap_or(WINDOW);
+        self.window = most.clamp(1, WINDOW);
+        self.hold = None;
+        self.want = true;
+    }
+
+    pub(super) fn line_ended(&mut self) {
+        self.begin_again();
+        self.in_flight.clear();
+        self.targets.clear();
+    }
+
+    /// This process has put something into the outbox.
+    pub(super) fn written(&mut self) {
+        self.want = true;
+    }
+
+    /// Another process may have.
+    pub(super) fn look(&mut self) {
+        self.looks += 1;
+        self.look = true;
+        if self.looks.is_multiple_of(SWEEP) {
+            self.want = true;
+        }
+        if self.hold.is_some_and(|until| until <= Instant::now()) && self.in_flight.is_empty() {
+            self.hold = None;
+            self.want = true;
+        }
+    }
+
+    /// The next request, if one may be sent.
+    pub(super) fn next(&mut self) -> Option<(Op, Asker)> {
+        if self.hold.is_some() {
+            return None;
+        }
+        let mut ask = None;
+        for (target, queue) in &mut self.queues {
+            match self.targets.get(target) {
+                Some(Target::Known(conversation)) => {
+                    let Some(message) = queue.pop_front() else { continue };
+                    let append = proto::Append {
+                        conversation: *conversation,
+                        message_id: Bytes::copy_from_slice(&message.message_id.0),
+                        body: message.body,
+                    };
+                    self.in_flight.insert(message.message_id);
+                    return Some((Op::Append(append), Asker::Append(message.message_id)));
+                }
+                Some(Target::Asked) => {}
+                None => {
+                    ask = Some(target.clone());
+                    break;
+                }
+            }
+        }
+        let target = ask?;
+        self.targets.insert(target.clone(), Target::Asked);
+        let op = match target.strip_prefix('@') {
+            Some(user) => Op::OpenDirect(proto::OpenDirect { user: user.to_owned() }),
+            None => Op::FindRoom(proto::FindRoom { name: target.clone() }),
+        };
+        Some((op, Asker::Target(target)))
+    }
+
+    /// The answer to an append.
+    pub(super) fn answered(
+        &mut self,
+        message_id: MessageId,
+        answer: Result<Answered, Refusal>,
+    ) -> Result<(), ClientError> {
+        self.in_flight.remove(&message_id);
+        match answer {
+            Ok(Answered::Ack(ack)) => self.recorded.push((message_id, read_ack(&ack)?)),
+            Ok(_) => return Err(ClientError::Protocol("another answer than an ack")),
+            Err(no) if no.is_passing() => self.hold_on(no),
+            Err(no) => self.refused.push((message_id, no.why)),
+        }
+        Ok(())
+    }
+
+    /// Where a target is.
+    pub(super) fn found(
+        &mut self,
+        target: String,
+        answer: Result<Answered, Refusal>,
+    ) -> Result<(), ClientError> {
+        match answer {
+            Ok(Answered::Conversation(found)) => {
+                self.targets.insert(target, Target::Known(found.id));
+            }
+            Ok(_) => return Err(ClientError::Protocol("another answer than a conversation")),
+            Err(no) => {
+                self.targets.remove(&target);
+                if no.is_passing() {
+                    self.hold_on(no);
+                } else if let Some(queue) = self.queues.remove(&target) {
+                    self.refused.extend(queue.into_iter().map(|m| (m.message_id, no.why)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing more is sent until everything on the line is answered and the time has come: what
+    /// was refused goes first then.
+    fn hold_on(&mut self, no: Refusal) {
+        let pause = Duration::from_secs(u64::from(no.retry_seconds.clamp(1, 60)));
+        self.hold = Some(Instant::now() + pause);
+        self.begin_again();
+    }
+
+    fn begin_again(&mut self) {
+        self.queues.clear();
+        self.release = true;
+    }
+
+    /// Notes on disk what is known and claims more, unless a thread is at it already.
+    pub(super) fn settle(
+        &mut self,
+        jobs: &FuturesUnordered<BoxFuture<'static, Done>>,
+        connected: bool,
+    ) {
+        if self.settling {
+            return;
+        }
+        let outstanding =
+            self.in_flight.len() + self.queues.values().map(VecDeque::len).sum::<usize>();
+        let may_claim =
+            self.enabled && connected && self.hold.is_none() && outstanding <= self.window / 2;
+        let claim = if may_claim { self.window - outstanding } else { 0 };
+        let release = self.release && self.in_flight.is_empty();
+        let looking = may_claim && (self.want || self.look);
+        if self.recorded.is_empty() && self.refused.is_empty() && !release && !looking {
+            return;
+        }
+        self.settling = true;
+        let sure = self.want && may_claim;
+        if may_claim {
+            (self.want, self.look) = (false, false);
+        }
+        if release {
+            self.release = false;
+        }
+        let recorded = std::mem::take(&mut self.recorded);
+        let refused = std::mem::take(&mut self.refused);
+        let (state, before) = (self.state.clone(), self.changes);
+        let work = move || {
+            let outbox = state.outbox();
+            if !recorded.is_empty() {
+                outbox.mark_recorded_many(&recorded)?;
+            }
+            for (message_id, why) in &refused {
+                outbox.mark_refused(message_id, *why)?;
+            }
+            if release {
+                outbox.release()?;
+            }
+            let mut settled =
+                Settled { recorded, refused, claimed: Vec::new(), filled: false, changes: before };
+            if claim > 0 {
+                settled.changes = Some(state.changes()?);
+                if sure || settled.changes != before {
+                    settled.claimed = outbox.claim(claim)?;
+                    settled.filled = settled.claimed.len() == claim;
+                }
+            }
+            Ok(settled)
+        };
+        jobs.push(Box::pin(async move { Done::Settled(blocking(work).await) }));
+    }
+
+    /// A thread has settled.
+    pub(super) fn settled(&mut self, claimed: Vec<Pending>, filled: bool, changes: Option<i64>) {
+        self.settling = false;
+        self.changes = changes;
+        self.want |= filled;
+        if self.release {
+            // The line ended meanwhile: these go back with the others.
+            return;
+        }
+        for message in claimed {
+            self.queues.entry(message.target.clone()).or_default().push_back(message);
+        }
+        self.queues.retain(|_, queue| !queue.is_empty());
+    }
+}
+
+fn read_ack(ack: &proto::Ack) -> Result<Ack, ClientError> {
+    Ok(Ack {
+        conversation: ack.conversation,
+        n: ack.n,
+        time_ms: ack.time_ms,
+        salt: Salt::from_slice(&ack.salt),
+        link: Link::from_slice(&ack.link).ok_or(ClientError::Protocol("length of a link"))?,
+    })
+}

@@ -1,0 +1,201 @@
+//! One line: requests out, answers and entries in.
+
+use std::collections::HashMap;
+
+use prost::Message as _;
+use twinlock_core::limits::MAX_BODY;
+use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::session::Event as LineEvent;
+use twinlock_link::line::Line;
+
+use super::{Asker, Driver};
+use crate::client::{Event, Facts, Up};
+use crate::dial::Stream;
+use crate::error::{ClientError, Refusal, closed};
+
+/// Requests on the line without an answer, appends aside.
+const ASKED: usize = 128;
+/// Bytes sealed and not yet written beyond which nothing more is sealed.
+const BACKLOG: usize = 128 * 1024;
+/// Bytes a request takes in a frame besides itself: tag and length.
+const REQUEST_HEAD: usize = 6;
+
+/// What belongs to one line and goes with it.
+pub(super) struct Serving {
+    pub(super) up: Up,
+    asked: HashMap<u64, Asker>,
+    next: u64,
+    appends: usize,
+    /// Requests to be sealed into one frame.
+    frame: Vec<proto::Request>,
+    frame_bytes: usize,
+}
+
+impl Serving {
+    pub(super) fn new(up: Up) -> Self {
+        Self { up, asked: HashMap::new(), next: 1, appends: 0, frame: Vec::new(), frame_bytes: 0 }
+    }
+
+    /// Adds a request to the frame that is being filled; a full one is sealed first.
+    fn ask(&mut self, line: &mut Line<Stream>, op: Op, asker: Asker) -> Result<(), ClientError> {
+        let request = proto::Request { id: self.next, op: Some(op) };
+        let bytes = request.encoded_len() + REQUEST_HEAD;
+        if self.frame_bytes + bytes > MAX_BODY {
+            self.seal(line)?;
+        }
+        self.appends += usize::from(matches!(asker, Asker::Append(_)));
+        self.asked.insert(self.next, asker);
+        self.next += 1;
+        self.frame_bytes += bytes;
+        self.frame.push(request);
+        Ok(())
+    }
+
+    fn seal(&mut self, line: &mut Line<Stream>) -> Result<(), ClientError> {
+        if self.frame.is_empty() {
+            return Ok(());
+        }
+        self.frame_bytes = 0;
+        let frame = proto::ToServer { requests: std::mem::take(&mut self.frame) };
+        line.send_app(&frame.encode_to_vec()).map_err(|e| ClientError::Lost(e.to_string()))
+    }
+
+    fn answered(&mut self, id: u64) -> Option<Asker> {
+        let asker = self.asked.remove(&id)?;
+        self.appends -= usize::from(matches!(asker, Asker::Append(_)));
+        Some(asker)
+    }
+}
+
+impl Driver {
+    /// Sends what there is to send, as far as there is room.
+    pub(super) fn pump(
+        &mut self,
+        serving: &mut Serving,
+        line: &mut Line<Stream>,
+    ) -> Result<(), ClientError> {
+        for reply in self.facts.drain(..) {
+            let session = line.session();
+            let facts = Facts {
+                up: serving.up.clone(),
+                session: session.facts(),
+                id: session.id(),
+                server_key: session.server_key(),
+                age: session.began().elapsed(),
+            };
+            let _gone = reply.send(Ok(facts));
+        }
+        let busy = |serving: &Serving, line: &Line<Stream>| {
+            line.backlog() + serving.frame_bytes >= BACKLOG
+        };
+        while !busy(serving, line) && serving.asked.len() - serving.appends < ASKED {
+            let Some((op, asker)) = self.waiting.pop_front() else { break };
+            serving.ask(line, op, asker)?;
+        }
+        for (op, conversation) in self.follows.requests() {
+            let asker = conversation.map_or(Asker::Nobody, Asker::Follow);
+            serving.ask(line, op, asker)?;
+        }
+        while !busy(serving, line) {
+            let Some((op, asker)) = self.sending.next() else { break };
+            serving.ask(line, op, asker)?;
+        }
+        serving.seal(line)?;
+        let following = self.follows.any();
+        line.session_mut().set_following(following);
+        self.sending.settle(&self.jobs, true);
+        self.follows.check(&self.jobs);
+        Ok(())
+    }
+
+    /// Takes every frame that is whole.
+    pub(super) fn take_frames(
+        &mut self,
+        serving: &mut Serving,
+        line: &mut Line<Stream>,
+    ) -> Result<(), ClientError> {
+        while line.has_frame().map_err(|e| ClientError::Lost(e.to_string()))? {
+            let items = match line.open_frame()? {
+                LineEvent::App(body) => {
+                    proto::ToClient::decode(bytes::Bytes::copy_from_slice(body))
+                        .map_err(|_| ClientError::Protocol("a frame that cannot be read"))?
+                        .items
+                }
+                LineEvent::Closed(code) => return Err(closed(code)),
+                LineEvent::Bulk { .. } => {
+                    return Err(ClientError::Protocol("file bytes that nobody asked for"));
+                }
+                LineEvent::Rekeyed(epoch) => {
+                    tracing::debug!(epoch, "rekeyed");
+                    continue;
+                }
+                LineEvent::Ready { .. } | LineEvent::Nothing => continue,
+            };
+            for item in items {
+                self.take_item(serving, item)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_item(&mut self, serving: &mut Serving, item: proto::Item) -> Result<(), ClientError> {
+        match item.what {
+            Some(What::Answer(answer)) => self.take_answer(serving, answer)?,
+            Some(What::Entries(entries)) => {
+                self.follows.arrived(entries.conversation, entries.entries);
+            }
+            Some(What::Presence(proto::Presence { user, online })) => {
+                self.queue.push_back(Event::Presence { user, online });
+            }
+            Some(What::Conversation(conversation)) => {
+                if !conversation.joined {
+                    self.follows.end(conversation.id);
+                }
+                self.queue.push_back(Event::Conversation(conversation));
+            }
+            Some(What::GoingAway(away)) => {
+                self.come_back = Some(std::time::Duration::from_secs(u64::from(away.seconds)));
+            }
+            // Of a later version.
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn take_answer(
+        &mut self,
+        serving: &mut Serving,
+        answer: proto::Answer,
+    ) -> Result<(), ClientError> {
+        let result = match answer.result {
+            Some(Answered::Refusal(no)) => Err(Refusal::from(no)),
+            Some(answered) => Ok(answered),
+            None => return Err(ClientError::Protocol("an answer of a kind it was not asked for")),
+        };
+        match serving.answered(answer.id) {
+            Some(Asker::Caller(reply)) => {
+                let _gone = reply.send(result.map_err(ClientError::Refused));
+            }
+            Some(Asker::Append(message_id)) => self.sending.answered(message_id, result)?,
+            Some(Asker::Target(target)) => self.sending.found(target, result)?,
+            Some(Asker::Follow(conversation)) => {
+                self.queue.extend(self.follows.answered(conversation, result)?);
+            }
+            Some(Asker::Nobody) => {}
+            None => return Err(ClientError::Protocol("an answer to nothing")),
+        }
+        Ok(())
+    }
+
+    /// The line is gone: whoever waits for an answer on it learns that it will not come.
+    pub(super) fn line_ended(&mut self, serving: Serving) {
+        for asker in serving.asked.into_values() {
+            if let Asker::Caller(reply) = asker {
+                let lost = "it ended before the answer came".to_owned();
+                let _gone = reply.send(Err(ClientError::Lost(lost)));
+            }
+        }
+        self.follows.line_ended();
+        self.sending.line_ended();
+    }
+}

@@ -1,0 +1,450 @@
+//! Becoming somebody on a server: by an invite, or by the password on a new device.
+//!
+//! The profile is on disk before the server is asked to make the credential in it: whatever is cut
+//! in between, no device exists whose secret nobody has.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::time::timeout;
+use twinlock_core::credential::{Credential, Password, draw_device_secret};
+use twinlock_core::frame::CloseCode;
+use twinlock_core::handshake::Enrolment;
+use twinlock_core::id::{DeviceId, Name, ServerKey, TlsPin};
+use twinlock_core::invite::{Address, InviteLink};
+use twinlock_core::keys::{DeviceSecret, InviteSecret};
+use twinlock_core::limits::{Timing, VERSION};
+use twinlock_core::opaque::{RECORD, REQUEST, RESPONSE};
+use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::session::{Binding, BindingPolicy, Event};
+use twinlock_link::OsEntropy;
+use twinlock_link::line::Line;
+use twinlock_link::tls::Trust;
+
+use crate::dial::{Dial, Opened, Stream};
+use crate::error::{ClientError, closed};
+use crate::home::Home;
+use crate::profile::{NewProfile, Profile, ProfileError, TlsTrust};
+
+/// How long the server may take for one answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// What an invite allows, as the server tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// The only name it is for; `None`: choose one.
+    pub user: Option<Name>,
+    /// What whoever uses it may do.
+    pub role: proto::Role,
+    /// When it ends, ms since 1970 UTC.
+    pub expires_ms: u64,
+}
+
+/// Who wants to join.
+#[derive(Debug)]
+pub struct NewUser {
+    /// The name wanted.
+    pub user: Name,
+    /// What this device is called.
+    pub label: String,
+    /// With one, all devices may be lost; without one, the last device must not be.
+    pub password: Option<Password>,
+}
+
+/// A user who logs in with the password.
+#[derive(Debug)]
+pub struct Returning {
+    /// Where the server is.
+    pub address: Address,
+    /// Who.
+    pub user: Name,
+    /// The password.
+    pub password: Password,
+    /// What this device is called.
+    pub label: String,
+    /// PEM file of an authority to trust; without one the TLS key is learned over lock 2.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Asks what an invite allows. It stays unused.
+///
+/// # Errors
+/// [`ClientError`]; [`ClientError::LoginRefused`] for an invite that is used, expired or unknown.
+pub async fn look(link: &InviteLink) -> Result<Terms, ClientError> {
+    let opened = open_invite(link).await?;
+    let invite = opened.info.invite.unwrap_or_default();
+    opened.line.close(CloseCode::Bye).await;
+    let user = match invite.user.as_str() {
+        "" => None,
+        user => Some(Name::new(user).map_err(|_| ClientError::Protocol("the invite's name"))?),
+    };
+    Ok(Terms { user, role: invite.role(), expires_ms: invite.expires_ms })
+}
+
+/// Uses an invite: registers the user with this device, and makes the profile.
+///
+/// # Errors
+/// [`ClientError`]. After [`ClientError::Lost`] the profile may exist: if the server made the user
+/// before the line was lost, it works.
+pub async fn join(
+    home: &Home,
+    profile: &Name,
+    link: &InviteLink,
+    new: NewUser,
+) -> Result<Profile, ClientError> {
+    refuse_existing(home, profile)?;
+    let NewUser { user, label, password } = new;
+    let Opened { line, info, .. } = open_invite(link).await?;
+    let mut desk = Desk::new(line);
+    let begin = proto::RegisterBegin {
+        user: user.to_string(),
+        password: password.is_some(),
+        device: true,
+        device_label: label.clone(),
+    };
+    let (device, secret) = desk.begin(begin, &link.server_key).await?;
+    let device = device.ok_or(ClientError::Protocol("no device id"))?;
+    let password = password.map(|password| Credential::User(user.clone(), password));
+    let copy = DeviceSecret::new(secret.expose_secret());
+    let records = desk.evaluate(password, Some((device, copy)), &link.server_key).await?;
+    let tls = match link.tls_pin {
+        Some(pin) => pins(&info, pin),
+        None => TlsTrust::Ca { file: None },
+    };
+    let new = NewProfile {
+        host: link.address.bare_host().to_owned(),
+        port: link.address.port(),
+        server_key: link.server_key,
+        tls,
+        binding: binding_of(link),
+        user,
+        device,
+        secret,
+        label,
+        min_version: VERSION,
+        created_ms: now_ms(),
+    };
+    let made = Profile::create(home, profile, new)?;
+    finish(home, desk, records, made).await
+}
+
+/// Enrols this device with the user's password, and makes the profile; an existing profile of the
+/// same server and user is replaced, and its server key stays pinned.
+///
+/// # Errors
+/// [`ClientError`], [`ProfileError::Exists`] if the profile is another's.
+pub async fn log_in(
+    home: &Home,
+    profile: &Name,
+    returning: Returning,
+) -> Result<Profile, ClientError> {
+    let Returning { address, user, password, label, ca_file } = returning;
+    let known = match Profile::load(home, profile) {
+        Ok(known) if *known.user() == user && known.host() == address.bare_host() => Some(known),
+        Ok(_) => return Err(ProfileError::Exists { name: profile.clone() }.into()),
+        Err(ProfileError::Missing { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let pin = known.as_ref().map(|known| *known.server_key());
+    let (trust, binding) = match (&known, &ca_file) {
+        (Some(known), None) => (known.tls(), known.binding()),
+        (_, file) => (TlsTrust::Ca { file: file.clone() }, BindingPolicy::Warn),
+    };
+    let dial = match (&known, &ca_file) {
+        (Some(known), None) => Dial::of(known, Timing::default())?,
+        (_, None) => Dial::new(address.clone(), Trust::Learn, pin, binding, Timing::default())?,
+        (_, Some(file)) => {
+            let roots = crate::dial::roots(Some(file))?;
+            let trust = Trust::Ca { extra_roots: roots };
+            Dial::new(address.clone(), trust, pin, binding, Timing::default())?
+        }
+    };
+    let credential = Credential::User(user.clone(), password);
+    let Opened { line, info, binding: seen, tls: facts } =
+        dial.open(credential, &client_info(&label)).await?;
+    let server_key = line.session().server_key();
+    let mut desk = Desk::new(line);
+    let begin = proto::RegisterBegin {
+        device: true,
+        device_label: label.clone(),
+        ..proto::RegisterBegin::default()
+    };
+    let (device, secret) = desk.begin(begin, &server_key).await?;
+    let device = device.ok_or(ClientError::Protocol("no device id"))?;
+    let copy = DeviceSecret::new(secret.expose_secret());
+    let records = desk.evaluate(None, Some((device, copy)), &server_key).await?;
+    // Whom TLS shows counts only if TLS reaches the server; else only what the server says.
+    let tls = match (&known, ca_file, facts.peer_pin) {
+        (Some(_), None, _) | (_, Some(_), _) => trust,
+        (None, None, Some(pin)) if seen == Binding::Bound => pins(&info, pin),
+        (None, None, _) if info.tls_pins.is_empty() => TlsTrust::Ca { file: None },
+        (None, None, _) => pins_of(&info).map_or(trust, TlsTrust::Pins),
+    };
+    let new = NewProfile {
+        host: address.bare_host().to_owned(),
+        port: address.port(),
+        server_key,
+        tls,
+        binding,
+        user,
+        device,
+        secret,
+        label,
+        min_version: VERSION,
+        created_ms: now_ms(),
+    };
+    match known {
+        // The old secret may still work: it goes only once the new one does.
+        Some(_) => {
+            desk.finish(records).await?;
+            Ok(Profile::replace(home, profile, new)?)
+        }
+        None => {
+            let made = Profile::create(home, profile, new)?;
+            finish(home, desk, records, made).await
+        }
+    }
+}
+
+/// Replaces the password of a profile's user.
+///
+/// # Errors
+/// [`ClientError`]; the old one stays then.
+pub async fn set_password(
+    profile: &Profile,
+    old: Password,
+    new: Password,
+) -> Result<(), ClientError> {
+    let dial = Dial::of(profile, Timing::default())?;
+    let credential = Credential::User(profile.user().clone(), old);
+    let opened = dial.open(credential, &client_info(profile.label())).await?;
+    let mut desk = Desk::new(opened.line);
+    let begin = proto::RegisterBegin { password: true, ..proto::RegisterBegin::default() };
+    desk.begin(begin, profile.server_key()).await?;
+    let new = Credential::User(profile.user().clone(), new);
+    let records = desk.evaluate(Some(new), None, profile.server_key()).await?;
+    desk.finish(records).await?;
+    desk.line.close(CloseCode::Bye).await;
+    Ok(())
+}
+
+/// Revokes a device of a profile's user by the password: a device may revoke only itself.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn revoke_device(
+    profile: &Profile,
+    password: Password,
+    device: &DeviceId,
+) -> Result<(), ClientError> {
+    let dial = Dial::of(profile, Timing::default())?;
+    let credential = Credential::User(profile.user().clone(), password);
+    let opened = dial.open(credential, &client_info(profile.label())).await?;
+    let mut desk = Desk::new(opened.line);
+    let revoke = proto::RevokeDevice { device: Bytes::copy_from_slice(&device.0) };
+    desk.ask(Op::RevokeDevice(revoke)).await?;
+    desk.line.close(CloseCode::Bye).await;
+    Ok(())
+}
+
+/// This program, as the operator sees it.
+pub(crate) fn client_info(label: &str) -> proto::ClientInfo {
+    proto::ClientInfo {
+        software: concat!("twinlock ", env!("CARGO_PKG_VERSION")).to_owned(),
+        device_label: label.to_owned(),
+        instance: Bytes::new(),
+    }
+}
+
+/// Milliseconds since 1970 UTC.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn refuse_existing(home: &Home, name: &Name) -> Result<(), ClientError> {
+    match Profile::load(home, name) {
+        Err(ProfileError::Missing { .. }) => Ok(()),
+        Ok(_) | Err(ProfileError::Malformed { .. }) => {
+            Err(ProfileError::Exists { name: name.clone() }.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn binding_of(link: &InviteLink) -> BindingPolicy {
+    if link.proxy { BindingPolicy::Off } else { BindingPolicy::Warn }
+}
+
+async fn open_invite(link: &InviteLink) -> Result<Opened, ClientError> {
+    let trust = match link.tls_pin {
+        Some(pin) => Trust::Pins(vec![pin]),
+        None => Trust::Ca { extra_roots: Vec::new() },
+    };
+    let (pin, binding) = (Some(link.server_key), binding_of(link));
+    let dial = Dial::new(link.address.clone(), trust, pin, binding, Timing::default())?;
+    let secret = InviteSecret::new(link.secret.expose_secret());
+    dial.open(Credential::Invite(link.id, secret), &client_info("")).await
+}
+
+/// The pins that the server names, or the one that let us in.
+fn pins(info: &proto::ServerInfo, used: TlsPin) -> TlsTrust {
+    TlsTrust::Pins(pins_of(info).unwrap_or_else(|| vec![used]))
+}
+
+/// The pins that the server names, if it names any.
+pub(crate) fn pins_of(info: &proto::ServerInfo) -> Option<Vec<TlsPin>> {
+    let pins: Vec<_> = info
+        .tls_pins
+        .iter()
+        .filter_map(|pin| TlsPin::from_slice(pin))
+        .take(crate::profile::MAX_PINS)
+        .collect();
+    (!pins.is_empty()).then_some(pins)
+}
+
+/// The last step: the server makes the credentials of a profile that is on disk already.
+async fn finish(
+    home: &Home,
+    mut desk: Desk,
+    records: proto::RegisterFinish,
+    made: Profile,
+) -> Result<Profile, ClientError> {
+    match desk.finish(records).await {
+        Ok(()) => {
+            desk.line.close(CloseCode::Bye).await;
+            Ok(made)
+        }
+        Err(error @ ClientError::Refused(_)) => {
+            made.remove(home)?;
+            Err(error)
+        }
+        Err(error) => Err(ClientError::Lost(format!(
+            "the server did not confirm the registration ({error}). It may have been made: \
+             `twinlock status` tells. If that says \"login refused\", remove the profile and use \
+             the invite or the password again"
+        ))),
+    }
+}
+
+/// One question after the other over a line that does nothing else.
+struct Desk {
+    line: Line<Stream>,
+    asked: u64,
+}
+
+impl Desk {
+    fn new(line: Line<Stream>) -> Self {
+        Self { line, asked: 0 }
+    }
+
+    async fn ask(&mut self, op: Op) -> Result<Answered, ClientError> {
+        self.asked += 1;
+        let request = proto::Request { id: self.asked, op: Some(op) };
+        let body = proto::ToServer { requests: vec![request] }.encode_to_vec();
+        self.line.send_app(&body).map_err(|e| ClientError::Lost(e.to_string()))?;
+        let late = || ClientError::Lost("the server did not answer in time".to_owned());
+        timeout(ANSWER, self.answer()).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn answer(&mut self) -> Result<Answered, ClientError> {
+        loop {
+            self.line.wait(None).await?;
+            let items = match self.line.open_frame()? {
+                Event::App(body) => {
+                    proto::ToClient::decode(body)
+                        .map_err(|_| ClientError::Protocol("a frame that cannot be read"))?
+                        .items
+                }
+                Event::Closed(code) => return Err(closed(code)),
+                _ => continue,
+            };
+            for item in items {
+                if let Some(What::Answer(proto::Answer { id, result })) = item.what
+                    && id == self.asked
+                {
+                    return match result {
+                        Some(Answered::Refusal(no)) => Err(ClientError::Refused(no.into())),
+                        Some(answered) => Ok(answered),
+                        None => Err(ClientError::Protocol("an empty answer")),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Fixes what is registered; the server draws the device's id, we its secret.
+    async fn begin(
+        &mut self,
+        begin: proto::RegisterBegin,
+        server_key: &ServerKey,
+    ) -> Result<(Option<DeviceId>, DeviceSecret), ClientError> {
+        let Answered::RegisterIds(ids) = self.ask(Op::RegisterBegin(begin)).await? else {
+            return Err(ClientError::Protocol("another answer than ids"));
+        };
+        if ids.server_key != server_key.0.as_slice() {
+            return Err(ClientError::LoginRefused);
+        }
+        Ok((DeviceId::from_slice(&ids.device), draw_device_secret(&mut OsEntropy)))
+    }
+
+    /// Steps 1 to 3 of OPAQUE's registration for each credential; the records to upload.
+    async fn evaluate(
+        &mut self,
+        password: Option<Credential>,
+        device: Option<(DeviceId, DeviceSecret)>,
+        server_key: &ServerKey,
+    ) -> Result<proto::RegisterFinish, ClientError> {
+        let start = |credential: Option<Credential>| {
+            credential.map(|c| Enrolment::start(Arc::new(c), &mut OsEntropy)).transpose()
+        };
+        let refused = |_| ClientError::LoginRefused;
+        let password = start(password).map_err(refused)?;
+        let device = start(device.map(|(id, secret)| Credential::Device(id, secret)));
+        let device = device.map_err(refused)?;
+        let request = |enrolment: &Option<(Enrolment<Arc<Credential>>, [u8; REQUEST])>| {
+            let request = enrolment.as_ref().map(|(_, request)| Bytes::copy_from_slice(request));
+            request.unwrap_or_default()
+        };
+        let requests = proto::RegisterEvaluate {
+            password_request: request(&password),
+            device_request: request(&device),
+        };
+        let Answered::RegisterResponse(responses) =
+            self.ask(Op::RegisterEvaluate(requests)).await?
+        else {
+            return Err(ClientError::Protocol("another answer than a registration's"));
+        };
+        let password_record = record(password, &responses.password_response, server_key).await?;
+        let device_record = record(device, &responses.device_response, server_key).await?;
+        Ok(proto::RegisterFinish { password_record, device_record })
+    }
+
+    async fn finish(&mut self, records: proto::RegisterFinish) -> Result<(), ClientError> {
+        match self.ask(Op::RegisterFinish(records)).await? {
+            Answered::Done(_) => Ok(()),
+            _ => Err(ClientError::Protocol("another answer than done")),
+        }
+    }
+}
+
+/// The record to upload. A password takes a second and 256 MiB, so it goes to a thread.
+async fn record(
+    enrolment: Option<(Enrolment<Arc<Credential>>, [u8; REQUEST])>,
+    response: &[u8],
+    server_key: &ServerKey,
+) -> Result<Bytes, ClientError> {
+    let Some((enrolment, _)) = enrolment else { return Ok(Bytes::new()) };
+    let response: [u8; RESPONSE] =
+        response.try_into().map_err(|_| ClientError::Protocol("length of a response"))?;
+    let pin = *server_key;
+    let work = move || enrolment.finish(&response, &pin, &mut OsEntropy);
+    let record: [u8; RECORD] = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ClientError::LoginRefused)?
+        .map_err(|_| ClientError::LoginRefused)?;
+    Ok(Bytes::copy_from_slice(&record))
+}

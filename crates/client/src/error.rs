@@ -1,0 +1,250 @@
+//! What can go wrong between this client and its server, sorted by whose fault it is.
+//!
+//! Errors are values that several waiters can share, so causes are kept as their words.
+
+use thiserror::Error;
+use twinlock_core::chain::Broken;
+use twinlock_core::frame::{CloseCode, ErrorCode};
+use twinlock_core::id::ConversationId;
+use twinlock_core::invite::Address;
+use twinlock_core::proto::{self, Why};
+use twinlock_core::session::Fault;
+use twinlock_link::line::LineError;
+use twinlock_link::login::LoginError;
+use twinlock_link::tls::TlsFault;
+
+use crate::home::DiskError;
+use crate::profile::ProfileError;
+use crate::state::StateError;
+
+/// Whose fault an error is, which is what a program decides by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// This machine: its disk, its profile.
+    Here,
+    /// Who we are: the server refuses us.
+    Us,
+    /// Who they are: not the server we know, or TLS was cut where that is not allowed.
+    Them,
+    /// There is no line to the server now; later there may be.
+    Network,
+    /// The server says no to a request.
+    Request,
+    /// The record is not what it was, or what came is not what was promised.
+    Record,
+}
+
+/// Why something did not come about.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ClientError {
+    /// A profile cannot be used.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The profile's state cannot be used, or contradicts the server.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A file of this client's.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A certificate authority's file cannot be used.
+    #[error("{0}")]
+    Authority(String),
+    /// What a profile names as its server's host.
+    #[error("'{0}' is neither a DNS name nor an IP address")]
+    NoAddress(String),
+    /// No connection.
+    #[error("no connection to {address}: {problem}")]
+    Unreachable {
+        /// Where to.
+        address: Address,
+        /// The system's words.
+        problem: String,
+    },
+    /// The connection ended.
+    #[error("the line was lost: {0}")]
+    Lost(String),
+    /// The server asks to come back.
+    #[error("the server is busy; it asks to come back in {seconds} s")]
+    Busy {
+        /// When.
+        seconds: u16,
+    },
+    /// The server shows another TLS key or certificate.
+    #[error(
+        "this is not the server this profile knows: {0}. If its owner replaced the TLS key, ask for \
+         a new invite link; until then nothing is sent"
+    )]
+    Distrusted(String),
+    /// TLS ends in the middle and the profile does not go on.
+    #[error(
+        "TLS ends somewhere between you and the server (a proxy, or somebody with a forged \
+         certificate), and this profile requires that it does not"
+    )]
+    TlsCut,
+    /// Both could have spoken a higher version.
+    #[error("somebody between you and the server lowered the protocol version")]
+    Downgrade,
+    /// Neither the server nor we.
+    #[error(
+        "login refused: the secret is wrong or was revoked, or this is not the server you know"
+    )]
+    LoginRefused,
+    /// The server ended the session for good.
+    #[error("{0}")]
+    Ended(&'static str),
+    /// The server says no.
+    #[error("{}", refusal(.0.why, .0.retry_seconds))]
+    Refused(Refusal),
+    /// An entry was altered, or is missing.
+    #[error("the record was changed: {0}")]
+    Tampered(#[from] Broken),
+    /// The record ends before an entry that is known to be in it.
+    #[error(
+        "the record was changed: conversation {conversation} ends at entry {head}, but entry \
+         {known} was recorded before"
+    )]
+    Truncated {
+        /// Which.
+        conversation: ConversationId,
+        /// Where it ends now.
+        head: u64,
+        /// What is known of it.
+        known: u64,
+    },
+    /// The server does not keep to the protocol.
+    #[error("the server does not keep to the protocol: {0}")]
+    Protocol(&'static str),
+    /// There is no such room or person.
+    #[error("there is no {0} that you are in or can write to (see `twinlock rooms` and `people`)")]
+    NoTarget(String),
+    /// The client was closed meanwhile.
+    #[error("this client was closed")]
+    Closed,
+}
+
+/// The server's no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its reason.
+    pub why: Why,
+    /// With [`Why::Busy`] and [`Why::Storage`]: when to ask again.
+    pub retry_seconds: u32,
+}
+
+impl Refusal {
+    /// Asked again later, it may be a yes.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self.why, Why::Busy | Why::Storage)
+    }
+}
+
+impl From<proto::Refusal> for Refusal {
+    fn from(refusal: proto::Refusal) -> Self {
+        Self { why: refusal.why(), retry_seconds: refusal.retry_seconds }
+    }
+}
+
+/// The server's reasons in words.
+#[must_use]
+pub fn refusal(why: Why, seconds: u32) -> String {
+    let words = match why {
+        Why::None => "the server said no, without a reason this program knows",
+        Why::Unsupported => {
+            "the server does not know this request; it may be older than this client"
+        }
+        Why::Malformed => "the server could not read the request",
+        Why::NotAllowed => "you may not do that (it wants another role, or another kind of login)",
+        Why::NotFound => "there is no such room, person or device, or you are not in it",
+        Why::NameTaken => "this name is taken; choose another",
+        Why::NameBad => {
+            "the server does not take this name: 1 to 32 of a-z, 0-9, '.', '_' and '-', with \
+             neither end one of the last three"
+        }
+        Why::TooLarge => "that is too large for the server",
+        Why::AlreadyUsed => "this invite was used already, or has expired; ask for a new one",
+        Why::Busy => return format!("the server asks to try again in {} s", seconds.max(1)),
+        Why::Storage => "the server cannot write to its disk now (is it full?)",
+        Why::LogInAgain => "the login by password is too old for that; log in again",
+        Why::Ahead => "the server's record ends before an entry that this client names",
+    };
+    words.to_owned()
+}
+
+impl ClientError {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Profile(_)
+            | Self::Disk(_)
+            | Self::Authority(_)
+            | Self::NoAddress(_)
+            | Self::Closed => Blame::Here,
+            Self::State(StateError::Conflict { .. } | StateError::AckChanged { .. })
+            | Self::Tampered(_)
+            | Self::Truncated { .. } => Blame::Record,
+            Self::State(_) => Blame::Here,
+            Self::Unreachable { .. } | Self::Lost(_) | Self::Busy { .. } | Self::Protocol(_) => {
+                Blame::Network
+            }
+            Self::Distrusted(_) | Self::TlsCut | Self::Downgrade => Blame::Them,
+            Self::LoginRefused | Self::Ended(_) => Blame::Us,
+            Self::Refused(Refusal { why: Why::AlreadyUsed | Why::LogInAgain, .. }) => Blame::Us,
+            Self::Refused(_) | Self::NoTarget(_) => Blame::Request,
+        }
+    }
+
+    /// Trying again by itself may help.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.blame() == Blame::Network
+    }
+
+    pub(crate) fn tls(fault: &TlsFault, address: &Address) -> Self {
+        if fault.is_distrust() {
+            Self::Distrusted(fault.to_string())
+        } else {
+            Self::Unreachable { address: address.clone(), problem: fault.to_string() }
+        }
+    }
+}
+
+impl From<LoginError> for ClientError {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Server(ErrorCode::Busy(seconds)) => Self::Busy { seconds },
+            LoginError::Server(ErrorCode::Refused) | LoginError::Refused(_) => Self::LoginRefused,
+            // Only a hint, as is every ERROR: it ends this attempt and no more.
+            other => Self::Lost(other.to_string()),
+        }
+    }
+}
+
+impl From<LineError> for ClientError {
+    fn from(error: LineError) -> Self {
+        match error {
+            LineError::Refused(ErrorCode::Busy(seconds)) => Self::Busy { seconds },
+            LineError::Refused(ErrorCode::Refused) => Self::LoginRefused,
+            LineError::Fault(Fault::Binding) => Self::TlsCut,
+            LineError::Fault(Fault::Downgrade(_)) => Self::Downgrade,
+            other => Self::Lost(other.to_string()),
+        }
+    }
+}
+
+/// What the server's CLOSE means for us.
+pub(crate) fn closed(code: CloseCode) -> ClientError {
+    match code {
+        CloseCode::Binding => ClientError::TlsCut,
+        CloseCode::Version => ClientError::Downgrade,
+        CloseCode::Revoked => ClientError::Ended("this device was revoked"),
+        CloseCode::Replaced => {
+            ClientError::Ended("another program with this device's secret took the line over")
+        }
+        CloseCode::Quota => ClientError::Ended(
+            "you have too many sessions open on this server; end one of them first",
+        ),
+        code => ClientError::Lost(code.to_string()),
+    }
+}
