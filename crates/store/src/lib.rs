@@ -22,10 +22,13 @@ use twinlock_core::id::{
     ServerKey,
 };
 
-pub use sqlite::{OpenError, SqliteStore, Options};
+pub use sqlite::{OpenError, Options, SqliteStore};
 
 /// The room everybody is in. Made with the record, never left, never removed.
 pub const LOBBY: ConversationId = 1;
+
+/// Where a store takes its time from: milliseconds since 1970 UTC.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// A durable record of conversations, people and their credentials.
 ///
@@ -41,11 +44,22 @@ pub trait Store: Send + Sync + 'static {
 
     /// Entries with numbers greater than `after`, ascending, at most `limit.entries` of them and
     /// about `limit.bytes` of bodies (at least one entry if there is one).
-    async fn read(&self, conversation: ConversationId, after: u64, limit: Limit) -> Result<Page, StoreError>;
+    async fn read(
+        &self,
+        conversation: ConversationId,
+        after: u64,
+        limit: Limit,
+    ) -> Result<Page, StoreError>;
 
     /// Entries that contain all words of `text` (the last one as a prefix), with numbers below
     /// `before`, newest first.
-    async fn search(&self, conversation: ConversationId, text: &str, before: u64, entries: usize) -> Result<Vec<Entry>, StoreError>;
+    async fn search(
+        &self,
+        conversation: ConversationId,
+        text: &str,
+        before: u64,
+        entries: usize,
+    ) -> Result<Vec<Entry>, StoreError>;
 
     /// Tells of every commit from now on, in order per conversation. A receiver that lags learns
     /// so and reads the heads itself.
@@ -58,28 +72,58 @@ pub trait Store: Send + Sync + 'static {
 
     /// The conversations `user` is in with ids greater than `after`, or with `joinable` the
     /// public rooms it is not in; at most `limit`.
-    async fn conversations(&self, user: &Name, joinable: bool, after: ConversationId, limit: usize) -> Result<Vec<Conversation>, StoreError>;
+    async fn conversations(
+        &self,
+        user: &Name,
+        joinable: bool,
+        after: ConversationId,
+        limit: usize,
+    ) -> Result<Vec<Conversation>, StoreError>;
 
     /// One conversation as `user` sees it: one it is in.
-    async fn conversation(&self, user: &Name, id: ConversationId) -> Result<Option<Conversation>, StoreError>;
+    async fn conversation(
+        &self,
+        user: &Name,
+        id: ConversationId,
+    ) -> Result<Option<Conversation>, StoreError>;
 
     /// Makes a room with `user` in it. `None`: the name is taken.
-    async fn create_room(&self, user: &Name, name: &Name, topic: &str) -> Result<Option<Conversation>, StoreError>;
+    async fn create_room(
+        &self,
+        user: &Name,
+        name: &Name,
+        topic: &str,
+    ) -> Result<Option<Conversation>, StoreError>;
 
     /// Joins a public room by name; again is no error. `None`: no such room.
-    async fn join_room(&self, user: &Name, name: &Name) -> Result<Option<Conversation>, StoreError>;
+    async fn join_room(&self, user: &Name, name: &Name)
+    -> Result<Option<Conversation>, StoreError>;
 
     /// Leaves. `false`: not in it, or it cannot be left (lobby, direct).
     async fn leave_room(&self, user: &Name, id: ConversationId) -> Result<bool, StoreError>;
 
     /// Sets a room's topic. `None`: not a room of this user's.
-    async fn set_topic(&self, user: &Name, id: ConversationId, topic: &str) -> Result<Option<Conversation>, StoreError>;
+    async fn set_topic(
+        &self,
+        user: &Name,
+        id: ConversationId,
+        topic: &str,
+    ) -> Result<Option<Conversation>, StoreError>;
 
     /// The direct conversation of two users, made if it is new. `None`: no such other user.
-    async fn open_direct(&self, user: &Name, other: &Name) -> Result<Option<Conversation>, StoreError>;
+    async fn open_direct(
+        &self,
+        user: &Name,
+        other: &Name,
+    ) -> Result<Option<Conversation>, StoreError>;
 
     /// Members with names greater than `after`, in order, at most `limit`.
-    async fn members(&self, id: ConversationId, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, StoreError>;
+    async fn members(
+        &self,
+        id: ConversationId,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<Name>, StoreError>;
 
     /// Moves the read marker of `user` forward to `n`; never back, never past the head.
     async fn mark_read(&self, user: &Name, id: ConversationId, n: u64) -> Result<(), StoreError>;
@@ -89,7 +133,11 @@ pub trait Store: Send + Sync + 'static {
     /// The usable credential behind `id`, or `None` where it is unknown, revoked, used or
     /// expired at `now_ms`. A hit and every kind of miss cost the same reads. A row whose MAC
     /// does not verify is no credential.
-    async fn credential(&self, id: &CredentialId, now_ms: u64) -> Result<Option<Credential>, StoreError>;
+    async fn credential(
+        &self,
+        id: &CredentialId,
+        now_ms: u64,
+    ) -> Result<Option<Credential>, StoreError>;
 
     /// Keeps a new invite.
     async fn add_invite(&self, invite: NewInvite) -> Result<(), StoreError>;
@@ -97,13 +145,27 @@ pub trait Store: Send + Sync + 'static {
     /// Uses an invite: in one transaction checks that it is unused, unexpired at `now_ms` and
     /// allows this name, that no user has the name, and makes user, password and device and puts
     /// the user into the lobby. One winner.
-    async fn register(&self, registration: Registration, now_ms: u64) -> Result<Registered, StoreError>;
+    async fn register(
+        &self,
+        registration: Registration,
+        now_ms: u64,
+    ) -> Result<Registered, StoreError>;
 
     /// Adds a device of an existing user. `false`: no such user.
-    async fn add_device(&self, user: &Name, device: NewDevice, now_ms: u64) -> Result<bool, StoreError>;
+    async fn add_device(
+        &self,
+        user: &Name,
+        device: NewDevice,
+        now_ms: u64,
+    ) -> Result<bool, StoreError>;
 
     /// Replaces a user's password record. `false`: no such user.
-    async fn set_password(&self, user: &Name, record: &[u8], now_ms: u64) -> Result<bool, StoreError>;
+    async fn set_password(
+        &self,
+        user: &Name,
+        record: &[u8],
+        now_ms: u64,
+    ) -> Result<bool, StoreError>;
 
     /// The devices of a user that are not revoked, oldest first.
     async fn devices(&self, user: &Name) -> Result<Vec<Device>, StoreError>;

@@ -1,0 +1,329 @@
+//! Rows under a MAC: what people log in with, and what they may do.
+//!
+//! The MAC covers the whole meaning of a row under a key that is not in the database. A row that
+//! was exchanged for another's, or edited, does not verify, and is then none: it is logged for the
+//! operator, and whoever logs in meets the same silence as for an unknown name. (An old row of the
+//! same credential, put back, does verify: SECURITY.md says so.)
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use twinlock_core::id::{CredentialId, DeviceId, InviteId, Name};
+use twinlock_core::keys::RowKey;
+
+use super::row::{get_optional_name, get_uint, int};
+use crate::{Credential, Holder, InviteTerms, Person, Role, StoreError};
+
+/// Bytes of an OPAQUE record; only a miss needs to know.
+const RECORD: usize = 192;
+
+/// Where a credential stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Usable = 0,
+    Revoked = 1,
+    Used = 2,
+}
+
+/// A row of `credentials`.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) cid: Vec<u8>,
+    pub(super) user: Option<Name>,
+    pub(super) record: Vec<u8>,
+    pub(super) label: String,
+    pub(super) created_ms: u64,
+    pub(super) seen_ms: u64,
+    pub(super) role: Role,
+    pub(super) expires_ms: u64,
+    pub(super) made_by: Option<Name>,
+    pub(super) state: State,
+    pub(super) used_by: Option<Name>,
+}
+
+/// What [`read_row`] reads.
+pub(super) const COLUMNS: &str =
+    "cid, user, record, label, created_ms, seen_ms, role, expires_ms, made_by, state, used_by, mac";
+
+impl Stored {
+    /// One of a user: its password, or a device.
+    pub(super) fn of_user(id: &CredentialId, user: &Name, record: &[u8], now_ms: u64) -> Self {
+        Self {
+            cid: id.cid(),
+            user: Some(user.clone()),
+            record: record.to_vec(),
+            label: String::new(),
+            created_ms: now_ms,
+            seen_ms: 0,
+            role: Role::Member,
+            expires_ms: 0,
+            made_by: None,
+            state: State::Usable,
+            used_by: None,
+        }
+    }
+
+    /// What a miss is checked as, so that it costs what a hit costs.
+    fn nobodys(id: &CredentialId) -> Self {
+        Self { cid: id.cid(), user: None, ..Self::of_user(id, &nobody(), &[0; RECORD], 0) }
+    }
+
+    /// Runs `f` on the parts the MAC covers.
+    fn with_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T {
+        let name = |name: &Option<Name>| name.as_ref().map(Name::to_string).unwrap_or_default();
+        let (user, made_by, used_by) = (name(&self.user), name(&self.made_by), name(&self.used_by));
+        f(&[
+            b"credential",
+            &self.cid,
+            user.as_bytes(),
+            &self.record,
+            self.label.as_bytes(),
+            &self.created_ms.to_be_bytes(),
+            &[role_to(self.role)],
+            &self.expires_ms.to_be_bytes(),
+            made_by.as_bytes(),
+            &[self.state as u8],
+            used_by.as_bytes(),
+        ])
+    }
+
+    /// Writes it, in place of the one with its id.
+    pub(super) fn write(&self, conn: &Connection, key: &RowKey) -> Result<(), StoreError> {
+        let name = |name: &Option<Name>| name.as_ref().map(Name::to_string);
+        let mac = self.with_parts(|parts| key.mac(parts));
+        conn.prepare_cached(&format!(
+            "INSERT OR REPLACE INTO credentials ({COLUMNS})
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+        ))?
+        .execute(params![
+            self.cid,
+            name(&self.user),
+            self.record,
+            self.label,
+            int(self.created_ms),
+            int(self.seen_ms),
+            role_to(self.role),
+            int(self.expires_ms),
+            name(&self.made_by),
+            self.state as u8,
+            name(&self.used_by),
+            mac,
+        ])?;
+        Ok(())
+    }
+}
+
+/// Reads a row in the order of [`COLUMNS`] and its MAC.
+pub(super) fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), StoreError> {
+    let state = match row.get(9)? {
+        0u8 => State::Usable,
+        1 => State::Revoked,
+        2 => State::Used,
+        _ => return Err(StoreError::Damaged("a credential is in no known state".into())),
+    };
+    let stored = Stored {
+        cid: row.get(0)?,
+        user: get_optional_name(row, 1)?,
+        record: row.get(2)?,
+        label: row.get(3)?,
+        created_ms: get_uint(row, 4)?,
+        seen_ms: get_uint(row, 5)?,
+        role: role_from(row.get(6)?)?,
+        expires_ms: get_uint(row, 7)?,
+        made_by: get_optional_name(row, 8)?,
+        state,
+        used_by: get_optional_name(row, 10)?,
+    };
+    Ok((stored, row.get(11)?))
+}
+
+/// The row's credential if its MAC verifies; else the operator is told.
+pub(super) fn verified(
+    row: Result<(Stored, [u8; 32]), StoreError>,
+    key: &RowKey,
+    id: &dyn std::fmt::Debug,
+) -> Option<Stored> {
+    let checked = row.and_then(|(stored, mac)| {
+        if stored.with_parts(|parts| key.verify(parts, &mac)) {
+            Ok(stored)
+        } else {
+            Err(StoreError::Damaged("its MAC does not verify".into()))
+        }
+    });
+    checked
+        .inspect_err(|error| {
+            tracing::error!(?id, %error, "a credential's row was changed: it is not accepted");
+        })
+        .ok()
+}
+
+/// Reads one credential; a miss computes as much as a hit.
+pub(super) fn load(
+    conn: &Connection,
+    key: &RowKey,
+    id: &CredentialId,
+) -> Result<Option<Stored>, StoreError> {
+    let mut select =
+        conn.prepare_cached(&format!("SELECT {COLUMNS} FROM credentials WHERE cid = ?1"))?;
+    let mut rows = select.query([id.cid()])?;
+    match rows.next()? {
+        Some(row) => Ok(verified(read_row(row), key, id)),
+        None => {
+            let _never = Stored::nobodys(id).with_parts(|parts| key.verify(parts, &[0; 32]));
+            Ok(None)
+        }
+    }
+}
+
+/// The usable credential behind `id`: two reads and two MACs, whatever comes of it.
+pub(super) fn usable(
+    conn: &Connection,
+    key: &RowKey,
+    id: &CredentialId,
+    now_ms: u64,
+) -> Result<Option<Credential>, StoreError> {
+    let stored = load(conn, key, id)?;
+    let user = stored.as_ref().and_then(|s| s.user.clone()).unwrap_or_else(nobody);
+    let person = match person(conn, key, &user) {
+        Err(StoreError::Damaged(error)) => {
+            tracing::error!(%user, %error, "a user's row was changed: it cannot log in");
+            None
+        }
+        person => person?,
+    };
+    let Some(stored) = stored.filter(|stored| stored.state == State::Usable) else {
+        return Ok(None);
+    };
+    let holder = match (id, person) {
+        (CredentialId::User(_), Some(person)) => Holder::User(person),
+        (CredentialId::Device(device), Some(person)) => Holder::Device(person, *device),
+        (CredentialId::Invite(_), _) if now_ms < stored.expires_ms => {
+            Holder::Invite(stored.terms())
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Credential { record: stored.record, holder }))
+}
+
+impl Stored {
+    pub(super) fn terms(&self) -> InviteTerms {
+        InviteTerms { role: self.role, user: self.user.clone(), expires_ms: self.expires_ms }
+    }
+
+    /// The id of a device's row.
+    pub(super) fn device(&self) -> Option<DeviceId> {
+        DeviceId::from_slice(self.cid.get(1..)?)
+    }
+}
+
+/// An invite that can be used at `now_ms`.
+pub(super) fn open_invite(
+    conn: &Connection,
+    key: &RowKey,
+    id: &InviteId,
+    now_ms: u64,
+) -> Result<Option<Stored>, StoreError> {
+    let stored = load(conn, key, &CredentialId::Invite(*id))?;
+    Ok(stored.filter(|s| s.state == State::Usable && now_ms < s.expires_ms))
+}
+
+/// A name for reads that shall find nothing, as long as most. Were there such a user, its row
+/// would be read for nothing.
+fn nobody() -> Name {
+    #[allow(clippy::expect_used)]
+    Name::new("nobody").expect("a constant")
+}
+
+// ---- people
+
+/// What [`get_person`] reads.
+pub(super) const PERSON: &str = "name, role, password, created_ms, mac";
+
+fn person_parts<T>(person: &Person, f: impl FnOnce(&[&[u8]]) -> T) -> T {
+    f(&[
+        b"user",
+        person.user.as_str().as_bytes(),
+        &[role_to(person.role), u8::from(person.password)],
+        &person.created_ms.to_be_bytes(),
+    ])
+}
+
+/// Reads a user's row in the order of [`PERSON`].
+///
+/// # Errors
+/// [`StoreError::Damaged`] if its MAC does not verify.
+pub(super) fn get_person(row: &Row<'_>, key: &RowKey) -> Result<Person, StoreError> {
+    let person = Person {
+        user: super::row::get_name(row, 0)?,
+        role: role_from(row.get(1)?)?,
+        password: row.get(2)?,
+        created_ms: get_uint(row, 3)?,
+    };
+    let mac: [u8; 32] = row.get(4)?;
+    if person_parts(&person, |parts| key.verify(parts, &mac)) {
+        Ok(person)
+    } else {
+        Err(StoreError::Damaged(format!("the MAC of user {} does not verify", person.user)))
+    }
+}
+
+/// One user; a miss computes as much as a hit.
+pub(super) fn person(
+    conn: &Connection,
+    key: &RowKey,
+    user: &Name,
+) -> Result<Option<Person>, StoreError> {
+    let mut select = conn.prepare_cached(&format!("SELECT {PERSON} FROM users WHERE name = ?1"))?;
+    let mut rows = select.query([user.as_str()])?;
+    if let Some(row) = rows.next()? {
+        return get_person(row, key).map(Some);
+    }
+    let nobody = Person { user: user.clone(), role: Role::Member, password: false, created_ms: 0 };
+    let _never = person_parts(&nobody, |parts| key.verify(parts, &[0; 32]));
+    Ok(None)
+}
+
+/// Writes a user's row anew or over the old one.
+pub(super) fn write_person(
+    conn: &Connection,
+    key: &RowKey,
+    person: &Person,
+) -> Result<(), StoreError> {
+    let mac = person_parts(person, |parts| key.mac(parts));
+    conn.prepare_cached(&format!(
+        "INSERT INTO users ({PERSON}) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (name) DO UPDATE SET role = ?2, password = ?3, created_ms = ?4, mac = ?5"
+    ))?
+    .execute(params![
+        person.user.as_str(),
+        role_to(person.role),
+        person.password,
+        int(person.created_ms),
+        mac
+    ])?;
+    Ok(())
+}
+
+/// Whether the name is taken, by whatever row.
+pub(super) fn is_taken(conn: &Connection, user: &Name) -> Result<bool, StoreError> {
+    let there = conn
+        .prepare_cached("SELECT 1 FROM users WHERE name = ?1")?
+        .query_row([user.as_str()], |_| Ok(()))
+        .optional()?;
+    Ok(there.is_some())
+}
+
+fn role_to(role: Role) -> u8 {
+    match role {
+        Role::Member => 0,
+        Role::Admin => 1,
+        Role::Owner => 2,
+    }
+}
+
+fn role_from(role: u8) -> Result<Role, StoreError> {
+    match role {
+        0 => Ok(Role::Member),
+        1 => Ok(Role::Admin),
+        2 => Ok(Role::Owner),
+        _ => Err(StoreError::Damaged("a row has no known role".into())),
+    }
+}

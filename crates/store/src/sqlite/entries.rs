@@ -1,0 +1,125 @@
+//! Reading the record, and erasing from it.
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use twinlock_core::chain::{self, Kind};
+use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Salt, ServerKey};
+
+use super::index;
+use super::place::server_key;
+use super::recorder::Desk;
+use super::row::{get_uint, int, limit};
+use crate::{Content, Entry, Limit, Page, StoreError};
+
+/// What [`get_entry`] reads, in its order.
+pub(super) const COLUMNS: &str =
+    "n, time_ms, message_id, kind, sender, entries.\"commit\", salt, entries.body";
+/// How many those are: the number of the first column after them.
+pub(super) const COLUMN_COUNT: usize = 8;
+/// The number of the body.
+pub(super) const BODY: usize = 7;
+
+pub(super) fn get_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let content = match row.get_ref(BODY)?.as_blob_or_null()? {
+        Some(body) => Content::Body(Salt(row.get(6)?), Bytes::copy_from_slice(body)),
+        None => Content::Erased(Commit(row.get(5)?)),
+    };
+    Ok(Entry {
+        n: get_uint(row, 0)?,
+        time_ms: get_uint(row, 1)?,
+        message_id: MessageId(row.get(2)?),
+        kind: Kind(row.get(3)?),
+        sender: Bytes::copy_from_slice(row.get_ref(4)?.as_blob()?),
+        content,
+    })
+}
+
+/// The newest number of a conversation and its link; 0 and `link_0` while it is empty.
+pub(super) fn head(
+    conn: &Connection,
+    conversation: ConversationId,
+    key: &ServerKey,
+) -> Result<(u64, Link), StoreError> {
+    let newest = conn
+        .prepare_cached(
+            "SELECT n, link FROM entries WHERE conversation = ?1 ORDER BY n DESC LIMIT 1",
+        )?
+        .query_row([int(conversation)], |row| Ok((get_uint(row, 0)?, Link(row.get(1)?))))
+        .optional()?;
+    Ok(newest.unwrap_or_else(|| (0, chain::link_0(key, conversation))))
+}
+
+/// Part of a conversation. `key` is for one that does not exist.
+pub(super) fn read(
+    conn: &Connection,
+    conversation: ConversationId,
+    after: u64,
+    most: Limit,
+    key: &ServerKey,
+) -> Result<Page, StoreError> {
+    let key = server_key(conn, conversation)?.unwrap_or(*key);
+    let (head, head_link) = head(conn, conversation, &key)?;
+    if after >= head {
+        return Ok(Page { link_after: head_link, head, entries: Vec::new() });
+    }
+    let link_after = match after {
+        0 => chain::link_0(&key, conversation),
+        after => conn
+            .prepare_cached("SELECT link FROM entries WHERE conversation = ?1 AND n = ?2")?
+            .query_row([int(conversation), int(after)], |row| row.get(0).map(Link))
+            .optional()?
+            .ok_or_else(|| gap(conversation, after))?,
+    };
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM entries WHERE conversation = ?1 AND n > ?2 ORDER BY n LIMIT ?3"
+    ))?;
+    let mut rows = select.query(params![int(conversation), int(after), limit(most.entries)])?;
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        let entry = get_entry(row)?;
+        let due = after + 1 + entries.len() as u64;
+        if entry.n != due {
+            return Err(gap(conversation, due));
+        }
+        if let Content::Body(_, body) = &entry.content {
+            bytes += body.len();
+        }
+        if bytes > most.bytes && !entries.is_empty() {
+            break;
+        }
+        entries.push(entry);
+    }
+    Ok(Page { link_after, head, entries })
+}
+
+fn gap(conversation: ConversationId, n: u64) -> StoreError {
+    StoreError::Damaged(format!("entry {n} of conversation {conversation} is missing"))
+}
+
+/// Leaves the commit of an entry.
+pub(super) fn erase(
+    desk: &mut Desk<'_>,
+    conversation: ConversationId,
+    n: u64,
+) -> Result<bool, StoreError> {
+    let found = desk
+        .conn
+        .prepare_cached("SELECT seq, salt, body FROM entries WHERE conversation = ?1 AND n = ?2")?
+        .query_row([int(conversation), int(n)], |row| {
+            let salt: Option<[u8; 16]> = row.get(1)?;
+            let body: Option<Vec<u8>> = row.get(2)?;
+            Ok((row.get::<_, i64>(0)?, salt.zip(body)))
+        })
+        .optional()?;
+    let Some((seq, Some((salt, body)))) = found else { return Ok(false) };
+    index::forget(desk.conn, seq, conversation, &body)?;
+    let commit = chain::commit(&Salt(salt), &body);
+    desk.conn
+        .prepare_cached(
+            "UPDATE entries SET \"commit\" = ?2, salt = NULL, body = NULL WHERE seq = ?1",
+        )?
+        .execute(params![seq, commit.0])?;
+    desk.erased = true;
+    Ok(true)
+}

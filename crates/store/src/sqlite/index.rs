@@ -1,0 +1,175 @@
+//! The full-text index, which follows behind the record, and searching both.
+//!
+//! Recording does not wait for the index: it is fed in small steps when the recorder has nothing
+//! to do. How far it has come is in the record, in the same transaction as its words; a search
+//! asks it for everything up to there and reads the rest.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use twinlock_core::id::ConversationId;
+
+use super::entries::{self, COLUMNS};
+use super::recorder::run_sql;
+use super::row::{int, limit};
+use super::words::{self, Query};
+use crate::{Content, Entry, StoreError};
+
+/// Entries and bytes of a step: about a millisecond, which a message that comes meanwhile waits.
+const STEP_ENTRIES: usize = 128;
+const STEP_BYTES: usize = 64 * 1024;
+/// Entries behind at which the index takes its steps although messages keep coming.
+const FAR: u64 = 16 * 1024;
+
+/// How far the index is.
+pub(super) struct Index {
+    /// `seq` of the last entry in it.
+    done: i64,
+    /// Entries after that one.
+    behind: u64,
+}
+
+impl Index {
+    pub(super) fn load(conn: &Connection) -> Result<Self, StoreError> {
+        let done = done(conn)?;
+        let newest: i64 =
+            conn.query_row("SELECT coalesce(max(seq), 0) FROM entries", [], |row| row.get(0))?;
+        Ok(Self { done, behind: newest.saturating_sub(done).unsigned_abs() })
+    }
+
+    pub(super) fn appended(&mut self, entries: usize) {
+        self.behind += entries as u64;
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind > 0
+    }
+
+    pub(super) fn is_far_behind(&self) -> bool {
+        self.behind > FAR
+    }
+
+    /// Takes some entries in, in a transaction of its own. After an error it counts itself up to
+    /// date, and begins again with the next entry.
+    pub(super) fn step(&mut self, conn: &Connection) -> Result<(), StoreError> {
+        if self.behind == 0 {
+            return Ok(());
+        }
+        let behind = std::mem::take(&mut self.behind);
+        run_sql(conn, "BEGIN IMMEDIATE")?;
+        match take_in(conn, self.done).and_then(|taken| {
+            run_sql(conn, "COMMIT")?;
+            Ok(taken)
+        }) {
+            Ok(Some((done, taken))) => {
+                self.done = done;
+                self.behind = behind.saturating_sub(taken);
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => {
+                if !conn.is_autocommit() {
+                    run_sql(conn, "ROLLBACK")?;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn take_in(conn: &Connection, done: i64) -> Result<Option<(i64, u64)>, StoreError> {
+    let mut next = conn.prepare_cached(
+        "SELECT seq, conversation, body FROM entries WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+    )?;
+    let mut insert =
+        conn.prepare_cached("INSERT INTO words (rowid, place, body) VALUES (?1, ?2, ?3)")?;
+    let mut rows = next.query(params![done, limit(STEP_ENTRIES)])?;
+    let (mut last, mut taken, mut bytes) = (done, 0, 0);
+    while bytes < STEP_BYTES
+        && let Some(row) = rows.next()?
+    {
+        last = row.get(0)?;
+        taken += 1;
+        if let Some(body) = row.get_ref(2)?.as_blob_or_null()? {
+            bytes += body.len();
+            let place: i64 = row.get(1)?;
+            insert.execute(params![last, place.to_string(), words::of_body(body)])?;
+        }
+    }
+    if taken == 0 {
+        return Ok(None);
+    }
+    conn.prepare_cached("UPDATE indexed SET seq = ?1")?.execute([last])?;
+    Ok(Some((last, taken)))
+}
+
+fn done(conn: &Connection) -> Result<i64, StoreError> {
+    Ok(conn.prepare_cached("SELECT seq FROM indexed")?.query_row([], |row| row.get(0))?)
+}
+
+/// Takes the words of an entry out again, for good.
+pub(super) fn forget(
+    conn: &Connection,
+    seq: i64,
+    conversation: ConversationId,
+    body: &[u8],
+) -> Result<(), StoreError> {
+    if seq <= done(conn)? {
+        conn.prepare_cached(
+            "INSERT INTO words (words, rowid, place, body) VALUES ('delete', ?1, ?2, ?3)",
+        )?
+        .execute(params![seq, conversation.to_string(), words::of_body(body)])?;
+    }
+    Ok(())
+}
+
+/// Entries with the words of `text` and numbers below `before`, newest first.
+pub(super) fn search(
+    conn: &Connection,
+    conversation: ConversationId,
+    text: &str,
+    before: u64,
+    most: usize,
+) -> Result<Vec<Entry>, StoreError> {
+    let Some(query) = Query::new(text) else { return Ok(Vec::new()) };
+    let done = done(conn)?;
+    let mut found = Vec::new();
+    // What is not in the index yet: the end of the conversation.
+    let mut tail = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS}, seq FROM entries WHERE conversation = ?1 AND n < ?2 ORDER BY n DESC"
+    ))?;
+    let mut rows = tail.query(params![int(conversation), int(before)])?;
+    while found.len() < most
+        && let Some(row) = rows.next()?
+        && row.get::<_, i64>(entries::COLUMN_COUNT)? > done
+    {
+        if row.get_ref(entries::BODY)?.as_blob_or_null()?.is_some_and(|body| query.matches(body)) {
+            found.push(entries::get_entry(row)?);
+        }
+    }
+    if found.len() >= most {
+        return Ok(found);
+    }
+    let below = conn
+        .prepare_cached(
+            "SELECT seq FROM entries WHERE conversation = ?1 AND n >= ?2 ORDER BY n LIMIT 1",
+        )?
+        .query_row(params![int(conversation), int(before)], |row| row.get::<_, i64>(0))
+        .optional()?
+        .unwrap_or(i64::MAX);
+    let mut indexed = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM words CROSS JOIN entries ON entries.seq = words.rowid
+         WHERE words MATCH ?1 AND words.rowid < ?2 AND words.rowid <= ?3 AND conversation = ?4
+         ORDER BY words.rowid DESC LIMIT ?5"
+    ))?;
+    let most = limit(most.saturating_sub(found.len()));
+    let words = query.to_fts(conversation);
+    let rows = indexed
+        .query_map(params![words, below, done, int(conversation), most], entries::get_entry)?;
+    for entry in rows {
+        let entry = entry?;
+        // Erased in the moment between: its words are gone as well, but doubt costs nothing.
+        if matches!(entry.content, Content::Body(..)) {
+            found.push(entry);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,203 @@
+//! SQLite behind the contract: one file, WAL, `synchronous=FULL`.
+//!
+//! One thread writes ([`recorder`]), a few connections read, another thread moves the WAL into the
+//! database. Only one process has the record open; a lock file sees to that.
+
+mod checkpoint;
+mod conversations;
+mod credentials;
+mod entries;
+mod index;
+mod open;
+mod people;
+mod place;
+mod readers;
+mod recorder;
+mod row;
+mod store;
+mod words;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Semaphore, broadcast, oneshot};
+use twinlock_core::id::ServerKey;
+
+use checkpoint::Checkpointer;
+use open::Lock;
+pub use open::OpenError;
+use readers::Readers;
+use recorder::{Command, Desk, Job, JobDone};
+
+use crate::{Clock, Published, RowKey, StoreError};
+
+/// Room in the recorder's queue: bytes of bodies, each entry counting [`ENTRY`] more. Beyond it,
+/// appends wait for their turn. A few transactions' worth, so that the recorder never waits.
+const QUEUE: usize = 32 * 1024 * 1024;
+/// What an entry in the queue costs beside its body, bytes.
+const ENTRY: usize = 256;
+/// Commits that a watcher may lag behind before it is told to look for itself. Each keeps its
+/// bodies in memory until the slowest watcher has passed.
+const NEWS: usize = 64;
+
+/// How to open a record.
+pub struct Options {
+    server_key: ServerKey,
+    row_key: RowKey,
+    clock: Clock,
+}
+
+impl Options {
+    /// `server_key` goes into `link_0` of new conversations; under `row_key` are the MACs of users
+    /// and credentials. The clock is the system's.
+    #[must_use]
+    pub fn new(server_key: ServerKey, row_key: RowKey) -> Self {
+        Self { server_key, row_key, clock: Arc::new(system_ms) }
+    }
+
+    /// Another clock.
+    #[must_use]
+    pub fn clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+}
+
+fn system_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A record in one SQLite file. Dropping it finishes what was begun and waits for that.
+pub struct SqliteStore {
+    server_key: ServerKey,
+    row_key: Arc<RowKey>,
+    readers: Arc<Readers>,
+    commands: Sender<Command>,
+    /// Hands out the queue's room in the order in which appends began, and so keeps that order.
+    turn: tokio::sync::Mutex<()>,
+    room: Arc<Semaphore>,
+    news: broadcast::Sender<Arc<[Published]>>,
+    recorder: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("readers", &self.readers).finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens the record at `path` (`record.db`; its WAL and lock file are beside it), made where
+    /// it is missing. Blocks for as long as migrating takes.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing was changed by one that refuses.
+    pub fn open(path: &Path, options: Options) -> Result<Arc<Self>, OpenError> {
+        let Options { server_key, row_key, clock } = options;
+        let lock = Arc::new(Lock::take(path)?);
+        let conn = open::recorder(path, &server_key, clock())?;
+        let (commands, waiting) = mpsc::channel();
+        let (started, start) = mpsc::sync_channel(1);
+        let news = broadcast::Sender::new(NEWS);
+        let readers = Arc::new(Readers::new(path.to_path_buf(), lock.clone()));
+        let recorder = {
+            let (path, news) = (path.to_path_buf(), news.clone());
+            thread::Builder::new().name("recorder".into()).spawn(move || {
+                let ran = Checkpointer::start(&path, &conn).map_err(StoreError::from);
+                let ran = ran.and_then(|checkpointer| {
+                    started.send(()).ok();
+                    recorder::run(&conn, checkpointer, &waiting, clock, news)
+                });
+                if let Err(error) = ran {
+                    tracing::error!(%error, "the recorder has ended");
+                }
+                // The lock goes last.
+                drop(conn);
+                drop(lock);
+            })
+        };
+        let fault = |problem: String| OpenError::Database { path: path.to_path_buf(), problem };
+        let recorder = recorder.map_err(|error| fault(error.to_string()))?;
+        if start.recv().is_err() {
+            return Err(fault("its threads could not be started".into()));
+        }
+        Ok(Arc::new(Self {
+            server_key,
+            row_key: Arc::new(row_key),
+            readers,
+            commands,
+            turn: tokio::sync::Mutex::new(()),
+            room: Arc::new(Semaphore::new(QUEUE)),
+            news,
+            recorder: Mutex::new(Some(recorder)),
+        }))
+    }
+
+    /// Limits the file to this many pages of 4 KiB, as a full disk would; `None` lifts it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    #[doc(hidden)]
+    pub async fn limit_pages(&self, pages: Option<u32>) -> Result<(), StoreError> {
+        let pages = pages.unwrap_or(u32::MAX - 1);
+        self.write(move |desk| {
+            let sql = format!("PRAGMA max_page_count = {pages}");
+            Ok(desk.conn.query_row(&sql, [], |_| Ok(()))?)
+        })
+        .await
+    }
+
+    /// Has the recorder do something in a transaction, and waits until that is on disk. Begun,
+    /// it is done even if the caller goes.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Desk<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.begin_write(work)?.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    fn begin_write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Desk<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |desk| {
+            let result = match desk {
+                Ok(desk) => work(desk),
+                Err(error) => Err(error.clone()),
+            };
+            JobDone {
+                keep: result.is_ok(),
+                answer: Box::new(move |failed| {
+                    reply.send(failed.map_or(result, |error| Err(error.clone()))).ok();
+                }),
+            }
+        });
+        self.commands.send(Command::Job(job)).map_err(|_| StoreError::Closed)?;
+        Ok(answer)
+    }
+
+    /// Tells the recorder to end after everything that is waiting.
+    fn end(&self) -> Option<JoinHandle<()>> {
+        // It may have ended.
+        self.commands.send(Command::Close).ok();
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Waits for the end of the recorder: a commit and a checkpoint.
+fn join(recorder: Option<JoinHandle<()>>) {
+    if recorder.is_some_and(|recorder| recorder.join().is_err()) {
+        tracing::error!("the recorder failed");
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        join(self.end());
+    }
+}

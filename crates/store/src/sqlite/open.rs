@@ -1,0 +1,226 @@
+//! The files of a record: made private, locked against a second server, brought up to date.
+
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite_migration::{M, Migrations, SchemaVersion};
+use thiserror::Error;
+use twinlock_core::id::ServerKey;
+
+use super::row::int;
+use crate::LOBBY;
+
+/// The numbered schema files; only ever added to.
+const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("../../migrations/0001_record.sql"))];
+
+/// Page cache of the recorder's connection, KiB. It holds the right edges of the indexes; more
+/// helps only an index whose ids do not begin with a time.
+const RECORDER_CACHE: i64 = 8 * 1024;
+/// Page cache of each reading connection, KiB.
+const READER_CACHE: i64 = 512;
+/// What is left of the WAL file when it begins anew, bytes; more than that only after a burst.
+const WAL_KEPT: i64 = 16 * 1024 * 1024;
+
+/// Why a record could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("{} is in use: another server runs on this record; stop it or name another --data", .0.display())]
+    InUse(PathBuf),
+    /// A newer version of this program has been here.
+    #[error(
+        "{} was written by a newer version (schema {found}, this one knows {known}): run that version, or restore a backup from before the update",
+        path.display()
+    )]
+    NewerSchema {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: usize,
+        /// The newest this version knows.
+        known: usize,
+    },
+    /// A file or directory failed.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// SQLite cannot read it, or it is none of ours.
+    #[error("{}: {problem}; if the file is damaged, restore it from its backup", path.display())]
+    Database {
+        /// Which.
+        path: PathBuf,
+        /// SQLite's words.
+        problem: String,
+    },
+}
+
+/// Holds the lock file of a record; as long as one of it lives, nobody else opens the record.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes `record.db.lock`. A file of its own: closing any descriptor of the database itself
+    /// would drop SQLite's locks on it.
+    pub(super) fn take(database: &Path) -> Result<Self, OpenError> {
+        let mut path = database.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let fault = |error| OpenError::File { path: path.clone(), error };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&path).map_err(fault)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(database.to_path_buf())),
+            Err(TryLockError::Error(error)) => Err(fault(error)),
+        }
+    }
+}
+
+/// Opens the recorder's connection: makes the file where it is missing (mode 0600, which SQLite
+/// gives to the WAL as well), migrates it, and makes the lobby.
+pub(super) fn recorder(
+    path: &Path,
+    server_key: &ServerKey,
+    now_ms: u64,
+) -> Result<Connection, OpenError> {
+    private(path).map_err(|error| OpenError::File { path: path.to_path_buf(), error })?;
+    let database = |problem: String| OpenError::Database { path: path.to_path_buf(), problem };
+    let sqlite = |error: rusqlite::Error| database(error.to_string());
+    let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sqlite)?;
+    let migrations = Migrations::from_slice(MIGRATIONS);
+    let schema = migrations.current_version(&conn).map_err(|e| database(e.to_string()))?;
+    // Before anything of the file is changed.
+    if let SchemaVersion::Outside(found) = schema {
+        let (found, known) = (found.get(), MIGRATIONS.len());
+        return Err(OpenError::NewerSchema { path: path.to_path_buf(), found, known });
+    }
+    durable(&conn).map_err(sqlite)?;
+    migrations.to_latest(&mut conn).map_err(|e| database(e.to_string()))?;
+    lobby(&conn, server_key, now_ms).map_err(sqlite)?;
+    Ok(conn)
+}
+
+fn durable(conn: &Connection) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    // What is erased leaves no trace in free pages.
+    conn.pragma_update(None, "secure_delete", true)?;
+    conn.pragma_update(None, "cache_size", -RECORDER_CACHE)?;
+    conn.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
+    // Checkpoints are another thread's.
+    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+/// A connection that only reads.
+pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    conn.pragma_update(None, "cache_size", -READER_CACHE)?;
+    Ok(conn)
+}
+
+/// The connection that moves the WAL into the database.
+pub(super) fn checkpointer(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "cache_size", -64)?;
+    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    Ok(conn)
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    // Each connection is used by one thread at a time.
+    let conn = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.busy_handler(Some(wait))?;
+    conn.pragma_update(None, "trusted_schema", false)?;
+    Ok(conn)
+}
+
+/// The writer and the end of a checkpoint meet now and then, for a few milliseconds. SQLite's own
+/// handler would sleep up to 100 ms at a time. Gives up after some ten seconds.
+fn wait(tries: i32) -> bool {
+    thread::sleep(Duration::from_micros(if tries < 2000 { 100 } else { 2000 }));
+    tries < 7000
+}
+
+fn private(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    match options.write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_made) => sync_directory(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // By path: no descriptor of the database may be opened and closed here.
+            let mode = fs::metadata(path)?.permissions().mode();
+            match mode & 0o077 {
+                0 => Ok(()),
+                _ => fs::set_permissions(path, Permissions::from_mode(mode & 0o700)),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A new file is on disk only when its directory is.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(dir) if dir.as_os_str().is_empty() => File::open(".")?.sync_all(),
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn lobby(conn: &Connection, server_key: &ServerKey, now_ms: u64) -> rusqlite::Result<()> {
+    let there = conn
+        .query_row("SELECT 1 FROM conversations WHERE id = ?1", [int(LOBBY)], |_| Ok(()))
+        .optional()?;
+    if there.is_none() {
+        conn.execute(
+            "INSERT INTO conversations (id, name, topic, server_key, members, created_ms)
+             VALUES (?1, 'lobby', '', ?2, 0, ?3)",
+            params![int(LOBBY), server_key.0, int(now_ms)],
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_migration_runs_on_what_the_one_before_left() {
+        Migrations::from_slice(MIGRATIONS).validate().unwrap();
+        let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
+        assert_eq!(files.count(), MIGRATIONS.len());
+    }
+
+    #[test]
+    fn what_is_written_is_synced_at_the_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = recorder(&dir.path().join("record.db"), &ServerKey([1; 32]), 0).unwrap();
+        let pragma = |name: &str| -> String {
+            let sql = format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}");
+            conn.query_row(&sql, [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(pragma("journal_mode"), "wal");
+        assert_eq!(pragma("synchronous"), "2");
+        assert_eq!(pragma("foreign_keys"), "1");
+        assert_eq!(pragma("secure_delete"), "1");
+        assert_eq!(pragma("trusted_schema"), "0");
+        assert_eq!(pragma("wal_autocheckpoint"), "0");
+    }
+}

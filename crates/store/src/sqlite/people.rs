@@ -1,0 +1,197 @@
+//! Users, their devices and the invites that make them.
+
+use rusqlite::{Connection, params};
+use twinlock_core::id::{CredentialId, DeviceId, Name};
+use twinlock_core::keys::RowKey;
+
+use super::conversations;
+use super::credentials::{self, State, Stored};
+use super::recorder::Desk;
+use super::row::{int, limit};
+use crate::{Device, LOBBY, NewDevice, NewInvite, Person, Registered, Registration, StoreError};
+
+pub(super) fn list(
+    conn: &Connection,
+    key: &RowKey,
+    after: Option<&Name>,
+    most: usize,
+) -> Result<Vec<Person>, StoreError> {
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT {} FROM users WHERE name > ?1 ORDER BY name LIMIT ?2",
+        credentials::PERSON
+    ))?;
+    let mut rows = select.query(params![after.map_or("", Name::as_str), limit(most)])?;
+    let mut people = Vec::new();
+    while let Some(row) = rows.next()? {
+        people.push(credentials::get_person(row, key)?);
+    }
+    Ok(people)
+}
+
+pub(super) fn devices(
+    conn: &Connection,
+    key: &RowKey,
+    user: &Name,
+) -> Result<Vec<Device>, StoreError> {
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT {} FROM credentials WHERE user = ?1 AND substr(cid, 1, 1) = x'02'
+         ORDER BY created_ms, cid",
+        credentials::COLUMNS
+    ))?;
+    let mut rows = select.query([user.as_str()])?;
+    let mut devices = Vec::new();
+    while let Some(row) = rows.next()? {
+        let stored = credentials::verified(credentials::read_row(row), key, user);
+        if let Some(stored) = stored.filter(|stored| stored.state == State::Usable)
+            && let Some(id) = stored.device()
+        {
+            let Stored { label, created_ms, seen_ms, .. } = stored;
+            devices.push(Device { id, label, created_ms, seen_ms });
+        }
+    }
+    Ok(devices)
+}
+
+pub(super) fn add_invite(
+    desk: &mut Desk<'_>,
+    key: &RowKey,
+    invite: &NewInvite,
+) -> Result<(), StoreError> {
+    let id = CredentialId::Invite(invite.id);
+    new_id(desk.conn, &id)?;
+    let stored = Stored {
+        cid: id.cid(),
+        user: invite.terms.user.clone(),
+        record: invite.record.clone(),
+        label: String::new(),
+        created_ms: invite.created_ms,
+        seen_ms: 0,
+        role: invite.terms.role,
+        expires_ms: invite.terms.expires_ms,
+        made_by: invite.made_by.clone(),
+        state: State::Usable,
+        used_by: None,
+    };
+    stored.write(desk.conn, key)
+}
+
+pub(super) fn register(
+    desk: &mut Desk<'_>,
+    key: &RowKey,
+    registration: &Registration,
+    now_ms: u64,
+) -> Result<Registered, StoreError> {
+    let Registration { invite, user, password, device } = registration;
+    let Some(mut invite) = credentials::open_invite(desk.conn, key, invite, now_ms)? else {
+        return Ok(Registered::InviteGone);
+    };
+    if invite.user.as_ref().is_some_and(|only| only != user) {
+        return Ok(Registered::NotThisName);
+    }
+    if credentials::is_taken(desk.conn, user)? {
+        return Ok(Registered::NameTaken);
+    }
+    let person = Person {
+        user: user.clone(),
+        role: invite.role,
+        password: password.is_some(),
+        created_ms: now_ms,
+    };
+    credentials::write_person(desk.conn, key, &person)?;
+    if let Some(record) = password {
+        let id = CredentialId::User(user.clone());
+        Stored::of_user(&id, user, record, now_ms).write(desk.conn, key)?;
+    }
+    if let Some(device) = device {
+        enrol(desk, key, user, device, now_ms)?;
+    }
+    conversations::enter(desk, user, LOBBY)?;
+    invite.state = State::Used;
+    invite.used_by = Some(user.clone());
+    invite.write(desk.conn, key)?;
+    Ok(Registered::Done(person))
+}
+
+fn enrol(
+    desk: &Desk<'_>,
+    key: &RowKey,
+    user: &Name,
+    device: &NewDevice,
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    let id = CredentialId::Device(device.id);
+    new_id(desk.conn, &id)?;
+    let stored = Stored {
+        label: device.label.clone(),
+        seen_ms: now_ms,
+        ..Stored::of_user(&id, user, &device.record, now_ms)
+    };
+    stored.write(desk.conn, key)
+}
+
+/// Ids are drawn at random; one that is there is never written over.
+fn new_id(conn: &Connection, id: &CredentialId) -> Result<(), StoreError> {
+    let there =
+        conn.prepare_cached("SELECT 1 FROM credentials WHERE cid = ?1")?.exists([id.cid()])?;
+    if there {
+        return Err(StoreError::Database("a new credential has the id of another".into()));
+    }
+    Ok(())
+}
+
+pub(super) fn add_device(
+    desk: &mut Desk<'_>,
+    key: &RowKey,
+    user: &Name,
+    device: &NewDevice,
+    now_ms: u64,
+) -> Result<bool, StoreError> {
+    if credentials::person(desk.conn, key, user)?.is_none() {
+        return Ok(false);
+    }
+    enrol(desk, key, user, device, now_ms)?;
+    Ok(true)
+}
+
+pub(super) fn set_password(
+    desk: &mut Desk<'_>,
+    key: &RowKey,
+    user: &Name,
+    record: &[u8],
+    now_ms: u64,
+) -> Result<bool, StoreError> {
+    let Some(person) = credentials::person(desk.conn, key, user)? else { return Ok(false) };
+    let id = CredentialId::User(user.clone());
+    Stored::of_user(&id, user, record, now_ms).write(desk.conn, key)?;
+    if !person.password {
+        credentials::write_person(desk.conn, key, &Person { password: true, ..person })?;
+    }
+    Ok(true)
+}
+
+pub(super) fn revoke_device(
+    desk: &mut Desk<'_>,
+    key: &RowKey,
+    user: &Name,
+    device: &DeviceId,
+) -> Result<bool, StoreError> {
+    let stored = credentials::load(desk.conn, key, &CredentialId::Device(*device))?;
+    let Some(mut stored) = stored else { return Ok(false) };
+    if stored.user.as_ref() != Some(user) || stored.state != State::Usable {
+        return Ok(false);
+    }
+    stored.state = State::Revoked;
+    stored.write(desk.conn, key)?;
+    Ok(true)
+}
+
+pub(super) fn touch_device(
+    desk: &mut Desk<'_>,
+    device: &DeviceId,
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    desk.conn
+        .prepare_cached("UPDATE credentials SET seen_ms = ?2 WHERE cid = ?1 AND seen_ms < ?2")?
+        .execute(params![CredentialId::Device(*device).cid(), int(now_ms)])?;
+    Ok(())
+}

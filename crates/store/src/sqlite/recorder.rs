@@ -1,0 +1,271 @@
+//! The one thread that writes.
+//!
+//! It takes everything that is waiting, does it in one transaction, syncs once at the commit,
+//! tells the watchers and then answers each caller: the batch grows with the load, and nobody
+//! waits for a timer. Other writes are jobs in the same transactions, each in a savepoint, so that
+//! a job that fails undoes only itself. If the commit fails, everybody in it is told so, and what
+//! was remembered of the record is forgotten and read again.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
+
+use super::checkpoint::Checkpointer;
+use super::index::Index;
+use super::place::{Cache, Placer, Ready};
+use crate::{Appended, Clock, Published, StoreError};
+
+/// Entries and bytes of bodies in one transaction, about. Enough to spread a sync over many; more
+/// makes the first of them wait longer and each told batch larger.
+const BATCH_ENTRIES: usize = 4096;
+const BATCH_BYTES: usize = 2 * 1024 * 1024;
+/// How long nothing must come before the recorder turns to the index: longer than a client that
+/// talks to and fro pauses, so that its next message finds the recorder free.
+const IDLE: Duration = Duration::from_millis(10);
+
+/// What the recorder is asked to do.
+pub(super) enum Command {
+    /// Entries to record.
+    Append(Append),
+    /// Any other write.
+    Job(Job),
+    /// Finish and end.
+    Close,
+}
+
+/// Entries of one call, which are recorded together or not at all.
+pub(super) struct Append {
+    pub(super) entries: Vec<Ready>,
+    pub(super) reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
+    /// Room in the queue, given back with the answer.
+    pub(super) room: OwnedSemaphorePermit,
+}
+
+/// A write: runs inside a savepoint, or hears why not. Its answer goes out after the commit.
+pub(super) type Job = Box<dyn FnOnce(Result<&mut Desk<'_>, &StoreError>) -> JobDone + Send>;
+
+/// Whether a job shall be kept, and how to answer for it once it is on disk or the commit failed.
+pub(super) struct JobDone {
+    pub(super) keep: bool,
+    pub(super) answer: Box<dyn FnOnce(Option<&StoreError>) + Send>,
+}
+
+/// What a job works with.
+pub(super) struct Desk<'a> {
+    /// The recorder's connection, inside a transaction.
+    pub(super) conn: &'a Connection,
+    /// May only be told to forget: the transaction may yet fail.
+    pub(super) cache: &'a mut Cache,
+    /// Milliseconds since 1970 UTC.
+    pub(super) now_ms: u64,
+    /// Set it to have the WAL emptied after the commit.
+    pub(super) erased: bool,
+}
+
+enum Answer {
+    Append(
+        oneshot::Sender<Result<Vec<Appended>, StoreError>>,
+        Result<Vec<Appended>, StoreError>,
+        OwnedSemaphorePermit,
+    ),
+    Job(JobDone),
+}
+
+/// The recorder's state between transactions.
+struct Recorder<'c> {
+    conn: &'c Connection,
+    placer: Placer<'c>,
+    cache: Cache,
+    index: Index,
+    clock: Clock,
+    news: broadcast::Sender<Arc<[Published]>>,
+    checkpointer: Checkpointer,
+}
+
+/// Runs until it is told to close or nobody is left to ask.
+pub(super) fn run(
+    conn: &Connection,
+    checkpointer: Checkpointer,
+    commands: &Receiver<Command>,
+    clock: Clock,
+    news: broadcast::Sender<Arc<[Published]>>,
+) -> Result<(), StoreError> {
+    let placer = Placer::new(conn)?;
+    let index = Index::load(conn)?;
+    let cache = Cache::default();
+    let mut recorder = Recorder { conn, placer, cache, index, clock, news, checkpointer };
+    let mut batch = Vec::new();
+    let mut idle = false;
+    loop {
+        let open = recorder.collect(commands, &mut batch, &mut idle);
+        if !batch.is_empty() {
+            recorder.record(&mut batch);
+        }
+        if !open {
+            return Ok(());
+        }
+    }
+}
+
+impl Recorder<'_> {
+    /// Waits for something to do, with the index if there is nothing else, and takes what is
+    /// there. `false`: this was the last.
+    fn collect(
+        &mut self,
+        commands: &Receiver<Command>,
+        batch: &mut Vec<Command>,
+        idle: &mut bool,
+    ) -> bool {
+        let first = loop {
+            if *idle && !self.index.is_behind() {
+                self.checkpointer.idle();
+                match commands.recv() {
+                    Ok(command) => break command,
+                    Err(_) => return false,
+                }
+            }
+            let wait = if *idle { Duration::ZERO } else { IDLE };
+            match commands.recv_timeout(wait) {
+                Ok(command) => break command,
+                Err(RecvTimeoutError::Timeout) => {
+                    *idle = true;
+                    self.index_some();
+                }
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        };
+        *idle = false;
+        let (mut entries, mut bytes) = (0, 0);
+        let mut next = Some(first);
+        while let Some(command) = next.take() {
+            match &command {
+                Command::Append(append) => {
+                    entries += append.entries.len();
+                    bytes += append.entries.iter().map(|e| e.new.body.len()).sum::<usize>();
+                }
+                Command::Job(_) => entries += 1,
+                Command::Close => return false,
+            }
+            batch.push(command);
+            if entries < BATCH_ENTRIES && bytes < BATCH_BYTES {
+                next = commands.try_recv().ok();
+            }
+        }
+        true
+    }
+
+    /// One transaction.
+    fn record(&mut self, batch: &mut Vec<Command>) {
+        let now_ms = (self.clock)();
+        self.placer.begin(self.news.receiver_count() > 0);
+        let mut erased = false;
+        let mut answers = Vec::with_capacity(batch.len());
+        let mut failed = self.placer.begin_transaction().err();
+        for command in batch.drain(..) {
+            match command {
+                Command::Append(Append { entries, reply, room }) => {
+                    let placed = match &failed {
+                        Some(error) => Err(error.clone()),
+                        None => self.placer.place(&mut self.cache, entries, now_ms),
+                    };
+                    if let Err(error) = &placed {
+                        failed.get_or_insert_with(|| error.clone());
+                    }
+                    answers.push(Answer::Append(reply, placed, room));
+                }
+                Command::Job(job) => {
+                    let (conn, cache) = (self.conn, &mut self.cache);
+                    let mut desk = Desk { conn, cache, now_ms, erased: false };
+                    let done = do_job(&mut desk, job, &mut failed);
+                    erased |= desk.erased;
+                    answers.push(Answer::Job(done));
+                }
+                Command::Close => {}
+            }
+        }
+        let failed = failed.or_else(|| self.placer.commit().err());
+        match &failed {
+            None => {
+                let placed = self.placer.placed();
+                self.tell();
+                self.answer(answers, None);
+                self.index.appended(placed);
+                self.checkpointer.committed(self.conn);
+                if erased {
+                    self.checkpointer.truncate();
+                }
+                if self.index.is_far_behind() && placed < BATCH_ENTRIES / 64 {
+                    self.index_some();
+                }
+            }
+            Some(error) => {
+                tracing::error!(%error, "a commit failed; nothing of it was recorded or acknowledged");
+                self.placer.roll_back();
+                self.cache.forget_all();
+                self.answer(answers, Some(error));
+            }
+        }
+        self.cache.stay_small();
+    }
+
+    fn tell(&mut self) {
+        let published = self.placer.take_published();
+        if !published.is_empty() {
+            // Nobody may be watching.
+            self.news.send(published.into()).ok();
+        }
+    }
+
+    fn answer(&self, answers: Vec<Answer>, failed: Option<&StoreError>) {
+        // A caller that has gone needs no answer.
+        for answer in answers {
+            match (answer, failed) {
+                (Answer::Append(reply, placed, room), None) => {
+                    drop(room);
+                    reply.send(placed).ok();
+                }
+                (Answer::Append(reply, _, room), Some(error)) => {
+                    drop(room);
+                    reply.send(Err(error.clone())).ok();
+                }
+                (Answer::Job(done), failed) => (done.answer)(failed),
+            }
+        }
+    }
+
+    fn index_some(&mut self) {
+        if let Err(error) = self.index.step(self.conn) {
+            tracing::warn!(%error, "the search index stands still; searching reads instead");
+        }
+        self.checkpointer.committed(self.conn);
+    }
+}
+
+/// Runs a job in its savepoint. `failed` is set where the whole transaction is lost with it.
+fn do_job(desk: &mut Desk<'_>, job: Job, failed: &mut Option<StoreError>) -> JobDone {
+    let conn = desk.conn;
+    let fail = |failed: &mut Option<StoreError>, error: rusqlite::Error| {
+        failed.get_or_insert_with(|| error.into());
+    };
+    if failed.is_none()
+        && let Err(error) = run_sql(conn, "SAVEPOINT job")
+    {
+        fail(failed, error);
+    }
+    if let Some(error) = failed {
+        return job(Err(error));
+    }
+    let done = job(Ok(desk));
+    let undone = if done.keep { Ok(()) } else { run_sql(conn, "ROLLBACK TO job") };
+    if let Err(error) = undone.and_then(|()| run_sql(conn, "RELEASE job")) {
+        fail(failed, error);
+    }
+    done
+}
+
+pub(super) fn run_sql(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached(sql)?.execute([]).map(|_| ())
+}

@@ -1,0 +1,248 @@
+//! The contract, each method handed to who does it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{broadcast, oneshot};
+use twinlock_core::chain;
+use twinlock_core::id::{ConversationId, CredentialId, DeviceId, Name, Salt};
+
+use super::place::Ready;
+use super::recorder::{Append, Command};
+use super::{ENTRY, QUEUE, SqliteStore};
+use super::{conversations, credentials, entries, index, people};
+use crate::{
+    Appended, Conversation, Credential, Device, Entry, Limit, NewDevice, NewEntry, NewInvite, Page,
+    Person, Published, Registered, Registration, Store, StoreError,
+};
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>, StoreError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let size = batch.iter().map(|entry| entry.body.len() + ENTRY).sum::<usize>().min(QUEUE);
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let (reply, answer) = oneshot::channel();
+        let turn = self.turn.lock().await;
+        let room = self.room.clone().acquire_many_owned(size).await;
+        let room = room.map_err(|_| StoreError::Closed)?;
+        let entries = ready(batch)?;
+        let append = Command::Append(Append { entries, reply, room });
+        self.commands.send(append).map_err(|_| StoreError::Closed)?;
+        drop(turn);
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    async fn read(
+        &self,
+        conversation: ConversationId,
+        after: u64,
+        limit: Limit,
+    ) -> Result<Page, StoreError> {
+        let key = self.server_key;
+        self.readers.read(move |conn| entries::read(conn, conversation, after, limit, &key)).await
+    }
+
+    async fn search(
+        &self,
+        conversation: ConversationId,
+        text: &str,
+        before: u64,
+        entries: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let text = text.to_owned();
+        self.readers
+            .read(move |conn| index::search(conn, conversation, &text, before, entries))
+            .await
+    }
+
+    fn watch(&self) -> broadcast::Receiver<Arc<[Published]>> {
+        self.news.subscribe()
+    }
+
+    async fn erase(&self, conversation: ConversationId, n: u64) -> Result<bool, StoreError> {
+        self.write(move |desk| entries::erase(desk, conversation, n)).await
+    }
+
+    async fn conversations(
+        &self,
+        user: &Name,
+        joinable: bool,
+        after: ConversationId,
+        limit: usize,
+    ) -> Result<Vec<Conversation>, StoreError> {
+        let user = user.clone();
+        self.readers
+            .read(move |conn| conversations::list(conn, &user, joinable, after, limit))
+            .await
+    }
+
+    async fn conversation(
+        &self,
+        user: &Name,
+        id: ConversationId,
+    ) -> Result<Option<Conversation>, StoreError> {
+        let user = user.clone();
+        self.readers.read(move |conn| conversations::one(conn, &user, id)).await
+    }
+
+    async fn create_room(
+        &self,
+        user: &Name,
+        name: &Name,
+        topic: &str,
+    ) -> Result<Option<Conversation>, StoreError> {
+        let (user, name, topic, key) =
+            (user.clone(), name.clone(), topic.to_owned(), self.server_key);
+        self.write(move |desk| conversations::create_room(desk, &user, &name, &topic, &key)).await
+    }
+
+    async fn join_room(
+        &self,
+        user: &Name,
+        name: &Name,
+    ) -> Result<Option<Conversation>, StoreError> {
+        let (user, name) = (user.clone(), name.clone());
+        self.write(move |desk| conversations::join_room(desk, &user, &name)).await
+    }
+
+    async fn leave_room(&self, user: &Name, id: ConversationId) -> Result<bool, StoreError> {
+        let user = user.clone();
+        self.write(move |desk| conversations::leave_room(desk, &user, id)).await
+    }
+
+    async fn set_topic(
+        &self,
+        user: &Name,
+        id: ConversationId,
+        topic: &str,
+    ) -> Result<Option<Conversation>, StoreError> {
+        let (user, topic) = (user.clone(), topic.to_owned());
+        self.write(move |desk| conversations::set_topic(desk, &user, id, &topic)).await
+    }
+
+    async fn open_direct(
+        &self,
+        user: &Name,
+        other: &Name,
+    ) -> Result<Option<Conversation>, StoreError> {
+        let (user, other, key) = (user.clone(), other.clone(), self.server_key);
+        self.write(move |desk| conversations::open_direct(desk, &user, &other, &key)).await
+    }
+
+    async fn members(
+        &self,
+        id: ConversationId,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<Name>, StoreError> {
+        let after = after.cloned();
+        self.readers.read(move |conn| conversations::members(conn, id, after.as_ref(), limit)).await
+    }
+
+    async fn mark_read(&self, user: &Name, id: ConversationId, n: u64) -> Result<(), StoreError> {
+        let user = user.clone();
+        self.write(move |desk| conversations::mark_read(desk, &user, id, n)).await
+    }
+
+    async fn credential(
+        &self,
+        id: &CredentialId,
+        now_ms: u64,
+    ) -> Result<Option<Credential>, StoreError> {
+        let (id, key) = (id.clone(), self.row_key.clone());
+        self.readers.read(move |conn| credentials::usable(conn, &key, &id, now_ms)).await
+    }
+
+    async fn add_invite(&self, invite: NewInvite) -> Result<(), StoreError> {
+        let key = self.row_key.clone();
+        self.write(move |desk| people::add_invite(desk, &key, &invite)).await
+    }
+
+    async fn register(
+        &self,
+        registration: Registration,
+        now_ms: u64,
+    ) -> Result<Registered, StoreError> {
+        let key = self.row_key.clone();
+        self.write(move |desk| people::register(desk, &key, &registration, now_ms)).await
+    }
+
+    async fn add_device(
+        &self,
+        user: &Name,
+        device: NewDevice,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let (user, key) = (user.clone(), self.row_key.clone());
+        self.write(move |desk| people::add_device(desk, &key, &user, &device, now_ms)).await
+    }
+
+    async fn set_password(
+        &self,
+        user: &Name,
+        record: &[u8],
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let (user, key, record) = (user.clone(), self.row_key.clone(), record.to_vec());
+        self.write(move |desk| people::set_password(desk, &key, &user, &record, now_ms)).await
+    }
+
+    async fn devices(&self, user: &Name) -> Result<Vec<Device>, StoreError> {
+        let (user, key) = (user.clone(), self.row_key.clone());
+        self.readers.read(move |conn| people::devices(conn, &key, &user)).await
+    }
+
+    async fn revoke_device(&self, user: &Name, device: &DeviceId) -> Result<bool, StoreError> {
+        let (user, key, device) = (user.clone(), self.row_key.clone(), *device);
+        self.write(move |desk| people::revoke_device(desk, &key, &user, &device)).await
+    }
+
+    async fn touch_device(&self, device: &DeviceId, now_ms: u64) -> Result<(), StoreError> {
+        let device = *device;
+        // Written with what comes next; nobody waits for it.
+        self.begin_write(move |desk| people::touch_device(desk, &device, now_ms)).map(|_| ())
+    }
+
+    async fn person(&self, user: &Name) -> Result<Option<Person>, StoreError> {
+        let (user, key) = (user.clone(), self.row_key.clone());
+        self.readers.read(move |conn| credentials::person(conn, &key, &user)).await
+    }
+
+    async fn people(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Person>, StoreError> {
+        let (after, key) = (after.cloned(), self.row_key.clone());
+        self.readers.read(move |conn| people::list(conn, &key, after.as_ref(), limit)).await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.readers.close().await;
+        let recorder = self.end();
+        let ended = tokio::task::spawn_blocking(move || super::join(recorder)).await;
+        ended.map_err(|error| StoreError::Database(error.to_string()))
+    }
+}
+
+/// Draws the salts and computes what does not depend on the place, on the caller's thread.
+fn ready(batch: Vec<NewEntry>) -> Result<Vec<Ready>, StoreError> {
+    let mut salts = vec![[0; 16]; batch.len()];
+    getrandom::fill(salts.as_flattened_mut())
+        .map_err(|error| StoreError::Database(format!("no randomness: {error}")))?;
+    let mut before: Option<(twinlock_core::id::Sender, Bytes)> = None;
+    let one = |(new, salt): (NewEntry, [u8; 16])| {
+        let salt = Salt(salt);
+        let commit = chain::commit(&salt, &new.body);
+        let sender = match &before {
+            Some((sender, bytes)) if *sender == new.sender => bytes.clone(),
+            _ => {
+                let bytes = Bytes::from(new.sender.to_string());
+                before = Some((new.sender.clone(), bytes.clone()));
+                bytes
+            }
+        };
+        Ready { new, sender, salt, commit }
+    };
+    Ok(batch.into_iter().zip(salts).map(one).collect())
+}

@@ -1,0 +1,150 @@
+//! What a word is, for the index and for the scan of what is not in it yet: the same.
+//!
+//! Runs of letters, digits and marks, in lower case, compatibility forms and accents taken off.
+//! Scripts that are written without spaces are taken apart by character, so that any part of a
+//! sentence finds it.
+
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
+
+/// Calls `word` with each word of `text`, in order.
+fn each(text: &str, mut word: impl FnMut(&str)) {
+    let mut run = String::new();
+    let mut take = |c: char| {
+        if is_unspaced(c) {
+            flush(&mut run, &mut word);
+            word(c.encode_utf8(&mut [0; 4]));
+        } else if c.is_alphanumeric() || is_combining_mark(c) {
+            run.extend(c.to_lowercase().filter(|c| !is_accent(*c)));
+        } else {
+            flush(&mut run, &mut word);
+        }
+    };
+    // Most text needs no tables.
+    if text.is_ascii() {
+        text.chars().for_each(&mut take);
+    } else {
+        text.nfkd().filter(|c| !is_accent(*c)).for_each(&mut take);
+    }
+    take(' ');
+}
+
+fn flush(run: &mut String, word: &mut impl FnMut(&str)) {
+    if !run.is_empty() {
+        word(run);
+        run.clear();
+    }
+}
+
+/// The marks that Latin, Greek and Cyrillic letters carry. Those of other scripts are vowels and
+/// belong to the word.
+fn is_accent(c: char) -> bool {
+    matches!(c, '\u{300}'..='\u{36f}')
+}
+
+/// Han, Hiragana, Katakana, Thai, Lao, Khmer, Myanmar.
+fn is_unspaced(c: char) -> bool {
+    matches!(c,
+        '\u{0e01}'..='\u{0eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}'
+        | '\u{3005}'..='\u{3007}' | '\u{3041}'..='\u{30ff}' | '\u{3400}'..='\u{4dbf}'
+        | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
+}
+
+/// The words of a body with a space between them, as they go into the index.
+pub(super) fn of_body(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let mut words = String::with_capacity(text.len());
+    each(&text, |word| {
+        if !words.is_empty() {
+            words.push(' ');
+        }
+        words.push_str(word);
+    });
+    words
+}
+
+/// What is searched for: all of these words, the last one as the beginning of one.
+pub(super) struct Query {
+    whole: Vec<String>,
+    prefix: String,
+}
+
+impl Query {
+    /// `None`: there is no word in it.
+    pub(super) fn new(text: &str) -> Option<Self> {
+        let mut whole = Vec::new();
+        each(text, |word| whole.push(word.to_owned()));
+        let prefix = whole.pop()?;
+        Some(Self { whole, prefix })
+    }
+
+    /// The query in FTS5's language. Words have no character that means anything inside quotes.
+    pub(super) fn to_fts(&self, place: u64) -> String {
+        let mut fts = format!("place : \"{place}\" AND body : (");
+        for word in &self.whole {
+            fts.push_str(&format!("\"{word}\" AND "));
+        }
+        fts.push_str(&format!("\"{}\" *)", self.prefix));
+        fts
+    }
+
+    /// Whether a body has the words.
+    pub(super) fn matches(&self, body: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(body);
+        let mut missing: Vec<&str> = self.whole.iter().map(String::as_str).collect();
+        let mut prefix = false;
+        each(&text, |word| {
+            missing.retain(|wanted| *wanted != word);
+            prefix |= word.starts_with(&self.prefix);
+        });
+        prefix && missing.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn words_are_folded_and_taken_apart_the_same_everywhere() {
+        for (text, words) in [
+            ("Hello, World!", "hello world"),
+            ("Crème BRÛLÉE\n2x", "creme brulee 2x"),
+            ("e\u{301}t\u{e9} ﬁn", "ete fin"),
+            ("会議は3時", "会 議 は 3 時"),
+            ("हिन्दी भाषा", "हिन्दी भाषा"),
+            ("İstanbul", "istanbul"),
+            ("\u{1b}[31m\"quoted\" -x", "31m quoted x"),
+            (" ... ", ""),
+        ] {
+            assert_eq!(of_body(text.as_bytes()), words.nfkd().collect::<String>(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_query_wants_all_words_and_the_beginning_of_the_last() {
+        let body = "The quick brown fox".as_bytes();
+        for (query, found) in [
+            ("quick the", true),
+            ("fox bro", true),
+            ("bro fox", false),
+            ("quick slow", false),
+            ("QUICK", true),
+            ("ick", false),
+        ] {
+            assert_eq!(Query::new(query).unwrap().matches(body), found, "{query}");
+        }
+        assert!(Query::new(" -!\"").is_none());
+    }
+
+    #[test]
+    fn nothing_of_a_query_is_fts_syntax() {
+        let query = Query::new("a\" OR body:* NEAR(b)").unwrap();
+        let fts = query.to_fts(7);
+        assert_eq!(
+            fts,
+            "place : \"7\" AND body : (\"a\" AND \"or\" AND \"body\" AND \"near\" AND \"b\" *)"
+        );
+    }
+}
