@@ -1,3 +1,23 @@
-//! twinlock-server
+//! The server: listener, sessions, following, limits.
+//!
+//! [`Server::start`] opens or makes everything in its directory and serves until
+//! [`Server::shutdown`]. It prints nothing, asks nothing and reads no signals: that is the
+//! program's part, with [`process`] for what a process should be before it serves.
 
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
+
+mod config;
+mod convert;
+mod hub;
 pub mod identity;
+mod limits;
+mod private;
+pub mod process;
+mod server;
+mod session;
+
+pub use config::{Config, Limits};
+pub use server::{Server, StartError};

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use thiserror::Error;
 use twinlock_link::tls::CertFault;
 
+use crate::private::Failed;
+
 /// Why the identity cannot be opened, made, renewed or reloaded.
 #[derive(Debug, Error)]
 pub enum IdentityError {
@@ -82,6 +84,12 @@ pub enum IdentityError {
     /// The system gave no random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(#[from] getrandom::Error),
+}
+
+impl From<Failed> for IdentityError {
+    fn from(Failed { doing, path, error }: Failed) -> Self {
+        Self::Io { doing, path, error }
+    }
 }
 
 impl IdentityError {

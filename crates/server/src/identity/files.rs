@@ -1,40 +1,35 @@
-//! The identity's directory: whole files or none, for nobody else to read.
-//!
-//! A file is written under another name, flushed, renamed, and the directory flushed, so that a
-//! crash or a power cut leaves the old state or the new one. Left-over temporary files are swept
-//! by the next write of the same file.
+//! The identity's directory: whole files or none ([`private`]), for nobody else to read.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{File, Permissions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::IdentityError;
+use crate::private::{self, DIR_MODE, FILE_MODE};
 
 /// Far above any chain of certificates; keeps a wrong path from filling the memory.
 const MAX_FILE: u64 = 1 << 20;
 
-const DIR_MODE: u32 = 0o700;
-const FILE_MODE: u32 = 0o600;
 const OTHERS: u32 = 0o077;
 const WORLD: u32 = 0o007;
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
-    move |error| IdentityError::Io { doing, path: path.to_owned(), error }
+    move |error| private::failed(doing, path)(error).into()
 }
 
 /// The directory, held so that two first starts at once make one identity.
 pub(super) struct Folder {
     path: PathBuf,
-    handle: File,
+    _lock: File,
 }
 
 impl Folder {
     /// Waits for any other holder.
     pub(super) fn open_or_create(path: &Path) -> Result<Self, IdentityError> {
-        make_dir(path)?;
+        private::make_directory(path)?;
         let handle = File::open(path).map_err(failed("read", path))?;
         if !handle.metadata().map_err(failed("read", path))?.is_dir() {
             return Err(failed("use", path)(ErrorKind::NotADirectory.into()));
@@ -43,7 +38,7 @@ impl Folder {
         // first starts; the server's own lock keeps a second server out.
         let _ = handle.lock();
         tighten(&handle, path, DIR_MODE)?;
-        Ok(Self { path: path.to_owned(), handle })
+        Ok(Self { path: path.to_owned(), _lock: handle })
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -78,23 +73,7 @@ impl Folder {
     /// Puts `content` under `name`, replacing what was there, and returns once it would survive a
     /// power cut.
     pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<(), IdentityError> {
-        let path = self.path(name);
-        let temporary = self.path(&format!("{name}.tmp"));
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(failed("remove", &temporary)(error));
-            }
-            _ => {}
-        }
-        let fill = || {
-            let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&temporary)?;
-            file.write_all(content)?;
-            file.sync_all()
-        };
-        fill().map_err(failed("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(failed("write", &path))?;
-        self.handle.sync_all().map_err(failed("write", &self.path))
+        Ok(private::write(&self.path(name), content)?)
     }
 }
 
@@ -153,26 +132,4 @@ fn tighten(file: &File, path: &Path, mode: u32) -> Result<(), IdentityError> {
         ),
     }
     Ok(())
-}
-
-/// Makes a directory and those above it, each so that it would survive a power cut.
-fn make_dir(path: &Path) -> Result<(), IdentityError> {
-    if path.try_exists().map_err(failed("read", path))? {
-        return Ok(());
-    }
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    make_dir(parent)?;
-    match DirBuilder::new().mode(DIR_MODE).create(path) {
-        // Another first start was quicker.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        made => made.map_err(failed("make", path))?,
-    }
-    sync(parent)
-}
-
-fn sync(dir: &Path) -> Result<(), IdentityError> {
-    File::open(dir).and_then(|handle| handle.sync_all()).map_err(failed("write", dir))
 }

@@ -1,0 +1,111 @@
+//! What a server can be told. Command line and configuration file fill this in; the defaults are
+//! the ones of `docs/protocol.md`, section 9.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use twinlock_core::invite::Address;
+use twinlock_core::limits::Timing;
+use twinlock_core::session::BindingPolicy;
+
+use crate::identity::{KeyType, OwnFiles};
+
+/// Everything a server needs to know to start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where identity and record live. Made with mode 0700 if it is not there.
+    pub data: PathBuf,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// What invite links name. Default: the listening address, `localhost` where that is any.
+    pub public: Option<Address>,
+    /// Of the self-made TLS key.
+    pub key_type: KeyType,
+    /// The operator's own certificate, instead of a self-made one.
+    pub own_files: Option<OwnFiles>,
+    /// A proxy ends TLS before this listener: binding `off`, and invite links say so.
+    pub behind_proxy: bool,
+    /// Addresses whose PROXY protocol header is believed. Others send none.
+    pub proxies: Vec<IpAddr>,
+    /// What to do about TLS that ends in the middle. Behind a proxy it is always `Off`.
+    pub binding: BindingPolicy,
+    /// Put each message's text into the log, escaped.
+    pub log_messages: bool,
+    /// Limits of section 9.
+    pub limits: Limits,
+    /// Timing of sessions.
+    pub timing: Timing,
+    /// How long a drain may take at shutdown before lines are dropped. Default 10 s.
+    pub drain: Duration,
+    /// When clients are told to come back after a shutdown. Default 3 s.
+    pub come_back: Duration,
+}
+
+impl Config {
+    /// The defaults, with the record in `data`.
+    #[must_use]
+    pub fn new(data: PathBuf, listen: SocketAddr) -> Self {
+        Self {
+            data,
+            listen,
+            public: None,
+            key_type: KeyType::default(),
+            own_files: None,
+            behind_proxy: false,
+            proxies: Vec::new(),
+            binding: BindingPolicy::Warn,
+            log_messages: false,
+            limits: Limits::default(),
+            timing: Timing::default(),
+            drain: Duration::from_secs(10),
+            come_back: Duration::from_secs(3),
+        }
+    }
+}
+
+/// How much of everything, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections that are not logged in yet, in all. Each costs about 40 KiB. Default 512.
+    pub unauthenticated: usize,
+    /// The same for one IPv4 address or IPv6 /64. Default 8.
+    pub unauthenticated_per_address: usize,
+    /// For the TLS handshake. Default 10 s.
+    pub tls_deadline: Duration,
+    /// Logins computed at once. Default 2 x cores.
+    pub handshakes: usize,
+    /// Logins that fail or are not finished, for one address a minute. Default 20.
+    pub logins_per_minute: u32,
+    /// Sessions of one user. Default 16.
+    pub sessions_per_user: usize,
+    /// Appends a line may have unacknowledged. Default 1024; each can hold 32 KiB.
+    pub in_flight: usize,
+    /// Bytes of bodies among them, beyond which nothing more is read. Default 1 MiB.
+    pub in_flight_bytes: usize,
+    /// How long a password session may enrol devices and change the password. Default 5 min.
+    pub fresh_password: Duration,
+    /// How long an invite is good if nobody says otherwise. Default 48 h.
+    pub invite: Duration,
+    /// The longest an invite may be good. Default 30 days.
+    pub longest_invite: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            unauthenticated: 512,
+            unauthenticated_per_address: 8,
+            tls_deadline: Duration::from_secs(10),
+            handshakes: 2 * cores,
+            logins_per_minute: 20,
+            sessions_per_user: 16,
+            in_flight: 1024,
+            in_flight_bytes: 1024 * 1024,
+            fresh_password: Duration::from_secs(5 * 60),
+            invite: Duration::from_secs(48 * 60 * 60),
+            longest_invite: Duration::from_secs(30 * 24 * 60 * 60),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Between the store's types and the wire's.
+
+use bytes::Bytes;
+use twinlock_core::proto;
+use twinlock_store::{Content, Conversation, Entry, Form, Person, Receipt, Role};
+
+pub(crate) fn entry(entry: &Entry) -> proto::Entry {
+    let (salt, body, commit) = match &entry.content {
+        Content::Body(salt, body) => (copy(&salt.0), body.clone(), Bytes::new()),
+        Content::Erased(commit) => (Bytes::new(), Bytes::new(), copy(&commit.0)),
+    };
+    proto::Entry {
+        n: entry.n,
+        time_ms: entry.time_ms,
+        message_id: copy(&entry.message_id.0),
+        kind: u32::from(entry.kind.0),
+        sender: entry.sender.clone(),
+        salt,
+        body,
+        commit,
+        ..proto::Entry::default()
+    }
+}
+
+pub(crate) fn ack(receipt: &Receipt) -> proto::Ack {
+    proto::Ack {
+        conversation: receipt.conversation,
+        n: receipt.n,
+        time_ms: receipt.time_ms,
+        salt: receipt.salt.map(|salt| copy(&salt.0)).unwrap_or_default(),
+        link: copy(&receipt.link.0),
+    }
+}
+
+pub(crate) fn conversation(conversation: &Conversation) -> proto::Conversation {
+    use proto::conversation::Kind;
+    let (kind, name) = match &conversation.form {
+        Form::Room(name) => (Kind::Room, name),
+        Form::Direct(other) => (Kind::Direct, other),
+    };
+    proto::Conversation {
+        id: conversation.id,
+        kind: kind.into(),
+        name: name.to_string(),
+        topic: conversation.topic.clone(),
+        server_key: copy(&conversation.server_key.0),
+        head: conversation.head,
+        head_link: copy(&conversation.head_link.0),
+        read: conversation.read,
+        members: conversation.members,
+        created_ms: conversation.created_ms,
+        joined: conversation.joined,
+    }
+}
+
+pub(crate) fn role(role: Role) -> proto::Role {
+    match role {
+        Role::Member => proto::Role::Member,
+        Role::Admin => proto::Role::Admin,
+        Role::Owner => proto::Role::Owner,
+    }
+}
+
+pub(crate) fn role_from(role: i32) -> Option<Role> {
+    match proto::Role::try_from(role).ok()? {
+        proto::Role::None => None,
+        proto::Role::Member => Some(Role::Member),
+        proto::Role::Admin => Some(Role::Admin),
+        proto::Role::Owner => Some(Role::Owner),
+    }
+}
+
+pub(crate) fn person(person: &Person, online: bool) -> proto::Person {
+    proto::Person {
+        user: person.user.to_string(),
+        role: role(person.role).into(),
+        online,
+        created_ms: person.created_ms,
+    }
+}
+
+pub(crate) fn copy(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}

@@ -1,0 +1,419 @@
+//! What lines know of each other: who is here, and which conversations have news.
+//!
+//! News travel as a wake-up and a mark, never as a queue: a line that reads nothing costs one mark
+//! for each conversation it follows. What the news are it finds out by itself, from a position that
+//! it holds: in [`topics`] for entries, in [`presence`] for who comes and goes.
+
+mod presence;
+mod topics;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tokio::sync::Notify;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::id::{ConversationId, DeviceId, InviteId, Name};
+
+use presence::Presence;
+pub(crate) use topics::{Following, Tail, Topics};
+
+/// All lines and all followed conversations of this process.
+#[derive(Default)]
+pub(crate) struct Hub {
+    lines: Mutex<Lines>,
+    pub(crate) topics: Arc<Topics>,
+}
+
+#[derive(Default)]
+struct Lines {
+    next: u64,
+    by_id: HashMap<u64, Arc<Handle>>,
+    by_owner: HashMap<Owner, Vec<u64>>,
+    by_device: HashMap<DeviceId, Vec<u64>>,
+    by_instance: HashMap<(DeviceId, Instance), u64>,
+    watchers: HashSet<u64>,
+    presence: Presence,
+    /// The server shuts down: whoever comes now goes with this.
+    closing: Option<CloseCode>,
+}
+
+/// Whose sessions are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Owner {
+    User(Name),
+    Invite(InviteId),
+}
+
+/// Which run of a program on a device a line belongs to, as the client names it.
+type Instance = Box<[u8]>;
+
+/// Longest name of an instance, bytes.
+const LONGEST_INSTANCE: usize = 16;
+
+/// Lines of an owner for each that it may have, counting those that are not ready: a client that
+/// lost its line comes back before the server knows of the loss, and takes its old place only once
+/// it has said which one that is.
+const NOT_READY: usize = 2;
+
+/// A line as the rest of the server sees it.
+pub(crate) struct Handle {
+    id: u64,
+    owner: Owner,
+    device: Option<DeviceId>,
+    /// Set once the client is ready.
+    instance: OnceLock<Instance>,
+    mail: Mutex<Mail>,
+    wake: Notify,
+}
+
+/// What a line has to look at. Every part is bounded by what exists.
+#[derive(Default)]
+pub(crate) struct Mail {
+    /// Followed conversations with news.
+    pub(crate) news: BTreeSet<ConversationId>,
+    /// Conversations of the user that are new, changed or left.
+    pub(crate) changed: BTreeSet<ConversationId>,
+    /// Somebody came or went.
+    pub(crate) presence: bool,
+    /// End with this code.
+    pub(crate) close: Option<CloseCode>,
+}
+
+impl Handle {
+    /// The user, unless it is an invite's session.
+    pub(crate) fn user(&self) -> Option<&Name> {
+        match &self.owner {
+            Owner::User(user) => Some(user),
+            Owner::Invite(_) => None,
+        }
+    }
+
+    /// Waits until there is mail. Cancel-safe.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Takes the mail.
+    pub(crate) fn take_mail(&self) -> Mail {
+        std::mem::take(&mut *lock(&self.mail))
+    }
+
+    fn post(&self, write: impl FnOnce(&mut Mail)) {
+        write(&mut lock(&self.mail));
+        self.wake.notify_one();
+    }
+
+    /// Ends this line with a code; the first one counts.
+    pub(crate) fn close(&self, code: CloseCode) {
+        self.post(|mail| _ = mail.close.get_or_insert(code));
+    }
+}
+
+/// A line that is here until this is dropped.
+pub(crate) struct Entered {
+    hub: Arc<Hub>,
+    handle: Arc<Handle>,
+}
+
+impl Deref for Entered {
+    type Target = Arc<Handle>;
+
+    fn deref(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut lines = lock(&self.hub.lines);
+        let was_online = self.handle.user().is_some_and(|user| lines.is_online(user));
+        lines.forget(&self.handle);
+        lines.note_presence(&self.handle, was_online);
+    }
+}
+
+impl Hub {
+    /// Registers a line.
+    ///
+    /// # Errors
+    /// [`CloseCode::Quota`] if the owner has far too many already; see [`Hub::ready`].
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        owner: Owner,
+        device: Option<DeviceId>,
+        most: usize,
+    ) -> Result<Entered, CloseCode> {
+        let mut lines = lock(&self.lines);
+        if lines.by_owner.get(&owner).map_or(0, Vec::len) >= most.saturating_mul(NOT_READY) {
+            return Err(CloseCode::Quota);
+        }
+        let id = lines.next;
+        lines.next += 1;
+        let handle = Arc::new(Handle {
+            id,
+            owner,
+            device,
+            instance: OnceLock::new(),
+            mail: Mutex::default(),
+            wake: Notify::new(),
+        });
+        let was_online = handle.user().is_some_and(|user| lines.is_online(user));
+        lines.remember(&handle);
+        lines.note_presence(&handle, was_online);
+        if let Some(code) = lines.closing {
+            handle.close(code);
+        }
+        Ok(Entered { hub: self.clone(), handle })
+    }
+
+    /// The client of this line is ready. A newer session of the same device and instance takes the
+    /// place of the older.
+    ///
+    /// # Errors
+    /// [`CloseCode::Quota`] if the owner has `most` sessions already, [`CloseCode::Protocol`] if
+    /// the instance is too long.
+    pub(crate) fn ready(
+        &self,
+        line: &Handle,
+        instance: &[u8],
+        most: usize,
+    ) -> Result<(), CloseCode> {
+        if instance.len() > LONGEST_INSTANCE {
+            return Err(CloseCode::Protocol);
+        }
+        let mut lines = lock(&self.lines);
+        if let Some(device) = line.device {
+            let key = (device, instance.into());
+            let older = lines.by_instance.insert(key, line.id);
+            if let Some(older) = older.and_then(|id| lines.by_id.get(&id).cloned()) {
+                lines.forget(&older);
+                older.close(CloseCode::Replaced);
+            }
+        }
+        let _first = line.instance.set(instance.into());
+        let ready = lines.of(&line.owner).filter(|other| other.instance.get().is_some()).count();
+        if ready > most { Err(CloseCode::Quota) } else { Ok(()) }
+    }
+
+    /// Whether a device of this user is connected.
+    pub(crate) fn is_online(&self, user: &Name) -> bool {
+        lock(&self.lines).is_online(user)
+    }
+
+    /// Whether this device is connected.
+    pub(crate) fn is_device_online(&self, device: &DeviceId) -> bool {
+        lock(&self.lines).by_device.contains_key(device)
+    }
+
+    /// How many lines there are.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.lines).by_id.len()
+    }
+
+    /// Ends the sessions of a device.
+    pub(crate) fn close_device(&self, device: &DeviceId, code: CloseCode) {
+        let lines = lock(&self.lines);
+        let ids = lines.by_device.get(device).map(Vec::as_slice).unwrap_or_default();
+        for line in ids.iter().filter_map(|id| lines.by_id.get(id)) {
+            line.close(code);
+        }
+    }
+
+    /// Ends the password sessions of a user but `this` one.
+    pub(crate) fn close_password_sessions(&self, user: &Name, this: &Handle, code: CloseCode) {
+        for line in lock(&self.lines).of(&Owner::User(user.clone())) {
+            if line.device.is_none() && line.id != this.id {
+                line.close(code);
+            }
+        }
+    }
+
+    /// Ends every line, and those that come later.
+    pub(crate) fn close_all(&self, code: CloseCode) {
+        let mut lines = lock(&self.lines);
+        lines.closing = Some(code);
+        for line in lines.by_id.values() {
+            line.close(code);
+        }
+    }
+
+    /// A conversation of these users is new, changed or left.
+    pub(crate) fn tell_changed<'a>(
+        &self,
+        users: impl IntoIterator<Item = &'a Name>,
+        conversation: ConversationId,
+    ) {
+        let lines = lock(&self.lines);
+        for user in users {
+            for line in lines.of(&Owner::User(user.clone())) {
+                line.post(|mail| _ = mail.changed.insert(conversation));
+            }
+        }
+    }
+
+    /// Tells this line from now on who comes and goes; returns where it stands.
+    pub(crate) fn watch_presence(&self, line: &Handle) -> u64 {
+        let mut lines = lock(&self.lines);
+        lines.watchers.insert(line.id);
+        lines.presence.now()
+    }
+
+    /// Users who have come or gone since, at most `most` of them, whether they are here, and where
+    /// the line stands then.
+    pub(crate) fn presence_since(&self, since: u64, most: usize) -> (Vec<(Name, bool)>, u64) {
+        let lines = lock(&self.lines);
+        let (users, now) = lines.presence.since(since, most);
+        let tell = |user: &Name| (user.clone(), lines.is_online(user));
+        (users.map(tell).collect(), now)
+    }
+}
+
+impl Lines {
+    fn of(&self, owner: &Owner) -> impl Iterator<Item = &Arc<Handle>> {
+        let ids = self.by_owner.get(owner).map(Vec::as_slice).unwrap_or_default();
+        ids.iter().filter_map(|id| self.by_id.get(id))
+    }
+
+    fn is_online(&self, user: &Name) -> bool {
+        self.of(&Owner::User(user.clone())).any(|line| line.device.is_some())
+    }
+
+    fn remember(&mut self, line: &Arc<Handle>) {
+        self.by_id.insert(line.id, line.clone());
+        self.by_owner.entry(line.owner.clone()).or_default().push(line.id);
+        if let Some(device) = line.device {
+            self.by_device.entry(device).or_default().push(line.id);
+        }
+    }
+
+    fn forget(&mut self, line: &Handle) {
+        if self.by_id.remove(&line.id).is_none() {
+            return;
+        }
+        self.watchers.remove(&line.id);
+        remove_one(&mut self.by_owner, &line.owner, line.id);
+        let Some(device) = line.device else { return };
+        remove_one(&mut self.by_device, &device, line.id);
+        if let Some(instance) = line.instance.get() {
+            let key = (device, instance.clone());
+            // A newer line may have its place.
+            if self.by_instance.get(&key) == Some(&line.id) {
+                self.by_instance.remove(&key);
+            }
+        }
+    }
+
+    /// Tells the watchers if a line's user has come or gone with it.
+    fn note_presence(&mut self, line: &Handle, was_online: bool) {
+        let Some(user) = line.user() else { return };
+        if self.is_online(user) == was_online {
+            return;
+        }
+        self.presence.note(user);
+        for watcher in self.watchers.iter().filter_map(|id| self.by_id.get(id)) {
+            watcher.post(|mail| mail.presence = true);
+        }
+    }
+}
+
+fn remove_one<K: Eq + Hash>(lists: &mut HashMap<K, Vec<u64>>, key: &K, one: u64) {
+    if let Some(list) = lists.get_mut(key) {
+        list.retain(|id| *id != one);
+        if list.is_empty() {
+            lists.remove(key);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str) -> Owner {
+        Owner::User(Name::new(name).unwrap())
+    }
+
+    fn device(n: u8) -> Option<DeviceId> {
+        Some(DeviceId([n; 16]))
+    }
+
+    #[test]
+    fn a_newer_session_of_a_run_takes_the_place_of_the_older_even_at_the_limit() {
+        let hub = Arc::new(Hub::default());
+        let enter = |device| hub.enter(user("ada"), device, 2).unwrap();
+        let first = enter(device(1));
+        let second = enter(None);
+        assert_eq!([&first, &second].map(|line| hub.ready(line, b"run", 2)), [Ok(()); 2]);
+        let newer = enter(device(1));
+        assert_eq!(hub.ready(&newer, b"run", 2), Ok(()));
+        assert_eq!(first.take_mail().close, Some(CloseCode::Replaced));
+        // Another run of the same device is another session.
+        let other = enter(device(1));
+        assert_eq!(hub.ready(&other, b"another", 2), Err(CloseCode::Quota));
+        assert_eq!(hub.enter(user("ada"), device(3), 2).map(drop), Ok(()));
+        let _more = enter(device(3));
+        assert_eq!(hub.enter(user("ada"), device(3), 2).map(drop), Err(CloseCode::Quota));
+        drop((first, other));
+        assert_eq!([&newer, &second].map(|line| line.take_mail().close), [None, None]);
+        assert!(hub.is_device_online(&DeviceId([1; 16])));
+        drop((newer, second, _more));
+        let lines = lock(&hub.lines);
+        assert!(lines.by_id.is_empty() && lines.by_owner.is_empty() && lines.by_device.is_empty());
+        assert!(lines.by_instance.is_empty());
+    }
+
+    #[test]
+    fn the_name_of_a_run_has_at_most_sixteen_bytes_and_none_is_one_too() {
+        let hub = Arc::new(Hub::default());
+        let line = hub.enter(user("ada"), device(1), 16).unwrap();
+        assert_eq!(hub.ready(&line, &[0; 17], 16), Err(CloseCode::Protocol));
+        let [a, b] = [(); 2].map(|()| hub.enter(user("ada"), device(1), 16).unwrap());
+        assert_eq!([&a, &b].map(|line| hub.ready(line, b"", 16)), [Ok(()); 2]);
+        assert_eq!([&a, &b].map(|l| l.take_mail().close), [Some(CloseCode::Replaced), None]);
+    }
+
+    #[test]
+    fn a_watcher_learns_what_changed_once_however_often_it_did() {
+        let hub = Arc::new(Hub::default());
+        let watcher = hub.enter(user("ada"), device(1), 16).unwrap();
+        let seen = hub.watch_presence(&watcher);
+        let bob = Name::new("bob").unwrap();
+        for _ in 0..1000 {
+            drop(hub.enter(user("bob"), device(2), 16).unwrap());
+        }
+        let here = hub.enter(user("bob"), device(2), 16).unwrap();
+        // A session by password is nobody's presence.
+        let eve = hub.enter(user("eve"), None, 16).unwrap();
+        assert!(watcher.take_mail().presence);
+        let (changes, seen) = hub.presence_since(seen, 10);
+        assert_eq!(changes, [(bob.clone(), true)]);
+        drop((here, eve));
+        assert_eq!(hub.presence_since(seen, 10).0, [(bob, false)]);
+    }
+
+    #[test]
+    fn whoever_comes_during_a_shutdown_goes_with_it() {
+        let hub = Arc::new(Hub::default());
+        hub.close_all(CloseCode::Shutdown);
+        let late = hub.enter(user("ada"), device(1), 16).unwrap();
+        assert_eq!(late.take_mail().close, Some(CloseCode::Shutdown));
+    }
+
+    #[test]
+    fn a_changed_password_ends_the_other_sessions_by_password_alone() {
+        let hub = Arc::new(Hub::default());
+        let this = hub.enter(user("ada"), None, 16).unwrap();
+        let other = hub.enter(user("ada"), None, 16).unwrap();
+        let laptop = hub.enter(user("ada"), device(1), 16).unwrap();
+        let ada = Name::new("ada").unwrap();
+        hub.close_password_sessions(&ada, &this, CloseCode::LogInAgain);
+        let closed = [&this, &other, &laptop].map(|line| line.take_mail().close);
+        assert_eq!(closed, [None, Some(CloseCode::LogInAgain), None]);
+    }
+}

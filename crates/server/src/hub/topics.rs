@@ -1,0 +1,295 @@
+//! Following is a cursor: of each followed conversation the head and a short tail of recent entries
+//! are kept here; a line holds a position. One that is further behind than the tail reads from the
+//! store.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use prost::Message as _;
+use twinlock_core::id::ConversationId;
+use twinlock_store::Published;
+
+use super::{Handle, lock};
+use crate::convert;
+
+/// Entries kept in memory of each followed conversation.
+const TAIL_ENTRIES: usize = 512;
+/// Bytes of them. Raising it spares slow readers the store and costs as much for each busy
+/// conversation.
+const TAIL_BYTES: usize = 512 * 1024;
+/// Bytes of all tails together. Beyond it they begin anew, and the store stands in meanwhile.
+const ALL_TAILS: usize = 64 * 1024 * 1024;
+/// What an entry costs besides its bytes.
+const OVERHEAD: usize = 64;
+
+/// All followed conversations.
+#[derive(Default)]
+pub(crate) struct Topics(Mutex<All>);
+
+#[derive(Default)]
+struct All {
+    by_id: HashMap<ConversationId, Topic>,
+    tail_bytes: usize,
+}
+
+#[derive(Default)]
+struct Topic {
+    /// 0: not known, ask the store.
+    head: u64,
+    /// Encoded entries up to the head, without gaps.
+    tail: VecDeque<Bytes>,
+    tail_bytes: usize,
+    followers: Vec<Arc<Follower>>,
+}
+
+struct Follower {
+    line: Arc<Handle>,
+    /// The line has been told and has not looked yet.
+    told: AtomicBool,
+}
+
+/// A line follows a conversation until this is dropped.
+pub(crate) struct Following {
+    topics: Arc<Topics>,
+    conversation: ConversationId,
+    follower: Arc<Follower>,
+}
+
+/// Entries after a position, as far as the tail goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// Nothing newer than the position.
+    UpToDate,
+    /// These, encoded, follow right after the position.
+    Entries(Vec<Bytes>),
+    /// The tail begins later: ask the store.
+    Behind,
+}
+
+impl Topics {
+    /// Makes `line` follow; it is told at once, so that it looks for itself first.
+    pub(crate) fn follow(
+        self: &Arc<Self>,
+        line: &Arc<Handle>,
+        conversation: ConversationId,
+    ) -> Following {
+        let follower = Arc::new(Follower { line: line.clone(), told: AtomicBool::new(true) });
+        let mut all = lock(&self.0);
+        all.by_id.entry(conversation).or_default().followers.push(follower.clone());
+        line.post(|mail| _ = mail.news.insert(conversation));
+        Following { topics: self.clone(), conversation, follower }
+    }
+
+    /// Takes in what the store has committed and tells the followers.
+    pub(crate) fn publish(&self, published: &[Published]) {
+        let all = &mut *lock(&self.0);
+        for news in published {
+            let Some(topic) = all.by_id.get_mut(&news.conversation) else { continue };
+            all.tail_bytes -= topic.tail_bytes;
+            topic.take_in(news);
+            topic.tell(news.conversation);
+            all.tail_bytes += topic.tail_bytes;
+            if all.tail_bytes > ALL_TAILS {
+                all.by_id.values_mut().for_each(Topic::drop_tail);
+                all.tail_bytes = 0;
+            }
+        }
+    }
+
+    /// Commits were missed: nothing in memory is known to be the newest, so everybody looks.
+    pub(crate) fn missed(&self) {
+        let mut all = lock(&self.0);
+        all.tail_bytes = 0;
+        for (conversation, topic) in &mut all.by_id {
+            topic.head = 0;
+            topic.drop_tail();
+            topic.tell(*conversation);
+        }
+    }
+}
+
+impl Following {
+    /// The line looks now: for whatever comes from here on it is told again.
+    pub(crate) fn look(&self) {
+        self.follower.told.store(false, Ordering::Release);
+    }
+
+    /// Entries after `position`: at most `most` of them, and about `bytes`.
+    pub(crate) fn after(&self, position: u64, most: usize, bytes: usize) -> Tail {
+        let all = lock(&self.topics.0);
+        let Some(topic) = all.by_id.get(&self.conversation).filter(|t| t.head != 0) else {
+            return Tail::Behind;
+        };
+        if position >= topic.head {
+            return Tail::UpToDate;
+        }
+        let first = topic.head + 1 - topic.tail.len() as u64;
+        match (position + 1).checked_sub(first) {
+            Some(skip) => {
+                let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+                let mut taken = 0;
+                let fits = |entry: &&Bytes| {
+                    let fits = taken < bytes;
+                    taken += entry.len();
+                    fits
+                };
+                let entries = topic.tail.iter().skip(skip).take(most).take_while(fits);
+                Tail::Entries(entries.cloned().collect())
+            }
+            None => Tail::Behind,
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let all = &mut *lock(&self.topics.0);
+        if let Some(topic) = all.by_id.get_mut(&self.conversation) {
+            topic.followers.retain(|follower| !Arc::ptr_eq(follower, &self.follower));
+            if topic.followers.is_empty() {
+                all.tail_bytes -= topic.tail_bytes;
+                all.by_id.remove(&self.conversation);
+            }
+        }
+    }
+}
+
+impl Topic {
+    fn take_in(&mut self, news: &Published) {
+        if news.head <= self.head {
+            return;
+        }
+        if news.entries.first().is_none_or(|entry| entry.n != self.head + 1) {
+            self.drop_tail();
+        }
+        self.head = news.head;
+        // More than the tail holds would be encoded for nothing.
+        let skip = news.entries.len().saturating_sub(TAIL_ENTRIES);
+        for entry in news.entries.iter().skip(skip) {
+            let entry = Bytes::from(convert::entry(entry).encode_to_vec());
+            self.tail_bytes += entry.len() + OVERHEAD;
+            self.tail.push_back(entry);
+        }
+        while self.tail.len() > TAIL_ENTRIES || self.tail_bytes > TAIL_BYTES {
+            let Some(old) = self.tail.pop_front() else { break };
+            self.tail_bytes -= old.len() + OVERHEAD;
+        }
+    }
+
+    fn drop_tail(&mut self) {
+        self.tail = VecDeque::new();
+        self.tail_bytes = 0;
+    }
+
+    fn tell(&self, conversation: ConversationId) {
+        for follower in &self.followers {
+            if !follower.told.swap(true, Ordering::AcqRel) {
+                follower.line.post(|mail| _ = mail.news.insert(conversation));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use twinlock_core::chain::Kind;
+    use twinlock_core::id::{DeviceId, MessageId, Name, Salt};
+    use twinlock_core::proto;
+    use twinlock_store::{Content, Entry};
+
+    use super::super::{Hub, Owner};
+    use super::*;
+
+    const BIG: usize = usize::MAX;
+
+    fn news(numbers: std::ops::RangeInclusive<u64>, body: usize) -> [Published; 1] {
+        let head = *numbers.end();
+        let entry = |n| Entry {
+            n,
+            time_ms: 0,
+            message_id: MessageId([0; 16]),
+            kind: Kind::TEXT,
+            sender: Bytes::new(),
+            content: Content::Body(Salt([0; 16]), vec![b'a'; body].into()),
+        };
+        [Published { conversation: 1, head, entries: numbers.map(entry).collect() }]
+    }
+
+    fn line(hub: &Arc<Hub>) -> super::super::Entered {
+        let ada = Owner::User(Name::new("ada").unwrap());
+        hub.enter(ada, Some(DeviceId([1; 16])), 16).unwrap()
+    }
+
+    fn numbers(tail: Tail) -> Vec<u64> {
+        let Tail::Entries(entries) = tail else { panic!("{tail:?}") };
+        entries.into_iter().map(|e| proto::Entry::decode(e).unwrap().n).collect()
+    }
+
+    #[test]
+    fn a_cursor_gets_what_follows_it_from_the_tail_or_is_sent_to_the_store() {
+        let hub = Arc::new(Hub::default());
+        let line = line(&hub);
+        let following = hub.topics.follow(&line, 1);
+        assert_eq!(following.after(0, 9, BIG), Tail::Behind);
+        hub.topics.publish(&news(5..=7, 10));
+        assert_eq!(following.after(3, 9, BIG), Tail::Behind);
+        assert_eq!(numbers(following.after(4, 9, BIG)), [5, 6, 7]);
+        assert_eq!(numbers(following.after(5, 1, BIG)), [6]);
+        assert_eq!(numbers(following.after(4, 9, 1)), [5]);
+        assert_eq!(following.after(7, 9, BIG), Tail::UpToDate);
+        hub.topics.publish(&news(8..=8, 10));
+        assert_eq!(numbers(following.after(5, 9, BIG)), [6, 7, 8]);
+        // A gap: somebody else recorded 9.
+        hub.topics.publish(&news(10..=10, 10));
+        assert_eq!(following.after(7, 9, BIG), Tail::Behind);
+        assert_eq!(numbers(following.after(9, 9, BIG)), [10]);
+        hub.topics.missed();
+        assert_eq!(following.after(9, 9, BIG), Tail::Behind);
+    }
+
+    #[test]
+    fn old_news_change_nothing() {
+        let hub = Arc::new(Hub::default());
+        let line = line(&hub);
+        let following = hub.topics.follow(&line, 1);
+        hub.topics.publish(&news(5..=7, 10));
+        hub.topics.publish(&news(6..=7, 10));
+        assert_eq!(numbers(following.after(4, 9, BIG)), [5, 6, 7]);
+    }
+
+    #[test]
+    fn a_line_that_does_not_look_is_told_once() {
+        let hub = Arc::new(Hub::default());
+        let line = line(&hub);
+        let following = hub.topics.follow(&line, 1);
+        assert_eq!(line.take_mail().news.len(), 1);
+        hub.topics.publish(&news(1..=1, 10));
+        assert!(line.take_mail().news.is_empty());
+        following.look();
+        hub.topics.publish(&news(2..=2, 10));
+        hub.topics.publish(&news(3..=3, 10));
+        assert_eq!(line.take_mail().news.len(), 1);
+    }
+
+    #[test]
+    fn a_tail_is_bounded_by_entries_and_bytes_and_ends_with_its_last_follower() {
+        let hub = Arc::new(Hub::default());
+        let line = line(&hub);
+        let following = hub.topics.follow(&line, 1);
+        hub.topics.publish(&news(1..=2000, 10));
+        assert_eq!(following.after(2000 - 513, 9999, BIG), Tail::Behind);
+        assert_eq!(numbers(following.after(2000 - 512, 9999, BIG)).len(), 512);
+        hub.topics.publish(&news(2001..=2100, 32 * 1024));
+        let bytes = lock(&hub.topics.0).tail_bytes;
+        assert!((TAIL_BYTES / 2..=TAIL_BYTES).contains(&bytes), "{bytes}");
+        // Following anew does not end with the old place.
+        let again = hub.topics.follow(&line, 1);
+        drop(following);
+        assert_eq!(numbers(again.after(2099, 9, BIG)), [2100]);
+        drop(again);
+        let all = lock(&hub.topics.0);
+        assert!(all.by_id.is_empty() && all.tail_bytes == 0);
+    }
+}

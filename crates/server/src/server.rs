@@ -1,0 +1,367 @@
+//! The server: what all lines share, the listener, and the ways it ends.
+
+mod owner;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::id::ServerKey;
+use twinlock_core::invite::{Address, InviteLink};
+use twinlock_core::opaque::ServerSetup;
+use twinlock_core::session::BindingPolicy;
+use twinlock_link::OsEntropy;
+use twinlock_link::tls::{ServerTls, TlsFault};
+use twinlock_store::{OpenError, Person, Published, Role, SqliteStore, Store, StoreError};
+
+use crate::config::Config;
+use crate::convert::copy;
+use crate::hub::Hub;
+use crate::identity::{Identity, IdentityError, Options as IdentityOptions};
+use crate::limits::gate::Gate;
+use crate::limits::guess::Guesses;
+use crate::private::{self, Failed};
+use crate::session;
+
+/// How often the certificate's end is looked at.
+const RENEWAL: Duration = Duration::from_secs(12 * 60 * 60);
+/// Pause after a failed accept: out of descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all lines of a server share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) setup: ServerSetup,
+    pub(crate) tls: ServerTls,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) gate: Gate,
+    pub(crate) guesses: Guesses,
+    pub(crate) handshakes: Semaphore,
+    stop: watch::Sender<bool>,
+}
+
+impl Shared {
+    /// Milliseconds since 1970 UTC.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn binding(&self) -> BindingPolicy {
+        if self.config.behind_proxy { BindingPolicy::Off } else { self.config.binding }
+    }
+
+    /// What pinning clients should accept from now on; nothing where a proxy shows its own
+    /// certificate.
+    pub(crate) fn tls_pins(&self) -> Vec<Bytes> {
+        if self.config.behind_proxy { Vec::new() } else { vec![copy(&self.tls.spki_pin().0)] }
+    }
+
+    /// Somebody has used an invite.
+    pub(crate) fn registered(&self, person: &Person) {
+        tracing::info!(user = %person.user, "registered");
+        if person.role == Role::Owner {
+            owner::forget(&self.config.data);
+        }
+    }
+
+    /// Waits until the server shuts down. Cancel-safe.
+    pub(crate) async fn stopping(&self) {
+        // The sender is here, so it does not go away first.
+        let mut stop = self.stop.subscribe();
+        let _stopping = stop.wait_for(|stop| *stop).await;
+    }
+}
+
+/// Why a server did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error("cannot {doing} {}: {error}; name another directory with --data or mend its rights", path.display())]
+    Data {
+        /// A verb: read, write, make.
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// TLS key, certificate or setup.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The setup file holds something else.
+    #[error(
+        "{} is not an OPAQUE setup; restore it from its backup (without it no credential of this record works)",
+        .0.display()
+    )]
+    Setup(PathBuf),
+    /// There is a record but no setup. Making a new one would lock everybody out.
+    #[error(
+        "{} is missing, but there is a record: restore it from its backup (without it no credential of this record works), or move the record away to begin anew",
+        .0.display()
+    )]
+    SetupLost(PathBuf),
+    /// The record.
+    #[error(transparent)]
+    Record(#[from] OpenError),
+    /// The record, once open.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsFault),
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {address}: {error}; is another server running there? (--port takes another)"
+    )]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// No invite for the owner could be made.
+    #[error("the owner's invite could not be made")]
+    OwnerInvite,
+}
+
+impl From<Failed> for StartError {
+    fn from(Failed { doing, path, error }: Failed) -> Self {
+        Self::Data { doing, path, error }
+    }
+}
+
+/// A running server. Dropping it drops its lines; [`Server::shutdown`] ends them in order.
+pub struct Server {
+    shared: Arc<Shared>,
+    identity: Arc<Mutex<Identity>>,
+    address: SocketAddr,
+    public: Address,
+    owner_invite: Option<InviteLink>,
+    /// Accepts, and waits for every line to end.
+    accepting: JoinSet<()>,
+    /// What goes on for as long as the server does.
+    upkeep: JoinSet<()>,
+}
+
+impl Server {
+    /// Opens or makes identity and record, and listens. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let data = config.data.clone();
+        private::make_directory(&data)?;
+        let (identity, setup) = open_identity(&config)?;
+        let store = open_store(&data, &setup)?;
+        let listen = |error| StartError::Listen { address: config.listen, error };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let public = match &config.public {
+            Some(public) => public.clone(),
+            None => public_address(address),
+        };
+        let limits = &config.limits;
+        let shared = Arc::new(Shared {
+            tls: ServerTls::new(identity.certificate())?,
+            gate: Gate::new(limits.unauthenticated, limits.unauthenticated_per_address),
+            guesses: Guesses::new(limits.logins_per_minute),
+            handshakes: Semaphore::new(limits.handshakes.max(1)),
+            hub: Arc::new(Hub::default()),
+            stop: watch::Sender::new(false),
+            config,
+            store,
+            setup,
+        });
+        // Nobody but the key's owner vouches for a certificate that names itself as its issuer.
+        let pin = identity.certificate().is_self_issued() && !shared.config.behind_proxy;
+        let pin = pin.then(|| identity.pin());
+        let owner_invite = owner::invite(&shared, &public, pin).await?;
+        let identity = Arc::new(Mutex::new(identity));
+        let mut upkeep = JoinSet::new();
+        upkeep.spawn(publish(shared.clone(), shared.store.watch()));
+        upkeep.spawn(renew(shared.clone(), identity.clone()));
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(shared.clone(), listener));
+        tracing::info!(%address, key = %shared.setup.server_key(), "listening");
+        Ok(Self { shared, identity, address, public, owner_invite, accepting, upkeep })
+    }
+
+    /// Where it listens; the real port where 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What invite links name.
+    #[must_use]
+    pub fn public_address(&self) -> &Address {
+        &self.public
+    }
+
+    /// Who the server is.
+    #[must_use]
+    pub fn server_key(&self) -> ServerKey {
+        self.shared.setup.server_key()
+    }
+
+    /// The owner's invite, if this start made it: it is told once.
+    #[must_use]
+    pub fn owner_invite(&self) -> Option<&InviteLink> {
+        self.owner_invite.as_ref()
+    }
+
+    /// How many lines are logged in.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        self.shared.hub.count()
+    }
+
+    /// Reads the certificate anew (SIGHUP). Live lines stay. Blocks on two small files.
+    ///
+    /// # Errors
+    /// [`IdentityError`]: the old one goes on.
+    pub fn reload(&self) -> Result<(), IdentityError> {
+        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let certificate = identity.reload(SystemTime::now())?;
+        self.shared.tls.reload(certificate);
+        tracing::info!(pin = %self.shared.tls.spki_pin(), "certificate reloaded");
+        Ok(())
+    }
+
+    /// Ends in order: takes no more connections, drops those that are not logged in, lets every
+    /// append that was taken be recorded and acknowledged, tells every line when to come back
+    /// (CLOSE 8), and closes the record.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the record cannot be closed cleanly; nothing acknowledged is lost then
+    /// either.
+    pub async fn shutdown(mut self) -> Result<(), StoreError> {
+        tracing::info!(lines = self.shared.hub.count(), "shutting down");
+        self.shared.stop.send_replace(true);
+        self.shared.hub.close_all(CloseCode::Shutdown);
+        if timeout(self.shared.config.drain, self.accepting.join_next()).await.is_err() {
+            tracing::warn!(lines = self.shared.hub.count(), "lines were dropped");
+        }
+        self.accepting.shutdown().await;
+        self.upkeep.shutdown().await;
+        self.shared.store.close().await
+    }
+}
+
+fn setup_path(data: &Path) -> PathBuf {
+    identity_dir(data).join("opaque-setup")
+}
+
+fn record_path(data: &Path) -> PathBuf {
+    data.join("record.db")
+}
+
+fn identity_dir(data: &Path) -> PathBuf {
+    data.join("identity")
+}
+
+fn open_identity(config: &Config) -> Result<(Identity, ServerSetup), StartError> {
+    let options = IdentityOptions {
+        key_type: config.key_type,
+        names: config.public.iter().map(|a| a.bare_host().to_owned()).collect(),
+        own: config.own_files.clone(),
+    };
+    let new_setup = || ServerSetup::generate(&mut OsEntropy).to_bytes();
+    let dir = identity_dir(&config.data);
+    // The setup is made before the record, so no crash leaves a record alone.
+    if exists(&record_path(&config.data))? && !exists(&setup_path(&config.data))? {
+        return Err(StartError::SetupLost(setup_path(&config.data)));
+    }
+    let identity = Identity::open_or_create(&dir, options, SystemTime::now(), new_setup)?;
+    let setup = ServerSetup::from_bytes(identity.setup_bytes())
+        .map_err(|_| StartError::Setup(setup_path(&config.data)))?;
+    Ok((identity, setup))
+}
+
+fn open_store(data: &Path, setup: &ServerSetup) -> Result<Arc<dyn Store>, StartError> {
+    let options = twinlock_store::Options::new(setup.server_key(), setup.row_key());
+    Ok(SqliteStore::open(&record_path(data), options)?)
+}
+
+fn exists(path: &Path) -> Result<bool, StartError> {
+    Ok(path.try_exists().map_err(private::failed("read", path))?)
+}
+
+/// What a client on this machine, or on the network the server listens on, can use.
+fn public_address(listening: SocketAddr) -> Address {
+    let ip = listening.ip();
+    let host = if ip.is_unspecified() { "localhost".to_owned() } else { ip.to_string() };
+    Address::new(&host, listening.port()).unwrap_or_else(|_| unreachable_address())
+}
+
+/// An IP address and the port of a bound socket always make an address.
+fn unreachable_address() -> Address {
+    #[allow(clippy::expect_used)]
+    Address::new("localhost", 8443).expect("a constant")
+}
+
+/// Accepts until told to stop, then waits for every line to end.
+async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    let mut lines = JoinSet::new();
+    let mut stopping = std::pin::pin!(shared.stopping());
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((socket, peer)) => {
+                    lines.spawn(session::serve(shared.clone(), socket, peer));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(ended) = lines.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a line's task failed");
+                }
+            }
+            () = &mut stopping => break,
+        }
+    }
+    drop(listener);
+    while lines.join_next().await.is_some() {}
+}
+
+/// Carries commits from the store to the followers.
+async fn publish(shared: Arc<Shared>, mut commits: broadcast::Receiver<Arc<[Published]>>) {
+    loop {
+        match commits.recv().await {
+            Ok(published) => shared.hub.topics.publish(&published),
+            Err(broadcast::error::RecvError::Lagged(_)) => shared.hub.topics.missed(),
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Renews a self-made certificate in time, and warns of the end of another.
+async fn renew(shared: Arc<Shared>, identity: Arc<Mutex<Identity>>) {
+    loop {
+        tokio::time::sleep(RENEWAL).await;
+        let now = SystemTime::now();
+        let mut identity = identity.lock().unwrap_or_else(PoisonError::into_inner);
+        match identity.renew_if_due(now) {
+            Ok(Some(certificate)) => {
+                shared.tls.reload(certificate);
+                tracing::info!("TLS certificate renewed, with the same key");
+            }
+            Ok(None) => identity.warn_if_ending(now),
+            Err(error) => tracing::error!(%error, "the TLS certificate was not renewed"),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The first invite, in `DIR/owner-invite` until somebody has used it.
+
+use std::path::{Path, PathBuf};
+
+use twinlock_core::id::{CredentialId, TlsPin};
+use twinlock_core::invite::{Address, InviteLink};
+use twinlock_store::Role;
+use zeroize::Zeroizing;
+
+use super::{Shared, StartError};
+use crate::{private, session};
+
+/// What an `owner-invite` can be at most, bytes: a link of a long name.
+const LONGEST: u64 = 1024;
+
+fn path(data: &Path) -> PathBuf {
+    data.join("owner-invite")
+}
+
+/// Makes the owner's invite if nobody has registered and there is none that still works. Returns
+/// it where it is news: a start that finds everything as it was is silent.
+pub(super) async fn invite(
+    shared: &Shared,
+    public: &Address,
+    tls_pin: Option<TlsPin>,
+) -> Result<Option<InviteLink>, StartError> {
+    if !shared.store.people(None, 1).await?.is_empty() {
+        forget(&shared.config.data);
+        return Ok(None);
+    }
+    let path = path(&shared.config.data);
+    let kept = read(&path);
+    let (id, secret) = match kept.as_ref().and_then(|text| InviteLink::parse(text.trim()).ok()) {
+        Some(link) if works(shared, &link).await? => (link.id, link.secret),
+        _ => {
+            let (id, secret, _) = session::make_invite(shared, Role::Owner, None, 0, None)
+                .await
+                .map_err(|_| StartError::OwnerInvite)?;
+            (id, secret)
+        }
+    };
+    // Where the server is found may have changed since.
+    let link = InviteLink {
+        address: public.clone(),
+        id,
+        secret,
+        server_key: shared.setup.server_key(),
+        tls_pin,
+        proxy: shared.config.behind_proxy,
+    };
+    let text = Zeroizing::new(format!("{}\n", *link.to_link()));
+    if kept.is_some_and(|kept| *kept == *text) {
+        return Ok(None);
+    }
+    private::write(&path, text.as_bytes())?;
+    Ok(Some(link))
+}
+
+async fn works(shared: &Shared, link: &InviteLink) -> Result<bool, StartError> {
+    let id = CredentialId::Invite(link.id);
+    Ok(shared.store.credential(&id, shared.now_ms()).await?.is_some())
+}
+
+/// A file that cannot be read or is something else is as good as none: it is written anew.
+fn read(path: &Path) -> Option<Zeroizing<String>> {
+    let length = std::fs::metadata(path).ok()?.len();
+    (length <= LONGEST).then(|| std::fs::read_to_string(path).ok().map(Zeroizing::new)).flatten()
+}
+
+/// Somebody has used it.
+pub(super) fn forget(data: &Path) {
+    let path = path(data);
+    if let Err(failed) = private::remove(&path) {
+        let error = failed.error;
+        tracing::warn!(%error, path = %path.display(), "the used owner invite was not removed");
+    }
+}

@@ -1,0 +1,111 @@
+//! Appends under way: handed to the recorder, not yet acknowledged. Bounded, answered in order.
+
+use std::future::{poll_fn, ready};
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
+use twinlock_store::{Appended, NewEntry, Store, StoreError};
+
+use crate::config::Limits;
+
+/// Appends that go to the recorder together.
+#[derive(Default)]
+pub(crate) struct Batch {
+    requests: Vec<Asked>,
+    entries: Vec<NewEntry>,
+    bytes: usize,
+}
+
+/// Who waits for an append.
+pub(crate) struct Asked {
+    /// The request's id.
+    pub(crate) id: u64,
+    /// Of the body, for the log.
+    pub(crate) bytes: usize,
+}
+
+impl Batch {
+    pub(crate) fn push(&mut self, id: u64, entry: NewEntry) {
+        self.requests.push(Asked { id, bytes: entry.body.len() });
+        self.bytes += entry.body.len();
+        self.entries.push(entry);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(crate) fn entries(&self) -> &[NewEntry] {
+        &self.entries
+    }
+}
+
+/// A batch that the recorder has answered.
+pub(crate) struct Recorded {
+    pub(crate) requests: Vec<Asked>,
+    pub(crate) result: Result<Vec<Appended>, StoreError>,
+}
+
+/// The batches of a line that the recorder has.
+#[derive(Default)]
+pub(crate) struct Appends {
+    queue: FuturesOrdered<BoxFuture<'static, Recorded>>,
+    requests: usize,
+    bytes: usize,
+}
+
+impl Appends {
+    /// None is under way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.requests == 0
+    }
+
+    /// Whether another may join `batch`. One is always let through, so that nobody waits for ever.
+    pub(crate) fn have_room(&self, batch: &Batch, limits: &Limits) -> bool {
+        let requests = self.requests + batch.requests.len();
+        let bytes = self.bytes + batch.bytes;
+        requests == 0 || (requests < limits.in_flight && bytes < limits.in_flight_bytes)
+    }
+
+    /// Hands a batch to the recorder.
+    pub(crate) async fn record(&mut self, store: &Arc<dyn Store>, batch: Batch) {
+        let Batch { requests, entries, bytes } = batch;
+        if entries.is_empty() {
+            return;
+        }
+        self.requests += requests.len();
+        self.bytes += bytes;
+        let store = store.clone();
+        let mut appending: BoxFuture<'static, Recorded> = Box::pin(async move {
+            let result = store.append(entries).await;
+            Recorded { requests, result }
+        });
+        // A future does nothing before it is polled, and the recorder is to have the batch now.
+        match poll_fn(|cx| Poll::Ready(appending.as_mut().poll(cx))).await {
+            Poll::Ready(recorded) => self.queue.push_back(Box::pin(ready(recorded))),
+            Poll::Pending => self.queue.push_back(appending),
+        }
+    }
+
+    /// The next answer of the recorder; `None` while nothing is under way. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<Recorded> {
+        let recorded = self.queue.next().await?;
+        self.requests -= recorded.requests.len();
+        self.bytes -= recorded.requests.iter().map(|asked| asked.bytes).sum::<usize>();
+        if self.requests == 0 {
+            // An idle line keeps no buffer.
+            self.queue = FuturesOrdered::new();
+        }
+        Some(recorded)
+    }
+}
+
+/// A body of its own: what came is a part of its whole frame, which it would keep in memory for as
+/// long as it is kept itself.
+pub(crate) fn own_body(body: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(body)
+}

@@ -1,0 +1,100 @@
+//! Requests that came and are not done yet, in their order.
+//!
+//! They are kept as they came and decoded a frame at a time: a request of two bytes takes a hundred
+//! once decoded. A line reads nothing more while any are left, so what waits here is bounded by one
+//! read.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use prost::Message as _;
+use twinlock_core::proto::{Request, ToServer};
+
+/// Most requests of one frame. An append is 30 bytes at least, so a frame of appends has fewer.
+const MOST: usize = 2048;
+
+/// A frame that holds no requests, or too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+#[derive(Default)]
+pub(crate) struct Intake {
+    bodies: VecDeque<Bytes>,
+    decoded: VecDeque<Request>,
+}
+
+impl Intake {
+    /// Takes the body of an APP frame.
+    pub(crate) fn push(&mut self, body: &[u8]) {
+        self.bodies.push_back(Bytes::copy_from_slice(body));
+    }
+
+    /// Nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.decoded.is_empty() && self.bodies.is_empty()
+    }
+
+    /// The next request, if there is one.
+    pub(crate) fn peek(&mut self) -> Result<Option<&Request>, Malformed> {
+        while self.decoded.is_empty()
+            && let Some(body) = self.bodies.pop_front()
+        {
+            let requests = ToServer::decode(body).map_err(|_| Malformed)?.requests;
+            if requests.len() > MOST {
+                return Err(Malformed);
+            }
+            self.decoded = requests.into();
+        }
+        if self.bodies.is_empty() {
+            // An idle line keeps no buffer.
+            self.bodies = VecDeque::new();
+        }
+        Ok(self.decoded.front())
+    }
+
+    /// Takes what [`Intake::peek`] showed.
+    pub(crate) fn pop(&mut self) -> Option<Request> {
+        let request = self.decoded.pop_front();
+        if self.decoded.is_empty() {
+            self.decoded = VecDeque::new();
+        }
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(ids: std::ops::Range<u64>) -> Vec<u8> {
+        let requests = ids.map(|id| Request { id, op: None }).collect();
+        ToServer { requests }.encode_to_vec()
+    }
+
+    #[test]
+    fn requests_come_out_in_the_order_they_came_in() {
+        let mut intake = Intake::default();
+        for ids in [0..3, 3..3, 3..5] {
+            intake.push(&body(ids));
+        }
+        let mut seen = Vec::new();
+        while let Some(request) = intake.peek().unwrap().cloned() {
+            assert_eq!(intake.pop(), Some(request.clone()));
+            seen.push(request.id);
+        }
+        assert_eq!(seen, [0, 1, 2, 3, 4]);
+        assert!(intake.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_list_of_requests_or_a_very_long_one_is_refused() {
+        for bad in [vec![0x0a, 0xff], body(0..2049), vec![0xff; 10]] {
+            let mut intake = Intake::default();
+            intake.push(&bad);
+            assert_eq!(intake.peek(), Err(Malformed));
+        }
+        let mut intake = Intake::default();
+        intake.push(&body(0..2048));
+        assert!(intake.peek().is_ok());
+    }
+}

@@ -1,0 +1,546 @@
+//! A session's loop: frames in, answers and entries out, until somebody ends it.
+//!
+//! Nothing here is without a bound. While requests wait, nothing more is read; while more than
+//! [`HIGH_WATER`] bytes wait to be written, no request is done; while the recorder has as many
+//! appends as a line may have, no further one is handed over. What others have to tell a line waits
+//! as a mark in its mail, and is sent only while less than [`ROOM`] waits to be written.
+
+use std::collections::BTreeSet;
+use std::future::ready;
+use std::sync::Arc;
+
+use prost::Message as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+use twinlock_core::chain::Kind;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name, Sender};
+use twinlock_core::limits::MAX_TEXT;
+use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::session::{Binding, Event, SendError};
+use twinlock_core::text::Untrusted;
+use twinlock_link::line::{HIGH_WATER, Line, LineError, Wake};
+use twinlock_store::{Appended, Holder, NewEntry, Person, StoreError};
+
+use super::appends::{Appends, Batch, Recorded, own_body};
+use super::follow::{Cursors, ROOM};
+use super::intake::{Intake, Malformed};
+use super::out::Out;
+use super::refusal::{Refused, refuse, storage};
+use super::register::{Registrar, Registrations};
+use super::requests::{self, Asker, done};
+use crate::convert;
+use crate::hub::{Entered, Mail};
+use crate::server::Shared;
+
+/// Changes of presence sent at a time.
+const PRESENCE: usize = 500;
+/// Characters of a client's name for itself that go into the log.
+const SOFTWARE: usize = 64;
+
+/// Who is at the other end, and hence what it may ask.
+enum Rights {
+    /// Everything of section 8 that its role allows.
+    Device(Person, DeviceId),
+    /// Registration, and management of its own devices; for five minutes.
+    Password(Person, Registrations),
+    /// Registration of a new user.
+    Invite(Registrations),
+}
+
+/// Why the loop ended.
+enum End {
+    /// Say this and go.
+    Close(CloseCode),
+    /// The line is beyond saying anything, or has said it.
+    Line(LineError),
+    /// The other end said bye.
+    Bye(CloseCode),
+}
+
+impl From<LineError> for End {
+    fn from(error: LineError) -> Self {
+        Self::Line(error)
+    }
+}
+
+impl From<Malformed> for End {
+    fn from(_: Malformed) -> Self {
+        Self::Close(CloseCode::Protocol)
+    }
+}
+
+/// What was to be sent does not fit a frame, which no answer may come to; or the session has ended,
+/// which is seen before.
+impl From<SendError> for End {
+    fn from(_: SendError) -> Self {
+        Self::Close(CloseCode::Internal)
+    }
+}
+
+/// The record cannot be read, so the line cannot be told what it is owed.
+impl From<StoreError> for End {
+    fn from(error: StoreError) -> Self {
+        storage(&error);
+        Self::Close(CloseCode::Internal)
+    }
+}
+
+/// A line of somebody who has logged in.
+pub(crate) struct Serving<S> {
+    shared: Arc<Shared>,
+    handle: Entered,
+    line: Line<S>,
+    rights: Rights,
+    intake: Intake,
+    appends: Appends,
+    cursors: Cursors,
+    /// Conversations to be told of.
+    changed: BTreeSet<ConversationId>,
+    presence: Presence,
+    out: Out,
+}
+
+/// What a line knows of who is online.
+#[derive(Clone, Copy)]
+enum Presence {
+    /// It did not ask.
+    Unwatched,
+    /// All up to here.
+    Told(u64),
+    /// There is news since.
+    Behind(u64),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
+    /// Boxed, since it lives long and is moved while it is small talk.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        handle: Entered,
+        line: Line<S>,
+        holder: Holder,
+    ) -> Option<Box<Self>> {
+        let rights = match (holder, line.session().credential()) {
+            (Holder::Device(person, device), CredentialId::Device(_)) => {
+                Rights::Device(person, device)
+            }
+            (Holder::User(person), CredentialId::User(_)) => {
+                let registrar = Registrar::User(person.user.clone());
+                Rights::Password(person, Registrations::new(registrar))
+            }
+            (Holder::Invite(terms), CredentialId::Invite(id)) => {
+                Rights::Invite(Registrations::new(Registrar::Invite(*id, terms)))
+            }
+            // The store has handed out another kind of credential than was asked for.
+            _ => return None,
+        };
+        Some(Box::new(Self {
+            shared,
+            handle,
+            line,
+            rights,
+            intake: Intake::default(),
+            appends: Appends::default(),
+            cursors: Cursors::default(),
+            changed: BTreeSet::new(),
+            presence: Presence::Unwatched,
+            out: Out::default(),
+        }))
+    }
+
+    /// Runs the line to its end.
+    pub(crate) async fn run(mut self: Box<Self>) {
+        let end = loop {
+            if let Err(end) = self.turn().await {
+                break end;
+            }
+        };
+        Box::pin(self.conclude(end)).await;
+    }
+
+    async fn conclude(self: Box<Self>, end: End) {
+        // Appends under way are recorded whether somebody waits for them or not.
+        let Self { handle, line, .. } = *self;
+        let sid = line.session().id();
+        drop(handle);
+        match end {
+            End::Close(code) => {
+                tracing::info!(%sid, %code, "closed");
+                line.close(code).await;
+            }
+            End::Bye(code) => {
+                tracing::info!(%sid, %code, "ended by the client");
+                line.finish().await;
+            }
+            End::Line(error) => {
+                tracing::info!(%sid, %error, "ended");
+                if !matches!(error, LineError::Cut(_)) {
+                    line.finish().await;
+                }
+            }
+        }
+    }
+
+    /// Does what can be done, then waits for whatever comes first.
+    async fn turn(&mut self) -> Result<(), End> {
+        if self.can_work()? {
+            self.work().await?;
+        }
+        self.tell_news().await?;
+        let busy = self.can_work()?;
+        if !busy {
+            self.out.flush(self.line.session_mut())?;
+        }
+        let waiting = !self.intake.is_empty();
+        let stuffed = self.line.backlog() > HIGH_WATER;
+        // Requests that wait leave no reason to read more; a line that is stuffed reads nothing,
+        // but is written.
+        let listen = !busy && (!waiting || stuffed);
+        let room = if waiting {
+            Some(HIGH_WATER)
+        } else if self.has_news() {
+            Some(ROOM - 1)
+        } else {
+            None
+        };
+        tokio::select! {
+            wake = self.line.wait(room), if listen => {
+                if wake? == Wake::Frame {
+                    self.open_frames()?;
+                }
+            }
+            Some(recorded) = self.appends.next() => self.acknowledge(recorded)?,
+            () = self.handle.woken() => self.read_mail().await?,
+            () = ready(()), if busy => {}
+        }
+        Ok(())
+    }
+
+    // ---- in
+
+    /// Opens every frame that is whole.
+    fn open_frames(&mut self) -> Result<(), End> {
+        while self.line.has_frame().map_err(LineError::from)? {
+            let sid = self.line.session().id();
+            match self.line.open_frame()? {
+                Event::App(body) => self.intake.push(body),
+                Event::Ready { info, binding } => {
+                    let info = proto::ClientInfo::decode(info).unwrap_or_default();
+                    let software: String = info.software.chars().take(SOFTWARE).collect();
+                    let software = Untrusted::new(software);
+                    tracing::info!(%sid, ?software, ?binding, "ready");
+                    if binding == Binding::Cut {
+                        tracing::warn!(%sid, "TLS ends somewhere between this client and us");
+                    }
+                    let most = self.shared.config.limits.sessions_per_user;
+                    let ready = self.shared.hub.ready(&self.handle, &info.instance, most);
+                    ready.map_err(End::Close)?;
+                }
+                Event::Closed(code) => return Err(End::Bye(code)),
+                // Files come with their own requests; before those exist nothing was offered.
+                Event::Bulk { .. } => return Err(End::Close(CloseCode::Protocol)),
+                Event::Rekeyed(epoch) => tracing::debug!(%sid, epoch, "rekeyed"),
+                Event::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A request waits, and there is room for it and its answer.
+    fn can_work(&mut self) -> Result<bool, End> {
+        let room = self.line.backlog() + self.out.bytes() <= HIGH_WATER;
+        Ok(match self.intake.peek()? {
+            Some(proto::Request { op: Some(Op::Append(_)), .. }) => {
+                room && self.appends.have_room(&Batch::default(), &self.shared.config.limits)
+            }
+            // What was asked before is done before: a read sees the lines sent ahead of it.
+            Some(_) => room && self.appends.is_empty(),
+            None => false,
+        })
+    }
+
+    /// Hands over the appends that come next, all together; or does one other request.
+    async fn work(&mut self) -> Result<(), End> {
+        let limits = &self.shared.config.limits;
+        let mut batch = Batch::default();
+        loop {
+            match self.intake.peek()? {
+                Some(proto::Request { op: Some(Op::Append(_)), .. }) => {}
+                Some(_) if batch.is_empty() => return self.do_one().await,
+                _ => break,
+            }
+            if !self.appends.have_room(&batch, limits) {
+                break;
+            }
+            let Some(proto::Request { id, op: Some(Op::Append(append)) }) = self.intake.pop()
+            else {
+                break;
+            };
+            match self.check_append(id, append) {
+                Ok(entry) => batch.push(id, entry),
+                Err(refused) => {
+                    let refusal = Answered::Refusal(refused.into());
+                    self.out.answer(self.line.session_mut(), id, refusal)?;
+                }
+            }
+        }
+        if self.shared.config.log_messages {
+            log_messages(batch.entries());
+        }
+        self.appends.record(&self.shared.store, batch).await;
+        Ok(())
+    }
+
+    async fn do_one(&mut self) -> Result<(), End> {
+        let Some(proto::Request { id, op }) = self.intake.pop() else { return Ok(()) };
+        let result = match op {
+            None => refuse(Why::Unsupported),
+            Some(_) if id == 0 => refuse(Why::Malformed),
+            // Boxed, so that an idle line has no room for the largest of them.
+            Some(op) => Box::pin(self.dispatch(op)).await,
+        };
+        let result = result.unwrap_or_else(|refused| Answered::Refusal(refused.into()));
+        Ok(self.out.answer(self.line.session_mut(), id, result)?)
+    }
+
+    async fn dispatch(&mut self, op: Op) -> Result<Answered, Refused> {
+        let shared = &*self.shared;
+        let (person, device) = match &mut self.rights {
+            Rights::Invite(registrations) => {
+                return register(shared, &self.handle, registrations, op).await;
+            }
+            Rights::Password(person, registrations) => {
+                let age = Instant::now().into_std() - self.line.session().began();
+                if age > shared.config.limits.fresh_password {
+                    return refuse(Why::LogInAgain);
+                }
+                return match op {
+                    Op::ListDevices(_) => requests::list_devices(shared, &person.user, None).await,
+                    Op::RevokeDevice(want) => match DeviceId::from_slice(&want.device) {
+                        Some(id) => requests::revoke_device(shared, &person.user, &id).await,
+                        None => refuse(Why::Malformed),
+                    },
+                    op => register(shared, &self.handle, registrations, op).await,
+                };
+            }
+            Rights::Device(person, device) => (&*person, &*device),
+        };
+        let asker = Asker { shared, person, device };
+        match op {
+            Op::Read(want) => asker.read(want).await,
+            Op::Mark(want) => asker.mark(want).await,
+            Op::Search(want) => asker.search(want).await,
+            Op::ListConversations(want) => asker.list_conversations(want).await,
+            Op::CreateRoom(want) => asker.create_room(want).await,
+            Op::JoinRoom(want) => asker.join_room(want).await,
+            Op::FindRoom(want) => asker.find_room(want).await,
+            Op::LeaveRoom(want) => asker.leave_room(want).await,
+            Op::ListMembers(want) => asker.list_members(want).await,
+            Op::SetTopic(want) => asker.set_topic(want).await,
+            Op::OpenDirect(want) => asker.open_direct(want).await,
+            Op::MakeInvite(want) => asker.make_invite(want).await,
+            Op::ListDevices(_) => asker.list_devices().await,
+            Op::RevokeDevice(want) => asker.revoke_device(want).await,
+            Op::ListPeople(want) => {
+                // Before looking: who comes while we look is told again.
+                if want.watch && matches!(self.presence, Presence::Unwatched) {
+                    self.presence = Presence::Told(shared.hub.watch_presence(&self.handle));
+                }
+                asker.list_people(want).await
+            }
+            Op::Follow(want) => {
+                let following = asker.look_to_follow(&want).await?;
+                self.cursors.follow(shared, &self.handle, want.conversation, want.after);
+                self.line.session_mut().set_following(true);
+                Ok(Answered::Following(following))
+            }
+            Op::Unfollow(want) => {
+                self.unfollow(want.conversation);
+                done()
+            }
+            Op::RegisterBegin(_) | Op::RegisterEvaluate(_) | Op::RegisterFinish(_) => {
+                refuse(Why::NotAllowed)
+            }
+            Op::Append(_) => refuse(Why::Unsupported),
+        }
+    }
+
+    fn unfollow(&mut self, conversation: ConversationId) {
+        self.cursors.unfollow(conversation);
+        self.line.session_mut().set_following(!self.cursors.is_empty());
+    }
+
+    // ---- appends
+
+    fn check_append(&self, id: u64, append: proto::Append) -> Result<NewEntry, Refused> {
+        let Rights::Device(person, device) = &self.rights else {
+            return refuse(Why::NotAllowed);
+        };
+        let Some(message_id) = MessageId::from_slice(&append.message_id).filter(|_| id != 0) else {
+            return refuse(Why::Malformed);
+        };
+        if append.body.len() > MAX_TEXT {
+            return refuse(Why::TooLarge);
+        }
+        if append.body.is_empty() || std::str::from_utf8(&append.body).is_err() {
+            return refuse(Why::Malformed);
+        }
+        Ok(NewEntry {
+            conversation: append.conversation,
+            sender: Sender::new(&person.user, Some(device)),
+            message_id,
+            kind: Kind::TEXT,
+            body: own_body(&append.body),
+        })
+    }
+
+    fn acknowledge(&mut self, recorded: Recorded) -> Result<(), End> {
+        let Recorded { requests, result } = recorded;
+        let session = self.line.session_mut();
+        let appended = match result {
+            Ok(appended) => appended,
+            Err(error) => {
+                let refused = storage(&error);
+                for asked in requests {
+                    self.out.answer(session, asked.id, Answered::Refusal(refused.into()))?;
+                }
+                return Ok(());
+            }
+        };
+        for (asked, appended) in requests.into_iter().zip(appended) {
+            let answer = match appended {
+                Appended::Recorded(receipt) => {
+                    tracing::debug!(
+                        user = self.handle.user().map(Name::as_str),
+                        conversation = receipt.conversation,
+                        n = receipt.n,
+                        bytes = asked.bytes,
+                        "recorded"
+                    );
+                    Answered::Ack(convert::ack(&receipt))
+                }
+                Appended::NotAMember => Answered::Refusal(Refused::from(Why::NotFound).into()),
+            };
+            self.out.answer(session, asked.id, answer)?;
+        }
+        Ok(())
+    }
+
+    // ---- news
+
+    async fn read_mail(&mut self) -> Result<(), End> {
+        let Mail { news, mut changed, presence, close } = self.handle.take_mail();
+        if let Some(code) = close {
+            return Err(self.last_words(code).await);
+        }
+        // Nothing but READY and CLOSE may be sent before the client's READY; nobody follows or
+        // watches before it either, and what changed is seen when it asks.
+        if !self.line.session().is_open() {
+            return Ok(());
+        }
+        self.cursors.add_news(news);
+        self.changed.append(&mut changed);
+        if presence && let Presence::Told(seen) = self.presence {
+            self.presence = Presence::Behind(seen);
+        }
+        Ok(())
+    }
+
+    /// There is something to tell, for which there was no room.
+    fn has_news(&self) -> bool {
+        self.cursors.are_behind()
+            || !self.changed.is_empty()
+            || matches!(self.presence, Presence::Behind(_))
+    }
+
+    /// Tells what there is to tell, while there is room.
+    async fn tell_news(&mut self) -> Result<(), End> {
+        if !self.has_news() {
+            return Ok(());
+        }
+        while self.line.backlog() + self.out.bytes() < ROOM
+            && let Some(conversation) = self.changed.pop_first()
+        {
+            self.tell_changed(conversation).await?;
+        }
+        while self.line.backlog() + self.out.bytes() < ROOM
+            && let Presence::Behind(seen) = self.presence
+        {
+            self.tell_presence(seen)?;
+        }
+        self.out.flush(self.line.session_mut())?;
+        let session = self.line.session_mut();
+        Ok(self.cursors.pump(&self.shared, session, &mut self.out).await?)
+    }
+
+    async fn tell_changed(&mut self, id: ConversationId) -> Result<(), End> {
+        let Rights::Device(person, _) = &self.rights else { return Ok(()) };
+        let item = match self.shared.store.conversation(&person.user, id).await? {
+            Some(conversation) => convert::conversation(&conversation),
+            None => {
+                self.unfollow(id);
+                proto::Conversation { id, ..proto::Conversation::default() }
+            }
+        };
+        Ok(self.out.push(self.line.session_mut(), What::Conversation(item))?)
+    }
+
+    fn tell_presence(&mut self, seen: u64) -> Result<(), End> {
+        let (changes, seen) = self.shared.hub.presence_since(seen, PRESENCE);
+        let all = changes.len() < PRESENCE;
+        self.presence = if all { Presence::Told(seen) } else { Presence::Behind(seen) };
+        for (user, online) in changes {
+            let presence = proto::Presence { user: user.to_string(), online };
+            self.out.push(self.line.session_mut(), What::Presence(presence))?;
+        }
+        Ok(())
+    }
+
+    /// What is promised before the line is closed from here: acks of everything that was taken,
+    /// and at a shutdown the hint when to come back.
+    async fn last_words(&mut self, code: CloseCode) -> End {
+        let said = async {
+            while let Some(recorded) = self.appends.next().await {
+                self.acknowledge(recorded)?;
+            }
+            let session = self.line.session_mut();
+            if session.is_open() {
+                if code == CloseCode::Shutdown {
+                    let seconds = self.shared.config.come_back.as_secs();
+                    let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+                    let away = What::GoingAway(proto::GoingAway { seconds });
+                    self.out.push(session, away)?;
+                }
+                self.out.flush(session)?;
+            }
+            Ok(End::Close(code))
+        };
+        said.await.unwrap_or_else(|end: End| end)
+    }
+}
+
+/// What a session may ask that may register.
+async fn register(
+    shared: &Shared,
+    this: &Entered,
+    registrations: &mut Registrations,
+    op: Op,
+) -> Result<Answered, Refused> {
+    match op {
+        Op::RegisterBegin(want) => registrations.begin(shared, want).await,
+        Op::RegisterEvaluate(want) => registrations.evaluate(shared, want).await,
+        Op::RegisterFinish(want) => registrations.finish(shared, this, want).await,
+        _ => refuse(Why::NotAllowed),
+    }
+}
+
+fn log_messages(entries: &[NewEntry]) {
+    for entry in entries {
+        tracing::info!(
+            from = %entry.sender,
+            conversation = entry.conversation,
+            text = ?Untrusted::from_bytes(&entry.body),
+            "message"
+        );
+    }
+}

@@ -1,0 +1,280 @@
+//! One connection from accept to end: TLS, the gate, the handshake, then the line of whoever
+//! logged in. One task owns it all.
+
+mod appends;
+mod follow;
+mod intake;
+mod line;
+mod out;
+mod refusal;
+mod register;
+mod requests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prost::Message as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use twinlock_core::frame::{CloseCode, ErrorCode};
+use twinlock_core::handshake::{Established, HelloFault};
+use twinlock_core::id::CredentialId;
+use twinlock_core::limits::{MAX_TEXT, VERSION};
+use twinlock_core::opaque::RECORD;
+use twinlock_core::proto;
+use twinlock_core::session::{BindingPolicy, Config as SessionConfig};
+use twinlock_link::login::{Greeter, LoginError, parse_hello};
+use twinlock_link::{OsEntropy, proxy, tls};
+use twinlock_store::{Credential, Holder, StoreError};
+
+use crate::convert::{self, copy};
+use crate::hub::Owner;
+use crate::limits::Origin;
+use crate::limits::guess::Wait;
+use crate::server::Shared;
+
+use line::Serving;
+pub(crate) use requests::make_invite;
+
+/// Seconds a client is asked to wait when every place for a handshake is taken.
+const BUSY_SECONDS: u16 = 2;
+/// How long a login waits for such a place before it is told so.
+const QUEUE: Duration = Duration::from_secs(2);
+
+type Stream = TlsStream<TcpStream>;
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
+    // Boxed, so that a line that is up keeps no room for its login.
+    let serving = tokio::select! {
+        serving = Box::pin(admit(&shared, socket, peer)) => serving,
+        () = shared.stopping() => None,
+    };
+    drop(shared);
+    if let Some(serving) = serving {
+        serving.run().await;
+    }
+}
+
+/// Everything up to a line; `None`: none came about, and what was to be said has been said.
+async fn admit(
+    shared: &Arc<Shared>,
+    mut socket: TcpStream,
+    peer: SocketAddr,
+) -> Option<Box<Serving<Stream>>> {
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "no TCP_NODELAY");
+    }
+    let origin = match origin(shared, &mut socket, peer).await {
+        Ok(origin) => origin,
+        Err(error) => {
+            tracing::debug!(%peer, %error, "PROXY header");
+            return None;
+        }
+    };
+    // Refused without a word: a flood gets no work out of us. Held until the login is over.
+    let Some(_place) = shared.gate.enter(origin) else {
+        tracing::debug!(%peer, "too many connections that are not logged in");
+        return None;
+    };
+    let accepted = timeout(shared.config.limits.tls_deadline, shared.tls.accept(socket)).await;
+    let stream = match accepted {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "no TLS");
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "TLS took too long");
+            return None;
+        }
+    };
+    let exporter = tls::channel_binding(stream.get_ref().1).ok();
+    let mut greeter = Greeter::new(stream);
+    match log_in(shared, &mut greeter, origin).await {
+        Ok(login) => enter(shared, greeter, login, exporter, peer).await,
+        Err(Refusal::Answer(code)) => {
+            tracing::info!(%peer, %code, "login refused");
+            greeter.refuse(code).await;
+            None
+        }
+        Err(Refusal::Drop(error)) => {
+            tracing::debug!(%peer, %error, "no login");
+            None
+        }
+    }
+}
+
+/// Whose limits count for this connection; `None` where nobody can be told apart.
+async fn origin(
+    shared: &Shared,
+    socket: &mut TcpStream,
+    peer: SocketAddr,
+) -> Result<Option<Origin>, proxy::ProxyError> {
+    if shared.config.proxies.contains(&peer.ip().to_canonical()) {
+        let deadline = tokio::time::Instant::now() + shared.config.limits.tls_deadline;
+        let client = proxy::read_header(socket, deadline).await?;
+        return Ok(client.map(|client| Origin::of(client.ip())));
+    }
+    Ok((!shared.config.behind_proxy).then(|| Origin::of(peer.ip())))
+}
+
+/// A login that succeeded, with the credential it was checked against.
+struct Login {
+    established: Established,
+    credential: Credential,
+}
+
+enum Refusal {
+    Answer(ErrorCode),
+    Drop(LoginError),
+}
+
+impl From<LoginError> for Refusal {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Hello(HelloFault::Answer(code)) => Self::Answer(code),
+            error => Self::Drop(error),
+        }
+    }
+}
+
+impl From<Wait> for Refusal {
+    fn from(wait: Wait) -> Self {
+        Self::Answer(ErrorCode::Busy(wait.0))
+    }
+}
+
+/// The record cannot be read, whoever asks.
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "credentials cannot be read");
+        Self::Answer(ErrorCode::Busy(BUSY_SECONDS))
+    }
+}
+
+/// The handshake of section 4, with the limits of section 9 between its steps. Every step is the
+/// same whether the credential exists or not.
+async fn log_in(
+    shared: &Shared,
+    greeter: &mut Greeter<Stream>,
+    origin: Option<Origin>,
+) -> Result<Login, Refusal> {
+    let payload = greeter.read_hello().await?;
+    let permit = timeout(QUEUE, shared.handshakes.acquire()).await;
+    let Ok(Ok(permit)) = permit else {
+        return Err(Refusal::Answer(ErrorCode::Busy(BUSY_SECONDS)));
+    };
+    let hello = parse_hello(&payload)?;
+    let id = hello.credential().clone();
+    let user = match &id {
+        CredentialId::User(name) => Some(name),
+        CredentialId::Device(_) | CredentialId::Invite(_) => None,
+    };
+    let taken = shared.guesses.take(user, origin, Instant::now())?;
+    let known = look_up(shared, &id).await?;
+    let record = known.as_ref().and_then(|k| <&[u8; RECORD]>::try_from(&*k.record).ok());
+    let (state, challenge) =
+        hello.challenge(&shared.setup, record, &mut OsEntropy).map_err(LoginError::Hello)?;
+    drop(permit);
+
+    let proof = greeter.exchange(&challenge).await?;
+    let refused = Refusal::Answer(ErrorCode::Refused);
+    let Ok(established) = state.handle_proof(&proof) else { return Err(refused) };
+    // Nobody passes against the fake record.
+    let Some(credential) = known else { return Err(refused) };
+    shared.guesses.give_back(taken);
+    Ok(Login { established, credential })
+}
+
+async fn look_up(shared: &Shared, id: &CredentialId) -> Result<Option<Credential>, StoreError> {
+    shared.store.credential(id, shared.now_ms()).await
+}
+
+/// Registers the session.
+async fn enter(
+    shared: &Arc<Shared>,
+    greeter: Greeter<Stream>,
+    Login { established, credential }: Login,
+    exporter: Option<[u8; 32]>,
+    peer: SocketAddr,
+) -> Option<Box<Serving<Stream>>> {
+    let sid = established.session_id();
+    let id = established.credential().clone();
+    let (owner, device) = match (&credential.holder, &id) {
+        (Holder::User(person), _) => (Owner::User(person.user.clone()), None),
+        (Holder::Device(person, device), _) => (Owner::User(person.user.clone()), Some(*device)),
+        (Holder::Invite(_), CredentialId::Invite(id)) => (Owner::Invite(*id), None),
+        (Holder::Invite(_), _) => return None,
+    };
+    let entered = shared.hub.enter(owner, device, shared.config.limits.sessions_per_user);
+    // Only now does a revocation find this session, so what came before it is seen here.
+    let (holder, gone) = match look_up(shared, &id).await {
+        Ok(Some(now)) if now.record == credential.record => (now.holder, None),
+        Ok(_) => (credential.holder, Some(CloseCode::Revoked)),
+        Err(error) => {
+            tracing::error!(%error, "credentials cannot be read");
+            (credential.holder, Some(CloseCode::Internal))
+        }
+    };
+    let config = SessionConfig {
+        binding: shared.binding(),
+        exporter: exporter.filter(|_| shared.binding() != BindingPolicy::Off),
+        info: server_info(shared, &holder).encode_to_vec(),
+        max_version: VERSION,
+        timing: shared.config.timing.clone(),
+    };
+    let line = greeter.into_line(established, config);
+    let handle = match (entered, gone) {
+        (Ok(handle), None) => handle,
+        (Err(code), _) | (_, Some(code)) => {
+            tracing::info!(%sid, %peer, %code, "closed");
+            line.close(code).await;
+            return None;
+        }
+    };
+    match &holder {
+        Holder::User(person) => {
+            tracing::info!(%sid, %peer, user = %person.user, "logged in by password");
+        }
+        Holder::Device(person, device) => {
+            tracing::info!(%sid, %peer, user = %person.user, %device, "logged in");
+            if let Err(error) = shared.store.touch_device(device, shared.now_ms()).await {
+                tracing::warn!(%error, "last login not noted");
+            }
+        }
+        Holder::Invite(_) => tracing::info!(%sid, %peer, "invite in use"),
+    }
+    Serving::new(shared.clone(), handle, line, holder)
+}
+
+fn server_info(shared: &Shared, holder: &Holder) -> proto::ServerInfo {
+    let mut info = proto::ServerInfo {
+        software: concat!("twinlock ", env!("CARGO_PKG_VERSION")).to_owned(),
+        time_ms: shared.now_ms(),
+        tls_pins: shared.tls_pins(),
+        max_text: MAX_TEXT as u32,
+        max_in_flight: u32::try_from(shared.config.limits.in_flight).unwrap_or(u32::MAX),
+        ..proto::ServerInfo::default()
+    };
+    match holder {
+        Holder::User(person) | Holder::Device(person, _) => {
+            info.user = person.user.to_string();
+            info.role = convert::role(person.role).into();
+            info.password = person.password;
+            if let Holder::Device(_, device) = holder {
+                info.device = copy(&device.0);
+            }
+        }
+        Holder::Invite(terms) => {
+            info.invite = Some(proto::InviteInfo {
+                user: terms.user.as_ref().map(ToString::to_string).unwrap_or_default(),
+                role: convert::role(terms.role).into(),
+                expires_ms: terms.expires_ms,
+            });
+        }
+    }
+    info
+}

@@ -1,0 +1,53 @@
+//! Packs items into as few APP frames as they fit.
+
+use prost::Message as _;
+use twinlock_core::limits::MAX_BODY;
+use twinlock_core::proto::{self, answer::Result as Answered, item::What};
+use twinlock_core::session::{SendError, Session};
+
+/// Items collected for one frame.
+#[derive(Default)]
+pub(crate) struct Out {
+    items: Vec<proto::Item>,
+    bytes: usize,
+}
+
+impl Out {
+    /// Adds an item; a frame that is full goes out first.
+    pub(crate) fn push(&mut self, session: &mut Session, what: What) -> Result<(), SendError> {
+        let item = proto::Item { what: Some(what) };
+        // Tag, length and item.
+        let bytes = item.encoded_len() + 1 + 5;
+        if self.bytes + bytes > MAX_BODY {
+            self.flush(session)?;
+        }
+        self.bytes += bytes;
+        self.items.push(item);
+        Ok(())
+    }
+
+    /// Adds an answer.
+    pub(crate) fn answer(
+        &mut self,
+        session: &mut Session,
+        id: u64,
+        result: Answered,
+    ) -> Result<(), SendError> {
+        self.push(session, What::Answer(proto::Answer { id, result: Some(result) }))
+    }
+
+    /// Bytes collected and not yet sealed.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Seals what is there.
+    pub(crate) fn flush(&mut self, session: &mut Session) -> Result<(), SendError> {
+        if self.items.is_empty() {
+            return Ok(());
+        }
+        let frame = proto::ToClient { items: std::mem::take(&mut self.items) };
+        self.bytes = 0;
+        session.send_app(&frame.encode_to_vec())
+    }
+}

@@ -1,0 +1,39 @@
+//! The server's no, in the words of the wire.
+
+use twinlock_core::id::BadName;
+use twinlock_core::proto::{self, Why};
+use twinlock_store::StoreError;
+
+/// Why a request was not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) why: Why,
+    pub(crate) retry_seconds: u32,
+}
+
+impl From<Why> for Refused {
+    fn from(why: Why) -> Self {
+        Self { why, retry_seconds: 0 }
+    }
+}
+
+impl From<Refused> for proto::Refusal {
+    fn from(refused: Refused) -> Self {
+        Self { why: refused.why.into(), retry_seconds: refused.retry_seconds }
+    }
+}
+
+pub(crate) fn refuse<T>(why: Why) -> Result<T, Refused> {
+    Err(why.into())
+}
+
+pub(crate) fn bad_name(_: BadName) -> Refused {
+    Why::NameBad.into()
+}
+
+/// What went wrong beneath the store is the operator's to read; the client learns that it is not
+/// its fault and can come again.
+pub(crate) fn storage(error: &StoreError) -> Refused {
+    tracing::error!(%error, "the record");
+    Refused { why: Why::Storage, retry_seconds: 5 }
+}

@@ -1,0 +1,228 @@
+//! Registration (section 8), one object a session: what is registered is fixed when it begins and
+//! never read from the client again.
+//!
+//! Why so strict: evaluating a request for an id is one guess at that id's password for whoever
+//! holds a CHALLENGE of it. So an id is evaluated only for a session that may register it at this
+//! moment, each evaluation for a user costs a token of that user's, and everything is checked once
+//! more when it is committed.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use twinlock_core::Entropy as _;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::id::{CredentialId, DeviceId, InviteId, Name};
+use twinlock_core::opaque::{RECORD, REQUEST, ServerSetup};
+use twinlock_core::proto::{self, Why, answer::Result as Answered};
+use twinlock_link::OsEntropy;
+use twinlock_store::{
+    Credential, Holder, InviteTerms, NewDevice, Registered, Registration as NewUser,
+};
+
+use super::refusal::{Refused, bad_name, refuse, storage};
+use crate::convert::copy;
+use crate::hub::Entered;
+use crate::server::Shared;
+
+/// Registrations that may be begun in one session.
+const MOST: u32 = 8;
+/// Longest label of a device, bytes; longer ones are cut.
+const LABEL: usize = 64;
+
+/// For whom this session may register something.
+pub(crate) enum Registrar {
+    /// Whoever used this invite: a new user.
+    Invite(InviteId, InviteTerms),
+    /// A user who has just typed the password: devices, and another password.
+    User(Name),
+}
+
+/// The registrations of a session: one open, a few in all.
+pub(crate) struct Registrations {
+    registrar: Registrar,
+    begun: u32,
+    open: Option<Open>,
+}
+
+struct Open {
+    user: Name,
+    password: bool,
+    device: Option<(DeviceId, String)>,
+    evaluated: bool,
+}
+
+impl Registrations {
+    pub(crate) fn new(registrar: Registrar) -> Self {
+        Self { registrar, begun: 0, open: None }
+    }
+
+    /// Fixes what is registered; draws the device's id.
+    pub(crate) async fn begin(
+        &mut self,
+        shared: &Shared,
+        wanted: proto::RegisterBegin,
+    ) -> Result<Answered, Refused> {
+        self.open = None;
+        if self.begun >= MOST {
+            return refuse(Why::NotAllowed);
+        }
+        self.begun += 1;
+        if !wanted.password && !wanted.device {
+            return refuse(Why::Malformed);
+        }
+        let user = match &self.registrar {
+            Registrar::User(user) => {
+                // One thing at a time: they are committed by themselves.
+                if wanted.password && wanted.device {
+                    return refuse(Why::Malformed);
+                }
+                user.clone()
+            }
+            Registrar::Invite(_, terms) => {
+                if !wanted.device {
+                    return refuse(Why::Malformed);
+                }
+                let user = Name::new(&wanted.user).map_err(bad_name)?;
+                if terms.user.as_ref().is_some_and(|only| *only != user) {
+                    return refuse(Why::NotAllowed);
+                }
+                user
+            }
+        };
+        self.check_may_register(shared, &user).await?;
+        let device = wanted.device.then(|| {
+            let mut id = [0; 16];
+            OsEntropy.fill(&mut id);
+            (DeviceId(id), label(&wanted.device_label))
+        });
+        let ids = proto::RegisterIds {
+            device: device.as_ref().map(|(id, _)| copy(&id.0)).unwrap_or_default(),
+            server_key: copy(&shared.setup.server_key().0),
+        };
+        self.open = Some(Open { user, password: wanted.password, device, evaluated: false });
+        Ok(Answered::RegisterIds(ids))
+    }
+
+    /// Step 1 and 2 of OPAQUE, once for each registration begun.
+    pub(crate) async fn evaluate(
+        &mut self,
+        shared: &Shared,
+        requests: proto::RegisterEvaluate,
+    ) -> Result<Answered, Refused> {
+        let Some(mut open) = self.open.take().filter(|open| !open.evaluated) else {
+            return refuse(Why::NotAllowed);
+        };
+        if requests.password_request.is_empty() == open.password
+            || requests.device_request.is_empty() == open.device.is_some()
+        {
+            return refuse(Why::Malformed);
+        }
+        self.check_may_register(shared, &open.user).await?;
+        let mut response = proto::RegisterResponse::default();
+        if open.password {
+            let taken = shared.guesses.take(Some(&open.user), None, Instant::now());
+            let _kept = taken
+                .map_err(|wait| Refused { why: Why::Busy, retry_seconds: u32::from(wait.0) })?;
+            let id = CredentialId::User(open.user.clone());
+            response.password_response = evaluate(&shared.setup, &id, &requests.password_request)?;
+        }
+        if let Some((device, _)) = &open.device {
+            let id = CredentialId::Device(*device);
+            response.device_response = evaluate(&shared.setup, &id, &requests.device_request)?;
+        }
+        open.evaluated = true;
+        self.open = Some(open);
+        Ok(Answered::RegisterResponse(response))
+    }
+
+    /// Step 3: everything is checked again and made in one transaction. `this` session goes on
+    /// after a change of password; the user's others by the old one do not.
+    pub(crate) async fn finish(
+        &mut self,
+        shared: &Shared,
+        this: &Entered,
+        records: proto::RegisterFinish,
+    ) -> Result<Answered, Refused> {
+        let Some(open) = self.open.take().filter(|open| open.evaluated) else {
+            return refuse(Why::NotAllowed);
+        };
+        let password = record(&records.password_record, open.password)?;
+        let device_record = record(&records.device_record, open.device.is_some())?;
+        let device = open.device.zip(device_record).map(|((id, label), record)| NewDevice {
+            id,
+            label,
+            record,
+        });
+        let now_ms = shared.now_ms();
+        match &self.registrar {
+            Registrar::Invite(invite, _) => {
+                let registration = NewUser { invite: *invite, user: open.user, password, device };
+                let done = shared.store.register(registration, now_ms).await;
+                match done.map_err(|e| storage(&e))? {
+                    Registered::Done(person) => shared.registered(&person),
+                    Registered::InviteGone => return refuse(Why::AlreadyUsed),
+                    Registered::NotThisName => return refuse(Why::NotAllowed),
+                    Registered::NameTaken => return refuse(Why::NameTaken),
+                }
+            }
+            Registrar::User(user) => {
+                let done = match (&password, device) {
+                    (Some(record), _) => shared.store.set_password(user, record, now_ms).await,
+                    (None, Some(device)) => shared.store.add_device(user, device, now_ms).await,
+                    (None, None) => return refuse(Why::Malformed),
+                };
+                if !done.map_err(|e| storage(&e))? {
+                    return refuse(Why::NotFound);
+                }
+                if password.is_some() {
+                    tracing::info!(%user, "password changed");
+                    shared.hub.close_password_sessions(user, this, CloseCode::LogInAgain);
+                } else {
+                    tracing::info!(%user, "device enrolled");
+                }
+            }
+        }
+        Ok(Answered::Done(proto::Done {}))
+    }
+
+    /// What may have changed since the session began.
+    async fn check_may_register(&self, shared: &Shared, user: &Name) -> Result<(), Refused> {
+        let Registrar::Invite(id, _) = &self.registrar else { return Ok(()) };
+        let id = CredentialId::Invite(*id);
+        let invite = shared.store.credential(&id, shared.now_ms()).await;
+        let invite = invite.map_err(|e| storage(&e))?;
+        if !matches!(invite, Some(Credential { holder: Holder::Invite(_), .. })) {
+            return refuse(Why::AlreadyUsed);
+        }
+        let taken = shared.store.person(user).await.map_err(|e| storage(&e))?;
+        if taken.is_some() { refuse(Why::NameTaken) } else { Ok(()) }
+    }
+}
+
+fn evaluate(setup: &ServerSetup, id: &CredentialId, request: &Bytes) -> Result<Bytes, Refused> {
+    let malformed = Refused::from(Why::Malformed);
+    let request: &[u8; REQUEST] = request.as_ref().try_into().map_err(|_| malformed)?;
+    let response = setup.evaluate(&id.cid(), request).map_err(|_| malformed)?;
+    Ok(copy(&response))
+}
+
+/// A record if one is wanted, and only then.
+fn record(bytes: &Bytes, wanted: bool) -> Result<Option<Vec<u8>>, Refused> {
+    let malformed = Refused::from(Why::Malformed);
+    if !wanted {
+        return if bytes.is_empty() { Ok(None) } else { Err(malformed) };
+    }
+    let record: &[u8; RECORD] = bytes.as_ref().try_into().map_err(|_| malformed)?;
+    ServerSetup::check_record(record).map_err(|_| malformed)?;
+    Ok(Some(record.to_vec()))
+}
+
+fn label(wanted: &str) -> String {
+    let mut label = wanted.trim();
+    while label.len() > LABEL {
+        let mut chars = label.chars();
+        chars.next_back();
+        label = chars.as_str();
+    }
+    label.to_owned()
+}

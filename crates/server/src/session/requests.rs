@@ -1,0 +1,406 @@
+//! Requests of a device session other than append and follow (section 8).
+
+use prost::Message as _;
+use twinlock_core::Entropy as _;
+use twinlock_core::chain::Kind;
+use twinlock_core::credential::Credential;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::handshake::self_register;
+use twinlock_core::id::{ConversationId, DeviceId, InviteId, MessageId, Name, Sender};
+use twinlock_core::keys::InviteSecret;
+use twinlock_core::limits::MAX_BODY;
+use twinlock_core::proto::{self, Why, answer::Result as Answered};
+use twinlock_link::OsEntropy;
+use twinlock_store::{
+    Appended, Conversation, Form, InviteTerms, Limit, NewEntry, NewInvite, Person, Role,
+};
+use zeroize::Zeroizing;
+
+use super::refusal::{Refused, bad_name, refuse, storage};
+use crate::convert::{self, copy};
+use crate::server::Shared;
+
+/// Rows of a list in one answer.
+const LIST: usize = 100;
+/// The same of conversations, of which 100 with long topics are more than a frame takes.
+const CONVERSATIONS: usize = 64;
+/// Most entries of one answer, and bytes of bodies to ask the store for.
+const PAGE: Limit = Limit { entries: 512, bytes: 32 * 1024 };
+/// Encoded entries that leave room for the rest of a frame, bytes.
+pub(crate) const ENTRIES_IN_A_FRAME: usize = MAX_BODY - 512;
+/// Tag and length before an encoded entry, bytes at most.
+pub(crate) const ENTRY_HEAD: usize = 6;
+/// Longest topic, bytes.
+const TOPIC: usize = 512;
+/// Longest search text, bytes.
+const SEARCH: usize = 256;
+
+/// Who asks.
+pub(crate) struct Asker<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) person: &'a Person,
+    pub(crate) device: &'a DeviceId,
+}
+
+type Answer = Result<Answered, Refused>;
+
+impl Asker<'_> {
+    // ---- reading
+
+    pub(crate) async fn read(&self, want: proto::Read) -> Answer {
+        let conversation = self.own(want.conversation).await?;
+        if want.after > conversation.head {
+            return refuse(Why::Ahead);
+        }
+        let limit = Limit { entries: at_most(want.limit, PAGE.entries), ..PAGE };
+        let page = self.shared.store.read(want.conversation, want.after, limit).await;
+        let page = page.map_err(|e| storage(&e))?;
+        Ok(Answered::Page(proto::Page {
+            conversation: want.conversation,
+            after: want.after,
+            link_after: copy(&page.link_after.0),
+            head: page.head,
+            entries: fit_a_frame(page.entries.iter().map(convert::entry)),
+        }))
+    }
+
+    /// What is answered to a follow from `want.after`, if it may begin.
+    pub(crate) async fn look_to_follow(
+        &self,
+        want: &proto::Follow,
+    ) -> Result<proto::Following, Refused> {
+        let conversation = self.own(want.conversation).await?;
+        if want.after > conversation.head {
+            return refuse(Why::Ahead);
+        }
+        let one = Limit { entries: 1, bytes: 0 };
+        let page = self.shared.store.read(want.conversation, want.after, one).await;
+        let page = page.map_err(|e| storage(&e))?;
+        Ok(proto::Following {
+            conversation: want.conversation,
+            after: want.after,
+            link_after: copy(&page.link_after.0),
+            head: page.head,
+        })
+    }
+
+    pub(crate) async fn search(&self, want: proto::Search) -> Answer {
+        let conversation = self.own(want.conversation).await?;
+        if want.text.len() > SEARCH {
+            return refuse(Why::TooLarge);
+        }
+        let before = if want.before == 0 { u64::MAX } else { want.before };
+        let found = self
+            .shared
+            .store
+            .search(want.conversation, &want.text, before, at_most(want.limit, LIST))
+            .await
+            .map_err(|e| storage(&e))?;
+        Ok(Answered::Page(proto::Page {
+            conversation: want.conversation,
+            head: conversation.head,
+            entries: fit_a_frame(found.iter().map(convert::entry)),
+            ..proto::Page::default()
+        }))
+    }
+
+    pub(crate) async fn mark(&self, want: proto::Mark) -> Answer {
+        self.own(want.conversation).await?;
+        let marked =
+            self.shared.store.mark_read(&self.person.user, want.conversation, want.n).await;
+        marked.map_err(|e| storage(&e))?;
+        self.shared.hub.tell_changed([&self.person.user], want.conversation);
+        done()
+    }
+
+    // ---- conversations
+
+    pub(crate) async fn list_conversations(&self, want: proto::ListConversations) -> Answer {
+        let rows = self
+            .shared
+            .store
+            .conversations(&self.person.user, want.joinable, want.after, CONVERSATIONS + 1)
+            .await
+            .map_err(|e| storage(&e))?;
+        Ok(Answered::Conversations(proto::Conversations {
+            more: rows.len() > CONVERSATIONS,
+            conversations: rows.iter().take(CONVERSATIONS).map(convert::conversation).collect(),
+        }))
+    }
+
+    pub(crate) async fn create_room(&self, want: proto::CreateRoom) -> Answer {
+        let name = Name::new(&want.name).map_err(bad_name)?;
+        if want.topic.len() > TOPIC {
+            return refuse(Why::TooLarge);
+        }
+        let made = self.shared.store.create_room(&self.person.user, &name, &want.topic).await;
+        let Some(made) = made.map_err(|e| storage(&e))? else { return refuse(Why::NameTaken) };
+        self.shared.hub.tell_changed([&self.person.user], made.id);
+        Ok(Answered::Conversation(convert::conversation(&made)))
+    }
+
+    pub(crate) async fn find_room(&self, want: proto::FindRoom) -> Answer {
+        let name = Name::new(&want.name).map_err(bad_name)?;
+        match self.own_room(&name).await? {
+            Some(room) => Ok(Answered::Conversation(convert::conversation(&room))),
+            None => refuse(Why::NotFound),
+        }
+    }
+
+    pub(crate) async fn join_room(&self, want: proto::JoinRoom) -> Answer {
+        let name = Name::new(&want.name).map_err(bad_name)?;
+        let before = self.own_room(&name).await?;
+        let joined = self.shared.store.join_room(&self.person.user, &name).await;
+        let Some(joined) = joined.map_err(|e| storage(&e))? else { return refuse(Why::NotFound) };
+        if before.is_none() {
+            self.say(joined.id, &format!("{} joined", self.person.user)).await?;
+            self.tell_members(joined.id).await?;
+        }
+        Ok(Answered::Conversation(convert::conversation(&joined)))
+    }
+
+    pub(crate) async fn leave_room(&self, want: proto::LeaveRoom) -> Answer {
+        self.own(want.conversation).await?;
+        let left = self.shared.store.leave_room(&self.person.user, want.conversation).await;
+        if !left.map_err(|e| storage(&e))? {
+            return refuse(Why::NotAllowed);
+        }
+        self.say(want.conversation, &format!("{} left", self.person.user)).await?;
+        self.shared.hub.tell_changed([&self.person.user], want.conversation);
+        self.tell_members(want.conversation).await?;
+        done()
+    }
+
+    pub(crate) async fn set_topic(&self, want: proto::SetTopic) -> Answer {
+        if want.topic.len() > TOPIC {
+            return refuse(Why::TooLarge);
+        }
+        let changed = self
+            .shared
+            .store
+            .set_topic(&self.person.user, want.conversation, &want.topic)
+            .await
+            .map_err(|e| storage(&e))?;
+        let Some(changed) = changed else { return refuse(Why::NotFound) };
+        let said = format!("{} set the topic: {}", self.person.user, want.topic);
+        self.say(want.conversation, &said).await?;
+        self.tell_members(want.conversation).await?;
+        Ok(Answered::Conversation(convert::conversation(&changed)))
+    }
+
+    pub(crate) async fn open_direct(&self, want: proto::OpenDirect) -> Answer {
+        let other = Name::new(&want.user).map_err(bad_name)?;
+        let opened = self.shared.store.open_direct(&self.person.user, &other).await;
+        let Some(opened) = opened.map_err(|e| storage(&e))? else { return refuse(Why::NotFound) };
+        if opened.head == 0 {
+            self.shared.hub.tell_changed([&self.person.user, &other], opened.id);
+        }
+        Ok(Answered::Conversation(convert::conversation(&opened)))
+    }
+
+    pub(crate) async fn list_members(&self, want: proto::ListMembers) -> Answer {
+        self.own(want.conversation).await?;
+        let after = page_after(&want.after)?;
+        let rows = self.shared.store.members(want.conversation, after.as_ref(), LIST + 1).await;
+        let rows = rows.map_err(|e| storage(&e))?;
+        Ok(Answered::Members(proto::Members {
+            more: rows.len() > LIST,
+            users: rows.iter().take(LIST).map(Name::to_string).collect(),
+        }))
+    }
+
+    // ---- people, invites, devices
+
+    pub(crate) async fn list_people(&self, want: proto::ListPeople) -> Answer {
+        let after = page_after(&want.after)?;
+        let rows = self.shared.store.people(after.as_ref(), LIST + 1).await;
+        let rows = rows.map_err(|e| storage(&e))?;
+        let online = |person: &Person| self.shared.hub.is_online(&person.user);
+        Ok(Answered::People(proto::People {
+            more: rows.len() > LIST,
+            people: rows.iter().take(LIST).map(|p| convert::person(p, online(p))).collect(),
+        }))
+    }
+
+    pub(crate) async fn make_invite(&self, want: proto::MakeInvite) -> Answer {
+        let role = convert::role_from(want.role).unwrap_or(Role::Member);
+        // The role may have been taken away since the session began.
+        let me = self.shared.store.person(&self.person.user).await.map_err(|e| storage(&e))?;
+        let Some(me) = me.filter(|me| me.role >= Role::Admin && me.role >= role) else {
+            return refuse(Why::NotAllowed);
+        };
+        let user = match want.user.as_str() {
+            "" => None,
+            user => Some(Name::new(user).map_err(bad_name)?),
+        };
+        if let Some(user) = &user
+            && self.shared.store.person(user).await.map_err(|e| storage(&e))?.is_some()
+        {
+            return refuse(Why::NameTaken);
+        }
+        let (id, secret, expires_ms) =
+            make_invite(self.shared, role, user, want.seconds, Some(me.user)).await?;
+        Ok(Answered::Invite(proto::Invite {
+            id: copy(&id.0),
+            secret: copy(secret.expose_secret()),
+            expires_ms,
+        }))
+    }
+
+    pub(crate) async fn list_devices(&self) -> Answer {
+        list_devices(self.shared, &self.person.user, Some(self.device)).await
+    }
+
+    /// A device revokes itself, nothing else: a stolen one must not throw out the others.
+    pub(crate) async fn revoke_device(&self, want: proto::RevokeDevice) -> Answer {
+        match DeviceId::from_slice(&want.device) {
+            None => refuse(Why::Malformed),
+            Some(id) if id == *self.device => {
+                revoke_device(self.shared, &self.person.user, &id).await
+            }
+            Some(_) => refuse(Why::NotAllowed),
+        }
+    }
+
+    // ---- helpers
+
+    /// A conversation this user is in.
+    pub(crate) async fn own(&self, id: ConversationId) -> Result<Conversation, Refused> {
+        let found = self.shared.store.conversation(&self.person.user, id).await;
+        found.map_err(|e| storage(&e))?.ok_or_else(|| Why::NotFound.into())
+    }
+
+    /// The room of this name, if this user is in it.
+    async fn own_room(&self, room: &Name) -> Result<Option<Conversation>, Refused> {
+        let mut after = 0;
+        loop {
+            let rows = self.shared.store.conversations(&self.person.user, false, after, LIST).await;
+            let mut rows = rows.map_err(|e| storage(&e))?;
+            let found =
+                rows.iter().position(|c| matches!(&c.form, Form::Room(name) if name == room));
+            if let Some(found) = found {
+                return Ok(Some(rows.swap_remove(found)));
+            }
+            match rows.last() {
+                Some(last) if rows.len() == LIST => after = last.id,
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// The server's own word in a conversation.
+    async fn say(&self, conversation: ConversationId, text: &str) -> Result<(), Refused> {
+        let mut id = [0; 16];
+        OsEntropy.fill(&mut id);
+        let entry = NewEntry {
+            conversation,
+            sender: Sender::Server,
+            message_id: MessageId(id),
+            kind: Kind::SYSTEM,
+            body: text.to_owned().into(),
+        };
+        let said = self.shared.store.append(vec![entry]).await.map_err(|e| storage(&e))?;
+        if said.contains(&Appended::NotAMember) {
+            tracing::warn!(conversation, "the server could not say something");
+        }
+        Ok(())
+    }
+
+    async fn tell_members(&self, id: ConversationId) -> Result<(), Refused> {
+        let mut after = None;
+        loop {
+            let rows = self.shared.store.members(id, after.as_ref(), LIST).await;
+            let rows = rows.map_err(|e| storage(&e))?;
+            self.shared.hub.tell_changed(&rows, id);
+            match rows.last() {
+                Some(last) if rows.len() == LIST => after = Some(last.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+pub(crate) async fn list_devices(
+    shared: &Shared,
+    user: &Name,
+    current: Option<&DeviceId>,
+) -> Answer {
+    let devices = shared.store.devices(user).await.map_err(|e| storage(&e))?;
+    let devices = devices.iter().map(|device| proto::Device {
+        id: copy(&device.id.0),
+        label: device.label.clone(),
+        created_ms: device.created_ms,
+        seen_ms: device.seen_ms,
+        current: Some(&device.id) == current,
+        online: shared.hub.is_device_online(&device.id),
+    });
+    // A frame takes some 400 of them; nobody has that many, and nobody is harmed if the rest
+    // does not show.
+    Ok(Answered::Devices(proto::Devices { devices: devices.take(4 * LIST).collect() }))
+}
+
+pub(crate) async fn revoke_device(shared: &Shared, user: &Name, device: &DeviceId) -> Answer {
+    if !shared.store.revoke_device(user, device).await.map_err(|e| storage(&e))? {
+        return refuse(Why::NotFound);
+    }
+    tracing::info!(%user, %device, "device revoked");
+    shared.hub.close_device(device, CloseCode::Revoked);
+    done()
+}
+
+/// Makes an invite and forgets its secret but for the one copy handed out.
+pub(crate) async fn make_invite(
+    shared: &Shared,
+    role: Role,
+    user: Option<Name>,
+    seconds: u64,
+    made_by: Option<Name>,
+) -> Result<(InviteId, InviteSecret, u64), Refused> {
+    let limits = &shared.config.limits;
+    let seconds = match seconds {
+        0 => limits.invite.as_secs(),
+        seconds => seconds.min(limits.longest_invite.as_secs()),
+    };
+    let created_ms = shared.now_ms();
+    let expires_ms = created_ms.saturating_add(seconds.saturating_mul(1000));
+    let mut id = [0; 8];
+    OsEntropy.fill(&mut id);
+    let mut secret = Zeroizing::new([0; 16]);
+    OsEntropy.fill(secret.as_mut());
+    let id = InviteId(id);
+    let credential = Credential::Invite(id, InviteSecret::new(&secret));
+    let record = self_register(&shared.setup, &credential, &mut OsEntropy)
+        .map_err(|_| Refused::from(Why::Storage))?
+        .to_vec();
+    let terms = InviteTerms { role, user, expires_ms };
+    let invite = NewInvite { id, record, terms, made_by, created_ms };
+    shared.store.add_invite(invite).await.map_err(|e| storage(&e))?;
+    Ok((id, InviteSecret::new(&secret), expires_ms))
+}
+
+/// As many entries as a frame takes, at least one; the client asks on from the last.
+pub(crate) fn fit_a_frame(entries: impl Iterator<Item = proto::Entry>) -> Vec<proto::Entry> {
+    let mut bytes = 0;
+    let fits = |entry: &proto::Entry| {
+        let first = bytes == 0;
+        bytes += entry.encoded_len() + ENTRY_HEAD;
+        first || bytes <= ENTRIES_IN_A_FRAME
+    };
+    entries.take_while(fits).collect()
+}
+
+/// How many a request may have: what it wants, or where it says nothing, the most.
+fn at_most(wanted: u32, most: usize) -> usize {
+    match usize::try_from(wanted) {
+        Ok(wanted @ 1..) => wanted.min(most),
+        _ => most,
+    }
+}
+
+fn page_after(after: &str) -> Result<Option<Name>, Refused> {
+    if after.is_empty() { Ok(None) } else { Name::new(after).map(Some).map_err(bad_name) }
+}
+
+pub(crate) fn done() -> Answer {
+    Ok(Answered::Done(proto::Done {}))
+}
