@@ -28,6 +28,7 @@ mod island;
 mod kem;
 pub mod keys;
 pub mod limits;
+pub mod proto;
 mod rekey;
 mod schedule;
 pub mod seal;
@@ -37,12 +38,6 @@ pub mod text;
 mod vectors;
 
 pub use island::opaque;
-
-/// The protobuf messages of READY and APP frames (section 8), compiled from `proto/`.
-#[allow(missing_docs, clippy::all, unreachable_pub)]
-pub mod proto {
-    include!(concat!(env!("OUT_DIR"), "/twinlock.v1.rs"));
-}
 
 /// A source of random bytes, passed in by the edge.
 ///
