@@ -24,10 +24,10 @@ pub struct Timing {
     pub rekey_after: Duration,
     /// Or after this many frames in the busier direction.
     pub rekey_after_frames: u64,
-    /// The client leaves at least this between two rekeys, so that the server's
+    /// The client leaves at least this between REKEY2 and its next REKEY1, so that the server's
     /// [`Timing::rekey_apart`] is never hit by two clocks that disagree a little.
     pub rekey_pause: Duration,
-    /// The server refuses a REKEY1 that comes sooner than this after the last REKEY3.
+    /// The server refuses a REKEY1 that comes sooner than this after its last REKEY2.
     pub rekey_apart: Duration,
     /// The server closes (3) after this long in an epoch with traffic.
     pub rekey_overdue: Duration,

@@ -12,6 +12,11 @@
 //!
 //! A [`Fault`] ends the session; the CLOSE that belongs to it is already in the outgoing bytes.
 
+mod rekeying;
+#[cfg(test)]
+mod tests;
+mod time;
+
 use std::time::Instant;
 
 use thiserror::Error;
@@ -22,7 +27,7 @@ use crate::handshake::{Established, Role};
 use crate::id::{CredentialId, ServerKey, SessionId};
 use crate::keys::{ChainKey, RootKey};
 use crate::limits::{Timing, VERSION};
-use crate::rekey::{self, AwaitRekey2};
+use crate::rekey::AwaitRekey2;
 use crate::seal::{Chain, MessageType, OpenError, Opened, TooLarge};
 
 /// Bytes of READY before its protobuf: binding, value, highest version.
@@ -201,6 +206,7 @@ pub struct Session {
     began: Instant,
     epoch_began: Instant,
     epoch_traffic: bool,
+    /// When REKEY2 of the last rekey was processed (client) or sealed (server).
     last_rekey: Option<Instant>,
     last_byte: Instant,
     ping_sent: Option<Instant>,
@@ -221,7 +227,14 @@ impl Outgoing {
 
     fn consume(&mut self, n: usize) {
         self.sent = self.sent.saturating_add(n);
-        if self.sent >= self.bytes.len() {
+        if self.sent < self.bytes.len() {
+            // A line that is never quite empty must not keep all it ever sent. Half of the buffer
+            // at a time, so that each byte is moved once on average.
+            if self.sent > 65_536 && self.sent > self.bytes.len() / 2 {
+                self.bytes.drain(..self.sent);
+                self.sent = 0;
+            }
+        } else {
             // An idle line keeps no buffer.
             if self.bytes.capacity() > 4096 {
                 self.bytes = Vec::new();
@@ -543,191 +556,5 @@ impl Session {
             (BindingPolicy::Require, Binding::Bound) | (BindingPolicy::Warn, _) => Ok(seen),
             (BindingPolicy::Require, _) => Err(Fault::Binding),
         }
-    }
-
-    // ---- rekey
-
-    /// Starts a rekey now, if one may start: at the client, with the session open, none under
-    /// way, and the last one long enough ago. Says whether it did.
-    pub fn start_rekey(&mut self, now: Instant, entropy: &mut dyn Entropy) -> bool {
-        let rested =
-            self.last_rekey.is_none_or(|last| now >= last + self.config.timing.rekey_pause);
-        let may = self.role == Role::Client
-            && self.state == State::Open
-            && matches!(self.rekey, Rekey::Idle)
-            && rested;
-        if may {
-            let rekey = Box::new(AwaitRekey2::start(entropy));
-            let _fits = self.queue(MessageType::Rekey1, rekey.body());
-            self.rekey = Rekey::AwaitRekey2(rekey);
-        }
-        may
-    }
-
-    fn handle_rekey1<'a>(
-        &mut self,
-        body: &[u8],
-        now: Instant,
-        entropy: &mut dyn Entropy,
-    ) -> Result<Event<'a>, Fault> {
-        let rekey1 = body.try_into().map_err(|_| Fault::Violation("length of REKEY1"))?;
-        if self.role == Role::Client {
-            return Err(Fault::Violation("REKEY1 from the server"));
-        }
-        if !matches!(self.rekey, Rekey::Idle) {
-            return Err(Fault::Violation("REKEY1 during a rekey"));
-        }
-        let apart = self.config.timing.rekey_apart;
-        if self.last_rekey.is_some_and(|last| now < last + apart) {
-            return Err(Fault::Violation("REKEY1 too soon after the last rekey"));
-        }
-        let epoch = self.next_epoch()?;
-        let (keys, rekey2) = rekey::answer(rekey1, epoch, &self.rk, entropy)
-            .map_err(|_| Fault::Violation("keys of REKEY1"))?;
-        let _fits = self.queue(MessageType::Rekey2, &rekey2);
-        self.send = Chain::new(keys.ck_s2c, epoch);
-        self.rk = keys.rk;
-        self.rekey = Rekey::AwaitRekey3(keys.ck_c2s);
-        Ok(Event::Nothing)
-    }
-
-    fn handle_rekey2<'a>(&mut self, body: &[u8], now: Instant) -> Result<Event<'a>, Fault> {
-        let rekey2 = body.try_into().map_err(|_| Fault::Violation("length of REKEY2"))?;
-        let epoch = self.next_epoch()?;
-        let Rekey::AwaitRekey2(pending) = std::mem::replace(&mut self.rekey, Rekey::Idle) else {
-            return Err(Fault::Violation("REKEY2 without REKEY1"));
-        };
-        let keys = pending
-            .finish(rekey2, epoch, &self.rk)
-            .map_err(|_| Fault::Violation("keys of REKEY2"))?;
-        let _fits = self.queue(MessageType::Rekey3, &[]);
-        self.send = Chain::new(keys.ck_c2s, epoch);
-        self.recv = Chain::new(keys.ck_s2c, epoch);
-        self.rk = keys.rk;
-        Ok(self.begin_epoch(epoch, now))
-    }
-
-    fn handle_rekey3<'a>(&mut self, body: &[u8], now: Instant) -> Result<Event<'a>, Fault> {
-        if !body.is_empty() {
-            return Err(Fault::Violation("length of REKEY3"));
-        }
-        let epoch = self.next_epoch()?;
-        match std::mem::replace(&mut self.rekey, Rekey::Idle) {
-            Rekey::AwaitRekey3(ck_c2s) => {
-                self.recv = Chain::new(ck_c2s, epoch);
-                Ok(self.begin_epoch(epoch, now))
-            }
-            _ => Err(Fault::Violation("REKEY3 with no rekey under way")),
-        }
-    }
-
-    /// The epoch after the receiving direction's, which is the later one to switch at both ends.
-    fn next_epoch(&self) -> Result<u32, Fault> {
-        self.recv.epoch().checked_add(1).ok_or(Fault::RekeyOverdue)
-    }
-
-    fn begin_epoch<'a>(&mut self, epoch: u32, now: Instant) -> Event<'a> {
-        self.last_rekey = Some(now);
-        self.epoch_began = now;
-        self.epoch_traffic = false;
-        self.rekeys += 1;
-        Event::Rekeyed(epoch)
-    }
-
-    // ---- time
-
-    /// When [`Session::handle_timeout`] wants to be called next. Asked again after every call.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.state == State::Ended {
-            return None;
-        }
-        [Some(self.keep_alive_due()), self.rekey_due(), self.overdue_at(), self.age_end()]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    fn keep_alive_due(&self) -> Instant {
-        let timing = &self.config.timing;
-        match self.ping_sent {
-            Some(sent) => sent + timing.ping_answer,
-            None if self.following => self.last_byte + timing.ping_following,
-            None => self.last_byte + timing.ping_idle,
-        }
-    }
-
-    fn busier(&self) -> u64 {
-        self.send.frames().max(self.recv.frames())
-    }
-
-    /// When the client starts a rekey.
-    fn rekey_due(&self) -> Option<Instant> {
-        let timing = &self.config.timing;
-        let wanted = self.role == Role::Client
-            && self.state == State::Open
-            && matches!(self.rekey, Rekey::Idle);
-        if !wanted {
-            return None;
-        }
-        let due = if self.busier() >= timing.rekey_after_frames {
-            self.epoch_began
-        } else if self.epoch_traffic {
-            self.epoch_began + timing.rekey_after
-        } else {
-            return None;
-        };
-        Some(self.last_rekey.map_or(due, |last| due.max(last + timing.rekey_pause)))
-    }
-
-    /// When the server closes for want of a rekey.
-    fn overdue_at(&self) -> Option<Instant> {
-        let timing = &self.config.timing;
-        if self.role == Role::Client {
-            None
-        } else if self.busier() >= timing.rekey_overdue_frames {
-            Some(self.epoch_began)
-        } else {
-            self.epoch_traffic.then(|| self.epoch_began + timing.rekey_overdue)
-        }
-    }
-
-    fn age_end(&self) -> Option<Instant> {
-        (self.role == Role::Server).then(|| self.began + self.config.timing.max_age)
-    }
-
-    /// Does what is due: PING, rekey, or the end.
-    ///
-    /// # Errors
-    /// [`Fault`]: the session has ended, its CLOSE is outgoing.
-    pub fn handle_timeout(&mut self, now: Instant, entropy: &mut dyn Entropy) -> Result<(), Fault> {
-        if self.state == State::Ended {
-            return Ok(());
-        }
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if due(self.age_end()) {
-            self.fail(&Fault::TooOld);
-            return Err(Fault::TooOld);
-        }
-        if due(self.overdue_at()) {
-            self.fail(&Fault::RekeyOverdue);
-            return Err(Fault::RekeyOverdue);
-        }
-        if due(Some(self.keep_alive_due())) {
-            if self.ping_sent.is_some() {
-                self.fail(&Fault::Silent);
-                return Err(Fault::Silent);
-            }
-            self.ping_sent = Some(now);
-            // Before READY nothing but READY and CLOSE may be sent; the silence still counts.
-            if self.state == State::Open {
-                self.ping = self.ping.wrapping_add(1);
-                let _fits = self.queue(MessageType::Ping, &self.ping.to_be_bytes());
-            }
-        }
-        if due(self.rekey_due()) {
-            self.start_rekey(now, entropy);
-        }
-        Ok(())
     }
 }

@@ -1,0 +1,111 @@
+//! Rekey within a session (section 6): who may start when, and where each direction switches.
+
+use std::time::Instant;
+
+use super::{Event, Fault, Rekey, Session, State};
+use crate::Entropy;
+use crate::handshake::Role;
+use crate::rekey::{self, AwaitRekey2};
+use crate::seal::{Chain, MessageType};
+
+impl Session {
+    /// Starts a rekey now, if one may start: at the client, with the session open, none under
+    /// way, and the last one long enough ago. Says whether it did.
+    pub fn start_rekey(&mut self, now: Instant, entropy: &mut dyn Entropy) -> bool {
+        let rested =
+            self.last_rekey.is_none_or(|last| now >= last + self.config.timing.rekey_pause);
+        let may = self.role == Role::Client
+            && self.state == State::Open
+            && matches!(self.rekey, Rekey::Idle)
+            && rested;
+        if may {
+            let rekey = Box::new(AwaitRekey2::start(entropy));
+            let _fits = self.queue(MessageType::Rekey1, rekey.body());
+            self.rekey = Rekey::AwaitRekey2(rekey);
+        }
+        may
+    }
+
+    pub(super) fn handle_rekey1<'a>(
+        &mut self,
+        body: &[u8],
+        now: Instant,
+        entropy: &mut dyn Entropy,
+    ) -> Result<Event<'a>, Fault> {
+        let rekey1 = body.try_into().map_err(|_| Fault::Violation("length of REKEY1"))?;
+        if self.role == Role::Client {
+            return Err(Fault::Violation("REKEY1 from the server"));
+        }
+        if !matches!(self.rekey, Rekey::Idle) {
+            return Err(Fault::Violation("REKEY1 during a rekey"));
+        }
+        let apart = self.config.timing.rekey_apart;
+        if self.last_rekey.is_some_and(|last| now < last + apart) {
+            return Err(Fault::Violation("REKEY1 too soon after the last rekey"));
+        }
+        let epoch = self.next_epoch()?;
+        let (keys, rekey2) = rekey::answer(rekey1, epoch, &self.rk, entropy)
+            .map_err(|_| Fault::Violation("keys of REKEY1"))?;
+        let _fits = self.queue(MessageType::Rekey2, &rekey2);
+        self.send = Chain::new(keys.ck_s2c, epoch);
+        self.rk = keys.rk;
+        self.rekey = Rekey::AwaitRekey3(keys.ck_c2s);
+        // From here and not from REKEY3: the client rests from REKEY2 on, so however long its
+        // REKEY3 is under way, its next REKEY1 cannot come too soon.
+        self.last_rekey = Some(now);
+        Ok(Event::Nothing)
+    }
+
+    pub(super) fn handle_rekey2<'a>(
+        &mut self,
+        body: &[u8],
+        now: Instant,
+    ) -> Result<Event<'a>, Fault> {
+        let rekey2 = body.try_into().map_err(|_| Fault::Violation("length of REKEY2"))?;
+        let epoch = self.next_epoch()?;
+        let Rekey::AwaitRekey2(pending) = std::mem::replace(&mut self.rekey, Rekey::Idle) else {
+            return Err(Fault::Violation("REKEY2 without REKEY1"));
+        };
+        let keys = pending
+            .finish(rekey2, epoch, &self.rk)
+            .map_err(|_| Fault::Violation("keys of REKEY2"))?;
+        let _fits = self.queue(MessageType::Rekey3, &[]);
+        self.send = Chain::new(keys.ck_c2s, epoch);
+        self.recv = Chain::new(keys.ck_s2c, epoch);
+        self.rk = keys.rk;
+        Ok(self.begin_epoch(epoch, now))
+    }
+
+    pub(super) fn handle_rekey3<'a>(
+        &mut self,
+        body: &[u8],
+        now: Instant,
+    ) -> Result<Event<'a>, Fault> {
+        if !body.is_empty() {
+            return Err(Fault::Violation("length of REKEY3"));
+        }
+        let epoch = self.next_epoch()?;
+        match std::mem::replace(&mut self.rekey, Rekey::Idle) {
+            Rekey::AwaitRekey3(ck_c2s) => {
+                self.recv = Chain::new(ck_c2s, epoch);
+                Ok(self.begin_epoch(epoch, now))
+            }
+            _ => Err(Fault::Violation("REKEY3 with no rekey under way")),
+        }
+    }
+
+    /// The epoch after the receiving direction's, which is the later one to switch at both ends.
+    fn next_epoch(&self) -> Result<u32, Fault> {
+        self.recv.epoch().checked_add(1).ok_or(Fault::RekeyOverdue)
+    }
+
+    fn begin_epoch<'a>(&mut self, epoch: u32, now: Instant) -> Event<'a> {
+        if self.role == Role::Client {
+            self.last_rekey = Some(now);
+        }
+        self.epoch_began = now;
+        self.epoch_traffic = false;
+        self.rekeys += 1;
+        Event::Rekeyed(epoch)
+    }
+}

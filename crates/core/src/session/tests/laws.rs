@@ -1,0 +1,342 @@
+//! What one end takes from the other, and what ends the session.
+
+use super::*;
+use crate::limits::{MAX_BODY, MAX_BULK};
+use crate::rekey::{REKEY1, answer};
+
+const ROLES: [Role; 2] = [Role::Client, Role::Server];
+const APART: Duration = Duration::from_secs(10);
+
+fn is_violation<T>(result: &Result<T, Fault>) -> bool {
+    matches!(result, Err(Fault::Violation(_)))
+}
+
+#[test]
+fn the_first_frame_is_ready_or_close() {
+    use MessageType as M;
+    for role in ROLES {
+        for mtype in [M::App, M::Rekey1, M::Rekey2, M::Rekey3, M::Ping, M::Pong] {
+            let mut bare = Bare::new(role, config());
+            assert!(is_violation(&bare.say(mtype, &[0; 8])), "{mtype:?}");
+            bare.assert_closed(CloseCode::Protocol);
+        }
+        let mut bare = Bare::new(role, config());
+        assert_eq!(bare.say(M::Close, &[0, 8]), Ok(Said::Closed(CloseCode::Shutdown)));
+        bare.assert_closed(CloseCode::Bye);
+    }
+}
+
+#[test]
+fn nothing_but_ready_is_sent_before_the_other_end_is_ready() {
+    for role in ROLES {
+        let mut bare = Bare::new(role, config());
+        assert_eq!(bare.session.send_app(b"early"), Err(SendError::NotOpen));
+        assert_eq!(bare.session.send_bulk(1, 0, b"early"), Err(SendError::NotOpen));
+        assert!(!bare.session.start_rekey(bare.now, &mut Seeded(4)));
+        assert_eq!(bare.pass(Duration::from_secs(61)), Ok(()));
+        assert_eq!(bare.heard(), [(MessageType::Ready, ready(Some([5; 32]), 1))]);
+        assert!(!bare.session.is_open());
+    }
+}
+
+#[test]
+fn a_bulk_frame_is_no_first_frame() {
+    // The client's reader refuses its header; the server's session refuses the frame.
+    assert!(Header::parse([0x11, 0, 0, 29], Due::FirstSealed).is_err());
+    let mut bare = Bare::new(Role::Server, config());
+    let mut frame = Vec::new();
+    bare.send.seal_bulk(1, 0, b"x", &mut frame).unwrap();
+    assert!(is_violation(&bare.read(&mut frame)));
+    bare.assert_closed(CloseCode::Protocol);
+}
+
+#[test]
+fn a_second_ready_is_refused() {
+    for role in ROLES {
+        let mut bare = Bare::open(role);
+        assert!(is_violation(&bare.say(MessageType::Ready, &ready(None, 1))));
+        bare.assert_closed(CloseCode::Protocol);
+    }
+}
+
+#[test]
+fn a_malformed_ready_is_refused() {
+    let good = ready(Some([5; 32]), 1);
+    let mut bodies: Vec<Vec<u8>> = (0..34).map(|len| good[..len].to_vec()).collect();
+    let change = |at: usize, to: u8| {
+        let mut body = ready(None, 1);
+        body[at] = to;
+        body
+    };
+    // A binding of another kind, none with a value, the version 0.
+    bodies.extend([change(0, 2), change(0, 255), change(1, 1), change(32, 1), change(33, 0)]);
+    for body in bodies {
+        let mut bare = Bare::new(Role::Server, config());
+        assert!(is_violation(&bare.say(MessageType::Ready, &body)), "{body:?}");
+        bare.assert_closed(CloseCode::Protocol);
+    }
+    let mut bare = Bare::new(Role::Server, config());
+    assert_eq!(bare.say(MessageType::Ready, &good[..34]), Ok(Said::Ready(Binding::Bound)));
+}
+
+#[test]
+fn a_lowered_version_is_close_11_before_anything_else() {
+    for (mine, theirs, fault) in [(1, 1, None), (1, 255, None), (2, 1, None), (2, 2, Some(2))] {
+        let config = Config { max_version: mine, binding: BindingPolicy::Require, ..config() };
+        let mut bare = Bare::new(Role::Client, config);
+        // The binding does not fit either where the version was lowered: 11 comes first.
+        let value = if fault.is_some() { [6; 32] } else { [5; 32] };
+        let said = bare.say(MessageType::Ready, &ready(Some(value), theirs));
+        match fault {
+            None => assert_eq!(said, Ok(Said::Ready(Binding::Bound))),
+            Some(possible) => {
+                assert_eq!(said, Err(Fault::Downgrade(possible)));
+                bare.assert_closed(CloseCode::Version);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_binding_is_judged_as_each_policy_says() {
+    use Binding as B;
+    use BindingPolicy as P;
+    let (own, same, other) = (Some([5; 32]), Some([5; 32]), Some([6; 32]));
+    // Policy, own value, the other end's value, what comes of it (`None`: CLOSE 2).
+    let matrix = [
+        (P::Require, own, same, Some(B::Bound)),
+        (P::Require, own, other, None),
+        (P::Require, own, None, None),
+        (P::Require, None, same, None),
+        (P::Require, None, None, None),
+        (P::Warn, own, same, Some(B::Bound)),
+        (P::Warn, own, other, Some(B::Cut)),
+        (P::Warn, own, None, Some(B::Unknown)),
+        (P::Warn, None, same, Some(B::Unknown)),
+        (P::Warn, None, None, Some(B::Unknown)),
+        (P::Off, own, same, Some(B::Off)),
+        (P::Off, own, other, Some(B::Off)),
+        (P::Off, own, None, Some(B::Off)),
+    ];
+    for role in ROLES {
+        for (binding, exporter, theirs, expected) in matrix {
+            let mut bare = Bare::new(role, Config { binding, exporter, ..config() });
+            let said = bare.say(MessageType::Ready, &ready(theirs, 1));
+            match expected {
+                Some(seen) => {
+                    assert_eq!(said, Ok(Said::Ready(seen)));
+                    assert_eq!(bare.session.facts().binding, Some(seen));
+                    // `off` says nothing of this end's TLS.
+                    let said = exporter.filter(|_| binding != P::Off);
+                    assert_eq!(bare.heard(), [(MessageType::Ready, ready(said, 1))]);
+                }
+                None => {
+                    assert_eq!(said, Err(Fault::Binding));
+                    bare.assert_closed(CloseCode::Binding);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_body_of_a_wrong_length_is_refused() {
+    use MessageType as M;
+    for (mtype, right) in
+        [(M::Ping, 8), (M::Pong, 8), (M::Close, 2), (M::Rekey1, REKEY1), (M::Rekey3, 0)]
+    {
+        for len in [0, 1, 2, 3, 7, 8, 9, REKEY1 - 1, REKEY1 + 1].into_iter().filter(|&l| l != right)
+        {
+            let mut bare = Bare::open(Role::Server);
+            assert!(is_violation(&bare.say(mtype, &vec![0; len])), "{mtype:?} of {len}");
+            bare.assert_closed(CloseCode::Protocol);
+        }
+    }
+}
+
+#[test]
+fn a_ping_is_echoed() {
+    for role in ROLES {
+        let mut bare = Bare::open(role);
+        assert_eq!(bare.say(MessageType::Ping, b"\0\x01echoed"), Ok(Said::Nothing));
+        assert_eq!(bare.heard(), [(MessageType::Pong, b"\0\x01echoed".to_vec())]);
+    }
+}
+
+#[test]
+fn messages_of_a_rekey_in_the_wrong_direction_or_state_are_refused() {
+    use MessageType as M;
+    let cases = [
+        (Role::Client, M::Rekey1, REKEY1),
+        (Role::Client, M::Rekey2, crate::rekey::REKEY2),
+        (Role::Client, M::Rekey3, 0),
+        (Role::Server, M::Rekey2, crate::rekey::REKEY2),
+        (Role::Server, M::Rekey3, 0),
+    ];
+    for (role, mtype, len) in cases {
+        let mut bare = Bare::open(role);
+        assert!(is_violation(&bare.say(mtype, &vec![1; len])), "{mtype:?} at the {role:?}");
+        bare.assert_closed(CloseCode::Protocol);
+    }
+}
+
+/// The other end, a client, goes through a whole rekey.
+fn rekey(bare: &mut Bare) -> Result<Said, Fault> {
+    rekey_with(bare, Duration::ZERO)
+}
+
+/// The same, with REKEY3 so long under way.
+fn rekey_with(bare: &mut Bare, delay: Duration) -> Result<Said, Fault> {
+    let client = AwaitRekey2::start(&mut Seeded(5));
+    let rk = RootKey::new(bare.session.root_key().expose_secret());
+    bare.say(MessageType::Rekey1, client.body())?;
+    let (mtype, rekey2) = bare.heard().pop().unwrap();
+    assert_eq!(mtype, MessageType::Rekey2);
+    let epoch = bare.send.epoch() + 1;
+    let keys = client.finish(rekey2[..].try_into().unwrap(), epoch, &rk).unwrap();
+    bare.now += delay;
+    let said = bare.say(MessageType::Rekey3, &[]);
+    bare.send = Chain::new(keys.ck_c2s, epoch);
+    bare.recv = Chain::new(keys.ck_s2c, epoch);
+    said
+}
+
+#[test]
+fn rekeys_come_apart_but_the_first_may_come_at_once() {
+    let mut bare = Bare::open(Role::Server);
+    assert_eq!(rekey(&mut bare), Ok(Said::Rekeyed(1)));
+    bare.now += APART;
+    assert_eq!(rekey(&mut bare), Ok(Said::Rekeyed(2)));
+    assert_eq!(bare.session.facts().rekeys, 2);
+    bare.now += APART - Duration::from_millis(1);
+    let again = AwaitRekey2::start(&mut Seeded(6));
+    assert!(is_violation(&bare.say(MessageType::Rekey1, again.body())));
+    bare.assert_closed(CloseCode::Protocol);
+}
+
+#[test]
+fn a_rekey3_that_was_long_under_way_does_not_make_the_next_rekey_come_too_soon() {
+    let mut bare = Bare::open(Role::Server);
+    let slow = Timing::default().rekey_pause - Duration::from_millis(1);
+    assert_eq!(rekey_with(&mut bare, slow), Ok(Said::Rekeyed(1)));
+    bare.now += Duration::from_millis(1);
+    assert_eq!(rekey(&mut bare), Ok(Said::Rekeyed(2)));
+}
+
+#[test]
+fn a_server_never_starts_a_rekey() {
+    let mut bare = Bare::open(Role::Server);
+    assert!(!bare.session.start_rekey(bare.now, &mut Seeded(7)));
+    assert_eq!(bare.heard(), []);
+}
+
+#[test]
+fn a_client_starts_one_rekey_at_a_time_and_rests_after_it() {
+    let mut bare = Bare::open(Role::Client);
+    let rk = RootKey::new(bare.session.root_key().expose_secret());
+    assert!(bare.session.start_rekey(bare.now, &mut Seeded(8)));
+    assert!(!bare.session.start_rekey(bare.now, &mut Seeded(9)));
+    let rekey1 = bare.heard().pop().unwrap().1;
+    let (keys, rekey2) = answer(rekey1[..].try_into().unwrap(), 1, &rk, &mut Seeded(10)).unwrap();
+    assert_eq!(bare.say(MessageType::Rekey2, &rekey2), Ok(Said::Rekeyed(1)));
+    assert_eq!(bare.heard(), [(MessageType::Rekey3, Vec::new())]);
+    (bare.send, bare.recv) = (Chain::new(keys.ck_s2c, 1), Chain::new(keys.ck_c2s, 1));
+    assert_eq!(bare.say(MessageType::App, b"new"), Ok(Said::App(b"new".to_vec())));
+
+    bare.now += Timing::default().rekey_pause - Duration::from_millis(1);
+    assert!(!bare.session.start_rekey(bare.now, &mut Seeded(11)));
+    bare.now += Duration::from_millis(1);
+    assert!(bare.session.start_rekey(bare.now, &mut Seeded(11)));
+}
+
+#[test]
+fn a_frame_that_is_not_authentic_ends_the_line_without_a_word() {
+    for role in ROLES {
+        let mut bare = Bare::open(role);
+        bare.session.send_app(b"on its way").unwrap();
+        let mut frame = Vec::new();
+        bare.send.seal(MessageType::App, b"hello", &mut frame).unwrap();
+        *frame.last_mut().unwrap() ^= 1;
+        assert_eq!(bare.read(&mut frame), Err(Fault::Tampered));
+        assert!(bare.session.is_closed());
+        assert_eq!(bare.session.outgoing(), b"");
+        bare.session.close(CloseCode::Bye);
+        assert_eq!(bare.session.poll_timeout(), None);
+    }
+}
+
+#[test]
+fn whoever_reads_close_answers_bye_once() {
+    for role in ROLES {
+        let mut bare = Bare::open(role);
+        assert_eq!(bare.say(MessageType::Close, &[0, 5]), Ok(Said::Closed(CloseCode::Revoked)));
+        assert_eq!(bare.heard(), [(MessageType::Close, vec![0, 0])]);
+        bare.session.close(CloseCode::Quota);
+        assert_eq!(bare.heard(), []);
+    }
+}
+
+#[test]
+fn what_no_frame_takes_is_refused_and_changes_nothing() {
+    let mut bare = Bare::open(Role::Client);
+    assert!(bare.session.send_app(&vec![0; MAX_BODY + 1]).is_err());
+    assert!(bare.session.send_bulk(1, 0, &[]).is_err());
+    assert!(bare.session.send_bulk(1, 0, &vec![0; MAX_BULK + 1]).is_err());
+    assert_eq!(bare.session.facts().frames.0, 1);
+    bare.session.send_app(&vec![0; MAX_BODY]).unwrap();
+    assert_eq!(bare.heard(), [(MessageType::App, vec![0; MAX_BODY])]);
+}
+
+#[test]
+fn an_info_too_long_for_a_frame_is_left_out() {
+    let config = Config { info: vec![1; MAX_BODY], exporter: None, ..config() };
+    let mut bare = Bare::new(Role::Server, config);
+    assert_eq!(bare.heard(), [(MessageType::Ready, ready(None, 1)[..34].to_vec())]);
+}
+
+#[test]
+fn a_line_that_is_never_quite_empty_keeps_little_of_what_it_sent() {
+    let mut bare = Bare::open(Role::Server);
+    let mut most = 0;
+    for _ in 0..2000 {
+        bare.session.send_app(&[0; 8000]).unwrap();
+        bare.session.sent(bare.session.outgoing().len() - 100);
+        most = most.max(bare.session.out.bytes.len());
+    }
+    assert!(most < 200_000, "{most} bytes");
+}
+
+#[test]
+fn debug_shows_no_secret() {
+    let [client, server] = established(3);
+    let shown = format!("{client:?}");
+    let expected = format!(
+        "Established {{ role: Client, ck_c2s: ChainKey(..), ck_s2c: ChainKey(..), rk: RootKey(..), \
+         sid: {:?}, server_key: {:?}, credential: Device({:?}) }}",
+        client.sid,
+        client.server_key,
+        DeviceId([7; 16])
+    );
+    assert_eq!(shown, expected);
+    let sid = server.sid;
+    let session = Session::new(server, config(), Instant::now());
+    assert_eq!(format!("{session:?}"), format!("Session({sid}, Server, AwaitReady)"));
+    let chain = Chain::new(client.ck_c2s, 2);
+    assert_eq!(format!("{chain:?}"), "Chain { key: ChainKey(..), epoch: 2, n: 0 }");
+    let setup = ServerSetup::generate(&mut Seeded(1));
+    assert_eq!(format!("{setup:?}"), "ServerSetup(..)");
+    assert_eq!(format!("{:?}", setup.row_key()), "RowKey(..)");
+}
+
+#[test]
+fn debug_of_a_message_shows_neither_secret_nor_text() {
+    use crate::proto::{Append, Entry, Invite};
+    let secret = vec![0x41; 16];
+    let invite = Invite { id: vec![0x42].into(), secret: secret.into(), expires_ms: 3 };
+    assert_eq!(format!("{invite:?}"), "Invite { id: b\"B\", secret: .., expires_ms: 3 }");
+    let append = Append { conversation: 1, body: "hush".into(), ..Append::default() };
+    let shown = "Append { conversation: 1, message_id: b\"\", body: (4 bytes) }";
+    assert_eq!(format!("{append:?}"), shown);
+    let entry = Entry { n: 1, body: "hush".into(), ..Entry::default() };
+    assert!(!format!("{entry:?}").contains("hush"));
+}

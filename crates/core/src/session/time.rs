@@ -1,0 +1,106 @@
+//! Time within a session (sections 6 and 9): keep-alive, when a rekey is due or overdue, and the
+//! greatest age.
+
+use std::time::Instant;
+
+use super::{Fault, Rekey, Session, State};
+use crate::Entropy;
+use crate::handshake::Role;
+use crate::seal::MessageType;
+
+impl Session {
+    /// When [`Session::handle_timeout`] wants to be called next. Asked again after every call.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.state == State::Ended {
+            return None;
+        }
+        [Some(self.keep_alive_due()), self.rekey_due(), self.overdue_at(), self.age_end()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn keep_alive_due(&self) -> Instant {
+        let timing = &self.config.timing;
+        match self.ping_sent {
+            Some(sent) => sent + timing.ping_answer,
+            None if self.following => self.last_byte + timing.ping_following,
+            None => self.last_byte + timing.ping_idle,
+        }
+    }
+
+    fn busier(&self) -> u64 {
+        self.send.frames().max(self.recv.frames())
+    }
+
+    /// When the client starts a rekey.
+    fn rekey_due(&self) -> Option<Instant> {
+        let timing = &self.config.timing;
+        let wanted = self.role == Role::Client
+            && self.state == State::Open
+            && matches!(self.rekey, Rekey::Idle);
+        if !wanted {
+            return None;
+        }
+        let due = if self.busier() >= timing.rekey_after_frames {
+            self.epoch_began
+        } else if self.epoch_traffic {
+            self.epoch_began + timing.rekey_after
+        } else {
+            return None;
+        };
+        Some(self.last_rekey.map_or(due, |last| due.max(last + timing.rekey_pause)))
+    }
+
+    /// When the server closes for want of a rekey.
+    fn overdue_at(&self) -> Option<Instant> {
+        let timing = &self.config.timing;
+        if self.role == Role::Client {
+            None
+        } else if self.busier() >= timing.rekey_overdue_frames {
+            Some(self.epoch_began)
+        } else {
+            self.epoch_traffic.then(|| self.epoch_began + timing.rekey_overdue)
+        }
+    }
+
+    fn age_end(&self) -> Option<Instant> {
+        (self.role == Role::Server).then(|| self.began + self.config.timing.max_age)
+    }
+
+    /// Does what is due: PING, rekey, or the end.
+    ///
+    /// # Errors
+    /// [`Fault`]: the session has ended, its CLOSE is outgoing.
+    pub fn handle_timeout(&mut self, now: Instant, entropy: &mut dyn Entropy) -> Result<(), Fault> {
+        if self.state == State::Ended {
+            return Ok(());
+        }
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.age_end()) {
+            self.fail(&Fault::TooOld);
+            return Err(Fault::TooOld);
+        }
+        if due(self.overdue_at()) {
+            self.fail(&Fault::RekeyOverdue);
+            return Err(Fault::RekeyOverdue);
+        }
+        if due(Some(self.keep_alive_due())) {
+            if self.ping_sent.is_some() {
+                self.fail(&Fault::Silent);
+                return Err(Fault::Silent);
+            }
+            self.ping_sent = Some(now);
+            // Before READY nothing but READY and CLOSE may be sent; the silence still counts.
+            if self.state == State::Open {
+                self.ping = self.ping.wrapping_add(1);
+                let _fits = self.queue(MessageType::Ping, &self.ping.to_be_bytes());
+            }
+        }
+        if due(self.rekey_due()) {
+            self.start_rekey(now, entropy);
+        }
+        Ok(())
+    }
+}
