@@ -57,7 +57,8 @@ impl Address {
     pub fn parse(text: &str, default_port: Option<u16>) -> Result<Self, BadLink> {
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-                let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+                // One way to write a number: no sign, no leading zeros.
+                let digits = !port.starts_with('0') && port.bytes().all(|b| b.is_ascii_digit());
                 let port = port.parse().ok().filter(|_| digits).ok_or(BadLink::Form)?;
                 (host, port)
             }
@@ -243,7 +244,7 @@ mod tests {
         assert_eq!(parse("example.org:1").as_deref(), Ok("example.org:1"));
         assert_eq!(parse("::1").as_deref(), Ok("[::1]:8443"));
         assert_eq!(parse("[::1]:99").as_deref(), Ok("[::1]:99"));
-        for bad in ["", ":1", "a b", "a:", "a:+1", "[::1", "a/b", "-a", "a..b", "a:65536"] {
+        for bad in ["", ":1", "a b", "a:", "a:+1", "[::1", "a/b", "-a", "a..b", "a:65536", "a:01"] {
             assert_eq!(parse(bad), Err(BadLink::Form), "{bad}");
         }
     }
