@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::id::ServerKey;
+use twinlock_core::id::{ServerKey, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::session::BindingPolicy;
@@ -213,6 +213,12 @@ impl Server {
     #[must_use]
     pub fn server_key(&self) -> ServerKey {
         self.shared.setup.server_key()
+    }
+
+    /// What pinning clients know TLS by now.
+    #[must_use]
+    pub fn tls_pin(&self) -> TlsPin {
+        self.shared.tls.spki_pin()
     }
 
     /// The owner's invite, if this start made it: it is told once.
