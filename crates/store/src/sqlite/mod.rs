@@ -198,6 +198,7 @@ fn join(recorder: Option<JoinHandle<()>>) {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        self.readers.close_idle();
         join(self.end());
     }
 }

@@ -221,6 +221,5 @@ mod tests {
         assert_eq!(pragma("foreign_keys"), "1");
         assert_eq!(pragma("secure_delete"), "1");
         assert_eq!(pragma("trusted_schema"), "0");
-        assert_eq!(pragma("wal_autocheckpoint"), "0");
     }
 }

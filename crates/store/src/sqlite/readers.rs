@@ -1,7 +1,7 @@
 //! A few connections that read, on threads that may block.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
@@ -20,13 +20,13 @@ pub(super) struct Readers {
     idle: Mutex<Vec<Connection>>,
     turns: Arc<Semaphore>,
     /// A read that goes on after its caller has gone still holds the record.
-    _lock: Arc<Lock>,
+    lock: Mutex<Option<Arc<Lock>>>,
 }
 
 impl Readers {
     pub(super) fn new(path: PathBuf, lock: Arc<Lock>) -> Self {
         let turns = Arc::new(Semaphore::new(MOST as usize));
-        Self { path, idle: Mutex::default(), turns, _lock: lock }
+        Self { path, idle: Mutex::default(), turns, lock: Mutex::new(Some(lock)) }
     }
 
     /// Reads; waits for its turn.
@@ -60,10 +60,17 @@ impl Readers {
             self.turns.close();
             drop(all);
         }
+        self.close_idle();
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Closes the connections that nobody uses. The recorder's shall be the last to close, since
+    /// that one can take the WAL away.
+    pub(super) fn close_idle(&self) {
         self.idle().clear();
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -47,10 +47,13 @@ pub(super) struct Append {
 /// A write: runs inside a savepoint, or hears why not. Its answer goes out after the commit.
 pub(super) type Job = Box<dyn FnOnce(Result<&mut Desk<'_>, &StoreError>) -> JobDone + Send>;
 
+/// Answers a job's caller, with the error of the commit if that failed.
+type Farewell = Box<dyn FnOnce(Option<&StoreError>) + Send>;
+
 /// Whether a job shall be kept, and how to answer for it once it is on disk or the commit failed.
 pub(super) struct JobDone {
     pub(super) keep: bool,
-    pub(super) answer: Box<dyn FnOnce(Option<&StoreError>) + Send>,
+    pub(super) answer: Farewell,
 }
 
 /// What a job works with.

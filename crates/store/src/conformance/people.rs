@@ -1,0 +1,263 @@
+//! Laws of people and what they log in with.
+
+use twinlock_core::id::CredentialId;
+
+use super::*;
+use crate::{Credential, Device, Holder, LOBBY, Person};
+
+pub(super) async fn an_invite_makes_one_user(bench: &Bench) -> Lawful {
+    let store = bench.open()?;
+    let (ada, bob) = (name("ada")?, name("bob")?);
+    let invite = invite(&*store, terms(Role::Owner)).await?;
+    let with_password =
+        Registration { password: Some(vec![7; RECORD]), ..registration(invite, &ada) };
+    let done = store.register(with_password.clone(), START + 3).await?;
+    let person =
+        Person { user: ada.clone(), role: Role::Owner, password: true, created_ms: START + 3 };
+    equal!(done, Registered::Done(person.clone()));
+    equal!(store.person(&ada).await?, Some(person));
+    // Used is used, for others and for the same, and after it was opened anew.
+    equal!(store.register(registration(invite, &bob), START).await?, Registered::InviteGone);
+    equal!(store.register(with_password, START).await?, Registered::InviteGone);
+    drop(store);
+    let store = bench.open()?;
+    equal!(store.register(registration(invite, &bob), START).await?, Registered::InviteGone);
+    equal!(store.credential(&CredentialId::Invite(invite), START).await?, None);
+    equal!(store.person(&bob).await?, None);
+    equal!(store.members(LOBBY, None, 10).await?, vec![ada]);
+    Ok(())
+}
+
+pub(super) async fn an_invite_is_for_what_it_says(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada"]).await?;
+    let (ada, bob, carol) = (name("ada")?, name("bob")?, name("carol")?);
+    let unknown = registration(InviteId([0xee; 8]), &bob);
+    equal!(store.register(unknown, START).await?, Registered::InviteGone);
+    let for_bob = InviteTerms { user: Some(bob.clone()), ..terms(Role::Admin) };
+    let invite = invite(&*store, for_bob.clone()).await?;
+    // None of these uses it up.
+    for (user, at, expected) in [
+        (&carol, START, Registered::NotThisName),
+        (&bob, for_bob.expires_ms, Registered::InviteGone),
+        (&bob, for_bob.expires_ms + 1, Registered::InviteGone),
+    ] {
+        equal!(store.register(registration(invite, user), at).await?, expected);
+    }
+    let open = super::invite(&*store, terms(Role::Member)).await?;
+    equal!(store.register(registration(open, &ada), START).await?, Registered::NameTaken);
+    // Whatever was refused has left nothing behind.
+    equal!(store.person(&carol).await?, None);
+    equal!(store.devices(&ada).await?.len(), 1);
+    let last = for_bob.expires_ms - 1;
+    let done = store.register(registration(invite, &bob), last).await?;
+    let person = Person { user: bob, role: Role::Admin, password: false, created_ms: last };
+    equal!(done, Registered::Done(person));
+    let done = store.register(registration(open, &carol), START).await?;
+    ensure!(matches!(done, Registered::Done(_)), "a refusal used up an invite: {done:?}");
+    Ok(())
+}
+
+pub(super) async fn of_many_who_use_an_invite_at_once_one_wins(bench: &Bench) -> Lawful {
+    let store = bench.open()?;
+    for round in 0..4 {
+        let invite = invite(&*store, terms(Role::Member)).await?;
+        let tasks: Vec<_> = (0..32)
+            .map(|i| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    let user = name(&format!("user{round}.{i}"))?;
+                    Ok::<_, Why>(store.register(registration(invite, &user), START).await?)
+                })
+            })
+            .collect();
+        let mut winners = 0;
+        for task in tasks {
+            match task.await?? {
+                Registered::Done(_) => winners += 1,
+                other => equal!(other, Registered::InviteGone),
+            }
+        }
+        equal!(winners, 1);
+        equal!(store.people(None, 100).await?.len(), round + 1);
+    }
+    Ok(())
+}
+
+pub(super) async fn of_many_who_want_a_name_at_once_one_wins(bench: &Bench) -> Lawful {
+    let store = bench.open()?;
+    let ada = name("ada")?;
+    let mut tasks = Vec::new();
+    for _ in 0..16 {
+        let invite = invite(&*store, terms(Role::Member)).await?;
+        let (store, ada) = (store.clone(), ada.clone());
+        tasks.push(tokio::spawn(async move {
+            Ok::<_, Why>((invite, store.register(registration(invite, &ada), START).await?))
+        }));
+    }
+    let (mut winners, mut losers) = (0, Vec::new());
+    for task in tasks {
+        match task.await?? {
+            (_, Registered::Done(_)) => winners += 1,
+            (invite, other) => {
+                equal!(other, Registered::NameTaken);
+                losers.push(invite);
+            }
+        }
+    }
+    equal!((winners, losers.len()), (1, 15));
+    equal!(store.devices(&ada).await?.len(), 1);
+    // Whoever lost can take another name.
+    for (i, invite) in losers.into_iter().enumerate() {
+        let user = name(&format!("user{i}"))?;
+        let done = store.register(registration(invite, &user), START).await?;
+        ensure!(matches!(done, Registered::Done(_)), "a lost race used up an invite: {done:?}");
+    }
+    Ok(())
+}
+
+pub(super) async fn a_credential_is_what_was_registered(bench: &Bench) -> Lawful {
+    let store = bench.with(&["bob"]).await?;
+    let ada = name("ada")?;
+    let terms = InviteTerms { user: Some(ada.clone()), ..terms(Role::Admin) };
+    let invite = invite(&*store, terms.clone()).await?;
+    let id = CredentialId::Invite(invite);
+    let expected =
+        Credential { record: vec![invite.0[7]; RECORD], holder: Holder::Invite(terms.clone()) };
+    equal!(store.credential(&id, START).await?, Some(expected.clone()));
+    equal!(store.credential(&id, terms.expires_ms - 1).await?, Some(expected));
+    equal!(store.credential(&id, terms.expires_ms).await?, None);
+    let device = device("laptop");
+    let new = Registration {
+        invite,
+        user: ada.clone(),
+        password: Some(vec![7; RECORD]),
+        device: Some(device.clone()),
+    };
+    let Registered::Done(person) = store.register(new, START).await? else {
+        return Err(Why("ada was not registered".into()));
+    };
+    for (id, record, holder) in [
+        (CredentialId::User(ada), vec![7; RECORD], Holder::User(person.clone())),
+        (CredentialId::Device(device.id), device.record, Holder::Device(person, device.id)),
+    ] {
+        equal!(store.credential(&id, u64::MAX).await?, Some(Credential { record, holder }));
+    }
+    for miss in [
+        CredentialId::Invite(invite),
+        CredentialId::Invite(InviteId([0xee; 8])),
+        CredentialId::Device(DeviceId([0xee; 16])),
+        CredentialId::User(name("nobody")?),
+        // A user without a password.
+        CredentialId::User(name("bob")?),
+    ] {
+        equal!(store.credential(&miss, START).await?, None);
+    }
+    Ok(())
+}
+
+pub(super) async fn a_password_is_replaced(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada"]).await?;
+    let ada = name("ada")?;
+    equal!(store.person(&ada).await?.map(|p| p.password), Some(false));
+    for byte in [1, 2] {
+        equal!(store.set_password(&ada, &[byte; RECORD], START + 1).await?, true);
+        let found = store.credential(&CredentialId::User(ada.clone()), START).await?;
+        equal!(found.map(|c| c.record), Some(vec![byte; RECORD]));
+        let person = store.person(&ada).await?;
+        equal!(person.map(|p| (p.password, p.created_ms)), Some((true, START)));
+    }
+    let nobody = name("nobody")?;
+    equal!(store.set_password(&nobody, &[1; RECORD], START).await?, false);
+    equal!(store.credential(&CredentialId::User(nobody), START).await?, None);
+    Ok(())
+}
+
+pub(super) async fn devices_come_and_go(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob) = (name("ada")?, name("bob")?);
+    let (phone, desk) = (device("phone"), device("desk"));
+    // Oldest first.
+    equal!(store.add_device(&ada, phone.clone(), START + 20).await?, true);
+    equal!(store.add_device(&ada, desk.clone(), START + 10).await?, true);
+    equal!(store.add_device(&name("nobody")?, device("x"), START).await?, false);
+    let labels = |devices: &[Device]| devices.iter().map(|d| d.label.clone()).collect::<Vec<_>>();
+    let devices = store.devices(&ada).await?;
+    equal!(labels(&devices), ["first", "desk", "phone"].map(String::from).to_vec());
+    equal!(devices.last().map(|d| (d.id, d.created_ms)), Some((phone.id, START + 20)));
+    // An id that is there is never written over.
+    let stolen = NewDevice { id: phone.id, label: "mine".into(), record: vec![9; RECORD] };
+    ensure!(store.add_device(&bob, stolen, START).await.is_err(), "a device changed hands");
+    let id = CredentialId::Device(phone.id);
+    equal!(store.credential(&id, START).await?.map(|c| c.record), Some(phone.record.clone()));
+    // Logins are noted, perhaps late; what is certainly written afterwards comes after them.
+    store.touch_device(&phone.id, START + 500).await?;
+    store.touch_device(&phone.id, START + 400).await?;
+    store.touch_device(&DeviceId([0xee; 16]), START).await?;
+    store.mark_read(&ada, LOBBY, 0).await?;
+    let seen = store.devices(&ada).await?;
+    equal!(seen.last().map(|d| d.seen_ms), Some(START + 500));
+    ensure!(store.credential(&id, START).await?.is_some(), "a login unmade a credential");
+    // Revoked by its own user only, and only once.
+    equal!(store.revoke_device(&bob, &phone.id).await?, false);
+    equal!(store.revoke_device(&ada, &DeviceId([0xee; 16])).await?, false);
+    equal!(store.revoke_device(&ada, &phone.id).await?, true);
+    equal!(store.revoke_device(&ada, &phone.id).await?, false);
+    drop(store);
+    let store = bench.open()?;
+    equal!(store.credential(&id, START).await?, None);
+    equal!(labels(&store.devices(&ada).await?), ["first", "desk"].map(String::from).to_vec());
+    let other = store.credential(&CredentialId::Device(desk.id), START).await?;
+    equal!(other.map(|c| c.record), Some(desk.record));
+    equal!(store.devices(&bob).await?.len(), 1);
+    Ok(())
+}
+
+pub(super) async fn people_are_listed_by_name(bench: &Bench) -> Lawful {
+    let store = bench.with(&["eve", "ada", "dan", "bob", "carol"]).await?;
+    for page in [1, 2, 5, 9] {
+        let mut users: Vec<Name> = Vec::new();
+        loop {
+            let more = store.people(users.last(), page).await?;
+            ensure!(more.len() <= page, "a list of {page} has {}", more.len());
+            if more.is_empty() {
+                break;
+            }
+            for person in &more {
+                equal!(store.person(&person.user).await?.as_ref(), Some(person));
+            }
+            users.extend(more.into_iter().map(|p| p.user));
+        }
+        let users: Vec<_> = users.iter().map(Name::as_str).collect();
+        equal!(users, vec!["ada", "bob", "carol", "dan", "eve"]);
+    }
+    equal!(store.person(&name("nobody")?).await?, None);
+    Ok(())
+}
+
+pub(super) async fn a_closed_store_says_so(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada"]).await?;
+    let ada = name("ada")?;
+    let waiting: Vec<_> = (0..50)
+        .map(|_| {
+            let (store, new) = (store.clone(), entry(LOBBY, &ada, "x"));
+            tokio::spawn(async move { store.append(vec![new]).await })
+        })
+        .collect();
+    store.close().await?;
+    let mut acked = 0;
+    for task in waiting {
+        match task.await? {
+            Ok(answers) => acked += receipts(answers)?.len(),
+            Err(error) => equal!(error, StoreError::Closed),
+        }
+    }
+    equal!(store.append(vec![entry(LOBBY, &ada, "x")]).await, Err(StoreError::Closed));
+    equal!(store.read(LOBBY, 0, ALL).await, Err(StoreError::Closed));
+    equal!(store.mark_read(&ada, LOBBY, 1).await, Err(StoreError::Closed));
+    equal!(store.close().await, Ok(()));
+    // The files are free, and hold what was acknowledged.
+    let again = bench.open()?;
+    let read = bench.verified(&*again, LOBBY).await?.len();
+    ensure!(read >= acked, "{acked} were acknowledged, {read} are there");
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! Laws of conversations.
+
+use super::*;
+use crate::{Conversation, Form, LOBBY};
+
+fn there(found: Option<Conversation>) -> Result<Conversation, Why> {
+    found.ok_or_else(|| Why("a conversation is not there".into()))
+}
+
+pub(super) async fn everybody_is_in_the_lobby_and_stays(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob) = (name("ada")?, name("bob")?);
+    let lobby = there(store.conversation(&ada, LOBBY).await?)?;
+    equal!(lobby.form, Form::Room(name("lobby")?));
+    equal!((lobby.joined, lobby.members, lobby.head, lobby.read), (true, 2, 0, 0));
+    equal!(lobby.server_key, bench.ground.server_key());
+    equal!(lobby.head_link, chain::link_0(&bench.ground.server_key(), LOBBY));
+    equal!(store.leave_room(&ada, LOBBY).await?, false);
+    equal!(store.members(LOBBY, None, 10).await?, vec![ada.clone(), bob]);
+    equal!(store.create_room(&ada, &name("lobby")?, "").await?, None);
+    equal!(store.conversation(&name("carol")?, LOBBY).await?, None);
+    // It is made once.
+    drop(store);
+    let store = bench.open()?;
+    equal!(store.conversations(&ada, false, 0, 10).await?, vec![lobby]);
+    Ok(())
+}
+
+pub(super) async fn a_room_has_one_name_and_a_name_one_room(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob, ops) = (name("ada")?, name("bob")?, name("ops")?);
+    bench.set_clock(START + 9);
+    let made = there(store.create_room(&ada, &ops, "what runs").await?)?;
+    equal!(made.form, Form::Room(ops.clone()));
+    equal!((made.topic.as_str(), made.members, made.joined), ("what runs", 1, true));
+    equal!((made.created_ms, made.head, made.read), (START + 9, 0, 0));
+    ensure!(made.id > LOBBY, "a room took the lobby's number");
+    equal!(store.create_room(&bob, &ops, "").await?, None);
+    equal!(store.create_room(&ada, &ops, "").await?, None);
+    equal!(store.conversation(&ada, made.id).await?, Some(made.clone()));
+    // Not before one is in it.
+    equal!(store.conversation(&bob, made.id).await?, None);
+    equal!(store.conversation(&ada, made.id + 1).await?, None);
+    equal!(store.conversation(&ada, u64::MAX).await?, None);
+    // Many want one name at once: one gets it.
+    let tasks: Vec<_> = (0..16)
+        .map(|_| {
+            let (store, ada) = (store.clone(), ada.clone());
+            tokio::spawn(async move {
+                store.create_room(&ada, &name("raced")?, "").await.map_err(Why::from)
+            })
+        })
+        .collect();
+    let mut winners = 0;
+    for task in tasks {
+        winners += usize::from(task.await??.is_some());
+    }
+    equal!(winners, 1);
+    Ok(())
+}
+
+pub(super) async fn rooms_are_joined_and_left(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob, ops) = (name("ada")?, name("bob")?, name("ops")?);
+    let room = there(store.create_room(&ada, &ops, "").await?)?.id;
+    equal!(store.join_room(&bob, &name("nowhere")?).await?, None);
+    for _ in 0..2 {
+        let joined = there(store.join_room(&bob, &ops).await?)?;
+        equal!((joined.id, joined.members, joined.joined), (room, 2, true));
+    }
+    equal!(store.members(room, None, 10).await?, vec![ada.clone(), bob.clone()]);
+    equal!(store.leave_room(&bob, room).await?, true);
+    equal!(store.leave_room(&bob, room).await?, false);
+    equal!(store.leave_room(&bob, 77).await?, false);
+    equal!(store.members(room, None, 10).await?, vec![ada.clone()]);
+    equal!(store.conversation(&bob, room).await?, None);
+    // The last one out leaves a room that can be joined.
+    equal!(store.leave_room(&ada, room).await?, true);
+    equal!(there(store.join_room(&bob, &ops).await?)?.members, 1);
+    Ok(())
+}
+
+pub(super) async fn a_topic_is_its_members_to_set(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob) = (name("ada")?, name("bob")?);
+    let room = there(store.create_room(&ada, &name("ops")?, "old").await?)?;
+    let set = there(store.set_topic(&ada, room.id, "new").await?)?;
+    equal!(set, Conversation { topic: "new".into(), ..room.clone() });
+    equal!(store.set_topic(&bob, room.id, "mine").await?, None);
+    equal!(store.set_topic(&ada, 77, "x").await?, None);
+    let direct = there(store.open_direct(&ada, &bob).await?)?.id;
+    equal!(store.set_topic(&ada, direct, "x").await?, None);
+    equal!(store.conversation(&ada, room.id).await?, Some(set));
+    Ok(())
+}
+
+pub(super) async fn two_people_have_one_direct_conversation(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob", "carol"]).await?;
+    let (ada, bob, carol) = (name("ada")?, name("bob")?, name("carol")?);
+    let there_is = there(store.open_direct(&bob, &ada).await?)?;
+    equal!(there_is.form, Form::Direct(ada.clone()));
+    equal!((there_is.members, there_is.joined), (2, true));
+    let back = there(store.open_direct(&ada, &bob).await?)?;
+    equal!((back.id, back.form), (there_is.id, Form::Direct(bob.clone())));
+    let notes = there(store.open_direct(&ada, &ada).await?)?;
+    equal!((notes.form, notes.members), (Form::Direct(ada.clone()), 1));
+    equal!(there(store.open_direct(&ada, &ada).await?)?.id, notes.id);
+    let other = there(store.open_direct(&ada, &carol).await?)?.id;
+    equal!(distinct([there_is.id, notes.id, other, LOBBY]), 4);
+    equal!(store.open_direct(&ada, &name("nobody")?).await?, None);
+    equal!(store.open_direct(&name("nobody")?, &ada).await?, None);
+    // It is closed to others and cannot be left.
+    equal!(store.conversation(&carol, there_is.id).await?, None);
+    equal!(store.leave_room(&ada, there_is.id).await?, false);
+    let carols = entry(there_is.id, &carol, "let me in");
+    equal!(store.append(vec![carols]).await?, vec![Appended::NotAMember]);
+    say(&*store, entry(there_is.id, &ada, "hello")).await?;
+    say(&*store, entry(there_is.id, &bob, "hello")).await?;
+    equal!(bench.verified(&*store, there_is.id).await?.len(), 2);
+    // Both at once.
+    let tasks: Vec<_> = (0..16)
+        .map(|i| {
+            let (store, bob, carol) = (store.clone(), bob.clone(), carol.clone());
+            let (one, two) = if i % 2 == 0 { (bob, carol) } else { (carol, bob) };
+            tokio::spawn(async move { store.open_direct(&one, &two).await })
+        })
+        .collect();
+    let mut ids = Vec::new();
+    for task in tasks {
+        ids.push(there(task.await??)?.id);
+    }
+    equal!(distinct(ids), 1);
+    Ok(())
+}
+
+pub(super) async fn lists_go_on_where_they_ended(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob) = (name("ada")?, name("bob")?);
+    let mut made = vec![LOBBY];
+    for i in 0..7 {
+        made.push(there(store.create_room(&ada, &name(&format!("room{i}"))?, "").await?)?.id);
+    }
+    for (user, joinable, expected) in
+        [(&ada, false, made.clone()), (&ada, true, vec![]), (&bob, true, made.split_off(1))]
+    {
+        let mut ids = Vec::new();
+        loop {
+            let after = ids.last().copied().unwrap_or(0);
+            let page = store.conversations(user, joinable, after, 3).await?;
+            ensure!(page.len() <= 3, "a list of 3 has {}", page.len());
+            ensure!(page.iter().all(|c| c.joined != joinable), "a list has what it should not");
+            if page.is_empty() {
+                break;
+            }
+            ids.extend(page.iter().map(|c| c.id));
+        }
+        equal!(ids, expected);
+    }
+    equal!(store.conversations(&ada, false, u64::MAX, 10).await?, vec![]);
+    // Direct conversations are nobody's to join.
+    let direct = there(store.open_direct(&ada, &ada).await?)?.id;
+    let joinable = store.conversations(&bob, true, 0, 100).await?;
+    ensure!(joinable.iter().all(|c| c.id != direct), "a direct conversation is offered to others");
+    for page in [1, 2, 5] {
+        let mut members: Vec<Name> = Vec::new();
+        loop {
+            let more = store.members(LOBBY, members.last(), page).await?;
+            if more.is_empty() {
+                break;
+            }
+            members.extend(more);
+        }
+        equal!(members, vec![ada.clone(), bob.clone()]);
+    }
+    Ok(())
+}
+
+pub(super) async fn read_markers_only_go_forward(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob) = (name("ada")?, name("bob")?);
+    for _ in 0..5 {
+        say(&*store, entry(LOBBY, &ada, "x")).await?;
+    }
+    for (n, read) in [(3, 3), (2, 3), (0, 3), (5, 5), (99, 5), (u64::MAX, 5), (4, 5)] {
+        store.mark_read(&ada, LOBBY, n).await?;
+        equal!(there(store.conversation(&ada, LOBBY).await?)?.read, read);
+    }
+    say(&*store, entry(LOBBY, &bob, "x")).await?;
+    store.mark_read(&ada, LOBBY, 99).await?;
+    equal!(there(store.conversation(&ada, LOBBY).await?)?.read, 6);
+    // Everybody has one of their own; of what one is not in there is none.
+    equal!(there(store.conversation(&bob, LOBBY).await?)?.read, 0);
+    store.mark_read(&bob, 77, 1).await?;
+    store.mark_read(&name("nobody")?, LOBBY, 1).await?;
+    drop(store);
+    let store = bench.open()?;
+    equal!(there(store.conversation(&ada, LOBBY).await?)?.read, 6);
+    Ok(())
+}
+
+pub(super) async fn a_conversation_shows_its_newest_entry(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada"]).await?;
+    let ada = name("ada")?;
+    let room = there(store.create_room(&ada, &name("ops")?, "").await?)?;
+    equal!(room.head_link, chain::link_0(&bench.ground.server_key(), room.id));
+    for _ in 0..3 {
+        let receipt = say(&*store, entry(room.id, &ada, "x")).await?;
+        let now = there(store.conversation(&ada, room.id).await?)?;
+        equal!((now.head, now.head_link), (receipt.n, receipt.link));
+        let list = store.conversations(&ada, false, LOBBY, 10).await?;
+        equal!(list, vec![now]);
+    }
+    Ok(())
+}
