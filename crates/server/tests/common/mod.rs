@@ -206,6 +206,11 @@ impl NoLine {
         }
     }
 
+    /// The client found out by itself, from CHALLENGE: wrong secret, or none that works.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Login(LoginError::Refused(_)))
+    }
+
     pub fn close(&self) -> Option<CloseCode> {
         if let Self::Closed(code) = self { Some(*code) } else { None }
     }
