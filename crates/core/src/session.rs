@@ -436,12 +436,26 @@ impl Session {
 
     /// Ends the session with this code; again is no error.
     pub fn close(&mut self, code: CloseCode) {
-        if !self.close_sent {
+        if !self.close_sent && self.state != State::Ended {
             self.close_sent = true;
             let _fits = self.queue(MessageType::Close, &code.number().to_be_bytes());
         }
         self.state = State::Ended;
         self.rekey = Rekey::Idle;
+    }
+
+    /// Ends the session without a word, what is outgoing included: for a frame that cannot be one,
+    /// which only the reader sees.
+    pub fn abandon(&mut self) {
+        self.out = Outgoing::default();
+        self.state = State::Ended;
+        self.rekey = Rekey::Idle;
+    }
+
+    /// This end's CLOSE is sealed; once it has left, the sending direction is at its end.
+    #[must_use]
+    pub fn has_said_close(&self) -> bool {
+        self.close_sent
     }
 
     /// Somebody follows on this line, so a dead one has to be noticed sooner.
@@ -483,10 +497,7 @@ impl Session {
     fn fail(&mut self, fault: &Fault) {
         match fault.close_code() {
             Some(code) => self.close(code),
-            None => {
-                self.out = Outgoing::default();
-                self.state = State::Ended;
-            }
+            None => self.abandon(),
         }
     }
 

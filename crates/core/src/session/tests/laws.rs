@@ -261,6 +261,8 @@ fn a_frame_that_is_not_authentic_ends_the_line_without_a_word() {
         assert!(bare.session.is_closed());
         assert_eq!(bare.session.outgoing(), b"");
         bare.session.close(CloseCode::Bye);
+        assert_eq!(bare.session.outgoing(), b"");
+        assert!(!bare.session.has_said_close());
         assert_eq!(bare.session.poll_timeout(), None);
     }
 }
