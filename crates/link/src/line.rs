@@ -153,6 +153,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         &self.io
     }
 
+    /// Leaves the line without a word and gives back the stream.
+    pub fn into_stream(self) -> S {
+        self.io
+    }
+
     /// Seals an APP frame; it leaves with the next [`Line::wait`], many in one write.
     ///
     /// # Errors
@@ -200,7 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// # Errors
     /// [`LineError`].
     pub fn open_frame(&mut self) -> Result<Event<'_>, LineError> {
-        if !self.has_frame()? {
+        if !self.judge(Self::has_frame)? {
             return Ok(Event::Nothing);
         }
         let Some(bytes) = self.input.header() else { return Ok(Event::Nothing) };
@@ -211,6 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         let payload = self.input.bytes.get_mut(start..start + header.len).unwrap_or_default();
         if header.frame == FrameType::Error {
             let payload = <[u8; 3]>::try_from(&*payload).unwrap_or_default();
+            self.session.abandon();
             return Err(LineError::Refused(ErrorCode::parse(payload)));
         }
         Ok(self.session.handle_frame(header, payload, now(), &mut OsEntropy)?)
@@ -223,21 +229,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     ) -> Poll<Result<Wake, LineError>> {
         loop {
             self.poll_write_out(cx)?;
-            if self.has_frame()? {
+            // A busy line never gets to `poll_timers`, and its session grows old all the same.
+            let due = self.session.poll_timeout().is_some_and(|at| at <= now());
+            if self.judge(Self::has_frame)? {
+                if due {
+                    // Whose frame is here lives, however long it took us to look.
+                    self.session.handle_bytes(now());
+                    self.handle_timeout(cx)?;
+                }
                 return Poll::Ready(Ok(Wake::Frame));
             }
-            if room.is_some_and(|room| self.backlog() <= room) {
+            let has_room = |line: &Self| room.is_some_and(|room| line.backlog() <= room);
+            if has_room(self) && !due {
                 return Poll::Ready(Ok(Wake::Room));
             }
-            // A peer that takes nothing gets nothing read.
+            // A peer that takes nothing gets nothing read. Its silence and its half a frame are
+            // our doing then; that it takes nothing at all has a deadline of its own.
             if self.backlog() > HIGH_WATER {
+                let now = now();
+                self.session.handle_bytes(now);
+                self.frame_began = self.frame_began.map(|_| now);
                 return self.poll_timers(cx);
             }
             match self.poll_read_in(cx)? {
                 Poll::Ready(()) => {}
+                Poll::Pending if has_room(self) => {
+                    self.handle_timeout(cx)?;
+                    return Poll::Ready(Ok(Wake::Room));
+                }
                 Poll::Pending => return self.poll_timers(cx),
             }
         }
+    }
+
+    /// Asks the reader's half; a header that cannot be ends the session without a word.
+    fn judge<T>(
+        &mut self,
+        ask: impl FnOnce(&Self) -> Result<T, BadHeader>,
+    ) -> Result<T, BadHeader> {
+        ask(self).inspect_err(|_| self.session.abandon())
+    }
+
+    fn handle_timeout(&mut self, cx: &mut Context<'_>) -> Result<(), LineError> {
+        self.session.handle_timeout(now(), &mut OsEntropy)?;
+        self.poll_write_out(cx)
     }
 
     /// Writes as much as the stream takes.
@@ -247,7 +282,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 Poll::Ready(Ok(0)) => return Err(LineError::Cut(None)),
                 Poll::Ready(Ok(n)) => {
                     self.session.sent(n);
-                    self.write_stuck = None;
+                    // A full stream has room again only because the other end took something: a
+                    // sign of life, while its PONG may wait behind all that is under way.
+                    if self.write_stuck.take().is_some() {
+                        self.session.handle_bytes(now());
+                    }
                     self.unflushed = true;
                 }
                 Poll::Ready(Err(error)) => return Err(error.into()),
@@ -318,8 +357,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 return Poll::Ready(Err(LineError::Stalled));
             }
             if self.session.poll_timeout().is_some_and(|at| at <= now) {
-                self.session.handle_timeout(now, &mut OsEntropy)?;
-                self.poll_write_out(cx)?;
+                self.handle_timeout(cx)?;
             }
             let Some(next) = [half, stuck, self.session.poll_timeout()].into_iter().flatten().min()
             else {
@@ -342,9 +380,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     /// Lets what is outgoing leave, then ends as [`Line::close`] does. After a frame that was not
-    /// authentic there is nothing outgoing and the connection just drops.
+    /// authentic or cannot be one, the connection just drops.
     pub async fn finish(mut self) {
-        if self.session.outgoing().is_empty() && !self.unflushed && !self.session.is_closed() {
+        let nothing_left = self.session.outgoing().is_empty() && !self.unflushed;
+        if !self.session.has_said_close() && (nothing_left || self.session.is_closed()) {
             return;
         }
         let _late = timeout(LAST_WORDS, async {
@@ -374,3 +413,6 @@ pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) {
     });
     let _late = timeout(LINGER, dropped).await;
 }
+
+#[cfg(test)]
+mod tests;

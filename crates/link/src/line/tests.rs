@@ -1,0 +1,89 @@
+//! What an idle line keeps.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::future::Future as _;
+
+use tokio::io::{DuplexStream, duplex};
+use twinlock_core::credential::Credential;
+use twinlock_core::handshake::self_register;
+use twinlock_core::id::DeviceId;
+use twinlock_core::keys::DeviceSecret;
+use twinlock_core::limits::{Timing, VERSION};
+use twinlock_core::opaque::ServerSetup;
+use twinlock_core::session::{BindingPolicy, Config};
+
+use super::*;
+use crate::login::{Greeter, login, parse_hello};
+
+async fn lines() -> (Line<DuplexStream>, Line<DuplexStream>) {
+    let device = || Credential::Device(DeviceId([1; 16]), DeviceSecret::new(&[2; 32]));
+    let config = || Config {
+        binding: BindingPolicy::Off,
+        exporter: None,
+        info: Vec::new(),
+        max_version: VERSION,
+        timing: Timing::default(),
+    };
+    let (client, server) = duplex(1 << 20);
+    let greet = async {
+        let setup = ServerSetup::generate(&mut OsEntropy);
+        let record = self_register(&setup, &device(), &mut OsEntropy).unwrap();
+        let mut greeter = Greeter::new(server);
+        let hello = parse_hello(&greeter.read_hello().await.unwrap()).unwrap();
+        let (state, challenge) = hello.challenge(&setup, Some(&record), &mut OsEntropy).unwrap();
+        let proof = greeter.exchange(&challenge).await.unwrap();
+        greeter.into_line(state.handle_proof(&proof).unwrap(), config())
+    };
+    let (mut server, client) = tokio::join!(greet, login(client, device(), None, config()));
+    let mut client = client.unwrap();
+    for line in [&mut client, &mut server] {
+        line.wait(Some(0)).await.unwrap();
+    }
+    for line in [&mut client, &mut server] {
+        line.wait(None).await.unwrap();
+        line.open_frame().unwrap();
+    }
+    (client, server)
+}
+
+async fn rest(line: &mut Line<DuplexStream>) {
+    let mut wait = pin!(line.wait(None));
+    poll_fn(|cx| {
+        assert!(wait.as_mut().poll(cx).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_idle_line_gives_its_memory_back() {
+    let (mut client, mut server) = lines().await;
+    for _ in 0..10 {
+        client.send_app(&[1; 60_000]).unwrap();
+    }
+    client.wait(Some(0)).await.unwrap();
+    for _ in 0..10 {
+        server.wait(None).await.unwrap();
+        assert!(matches!(server.open_frame().unwrap(), Event::App(_)));
+    }
+    for line in [&mut client, &mut server] {
+        rest(line).await;
+        assert_eq!(line.input.bytes.capacity(), 0);
+        assert_eq!(line.frame_began, None);
+    }
+    // Lines are held by the ten thousand.
+    assert!(size_of::<Line<DuplexStream>>() < 1024, "{} bytes", size_of::<Line<DuplexStream>>());
+}
+
+#[test]
+fn what_is_left_of_the_input_moves_to_the_front() {
+    let mut input = Input { bytes: (0..100).collect(), start: 0 };
+    assert_eq!(input.header(), Some([0, 1, 2, 3]));
+    input.consume(90);
+    input.compact();
+    assert_eq!((input.pending(), input.start), (&(90..100).collect::<Vec<_>>()[..], 0));
+    input.consume(100);
+    assert_eq!((input.pending(), input.header()), (&[][..], None));
+    input.compact();
+    assert_eq!(input.bytes.capacity(), 0);
+}

@@ -1,0 +1,191 @@
+//! Two ends of a login, and lines after it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use twinlock_core::credential::Credential;
+use twinlock_core::frame::{CloseCode, ErrorCode};
+use twinlock_core::handshake::self_register;
+use twinlock_core::id::{DeviceId, ServerKey};
+use twinlock_core::keys::DeviceSecret;
+use twinlock_core::limits::{Timing, VERSION};
+use twinlock_core::opaque::{RECORD, ServerSetup};
+use twinlock_core::session::{Binding, BindingPolicy, Config, Event};
+use twinlock_link::OsEntropy;
+use twinlock_link::line::{Line, LineError};
+use twinlock_link::login::{Greeter, LoginError, login, parse_hello};
+
+pub fn device(secret: u8) -> Credential {
+    Credential::Device(DeviceId([1; 16]), DeviceSecret::new(&[secret; 32]))
+}
+
+/// A server that knows the device with secret 2.
+pub struct Host {
+    pub setup: ServerSetup,
+    pub record: [u8; RECORD],
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let setup = ServerSetup::generate(&mut OsEntropy);
+        let record = self_register(&setup, &device(2), &mut OsEntropy).unwrap();
+        Self { setup, record }
+    }
+
+    pub fn key(&self) -> ServerKey {
+        self.setup.server_key()
+    }
+
+    /// The server's side, as the server does it, less its limits.
+    pub async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        io: S,
+        config: Config,
+    ) -> Result<Line<S>, LoginError> {
+        let mut greeter = Greeter::new(io);
+        let hello = match greeter.read_hello().await.and_then(|hello| parse_hello(&hello)) {
+            Ok(hello) => hello,
+            Err(error) => {
+                if let LoginError::Hello(twinlock_core::handshake::HelloFault::Answer(code)) = error
+                {
+                    greeter.refuse(code).await;
+                }
+                return Err(error);
+            }
+        };
+        let (state, challenge) =
+            hello.challenge(&self.setup, Some(&self.record), &mut OsEntropy).unwrap();
+        let proof = greeter.exchange(&challenge).await?;
+        match state.handle_proof(&proof) {
+            Ok(established) => Ok(greeter.into_line(established, config)),
+            Err(refused) => {
+                greeter.refuse(ErrorCode::Refused).await;
+                Err(refused.into())
+            }
+        }
+    }
+}
+
+pub fn config() -> Config {
+    Config {
+        binding: BindingPolicy::Off,
+        exporter: None,
+        info: b"info".to_vec(),
+        max_version: VERSION,
+        timing: Timing::default(),
+    }
+}
+
+/// Client and server over any two ends; both READY have passed.
+pub async fn lines_over<C, S>(client: C, server: S) -> (Line<C>, Line<S>)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let host = Host::new();
+    let (server, client) = tokio::join!(
+        host.greet(server, config()),
+        login(client, device(2), Some(host.key()), config())
+    );
+    let (mut client, mut server) = (client.unwrap(), server.unwrap());
+    // Client first: its READY needs no room in the other direction.
+    let (a, b) = tokio::join!(next(&mut client), next(&mut server));
+    assert_eq!((a.unwrap(), b.unwrap()), (Said::Ready(Binding::Off), Said::Ready(Binding::Off)));
+    (client, server)
+}
+
+/// Over a pipe that holds so many bytes each way.
+pub async fn lines(room: usize) -> (Line<DuplexStream>, Line<DuplexStream>) {
+    let (client, server) = duplex(room);
+    lines_over(client, server).await
+}
+
+/// An event that owns what it tells.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    Nothing,
+    Ready(Binding),
+    App(Vec<u8>),
+    Bulk(Vec<u8>),
+    Rekeyed(u32),
+    Closed(CloseCode),
+}
+
+pub fn open<S: AsyncRead + AsyncWrite + Unpin>(line: &mut Line<S>) -> Result<Said, LineError> {
+    Ok(match line.open_frame()? {
+        Event::Nothing => Said::Nothing,
+        Event::Ready { binding, .. } => Said::Ready(binding),
+        Event::App(body) => Said::App(body.to_vec()),
+        Event::Bulk { data, .. } => Said::Bulk(data.to_vec()),
+        Event::Rekeyed(epoch) => Said::Rekeyed(epoch),
+        Event::Closed(code) => Said::Closed(code),
+    })
+}
+
+/// The next frame, opened.
+pub async fn next<S: AsyncRead + AsyncWrite + Unpin>(
+    line: &mut Line<S>,
+) -> Result<Said, LineError> {
+    line.wait(None).await?;
+    open(line)
+}
+
+/// Writes all that is outgoing.
+pub async fn flush<S: AsyncRead + AsyncWrite + Unpin>(line: &mut Line<S>) {
+    line.wait(Some(0)).await.unwrap();
+}
+
+/// One look at a future, without waiting for it.
+pub async fn look<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
+/// Counts the writes that reach the stream beneath, and their bytes.
+pub struct Counting<S> {
+    pub inner: S,
+    pub writes: Arc<AtomicUsize>,
+    pub bytes: Arc<AtomicUsize>,
+}
+
+impl<S> Counting<S> {
+    pub fn new(inner: S) -> Self {
+        Self { inner, writes: Arc::default(), bytes: Arc::default() }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counting<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counting<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
+        if let Poll::Ready(Ok(n)) = polled {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            self.bytes.fetch_add(n, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
