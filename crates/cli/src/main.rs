@@ -1,1 +1,94 @@
-fn main() {}
+//! `twinlock`: server, terminal client and scripting tool in one binary.
+//!
+//! Commands return a [`exit::Failure`] or nothing; this is the only place that exits.
+
+mod args;
+mod commands;
+mod config;
+mod entry;
+mod exit;
+mod logging;
+mod open;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tokio::runtime::{Builder, Runtime};
+
+use args::{Cli, Command};
+use exit::{Exit, Failure};
+use open::Context;
+use output::Output;
+
+/// Version and commit.
+pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("TWINLOCK_COMMIT"));
+
+fn main() -> ExitCode {
+    let Cli { global, command } = Cli::parse();
+    let out = Output::new(&global);
+    let ended = match command {
+        Command::Completions { shell } => commands::generate::completions(shell, &out),
+        Command::Man { dir } => commands::generate::manual(&dir),
+        Command::Serve(serve) => {
+            runtime(true).and_then(|runtime| runtime.block_on(commands::serve::run(*serve, &out)))
+        }
+        command => runtime(false).and_then(|runtime| {
+            let ended = runtime.block_on(interruptible(command, Context { global, out }));
+            // A thread that waits for standard input does not hold up the end.
+            runtime.shutdown_background();
+            ended
+        }),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            out.failure(&failure);
+            failure.code()
+        }
+    }
+}
+
+fn runtime(server: bool) -> Result<Runtime, Failure> {
+    let mut builder =
+        if server { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::usage(format!("the runtime could not be started: {error}")))
+}
+
+/// Runs a client's command until it ends, is interrupted, or takes longer than asked for.
+async fn interruptible(command: Command, context: Context) -> Result<(), Failure> {
+    let timeout = context.global.timeout;
+    // These end by themselves and say what is left undone.
+    let own_end = matches!(command, Command::Send(_) | Command::Chat(_));
+    let run = commands::run(command, context);
+    if own_end {
+        return run.await;
+    }
+    let late = async {
+        match timeout {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = run => ended,
+        () = interrupted() => Err(Failure::interrupted()),
+        () = late => Err(Failure::new(Exit::TimedOut, "timed out")),
+    }
+}
+
+/// Ctrl-C, or a polite kill.
+pub(crate) async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = async |kind| match signal(kind) {
+        Ok(mut signal) => _ = signal.recv().await,
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => {}
+        () = wait(SignalKind::terminate()) => {}
+    }
+}

@@ -14,6 +14,7 @@ use twinlock_core::chain::Kind;
 use twinlock_core::id::{
     ConversationId, DeviceId, InviteId, Link, MessageId, Name, Sender, ServerKey, SessionId,
 };
+use twinlock_core::invite::Address;
 use twinlock_core::keys::InviteSecret;
 use twinlock_core::limits::Timing;
 use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
@@ -36,6 +37,8 @@ pub struct Options {
     pub reconnect: bool,
     /// Send what is in the outbox.
     pub send: bool,
+    /// Connect there instead of where the profile says; its TLS and server keys count as ever.
+    pub address: Option<Address>,
     /// First delay before connecting again; grows by itself, with jitter. Default 0.5 s.
     pub first_delay: Duration,
     /// Longest delay. Default 30 s; longer leaves people waiting after an outage.
@@ -49,6 +52,7 @@ impl Default for Options {
         Self {
             reconnect: true,
             send: true,
+            address: None,
             first_delay: Duration::from_millis(500),
             longest_delay: Duration::from_secs(30),
             timing: Timing::default(),

@@ -65,14 +65,23 @@ impl Dial {
         Ok(Self { address, tls, pin, binding, timing })
     }
 
-    /// As a profile says.
-    pub(crate) fn of(profile: &Profile, timing: Timing) -> Result<Self, ClientError> {
+    /// As a profile says, or the same server at another address.
+    pub(crate) fn of(
+        profile: &Profile,
+        address: Option<Address>,
+        timing: Timing,
+    ) -> Result<Self, ClientError> {
         let trust = match profile.tls() {
             TlsTrust::Pins(pins) => Trust::Pins(pins),
             TlsTrust::Ca { file } => Trust::Ca { extra_roots: roots(file.as_deref())? },
         };
         let key = Some(*profile.server_key());
-        Self::new(address_of(profile)?, trust, key, profile.binding(), timing)
+        let address = match address {
+            Some(address) => address,
+            None => Address::new(profile.host(), profile.port())
+                .map_err(|_| ClientError::NoAddress(profile.host().to_owned()))?,
+        };
+        Self::new(address, trust, key, profile.binding(), timing)
     }
 
     /// Connects, logs in, and waits for the server's READY.
@@ -135,12 +144,6 @@ async fn ready(line: &mut Line<Stream>) -> Result<(proto::ServerInfo, Binding), 
             _ => {}
         }
     }
-}
-
-/// Where a profile's server is.
-pub(crate) fn address_of(profile: &Profile) -> Result<Address, ClientError> {
-    Address::new(profile.host(), profile.port())
-        .map_err(|_| ClientError::NoAddress(profile.host().to_owned()))
 }
 
 pub(crate) fn roots(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, ClientError> {

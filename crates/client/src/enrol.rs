@@ -67,6 +67,8 @@ pub struct Returning {
     pub label: String,
     /// PEM file of an authority to trust; without one the TLS key is learned over lock 2.
     pub ca_file: Option<PathBuf>,
+    /// A proxy ends TLS before the server, and that is intended.
+    pub behind_proxy: bool,
 }
 
 /// Asks what an invite allows. It stays unused.
@@ -141,7 +143,7 @@ pub async fn log_in(
     profile: &Name,
     returning: Returning,
 ) -> Result<Profile, ClientError> {
-    let Returning { address, user, password, label, ca_file } = returning;
+    let Returning { address, user, password, label, ca_file, behind_proxy } = returning;
     let known = match Profile::load(home, profile) {
         Ok(known) if *known.user() == user && known.host() == address.bare_host() => Some(known),
         Ok(_) => return Err(ProfileError::Exists { name: profile.clone() }.into()),
@@ -151,10 +153,11 @@ pub async fn log_in(
     let pin = known.as_ref().map(|known| *known.server_key());
     let (trust, binding) = match (&known, &ca_file) {
         (Some(known), None) => (known.tls(), known.binding()),
+        (_, file) if behind_proxy => (TlsTrust::Ca { file: file.clone() }, BindingPolicy::Off),
         (_, file) => (TlsTrust::Ca { file: file.clone() }, BindingPolicy::Warn),
     };
     let dial = match (&known, &ca_file) {
-        (Some(known), None) => Dial::of(known, Timing::default())?,
+        (Some(known), None) => Dial::of(known, Some(address.clone()), Timing::default())?,
         (_, None) => Dial::new(address.clone(), Trust::Learn, pin, binding, Timing::default())?,
         (_, Some(file)) => {
             let roots = crate::dial::roots(Some(file))?;
@@ -215,10 +218,11 @@ pub async fn log_in(
 /// [`ClientError`]; the old one stays then.
 pub async fn set_password(
     profile: &Profile,
+    address: Option<Address>,
     old: Password,
     new: Password,
 ) -> Result<(), ClientError> {
-    let dial = Dial::of(profile, Timing::default())?;
+    let dial = Dial::of(profile, address, Timing::default())?;
     let credential = Credential::User(profile.user().clone(), old);
     let opened = dial.open(credential, &client_info(profile.label())).await?;
     let mut desk = Desk::new(opened.line);
@@ -237,10 +241,11 @@ pub async fn set_password(
 /// [`ClientError`].
 pub async fn revoke_device(
     profile: &Profile,
+    address: Option<Address>,
     password: Password,
     device: &DeviceId,
 ) -> Result<(), ClientError> {
-    let dial = Dial::of(profile, Timing::default())?;
+    let dial = Dial::of(profile, address, Timing::default())?;
     let credential = Credential::User(profile.user().clone(), password);
     let opened = dial.open(credential, &client_info(profile.label())).await?;
     let mut desk = Desk::new(opened.line);

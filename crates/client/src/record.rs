@@ -11,6 +11,7 @@ use twinlock_core::text::Untrusted;
 use crate::client::{Client, Entry, blocking};
 use crate::error::{Blame, ClientError};
 use crate::receipts::{Known, Receipts};
+use crate::state::StateError;
 
 /// Entries of one read while auditing; the server gives as many as fit a frame.
 const AUDIT_PAGE: u32 = 512;
@@ -154,6 +155,19 @@ pub struct Audited {
     pub receipts: u64,
     /// What is wrong; reading ended there.
     pub fault: Option<ClientError>,
+}
+
+impl Audited {
+    /// The entry at which the record stops being what it was, if it does.
+    #[must_use]
+    pub fn broken_at(&self) -> Option<u64> {
+        match self.fault.as_ref()? {
+            ClientError::Tampered(broken) => Some(broken.at()),
+            ClientError::Truncated { head, .. } => Some(head + 1),
+            ClientError::State(StateError::Conflict { n, .. }) => Some(*n),
+            _ => None,
+        }
+    }
 }
 
 /// Reads a conversation from its beginning and checks every link, each receipt of this profile,

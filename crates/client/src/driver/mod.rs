@@ -134,7 +134,7 @@ pub(crate) fn start(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let driver = Driver {
         home: home.clone(),
-        dial: Dial::of(&profile, options.timing.clone())?,
+        dial: Dial::of(&profile, options.address.clone(), options.timing.clone())?,
         profile,
         follows: Follows::new(state.receipts()),
         sending: Sending::new(state, options.send),

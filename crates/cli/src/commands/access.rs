@@ -1,0 +1,182 @@
+//! Who may come in: `invite`, `devices`, `passwd`.
+
+use std::io::IsTerminal as _;
+
+use serde::Serialize;
+use twinlock_client::enrol;
+use twinlock_client::profile::TlsTrust;
+use twinlock_core::id::DeviceId;
+use twinlock_core::invite::{Address, InviteLink, server_words};
+use twinlock_core::proto;
+use twinlock_core::session::BindingPolicy;
+use twinlock_core::text::Untrusted;
+
+use crate::args::{DeviceAction, Devices, Invite, Passwd, PasswordFile, Role};
+use crate::commands::serve::qr;
+use crate::exit::{Exit, Failure};
+use crate::open::{self, Context};
+use crate::output::{Style, local_time, rfc3339};
+
+#[derive(Debug, Serialize)]
+struct InviteJson<'a> {
+    link: &'a str,
+    role: &'static str,
+    user: Option<&'a str>,
+    expires: String,
+    words: String,
+}
+
+pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failure> {
+    let profile = context.profile()?;
+    let client = context.ask_once()?;
+    let role = match args.role {
+        Role::Member => proto::Role::Member,
+        Role::Admin => proto::Role::Admin,
+        Role::Owner => proto::Role::Owner,
+    };
+    let seconds = args.expires.map_or(0, |time| time.as_secs().max(1));
+    let invite = client.make_invite(role, args.user.as_ref(), seconds).await?;
+    client.close().await;
+    let address = match &context.global.address {
+        Some(address) => address.clone(),
+        None => Address::new(profile.host(), profile.port())
+            .map_err(|_| Failure::usage("the profile's host is no name and no address"))?,
+    };
+    let link = InviteLink {
+        address,
+        id: invite.id,
+        secret: invite.secret,
+        server_key: *profile.server_key(),
+        // Read again: the line may just have learned newer ones.
+        tls_pin: match context.profile()?.tls() {
+            TlsTrust::Pins(pins) => pins.first().copied(),
+            TlsTrust::Ca { .. } => None,
+        },
+        proxy: profile.binding() == BindingPolicy::Off,
+    };
+    let text = link.to_link();
+    let words = server_words(profile.server_key());
+    if args.json {
+        context.out.json(&InviteJson {
+            link: &text,
+            role: super::people::role(role),
+            user: args.user.as_ref().map(|user| user.as_str()),
+            expires: rfc3339(invite.expires_ms),
+            words,
+        })?;
+        return Ok(());
+    }
+    context.out.line(&text)?;
+    if std::io::stdout().is_terminal()
+        && let Some(code) = qr(&text)
+    {
+        context.out.say(&code);
+    }
+    context.out.say(&format!(
+        "Good once, until {}. It is a secret: hand it over where only its reader sees it.\n\
+         They use it with: twinlock join LINK\n\
+         Server words, to read to each other: {words}",
+        local_time(invite.expires_ms),
+    ));
+    Ok(())
+}
+
+#[derive(Debug, Serialize)]
+struct DeviceJson<'a> {
+    device: String,
+    label: &'a str,
+    since: String,
+    seen: String,
+    online: bool,
+    current: bool,
+}
+
+pub(crate) async fn devices(args: Devices, context: &Context) -> Result<(), Failure> {
+    let client = context.ask_once()?;
+    let devices = client.devices().await?;
+    if let Some(DeviceAction::Revoke { id, password }) = args.action {
+        return revoke(&devices, &id, &password, client, context).await;
+    }
+    client.close().await;
+    for device in &devices {
+        let id = DeviceId::from_slice(&device.id).map(|id| id.to_string()).unwrap_or_default();
+        if args.json {
+            context.out.json(&DeviceJson {
+                device: id,
+                label: &device.label,
+                since: rfc3339(device.created_ms),
+                seen: rfc3339(device.seen_ms),
+                online: device.online,
+                current: device.current,
+            })?;
+            continue;
+        }
+        let label = Untrusted::new(device.label.clone()).render_line();
+        let seen = format!("seen {}", local_time(device.seen_ms));
+        let state = match (device.current, device.online) {
+            (true, _) => context.out.style(Style::Good, "this device"),
+            (false, true) => context.out.style(Style::Good, "online"),
+            (false, false) => seen,
+        };
+        context.out.line(&format!("{id}  {label}  {state}"))?;
+    }
+    Ok(())
+}
+
+async fn revoke(
+    devices: &[proto::Device],
+    wanted: &str,
+    password: &PasswordFile,
+    client: twinlock_client::Client,
+    context: &Context,
+) -> Result<(), Failure> {
+    let wanted = wanted.to_ascii_lowercase();
+    let matches: Vec<_> = devices
+        .iter()
+        .filter_map(|device| Some((DeviceId::from_slice(&device.id)?, device)))
+        .filter(|(id, _)| id.to_string().starts_with(&wanted))
+        .collect();
+    let [(id, device)] = matches.as_slice() else {
+        let words = if matches.is_empty() { "no device" } else { "several devices" };
+        return Err(Failure::new(
+            Exit::ServerSaidNo,
+            format!("{words} of yours begin with {wanted:?}; see `twinlock devices`"),
+        ));
+    };
+    if device.current {
+        match client.revoke_device(id).await {
+            // The server ends this very line; its answer may not come through.
+            Ok(()) | Err(twinlock_client::ClientError::Ended(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    } else {
+        client.close().await;
+        let profile = context.profile()?;
+        let password = open::password(
+            password.password_file.as_deref(),
+            "TWINLOCK_PASSWORD",
+            &format!("Password of {}: ", profile.user()),
+        )?;
+        let address = context.global.address.clone();
+        enrol::revoke_device(&profile, address, password, id).await?;
+    }
+    context.out.say(&format!("device {id} is locked out"));
+    Ok(())
+}
+
+pub(crate) async fn passwd(args: Passwd, context: &Context) -> Result<(), Failure> {
+    let profile = context.profile()?;
+    let old = open::password(
+        args.password_file.as_deref(),
+        "TWINLOCK_PASSWORD",
+        &format!("Present password of {}: ", profile.user()),
+    )?;
+    let new = open::new_password(
+        args.new_password_file.as_deref(),
+        "TWINLOCK_NEW_PASSWORD",
+        "New password: ",
+    )?;
+    enrol::set_password(&profile, context.global.address.clone(), old, new).await?;
+    context.out.say("the password is changed; devices stay logged in");
+    Ok(())
+}

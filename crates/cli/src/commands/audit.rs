@@ -1,0 +1,75 @@
+//! `audit verify`: reads the whole record again and checks every link.
+
+use serde::Serialize;
+use twinlock_client::record::{self, Audited};
+
+use super::send::blocking;
+use crate::args::Json;
+use crate::exit::{Exit, Failure};
+use crate::open::{Context, target_of};
+use crate::output::{Output, Style};
+
+#[derive(Debug, Serialize)]
+struct AuditJson {
+    conversation: String,
+    entries: u64,
+    receipts: u64,
+    ok: bool,
+    /// The entry at which the record stops being what it was.
+    broken_at: Option<u64>,
+    problem: Option<String>,
+}
+
+pub(crate) async fn verify(args: Json, context: &Context) -> Result<(), Failure> {
+    let client = context.ask_once()?;
+    let conversations = client.conversations(false).await?;
+    let mine: Vec<u64> = conversations.iter().map(|c| c.id).collect();
+    let mut broken = 0;
+    for conversation in conversations {
+        let audited = record::audit(&client, conversation).await?;
+        broken += u32::from(audited.fault.is_some());
+        show(&context.out, args.json, &audited)?;
+    }
+    let receipts = client.state().receipts();
+    let known = blocking(move || receipts.conversations()).await?;
+    let left = known.iter().filter(|id| !mine.contains(id)).count();
+    client.close().await;
+    if left > 0 {
+        context.out.say(&format!(
+            "{left} more conversations, which this profile has receipts of, can no longer be read \
+             (you left them)"
+        ));
+    }
+    if broken > 0 {
+        return Err(Failure::new(Exit::Mismatch, "the record is not what it was").hint(
+            "keep this profile as it is: its receipts are the evidence. Ask the server's owner \
+             what happened, and compare with others",
+        ));
+    }
+    context.out.say("every link matches");
+    Ok(())
+}
+
+fn show(out: &Output, json: bool, audited: &Audited) -> Result<(), Failure> {
+    let conversation = target_of(&audited.conversation);
+    let Audited { entries, receipts, fault, .. } = audited;
+    if json {
+        out.json(&AuditJson {
+            conversation,
+            entries: *entries,
+            receipts: *receipts,
+            ok: fault.is_none(),
+            broken_at: audited.broken_at(),
+            problem: fault.as_ref().map(ToString::to_string),
+        })?;
+    } else {
+        let verdict = match fault {
+            None => out.style(Style::Good, "ok"),
+            Some(fault) => format!("{} {fault}", out.style(Style::Bad, "BROKEN")),
+        };
+        out.line(&format!(
+            "{conversation}: {entries} entries, {receipts} receipts of yours: {verdict}"
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! What can be typed in `chat` besides text.
+
+use twinlock_core::id::Name;
+use twinlock_core::proto;
+use twinlock_core::text::Untrusted;
+
+use super::Talk;
+use crate::args::Target;
+use crate::entry::human;
+use crate::exit::Failure;
+use crate::open::target_of;
+use crate::output::Style;
+
+const HELP: &str = "\
+/who              who is online, and who is here
+/rooms            your rooms and conversations, and the ones you could join
+/join ROOM        join a room and talk there
+/dm USER [TEXT]   talk with one person
+/history [N]      the last N entries (20)
+/status           both locks as they stand
+/quit             end; `exit` and Ctrl-D do too
+//TEXT            say /TEXT";
+
+/// Entries that `/history` shows.
+const HISTORY: u64 = 20;
+/// And at most.
+const MOST: u64 = 500;
+
+/// A line that was typed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Nothing,
+    Text(String),
+    Command(Command),
+    Quit,
+    Unknown(String),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Help,
+    Who,
+    Rooms,
+    Join(Target),
+    Direct(Name, Option<String>),
+    History(u64),
+    Status,
+}
+
+impl Said {
+    pub(super) fn parse(line: &str) -> Self {
+        let line = line.trim_end_matches(['\r', '\n']);
+        if line.trim().is_empty() {
+            return Self::Nothing;
+        }
+        if line.trim() == "exit" {
+            return Self::Quit;
+        }
+        let Some(rest) = line.strip_prefix('/') else { return Self::Text(line.to_owned()) };
+        if rest.starts_with('/') {
+            return Self::Text(rest.to_owned());
+        }
+        let (word, rest) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+        let rest = rest.trim();
+        let unknown = || Self::Unknown(line.to_owned());
+        match word {
+            "help" | "?" => Self::Command(Command::Help),
+            "who" => Self::Command(Command::Who),
+            "rooms" => Self::Command(Command::Rooms),
+            "status" => Self::Command(Command::Status),
+            "quit" | "exit" => Self::Quit,
+            "join" => rest.parse().map_or_else(|_| unknown(), |t| Self::Command(Command::Join(t))),
+            "dm" => {
+                let (user, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+                let user = user.strip_prefix('@').unwrap_or(user).to_ascii_lowercase();
+                let text = Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+                Name::new(&user)
+                    .map_or_else(|_| unknown(), |user| Self::Command(Command::Direct(user, text)))
+            }
+            "history" => match rest {
+                "" => Self::Command(Command::History(HISTORY)),
+                n => n.parse().map_or_else(
+                    |_| unknown(),
+                    |n: u64| Self::Command(Command::History(n.clamp(1, MOST))),
+                ),
+            },
+            _ => unknown(),
+        }
+    }
+}
+
+impl Talk {
+    pub(super) async fn obey(&mut self, command: Command) -> Result<(), Failure> {
+        match command {
+            Command::Help => Ok(self.screen.print(HELP)?),
+            Command::Who => self.who().await,
+            Command::Rooms => self.rooms().await,
+            Command::Join(Target::Room(room)) => {
+                let joined = self.ask(self.client.join_room(&room)).await?;
+                self.go_to(Target::Room(room), &joined).await
+            }
+            Command::Join(Target::User(user)) | Command::Direct(user, None) => {
+                let target = Target::User(user);
+                let name = target.to_string();
+                let opened = self.ask(self.client.target(&name)).await?;
+                self.go_to(target, &opened).await
+            }
+            Command::Direct(user, Some(text)) => self.say(&Target::User(user), &text).await,
+            Command::History(entries) => self.history(entries).await,
+            Command::Status => self.status().await,
+        }
+    }
+
+    async fn go_to(
+        &mut self,
+        target: Target,
+        conversation: &proto::Conversation,
+    ) -> Result<(), Failure> {
+        self.target = target;
+        self.note(&format!("you are talking in {}", target_of(conversation)))?;
+        self.follow(conversation, conversation.head.saturating_sub(HISTORY)).await
+    }
+
+    async fn who(&mut self) -> Result<(), Failure> {
+        let people = self.ask(self.client.people(false)).await?;
+        let online: Vec<_> = people.iter().filter(|p| p.online).map(|p| p.user.as_str()).collect();
+        let words = format!("online: {}", online.join(", "));
+        self.note(&words)?;
+        if let Target::Room(room) = &self.target {
+            let room = room.to_string();
+            let found = self.ask(self.client.target(&room)).await?;
+            let members = self.ask(self.client.members(found.id)).await?;
+            self.note(&format!("in {room}: {}", members.join(", ")))?;
+        }
+        Ok(())
+    }
+
+    async fn rooms(&mut self) -> Result<(), Failure> {
+        let own = self.ask(self.client.conversations(false)).await?;
+        let joinable = self.ask(self.client.conversations(true)).await?;
+        for room in own.iter().chain(&joinable) {
+            let name = self.out.style(Style::Bold, &target_of(room));
+            let unread = room.head.saturating_sub(room.read);
+            let state = match (room.joined, unread) {
+                (false, _) => "  (join it with /join)".to_owned(),
+                (true, 0) => String::new(),
+                (true, unread) => format!("  {unread} unread"),
+            };
+            let topic = Untrusted::new(room.topic.clone()).render_line();
+            self.screen.print(&format!("{name}{state}  {topic}"))?;
+        }
+        Ok(())
+    }
+
+    async fn history(&mut self, entries: u64) -> Result<(), Failure> {
+        let target = self.target.to_string();
+        let found = self.ask(self.client.target(&target)).await?;
+        let mut after = found.head.saturating_sub(entries);
+        while after < found.head {
+            let page = self.ask(self.client.read(found.id, after, 512)).await?;
+            let Some(last) = page.entries.last() else { break };
+            after = last.n;
+            for entry in &page.entries {
+                self.screen.print(&human(&self.out, None, entry))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn status(&mut self) -> Result<(), Failure> {
+        let facts = self.ask(self.client.facts()).await?;
+        let unknown = || "unknown".to_owned();
+        let lock_1 = format!(
+            "lock 1: {}, {}, {}; it {}",
+            facts.up.tls.version.clone().unwrap_or_else(unknown),
+            facts.up.tls.group.clone().unwrap_or_else(unknown),
+            facts.up.tls.suite.clone().unwrap_or_else(unknown),
+            match crate::open::tls_warning(facts.up.binding) {
+                None => "reaches the server",
+                Some(_) => "may not reach the server: see `twinlock status`",
+            },
+        );
+        let lock_2 = format!(
+            "lock 2: session {}, epoch {}, {} frames sent, {} received, {} rekeys",
+            facts.id,
+            facts.session.epoch.0,
+            facts.session.frames.0,
+            facts.session.frames.1,
+            facts.session.rekeys,
+        );
+        let words = twinlock_core::invite::server_words(&facts.server_key);
+        let user = self.user.clone();
+        self.note(&format!("you are {user}; server words: {words}"))?;
+        self.note(&lock_1)?;
+        self.note(&lock_2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn text_is_text_and_slash_is_a_command() {
+        assert_eq!(Said::parse("hello"), Said::Text("hello".into()));
+        assert_eq!(Said::parse("  hello\r\n"), Said::Text("  hello".into()));
+        assert_eq!(Said::parse("//etc"), Said::Text("/etc".into()));
+        assert_eq!(Said::parse("exit the room"), Said::Text("exit the room".into()));
+        assert_eq!(Said::parse("  "), Said::Nothing);
+        assert_eq!(Said::parse("exit"), Said::Quit);
+        assert_eq!(Said::parse("/quit"), Said::Quit);
+        assert_eq!(Said::parse("/etc/passwd"), Said::Unknown("/etc/passwd".into()));
+    }
+
+    #[test]
+    fn commands_take_names_in_any_usual_spelling() {
+        let room = Target::Room(Name::new("ops").unwrap());
+        let bob = Name::new("bob").unwrap();
+        assert_eq!(Said::parse("/join #Ops"), Said::Command(Command::Join(room)));
+        assert_eq!(Said::parse("/dm @Bob"), Said::Command(Command::Direct(bob.clone(), None)));
+        let text = Some("see you".to_owned());
+        assert_eq!(Said::parse("/dm bob see you"), Said::Command(Command::Direct(bob, text)));
+        assert_eq!(Said::parse("/history"), Said::Command(Command::History(HISTORY)));
+        assert_eq!(Said::parse("/history 9999"), Said::Command(Command::History(MOST)));
+        assert!(matches!(Said::parse("/join a b"), Said::Unknown(_)));
+        assert!(matches!(Said::parse("/history x"), Said::Unknown(_)));
+    }
+}

@@ -1,0 +1,340 @@
+//! `chat`: talking line by line.
+//!
+//! What is typed goes into the outbox and gets its tick when it is recorded, so it may be typed
+//! while there is no line. What comes is printed above what is being typed. The room that is
+//! talked in is followed, and the lobby and all direct conversations beside it; those show where
+//! they are.
+
+mod command;
+mod screen;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+use twinlock_client::client::Entry;
+use twinlock_client::error::refusal;
+use twinlock_client::outbox::Ack;
+use twinlock_client::{Client, ClientError, Event, Options};
+use twinlock_core::id::{ConversationId, MessageId, Name};
+use twinlock_core::limits::MAX_TEXT;
+use twinlock_core::proto;
+use twinlock_core::text::Untrusted;
+use twinlock_link::OsEntropy;
+
+use super::send::{blocking, now_ms};
+use crate::args::{Chat, Target};
+use crate::entry::human;
+use crate::exit::{Exit, Failure};
+use crate::interrupted;
+use crate::open::{Context, Opened, target_of, tls_warning};
+use crate::output::{Output, Style};
+use command::Said;
+use screen::{Input, Screen};
+
+/// Entries shown of what was said before.
+const BACKLOG: u64 = 20;
+/// How long the end waits for what is not recorded yet, unless `--timeout` says.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a question may take before it is given up: there may be no line.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Characters of a message repeated beside its tick.
+const TICK_TEXT: usize = 40;
+
+struct Talk {
+    out: Output,
+    client: Client,
+    screen: Screen,
+    user: Name,
+    /// Where what is typed goes.
+    target: Target,
+    names: HashMap<ConversationId, String>,
+    /// Typed here and not recorded yet, with its beginning.
+    waiting: HashMap<MessageId, String>,
+    /// Typed here: their entries are not shown again. Bounded by what is typed.
+    own: HashMap<MessageId, ()>,
+    refused: u32,
+    down: Option<ClientError>,
+    was_up: bool,
+}
+
+pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
+    let Opened { client, mut events, user } = context.open(Options::default())?;
+    let (screen, mut input) = Screen::open(&args.target.to_string())?;
+    let mut talk = Talk {
+        out: context.out,
+        client,
+        screen,
+        user,
+        target: args.target,
+        names: HashMap::new(),
+        waiting: HashMap::new(),
+        own: HashMap::new(),
+        refused: 0,
+        down: None,
+        was_up: false,
+    };
+    let patience = context.global.timeout.unwrap_or(PATIENCE);
+    let ended = talk.run(&mut input, &mut events, patience).await;
+    talk.screen.restore();
+    let queued = talk.waiting.len();
+    if queued == 0 {
+        talk.client.close().await;
+    } else {
+        context.out.warn(&format!(
+            "{queued} of your messages {} queued in the outbox, not recorded; the next `chat`, \
+             `send` or `listen` sends what is left",
+            if queued == 1 { "is" } else { "are" }
+        ));
+    }
+    match ended {
+        Err(failure) if failure.exit != Exit::NoConnection || queued == 0 => Err(failure),
+        _ if queued > 0 => Err(Failure::said(Exit::Queued)),
+        _ if talk.refused > 0 => Err(Failure::said(Exit::ServerSaidNo)),
+        _ => Ok(()),
+    }
+}
+
+impl Talk {
+    /// Until the person ends it, or the input does and all of it is recorded.
+    async fn run(
+        &mut self,
+        input: &mut Input,
+        events: &mut tokio::sync::mpsc::Receiver<Event>,
+        patience: Duration,
+    ) -> Result<(), Failure> {
+        let mut interrupt = std::pin::pin!(interrupted());
+        let mut begun = false;
+        let mut open = true;
+        let mut deadline = Instant::now() + patience;
+        while open || !self.waiting.is_empty() {
+            let client = self.client.clone();
+            let target = self.target.to_string();
+            tokio::select! {
+                found = find(client, target), if !begun => {
+                    begun = true;
+                    self.begin(found?).await?;
+                }
+                line = input.next(), if open => match line {
+                    Some(Ok(line)) => {
+                        deadline = Instant::now() + patience;
+                        let goes_on = self.take_line(&line).await?;
+                        open = goes_on;
+                        input.go_on(&self.target.to_string());
+                    }
+                    Some(Err(failure)) => return Err(failure),
+                    None => open = false,
+                },
+                event = events.recv() => match event {
+                    Some(Event::Ended(Some(error))) => return Err(error.into()),
+                    Some(Event::Ended(None)) | None => return Ok(()),
+                    Some(event) => {
+                        if matches!(event, Event::Recorded { .. }) {
+                            deadline = Instant::now() + patience;
+                        }
+                        self.take_event(event, begun).await?;
+                    }
+                },
+                () = sleep_until(deadline), if !open => return Ok(()),
+                () = &mut interrupt => return Err(Failure::interrupted()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows what there is to follow.
+    async fn begin(&mut self, found: Found) -> Result<(), Failure> {
+        let Found { current, others, people } = found;
+        let shown = if self.screen.is_terminal() { BACKLOG } else { 0 };
+        let words = others.iter().map(target_of).chain(people.into_iter().map(|p| p.user));
+        self.screen.complete_with(words.collect());
+        for conversation in others {
+            self.follow(&conversation, conversation.head).await?;
+        }
+        self.follow(&current, current.head.saturating_sub(shown)).await?;
+        if !current.topic.is_empty() && self.screen.is_terminal() {
+            let topic = Untrusted::new(current.topic).render_line();
+            self.note(&format!("topic: {topic}"))?;
+        }
+        Ok(())
+    }
+
+    async fn follow(
+        &mut self,
+        conversation: &proto::Conversation,
+        after: u64,
+    ) -> Result<(), Failure> {
+        if self.names.insert(conversation.id, target_of(conversation)).is_none() {
+            self.client.follow(conversation.id, after).await?;
+        }
+        Ok(())
+    }
+
+    /// Says whether the talk goes on.
+    async fn take_line(&mut self, line: &str) -> Result<bool, Failure> {
+        match Said::parse(line) {
+            Said::Nothing => Ok(true),
+            Said::Text(text) => {
+                let target = self.target.clone();
+                self.say(&target, &text).await?;
+                Ok(true)
+            }
+            Said::Quit => Ok(false),
+            Said::Command(command) => {
+                // A question that fails ends nothing.
+                if let Err(failure) = self.obey(command).await {
+                    if failure.exit == Exit::Done {
+                        return Err(failure);
+                    }
+                    self.screen.print(&self.out.style(Style::Bad, &failure.message))?;
+                }
+                Ok(true)
+            }
+            Said::Unknown(word) => {
+                let word = Untrusted::new(word).render_line();
+                self.note(&format!("there is no {word}; /help lists what there is"))?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn say(&mut self, target: &Target, text: &str) -> Result<(), Failure> {
+        if text.len() > MAX_TEXT {
+            return self.note(&format!("too long: a message has at most {MAX_TEXT} bytes"));
+        }
+        let outbox = self.client.state().outbox();
+        let (name, body) = (target.to_string(), text.to_owned());
+        let enqueue = move || outbox.enqueue(&name, body.as_bytes(), now_ms(), &mut OsEntropy);
+        let id = blocking(enqueue).await?;
+        self.waiting.insert(id, beginning(text));
+        self.own.insert(id, ());
+        let _closed = self.client.written().await;
+        Ok(())
+    }
+
+    async fn take_event(&mut self, event: Event, begun: bool) -> Result<(), Failure> {
+        match event {
+            Event::Up(up) => {
+                if self.down.take().is_some() && self.was_up {
+                    self.note("connected again")?;
+                }
+                self.was_up = true;
+                if let Some(warning) = tls_warning(up.binding) {
+                    self.screen.print(&self.out.style(Style::Warning, warning))?;
+                }
+                Ok(())
+            }
+            Event::Down { error, retry } => {
+                if self.down.is_none() {
+                    let seconds = retry.as_secs().max(1);
+                    self.note(&format!("{error}; trying again in {seconds} s"))?;
+                }
+                self.down = Some(error);
+                Ok(())
+            }
+            Event::Entries { conversation, entries } => self.show(conversation, &entries).await,
+            Event::CaughtUp { entries, .. } if entries > 0 && self.was_up && begun => Ok(()),
+            Event::Recorded { message_id, ack } => self.tick(&message_id, &ack),
+            Event::Refused { message_id, why } => {
+                let text = self.waiting.remove(&message_id).unwrap_or_default();
+                self.refused += 1;
+                let words = format!("not recorded: {text}  ({})", refusal(why, 0));
+                Ok(self.screen.print(&self.out.style(Style::Bad, &words))?)
+            }
+            Event::Conversation(changed) if begun => self.changed(changed).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn show(
+        &mut self,
+        conversation: ConversationId,
+        entries: &[Entry],
+    ) -> Result<(), Failure> {
+        let name = self.names.get(&conversation).cloned().unwrap_or_default();
+        let here = name == self.target.to_string();
+        for entry in entries {
+            if self.own.contains_key(&entry.message_id) {
+                continue;
+            }
+            let place = (!here).then(|| format!("[{name}]"));
+            self.screen.print(&human(&self.out, place.as_deref(), entry))?;
+        }
+        if let Some(last) = entries.last().filter(|_| here && self.screen.is_terminal()) {
+            let (client, n) = (self.client.clone(), last.n);
+            // The marker is a convenience; the next one moves it too.
+            tokio::spawn(async move { client.mark_read(conversation, n).await.ok() });
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, message_id: &MessageId, ack: &Ack) -> Result<(), Failure> {
+        let text = match self.waiting.remove(message_id) {
+            Some(text) => text,
+            None => "(queued earlier)".to_owned(),
+        };
+        let tick = self.out.style(Style::Good, "\u{2713}");
+        Ok(self.screen.print(&format!("{tick} #{} {text}", ack.n))?)
+    }
+
+    async fn changed(&mut self, changed: proto::Conversation) -> Result<(), Failure> {
+        let direct = changed.kind() == proto::conversation::Kind::Direct;
+        if changed.joined && direct {
+            self.follow(&changed, 0).await?;
+        }
+        Ok(())
+    }
+
+    /// A word of this program's own.
+    fn note(&mut self, words: &str) -> Result<(), Failure> {
+        Ok(self.screen.print(&self.out.style(Style::Dim, &format!("-- {words}")))?)
+    }
+
+    /// A question to the server, which may not be there.
+    async fn ask<T>(
+        &self,
+        question: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, Failure> {
+        match timeout(ANSWER, question).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Failure::new(Exit::NoConnection, "no answer: there is no line now")),
+        }
+    }
+}
+
+/// What is there when the talk begins.
+struct Found {
+    current: proto::Conversation,
+    others: Vec<proto::Conversation>,
+    people: Vec<proto::Person>,
+}
+
+/// Asks until there is a line on which the answers come.
+async fn find(client: Client, target: String) -> Result<Found, Failure> {
+    let once = async || -> Result<Found, ClientError> {
+        let current = client.target(&target).await?;
+        let mut others = client.conversations(false).await?;
+        others.retain(|other| {
+            other.id != current.id
+                && (other.name == "lobby" || other.kind() == proto::conversation::Kind::Direct)
+        });
+        let people = client.people(false).await?;
+        Ok(Found { current, others, people })
+    };
+    loop {
+        match once().await {
+            Err(ClientError::Lost(_)) => {}
+            // The client's last event says why.
+            Err(ClientError::Closed) => std::future::pending().await,
+            found => return Ok(found?),
+        }
+    }
+}
+
+fn beginning(text: &str) -> String {
+    let line = Untrusted::new(text).render_line();
+    match line.char_indices().nth(TICK_TEXT) {
+        Some((end, _)) => format!("{}\u{2026}", line.get(..end).unwrap_or_default()),
+        None => line,
+    }
+}

@@ -1,0 +1,229 @@
+//! `listen`: prints what arrives, over any number of lost lines, and goes on where it ended.
+//!
+//! A position per conversation says up to where entries are handled: printed, or with `--exec`
+//! passed to a command that ended with 0. It moves after that, so a kill in between shows an
+//! entry twice rather than never.
+
+use std::collections::{BTreeMap, HashMap};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+use twinlock_client::client::Entry;
+use twinlock_client::receipts::Handled;
+use twinlock_client::{Client, ClientError, Event, Options};
+use twinlock_core::id::ConversationId;
+use twinlock_core::proto;
+
+use super::send::blocking;
+use crate::args::{Listen, Since};
+use crate::entry::{EntryJson, human};
+use crate::exit::Failure;
+use crate::open::{Context, Opened, target_of, warn_about_tls};
+use crate::output::json;
+
+/// The position this command keeps, see [`twinlock_client::receipts`].
+const PURPOSE: &str = "listen";
+/// After a failed `--exec`, growing from the first to the last.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+struct Listening<'a> {
+    context: &'a Context,
+    client: Client,
+    args: Listen,
+    names: HashMap<ConversationId, String>,
+    left: Option<u64>,
+}
+
+pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> {
+    // Whoever listens for long also sends what waits in the outbox.
+    let Opened { client, mut events, .. } = context.open(Options::default())?;
+    let left = args.count;
+    let mut listening = Listening { context, client, args, names: HashMap::new(), left };
+    // Finding out what to follow needs the line, whose events have to be taken meanwhile.
+    let mut begun = false;
+    loop {
+        let event = tokio::select! {
+            found = listening.find(), if !begun => {
+                for (conversation, after) in found? {
+                    listening.client.follow(conversation, after).await.map_err(Failure::from)?;
+                }
+                begun = true;
+                continue;
+            }
+            event = events.recv() => event,
+        };
+        match event {
+            Some(Event::Entries { conversation, entries }) => {
+                if listening.take(conversation, entries).await? {
+                    listening.client.close().await;
+                    return Ok(());
+                }
+            }
+            Some(Event::Up(up)) => warn_about_tls(&context.out, up.binding),
+            Some(Event::Down { error, retry }) => {
+                context.out.say(&format!("{error}; trying again in {:.1} s", retry.as_secs_f32()));
+            }
+            Some(Event::CaughtUp { conversation, entries }) if entries > 0 => {
+                let name = listening.name(conversation);
+                tracing::info!(conversation, entries, "caught up");
+                context.out.say(&format!("caught up with {name}: {entries}"));
+            }
+            Some(Event::Conversation(changed)) if begun => listening.changed(changed).await?,
+            Some(Event::Ended(Some(error))) => return Err(error.into()),
+            Some(Event::Ended(None)) | None => return Ok(()),
+            Some(_) => {}
+        }
+    }
+}
+
+impl Listening<'_> {
+    fn name(&self, conversation: ConversationId) -> String {
+        self.names.get(&conversation).cloned().unwrap_or_else(|| conversation.to_string())
+    }
+
+    /// The conversations to follow, and from where.
+    async fn find(&mut self) -> Result<BTreeMap<ConversationId, u64>, Failure> {
+        let mut found = Vec::new();
+        if self.args.targets.is_empty() {
+            found = again(&self.client, async |client| client.conversations(false).await).await?;
+        }
+        for target in &self.args.targets {
+            let target = target.to_string();
+            found.push(again(&self.client, async |client| client.target(&target).await).await?);
+        }
+        let mut begins = BTreeMap::new();
+        for conversation in found {
+            let after = self.begin(&conversation, conversation.head).await?;
+            begins.insert(conversation.id, after);
+            self.names.insert(conversation.id, target_of(&conversation));
+        }
+        Ok(begins)
+    }
+
+    /// Where to begin with a conversation; `new` is where it ends now.
+    async fn begin(&self, conversation: &proto::Conversation, new: u64) -> Result<u64, Failure> {
+        match self.args.since {
+            Some(Since::All) => Ok(0),
+            Some(Since::New) => Ok(new),
+            Some(Since::After(n)) => Ok(n),
+            None => {
+                let receipts = self.client.state().receipts();
+                let id = conversation.id;
+                let at = blocking(move || receipts.position(id, PURPOSE)).await?;
+                match at {
+                    Some(at) => Ok(at),
+                    // From now on: kept, so that the next one begins here and not later.
+                    None => {
+                        self.handled(id, new).await?;
+                        Ok(new)
+                    }
+                }
+            }
+        }
+    }
+
+    /// A conversation is new, changed or left.
+    async fn changed(&mut self, changed: proto::Conversation) -> Result<(), Failure> {
+        if !changed.joined {
+            if self.names.remove(&changed.id).is_some() && !self.args.targets.is_empty() {
+                self.context.out.warn("you are no longer in a room that was listened to");
+            }
+            return Ok(());
+        }
+        if self.args.targets.is_empty() && !self.names.contains_key(&changed.id) {
+            self.names.insert(changed.id, target_of(&changed));
+            // All of a conversation that began while we listen is new.
+            let after = self.begin(&changed, 0).await?;
+            self.client.follow(changed.id, after).await?;
+        }
+        Ok(())
+    }
+
+    /// Handles entries in order. Says whether that were enough.
+    async fn take(
+        &mut self,
+        conversation: ConversationId,
+        mut entries: Vec<Entry>,
+    ) -> Result<bool, Failure> {
+        if let Some(left) = &mut self.left {
+            entries.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= entries.len() as u64;
+        }
+        let name = self.name(conversation);
+        if let Some(command) = &self.args.exec {
+            for entry in &entries {
+                self.exec(command, &name, entry).await?;
+                self.handled(conversation, entry.n).await?;
+            }
+        } else if let Some(last) = entries.last() {
+            let several = self.args.targets.len() != 1;
+            let mut lines = String::new();
+            for entry in &entries {
+                lines += &if self.args.json {
+                    json(&EntryJson::new(&name, entry))
+                } else {
+                    human(&self.context.out, several.then_some(&name), entry)
+                };
+                lines.push('\n');
+            }
+            self.context.out.lines(&lines)?;
+            self.handled(conversation, last.n).await?;
+        }
+        Ok(self.left == Some(0))
+    }
+
+    async fn handled(&self, conversation: ConversationId, n: u64) -> Result<(), Failure> {
+        let receipts = self.client.state().receipts();
+        let keep = move || receipts.advance(&Handled { conversation, purpose: PURPOSE, n });
+        blocking(keep).await
+    }
+
+    /// Runs the command with the entry as JSON on its standard input, until it ends with 0.
+    async fn exec(&self, command: &str, name: &str, entry: &Entry) -> Result<(), Failure> {
+        let document = json(&EntryJson::new(name, entry)) + "\n";
+        let mut pause = RETRY.0;
+        loop {
+            let failed = |error| Failure::usage(format!("--exec could not be run: {error}"));
+            let mut child = Command::new("sh")
+                .args(["-c", command])
+                .stdin(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .map_err(failed)?;
+            if let Some(mut stdin) = child.stdin.take() {
+                // A command may end without reading it.
+                let _unread = stdin.write_all(document.as_bytes()).await;
+            }
+            let status = child.wait().await.map_err(failed)?;
+            if status.success() {
+                return Ok(());
+            }
+            self.context.out.warn(&format!(
+                "--exec ended with {status} for entry {} of {name}; trying again in {} s",
+                entry.n,
+                pause.as_secs()
+            ));
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
+}
+
+/// Asks until there is a line on which the answer comes.
+async fn again<T>(
+    client: &Client,
+    ask: impl AsyncFn(&Client) -> Result<T, ClientError>,
+) -> Result<T, Failure> {
+    loop {
+        match ask(client).await {
+            Err(ClientError::Lost(_)) => {}
+            Err(ClientError::Closed) => {
+                // The client's last event says why.
+                std::future::pending::<()>().await;
+            }
+            answered => return Ok(answered?),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The commands, one file a kind.
+
+mod access;
+mod audit;
+mod chat;
+mod enrol;
+pub(crate) mod generate;
+mod history;
+mod listen;
+mod people;
+mod rooms;
+mod send;
+pub(crate) mod serve;
+mod status;
+
+use crate::args::{Audit, Command};
+use crate::exit::Failure;
+use crate::open::Context;
+
+/// Runs a client's command.
+pub(crate) async fn run(command: Command, context: Context) -> Result<(), Failure> {
+    match command {
+        Command::Join(join) => enrol::join(join, &context).await,
+        Command::Login(login) => enrol::login(login, &context).await,
+        Command::Chat(chat) => chat::run(chat, context).await,
+        Command::Send(send) => send::run(send, &context).await,
+        Command::Listen(listen) => listen::run(listen, &context).await,
+        Command::History(history) => history::run(history, &context).await,
+        Command::Rooms(rooms) => rooms::list(rooms, &context).await,
+        Command::Room(room) => rooms::run(room, &context).await,
+        Command::People(json) => people::list(json, &context).await,
+        Command::Devices(devices) => access::devices(devices, &context).await,
+        Command::Invite(invite) => access::invite(invite, &context).await,
+        Command::Passwd(passwd) => access::passwd(passwd, &context).await,
+        Command::Status(json) => status::run(json, &context).await,
+        Command::Audit(Audit::Verify(json)) => audit::verify(json, &context).await,
+        // Dealt with before there is a runtime.
+        Command::Serve(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
+    }
+}

@@ -1,0 +1,56 @@
+//! `people`: everybody on the server.
+
+use serde::Serialize;
+use twinlock_core::proto::{self, Role};
+
+use crate::args::Json;
+use crate::exit::Failure;
+use crate::open::Context;
+use crate::output::{Style, rfc3339};
+
+#[derive(Debug, Serialize)]
+struct PersonJson<'a> {
+    user: &'a str,
+    role: &'static str,
+    online: bool,
+    since: String,
+}
+
+pub(crate) async fn list(args: Json, context: &Context) -> Result<(), Failure> {
+    let client = context.ask_once()?;
+    let people = client.people(false).await?;
+    client.close().await;
+    let width = people.iter().map(|person| person.user.len()).max().unwrap_or(0);
+    for person in &people {
+        if args.json {
+            context.out.json(&PersonJson {
+                user: &person.user,
+                role: role(person.role()),
+                online: person.online,
+                since: rfc3339(person.created_ms),
+            })?;
+        } else {
+            context.out.line(&line(context, person, width))?;
+        }
+    }
+    Ok(())
+}
+
+fn line(context: &Context, person: &proto::Person, width: usize) -> String {
+    let user = format!("{:width$}", person.user);
+    let online = if person.online { context.out.style(Style::Good, "online") } else { "-".into() };
+    let role = match person.role() {
+        Role::Admin | Role::Owner => format!("  {}", role(person.role())),
+        _ => String::new(),
+    };
+    format!("{user}  {online}{role}")
+}
+
+pub(crate) fn role(role: Role) -> &'static str {
+    match role {
+        Role::None => "none",
+        Role::Member => "member",
+        Role::Admin => "admin",
+        Role::Owner => "owner",
+    }
+}

@@ -1,0 +1,329 @@
+//! `send`: into the outbox, and 0 once all of it is on the server's disk.
+//!
+//! Lines go into the outbox as they are read, so that what was read survives a kill. While the
+//! server cannot be reached the command goes on trying; what is not recorded when it gives up
+//! stays queued and says so.
+
+use std::collections::HashSet;
+use std::io::{self, BufRead as _};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use twinlock_client::error::{Blame, refusal};
+use twinlock_client::outbox::{Ack, Outcome};
+use twinlock_client::{Client, ClientError, Event, Options};
+use twinlock_core::id::MessageId;
+use twinlock_core::limits::MAX_TEXT;
+use twinlock_core::proto::Why;
+use twinlock_link::OsEntropy;
+
+use crate::args::{Send, Target};
+use crate::entry::AckJson;
+use crate::exit::{Exit, Failure};
+use crate::interrupted;
+use crate::open::{Context, Opened, warn_about_tls};
+use crate::output::Output;
+
+/// How long without an acknowledgement or new input before it gives up, unless `--timeout` says.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Lines that are put into the outbox with one sync of the disk.
+const BATCH: usize = 512;
+/// Messages in the outbox and not acknowledged beyond which no more input is read.
+const AHEAD: usize = 8192;
+/// How often to look for what another process of this profile has sent for us.
+const LOOK: Duration = Duration::from_millis(200);
+
+struct Sending<'a> {
+    out: &'a Output,
+    client: Client,
+    target: Target,
+    json: bool,
+    waiting: HashSet<MessageId>,
+    recorded: u64,
+    refused: Option<Why>,
+    /// Why there is no line now.
+    down: Option<ClientError>,
+}
+
+pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
+    let Opened { client, mut events, .. } = context.open(Options::default())?;
+    let patience = context.global.timeout.unwrap_or(PATIENCE);
+    let mut sending = Sending {
+        out: &context.out,
+        client,
+        target: send.target,
+        json: send.json,
+        waiting: HashSet::new(),
+        recorded: 0,
+        refused: None,
+        down: None,
+    };
+    let mut input = match send.text {
+        Some(text) => {
+            check(text.as_bytes(), None)?;
+            sending.enqueue(vec![text]).await?;
+            None
+        }
+        None => Some(read_lines()),
+    };
+    let mut bad_input = None;
+    let mut deadline = Instant::now() + patience;
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut interrupt = std::pin::pin!(interrupted());
+    let ended = loop {
+        if input.is_none() && sending.waiting.is_empty() {
+            break None;
+        }
+        // While input is awaited and nothing is outstanding, nothing is late.
+        let late = !sending.waiting.is_empty();
+        tokio::select! {
+            lines = next(&mut input), if sending.waiting.len() < AHEAD => match lines {
+                Some(Ok(lines)) => {
+                    deadline = deadline.max(Instant::now() + patience);
+                    sending.enqueue(lines).await?;
+                }
+                Some(Err(failure)) => {
+                    bad_input = Some(failure);
+                    input = None;
+                }
+                None => input = None,
+            },
+            event = events.recv() => match event {
+                Some(Event::Ended(error)) => break error.map(Failure::from),
+                Some(event) => if sending.take(event)? {
+                    deadline = Instant::now() + patience;
+                },
+                None => break None,
+            },
+            _ = look.tick(), if late => if sending.look().await? {
+                deadline = Instant::now() + patience;
+            },
+            () = sleep_until(deadline), if late => break None,
+            () = &mut interrupt => break Some(Failure::interrupted()),
+        }
+    };
+    // What the client's end has settled is the truth.
+    sending.look().await?;
+    let Sending { client, waiting, refused, down, recorded, .. } = sending;
+    if waiting.is_empty() && down.is_none() {
+        client.close().await;
+    }
+    if !waiting.is_empty() {
+        let queued = waiting.len();
+        let words = format!(
+            "{queued} {} queued in the outbox, not recorded ({recorded} recorded); the next \
+             `send`, `listen` or `chat` sends what is left",
+            if queued == 1 { "message is" } else { "messages are" },
+        );
+        return Err(match ended {
+            Some(failure) if failure.exit != Exit::NoConnection => {
+                context.out.warn(&words);
+                failure
+            }
+            ended => {
+                let failure = Failure::new(Exit::Queued, words);
+                match (ended, down) {
+                    (Some(why), _) => failure.hint(why.message),
+                    (None, Some(why)) => failure.hint(why),
+                    (None, None) => failure,
+                }
+            }
+        });
+    }
+    if let Some(failure) = bad_input {
+        return Err(failure);
+    }
+    match (ended, refused) {
+        (Some(failure), _) if failure.exit != Exit::NoConnection => Err(failure),
+        (_, Some(why)) => {
+            Err(Failure::new(Exit::ServerSaidNo, format!("not recorded: {}", refusal(why, 0))))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Sending<'_> {
+    async fn enqueue(&mut self, lines: Vec<String>) -> Result<(), Failure> {
+        let outbox = self.client.state().outbox();
+        let target = self.target.to_string();
+        let ids = blocking(move || {
+            let messages = lines.iter().map(|line| (target.as_str(), line.as_bytes()));
+            outbox.enqueue_many(messages, now_ms(), &mut OsEntropy)
+        });
+        self.waiting.extend(ids.await?);
+        // Its end is seen where events are taken.
+        let _closed = self.client.written().await;
+        Ok(())
+    }
+
+    /// Says whether something moved.
+    fn take(&mut self, event: Event) -> Result<bool, Failure> {
+        match event {
+            Event::Up(up) => {
+                if self.down.take().is_some() {
+                    self.out.say("connected again");
+                }
+                warn_about_tls(self.out, up.binding);
+                Ok(false)
+            }
+            Event::Down { error, retry } => {
+                if self.down.is_none() && error.blame() == Blame::Network {
+                    self.out.say(&format!("{error}; trying again in {} s", retry.as_secs().max(1)));
+                }
+                self.down = Some(error);
+                Ok(false)
+            }
+            Event::Recorded { message_id, ack } => self.recorded(&message_id, &ack),
+            Event::Refused { message_id, why } => Ok(self.refused(&message_id, why)),
+            _ => Ok(false),
+        }
+    }
+
+    fn recorded(&mut self, message_id: &MessageId, ack: &Ack) -> Result<bool, Failure> {
+        // Older messages of this outbox go out as well; they are not this command's.
+        if !self.waiting.remove(message_id) {
+            return Ok(true);
+        }
+        self.recorded += 1;
+        if self.json {
+            self.out.json(&AckJson::new(&self.target.to_string(), message_id, ack))?;
+        }
+        Ok(true)
+    }
+
+    fn refused(&mut self, message_id: &MessageId, why: Why) -> bool {
+        if self.waiting.remove(message_id) {
+            self.refused = Some(why);
+        }
+        true
+    }
+
+    /// Looks up what another process may have sent, or what was settled at the end.
+    async fn look(&mut self) -> Result<bool, Failure> {
+        let ids: Vec<MessageId> = self.waiting.iter().take(BATCH).copied().collect();
+        if ids.is_empty() {
+            return Ok(false);
+        }
+        let outbox = self.client.state().outbox();
+        let asked = ids.clone();
+        let outcomes = blocking(move || outbox.outcomes(&asked)).await?;
+        let mut moved = false;
+        for (id, outcome) in ids.iter().zip(outcomes) {
+            moved |= match outcome {
+                Some(Outcome::Recorded(ack)) => self.recorded(id, &ack)?,
+                Some(Outcome::Refused(why)) => self.refused(id, why),
+                Some(Outcome::Pending) | None => false,
+            };
+        }
+        Ok(moved)
+    }
+}
+
+type Lines = mpsc::Receiver<Result<Vec<String>, Failure>>;
+
+async fn next(input: &mut Option<Lines>) -> Option<Result<Vec<String>, Failure>> {
+    match input {
+        Some(lines) => lines.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads standard input on a thread of its own: as many lines at once as are there already.
+fn read_lines() -> Lines {
+    let (lines, received) = mpsc::channel(4);
+    std::thread::spawn(move || {
+        let mut input = io::BufReader::with_capacity(128 * 1024, io::stdin());
+        let mut number = 0;
+        loop {
+            let mut batch = Vec::new();
+            let ended = loop {
+                match read_line(&mut input, &mut number) {
+                    Ok(Some(line)) => batch.extend((!line.is_empty()).then_some(line)),
+                    Ok(None) => break Some(None),
+                    Err(failure) => break Some(Some(failure)),
+                }
+                let more = input.buffer().contains(&b'\n');
+                if batch.len() >= BATCH || !more {
+                    break None;
+                }
+            };
+            if !batch.is_empty() && lines.blocking_send(Ok(batch)).is_err() {
+                return;
+            }
+            match ended {
+                None => {}
+                Some(None) => return,
+                Some(Some(failure)) => return drop(lines.blocking_send(Err(failure))),
+            }
+        }
+    });
+    received
+}
+
+/// One line without its end; a line that is no message ends the input, and says which it is.
+fn read_line(
+    input: &mut io::BufReader<io::Stdin>,
+    number: &mut u64,
+) -> Result<Option<String>, Failure> {
+    let mut line = Vec::new();
+    // One more than a message takes, and its line end: no line fills the memory.
+    let most = MAX_TEXT as u64 + 3;
+    let read = io::Read::take(&mut *input, most).read_until(b'\n', &mut line);
+    if read.map_err(|error| Failure::usage(format!("standard input: {error}")))? == 0 {
+        return Ok(None);
+    }
+    *number += 1;
+    if line.ends_with(b"\n") {
+        line.pop();
+        if line.ends_with(b"\r") {
+            line.pop();
+        }
+    }
+    check(&line, Some(*number))?;
+    String::from_utf8(line).map(Some).map_err(|_| not_utf8(Some(*number)))
+}
+
+fn check(text: &[u8], line: Option<u64>) -> Result<(), Failure> {
+    let place = place(line);
+    if text.len() > MAX_TEXT {
+        Err(Failure::usage(format!("{place} is longer than a message can be ({MAX_TEXT} bytes)"))
+            .hint("what came before it was sent; nothing after it"))
+    } else if line.is_none() && text.is_empty() {
+        Err(Failure::usage("the message is empty"))
+    } else if std::str::from_utf8(text).is_err() {
+        Err(not_utf8(line))
+    } else {
+        Ok(())
+    }
+}
+
+fn not_utf8(line: Option<u64>) -> Failure {
+    Failure::usage(format!("{} is not UTF-8 text", place(line)))
+        .hint("what came before it was sent; nothing after it")
+}
+
+fn place(line: Option<u64>) -> String {
+    line.map_or("the message".to_owned(), |n| format!("line {n} of the input"))
+}
+
+/// Milliseconds since 1970 UTC.
+pub(crate) fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+/// Runs what waits for the disk where it may.
+pub(crate) async fn blocking<T, E>(
+    work: impl FnOnce() -> Result<T, E> + std::marker::Send + 'static,
+) -> Result<T, Failure>
+where
+    T: std::marker::Send + 'static,
+    E: std::marker::Send + 'static,
+    Failure: From<E>,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(Failure::usage("the state of the profile could not be used")),
+    }
+}

@@ -1,0 +1,91 @@
+//! `serve`: the server, from its first start to the signal that ends it.
+
+use std::fs::DirBuilder;
+use std::io::IsTerminal as _;
+use std::os::unix::fs::DirBuilderExt as _;
+
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
+use tokio::signal::unix::{SignalKind, signal};
+use twinlock_core::invite::{InviteLink, server_words};
+use twinlock_server::{Server, process};
+
+use crate::args::Serve;
+use crate::config::Settings;
+use crate::exit::Failure;
+use crate::logging::Logs;
+use crate::output::Output;
+
+/// Runs until SIGTERM or SIGINT; a second one ends at once.
+pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
+    let Settings { server: config, log_level, log_json } = Settings::new(serve)?;
+    let data = config.data.clone();
+    // The log comes before the server, whose directory it is in.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&data)
+        .map_err(|error| Failure::usage(format!("{}: {error}", data.display())))?;
+    let color = out.colors_words();
+    let file = data.join("server.log");
+    Logs { file: &file, console: true, level: log_level.into(), json: log_json, color }.start();
+    if let Err(error) = process::forbid_core_dumps() {
+        tracing::warn!(%error, "core dumps could not be turned off");
+    }
+    if let Err(error) = process::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+
+    let failed = |what: std::io::Error| Failure::usage(format!("signals: {what}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+
+    let server = Server::start(config).await.map_err(|error| {
+        tracing::error!(%error, "not started");
+        Failure::usage(error)
+    })?;
+    out.line(&format!("listening on {}", server.local_addr()))?;
+    out.say(&format!("server words: {}", server_words(&server.server_key())));
+    if let Some(invite) = server.owner_invite() {
+        show_owner_invite(out, invite, &data.join("owner-invite"));
+    }
+
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => match server.reload() {
+                Ok(()) => {}
+                Err(error) => tracing::error!(%error, "the old certificate stays"),
+            },
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tokio::select! {
+        ended = server.shutdown() => ended.map_err(Failure::usage),
+        _ = terminate.recv() => Err(Failure::interrupted()),
+        _ = interrupt.recv() => Err(Failure::interrupted()),
+    }
+}
+
+fn show_owner_invite(out: &Output, invite: &InviteLink, file: &std::path::Path) {
+    let link = invite.to_link();
+    out.say(
+        "\nThis server has no owner yet. Whoever uses this link first is it, within 48 hours:\n",
+    );
+    out.say(&format!("  twinlock join '{}'\n", *link));
+    if std::io::stderr().is_terminal()
+        && let Some(code) = qr(&link)
+    {
+        out.say(&code);
+    }
+    out.say(&format!("The link is a secret. It is also in {} until it is used.\n", file.display()));
+}
+
+/// A QR code in half blocks, for terminals.
+pub(crate) fn qr(text: &str) -> Option<String> {
+    let code = QrCode::new(text).ok()?;
+    let light_on_dark =
+        code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
+    Some(light_on_dark)
+}

@@ -1,0 +1,144 @@
+//! `status`: both locks as they stand.
+
+use serde::Serialize;
+use twinlock_client::client::Facts;
+use twinlock_core::invite::server_words;
+use twinlock_core::session::Binding;
+
+use super::send::blocking;
+use crate::args::Json;
+use crate::exit::Failure;
+use crate::open::Context;
+use crate::output::{Output, Style};
+
+#[derive(Debug, Serialize)]
+struct StatusJson {
+    user: String,
+    role: &'static str,
+    device: String,
+    server: String,
+    server_software: String,
+    server_key: String,
+    server_words: String,
+    tls: TlsJson,
+    lock2: LockJson,
+    outbox: OutboxJson,
+}
+
+#[derive(Debug, Serialize)]
+struct TlsJson {
+    version: Option<String>,
+    key_exchange: Option<String>,
+    cipher: Option<String>,
+    peer_pin: Option<String>,
+    binding: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct LockJson {
+    session: String,
+    cipher: &'static str,
+    key_exchange: &'static str,
+    epoch: u32,
+    frames_sent: u64,
+    frames_received: u64,
+    rekeys: u32,
+    age_seconds: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct OutboxJson {
+    queued: u64,
+    refused: u64,
+}
+
+/// Lock 2 has no choice of algorithms in this version.
+const CIPHER: &str = "AES-256-CBC + HMAC-SHA-256";
+const KEY_EXCHANGE: &str = "OPAQUE (ristretto255) + ML-KEM-768";
+/// Refused messages are counted up to here.
+const REFUSED: usize = 10_000;
+
+pub(crate) async fn run(args: Json, context: &Context) -> Result<(), Failure> {
+    let profile = context.profile()?;
+    let client = context.ask_once()?;
+    let facts = client.facts().await?;
+    let outbox = client.state().outbox();
+    let (queued, refused) = blocking(move || {
+        let refused = outbox.refused(REFUSED)?.len() as u64;
+        Ok::<_, twinlock_client::state::StateError>((outbox.pending_count()?, refused))
+    })
+    .await?;
+    client.close().await;
+    let Facts { up, session, id, server_key, age } = facts;
+    let server = match &context.global.address {
+        Some(address) => address.to_string(),
+        None => format!("{}:{}", profile.host(), profile.port()),
+    };
+    let status = StatusJson {
+        user: profile.user().to_string(),
+        role: super::people::role(up.info.role()),
+        device: profile.device().to_string(),
+        server,
+        server_software: twinlock_core::text::Untrusted::new(up.info.software).render_line(),
+        server_key: server_key.to_string(),
+        server_words: server_words(&server_key),
+        tls: TlsJson {
+            version: up.tls.version,
+            key_exchange: up.tls.group,
+            cipher: up.tls.suite,
+            peer_pin: up.tls.peer_pin.map(|pin| pin.to_string()),
+            binding: word(up.binding),
+        },
+        lock2: LockJson {
+            session: id.to_string(),
+            cipher: CIPHER,
+            key_exchange: KEY_EXCHANGE,
+            epoch: session.epoch.0,
+            frames_sent: session.frames.0,
+            frames_received: session.frames.1,
+            rekeys: session.rekeys,
+            age_seconds: age.as_secs(),
+        },
+        outbox: OutboxJson { queued, refused },
+    };
+    if args.json { Ok(context.out.json(&status)?) } else { show(&context.out, &status, up.binding) }
+}
+
+fn show(out: &Output, status: &StatusJson, binding: Binding) -> Result<(), Failure> {
+    let StatusJson { user, role, device, server, server_software, server_words, .. } = status;
+    let or_unknown = |fact: &Option<String>| fact.clone().unwrap_or_else(|| "unknown".to_owned());
+    let verdict = match binding {
+        Binding::Bound => out.style(Style::Good, "reaches the server"),
+        Binding::Cut => out.style(Style::Bad, "CUT: something between ends it"),
+        Binding::Unknown => out.style(Style::Warning, "unknown: the server does not say"),
+        Binding::Off => "not compared (a proxy ends it, as the invite said)".to_owned(),
+    };
+    let StatusJson { tls, lock2, outbox, .. } = status;
+    out.line(&format!("you      {user} ({role}), device {device}"))?;
+    out.line(&format!("server   {server}, {server_software}"))?;
+    out.line(&format!("words    {server_words}"))?;
+    out.line(&format!(
+        "lock 1   {}, {}, {}",
+        or_unknown(&tls.version),
+        or_unknown(&tls.key_exchange),
+        or_unknown(&tls.cipher)
+    ))?;
+    out.line(&format!("         TLS {verdict}"))?;
+    out.line(&format!("         pin {}", or_unknown(&tls.peer_pin)))?;
+    out.line(&format!("lock 2   {}, {}", lock2.cipher, lock2.key_exchange))?;
+    out.line(&format!(
+        "         session {}, epoch {}, {} frames sent, {} received, {} rekeys",
+        lock2.session, lock2.epoch, lock2.frames_sent, lock2.frames_received, lock2.rekeys
+    ))?;
+    out.line(&format!("outbox   {} queued, {} refused", outbox.queued, outbox.refused))?;
+    Ok(())
+}
+
+fn word(binding: Binding) -> &'static str {
+    match binding {
+        Binding::Bound => "bound",
+        Binding::Cut => "cut",
+        Binding::Unknown => "unknown",
+        Binding::Off => "off",
+    }
+}

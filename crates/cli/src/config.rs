@@ -1,0 +1,170 @@
+//! What `serve` is told: flags over environment over file over defaults.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use twinlock_core::invite::Address;
+use twinlock_core::session::BindingPolicy;
+use twinlock_server::identity::{KeyType as ServerKeyType, OwnFiles};
+use twinlock_server::{Config, Limits};
+
+use crate::args::{Binding, KeyType, LogLevel, PORT, Serve};
+use crate::exit::Failure;
+
+/// The configuration file. Unknown keys are errors that name file and line.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    data: Option<PathBuf>,
+    host: Option<IpAddr>,
+    port: Option<u16>,
+    public_host: Option<String>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_key_type: Option<KeyType>,
+    binding: Option<Binding>,
+    behind_proxy: Option<bool>,
+    #[serde(default)]
+    proxies: Vec<IpAddr>,
+    log_messages: Option<bool>,
+    log_level: Option<LogLevel>,
+    log_json: Option<bool>,
+    #[serde(default)]
+    limits: LimitsFile,
+    #[serde(default)]
+    timing: TimingFile,
+}
+
+/// `[limits]`: see `twinlock_server::Limits` for what each costs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct LimitsFile {
+    unauthenticated: Option<usize>,
+    unauthenticated_per_address: Option<usize>,
+    handshakes: Option<usize>,
+    logins_per_minute: Option<u32>,
+    sessions_per_user: Option<usize>,
+    invite_hours: Option<u64>,
+}
+
+/// `[timing]`, all in seconds.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct TimingFile {
+    ping_following: Option<u64>,
+    ping_idle: Option<u64>,
+    ping_answer: Option<u64>,
+    rekey_overdue: Option<u64>,
+    max_age: Option<u64>,
+    drain: Option<u64>,
+    come_back: Option<u64>,
+}
+
+/// All that `serve` needs.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) server: Config,
+    pub(crate) log_level: LogLevel,
+    pub(crate) log_json: bool,
+}
+
+impl Settings {
+    /// Puts flags, environment, file and defaults together.
+    pub(crate) fn new(serve: Serve) -> Result<Self, Failure> {
+        let file = match &serve.config {
+            Some(path) => read(path)?,
+            None => File::default(),
+        };
+        let host = serve.host.or(file.host).unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let port = serve.port.or(file.port).unwrap_or(PORT);
+        let data = match serve.data.or(file.data) {
+            Some(data) => data,
+            None => default_data()?,
+        };
+        let mut config = Config::new(data, SocketAddr::new(host, port));
+        if let Some(public) = serve.public_host.or(file.public_host) {
+            let fallback = if port == 0 { PORT } else { port };
+            config.public = Some(Address::parse(&public, Some(fallback)).map_err(|_| {
+                Failure::usage(format!("--public-host {public:?} is neither NAME nor NAME:PORT"))
+            })?);
+        }
+        config.own_files = match (serve.tls_cert.or(file.tls_cert), serve.tls_key.or(file.tls_key))
+        {
+            (Some(cert), Some(key)) => Some(OwnFiles { cert, key }),
+            (None, None) => None,
+            _ => return Err(Failure::usage("--tls-cert and --tls-key go together")),
+        };
+        config.key_type = match serve.tls_key_type.or(file.tls_key_type) {
+            None | Some(KeyType::Ecdsa) => ServerKeyType::default(),
+            Some(KeyType::Rsa2048) => ServerKeyType::Rsa2048,
+        };
+        config.binding = match serve.binding.or(file.binding) {
+            None | Some(Binding::Warn) => BindingPolicy::Warn,
+            Some(Binding::Require) => BindingPolicy::Require,
+            Some(Binding::Off) => BindingPolicy::Off,
+        };
+        config.behind_proxy = serve.behind_proxy.or(file.behind_proxy).unwrap_or(false);
+        config.proxies = if serve.proxies.is_empty() { file.proxies } else { serve.proxies };
+        if !config.proxies.is_empty() && !config.behind_proxy {
+            return Err(Failure::usage("--proxy goes with --behind-proxy"));
+        }
+        config.log_messages = serve.log_messages.or(file.log_messages).unwrap_or(false);
+        file.limits.put_into(&mut config.limits);
+        file.timing.put_into(&mut config);
+        Ok(Self {
+            server: config,
+            log_level: serve.log_level.or(file.log_level).unwrap_or(LogLevel::Info),
+            log_json: serve.log_json.or(file.log_json).unwrap_or(false),
+        })
+    }
+}
+
+impl LimitsFile {
+    fn put_into(self, limits: &mut Limits) {
+        let set = |to: &mut usize, from: Option<usize>| *to = from.unwrap_or(*to);
+        set(&mut limits.unauthenticated, self.unauthenticated);
+        set(&mut limits.unauthenticated_per_address, self.unauthenticated_per_address);
+        set(&mut limits.handshakes, self.handshakes);
+        set(&mut limits.sessions_per_user, self.sessions_per_user);
+        limits.logins_per_minute = self.logins_per_minute.unwrap_or(limits.logins_per_minute);
+        if let Some(hours) = self.invite_hours {
+            limits.invite = Duration::from_secs(hours.saturating_mul(3600));
+        }
+    }
+}
+
+impl TimingFile {
+    fn put_into(self, config: &mut Config) {
+        let set = |to: &mut Duration, from: Option<u64>| {
+            *to = from.map_or(*to, Duration::from_secs);
+        };
+        set(&mut config.timing.ping_following, self.ping_following);
+        set(&mut config.timing.ping_idle, self.ping_idle);
+        set(&mut config.timing.ping_answer, self.ping_answer);
+        set(&mut config.timing.rekey_overdue, self.rekey_overdue);
+        set(&mut config.timing.max_age, self.max_age);
+        set(&mut config.drain, self.drain);
+        set(&mut config.come_back, self.come_back);
+    }
+}
+
+fn read(path: &Path) -> Result<File, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    toml::from_str(&text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        let line = 1 + text.bytes().take(start).filter(|b| *b == b'\n').count();
+        Failure::usage(format!("{}:{line}: {}", path.display(), error.message()))
+    })
+}
+
+/// `$XDG_DATA_HOME/twinlock-server`, which is below `~/.local/share` where unset.
+fn default_data() -> Result<PathBuf, Failure> {
+    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    set("XDG_DATA_HOME")
+        .or_else(|| Some(set("HOME")?.join(".local/share")))
+        .map(|dir| dir.join("twinlock-server"))
+        .ok_or_else(|| Failure::usage("no place for the record: say --data DIR"))
+}

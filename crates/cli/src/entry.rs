@@ -1,0 +1,87 @@
+//! Entries and acknowledgements as they are shown: JSON with stable names, or a line for people.
+
+use serde::Serialize;
+use twinlock_client::client::Entry;
+use twinlock_client::outbox::Ack;
+use twinlock_core::chain::Kind;
+use twinlock_core::id::{MessageId, Sender};
+
+use crate::output::{Output, Style, local_time, rfc3339};
+
+/// An entry in JSON. A field that an entry does not have is null: `from` of the server's own
+/// words, `text` of an erased entry, `link` of a search result.
+#[derive(Debug, Serialize)]
+pub(crate) struct EntryJson<'a> {
+    conversation: &'a str,
+    n: u64,
+    time: String,
+    from: Option<&'a str>,
+    device: Option<String>,
+    kind: &'static str,
+    id: String,
+    text: Option<&'a str>,
+    link: Option<String>,
+}
+
+impl<'a> EntryJson<'a> {
+    /// `conversation` as the command line writes it.
+    pub(crate) fn new(conversation: &'a str, entry: &'a Entry) -> Self {
+        Self {
+            conversation,
+            n: entry.n,
+            time: rfc3339(entry.time_ms),
+            from: entry.sender.as_ref().and_then(Sender::user).map(|user| user.as_str()),
+            device: entry.sender.as_ref().and_then(Sender::device),
+            kind: entry.kind.word(),
+            id: entry.message_id.to_string(),
+            text: entry.text.as_ref().map(|text| text.expose_raw()),
+            link: entry.link.map(|link| link.to_string()),
+        }
+    }
+}
+
+/// An acknowledgement in JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct AckJson<'a> {
+    conversation: &'a str,
+    n: u64,
+    time: String,
+    id: String,
+    link: String,
+}
+
+impl<'a> AckJson<'a> {
+    pub(crate) fn new(conversation: &'a str, message_id: &MessageId, ack: &Ack) -> Self {
+        Self {
+            conversation,
+            n: ack.n,
+            time: rfc3339(ack.time_ms),
+            id: message_id.to_string(),
+            link: ack.link.to_string(),
+        }
+    }
+}
+
+/// An entry for people: time, who, and the text, whose further lines are set in so that none of
+/// them looks like an entry of its own. With `place`, the conversation too.
+pub(crate) fn human(out: &Output, place: Option<&str>, entry: &Entry) -> String {
+    let mut head = out.style(Style::Dim, &local_time(entry.time_ms));
+    if let Some(place) = place {
+        head = format!("{head} {place}");
+    }
+    let text = match &entry.text {
+        Some(text) => text.render().replace('\n', "\n      "),
+        None => out.style(Style::Dim, "(erased)"),
+    };
+    match entry.sender.as_ref().and_then(Sender::user) {
+        Some(user) => {
+            let mark = match entry.kind {
+                Kind::CLASSIC => " (classic)",
+                Kind::UNPROTECTED => " (unprotected)",
+                _ => "",
+            };
+            format!("{head} {}{mark}: {text}", out.style(Style::Bold, user.as_str()))
+        }
+        None => format!("{head} {}", out.style(Style::Dim, &format!("* {text}"))),
+    }
+}

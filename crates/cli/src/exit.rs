@@ -1,0 +1,129 @@
+//! How a command ends: one mapping from what went wrong to an exit code and to words.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use twinlock_client::error::{Blame, ClientError};
+use twinlock_client::home::{DiskError, HomeError};
+use twinlock_client::profile::ProfileError;
+use twinlock_client::state::StateError;
+
+/// The documented exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Nothing is wrong: whoever read our output has gone.
+    Done = 0,
+    /// The command line, a file or this machine.
+    Usage = 2,
+    /// Who you are.
+    Refused = 3,
+    /// Who they are, or TLS was cut where that is not allowed.
+    NotTrusted = 4,
+    /// No connection.
+    NoConnection = 5,
+    /// In the outbox, not recorded.
+    Queued = 6,
+    /// The server said no.
+    ServerSaidNo = 7,
+    /// A hash or link did not match.
+    Mismatch = 8,
+    /// Timed out.
+    TimedOut = 9,
+    /// By Ctrl-C or a signal.
+    Interrupted = 130,
+}
+
+/// A command that did not do what it was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    /// What happened. Empty: it was said already.
+    pub(crate) message: String,
+    /// What to do about it.
+    pub(crate) hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        Self { exit, message: message.to_string(), hint: None }
+    }
+
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Everything about it has been said.
+    pub(crate) fn said(exit: Exit) -> Self {
+        Self::new(exit, "")
+    }
+
+    pub(crate) fn interrupted() -> Self {
+        Self::said(Exit::Interrupted)
+    }
+
+    pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    pub(crate) fn code(&self) -> ExitCode {
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let exit = match error.blame() {
+            Blame::Here => Exit::Usage,
+            Blame::Us => Exit::Refused,
+            Blame::Them => Exit::NotTrusted,
+            Blame::Network => Exit::NoConnection,
+            Blame::Request => Exit::ServerSaidNo,
+            Blame::Record => Exit::Mismatch,
+        };
+        let failure = Self::new(exit, &error);
+        match error {
+            ClientError::Tampered(_)
+            | ClientError::Truncated { .. }
+            | ClientError::State(StateError::Conflict { .. } | StateError::AckChanged { .. }) => {
+                failure.hint(
+                    "this server's record is not what it was when you last saw it. Ask its owner \
+                     what happened (a backup put back?), and compare with others: \
+                     `twinlock audit verify`",
+                )
+            }
+            ClientError::TlsCut => failure.hint(
+                "if a proxy is intended, its owner hands out invite links that say so; \
+                 otherwise do not go on over this network",
+            ),
+            ClientError::Unreachable { .. } => {
+                failure.hint("is the server running, and is the address right?")
+            }
+            _ => failure,
+        }
+    }
+}
+
+impl From<ProfileError> for Failure {
+    fn from(error: ProfileError) -> Self {
+        ClientError::from(error).into()
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        ClientError::from(error).into()
+    }
+}
+
+impl From<DiskError> for Failure {
+    fn from(error: DiskError) -> Self {
+        ClientError::from(error).into()
+    }
+}
+
+impl From<HomeError> for Failure {
+    fn from(error: HomeError) -> Self {
+        Self::usage(error)
+    }
+}

@@ -1,0 +1,196 @@
+//! The one module that prints. Data goes to standard output, words to standard error.
+//!
+//! A reader that has gone away (`twinlock listen | head`) ends a command quietly: writing reports
+//! it as [`Gone`], and nothing panics.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use twinlock_core::text::harmless_json;
+
+use crate::args::{Color, Global};
+use crate::exit::{Exit, Failure};
+
+/// How to print.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    quiet: bool,
+    color_out: bool,
+    color_err: bool,
+}
+
+/// A colour with a meaning.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Style {
+    Good,
+    Warning,
+    Bad,
+    Dim,
+    Bold,
+}
+
+impl Style {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Good => "32",
+            Self::Warning => "33",
+            Self::Bad => "31",
+            Self::Dim => "2",
+            Self::Bold => "1",
+        }
+    }
+}
+
+impl Output {
+    pub(crate) fn new(global: &Global) -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+            || std::env::var_os("TERM").is_some_and(|v| v == "dumb");
+        let on = |terminal: bool| match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal && !plain,
+        };
+        Self {
+            quiet: global.quiet,
+            color_out: on(io::stdout().is_terminal()),
+            color_err: on(io::stderr().is_terminal()),
+        }
+    }
+
+    /// One line of data.
+    pub(crate) fn line(&self, line: &str) -> Result<(), Gone> {
+        write_line(line)
+    }
+
+    /// Several lines of data in one write.
+    pub(crate) fn lines(&self, lines: &str) -> Result<(), Gone> {
+        let mut out = io::stdout().lock();
+        out.write_all(lines.as_bytes()).and_then(|()| out.flush()).map_err(Gone)
+    }
+
+    /// One JSON document on a line of data.
+    pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), Gone> {
+        self.line(&json(value))
+    }
+
+    /// Words that `--quiet` leaves out.
+    pub(crate) fn say(&self, words: &str) {
+        if !self.quiet {
+            self.words(words);
+        }
+    }
+
+    /// Words that must be said.
+    pub(crate) fn warn(&self, words: &str) {
+        self.words(&self.err_style(Style::Warning, words));
+    }
+
+    /// What went wrong.
+    pub(crate) fn failure(&self, failure: &Failure) {
+        if !failure.message.is_empty() {
+            let head = self.err_style(Style::Bad, "twinlock:");
+            self.words(&format!("{head} {}", failure.message));
+        }
+        if let Some(hint) = &failure.hint {
+            self.words(&format!("  {hint}"));
+        }
+    }
+
+    fn words(&self, text: &str) {
+        words(text);
+    }
+
+    /// Whether standard error is coloured.
+    pub(crate) fn colors_words(&self) -> bool {
+        self.color_err
+    }
+
+    pub(crate) fn style(&self, style: Style, text: &str) -> String {
+        paint(self.color_out, style, text)
+    }
+
+    pub(crate) fn err_style(&self, style: Style, text: &str) -> String {
+        paint(self.color_err, style, text)
+    }
+}
+
+/// A line of data.
+pub(crate) fn write_line(line: &str) -> Result<(), Gone> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Gone)
+}
+
+/// A line of words.
+pub(crate) fn words(text: &str) {
+    // Nobody is left to be told that nobody listens.
+    let _gone = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// A question, whose answer is typed behind it.
+pub(crate) fn prompt(text: &str) {
+    let mut err = io::stderr().lock();
+    let _gone = write!(err, "{text}").and_then(|()| err.flush());
+}
+
+fn paint(on: bool, style: Style, text: &str) -> String {
+    if on { format!("\u{1b}[{}m{text}\u{1b}[0m", style.code()) } else { text.to_owned() }
+}
+
+/// A JSON document on one line, harmless to a terminal.
+pub(crate) fn json(value: &impl Serialize) -> String {
+    let json = serde_json::to_string(value).unwrap_or_default();
+    harmless_json(&json).into_owned()
+}
+
+/// Standard output cannot be written to.
+#[derive(Debug)]
+pub(crate) struct Gone(io::Error);
+
+impl From<io::Error> for Gone {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<Gone> for Failure {
+    fn from(Gone(error): Gone) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            Self::said(Exit::Done)
+        } else {
+            Self::usage(format!("standard output: {error}"))
+        }
+    }
+}
+
+/// RFC 3339 UTC with milliseconds.
+pub(crate) fn rfc3339(time_ms: u64) -> String {
+    timestamp(time_ms).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
+/// Local time, for people: the hour today, the date too otherwise.
+pub(crate) fn local_time(time_ms: u64) -> String {
+    let zone = TimeZone::system();
+    let time = timestamp(time_ms).to_zoned_datetime(zone.clone());
+    let today = Timestamp::now().to_zoned_datetime(zone).date();
+    let form = if time.date() == today { "%H:%M" } else { "%Y-%m-%d %H:%M" };
+    time.strftime(form).to_string()
+}
+
+fn timestamp(time_ms: u64) -> Timestamp {
+    let ms = i64::try_from(time_ms).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_utc_with_milliseconds() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(1_795_622_400_007), "2026-11-25T16:00:00.007Z");
+        assert!(rfc3339(u64::MAX).starts_with("9999-"));
+    }
+}
