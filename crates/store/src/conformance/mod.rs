@@ -85,7 +85,7 @@ macro_rules! equal {
     };
 }
 
-pub(self) use {ensure, equal};
+use {ensure, equal};
 
 fn same<T: PartialEq + fmt::Debug>(got: &T, expected: &T, what: &str) -> Lawful {
     ensure!(got == expected, "{what} is {got:?}, expected {expected:?}");

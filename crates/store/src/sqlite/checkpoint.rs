@@ -129,6 +129,8 @@ impl Drop for Checkpointer {
 }
 
 fn run(shared: &Shared, conn: &Connection) {
+    // What is erased stays due until the WAL has really been emptied.
+    let mut due = false;
     loop {
         let (checkpoint, truncate) = {
             let mut asked = lock(&shared.asked);
@@ -140,10 +142,13 @@ fn run(shared: &Shared, conn: &Connection) {
             }
             (std::mem::take(&mut asked.checkpoint), std::mem::take(&mut asked.truncate))
         };
-        let done = match (truncate, checkpoint) {
-            (true, _) => truncated(conn),
-            (false, true) => checkpointed(shared, conn),
-            (false, false) => Ok(()),
+        due |= truncate;
+        let done = if due {
+            truncated(conn).map(|emptied| due = !emptied)
+        } else if checkpoint {
+            checkpointed(shared, conn)
+        } else {
+            Ok(())
         };
         if let Err(error) = done {
             // The next commits ask again; nothing is lost but room.
@@ -172,13 +177,13 @@ fn passive(conn: &Connection) -> rusqlite::Result<u32> {
 }
 
 /// Moves everything and empties the WAL, waiting for readers and the recorder as long as each
-/// statement may.
-fn truncated(conn: &Connection) -> rusqlite::Result<()> {
+/// statement may. `false`: they were busy all the time.
+fn truncated(conn: &Connection) -> rusqlite::Result<bool> {
     let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     if busy != 0 {
-        tracing::warn!("what was erased is still in the WAL until it begins anew");
+        tracing::warn!("what was erased is still in the WAL; it will be emptied later");
     }
-    Ok(())
+    Ok(busy == 0)
 }
 
 fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {

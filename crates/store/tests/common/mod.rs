@@ -1,5 +1,5 @@
 //! What the tests share.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::panic, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,11 +11,13 @@ use twinlock_core::id::{
     ConversationId, DeviceId, InviteId, Link, MessageId, Name, Sender, ServerKey,
 };
 use twinlock_store::{
-    Appended, Content, InviteTerms, Limit, NewDevice, NewEntry, NewInvite, Options, Receipt,
+    Appended, Content, Entry, InviteTerms, Limit, NewDevice, NewEntry, NewInvite, Options, Receipt,
     Registered, Registration, Role, RowKey, SqliteStore, Store,
 };
 
 pub(crate) const SERVER_KEY: ServerKey = ServerKey([0x5e; 32]);
+
+pub(crate) const EVERYTHING: Limit = Limit { entries: 100_000, bytes: 1 << 30 };
 
 pub(crate) fn options() -> Options {
     Options::new(SERVER_KEY, RowKey::new(&[0x4b; 32]))
@@ -29,11 +31,13 @@ pub(crate) fn name(name: &str) -> Name {
     Name::new(name).unwrap()
 }
 
-/// Ids that begin with a counter, as those of clients begin with a time.
+/// Ids that begin with process and counter, as those of clients begin with a time.
 pub(crate) fn message_id() -> MessageId {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let mut id = [0; 16];
-    id[..8].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    let process = u64::from(std::process::id()) << 32;
+    let id_64 = process | NEXT.fetch_add(1, Ordering::Relaxed);
+    id[..8].copy_from_slice(&id_64.to_be_bytes());
     MessageId(id)
 }
 
@@ -85,20 +89,28 @@ pub(crate) async fn links(
             return Ok(links);
         }
         for entry in &page.entries {
-            let commit = match &entry.content {
-                Content::Body(salt, body) => chain::commit(salt, body),
-                Content::Erased(commit) => *commit,
-            };
-            let linked = Linked {
-                conversation,
-                n: entry.n,
-                time_ms: entry.time_ms,
-                message_id: &entry.message_id,
-                kind: entry.kind,
-                sender: &entry.sender,
-                commit: &commit,
-            };
-            links.push(position.advance(&linked, None)?);
+            links.push(advance(&mut position, conversation, entry)?);
         }
     }
+}
+
+pub(crate) fn advance(
+    position: &mut Position,
+    conversation: ConversationId,
+    entry: &Entry,
+) -> Result<Link, Broken> {
+    let commit = match &entry.content {
+        Content::Body(salt, body) => chain::commit(salt, body),
+        Content::Erased(commit) => *commit,
+    };
+    let linked = Linked {
+        conversation,
+        n: entry.n,
+        time_ms: entry.time_ms,
+        message_id: &entry.message_id,
+        kind: entry.kind,
+        sender: &entry.sender,
+        commit: &commit,
+    };
+    position.advance(&linked, None)
 }

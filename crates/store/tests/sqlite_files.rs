@@ -1,0 +1,216 @@
+//! The files of a SQLite record: whose they are, what is in them, who may open them.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{entry, join, links, name, open, options, say};
+use rusqlite::{Connection, OpenFlags};
+use twinlock_store::{LOBBY, NewEntry, OpenError, SqliteStore, Store};
+
+/// Looks again and again for up to ten seconds.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < until, "not within ten seconds: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn look(dir: &Path, sql: &str) -> i64 {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let conn = Connection::open_with_flags(dir.join("record.db"), flags).unwrap();
+    conn.busy_timeout(Duration::from_secs(5)).unwrap();
+    conn.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn nobody_else_can_read_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    // One that was made too open is closed.
+    let path = dir.path().join("record.db");
+    fs::write(&path, "").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    say(&*store, entry(LOBBY, "ada", "x")).await;
+    let mut names = Vec::new();
+    for file in fs::read_dir(dir.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{:?}", file.file_name());
+        names.push(file.file_name().into_string().unwrap());
+    }
+    names.sort();
+    assert_eq!(names, ["record.db", "record.db-shm", "record.db-wal", "record.db.lock"]);
+}
+
+#[tokio::test]
+async fn a_second_opener_is_refused_until_the_first_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("record.db");
+    let first = open(dir.path());
+    join(&*first, "ada").await;
+    let second = SqliteStore::open(&path, options());
+    match second {
+        Err(error @ OpenError::InUse(_)) => {
+            assert!(error.to_string().contains("another server"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // The one that was there is none the worse.
+    say(&*first, entry(LOBBY, "ada", "x")).await;
+    drop(first);
+    let second = open(dir.path());
+    assert_eq!(links(&*second, LOBBY).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_record_dropped_with_work_in_it_is_whole_when_it_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 1..=10 {
+        let store = open(dir.path());
+        if round == 1 {
+            join(&*store, "ada").await;
+        }
+        let batch: Vec<NewEntry> = (0..50).map(|_| entry(LOBBY, "ada", "x")).collect();
+        // Begun, not waited for.
+        tokio::select! {
+            biased;
+            _ = store.append(batch) => {}
+            () = std::future::ready(()) => {}
+        }
+        drop(store);
+        let store = open(dir.path());
+        assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 50 * round);
+    }
+}
+
+#[tokio::test]
+async fn a_closed_record_is_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    say(&*store, entry(LOBBY, "ada", "x")).await;
+    store.conversation(&name("ada"), LOBBY).await.unwrap();
+    store.close().await.unwrap();
+    assert!(!dir.path().join("record.db-wal").exists());
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(dir.path().join("record.db"), copy.path().join("record.db")).unwrap();
+    let store = open(copy.path());
+    assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let path = dir.path().join("record.db");
+    let conn = Connection::open(&path).unwrap();
+    conn.pragma_update(None, "user_version", 99).unwrap();
+    drop(conn);
+    let before = fs::read(&path).unwrap();
+    match SqliteStore::open(&path, options()) {
+        Err(error @ OpenError::NewerSchema { found: 99, known: 1, .. }) => {
+            assert!(error.to_string().contains("newer version"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_file_that_is_no_record_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("record.db");
+    let text = "this is not a database ".repeat(100);
+    fs::write(&path, &text).unwrap();
+    assert!(matches!(SqliteStore::open(&path, options()), Err(OpenError::Database { .. })));
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    let nowhere = dir.path().join("missing/record.db");
+    assert!(matches!(SqliteStore::open(&nowhere, options()), Err(OpenError::File { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_index_catches_up_and_finds_what_the_scan_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    let batch = (1..=1000).map(|i| {
+        let text = format!("{} number {i}", if i % 100 == 0 { "Nädel" } else { "hay" });
+        entry(LOBBY, "ada", &text)
+    });
+    store.append(batch.collect()).await.unwrap();
+    let searches = ["needle", "nadel", "nadel num", "number 7", "nadel 500", "hay na"];
+    let mut scanned = Vec::new();
+    for text in searches {
+        scanned.push(store.search(LOBBY, text, 900, 50).await.unwrap());
+    }
+    eventually("the index has everything", || {
+        look(dir.path(), "SELECT seq FROM indexed")
+            == look(dir.path(), "SELECT max(seq) FROM entries")
+    });
+    for (text, scanned) in searches.iter().zip(scanned) {
+        assert_eq!(store.search(LOBBY, text, 900, 50).await.unwrap(), scanned, "{text}");
+    }
+    assert_eq!(store.search(LOBBY, "nadel", 900, 50).await.unwrap().len(), 8);
+    // And goes on where it was.
+    drop(store);
+    let store = open(dir.path());
+    say(&*store, entry(LOBBY, "ada", "one more Nadel")).await;
+    eventually("the index has the new one", || look(dir.path(), "SELECT seq FROM indexed") == 1001);
+    assert_eq!(store.search(LOBBY, "nadel", u64::MAX, 50).await.unwrap().len(), 11);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_erased_is_in_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    let holds = |word: &str| {
+        ["record.db", "record.db-wal"].iter().any(|file| {
+            let bytes = fs::read(dir.path().join(file)).unwrap();
+            let bytes = String::from_utf8_lossy(&bytes).to_lowercase();
+            bytes.contains(word)
+        })
+    };
+    // One that is in the index and one that may not be; a long one, on pages of its own.
+    for text in ["Xyzzyplugh1", &format!("{} xyzzyplugh2", "lorem ".repeat(2000))] {
+        for _ in 0..20 {
+            say(&*store, entry(LOBBY, "ada", "nothing to hide")).await;
+        }
+        let n = say(&*store, entry(LOBBY, "ada", text)).await.n;
+        eventually("the index has everything", || {
+            look(dir.path(), "SELECT seq FROM indexed") >= i64::try_from(n).unwrap()
+        });
+        assert!(holds("xyzzyplugh"));
+        assert!(store.erase(LOBBY, n).await.unwrap());
+        eventually("the files have forgotten", || !holds("xyzzyplugh"));
+    }
+    let n = say(&*store, entry(LOBBY, "ada", "xyzzyplugh3")).await.n;
+    assert!(store.erase(LOBBY, n).await.unwrap());
+    eventually("the files have forgotten", || !holds("xyzzyplugh"));
+    assert!(store.search(LOBBY, "xyzzyplugh", u64::MAX, 10).await.unwrap().is_empty());
+    assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 43);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wal_stays_bounded_while_much_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    let body = "x".repeat(8 * 1024);
+    let mut largest = 0;
+    // 160 MiB through a WAL that is to be kept near 16.
+    for _ in 0..160 {
+        let batch = (0..128).map(|_| entry(LOBBY, "ada", &body)).collect();
+        store.append(batch).await.unwrap();
+        largest = largest.max(fs::metadata(dir.path().join("record.db-wal")).unwrap().len());
+    }
+    assert!(largest < 80 << 20, "the WAL grew to {} MiB", largest >> 20);
+    assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 160 * 128);
+}

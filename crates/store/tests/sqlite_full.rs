@@ -1,0 +1,70 @@
+//! A full disk.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use common::{entry, join, links, name, open, say};
+use twinlock_store::{Appended, LOBBY, Store, StoreError};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_writes_reads_on_and_recovers_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    join(&*store, "bob").await;
+    let mut news = store.watch();
+    let mut acked = Vec::new();
+    for (round, room) in (0_u32..3).enumerate() {
+        // Some room, soon used up, by many at once.
+        store.limit_pages(Some(60 + 40 * room)).await.unwrap();
+        let mut full = 0;
+        while full < 50 {
+            let tasks: Vec<_> = (0..20)
+                .map(|_| {
+                    let store = store.clone();
+                    let new = entry(LOBBY, "ada", &"x".repeat(300));
+                    tokio::spawn(async move { (new.clone(), store.append(vec![new]).await) })
+                })
+                .collect();
+            for task in tasks {
+                match task.await.unwrap() {
+                    (new, Ok(answers)) => acked.push((new, answers)),
+                    (_, Err(error)) => {
+                        assert_eq!(error, StoreError::Full);
+                        full += 1;
+                    }
+                }
+            }
+        }
+        // Other writes are told the same, and reading goes on.
+        let room = store.create_room(&name("ada"), &name("ops"), &"x".repeat(9000)).await;
+        assert_eq!(room, Err(StoreError::Full));
+        let before = links(&*store, LOBBY).await.unwrap().len();
+        assert_eq!(before, acked.len());
+        let found = store.search(LOBBY, "xx", u64::MAX, 1_000_000).await.unwrap().len();
+        assert_eq!(found, before - round);
+        // Room again: it goes on without being told.
+        store.limit_pages(None).await.unwrap();
+        let new = entry(LOBBY, "bob", "room again");
+        let receipt = say(&*store, new.clone()).await;
+        assert_eq!(usize::try_from(receipt.n).unwrap(), before + 1);
+        acked.push((new, vec![Appended::Recorded(receipt)]));
+    }
+    // Nothing was doubled, lost or acknowledged at a wrong place.
+    let links = links(&*store, LOBBY).await.unwrap();
+    assert_eq!(links.len(), acked.len());
+    for (new, answers) in &acked {
+        let [Appended::Recorded(receipt)] = answers.as_slice() else { panic!("{answers:?}") };
+        assert_eq!(links.get(usize::try_from(receipt.n).unwrap() - 1), Some(&receipt.link));
+        assert_eq!(&store.append(vec![new.clone()]).await.unwrap(), answers);
+    }
+    // Watchers heard of what was recorded and of nothing else. (They may have been told to look.)
+    let mut told = 0;
+    while let Ok(published) = news.try_recv() {
+        for entry in published.iter().flat_map(|p| &p.entries) {
+            told += 1;
+            assert!(entry.n <= links.len() as u64);
+        }
+    }
+    assert!(told > 0);
+}

@@ -1,0 +1,221 @@
+//! Rows that somebody changed behind the server's back.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{entry, join, links, name, open, say};
+use rusqlite::Connection;
+use tempfile::TempDir;
+use twinlock_core::chain::{Position, link_0};
+use twinlock_core::id::{CredentialId, DeviceId, InviteId};
+use twinlock_store::{
+    InviteTerms, LOBBY, NewInvite, Registered, Registration, Role, Store, StoreError,
+};
+
+fn edit(dir: &Path, sql: &str) {
+    let conn = Connection::open(dir.join("record.db")).unwrap();
+    conn.execute_batch(sql).unwrap();
+    conn.close().unwrap();
+}
+
+/// A record of its own for each edit.
+fn copy_of(dir: &Path) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(dir.join("record.db"), copy.path().join("record.db")).unwrap();
+    copy
+}
+
+const OPEN: InviteId = InviteId([0xa0; 8]);
+const USED: InviteId = InviteId([0xb0; 8]);
+
+struct People {
+    dir: TempDir,
+    ada: DeviceId,
+    bob: DeviceId,
+    revoked: DeviceId,
+}
+
+async fn people() -> People {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (ada, bob) = (join(&*store, "ada").await, join(&*store, "bob").await);
+    let revoked = join(&*store, "eve").await;
+    assert!(store.revoke_device(&name("eve"), &revoked).await.unwrap());
+    for (user, byte) in [("ada", 0xaa), ("bob", 0xbb)] {
+        assert!(store.set_password(&name(user), &[byte; 192], 5).await.unwrap());
+    }
+    for id in [OPEN, USED] {
+        let terms = InviteTerms { role: Role::Member, user: Some(name("carl")), expires_ms: 1000 };
+        let new = NewInvite { id, record: vec![3; 192], terms, made_by: None, created_ms: 5 };
+        store.add_invite(new).await.unwrap();
+    }
+    let carl = Registration { invite: USED, user: name("carl"), password: None, device: None };
+    assert!(matches!(store.register(carl, 6).await, Ok(Registered::Done(_))));
+    store.close().await.unwrap();
+    People { dir, ada, bob, revoked }
+}
+
+#[tokio::test]
+async fn a_swapped_or_edited_row_is_no_credential() {
+    let people = people().await;
+    let password = |user: &str| CredentialId::User(name(user));
+    let (ada, bob) = (CredentialId::Device(people.ada), CredentialId::Device(people.bob));
+    let revoked = CredentialId::Device(people.revoked);
+    let (unused, used) = (CredentialId::Invite(OPEN), CredentialId::Invite(USED));
+    let all = [&password("ada"), &password("bob"), &ada, &bob, &unused];
+
+    // Untouched, these and only these are credentials.
+    let copy = copy_of(people.dir.path());
+    let store = open(copy.path());
+    for id in all {
+        assert!(store.credential(id, 10).await.unwrap().is_some(), "{id:?}");
+    }
+    for id in [&revoked, &used] {
+        assert!(store.credential(id, 10).await.unwrap().is_none(), "{id:?}");
+    }
+    assert!(store.credential(&unused, 1000).await.unwrap().is_none());
+
+    let set = |what: &str, id: &CredentialId| {
+        let cid: String = id.cid().iter().map(|b| format!("{b:02x}")).collect();
+        format!("UPDATE credentials SET {what} WHERE cid = x'{cid}';")
+    };
+    let take = |column: &str, from: &CredentialId, to: &CredentialId| {
+        let cid: String = from.cid().iter().map(|b| format!("{b:02x}")).collect();
+        let value = format!("(SELECT {column} FROM credentials WHERE cid = x'{cid}')");
+        set(&format!("{column} = {value}"), to)
+    };
+    let (pa, pb) = (password("ada"), password("bob"));
+    // 01 is a password; "ada" and "bob" in hex.
+    let renamed = "UPDATE credentials SET cid = x'00616461' WHERE cid = x'01616461';
+         UPDATE credentials SET cid = x'01616461' WHERE cid = x'01626f62';";
+    let edits: Vec<(String, Vec<&CredentialId>)> = vec![
+        // Bob's password for ada: the record alone, with its MAC, or the whole row.
+        (take("record", &pb, &pa), vec![&pa]),
+        (take("record", &pb, &pa) + &take("mac", &pb, &pa), vec![&pa]),
+        (renamed.to_owned(), vec![&pa, &pb]),
+        // Bob's device as ada's.
+        (set("user = 'ada'", &bob), vec![&bob]),
+        (take("record", &bob, &ada) + &take("mac", &bob, &ada), vec![&ada]),
+        // What was ended is to live again.
+        (set("state = 0", &revoked), vec![&revoked]),
+        (set("state = 0, used_by = NULL", &used), vec![&used]),
+        (set("state = 7", &ada), vec![&ada]),
+        // An invite is to last longer, to give more, to be for others.
+        (set("expires_ms = 9999999999999", &unused), vec![&unused]),
+        (set("role = 2", &unused), vec![&unused]),
+        (set("role = 9", &unused), vec![&unused]),
+        (set("user = NULL", &unused), vec![&unused]),
+        (set("made_by = 'ada'", &unused), vec![&unused]),
+        (set("mac = zeroblob(32)", &pa), vec![&pa]),
+        (set("mac = x'00'", &pa), vec![&pa]),
+        (set("label = 'x'", &ada), vec![&ada]),
+        // A user's role counts for each of its credentials.
+        ("UPDATE users SET role = 2 WHERE name = 'ada';".into(), vec![&pa, &ada]),
+        (
+            "UPDATE users SET mac = (SELECT mac FROM users WHERE name = 'bob') WHERE name = 'ada';"
+                .into(),
+            vec![&pa, &ada],
+        ),
+        ("UPDATE users SET created_ms = 0 WHERE name = 'bob';".into(), vec![&pb, &bob]),
+    ];
+    for (sql, gone) in edits {
+        let copy = copy_of(people.dir.path());
+        edit(copy.path(), &sql);
+        let store = open(copy.path());
+        for id in all.into_iter().chain([&revoked, &used]) {
+            let expected = all.contains(&id) && !gone.contains(&id);
+            let found = store.credential(id, 10).await.unwrap();
+            assert_eq!(found.is_some(), expected, "{id:?} after {sql}");
+        }
+        if gone.contains(&&unused) {
+            let carl =
+                Registration { invite: OPEN, user: name("dan"), password: None, device: None };
+            assert_eq!(store.register(carl, 10).await, Ok(Registered::InviteGone), "{sql}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_edited_role_is_nobodys() {
+    let people = people().await;
+    edit(people.dir.path(), "UPDATE users SET role = 2 WHERE name = 'bob';");
+    let store = open(people.dir.path());
+    assert!(matches!(store.person(&name("bob")).await, Err(StoreError::Damaged(_))));
+    assert!(matches!(store.people(None, 10).await, Err(StoreError::Damaged(_))));
+    assert!(store.person(&name("ada")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn another_row_key_opens_nothing() {
+    let people = people().await;
+    let options =
+        twinlock_store::Options::new(common::SERVER_KEY, twinlock_store::RowKey::new(&[0; 32]));
+    let path = people.dir.path().join("record.db");
+    let store = twinlock_store::SqliteStore::open(&path, options).unwrap();
+    for id in [CredentialId::User(name("ada")), CredentialId::Device(people.ada)] {
+        assert_eq!(store.credential(&id, 10).await, Ok(None));
+    }
+}
+
+#[tokio::test]
+async fn an_altered_entry_breaks_the_chain_at_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    for i in 0..10 {
+        say(&*store, entry(LOBBY, "ada", &format!("text {i}"))).await;
+    }
+    let good = links(&*store, LOBBY).await.unwrap();
+    store.close().await.unwrap();
+    for sql in [
+        "UPDATE entries SET body = CAST('text X' AS BLOB) WHERE n = 5",
+        "UPDATE entries SET salt = zeroblob(16) WHERE n = 5",
+        "UPDATE entries SET time_ms = time_ms + 1 WHERE n = 5",
+        "UPDATE entries SET kind = 2 WHERE n = 5",
+        "UPDATE entries SET sender = CAST('bob' AS BLOB) WHERE n = 5",
+        "UPDATE entries SET message_id = zeroblob(16) WHERE n = 5",
+        "UPDATE entries SET body = NULL, salt = NULL, \"commit\" = zeroblob(32) WHERE n = 5",
+        "UPDATE entries SET n = 100 WHERE n = 5; UPDATE entries SET n = 5 WHERE n = 6;
+         UPDATE entries SET n = 6 WHERE n = 100",
+    ] {
+        let copy = copy_of(dir.path());
+        edit(copy.path(), sql);
+        let store = open(copy.path());
+        // The reader's own links part from the remembered ones at the altered entry.
+        let mut position = Position::new(LOBBY, 0, link_0(&common::SERVER_KEY, LOBBY));
+        let page = store.read(LOBBY, 0, common::EVERYTHING).await.unwrap();
+        let parted = page.entries.iter().zip(&good).find(|(entry, good)| {
+            common::advance(&mut position, LOBBY, entry).as_ref() != Ok(*good)
+        });
+        let parted = parted.map(|(entry, _)| entry.n);
+        assert!(parted == Some(5) || parted == Some(6) && sql.contains("time"), "{parted:?} {sql}");
+        // Nor does the head that the store names go with what it holds.
+        let page = store.read(LOBBY, 10, common::EVERYTHING).await.unwrap();
+        assert_eq!(Some(&page.link_after), good.last(), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_entry_is_told_and_not_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    for _ in 0..10 {
+        say(&*store, entry(LOBBY, "ada", "x")).await;
+    }
+    store.close().await.unwrap();
+    edit(dir.path(), "DELETE FROM entries WHERE n = 5");
+    let store = open(dir.path());
+    for after in [0, 4, 5] {
+        let page = store.read(LOBBY, after, common::EVERYTHING).await;
+        match page {
+            Err(StoreError::Damaged(what)) => assert!(what.contains("entry 5"), "{what}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    // What is whole is still read.
+    assert_eq!(store.read(LOBBY, 6, common::EVERYTHING).await.unwrap().entries.len(), 4);
+}
