@@ -8,6 +8,8 @@ mod common;
 use std::time::Duration;
 
 use common::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use twinlock_core::credential::Credential;
 use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::handshake::Enrolment;
 use twinlock_core::id::DeviceId;
@@ -139,23 +141,9 @@ async fn each_evaluation_of_a_name_costs_a_token_of_that_name() {
     assert!(session.ask(evaluate(true, true)).await.is_ok());
 }
 
-/// Sends HELLO: how long CHALLENGE is, or the ERROR instead.
-async fn hello(
-    host: &Host,
-    credential: twinlock_core::credential::Credential,
-) -> Result<usize, ErrorCode> {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut io = host.tls().await;
-    let start = twinlock_core::handshake::AwaitChallenge::start;
-    let (_state, hello) = start(credential, None, &mut OsEntropy).unwrap();
-    io.write_all(&hello).await.unwrap();
-    io.flush().await.unwrap();
-    let mut header = [0; 4];
-    io.read_exact(&mut header).await.unwrap();
-    let len = usize::from(header[2]) << 8 | usize::from(header[3]);
-    let mut payload = vec![0; len];
-    io.read_exact(&mut payload).await.unwrap();
-    if header[0] == 0x0e { Err(ErrorCode::parse(payload.try_into().unwrap())) } else { Ok(len) }
+/// Sends HELLO: whether there is a CHALLENGE, which has one length only, or an ERROR instead.
+async fn hello(host: &Host, credential: Credential) -> Result<(), ErrorCode> {
+    common::hello(&mut host.tls().await, credential).await.map(drop)
 }
 
 #[tokio::test]
@@ -341,7 +329,7 @@ async fn known_and_unknown_names_look_the_same() {
         ("used invite", wrong.credential()),
     ];
     for (what, credential) in ids {
-        assert_eq!(hello(&host, credential).await, Ok(1408), "{what}");
+        assert_eq!(hello(&host, credential).await, Ok(()), "{what}");
     }
     for credential in [password("ada", "correct horse"), password("nobody", "correct horse")] {
         assert_eq!(wrong_proof(&host, credential).await, ErrorCode::Refused);
@@ -349,21 +337,17 @@ async fn known_and_unknown_names_look_the_same() {
 }
 
 /// A login whose PROOF is wrong.
-async fn wrong_proof(host: &Host, credential: twinlock_core::credential::Credential) -> ErrorCode {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+async fn wrong_proof(host: &Host, credential: Credential) -> ErrorCode {
     let mut io = host.tls().await;
-    let start = twinlock_core::handshake::AwaitChallenge::start;
-    let (_state, hello) = start(credential, None, &mut OsEntropy).unwrap();
-    io.write_all(&hello).await.unwrap();
-    let mut challenge = [0; 4 + 1408];
-    io.read_exact(&mut challenge).await.unwrap();
-    let mut proof = vec![3, 0, 0, 64];
-    proof.extend(random::<64>());
+    common::hello(&mut io, credential).await.unwrap();
+    let proof = [&[3, 0, 0, 64], &random::<64>()[..]].concat();
     io.write_all(&proof).await.unwrap();
-    let mut error = [0; 7];
-    io.read_exact(&mut error).await.unwrap();
-    assert_eq!(error[..4], [0x0e, 0, 0, 3]);
-    ErrorCode::parse(error[4..].try_into().unwrap())
+    let mut header = [0; 4];
+    io.read_exact(&mut header).await.unwrap();
+    assert_eq!(header, [0x0e, 0, 0, 3]);
+    let code = error(&mut io).await;
+    assert_eq!(rest(&mut io).await, []);
+    code
 }
 
 #[tokio::test]
@@ -373,7 +357,7 @@ async fn guesses_slow_down_for_every_name_and_disturb_nobody_who_is_logged_in() 
     // Existing or not; finished or not.
     for name in ["ada", "nobody"] {
         for _ in 0..5 {
-            assert_eq!(hello(&host, password(name, "wrong horse")).await, Ok(1408));
+            assert_eq!(hello(&host, password(name, "wrong horse")).await, Ok(()));
         }
         let busy = hello(&host, password(name, "wrong horse")).await;
         assert!(matches!(busy, Err(ErrorCode::Busy(29..=31))), "{name}: {busy:?}");
@@ -390,7 +374,7 @@ async fn one_address_tries_a_few_times_a_minute_and_success_costs_nothing() {
         host.connect(laptop.credential()).await.unwrap().bye().await;
     }
     for _ in 0..6 {
-        assert_eq!(hello(&host, Device::unknown().credential()).await, Ok(1408));
+        assert_eq!(hello(&host, Device::unknown().credential()).await, Ok(()));
     }
     let busy = hello(&host, Device::unknown().credential()).await;
     assert!(matches!(busy, Err(ErrorCode::Busy(9..=11))), "{busy:?}");

@@ -3,29 +3,36 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use twinlock_core::Entropy as _;
 use twinlock_core::credential::{Credential, Password};
-use twinlock_core::frame::{CloseCode, ErrorCode};
-use twinlock_core::handshake::Enrolment;
+use twinlock_core::frame::{CHALLENGE, CloseCode, ErrorCode};
+use twinlock_core::handshake::{AwaitChallenge, Enrolment};
 use twinlock_core::id::{DeviceId, InviteId, Name, ServerKey, TlsPin};
 use twinlock_core::keys::{DeviceSecret, InviteSecret};
 use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::{Binding, BindingPolicy, Config as SessionConfig, Event};
 use twinlock_link::OsEntropy;
-use twinlock_link::line::{Line, LineError};
+use twinlock_link::line::{Line, LineError, Wake};
 use twinlock_link::login::{LoginError, login};
-use twinlock_link::tls::{Alpn, ClientTls, Trust, channel_binding};
-use twinlock_server::{Config, Server};
+use twinlock_link::tls::{Alpn, ClientTls, TlsFault, Trust, channel_binding};
+use twinlock_server::{Config, Server, StartError};
+use twinlock_store::OpenError;
 
 pub const LOBBY: u64 = 1;
 
@@ -84,10 +91,19 @@ impl Host {
     /// The same directory, after an end without any order.
     pub async fn crash(self, change: impl FnOnce(&mut Config)) -> Self {
         let Self { server, dir, .. } = self;
+        let mut config = config(&dir.path().join("data"));
+        change(&mut config);
         drop(server);
-        // Its tasks end where they next wait; the lock of the record goes with the last of them.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        Self::start_in(dir, change).await
+        // Its tasks end where they next wait, and the lock of the record with the last of them.
+        let start = async {
+            loop {
+                match Server::start(config.clone()).await {
+                    Err(StartError::Record(OpenError::InUse(_))) => tokio::task::yield_now().await,
+                    started => return started.unwrap(),
+                }
+            }
+        };
+        Self { server: soon("start", start).await, dir, owner: self.owner }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -107,7 +123,7 @@ impl Host {
         self.server.tls_pin()
     }
 
-    pub async fn tls(&self) -> TlsStream<TcpStream> {
+    pub async fn tls(&self) -> Io {
         tls(self.address(), self.pin()).await
     }
 
@@ -146,10 +162,53 @@ impl Host {
     }
 }
 
-pub async fn tls(address: SocketAddr, pin: TlsPin) -> TlsStream<TcpStream> {
-    let tls = ClientTls::new(Trust::Pins(vec![pin]), Alpn::Required).unwrap();
+pub async fn tls(address: SocketAddr, pin: TlsPin) -> Io {
     let tcp = soon("connect", TcpStream::connect(address)).await.unwrap();
-    soon("TLS", tls.connect("localhost", tcp)).await.unwrap()
+    tls_over(tcp, pin).await.unwrap()
+}
+
+pub async fn tls_over(tcp: TcpStream, pin: TlsPin) -> Result<Io, TlsFault> {
+    let tls = ClientTls::new(Trust::Pins(vec![pin]), Alpn::Required).unwrap();
+    soon("TLS", tls.connect("localhost", Deaf { tcp, deaf: Arc::default() })).await
+}
+
+pub type Io = TlsStream<Deaf>;
+
+/// A socket that can be told to read nothing.
+pub struct Deaf {
+    tcp: TcpStream,
+    pub deaf: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Deaf {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.deaf.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Deaf {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
 }
 
 // ---- credentials
@@ -216,8 +275,8 @@ impl NoLine {
     }
 }
 
-pub struct Client<S = TlsStream<TcpStream>> {
-    pub line: Line<S>,
+pub struct Client {
+    pub line: Line<Io>,
     pub info: proto::ServerInfo,
     pub binding: Binding,
     key: ServerKey,
@@ -228,7 +287,7 @@ pub struct Client<S = TlsStream<TcpStream>> {
 
 impl Client {
     pub async fn over(
-        io: TlsStream<TcpStream>,
+        io: Io,
         credential: Credential,
         pin: Option<ServerKey>,
         instance: &[u8],
@@ -340,6 +399,19 @@ impl Client {
             Answered::Refusal(refusal) => Err(refusal.why()),
             answered => Ok(answered),
         }
+    }
+
+    /// From now on reads nothing, or reads again.
+    pub fn be_deaf(&self, deaf: bool) {
+        self.line.stream().get_ref().0.deaf.store(deaf, Ordering::Relaxed);
+    }
+
+    /// Lets what is outgoing leave.
+    pub async fn push_out(&mut self) -> Result<(), LineError> {
+        while self.line.wait(Some(0)).await? == Wake::Frame {
+            self.pump().await?;
+        }
+        Ok(())
     }
 
     /// Items that have come already.
@@ -515,4 +587,46 @@ pub fn done(answered: Answered) {
 
 pub fn texts(entries: &[proto::Entry]) -> Vec<String> {
     entries.iter().map(|e| String::from_utf8(e.body.to_vec()).unwrap()).collect()
+}
+
+// ---- by hand
+
+/// Sends HELLO and waits for CHALLENGE, or the ERROR instead.
+pub async fn hello(
+    io: &mut Io,
+    credential: Credential,
+) -> Result<(AwaitChallenge, Box<[u8; CHALLENGE]>), ErrorCode> {
+    let (state, hello) = AwaitChallenge::start(credential, None, &mut OsEntropy).unwrap();
+    io.write_all(&hello).await.unwrap();
+    io.flush().await.unwrap();
+    let mut header = [0; 4];
+    soon("CHALLENGE", io.read_exact(&mut header)).await.unwrap();
+    if header == [0x0e, 0, 0, 3] {
+        return Err(error(io).await);
+    }
+    assert_eq!(header, [0x02, 0, 5, 128]);
+    let mut challenge = Box::new([0; CHALLENGE]);
+    io.read_exact(challenge.as_mut_slice()).await.unwrap();
+    Ok((state, challenge))
+}
+
+/// The rest of an ERROR.
+pub async fn error(io: &mut Io) -> ErrorCode {
+    let mut payload = [0; 3];
+    soon("ERROR", io.read_exact(&mut payload)).await.unwrap();
+    ErrorCode::parse(payload)
+}
+
+/// What comes until the server ends the stream; a reset is an end.
+pub async fn rest(io: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let mut all = Vec::new();
+    let _reset = soon("end of the stream", io.read_to_end(&mut all)).await;
+    all
+}
+
+/// Resident memory of this process, bytes.
+pub fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
 }

@@ -1,0 +1,70 @@
+//! How requests and entries flow: bounded, in order, in turns.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use common::*;
+use prost::Message as _;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::proto::{self, item::What, request::Op};
+
+#[tokio::test]
+async fn more_appends_than_may_be_in_flight_are_taken_bit_by_bit_and_answered_in_order() {
+    let host = Host::start_with(|config| config.limits.in_flight = 4).await;
+    let (laptop, mut ada) = host.owner().await;
+    assert_eq!(ada.info.max_in_flight, 4);
+    let ids = ada.post_all((0..300).map(|n| append(LOBBY, &n.to_string())));
+    for (id, n) in ids.into_iter().zip(1..) {
+        assert_eq!(ack(ada.answer(id).await).n, n);
+    }
+    let host = host.restart(|config| config.limits.in_flight_bytes = 1).await;
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    let ids = ada.post_all((0..100).map(|n| append(LOBBY, &n.to_string())));
+    for (id, n) in ids.into_iter().zip(301..) {
+        assert_eq!(ack(ada.answer(id).await).n, n);
+    }
+}
+
+#[tokio::test]
+async fn a_frame_of_too_many_requests_or_of_none_is_a_violation() {
+    let host = Host::start().await;
+    let (laptop, _ada) = host.owner().await;
+    let empty = |n| proto::ToServer { requests: vec![proto::Request::default(); n] };
+    for body in [empty(2049).encode_to_vec(), vec![0xff; 40], vec![0x0a, 0x40]] {
+        let mut client = host.connect(laptop.credential()).await.unwrap();
+        client.line.send_app(&body).unwrap();
+        assert_eq!(client.end().await.unwrap(), CloseCode::Protocol);
+    }
+    let mut bulk = host.connect(laptop.credential()).await.unwrap();
+    bulk.line.session_mut().send_bulk(1, 0, b"nothing was offered").unwrap();
+    assert_eq!(bulk.end().await.unwrap(), CloseCode::Protocol);
+}
+
+#[tokio::test]
+async fn a_busy_conversation_does_not_starve_the_others_of_a_follower() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    let text = "x".repeat(32 * 1024);
+    for _ in 0..40 {
+        let ids: Vec<_> = (0..8).map(|_| ada.post(append(LOBBY, &text))).collect();
+        for id in ids {
+            ack(ada.answer(id).await);
+        }
+    }
+    let alone = Op::OpenDirect(proto::OpenDirect { user: "bob".to_owned() });
+    let alone = ada.ask(alone).await.map(conversation).unwrap();
+    ada.append(alone.id, "are you there?").await.unwrap();
+    let follow = |conversation| Op::Follow(proto::Follow { conversation, after: 0 });
+    bob.post_all([follow(LOBBY), follow(alone.id)]);
+    assert_eq!(texts(&bob.entries(alone.id, 1).await), ["are you there?"]);
+    let before: usize = bob
+        .items()
+        .map(|item| match item {
+            What::Entries(entries) if entries.conversation == LOBBY => entries.entries.len(),
+            _ => 0,
+        })
+        .sum();
+    assert!(before < 20, "{before} of 320 came before it");
+}
