@@ -10,6 +10,7 @@
 //! idle line costs one task instead of two. While more than [`HIGH_WATER`] bytes wait to be
 //! written, nothing is read: a peer that does not read its answers cannot make us hoard them.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -33,6 +34,8 @@ pub const HIGH_WATER: usize = 256 * 1024;
 const READ_CHUNK: usize = 16 * 1024;
 /// Bytes read before frames are handled, so that one busy line does not starve the others.
 const READ_BATCH: usize = 128 * 1024;
+/// Sealed bytes of one read or write that a log at DEBUG shows.
+const SHOWN: usize = 256;
 /// How long the sender of an ERROR or CLOSE reads and drops (section 3).
 const LINGER: Duration = Duration::from_secs(1);
 /// How long the last bytes may take to leave.
@@ -88,6 +91,17 @@ pub struct Line<S> {
     /// When the other end last took a byte of what is outgoing.
     write_stuck: Option<Instant>,
     unflushed: bool,
+}
+
+/// Sealed bytes as a log shows them: the first [`SHOWN`] in hex.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Debug for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.get(..SHOWN).unwrap_or(self.0);
+        f.write_str(&data_encoding::HEXLOWER.encode(shown))?;
+        f.write_str(if shown.len() < self.0.len() { ".." } else { "" })
+    }
 }
 
 /// Bytes read and not yet handled. Keeps no allocation while empty.
@@ -219,6 +233,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             self.session.abandon();
             return Err(LineError::Refused(ErrorCode::parse(payload)));
         }
+        // Before it is opened, which happens in place.
+        tracing::debug!(
+            sid = %self.session.id(), frame = ?header.frame, n = header.len, bytes = ?Hex(payload),
+            "received"
+        );
         Ok(self.session.handle_frame(header, payload, now(), &mut OsEntropy)?)
     }
 
@@ -281,6 +300,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             match Pin::new(&mut self.io).poll_write(cx, self.session.outgoing()) {
                 Poll::Ready(Ok(0)) => return Err(LineError::Cut(None)),
                 Poll::Ready(Ok(n)) => {
+                    let bytes = self.session.outgoing().get(..n).unwrap_or_default();
+                    tracing::debug!(sid = %self.session.id(), n, bytes = ?Hex(bytes), "sent");
                     self.session.sent(n);
                     // A full stream has room again only because the other end took something: a
                     // sign of life, while its PONG may wait behind all that is under way.
