@@ -84,6 +84,10 @@ async fn what_is_acknowledged_is_read_followed_and_found_with_links_that_verify(
     let search = proto::Search { conversation: LOBBY, text: "4 lin".into(), ..Default::default() };
     let found = ada.ask(Op::Search(search)).await.map(common::page).unwrap();
     assert_eq!(found.entries, entries[3..4]);
+    let links = proto::Read { conversation: LOBBY, links: true, ..Default::default() };
+    let links = ada.ask(Op::Read(links)).await.map(common::page).unwrap();
+    let links: Vec<_> = links.entries.into_iter().map(|entry| entry.link).collect();
+    assert!(links.iter().eq(acks.iter().map(|ack| &ack.link)));
     assert_eq!(ada.read(LOBBY, 6).await, Err(Why::Ahead));
     assert_eq!(ada.follow(LOBBY, 6).await.map(drop), Err(Why::Ahead));
     assert_eq!(ada.read(99, 0).await, Err(Why::NotFound));

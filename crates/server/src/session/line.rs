@@ -218,9 +218,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     // ---- in
 
-    /// Opens every frame that is whole.
+    /// Opens every frame that is whole. One that cannot be ends the line where it is opened.
     fn open_frames(&mut self) -> Result<(), End> {
-        while self.line.has_frame().map_err(LineError::from)? {
+        while !matches!(self.line.has_frame(), Ok(false)) {
             let sid = self.line.session().id();
             match self.line.open_frame()? {
                 Event::App(body) => self.intake.push(body),

@@ -1,12 +1,13 @@
 //! Requests of a device session other than append and follow (section 8).
 
+use bytes::Bytes;
 use prost::Message as _;
 use twinlock_core::Entropy as _;
 use twinlock_core::chain::Kind;
 use twinlock_core::credential::Credential;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::handshake::self_register;
-use twinlock_core::id::{ConversationId, DeviceId, InviteId, MessageId, Name, Sender};
+use twinlock_core::id::{ConversationId, DeviceId, InviteId, Link, MessageId, Name, Sender};
 use twinlock_core::keys::InviteSecret;
 use twinlock_core::limits::MAX_BODY;
 use twinlock_core::proto::{self, Why, answer::Result as Answered};
@@ -26,6 +27,8 @@ const LIST: usize = 100;
 const CONVERSATIONS: usize = 64;
 /// Most entries of one answer, and bytes of bodies to ask the store for.
 const PAGE: Limit = Limit { entries: 512, bytes: 32 * 1024 };
+/// Most entries of one answer with a link each, which costs a read each.
+const LINKS: usize = 128;
 /// Encoded entries that leave room for the rest of a frame, bytes.
 pub(crate) const ENTRIES_IN_A_FRAME: usize = MAX_BODY - 512;
 /// Tag and length before an encoded entry, bytes at most.
@@ -52,16 +55,33 @@ impl Asker<'_> {
         if want.after > conversation.head {
             return refuse(Why::Ahead);
         }
-        let limit = Limit { entries: at_most(want.limit, PAGE.entries), ..PAGE };
+        let most = if want.links { LINKS } else { PAGE.entries };
+        let limit = Limit { entries: at_most(want.limit, most), ..PAGE };
         let page = self.shared.store.read(want.conversation, want.after, limit).await;
         let page = page.map_err(|e| storage(&e))?;
+        let link = if want.links { copy(&[0; 32]) } else { Bytes::new() };
+        let entries = page.entries.iter().map(convert::entry);
+        let entries = entries.map(|entry| proto::Entry { link: link.clone(), ..entry });
+        let mut entries = fit_a_frame(entries);
+        if want.links {
+            for entry in &mut entries {
+                entry.link = copy(&self.link(want.conversation, entry.n).await?.0);
+            }
+        }
         Ok(Answered::Page(proto::Page {
             conversation: want.conversation,
             after: want.after,
             link_after: copy(&page.link_after.0),
             head: page.head,
-            entries: fit_a_frame(page.entries.iter().map(convert::entry)),
+            entries,
         }))
+    }
+
+    /// The link that is stored for entry `n`, or the first of all.
+    async fn link(&self, conversation: ConversationId, n: u64) -> Result<Link, Refused> {
+        let one = Limit { entries: 1, bytes: 0 };
+        let page = self.shared.store.read(conversation, n, one).await;
+        Ok(page.map_err(|e| storage(&e))?.link_after)
     }
 
     /// What is answered to a follow from `want.after`, if it may begin.
@@ -73,14 +93,11 @@ impl Asker<'_> {
         if want.after > conversation.head {
             return refuse(Why::Ahead);
         }
-        let one = Limit { entries: 1, bytes: 0 };
-        let page = self.shared.store.read(want.conversation, want.after, one).await;
-        let page = page.map_err(|e| storage(&e))?;
         Ok(proto::Following {
             conversation: want.conversation,
             after: want.after,
-            link_after: copy(&page.link_after.0),
-            head: page.head,
+            link_after: copy(&self.link(want.conversation, want.after).await?.0),
+            head: conversation.head,
         })
     }
 
