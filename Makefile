@@ -1,0 +1,42 @@
+# What people do with this project, a word each. `make` alone lists it.
+
+CARGO ?= cargo
+# Passed on to each build, such as --locked.
+CARGO_ARGS ?=
+
+# The development profile: the first chat on a fresh machine is minutes nearer than with the
+# release profile's link-time optimisation, and `make test` builds the same crates. All
+# dependencies, hence the cryptography, are optimised in it too (see Cargo.toml).
+BUILD = $(CARGO) build $(CARGO_ARGS) --package twinlock
+
+.PHONY: help run run-server run-client test lint bench clean clean-run
+
+help: ## list this
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+run: ## a server of your own and a chat on it; all its state is in .run/
+	@$(BUILD)
+	@./scripts/run.sh all
+
+run-server: ## the server alone, until Ctrl-C
+	@$(BUILD)
+	@./scripts/run.sh server
+
+run-client: ## a chat on the server of run-server; AS=bob talks as somebody you invite
+	@$(BUILD)
+	@./scripts/run.sh client
+
+test: ## all tests; prints how many ran
+	@./scripts/test.sh $(CARGO_ARGS)
+
+lint: ## formatting, clippy, documentation and scripts, warnings being errors
+	@./scripts/lint.sh $(CARGO_ARGS)
+
+bench: ## what the record does on this disk, in a release build
+	$(CARGO) run $(CARGO_ARGS) --release --package twinlock-store --example append_rate
+
+clean: ## remove what was built; the chat in .run/ stays
+	$(CARGO) clean
+
+clean-run: ## remove the server, the record and the profiles that `make run` made
+	rm -rf .run

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Everything that can be judged without running the program. Arguments go to cargo.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo=${CARGO:-cargo}
+scripts=(scripts/*.sh .ci/run)
+
+"$cargo" fmt --all --check
+"$cargo" clippy "$@" --workspace --all-targets -- -D warnings
+RUSTDOCFLAGS='-D warnings' "$cargo" doc "$@" --workspace --no-deps --document-private-items --quiet
+for script in "${scripts[@]}"; do
+    bash -n "$script"
+done
+if command -v shellcheck >/dev/null; then
+    shellcheck "${scripts[@]}"
+else
+    echo 'shellcheck is not installed: scripts were only parsed'
+fi
+# A document that names a file that is gone, or a heading that is, misleads.
+./scripts/links.sh

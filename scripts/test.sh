@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Runs all tests and says how many ran. Arguments go to cargo, such as --locked.
+#
+# cargo-nextest is used where it is installed: each test has a process and a time limit of its own
+# (.config/nextest.toml). It runs no documentation tests, so cargo does those. Without it cargo runs
+# everything, and the same tests pass.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo=${CARGO:-cargo}
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+failed=0
+# Shows what a command prints and keeps it for counting.
+counted() { "$@" 2>&1 | tee -a "$log" || failed=$?; }
+
+if "$cargo" nextest --version >/dev/null 2>&1; then
+    counted "$cargo" nextest run "$@" --workspace
+    counted "$cargo" test "$@" --workspace --doc
+else
+    counted "$cargo" test "$@" --workspace --no-fail-fast
+fi
+
+# Nextest ends with "Summary [..] 12 tests run: 12 passed, 0 skipped", cargo says
+# "test result: ok. 12 passed; 0 failed; .." once for each binary. Colours, if any, go first.
+sed 's/\x1b\[[0-9;]*m//g' "$log" | awk '
+    /^ *Summary \[/ { for (i = 2; i <= NF; i++) if ($i ~ /^passed/) passed += $(i - 1) }
+    /^test result:/ { for (i = 2; i <= NF; i++) if ($i ~ /^passed/) passed += $(i - 1)
+                      for (i = 2; i <= NF; i++) if ($i ~ /^ignored/) ignored += $(i - 1) }
+    END {
+        printf "tests: %d passed, %d ignored\n", passed, ignored
+        if (passed == 0) exit 1
+    }'
+exit "$failed"
