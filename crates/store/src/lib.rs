@@ -39,11 +39,13 @@ pub trait Store: Send + Sync + 'static {
     // ---- the record
 
     /// Records entries, in this order, and answers each in the same order. Entries of one call
-    /// share a transaction with whatever else is waiting (group commit).
+    /// share a transaction with whatever else is waiting (group commit). Calls are recorded in the
+    /// order in which they were first polled.
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>, StoreError>;
 
     /// Entries with numbers greater than `after`, ascending, at most `limit.entries` of them and
-    /// about `limit.bytes` of bodies (at least one entry if there is one).
+    /// about `limit.bytes` of bodies (at least one entry if there is one). Past the head there is
+    /// nothing, and `link_after` is the head's; a conversation that does not exist is empty.
     async fn read(
         &self,
         conversation: ConversationId,

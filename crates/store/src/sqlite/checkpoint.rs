@@ -15,11 +15,12 @@ use rusqlite::hooks::Wal;
 
 use super::open;
 
-/// Frames (pages) of WAL after which a checkpoint is worth its two syncs: 16 MiB. Smaller ones
-/// write the same hot pages more often, larger ones make the WAL and a start after a crash longer.
-const WORTH: u32 = 4096;
-/// Frames that are little enough to be moved between two commits: 1 MiB, about a millisecond.
-const LITTLE: u32 = 256;
+/// Frames (pages) of WAL after which a checkpoint is worth its two syncs: 4 MiB. Smaller ones
+/// write the same hot pages more often; larger ones keep the disk longer from the commits' syncs, and
+/// make the WAL and a start after a crash longer.
+const WORTH: u32 = 1024;
+/// Frames that are little enough to be moved between two commits: half a MiB, below a millisecond.
+const LITTLE: u32 = 128;
 /// Rounds after which the recorder takes over whatever is left: it must then be slowed down, since
 /// the disk cannot follow.
 const ROUNDS: u32 = 8;

@@ -4,6 +4,8 @@
 //! to do. How far it has come is in the record, in the same transaction as its words; a search
 //! asks it for everything up to there and reads the rest.
 
+use std::time::Instant;
+
 use rusqlite::{Connection, OptionalExtension, params};
 use twinlock_core::id::ConversationId;
 
@@ -16,8 +18,11 @@ use crate::{Content, Entry, StoreError};
 /// Entries and bytes of a step: about a millisecond, which a message that comes meanwhile waits.
 const STEP_ENTRIES: usize = 128;
 const STEP_BYTES: usize = 64 * 1024;
-/// Entries behind at which the index takes its steps although messages keep coming.
-const FAR: u64 = 16 * 1024;
+/// Entries behind at which the index takes its steps although messages keep coming: a search
+/// then reads for some tenths of a second.
+const FAR: u64 = 128 * 1024;
+/// The share of its time that the recorder then gives: one part in so many.
+const SHARE: u32 = 50;
 
 /// How far the index is.
 pub(super) struct Index {
@@ -25,6 +30,8 @@ pub(super) struct Index {
     done: i64,
     /// Entries after that one.
     behind: u64,
+    /// When the next step may be taken although messages keep coming.
+    next: Instant,
 }
 
 impl Index {
@@ -32,7 +39,7 @@ impl Index {
         let done = done(conn)?;
         let newest: i64 =
             conn.query_row("SELECT coalesce(max(seq), 0) FROM entries", [], |row| row.get(0))?;
-        Ok(Self { done, behind: newest.saturating_sub(done).unsigned_abs() })
+        Ok(Self { done, behind: newest.saturating_sub(done).unsigned_abs(), next: Instant::now() })
     }
 
     pub(super) fn appended(&mut self, entries: usize) {
@@ -43,8 +50,9 @@ impl Index {
         self.behind > 0
     }
 
-    pub(super) fn is_far_behind(&self) -> bool {
-        self.behind > FAR
+    /// It cannot wait until there is nothing else to do.
+    pub(super) fn is_due(&self) -> bool {
+        self.behind > FAR && Instant::now() >= self.next
     }
 
     /// Takes some entries in, in a transaction of its own. After an error it counts itself up to
@@ -54,6 +62,7 @@ impl Index {
             return Ok(());
         }
         let behind = std::mem::take(&mut self.behind);
+        let began = Instant::now();
         run_sql(conn, "BEGIN IMMEDIATE")?;
         match take_in(conn, self.done).and_then(|taken| {
             run_sql(conn, "COMMIT")?;
@@ -62,6 +71,7 @@ impl Index {
             Ok(Some((done, taken))) => {
                 self.done = done;
                 self.behind = behind.saturating_sub(taken);
+                self.next = Instant::now() + began.elapsed() * SHARE;
                 Ok(())
             }
             Ok(None) => Ok(()),

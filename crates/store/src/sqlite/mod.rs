@@ -80,6 +80,7 @@ pub struct SqliteStore {
     /// Hands out the queue's room in the order in which appends began, and so keeps that order.
     turn: tokio::sync::Mutex<()>,
     room: Arc<Semaphore>,
+    salts: store::Salts,
     news: broadcast::Sender<Arc<[Published]>>,
     recorder: Mutex<Option<JoinHandle<()>>>,
 }
@@ -132,6 +133,7 @@ impl SqliteStore {
             commands,
             turn: tokio::sync::Mutex::new(()),
             room: Arc::new(Semaphore::new(QUEUE)),
+            salts: store::Salts::default(),
             news,
             recorder: Mutex::new(Some(recorder)),
         }))

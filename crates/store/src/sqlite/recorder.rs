@@ -200,7 +200,7 @@ impl Recorder<'_> {
                 if erased {
                     self.checkpointer.truncate();
                 }
-                if self.index.is_far_behind() && placed < BATCH_ENTRIES / 64 {
+                if self.index.is_due() {
                     self.index_some();
                 }
             }

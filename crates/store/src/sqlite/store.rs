@@ -1,6 +1,6 @@
 //! The contract, each method handed to who does it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -29,7 +29,7 @@ impl Store for SqliteStore {
         let turn = self.turn.lock().await;
         let room = self.room.clone().acquire_many_owned(size).await;
         let room = room.map_err(|_| StoreError::Closed)?;
-        let entries = ready(batch)?;
+        let entries = ready(batch, &self.salts)?;
         let append = Command::Append(Append { entries, reply, room });
         self.commands.send(append).map_err(|_| StoreError::Closed)?;
         drop(turn);
@@ -226,13 +226,10 @@ impl Store for SqliteStore {
 }
 
 /// Draws the salts and computes what does not depend on the place, on the caller's thread.
-fn ready(batch: Vec<NewEntry>) -> Result<Vec<Ready>, StoreError> {
-    let mut salts = vec![[0; 16]; batch.len()];
-    getrandom::fill(salts.as_flattened_mut())
-        .map_err(|error| StoreError::Database(format!("no randomness: {error}")))?;
+fn ready(batch: Vec<NewEntry>, salts: &Salts) -> Result<Vec<Ready>, StoreError> {
+    let salts = salts.draw(batch.len())?;
     let mut before: Option<(twinlock_core::id::Sender, Bytes)> = None;
-    let one = |(new, salt): (NewEntry, [u8; 16])| {
-        let salt = Salt(salt);
+    let one = |(new, salt): (NewEntry, Salt)| {
         let commit = chain::commit(&salt, &new.body);
         let sender = match &before {
             Some((sender, bytes)) if *sender == new.sender => bytes.clone(),
@@ -245,4 +242,30 @@ fn ready(batch: Vec<NewEntry>) -> Result<Vec<Ready>, StoreError> {
         Ready { new, sender, salt, commit }
     };
     Ok(batch.into_iter().zip(salts).map(one).collect())
+}
+
+/// Randomness of the system for salts, drawn some hundred at a time: a call to the kernel for each
+/// would cost more than the hash it is for.
+#[derive(Default)]
+pub(super) struct Salts(Mutex<Vec<[u8; 16]>>);
+
+/// Salts drawn at a time, 4 KiB.
+const SALTS: usize = 256;
+
+impl Salts {
+    /// Each is given out once.
+    fn draw(&self, count: usize) -> Result<Vec<Salt>, StoreError> {
+        let mut drawn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if drawn.len() < count {
+            let have = drawn.len();
+            drawn.resize(count.max(SALTS), [0; 16]);
+            let (_, new) = drawn.split_at_mut(have);
+            if let Err(error) = getrandom::fill(new.as_flattened_mut()) {
+                drawn.truncate(have);
+                return Err(StoreError::Database(format!("no randomness: {error}")));
+            }
+        }
+        let keep = drawn.len() - count;
+        Ok(drawn.drain(keep..).map(Salt).collect())
+    }
 }
