@@ -8,6 +8,13 @@ anchors() {
     sed -n 's/^##* //p' "$1" | tr '[:upper:]' '[:lower:]' | sed 's/[^a-z0-9 _-]//g; s/ /-/g'
 }
 
+# What a document links to within the project; code blocks are no links.
+# shellcheck disable=SC2016 # these are no expansions
+targets() {
+    sed '/^```/,/^```/d' "$1" | grep -o '](\([^)]*\))' | sed 's/^](//; s/)$//' |
+        grep -v '^[a-z]*:' || true
+}
+
 checked=0
 broken=0
 while IFS= read -r doc; do
@@ -23,7 +30,7 @@ while IFS= read -r doc; do
             echo "$doc: there is no heading $target" >&2
             broken=$((broken + 1))
         fi
-    done < <(sed '/^```/,/^```/d' "$doc" | grep -o '](\([^)]*\))' | sed 's/^](//; s/)$//' | grep -v '^[a-z]*:' || true)
+    done < <(targets "$doc")
 done < <(find . -name '*.md' -not -path './target/*' -not -path './.git/*' -not -path './.run/*')
 echo "links: $checked checked, $broken broken"
 ((broken == 0))

@@ -34,6 +34,7 @@ own_name() {
     fi
 }
 
+# shellcheck disable=SC2329 # by the trap
 finish() {
     local code=$?
     trap - EXIT INT TERM HUP
@@ -143,7 +144,7 @@ server)
     ;;
 client)
     if [[ ! -f $state/address ]]; then
-        say 'no server runs here: start one with `make run-server`'
+        say 'no server runs here: make run-server starts one'
         exit 5
     fi
     address=$(<"$state/address")
