@@ -111,6 +111,16 @@ pub enum ClientError {
         /// What is known of it.
         known: u64,
     },
+    /// The server's record has a gap.
+    #[error(
+        "the record was changed: entry {n} of conversation {conversation} is missing or cannot be read"
+    )]
+    Missing {
+        /// Which.
+        conversation: ConversationId,
+        /// The entry.
+        n: u64,
+    },
     /// The server does not keep to the protocol.
     #[error("the server does not keep to the protocol: {0}")]
     Protocol(&'static str),
@@ -167,6 +177,7 @@ pub fn refusal(why: Why, seconds: u32) -> String {
         Why::Storage => "the server cannot write to its disk now (is it full?)",
         Why::LogInAgain => "the login by password is too old for that; log in again",
         Why::Ahead => "the server's record ends before an entry that this client names",
+        Why::Damaged => "the server's record is damaged: an entry is missing or cannot be read",
     };
     words.to_owned()
 }
@@ -182,7 +193,9 @@ impl ClientError {
             | Self::NoAddress(_)
             | Self::Closed => Blame::Here,
             Self::State(StateError::Conflict { .. } | StateError::AckChanged { .. })
+            | Self::Refused(Refusal { why: Why::Damaged, .. })
             | Self::Tampered(_)
+            | Self::Missing { .. }
             | Self::Truncated { .. } => Blame::Record,
             Self::State(_) => Blame::Here,
             Self::Unreachable { .. } | Self::Lost(_) | Self::Busy { .. } | Self::Protocol(_) => {

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Salt, Sender, ServerKey};
-use twinlock_core::proto;
+use twinlock_core::proto::{self, Why};
 use twinlock_core::text::Untrusted;
 
 use crate::client::{Client, Entry, blocking};
-use crate::error::{Blame, ClientError};
+use crate::error::{Blame, ClientError, Refusal};
 use crate::receipts::{Known, Receipts};
 use crate::state::StateError;
 
@@ -164,6 +164,7 @@ impl Audited {
         match self.fault.as_ref()? {
             ClientError::Tampered(broken) => Some(broken.at()),
             ClientError::Truncated { head, .. } => Some(head + 1),
+            ClientError::Missing { n, .. } => Some(*n),
             ClientError::State(StateError::Conflict { n, .. }) => Some(*n),
             _ => None,
         }
@@ -204,7 +205,14 @@ async fn walk(client: &Client, key: &ServerKey, audited: &mut Audited) -> Result
     let mut before = chain::link_0(key, id);
     // What is recorded while we read is not waited for; an empty record is asked once.
     loop {
-        let page = client.read_stored_links(id, audited.entries, AUDIT_PAGE).await?;
+        let expected = audited.entries + 1;
+        let page = client.read_stored_links(id, audited.entries, AUDIT_PAGE).await;
+        let page = page.map_err(|error| match error {
+            ClientError::Refused(Refusal { why: Why::Damaged, .. }) => {
+                ClientError::Missing { conversation: id, n: expected }
+            }
+            other => other,
+        })?;
         if page.link_after != before {
             return Err(Broken::Link { conversation: id, n: audited.entries }.into());
         }

@@ -44,7 +44,8 @@ pub trait Store: Send + Sync + 'static {
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>, StoreError>;
 
     /// Entries with numbers greater than `after`, ascending, at most `limit.entries` of them and
-    /// about `limit.bytes` of bodies (at least one entry if there is one). Past the head there is
+    /// about `limit.bytes` of bodies (at least one entry if there is one). An entry that is missing
+    /// ends what is read before it, and is [`StoreError::Damaged`] where it is the first. Past the head there is
     /// nothing, and `link_after` is the head's; a conversation that does not exist is empty.
     async fn read(
         &self,
@@ -259,6 +260,8 @@ pub struct Entry {
     pub sender: Bytes,
     /// The body, or what is left of it.
     pub content: Content,
+    /// `link_n`, as it was stored at the recording.
+    pub link: Link,
 }
 
 /// The body of an entry, or its commit once erased.

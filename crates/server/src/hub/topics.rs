@@ -195,7 +195,7 @@ impl Topic {
 #[cfg(test)]
 mod tests {
     use twinlock_core::chain::Kind;
-    use twinlock_core::id::{DeviceId, MessageId, Name, Salt};
+    use twinlock_core::id::{DeviceId, Link, MessageId, Name, Salt};
     use twinlock_core::proto;
     use twinlock_store::{Content, Entry};
 
@@ -213,6 +213,7 @@ mod tests {
             kind: Kind::TEXT,
             sender: Bytes::new(),
             content: Content::Body(Salt([0; 16]), vec![b'a'; body].into()),
+            link: Link([0; 32]),
         };
         [Published { conversation: 1, head, entries: numbers.map(entry).collect() }]
     }

@@ -32,8 +32,11 @@ pub(crate) fn bad_name(_: BadName) -> Refused {
 }
 
 /// What went wrong beneath the store is the operator's to read; the client learns that it is not
-/// its fault and can come again.
+/// its fault, and whether it can come again.
 pub(crate) fn storage(error: &StoreError) -> Refused {
     tracing::error!(%error, "the record");
-    Refused { why: Why::Storage, retry_seconds: 5 }
+    match error {
+        StoreError::Damaged(_) => Why::Damaged.into(),
+        _ => Refused { why: Why::Storage, retry_seconds: 5 },
+    }
 }

@@ -27,8 +27,6 @@ const LIST: usize = 100;
 const CONVERSATIONS: usize = 64;
 /// Most entries of one answer, and bytes of bodies to ask the store for.
 const PAGE: Limit = Limit { entries: 512, bytes: 32 * 1024 };
-/// Most entries of one answer with a link each, which costs a read each.
-const LINKS: usize = 128;
 /// Encoded entries that leave room for the rest of a frame, bytes.
 pub(crate) const ENTRIES_IN_A_FRAME: usize = MAX_BODY - 512;
 /// Tag and length before an encoded entry, bytes at most.
@@ -55,25 +53,19 @@ impl Asker<'_> {
         if want.after > conversation.head {
             return refuse(Why::Ahead);
         }
-        let most = if want.links { LINKS } else { PAGE.entries };
-        let limit = Limit { entries: at_most(want.limit, most), ..PAGE };
+        let limit = Limit { entries: at_most(want.limit, PAGE.entries), ..PAGE };
         let page = self.shared.store.read(want.conversation, want.after, limit).await;
         let page = page.map_err(|e| storage(&e))?;
-        let link = if want.links { copy(&[0; 32]) } else { Bytes::new() };
-        let entries = page.entries.iter().map(convert::entry);
-        let entries = entries.map(|entry| proto::Entry { link: link.clone(), ..entry });
-        let mut entries = fit_a_frame(entries);
-        if want.links {
-            for entry in &mut entries {
-                entry.link = copy(&self.link(want.conversation, entry.n).await?.0);
-            }
-        }
+        let entries = page.entries.iter().map(|entry| {
+            let link = if want.links { copy(&entry.link.0) } else { Bytes::new() };
+            proto::Entry { link, ..convert::entry(entry) }
+        });
         Ok(Answered::Page(proto::Page {
             conversation: want.conversation,
             after: want.after,
             link_after: copy(&page.link_after.0),
             head: page.head,
-            entries,
+            entries: fit_a_frame(entries),
         }))
     }
 

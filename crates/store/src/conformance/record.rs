@@ -75,6 +75,7 @@ pub(super) async fn numbers_have_no_gaps_and_answers_keep_their_order(bench: &Be
                 kind: new.kind,
                 sender: Bytes::from(new.sender.to_string()),
                 content,
+                link: receipt.link,
             };
             // A client that has only receipts can follow the chain.
             advance(position, new.conversation, &stood)?;

@@ -13,9 +13,9 @@ use crate::{Content, Entry, Limit, Page, StoreError};
 
 /// What [`get_entry`] reads, in its order.
 pub(super) const COLUMNS: &str =
-    "n, time_ms, message_id, kind, sender, entries.\"commit\", salt, entries.body";
+    "n, time_ms, message_id, kind, sender, entries.\"commit\", salt, entries.body, link";
 /// How many those are: the number of the first column after them.
-pub(super) const COLUMN_COUNT: usize = 8;
+pub(super) const COLUMN_COUNT: usize = 9;
 /// The number of the body.
 pub(super) const BODY: usize = 7;
 
@@ -31,6 +31,7 @@ pub(super) fn get_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         kind: Kind(row.get(3)?),
         sender: Bytes::copy_from_slice(row.get_ref(4)?.as_blob()?),
         content,
+        link: Link(row.get(8)?),
     })
 }
 
@@ -79,8 +80,12 @@ pub(super) fn read(
     while let Some(row) = rows.next()? {
         let entry = get_entry(row)?;
         let due = after + 1 + entries.len() as u64;
-        if entry.n != due {
+        if entry.n != due && entries.is_empty() {
             return Err(gap(conversation, due));
+        }
+        // What comes before a gap can be read.
+        if entry.n != due {
+            break;
         }
         if let Content::Body(_, body) = &entry.content {
             bytes += body.len();
@@ -89,6 +94,9 @@ pub(super) fn read(
             break;
         }
         entries.push(entry);
+    }
+    if entries.is_empty() {
+        return Err(gap(conversation, after + 1));
     }
     Ok(Page { link_after, head, entries })
 }

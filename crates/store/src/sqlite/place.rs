@@ -224,6 +224,7 @@ impl<'c> Placer<'c> {
                     kind,
                     sender: ready.sender,
                     content: Content::Body(ready.salt, body),
+                    link,
                 });
             }
         }
