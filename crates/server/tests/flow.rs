@@ -4,10 +4,13 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::*;
 use prost::Message as _;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{self, item::What, request::Op};
+use twinlock_core::session::Config as SessionConfig;
 
 #[tokio::test]
 async fn more_appends_than_may_be_in_flight_are_taken_bit_by_bit_and_answered_in_order() {
@@ -39,6 +42,33 @@ async fn a_frame_of_too_many_requests_or_of_none_is_a_violation() {
     let mut bulk = host.connect(laptop.credential()).await.unwrap();
     bulk.line.session_mut().send_bulk(1, 0, b"nothing was offered").unwrap();
     assert_eq!(bulk.end().await.unwrap(), CloseCode::Protocol);
+}
+
+#[tokio::test]
+async fn a_rekey_comes_between_lines_and_loses_none_and_one_that_does_not_come_ends_the_line() {
+    let host = Host::start_with(|config| {
+        config.timing.rekey_apart = Duration::ZERO;
+        config.timing.rekey_overdue_frames = 50;
+    })
+    .await;
+    let (laptop, mut ada) = host.owner().await;
+    let often = |config: &mut SessionConfig| {
+        config.timing.rekey_pause = Duration::ZERO;
+        config.timing.rekey_after_frames = 10;
+    };
+    let mut often = host.connect_with(laptop.credential(), b"often", often).await.unwrap();
+    often.follow(LOBBY, 0).await.unwrap();
+    for n in 1..=200 {
+        assert_eq!(often.append(LOBBY, &n.to_string()).await.unwrap().n, n);
+    }
+    let entries = often.entries(LOBBY, 200).await;
+    assert!(entries.iter().map(|entry| entry.n).eq(1..=200));
+    let rekeys = often.line.session().facts().rekeys;
+    assert!(rekeys >= 10, "{rekeys}");
+
+    let ids: Vec<_> = (0..60).map(|n| ada.post(append(LOBBY, &n.to_string()))).collect();
+    assert_eq!(ids.len(), 60);
+    assert_eq!(ada.end().await.unwrap(), CloseCode::RekeyOverdue);
 }
 
 #[tokio::test]

@@ -278,3 +278,20 @@ fn server_info(shared: &Shared, holder: &Holder) -> proto::ServerInfo {
     }
     info
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F: Future>(_: fn(Arc<Shared>, TcpStream, SocketAddr) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// There may be ten thousand of them, and each is to cost 18 KiB with its TLS and its socket.
+    #[test]
+    fn a_line_that_is_up_keeps_no_room_for_its_login_or_for_any_request() {
+        let task = size(serve);
+        let line = size_of::<Serving<Stream>>();
+        assert!(task <= 1024 && line <= 3072, "{task} and {line} bytes");
+    }
+}

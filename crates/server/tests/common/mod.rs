@@ -168,6 +168,7 @@ pub async fn tls(address: SocketAddr, pin: TlsPin) -> Io {
 }
 
 pub async fn tls_over(tcp: TcpStream, pin: TlsPin) -> Result<Io, TlsFault> {
+    tcp.set_nodelay(true).unwrap();
     let tls = ClientTls::new(Trust::Pins(vec![pin]), Alpn::Required).unwrap();
     soon("TLS", tls.connect("localhost", Deaf { tcp, deaf: Arc::default() })).await
 }
