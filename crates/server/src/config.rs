@@ -24,9 +24,11 @@ pub struct Config {
     pub key_type: KeyType,
     /// The operator's own certificate, instead of a self-made one.
     pub own_files: Option<OwnFiles>,
-    /// A proxy ends TLS before this listener: binding `off`, and invite links say so.
+    /// A proxy ends TLS before this listener: binding `off`, and invite links say so. Connections
+    /// without a PROXY header then have no address of their own, and no limit of one.
     pub behind_proxy: bool,
-    /// Addresses whose PROXY protocol header is believed. Others send none.
+    /// Addresses that put a PROXY protocol header (version 2) before every connection and are
+    /// believed, whether TLS ends at them or here. From others none is taken. Default: none.
     pub proxies: Vec<IpAddr>,
     /// What to do about TLS that ends in the middle. Behind a proxy it is always `Off`.
     pub binding: BindingPolicy,
@@ -77,7 +79,7 @@ pub struct Limits {
     pub handshakes: usize,
     /// Logins that fail or are not finished, for one address a minute. Default 20.
     pub logins_per_minute: u32,
-    /// Sessions of one user. Default 16.
+    /// Sessions of one user, or of one invite. Default 16; each costs about 12 KiB while idle.
     pub sessions_per_user: usize,
     /// Appends a line may have unacknowledged. Default 1024; each can hold 32 KiB.
     pub in_flight: usize,

@@ -187,9 +187,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             self.work().await?;
         }
         self.tell_news().await?;
-        let busy = self.can_work()?;
+        let mut busy = self.can_work()?;
         if !busy {
             self.out.flush(self.line.session_mut())?;
+            // What is sealed is counted exactly: from here on, who has no room is stuffed.
+            busy = self.can_work()?;
         }
         let waiting = !self.intake.is_empty();
         let stuffed = self.line.backlog() > HIGH_WATER;
