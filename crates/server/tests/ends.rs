@@ -103,6 +103,29 @@ async fn a_shutdown_acknowledges_all_it_took_says_when_to_come_back_and_closes()
 }
 
 #[tokio::test]
+async fn a_shutdown_is_not_held_up_by_lines_that_read_nothing() {
+    let host = Host::start_with(|config| config.drain = Duration::from_millis(500)).await;
+    let (laptop, mut ada) = host.owner().await;
+    let text = "x".repeat(32 * 1024);
+    for _ in 0..400 {
+        ada.append(LOBBY, &text).await.unwrap();
+    }
+    let mut deaf = host.connect(laptop.credential()).await.unwrap();
+    deaf.post(Op::Follow(proto::Follow { conversation: LOBBY, after: 0 }));
+    deaf.be_deaf(true);
+    deaf.push_out().await.unwrap();
+    let Host { server, dir, .. } = host;
+    let began = std::time::Instant::now();
+    let (ended, shut) = tokio::join!(ada.end(), server.shutdown());
+    shut.unwrap();
+    assert_eq!(ended.unwrap(), CloseCode::Shutdown);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let host = Host::start_in(dir, |_| ()).await;
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    assert_eq!(ada.conversations().await[0].head, 400);
+}
+
+#[tokio::test]
 async fn a_restart_in_order_or_not_knows_everything() {
     let mut host = Host::start().await;
     let (laptop, mut ada) = host.owner().await;
