@@ -17,5 +17,5 @@ if command -v shellcheck >/dev/null; then
 else
     echo 'shellcheck is not installed: scripts were only parsed'
 fi
-# A document that names a file that is gone, or a heading that is, misleads.
-./scripts/links.sh
+# A document that names a file, a heading or a test that is gone misleads.
+./scripts/documents.sh

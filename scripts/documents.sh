@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks that what the documents link to within the project is there: files, and headings in them.
+# Checks that what the documents name is there: files and headings they link to, and tests. A test
+# in a document is a name in backticks with at least three underscores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +15,14 @@ targets() {
     sed '/^```/,/^```/d' "$1" | grep -o '](\([^)]*\))' | sed 's/^](//; s/)$//' |
         grep -v '^[a-z]*:' || true
 }
+
+documents() {
+    find . -name '*.md' -not -path './target/*' -not -path './.git/*' -not -path './.run/*' \
+        -not -path './vectors/*'
+}
+
+# shellcheck disable=SC2016 # these are no expansions
+names() { documents | xargs grep -hoE '`[a-z0-9]+(_[a-z0-9]+){3,}`' | tr -d '`' | sort -u; }
 
 checked=0
 broken=0
@@ -31,6 +40,17 @@ while IFS= read -r doc; do
             broken=$((broken + 1))
         fi
     done < <(targets "$doc")
-done < <(find . -name '*.md' -not -path './target/*' -not -path './.git/*' -not -path './.run/*')
-echo "links: $checked checked, $broken broken"
+done < <(documents)
+
+tests=0
+functions=$(grep -rhoE 'fn [a-z0-9_]+' crates --include='*.rs' | sed 's/^fn //' | sort -u)
+while IFS= read -r name; do
+    tests=$((tests + 1))
+    if ! grep -qx -- "$name" <<<"$functions"; then
+        echo "no test is called $name, which a document names" >&2
+        broken=$((broken + 1))
+    fi
+done < <(names)
+
+echo "documents: $checked links, $tests tests named, $broken broken"
 ((broken == 0))
