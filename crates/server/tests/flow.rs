@@ -71,6 +71,32 @@ async fn a_rekey_comes_between_lines_and_loses_none_and_one_that_does_not_come_e
     assert_eq!(ada.end().await.unwrap(), CloseCode::RekeyOverdue);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_catches_up_is_answered_meanwhile() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    let (text, count) = ("x".repeat(1000), 20_000);
+    for some in (0..count).collect::<Vec<_>>().chunks(50) {
+        let ids = ada.post_all(some.iter().map(|_| append(LOBBY, &text)));
+        for id in ids {
+            ack(ada.answer(id).await);
+        }
+    }
+    bob.follow(LOBBY, 0).await.unwrap();
+    // In the middle of it.
+    bob.pick("entries", |item| matches!(item, What::Entries(_)).then_some(())).await;
+    bob.ask(Op::ListPeople(proto::ListPeople::default())).await.unwrap();
+    let before: usize = bob
+        .items()
+        .map(|item| match item {
+            What::Entries(some) => some.entries.len(),
+            _ => 0,
+        })
+        .sum();
+    assert!(before < count / 2, "{before} of {count} entries came before the answer");
+}
+
 #[tokio::test]
 async fn a_busy_conversation_does_not_starve_the_others_of_a_follower() {
     let host = Host::start().await;

@@ -205,6 +205,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         } else {
             None
         };
+        if listen && !waiting && self.has_news() {
+            // There is always room while the reader is quick: what it asks meanwhile is looked for
+            // before more is sent.
+            tokio::select! {
+                biased;
+                wake = self.line.wait(None) => {
+                    wake?;
+                    return self.open_frames();
+                }
+                () = ready(()) => {}
+            }
+        }
         tokio::select! {
             wake = self.line.wait(room), if listen => {
                 if wake? == Wake::Frame {
