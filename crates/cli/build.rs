@@ -3,14 +3,19 @@
 use std::process::Command;
 
 fn main() {
-    println!("cargo:rerun-if-changed=../../.git/HEAD");
-    println!("cargo:rerun-if-changed=../../.git/index");
-    let git = Command::new("git").args(["rev-parse", "--short=10", "HEAD"]).output();
-    let commit = git
-        .ok()
-        .filter(|out| out.status.success())
-        .and_then(|out| String::from_utf8(out.stdout).ok())
-        .map(|commit| format!(" ({})", commit.trim()))
+    // It grows with each commit and each checkout, and with nothing else.
+    let log = git(&["rev-parse", "--git-path", "logs/HEAD"]);
+    match log.filter(|path| std::path::Path::new(path).exists()) {
+        Some(path) => println!("cargo:rerun-if-changed={path}"),
+        None => println!("cargo:rerun-if-changed=build.rs"),
+    }
+    let commit = git(&["rev-parse", "--short=10", "HEAD"])
+        .map(|commit| format!(" ({commit})"))
         .unwrap_or_default();
     println!("cargo:rustc-env=TWINLOCK_COMMIT={commit}");
+}
+
+fn git(args: &[&str]) -> Option<String> {
+    let out = Command::new("git").args(args).output().ok().filter(|out| out.status.success())?;
+    String::from_utf8(out.stdout).ok().map(|text| text.trim().to_owned())
 }

@@ -1,13 +1,18 @@
 //! The command line: what can be said, and what it means.
 
-use std::net::IpAddr;
+mod serve;
+mod values;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use twinlock_client::profile::MAX_LABEL;
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
+
+pub(crate) use serve::{Binding, KeyType, LogLevel, Serve};
+pub(crate) use values::{Since, Target};
+use values::{account, address, duration, label, name};
 
 /// The port that servers listen on where none is named.
 pub(crate) const PORT: u16 = 8443;
@@ -21,9 +26,14 @@ pub(crate) const PORT: u16 = 8443;
 #[command(
     name = "twinlock",
     version = crate::VERSION,
-    after_help = "Begin with `twinlock serve` on one machine, and `twinlock join LINK` with the link it prints.\n\
-                  Exit codes: 0 done, 2 usage, 3 refused, 4 not trusted, 5 no connection, 6 queued,\n\
-                  7 the server said no, 8 a hash or link did not match, 9 timed out, 130 interrupted."
+    max_term_width = 80,
+    after_help = "Examples:\n  \
+                  twinlock serve        then, with the link that it prints:\n  \
+                  twinlock join LINK\n  \
+                  twinlock chat\n\n\
+                  Exit codes: 0 recorded or done, 2 usage, 3 refused (who you are), 4 not trusted \
+                  (who they are), 5 no connection, 6 queued, not recorded, 7 the server said no, \
+                  8 a hash or link did not match, 9 timed out, 130 interrupted."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -44,6 +54,7 @@ pub(crate) struct Global {
         global = true,
         value_name = "HOST:PORT",
         env = "TWINLOCK_ADDRESS",
+        hide_env_values = true,
         value_parser = address,
         help_heading = "Everywhere"
     )]
@@ -57,13 +68,14 @@ pub(crate) struct Global {
     /// Give up after so long, such as 10s or 2m
     #[arg(long, global = true, value_name = "TIME", value_parser = duration, help_heading = "Everywhere")]
     pub(crate) timeout: Option<Duration>,
-    /// Colours
+    /// Colours: auto (on a terminal, unless NO_COLOR is set or TERM is dumb), always or never
     #[arg(
         long,
         global = true,
         value_name = "WHEN",
         default_value = "auto",
         hide_default_value = true,
+        hide_possible_values = true,
         help_heading = "Everywhere"
     )]
     pub(crate) color: Color,
@@ -72,7 +84,6 @@ pub(crate) struct Global {
 /// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Color {
-    /// On a terminal, unless NO_COLOR is set or TERM is dumb
     Auto,
     Always,
     Never,
@@ -106,14 +117,15 @@ pub(crate) enum Command {
         twinlock send ops 'backup done'\n  \
         make 2>&1 | twinlock send @ada\n\n\
         Returns 0 once all of it is on the server's disk. What could not be recorded stays in the \
-        outbox (exit 6)\nand goes out with the next command that connects. Blank lines are left out.")]
+        outbox (exit 6) and goes out with the next `send`, `chat` or `listen`. Blank lines of the \
+        input are left out.")]
     Send(Send),
     /// Print what arrives
     #[command(after_help = "Examples:\n  \
         twinlock listen ops --json | jq .text\n  \
         twinlock listen --since all --count 10\n  \
-        twinlock listen ops --exec ./handle    (each entry as JSON on its standard input)\n\n\
-        It goes on where the last one of this profile ended.")]
+        twinlock listen ops --exec ./handle    gets each entry as JSON on stdin\n\n\
+        It goes on where the last one of this profile ended, over lost lines too.")]
     Listen(Listen),
     /// Read the record
     #[command(
@@ -121,13 +133,20 @@ pub(crate) enum Command {
     )]
     History(History),
     /// List your rooms and conversations
+    #[command(after_help = "Examples:\n  twinlock rooms\n  twinlock rooms --joinable --json")]
     Rooms(Rooms),
     /// Make, join, leave and describe rooms
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  twinlock room create ops --topic 'what runs, and what does not'\n  \
+                      twinlock room members ops"
+    )]
     Room(Room),
     /// List everybody on the server
+    #[command(after_help = "Example:\n  twinlock people --json | jq -r .user")]
     People(Json),
     /// List your devices, or revoke one
+    #[command(after_help = "Examples:\n  twinlock devices\n  twinlock devices revoke 3f9a")]
     Devices(Devices),
     /// Hand out access: make an invite link
     #[command(
@@ -135,94 +154,28 @@ pub(crate) enum Command {
     )]
     Invite(Invite),
     /// Change your password
+    #[command(after_help = "Example:\n  twinlock passwd")]
     Passwd(Passwd),
     /// Show both locks as they stand
+    #[command(after_help = "Example:\n  twinlock status --json | jq .tls.binding")]
     Status(Json),
     /// Check the record
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  twinlock audit verify")]
     Audit(Audit),
     /// Print a completion script for a shell
+    #[command(
+        after_help = "Example:\n  twinlock completions bash > ~/.local/share/bash-completion/completions/twinlock"
+    )]
     Completions {
         /// For which
         shell: clap_complete::Shell,
     },
     /// Write the manual pages into a directory
+    #[command(after_help = "Example:\n  twinlock man ~/.local/share/man/man1")]
     Man {
         /// Where
         dir: PathBuf,
     },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Serve {
-    /// Where identity and record live [default: $XDG_DATA_HOME/twinlock-server]
-    #[arg(long, value_name = "DIR", env = "TWINLOCK_DATA")]
-    pub(crate) data: Option<PathBuf>,
-    /// The address to listen on [default: 127.0.0.1]
-    #[arg(long, env = "TWINLOCK_HOST")]
-    pub(crate) host: Option<IpAddr>,
-    /// The port; 0 takes a free one [default: 8443]
-    #[arg(long, env = "TWINLOCK_PORT")]
-    pub(crate) port: Option<u16>,
-    /// Read settings from this TOML file; flags and environment go before it
-    #[arg(long, value_name = "FILE", env = "TWINLOCK_CONFIG")]
-    pub(crate) config: Option<PathBuf>,
-    /// What invite links name, if others reach this server under it
-    #[arg(long, value_name = "NAME[:PORT]", env = "TWINLOCK_PUBLIC_HOST")]
-    pub(crate) public_host: Option<String>,
-    /// Your own certificate chain, PEM
-    #[arg(long, value_name = "FILE", env = "TWINLOCK_TLS_CERT")]
-    pub(crate) tls_cert: Option<PathBuf>,
-    /// Its private key, PEM
-    #[arg(long, value_name = "FILE", env = "TWINLOCK_TLS_KEY")]
-    pub(crate) tls_key: Option<PathBuf>,
-    /// Of the self-made certificate [default: ecdsa]
-    #[arg(long, value_name = "TYPE", env = "TWINLOCK_TLS_KEY_TYPE")]
-    pub(crate) tls_key_type: Option<KeyType>,
-    /// What to do when TLS ends between a client and this server [default: warn]
-    #[arg(long, value_name = "POLICY", env = "TWINLOCK_BINDING")]
-    pub(crate) binding: Option<Binding>,
-    /// A proxy ends TLS before this listener
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "TWINLOCK_BEHIND_PROXY")]
-    pub(crate) behind_proxy: Option<bool>,
-    /// With --behind-proxy: believe the PROXY protocol header (version 2) of this address
-    #[arg(long = "proxy", value_name = "ADDRESS", env = "TWINLOCK_PROXY", value_delimiter = ',')]
-    pub(crate) proxies: Vec<IpAddr>,
-    /// Put each message's text into the log
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "TWINLOCK_LOG_MESSAGES")]
-    pub(crate) log_messages: Option<bool>,
-    /// How much to log: error, warn, info, debug [default: info]
-    #[arg(long, value_name = "LEVEL", env = "TWINLOCK_LOG_LEVEL")]
-    pub(crate) log_level: Option<LogLevel>,
-    /// Log lines as JSON
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "TWINLOCK_LOG_JSON")]
-    pub(crate) log_json: Option<bool>,
-}
-
-/// The key of a self-made certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum KeyType {
-    Ecdsa,
-    Rsa2048,
-}
-
-/// What to do about TLS that ends in the middle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Binding {
-    Require,
-    Warn,
-    Off,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
 }
 
 #[derive(Debug, Args)]
@@ -265,8 +218,8 @@ pub(crate) struct Login {
 
 #[derive(Debug, Args)]
 pub(crate) struct PasswordFile {
-    /// Read the password from this file (its last line end is not part of it)
-    /// [env: TWINLOCK_PASSWORD holds the password itself]
+    /// Read the password from this file, `-` being standard input (its last line end is not part
+    /// of it) [env: TWINLOCK_PASSWORD holds the password itself]
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
 }
@@ -285,7 +238,7 @@ pub(crate) struct Chat {
 pub(crate) struct Send {
     /// A room, or @ and a user
     pub(crate) target: Target,
-    /// The message; without it, each line of standard input is one
+    /// The message; without it, or with `-`, each line of standard input is one
     pub(crate) text: Option<String>,
     /// Print each acknowledgement as JSON
     #[arg(long)]
@@ -439,134 +392,4 @@ pub(crate) struct Passwd {
 pub(crate) enum Audit {
     /// Re-read the record and check every link against the receipts this profile holds
     Verify(Json),
-}
-
-/// A room's name, or `@` and a user's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Target {
-    Room(Name),
-    User(Name),
-}
-
-impl Target {
-    /// The room, for commands that want one.
-    pub(crate) fn room(&self) -> Option<&Name> {
-        match self {
-            Self::Room(name) => Some(name),
-            Self::User(_) => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Room(name) => write!(f, "{name}"),
-            Self::User(name) => write!(f, "@{name}"),
-        }
-    }
-}
-
-impl std::str::FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix('@') {
-            Some(user) => name(user).map(Self::User),
-            None => name(text.strip_prefix('#').unwrap_or(text)).map(Self::Room),
-        }
-    }
-}
-
-/// Where `listen` begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Since {
-    All,
-    New,
-    After(u64),
-}
-
-impl std::str::FromStr for Since {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "all" => Ok(Self::All),
-            "new" => Ok(Self::New),
-            n => n.parse().map(Self::After).map_err(|_| "all, new or a number".to_owned()),
-        }
-    }
-}
-
-/// A name, folded: people write their names with capitals.
-fn name(text: &str) -> Result<Name, String> {
-    Name::new(&text.to_ascii_lowercase()).map_err(|error| error.to_string())
-}
-
-fn label(text: &str) -> Result<String, String> {
-    let label = text.trim();
-    if label.is_empty() || label.len() > MAX_LABEL || label.chars().any(char::is_control) {
-        return Err(format!("1 to {MAX_LABEL} bytes without control characters"));
-    }
-    Ok(label.to_owned())
-}
-
-fn address(text: &str) -> Result<Address, String> {
-    Address::parse(text, Some(PORT)).map_err(|_| "HOST or HOST:PORT".to_owned())
-}
-
-fn account(text: &str) -> Result<(Name, Address), String> {
-    let (user, server) = text.split_once('@').ok_or("USER@HOST[:PORT]")?;
-    Ok((name(user)?, address(server)?))
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<u64>().ok().map(Duration::from_secs);
-    let friendly = || text.parse::<jiff::SignedDuration>().ok();
-    seconds
-        .or_else(|| Duration::try_from(friendly()?).ok())
-        .filter(|time| !time.is_zero())
-        .ok_or_else(|| "a time such as 90s, 10m, 48h or 7d".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_target_is_a_room_or_a_user_in_any_usual_spelling() {
-        let parse = |text: &str| text.parse::<Target>().map(|t| t.to_string());
-        assert_eq!(parse("ops").as_deref(), Ok("ops"));
-        assert_eq!(parse("#Ops").as_deref(), Ok("ops"));
-        assert_eq!(parse("@Ada").as_deref(), Ok("@ada"));
-        for bad in ["", "@", "#", "a b", "@@a", "ä"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn times_are_written_as_people_do() {
-        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("48h"), Ok(Duration::from_secs(48 * 3600)));
-        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
-        for bad in ["", "0", "-5s", "soon", "0s"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_account_takes_the_default_port() {
-        let (user, address) = account("Ada@example.org").unwrap();
-        assert_eq!((user.as_str(), address.to_string()), ("ada", "example.org:8443".to_owned()));
-        assert_eq!(account("ada@[::1]:9").unwrap().1.to_string(), "[::1]:9");
-        assert!(account("example.org").is_err());
-    }
 }

@@ -1,0 +1,84 @@
+//! What `serve` takes.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Where identity and record live [default: $XDG_DATA_HOME/twinlock-server]
+    #[arg(long, value_name = "DIR", env = "TWINLOCK_DATA", hide_env_values = true)]
+    pub(crate) data: Option<PathBuf>,
+    /// The address to listen on [default: 127.0.0.1]
+    #[arg(long, env = "TWINLOCK_HOST", hide_env_values = true)]
+    pub(crate) host: Option<IpAddr>,
+    /// The port; 0 takes a free one [default: 8443]
+    #[arg(long, env = "TWINLOCK_PORT", hide_env_values = true)]
+    pub(crate) port: Option<u16>,
+    /// Read settings from this TOML file; flags and environment go before it
+    #[arg(long, value_name = "FILE", env = "TWINLOCK_CONFIG", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// What invite links name, if others reach this server under it
+    #[arg(long, value_name = "NAME[:PORT]", env = "TWINLOCK_PUBLIC_HOST", hide_env_values = true)]
+    pub(crate) public_host: Option<String>,
+    /// Your own certificate chain, PEM
+    #[arg(long, value_name = "FILE", env = "TWINLOCK_TLS_CERT", hide_env_values = true)]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", env = "TWINLOCK_TLS_KEY", hide_env_values = true)]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Of the self-made certificate [default: ecdsa]
+    #[arg(long, value_name = "TYPE", env = "TWINLOCK_TLS_KEY_TYPE", hide_env_values = true)]
+    pub(crate) tls_key_type: Option<KeyType>,
+    /// What to do when TLS ends between a client and this server [default: warn]
+    #[arg(long, value_name = "POLICY", env = "TWINLOCK_BINDING", hide_env_values = true)]
+    pub(crate) binding: Option<Binding>,
+    /// A proxy ends TLS before this listener
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "TWINLOCK_BEHIND_PROXY", hide_env_values = true)]
+    pub(crate) behind_proxy: Option<bool>,
+    /// With --behind-proxy: believe the PROXY protocol header (version 2) of this address
+    #[arg(
+        long = "proxy",
+        value_name = "ADDRESS",
+        env = "TWINLOCK_PROXY",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub(crate) proxies: Vec<IpAddr>,
+    /// Put each message's text into the log
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "TWINLOCK_LOG_MESSAGES", hide_env_values = true)]
+    pub(crate) log_messages: Option<bool>,
+    /// How much to log: error, warn, info, debug [default: info]
+    #[arg(long, value_name = "LEVEL", env = "TWINLOCK_LOG_LEVEL", hide_env_values = true)]
+    pub(crate) log_level: Option<LogLevel>,
+    /// Log lines as JSON
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "TWINLOCK_LOG_JSON", hide_env_values = true)]
+    pub(crate) log_json: Option<bool>,
+}
+
+/// The key of a self-made certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KeyType {
+    Ecdsa,
+    Rsa2048,
+}
+
+/// What to do about TLS that ends in the middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Binding {
+    Require,
+    Warn,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}

@@ -1,0 +1,146 @@
+//! What values of the command line mean, in the spellings that people use.
+
+use std::time::Duration;
+
+use twinlock_client::profile::MAX_LABEL;
+use twinlock_core::id::Name;
+use twinlock_core::invite::Address;
+
+use super::PORT;
+
+/// A room's name, or `@` and a user's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    Room(Name),
+    User(Name),
+}
+
+impl Target {
+    /// The room, for commands that want one.
+    pub(crate) fn room(&self) -> Option<&Name> {
+        match self {
+            Self::Room(name) => Some(name),
+            Self::User(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Room(name) => write!(f, "{name}"),
+            Self::User(name) => write!(f, "@{name}"),
+        }
+    }
+}
+
+impl std::str::FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix('@') {
+            Some(user) => name(user).map(Self::User),
+            None => name(text.strip_prefix('#').unwrap_or(text)).map(Self::Room),
+        }
+    }
+}
+
+/// Where `listen` begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Since {
+    All,
+    New,
+    After(u64),
+}
+
+impl std::str::FromStr for Since {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            "new" => Ok(Self::New),
+            n => n.parse().map(Self::After).map_err(|_| "all, new or a number".to_owned()),
+        }
+    }
+}
+
+/// Seconds of a day.
+const DAY: u64 = 24 * 3600;
+
+/// A name, folded: people write their names with capitals.
+pub(super) fn name(text: &str) -> Result<Name, String> {
+    Name::new(&text.to_ascii_lowercase()).map_err(|error| error.to_string())
+}
+
+pub(super) fn label(text: &str) -> Result<String, String> {
+    let label = text.trim();
+    if label.is_empty() || label.len() > MAX_LABEL || label.chars().any(char::is_control) {
+        return Err(format!("1 to {MAX_LABEL} bytes without control characters"));
+    }
+    Ok(label.to_owned())
+}
+
+pub(super) fn address(text: &str) -> Result<Address, String> {
+    Address::parse(text, Some(PORT)).map_err(|_| "HOST or HOST:PORT".to_owned())
+}
+
+pub(super) fn account(text: &str) -> Result<(Name, Address), String> {
+    let (user, server) = text.split_once('@').ok_or("USER@HOST[:PORT]")?;
+    Ok((name(user)?, address(server)?))
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<u64>().ok().map(Duration::from_secs);
+    let days = || text.strip_suffix('d')?.parse::<u64>().ok()?.checked_mul(DAY);
+    let friendly = || text.parse::<jiff::SignedDuration>().ok();
+    seconds
+        .or_else(|| days().map(Duration::from_secs))
+        .or_else(|| Duration::try_from(friendly()?).ok())
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| "a time such as 90s, 10m, 48h or 7d".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory as _;
+
+    use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_target_is_a_room_or_a_user_in_any_usual_spelling() {
+        let parse = |text: &str| text.parse::<Target>().map(|t| t.to_string());
+        assert_eq!(parse("ops").as_deref(), Ok("ops"));
+        assert_eq!(parse("#Ops").as_deref(), Ok("ops"));
+        assert_eq!(parse("@Ada").as_deref(), Ok("@ada"));
+        for bad in ["", "@", "#", "a b", "@@a", "ä"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_people_do() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("48h"), Ok(Duration::from_secs(48 * 3600)));
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * DAY)));
+        for bad in ["", "0", "-5s", "soon", "0s", "0d"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_account_takes_the_default_port() {
+        let (user, address) = account("Ada@example.org").unwrap();
+        assert_eq!((user.as_str(), address.to_string()), ("ada", "example.org:8443".to_owned()));
+        assert_eq!(account("ada@[::1]:9").unwrap().1.to_string(), "[::1]:9");
+        assert!(account("example.org").is_err());
+    }
+}
