@@ -6,6 +6,7 @@ use twinlock_client::outbox::Ack;
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{MessageId, Sender};
 
+use crate::fold::columns;
 use crate::output::{Output, Style, local_time, rfc3339};
 
 /// An entry in JSON. A field that an entry does not have is null: `from` of the server's own
@@ -62,17 +63,22 @@ impl<'a> AckJson<'a> {
     }
 }
 
+/// Columns by which further lines of an entry are set in: text begins after the time.
+const INDENT: usize = 6;
+
 /// An entry for people: time, who, and the text, whose further lines are set in so that none of
 /// them looks like an entry of its own. With `place`, the conversation too.
 pub(crate) fn human(out: &Output, place: Option<&str>, entry: &Entry) -> String {
-    let mut head = out.style(Style::Dim, &local_time(entry.time_ms));
-    if let Some(place) = place {
-        head = format!("{head} {place}");
-    }
-    let text = match &entry.text {
-        Some(text) => text.render().replace('\n', "\n      "),
-        None => out.style(Style::Dim, "(erased)"),
+    let time = local_time(entry.time_ms);
+    let place = place.map(|place| format!(" {place}")).unwrap_or_default();
+    let text = entry.text.as_ref().map_or_else(|| "(erased)".to_owned(), |text| text.render());
+    let erased = entry.text.is_none();
+    let fold = |used: usize, text: &str| match out.fold(text, used, INDENT) {
+        text if erased => out.style(Style::Dim, &text),
+        text => text,
     };
+    let head = out.style(Style::Dim, &time) + &place;
+    let used = columns(&time) + columns(&place) + 1;
     match entry.sender.as_ref().and_then(Sender::user) {
         Some(user) => {
             let mark = match entry.kind {
@@ -80,8 +86,11 @@ pub(crate) fn human(out: &Output, place: Option<&str>, entry: &Entry) -> String 
                 Kind::UNPROTECTED => " (unprotected)",
                 _ => "",
             };
+            let text = fold(used + user.as_str().len() + mark.len() + 2, &text);
             format!("{head} {}{mark}: {text}", out.style(Style::Bold, user.as_str()))
         }
-        None => format!("{head} {}", out.style(Style::Dim, &format!("* {text}"))),
+        None => {
+            format!("{head} {}", out.style(Style::Dim, &format!("* {}", fold(used + 2, &text))))
+        }
     }
 }

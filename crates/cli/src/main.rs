@@ -3,10 +3,12 @@
 //! Commands return a [`exit::Failure`] or nothing; this is the only place that exits.
 
 mod args;
+mod ask;
 mod commands;
 mod config;
 mod entry;
 mod exit;
+mod fold;
 mod logging;
 mod open;
 mod output;

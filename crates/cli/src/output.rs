@@ -7,16 +7,20 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use twinlock_core::text::harmless_json;
 
 use crate::args::{Color, Global};
 use crate::exit::{Exit, Failure};
+use crate::fold::fold;
 
 /// How to print.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     quiet: bool,
+    /// Standard output is one.
+    terminal: bool,
     color_out: bool,
     color_err: bool,
 }
@@ -54,6 +58,7 @@ impl Output {
         };
         Self {
             quiet: global.quiet,
+            terminal: io::stdout().is_terminal(),
             color_out: on(io::stdout().is_terminal()),
             color_err: on(io::stderr().is_terminal()),
         }
@@ -100,6 +105,15 @@ impl Output {
 
     fn words(&self, text: &str) {
         words(text);
+    }
+
+    /// Text that begins after `used` columns, folded to the terminal if standard output is one,
+    /// with further lines set in; see [`crate::fold`].
+    pub(crate) fn fold(&self, text: &str, used: usize, indent: usize) -> String {
+        // Asked each time: windows change their size.
+        let width = if self.terminal { tcgetwinsize(io::stdout()).ok() } else { None };
+        let width = width.map_or(usize::MAX, |size| usize::from(size.ws_col.max(1)));
+        fold(text, used, indent, width)
     }
 
     /// Whether standard error is coloured.

@@ -12,9 +12,10 @@ use twinlock_core::session::BindingPolicy;
 use twinlock_core::text::Untrusted;
 
 use crate::args::{DeviceAction, Devices, Invite, Passwd, PasswordFile, Role};
+use crate::ask;
 use crate::commands::serve::qr;
 use crate::exit::{Exit, Failure};
-use crate::open::{self, Context};
+use crate::open::Context;
 use crate::output::{Style, local_time, rfc3339};
 
 #[derive(Debug, Serialize)]
@@ -81,6 +82,9 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
     Ok(())
 }
 
+/// Columns of a device's state: "seen" and a day with its time.
+const STATE: usize = 21;
+
 #[derive(Debug, Serialize)]
 struct DeviceJson<'a> {
     device: String,
@@ -112,13 +116,15 @@ pub(crate) async fn devices(args: Devices, context: &Context) -> Result<(), Fail
             continue;
         }
         let label = Untrusted::new(device.label.clone()).render_line();
-        let seen = format!("seen {}", local_time(device.seen_ms));
+        let state = |words: &str| format!("{words:STATE$}");
         let state = match (device.current, device.online) {
-            (true, _) => context.out.style(Style::Good, "this device"),
-            (false, true) => context.out.style(Style::Good, "online"),
-            (false, false) => seen,
+            (true, _) => context.out.style(Style::Good, &state("this device")),
+            (false, true) => context.out.style(Style::Good, &state("online")),
+            (false, false) => state(&format!("seen {}", local_time(device.seen_ms))),
         };
-        context.out.line(&format!("{id}  {label}  {state}"))?;
+        // The label last: it is the only part that somebody else wrote.
+        let label = context.out.fold(&label, id.len() + 2 + STATE + 2, 4);
+        context.out.line(&format!("{id}  {state}  {label}"))?;
     }
     Ok(())
 }
@@ -152,11 +158,12 @@ async fn revoke(
     } else {
         client.close().await;
         let profile = context.profile()?;
-        let password = open::password(
+        let password = ask::password(
             password.password_file.as_deref(),
             "TWINLOCK_PASSWORD",
             &format!("Password of {}: ", profile.user()),
-        )?;
+        )
+        .await?;
         let address = context.global.address.clone();
         enrol::revoke_device(&profile, address, password, id).await?;
     }
@@ -166,16 +173,18 @@ async fn revoke(
 
 pub(crate) async fn passwd(args: Passwd, context: &Context) -> Result<(), Failure> {
     let profile = context.profile()?;
-    let old = open::password(
+    let old = ask::password(
         args.password_file.as_deref(),
         "TWINLOCK_PASSWORD",
         &format!("Present password of {}: ", profile.user()),
-    )?;
-    let new = open::new_password(
+    )
+    .await?;
+    let new = ask::new_password(
         args.new_password_file.as_deref(),
         "TWINLOCK_NEW_PASSWORD",
         "New password: ",
-    )?;
+    )
+    .await?;
     enrol::set_password(&profile, context.global.address.clone(), old, new).await?;
     context.out.say("the password is changed; devices stay logged in");
     Ok(())

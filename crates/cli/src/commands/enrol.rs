@@ -12,8 +12,9 @@ use twinlock_core::session::BindingPolicy;
 use zeroize::Zeroizing;
 
 use crate::args::{Join, Login};
+use crate::ask;
 use crate::exit::Failure;
-use crate::open::{self, Context};
+use crate::open::Context;
 
 /// Longest link that is read from standard input, bytes.
 const LINK: u64 = 4096;
@@ -38,29 +39,32 @@ pub(crate) async fn join(join: Join, context: &Context) -> Result<(), Failure> {
         let user = match (&join.user, &terms.user, asked.take()) {
             (Some(user), _, None) => user.clone(),
             (None, Some(user), None) => user.clone(),
-            (_, _, again) => ask_name(again)?,
+            (_, _, again) => ask_name(again).await?,
         };
         let password = if join.no_password {
             None
         } else if join.password.password_file.is_none()
             && std::env::var_os("TWINLOCK_PASSWORD").is_none()
-            && !open::can_ask()
+            && !ask::can_ask()
         {
             return Err(Failure::usage("there is no terminal to ask for a password").hint(
                 "--password-file FILE reads it from a file; --no-password goes without one \
                  (a script, or a device that may be lost)",
             ));
         } else {
-            Some(open::new_password(
-                join.password.password_file.as_deref(),
-                "TWINLOCK_PASSWORD",
-                &format!("A password for {user} (at least 8 characters): "),
-            )?)
+            Some(
+                ask::new_password(
+                    join.password.password_file.as_deref(),
+                    "TWINLOCK_PASSWORD",
+                    &format!("A password for {user} (at least 8 characters): "),
+                )
+                .await?,
+            )
         };
         let new = NewUser { user: user.clone(), label: label.clone(), password };
         match enrol::join(&home, &profile, &link, new).await {
             Err(ClientError::Refused(Refusal { why: Why::NameTaken, .. }))
-                if join.user.is_none() && terms.user.is_none() && open::can_ask() =>
+                if join.user.is_none() && terms.user.is_none() && ask::can_ask() =>
             {
                 asked = Some(user);
             }
@@ -76,11 +80,12 @@ pub(crate) async fn login(login: Login, context: &Context) -> Result<(), Failure
     let home = context.home()?;
     let profile = context.profile_name()?;
     let (user, address) = login.account;
-    let password = open::password(
+    let password = ask::password(
         login.password.password_file.as_deref(),
         "TWINLOCK_PASSWORD",
         &format!("Password of {user}: "),
-    )?;
+    )
+    .await?;
     let returning = Returning {
         address,
         user,
@@ -119,16 +124,16 @@ fn said(profile: &Profile, context: &Context) {
     context.out.say(&format!("Say something: twinlock{named} chat"));
 }
 
-fn ask_name(taken: Option<Name>) -> Result<Name, Failure> {
+async fn ask_name(taken: Option<Name>) -> Result<Name, Failure> {
     if let Some(taken) = &taken {
         crate::output::words(&format!("The name {taken} is taken."));
-    } else if !open::can_ask() {
+    } else if !ask::can_ask() {
         return Err(Failure::usage("which name do you want? Say it with --user NAME"));
     }
     let here = std::env::var("USER").ok().map(|user| user.to_ascii_lowercase());
     let here = here.filter(|user| taken.is_none() && Name::new(user).is_ok());
     loop {
-        let answer = open::ask("Your name here", here.as_deref())?;
+        let answer = ask::ask("Your name here", here.as_deref()).await?;
         match Name::new(&answer.to_ascii_lowercase()) {
             Ok(name) => return Ok(name),
             Err(problem) => crate::output::words(&problem.to_string()),

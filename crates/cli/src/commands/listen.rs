@@ -20,7 +20,7 @@ use super::send::blocking;
 use crate::args::{Listen, Since};
 use crate::entry::{EntryJson, human};
 use crate::exit::Failure;
-use crate::open::{Context, Opened, target_of, warn_about_tls};
+use crate::open::{Context, Opened, target_of, trying_again, warn_about_tls};
 use crate::output::json;
 
 /// The position this command keeps, see [`twinlock_client::receipts`].
@@ -43,6 +43,7 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
     let mut listening = Listening { context, client, args, names: HashMap::new(), left };
     // Finding out what to follow needs the line, whose events have to be taken meanwhile.
     let mut begun = false;
+    let mut down = false;
     loop {
         let event = tokio::select! {
             found = listening.find(), if !begun => {
@@ -61,9 +62,17 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
                     return Ok(());
                 }
             }
-            Some(Event::Up(up)) => warn_about_tls(&context.out, up.binding),
+            Some(Event::Up(up)) => {
+                if std::mem::take(&mut down) {
+                    context.out.say("connected again");
+                }
+                warn_about_tls(&context.out, up.binding);
+            }
             Some(Event::Down { error, retry }) => {
-                context.out.say(&format!("{error}; trying again in {:.1} s", retry.as_secs_f32()));
+                // Once: the attempts that fail as well are in the log.
+                if !std::mem::replace(&mut down, true) {
+                    context.out.say(&trying_again(&error, retry));
+                }
             }
             Some(Event::CaughtUp { conversation, entries }) if entries > 0 => {
                 let name = listening.name(conversation);

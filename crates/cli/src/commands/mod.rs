@@ -6,6 +6,7 @@ mod chat;
 mod enrol;
 pub(crate) mod generate;
 mod history;
+mod input;
 mod listen;
 mod people;
 mod rooms;

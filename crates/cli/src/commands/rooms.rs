@@ -66,6 +66,8 @@ fn line(
         topic if topic.is_empty() => topic,
         topic => format!("  {topic}"),
     };
+    let used = padded.len() + people.len() + new.len();
+    let topic = context.out.fold(&topic, used, 4);
     let padded = context.out.style(Style::Bold, &padded);
     format!("{padded}{people}{new}{}", context.out.style(Style::Dim, &topic))
 }

@@ -5,29 +5,27 @@
 //! stays queued and says so.
 
 use std::collections::HashSet;
-use std::io::{self, BufRead as _};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use twinlock_client::error::{Blame, refusal};
 use twinlock_client::outbox::{Ack, Outcome};
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::MessageId;
-use twinlock_core::limits::MAX_TEXT;
 use twinlock_core::proto::Why;
 use twinlock_link::OsEntropy;
 
+use super::input::{self, Lines};
 use crate::args::{Send, Target};
 use crate::entry::AckJson;
 use crate::exit::{Exit, Failure};
 use crate::interrupted;
-use crate::open::{Context, Opened, warn_about_tls};
+use crate::open::{Context, Opened, trying_again, warn_about_tls, why_down};
 use crate::output::Output;
 
 /// How long without an acknowledgement or new input before it gives up, unless `--timeout` says.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Lines that are put into the outbox with one sync of the disk.
+/// Outcomes that are looked up at once.
 const BATCH: usize = 512;
 /// Messages in the outbox and not acknowledged beyond which no more input is read.
 const AHEAD: usize = 8192;
@@ -59,13 +57,13 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
         refused: None,
         down: None,
     };
-    let mut input = match send.text {
+    let mut input = match send.text.filter(|text| text != "-") {
         Some(text) => {
-            check(text.as_bytes(), None)?;
+            input::check_text(&text)?;
             sending.enqueue(vec![text]).await?;
             None
         }
-        None => Some(read_lines()),
+        None => Some(input::read_lines(&context.out)),
     };
     let mut bad_input = None;
     let mut deadline = Instant::now() + patience;
@@ -126,7 +124,7 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
                 let failure = Failure::new(Exit::Queued, words);
                 match (ended, down) {
                     (Some(why), _) => failure.hint(why.message),
-                    (None, Some(why)) => failure.hint(why),
+                    (None, Some(why)) => failure.hint(why_down(&why)),
                     (None, None) => failure,
                 }
             }
@@ -170,7 +168,7 @@ impl Sending<'_> {
             }
             Event::Down { error, retry } => {
                 if self.down.is_none() && error.blame() == Blame::Network {
-                    self.out.say(&format!("{error}; trying again in {} s", retry.as_secs().max(1)));
+                    self.out.say(&trying_again(&error, retry));
                 }
                 self.down = Some(error);
                 Ok(false)
@@ -221,91 +219,11 @@ impl Sending<'_> {
     }
 }
 
-type Lines = mpsc::Receiver<Result<Vec<String>, Failure>>;
-
 async fn next(input: &mut Option<Lines>) -> Option<Result<Vec<String>, Failure>> {
     match input {
         Some(lines) => lines.recv().await,
         None => std::future::pending().await,
     }
-}
-
-/// Reads standard input on a thread of its own: as many lines at once as are there already.
-fn read_lines() -> Lines {
-    let (lines, received) = mpsc::channel(4);
-    std::thread::spawn(move || {
-        let mut input = io::BufReader::with_capacity(128 * 1024, io::stdin());
-        let mut number = 0;
-        loop {
-            let mut batch = Vec::new();
-            let ended = loop {
-                match read_line(&mut input, &mut number) {
-                    Ok(Some(line)) => batch.extend((!line.is_empty()).then_some(line)),
-                    Ok(None) => break Some(None),
-                    Err(failure) => break Some(Some(failure)),
-                }
-                let more = input.buffer().contains(&b'\n');
-                if batch.len() >= BATCH || !more {
-                    break None;
-                }
-            };
-            if !batch.is_empty() && lines.blocking_send(Ok(batch)).is_err() {
-                return;
-            }
-            match ended {
-                None => {}
-                Some(None) => return,
-                Some(Some(failure)) => return drop(lines.blocking_send(Err(failure))),
-            }
-        }
-    });
-    received
-}
-
-/// One line without its end; a line that is no message ends the input, and says which it is.
-fn read_line(
-    input: &mut io::BufReader<io::Stdin>,
-    number: &mut u64,
-) -> Result<Option<String>, Failure> {
-    let mut line = Vec::new();
-    // One more than a message takes, and its line end: no line fills the memory.
-    let most = MAX_TEXT as u64 + 3;
-    let read = io::Read::take(&mut *input, most).read_until(b'\n', &mut line);
-    if read.map_err(|error| Failure::usage(format!("standard input: {error}")))? == 0 {
-        return Ok(None);
-    }
-    *number += 1;
-    if line.ends_with(b"\n") {
-        line.pop();
-        if line.ends_with(b"\r") {
-            line.pop();
-        }
-    }
-    check(&line, Some(*number))?;
-    String::from_utf8(line).map(Some).map_err(|_| not_utf8(Some(*number)))
-}
-
-fn check(text: &[u8], line: Option<u64>) -> Result<(), Failure> {
-    let place = place(line);
-    if text.len() > MAX_TEXT {
-        Err(Failure::usage(format!("{place} is longer than a message can be ({MAX_TEXT} bytes)"))
-            .hint("what came before it was sent; nothing after it"))
-    } else if line.is_none() && text.is_empty() {
-        Err(Failure::usage("the message is empty"))
-    } else if std::str::from_utf8(text).is_err() {
-        Err(not_utf8(line))
-    } else {
-        Ok(())
-    }
-}
-
-fn not_utf8(line: Option<u64>) -> Failure {
-    Failure::usage(format!("{} is not UTF-8 text", place(line)))
-        .hint("what came before it was sent; nothing after it")
-}
-
-fn place(line: Option<u64>) -> String {
-    line.map_or("the message".to_owned(), |n| format!("line {n} of the input"))
 }
 
 /// Milliseconds since 1970 UTC.

@@ -146,8 +146,9 @@ impl Talk {
                 (true, 0) => String::new(),
                 (true, unread) => format!("  {unread} unread"),
             };
-            let topic = Untrusted::new(room.topic.clone()).render_line();
-            self.screen.print(&format!("{name}{state}  {topic}"))?;
+            let line = format!("{state}  {}", Untrusted::new(room.topic.clone()).render_line());
+            let used = target_of(room).len();
+            self.screen.print(&format!("{name}{}", self.out.fold(line.trim_end(), used, 4)))?;
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ use crate::args::{Chat, Target};
 use crate::entry::human;
 use crate::exit::{Exit, Failure};
 use crate::interrupted;
-use crate::open::{Context, Opened, target_of, tls_warning};
+use crate::open::{Context, Opened, target_of, tls_warning, trying_again};
 use crate::output::{Output, Style};
 use command::Said;
 use screen::{Input, Screen};
@@ -40,6 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(10);
 /// Characters of a message repeated beside its tick.
 const TICK_TEXT: usize = 40;
+/// Before what this program says itself.
+const NOTE: &str = "-- ";
 
 struct Talk {
     out: Output,
@@ -56,6 +58,8 @@ struct Talk {
     refused: u32,
     down: Option<ClientError>,
     was_up: bool,
+    /// The line is not the first: what is caught up with was missed.
+    again: bool,
 }
 
 pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
@@ -73,7 +77,12 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
         refused: 0,
         down: None,
         was_up: false,
+        again: false,
     };
+    if talk.screen.is_terminal() && !context.global.quiet {
+        let words = format!("you are {}; /help lists what can be done, exit ends", talk.user);
+        talk.note(&words)?;
+    }
     let patience = context.global.timeout.unwrap_or(PATIENCE);
     let ended = talk.run(&mut input, &mut events, patience).await;
     talk.screen.restore();
@@ -120,7 +129,9 @@ impl Talk {
                         deadline = Instant::now() + patience;
                         let goes_on = self.take_line(&line).await?;
                         open = goes_on;
-                        input.go_on(&self.target.to_string());
+                        if open {
+                            input.go_on(&self.target.to_string());
+                        }
                     }
                     Some(Err(failure)) => return Err(failure),
                     None => open = false,
@@ -206,7 +217,9 @@ impl Talk {
         let (name, body) = (target.to_string(), text.to_owned());
         let enqueue = move || outbox.enqueue(&name, body.as_bytes(), now_ms(), &mut OsEntropy);
         let id = blocking(enqueue).await?;
-        self.waiting.insert(id, beginning(text));
+        let begins = beginning(text);
+        let elsewhere = *target != self.target;
+        self.waiting.insert(id, if elsewhere { format!("[{target}] {begins}") } else { begins });
         self.own.insert(id, ());
         let _closed = self.client.written().await;
         Ok(())
@@ -215,9 +228,10 @@ impl Talk {
     async fn take_event(&mut self, event: Event, begun: bool) -> Result<(), Failure> {
         match event {
             Event::Up(up) => {
-                if self.down.take().is_some() && self.was_up {
-                    self.note("connected again")?;
+                if self.down.take().is_some() {
+                    self.note(if self.was_up { "connected again" } else { "connected" })?;
                 }
+                self.again = self.was_up;
                 self.was_up = true;
                 if let Some(warning) = tls_warning(up.binding) {
                     self.screen.print(&self.out.style(Style::Warning, warning))?;
@@ -226,14 +240,16 @@ impl Talk {
             }
             Event::Down { error, retry } => {
                 if self.down.is_none() {
-                    let seconds = retry.as_secs().max(1);
-                    self.note(&format!("{error}; trying again in {seconds} s"))?;
+                    self.note(&trying_again(&error, retry))?;
                 }
                 self.down = Some(error);
                 Ok(())
             }
             Event::Entries { conversation, entries } => self.show(conversation, &entries).await,
-            Event::CaughtUp { entries, .. } if entries > 0 && self.was_up && begun => Ok(()),
+            Event::CaughtUp { conversation, entries } if entries > 0 && self.again => {
+                let name = self.names.get(&conversation).cloned().unwrap_or_default();
+                self.note(&format!("caught up with {name}: {entries}"))
+            }
             Event::Recorded { message_id, ack } => self.tick(&message_id, &ack),
             Event::Refused { message_id, why } => {
                 let text = self.waiting.remove(&message_id).unwrap_or_default();
@@ -287,7 +303,8 @@ impl Talk {
 
     /// A word of this program's own.
     fn note(&mut self, words: &str) -> Result<(), Failure> {
-        Ok(self.screen.print(&self.out.style(Style::Dim, &format!("-- {words}")))?)
+        let words = self.out.fold(words, NOTE.len(), NOTE.len());
+        Ok(self.screen.print(&self.out.style(Style::Dim, &format!("{NOTE}{words}")))?)
     }
 
     /// A question to the server, which may not be there.
@@ -295,9 +312,13 @@ impl Talk {
         &self,
         question: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, Failure> {
+        let no_line = || Failure::new(Exit::NoConnection, "there is no line now to ask the server");
+        if self.down.is_some() {
+            return Err(no_line());
+        }
         match timeout(ANSWER, question).await {
+            Ok(Err(ClientError::Lost(_))) | Err(_) => Err(no_line()),
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(Failure::new(Exit::NoConnection, "no answer: there is no line now")),
         }
     }
 }

@@ -3,7 +3,8 @@
 //! The editor runs on a thread of its own and prints what arrives above the line that is being
 //! typed. It keeps its history in memory only: what was said does not lie about on disk.
 
-use std::io::{self, BufRead as _, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as blocking;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +18,7 @@ use rustyline::validate::Validator;
 use rustyline::{Config, Editor, ExternalPrinter, Helper};
 use tokio::sync::mpsc;
 
+use crate::commands::input::LineReader;
 use crate::exit::Failure;
 use crate::output::{Gone, write_line};
 
@@ -29,7 +31,12 @@ pub(super) struct Screen {
     /// As the terminal was before the editor.
     before: Option<Termios>,
     words: Words,
+    /// The editor waits for keys, and the terminal is as it needs it.
+    editing: Arc<AtomicBool>,
 }
+
+/// Ends the mode in which a terminal marks what is pasted.
+const PASTE_UNMARKED: &str = "\u{1b}[?2004l";
 
 /// What is typed, line by line.
 pub(super) struct Input {
@@ -60,8 +67,9 @@ impl Screen {
     /// A line editor if both ends are a terminal, else plain lines.
     pub(super) fn open(target: &str) -> Result<(Self, Input), Failure> {
         let words = Words::default();
+        let editing = Arc::new(AtomicBool::new(false));
         if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
-            let screen = Self { printer: None, before: None, words };
+            let screen = Self { printer: None, before: None, words, editing };
             return Ok((screen, Input { lines: read_plain(), prompts: None }));
         }
         let failed = |error: ReadlineError| Failure::usage(format!("the terminal: {error}"));
@@ -74,10 +82,11 @@ impl Screen {
         let printer = editor.create_external_printer().map_err(failed)?;
         let (lines, read) = mpsc::channel(1);
         let (prompts, asked) = blocking::channel();
-        std::thread::spawn(move || edit(editor, &lines, &asked));
+        let state = editing.clone();
+        std::thread::spawn(move || edit(editor, &lines, &asked, &state));
         let _sent = prompts.send(prompt(target));
         let printer: Box<dyn ExternalPrinter + Send> = Box::new(printer);
-        let screen = Self { printer: Some(printer), before, words };
+        let screen = Self { printer: Some(printer), before, words, editing };
         Ok((screen, Input { lines: read, prompts: Some(prompts) }))
     }
 
@@ -103,21 +112,37 @@ impl Screen {
         *self.words.lock().unwrap_or_else(PoisonError::into_inner) = words;
     }
 
-    /// Gives the terminal back as it was, also while the editor still waits for a line.
+    /// Gives the terminal back as it was, also while the editor still waits for a line. Nothing is
+    /// printed by it afterwards.
     pub(super) fn restore(&mut self) {
-        if let Some(before) = self.before.take() {
-            let _gone = tcsetattr(io::stdin(), OptionalActions::Now, &before);
+        self.printer = None;
+        let Some(before) = self.before.take() else { return };
+        if self.editing.load(Ordering::SeqCst) {
+            // What follows does not go on the line that was being typed.
+            let mut out = io::stdout().lock();
+            let marks = if dumb() { "" } else { PASTE_UNMARKED };
+            let _gone = write!(out, "{marks}\r\n").and_then(|()| out.flush());
         }
+        let _gone = tcsetattr(io::stdin(), OptionalActions::Now, &before);
     }
+}
+
+/// Where the editor sends no sequences either.
+fn dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term == "dumb")
 }
 
 fn edit(
     mut editor: Editor<Names, MemHistory>,
     lines: &mpsc::Sender<Line>,
     prompts: &blocking::Receiver<String>,
+    editing: &AtomicBool,
 ) {
     while let Ok(prompt) = prompts.recv() {
-        let line = match editor.readline(&prompt) {
+        editing.store(true, Ordering::SeqCst);
+        let read = editor.readline(&prompt);
+        editing.store(false, Ordering::SeqCst);
+        let line = match read {
             Ok(line) => Ok(line),
             Err(ReadlineError::Eof) => return,
             Err(ReadlineError::Interrupted) => Err(Failure::interrupted()),
@@ -133,8 +158,8 @@ fn edit(
 fn read_plain() -> mpsc::Receiver<Line> {
     let (lines, read) = mpsc::channel(64);
     std::thread::spawn(move || {
-        for line in io::stdin().lock().lines() {
-            let line = line.map_err(|error| Failure::usage(format!("standard input: {error}")));
+        let mut input = LineReader::stdin();
+        while let Some(line) = input.next_line().transpose() {
             let ended = line.is_err();
             if lines.blocking_send(line).is_err() || ended {
                 return;

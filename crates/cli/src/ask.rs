@@ -1,0 +1,135 @@
+//! What only a person can answer: passwords and names.
+//!
+//! Answers are awaited on a thread that may block, so that Ctrl-C and `--timeout` count while a
+//! question stands; the terminal is then given back with its echo.
+
+use std::io::{self, IsTerminal as _, Read as _};
+use std::path::Path;
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use twinlock_core::credential::Password;
+use zeroize::Zeroizing;
+
+use crate::exit::Failure;
+use crate::output::{prompt, words};
+
+/// Longest password file that is read, bytes.
+const PASSWORD_FILE: u64 = 8 * 1024;
+
+/// A password from a file, else from the environment, else from the terminal.
+pub(crate) async fn password(
+    file: Option<&Path>,
+    variable: &str,
+    question: &str,
+) -> Result<Password, Failure> {
+    match stored_password(file, variable)? {
+        Some(password) => Ok(password),
+        None => Password::new(&secret(question).await?).map_err(Failure::usage),
+    }
+}
+
+/// A new password, typed twice where it is typed.
+pub(crate) async fn new_password(
+    file: Option<&Path>,
+    variable: &str,
+    question: &str,
+) -> Result<Password, Failure> {
+    if let Some(password) = stored_password(file, variable)? {
+        return Ok(password);
+    }
+    loop {
+        let first = secret(question).await?;
+        let password = match Password::new(&first) {
+            Ok(password) => password,
+            Err(problem) => {
+                words(&problem.to_string());
+                continue;
+            }
+        };
+        if *first == *secret("The same again: ").await? {
+            return Ok(password);
+        }
+        words("These were two different passwords.");
+    }
+}
+
+/// Whether there is somebody to ask.
+pub(crate) fn can_ask() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Asks a question that has a visible answer; `default` for an empty one.
+pub(crate) async fn ask(question: &str, default: Option<&str>) -> Result<String, Failure> {
+    if !can_ask() {
+        return Err(Failure::usage("there is no terminal to ask on"));
+    }
+    let shown = default.map_or(String::new(), |d| format!(" [{d}]"));
+    prompt(&format!("{question}{shown}: "));
+    let answer = waiting(|| {
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map(|read| (read > 0).then_some(answer))
+    });
+    let answer = answer.await?.ok_or_else(Failure::interrupted)?;
+    let answer = answer.trim();
+    Ok(if answer.is_empty() { default.unwrap_or_default().to_owned() } else { answer.to_owned() })
+}
+
+fn stored_password(file: Option<&Path>, variable: &str) -> Result<Option<Password>, Failure> {
+    let text = match file {
+        Some(path) => {
+            let fail = |error: io::Error| Failure::usage(format!("{}: {error}", path.display()));
+            let mut text = Zeroizing::new(String::with_capacity(PASSWORD_FILE as usize + 1));
+            if path == Path::new("-") {
+                io::stdin().take(PASSWORD_FILE).read_to_string(&mut text).map_err(fail)?;
+            } else {
+                let from = std::fs::File::open(path).map_err(fail)?;
+                from.take(PASSWORD_FILE).read_to_string(&mut text).map_err(fail)?;
+            }
+            text
+        }
+        None => match std::env::var(variable) {
+            Ok(text) => Zeroizing::new(text),
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                return Err(Failure::usage(format!("{variable} is not UTF-8")));
+            }
+        },
+    };
+    // The line end is the file's, not the password's.
+    let typed = text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t));
+    let password = Password::new(typed.unwrap_or(&text)).map_err(Failure::usage)?;
+    Ok(Some(password))
+}
+
+async fn secret(question: &str) -> Result<Zeroizing<String>, Failure> {
+    if !can_ask() {
+        return Err(Failure::usage("there is no terminal to ask for the password")
+            .hint("--password-file FILE reads it from a file"));
+    }
+    let question = question.to_owned();
+    waiting(move || rpassword::prompt_password(question).map(Zeroizing::new)).await
+}
+
+/// Awaits an answer; whoever gives up waiting finds the terminal as it was.
+async fn waiting<T: Send + 'static>(
+    answer: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Failure> {
+    let mut terminal = Echoing(tcgetattr(io::stdin()).ok());
+    let answered = tokio::task::spawn_blocking(answer).await;
+    terminal.0 = None;
+    let answered = answered.map_err(io::Error::other).and_then(|answered| answered);
+    answered.map_err(|error| Failure::usage(format!("the answer could not be read: {error}")))
+}
+
+/// Gives the terminal back as it was, if it is dropped before the answer came.
+struct Echoing(Option<Termios>);
+
+impl Drop for Echoing {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // What follows does not go behind the question.
+            prompt("\n");
+            let _gone = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Messages from standard input, a line each.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
+
+use tokio::sync::mpsc;
+use twinlock_core::limits::MAX_TEXT;
+
+use crate::exit::Failure;
+use crate::output::Output;
+
+/// Lines that are handed on at once, and put into the outbox with one sync of the disk.
+const BATCH: usize = 512;
+/// Bytes read at once.
+const BUFFER: usize = 128 * 1024;
+/// A byte order mark, which some editors put before text.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Lines as they come, some at once; a line that is no message is the last.
+pub(super) type Lines = mpsc::Receiver<Result<Vec<String>, Failure>>;
+
+/// Reads standard input on a thread of its own: as many lines at once as are there already.
+/// Blank lines are left out.
+pub(super) fn read_lines(out: &Output) -> Lines {
+    if io::stdin().is_terminal() {
+        out.say("each line is a message; Ctrl-D ends");
+    }
+    let (lines, received) = mpsc::channel(4);
+    std::thread::spawn(move || {
+        let mut input = LineReader::stdin();
+        loop {
+            let mut batch = Vec::new();
+            let ended = loop {
+                match input.next_line() {
+                    Ok(Some(line)) => batch.extend((!line.trim().is_empty()).then_some(line)),
+                    Ok(None) => break Some(None),
+                    Err(failure) => break Some(Some(failure)),
+                }
+                if batch.len() >= BATCH || !input.has_line() {
+                    break None;
+                }
+            };
+            if !batch.is_empty() && lines.blocking_send(Ok(batch)).is_err() {
+                return;
+            }
+            match ended {
+                None => {}
+                Some(None) => return,
+                Some(Some(failure)) => return drop(lines.blocking_send(Err(failure))),
+            }
+        }
+    });
+    received
+}
+
+/// Reads lines, none of which fills the memory.
+pub(super) struct LineReader<R> {
+    input: io::BufReader<R>,
+    /// Of the line that was read last, from 1.
+    number: u64,
+}
+
+impl LineReader<io::Stdin> {
+    pub(super) fn stdin() -> Self {
+        Self::new(io::stdin())
+    }
+}
+
+impl<R: io::Read> LineReader<R> {
+    fn new(input: R) -> Self {
+        Self { input: io::BufReader::with_capacity(BUFFER, input), number: 0 }
+    }
+
+    /// The next line without its end, `None` at the end of the input. A line that is no message
+    /// is an error that says which line it is; nothing can be read after it.
+    pub(super) fn next_line(&mut self) -> Result<Option<String>, Failure> {
+        let mut line = Vec::new();
+        // Room for a mark and the end besides the message, and a byte more to see that it is
+        // longer.
+        let most = MAX_TEXT as u64 + 6;
+        let read = (&mut self.input).take(most).read_until(b'\n', &mut line);
+        if read.map_err(|error| Failure::usage(format!("standard input: {error}")))? == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        if self.number == 1 && line.starts_with(MARK) {
+            line.drain(..MARK.len());
+        }
+        if line.ends_with(b"\n") {
+            line.pop();
+            if line.ends_with(b"\r") {
+                line.pop();
+            }
+        }
+        let place = format!("line {} of the input", self.number);
+        let hint = "what came before it was sent; nothing after it";
+        if line.len() > MAX_TEXT {
+            return Err(too_long(&place).hint(hint));
+        }
+        String::from_utf8(line)
+            .map(Some)
+            .map_err(|_| Failure::usage(format!("{place} is not UTF-8 text")).hint(hint))
+    }
+
+    /// Whether the next line is there already.
+    fn has_line(&self) -> bool {
+        self.input.buffer().contains(&b'\n')
+    }
+}
+
+/// Whether text is a message.
+pub(super) fn check_text(text: &str) -> Result<(), Failure> {
+    if text.len() > MAX_TEXT {
+        Err(too_long("the message"))
+    } else if text.trim().is_empty() {
+        Err(Failure::usage("the message is empty"))
+    } else {
+        Ok(())
+    }
+}
+
+fn too_long(what: &str) -> Failure {
+    Failure::usage(format!("{what} is longer than a message can be ({MAX_TEXT} bytes)"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn read(bytes: &[u8]) -> (Vec<String>, Option<String>) {
+        let mut input = LineReader::new(bytes);
+        let mut lines = Vec::new();
+        loop {
+            match input.next_line() {
+                Ok(Some(line)) => lines.push(line),
+                Ok(None) => return (lines, None),
+                Err(failure) => return (lines, Some(failure.message)),
+            }
+        }
+    }
+
+    #[test]
+    fn each_line_comes_without_its_end() {
+        let text = "\u{feff}one\r\n\n  two \nthree\r".as_bytes();
+        let lines = ["one", "", "  two ", "three\r"].map(str::to_owned).to_vec();
+        assert_eq!(read(text), (lines, None));
+        assert_eq!(read(b""), (Vec::new(), None));
+    }
+
+    #[test]
+    fn a_line_that_is_no_message_is_named_and_the_last() {
+        let (lines, error) = read(b"good\n\xff\nmore\n");
+        assert_eq!(lines, ["good"]);
+        assert_eq!(error.unwrap(), "line 2 of the input is not UTF-8 text");
+    }
+
+    #[test]
+    fn the_longest_message_passes_with_any_line_end_and_a_longer_one_does_not() {
+        let longest = "x".repeat(MAX_TEXT);
+        for end in ["", "\n", "\r\n"] {
+            let (lines, error) = read(format!("{longest}{end}{longest}{end}").as_bytes());
+            if end.is_empty() {
+                assert_eq!((lines.len(), error.is_some()), (0, true));
+            } else {
+                assert_eq!((lines.len(), error), (2, None), "{end:?}");
+            }
+            let marked = format!("\u{feff}{longest}{end}");
+            assert_eq!(read(marked.as_bytes()).0.len(), 1);
+        }
+        let (lines, error) = read(format!("a\n{longest}y\nb\n").as_bytes());
+        assert_eq!(lines, ["a"]);
+        assert!(error.unwrap().starts_with("line 2 of the input is longer"));
+    }
+}

@@ -1,0 +1,97 @@
+//! Folding text to the width of a terminal.
+//!
+//! A terminal breaks a long line where it ends, and goes on in the first column: text that is
+//! padded to the right length would then show a line that looks like somebody else's. Lines that
+//! are folded here, with everything but the first set in, leave the terminal nothing to break.
+
+use unicode_width::UnicodeWidthChar as _;
+
+/// What a tabulator takes at most.
+const TAB: usize = 8;
+/// Narrower terminals are treated as this wide: there is no room to set anything in.
+const NARROWEST: usize = 20;
+
+/// Folds `text`, which begins after `used` columns, to `width` columns; `indent` blanks go before
+/// each line but the first, its own newlines included. Words stay whole where they fit.
+pub(crate) fn fold(text: &str, used: usize, indent: usize, width: usize) -> String {
+    let width = width.max(NARROWEST);
+    let mut out = String::with_capacity(text.len() + text.len() / 8);
+    let mut column = used;
+    let set_in = |out: &mut String| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n(' ', indent));
+        indent
+    };
+    for (nth, line) in text.split('\n').enumerate() {
+        if nth > 0 {
+            column = set_in(&mut out);
+        }
+        for word in line.split_inclusive(' ') {
+            let wide = columns(word.trim_end_matches(' '));
+            // A word that no line has room for is broken where the line ends.
+            if column + wide > width && column > indent && indent + wide <= width {
+                column = set_in(&mut out);
+            }
+            for c in word.chars() {
+                let wide = columns_of(c);
+                if column + wide > width {
+                    column = set_in(&mut out);
+                    if c == ' ' {
+                        continue;
+                    }
+                }
+                out.push(c);
+                column += wide;
+            }
+        }
+    }
+    out
+}
+
+/// How wide text is, rather too wide than too narrow: terminals differ about joined emoji.
+pub(crate) fn columns(text: &str) -> usize {
+    text.chars().map(columns_of).sum()
+}
+
+fn columns_of(c: char) -> usize {
+    match c {
+        '\t' => TAB,
+        // It can turn the character before it into one of two columns.
+        '\u{fe0f}' => 1,
+        c => c.width().unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_is_longer_than_the_terminal_and_none_begins_in_the_first_column() {
+        let long = "x".repeat(61);
+        let wide = "\u{4f60}\u{597d}".repeat(40);
+        let spaces = format!("a{}12:00 bob: yes", " ".repeat(200));
+        let emoji = "\u{2764}\u{fe0f}\u{1f44d}\u{1f3fd} ".repeat(30);
+        let tabs = "\tx".repeat(30);
+        for text in [&long, &wide, &spaces, &emoji, &tabs, "a\n\nb\n", "some words and more words"]
+        {
+            for width in [20, 21, 40, 80] {
+                let folded = fold(text, 11, 6, width);
+                for (nth, line) in folded.split('\n').enumerate() {
+                    let used = if nth == 0 { 11 } else { 0 };
+                    assert!(used + columns(line) <= width, "{width}: {line:?}");
+                    assert!(nth == 0 || line.starts_with("      "), "{width}: {line:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn words_stay_whole_and_nothing_but_blanks_is_lost() {
+        assert_eq!(fold("one two three", 10, 2, 20), "one two \n  three");
+        assert_eq!(fold("one", 10, 2, 20), "one");
+        let long = "y".repeat(50);
+        assert_eq!(fold(&long, 0, 4, 20).replace(['\n', ' '], ""), long);
+        assert_eq!(fold("e\u{301}\u{5e9}\u{5dc}", 0, 0, 20), "e\u{301}\u{5e9}\u{5dc}");
+    }
+}
