@@ -349,7 +349,8 @@ impl Desk {
     async fn ask(&mut self, op: Op) -> Result<Answered, ClientError> {
         self.asked += 1;
         let request = proto::Request { id: self.asked, op: Some(op) };
-        let body = proto::ToServer { requests: vec![request] }.encode_to_vec();
+        let body =
+            proto::ToServer { requests: vec![request], ..Default::default() }.encode_to_vec();
         self.line.send_app(&body).map_err(|e| ClientError::Lost(e.to_string()))?;
         let late = || ClientError::Lost("the server did not answer in time".to_owned());
         timeout(ANSWER, self.answer()).await.unwrap_or_else(|_| Err(late()))

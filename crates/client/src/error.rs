@@ -177,6 +177,8 @@ pub fn refusal(why: Why, seconds: u32) -> String {
         Why::Storage => "the server cannot write to its disk now (is it full?)",
         Why::LogInAgain => "the login by password is too old for that; log in again",
         Why::Ahead => "the server's record ends before an entry that this client names",
+        Why::Quota => "that is more than the server keeps of one file or of one user",
+        Why::Hash => "what arrived is not what was sent; it was thrown away",
         Why::Damaged => "the server's record is damaged: an entry is missing or cannot be read",
     };
     words.to_owned()

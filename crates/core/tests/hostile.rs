@@ -227,7 +227,7 @@ fn to_server() -> Vec<u8> {
     let requests = [Op::Append(append), Op::Search(search)];
     let requests = requests.into_iter().zip(1..);
     let requests = requests.map(|(op, id)| proto::Request { id, op: Some(op) }).collect();
-    proto::ToServer { requests }.encode_to_vec()
+    proto::ToServer { requests, ..Default::default() }.encode_to_vec()
 }
 
 fn to_client() -> Vec<u8> {

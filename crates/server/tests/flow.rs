@@ -33,7 +33,8 @@ async fn more_appends_than_may_be_in_flight_are_taken_bit_by_bit_and_answered_in
 async fn a_frame_of_too_many_requests_or_of_none_is_a_violation() {
     let host = Host::start().await;
     let (laptop, _ada) = host.owner().await;
-    let empty = |n| proto::ToServer { requests: vec![proto::Request::default(); n] };
+    let empty =
+        |n| proto::ToServer { requests: vec![proto::Request::default(); n], ..Default::default() };
     for body in [empty(2049).encode_to_vec(), vec![0xff; 40], vec![0x0a, 0x40]] {
         let mut client = host.connect(laptop.credential()).await.unwrap();
         client.line.send_app(&body).unwrap();

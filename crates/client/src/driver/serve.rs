@@ -56,7 +56,8 @@ impl Serving {
             return Ok(());
         }
         self.frame_bytes = 0;
-        let frame = proto::ToServer { requests: std::mem::take(&mut self.frame) };
+        let requests = std::mem::take(&mut self.frame);
+        let frame = proto::ToServer { requests, ..Default::default() };
         line.send_app(&frame.encode_to_vec()).map_err(|e| ClientError::Lost(e.to_string()))
     }
 
@@ -156,6 +157,8 @@ impl Driver {
             Some(What::GoingAway(away)) => {
                 self.come_back = Some(std::time::Duration::from_secs(u64::from(away.seconds)));
             }
+            // Transfers have lines of their own.
+            Some(What::FileAck(_) | What::FileAborted(_)) => {}
             // Of a later version.
             None => {}
         }

@@ -68,7 +68,7 @@ mod tests {
 
     fn body(ids: std::ops::Range<u64>) -> Vec<u8> {
         let requests = ids.map(|id| Request { id, op: None }).collect();
-        ToServer { requests }.encode_to_vec()
+        ToServer { requests, ..Default::default() }.encode_to_vec()
     }
 
     #[test]

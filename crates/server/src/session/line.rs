@@ -375,7 +375,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             Op::RegisterBegin(_) | Op::RegisterEvaluate(_) | Op::RegisterFinish(_) => {
                 refuse(Why::NotAllowed)
             }
-            Op::Append(_) => refuse(Why::Unsupported),
+            Op::Append(_) | Op::PutFile(_) | Op::EndFile(_) | Op::GetFile(_) | Op::AbortFile(_) => {
+                refuse(Why::Unsupported)
+            }
         }
     }
 

@@ -351,7 +351,9 @@ impl Client {
         let id = self.next;
         self.next += 1;
         let requests = vec![proto::Request { id, op: Some(op) }];
-        self.line.send_app(&proto::ToServer { requests }.encode_to_vec()).unwrap();
+        self.line
+            .send_app(&proto::ToServer { requests, ..Default::default() }.encode_to_vec())
+            .unwrap();
         id
     }
 
@@ -363,7 +365,9 @@ impl Client {
             ids.zip(ops).map(|(id, op)| proto::Request { id, op: Some(op) }).collect();
         self.next += requests.len() as u64;
         let ids = requests.iter().map(|request| request.id).collect();
-        self.line.send_app(&proto::ToServer { requests }.encode_to_vec()).unwrap();
+        self.line
+            .send_app(&proto::ToServer { requests, ..Default::default() }.encode_to_vec())
+            .unwrap();
         ids
     }
 
