@@ -2,7 +2,7 @@
 //! storage.
 //!
 //! [`tls`] sets up and judges lock 1 on both ends. [`proxy`] reads the header that a configured
-//! proxy puts before it. [`login`] carries the handshake of lock 2, [`line`] the session after it.
+//! proxy puts before it. [`login`] carries the handshake of lock 2, [`mod@line`] the session after it.
 
 mod entropy;
 pub mod line;
