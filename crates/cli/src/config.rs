@@ -107,9 +107,6 @@ impl Settings {
         };
         config.behind_proxy = serve.behind_proxy.or(file.behind_proxy).unwrap_or(false);
         config.proxies = if serve.proxies.is_empty() { file.proxies } else { serve.proxies };
-        if !config.proxies.is_empty() && !config.behind_proxy {
-            return Err(Failure::usage("--proxy goes with --behind-proxy"));
-        }
         config.log_messages = serve.log_messages.or(file.log_messages).unwrap_or(false);
         file.limits.put_into(&mut config.limits);
         file.timing.put_into(&mut config);

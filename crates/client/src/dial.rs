@@ -112,7 +112,7 @@ impl Dial {
         }
     }
 
-    async fn connect(&self) -> Result<Stream, ClientError> {
+    pub(crate) async fn connect(&self) -> Result<Stream, ClientError> {
         let unreachable =
             |problem: String| ClientError::Unreachable { address: self.address.clone(), problem };
         let host = self.address.bare_host();

@@ -182,9 +182,10 @@ pub async fn log_in(
     // Whom TLS shows counts only if TLS reaches the server; else only what the server says.
     let tls = match (&known, ca_file, facts.peer_pin) {
         (Some(_), None, _) | (_, Some(_), _) => trust,
-        (None, None, Some(pin)) if seen == Binding::Bound => pins(&info, pin),
-        (None, None, _) if info.tls_pins.is_empty() => TlsTrust::Ca { file: None },
-        (None, None, _) => pins_of(&info).map_or(trust, TlsTrust::Pins),
+        (None, None, shown) => {
+            let shown = shown.filter(|_| seen == Binding::Bound);
+            learned(&address, &info, shown).await
+        }
     };
     let new = NewProfile {
         host: address.bare_host().to_owned(),
@@ -253,6 +254,23 @@ pub async fn revoke_device(
     desk.ask(Op::RevokeDevice(revoke)).await?;
     desk.line.close(CloseCode::Bye).await;
     Ok(())
+}
+
+/// How to know the server's TLS again after a login that took any: by the pins it names; where it
+/// names none, by the authorities of this system, if they vouch for it; else by the key it showed.
+async fn learned(address: &Address, info: &proto::ServerInfo, shown: Option<TlsPin>) -> TlsTrust {
+    if let Some(pins) = pins_of(info) {
+        return TlsTrust::Pins(pins);
+    }
+    let by_authority = TlsTrust::Ca { file: None };
+    let Some(shown) = shown else { return by_authority };
+    let roots = Trust::Ca { extra_roots: Vec::new() };
+    let dial = Dial::new(address.clone(), roots, None, BindingPolicy::Warn, Timing::default());
+    let vouched = match dial {
+        Ok(dial) => dial.connect().await.is_ok(),
+        Err(_) => false,
+    };
+    if vouched { by_authority } else { TlsTrust::Pins(vec![shown]) }
 }
 
 /// This program, as the operator sees it.

@@ -61,10 +61,11 @@ impl Shared {
         if self.config.behind_proxy { BindingPolicy::Off } else { self.config.binding }
     }
 
-    /// What pinning clients should accept from now on; nothing where a proxy shows its own
-    /// certificate.
+    /// What pinning clients should accept from now on. Nothing where a proxy shows its own
+    /// certificate, or an authority vouches for ours and its next one may have another key.
     pub(crate) fn tls_pins(&self) -> Vec<Bytes> {
-        if self.config.behind_proxy { Vec::new() } else { vec![copy(&self.tls.spki_pin().0)] }
+        let pinned = !self.config.behind_proxy && self.tls.is_self_issued();
+        if pinned { vec![copy(&self.tls.spki_pin().0)] } else { Vec::new() }
     }
 
     /// Somebody has used an invite.

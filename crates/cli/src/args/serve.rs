@@ -37,7 +37,7 @@ pub(crate) struct Serve {
     /// A proxy ends TLS before this listener
     #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "TWINLOCK_BEHIND_PROXY", hide_env_values = true)]
     pub(crate) behind_proxy: Option<bool>,
-    /// With --behind-proxy: believe the PROXY protocol header (version 2) of this address
+    /// Believe the PROXY protocol header (version 2) of this address
     #[arg(
         long = "proxy",
         value_name = "ADDRESS",

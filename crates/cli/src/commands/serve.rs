@@ -69,6 +69,11 @@ pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
 }
 
 fn show_owner_invite(out: &Output, invite: &InviteLink, file: &std::path::Path) {
+    // What a service prints goes into the system's journal, where others may read it.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        out.say(&format!("This server has no owner yet; its invite is in {}", file.display()));
+        return;
+    }
     let link = invite.to_link();
     out.say(
         "\nThis server has no owner yet. Whoever uses this link first is it, within 48 hours:\n",

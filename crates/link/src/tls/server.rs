@@ -99,6 +99,12 @@ impl ServerTls {
         self.current.get().pin()
     }
 
+    /// No authority issued the certificate in use, so that clients know it by its pin.
+    #[must_use]
+    pub fn is_self_issued(&self) -> bool {
+        self.current.get().is_self_issued()
+    }
+
     /// The last moment of the certificate in use.
     #[must_use]
     pub fn expires_at(&self) -> SystemTime {

@@ -67,7 +67,7 @@ async fn admit(
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
     }
-    let origin = match origin(shared, &mut socket, peer).await {
+    let (origin, peer) = match origin(shared, &mut socket, peer).await {
         Ok(origin) => origin,
         Err(error) => {
             tracing::debug!(%peer, %error, "PROXY header");
@@ -107,18 +107,19 @@ async fn admit(
     }
 }
 
-/// Whose limits count for this connection; `None` where nobody can be told apart.
+/// Whose limits count for this connection, `None` where nobody can be told apart; and who it is in
+/// the log.
 async fn origin(
     shared: &Shared,
     socket: &mut TcpStream,
     peer: SocketAddr,
-) -> Result<Option<Origin>, proxy::ProxyError> {
+) -> Result<(Option<Origin>, SocketAddr), proxy::ProxyError> {
     if shared.config.proxies.contains(&peer.ip().to_canonical()) {
         let deadline = tokio::time::Instant::now() + shared.config.limits.tls_deadline;
         let client = proxy::read_header(socket, deadline).await?;
-        return Ok(client.map(|client| Origin::of(client.ip())));
+        return Ok((client.map(|client| Origin::of(client.ip())), client.unwrap_or(peer)));
     }
-    Ok((!shared.config.behind_proxy).then(|| Origin::of(peer.ip())))
+    Ok(((!shared.config.behind_proxy).then(|| Origin::of(peer.ip())), peer))
 }
 
 /// A login that succeeded, with the credential it was checked against.
