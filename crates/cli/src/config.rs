@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use twinlock_core::invite::Address;
 use twinlock_core::session::BindingPolicy;
+use twinlock_core::text::Untrusted;
 use twinlock_server::identity::{KeyType as ServerKeyType, OwnFiles};
 use twinlock_server::{Config, Limits};
 
@@ -152,8 +153,10 @@ fn read(path: &Path) -> Result<File, Failure> {
         .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     toml::from_str(&text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
-        let line = 1 + text.bytes().take(start).filter(|b| *b == b'\n').count();
-        Failure::usage(format!("{}:{line}: {}", path.display(), error.message()))
+        let before = text.bytes().take(start).filter(|b| *b == b'\n').count();
+        let line = Untrusted::new(text.lines().nth(before).unwrap_or_default()).render_line();
+        Failure::usage(format!("{}:{}: {}", path.display(), before + 1, error.message()))
+            .hint(line.trim())
     })
 }
 

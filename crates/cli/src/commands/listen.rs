@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use twinlock_client::client::Entry;
 use twinlock_client::receipts::Handled;
+use twinlock_client::state::StateError;
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto;
@@ -25,6 +26,9 @@ use crate::output::json;
 
 /// The position this command keeps, see [`twinlock_client::receipts`].
 const PURPOSE: &str = "listen";
+/// Kept once everything was listened to: a direct conversation that is found later is new. No
+/// conversation has the number 0.
+const EVERYTHING: Handled<'_> = Handled { conversation: 0, purpose: PURPOSE, n: 1 };
 /// After a failed `--exec`, growing from the first to the last.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -102,16 +106,29 @@ impl Listening<'_> {
             let target = target.to_string();
             found.push(again(&self.client, async |client| client.target(&target).await).await?);
         }
+        let resumes = self.args.targets.is_empty() && self.listened_to_everything().await?;
         let mut begins = BTreeMap::new();
         for conversation in found {
-            let after = self.begin(&conversation, conversation.head).await?;
+            let new = if resumes { beginning(&conversation) } else { conversation.head };
+            let after = self.begin(&conversation, new).await?;
             begins.insert(conversation.id, after);
             self.names.insert(conversation.id, target_of(&conversation));
         }
         Ok(begins)
     }
 
-    /// Where to begin with a conversation; `new` is where it ends now.
+    /// Whether this profile has done so before; from now on it has.
+    async fn listened_to_everything(&self) -> Result<bool, Failure> {
+        let receipts = self.client.state().receipts();
+        blocking(move || {
+            let before = receipts.position(EVERYTHING.conversation, PURPOSE)?;
+            receipts.advance(&EVERYTHING)?;
+            Ok::<_, StateError>(before.is_some())
+        })
+        .await
+    }
+
+    /// Where to begin with a conversation; `new` is after what is not new in it.
     async fn begin(&self, conversation: &proto::Conversation, new: u64) -> Result<u64, Failure> {
         match self.args.since {
             Some(Since::All) => Ok(0),
@@ -143,8 +160,7 @@ impl Listening<'_> {
         }
         if self.args.targets.is_empty() && !self.names.contains_key(&changed.id) {
             self.names.insert(changed.id, target_of(&changed));
-            // All of a conversation that began while we listen is new.
-            let after = self.begin(&changed, 0).await?;
+            let after = self.begin(&changed, beginning(&changed)).await?;
             self.client.follow(changed.id, after).await?;
         }
         Ok(())
@@ -217,6 +233,15 @@ impl Listening<'_> {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
         }
+    }
+}
+
+/// After what is not new in a conversation that was not there before: a direct one began with its
+/// first entry, but a room has a history from before we came.
+fn beginning(conversation: &proto::Conversation) -> u64 {
+    match conversation.kind() {
+        proto::conversation::Kind::Direct => 0,
+        _ => conversation.head,
     }
 }
 

@@ -109,6 +109,9 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
         client.close().await;
     }
     if !waiting.is_empty() {
+        if let Some(failure) = &bad_input {
+            context.out.failure(failure);
+        }
         let queued = waiting.len();
         let words = format!(
             "{queued} {} queued in the outbox, not recorded ({recorded} recorded); the next \

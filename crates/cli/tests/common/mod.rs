@@ -135,6 +135,12 @@ impl Running {
         assert!(done, "{}: {lines} lines wanted\n{}\n{}", self.what, self.out(), self.err());
     }
 
+    /// Waits so long for so many lines on standard output, and says whether they came.
+    pub fn wait_lines_for(&self, lines: usize, limit: Duration) -> bool {
+        let enough = |bytes: &[u8]| bytes.iter().filter(|b| **b == b'\n').count() >= lines;
+        self.out.wait(limit, enough)
+    }
+
     /// Waits until standard error contains `words`.
     pub fn wait_err(&self, words: &str) {
         let enough = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(words);

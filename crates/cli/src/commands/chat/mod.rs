@@ -115,6 +115,7 @@ impl Talk {
         let mut interrupt = std::pin::pin!(interrupted());
         let mut begun = false;
         let mut open = true;
+        let mut bad_input = None;
         let mut deadline = Instant::now() + patience;
         while open || !self.waiting.is_empty() {
             let client = self.client.clone();
@@ -133,7 +134,12 @@ impl Talk {
                             input.go_on(&self.target.to_string());
                         }
                     }
-                    Some(Err(failure)) => return Err(failure),
+                    Some(Err(failure)) if failure.exit == Exit::Interrupted => return Err(failure),
+                    // What came before it is recorded all the same.
+                    Some(Err(failure)) => {
+                        bad_input = Some(failure);
+                        open = false;
+                    }
                     None => open = false,
                 },
                 event = events.recv() => match event {
@@ -146,11 +152,11 @@ impl Talk {
                         self.take_event(event, begun).await?;
                     }
                 },
-                () = sleep_until(deadline), if !open => return Ok(()),
+                () = sleep_until(deadline), if !open => break,
                 () = &mut interrupt => return Err(Failure::interrupted()),
             }
         }
-        Ok(())
+        bad_input.map_or(Ok(()), Err)
     }
 
     /// Follows what there is to follow.

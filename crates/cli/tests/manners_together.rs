@@ -1,0 +1,65 @@
+//! Several commands of one profile at the same time.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+mod common;
+
+use common::*;
+
+#[test]
+fn commands_of_one_profile_run_beside_each_other() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    let mut chat = bob.start(&["chat"]);
+    chat.write("from chat\n");
+    chat.wait_lines(1);
+    let listen = bob.start(&["listen", "--since", "all"]);
+    listen.wait_lines(1);
+    for round in 0..5 {
+        bob.run(&["send", "lobby", &format!("beside {round}")]).exits(0);
+        bob.run(&["status"]).exits(0);
+        bob.run(&["history", "lobby"]).exits(0);
+        bob.run(&["rooms"]).exits(0);
+        ada.run(&["send", "lobby", &format!("from ada {round}")]).exits(0);
+    }
+    listen.wait_lines(11);
+    chat.write("still here\n");
+    chat.wait_lines(1 + 10 + 1);
+    assert!(chat.is_running());
+    chat.end_input();
+    let chat = chat.ended(LONG).exits(0);
+    // Neither was thrown out, and neither missed anything.
+    assert_eq!(chat.err, "");
+    assert!(!listen.err().contains("again"), "{}", listen.err());
+    assert_eq!(ada.reads("lobby").len(), 12);
+    let said: Vec<_> = chat.out.lines().filter(|line| line.contains("from ada")).collect();
+    assert_eq!(said.len(), 5, "{chat:?}");
+}
+
+#[test]
+fn what_one_command_queued_another_sends_and_both_know() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    host.kill();
+    let sends: Vec<_> = (0..3)
+        .map(|n| {
+            let send = ada.start(&["send", "lobby", "--json", &format!("number {n}")]);
+            send.wait_err("trying again");
+            send
+        })
+        .collect();
+    host.restart();
+    for send in sends {
+        assert_eq!(send.ended(LONG).exits(0).json().len(), 1);
+    }
+    let mut all: Vec<_> = texts(&ada.reads("lobby")).iter().map(ToString::to_string).collect();
+    all.sort_unstable();
+    assert_eq!(all, ["number 0", "number 1", "number 2"]);
+}
