@@ -2,8 +2,11 @@
 //!
 //! A token is taken at HELLO, not after PROOF: CHALLENGE already tells the client whether its
 //! guess was right, so a login that is not finished has to cost the same. It is given back on
-//! success. Names that do not exist have the same buckets. Nobody is ever locked out: there is
-//! always a next token. Device logins do not touch their user's bucket.
+//! success. Names that do not exist are counted like all others. Nobody is ever locked out: there
+//! is always a next guess. Device logins do not touch their user's count.
+//!
+//! A name has a run of guesses, not a bucket that fills: whoever paces guesses to the rate at which
+//! a bucket fills would never be slowed down. Only quiet makes a run shorter.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
@@ -15,58 +18,75 @@ use twinlock_core::id::Name;
 use super::Origin;
 
 /// Guesses for one name at once.
-const USER_BURST: u32 = 5;
-/// Then one in this time, doubling with each that is used...
-const USER_FIRST: Duration = Duration::from_secs(30);
-/// ...up to this.
-const USER_LONGEST: Duration = Duration::from_secs(15 * 60);
-/// Buckets kept, in each of the two tables; the one unused for longest goes first. About 100
-/// bytes each.
-const BUCKETS: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
+const AT_ONCE: u32 = 5;
+/// Then one after this long, doubling with each...
+const FIRST: Duration = Duration::from_secs(30);
+/// ...up to this. A quiet time of this length makes the run one shorter.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// The run at which the pause is the longest: it grows no further, so that a few quiet hours mend
+/// any attack.
+const LONGEST_RUN: u32 = AT_ONCE + 5;
+/// Names and addresses kept, each; the one unused for longest goes first, about 100 bytes each.
+const KEPT: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
+/// Names at the end of the table that are looked through for one that is not being guessed: made-up
+/// names must not push out the one they are made up for.
+const LOOKED_THROUGH: usize = 16;
 
-/// Buckets of names and of addresses.
+/// Counts by name and by address.
 pub(crate) struct Guesses {
-    users: Mutex<LruCache<Name, Bucket>>,
+    users: Mutex<LruCache<Name, Run>>,
     origins: Mutex<LruCache<Origin, Bucket>>,
     per_minute: u32,
 }
 
+/// Guesses at one name.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    length: u32,
+    last: Instant,
+}
+
+/// Logins of one address.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     tokens: u32,
     most: u32,
     /// Time to the next token.
     step: Duration,
-    first_step: Duration,
-    longest_step: Duration,
     /// When the last token came.
     since: Instant,
-    /// The burst is used up; until the bucket is full again, each token doubles the step.
-    slow: bool,
 }
 
-/// No token: come back after this many seconds, at least 1.
+/// Not now: come back after this many seconds, at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wait(pub(crate) u16);
 
-/// Tokens taken for one login.
+impl Wait {
+    fn until(at: Instant, now: Instant) -> Self {
+        let seconds = at.saturating_duration_since(now).as_secs().saturating_add(1);
+        Self(u16::try_from(seconds).unwrap_or(u16::MAX))
+    }
+}
+
+/// What was counted for one login.
 #[derive(Debug)]
-#[must_use = "a success gives the tokens back"]
+#[must_use = "a success gives it back"]
 pub(crate) struct Taken {
-    user: Option<(Name, Duration)>,
+    /// With the time of the guess before.
+    user: Option<(Name, Instant)>,
     origin: Option<Origin>,
 }
 
 impl Guesses {
     pub(crate) fn new(logins_per_minute: u32) -> Self {
         Self {
-            users: Mutex::new(LruCache::new(BUCKETS)),
-            origins: Mutex::new(LruCache::new(BUCKETS)),
+            users: Mutex::new(LruCache::new(KEPT)),
+            origins: Mutex::new(LruCache::new(KEPT)),
             per_minute: logins_per_minute.max(1),
         }
     }
 
-    /// Takes a token of the address, and one of the user if this is a login by password or a
+    /// Counts a login of the address, and a guess at the user if this is a login by password or a
     /// step 1 of its registration.
     pub(crate) fn take(
         &self,
@@ -75,17 +95,18 @@ impl Guesses {
         now: Instant,
     ) -> Result<Taken, Wait> {
         if let Some(origin) = origin {
-            let step = Duration::from_secs(60) / self.per_minute;
-            let fresh = Bucket::new(self.per_minute, step, step, now);
+            let fresh = Bucket::new(self.per_minute, now);
             let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
             origins.get_or_insert_mut(origin, || fresh).take(now)?;
         }
         let mut taken = Taken { user: None, origin };
         if let Some(user) = user {
-            let fresh = Bucket::new(USER_BURST, USER_FIRST, USER_LONGEST, now);
             let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-            let step = users.get_or_insert_mut(user.clone(), || fresh).take(now)?;
-            taken.user = Some((user.clone(), step));
+            make_room(&mut users, user, now);
+            let run = users.get_or_insert_mut(user.clone(), || Run { length: 0, last: now });
+            let before = run.last;
+            run.take(now)?;
+            taken.user = Some((user.clone(), before));
         }
         Ok(taken)
     }
@@ -95,63 +116,74 @@ impl Guesses {
         if let Some(origin) = taken.origin {
             let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(bucket) = origins.get_mut(&origin) {
-                bucket.give_back(None);
+                bucket.tokens = (bucket.tokens + 1).min(bucket.most);
             }
         }
-        if let Some((user, step)) = taken.user {
+        if let Some((user, before)) = taken.user {
             let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(bucket) = users.get_mut(&user) {
-                bucket.give_back(Some(step));
+            if let Some(run) = users.get_mut(&user) {
+                run.length = run.length.saturating_sub(1);
+                run.last = before;
             }
         }
     }
 }
 
-impl Bucket {
-    fn new(most: u32, first_step: Duration, longest_step: Duration, now: Instant) -> Self {
-        Self {
-            tokens: most,
-            most,
-            step: first_step,
-            first_step,
-            longest_step,
-            since: now,
-            slow: false,
+/// Before a new name comes into a full table: lets one go that nobody is guessing.
+fn make_room(users: &mut LruCache<Name, Run>, user: &Name, now: Instant) {
+    if users.len() < KEPT.get() || users.contains(user) {
+        return;
+    }
+    for _ in 0..LOOKED_THROUGH {
+        match users.pop_lru() {
+            Some((guessed, run)) if run.rested(now).length >= AT_ONCE => {
+                users.put(guessed, run);
+            }
+            _ => return,
         }
     }
+}
 
-    /// Takes a token; returns the step before, for [`Bucket::give_back`].
-    fn take(&mut self, now: Instant) -> Result<Duration, Wait> {
+impl Run {
+    /// As it is after the quiet since the last guess.
+    fn rested(self, now: Instant) -> Self {
+        let quiet = now.saturating_duration_since(self.last).as_secs() / LONGEST.as_secs();
+        let quiet = u32::try_from(quiet).unwrap_or(u32::MAX);
+        Self { length: self.length.saturating_sub(quiet), ..self }
+    }
+
+    fn take(&mut self, now: Instant) -> Result<(), Wait> {
+        if let Some(doublings) = self.length.checked_sub(AT_ONCE) {
+            let pause = (FIRST * 2_u32.saturating_pow(doublings)).min(LONGEST);
+            if now < self.last + pause {
+                return Err(Wait::until(self.last + pause, now));
+            }
+        }
+        let rested = self.rested(now);
+        *self = Self { length: (rested.length + 1).min(LONGEST_RUN), last: now };
+        Ok(())
+    }
+}
+
+impl Bucket {
+    fn new(per_minute: u32, now: Instant) -> Self {
+        let step = Duration::from_secs(60) / per_minute;
+        Self { tokens: per_minute, most: per_minute, step, since: now }
+    }
+
+    fn take(&mut self, now: Instant) -> Result<(), Wait> {
         while self.tokens < self.most && now >= self.since + self.step {
             self.since += self.step;
             self.tokens += 1;
         }
         if self.tokens == self.most {
             self.since = now;
-            self.step = self.first_step;
-            self.slow = false;
         }
         if self.tokens == 0 {
-            let left = (self.since + self.step).saturating_duration_since(now);
-            let seconds = left.as_secs().saturating_add(1);
-            return Err(Wait(u16::try_from(seconds).unwrap_or(u16::MAX)));
+            return Err(Wait::until(self.since + self.step, now));
         }
-        let before = self.step;
         self.tokens -= 1;
-        if self.tokens == 0 {
-            if self.slow {
-                self.step = (self.step * 2).min(self.longest_step);
-            }
-            self.slow = true;
-        }
-        Ok(before)
-    }
-
-    fn give_back(&mut self, step: Option<Duration>) {
-        self.tokens = (self.tokens + 1).min(self.most);
-        if let Some(step) = step {
-            self.step = self.step.min(step);
-        }
+        Ok(())
     }
 }
 
@@ -167,26 +199,57 @@ mod tests {
         Duration::from_secs(n)
     }
 
-    #[test]
-    fn guesses_slow_down_and_never_stop() {
+    /// Guesses that somebody gets in a day who asks every `pace` seconds, or when told to.
+    fn guesses_in_a_day(pace: Option<u64>) -> u64 {
         let guesses = Guesses::new(1_000_000);
-        let ada = name("ada");
-        let mut now = Instant::now();
-        let mut waits = Vec::new();
-        let mut allowed = 0u32;
-        for _ in 0..41 {
-            match guesses.take(Some(&ada), None, now) {
-                Ok(_counted) => allowed += 1,
-                Err(Wait(wait)) => {
-                    waits.push(wait);
-                    now += seconds(u64::from(wait));
+        let (ada, start) = (name("ada"), Instant::now());
+        let (mut now, mut allowed) = (start, 0);
+        while now < start + seconds(24 * 60 * 60) {
+            now += match guesses.take(Some(&ada), None, now) {
+                Ok(_counted) => {
+                    allowed += 1;
+                    seconds(pace.unwrap_or(0))
                 }
+                Err(Wait(wait)) => seconds(pace.unwrap_or_else(|| u64::from(wait))),
+            };
+        }
+        allowed
+    }
+
+    #[test]
+    fn no_pace_gets_more_guesses_than_impatience() {
+        let impatient = guesses_in_a_day(None);
+        assert!((96..=110).contains(&impatient), "{impatient}");
+        for pace in [1, 29, 31, 59, 61, 151, 301, 601, 899, 901] {
+            let paced = guesses_in_a_day(Some(pace));
+            assert!(paced <= 110, "one every {pace} s: {paced}");
+        }
+    }
+
+    #[test]
+    fn pauses_double_from_half_a_minute_to_a_quarter_of_an_hour() {
+        let guesses = Guesses::new(1_000_000);
+        let (ada, mut now) = (name("ada"), Instant::now());
+        let mut waits = Vec::new();
+        while waits.len() < 9 {
+            if let Err(Wait(wait)) = guesses.take(Some(&ada), None, now) {
+                waits.push(wait - 1);
+                now += seconds(u64::from(wait) - 1);
             }
         }
-        assert_eq!(allowed, 5 + u32::try_from(waits.len()).unwrap());
-        assert!(waits.first().is_some_and(|w| (30..=31).contains(w)), "{waits:?}");
-        assert!(waits.windows(2).all(|w| w[0] <= w[1] + 2), "{waits:?}");
-        assert!(waits.last().is_some_and(|w| (895..=901).contains(w)), "{waits:?}");
+        assert_eq!(waits, [30, 60, 120, 240, 480, 900, 900, 900, 900]);
+    }
+
+    #[test]
+    fn made_up_names_do_not_push_out_the_one_that_is_guessed() {
+        let guesses = Guesses::new(1_000_000);
+        let (ada, now) = (name("ada"), Instant::now());
+        while guesses.take(Some(&ada), None, now).is_ok() {}
+        for n in 0..70_000 {
+            let made_up = name(&format!("u{n}"));
+            guesses.take(Some(&made_up), None, now).map(drop).unwrap();
+        }
+        assert!(guesses.take(Some(&ada), None, now).is_err());
     }
 
     #[test]
@@ -218,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn quiet_time_fills_the_bucket_again() {
+    fn quiet_hours_make_up_for_any_run() {
         let guesses = Guesses::new(1_000_000);
         let ada = name("ada");
         let now = Instant::now();
@@ -238,6 +301,6 @@ mod tests {
             let user = name(&format!("u{n}"));
             guesses.take(Some(&user), None, now).map(drop).unwrap();
         }
-        assert_eq!(guesses.users.lock().unwrap().len(), BUCKETS.get());
+        assert_eq!(guesses.users.lock().unwrap().len(), KEPT.get());
     }
 }
