@@ -68,8 +68,39 @@ pub trait Store: Send + Sync + 'static {
     /// so and reads the heads itself.
     fn watch(&self) -> broadcast::Receiver<Arc<[Published]>>;
 
-    /// Removes salt and body of an entry and leaves its commit; the links still verify.
-    async fn erase(&self, conversation: ConversationId, n: u64) -> Result<bool, StoreError>;
+    /// Removes salt and body of an entry and leaves its commit; the links still verify. `None`:
+    /// there is no such entry, or it is erased already.
+    async fn erase(
+        &self,
+        conversation: ConversationId,
+        n: u64,
+    ) -> Result<Option<Erased>, StoreError>;
+
+    /// Where this user's message of this id was recorded, if it was.
+    async fn receipt(
+        &self,
+        user: &Name,
+        message_id: &MessageId,
+    ) -> Result<Option<Receipt>, StoreError>;
+
+    // ---- files
+
+    /// The file that entry `n` is, where `user` is in the conversation. Entries of kind
+    /// [`Kind::FILE`] are files if their body is a `FileBody` with a hash; what it says is kept
+    /// beside the entry from the same transaction on, until the entry is erased.
+    async fn file(
+        &self,
+        user: &Name,
+        conversation: ConversationId,
+        n: u64,
+    ) -> Result<Option<FileRef>, StoreError>;
+
+    /// Bytes of all files that this user has sent and that are not erased. Content that was sent
+    /// twice counts twice.
+    async fn stored(&self, user: &Name) -> Result<u64, StoreError>;
+
+    /// Whether an entry refers to this content.
+    async fn is_referenced(&self, hash: &[u8; 32]) -> Result<bool, StoreError>;
 
     // ---- conversations
 
@@ -271,6 +302,22 @@ pub enum Content {
     Body(Salt, Bytes),
     /// Erased.
     Erased(Commit),
+}
+
+/// The content of a file, by which it is found, and its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileRef {
+    /// BLAKE3 of all bytes.
+    pub hash: [u8; 32],
+    /// Bytes.
+    pub size: u64,
+}
+
+/// An entry that is erased now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Erased {
+    /// The file it was. Its content can go unless another entry refers to it.
+    pub file: Option<FileRef>,
 }
 
 /// How much a read may return.

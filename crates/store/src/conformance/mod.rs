@@ -4,6 +4,7 @@
 //! was broken instead of panicking, so that it is library code like any other; a store's test is
 //! one call and one assertion.
 
+mod files;
 mod people;
 mod record;
 mod rooms;
@@ -146,6 +147,13 @@ pub async fn run_all<G: Ground + 'static>(new: impl Fn() -> G) -> Result<usize, 
             what_was_just_recorded_is_found
             what_is_erased_is_not_found
             no_text_is_more_than_words;
+        files:
+            a_file_is_known_from_its_entry_on_to_its_members
+            usage_is_the_sum_of_what_a_user_sent
+            content_is_referenced_until_its_last_entry_is_erased
+            a_body_that_is_no_file_is_an_entry_and_no_more
+            a_receipt_is_found_by_its_message_id
+            a_file_is_found_by_the_words_of_its_name;
     }
     Ok(held)
 }

@@ -5,17 +5,19 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use twinlock_core::chain::{self, Kind};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Salt, ServerKey};
 
-use super::index;
 use super::place::server_key;
 use super::recorder::Desk;
 use super::row::{get_uint, int, limit};
-use crate::{Content, Entry, Limit, Page, StoreError};
+use super::{files, index};
+use crate::{Content, Entry, Erased, Limit, Page, StoreError};
 
 /// What [`get_entry`] reads, in its order.
 pub(super) const COLUMNS: &str =
     "n, time_ms, message_id, kind, sender, entries.\"commit\", salt, entries.body, link";
 /// How many those are: the number of the first column after them.
 pub(super) const COLUMN_COUNT: usize = 9;
+/// The number of the kind.
+pub(super) const KIND: usize = 3;
 /// The number of the body.
 pub(super) const BODY: usize = 7;
 
@@ -110,18 +112,21 @@ pub(super) fn erase(
     desk: &mut Desk<'_>,
     conversation: ConversationId,
     n: u64,
-) -> Result<bool, StoreError> {
+) -> Result<Option<Erased>, StoreError> {
     let found = desk
         .conn
-        .prepare_cached("SELECT seq, salt, body FROM entries WHERE conversation = ?1 AND n = ?2")?
+        .prepare_cached(
+            "SELECT seq, salt, body, kind FROM entries WHERE conversation = ?1 AND n = ?2",
+        )?
         .query_row([int(conversation), int(n)], |row| {
             let salt: Option<[u8; 16]> = row.get(1)?;
             let body: Option<Vec<u8>> = row.get(2)?;
-            Ok((row.get::<_, i64>(0)?, salt.zip(body)))
+            Ok((row.get::<_, i64>(0)?, salt.zip(body), Kind(row.get(3)?)))
         })
         .optional()?;
-    let Some((seq, Some((salt, body)))) = found else { return Ok(false) };
-    index::forget(desk.conn, seq, conversation, &body)?;
+    let Some((seq, Some((salt, body)), kind)) = found else { return Ok(None) };
+    index::forget(desk.conn, seq, conversation, kind, &body)?;
+    let file = files::forget(desk.conn, conversation, n)?;
     let commit = chain::commit(&Salt(salt), &body);
     desk.conn
         .prepare_cached(
@@ -129,5 +134,5 @@ pub(super) fn erase(
         )?
         .execute(params![seq, commit.0])?;
     desk.erased = true;
-    Ok(true)
+    Ok(Some(Erased { file }))
 }

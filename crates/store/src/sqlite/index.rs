@@ -7,9 +7,11 @@
 use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use twinlock_core::chain::Kind;
 use twinlock_core::id::ConversationId;
 
 use super::entries::{self, COLUMNS};
+use super::files;
 use super::recorder::run_sql;
 use super::row::{int, limit};
 use super::words::{self, Query};
@@ -87,7 +89,7 @@ impl Index {
 
 fn take_in(conn: &Connection, done: i64) -> Result<Option<(i64, u64)>, StoreError> {
     let mut next = conn.prepare_cached(
-        "SELECT seq, conversation, body FROM entries WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+        "SELECT seq, conversation, body, kind FROM entries WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
     let mut insert =
         conn.prepare_cached("INSERT INTO words (rowid, place, body) VALUES (?1, ?2, ?3)")?;
@@ -101,7 +103,8 @@ fn take_in(conn: &Connection, done: i64) -> Result<Option<(i64, u64)>, StoreErro
         if let Some(body) = row.get_ref(2)?.as_blob_or_null()? {
             bytes += body.len();
             let place: i64 = row.get(1)?;
-            insert.execute(params![last, place.to_string(), words::of_body(body)])?;
+            let text = files::text(Kind(row.get(3)?), body);
+            insert.execute(params![last, place.to_string(), words::of_text(&text)])?;
         }
     }
     if taken == 0 {
@@ -120,13 +123,15 @@ pub(super) fn forget(
     conn: &Connection,
     seq: i64,
     conversation: ConversationId,
+    kind: Kind,
     body: &[u8],
 ) -> Result<(), StoreError> {
     if seq <= done(conn)? {
+        let text = files::text(kind, body);
         conn.prepare_cached(
             "INSERT INTO words (words, rowid, place, body) VALUES ('delete', ?1, ?2, ?3)",
         )?
-        .execute(params![seq, conversation.to_string(), words::of_body(body)])?;
+        .execute(params![seq, conversation.to_string(), words::of_text(&text)])?;
     }
     Ok(())
 }
@@ -151,7 +156,9 @@ pub(super) fn search(
         && let Some(row) = rows.next()?
         && row.get::<_, i64>(entries::COLUMN_COUNT)? > done
     {
-        if row.get_ref(entries::BODY)?.as_blob_or_null()?.is_some_and(|body| query.matches(body)) {
+        let kind = Kind(row.get(entries::KIND)?);
+        let body = row.get_ref(entries::BODY)?.as_blob_or_null()?;
+        if body.is_some_and(|body| query.matches(&files::text(kind, body))) {
             found.push(entries::get_entry(row)?);
         }
     }

@@ -7,6 +7,7 @@ mod checkpoint;
 mod conversations;
 mod credentials;
 mod entries;
+mod files;
 mod index;
 mod open;
 mod people;

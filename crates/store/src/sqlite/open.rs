@@ -16,7 +16,10 @@ use super::row::int;
 use crate::LOBBY;
 
 /// The numbered schema files; only ever added to.
-const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("../../migrations/0001_record.sql"))];
+const MIGRATIONS: &[M<'static>] = &[
+    M::up(include_str!("../../migrations/0001_record.sql")),
+    M::up(include_str!("../../migrations/0002_files.sql")),
+];
 
 /// Page cache of the recorder's connection, KiB. It holds the right edges of the indexes; more
 /// helps only an index whose ids do not begin with a time.

@@ -11,8 +11,9 @@ use rusqlite::{Connection, OptionalExtension, Statement, params};
 use twinlock_core::chain::{self, Linked};
 use twinlock_core::id::{Commit, ConversationId, Link, Name, Salt, ServerKey};
 
+use super::files;
 use super::row::{get_uint, int};
-use crate::{Appended, Content, Entry, NewEntry, Published, Receipt, StoreError};
+use crate::{Appended, Content, Entry, FileRef, NewEntry, Published, Receipt, StoreError};
 
 /// Conversations and senders that are remembered, about; then all are forgotten and read again.
 /// Each costs some 100 bytes.
@@ -26,6 +27,8 @@ pub(super) struct Ready {
     pub(super) sender: Bytes,
     pub(super) salt: Salt,
     pub(super) commit: Commit,
+    /// What it refers to, of a file.
+    pub(super) file: Option<FileRef>,
 }
 
 /// What is remembered of active conversations, as the transaction under way has it.
@@ -208,6 +211,9 @@ impl<'c> Placer<'c> {
             })?;
             return Ok(Appended::Recorded(first));
         }
+        if let Some(file) = &ready.file {
+            files::insert(self.conn, conversation, n, user, file)?;
+        }
         (line.head, line.time_ms, line.link) = (n, time_ms, link);
         self.placed += 1;
         if self.telling {
@@ -305,7 +311,7 @@ fn member(
     Ok(id)
 }
 
-fn first_place(
+pub(super) fn first_place(
     conn: &Connection,
     message_id: &[u8; 16],
     user: i64,

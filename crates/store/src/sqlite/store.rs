@@ -6,15 +6,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{broadcast, oneshot};
 use twinlock_core::chain;
-use twinlock_core::id::{ConversationId, CredentialId, DeviceId, Name, Salt};
+use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name, Salt};
 
 use super::place::Ready;
 use super::recorder::{Append, Command};
 use super::{ENTRY, QUEUE, SqliteStore};
-use super::{conversations, credentials, entries, index, people};
+use super::{conversations, credentials, entries, files, index, people};
 use crate::{
-    Appended, Conversation, Credential, Device, Entry, Limit, NewDevice, NewEntry, NewInvite, Page,
-    Person, Published, Registered, Registration, Store, StoreError,
+    Appended, Conversation, Credential, Device, Entry, Erased, FileRef, Limit, NewDevice, NewEntry,
+    NewInvite, Page, Person, Published, Receipt, Registered, Registration, Store, StoreError,
 };
 
 #[async_trait]
@@ -63,8 +63,41 @@ impl Store for SqliteStore {
         self.news.subscribe()
     }
 
-    async fn erase(&self, conversation: ConversationId, n: u64) -> Result<bool, StoreError> {
+    async fn erase(
+        &self,
+        conversation: ConversationId,
+        n: u64,
+    ) -> Result<Option<Erased>, StoreError> {
         self.write(move |desk| entries::erase(desk, conversation, n)).await
+    }
+
+    async fn receipt(
+        &self,
+        user: &Name,
+        message_id: &MessageId,
+    ) -> Result<Option<Receipt>, StoreError> {
+        let (user, message_id) = (user.clone(), *message_id);
+        self.readers.read(move |conn| files::receipt(conn, &user, &message_id)).await
+    }
+
+    async fn file(
+        &self,
+        user: &Name,
+        conversation: ConversationId,
+        n: u64,
+    ) -> Result<Option<FileRef>, StoreError> {
+        let user = user.clone();
+        self.readers.read(move |conn| files::one(conn, &user, conversation, n)).await
+    }
+
+    async fn stored(&self, user: &Name) -> Result<u64, StoreError> {
+        let user = user.clone();
+        self.readers.read(move |conn| files::stored(conn, &user)).await
+    }
+
+    async fn is_referenced(&self, hash: &[u8; 32]) -> Result<bool, StoreError> {
+        let hash = *hash;
+        self.readers.read(move |conn| files::is_referenced(conn, &hash)).await
     }
 
     async fn conversations(
@@ -239,7 +272,8 @@ fn ready(batch: Vec<NewEntry>, salts: &Salts) -> Result<Vec<Ready>, StoreError> 
                 bytes
             }
         };
-        Ready { new, sender, salt, commit }
+        let file = files::of_body(new.kind, &new.body);
+        Ready { new, sender, salt, commit, file }
     };
     Ok(batch.into_iter().zip(salts).map(one).collect())
 }

@@ -50,9 +50,9 @@ fn is_unspaced(c: char) -> bool {
         | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
 }
 
-/// The words of a body with a space between them, as they go into the index.
-pub(super) fn of_body(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
+/// The words of a text with a space between them, as they go into the index.
+pub(super) fn of_text(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
     let mut words = String::with_capacity(text.len());
     each(&text, |word| {
         if !words.is_empty() {
@@ -88,9 +88,9 @@ impl Query {
         fts
     }
 
-    /// Whether a body has the words.
-    pub(super) fn matches(&self, body: &[u8]) -> bool {
-        let text = String::from_utf8_lossy(body);
+    /// Whether a text has the words.
+    pub(super) fn matches(&self, text: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(text);
         let mut missing: Vec<&str> = self.whole.iter().map(String::as_str).collect();
         let mut prefix = false;
         each(&text, |word| {
@@ -118,7 +118,7 @@ mod tests {
             ("\u{1b}[31m\"quoted\" -x", "31m quoted x"),
             (" ... ", ""),
         ] {
-            assert_eq!(of_body(text.as_bytes()), words.nfkd().collect::<String>(), "{text:?}");
+            assert_eq!(of_text(text.as_bytes()), words.nfkd().collect::<String>(), "{text:?}");
         }
     }
 

@@ -1,0 +1,120 @@
+//! Which entries are files, whose, and how large: rows beside the entries.
+
+use std::borrow::Cow;
+
+use prost::Message as _;
+use rusqlite::{Connection, OptionalExtension, params};
+use twinlock_core::chain::Kind;
+use twinlock_core::id::{ConversationId, MessageId, Name};
+use twinlock_core::proto::FileBody;
+
+use super::place::first_place;
+use super::row::{get_uint, int};
+use crate::{FileRef, Receipt, StoreError};
+
+/// What a body of this kind refers to. The body itself is the only source of it, so no row can say
+/// something else.
+pub(super) fn of_body(kind: Kind, body: &[u8]) -> Option<FileRef> {
+    let FileBody { file, hash } = decode(kind, body)?;
+    Some(FileRef { hash: hash.as_ref().try_into().ok()?, size: file?.size })
+}
+
+/// The text of a body, for the search: of a file its name.
+pub(super) fn text(kind: Kind, body: &[u8]) -> Cow<'_, [u8]> {
+    match decode(kind, body) {
+        Some(body) => body.file.map(|file| file.name).unwrap_or_default().into_bytes().into(),
+        None => body.into(),
+    }
+}
+
+fn decode(kind: Kind, body: &[u8]) -> Option<FileBody> {
+    if kind == Kind::FILE { FileBody::decode(body).ok() } else { None }
+}
+
+pub(super) fn insert(
+    conn: &Connection,
+    conversation: ConversationId,
+    n: u64,
+    user: i64,
+    file: &FileRef,
+) -> Result<(), StoreError> {
+    conn.prepare_cached(
+        "INSERT INTO files (conversation, n, user, hash, size) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![
+        int(conversation),
+        int(n),
+        user,
+        file.hash.as_slice(),
+        int(file.size)
+    ])?;
+    Ok(())
+}
+
+/// Takes the row away; what it said.
+pub(super) fn forget(
+    conn: &Connection,
+    conversation: ConversationId,
+    n: u64,
+) -> Result<Option<FileRef>, StoreError> {
+    let file = conn
+        .prepare_cached(
+            "DELETE FROM files WHERE conversation = ?1 AND n = ?2 RETURNING hash, size",
+        )?
+        .query_row(params![int(conversation), int(n)], |row| {
+            Ok(FileRef { hash: row.get(0)?, size: get_uint(row, 1)? })
+        })
+        .optional()?;
+    Ok(file)
+}
+
+pub(super) fn one(
+    conn: &Connection,
+    user: &Name,
+    conversation: ConversationId,
+    n: u64,
+) -> Result<Option<FileRef>, StoreError> {
+    let file = conn
+        .prepare_cached(
+            "SELECT hash, size FROM files JOIN members USING (conversation)
+             WHERE conversation = ?1 AND n = ?2 AND members.user = ?3",
+        )?
+        .query_row(params![int(conversation), int(n), user.as_str()], |row| {
+            Ok(FileRef { hash: row.get(0)?, size: get_uint(row, 1)? })
+        })
+        .optional()?;
+    Ok(file)
+}
+
+pub(super) fn stored(conn: &Connection, user: &Name) -> Result<u64, StoreError> {
+    let bytes = conn
+        .prepare_cached(
+            "SELECT bytes FROM stored JOIN users ON users.id = stored.user WHERE users.name = ?1",
+        )?
+        .query_row([user.as_str()], |row| get_uint(row, 0))
+        .optional()?;
+    Ok(bytes.unwrap_or(0))
+}
+
+pub(super) fn is_referenced(conn: &Connection, hash: &[u8; 32]) -> Result<bool, StoreError> {
+    let found = conn
+        .prepare_cached("SELECT 1 FROM files WHERE hash = ?1 LIMIT 1")?
+        .query_row([hash.as_slice()], |_| Ok(()))
+        .optional()?;
+    Ok(found.is_some())
+}
+
+pub(super) fn receipt(
+    conn: &Connection,
+    user: &Name,
+    message_id: &MessageId,
+) -> Result<Option<Receipt>, StoreError> {
+    let id = conn
+        .prepare_cached("SELECT id FROM users WHERE name = ?1")?
+        .query_row([user.as_str()], |row| row.get(0))
+        .optional()?;
+    match id {
+        Some(id) => first_place(conn, &message_id.0, id),
+        None => Ok(None),
+    }
+}
