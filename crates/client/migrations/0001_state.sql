@@ -40,8 +40,8 @@ CREATE INDEX outbox_pending ON outbox (account, seq) WHERE state = 0;
 CREATE INDEX outbox_claimed ON outbox (claimed_by, account, target) WHERE claimed_by IS NOT NULL;
 CREATE INDEX outbox_recorded ON outbox (time_ms) WHERE state = 1;
 
--- own = 1: the receipt of a message of this profile, kept. own = 0: the newest link read and
--- checked, of which there is at most one a conversation.
+-- own = 1: the receipt of a message of this profile, kept. own = 0: the newest link of a
+-- run of entries that was read and checked.
 CREATE TABLE receipt (
     server       INTEGER NOT NULL REFERENCES server (id),
     conversation INTEGER NOT NULL,

@@ -39,7 +39,8 @@ pub struct Options {
     pub send: bool,
     /// Connect there instead of where the profile says; its TLS and server keys count as ever.
     pub address: Option<Address>,
-    /// First delay before connecting again; grows by itself, with jitter. Default 0.5 s.
+    /// First delay before connecting again; grows by itself, with jitter. Default 0.5 s. After a
+    /// line on which something moved the first attempt is made at once.
     pub first_delay: Duration,
     /// Longest delay. Default 30 s; longer leaves people waiting after an outage.
     pub longest_delay: Duration,
@@ -152,10 +153,28 @@ pub struct Entry {
     pub kind: Kind,
     /// Who; `None` for bytes that name no sender.
     pub sender: Option<Sender>,
-    /// What; `None` once erased.
+    /// What; `None` once erased, and of a file.
     pub text: Option<Untrusted>,
+    /// The file, of an entry of kind 3 that is not erased.
+    pub file: Option<FileEntry>,
     /// `link_n`; `None` in search results, which have gaps.
     pub link: Option<Link>,
+}
+
+/// What an entry says of its file, whose bytes are fetched by its number
+/// ([`crate::transfer::Transfers::get`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileEntry {
+    /// As its sender called it; see [`crate::transfer::name::harmless`].
+    pub name: Untrusted,
+    /// Bytes.
+    pub size: u64,
+    /// Permission bits, at most 0777; 0: not known.
+    pub mode: u32,
+    /// When it was last changed, ms since 1970 UTC; 0: not known.
+    pub modified_ms: u64,
+    /// BLAKE3 of it.
+    pub hash: [u8; 32],
 }
 
 /// The handle to a client's task. Clones share it; the task ends with the last.
@@ -328,7 +347,9 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn leave_room(&self, conversation: ConversationId) -> Result<(), ClientError> {
-        self.done(Op::LeaveRoom(proto::LeaveRoom { conversation })).await
+        self.done(Op::LeaveRoom(proto::LeaveRoom { conversation })).await?;
+        let receipts = self.state.receipts();
+        blocking(move || record::note_left(&receipts, conversation)).await
     }
 
     /// Sets a room's topic.
@@ -404,22 +425,20 @@ impl Client {
     async fn read_as(&self, read: proto::Read) -> Result<Page, ClientError> {
         let proto::Read { conversation, after, .. } = read;
         let receipts = self.state.receipts();
+        let known = {
+            let receipts = receipts.clone();
+            blocking(move || record::known_head(&receipts, conversation)).await?
+        };
         match self.request(Op::Read(read)).await {
             Ok(Answered::Page(page)) => {
-                blocking(move || record::check_page(&receipts, conversation, after, page)).await
+                let check = move || record::check_page(&receipts, conversation, after, known, page);
+                blocking(check).await
             }
             Ok(_) => Err(unexpected()),
             // The record ends before the entry to begin after: was that one recorded?
             Err(ClientError::Refused(no)) if no.why == Why::Ahead => {
-                blocking(move || match receipts.known(conversation)? {
-                    Some(known) if known.n >= after => Err(ClientError::Truncated {
-                        conversation,
-                        head: after.saturating_sub(1),
-                        known: known.n,
-                    }),
-                    _ => Err(ClientError::Refused(no)),
-                })
-                .await
+                record::check_head(conversation, after.saturating_sub(1), known)?;
+                Err(ClientError::Refused(no))
             }
             Err(error) => Err(error),
         }

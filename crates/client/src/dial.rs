@@ -71,6 +71,9 @@ impl Dial {
         address: Option<Address>,
         timing: Timing,
     ) -> Result<Self, ClientError> {
+        if profile.min_version() > VERSION {
+            return Err(ClientError::Outdated(profile.min_version()));
+        }
         let trust = match profile.tls() {
             TlsTrust::Pins(pins) => Trust::Pins(pins),
             TlsTrust::Ca { file } => Trust::Ca { extra_roots: roots(file.as_deref())? },

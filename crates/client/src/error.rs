@@ -49,6 +49,12 @@ pub enum ClientError {
     /// A certificate authority's file cannot be used.
     #[error("{0}")]
     Authority(String),
+    /// This program is older than the one that used this profile last.
+    #[error(
+        "this profile has spoken protocol version {0} with its server, which this program does not \
+         know: update it"
+    )]
+    Outdated(u8),
     /// What a profile names as its server's host.
     #[error("'{0}' is neither a DNS name nor an IP address")]
     NoAddress(String),
@@ -193,9 +199,10 @@ impl ClientError {
             | Self::Disk(_)
             | Self::Authority(_)
             | Self::NoAddress(_)
+            | Self::Outdated(_)
             | Self::Closed => Blame::Here,
             Self::State(StateError::Conflict { .. } | StateError::AckChanged { .. })
-            | Self::Refused(Refusal { why: Why::Damaged, .. })
+            | Self::Refused(Refusal { why: Why::Damaged | Why::Hash, .. })
             | Self::Tampered(_)
             | Self::Missing { .. }
             | Self::Truncated { .. } => Blame::Record,

@@ -1,7 +1,9 @@
 //! What this client knows of the record, so that a changed record is found out.
 //!
-//! For each conversation of a server: the newest link that was read and checked, and the receipts
-//! of this profile's own messages, which are kept for good (about 60 bytes each). Whatever comes
+//! For each conversation of a server: the newest link of each run of entries that was read and
+//! checked, and the receipts of this profile's own messages, which are kept for good (about 60
+//! bytes each). A run that begins past what is known hangs on a link that the server named, so it
+//! replaces nothing that was known before it; reading on from there, or an audit, joins the runs. Whatever comes
 //! later for the same entry must have the same link; another one is [`StateError::Conflict`].
 //! `audit verify` reads the record again and compares it with [`Receipts::all_for`].
 //!
@@ -27,6 +29,15 @@ pub struct Known {
     pub link: Link,
     /// The entry's time, in ms since 1970 UTC.
     pub time_ms: u64,
+}
+
+/// The end of a run of entries that was read, each checked against the link before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Its last entry.
+    pub last: Known,
+    /// The entry before its first; 0 for the beginning of the conversation.
+    pub after: u64,
 }
 
 /// All entries of a conversation up to one are done with, for a purpose.
@@ -66,11 +77,11 @@ impl Receipts {
         })
     }
 
-    /// Remembers a link that was read and checked; see [`Self::keep`].
+    /// Remembers a run that was read and checked; see [`Self::keep`].
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn remember(&self, seen: &Known) -> Result<(), StateError> {
+    pub fn remember(&self, seen: &Seen) -> Result<(), StateError> {
         self.keep(std::slice::from_ref(seen), &[])
     }
 
@@ -82,18 +93,18 @@ impl Receipts {
         self.keep(&[], std::slice::from_ref(handled))
     }
 
-    /// Remembers links that were read and checked, and moves positions: all or nothing, with one
+    /// Remembers runs that were read and checked, and moves positions: all or nothing, with one
     /// sync of the disk. Both only move forward; an older link is compared where its entry is
-    /// known, and dropped. Of the links of one batch, the newest of each conversation suffices.
+    /// known, and dropped.
     ///
     /// # Errors
     /// [`StateError::Conflict`] is tamper evidence; nothing is kept then, nor at any other
     /// [`StateError`].
-    pub fn keep(&self, seen: &[Known], handled: &[Handled<'_>]) -> Result<(), StateError> {
+    pub fn keep(&self, seen: &[Seen], handled: &[Handled<'_>]) -> Result<(), StateError> {
         self.state.write(|tx| {
             // All are compared before one replaces what another is compared with.
             for seen in seen {
-                agree(tx, self.state.server(), seen)?;
+                agree(tx, self.state.server(), &seen.last)?;
             }
             for seen in seen {
                 keep_read(tx, self.state.server(), seen)?;
@@ -192,33 +203,35 @@ pub(crate) fn keep_own(
     Ok(())
 }
 
-/// Moves the newest link that was read forward. The one before it goes: the new one covers it,
+/// Moves the newest link that was read forward. Those inside the run go: its end covers them,
 /// since the reader has checked every link between.
-fn keep_read(tx: &Transaction<'_>, server: i64, seen: &Known) -> Result<(), StateError> {
-    if agree(tx, server, seen)? {
-        return drop_read(tx, server, seen);
+fn keep_read(tx: &Transaction<'_>, server: i64, seen: &Seen) -> Result<(), StateError> {
+    if agree(tx, server, &seen.last)? {
+        return drop_inside(tx, server, seen);
     }
     let mut newest = tx.prepare_cached(
         "SELECT MAX(n) FROM receipt WHERE server = ?1 AND conversation = ?2 AND own = 0",
     )?;
     let read: Option<i64> =
-        newest.query_row(params![server, int(seen.conversation)?], |row| row.get(0))?;
-    if read.is_some_and(|read| read > int(seen.n).unwrap_or(i64::MAX)) {
+        newest.query_row(params![server, int(seen.last.conversation)?], |row| row.get(0))?;
+    if read.is_some_and(|read| read > int(seen.last.n).unwrap_or(i64::MAX)) {
         return Ok(());
     }
     let mut insert = tx.prepare_cached(
         "INSERT INTO receipt (server, conversation, n, link, time_ms, own)
          VALUES (?1, ?2, ?3, ?4, ?5, 0)",
     )?;
-    insert.execute(values(server, seen)?)?;
-    drop_read(tx, server, seen)
+    insert.execute(values(server, &seen.last)?)?;
+    drop_inside(tx, server, seen)
 }
 
-fn drop_read(tx: &Transaction<'_>, server: i64, newer: &Known) -> Result<(), StateError> {
+fn drop_inside(tx: &Transaction<'_>, server: i64, seen: &Seen) -> Result<(), StateError> {
     let mut delete = tx.prepare_cached(
-        "DELETE FROM receipt WHERE server = ?1 AND conversation = ?2 AND n < ?3 AND own = 0",
+        "DELETE FROM receipt
+         WHERE server = ?1 AND conversation = ?2 AND n >= ?3 AND n < ?4 AND own = 0",
     )?;
-    delete.execute(params![server, int(newer.conversation)?, int(newer.n)?])?;
+    let Seen { last, after } = seen;
+    delete.execute(params![server, int(last.conversation)?, int(*after)?, int(last.n)?])?;
     Ok(())
 }
 

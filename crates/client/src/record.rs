@@ -3,16 +3,19 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message as _;
 use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Salt, Sender, ServerKey};
 use twinlock_core::proto::{self, Why};
 use twinlock_core::text::Untrusted;
 
-use crate::client::{Client, Entry, blocking};
+use crate::client::{Client, Entry, FileEntry, blocking};
 use crate::error::{Blame, ClientError, Refusal};
-use crate::receipts::{Known, Receipts};
+use crate::receipts::{Handled, Known, Receipts, Seen};
 use crate::state::StateError;
 
+/// The purpose under which leaving is noted.
+const LEFT: &str = "left";
 /// Entries of one read while auditing; the server gives as many as fit a frame.
 const AUDIT_PAGE: u32 = 512;
 
@@ -30,21 +33,14 @@ pub struct Page {
 /// Begins reading after entry `after`, whose link the server says is `link`.
 ///
 /// # Errors
-/// [`ClientError`] if that is not the link this profile knows, or if the record ends (`head`)
-/// before an entry it knows.
+/// [`ClientError`] if that is not the link this profile knows.
 pub(crate) fn begin(
     receipts: &Receipts,
     conversation: ConversationId,
     after: u64,
     link: &[u8],
-    head: u64,
 ) -> Result<Position, ClientError> {
     let link = Link::from_slice(link).ok_or(ClientError::Protocol("length of a link"))?;
-    if let Some(known) = receipts.known(conversation)?
-        && known.n > head
-    {
-        return Err(ClientError::Truncated { conversation, head, known: known.n });
-    }
     if after > 0
         && let Some(known) = receipts.within(conversation, after..=after)?.first()
         && known.link != link
@@ -78,23 +74,50 @@ pub(crate) fn advance(
     for entry in entries {
         checked.push(check(conversation, &mut moved, entry, known.get(&entry.n))?);
     }
-    let newest = Known { conversation, n: moved.n(), link: *moved.link(), time_ms: last.time_ms };
-    receipts.remember(&newest)?;
+    let last = Known { conversation, n: moved.n(), link: *moved.link(), time_ms: last.time_ms };
+    receipts.remember(&Seen { last, after: position.n() })?;
     *position = moved;
     Ok(checked)
 }
 
-/// Checks the answer to a read after `after`.
+/// The newest entry that is known now: what an answer to a question that is asked from now on
+/// must reach. An answer to an older question need not: other programs of this profile learn of
+/// entries at any moment.
+pub(crate) fn known_head(
+    receipts: &Receipts,
+    conversation: ConversationId,
+) -> Result<u64, ClientError> {
+    Ok(receipts.known(conversation)?.map_or(0, |known| known.n))
+}
+
+/// Compares the head that the server names with the one that was known before it was asked.
+///
+/// # Errors
+/// [`ClientError::Truncated`].
+pub(crate) fn check_head(
+    conversation: ConversationId,
+    head: u64,
+    known: u64,
+) -> Result<(), ClientError> {
+    if known > head {
+        return Err(ClientError::Truncated { conversation, head, known });
+    }
+    Ok(())
+}
+
+/// Checks the answer to a read after `after`; `known` is what [`known_head`] said before.
 pub(crate) fn check_page(
     receipts: &Receipts,
     conversation: ConversationId,
     after: u64,
+    known: u64,
     page: proto::Page,
 ) -> Result<Page, ClientError> {
     if page.conversation != conversation || page.after != after {
         return Err(ClientError::Protocol("an answer to another read"));
     }
-    let mut position = begin(receipts, conversation, after, &page.link_after, page.head)?;
+    check_head(conversation, page.head, known)?;
+    let mut position = begin(receipts, conversation, after, &page.link_after)?;
     let link_after = *position.link();
     let entries = advance(receipts, conversation, &mut position, &page.entries)?;
     Ok(Page { link_after, head: page.head, entries })
@@ -106,11 +129,11 @@ fn check(
     entry: &proto::Entry,
     known: Option<&Link>,
 ) -> Result<Entry, ClientError> {
-    let malformed = || ClientError::Protocol("an entry that cannot be read");
     let mut read = unchecked(entry)?;
-    let commit = match Salt::from_slice(&entry.salt) {
-        Some(salt) => chain::commit(&salt, &entry.body),
-        None => Commit::from_slice(&entry.commit).ok_or_else(malformed)?,
+    let unlike = Broken::Link { conversation, n: entry.n };
+    let commit = match content(entry).ok_or(unlike)? {
+        Content::Body(salt) => chain::commit(&salt, &entry.body),
+        Content::Erased(commit) => commit,
     };
     let linked = Linked {
         conversation,
@@ -133,15 +156,48 @@ fn check(
 /// An entry as it came.
 pub(crate) fn unchecked(entry: &proto::Entry) -> Result<Entry, ClientError> {
     let malformed = || ClientError::Protocol("an entry that cannot be read");
+    let kind = Kind(u8::try_from(entry.kind).map_err(|_| malformed())?);
+    let (text, file) = match content(entry) {
+        Some(Content::Body(_)) if kind == Kind::FILE => (None, file(&entry.body)),
+        Some(Content::Body(_)) => (Some(Untrusted::from_bytes(&entry.body)), None),
+        Some(Content::Erased(_)) | None => (None, None),
+    };
     Ok(Entry {
         n: entry.n,
         time_ms: entry.time_ms,
         message_id: MessageId::from_slice(&entry.message_id).ok_or_else(malformed)?,
-        kind: Kind(u8::try_from(entry.kind).map_err(|_| malformed())?),
+        kind,
         sender: Sender::parse(&entry.sender).ok(),
-        text: (!entry.salt.is_empty()).then(|| Untrusted::from_bytes(&entry.body)),
+        text,
+        file,
         link: None,
     })
+}
+
+/// The body of a file's entry. One that no server of this version writes is none.
+fn file(body: &[u8]) -> Option<FileEntry> {
+    let proto::FileBody { file, hash } = proto::FileBody::decode(body).ok()?;
+    let proto::FileMeta { name, size, mode, modified_ms, .. } = file?;
+    let hash = <[u8; 32]>::try_from(hash.as_ref()).ok()?;
+    Some(FileEntry { name: Untrusted::new(name), size, mode: mode & 0o777, modified_ms, hash })
+}
+
+enum Content {
+    Body(Salt),
+    Erased(Commit),
+}
+
+/// Either a body with its salt or what is left of an erased one. What is shown has to be what the
+/// link covers, so nothing in between is taken for either.
+fn content(entry: &proto::Entry) -> Option<Content> {
+    let (salt, commit) = (Salt::from_slice(&entry.salt), Commit::from_slice(&entry.commit));
+    match (salt, commit) {
+        (Some(salt), None) if entry.commit.is_empty() => Some(Content::Body(salt)),
+        (None, Some(commit)) if entry.salt.is_empty() && entry.body.is_empty() => {
+            Some(Content::Erased(commit))
+        }
+        _ => None,
+    }
 }
 
 /// What an audit found in one conversation.
@@ -190,9 +246,12 @@ pub async fn audit(
         blocking(move || Ok(receipts.all_for(id)?)).await?
     };
     let mut audited = Audited { conversation, entries: 0, receipts: 0, fault: None };
-    match walk(client, &key, &mut audited).await {
+    let newest = known.last().map_or(0, |known| known.n);
+    match walk(client, &key, newest, &mut audited).await {
         Ok(()) => {}
         Err(error) if error.blame() == Blame::Record => audited.fault = Some(error),
+        // What cannot be read ends the audit of this conversation and of no other.
+        Err(error @ ClientError::Protocol(_)) => audited.fault = Some(error),
         Err(error) => return Err(error),
     }
     let matched = known.iter().filter(|known| known.n <= audited.entries);
@@ -200,10 +259,17 @@ pub async fn audit(
     Ok(audited)
 }
 
-async fn walk(client: &Client, key: &ServerKey, audited: &mut Audited) -> Result<(), ClientError> {
-    let proto::Conversation { id, head, .. } = audited.conversation;
+/// Reads up to the head that the server names and to the newest entry that is known, whichever is
+/// later. What is recorded meanwhile is not waited for; an empty record is asked once.
+async fn walk(
+    client: &Client,
+    key: &ServerKey,
+    newest: u64,
+    audited: &mut Audited,
+) -> Result<(), ClientError> {
+    let proto::Conversation { id, head, ref head_link, .. } = audited.conversation;
+    let (end, head_link) = (head.max(newest), Link::from_slice(head_link));
     let mut before = chain::link_0(key, id);
-    // What is recorded while we read is not waited for; an empty record is asked once.
     loop {
         let expected = audited.entries + 1;
         let page = client.read_stored_links(id, audited.entries, AUDIT_PAGE).await;
@@ -217,15 +283,110 @@ async fn walk(client: &Client, key: &ServerKey, audited: &mut Audited) -> Result
             return Err(Broken::Link { conversation: id, n: audited.entries }.into());
         }
         let Some(last) = page.entries.last() else { break };
+        let at_head = page.entries.iter().find(|entry| entry.n == head);
+        if at_head.is_some_and(|entry| entry.link != head_link) {
+            return Err(Broken::Link { conversation: id, n: head }.into());
+        }
         audited.entries = last.n;
         before = last.link.unwrap_or(before);
-        if audited.entries >= head {
+        if audited.entries >= end {
             break;
         }
     }
-    if audited.entries < head {
-        let known = head;
-        return Err(ClientError::Truncated { conversation: id, head: audited.entries, known });
+    check_head(id, audited.entries, end)
+}
+
+/// Notes that this user has left a conversation: from then on it cannot be read, and that says
+/// nothing against the record.
+///
+/// # Errors
+/// [`ClientError`].
+pub(crate) fn note_left(
+    receipts: &Receipts,
+    conversation: ConversationId,
+) -> Result<(), ClientError> {
+    let n = known_head(receipts, conversation)?;
+    Ok(receipts.advance(&Handled { conversation, purpose: LEFT, n })?)
+}
+
+/// Of the conversations this profile holds receipts of, those that are not among `listed` and were
+/// not left as far as it knows.
+///
+/// # Errors
+/// [`ClientError`].
+pub fn unexplained(
+    receipts: &Receipts,
+    listed: &[ConversationId],
+) -> Result<Vec<ConversationId>, ClientError> {
+    let mut missing = Vec::new();
+    for conversation in receipts.conversations()? {
+        if listed.contains(&conversation) {
+            continue;
+        }
+        let known = known_head(receipts, conversation)?;
+        if receipts.position(conversation, LEFT)?.is_none_or(|left| left < known) {
+            missing.push(conversation);
+        }
     }
-    Ok(())
+    Ok(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use twinlock_core::id::Name;
+
+    use super::*;
+    use crate::home::Home;
+    use crate::state::State;
+
+    fn entry(n: u64, text: &str) -> proto::Entry {
+        proto::Entry {
+            n,
+            time_ms: n,
+            message_id: vec![n as u8; 16].into(),
+            kind: 1,
+            sender: "ada".into(),
+            salt: vec![7; 16].into(),
+            body: text.to_owned().into(),
+            ..proto::Entry::default()
+        }
+    }
+
+    fn receipts(dir: &std::path::Path) -> Receipts {
+        let (profile, user) = (Name::new("p").unwrap(), Name::new("ada").unwrap());
+        State::open_for(&Home::at(dir), &profile, &ServerKey([1; 32]), &user).unwrap().receipts()
+    }
+
+    #[test]
+    fn what_is_shown_is_what_the_link_covers_or_the_record_was_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let receipts = receipts(dir.path());
+        let start = Position::new(1, 0, Link([0; 32]));
+        let good = entry(1, "yes");
+        let mut position = start.clone();
+        let checked = advance(&receipts, 1, &mut position, std::slice::from_ref(&good)).unwrap();
+        let link = checked.first().unwrap().link.unwrap();
+        let genuine = chain::commit(&Salt([7; 16]), b"yes");
+        let commit = bytes::Bytes::copy_from_slice(&genuine.0);
+        let erased = proto::Entry {
+            salt: bytes::Bytes::new(),
+            body: bytes::Bytes::new(),
+            commit: commit.clone(),
+            ..good.clone()
+        };
+        let read = check(1, &mut start.clone(), &erased, Some(&link)).unwrap();
+        assert_eq!((read.link, read.text), (Some(link), None));
+        for forged in [
+            proto::Entry { salt: vec![7].into(), body: "no".into(), commit: commit.clone(), ..good.clone() },
+            proto::Entry { body: "no".into(), commit: commit.clone(), ..good.clone() },
+            proto::Entry { salt: bytes::Bytes::new(), body: "no".into(), commit, ..good.clone() },
+            proto::Entry { body: "no".into(), ..good.clone() },
+            proto::Entry { kind: 2, ..good.clone() },
+            proto::Entry { link: vec![9; 32].into(), ..good.clone() },
+        ] {
+            let error = check(1, &mut start.clone(), &forged, Some(&link)).unwrap_err();
+            assert_eq!(error, Broken::Link { conversation: 1, n: 1 }.into(), "{forged:?}");
+        }
+    }
 }

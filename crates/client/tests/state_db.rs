@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use twinlock_client::home::Home;
 use twinlock_client::outbox::{Ack, Outbox, Outcome, message_id};
-use twinlock_client::receipts::{Handled, Known};
+use twinlock_client::receipts::{Handled, Known, Seen};
 use twinlock_client::state::{State, StateError};
 use twinlock_core::Entropy;
 use twinlock_core::id::{Link, MessageId, Name, Salt, ServerKey};
@@ -71,6 +71,11 @@ fn ack(n: u64) -> Ack {
 
 fn known(n: u64) -> Known {
     Known { conversation: 1, n, link: Link([n as u8; 32]), time_ms: NOW + n }
+}
+
+/// Read from the beginning.
+fn seen(n: u64) -> Seen {
+    Seen { last: known(n), after: 0 }
 }
 
 fn forged(n: u64) -> Known {
@@ -275,7 +280,7 @@ fn the_newest_known_link_only_moves_forward() {
     let receipts = f.open().receipts();
     assert_eq!(receipts.known(1), Ok(None));
     for n in [3, 5, 4, 5, 1] {
-        receipts.remember(&known(n)).unwrap();
+        receipts.remember(&seen(n)).unwrap();
     }
     assert_eq!(receipts.known(1), Ok(Some(known(5))));
     assert_eq!(receipts.all_for(1), Ok(vec![known(5)]), "one row a conversation");
@@ -283,21 +288,37 @@ fn the_newest_known_link_only_moves_forward() {
 }
 
 #[test]
+fn what_was_known_stays_until_a_run_from_there_passes_it() {
+    let f = Fixture::new();
+    let receipts = f.open().receipts();
+    receipts.remember(&seen(5)).unwrap();
+    // Begins past it, on a link that the server named.
+    receipts.remember(&Seen { last: known(30), after: 20 }).unwrap();
+    assert_eq!(receipts.all_for(1), Ok(vec![known(5), known(30)]));
+    receipts.remember(&Seen { last: known(40), after: 30 }).unwrap();
+    assert_eq!(receipts.all_for(1), Ok(vec![known(5), known(40)]));
+    receipts.remember(&Seen { last: known(25), after: 5 }).unwrap();
+    assert_eq!(receipts.all_for(1), Ok(vec![known(5), known(40)]), "does not reach the newest");
+    receipts.remember(&Seen { last: known(40), after: 5 }).unwrap();
+    assert_eq!(receipts.all_for(1), Ok(vec![known(40)]));
+}
+
+#[test]
 fn own_receipts_stay_when_reading_passes_them() {
     let mut f = Fixture::new();
     let state = f.open();
     let (outbox, receipts) = (state.outbox(), state.receipts());
-    receipts.remember(&known(3)).unwrap();
+    receipts.remember(&seen(3)).unwrap();
     for n in [5, 4, 9] {
         let id = f.enqueue(&outbox, "ops", "x");
         outbox.mark_recorded(&id, &ack(n)).unwrap();
     }
     assert_eq!(receipts.known(1), Ok(Some(known(9))));
     assert_eq!(receipts.within(1, 3..=5), Ok(vec![known(3), known(4), known(5)]));
-    receipts.remember(&known(5)).unwrap();
+    receipts.remember(&seen(5)).unwrap();
     assert_eq!(receipts.all_for(1), Ok(vec![known(4), known(5), known(9)]));
-    receipts.remember(&known(12)).unwrap();
-    receipts.remember(&known(13)).unwrap();
+    receipts.remember(&seen(12)).unwrap();
+    receipts.remember(&seen(13)).unwrap();
     assert_eq!(receipts.all_for(1), Ok(vec![known(4), known(5), known(9), known(13)]));
     assert_eq!(receipts.conversations(), Ok(vec![1]));
 }
@@ -309,15 +330,18 @@ fn another_link_for_a_known_entry_is_a_conflict_and_nothing_of_its_batch_is_kept
     let receipts = state.receipts();
     let id = f.enqueue(&state.outbox(), "ops", "x");
     state.outbox().mark_recorded(&id, &ack(4)).unwrap();
-    receipts.remember(&known(8)).unwrap();
+    receipts.remember(&seen(8)).unwrap();
     let handled = Handled { conversation: 1, purpose: "listen", n: 9 };
     for n in [4, 8] {
-        assert_eq!(receipts.keep(&[known(9), forged(n)], &[handled]), Err(conflict(n)));
+        assert_eq!(
+            receipts.keep(&[seen(9), Seen { last: forged(n), after: 0 }], &[handled]),
+            Err(conflict(n))
+        );
     }
     assert_eq!(receipts.all_for(1), Ok(vec![known(4), known(8)]));
     assert_eq!(receipts.position(1, "listen"), Ok(None));
     // Another server's conversation of the same number is another conversation.
-    f.open_for(2, "ada").receipts().remember(&forged(4)).unwrap();
+    f.open_for(2, "ada").receipts().remember(&Seen { last: forged(4), after: 0 }).unwrap();
 }
 
 #[test]
@@ -325,11 +349,11 @@ fn positions_move_forward_only_when_told_and_one_for_each_purpose() {
     let f = Fixture::new();
     let receipts = f.open().receipts();
     let at = |purpose, n| Handled { conversation: 1, purpose, n };
-    receipts.remember(&known(9)).unwrap();
+    receipts.remember(&seen(9)).unwrap();
     assert_eq!(receipts.position(1, "listen"), Ok(None));
     receipts.advance(&at("listen", 0)).unwrap();
     assert_eq!(receipts.position(1, "listen"), Ok(Some(0)));
-    receipts.keep(&[known(10)], &[at("listen", 7), at("listen", 6), at("other", 2)]).unwrap();
+    receipts.keep(&[seen(10)], &[at("listen", 7), at("listen", 6), at("other", 2)]).unwrap();
     assert_eq!(receipts.position(1, "listen"), Ok(Some(7)));
     assert_eq!(receipts.position(1, "other"), Ok(Some(2)));
     assert_eq!(receipts.position(2, "listen"), Ok(None));
@@ -347,7 +371,7 @@ fn numbers_that_no_record_has_are_refused_without_harm() {
     assert_eq!(outbox.mark_recorded(&id, &Ack { n: u64::MAX, ..ack(1) }), max);
     assert_eq!(outbox.mark_recorded(&id, &Ack { time_ms: u64::MAX, ..ack(1) }), max);
     assert_eq!(outbox.mark_recorded(&id, &Ack { conversation: u64::MAX, ..ack(1) }), max);
-    assert_eq!(receipts.remember(&Known { n: u64::MAX, ..known(1) }), max);
+    assert_eq!(receipts.remember(&Seen { last: Known { n: u64::MAX, ..known(1) }, after: 0 }), max);
     assert_eq!(outbox.outcome(&id), Ok(Some(Outcome::Pending)));
     assert_eq!(receipts.all_for(1), Ok(Vec::new()));
 }

@@ -200,6 +200,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         poll_fn(|cx| self.poll_wake(cx, room)).await
     }
 
+    /// Writes what is outgoing and keeps time, and reads nothing, for as long as that goes well:
+    /// for a caller that can take nothing more now. Cancel-safe.
+    pub async fn hold(&mut self) -> LineError {
+        poll_fn(|cx| {
+            if let Err(error) = self.poll_write_out(cx) {
+                return Poll::Ready(error);
+            }
+            self.rest();
+            match self.poll_timers(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(error),
+                Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// The other end's silence and its half a frame are our doing while we do not read.
+    fn rest(&mut self) {
+        let now = now();
+        self.session.handle_bytes(now);
+        self.frame_began = self.frame_began.map(|_| now);
+    }
+
     /// Whether a whole frame waits to be opened.
     ///
     /// # Errors
@@ -262,12 +285,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             if has_room(self) && !due {
                 return Poll::Ready(Ok(Wake::Room));
             }
-            // A peer that takes nothing gets nothing read. Its silence and its half a frame are
-            // our doing then; that it takes nothing at all has a deadline of its own.
+            // A peer that takes nothing gets nothing read; that it takes nothing at all has a
+            // deadline of its own.
             if self.backlog() > HIGH_WATER {
-                let now = now();
-                self.session.handle_bytes(now);
-                self.frame_began = self.frame_began.map(|_| now);
+                self.rest();
                 return self.poll_timers(cx);
             }
             match self.poll_read_in(cx)? {

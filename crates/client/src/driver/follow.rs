@@ -3,6 +3,10 @@
 //! Entries go through one check after the other, off the task, since it reads and writes the
 //! receipts; a position moves only past what was checked. A consumer that does not keep up makes
 //! the line unfollow, and follow again from the same place once it has.
+//!
+//! A head below what is known may be an answer that is older than the knowledge, which other
+//! programs of this profile add to. So the server is asked once more; a head that is still below
+//! what was known by then is a record that was cut off.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,7 +20,7 @@ use super::Done;
 use crate::client::{Entry, Event, blocking};
 use crate::error::{ClientError, Refusal};
 use crate::receipts::Receipts;
-use crate::record;
+use crate::record::{self, known_head};
 
 /// Entries on their way to the consumer beyond which nothing more is asked for. With the largest
 /// texts that is 64 MiB, with ordinary ones below one.
@@ -33,6 +37,9 @@ pub(super) struct Follows {
     /// Entries that have come and that the consumer has not taken.
     held: usize,
     paused: bool,
+    /// Follows that ended and that the server still has to be told of.
+    ended: Vec<ConversationId>,
+    generations: u64,
 }
 
 struct Follow {
@@ -41,6 +48,10 @@ struct Follow {
     flow: Flow,
     /// Where following (again) began, and the head then.
     catching_up: Option<(u64, u64)>,
+    /// The next answer must name a head of at least this.
+    owed: u64,
+    /// Told apart from an earlier follow of the same conversation.
+    generation: u64,
 }
 
 /// Whether the line follows.
@@ -54,13 +65,21 @@ enum Flow {
 /// Something to check, in the order in which it came.
 enum Step {
     /// The server's answer to a follow.
-    Begin(proto::Following),
+    Begin {
+        following: proto::Following,
+        owed: u64,
+        generation: u64,
+    },
     /// It has no entry `after`.
     Ahead {
         conversation: ConversationId,
         after: u64,
     },
-    Entries(ConversationId, Vec<proto::Entry>),
+    Entries {
+        conversation: ConversationId,
+        entries: Vec<proto::Entry>,
+        generation: u64,
+    },
 }
 
 /// What was checked, in that order.
@@ -70,8 +89,17 @@ pub(super) struct Checked {
 }
 
 enum CheckedStep {
-    Began(proto::Following),
-    Entries(ConversationId, Vec<Entry>),
+    /// `known`: the newest entry that was known by then.
+    Began {
+        following: proto::Following,
+        known: u64,
+        generation: u64,
+    },
+    Entries {
+        conversation: ConversationId,
+        entries: Vec<Entry>,
+        generation: u64,
+    },
 }
 
 impl Follows {
@@ -84,7 +112,13 @@ impl Follows {
             checking: false,
             held: 0,
             paused: false,
+            ended: Vec::new(),
+            generations: 0,
         }
+    }
+
+    pub(super) fn receipts(&self) -> Receipts {
+        self.receipts.clone()
     }
 
     pub(super) fn any(&self) -> bool {
@@ -93,25 +127,32 @@ impl Follows {
 
     /// Follows from now on. What is followed already goes on where it is.
     pub(super) fn begin(&mut self, conversation: ConversationId, after: u64) {
-        let new = Follow { after, flow: Flow::Off, catching_up: None };
+        self.generations += 1;
+        let generation = self.generations;
+        let new = Follow { after, flow: Flow::Off, catching_up: None, owed: 0, generation };
         self.all.entry(conversation).or_insert(new);
     }
 
-    /// Follows no longer. Says whether the server has to be told.
-    pub(super) fn end(&mut self, conversation: ConversationId) -> bool {
+    /// Follows no longer.
+    pub(super) fn end(&mut self, conversation: ConversationId) {
         self.unchecked.retain(|step| match step {
-            Step::Entries(id, entries) if *id == conversation => {
+            Step::Entries { conversation: id, entries, .. } if *id == conversation => {
                 self.held = self.held.saturating_sub(entries.len());
                 false
             }
-            Step::Begin(following) => following.conversation != conversation,
-            _ => true,
+            Step::Begin { following, .. } => following.conversation != conversation,
+            Step::Ahead { conversation: id, .. } => *id != conversation,
+            Step::Entries { .. } => true,
         });
         self.positions.remove(&conversation);
-        self.all.remove(&conversation).is_some_and(|follow| follow.flow != Flow::Off)
+        let ended = self.all.remove(&conversation);
+        if ended.is_some_and(|follow| follow.flow != Flow::Off) {
+            self.ended.push(conversation);
+        }
     }
 
     pub(super) fn line_ended(&mut self) {
+        self.ended.clear();
         for follow in self.all.values_mut() {
             follow.flow = Flow::Off;
         }
@@ -124,13 +165,14 @@ impl Follows {
         } else if self.held > MOST_ENTRIES {
             self.paused = true;
         }
-        let mut requests = Vec::new();
+        // Before new ones: a conversation may be both.
+        let unfollow = |conversation| Op::Unfollow(proto::Unfollow { conversation });
+        let mut requests: Vec<_> = self.ended.drain(..).map(|id| (unfollow(id), None)).collect();
         for (&conversation, follow) in &mut self.all {
             match (self.paused, follow.flow) {
                 (true, Flow::On) => {
                     follow.flow = Flow::Off;
-                    let unfollow = Op::Unfollow(proto::Unfollow { conversation });
-                    requests.push((unfollow, None));
+                    requests.push((unfollow(conversation), None));
                 }
                 (false, Flow::Off) => {
                     follow.flow = Flow::Asked;
@@ -157,7 +199,8 @@ impl Follows {
             Ok(Answered::Following(following)) => {
                 if following.after == follow.after && following.conversation == conversation {
                     follow.flow = Flow::On;
-                    self.unchecked.push_back(Step::Begin(following));
+                    let (owed, generation) = (follow.owed, follow.generation);
+                    self.unchecked.push_back(Step::Begin { following, owed, generation });
                 }
                 Ok(None)
             }
@@ -188,9 +231,12 @@ impl Follows {
         let Some(last) = entries.last() else { return };
         follow.after = last.n;
         self.held += entries.len();
+        let generation = follow.generation;
         match self.unchecked.back_mut() {
-            Some(Step::Entries(id, before)) if *id == conversation => before.append(&mut entries),
-            _ => self.unchecked.push_back(Step::Entries(conversation, entries)),
+            Some(Step::Entries { generation: of, entries: before, .. }) if *of == generation => {
+                before.append(&mut entries);
+            }
+            _ => self.unchecked.push_back(Step::Entries { conversation, entries, generation }),
         }
     }
 
@@ -221,18 +267,28 @@ impl Follows {
         let mut events = Vec::new();
         for step in checked.steps {
             match step {
-                CheckedStep::Began(proto::Following { conversation, after, head, .. }) => {
-                    let Some(follow) = self.all.get_mut(&conversation) else { continue };
+                CheckedStep::Began { following, known, generation } => {
+                    let proto::Following { conversation, after, head, .. } = following;
+                    let follow = self.all.get_mut(&conversation);
+                    let Some(follow) = follow.filter(|f| f.generation == generation) else {
+                        continue;
+                    };
+                    if known > head && follow.flow == Flow::On {
+                        // Asked again from where it is; what comes meanwhile comes again.
+                        (follow.owed, follow.flow) = (known, Flow::Off);
+                    } else {
+                        follow.owed = 0;
+                    }
                     if head <= after {
                         events.push(Event::CaughtUp { conversation, entries: 0 });
                     } else {
                         follow.catching_up = Some((after, head));
                     }
                 }
-                CheckedStep::Entries(conversation, entries) => {
-                    let (Some(follow), Some(last)) =
-                        (self.all.get_mut(&conversation), entries.last())
-                    else {
+                CheckedStep::Entries { conversation, entries, generation } => {
+                    let follow = self.all.get_mut(&conversation);
+                    let follow = follow.filter(|f| f.generation == generation);
+                    let (Some(follow), Some(last)) = (follow, entries.last()) else {
                         self.held = self.held.saturating_sub(entries.len());
                         continue;
                     };
@@ -260,10 +316,10 @@ fn check(
     let mut checked = Vec::new();
     for step in steps {
         match step {
-            Step::Begin(following) => {
+            Step::Begin { following, owed, generation } => {
                 let proto::Following { conversation, after, head, .. } = following;
-                let link = &following.link_after;
-                let begins = record::begin(receipts, conversation, after, link, head)?;
+                record::check_head(conversation, head, owed)?;
+                let begins = record::begin(receipts, conversation, after, &following.link_after)?;
                 match positions.get(&conversation).filter(|at| at.n() == after) {
                     Some(at) if at.link() != begins.link() => {
                         return Err(Broken::Link { conversation, n: after }.into());
@@ -271,7 +327,9 @@ fn check(
                     Some(_) => {}
                     None => _ = positions.insert(conversation, begins),
                 }
-                checked.push(CheckedStep::Began(following));
+                // Asked again once: others go on learning meanwhile.
+                let known = if owed > 0 { 0 } else { known_head(receipts, conversation)? };
+                checked.push(CheckedStep::Began { following, known, generation });
             }
             Step::Ahead { conversation, after } => {
                 let known = receipts.known(conversation)?.filter(|known| known.n >= after);
@@ -283,12 +341,12 @@ fn check(
                     None => ClientError::Refused(Refusal { why: Why::Ahead, retry_seconds: 0 }),
                 });
             }
-            Step::Entries(conversation, entries) => {
+            Step::Entries { conversation, entries, generation } => {
                 let position = positions
                     .get_mut(&conversation)
                     .ok_or(ClientError::Protocol("entries before the answer to a follow"))?;
                 let entries = record::advance(receipts, conversation, position, &entries)?;
-                checked.push(CheckedStep::Entries(conversation, entries));
+                checked.push(CheckedStep::Entries { conversation, entries, generation });
             }
         }
     }

@@ -31,7 +31,7 @@ use crate::dial::{Dial, Opened};
 use crate::enrol::{client_info, pins_of};
 use crate::error::ClientError;
 use crate::home::Home;
-use crate::profile::Profile;
+use crate::profile::{Profile, ProfileError};
 use crate::state::State;
 use follow::{Checked, Follows};
 use send::{Sending, Settled};
@@ -47,6 +47,9 @@ const WAITING: usize = 256;
 const LOOK: Duration = Duration::from_millis(100);
 /// A line that stood this long was a good one: the delay begins small again.
 const GOOD_LINE: Duration = Duration::from_secs(10);
+/// After a good line the first attempt is made at once, spread over this, so that a server which
+/// dropped everybody is not met by everybody in one instant.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// What a handle asks of the task.
 #[derive(Debug)]
@@ -82,6 +85,7 @@ enum Done {
     Settled(Result<Settled, ClientError>),
     Checked(Result<Checked, ClientError>),
     Learned(Result<Box<Profile>, ClientError>),
+    Noted(Result<(), ClientError>),
 }
 
 /// Why the task ends.
@@ -113,6 +117,11 @@ struct Driver {
     hurry: bool,
     /// Not before this, said the server.
     come_back: Option<Duration>,
+    /// An ack or an entry came on this line. Logging in alone is no progress: a server that drops
+    /// people right after it is left alone for longer and longer.
+    moved: bool,
+    /// There is a line.
+    connected: bool,
 }
 
 /// Starts the task.
@@ -149,6 +158,8 @@ pub(crate) fn start(
         look,
         hurry: false,
         come_back: None,
+        moved: false,
+        connected: false,
     };
     tokio::spawn(driver.run());
     Ok((commands, events))
@@ -201,6 +212,7 @@ impl Driver {
             .without_max_times();
         let mut delay = delays.build();
         loop {
+            let mut good = false;
             let error = match self.connect().await {
                 Ok(opened) => {
                     let began = Instant::now();
@@ -208,9 +220,7 @@ impl Driver {
                         Ok(stop) => return stop,
                         Err(error) => error,
                     };
-                    if began.elapsed() > GOOD_LINE {
-                        delay = delays.build();
-                    }
+                    good = std::mem::take(&mut self.moved) || began.elapsed() > GOOD_LINE;
                     error
                 }
                 Err(Stop::Failed(error)) => error,
@@ -219,7 +229,14 @@ impl Driver {
             if !error.is_passing() || !self.options.reconnect {
                 return Stop::Failed(error);
             }
-            let mut retry = delay.next().unwrap_or(self.options.longest_delay);
+            if good {
+                delay = delays.build();
+            }
+            let mut retry = if good && self.come_back.is_none() {
+                self.options.first_delay.min(AT_ONCE).mul_f64(chance())
+            } else {
+                delay.next().unwrap_or(self.options.longest_delay)
+            };
             if let ClientError::Busy { seconds } = error {
                 retry = retry.max(Duration::from_secs(u64::from(seconds)));
             }
@@ -250,7 +267,7 @@ impl Driver {
     /// Waits before the next attempt while the background goes on.
     async fn pause(&mut self, error: ClientError, retry: Duration) -> Option<Stop> {
         self.hurry = false;
-        self.queue.push_back(Event::Down { error, retry });
+        put(&mut self.queue, Event::Down { error, retry });
         let until = Instant::now() + retry;
         loop {
             tokio::select! {
@@ -270,6 +287,7 @@ impl Driver {
         let up = Up { info, binding, tls };
         self.queue.push_back(Event::Up(Box::new(up.clone())));
         let mut serving = Serving::new(up);
+        self.connected = true;
         self.sending.line_began(&serving.up.info);
         let end = loop {
             if let Err(error) = self.pump(&mut serving, &mut line) {
@@ -288,6 +306,7 @@ impl Driver {
                 Err(error) => break Err(error),
             }
         };
+        self.connected = false;
         self.line_ended(serving);
         // The last words take up to a second; nobody has to wait for them unless it is the end.
         match &end {
@@ -302,7 +321,7 @@ impl Driver {
     async fn background(&mut self) -> Option<Stop> {
         let events = self.events.clone();
         tokio::select! {
-            command = self.commands.recv(), if self.waiting.len() < WAITING => match command {
+            command = self.commands.recv() => match command {
                 Some(Command::Close(reply)) => return Some(Stop::Asked(Some(reply))),
                 Some(command) => self.take_command(command),
                 None => return Some(Stop::Asked(None)),
@@ -327,14 +346,15 @@ impl Driver {
         match command {
             Command::Follow { conversation, after } => self.follows.begin(conversation, after),
             Command::Unfollow { conversation } => {
-                if self.follows.end(conversation) {
-                    let op = Op::Unfollow(proto::Unfollow { conversation });
-                    self.waiting.push_back((op, Asker::Nobody));
-                }
+                self.follows.end(conversation);
             }
             Command::Written => self.sending.written(),
             Command::Hurry => self.hurry = true,
             Command::Facts(reply) => self.facts.push(reply),
+            Command::Request { reply, .. } if self.waiting.len() >= WAITING => {
+                let full = "too many questions wait for it".to_owned();
+                let _gone = reply.send(Err(ClientError::Lost(full)));
+            }
             Command::Request { op, reply } => {
                 self.waiting.push_back((*op, Asker::Caller(reply)));
             }
@@ -353,26 +373,50 @@ impl Driver {
                     self.queue.push_back(Event::Refused { message_id, why });
                 }
                 self.sending.settled(claimed, filled, changes);
+                // What came meanwhile, and without a line the claims, which others may want.
+                self.sending.settle(&self.jobs, self.connected);
             }
             Done::Checked(checked) => {
                 let events = self.follows.checked(checked?);
                 self.queue.extend(events);
             }
-            Done::Learned(learned) => match learned {
-                Ok(profile) => self.profile = *profile,
-                Err(error) => tracing::warn!(%error, "what READY said was not kept"),
-            },
+            Done::Learned(Ok(profile)) => {
+                let (address, timing) = (self.options.address.clone(), self.options.timing.clone());
+                self.dial = Dial::of(&profile, address, timing)?;
+                self.profile = *profile;
+            }
+            // Going on would send one account's messages as another.
+            Done::Learned(Err(error @ ClientError::Profile(ProfileError::Replaced { .. }))) => {
+                return Err(error);
+            }
+            Done::Learned(Err(error)) => {
+                tracing::warn!(%error, "what READY said was not kept");
+            }
+            Done::Noted(noted) => noted?,
         }
         Ok(())
+    }
+
+    /// Keeps that a conversation was left, so that an audit does not miss it.
+    fn note_left(&mut self, conversation: ConversationId) {
+        let receipts = self.follows.receipts();
+        self.jobs.push(Box::pin(async move {
+            let note = move || crate::record::note_left(&receipts, conversation);
+            Done::Noted(crate::client::blocking(note).await)
+        }));
     }
 
     /// Keeps what READY says about the next connection.
     fn learn(&mut self, info: &proto::ServerInfo) {
         let pins = pins_of(info);
         let (home, name) = (self.home.clone(), self.profile.name().clone());
+        let (key, user) = (*self.profile.server_key(), self.profile.user().clone());
         self.jobs.push(Box::pin(async move {
             let learned = crate::client::blocking(move || {
                 let mut profile = Profile::load(&home, &name)?;
+                if *profile.server_key() != key || *profile.user() != user {
+                    return Err(ProfileError::Replaced { name }.into());
+                }
                 if let Some(pins) = pins {
                     profile.learn_pins(&home, &pins)?;
                 }
@@ -382,6 +426,26 @@ impl Driver {
             Done::Learned(learned.await)
         }));
     }
+}
+
+/// Puts an event into the queue in place of an older one that it makes untrue. A consumer that is
+/// busy for long finds one of each, not a history.
+fn put(queue: &mut VecDeque<Event>, event: Event) {
+    let stale = |old: &Event| match (old, &event) {
+        (Event::Conversation(old), Event::Conversation(new)) => old.id == new.id,
+        (Event::Presence { user: old, .. }, Event::Presence { user: new, .. }) => old == new,
+        (Event::Down { .. }, Event::Down { .. }) => true,
+        _ => false,
+    };
+    queue.retain(|old| !stale(old));
+    queue.push_back(event);
+}
+
+/// Anything from 0 to 1.
+fn chance() -> f64 {
+    let mut byte = [0; 1];
+    OsEntropy.fill(&mut byte);
+    f64::from(u8::from_be_bytes(byte)) / f64::from(u8::MAX)
 }
 
 /// Tells whoever sent a command that nothing will come of it.

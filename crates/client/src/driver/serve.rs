@@ -8,7 +8,7 @@ use twinlock_core::proto::{self, answer::Result as Answered, item::What, request
 use twinlock_core::session::Event as LineEvent;
 use twinlock_link::line::Line;
 
-use super::{Asker, Driver};
+use super::{Asker, Driver, put};
 use crate::client::{Event, Facts, Up};
 use crate::dial::Stream;
 use crate::error::{ClientError, Refusal, closed};
@@ -143,19 +143,24 @@ impl Driver {
         match item.what {
             Some(What::Answer(answer)) => self.take_answer(serving, answer)?,
             Some(What::Entries(entries)) => {
+                self.moved = true;
                 self.follows.arrived(entries.conversation, entries.entries);
             }
             Some(What::Presence(proto::Presence { user, online })) => {
-                self.queue.push_back(Event::Presence { user, online });
+                put(&mut self.queue, Event::Presence { user, online });
             }
             Some(What::Conversation(conversation)) => {
                 if !conversation.joined {
                     self.follows.end(conversation.id);
+                    self.note_left(conversation.id);
                 }
-                self.queue.push_back(Event::Conversation(conversation));
+                put(&mut self.queue, Event::Conversation(conversation));
             }
             Some(What::GoingAway(away)) => {
                 self.come_back = Some(std::time::Duration::from_secs(u64::from(away.seconds)));
+            }
+            Some(What::Damaged(proto::Damaged { conversation, n })) => {
+                return Err(ClientError::Missing { conversation, n });
             }
             // Transfers have lines of their own.
             Some(What::FileAck(_) | What::FileAborted(_)) => {}
@@ -179,7 +184,10 @@ impl Driver {
             Some(Asker::Caller(reply)) => {
                 let _gone = reply.send(result.map_err(ClientError::Refused));
             }
-            Some(Asker::Append(message_id)) => self.sending.answered(message_id, result)?,
+            Some(Asker::Append(message_id)) => {
+                self.moved |= matches!(result, Ok(Answered::Ack(_)));
+                self.sending.answered(message_id, result)?;
+            }
             Some(Asker::Target(target)) => self.sending.found(target, result)?,
             Some(Asker::Follow(conversation)) => {
                 self.queue.extend(self.follows.answered(conversation, result)?);
@@ -200,5 +208,6 @@ impl Driver {
         }
         self.follows.line_ended();
         self.sending.line_ended();
+        self.sending.settle(&self.jobs, false);
     }
 }

@@ -1,6 +1,7 @@
 //! A real server in this process, and people who join it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use twinlock_client::enrol::{self, NewUser};
 use twinlock_client::home::Home;
 use twinlock_client::profile::Profile;
 use twinlock_client::state::State;
+use twinlock_core::Entropy as _;
 use twinlock_core::id::Name;
 use twinlock_core::invite::InviteLink;
 use twinlock_core::proto::Role;
@@ -31,7 +33,13 @@ impl World {
     pub async fn new(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("server");
-        let mut config = Config::new(data.clone(), "127.0.0.1:0".parse().unwrap());
+        // An address of its own: while the server is down, no other test's connection can take
+        // its port.
+        let mut own = [0; 3];
+        twinlock_link::OsEntropy.fill(&mut own);
+        let [a, b, c] = own;
+        let listen = (Ipv4Addr::new(127, a, b, c.clamp(1, 254)), 0).into();
+        let mut config = Config::new(data.clone(), listen);
         change(&mut config);
         let server = Server::start(config.clone()).await.unwrap();
         config.listen = server.local_addr();

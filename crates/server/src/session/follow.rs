@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use twinlock_core::id::ConversationId;
+use twinlock_core::proto::{self, item::What};
 use twinlock_core::session::Session;
 use twinlock_store::{Limit, StoreError};
 
@@ -111,7 +112,17 @@ impl Cursors {
                 Tail::UpToDate => Vec::new(),
                 Tail::Entries(entries) => entries,
                 Tail::Behind => {
-                    let page = shared.store.read(conversation, cursor.position, PAGE).await?;
+                    let page = match shared.store.read(conversation, cursor.position, PAGE).await {
+                        // Ends this follow and no other.
+                        Err(StoreError::Damaged(what)) => {
+                            tracing::error!(conversation, what, "the record is damaged");
+                            let n = cursor.position + 1;
+                            self.unfollow(conversation);
+                            let _ended = out.push(session, damaged(conversation, n));
+                            continue;
+                        }
+                        page => page?,
+                    };
                     let encode = |entry| Bytes::from(convert::entry(entry).encode_to_vec());
                     page.entries.iter().map(encode).collect()
                 }
@@ -127,6 +138,10 @@ impl Cursors {
         }
         Ok(())
     }
+}
+
+fn damaged(conversation: ConversationId, n: u64) -> What {
+    What::Damaged(proto::Damaged { conversation, n })
 }
 
 /// As many entries to a frame as fit.
@@ -152,8 +167,6 @@ fn send(conversation: ConversationId, entries: Vec<Bytes>, session: &mut Session
 
 #[cfg(test)]
 mod tests {
-    use twinlock_core::proto::{self, item::What};
-
     use super::*;
 
     #[test]

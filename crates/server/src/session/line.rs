@@ -33,6 +33,8 @@ use crate::convert;
 use crate::hub::{Entered, Mail};
 use crate::server::Shared;
 
+/// Bytes left to write at the end that are worth no place.
+const LITTLE: usize = 16 * 1024;
 /// Changes of presence sent at a time.
 const PRESENCE: usize = 500;
 /// Characters of a client's name for itself that go into the log.
@@ -159,10 +161,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     }
 
     async fn conclude(self: Box<Self>, end: End) {
-        // Appends under way are recorded whether somebody waits for them or not.
-        let Self { handle, line, .. } = *self;
+        // Appends that the recorder has are recorded whether somebody waits for them or not; one
+        // that still waits for its turn must not make others wait while this line ends.
+        let Self { handle, line, appends, .. } = *self;
         let sid = line.session().id();
-        drop(handle);
+        drop(appends);
+        // With much left to write its place is taken until that has gone: whoever ends lines in a
+        // flood has no more of them than whoever keeps them. Others can come again at once.
+        let handle = (line.backlog() > LITTLE).then_some(handle);
         match end {
             End::Close(code) => {
                 tracing::info!(%sid, %code, "closed");
@@ -179,10 +185,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 }
             }
         }
+        drop(handle);
     }
 
     /// Does what can be done, then waits for whatever comes first.
     async fn turn(&mut self) -> Result<(), End> {
+        // First: who was revoked gets nothing more done, however busy it keeps the line.
+        self.read_mail().await?;
         if self.can_work()? {
             self.work().await?;
         }
@@ -210,6 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             // before more is sent.
             tokio::select! {
                 biased;
+                Some(recorded) = self.appends.next() => return self.acknowledge(recorded),
                 wake = self.line.wait(None) => {
                     wake?;
                     return self.open_frames();
@@ -217,14 +227,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 () = ready(()) => {}
             }
         }
+        let line = &mut self.line;
+        let wake = async move {
+            // While the next request waits for the recorder, what is sealed leaves all the same.
+            if listen { line.wait(room).await } else { Err(line.hold().await) }
+        };
         tokio::select! {
-            wake = self.line.wait(room), if listen => {
+            wake = wake, if !busy => {
                 if wake? == Wake::Frame {
                     self.open_frames()?;
                 }
             }
             Some(recorded) = self.appends.next() => self.acknowledge(recorded)?,
-            () = self.handle.woken() => self.read_mail().await?,
+            // Read at the next turn.
+            () = self.handle.woken() => {}
             () = ready(()), if busy => {}
         }
         Ok(())
