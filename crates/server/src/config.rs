@@ -91,6 +91,19 @@ pub struct Limits {
     pub invite: Duration,
     /// The longest an invite may be good. Default 30 days.
     pub longest_invite: Duration,
+    /// The largest file, bytes. Default 16 GiB. A larger one costs disk, and a longer look at what
+    /// is there when a broken transfer of it goes on after a restart: a second for 2 GiB or so.
+    pub file: u64,
+    /// All files of one user that are not erased, and those it is uploading, bytes. Content that
+    /// several entries share counts for each. Default 64 GiB; costs disk.
+    pub files_per_user: u64,
+    /// Bytes of the disk that files leave free, so that the record can still be written when they
+    /// have filled the rest. Default (`None`): 1 GiB or 5 % of the disk, whichever is less. Less
+    /// than some hundred MiB puts messages at risk, more only takes room from files.
+    pub disk_reserve: Option<u64>,
+    /// How long an upload that was broken off can be gone on with. Default 24 h. Longer costs the
+    /// disk of what nobody comes back for.
+    pub partial_files: Duration,
 }
 
 impl Default for Limits {
@@ -108,6 +121,10 @@ impl Default for Limits {
             fresh_password: Duration::from_secs(5 * 60),
             invite: Duration::from_secs(48 * 60 * 60),
             longest_invite: Duration::from_secs(30 * 24 * 60 * 60),
+            file: 16 << 30,
+            files_per_user: 64 << 30,
+            disk_reserve: None,
+            partial_files: Duration::from_secs(24 * 60 * 60),
         }
     }
 }

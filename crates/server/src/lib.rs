@@ -11,6 +11,7 @@
 
 mod config;
 mod convert;
+mod files;
 mod hub;
 pub mod identity;
 mod limits;

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::id::{ServerKey, TlsPin};
+use twinlock_core::id::{ConversationId, ServerKey, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::session::BindingPolicy;
@@ -25,6 +25,7 @@ use twinlock_store::{OpenError, Person, Published, Role, SqliteStore, Store, Sto
 
 use crate::config::Config;
 use crate::convert::copy;
+use crate::files::{Files, LocalDisk};
 use crate::hub::Hub;
 use crate::identity::{Identity, IdentityError, Options as IdentityOptions};
 use crate::limits::gate::Gate;
@@ -41,6 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) files: Arc<Files>,
     pub(crate) setup: ServerSetup,
     pub(crate) tls: ServerTls,
     pub(crate) hub: Arc<Hub>,
@@ -173,7 +175,10 @@ impl Server {
             None => public_address(address),
         };
         let limits = &config.limits;
+        let disk = LocalDisk::open(data.join("files"), limits.disk_reserve)?;
+        let files = Files::new(Box::new(disk), store.clone(), limits);
         let shared = Arc::new(Shared {
+            files: Arc::new(files),
             tls: ServerTls::new(identity.certificate())?,
             gate: Gate::new(limits.unauthenticated, limits.unauthenticated_per_address),
             guesses: Guesses::new(limits.logins_per_minute),
@@ -192,6 +197,8 @@ impl Server {
         let mut upkeep = JoinSet::new();
         upkeep.spawn(publish(shared.clone(), shared.store.watch()));
         upkeep.spawn(renew(shared.clone(), identity.clone()));
+        let files = shared.files.clone();
+        upkeep.spawn(async move { files.upkeep().await });
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(shared.clone(), listener));
         tracing::info!(%address, key = %shared.setup.server_key(), "listening");
@@ -232,6 +239,15 @@ impl Server {
     #[must_use]
     pub fn lines(&self) -> usize {
         self.shared.hub.count()
+    }
+
+    /// Erases an entry: its salt and body, and of a file the content, unless another entry refers
+    /// to it. `false`: there is no such entry, or it is erased already.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn erase(&self, conversation: ConversationId, n: u64) -> Result<bool, StoreError> {
+        self.shared.files.erase(conversation, n).await
     }
 
     /// Reads the certificate anew (SIGHUP). Live lines stay. Blocks on two small files.

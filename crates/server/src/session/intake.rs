@@ -2,15 +2,15 @@
 //!
 //! They are kept as they came and decoded a frame at a time: a request of two bytes takes a hundred
 //! once decoded. A line reads nothing more while any are left, so what waits here is bounded by one
-//! read.
+//! read. Acknowledgements of files wait for nothing but the frames before theirs.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use prost::Message as _;
-use twinlock_core::proto::{Request, ToServer};
+use twinlock_core::proto::{FileAck, Request, ToServer};
 
-/// Most requests of one frame. An append is 30 bytes at least, so a frame of appends has fewer.
+/// Most requests of one frame, and most acknowledgements. An append is 30 bytes at least, so a frame of appends has fewer.
 const MOST: usize = 2048;
 
 /// A frame that holds no requests, or too many.
@@ -21,6 +21,7 @@ pub(crate) struct Malformed;
 pub(crate) struct Intake {
     bodies: VecDeque<Bytes>,
     decoded: VecDeque<Request>,
+    acks: Vec<FileAck>,
 }
 
 impl Intake {
@@ -39,17 +40,24 @@ impl Intake {
         while self.decoded.is_empty()
             && let Some(body) = self.bodies.pop_front()
         {
-            let requests = ToServer::decode(body).map_err(|_| Malformed)?.requests;
-            if requests.len() > MOST {
+            let ToServer { requests, mut file_acks } =
+                ToServer::decode(body).map_err(|_| Malformed)?;
+            if requests.len() > MOST || file_acks.len() > MOST {
                 return Err(Malformed);
             }
             self.decoded = requests.into();
+            self.acks.append(&mut file_acks);
         }
         if self.bodies.is_empty() {
             // An idle line keeps no buffer.
             self.bodies = VecDeque::new();
         }
         Ok(self.decoded.front())
+    }
+
+    /// Takes the acknowledgements of the frames that [`Intake::peek`] has come to.
+    pub(crate) fn take_acks(&mut self) -> Vec<FileAck> {
+        std::mem::take(&mut self.acks)
     }
 
     /// Takes what [`Intake::peek`] showed.
@@ -87,8 +95,22 @@ mod tests {
     }
 
     #[test]
+    fn acknowledgements_come_out_without_a_request() {
+        let ack = |offset| FileAck { transfer: 2, offset };
+        let mut intake = Intake::default();
+        for offset in [7, 9] {
+            let acks = ToServer { file_acks: vec![ack(offset)], ..Default::default() };
+            intake.push(&acks.encode_to_vec());
+        }
+        assert_eq!(intake.peek(), Ok(None));
+        assert_eq!(intake.take_acks(), [ack(7), ack(9)]);
+        assert_eq!(intake.take_acks(), []);
+    }
+
+    #[test]
     fn what_is_no_list_of_requests_or_a_very_long_one_is_refused() {
-        for bad in [vec![0x0a, 0xff], body(0..2049), vec![0xff; 10]] {
+        let acks = ToServer { file_acks: vec![FileAck::default(); 2049], ..Default::default() };
+        for bad in [vec![0x0a, 0xff], body(0..2049), acks.encode_to_vec(), vec![0xff; 10]] {
             let mut intake = Intake::default();
             intake.push(&bad);
             assert_eq!(intake.peek(), Err(Malformed));

@@ -3,11 +3,14 @@
 //! Nothing here is without a bound. While requests wait, nothing more is read; while more than
 //! [`HIGH_WATER`] bytes wait to be written, no request is done; while the recorder has as many
 //! appends as a line may have, no further one is handed over. What others have to tell a line waits
-//! as a mark in its mail, and is sent only while less than [`ROOM`] waits to be written.
+//! as a mark in its mail, and is sent only while less than [`ROOM`] waits to be written; the bytes of
+//! files come after all of it, under the same condition.
 
 use std::collections::BTreeSet;
-use std::future::ready;
+use std::future::{Future as _, poll_fn, ready};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,6 +32,7 @@ use super::out::Out;
 use super::refusal::{Refused, refuse, storage};
 use super::register::{Registrar, Registrations};
 use super::requests::{self, Asker, done};
+use super::transfers::{Done, Transfers, Violation};
 use crate::convert;
 use crate::hub::{Entered, Mail};
 use crate::server::Shared;
@@ -72,6 +76,12 @@ impl From<Malformed> for End {
     }
 }
 
+impl From<Violation> for End {
+    fn from(_: Violation) -> Self {
+        Self::Close(CloseCode::Protocol)
+    }
+}
+
 /// What was to be sent does not fit a frame, which no answer may come to; or the session has ended,
 /// which is seen before.
 impl From<SendError> for End {
@@ -100,6 +110,8 @@ pub(crate) struct Serving<S> {
     /// Conversations to be told of.
     changed: BTreeSet<ConversationId>,
     presence: Presence,
+    /// From the first file on.
+    files: Option<Box<Transfers>>,
     out: Out,
 }
 
@@ -146,6 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             cursors: Cursors::default(),
             changed: BTreeSet::new(),
             presence: Presence::Unwatched,
+            files: None,
             out: Out::default(),
         }))
     }
@@ -163,28 +176,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     async fn conclude(self: Box<Self>, end: End) {
         // Appends that the recorder has are recorded whether somebody waits for them or not; one
         // that still waits for its turn must not make others wait while this line ends.
-        let Self { handle, line, appends, .. } = *self;
-        let sid = line.session().id();
+        let Self { handle, line, appends, files, .. } = *self;
         drop(appends);
         // With much left to write its place is taken until that has gone: whoever ends lines in a
         // flood has no more of them than whoever keeps them. Others can come again at once.
         let handle = (line.backlog() > LITTLE).then_some(handle);
-        match end {
-            End::Close(code) => {
-                tracing::info!(%sid, %code, "closed");
-                line.close(code).await;
+        let rest = async {
+            if let Some(files) = files {
+                files.conclude().await;
             }
-            End::Bye(code) => {
-                tracing::info!(%sid, %code, "ended by the client");
-                line.finish().await;
-            }
-            End::Line(error) => {
-                tracing::info!(%sid, %error, "ended");
-                if !matches!(error, LineError::Cut(_)) {
-                    line.finish().await;
-                }
-            }
-        }
+        };
+        tokio::join!(say_bye(line, end), rest);
         drop(handle);
     }
 
@@ -202,6 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             // What is sealed is counted exactly: from here on, who has no room is stuffed.
             busy = self.can_work()?;
         }
+        self.send_files(busy)?;
         let waiting = !self.intake.is_empty();
         let stuffed = self.line.backlog() > HIGH_WATER;
         // Requests that wait leave no reason to read more; a line that is stuffed reads nothing,
@@ -209,17 +212,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let listen = !busy && (!waiting || stuffed);
         let room = if waiting {
             Some(HIGH_WATER)
-        } else if self.has_news() {
+        } else if self.has_news() || self.has_bytes() {
             Some(ROOM - 1)
         } else {
             None
         };
-        if listen && !waiting && self.has_news() {
+        let held = self.is_held();
+        if listen && !waiting && !held && (self.has_news() || self.has_bytes()) {
             // There is always room while the reader is quick: what it asks meanwhile is looked for
             // before more is sent.
             tokio::select! {
                 biased;
                 Some(recorded) = self.appends.next() => return self.acknowledge(recorded),
+                Some(done) = next_done(&mut self.files) => return self.settle(done),
                 wake = self.line.wait(None) => {
                     wake?;
                     return self.open_frames();
@@ -229,8 +234,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         }
         let line = &mut self.line;
         let wake = async move {
-            // While the next request waits for the recorder, what is sealed leaves all the same.
-            if listen { line.wait(room).await } else { Err(line.hold().await) }
+            // While the next request waits for the recorder, or a file for the disk, what is sealed
+            // leaves all the same.
+            match (listen, held) {
+                (true, false) => line.wait(room).await,
+                (true, true) => hold_for(line, room).await,
+                (false, _) => Err(line.hold().await),
+            }
         };
         tokio::select! {
             wake = wake, if !busy => {
@@ -239,6 +249,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 }
             }
             Some(recorded) = self.appends.next() => self.acknowledge(recorded)?,
+            Some(done) = next_done(&mut self.files) => self.settle(done)?,
             // Read at the next turn.
             () = self.handle.woken() => {}
             () = ready(()), if busy => {}
@@ -248,9 +259,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     // ---- in
 
-    /// Opens every frame that is whole. One that cannot be ends the line where it is opened.
+    /// Opens every frame that is whole, until a file has to wait for the disk. One that cannot be
+    /// ends the line where it is opened.
     fn open_frames(&mut self) -> Result<(), End> {
-        while !matches!(self.line.has_frame(), Ok(false)) {
+        while !self.is_held() && !matches!(self.line.has_frame(), Ok(false)) {
             let sid = self.line.session().id();
             match self.line.open_frame()? {
                 Event::App(body) => self.intake.push(body),
@@ -267,8 +279,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                     ready.map_err(End::Close)?;
                 }
                 Event::Closed(code) => return Err(End::Bye(code)),
-                // Files come with their own requests; before those exist nothing was offered.
-                Event::Bulk { .. } => return Err(End::Close(CloseCode::Protocol)),
+                Event::Bulk { transfer, offset, data } => match &mut self.files {
+                    Some(files) => files.take(transfer, offset, data)?,
+                    None => return Err(Violation.into()),
+                },
                 Event::Rekeyed(epoch) => tracing::debug!(%sid, epoch, "rekeyed"),
                 Event::Nothing => {}
             }
@@ -326,6 +340,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let result = match op {
             None => refuse(Why::Unsupported),
             Some(_) if id == 0 => refuse(Why::Malformed),
+            Some(op @ (Op::PutFile(_) | Op::EndFile(_) | Op::GetFile(_) | Op::AbortFile(_)))
+                if let Rights::Device(person, device) = &self.rights =>
+            {
+                let files = files(&mut self.files, &self.shared);
+                match files.request(&person.user, device, id, op) {
+                    Some(result) => result,
+                    // Answered when the disk has done its part; what comes behind goes on.
+                    None => return Ok(()),
+                }
+            }
             // Boxed, so that an idle line has no room for the largest of them.
             Some(op) => Box::pin(self.dispatch(op)).await,
         };
@@ -458,6 +482,51 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         Ok(())
     }
 
+    // ---- files
+
+    /// An upload waits for the disk: no more is read.
+    fn is_held(&self) -> bool {
+        self.files.as_ref().is_some_and(|files| files.are_stuffed())
+    }
+
+    /// There is a file to send on, for which there was no room.
+    fn has_bytes(&self) -> bool {
+        self.files.as_ref().is_some_and(|files| files.want_room())
+    }
+
+    /// Hears what the client has taken, and sends on, after everything else that is to be sent.
+    fn send_files(&mut self, busy: bool) -> Result<(), End> {
+        let acks = self.intake.take_acks();
+        match &mut self.files {
+            None if acks.is_empty() => {}
+            None => return Err(Violation.into()),
+            Some(files) => {
+                for ack in &acks {
+                    files.acknowledge(ack)?;
+                }
+                if !busy && !self.has_news() {
+                    self.send_bytes()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn send_bytes(&mut self) -> Result<(), End> {
+        self.out.flush(self.line.session_mut())?;
+        match &mut self.files {
+            Some(files) => Ok(files.send(self.line.session_mut(), ROOM)?),
+            None => Ok(()),
+        }
+    }
+
+    fn settle(&mut self, done: Done) -> Result<(), End> {
+        match &mut self.files {
+            Some(files) => Ok(files.settle(done, self.line.session_mut(), &mut self.out)?),
+            None => Ok(()),
+        }
+    }
+
     // ---- news
 
     async fn read_mail(&mut self) -> Result<(), End> {
@@ -535,6 +604,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             while let Some(recorded) = self.appends.next().await {
                 self.acknowledge(recorded)?;
             }
+            while self.files.as_ref().is_some_and(|files| files.are_ending())
+                && let Some(done) = next_done(&mut self.files).await
+            {
+                self.settle(done)?;
+            }
             let session = self.line.session_mut();
             if session.is_open() {
                 if code == CloseCode::Shutdown {
@@ -548,6 +622,57 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             Ok(End::Close(code))
         };
         said.await.unwrap_or_else(|end: End| end)
+    }
+}
+
+/// The last words of a line.
+async fn say_bye<S: AsyncRead + AsyncWrite + Unpin>(line: Line<S>, end: End) {
+    let sid = line.session().id();
+    match end {
+        End::Close(code) => {
+            tracing::info!(%sid, %code, "closed");
+            line.close(code).await;
+        }
+        End::Bye(code) => {
+            tracing::info!(%sid, %code, "ended by the client");
+            line.finish().await;
+        }
+        End::Line(error) => {
+            tracing::info!(%sid, %error, "ended");
+            if !matches!(error, LineError::Cut(_)) {
+                line.finish().await;
+            }
+        }
+    }
+}
+
+/// Reads nothing, until there is room. Cancel-safe.
+async fn hold_for<S: AsyncRead + AsyncWrite + Unpin>(
+    line: &mut Line<S>,
+    room: Option<usize>,
+) -> Result<Wake, LineError> {
+    poll_fn(|cx| {
+        let held = pin!(line.hold()).poll(cx);
+        match held {
+            Poll::Ready(error) => Poll::Ready(Err(error)),
+            Poll::Pending if room.is_some_and(|room| line.backlog() <= room) => {
+                Poll::Ready(Ok(Wake::Room))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+fn files<'f>(files: &'f mut Option<Box<Transfers>>, shared: &Shared) -> &'f mut Transfers {
+    files.get_or_insert_with(|| Box::new(Transfers::new(shared.files.clone())))
+}
+
+/// What the next job of the line's files has come to. Cancel-safe.
+async fn next_done(files: &mut Option<Box<Transfers>>) -> Option<Done> {
+    match files {
+        Some(files) => files.next().await,
+        None => None,
     }
 }
 

@@ -9,6 +9,7 @@ mod out;
 mod refusal;
 mod register;
 mod requests;
+mod transfers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

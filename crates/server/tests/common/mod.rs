@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+pub mod files;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -283,6 +285,8 @@ pub struct Client {
     key: ServerKey,
     next: u64,
     items: VecDeque<What>,
+    /// Bytes of files that have come: transfer, offset, data.
+    pub bulk: VecDeque<(u32, u64, Vec<u8>)>,
     closed: Option<CloseCode>,
 }
 
@@ -316,6 +320,7 @@ impl Client {
             binding: Binding::Unknown,
             next: 1,
             items: VecDeque::new(),
+            bulk: VecDeque::new(),
             closed: None,
         };
         while !client.line.session().is_open() {
@@ -328,7 +333,7 @@ impl Client {
     }
 
     /// Takes one frame.
-    async fn pump(&mut self) -> Result<(), LineError> {
+    pub async fn pump(&mut self) -> Result<(), LineError> {
         self.line.wait(None).await?;
         match self.line.open_frame()? {
             Event::App(body) => {
@@ -340,7 +345,9 @@ impl Client {
                 self.binding = binding;
             }
             Event::Closed(code) => self.closed = Some(code),
-            Event::Bulk { .. } => panic!("nothing was fetched"),
+            Event::Bulk { transfer, offset, data } => {
+                self.bulk.push_back((transfer, offset, data.to_vec()));
+            }
             Event::Nothing | Event::Rekeyed(_) => {}
         }
         Ok(())

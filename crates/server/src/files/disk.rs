@@ -1,0 +1,307 @@
+//! Files on the local disk.
+//!
+//! `DIR/files/<2 hex>/<hash>` is content, `DIR/files/partial/<user>/<key>` an upload under way.
+//! Files have mode 0600 in directories of 0700. Content gets its name as a second link to a file
+//! that is synced, and the directory is synced after it; so what has a name is whole, and the same
+//! content is there once.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self as stdio, ErrorKind};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use data_encoding::HEXLOWER;
+use rustix::fs::OFlags;
+use twinlock_core::id::Name;
+use twinlock_store::FileRef;
+
+use super::partial::{self, READ, Table};
+use super::{Blob, Blobs, FilesError, Hash, Partial, Upload, UploadId};
+use crate::private;
+
+/// What is kept free for the record where nobody says how much: the smaller of these, bytes and
+/// parts of the disk.
+const RESERVE: u64 = 1 << 30;
+const RESERVE_PART: u64 = 20;
+
+/// A directory of files, as its users share it.
+pub(crate) struct LocalDisk(Arc<Disk>);
+
+/// A directory of files.
+pub(super) struct Disk {
+    dir: PathBuf,
+    reserve: Option<u64>,
+    pub(super) table: Mutex<Table>,
+}
+
+impl LocalDisk {
+    /// Files below `dir`, made where it is missing. `reserve`: bytes of the disk that are kept
+    /// free; `None`: the smaller of 1 GiB and 5 %.
+    pub(crate) fn open(dir: PathBuf, reserve: Option<u64>) -> Result<Self, private::Failed> {
+        private::make_directory(&dir.join(PARTIAL))?;
+        Ok(Self(Arc::new(Disk { dir, reserve, table: Mutex::default() })))
+    }
+}
+
+impl Disk {
+    pub(super) fn partial(&self, user: &Name, key: &Hash) -> PathBuf {
+        self.user(user).join(HEXLOWER.encode(key))
+    }
+
+    /// The letters of names are harmless in a path, and none begins with a dot.
+    fn user(&self, user: &Name) -> PathBuf {
+        self.dir.join(PARTIAL).join(user.as_str())
+    }
+
+    pub(super) fn make_user(&self, user: &Name) -> Result<(), FilesError> {
+        Ok(private::make_directory(&self.user(user))?)
+    }
+
+    fn content(&self, hash: &Hash) -> PathBuf {
+        let name = HEXLOWER.encode(hash);
+        self.dir.join(name.get(..2).unwrap_or_default()).join(&name)
+    }
+
+    /// Bytes that may still be written. Quick enough to ask before each write.
+    pub(super) fn room(&self) -> Result<u64, FilesError> {
+        let disk = rustix::fs::statvfs(&self.dir).map_err(|e| io("read", &self.dir)(e.into()))?;
+        let all = disk.f_blocks.saturating_mul(disk.f_frsize);
+        let reserve = self.reserve.unwrap_or_else(|| RESERVE.min(all / RESERVE_PART));
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(reserve))
+    }
+
+    /// Gives a synced file the name of its content. One that is there already is replaced: the new
+    /// one's hash has just been compared, the old one may have been damaged since.
+    pub(super) fn place(&self, partial: &Path, hash: &Hash) -> Result<(), FilesError> {
+        let path = self.content(hash);
+        let dir = path.parent().unwrap_or(&self.dir);
+        private::make_directory(dir)?;
+        match fs::hard_link(partial, &path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let mut second = partial.as_os_str().to_owned();
+                second.push(".second");
+                let second = PathBuf::from(second);
+                remove(&second)?;
+                fs::hard_link(partial, &second).map_err(io("write", &second))?;
+                fs::rename(&second, &path).map_err(io("write", &path))?;
+                // Where both are one file already, that did nothing.
+                remove(&second)?;
+            }
+            // A file system without links: a crash before the entry costs the upload.
+            Err(_) => fs::rename(partial, &path).map_err(io("write", &path))?,
+        }
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("write", dir))
+    }
+
+    fn partials(&self, user: &Name) -> Result<Vec<Partial>, FilesError> {
+        let mut all = Vec::new();
+        for (path, meta) in entries(&self.user(user))? {
+            let Some(key) = hash_of(&path) else { continue };
+            let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let open = lock(&self.table).is_open(&key);
+            all.push(Partial { key, bytes: meta.len(), modified, open });
+        }
+        Ok(all)
+    }
+
+    /// `begin` enters the table before it opens the file, so nothing goes that is wanted.
+    fn discard(&self, path: &Path, key: &Hash) -> Result<bool, FilesError> {
+        let mut table = lock(&self.table);
+        if !table.forget(key) {
+            return Ok(false);
+        }
+        remove(path)?;
+        Ok(true)
+    }
+
+    fn expire(&self, age: Duration) -> Result<usize, FilesError> {
+        let now = SystemTime::now();
+        let mut gone = 0;
+        for (user, _) in entries(&self.dir.join(PARTIAL))? {
+            for (path, meta) in entries(&user)? {
+                let old = meta.modified().map(|at| now.duration_since(at).unwrap_or_default());
+                if !old.is_ok_and(|old| old >= age) {
+                    continue;
+                }
+                match hash_of(&path) {
+                    Some(key) => gone += usize::from(self.discard(&path, &key)?),
+                    // A crash between two steps of `place`.
+                    None => remove(&path)?,
+                }
+            }
+        }
+        Ok(gone)
+    }
+}
+
+/// The folder of uploads under way. Those of content have two letters.
+const PARTIAL: &str = "partial";
+
+#[async_trait]
+impl Blobs for LocalDisk {
+    async fn begin(&self, id: &UploadId) -> Result<Box<dyn Upload>, FilesError> {
+        let (disk, id) = (self.0.clone(), id.clone());
+        blocking(move || partial::begin(disk, id)).await
+    }
+
+    async fn partials(&self, user: &Name) -> Result<Vec<Partial>, FilesError> {
+        let (disk, user) = (self.0.clone(), user.clone());
+        blocking(move || disk.partials(&user)).await
+    }
+
+    async fn discard(&self, user: &Name, partial: &Partial) -> Result<(), FilesError> {
+        let (disk, path, key) = (self.0.clone(), self.0.partial(user, &partial.key), partial.key);
+        blocking(move || disk.discard(&path, &key).map(|_| ())).await
+    }
+
+    async fn expire(&self, age: Duration) -> Result<usize, FilesError> {
+        let disk = self.0.clone();
+        blocking(move || disk.expire(age)).await
+    }
+
+    async fn open(&self, file: &FileRef) -> Result<Box<dyn Blob>, FilesError> {
+        let (path, size) = (self.0.content(&file.hash), file.size);
+        blocking(move || {
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+            let damaged = |what| FilesError::Damaged(format!("{}: {what}", path.display()));
+            let file = options.open(&path).map_err(|error| match error.kind() {
+                ErrorKind::NotFound => damaged("it is missing".to_owned()),
+                _ => io("read", &path)(error),
+            })?;
+            let found = file.metadata().map_err(io("read", &path))?.len();
+            if found != size {
+                return Err(damaged(format!("it has {found} bytes of {size}")));
+            }
+            Ok(Box::new(Content { file: Arc::new(file), path }) as Box<dyn Blob>)
+        })
+        .await
+    }
+
+    async fn remove(&self, hash: &Hash) -> Result<(), FilesError> {
+        let path = self.0.content(hash);
+        blocking(move || remove(&path)).await
+    }
+
+    async fn hashes(&self, first: u8) -> Result<Vec<Hash>, FilesError> {
+        let dir = self.0.dir.join(HEXLOWER.encode(&[first]));
+        let paths = blocking(move || entries(&dir)).await?;
+        Ok(paths.iter().filter_map(|(path, _)| hash_of(path)).collect())
+    }
+
+    async fn room(&self) -> Result<u64, FilesError> {
+        let disk = self.0.clone();
+        blocking(move || disk.room()).await
+    }
+}
+
+/// Content that is read.
+struct Content {
+    file: Arc<File>,
+    path: PathBuf,
+}
+
+impl Content {
+    async fn with_file<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&File) -> stdio::Result<T> + Send + 'static,
+    ) -> Result<T, FilesError> {
+        let (file, path) = (self.file.clone(), self.path.clone());
+        blocking(move || {
+            work(&file).map_err(|error| FilesError::Damaged(format!("{}: {error}", path.display())))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Blob for Content {
+    async fn prefix_hash(&self, length: u64) -> Result<Hash, FilesError> {
+        self.with_file(move |file| {
+            let mut hasher = blake3::Hasher::new();
+            let mut buffer = vec![0; READ];
+            let mut at = 0;
+            while at < length {
+                let some = usize::try_from(length - at).unwrap_or(READ).min(READ);
+                let some = buffer.get_mut(..some).unwrap_or_default();
+                file.read_exact_at(some, at)?;
+                hasher.update(some);
+                at += some.len() as u64;
+            }
+            Ok(*hasher.finalize().as_bytes())
+        })
+        .await
+    }
+
+    async fn read(
+        &self,
+        offset: u64,
+        length: usize,
+        mut buffer: Vec<u8>,
+    ) -> Result<Vec<u8>, FilesError> {
+        self.with_file(move |file| {
+            buffer.resize(length, 0);
+            file.read_exact_at(&mut buffer, offset)?;
+            Ok(buffer)
+        })
+        .await
+    }
+}
+
+/// What is in a directory; nothing where there is none.
+fn entries(dir: &Path) -> Result<Vec<(PathBuf, fs::Metadata)>, FilesError> {
+    let mut all = Vec::new();
+    let list = match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(all),
+        list => list.map_err(io("read", dir))?,
+    };
+    for entry in list {
+        let entry = entry.map_err(io("read", dir))?;
+        match entry.metadata() {
+            Ok(meta) => all.push((entry.path(), meta)),
+            // It went in the moment between.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(io("read", &entry.path())(error)),
+        }
+    }
+    Ok(all)
+}
+
+fn hash_of(path: &Path) -> Option<Hash> {
+    HEXLOWER.decode(path.file_name()?.to_str()?.as_bytes()).ok()?.try_into().ok()
+}
+
+fn remove(path: &Path) -> Result<(), FilesError> {
+    Ok(private::remove(path)?)
+}
+
+/// Runs what may wait for the disk where that stops nobody else. It goes on if the caller goes.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
+) -> Result<T, FilesError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(io("use", Path::new("a thread"))(stdio::Error::other(error))))
+}
+
+pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(stdio::Error) -> FilesError {
+    move |error| match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            FilesError::Full
+        }
+        _ => FilesError::Io { doing, path: path.to_owned(), error },
+    }
+}
+
+impl From<private::Failed> for FilesError {
+    fn from(private::Failed { doing, path, error }: private::Failed) -> Self {
+        io(doing, &path)(error)
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,276 @@
+//! Who may keep how much, and that content lives as long as entries refer to it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::RwLock;
+use twinlock_core::id::{ConversationId, MessageId, Name};
+use twinlock_core::proto::Why;
+use twinlock_store::{Appended, Erased, FileRef, NewEntry, Receipt, Store, StoreError};
+
+use super::{Blob, Blobs, FilesError, Hash, Upload, UploadId};
+use crate::config::Limits;
+
+/// Uploads of one user that are not whole. The oldest go when there are more.
+const PARTIALS: usize = 256;
+/// How often uploads that nobody goes on with are looked for.
+const SWEEP: Duration = Duration::from_secs(60 * 60);
+
+/// All files of a server.
+pub(crate) struct Files {
+    blobs: Box<dyn Blobs>,
+    store: Arc<dyn Store>,
+    largest: u64,
+    per_user: u64,
+    kept: Duration,
+    claims: Arc<Mutex<Claims>>,
+    /// Shared from the placing of content to the recording of its entry; alone for looking whether
+    /// an entry refers to it and removing it.
+    placing: RwLock<()>,
+}
+
+/// What uploads that are open will take.
+#[derive(Default)]
+struct Claims {
+    next: u64,
+    by_number: HashMap<u64, (UploadId, Arc<AtomicU64>)>,
+}
+
+/// An upload's claim to room and quota, until it is dropped.
+pub(crate) struct Claim {
+    claims: Arc<Mutex<Claims>>,
+    number: u64,
+    written: Arc<AtomicU64>,
+}
+
+impl Claim {
+    /// So much of it has taken its room by now.
+    pub(crate) fn set_written(&self, bytes: u64) {
+        self.written.store(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.by_number.remove(&self.number);
+    }
+}
+
+/// An upload that may go on.
+pub(crate) struct Offer {
+    pub(crate) upload: Box<dyn Upload>,
+    pub(crate) claim: Claim,
+}
+
+/// Why an offer is refused, or an upload not recorded.
+#[derive(Debug)]
+pub(crate) enum Denied {
+    /// In the words of the wire.
+    Because(Why),
+    /// The disk or the record.
+    Failed(FilesError),
+}
+
+impl<E: Into<FilesError>> From<E> for Denied {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Files {
+    pub(crate) fn new(blobs: Box<dyn Blobs>, store: Arc<dyn Store>, limits: &Limits) -> Self {
+        Self {
+            blobs,
+            store,
+            largest: limits.file,
+            per_user: limits.files_per_user,
+            kept: limits.partial_files,
+            claims: Arc::default(),
+            placing: RwLock::new(()),
+        }
+    }
+
+    /// Where this message of the user's stands in the record, if it is there.
+    pub(crate) async fn recorded(
+        &self,
+        user: &Name,
+        message_id: &MessageId,
+    ) -> Result<Option<Receipt>, Denied> {
+        Ok(self.store.receipt(user, message_id).await?)
+    }
+
+    /// Whether this user may put a file there.
+    pub(crate) async fn is_member(
+        &self,
+        user: &Name,
+        conversation: ConversationId,
+    ) -> Result<bool, Denied> {
+        Ok(self.store.conversation(user, conversation).await?.is_some())
+    }
+
+    /// Judges an offer and opens its upload.
+    pub(crate) async fn offer(&self, id: &UploadId) -> Result<Offer, Denied> {
+        if id.size > self.largest {
+            return Err(Denied::Because(Why::TooLarge));
+        }
+        // Claimed before what is recorded is looked up: of two offers at once that fit only one at
+        // a time, none gets too much.
+        let (claim, others) = self.claim(id);
+        let stored = self.store.stored(&id.user).await?;
+        let left = self.per_user.saturating_sub(stored).saturating_sub(others.of_user);
+        if id.size > left {
+            return Err(Denied::Because(Why::Quota));
+        }
+        let had = self.make_way(id, left - id.size).await?;
+        claim.set_written(had);
+        let room = self.blobs.room().await?.saturating_sub(others.to_come);
+        if id.size.saturating_sub(had) > room {
+            return Err(FilesError::Full.into());
+        }
+        Ok(Offer { upload: self.blobs.begin(id).await?, claim })
+    }
+
+    fn claim(&self, id: &UploadId) -> (Claim, Others) {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = Others { of_user: 0, to_come: 0 };
+        for (other, written) in claims.by_number.values().filter(|(other, _)| other != id) {
+            let to_come = other.size.saturating_sub(written.load(Ordering::Relaxed));
+            others.to_come = others.to_come.saturating_add(to_come);
+            if other.user == id.user {
+                others.of_user = others.of_user.saturating_add(other.size);
+            }
+        }
+        let (number, written) = (claims.next, Arc::new(AtomicU64::new(0)));
+        claims.next += 1;
+        claims.by_number.insert(number, (id.clone(), written.clone()));
+        (Claim { claims: self.claims.clone(), number, written }, others)
+    }
+
+    /// Throws away uploads of this user that nobody has open, the oldest first, until the rest is
+    /// no more than `left` bytes. Returns what there is of this one.
+    async fn make_way(&self, id: &UploadId, left: u64) -> Result<u64, FilesError> {
+        let mut partials = self.blobs.partials(&id.user).await?;
+        let had = partials.iter().find(|p| p.is_of(id)).map_or(0, |p| p.bytes);
+        // Those that are open have claims.
+        partials.retain(|partial| !partial.open && !partial.is_of(id));
+        partials.sort_by_key(|partial| partial.modified);
+        let mut bytes: u64 = partials.iter().map(|partial| partial.bytes).sum();
+        let mut count = partials.len();
+        for partial in &partials {
+            if bytes <= left && count < PARTIALS {
+                break;
+            }
+            self.blobs.discard(&id.user, partial).await?;
+            bytes -= partial.bytes;
+            count -= 1;
+        }
+        Ok(had)
+    }
+
+    /// Compares the hash, and records the entry once the content is on disk. What has another hash
+    /// is thrown away.
+    pub(crate) async fn finish(
+        &self,
+        Offer { mut upload, claim }: Offer,
+        hash: Hash,
+        entry: NewEntry,
+    ) -> Result<Appended, Denied> {
+        if let Err(error) = upload.seal(&hash).await {
+            if matches!(error, FilesError::Hash) {
+                upload.discard().await?;
+            }
+            return Err(error.into());
+        }
+        let placing = self.placing.read().await;
+        upload.place(&hash).await?;
+        let mut appended = self.store.append(vec![entry]).await?;
+        drop(placing);
+        drop(claim);
+        upload.discard().await?;
+        // Refused, or recorded before, it has left content that nothing may refer to.
+        self.collect(&hash).await?;
+        appended.pop().ok_or(Denied::Because(Why::Storage))
+    }
+
+    /// Removes content that no entry refers to.
+    async fn collect(&self, hash: &Hash) -> Result<(), FilesError> {
+        if self.store.is_referenced(hash).await? {
+            return Ok(());
+        }
+        let _alone = self.placing.write().await;
+        if !self.store.is_referenced(hash).await? {
+            self.blobs.remove(hash).await?;
+        }
+        Ok(())
+    }
+
+    /// The file that an entry is, if this user may have it, and its content.
+    pub(crate) async fn open(
+        &self,
+        user: &Name,
+        conversation: ConversationId,
+        n: u64,
+    ) -> Result<(FileRef, Box<dyn Blob>), Denied> {
+        let file = self.store.file(user, conversation, n).await?;
+        let file = file.ok_or(Denied::Because(Why::NotFound))?;
+        let blob = self.blobs.open(&file).await?;
+        Ok((file, blob))
+    }
+
+    /// Erases an entry, and its content unless another refers to it.
+    pub(crate) async fn erase(
+        &self,
+        conversation: ConversationId,
+        n: u64,
+    ) -> Result<bool, StoreError> {
+        let erased = self.store.erase(conversation, n).await?;
+        if let Some(Erased { file: Some(file) }) = &erased
+            && let Err(error) = self.collect(&file.hash).await
+        {
+            tracing::error!(%error, "the content of an erased file stays until the next start");
+        }
+        Ok(erased.is_some())
+    }
+
+    /// Removes what crashes have left, then throws away old uploads now and then.
+    pub(crate) async fn upkeep(&self) {
+        let mut expire = tokio::time::interval(SWEEP);
+        expire.tick().await;
+        self.expire().await;
+        if let Err(error) = self.collect_all().await {
+            tracing::warn!(%error, "content that nothing refers to was not all removed");
+        }
+        loop {
+            expire.tick().await;
+            self.expire().await;
+        }
+    }
+
+    async fn collect_all(&self) -> Result<(), FilesError> {
+        for first in 0..=u8::MAX {
+            for hash in self.blobs.hashes(first).await? {
+                self.collect(&hash).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn expire(&self) {
+        match self.blobs.expire(self.kept).await {
+            Ok(0) => {}
+            Ok(uploads) => tracing::info!(uploads, "unfinished uploads have expired"),
+            Err(error) => tracing::warn!(%error, "unfinished uploads were not looked through"),
+        }
+    }
+}
+
+/// What is claimed by others.
+struct Others {
+    /// Bytes of all of this user's.
+    of_user: u64,
+    /// Bytes of anybody's that have not been written yet.
+    to_come: u64,
+}

@@ -1,0 +1,33 @@
+//! Which names a file may have in the record.
+
+/// Longest name, bytes.
+const LONGEST: usize = 255;
+
+/// Whether this can be the name of a file at all: one path component of printable UTF-8. What else
+/// may be harmful where a file is saved (leading dots, reserved names, direction marks) is for
+/// whoever saves it to see to; it depends on the place.
+pub(crate) fn is_possible(name: &str) -> bool {
+    (1..=LONGEST).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.chars().any(|c| c == '/' || c.is_control())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_component_of_printable_text() {
+        for good in ["a", "Grüße aus 北京.txt", ".profile", "-rf *", "...", "a b", &"x".repeat(255)]
+        {
+            assert!(is_possible(good), "{good:?}");
+        }
+        let long = "x".repeat(256);
+        let bad =
+            ["", ".", "..", "/", "a/b", "../x", "a\0", "a\n", "\u{1b}[2J", "\u{85}", "\u{7f}"];
+        for bad in bad.into_iter().chain([long.as_str()]) {
+            assert!(!is_possible(bad), "{bad:?}");
+        }
+    }
+}

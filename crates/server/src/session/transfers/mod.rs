@@ -1,0 +1,461 @@
+//! The files that a line is moving (section 10), in both directions.
+//!
+//! The line's task copies, seals and opens; reading, writing and hashing are jobs on threads that
+//! may wait for the disk. An upload has one write under way and one buffer that fills meanwhile;
+//! while that holds [`HELD`] bytes, the line is not read. A download has one read under way and one
+//! buffer that is sent, no further than the client's window, and only while the line has [`ROOM`].
+//! So a slow disk or a slow peer costs these buffers; idle, a transfer has none.
+//!
+//! [`ROOM`]: super::follow::ROOM
+
+mod download;
+mod upload;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use twinlock_core::id::{DeviceId, MessageId, Name, Sender};
+use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::session::{SendError, Session};
+
+use super::out::Out;
+use super::refusal::{Refused, refuse, storage};
+use crate::convert::{self, copy};
+use crate::files::{Blob, Denied, Files, FilesError, Hash, Upload};
+
+use download::{Download, Found, Read};
+use upload::{Accepted, Incoming, Step};
+
+/// Bytes that the sender of a file may be ahead of what the receiver has taken.
+const WINDOW: u64 = 8 << 20;
+/// Transfers of a session at once.
+const MOST: usize = 8;
+/// Bytes of an upload that wait for the disk, beyond which the line is not read.
+const HELD: usize = 1 << 20;
+/// Uploads that the client has left and whose last bytes are still written, beside [`MOST`].
+const LEAVING: usize = 8;
+
+/// BULK or an acknowledgement for what was never agreed on: CLOSE 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Violation;
+
+/// The files of one line.
+pub(crate) struct Transfers {
+    files: Arc<Files>,
+    /// Uploads have odd numbers and downloads even ones, so that those of the past can be told
+    /// apart without being kept.
+    next: u32,
+    /// Offers and requests that are being looked at.
+    asked: usize,
+    uploads: BTreeMap<u32, Incoming>,
+    downloads: BTreeMap<u32, Download>,
+    /// The download that was served last: they take turns.
+    served: u32,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+}
+
+/// What a job has come to.
+pub(crate) enum Done {
+    Accepted { id: u64, result: Result<Accepted, Refused> },
+    Wrote { transfer: u32, upload: Box<dyn Upload>, result: Result<Vec<u8>, FilesError> },
+    Recorded { transfer: u32, id: u64, bytes: u64, result: Result<proto::Ack, Refused> },
+    Found { id: u64, result: Result<Found, Refused> },
+    Read { transfer: u32, blob: Box<dyn Blob>, result: Result<Vec<u8>, FilesError> },
+}
+
+impl Transfers {
+    pub(crate) fn new(files: Arc<Files>) -> Self {
+        Self {
+            files,
+            next: 2,
+            asked: 0,
+            uploads: BTreeMap::new(),
+            downloads: BTreeMap::new(),
+            served: 0,
+            jobs: FuturesUnordered::new(),
+        }
+    }
+
+    // ---- requests
+
+    /// Begins what is asked for. `Some` is the answer; else it comes from a job.
+    pub(crate) fn request(
+        &mut self,
+        user: &Name,
+        device: &DeviceId,
+        id: u64,
+        op: Op,
+    ) -> Option<Result<Answered, Refused>> {
+        let begun = match op {
+            Op::PutFile(want) => self.put(user, device, id, want),
+            Op::EndFile(want) => self.end(id, &want),
+            Op::GetFile(want) => self.get(user, id, &want),
+            Op::AbortFile(want) => return Some(self.abort(want.transfer)),
+            _ => refuse(Why::Unsupported),
+        };
+        begun.err().map(Err)
+    }
+
+    fn put(
+        &mut self,
+        user: &Name,
+        device: &DeviceId,
+        id: u64,
+        want: proto::PutFile,
+    ) -> Result<(), Refused> {
+        let message_id = MessageId::from_slice(&want.message_id).ok_or(Why::Malformed)?;
+        let meta = upload::judge(want.file)?;
+        self.have_room()?;
+        self.asked += 1;
+        let offered = upload::Offered {
+            user: user.clone(),
+            sender: Sender::new(user, Some(device)),
+            conversation: want.conversation,
+            message_id,
+            meta,
+        };
+        let files = self.files.clone();
+        self.jobs.push(Box::pin(async move {
+            Done::Accepted { id, result: offered.accept(&files).await }
+        }));
+        Ok(())
+    }
+
+    fn end(&mut self, id: u64, want: &proto::EndFile) -> Result<(), Refused> {
+        let hash = Hash::try_from(want.hash.as_ref()).map_err(|_| Why::Malformed)?;
+        let upload = self.uploads.get_mut(&want.transfer).ok_or(Why::NotFound)?;
+        if !upload.end(id, hash) {
+            return refuse(Why::NotFound);
+        }
+        self.advance(want.transfer);
+        Ok(())
+    }
+
+    fn get(&mut self, user: &Name, id: u64, want: &proto::GetFile) -> Result<(), Refused> {
+        let prefix = match want.offset {
+            0 => None,
+            offset => {
+                let hash = Hash::try_from(want.prefix_hash.as_ref()).map_err(|_| Why::Malformed)?;
+                Some((offset, hash))
+            }
+        };
+        self.have_room()?;
+        self.asked += 1;
+        let (files, user) = (self.files.clone(), user.clone());
+        let (conversation, n) = (want.conversation, want.n);
+        self.jobs.push(Box::pin(async move {
+            let result = download::find(&files, &user, conversation, n, prefix).await;
+            Done::Found { id, result }
+        }));
+        Ok(())
+    }
+
+    fn abort(&mut self, transfer: u32) -> Result<Answered, Refused> {
+        if transfer == 0 || transfer >= self.next {
+            return refuse(Why::NotFound);
+        }
+        self.downloads.remove(&transfer);
+        if let Some(upload) = self.uploads.get_mut(&transfer) {
+            upload.leave();
+            self.advance(transfer);
+        }
+        super::requests::done()
+    }
+
+    fn have_room(&self) -> Result<(), Refused> {
+        let uploads = self.uploads.values().filter(|upload| !upload.is_leaving()).count();
+        let open = self.asked + uploads + self.downloads.len();
+        // Two numbers a transfer: none of them comes again.
+        if open >= MOST || self.uploads.len() >= MOST + LEAVING || self.next > u32::MAX - 4 {
+            return Err(Refused { why: Why::Busy, retry_seconds: 1 });
+        }
+        Ok(())
+    }
+
+    fn number(&mut self, odd: bool) -> u32 {
+        let number = self.next | u32::from(odd);
+        self.next += 2;
+        number
+    }
+
+    // ---- bytes
+
+    /// Takes the bytes of a BULK frame.
+    pub(crate) fn take(
+        &mut self,
+        transfer: u32,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), Violation> {
+        if transfer.is_multiple_of(2) || transfer >= self.next {
+            return Err(Violation);
+        }
+        if let Some(upload) = self.uploads.get_mut(&transfer) {
+            upload.take(offset, data)?;
+            self.advance(transfer);
+        }
+        Ok(())
+    }
+
+    /// The client has taken what it was sent.
+    pub(crate) fn acknowledge(&mut self, ack: &proto::FileAck) -> Result<(), Violation> {
+        if ack.transfer == 0 || ack.transfer % 2 == 1 || ack.transfer >= self.next {
+            return Err(Violation);
+        }
+        if let Some(download) = self.downloads.get_mut(&ack.transfer) {
+            download.acknowledge(ack.offset)?;
+            self.read_on(ack.transfer);
+        }
+        Ok(())
+    }
+
+    /// An upload waits for the disk with all that may wait.
+    pub(crate) fn are_stuffed(&self) -> bool {
+        self.uploads.values().any(Incoming::is_stuffed)
+    }
+
+    /// A download could send more than there was room for.
+    pub(crate) fn want_room(&self) -> bool {
+        self.downloads.values().any(Download::can_send)
+    }
+
+    /// Seals what there is to send, in turns, until the line has `most` bytes to write.
+    pub(crate) fn send(&mut self, session: &mut Session, most: usize) -> Result<(), SendError> {
+        while session.outgoing().len() < most && session.is_open() {
+            let can = |(_, download): &(&u32, &mut Download)| download.can_send();
+            let after = self.downloads.range_mut(self.served.saturating_add(1)..).find(can);
+            let next = match after {
+                Some(next) => Some(next),
+                None => self.downloads.iter_mut().find(can),
+            };
+            let Some((&transfer, download)) = next else { break };
+            self.served = transfer;
+            download.send(transfer, session)?;
+            if download.is_done() {
+                self.downloads.remove(&transfer);
+            } else {
+                self.read_on(transfer);
+            }
+        }
+        Ok(())
+    }
+
+    // ---- jobs
+
+    /// What the next job has come to; `None` while there is none. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<Done> {
+        let done = self.jobs.next().await?;
+        if self.jobs.is_empty() {
+            // An idle line keeps no buffer.
+            self.jobs = FuturesUnordered::new();
+        }
+        Some(done)
+    }
+
+    /// Goes on after a job, and says what there is to say.
+    pub(crate) fn settle(
+        &mut self,
+        done: Done,
+        session: &mut Session,
+        out: &mut Out,
+    ) -> Result<(), SendError> {
+        match done {
+            Done::Accepted { id, result } => {
+                self.asked -= 1;
+                let answer = result.map(|accepted| self.accept(accepted));
+                out.answer(session, id, answer.unwrap_or_else(refusal))
+            }
+            Done::Found { id, result } => {
+                self.asked -= 1;
+                let answer = result.map(|found| self.deliver(found));
+                out.answer(session, id, answer.unwrap_or_else(refusal))
+            }
+            Done::Wrote { transfer, upload, result } => {
+                let said = self.wrote(transfer, upload, result);
+                said.map_or(Ok(()), |what| out.push(session, what))
+            }
+            Done::Read { transfer, blob, result } => {
+                let said = self.have_read(transfer, blob, result);
+                said.map_or(Ok(()), |what| out.push(session, what))
+            }
+            Done::Recorded { transfer, id, bytes, result } => {
+                self.uploads.remove(&transfer);
+                if let Ok(ack) = &result {
+                    let (sid, conversation, n) = (session.id(), ack.conversation, ack.n);
+                    tracing::info!(%sid, conversation, n, bytes, "file recorded");
+                }
+                out.answer(session, id, result.map_or_else(refusal, Answered::Ack))
+            }
+        }
+    }
+
+    fn accept(&mut self, accepted: Accepted) -> Answered {
+        let upload = match accepted {
+            Accepted::Recorded(receipt) => return Answered::Ack(convert::ack(&receipt)),
+            Accepted::Open(upload) => *upload,
+        };
+        let (offset, prefix_hash) = upload.found();
+        let transfer = self.number(true);
+        self.uploads.insert(transfer, upload);
+        let prefix_hash = if offset == 0 { Default::default() } else { copy(&prefix_hash) };
+        Answered::FileAccepted(proto::FileAccepted { transfer, offset, prefix_hash })
+    }
+
+    fn deliver(&mut self, Found { file, blob, offset }: Found) -> Answered {
+        let transfer = self.number(false);
+        let (size, hash) = (file.size, copy(&file.hash));
+        if offset < size {
+            self.downloads.insert(transfer, Download::new(blob, offset, size));
+            self.read_on(transfer);
+        }
+        Answered::FileComing(proto::FileComing { transfer, offset, size, hash })
+    }
+
+    /// Has an upload do what comes next, if nothing of it is under way.
+    fn advance(&mut self, transfer: u32) {
+        let Some(upload) = self.uploads.get_mut(&transfer) else { return };
+        match upload.next_step() {
+            Step::Wait => {}
+            Step::Gone => {
+                self.uploads.remove(&transfer);
+            }
+            Step::Write(mut upload, anew, data) => self.jobs.push(Box::pin(async move {
+                let result = upload.write(anew, data).await;
+                Done::Wrote { transfer, upload, result }
+            })),
+            Step::Record(id, record) => {
+                let bytes = record.bytes();
+                // Once asked for it is done, whether the line stays or not.
+                let recording = tokio::spawn(record.record(self.files.clone()));
+                self.jobs.push(Box::pin(async move {
+                    let failed = |_| Err(Refused { why: Why::Storage, retry_seconds: 5 });
+                    let result = recording.await.unwrap_or_else(failed);
+                    Done::Recorded { transfer, id, bytes, result }
+                }));
+            }
+        }
+    }
+
+    fn wrote(
+        &mut self,
+        transfer: u32,
+        io: Box<dyn Upload>,
+        result: Result<Vec<u8>, FilesError>,
+    ) -> Option<What> {
+        let upload = self.uploads.get_mut(&transfer)?;
+        match result {
+            Ok(buffer) => {
+                let offset = upload.wrote(io, buffer);
+                self.advance(transfer);
+                offset.map(|offset| What::FileAck(proto::FileAck { transfer, offset }))
+            }
+            Err(error) => {
+                let why = why_of(error).why;
+                let waiting = upload.ending();
+                self.uploads.remove(&transfer);
+                Some(match waiting {
+                    // Who waits for the end hears of it there.
+                    Some(id) => {
+                        let refusal = Answered::Refusal(Refused::from(why).into());
+                        What::Answer(proto::Answer { id, result: Some(refusal) })
+                    }
+                    None => What::FileAborted(proto::FileAborted { transfer, why: why.into() }),
+                })
+            }
+        }
+    }
+
+    /// Reads on, if there is a use for it and nothing is under way.
+    fn read_on(&mut self, transfer: u32) {
+        let Some(download) = self.downloads.get_mut(&transfer) else { return };
+        let Some(Read { blob, offset, length, buffer }) = download.next_read() else { return };
+        self.jobs.push(Box::pin(async move {
+            let result = blob.read(offset, length, buffer).await;
+            Done::Read { transfer, blob, result }
+        }));
+    }
+
+    fn have_read(
+        &mut self,
+        transfer: u32,
+        blob: Box<dyn Blob>,
+        result: Result<Vec<u8>, FilesError>,
+    ) -> Option<What> {
+        let download = self.downloads.get_mut(&transfer)?;
+        match result {
+            Ok(buffer) => {
+                download.have_read(blob, buffer);
+                self.read_on(transfer);
+                None
+            }
+            Err(error) => {
+                self.downloads.remove(&transfer);
+                let why = why_of(error).why.into();
+                Some(What::FileAborted(proto::FileAborted { transfer, why }))
+            }
+        }
+    }
+
+    // ---- the end
+
+    /// A file is being recorded whose Ack is owed.
+    pub(crate) fn are_ending(&self) -> bool {
+        self.uploads.values().any(|upload| upload.ending().is_some())
+    }
+
+    /// After the line: what has come goes to disk, so that nobody has to send it again.
+    pub(crate) async fn conclude(mut self) {
+        self.downloads.clear();
+        let open: Vec<u32> = self.uploads.keys().copied().collect();
+        for transfer in open {
+            if let Some(upload) = self.uploads.get_mut(&transfer) {
+                upload.leave();
+            }
+            self.advance(transfer);
+        }
+        while !self.uploads.is_empty()
+            && let Some(done) = self.jobs.next().await
+        {
+            match done {
+                Done::Wrote { transfer, upload, result } => {
+                    _ = self.wrote(transfer, upload, result);
+                }
+                Done::Recorded { transfer, .. } => _ = self.uploads.remove(&transfer),
+                Done::Accepted { .. } | Done::Found { .. } | Done::Read { .. } => {}
+            }
+        }
+    }
+}
+
+fn refusal(refused: Refused) -> Answered {
+    Answered::Refusal(refused.into())
+}
+
+/// What went wrong beneath the files, in the words of the wire; the details are for the log.
+fn why_of(error: FilesError) -> Refused {
+    match error {
+        FilesError::Hash => Why::Hash.into(),
+        FilesError::Taken => Refused { why: Why::Busy, retry_seconds: 1 },
+        FilesError::Record(error) => storage(&error),
+        FilesError::Damaged(_) => {
+            tracing::error!(%error, "files");
+            Why::Damaged.into()
+        }
+        FilesError::Full | FilesError::Io { .. } => {
+            tracing::error!(%error, "files");
+            Refused { why: Why::Storage, retry_seconds: 5 }
+        }
+    }
+}
+
+impl From<Denied> for Refused {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Because(why) => why.into(),
+            Denied::Failed(error) => why_of(error),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! A file that comes in.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use twinlock_core::chain::Kind;
+use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
+use twinlock_core::proto::{self, Why};
+use twinlock_store::{Appended, NewEntry, Receipt};
+
+use super::{HELD, Refused, Violation, WINDOW, refuse};
+use crate::convert::{self, copy};
+use crate::files::{Claim, Files, Hash, Offer, Upload, UploadId, is_possible};
+
+/// Longest media type, bytes.
+const MIME: usize = 127;
+/// Bits of a mode that are permissions.
+const MODE: u32 = 0o777;
+/// Bytes of an upload that are acknowledged together. A client that is told at each MiB at the
+/// least never waits for less.
+const ACK: u64 = 512 * 1024;
+/// First room of a buffer, bytes: about what two reads of the line bring.
+const BUFFER: usize = 256 * 1024;
+
+/// What a file may say of itself.
+pub(super) fn judge(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, Refused> {
+    let meta = meta.ok_or(Why::Malformed)?;
+    if meta.mime.len() > MIME || meta.mode & !MODE != 0 {
+        return refuse(Why::Malformed);
+    }
+    if !is_possible(&meta.name) {
+        return refuse(Why::NameBad);
+    }
+    Ok(meta)
+}
+
+/// A file as it is offered.
+pub(super) struct Offered {
+    pub(super) user: Name,
+    pub(super) sender: Sender,
+    pub(super) conversation: ConversationId,
+    pub(super) message_id: MessageId,
+    pub(super) meta: proto::FileMeta,
+}
+
+/// How an offer is taken.
+pub(crate) enum Accepted {
+    /// It is in the record.
+    Recorded(Receipt),
+    Open(Box<Incoming>),
+}
+
+impl Offered {
+    pub(super) async fn accept(self, files: &Files) -> Result<Accepted, Refused> {
+        // Sent before, it has its place, whatever has become of the conversation or the quota.
+        if let Some(receipt) = files.recorded(&self.user, &self.message_id).await? {
+            return Ok(Accepted::Recorded(receipt));
+        }
+        if !files.is_member(&self.user, self.conversation).await? {
+            return refuse(Why::NotFound);
+        }
+        let (name, size) = (&self.meta.name, self.meta.size);
+        let id = UploadId::new(&self.user, &self.message_id, self.conversation, name, size);
+        let Offer { upload, claim } = files.offer(&id).await?;
+        let (have, prefix_hash) = upload.found();
+        Ok(Accepted::Open(Box::new(Incoming {
+            size,
+            found: (have, prefix_hash),
+            next: have,
+            acked: have,
+            written: have,
+            begun: false,
+            anew: false,
+            buffer: Vec::new(),
+            spare: Vec::new(),
+            io: Some(upload),
+            claim: Some(claim),
+            offered: Some(self),
+            phase: Phase::Comes,
+        })))
+    }
+}
+
+enum Phase {
+    Comes,
+    /// All of it is here, says the client: whom to answer, and the hash it names.
+    Ends(u64, Hash),
+    /// It is being recorded.
+    IsRecorded(u64),
+    /// What has come is still written; no more is taken.
+    Leaves,
+}
+
+/// An upload of a line.
+pub(crate) struct Incoming {
+    size: u64,
+    found: (u64, Hash),
+    /// Where the next byte goes.
+    next: u64,
+    /// What the client was told last.
+    acked: u64,
+    /// What the disk has taken.
+    written: u64,
+    begun: bool,
+    /// The next write replaces what there was.
+    anew: bool,
+    /// What came and is not being written yet.
+    buffer: Vec<u8>,
+    spare: Vec<u8>,
+    /// `None` while a job has it.
+    io: Option<Box<dyn Upload>>,
+    claim: Option<Claim>,
+    offered: Option<Offered>,
+    phase: Phase,
+}
+
+/// What is to be done for an upload.
+pub(super) enum Step {
+    Wait,
+    Write(Box<dyn Upload>, bool, Vec<u8>),
+    Record(u64, Box<Recording>),
+    Gone,
+}
+
+impl Incoming {
+    pub(super) fn found(&self) -> (u64, Hash) {
+        self.found
+    }
+
+    /// Takes the bytes of a frame. What comes after the end was told is dropped.
+    pub(super) fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), Violation> {
+        if !matches!(self.phase, Phase::Comes) {
+            return Ok(());
+        }
+        if !self.begun && offset == 0 && self.next > 0 {
+            (self.anew, self.next, self.acked, self.written) = (true, 0, 0, 0);
+        }
+        self.begun = true;
+        let end = offset.checked_add(data.len() as u64).ok_or(Violation)?;
+        if offset != self.next || end > self.size || end - self.acked > WINDOW {
+            return Err(Violation);
+        }
+        if self.buffer.capacity() == 0 {
+            self.buffer.reserve(BUFFER);
+        }
+        self.buffer.extend_from_slice(data);
+        self.next = end;
+        Ok(())
+    }
+
+    pub(super) fn is_stuffed(&self) -> bool {
+        self.io.is_none() && self.buffer.len() >= HELD
+    }
+
+    /// Everything has come. `false`: that was said before, or it was aborted.
+    pub(super) fn end(&mut self, id: u64, hash: Hash) -> bool {
+        let comes = matches!(self.phase, Phase::Comes);
+        if comes {
+            self.phase = Phase::Ends(id, hash);
+        }
+        comes
+    }
+
+    /// No more comes. What has come is written, for later.
+    pub(super) fn leave(&mut self) {
+        if matches!(self.phase, Phase::Comes) {
+            self.phase = Phase::Leaves;
+        }
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Leaves)
+    }
+
+    /// The request that waits for the end.
+    pub(super) fn ending(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Ends(id, _) | Phase::IsRecorded(id) => Some(id),
+            Phase::Comes | Phase::Leaves => None,
+        }
+    }
+
+    pub(super) fn next_step(&mut self) -> Step {
+        let Some(io) = self.io.take() else { return Step::Wait };
+        if !self.buffer.is_empty() {
+            let anew = std::mem::take(&mut self.anew);
+            let next = std::mem::take(&mut self.spare);
+            return Step::Write(io, anew, std::mem::replace(&mut self.buffer, next));
+        }
+        match self.phase {
+            Phase::Comes => {
+                self.io = Some(io);
+                Step::Wait
+            }
+            Phase::Leaves => Step::Gone,
+            Phase::Ends(id, hash) => {
+                let (Some(claim), Some(offered)) = (self.claim.take(), self.offered.take()) else {
+                    return Step::Gone;
+                };
+                self.phase = Phase::IsRecorded(id);
+                let offer = Offer { upload: io, claim };
+                Step::Record(id, Box::new(Recording { offer, hash, offered }))
+            }
+            Phase::IsRecorded(_) => Step::Wait,
+        }
+    }
+
+    /// A write has ended. Returns what to acknowledge, if that is worth a frame.
+    pub(super) fn wrote(&mut self, io: Box<dyn Upload>, spare: Vec<u8>) -> Option<u64> {
+        self.io = Some(io);
+        self.written = self.next - self.buffer.len() as u64;
+        if let Some(claim) = &self.claim {
+            claim.set_written(self.written);
+        }
+        // Kept only while more comes.
+        self.spare = if self.buffer.is_empty() { Vec::new() } else { spare };
+        let due = self.written - self.acked >= ACK || self.written == self.size;
+        if due && matches!(self.phase, Phase::Comes) {
+            self.acked = self.written;
+            return Some(self.acked);
+        }
+        None
+    }
+}
+
+/// All that is needed to record a file.
+pub(super) struct Recording {
+    offer: Offer,
+    hash: Hash,
+    offered: Offered,
+}
+
+impl Recording {
+    pub(super) fn bytes(&self) -> u64 {
+        self.offered.meta.size
+    }
+
+    pub(super) async fn record(self: Box<Self>, files: Arc<Files>) -> Result<proto::Ack, Refused> {
+        let Self { offer, hash, offered } = *self;
+        let body = proto::FileBody { file: Some(offered.meta), hash: copy(&hash) };
+        let entry = NewEntry {
+            conversation: offered.conversation,
+            sender: offered.sender,
+            message_id: offered.message_id,
+            kind: Kind::FILE,
+            body: body.encode_to_vec().into(),
+        };
+        match files.finish(offer, hash, entry).await? {
+            Appended::Recorded(receipt) => Ok(convert::ack(&receipt)),
+            Appended::NotAMember => refuse(Why::NotFound),
+        }
+    }
+}

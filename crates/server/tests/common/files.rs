@@ -1,0 +1,176 @@
+//! What a client does with files, with every step apart.
+
+use super::*;
+
+/// Data of a BULK frame, bytes.
+const FRAME: usize = 64 * 1024;
+/// Ahead of what the server has taken, bytes.
+pub const WINDOW: u64 = 8 << 20;
+
+pub fn hash(data: &[u8]) -> Bytes {
+    copy(blake3::hash(data).as_bytes())
+}
+
+/// Bytes that are no repetition of each other, different for each `seed`.
+pub fn content(seed: u8, size: usize) -> Vec<u8> {
+    let mut data = vec![0; size];
+    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut data);
+    data
+}
+
+pub fn put(id: [u8; 16], name: &str, size: u64) -> proto::PutFile {
+    let file = proto::FileMeta { name: name.to_owned(), size, ..proto::FileMeta::default() };
+    proto::PutFile { conversation: LOBBY, message_id: copy(&id), file: Some(file) }
+}
+
+pub fn accepted(answered: Answered) -> proto::FileAccepted {
+    if let Answered::FileAccepted(accepted) = answered { accepted } else { panic!("{answered:?}") }
+}
+
+pub fn coming(answered: Answered) -> proto::FileComing {
+    if let Answered::FileComing(coming) = answered { coming } else { panic!("{answered:?}") }
+}
+
+pub fn get(n: u64) -> proto::GetFile {
+    proto::GetFile { conversation: LOBBY, n, ..proto::GetFile::default() }
+}
+
+/// Files below the server's directory, without uploads under way: path and size.
+pub fn blobs(host: &Host) -> Vec<(std::path::PathBuf, u64)> {
+    walk(&host.dir.path().join("data/files")).into_iter().filter(|(p, _)| !is_partial(p)).collect()
+}
+
+/// Uploads under way: path and size.
+pub fn partials(host: &Host) -> Vec<(std::path::PathBuf, u64)> {
+    walk(&host.dir.path().join("data/files")).into_iter().filter(|(p, _)| is_partial(p)).collect()
+}
+
+fn is_partial(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == "partial")
+}
+
+fn walk(dir: &Path) -> Vec<(std::path::PathBuf, u64)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            all.extend(walk(&entry.path()));
+        } else {
+            all.push((entry.path(), entry.metadata().unwrap().len()));
+        }
+    }
+    all
+}
+
+impl Client {
+    pub async fn offer(&mut self, put: proto::PutFile) -> Result<proto::FileAccepted, Why> {
+        self.ask(Op::PutFile(put)).await.map(accepted)
+    }
+
+    /// Sends a part of a file, never more than the window ahead of what is acknowledged.
+    pub async fn send_part(&mut self, transfer: u32, data: &[u8], from: usize, to: usize) {
+        let mut acked = from as u64;
+        let mut at = from;
+        while at < to {
+            while let Some(place) = self
+                .items
+                .iter()
+                .position(|item| matches!(item, What::FileAck(ack) if ack.transfer == transfer))
+            {
+                let Some(What::FileAck(ack)) = self.items.remove(place) else { unreachable!() };
+                assert!(ack.offset > acked && ack.offset <= at as u64, "{ack:?} at {at}");
+                acked = ack.offset;
+            }
+            let end = to.min(at + FRAME);
+            if end as u64 - acked > WINDOW {
+                soon("an acknowledgement", self.pump()).await.unwrap();
+                continue;
+            }
+            self.line.session_mut().send_bulk(transfer, at as u64, &data[at..end]).unwrap();
+            at = end;
+            while self.line.backlog() > 128 * 1024 {
+                if soon("room", self.line.wait(Some(128 * 1024))).await.unwrap() == Wake::Frame {
+                    self.pump().await.unwrap();
+                }
+            }
+        }
+    }
+
+    pub fn post_end(&mut self, transfer: u32, data: &[u8]) -> u64 {
+        self.post(Op::EndFile(proto::EndFile { transfer, hash: hash(data) }))
+    }
+
+    pub async fn end_file(&mut self, transfer: u32, data: &[u8]) -> Result<proto::Ack, Why> {
+        self.ask(Op::EndFile(proto::EndFile { transfer, hash: hash(data) })).await.map(ack)
+    }
+
+    /// Offers a file and sends what the server does not have. Also says how much that was.
+    pub async fn upload(
+        &mut self,
+        id: [u8; 16],
+        name: &str,
+        data: &[u8],
+    ) -> Result<(proto::Ack, usize), Why> {
+        let answered = self.ask(Op::PutFile(put(id, name, data.len() as u64))).await?;
+        let accepted = match answered {
+            Answered::Ack(ack) => return Ok((ack, 0)),
+            answered => accepted(answered),
+        };
+        let have = usize::try_from(accepted.offset).unwrap();
+        let good = have > 0 && accepted.prefix_hash == hash(&data[..have]);
+        let from = if good { have } else { 0 };
+        self.send_part(accepted.transfer, data, from, data.len()).await;
+        let ack = self.end_file(accepted.transfer, data).await?;
+        Ok((ack, data.len() - from))
+    }
+
+    /// Takes the bytes of a download as they come, and acknowledges each MiB.
+    pub async fn receive(&mut self, coming: &proto::FileComing, data: &mut Vec<u8>) {
+        assert_eq!(data.len() as u64, coming.offset);
+        let mut acked = coming.offset;
+        while (data.len() as u64) < coming.size {
+            let at = self.bulk.iter().position(|(transfer, ..)| *transfer == coming.transfer);
+            let Some((_, offset, some)) = at.and_then(|at| self.bulk.remove(at)) else {
+                soon("bytes of a file", self.pump()).await.unwrap();
+                continue;
+            };
+            assert_eq!(offset, data.len() as u64);
+            data.extend_from_slice(&some);
+            assert!(data.len() as u64 - acked <= WINDOW);
+            if data.len() as u64 - acked >= 1 << 20 {
+                acked = data.len() as u64;
+                self.ack_file(coming.transfer, acked);
+            }
+        }
+    }
+
+    pub fn ack_file(&mut self, transfer: u32, offset: u64) {
+        let file_acks = vec![proto::FileAck { transfer, offset }];
+        let acks = proto::ToServer { file_acks, ..Default::default() };
+        self.line.send_app(&acks.encode_to_vec()).unwrap();
+    }
+
+    /// Fetches a file from where `data` ends, if that is the file's, and compares its hash. Also
+    /// says where it went on.
+    pub async fn download(&mut self, n: u64, data: &mut Vec<u8>) -> Result<u64, Why> {
+        let want = proto::GetFile {
+            offset: data.len() as u64,
+            prefix_hash: if data.is_empty() { Bytes::new() } else { hash(data) },
+            ..get(n)
+        };
+        let coming = self.ask(Op::GetFile(want)).await.map(coming)?;
+        data.truncate(usize::try_from(coming.offset).unwrap());
+        self.receive(&coming, data).await;
+        assert_eq!(hash(data), coming.hash, "the hash of file {n}");
+        Ok(coming.offset)
+    }
+
+    /// The server ends a transfer.
+    pub async fn aborted(&mut self, transfer: u32) -> Why {
+        let pick = |item: &What| match item {
+            What::FileAborted(aborted) if aborted.transfer == transfer => Some(aborted.why()),
+            _ => None,
+        };
+        self.pick("FileAborted", pick).await
+    }
+}
