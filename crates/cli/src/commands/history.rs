@@ -30,6 +30,10 @@ pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure>
             // Numbers below `before`, the last `limit` of them.
             let end = args.before.map_or(conversation.head, |n| (n - 1).min(conversation.head));
             let mut after = end.saturating_sub(args.limit);
+            if end == 0 {
+                // A record that was emptied is told from one that never had anything in it.
+                client.read(conversation.id, 0, 1).await?;
+            }
             while after < end {
                 let want = u32::try_from((end - after).min(PAGE)).unwrap_or(u32::MAX);
                 let page = client.read(conversation.id, after, want).await?;
