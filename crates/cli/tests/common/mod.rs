@@ -11,6 +11,7 @@
     clippy::panic
 )]
 
+use std::fmt;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,6 @@ pub struct Running {
 }
 
 /// How a process ended, and what it said.
-#[derive(Debug)]
 pub struct Ran {
     /// The exit code; `None` after a signal.
     pub code: Option<i32>,
@@ -132,7 +132,8 @@ impl Running {
     pub fn wait_lines(&self, lines: usize) {
         let enough = |bytes: &[u8]| bytes.iter().filter(|b| **b == b'\n').count() >= lines;
         let done = self.out.wait(LONG, enough);
-        assert!(done, "{}: {lines} lines wanted\n{}\n{}", self.what, self.out(), self.err());
+        let (out, err) = (self.out(), self.err());
+        assert!(done, "{}: {lines} lines\n{}\n{}", self.what, end_of(&out), end_of(&err));
     }
 
     /// Waits so long for so many lines on standard output, and says whether they came.
@@ -145,7 +146,8 @@ impl Running {
     pub fn wait_err(&self, words: &str) {
         let enough = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(words);
         let done = self.err.wait(LONG, enough);
-        assert!(done, "{}: {words:?} wanted\n{}\n{}", self.what, self.out(), self.err());
+        let (out, err) = (self.out(), self.err());
+        assert!(done, "{}: {words:?}\n{}\n{}", self.what, end_of(&out), end_of(&err));
     }
 
     /// Whether it has not ended.
@@ -205,6 +207,18 @@ impl Drop for Running {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
+}
+
+impl fmt::Debug for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { code, out, err } = self;
+        write!(f, "code {code:?}\n-- out --\n{}\n-- err --\n{}", end_of(out), end_of(err))
+    }
+}
+
+/// The last of a text that may be megabytes.
+fn end_of(text: &str) -> &str {
+    text.get(text.floor_char_boundary(text.len().saturating_sub(3000))..).unwrap_or_default()
 }
 
 impl Ran {
