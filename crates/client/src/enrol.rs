@@ -329,6 +329,28 @@ pub(crate) fn pins_of(info: &proto::ServerInfo) -> Option<Vec<TlsPin>> {
     (!pins.is_empty()).then_some(pins)
 }
 
+/// What keeps what READY says about the next connection, to be done where it may block. Not if
+/// another program has put another server or user into the profile meanwhile.
+pub(crate) fn learning(
+    home: &Home,
+    profile: &Profile,
+    info: &proto::ServerInfo,
+) -> impl FnOnce() -> Result<Profile, ClientError> + Send + use<> {
+    let (home, name, pins) = (home.clone(), profile.name().clone(), pins_of(info));
+    let (key, user) = (*profile.server_key(), profile.user().clone());
+    move || {
+        let mut profile = Profile::load(&home, &name)?;
+        if *profile.server_key() != key || *profile.user() != user {
+            return Err(ProfileError::Replaced { name }.into());
+        }
+        if let Some(pins) = pins {
+            profile.learn_pins(&home, &pins)?;
+        }
+        profile.raise_min_version(&home, VERSION)?;
+        Ok(profile)
+    }
+}
+
 /// The last step: the server makes the credentials of a profile that is on disk already.
 async fn finish(
     home: &Home,

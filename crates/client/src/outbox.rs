@@ -14,8 +14,9 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use twinlock_core::Entropy;
 use twinlock_core::id::{ConversationId, Link, MessageId, Name, Salt};
 use twinlock_core::limits::MAX_TEXT;
-use twinlock_core::proto::Why;
+use twinlock_core::proto::{self, Why};
 
+use crate::error::ClientError;
 use crate::receipts::{self, Known};
 use crate::state::{State, StateError, int, uint};
 
@@ -36,6 +37,19 @@ pub struct Ack {
     pub salt: Option<Salt>,
     /// `link_n`.
     pub link: Link,
+}
+
+impl Ack {
+    /// As the server sent it.
+    pub(crate) fn read(ack: &proto::Ack) -> Result<Self, ClientError> {
+        Ok(Self {
+            conversation: ack.conversation,
+            n: ack.n,
+            time_ms: ack.time_ms,
+            salt: Salt::from_slice(&ack.salt),
+            link: Link::from_slice(&ack.link).ok_or(ClientError::Protocol("length of a link"))?,
+        })
+    }
 }
 
 /// A message that has neither ack nor refusal.

@@ -12,7 +12,6 @@ mod serve;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -27,8 +26,9 @@ use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_link::OsEntropy;
 
 use crate::client::{Event, Facts, Options, Up};
+use crate::delays::{Delays, GOOD_LINE};
 use crate::dial::{Dial, Opened};
-use crate::enrol::{client_info, pins_of};
+use crate::enrol::{client_info, learning};
 use crate::error::ClientError;
 use crate::home::Home;
 use crate::profile::{Profile, ProfileError};
@@ -45,11 +45,6 @@ const EVENTS: usize = 16;
 const WAITING: usize = 256;
 /// How often to look whether another process has put something into the outbox.
 const LOOK: Duration = Duration::from_millis(100);
-/// A line that stood this long was a good one: the delay begins small again.
-const GOOD_LINE: Duration = Duration::from_secs(10);
-/// After a good line the first attempt is made at once, spread over this, so that a server which
-/// dropped everybody is not met by everybody in one instant.
-const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// What a handle asks of the task.
 #[derive(Debug)]
@@ -205,12 +200,7 @@ impl Driver {
 
     /// Lines, one after the other, until something ends it for good.
     async fn live(&mut self) -> Stop {
-        let delays = ExponentialBuilder::default()
-            .with_min_delay(self.options.first_delay)
-            .with_max_delay(self.options.longest_delay)
-            .with_jitter()
-            .without_max_times();
-        let mut delay = delays.build();
+        let mut delays = Delays::new(&self.options);
         loop {
             let mut good = false;
             let error = match self.connect().await {
@@ -229,21 +219,7 @@ impl Driver {
             if !error.is_passing() || !self.options.reconnect {
                 return Stop::Failed(error);
             }
-            if good {
-                delay = delays.build();
-            }
-            let mut retry = if good && self.come_back.is_none() {
-                self.options.first_delay.min(AT_ONCE).mul_f64(chance())
-            } else {
-                delay.next().unwrap_or(self.options.longest_delay)
-            };
-            if let ClientError::Busy { seconds } = error {
-                retry = retry.max(Duration::from_secs(u64::from(seconds)));
-            }
-            // Spread a little, so that a server that comes back is not met by everybody at once.
-            if let Some(hint) = self.come_back.take() {
-                retry += hint;
-            }
+            let retry = delays.after(good, &error, self.come_back.take());
             if let Some(stop) = self.pause(error, retry).await {
                 return stop;
             }
@@ -408,22 +384,9 @@ impl Driver {
 
     /// Keeps what READY says about the next connection.
     fn learn(&mut self, info: &proto::ServerInfo) {
-        let pins = pins_of(info);
-        let (home, name) = (self.home.clone(), self.profile.name().clone());
-        let (key, user) = (*self.profile.server_key(), self.profile.user().clone());
+        let learn = learning(&self.home, &self.profile, info);
         self.jobs.push(Box::pin(async move {
-            let learned = crate::client::blocking(move || {
-                let mut profile = Profile::load(&home, &name)?;
-                if *profile.server_key() != key || *profile.user() != user {
-                    return Err(ProfileError::Replaced { name }.into());
-                }
-                if let Some(pins) = pins {
-                    profile.learn_pins(&home, &pins)?;
-                }
-                profile.raise_min_version(&home, twinlock_core::limits::VERSION)?;
-                Ok(Box::new(profile))
-            });
-            Done::Learned(learned.await)
+            Done::Learned(crate::client::blocking(move || learn().map(Box::new)).await)
         }));
     }
 }
@@ -439,13 +402,6 @@ fn put(queue: &mut VecDeque<Event>, event: Event) {
     };
     queue.retain(|old| !stale(old));
     queue.push_back(event);
-}
-
-/// Anything from 0 to 1.
-fn chance() -> f64 {
-    let mut byte = [0; 1];
-    OsEntropy.fill(&mut byte);
-    f64::from(u8::from_be_bytes(byte)) / f64::from(u8::MAX)
 }
 
 /// Tells whoever sent a command that nothing will come of it.

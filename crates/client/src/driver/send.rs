@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
-use twinlock_core::id::{ConversationId, Link, MessageId, Salt};
+use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
 
 use super::{Asker, Done};
@@ -159,7 +159,7 @@ impl Sending {
     ) -> Result<(), ClientError> {
         self.in_flight.remove(&message_id);
         match answer {
-            Ok(Answered::Ack(ack)) => self.recorded.push((message_id, read_ack(&ack)?)),
+            Ok(Answered::Ack(ack)) => self.recorded.push((message_id, Ack::read(&ack)?)),
             Ok(_) => return Err(ClientError::Protocol("another answer than an ack")),
             Err(no) if no.is_passing() => self.hold_on(no),
             Err(no) => self.refused.push((message_id, no.why)),
@@ -272,14 +272,4 @@ impl Sending {
         }
         self.queues.retain(|_, queue| !queue.is_empty());
     }
-}
-
-fn read_ack(ack: &proto::Ack) -> Result<Ack, ClientError> {
-    Ok(Ack {
-        conversation: ack.conversation,
-        n: ack.n,
-        time_ms: ack.time_ms,
-        salt: Salt::from_slice(&ack.salt),
-        link: Link::from_slice(&ack.link).ok_or(ClientError::Protocol("length of a link"))?,
-    })
 }
