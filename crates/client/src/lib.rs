@@ -8,6 +8,7 @@
 //! outbox, follows and asks, [`record`] checks what is read.
 
 pub mod client;
+mod delays;
 mod dial;
 mod disk;
 mod driver;
@@ -19,6 +20,8 @@ pub mod profile;
 pub mod receipts;
 pub mod record;
 pub mod state;
+pub mod transfer;
+pub mod uploads;
 
 pub use client::{Client, Event, Options};
 pub use error::ClientError;

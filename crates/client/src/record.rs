@@ -378,7 +378,12 @@ mod tests {
         let read = check(1, &mut start.clone(), &erased, Some(&link)).unwrap();
         assert_eq!((read.link, read.text), (Some(link), None));
         for forged in [
-            proto::Entry { salt: vec![7].into(), body: "no".into(), commit: commit.clone(), ..good.clone() },
+            proto::Entry {
+                salt: vec![7].into(),
+                body: "no".into(),
+                commit: commit.clone(),
+                ..good.clone()
+            },
             proto::Entry { body: "no".into(), commit: commit.clone(), ..good.clone() },
             proto::Entry { salt: bytes::Bytes::new(), body: "no".into(), commit, ..good.clone() },
             proto::Entry { body: "no".into(), ..good.clone() },

@@ -25,6 +25,7 @@ use crate::home::{DiskError, Home};
 use crate::outbox::Outbox;
 use crate::profile::Profile;
 use crate::receipts::Receipts;
+use crate::uploads::Uploads;
 
 /// How a call waits for another process's write, which takes milliseconds: it looks often for a
 /// quarter of a second, then every 2 ms, and gives up after about ten seconds, which are for a
@@ -39,7 +40,10 @@ fn wait(tries: i32) -> bool {
 const OPENING: &str = "opening";
 
 /// The numbered schema files; only ever added to.
-const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("../migrations/0001_state.sql"))];
+const MIGRATIONS: &[M<'static>] = &[
+    M::up(include_str!("../migrations/0001_state.sql")),
+    M::up(include_str!("../migrations/0002_transfers.sql")),
+];
 
 /// What went wrong with the client's state.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -188,6 +192,12 @@ impl State {
     #[must_use]
     pub fn outbox(&self) -> Outbox {
         Outbox::new(self.clone())
+    }
+
+    /// The files on their way out.
+    #[must_use]
+    pub fn uploads(&self) -> Uploads {
+        Uploads::new(self.clone())
     }
 
     /// The links that are known.

@@ -403,7 +403,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     drop(conn);
     let before = fs::read(&path).unwrap();
     let refused = State::open_for(&f.home, &name("p"), &ServerKey([1; 32]), &name("ada"));
-    let newer = StateError::NewerSchema { path: path.clone(), found: 99, known: 1 };
+    let newer = StateError::NewerSchema { path: path.clone(), found: 99, known: 2 };
     assert_eq!(refused.expect_err("opened"), newer);
     assert_eq!(fs::read(&path).unwrap(), before);
 }

@@ -1,0 +1,303 @@
+//! One file on its way from the server, over as many lines as it takes.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use blake3::Hasher;
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+use twinlock_core::id::ConversationId;
+use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
+
+use super::WINDOW;
+use super::error::TransferError;
+use super::lane::Desk;
+use super::place::{Finish, Part, Place};
+use super::wire::{Incoming, Wire};
+use crate::client::FileEntry;
+use crate::error::{ClientError, Refusal};
+
+/// Bytes after which the server is told what has been written.
+const ACK_EVERY: u64 = 512 * 1024;
+
+/// A file to fetch.
+pub struct Get {
+    /// Where its entry is.
+    pub conversation: ConversationId,
+    /// The entry's number.
+    pub n: u64,
+    /// What the entry says, which was read with its link checked.
+    pub file: FileEntry,
+    /// This user sent it.
+    pub own: bool,
+    /// Where it goes.
+    pub into: Into,
+}
+
+/// Where a file goes.
+pub enum Into {
+    /// On disk.
+    Place(Place),
+    /// Out as it comes: whoever reads it must not trust it before the end.
+    Stream(Box<dyn Write + Send>),
+}
+
+pub(super) struct Download {
+    pub(super) get: GetFile,
+    place: Option<Place>,
+    sink: Option<Sink>,
+}
+
+/// [`Get`] without where it goes.
+pub(super) struct GetFile {
+    conversation: ConversationId,
+    n: u64,
+    file: FileEntry,
+    own: bool,
+}
+
+enum Sink {
+    Part(Part),
+    Stream { out: Box<dyn Write + Send>, written: u64, hasher: Hasher },
+}
+
+impl Sink {
+    fn written(&self) -> u64 {
+        match self {
+            Self::Part(part) => part.written(),
+            Self::Stream { written, .. } => *written,
+        }
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        match self {
+            Self::Part(part) => part.hash(),
+            Self::Stream { hasher, .. } => *hasher.finalize().as_bytes(),
+        }
+    }
+
+    /// What has come is not the beginning of the file.
+    fn rewind(&mut self) -> Result<(), TransferError> {
+        match self {
+            Self::Part(part) => part.rewind(),
+            // It cannot be taken back.
+            Self::Stream { .. } => Err(TransferError::Hash),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
+        match self {
+            Self::Part(part) => part.write(bytes),
+            Self::Stream { out, written, hasher } => {
+                out.write_all(bytes).map_err(output)?;
+                hasher.update(bytes);
+                *written += bytes.len() as u64;
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self, finish: Finish) -> Result<Option<PathBuf>, TransferError> {
+        match self {
+            Self::Part(part) => part.finish(finish).map(Some),
+            Self::Stream { mut out, .. } => out.flush().map_err(output).map(|()| None),
+        }
+    }
+}
+
+fn output(error: std::io::Error) -> TransferError {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => TransferError::Gone,
+        _ => TransferError::Output(error.to_string()),
+    }
+}
+
+/// A thread that writes what comes.
+struct Writing {
+    parts: mpsc::UnboundedSender<Vec<u8>>,
+    written: watch::Receiver<u64>,
+    ended: tokio::task::JoinHandle<(Sink, Result<(), TransferError>)>,
+}
+
+impl Writing {
+    /// The queue has no bound of its own: the server is never more than the window ahead.
+    fn start(mut sink: Sink) -> Self {
+        let (parts, mut taken) = mpsc::unbounded_channel::<Vec<u8>>();
+        let (told, written) = watch::channel(sink.written());
+        let ended = tokio::task::spawn_blocking(move || {
+            while let Some(part) = taken.blocking_recv() {
+                if let Err(error) = sink.write(&part) {
+                    return (sink, Err(error));
+                }
+                told.send_replace(sink.written());
+            }
+            (sink, Ok(()))
+        });
+        Self { parts, written, ended }
+    }
+}
+
+impl Download {
+    pub(super) fn new(get: Get) -> Self {
+        let Get { conversation, n, file, own, into } = get;
+        let (place, sink) = match into {
+            Into::Place(place) => (Some(place), None),
+            Into::Stream(out) => {
+                (None, Some(Sink::Stream { out, written: 0, hasher: Hasher::new() }))
+            }
+        };
+        Self { get: GetFile { conversation, n, file, own }, place, sink }
+    }
+
+    /// Asks for what is missing, and puts the whole in its place.
+    pub(super) async fn run(
+        &mut self,
+        wire: &mut Wire,
+        desk: &Desk,
+    ) -> Result<Option<PathBuf>, TransferError> {
+        let Some(mut sink) = self.sink.take() else { return Err(ClientError::Closed.into()) };
+        let (offset, size) = (sink.written(), self.get.file.size);
+        let prefix_hash =
+            if offset == 0 { Bytes::new() } else { Bytes::copy_from_slice(&sink.hash()) };
+        let GetFile { conversation, n, .. } = self.get;
+        let ask = proto::GetFile { conversation, n, offset, prefix_hash };
+        let answer = match wire.answer(Op::GetFile(ask)).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.sink = Some(sink);
+                return Err(error.into());
+            }
+        };
+        let coming = match answer {
+            Ok(Answered::FileComing(coming)) => coming,
+            other => {
+                self.sink = Some(sink);
+                return Err(match other {
+                    Err(no) => ClientError::Refused(no),
+                    Ok(_) => ClientError::Protocol("an answer to another question"),
+                }
+                .into());
+            }
+        };
+        let transfer = coming.transfer;
+        let begun = judge(&coming, &self.get.file, offset)
+            .and_then(|()| if coming.offset == 0 && offset > 0 { sink.rewind() } else { Ok(()) });
+        if let Err(error) = begun {
+            self.sink = Some(sink);
+            wire.ask(Op::AbortFile(proto::AbortFile { transfer }))?;
+            return Err(error);
+        }
+        desk.began(coming.offset).await;
+        let mut writing = Writing::start(sink);
+        let received = receive(wire, &coming, &mut writing, size, desk).await;
+        drop(writing.parts);
+        let (sink, wrote) =
+            writing.ended.await.map_err(|_| TransferError::from(ClientError::Closed))?;
+        self.sink = Some(sink);
+        let whole = wrote.and(received);
+        if whole.is_err() && !wire.is_dead() {
+            wire.ask(Op::AbortFile(proto::AbortFile { transfer }))?;
+        }
+        whole?;
+        wire.moved = true;
+        self.finish().await
+    }
+
+    /// Opens its place and hashes what is there already; once is enough.
+    pub(super) async fn open(&mut self) -> Result<(), TransferError> {
+        if self.sink.is_none()
+            && let Some(place) = self.place.clone()
+        {
+            let size = self.get.file.size;
+            let open = tokio::task::spawn_blocking(move || Part::open(place, size).map(Sink::Part));
+            self.sink = Some(open.await.unwrap_or(Err(ClientError::Closed.into()))?);
+        }
+        Ok(())
+    }
+
+    /// Everything has come.
+    async fn finish(&mut self) -> Result<Option<PathBuf>, TransferError> {
+        let Some(sink) = self.sink.take() else { return Err(ClientError::Closed.into()) };
+        let FileEntry { mode, modified_ms, hash, .. } = self.get.file;
+        let finish = Finish { mode, modified_ms, own: self.get.own };
+        let done = tokio::task::spawn_blocking(move || {
+            if sink.hash() == hash {
+                return sink.finish(finish);
+            }
+            if let Sink::Part(part) = sink {
+                part.discard();
+            }
+            Err(TransferError::Hash)
+        });
+        done.await.unwrap_or(Err(ClientError::Closed.into()))
+    }
+
+    /// It will not come; what has come stays for another attempt.
+    pub(super) fn leave(&mut self) {
+        if let Some(Sink::Part(part)) = self.sink.take() {
+            part.leave();
+        }
+    }
+}
+
+/// Whether what the server offers is what the entry says and what was asked for.
+fn judge(coming: &proto::FileComing, entry: &FileEntry, asked: u64) -> Result<(), TransferError> {
+    if coming.size != entry.size || *coming.hash != entry.hash {
+        return Err(TransferError::OtherFile);
+    }
+    if coming.offset != asked && coming.offset != 0 {
+        return Err(ClientError::Protocol("a file from where nobody asked for it").into());
+    }
+    Ok(())
+}
+
+async fn receive(
+    wire: &mut Wire,
+    coming: &proto::FileComing,
+    writing: &mut Writing,
+    size: u64,
+    desk: &Desk,
+) -> Result<(), TransferError> {
+    let transfer = coming.transfer;
+    let (mut got, mut acked) = (coming.offset, coming.offset);
+    while got < size {
+        tokio::select! {
+            incoming = wire.next(None) => match incoming? {
+                Incoming::Bulk { transfer: of, offset, data } if of == transfer => {
+                    let end = offset.saturating_add(data.len() as u64);
+                    if offset != got || end > size || end > acked + WINDOW {
+                        return Err(ClientError::Protocol("file bytes out of order").into());
+                    }
+                    got = end;
+                    wire.moved = true;
+                    // The thread says why if it has ended.
+                    let at = desk.limit.grant(data.len());
+                    if writing.parts.send(data).is_err() {
+                        return Ok(());
+                    }
+                    desk.progress(got);
+                    // What is not read slows down the server, however large its window is.
+                    if let Some(at) = at {
+                        sleep_until(at).await;
+                    }
+                }
+                Incoming::Aborted { transfer: of, why } if of == transfer => {
+                    return Err(ClientError::Refused(Refusal { why, retry_seconds: 0 }).into());
+                }
+                _ => {}
+            },
+            changed = writing.written.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+                let written = *writing.written.borrow_and_update();
+                if written >= acked + ACK_EVERY {
+                    acked = written;
+                    wire.ack(transfer, acked)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}

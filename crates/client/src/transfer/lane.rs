@@ -1,0 +1,325 @@
+//! A line of transfers and the task behind it: one file after the other, connecting when there is
+//! one and again when the line is lost.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use twinlock_core::Entropy as _;
+use twinlock_core::credential::Credential;
+use twinlock_core::id::ConversationId;
+use twinlock_core::keys::DeviceSecret;
+use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+use twinlock_link::OsEntropy;
+
+use super::download::Download;
+use super::error::TransferError;
+use super::limit::Limit;
+use super::upload::{Sent, Upload};
+use super::wire::Wire;
+use super::{Event, JobId};
+use crate::client::{Options, Up};
+use crate::delays::{Delays, GOOD_LINE};
+use crate::dial::{Dial, Opened};
+use crate::enrol::{client_info, learning};
+use crate::error::{ClientError, Refusal};
+use crate::home::Home;
+use crate::profile::Profile;
+use crate::state::State;
+
+/// A line without a file to move ends after this: sessions are few.
+const IDLE: Duration = Duration::from_secs(10);
+/// Progress is told at most this often.
+const TOLD: Duration = Duration::from_millis(100);
+/// How often a file that changes while it is sent is begun anew.
+const ANEW: u32 = 2;
+/// The longest pause that the server can ask for.
+const LONGEST_PAUSE: u32 = 60;
+
+/// What there is to do, taken by whichever line is free.
+pub(super) type Queue = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<(JobId, Job)>>>;
+
+pub(super) enum Job {
+    Put(Box<Upload>),
+    Get(Box<Download>),
+}
+
+enum Outcome {
+    Sent(Sent),
+    Got(Option<PathBuf>),
+}
+
+/// What all lines share.
+pub(super) struct Shared {
+    pub(super) home: Home,
+    pub(super) profile: Profile,
+    pub(super) state: State,
+    pub(super) options: Options,
+    pub(super) dial: Dial,
+    pub(super) limit: Arc<Limit>,
+    pub(super) events: mpsc::Sender<Event>,
+    /// Nothing more can be done, and why.
+    pub(super) fatal: Mutex<Option<ClientError>>,
+}
+
+/// What a transfer needs besides its line.
+pub(super) struct Desk {
+    job: JobId,
+    events: mpsc::Sender<Event>,
+    pub(super) limit: Arc<Limit>,
+    pub(super) state: State,
+    told: Mutex<(Instant, u64)>,
+}
+
+impl Desk {
+    fn new(shared: &Shared, job: JobId) -> Self {
+        Self {
+            job,
+            events: shared.events.clone(),
+            limit: shared.limit.clone(),
+            state: shared.state.clone(),
+            told: Mutex::new((Instant::now(), 0)),
+        }
+    }
+
+    /// Bytes begin to move, from here on.
+    pub(super) async fn began(&self, from: u64) {
+        let _gone = self.events.send(Event::Began { job: self.job, from }).await;
+    }
+
+    /// So much has moved. Told now and then, and not to somebody who has not taken the last.
+    pub(super) fn progress(&self, done: u64) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.1 != done && told.0.elapsed() >= TOLD {
+            *told = (Instant::now(), done);
+            let _full = self.events.try_send(Event::Progress { job: self.job, done });
+        }
+    }
+}
+
+pub(super) struct Lane {
+    shared: Arc<Shared>,
+    queue: Queue,
+    info: proto::ClientInfo,
+    conversations: HashMap<String, ConversationId>,
+}
+
+impl Lane {
+    pub(super) fn new(shared: Arc<Shared>, queue: Queue) -> Self {
+        let mut instance = [0; 8];
+        OsEntropy.fill(&mut instance);
+        let info = proto::ClientInfo {
+            instance: Bytes::copy_from_slice(&instance),
+            ..client_info(shared.profile.label())
+        };
+        Self { shared, queue, info, conversations: HashMap::new() }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut wire = None;
+        loop {
+            let queue = self.queue.clone();
+            let next = async move { queue.lock().await.recv().await };
+            let taken = match wire {
+                None => next.await,
+                Some(_) => match timeout(IDLE, next).await {
+                    Ok(taken) => taken,
+                    Err(_) => {
+                        end(wire.take());
+                        continue;
+                    }
+                },
+            };
+            let Some((id, job)) = taken else { break };
+            wire = self.work(id, job, wire).await;
+        }
+        if let Some(wire) = wire {
+            wire.close().await;
+        }
+    }
+
+    /// Does a job, over as many lines as it takes; gives back the last if it still stands.
+    async fn work(&mut self, id: JobId, mut job: Job, mut wire: Option<Wire>) -> Option<Wire> {
+        let desk = Desk::new(&self.shared, id);
+        let mut delays = Delays::new(&self.shared.options);
+        let mut anew = 0;
+        loop {
+            let began = Instant::now();
+            let outcome = self.once(&mut job, &mut wire, &desk).await;
+            let error = match outcome {
+                Ok(outcome) => {
+                    self.tell(done(id, &job, outcome)).await;
+                    return wire;
+                }
+                Err(error) => error,
+            };
+            let ended = wire.take_if(|wire| wire.is_dead());
+            let error = match (error, &mut job) {
+                (TransferError::Changed(_), Job::Put(upload)) if anew < ANEW => {
+                    anew += 1;
+                    match upload.renew(&desk).await {
+                        Ok(()) => {
+                            let message_id = upload.message_id;
+                            self.tell(Event::Changed { job: id, message_id }).await;
+                            continue;
+                        }
+                        Err(error) => error,
+                    }
+                }
+                (error, _) => error,
+            };
+            let pause = match &error {
+                // The line is as good as any.
+                TransferError::Client(ClientError::Refused(Refusal {
+                    why: Why::Busy,
+                    retry_seconds,
+                })) => Duration::from_secs(u64::from((*retry_seconds).clamp(1, LONGEST_PAUSE))),
+                TransferError::Client(error)
+                    if error.is_passing() && self.shared.options.reconnect =>
+                {
+                    let (moved, hint) =
+                        ended.as_ref().map_or((false, None), |wire| (wire.moved, wire.come_back));
+                    let good = moved || (ended.is_some() && began.elapsed() > GOOD_LINE);
+                    delays.after(good, error, hint)
+                }
+                _ => {
+                    end(ended);
+                    self.failed(id, &mut job, error, &desk).await;
+                    return wire;
+                }
+            };
+            end(ended);
+            if let TransferError::Client(error) = error {
+                self.tell(Event::Down { error, retry: pause }).await;
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// The line that stands, or a new one.
+    async fn line<'a>(&self, wire: &'a mut Option<Wire>) -> Result<&'a mut Wire, ClientError> {
+        let opened = match wire {
+            Some(wire) => return Ok(wire),
+            None => self.connect().await?,
+        };
+        Ok(wire.insert(opened))
+    }
+
+    async fn connect(&self) -> Result<Wire, ClientError> {
+        let shared = &self.shared;
+        if let Some(error) = shared.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            return Err(error);
+        }
+        let secret = DeviceSecret::new(shared.profile.secret().expose_secret());
+        let credential = Credential::Device(*shared.profile.device(), secret);
+        let opened = shared.dial.open(credential, &self.info).await.inspect_err(|error| {
+            if !error.is_passing() {
+                let mut fatal = shared.fatal.lock().unwrap_or_else(PoisonError::into_inner);
+                *fatal = Some(error.clone());
+            }
+        });
+        let Opened { line, info, binding, tls } = opened?;
+        let learn = learning(&shared.home, &shared.profile, &info);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = learn() {
+                tracing::warn!(%error, "what READY said was not kept");
+            }
+        });
+        self.tell(Event::Up(Box::new(Up { info, binding, tls }))).await;
+        Ok(Wire::new(line))
+    }
+
+    async fn once(
+        &mut self,
+        job: &mut Job,
+        wire: &mut Option<Wire>,
+        desk: &Desk,
+    ) -> Result<Outcome, TransferError> {
+        if let Job::Get(download) = job {
+            // What is wrong with its place is said before anything else.
+            download.open().await?;
+        }
+        let wire = self.line(wire).await?;
+        match job {
+            Job::Put(upload) => {
+                let conversation = self.conversation(wire, &upload.target).await?;
+                upload.run(wire, conversation, desk).await.map(Outcome::Sent)
+            }
+            Job::Get(download) => download.run(wire, desk).await.map(Outcome::Got),
+        }
+    }
+
+    async fn conversation(
+        &mut self,
+        wire: &mut Wire,
+        target: &str,
+    ) -> Result<ConversationId, ClientError> {
+        if let Some(known) = self.conversations.get(target) {
+            return Ok(*known);
+        }
+        let op = match target.strip_prefix('@') {
+            Some(user) => Op::OpenDirect(proto::OpenDirect { user: user.to_owned() }),
+            None => Op::FindRoom(proto::FindRoom { name: target.to_owned() }),
+        };
+        match wire.answer(op).await? {
+            Ok(Answered::Conversation(found)) => {
+                self.conversations.insert(target.to_owned(), found.id);
+                Ok(found.id)
+            }
+            Ok(_) => Err(ClientError::Protocol("an answer to another question")),
+            Err(Refusal { why: Why::NotFound, .. }) => {
+                Err(ClientError::NoTarget(target.to_owned()))
+            }
+            Err(no) => Err(ClientError::Refused(no)),
+        }
+    }
+
+    async fn failed(&self, id: JobId, job: &mut Job, mut error: TransferError, desk: &Desk) {
+        match job {
+            Job::Get(download) => download.leave(),
+            Job::Put(upload) if is_final(&error) => {
+                if let Err(worse) = upload.forget(desk).await {
+                    error = worse;
+                }
+            }
+            Job::Put(_) => {}
+        }
+        self.tell(Event::Failed { job: id, error }).await;
+    }
+
+    async fn tell(&self, event: Event) {
+        // Nobody listens: the files move all the same.
+        let _gone = self.shared.events.send(event).await;
+    }
+}
+
+/// The same file offered again would be refused again, or begin at its start anyway.
+fn is_final(error: &TransferError) -> bool {
+    match error {
+        TransferError::Client(ClientError::NoTarget(_)) | TransferError::Changed(_) => true,
+        error => error
+            .refusal()
+            .is_some_and(|no| !matches!(no.why, Why::Busy | Why::Storage | Why::Quota)),
+    }
+}
+
+fn done(job: JobId, what: &Job, outcome: Outcome) -> Event {
+    match (outcome, what) {
+        (Outcome::Sent(Sent { ack, hash }), Job::Put(upload)) => {
+            Event::Sent { job, message_id: upload.message_id, ack, hash }
+        }
+        (Outcome::Got(path), _) => Event::Got { job, path },
+        (Outcome::Sent(_), Job::Get(_)) => Event::Failed { job, error: ClientError::Closed.into() },
+    }
+}
+
+/// The last words take up to a second; nobody waits for them.
+fn end(wire: Option<Wire>) {
+    if let Some(wire) = wire {
+        tokio::spawn(wire.close());
+    }
+}

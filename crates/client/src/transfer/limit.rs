@@ -1,0 +1,69 @@
+//! A limit of bytes a second for all lines together.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What was not used may be used so much later: lines that wait for an ack lose nothing by it.
+const BURST: Duration = Duration::from_millis(250);
+/// Bytes of a frame at least, however low the limit: its overhead is about 50 bytes.
+const SMALLEST: usize = 4 * 1024;
+
+/// The limit. Without a rate nothing ever waits.
+#[derive(Debug)]
+pub(super) struct Limit {
+    rate: Option<u64>,
+    /// When everything granted so far has gone.
+    free: Mutex<Instant>,
+}
+
+impl Limit {
+    /// Bytes a second; 0 counts as 1.
+    pub(super) fn new(rate: Option<u64>) -> Self {
+        Self { rate: rate.map(|rate| rate.max(1)), free: Mutex::new(Instant::now()) }
+    }
+
+    /// Grants `bytes` and says when they may go; `None`: now.
+    pub(super) fn grant(&self, bytes: usize) -> Option<Instant> {
+        let rate = self.rate?;
+        let now = Instant::now();
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = (*free).max(now.checked_sub(BURST).unwrap_or(now));
+        let nanos = (bytes as u128 * 1_000_000_000) / u128::from(rate);
+        *free = at + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        (at > now).then_some(at)
+    }
+
+    /// Bytes of a frame: about eight a second, at most `most`.
+    pub(super) fn frame(&self, most: usize) -> usize {
+        let eighth = self.rate.map_or(most, |rate| usize::try_from(rate / 8).unwrap_or(most));
+        eighth.clamp(SMALLEST.min(most), most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_spreads_bytes_over_time_and_allows_a_short_burst() {
+        let limit = Limit::new(Some(1000));
+        let began = Instant::now();
+        assert_eq!(limit.grant(1000), None);
+        assert_eq!(limit.grant(500).unwrap() - began, Duration::from_secs(1));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(limit.grant(250), None, "what was not used is used");
+        assert_eq!(limit.grant(1), None, "as is this moment's");
+        assert!(limit.grant(1).is_some(), "and no more");
+        assert_eq!(Limit::new(None).grant(usize::MAX), None);
+    }
+
+    #[test]
+    fn frames_get_smaller_with_the_limit() {
+        assert_eq!(Limit::new(None).frame(262_144), 262_144);
+        assert_eq!(Limit::new(Some(80_000)).frame(262_144), 10_000);
+        assert_eq!(Limit::new(Some(1)).frame(262_144), SMALLEST);
+    }
+}

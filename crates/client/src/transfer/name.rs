@@ -1,0 +1,129 @@
+//! A file's name as somebody else chose it, made harmless for this machine's disk.
+
+use twinlock_core::text::Untrusted;
+
+/// Bytes of a name at most; what nearly every file system allows.
+const MAX: usize = 255;
+/// Bytes of an ending, with its dot, that is kept when a name is cut.
+const MAX_ENDING: usize = 16;
+/// What a name of which nothing is left is called.
+const NAMELESS: &str = "file";
+/// Names that are devices where they are, with any ending.
+const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
+
+/// The last component of `name`, without what acts on a terminal, hides a file, looks like an
+/// option, or is a device somewhere: a name of 1 to 255 bytes of its own, in any script.
+#[must_use]
+pub fn harmless(name: &str) -> String {
+    let last = name.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or_default();
+    // Characters that act or hide are left out, line ends and tabs become blanks.
+    let shown = Untrusted::new(last).render_line();
+    let ended = shown.trim_end_matches(|c: char| c == '.' || c.is_whitespace());
+    let body = ended.trim_start_matches(|c: char| c == '.' || c == '-' || c.is_whitespace());
+    let mut safe = String::with_capacity(ended.len() + 1);
+    if body.len() < ended.len() || is_device(body) {
+        safe.push('_');
+    }
+    safe.push_str(body);
+    match safe.as_str() {
+        "" | "_" => NAMELESS.to_owned(),
+        _ => cut(safe),
+    }
+}
+
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
+    let port = stem.strip_prefix("COM").or_else(|| stem.strip_prefix("LPT"));
+    let is_port = |n: &str| matches!(n.chars().next(), Some('0'..='9' | '¹' | '²' | '³'));
+    DEVICES.contains(&stem.as_str()) || port.is_some_and(|n| n.chars().count() == 1 && is_port(n))
+}
+
+/// At most [`MAX`] bytes, with the ending kept.
+fn cut(name: String) -> String {
+    if name.len() <= MAX {
+        return name;
+    }
+    let ending = name.rfind('.').and_then(|at| name.get(at..)).unwrap_or_default();
+    let ending = if ending.len() <= MAX_ENDING { ending } else { "" };
+    let end = name.floor_char_boundary(MAX - ending.len());
+    let stem = name.get(..end).unwrap_or_default().trim_end_matches(['.', ' ']);
+    format!("{stem}{ending}")
+}
+
+/// `name` with `mark` before its ending: `report.pdf` and `12` make `report-12.pdf`.
+#[must_use]
+pub fn marked(name: &str, mark: &str) -> String {
+    let at = name.rfind('.').filter(|at| *at > 0).unwrap_or(name.len());
+    let (stem, ending) = name.split_at(at);
+    let ending = if ending.len() <= MAX_ENDING { ending } else { "" };
+    let room = MAX.saturating_sub(ending.len() + mark.len() + 1);
+    let stem = stem.get(..stem.floor_char_boundary(room)).unwrap_or_default();
+    format!("{stem}-{mark}{ending}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::indexing_slicing)]
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_last_component_and_nothing_that_acts() {
+        for (evil, safe) in [
+            ("../../x", "x"),
+            ("/etc/passwd", "passwd"),
+            ("..\\..\\boot.ini", "boot.ini"),
+            ("dir/", "dir"),
+            (".ssh", "_ssh"),
+            ("...", "file"),
+            ("..", "file"),
+            ("", "file"),
+            ("/", "file"),
+            ("-rf", "_rf"),
+            (" .x", "_x"),
+            ("CON", "_CON"),
+            ("nul.txt", "_nul.txt"),
+            ("com1", "_com1"),
+            ("LPT\u{b9}.log", "_LPT\u{b9}.log"),
+            ("Com10", "Com10"),
+            ("console", "console"),
+            ("a.txt. . ", "a.txt"),
+            ("a\u{1b}[2Jb\nc\0d\u{7f}", "a[2Jb cd"),
+            ("gpj.\u{202e}exe", "gpj.exe"),
+            ("\u{200b}\u{feff}", "file"),
+        ] {
+            assert_eq!(harmless(evil), safe, "{evil:?}");
+        }
+    }
+
+    #[test]
+    fn ordinary_names_of_any_script_stay_as_they_are() {
+        for name in
+            ["a", "report (1).pdf", "Übung.tar.gz", "レポート.txt", "דוח.pdf", "👍🏽.png", "a:b?"]
+        {
+            assert_eq!(harmless(name), name);
+        }
+    }
+
+    #[test]
+    fn a_long_name_is_cut_between_characters_and_keeps_its_ending() {
+        for name in ["é".repeat(200) + ".tar.gz", "x".repeat(300), "語".repeat(85) + ".txt"] {
+            let safe = harmless(&name);
+            assert!(safe.len() <= MAX, "{}", safe.len());
+            assert!(safe.len() > MAX - 4, "{}", safe.len());
+            assert_eq!(
+                name.rfind('.').map(|at| &name[at..]),
+                safe.rfind('.').map(|at| &safe[at..])
+            );
+        }
+        assert_eq!(harmless(&"y".repeat(255)), "y".repeat(255));
+    }
+
+    #[test]
+    fn a_mark_goes_before_the_ending_and_fits() {
+        assert_eq!(marked("report.pdf", "12"), "report-12.pdf");
+        assert_eq!(marked("README", "12"), "README-12");
+        let long = "é".repeat(126) + ".md";
+        assert!(marked(&long, "lobby-12").len() <= MAX);
+        assert!(marked(&long, "lobby-12").ends_with("-lobby-12.md"));
+    }
+}

@@ -1,0 +1,403 @@
+//! Where a file that comes is put: first as `.NAME.part`, under its name once its hash matched.
+//!
+//! Everything goes through the directory's descriptor and follows no link in it. What has come is
+//! kept, so that the next attempt goes on from there; the server compares its hash before it
+//! counts. Whoever shares the directory can put things in the way: they end in an error and are
+//! never written to.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions, TryLockError};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use blake3::Hasher;
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::error::TransferError;
+use super::source::hash_some;
+use crate::disk::DiskError;
+
+/// Bytes of a name at most.
+const MAX_NAME: usize = 255;
+/// What comes is the owner's alone until it is whole.
+const PART_MODE: u32 = 0o600;
+/// How often to look again when the part that was opened is no longer the one that is there.
+const TRIES: usize = 5;
+
+/// A place for a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The directory, which exists.
+    pub dir: PathBuf,
+    /// The file's name in it: one component. One that somebody else chose goes through
+    /// [`super::name::harmless`] first.
+    pub name: OsString,
+    /// Overwrite what is there.
+    pub force: bool,
+    /// Keep the right to execute it though another user sent it.
+    pub keep_mode: bool,
+}
+
+impl Place {
+    /// The file's path.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.dir.join(&self.name)
+    }
+
+    /// Fails if the file is there already, unless it may be overwritten. Blocks.
+    ///
+    /// # Errors
+    /// [`TransferError::Exists`], [`TransferError::InTheWay`] for a directory.
+    pub fn check(&self) -> Result<(), TransferError> {
+        match std::fs::symlink_metadata(self.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(DiskError::at(&self.path())(error).into()),
+            Ok(found) if found.is_dir() => {
+                Err(TransferError::InTheWay { path: self.path(), what: "a directory" })
+            }
+            Ok(_) if self.force => Ok(()),
+            Ok(_) => Err(TransferError::Exists(self.path())),
+        }
+    }
+}
+
+/// What the file is to be like once it is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Finish {
+    /// As it was sent; 0 where that is not known.
+    pub(super) mode: u32,
+    /// ms since 1970 UTC; 0 where that is not known.
+    pub(super) modified_ms: u64,
+    /// This user sent it.
+    pub(super) own: bool,
+}
+
+/// A file that is coming.
+#[derive(Debug)]
+pub(super) struct Part {
+    dir: File,
+    name: OsString,
+    path: PathBuf,
+    file: File,
+    place: Place,
+    written: u64,
+    hasher: Hasher,
+}
+
+impl Part {
+    /// Makes it, or opens what an earlier attempt has left, and hashes that. No more than `size`
+    /// bytes can be part of the file. Blocks.
+    pub(super) fn open(place: Place, size: u64) -> Result<Self, TransferError> {
+        place.check()?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&place.dir, flags, Mode::empty());
+        let dir = File::from(dir.map_err(|error| DiskError::at(&place.dir)(error.into()))?);
+        let name = part_name(&place.name);
+        let path = place.dir.join(&name);
+        let file = open_part(&dir, &name, &path)?;
+        let mut part = Self { dir, name, path, file, place, written: 0, hasher: Hasher::new() };
+        part.measure(size)?;
+        Ok(part)
+    }
+
+    fn measure(&mut self, size: u64) -> Result<(), TransferError> {
+        let at = || DiskError::at(&self.path);
+        let there = self.file.metadata().map_err(at())?.len();
+        if there > size {
+            return self.rewind();
+        }
+        self.written = hash_some(&mut self.file, &mut self.hasher, there).map_err(at())?;
+        Ok(())
+    }
+
+    /// How much there is of it.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// BLAKE3 of that.
+    pub(super) fn hash(&self) -> [u8; 32] {
+        *self.hasher.finalize().as_bytes()
+    }
+
+    /// Throws away what there is.
+    pub(super) fn rewind(&mut self) -> Result<(), TransferError> {
+        let at = || DiskError::at(&self.path);
+        self.file.set_len(0).map_err(at())?;
+        self.file.seek(SeekFrom::Start(0)).map_err(at())?;
+        self.written = 0;
+        self.hasher = Hasher::new();
+        Ok(())
+    }
+
+    /// Adds to it. Blocks.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
+        self.file.write_all(bytes).map_err(DiskError::at(&self.path))?;
+        self.hasher.update(bytes);
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Gives the whole file its mode, its time and its name, on disk when this returns. Blocks.
+    pub(super) fn finish(self, finish: Finish) -> Result<PathBuf, TransferError> {
+        let at = || DiskError::at(&self.path);
+        let mode = final_mode(finish, self.place.keep_mode, umask());
+        self.file.set_permissions(Permissions::from_mode(mode)).map_err(at())?;
+        if finish.modified_ms > 0 {
+            let modified =
+                SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(finish.modified_ms));
+            if let Some(modified) = modified {
+                self.file.set_modified(modified).map_err(at())?;
+            }
+        }
+        self.file.sync_all().map_err(at())?;
+        let renamed = if self.place.force {
+            rustix::fs::renameat(&self.dir, &self.name, &self.dir, &self.place.name)
+        } else {
+            rename_new(&self.dir, &self.name, &self.place.name)
+        };
+        let path = self.place.path();
+        match renamed {
+            Ok(()) => {}
+            // It came while the file did.
+            Err(Errno::EXIST) => return Err(TransferError::Exists(path)),
+            Err(error) => return Err(DiskError::at(&path)(error.into()).into()),
+        }
+        self.dir.sync_all().map_err(DiskError::at(&self.place.dir))?;
+        Ok(path)
+    }
+
+    /// Removes what there is.
+    pub(super) fn discard(self) {
+        // What cannot be removed is begun again from its start next time.
+        let _left = rustix::fs::unlinkat(&self.dir, &self.name, AtFlags::empty());
+    }
+
+    /// Leaves it for the next attempt, if there is anything.
+    pub(super) fn leave(self) {
+        if self.written == 0 {
+            self.discard();
+        }
+    }
+}
+
+/// Opens or makes the part, locked against others and sure to be this user's own plain file.
+fn open_part(dir: &File, name: &OsStr, path: &Path) -> Result<File, TransferError> {
+    let in_the_way = |what| TransferError::InTheWay { path: path.to_path_buf(), what };
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    for _ in 0..TRIES {
+        let new = rustix::fs::openat(
+            dir,
+            name,
+            flags | OFlags::CREATE | OFlags::EXCL,
+            Mode::from_raw_mode(PART_MODE),
+        );
+        let opened = match new {
+            Err(Errno::EXIST) => rustix::fs::openat(dir, name, flags, Mode::empty()),
+            new => new,
+        };
+        let file = match opened {
+            Ok(file) => File::from(file),
+            // It went meanwhile.
+            Err(Errno::NOENT) => continue,
+            Err(Errno::LOOP) => return Err(in_the_way("a symbolic link")),
+            Err(Errno::ISDIR) => return Err(in_the_way("a directory")),
+            Err(error) => return Err(DiskError::at(path)(error.into()).into()),
+        };
+        let found = file.metadata().map_err(DiskError::at(path))?;
+        if !found.is_file() {
+            return Err(in_the_way("no plain file"));
+        }
+        if found.uid() != rustix::process::geteuid().as_raw() || found.nlink() > 1 {
+            return Err(in_the_way("somebody else's file, or another file's link"));
+        }
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(TransferError::Taken(path.to_path_buf())),
+            Err(TryLockError::Error(error)) => return Err(DiskError::at(path)(error).into()),
+        }
+        // Whoever held the lock may have given it its final name.
+        let there = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        if there.is_ok_and(|there| there.st_ino == found.ino() && there.st_dev == found.dev()) {
+            file.set_permissions(Permissions::from_mode(PART_MODE)).map_err(DiskError::at(path))?;
+            return Ok(file);
+        }
+    }
+    Err(TransferError::Taken(path.to_path_buf()))
+}
+
+/// Renames if nothing has the new name.
+fn rename_new(dir: &File, old: &OsStr, new: &OsStr) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(dir, old, dir, new, RenameFlags::NOREPLACE) {
+        // Not every file system can; a link is as good.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            rustix::fs::linkat(dir, old, dir, new, AtFlags::empty())?;
+            rustix::fs::unlinkat(dir, old, AtFlags::empty())
+        }
+        renamed => renamed,
+    }
+}
+
+/// `.NAME.part`; a name that is too long for that is cut, and told apart by its hash.
+fn part_name(name: &OsStr) -> OsString {
+    let bytes = name.as_bytes();
+    let whole = [b".", bytes, b".part"].concat();
+    if whole.len() <= MAX_NAME {
+        return OsString::from_vec(whole);
+    }
+    let hash = blake3::hash(bytes).to_hex();
+    let mark = hash.get(..16).unwrap_or_default();
+    let kept = MAX_NAME - ".~.part".len() - mark.len();
+    // Between characters, for file systems that take nothing else.
+    let text = String::from_utf8_lossy(bytes);
+    let stem = text.get(..text.floor_char_boundary(kept)).unwrap_or_default();
+    format!(".{stem}~{mark}.part").into()
+}
+
+/// Read and write for all, and execute where it was sent and may be, as far as the sender and this
+/// process's mask allow. Never set-uid, set-gid or sticky.
+fn final_mode(finish: Finish, keep_mode: bool, umask: u32) -> u32 {
+    let most = if finish.own || keep_mode { 0o777 } else { 0o666 };
+    let sent = if finish.mode == 0 { 0o666 } else { finish.mode };
+    sent & most & !umask
+}
+
+/// This process's file mode creation mask. It can be asked for only by changing it for a moment,
+/// for all threads; Linux shows it elsewhere. Where it does not, files stay the owner's alone.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o077)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn place(dir: &Path) -> Place {
+        Place { dir: dir.to_path_buf(), name: "f.txt".into(), force: false, keep_mode: false }
+    }
+
+    fn finish() -> Finish {
+        Finish { mode: 0o644, modified_ms: 1_000_000_000_123, own: true }
+    }
+
+    #[test]
+    fn a_part_goes_on_and_gets_its_name_mode_and_time_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut part = Part::open(place(dir.path()), 10).unwrap();
+        part.write(b"hello").unwrap();
+        let hidden = dir.path().join(".f.txt.part");
+        assert_eq!(std::fs::metadata(&hidden).unwrap().mode() & 0o777, 0o600);
+        part.leave();
+        let mut part = Part::open(place(dir.path()), 10).unwrap();
+        assert_eq!((part.written(), part.hash()), (5, *blake3::hash(b"hello").as_bytes()));
+        part.write(b"world").unwrap();
+        assert_eq!(part.hash(), *blake3::hash(b"helloworld").as_bytes());
+        let path = part.finish(finish()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"helloworld");
+        let found = std::fs::metadata(&path).unwrap();
+        assert_eq!(found.mode() & 0o7777, 0o644 & !umask());
+        let modified = found.modified().unwrap().duration_since(SystemTime::UNIX_EPOCH);
+        assert_eq!(modified.unwrap().as_millis(), 1_000_000_000_123);
+        assert!(!hidden.exists());
+    }
+
+    #[test]
+    fn nothing_is_overwritten_unasked_not_even_what_comes_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut part = Part::open(place(dir.path()), 3).unwrap();
+        part.write(b"new").unwrap();
+        std::fs::write(dir.path().join("f.txt"), "old").unwrap();
+        assert!(matches!(part.finish(finish()), Err(TransferError::Exists(_))));
+        assert!(matches!(Part::open(place(dir.path()), 3), Err(TransferError::Exists(_))));
+        assert_eq!(std::fs::read(dir.path().join("f.txt")).unwrap(), b"old");
+        let part = Part::open(Place { force: true, ..place(dir.path()) }, 3).unwrap();
+        assert_eq!(part.written(), 3, "what had come is still there");
+        part.finish(finish()).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("f.txt")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_not_followed_and_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        let part = dir.path().join(".f.txt.part");
+        let refused = |what: &str| match Part::open(place(dir.path()), 100) {
+            Err(TransferError::InTheWay { .. }) => {}
+            other => panic!("{what}: {other:?}"),
+        };
+        symlink(&victim, &part).unwrap();
+        refused("a symbolic link");
+        std::fs::remove_file(&part).unwrap();
+        symlink(dir.path().join("nothing"), &part).unwrap();
+        refused("a dangling link");
+        std::fs::remove_file(&part).unwrap();
+        std::fs::hard_link(&victim, &part).unwrap();
+        refused("a hard link");
+        std::fs::remove_file(&part).unwrap();
+        std::fs::create_dir(&part).unwrap();
+        refused("a directory");
+        std::fs::remove_dir(&part).unwrap();
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+        // At the final name: it exists, dangling or not, and with force the link itself goes.
+        symlink(&victim, dir.path().join("f.txt")).unwrap();
+        assert!(matches!(Part::open(place(dir.path()), 3), Err(TransferError::Exists(_))));
+        let mut part = Part::open(Place { force: true, ..place(dir.path()) }, 3).unwrap();
+        part.write(b"new").unwrap();
+        part.finish(finish()).unwrap();
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+        assert!(!std::fs::symlink_metadata(dir.path().join("f.txt")).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn two_do_not_write_one_part_and_more_than_the_file_is_thrown_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut part = Part::open(place(dir.path()), 5).unwrap();
+        assert!(matches!(Part::open(place(dir.path()), 5), Err(TransferError::Taken(_))));
+        part.write(b"hello").unwrap();
+        part.leave();
+        let part = Part::open(place(dir.path()), 4).unwrap();
+        assert_eq!(part.written(), 0);
+        part.leave();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "an empty part is left");
+    }
+
+    #[test]
+    fn the_longest_names_have_parts_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["é".repeat(127), "x".repeat(255), "x".repeat(254) + "y", "x".repeat(249)] {
+            let place = Place { name: name.into(), ..place(dir.path()) };
+            let mut part = Part::open(place.clone(), 3).unwrap();
+            assert_eq!(part.written(), 0);
+            part.write(b"abc").unwrap();
+            part.finish(finish()).unwrap();
+            assert!(place.path().exists());
+        }
+        assert_ne!(
+            part_name(OsStr::new(&"x".repeat(255))),
+            part_name(OsStr::new(&"x".repeat(254)))
+        );
+    }
+
+    #[test]
+    fn rights_are_never_more_than_sent_and_never_another_users_program() {
+        let mode = |mode, own, keep| final_mode(Finish { mode, modified_ms: 0, own }, keep, 0o022);
+        assert_eq!(mode(0o755, true, false), 0o755);
+        assert_eq!(mode(0o755, false, false), 0o644);
+        assert_eq!(mode(0o755, false, true), 0o755);
+        assert_eq!(mode(0o6777, true, true), 0o755, "neither set-uid nor set-gid");
+        assert_eq!(mode(0o600, false, false), 0o600);
+        assert_eq!(mode(0, false, false), 0o644);
+        assert_eq!(mode(0o666, true, false), 0o644);
+    }
+}

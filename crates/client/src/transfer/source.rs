@@ -1,0 +1,328 @@
+//! Reading a file that is sent: on a thread, a little ahead of the line, hashed as it goes.
+//!
+//! What was hashed up to each frame is kept for the last megabytes, since that is where a cut line
+//! resumes: the server says how much it has, and its hash is compared without reading again what
+//! was read. After a kill there is none of that, and the beginning is read and hashed anew.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+
+use blake3::Hasher;
+use rustix::fs::{Mode, OFlags};
+use tokio::sync::mpsc;
+
+use super::error::TransferError;
+use crate::disk::DiskError;
+use crate::uploads::Source;
+
+/// Frames that are read ahead.
+const AHEAD: usize = 4;
+/// Bytes read at once where they are only hashed.
+const HASHED_AT_ONCE: usize = 1024 * 1024;
+/// Bytes over which hash states are kept: the window, and what is sealed and not written.
+const REMEMBERED: u64 = 10 * 1024 * 1024;
+/// Bytes between two of them at least; one has about 2 KiB.
+const APART: u64 = 128 * 1024;
+
+/// A file that can be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What it is called there; see `FileMeta` for what the server takes.
+    pub name: String,
+    /// Where it is, and how it was when it was looked at.
+    pub source: Source,
+    /// Permission bits, at most 0777; 0 where there are none to keep.
+    pub mode: u32,
+    /// ms since 1970 UTC; 0 where there is none to keep.
+    pub modified_ms: u64,
+    /// BLAKE3 of what came by standard input; see [`crate::uploads::Offer`].
+    pub hash: Option<[u8; 32]>,
+}
+
+/// Looks at the file at `path`, links followed. Blocks.
+///
+/// # Errors
+/// [`TransferError::NotAFile`] for anything but a regular file, [`TransferError::Disk`].
+pub fn look(path: &Path) -> Result<Found, TransferError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let absolute = std::path::absolute(path).map_err(DiskError::at(path))?;
+    let found = std::fs::metadata(&absolute).map_err(DiskError::at(path))?;
+    let kind = found.file_type();
+    if !kind.is_file() {
+        let what = match () {
+            () if kind.is_dir() => "a directory",
+            () if kind.is_fifo() => "a pipe",
+            () if kind.is_socket() => "a socket",
+            () => "a device",
+        };
+        return Err(TransferError::NotAFile { path: path.to_path_buf(), what });
+    }
+    let name = absolute.file_name().map(|name| name.to_string_lossy().into_owned());
+    let source = Source::of(&absolute, &found);
+    Ok(Found {
+        name: name.unwrap_or_default(),
+        mode: found.permissions().mode() & 0o777,
+        modified_ms: source.modified_ms(),
+        source,
+        hash: None,
+    })
+}
+
+/// Opens it if it is what it was. Blocks.
+fn open(source: &Source) -> Result<File, TransferError> {
+    let at = || DiskError::at(&source.path);
+    // Not blocking: what was a file may be a pipe by now.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::open(&source.path, flags, Mode::empty());
+    let file = File::from(file.map_err(|error| at()(error.into()))?);
+    if !is_still(&file, source)? {
+        return Err(TransferError::Changed(source.path.clone()));
+    }
+    Ok(file)
+}
+
+fn is_still(file: &File, source: &Source) -> Result<bool, TransferError> {
+    let now = file.metadata().map_err(DiskError::at(&source.path))?;
+    Ok(now.is_file() && Source::of(&source.path, &now) == *source)
+}
+
+/// The states of the hash along the last [`REMEMBERED`] bytes.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Marks(VecDeque<(u64, Hasher)>);
+
+impl Marks {
+    /// `hasher` has taken the first `offset` bytes.
+    pub(super) fn put(&mut self, offset: u64, hasher: Hasher) {
+        if self.0.back().is_some_and(|(last, _)| *last + APART > offset) {
+            return;
+        }
+        self.0.push_back((offset, hasher));
+        // The oldest that is kept is beyond what must be covered.
+        while self.0.get(1).is_some_and(|(second, _)| *second + REMEMBERED <= offset) {
+            self.0.pop_front();
+        }
+    }
+
+    /// The last one that is not after `offset`.
+    fn before(&self, offset: u64) -> (u64, Hasher) {
+        let found = self.0.iter().rev().find(|(at, _)| *at <= offset);
+        found.cloned().unwrap_or_else(|| (0, Hasher::new()))
+    }
+}
+
+/// The hash's state after the first `upto` bytes, from the nearest mark. Blocks.
+pub(super) fn prefix(source: &Source, marks: &Marks, upto: u64) -> Result<Hasher, TransferError> {
+    let (from, mut hasher) = marks.before(upto);
+    if from == upto {
+        return Ok(hasher);
+    }
+    let mut file = open(source)?;
+    file.seek(SeekFrom::Start(from)).map_err(DiskError::at(&source.path))?;
+    let hashed = hash_some(&mut file, &mut hasher, upto - from);
+    if hashed.map_err(DiskError::at(&source.path))? < upto - from {
+        return Err(TransferError::Changed(source.path.clone()));
+    }
+    Ok(hasher)
+}
+
+/// Hashes up to `most` bytes of what comes; how many there were. Blocks.
+pub(super) fn hash_some(
+    from: &mut impl std::io::Read,
+    hasher: &mut Hasher,
+    most: u64,
+) -> std::io::Result<u64> {
+    let mut part = vec![0; HASHED_AT_ONCE];
+    let mut left = most;
+    while left > 0 {
+        let want = usize::try_from(left).unwrap_or(HASHED_AT_ONCE).min(HASHED_AT_ONCE);
+        let room = part.get_mut(..want).unwrap_or_default();
+        match from.read(room) {
+            Ok(0) => break,
+            Ok(n) => {
+                hasher.update(room.get(..n).unwrap_or_default());
+                left -= n as u64;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(most - left)
+}
+
+/// BLAKE3 of the file at `path`. Blocks.
+///
+/// # Errors
+/// [`TransferError::Disk`].
+pub fn hash_file(path: &Path) -> Result<[u8; 32], TransferError> {
+    let mut hasher = Hasher::new();
+    let mut file = File::open(path).map_err(DiskError::at(path))?;
+    hash_some(&mut file, &mut hasher, u64::MAX).map_err(DiskError::at(path))?;
+    Ok(*hasher.finalize().as_bytes())
+}
+
+/// What a reader gives.
+pub(super) enum Read {
+    /// The next bytes, at least one, and the hash's state after them.
+    Some(Vec<u8>, Box<Hasher>),
+    /// That was all, and the file is what it was: BLAKE3 of all of it.
+    End([u8; 32]),
+    /// It cannot be read, or has changed. The last.
+    Failed(TransferError),
+}
+
+/// Reads `source` from `from` on a thread, in parts of `frame` bytes. `hasher` has taken what is
+/// before. It ends when the receiver goes.
+pub(super) fn read(
+    source: Source,
+    from: u64,
+    hasher: Hasher,
+    frame: usize,
+) -> mpsc::Receiver<Read> {
+    let (reads, taken) = mpsc::channel(AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let last = match read_all(&source, from, hasher, frame, &reads) {
+            Ok(Some(hash)) => Read::End(hash),
+            Ok(None) => return,
+            Err(error) => Read::Failed(error),
+        };
+        let _gone = reads.blocking_send(last);
+    });
+    taken
+}
+
+/// `None`: nobody wants any more.
+fn read_all(
+    source: &Source,
+    from: u64,
+    mut hasher: Hasher,
+    frame: usize,
+    reads: &mpsc::Sender<Read>,
+) -> Result<Option<[u8; 32]>, TransferError> {
+    let at = || DiskError::at(&source.path);
+    let mut file = open(source)?;
+    file.seek(SeekFrom::Start(from)).map_err(at())?;
+    let mut left = source.size.saturating_sub(from);
+    while left > 0 {
+        let want = usize::try_from(left).unwrap_or(frame).min(frame);
+        let mut part = Vec::with_capacity(want);
+        (&file).take(want as u64).read_to_end(&mut part).map_err(at())?;
+        if part.len() < want {
+            return Err(TransferError::Changed(source.path.clone()));
+        }
+        left -= want as u64;
+        hasher.update(&part);
+        if reads.blocking_send(Read::Some(part, Box::new(hasher.clone()))).is_err() {
+            return Ok(None);
+        }
+    }
+    if !is_still(&file, source)? {
+        return Err(TransferError::Changed(source.path.clone()));
+    }
+    Ok(Some(*hasher.finalize().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+    use super::*;
+
+    fn file(bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, bytes).unwrap();
+        (dir, path)
+    }
+
+    fn bytes(n: usize) -> Vec<u8> {
+        (0..n).map(|at| (at * 7 % 251) as u8).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_read_is_the_file_and_its_hash() {
+        for size in [0, 1, 999, 1000, 1001, 5000] {
+            let all = bytes(size);
+            let (_dir, path) = file(&all);
+            let found = look(&path).unwrap();
+            for from in [0, size / 2, size] {
+                let mut before = Hasher::new();
+                before.update(&all[..from]);
+                let mut reads = read(found.source.clone(), from as u64, before, 1000);
+                let mut got = all[..from].to_vec();
+                let hash = loop {
+                    match reads.recv().await.unwrap() {
+                        Read::Some(part, after) => {
+                            got.extend(part);
+                            assert_eq!(after.finalize(), blake3::hash(&got));
+                        }
+                        Read::End(hash) => break hash,
+                        Read::Failed(error) => panic!("{error}"),
+                    }
+                };
+                assert_eq!((got == all, hash), (true, *blake3::hash(&all).as_bytes()));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_is_noticed_before_and_while_it_is_read() {
+        let (_dir, path) = file(&bytes(10_000));
+        let found = look(&path).unwrap();
+        let mut reads = read(found.source.clone(), 0, Hasher::new(), 1000);
+        assert!(matches!(reads.recv().await, Some(Read::Some(..))));
+        // Four are read ahead; the end is not.
+        let mut longer = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut longer, b"more").unwrap();
+        let last = loop {
+            match reads.recv().await.unwrap() {
+                Read::Some(..) => {}
+                last => break last,
+            }
+        };
+        assert!(matches!(last, Read::Failed(TransferError::Changed(_))));
+        let mut reads = read(found.source, 0, Hasher::new(), 1000);
+        assert!(matches!(reads.recv().await, Some(Read::Failed(TransferError::Changed(_)))));
+    }
+
+    #[test]
+    fn a_prefix_is_hashed_from_the_nearest_mark_and_marks_cover_the_last_megabytes() {
+        let frame = 256 * 1024;
+        let all = bytes(20 * 1024 * 1024 + 17);
+        let (_dir, path) = file(&all);
+        let source = look(&path).unwrap().source;
+        let (mut marks, mut hasher, mut offset) = (Marks::default(), Hasher::new(), 0);
+        for part in all.chunks(frame) {
+            hasher.update(part);
+            offset += part.len();
+            marks.put(offset as u64, hasher.clone());
+        }
+        assert!(marks.0.len() < 50, "{}", marks.0.len());
+        let first = marks.0.front().unwrap().0;
+        assert!(first + REMEMBERED <= all.len() as u64);
+        for upto in [0, 5, frame, all.len() - 9 * 1024 * 1024, all.len() - frame, all.len()] {
+            let hash = prefix(&source, &marks, upto as u64).unwrap().finalize();
+            assert_eq!(hash, blake3::hash(&all[..upto]), "{upto}");
+        }
+        // At a mark nothing is read.
+        std::fs::remove_file(&path).unwrap();
+        assert!(prefix(&source, &marks, first).is_ok());
+        assert!(prefix(&source, &marks, 5).is_err());
+    }
+
+    #[test]
+    fn only_files_are_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let kind = |path: &Path| match look(path) {
+            Err(TransferError::NotAFile { what, .. }) => what,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(kind(dir.path()), "a directory");
+        assert_eq!(kind(Path::new("/dev/null")), "a device");
+        let socket = dir.path().join("s");
+        let _bound = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert_eq!(kind(&socket), "a socket");
+        assert!(matches!(look(&dir.path().join("none")), Err(TransferError::Disk(_))));
+    }
+}

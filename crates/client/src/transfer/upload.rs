@@ -1,0 +1,238 @@
+//! One file on its way to the server, over as many lines as it takes.
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use twinlock_core::id::{ConversationId, MessageId};
+use twinlock_core::limits::MAX_BULK;
+use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
+use twinlock_link::OsEntropy;
+
+use super::WINDOW;
+use super::error::TransferError;
+use super::lane::Desk;
+use super::source::{self, Found, Marks, Read};
+use super::wire::{Incoming, Wire};
+use crate::client::blocking;
+use crate::enrol::now_ms;
+use crate::error::{ClientError, Refusal};
+use crate::outbox::Ack;
+use crate::uploads::Offer;
+
+/// Bytes sealed and not yet written beyond which nothing more is sealed. One frame more may be
+/// outgoing then; raising it costs memory, and time until an abort is seen.
+const BACKLOG: usize = 512 * 1024;
+
+/// A file to send.
+pub(super) struct Upload {
+    pub(super) target: String,
+    pub(super) file: Found,
+    pub(super) message_id: MessageId,
+    marks: Marks,
+}
+
+/// A file that is on the server's disk.
+pub(super) struct Sent {
+    pub(super) ack: Ack,
+    pub(super) hash: [u8; 32],
+}
+
+/// The bytes that go next.
+struct Part {
+    data: Vec<u8>,
+    after: Box<blake3::Hasher>,
+    /// Not before this.
+    at: Option<Instant>,
+}
+
+impl Upload {
+    pub(super) fn new(target: String, file: Found, message_id: MessageId) -> Self {
+        Self { target, file, message_id, marks: Marks::default() }
+    }
+
+    /// Offers the file and sends what the server does not have of it.
+    pub(super) async fn run(
+        &mut self,
+        wire: &mut Wire,
+        conversation: ConversationId,
+        desk: &Desk,
+    ) -> Result<Sent, TransferError> {
+        let Found { name, source, mode, modified_ms, .. } = &self.file;
+        let size = source.size;
+        let file = proto::FileMeta {
+            name: name.clone(),
+            size,
+            mime: String::new(),
+            mode: *mode,
+            modified_ms: *modified_ms,
+        };
+        let message_id = Bytes::copy_from_slice(&self.message_id.0);
+        let put = proto::PutFile { conversation, message_id, file: Some(file) };
+        let accepted = match wire.answer(Op::PutFile(put)).await? {
+            Ok(Answered::FileAccepted(accepted)) => accepted,
+            // It was recorded before, and the ack got lost.
+            Ok(Answered::Ack(ack)) => {
+                let hasher = self.prefix(wire, size).await?;
+                desk.began(size).await;
+                return self.recorded(desk, &ack, *hasher.finalize().as_bytes()).await;
+            }
+            Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
+            Err(no) => return Err(ClientError::Refused(no).into()),
+        };
+        if accepted.offset > size {
+            return Err(ClientError::Protocol("it has more of a file than there is").into());
+        }
+        let hasher = self.prefix(wire, accepted.offset).await?;
+        let same = accepted.offset == 0 || *hasher.finalize().as_bytes() == *accepted.prefix_hash;
+        let (from, hasher) =
+            if same { (accepted.offset, hasher) } else { (0, blake3::Hasher::new()) };
+        desk.began(from).await;
+        let frame = desk.limit.frame(MAX_BULK);
+        let reads = source::read(self.file.source.clone(), from, hasher, frame);
+        match self.send(wire, accepted.transfer, from, reads, desk).await {
+            Ok((ack, hash)) => self.recorded(desk, &ack, hash).await,
+            Err(error) => {
+                if !wire.is_dead() {
+                    // What has arrived stays there for the next offer.
+                    let abort = proto::AbortFile { transfer: accepted.transfer };
+                    wire.ask(Op::AbortFile(abort))?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn prefix(&self, wire: &mut Wire, upto: u64) -> Result<blake3::Hasher, TransferError> {
+        let (source, marks) = (self.file.source.clone(), self.marks.clone());
+        let hash = tokio::task::spawn_blocking(move || source::prefix(&source, &marks, upto));
+        wire.during(hash).await?.unwrap_or(Err(ClientError::Closed.into()))
+    }
+
+    /// Sends from `from` on, as far ahead of the server's acks as it may, and waits for the ack of
+    /// the whole.
+    async fn send(
+        &mut self,
+        wire: &mut Wire,
+        transfer: u32,
+        from: u64,
+        mut reads: mpsc::Receiver<Read>,
+        desk: &Desk,
+    ) -> Result<(proto::Ack, [u8; 32]), TransferError> {
+        let (mut sent, mut acked) = (from, from);
+        let mut ready: Option<Part> = None;
+        let mut ended = None;
+        loop {
+            let now = Instant::now();
+            let part = ready.as_ref();
+            let may = part.is_some_and(|part| sent + part.data.len() as u64 <= acked + WINDOW);
+            let due = part.and_then(|part| part.at).filter(|at| *at > now);
+            let goes = may && due.is_none();
+            if goes && wire.backlog() < BACKLOG {
+                let Some(Part { data, after, .. }) = ready.take() else { continue };
+                wire.send_bulk(transfer, sent, &data)?;
+                sent += data.len() as u64;
+                self.marks.put(sent, *after);
+                continue;
+            }
+            tokio::select! {
+                biased;
+                read = reads.recv(), if ready.is_none() && ended.is_none() => match read {
+                    Some(Read::Some(data, after)) => {
+                        let at = desk.limit.grant(data.len());
+                        ready = Some(Part { data, after, at });
+                    }
+                    Some(Read::End(hash)) => {
+                        let whole = Bytes::copy_from_slice(&hash);
+                        let end = proto::EndFile { transfer, hash: whole };
+                        ended = Some((wire.ask(Op::EndFile(end))?, hash));
+                    }
+                    Some(Read::Failed(error)) => return Err(error),
+                    None => return Err(ClientError::Closed.into()),
+                },
+                incoming = wire.next(goes.then_some(BACKLOG - 1)) => match incoming? {
+                    Incoming::Acked { transfer: of, offset } if of == transfer => {
+                        if offset > sent {
+                            let odd = "it has more of a file than was sent";
+                            return Err(ClientError::Protocol(odd).into());
+                        }
+                        acked = acked.max(offset);
+                        wire.moved = true;
+                    }
+                    Incoming::Aborted { transfer: of, why } if of == transfer => {
+                        let no = Refusal { why, retry_seconds: 0 };
+                        return Err(ClientError::Refused(no).into());
+                    }
+                    Incoming::Answer { id, result } => match (result, ended) {
+                        (Ok(Answered::Ack(ack)), Some((asked, hash))) if id == asked => {
+                            wire.moved = true;
+                            return Ok((ack, hash));
+                        }
+                        (Err(no), Some((asked, _))) if id == asked => {
+                            return Err(ClientError::Refused(no).into());
+                        }
+                        _ => {}
+                    },
+                    _ => {}
+                },
+                () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
+            }
+            // What is on its way, not what has arrived: a slow line moves, too.
+            desk.progress(sent.saturating_sub(wire.backlog() as u64).max(from));
+        }
+    }
+
+    async fn recorded(
+        &self,
+        desk: &Desk,
+        ack: &proto::Ack,
+        hash: [u8; 32],
+    ) -> Result<Sent, TransferError> {
+        let ack = Ack::read(ack)?;
+        let (uploads, id) = (desk.state.uploads(), self.message_id);
+        blocking(move || Ok(uploads.finish(&id, &ack)?)).await?;
+        if self.file.hash.is_some() {
+            self.remove_spooled();
+        }
+        Ok(Sent { ack, hash })
+    }
+
+    /// The file has changed: it begins anew, as another message.
+    pub(super) async fn renew(&mut self, desk: &Desk) -> Result<(), TransferError> {
+        let path = self.file.source.path.clone();
+        let found = tokio::task::spawn_blocking(move || source::look(&path)).await;
+        let found = found.unwrap_or(Err(ClientError::Closed.into()))?;
+        self.file = Found { name: self.file.name.clone(), ..found };
+        let offer = self.file.offer(&self.target);
+        let (uploads, old) = (desk.state.uploads(), self.message_id);
+        let renew = move || Ok(uploads.renew(&old, &offer, now_ms(), &mut OsEntropy)?);
+        self.message_id = blocking(renew).await?;
+        self.marks = Marks::default();
+        Ok(())
+    }
+
+    /// The server will not have it.
+    pub(super) async fn forget(&self, desk: &Desk) -> Result<(), TransferError> {
+        let (uploads, id) = (desk.state.uploads(), self.message_id);
+        blocking(move || Ok(uploads.forget(&id)?)).await?;
+        if self.file.hash.is_some() {
+            self.remove_spooled();
+        }
+        Ok(())
+    }
+
+    fn remove_spooled(&self) {
+        // One that stays is swept away later.
+        let _left = std::fs::remove_file(&self.file.source.path);
+    }
+}
+
+impl Found {
+    pub(super) fn offer(&self, target: &str) -> Offer {
+        Offer {
+            target: target.to_owned(),
+            name: self.name.clone(),
+            source: self.source.clone(),
+            hash: self.hash,
+        }
+    }
+}

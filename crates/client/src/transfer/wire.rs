@@ -1,0 +1,221 @@
+//! One line of transfers: requests out, answers and file bytes in.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::time::Duration;
+
+use prost::Message as _;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::session::{Event as LineEvent, SendError};
+use twinlock_link::line::{Line, Wake};
+
+use crate::dial::Stream;
+use crate::error::{ClientError, Refusal, closed};
+
+/// A line that is up.
+pub(super) struct Wire {
+    line: Line<Stream>,
+    items: VecDeque<proto::Item>,
+    /// What came while something else was waited for.
+    kept: VecDeque<Incoming>,
+    next_id: u64,
+    /// When the server said it would be back.
+    pub(super) come_back: Option<Duration>,
+    /// A file, or a part of one, has moved on this line.
+    pub(super) moved: bool,
+    dead: bool,
+}
+
+/// What comes.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    Answer {
+        id: u64,
+        result: Result<Answered, Refusal>,
+    },
+    Acked {
+        transfer: u32,
+        offset: u64,
+    },
+    Aborted {
+        transfer: u32,
+        why: Why,
+    },
+    Bulk {
+        transfer: u32,
+        offset: u64,
+        data: Vec<u8>,
+    },
+    /// No more is outgoing than was asked for.
+    Room,
+}
+
+impl Wire {
+    pub(super) fn new(line: Line<Stream>) -> Self {
+        Self {
+            line,
+            items: VecDeque::new(),
+            kept: VecDeque::new(),
+            next_id: 1,
+            come_back: None,
+            moved: false,
+            dead: false,
+        }
+    }
+
+    /// Nothing more can be done with it.
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// Bytes sealed and not yet written.
+    pub(super) fn backlog(&self) -> usize {
+        self.line.backlog()
+    }
+
+    /// Asks and gives the id by which the answer comes.
+    pub(super) fn ask(&mut self, op: Op) -> Result<u64, ClientError> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let requests = vec![proto::Request { id, op: Some(op) }];
+        self.send(&proto::ToServer { requests, ..Default::default() })?;
+        Ok(id)
+    }
+
+    /// Everything before `offset` has been taken.
+    pub(super) fn ack(&mut self, transfer: u32, offset: u64) -> Result<(), ClientError> {
+        let file_acks = vec![proto::FileAck { transfer, offset }];
+        self.send(&proto::ToServer { file_acks, ..Default::default() })
+    }
+
+    fn send(&mut self, message: &proto::ToServer) -> Result<(), ClientError> {
+        let sent = self.line.send_app(&message.encode_to_vec());
+        self.sent(sent)
+    }
+
+    /// Seals a part of a file.
+    pub(super) fn send_bulk(
+        &mut self,
+        transfer: u32,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), ClientError> {
+        let sent = self.line.session_mut().send_bulk(transfer, offset, data);
+        self.sent(sent)
+    }
+
+    fn sent(&mut self, sent: Result<(), SendError>) -> Result<(), ClientError> {
+        sent.map_err(|error| {
+            self.dead = true;
+            ClientError::Lost(error.to_string())
+        })
+    }
+
+    /// Asks and waits for the answer. What comes for a transfer meanwhile is of one that ended.
+    pub(super) async fn answer(
+        &mut self,
+        op: Op,
+    ) -> Result<Result<Answered, Refusal>, ClientError> {
+        let asked = self.ask(op)?;
+        loop {
+            match self.next(None).await? {
+                Incoming::Answer { id, result } if id == asked => return Ok(result),
+                _ => {}
+            }
+        }
+    }
+
+    /// Keeps the line going while `work` is done elsewhere; what comes is kept for later.
+    pub(super) async fn during<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, ClientError> {
+        let mut work = pin!(work);
+        loop {
+            let incoming = tokio::select! {
+                done = &mut work => return Ok(done),
+                incoming = self.receive(None) => incoming?,
+            };
+            self.kept.push_back(incoming);
+        }
+    }
+
+    /// The next that comes; with `room`, [`Incoming::Room`] once no more than so many bytes are
+    /// outgoing. Cancel-safe. After an error the line is [dead](Self::is_dead).
+    pub(super) async fn next(&mut self, room: Option<usize>) -> Result<Incoming, ClientError> {
+        match self.kept.pop_front() {
+            Some(kept) => Ok(kept),
+            None => self.receive(room).await,
+        }
+    }
+
+    async fn receive(&mut self, room: Option<usize>) -> Result<Incoming, ClientError> {
+        loop {
+            while let Some(item) = self.items.pop_front() {
+                if let Some(incoming) = self.take(item)? {
+                    return Ok(incoming);
+                }
+            }
+            let woken = self.line.wait(room).await;
+            if self.judge(woken.map_err(ClientError::from))? == Wake::Room {
+                return Ok(Incoming::Room);
+            }
+            let opened = self.line.open_frame();
+            let outcome = match opened {
+                Ok(LineEvent::Bulk { transfer, offset, data }) => {
+                    return Ok(Incoming::Bulk { transfer, offset, data: data.to_vec() });
+                }
+                Ok(LineEvent::App(body)) => proto::ToClient::decode(body)
+                    .map_err(|_| ClientError::Protocol("a frame that cannot be read"))
+                    .map(|message| message.items),
+                Ok(LineEvent::Closed(code)) => Err(closed(code)),
+                Ok(_) => Ok(Vec::new()),
+                Err(error) => Err(error.into()),
+            };
+            let items = self.judge(outcome)?;
+            self.items.extend(items);
+        }
+    }
+
+    fn judge<T>(&mut self, outcome: Result<T, ClientError>) -> Result<T, ClientError> {
+        self.dead |= outcome.is_err();
+        outcome
+    }
+
+    fn take(&mut self, item: proto::Item) -> Result<Option<Incoming>, ClientError> {
+        Ok(match item.what {
+            Some(What::Answer(answer)) => {
+                let result = match answer.result {
+                    Some(Answered::Refusal(no)) => Err(Refusal::from(no)),
+                    Some(answered) => Ok(answered),
+                    None => {
+                        let odd = ClientError::Protocol("an answer of a kind it was not asked for");
+                        return self.judge(Err(odd));
+                    }
+                };
+                Some(Incoming::Answer { id: answer.id, result })
+            }
+            Some(What::FileAck(ack)) => {
+                Some(Incoming::Acked { transfer: ack.transfer, offset: ack.offset })
+            }
+            Some(What::FileAborted(no)) => {
+                Some(Incoming::Aborted { transfer: no.transfer, why: no.why() })
+            }
+            Some(What::GoingAway(away)) => {
+                self.come_back = Some(Duration::from_secs(u64::from(away.seconds)));
+                None
+            }
+            _ => None,
+        })
+    }
+
+    /// Ends the line: with a bye, or with what it has to say still.
+    pub(super) async fn close(self) {
+        if self.dead {
+            self.line.finish().await;
+        } else {
+            self.line.close(CloseCode::Bye).await;
+        }
+    }
+}
