@@ -69,7 +69,7 @@ impl Client {
 
     /// Sends a part of a file, never more than the window ahead of what is acknowledged.
     pub async fn send_part(&mut self, transfer: u32, data: &[u8], from: usize, to: usize) {
-        let mut acked = from as u64;
+        let mut acked = *self.taken.entry(transfer).or_insert(from as u64);
         let mut at = from;
         while at < to {
             while let Some(place) = self
@@ -80,6 +80,7 @@ impl Client {
                 let Some(What::FileAck(ack)) = self.items.remove(place) else { unreachable!() };
                 assert!(ack.offset > acked && ack.offset <= at as u64, "{ack:?} at {at}");
                 acked = ack.offset;
+                self.taken.insert(transfer, acked);
             }
             let end = to.min(at + FRAME);
             if end as u64 - acked > WINDOW {

@@ -4,7 +4,7 @@
 
 pub mod files;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -287,6 +287,8 @@ pub struct Client {
     items: VecDeque<What>,
     /// Bytes of files that have come: transfer, offset, data.
     pub bulk: VecDeque<(u32, u64, Vec<u8>)>,
+    /// What the server has taken of each upload.
+    taken: HashMap<u32, u64>,
     closed: Option<CloseCode>,
 }
 
@@ -321,6 +323,7 @@ impl Client {
             next: 1,
             items: VecDeque::new(),
             bulk: VecDeque::new(),
+            taken: HashMap::new(),
             closed: None,
         };
         while !client.line.session().is_open() {
