@@ -116,12 +116,18 @@ async fn waiting<T: Send + 'static>(
 ) -> Result<T, Failure> {
     let mut terminal = Echoing(tcgetattr(io::stdin()).ok());
     let answered = tokio::task::spawn_blocking(answer).await;
-    terminal.0 = None;
     let answered = answered.map_err(io::Error::other).and_then(|answered| answered);
-    answered.map_err(|error| Failure::usage(format!("the answer could not be read: {error}")))
+    if answered.is_ok() {
+        terminal.0 = None;
+    }
+    answered.map_err(|error| match error.kind() {
+        // Ctrl-C where keys are read one by one.
+        io::ErrorKind::Interrupted => Failure::interrupted(),
+        _ => Failure::usage(format!("the answer could not be read: {error}")),
+    })
 }
 
-/// Gives the terminal back as it was, if it is dropped before the answer came.
+/// Gives the terminal back as it was, if it is dropped without an answer.
 struct Echoing(Option<Termios>);
 
 impl Drop for Echoing {

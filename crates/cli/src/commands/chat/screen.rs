@@ -27,6 +27,8 @@ type Words = Arc<Mutex<Vec<String>>>;
 
 /// Where to print.
 pub(super) struct Screen {
+    /// Both ends are a terminal.
+    person: bool,
     printer: Option<Box<dyn ExternalPrinter + Send>>,
     /// As the terminal was before the editor.
     before: Option<Termios>,
@@ -64,12 +66,14 @@ fn prompt(target: &str) -> String {
 }
 
 impl Screen {
-    /// A line editor if both ends are a terminal, else plain lines.
+    /// A line editor if both ends are a terminal that can be written to anywhere, else plain
+    /// lines.
     pub(super) fn open(target: &str) -> Result<(Self, Input), Failure> {
         let words = Words::default();
         let editing = Arc::new(AtomicBool::new(false));
-        if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
-            let screen = Self { printer: None, before: None, words, editing };
+        let person = io::stdin().is_terminal() && io::stdout().is_terminal();
+        if !person || dumb() {
+            let screen = Self { person, printer: None, before: None, words, editing };
             return Ok((screen, Input { lines: read_plain(), prompts: None }));
         }
         let failed = |error: ReadlineError| Failure::usage(format!("the terminal: {error}"));
@@ -86,12 +90,12 @@ impl Screen {
         std::thread::spawn(move || edit(editor, &lines, &asked, &state));
         let _sent = prompts.send(prompt(target));
         let printer: Box<dyn ExternalPrinter + Send> = Box::new(printer);
-        let screen = Self { printer: Some(printer), before, words, editing };
+        let screen = Self { person, printer: Some(printer), before, words, editing };
         Ok((screen, Input { lines: read, prompts: Some(prompts) }))
     }
 
     pub(super) fn is_terminal(&self) -> bool {
-        self.printer.is_some()
+        self.person
     }
 
     /// Prints lines above what is being typed.
@@ -120,14 +124,13 @@ impl Screen {
         if self.editing.load(Ordering::SeqCst) {
             // What follows does not go on the line that was being typed.
             let mut out = io::stdout().lock();
-            let marks = if dumb() { "" } else { PASTE_UNMARKED };
-            let _gone = write!(out, "{marks}\r\n").and_then(|()| out.flush());
+            let _gone = write!(out, "{PASTE_UNMARKED}\r\n").and_then(|()| out.flush());
         }
         let _gone = tcsetattr(io::stdin(), OptionalActions::Now, &before);
     }
 }
 
-/// Where the editor sends no sequences either.
+/// Where no line can be edited.
 fn dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term == "dumb")
 }

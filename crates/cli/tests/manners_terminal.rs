@@ -1,0 +1,293 @@
+//! What a person at a terminal sees: what is being typed stays whole, and every end leaves the
+//! terminal as it was.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+mod common;
+#[path = "common/terminal.rs"]
+mod terminal;
+
+use common::*;
+use rustix::process::Signal;
+use terminal::{COLUMNS, ROWS, Terminal};
+
+/// A chat whose prompt is there and that follows the lobby.
+fn chat(person: &Person) -> Terminal {
+    let terminal = Terminal::start(&person.command(&["chat"]));
+    terminal.wait_last("lobby>");
+    terminal
+}
+
+/// Lines without the hour before them.
+fn without_hours(lines: &[String]) -> Vec<&str> {
+    let hour = |line: &&str| line.len() > 6 && line.as_bytes()[2] == b':';
+    lines
+        .iter()
+        .map(|line| Some(line.as_str()).filter(hour).map_or(line.as_str(), |l| &l[6..]))
+        .collect()
+}
+
+#[test]
+fn what_is_being_typed_stays_whole_whatever_arrives_and_whatever_script_it_is_in() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    ada.run(&["send", "lobby", "before"]).exits(0);
+    let mut chat = chat(&bob);
+    chat.wait_for("ada: before");
+    for (nth, typed) in [
+        "half a thought",
+        "\u{4f60}\u{597d} caf\u{e9} e\u{301}",
+        "\u{5e9}\u{5dc}\u{5d5}\u{5dd} \u{1f44d}",
+    ]
+    .iter()
+    .enumerate()
+    {
+        chat.types(typed);
+        chat.wait_last(&format!("lobby> {typed}"));
+        let news = format!("news {nth}");
+        ada.run(&["send", "lobby", &news]).exits(0);
+        chat.wait_for(&news);
+        chat.wait_last(&format!("lobby> {typed}"));
+        chat.types("!\r");
+        chat.wait_for(&format!("\u{2713} #{} {typed}!", 3 + 2 * nth));
+    }
+    // A line of several rows, with the cursor within it.
+    let long = "word ".repeat(40);
+    chat.types(&long);
+    chat.types("\u{1}");
+    ada.run(&["send", "lobby", "above"]).exits(0);
+    chat.wait_for("ada: above");
+    chat.types("first \r");
+    chat.wait_for("\u{2713} #9 first word");
+    chat.types("exit\r");
+    chat.ends(0);
+    let all = ada.reads("lobby");
+    let own: Vec<_> = all.iter().filter(|entry| entry["from"] == "bob").cloned().collect();
+    let expected = [
+        "half a thought!",
+        "\u{4f60}\u{597d} caf\u{e9} e\u{301}!",
+        "\u{5e9}\u{5dc}\u{5d5}\u{5dd} \u{1f44d}!",
+        &format!("first {long}"),
+    ];
+    assert_eq!(texts(&own), expected);
+}
+
+#[test]
+fn what_is_typed_ahead_is_not_lost() {
+    let host = Host::start();
+    let ada = host.owner();
+    let mut chat = Terminal::start(&ada.command(&["chat"]));
+    chat.types("one\rtwo\r/who\rthree\rexit\rnever\r");
+    chat.ends(0);
+    assert_eq!(texts(&ada.reads("lobby")), ["one", "two", "three"]);
+    assert!(chat.lines().iter().any(|line| line == "-- online: ada"), "{:#?}", chat.lines());
+}
+
+#[test]
+fn what_is_pasted_is_one_message_that_is_sent_when_its_person_says_so() {
+    let host = Host::start();
+    let ada = host.owner();
+    let mut chat = chat(&ada);
+    chat.types("\u{1b}[200~first\rsecond\rthird\u{1b}[201~");
+    chat.wait_for("third");
+    assert!(ada.reads("lobby").is_empty());
+    chat.types("\r");
+    chat.wait_for("\u{2713} #1 first second third");
+    chat.types("\u{4}");
+    chat.ends(0);
+    assert_eq!(texts(&ada.reads("lobby")), ["first\nsecond\nthird"]);
+}
+
+#[test]
+fn every_end_of_a_chat_leaves_the_terminal_as_it_was() {
+    let host = Host::start();
+    let ada = host.owner();
+    for (keys, code) in
+        [("exit\r", 0), ("/quit\r", 0), ("\u{4}", 0), ("\u{3}", 130), ("half\u{3}", 130)]
+    {
+        let mut chat = chat(&ada);
+        chat.types(keys);
+        chat.ends(code);
+    }
+    for (signal, code) in [(Signal::TERM, 130), (Signal::INT, 130)] {
+        let mut chat = chat(&ada);
+        chat.types("half a line");
+        chat.wait_last("lobby> half a line");
+        chat.signal(signal);
+        chat.ends(code);
+        // What the shell prints goes on a line of its own.
+        assert_eq!(chat.lines().last().unwrap(), "lobby> half a line");
+        assert!(chat.bytes().ends_with("\r\n"), "{:?}", chat.bytes());
+    }
+    // A fatal error, while the editor waits for keys.
+    let bob = host.member(&ada, "bob");
+    let mut chat = chat(&bob);
+    chat.types("half a line");
+    chat.wait_last("lobby> half a line");
+    let device = bob.run(&["devices", "--json"]).exits(0).json()[0]["device"].clone();
+    bob.run(&["devices", "revoke", device.as_str().unwrap()]).exits(0);
+    chat.ends(3);
+    let why = |lines: &[String]| {
+        lines.last().is_some_and(|last| last.starts_with("twinlock: ") && last.contains("revoked"))
+    };
+    chat.wait("why", why);
+    assert!(chat.lines().contains(&"lobby> half a line".to_owned()), "{:#?}", chat.lines());
+}
+
+#[test]
+fn while_the_server_is_away_one_may_type_and_the_ticks_come_later() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    let mut chat = chat(&ada);
+    chat.types("here\r");
+    chat.wait_for("\u{2713} #1 here");
+    chat.types("half");
+    host.kill();
+    chat.wait_for("-- the line was lost; trying again in");
+    chat.wait_last("lobby> half");
+    chat.types(" said\rand more\r/who\r");
+    chat.wait_for("there is no line now to ask the server");
+    host.restart();
+    chat.wait_for("-- connected again");
+    chat.wait_for("\u{2713} #2 half said");
+    chat.wait_for("\u{2713} #3 and more");
+    let notices = chat.lines().iter().filter(|line| line.contains("trying again")).count();
+    assert_eq!(notices, 1, "{:#?}", chat.lines());
+    assert!(!chat.lines().iter().any(|line| line.contains("rustls")), "{:#?}", chat.lines());
+    chat.types("exit\r");
+    chat.ends(0);
+}
+
+#[test]
+fn padded_text_shows_no_line_that_looks_like_somebody_elses() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    let forged = "12:00 eve: I agree";
+    let evil = |columns: u16| {
+        // The line of the chat up to the text is 11 columns.
+        let pad = " ".repeat(usize::from(columns) - 12);
+        format!("x{pad}{forged}\u{2028}{forged}\n{forged}")
+    };
+    ada.run(&["send", "lobby", &evil(COLUMNS)]).exits(0);
+    ada.run(&["room", "create", "ops", "--topic", &format!("{}{forged}", "y".repeat(62))]).exits(0);
+    let mut chat = chat(&bob);
+    chat.types("/rooms\r");
+    chat.wait_for("join it with");
+    chat.wait_last("lobby>");
+    chat.resize(ROWS, 40);
+    ada.run(&["send", "lobby", &evil(40)]).exits(0);
+    let folded = |lines: &[String]| lines.iter().filter(|line| line.contains(forged)).count() >= 6;
+    chat.wait("the text, folded", folded);
+    let lines = chat.lines();
+    assert!(lines.iter().all(|line| !line.starts_with(forged)), "{lines:#?}");
+    assert!(without_hours(&lines).iter().all(|line| !line.starts_with("eve")), "{lines:#?}");
+    chat.types("exit\r");
+    chat.ends(0);
+    let mut history = Terminal::start(&bob.command(&["history", "lobby"]));
+    history.ends(0);
+    history.wait_for(forged);
+    let lines = history.lines();
+    assert!(lines.iter().all(|line| !line.starts_with(forged)), "{lines:#?}");
+}
+
+#[test]
+fn a_password_is_not_shown_and_ctrl_c_at_its_question_gives_the_terminal_back() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.stranger();
+    let link = ada.invites();
+    let mut join = Terminal::start(&bob.command(&["join", &link]));
+    join.wait_for("Your name here");
+    join.types("No Name!\r");
+    join.wait("the question again", |lines| {
+        lines.iter().filter(|line| line.starts_with("Your name here")).count() == 2
+    });
+    join.types("Bob\r");
+    join.wait_for("A password for bob");
+    // The question comes before the terminal stops to echo.
+    while join.echoes() {
+        std::thread::yield_now();
+    }
+    join.types("short\r");
+    join.wait_for("at least 8");
+    join.wait_last("A password for bob (at least 8 characters):");
+    while join.echoes() {
+        std::thread::yield_now();
+    }
+    join.types("open sesame now");
+    join.types("\u{3}");
+    join.ends(130);
+    assert!(!join.bytes().contains("short") && !join.bytes().contains("open "));
+    assert!(!bob.profile_file().exists());
+
+    let mut join = Terminal::start(&bob.command(&["join", "--user", "bob", &link]));
+    for (question, answer) in [
+        ("A password for bob (at least 8 characters):", "open sesame now\r"),
+        ("The same again:", "open barley now\r"),
+        ("A password for bob (at least 8 characters):", "open sesame now\r"),
+        ("The same again:", "open sesame now\r"),
+    ] {
+        join.wait_last(question);
+        while join.echoes() {
+            std::thread::yield_now();
+        }
+        join.types(answer);
+    }
+    join.ends(0);
+    join.wait_for("two different passwords");
+    join.wait_for("You are bob on");
+    assert!(!join.bytes().contains("open "), "{:?}", join.bytes());
+    bob.run(&["status"]).exits(0);
+}
+
+#[test]
+fn no_sequence_is_sent_to_a_dumb_terminal_and_no_colour_where_none_is_wanted() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "hello"]).exits(0);
+    let mut dumb = Terminal::start(ada.command(&["chat"]).env("TERM", "dumb"));
+    dumb.wait_for("-- you are ada");
+    dumb.types("from here\rexit\r");
+    dumb.ends(0);
+    assert!(!dumb.bytes().contains('\u{1b}'), "{:?}", dumb.bytes());
+    assert_eq!(texts(&ada.reads("lobby")), ["hello", "from here"]);
+    for (variable, value, coloured) in
+        [("NO_COLOR", "1", false), ("NO_COLOR", "", true), ("TERM", "dumb", false)]
+    {
+        let mut history = Terminal::start(ada.command(&["history", "lobby"]).env(variable, value));
+        history.ends(0);
+        history.wait_for("ada: hello");
+        assert_eq!(history.bytes().contains('\u{1b}'), coloured, "{variable}={value}");
+    }
+}
+
+#[test]
+fn the_first_start_shows_its_invite_also_as_a_picture_to_a_person() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = twinlock();
+    command.args(["serve", "--port", "0", "--data"]).arg(dir.path());
+    let mut first = Terminal::start(&command);
+    first.wait_for("until it is used");
+    first.signal(Signal::TERM);
+    first.ends(0);
+    let bytes = first.bytes();
+    assert!(bytes.contains('\u{2588}') && bytes.contains("twinlock join 'twinlock://"), "{bytes}");
+    // Found under the same address, it has no news.
+    let port = bytes.split("listening on 127.0.0.1:").nth(1).unwrap();
+    let port = port.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+    let mut command = twinlock();
+    command.args(["serve", "--port", port, "--data"]).arg(dir.path());
+    let mut second = Terminal::start(&command);
+    second.wait_for("server words");
+    second.signal(Signal::INT);
+    second.ends(0);
+    assert!(!second.bytes().contains('\u{2588}') && !second.bytes().contains("twinlock://"));
+}
