@@ -144,7 +144,12 @@ impl Running {
 
     /// Waits until standard error contains `words`.
     pub fn wait_err(&self, words: &str) {
-        let enough = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(words);
+        self.wait_err_times(words, 1);
+    }
+
+    /// Waits until standard error contains `words` so many times.
+    pub fn wait_err_times(&self, words: &str, times: usize) {
+        let enough = |bytes: &[u8]| String::from_utf8_lossy(bytes).matches(words).count() >= times;
         let done = self.err.wait(LONG, enough);
         let (out, err) = (self.out(), self.err());
         assert!(done, "{}: {words:?}\n{}\n{}", self.what, end_of(&out), end_of(&err));
@@ -314,6 +319,11 @@ impl Host {
         let running = self.running.take().unwrap();
         running.signal(Signal::TERM);
         running.ended(LONG)
+    }
+
+    /// It has been told to end; how it did.
+    pub fn gone(&mut self) -> Ran {
+        self.running.take().unwrap().ended(LONG)
     }
 
     /// The directory of everything here.
