@@ -10,7 +10,9 @@
 pub mod conformance;
 mod sqlite;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -38,10 +40,18 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 pub trait Store: Send + Sync + 'static {
     // ---- the record
 
-    /// Records entries, in this order, and answers each in the same order. Entries of one call
-    /// share a transaction with whatever else is waiting (group commit). Calls are recorded in the
-    /// order in which they were first polled.
-    async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>, StoreError>;
+    /// Hands entries to the recorder, which records them in this order and after everything that
+    /// was handed over before, and answers each in the same order. They share a transaction with
+    /// whatever else is waiting (group commit), and are recorded all or none. Returns once the
+    /// recorder has them, which takes a moment only while it is behind; a caller must not leave
+    /// this future unpolled meanwhile, since others wait behind it. The answer comes whenever it
+    /// comes, and may be dropped.
+    async fn hand_over(&self, batch: Vec<NewEntry>, order: &Order) -> Result<Answer, StoreError>;
+
+    /// [`Store::hand_over`] and its answer.
+    async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>, StoreError> {
+        self.hand_over(batch, &Order::default()).await?.await
+    }
 
     /// Entries with numbers greater than `after`, ascending, at most `limit.entries` of them and
     /// about `limit.bytes` of bodies (at least one entry if there is one). An entry that is missing
@@ -232,9 +242,33 @@ pub enum StoreError {
     /// A row is not what its MAC or its form says.
     #[error("the record is damaged: {0}")]
     Damaged(String),
+    /// Entries that were to be recorded before these were not.
+    #[error("what was to be recorded before could not be")]
+    OutOfOrder,
     /// The store was closed.
     #[error("the record is closed")]
     Closed,
+}
+
+/// What becomes of entries that were handed over.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<Appended>, StoreError>> + Send>>;
+
+/// Entries of several calls whose order matters: once one call has failed, those that were handed
+/// over after it fail as well ([`StoreError::OutOfOrder`]), so that sending all of them again keeps
+/// the order. Clones are one order; a new one begins with a clean slate.
+#[derive(Debug, Clone, Default)]
+pub struct Order(Arc<AtomicBool>);
+
+impl Order {
+    /// A call of this order has failed.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn fail(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// An entry to be recorded. Number, time, salt and link are the store's.

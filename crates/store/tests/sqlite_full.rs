@@ -5,7 +5,26 @@ mod common;
 
 use common::{entry, join, links, name, open, say};
 use tokio::sync::broadcast::error::TryRecvError;
-use twinlock_store::{Appended, LOBBY, Store, StoreError};
+use twinlock_store::{Appended, LOBBY, Order, Store, StoreError};
+
+#[tokio::test]
+async fn what_comes_after_a_batch_that_failed_is_not_recorded_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    store.limit_pages(Some(80)).await.unwrap();
+    let (large, small) = ("x".repeat(400_000), "y".to_owned());
+    let (line, other) = (Order::default(), Order::default());
+    let first = store.hand_over(vec![entry(LOBBY, "ada", &large)], &line).await.unwrap();
+    assert_eq!(first.await, Err(StoreError::Full));
+    let second = store.hand_over(vec![entry(LOBBY, "ada", &small)], &line).await.unwrap();
+    assert_eq!(second.await, Err(StoreError::OutOfOrder));
+    // Nobody else is concerned, and there was room.
+    let others = store.hand_over(vec![entry(LOBBY, "ada", &small)], &other).await.unwrap();
+    assert_eq!(others.await.unwrap().len(), 1);
+    assert!(line.has_failed() && !other.has_failed());
+    assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 1);
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_writes_reads_on_and_recovers_by_itself() {

@@ -1,14 +1,13 @@
 //! Appends under way: handed to the recorder, not yet acknowledged. Bounded, answered in order.
 
-use std::future::{poll_fn, ready};
+use std::future::ready;
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
-use twinlock_store::{Appended, NewEntry, Store, StoreError};
+use twinlock_store::{Appended, NewEntry, Order, Store, StoreError};
 
 use crate::config::Limits;
 
@@ -56,6 +55,8 @@ pub(crate) struct Appends {
     queue: FuturesOrdered<BoxFuture<'static, Recorded>>,
     requests: usize,
     bytes: usize,
+    /// Once one batch has failed, those behind it fail too, until none is left.
+    order: Order,
 }
 
 impl Appends {
@@ -79,15 +80,15 @@ impl Appends {
         }
         self.requests += requests.len();
         self.bytes += bytes;
-        let store = store.clone();
-        let mut appending: BoxFuture<'static, Recorded> = Box::pin(async move {
-            let result = store.append(entries).await;
-            Recorded { requests, result }
-        });
-        // A future does nothing before it is polled, and the recorder is to have the batch now.
-        match poll_fn(|cx| Poll::Ready(appending.as_mut().poll(cx))).await {
-            Poll::Ready(recorded) => self.queue.push_back(Box::pin(ready(recorded))),
-            Poll::Pending => self.queue.push_back(appending),
+        match store.hand_over(entries, &self.order).await {
+            Ok(answer) => {
+                self.queue.push_back(Box::pin(async move {
+                    Recorded { requests, result: answer.await }
+                }));
+            }
+            Err(error) => {
+                self.queue.push_back(Box::pin(ready(Recorded { requests, result: Err(error) })));
+            }
         }
     }
 
@@ -99,6 +100,9 @@ impl Appends {
         if self.requests == 0 {
             // An idle line keeps no buffer.
             self.queue = FuturesOrdered::new();
+            if self.order.has_failed() {
+                self.order = Order::default();
+            }
         }
         Some(recorded)
     }

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
 use super::checkpoint::Checkpointer;
 use super::index::Index;
 use super::place::{Cache, Placer, Ready};
-use crate::{Appended, Clock, Published, StoreError};
+use crate::{Appended, Clock, Order, Published, StoreError};
 
 /// Entries and bytes of bodies in one transaction, about. Enough to spread a sync over many; more
 /// makes the first of them wait longer and each told batch larger.
@@ -39,6 +39,7 @@ pub(super) enum Command {
 /// Entries of one call, which are recorded together or not at all.
 pub(super) struct Append {
     pub(super) entries: Vec<Ready>,
+    pub(super) order: Order,
     pub(super) reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
     /// Room in the queue, given back with the answer.
     pub(super) room: OwnedSemaphorePermit,
@@ -69,11 +70,12 @@ pub(super) struct Desk<'a> {
 }
 
 enum Answer {
-    Append(
-        oneshot::Sender<Result<Vec<Appended>, StoreError>>,
-        Result<Vec<Appended>, StoreError>,
-        OwnedSemaphorePermit,
-    ),
+    Append {
+        placed: Result<Vec<Appended>, StoreError>,
+        order: Order,
+        reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
+        room: OwnedSemaphorePermit,
+    },
     Job(JobDone),
 }
 
@@ -169,15 +171,17 @@ impl Recorder<'_> {
         let mut failed = self.placer.begin_transaction().err();
         for command in batch.drain(..) {
             match command {
-                Command::Append(Append { entries, reply, room }) => {
+                Command::Append(Append { entries, order, reply, room }) => {
                     let placed = match &failed {
+                        // Says nothing of the others.
+                        None if order.has_failed() => Err(StoreError::OutOfOrder),
                         Some(error) => Err(error.clone()),
-                        None => self.placer.place(&mut self.cache, entries, now_ms),
+                        None => {
+                            let placed = self.placer.place(&mut self.cache, entries, now_ms);
+                            placed.inspect_err(|error| failed = Some(error.clone()))
+                        }
                     };
-                    if let Err(error) = &placed {
-                        failed.get_or_insert_with(|| error.clone());
-                    }
-                    answers.push(Answer::Append(reply, placed, room));
+                    answers.push(Answer::Append { placed, order, reply, room });
                 }
                 Command::Job(job) => {
                     let (conn, cache) = (self.conn, &mut self.cache);
@@ -226,11 +230,13 @@ impl Recorder<'_> {
         // A caller that has gone needs no answer.
         for answer in answers {
             match (answer, failed) {
-                (Answer::Append(reply, placed, room), None) => {
+                (Answer::Append { placed, reply, room, .. }, None) => {
                     drop(room);
                     reply.send(placed).ok();
                 }
-                (Answer::Append(reply, _, room), Some(error)) => {
+                (Answer::Append { order, reply, room, .. }, Some(error)) => {
+                    // Before anybody hears of it.
+                    order.fail();
                     drop(room);
                     reply.send(Err(error.clone())).ok();
                 }

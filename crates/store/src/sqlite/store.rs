@@ -13,27 +13,28 @@ use super::recorder::{Append, Command};
 use super::{ENTRY, QUEUE, SqliteStore};
 use super::{conversations, credentials, entries, files, index, people};
 use crate::{
-    Appended, Conversation, Credential, Device, Entry, Erased, FileRef, Limit, NewDevice, NewEntry,
-    NewInvite, Page, Person, Published, Receipt, Registered, Registration, Store, StoreError,
+    Answer, Conversation, Credential, Device, Entry, Erased, FileRef, Limit, NewDevice, NewEntry,
+    NewInvite, Order, Page, Person, Published, Receipt, Registered, Registration, Store,
+    StoreError,
 };
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>, StoreError> {
+    async fn hand_over(&self, batch: Vec<NewEntry>, order: &Order) -> Result<Answer, StoreError> {
         if batch.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Box::pin(std::future::ready(Ok(Vec::new()))));
         }
         let size = batch.iter().map(|entry| entry.body.len() + ENTRY).sum::<usize>().min(QUEUE);
         let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let entries = ready(batch, &self.salts)?;
         let (reply, answer) = oneshot::channel();
         let turn = self.turn.lock().await;
         let room = self.room.clone().acquire_many_owned(size).await;
         let room = room.map_err(|_| StoreError::Closed)?;
-        let entries = ready(batch, &self.salts)?;
-        let append = Command::Append(Append { entries, reply, room });
-        self.commands.send(append).map_err(|_| StoreError::Closed)?;
+        let append = Append { entries, order: order.clone(), reply, room };
+        self.commands.send(Command::Append(append)).map_err(|_| StoreError::Closed)?;
         drop(turn);
-        answer.await.unwrap_or(Err(StoreError::Closed))
+        Ok(Box::pin(async { answer.await.unwrap_or(Err(StoreError::Closed)) }))
     }
 
     async fn read(
