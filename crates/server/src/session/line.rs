@@ -29,7 +29,7 @@ use super::appends::{Appends, Batch, Recorded, own_body};
 use super::follow::{Cursors, ROOM};
 use super::intake::{Intake, Malformed};
 use super::out::Out;
-use super::refusal::{Refused, refuse, storage};
+use super::refusal::{Refused, not_recorded, refuse, storage};
 use super::register::{Registrar, Registrations};
 use super::requests::{self, Asker, done};
 use super::transfers::{Done, Transfers, Violation};
@@ -456,7 +456,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let appended = match result {
             Ok(appended) => appended,
             Err(error) => {
-                let refused = storage(&error);
+                let refused = not_recorded(&error);
                 for asked in requests {
                     self.out.answer(session, asked.id, Answered::Refusal(refused.into()))?;
                 }

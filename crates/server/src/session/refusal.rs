@@ -31,6 +31,16 @@ pub(crate) fn bad_name(_: BadName) -> Refused {
     Why::NameBad.into()
 }
 
+/// Entries were not recorded, whatever the reason: the client keeps them and comes again. A record
+/// that is damaged in one place must not make it give up what others or a repair can still take.
+pub(crate) fn not_recorded(error: &StoreError) -> Refused {
+    match error {
+        StoreError::OutOfOrder => tracing::debug!(%error, "not recorded"),
+        error => tracing::error!(%error, "not recorded"),
+    }
+    Refused { why: Why::Storage, retry_seconds: 5 }
+}
+
 /// What went wrong beneath the store is the operator's to read; the client learns that it is not
 /// its fault, and whether it can come again.
 pub(crate) fn storage(error: &StoreError) -> Refused {
