@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     pub(crate) guesses: Guesses,
     pub(crate) handshakes: Semaphore,
+    /// Searches at once.
+    pub(crate) searches: Semaphore,
     stop: watch::Sender<bool>,
 }
 
@@ -183,6 +185,7 @@ impl Server {
             gate: Gate::new(limits.unauthenticated, limits.unauthenticated_per_address),
             guesses: Guesses::new(limits.logins_per_minute),
             handshakes: Semaphore::new(limits.handshakes.max(1)),
+            searches: Semaphore::new(1),
             hub: Arc::new(Hub::default()),
             stop: watch::Sender::new(false),
             config,

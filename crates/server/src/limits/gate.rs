@@ -34,22 +34,28 @@ impl Gate {
         Self(Arc::new(Inner { most, most_per_origin, taken: Mutex::default() }))
     }
 
-    /// A place, if there is one. Without an origin (behind a proxy that names none) only the
-    /// total counts.
-    pub(crate) fn enter(&self, origin: Option<Origin>) -> Option<Place> {
+    /// A place, if there is one.
+    pub(crate) fn enter(&self) -> Option<Place> {
         let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.all >= self.0.most {
             return None;
         }
-        if let Some(origin) = origin {
-            let here = taken.by_origin.entry(origin).or_default();
-            if *here >= self.0.most_per_origin {
-                return None;
-            }
-            *here += 1;
-        }
         taken.all += 1;
-        Some(Place { gate: self.0.clone(), origin })
+        Some(Place { gate: self.0.clone(), origin: None })
+    }
+}
+
+impl Place {
+    /// Whose place it is, once that is known. `false`: there are too many from there.
+    pub(crate) fn comes_from(&mut self, origin: Origin) -> bool {
+        let mut taken = self.gate.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = taken.by_origin.entry(origin).or_default();
+        if *here >= self.gate.most_per_origin {
+            return false;
+        }
+        *here += 1;
+        self.origin = Some(origin);
+        true
     }
 }
 
@@ -76,16 +82,21 @@ mod tests {
     fn places_are_few_in_all_and_fewer_for_one_address_and_come_back() {
         let origin = |n: u8| Some(Origin::of([192, 0, 2, n].into()));
         let gate = Gate::new(5, 2);
-        let a = gate.enter(origin(1));
-        let b = gate.enter(origin(1));
+        let enter = |from: Option<Origin>| {
+            let mut place = gate.enter()?;
+            from.is_none_or(|origin| place.comes_from(origin)).then_some(place)
+        };
+        let a = enter(origin(1));
+        let b = enter(origin(1));
         assert!(a.is_some() && b.is_some());
-        assert!(gate.enter(origin(1)).is_none());
-        let rest = [gate.enter(origin(2)), gate.enter(None), gate.enter(None)];
+        assert!(enter(origin(1)).is_none());
+        let rest = [enter(origin(2)), enter(None), enter(None)];
         assert!(rest.iter().all(Option::is_some));
-        assert!(gate.enter(origin(3)).is_none());
+        assert!(enter(origin(3)).is_none());
         drop(a);
-        assert!(gate.enter(origin(1)).is_some());
+        assert!(enter(origin(1)).is_some());
         drop((b, rest));
-        assert!(gate.0.taken.lock().unwrap().by_origin.is_empty());
+        let taken = gate.0.taken.lock().unwrap();
+        assert!(taken.all == 0 && taken.by_origin.is_empty());
     }
 }

@@ -68,6 +68,11 @@ async fn admit(
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
     }
+    // Refused without a word: a flood gets no work out of us. Held until the login is over.
+    let Some(mut place) = shared.gate.enter() else {
+        tracing::debug!(%peer, "too many connections that are not logged in");
+        return None;
+    };
     let (origin, peer) = match origin(shared, &mut socket, peer).await {
         Ok(origin) => origin,
         Err(error) => {
@@ -75,11 +80,11 @@ async fn admit(
             return None;
         }
     };
-    // Refused without a word: a flood gets no work out of us. Held until the login is over.
-    let Some(_place) = shared.gate.enter(origin) else {
-        tracing::debug!(%peer, "too many connections that are not logged in");
+    // Without an origin (behind a proxy that names none) only the total counts.
+    if origin.is_some_and(|origin| !place.comes_from(origin)) {
+        tracing::debug!(%peer, "too many connections of this address that are not logged in");
         return None;
-    };
+    }
     let accepted = timeout(shared.config.limits.tls_deadline, shared.tls.accept(socket)).await;
     let stream = match accepted {
         Ok(Ok(stream)) => stream,

@@ -99,6 +99,9 @@ impl Asker<'_> {
             return refuse(Why::TooLarge);
         }
         let before = if want.before == 0 { u64::MAX } else { want.before };
+        // One at a time: a search can read much, and logins and reads share the readers with it.
+        // The semaphore is never closed.
+        let _turn = self.shared.searches.acquire().await.ok();
         let found = self
             .shared
             .store
@@ -162,8 +165,8 @@ impl Asker<'_> {
         let joined = self.shared.store.join_room(&self.person.user, &name).await;
         let Some(joined) = joined.map_err(|e| storage(&e))? else { return refuse(Why::NotFound) };
         if before.is_none() {
-            self.say(joined.id, &format!("{} joined", self.person.user)).await?;
             self.tell_members(joined.id).await?;
+            self.say(joined.id, &format!("{} joined", self.person.user)).await;
         }
         Ok(Answered::Conversation(convert::conversation(&joined)))
     }
@@ -174,9 +177,10 @@ impl Asker<'_> {
         if !left.map_err(|e| storage(&e))? {
             return refuse(Why::NotAllowed);
         }
-        self.say(want.conversation, &format!("{} left", self.person.user)).await?;
+        // Before anything else: the user's other sessions follow it no longer.
         self.shared.hub.tell_changed([&self.person.user], want.conversation);
         self.tell_members(want.conversation).await?;
+        self.say(want.conversation, &format!("{} left", self.person.user)).await;
         done()
     }
 
@@ -192,8 +196,8 @@ impl Asker<'_> {
             .map_err(|e| storage(&e))?;
         let Some(changed) = changed else { return refuse(Why::NotFound) };
         let said = format!("{} set the topic: {}", self.person.user, want.topic);
-        self.say(want.conversation, &said).await?;
         self.tell_members(want.conversation).await?;
+        self.say(want.conversation, &said).await;
         Ok(Answered::Conversation(convert::conversation(&changed)))
     }
 
@@ -298,7 +302,7 @@ impl Asker<'_> {
     }
 
     /// The server's own word in a conversation.
-    async fn say(&self, conversation: ConversationId, text: &str) -> Result<(), Refused> {
+    async fn say(&self, conversation: ConversationId, text: &str) {
         let mut id = [0; 16];
         OsEntropy.fill(&mut id);
         let entry = NewEntry {
@@ -308,11 +312,14 @@ impl Asker<'_> {
             kind: Kind::SYSTEM,
             body: text.to_owned().into(),
         };
-        let said = self.shared.store.append(vec![entry]).await.map_err(|e| storage(&e))?;
-        if said.contains(&Appended::NotAMember) {
-            tracing::warn!(conversation, "the server could not say something");
+        // What it speaks of is done, whether it can be said or not.
+        match self.shared.store.append(vec![entry]).await {
+            Ok(said) if said.contains(&Appended::NotAMember) => {
+                tracing::warn!(conversation, "the server could not say something");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "the server could not say something"),
         }
-        Ok(())
     }
 
     async fn tell_members(&self, id: ConversationId) -> Result<(), Refused> {
