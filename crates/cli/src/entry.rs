@@ -1,5 +1,9 @@
 //! Entries and acknowledgements as they are shown: JSON with stable names, or a line for people.
 
+use std::path::Path;
+
+use data_encoding::HEXLOWER;
+use indicatif::HumanBytes;
 use serde::Serialize;
 use twinlock_client::client::Entry;
 use twinlock_client::outbox::Ack;
@@ -21,7 +25,28 @@ pub(crate) struct EntryJson<'a> {
     kind: &'static str,
     id: String,
     text: Option<&'a str>,
+    /// Of a file's entry only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<FileJson<'a>>,
     link: Option<String>,
+}
+
+/// A file in JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct FileJson<'a> {
+    /// As its sender called it.
+    name: &'a str,
+    size: u64,
+    blake3: String,
+    /// Where it was put; of a file that was fetched only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+}
+
+impl<'a> FileJson<'a> {
+    pub(crate) fn new(name: &'a str, size: u64, hash: &[u8; 32]) -> Self {
+        Self { name, size, blake3: HEXLOWER.encode(hash), path: None }
+    }
 }
 
 impl<'a> EntryJson<'a> {
@@ -36,8 +61,20 @@ impl<'a> EntryJson<'a> {
             kind: entry.kind.word(),
             id: entry.message_id.to_string(),
             text: entry.text.as_ref().map(|text| text.expose_raw()),
+            file: entry
+                .file
+                .as_ref()
+                .map(|file| FileJson::new(file.name.expose_raw(), file.size, &file.hash)),
             link: entry.link.map(|link| link.to_string()),
         }
+    }
+
+    /// The file was put there.
+    pub(crate) fn saved(mut self, path: Option<&Path>) -> Self {
+        if let Some(file) = &mut self.file {
+            file.path = path.map(|path| path.to_string_lossy().into_owned());
+        }
+        self
     }
 }
 
@@ -63,16 +100,28 @@ impl<'a> AckJson<'a> {
     }
 }
 
+/// How a file is got, for [`human`].
+pub(crate) fn get_it(target: &str, entry: &Entry) -> String {
+    format!("get it with: twinlock get {target} {}", entry.n)
+}
+
 /// Columns by which further lines of an entry are set in: text begins after the time.
 const INDENT: usize = 6;
 
 /// An entry for people: time, who, and the text, whose further lines are set in so that none of
-/// them looks like an entry of its own. With `place`, the conversation too.
-pub(crate) fn human(out: &Output, place: Option<&str>, entry: &Entry) -> String {
+/// them looks like an entry of its own. With `place`, the conversation too. Of a file, `get` says
+/// what to do about it.
+pub(crate) fn human(out: &Output, place: Option<&str>, entry: &Entry, get: &str) -> String {
     let time = local_time(entry.time_ms);
     let place = place.map(|place| format!(" {place}")).unwrap_or_default();
-    let text = entry.text.as_ref().map_or_else(|| "(erased)".to_owned(), |text| text.render());
-    let erased = entry.text.is_none();
+    let (text, erased) = match (&entry.text, &entry.file) {
+        (Some(text), _) => (text.render(), false),
+        (None, Some(file)) => {
+            let (name, size) = (file.name.render_line(), HumanBytes(file.size));
+            (format!("sent a file: {name} ({size}), {get}"), false)
+        }
+        (None, None) => ("(erased)".to_owned(), true),
+    };
     let fold = |used: usize, text: &str| match out.fold(text, used, INDENT) {
         text if erased => out.style(Style::Dim, &text),
         text => text,

@@ -7,6 +7,7 @@ use twinlock_client::error::{Blame, ClientError};
 use twinlock_client::home::{DiskError, HomeError};
 use twinlock_client::profile::ProfileError;
 use twinlock_client::state::StateError;
+use twinlock_client::transfer::TransferError;
 
 /// The documented exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,16 +72,20 @@ impl Failure {
     }
 }
 
+fn exit_of(blame: Blame) -> Exit {
+    match blame {
+        Blame::Here => Exit::Usage,
+        Blame::Us => Exit::Refused,
+        Blame::Them => Exit::NotTrusted,
+        Blame::Network => Exit::NoConnection,
+        Blame::Request => Exit::ServerSaidNo,
+        Blame::Record => Exit::Mismatch,
+    }
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let exit = match error.blame() {
-            Blame::Here => Exit::Usage,
-            Blame::Us => Exit::Refused,
-            Blame::Them => Exit::NotTrusted,
-            Blame::Network => Exit::NoConnection,
-            Blame::Request => Exit::ServerSaidNo,
-            Blame::Record => Exit::Mismatch,
-        };
+        let exit = exit_of(error.blame());
         let failure = Self::new(exit, &error);
         match error {
             ClientError::Tampered(_)
@@ -100,6 +105,21 @@ impl From<ClientError> for Failure {
                 failure.hint("is the server running, and is the address right?")
             }
             _ => failure,
+        }
+    }
+}
+
+impl From<TransferError> for Failure {
+    fn from(error: TransferError) -> Self {
+        let exit = exit_of(error.blame());
+        match error {
+            TransferError::Client(error) => error.into(),
+            // As for anything else that is printed.
+            TransferError::Gone => Self::said(Exit::Done),
+            TransferError::Exists(_) => {
+                Self::new(exit, &error).hint("--force overwrites it, and -o chooses another place")
+            }
+            error => Self::new(exit, &error),
         }
     }
 }

@@ -64,7 +64,8 @@ fn runtime(server: bool) -> Result<Runtime, Failure> {
 async fn interruptible(command: Command, context: Context) -> Result<(), Failure> {
     let timeout = context.global.timeout;
     // These end by themselves and say what is left undone.
-    let own_end = matches!(command, Command::Send(_) | Command::Chat(_));
+    let own_end =
+        matches!(command, Command::Send(_) | Command::Chat(_) | Command::Put(_) | Command::Get(_));
     let run = commands::run(command, context);
     if own_end {
         return run.await;

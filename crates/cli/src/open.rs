@@ -7,17 +7,19 @@ use tracing::level_filters::LevelFilter;
 use twinlock_client::home::Home;
 use twinlock_client::profile::{self, Profile};
 use twinlock_client::state::State;
+use twinlock_client::transfer::{self, Transfers};
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::Name;
 use twinlock_core::proto;
 use twinlock_core::session::Binding;
 
-use crate::args::Global;
+use crate::args::{Global, Moving};
 use crate::exit::Failure;
 use crate::logging::Logs;
 use crate::output::Output;
 
 /// What a command knows of its surroundings.
+#[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) global: Global,
     pub(crate) out: Output,
@@ -46,6 +48,25 @@ impl Context {
 
     /// Opens the profile and starts its client.
     pub(crate) fn open(&self, mut options: Options) -> Result<Opened, Failure> {
+        let (home, profile, state) = self.begin()?;
+        let user = profile.user().clone();
+        options.address.clone_from(&self.global.address);
+        let (client, events) = Client::start(&home, profile, state, options)?;
+        Ok(Opened { client, events, user })
+    }
+
+    /// Opens the profile and makes ready to move files.
+    pub(crate) fn transfers(
+        &self,
+        moving: &Moving,
+    ) -> Result<(Transfers, mpsc::Receiver<transfer::Event>), Failure> {
+        let (home, profile, state) = self.begin()?;
+        let line = Options { address: self.global.address.clone(), ..Options::default() };
+        let moving = transfer::Moving { line, jobs: moving.jobs.into(), limit: moving.limit };
+        Ok(Transfers::start(&home, profile, state, moving)?)
+    }
+
+    fn begin(&self) -> Result<(Home, Profile, State), Failure> {
         let home = self.home()?;
         let profile = self.profile()?;
         let level = if self.global.verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
@@ -53,10 +74,7 @@ impl Context {
         Logs { file: &dir.join("client.log"), console: false, level, json: false, color: false }
             .start();
         let state = State::open(&home, &profile)?;
-        let user = profile.user().clone();
-        options.address.clone_from(&self.global.address);
-        let (client, events) = Client::start(&home, profile, state, options)?;
-        Ok(Opened { client, events, user })
+        Ok((home, profile, state))
     }
 
     /// A client for one question: it tries once and sends nothing.

@@ -1,5 +1,6 @@
 //! The command line: what can be said, and what it means.
 
+mod files;
 mod serve;
 mod values;
 
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
 
+pub(crate) use files::{Get, Moving, Put};
 pub(crate) use serve::{Binding, KeyType, LogLevel, Serve};
 pub(crate) use values::{Since, Target};
 use values::{account, address, duration, label, name};
@@ -109,7 +111,7 @@ pub(crate) enum Command {
     /// Talk
     #[command(
         after_help = "Examples:\n  twinlock chat\n  twinlock chat ops\n  twinlock chat @bob\n\n\
-        In it: /help /who /rooms /join /dm /history /status /quit; `exit` ends too."
+        In it: /help /who /rooms /join /dm /history /put /get /status /quit; `exit` ends too."
     )]
     Chat(Chat),
     /// Send a message, or each line of standard input
@@ -132,6 +134,25 @@ pub(crate) enum Command {
         after_help = "Examples:\n  twinlock history ops --limit 20\n  twinlock history ops --search 'disk full'"
     )]
     History(History),
+    /// Send files
+    #[command(
+        override_usage = "twinlock put [OPTIONS] FILE... TARGET",
+        after_help = "Examples:\n  \
+        twinlock put report.pdf photo.jpg ops\n  \
+        twinlock put -r logs/ @ada\n  \
+        tar c src | twinlock put - --name src.tar ops\n\n\
+        Returns 0 once all of them are on the server's disk. After any break the same command goes \
+        on where it stopped; a file that has changed since begins anew."
+    )]
+    Put(Put),
+    /// Fetch files, by the numbers of their entries
+    #[command(after_help = "Examples:\n  \
+        twinlock get ops 12\n  \
+        twinlock get ops 12 -o report.pdf\n  \
+        twinlock get ops 12 -o - | tar t\n\n\
+        A file gets its name once its hash matched; until then it is .NAME.part, from which the \
+        same command goes on.")]
+    Get(Get),
     /// List your rooms and conversations
     #[command(after_help = "Examples:\n  twinlock rooms\n  twinlock rooms --joinable --json")]
     Rooms(Rooms),
@@ -261,6 +282,9 @@ pub(crate) struct Listen {
     /// Run this for each entry, which is handled once the command ends with 0
     #[arg(long, value_name = "CMD")]
     pub(crate) exec: Option<String>,
+    /// Fetch the files that come into this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) get: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

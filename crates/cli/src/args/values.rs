@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use twinlock_client::profile::MAX_LABEL;
+use twinlock_client::transfer::SLOWEST;
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
 
@@ -101,6 +102,25 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time such as 90s, 10m, 48h or 7d".to_owned())
 }
 
+/// Bytes a second: a number, which may have a fraction, and K, M or G for powers of 1024.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    let words = || format!("bytes a second such as 500K, 2.5M or 1G, {} at least", "16K");
+    let text = text.strip_suffix(['b', 'B']).unwrap_or(text);
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (text.get(..at), 1024.0),
+        Some((at, 'm' | 'M')) => (text.get(..at), 1024.0 * 1024.0),
+        Some((at, 'g' | 'G')) => (text.get(..at), 1024.0 * 1024.0 * 1024.0),
+        _ => (Some(text), 1.0),
+    };
+    let number: f64 = number.and_then(|number| number.parse().ok()).ok_or_else(words)?;
+    let bytes = number * unit;
+    // Neither a number of nothing nor one that no line has.
+    if !(SLOWEST as f64..=1e15).contains(&bytes) {
+        return Err(words());
+    }
+    Ok(bytes as u64)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -133,6 +153,22 @@ mod tests {
         assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * DAY)));
         for bad in ["", "0", "-5s", "soon", "0s", "0d"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_rate_has_units_and_a_least() {
+        for (text, bytes) in [
+            ("16384", 16_384),
+            ("16K", 16_384),
+            ("500k", 512_000),
+            ("2.5M", 2_621_440),
+            ("1GB", 1 << 30),
+        ] {
+            assert_eq!(rate(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "K", "0", "15K", "-1M", "nan", "inf", "1e300", "1T", "fast"] {
+            assert!(rate(bad).is_err(), "{bad}");
         }
     }
 

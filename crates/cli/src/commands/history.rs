@@ -5,7 +5,7 @@ use twinlock_client::client::Entry;
 use twinlock_core::id::ConversationId;
 
 use crate::args::History;
-use crate::entry::{EntryJson, human};
+use crate::entry::{EntryJson, get_it, human};
 use crate::exit::Failure;
 use crate::open::Context;
 
@@ -20,7 +20,7 @@ pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure>
         if args.json {
             context.out.json(&EntryJson::new(&target, entry))?;
         } else {
-            context.out.line(&human(&context.out, None, entry))?;
+            context.out.line(&human(&context.out, None, entry, &get_it(&target, entry)))?;
         }
         Ok(())
     };

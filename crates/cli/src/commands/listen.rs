@@ -5,6 +5,7 @@
 //! entry twice rather than never.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,9 +18,11 @@ use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto;
 
+use super::fetch::Fetching;
+use super::moving::harmless;
 use super::send::blocking;
 use crate::args::{Listen, Since};
-use crate::entry::{EntryJson, human};
+use crate::entry::{EntryJson, get_it, human};
 use crate::exit::Failure;
 use crate::open::{Context, Opened, target_of, trying_again, warn_about_tls};
 use crate::output::json;
@@ -38,13 +41,16 @@ struct Listening<'a> {
     args: Listen,
     names: HashMap<ConversationId, String>,
     left: Option<u64>,
+    fetching: Option<Fetching<'a>>,
 }
 
 pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> {
     // Whoever listens for long also sends what waits in the outbox.
-    let Opened { client, mut events, .. } = context.open(Options::default())?;
+    let Opened { client, mut events, user } = context.open(Options::default())?;
     let left = args.count;
-    let mut listening = Listening { context, client, args, names: HashMap::new(), left };
+    let fetching =
+        args.get.as_deref().map(|dir| Fetching::start(context, dir, user)).transpose()?;
+    let mut listening = Listening { context, client, args, names: HashMap::new(), left, fetching };
     // Finding out what to follow needs the line, whose events have to be taken meanwhile.
     let mut begun = false;
     let mut down = false;
@@ -177,26 +183,59 @@ impl Listening<'_> {
             *left -= entries.len() as u64;
         }
         let name = self.name(conversation);
-        if let Some(command) = &self.args.exec {
-            for entry in &entries {
-                self.exec(command, &name, entry).await?;
+        let fetches = match &mut self.fetching {
+            Some(fetching) => fetching.begin(&name, conversation, &entries).await?,
+            None => BTreeMap::new(),
+        };
+        let mut lines = String::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let fetch = fetches.get(&entry.n);
+            if fetch.is_some() {
+                // What came before a file does not wait for it.
+                self.print(&mut lines, conversation, entry.n - 1).await?;
+            }
+            let saved = match (&mut self.fetching, fetch) {
+                (Some(fetching), Some(fetch)) => fetching.wait(fetch).await?,
+                _ => None,
+            };
+            if let Some(command) = &self.args.exec {
+                self.exec(command, &name, entry, saved.as_deref()).await?;
                 self.handled(conversation, entry.n).await?;
+                continue;
             }
-        } else if let Some(last) = entries.last() {
-            let several = self.args.targets.len() != 1;
-            let mut lines = String::new();
-            for entry in &entries {
-                lines += &if self.args.json {
-                    json(&EntryJson::new(&name, entry))
-                } else {
-                    human(&self.context.out, several.then_some(&name), entry)
-                };
-                lines.push('\n');
+            lines += &self.line(&name, entry, saved.as_deref());
+            if at + 1 == entries.len() {
+                self.print(&mut lines, conversation, entry.n).await?;
             }
-            self.context.out.lines(&lines)?;
-            self.handled(conversation, last.n).await?;
         }
         Ok(self.left == Some(0))
+    }
+
+    /// What is printed of an entry.
+    fn line(&self, name: &str, entry: &Entry, saved: Option<&Path>) -> String {
+        if self.args.json {
+            return json(&EntryJson::new(name, entry).saved(saved)) + "\n";
+        }
+        let several = self.args.targets.len() != 1;
+        let get = match saved {
+            Some(path) => format!("saved as {}", harmless(&path.to_string_lossy())),
+            None => get_it(name, entry),
+        };
+        human(&self.context.out, several.then_some(name), entry, &get) + "\n"
+    }
+
+    /// Prints lines, if there are any; then entry `n` is handled.
+    async fn print(
+        &self,
+        lines: &mut String,
+        conversation: ConversationId,
+        n: u64,
+    ) -> Result<(), Failure> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.context.out.lines(&std::mem::take(lines))?;
+        self.handled(conversation, n).await
     }
 
     async fn handled(&self, conversation: ConversationId, n: u64) -> Result<(), Failure> {
@@ -206,8 +245,14 @@ impl Listening<'_> {
     }
 
     /// Runs the command with the entry as JSON on its standard input, until it ends with 0.
-    async fn exec(&self, command: &str, name: &str, entry: &Entry) -> Result<(), Failure> {
-        let document = json(&EntryJson::new(name, entry)) + "\n";
+    async fn exec(
+        &self,
+        command: &str,
+        name: &str,
+        entry: &Entry,
+        saved: Option<&Path>,
+    ) -> Result<(), Failure> {
+        let document = json(&EntryJson::new(name, entry).saved(saved)) + "\n";
         let mut pause = RETRY.0;
         loop {
             let failed = |error| Failure::usage(format!("--exec could not be run: {error}"));
@@ -246,7 +291,7 @@ fn beginning(conversation: &proto::Conversation) -> u64 {
 }
 
 /// Asks until there is a line on which the answer comes.
-async fn again<T>(
+pub(super) async fn again<T>(
     client: &Client,
     ask: impl AsyncFn(&Client) -> Result<T, ClientError>,
 ) -> Result<T, Failure> {

@@ -4,11 +4,15 @@ mod access;
 mod audit;
 mod chat;
 mod enrol;
+mod fetch;
 pub(crate) mod generate;
+mod get;
 mod history;
 mod input;
 mod listen;
+mod moving;
 mod people;
+mod put;
 mod rooms;
 mod send;
 pub(crate) mod serve;
@@ -27,6 +31,8 @@ pub(crate) async fn run(command: Command, context: Context) -> Result<(), Failur
         Command::Send(send) => send::run(send, &context).await,
         Command::Listen(listen) => listen::run(listen, &context).await,
         Command::History(history) => history::run(history, &context).await,
+        Command::Put(put) => put::run(put, &context).await,
+        Command::Get(get) => get::run(get, &context).await,
         Command::Rooms(rooms) => rooms::list(rooms, &context).await,
         Command::Room(room) => rooms::run(room, &context).await,
         Command::People(json) => people::list(json, &context).await,

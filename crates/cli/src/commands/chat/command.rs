@@ -4,7 +4,7 @@ use twinlock_core::id::Name;
 use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 
-use super::Talk;
+use super::{Talk, get_here};
 use crate::args::Target;
 use crate::entry::human;
 use crate::exit::Failure;
@@ -17,6 +17,8 @@ const HELP: &str = "\
 /join ROOM        join a room and talk there
 /dm USER [TEXT]   talk with one person
 /history [N]      the last N entries (20)
+/put PATH         send a file
+/get N            fetch the file of entry N into this directory
 /status           both locks as they stand
 /quit             end; `exit` and Ctrl-D do too
 //TEXT            say /TEXT";
@@ -44,6 +46,8 @@ pub(super) enum Command {
     Join(Target),
     Direct(Name, Option<String>),
     History(u64),
+    Put(String),
+    Get(u64),
     Status,
 }
 
@@ -77,6 +81,11 @@ impl Said {
                 Name::new(&user)
                     .map_or_else(|_| unknown(), |user| Self::Command(Command::Direct(user, text)))
             }
+            "put" if !rest.is_empty() => Self::Command(Command::Put(rest.to_owned())),
+            "get" => {
+                let n = rest.strip_prefix('#').unwrap_or(rest).parse().ok().filter(|n| *n > 0);
+                n.map_or_else(unknown, |n| Self::Command(Command::Get(n)))
+            }
             "history" => match rest {
                 "" => Self::Command(Command::History(HISTORY)),
                 n => n.parse().map_or_else(
@@ -107,6 +116,8 @@ impl Talk {
             }
             Command::Direct(user, Some(text)) => self.say(&Target::User(user), &text).await,
             Command::History(entries) => self.history(entries).await,
+            Command::Put(path) => self.put(&path).await,
+            Command::Get(n) => self.get(n).await,
             Command::Status => self.status().await,
         }
     }
@@ -162,7 +173,7 @@ impl Talk {
             let Some(last) = page.entries.last() else { break };
             after = last.n;
             for entry in &page.entries {
-                self.screen.print(&human(&self.out, None, entry))?;
+                self.screen.print(&human(&self.out, None, entry, &get_here(entry)))?;
             }
         }
         Ok(())
@@ -224,6 +235,12 @@ mod tests {
         assert_eq!(Said::parse("/dm bob see you"), Said::Command(Command::Direct(bob, text)));
         assert_eq!(Said::parse("/history"), Said::Command(Command::History(HISTORY)));
         assert_eq!(Said::parse("/history 9999"), Said::Command(Command::History(MOST)));
+        let path = "my report.pdf".to_owned();
+        assert_eq!(Said::parse("/put  my report.pdf "), Said::Command(Command::Put(path)));
+        assert_eq!(Said::parse("/get #12"), Said::Command(Command::Get(12)));
+        for odd in ["/put", "/get", "/get 0", "/get x"] {
+            assert!(matches!(Said::parse(odd), Said::Unknown(_)), "{odd}");
+        }
         assert!(matches!(Said::parse("/join a b"), Said::Unknown(_)));
         assert!(matches!(Said::parse("/history x"), Said::Unknown(_)));
     }

@@ -6,6 +6,7 @@
 //! they are.
 
 mod command;
+mod files;
 mod screen;
 
 use std::collections::HashMap;
@@ -24,12 +25,13 @@ use twinlock_link::OsEntropy;
 
 use super::send::{blocking, now_ms};
 use crate::args::{Chat, Target};
-use crate::entry::human;
+use crate::entry::{get_it, human};
 use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::{Context, Opened, target_of, tls_warning, trying_again};
 use crate::output::{Output, Style};
 use command::Said;
+use files::Files;
 use screen::{Input, Screen};
 
 /// Entries shown of what was said before.
@@ -55,6 +57,7 @@ struct Talk {
     waiting: HashMap<MessageId, String>,
     /// Typed here: their entries are not shown again. Bounded by what is typed.
     own: HashMap<MessageId, ()>,
+    files: Files,
     refused: u32,
     down: Option<ClientError>,
     was_up: bool,
@@ -74,6 +77,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
         names: HashMap::new(),
         waiting: HashMap::new(),
         own: HashMap::new(),
+        files: Files::new(&context),
         refused: 0,
         down: None,
         was_up: false,
@@ -96,9 +100,17 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
             if queued == 1 { "is" } else { "are" }
         ));
     }
+    let files = talk.files.open();
+    if files > 0 {
+        context.out.warn(&format!(
+            "{files} of your files {} not sent or fetched; the same again, here or with `put` and \
+             `get`, goes on where it stopped",
+            if files == 1 { "is" } else { "are" }
+        ));
+    }
     match ended {
         Err(failure) if failure.exit != Exit::NoConnection || queued == 0 => Err(failure),
-        _ if queued > 0 => Err(Failure::said(Exit::Queued)),
+        _ if queued + files > 0 => Err(Failure::said(Exit::Queued)),
         _ if talk.refused > 0 => Err(Failure::said(Exit::ServerSaidNo)),
         _ => Ok(()),
     }
@@ -117,7 +129,7 @@ impl Talk {
         let mut open = true;
         let mut bad_input = None;
         let mut deadline = Instant::now() + patience;
-        while open || !self.waiting.is_empty() {
+        while open || !self.waiting.is_empty() || self.files.open() > 0 {
             let client = self.client.clone();
             let target = self.target.to_string();
             tokio::select! {
@@ -151,6 +163,9 @@ impl Talk {
                         }
                         self.take_event(event, begun).await?;
                     }
+                },
+                event = self.files.next() => if self.take_file(event)? {
+                    deadline = Instant::now() + patience;
                 },
                 () = sleep_until(deadline), if !open => break,
                 () = &mut interrupt => return Err(Failure::interrupted()),
@@ -280,7 +295,8 @@ impl Talk {
                 continue;
             }
             let place = (!here).then(|| format!("[{name}]"));
-            self.screen.print(&human(&self.out, place.as_deref(), entry))?;
+            let get = if here { get_here(entry) } else { get_it(&name, entry) };
+            self.screen.print(&human(&self.out, place.as_deref(), entry, &get))?;
         }
         if let Some(last) = entries.last().filter(|_| here && self.screen.is_terminal()) {
             let (client, n) = (self.client.clone(), last.n);
@@ -318,15 +334,34 @@ impl Talk {
         &self,
         question: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, Failure> {
-        let no_line = || Failure::new(Exit::NoConnection, "there is no line now to ask the server");
+        let question = async {
+            match question.await {
+                Err(ClientError::Lost(_)) => Err(no_line()),
+                answer => Ok(answer?),
+            }
+        };
+        self.within(question).await
+    }
+
+    /// The same for several questions in a row.
+    async fn within<T>(
+        &self,
+        questions: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
         if self.down.is_some() {
             return Err(no_line());
         }
-        match timeout(ANSWER, question).await {
-            Ok(Err(ClientError::Lost(_))) | Err(_) => Err(no_line()),
-            Ok(answer) => Ok(answer?),
-        }
+        timeout(ANSWER, questions).await.unwrap_or_else(|_| Err(no_line()))
     }
+}
+
+fn no_line() -> Failure {
+    Failure::new(Exit::NoConnection, "there is no line now to ask the server")
+}
+
+/// How a file of the room that is talked in is got.
+fn get_here(entry: &Entry) -> String {
+    format!("get it with: /get {}", entry.n)
 }
 
 /// What is there when the talk begins.

@@ -1,0 +1,132 @@
+//! Files in `chat`: sent and fetched on lines of their own while the talk goes on.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use indicatif::HumanBytes;
+use tokio::sync::mpsc;
+use twinlock_client::error::Blame;
+use twinlock_client::transfer::{Event, Get, Into, JobId, Place, Transfers, look, name};
+
+use super::Talk;
+use crate::args::Moving;
+use crate::commands::get::{entry, is_own};
+use crate::commands::moving::harmless;
+use crate::commands::send::blocking;
+use crate::exit::Failure;
+use crate::open::Context;
+use crate::output::Style;
+
+/// Lines for files.
+const JOBS: u8 = 3;
+
+/// What is on its way, and the lines it is on, which are there once they are needed.
+pub(super) struct Files {
+    context: Context,
+    lines: Option<(Transfers, mpsc::Receiver<Event>)>,
+    /// What each is, for people.
+    open: HashMap<JobId, String>,
+}
+
+impl Files {
+    pub(super) fn new(context: &Context) -> Self {
+        Self { context: context.clone(), lines: None, open: HashMap::new() }
+    }
+
+    /// How many are on their way.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// What happens to them. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Event {
+        if let Some((_, events)) = &mut self.lines
+            && let Some(event) = events.recv().await
+        {
+            return event;
+        }
+        std::future::pending().await
+    }
+
+    fn transfers(&mut self) -> Result<&Transfers, Failure> {
+        let lines = match self.lines.take() {
+            Some(lines) => lines,
+            None => self.context.transfers(&Moving { limit: None, jobs: JOBS, json: false })?,
+        };
+        Ok(&self.lines.insert(lines).0)
+    }
+}
+
+impl Talk {
+    pub(super) async fn put(&mut self, path: &str) -> Result<(), Failure> {
+        let path = home_of(path);
+        let file = blocking(move || look(&path)).await?;
+        let words = format!("{} ({})", harmless(&file.name), HumanBytes(file.source.size));
+        let target = self.target.to_string();
+        let jobs = self.files.transfers()?.put(&target, vec![file]).await?;
+        for (job, begun) in jobs {
+            self.own.insert(begun.message_id, ());
+            self.files.open.insert(job, format!("{words} to {target}"));
+        }
+        self.note(&format!("sending {words}"))
+    }
+
+    pub(super) async fn get(&mut self, n: u64) -> Result<(), Failure> {
+        let target = self.target.to_string();
+        let found = self.ask(self.client.target(&target)).await?;
+        let client = self.client.clone();
+        let entry = self.within(entry(&client, found.id, n, &target)).await?;
+        let Some(file) = entry.file.clone() else { return Ok(()) };
+        let name = name::harmless(file.name.expose_raw());
+        let words = format!("{name} ({})", HumanBytes(file.size));
+        let place =
+            Place { dir: PathBuf::from("."), name: name.into(), force: false, keep_mode: false };
+        place.check()?;
+        let (conversation, own) = (found.id, is_own(&entry, &self.user));
+        let get = Get { conversation, n, file, own, into: Into::Place(place) };
+        let job = self.files.transfers()?.get(get)?;
+        self.files.open.insert(job, words.clone());
+        self.note(&format!("fetching {words}"))
+    }
+
+    /// Says whether something moved.
+    pub(super) fn take_file(&mut self, event: Event) -> Result<bool, Failure> {
+        match event {
+            Event::Sent { job, ack, .. } => {
+                let Some(words) = self.files.open.remove(&job) else { return Ok(true) };
+                let tick = self.out.style(Style::Good, "\u{2713}");
+                self.screen.print(&format!("{tick} #{} {words}", ack.n))?;
+            }
+            Event::Got { job, path } => {
+                let words = self.files.open.remove(&job).unwrap_or_default();
+                let path = path.unwrap_or_default();
+                self.note(&format!("saved {words} as {}", harmless(&path.to_string_lossy())))?;
+            }
+            Event::Failed { job, error } => {
+                let words = self.files.open.remove(&job).unwrap_or_default();
+                self.refused += u32::from(error.blame() == Blame::Request);
+                let failure = Failure::from(error);
+                let words = format!("{words}: {}", failure.message);
+                self.screen.print(&self.out.style(Style::Bad, &words))?;
+            }
+            Event::Changed { job, message_id } => {
+                self.own.insert(message_id, ());
+                let words = self.files.open.get(&job).cloned().unwrap_or_default();
+                self.note(&format!("{words} changed while it was sent; it begins anew"))?;
+            }
+            Event::Began { .. } | Event::Progress { .. } => {}
+            // The line that is talked on says it.
+            Event::Up(_) | Event::Down { .. } => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// `~/` as a shell has it, since none has seen this path.
+fn home_of(path: &str) -> PathBuf {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    match (path.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => Path::new(&home).join(rest),
+        _ => PathBuf::from(path),
+    }
+}

@@ -1,0 +1,176 @@
+//! `get`: files out of a conversation. What is in the entry, which was read with its link checked,
+//! counts; what the server says beside it has to agree.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+use twinlock_client::client::{Entry, FileEntry};
+use twinlock_client::transfer::{Get as GetJob, Into, Place, name};
+use twinlock_client::{Client, Event, Options};
+use twinlock_core::chain::Kind;
+use twinlock_core::id::{ConversationId, Name, Sender};
+
+use super::listen::again;
+use super::moving::{File, Moves, PATIENCE};
+use crate::args::Get;
+use crate::exit::{Exit, Failure};
+use crate::interrupted;
+use crate::open::{Context, Opened, why_down};
+
+pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
+    let to_stdout = args.output.as_deref().is_some_and(|path| path.as_os_str() == "-");
+    if to_stdout && (args.entries.len() > 1 || args.moving.json) {
+        let what = if args.moving.json { "--json" } else { "several files" };
+        return Err(Failure::usage(format!("{what} and `-o -` do not go together")));
+    }
+    let target = args.target.to_string();
+    let (conversation, entries, user) = read(&target, &args.entries, context).await?;
+    let mut moves = Moves::new(context, &target, args.moving.json);
+    let mut jobs = Vec::new();
+    let mut names = HashSet::new();
+    for entry in entries {
+        let Some(file) = entry.file.clone() else { continue };
+        let place = match (&args.output, to_stdout) {
+            (_, true) => None,
+            (Some(path), _) if !is_dir(path) => Some(place_at(path)),
+            (dir, _) => {
+                let mut name = name::harmless(file.name.expose_raw());
+                if !names.insert(name.clone()) {
+                    name = name::marked(&name, &entry.n.to_string());
+                }
+                let dir = dir.clone().unwrap_or_else(|| PathBuf::from("."));
+                Some((dir, name.into()))
+            }
+        };
+        let (force, keep_mode) = (args.force, args.keep_mode);
+        let place = place.map(|(dir, name)| Place { dir, name, force, keep_mode });
+        if let Some(place) = &place {
+            place.check()?;
+        }
+        jobs.push((entry, file, place));
+    }
+    if jobs.len() > 1 && args.output.as_deref().is_some_and(|path| !is_dir(path)) {
+        return Err(Failure::usage("several files go into a directory, which has to be there"));
+    }
+    let (transfers, events) = context.transfers(&args.moving)?;
+    for (entry, file, place) in jobs {
+        let path = place.as_ref().map(Place::path);
+        let into = match place {
+            Some(place) => Into::Place(place),
+            None => Into::Stream(stdout()?),
+        };
+        let (n, own) = (entry.n, is_own(&entry, &user));
+        let (name, size) = (file.name.expose_raw().to_owned(), file.size);
+        let job = transfers.get(GetJob { conversation, n, file, own, into })?;
+        moves.add(job, File { name, size, id: entry.message_id, path, entry: Some(entry) });
+    }
+    moves.run(transfers, events, "fetched").await
+}
+
+/// Whether this user sent it.
+pub(super) fn is_own(entry: &Entry, user: &Name) -> bool {
+    entry.sender.as_ref().and_then(Sender::user) == Some(user)
+}
+
+fn is_dir(path: &Path) -> bool {
+    path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
+fn place_at(path: &Path) -> (PathBuf, OsString) {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let name = path.file_name().unwrap_or(OsStr::new(""));
+    (dir.unwrap_or(Path::new(".")).to_path_buf(), name.to_os_string())
+}
+
+/// Standard output without a buffer that looks for line ends.
+fn stdout() -> Result<Box<dyn Write + Send>, Failure> {
+    let failed = |error: io::Error| Failure::usage(format!("standard output: {error}"));
+    let out = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+    Ok(Box::new(fs::File::from(out)))
+}
+
+/// The entries, over lost lines, for as long as there is patience.
+async fn read(
+    target: &str,
+    numbers: &[u64],
+    context: &Context,
+) -> Result<(ConversationId, Vec<Entry>, Name), Failure> {
+    let options = Options { send: false, ..Options::default() };
+    let Opened { client, mut events, user } = context.open(options)?;
+    let (told, down) = watch::channel(None);
+    let (end, mut ended) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let mut end = Some(end);
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Up(_) => _ = told.send_replace(None),
+                Event::Down { error, .. } => _ = told.send_replace(Some(error)),
+                Event::Ended(Some(error)) => {
+                    if let Some(end) = end.take() {
+                        let _gone = end.send(error);
+                    }
+                }
+                _ => {}
+            }
+        }
+    });
+    let patience = context.global.timeout.unwrap_or(PATIENCE);
+    let found = async {
+        let conversation = again(&client, async |client| client.target(target).await).await?;
+        let mut entries = Vec::with_capacity(numbers.len());
+        for n in numbers {
+            entries.push(entry(&client, conversation.id, *n, target).await?);
+        }
+        Ok::<_, Failure>((conversation.id, entries))
+    };
+    let (conversation, entries) = tokio::select! {
+        found = found => found?,
+        Ok(error) = &mut ended => return Err(error.into()),
+        () = sleep(patience) => {
+            let why = down.borrow().clone();
+            return Err(match why {
+                Some(error) => Failure::new(Exit::NoConnection, why_down(&error)),
+                None => Failure::new(Exit::TimedOut, "timed out"),
+            });
+        }
+        () = interrupted() => return Err(Failure::interrupted()),
+    };
+    client.close().await;
+    Ok((conversation, entries, user))
+}
+
+/// The entry of a file.
+pub(super) async fn entry(
+    client: &Client,
+    conversation: ConversationId,
+    n: u64,
+    target: &str,
+) -> Result<Entry, Failure> {
+    let none = || {
+        Failure::new(Exit::ServerSaidNo, format!("there is no entry {n} in {target}"))
+            .hint("`twinlock history` shows what there is")
+    };
+    let page = again(client, async |client| client.read(conversation, n - 1, 1).await).await;
+    let page = match page {
+        // The record ends before it.
+        Err(failure) if failure.exit == Exit::ServerSaidNo => return Err(none()),
+        page => page?,
+    };
+    let entry = page.entries.into_iter().next().filter(|entry| entry.n == n).ok_or_else(none)?;
+    match (&entry.file, entry.kind) {
+        (Some(FileEntry { .. }), _) => Ok(entry),
+        (None, Kind::FILE) => {
+            Err(Failure::new(Exit::ServerSaidNo, format!("the file of entry {n} was erased")))
+        }
+        (None, kind) => {
+            let word = kind.word();
+            Err(Failure::usage(format!("entry {n} of {target} is no file (it is {word})")))
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Files on their way, as `put`, `get`, `listen` and `chat` show them: bars with rate and time left
+//! on a terminal, a line for each that has arrived otherwise, or events in JSON.
+
+use std::collections::HashMap;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use twinlock_client::ClientError;
+use twinlock_client::client::Entry;
+use twinlock_client::outbox::Ack;
+use twinlock_client::transfer::{Event, JobId, TransferError, Transfers};
+use twinlock_core::id::MessageId;
+use twinlock_core::text::Untrusted;
+
+use crate::entry::{AckJson, EntryJson, FileJson};
+use crate::exit::{Exit, Failure};
+use crate::interrupted;
+use crate::open::{Context, trying_again, warn_about_tls};
+use crate::output::Output;
+
+/// How long without a byte that moved before it gives up, unless `--timeout` says.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two events of progress of one file.
+const TOLD: Duration = Duration::from_secs(1);
+/// A bar, whose file's name has up to 24 columns.
+const BAR: &str =
+    "{prefix:24!} {wide_bar} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>5}";
+
+/// A file of this command.
+pub(super) struct File {
+    /// As its sender called it.
+    pub(super) name: String,
+    pub(super) size: u64,
+    pub(super) id: MessageId,
+    /// Where it is, or goes.
+    pub(super) path: Option<PathBuf>,
+    /// Its entry, of one that is fetched.
+    pub(super) entry: Option<Entry>,
+}
+
+struct Shown {
+    file: File,
+    bar: Option<ProgressBar>,
+    told: Instant,
+    began: bool,
+}
+
+/// Files on their way, and how they are shown.
+pub(super) struct Moves<'a> {
+    context: &'a Context,
+    target: String,
+    json: bool,
+    bars: Option<MultiProgress>,
+    open: HashMap<JobId, Shown>,
+    /// Why there is no line now.
+    down: Option<ClientError>,
+    warned: bool,
+    failed: Option<Exit>,
+    done: usize,
+}
+
+#[derive(Serialize)]
+struct StartJson<'a> {
+    event: &'static str,
+    id: String,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a Path>,
+    size: u64,
+    from: u64,
+}
+
+#[derive(Serialize)]
+struct ProgressJson<'a> {
+    event: &'static str,
+    id: String,
+    name: &'a str,
+    size: u64,
+    done: u64,
+}
+
+#[derive(Serialize)]
+struct SentJson<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    ack: AckJson<'a>,
+    file: FileJson<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+}
+
+#[derive(Serialize)]
+struct GotJson<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    entry: EntryJson<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+}
+
+#[derive(Serialize)]
+struct FailedJson<'a> {
+    event: &'static str,
+    id: String,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    exit: u8,
+    error: &'a str,
+}
+
+impl<'a> Moves<'a> {
+    pub(super) fn new(context: &'a Context, target: &str, json: bool) -> Self {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let bars = io::stderr().is_terminal() && !context.global.quiet && !dumb;
+        let bars = bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+        Self {
+            context,
+            target: target.to_owned(),
+            json,
+            bars,
+            open: HashMap::new(),
+            down: None,
+            warned: false,
+            failed: None,
+            done: 0,
+        }
+    }
+
+    pub(super) fn add(&mut self, job: JobId, file: File) {
+        self.open.insert(job, Shown { file, bar: None, told: Instant::now(), began: false });
+    }
+
+    /// Something went wrong before it could be on its way.
+    pub(super) fn fails(&mut self, failure: &Failure) {
+        self.failed.get_or_insert(failure.exit);
+        self.say(|out| out.failure(failure));
+    }
+
+    /// Until all of them have arrived or failed.
+    pub(super) async fn run(
+        mut self,
+        transfers: Transfers,
+        mut events: mpsc::Receiver<Event>,
+        verb: &str,
+    ) -> Result<(), Failure> {
+        let patience = self.context.global.timeout.unwrap_or(PATIENCE);
+        let mut deadline = Instant::now() + patience;
+        let mut interrupt = std::pin::pin!(interrupted());
+        while !self.open.is_empty() {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => if self.take(event)? {
+                        deadline = Instant::now() + patience;
+                    },
+                    None => break,
+                },
+                () = sleep_until(deadline) => return Err(self.gave_up(patience, verb)),
+                () = &mut interrupt => return Err(self.interrupted(verb)),
+            }
+        }
+        drop(events);
+        transfers.close().await;
+        self.failed.map_or(Ok(()), |exit| Err(Failure::said(exit)))
+    }
+
+    fn left(&self) -> usize {
+        self.open.len()
+    }
+
+    fn gave_up(&mut self, patience: Duration, verb: &str) -> Failure {
+        self.clear();
+        let left = self.left();
+        let files = if left == 1 { "1 file is".to_owned() } else { format!("{left} files are") };
+        let (exit, why) = match &self.down {
+            Some(error) => (Exit::NoConnection, crate::open::why_down(error)),
+            None => (Exit::TimedOut, format!("nothing moved for {} s", patience.as_secs())),
+        };
+        Failure::new(exit, format!("{files} not {verb}: {why}"))
+            .hint("the same command goes on where it stopped")
+    }
+
+    fn interrupted(&mut self, verb: &str) -> Failure {
+        self.clear();
+        let left = self.left();
+        let files = if left == 1 { "1 file is".to_owned() } else { format!("{left} files are") };
+        Failure::new(Exit::Interrupted, format!("interrupted; {files} not {verb}"))
+            .hint("the same command goes on where it stopped")
+    }
+
+    /// Says whether something moved.
+    fn take(&mut self, event: Event) -> Result<bool, Failure> {
+        match event {
+            Event::Up(up) => {
+                if self.down.take().is_some() {
+                    self.say(|out| out.say("connected again"));
+                }
+                if !std::mem::replace(&mut self.warned, true) {
+                    self.say(|out| warn_about_tls(out, up.binding));
+                }
+                Ok(false)
+            }
+            Event::Down { error, retry } => {
+                if self.down.is_none() {
+                    self.say(|out| out.say(&trying_again(&error, retry)));
+                }
+                self.down = Some(error);
+                Ok(false)
+            }
+            Event::Began { job, from } => self.began(job, from),
+            Event::Progress { job, done } => self.progress(job, done),
+            Event::Changed { job, message_id } => {
+                if let Some(shown) = self.open.get_mut(&job) {
+                    shown.file.id = message_id;
+                    let name = harmless(&shown.file.name);
+                    self.say(|out| {
+                        out.say(&format!("{name} changed while it was sent; it begins anew"));
+                    });
+                }
+                Ok(true)
+            }
+            Event::Sent { job, message_id, ack, hash } => self.sent(job, &message_id, &ack, &hash),
+            Event::Got { job, path } => self.got(job, path),
+            Event::Failed { job, error } => self.lost(job, error),
+        }
+    }
+
+    fn began(&mut self, job: JobId, from: u64) -> Result<bool, Failure> {
+        let Some(shown) = self.open.get_mut(&job) else { return Ok(false) };
+        let File { name, size, id, path, .. } = &shown.file;
+        if let Some(bars) = &self.bars {
+            let bar = shown.bar.get_or_insert_with(|| {
+                let bar = ProgressBar::new(*size).with_prefix(harmless(name));
+                bar.set_style(
+                    ProgressStyle::with_template(BAR)
+                        .unwrap_or_else(|_| ProgressStyle::default_bar()),
+                );
+                bars.add(bar)
+            });
+            bar.set_position(from);
+            bar.reset_eta();
+        }
+        if self.json {
+            let path = path.as_deref();
+            let (event, id) = ("start", id.to_string());
+            let start = StartJson { event, id, name, path, size: *size, from };
+            self.context.out.json(&start)?;
+        }
+        if from > 0 && !std::mem::replace(&mut shown.began, true) {
+            let words = format!(
+                "{} goes on at {} of {}",
+                harmless(name),
+                HumanBytes(from),
+                HumanBytes(*size)
+            );
+            self.say(|out| out.say(&words));
+        }
+        self.down = None;
+        Ok(true)
+    }
+
+    fn progress(&mut self, job: JobId, done: u64) -> Result<bool, Failure> {
+        let Some(shown) = self.open.get_mut(&job) else { return Ok(false) };
+        if let Some(bar) = &shown.bar {
+            bar.set_position(done);
+        }
+        if self.json && shown.told.elapsed() >= TOLD {
+            shown.told = Instant::now();
+            let File { name, size, id, .. } = &shown.file;
+            let (event, id) = ("progress", id.to_string());
+            self.context.out.json(&ProgressJson { event, id, name, size: *size, done })?;
+        }
+        Ok(true)
+    }
+
+    fn end(&mut self, job: JobId) -> Option<File> {
+        let Shown { file, bar, .. } = self.open.remove(&job)?;
+        if let (Some(bar), Some(bars)) = (bar, &self.bars) {
+            bar.finish_and_clear();
+            bars.remove(&bar);
+        }
+        Some(file)
+    }
+
+    fn sent(
+        &mut self,
+        job: JobId,
+        message_id: &MessageId,
+        ack: &Ack,
+        hash: &[u8; 32],
+    ) -> Result<bool, Failure> {
+        let Some(File { name, size, path, .. }) = self.end(job) else { return Ok(false) };
+        self.done += 1;
+        let target = self.target.clone();
+        if self.json {
+            let event = "done";
+            let ack = AckJson::new(&target, message_id, ack);
+            let file = FileJson::new(&name, size, hash);
+            let path = path.map(|path| path.to_string_lossy().into_owned());
+            self.context.out.json(&SentJson { event, ack, file, path })?;
+        }
+        let name = harmless(&name);
+        let words = format!("sent {name} ({}) to {target} as entry {}", HumanBytes(size), ack.n);
+        self.say(|out| out.say(&words));
+        Ok(true)
+    }
+
+    fn got(&mut self, job: JobId, path: Option<PathBuf>) -> Result<bool, Failure> {
+        let Some(File { name, size, entry, .. }) = self.end(job) else { return Ok(false) };
+        self.done += 1;
+        if let (true, Some(entry)) = (self.json, &entry) {
+            let (event, entry) = ("done", EntryJson::new(&self.target, entry));
+            let path = path.as_ref().map(|path| path.to_string_lossy().into_owned());
+            self.context.out.json(&GotJson { event, entry, path })?;
+        }
+        if let Some(path) = path {
+            let words = format!(
+                "saved {} ({}) as {}",
+                harmless(&name),
+                HumanBytes(size),
+                harmless(&path.to_string_lossy())
+            );
+            self.say(|out| out.say(&words));
+        }
+        Ok(true)
+    }
+
+    fn lost(&mut self, job: JobId, error: TransferError) -> Result<bool, Failure> {
+        let streamed = matches!(error, TransferError::Hash);
+        let Some(File { name, id, path, entry, .. }) = self.end(job) else { return Ok(false) };
+        let mut failure = Failure::from(error);
+        if failure.exit == Exit::Done {
+            return Err(failure);
+        }
+        if streamed && path.is_none() && entry.is_some() {
+            failure = failure.hint("what was written out cannot be taken back: do not use it");
+        }
+        if self.json {
+            let path = path.as_ref().map(|path| path.to_string_lossy().into_owned());
+            let (event, id, exit) = ("failed", id.to_string(), failure.exit as u8);
+            let error = &failure.message;
+            self.context.out.json(&FailedJson { event, id, name: &name, path, exit, error })?;
+        }
+        failure.message = format!("{}: {}", harmless(&name), failure.message);
+        self.fails(&failure);
+        Ok(true)
+    }
+
+    /// Says words without leaving pieces of bars between them.
+    fn say(&self, words: impl FnOnce(&Output)) {
+        match &self.bars {
+            Some(bars) => bars.suspend(|| words(&self.context.out)),
+            None => words(&self.context.out),
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bars) = &self.bars {
+            let _gone = bars.clear();
+        }
+    }
+}
+
+/// A name or path for people.
+pub(super) fn harmless(text: &str) -> String {
+    Untrusted::new(text).render_line()
+}
