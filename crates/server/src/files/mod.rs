@@ -9,6 +9,8 @@ mod disk;
 mod keeper;
 mod name;
 mod partial;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::PathBuf;

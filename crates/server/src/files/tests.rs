@@ -1,0 +1,157 @@
+//! Laws of the local disk that no line can show.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+
+fn open(dir: &Path) -> LocalDisk {
+    LocalDisk::open(dir.join("files"), Some(0)).unwrap()
+}
+
+fn id(name: &str, size: usize) -> UploadId {
+    let user = Name::new("ada").unwrap();
+    UploadId::new(&user, &MessageId([7; 16]), 1, name, size as u64)
+}
+
+fn file(data: &[u8]) -> FileRef {
+    FileRef { hash: *blake3::hash(data).as_bytes(), size: data.len() as u64 }
+}
+
+async fn write(disk: &LocalDisk, id: &UploadId, data: &[u8]) -> Box<dyn Upload> {
+    let mut upload = disk.begin(id).await.unwrap();
+    upload.write(true, data.to_vec()).await.unwrap();
+    upload
+}
+
+fn count(dir: &Path) -> usize {
+    let list = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    list.map(|e| if e.file_type().unwrap().is_dir() { count(&e.path()) } else { 1 }).sum()
+}
+
+#[tokio::test]
+async fn a_crash_after_the_content_has_its_name_costs_no_byte_and_blocks_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = vec![3; 100_000];
+    let content = file(&data);
+    for round in 0..3 {
+        let disk = open(dir.path());
+        let mut upload = match round {
+            0 => write(&disk, &id("x", data.len()), &data).await,
+            _ => disk.begin(&id("x", data.len())).await.unwrap(),
+        };
+        assert_eq!(round > 0, upload.found() == (content.size, content.hash));
+        upload.seal(&content.hash).await.unwrap();
+        upload.place(&content.hash).await.unwrap();
+        // Both names, one file; and after the last round, in order.
+        assert_eq!(count(dir.path()), 2);
+        if round == 2 {
+            upload.discard().await.unwrap();
+        }
+    }
+    assert_eq!(count(dir.path()), 1);
+    let blob = open(dir.path()).open(&content).await.unwrap();
+    assert_eq!(blob.prefix_hash(content.size).await.unwrap(), content.hash);
+}
+
+#[tokio::test]
+async fn content_that_comes_again_takes_the_place_of_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = open(dir.path());
+    let data = vec![4; 1000];
+    let content = file(&data);
+    for name in ["one", "two"] {
+        let mut upload = write(&disk, &id(name, data.len()), &data).await;
+        upload.seal(&content.hash).await.unwrap();
+        upload.place(&content.hash).await.unwrap();
+        upload.discard().await.unwrap();
+        assert_eq!(count(dir.path()), 1, "{name}");
+        let first = *content.hash.first().unwrap();
+        assert_eq!(disk.hashes(first).await.unwrap(), [content.hash]);
+        // Damaged: the next one mends it.
+        let blob = disk.open(&content).await.unwrap();
+        assert_eq!(blob.prefix_hash(1000).await.unwrap(), content.hash);
+        fs::write(disk_path(dir.path(), &content.hash), vec![5; 1000]).unwrap();
+    }
+    disk.remove(&content.hash).await.unwrap();
+    disk.remove(&content.hash).await.unwrap();
+    assert!(matches!(disk.open(&content).await, Err(FilesError::Damaged(_))));
+}
+
+fn disk_path(dir: &Path, hash: &Hash) -> PathBuf {
+    let name = data_encoding::HEXLOWER.encode(hash);
+    dir.join("files").join(&name[..2]).join(name)
+}
+
+#[tokio::test]
+async fn nothing_but_the_promised_bytes_is_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = open(dir.path());
+    let mut upload = write(&disk, &id("x", 4), b"abc").await;
+    for wrong in [file(b"abc").hash, file(b"abcd").hash] {
+        assert!(matches!(upload.seal(&wrong).await, Err(FilesError::Hash)));
+    }
+    upload.write(false, b"d".to_vec()).await.unwrap();
+    assert!(matches!(upload.seal(&[0; 32]).await, Err(FilesError::Hash)));
+    upload.seal(&file(b"abcd").hash).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_link_in_the_way_of_an_upload_is_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = open(dir.path());
+    drop(write(&disk, &id("x", 4), b"abc").await);
+    drop(disk);
+    let user = dir.path().join("files/partial/ada");
+    let partial = fs::read_dir(&user).unwrap().next().unwrap().unwrap().path();
+    let elsewhere = dir.path().join("elsewhere");
+    fs::rename(&partial, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &partial).unwrap();
+    let disk = open(dir.path());
+    assert!(matches!(disk.begin(&id("x", 4)).await.map(drop), Err(FilesError::Io { .. })));
+    assert_eq!(fs::read(&elsewhere).unwrap(), b"abc");
+}
+
+#[tokio::test]
+async fn open_uploads_do_not_expire_and_left_ones_do_with_what_a_crash_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = open(dir.path());
+    let kept = write(&disk, &id("kept", 10), b"abc").await;
+    drop(write(&disk, &id("left", 10), b"abc").await);
+    fs::write(dir.path().join("files/partial/ada/half.second"), b"").unwrap();
+    assert_eq!(disk.expire(Duration::from_secs(3600)).await.unwrap(), 0);
+    assert_eq!(disk.expire(Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(count(dir.path()), 1);
+    drop(kept);
+    assert_eq!(disk.expire(Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(count(dir.path()), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_who_begin_an_upload_at_once_one_can_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(open(dir.path()));
+    drop(write(&disk, &id("x", 100), b"abc").await);
+    let begin = || {
+        let disk = disk.clone();
+        tokio::spawn(async move { disk.begin(&id("x", 100)).await.unwrap() })
+    };
+    let begun: Vec<_> = (0..16).map(|_| begin()).collect();
+    let mut uploads = Vec::new();
+    for upload in begun {
+        let upload = upload.await.unwrap();
+        assert_eq!(upload.found(), (3, file(b"abc").hash));
+        uploads.push(upload);
+    }
+    let mut wrote = 0;
+    for upload in &mut uploads {
+        match upload.write(false, b"d".to_vec()).await {
+            Ok(_) => wrote += 1,
+            Err(error) => assert!(matches!(error, FilesError::Taken), "{error}"),
+        }
+    }
+    assert_eq!(wrote, 1);
+    drop(uploads);
+    assert_eq!(disk.begin(&id("x", 100)).await.unwrap().found(), (4, file(b"abcd").hash));
+}
