@@ -103,7 +103,8 @@ fn topics_and_labels_of_others_do_nothing_where_they_are_listed() {
     // This client's own profile takes no control characters, but all the rest.
     let label = EVIL.chars().filter(|c| !c.is_control()).take(40).collect::<String>();
     assert!(label.contains('\u{202e}'));
-    let new = NewUser { user: Name::new("eve").unwrap(), label, password: None };
+    let user = Name::new("eve").unwrap();
+    let new = NewUser { user, label, password: None, require_binding: false };
     let at = Home::at(&home);
     let profile = Name::new("default").unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();

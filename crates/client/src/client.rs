@@ -6,6 +6,7 @@
 //! links this profile knows, in order and without gaps over any number of lost lines. A consumer
 //! that is slow costs a position: the task stops following until it has caught up.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -182,6 +183,8 @@ pub struct FileEntry {
 pub struct Client {
     commands: mpsc::Sender<Command>,
     state: State,
+    /// Why the task has ended, once it has.
+    ended: Arc<OnceLock<ClientError>>,
 }
 
 impl Client {
@@ -195,8 +198,10 @@ impl Client {
         state: State,
         options: Options,
     ) -> Result<(Self, mpsc::Receiver<Event>), ClientError> {
-        let (commands, events) = driver::start(home, profile, state.clone(), options)?;
-        Ok((Self { commands, state }, events))
+        let ended = Arc::new(OnceLock::new());
+        let (commands, events) =
+            driver::start(home, profile, state.clone(), options, ended.clone())?;
+        Ok((Self { commands, state, ended }, events))
     }
 
     /// The profile's state: outbox and receipts.
@@ -251,7 +256,7 @@ impl Client {
     pub async fn facts(&self) -> Result<Facts, ClientError> {
         let (reply, answer) = oneshot::channel();
         self.command(Command::Facts(reply)).await?;
-        answer.await.unwrap_or(Err(ClientError::Closed))
+        answer.await.unwrap_or_else(|_| Err(self.end()))
     }
 
     /// Says bye and ends the task. What is not recorded stays in the outbox.
@@ -270,11 +275,16 @@ impl Client {
     pub async fn request(&self, op: Op) -> Result<Answered, ClientError> {
         let (reply, answer) = oneshot::channel();
         self.command(Command::Request { op: Box::new(op), reply }).await?;
-        answer.await.unwrap_or(Err(ClientError::Closed))
+        answer.await.unwrap_or_else(|_| Err(self.end()))
     }
 
     async fn command(&self, command: Command) -> Result<(), ClientError> {
-        self.commands.send(command).await.map_err(|_| ClientError::Closed)
+        self.commands.send(command).await.map_err(|_| self.end())
+    }
+
+    /// What has ended the task.
+    fn end(&self) -> ClientError {
+        self.ended.get().cloned().unwrap_or(ClientError::Closed)
     }
 
     // ---- conversations

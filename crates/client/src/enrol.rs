@@ -18,14 +18,14 @@ use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::keys::{DeviceSecret, InviteSecret};
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::opaque::{RECORD, REQUEST, RESPONSE};
-use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::{Binding, BindingPolicy, Event};
 use twinlock_link::OsEntropy;
 use twinlock_link::line::Line;
 use twinlock_link::tls::Trust;
 
 use crate::dial::{Dial, Opened, Stream};
-use crate::error::{ClientError, closed};
+use crate::error::{ClientError, Refusal, closed};
 use crate::home::Home;
 use crate::profile::{NewProfile, Profile, ProfileError, TlsTrust};
 
@@ -41,6 +41,8 @@ pub struct Terms {
     pub role: proto::Role,
     /// When it ends, ms since 1970 UTC.
     pub expires_ms: u64,
+    /// What is known about TLS, whose end nobody may have to tell yet.
+    pub binding: Binding,
 }
 
 /// Who wants to join.
@@ -52,6 +54,9 @@ pub struct NewUser {
     pub label: String,
     /// With one, all devices may be lost; without one, the last device must not be.
     pub password: Option<Password>,
+    /// Stop before anything is registered if TLS does not reach the server, and have the profile
+    /// require it from then on.
+    pub require_binding: bool,
 }
 
 /// A user who logs in with the password.
@@ -76,14 +81,14 @@ pub struct Returning {
 /// # Errors
 /// [`ClientError`]; [`ClientError::LoginRefused`] for an invite that is used, expired or unknown.
 pub async fn look(link: &InviteLink) -> Result<Terms, ClientError> {
-    let opened = open_invite(link).await?;
+    let opened = open_invite(link, binding_of(link)).await?;
     let invite = opened.info.invite.unwrap_or_default();
     opened.line.close(CloseCode::Bye).await;
     let user = match invite.user.as_str() {
         "" => None,
         user => Some(Name::new(user).map_err(|_| ClientError::Protocol("the invite's name"))?),
     };
-    Ok(Terms { user, role: invite.role(), expires_ms: invite.expires_ms })
+    Ok(Terms { user, role: invite.role(), expires_ms: invite.expires_ms, binding: opened.binding })
 }
 
 /// Uses an invite: registers the user with this device, and makes the profile.
@@ -98,9 +103,10 @@ pub async fn join(
     new: NewUser,
 ) -> Result<Profile, ClientError> {
     refuse_existing(home, profile)?;
-    let NewUser { user, label, password } = new;
-    let Opened { line, info, .. } = open_invite(link).await?;
-    let mut desk = Desk::new(line);
+    let NewUser { user, label, password, require_binding } = new;
+    let binding = if require_binding { BindingPolicy::Require } else { binding_of(link) };
+    let Opened { line, info, .. } = open_invite(link, binding).await?;
+    let mut desk = Desk { by_invite: true, ..Desk::new(line) };
     let begin = proto::RegisterBegin {
         user: user.to_string(),
         password: password.is_some(),
@@ -121,7 +127,7 @@ pub async fn join(
         port: link.address.port(),
         server_key: link.server_key,
         tls,
-        binding: binding_of(link),
+        binding,
         user,
         device,
         secret,
@@ -134,7 +140,8 @@ pub async fn join(
 }
 
 /// Enrols this device with the user's password, and makes the profile; an existing profile of the
-/// same server and user is replaced, and its server key stays pinned.
+/// same server and user is replaced, and its server key stays pinned. Also says what is known about
+/// TLS.
 ///
 /// # Errors
 /// [`ClientError`], [`ProfileError::Exists`] if the profile is another's.
@@ -142,7 +149,7 @@ pub async fn log_in(
     home: &Home,
     profile: &Name,
     returning: Returning,
-) -> Result<Profile, ClientError> {
+) -> Result<(Profile, Binding), ClientError> {
     let Returning { address, user, password, label, ca_file, behind_proxy } = returning;
     let known = match Profile::load(home, profile) {
         Ok(known) if *known.user() == user && known.host() == address.bare_host() => Some(known),
@@ -204,11 +211,11 @@ pub async fn log_in(
         // The old secret may still work: it goes only once the new one does.
         Some(_) => {
             desk.finish(records).await?;
-            Ok(Profile::replace(home, profile, new)?)
+            Ok((Profile::replace(home, profile, new)?, seen))
         }
         None => {
             let made = Profile::create(home, profile, new)?;
-            finish(home, desk, records, made).await
+            Ok((finish(home, desk, records, made).await?, seen))
         }
     }
 }
@@ -302,15 +309,20 @@ fn binding_of(link: &InviteLink) -> BindingPolicy {
     if link.proxy { BindingPolicy::Off } else { BindingPolicy::Warn }
 }
 
-async fn open_invite(link: &InviteLink) -> Result<Opened, ClientError> {
+fn invite_used() -> ClientError {
+    ClientError::Refused(Refusal { why: Why::AlreadyUsed, retry_seconds: 0 })
+}
+
+async fn open_invite(link: &InviteLink, binding: BindingPolicy) -> Result<Opened, ClientError> {
     let trust = match link.tls_pin {
         Some(pin) => Trust::Pins(vec![pin]),
         None => Trust::Ca { extra_roots: Vec::new() },
     };
-    let (pin, binding) = (Some(link.server_key), binding_of(link));
+    let pin = Some(link.server_key);
     let dial = Dial::new(link.address.clone(), trust, pin, binding, Timing::default())?;
     let secret = InviteSecret::new(link.secret.expose_secret());
-    dial.open(Credential::Invite(link.id, secret), &client_info("")).await
+    let opened = dial.open(Credential::Invite(link.id, secret), &client_info("")).await;
+    opened.map_err(|error| if error == closed(CloseCode::Revoked) { invite_used() } else { error })
 }
 
 /// The pins that the server names, or the one that let us in.
@@ -379,11 +391,13 @@ async fn finish(
 struct Desk {
     line: Line<Stream>,
     asked: u64,
+    /// Whoever was let in by an invite is shown out when somebody else has used it.
+    by_invite: bool,
 }
 
 impl Desk {
     fn new(line: Line<Stream>) -> Self {
-        Self { line, asked: 0 }
+        Self { line, asked: 0, by_invite: false }
     }
 
     async fn ask(&mut self, op: Op) -> Result<Answered, ClientError> {
@@ -405,6 +419,7 @@ impl Desk {
                         .map_err(|_| ClientError::Protocol("a frame that cannot be read"))?
                         .items
                 }
+                Event::Closed(CloseCode::Revoked) if self.by_invite => return Err(invite_used()),
                 Event::Closed(code) => return Err(closed(code)),
                 _ => continue,
             };

@@ -8,13 +8,12 @@ use twinlock_client::profile::{MAX_LABEL, Profile};
 use twinlock_core::id::Name;
 use twinlock_core::invite::{InviteLink, server_words};
 use twinlock_core::proto::Why;
-use twinlock_core::session::BindingPolicy;
 use zeroize::Zeroizing;
 
 use crate::args::{Join, Login};
 use crate::ask;
 use crate::exit::Failure;
-use crate::open::Context;
+use crate::open::{Context, tls_warning, warn_about_tls};
 
 /// Longest link that is read from standard input, bytes.
 const LINK: u64 = 4096;
@@ -27,12 +26,11 @@ pub(crate) async fn join(join: Join, context: &Context) -> Result<(), Failure> {
     if let Some(address) = &context.global.address {
         link.address = address.clone();
     }
-    let terms = enrol::look(&link).await.map_err(|error| match error {
-        ClientError::LoginRefused => {
-            Failure::from(error).hint("an invite works once and not for long; ask for a new one")
-        }
-        error => error.into(),
-    })?;
+    let terms = enrol::look(&link).await.map_err(not_invited)?;
+    if join.require_binding && tls_warning(terms.binding).is_some() {
+        return Err(ClientError::TlsCut.into());
+    }
+    warn_about_tls(&context.out, terms.binding);
     let label = join.device.unwrap_or_else(this_machine);
     let mut asked = None;
     let joined = loop {
@@ -61,19 +59,33 @@ pub(crate) async fn join(join: Join, context: &Context) -> Result<(), Failure> {
                 .await?,
             )
         };
-        let new = NewUser { user: user.clone(), label: label.clone(), password };
+        let new = NewUser {
+            user: user.clone(),
+            label: label.clone(),
+            password,
+            require_binding: join.require_binding,
+        };
         match enrol::join(&home, &profile, &link, new).await {
             Err(ClientError::Refused(Refusal { why: Why::NameTaken, .. }))
                 if join.user.is_none() && terms.user.is_none() && ask::can_ask() =>
             {
                 asked = Some(user);
             }
-            joined => break joined?,
+            joined => break joined.map_err(not_invited)?,
         }
     };
-    let joined = require(joined, join.require_binding, context)?;
     said(&joined, context);
     Ok(())
+}
+
+/// Somebody else may use the invite at any moment.
+fn not_invited(error: ClientError) -> Failure {
+    match error {
+        ClientError::LoginRefused => {
+            Failure::from(error).hint("an invite works once and not for long; ask for a new one")
+        }
+        error => error.into(),
+    }
 }
 
 pub(crate) async fn login(login: Login, context: &Context) -> Result<(), Failure> {
@@ -94,19 +106,13 @@ pub(crate) async fn login(login: Login, context: &Context) -> Result<(), Failure
         ca_file: login.ca.map(std::path::absolute).transpose().map_err(Failure::usage)?,
         behind_proxy: login.behind_proxy,
     };
-    let profile = enrol::log_in(&home, &profile, returning).await?;
+    let (profile, binding) = enrol::log_in(&home, &profile, returning).await?;
+    warn_about_tls(&context.out, binding);
     said(&profile, context);
     context.out.say(
         "This server's key is known from now on. Read the words to its owner once, if you can.",
     );
     Ok(())
-}
-
-fn require(mut profile: Profile, require: bool, context: &Context) -> Result<Profile, Failure> {
-    if require {
-        profile.set_binding(&context.home()?, BindingPolicy::Require)?;
-    }
-    Ok(profile)
 }
 
 fn said(profile: &Profile, context: &Context) {

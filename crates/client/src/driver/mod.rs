@@ -10,6 +10,7 @@ mod send;
 mod serve;
 
 use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -98,6 +99,7 @@ struct Driver {
     dial: Dial,
     info: proto::ClientInfo,
     commands: mpsc::Receiver<Command>,
+    ended: Arc<OnceLock<ClientError>>,
     events: mpsc::Sender<Event>,
     /// Events the consumer has not taken.
     queue: VecDeque<Event>,
@@ -125,6 +127,7 @@ pub(crate) fn start(
     profile: Profile,
     state: State,
     options: Options,
+    ended: Arc<OnceLock<ClientError>>,
 ) -> Result<(mpsc::Sender<Command>, mpsc::Receiver<Event>), ClientError> {
     let (commands, taken) = mpsc::channel(COMMANDS);
     let (told, events) = mpsc::channel(EVENTS);
@@ -145,6 +148,7 @@ pub(crate) fn start(
         options,
         info,
         commands: taken,
+        ended,
         events: told,
         queue: VecDeque::new(),
         waiting: VecDeque::new(),
@@ -175,6 +179,8 @@ impl Driver {
             Stop::Failed(error) => (Some(error), None),
         };
         let fail = error.clone().unwrap_or(ClientError::Closed);
+        // Known before anything can fail for it.
+        let _first = self.ended.set(fail.clone());
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
             refuse(command, &fail);
@@ -283,7 +289,7 @@ impl Driver {
             }
         };
         self.connected = false;
-        self.line_ended(serving);
+        self.line_ended(serving, end.as_ref().err());
         // The last words take up to a second; nobody has to wait for them unless it is the end.
         match &end {
             Ok(Stop::Asked(_)) => line.close(CloseCode::Bye).await,

@@ -198,12 +198,14 @@ impl Driver {
         Ok(())
     }
 
-    /// The line is gone: whoever waits for an answer on it learns that it will not come.
-    pub(super) fn line_ended(&mut self, serving: Serving) {
+    /// The line is gone: whoever waits for an answer on it learns that it will not come, and why
+    /// if it was no accident.
+    pub(super) fn line_ended(&mut self, serving: Serving, why: Option<&ClientError>) {
+        let lost = ClientError::Lost("it ended before the answer came".to_owned());
+        let why = why.filter(|why| !why.is_passing()).unwrap_or(&lost);
         for asker in serving.asked.into_values() {
             if let Asker::Caller(reply) = asker {
-                let lost = "it ended before the answer came".to_owned();
-                let _gone = reply.send(Err(ClientError::Lost(lost)));
+                let _gone = reply.send(Err(why.clone()));
             }
         }
         self.follows.line_ended();

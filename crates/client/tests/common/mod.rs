@@ -77,7 +77,7 @@ impl World {
 }
 
 pub fn new_user(user: &str) -> NewUser {
-    NewUser { user: name(user), label: "test".to_owned(), password: None }
+    NewUser { user: name(user), label: "test".to_owned(), password: None, require_binding: false }
 }
 
 pub struct Person {
