@@ -83,7 +83,8 @@ fn what_is_being_typed_stays_whole_whatever_arrives_and_whatever_script_it_is_in
 fn what_is_typed_ahead_is_not_lost() {
     let host = Host::start();
     let ada = host.owner();
-    let mut chat = Terminal::start(&ada.command(&["chat"]));
+    // From the first prompt on: before it the terminal is not the editor's yet.
+    let mut chat = chat(&ada);
     chat.types("one\rtwo\r/who\rthree\rexit\rnever\r");
     chat.ends(0);
     assert_eq!(texts(&ada.reads("lobby")), ["one", "two", "three"]);

@@ -158,10 +158,15 @@ pub async fn log_in(
         Err(error) => return Err(error.into()),
     };
     let pin = known.as_ref().map(|known| *known.server_key());
-    let (trust, binding) = match (&known, &ca_file) {
-        (Some(known), None) => (known.tls(), known.binding()),
-        (_, file) if behind_proxy => (TlsTrust::Ca { file: file.clone() }, BindingPolicy::Off),
-        (_, file) => (TlsTrust::Ca { file: file.clone() }, BindingPolicy::Warn),
+    // What the person has set stays, whatever else is told anew.
+    let binding = match &known {
+        _ if behind_proxy => BindingPolicy::Off,
+        Some(known) => known.binding(),
+        None => BindingPolicy::Warn,
+    };
+    let trust = match (&known, &ca_file) {
+        (Some(known), None) => known.tls(),
+        (_, file) => TlsTrust::Ca { file: file.clone() },
     };
     let dial = match (&known, &ca_file) {
         (Some(known), None) => Dial::of(known, Some(address.clone()), Timing::default())?,

@@ -279,7 +279,8 @@ pub(crate) struct Listen {
     /// One JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
-    /// Run this for each entry, which is handled once the command ends with 0
+    /// Run this for each entry, which is handled once the command ends with 0;
+    /// keeps a place of its own, apart from what was printed
     #[arg(long, value_name = "CMD")]
     pub(crate) exec: Option<String>,
     /// Fetch the files that come into this directory

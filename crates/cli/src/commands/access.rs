@@ -129,6 +129,9 @@ pub(crate) async fn devices(args: Devices, context: &Context) -> Result<(), Fail
     Ok(())
 }
 
+/// Digits of an id that name a device: fewer are a typing error.
+const FEWEST_DIGITS: usize = 4;
+
 async fn revoke(
     devices: &[proto::Device],
     wanted: &str,
@@ -137,6 +140,11 @@ async fn revoke(
     context: &Context,
 ) -> Result<(), Failure> {
     let wanted = wanted.to_ascii_lowercase();
+    if wanted.len() < FEWEST_DIGITS {
+        return Err(Failure::usage(format!(
+            "at least {FEWEST_DIGITS} digits of the device's id; see `twinlock devices`"
+        )));
+    }
     let matches: Vec<_> = devices
         .iter()
         .filter_map(|device| Some((DeviceId::from_slice(&device.id)?, device)))

@@ -31,14 +31,11 @@ pub(crate) async fn verify(args: Json, context: &Context) -> Result<(), Failure>
         show(&context.out, args.json, &audited)?;
     }
     let receipts = client.state().receipts();
-    let known = blocking(move || receipts.conversations()).await?;
-    let left = known.iter().filter(|id| !mine.contains(id)).count();
+    let missing = blocking(move || record::unexplained(&receipts, &mine)).await?;
     client.close().await;
-    if left > 0 {
-        context.out.say(&format!(
-            "{left} more conversations, which this profile has receipts of, can no longer be read \
-             (you left them)"
-        ));
+    for conversation in missing {
+        broken += 1;
+        show_missing(&context.out, args.json, conversation)?;
     }
     if broken > 0 {
         return Err(Failure::new(Exit::Mismatch, "the record is not what it was").hint(
@@ -47,6 +44,27 @@ pub(crate) async fn verify(args: Json, context: &Context) -> Result<(), Failure>
         ));
     }
     context.out.say("every link matches");
+    Ok(())
+}
+
+/// This profile holds receipts of a conversation that the server no longer shows, and it was not
+/// left here: from another device perhaps, or it was taken away together with what it says.
+fn show_missing(out: &Output, json: bool, conversation: u64) -> Result<(), Failure> {
+    let name = format!("conversation {conversation}");
+    let problem = "it cannot be read any more, and was not left from this profile; if you left it \
+                   from another device, join it again to check it";
+    if json {
+        out.json(&AuditJson {
+            conversation: name,
+            entries: 0,
+            receipts: 0,
+            ok: false,
+            broken_at: None,
+            problem: Some(problem.to_owned()),
+        })?;
+    } else {
+        out.line(&format!("{name}: {} {problem}", out.style(Style::Bad, "MISSING")))?;
+    }
     Ok(())
 }
 

@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::pin::Pin;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use twinlock_client::client::Entry;
+use twinlock_client::home::Lock;
 use twinlock_client::receipts::Handled;
 use twinlock_client::state::StateError;
 use twinlock_client::{Client, ClientError, Event, Options};
@@ -27,11 +29,13 @@ use crate::exit::Failure;
 use crate::open::{Context, Opened, target_of, trying_again, warn_about_tls};
 use crate::output::json;
 
-/// The position this command keeps, see [`twinlock_client::receipts`].
-const PURPOSE: &str = "listen";
-/// Kept once everything was listened to: a direct conversation that is found later is new. No
-/// conversation has the number 0.
-const EVERYTHING: Handled<'_> = Handled { conversation: 0, purpose: PURPOSE, n: 1 };
+/// The position that printing keeps, see [`twinlock_client::receipts`].
+const PRINTED: &str = "listen";
+/// The position that `--exec` keeps. One of its own: what a person has looked at is not handled.
+const EXECUTED: &str = "exec";
+/// A position under this number says that everything was listened to: a direct conversation that is
+/// found later is new. No conversation has it.
+const EVERYTHING: ConversationId = 0;
 /// After a failed `--exec`, growing from the first to the last.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -42,25 +46,47 @@ struct Listening<'a> {
     names: HashMap<ConversationId, String>,
     left: Option<u64>,
     fetching: Option<Fetching<'a>>,
+    purpose: &'static str,
+    /// The profile has listened to everything before.
+    resumes: bool,
 }
+
+type Finding = Pin<Box<dyn Future<Output = Result<Vec<proto::Conversation>, Failure>>>>;
 
 pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> {
     // Whoever listens for long also sends what waits in the outbox.
     let Opened { client, mut events, user } = context.open(Options::default())?;
+    let (purpose, _lock) = match args.exec {
+        Some(_) => (EXECUTED, Some(only_one(context)?)),
+        None => (PRINTED, None),
+    };
     let left = args.count;
     let fetching =
         args.get.as_deref().map(|dir| Fetching::start(context, dir, user)).transpose()?;
-    let mut listening = Listening { context, client, args, names: HashMap::new(), left, fetching };
-    // Finding out what to follow needs the line, whose events have to be taken meanwhile.
-    let mut begun = false;
+    let mut listening = Listening {
+        context,
+        client,
+        args,
+        names: HashMap::new(),
+        left,
+        fetching,
+        purpose,
+        resumes: false,
+    };
+    listening.resumes = listening.args.targets.is_empty() && listening.note_everything().await?;
+    // Finding out what to follow needs the line, whose events have to be taken meanwhile. It goes
+    // on over all of them: a question that is dropped is asked in vain.
+    let mut finding = Some(listening.find());
     let mut down = false;
     loop {
         let event = tokio::select! {
-            found = listening.find(), if !begun => {
-                for (conversation, after) in found? {
-                    listening.client.follow(conversation, after).await.map_err(Failure::from)?;
+            found = next(&mut finding) => {
+                finding = None;
+                for conversation in found? {
+                    listening.follow(conversation).await?;
                 }
-                begun = true;
+                // What is found from now on began while we listened.
+                listening.resumes = listening.args.targets.is_empty();
                 continue;
             }
             event = events.recv() => event,
@@ -75,6 +101,10 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
             Some(Event::Up(up)) => {
                 if std::mem::take(&mut down) {
                     context.out.say("connected again");
+                    // Nobody has told us of what began meanwhile.
+                    if listening.args.targets.is_empty() && finding.is_none() {
+                        finding = Some(listening.find());
+                    }
                 }
                 warn_about_tls(&context.out, up.binding);
             }
@@ -89,7 +119,7 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
                 tracing::info!(conversation, entries, "caught up");
                 context.out.say(&format!("caught up with {name}: {entries}"));
             }
-            Some(Event::Conversation(changed)) if begun => listening.changed(changed).await?,
+            Some(Event::Conversation(changed)) => listening.changed(changed).await?,
             Some(Event::Ended(Some(error))) => return Err(error.into()),
             Some(Event::Ended(None)) | None => return Ok(()),
             Some(_) => {}
@@ -102,36 +132,43 @@ impl Listening<'_> {
         self.names.get(&conversation).cloned().unwrap_or_else(|| conversation.to_string())
     }
 
-    /// The conversations to follow, and from where.
-    async fn find(&mut self) -> Result<BTreeMap<ConversationId, u64>, Failure> {
-        let mut found = Vec::new();
-        if self.args.targets.is_empty() {
-            found = again(&self.client, async |client| client.conversations(false).await).await?;
-        }
-        for target in &self.args.targets {
-            let target = target.to_string();
-            found.push(again(&self.client, async |client| client.target(&target).await).await?);
-        }
-        let resumes = self.args.targets.is_empty() && self.listened_to_everything().await?;
-        let mut begins = BTreeMap::new();
-        for conversation in found {
-            let new = if resumes { beginning(&conversation) } else { conversation.head };
-            let after = self.begin(&conversation, new).await?;
-            begins.insert(conversation.id, after);
-            self.names.insert(conversation.id, target_of(&conversation));
-        }
-        Ok(begins)
+    /// The conversations to follow.
+    fn find(&self) -> Finding {
+        let client = self.client.clone();
+        let targets: Vec<_> = self.args.targets.iter().map(ToString::to_string).collect();
+        Box::pin(async move {
+            if targets.is_empty() {
+                return again(&client, async |client| client.conversations(false).await).await;
+            }
+            let mut found = Vec::new();
+            for target in targets {
+                found.push(again(&client, async |client| client.target(&target).await).await?);
+            }
+            Ok(found)
+        })
     }
 
-    /// Whether this profile has done so before; from now on it has.
-    async fn listened_to_everything(&self) -> Result<bool, Failure> {
+    /// Whether this profile has listened to everything before; from now on it has.
+    async fn note_everything(&self) -> Result<bool, Failure> {
         let receipts = self.client.state().receipts();
+        let purpose = self.purpose;
         blocking(move || {
-            let before = receipts.position(EVERYTHING.conversation, PURPOSE)?;
-            receipts.advance(&EVERYTHING)?;
+            let before = receipts.position(EVERYTHING, purpose)?;
+            receipts.advance(&Handled { conversation: EVERYTHING, purpose, n: 1 })?;
             Ok::<_, StateError>(before.is_some())
         })
         .await
+    }
+
+    /// Follows a conversation that is not followed yet.
+    async fn follow(&mut self, conversation: proto::Conversation) -> Result<(), Failure> {
+        if self.names.contains_key(&conversation.id) {
+            return Ok(());
+        }
+        self.names.insert(conversation.id, target_of(&conversation));
+        let new = if self.resumes { beginning(&conversation) } else { conversation.head };
+        let after = self.begin(&conversation, new).await?;
+        Ok(self.client.follow(conversation.id, after).await?)
     }
 
     /// Where to begin with a conversation; `new` is after what is not new in it.
@@ -139,11 +176,13 @@ impl Listening<'_> {
         match self.args.since {
             Some(Since::All) => Ok(0),
             Some(Since::New) => Ok(new),
+            // Of several conversations some may be shorter.
+            Some(Since::After(n)) if self.args.targets.len() != 1 => Ok(n.min(conversation.head)),
             Some(Since::After(n)) => Ok(n),
             None => {
                 let receipts = self.client.state().receipts();
-                let id = conversation.id;
-                let at = blocking(move || receipts.position(id, PURPOSE)).await?;
+                let (id, purpose) = (conversation.id, self.purpose);
+                let at = blocking(move || receipts.position(id, purpose)).await?;
                 match at {
                     Some(at) => Ok(at),
                     // From now on: kept, so that the next one begins here and not later.
@@ -164,10 +203,9 @@ impl Listening<'_> {
             }
             return Ok(());
         }
-        if self.args.targets.is_empty() && !self.names.contains_key(&changed.id) {
-            self.names.insert(changed.id, target_of(&changed));
-            let after = self.begin(&changed, beginning(&changed)).await?;
-            self.client.follow(changed.id, after).await?;
+        // Before the first list has come, all of them are in it.
+        if self.args.targets.is_empty() && self.resumes {
+            self.follow(changed).await?;
         }
         Ok(())
     }
@@ -239,8 +277,8 @@ impl Listening<'_> {
     }
 
     async fn handled(&self, conversation: ConversationId, n: u64) -> Result<(), Failure> {
-        let receipts = self.client.state().receipts();
-        let keep = move || receipts.advance(&Handled { conversation, purpose: PURPOSE, n });
+        let (receipts, purpose) = (self.client.state().receipts(), self.purpose);
+        let keep = move || receipts.advance(&Handled { conversation, purpose, n });
         blocking(keep).await
     }
 
@@ -288,6 +326,22 @@ fn beginning(conversation: &proto::Conversation) -> u64 {
         proto::conversation::Kind::Direct => 0,
         _ => conversation.head,
     }
+}
+
+async fn next(finding: &mut Option<Finding>) -> Result<Vec<proto::Conversation>, Failure> {
+    match finding {
+        Some(finding) => finding.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Two that execute would share a position, and each would take what the other is at for handled.
+fn only_one(context: &Context) -> Result<Lock, Failure> {
+    let (home, profile) = (context.home()?, context.profile()?);
+    home.try_lock(profile.name(), EXECUTED)?.ok_or_else(|| {
+        Failure::usage("another `listen --exec` of this profile is running")
+            .hint("a second one wants a profile of its own: --profile NAME")
+    })
 }
 
 /// Asks until there is a line on which the answer comes.

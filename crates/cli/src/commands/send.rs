@@ -37,6 +37,8 @@ struct Sending<'a> {
     client: Client,
     target: Target,
     json: bool,
+    /// Somebody reads the acks.
+    read: bool,
     waiting: HashSet<MessageId>,
     recorded: u64,
     refused: Option<Why>,
@@ -52,6 +54,7 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
         client,
         target: send.target,
         json: send.json,
+        read: true,
         waiting: HashSet::new(),
         recorded: 0,
         refused: None,
@@ -188,8 +191,16 @@ impl Sending<'_> {
             return Ok(true);
         }
         self.recorded += 1;
-        if self.json {
-            self.out.json(&AckJson::new(&self.target.to_string(), message_id, ack))?;
+        if self.json && self.read {
+            let target = self.target.to_string();
+            let ack = AckJson::new(&target, message_id, ack);
+            if let Err(gone) = self.out.json(&ack) {
+                // Whoever read the acks has gone; what was to be sent is sent all the same.
+                match Failure::from(gone) {
+                    Failure { exit: Exit::Done, .. } => self.read = false,
+                    failure => return Err(failure),
+                }
+            }
         }
         Ok(true)
     }
@@ -203,20 +214,19 @@ impl Sending<'_> {
 
     /// Looks up what another process may have sent, or what was settled at the end.
     async fn look(&mut self) -> Result<bool, Failure> {
-        let ids: Vec<MessageId> = self.waiting.iter().take(BATCH).copied().collect();
-        if ids.is_empty() {
-            return Ok(false);
-        }
-        let outbox = self.client.state().outbox();
-        let asked = ids.clone();
-        let outcomes = blocking(move || outbox.outcomes(&asked)).await?;
+        let ids: Vec<MessageId> = self.waiting.iter().copied().collect();
         let mut moved = false;
-        for (id, outcome) in ids.iter().zip(outcomes) {
-            moved |= match outcome {
-                Some(Outcome::Recorded(ack)) => self.recorded(id, &ack)?,
-                Some(Outcome::Refused(why)) => self.refused(id, why),
-                Some(Outcome::Pending) | None => false,
-            };
+        for some in ids.chunks(BATCH) {
+            let outbox = self.client.state().outbox();
+            let asked = some.to_vec();
+            let outcomes = blocking(move || outbox.outcomes(&asked)).await?;
+            for (id, outcome) in some.iter().zip(outcomes) {
+                moved |= match outcome {
+                    Some(Outcome::Recorded(ack)) => self.recorded(id, &ack)?,
+                    Some(Outcome::Refused(why)) => self.refused(id, why),
+                    Some(Outcome::Pending) | None => false,
+                };
+            }
         }
         Ok(moved)
     }

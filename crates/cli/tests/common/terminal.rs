@@ -136,6 +136,12 @@ impl Terminal {
         tcgetattr(&self.slave).unwrap().local_modes.contains(rustix::termios::LocalModes::ECHO)
     }
 
+    fn marks_what_is_pasted(&self) -> bool {
+        let bytes = self.bytes();
+        let last = bytes.rfind("\u{1b}[?2004").map(|at| &bytes[at + 7..at + 8]);
+        !matches!(last, None | Some("l"))
+    }
+
     /// Waits for the end of the command, and looks whether it left the terminal as it was.
     #[track_caller]
     pub fn ends(&mut self, code: i32) {
@@ -149,9 +155,11 @@ impl Terminal {
         };
         assert_eq!(status.code(), Some(code), "{:#?}", self.lines());
         assert_eq!(modes(&self.slave), self.before, "the terminal is not as it was");
-        let bytes = self.bytes();
-        let marks = bytes.rfind("\u{1b}[?2004").map(|at| &bytes[at + 7..at + 8]);
-        assert!(matches!(marks, None | Some("l")), "the terminal still marks what is pasted");
+        // What it wrote last may still be on its way through the terminal.
+        while self.marks_what_is_pasted() {
+            assert!(Instant::now() < until, "the terminal still marks what is pasted");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 

@@ -126,14 +126,14 @@ impl Talk {
     ) -> Result<(), Failure> {
         let mut interrupt = std::pin::pin!(interrupted());
         let mut begun = false;
+        // Goes on over everything else that happens: a question that is dropped is asked in vain.
+        let mut finding = std::pin::pin!(find(self.client.clone(), self.target.to_string()));
         let mut open = true;
         let mut bad_input = None;
         let mut deadline = Instant::now() + patience;
         while open || !self.waiting.is_empty() || self.files.open() > 0 {
-            let client = self.client.clone();
-            let target = self.target.to_string();
             tokio::select! {
-                found = find(client, target), if !begun => {
+                found = &mut finding, if !begun => {
                     begun = true;
                     self.begin(found?).await?;
                 }
