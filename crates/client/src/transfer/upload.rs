@@ -1,12 +1,14 @@
 //! One file on its way to the server, over as many lines as it takes.
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::limits::MAX_BULK;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_link::OsEntropy;
+use twinlock_link::line::HIGH_WATER;
 
 use super::WINDOW;
 use super::error::TransferError;
@@ -19,9 +21,9 @@ use crate::error::{ClientError, Refusal};
 use crate::outbox::Ack;
 use crate::uploads::Offer;
 
-/// Bytes sealed and not yet written beyond which nothing more is sealed. One frame more may be
-/// outgoing then; raising it costs memory, and time until an abort is seen.
-const BACKLOG: usize = 512 * 1024;
+/// Bytes sealed and not yet written beyond which nothing more is sealed; one frame more may be
+/// outgoing then. More than the line reads at ([`HIGH_WATER`]) would leave acks unread.
+const BACKLOG: usize = HIGH_WATER;
 
 /// A file to send.
 pub(super) struct Upload {
@@ -29,6 +31,8 @@ pub(super) struct Upload {
     pub(super) file: Found,
     pub(super) message_id: MessageId,
     marks: Marks,
+    /// What the server had of it the last time it said so.
+    there: u64,
 }
 
 /// A file that is on the server's disk.
@@ -45,9 +49,58 @@ struct Part {
     at: Option<Instant>,
 }
 
+/// Where sending stands on one line.
+struct Sending {
+    transfer: u32,
+    sent: u64,
+    acked: u64,
+    /// All of it is sent: the request whose answer is the ack, and BLAKE3 of all of it.
+    ended: Option<(u64, [u8; 32])>,
+}
+
+impl Sending {
+    /// Whether the window has room for so many bytes.
+    fn may(&self, bytes: usize) -> bool {
+        self.sent + bytes as u64 <= self.acked + WINDOW
+    }
+
+    /// Takes what comes; the ack of the whole, once it does.
+    fn take(
+        &mut self,
+        incoming: Incoming,
+        wire: &mut Wire,
+    ) -> Result<Option<(proto::Ack, [u8; 32])>, TransferError> {
+        match incoming {
+            Incoming::Acked { transfer, offset } if transfer == self.transfer => {
+                if offset > self.sent {
+                    let odd = "it has more of a file than was sent";
+                    return Err(ClientError::Protocol(odd).into());
+                }
+                self.acked = self.acked.max(offset);
+                wire.moved = true;
+            }
+            Incoming::Aborted { transfer, why } if transfer == self.transfer => {
+                return Err(ClientError::Refused(Refusal { why, retry_seconds: 0 }).into());
+            }
+            Incoming::Answer { id, result } => match (result, self.ended) {
+                (Ok(Answered::Ack(ack)), Some((asked, hash))) if id == asked => {
+                    wire.moved = true;
+                    return Ok(Some((ack, hash)));
+                }
+                (Err(no), Some((asked, _))) if id == asked => {
+                    return Err(ClientError::Refused(no).into());
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+        Ok(None)
+    }
+}
+
 impl Upload {
     pub(super) fn new(target: String, file: Found, message_id: MessageId) -> Self {
-        Self { target, file, message_id, marks: Marks::default() }
+        Self { target, file, message_id, marks: Marks::default(), there: 0 }
     }
 
     /// Offers the file and sends what the server does not have of it.
@@ -82,6 +135,8 @@ impl Upload {
         if accepted.offset > size {
             return Err(ClientError::Protocol("it has more of a file than there is").into());
         }
+        // The line before this one moved something, though it was cut before an ack came.
+        wire.moved |= accepted.offset > std::mem::replace(&mut self.there, accepted.offset);
         let hasher = self.prefix(wire, accepted.offset).await?;
         let same = accepted.offset == 0 || *hasher.finalize().as_bytes() == *accepted.prefix_hash;
         let (from, hasher) =
@@ -118,25 +173,30 @@ impl Upload {
         mut reads: mpsc::Receiver<Read>,
         desk: &Desk,
     ) -> Result<(proto::Ack, [u8; 32]), TransferError> {
-        let (mut sent, mut acked) = (from, from);
+        let mut sending = Sending { transfer, sent: from, acked: from, ended: None };
         let mut ready: Option<Part> = None;
-        let mut ended = None;
         loop {
             let now = Instant::now();
             let part = ready.as_ref();
-            let may = part.is_some_and(|part| sent + part.data.len() as u64 <= acked + WINDOW);
+            let may = part.is_some_and(|part| sending.may(part.data.len()));
             let due = part.and_then(|part| part.at).filter(|at| *at > now);
             let goes = may && due.is_none();
             if goes && wire.backlog() < BACKLOG {
+                // What has come is taken first: a line that has room never waits, and so never reads.
+                if let Some(incoming) = wire.next(None).now_or_never() {
+                    if let Some(whole) = sending.take(incoming?, wire)? {
+                        return Ok(whole);
+                    }
+                    continue;
+                }
                 let Some(Part { data, after, .. }) = ready.take() else { continue };
-                wire.send_bulk(transfer, sent, &data)?;
-                sent += data.len() as u64;
-                self.marks.put(sent, *after);
-                continue;
+                wire.send_bulk(transfer, sending.sent, &data)?;
+                sending.sent += data.len() as u64;
+                self.marks.put(sending.sent, *after);
             }
             tokio::select! {
                 biased;
-                read = reads.recv(), if ready.is_none() && ended.is_none() => match read {
+                read = reads.recv(), if ready.is_none() && sending.ended.is_none() => match read {
                     Some(Read::Some(data, after)) => {
                         let at = desk.limit.grant(data.len());
                         ready = Some(Part { data, after, at });
@@ -144,40 +204,20 @@ impl Upload {
                     Some(Read::End(hash)) => {
                         let whole = Bytes::copy_from_slice(&hash);
                         let end = proto::EndFile { transfer, hash: whole };
-                        ended = Some((wire.ask(Op::EndFile(end))?, hash));
+                        sending.ended = Some((wire.ask(Op::EndFile(end))?, hash));
                     }
                     Some(Read::Failed(error)) => return Err(error),
                     None => return Err(ClientError::Closed.into()),
                 },
-                incoming = wire.next(goes.then_some(BACKLOG - 1)) => match incoming? {
-                    Incoming::Acked { transfer: of, offset } if of == transfer => {
-                        if offset > sent {
-                            let odd = "it has more of a file than was sent";
-                            return Err(ClientError::Protocol(odd).into());
-                        }
-                        acked = acked.max(offset);
-                        wire.moved = true;
+                incoming = wire.next(goes.then_some(BACKLOG - 1)) => {
+                    if let Some(whole) = sending.take(incoming?, wire)? {
+                        return Ok(whole);
                     }
-                    Incoming::Aborted { transfer: of, why } if of == transfer => {
-                        let no = Refusal { why, retry_seconds: 0 };
-                        return Err(ClientError::Refused(no).into());
-                    }
-                    Incoming::Answer { id, result } => match (result, ended) {
-                        (Ok(Answered::Ack(ack)), Some((asked, hash))) if id == asked => {
-                            wire.moved = true;
-                            return Ok((ack, hash));
-                        }
-                        (Err(no), Some((asked, _))) if id == asked => {
-                            return Err(ClientError::Refused(no).into());
-                        }
-                        _ => {}
-                    },
-                    _ => {}
-                },
+                }
                 () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
             }
             // What is on its way, not what has arrived: a slow line moves, too.
-            desk.progress(sent.saturating_sub(wire.backlog() as u64).max(from));
+            desk.progress(sending.sent.saturating_sub(wire.backlog() as u64).max(from));
         }
     }
 
@@ -206,7 +246,7 @@ impl Upload {
         let (uploads, old) = (desk.state.uploads(), self.message_id);
         let renew = move || Ok(uploads.renew(&old, &offer, now_ms(), &mut OsEntropy)?);
         self.message_id = blocking(renew).await?;
-        self.marks = Marks::default();
+        (self.marks, self.there) = (Marks::default(), 0);
         Ok(())
     }
 
