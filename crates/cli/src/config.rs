@@ -48,6 +48,10 @@ struct LimitsFile {
     logins_per_minute: Option<u32>,
     sessions_per_user: Option<usize>,
     invite_hours: Option<u64>,
+    largest_file_mib: Option<u64>,
+    files_per_user_mib: Option<u64>,
+    disk_reserve_mib: Option<u64>,
+    partial_files_hours: Option<u64>,
 }
 
 /// `[timing]`, all in seconds.
@@ -127,9 +131,13 @@ impl LimitsFile {
         set(&mut limits.handshakes, self.handshakes);
         set(&mut limits.sessions_per_user, self.sessions_per_user);
         limits.logins_per_minute = self.logins_per_minute.unwrap_or(limits.logins_per_minute);
-        if let Some(hours) = self.invite_hours {
-            limits.invite = Duration::from_secs(hours.saturating_mul(3600));
-        }
+        let bytes = |mib: u64| mib.saturating_mul(1024 * 1024);
+        let hours = |hours: u64| Duration::from_secs(hours.saturating_mul(3600));
+        limits.invite = self.invite_hours.map_or(limits.invite, hours);
+        limits.file = self.largest_file_mib.map_or(limits.file, bytes);
+        limits.files_per_user = self.files_per_user_mib.map_or(limits.files_per_user, bytes);
+        limits.disk_reserve = self.disk_reserve_mib.map(bytes).or(limits.disk_reserve);
+        limits.partial_files = self.partial_files_hours.map_or(limits.partial_files, hours);
     }
 }
 
