@@ -26,6 +26,7 @@ pub struct Relay {
     pub address: SocketAddr,
     cuts: Arc<Counter>,
     taken: Arc<AtomicUsize>,
+    carried: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -41,13 +42,20 @@ impl Relay {
         let address = listener.local_addr().unwrap();
         let cuts = Arc::new(Counter::default());
         let taken = Arc::new(AtomicUsize::new(0));
-        let relay = Self { address, cuts: Arc::clone(&cuts), taken: Arc::clone(&taken) };
+        let carried = Arc::new(AtomicU64::new(0));
+        let relay = Self {
+            address,
+            cuts: Arc::clone(&cuts),
+            taken: Arc::clone(&taken),
+            carried: Arc::clone(&carried),
+        };
         thread::spawn(move || {
             for client in listener.incoming() {
                 taken.fetch_add(1, Ordering::Relaxed);
                 // Without a server there is nothing to carry to.
                 let Ok(server) = TcpStream::connect(to) else { continue };
-                Carried::start(client.unwrap(), server, plan(), Arc::clone(&cuts));
+                let counts = (Arc::clone(&cuts), Arc::clone(&carried));
+                Carried::start(client.unwrap(), server, plan(), counts);
             }
         });
         relay
@@ -58,9 +66,26 @@ impl Relay {
         *self.cuts.cuts.lock().unwrap()
     }
 
+    /// Bytes that passed, both ways.
+    pub fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
+    }
+
     /// How many connections were made.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many bytes have passed; `false` after `limit`.
+    pub fn wait_carried(&self, wanted: u64, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        while self.carried() < wanted {
+            if Instant::now() > until {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 
     /// Waits until so many were cut; `false` after `limit`.
@@ -85,14 +110,22 @@ struct Carried {
     over: Mutex<bool>,
     ended: Condvar,
     cuts: Arc<Counter>,
+    /// Of all connections.
+    carried: Arc<AtomicU64>,
 }
 
 impl Carried {
-    fn start(client: TcpStream, server: TcpStream, cut: Option<Cut>, cuts: Arc<Counter>) {
+    fn start(
+        client: TcpStream,
+        server: TcpStream,
+        cut: Option<Cut>,
+        (cuts, bytes): (Arc<Counter>, Arc<AtomicU64>),
+    ) {
         for end in [&client, &server] {
             end.set_nodelay(true).unwrap();
         }
         let carried = Arc::new(Self {
+            carried: bytes,
             ends: [client, server],
             cut,
             passed: AtomicU64::new(0),
@@ -116,8 +149,7 @@ impl Carried {
     fn carry(self: &Arc<Self>, from: usize) {
         let (mut read, mut write) = (&self.ends[from], &self.ends[1 - from]);
         let mut part = vec![0; 16 * 1024];
-        loop {
-            let Ok(got @ 1..) = read.read(&mut part) else { break };
+        while let Ok(got @ 1..) = read.read(&mut part) {
             let before = self.passed.fetch_add(got as u64, Ordering::Relaxed);
             let most = self.cut.map_or(u64::MAX, |cut| cut.bytes).saturating_sub(before);
             let passed = got.min(usize::try_from(most).unwrap_or(usize::MAX));
@@ -128,6 +160,7 @@ impl Carried {
                 let carried = Arc::clone(self);
                 thread::spawn(move || carried.watch(time));
             }
+            self.carried.fetch_add(passed as u64, Ordering::Relaxed);
             if write.write_all(&part[..passed]).is_err() {
                 break;
             }
