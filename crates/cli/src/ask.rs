@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::Path;
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use twinlock_core::credential::Password;
 use zeroize::Zeroizing;
 
@@ -107,7 +107,38 @@ async fn secret(question: &str) -> Result<Zeroizing<String>, Failure> {
             .hint("--password-file FILE reads it from a file"));
     }
     let question = question.to_owned();
-    waiting(move || rpassword::prompt_password(question).map(Zeroizing::new)).await
+    waiting(move || {
+        // Before the question stands: who answers at once is not shown either.
+        let silent = Silent::begin();
+        prompt(&question);
+        let answer = rpassword::read_password().map(Zeroizing::new);
+        drop(silent);
+        answer
+    })
+    .await
+}
+
+/// A terminal without echo, until this goes.
+struct Silent(Option<Termios>);
+
+impl Silent {
+    fn begin() -> Self {
+        let before = tcgetattr(io::stdin()).ok();
+        if let Some(before) = &before {
+            let mut silent = before.clone();
+            silent.local_modes.remove(LocalModes::ECHO);
+            let _gone = tcsetattr(io::stdin(), OptionalActions::Now, &silent);
+        }
+        Self(before)
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _gone = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
+    }
 }
 
 /// Awaits an answer; whoever gives up waiting finds the terminal as it was.
