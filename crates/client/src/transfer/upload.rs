@@ -5,10 +5,8 @@ use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use twinlock_core::id::{ConversationId, MessageId};
-use twinlock_core::limits::MAX_BULK;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_link::OsEntropy;
-use twinlock_link::line::HIGH_WATER;
 
 use super::WINDOW;
 use super::error::TransferError;
@@ -21,9 +19,13 @@ use crate::error::{ClientError, Refusal};
 use crate::outbox::Ack;
 use crate::uploads::Offer;
 
-/// Bytes sealed and not yet written beyond which nothing more is sealed; one frame more may be
-/// outgoing then. More than the line reads at ([`HIGH_WATER`]) would leave acks unread.
-const BACKLOG: usize = HIGH_WATER;
+/// Bytes of a frame at most. A frame of which a part was under way when the line was cut goes
+/// again: half of one on average. Sealing costs the same per byte from about 64 KiB on.
+const FRAME: usize = 128 * 1024;
+/// Bytes sealed and not yet written beyond which nothing more is sealed. With one frame more the
+/// line still reads ([`twinlock_link::line::HIGH_WATER`]), so that acks, and an end that only the
+/// other side has made, are seen while it cannot write.
+const BACKLOG: usize = 96 * 1024;
 
 /// A file to send.
 pub(super) struct Upload {
@@ -142,7 +144,7 @@ impl Upload {
         let (from, hasher) =
             if same { (accepted.offset, hasher) } else { (0, blake3::Hasher::new()) };
         desk.began(from).await;
-        let frame = desk.limit.frame(MAX_BULK);
+        let frame = desk.limit.frame(FRAME);
         let reads = source::read(self.file.source.clone(), from, hasher, frame);
         match self.send(wire, accepted.transfer, from, reads, desk).await {
             Ok((ack, hash)) => self.recorded(desk, &ack, hash).await,
