@@ -6,6 +6,9 @@
 //! as a mark in its mail, and is sent only while less than [`ROOM`] waits to be written; the bytes of
 //! files come after all of it, under the same condition.
 
+mod dispatch;
+mod news;
+
 use std::collections::BTreeSet;
 use std::future::{Future as _, poll_fn, ready};
 use std::pin::pin;
@@ -14,28 +17,25 @@ use std::task::Poll;
 
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
-use twinlock_core::chain::Kind;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name, Sender};
-use twinlock_core::limits::MAX_TEXT;
-use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::id::{ConversationId, CredentialId, DeviceId, Name};
+use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
 use twinlock_core::session::{Binding, Event, SendError};
 use twinlock_core::text::Untrusted;
 use twinlock_link::line::{HIGH_WATER, Line, LineError, Wake};
-use twinlock_store::{Appended, Holder, NewEntry, Person, StoreError};
+use twinlock_store::{Appended, Holder, Person, StoreError};
 
-use super::appends::{Appends, Batch, Recorded, own_body};
+use super::appends::{Appends, Batch, Recorded};
 use super::follow::{Cursors, ROOM};
 use super::intake::{Intake, Malformed};
 use super::out::Out;
-use super::refusal::{Refused, not_recorded, refuse, storage};
+use super::refusal::{Refused, not_recorded, storage};
 use super::register::{Registrar, Registrations};
-use super::requests::{self, Asker, done};
 use super::transfers::{Done, Transfers, Violation};
 use crate::convert;
-use crate::hub::{Entered, Mail};
+use crate::hub::Entered;
 use crate::server::Shared;
+use dispatch::log_messages;
 
 /// Bytes left to write at the end that are worth no place.
 const LITTLE: usize = 16 * 1024;
@@ -335,120 +335,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         Ok(())
     }
 
-    async fn do_one(&mut self) -> Result<(), End> {
-        let Some(proto::Request { id, op }) = self.intake.pop() else { return Ok(()) };
-        let result = match op {
-            None => refuse(Why::Unsupported),
-            Some(_) if id == 0 => refuse(Why::Malformed),
-            Some(op @ (Op::PutFile(_) | Op::EndFile(_) | Op::GetFile(_) | Op::AbortFile(_)))
-                if let Rights::Device(person, device) = &self.rights =>
-            {
-                let files = files(&mut self.files, &self.shared);
-                match files.request(&person.user, device, id, op) {
-                    Some(result) => result,
-                    // Answered when the disk has done its part; what comes behind goes on.
-                    None => return Ok(()),
-                }
-            }
-            // Boxed, so that an idle line has no room for the largest of them.
-            Some(op) => Box::pin(self.dispatch(op)).await,
-        };
-        let result = result.unwrap_or_else(|refused| Answered::Refusal(refused.into()));
-        Ok(self.out.answer(self.line.session_mut(), id, result)?)
-    }
-
-    async fn dispatch(&mut self, op: Op) -> Result<Answered, Refused> {
-        let shared = &*self.shared;
-        let (person, device) = match &mut self.rights {
-            Rights::Invite(registrations) => {
-                return register(shared, &self.handle, registrations, op).await;
-            }
-            Rights::Password(person, registrations) => {
-                let age = Instant::now().into_std() - self.line.session().began();
-                if age > shared.config.limits.fresh_password {
-                    return refuse(Why::LogInAgain);
-                }
-                return match op {
-                    Op::ListDevices(_) => requests::list_devices(shared, &person.user, None).await,
-                    Op::RevokeDevice(want) => match DeviceId::from_slice(&want.device) {
-                        Some(id) => requests::revoke_device(shared, &person.user, &id).await,
-                        None => refuse(Why::Malformed),
-                    },
-                    op => register(shared, &self.handle, registrations, op).await,
-                };
-            }
-            Rights::Device(person, device) => (&*person, &*device),
-        };
-        let asker = Asker { shared, person, device };
-        match op {
-            Op::Read(want) => asker.read(want).await,
-            Op::Mark(want) => asker.mark(want).await,
-            Op::Search(want) => asker.search(want).await,
-            Op::ListConversations(want) => asker.list_conversations(want).await,
-            Op::CreateRoom(want) => asker.create_room(want).await,
-            Op::JoinRoom(want) => asker.join_room(want).await,
-            Op::FindRoom(want) => asker.find_room(want).await,
-            Op::LeaveRoom(want) => asker.leave_room(want).await,
-            Op::ListMembers(want) => asker.list_members(want).await,
-            Op::SetTopic(want) => asker.set_topic(want).await,
-            Op::OpenDirect(want) => asker.open_direct(want).await,
-            Op::MakeInvite(want) => asker.make_invite(want).await,
-            Op::ListDevices(_) => asker.list_devices().await,
-            Op::RevokeDevice(want) => asker.revoke_device(want).await,
-            Op::ListPeople(want) => {
-                // Before looking: who comes while we look is told again.
-                if want.watch && matches!(self.presence, Presence::Unwatched) {
-                    self.presence = Presence::Told(shared.hub.watch_presence(&self.handle));
-                }
-                asker.list_people(want).await
-            }
-            Op::Follow(want) => {
-                let following = asker.look_to_follow(&want).await?;
-                self.cursors.follow(shared, &self.handle, want.conversation, want.after);
-                self.line.session_mut().set_following(true);
-                Ok(Answered::Following(following))
-            }
-            Op::Unfollow(want) => {
-                self.unfollow(want.conversation);
-                done()
-            }
-            Op::RegisterBegin(_) | Op::RegisterEvaluate(_) | Op::RegisterFinish(_) => {
-                refuse(Why::NotAllowed)
-            }
-            Op::Append(_) | Op::PutFile(_) | Op::EndFile(_) | Op::GetFile(_) | Op::AbortFile(_) => {
-                refuse(Why::Unsupported)
-            }
-        }
-    }
-
-    fn unfollow(&mut self, conversation: ConversationId) {
-        self.cursors.unfollow(conversation);
-        self.line.session_mut().set_following(!self.cursors.is_empty());
-    }
-
     // ---- appends
-
-    fn check_append(&self, id: u64, append: proto::Append) -> Result<NewEntry, Refused> {
-        let Rights::Device(person, device) = &self.rights else {
-            return refuse(Why::NotAllowed);
-        };
-        let Some(message_id) = MessageId::from_slice(&append.message_id).filter(|_| id != 0) else {
-            return refuse(Why::Malformed);
-        };
-        if append.body.len() > MAX_TEXT {
-            return refuse(Why::TooLarge);
-        }
-        if append.body.is_empty() || std::str::from_utf8(&append.body).is_err() {
-            return refuse(Why::Malformed);
-        }
-        Ok(NewEntry {
-            conversation: append.conversation,
-            sender: Sender::new(&person.user, Some(device)),
-            message_id,
-            kind: Kind::TEXT,
-            body: own_body(&append.body),
-        })
-    }
 
     fn acknowledge(&mut self, recorded: Recorded) -> Result<(), End> {
         let Recorded { requests, result } = recorded;
@@ -526,103 +413,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             None => Ok(()),
         }
     }
-
-    // ---- news
-
-    async fn read_mail(&mut self) -> Result<(), End> {
-        let Mail { news, mut changed, presence, close } = self.handle.take_mail();
-        if let Some(code) = close {
-            return Err(self.last_words(code).await);
-        }
-        // Nothing but READY and CLOSE may be sent before the client's READY; nobody follows or
-        // watches before it either, and what changed is seen when it asks.
-        if !self.line.session().is_open() {
-            return Ok(());
-        }
-        self.cursors.add_news(news);
-        self.changed.append(&mut changed);
-        if presence && let Presence::Told(seen) = self.presence {
-            self.presence = Presence::Behind(seen);
-        }
-        Ok(())
-    }
-
-    /// There is something to tell, for which there was no room.
-    fn has_news(&self) -> bool {
-        self.cursors.are_behind()
-            || !self.changed.is_empty()
-            || matches!(self.presence, Presence::Behind(_))
-    }
-
-    /// Tells what there is to tell, while there is room.
-    async fn tell_news(&mut self) -> Result<(), End> {
-        if !self.has_news() {
-            return Ok(());
-        }
-        while self.line.backlog() + self.out.bytes() < ROOM
-            && let Some(conversation) = self.changed.pop_first()
-        {
-            self.tell_changed(conversation).await?;
-        }
-        while self.line.backlog() + self.out.bytes() < ROOM
-            && let Presence::Behind(seen) = self.presence
-        {
-            self.tell_presence(seen)?;
-        }
-        self.out.flush(self.line.session_mut())?;
-        let session = self.line.session_mut();
-        Ok(self.cursors.pump(&self.shared, session, &mut self.out).await?)
-    }
-
-    async fn tell_changed(&mut self, id: ConversationId) -> Result<(), End> {
-        let Rights::Device(person, _) = &self.rights else { return Ok(()) };
-        let item = match self.shared.store.conversation(&person.user, id).await? {
-            Some(conversation) => convert::conversation(&conversation),
-            None => {
-                self.unfollow(id);
-                proto::Conversation { id, ..proto::Conversation::default() }
-            }
-        };
-        Ok(self.out.push(self.line.session_mut(), What::Conversation(item))?)
-    }
-
-    fn tell_presence(&mut self, seen: u64) -> Result<(), End> {
-        let (changes, seen) = self.shared.hub.presence_since(seen, PRESENCE);
-        let all = changes.len() < PRESENCE;
-        self.presence = if all { Presence::Told(seen) } else { Presence::Behind(seen) };
-        for (user, online) in changes {
-            let presence = proto::Presence { user: user.to_string(), online };
-            self.out.push(self.line.session_mut(), What::Presence(presence))?;
-        }
-        Ok(())
-    }
-
-    /// What is promised before the line is closed from here: acks of everything that was taken,
-    /// and at a shutdown the hint when to come back.
-    async fn last_words(&mut self, code: CloseCode) -> End {
-        let said = async {
-            while let Some(recorded) = self.appends.next().await {
-                self.acknowledge(recorded)?;
-            }
-            while self.files.as_ref().is_some_and(|files| files.are_ending())
-                && let Some(done) = next_done(&mut self.files).await
-            {
-                self.settle(done)?;
-            }
-            let session = self.line.session_mut();
-            if session.is_open() {
-                if code == CloseCode::Shutdown {
-                    let seconds = self.shared.config.come_back.as_secs();
-                    let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
-                    let away = What::GoingAway(proto::GoingAway { seconds });
-                    self.out.push(session, away)?;
-                }
-                self.out.flush(session)?;
-            }
-            Ok(End::Close(code))
-        };
-        said.await.unwrap_or_else(|end: End| end)
-    }
 }
 
 /// The last words of a line.
@@ -673,31 +463,5 @@ async fn next_done(files: &mut Option<Box<Transfers>>) -> Option<Done> {
     match files {
         Some(files) => files.next().await,
         None => None,
-    }
-}
-
-/// What a session may ask that may register.
-async fn register(
-    shared: &Shared,
-    this: &Entered,
-    registrations: &mut Registrations,
-    op: Op,
-) -> Result<Answered, Refused> {
-    match op {
-        Op::RegisterBegin(want) => registrations.begin(shared, want).await,
-        Op::RegisterEvaluate(want) => registrations.evaluate(shared, want).await,
-        Op::RegisterFinish(want) => registrations.finish(shared, this, want).await,
-        _ => refuse(Why::NotAllowed),
-    }
-}
-
-fn log_messages(entries: &[NewEntry]) {
-    for entry in entries {
-        tracing::info!(
-            from = %entry.sender,
-            conversation = entry.conversation,
-            text = ?Untrusted::from_bytes(&entry.body),
-            "message"
-        );
     }
 }
