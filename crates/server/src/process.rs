@@ -27,7 +27,8 @@ pub fn raise_descriptor_limit() -> io::Result<Descriptors> {
         setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     }
     let now = getrlimit(Resource::Nofile).current;
-    tracing::info!(?before, ?now, "limit of open files");
+    let shown = |limit: Option<u64>| limit.map_or("none".to_owned(), |limit| limit.to_string());
+    tracing::info!(before = %shown(before), now = %shown(now), "limit of open files");
     Ok(Descriptors { before, now })
 }
 
