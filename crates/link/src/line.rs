@@ -91,6 +91,8 @@ pub struct Line<S> {
     /// When the other end last took a byte of what is outgoing.
     write_stuck: Option<Instant>,
     unflushed: bool,
+    /// Nothing can be written any more, and why. What has come is read first.
+    broken: Option<io::Error>,
 }
 
 /// Sealed bytes as a log shows them: the first [`SHOWN`] in hex.
@@ -149,6 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             frame_began: None,
             write_stuck: None,
             unflushed: false,
+            broken: None,
         }
     }
 
@@ -204,9 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// for a caller that can take nothing more now. Cancel-safe.
     pub async fn hold(&mut self) -> LineError {
         poll_fn(|cx| {
-            if let Err(error) = self.poll_write_out(cx) {
-                return Poll::Ready(error);
-            }
+            self.poll_write_out(cx);
             self.rest();
             match self.poll_timers(cx) {
                 Poll::Ready(Err(error)) => Poll::Ready(error),
@@ -270,7 +271,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         room: Option<usize>,
     ) -> Poll<Result<Wake, LineError>> {
         loop {
-            self.poll_write_out(cx)?;
+            self.poll_write_out(cx);
             // A busy line never gets to `poll_timers`, and its session grows old all the same.
             let due = self.session.poll_timeout().is_some_and(|at| at <= now());
             if self.judge(Self::has_frame)? {
@@ -281,13 +282,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 }
                 return Poll::Ready(Ok(Wake::Frame));
             }
-            let has_room = |line: &Self| room.is_some_and(|room| line.backlog() <= room);
+            let has_room = |line: &Self| {
+                line.broken.is_none() && room.is_some_and(|room| line.backlog() <= room)
+            };
             if has_room(self) && !due {
                 return Poll::Ready(Ok(Wake::Room));
             }
             // A peer that takes nothing gets nothing read; that it takes nothing at all has a
             // deadline of its own.
-            if self.backlog() > HIGH_WATER {
+            if self.backlog() > HIGH_WATER && self.broken.is_none() {
                 self.rest();
                 return self.poll_timers(cx);
             }
@@ -312,14 +315,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 
     fn handle_timeout(&mut self, cx: &mut Context<'_>) -> Result<(), LineError> {
         self.session.handle_timeout(now(), &mut OsEntropy)?;
-        self.poll_write_out(cx)
+        self.poll_write_out(cx);
+        Ok(())
     }
 
-    /// Writes as much as the stream takes.
-    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Result<(), LineError> {
+    /// Writes as much as the stream takes. An end that it meets is told once all is read that the
+    /// other end had sent before: a part of a file, or the ack of a message.
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) {
+        if self.broken.is_none()
+            && let Err(error) = self.try_write_out(cx)
+        {
+            self.write_stuck = None;
+            self.broken = Some(error);
+        }
+    }
+
+    fn try_write_out(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while !self.session.outgoing().is_empty() {
             match Pin::new(&mut self.io).poll_write(cx, self.session.outgoing()) {
-                Poll::Ready(Ok(0)) => return Err(LineError::Cut(None)),
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(n)) => {
                     let bytes = self.session.outgoing().get(..n).unwrap_or_default();
                     tracing::debug!(sid = %self.session.id(), n, bytes = ?Hex(bytes), "sent");
@@ -331,7 +345,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                     }
                     self.unflushed = true;
                 }
-                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => {
                     self.write_stuck.get_or_insert_with(now);
                     return Ok(());
@@ -344,7 +358,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                     self.unflushed = false;
                     self.write_stuck = None;
                 }
-                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => {
                     self.write_stuck.get_or_insert_with(now);
                 }
@@ -368,8 +382,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             match polled {
                 Poll::Ready(Ok(())) if n > 0 => came = true,
                 Poll::Ready(Ok(())) if came => break,
-                Poll::Ready(Ok(())) => return Err(LineError::Cut(None)),
-                Poll::Ready(Err(error)) => return Err(error.into()),
+                // What came with it is looked at first.
+                Poll::Ready(Err(error)) if came => {
+                    self.broken.get_or_insert(error);
+                    break;
+                }
+                Poll::Ready(Ok(())) => return Err(LineError::Cut(self.broken.take())),
+                Poll::Ready(Err(error)) => {
+                    return Err(LineError::Cut(Some(self.broken.take().unwrap_or(error))));
+                }
                 Poll::Pending if came => break,
                 Poll::Pending => {
                     self.input.compact();
@@ -425,7 +446,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// authentic or cannot be one, the connection just drops.
     pub async fn finish(mut self) {
         let nothing_left = self.session.outgoing().is_empty() && !self.unflushed;
-        if !self.session.has_said_close() && (nothing_left || self.session.is_closed()) {
+        let silent = !self.session.has_said_close() && (nothing_left || self.session.is_closed());
+        if silent || self.broken.is_some() {
             return;
         }
         let _late = timeout(LAST_WORDS, async {

@@ -312,3 +312,27 @@ async fn a_stuffed_line_reads_nothing_until_the_peer_takes_something() {
         done = timeout(Duration::from_secs(10), moving) => done.unwrap().0.unwrap(),
     }
 }
+
+#[tokio::test]
+async fn what_had_come_is_read_from_a_line_that_cannot_be_written_any_more() {
+    const FRAMES: usize = 3;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (client, accepted) =
+        tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (mut client, mut server) = lines_over(client.unwrap(), accepted.unwrap().0).await;
+    for i in 0..FRAMES {
+        server.send_app(&vec![i as u8; 16_000]).unwrap();
+    }
+    flush(&mut server).await;
+    // A reset, as from a killed process with unread input.
+    server.stream().set_zero_linger().unwrap();
+    drop(server);
+    client.send_app(b"nobody takes this").unwrap();
+    for i in 0..FRAMES {
+        let said = next(&mut client).await.unwrap();
+        assert_eq!(said, Said::App(vec![i as u8; 16_000]));
+    }
+    let ended = next(&mut client).await;
+    assert!(matches!(ended, Err(LineError::Cut(Some(_)))), "{ended:?}");
+    client.finish().await;
+}
