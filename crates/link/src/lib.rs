@@ -7,6 +7,7 @@
 mod entropy;
 pub mod line;
 pub mod login;
+pub mod pace;
 pub mod proxy;
 pub mod tls;
 

@@ -148,21 +148,22 @@ async fn several_transfers_of_a_line_take_turns() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_acknowledges_nothing_gets_its_window_and_talks_on() {
+async fn a_client_that_acknowledges_nothing_gets_a_little_and_talks_on() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let data = content(1, 20 * MIB);
     ada.upload(random(), "x", &data).await.unwrap();
     let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
     let came = |ada: &Client| ada.bulk.iter().map(|(_, _, data)| data.len()).sum::<usize>();
-    while came(&ada) < 8 * MIB {
-        soon("the window", ada.pump()).await.unwrap();
+    // As much as the rarest of acknowledgements is for.
+    while came(&ada) < MIB {
+        soon("the first MiB", ada.pump()).await.unwrap();
     }
     for n in 0..20 {
         ada.append(LOBBY, &n.to_string()).await.unwrap();
     }
     assert!(timeout(Duration::from_millis(300), ada.pump()).await.is_err());
-    assert_eq!(came(&ada), 8 * MIB);
+    assert!(came(&ada) < 2 * MIB, "{}", came(&ada));
     let mut got = Vec::new();
     ada.receive(&coming, &mut got).await;
     assert!(got == data);

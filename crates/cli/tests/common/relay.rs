@@ -5,7 +5,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ pub struct Relay {
     cuts: Arc<Counter>,
     taken: Arc<AtomicUsize>,
     carried: Arc<AtomicU64>,
+    up: Arc<Mutex<Vec<Weak<Carried>>>>,
 }
 
 #[derive(Default)]
@@ -43,7 +44,9 @@ impl Relay {
         let cuts = Arc::new(Counter::default());
         let taken = Arc::new(AtomicUsize::new(0));
         let carried = Arc::new(AtomicU64::new(0));
+        let up = Arc::new(Mutex::new(Vec::new()));
         let relay = Self {
+            up: Arc::clone(&up),
             address,
             cuts: Arc::clone(&cuts),
             taken: Arc::clone(&taken),
@@ -55,10 +58,20 @@ impl Relay {
                 // Without a server there is nothing to carry to.
                 let Ok(server) = TcpStream::connect(to) else { continue };
                 let counts = (Arc::clone(&cuts), Arc::clone(&carried));
-                Carried::start(client.unwrap(), server, plan(), counts);
+                let carried = Carried::start(client.unwrap(), server, plan(), counts);
+                let mut up = up.lock().unwrap();
+                up.retain(|one| one.strong_count() > 0);
+                up.push(carried);
             }
         });
         relay
+    }
+
+    /// Cuts every connection that is up.
+    pub fn cut(&self) {
+        for carried in self.up.lock().unwrap().iter().filter_map(Weak::upgrade) {
+            carried.end(true);
+        }
     }
 
     /// How many connections were cut while they were up.
@@ -120,7 +133,7 @@ impl Carried {
         server: TcpStream,
         cut: Option<Cut>,
         (cuts, bytes): (Arc<Counter>, Arc<AtomicU64>),
-    ) {
+    ) -> Weak<Self> {
         for end in [&client, &server] {
             end.set_nodelay(true).unwrap();
         }
@@ -137,6 +150,7 @@ impl Carried {
             let carried = Arc::clone(&carried);
             thread::spawn(move || carried.carry(from));
         }
+        Arc::downgrade(&carried)
     }
 
     /// Ends it when its time has come.

@@ -9,17 +9,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
+use twinlock_link::pace::{ACK_EACH, WINDOW};
 
-use super::WINDOW;
 use super::error::TransferError;
 use super::lane::Desk;
 use super::place::{Finish, Part, Place};
 use super::wire::{Incoming, Wire};
 use crate::client::FileEntry;
 use crate::error::{ClientError, Refusal};
-
-/// Bytes after which the server is told what has been written.
-const ACK_EVERY: u64 = 512 * 1024;
 
 /// A file to fetch.
 pub struct Get {
@@ -161,7 +158,7 @@ impl Download {
         let prefix_hash =
             if offset == 0 { Bytes::new() } else { Bytes::copy_from_slice(&sink.hash()) };
         let GetFile { conversation, n, .. } = self.get;
-        let ask = proto::GetFile { conversation, n, offset, prefix_hash };
+        let ask = proto::GetFile { conversation, n, offset, prefix_hash, ack_each: ACK_EACH };
         let answer = match wire.answer(Op::GetFile(ask)).await {
             Ok(answer) => answer,
             Err(error) => {
@@ -292,7 +289,7 @@ async fn receive(
                     return Ok(());
                 }
                 let written = *writing.written.borrow_and_update();
-                if written >= acked + ACK_EVERY {
+                if written >= acked + u64::from(ACK_EACH) {
                     acked = written;
                     wire.ack(transfer, acked)?;
                 }

@@ -46,8 +46,6 @@ pub use source::{Found, hash_file, look};
 pub use spool::spool;
 use upload::Upload;
 
-/// Bytes that a sender may be ahead of the receiver's newest ack (section 10).
-const WINDOW: u64 = 8 * 1024 * 1024;
 /// Events waiting for the consumer.
 const EVENTS: usize = 64;
 /// Lines at once, unless somebody asks for another number: the server has 16 sessions for a user,

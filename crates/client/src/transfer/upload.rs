@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep_until};
 use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_link::OsEntropy;
+use twinlock_link::pace::Pace;
 
-use super::WINDOW;
 use super::error::TransferError;
 use super::lane::Desk;
 use super::source::{self, Found, Marks, Read};
@@ -21,7 +21,7 @@ use crate::uploads::Offer;
 
 /// Bytes of a frame at most. A frame of which a part was under way when the line was cut goes
 /// again: half of one on average. Sealing costs the same per byte from about 64 KiB on.
-const FRAME: usize = 128 * 1024;
+const FRAME: usize = 64 * 1024;
 /// Bytes sealed and not yet written beyond which nothing more is sealed. With one frame more the
 /// line still reads ([`twinlock_link::line::HIGH_WATER`]), so that acks, and an end that only the
 /// other side has made, are seen while it cannot write.
@@ -54,18 +54,12 @@ struct Part {
 /// Where sending stands on one line.
 struct Sending {
     transfer: u32,
-    sent: u64,
-    acked: u64,
+    pace: Pace,
     /// All of it is sent: the request whose answer is the ack, and BLAKE3 of all of it.
     ended: Option<(u64, [u8; 32])>,
 }
 
 impl Sending {
-    /// Whether the window has room for so many bytes.
-    fn may(&self, bytes: usize) -> bool {
-        self.sent + bytes as u64 <= self.acked + WINDOW
-    }
-
     /// Takes what comes; the ack of the whole, once it does.
     fn take(
         &mut self,
@@ -74,11 +68,10 @@ impl Sending {
     ) -> Result<Option<(proto::Ack, [u8; 32])>, TransferError> {
         match incoming {
             Incoming::Acked { transfer, offset } if transfer == self.transfer => {
-                if offset > self.sent {
+                if !self.pace.acknowledge(offset, Instant::now().into_std()) {
                     let odd = "it has more of a file than was sent";
                     return Err(ClientError::Protocol(odd).into());
                 }
-                self.acked = self.acked.max(offset);
                 wire.moved = true;
             }
             Incoming::Aborted { transfer, why } if transfer == self.transfer => {
@@ -146,7 +139,9 @@ impl Upload {
         desk.began(from).await;
         let frame = desk.limit.frame(FRAME);
         let reads = source::read(self.file.source.clone(), from, hasher, frame);
-        match self.send(wire, accepted.transfer, from, reads, desk).await {
+        let pace = Pace::new(from, accepted.ack_each, Instant::now().into_std());
+        let sending = Sending { transfer: accepted.transfer, pace, ended: None };
+        match self.send(wire, sending, reads, desk).await {
             Ok((ack, hash)) => self.recorded(desk, &ack, hash).await,
             Err(error) => {
                 if !wire.is_dead() {
@@ -165,22 +160,21 @@ impl Upload {
         wire.during(hash).await?.unwrap_or(Err(ClientError::Closed.into()))
     }
 
-    /// Sends from `from` on, as far ahead of the server's acks as it may, and waits for the ack of
+    /// Sends, as far ahead of the server's acks as it may, and waits for the ack of
     /// the whole.
     async fn send(
         &mut self,
         wire: &mut Wire,
-        transfer: u32,
-        from: u64,
+        mut sending: Sending,
         mut reads: mpsc::Receiver<Read>,
         desk: &Desk,
     ) -> Result<(proto::Ack, [u8; 32]), TransferError> {
-        let mut sending = Sending { transfer, sent: from, acked: from, ended: None };
+        let (transfer, from) = (sending.transfer, sending.pace.sent());
         let mut ready: Option<Part> = None;
         loop {
             let now = Instant::now();
             let part = ready.as_ref();
-            let may = part.is_some_and(|part| sending.may(part.data.len()));
+            let may = part.is_some_and(|part| sending.pace.may(part.data.len()));
             let due = part.and_then(|part| part.at).filter(|at| *at > now);
             let goes = may && due.is_none();
             if goes && wire.backlog() < BACKLOG {
@@ -192,9 +186,9 @@ impl Upload {
                     continue;
                 }
                 let Some(Part { data, after, .. }) = ready.take() else { continue };
-                wire.send_bulk(transfer, sending.sent, &data)?;
-                sending.sent += data.len() as u64;
-                self.marks.put(sending.sent, *after);
+                wire.send_bulk(transfer, sending.pace.sent(), &data)?;
+                sending.pace.send(data.len(), now.into_std());
+                self.marks.put(sending.pace.sent(), *after);
             }
             tokio::select! {
                 biased;
@@ -219,7 +213,7 @@ impl Upload {
                 () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
             }
             // What is on its way, not what has arrived: a slow line moves, too.
-            desk.progress(sending.sent.saturating_sub(wire.backlog() as u64).max(from));
+            desk.progress(sending.pace.sent().saturating_sub(wire.backlog() as u64).max(from));
         }
     }
 

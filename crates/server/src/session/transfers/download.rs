@@ -1,10 +1,13 @@
 //! A file that goes out.
 
+use std::time::Instant;
+
 use twinlock_core::id::Name;
 use twinlock_core::session::{SendError, Session};
+use twinlock_link::pace::Pace;
 use twinlock_store::FileRef;
 
-use super::{Refused, Violation, WINDOW};
+use super::{Refused, Violation};
 use crate::files::{Blob, Denied, Files, Hash};
 
 /// Read at a time, bytes. Two of these are the most that a download has in memory.
@@ -50,9 +53,7 @@ pub(super) struct Read {
 /// A download of a line.
 pub(super) struct Download {
     size: u64,
-    /// The next byte to seal.
-    sent: u64,
-    acked: u64,
+    pace: Pace,
     /// The next byte to read.
     read: u64,
     /// `None` while a job has it.
@@ -66,11 +67,12 @@ pub(super) struct Download {
 }
 
 impl Download {
-    pub(super) fn new(blob: Box<dyn Blob>, offset: u64, size: u64) -> Self {
+    /// What `found` is, to a client that acknowledges after each `ack_each` bytes.
+    pub(super) fn new(found: Found, ack_each: u32) -> Self {
+        let Found { file, blob, offset } = found;
         Self {
-            size,
-            sent: offset,
-            acked: offset,
+            size: file.size,
+            pace: Pace::new(offset, ack_each, now()),
             read: offset,
             blob: Some(blob),
             buffer: Vec::new(),
@@ -81,25 +83,20 @@ impl Download {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.sent == self.size
+        self.pace.sent() == self.size
     }
 
     /// Nobody has taken what was not sent; an older word changes nothing.
     pub(super) fn acknowledge(&mut self, offset: u64) -> Result<(), Violation> {
-        if offset > self.sent {
-            return Err(Violation);
-        }
-        self.acked = self.acked.max(offset);
-        Ok(())
+        if self.pace.acknowledge(offset, now()) { Ok(()) } else { Err(Violation) }
     }
 
-    /// What to read now: only what the client's window takes, and one piece ahead.
+    /// What to read now: one piece ahead of what is being sent.
     pub(super) fn next_read(&mut self) -> Option<Read> {
-        let end = self.acked.saturating_add(WINDOW).min(self.size);
-        if !self.ready.is_empty() || self.read >= end {
+        if !self.ready.is_empty() || self.read >= self.size {
             return None;
         }
-        let length = usize::try_from(end - self.read).unwrap_or(PIECE).min(PIECE);
+        let length = usize::try_from(self.size - self.read).unwrap_or(PIECE).min(PIECE);
         let blob = self.blob.take()?;
         let offset = self.read;
         self.read += length as u64;
@@ -123,18 +120,29 @@ impl Download {
         self.spare = if self.buffer.is_empty() { Vec::new() } else { empty };
     }
 
-    /// There is data, which is within the client's window.
+    /// There is data, and it may go now.
     pub(super) fn can_send(&self) -> bool {
-        self.at < self.buffer.len()
+        let next = self.next_frame().len();
+        next > 0 && self.pace.may(next)
+    }
+
+    fn next_frame(&self) -> &[u8] {
+        let rest = self.buffer.get(self.at..).unwrap_or_default();
+        rest.get(..FRAME).unwrap_or(rest)
     }
 
     pub(super) fn send(&mut self, transfer: u32, session: &mut Session) -> Result<(), SendError> {
-        let rest = self.buffer.get(self.at..).unwrap_or_default();
-        let data = rest.get(..FRAME).unwrap_or(rest);
-        session.send_bulk(transfer, self.sent, data)?;
-        self.sent += data.len() as u64;
-        self.at += data.len();
+        let data = self.next_frame();
+        let bytes = data.len();
+        session.send_bulk(transfer, self.pace.sent(), data)?;
+        self.pace.send(bytes, now());
+        self.at += bytes;
         self.turn_over();
         Ok(())
     }
+}
+
+/// The runtime's clock, which tests can move.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }

@@ -3,7 +3,7 @@
 //! The line's task copies, seals and opens; reading, writing and hashing are jobs on threads that
 //! may wait for the disk. An upload has one write under way and one buffer that fills meanwhile;
 //! while that holds [`HELD`] bytes, the line is not read. A download has one read under way and one
-//! buffer that is sent, no further than the client's window, and only while the line has [`ROOM`].
+//! buffer that is sent, no further ahead than its [pace](twinlock_link::pace), and only while the line has [`ROOM`].
 //! So a slow disk or a slow peer costs these buffers; idle, a transfer has none.
 //!
 //! [`ROOM`]: super::follow::ROOM
@@ -20,6 +20,7 @@ use futures_util::stream::FuturesUnordered;
 use twinlock_core::id::{DeviceId, MessageId, Name, Sender};
 use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::{SendError, Session};
+use twinlock_link::pace::ACK_EACH;
 
 use super::out::Out;
 use super::refusal::{Refused, refuse, storage};
@@ -29,8 +30,6 @@ use crate::files::{Blob, Denied, Files, FilesError, Hash, Upload};
 use download::{Download, Found, Read};
 use upload::{Accepted, Incoming, Step};
 
-/// Bytes that the sender of a file may be ahead of what the receiver has taken.
-const WINDOW: u64 = 8 << 20;
 /// Transfers of a session at once.
 const MOST: usize = 8;
 /// Bytes of an upload that wait for the disk, beyond which the line is not read.
@@ -62,7 +61,7 @@ pub(crate) enum Done {
     Accepted { id: u64, result: Result<Accepted, Refused> },
     Wrote { transfer: u32, upload: Box<dyn Upload>, result: Result<Vec<u8>, FilesError> },
     Recorded { transfer: u32, id: u64, bytes: u64, result: Result<proto::Ack, Refused> },
-    Found { id: u64, result: Result<Found, Refused> },
+    Found { id: u64, ack_each: u32, result: Result<Found, Refused> },
     Read { transfer: u32, blob: Box<dyn Blob>, result: Result<Vec<u8>, FilesError> },
 }
 
@@ -145,10 +144,10 @@ impl Transfers {
         self.have_room()?;
         self.asked += 1;
         let (files, user) = (self.files.clone(), user.clone());
-        let (conversation, n) = (want.conversation, want.n);
+        let (conversation, n, ack_each) = (want.conversation, want.n, want.ack_each);
         self.jobs.push(Box::pin(async move {
             let result = download::find(&files, &user, conversation, n, prefix).await;
-            Done::Found { id, result }
+            Done::Found { id, ack_each, result }
         }));
         Ok(())
     }
@@ -268,9 +267,9 @@ impl Transfers {
                 let answer = result.map(|accepted| self.accept(accepted));
                 out.answer(session, id, answer.unwrap_or_else(refusal))
             }
-            Done::Found { id, result } => {
+            Done::Found { id, ack_each, result } => {
                 self.asked -= 1;
-                let answer = result.map(|found| self.deliver(found));
+                let answer = result.map(|found| self.deliver(found, ack_each));
                 out.answer(session, id, answer.unwrap_or_else(refusal))
             }
             Done::Wrote { transfer, upload, result } => {
@@ -301,14 +300,19 @@ impl Transfers {
         let transfer = self.number(true);
         self.uploads.insert(transfer, upload);
         let prefix_hash = if offset == 0 { Default::default() } else { copy(&prefix_hash) };
-        Answered::FileAccepted(proto::FileAccepted { transfer, offset, prefix_hash })
+        Answered::FileAccepted(proto::FileAccepted {
+            transfer,
+            offset,
+            prefix_hash,
+            ack_each: ACK_EACH,
+        })
     }
 
-    fn deliver(&mut self, Found { file, blob, offset }: Found) -> Answered {
+    fn deliver(&mut self, found: Found, ack_each: u32) -> Answered {
         let transfer = self.number(false);
-        let (size, hash) = (file.size, copy(&file.hash));
+        let (offset, size, hash) = (found.offset, found.file.size, copy(&found.file.hash));
         if offset < size {
-            self.downloads.insert(transfer, Download::new(blob, offset, size));
+            self.downloads.insert(transfer, Download::new(found, ack_each));
             self.read_on(transfer);
         }
         Answered::FileComing(proto::FileComing { transfer, offset, size, hash })

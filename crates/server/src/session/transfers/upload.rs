@@ -6,9 +6,10 @@ use prost::Message as _;
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
 use twinlock_core::proto::{self, Why};
+use twinlock_link::pace::{ACK_EACH, WINDOW};
 use twinlock_store::{Appended, NewEntry, Receipt};
 
-use super::{HELD, Refused, Violation, WINDOW, refuse};
+use super::{HELD, Refused, Violation, refuse};
 use crate::convert::{self, copy};
 use crate::files::{Claim, Files, Hash, Offer, Upload, UploadId, is_possible};
 
@@ -16,9 +17,6 @@ use crate::files::{Claim, Files, Hash, Offer, Upload, UploadId, is_possible};
 const MIME: usize = 127;
 /// Bits of a mode that are permissions.
 const MODE: u32 = 0o777;
-/// Bytes of an upload that are acknowledged together. A client that is told at each MiB at the
-/// least never waits for less.
-const ACK: u64 = 512 * 1024;
 /// First room of a buffer, bytes: about what two reads of the line bring.
 const BUFFER: usize = 256 * 1024;
 
@@ -214,7 +212,7 @@ impl Incoming {
         }
         // Kept only while more comes.
         self.spare = if self.buffer.is_empty() { Vec::new() } else { spare };
-        let due = self.written - self.acked >= ACK || self.written == self.size;
+        let due = self.written - self.acked >= u64::from(ACK_EACH) || self.written == self.size;
         if due && matches!(self.phase, Phase::Comes) {
             self.acked = self.written;
             return Some(self.acked);

@@ -1,0 +1,150 @@
+//! How far the sender of file bytes runs ahead of what the receiver says it has taken.
+//!
+//! The protocol allows 8 MiB ahead (section 10), which a long fat line needs. Everywhere else most
+//! of that would only stand in buffers between the two ends, where it is lost when an end is killed
+//! and goes over the wire again. So the sender keeps about what fits on the way: the rate at which
+//! acknowledgements come, times the shortest time that one took, and half as much again, so that
+//! a way with more room is found within a few round trips.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Bytes that the sender of a file may be ahead of what the receiver has taken (section 10).
+pub const WINDOW: u64 = 8 << 20;
+/// Bytes after which a receiver of ours acknowledges what it has taken.
+pub const ACK_EACH: u32 = 128 << 10;
+/// Bytes after which any receiver does (section 10).
+const RAREST: u32 = 1 << 20;
+/// A frame, which may end beyond the step it begins in.
+const FRAME: u64 = 128 << 10;
+/// What was the fastest and the nearest holds for this long, and for as long again.
+const MEMORY: Duration = Duration::from_secs(5);
+
+/// A frame on its way.
+#[derive(Debug)]
+struct Sent {
+    end: u64,
+    at: Instant,
+    /// What had been acknowledged by then, and when.
+    acked: (u64, Instant),
+}
+
+/// The best that was seen for a while.
+#[derive(Debug, Clone, Copy)]
+struct Best {
+    /// Bytes a second.
+    rate: f64,
+    /// Seconds from a frame to its acknowledgement.
+    way: f64,
+}
+
+impl Best {
+    const NONE: Self = Self { rate: 0.0, way: f64::INFINITY };
+
+    fn or(self, other: Self) -> Self {
+        Self { rate: self.rate.max(other.rate), way: self.way.min(other.way) }
+    }
+}
+
+/// What one transfer has on its way, and how much of it there may be.
+#[derive(Debug)]
+pub struct Pace {
+    sent: u64,
+    acked: (u64, Instant),
+    way: VecDeque<Sent>,
+    /// Less than this on the way, and the receiver may never say a word.
+    least: u64,
+    now: Best,
+    before: Best,
+    since: Instant,
+    window: u64,
+}
+
+impl Pace {
+    /// A transfer that goes on from `offset`, to a receiver that acknowledges after each `ack_each`
+    /// bytes; 0, or more than a MiB, is a MiB.
+    #[must_use]
+    pub fn new(offset: u64, ack_each: u32, now: Instant) -> Self {
+        let ack_each = if ack_each == 0 { RAREST } else { ack_each.min(RAREST) };
+        let least = u64::from(ack_each) + FRAME;
+        Self {
+            sent: offset,
+            acked: (offset, now),
+            way: VecDeque::new(),
+            least,
+            now: Best::NONE,
+            before: Best::NONE,
+            since: now,
+            window: least,
+        }
+    }
+
+    /// Everything before here was taken.
+    #[must_use]
+    pub fn acked(&self) -> u64 {
+        self.acked.0
+    }
+
+    /// Where the next byte is.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether a frame with so many bytes may go now. One always may when nothing is on its way.
+    #[must_use]
+    pub fn may(&self, bytes: usize) -> bool {
+        let ahead = self.sent - self.acked.0;
+        ahead == 0 || ahead + bytes as u64 <= self.window
+    }
+
+    /// A frame with so many bytes goes.
+    pub fn send(&mut self, bytes: usize, now: Instant) {
+        self.sent += bytes as u64;
+        if self.way.is_empty() {
+            // Nothing was on its way: the pause was ours and says nothing about the line.
+            self.acked.1 = now;
+        }
+        self.way.push_back(Sent { end: self.sent, at: now, acked: self.acked });
+    }
+
+    /// The receiver has taken everything before `offset`; an older word changes nothing. `false`:
+    /// it cannot have, for that was not sent.
+    #[must_use]
+    pub fn acknowledge(&mut self, offset: u64, now: Instant) -> bool {
+        if offset > self.sent {
+            return false;
+        }
+        if offset <= self.acked.0 {
+            return true;
+        }
+        self.acked = (offset, now);
+        let mut newest = None;
+        while let Some(sent) = self.way.pop_front_if(|sent| sent.end <= offset) {
+            newest = Some(sent);
+        }
+        if let Some(sent) = newest {
+            self.learn(&sent, now);
+        }
+        true
+    }
+
+    fn learn(&mut self, sent: &Sent, now: Instant) {
+        if now.saturating_duration_since(self.since) > MEMORY {
+            (self.before, self.now) = (self.now, Best::NONE);
+            self.since = now;
+        }
+        let (offset, _) = self.acked;
+        let took = now.saturating_duration_since(sent.acked.1).as_secs_f64();
+        let way = now.saturating_duration_since(sent.at).as_secs_f64();
+        let rate = if took > 0.0 { (offset - sent.acked.0) as f64 / took } else { 0.0 };
+        self.now = self.now.or(Best { rate, way });
+        let Best { rate, way } = self.now.or(self.before);
+        // A cast of what is too much, or not a number, saturates.
+        let fits = (rate * way * 1.5) as u64;
+        self.window = fits.clamp(self.least, WINDOW);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! A transfer over a way that exists in numbers only: its rate, its length, and how often the
+//! receiver acknowledges.
+
+#![allow(clippy::expect_used, clippy::panic)]
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::{ACK_EACH, Pace, RAREST, WINDOW};
+
+const FRAME: usize = 64 << 10;
+
+struct Way {
+    /// Bytes a second.
+    rate: f64,
+    /// There and back.
+    delay: Duration,
+    /// Bytes from one acknowledgement to the next.
+    stride: u32,
+    /// The sender takes so long for a frame.
+    gap: Duration,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        let delay = Duration::from_millis(1);
+        Self { rate: 500e6, delay, stride: ACK_EACH, gap: Duration::ZERO }
+    }
+}
+
+struct Trip {
+    took: Duration,
+    /// The most that was on its way in the second half.
+    ahead: u64,
+}
+
+impl Way {
+    /// Sends `size` bytes and says how long that takes.
+    fn carries(&self, size: u64) -> Trip {
+        let start = Instant::now();
+        let mut now = start;
+        let mut pace = Pace::new(0, self.stride, now);
+        // The bottleneck is free again then.
+        let mut free = now;
+        let mut acks: VecDeque<(Instant, u64)> = VecDeque::new();
+        let (mut arrived, mut told, mut ahead) = (0, 0, 0);
+        while pace.acked() < size {
+            let bytes = FRAME.min((size - pace.sent()) as usize);
+            if bytes > 0 && pace.may(bytes) {
+                now += self.gap;
+                while let Some((_, offset)) = acks.pop_front_if(|(at, _)| *at <= now) {
+                    assert!(pace.acknowledge(offset, now));
+                }
+                pace.send(bytes, now);
+                free = free.max(now) + Duration::from_secs_f64(bytes as f64 / self.rate);
+                arrived += bytes as u64;
+                if arrived - told >= u64::from(self.stride) || arrived == size {
+                    told = arrived;
+                    acks.push_back((free + self.delay, told));
+                }
+                if pace.sent() > size / 2 {
+                    ahead = ahead.max(pace.sent() - pace.acked());
+                }
+                continue;
+            }
+            let (at, offset) = acks.pop_front().expect("a sender that waits for nothing");
+            now = at;
+            assert!(pace.acknowledge(offset, now));
+        }
+        Trip { took: now - start, ahead }
+    }
+}
+
+#[test]
+fn what_is_on_its_way_is_little_more_than_fits() {
+    let trip = Way::default().carries(512 << 20);
+    assert!(trip.ahead < 2 * 500_000, "{}", trip.ahead);
+    let slow = Way { rate: 16e6, delay: Duration::from_micros(200), ..Way::default() };
+    let trip = slow.carries(64 << 20);
+    assert!(trip.ahead <= 256 << 10, "{}", trip.ahead);
+}
+
+#[test]
+fn a_long_way_is_filled_all_the_same() {
+    for (rate, millis) in [(500e6, 1), (100e6, 20), (60e6, 100), (16e6, 0)] {
+        let delay = Duration::from_millis(millis);
+        let size = 512 << 20;
+        let Trip { took, .. } = Way { rate, delay, ..Way::default() }.carries(size);
+        let ideal = size as f64 / rate + 2.0 * delay.as_secs_f64();
+        let ratio = took.as_secs_f64() / ideal;
+        assert!(ratio < 1.15, "{rate} bytes a second, {millis} ms: {ratio}");
+    }
+}
+
+#[test]
+fn never_more_than_the_protocol_allows() {
+    let far = Way { rate: 1e9, delay: Duration::from_millis(300), ..Way::default() };
+    assert!(far.carries(256 << 20).ahead <= WINDOW);
+}
+
+#[test]
+fn a_receiver_that_acknowledges_each_mib_only_is_not_waited_for_in_vain() {
+    let delay = Duration::from_micros(100);
+    for gap in [Duration::ZERO, Duration::from_millis(4)] {
+        let rare = Way { delay, stride: RAREST, gap, ..Way::default() };
+        let size = 64 << 20;
+        let Trip { took, .. } = rare.carries(size);
+        let ideal = (size as f64 / 500e6).max(gap.as_secs_f64() * (size / FRAME as u64) as f64);
+        assert!(took.as_secs_f64() < 1.3 * ideal, "{took:?}");
+    }
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_not_sent_is_none() {
+    let now = Instant::now();
+    let mut pace = Pace::new(100, ACK_EACH, now);
+    pace.send(50, now);
+    assert!(!pace.acknowledge(151, now));
+    assert!(pace.acknowledge(150, now));
+    assert!(pace.acknowledge(120, now));
+    assert_eq!(pace.acked(), 150);
+}
