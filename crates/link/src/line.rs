@@ -18,7 +18,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Sleep, sleep_until, timeout};
 use twinlock_core::frame::{BadHeader, CloseCode, ErrorCode, FrameType, HEADER, Header};
 use twinlock_core::session::{Event, Fault, SendError, Session};
@@ -372,22 +372,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.input.compact();
         let mut came = false;
         while self.input.bytes.len() < READ_BATCH || !came {
-            let filled = self.input.bytes.len();
-            self.input.bytes.resize(filled + READ_CHUNK, 0);
-            let room = self.input.bytes.get_mut(filled..).unwrap_or_default();
-            let mut buf = ReadBuf::new(room);
-            let polled = Pin::new(&mut self.io).poll_read(cx, &mut buf);
-            let n = buf.filled().len();
-            self.input.bytes.truncate(filled + n);
-            match polled {
-                Poll::Ready(Ok(())) if n > 0 => came = true,
-                Poll::Ready(Ok(())) if came => break,
+            // Where one record comes, more may follow: room for a batch at once, then.
+            let batch = if came { READ_BATCH.saturating_sub(self.input.bytes.len()) } else { 0 };
+            self.input.bytes.reserve_exact(batch + READ_CHUNK);
+            match pin!(self.io.read_buf(&mut self.input.bytes)).poll(cx) {
+                Poll::Ready(Ok(1..)) => came = true,
+                Poll::Ready(Ok(0)) if came => break,
                 // What came with it is looked at first.
                 Poll::Ready(Err(error)) if came => {
                     self.broken.get_or_insert(error);
                     break;
                 }
-                Poll::Ready(Ok(())) => return Err(LineError::Cut(self.broken.take())),
+                Poll::Ready(Ok(0)) => return Err(LineError::Cut(self.broken.take())),
                 Poll::Ready(Err(error)) => {
                     return Err(LineError::Cut(Some(self.broken.take().unwrap_or(error))));
                 }
