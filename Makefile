@@ -32,8 +32,10 @@ test: ## all tests; prints how many ran
 lint: ## formatting, clippy, documentation and scripts, warnings being errors
 	@./scripts/lint.sh $(CARGO_ARGS)
 
-bench: ## what the record does on this disk, in a release build
+bench: ## what the record and files do on this machine, in a release build
 	$(CARGO) run $(CARGO_ARGS) --release --package twinlock-store --example append_rate
+	$(CARGO) build $(CARGO_ARGS) --release --package twinlock
+	@./scripts/bench-files.sh
 
 clean: ## remove what was built; the chat in .run/ stays
 	$(CARGO) clean
