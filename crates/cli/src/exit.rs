@@ -8,6 +8,7 @@ use twinlock_client::home::{DiskError, HomeError};
 use twinlock_client::profile::ProfileError;
 use twinlock_client::state::StateError;
 use twinlock_client::transfer::TransferError;
+use twinlock_core::proto::Why;
 
 /// The documented exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,12 +114,20 @@ impl From<TransferError> for Failure {
     fn from(error: TransferError) -> Self {
         let exit = exit_of(error.blame());
         match error {
+            TransferError::Client(ClientError::Refused(no)) if no.why == Why::Storage => {
+                Self::new(exit, ClientError::Refused(no))
+                    .hint("once it has room, the same command goes on where it stopped")
+            }
             TransferError::Client(error) => error.into(),
             // As for anything else that is printed.
             TransferError::Gone => Self::said(Exit::Done),
             TransferError::Exists(_) => {
                 Self::new(exit, &error).hint("--force overwrites it, and -o chooses another place")
             }
+            TransferError::Disk(error) if error.is_full() => Self::new(exit, &error).hint(
+                "make room there or choose another place; the same command goes on where it \
+                 stopped",
+            ),
             error => Self::new(exit, &error),
         }
     }

@@ -54,10 +54,22 @@ fn main() -> ExitCode {
 fn runtime(server: bool) -> Result<Runtime, Failure> {
     let mut builder =
         if server { Builder::new_multi_thread() } else { Builder::new_current_thread() };
-    builder
+    let runtime = builder
         .enable_all()
         .build()
-        .map_err(|error| Failure::usage(format!("the runtime could not be started: {error}")))
+        .map_err(|error| Failure::usage(format!("the runtime could not be started: {error}")))?;
+    outlive_large_files(&runtime);
+    Ok(runtime)
+}
+
+/// A file at the size that a process may write (`ulimit -f`, systemd's `LimitFSIZE=`) is as a full
+/// disk: the write fails and says so. The signal that comes with it would end the program without
+/// a word. It is caught and not ignored, which the commands of `--exec` would inherit.
+fn outlive_large_files(runtime: &Runtime) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let _inside = runtime.enter();
+    // Who cannot catch it is no worse off than before. Caught once, it stays so.
+    let _nobody_waits = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
 }
 
 /// Runs a client's command until it ends, is interrupted, or takes longer than asked for.

@@ -27,6 +27,13 @@ pub struct DiskError {
 }
 
 impl DiskError {
+    /// There is no room: on the disk, of a quota, or for so large a file.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(self.kind, StorageFull | QuotaExceeded | FileTooLarge)
+    }
+
     /// Joins a path to the system's error, for `map_err`.
     pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self {

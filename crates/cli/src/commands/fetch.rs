@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 use twinlock_client::client::{Entry, FileEntry};
 use twinlock_client::error::Blame;
-use twinlock_client::transfer::{Event, Get, Into, JobId, Place, Transfers, hash_file, name};
+use twinlock_client::transfer::{
+    Event, Get, Into, JobId, Place, TransferError, Transfers, hash_file, name,
+};
 use twinlock_core::id::{ConversationId, Name};
 
 use super::get::is_own;
@@ -111,7 +113,10 @@ impl<'a> Fetching<'a> {
                     self.ended.insert(job, path);
                 }
                 Some(Event::Failed { job, error }) => {
-                    let ends = matches!(error.blame(), Blame::Us | Blame::Them);
+                    // Without room for this one there is none for those behind it. It is not taken
+                    // for handled, and comes the next time.
+                    let full = matches!(&error, TransferError::Disk(error) if error.is_full());
+                    let ends = full || matches!(error.blame(), Blame::Us | Blame::Them);
                     let failure = Failure::from(error);
                     if ends {
                         return Err(failure);

@@ -12,6 +12,10 @@ use crate::args::Put;
 use crate::exit::{Exit, Failure};
 use crate::open::Context;
 
+/// What to do where there is no room for standard input.
+const NO_ROOM: &str = "nothing of it was sent: make room there and send it again, or send it as a \
+                       file, which needs no copy";
+
 pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure> {
     let target = args.take_target().map_err(Failure::usage)?.to_string();
     let stdin = args.files.iter().any(|file| is_stdin(file));
@@ -62,7 +66,14 @@ fn is_stdin(file: &Path) -> bool {
 /// All of standard input: what it is has to be known before it is offered.
 async fn from_stdin(context: &Context, name: String) -> Result<Found, Failure> {
     let (home, profile) = (context.home()?, context.profile()?);
-    blocking(move || spool(&home, &profile, &name, &mut io::stdin().lock())).await
+    blocking(move || {
+        spool(&home, &profile, &name, &mut io::stdin().lock()).map_err(|error| {
+            let full = matches!(&error, TransferError::Disk(error) if error.is_full());
+            let failure = Failure::from(error);
+            if full { failure.hint(NO_ROOM) } else { failure }
+        })
+    })
+    .await
 }
 
 /// The files that were named, and with `recursive` those in directories; and what is wrong with
