@@ -10,134 +10,41 @@
 )]
 
 mod common;
+#[path = "common/proxy.rs"]
+mod proxy;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::*;
-use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
-use rcgen::{CertificateParams, KeyPair};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Runtime;
-use twinlock_core::id::TlsPin;
-use twinlock_core::invite::{Address, InviteLink};
-use twinlock_link::tls::{Alpn, ClientTls, ServerCert, ServerTls, Trust, spki_pin};
+use data_encoding::HEXLOWER;
+use proxy::{Proxy, Watch, forms};
+use twinlock_core::invite::InviteLink;
 
 const MESSAGES: usize = 10_000;
 
-/// A proxy that ends TLS of its clients and begins its own to the server.
-struct Proxy {
-    address: SocketAddr,
-    /// Its certificate, PEM, which clients can take for an authority.
-    ca_file: PathBuf,
-    pin: TlsPin,
-    seen: Arc<Seen>,
-    _runtime: Runtime,
-}
-
 /// What passed in the clear of lock 1, both directions of all connections.
-#[derive(Default)]
-struct Seen {
-    bytes: Mutex<Vec<u8>>,
-    lines: AtomicUsize,
-}
+#[derive(Default, Clone)]
+struct Seen(Arc<Mutex<Vec<u8>>>);
 
-impl Proxy {
-    fn start(host: &Host, server_pin: TlsPin) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let cert = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
-        let ca_file = host.root().join("proxy.pem");
-        std::fs::write(&ca_file, cert.pem()).unwrap();
-        let pin = spki_pin(cert.der()).unwrap();
-        let pem = (cert.pem(), key.serialize_pem());
-        let ends = ServerCert::from_pem(pem.0.as_bytes(), pem.1.as_bytes()).unwrap();
-        let inside = ServerTls::new(ends).unwrap();
-        let outside = ClientTls::new(Trust::Pins(vec![server_pin]), Alpn::Required).unwrap();
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let address = listener.local_addr().unwrap();
-        let seen = Arc::new(Seen::default());
-        let (to, sees) = (host.address(), Arc::clone(&seen));
-        runtime.spawn(async move {
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                let (inside, outside, sees) = (inside.clone(), outside.clone(), sees.clone());
-                tokio::spawn(async move {
-                    let Ok(client) = inside.accept(tcp).await else { return };
-                    let server = TcpStream::connect(to).await.unwrap();
-                    let server = outside.connect("localhost", server).await.unwrap();
-                    sees.lines.fetch_add(1, Ordering::Relaxed);
-                    let (from_client, to_client) = split(client);
-                    let (from_server, to_server) = split(server);
-                    let up = carry(from_client, to_server, sees.clone());
-                    let down = carry(from_server, to_client, sees);
-                    tokio::join!(up, down);
-                });
-            }
-        });
-        Self { address, ca_file, pin, seen, _runtime: runtime }
-    }
-
-    /// The somebody's invite that a forger hands on: to itself, and to its own key.
-    fn forges(&self, link: &str) -> String {
-        let mut link = InviteLink::parse(link).unwrap();
-        link.address = Address::new("127.0.0.1", self.address.port()).unwrap();
-        link.tls_pin = Some(self.pin);
-        link.to_link().to_string()
-    }
-
-    /// Makes a person's profile trust the proxy's certificate as an authority, and decide by
-    /// `binding`, as somebody does who edits it by hand.
-    fn is_trusted_by(&self, person: &Person, binding: &str) -> Person {
-        let text = person.profile_text();
-        let (head, _) = text.split_once("[tls]").unwrap();
-        let head = head.lines().map(|line| {
-            let is_binding = line.starts_with("binding = ");
-            if is_binding { format!("binding = \"{binding}\"\n") } else { format!("{line}\n") }
-        });
-        let tls = format!("[tls]\ntrust = \"ca\"\nca_file = \"{}\"\n", self.ca_file.display());
-        std::fs::write(person.profile_file(), head.collect::<String>() + &tls).unwrap();
-        person.by(self.address)
-    }
-
-    fn lines(&self) -> usize {
-        self.seen.lines.load(Ordering::Relaxed)
-    }
-
-    fn saw(&self, what: &[u8]) -> bool {
-        assert!(what.len() >= 4);
-        let seen = self.seen.bytes.lock().unwrap();
-        seen.windows(what.len()).any(|window| window == what)
-    }
-}
-
-async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, seen: Arc<Seen>) {
-    let mut part = vec![0; 16 * 1024];
-    while let Ok(got @ 1..) = from.read(&mut part).await {
-        seen.bytes.lock().unwrap().extend_from_slice(&part[..got]);
-        if to.write_all(&part[..got]).await.is_err() || to.flush().await.is_err() {
-            return;
+impl Seen {
+    fn watch(&self) -> impl Fn() -> Watch + Send + Sync + use<> {
+        let seen = self.0.clone();
+        move || {
+            let seen = seen.clone();
+            Box::new(move |part| seen.lock().unwrap().extend_from_slice(part))
         }
     }
-    let _gone = to.shutdown().await;
-}
 
-/// A secret in each form in which it could stand somewhere.
-fn forms(secret: &[u8]) -> [Vec<u8>; 5] {
-    let hex = HEXLOWER.encode(secret);
-    [
-        secret.to_vec(),
-        hex.to_ascii_uppercase().into_bytes(),
-        hex.into_bytes(),
-        BASE64.encode(secret).trim_end_matches('=').as_bytes().to_vec(),
-        BASE64URL_NOPAD.encode(secret).into_bytes(),
-    ]
+    fn bytes(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    fn has(&self, what: &[u8]) -> bool {
+        assert!(what.len() >= 4);
+        let seen = self.0.lock().unwrap();
+        seen.windows(what.len()).any(|window| window == what)
+    }
 }
 
 fn device_secret(person: &Person) -> Vec<u8> {
@@ -152,7 +59,8 @@ fn a_proxy_that_ends_tls_sees_ten_thousand_messages_pass_and_can_read_none_of_it
     let host = Host::start_with(&["--host", "127.0.0.1"]);
     let server_pin = InviteLink::parse(&host.owner_link()).unwrap().tls_pin.unwrap();
     let ada = host.owner();
-    let proxy = Proxy::start(&host, server_pin);
+    let seen = Seen::default();
+    let proxy = Proxy::start(&host, server_pin, seen.watch());
     let password_file = host.root().join("password");
     std::fs::write(&password_file, format!("{PASSWORD}\n")).unwrap();
     let password_file = password_file.to_str().unwrap();
@@ -193,15 +101,15 @@ fn a_proxy_that_ends_tls_sees_ten_thousand_messages_pass_and_can_read_none_of_it
 
     // It saw everything there was: the handshakes name who logs in by password.
     assert!(proxy.lines() >= 5, "{}", proxy.lines());
-    assert!(proxy.seen.bytes.lock().unwrap().len() > MESSAGES * 50);
-    assert!(proxy.saw(b"\x01\x00\x01\x03bob"));
+    assert!(seen.bytes() > MESSAGES * 50);
+    assert!(seen.has(b"\x01\x00\x01\x03bob"));
     let mut secrets = vec![marker.into(), b"Kennwort".to_vec()];
     secrets.extend(forms(PASSWORD.as_bytes()));
     secrets.extend(forms(&secret));
     secrets.extend(forms(&device_secret(&bob)));
     secrets.extend(forms(&device_secret(&phone)));
     for secret in secrets {
-        assert!(!proxy.saw(&secret), "{:?}", String::from_utf8_lossy(&secret));
+        assert!(!seen.has(&secret), "{:?}", String::from_utf8_lossy(&secret));
     }
 }
 
@@ -211,7 +119,8 @@ fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
     let server_pin = InviteLink::parse(&host.owner_link()).unwrap().tls_pin.unwrap();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
-    let proxy = Proxy::start(&host, server_pin);
+    let seen = Seen::default();
+    let proxy = Proxy::start(&host, server_pin, seen.watch());
 
     // The client's word.
     let strict = proxy.is_trusted_by(&bob, "require");
@@ -247,5 +156,5 @@ fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
         assert!(ran.err.contains("TLS ends somewhere between"), "{ran:?}");
     }
     assert_eq!(texts(&ada.reads("lobby")), ["straight"]);
-    assert!(!proxy.saw(b"secret"));
+    assert!(!seen.has(b"secret"));
 }
