@@ -244,7 +244,7 @@ fn judge(coming: &proto::FileComing, entry: &FileEntry, asked: u64) -> Result<()
         return Err(TransferError::OtherFile);
     }
     if coming.offset != asked && coming.offset != 0 {
-        return Err(ClientError::Protocol("a file from where nobody asked for it").into());
+        return Err(TransferError::Astray("it begins where nobody asked for it"));
     }
     Ok(())
 }
@@ -264,7 +264,7 @@ async fn receive(
                 Incoming::Bulk { transfer: of, offset, data } if of == transfer => {
                     let end = offset.saturating_add(data.len() as u64);
                     if offset != got || end > size || end > acked + WINDOW {
-                        return Err(ClientError::Protocol("file bytes out of order").into());
+                        return Err(TransferError::Astray("its bytes are out of order"));
                     }
                     got = end;
                     wire.moved = true;

@@ -48,6 +48,10 @@ pub enum TransferError {
     /// The server offers another file than the entry names.
     #[error("the server offers another file than the entry names")]
     OtherFile,
+    /// An offset that is wrong, by mistake or on purpose. Trying again by itself could go on for
+    /// ever.
+    #[error("the server is at a place in the file that cannot be: {0}")]
+    Astray(&'static str),
     /// Where it was to go cannot be written to.
     #[error("the output cannot be written to: {0}")]
     Output(String),
@@ -62,7 +66,7 @@ impl TransferError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Client(error) => error.blame(),
-            Self::Hash | Self::OtherFile => Blame::Record,
+            Self::Hash | Self::OtherFile | Self::Astray(_) => Blame::Record,
             Self::Disk(_)
             | Self::Changed(_)
             | Self::NotAFile { .. }

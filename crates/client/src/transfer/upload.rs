@@ -69,8 +69,7 @@ impl Sending {
         match incoming {
             Incoming::Acked { transfer, offset } if transfer == self.transfer => {
                 if !self.pace.acknowledge(offset, Instant::now().into_std()) {
-                    let odd = "it has more of a file than was sent";
-                    return Err(ClientError::Protocol(odd).into());
+                    return Err(TransferError::Astray("it has more than was sent"));
                 }
                 wire.moved = true;
             }
@@ -128,7 +127,7 @@ impl Upload {
             Err(no) => return Err(ClientError::Refused(no).into()),
         };
         if accepted.offset > size {
-            return Err(ClientError::Protocol("it has more of a file than there is").into());
+            return Err(TransferError::Astray("it has more than there is"));
         }
         // The line before this one moved something, though it was cut before an ack came.
         wire.moved |= accepted.offset > std::mem::replace(&mut self.there, accepted.offset);
