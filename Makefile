@@ -9,7 +9,7 @@ CARGO_ARGS ?=
 # dependencies, hence the cryptography, are optimised in it too (see Cargo.toml).
 BUILD = $(CARGO) build $(CARGO_ARGS) --package twinlock
 
-.PHONY: help run run-server run-client test lint bench clean clean-run
+.PHONY: help run run-server run-client test lint bench files-run clean clean-run
 
 help: ## list this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -36,6 +36,9 @@ bench: ## what the record and files do on this machine, in a release build
 	$(CARGO) run $(CARGO_ARGS) --release --package twinlock-store --example append_rate
 	$(CARGO) build $(CARGO_ARGS) --release --package twinlock
 	@./scripts/bench-files.sh
+
+files-run: ## 10,000 files and one of 4 GiB up and down, in a release build: times and memory (20 GiB of disk)
+	TWINLOCK_TEST_FILES=full $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test files_many -- --nocapture
 
 clean: ## remove what was built; the chat in .run/ stays
 	$(CARGO) clean
