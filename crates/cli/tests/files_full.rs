@@ -27,6 +27,8 @@ const MIB: u64 = 1 << 20;
 const SIZE: u64 = 12 * MIB + 345;
 /// What a file may grow to on a full disk; all that is not a file on its way is smaller.
 const ROOM: u64 = 6 * MIB;
+/// Less than what SQLite keeps beside a database that is open.
+const LITTLE: u64 = 16 * 1024;
 
 fn bytes(n: u64, seed: u64) -> Vec<u8> {
     let mut chance = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -47,10 +49,10 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The same command on a full disk.
-fn cramped(command: &Command) -> Command {
+/// The same command where no file can grow beyond `room` bytes.
+fn cramped(command: &Command, room: u64) -> Command {
     let mut cramped = Command::new("sh");
-    let script = format!("ulimit -S -f {}; exec \"$0\" \"$@\"", ROOM / 512);
+    let script = format!("ulimit -S -f {}; exec \"$0\" \"$@\"", room / 512);
     cramped.args(["-c", &script]).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
@@ -62,7 +64,7 @@ fn cramped(command: &Command) -> Command {
 }
 
 fn run_cramped(person: &Person, args: &[&str]) -> Ran {
-    Running::start(&mut cramped(&person.command(args))).ended(LONG)
+    Running::start(&mut cramped(&person.command(args), ROOM)).ended(LONG)
 }
 
 /// How far files of a process that runs may grow from now on.
@@ -169,7 +171,7 @@ fn what_comes_by_standard_input_and_has_no_room_is_said_and_leaves_nothing() {
         std::thread::spawn(move || drop(stdin.write_all(&content)));
         putting.ended(LONG)
     };
-    let full = start(&mut cramped(&stage.ada.command(&put))).exits(2);
+    let full = start(&mut cramped(&stage.ada.command(&put), ROOM)).exits(2);
     says_full(&full, "File too large");
     let spool = stage.ada.home.join("state/default/spool");
     assert!(full.err.contains(spool.to_str().unwrap()), "{full:?}");
@@ -178,6 +180,23 @@ fn what_comes_by_standard_input_and_has_no_room_is_said_and_leaves_nothing() {
     start(&mut stage.ada.command(&put)).exits(0);
     assert_eq!(stage.ada.reads("lobby")[0]["file"]["size"].as_u64(), Some(SIZE));
     assert_eq!(names(&spool), [""; 0]);
+}
+
+#[test]
+fn a_profile_whose_disk_is_full_says_so_and_is_good_afterwards() {
+    let stage = Stage::new();
+    stage.ada.run(&stage.put()).exits(0);
+    let get = ["get", "lobby", "1", "-o", stage.into.to_str().unwrap()];
+    for args in [&stage.put()[..], &get, &["send", "lobby", "words"]] {
+        let full =
+            Running::start(&mut cramped(&stage.ada.command(args), LITTLE)).ended(LONG).exits(2);
+        assert!(full.err.contains("the disk that holds this profile's state is full"), "{full:?}");
+    }
+    assert_eq!(names(&stage.into), [""; 0]);
+    stage.ada.run(&get).exits(0);
+    stage.ada.run(&["send", "lobby", "words"]).exits(0);
+    stage.ada.run(&stage.put()).exits(0);
+    assert_eq!(stage.ada.reads("lobby").len(), 3);
 }
 
 #[test]

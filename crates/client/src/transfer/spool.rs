@@ -52,7 +52,7 @@ pub fn spool(
             break;
         }
         hasher.update(bytes);
-        file.write_all(bytes).map_err(DiskError::at(&dir))?;
+        file.as_file_mut().write_all(bytes).map_err(DiskError::at(&dir))?;
     }
     let (file, path) = file.keep().map_err(|error| DiskError::at(&dir)(error.error))?;
     let found = file.metadata().map_err(DiskError::at(&path))?;
