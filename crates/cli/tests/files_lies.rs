@@ -141,7 +141,8 @@ fn whatever_a_server_says_of_a_file_that_comes_its_name_is_given_to_that_file_al
 
 #[test]
 fn a_beginning_that_a_server_takes_for_good_and_is_not_costs_that_try_alone() {
-    const HAD: u64 = 300_000;
+    // Little enough that the server goes on though nobody acknowledges it.
+    const HAD: u64 = 50_000;
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
     let liar = Liar::start(&stage.host, &stage.ada);
@@ -267,7 +268,19 @@ fn whatever_a_server_says_of_a_file_that_goes_it_ends_clearly_or_arrives_whole()
         accepted.prefix_hash = Bytes::from_static(&[7; 32]);
     }));
     victim.run(&stage.put()).exits(0);
+    // It acknowledges the place of another entry. What it had done all the same is found out later.
+    liar.says(|said| {
+        if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
+            && let Some(Answered::Ack(ack)) = &mut answer.result
+        {
+            ack.n = 1;
+        }
+    });
+    let ran = victim.start(&stage.put()).ended(SOON).exits(8);
+    assert!(ran.err.contains("record is not what it was"), "{ran:?}");
     liar.repents();
+    victim.run(&stage.put()).exits(0);
+    assert_eq!(victim.reads("lobby").len(), 2);
     victim.run(&stage.get()).exits(0);
     assert!(fs::read(stage.got()).unwrap() == stage.content);
     assert_eq!(names(&stage.host.data().join("files/partial/ada")), [""; 0]);
