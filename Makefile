@@ -37,8 +37,9 @@ bench: ## what the record and files do on this machine, in a release build
 	$(CARGO) build $(CARGO_ARGS) --release --package twinlock
 	@./scripts/bench-files.sh
 
-files-run: ## 10,000 files and one of 4 GiB up and down, in a release build: times and memory (20 GiB of disk)
+files-run: ## 10,000 files, one of 4 GiB, and a GiB with a hundred breaks up and down, in a release build (20 GiB of disk)
 	TWINLOCK_TEST_FILES=full $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test files_many -- --nocapture
+	TWINLOCK_TORN=1024x100 $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test files_torn -- --nocapture
 
 clean: ## remove what was built; the chat in .run/ stays
 	$(CARGO) clean

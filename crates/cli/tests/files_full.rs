@@ -223,7 +223,7 @@ fn a_server_whose_disk_fills_says_so_talks_on_and_takes_the_rest_once_there_is_r
     limit(stage.host.running(), None);
     let done = stage.ada.run(&stage.put()).exits(0).json();
     ids.push(done.last().unwrap()["id"].clone());
-    assert!(done[0]["from"].as_u64().unwrap() >= ROOM - MIB, "{}", done[0]);
+    assert!(done[0]["from"].as_u64().unwrap() >= ROOM - 2 * MIB, "{}", done[0]);
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     assert_eq!(stage.partials(), [""; 0]);
     let heard = listening.ended(LONG).exits(0).json();

@@ -181,7 +181,7 @@ fn a_server_that_falls_silent_in_a_file_is_given_up_and_what_came_counts() {
             data.clear();
         }
     }));
-    let get = [&stage.get()[..], &["--timeout", "1s", "--json"]].concat();
+    let get = [&stage.get()[..], &["--timeout", "3s", "--json"]].concat();
     let ran = victim.start(&get).ended(SOON).exits(9);
     assert!(ran.err.contains("nothing moved for 1 s"), "{ran:?}");
     assert!(ran.err.contains("the same command goes on"), "{ran:?}");

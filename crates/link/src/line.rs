@@ -91,8 +91,8 @@ pub struct Line<S> {
     /// When the other end last took a byte of what is outgoing.
     write_stuck: Option<Instant>,
     unflushed: bool,
-    /// Nothing can be written any more, and why. What has come is read first.
-    broken: Option<io::Error>,
+    /// Nothing can be written any more, why, and until when what has come is read first.
+    broken: Option<(io::Error, Instant)>,
 }
 
 /// Sealed bytes as a log shows them: the first [`SHOWN`] in hex.
@@ -163,6 +163,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// The session, to send on.
     pub fn session_mut(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    /// Whether it can still be written. Where not, what had come can be read, for a moment.
+    #[must_use]
+    pub fn can_write(&self) -> bool {
+        self.broken.is_none()
     }
 
     /// The stream beneath.
@@ -272,6 +278,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     ) -> Poll<Result<Wake, LineError>> {
         loop {
             self.poll_write_out(cx);
+            if let Some(error) = self.take_broken() {
+                return Poll::Ready(Err(error));
+            }
             // A busy line never gets to `poll_timers`, and its session grows old all the same.
             let due = self.session.poll_timeout().is_some_and(|at| at <= now());
             if self.judge(Self::has_frame)? {
@@ -326,8 +335,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             && let Err(error) = self.try_write_out(cx)
         {
             self.write_stuck = None;
-            self.broken = Some(error);
+            self.broken = Some((error, now() + LINGER));
         }
+    }
+
+    /// The end of a line that cannot be written, once it is not read any longer.
+    fn take_broken(&mut self) -> Option<LineError> {
+        let late = self.broken.as_ref().is_some_and(|(_, until)| *until <= now());
+        if late { self.broken.take().map(|(error, _)| error.into()) } else { None }
     }
 
     fn try_write_out(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -380,12 +395,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 Poll::Ready(Ok(0)) if came => break,
                 // What came with it is looked at first.
                 Poll::Ready(Err(error)) if came => {
-                    self.broken.get_or_insert(error);
+                    self.broken.get_or_insert((error, now() + LINGER));
                     break;
                 }
-                Poll::Ready(Ok(0)) => return Err(LineError::Cut(self.broken.take())),
+                Poll::Ready(Ok(0)) => {
+                    return Err(LineError::Cut(self.broken.take().map(|(error, _)| error)));
+                }
                 Poll::Ready(Err(error)) => {
-                    return Err(LineError::Cut(Some(self.broken.take().unwrap_or(error))));
+                    return Err(LineError::Cut(Some(
+                        self.broken.take().map_or(error, |(first, _)| first),
+                    )));
                 }
                 Poll::Pending if came => break,
                 Poll::Pending => {
@@ -409,6 +428,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 .flatten()
                 .map(|began| began + FRAME_DEADLINE);
             let stuck = self.write_stuck.map(|since| since + FRAME_DEADLINE);
+            if let Some(error) = self.take_broken() {
+                return Poll::Ready(Err(error));
+            }
+            let broken = self.broken.as_ref().map(|(_, until)| *until);
             if half.is_some_and(|at| at <= now) {
                 return Poll::Ready(Err(LineError::HalfFrame));
             }
@@ -418,7 +441,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             if self.session.poll_timeout().is_some_and(|at| at <= now) {
                 self.handle_timeout(cx)?;
             }
-            let Some(next) = [half, stuck, self.session.poll_timeout()].into_iter().flatten().min()
+            let Some(next) =
+                [half, stuck, broken, self.session.poll_timeout()].into_iter().flatten().min()
             else {
                 return Poll::Pending;
             };

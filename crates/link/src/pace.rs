@@ -3,8 +3,12 @@
 //! The protocol allows 8 MiB ahead (section 10), which a long fat line needs. Everywhere else most
 //! of that would only stand in buffers between the two ends, where it is lost when an end is killed
 //! and goes over the wire again. So the sender keeps about what fits on the way: the rate at which
-//! acknowledgements come, times the shortest time that one took, and half as much again, so that
-//! a way with more room is found within a few round trips.
+//! acknowledgements come, times the shortest time that one took, and as much again, so that a way
+//! with more room is found within a few round trips, and one whose length varies is still fed.
+//!
+//! What is on its way beyond what fits makes the way look longer than it is. So before an old
+//! measure is forgotten, half of what fits goes for one round, and the next one is taken of a way
+//! without a queue of our own.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -15,8 +19,10 @@ pub const WINDOW: u64 = 8 << 20;
 pub const ACK_EACH: u32 = 128 << 10;
 /// Bytes after which any receiver does (section 10).
 const RAREST: u32 = 1 << 20;
-/// A frame, which may end beyond the step it begins in.
-const FRAME: u64 = 128 << 10;
+/// Bytes of a file in a frame of ours at most: it may end beyond the step it begins in. A frame of
+/// which a part was under way when the line was cut goes again, half of one on average; a message
+/// waits for one that is being sent; sealing costs the same per byte from about here on.
+pub const FRAME: usize = 64 << 10;
 /// What was the fastest and the nearest holds for this long, and for as long again.
 const MEMORY: Duration = Duration::from_secs(5);
 
@@ -57,6 +63,8 @@ pub struct Pace {
     now: Best,
     before: Best,
     since: Instant,
+    /// What was sent before this waited behind too much of our own: it is no measure.
+    clear_from: Option<u64>,
     window: u64,
 }
 
@@ -66,7 +74,7 @@ impl Pace {
     #[must_use]
     pub fn new(offset: u64, ack_each: u32, now: Instant) -> Self {
         let ack_each = if ack_each == 0 { RAREST } else { ack_each.min(RAREST) };
-        let least = u64::from(ack_each) + FRAME;
+        let least = u64::from(ack_each) + 2 * FRAME as u64;
         Self {
             sent: offset,
             acked: (offset, now),
@@ -75,6 +83,7 @@ impl Pace {
             now: Best::NONE,
             before: Best::NONE,
             since: now,
+            clear_from: None,
             window: least,
         }
     }
@@ -130,19 +139,25 @@ impl Pace {
     }
 
     fn learn(&mut self, sent: &Sent, now: Instant) {
-        if now.saturating_duration_since(self.since) > MEMORY {
-            (self.before, self.now) = (self.now, Best::NONE);
-            self.since = now;
+        let age = now.saturating_duration_since(self.since);
+        if age > MEMORY {
+            self.before = if age > 2 * MEMORY { Best::NONE } else { self.now };
+            (self.now, self.since, self.clear_from) = (Best::NONE, now, Some(self.sent));
+        }
+        if self.clear_from.is_some_and(|from| sent.end > from) {
+            self.clear_from = None;
         }
         let (offset, _) = self.acked;
         let took = now.saturating_duration_since(sent.acked.1).as_secs_f64();
         let way = now.saturating_duration_since(sent.at).as_secs_f64();
         let rate = if took > 0.0 { (offset - sent.acked.0) as f64 / took } else { 0.0 };
-        self.now = self.now.or(Best { rate, way });
+        if self.clear_from.is_none() {
+            self.now = self.now.or(Best { rate, way });
+        }
         let Best { rate, way } = self.now.or(self.before);
+        let share = if self.clear_from.is_some() { 0.5 } else { 2.0 };
         // A cast of what is too much, or not a number, saturates.
-        let fits = (rate * way * 1.5) as u64;
-        self.window = fits.clamp(self.least, WINDOW);
+        self.window = ((rate * way * share) as u64).clamp(self.least, WINDOW);
     }
 }
 

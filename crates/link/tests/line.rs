@@ -336,3 +336,82 @@ async fn what_had_come_is_read_from_a_line_that_cannot_be_written_any_more() {
     assert!(matches!(ended, Err(LineError::Cut(Some(_)))), "{ended:?}");
     client.finish().await;
 }
+
+/// A stream that can be read and, once `broken`, not written.
+struct HalfBroken {
+    inner: tokio::io::DuplexStream,
+    broken: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl tokio::io::AsyncRead for HalfBroken {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        pin!(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl tokio::io::AsyncWrite for HalfBroken {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        if self.broken.load(Ordering::Relaxed) {
+            return std::task::Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()));
+        }
+        pin!(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        pin!(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        pin!(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_cannot_be_written_ends_soon_whatever_still_comes() {
+    let (client, server) = duplex(4096);
+    let broken = std::sync::Arc::default();
+    let client = HalfBroken { inner: client, broken: std::sync::Arc::clone(&broken) };
+    let (mut client, mut server) = lines_over(client, server).await;
+    broken.store(true, Ordering::Relaxed);
+    client.send_app(b"nobody takes this").unwrap();
+    tokio::time::pause();
+    let began = Instant::now();
+    let read = async {
+        loop {
+            if let Err(ended) = next(&mut client).await {
+                return ended;
+            }
+        }
+    };
+    let talk = async {
+        loop {
+            server.send_app(b"and another").unwrap();
+            flush(&mut server).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = read => ended,
+        () = talk => unreachable!(),
+    };
+    assert!(matches!(ended, LineError::Cut(Some(_))), "{ended}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // While nothing is read, as well.
+    client.send_app(b"x").unwrap();
+    let ended = client.hold().await;
+    assert!(matches!(ended, LineError::Cut(Some(_))), "{ended}");
+}

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use blake3::Hasher;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_link::pace::{ACK_EACH, WINDOW};
@@ -258,6 +258,8 @@ async fn receive(
 ) -> Result<(), TransferError> {
     let transfer = coming.transfer;
     let (mut got, mut acked) = (coming.offset, coming.offset);
+    // No ack before this. The server sends no faster than it hears of what has arrived.
+    let mut due = None;
     while got < size {
         tokio::select! {
             incoming = wire.next(None) => match incoming? {
@@ -269,22 +271,19 @@ async fn receive(
                     got = end;
                     wire.moved = true;
                     // The thread says why if it has ended.
-                    let at = desk.limit.grant(data.len());
+                    due = desk.limit.grant(data.len()).or(due);
                     if writing.parts.send(data).is_err() {
                         return Ok(());
                     }
                     desk.progress(got);
-                    // What is not read slows down the server, however large its window is.
-                    if let Some(at) = at {
-                        sleep_until(at).await;
-                    }
                 }
                 Incoming::Aborted { transfer: of, why } if of == transfer => {
                     return Err(ClientError::Refused(Refusal { why, retry_seconds: 0 }).into());
                 }
                 _ => {}
             },
-            changed = writing.written.changed() => {
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => due = None,
+            changed = writing.written.changed(), if due.is_none() => {
                 if changed.is_err() {
                     return Ok(());
                 }

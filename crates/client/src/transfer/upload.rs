@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_link::OsEntropy;
-use twinlock_link::pace::Pace;
+use twinlock_link::pace::{FRAME, Pace};
 
 use super::error::TransferError;
 use super::lane::Desk;
@@ -19,9 +19,6 @@ use crate::error::{ClientError, Refusal};
 use crate::outbox::Ack;
 use crate::uploads::Offer;
 
-/// Bytes of a frame at most. A frame of which a part was under way when the line was cut goes
-/// again: half of one on average. Sealing costs the same per byte from about 64 KiB on.
-const FRAME: usize = 64 * 1024;
 /// Bytes sealed and not yet written beyond which nothing more is sealed. With one frame more the
 /// line still reads ([`twinlock_link::line::HIGH_WATER`]), so that acks, and an end that only the
 /// other side has made, are seen while it cannot write.

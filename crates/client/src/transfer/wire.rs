@@ -13,6 +13,9 @@ use twinlock_link::line::{Line, Wake};
 use crate::dial::Stream;
 use crate::error::{ClientError, Refusal, closed};
 
+/// What may come while something is hashed: more is no answer to anything.
+const KEPT: usize = 64;
+
 /// A line that is up.
 pub(super) struct Wire {
     line: Line<Stream>,
@@ -137,6 +140,11 @@ impl Wire {
                 done = &mut work => return Ok(done),
                 incoming = self.receive(None) => incoming?,
             };
+            // Nothing is being fetched meanwhile, and hardly anything asked.
+            if matches!(incoming, Incoming::Bulk { .. }) || self.kept.len() >= KEPT {
+                self.dead = true;
+                return Err(ClientError::Protocol("bytes of a file that nobody asked for"));
+            }
             self.kept.push_back(incoming);
         }
     }

@@ -6,9 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{ACK_EACH, Pace, RAREST, WINDOW};
-
-const FRAME: usize = 64 << 10;
+use super::{ACK_EACH, FRAME, Pace, RAREST, WINDOW};
 
 struct Way {
     /// Bytes a second.
@@ -19,12 +17,14 @@ struct Way {
     stride: u32,
     /// The sender takes so long for a frame.
     gap: Duration,
+    /// An acknowledgement may take so much longer.
+    jitter: Duration,
 }
 
 impl Default for Way {
     fn default() -> Self {
         let delay = Duration::from_millis(1);
-        Self { rate: 500e6, delay, stride: ACK_EACH, gap: Duration::ZERO }
+        Self { rate: 500e6, delay, stride: ACK_EACH, gap: Duration::ZERO, jitter: Duration::ZERO }
     }
 }
 
@@ -43,7 +43,7 @@ impl Way {
         // The bottleneck is free again then.
         let mut free = now;
         let mut acks: VecDeque<(Instant, u64)> = VecDeque::new();
-        let (mut arrived, mut told, mut ahead) = (0, 0, 0);
+        let (mut arrived, mut told, mut ahead, mut random) = (0, 0, 0, 1_u64);
         while pace.acked() < size {
             let bytes = FRAME.min((size - pace.sent()) as usize);
             if bytes > 0 && pace.may(bytes) {
@@ -56,7 +56,11 @@ impl Way {
                 arrived += bytes as u64;
                 if arrived - told >= u64::from(self.stride) || arrived == size {
                     told = arrived;
-                    acks.push_back((free + self.delay, told));
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let late = self.jitter.mul_f64((random >> 40) as f64 / (1 << 24) as f64);
+                    // None overtakes another.
+                    let at = acks.back().map_or(now, |(at, _)| *at).max(free + self.delay + late);
+                    acks.push_back((at, told));
                 }
                 if pace.sent() > size / 2 {
                     ahead = ahead.max(pace.sent() - pace.acked());
@@ -74,10 +78,32 @@ impl Way {
 #[test]
 fn what_is_on_its_way_is_little_more_than_fits() {
     let trip = Way::default().carries(512 << 20);
-    assert!(trip.ahead < 2 * 500_000, "{}", trip.ahead);
+    assert!(trip.ahead < 5 * 500_000 / 2, "{}", trip.ahead);
     let slow = Way { rate: 16e6, delay: Duration::from_micros(200), ..Way::default() };
     let trip = slow.carries(64 << 20);
     assert!(trip.ahead <= 256 << 10, "{}", trip.ahead);
+}
+
+/// However long it lasts: a measure of one's own queue must not become the way.
+#[test]
+fn what_is_on_its_way_does_not_grow_with_the_time() {
+    for (rate, micros) in [(100e6, 1_000), (16e6, 200), (10e6, 20_000), (2e6, 200)] {
+        let delay = Duration::from_micros(micros);
+        let way = Way { rate, delay, ..Way::default() };
+        let ahead = way.carries((rate * 200.0) as u64).ahead;
+        let fits = rate * delay.as_secs_f64() + f64::from(ACK_EACH);
+        let most = 2.5 * fits.max(256e3);
+        assert!((ahead as f64) < most, "{rate} bytes a second, {delay:?}: {ahead}, {most}");
+    }
+}
+
+#[test]
+fn a_way_whose_length_varies_is_fed() {
+    let (rate, size) = (60e6, 512 << 20);
+    let (delay, jitter) = (Duration::from_millis(20), Duration::from_millis(50));
+    let Trip { took, .. } = Way { rate, delay, jitter, ..Way::default() }.carries(size);
+    let ratio = took.as_secs_f64() / (size as f64 / rate);
+    assert!(ratio < 1.5, "{ratio}");
 }
 
 #[test]

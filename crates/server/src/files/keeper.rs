@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore, SemaphorePermit};
 use twinlock_core::id::{ConversationId, MessageId, Name};
 use twinlock_core::proto::Why;
 use twinlock_store::{Appended, Erased, FileRef, NewEntry, Receipt, Store, StoreError};
@@ -17,6 +17,8 @@ use crate::config::Limits;
 const PARTIALS: usize = 256;
 /// How often uploads that nobody goes on with are looked for.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
+/// Beginnings hashed at once.
+const HASHING: usize = 2;
 
 /// All files of a server.
 pub(crate) struct Files {
@@ -29,6 +31,9 @@ pub(crate) struct Files {
     /// Shared from the placing of content to the recording of its entry; alone for looking whether
     /// an entry refers to it and removing it.
     placing: RwLock<()>,
+    /// Beginnings that are read and hashed at once. Each takes a thread for as long as the file is
+    /// long, and anybody who may read it can ask for one: more would leave none to the others.
+    hashing: Semaphore,
 }
 
 /// What uploads that are open will take.
@@ -90,6 +95,7 @@ impl Files {
             kept: limits.partial_files,
             claims: Arc::default(),
             placing: RwLock::new(()),
+            hashing: Semaphore::new(HASHING),
         }
     }
 
@@ -189,10 +195,21 @@ impl Files {
         let mut appended = self.store.append(vec![entry]).await?;
         drop(placing);
         drop(claim);
-        upload.discard().await?;
+        // It is recorded, whatever becomes of what is left of it.
+        if let Err(error) = upload.discard().await {
+            tracing::warn!(%error, "an upload that was recorded was not removed");
+        }
         // Refused, or recorded before, it has left content that nothing may refer to.
-        self.collect(&hash).await?;
+        if let Err(error) = self.collect(&hash).await {
+            tracing::warn!(%error, "content that may be of no entry was not looked at");
+        }
         appended.pop().ok_or(Denied::Because(Why::Storage))
+    }
+
+    /// A turn at hashing what a client has already; kept until that is done.
+    pub(crate) async fn hashing(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed.
+        self.hashing.acquire().await.ok()
     }
 
     /// Removes content that no entry refers to.

@@ -206,7 +206,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         }
         self.send_files(busy)?;
         let waiting = !self.intake.is_empty();
-        let stuffed = self.line.backlog() > HIGH_WATER;
+        // One that cannot be written is read, however much is left to be written.
+        let stuffed = self.line.can_write() && self.line.backlog() > HIGH_WATER;
         // Requests that wait leave no reason to read more; a line that is stuffed reads nothing,
         // but is written.
         let listen = !busy && (!waiting || stuffed);

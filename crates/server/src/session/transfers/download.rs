@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use twinlock_core::id::Name;
 use twinlock_core::session::{SendError, Session};
-use twinlock_link::pace::Pace;
+use twinlock_link::pace::{FRAME, Pace};
 use twinlock_store::FileRef;
 
 use super::{Refused, Violation};
@@ -12,9 +12,6 @@ use crate::files::{Blob, Denied, Files, Hash};
 
 /// Read at a time, bytes. Two of these are the most that a download has in memory.
 const PIECE: usize = 512 * 1024;
-/// Data of one frame, bytes. Larger ones spare some keys, and make a message that comes meanwhile
-/// wait longer.
-const FRAME: usize = 64 * 1024;
 
 /// A file that was asked for.
 pub(crate) struct Found {
@@ -34,6 +31,7 @@ pub(super) async fn find(
     let (file, blob) = files.open(user, conversation, n).await?;
     let offset = match prefix {
         Some((length, hash)) if length <= file.size => {
+            let _turn = files.hashing().await;
             let ours = blob.prefix_hash(length).await.map_err(Denied::from)?;
             if ours == hash { length } else { 0 }
         }

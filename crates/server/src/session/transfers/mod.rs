@@ -206,7 +206,6 @@ impl Transfers {
         }
         if let Some(download) = self.downloads.get_mut(&ack.transfer) {
             download.acknowledge(ack.offset)?;
-            self.read_on(ack.transfer);
         }
         Ok(())
     }
