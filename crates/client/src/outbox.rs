@@ -85,18 +85,9 @@ pub enum Outcome {
     Refused(Why),
 }
 
-/// A fresh message id: 48 bits of milliseconds, then 80 random bits.
-///
-/// Time first, because the server keeps an index of all ids: neighbours in time are neighbours
-/// there, and an append touches pages that are in memory. It tells the server and the readers
-/// when the message was written, which for one that waited offline is before the recorded time.
+/// A fresh message id.
 pub fn message_id(now_ms: u64, entropy: &mut (impl Entropy + ?Sized)) -> MessageId {
-    let [_, _, time @ ..] = now_ms.to_be_bytes();
-    let mut id = [0; 16];
-    let (head, random) = id.split_at_mut(time.len());
-    head.copy_from_slice(&time);
-    entropy.fill(random);
-    MessageId(id)
+    MessageId::fresh(now_ms, entropy)
 }
 
 /// The outbox of one account.

@@ -65,7 +65,7 @@ pub struct Linked<'a> {
     pub message_id: &'a MessageId,
     /// Text, file and so on.
     pub kind: Kind,
-    /// 0..=255 bytes; [`crate::id::Sender`] has at most 41.
+    /// 0..=255 bytes; [`crate::id::Sender`] has at most 65.
     pub sender: &'a [u8],
     /// Of salt and body.
     pub commit: &'a Commit,

@@ -7,6 +7,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::Entropy;
+
 /// Longest user or room name, in bytes (section 2).
 pub const MAX_NAME: usize = 32;
 
@@ -148,6 +150,22 @@ bytes_id!(
     Commit, 32
 );
 
+impl MessageId {
+    /// A fresh one: 48 bits of milliseconds, then 80 random bits (section 7).
+    ///
+    /// Time first, because the server keeps an index of all ids: neighbours in time are neighbours
+    /// there, and an append touches pages that are in memory. It tells the server and the readers
+    /// when the message was written, which for one that waited offline is before the recorded time.
+    pub fn fresh(now_ms: u64, entropy: &mut (impl Entropy + ?Sized)) -> Self {
+        let [_, _, time @ ..] = now_ms.to_be_bytes();
+        let mut id = [0; 16];
+        let (head, random) = id.split_at_mut(time.len());
+        head.copy_from_slice(&time);
+        entropy.fill(random);
+        Self(id)
+    }
+}
+
 /// The number of a conversation on its server.
 pub type ConversationId = u64;
 
@@ -213,18 +231,23 @@ impl CredentialId {
 }
 
 /// Who made an entry, as section 7 writes it: the user id, then `/` and the first eight hex digits
-/// of the device id where a device sent it; empty for the server itself. At most 41 bytes.
+/// of the device id where a device sent it, or `:` and the name of the classic key that it came
+/// under; empty for the server itself. At most 65 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Sender {
     /// The server.
     Server,
     /// A user, perhaps by one of its devices: the first 4 bytes of the device id.
     User(Name, Option<[u8; 4]>),
+    /// A user, over a classic line or the origin bridge (section 11), and the name of the key.
+    Classic(Name, Name),
 }
 
 /// These bytes name no sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a sender is a user name, perhaps with '/' and eight hex digits of a device")]
+#[error(
+    "a sender is a user name, perhaps with '/' and eight hex digits of a device, or ':' and a key"
+)]
 pub struct BadSender;
 
 impl Sender {
@@ -243,6 +266,10 @@ impl Sender {
             return Ok(Self::Server);
         }
         let text = std::str::from_utf8(bytes).map_err(|_| BadSender)?;
+        if let Some((user, key)) = text.split_once(':') {
+            let name = |text| Name::new(text).map_err(|_| BadSender);
+            return Ok(Self::Classic(name(user)?, name(key)?));
+        }
         let (user, device) = match text.split_once('/') {
             None => (text, None),
             Some((user, hex)) => {
@@ -259,15 +286,16 @@ impl Sender {
     pub fn user(&self) -> Option<&Name> {
         match self {
             Self::Server => None,
-            Self::User(name, _) => Some(name),
+            Self::User(name, _) | Self::Classic(name, _) => Some(name),
         }
     }
 
-    /// The device's eight hex digits, if a device sent it.
+    /// Which of the user's devices it was: eight hex digits, or the name of a classic key.
     #[must_use]
     pub fn device(&self) -> Option<String> {
         match self {
             Self::User(_, Some(device)) => Some(data_encoding::HEXLOWER.encode(device)),
+            Self::Classic(_, key) => Some(key.to_string()),
             _ => None,
         }
     }
@@ -282,6 +310,7 @@ impl fmt::Display for Sender {
             Self::User(name, Some(_)) => {
                 write!(f, "{name}/{}", self.device().unwrap_or_default())
             }
+            Self::Classic(name, key) => write!(f, "{name}:{key}"),
         }
     }
 }
@@ -307,10 +336,22 @@ mod tests {
             Sender::Server,
             Sender::new(&ada, None),
             Sender::new(&ada, Some(&DeviceId([0xab; 16]))),
+            Sender::Classic(ada.clone(), Name::new("lamp.kitchen-2").unwrap()),
         ] {
             assert_eq!(Sender::parse(sender.to_string().as_bytes()), Ok(sender));
         }
-        for bad in ["ada/", "ada/abc", "ada/ABABABAB", "ada/abababab00", "/abababab", "Ada"] {
+        for bad in [
+            "ada/",
+            "ada/abc",
+            "ada/ABABABAB",
+            "ada/abababab00",
+            "/abababab",
+            "Ada",
+            "ada:",
+            ":lamp",
+            "ada:l:p",
+            "ada/abababab:lamp",
+        ] {
             assert_eq!(Sender::parse(bad.as_bytes()), Err(BadSender), "{bad}");
         }
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::id::Name;
 use crate::schedule;
 
 /// Declares a secret of `N` bytes. No `Clone`, `Copy`, `PartialEq`, `Display`; `Debug` shows the
@@ -56,6 +57,32 @@ secret!(
     /// Key of the MACs of credential rows, derived from the server's setup.
     RowKey, 32
 );
+
+secret!(
+    /// What the keys of classic lines and of the origin bridge are derived from; itself derived
+    /// from the server's setup.
+    ClassicRoot, 32
+);
+secret!(
+    /// The key that a classic line or an origin's client shares with the server (section 11).
+    ClassicKey, 32
+);
+secret!(
+    /// `K_dir`: the key of one direction of one classic line (section 11).
+    LineKey, 64
+);
+
+impl ClassicRoot {
+    /// `HMAC(root, "tl1 classic key" || len(name):u8 || name || salt)`: the key of this name whose
+    /// row holds this salt. The record keeps salts only, so a stolen record holds no key.
+    #[must_use]
+    pub fn key(&self, name: &Name, salt: &[u8; 32]) -> ClassicKey {
+        let name = name.as_str().as_bytes();
+        let len = [name.len() as u8];
+        let parts = [schedule::CLASSIC_KEY, &len, name, salt];
+        ClassicKey::new(&schedule::hmac(self.expose_secret(), &parts))
+    }
+}
 
 impl ChainKey {
     /// `mk = HMAC(ck, 0x01)`, and moves to `ck' = HMAC(ck, 0x02)`.

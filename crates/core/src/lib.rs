@@ -19,6 +19,7 @@
 )]
 
 pub mod chain;
+pub mod classic;
 pub mod credential;
 pub mod frame;
 pub mod handshake;

@@ -5,7 +5,7 @@
 
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 use zeroize::Zeroizing;
 
 pub(crate) const PASSWORD: &[u8] = b"tl1 pw";
@@ -24,6 +24,11 @@ pub(crate) const BODY: &[u8] = b"tl1 body";
 pub(crate) const CONVERSATION: &[u8] = b"tl1 conversation";
 pub(crate) const ENTRY: &[u8] = b"tl1 entry";
 pub(crate) const ROWS: &[u8] = b"tl1 rows";
+pub(crate) const CLASSIC_ROOT: &[u8] = b"tl1 classic";
+pub(crate) const CLASSIC_KEY: &[u8] = b"tl1 classic key";
+pub(crate) const CLASSIC_LINE: &[u8] = b"tlc1 ";
+pub(crate) const ORIGIN: &[u8] = b"tl1 origin";
+pub(crate) const ORIGIN_WAY: &[u8] = b"tl1 origin ";
 
 /// Steps of a chain key (section 5).
 pub(crate) const STEP_MESSAGE: u8 = 0x01;
@@ -52,6 +57,26 @@ fn hmac_ctx(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
     // HMAC takes a key of any length; the error has no way to happen.
     #[allow(clippy::expect_used)]
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes any key");
+    for part in parts {
+        mac.update(part);
+    }
+    mac
+}
+
+/// `HMAC-SHA-512(key, parts...)`, of classic lines only.
+pub(crate) fn hmac_512(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 64]> {
+    Zeroizing::new(hmac_512_ctx(key, parts).finalize().into_bytes().into())
+}
+
+/// Whether `tag` is the first half of `HMAC-SHA-512(key, parts...)`, in constant time.
+pub(crate) fn hmac_512_verify_half(key: &[u8], parts: &[&[u8]], tag: &[u8; 32]) -> bool {
+    hmac_512_ctx(key, parts).verify_truncated_left(tag).is_ok()
+}
+
+fn hmac_512_ctx(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha512> {
+    // HMAC takes a key of any length; the error has no way to happen.
+    #[allow(clippy::expect_used)]
+    let mut mac = Hmac::<Sha512>::new_from_slice(key).expect("HMAC takes any key");
     for part in parts {
         mac.update(part);
     }

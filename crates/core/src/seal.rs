@@ -5,7 +5,7 @@
 //! nothing: neither the chain key nor the counter.
 
 use aes::Aes256;
-use aes::cipher::block_padding::Pkcs7;
+use aes::cipher::block_padding::{NoPadding, Pkcs7};
 use aes::cipher::{BlockModeDecrypt as _, BlockModeEncrypt as _, KeyIvInit as _};
 use aes_gcm::Aes256Gcm;
 use aes_gcm::aead::{AeadInOut as _, KeyInit as _};
@@ -400,6 +400,13 @@ pub(crate) fn cbc_decrypt<'a>(
 ) -> Option<&'a [u8]> {
     let cipher = cbc::Decryptor::<Aes256>::new(key.into(), iv.into());
     cipher.decrypt_padded::<Pkcs7>(buf).ok()
+}
+
+/// Decrypts whole blocks in place and leaves the padding to the caller; `false` if they are not
+/// whole.
+pub(crate) fn cbc_decrypt_blocks(key: &[u8; 32], iv: &[u8; 16], buf: &mut [u8]) -> bool {
+    let cipher = cbc::Decryptor::<Aes256>::new(key.into(), iv.into());
+    cipher.decrypt_padded::<NoPadding>(buf).is_ok()
 }
 
 /// Encrypts in place and returns the tag.

@@ -20,7 +20,7 @@ use super::Rng;
 use crate::Entropy;
 use crate::frame::{KE1, KE2, KE3};
 use crate::id::ServerKey;
-use crate::keys::RowKey;
+use crate::keys::{ClassicRoot, RowKey};
 use crate::schedule;
 
 /// Bytes of a server's setup: OPRF seed 64, private key 32, public key of the fake record 32.
@@ -148,6 +148,13 @@ impl ServerSetup {
     pub fn row_key(&self) -> RowKey {
         let prk = schedule::extract(schedule::ROWS, self.to_bytes().as_slice());
         RowKey::new(&schedule::expand(&prk, &[schedule::ROWS]))
+    }
+
+    /// What classic keys are derived from: `Expand(Extract("tl1 classic", setup), "tl1 classic")`.
+    #[must_use]
+    pub fn classic_root(&self) -> ClassicRoot {
+        let prk = schedule::extract(schedule::CLASSIC_ROOT, self.to_bytes().as_slice());
+        ClassicRoot::new(&schedule::expand(&prk, &[schedule::CLASSIC_ROOT]))
     }
 
     /// Registration, step 2: answers a request for `cid`. Only for an id that the session may

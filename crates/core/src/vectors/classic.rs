@@ -1,74 +1,119 @@
-//! `classic.json`. This version speaks neither classic lines nor the origin bridge (section 11).
-//! What the origin's two forms are made of is here already (CBC, HKDF, HMAC), so those vectors run
-//! on it. The JWE lines need HMAC-SHA-512 and a parser that do not exist yet: they are counted,
-//! so that this file has to be looked at again when classic lines are built.
+//! `classic.json`, through what the server speaks: classic lines and the origin's two forms.
 
-use data_encoding::BASE64;
 use serde_json::Value;
 
-use super::{Case, Counts, Tally};
-use crate::schedule;
-use crate::seal::{cbc_decrypt, cbc_encrypt};
+use super::{Case, Counts, Script, Tally};
+use crate::classic::origin::Bridge;
+use crate::classic::{Form, Greeting, Lines, answer, call, line_keys};
+use crate::id::Link;
+use crate::keys::ClassicKey;
 
 pub(super) fn run(file: &Value) -> Counts {
-    let mut tally = Tally::default();
-    let origin = &file["origin"];
-    let shared: [u8; 32] = origin.bytes("shared_key");
+    let mut tally = Tally::expect(&["lines", "lines refused", "origin messages", "origin refused"]);
+    keys(file);
+    let (mut server, mut client) = ends(file);
+    for case in file.list("lines") {
+        let text = String::from_utf8(case.hex("text")).unwrap();
+        let (from, to) = match case.text("direction") {
+            "c2s" => (&mut client, &mut server),
+            "s2c" => (&mut server, &mut client),
+            other => panic!("direction {other}"),
+        };
+        let line = case.text("line");
+        let mut sealed = Vec::new();
+        from.seal(&text, &mut once(case), &mut sealed);
+        // We send one of the two headers only.
+        if case.text("header") == r#"{"alg":"dir","enc":"A256CBC-HS512"}"# {
+            assert_eq!(String::from_utf8(sealed).unwrap(), line);
+        }
+        assert_eq!(to.open(line.trim_end_matches('\n').as_bytes()), Ok(text), "{case}");
+        tally.add("lines");
+    }
+    let first_answer = file.list("lines").iter().find(|case| case.text("direction") == "s2c");
+    let link = Link(file.bytes("ack_link"));
+    assert_eq!(first_answer.unwrap().hex("text"), answer(12, 345, &link).as_bytes());
+
+    for case in file.list("bad_lines") {
+        assert_eq!((case.text("expected"), case.text("direction")), ("close", "c2s"));
+        let line = case.text("line").trim_end_matches('\n');
+        let (mut server, mut client) = ends(file);
+        for _ in 0..case.num("expected_seq") {
+            let mut before = Vec::new();
+            client.seal("before", &mut Zeros, &mut before);
+            before.pop();
+            server.open(&before).unwrap();
+        }
+        assert!(server.open(line.as_bytes()).is_err(), "{}", case.text("name"));
+        tally.add("lines refused");
+    }
+    origin(&file["origin"], &mut tally);
+    tally.done()
+}
+
+fn keys(file: &Value) {
+    let psk = ClassicKey::new(&file.bytes("psk"));
+    let keys = line_keys(&psk, &file.bytes("sn"), &file.bytes("cn"), file.text("kid"));
+    assert_eq!(
+        keys.map(|key| *key.expose_secret()),
+        [file.bytes("key_c2s"), file.bytes("key_s2c")]
+    );
+}
+
+/// Both ends after their opening lines.
+fn ends(file: &Value) -> (Lines, Lines) {
+    let psk = ClassicKey::new(&file.bytes("psk"));
+    let drawn = |name: &str| {
+        let mut script = Script::default();
+        script.push(name, file.hex(name));
+        script
+    };
+    let greeting = Greeting::draw(&mut drawn("sn"));
+    assert_eq!(greeting.line(), file.text("server_hello"));
+    let server_hello = file.text("server_hello").trim_end().as_bytes();
+    let (hello, client) = call(file.text("kid"), &psk, server_hello, &mut drawn("cn")).unwrap();
+    assert_eq!(hello, file.text("client_hello"));
+    let heard = greeting.hear(hello.trim_end().as_bytes()).unwrap();
+    (heard.lines(&psk), client)
+}
+
+fn once(case: &Value) -> Script {
+    let mut script = Script::default();
+    script.push("iv", case.hex("iv"));
+    script
+}
+
+struct Zeros;
+
+impl crate::Entropy for Zeros {
+    fn fill(&mut self, out: &mut [u8]) {
+        out.fill(0);
+    }
+}
+
+fn origin(origin: &Value, tally: &mut Tally) {
+    let shared = ClassicKey::new(&origin.bytes("shared_key"));
+    let server = |form| Bridge::new(form, &shared).unwrap();
     for case in origin.list("messages") {
-        let keys = mac_keys(&shared, case.text("direction"));
-        assert_eq!(keys, [case.bytes("mac_ek"), case.bytes("mac_ak")]);
-        let (text, iv) = (case.hex("text"), case.bytes("iv"));
-        let plain = case.text("plain_form");
-        assert_eq!(BASE64.encode(&sealed(&shared, &iv, &text)), plain);
-        assert_eq!(open_plain(&shared, plain), Some(text.clone()));
-        let mut sealed = sealed(&keys[0], &iv, &text);
-        sealed.extend_from_slice(schedule::hmac(&keys[1], &[&sealed]).as_slice());
-        assert_eq!(BASE64.encode(&sealed), case.text("mac_form"));
-        assert_eq!(open_mac(&keys, case.text("mac_form")), Some(text));
+        let text = String::from_utf8(case.hex("text")).unwrap();
+        for (form, key) in [(Form::Origin, "plain_form"), (Form::OriginHmac, "mac_form")] {
+            let (from, to) = match case.text("direction") {
+                "c2s" => (server(form).reversed(), server(form)),
+                _ => (server(form), server(form).reversed()),
+            };
+            assert_eq!(from.seal(&text, &mut once(case)), case.text(key));
+            assert_eq!(to.open(case.text(key).as_bytes()), Some(text.clone()));
+        }
         tally.add("origin messages");
     }
     for case in origin.list("bad") {
         assert_eq!(case.text("expected"), "close");
-        let opened = match case.text("form") {
-            "plain" => open_plain(&shared, case.text("line")),
-            "mac" => open_mac(&mac_keys(&shared, "c2s"), case.text("line")),
+        let form = match case.text("form") {
+            "plain" => Form::Origin,
+            "mac" => Form::OriginHmac,
             form => panic!("form {form}"),
         };
-        assert_eq!(opened, None, "{}", case.text("name"));
+        let line = case.text("line").trim_end_matches('\n');
+        assert_eq!(server(form).open(line.as_bytes()), None, "{}", case.text("name"));
         tally.add("origin refused");
     }
-    let waiting = file.list("lines").len() + file.list("bad_lines").len();
-    tally.add_many("JWE lines, not spoken yet", waiting);
-    tally.done()
-}
-
-/// `key || mac_key = Expand(Extract("tl1 origin", shared), "tl1 origin " || dir)`.
-fn mac_keys(shared: &[u8; 32], dir: &str) -> [[u8; 32]; 2] {
-    let prk = schedule::extract(b"tl1 origin", shared);
-    let keys = schedule::expand::<64>(&prk, &[b"tl1 origin ", dir.as_bytes()]);
-    let (key, mac_key) = keys.split_first_chunk().unwrap();
-    [*key, mac_key.try_into().unwrap()]
-}
-
-/// `IV || AES-256-CBC(PKCS#7(text))`.
-fn sealed(key: &[u8; 32], iv: &[u8; 16], text: &[u8]) -> Vec<u8> {
-    let mut c = text.to_vec();
-    c.resize(text.len() / 16 * 16 + 16, 0);
-    cbc_encrypt(key, iv, &mut c, text.len());
-    [&iv[..], &c].concat()
-}
-
-fn open(key: &[u8; 32], bytes: &[u8]) -> Option<Vec<u8>> {
-    let (iv, c) = bytes.split_first_chunk()?;
-    cbc_decrypt(key, iv, &mut c.to_vec()).map(<[u8]>::to_vec)
-}
-
-fn open_plain(shared: &[u8; 32], line: &str) -> Option<Vec<u8>> {
-    open(shared, &BASE64.decode(line.as_bytes()).ok()?)
-}
-
-fn open_mac([key, mac_key]: &[[u8; 32]; 2], line: &str) -> Option<Vec<u8>> {
-    let bytes = BASE64.decode(line.as_bytes()).ok()?;
-    let (sealed, tag) = bytes.split_last_chunk::<32>()?;
-    schedule::hmac_verify(mac_key, &[sealed], tag).then(|| open(key, sealed)).flatten()
 }

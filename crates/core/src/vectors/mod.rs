@@ -10,6 +10,8 @@ mod rekey;
 mod sealed;
 mod wycheproof;
 
+pub(crate) use wycheproof::{is_valid, tests};
+
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
@@ -17,10 +19,11 @@ use data_encoding::HEXLOWER;
 use serde_json::Value;
 
 use crate::Entropy;
+use crate::classic::tests as jwe;
 use crate::island::opaque::rfc9807;
 
 /// How many cases of a kind ran, or were left out and why.
-type Counts = Vec<(&'static str, usize)>;
+pub(crate) type Counts = Vec<(&'static str, usize)>;
 
 /// `test name: file => function that runs it, what it must have counted;`
 macro_rules! claims {
@@ -44,7 +47,7 @@ claims! {
     invite_json: "invite.json" => invite::run,
         [("accepted", 6), ("refused", 18), ("fingerprints", 3), ("words", 2048)];
     classic_json: "classic.json" => classic::run,
-        [("origin messages", 5), ("origin refused", 9), ("JWE lines, not spoken yet", 26)];
+        [("lines", 7), ("lines refused", 19), ("origin messages", 5), ("origin refused", 9)];
 
     aes_cbc_pkcs5: "wycheproof/aes_cbc_pkcs5_test.json" => wycheproof::aes_cbc,
         [("valid", 24), ("invalid", 48), ("keys of other sizes", 144)];
@@ -63,6 +66,13 @@ claims! {
     mlkem_768: "wycheproof/mlkem_768_test.json" => wycheproof::mlkem_decaps,
         [("valid", 153), ("seeds or ciphertexts of other sizes", 40)];
 
+    a256cbc_hs512: "wycheproof/a256cbc_hs512_test.json" => jwe::a256cbc_hs512,
+        [("valid", 67), ("invalid", 27)];
+    json_web_encryption: "wycheproof/json_web_encryption_test.json" => jwe::json_web_encryption,
+        [("valid", 2), ("invalid", 18), ("other algorithms, all refused", 119)];
+
+    rfc_7516: "rfc7516/compact.json" => jwe::rfc_7516, [("other algorithms, all refused", 1)];
+    rfc_7518: "rfc7518/b3.json" => jwe::rfc_7518, [("sealed and opened", 1)];
     rfc_9807: "rfc9807/ristretto255_3dh.json" => rfc9807::run, [("real", 2), ("fake", 1)];
 }
 
@@ -90,7 +100,14 @@ fn walk(dir: &Path, found: &mut BTreeSet<String>) {
 fn every_file_is_claimed() {
     let mut found = BTreeSet::new();
     walk(&folder(), &mut found);
-    for prose in ["README.md", "rfc9807/README.md", "wycheproof/README.md", "wycheproof/LICENSE"] {
+    for prose in [
+        "README.md",
+        "rfc7518/README.md",
+        "rfc7516/README.md",
+        "rfc9807/README.md",
+        "wycheproof/README.md",
+        "wycheproof/LICENSE",
+    ] {
         assert!(found.remove(prose), "{prose} is missing");
     }
     let claimed: BTreeSet<String> = CLAIMED.iter().map(|&file| file.to_owned()).collect();

@@ -9,14 +9,14 @@ use crate::island::x25519 as dh;
 use crate::{kem, schedule, seal};
 
 /// All tests of a file, each with its group.
-fn tests(file: &Value) -> impl Iterator<Item = (&Value, &Value)> {
+pub(crate) fn tests(file: &Value) -> impl Iterator<Item = (&Value, &Value)> {
     let all = file.list("testGroups").iter();
     let tests = all.flat_map(|group| group.list("tests").iter().map(move |test| (group, test)));
     assert_eq!(tests.clone().count() as u64, file.num("numberOfTests"));
     tests
 }
 
-fn is_valid(test: &Value) -> bool {
+pub(crate) fn is_valid(test: &Value) -> bool {
     match test.text("result") {
         "valid" => true,
         "invalid" => false,

@@ -187,7 +187,7 @@ impl<'c> Placer<'c> {
             commit: &ready.commit,
         };
         let link = linked.link(&line.link).ok_or_else(|| {
-            // `Sender` has at most 41 bytes.
+            // `Sender` has at most 65 bytes.
             StoreError::Database("a sender is too long".into())
         })?;
         let inserted = self.insert.execute(params![

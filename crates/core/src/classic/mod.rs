@@ -1,0 +1,379 @@
+//! Classic lines and the origin bridge (section 11): for devices and scripts in any language, under
+//! keys of their own, which open nothing but the way to append to one conversation.
+//!
+//! A classic line has one JWE per line inside TLS ([`jwe`] is all of it that we speak). Both ends
+//! draw a nonce, and the keys of the line come from both of them, so that a recorded line opens no
+//! other connection; `seq` in the plaintext does the same within one. [`Greeting`] becomes
+//! [`Heard`] becomes [`Lines`], each consumed by the next. The origin's own format, which has no
+//! integrity, is in [`origin`].
+//!
+//! What goes wrong is told to the caller, for its log; the wire learns nothing of it.
+
+mod jwe;
+pub mod origin;
+#[cfg(test)]
+pub(crate) use jwe::tests;
+
+use data_encoding::BASE64URL_NOPAD;
+use thiserror::Error;
+
+use crate::Entropy;
+use crate::id::{ConversationId, Link};
+use crate::keys::{ClassicKey, LineKey};
+use crate::limits::MAX_TEXT;
+use crate::schedule;
+
+/// Longest line, bytes without its LF. A text of 32768 bytes takes 43900.
+pub const MAX_LINE: usize = 49_152;
+
+/// Longest client's first line: a name of 32 bytes, a blank and 22 characters.
+pub const MAX_HELLO: usize = 32 + 1 + NONCE_CHARS;
+
+/// Lines that may run ahead of their answers.
+pub const AHEAD: usize = 64;
+
+/// Characters of a nonce in base64url.
+const NONCE_CHARS: usize = 22;
+
+/// What the server's first line begins with.
+const GREETING: &str = "TLC1 ";
+
+/// What a key is for. Each is of one form only, so that a message of one can never pass as one of
+/// another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// JWE lines.
+    Jwe,
+    /// The origin bridge, without integrity.
+    Origin,
+    /// The origin bridge with a MAC, which shows alteration, but not repetition.
+    OriginHmac,
+}
+
+impl Form {
+    /// As the command line and JSON call it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Jwe => "jwe",
+            Self::Origin => "origin",
+            Self::OriginHmac => "origin-hmac",
+        }
+    }
+
+    /// The number of the wire and the record; never used again for something else.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Jwe => 1,
+            Self::Origin => 2,
+            Self::OriginHmac => 3,
+        }
+    }
+
+    /// The form of this number.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::Jwe, Self::Origin, Self::OriginHmac].into_iter().find(|form| form.number() == number)
+    }
+}
+
+/// Why a line ends. For the log of the end that found out; nothing of it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Closed {
+    /// It is none of ours.
+    #[error("a line has not the form of section 11")]
+    Form,
+    /// The tag is wrong: another key, or the line was altered.
+    #[error("a line is not authentic")]
+    Tag,
+    /// Authentic, but not the line that is due.
+    #[error("a line is not the one that is due")]
+    Place,
+    /// Authentic, but no text of at most 32768 bytes.
+    #[error("a line holds no text, or too much of it")]
+    Text,
+}
+
+/// The server's end before the client has said who it is.
+#[derive(Debug)]
+pub struct Greeting {
+    sn: [u8; 16],
+}
+
+impl Greeting {
+    /// Draws 16 bytes.
+    pub fn draw(entropy: &mut (impl Entropy + ?Sized)) -> Self {
+        let mut sn = [0; 16];
+        entropy.fill(&mut sn);
+        Self { sn }
+    }
+
+    /// The server's first line: `"TLC1 " base64url(sn) LF`.
+    #[must_use]
+    pub fn line(&self) -> String {
+        format!("{GREETING}{}\n", BASE64URL_NOPAD.encode(&self.sn))
+    }
+
+    /// Reads the client's first line, without its LF: `kid " " base64url(cn)`.
+    ///
+    /// # Errors
+    /// [`Closed::Form`].
+    pub fn hear(self, line: &[u8]) -> Result<Heard, Closed> {
+        let line = std::str::from_utf8(line).map_err(|_| Closed::Form)?;
+        let (kid, cn) = line.split_once(' ').ok_or(Closed::Form)?;
+        let inner = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
+        if !(1..=32).contains(&kid.len()) || !kid.bytes().all(inner) {
+            return Err(Closed::Form);
+        }
+        Ok(Heard { sn: self.sn, cn: nonce(cn)?, kid: kid.to_owned() })
+    }
+}
+
+/// The client has said which key it has. It is nobody yet.
+#[derive(Debug)]
+pub struct Heard {
+    sn: [u8; 16],
+    cn: [u8; 16],
+    kid: String,
+}
+
+impl Heard {
+    /// Which key the client says it has. Not for a log: people type passwords everywhere.
+    #[must_use]
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The line's two directions, for the server. Whether the client has the key shows with its
+    /// first line.
+    #[must_use]
+    pub fn lines(self, psk: &ClassicKey) -> Lines {
+        let [c2s, s2c] = line_keys(psk, &self.sn, &self.cn, &self.kid);
+        Lines { read: Way::new(c2s), write: Way::new(s2c) }
+    }
+}
+
+/// The client's end: takes the server's first line without its LF, and returns its own with LF.
+///
+/// # Errors
+/// [`Closed::Form`].
+pub fn call(
+    kid: &str,
+    psk: &ClassicKey,
+    greeting: &[u8],
+    entropy: &mut (impl Entropy + ?Sized),
+) -> Result<(String, Lines), Closed> {
+    let greeting = std::str::from_utf8(greeting).map_err(|_| Closed::Form)?;
+    let sn = nonce(greeting.strip_prefix(GREETING).ok_or(Closed::Form)?)?;
+    let mut cn = [0; 16];
+    entropy.fill(&mut cn);
+    let [c2s, s2c] = line_keys(psk, &sn, &cn, kid);
+    let line = format!("{kid} {}\n", BASE64URL_NOPAD.encode(&cn));
+    Ok((line, Lines { read: Way::new(s2c), write: Way::new(c2s) }))
+}
+
+fn nonce(text: &str) -> Result<[u8; 16], Closed> {
+    let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| Closed::Form)?;
+    bytes.try_into().map_err(|_| Closed::Form)
+}
+
+/// `K_dir = HMAC-SHA-512(psk, "tlc1 " || dir || sn || cn || kid)`, of "c2s" and "s2c".
+pub(crate) fn line_keys(psk: &ClassicKey, sn: &[u8; 16], cn: &[u8; 16], kid: &str) -> [LineKey; 2] {
+    ["c2s", "s2c"].map(|dir| {
+        let parts = [schedule::CLASSIC_LINE, dir.as_bytes(), sn, cn, kid.as_bytes()];
+        LineKey::new(&schedule::hmac_512(psk.expose_secret(), &parts))
+    })
+}
+
+/// One direction: its key, and the number that is due.
+#[derive(Debug)]
+struct Way {
+    key: LineKey,
+    seq: u64,
+}
+
+impl Way {
+    fn new(key: LineKey) -> Self {
+        Self { key, seq: 0 }
+    }
+}
+
+/// Both directions of a classic line, of either end.
+#[derive(Debug)]
+pub struct Lines {
+    read: Way,
+    write: Way,
+}
+
+impl Lines {
+    /// Opens the line that is due, given without its LF.
+    ///
+    /// # Errors
+    /// [`Closed`]; nothing has changed then, and the connection ends.
+    pub fn open(&mut self, line: &[u8]) -> Result<String, Closed> {
+        let plain = jwe::open(&self.read.key, line)?;
+        let due = format!("{} ", self.read.seq);
+        let text = plain.strip_prefix(due.as_bytes()).ok_or(Closed::Place)?;
+        let text = std::str::from_utf8(text).map_err(|_| Closed::Text)?;
+        if text.len() > MAX_TEXT {
+            return Err(Closed::Text);
+        }
+        self.read.seq += 1;
+        Ok(text.to_owned())
+    }
+
+    /// Appends the next line, with its LF, to `out`. Draws 16 bytes. The caller keeps to texts of
+    /// at most 32768 bytes.
+    pub fn seal(&mut self, text: &str, entropy: &mut (impl Entropy + ?Sized), out: &mut Vec<u8>) {
+        let mut iv = [0; 16];
+        entropy.fill(&mut iv);
+        let plain = format!("{} {text}", self.write.seq);
+        self.write.seq += 1;
+        jwe::seal(&self.write.key, &iv, plain.as_bytes(), out);
+        out.push(b'\n');
+    }
+}
+
+/// The text of an answer: `ok CONVERSATION N LINK`.
+#[must_use]
+pub fn answer(conversation: ConversationId, n: u64, link: &Link) -> String {
+    format!("ok {conversation} {n} {link}")
+}
+
+#[cfg(test)]
+mod laws {
+    use super::*;
+    use crate::id::Name;
+    use crate::keys::ClassicRoot;
+
+    struct Counting(u8);
+
+    impl Entropy for Counting {
+        fn fill(&mut self, out: &mut [u8]) {
+            self.0 += 1;
+            out.fill(self.0);
+        }
+    }
+
+    fn ends(psk: &ClassicKey, entropy: &mut Counting) -> (Lines, Lines) {
+        let greeting = Greeting::draw(entropy);
+        let (hello, client) =
+            call("lamp", psk, greeting.line().trim_end().as_bytes(), entropy).unwrap();
+        let heard = greeting.hear(hello.trim_end().as_bytes()).unwrap();
+        assert_eq!(heard.kid(), "lamp");
+        (heard.lines(psk), client)
+    }
+
+    fn sealed(from: &mut Lines, text: &str, entropy: &mut Counting) -> Vec<u8> {
+        let mut line = Vec::new();
+        from.seal(text, entropy, &mut line);
+        assert_eq!(line.pop(), Some(b'\n'));
+        line
+    }
+
+    #[test]
+    fn a_line_opens_once_in_its_place_in_its_direction_and_connection_only() {
+        let (psk, rng) = (ClassicKey::new(&[7; 32]), &mut Counting(0));
+        let (mut server, mut client) = ends(&psk, rng);
+        let (mut other, mut also) = ends(&psk, rng);
+        let [a, b, c] = ["", "b", "Grüße ☃"].map(|text| sealed(&mut client, text, rng));
+        assert_eq!(server.open(&b), Err(Closed::Place));
+        assert_eq!(server.open(&a).as_deref(), Ok(""));
+        assert_eq!(server.open(&a), Err(Closed::Place));
+        assert_eq!(server.open(&c), Err(Closed::Place));
+        // None of this has moved anything.
+        assert_eq!(server.open(&b).as_deref(), Ok("b"));
+        assert_eq!(server.open(&c).as_deref(), Ok("Grüße ☃"));
+        // Not back to its sender, not on another connection.
+        assert_eq!(client.open(&a), Err(Closed::Tag));
+        assert_eq!(other.open(&a), Err(Closed::Tag));
+        let answer = sealed(&mut server, "ok", rng);
+        assert_eq!(also.open(&answer), Err(Closed::Tag));
+        assert_eq!(client.open(&answer).as_deref(), Ok("ok"));
+    }
+
+    #[test]
+    fn another_key_or_another_name_opens_nothing() {
+        let rng = &mut Counting(0);
+        let (_, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
+        let line = sealed(&mut client, "x", rng);
+        for (kid, psk) in [("lamp", [8; 32]), ("lamb", [7; 32])] {
+            let heard = Heard { sn: [1; 16], cn: [2; 16], kid: kid.to_owned() };
+            assert_eq!(heard.lines(&ClassicKey::new(&psk)).open(&line), Err(Closed::Tag));
+        }
+        let heard = Heard { sn: [1; 16], cn: [2; 16], kid: "lamp".to_owned() };
+        assert!(heard.lines(&ClassicKey::new(&[7; 32])).open(&line).is_ok());
+    }
+
+    #[test]
+    fn every_changed_character_closes() {
+        let rng = &mut Counting(0);
+        let (mut server, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
+        let line = sealed(&mut client, "sixteen bytes ..", rng);
+        for i in 0..line.len() {
+            for byte in [b'A', b'.', b'=', b'+', b' ', b'\r', 0, 0xff, line[i] ^ 1] {
+                let mut changed = line.clone();
+                changed[i] = byte;
+                assert!(changed == line || server.open(&changed).is_err(), "{i} {byte}");
+            }
+            assert!(server.open(&line[..i]).is_err(), "cut at {i}");
+        }
+        for more in [&b"."[..], b"=", b"\r", b"A", b"AA"] {
+            assert!(server.open(&[&line[..], more].concat()).is_err(), "{more:?}");
+        }
+        assert!(server.open(&line).is_ok());
+    }
+
+    #[test]
+    fn the_longest_text_passes_and_one_byte_more_does_not() {
+        let rng = &mut Counting(0);
+        let (mut server, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
+        let longest = "x".repeat(MAX_TEXT);
+        let line = sealed(&mut client, &longest, rng);
+        assert!(line.len() <= MAX_LINE);
+        assert_eq!(server.open(&line), Ok(longest));
+        let line = sealed(&mut client, &"x".repeat(MAX_TEXT + 1), rng);
+        assert_eq!(server.open(&line), Err(Closed::Text));
+    }
+
+    #[test]
+    fn a_first_line_of_another_form_closes() {
+        let cn = BASE64URL_NOPAD.encode(&[2; 16]);
+        let hear = |line: &str| Greeting::draw(&mut Counting(0)).hear(line.as_bytes()).map(drop);
+        for good in ["a", "-", "lamp.kitchen-2", &"a".repeat(32)] {
+            assert_eq!(hear(&format!("{good} {cn}")), Ok(()), "{good}");
+        }
+        for bad in [
+            String::new(),
+            "lamp".into(),
+            format!(" {cn}"),
+            format!("Lamp {cn}"),
+            format!("lamp  {cn}"),
+            format!("lamp {cn}\r"),
+            format!("lamp {cn}="),
+            format!("lamp {cn}A"),
+            format!("lamp {}", &cn[1..]),
+            // Bits beyond the sixteenth byte.
+            format!("lamp {}h", &cn[..21]),
+            format!("lämp {cn}"),
+            format!("{} {cn}", "a".repeat(33)),
+        ] {
+            assert_eq!(hear(&bad), Err(Closed::Form), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_come_from_root_name_and_salt() {
+        let root = |byte| ClassicRoot::new(&[byte; 32]);
+        let key = |root: &ClassicRoot, name: &str, salt: u8| {
+            *root.key(&Name::new(name).unwrap(), &[salt; 32]).expose_secret()
+        };
+        let lamp = key(&root(1), "lamp", 1);
+        assert_eq!(lamp, key(&root(1), "lamp", 1));
+        for other in [key(&root(2), "lamp", 1), key(&root(1), "lamb", 1), key(&root(1), "lamp", 2)]
+        {
+            assert_ne!(lamp, other);
+        }
+    }
+}

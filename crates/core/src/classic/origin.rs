@@ -1,0 +1,239 @@
+//! The origin bridge's two forms (section 11): `base64(IV || AES-256-CBC(PKCS#7(text)))` under one
+//! shared key, as the origin's own programs speak it, and the same with a MAC.
+//!
+//! The first form has no integrity, and whoever can send to the port learns whether a message
+//! opened: that is its nature. What can be done is done here and at the port: wrong padding and
+//! wrong UTF-8 take the same steps, and the port makes guesses slow.
+
+use data_encoding::BASE64;
+use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _, ConstantTimeGreater as _};
+use zeroize::Zeroizing;
+
+use super::Form;
+use crate::Entropy;
+use crate::keys::ClassicKey;
+use crate::schedule;
+use crate::seal::{cbc_decrypt_blocks, cbc_encrypt};
+
+/// Longest message, characters of base64 without its LF.
+pub const MAX_MESSAGE: usize = 8192;
+
+const BLOCK: usize = 16;
+const TAG: usize = 32;
+
+/// Both directions of a key of one of the two forms, as the server uses them.
+#[derive(Debug)]
+pub struct Bridge {
+    read: Way,
+    write: Way,
+}
+
+/// One direction. Without a MAC key it is the plain form, whose directions are the same.
+struct Way {
+    key: Zeroizing<[u8; 32]>,
+    mac_key: Option<Zeroizing<[u8; 32]>>,
+}
+
+impl std::fmt::Debug for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Way(..)")
+    }
+}
+
+impl Bridge {
+    /// The server's end under a key. A key of JWE lines has none.
+    #[must_use]
+    pub fn new(form: Form, shared: &ClassicKey) -> Option<Self> {
+        let way = |dir: &str| match form {
+            Form::Jwe => None,
+            Form::Origin => {
+                Some(Way { key: Zeroizing::new(*shared.expose_secret()), mac_key: None })
+            }
+            Form::OriginHmac => Some(Way::with_mac(shared, dir)),
+        };
+        Some(Self { read: way("c2s")?, write: way("s2c")? })
+    }
+
+    /// The text of a message without LF; `None` if it does not open, for whatever reason.
+    #[must_use]
+    pub fn open(&self, message: &[u8]) -> Option<String> {
+        self.read.open(message)
+    }
+
+    /// A message of the other direction, without LF. Draws 16 bytes.
+    pub fn seal(&self, text: &str, entropy: &mut (impl Entropy + ?Sized)) -> String {
+        let mut iv = [0; BLOCK];
+        entropy.fill(&mut iv);
+        self.write.seal(&iv, text)
+    }
+
+    /// The client's end of the same key.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self { read: self.write, write: self.read }
+    }
+}
+
+impl Way {
+    /// `key[32] || mac_key[32] = Expand(Extract("tl1 origin", shared), "tl1 origin " || dir, 64)`.
+    fn with_mac(shared: &ClassicKey, dir: &str) -> Self {
+        let prk = schedule::extract(schedule::ORIGIN, shared.expose_secret());
+        let both = schedule::expand::<64>(&prk, &[schedule::ORIGIN_WAY, dir.as_bytes()]);
+        let (mut key, mut mac_key) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]));
+        let (a, b) = both.split_at(32);
+        key.copy_from_slice(a);
+        mac_key.copy_from_slice(b);
+        Self { key, mac_key: Some(mac_key) }
+    }
+
+    fn seal(&self, iv: &[u8; BLOCK], text: &str) -> String {
+        let mut bytes = Zeroizing::new(Vec::new());
+        bytes.extend_from_slice(iv);
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.resize(BLOCK + text.len() / BLOCK * BLOCK + BLOCK, 0);
+        if let Some(c) = bytes.get_mut(BLOCK..) {
+            cbc_encrypt(&self.key, iv, c, text.len());
+        }
+        if let Some(mac_key) = &self.mac_key {
+            let tag = schedule::hmac(mac_key.as_slice(), &[&bytes]);
+            bytes.extend_from_slice(tag.as_slice());
+        }
+        BASE64.encode(&bytes)
+    }
+
+    fn open(&self, message: &[u8]) -> Option<String> {
+        if message.len() > MAX_MESSAGE {
+            return None;
+        }
+        let mut bytes = Zeroizing::new(BASE64.decode(message).ok()?);
+        if let Some(mac_key) = &self.mac_key {
+            let (sealed, tag) = bytes.split_last_chunk::<TAG>()?;
+            if !schedule::hmac_verify(mac_key.as_slice(), &[sealed], tag) {
+                return None;
+            }
+            let len = sealed.len();
+            bytes.truncate(len);
+        }
+        let (iv, c) = bytes.split_first_chunk_mut::<BLOCK>()?;
+        if c.is_empty() || !cbc_decrypt_blocks(&self.key, iv, c) {
+            return None;
+        }
+        text(c)
+    }
+}
+
+/// The text of decrypted blocks. Padding is judged in constant time, and UTF-8 whatever came of
+/// that: padding is ASCII, so the blocks are UTF-8 where the text is, and neither fault shows.
+fn text(blocks: &[u8]) -> Option<String> {
+    let (good, pad) = padding(blocks);
+    let utf8 = std::str::from_utf8(blocks);
+    let good = good & Choice::from(u8::from(utf8.is_ok()));
+    if !bool::from(good) {
+        return None;
+    }
+    utf8.ok()?.get(..blocks.len().checked_sub(usize::from(pad))?).map(ToOwned::to_owned)
+}
+
+/// Whether the last block ends in PKCS#7 padding, and its length, without a branch on what is
+/// there.
+fn padding(blocks: &[u8]) -> (Choice, u8) {
+    let Some(block) = blocks.last_chunk::<BLOCK>() else { return (Choice::from(0), 0) };
+    let &[.., pad] = block;
+    let block_len = BLOCK as u8;
+    let mut good = !pad.ct_eq(&0) & !pad.ct_gt(&block_len);
+    for (before_end, byte) in block.iter().rev().enumerate() {
+        let inside = pad.ct_gt(&(before_end as u8));
+        good &= !inside | byte.ct_eq(&pad);
+    }
+    (good, u8::conditional_select(&0, &pad, good))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Zeros;
+
+    impl Entropy for Zeros {
+        fn fill(&mut self, out: &mut [u8]) {
+            out.fill(0);
+        }
+    }
+
+    #[test]
+    fn padding_is_what_pkcs7_says() {
+        for pad in 0..=255u8 {
+            let mut block = [b'x'; 16];
+            for byte in block.iter_mut().rev().take(usize::from(pad)) {
+                *byte = pad;
+            }
+            block[15] = pad;
+            let good = (1..=16).contains(&pad);
+            assert_eq!(bool::from(padding(&block).0), good, "{pad}");
+            if !good {
+                continue;
+            }
+            assert_eq!(padding(&block).1, pad);
+            // Each byte of it counts, and none before it does.
+            for i in 0..15 {
+                let mut changed = block;
+                changed[i] ^= 0x80;
+                let inside = i >= 16 - usize::from(pad);
+                assert_eq!(bool::from(padding(&changed).0), !inside, "{pad} {i}");
+            }
+        }
+        assert!(!bool::from(padding(&[1; 15]).0));
+    }
+
+    #[test]
+    fn text_is_utf8_before_its_padding() {
+        let padded = |text: &[u8]| {
+            let pad = 16 - text.len() % 16;
+            [text, &vec![pad as u8; pad]].concat()
+        };
+        for good in ["", "hello", "exactly 16 bytes", "Grüße ☃"] {
+            assert_eq!(text(&padded(good.as_bytes())).as_deref(), Some(good));
+        }
+        for bad in [&b"\xff"[..], b"cut \xe2\x98", b"cut at the end: \xe2", b"\xed\xa0\x80"] {
+            assert_eq!(text(&padded(bad)), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_of_one_form_and_jwe_is_none_of_them() {
+        let key = ClassicKey::new(&[9; 32]);
+        let bridge = |form| Bridge::new(form, &key).unwrap();
+        assert!(Bridge::new(Form::Jwe, &key).is_none());
+        for (form, other) in [(Form::Origin, Form::OriginHmac), (Form::OriginHmac, Form::Origin)] {
+            let message = bridge(form).reversed().seal("Grüße ☃", &mut Zeros);
+            assert_eq!(bridge(form).open(message.as_bytes()).as_deref(), Some("Grüße ☃"));
+            assert_eq!(bridge(other).open(message.as_bytes()), None);
+        }
+        // With a MAC an answer is no message.
+        let answer = bridge(Form::OriginHmac).seal("x", &mut Zeros);
+        assert_eq!(bridge(Form::OriginHmac).open(answer.as_bytes()), None);
+    }
+
+    #[test]
+    fn with_a_mac_every_changed_bit_is_seen() {
+        let bridge = || Bridge::new(Form::OriginHmac, &ClassicKey::new(&[9; 32])).unwrap();
+        let message = bridge().reversed().seal("hello", &mut Zeros);
+        let bytes = BASE64.decode(message.as_bytes()).unwrap();
+        for i in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[i] ^= 1 << bit;
+                assert_eq!(bridge().open(BASE64.encode(&changed).as_bytes()), None, "{i} {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_of_8192_characters_opens_and_a_longer_one_does_not() {
+        let bridge = || Bridge::new(Form::Origin, &ClassicKey::new(&[9; 32])).unwrap();
+        let message = |len: usize| bridge().reversed().seal(&"x".repeat(len), &mut Zeros);
+        assert_eq!((message(6127).len(), message(6128).len()), (MAX_MESSAGE, MAX_MESSAGE + 24));
+        assert!(bridge().open(message(6127).as_bytes()).is_some());
+        assert!(bridge().open(message(6128).as_bytes()).is_none());
+    }
+}
