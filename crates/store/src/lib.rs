@@ -19,6 +19,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::broadcast;
 use twinlock_core::chain::Kind;
+use twinlock_core::classic::Form as ClassicForm;
 use twinlock_core::id::{
     Commit, ConversationId, CredentialId, DeviceId, InviteId, Link, MessageId, Name, Salt, Sender,
     ServerKey,
@@ -225,6 +226,30 @@ pub trait Store: Send + Sync + 'static {
 
     /// Users with names greater than `after`, in order, at most `limit`.
     async fn people(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Person>, StoreError>;
+
+    // ---- classic keys
+
+    /// Keeps a new key. Checks in one transaction that its name is free (or was this user's and is
+    /// revoked), that the user is in the conversation, and of the origin bridge's forms, of whose
+    /// messages none names its key, that there is no other of this form.
+    async fn add_classic_key(&self, key: ClassicKey) -> Result<AddedClassicKey, StoreError>;
+
+    /// The usable key of this name, or `None` where it is unknown or revoked. A hit and every kind
+    /// of miss cost the same reads. A row whose MAC does not verify is no key.
+    async fn classic_key(&self, name: &Name) -> Result<Option<ClassicKey>, StoreError>;
+
+    /// The usable key of this form of the origin bridge.
+    async fn classic_key_of(&self, form: ClassicForm) -> Result<Option<ClassicKey>, StoreError>;
+
+    /// Usable keys with names greater than `after`, in order, at most `limit`.
+    async fn classic_keys(
+        &self,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<ListedClassicKey>, StoreError>;
+
+    /// Revokes a key. `false`: there is no usable one of this name.
+    async fn revoke_classic_key(&self, name: &Name) -> Result<bool, StoreError>;
 
     /// Flushes and closes: later calls fail, the files can be moved or copied.
     async fn close(&self) -> Result<(), StoreError>;
@@ -537,6 +562,46 @@ pub struct Device {
     pub created_ms: u64,
     /// Its last login, about.
     pub seen_ms: u64,
+}
+
+/// A key of classic lines or of the origin bridge. The key itself is not here: it is derived from
+/// the server's setup, the name and the salt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassicKey {
+    /// What it is called on the wire and in the record.
+    pub name: Name,
+    /// Whose it is.
+    pub user: Name,
+    /// The one conversation it may append to.
+    pub conversation: ConversationId,
+    /// What it is for.
+    pub form: ClassicForm,
+    /// What it is derived from, drawn by the server. Says nothing without the setup.
+    pub salt: [u8; 32],
+    /// Since when, in ms since 1970 UTC.
+    pub created_ms: u64,
+}
+
+/// How adding a classic key ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddedClassicKey {
+    /// It can be used.
+    Added,
+    /// There is one of this name.
+    NameTaken,
+    /// There is one of this form of the origin bridge.
+    FormTaken,
+    /// Its user is not in the conversation, or there is none.
+    NotAMember,
+}
+
+/// A classic key in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedClassicKey {
+    /// The key.
+    pub key: ClassicKey,
+    /// Of a room, its name.
+    pub room: Option<Name>,
 }
 
 /// Key of the credential rows' MACs, derived from the OPAQUE setup by

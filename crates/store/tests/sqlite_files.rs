@@ -115,7 +115,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     drop(conn);
     let before = fs::read(&path).unwrap();
     match SqliteStore::open(&path, options()) {
-        Err(error @ OpenError::NewerSchema { found: 99, known: 2, .. }) => {
+        Err(error @ OpenError::NewerSchema { found: 99, known: 3, .. }) => {
             assert!(error.to_string().contains("newer version"), "{error}");
         }
         other => panic!("{other:?}"),

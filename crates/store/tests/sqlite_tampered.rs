@@ -10,9 +10,11 @@ use common::{entry, join, links, name, open, say};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use twinlock_core::chain::{Position, link_0};
+use twinlock_core::classic::Form;
 use twinlock_core::id::{CredentialId, DeviceId, InviteId};
 use twinlock_store::{
-    InviteTerms, LOBBY, NewInvite, Registered, Registration, Role, Store, StoreError,
+    AddedClassicKey, ClassicKey, InviteTerms, LOBBY, NewInvite, Registered, Registration, Role,
+    Store, StoreError,
 };
 
 fn edit(dir: &Path, sql: &str) {
@@ -146,6 +148,70 @@ async fn an_edited_role_is_nobodys() {
     assert!(matches!(store.person(&name("bob")).await, Err(StoreError::Damaged(_))));
     assert!(matches!(store.people(None, 10).await, Err(StoreError::Damaged(_))));
     assert!(store.person(&name("ada")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_edited_classic_key_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for user in ["ada", "bob"] {
+        join(&*store, user).await;
+    }
+    let room = store.create_room(&name("ada"), &name("ops"), "").await.unwrap().unwrap().id;
+    let key = |user: &str, called: &str, form, salt| ClassicKey {
+        name: name(called),
+        user: name(user),
+        conversation: if user == "ada" { room } else { LOBBY },
+        form,
+        salt: [salt; 32],
+        created_ms: 5,
+    };
+    let all = [
+        key("ada", "lamp", Form::Jwe, 1),
+        key("bob", "pump", Form::Jwe, 2),
+        key("ada", "old", Form::Origin, 3),
+        key("ada", "gone", Form::Jwe, 4),
+    ];
+    for key in &all {
+        assert_eq!(store.add_classic_key(key.clone()).await, Ok(AddedClassicKey::Added));
+    }
+    assert_eq!(store.revoke_classic_key(&name("gone")).await, Ok(true));
+    store.close().await.unwrap();
+    let of_pump = |column: &str| format!("(SELECT {column} FROM classic_keys WHERE name = 'pump')");
+    let edits = [
+        ("lamp", "conversation = 1".to_owned()),
+        ("lamp", "user = 'bob'".to_owned()),
+        ("lamp", format!("salt = {}", of_pump("salt"))),
+        ("lamp", format!("salt = {}, mac = {}", of_pump("salt"), of_pump("mac"))),
+        ("lamp", "form = 3".to_owned()),
+        ("lamp", "form = 9".to_owned()),
+        ("lamp", "state = 7".to_owned()),
+        ("lamp", "created_ms = 0".to_owned()),
+        ("lamp", "mac = zeroblob(32)".to_owned()),
+        ("lamp", "name = 'lamb'".to_owned()),
+        ("gone", "state = 0".to_owned()),
+        ("old", "conversation = 1".to_owned()),
+    ];
+    for (row, change) in edits {
+        let copy = copy_of(dir.path());
+        edit(copy.path(), &format!("UPDATE classic_keys SET {change} WHERE name = '{row}'"));
+        let store = open(copy.path());
+        for key in &all {
+            let expected = key.name != name(row) && key.name != name("gone");
+            let found = store.classic_key(&key.name).await.unwrap();
+            assert_eq!(found.as_ref(), expected.then_some(key), "{row} {change}");
+        }
+        assert_eq!(store.classic_key(&name("lamb")).await, Ok(None), "{change}");
+        let bridge = store.classic_key_of(Form::Origin).await.unwrap();
+        assert_eq!(bridge.is_some(), row != "old", "{change}");
+        let listed = store.classic_keys(None, 10).await.unwrap().len();
+        assert_eq!(listed, if row == "gone" { 3 } else { 2 }, "{row} {change}");
+    }
+    // Nor does a key open anything whose user's row was edited.
+    edit(dir.path(), "UPDATE users SET role = 2 WHERE name = 'bob'");
+    let store = open(dir.path());
+    assert_eq!(store.classic_key(&name("pump")).await, Ok(None));
+    assert!(store.classic_key(&name("lamp")).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! was broken instead of panicking, so that it is library code like any other; a store's test is
 //! one call and one assertion.
 
+mod classic;
 mod files;
 mod people;
 mod record;
@@ -154,6 +155,12 @@ pub async fn run_all<G: Ground + 'static>(new: impl Fn() -> G) -> Result<usize, 
             a_body_that_is_no_file_is_an_entry_and_no_more
             a_receipt_is_found_by_its_message_id
             a_file_is_found_by_the_words_of_its_name;
+        classic:
+            a_classic_key_is_there_until_it_is_revoked
+            of_each_form_of_the_bridge_there_is_one_key
+            a_classic_key_is_for_a_conversation_of_its_users
+            classic_keys_are_listed_by_name
+            what_came_under_a_classic_key_is_its_users;
     }
     Ok(held)
 }

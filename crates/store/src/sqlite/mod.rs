@@ -4,6 +4,7 @@
 //! database. Only one process has the record open; a lock file sees to that.
 
 mod checkpoint;
+mod classic;
 mod conversations;
 mod credentials;
 mod entries;

@@ -6,16 +6,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{broadcast, oneshot};
 use twinlock_core::chain;
+use twinlock_core::classic::Form;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name, Salt};
 
 use super::place::Ready;
 use super::recorder::{Append, Command};
 use super::{ENTRY, QUEUE, SqliteStore};
-use super::{conversations, credentials, entries, files, index, people};
+use super::{classic, conversations, credentials, entries, files, index, people};
 use crate::{
-    Answer, Conversation, Credential, Device, Entry, Erased, FileRef, Limit, NewDevice, NewEntry,
-    NewInvite, Order, Page, Person, Published, Receipt, Registered, Registration, Store,
-    StoreError,
+    AddedClassicKey, Answer, ClassicKey, Conversation, Credential, Device, Entry, Erased, FileRef,
+    Limit, ListedClassicKey, NewDevice, NewEntry, NewInvite, Order, Page, Person, Published,
+    Receipt, Registered, Registration, Store, StoreError,
 };
 
 #[async_trait]
@@ -249,6 +250,35 @@ impl Store for SqliteStore {
     async fn people(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Person>, StoreError> {
         let (after, key) = (after.cloned(), self.row_key.clone());
         self.readers.read(move |conn| people::list(conn, &key, after.as_ref(), limit)).await
+    }
+
+    async fn add_classic_key(&self, new: ClassicKey) -> Result<AddedClassicKey, StoreError> {
+        let key = self.row_key.clone();
+        self.write(move |desk| classic::add(desk, &key, &new)).await
+    }
+
+    async fn classic_key(&self, name: &Name) -> Result<Option<ClassicKey>, StoreError> {
+        let (name, key) = (name.clone(), self.row_key.clone());
+        self.readers.read(move |conn| classic::one(conn, &key, &name)).await
+    }
+
+    async fn classic_key_of(&self, form: Form) -> Result<Option<ClassicKey>, StoreError> {
+        let key = self.row_key.clone();
+        self.readers.read(move |conn| classic::of_form(conn, &key, form)).await
+    }
+
+    async fn classic_keys(
+        &self,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<ListedClassicKey>, StoreError> {
+        let (after, key) = (after.cloned(), self.row_key.clone());
+        self.readers.read(move |conn| classic::list(conn, &key, after.as_ref(), limit)).await
+    }
+
+    async fn revoke_classic_key(&self, name: &Name) -> Result<bool, StoreError> {
+        let (name, key) = (name.clone(), self.row_key.clone());
+        self.write(move |desk| classic::revoke(desk, &key, &name)).await
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -1,0 +1,130 @@
+//! Laws of classic keys.
+
+use twinlock_core::classic::Form;
+
+use super::*;
+use crate::{AddedClassicKey, ClassicKey, LOBBY};
+
+fn key(user: &Name, called: &str, form: Form) -> Result<ClassicKey, Why> {
+    Ok(ClassicKey {
+        name: name(called)?,
+        user: user.clone(),
+        conversation: LOBBY,
+        form,
+        salt: [called.len() as u8; 32],
+        created_ms: START + 7,
+    })
+}
+
+pub(super) async fn a_classic_key_is_there_until_it_is_revoked(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob) = (name("ada")?, name("bob")?);
+    let lamp = key(&ada, "lamp", Form::Jwe)?;
+    equal!(store.classic_key(&lamp.name).await?, None);
+    equal!(store.add_classic_key(lamp.clone()).await?, AddedClassicKey::Added);
+    equal!(store.classic_key(&lamp.name).await?, Some(lamp.clone()));
+    // A name is one key's, whoever asks.
+    for user in [&ada, &bob] {
+        let again = ClassicKey { salt: [9; 32], ..key(user, "lamp", Form::Jwe)? };
+        equal!(store.add_classic_key(again).await?, AddedClassicKey::NameTaken);
+    }
+    drop(store);
+    let store = bench.open()?;
+    equal!(store.classic_key(&lamp.name).await?, Some(lamp.clone()));
+    equal!(store.revoke_classic_key(&lamp.name).await?, true);
+    equal!(store.revoke_classic_key(&lamp.name).await?, false);
+    equal!(store.revoke_classic_key(&name("nobody")?).await?, false);
+    equal!(store.classic_key(&lamp.name).await?, None);
+    // Its user may take up the name again, and nobody else.
+    let bobs = key(&bob, "lamp", Form::Jwe)?;
+    equal!(store.add_classic_key(bobs).await?, AddedClassicKey::NameTaken);
+    let newer = ClassicKey { salt: [9; 32], ..lamp };
+    equal!(store.add_classic_key(newer.clone()).await?, AddedClassicKey::Added);
+    equal!(store.classic_key(&newer.name).await?, Some(newer));
+    Ok(())
+}
+
+pub(super) async fn of_each_form_of_the_bridge_there_is_one_key(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada"]).await?;
+    let ada = name("ada")?;
+    for (form, called) in [(Form::Origin, "plain"), (Form::OriginHmac, "mac")] {
+        equal!(store.classic_key_of(form).await?, None);
+        let first = key(&ada, called, form)?;
+        equal!(store.add_classic_key(first.clone()).await?, AddedClassicKey::Added);
+        let second = key(&ada, "second", form)?;
+        equal!(store.add_classic_key(second.clone()).await?, AddedClassicKey::FormTaken);
+        equal!(store.classic_key_of(form).await?, Some(first.clone()));
+        equal!(store.revoke_classic_key(&first.name).await?, true);
+        equal!(store.classic_key_of(form).await?, None);
+        equal!(store.add_classic_key(second.clone()).await?, AddedClassicKey::Added);
+        equal!(store.classic_key_of(form).await?, Some(second.clone()));
+        equal!(store.revoke_classic_key(&second.name).await?, true);
+    }
+    // Of the lines there are as many as anybody wants.
+    for called in ["a", "b"] {
+        let new = key(&ada, called, Form::Jwe)?;
+        equal!(store.add_classic_key(new).await?, AddedClassicKey::Added);
+    }
+    Ok(())
+}
+
+pub(super) async fn a_classic_key_is_for_a_conversation_of_its_users(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob) = (name("ada")?, name("bob")?);
+    let room = store.create_room(&ada, &name("ops")?, "").await?;
+    let room = room.ok_or_else(|| Why("no room".into()))?.id;
+    for (user, conversation, expected) in [
+        (&bob, room, AddedClassicKey::NotAMember),
+        (&ada, 4711, AddedClassicKey::NotAMember),
+        (&name("nobody")?, LOBBY, AddedClassicKey::NotAMember),
+        (&ada, room, AddedClassicKey::Added),
+    ] {
+        let new = ClassicKey { conversation, ..key(user, "lamp", Form::Jwe)? };
+        equal!(store.add_classic_key(new).await?, expected);
+    }
+    Ok(())
+}
+
+pub(super) async fn classic_keys_are_listed_by_name(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob) = (name("ada")?, name("bob")?);
+    let direct = store.open_direct(&ada, &bob).await?.ok_or_else(|| Why("no direct".into()))?.id;
+    for (user, called, conversation) in [
+        (&bob, "pump", LOBBY),
+        (&ada, "lamp", LOBBY),
+        (&ada, "gone", LOBBY),
+        (&ada, "note", direct),
+    ] {
+        let new = ClassicKey { conversation, ..key(user, called, Form::Jwe)? };
+        equal!(store.add_classic_key(new).await?, AddedClassicKey::Added);
+    }
+    equal!(store.revoke_classic_key(&name("gone")?).await?, true);
+    let first = store.classic_keys(None, 2).await?;
+    let rest = store.classic_keys(first.last().map(|listed| &listed.key.name), 9).await?;
+    let shown = |listed: &crate::ListedClassicKey| {
+        let room = listed.room.as_ref().map_or("-", Name::as_str);
+        format!("{} {} {room}", listed.key.name, listed.key.user)
+    };
+    let all: Vec<_> = first.iter().chain(&rest).map(shown).collect();
+    equal!(all, ["lamp ada lobby", "note ada -", "pump bob lobby"].map(String::from).to_vec());
+    Ok(())
+}
+
+pub(super) async fn what_came_under_a_classic_key_is_its_users(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada"]).await?;
+    let (ada, lamp) = (name("ada")?, name("lamp")?);
+    let new = NewEntry {
+        sender: Sender::Classic(ada.clone(), lamp.clone()),
+        kind: Kind::CLASSIC,
+        // A classic line may say nothing at all.
+        ..entry(LOBBY, &ada, "")
+    };
+    say(&*store, new.clone()).await?;
+    let stranger =
+        NewEntry { sender: Sender::Classic(name("bob")?, lamp), ..entry(LOBBY, &ada, "x") };
+    equal!(store.append(vec![stranger]).await?, vec![Appended::NotAMember]);
+    let read = bench.verified(&*store, LOBBY).await?;
+    let shown: Vec<_> = read.iter().map(|e| (e.sender.clone(), e.kind, body(e))).collect();
+    equal!(shown, vec![(Bytes::from_static(b"ada:lamp"), Kind::CLASSIC, String::new())]);
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! Keys of classic lines and of the origin bridge. Rows under a MAC, like those of credentials.
+
+use rusqlite::{Connection, Row, params};
+use twinlock_core::classic::Form;
+use twinlock_core::id::Name;
+use twinlock_core::keys::RowKey;
+
+use super::credentials;
+use super::recorder::Desk;
+use super::row::{get_name, get_optional_name, get_uint, int, limit};
+use crate::{AddedClassicKey, ClassicKey, ListedClassicKey, StoreError};
+
+/// What [`read_row`] reads.
+const COLUMNS: &str =
+    "k.name, k.user, k.conversation, k.form, k.salt, k.created_ms, k.state, k.mac";
+
+/// A row, usable or revoked.
+struct Stored {
+    key: ClassicKey,
+    revoked: bool,
+}
+
+impl Stored {
+    /// Runs `f` on the parts the MAC covers.
+    fn with_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T {
+        let ClassicKey { name, user, conversation, form, salt, created_ms } = &self.key;
+        f(&[
+            b"classic key",
+            name.as_str().as_bytes(),
+            user.as_str().as_bytes(),
+            &conversation.to_be_bytes(),
+            &[form.number(), u8::from(self.revoked)],
+            salt,
+            &created_ms.to_be_bytes(),
+        ])
+    }
+
+    /// Writes it, in place of the one of its name.
+    fn write(&self, conn: &Connection, key: &RowKey) -> Result<(), StoreError> {
+        let ClassicKey { name, user, conversation, form, salt, created_ms } = &self.key;
+        let mac = self.with_parts(|parts| key.mac(parts));
+        conn.prepare_cached(
+            "INSERT OR REPLACE INTO classic_keys
+                (name, user, conversation, form, salt, created_ms, state, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            name.as_str(),
+            user.as_str(),
+            int(*conversation),
+            form.number(),
+            salt,
+            int(*created_ms),
+            u8::from(self.revoked),
+            mac,
+        ])?;
+        Ok(())
+    }
+}
+
+fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), StoreError> {
+    let unknown = |what: &str| StoreError::Damaged(format!("a classic key is {what}"));
+    let form = Form::from_number(row.get(3)?).ok_or_else(|| unknown("of no known form"))?;
+    let revoked = match row.get(6)? {
+        0u8 => false,
+        1 => true,
+        _ => return Err(unknown("in no known state")),
+    };
+    let key = ClassicKey {
+        name: get_name(row, 0)?,
+        user: get_name(row, 1)?,
+        conversation: get_uint(row, 2)?,
+        form,
+        salt: row.get(4)?,
+        created_ms: get_uint(row, 5)?,
+    };
+    Ok((Stored { key, revoked }, row.get(7)?))
+}
+
+/// The row if its MAC verifies; else it is none, and the operator is told.
+fn verified(row: &Row<'_>, key: &RowKey) -> Option<Stored> {
+    let checked = read_row(row).and_then(|(stored, mac)| {
+        if stored.with_parts(|parts| key.verify(parts, &mac)) {
+            Ok(stored)
+        } else {
+            Err(StoreError::Damaged("its MAC does not verify".into()))
+        }
+    });
+    checked
+        .inspect_err(|error| {
+            tracing::error!(%error, "a classic key's row was changed: it is not accepted");
+        })
+        .ok()
+}
+
+/// The usable one of this name: two reads and two MACs, whatever comes of it.
+pub(super) fn one(
+    conn: &Connection,
+    key: &RowKey,
+    name: &Name,
+) -> Result<Option<ClassicKey>, StoreError> {
+    let mut select =
+        conn.prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;
+    let mut rows = select.query([name.as_str()])?;
+    let found = match rows.next()? {
+        Some(row) => verified(row, key),
+        None => {
+            let nobodys = nobodys(name);
+            let _never = nobodys.with_parts(|parts| key.verify(parts, &[0; 32]));
+            None
+        }
+    };
+    usable(conn, key, name, found)
+}
+
+/// The usable one of this form.
+pub(super) fn of_form(
+    conn: &Connection,
+    key: &RowKey,
+    form: Form,
+) -> Result<Option<ClassicKey>, StoreError> {
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM classic_keys k WHERE k.form = ?1 AND k.state = 0"
+    ))?;
+    let mut rows = select.query([form.number()])?;
+    while let Some(row) = rows.next()? {
+        if let Some(stored) = verified(row, key) {
+            let name = stored.key.name.clone();
+            return usable(conn, key, &name, Some(stored));
+        }
+    }
+    Ok(None)
+}
+
+/// A row that is not revoked, of a user whose row is whole.
+fn usable(
+    conn: &Connection,
+    key: &RowKey,
+    name: &Name,
+    found: Option<Stored>,
+) -> Result<Option<ClassicKey>, StoreError> {
+    let user = found.as_ref().map_or(name, |stored| &stored.key.user);
+    let person = match credentials::person(conn, key, user) {
+        Err(StoreError::Damaged(error)) => {
+            tracing::error!(%error, "a user's row was changed: its classic keys open nothing");
+            None
+        }
+        person => person?,
+    };
+    Ok(found.filter(|stored| !stored.revoked && person.is_some()).map(|stored| stored.key))
+}
+
+/// What a miss is checked as, so that it costs what a hit costs.
+fn nobodys(name: &Name) -> Stored {
+    let key = ClassicKey {
+        name: name.clone(),
+        user: name.clone(),
+        conversation: 0,
+        form: Form::Jwe,
+        salt: [0; 32],
+        created_ms: 0,
+    };
+    Stored { key, revoked: true }
+}
+
+pub(super) fn list(
+    conn: &Connection,
+    key: &RowKey,
+    after: Option<&Name>,
+    most: usize,
+) -> Result<Vec<ListedClassicKey>, StoreError> {
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS}, c.name FROM classic_keys k
+         LEFT JOIN conversations c ON c.id = k.conversation
+         WHERE k.name > ?1 AND k.state = 0 ORDER BY k.name LIMIT ?2"
+    ))?;
+    let mut rows = select.query(params![after.map_or("", Name::as_str), limit(most)])?;
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        if let Some(stored) = verified(row, key) {
+            keys.push(ListedClassicKey { key: stored.key, room: get_optional_name(row, 8)? });
+        }
+    }
+    Ok(keys)
+}
+
+pub(super) fn add(
+    desk: &mut Desk<'_>,
+    key: &RowKey,
+    new: &ClassicKey,
+) -> Result<AddedClassicKey, StoreError> {
+    let mut select = desk
+        .conn
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;
+    let mut rows = select.query([new.name.as_str()])?;
+    if let Some(row) = rows.next()? {
+        // The same user may take up a name again, so that what reads it need not learn another.
+        let free = verified(row, key).is_some_and(|old| old.revoked && old.key.user == new.user);
+        if !free {
+            return Ok(AddedClassicKey::NameTaken);
+        }
+    }
+    // On the wire a message of the bridge names no key.
+    if new.form != Form::Jwe && of_form(desk.conn, key, new.form)?.is_some() {
+        return Ok(AddedClassicKey::FormTaken);
+    }
+    let member = desk
+        .conn
+        .prepare_cached("SELECT 1 FROM members WHERE conversation = ?1 AND user = ?2")?
+        .exists(params![int(new.conversation), new.user.as_str()])?;
+    if !member {
+        return Ok(AddedClassicKey::NotAMember);
+    }
+    Stored { key: new.clone(), revoked: false }.write(desk.conn, key)?;
+    Ok(AddedClassicKey::Added)
+}
+
+pub(super) fn revoke(desk: &mut Desk<'_>, key: &RowKey, name: &Name) -> Result<bool, StoreError> {
+    let mut select = desk
+        .conn
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;
+    let mut rows = select.query([name.as_str()])?;
+    let stored = match rows.next()? {
+        Some(row) => verified(row, key),
+        None => None,
+    };
+    let Some(stored) = stored.filter(|stored| !stored.revoked) else { return Ok(false) };
+    Stored { revoked: true, ..stored }.write(desk.conn, key)?;
+    Ok(true)
+}
