@@ -1,6 +1,6 @@
 //! The protobuf messages of READY and APP frames (section 8), compiled from `proto/`.
 //!
-//! `Debug` of a message goes into logs sooner or later, so it shows neither an invite's secret nor
+//! `Debug` of a message goes into logs sooner or later, so it shows neither secrets nor
 //! what people write.
 
 use std::fmt;
@@ -18,6 +18,15 @@ impl fmt::Debug for Invite {
             .field("id", &self.id)
             .field("secret", &format_args!(".."))
             .field("expires_ms", &self.expires_ms)
+            .finish()
+    }
+}
+
+impl fmt::Debug for NewClassicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewClassicKey")
+            .field("key", &format_args!(".."))
+            .field("port", &self.port)
             .finish()
     }
 }

@@ -42,6 +42,8 @@ pub struct Config {
     pub drain: Duration,
     /// When clients are told to come back after a shutdown. Default 3 s.
     pub come_back: Duration,
+    /// Classic lines and the origin bridge, both off.
+    pub classic: Classic,
 }
 
 impl Config {
@@ -62,6 +64,52 @@ impl Config {
             timing: Timing::default(),
             drain: Duration::from_secs(10),
             come_back: Duration::from_secs(3),
+            classic: Classic::default(),
+        }
+    }
+}
+
+/// The listeners of section 11: for devices and scripts in any language, and for the origin's own
+/// programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Classic {
+    /// Where to listen for classic lines. Default: nowhere.
+    pub lines: Option<SocketAddr>,
+    /// Where to listen for the origin's clients. Default: nowhere.
+    pub origin: Option<SocketAddr>,
+    /// Connections of each of the two, in all. Default 512; each costs about 30 KiB.
+    pub connections: usize,
+    /// The same for one IPv4 address or IPv6 /64. Default 128: devices often share one.
+    pub connections_per_address: usize,
+    /// From TLS to the line with the key's name. Default 10 s.
+    pub greeting: Duration,
+    /// From the first byte of a line to its last, and for the other end to take a byte. Default
+    /// 30 s. (A message of the bridge without a line end has [`Classic::pause`].)
+    pub half_line: Duration,
+    /// Without a line. Default 30 min.
+    pub silence: Duration,
+    /// After the last byte of a message of the bridge that does not open. Default 200 ms.
+    pub pause: Duration,
+    /// A connection of the bridge that failed is held this long before its close. Default 1 s.
+    pub hold: Duration,
+    /// And so many at once; with [`Classic::hold`] this is how many guesses a second the bridge
+    /// takes, from everybody together. Default 4.
+    pub holds: usize,
+}
+
+impl Default for Classic {
+    fn default() -> Self {
+        Self {
+            lines: None,
+            origin: None,
+            connections: 512,
+            connections_per_address: 128,
+            greeting: Duration::from_secs(10),
+            half_line: Duration::from_secs(30),
+            silence: Duration::from_secs(30 * 60),
+            pause: Duration::from_millis(200),
+            hold: Duration::from_secs(1),
+            holds: 4,
         }
     }
 }

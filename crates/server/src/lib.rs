@@ -9,6 +9,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
+mod classic;
 mod config;
 mod convert;
 mod files;
@@ -20,5 +21,5 @@ pub mod process;
 mod server;
 mod session;
 
-pub use config::{Config, Limits};
+pub use config::{Classic, Config, Limits};
 pub use server::{Server, StartError};

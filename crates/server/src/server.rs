@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -23,6 +23,7 @@ use twinlock_link::OsEntropy;
 use twinlock_link::tls::{ServerTls, TlsFault};
 use twinlock_store::{OpenError, Person, Published, Role, SqliteStore, Store, StoreError};
 
+use crate::classic::{self, ClassicShared};
 use crate::config::Config;
 use crate::convert::copy;
 use crate::files::{Files, LocalDisk};
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) handshakes: Semaphore,
     /// Searches at once.
     pub(crate) searches: Semaphore,
+    pub(crate) classic: ClassicShared,
     stop: watch::Sender<bool>,
 }
 
@@ -127,9 +129,11 @@ pub enum StartError {
     Tls(#[from] TlsFault),
     /// The address cannot be listened on.
     #[error(
-        "cannot listen on {address}: {error}; is another server running there? (--port takes another)"
+        "cannot listen on {address}: {error}; is another server running there? ({flag} takes another)"
     )]
     Listen {
+        /// Which setting names its port.
+        flag: &'static str,
         /// Which.
         address: SocketAddr,
         /// Why.
@@ -169,9 +173,9 @@ impl Server {
         private::make_directory(&data)?;
         let (identity, setup) = open_identity(&config)?;
         let store = open_store(&data, &setup)?;
-        let listen = |error| StartError::Listen { address: config.listen, error };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
+        let (listener, address) = listen("--port", config.listen).await?;
+        let lines = listen_if("--classic-port", config.classic.lines).await?;
+        let origin = listen_if("--origin-port", config.classic.origin).await?;
         let public = match &config.public {
             Some(public) => public.clone(),
             None => public_address(address),
@@ -179,9 +183,12 @@ impl Server {
         let limits = &config.limits;
         let disk = LocalDisk::open(data.join("files"), limits.disk_reserve)?;
         let files = Files::new(Box::new(disk), store.clone(), limits);
+        let tls = ServerTls::new(identity.certificate())?;
+        let ports = [&lines, &origin].map(|port| port.as_ref().map(|(_, address)| *address));
         let shared = Arc::new(Shared {
             files: Arc::new(files),
-            tls: ServerTls::new(identity.certificate())?,
+            classic: ClassicShared::new(&config.classic, ports, &tls, &setup)?,
+            tls,
             gate: Gate::new(limits.unauthenticated, limits.unauthenticated_per_address),
             guesses: Guesses::new(limits.logins_per_minute),
             handshakes: Semaphore::new(limits.handshakes.max(1)),
@@ -203,7 +210,15 @@ impl Server {
         let files = shared.files.clone();
         upkeep.spawn(async move { files.upkeep().await });
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(shared.clone(), listener));
+        accepting.spawn(accept(shared.clone(), listener, session::serve));
+        if let Some((listener, address)) = lines {
+            tracing::info!(%address, "listening for classic lines");
+            accepting.spawn(accept(shared.clone(), listener, classic::serve_lines));
+        }
+        if let Some((listener, address)) = origin {
+            tracing::warn!(%address, "listening for the origin's clients, without integrity");
+            accepting.spawn(accept(shared.clone(), listener, classic::serve_origin));
+        }
         tracing::info!(%address, key = %shared.setup.server_key(), "listening");
         Ok(Self { shared, identity, address, public, owner_invite, accepting, upkeep })
     }
@@ -212,6 +227,24 @@ impl Server {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it listens for classic lines, if it does.
+    #[must_use]
+    pub fn classic_addr(&self) -> Option<SocketAddr> {
+        self.shared.classic.lines.address
+    }
+
+    /// Where it listens for the origin's clients, if it does.
+    #[must_use]
+    pub fn origin_addr(&self) -> Option<SocketAddr> {
+        self.shared.classic.origin.address
+    }
+
+    /// How many classic lines and connections of the origin's clients there are.
+    #[must_use]
+    pub fn classic_connections(&self) -> usize {
+        self.shared.classic.connections()
     }
 
     /// What invite links name.
@@ -276,7 +309,8 @@ impl Server {
         tracing::info!(lines = self.shared.hub.count(), "shutting down");
         self.shared.stop.send_replace(true);
         self.shared.hub.close_all(CloseCode::Shutdown);
-        if timeout(self.shared.config.drain, self.accepting.join_next()).await.is_err() {
+        let ended = async { while self.accepting.join_next().await.is_some() {} };
+        if timeout(self.shared.config.drain, ended).await.is_err() {
             tracing::warn!(lines = self.shared.hub.count(), "lines were dropped");
         }
         self.accepting.shutdown().await;
@@ -337,15 +371,39 @@ fn unreachable_address() -> Address {
     Address::new("localhost", 8443).expect("a constant")
 }
 
+async fn listen(
+    flag: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error| StartError::Listen { flag, address, error };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+async fn listen_if(
+    flag: &'static str,
+    address: Option<SocketAddr>,
+) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
+    match address {
+        Some(address) => listen(flag, address).await.map(Some),
+        None => Ok(None),
+    }
+}
+
 /// Accepts until told to stop, then waits for every line to end.
-async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+async fn accept<F: Future<Output = ()> + Send + 'static>(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    serve: fn(Arc<Shared>, TcpStream, SocketAddr) -> F,
+) {
     let mut lines = JoinSet::new();
     let mut stopping = std::pin::pin!(shared.stopping());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((socket, peer)) => {
-                    lines.spawn(session::serve(shared.clone(), socket, peer));
+                    lines.spawn(serve(shared.clone(), socket, peer));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");

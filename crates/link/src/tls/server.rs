@@ -19,6 +19,8 @@ use super::{ALPN, ServerCert, TlsFault, VERSIONS, provider};
 pub struct ServerTls {
     acceptor: Acceptor,
     current: Arc<Current>,
+    /// The client must ask for `twinlock/1`.
+    alpn: bool,
 }
 
 #[derive(Clone)]
@@ -56,19 +58,31 @@ impl ServerTls {
     /// [`TlsFault::Tls`] if rustls does not take the configuration, which would be a mistake of
     /// this module.
     pub fn new(cert: ServerCert) -> Result<Self, TlsFault> {
-        let current = Arc::new(Current(RwLock::new(cert)));
+        Self::over(Arc::new(Current(RwLock::new(cert))), true)
+    }
+
+    /// The same without a protocol name, for listeners whose clients know of none (section 11):
+    /// what a client offers is not looked at. Both share the certificate.
+    ///
+    /// # Errors
+    /// As [`ServerTls::new`].
+    pub fn without_alpn(&self) -> Result<Self, TlsFault> {
+        Self::over(self.current.clone(), false)
+    }
+
+    fn over(current: Arc<Current>, alpn: bool) -> Result<Self, TlsFault> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)?
             .with_no_client_auth()
             .with_cert_resolver(current.clone());
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = if alpn { vec![ALPN.to_vec()] } else { Vec::new() };
         config.ignore_client_order = true;
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
         config.cert_compressors = Vec::new();
         config.cert_decompressors = Vec::new();
-        Ok(Self { acceptor: Acceptor(TlsAcceptor::from(Arc::new(config))), current })
+        Ok(Self { acceptor: Acceptor(TlsAcceptor::from(Arc::new(config))), current, alpn })
     }
 
     /// Shakes hands with a client. Sets no time limit: the listener does (10 s).
@@ -84,6 +98,7 @@ impl ServerTls {
         // rustls lets a client pass that offers no protocol at all.
         match stream.get_ref().1.alpn_protocol() {
             Some(ALPN) => Ok(stream),
+            _ if !self.alpn => Ok(stream),
             _ => Err(TlsFault::Alpn),
         }
     }

@@ -38,6 +38,10 @@ impl Batch {
         self.entries.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(crate) fn entries(&self) -> &[NewEntry] {
         &self.entries
     }
@@ -63,6 +67,11 @@ impl Appends {
     /// None is under way.
     pub(crate) fn is_empty(&self) -> bool {
         self.requests == 0
+    }
+
+    /// How many are under way.
+    pub(crate) fn count(&self) -> usize {
+        self.requests
     }
 
     /// Whether another may join `batch`. One is always let through, so that nobody waits for ever.

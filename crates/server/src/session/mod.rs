@@ -1,14 +1,14 @@
 //! One connection from accept to end: TLS, the gate, the handshake, then the line of whoever
 //! logged in. One task owns it all.
 
-mod appends;
+pub(crate) mod appends;
 mod follow;
 mod intake;
 mod line;
 mod out;
-mod refusal;
+pub(crate) mod refusal;
 mod register;
-mod requests;
+pub(crate) mod requests;
 mod transfers;
 
 use std::net::SocketAddr;
@@ -115,7 +115,7 @@ async fn admit(
 
 /// Whose limits count for this connection, `None` where nobody can be told apart; and who it is in
 /// the log.
-async fn origin(
+pub(crate) async fn origin(
     shared: &Shared,
     socket: &mut TcpStream,
     peer: SocketAddr,

@@ -22,7 +22,7 @@ use crate::convert::{self, copy};
 use crate::server::Shared;
 
 /// Rows of a list in one answer.
-const LIST: usize = 100;
+pub(crate) const LIST: usize = 100;
 /// The same of conversations, of which 100 with long topics are more than a frame takes.
 const CONVERSATIONS: usize = 64;
 /// Most entries of one answer, and bytes of bodies to ask the store for.
@@ -43,7 +43,7 @@ pub(crate) struct Asker<'a> {
     pub(crate) device: &'a DeviceId,
 }
 
-type Answer = Result<Answered, Refused>;
+pub(crate) type Answer = Result<Answered, Refused>;
 
 impl Asker<'_> {
     // ---- reading
@@ -413,7 +413,7 @@ fn at_most(wanted: u32, most: usize) -> usize {
     }
 }
 
-fn page_after(after: &str) -> Result<Option<Name>, Refused> {
+pub(crate) fn page_after(after: &str) -> Result<Option<Name>, Refused> {
     if after.is_empty() { Ok(None) } else { Name::new(after).map(Some).map_err(bad_name) }
 }
 

@@ -78,6 +78,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             Op::MakeInvite(want) => asker.make_invite(want).await,
             Op::ListDevices(_) => asker.list_devices().await,
             Op::RevokeDevice(want) => asker.revoke_device(want).await,
+            Op::AddClassicKey(want) => asker.add_classic_key(want).await,
+            Op::ListClassicKeys(want) => asker.list_classic_keys(want).await,
+            Op::RevokeClassicKey(want) => asker.revoke_classic_key(want).await,
             Op::ListPeople(want) => {
                 // Before looking: who comes while we look is told again.
                 if want.watch && matches!(self.presence, Presence::Unwatched) {

@@ -1,0 +1,239 @@
+//! A classic line's loop: lines in, answers out once they are on disk.
+//!
+//! At most [`AHEAD`] lines are ahead of their answers: while so many are, nothing is read. An
+//! unknown or revoked key takes the same way as a wrong one, up to the first line that does not
+//! open.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use twinlock_core::chain::Kind;
+use twinlock_core::classic::{AHEAD, Form, Greeting, Heard, Lines, MAX_HELLO, MAX_LINE, answer};
+use twinlock_core::id::Name;
+use twinlock_link::OsEntropy;
+use twinlock_store::{Appended, ClassicKey};
+
+use super::wire::{Wake, Wire};
+use super::{Ended, entry, log_recorded};
+use crate::server::Shared;
+use crate::session::appends::{Appends, Batch, Recorded};
+use crate::session::refusal::not_recorded;
+
+/// Serves a connection to its end.
+pub(super) async fn serve<S>(shared: &Shared, mut wire: Wire<S>) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let greeting = Greeting::draw(&mut OsEntropy);
+    wire.out().extend_from_slice(greeting.line().as_bytes());
+    let heard = tokio::select! {
+        line = timeout(shared.config.classic.greeting, hello(&mut wire)) => match line {
+            Ok(Ok(line)) => greeting.hear(&line),
+            Ok(Err(ended)) => return ended,
+            Err(_) => return Ended::Late,
+        },
+        () = shared.stopping() => return Ended::Shutdown,
+    };
+    let heard = match heard {
+        Ok(heard) => heard,
+        Err(closed) => return closed.into(),
+    };
+    // Before the key is looked up: of a revocation that comes after it we are told.
+    let revocations = shared.classic.revocations.subscribe();
+    let (key, lines) = match key_and_lines(shared, heard).await {
+        Ok(found) => found,
+        Err(ended) => return ended,
+    };
+    let now = Instant::now();
+    let begun = (!wire.pending().is_empty()).then_some(now);
+    let line = Line {
+        shared,
+        wire,
+        lines,
+        key,
+        revocations,
+        appends: Appends::default(),
+        ending: None,
+        heard: now,
+        begun,
+        proven: false,
+    };
+    line.run().await
+}
+
+async fn hello<S>(wire: &mut Wire<S>) -> Result<Vec<u8>, Ended>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        if let Some(line) = wire.take_line(MAX_HELLO)? {
+            return Ok(line);
+        }
+        if wire.wait(true).await? == Wake::End {
+            return Err(Ended::Bye);
+        }
+    }
+}
+
+/// The key that the client says it has, if it is one, and the line's keys: for a name that nobody
+/// has, those of a key that nobody has.
+async fn key_and_lines(
+    shared: &Shared,
+    heard: Heard,
+) -> Result<(Option<ClassicKey>, Lines), Ended> {
+    // What is no name is none of our keys; names that the wire allows and we do not give out are
+    // looked up as one that nobody has.
+    #[allow(clippy::expect_used)]
+    let name = Name::new(heard.kid()).unwrap_or_else(|_| Name::new("nobody").expect("a constant"));
+    let row = shared.store.classic_key(&name).await?;
+    let row = row.filter(|row| row.form == Form::Jwe && row.name.as_str() == heard.kid());
+    let psk = shared.classic.key(&name, row.as_ref());
+    let lines = heard.lines(&psk);
+    Ok((row, lines))
+}
+
+struct Line<'s, S> {
+    shared: &'s Shared,
+    wire: Wire<S>,
+    lines: Lines,
+    /// `None`: nobody's, so no line opens.
+    key: Option<ClassicKey>,
+    revocations: watch::Receiver<u64>,
+    appends: Appends,
+    /// Set once nothing more is read; the line ends when all is answered.
+    ending: Option<Ended>,
+    /// When the last line came.
+    heard: Instant,
+    /// Since when there is part of a line.
+    begun: Option<Instant>,
+    /// A line has opened.
+    proven: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
+    async fn run(mut self) -> Ended {
+        loop {
+            match self.turn().await {
+                Ok(()) => {}
+                Err(ended) => return ended,
+            }
+            if self.ending.is_some() && self.appends.is_empty() {
+                self.wire.finish().await;
+                return self.ending.unwrap_or(Ended::Bye);
+            }
+        }
+    }
+
+    /// Hands over the lines that are whole, then waits for whatever comes first.
+    async fn turn(&mut self) -> Result<(), Ended> {
+        if self.ending.is_none() {
+            self.take_lines().await?;
+        }
+        let listen = self.ending.is_none() && self.appends.count() < AHEAD;
+        if !listen {
+            // Whoever may not send is not late.
+            self.begun = self.begun.map(|_| Instant::now());
+        }
+        let deadline = self.deadline(listen);
+        tokio::select! {
+            biased;
+            changed = self.revocations.changed() => {
+                // The sender is in what is shared.
+                changed.map_err(|_| Ended::Shutdown)?;
+                self.look_again().await?;
+            }
+            Some(recorded) = self.appends.next() => self.answer(recorded)?,
+            wake = self.wire.wait(listen) => match wake? {
+                Wake::Data => _ = self.begun.get_or_insert_with(Instant::now),
+                Wake::End => self.ending = Some(Ended::Bye),
+            },
+            () = self.shared.stopping(), if self.ending.is_none() => {
+                self.ending = Some(Ended::Shutdown);
+            }
+            () = sleep_until(deadline) => self.check_time(listen)?,
+        }
+        Ok(())
+    }
+
+    fn deadline(&self, listen: bool) -> Instant {
+        let limits = &self.shared.config.classic;
+        let half = self.begun.filter(|_| listen).map(|begun| begun + limits.half_line);
+        let silence = self.heard + limits.silence;
+        let all = [half, self.wire.look_at(limits.half_line)];
+        all.into_iter().flatten().fold(silence, Instant::min)
+    }
+
+    /// Whether it is too late for something.
+    fn check_time(&self, listen: bool) -> Result<(), Ended> {
+        let limits = &self.shared.config.classic;
+        self.wire.check(limits.half_line)?;
+        if self.begun.is_some_and(|begun| listen && begun.elapsed() >= limits.half_line) {
+            return Err(Ended::Late);
+        }
+        if self.heard.elapsed() >= limits.silence { Err(Ended::Silence) } else { Ok(()) }
+    }
+
+    /// Opens the lines that are whole, as many as may be ahead, and hands them over together.
+    async fn take_lines(&mut self) -> Result<(), Ended> {
+        let mut batch = Batch::default();
+        let mut broken = None;
+        while self.appends.count() + batch.len() < AHEAD {
+            let line = match self.wire.take_line(MAX_LINE) {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(lost) => {
+                    broken = Some(lost.into());
+                    break;
+                }
+            };
+            self.heard = Instant::now();
+            self.begun = (!self.wire.pending().is_empty()).then_some(self.heard);
+            match self.open(&line) {
+                Ok(entry) => batch.push(0, entry),
+                Err(ended) => {
+                    broken = Some(ended);
+                    break;
+                }
+            }
+        }
+        self.appends.record(&self.shared.store, batch).await;
+        broken.map_or(Ok(()), Err)
+    }
+
+    fn open(&mut self, line: &[u8]) -> Result<twinlock_store::NewEntry, Ended> {
+        let text = self.lines.open(line)?;
+        // Nobody passes under nobody's key.
+        let key = self.key.as_ref().ok_or(twinlock_core::classic::Closed::Tag)?;
+        if !self.proven {
+            self.proven = true;
+            tracing::info!(user = %key.user, key = %key.name, "classic line");
+        }
+        Ok(entry(self.shared, key, Kind::CLASSIC, text))
+    }
+
+    fn answer(&mut self, recorded: Recorded) -> Result<(), Ended> {
+        let appended = match recorded.result {
+            Ok(appended) => appended,
+            Err(error) => {
+                not_recorded(&error);
+                return Err(error.into());
+            }
+        };
+        for appended in appended {
+            let Appended::Recorded(receipt) = appended else { return Err(Ended::NotAMember) };
+            if let Some(key) = &self.key {
+                log_recorded(key, Kind::CLASSIC, &receipt);
+            }
+            let text = answer(receipt.conversation, receipt.n, &receipt.link);
+            self.lines.seal(&text, &mut OsEntropy, self.wire.out());
+        }
+        Ok(())
+    }
+
+    /// A key was revoked: perhaps this one. (Nobody's was not, and goes on as it would.)
+    async fn look_again(&mut self) -> Result<(), Ended> {
+        let Some(key) = &self.key else { return Ok(()) };
+        let now = self.shared.store.classic_key(&key.name).await?;
+        if now.as_ref() == Some(key) { Ok(()) } else { Err(Ended::Revoked) }
+    }
+}

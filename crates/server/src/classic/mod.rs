@@ -1,0 +1,231 @@
+//! Classic lines and the origin bridge (section 11): listeners of their own, off by default, for
+//! devices and scripts in any language. All that can be reached from either is: append to the one
+//! conversation that a key is for.
+//!
+//! [`lines`] speaks JWE lines, [`origin`] the origin's own format; [`wire`] is what both need of a
+//! stream. A connection is one task. Nothing that goes wrong is told to the other end.
+
+mod lines;
+mod origin;
+mod requests;
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use twinlock_core::chain::Kind;
+use twinlock_core::classic::Closed;
+use twinlock_core::id::{MessageId, Name, Sender};
+use twinlock_core::keys;
+use twinlock_core::opaque::ServerSetup;
+use twinlock_core::text::Untrusted;
+use twinlock_link::OsEntropy;
+use twinlock_link::tls::{ServerTls, TlsFault};
+use twinlock_store::{ClassicKey, NewEntry, StoreError};
+
+use crate::config::Classic;
+use crate::limits::gate::{Gate, Place};
+use crate::server::Shared;
+use crate::session;
+use wire::{Lost, Wire};
+
+/// The salt of keys that do not exist. None is ever drawn like it.
+const NOBODYS: [u8; 32] = [0; 32];
+
+/// What all classic connections share.
+pub(crate) struct ClassicShared {
+    pub(crate) lines: Port,
+    pub(crate) origin: Port,
+    tls: ServerTls,
+    root: keys::ClassicRoot,
+    /// Counts revocations: whoever is there looks whether its key still is.
+    revocations: watch::Sender<u64>,
+    /// Places for connections of the bridge that have failed.
+    holds: Semaphore,
+    here: AtomicUsize,
+}
+
+/// One of the two listeners.
+pub(crate) struct Port {
+    pub(crate) address: Option<SocketAddr>,
+    gate: Gate,
+}
+
+impl ClassicShared {
+    pub(crate) fn new(
+        config: &Classic,
+        [lines, origin]: [Option<SocketAddr>; 2],
+        tls: &ServerTls,
+        setup: &ServerSetup,
+    ) -> Result<Self, TlsFault> {
+        let port = |address| Port {
+            address,
+            gate: Gate::new(config.connections, config.connections_per_address),
+        };
+        Ok(Self {
+            lines: port(lines),
+            origin: port(origin),
+            tls: tls.without_alpn()?,
+            root: setup.classic_root(),
+            revocations: watch::Sender::new(0),
+            holds: Semaphore::new(config.holds.max(1)),
+            here: AtomicUsize::new(0),
+        })
+    }
+
+    /// The key itself, of a row or, with the same work, of none.
+    fn key(&self, name: &Name, row: Option<&ClassicKey>) -> keys::ClassicKey {
+        self.root.key(name, row.map_or(&NOBODYS, |row| &row.salt))
+    }
+
+    /// How many connections are past TLS.
+    pub(crate) fn connections(&self) -> usize {
+        self.here.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection that counts until this is dropped.
+struct Here<'s>(&'s AtomicUsize);
+
+impl<'s> Here<'s> {
+    fn new(count: &'s AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Here<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves one connection of the port for classic lines to its end.
+pub(crate) async fn serve_lines(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
+    let Some((wire, _place)) = admit(&shared, &shared.classic.lines, socket, peer).await else {
+        return;
+    };
+    let _here = Here::new(&shared.classic.here);
+    let ended = lines::serve(&shared, wire).await;
+    tracing::info!(%peer, %ended, "classic line ended");
+}
+
+/// Serves one connection of the origin's clients to its end.
+pub(crate) async fn serve_origin(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
+    let Some((wire, _place)) = admit(&shared, &shared.classic.origin, socket, peer).await else {
+        return;
+    };
+    let _here = Here::new(&shared.classic.here);
+    let ended = origin::serve(&shared, wire).await;
+    tracing::info!(%peer, %ended, "origin's client ended");
+}
+
+type Admitted = (Wire<TlsStream<TcpStream>>, Place);
+
+/// The gate and TLS. A place is held to the end: whoever is past TLS is not yet somebody.
+async fn admit(
+    shared: &Shared,
+    port: &Port,
+    mut socket: TcpStream,
+    peer: SocketAddr,
+) -> Option<Admitted> {
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "no TCP_NODELAY");
+    }
+    let Some(mut place) = port.gate.enter() else {
+        tracing::debug!(%peer, "too many classic connections");
+        return None;
+    };
+    let secured = async {
+        let origin = match session::origin(shared, &mut socket, peer).await {
+            Ok((origin, _)) => origin,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "PROXY header");
+                return None;
+            }
+        };
+        if origin.is_some_and(|origin| !place.comes_from(origin)) {
+            tracing::debug!(%peer, "too many classic connections of this address");
+            return None;
+        }
+        match timeout(shared.config.limits.tls_deadline, shared.classic.tls.accept(socket)).await {
+            Ok(Ok(stream)) => Some(Wire::new(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "no TLS");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "TLS took too long");
+                None
+            }
+        }
+    };
+    let wire = tokio::select! {
+        wire = secured => wire?,
+        () = shared.stopping() => return None,
+    };
+    Some((wire, place))
+}
+
+/// Why a classic connection ended, for the log.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("ended by the other end")]
+    Bye,
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    #[error("no line in time")]
+    Late,
+    #[error("silence")]
+    Silence,
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    #[error("a message did not open")]
+    NotOpened,
+    #[error("its key was revoked")]
+    Revoked,
+    #[error("its user is not in the conversation any more")]
+    NotAMember,
+    #[error("{0}")]
+    Record(#[from] StoreError),
+    #[error("the server shuts down")]
+    Shutdown,
+}
+
+/// What is recorded of a text that came under a key.
+fn entry(shared: &Shared, key: &ClassicKey, kind: Kind, text: String) -> NewEntry {
+    let sender = Sender::Classic(key.user.clone(), key.name.clone());
+    if shared.config.log_messages {
+        tracing::info!(
+            from = %sender,
+            kind = kind.word(),
+            conversation = key.conversation,
+            text = ?Untrusted::new(text.as_str()),
+            "message"
+        );
+    }
+    NewEntry {
+        conversation: key.conversation,
+        sender,
+        message_id: MessageId::fresh(shared.now_ms(), &mut OsEntropy),
+        kind,
+        body: Bytes::from(text),
+    }
+}
+
+fn log_recorded(key: &ClassicKey, kind: Kind, receipt: &twinlock_store::Receipt) {
+    tracing::debug!(
+        user = %key.user,
+        key = %key.name,
+        kind = kind.word(),
+        conversation = receipt.conversation,
+        n = receipt.n,
+        "recorded"
+    );
+}

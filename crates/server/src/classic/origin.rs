@@ -1,0 +1,227 @@
+//! The origin bridge's loop: a message, its answer, the next one.
+//!
+//! The origin's client ends no line: a message is over at LF, or when nothing more is readable and
+//! what came opens, or when nothing has come for a moment. What does not open ends the connection,
+//! held for a second, so that nobody asks the plain form's padding often; at most a few are held at
+//! once, and those behind them wait for their turn.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use twinlock_core::chain::Kind;
+use twinlock_core::classic::Form;
+use twinlock_core::classic::origin::{Bridge, MAX_MESSAGE};
+use twinlock_link::OsEntropy;
+use twinlock_store::{Appended, ClassicKey, Receipt, StoreError};
+
+use super::wire::{Lost, Wake, Wire};
+use super::{Ended, entry, log_recorded};
+use crate::server::Shared;
+use crate::session::refusal::not_recorded;
+
+/// Serves a connection to its end.
+pub(super) async fn serve<S>(shared: &Shared, wire: Wire<S>) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // Before any key is looked up: of a revocation that comes after it we are told.
+    let revocations = shared.classic.revocations.subscribe();
+    let mut origin =
+        Origin { shared, wire, revocations, keys: None, bound: false, lines: false, loose: false };
+    let ended = origin.run().await;
+    if matches!(ended, Ended::NotOpened | Ended::Lost(Lost::TooLong)) {
+        tokio::select! {
+            () = hold(shared) => {}
+            () = shared.stopping() => {}
+        }
+    }
+    if matches!(ended, Ended::Bye | Ended::Shutdown) {
+        origin.wire.finish().await;
+    }
+    ended
+}
+
+async fn hold(shared: &Shared) {
+    // Never closed.
+    let _place = shared.classic.holds.acquire().await;
+    sleep(shared.config.classic.hold).await;
+}
+
+/// A key of the bridge and both its directions.
+type Way = (ClassicKey, Bridge);
+
+struct Origin<'s, S> {
+    shared: &'s Shared,
+    wire: Wire<S>,
+    revocations: watch::Receiver<u64>,
+    /// Those a message may be under; looked up with the first bytes.
+    keys: Option<Vec<Way>>,
+    /// A message has opened, and from then on only its key counts.
+    bound: bool,
+    /// A message ended with LF, so the next ones are waited for until they do.
+    lines: bool,
+    /// The last message ended without one, which may still come.
+    loose: bool,
+}
+
+/// A message that opened.
+struct Message {
+    text: String,
+    /// It ended with LF, so the answer does.
+    lf: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
+    async fn run(&mut self) -> Ended {
+        loop {
+            if let Err(ended) = self.one().await {
+                return ended;
+            }
+        }
+    }
+
+    /// A message and its answer.
+    async fn one(&mut self) -> Result<(), Ended> {
+        let Message { text, lf } = self.message().await?;
+        let ways = self.keys.as_ref().and_then(|keys| keys.first());
+        let Some((key, bridge)) = ways else { return Err(Ended::NotOpened) };
+        let entry = entry(self.shared, key, Kind::UNPROTECTED, text);
+        let receipt = match self.shared.store.append(vec![entry]).await {
+            Ok(appended) => match appended.into_iter().next() {
+                Some(Appended::Recorded(receipt)) => receipt,
+                _ => return Err(Ended::NotAMember),
+            },
+            Err(error) => {
+                not_recorded(&error);
+                return Err(error.into());
+            }
+        };
+        log_recorded(key, Kind::UNPROTECTED, &receipt);
+        let mut answer = bridge.seal(&received_at(&receipt), &mut OsEntropy);
+        if lf {
+            answer.push('\n');
+        }
+        self.wire.out().extend_from_slice(answer.as_bytes());
+        Ok(())
+    }
+
+    /// Waits for a message that opens.
+    async fn message(&mut self) -> Result<Message, Ended> {
+        let limits = &self.shared.config.classic;
+        let (mut heard, began) = (Instant::now(), Instant::now());
+        loop {
+            if let Some(line) = self.wire.take_line(MAX_MESSAGE)? {
+                self.lines = true;
+                if std::mem::take(&mut self.loose) && line.is_empty() {
+                    continue;
+                }
+                let text = self.open(&line).await?.ok_or(Ended::NotOpened)?;
+                return Ok(Message { text, lf: true });
+            }
+            let pause = heard.elapsed() >= limits.pause;
+            if (pause || !self.lines)
+                && let Some(text) = self.open_pending().await?
+            {
+                self.wire.clear();
+                self.loose = true;
+                return Ok(Message { text, lf: false });
+            }
+            let part = !self.wire.pending().is_empty();
+            if part && pause {
+                return Err(Ended::NotOpened);
+            }
+            let late = if part { heard + limits.pause } else { began + limits.silence };
+            let look_at = self.wire.look_at(limits.half_line).unwrap_or(late);
+            tokio::select! {
+                biased;
+                changed = self.revocations.changed() => {
+                    // The sender is in what is shared.
+                    changed.map_err(|_| Ended::Shutdown)?;
+                    self.look_again().await?;
+                }
+                wake = self.wire.wait(true) => match wake? {
+                    Wake::Data => heard = Instant::now(),
+                    Wake::End if self.lines && part => {
+                        let text = self.open_pending().await?.ok_or(Ended::Bye)?;
+                        self.wire.clear();
+                        return Ok(Message { text, lf: false });
+                    }
+                    Wake::End => return Err(Ended::Bye),
+                },
+                () = self.shared.stopping() => return Err(Ended::Shutdown),
+                () = sleep_until(late.min(look_at)) => {
+                    self.wire.check(limits.half_line)?;
+                    if !part && began.elapsed() >= limits.silence {
+                        return Err(Ended::Silence);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What came without a line end, if it is whole.
+    async fn open_pending(&mut self) -> Result<Option<String>, Ended> {
+        // Whole base64 comes in fours; the rest shows when it is decoded.
+        if self.wire.pending().is_empty() || !self.wire.pending().len().is_multiple_of(4) {
+            return Ok(None);
+        }
+        let pending = self.wire.pending().to_vec();
+        Ok(self.open(&pending).await?)
+    }
+
+    /// The text of a message under one of the keys, which then is the connection's. The form with
+    /// a MAC goes first: what passes its MAC can be of no other key.
+    async fn open(&mut self, message: &[u8]) -> Result<Option<String>, StoreError> {
+        let keys = match self.keys.take() {
+            Some(keys) => keys,
+            None => self.look_up().await?,
+        };
+        let found = keys.iter().enumerate().find_map(|(i, (_, way))| Some((i, way.open(message)?)));
+        let Some((i, text)) = found else {
+            self.keys = Some(keys);
+            return Ok(None);
+        };
+        let way = keys.into_iter().nth(i);
+        if let (Some((key, _)), false) = (&way, self.bound) {
+            let form = key.form.word();
+            tracing::info!(user = %key.user, key = %key.name, form, "origin's client");
+        }
+        self.bound = true;
+        self.keys = Some(way.into_iter().collect());
+        Ok(Some(text))
+    }
+
+    async fn look_up(&self) -> Result<Vec<Way>, StoreError> {
+        let mut keys = Vec::new();
+        for form in [Form::OriginHmac, Form::Origin] {
+            if let Some(row) = self.shared.store.classic_key_of(form).await? {
+                let shared = self.shared.classic.key(&row.name, Some(&row));
+                if let Some(bridge) = Bridge::new(form, &shared) {
+                    keys.push((row, bridge));
+                }
+            }
+        }
+        Ok(keys)
+    }
+
+    /// A key was revoked: perhaps this connection's.
+    async fn look_again(&mut self) -> Result<(), Ended> {
+        if !self.bound {
+            self.keys = None;
+            return Ok(());
+        }
+        for (key, _) in self.keys.iter().flatten() {
+            if self.shared.store.classic_key(&key.name).await?.as_ref() != Some(key) {
+                return Err(Ended::Revoked);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the origin's server answers, with the time of the record, UTC.
+fn received_at(receipt: &Receipt) -> String {
+    let ms = i64::try_from(receipt.time_ms).unwrap_or(i64::MAX);
+    let time = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
+    format!("Message received at {}", time.strftime("%Y-%m-%d %H:%M:%S"))
+}

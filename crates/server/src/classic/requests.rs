@@ -1,0 +1,116 @@
+//! Who may make, see and revoke classic keys.
+
+use twinlock_core::Entropy as _;
+use twinlock_core::classic::Form;
+use twinlock_core::id::Name;
+use twinlock_core::proto::{self, Why, answer::Result as Answered};
+use twinlock_link::OsEntropy;
+use twinlock_store::{AddedClassicKey, ClassicKey, Role};
+
+use crate::convert::copy;
+use crate::session::refusal::{Refused, bad_name, refuse, storage};
+use crate::session::requests::{Answer, Asker, LIST, done, page_after};
+
+impl Asker<'_> {
+    /// The role may have been taken away since the session began.
+    async fn is_admin(&self) -> Result<bool, Refused> {
+        let me = self.shared.store.person(&self.person.user).await.map_err(|e| storage(&e))?;
+        Ok(me.is_some_and(|me| me.role >= Role::Admin))
+    }
+
+    pub(crate) async fn add_classic_key(&self, want: proto::AddClassicKey) -> Answer {
+        if !self.is_admin().await? {
+            return refuse(Why::NotAllowed);
+        }
+        let name = Name::new(&want.name).map_err(bad_name)?;
+        let Some(form) = form_from(want.form()) else { return refuse(Why::Malformed) };
+        let mut salt = [0; 32];
+        OsEntropy.fill(&mut salt);
+        let row = ClassicKey {
+            name,
+            user: self.person.user.clone(),
+            conversation: want.conversation,
+            form,
+            salt,
+            created_ms: self.shared.now_ms(),
+        };
+        let added = self.shared.store.add_classic_key(row.clone()).await;
+        match added.map_err(|e| storage(&e))? {
+            AddedClassicKey::Added => {}
+            AddedClassicKey::NameTaken => return refuse(Why::NameTaken),
+            AddedClassicKey::FormTaken => return refuse(Why::AlreadyUsed),
+            AddedClassicKey::NotAMember => return refuse(Why::NotFound),
+        }
+        let classic = &self.shared.classic;
+        let ClassicKey { name, user, conversation, .. } = &row;
+        tracing::info!(%user, key = %name, conversation, form = form.word(), "classic key made");
+        let port = match form {
+            Form::Jwe => &classic.lines,
+            Form::Origin | Form::OriginHmac => &classic.origin,
+        };
+        Ok(Answered::NewClassicKey(proto::NewClassicKey {
+            key: copy(classic.key(name, Some(&row)).expose_secret()),
+            port: port.address.map_or(0, |address| address.port().into()),
+        }))
+    }
+
+    pub(crate) async fn list_classic_keys(&self, want: proto::ListClassicKeys) -> Answer {
+        let all = self.is_admin().await?;
+        let mut after = page_after(&want.after)?;
+        // Others see their own, of which a page may have none.
+        let mut keys = Vec::new();
+        let more = loop {
+            let rows = self.shared.store.classic_keys(after.as_ref(), LIST).await;
+            let rows = rows.map_err(|e| storage(&e))?;
+            after = rows.last().map(|listed| listed.key.name.clone());
+            let full = rows.len() == LIST;
+            let mine = |key: &ClassicKey| all || key.user == self.person.user;
+            keys.extend(rows.into_iter().filter(|listed| mine(&listed.key)));
+            if !full || keys.len() >= LIST {
+                break full;
+            }
+        };
+        let keys = keys.into_iter().map(|listed| proto::ClassicKey {
+            name: listed.key.name.to_string(),
+            user: listed.key.user.to_string(),
+            conversation: listed.key.conversation,
+            room: listed.room.map(|room| room.to_string()).unwrap_or_default(),
+            form: form(listed.key.form).into(),
+            created_ms: listed.key.created_ms,
+        });
+        Ok(Answered::ClassicKeys(proto::ClassicKeys { keys: keys.collect(), more }))
+    }
+
+    pub(crate) async fn revoke_classic_key(&self, want: proto::RevokeClassicKey) -> Answer {
+        let name = Name::new(&want.name).map_err(bad_name)?;
+        let key = self.shared.store.classic_key(&name).await.map_err(|e| storage(&e))?;
+        let Some(key) = key else { return refuse(Why::NotFound) };
+        // That somebody else has one is told to nobody who may not see it.
+        if key.user != self.person.user && !self.is_admin().await? {
+            return refuse(Why::NotFound);
+        }
+        if !self.shared.store.revoke_classic_key(&name).await.map_err(|e| storage(&e))? {
+            return refuse(Why::NotFound);
+        }
+        tracing::info!(by = %self.person.user, key = %name, "classic key revoked");
+        self.shared.classic.revocations.send_modify(|count| *count += 1);
+        done()
+    }
+}
+
+fn form(form: Form) -> proto::ClassicForm {
+    match form {
+        Form::Jwe => proto::ClassicForm::JweLines,
+        Form::Origin => proto::ClassicForm::Origin,
+        Form::OriginHmac => proto::ClassicForm::OriginHmac,
+    }
+}
+
+fn form_from(form: proto::ClassicForm) -> Option<Form> {
+    match form {
+        proto::ClassicForm::FormNone => None,
+        proto::ClassicForm::JweLines => Some(Form::Jwe),
+        proto::ClassicForm::Origin => Some(Form::Origin),
+        proto::ClassicForm::OriginHmac => Some(Form::OriginHmac),
+    }
+}

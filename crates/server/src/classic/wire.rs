@@ -1,0 +1,254 @@
+//! A stream of lines: bytes in until they are a line, bytes out until they are gone. [`Wire::wait`]
+//! is the only place that waits, and may be cancelled at any moment without losing anything.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::{Instant, timeout};
+
+/// Room for a read. A message of the bridge and most lines fit.
+const READ_CHUNK: usize = 8 * 1024;
+/// Bytes read before what came is looked at.
+const READ_BATCH: usize = 64 * 1024;
+/// How long the last bytes may take to leave.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The stream is of no more use.
+#[derive(Debug, Error)]
+pub(super) enum Lost {
+    #[error("cut: {0}")]
+    Cut(#[from] io::Error),
+    #[error("a line is too long")]
+    TooLong,
+    #[error("the other end takes no data")]
+    Stalled,
+}
+
+/// What [`Wire::wait`] waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// More has come, and for the moment that is all.
+    Data,
+    /// The other end sends no more.
+    End,
+}
+
+pub(super) struct Wire<S> {
+    stream: S,
+    inbox: Vec<u8>,
+    /// How much of the inbox is known to have no line end.
+    searched: usize,
+    out: Vec<u8>,
+    unflushed: bool,
+    /// The other end sends no more.
+    ended: bool,
+    /// Since when the other end has taken nothing of what waits for it.
+    stuck: Option<Instant>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            inbox: Vec::new(),
+            searched: 0,
+            out: Vec::new(),
+            unflushed: false,
+            ended: false,
+            stuck: None,
+        }
+    }
+
+    /// The next line without its LF, of at most `most` bytes.
+    pub(super) fn take_line(&mut self, most: usize) -> Result<Option<Vec<u8>>, Lost> {
+        let unsearched = self.inbox.get(self.searched..).unwrap_or_default();
+        match unsearched.iter().position(|b| *b == b'\n').map(|at| at + self.searched) {
+            Some(at) if at <= most => {
+                let rest = self.inbox.split_off(at + 1);
+                let mut line = std::mem::replace(&mut self.inbox, rest);
+                line.pop();
+                self.searched = 0;
+                Ok(Some(line))
+            }
+            None if self.inbox.len() <= most => {
+                self.searched = self.inbox.len();
+                Ok(None)
+            }
+            _ => Err(Lost::TooLong),
+        }
+    }
+
+    /// What has come and is no line yet.
+    pub(super) fn pending(&self) -> &[u8] {
+        &self.inbox
+    }
+
+    /// Forgets that.
+    pub(super) fn clear(&mut self) {
+        self.inbox = Vec::new();
+        self.searched = 0;
+    }
+
+    /// What is to be sent.
+    pub(super) fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// When to look whether the other end still takes what is sent, of which `limit` is the
+    /// longest pause; `None` while nothing is sent.
+    pub(super) fn look_at(&self, limit: Duration) -> Option<Instant> {
+        let waits = !self.out.is_empty() || self.unflushed;
+        waits.then(|| self.stuck.unwrap_or_else(Instant::now) + limit)
+    }
+
+    /// # Errors
+    /// [`Lost::Stalled`] if it has taken nothing for so long.
+    pub(super) fn check(&self, limit: Duration) -> Result<(), Lost> {
+        match self.stuck {
+            Some(since) if since.elapsed() >= limit => Err(Lost::Stalled),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes what is to be sent, and with `listen` reads what comes, until there is something to
+    /// look at. Cancel-safe.
+    pub(super) async fn wait(&mut self, listen: bool) -> Result<Wake, Lost> {
+        poll_fn(|cx| self.poll_wait(cx, listen)).await
+    }
+
+    fn poll_wait(&mut self, cx: &mut Context<'_>, listen: bool) -> Poll<Result<Wake, Lost>> {
+        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+            return Poll::Ready(Err(error.into()));
+        }
+        if listen { self.poll_receive(cx) } else { Poll::Pending }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => {
+                    self.out.drain(..n);
+                    self.unflushed = true;
+                    self.stuck = None;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.stuck.get_or_insert_with(Instant::now);
+                    return Poll::Pending;
+                }
+            }
+        }
+        if self.unflushed {
+            // What TLS holds counts as not taken.
+            self.stuck.get_or_insert_with(Instant::now);
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+            self.out = Vec::new();
+        }
+        self.stuck = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, Lost>> {
+        let before = self.inbox.len();
+        while !self.ended {
+            let mut space = [0; READ_CHUNK];
+            let mut space = ReadBuf::new(&mut space);
+            let read = Pin::new(&mut self.stream).poll_read(cx, &mut space);
+            match read {
+                Poll::Ready(Ok(())) if !space.filled().is_empty() => {
+                    self.inbox.extend_from_slice(space.filled());
+                    if self.inbox.len() - before >= READ_BATCH {
+                        break;
+                    }
+                }
+                // Origin's clients go without notice, so a cut is an end like any other.
+                Poll::Ready(_) => {
+                    self.ended = true;
+                    break;
+                }
+                Poll::Pending if self.inbox.len() > before => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        // What came before the end is looked at first.
+        let data = self.inbox.len() > before;
+        Poll::Ready(Ok(if data { Wake::Data } else { Wake::End }))
+    }
+
+    /// Lets what is outgoing leave, and ends the stream.
+    pub(super) async fn finish(mut self) {
+        let leave = async {
+            let sent = poll_fn(|cx| self.poll_send(cx)).await;
+            if sent.is_ok() {
+                // Whoever is gone needs no end.
+                let _gone = self.stream.shutdown().await;
+            }
+        };
+        let _late = timeout(LAST_WORDS, leave).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_come_whole_however_they_are_cut() {
+        let (here, mut there) = duplex(64 * 1024);
+        let mut wire = Wire::new(here);
+        let mut seen = Vec::new();
+        for piece in [&b"a"[..], b"bc\nd\n\ne", b"f", b"\n"] {
+            there.write_all(piece).await.unwrap();
+            assert_eq!(wire.wait(true).await.unwrap(), Wake::Data);
+            while let Some(line) = wire.take_line(3).unwrap() {
+                seen.push(String::from_utf8(line).unwrap());
+            }
+        }
+        assert_eq!(seen, ["abc", "d", "", "ef"]);
+        // What comes together with the end comes before it.
+        there.write_all(b"g").await.unwrap();
+        drop(there);
+        assert_eq!(wire.wait(true).await.unwrap(), Wake::Data);
+        assert_eq!(wire.pending(), b"g");
+        for _ in 0..2 {
+            assert_eq!(wire.wait(true).await.unwrap(), Wake::End);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_long_is_none_with_its_end_and_without() {
+        for text in ["abcd", "abcd\n"] {
+            let (here, mut there) = duplex(64);
+            let mut wire = Wire::new(here);
+            there.write_all(text.as_bytes()).await.unwrap();
+            wire.wait(true).await.unwrap();
+            assert!(matches!(wire.take_line(3), Err(Lost::TooLong)));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_seen_and_who_takes_all_gets_all() {
+        let (here, mut there) = duplex(16);
+        let mut wire = Wire::new(here);
+        wire.out().extend_from_slice(&[7; 100]);
+        let waited = timeout(Duration::from_millis(1), wire.wait(true)).await;
+        assert!(waited.is_err() && wire.look_at(Duration::ZERO).is_some());
+        assert!(matches!(wire.check(Duration::ZERO), Err(Lost::Stalled)));
+        assert!(wire.check(Duration::from_secs(60)).is_ok());
+        let read = async {
+            let mut all = Vec::new();
+            there.read_to_end(&mut all).await.unwrap();
+            all
+        };
+        assert_eq!(tokio::join!(wire.finish(), read).1, [7; 100]);
+    }
+}
