@@ -9,7 +9,7 @@ use twinlock_core::invite::Address;
 use twinlock_core::session::BindingPolicy;
 use twinlock_core::text::Untrusted;
 use twinlock_server::identity::{KeyType as ServerKeyType, OwnFiles};
-use twinlock_server::{Config, Limits};
+use twinlock_server::{Classic, Config, Limits};
 
 use crate::args::{Binding, KeyType, LogLevel, PORT, Serve};
 use crate::exit::Failure;
@@ -29,6 +29,8 @@ struct File {
     behind_proxy: Option<bool>,
     #[serde(default)]
     proxies: Vec<IpAddr>,
+    classic_port: Option<u16>,
+    origin_port: Option<u16>,
     log_messages: Option<bool>,
     log_level: Option<LogLevel>,
     log_json: Option<bool>,
@@ -38,7 +40,7 @@ struct File {
     timing: TimingFile,
 }
 
-/// `[limits]`: see `twinlock_server::Limits` for what each costs.
+/// `[limits]`: see `twinlock_server::Limits` and `twinlock_server::Classic` for what each costs.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct LimitsFile {
@@ -47,6 +49,8 @@ struct LimitsFile {
     handshakes: Option<usize>,
     logins_per_minute: Option<u32>,
     sessions_per_user: Option<usize>,
+    classic_connections: Option<usize>,
+    classic_connections_per_address: Option<usize>,
     invite_hours: Option<u64>,
     largest_file_mib: Option<u64>,
     files_per_user_mib: Option<u64>,
@@ -112,8 +116,11 @@ impl Settings {
         };
         config.behind_proxy = serve.behind_proxy.or(file.behind_proxy).unwrap_or(false);
         config.proxies = if serve.proxies.is_empty() { file.proxies } else { serve.proxies };
+        let beside = |port: u16| SocketAddr::new(host, port);
+        config.classic.lines = serve.classic_port.or(file.classic_port).map(beside);
+        config.classic.origin = serve.origin_port.or(file.origin_port).map(beside);
         config.log_messages = serve.log_messages.or(file.log_messages).unwrap_or(false);
-        file.limits.put_into(&mut config.limits);
+        file.limits.put_into(&mut config.limits, &mut config.classic);
         file.timing.put_into(&mut config);
         Ok(Self {
             server: config,
@@ -124,12 +131,14 @@ impl Settings {
 }
 
 impl LimitsFile {
-    fn put_into(self, limits: &mut Limits) {
+    fn put_into(self, limits: &mut Limits, classic: &mut Classic) {
         let set = |to: &mut usize, from: Option<usize>| *to = from.unwrap_or(*to);
         set(&mut limits.unauthenticated, self.unauthenticated);
         set(&mut limits.unauthenticated_per_address, self.unauthenticated_per_address);
         set(&mut limits.handshakes, self.handshakes);
         set(&mut limits.sessions_per_user, self.sessions_per_user);
+        set(&mut classic.connections, self.classic_connections);
+        set(&mut classic.connections_per_address, self.classic_connections_per_address);
         limits.logins_per_minute = self.logins_per_minute.unwrap_or(limits.logins_per_minute);
         let bytes = |mib: u64| mib.saturating_mul(1024 * 1024);
         let hours = |hours: u64| Duration::from_secs(hours.saturating_mul(3600));

@@ -128,15 +128,20 @@ pub(crate) fn human(out: &Output, place: Option<&str>, entry: &Entry, get: &str)
     };
     let head = out.style(Style::Dim, &time) + &place;
     let used = columns(&time) + columns(&place) + 1;
-    match entry.sender.as_ref().and_then(Sender::user) {
-        Some(user) => {
+    let who = match &entry.sender {
+        // A key is who it was, as much as its user.
+        Some(Sender::Classic(user, key)) => Some(format!("{user}/{key}")),
+        sender => sender.as_ref().and_then(Sender::user).map(ToString::to_string),
+    };
+    match who {
+        Some(who) => {
             let mark = match entry.kind {
                 Kind::CLASSIC => " (classic)",
                 Kind::UNPROTECTED => " (unprotected)",
                 _ => "",
             };
-            let text = fold(used + user.as_str().len() + mark.len() + 2, &text);
-            format!("{head} {}{mark}: {text}", out.style(Style::Bold, user.as_str()))
+            let text = fold(used + who.len() + mark.len() + 2, &text);
+            format!("{head} {}{mark}: {text}", out.style(Style::Bold, &who))
         }
         None => {
             format!("{head} {}", out.style(Style::Dim, &format!("* {}", fold(used + 2, &text))))

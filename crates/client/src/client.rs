@@ -16,7 +16,7 @@ use twinlock_core::id::{
     ConversationId, DeviceId, InviteId, Link, MessageId, Name, Sender, ServerKey, SessionId,
 };
 use twinlock_core::invite::Address;
-use twinlock_core::keys::InviteSecret;
+use twinlock_core::keys::{ClassicKey, InviteSecret};
 use twinlock_core::limits::Timing;
 use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
 use twinlock_core::session::{Binding, Facts as SessionFacts};
@@ -543,6 +543,60 @@ impl Client {
         self.done(Op::RevokeDevice(proto::RevokeDevice { device })).await
     }
 
+    // ---- classic keys
+
+    /// Makes a key of a classic line or of the origin bridge, for one conversation of this user's.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn add_classic_key(
+        &self,
+        name: &Name,
+        conversation: ConversationId,
+        form: proto::ClassicForm,
+    ) -> Result<NewClassicKey, ClientError> {
+        let add = proto::AddClassicKey { name: name.to_string(), conversation, form: form.into() };
+        let Answered::NewClassicKey(new) = self.request(Op::AddClassicKey(add)).await? else {
+            return Err(unexpected());
+        };
+        let key = <[u8; 32]>::try_from(new.key.as_ref()).map_err(|_| unexpected())?;
+        Ok(NewClassicKey {
+            key: ClassicKey::new(&key),
+            port: u16::try_from(new.port).ok().filter(|port| *port != 0),
+        })
+    }
+
+    /// Classic keys that can be used: all for admins and owners, this user's for others.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn classic_keys(&self) -> Result<Vec<proto::ClassicKey>, ClientError> {
+        let mut all: Vec<proto::ClassicKey> = Vec::new();
+        loop {
+            let after = all.last().map(|key| key.name.clone()).unwrap_or_default();
+            let list = proto::ListClassicKeys { after };
+            match self.request(Op::ListClassicKeys(list)).await? {
+                Answered::ClassicKeys(some) => {
+                    let more = some.more && !some.keys.is_empty();
+                    all.extend(some.keys);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+
+    /// Revokes a classic key: one of this user's, or for admins and owners anybody's.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn revoke_classic_key(&self, name: &Name) -> Result<(), ClientError> {
+        let revoke = proto::RevokeClassicKey { name: name.to_string() };
+        self.done(Op::RevokeClassicKey(revoke)).await
+    }
+
     async fn conversation(&self, op: Op) -> Result<proto::Conversation, ClientError> {
         match self.request(op).await? {
             Answered::Conversation(conversation) => Ok(conversation),
@@ -567,6 +621,15 @@ pub struct NewInvite {
     pub secret: InviteSecret,
     /// When it ends, ms since 1970 UTC.
     pub expires_ms: u64,
+}
+
+/// A classic key as the server made it.
+#[derive(Debug)]
+pub struct NewClassicKey {
+    /// The key; nobody keeps it but whoever is given it.
+    pub key: ClassicKey,
+    /// The server's port for it; `None`: that listener is off.
+    pub port: Option<u16>,
 }
 
 fn unexpected() -> ClientError {

@@ -1,5 +1,6 @@
 //! The command line: what can be said, and what it means.
 
+mod classic;
 mod files;
 mod serve;
 mod values;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
 
+pub(crate) use classic::{Add as ClassicAdd, Classic, Format};
 pub(crate) use files::{Get, Moving, Put};
 pub(crate) use serve::{Binding, KeyType, LogLevel, Serve};
 pub(crate) use values::{Since, Target};
@@ -174,6 +176,14 @@ pub(crate) enum Command {
         after_help = "Examples:\n  twinlock invite\n  twinlock invite --user bob --expires 2h"
     )]
     Invite(Invite),
+    /// Make, list and revoke keys for devices and scripts in any language
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  twinlock classic add lamp --to ops > lamp.key\n  \
+                      twinlock classic list\n  twinlock classic revoke lamp\n\n\
+                      The server has to listen: twinlock serve --classic-port 8444"
+    )]
+    Classic(Classic),
     /// Change your password
     #[command(after_help = "Example:\n  twinlock passwd")]
     Passwd(Passwd),

@@ -46,6 +46,12 @@ pub(crate) struct Serve {
         value_delimiter = ','
     )]
     pub(crate) proxies: Vec<IpAddr>,
+    /// Listen on this port for classic lines: devices and scripts in any language [default: off]
+    #[arg(long, value_name = "PORT", env = "TWINLOCK_CLASSIC_PORT", hide_env_values = true)]
+    pub(crate) classic_port: Option<u16>,
+    /// Listen on this port for the origin's own clients, without integrity [default: off]
+    #[arg(long, value_name = "PORT", env = "TWINLOCK_ORIGIN_PORT", hide_env_values = true)]
+    pub(crate) origin_port: Option<u16>,
     /// Put each message's text into the log
     #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "TWINLOCK_LOG_MESSAGES", hide_env_values = true)]
     pub(crate) log_messages: Option<bool>,

@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod chat;
+mod classic;
 mod enrol;
 mod fetch;
 pub(crate) mod generate;
@@ -38,6 +39,7 @@ pub(crate) async fn run(command: Command, context: Context) -> Result<(), Failur
         Command::People(json) => people::list(json, &context).await,
         Command::Devices(devices) => access::devices(devices, &context).await,
         Command::Invite(invite) => access::invite(invite, &context).await,
+        Command::Classic(what) => classic::run(what, &context).await,
         Command::Passwd(passwd) => access::passwd(passwd, &context).await,
         Command::Status(json) => status::run(json, &context).await,
         Command::Audit(Audit::Verify(json)) => audit::verify(json, &context).await,

@@ -16,6 +16,14 @@ use crate::exit::Failure;
 use crate::logging::Logs;
 use crate::output::Output;
 
+/// What the origin bridge cannot promise, said at every start.
+const ORIGIN_WARNING: &str = "\
+The origin bridge has one lock and a half. Whoever ends TLS before it (a proxy, or somebody with a
+forged certificate, which the origin's clients do not notice) cannot read messages, but can repeat
+them, and alter those without a MAC; can tell by trying whether one opens, and so read it slowly; and
+whoever has the key reads all that was ever sent under it. Its entries are marked as unprotected.
+Prefer classic lines: `twinlock classic add NAME --to ROOM`.";
+
 /// Runs until SIGTERM or SIGINT; a second one ends at once.
 pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
     let Settings { server: config, log_level, log_json } = Settings::new(serve)?;
@@ -46,6 +54,13 @@ pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
         Failure::usage(error)
     })?;
     out.line(&format!("listening on {}", server.local_addr()))?;
+    if let Some(address) = server.classic_addr() {
+        out.line(&format!("classic lines on {address}"))?;
+    }
+    if let Some(address) = server.origin_addr() {
+        out.line(&format!("origin bridge on {address}"))?;
+        out.warn(ORIGIN_WARNING);
+    }
     out.say(&format!("server words: {}", server_words(&server.server_key())));
     if let Some(invite) = server.owner_invite() {
         show_owner_invite(out, invite, &data.join("owner-invite"));
