@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+pub mod classic;
 pub mod files;
 
 use std::collections::{HashMap, VecDeque};

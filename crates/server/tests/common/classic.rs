@@ -1,0 +1,136 @@
+//! The two listeners of section 11, by hand.
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use twinlock_core::classic::origin::Bridge;
+use twinlock_core::classic::{Form, Lines, call};
+use twinlock_core::keys::ClassicKey;
+use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+use twinlock_link::OsEntropy;
+use twinlock_link::tls::{Alpn, ClientTls, Trust};
+use twinlock_server::Config;
+
+use super::{Client, Host, rest, soon};
+
+/// Both listeners on free ports, and limits out of the way.
+pub fn both_ports(config: &mut Config) {
+    config.classic.lines = Some("127.0.0.1:0".parse().unwrap());
+    config.classic.origin = Some("127.0.0.1:0".parse().unwrap());
+}
+
+/// Makes a key; the bytes, since keys have no copies.
+pub async fn add_key(
+    client: &mut Client,
+    name: &str,
+    conversation: u64,
+    form: proto::ClassicForm,
+) -> Result<[u8; 32], Why> {
+    let name = name.to_owned();
+    let add = proto::AddClassicKey { name, conversation, form: form.into() };
+    match client.ask(Op::AddClassicKey(add)).await? {
+        Answered::NewClassicKey(new) => Ok(new.key.as_ref().try_into().unwrap()),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn revoke_key(client: &mut Client, name: &str) -> Result<(), Why> {
+    let revoke = proto::RevokeClassicKey { name: name.to_owned() };
+    client.ask(Op::RevokeClassicKey(revoke)).await.map(super::done)
+}
+
+pub async fn list_keys(client: &mut Client) -> Vec<(String, String, String)> {
+    match client.ask(Op::ListClassicKeys(proto::ListClassicKeys::default())).await.unwrap() {
+        Answered::ClassicKeys(list) => {
+            list.keys.into_iter().map(|key| (key.name, key.user, key.room)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+pub type Stream = BufReader<tokio_rustls::client::TlsStream<TcpStream>>;
+
+async fn connect(host: &Host, address: std::net::SocketAddr) -> Option<Stream> {
+    let tcp = TcpStream::connect(address).await.unwrap();
+    tcp.set_nodelay(true).unwrap();
+    let tls = ClientTls::new(Trust::Pins(vec![host.pin()]), Alpn::Optional).unwrap();
+    soon("TLS", tls.connect("localhost", tcp)).await.ok().map(BufReader::new)
+}
+
+/// A connection to the port for classic lines, before the kid line. `None`: it was dropped.
+pub async fn try_lines(host: &Host) -> Option<Stream> {
+    connect(host, host.server.classic_addr().unwrap()).await
+}
+
+/// A connection to the bridge. `None`: it was dropped.
+pub async fn try_bridge(host: &Host) -> Option<Stream> {
+    connect(host, host.server.origin_addr().unwrap()).await
+}
+
+pub async fn read_line(io: &mut Stream) -> String {
+    let mut line = String::new();
+    soon("a line", io.read_line(&mut line)).await.unwrap();
+    line
+}
+
+pub async fn send(io: &mut Stream, bytes: impl AsRef<[u8]>) {
+    // Who is being thrown out cannot always say what it wanted.
+    let _thrown_out = io.write_all(bytes.as_ref()).await;
+    let _thrown_out = io.flush().await;
+}
+
+/// What comes until the end.
+pub async fn to_end(mut io: Stream) -> Vec<u8> {
+    rest(&mut io).await
+}
+
+/// A classic line that has said which key it has.
+pub struct Caller {
+    pub io: Stream,
+    pub lines: Lines,
+}
+
+impl Caller {
+    pub async fn new(host: &Host, kid: &str, key: &[u8; 32]) -> Self {
+        let mut io = try_lines(host).await.unwrap();
+        let greeting = read_line(&mut io).await;
+        let key = ClassicKey::new(key);
+        let (hello, lines) =
+            call(kid, &key, greeting.trim_end().as_bytes(), &mut OsEntropy).unwrap();
+        send(&mut io, hello).await;
+        Self { io, lines }
+    }
+
+    pub fn sealed(&mut self, text: &str) -> Vec<u8> {
+        let mut line = Vec::new();
+        self.lines.seal(text, &mut OsEntropy, &mut line);
+        line
+    }
+
+    pub async fn answer(&mut self) -> String {
+        let line = read_line(&mut self.io).await;
+        assert!(!line.is_empty(), "the line was closed");
+        self.lines.open(line.trim_end().as_bytes()).unwrap()
+    }
+
+    pub async fn say(&mut self, text: &str) -> String {
+        let line = self.sealed(text);
+        send(&mut self.io, line).await;
+        self.answer().await
+    }
+}
+
+/// The client's end of the bridge.
+pub fn bridge(form: Form, key: &[u8; 32]) -> Bridge {
+    Bridge::new(form, &ClassicKey::new(key)).unwrap().reversed()
+}
+
+/// Kind, sender and text of everything in a conversation after `after`.
+pub async fn recorded(
+    client: &mut Client,
+    conversation: u64,
+    after: u64,
+) -> Vec<(u32, String, String)> {
+    let page = client.read(conversation, after).await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    page.entries.iter().map(|e| (e.kind, text(&e.sender), text(&e.body))).collect()
+}
