@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cargo=${CARGO:-cargo}
-scripts=(scripts/*.sh .ci/run)
+scripts=(scripts/*.sh examples/*.sh .ci/run)
 
 "$cargo" fmt --all --check
 "$cargo" clippy "$@" --workspace --all-targets -- -D warnings

@@ -296,7 +296,8 @@ impl Host {
         let running = Running::start(&mut command);
         running.wait_lines(1);
         let said = running.out();
-        let address = said.trim().strip_prefix("listening on ").unwrap();
+        let first = said.lines().next().unwrap();
+        let address = first.strip_prefix("listening on ").unwrap();
         self.port = address.parse::<SocketAddr>().unwrap().port();
         self.running = Some(running);
     }
