@@ -1,7 +1,7 @@
 //! Classic lines and the origin bridge (section 11): for devices and scripts in any language, under
 //! keys of their own, which open nothing but the way to append to one conversation.
 //!
-//! A classic line has one JWE per line inside TLS ([`jwe`] is all of it that we speak). Both ends
+//! A classic line has one JWE per line inside TLS (`jwe` is all of it that we speak). Both ends
 //! draw a nonce, and the keys of the line come from both of them, so that a recorded line opens no
 //! other connection; `seq` in the plaintext does the same within one. [`Greeting`] becomes
 //! [`Heard`] becomes [`Lines`], each consumed by the next. The origin's own format, which has no
