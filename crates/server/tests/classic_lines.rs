@@ -172,11 +172,11 @@ async fn what_was_sent_before_opens_nothing_again() {
     // The same line again, on the same line.
     send(&mut caller.io, &line).await;
     assert_eq!(to_end(caller.io).await, []);
-    // The whole connection again: the server's nonce is another. The kid line is the same bytes.
+    // The whole connection again, byte for byte: the server's nonce is another.
     for again in [line.clone(), answer.into_bytes()] {
         let mut io = try_lines(&host).await.unwrap();
         read_line(&mut io).await;
-        send(&mut io, [b"lamp AAAAAAAAAAAAAAAAAAAAAA\n", &again[..]].concat()).await;
+        send(&mut io, [caller.hello.as_bytes(), &again].concat()).await;
         assert_eq!(to_end(io).await, []);
     }
     // The server's own answer, back to it.

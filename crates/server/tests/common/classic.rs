@@ -87,6 +87,8 @@ pub async fn to_end(mut io: Stream) -> Vec<u8> {
 pub struct Caller {
     pub io: Stream,
     pub lines: Lines,
+    /// Its kid line.
+    pub hello: String,
 }
 
 impl Caller {
@@ -96,8 +98,8 @@ impl Caller {
         let key = ClassicKey::new(key);
         let (hello, lines) =
             call(kid, &key, greeting.trim_end().as_bytes(), &mut OsEntropy).unwrap();
-        send(&mut io, hello).await;
-        Self { io, lines }
+        send(&mut io, &hello).await;
+        Self { io, lines, hello }
     }
 
     pub fn sealed(&mut self, text: &str) -> Vec<u8> {
