@@ -18,17 +18,23 @@ pub fn harmless(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or_default();
     // Characters that act or hide are left out, line ends and tabs become blanks.
     let shown = Untrusted::new(last).render_line();
-    let ended = shown.trim_end_matches(|c: char| c == '.' || c.is_whitespace());
-    let body = ended.trim_start_matches(|c: char| c == '.' || c == '-' || c.is_whitespace());
-    let mut safe = String::with_capacity(ended.len() + 1);
-    if body.len() < ended.len() || is_device(body) {
-        safe.push('_');
+    let ended = shown.trim_end_matches(is_dropped);
+    let body = ended.trim_start_matches(|c: char| c == '-' || is_dropped(c));
+    let hides = body.len() < ended.len();
+    // Cut before it is judged: what is left may be the name of a device.
+    let mut safe = cut(body, if hides { MAX - 1 } else { MAX });
+    if hides || is_device(&safe) {
+        safe = format!("_{}", cut(&safe, MAX - 1));
     }
-    safe.push_str(body);
     match safe.as_str() {
         "" | "_" => NAMELESS.to_owned(),
-        _ => cut(safe),
+        _ => safe,
     }
+}
+
+/// What some file systems leave out at the end of a name.
+fn is_dropped(c: char) -> bool {
+    c == '.' || c.is_whitespace()
 }
 
 fn is_device(name: &str) -> bool {
@@ -38,15 +44,15 @@ fn is_device(name: &str) -> bool {
     DEVICES.contains(&stem.as_str()) || port.is_some_and(|n| n.chars().count() == 1 && is_port(n))
 }
 
-/// At most [`MAX`] bytes, with the ending kept.
-fn cut(name: String) -> String {
-    if name.len() <= MAX {
-        return name;
+/// At most `most` bytes, with the ending kept.
+fn cut(name: &str, most: usize) -> String {
+    if name.len() <= most {
+        return name.to_owned();
     }
     let ending = name.rfind('.').and_then(|at| name.get(at..)).unwrap_or_default();
     let ending = if ending.len() <= MAX_ENDING { ending } else { "" };
-    let end = name.floor_char_boundary(MAX - ending.len());
-    let stem = name.get(..end).unwrap_or_default().trim_end_matches(['.', ' ']);
+    let end = name.floor_char_boundary(most - ending.len());
+    let stem = name.get(..end).unwrap_or_default().trim_end_matches(is_dropped);
     format!("{stem}{ending}")
 }
 
@@ -116,6 +122,17 @@ mod tests {
             );
         }
         assert_eq!(harmless(&"y".repeat(255)), "y".repeat(255));
+    }
+
+    #[test]
+    fn what_is_left_of_a_long_name_is_judged_and_not_what_it_was() {
+        let blanks = |blank: &str| format!("CON{}x", blank.repeat(300));
+        assert_eq!(harmless(&blanks(" ")), "_CON");
+        assert_eq!(harmless(&blanks("\u{a0}")), "_CON");
+        let device = format!("nul.{}", "x".repeat(251));
+        assert_eq!(harmless(&device), format!("_{}", &device[..254]));
+        assert_eq!(harmless(&format!("{}\u{3000}x", "x".repeat(252))), "x".repeat(252));
+        assert_eq!(harmless(&format!("-{}", "x".repeat(255))), format!("_{}", "x".repeat(254)));
     }
 
     #[test]
