@@ -27,6 +27,7 @@ use crate::island::opaque::{
 use crate::kem::{self, KemSecret};
 use crate::keys::{ChainKey, RootKey};
 use crate::limits::VERSION;
+use crate::seal::Chain;
 use crate::{Entropy, schedule};
 
 /// Both ends have proven themselves; the keys of epoch 0.
@@ -67,6 +68,14 @@ impl Established {
     #[must_use]
     pub fn credential(&self) -> &CredentialId {
         &self.credential
+    }
+
+    /// Both chains, client to server first, instead of a session: for tests that play an end which
+    /// is logged in and says what no session would.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn into_chains(self) -> [Chain; 2] {
+        [Chain::new(self.ck_c2s, 0), Chain::new(self.ck_s2c, 0)]
     }
 }
 
