@@ -9,7 +9,7 @@ CARGO_ARGS ?=
 # dependencies, hence the cryptography, are optimised in it too (see Cargo.toml).
 BUILD = $(CARGO) build $(CARGO_ARGS) --package twinlock
 
-.PHONY: help run run-server run-client test lint bench files-run clean clean-run
+.PHONY: help run run-server run-client test lint bench files-run fuzz fuzz-min clean clean-run
 
 help: ## list this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -40,6 +40,12 @@ bench: ## what the record and files do on this machine, in a release build
 files-run: ## 10,000 files, one of 4 GiB, and a GiB with a hundred breaks up and down, in a release build (20 GiB of disk)
 	TWINLOCK_TEST_FILES=full $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test files_many -- --nocapture
 	TWINLOCK_TORN=1024x100 $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test files_torn -- --nocapture
+
+fuzz: ## look for inputs that break a law; TARGET=name alone, for SECONDS=600 each
+	@TARGET=$(TARGET) SECONDS_EACH=$(SECONDS) ./scripts/fuzz.sh
+
+fuzz-min: ## put what fuzzing found into the corpora that `make test` replays
+	@TARGET=$(TARGET) ./scripts/fuzz.sh min
 
 clean: ## remove what was built; the chat in .run/ stays
 	$(CARGO) clean

@@ -43,7 +43,7 @@ while IFS= read -r doc; do
 done < <(documents)
 
 tests=0
-functions=$(grep -rhoE 'fn [a-z0-9_]+' crates --include='*.rs' | sed 's/^fn //' | sort -u)
+functions=$(grep -rhoE 'fn [a-z0-9_]+' crates fuzz --include='*.rs' | sed 's/^fn //' | sort -u)
 while IFS= read -r name; do
     tests=$((tests + 1))
     if ! grep -qx -- "$name" <<<"$functions"; then

@@ -1,0 +1,108 @@
+//! How a target reads its input, and randomness that the input decides.
+
+use twinlock_core::Entropy;
+
+/// Bytes that are read from the front; past their end there are zeros.
+pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Input<'a> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn byte(&mut self) -> u8 {
+        self.take(1).first().copied().unwrap_or(0)
+    }
+
+    /// One of `0..n`.
+    pub(crate) fn below(&mut self, n: u8) -> u8 {
+        self.byte() % n
+    }
+
+    pub(crate) fn flag(&mut self) -> bool {
+        self.byte() & 1 == 1
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        let taken = self.take(N);
+        bytes[..taken.len()].copy_from_slice(taken);
+        bytes
+    }
+
+    pub(crate) fn u16(&mut self) -> u16 {
+        u16::from_be_bytes(self.array())
+    }
+
+    pub(crate) fn u64(&mut self) -> u64 {
+        u64::from_be_bytes(self.array())
+    }
+
+    /// So many bytes, or what is left.
+    pub(crate) fn take(&mut self, n: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(n.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    /// A length and so many bytes.
+    pub(crate) fn part(&mut self) -> &'a [u8] {
+        let len = self.byte();
+        self.take(usize::from(len))
+    }
+
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        self.take(usize::MAX)
+    }
+
+    /// Changes bytes of something good: at most three, or its length. Says whether anything is
+    /// other than before.
+    pub(crate) fn change(&mut self, good: &mut Vec<u8>) -> bool {
+        let before = good.clone();
+        for _ in 0..self.below(4) {
+            let at = usize::from(self.u16());
+            let xor = self.byte();
+            let len = good.len();
+            if let Some(byte) = good.get_mut(at % len.max(1)) {
+                *byte ^= xor;
+            }
+        }
+        match self.below(8) {
+            0 => good.truncate(usize::from(self.u16()) % (good.len() + 1)),
+            1 => good.extend_from_slice(self.part()),
+            _ => {}
+        }
+        *good != before
+    }
+
+    /// The same, with the length kept.
+    pub(crate) fn change_array<const N: usize>(&mut self, good: &mut [u8; N]) -> bool {
+        let before = *good;
+        for _ in 0..self.below(4) {
+            let at = usize::from(self.u16()) % N;
+            good[at] ^= self.byte();
+        }
+        *good != before
+    }
+}
+
+/// Random enough for keys that protect nothing, the same for the same seed (SplitMix64).
+pub struct Seeded(pub u64);
+
+impl Seeded {
+    /// The next 64 bits.
+    pub fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+impl Entropy for Seeded {
+    fn fill(&mut self, out: &mut [u8]) {
+        for chunk in out.chunks_mut(8) {
+            chunk.copy_from_slice(&self.draw().to_le_bytes()[..chunk.len()]);
+        }
+    }
+}

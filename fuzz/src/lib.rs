@@ -1,0 +1,75 @@
+//! What every decoder and state machine promises about any input at all, as functions of bytes.
+//!
+//! [`TARGETS`] has them by name. A target reads its input as bytes of the wire or as a list of
+//! steps, and panics where a law is broken: that is how a fuzzer is told. `tests/replay.rs` runs
+//! each over its corpus in `corpus/` and over some changed copies; `libfuzzer/` lets libFuzzer
+//! look for more. Where an input must be nearly right to get anywhere, the target makes a right
+//! one and lets the input change it, so that no corpus holds keys or goes stale with a version.
+//!
+//! Nothing here stretches a password: logins are those of devices.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod hello;
+mod input;
+mod line;
+mod login;
+mod names;
+mod pair;
+mod peer;
+mod profile;
+mod record;
+mod requests;
+mod sealed;
+mod stream;
+mod text;
+mod tls;
+mod wire;
+
+pub use input::Seeded;
+
+/// A law of some part of the program.
+pub type Target = fn(&[u8]);
+
+/// Calls a macro with the names of all targets.
+#[macro_export]
+macro_rules! for_each_target {
+    ($then:ident) => {
+        $then! {
+            address answers certificate chain enrolment file_name frames greeting hello invite_link
+            line login name password peer profile proxy requests sealed search session setup text
+        }
+    };
+}
+
+macro_rules! table {
+    ($($name:ident)*) => {
+        /// All targets by name.
+        pub const TARGETS: &[(&str, Target)] = &[$((stringify!($name), targets::$name)),*];
+    };
+}
+for_each_target!(table);
+
+mod targets {
+    pub(crate) use crate::hello::{enrolment, hello, setup};
+    pub(crate) use crate::line::line;
+    pub(crate) use crate::login::{greeting, login};
+    pub(crate) use crate::names::{address, file_name, invite_link, name, password};
+    pub(crate) use crate::pair::session;
+    pub(crate) use crate::peer::peer;
+    pub(crate) use crate::profile::profile;
+    pub(crate) use crate::record::{chain, search};
+    pub(crate) use crate::requests::{answers, requests};
+    pub(crate) use crate::sealed::sealed;
+    pub(crate) use crate::text::text;
+    pub(crate) use crate::tls::certificate;
+    pub(crate) use crate::wire::{frames, proxy};
+}
+
+/// Runs the target of this name.
+///
+/// # Panics
+/// If a law is broken, or if there is no such target.
+pub fn run(name: &str, data: &[u8]) {
+    let (_, target) = TARGETS.iter().find(|target| target.0 == name).expect("a target's name");
+    target(data);
+}

@@ -1,0 +1,72 @@
+//! A real line over a stream that comes in pieces, ends anywhere and has been tampered with.
+
+use std::time::Instant;
+
+use twinlock_core::frame::{HEADER, Header};
+use twinlock_core::session::{Event, Fault, Session};
+use twinlock_link::line::{Line, LineError, Wake};
+
+use crate::input::{Input, Seeded};
+use crate::login::{config, established};
+use crate::pair::Message;
+use crate::stream::{Pieces, block_on};
+
+/// What came before the first byte that is missing or changed is read, whole and in order, and
+/// nothing after it; however the stream is cut into pieces.
+pub(crate) fn line(data: &[u8]) {
+    let mut input = Input(data);
+    let now = Instant::now();
+    let [client, server] = established(u64::from(input.byte()));
+    let (mut client, server) =
+        (Session::new(client, config(), now), Session::new(server, config(), now));
+    let mut ready = server.outgoing().to_vec();
+    let header = Header::parse(*ready.first_chunk().unwrap(), client.due()).unwrap();
+    client.handle_frame(header, &mut ready[HEADER..], now, &mut Seeded(1)).unwrap();
+
+    // Where each message ends in the stream, and what it is.
+    let mut sent = Vec::new();
+    for _ in 0..input.below(12) {
+        let (size, bulk) = (input.byte(), input.flag());
+        let body = vec![size; if size > 250 { 65_000 } else { usize::from(size) * 3 }];
+        let message = if bulk {
+            client.send_bulk(7, 1 << 40, &body).ok().map(|()| Message::Bulk(7, 1 << 40, body))
+        } else {
+            client.send_app(&body).ok().map(|()| Message::App(body))
+        };
+        sent.extend(message.map(|message| (client.outgoing().len(), message)));
+    }
+    let bytes = client.outgoing().to_vec();
+    let mut touched = bytes.clone();
+    let piece = usize::from(input.u16());
+    input.change(&mut touched);
+    let same = bytes.iter().zip(&touched).take_while(|(a, b)| a == b).count();
+    let expected: Vec<_> = sent.iter().filter(|(end, _)| *end <= same).map(|s| &s.1).collect();
+
+    let whole = touched == bytes;
+    let mut got = Vec::new();
+    let error = block_on(async {
+        let mut line = Line::new(Pieces::new(touched, piece), server);
+        loop {
+            match line.wait(None).await {
+                Ok(Wake::Frame) => {}
+                Ok(Wake::Room) => panic!("nobody asked for room"),
+                Err(error) => return error,
+            }
+            match line.open_frame() {
+                Ok(Event::App(body)) => got.push(Message::App(body.to_vec())),
+                Ok(Event::Bulk { transfer, offset, data }) => {
+                    got.push(Message::Bulk(transfer, offset, data.to_vec()));
+                }
+                Ok(Event::Ready { .. }) => {}
+                Ok(other) => panic!("{other:?} that nobody said"),
+                Err(error) => return error,
+            }
+        }
+    });
+    assert!(got.iter().collect::<Vec<_>>() == expected, "{} of {}", got.len(), expected.len());
+    match error {
+        LineError::Cut(_) => {}
+        LineError::Fault(Fault::Tampered) | LineError::Header(_) => assert!(!whole),
+        other => panic!("{other}"),
+    }
+}

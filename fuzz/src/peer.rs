@@ -1,0 +1,310 @@
+//! An end that is logged in and says what no session would: every frame is authentic, and most of
+//! them are wrong. The session is compared with what sections 5 and 6 say it does.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use twinlock_core::frame::{CloseCode, Due, HEADER, Header};
+use twinlock_core::handshake::Role;
+use twinlock_core::seal::{Chain, MessageType, Opened};
+use twinlock_core::session::{Binding, Event, Fault, SendError, Session};
+
+use crate::input::{Input, Seeded};
+use crate::login::{config, established};
+
+const STEPS: usize = 60;
+
+/// One session, and the other end as bare chains.
+struct Peer {
+    role: Role,
+    session: Session,
+    send: Chain,
+    recv: Chain,
+    now: Instant,
+    entropy: Seeded,
+    /// The other end can open what the session seals: until the session's chain switches.
+    hears: bool,
+}
+
+/// What is to come of a message.
+#[derive(Debug, PartialEq, Eq)]
+enum Then {
+    Event(Said),
+    Violation,
+    /// Keys that somebody changed: they may still be keys.
+    Either(Said),
+}
+
+/// An [`Event`] that owns what it tells.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Ready(Binding, Vec<u8>),
+    App(Vec<u8>),
+    Bulk(u32, u64, Vec<u8>),
+    Rekeyed(u32),
+    Closed(CloseCode),
+}
+
+impl Peer {
+    fn new(role: Role, seed: u64) -> Self {
+        let [client, server] = established(seed);
+        let (mine, theirs) = match role {
+            Role::Client => (client, server),
+            Role::Server => (server, client),
+        };
+        let [c2s, s2c] = theirs.into_chains();
+        let (send, recv) = match role {
+            Role::Client => (s2c, c2s),
+            Role::Server => (c2s, s2c),
+        };
+        let now = Instant::now();
+        let session = Session::new(mine, config(), now);
+        Self { role, session, send, recv, now, entropy: Seeded(seed), hears: true }
+    }
+
+    fn say(&mut self, mtype: MessageType, body: &[u8]) -> Result<Said, Fault> {
+        let mut frame = Vec::new();
+        self.send.seal(mtype, body, &mut frame).unwrap();
+        self.read(&mut frame)
+    }
+
+    fn read(&mut self, frame: &mut [u8]) -> Result<Said, Fault> {
+        let (header, payload) = frame.split_first_chunk_mut::<HEADER>().unwrap();
+        let header = Header::parse(*header, Due::Session).unwrap();
+        self.session.handle_bytes(self.now);
+        let event = self.session.handle_frame(header, payload, self.now, &mut self.entropy)?;
+        Ok(match event {
+            Event::Nothing => Said::Nothing,
+            Event::Ready { binding, info } => Said::Ready(binding, info.to_vec()),
+            Event::App(body) => Said::App(body.to_vec()),
+            Event::Bulk { transfer, offset, data } => Said::Bulk(transfer, offset, data.to_vec()),
+            Event::Rekeyed(epoch) => Said::Rekeyed(epoch),
+            Event::Closed(code) => Said::Closed(code),
+        })
+    }
+
+    /// What the session has sealed since, as far as the other end can open it.
+    fn heard(&mut self) -> Vec<(MessageType, Vec<u8>)> {
+        let mut out = self.session.outgoing().to_vec();
+        self.session.sent(out.len());
+        let mut heard = Vec::new();
+        let mut rest = &mut out[..];
+        while !rest.is_empty() {
+            let header = Header::parse(*rest.first_chunk().unwrap(), Due::Session).unwrap();
+            let (frame, after) = rest.split_at_mut(HEADER + header.len);
+            if self.hears {
+                match self.recv.open(header, &mut frame[HEADER..]).unwrap() {
+                    Opened::Message(mtype, body) => {
+                        self.hears = !matches!(mtype, MessageType::Rekey2 | MessageType::Rekey3);
+                        heard.push((mtype, body.to_vec()));
+                    }
+                    Opened::Bulk { .. } => panic!("no BULK is sent here"),
+                }
+            }
+            rest = after;
+        }
+        heard
+    }
+
+    /// The session has ended with this CLOSE as its last word, and stays so.
+    fn assert_ended(&mut self, code: Option<CloseCode>) {
+        assert!(self.session.is_closed() && self.session.poll_timeout().is_none());
+        let could_hear = self.hears;
+        let heard = self.heard();
+        if let (true, Some(code)) = (could_hear && self.hears, code) {
+            let close = (MessageType::Close, code.number().to_be_bytes().to_vec());
+            assert_eq!(heard.last(), Some(&close));
+        }
+        assert_eq!(self.session.send_app(b"more"), Err(SendError::NotOpen));
+        assert_eq!(self.say(MessageType::App, b"more"), Err(Fault::Ended));
+        assert!(self.session.outgoing().is_empty());
+    }
+}
+
+/// Bodies of REKEY1 and REKEY2 of another line. Nothing ties them to it: to this line they are
+/// right ones, though what follows from them fits nobody.
+fn rekey_bodies() -> &'static [Vec<u8>; 2] {
+    static BODIES: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
+    BODIES.get_or_init(|| {
+        let mut client = Peer::new(Role::Client, 1);
+        client.say(MessageType::Ready, &ready([5; 32])).unwrap();
+        assert!(client.session.start_rekey(client.now, &mut client.entropy));
+        let rekey1 = client.heard().pop().unwrap().1;
+        let mut server = Peer::new(Role::Server, 1);
+        server.say(MessageType::Ready, &ready([5; 32])).unwrap();
+        server.say(MessageType::Rekey1, &rekey1).unwrap();
+        [rekey1, server.heard().pop().unwrap().1]
+    })
+}
+
+fn ready(value: [u8; 32]) -> Vec<u8> {
+    [&[1][..], &value, &[1], b"info"].concat()
+}
+
+/// What the session has seen, as far as it matters to what comes next.
+#[derive(Default)]
+struct Model {
+    open: bool,
+    /// Client: REKEY1 is sent. Server: REKEY2 is.
+    rekeying: bool,
+}
+
+impl Model {
+    fn then(&self, role: Role, mtype: MessageType, body: &[u8], changed: bool) -> Then {
+        use MessageType as M;
+        let when =
+            |right: bool, said: Said| if right { Then::Event(said) } else { Then::Violation };
+        match mtype {
+            M::Close => match body.try_into() {
+                Ok(code) => {
+                    Then::Event(Said::Closed(CloseCode::from_number(u16::from_be_bytes(code))))
+                }
+                Err(_) => Then::Violation,
+            },
+            M::Ready if !self.open => {
+                let Some((&[bound, value @ .., version], info)) = body.split_first_chunk::<34>()
+                else {
+                    return Then::Violation;
+                };
+                let binding = match (bound, value == [5; 32]) {
+                    (1, true) => Binding::Bound,
+                    (1, false) => Binding::Cut,
+                    _ => Binding::Unknown,
+                };
+                let right = (bound == 1 || bound == 0 && value == [0; 32]) && version > 0;
+                when(right, Said::Ready(binding, info.to_vec()))
+            }
+            M::Ready => Then::Violation,
+            _ if !self.open => Then::Violation,
+            M::App => Then::Event(Said::App(body.to_vec())),
+            M::Ping | M::Pong => when(body.len() == 8, Said::Nothing),
+            M::Rekey1 => match role == Role::Server && !self.rekeying && body.len() == 1216 {
+                true if changed => Then::Either(Said::Nothing),
+                right => when(right, Said::Nothing),
+            },
+            M::Rekey2 => match role == Role::Client && self.rekeying && body.len() == 1120 {
+                true if changed => Then::Either(Said::Rekeyed(1)),
+                right => when(right, Said::Rekeyed(1)),
+            },
+            M::Rekey3 => {
+                let right = role == Role::Server && self.rekeying && body.is_empty();
+                when(right, Said::Rekeyed(1))
+            }
+        }
+    }
+}
+
+/// A session answers authentic frames as sections 5 and 6 say, whatever they are: with the event,
+/// or with CLOSE 1 and its end.
+pub(crate) fn peer(data: &[u8]) {
+    let mut input = Input(data);
+    let role = if input.flag() { Role::Server } else { Role::Client };
+    let mut peer = Peer::new(role, u64::from(input.byte()));
+    let mut model = Model::default();
+    let sent = peer.heard();
+    assert!(matches!(&sent[..], [(MessageType::Ready, _)]));
+    for _ in 0..STEPS {
+        if input.is_empty() {
+            return;
+        }
+        match input.below(16) {
+            kind @ 0..=10 => {
+                if !say(&mut peer, &mut model, kind, &mut input) {
+                    return;
+                }
+            }
+            11 => {
+                let data = [&[1], input.part()].concat();
+                let mut frame = Vec::new();
+                peer.send.seal_bulk(3, u64::MAX, &data, &mut frame).unwrap();
+                let said = peer.read(&mut frame);
+                if !model.open {
+                    assert!(matches!(said, Err(Fault::Violation(_))));
+                    return peer.assert_ended(Some(CloseCode::Protocol));
+                }
+                assert_eq!(said, Ok(Said::Bulk(3, u64::MAX, data)));
+            }
+            12 => {
+                let body = input.part();
+                assert_eq!(peer.session.send_app(body).is_ok(), model.open);
+                let hears = peer.hears;
+                let heard = peer.heard();
+                let app = (MessageType::App, body.to_vec());
+                assert!(!hears || !model.open || heard == [app]);
+            }
+            13 | 14 => {
+                let started = peer.session.start_rekey(peer.now, &mut peer.entropy);
+                assert_eq!(started, role == Role::Client && model.open && !model.rekeying);
+                model.rekeying |= started;
+                assert!(
+                    !started
+                        || matches!(&peer.heard()[..], [(MessageType::Rekey1, body)] if body.len() == 1216)
+                );
+            }
+            _ => {
+                peer.now += Duration::from_secs(u64::from(input.byte()));
+                if peer.session.handle_timeout(peer.now, &mut peer.entropy).is_err() {
+                    return peer.assert_ended(None);
+                }
+                // It may have begun a rekey by itself.
+                model.rekeying |= peer.heard().iter().any(|heard| heard.0 == MessageType::Rekey1);
+            }
+        }
+    }
+}
+
+/// Says one message and judges what comes of it. `false`: that was the end.
+fn say(peer: &mut Peer, model: &mut Model, kind: u8, input: &mut Input<'_>) -> bool {
+    use MessageType as M;
+    let [rekey1, rekey2] = rekey_bodies();
+    let (mtype, mut body) = match kind {
+        0 | 1 => (M::Ready, ready([input.byte(); 32])),
+        2 => (M::Ready, ready([5; 32])),
+        3 => (M::App, input.part().to_vec()),
+        4 => (M::Rekey1, rekey1.clone()),
+        5 => (M::Rekey2, rekey2.clone()),
+        6 => (M::Rekey3, Vec::new()),
+        7 => (M::Ping, input.array::<8>().to_vec()),
+        8 => (M::Pong, input.array::<8>().to_vec()),
+        9 => (M::Close, input.array::<2>().to_vec()),
+        _ => (M::Ready, vec![0; 33]),
+    };
+    let changed = input.change(&mut body);
+    let was_hearing = peer.hears;
+    let said = peer.say(mtype, &body);
+    let expected = match (model.then(peer.role, mtype, &body, changed), &said) {
+        (Then::Either(said), Ok(_)) => Then::Event(said),
+        (Then::Either(_), Err(_)) => Then::Violation,
+        (then, _) => then,
+    };
+    match (expected, said) {
+        (Then::Event(expected), Ok(said)) => assert_eq!(said, expected),
+        (Then::Violation, Err(Fault::Violation(_))) => {
+            peer.assert_ended(Some(CloseCode::Protocol));
+            return false;
+        }
+        (expected, said) => panic!("{said:?} of {mtype:?} where {expected:?} was to come"),
+    }
+    match mtype {
+        M::Close => {
+            peer.assert_ended(Some(CloseCode::Bye));
+            return false;
+        }
+        M::Ready => model.open = true,
+        M::Ping if was_hearing => assert_eq!(peer.heard(), [(M::Pong, body)]),
+        M::Rekey1 => {
+            model.rekeying = true;
+            let heard = peer.heard();
+            assert!(matches!(&heard[..], [(M::Rekey2, body)] if body.len() == 1120));
+        }
+        // The other end of another line has other keys from here on.
+        M::Rekey2 | M::Rekey3 => {
+            assert_eq!(peer.say(M::App, b"of the old epoch"), Err(Fault::Tampered));
+            assert!(peer.session.is_closed() && peer.session.outgoing().is_empty());
+            return false;
+        }
+        _ => {}
+    }
+    true
+}

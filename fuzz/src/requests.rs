@@ -1,0 +1,79 @@
+//! The protobuf of READY and APP frames.
+
+use prost::Message;
+use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
+use twinlock_core::id::{Link, MessageId, Salt, Sender, ServerKey};
+use twinlock_core::proto::{self, item::What, request::Op};
+
+use crate::text::acts;
+
+/// What decodes means the same when it is encoded and decoded again, in no more bytes.
+fn means_the_same<M: Message + Default + PartialEq>(data: &[u8]) -> Option<M> {
+    let message = M::decode(data).ok()?;
+    let encoded = message.encode_to_vec();
+    assert_eq!(encoded.len(), message.encoded_len());
+    assert!(M::decode(&encoded[..]).is_ok_and(|again| again == message));
+    Some(message)
+}
+
+/// What a server reads: requests and the client's Info. What is logged of it neither shows what
+/// people write nor acts on a terminal.
+pub(crate) fn requests(data: &[u8]) {
+    let _info = means_the_same::<proto::ClientInfo>(data);
+    let Some(message) = means_the_same::<proto::ToServer>(data) else { return };
+    for request in message.requests {
+        let Some(Op::Append(append)) = request.op else { continue };
+        let shown = format!("{append:?}");
+        assert!(!shown.chars().any(acts));
+        let hidden = proto::Append { body: vec![0; append.body.len()].into(), ..append };
+        assert_eq!(shown, format!("{hidden:?}"), "the body shows");
+    }
+}
+
+/// What a client reads: answers, entries and the server's Info. Entries that somebody made up are
+/// linked or refused as any others.
+pub(crate) fn answers(data: &[u8]) {
+    let _info = means_the_same::<proto::ServerInfo>(data);
+    let _file = means_the_same::<proto::FileBody>(data);
+    let Some(message) = means_the_same::<proto::ToClient>(data) else { return };
+    for item in message.items {
+        let Some(What::Entries(entries)) = item.what else { continue };
+        let first = entries.entries.first().map_or(0, |entry| entry.n.saturating_sub(1));
+        let link = chain::link_0(&ServerKey([1; 32]), entries.conversation);
+        let mut position = Position::new(entries.conversation, first, link);
+        for entry in &entries.entries {
+            let before = position.clone();
+            let result = advance(&mut position, entries.conversation, entry);
+            match result {
+                Ok(link) => assert!(position.n() == entry.n && *position.link() == link),
+                Err(broken) => assert!(position == before && broken.at() == entry.n),
+            }
+            if let Ok(sender) = Sender::parse(&entry.sender) {
+                assert_eq!(sender.to_string().as_bytes(), &entry.sender);
+            }
+            let shown = format!("{entry:?}");
+            assert!(!shown.chars().any(acts));
+            let hidden = proto::Entry { body: vec![0; entry.body.len()].into(), ..entry.clone() };
+            assert_eq!(shown, format!("{hidden:?}"), "the body shows");
+        }
+    }
+}
+
+fn advance(
+    position: &mut Position,
+    conversation: u64,
+    entry: &proto::Entry,
+) -> Result<Link, Broken> {
+    let zeros = || Salt([0; 16]);
+    let commit = chain::commit(&Salt::from_slice(&entry.salt).unwrap_or_else(zeros), &entry.body);
+    let linked = Linked {
+        conversation,
+        n: entry.n,
+        time_ms: entry.time_ms,
+        message_id: &MessageId::from_slice(&entry.message_id).unwrap_or(MessageId([0; 16])),
+        kind: Kind(entry.kind as u8),
+        sender: &entry.sender,
+        commit: &commit,
+    };
+    position.advance(&linked, None)
+}

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Lets libFuzzer look for inputs that break a law of fuzz/, beginning with the corpora that `make
+# test` replays.
+#
+#   scripts/fuzz.sh          each target for SECONDS (600), or TARGET alone
+#   scripts/fuzz.sh min      puts what was found into the corpora, as few and as small as covers it
+#
+# Needs cargo-fuzz and a C++ compiler. What is found meanwhile is in fuzz/libfuzzer/target/found, an
+# input that breaks a law in fuzz/libfuzzer/artifacts.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo=${CARGO:-cargo}
+seconds=${SECONDS_EACH:-600}
+found=fuzz/libfuzzer/target/found
+
+if ! "$cargo" fuzz --version >/dev/null 2>&1; then
+    echo 'cargo-fuzz is missing: cargo install --locked cargo-fuzz' >&2
+    exit 2
+fi
+# The instrumentation is of the compiler that is here; it is not stable by name.
+export RUSTC_BOOTSTRAP=1
+# The same versions of everything as the program has; only libFuzzer's own are added.
+if [[ ! -e fuzz/libfuzzer/Cargo.lock || Cargo.lock -nt fuzz/libfuzzer/Cargo.lock ]]; then
+    cp Cargo.lock fuzz/libfuzzer/Cargo.lock
+fi
+
+mkdir -p "$found"
+scratch=$(mktemp -d "$PWD/$found/scratch.XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+
+targets=("${TARGET:-}")
+if [[ -z ${targets[0]} ]]; then
+    targets=()
+    for file in fuzz/libfuzzer/fuzz_targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
+fi
+
+# Runs a target over directories; the first is written to.
+fuzz() {
+    local target=$1
+    shift
+    TMPDIR=$scratch "$cargo" fuzz run --fuzz-dir fuzz/libfuzzer --sanitizer none "$target" "$@"
+}
+
+for target in "${targets[@]}"; do
+    corpus=fuzz/corpus/$target
+    mkdir -p "$found/$target"
+    if [[ ${1:-} == min ]]; then
+        small=$scratch/$target
+        mkdir "$small"
+        fuzz "$target" "$small" "$corpus" "$found/$target" -- -merge=1 -max_len=4096
+        rm -rf "$corpus"
+        mv "$small" "$corpus"
+    else
+        echo "$target for $seconds s"
+        fuzz "$target" "$found/$target" "$corpus" -- -max_total_time="$seconds" -max_len=4096 \
+            -timeout=25 -print_final_stats=1
+    fi
+done
