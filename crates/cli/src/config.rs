@@ -11,7 +11,7 @@ use twinlock_core::text::Untrusted;
 use twinlock_server::identity::{KeyType as ServerKeyType, OwnFiles};
 use twinlock_server::{Classic, Config, Limits};
 
-use crate::args::{Binding, KeyType, LogLevel, PORT, Serve};
+use crate::args::{Binding, KeyType, LONGEST, LogLevel, PORT, Serve};
 use crate::exit::Failure;
 
 /// The configuration file. Unknown keys are errors that name file and line.
@@ -141,7 +141,7 @@ impl LimitsFile {
         set(&mut classic.connections_per_address, self.classic_connections_per_address);
         limits.logins_per_minute = self.logins_per_minute.unwrap_or(limits.logins_per_minute);
         let bytes = |mib: u64| mib.saturating_mul(1024 * 1024);
-        let hours = |hours: u64| Duration::from_secs(hours.saturating_mul(3600));
+        let hours = |hours: u64| seconds(hours.saturating_mul(3600));
         limits.invite = self.invite_hours.map_or(limits.invite, hours);
         limits.file = self.largest_file_mib.map_or(limits.file, bytes);
         limits.files_per_user = self.files_per_user_mib.map_or(limits.files_per_user, bytes);
@@ -153,7 +153,7 @@ impl LimitsFile {
 impl TimingFile {
     fn put_into(self, config: &mut Config) {
         let set = |to: &mut Duration, from: Option<u64>| {
-            *to = from.map_or(*to, Duration::from_secs);
+            *to = from.map_or(*to, seconds);
         };
         set(&mut config.timing.ping_following, self.ping_following);
         set(&mut config.timing.ping_idle, self.ping_idle);
@@ -163,6 +163,11 @@ impl TimingFile {
         set(&mut config.drain, self.drain);
         set(&mut config.come_back, self.come_back);
     }
+}
+
+/// So many seconds, or as many as there can be.
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n.min(LONGEST))
 }
 
 fn read(path: &Path) -> Result<File, Failure> {
@@ -184,4 +189,35 @@ fn default_data() -> Result<PathBuf, Failure> {
         .or_else(|| Some(set("HOME")?.join(".local/share")))
         .map(|dir| dir.join("twinlock-server"))
         .ok_or_else(|| Failure::usage("no place for the record: say --data DIR"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::{Instant, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn no_number_of_a_file_is_more_than_a_clock_can_count() {
+        let most = i64::MAX;
+        let file: File = toml::from_str(&format!(
+            "[limits]\ninvite-hours = {most}\npartial-files-hours = {most}\n\
+             [timing]\nping-following = {most}\nping-idle = {most}\nping-answer = {most}\n\
+             rekey-overdue = {most}\nmax-age = {most}\ndrain = {most}\ncome-back = {most}\n"
+        ))
+        .unwrap();
+        let mut config = Config::new(PathBuf::new(), SocketAddr::from(([127, 0, 0, 1], 0)));
+        file.limits.put_into(&mut config.limits);
+        file.timing.put_into(&mut config);
+        let timing = &config.timing;
+        let times = [timing.ping_following, timing.ping_idle, timing.ping_answer];
+        let times = times.into_iter().chain([timing.rekey_overdue, timing.max_age]);
+        for time in times.chain([config.drain, config.come_back]) {
+            assert!(Instant::now().checked_add(time).is_some(), "{time:?}");
+        }
+        for time in [config.limits.invite, config.limits.partial_files] {
+            assert!(SystemTime::now().checked_add(time).is_some(), "{time:?}");
+        }
+    }
 }

@@ -191,7 +191,7 @@ impl Server {
             tls,
             gate: Gate::new(limits.unauthenticated, limits.unauthenticated_per_address),
             guesses: Guesses::new(limits.logins_per_minute),
-            handshakes: Semaphore::new(limits.handshakes.max(1)),
+            handshakes: Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)),
             searches: Semaphore::new(1),
             hub: Arc::new(Hub::default()),
             stop: watch::Sender::new(false),

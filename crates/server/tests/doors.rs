@@ -299,3 +299,24 @@ async fn a_client_that_says_bye_is_forgotten_and_one_that_just_goes_too() {
     drop(other);
     soon("cut", gone(0)).await;
 }
+
+#[tokio::test]
+async fn no_limit_is_too_high_to_start_with() {
+    let host = Host::start_with(|config| {
+        let limits = &mut config.limits;
+        let counts = [
+            &mut limits.unauthenticated,
+            &mut limits.unauthenticated_per_address,
+            &mut limits.handshakes,
+            &mut limits.sessions_per_user,
+        ];
+        for count in counts {
+            *count = usize::MAX;
+        }
+        limits.logins_per_minute = u32::MAX;
+        (limits.file, limits.files_per_user) = (u64::MAX, u64::MAX);
+    })
+    .await;
+    let (_laptop, ada) = host.owner().await;
+    assert_eq!(ada.info.user, "ada");
+}

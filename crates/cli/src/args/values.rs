@@ -69,6 +69,10 @@ impl std::str::FromStr for Since {
 /// Seconds of a day.
 const DAY: u64 = 24 * 3600;
 
+/// Seconds that anything lasts at most, a hundred years: a longer time cannot be added to every
+/// clock's now.
+pub(crate) const LONGEST: u64 = 100 * 365 * DAY;
+
 /// A name, folded: people write their names with capitals.
 pub(super) fn name(text: &str) -> Result<Name, String> {
     Name::new(&text.to_ascii_lowercase()).map_err(|error| error.to_string())
@@ -98,7 +102,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     seconds
         .or_else(|| days().map(Duration::from_secs))
         .or_else(|| Duration::try_from(friendly()?).ok())
-        .filter(|time| !time.is_zero())
+        .filter(|time| !time.is_zero() && time.as_secs() <= LONGEST)
         .ok_or_else(|| "a time such as 90s, 10m, 48h or 7d".to_owned())
 }
 
@@ -151,7 +155,9 @@ mod tests {
         assert_eq!(duration("48h"), Ok(Duration::from_secs(48 * 3600)));
         assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * DAY)));
-        for bad in ["", "0", "-5s", "soon", "0s", "0d"] {
+        let longest = format!("{LONGEST}");
+        assert!(std::time::Instant::now().checked_add(duration(&longest).unwrap()).is_some());
+        for bad in ["", "0", "-5s", "soon", "0s", "0d", "18446744073709551615", "99999d"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }
