@@ -23,6 +23,20 @@ use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::{Context, Opened, why_down};
 
+/// A harmless name that none of `names` has, which has it then: of two files of one name the later
+/// is marked with its number, and with more where somebody called another file just that.
+fn unlike(names: &mut HashSet<String>, wanted: &str, n: u64) -> String {
+    let own = name::harmless(wanted);
+    let mut name = own.clone();
+    let mut again = 1;
+    while !names.insert(name.clone()) {
+        let mark = if again == 1 { n.to_string() } else { format!("{n}-{again}") };
+        name = name::marked(&own, &mark);
+        again += 1;
+    }
+    name
+}
+
 pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
     let to_stdout = args.output.as_deref().is_some_and(|path| path.as_os_str() == "-");
     if to_stdout && (args.entries.len() > 1 || args.moving.json) {
@@ -40,10 +54,7 @@ pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
             (_, true) => None,
             (Some(path), _) if !is_dir(path) => Some(place_at(path)),
             (dir, _) => {
-                let mut name = name::harmless(file.name.expose_raw());
-                if !names.insert(name.clone()) {
-                    name = name::marked(&name, &entry.n.to_string());
-                }
+                let name = unlike(&mut names, file.name.expose_raw(), entry.n);
                 let dir = dir.clone().unwrap_or_else(|| PathBuf::from("."));
                 Some((dir, name.into()))
             }
@@ -172,5 +183,24 @@ pub(super) async fn entry(
             let word = kind.word();
             Err(Failure::usage(format!("entry {n} of {target} is no file (it is {word})")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_fetched_together_have_each_a_name_of_its_own() {
+        let mut names = HashSet::new();
+        let mut take = |wanted: &str, n| unlike(&mut names, wanted, n);
+        assert_eq!(take("a-5.txt", 3), "a-5.txt");
+        assert_eq!(take("a.txt", 4), "a.txt");
+        assert_eq!(take("a.txt", 5), "a-5-2.txt");
+        assert_eq!(take("../a.txt", 6), "a-6.txt");
+        // Full, and with its mark already.
+        let full = format!("{}-8", "x".repeat(253));
+        assert_eq!(take(&full, 7), full);
+        assert_eq!(take(&full, 8), format!("{}-8-2", "x".repeat(251)));
     }
 }
