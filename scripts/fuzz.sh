@@ -3,7 +3,8 @@
 # test` replays.
 #
 #   scripts/fuzz.sh          each target for SECONDS (600), or TARGET alone
-#   scripts/fuzz.sh min      puts what was found into the corpora, as few and as small as covers it
+#   scripts/fuzz.sh min      puts what was found into the corpora: of the few files that cover it up
+#                            to FEW for each target; those that somebody gave a name stay
 #
 # Needs cargo-fuzz and a C++ compiler. What is found meanwhile is in fuzz/libfuzzer/target/found, an
 # input that breaks a law in fuzz/libfuzzer/artifacts.
@@ -13,6 +14,8 @@ cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 seconds=${SECONDS_EACH:-600}
 found=fuzz/libfuzzer/target/found
+# Enough for changed copies to begin with; a fuzzer finds the rest again in seconds.
+FEW=40
 
 if ! "$cargo" fuzz --version >/dev/null 2>&1; then
     echo 'cargo-fuzz is missing: cargo install --locked cargo-fuzz' >&2
@@ -48,7 +51,15 @@ for target in "${targets[@]}"; do
     if [[ ${1:-} == min ]]; then
         small=$scratch/$target
         mkdir "$small"
-        fuzz "$target" "$small" "$corpus" "$found/$target" -- -merge=1 -max_len=4096
+        hashes=(-regextype egrep -type f -regex '.*/[0-9a-f]{40}')
+        find "$corpus" -type f -not \( "${hashes[@]}" \) -exec cp {} "$small" \;
+        # What is reached counts, and not how often.
+        fuzz "$target" "$small" "$corpus" "$found/$target" -- -merge=1 -max_len=4096 \
+            -set_cover_merge=1 -use_counters=0
+        # Of those, the ones that do most and are still small.
+        find "$small" "${hashes[@]}" -size +1024c -delete
+        find "$small" "${hashes[@]}" -printf '%s %p\n' | sort -rn | tail -n "+$((FEW + 1))" |
+            cut -d' ' -f2- | xargs -r rm
         rm -rf "$corpus"
         mv "$small" "$corpus"
     else
