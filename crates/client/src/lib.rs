@@ -15,6 +15,7 @@ mod driver;
 pub mod enrol;
 pub mod error;
 pub mod home;
+pub mod load;
 pub mod outbox;
 pub mod profile;
 pub mod receipts;

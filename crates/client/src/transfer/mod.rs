@@ -17,7 +17,7 @@ mod place;
 mod source;
 mod spool;
 mod upload;
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -17,22 +17,22 @@ use crate::error::{ClientError, Refusal, closed};
 const KEPT: usize = 64;
 
 /// A line that is up.
-pub(super) struct Wire {
+pub(crate) struct Wire {
     line: Line<Stream>,
     items: VecDeque<proto::Item>,
     /// What came while something else was waited for.
     kept: VecDeque<Incoming>,
     next_id: u64,
     /// When the server said it would be back.
-    pub(super) come_back: Option<Duration>,
+    pub(crate) come_back: Option<Duration>,
     /// A file, or a part of one, has moved on this line.
-    pub(super) moved: bool,
+    pub(crate) moved: bool,
     dead: bool,
 }
 
 /// What comes.
 #[derive(Debug)]
-pub(super) enum Incoming {
+pub(crate) enum Incoming {
     Answer {
         id: u64,
         result: Result<Answered, Refusal>,
@@ -55,7 +55,7 @@ pub(super) enum Incoming {
 }
 
 impl Wire {
-    pub(super) fn new(line: Line<Stream>) -> Self {
+    pub(crate) fn new(line: Line<Stream>) -> Self {
         Self {
             line,
             items: VecDeque::new(),
@@ -68,17 +68,17 @@ impl Wire {
     }
 
     /// Nothing more can be done with it.
-    pub(super) fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         self.dead
     }
 
     /// Bytes sealed and not yet written.
-    pub(super) fn backlog(&self) -> usize {
+    pub(crate) fn backlog(&self) -> usize {
         self.line.backlog()
     }
 
     /// Asks and gives the id by which the answer comes.
-    pub(super) fn ask(&mut self, op: Op) -> Result<u64, ClientError> {
+    pub(crate) fn ask(&mut self, op: Op) -> Result<u64, ClientError> {
         let id = self.next_id;
         self.next_id += 1;
         let requests = vec![proto::Request { id, op: Some(op) }];
@@ -87,7 +87,7 @@ impl Wire {
     }
 
     /// Everything before `offset` has been taken.
-    pub(super) fn ack(&mut self, transfer: u32, offset: u64) -> Result<(), ClientError> {
+    pub(crate) fn ack(&mut self, transfer: u32, offset: u64) -> Result<(), ClientError> {
         let file_acks = vec![proto::FileAck { transfer, offset }];
         self.send(&proto::ToServer { file_acks, ..Default::default() })
     }
@@ -98,7 +98,7 @@ impl Wire {
     }
 
     /// Seals a part of a file.
-    pub(super) fn send_bulk(
+    pub(crate) fn send_bulk(
         &mut self,
         transfer: u32,
         offset: u64,
@@ -116,7 +116,7 @@ impl Wire {
     }
 
     /// Asks and waits for the answer. What comes for a transfer meanwhile is of one that ended.
-    pub(super) async fn answer(
+    pub(crate) async fn answer(
         &mut self,
         op: Op,
     ) -> Result<Result<Answered, Refusal>, ClientError> {
@@ -130,7 +130,7 @@ impl Wire {
     }
 
     /// Keeps the line going while `work` is done elsewhere; what comes is kept for later.
-    pub(super) async fn during<T>(
+    pub(crate) async fn during<T>(
         &mut self,
         work: impl Future<Output = T>,
     ) -> Result<T, ClientError> {
@@ -151,7 +151,7 @@ impl Wire {
 
     /// The next that comes; with `room`, [`Incoming::Room`] once no more than so many bytes are
     /// outgoing. Cancel-safe. After an error the line is [dead](Self::is_dead).
-    pub(super) async fn next(&mut self, room: Option<usize>) -> Result<Incoming, ClientError> {
+    pub(crate) async fn next(&mut self, room: Option<usize>) -> Result<Incoming, ClientError> {
         match self.kept.pop_front() {
             Some(kept) => Ok(kept),
             None => self.receive(room).await,
@@ -218,8 +218,13 @@ impl Wire {
         })
     }
 
+    /// The line, on which nothing is awaited.
+    pub(crate) fn into_line(self) -> Line<Stream> {
+        self.line
+    }
+
     /// Ends the line: with a bye, or with what it has to say still.
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         if self.dead {
             self.line.finish().await;
         } else {

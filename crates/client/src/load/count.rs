@@ -1,0 +1,176 @@
+//! What a frame from the server brings, counted without decoding it: a hundred followers on one
+//! machine would otherwise measure their own decoding.
+
+use prost::encoding::{WireType, decode_key, decode_varint};
+
+use crate::error::ClientError;
+
+/// Numbers of fields in `twinlock.proto`.
+mod field {
+    pub(super) const ITEMS: u32 = 1;
+    pub(super) const ANSWER: u32 = 1;
+    pub(super) const ENTRIES: u32 = 2;
+    pub(super) const ANSWER_ID: u32 = 1;
+    pub(super) const ANSWER_ACK: u32 = 2;
+    pub(super) const ENTRIES_ENTRY: u32 = 2;
+    pub(super) const ENTRY_N: u32 = 1;
+}
+
+/// What counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// The request of this id is recorded.
+    Ack(u64),
+    /// The request of this id was answered otherwise.
+    Other(u64),
+    /// An entry of a followed conversation, by its number.
+    Entry(u64),
+}
+
+/// A field's value, as far as it is looked at.
+enum Value<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+    Fixed,
+}
+
+/// The fields of a message, one after the other.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, ClientError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let (number, wire) = decode_key(&mut self.0).map_err(|_| odd())?;
+        let value = match wire {
+            WireType::Varint => Value::Number(decode_varint(&mut self.0).map_err(|_| odd())?),
+            WireType::LengthDelimited => {
+                let len = decode_varint(&mut self.0).map_err(|_| odd())?;
+                Value::Bytes(self.take(usize::try_from(len).unwrap_or(usize::MAX))?)
+            }
+            WireType::SixtyFourBit => self.take(8).map(|_| Value::Fixed)?,
+            WireType::ThirtyTwoBit => self.take(4).map(|_| Value::Fixed)?,
+            WireType::StartGroup | WireType::EndGroup => return Err(odd()),
+        };
+        Ok(Some((number, value)))
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], ClientError> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or_else(odd)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+}
+
+/// Tells what is in a `ToClient`, in order.
+pub(super) fn count(
+    body: &[u8],
+    mut tell: impl FnMut(News) -> Result<(), ClientError>,
+) -> Result<(), ClientError> {
+    let mut items = Fields(body);
+    while let Some((number, value)) = items.next()? {
+        let (field::ITEMS, Value::Bytes(item)) = (number, value) else { continue };
+        let mut what = Fields(item);
+        while let Some((number, value)) = what.next()? {
+            match (number, value) {
+                (field::ANSWER, Value::Bytes(answer)) => tell(count_answer(answer)?)?,
+                (field::ENTRIES, Value::Bytes(entries)) => count_entries(entries, &mut tell)?,
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn count_answer(answer: &[u8]) -> Result<News, ClientError> {
+    let (mut fields, mut id, mut ack) = (Fields(answer), 0, false);
+    while let Some((number, value)) = fields.next()? {
+        match (number, value) {
+            (field::ANSWER_ID, Value::Number(of)) => id = of,
+            (field::ANSWER_ACK, Value::Bytes(_)) => ack = true,
+            _ => {}
+        }
+    }
+    Ok(if ack { News::Ack(id) } else { News::Other(id) })
+}
+
+fn count_entries(
+    entries: &[u8],
+    tell: &mut impl FnMut(News) -> Result<(), ClientError>,
+) -> Result<(), ClientError> {
+    let mut fields = Fields(entries);
+    while let Some((number, value)) = fields.next()? {
+        let (field::ENTRIES_ENTRY, Value::Bytes(entry)) = (number, value) else { continue };
+        let mut entry = Fields(entry);
+        while let Some((number, value)) = entry.next()? {
+            if let (field::ENTRY_N, Value::Number(n)) = (number, value) {
+                tell(News::Entry(n))?;
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn odd() -> ClientError {
+    ClientError::Protocol("a frame that cannot be read")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use bytes::Bytes;
+    use prost::Message as _;
+    use twinlock_core::proto::{self, answer::Result as Answered, item::What};
+
+    use super::*;
+
+    fn news(body: &[u8]) -> Result<Vec<News>, ClientError> {
+        let mut all = Vec::new();
+        count(body, |news| {
+            all.push(news);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    fn frame() -> Vec<u8> {
+        let answer = |id, result| What::Answer(proto::Answer { id, result: Some(result) });
+        let ack = proto::Ack { n: 7, salt: Bytes::from_static(&[1; 16]), ..Default::default() };
+        let entry =
+            |n| proto::Entry { n, body: Bytes::from_static(b"\x08\x63"), ..Default::default() };
+        let entries = proto::Entries { conversation: 9, entries: vec![entry(3), entry(300)] };
+        let items = [
+            answer(1, Answered::Ack(ack)),
+            answer(2, Answered::Refusal(proto::Refusal::default())),
+            What::Entries(entries),
+            What::Presence(proto::Presence { user: "ada".to_owned(), online: true }),
+            answer(u64::MAX, Answered::Ack(proto::Ack::default())),
+        ];
+        let items = items.map(|what| proto::Item { what: Some(what) }).into();
+        proto::ToClient { items }.encode_to_vec()
+    }
+
+    #[test]
+    fn what_is_counted_is_what_decoding_would_show() {
+        assert_eq!(
+            news(&frame()).unwrap(),
+            [News::Ack(1), News::Other(2), News::Entry(3), News::Entry(300), News::Ack(u64::MAX)]
+        );
+        assert_eq!(news(&[]).unwrap(), []);
+    }
+
+    #[test]
+    fn a_frame_that_was_cut_is_refused_or_shorter_and_never_more() {
+        let whole = frame();
+        let all = news(&whole).unwrap();
+        for len in 0..whole.len() {
+            if let Ok(some) = news(&whole[..len]) {
+                assert!(all.starts_with(&some), "{len}: {some:?}");
+                assert!(some.len() < all.len(), "{len}");
+            }
+        }
+        assert!(news(&[0xff; 40]).is_err());
+    }
+}

@@ -1,0 +1,226 @@
+//! Whose lines they are, and how they are opened.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use twinlock_core::Entropy as _;
+use twinlock_core::credential::Credential;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::id::{DeviceId, InviteId, Name};
+use twinlock_core::invite::{Address, InviteLink};
+use twinlock_core::keys::{DeviceSecret, InviteSecret};
+use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
+use twinlock_core::session::BindingPolicy;
+use twinlock_link::OsEntropy;
+
+use super::{LoadError, Stop};
+use crate::dial::{Dial, Opened};
+use crate::enrol::{self, NewUser, client_info};
+use crate::error::{ClientError, closed};
+use crate::home::{DiskError, Home};
+use crate::profile::{Profile, TlsTrust};
+use crate::transfer::wire::Wire;
+
+/// Logins under way at once: fewer than the 8 connections of one address that may not be logged in
+/// yet, so that a server needs no other settings for this.
+pub(super) const AT_ONCE: usize = 6;
+
+struct Member {
+    device: DeviceId,
+    secret: DeviceSecret,
+}
+
+impl Member {
+    fn of(profile: &Profile) -> Self {
+        let secret = DeviceSecret::new(profile.secret().expose_secret());
+        Self { device: *profile.device(), secret }
+    }
+}
+
+/// Who opens the lines, in turn.
+pub(super) struct Crew {
+    dial: Dial,
+    members: Vec<Member>,
+    /// The users were made for this.
+    made: bool,
+    label: String,
+    /// Drawn at the start; each line has the next.
+    instance: AtomicU64,
+}
+
+impl Crew {
+    /// The profile's own device.
+    pub(super) fn of(profile: &Profile, dial: Dial) -> Self {
+        Self::new(dial, vec![Member::of(profile)], profile.label(), false)
+    }
+
+    fn new(dial: Dial, members: Vec<Member>, label: &str, made: bool) -> Self {
+        let mut instance = [0; 8];
+        OsEntropy.fill(&mut instance);
+        let instance = AtomicU64::new(u64::from_be_bytes(instance));
+        Self { dial, members, made, label: label.to_owned(), instance }
+    }
+
+    /// Users who are made for this, each with a device whose secret is in memory only once this
+    /// returns.
+    pub(super) async fn recruit(
+        profile: &Profile,
+        address: Option<Address>,
+        dial: Dial,
+        users: usize,
+        tag: &str,
+        wire: &mut Wire,
+        stop: &Stop,
+    ) -> Result<Self, LoadError> {
+        let address = match address {
+            Some(address) => address,
+            None => Address::new(profile.host(), profile.port())
+                .map_err(|_| ClientError::NoAddress(profile.host().to_owned()))?,
+        };
+        let disk =
+            |error: std::io::Error| ClientError::from(DiskError::at(&std::env::temp_dir())(error));
+        let dir = tempfile::tempdir().map_err(disk)?;
+        let mut joining = JoinSet::new();
+        let mut members = Vec::with_capacity(users);
+        for n in 0..users {
+            if stop.is_told() {
+                return Err(LoadError::Stopped);
+            }
+            if joining.len() >= AT_ONCE
+                && let Some(member) = joining.join_next().await
+            {
+                members.push(joined(member)?);
+            }
+            let link = invite(profile, address.clone(), wire).await?;
+            let user = Name::new(&format!("{tag}-{n}"));
+            let user = user.map_err(|_| ClientError::Protocol("a user's name"))?;
+            let home = Home::at(&dir.path().join(n.to_string()));
+            joining.spawn(async move {
+                let label = "bench".to_owned();
+                let name = user.clone();
+                let new = NewUser { user, label, password: None, require_binding: false };
+                enrol::join(&home, &name, &link, new).await.map(|profile| Member::of(&profile))
+            });
+        }
+        while let Some(member) = joining.join_next().await {
+            members.push(joined(member)?);
+        }
+        Ok(Self::new(dial, members, "bench", true))
+    }
+
+    pub(super) fn dial(&self) -> Dial {
+        self.dial.clone()
+    }
+
+    /// Whether the lines are of users who are in no room but the lobby yet.
+    pub(super) fn is_made(&self) -> bool {
+        self.made
+    }
+
+    /// Opens the `n`th line.
+    pub(super) async fn open(&self, n: usize) -> Result<Opened, ClientError> {
+        let of = n.checked_rem(self.members.len()).unwrap_or(0);
+        let member = self.members.get(of).ok_or(ClientError::Closed)?;
+        let secret = DeviceSecret::new(member.secret.expose_secret());
+        let instance = self.instance.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let info = proto::ClientInfo {
+            instance: Bytes::copy_from_slice(&instance),
+            ..client_info(&self.label)
+        };
+        self.dial.open(Credential::Device(member.device, secret), &info).await
+    }
+
+    /// Opens lines, a few at once, and hands over each as soon as it stands: there may be so many
+    /// that the first is pinged before the last has come.
+    pub(super) async fn open_each(
+        self: &Arc<Self>,
+        lines: usize,
+        stop: &Stop,
+        mut take: impl FnMut(Opened),
+    ) -> Result<(), LoadError> {
+        let mut opening = JoinSet::new();
+        let (mut asked, mut up) = (0, 0);
+        while up < lines {
+            if stop.is_told() {
+                return Err(LoadError::Stopped);
+            }
+            while asked < lines && opening.len() < AT_ONCE {
+                let (crew, n) = (self.clone(), asked);
+                opening.spawn(async move { crew.open(n).await });
+                asked += 1;
+            }
+            match opening.join_next().await {
+                Some(Ok(Ok(opened))) => take(opened),
+                Some(Ok(Err(error))) => return Err(error.into()),
+                Some(Err(_)) | None => return Err(ClientError::Closed.into()),
+            }
+            up += 1;
+        }
+        Ok(())
+    }
+
+    /// Locks out the devices of the users that were made.
+    pub(super) async fn dismiss(self: &Arc<Self>) -> Result<(), LoadError> {
+        if !self.made {
+            return Ok(());
+        }
+        let mut leaving = JoinSet::new();
+        for (n, member) in self.members.iter().enumerate() {
+            if leaving.len() >= AT_ONCE
+                && let Some(left) = leaving.join_next().await
+            {
+                left.unwrap_or(Err(ClientError::Closed))?;
+            }
+            let (crew, device) = (self.clone(), Bytes::copy_from_slice(&member.device.0));
+            leaving.spawn(async move {
+                let mut wire = Wire::new(crew.open(n).await?.line);
+                let revoked = wire.answer(Op::RevokeDevice(proto::RevokeDevice { device })).await;
+                wire.close().await;
+                match revoked {
+                    // The server ends this very line; its answer may not come through.
+                    Err(error) if error == closed(CloseCode::Revoked) => Ok(()),
+                    Ok(Err(no)) => Err(ClientError::Refused(no)),
+                    revoked => revoked.map(drop),
+                }
+            });
+        }
+        while let Some(left) = leaving.join_next().await {
+            left.unwrap_or(Err(ClientError::Closed))?;
+        }
+        Ok(())
+    }
+}
+
+fn joined(
+    joined: Result<Result<Member, ClientError>, tokio::task::JoinError>,
+) -> Result<Member, ClientError> {
+    joined.unwrap_or(Err(ClientError::Closed))
+}
+
+async fn invite(
+    profile: &Profile,
+    address: Address,
+    wire: &mut Wire,
+) -> Result<InviteLink, ClientError> {
+    let make = proto::MakeInvite { role: proto::Role::Member.into(), ..Default::default() };
+    let invite = match wire.answer(Op::MakeInvite(make)).await? {
+        Ok(Answered::Invite(invite)) => invite,
+        Ok(_) => return Err(ClientError::Protocol("an answer to another question")),
+        Err(no) => return Err(ClientError::Refused(no)),
+    };
+    let odd = || ClientError::Protocol("an invite");
+    let secret = <[u8; 16]>::try_from(invite.secret.as_ref()).map_err(|_| odd())?;
+    Ok(InviteLink {
+        address,
+        id: InviteId::from_slice(&invite.id).ok_or_else(odd)?,
+        secret: InviteSecret::new(&secret),
+        server_key: *profile.server_key(),
+        tls_pin: match profile.tls() {
+            TlsTrust::Pins(pins) => pins.first().copied(),
+            TlsTrust::Ca { .. } => None,
+        },
+        proxy: profile.binding() == BindingPolicy::Off,
+    })
+}

@@ -1,0 +1,180 @@
+//! Fan-out: one line that sends, and followers who count what is delivered.
+//!
+//! At most a window of messages is sent whose deliveries are outstanding, counted over all
+//! followers. So one of them may be as far behind as all others are ahead, and the times of
+//! sending are kept for that long.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+use twinlock_core::frame::CloseCode;
+use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
+use twinlock_core::session::Event;
+use twinlock_link::line::Line;
+
+use super::count::{News, count};
+use super::measure::{Before, Gauge, Lines, Report, measure};
+use super::sender::{Sender, refusal};
+use super::{Load, LoadError, Shape, Stop};
+use crate::dial::Stream;
+use crate::error::{ClientError, closed};
+use crate::transfer::wire::Wire;
+
+/// What sender and followers share.
+struct Spread {
+    gauge: Arc<Gauge>,
+    began: Instant,
+    /// The number of the last entry before the first message.
+    head: u64,
+    /// When each message was sent, microseconds after the beginning, in turn.
+    sent: Vec<AtomicU64>,
+    /// Something was delivered.
+    delivered: Notify,
+}
+
+impl Spread {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn slot(&self, message: u64) -> Option<&AtomicU64> {
+        let slots = self.sent.len().max(1) as u64;
+        self.sent.get(usize::try_from(message % slots).unwrap_or(0))
+    }
+}
+
+impl Load {
+    pub(super) async fn fanout(&mut self, shape: Shape) -> Result<Report, LoadError> {
+        let before = Before::now(self.server);
+        let mut opened = self.open(shape.lines + 1, Some(shape)).await?;
+        let sender = opened.pop().ok_or(ClientError::Closed)?.line;
+        let (mut followers, mut head) = (Vec::with_capacity(shape.lines), 0);
+        for opened in opened {
+            let (line, at) = self.follow(opened.line).await?;
+            followers.push(line);
+            head = at;
+        }
+        let spread = Arc::new(Spread {
+            gauge: Gauge::new()?,
+            began: Instant::now(),
+            head,
+            sent: (0..shape.window * shape.lines).map(|_| AtomicU64::new(0)).collect(),
+            delivered: Notify::new(),
+        });
+        let (over, ends) = watch::channel(false);
+        let ends = Stop::new(ends);
+        let mut lines = Lines::new();
+        for line in followers {
+            lines.spawn(keep_following(line, spread.clone(), ends.clone()));
+        }
+        let sender = Sender::new(sender, self.room.id, shape.size);
+        lines.spawn(keep_sending(sender, shape, spread.clone(), over));
+        measure("fanout", before, shape.time, &spread.gauge, lines, &mut self.stop).await
+    }
+
+    /// Has a line follow the room from its end on.
+    async fn follow(&self, line: Line<Stream>) -> Result<(Line<Stream>, u64), LoadError> {
+        let mut wire = Wire::new(line);
+        let find = proto::FindRoom { name: self.room.name.to_string() };
+        let room = match wire.answer(Op::FindRoom(find)).await? {
+            Ok(Answered::Conversation(room)) => room,
+            Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
+            Err(no) => return Err(ClientError::Refused(no).into()),
+        };
+        let follow = proto::Follow { conversation: room.id, after: room.head };
+        match wire.answer(Op::Follow(follow)).await? {
+            Ok(Answered::Following(_)) => {}
+            Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
+            Err(no) => return Err(ClientError::Refused(no).into()),
+        }
+        let mut line = wire.into_line();
+        line.session_mut().set_following(true);
+        Ok((line, room.head))
+    }
+}
+
+async fn keep_sending(
+    mut sender: Sender,
+    shape: Shape,
+    spread: Arc<Spread>,
+    over: watch::Sender<bool>,
+) -> Result<(), ClientError> {
+    let (window, followers) = (shape.window as u64, (shape.lines as u64).max(1));
+    let mut took = Vec::new();
+    loop {
+        let everywhere = spread.gauge.total() / followers;
+        let ahead = sender.sent().saturating_sub(everywhere);
+        if !spread.gauge.ends() {
+            let more = window.saturating_sub(ahead);
+            let now = spread.now();
+            for message in sender.sent()..sender.sent() + more {
+                if let Some(slot) = spread.slot(message) {
+                    slot.store(now, Relaxed);
+                }
+            }
+            sender.send(usize::try_from(more).unwrap_or(0))?;
+        } else if ahead == 0 && sender.outstanding() == 0 {
+            over.send_replace(true);
+            sender.close().await;
+            return Ok(());
+        }
+        tokio::select! {
+            wake = sender.line.wait(None) => {
+                wake?;
+                sender.take(&mut took)?;
+                took.clear();
+            }
+            () = spread.delivered.notified() => {}
+        }
+    }
+}
+
+async fn keep_following(
+    mut line: Line<Stream>,
+    spread: Arc<Spread>,
+    mut over: Stop,
+) -> Result<(), ClientError> {
+    let (mut last, mut took) = (spread.head, Vec::new());
+    loop {
+        tokio::select! {
+            biased;
+            wake = line.wait(None) => { wake?; }
+            () = over.told() => {
+                line.close(CloseCode::Bye).await;
+                return Ok(());
+            }
+        }
+        let now = spread.now();
+        while line.has_frame().map_err(|error| ClientError::Lost(error.to_string()))? {
+            let body = match line.open_frame()? {
+                Event::App(body) => body,
+                Event::Closed(code) => return Err(closed(code)),
+                _ => continue,
+            };
+            let mut refused = false;
+            count(body, |news| {
+                match news {
+                    News::Entry(n) if n == last + 1 => {
+                        let message = last - spread.head;
+                        last = n;
+                        let sent = spread.slot(message).map_or(now, |slot| slot.load(Relaxed));
+                        took.push(Duration::from_micros(now.saturating_sub(sent)));
+                    }
+                    News::Entry(_) => return Err(ClientError::Protocol("entries out of order")),
+                    News::Ack(_) => {}
+                    News::Other(_) => refused = true,
+                }
+                Ok(())
+            })?;
+            if refused {
+                return Err(refusal(body));
+            }
+        }
+        if !took.is_empty() {
+            spread.gauge.came(took.len() as u64, took.drain(..));
+            spread.delivered.notify_one();
+        }
+    }
+}

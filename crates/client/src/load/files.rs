@@ -1,0 +1,143 @@
+//! A file up and down again, from memory to memory: made-up bytes, and nothing is kept. What the
+//! server does is what it does for any file, its disk and both hashes included.
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use tokio::time::Instant;
+use twinlock_core::Entropy as _;
+use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+use twinlock_link::OsEntropy;
+use twinlock_link::pace::{ACK_EACH, Pace};
+
+use super::measure::{Before, Gauge, Report};
+use super::{Load, LoadError};
+use crate::error::{ClientError, Refusal};
+use crate::transfer::wire::{Incoming, Wire};
+
+/// Bytes of a frame, as `put` has them.
+const FRAME: usize = 64 * 1024;
+/// Bytes sealed and not yet written beyond which nothing more is sealed.
+const BACKLOG: usize = 96 * 1024;
+
+impl Load {
+    /// Sends a file of so many bytes and fetches it.
+    pub(super) async fn files(&mut self, size: u64) -> Result<Vec<Report>, LoadError> {
+        let gauge = Gauge::new()?;
+        let opened = self.open(1, None).await?.pop().ok_or(ClientError::Closed)?;
+        let mut wire = Wire::new(opened.line);
+        let before = Before::now(self.server);
+        let mut stop = self.stop.clone();
+        let moved = async {
+            let n = put(&mut wire, self.room.id, size).await?;
+            let sent = before.report("put", size, &gauge);
+            let before = Before::now(self.server);
+            get(&mut wire, self.room.id, n, size).await?;
+            Ok::<_, ClientError>(vec![sent, before.report("get", size, &gauge)])
+        };
+        let moved = tokio::select! {
+            moved = moved => moved.map_err(LoadError::from),
+            () = stop.told() => Err(LoadError::Stopped),
+        };
+        wire.close().await;
+        moved
+    }
+}
+
+/// Sends a file; the number of its entry.
+async fn put(wire: &mut Wire, conversation: u64, size: u64) -> Result<u64, ClientError> {
+    let mut id = [0; 16];
+    OsEntropy.fill(&mut id);
+    let file = proto::FileMeta { name: "bench.bin".to_owned(), size, ..Default::default() };
+    let message_id = Bytes::copy_from_slice(&id);
+    let put = proto::PutFile { conversation, message_id, file: Some(file) };
+    let accepted = match wire.answer(Op::PutFile(put)).await? {
+        Ok(Answered::FileAccepted(accepted)) => accepted,
+        Ok(_) => return Err(ClientError::Protocol("an answer to another question")),
+        Err(no) => return Err(ClientError::Refused(no)),
+    };
+    let transfer = accepted.transfer;
+    // Random, so that the server has not kept the same content before.
+    let mut block = vec![0; FRAME];
+    OsEntropy.fill(&mut block);
+    let mut hasher = blake3::Hasher::new();
+    let mut pace = Pace::new(0, accepted.ack_each, Instant::now().into_std());
+    let acked = |incoming: Incoming, pace: &mut Pace| match incoming {
+        Incoming::Acked { transfer: of, offset } if of == transfer => {
+            let known = pace.acknowledge(offset, Instant::now().into_std());
+            known.then_some(()).ok_or(ClientError::Protocol("it has more of a file than was sent"))
+        }
+        Incoming::Aborted { transfer: of, why } if of == transfer => {
+            Err(ClientError::Refused(Refusal { why, retry_seconds: 0 }))
+        }
+        _ => Ok(()),
+    };
+    while pace.sent() < size {
+        let left = usize::try_from(size - pace.sent()).unwrap_or(FRAME).min(FRAME);
+        let may = pace.may(left);
+        if may && wire.backlog() < BACKLOG {
+            // What has come is taken first: a line that has room never waits, and so never reads.
+            if let Some(incoming) = wire.next(None).now_or_never() {
+                acked(incoming?, &mut pace)?;
+                continue;
+            }
+            let data = block.get(..left).unwrap_or_default();
+            hasher.update(data);
+            wire.send_bulk(transfer, pace.sent(), data)?;
+            pace.send(left, Instant::now().into_std());
+        } else {
+            acked(wire.next(may.then_some(BACKLOG - 1)).await?, &mut pace)?;
+        }
+    }
+    let hash = Bytes::copy_from_slice(hasher.finalize().as_bytes());
+    let asked = wire.ask(Op::EndFile(proto::EndFile { transfer, hash }))?;
+    loop {
+        match wire.next(None).await? {
+            Incoming::Answer { id, result: Ok(Answered::Ack(ack)) } if id == asked => {
+                return Ok(ack.n);
+            }
+            Incoming::Answer { id, result: Err(no) } if id == asked => {
+                return Err(ClientError::Refused(no));
+            }
+            incoming => acked(incoming, &mut pace)?,
+        }
+    }
+}
+
+/// Fetches a file, and throws it away once its hash matched.
+async fn get(wire: &mut Wire, conversation: u64, n: u64, size: u64) -> Result<(), ClientError> {
+    let get = proto::GetFile { conversation, n, ack_each: ACK_EACH, ..Default::default() };
+    let coming = match wire.answer(Op::GetFile(get)).await? {
+        Ok(Answered::FileComing(coming)) => coming,
+        Ok(_) => return Err(ClientError::Protocol("an answer to another question")),
+        Err(no) => return Err(ClientError::Refused(no)),
+    };
+    let transfer = coming.transfer;
+    if coming.size != size || coming.offset != 0 {
+        return Err(ClientError::Protocol("another file than was sent"));
+    }
+    let (mut hasher, mut got, mut acked) = (blake3::Hasher::new(), 0, 0);
+    while got < size {
+        match wire.next(None).await? {
+            Incoming::Bulk { transfer: of, offset, data } if of == transfer => {
+                if offset != got {
+                    return Err(ClientError::Protocol("file bytes out of order"));
+                }
+                hasher.update(&data);
+                got += data.len() as u64;
+                if got >= acked + u64::from(ACK_EACH) {
+                    acked = got;
+                    wire.ack(transfer, got)?;
+                }
+            }
+            Incoming::Aborted { transfer: of, why } if of == transfer => {
+                return Err(ClientError::Refused(Refusal { why, retry_seconds: 0 }));
+            }
+            _ => {}
+        }
+    }
+    if *hasher.finalize().as_bytes() == *coming.hash {
+        Ok(())
+    } else {
+        Err(ClientError::Refused(Refusal { why: Why::Hash, retry_seconds: 0 }))
+    }
+}

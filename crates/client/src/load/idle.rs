@@ -1,0 +1,60 @@
+//! Idle lines: what each costs the server.
+
+use std::time::Instant;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::session::Event;
+use twinlock_link::line::Line;
+
+use super::measure::{Before, Gauge, Lines, Report};
+use super::{Load, LoadError, Shape, Stop};
+use crate::dial::Stream;
+use crate::error::{ClientError, closed};
+
+impl Load {
+    /// The count is lines, the time what it took to open them; then they are held for as long as
+    /// the shape says, and the server's memory is read.
+    pub(super) async fn idle(&mut self, shape: Shape) -> Result<Report, LoadError> {
+        let gauge = Gauge::new()?;
+        let before = Before::now(self.server);
+        let (over, ends) = watch::channel(false);
+        let ends = Stop::new(ends);
+        let (mut lines, began, mut up) = (Lines::new(), Instant::now(), 0);
+        let opened = self.crew.open_each(shape.lines, &self.stop, |opened| {
+            up += 1;
+            lines.spawn(hold(opened.line, ends.clone()));
+        });
+        opened.await?;
+        let opening = began.elapsed();
+        let lost = tokio::select! {
+            () = sleep(shape.time) => None,
+            () = self.stop.told() => None,
+            Some(ended) = lines.join_next() => Some(ended.unwrap_or(Err(ClientError::Closed))),
+        };
+        if let Some(Err(error)) = lost {
+            return Err(error.into());
+        }
+        let report = before.report("idle", up, &gauge);
+        over.send_replace(true);
+        while lines.join_next().await.is_some() {}
+        Ok(Report { seconds: opening.as_secs_f64(), ..report })
+    }
+}
+
+/// Answers pings until it is over.
+async fn hold(mut line: Line<Stream>, mut over: Stop) -> Result<(), ClientError> {
+    loop {
+        tokio::select! {
+            wake = line.wait(None) => { wake?; }
+            () = over.told() => {
+                line.close(CloseCode::Bye).await;
+                return Ok(());
+            }
+        }
+        if let Event::Closed(code) = line.open_frame()? {
+            return Err(closed(code));
+        }
+    }
+}

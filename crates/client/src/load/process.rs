@@ -1,0 +1,72 @@
+//! What a process on this machine has used, as the kernel tells it. Where there is no `/proc`,
+//! nothing is known.
+
+use std::time::Duration;
+
+use super::LoadError;
+
+/// A process.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Process(u32);
+
+impl Process {
+    /// One that has to be there.
+    pub(super) fn new(pid: u32) -> Result<Self, LoadError> {
+        let process = Self(pid);
+        let seen = process.cpu().and(process.resident());
+        seen.map(|_| process).ok_or(LoadError::NoProcess(pid))
+    }
+
+    /// This one.
+    pub(super) fn own() -> Self {
+        Self(std::process::id())
+    }
+
+    /// CPU time of all its threads, in user and kernel mode.
+    pub(super) fn cpu(self) -> Option<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
+        cpu_ticks(&stat).map(|ticks| {
+            let hertz = rustix::param::clock_ticks_per_second().max(1);
+            Duration::from_secs_f64(ticks as f64 / hertz as f64)
+        })
+    }
+
+    /// Resident memory, bytes.
+    pub(super) fn resident(self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
+    }
+}
+
+/// Fields 14 and 15. The name before them, in brackets, may hold anything.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, after) = stat.rsplit_once(')')?;
+    let mut fields = after.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_found_behind_any_name() {
+        let stat = "7 (a) 9 (b) S 1 7 7 0 -1 4194304 100 0 0 0 12 30 0 0 20 0 1 0 5 6 7";
+        assert_eq!(cpu_ticks(stat), Some(42));
+        assert_eq!(cpu_ticks("7 (a) S 1 7"), None);
+        assert_eq!(cpu_ticks(""), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_process_is_seen_and_one_that_is_not_there_is_said() {
+        assert!(Process::own().resident() > Some(0));
+        assert!(Process::own().cpu().is_some());
+        // Beyond the largest that a kernel gives.
+        assert!(matches!(Process::new(u32::MAX), Err(LoadError::NoProcess(u32::MAX))));
+    }
+}

@@ -1,0 +1,180 @@
+//! A line that keeps messages outstanding.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use prost::Message as _;
+use twinlock_core::Entropy as _;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::id::ConversationId;
+use twinlock_core::limits::MAX_BODY;
+use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::session::Event;
+use twinlock_link::OsEntropy;
+use twinlock_link::line::Line;
+
+use super::count::{News, count};
+use crate::dial::Stream;
+use crate::error::{ClientError, closed};
+
+/// Texts that a line sends in turn.
+const TEXTS: usize = 16;
+/// Bytes that a request has in a frame besides its text, at most.
+const HEAD: usize = 64;
+/// What texts are made of: a record of them is indexed as one of people's is.
+const WORDS: &[&str] = &[
+    "the", "backup", "of", "disk", "seven", "is", "done", "and", "nobody", "waits", "for", "it",
+    "any", "more", "please", "look", "at", "line", "twelve", "before", "noon", "we", "have", "a",
+    "server", "that", "keeps", "what", "was", "said", "since", "monday",
+];
+
+/// A line, and what is outstanding on it.
+pub(super) struct Sender {
+    pub(super) line: Line<Stream>,
+    room: ConversationId,
+    texts: Vec<Bytes>,
+    /// The message's id: 8 random bytes, and which message it is.
+    tag: [u8; 8],
+    next: u64,
+    /// When the oldest that is outstanding, and those behind it, were sent; `None` once answered.
+    sent: VecDeque<Option<Instant>>,
+    outstanding: usize,
+}
+
+impl Sender {
+    pub(super) fn new(line: Line<Stream>, room: ConversationId, size: usize) -> Self {
+        let mut tag = [0; 8];
+        OsEntropy.fill(&mut tag);
+        let texts = (0..TEXTS).map(|n| text(size, n)).collect();
+        Self { line, room, texts, tag, next: 0, sent: VecDeque::new(), outstanding: 0 }
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// Messages sent so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.next
+    }
+
+    /// Seals so many messages, as many to a frame as fit.
+    pub(super) fn send(&mut self, messages: usize) -> Result<(), ClientError> {
+        let now = Instant::now();
+        let mut left = messages;
+        while left > 0 {
+            let (mut requests, mut bytes) = (Vec::with_capacity(left), 0);
+            while left > 0 {
+                let turn = usize::try_from(self.next).unwrap_or(0) % self.texts.len().max(1);
+                let body = self.texts.get(turn).cloned().unwrap_or_default();
+                bytes += body.len() + HEAD;
+                if bytes > MAX_BODY && !requests.is_empty() {
+                    break;
+                }
+                let mut id = [0; 16];
+                let (tag, number) = id.split_at_mut(8);
+                tag.copy_from_slice(&self.tag);
+                number.copy_from_slice(&self.next.to_be_bytes());
+                self.next += 1;
+                let append = proto::Append {
+                    conversation: self.room,
+                    message_id: Bytes::copy_from_slice(&id),
+                    body,
+                };
+                requests.push(proto::Request { id: self.next, op: Some(Op::Append(append)) });
+                self.sent.push_back(Some(now));
+                left -= 1;
+            }
+            self.outstanding += requests.len();
+            let frame = proto::ToServer { requests, ..Default::default() };
+            self.line
+                .send_app(&frame.encode_to_vec())
+                .map_err(|error| ClientError::Lost(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the frames that are whole; how long the messages took whose acks were in them.
+    pub(super) fn take(&mut self, took: &mut Vec<Duration>) -> Result<(), ClientError> {
+        let Self { line, sent, next, outstanding, .. } = self;
+        let now = Instant::now();
+        while line.has_frame().map_err(|error| ClientError::Lost(error.to_string()))? {
+            let body = match line.open_frame()? {
+                Event::App(body) => body,
+                Event::Closed(code) => return Err(closed(code)),
+                _ => continue,
+            };
+            let oldest = *next + 1 - sent.len() as u64;
+            let mut refused = false;
+            count(body, |news| {
+                match news {
+                    News::Ack(id) => {
+                        let at = id.checked_sub(oldest).and_then(|at| usize::try_from(at).ok());
+                        let slot = at.and_then(|at| sent.get_mut(at));
+                        let at = slot.and_then(Option::take);
+                        let at = at.ok_or(ClientError::Protocol("an answer to nothing"))?;
+                        took.push(now - at);
+                        *outstanding -= 1;
+                    }
+                    News::Other(_) => refused = true,
+                    News::Entry(_) => {}
+                }
+                Ok(())
+            })?;
+            if refused {
+                return Err(refusal(body));
+            }
+            while let Some(None) = sent.front() {
+                sent.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn close(self) {
+        self.line.close(CloseCode::Bye).await;
+    }
+}
+
+/// The first no in a frame.
+pub(super) fn refusal(body: &[u8]) -> ClientError {
+    let items = proto::ToClient::decode(body).map(|frame| frame.items).unwrap_or_default();
+    let no = items.into_iter().find_map(|item| match item.what {
+        Some(What::Answer(proto::Answer { result: Some(Answered::Refusal(no)), .. })) => Some(no),
+        _ => None,
+    });
+    no.map_or(ClientError::Protocol("an answer to another question"), |no| {
+        ClientError::Refused(no.into())
+    })
+}
+
+/// So many bytes of words.
+fn text(size: usize, n: usize) -> Bytes {
+    let mut text = String::with_capacity(size + 16);
+    let mut at = n * 7;
+    while text.len() < size {
+        text.push_str(WORDS.get(at % WORDS.len()).copied().unwrap_or_default());
+        text.push(' ');
+        at = at * 5 + 3 + n;
+        at %= WORDS.len() * TEXTS;
+    }
+    text.truncate(size);
+    Bytes::from(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_have_the_size_that_was_asked_for_and_words() {
+        for size in [1, 2, 255, 256, 32 * 1024] {
+            for n in 0..TEXTS {
+                assert_eq!(text(size, n).len(), size);
+            }
+        }
+        assert!(text(256, 3).split(|b| *b == b' ').count() > 20);
+        assert_ne!(text(256, 3), text(256, 4));
+    }
+}
