@@ -33,9 +33,9 @@ fn main() -> ExitCode {
         Command::Completions { shell } => commands::generate::completions(shell, &out),
         Command::Man { dir } => commands::generate::manual(&dir),
         Command::Serve(serve) => {
-            runtime(true).and_then(|runtime| runtime.block_on(commands::serve::run(*serve, &out)))
+            runtime(None).and_then(|runtime| runtime.block_on(commands::serve::run(*serve, &out)))
         }
-        command => runtime(false).and_then(|runtime| {
+        command => runtime(Some(threads(&command))).and_then(|runtime| {
             let ended = runtime.block_on(interruptible(command, Context { global, out }));
             // A thread that waits for standard input does not hold up the end.
             runtime.shutdown_background();
@@ -51,9 +51,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn runtime(server: bool) -> Result<Runtime, Failure> {
-    let mut builder =
-        if server { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+/// Threads that a client's command wants.
+fn threads(command: &Command) -> usize {
+    match command {
+        Command::Bench(bench) => bench.threads.into(),
+        _ => 1,
+    }
+}
+
+/// With so many threads; a server takes one for each core.
+fn runtime(threads: Option<usize>) -> Result<Runtime, Failure> {
+    let mut builder = match threads {
+        Some(1) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
     let runtime = builder
         .enable_all()
         .build()
@@ -76,8 +90,10 @@ fn outlive_large_files(runtime: &Runtime) {
 async fn interruptible(command: Command, context: Context) -> Result<(), Failure> {
     let timeout = context.global.timeout;
     // These end by themselves and say what is left undone.
-    let own_end =
-        matches!(command, Command::Send(_) | Command::Chat(_) | Command::Put(_) | Command::Get(_));
+    let own_end = matches!(
+        command,
+        Command::Send(_) | Command::Chat(_) | Command::Put(_) | Command::Get(_) | Command::Bench(_)
+    );
     let run = commands::run(command, context);
     if own_end {
         return run.await;

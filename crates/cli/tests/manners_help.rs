@@ -51,6 +51,7 @@ const COMMANDS: &[&str] = &[
     "status",
     "audit",
     "audit verify",
+    "bench",
     "completions",
     "man",
 ];

@@ -1,5 +1,6 @@
 //! The command line: what can be said, and what it means.
 
+mod bench;
 mod classic;
 mod files;
 mod serve;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
 
+pub(crate) use bench::{Bench, Mode};
 pub(crate) use classic::{Add as ClassicAdd, Classic, Format};
 pub(crate) use files::{Get, Moving, Put};
 pub(crate) use serve::{Binding, KeyType, LogLevel, Serve};
@@ -193,6 +195,17 @@ pub(crate) enum Command {
     /// Check the record
     #[command(subcommand, after_help = "Example:\n  twinlock audit verify")]
     Audit(Audit),
+    /// Measure a server: messages, fan-out, idle lines, logins, files
+    #[command(after_help = "Examples:\n  \
+        twinlock bench\n  \
+        twinlock bench ops --mode messages --lines 16 --window 64\n  \
+        twinlock bench --mode idle --lines 10000 --users 625 --server-pid 4711\n  \
+        twinlock bench --mode fanout,logins --seconds 10 --json\n\n\
+        Modes: messages, fanout, idle, logins, files. Each message is written into a room made\n\
+        for it (bench-...), acknowledged after fsync, and stays in the record; so does the file.\n\
+        The server is what is measured: there is no outbox here, and no link is checked.\n\
+        Ctrl-C ends a measurement with what it has.")]
+    Bench(Bench),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  twinlock completions bash > ~/.local/share/bash-completion/completions/twinlock"

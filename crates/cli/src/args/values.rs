@@ -106,9 +106,23 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time such as 90s, 10m, 48h or 7d".to_owned())
 }
 
-/// Bytes a second: a number, which may have a fraction, and K, M or G for powers of 1024.
-pub(super) fn rate(text: &str) -> Result<u64, String> {
-    let words = || format!("bytes a second such as 500K, 2.5M or 1G, {} at least", "16K");
+/// Seconds, which may have a fraction.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.strip_suffix('s').unwrap_or(text).parse::<f64>().ok();
+    // Longer than a session lasts is no measurement.
+    seconds
+        .filter(|seconds| (0.01..=86_400.0).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "seconds such as 0.5 or 10, a day at most".to_owned())
+}
+
+/// Bytes: a number, which may have a fraction, and K, M or G for powers of 1024.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let bytes = scaled(text).filter(|bytes| (1.0..=1e15).contains(bytes));
+    bytes.map(|bytes| bytes as u64).ok_or_else(|| "bytes such as 500K, 64M or 1G".to_owned())
+}
+
+fn scaled(text: &str) -> Option<f64> {
     let text = text.strip_suffix(['b', 'B']).unwrap_or(text);
     let (number, unit) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (text.get(..at), 1024.0),
@@ -116,8 +130,14 @@ pub(super) fn rate(text: &str) -> Result<u64, String> {
         Some((at, 'g' | 'G')) => (text.get(..at), 1024.0 * 1024.0 * 1024.0),
         _ => (Some(text), 1.0),
     };
-    let number: f64 = number.and_then(|number| number.parse().ok()).ok_or_else(words)?;
-    let bytes = number * unit;
+    let number: f64 = number?.parse().ok()?;
+    Some(number * unit)
+}
+
+/// Bytes a second: a number, which may have a fraction, and K, M or G for powers of 1024.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    let words = || format!("bytes a second such as 500K, 2.5M or 1G, {} at least", "16K");
+    let bytes = scaled(text).ok_or_else(words)?;
     // Neither a number of nothing nor one that no line has.
     if !(SLOWEST as f64..=1e15).contains(&bytes) {
         return Err(words());
@@ -175,6 +195,17 @@ mod tests {
         }
         for bad in ["", "K", "0", "15K", "-1M", "nan", "inf", "1e300", "1T", "fast"] {
             assert!(rate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_seconds_are_written_as_people_do() {
+        assert_eq!(bytes("64M"), Ok(64 << 20));
+        assert_eq!(bytes("1.5k"), Ok(1536));
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(seconds("10s"), Ok(Duration::from_secs(10)));
+        for bad in ["", "0", "-1", "nan", "inf", "1e300", "long"] {
+            assert!(bytes(bad).is_err() && seconds(bad).is_err(), "{bad}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod bench;
 mod chat;
 mod classic;
 mod enrol;
@@ -43,6 +44,7 @@ pub(crate) async fn run(command: Command, context: Context) -> Result<(), Failur
         Command::Passwd(passwd) => access::passwd(passwd, &context).await,
         Command::Status(json) => status::run(json, &context).await,
         Command::Audit(Audit::Verify(json)) => audit::verify(json, &context).await,
+        Command::Bench(bench) => bench::run(bench, context).await,
         // Dealt with before there is a runtime.
         Command::Serve(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }

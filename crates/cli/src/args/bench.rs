@@ -1,0 +1,61 @@
+//! What `bench` is told.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use twinlock_core::id::Name;
+use twinlock_core::limits::MAX_TEXT;
+
+use super::values::{bytes, name, seconds};
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// The profile whose server is to be measured [default: as for every command]
+    #[arg(id = "server-profile", value_name = "PROFILE", value_parser = name, conflicts_with = "profile")]
+    pub(crate) profile: Option<Name>,
+    /// What to measure, with commas between [default: all, one after the other]
+    #[arg(long, value_name = "MODE", value_delimiter = ',', hide_possible_values = true)]
+    pub(crate) mode: Vec<Mode>,
+    /// How many lines; in fan-out those that follow, logins: at once, 6 at most
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) lines: u32,
+    /// How many messages are outstanding on each line
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) window: u32,
+    /// Bytes of a message
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=MAX_TEXT as i64))]
+    pub(crate) size: u32,
+    /// Bytes of the file, such as 64M or 1G
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = bytes)]
+    pub(crate) file: u64,
+    /// How long each measurement counts, after as long a warm-up, 1 s at most
+    #[arg(long, value_name = "S", default_value = "2.5", value_parser = seconds)]
+    pub(crate) seconds: Duration,
+    /// Make N users and spread the lines over them: one user has 16 sessions
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) users: Option<u32>,
+    /// The server's process on this machine, to tell its CPU time and memory
+    #[arg(long, value_name = "PID")]
+    pub(crate) server_pid: Option<u32>,
+    /// Threads of this side; more than one takes cores from a server on this machine
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
+    /// One JSON object for each measurement
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Messages and their acks.
+    Messages,
+    /// One line sends, the others follow.
+    Fanout,
+    /// Lines that say nothing.
+    Idle,
+    /// Full logins.
+    Logins,
+    /// A file up and down.
+    Files,
+}

@@ -1,0 +1,324 @@
+//! `bench`: how much a server does, as a table or as JSON.
+
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
+use tokio::sync::watch;
+use twinlock_client::ClientError;
+use twinlock_client::load::{self, Latency, Load, LoadError, Plan, Report, Shape, Stop};
+use twinlock_client::profile::Profile;
+
+use crate::args::{Bench, Mode};
+use crate::exit::{Exit, Failure};
+use crate::interrupted;
+use crate::open::{Context, warn_about_tls};
+use crate::output::Style;
+
+/// What is measured where nothing was named: idle lines first, since a server that has served
+/// others has their memory left.
+const ALL: &[Mode] = &[Mode::Idle, Mode::Messages, Mode::Fanout, Mode::Logins, Mode::Files];
+/// Descriptors that are no lines.
+const OTHERS: u64 = 64;
+const MIB: f64 = 1024.0 * 1024.0;
+
+#[derive(Serialize)]
+struct ReportJson<'a> {
+    what: &'static str,
+    room: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lines: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u32>,
+    seconds: f64,
+    /// In that time.
+    count: u64,
+    /// From the beginning to the last answer.
+    total: u64,
+    unit: &'static str,
+    per_second: f64,
+    latency_us: Option<LatencyJson>,
+    server: Option<ServerJson>,
+    client_cpu_us_each: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct LatencyJson {
+    p50: u64,
+    p90: u64,
+    p99: u64,
+    p999: u64,
+    max: u64,
+}
+
+#[derive(Serialize)]
+struct ServerJson {
+    cpu_us_each: f64,
+    resident_before_bytes: u64,
+    resident_bytes: u64,
+    /// Of an idle line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_per_line: Option<u64>,
+}
+
+pub(crate) async fn run(args: Bench, mut context: Context) -> Result<(), Failure> {
+    if let Some(profile) = &args.profile {
+        context.global.profile = Some(profile.to_string());
+    }
+    let profile = context.profile()?;
+    raise_open_files(u64::from(args.lines) + OTHERS)?;
+    let (tell, told) = watch::channel(false);
+    let timeout = context.global.timeout;
+    let ending = tokio::spawn(async move {
+        let late = async {
+            match timeout {
+                Some(time) => tokio::time::sleep(time).await,
+                None => std::future::pending().await,
+            }
+        };
+        let exit = tokio::select! {
+            () = interrupted() => Exit::Interrupted,
+            () = late => Exit::TimedOut,
+        };
+        tell.send_replace(true);
+        exit
+    });
+    let plan = Plan {
+        address: context.global.address.clone(),
+        users: args.users.unwrap_or(0) as usize,
+        server: args.server_pid,
+    };
+    let measured = tokio::select! {
+        measured = all(&profile, plan, Stop::new(told.clone()), &args, &context) => measured,
+        // Whoever asks again does not want to wait for the last answers either.
+        () = twice() => return Err(Failure::interrupted()),
+    };
+    let stopped = *told.borrow();
+    match measured {
+        Err(Failure { exit: Exit::Interrupted, .. }) | Ok(()) if stopped => {
+            Err(Failure::said(ending.await.unwrap_or(Exit::Interrupted)))
+        }
+        measured => measured,
+    }
+}
+
+/// Measures one after the other and shows what comes of each.
+async fn all(
+    profile: &Profile,
+    plan: Plan,
+    stop: Stop,
+    args: &Bench,
+    context: &Context,
+) -> Result<(), Failure> {
+    let Context { out, .. } = context;
+    let mut load = Load::start(profile, plan, stop.clone()).await.map_err(failed)?;
+    warn_about_tls(out, load.binding());
+    out.say(&format!(
+        "All of it goes into the room {0} and stays there (`twinlock room join {0}`).",
+        load.room()
+    ));
+    let modes = if args.mode.is_empty() { ALL } else { args.mode.as_slice() };
+    let shape = Shape {
+        lines: args.lines as usize,
+        window: args.window as usize,
+        size: args.size as usize,
+        file: args.file,
+        time: args.seconds,
+    };
+    let room = load.room().to_string();
+    if !args.json {
+        out.line(&out.style(Style::Bold, &heading(args.server_pid.is_some())))?;
+    }
+    let mut ended = Ok(());
+    for mode in modes {
+        match load.run(mode.into(), shape).await {
+            Ok(reports) => {
+                for report in reports {
+                    if args.json {
+                        out.json(&json(*mode, &report, &room, args))?;
+                    } else {
+                        out.line(&row(*mode, &report, args))?;
+                    }
+                }
+            }
+            Err(error) => ended = Err(failed(error)),
+        }
+        if ended.is_err() || stop.is_told() {
+            break;
+        }
+    }
+    let left = load.end(profile).await;
+    ended?;
+    left.map_err(failed)
+}
+
+async fn twice() {
+    interrupted().await;
+    interrupted().await;
+}
+
+/// A line is a descriptor: as many as this process may have, and words if that is too few.
+fn raise_open_files(lines: u64) -> Result<(), Failure> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= lines) {
+        return Ok(());
+    }
+    if maximum.is_some_and(|maximum| maximum < lines) {
+        let most = maximum.unwrap_or(0).saturating_sub(OTHERS);
+        return Err(Failure::usage(format!(
+            "this machine allows a process {most} lines (its limit of open files)"
+        ))
+        .hint("`ulimit -Hn`, or LimitNOFILE= of a service, is that limit"));
+    }
+    let wanted = Rlimit { current: maximum.or(Some(lines)), maximum };
+    setrlimit(Resource::Nofile, wanted)
+        .map_err(|error| Failure::usage(format!("the limit of open files stays: {error}")))
+}
+
+/// Says which setting of the server stands in the way, where one does.
+fn failed(error: LoadError) -> Failure {
+    let said = error.to_string();
+    match error {
+        LoadError::Client(error @ ClientError::Busy { .. }) => Failure::from(error).hint(
+            "`unauthenticated-per-address` and `logins-per-minute` under [limits] of its \
+             configuration are what one address may do",
+        ),
+        LoadError::Client(error) => error.into(),
+        LoadError::Stopped => Failure::said(Exit::Interrupted),
+        LoadError::TooManyLines => Failure::new(Exit::ServerSaidNo, said).hint(
+            "`sessions-per-user` under [limits] of its configuration is that limit, and other \
+             programs of yours count; --users N spreads the lines over N users, and wants a \
+             profile that may invite",
+        ),
+        LoadError::Window { .. } | LoadError::Size { .. } => Failure::new(Exit::ServerSaidNo, said),
+        LoadError::NoAnswer => Failure::new(Exit::NoConnection, said),
+        LoadError::NoProcess(_) | LoadError::Histogram(_) => Failure::usage(said),
+    }
+}
+
+impl From<&Mode> for load::Mode {
+    fn from(mode: &Mode) -> Self {
+        match mode {
+            Mode::Messages => Self::Messages,
+            Mode::Fanout => Self::Fanout,
+            Mode::Idle => Self::Idle,
+            Mode::Logins => Self::Logins,
+            Mode::Files => Self::Files,
+        }
+    }
+}
+
+/// What is counted in this mode.
+fn unit(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Messages => "acks",
+        Mode::Fanout => "deliveries",
+        Mode::Idle => "lines",
+        Mode::Logins => "logins",
+        Mode::Files => "bytes",
+    }
+}
+
+fn heading(server: bool) -> String {
+    let used = if server { "  server" } else { "" };
+    format!(
+        "{:8} {:>6} {:>6} {:>6} {:>19} {:>9} {:>9} {:>9}{used}",
+        "", "lines", "window", "bytes", "a second", "p50", "p99", "slowest"
+    )
+}
+
+fn row(mode: Mode, report: &Report, args: &Bench) -> String {
+    let shape = Shaped::of(mode, args);
+    let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let rate = match mode {
+        Mode::Files => format!("{:.1} MB", report.rate() / 1e6),
+        _ => format!("{:.0} {}", report.rate(), unit(mode)),
+    };
+    let time = |pick: fn(Latency) -> u64| match report.latency {
+        Some(latency) => format!("{:.3} ms", pick(latency) as f64 / 1e3),
+        None => "-".to_owned(),
+    };
+    let used = match (mode, report.server) {
+        (_, None) => String::new(),
+        (Mode::Idle, Some(_)) => {
+            let bytes = bytes_per_line(mode, report).unwrap_or(0);
+            format!("  {:.1} KiB a line", bytes as f64 / 1024.0)
+        }
+        (Mode::Files, Some(server)) => {
+            let gib = report.count as f64 / (1024.0 * MIB);
+            format!("  {:.2} s CPU a GiB", server.cpu.as_secs_f64() / gib)
+        }
+        (_, Some(server)) => format!("  {:.2} us CPU each", each(server.cpu, report.count)),
+    };
+    format!(
+        "{:8} {:>6} {:>6} {:>6} {rate:>19} {:>9} {:>9} {:>9}{used}",
+        report.what,
+        number(shape.lines),
+        number(shape.window),
+        number(shape.size),
+        time(|latency| latency.p50),
+        time(|latency| latency.p99),
+        time(|latency| latency.max),
+    )
+}
+
+fn json<'a>(mode: Mode, report: &Report, room: &'a str, args: &Bench) -> ReportJson<'a> {
+    let Shaped { lines, window, size } = Shaped::of(mode, args);
+    ReportJson {
+        what: report.what,
+        room,
+        lines,
+        window,
+        size,
+        seconds: report.seconds,
+        count: report.count,
+        total: report.total,
+        unit: unit(mode),
+        per_second: report.rate(),
+        latency_us: report.latency.map(|latency| LatencyJson {
+            p50: latency.p50,
+            p90: latency.p90,
+            p99: latency.p99,
+            p999: latency.p999,
+            max: latency.max,
+        }),
+        server: report.server.map(|server| ServerJson {
+            cpu_us_each: each(server.cpu, report.count),
+            resident_before_bytes: server.resident_before,
+            resident_bytes: server.resident,
+            bytes_per_line: bytes_per_line(mode, report),
+        }),
+        client_cpu_us_each: report.client_cpu.map(|cpu| each(cpu, report.count)),
+    }
+}
+
+/// What of the shape a mode goes by.
+struct Shaped {
+    lines: Option<u32>,
+    window: Option<u32>,
+    size: Option<u32>,
+}
+
+impl Shaped {
+    fn of(mode: Mode, args: &Bench) -> Self {
+        let messages = matches!(mode, Mode::Messages | Mode::Fanout);
+        let lines = match mode {
+            Mode::Files => None,
+            Mode::Logins => Some(args.lines.min(load::LOGINS_AT_ONCE)),
+            _ => Some(args.lines),
+        };
+        Self { lines, window: messages.then_some(args.window), size: messages.then_some(args.size) }
+    }
+}
+
+/// Microseconds of each.
+fn each(cpu: Duration, count: u64) -> f64 {
+    cpu.as_secs_f64() * 1e6 / count.max(1) as f64
+}
+
+fn bytes_per_line(mode: Mode, report: &Report) -> Option<u64> {
+    let server = report.server.filter(|_| mode == Mode::Idle)?;
+    server.resident.saturating_sub(server.resident_before).checked_div(report.count)
+}
