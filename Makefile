@@ -32,10 +32,9 @@ test: ## all tests; prints how many ran
 lint: ## formatting, clippy, documentation and scripts, warnings being errors
 	@./scripts/lint.sh $(CARGO_ARGS)
 
-bench: ## what the record and files do on this machine, in a release build
-	$(CARGO) run $(CARGO_ARGS) --release --package twinlock-store --example append_rate
+bench: ## measure a server on this machine, in a release build; writes docs/benchmarks.md
 	$(CARGO) build $(CARGO_ARGS) --release --package twinlock
-	@./scripts/bench-files.sh
+	@./scripts/bench.sh
 
 files-run: ## 10,000 files, one of 4 GiB, and a GiB with a hundred breaks up and down, in a release build (20 GiB of disk)
 	TWINLOCK_TEST_FILES=full $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test files_many -- --nocapture

@@ -34,7 +34,7 @@ mkfifo "$dir/out"
 "$twinlock" serve --data "$dir/server" --port 0 >"$dir/out" 2>"$dir/words" &
 server=$!
 exec 3<"$dir/out"
-if ! read -r -t 30 line <&3; then
+if ! read -r -t 30 <&3; then
     cat "$dir/words" >&2
     exit 1
 fi

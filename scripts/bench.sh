@@ -1,0 +1,194 @@
+#!/usr/bin/env bash
+# Everything that `make bench` measures: a server of its own on the loopback, in a fresh directory on
+# the disk that is to be measured, and `twinlock bench` against it in each shape of the table. Prints
+# the figures beside the goals and writes them with the machine and the date into a document.
+#
+#   bench.sh [DOCUMENT]      default: docs/benchmarks.md
+#
+# TWINLOCK names the program, BENCH_DIR where the record is, BENCH_MEMORY where the files of the file
+# measurement are (default /dev/shm), BENCH_ROUNDS how often each shape is measured (the median
+# counts), BENCH_SECONDS how long, BENCH_LINES how many idle lines, BENCH_FILE_MIB the file's size.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+document=${1:-docs/benchmarks.md}
+target=${CARGO_TARGET_DIR:-target}
+twinlock=$(realpath "${TWINLOCK:-$target/release/twinlock}")
+rounds=${BENCH_ROUNDS:-3}
+seconds=${BENCH_SECONDS:-2.5}
+idle=${BENCH_LINES:-10000}
+mib=${BENCH_FILE_MIB:-1024}
+disk=${BENCH_DIR:-$target}
+memory=${BENCH_MEMORY:-/dev/shm}
+if [[ ! -w $memory ]]; then memory=${TMPDIR:-/tmp}; fi
+per_user=16
+dir=$(mktemp -d "$(realpath "$disk")/twinlock-bench.XXXXXX")
+# The same program for the file measurement, in memory.
+shm=$(mktemp -d "$memory/twinlock-bench.XXXXXX")
+server=
+busiest=0
+
+stop_server() {
+    if [[ -n $server ]]; then
+        kill -TERM "$server" 2>/dev/null || true
+        wait "$server" 2>/dev/null || true
+        server=
+    fi
+}
+
+finish() {
+    local code=$?
+    trap - EXIT INT TERM HUP
+    stop_server
+    rm -rf "$dir" "$shm"
+    exit "$code"
+}
+trap finish EXIT INT TERM HUP
+
+# A new server below $1 whose lines one user may have.
+start_server() {
+    local below=$1
+    stop_server
+    rm -rf "${below:?}/server" "${below:?}/home" "${below:?}/out"
+    export TWINLOCK_HOME=$below/home
+    printf '[limits]\nsessions-per-user = 256\n' >"$below/twinlock.toml"
+    # Idle lines are measured with the default, and many users.
+    if [[ ${2:-} == default ]]; then : >"$below/twinlock.toml"; fi
+    mkfifo "$below/out"
+    "$twinlock" serve --data "$below/server" --port 0 --config "$below/twinlock.toml" \
+        >"$below/out" 2>"$below/words" &
+    server=$!
+    exec 3<"$below/out"
+    if ! read -r -t 30 <&3; then
+        cat "$below/words" >&2
+        exit 1
+    fi
+    at_rest=$(resident)
+    "$twinlock" join "$(cat "$below/server/owner-invite")" --user bench --no-password --quiet
+}
+
+# Resident memory of the server, KiB.
+resident() { sed -n 's/^VmRSS:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$server/status"; }
+
+# Shares of all CPU that are in use now, of 1000: another program's work makes figures worthless.
+busy() {
+    local before after
+    read -r -a before </proc/stat
+    sleep 1
+    read -r -a after </proc/stat
+    awk -v b="${before[*]:1:8}" -v a="${after[*]:1:8}" 'BEGIN {
+        n = split(b, x, " "); split(a, y, " ")
+        for (i = 1; i <= n; i++) { d = y[i] - x[i]; all += d; if (i == 4 || i == 5) idle += d }
+        printf "%d\n", (all > 0 ? 1000 * (1 - idle / all) : 0)
+    }'
+}
+
+# The middle one of the numbers on standard input.
+median() { sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+
+# A field of the JSON lines in $2, the last one of that name in each.
+field() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" "$2"; }
+
+# Measures a shape so many times into a file of JSON lines.
+measure() {
+    local into=$1 times=$2 now n
+    shift 2
+    : >"$into"
+    for ((n = 0; n < times; n++)); do
+        now=$(busy)
+        if ((now > busiest)); then busiest=$now; fi
+        "$twinlock" bench --quiet --json --server-pid "$server" --seconds "$seconds" "$@" >>"$into"
+    done
+}
+
+# A row of the table: what, measured, goal.
+row() { printf '| %s | %s | %s |\n' "$1" "$2" "$3" | tee -a "$dir/rows"; }
+
+calc() { awk "BEGIN { printf \"$1\", $2 }"; }
+
+printf '| what | measured | goal |\n|---|---|---|\n' | tee "$dir/rows"
+
+start_server "$dir" default
+measure "$dir/idle" 1 --mode idle --lines "$idle" --users $(((idle + per_user - 1) / per_user))
+kib=$(calc '%.1f' "$(field bytes_per_line "$dir/idle") / 1024")
+rest=$(calc '%.1f' "$at_rest / 1024")
+binary=$(calc '%.1f' "$(stat -c %s "$twinlock") / 1048576")
+
+start_server "$dir"
+sync_ms=$({ LC_ALL=C dd if=/dev/zero of="$dir/sync" bs=4k count=500 oflag=dsync 2>&1 || true; } |
+    awk '/copied/ { for (i = 2; i <= NF; i++) if ($i ~ /^s,?$/) printf "%.3f\n", $(i - 1) * 1000 / 500 }')
+rm -f "$dir/sync"
+measure "$dir/16x64" "$rounds" --mode messages --lines 16 --window 64
+measure "$dir/64x1" "$rounds" --mode messages --lines 64 --window 1
+measure "$dir/1x1" "$rounds" --mode messages --lines 1 --window 1
+measure "$dir/fanout" "$rounds" --mode fanout --lines 100 --window 16
+measure "$dir/logins" "$rounds" --mode logins --lines 6
+row 'acks/s, 16 x 64' "$(calc '%d' "$(field per_second "$dir/16x64" | median)")" '600 000'
+row 'acks/s, 64 x 1' "$(calc '%d' "$(field per_second "$dir/64x1" | median)")" '85 000'
+row 'p50, 1 x 1' "$(calc '%.3f ms' "$(field p50 "$dir/1x1" | median) / 1000")" \
+    "at most 1.25 x (fdatasync + echo); a synced write of 4 KiB takes ${sync_ms:-?} ms here"
+row 'p99, 16 x 64' "$(calc '%.1f ms' "$(field p99 "$dir/16x64" | median) / 1000")" '7 ms'
+row 'server CPU per acked message, 16 x 64' \
+    "$(calc '%.2f us' "$(field cpu_us_each "$dir/16x64" | median)")" '2.0 us'
+row 'deliveries/s, 1 sender to 100 followers' \
+    "$(calc '%d' "$(field per_second "$dir/fanout" | median)")" '500 000'
+row "memory of an idle line, $idle of them" "$kib KiB" '18 KiB'
+row 'full login, server CPU' \
+    "$(calc '%.2f ms' "$(field cpu_us_each "$dir/logins" | median) / 1000")" '0.40 ms'
+
+start_server "$shm"
+measure "$shm/files" "$rounds" --mode files --file "${mib}M"
+grep '"put"' "$shm/files" >"$shm/put"
+grep '"get"' "$shm/files" >"$shm/get"
+stop_server
+row "a line sends a file of $mib MiB, memory to memory" \
+    "$(calc '%d MB/s' "$(field per_second "$shm/put" | median) / 1e6")" '1 200 MB/s'
+row "a line fetches it, memory to memory" \
+    "$(calc '%d MB/s' "$(field per_second "$shm/get" | median) / 1e6")" '1 200 MB/s'
+BENCH_DIR=$memory TWINLOCK=$twinlock ./scripts/bench-files.sh "$mib" "$rounds" >"$shm/commands"
+for way in put get; do
+    row "the whole \`$way\` command, $mib MiB" \
+        "$(awk -v way=$way '$1 == way { print $2 }' "$shm/commands" | median) MB/s" '1 200 MB/s'
+done
+row 'server at rest, resident' "$rest MiB" '25 MiB'
+row 'the binary' "$binary MiB" '25 MiB'
+
+cpu=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)
+commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+noise=$(calc '%.1f' "$busiest / 10")
+{
+    printf '# Benchmarks\n\n'
+    printf 'Written by %s; do not edit.\n\n' "\`make bench\`"
+    printf -- '- **Machine:** %s, %s cores, kernel %s, %s on %s\n' "${cpu:-$(uname -m)}" "$(nproc)" \
+        "$(uname -r)" "$(stat -f -c %T "$dir")" "$(df --output=source "$dir" | tail -n 1)"
+    printf -- '- **Date:** %s, commit %s\n' "$(date -u +%Y-%m-%dT%H:%MZ)" "$commit"
+    printf -- '- **Disk:** a synced write of 4 KiB takes %s ms\n' "${sync_ms:-?}"
+    printf -- '- **Quiet?** At most %s %% of the CPU was in use before a measurement%s\n\n' "$noise" \
+        "$(if ((busiest > 50)); then echo ': **something else was running; these figures say little**'; fi)"
+    cat "$dir/rows"
+    cat <<'WORDS'
+
+**Ratios count, not figures.** The same figure moves by a third within an hour on one machine, and by more with the disk. What
+tells something is the ratio to another program that was measured in the same hour on the same machine, in turn with it.
+
+## How it is measured
+
+Client and server share the machine and its loopback. A release build; the server in a fresh directory on the disk to be
+measured, the record alone with `sessions-per-user` raised, idle lines with the defaults and 16 lines for each user. Every
+figure is over both locks, TLS 1.3 and sealed frames, and every ack comes after fsync. Messages have 256 bytes of words, which
+are indexed as any text is. "C x W" is C lines with W messages outstanding on each; the client sends again for each ack that
+comes. One thread of the client drives all lines. There is 1 s of warm-up, then a window; the median of the rounds is shown.
+Latencies are from sealing to the opened ack, in an HDR histogram of three digits. A fan-out has at most 16 messages
+whose deliveries are outstanding, counted over all followers. CPU is the server's own user and system time from `/proc`, in
+ticks of 10 ms; what the kernel does for the disk elsewhere is not in it. Memory of a line is what the server's resident memory
+grew by, for each. A login is TCP, TLS, OPAQUE with ML-KEM, READY, and the bye, six at once. Files are made up and thrown
+away in memory with the server's directory in memory too; the whole commands read and write files there.
+
+`twinlock bench` measures any server that you have a profile of, and `cargo run --release -p twinlock-store --example append_rate`
+the record alone. Both write real data.
+WORDS
+} >"$document"
+printf '\nwritten: %s\n' "$document"
+if ((busiest > 50)); then
+    printf 'something else used %s %% of the CPU before a measurement: not a quiet machine\n' "$noise"
+fi
