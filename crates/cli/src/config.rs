@@ -208,7 +208,7 @@ mod tests {
         ))
         .unwrap();
         let mut config = Config::new(PathBuf::new(), SocketAddr::from(([127, 0, 0, 1], 0)));
-        file.limits.put_into(&mut config.limits);
+        file.limits.put_into(&mut config.limits, &mut config.classic);
         file.timing.put_into(&mut config);
         let timing = &config.timing;
         let times = [timing.ping_following, timing.ping_idle, timing.ping_answer];
