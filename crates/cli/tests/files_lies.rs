@@ -183,7 +183,7 @@ fn a_server_that_falls_silent_in_a_file_is_given_up_and_what_came_counts() {
     }));
     let get = [&stage.get()[..], &["--timeout", "3s", "--json"]].concat();
     let ran = victim.start(&get).ended(SOON).exits(9);
-    assert!(ran.err.contains("nothing moved for 1 s"), "{ran:?}");
+    assert!(ran.err.contains("nothing moved for 3 s"), "{ran:?}");
     assert!(ran.err.contains("the same command goes on"), "{ran:?}");
     assert_eq!(names(&stage.into), [".f.bin.part"]);
     liar.repents();
