@@ -265,13 +265,15 @@ async fn a_revocation_ends_its_lines_and_no_others() {
     let Stage { host, mut ada, room, lamp } = stage(|_| ()).await;
     let pump = add_key(&mut ada, "pump", room, ClassicForm::JweLines).await.unwrap();
     let mut one = Caller::new(&host, "lamp", &lamp).await;
-    let two = Caller::new(&host, "lamp", &lamp).await;
+    let mut two = Caller::new(&host, "lamp", &lamp).await;
     let mut other = Caller::new(&host, "pump", &pump).await;
     one.say("x").await;
     other.say("x").await;
     revoke_key(&mut ada, "lamp").await.unwrap();
     assert_eq!(to_end(one.io).await, []);
-    // Nor one that has not said anything yet.
+    // Nor one that has not said anything yet; but that ends as nobody's would.
+    let line = two.sealed("too late");
+    send(&mut two.io, line).await;
     assert_eq!(to_end(two.io).await, []);
     assert!(other.say("still here").await.starts_with("ok "));
     // The name again is another key.

@@ -204,7 +204,7 @@ async fn what_does_not_open_closes_without_a_word_and_leaves_nothing() {
 
 #[tokio::test]
 async fn failures_are_held_a_few_at_a_time() {
-    let hold = Duration::from_millis(250);
+    let hold = Duration::from_secs(1);
     let Stage { host, plain, .. } = stage(|config| {
         config.classic.hold = hold;
         config.classic.holds = 2;
@@ -212,9 +212,16 @@ async fn failures_are_held_a_few_at_a_time() {
     .await;
     let began = Instant::now();
     let mut failed = Vec::new();
-    for _ in 0..8 {
+    let block = BASE64.encode(&[7; 32]);
+    for n in 0..8 {
         let mut io = try_bridge(&host).await.unwrap();
-        send(&mut io, b"no message\n").await;
+        if n % 2 == 0 {
+            send(&mut io, b"no message\n").await;
+        } else {
+            // Who ends it first is held as well.
+            send(&mut io, block.as_bytes()).await;
+            io.shutdown().await.unwrap();
+        }
         failed.push(io);
     }
     // Others are served meanwhile.

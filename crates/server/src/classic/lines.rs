@@ -126,10 +126,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
 
     /// Hands over the lines that are whole, then waits for whatever comes first.
     async fn turn(&mut self) -> Result<(), Ended> {
+        // A key that was revoked before a line came opens it no more.
+        if self.revocations.has_changed().map_err(|_| Ended::Shutdown)? {
+            self.revocations.mark_unchanged();
+            self.look_again().await?;
+        }
         if self.ending.is_none() {
             self.take_lines().await?;
         }
-        let listen = self.ending.is_none() && self.appends.count() < AHEAD;
+        let listen = self.ending.is_none() && self.may_take(&Batch::default());
         if !listen {
             // Whoever may not send is not late.
             self.begun = self.begun.map(|_| Instant::now());
@@ -143,16 +148,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
                 self.look_again().await?;
             }
             Some(recorded) = self.appends.next() => self.answer(recorded)?,
-            wake = self.wire.wait(listen) => match wake? {
-                Wake::Data => _ = self.begun.get_or_insert_with(Instant::now),
-                Wake::End => self.ending = Some(Ended::Bye),
-            },
             () = self.shared.stopping(), if self.ending.is_none() => {
                 self.ending = Some(Ended::Shutdown);
             }
+            wake = self.wire.wait(listen) => match wake? {
+                Wake::Data => _ = self.begun.get_or_insert_with(Instant::now),
+                Wake::End => self.ending = Some(Ended::Bye),
+                Wake::Room => {}
+            },
             () = sleep_until(deadline) => self.check_time(listen)?,
         }
         Ok(())
+    }
+
+    /// Whether one more line may be ahead of its answer, beside those in `batch`.
+    fn may_take(&self, batch: &Batch) -> bool {
+        self.appends.count() + batch.len() < AHEAD
+            && self.appends.have_room(batch, &self.shared.config.limits)
+            && self.wire.has_room()
     }
 
     fn deadline(&self, listen: bool) -> Instant {
@@ -177,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
     async fn take_lines(&mut self) -> Result<(), Ended> {
         let mut batch = Batch::default();
         let mut broken = None;
-        while self.appends.count() + batch.len() < AHEAD {
+        while self.may_take(&batch) {
             let line = match self.wire.take_line(MAX_LINE) {
                 Ok(Some(line)) => line,
                 Ok(None) => break,
@@ -230,10 +243,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         Ok(())
     }
 
-    /// A key was revoked: perhaps this one. (Nobody's was not, and goes on as it would.)
+    /// A key was revoked: perhaps this one. (Nobody's was not, and goes on as it would; and as
+    /// nobody's goes on who has not shown the key, or the end would tell that there was one.)
     async fn look_again(&mut self) -> Result<(), Ended> {
         let Some(key) = &self.key else { return Ok(()) };
         let now = self.shared.store.classic_key(&key.name).await?;
-        if now.as_ref() == Some(key) { Ok(()) } else { Err(Ended::Revoked) }
+        match now.as_ref() == Some(key) {
+            true => Ok(()),
+            false if self.proven => Err(Ended::Revoked),
+            false => {
+                self.key = None;
+                Ok(())
+            }
+        }
     }
 }

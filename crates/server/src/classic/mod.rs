@@ -108,7 +108,8 @@ impl Drop for Here<'_> {
 
 /// Serves one connection of the port for classic lines to its end.
 pub(crate) async fn serve_lines(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    let Some((wire, _place)) = admit(&shared, &shared.classic.lines, socket, peer).await else {
+    let Some((wire, peer, _place)) = admit(&shared, &shared.classic.lines, socket, peer).await
+    else {
         return;
     };
     let _here = Here::new(&shared.classic.here);
@@ -118,7 +119,8 @@ pub(crate) async fn serve_lines(shared: Arc<Shared>, socket: TcpStream, peer: So
 
 /// Serves one connection of the origin's clients to its end.
 pub(crate) async fn serve_origin(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    let Some((wire, _place)) = admit(&shared, &shared.classic.origin, socket, peer).await else {
+    let Some((wire, peer, _place)) = admit(&shared, &shared.classic.origin, socket, peer).await
+    else {
         return;
     };
     let _here = Here::new(&shared.classic.here);
@@ -126,7 +128,8 @@ pub(crate) async fn serve_origin(shared: Arc<Shared>, socket: TcpStream, peer: S
     tracing::info!(%peer, %ended, "origin's client ended");
 }
 
-type Admitted = (Wire<TlsStream<TcpStream>>, Place);
+/// The connection, whose it is as far as a PROXY header says, and its place.
+type Admitted = (Wire<TlsStream<TcpStream>>, SocketAddr, Place);
 
 /// The gate and TLS. A place is held to the end: whoever is past TLS is not yet somebody.
 async fn admit(
@@ -143,8 +146,8 @@ async fn admit(
         return None;
     };
     let secured = async {
-        let origin = match session::origin(shared, &mut socket, peer).await {
-            Ok((origin, _)) => origin,
+        let (origin, peer) = match session::origin(shared, &mut socket, peer).await {
+            Ok(origin) => origin,
             Err(error) => {
                 tracing::debug!(%peer, %error, "PROXY header");
                 return None;
@@ -155,7 +158,7 @@ async fn admit(
             return None;
         }
         match timeout(shared.config.limits.tls_deadline, shared.classic.tls.accept(socket)).await {
-            Ok(Ok(stream)) => Some(Wire::new(stream)),
+            Ok(Ok(stream)) => Some((Wire::new(stream), peer)),
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "no TLS");
                 None
@@ -166,11 +169,11 @@ async fn admit(
             }
         }
     };
-    let wire = tokio::select! {
-        wire = secured => wire?,
+    let (wire, peer) = tokio::select! {
+        secured = secured => secured?,
         () = shared.stopping() => return None,
     };
-    Some((wire, place))
+    Some((wire, peer, place))
 }
 
 /// Why a classic connection ended, for the log.

@@ -5,6 +5,7 @@
 //! held for a second, so that nobody asks the plain form's padding often; at most a few are held at
 //! once, and those behind them wait for their turn.
 
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -26,10 +27,19 @@ where
 {
     // Before any key is looked up: of a revocation that comes after it we are told.
     let revocations = shared.classic.revocations.subscribe();
-    let mut origin =
-        Origin { shared, wire, revocations, keys: None, bound: false, lines: false, loose: false };
+    let mut origin = Origin {
+        shared,
+        wire,
+        revocations,
+        keys: None,
+        bound: false,
+        lines: false,
+        loose: false,
+        tried: false,
+    };
     let ended = origin.run().await;
-    if matches!(ended, Ended::NotOpened | Ended::Lost(Lost::TooLong)) {
+    // However it ends: who closes first has had the try all the same.
+    if origin.tried || matches!(ended, Ended::NotOpened | Ended::Lost(Lost::TooLong)) {
         tokio::select! {
             () = hold(shared) => {}
             () = shared.stopping() => {}
@@ -62,6 +72,8 @@ struct Origin<'s, S> {
     lines: bool,
     /// The last message ended without one, which may still come.
     loose: bool,
+    /// What came last did not open, so far.
+    tried: bool,
 }
 
 /// A message that opened.
@@ -110,6 +122,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         let limits = &self.shared.config.classic;
         let (mut heard, began) = (Instant::now(), Instant::now());
         loop {
+            // Also where all that is taken had come before.
+            if self.revocations.has_changed().map_err(|_| Ended::Shutdown)? {
+                self.revocations.mark_unchanged();
+                self.look_again().await?;
+            }
+            if self.shared.stopping().now_or_never().is_some() {
+                return Err(Ended::Shutdown);
+            }
+            if !self.wire.has_room() {
+                self.make_room().await?;
+                heard = Instant::now();
+            }
             if let Some(line) = self.wire.take_line(MAX_MESSAGE)? {
                 self.lines = true;
                 if std::mem::take(&mut self.loose) && line.is_empty() {
@@ -141,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
                 }
                 wake = self.wire.wait(true) => match wake? {
                     Wake::Data => heard = Instant::now(),
+                    Wake::Room => {}
                     Wake::End if self.lines && part => {
                         let text = self.open_pending().await?.ok_or(Ended::Bye)?;
                         self.wire.clear();
@@ -157,6 +182,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
                 }
             }
         }
+    }
+
+    /// Waits until the other end has taken some of its answers.
+    async fn make_room(&mut self) -> Result<(), Ended> {
+        let limit = self.shared.config.classic.half_line;
+        while !self.wire.has_room() {
+            let look_at = self.wire.look_at(limit).unwrap_or_else(Instant::now);
+            tokio::select! {
+                biased;
+                () = self.shared.stopping() => return Err(Ended::Shutdown),
+                wake = self.wire.wait(false) => {
+                    wake?;
+                }
+                () = sleep_until(look_at) => self.wire.check(limit)?,
+            }
+        }
+        Ok(())
     }
 
     /// What came without a line end, if it is whole.
@@ -176,11 +218,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
             Some(keys) => keys,
             None => self.look_up().await?,
         };
+        self.tried = true;
         let found = keys.iter().enumerate().find_map(|(i, (_, way))| Some((i, way.open(message)?)));
         let Some((i, text)) = found else {
             self.keys = Some(keys);
             return Ok(None);
         };
+        self.tried = false;
         let way = keys.into_iter().nth(i);
         if let (Some((key, _)), false) = (&way, self.bound) {
             let form = key.form.word();

@@ -15,6 +15,9 @@ use tokio::time::{Instant, timeout};
 const READ_CHUNK: usize = 8 * 1024;
 /// Bytes read before what came is looked at.
 const READ_BATCH: usize = 64 * 1024;
+/// Bytes of answers that wait to be taken, beyond which nothing is read: who takes none of them
+/// makes us keep no more.
+const OUT_MOST: usize = 32 * 1024;
 /// How long the last bytes may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -36,6 +39,8 @@ pub(super) enum Wake {
     Data,
     /// The other end sends no more.
     End,
+    /// There is room for answers again.
+    Room,
 }
 
 pub(super) struct Wire<S> {
@@ -94,6 +99,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.searched = 0;
     }
 
+    /// Whether there is room for more answers.
+    pub(super) fn has_room(&self) -> bool {
+        self.out.len() < OUT_MOST
+    }
+
     /// What is to be sent.
     pub(super) fn out(&mut self) -> &mut Vec<u8> {
         &mut self.out
@@ -122,8 +132,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     fn poll_wait(&mut self, cx: &mut Context<'_>, listen: bool) -> Poll<Result<Wake, Lost>> {
+        let had_room = self.has_room();
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
             return Poll::Ready(Err(error.into()));
+        }
+        if self.has_room() && !had_room {
+            return Poll::Ready(Ok(Wake::Room));
         }
         if listen { self.poll_receive(cx) } else { Poll::Pending }
     }
@@ -250,5 +264,22 @@ mod tests {
             all
         };
         assert_eq!(tokio::join!(wire.finish(), read).1, [7; 100]);
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_takes_leave_no_room_until_somebody_does() {
+        let (here, mut there) = duplex(16);
+        let mut wire = Wire::new(here);
+        wire.out().extend_from_slice(&[7; OUT_MOST + 50]);
+        assert!(!wire.has_room());
+        let waited = timeout(Duration::from_millis(1), wire.wait(false)).await;
+        assert!(waited.is_err() && !wire.has_room());
+        let read = async {
+            let mut some = [0; 60];
+            there.read_exact(&mut some).await.unwrap();
+        };
+        let (woken, ()) = tokio::join!(wire.wait(false), read);
+        assert_eq!(woken.unwrap(), Wake::Room);
+        assert!(wire.has_room());
     }
 }
