@@ -3,8 +3,9 @@
 //! The protocol allows 8 MiB ahead (section 10), which a long fat line needs. Everywhere else most
 //! of that would only stand in buffers between the two ends, where it is lost when an end is killed
 //! and goes over the wire again. So the sender keeps about what fits on the way: the rate at which
-//! acknowledgements come, times the shortest time that one took, and as much again, so that a way
-//! with more room is found within a few round trips, and one whose length varies is still fed.
+//! acknowledgements come, times the shortest time that one took, and half as much again, so that a
+//! way with more room is found within a few round trips. On far ways it is as much again: their
+//! length varies, and they are to be fed all the same.
 //!
 //! What is on its way beyond what fits makes the way look longer than it is. So before an old
 //! measure is forgotten, half of what fits goes for one round, and the next one is taken of a way
@@ -23,6 +24,8 @@ const RAREST: u32 = 1 << 20;
 /// which a part was under way when the line was cut goes again, half of one on average; a message
 /// waits for one that is being sent; sealing costs the same per byte from about here on.
 pub const FRAME: usize = 64 << 10;
+/// A way longer than this leads out of the house.
+const FAR: Duration = Duration::from_millis(5);
 /// What was the fastest and the nearest holds for this long, and for as long again.
 const MEMORY: Duration = Duration::from_secs(5);
 
@@ -155,7 +158,12 @@ impl Pace {
             self.now = self.now.or(Best { rate, way });
         }
         let Best { rate, way } = self.now.or(self.before);
-        let share = if self.clear_from.is_some() { 0.5 } else { 2.0 };
+        let share = match self.clear_from {
+            Some(_) => 0.5,
+            // Far ways vary, and the shortest is less than the usual one.
+            None if way > FAR.as_secs_f64() => 2.0,
+            None => 1.5,
+        };
         // A cast of what is too much, or not a number, saturates.
         self.window = ((rate * way * share) as u64).clamp(self.least, WINDOW);
     }
