@@ -15,6 +15,8 @@ pub(crate) const MAC: usize = 32;
 pub(crate) const BULK_PREFIX: usize = 12;
 /// Bytes of the GCM tag of a BULK frame.
 pub(crate) const BULK_TAG: usize = 16;
+/// Bytes of a BULK frame beside those of the file.
+pub const BULK_OVERHEAD: usize = HEADER + BULK_PREFIX + BULK_TAG;
 /// Bytes of a HELLO before the id: version, flags, kind, id_len.
 pub(crate) const HELLO_PREFIX: usize = 4;
 /// Encapsulation key of ML-KEM-768, bytes.

@@ -7,6 +7,10 @@
 //! way with more room is found within a few round trips. On far ways it is as much again: their
 //! length varies, and they are to be fed all the same.
 //!
+//! On near and fast ways that is so little that the two ends take turns instead of working side by
+//! side. There it may be more, as long as it is a small part of what has been carried since the line
+//! began, and gone in a moment: then a break costs little all the same.
+//!
 //! What is on its way beyond what fits makes the way look longer than it is. So before an old
 //! measure is forgotten, half of what fits goes for one round, and the next one is taken of a way
 //! without a queue of our own.
@@ -14,16 +18,23 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use twinlock_core::frame::BULK_OVERHEAD;
+
 /// Bytes that the sender of a file may be ahead of what the receiver has taken (section 10).
 pub const WINDOW: u64 = 8 << 20;
-/// Bytes after which a receiver of ours acknowledges what it has taken.
-pub const ACK_EACH: u32 = 128 << 10;
+/// Bytes after which a receiver of ours acknowledges what it has taken: two frames.
+pub const ACK_EACH: u32 = 2 * FRAME as u32;
 /// Bytes after which any receiver does (section 10).
 const RAREST: u32 = 1 << 20;
 /// Bytes of a file in a frame of ours at most: it may end beyond the step it begins in. A frame of
 /// which a part was under way when the line was cut goes again, half of one on average; a message
-/// waits for one that is being sent; sealing costs the same per byte from about here on.
-pub const FRAME: usize = 64 << 10;
+/// waits for one that is being sent; sealing costs the same per byte from about here on. Sealed it
+/// fills four TLS records to the last byte.
+pub const FRAME: usize = (64 << 10) - BULK_OVERHEAD;
+/// What a break costs may be this part of what the line had carried until then.
+const LITTLE: u64 = 128;
+/// But what is sent for that reason waits no longer than this, so that a message behind it does not.
+const BRIEF: Duration = Duration::from_millis(2);
 /// A way longer than this leads out of the house.
 const FAR: Duration = Duration::from_millis(5);
 /// What was the fastest and the nearest holds for this long, and for as long again.
@@ -58,6 +69,8 @@ impl Best {
 /// What one transfer has on its way, and how much of it there may be.
 #[derive(Debug)]
 pub struct Pace {
+    /// Where this line began.
+    from: u64,
     sent: u64,
     acked: (u64, Instant),
     way: VecDeque<Sent>,
@@ -79,6 +92,7 @@ impl Pace {
         let ack_each = if ack_each == 0 { RAREST } else { ack_each.min(RAREST) };
         let least = u64::from(ack_each) + 2 * FRAME as u64;
         Self {
+            from: offset,
             sent: offset,
             acked: (offset, now),
             way: VecDeque::new(),
@@ -158,14 +172,17 @@ impl Pace {
             self.now = self.now.or(Best { rate, way });
         }
         let Best { rate, way } = self.now.or(self.before);
-        let share = match self.clear_from {
-            Some(_) => 0.5,
+        let (share, spare) = match self.clear_from {
+            Some(_) => (0.5, 0.0),
             // Far ways vary, and the shortest is less than the usual one.
-            None if way > FAR.as_secs_f64() => 2.0,
-            None => 1.5,
+            None if way > FAR.as_secs_f64() => (2.0, 0.0),
+            None => {
+                let little = (self.sent - self.from) / LITTLE;
+                (1.5, (rate * BRIEF.as_secs_f64()).min(little as f64))
+            }
         };
         // A cast of what is too much, or not a number, saturates.
-        self.window = ((rate * way * share) as u64).clamp(self.least, WINDOW);
+        self.window = ((rate * way * share).max(spare) as u64).clamp(self.least, WINDOW);
     }
 }
 

@@ -7,15 +7,13 @@ use tokio::time::Instant;
 use twinlock_core::Entropy as _;
 use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
 use twinlock_link::OsEntropy;
-use twinlock_link::pace::{ACK_EACH, Pace};
+use twinlock_link::pace::{ACK_EACH, FRAME, Pace};
 
 use super::measure::{Before, Gauge, Report};
 use super::{Load, LoadError};
 use crate::error::{ClientError, Refusal};
 use crate::transfer::wire::{Incoming, Wire};
 
-/// Bytes of a frame, as `put` has them.
-const FRAME: usize = 64 * 1024;
 /// Bytes sealed and not yet written beyond which nothing more is sealed.
 const BACKLOG: usize = 96 * 1024;
 

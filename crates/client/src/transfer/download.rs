@@ -123,11 +123,16 @@ impl Writing {
         let (parts, mut taken) = mpsc::unbounded_channel::<Vec<u8>>();
         let (told, written) = watch::channel(sink.written());
         let ended = tokio::task::spawn_blocking(move || {
+            let mut last = sink.written();
             while let Some(part) = taken.blocking_recv() {
                 if let Err(error) = sink.write(&part) {
                     return (sink, Err(error));
                 }
-                told.send_replace(sink.written());
+                // Each word wakes the line: one for as much as is acknowledged at once.
+                if sink.written() - last >= u64::from(ACK_EACH) || taken.is_empty() {
+                    last = sink.written();
+                    told.send_replace(last);
+                }
             }
             (sink, Ok(()))
         });

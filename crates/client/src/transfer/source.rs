@@ -18,8 +18,10 @@ use super::error::TransferError;
 use crate::disk::DiskError;
 use crate::uploads::Source;
 
-/// Frames that are read ahead.
+/// Parts that are read ahead.
 const AHEAD: usize = 4;
+/// Frames that are read at once: waking a thread for each costs more than reading it.
+pub(super) const FRAMES: usize = 4;
 /// Bytes read at once where they are only hashed.
 const HASHED_AT_ONCE: usize = 1024 * 1024;
 /// Bytes over which hash states are kept: the window, and what is sealed and not written.
@@ -173,17 +175,12 @@ pub(super) enum Read {
     Failed(TransferError),
 }
 
-/// Reads `source` from `from` on a thread, in parts of `frame` bytes. `hasher` has taken what is
+/// Reads `source` from `from` on a thread, in parts of `size` bytes. `hasher` has taken what is
 /// before. It ends when the receiver goes.
-pub(super) fn read(
-    source: Source,
-    from: u64,
-    hasher: Hasher,
-    frame: usize,
-) -> mpsc::Receiver<Read> {
+pub(super) fn read(source: Source, from: u64, hasher: Hasher, size: usize) -> mpsc::Receiver<Read> {
     let (reads, taken) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
-        let last = match read_all(&source, from, hasher, frame, &reads) {
+        let last = match read_all(&source, from, hasher, size, &reads) {
             Ok(Some(hash)) => Read::End(hash),
             Ok(None) => return,
             Err(error) => Read::Failed(error),
@@ -198,7 +195,7 @@ fn read_all(
     source: &Source,
     from: u64,
     mut hasher: Hasher,
-    frame: usize,
+    size: usize,
     reads: &mpsc::Sender<Read>,
 ) -> Result<Option<[u8; 32]>, TransferError> {
     let at = || DiskError::at(&source.path);
@@ -206,12 +203,12 @@ fn read_all(
     file.seek(SeekFrom::Start(from)).map_err(at())?;
     let mut left = source.size.saturating_sub(from);
     while left > 0 {
-        let want = usize::try_from(left).unwrap_or(frame).min(frame);
-        let mut part = Vec::with_capacity(want);
-        (&file).take(want as u64).read_to_end(&mut part).map_err(at())?;
-        if part.len() < want {
-            return Err(TransferError::Changed(source.path.clone()));
-        }
+        let want = usize::try_from(left).unwrap_or(size).min(size);
+        let mut part = vec![0; want];
+        file.read_exact(&mut part).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => TransferError::Changed(source.path.clone()),
+            _ => at()(error).into(),
+        })?;
         left -= want as u64;
         hasher.update(&part);
         if reads.blocking_send(Read::Some(part, Box::new(hasher.clone()))).is_err() {

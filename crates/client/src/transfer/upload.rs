@@ -11,6 +11,7 @@ use twinlock_link::pace::{FRAME, Pace};
 
 use super::error::TransferError;
 use super::lane::Desk;
+use super::limit::Limit;
 use super::source::{self, Found, Marks, Read};
 use super::wire::{Incoming, Wire};
 use crate::client::blocking;
@@ -40,18 +41,36 @@ pub(super) struct Sent {
     pub(super) hash: [u8; 32],
 }
 
-/// The bytes that go next.
+/// What was read, a frame of which goes next.
 struct Part {
     data: Vec<u8>,
+    sent: usize,
+    /// Bytes of a frame at most.
+    frame: usize,
     after: Box<blake3::Hasher>,
-    /// Not before this.
+    /// When the next frame may go; `None`: now.
     at: Option<Instant>,
+}
+
+impl Part {
+    fn new(data: Vec<u8>, frame: usize, after: Box<blake3::Hasher>, limit: &Limit) -> Self {
+        let mut part = Self { data, sent: 0, frame, after, at: None };
+        part.at = limit.grant(part.next().len());
+        part
+    }
+
+    fn next(&self) -> &[u8] {
+        let rest = self.data.get(self.sent..).unwrap_or_default();
+        rest.get(..self.frame).unwrap_or(rest)
+    }
 }
 
 /// Where sending stands on one line.
 struct Sending {
     transfer: u32,
     pace: Pace,
+    /// Bytes of a frame at most.
+    frame: usize,
     /// All of it is sent: the request whose answer is the ack, and BLAKE3 of all of it.
     ended: Option<(u64, [u8; 32])>,
 }
@@ -134,9 +153,10 @@ impl Upload {
             if same { (accepted.offset, hasher) } else { (0, blake3::Hasher::new()) };
         desk.began(from).await;
         let frame = desk.limit.frame(FRAME);
-        let reads = source::read(self.file.source.clone(), from, hasher, frame);
+        let at_once = frame * source::FRAMES;
+        let reads = source::read(self.file.source.clone(), from, hasher, at_once);
         let pace = Pace::new(from, accepted.ack_each, Instant::now().into_std());
-        let sending = Sending { transfer: accepted.transfer, pace, ended: None };
+        let sending = Sending { transfer: accepted.transfer, pace, frame, ended: None };
         match self.send(wire, sending, reads, desk).await {
             Ok((ack, hash)) => self.recorded(desk, &ack, hash).await,
             Err(error) => {
@@ -170,7 +190,7 @@ impl Upload {
         loop {
             let now = Instant::now();
             let part = ready.as_ref();
-            let may = part.is_some_and(|part| sending.pace.may(part.data.len()));
+            let may = part.is_some_and(|part| sending.pace.may(part.next().len()));
             let due = part.and_then(|part| part.at).filter(|at| *at > now);
             let goes = may && due.is_none();
             if goes && wire.backlog() < BACKLOG {
@@ -181,17 +201,22 @@ impl Upload {
                     }
                     continue;
                 }
-                let Some(Part { data, after, .. }) = ready.take() else { continue };
-                wire.send_bulk(transfer, sending.pace.sent(), &data)?;
-                sending.pace.send(data.len(), now.into_std());
-                self.marks.put(sending.pace.sent(), *after);
+                let Some(part) = &mut ready else { continue };
+                let data = part.next();
+                let bytes = data.len();
+                wire.send_bulk(transfer, sending.pace.sent(), data)?;
+                sending.pace.send(bytes, now.into_std());
+                part.sent += bytes;
+                part.at = desk.limit.grant(part.next().len());
+                if let Some(sent) = ready.take_if(|part| part.next().is_empty()) {
+                    self.marks.put(sending.pace.sent(), *sent.after);
+                }
             }
             tokio::select! {
                 biased;
                 read = reads.recv(), if ready.is_none() && sending.ended.is_none() => match read {
                     Some(Read::Some(data, after)) => {
-                        let at = desk.limit.grant(data.len());
-                        ready = Some(Part { data, after, at });
+                        ready = Some(Part::new(data, sending.frame, after, &desk.limit));
                     }
                     Some(Read::End(hash)) => {
                         let whole = Bytes::copy_from_slice(&hash);

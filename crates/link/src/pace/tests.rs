@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{ACK_EACH, FRAME, Pace, RAREST, WINDOW};
+use super::{ACK_EACH, FRAME, LITTLE, Pace, RAREST, WINDOW};
 
 struct Way {
     /// Bytes a second.
@@ -82,6 +82,19 @@ fn what_is_on_its_way_is_little_more_than_fits() {
     let slow = Way { rate: 16e6, delay: Duration::from_micros(200), ..Way::default() };
     let trip = slow.carries(64 << 20);
     assert!(trip.ahead <= 256 << 10, "{}", trip.ahead);
+}
+
+/// Two ends that take turns over a near way leave half of the machine idle. What that costs more at
+/// a break is little beside what had been carried.
+#[test]
+fn what_is_on_its_way_may_grow_with_what_was_carried_and_is_soon_gone() {
+    let near = Way { rate: 400e6, delay: Duration::from_micros(100), ..Way::default() };
+    let frugal = u64::from(ACK_EACH) + 2 * FRAME as u64;
+    assert!(near.carries(10 << 20).ahead <= frugal);
+    let some = near.carries(64 << 20).ahead;
+    assert!(some > frugal && some <= (64 << 20) / LITTLE, "{some}");
+    let most = near.carries(1 << 30).ahead;
+    assert!(most > 600_000 && most <= 800_000, "{most}");
 }
 
 /// However long it lasts: a measure of one's own queue must not become the way.

@@ -219,9 +219,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             None
         };
         let held = self.is_held();
-        if listen && !waiting && !held && (self.has_news() || self.has_bytes()) {
+        let unwritten = self.files.as_ref().is_some_and(|files| files.can_write());
+        if listen && !waiting && !held && (unwritten || self.has_news() || self.has_bytes()) {
             // There is always room while the reader is quick: what it asks meanwhile is looked for
-            // before more is sent.
+            // before more is sent; and all that has come of a file goes to the disk at once.
             tokio::select! {
                 biased;
                 Some(recorded) = self.appends.next() => return self.acknowledge(recorded),
@@ -232,6 +233,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 }
                 () = ready(()) => {}
             }
+        }
+        if let Some(files) = self.files.as_deref_mut().filter(|_| unwritten) {
+            files.write();
         }
         let line = &mut self.line;
         let wake = async move {

@@ -2,7 +2,8 @@
 //!
 //! The line's task copies, seals and opens; reading, writing and hashing are jobs on threads that
 //! may wait for the disk. An upload has one write under way and one buffer that fills meanwhile;
-//! while that holds [`HELD`] bytes, the line is not read. A download has one read under way and one
+//! while that holds [`HELD`] bytes, the line is not read. A write begins when nothing more is there
+//! to be read, or with [`WORTH`] bytes: waking a thread for each frame costs more than the frame. A download has one read under way and one
 //! buffer that is sent, no further ahead than its [pace](twinlock_link::pace), and only while the line has [`ROOM`].
 //! So a slow disk or a slow peer costs these buffers; idle, a transfer has none.
 //!
@@ -34,6 +35,8 @@ use upload::{Accepted, Incoming, Step};
 const MOST: usize = 8;
 /// Bytes of an upload that wait for the disk, beyond which the line is not read.
 const HELD: usize = 1 << 20;
+/// Bytes of an upload that are written though more is there to be read.
+const WORTH: usize = HELD / 2;
 /// Uploads that the client has left and whose last bytes are still written, beside [`MOST`].
 const LEAVING: usize = 8;
 
@@ -194,9 +197,25 @@ impl Transfers {
         }
         if let Some(upload) = self.uploads.get_mut(&transfer) {
             upload.take(offset, data)?;
-            self.advance(transfer);
+            if upload.is_worth_a_write() {
+                self.advance(transfer);
+            }
         }
         Ok(())
+    }
+
+    /// Bytes have come that could be written now.
+    pub(crate) fn can_write(&self) -> bool {
+        self.uploads.values().any(Incoming::can_write)
+    }
+
+    /// Writes what has come, little as it may be.
+    pub(crate) fn write(&mut self) {
+        let can = |(transfer, upload): (&u32, &Incoming)| upload.can_write().then_some(*transfer);
+        let some: Vec<u32> = self.uploads.iter().filter_map(can).collect();
+        for transfer in some {
+            self.advance(transfer);
+        }
     }
 
     /// The client has taken what it was sent.

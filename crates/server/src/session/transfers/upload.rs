@@ -9,7 +9,7 @@ use twinlock_core::proto::{self, Why};
 use twinlock_link::pace::{ACK_EACH, WINDOW};
 use twinlock_store::{Appended, NewEntry, Receipt};
 
-use super::{HELD, Refused, Violation, refuse};
+use super::{HELD, Refused, Violation, WORTH, refuse};
 use crate::convert::{self, copy};
 use crate::files::{Claim, Files, Hash, Offer, Upload, UploadId, is_possible};
 
@@ -148,6 +148,15 @@ impl Incoming {
 
     pub(super) fn is_stuffed(&self) -> bool {
         self.io.is_none() && self.buffer.len() >= HELD
+    }
+
+    /// Something has come that is not being written, and nothing else is.
+    pub(super) fn can_write(&self) -> bool {
+        self.io.is_some() && !self.buffer.is_empty()
+    }
+
+    pub(super) fn is_worth_a_write(&self) -> bool {
+        self.can_write() && self.buffer.len() >= WORTH
     }
 
     /// Everything has come. `false`: that was said before, or it was aborted.
