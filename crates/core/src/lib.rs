@@ -29,6 +29,7 @@ mod island;
 mod kem;
 pub mod keys;
 pub mod limits;
+pub mod pack;
 pub mod proto;
 mod rekey;
 mod schedule;

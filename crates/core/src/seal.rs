@@ -315,8 +315,13 @@ impl Chain {
 }
 
 /// The least bucket that takes a body of `len` bytes, its inner header and the padding byte.
-fn bucket(len: usize) -> usize {
+pub(crate) fn bucket(len: usize) -> usize {
     (len + INNER + 1).next_power_of_two().max(MIN_BUCKET)
+}
+
+/// The longest body for which a bucket is enough.
+pub(crate) fn room(bucket: usize) -> usize {
+    bucket.saturating_sub(INNER + 1)
 }
 
 fn bulk_prefix(transfer: u32, offset: u64) -> [u8; BULK_PREFIX] {

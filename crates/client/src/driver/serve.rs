@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use prost::Message as _;
 use twinlock_core::limits::MAX_BODY;
+use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::Event as LineEvent;
 use twinlock_link::line::Line;
@@ -39,7 +40,7 @@ impl Serving {
     /// Adds a request to the frame that is being filled; a full one is sealed first.
     fn ask(&mut self, line: &mut Line<Stream>, op: Op, asker: Asker) -> Result<(), ClientError> {
         let request = proto::Request { id: self.next, op: Some(op) };
-        let bytes = request.encoded_len() + REQUEST_HEAD;
+        let bytes = size(&request);
         if self.frame_bytes + bytes > MAX_BODY {
             self.seal(line)?;
         }
@@ -52,13 +53,13 @@ impl Serving {
     }
 
     fn seal(&mut self, line: &mut Line<Stream>) -> Result<(), ClientError> {
-        if self.frame.is_empty() {
-            return Ok(());
-        }
         self.frame_bytes = 0;
-        let requests = std::mem::take(&mut self.frame);
-        let frame = proto::ToServer { requests, ..Default::default() };
-        line.send_app(&frame.encode_to_vec()).map_err(|e| ClientError::Lost(e.to_string()))
+        for requests in pack(std::mem::take(&mut self.frame), 0, size) {
+            let frame = proto::ToServer { requests, ..Default::default() };
+            let sent = line.send_app(&frame.encode_to_vec());
+            sent.map_err(|error| ClientError::Lost(error.to_string()))?;
+        }
+        Ok(())
     }
 
     fn answered(&mut self, id: u64) -> Option<Asker> {
@@ -66,6 +67,11 @@ impl Serving {
         self.appends -= usize::from(matches!(asker, Asker::Append(_)));
         Some(asker)
     }
+}
+
+/// Bytes a request takes in a frame.
+fn size(request: &proto::Request) -> usize {
+    request.encoded_len() + REQUEST_HEAD
 }
 
 impl Driver {

@@ -8,7 +8,7 @@ use prost::Message as _;
 use twinlock_core::Entropy as _;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::ConversationId;
-use twinlock_core::limits::MAX_BODY;
+use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::Event;
 use twinlock_link::OsEntropy;
@@ -20,8 +20,8 @@ use crate::error::{ClientError, closed};
 
 /// Texts that a line sends in turn.
 const TEXTS: usize = 16;
-/// Bytes that a request has in a frame besides its text, at most.
-const HEAD: usize = 64;
+/// Bytes that a request takes in a frame besides itself: tag and length.
+const HEAD: usize = 6;
 /// What texts are made of: a record of them is indexed as one of people's is.
 const WORDS: &[&str] = &[
     "the", "backup", "of", "disk", "seven", "is", "done", "and", "nobody", "waits", "for", "it",
@@ -62,37 +62,30 @@ impl Sender {
     /// Seals so many messages, as many to a frame as fit.
     pub(super) fn send(&mut self, messages: usize) -> Result<(), ClientError> {
         let now = Instant::now();
-        let mut left = messages;
-        while left > 0 {
-            let (mut requests, mut bytes) = (Vec::with_capacity(left), 0);
-            while left > 0 {
-                let turn = usize::try_from(self.next).unwrap_or(0) % self.texts.len().max(1);
-                let body = self.texts.get(turn).cloned().unwrap_or_default();
-                bytes += body.len() + HEAD;
-                if bytes > MAX_BODY && !requests.is_empty() {
-                    break;
-                }
-                let mut id = [0; 16];
-                let (tag, number) = id.split_at_mut(8);
-                tag.copy_from_slice(&self.tag);
-                number.copy_from_slice(&self.next.to_be_bytes());
-                self.next += 1;
-                let append = proto::Append {
-                    conversation: self.room,
-                    message_id: Bytes::copy_from_slice(&id),
-                    body,
-                };
-                requests.push(proto::Request { id: self.next, op: Some(Op::Append(append)) });
-                self.sent.push_back(Some(now));
-                left -= 1;
-            }
-            self.outstanding += requests.len();
+        let requests: Vec<_> = (0..messages).map(|_| self.request()).collect();
+        self.sent.extend(requests.iter().map(|_| Some(now)));
+        self.outstanding += messages;
+        for requests in pack(requests, 0, |request| request.encoded_len() + HEAD) {
             let frame = proto::ToServer { requests, ..Default::default() };
-            self.line
-                .send_app(&frame.encode_to_vec())
-                .map_err(|error| ClientError::Lost(error.to_string()))?;
+            let sent = self.line.send_app(&frame.encode_to_vec());
+            sent.map_err(|error| ClientError::Lost(error.to_string()))?;
         }
         Ok(())
+    }
+
+    fn request(&mut self) -> proto::Request {
+        let turn = usize::try_from(self.next).unwrap_or(0) % self.texts.len().max(1);
+        let mut id = [0; 16];
+        let (tag, number) = id.split_at_mut(8);
+        tag.copy_from_slice(&self.tag);
+        number.copy_from_slice(&self.next.to_be_bytes());
+        self.next += 1;
+        let append = proto::Append {
+            conversation: self.room,
+            message_id: Bytes::copy_from_slice(&id),
+            body: self.texts.get(turn).cloned().unwrap_or_default(),
+        };
+        proto::Request { id: self.next, op: Some(Op::Append(append)) }
     }
 
     /// Takes the frames that are whole; how long the messages took whose acks were in them.

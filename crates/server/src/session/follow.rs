@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use twinlock_core::id::ConversationId;
+use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, item::What};
 use twinlock_core::session::Session;
 use twinlock_store::{Limit, StoreError};
 
 use super::out::Out;
-use super::requests::{ENTRIES_IN_A_FRAME, ENTRY_HEAD};
+use super::requests::{ENTRY_HEAD, FRAME_HEAD};
 use crate::convert;
 use crate::hub::{Following, Handle, Tail};
 use crate::server::Shared;
@@ -144,25 +145,13 @@ fn damaged(conversation: ConversationId, n: u64) -> What {
     What::Damaged(proto::Damaged { conversation, n })
 }
 
-/// As many entries to a frame as fit.
 fn send(conversation: ConversationId, entries: Vec<Bytes>, session: &mut Session) {
-    let mut some = Vec::new();
-    let mut bytes = 0;
-    let mut send = |entries| {
+    for entries in pack(entries, FRAME_HEAD, |entry| entry.len() + ENTRY_HEAD) {
         let entries = Some(EncodedEntries { conversation, entries });
         let frame = EncodedFrame { items: vec![EncodedItem { entries }] };
+        // One that has ended takes nothing; its end is seen where it is driven.
         let _ended = session.send_app(&frame.encode_to_vec());
-    };
-    for entry in entries {
-        let size = entry.len() + ENTRY_HEAD;
-        if bytes + size > ENTRIES_IN_A_FRAME && !some.is_empty() {
-            send(std::mem::take(&mut some));
-            bytes = 0;
-        }
-        bytes += size;
-        some.push(entry);
     }
-    send(some);
 }
 
 #[cfg(test)]

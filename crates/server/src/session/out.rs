@@ -2,6 +2,7 @@
 
 use prost::Message as _;
 use twinlock_core::limits::MAX_BODY;
+use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What};
 use twinlock_core::session::{SendError, Session};
 
@@ -16,8 +17,7 @@ impl Out {
     /// Adds an item; a frame that is full goes out first.
     pub(crate) fn push(&mut self, session: &mut Session, what: What) -> Result<(), SendError> {
         let item = proto::Item { what: Some(what) };
-        // Tag, length and item.
-        let bytes = item.encoded_len() + 1 + 5;
+        let bytes = size(&item);
         if self.bytes + bytes > MAX_BODY {
             self.flush(session)?;
         }
@@ -43,11 +43,15 @@ impl Out {
 
     /// Seals what is there.
     pub(crate) fn flush(&mut self, session: &mut Session) -> Result<(), SendError> {
-        if self.items.is_empty() {
-            return Ok(());
-        }
-        let frame = proto::ToClient { items: std::mem::take(&mut self.items) };
         self.bytes = 0;
-        session.send_app(&frame.encode_to_vec())
+        for items in pack(std::mem::take(&mut self.items), 0, size) {
+            session.send_app(&proto::ToClient { items }.encode_to_vec())?;
+        }
+        Ok(())
     }
+}
+
+/// Bytes an item takes in a frame at most: tag, length and item.
+fn size(item: &proto::Item) -> usize {
+    item.encoded_len() + 1 + 5
 }

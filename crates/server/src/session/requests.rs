@@ -27,8 +27,8 @@ pub(crate) const LIST: usize = 100;
 const CONVERSATIONS: usize = 64;
 /// Most entries of one answer, and bytes of bodies to ask the store for.
 const PAGE: Limit = Limit { entries: 512, bytes: 32 * 1024 };
-/// Encoded entries that leave room for the rest of a frame, bytes.
-pub(crate) const ENTRIES_IN_A_FRAME: usize = MAX_BODY - 512;
+/// What a frame of entries has besides them, bytes at most.
+pub(crate) const FRAME_HEAD: usize = 512;
 /// Tag and length before an encoded entry, bytes at most.
 pub(crate) const ENTRY_HEAD: usize = 6;
 /// Longest topic, bytes.
@@ -400,7 +400,7 @@ pub(crate) fn fit_a_frame(entries: impl Iterator<Item = proto::Entry>) -> Vec<pr
     let fits = |entry: &proto::Entry| {
         let first = bytes == 0;
         bytes += entry.encoded_len() + ENTRY_HEAD;
-        first || bytes <= ENTRIES_IN_A_FRAME
+        first || bytes + FRAME_HEAD <= MAX_BODY
     };
     entries.take_while(fits).collect()
 }

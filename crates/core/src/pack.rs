@@ -1,0 +1,97 @@
+//! How many small parts go into which frame, so that padding costs little.
+//!
+//! A message is padded to a power of two (section 5), which is sealed, sent and opened like the rest
+//! of it. Sixty-four requests of 300 bytes are 19 KiB and fill a frame of 32 KiB; a frame of 16 KiB
+//! and one of 4 KiB carry as much for less.
+
+use crate::limits::MAX_BODY;
+use crate::seal::{bucket, room};
+
+/// Bytes of padding that cost about as much as one more frame: its keys, its tag, its record.
+const FRAME_COST: usize = 1024;
+
+/// Puts `parts` into frames, in order, none of them of more than 65531 bytes unless one part alone
+/// is. `size` is what a part takes, `head` what each frame takes besides, bytes.
+pub fn pack<T>(parts: Vec<T>, head: usize, size: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let fill = |left: usize| fill(left + head).saturating_sub(head);
+    let mut left: usize = parts.iter().map(&size).sum();
+    if fill(left) >= left {
+        return if parts.is_empty() { Vec::new() } else { vec![parts] };
+    }
+    let mut frames = Vec::new();
+    let mut frame = Vec::new();
+    let (mut most, mut bytes) = (fill(left), 0);
+    for part in parts {
+        let size = size(&part);
+        if bytes + size > most && !frame.is_empty() {
+            frames.push(std::mem::take(&mut frame));
+            (most, bytes) = (fill(left), 0);
+        }
+        bytes += size;
+        left -= size;
+        frame.push(part);
+    }
+    frames.push(frame);
+    frames
+}
+
+/// How many of so many bytes the first frame shall hold: all, or what fills a smaller one.
+fn fill(bytes: usize) -> usize {
+    let bytes = bytes.min(MAX_BODY);
+    let whole = bucket(bytes);
+    let smaller = room(whole / 2);
+    match bytes.checked_sub(smaller) {
+        Some(rest) if whole / 2 + bucket(rest) + FRAME_COST < whole => smaller,
+        _ => bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn padded(frames: &[Vec<usize>]) -> usize {
+        frames.iter().map(|frame| bucket(frame.iter().sum())).sum()
+    }
+
+    #[test]
+    fn many_small_parts_fill_their_frames_and_keep_their_order() {
+        let parts: Vec<usize> = vec![300; 64];
+        let frames = pack(parts, 0, |n| *n);
+        assert_eq!(padded(&frames), 16_384 + 4096);
+        let numbered: Vec<usize> = (1..=600).collect();
+        let frames = pack(numbered.clone(), 0, |n| *n);
+        assert!(frames.iter().all(|frame| frame.iter().sum::<usize>() <= MAX_BODY));
+        assert_eq!(frames.concat(), numbered);
+    }
+
+    #[test]
+    fn a_frame_more_is_made_only_where_it_saves_something() {
+        for parts in [vec![], vec![1], vec![100; 9], vec![300; 54], vec![500; 60]] {
+            let frames = pack(parts.clone(), 0, |n| *n);
+            assert!(frames.len() <= 1, "{parts:?}");
+            assert_eq!(frames.concat(), parts);
+        }
+        // However many there are: hardly more than a quarter of what is sent is padding.
+        for count in (10..3000).step_by(7) {
+            let frames = pack(vec![100; count], 0, |n| *n);
+            let all = 100 * count;
+            assert!(padded(&frames) <= all * 4 / 3 + 2 * FRAME_COST, "{count}");
+        }
+    }
+
+    #[test]
+    fn what_each_frame_has_besides_fits_too() {
+        for head in [1, 25, 512] {
+            let frames = pack(vec![999; 300], head, |n| *n);
+            assert!(frames.iter().all(|frame| frame.len() * 999 + head <= MAX_BODY));
+            assert!(padded(&frames) <= 300 * 999 * 4 / 3);
+        }
+    }
+
+    #[test]
+    fn a_part_that_is_larger_than_a_frame_goes_alone() {
+        let frames = pack(vec![10, MAX_BODY + 1, 20], 0, |n| *n);
+        assert_eq!(frames, [vec![10], vec![MAX_BODY + 1], vec![20]]);
+    }
+}
