@@ -4,6 +4,7 @@
 //! decoder checks again.
 
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -24,7 +25,7 @@ pub struct BadName;
 /// The small alphabet makes a name harmless wherever it is shown and leaves no look-alikes beyond
 /// what ASCII has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(Box<str>);
+pub struct Name(Arc<str>);
 
 impl Name {
     /// Takes exactly a name.

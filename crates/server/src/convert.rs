@@ -1,6 +1,7 @@
 //! Between the store's types and the wire's.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use twinlock_core::id::{Link, Salt};
 use twinlock_core::proto;
 use twinlock_store::{Content, Conversation, Entry, Form, Person, Receipt, Role};
 
@@ -23,12 +24,30 @@ pub(crate) fn entry(entry: &Entry) -> proto::Entry {
 }
 
 pub(crate) fn ack(receipt: &Receipt) -> proto::Ack {
-    proto::Ack {
-        conversation: receipt.conversation,
-        n: receipt.n,
-        time_ms: receipt.time_ms,
-        salt: receipt.salt.map(|salt| copy(&salt.0)).unwrap_or_default(),
-        link: copy(&receipt.link.0),
+    Acks::new(1).ack(receipt)
+}
+
+/// Acks of a batch: their bytes lie in few pieces of memory instead of two for each.
+pub(crate) struct Acks(BytesMut);
+
+impl Acks {
+    /// For about so many.
+    pub(crate) fn new(count: usize) -> Self {
+        Self(BytesMut::with_capacity(count * (size_of::<Salt>() + size_of::<Link>())))
+    }
+
+    pub(crate) fn ack(&mut self, receipt: &Receipt) -> proto::Ack {
+        let mut copy = |bytes: &[u8]| {
+            self.0.extend_from_slice(bytes);
+            self.0.split().freeze()
+        };
+        proto::Ack {
+            conversation: receipt.conversation,
+            n: receipt.n,
+            time_ms: receipt.time_ms,
+            salt: receipt.salt.map(|salt| copy(&salt.0)).unwrap_or_default(),
+            link: copy(&receipt.link.0),
+        }
     }
 }
 

@@ -355,6 +355,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 return Ok(());
             }
         };
+        let mut acks = convert::Acks::new(appended.len());
         for (asked, appended) in requests.into_iter().zip(appended) {
             let answer = match appended {
                 Appended::Recorded(receipt) => {
@@ -365,7 +366,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                         bytes = asked.bytes,
                         "recorded"
                     );
-                    Answered::Ack(convert::ack(&receipt))
+                    Answered::Ack(acks.ack(&receipt))
                 }
                 Appended::NotAMember => Answered::Refusal(Refused::from(Why::NotFound).into()),
             };
