@@ -316,7 +316,8 @@ pub struct NewEntry {
 pub enum Appended {
     /// On disk; or it was before, with the same `message_id`: the first place's receipt.
     Recorded(Receipt),
-    /// There is no such conversation, or the sender is not in it.
+    /// There is no such conversation, or the sender is not in it; or the classic key that it came
+    /// under is not for it, or revoked.
     NotAMember,
 }
 

@@ -215,6 +215,55 @@ async fn an_edited_classic_key_is_none() {
 }
 
 #[tokio::test]
+async fn a_damaged_classic_key_hides_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for user in ["ada", "bob"] {
+        join(&*store, user).await;
+    }
+    let key = |user: &str, called: &str, form| ClassicKey {
+        name: name(called),
+        user: name(user),
+        conversation: LOBBY,
+        form,
+        salt: [1; 32],
+        created_ms: 5,
+    };
+    for called in ["a", "b", "c", "d"] {
+        let new = key("ada", called, Form::Jwe);
+        assert_eq!(store.add_classic_key(new).await, Ok(AddedClassicKey::Added));
+    }
+    // Of the bridge: one that is revoked, whose row is put back, and the one after it.
+    let old = key("bob", "old", Form::Origin);
+    assert_eq!(store.add_classic_key(old.clone()).await, Ok(AddedClassicKey::Added));
+    store.close().await.unwrap();
+    edit(dir.path(), "CREATE TABLE kept AS SELECT * FROM classic_keys WHERE name = 'old'");
+    let store = open(dir.path());
+    assert_eq!(store.revoke_classic_key(&old.name).await, Ok(true));
+    let newer = key("ada", "olds", Form::Origin);
+    assert_eq!(store.add_classic_key(newer.clone()).await, Ok(AddedClassicKey::Added));
+    store.close().await.unwrap();
+    edit(dir.path(), "INSERT OR REPLACE INTO classic_keys SELECT * FROM kept");
+    edit(dir.path(), "UPDATE classic_keys SET created_ms = 6 WHERE name = 'b'");
+    edit(dir.path(), "UPDATE users SET role = 2 WHERE name = 'bob'");
+    let store = open(dir.path());
+    // A page is as long as it can be, or it would be taken for the last.
+    let page = async |after: Option<&str>| {
+        let listed = store.classic_keys(after.map(name).as_ref(), 2).await.unwrap();
+        listed.iter().map(|listed| listed.key.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None).await, ["a", "c"]);
+    assert_eq!(page(Some("c")).await, ["d", "old"]);
+    // Whose user is nobody opens nothing, and stands in the way of no other key that does.
+    assert_eq!(store.classic_key_of(Form::Origin).await, Ok(Some(newer.clone())));
+    assert_eq!(store.revoke_classic_key(&newer.name).await, Ok(true));
+    assert_eq!(store.classic_key_of(Form::Origin).await, Ok(None));
+    // But there is one of each form, whatever it opens.
+    let third = key("ada", "third", Form::Origin);
+    assert_eq!(store.add_classic_key(third).await, Ok(AddedClassicKey::FormTaken));
+}
+
+#[tokio::test]
 async fn another_row_key_opens_nothing() {
     let people = people().await;
     let options =

@@ -113,6 +113,8 @@ pub(super) async fn classic_keys_are_listed_by_name(bench: &Bench) -> Lawful {
 pub(super) async fn what_came_under_a_classic_key_is_its_users(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let (ada, lamp) = (name("ada")?, name("lamp")?);
+    let made = store.add_classic_key(key(&ada, "lamp", Form::Jwe)?).await?;
+    equal!(made, AddedClassicKey::Added);
     let new = NewEntry {
         sender: Sender::Classic(ada.clone(), lamp.clone()),
         kind: Kind::CLASSIC,
@@ -126,5 +128,32 @@ pub(super) async fn what_came_under_a_classic_key_is_its_users(bench: &Bench) ->
     let read = bench.verified(&*store, LOBBY).await?;
     let shown: Vec<_> = read.iter().map(|e| (e.sender.clone(), e.kind, body(e))).collect();
     equal!(shown, vec![(Bytes::from_static(b"ada:lamp"), Kind::CLASSIC, String::new())]);
+    Ok(())
+}
+
+pub(super) async fn nothing_is_recorded_under_a_key_that_is_revoked_or_for_elsewhere(
+    bench: &Bench,
+) -> Lawful {
+    let store = bench.with(&["ada"]).await?;
+    let ada = name("ada")?;
+    let room = store.create_room(&ada, &name("ops")?, "").await?;
+    let room = room.ok_or_else(|| Why("no room".into()))?.id;
+    let lamp = key(&ada, "lamp", Form::Jwe)?;
+    let from_lamp = |conversation, text: &str| NewEntry {
+        sender: Sender::Classic(ada.clone(), lamp.name.clone()),
+        kind: Kind::CLASSIC,
+        ..entry(conversation, &ada, text)
+    };
+    let refused = vec![Appended::NotAMember];
+    equal!(store.append(vec![from_lamp(LOBBY, "no key yet")]).await?, refused.clone());
+    equal!(store.add_classic_key(lamp.clone()).await?, AddedClassicKey::Added);
+    let first = from_lamp(LOBBY, "a key");
+    let receipt = say(&*store, first.clone()).await?;
+    equal!(store.append(vec![from_lamp(room, "of another room")]).await?, refused.clone());
+    equal!(store.revoke_classic_key(&lamp.name).await?, true);
+    equal!(store.append(vec![from_lamp(LOBBY, "on its way")]).await?, refused);
+    // What was recorded before is owed its receipt.
+    equal!(store.append(vec![first]).await?, vec![Appended::Recorded(receipt)]);
+    equal!(bench.verified(&*store, LOBBY).await?.len(), 1);
     Ok(())
 }

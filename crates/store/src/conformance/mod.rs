@@ -160,7 +160,8 @@ pub async fn run_all<G: Ground + 'static>(new: impl Fn() -> G) -> Result<usize, 
             of_each_form_of_the_bridge_there_is_one_key
             a_classic_key_is_for_a_conversation_of_its_users
             classic_keys_are_listed_by_name
-            what_came_under_a_classic_key_is_its_users;
+            what_came_under_a_classic_key_is_its_users
+            nothing_is_recorded_under_a_key_that_is_revoked_or_for_elsewhere;
     }
     Ok(held)
 }

@@ -2,12 +2,12 @@
 
 use rusqlite::{Connection, Row, params};
 use twinlock_core::classic::Form;
-use twinlock_core::id::Name;
+use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::keys::RowKey;
 
 use super::credentials;
 use super::recorder::Desk;
-use super::row::{get_name, get_optional_name, get_uint, int, limit};
+use super::row::{get_name, get_optional_name, get_uint, int};
 use crate::{AddedClassicKey, ClassicKey, ListedClassicKey, StoreError};
 
 /// What [`read_row`] reads.
@@ -113,23 +113,47 @@ pub(super) fn one(
     usable(conn, key, name, found)
 }
 
-/// The usable one of this form.
+/// The usable one of this form. There is one at most, unless somebody has put rows back.
 pub(super) fn of_form(
     conn: &Connection,
     key: &RowKey,
     form: Form,
 ) -> Result<Option<ClassicKey>, StoreError> {
+    for stored in unrevoked(conn, key, form)? {
+        let name = stored.key.name.clone();
+        if let Some(found) = usable(conn, key, &name, Some(stored))? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// All of this form that are whole and not revoked, also of a user who is nobody any more.
+fn unrevoked(conn: &Connection, key: &RowKey, form: Form) -> Result<Vec<Stored>, StoreError> {
     let mut select = conn.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM classic_keys k WHERE k.form = ?1 AND k.state = 0"
     ))?;
     let mut rows = select.query([form.number()])?;
+    let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        if let Some(stored) = verified(row, key) {
-            let name = stored.key.name.clone();
-            return usable(conn, key, &name, Some(stored));
-        }
+        found.extend(verified(row, key));
     }
-    Ok(None)
+    Ok(found)
+}
+
+/// Whether what comes under the key of this name may be recorded there. Of its row alone: whoever
+/// opened a line has the key.
+pub(super) fn may_append(
+    conn: &Connection,
+    name: &Name,
+    user: &Name,
+    conversation: ConversationId,
+) -> Result<bool, StoreError> {
+    let mut select = conn.prepare_cached(
+        "SELECT 1 FROM classic_keys
+         WHERE name = ?1 AND user = ?2 AND conversation = ?3 AND state = 0",
+    )?;
+    Ok(select.exists(params![name.as_str(), user.as_str(), int(conversation)])?)
 }
 
 /// A row that is not revoked, of a user whose row is whole.
@@ -172,11 +196,14 @@ pub(super) fn list(
     let mut select = conn.prepare_cached(&format!(
         "SELECT {COLUMNS}, c.name FROM classic_keys k
          LEFT JOIN conversations c ON c.id = k.conversation
-         WHERE k.name > ?1 AND k.state = 0 ORDER BY k.name LIMIT ?2"
+         WHERE k.name > ?1 AND k.state = 0 ORDER BY k.name"
     ))?;
-    let mut rows = select.query(params![after.map_or("", Name::as_str), limit(most)])?;
+    let mut rows = select.query([after.map_or("", Name::as_str)])?;
     let mut keys = Vec::new();
-    while let Some(row) = rows.next()? {
+    // Rows that are not whole do not count: a page that is not full is the last.
+    while keys.len() < most
+        && let Some(row) = rows.next()?
+    {
         if let Some(stored) = verified(row, key) {
             keys.push(ListedClassicKey { key: stored.key, room: get_optional_name(row, 8)? });
         }
@@ -201,7 +228,7 @@ pub(super) fn add(
         }
     }
     // On the wire a message of the bridge names no key.
-    if new.form != Form::Jwe && of_form(desk.conn, key, new.form)?.is_some() {
+    if new.form != Form::Jwe && !unrevoked(desk.conn, key, new.form)?.is_empty() {
         return Ok(AddedClassicKey::FormTaken);
     }
     let member = desk

@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 use twinlock_core::chain::{self, Linked};
-use twinlock_core::id::{Commit, ConversationId, Link, Name, Salt, ServerKey};
+use twinlock_core::id::{Commit, ConversationId, Link, Name, Salt, Sender, ServerKey};
 
-use super::files;
 use super::row::{get_uint, int};
+use super::{classic, files};
 use crate::{Appended, Content, Entry, FileRef, NewEntry, Published, Receipt, StoreError};
 
 /// Conversations and senders that are remembered, about; then all are forgotten and read again.
@@ -174,6 +174,12 @@ impl<'c> Placer<'c> {
                 },
             },
         };
+        // A revocation counts from its own commit on, also for what was on its way then.
+        if let Sender::Classic(name, key) = &ready.new.sender
+            && !classic::may_append(self.conn, key, name, conversation)?
+        {
+            return self.recorded_elsewhere(&ready.new);
+        }
         let n = line.head + 1;
         let time_ms = now_ms.max(line.time_ms);
         let NewEntry { message_id, kind, body, .. } = ready.new;
