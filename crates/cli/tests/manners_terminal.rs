@@ -83,12 +83,78 @@ fn what_is_being_typed_stays_whole_whatever_arrives_and_whatever_script_it_is_in
 fn what_is_typed_ahead_is_not_lost() {
     let host = Host::start();
     let ada = host.owner();
-    // From the first prompt on: before it the terminal is not the editor's yet.
-    let mut chat = chat(&ada);
-    chat.types("one\rtwo\r/who\rthree\rexit\rnever\r");
+    for typed in ["one\rtwo\r/who\rthree\rexit\rnever\r", "half \u{4}\rexit\r\u{4}"] {
+        let mut chat = chat(&ada);
+        chat.types(typed);
+        chat.ends(0);
+    }
+    // Before the terminal is the editor's.
+    let mut chat = Terminal::start(&ada.command(&["chat"]));
+    chat.types("four\rfive\rexit\r");
     chat.ends(0);
-    assert_eq!(texts(&ada.reads("lobby")), ["one", "two", "three"]);
-    assert!(chat.lines().iter().any(|line| line == "-- online: ada"), "{:#?}", chat.lines());
+    assert_eq!(texts(&ada.reads("lobby")), ["one", "two", "three", "half ", "four", "five"]);
+}
+
+#[test]
+fn what_is_typed_while_much_arrives_is_not_lost_and_all_is_shown_in_its_order() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    ada.run(&["send", "lobby", "begin"]).exits(0);
+    let mut chat = chat(&bob);
+    chat.wait_for("ada: begin");
+    let mut many = ada.start(&["send", "lobby"]);
+    // Each of these waits for its answer, while more arrives than is printed at a time.
+    for round in 0..20 {
+        let news: String = (0..20).map(|nth| format!("news {}\n", 20 * round + nth)).collect();
+        many.write(&news);
+        chat.types(&format!("mine {round}\r/who\r"));
+    }
+    many.end_input();
+    many.ended(LONG).exits(0);
+    chat.wait_printed(": news 399");
+    chat.types("exit\r");
+    chat.ends(0);
+    let bytes = chat.bytes();
+    let shown = bytes.match_indices(": news ").map(|(at, words)| {
+        let rest = &bytes[at + words.len()..];
+        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<usize>().unwrap()
+    });
+    assert_eq!(shown.collect::<Vec<_>>(), (0..400).collect::<Vec<_>>());
+    let ticks = bytes.matches("\u{2713}").count();
+    assert_eq!((ticks, bytes.matches("-- online:").count()), (20, 20));
+    let all = ada.reads("lobby");
+    let own: Vec<_> = all.iter().filter(|entry| entry["from"] == "bob").cloned().collect();
+    let mine: Vec<_> = (0..20).map(|round| format!("mine {round}")).collect();
+    assert_eq!(texts(&own), mine);
+}
+
+#[test]
+fn a_suspended_chat_gives_the_terminal_back_and_goes_on_where_it_was() {
+    let host = Host::start();
+    let ada = host.owner();
+    let mut chat = chat(&ada);
+    chat.types("half a line");
+    chat.wait_last("lobby> half a line");
+    for key in [true, false] {
+        if key {
+            chat.types("\u{1a}")
+        } else {
+            chat.signal(Signal::TSTP)
+        }
+        chat.wait_stopped();
+        ada.run(&["send", "lobby", "meanwhile"]).exits(0);
+        chat.signal(Signal::CONT);
+        chat.wait("what came", |lines| {
+            let news = lines.iter().filter(|line| line.ends_with("ada: meanwhile")).count();
+            news == 2 - usize::from(key) && lines.last().unwrap() == "lobby> half a line"
+        });
+        assert!(!chat.echoes());
+    }
+    chat.types(" and the rest\rexit\r");
+    chat.ends(0);
+    let all = ada.reads("lobby");
+    assert_eq!(texts(&all), ["meanwhile", "meanwhile", "half a line and the rest"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 use vt100::Parser;
@@ -120,6 +120,18 @@ impl Terminal {
         self.wait(words, |lines| lines.iter().any(|line| line.contains(words)));
     }
 
+    /// Waits until that was printed, whatever came after it.
+    #[track_caller]
+    pub fn wait_printed(&self, words: &str) {
+        let until = Instant::now() + LONG;
+        let mut seen = self.screen.0.lock().unwrap();
+        while !String::from_utf8_lossy(&seen.bytes).contains(words) {
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{words} wanted: {:#?}", lines(&seen));
+            seen = self.screen.1.wait_timeout(seen, left).unwrap().0;
+        }
+    }
+
     /// Waits until the last line of the screen is that.
     #[track_caller]
     pub fn wait_last(&self, line: &str) {
@@ -134,6 +146,23 @@ impl Terminal {
     /// Whether what is typed is shown.
     pub fn echoes(&self) -> bool {
         tcgetattr(&self.slave).unwrap().local_modes.contains(rustix::termios::LocalModes::ECHO)
+    }
+
+    /// Waits until the command is suspended, and looks whether the terminal is as it was.
+    #[track_caller]
+    pub fn wait_stopped(&self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let until = Instant::now() + LONG;
+        let look = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+        while waitid(WaitId::Pid(pid.unwrap()), look).unwrap().is_none() {
+            assert!(Instant::now() < until, "it is not suspended: {:#?}", self.lines());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(modes(&self.slave), self.before, "the terminal is not as it was");
+        while self.marks_what_is_pasted() {
+            assert!(Instant::now() < until, "the terminal still marks what is pasted");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn marks_what_is_pasted(&self) -> bool {

@@ -5,8 +5,10 @@
 //! talked in is followed, and the lobby and all direct conversations beside it; those show where
 //! they are.
 
+mod above;
 mod command;
 mod files;
+mod keys;
 mod screen;
 
 use std::collections::HashMap;
@@ -66,8 +68,9 @@ struct Talk {
 }
 
 pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
+    // First, so that what is typed meanwhile waits for the prompt.
+    let (screen, mut input) = Screen::open()?;
     let Opened { client, mut events, user } = context.open(Options::default())?;
-    let (screen, mut input) = Screen::open(&args.target.to_string())?;
     let mut talk = Talk {
         out: context.out,
         client,
@@ -87,6 +90,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
         let words = format!("you are {}; /help lists what can be done, exit ends", talk.user);
         talk.note(&words)?;
     }
+    input.go_on(&talk.target.to_string());
     let patience = context.global.timeout.unwrap_or(PATIENCE);
     let ended = talk.run(&mut input, &mut events, patience).await;
     talk.screen.restore();
@@ -125,6 +129,7 @@ impl Talk {
         patience: Duration,
     ) -> Result<(), Failure> {
         let mut interrupt = std::pin::pin!(interrupted());
+        let mut suspension = std::pin::pin!(self.screen.suspension());
         let mut begun = false;
         // Goes on over everything else that happens: a question that is dropped is asked in vain.
         let mut finding = std::pin::pin!(find(self.client.clone(), self.target.to_string()));
@@ -168,6 +173,10 @@ impl Talk {
                     deadline = Instant::now() + patience;
                 },
                 () = sleep_until(deadline), if !open => break,
+                () = &mut suspension => {
+                    suspension.set(self.screen.suspension());
+                    self.screen.suspend().await;
+                }
                 () = &mut interrupt => return Err(Failure::interrupted()),
             }
         }

@@ -3,21 +3,22 @@
 //! The editor runs on a thread of its own and prints what arrives above the line that is being
 //! typed. It keeps its history in memory only: what was said does not lie about on disk.
 
-use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal as _};
 use std::sync::mpsc as blocking;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
-use rustyline::{Config, Editor, ExternalPrinter, Helper};
+use rustyline::{ColorMode, Config, Editor, Helper};
 use tokio::sync::mpsc;
 
+use super::above::Above;
+use super::keys::Keys;
 use crate::commands::input::LineReader;
 use crate::exit::Failure;
 use crate::output::{Gone, write_line};
@@ -29,16 +30,10 @@ type Words = Arc<Mutex<Vec<String>>>;
 pub(super) struct Screen {
     /// Both ends are a terminal.
     person: bool,
-    printer: Option<Box<dyn ExternalPrinter + Send>>,
-    /// As the terminal was before the editor.
-    before: Option<Termios>,
+    /// What is printed above the line that is being typed, where one is edited.
+    above: Option<Arc<Above>>,
     words: Words,
-    /// The editor waits for keys, and the terminal is as it needs it.
-    editing: Arc<AtomicBool>,
 }
-
-/// Ends the mode in which a terminal marks what is pasted.
-const PASTE_UNMARKED: &str = "\u{1b}[?2004l";
 
 /// What is typed, line by line.
 pub(super) struct Input {
@@ -53,44 +48,41 @@ impl Input {
         self.lines.recv().await
     }
 
-    /// The line is dealt with; the next one goes to `target`.
+    /// What came before is dealt with; the next line goes to `target`.
     pub(super) fn go_on(&mut self, target: &str) {
         if let Some(prompts) = &self.prompts {
-            let _ended = prompts.send(prompt(target));
+            let _ended = prompts.send(format!("{target}> "));
         }
     }
-}
-
-fn prompt(target: &str) -> String {
-    format!("{target}> ")
 }
 
 impl Screen {
     /// A line editor if both ends are a terminal that can be written to anywhere, else plain
     /// lines.
-    pub(super) fn open(target: &str) -> Result<(Self, Input), Failure> {
+    pub(super) fn open() -> Result<(Self, Input), Failure> {
         let words = Words::default();
-        let editing = Arc::new(AtomicBool::new(false));
         let person = io::stdin().is_terminal() && io::stdout().is_terminal();
         if !person || dumb() {
-            let screen = Self { person, printer: None, before: None, words, editing };
+            let screen = Self { person, above: None, words };
             return Ok((screen, Input { lines: read_plain(), prompts: None }));
         }
+        // Before anything else: from now on each key waits for the editor, also between two lines.
+        let keys =
+            Keys::begin().map_err(|error| Failure::usage(format!("the terminal: {error}")))?;
         let failed = |error: ReadlineError| Failure::usage(format!("the terminal: {error}"));
-        let before = tcgetattr(io::stdin()).ok();
-        let config = Config::builder().auto_add_history(true).max_history_size(500);
-        let config = config.map_err(failed)?.build();
+        // The colours are those of the prompt, which has none: it is how text gets above it.
+        let config = Config::builder().auto_add_history(true).color_mode(ColorMode::Forced);
+        let config = config.max_history_size(500).map_err(failed)?.build();
         let history = MemHistory::with_config(&config);
         let mut editor = Editor::with_history(config, history).map_err(failed)?;
-        editor.set_helper(Some(Names(words.clone())));
         let printer = editor.create_external_printer().map_err(failed)?;
+        let above = Above::new(keys, Box::new(printer));
+        editor.set_helper(Some(Help { words: words.clone(), above: above.clone() }));
         let (lines, read) = mpsc::channel(1);
         let (prompts, asked) = blocking::channel();
-        let state = editing.clone();
+        let state = above.clone();
         std::thread::spawn(move || edit(editor, &lines, &asked, &state));
-        let _sent = prompts.send(prompt(target));
-        let printer: Box<dyn ExternalPrinter + Send> = Box::new(printer);
-        let screen = Self { person, printer: Some(printer), before, words, editing };
+        let screen = Self { person, above: Some(above), words };
         Ok((screen, Input { lines: read, prompts: Some(prompts) }))
     }
 
@@ -100,13 +92,8 @@ impl Screen {
 
     /// Prints lines above what is being typed.
     pub(super) fn print(&mut self, text: &str) -> Result<(), Gone> {
-        match &mut self.printer {
-            Some(printer) => printer.print(format!("{text}\n")).map_err(|error| {
-                Gone::from(match error {
-                    ReadlineError::Io(error) => error,
-                    other => io::Error::other(other.to_string()),
-                })
-            }),
+        match &self.above {
+            Some(above) => above.print(text),
             None => write_line(text),
         }
     }
@@ -116,17 +103,39 @@ impl Screen {
         *self.words.lock().unwrap_or_else(PoisonError::into_inner) = words;
     }
 
-    /// Gives the terminal back as it was, also while the editor still waits for a line. Nothing is
-    /// printed by it afterwards.
-    pub(super) fn restore(&mut self) {
-        self.printer = None;
-        let Some(before) = self.before.take() else { return };
-        if self.editing.load(Ordering::SeqCst) {
-            // What follows does not go on the line that was being typed.
-            let mut out = io::stdout().lock();
-            let _gone = write!(out, "{PASTE_UNMARKED}\r\n").and_then(|()| out.flush());
+    /// Returns once this process is to be suspended, and then [`Self::suspend`] is to be called.
+    /// Where no line is edited the terminal needs nothing, and the system does it.
+    pub(super) fn suspension(&self) -> impl Future<Output = ()> + use<> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let stop = SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw());
+        let asked = self.above.as_ref().and_then(|_| signal(stop).ok());
+        async move {
+            match asked {
+                Some(mut asked) => _ = asked.recv().await,
+                None => std::future::pending().await,
+            }
         }
-        let _gone = tcsetattr(io::stdin(), OptionalActions::Now, &before);
+    }
+
+    /// Suspends this process with the terminal as it was, and takes it again when it goes on.
+    pub(super) async fn suspend(&self) {
+        if let Some(above) = &self.above {
+            above.suspend().await;
+        }
+    }
+
+    /// Gives the terminal back as it was, also while the editor still waits for a line. What was
+    /// to be printed is printed, and nothing afterwards.
+    pub(super) fn restore(&mut self) {
+        if let Some(above) = &self.above {
+            above.end();
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.restore();
     }
 }
 
@@ -136,15 +145,15 @@ fn dumb() -> bool {
 }
 
 fn edit(
-    mut editor: Editor<Names, MemHistory>,
+    mut editor: Editor<Help, MemHistory>,
     lines: &mpsc::Sender<Line>,
     prompts: &blocking::Receiver<String>,
-    editing: &AtomicBool,
+    above: &Above,
 ) {
     while let Ok(prompt) = prompts.recv() {
-        editing.store(true, Ordering::SeqCst);
+        above.begin_line();
         let read = editor.readline(&prompt);
-        editing.store(false, Ordering::SeqCst);
+        above.end_line();
         let line = match read {
             Ok(line) => Ok(line),
             Err(ReadlineError::Eof) => return,
@@ -172,10 +181,13 @@ fn read_plain() -> mpsc::Receiver<Line> {
     read
 }
 
-/// Completes the names of rooms and people.
-struct Names(Words);
+/// Completes the names of rooms and people, and prints above the prompt.
+struct Help {
+    words: Words,
+    above: Arc<Above>,
+}
 
-impl Completer for Names {
+impl Completer for Help {
     type Candidate = String;
 
     fn complete(
@@ -187,15 +199,22 @@ impl Completer for Names {
         let typed = line.get(..pos).unwrap_or_default();
         let start = typed.rfind(char::is_whitespace).map_or(0, |at| at + 1);
         let word = typed.get(start..).unwrap_or_default();
-        let words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
         let begins = |candidate: &&String| !word.is_empty() && candidate.starts_with(word);
         Ok((start, words.iter().filter(begins).cloned().collect()))
     }
 }
 
-impl Hinter for Names {
+impl Highlighter for Help {
+    /// Called each time the prompt is drawn anew, on a row that was cleared.
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _: bool) -> Cow<'b, str> {
+        let text = self.above.take();
+        if text.is_empty() { Cow::Borrowed(prompt) } else { Cow::Owned(text + prompt) }
+    }
+}
+
+impl Hinter for Help {
     type Hint = String;
 }
-impl Highlighter for Names {}
-impl Validator for Names {}
-impl Helper for Names {}
+impl Validator for Help {}
+impl Helper for Help {}
