@@ -111,15 +111,18 @@ async fn interruptible(command: Command, context: Context) -> Result<(), Failure
     }
 }
 
-/// Ctrl-C, or a polite kill.
-pub(crate) async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let wait = async |kind| match signal(kind) {
-        Ok(mut signal) => _ = signal.recv().await,
+/// Ctrl-C, or a polite kill, from this call on.
+pub(crate) fn interrupted() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    let wait = async |caught: std::io::Result<Signal>| match caught {
+        Ok(mut caught) => _ = caught.recv().await,
         Err(_) => std::future::pending().await,
     };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => {}
-        () = wait(SignalKind::terminate()) => {}
+    let (int, term) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        tokio::select! {
+            () = wait(int) => {}
+            () = wait(term) => {}
+        }
     }
 }

@@ -183,6 +183,11 @@ fn every_end_of_a_chat_leaves_the_terminal_as_it_was() {
         chat.types(keys);
         chat.ends(code);
     }
+    // As early as it can be: the first thing on the screen comes after the terminal was taken.
+    let mut early = Terminal::start(&ada.command(&["chat"]));
+    early.wait_printed("--");
+    early.signal(Signal::TERM);
+    early.ends(130);
     for (signal, code) in [(Signal::TERM, 130), (Signal::INT, 130)] {
         let mut chat = chat(&ada);
         chat.types("half a line");

@@ -34,7 +34,7 @@ use crate::open::{Context, Opened, target_of, tls_warning, trying_again};
 use crate::output::{Output, Style};
 use command::Said;
 use files::Files;
-use screen::{Input, Screen};
+use screen::{Input, Screen, Suspensions};
 
 /// Entries shown of what was said before.
 const BACKLOG: u64 = 20;
@@ -68,8 +68,10 @@ struct Talk {
 }
 
 pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
-    // First, so that what is typed meanwhile waits for the prompt.
-    let (screen, mut input) = Screen::open()?;
+    // Before the terminal is taken: from then on no signal ends this without giving it back.
+    let interrupt = interrupted();
+    // Before anything that takes its time: what is typed meanwhile waits for the prompt.
+    let (screen, mut input, mut suspensions) = Screen::open()?;
     let Opened { client, mut events, user } = context.open(Options::default())?;
     let mut talk = Talk {
         out: context.out,
@@ -92,7 +94,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
     }
     input.go_on(&talk.target.to_string());
     let patience = context.global.timeout.unwrap_or(PATIENCE);
-    let ended = talk.run(&mut input, &mut events, patience).await;
+    let ended = talk.run(&mut input, &mut suspensions, &mut events, interrupt, patience).await;
     talk.screen.restore();
     let queued = talk.waiting.len();
     if queued == 0 {
@@ -125,11 +127,12 @@ impl Talk {
     async fn run(
         &mut self,
         input: &mut Input,
+        suspensions: &mut Suspensions,
         events: &mut tokio::sync::mpsc::Receiver<Event>,
+        interrupt: impl Future<Output = ()>,
         patience: Duration,
     ) -> Result<(), Failure> {
-        let mut interrupt = std::pin::pin!(interrupted());
-        let mut suspension = std::pin::pin!(self.screen.suspension());
+        let mut interrupt = std::pin::pin!(interrupt);
         let mut begun = false;
         // Goes on over everything else that happens: a question that is dropped is asked in vain.
         let mut finding = std::pin::pin!(find(self.client.clone(), self.target.to_string()));
@@ -173,10 +176,7 @@ impl Talk {
                     deadline = Instant::now() + patience;
                 },
                 () = sleep_until(deadline), if !open => break,
-                () = &mut suspension => {
-                    suspension.set(self.screen.suspension());
-                    self.screen.suspend().await;
-                }
+                () = suspensions.next() => self.screen.suspend().await,
                 () = &mut interrupt => return Err(Failure::interrupted()),
             }
         }

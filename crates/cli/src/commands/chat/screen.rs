@@ -15,6 +15,7 @@ use rustyline::hint::Hinter;
 use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
 use rustyline::{ColorMode, Config, Editor, Helper};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::above::Above;
@@ -56,16 +57,31 @@ impl Input {
     }
 }
 
+/// When this process is to be suspended, where that takes more than the system does by itself.
+pub(super) struct Suspensions(Option<Signal>);
+
+impl Suspensions {
+    /// Whoever hears it calls [`Screen::suspend`]. Cancel-safe.
+    pub(super) async fn next(&mut self) {
+        match &mut self.0 {
+            Some(asked) => _ = asked.recv().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 impl Screen {
     /// A line editor if both ends are a terminal that can be written to anywhere, else plain
     /// lines.
-    pub(super) fn open() -> Result<(Self, Input), Failure> {
+    pub(super) fn open() -> Result<(Self, Input, Suspensions), Failure> {
         let words = Words::default();
         let person = io::stdin().is_terminal() && io::stdout().is_terminal();
         if !person || dumb() {
             let screen = Self { person, above: None, words };
-            return Ok((screen, Input { lines: read_plain(), prompts: None }));
+            let input = Input { lines: read_plain(), prompts: None };
+            return Ok((screen, input, Suspensions(None)));
         }
+        let suspensions = signal(SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw()));
         // Before anything else: from now on each key waits for the editor, also between two lines.
         let keys =
             Keys::begin().map_err(|error| Failure::usage(format!("the terminal: {error}")))?;
@@ -83,7 +99,8 @@ impl Screen {
         let state = above.clone();
         std::thread::spawn(move || edit(editor, &lines, &asked, &state));
         let screen = Self { person, above: Some(above), words };
-        Ok((screen, Input { lines: read, prompts: Some(prompts) }))
+        let input = Input { lines: read, prompts: Some(prompts) };
+        Ok((screen, input, Suspensions(suspensions.ok())))
     }
 
     pub(super) fn is_terminal(&self) -> bool {
@@ -101,20 +118,6 @@ impl Screen {
     /// Words that the tabulator completes.
     pub(super) fn complete_with(&self, words: Vec<String>) {
         *self.words.lock().unwrap_or_else(PoisonError::into_inner) = words;
-    }
-
-    /// Returns once this process is to be suspended, and then [`Self::suspend`] is to be called.
-    /// Where no line is edited the terminal needs nothing, and the system does it.
-    pub(super) fn suspension(&self) -> impl Future<Output = ()> + use<> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let stop = SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw());
-        let asked = self.above.as_ref().and_then(|_| signal(stop).ok());
-        async move {
-            match asked {
-                Some(mut asked) => _ = asked.recv().await,
-                None => std::future::pending().await,
-            }
-        }
     }
 
     /// Suspends this process with the terminal as it was, and takes it again when it goes on.
