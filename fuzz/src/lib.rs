@@ -9,6 +9,7 @@
 //! Nothing here stretches a password: logins are those of devices.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod classic;
 mod hello;
 mod input;
 mod line;
@@ -35,8 +36,9 @@ pub type Target = fn(&[u8]);
 macro_rules! for_each_target {
     ($then:ident) => {
         $then! {
-            address answers certificate chain enrolment file_name frames greeting hello invite_link
-            line login name password peer profile proxy requests sealed search session setup text
+            address answers certificate chain classic enrolment file_name frames greeting hello
+            invite_link line login name origin password peer profile proxy requests sealed search
+            session setup text
         }
     };
 }
@@ -50,6 +52,7 @@ macro_rules! table {
 for_each_target!(table);
 
 mod targets {
+    pub(crate) use crate::classic::{classic, origin};
     pub(crate) use crate::hello::{enrolment, hello, setup};
     pub(crate) use crate::line::line;
     pub(crate) use crate::login::{greeting, login};

@@ -231,4 +231,21 @@ pub(crate) mod tests {
         }
         (a == [0xa6; 8]).then_some(r)
     }
+
+    /// Only who has the key can make such a line.
+    #[test]
+    fn wrong_padding_under_a_right_tag_opens_nothing() {
+        let (key, iv, [header, _]) = (LineKey::new(&[7; 64]), [9; 16], HEADERS);
+        let (mac_key, enc_key) = halves(&key);
+        let mut c = [b'x'; 32];
+        cbc_encrypt(enc_key, &iv, &mut c, 16);
+        let line = |c: &[u8]| {
+            let mac = schedule::hmac_512(mac_key, &[header, &iv, c, &bits(header)]);
+            let parts = [&iv[..], c, &mac[..32]].map(|part| BASE64URL_NOPAD.encode(part));
+            format!("{}..{}", std::str::from_utf8(header).unwrap(), parts.join("."))
+        };
+        assert_eq!(open(&key, line(&c).as_bytes()).unwrap().as_slice(), [b'x'; 16]);
+        // Without its last block, which was padding, it ends in text.
+        assert_eq!(open(&key, line(&c[..16]).as_bytes()).unwrap_err(), Closed::Tag);
+    }
 }

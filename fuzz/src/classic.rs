@@ -1,0 +1,101 @@
+//! Classic lines and the origin's messages, right ones and what is made of them.
+
+use data_encoding::BASE64;
+use twinlock_core::Entropy;
+use twinlock_core::classic::origin::{Bridge, MAX_MESSAGE};
+use twinlock_core::classic::{Closed, Form, Greeting, call};
+use twinlock_core::keys::ClassicKey;
+use twinlock_core::limits::MAX_TEXT;
+
+use crate::input::{Input, Seeded};
+
+/// A kid line is heard if it is one, and says who it says. A line opens to what was sealed, once,
+/// in its place and direction; anything else opens nothing and moves nothing.
+pub(crate) fn classic(data: &[u8]) {
+    let mut input = Input(data);
+    let mut entropy = Seeded(u64::from(input.byte()));
+    let line = input.part();
+    if let Ok(heard) = Greeting::draw(&mut entropy).hear(line) {
+        let (kid, nonce) = std::str::from_utf8(line).unwrap().split_once(' ').unwrap();
+        assert!(heard.kid() == kid && (1..=32).contains(&kid.len()) && nonce.len() == 22);
+    }
+    let key = ClassicKey::new(&[7; 32]);
+    let greeting = Greeting::draw(&mut entropy);
+    let (hello, mut client) =
+        call("lamp", &key, greeting.line().trim_end().as_bytes(), &mut entropy).unwrap();
+    let mut server = greeting.hear(hello.trim_end().as_bytes()).unwrap().lines(&key);
+    let mut before = b"none yet".to_vec();
+    for _ in 0..16 {
+        if input.is_empty() {
+            return;
+        }
+        assert!(server.open(input.part()).is_err(), "what nobody sealed");
+        assert!(server.open(&before).is_err(), "the line before once more");
+        let mut text = String::from_utf8_lossy(input.part()).into_owned();
+        let long = input.below(16);
+        if long < 2 {
+            text = "x".repeat(MAX_TEXT + usize::from(long));
+        }
+        let mut line = Vec::new();
+        client.seal(&text, &mut entropy, &mut line);
+        assert_eq!(line.pop(), Some(b'\n'));
+        assert!(client.open(&line).is_err(), "a line that came back");
+        let mut touched = line.clone();
+        if input.change(&mut touched) {
+            assert!(server.open(&touched).is_err(), "a line that was changed");
+        }
+        if text.len() > MAX_TEXT {
+            assert_eq!(server.open(&line), Err(Closed::Text));
+            return;
+        }
+        assert!(server.open(&line) == Ok(text));
+        before = line;
+        let mut answer = Vec::new();
+        server.seal("ok 1 1 00", &mut entropy, &mut answer);
+        answer.pop();
+        assert!(server.open(&answer).is_err(), "an answer that came back");
+        assert_eq!(client.open(&answer).as_deref(), Ok("ok 1 1 00"));
+    }
+}
+
+/// Sixteen bytes that were drawn before.
+struct Drawn([u8; 16]);
+
+impl Entropy for Drawn {
+    fn fill(&mut self, out: &mut [u8]) {
+        out.copy_from_slice(&self.0);
+    }
+}
+
+/// What opens is what sealing its text again gives, to the last character; with a MAC nothing opens
+/// but what was sealed.
+pub(crate) fn origin(data: &[u8]) {
+    let mut input = Input(data);
+    let form = [Form::Origin, Form::OriginHmac][usize::from(input.below(2))];
+    let bridge = || Bridge::new(form, &ClassicKey::new(&[7; 32])).unwrap();
+    let (server, client) = (bridge(), bridge().reversed());
+    let mut entropy = Seeded(u64::from(input.byte()));
+    let text = String::from_utf8_lossy(input.part()).into_owned();
+    let sealed = client.seal(&text, &mut entropy).into_bytes();
+    assert!(server.open(&sealed) == Some(text));
+    let mut touched = sealed;
+    let changed = if input.flag() {
+        // Of the bytes, so that it is base64 still.
+        let mut bytes = BASE64.decode(&touched).unwrap();
+        let changed = input.change(&mut bytes);
+        touched = BASE64.encode(&bytes).into_bytes();
+        changed
+    } else {
+        input.change(&mut touched)
+    };
+    for (message, own) in [(&touched[..], !changed), (input.rest(), false)] {
+        let Some(text) = server.open(message) else {
+            assert!(!own);
+            continue;
+        };
+        assert!(own || form == Form::Origin, "a MAC that nobody made");
+        assert!(message.len() <= MAX_MESSAGE);
+        let iv = BASE64.decode(message).unwrap().first_chunk().copied().unwrap();
+        assert!(client.seal(&text, &mut Drawn(iv)).as_bytes() == message);
+    }
+}
