@@ -2,15 +2,27 @@
 //! libraries of Python and JavaScript, against the real binary. `scripts/peers.sh` gets those
 //! libraries, and `scripts/test.sh` calls it; without them these tests fail and say so.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs
+)]
 
 mod common;
+#[path = "common/device.rs"]
+mod device;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
 
 use common::{Host, Person, Ran, Running};
+use device::{Device as _, Origin, Ports};
 
 /// A thousand messages, each answered after its own commit.
 const MANY: Duration = Duration::from_secs(180);
@@ -159,75 +171,63 @@ fn peers_verify_tls_by_the_servers_certificate_and_are_closed_with_a_wrong_key()
 }
 
 #[test]
-fn peers_of_the_origin_get_an_answer_to_each_of_a_thousand_messages_beside_a_hundred_others() {
-    let Stage { host, ada, .. } = stage("old", "origin");
-    let port = port(&host, "origin bridge on ");
-    // One process for the hundred: each of its threads is a client.
-    let crowd = host.root().join("crowd.py");
-    std::fs::write(&crowd, CROWD).unwrap();
-    let mut others = python(&crowd);
-    others.args(["127.0.0.1", &port, "old.key", "100"]).current_dir(host.root());
-    let mut others = Running::start(&mut others);
-    others.wait_lines(1);
-    let (texts, input) = numbered("origin", 0, 1000);
-    let arguments = ["127.0.0.1", &*port, "old.key"];
-    let said = run(python(&example("origin_client.py")), &host, &arguments, &input, MANY).exits(0);
-    assert_eq!(said.out.lines().count(), 1000);
+fn peers_of_the_origin_get_an_answer_to_each_of_a_thousand_messages_while_a_hundred_others_do() {
+    const OTHERS: usize = 100;
+    const EACH: usize = 1000;
+    let host = Host::start_with(&["--classic-port", "0", "--origin-port", "0"]);
+    let ada = host.owner();
+    ada.run(&["room", "create", "ops"]).exits(0);
+    add(&host, &ada, "old", "origin");
+    let ports = Ports::of(&host);
+    let key = std::fs::read_to_string(host.root().join("old.key")).unwrap();
+    let key = data_encoding::HEXLOWER.decode(key.trim().as_bytes()).unwrap().try_into().unwrap();
+    let began = Instant::now();
+    // All are there before anybody goes on, and each has a thousand to say from there.
+    let there = Barrier::new(OTHERS + 1);
+    let said = std::thread::scope(|scope| {
+        let other = |who| {
+            let mut client = Origin::new(&ports, &key).unwrap();
+            client.say(&format!("other {who} begins")).unwrap();
+            there.wait();
+            for n in 0..EACH {
+                let answer = client.say(&format!("other {who} {n}")).unwrap();
+                assert!(answer.starts_with("Message received at 20"), "{answer}");
+            }
+            Instant::now()
+        };
+        let others: Vec<_> = (0..OTHERS).map(|who| scope.spawn(move || other(who))).collect();
+        let mut program = python(&example("origin_client.py"));
+        program.args(["127.0.0.1", &ports.origin.port().to_string(), "old.key"]);
+        let mut program = Running::start(program.current_dir(host.root()));
+        program.write("origin begins\n");
+        program.wait_lines(1);
+        there.wait();
+        program.write(&numbered("origin", 0, EACH).1);
+        program.end_input();
+        let said = program.ended(MANY).exits(0);
+        let ended = Instant::now();
+        let others: Vec<_> = others.into_iter().map(|other| other.join().unwrap()).collect();
+        let last = others.iter().max().unwrap();
+        eprintln!("{:?}; the others {:?}", ended - began, *last - began);
+        said
+    });
+    assert_eq!(said.out.lines().count(), 1 + EACH);
     assert!(said.out.lines().all(|line| line.starts_with("Message received at 20")));
-    // They went on all the while, and lost nothing.
-    assert!(others.is_running());
-    others.end_input();
-    let counted = others.ended(MANY).exits(0).out;
-    let counted: usize = counted.lines().last().unwrap().parse().unwrap();
+    // Each one's are all there, once and in their order.
     let entries = ada.reads("ops");
-    let mine: Vec<_> = entries
-        .iter()
-        .filter(|entry| entry["text"].as_str().unwrap().starts_with("origin "))
-        .collect();
-    assert_eq!(mine.iter().map(|entry| entry["text"].as_str().unwrap()).collect::<Vec<_>>(), texts);
+    assert_eq!(entries.len(), (OTHERS + 1) * (1 + EACH));
     assert!(entries.iter().all(|entry| entry["kind"] == "unprotected" && entry["device"] == "old"));
-    assert!(counted >= 100 && entries.len() == 1000 + counted, "{counted} {}", entries.len());
+    let mut by = HashMap::<_, Vec<_>>::new();
+    for text in common::texts(&entries) {
+        let (who, what) =
+            text.split_once(" Gr").map_or(text, |(text, _)| text).rsplit_once(' ').unwrap();
+        by.entry(who).or_default().push(what);
+    }
+    assert_eq!(by.len(), OTHERS + 1);
+    let expected: Vec<_> =
+        std::iter::once("begins".to_owned()).chain((0..EACH).map(|n| n.to_string())).collect();
+    assert!(by.values().all(|said| *said == expected));
 }
-
-/// Threads that send as the origin's client does until standard input ends; says when each of them
-/// has had an answer, and how many answers they had.
-const CROWD: &str = r#"
-import base64, socket, ssl, sys, threading
-from Crypto.Cipher import AES
-from Crypto.Random import get_random_bytes
-from Crypto.Util.Padding import pad, unpad
-
-host, port, keyfile, clients = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-key = bytes.fromhex(open(keyfile).read().strip())
-tls = ssl.create_default_context()
-tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-over, begun, counts = threading.Event(), threading.Barrier(clients + 1), [0] * clients
-
-def client(me):
-    line = tls.wrap_socket(socket.create_connection((host, port), 60))
-    while not (counts[me] and over.is_set()):
-        iv = get_random_bytes(16)
-        text = pad(f"crowd {me} {counts[me]}".encode(), 16)
-        line.sendall(base64.b64encode(iv + AES.new(key, AES.MODE_CBC, iv).encrypt(text)))
-        answer = base64.b64decode(line.recv(4096))
-        answer = unpad(AES.new(key, AES.MODE_CBC, answer[:16]).decrypt(answer[16:]), 16)
-        assert answer.startswith(b"Message received at "), answer
-        counts[me] += 1
-        if counts[me] == 1:
-            begun.wait()
-        over.wait(0.1)
-
-threads = [threading.Thread(target=client, args=(me,)) for me in range(clients)]
-for thread in threads:
-    thread.start()
-begun.wait()
-print("all are there", flush=True)
-sys.stdin.read()
-over.set()
-for thread in threads:
-    thread.join()
-print(sum(counts))
-"#;
 
 #[test]
 fn peers_use_the_form_with_a_mac_and_openssl_the_form_without() {

@@ -73,7 +73,19 @@ fn a_reload_changes_the_certificate_under_a_line_that_stays_and_a_broken_one_cha
     let own = Own::new(root.path());
     let first = own.renew(1);
     let [cert, key] = [&own.cert, &own.key].map(|file| file.to_str().unwrap().to_owned());
-    let host = Host::start_in(root, &["--tls-cert", &cert, "--tls-key", &key]);
+    let both = ["--classic-port", "0", "--origin-port", "0"];
+    let host =
+        Host::start_in(root, &[&["--tls-cert", &cert, "--tls-key", &key], &both[..]].concat());
+    host.running().wait_lines(3);
+    let said = host.running().out();
+    let ports = |line: &str| line.rsplit_once(" on ").unwrap().1.parse::<SocketAddr>().unwrap();
+    let ports: Vec<_> = said.lines().take(3).map(ports).collect();
+    // On all three: that of people, and those of devices.
+    let shows = |_, cert: &CertificateDer<'static>| {
+        let each: Vec<_> = ports.iter().map(|port| shows(*port, cert)).collect();
+        assert!(each.iter().all(|shown| *shown == each[0]), "{each:?}");
+        each[0]
+    };
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
     let listening = bob.start(&["listen", "lobby", "--since", "all"]);
