@@ -77,7 +77,8 @@ pub struct Classic {
     pub lines: Option<SocketAddr>,
     /// Where to listen for the origin's clients. Default: nowhere.
     pub origin: Option<SocketAddr>,
-    /// Connections of each of the two, in all. Default 512; each costs about 30 KiB.
+    /// Connections of each of the two, in all. Default 512; each costs about 30 KiB. Of those that
+    /// have shown no key, the oldest makes way for the newest.
     pub connections: usize,
     /// The same for one IPv4 address or IPv6 /64. Default 128: devices often share one.
     pub connections_per_address: usize,

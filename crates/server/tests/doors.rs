@@ -195,14 +195,6 @@ async fn established(mut io: Io, host: &Host, device: Device, ready: bool) -> Io
     io
 }
 
-/// A PROXY header, version 2, for this IPv4 client.
-fn proxy_header(client: [u8; 4]) -> Vec<u8> {
-    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
-    header.extend(client);
-    header.extend([127, 0, 0, 1, 0x30, 0x39, 0x20, 0xfb]);
-    header
-}
-
 async fn proxied(host: &Host, client: [u8; 4]) -> TcpStream {
     let mut tcp = tcp(host).await;
     tcp.write_all(&proxy_header(client)).await.unwrap();

@@ -13,6 +13,7 @@ use twinlock_core::id::Name;
 use twinlock_link::OsEntropy;
 use twinlock_store::{Appended, ClassicKey};
 
+use super::places::Place;
 use super::wire::{Wake, Wire};
 use super::{Ended, entry, log_recorded};
 use crate::server::Shared;
@@ -20,7 +21,7 @@ use crate::session::appends::{Appends, Batch, Recorded};
 use crate::session::refusal::not_recorded;
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S>(shared: &Shared, mut wire: Wire<S>) -> Ended
+pub(super) async fn serve<S>(shared: &Shared, mut wire: Wire<S>, place: &Place) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -48,6 +49,7 @@ where
     let begun = (!wire.pending().is_empty()).then_some(now);
     let line = Line {
         shared,
+        place,
         wire,
         lines,
         key,
@@ -94,6 +96,7 @@ async fn key_and_lines(
 
 struct Line<'s, S> {
     shared: &'s Shared,
+    place: &'s Place,
     wire: Wire<S>,
     lines: Lines,
     /// `None`: nobody's, so no line opens.
@@ -218,6 +221,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         // Nobody passes under nobody's key.
         let key = self.key.as_ref().ok_or(twinlock_core::classic::Closed::Tag)?;
         if !self.proven {
+            if !self.place.stay() {
+                return Err(Ended::Wanted);
+            }
             self.proven = true;
             tracing::info!(user = %key.user, key = %key.name, "classic line");
         }

@@ -7,6 +7,7 @@
 
 mod lines;
 mod origin;
+mod places;
 mod requests;
 mod wire;
 
@@ -30,9 +31,9 @@ use twinlock_link::tls::{ServerTls, TlsFault};
 use twinlock_store::{ClassicKey, NewEntry, StoreError};
 
 use crate::config::Classic;
-use crate::limits::gate::{Gate, Place};
 use crate::server::Shared;
 use crate::session;
+use places::{Place, Places, Wanted};
 use wire::{Lost, Wire};
 
 /// The salt of keys that do not exist. None is ever drawn like it.
@@ -54,7 +55,7 @@ pub(crate) struct ClassicShared {
 /// One of the two listeners.
 pub(crate) struct Port {
     pub(crate) address: Option<SocketAddr>,
-    gate: Gate,
+    places: Places,
 }
 
 impl ClassicShared {
@@ -66,7 +67,7 @@ impl ClassicShared {
     ) -> Result<Self, TlsFault> {
         let port = |address| Port {
             address,
-            gate: Gate::new(config.connections, config.connections_per_address),
+            places: Places::new(config.connections, config.connections_per_address),
         };
         Ok(Self {
             lines: port(lines),
@@ -108,30 +109,44 @@ impl Drop for Here<'_> {
 
 /// Serves one connection of the port for classic lines to its end.
 pub(crate) async fn serve_lines(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    let Some((wire, peer, _place)) = admit(&shared, &shared.classic.lines, socket, peer).await
+    let Some(Admitted { wire, peer, place, mut wanted }) =
+        admit(&shared, &shared.classic.lines, socket, peer).await
     else {
         return;
     };
     let _here = Here::new(&shared.classic.here);
-    let ended = lines::serve(&shared, wire).await;
+    let ended = tokio::select! {
+        ended = lines::serve(&shared, wire, &place) => ended,
+        () = wanted.wait() => Ended::Wanted,
+    };
     tracing::info!(%peer, %ended, "classic line ended");
 }
 
 /// Serves one connection of the origin's clients to its end.
 pub(crate) async fn serve_origin(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    let Some((wire, peer, _place)) = admit(&shared, &shared.classic.origin, socket, peer).await
+    let Some(Admitted { wire, peer, place, mut wanted }) =
+        admit(&shared, &shared.classic.origin, socket, peer).await
     else {
         return;
     };
     let _here = Here::new(&shared.classic.here);
-    let ended = origin::serve(&shared, wire).await;
+    let ended = tokio::select! {
+        ended = origin::serve(&shared, wire, &place) => ended,
+        () = wanted.wait() => Ended::Wanted,
+    };
     tracing::info!(%peer, %ended, "origin's client ended");
 }
 
-/// The connection, whose it is as far as a PROXY header says, and its place.
-type Admitted = (Wire<TlsStream<TcpStream>>, SocketAddr, Place);
+/// A connection that is past TLS.
+struct Admitted {
+    wire: Wire<TlsStream<TcpStream>>,
+    /// Whose it is, as far as a PROXY header says.
+    peer: SocketAddr,
+    place: Place,
+    wanted: Wanted,
+}
 
-/// The gate and TLS. A place is held to the end: whoever is past TLS is not yet somebody.
+/// A place and TLS.
 async fn admit(
     shared: &Shared,
     port: &Port,
@@ -141,7 +156,7 @@ async fn admit(
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
     }
-    let Some(mut place) = port.gate.enter() else {
+    let Some((place, mut wanted)) = port.places.enter() else {
         tracing::debug!(%peer, "too many classic connections");
         return None;
     };
@@ -171,9 +186,13 @@ async fn admit(
     };
     let (wire, peer) = tokio::select! {
         secured = secured => secured?,
+        () = wanted.wait() => {
+            tracing::debug!(%peer, "too many classic connections, and others came later");
+            return None;
+        }
         () = shared.stopping() => return None,
     };
-    Some((wire, peer, place))
+    Some(Admitted { wire, peer, place, wanted })
 }
 
 /// Why a classic connection ended, for the log.
@@ -193,8 +212,10 @@ enum Ended {
     NotOpened,
     #[error("its key was revoked")]
     Revoked,
-    #[error("its user is not in the conversation any more")]
+    #[error("its user is not in the conversation any more, or the key was revoked")]
     NotAMember,
+    #[error("it had shown no key, and its place was wanted")]
+    Wanted,
     #[error("{0}")]
     Record(#[from] StoreError),
     #[error("the server shuts down")]

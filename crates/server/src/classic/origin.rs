@@ -15,13 +15,14 @@ use twinlock_core::classic::origin::{Bridge, MAX_MESSAGE};
 use twinlock_link::OsEntropy;
 use twinlock_store::{Appended, ClassicKey, Receipt, StoreError};
 
+use super::places::Place;
 use super::wire::{Lost, Wake, Wire};
 use super::{Ended, entry, log_recorded};
 use crate::server::Shared;
 use crate::session::refusal::not_recorded;
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S>(shared: &Shared, wire: Wire<S>) -> Ended
+pub(super) async fn serve<S>(shared: &Shared, wire: Wire<S>, place: &Place) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -29,6 +30,7 @@ where
     let revocations = shared.classic.revocations.subscribe();
     let mut origin = Origin {
         shared,
+        place,
         wire,
         revocations,
         keys: None,
@@ -62,6 +64,7 @@ type Way = (ClassicKey, Bridge);
 
 struct Origin<'s, S> {
     shared: &'s Shared,
+    place: &'s Place,
     wire: Wire<S>,
     revocations: watch::Receiver<u64>,
     /// Those a message may be under; looked up with the first bytes.
@@ -208,12 +211,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
             return Ok(None);
         }
         let pending = self.wire.pending().to_vec();
-        Ok(self.open(&pending).await?)
+        self.open(&pending).await
     }
 
     /// The text of a message under one of the keys, which then is the connection's. The form with
     /// a MAC goes first: what passes its MAC can be of no other key.
-    async fn open(&mut self, message: &[u8]) -> Result<Option<String>, StoreError> {
+    async fn open(&mut self, message: &[u8]) -> Result<Option<String>, Ended> {
+        // Before the try: one that fails is held, and nobody shortens that by coming again.
+        if !self.tried && !self.bound && !self.place.stay() {
+            return Err(Ended::Wanted);
+        }
         let keys = match self.keys.take() {
             Some(keys) => keys,
             None => self.look_up().await?,

@@ -50,7 +50,21 @@ pub async fn list_keys(client: &mut Client) -> Vec<(String, String, String)> {
 pub type Stream = BufReader<tokio_rustls::client::TlsStream<TcpStream>>;
 
 async fn connect(host: &Host, address: std::net::SocketAddr) -> Option<Stream> {
-    let tcp = TcpStream::connect(address).await.unwrap();
+    over(host, TcpStream::connect(address).await.unwrap()).await
+}
+
+/// The same, where a proxy says that this IPv4 client has connected.
+pub async fn proxied(
+    host: &Host,
+    address: std::net::SocketAddr,
+    client: [u8; 4],
+) -> Option<Stream> {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    tcp.write_all(&super::proxy_header(client)).await.unwrap();
+    over(host, tcp).await
+}
+
+async fn over(host: &Host, tcp: TcpStream) -> Option<Stream> {
     tcp.set_nodelay(true).unwrap();
     let tls = ClientTls::new(Trust::Pins(vec![host.pin()]), Alpn::Optional).unwrap();
     soon("TLS", tls.connect("localhost", tcp)).await.ok().map(BufReader::new)
@@ -93,7 +107,11 @@ pub struct Caller {
 
 impl Caller {
     pub async fn new(host: &Host, kid: &str, key: &[u8; 32]) -> Self {
-        let mut io = try_lines(host).await.unwrap();
+        Self::over(try_lines(host).await.unwrap(), kid, key).await
+    }
+
+    /// Over a connection that has been made.
+    pub async fn over(mut io: Stream, kid: &str, key: &[u8; 32]) -> Self {
         let greeting = read_line(&mut io).await;
         let key = ClassicKey::new(key);
         let (hello, lines) =

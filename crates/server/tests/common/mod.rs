@@ -165,6 +165,14 @@ impl Host {
     }
 }
 
+/// A PROXY header, version 2, for this IPv4 client.
+pub fn proxy_header(client: [u8; 4]) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend(client);
+    header.extend([127, 0, 0, 1, 0x30, 0x39, 0x20, 0xfb]);
+    header
+}
+
 pub async fn tls(address: SocketAddr, pin: TlsPin) -> Io {
     let tcp = soon("connect", TcpStream::connect(address)).await.unwrap();
     tls_over(tcp, pin).await.unwrap()
