@@ -113,8 +113,13 @@ fn what_is_typed_while_much_arrives_is_not_lost_and_all_is_shown_in_its_order() 
     many.end_input();
     many.ended(LONG).exits(0);
     chat.wait_printed(": news 399");
+    chat.wait("the last tick", |lines| {
+        lines.iter().any(|line| line.starts_with('\u{2713}') && line.ends_with("mine 19"))
+    });
     chat.types("exit\r");
     chat.ends(0);
+    // Then all that was printed before it has come through the terminal.
+    chat.wait_for("lobby> exit");
     let bytes = chat.bytes();
     let shown = bytes.match_indices(": news ").map(|(at, words)| {
         let rest = &bytes[at + words.len()..];
