@@ -239,19 +239,17 @@ impl Lane {
         wire: &mut Option<Wire>,
         desk: &Desk,
     ) -> Result<Outcome, TransferError> {
+        if let Job::Get(download) = job {
+            // What is wrong with its place is said before anything else.
+            download.open().await?;
+        }
+        let wire = self.line(wire).await?;
         match job {
             Job::Put(upload) => {
-                let wire = self.line(wire).await?;
                 let conversation = self.conversation(wire, &upload.target).await?;
                 upload.run(wire, conversation, desk).await.map(Outcome::Sent)
             }
-            Job::Get(download) => {
-                // What is there is hashed while the line is made. What is wrong with its place is
-                // said before what is wrong with the line.
-                let (opened, wire) = tokio::join!(download.open(), self.line(wire));
-                opened?;
-                download.run(wire?, desk).await.map(Outcome::Got)
-            }
+            Job::Get(download) => download.run(wire, desk).await.map(Outcome::Got),
         }
     }
 
