@@ -5,6 +5,8 @@
 
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use twinlock_core::credential::Password;
@@ -13,6 +15,8 @@ use zeroize::Zeroizing;
 use crate::exit::Failure;
 use crate::output::{prompt, words};
 
+/// How long a question may take to be over, or to come to rest.
+const REST: Duration = Duration::from_millis(500);
 /// Longest password file that is read, bytes.
 const PASSWORD_FILE: u64 = 8 * 1024;
 
@@ -145,11 +149,15 @@ impl Drop for Silent {
 async fn waiting<T: Send + 'static>(
     answer: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
-    let mut terminal = Echoing(tcgetattr(io::stdin()).ok());
-    let answered = tokio::task::spawn_blocking(answer).await;
-    let answered = answered.map_err(io::Error::other).and_then(|answered| answered);
+    let (here, ended) = channel::<()>();
+    let mut terminal = Echoing { before: tcgetattr(io::stdin()).ok(), ended };
+    let answered = tokio::task::spawn_blocking(move || {
+        let _here = here;
+        answer()
+    });
+    let answered = answered.await.map_err(io::Error::other).and_then(|answered| answered);
     if answered.is_ok() {
-        terminal.0 = None;
+        terminal.before = None;
     }
     answered.map_err(|error| match error.kind() {
         // Ctrl-C where keys are read one by one.
@@ -159,11 +167,18 @@ async fn waiting<T: Send + 'static>(
 }
 
 /// Gives the terminal back as it was, if it is dropped without an answer.
-struct Echoing(Option<Termios>);
+struct Echoing {
+    before: Option<Termios>,
+    /// Nobody is at the other end once the question is over.
+    ended: Receiver<()>,
+}
 
 impl Drop for Echoing {
     fn drop(&mut self) {
-        if let Some(before) = &self.0 {
+        if let Some(before) = &self.before {
+            // Whoever reads the answer sets the terminal's mode before and after, on another thread.
+            // After Ctrl-C it ends by itself; else it waits for a key, and sets nothing any more.
+            let _ended = self.ended.recv_timeout(REST);
             // What follows does not go behind the question.
             prompt("\n");
             let _gone = tcsetattr(io::stdin(), OptionalActions::Now, before);

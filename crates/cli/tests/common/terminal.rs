@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub)]
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::num::NonZero;
@@ -11,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 use vt100::Parser;
@@ -25,6 +26,8 @@ pub const COLUMNS: u16 = 80;
 /// A command on a terminal.
 pub struct Terminal {
     child: Child,
+    /// That is a shell, and the command its child.
+    shell: bool,
     master: File,
     /// Kept open, so that what was printed can still be read after the command's end.
     slave: File,
@@ -41,6 +44,18 @@ struct Seen {
 impl Terminal {
     /// Starts a command whose controlling terminal this is.
     pub fn start(command: &Command) -> Self {
+        let words = [command.get_program()].into_iter().chain(command.get_args());
+        Self::starts(words, command, false)
+    }
+
+    /// The same, as a shell starts it, which waits for it and can let it go on.
+    pub fn under_a_shell(command: &Command) -> Self {
+        let shell = ["sh", "-c", "\"$@\"; exit $?", "sh"].map(OsStr::new).into_iter();
+        let words = shell.chain([command.get_program()]).chain(command.get_args());
+        Self::starts(words, command, true)
+    }
+
+    fn starts<'a>(words: impl Iterator<Item = &'a OsStr>, command: &Command, shell: bool) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags).unwrap();
         grantpt(&master).unwrap();
@@ -55,7 +70,7 @@ impl Terminal {
 
         let stdio = || Stdio::from(slave.try_clone().unwrap());
         let mut with_terminal = Command::new("setsid");
-        with_terminal.arg("--ctty").arg(command.get_program()).args(command.get_args());
+        with_terminal.arg("--ctty").args(words);
         with_terminal.env("TERM", "xterm-256color").env_remove("NO_COLOR");
         for (name, value) in command.get_envs() {
             match value {
@@ -78,7 +93,7 @@ impl Terminal {
                 to.1.notify_all();
             }
         });
-        Self { child, master, slave, screen, before }
+        Self { child, shell, master, slave, screen, before }
     }
 
     /// Types.
@@ -139,8 +154,17 @@ impl Terminal {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        let child = self.child.id().to_string();
+        let pid = if self.shell {
+            std::fs::read_to_string(format!("/proc/{child}/task/{child}/children")).unwrap()
+        } else {
+            child
+        };
+        Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
     }
 
     /// Whether what is typed is shown.
@@ -148,13 +172,21 @@ impl Terminal {
         tcgetattr(&self.slave).unwrap().local_modes.contains(rustix::termios::LocalModes::ECHO)
     }
 
+    /// Whether Ctrl-C is more than a key.
+    pub fn interrupts(&self) -> bool {
+        tcgetattr(&self.slave).unwrap().local_modes.contains(rustix::termios::LocalModes::ISIG)
+    }
+
     /// Waits until the command is suspended, and looks whether the terminal is as it was.
     #[track_caller]
     pub fn wait_stopped(&self) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let stat = format!("/proc/{}/stat", self.pid().as_raw_pid());
+        let is_stopped = || {
+            let stat = std::fs::read_to_string(&stat).unwrap();
+            stat.rsplit(") ").next().unwrap().starts_with('T')
+        };
         let until = Instant::now() + LONG;
-        let look = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
-        while waitid(WaitId::Pid(pid.unwrap()), look).unwrap().is_none() {
+        while !is_stopped() {
             assert!(Instant::now() < until, "it is not suspended: {:#?}", self.lines());
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -11,7 +11,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Signal, getpid, getppid, getsid, kill_process};
 use rustyline::ExternalPrinter;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -36,13 +36,15 @@ pub(super) struct Above {
     draw: SyncSender<()>,
     /// The editor has come to rest.
     rests: Notify,
-    /// It need not rest any longer.
+    /// It need not rest any longer, or has drawn, or left the cursor.
     goes_on: Condvar,
 }
 
 struct State {
     /// The editor has the cursor.
     editing: bool,
+    /// It has drawn its prompt, before which it sets the terminal's mode.
+    drawn: bool,
     /// To be printed by it.
     text: String,
     /// The process is suspended, or about to be.
@@ -62,6 +64,7 @@ impl Above {
         });
         let state = State {
             editing: false,
+            drawn: false,
             text: String::new(),
             suspended: false,
             resting: false,
@@ -96,19 +99,25 @@ impl Above {
 
     /// What goes above the prompt that is about to be drawn.
     pub(super) fn take(&self) -> String {
-        let mut state = self.rest(self.state());
+        let mut state = self.state();
+        state.drawn = true;
+        self.goes_on.notify_all();
+        let mut state = self.rest(state);
         if state.over { String::new() } else { take(&mut state.text) }
     }
 
-    /// The editor takes the cursor.
-    pub(super) fn begin_line(&self) {
-        self.rest(self.state()).editing = true;
+    /// The editor takes the cursor; `false`: it may not any more.
+    pub(super) fn begin_line(&self) -> bool {
+        let mut state = self.rest(self.state());
+        (state.editing, state.drawn) = (!state.over, false);
+        state.editing
     }
 
     /// The editor has left the cursor at the beginning of a row.
     pub(super) fn end_line(&self) {
         let mut state = self.state();
         state.editing = false;
+        self.goes_on.notify_all();
         if state.over {
             // It has set the mode again that it found.
             state.keys.give_back();
@@ -131,6 +140,9 @@ impl Above {
 
     /// Suspends the process with the terminal as it was, and takes it again when it goes on.
     pub(super) async fn suspend(&self) {
+        if !has_a_shell() {
+            return;
+        }
         let Ok(mut goes_on) = signal(SignalKind::from_raw(Signal::CONT.as_raw())) else { return };
         self.state().suspended = true;
         self.draw();
@@ -141,18 +153,27 @@ impl Above {
             }
         })
         .await;
-        say(PLAIN);
-        self.state().keys.give_back();
-        // That it may stop, the shell has said. A thread may go on a little after this.
+        self.leave();
+        // A thread may go on a little after this.
         let _stopped = kill_process(getpid(), Signal::STOP);
         goes_on.recv().await;
         let mut state = self.state();
-        state.keys.take();
-        if state.editing {
-            say(MARKED);
+        if !state.over {
+            state.keys.take();
+            if state.editing {
+                say(MARKED);
+            }
         }
         state.suspended = false;
         self.goes_on.notify_all();
+    }
+
+    fn leave(&self) {
+        let state = self.state();
+        if !state.over {
+            say(PLAIN);
+            state.keys.give_back();
+        }
     }
 
     fn is_busy(&self) -> bool {
@@ -162,7 +183,9 @@ impl Above {
 
     /// Gives the terminal back.
     pub(super) fn end(&self) {
-        let mut state = self.state();
+        let begins = |state: &mut State| state.editing && !state.drawn;
+        let waited = self.goes_on.wait_timeout_while(self.state(), REST, begins);
+        let (mut state, _late) = waited.unwrap_or_else(PoisonError::into_inner);
         if std::mem::replace(&mut state.over, true) {
             return;
         }
@@ -179,6 +202,13 @@ impl State {
     fn flush(&mut self) {
         say(&take(&mut self.text));
     }
+}
+
+/// Somebody is there who can let a suspended process go on. Where this is all that a window or a
+/// remote login runs, nobody is.
+fn has_a_shell() -> bool {
+    let (Some(parent), Ok(session)) = (getppid(), getsid(None)) else { return false };
+    session != getpid() && getsid(Some(parent)) == Ok(session)
 }
 
 /// Whoever is gone is missed at the next line.

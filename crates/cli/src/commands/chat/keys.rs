@@ -46,3 +46,9 @@ impl Keys {
         let _gone = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}

@@ -68,7 +68,7 @@ struct Talk {
 }
 
 pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
-    // Before the terminal is taken: from then on no signal ends this without giving it back.
+    // Before the terminal is taken: from then on neither ends this without giving it back.
     let interrupt = interrupted();
     // Before anything that takes its time: what is typed meanwhile waits for the prompt.
     let (screen, mut input, mut suspensions) = Screen::open()?;
@@ -140,6 +140,10 @@ impl Talk {
         let mut bad_input = None;
         let mut deadline = Instant::now() + patience;
         while open || !self.waiting.is_empty() || self.files.open() > 0 {
+            if !open {
+                // Nobody reads keys any more, so those that end a program work again.
+                self.screen.restore();
+            }
             tokio::select! {
                 found = &mut finding, if !begun => {
                     begun = true;

@@ -4,6 +4,7 @@
 //! typed. It keeps its history in memory only: what was said does not lie about on disk.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _};
 use std::sync::mpsc as blocking;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -142,9 +143,12 @@ impl Drop for Screen {
     }
 }
 
-/// Where no line can be edited.
+/// Where no line can be edited: the editor's own list.
 fn dumb() -> bool {
-    std::env::var_os("TERM").is_none_or(|term| term == "dumb")
+    let cannot = |term: &OsStr| {
+        ["dumb", "cons25", "emacs"].iter().any(|name| term.eq_ignore_ascii_case(name))
+    };
+    std::env::var_os("TERM").is_none_or(|term| cannot(&term))
 }
 
 fn edit(
@@ -154,7 +158,9 @@ fn edit(
     above: &Above,
 ) {
     while let Ok(prompt) = prompts.recv() {
-        above.begin_line();
+        if !above.begin_line() {
+            return;
+        }
         let read = editor.readline(&prompt);
         above.end_line();
         let line = match read {
