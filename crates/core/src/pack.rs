@@ -27,6 +27,10 @@ pub fn pack<T>(parts: Vec<T>, head: usize, size: impl Fn(&T) -> usize) -> Vec<Ve
             frames.push(std::mem::take(&mut frame));
             (most, bytes) = (fill(left), 0);
         }
+        if size > most {
+            // It alone needs a larger frame, whose rest is free.
+            most = room(bucket((size + head).min(MAX_BODY))).min(MAX_BODY).saturating_sub(head);
+        }
         bytes += size;
         left -= size;
         frame.push(part);
@@ -72,6 +76,7 @@ mod tests {
             assert!(frames.len() <= 1, "{parts:?}");
             assert_eq!(frames.concat(), parts);
         }
+        assert_eq!(pack(vec![20_000, 200, 300], 0, |n| *n), [[20_000, 200, 300]]);
         // However many there are: hardly more than a quarter of what is sent is padding.
         for count in (10..3000).step_by(7) {
             let frames = pack(vec![100; count], 0, |n| *n);

@@ -76,9 +76,13 @@ impl Places {
 }
 
 impl Place {
-    /// Whose place it is, once that is known. `false`: there are too many from there.
+    /// Whose place it is, once that is known. `false`: there are too many from there, or the place
+    /// was taken.
     pub(super) fn comes_from(&self, origin: Origin) -> bool {
         let mut taken = self.places.taken();
+        if !taken.seats.contains_key(&self.number) {
+            return false;
+        }
         let from_there = |seat: &Seat| seat.origin == Some(origin);
         let here = taken.seats.values().filter(|seat| from_there(seat)).count();
         if here >= self.places.most_per_origin && !taken.vacate(from_there) {
@@ -158,6 +162,15 @@ mod tests {
         assert!(places.enter().is_some());
         drop((c, d));
         assert!(places.0.taken().seats.is_empty());
+    }
+
+    #[test]
+    fn who_has_lost_a_place_takes_nobody_elses() {
+        let places = Places::new(1, 1);
+        let (lost, _wanted) = places.enter().unwrap();
+        let (here, mut here_wanted) = places.enter().unwrap();
+        assert!(here.comes_from(origin(1)));
+        assert!(!lost.comes_from(origin(1)) && !is_wanted(&mut here_wanted));
     }
 
     #[test]

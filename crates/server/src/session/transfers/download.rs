@@ -10,8 +10,8 @@ use twinlock_store::FileRef;
 use super::{Refused, Violation};
 use crate::files::{Blob, Denied, Files, Hash};
 
-/// Read at a time, bytes. Two of these are the most that a download has in memory.
-const PIECE: usize = 512 * 1024;
+/// Read at a time: whole frames, about half a MiB. Two of these are the most that a download has in memory.
+const PIECE: usize = 8 * FRAME;
 
 /// A file that was asked for.
 pub(crate) struct Found {

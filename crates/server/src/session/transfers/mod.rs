@@ -292,6 +292,8 @@ impl Transfers {
             }
             Done::Wrote { transfer, upload, result } => {
                 let said = self.wrote(transfer, upload, result);
+                // Its line may never be without something to read: the others' turn.
+                self.write();
                 said.map_or(Ok(()), |what| out.push(session, what))
             }
             Done::Read { transfer, blob, result } => {
