@@ -2,7 +2,7 @@
 //! found is a file there, and stays found.
 //!
 //! Chance has the same seed each time, so that a run says something about a change and not about
-//! luck; `TWINLOCK_TEST_SEED` is another.
+//! luck; `TWINLOCK_SEED` is another.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -63,8 +63,8 @@ fn replay(target: &str) {
     for (name, input) in &corpus {
         try_on(target, input, || format!("corpus/{target}/{name}"));
     }
-    let seed = match std::env::var("TWINLOCK_TEST_SEED") {
-        Ok(seed) => seed.parse().expect("TWINLOCK_TEST_SEED is a number"),
+    let seed = match std::env::var("TWINLOCK_SEED") {
+        Ok(seed) => seed.parse().expect("TWINLOCK_SEED is a number"),
         Err(_) => 1,
     };
     let mut chance = Seeded(seed);
@@ -73,9 +73,9 @@ fn replay(target: &str) {
     while tried < COPIES && (tried < COPIES / 10 || began.elapsed() < ENOUGH) {
         let input = changed(&corpus, &mut chance);
         tried += 1;
-        try_on(target, &input, || format!("copy {tried} with TWINLOCK_TEST_SEED={seed}"));
+        try_on(target, &input, || format!("copy {tried} with TWINLOCK_SEED={seed}"));
     }
-    eprintln!("{target}: {} files, {tried} copies, TWINLOCK_TEST_SEED={seed}", corpus.len());
+    eprintln!("{target}: {} files, {tried} copies, TWINLOCK_SEED={seed}", corpus.len());
 }
 
 /// Says what the input was, so that it can be kept.

@@ -1,5 +1,7 @@
 //! An ack is a promise: kills in the middle of everything, and records changed behind the
 //! server's back.
+//!
+//! `TWINLOCK_KILLS=200` makes it so many kills.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +27,8 @@ use common::*;
 use rusqlite::Connection;
 use serde_json::Value;
 
-const KILLS: usize = 50;
+/// Kills between two looks at the record.
+const LOOK: usize = 10;
 const WRITERS: [&str; 3] = ["ada", "bob", "eve"];
 
 /// A `send` that is given numbered lines until it is told to stop.
@@ -59,7 +62,7 @@ fn feed(mut stdin: ChildStdin, name: &str, stop: &AtomicBool) -> usize {
 }
 
 #[test]
-fn after_fifty_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_and_in_order() {
+fn after_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_and_in_order() {
     let mut chance = Chance::new();
     let mut host = Host::start();
     let ada = host.owner();
@@ -72,11 +75,26 @@ fn after_fifty_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_a
         .map(|i| Writer::start(people[i].clone(), WRITERS[i], targets[i], &stop))
         .collect::<Vec<_>>();
     let began = Instant::now();
-    for _ in 0..KILLS {
+    let kills = scale("TWINLOCK_KILLS", 50);
+    let mut seen = 0;
+    for round in 1..=kills {
         std::thread::sleep(Duration::from_millis(chance.within(0, 600)));
+        // Known to the writers before the end of the server, hence to be there after it.
+        let acked = writers.iter().map(|writer| whole_lines(&writer.sending.out()));
+        let acked = acked.collect::<Vec<_>>();
         host.kill();
         host.restart();
+        if round % LOOK == 0 {
+            seen = 0;
+            let records = ["lobby", "ops"].map(|target| (target, people[0].reads(target)));
+            for (target, record) in &records {
+                let acks = acked.iter().flat_map(|acks| json_lines(acks));
+                seen += are_kept(acks.filter(|ack| ack["conversation"] == **target), record);
+            }
+            people[0].run(&["audit", "verify"]).exits(0);
+        }
     }
+    assert!(seen > kills, "the acks are looked at: {seen}");
     stop.store(true, Ordering::Relaxed);
     let mut acks: Vec<Value> = Vec::new();
     let mut sent = BTreeMap::new();
@@ -87,7 +105,8 @@ fn after_fifty_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_a
         acks.extend(ran.json());
         person.run(&["audit", "verify"]).exits(0);
     }
-    eprintln!("{sent:?} lines over {KILLS} kills in {:?}", began.elapsed());
+    let took = began.elapsed();
+    eprintln!("crash: {kills} kills, {} acks, {sent:?} lines, {took:.1?}", acks.len());
 
     let mut ids = HashSet::new();
     for (target, names) in [("lobby", &["ada", "eve"][..]), ("ops", &["bob"])] {
@@ -104,13 +123,26 @@ fn after_fifty_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_a
         assert!(record.iter().all(|entry| entry["kind"] == "text" || entry["from"].is_null()));
         assert!(record.iter().all(|entry| ids.insert(entry["id"].clone())), "an id twice");
         // What was acknowledged at any time is what is read now.
-        for ack in acks.iter().filter(|ack| ack["conversation"] == target) {
-            let n = usize::try_from(ack["n"].as_u64().unwrap()).unwrap();
-            for field in ["n", "time", "id", "link"] {
-                assert_eq!(ack[field], record[n - 1][field], "{field} of {target} {n}");
-            }
-        }
+        let of = acks.iter().filter(|ack| ack["conversation"] == target).cloned();
+        assert_eq!(are_kept(of, &record), said);
     }
+}
+
+/// What has been printed to the end of a line.
+fn whole_lines(out: &str) -> String {
+    out[..out.rfind('\n').map_or(0, |at| at + 1)].to_owned()
+}
+
+/// Each ack is of the entry that is read at its place; says how many there were.
+fn are_kept(acks: impl Iterator<Item = Value>, record: &[Value]) -> usize {
+    acks.map(|ack| {
+        let n = usize::try_from(ack["n"].as_u64().unwrap()).unwrap();
+        assert!(n <= record.len(), "{ack} is missing: {} entries", record.len());
+        for field in ["n", "time", "id", "link"] {
+            assert_eq!(ack[field], record[n - 1][field], "{field} of {ack}");
+        }
+    })
+    .count()
 }
 
 // ---- records changed behind the server's back

@@ -462,22 +462,28 @@ pub fn lines(from: impl Read) -> impl Iterator<Item = String> {
     BufReader::new(from).lines().map(Result::unwrap)
 }
 
-// ---- chance
+// ---- how much, and chance
+
+/// How much of something a test does: what the variable says, else `usual`.
+pub fn scale(variable: &str, usual: usize) -> usize {
+    let scale = std::env::var(variable).ok();
+    scale.map_or(usual, |scale| scale.parse().unwrap_or_else(|_| panic!("{variable}={scale}")))
+}
 
 /// A small generator (SplitMix64) whose seed a failing test can be run again with.
 pub struct Chance(u64);
 
 impl Chance {
-    /// From `TWINLOCK_TEST_SEED`, else from the clock. Prints the seed.
+    /// From `TWINLOCK_SEED`, else from the clock. Prints the seed.
     pub fn new() -> Self {
-        let seed = match std::env::var("TWINLOCK_TEST_SEED") {
+        let seed = match std::env::var("TWINLOCK_SEED") {
             Ok(seed) => seed.parse().unwrap(),
             Err(_) => {
                 let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
                 u64::try_from(now.unwrap().as_nanos() & u128::from(u64::MAX)).unwrap()
             }
         };
-        eprintln!("TWINLOCK_TEST_SEED={seed}");
+        eprintln!("TWINLOCK_SEED={seed}");
         Self(seed)
     }
 
