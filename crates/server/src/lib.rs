@@ -22,4 +22,4 @@ mod server;
 mod session;
 
 pub use config::{Classic, Config, Limits};
-pub use server::{Server, StartError};
+pub use server::{Server, StartError, make_data_directory};

@@ -28,10 +28,14 @@ pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error)
 }
 
 /// Makes a directory and those above it, each so that it would survive a power cut. One that is
-/// there stays as it is.
+/// there stays as it is; whoever made it may have been killed before its name was on disk.
 pub(crate) fn make_directory(path: &Path) -> Result<(), Failed> {
     if path.try_exists().map_err(failed("read", path))? {
-        return Ok(());
+        return match sync(parent(path)) {
+            // Not ours to read, or of a file system that has nothing to sync.
+            Err(Failed { error, .. }) if is_foreign(&error) => Ok(()),
+            synced => synced,
+        };
     }
     let parent = parent(path);
     make_directory(parent)?;
@@ -73,6 +77,19 @@ fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
+    }
+}
+
+fn is_foreign(error: &io::Error) -> bool {
+    use ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | InvalidInput | ReadOnlyFilesystem)
+}
+
+/// Names in a directory that was found survive a power cut, whoever made them.
+pub(crate) fn sync_found(dir: &File, path: &Path) -> Result<(), Failed> {
+    match dir.sync_all() {
+        Err(error) if !is_foreign(&error) => Err(failed("write", path)(error)),
+        _ => Ok(()),
     }
 }
 

@@ -150,6 +150,15 @@ impl From<Failed> for StartError {
     }
 }
 
+/// Makes the directory of a server that is to be, and those above it, so that they survive a power
+/// cut; for whoever wants to write a log there before [`Server::start`].
+///
+/// # Errors
+/// [`StartError::Data`].
+pub fn make_data_directory(path: &Path) -> Result<(), StartError> {
+    Ok(private::make_directory(path)?)
+}
+
 /// A running server. Dropping it drops its lines; [`Server::shutdown`] ends them in order.
 pub struct Server {
     shared: Arc<Shared>,

@@ -1,14 +1,12 @@
 //! `serve`: the server, from its first start to the signal that ends it.
 
-use std::fs::DirBuilder;
 use std::io::IsTerminal as _;
-use std::os::unix::fs::DirBuilderExt as _;
 
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use tokio::signal::unix::{SignalKind, signal};
 use twinlock_core::invite::{InviteLink, server_words};
-use twinlock_server::{Server, process};
+use twinlock_server::{Server, make_data_directory, process};
 
 use crate::args::Serve;
 use crate::config::Settings;
@@ -29,11 +27,7 @@ pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
     let Settings { server: config, log_level, log_json } = Settings::new(serve)?;
     let data = config.data.clone();
     // The log comes before the server, whose directory it is in.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&data)
-        .map_err(|error| Failure::usage(format!("{}: {error}", data.display())))?;
+    make_data_directory(&data).map_err(Failure::usage)?;
     let color = out.colors_words();
     let file = data.join("server.log");
     Logs { file: &file, console: true, level: log_level.into(), json: log_json, color }.start();

@@ -38,6 +38,9 @@ impl Folder {
         // first starts; the server's own lock keeps a second server out.
         let _ = handle.lock();
         tighten(&handle, path, DIR_MODE)?;
+        // What is found may be of a start that was killed between a name and its sync; from now on
+        // a record hangs on it.
+        private::sync_found(&handle, path)?;
         Ok(Self { path: path.to_owned(), _lock: handle })
     }
 
