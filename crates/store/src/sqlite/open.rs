@@ -1,8 +1,8 @@
 //! The files of a record: made private, locked against a second server, brought up to date.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
-use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -99,7 +99,9 @@ pub(super) fn recorder(
     server_key: &ServerKey,
     now_ms: u64,
 ) -> Result<Connection, OpenError> {
-    private(path).map_err(|error| OpenError::File { path: path.to_path_buf(), error })?;
+    let fault = |error| OpenError::File { path: path.to_path_buf(), error };
+    private(path).map_err(fault)?;
+    settle(path).map_err(fault)?;
     let database = |problem: String| OpenError::Database { path: path.to_path_buf(), problem };
     let sqlite = |error: rusqlite::Error| database(error.to_string());
     let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sqlite)?;
@@ -175,6 +177,36 @@ fn private(path: &Path) -> io::Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Brings to disk what SQLite is about to take for recorded.
+///
+/// A server that was killed between the write and the sync of a commit, or whose sync failed, may
+/// have left that commit in the kernel's memory only. Read back it is whole, and whoever sends one
+/// of its entries again is told at once where it stands. So the WAL is synced before it is read;
+/// and written anew before that, with what is in it: after a sync that failed, a kernel counts its
+/// pages as written, and would sync nothing.
+fn settle(database: &Path) -> io::Result<()> {
+    let mut wal = database.as_os_str().to_owned();
+    wal.push("-wal");
+    let mut file = match OpenOptions::new().read(true).write(true).open(&wal) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    let (mut part, mut at) = (vec![0; 1024 * 1024], 0);
+    loop {
+        let read = match file.read(&mut part) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if read == 0 {
+            break;
+        }
+        file.write_all_at(part.get(..read).unwrap_or_default(), at)?;
+        at += read as u64;
+    }
+    file.sync_all()?;
+    sync_directory(database)
 }
 
 /// A new file is on disk only when its directory is.
