@@ -5,6 +5,7 @@
 //! that is synced, and the directory is synced after it; so what has a name is whole, and the same
 //! content is there once.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self as stdio, ErrorKind};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -34,6 +35,8 @@ pub(crate) struct LocalDisk(Arc<Disk>);
 pub(super) struct Disk {
     dir: PathBuf,
     reserve: Option<u64>,
+    /// Directories that are known to be on disk: one for each user and for each first byte.
+    made: Mutex<HashSet<PathBuf>>,
     pub(super) table: Mutex<Table>,
 }
 
@@ -42,7 +45,7 @@ impl LocalDisk {
     /// free; `None`: the smaller of 1 GiB and 5 %.
     pub(crate) fn open(dir: PathBuf, reserve: Option<u64>) -> Result<Self, private::Failed> {
         private::make_directory(&dir.join(PARTIAL))?;
-        Ok(Self(Arc::new(Disk { dir, reserve, table: Mutex::default() })))
+        Ok(Self(Arc::new(Disk { dir, reserve, made: Mutex::default(), table: Mutex::default() })))
     }
 }
 
@@ -57,7 +60,17 @@ impl Disk {
     }
 
     pub(super) fn make_user(&self, user: &Name) -> Result<(), FilesError> {
-        Ok(private::make_directory(&self.user(user))?)
+        self.make(&self.user(user))
+    }
+
+    /// One that is there may still be without a name on disk, if it was made by a server that was
+    /// killed; looked at once.
+    fn make(&self, dir: &Path) -> Result<(), FilesError> {
+        if !(lock(&self.made).contains(dir) && dir.is_dir()) {
+            private::make_directory(dir)?;
+            lock(&self.made).insert(dir.to_owned());
+        }
+        Ok(())
     }
 
     fn content(&self, hash: &Hash) -> PathBuf {
@@ -78,7 +91,7 @@ impl Disk {
     pub(super) fn place(&self, partial: &Path, hash: &Hash) -> Result<(), FilesError> {
         let path = self.content(hash);
         let dir = path.parent().unwrap_or(&self.dir);
-        private::make_directory(dir)?;
+        self.make(dir)?;
         match fs::hard_link(partial, &path) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {

@@ -229,7 +229,14 @@ impl Upload for Writer {
             if file.at != id.size || file.hasher.finalize() != hash {
                 return Err(FilesError::Hash);
             }
-            file.file.sync_all().map_err(io("write", path))
+            file.file.sync_all().map_err(|error| {
+                // What could not be written counts as written from now on: a second sync would
+                // say so. So all of it has to come again.
+                if let Err(error) = file.clear().or_else(|_| fs::remove_file(path)) {
+                    tracing::error!(%error, path = %path.display(), "an upload that was not synced is still there");
+                }
+                io("write", path)(error)
+            })
         })
         .await
     }
