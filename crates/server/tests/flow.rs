@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::*;
 use prost::Message as _;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::proto::{self, item::What, request::Op};
+use twinlock_core::proto::{self, Why, item::What, request::Op};
 use twinlock_core::session::Config as SessionConfig;
 
 #[tokio::test]
@@ -27,6 +27,29 @@ async fn more_appends_than_may_be_in_flight_are_taken_bit_by_bit_and_answered_in
     for (id, n) in ids.into_iter().zip(301..) {
         assert_eq!(ack(ada.answer(id).await).n, n);
     }
+}
+
+#[tokio::test]
+async fn what_was_on_its_way_when_an_append_failed_is_not_recorded_before_it() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    // The record takes everything but this.
+    let record = rusqlite::Connection::open(host.dir.path().join("data/record.db")).unwrap();
+    let fails = "CREATE TRIGGER fails BEFORE INSERT ON entries WHEN NEW.body = CAST('one' AS BLOB)
+                 BEGIN SELECT RAISE(ABORT, 'as on a disk that fails'); END";
+    record.execute_batch(fails).unwrap();
+    let (one, two) = (append(LOBBY, "one"), append(LOBBY, "two"));
+    assert_eq!(ada.ask(one.clone()).await, Err(Why::Storage));
+    // Sent before its sender has heard of that, for all the server can know.
+    record.execute_batch("DROP TRIGGER fails").unwrap();
+    assert_eq!(ada.ask(two.clone()).await, Err(Why::Storage));
+    // Nobody else is concerned.
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    assert_eq!(bob.append(LOBBY, "beside").await.unwrap().n, 1);
+    // Both again, in order, when the server said.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(ada.ask(one).await.map(ack).unwrap().n, 2);
+    assert_eq!(ada.ask(two).await.map(ack).unwrap().n, 3);
 }
 
 #[tokio::test]

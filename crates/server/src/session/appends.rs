@@ -7,8 +7,10 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
+use tokio::time::Instant;
 use twinlock_store::{Appended, NewEntry, Order, Store, StoreError};
 
+use super::refusal::RETRY;
 use crate::config::Limits;
 
 /// Appends that go to the recorder together.
@@ -61,6 +63,9 @@ pub(crate) struct Appends {
     bytes: usize,
     /// Once one batch has failed, those behind it fail too, until none is left.
     order: Order,
+    /// And so do those that come before the client can have heard of it and come again: they were
+    /// on their way.
+    refusing: Option<Instant>,
 }
 
 impl Appends {
@@ -89,6 +94,11 @@ impl Appends {
         }
         self.requests += requests.len();
         self.bytes += bytes;
+        if self.refusing.is_some_and(|until| Instant::now() < until) {
+            let result = Err(StoreError::OutOfOrder);
+            self.queue.push_back(Box::pin(ready(Recorded { requests, result })));
+            return;
+        }
         match store.hand_over(entries, &self.order).await {
             Ok(answer) => {
                 self.queue.push_back(Box::pin(async move {
@@ -106,6 +116,11 @@ impl Appends {
         let recorded = self.queue.next().await?;
         self.requests -= recorded.requests.len();
         self.bytes -= recorded.requests.iter().map(|asked| asked.bytes).sum::<usize>();
+        self.refusing = match &recorded.result {
+            Err(StoreError::OutOfOrder) => self.refusing,
+            Err(_) => Some(Instant::now() + RETRY),
+            Ok(_) => None,
+        };
         if self.requests == 0 {
             // An idle line keeps no buffer.
             self.queue = FuturesOrdered::new();

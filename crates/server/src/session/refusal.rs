@@ -1,8 +1,14 @@
 //! The server's no, in the words of the wire.
 
+use std::time::Duration;
+
 use twinlock_core::id::BadName;
 use twinlock_core::proto::{self, Why};
 use twinlock_store::StoreError;
+
+/// When a client whose entry could not be recorded is to come again.
+pub(crate) const RETRY: Duration = Duration::from_secs(RETRY_SECONDS as u64);
+const RETRY_SECONDS: u32 = 5;
 
 /// Why a request was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +44,7 @@ pub(crate) fn not_recorded(error: &StoreError) -> Refused {
         StoreError::OutOfOrder => tracing::debug!(%error, "not recorded"),
         error => tracing::error!(%error, "not recorded"),
     }
-    Refused { why: Why::Storage, retry_seconds: 5 }
+    Refused { why: Why::Storage, retry_seconds: RETRY_SECONDS }
 }
 
 /// What went wrong beneath the store is the operator's to read; the client learns that it is not
@@ -47,6 +53,6 @@ pub(crate) fn storage(error: &StoreError) -> Refused {
     tracing::error!(%error, "the record");
     match error {
         StoreError::Damaged(_) => Why::Damaged.into(),
-        _ => Refused { why: Why::Storage, retry_seconds: 5 },
+        _ => Refused { why: Why::Storage, retry_seconds: RETRY_SECONDS },
     }
 }
