@@ -264,6 +264,7 @@ pub struct Host {
     root: TempDir,
     port: u16,
     args: Vec<String>,
+    env: Vec<(String, PathBuf)>,
     running: Option<Running>,
     people: Mutex<u32>,
 }
@@ -281,8 +282,13 @@ impl Host {
 
     /// A server whose record may be in `root/data` already.
     pub fn start_in(root: TempDir, args: &[&str]) -> Self {
+        Self::start_under(root, args, Vec::new())
+    }
+
+    /// A server with an environment of its own at every start.
+    pub fn start_under(root: TempDir, args: &[&str], env: Vec<(String, PathBuf)>) -> Self {
         let args = args.iter().map(ToString::to_string).collect();
-        let mut host = Self { root, port: 0, args, running: None, people: Mutex::new(0) };
+        let mut host = Self { root, port: 0, args, env, running: None, people: Mutex::new(0) };
         host.restart();
         host
     }
@@ -293,6 +299,7 @@ impl Host {
         let mut command = twinlock();
         command.arg("serve").arg("--data").arg(self.data());
         command.args(["--port", &self.port.to_string()]).args(&self.args);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let running = Running::start(&mut command);
         running.wait_lines(1);
         let said = running.out();
@@ -484,6 +491,11 @@ impl Chance {
             }
         };
         eprintln!("TWINLOCK_SEED={seed}");
+        Self(seed)
+    }
+
+    /// From a number that another has drawn.
+    pub fn from(seed: u64) -> Self {
         Self(seed)
     }
 
