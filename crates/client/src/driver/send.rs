@@ -151,6 +151,12 @@ impl Sending {
         Some((op, Asker::Target(target)))
     }
 
+    /// An answer is outstanding.
+    pub(super) fn waits(&self) -> bool {
+        let asked = |target: &Target| matches!(target, Target::Asked);
+        !self.in_flight.is_empty() || self.targets.values().any(asked)
+    }
+
     /// The answer to an append.
     pub(super) fn answered(
         &mut self,

@@ -108,8 +108,9 @@ impl Driver {
             serving.ask(line, op, asker)?;
         }
         serving.seal(line)?;
-        let following = self.follows.any();
-        line.session_mut().set_following(following);
+        // Whoever waits for an ack wants to know as soon as whoever follows.
+        let watching = self.follows.any() || self.sending.waits();
+        line.session_mut().set_following(watching);
         self.sending.settle(&self.jobs, true);
         self.follows.check(&self.jobs);
         Ok(())

@@ -1,6 +1,8 @@
 //! A real server in this process, and people who join it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+pub mod weather;
+
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
