@@ -74,6 +74,14 @@ pub enum Event {
         /// When the next attempt is made.
         retry: Duration,
     },
+    /// The server cannot record anything now; what is queued goes on being sent. Told once, until
+    /// something is recorded again.
+    Held {
+        /// Its words.
+        error: ClientError,
+        /// When the next attempt is made.
+        retry: Duration,
+    },
     /// Entries of a followed conversation, checked, in order.
     Entries {
         /// Which.

@@ -44,6 +44,8 @@ struct Sending<'a> {
     refused: Option<Why>,
     /// Why there is no line now.
     down: Option<ClientError>,
+    /// Why the server records nothing now.
+    held: Option<ClientError>,
 }
 
 pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
@@ -59,6 +61,7 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
         recorded: 0,
         refused: None,
         down: None,
+        held: None,
     };
     let mut input = match send.text.filter(|text| text != "-") {
         Some(text) => {
@@ -107,7 +110,7 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
     };
     // What the client's end has settled is the truth.
     sending.look().await?;
-    let Sending { client, waiting, refused, down, recorded, .. } = sending;
+    let Sending { client, waiting, refused, down, held, recorded, .. } = sending;
     if waiting.is_empty() && down.is_none() {
         client.close().await;
     }
@@ -128,7 +131,7 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
             }
             ended => {
                 let failure = Failure::new(Exit::Queued, words);
-                match (ended, down) {
+                match (ended, down.or(held)) {
                     (Some(why), _) => failure.hint(why.message),
                     (None, Some(why)) => failure.hint(why_down(&why)),
                     (None, None) => failure,
@@ -179,6 +182,11 @@ impl Sending<'_> {
                 self.down = Some(error);
                 Ok(false)
             }
+            Event::Held { error, retry } => {
+                self.out.say(&trying_again(&error, retry));
+                self.held = Some(error);
+                Ok(false)
+            }
             Event::Recorded { message_id, ack } => self.recorded(&message_id, &ack),
             Event::Refused { message_id, why } => Ok(self.refused(&message_id, why)),
             _ => Ok(false),
@@ -191,6 +199,7 @@ impl Sending<'_> {
             return Ok(true);
         }
         self.recorded += 1;
+        self.held = None;
         if self.json && self.read {
             let target = self.target.to_string();
             let ack = AckJson::new(&target, message_id, ack);

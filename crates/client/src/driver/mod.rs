@@ -404,6 +404,7 @@ fn put(queue: &mut VecDeque<Event>, event: Event) {
         (Event::Conversation(old), Event::Conversation(new)) => old.id == new.id,
         (Event::Presence { user: old, .. }, Event::Presence { user: new, .. }) => old == new,
         (Event::Down { .. }, Event::Down { .. }) => true,
+        (Event::Held { .. }, Event::Held { .. }) => true,
         _ => false,
     };
     queue.retain(|old| !stale(old));

@@ -42,6 +42,10 @@ pub(super) struct Sending {
     release: bool,
     /// The server cannot record anything before this.
     hold: Option<Instant>,
+    /// It has said so since it last recorded something.
+    held: bool,
+    /// Why and for how long, to be told.
+    news: Option<(Refusal, Duration)>,
     /// What [`State::changes`] said last.
     changes: Option<i64>,
     /// Look at [`State::changes`] next time.
@@ -80,6 +84,8 @@ impl Sending {
             want: true,
             release: false,
             hold: None,
+            held: false,
+            news: None,
             changes: None,
             look: false,
             looks: 0,
@@ -151,6 +157,11 @@ impl Sending {
         Some((op, Asker::Target(target)))
     }
 
+    /// Why nothing is sent, where that is news.
+    pub(super) fn take_news(&mut self) -> Option<(Refusal, Duration)> {
+        self.news.take()
+    }
+
     /// An answer is outstanding.
     pub(super) fn waits(&self) -> bool {
         let asked = |target: &Target| matches!(target, Target::Asked);
@@ -165,7 +176,10 @@ impl Sending {
     ) -> Result<(), ClientError> {
         self.in_flight.remove(&message_id);
         match answer {
-            Ok(Answered::Ack(ack)) => self.recorded.push((message_id, Ack::read(&ack)?)),
+            Ok(Answered::Ack(ack)) => {
+                self.held = false;
+                self.recorded.push((message_id, Ack::read(&ack)?));
+            }
             Ok(_) => return Err(ClientError::Protocol("another answer than an ack")),
             Err(no) if no.is_passing() => self.hold_on(no),
             Err(no) => self.refused.push((message_id, no.why)),
@@ -201,6 +215,9 @@ impl Sending {
     fn hold_on(&mut self, no: Refusal) {
         let pause = Duration::from_secs(u64::from(no.retry_seconds.clamp(1, 60)));
         self.hold = Some(Instant::now() + pause);
+        if !std::mem::replace(&mut self.held, true) {
+            self.news = Some((no, pause));
+        }
         self.begin_again();
     }
 

@@ -202,6 +202,9 @@ impl Driver {
             Some(Asker::Nobody) => {}
             None => return Err(ClientError::Protocol("an answer to nothing")),
         }
+        if let Some((no, retry)) = self.sending.take_news() {
+            put(&mut self.queue, Event::Held { error: ClientError::Refused(no), retry });
+        }
         Ok(())
     }
 

@@ -279,6 +279,7 @@ impl Talk {
                 self.down = Some(error);
                 Ok(())
             }
+            Event::Held { error, retry } => self.note(&trying_again(&error, retry)),
             Event::Entries { conversation, entries } => self.show(conversation, &entries).await,
             Event::CaughtUp { conversation, entries } if entries > 0 && self.again => {
                 let name = self.names.get(&conversation).cloned().unwrap_or_default();
