@@ -15,7 +15,6 @@
 )]
 
 mod common;
-#[allow(unused)]
 mod disk;
 
 use std::io::Write as _;

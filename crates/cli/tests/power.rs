@@ -276,7 +276,7 @@ struct Tally {
 fn keeps(root: tempfile::TempDir, acked: &[Value], seed: u64) -> usize {
     let ada = Person { home: root.path().join("ada"), address: None };
     // Memory that was shared is in no order after a crash; often it is there all the same.
-    if seed % 2 == 0 && root.path().join("data/record.db-wal").exists() {
+    if seed.is_multiple_of(2) && root.path().join("data/record.db-wal").exists() {
         std::fs::write(root.path().join("data/record.db-shm"), vec![seed as u8; 32 * 1024])
             .unwrap();
     }
@@ -437,8 +437,11 @@ fn a_commit_whose_sync_failed_is_written_anew_before_it_is_acknowledged() {
 fn a_file_whose_sync_failed_is_sent_anew_before_it_is_recorded() {
     let stage = Stage::new(Orders::default());
     let path = stage.host.root().join("some.bin");
-    std::fs::write(&path, vec![7; 300_000]).unwrap();
     let put = ["put", path.to_str().unwrap(), "lobby", "--json"];
+    // Its folders are there.
+    std::fs::write(&path, [7; 10]).unwrap();
+    stage.acks(&put, 0);
+    std::fs::write(&path, vec![7; 300_000]).unwrap();
     stage.disk.order(Orders { sync_error: EIO, ..Orders::default() });
     stage.acks(&put, 7);
     stage.disk.order(Orders::default());

@@ -240,9 +240,9 @@ fn all_lines_are_back_soon_after_a_restart_and_nothing_is_lost() {
     for (round, what) in [(1, "killed"), (2, "ended")] {
         // Something of everybody, and a little of ada, is under way when it happens.
         fleet.round.store(round, Ordering::Relaxed);
-        say(3);
         std::thread::sleep(Duration::from_millis(300));
         let failed = fleet.failed.load(Ordering::Relaxed);
+        say(300);
         if what == "killed" {
             host.kill();
         } else {
