@@ -9,7 +9,7 @@ CARGO_ARGS ?=
 # dependencies, hence the cryptography, are optimised in it too (see Cargo.toml).
 BUILD = $(CARGO) build $(CARGO_ARGS) --package twinlock
 
-.PHONY: help run run-server run-client test lint bench files-run fuzz fuzz-min clean clean-run
+.PHONY: help run run-server run-client test lint bench torture files-run fuzz fuzz-min clean clean-run
 
 help: ## list this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -35,6 +35,9 @@ lint: ## formatting, clippy, documentation and scripts, warnings being errors
 bench: ## measure a server on this machine, in a release build; writes docs/benchmarks.md
 	$(CARGO) build $(CARGO_ARGS) --release --package twinlock
 	@./scripts/bench.sh
+
+torture: ## kills, power cuts, bad networks and disks, 5,000 lines coming back: a quarter of an hour; TWINLOCK_SEED=N again
+	@./scripts/torture.sh $(CARGO_ARGS)
 
 files-run: ## 10,000 files, one of 4 GiB, and a GiB with a hundred breaks up and down, in a release build (20 GiB of disk)
 	TWINLOCK_TEST_FILES=full $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test files_many -- --nocapture

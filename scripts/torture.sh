@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# The tests of what holds under fire, with full rounds: kills, power cuts, a bad network, very many
+# lines that come back, a disk that is full or fails. Fifteen minutes at most on two cores; `make
+# test` does the same with a few rounds. Arguments go to cargo.
+#
+# TWINLOCK_SEED=N begins with the same chance as the run that printed N. What is drawn is then the
+# same, but processes, threads and the kernel still take their own time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo=${CARGO:-cargo}
+export TWINLOCK_SEED=${TWINLOCK_SEED:-$(($(od -An -N4 -tu4 /dev/urandom)))}
+export TWINLOCK_KILLS=${TWINLOCK_KILLS:-200}
+export TWINLOCK_CRASHES=${TWINLOCK_CRASHES:-200}
+export TWINLOCK_WEATHER=${TWINLOCK_WEATHER:-260}
+export TWINLOCK_RETURNS=${TWINLOCK_RETURNS:-5000}
+export TWINLOCK_FAULTS=${TWINLOCK_FAULTS:-3}
+LIMIT=900
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+began=$SECONDS
+failed=()
+
+# part PACKAGE TARGET NAMES: one after the other, and each to its end even where one has failed.
+part() {
+    local left=$((LIMIT - (SECONDS - began)))
+    if ((left <= 0)); then
+        failed+=("$2 (no time left)")
+    elif ! timeout "$left" "$cargo" test "${arguments[@]}" --package "$1" --test "$2" -- \
+        --nocapture --test-threads=1 "${@:3}" >"$log" 2>&1; then
+        cat "$log"
+        failed+=("$2")
+    fi
+    # Its figures, which a test's name may stand before.
+    sed -n -E 's/^(test .* \.\.\. )?((crash|power|network|return|disk): .*)$/\2/p' "$log"
+}
+
+arguments=("$@")
+echo "TWINLOCK_SEED=$TWINLOCK_SEED"
+# Building is not what is limited. Each package by itself, or they are built otherwise than below.
+"$cargo" test "${arguments[@]}" --package twinlock --no-run \
+    --test kills --test power --test returns --test disk_fails
+"$cargo" test "${arguments[@]}" --package twinlock-client --no-run --test network
+began=$SECONDS
+part twinlock kills after_kills
+part twinlock power
+part twinlock-client network
+part twinlock returns
+part twinlock disk_fails
+echo "torture: $((SECONDS - began)) s, seed $TWINLOCK_SEED, ${#failed[@]} parts failed ${failed[*]}"
+((${#failed[@]} == 0))
