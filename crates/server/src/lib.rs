@@ -12,6 +12,7 @@
 mod classic;
 mod config;
 mod convert;
+mod doors;
 mod files;
 mod hub;
 pub mod identity;

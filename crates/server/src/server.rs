@@ -2,6 +2,7 @@
 
 mod owner;
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -26,6 +28,7 @@ use twinlock_store::{OpenError, Person, Published, Role, SqliteStore, Store, Sto
 use crate::classic::{self, ClassicShared};
 use crate::config::Config;
 use crate::convert::copy;
+use crate::doors::{Door, Doors};
 use crate::files::{Files, LocalDisk};
 use crate::hub::Hub;
 use crate::identity::{Identity, IdentityError, Options as IdentityOptions};
@@ -47,6 +50,10 @@ pub(crate) struct Shared {
     pub(crate) setup: ServerSetup,
     pub(crate) tls: ServerTls,
     pub(crate) hub: Arc<Hub>,
+    /// Where logins are worked on.
+    pub(crate) door: Door,
+    /// Where lines are.
+    pub(crate) main: Handle,
     pub(crate) gate: Gate,
     pub(crate) guesses: Guesses,
     pub(crate) handshakes: Semaphore,
@@ -139,6 +146,9 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// No thread could be started.
+    #[error("cannot start threads: {0}")]
+    Threads(io::Error),
     /// No invite for the owner could be made.
     #[error("the owner's invite could not be made")]
     OwnerInvite,
@@ -170,6 +180,7 @@ pub struct Server {
     accepting: JoinSet<()>,
     /// What goes on for as long as the server does.
     upkeep: JoinSet<()>,
+    _doors: Doors,
 }
 
 impl Server {
@@ -193,11 +204,14 @@ impl Server {
         let disk = LocalDisk::open(data.join("files"), limits.disk_reserve)?;
         let files = Files::new(Box::new(disk), store.clone(), limits);
         let tls = ServerTls::new(identity.certificate())?;
+        let (doors, door) = Doors::open().map_err(StartError::Threads)?;
         let ports = [&lines, &origin].map(|port| port.as_ref().map(|(_, address)| *address));
         let shared = Arc::new(Shared {
             files: Arc::new(files),
             classic: ClassicShared::new(&config.classic, ports, &tls, &setup)?,
             tls,
+            door,
+            main: Handle::current(),
             gate: Gate::new(limits.unauthenticated, limits.unauthenticated_per_address),
             guesses: Guesses::new(limits.logins_per_minute),
             handshakes: Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)),
@@ -219,17 +233,28 @@ impl Server {
         let files = shared.files.clone();
         upkeep.spawn(async move { files.upkeep().await });
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(shared.clone(), listener, session::serve));
+        shared.door.spawn(&mut accepting, accept(shared.clone(), listener, session::serve));
         if let Some((listener, address)) = lines {
             tracing::info!(%address, "listening for classic lines");
-            accepting.spawn(accept(shared.clone(), listener, classic::serve_lines));
+            let lines = accept(shared.clone(), listener, classic::serve_lines);
+            shared.door.spawn(&mut accepting, lines);
         }
         if let Some((listener, address)) = origin {
             tracing::warn!(%address, "listening for the origin's clients, without integrity");
-            accepting.spawn(accept(shared.clone(), listener, classic::serve_origin));
+            let origin = accept(shared.clone(), listener, classic::serve_origin);
+            shared.door.spawn(&mut accepting, origin);
         }
         tracing::info!(%address, key = %shared.setup.server_key(), "listening");
-        Ok(Self { shared, identity, address, public, owner_invite, accepting, upkeep })
+        Ok(Self {
+            shared,
+            identity,
+            address,
+            public,
+            owner_invite,
+            accepting,
+            upkeep,
+            _doors: doors,
+        })
     }
 
     /// Where it listens; the real port where 0 was asked for.
@@ -400,7 +425,8 @@ async fn listen_if(
     }
 }
 
-/// Accepts until told to stop, then waits for every line to end.
+/// Accepts until told to stop, then waits for every line to end. The sockets are the lines', this
+/// itself is not.
 async fn accept<F: Future<Output = ()> + Send + 'static>(
     shared: Arc<Shared>,
     listener: TcpListener,
@@ -410,9 +436,12 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
     let mut stopping = std::pin::pin!(shared.stopping());
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = poll_fn(|cx| {
+                let _where_sockets_are_waited_for = shared.main.enter();
+                listener.poll_accept(cx)
+            }) => match accepted {
                 Ok((socket, peer)) => {
-                    lines.spawn(serve(shared.clone(), socket, peer));
+                    lines.spawn_on(serve(shared.clone(), socket, peer), &shared.main);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");

@@ -148,44 +148,17 @@ struct Admitted {
 
 /// A place and TLS.
 async fn admit(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     port: &Port,
-    mut socket: TcpStream,
+    socket: TcpStream,
     peer: SocketAddr,
 ) -> Option<Admitted> {
-    if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "no TCP_NODELAY");
-    }
     let Some((place, mut wanted)) = port.places.enter() else {
         tracing::debug!(%peer, "too many classic connections");
         return None;
     };
-    let secured = async {
-        let (origin, peer) = match session::origin(shared, &mut socket, peer).await {
-            Ok(origin) => origin,
-            Err(error) => {
-                tracing::debug!(%peer, %error, "PROXY header");
-                return None;
-            }
-        };
-        if origin.is_some_and(|origin| !place.comes_from(origin)) {
-            tracing::debug!(%peer, "too many classic connections of this address");
-            return None;
-        }
-        match timeout(shared.config.limits.tls_deadline, shared.classic.tls.accept(socket)).await {
-            Ok(Ok(stream)) => Some((Wire::new(stream), peer)),
-            Ok(Err(error)) => {
-                tracing::debug!(%peer, %error, "no TLS");
-                None
-            }
-            Err(_) => {
-                tracing::debug!(%peer, "TLS took too long");
-                None
-            }
-        }
-    };
-    let (wire, peer) = tokio::select! {
-        secured = secured => secured?,
+    let (wire, peer, place) = tokio::select! {
+        secured = shared.door.run(secure(shared.clone(), socket, peer, place)) => secured??,
         () = wanted.wait() => {
             tracing::debug!(%peer, "too many classic connections, and others came later");
             return None;
@@ -193,6 +166,40 @@ async fn admit(
         () = shared.stopping() => return None,
     };
     Some(Admitted { wire, peer, place, wanted })
+}
+
+/// Whose it is, and TLS: where those are served who are not logged in.
+async fn secure(
+    shared: Arc<Shared>,
+    mut socket: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+) -> Option<(Wire<TlsStream<TcpStream>>, SocketAddr, Place)> {
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "no TCP_NODELAY");
+    }
+    let (origin, peer) = match session::origin(&shared, &mut socket, peer).await {
+        Ok(origin) => origin,
+        Err(error) => {
+            tracing::debug!(%peer, %error, "PROXY header");
+            return None;
+        }
+    };
+    if origin.is_some_and(|origin| !place.comes_from(origin)) {
+        tracing::debug!(%peer, "too many classic connections of this address");
+        return None;
+    }
+    match timeout(shared.config.limits.tls_deadline, shared.classic.tls.accept(socket)).await {
+        Ok(Ok(stream)) => Some((Wire::new(stream), peer, place)),
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "no TLS");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "TLS took too long");
+            None
+        }
+    }
 }
 
 /// Why a classic connection ended, for the log.

@@ -33,6 +33,7 @@ use twinlock_store::{Credential, Holder, StoreError};
 use crate::convert::{self, copy};
 use crate::hub::Owner;
 use crate::limits::Origin;
+use crate::limits::gate::Place;
 use crate::limits::guess::Wait;
 use crate::server::Shared;
 
@@ -62,18 +63,38 @@ pub(crate) async fn serve(shared: Arc<Shared>, socket: TcpStream, peer: SocketAd
 /// Everything up to a line; `None`: none came about, and what was to be said has been said.
 async fn admit(
     shared: &Arc<Shared>,
-    mut socket: TcpStream,
+    socket: TcpStream,
     peer: SocketAddr,
 ) -> Option<Box<Serving<Stream>>> {
-    if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "no TCP_NODELAY");
-    }
     // Refused without a word: a flood gets no work out of us. Held until the login is over.
-    let Some(mut place) = shared.gate.enter() else {
+    let Some(place) = shared.gate.enter() else {
         tracing::debug!(%peer, "too many connections that are not logged in");
         return None;
     };
-    let (origin, peer) = match origin(shared, &mut socket, peer).await {
+    let arrived = shared.door.run(arrive(shared.clone(), socket, peer, place)).await??;
+    enter(shared, arrived).await
+}
+
+/// Somebody who has logged in, and the place that is still held.
+struct Arrived {
+    greeter: Greeter<Stream>,
+    login: Login,
+    exporter: Option<[u8; 32]>,
+    peer: SocketAddr,
+    _place: Place,
+}
+
+/// TLS and the login.
+async fn arrive(
+    shared: Arc<Shared>,
+    mut socket: TcpStream,
+    peer: SocketAddr,
+    mut place: Place,
+) -> Option<Arrived> {
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "no TCP_NODELAY");
+    }
+    let (origin, peer) = match origin(&shared, &mut socket, peer).await {
         Ok(origin) => origin,
         Err(error) => {
             tracing::debug!(%peer, %error, "PROXY header");
@@ -99,8 +120,8 @@ async fn admit(
     };
     let exporter = tls::channel_binding(stream.get_ref().1).ok();
     let mut greeter = Greeter::new(stream);
-    match log_in(shared, &mut greeter, origin).await {
-        Ok(login) => enter(shared, greeter, login, exporter, peer).await,
+    match log_in(&shared, &mut greeter, origin).await {
+        Ok(login) => Some(Arrived { greeter, login, exporter, peer, _place: place }),
         Err(Refusal::Answer(code)) => {
             tracing::info!(%peer, %code, "login refused");
             greeter.refuse(code).await;
@@ -196,18 +217,20 @@ async fn log_in(
     Ok(Login { established, credential })
 }
 
+/// Reads it where lines read, whose turn it takes: the threads of logins yield, and whoever holds a
+/// turn must not.
 async fn look_up(shared: &Shared, id: &CredentialId) -> Result<Option<Credential>, StoreError> {
-    shared.store.credential(id, shared.now_ms()).await
+    let (store, id, now_ms) = (shared.store.clone(), id.clone(), shared.now_ms());
+    let read = shared.main.spawn(async move { store.credential(&id, now_ms).await });
+    read.await.map_err(|_| StoreError::Closed)?
 }
 
 /// Registers the session.
 async fn enter(
     shared: &Arc<Shared>,
-    greeter: Greeter<Stream>,
-    Login { established, credential }: Login,
-    exporter: Option<[u8; 32]>,
-    peer: SocketAddr,
+    Arrived { greeter, login, exporter, peer, _place }: Arrived,
 ) -> Option<Box<Serving<Stream>>> {
+    let Login { established, credential } = login;
     let sid = established.session_id();
     let id = established.credential().clone();
     let (owner, device) = match (&credential.holder, &id) {
