@@ -28,6 +28,7 @@ use crate::kem::{self, KemSecret};
 use crate::keys::{ChainKey, RootKey};
 use crate::limits::VERSION;
 use crate::seal::Chain;
+use crate::wiped::{self, wiped};
 use crate::{Entropy, schedule};
 
 /// Both ends have proven themselves; the keys of epoch 0.
@@ -110,6 +111,14 @@ impl AwaitChallenge {
         pin: Option<ServerKey>,
         entropy: &mut dyn Entropy,
     ) -> Result<(Self, Vec<u8>), LoginRefused> {
+        wiped::<{ wiped::HANDSHAKE }, _>(|| Self::hello(credential, pin, entropy))
+    }
+
+    fn hello(
+        credential: Credential,
+        pin: Option<ServerKey>,
+        entropy: &mut dyn Entropy,
+    ) -> Result<(Self, Vec<u8>), LoginRefused> {
         let (kem, ek) = kem::generate(entropy);
         let (opaque, ke1) = ClientHandshake::start(&credential.password_input(), entropy)
             .map_err(|_| LoginRefused)?;
@@ -126,6 +135,14 @@ impl AwaitChallenge {
     /// # Errors
     /// [`LoginRefused`]: close without sending anything.
     pub fn handle_challenge(
+        self,
+        challenge: &[u8; CHALLENGE],
+        entropy: &mut dyn Entropy,
+    ) -> Result<(Established, Vec<u8>), LoginRefused> {
+        wiped::<{ wiped::HANDSHAKE }, _>(|| self.prove(challenge, entropy))
+    }
+
+    fn prove(
         self,
         challenge: &[u8; CHALLENGE],
         entropy: &mut dyn Entropy,
@@ -234,6 +251,15 @@ impl Hello {
         record: Option<&[u8; RECORD]>,
         entropy: &mut dyn Entropy,
     ) -> Result<(AwaitProof, Vec<u8>), HelloFault> {
+        wiped::<{ wiped::HANDSHAKE }, _>(|| self.answer(setup, record, entropy))
+    }
+
+    fn answer(
+        self,
+        setup: &ServerSetup,
+        record: Option<&[u8; RECORD]>,
+        entropy: &mut dyn Entropy,
+    ) -> Result<(AwaitProof, Vec<u8>), HelloFault> {
         const MALFORMED: HelloFault = HelloFault::Answer(ErrorCode::Malformed);
         let (kem_ct, ss) = kem::encapsulate(&self.ek, entropy).map_err(|_| MALFORMED)?;
         let context = context(&self.payload, &kem_ct);
@@ -247,8 +273,8 @@ impl Hello {
             challenge,
             credential: self.credential,
             context,
-            opaque,
-            ss,
+            opaque: Box::new(opaque),
+            ss: Box::new(ss),
             server_key: setup.server_key(),
         };
         Ok((state, frame))
@@ -261,8 +287,9 @@ pub struct AwaitProof {
     challenge: Vec<u8>,
     credential: CredentialId,
     context: Vec<u8>,
-    opaque: ServerHandshake,
-    ss: Zeroizing<[u8; 32]>,
+    // Boxed: whoever moves this leaves no copies of them.
+    opaque: Box<ServerHandshake>,
+    ss: Box<Zeroizing<[u8; 32]>>,
     server_key: ServerKey,
 }
 
@@ -272,6 +299,10 @@ impl AwaitProof {
     /// # Errors
     /// [`LoginRefused`]: answer with ERROR 3.
     pub fn handle_proof(self, proof: &[u8; KE3]) -> Result<Established, LoginRefused> {
+        wiped::<{ wiped::HANDSHAKE }, _>(|| self.check(proof))
+    }
+
+    fn check(self, proof: &[u8; KE3]) -> Result<Established, LoginRefused> {
         let session_key = self
             .opaque
             .finish(proof, &self.credential.cid(), &self.context)
@@ -337,10 +368,12 @@ impl<C: Borrow<Credential>> Enrolment<C> {
         credential: C,
         entropy: &mut dyn Entropy,
     ) -> Result<(Self, [u8; REQUEST]), LoginRefused> {
-        let input = credential.borrow().password_input();
-        let (opaque, request) =
-            ClientEnrolment::start(&input, entropy).map_err(|_| LoginRefused)?;
-        Ok((Self { credential, opaque }, request))
+        wiped::<{ wiped::HANDSHAKE }, _>(|| {
+            let input = credential.borrow().password_input();
+            let (opaque, request) =
+                ClientEnrolment::start(&input, entropy).map_err(|_| LoginRefused)?;
+            Ok((Self { credential, opaque }, request))
+        })
     }
 
     /// Takes the server's response and returns the record to upload. Draws 32 bytes; takes about
@@ -355,16 +388,16 @@ impl<C: Borrow<Credential>> Enrolment<C> {
         entropy: &mut dyn Entropy,
     ) -> Result<[u8; RECORD], LoginRefused> {
         let credential = self.credential.borrow();
-        let finished = self
-            .opaque
-            .finish(
+        let finished = wiped::<{ wiped::HANDSHAKE }, _>(|| {
+            self.opaque.finish(
                 &credential.password_input(),
                 response,
                 &credential.id().cid(),
                 credential.stretching(),
                 entropy,
             )
-            .map_err(|_| LoginRefused)?;
+        })
+        .map_err(|_| LoginRefused)?;
         if finished.server_key != *pin {
             return Err(LoginRefused);
         }

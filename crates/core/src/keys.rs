@@ -6,6 +6,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::id::Name;
 use crate::schedule;
+use crate::wiped::{self, wiped};
 
 /// Declares a secret of `N` bytes. No `Clone`, `Copy`, `PartialEq`, `Display`; `Debug` shows the
 /// type's name only.
@@ -80,7 +81,9 @@ impl ClassicRoot {
         let name = name.as_str().as_bytes();
         let len = [name.len() as u8];
         let parts = [schedule::CLASSIC_KEY, &len, name, salt];
-        ClassicKey::new(&schedule::hmac(self.expose_secret(), &parts))
+        wiped::<{ wiped::FRAME }, _>(|| {
+            ClassicKey::new(&schedule::hmac(self.expose_secret(), &parts))
+        })
     }
 }
 

@@ -38,6 +38,7 @@ pub mod session;
 pub mod text;
 #[cfg(test)]
 mod vectors;
+mod wiped;
 
 pub use island::opaque;
 

@@ -10,6 +10,7 @@ use crate::frame::{KEM_CT, KEM_EK};
 use crate::island::x25519;
 use crate::kem::{self, KemSecret};
 use crate::keys::{ChainKey, RootKey};
+use crate::wiped::{self, wiped};
 use crate::{Entropy, schedule};
 
 /// `kem_ek[1184] || x_c[32]`.
@@ -38,6 +39,10 @@ pub(crate) struct AwaitRekey2 {
 impl AwaitRekey2 {
     /// Draws 64 bytes for the KEM and 32 for X25519.
     pub(crate) fn start(entropy: &mut dyn Entropy) -> Self {
+        wiped::<{ wiped::HANDSHAKE }, _>(|| Self::draw(entropy))
+    }
+
+    fn draw(entropy: &mut dyn Entropy) -> Self {
         let (kem, ek) = kem::generate(entropy);
         let (x, x_c) = x25519::generate(entropy);
         let mut rekey1 = Box::new([0; REKEY1]);
@@ -61,9 +66,11 @@ impl AwaitRekey2 {
     ) -> Result<NextKeys, BadRekey> {
         let (ct, x_s) = rekey2.split_first_chunk::<KEM_CT>().ok_or(BadRekey)?;
         let x_s = x_s.try_into().map_err(|_| BadRekey)?;
-        let mlkem_ss = self.kem.decapsulate(ct);
-        let x25519_ss = self.x.exchange(x_s).ok_or(BadRekey)?;
-        Ok(next_keys(epoch, [self.rekey1.as_slice(), rekey2], rk, &mlkem_ss, &x25519_ss))
+        wiped::<{ wiped::HANDSHAKE }, _>(|| {
+            let mlkem_ss = self.kem.decapsulate(ct);
+            let x25519_ss = self.x.exchange(x_s).ok_or(BadRekey)?;
+            Ok(next_keys(epoch, [self.rekey1.as_slice(), rekey2], rk, &mlkem_ss, &x25519_ss))
+        })
     }
 }
 
@@ -77,12 +84,14 @@ pub(crate) fn answer(
 ) -> Result<(NextKeys, Vec<u8>), BadRekey> {
     let (ek, x_c) = rekey1.split_first_chunk::<KEM_EK>().ok_or(BadRekey)?;
     let x_c = x_c.try_into().map_err(|_| BadRekey)?;
-    let (ct, mlkem_ss) = kem::encapsulate(ek, entropy).map_err(|_| BadRekey)?;
-    let (x, x_s) = x25519::generate(entropy);
-    let x25519_ss = x.exchange(x_c).ok_or(BadRekey)?;
-    let rekey2 = [ct.as_slice(), &x_s].concat();
-    let keys = next_keys(epoch, [rekey1, &rekey2], rk, &mlkem_ss, &x25519_ss);
-    Ok((keys, rekey2))
+    wiped::<{ wiped::HANDSHAKE }, _>(|| {
+        let (ct, mlkem_ss) = kem::encapsulate(ek, entropy).map_err(|_| BadRekey)?;
+        let (x, x_s) = x25519::generate(entropy);
+        let x25519_ss = x.exchange(x_c).ok_or(BadRekey)?;
+        let rekey2 = [ct.as_slice(), &x_s].concat();
+        let keys = next_keys(epoch, [rekey1, &rekey2], rk, &mlkem_ss, &x25519_ss);
+        Ok((keys, rekey2))
+    })
 }
 
 fn next_keys(

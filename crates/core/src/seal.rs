@@ -15,6 +15,7 @@ use crate::frame::{BULK_PREFIX, BULK_TAG, FrameType, HEADER, Header, MAC, MIN_BU
 use crate::keys::ChainKey;
 use crate::limits::{MAX_BODY, MAX_BULK};
 use crate::schedule;
+use crate::wiped::{self, wiped};
 
 /// Bytes of the inner header: `mtype:u8 || body_len:u24`.
 const INNER: usize = 4;
@@ -127,7 +128,6 @@ impl Chain {
         self.n
     }
 
-    #[cfg(test)]
     pub(crate) fn key(&self) -> &ChainKey {
         &self.key
     }
@@ -161,7 +161,7 @@ impl Chain {
         if let Some(first) = inner.first_mut() {
             *first = mtype as u8;
         }
-        self.seal_plain(bucket(body.len()), &[&inner, body], out);
+        wiped::<{ wiped::FRAME }, _>(|| self.seal_plain(bucket(body.len()), &[&inner, body], out));
         Ok(())
     }
 
@@ -215,6 +215,12 @@ impl Chain {
         if !(1..=MAX_BULK).contains(&data.len()) {
             return Err(TooLarge { got: data.len(), most: MAX_BULK });
         }
+        wiped::<{ wiped::FRAME }, _>(|| self.seal_data(transfer, offset, data, out));
+        Ok(())
+    }
+
+    /// Seals as many bytes as a frame takes.
+    fn seal_data(&mut self, transfer: u32, offset: u64, data: &[u8], out: &mut Vec<u8>) {
         let header = Header { frame: FrameType::Bulk, len: BULK_PREFIX + data.len() + BULK_TAG };
         let prefix = bulk_prefix(transfer, offset);
         let aad = bulk_aad(&self.ad(header), &prefix);
@@ -226,10 +232,9 @@ impl Chain {
         out.extend_from_slice(&prefix);
         let start = out.len();
         out.extend_from_slice(data);
-        let Some(buf) = out.get_mut(start..) else { return Ok(()) };
+        let Some(buf) = out.get_mut(start..) else { return };
         let tag = gcm_encrypt(keys.key(), keys.nonce(), &aad, buf);
         out.extend_from_slice(&tag);
-        Ok(())
     }
 
     /// Opens a frame in place.
@@ -245,8 +250,8 @@ impl Chain {
             return Err(OpenError::Drop);
         }
         match header.frame {
-            FrameType::Sealed => self.open_sealed(header, payload),
-            FrameType::Bulk => self.open_bulk(header, payload),
+            FrameType::Sealed => wiped::<{ wiped::FRAME }, _>(|| self.open_sealed(header, payload)),
+            FrameType::Bulk => wiped::<{ wiped::FRAME }, _>(|| self.open_bulk(header, payload)),
             _ => Err(OpenError::Drop),
         }
     }
@@ -312,6 +317,17 @@ impl Chain {
             data,
         })
     }
+}
+
+/// The keys of the frame that a chain with this key seals or opens next: the message key, the two
+/// of a SEALED frame, the one of a BULK frame; and the chain's next key. For tests that look for
+/// them where they should not be.
+#[doc(hidden)]
+#[must_use]
+pub fn frame_keys(ck: &[u8; 32]) -> ([[u8; 32]; 4], [u8; 32]) {
+    let (mk, next) = ChainKey::new(ck).peek();
+    let (message, bulk) = (MessageKeys::derive(&mk), BulkKeys::derive(&mk));
+    ([*mk, *message.key(), *message.mac_key(), *bulk.key()], *next)
 }
 
 /// The least bucket that takes a body of `len` bytes, its inner header and the padding byte.

@@ -20,6 +20,7 @@ mod time;
 use std::time::Instant;
 
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::Entropy;
 use crate::frame::{CloseCode, Due, Header};
@@ -393,6 +394,16 @@ impl Session {
             (State::AwaitReady, Role::Client) => Due::FirstSealed,
             _ => Due::Session,
         }
+    }
+
+    /// The keys as they stand: of the sending chain, of the receiving chain, and the root. For tests
+    /// that look for those that were used where they should not be.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn expose_keys(&self) -> [Zeroizing<[u8; 32]>; 3] {
+        let (send, recv) = (self.send.key(), self.recv.key());
+        [send.expose_secret(), recv.expose_secret(), self.rk.expose_secret()]
+            .map(|key| Zeroizing::new(*key))
     }
 
     // ---- out

@@ -16,7 +16,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use twinlock_core::classic::{Heard, Lines};
 use twinlock_core::frame::CloseCode;
+use twinlock_core::handshake::AwaitProof;
 use twinlock_core::id::{ConversationId, ServerKey, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::opaque::ServerSetup;
@@ -305,6 +307,11 @@ impl Server {
         self.owner_invite.as_ref()
     }
 
+    /// Forgets it, once it has been shown: it is a secret.
+    pub fn forget_owner_invite(&mut self) {
+        self.owner_invite = None;
+    }
+
     /// How many lines are logged in.
     #[must_use]
     pub fn lines(&self) -> usize {
@@ -318,6 +325,24 @@ impl Server {
     /// [`StoreError`].
     pub async fn erase(&self, conversation: ConversationId, n: u64) -> Result<bool, StoreError> {
         self.shared.files.erase(conversation, n).await
+    }
+
+    /// All that a server does from HELLO to CHALLENGE, of a client that no address limits; `None`:
+    /// it answers with an ERROR, or not at all. For tests that measure whether it takes as long for
+    /// everybody.
+    #[doc(hidden)]
+    pub async fn answer_hello(&self, hello: &[u8]) -> Option<(AwaitProof, Vec<u8>)> {
+        let asked = session::ask(&self.shared, hello, None).await.ok()?;
+        // Such a test asks for the same names over and over.
+        self.shared.guesses.give_back(asked.taken);
+        Some((asked.state, asked.challenge))
+    }
+
+    /// All that a server does from the first line of a classic client on to the keys of its lines.
+    /// As [`Server::answer_hello`].
+    #[doc(hidden)]
+    pub async fn hear_classic(&self, heard: Heard) -> Option<Lines> {
+        classic::hear(&self.shared, heard).await
     }
 
     /// Reads the certificate anew (SIGHUP). Live lines stay. Blocks on two small files.

@@ -7,6 +7,7 @@ use qrcode::render::unicode::Dense1x2;
 use tokio::signal::unix::{SignalKind, signal};
 use twinlock_core::invite::{InviteLink, server_words};
 use twinlock_server::{Server, make_data_directory, process};
+use zeroize::Zeroizing;
 
 use crate::args::Serve;
 use crate::config::Settings;
@@ -43,7 +44,7 @@ pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
 
-    let server = Server::start(config).await.map_err(|error| {
+    let mut server = Server::start(config).await.map_err(|error| {
         tracing::error!(%error, "not started");
         Failure::usage(error)
     })?;
@@ -58,6 +59,7 @@ pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
     out.say(&format!("server words: {}", server_words(&server.server_key())));
     if let Some(invite) = server.owner_invite() {
         show_owner_invite(out, invite, &data.join("owner-invite"));
+        server.forget_owner_invite();
     }
 
     loop {
@@ -87,7 +89,12 @@ fn show_owner_invite(out: &Output, invite: &InviteLink, file: &std::path::Path) 
     out.say(
         "\nThis server has no owner yet. Whoever uses this link first is it, within 48 hours:\n",
     );
-    out.say(&format!("  twinlock join '{}'\n", *link));
+    // Grown once, so that no copy is left behind unwiped.
+    let mut command = Zeroizing::new(String::with_capacity(link.len() + 32));
+    for part in ["  twinlock join '", &link, "'\n"] {
+        command.push_str(part);
+    }
+    out.say(&command);
     if std::io::stderr().is_terminal()
         && let Some(code) = qr(&link)
     {

@@ -295,12 +295,25 @@ impl Host {
 
     /// Starts it (again), on the port it had, and waits until it listens.
     pub fn restart(&mut self) {
+        self.restart_when(|_| ());
+    }
+
+    /// A new server; `begun` sees the process as soon as there is one.
+    pub fn start_when(root: TempDir, args: &[&str], begun: impl FnOnce(&Running)) -> Self {
+        let args = args.iter().map(ToString::to_string).collect();
+        let mut host = Self { root, port: 0, args, running: None, people: Mutex::new(0) };
+        host.restart_when(begun);
+        host
+    }
+
+    fn restart_when(&mut self, begun: impl FnOnce(&Running)) {
         assert!(self.running.is_none(), "it is running");
         let mut command = twinlock();
         command.arg("serve").arg("--data").arg(self.data());
         command.args(["--port", &self.port.to_string()]).args(&self.args);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let running = Running::start(&mut command);
+        begun(&running);
         running.wait_lines(1);
         let said = running.out();
         let first = said.lines().next().unwrap();
@@ -328,6 +341,11 @@ impl Host {
         let running = self.running.take().unwrap();
         running.signal(Signal::TERM);
         running.ended(LONG)
+    }
+
+    /// It dies; what of.
+    pub fn died(mut self) -> ExitStatus {
+        self.running.take().unwrap().end(LONG).0.expect("its end")
     }
 
     /// It has been told to end; how it did.

@@ -16,12 +16,14 @@ pub(crate) use jwe::tests;
 
 use data_encoding::BASE64URL_NOPAD;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::Entropy;
 use crate::id::{ConversationId, Link};
 use crate::keys::{ClassicKey, LineKey};
 use crate::limits::MAX_TEXT;
 use crate::schedule;
+use crate::wiped::{self, wiped};
 
 /// Longest line, bytes without its LF. A text of 32768 bytes takes 43900.
 pub const MAX_LINE: usize = 49_152;
@@ -149,7 +151,8 @@ impl Heard {
     /// first line.
     #[must_use]
     pub fn lines(self, psk: &ClassicKey) -> Lines {
-        let [c2s, s2c] = line_keys(psk, &self.sn, &self.cn, &self.kid);
+        let [c2s, s2c] =
+            wiped::<{ wiped::FRAME }, _>(|| line_keys(psk, &self.sn, &self.cn, &self.kid));
         Lines { read: Way::new(c2s), write: Way::new(s2c) }
     }
 }
@@ -212,7 +215,7 @@ impl Lines {
     /// # Errors
     /// [`Closed`]; nothing has changed then, and the connection ends.
     pub fn open(&mut self, line: &[u8]) -> Result<String, Closed> {
-        let plain = jwe::open(&self.read.key, line)?;
+        let plain = wiped::<{ wiped::FRAME }, _>(|| jwe::open(&self.read.key, line))?;
         let due = format!("{} ", self.read.seq);
         let text = plain.strip_prefix(due.as_bytes()).ok_or(Closed::Place)?;
         let text = std::str::from_utf8(text).map_err(|_| Closed::Text)?;
@@ -223,6 +226,14 @@ impl Lines {
         Ok(text.to_owned())
     }
 
+    /// The keys of what is read and of what is written. For tests that look for them where they
+    /// should not be.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn expose_keys(&self) -> [Zeroizing<[u8; 64]>; 2] {
+        [&self.read, &self.write].map(|way| Zeroizing::new(*way.key.expose_secret()))
+    }
+
     /// Appends the next line, with its LF, to `out`. Draws 16 bytes. The caller keeps to texts of
     /// at most 32768 bytes.
     pub fn seal(&mut self, text: &str, entropy: &mut (impl Entropy + ?Sized), out: &mut Vec<u8>) {
@@ -230,7 +241,7 @@ impl Lines {
         entropy.fill(&mut iv);
         let plain = format!("{} {text}", self.write.seq);
         self.write.seq += 1;
-        jwe::seal(&self.write.key, &iv, plain.as_bytes(), out);
+        wiped::<{ wiped::FRAME }, _>(|| jwe::seal(&self.write.key, &iv, plain.as_bytes(), out));
         out.push(b'\n');
     }
 }

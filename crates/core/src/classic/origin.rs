@@ -14,6 +14,7 @@ use crate::Entropy;
 use crate::keys::ClassicKey;
 use crate::schedule;
 use crate::seal::{cbc_decrypt_blocks, cbc_encrypt};
+use crate::wiped::{self, wiped};
 
 /// Longest message, characters of base64 without its LF.
 pub const MAX_MESSAGE: usize = 8192;
@@ -30,8 +31,8 @@ pub struct Bridge {
 
 /// One direction. Without a MAC key it is the plain form, whose directions are the same.
 struct Way {
-    key: Zeroizing<[u8; 32]>,
-    mac_key: Option<Zeroizing<[u8; 32]>>,
+    key: ClassicKey,
+    mac_key: Option<ClassicKey>,
 }
 
 impl std::fmt::Debug for Way {
@@ -47,9 +48,9 @@ impl Bridge {
         let way = |dir: &str| match form {
             Form::Jwe => None,
             Form::Origin => {
-                Some(Way { key: Zeroizing::new(*shared.expose_secret()), mac_key: None })
+                Some(Way { key: ClassicKey::new(shared.expose_secret()), mac_key: None })
             }
-            Form::OriginHmac => Some(Way::with_mac(shared, dir)),
+            Form::OriginHmac => Some(wiped::<{ wiped::FRAME }, _>(|| Way::with_mac(shared, dir))),
         };
         Some(Self { read: way("c2s")?, write: way("s2c")? })
     }
@@ -57,14 +58,14 @@ impl Bridge {
     /// The text of a message without LF; `None` if it does not open, for whatever reason.
     #[must_use]
     pub fn open(&self, message: &[u8]) -> Option<String> {
-        self.read.open(message)
+        wiped::<{ wiped::FRAME }, _>(|| self.read.open(message))
     }
 
     /// A message of the other direction, without LF. Draws 16 bytes.
     pub fn seal(&self, text: &str, entropy: &mut (impl Entropy + ?Sized)) -> String {
         let mut iv = [0; BLOCK];
         entropy.fill(&mut iv);
-        self.write.seal(&iv, text)
+        wiped::<{ wiped::FRAME }, _>(|| self.write.seal(&iv, text))
     }
 
     /// The client's end of the same key.
@@ -79,11 +80,12 @@ impl Way {
     fn with_mac(shared: &ClassicKey, dir: &str) -> Self {
         let prk = schedule::extract(schedule::ORIGIN, shared.expose_secret());
         let both = schedule::expand::<64>(&prk, &[schedule::ORIGIN_WAY, dir.as_bytes()]);
-        let (mut key, mut mac_key) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]));
-        let (a, b) = both.split_at(32);
-        key.copy_from_slice(a);
-        mac_key.copy_from_slice(b);
-        Self { key, mac_key: Some(mac_key) }
+        let half = |half: Option<&[u8; 32]>| {
+            // 64 bytes have two halves.
+            #[allow(clippy::expect_used)]
+            ClassicKey::new(half.expect("a key of 64 bytes"))
+        };
+        Self { key: half(both.first_chunk()), mac_key: Some(half(both.last_chunk())) }
     }
 
     fn seal(&self, iv: &[u8; BLOCK], text: &str) -> String {
@@ -92,10 +94,10 @@ impl Way {
         bytes.extend_from_slice(text.as_bytes());
         bytes.resize(BLOCK + text.len() / BLOCK * BLOCK + BLOCK, 0);
         if let Some(c) = bytes.get_mut(BLOCK..) {
-            cbc_encrypt(&self.key, iv, c, text.len());
+            cbc_encrypt(self.key.expose_secret(), iv, c, text.len());
         }
         if let Some(mac_key) = &self.mac_key {
-            let tag = schedule::hmac(mac_key.as_slice(), &[&bytes]);
+            let tag = schedule::hmac(mac_key.expose_secret(), &[&bytes]);
             bytes.extend_from_slice(tag.as_slice());
         }
         BASE64.encode(&bytes)
@@ -108,14 +110,14 @@ impl Way {
         let mut bytes = Zeroizing::new(BASE64.decode(message).ok()?);
         if let Some(mac_key) = &self.mac_key {
             let (sealed, tag) = bytes.split_last_chunk::<TAG>()?;
-            if !schedule::hmac_verify(mac_key.as_slice(), &[sealed], tag) {
+            if !schedule::hmac_verify(mac_key.expose_secret(), &[sealed], tag) {
                 return None;
             }
             let len = sealed.len();
             bytes.truncate(len);
         }
         let (iv, c) = bytes.split_first_chunk_mut::<BLOCK>()?;
-        if c.is_empty() || !cbc_decrypt_blocks(&self.key, iv, c) {
+        if c.is_empty() || !cbc_decrypt_blocks(self.key.expose_secret(), iv, c) {
             return None;
         }
         text(c)

@@ -213,7 +213,7 @@ pub(crate) struct ServerHandshake {
 impl ServerHandshake {
     /// Login, step 4: checks `KE3` and gives the session key.
     pub(crate) fn finish(
-        self,
+        &self,
         ke3: &[u8; KE3],
         cid: &[u8],
         context: &[u8],
@@ -221,7 +221,8 @@ impl ServerHandshake {
         let ke3 = CredentialFinalization::deserialize(ke3).map_err(|_| Refused)?;
         let parameters =
             ServerLoginParameters { context: Some(context), identifiers: identifiers(cid) };
-        let finished = self.state.finish(ke3, parameters).map_err(|_| Refused)?;
+        let state = self.state.clone();
+        let finished = state.finish(ke3, parameters).map_err(|_| Refused)?;
         Ok(Zeroizing::new(finished.session_key.into()))
     }
 }

@@ -79,7 +79,7 @@ where
 
 /// The key that the client says it has, if it is one, and the line's keys: for a name that nobody
 /// has, those of a key that nobody has.
-async fn key_and_lines(
+pub(super) async fn key_and_lines(
     shared: &Shared,
     heard: Heard,
 ) -> Result<(Option<ClassicKey>, Lines), Ended> {

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use twinlock_core::chain::Kind;
-use twinlock_core::classic::Closed;
+use twinlock_core::classic::{Closed, Heard, Lines};
 use twinlock_core::id::{MessageId, Name, Sender};
 use twinlock_core::keys;
 use twinlock_core::opaque::ServerSetup;
@@ -120,6 +120,11 @@ pub(crate) async fn serve_lines(shared: Arc<Shared>, socket: TcpStream, peer: So
         () = wanted.wait() => Ended::Wanted,
     };
     tracing::info!(%peer, %ended, "classic line ended");
+}
+
+/// See [`lines`].
+pub(crate) async fn hear(shared: &Shared, heard: Heard) -> Option<Lines> {
+    lines::key_and_lines(shared, heard).await.ok().map(|(_key, lines)| lines)
 }
 
 /// Serves one connection of the origin's clients to its end.

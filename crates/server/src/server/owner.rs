@@ -48,7 +48,8 @@ pub(super) async fn invite(
         tls_pin,
         proxy: shared.config.behind_proxy,
     };
-    let text = Zeroizing::new(format!("{}\n", *link.to_link()));
+    let mut text = link.to_link();
+    text.push('\n');
     if kept.is_some_and(|kept| *kept == *text) {
         return Ok(None);
     }

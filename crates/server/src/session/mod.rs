@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use twinlock_core::frame::{CloseCode, ErrorCode};
-use twinlock_core::handshake::{Established, HelloFault};
+use twinlock_core::handshake::{AwaitProof, Established, HelloFault};
 use twinlock_core::id::CredentialId;
 use twinlock_core::limits::{MAX_TEXT, VERSION};
 use twinlock_core::opaque::RECORD;
@@ -34,7 +34,7 @@ use crate::convert::{self, copy};
 use crate::hub::Owner;
 use crate::limits::Origin;
 use crate::limits::gate::Place;
-use crate::limits::guess::Wait;
+use crate::limits::guess::{Taken, Wait};
 use crate::server::Shared;
 
 use line::Serving;
@@ -155,7 +155,7 @@ struct Login {
     credential: Credential,
 }
 
-enum Refusal {
+pub(crate) enum Refusal {
     Answer(ErrorCode),
     Drop(LoginError),
 }
@@ -191,11 +191,35 @@ async fn log_in(
     origin: Option<Origin>,
 ) -> Result<Login, Refusal> {
     let payload = greeter.read_hello().await?;
+    let Asked { state, challenge, known, taken } = ask(shared, &payload, origin).await?;
+    let proof = greeter.exchange(&challenge).await?;
+    let refused = Refusal::Answer(ErrorCode::Refused);
+    let Ok(established) = state.handle_proof(&proof) else { return Err(refused) };
+    // Nobody passes against the fake record.
+    let Some(credential) = known else { return Err(refused) };
+    shared.guesses.give_back(taken);
+    Ok(Login { established, credential })
+}
+
+/// A HELLO that is answered with a CHALLENGE.
+pub(crate) struct Asked {
+    pub(crate) state: AwaitProof,
+    pub(crate) challenge: Vec<u8>,
+    known: Option<Credential>,
+    pub(crate) taken: Taken,
+}
+
+/// From HELLO to CHALLENGE.
+pub(crate) async fn ask(
+    shared: &Shared,
+    payload: &[u8],
+    origin: Option<Origin>,
+) -> Result<Asked, Refusal> {
     let permit = timeout(QUEUE, shared.handshakes.acquire()).await;
-    let Ok(Ok(permit)) = permit else {
+    let Ok(Ok(_permit)) = permit else {
         return Err(Refusal::Answer(ErrorCode::Busy(BUSY_SECONDS)));
     };
-    let hello = parse_hello(&payload)?;
+    let hello = parse_hello(payload)?;
     let id = hello.credential().clone();
     let user = match &id {
         CredentialId::User(name) => Some(name),
@@ -206,15 +230,7 @@ async fn log_in(
     let record = known.as_ref().and_then(|k| <&[u8; RECORD]>::try_from(&*k.record).ok());
     let (state, challenge) =
         hello.challenge(&shared.setup, record, &mut OsEntropy).map_err(LoginError::Hello)?;
-    drop(permit);
-
-    let proof = greeter.exchange(&challenge).await?;
-    let refused = Refusal::Answer(ErrorCode::Refused);
-    let Ok(established) = state.handle_proof(&proof) else { return Err(refused) };
-    // Nobody passes against the fake record.
-    let Some(credential) = known else { return Err(refused) };
-    shared.guesses.give_back(taken);
-    Ok(Login { established, credential })
+    Ok(Asked { state, challenge, known, taken })
 }
 
 /// Reads it where lines read, whose turn it takes: the threads of logins yield, and whoever holds a

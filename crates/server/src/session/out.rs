@@ -5,12 +5,15 @@ use twinlock_core::limits::MAX_BODY;
 use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What};
 use twinlock_core::session::{SendError, Session};
+use zeroize::Zeroize as _;
 
 /// Items collected for one frame.
 #[derive(Default)]
 pub(crate) struct Out {
     items: Vec<proto::Item>,
     bytes: usize,
+    /// One of the items is a secret.
+    secret: bool,
 }
 
 impl Out {
@@ -33,7 +36,11 @@ impl Out {
         id: u64,
         result: Answered,
     ) -> Result<(), SendError> {
-        self.push(session, What::Answer(proto::Answer { id, result: Some(result) }))
+        let secret = matches!(result, Answered::Invite(_) | Answered::NewClassicKey(_));
+        self.push(session, What::Answer(proto::Answer { id, result: Some(result) }))?;
+        // What was full has gone without it.
+        self.secret |= secret;
+        Ok(())
     }
 
     /// Bytes collected and not yet sealed.
@@ -44,10 +51,31 @@ impl Out {
     /// Seals what is there.
     pub(crate) fn flush(&mut self, session: &mut Session) -> Result<(), SendError> {
         self.bytes = 0;
+        let secret = std::mem::take(&mut self.secret);
         for items in pack(std::mem::take(&mut self.items), 0, size) {
-            session.send_app(&proto::ToClient { items }.encode_to_vec())?;
+            let frame = proto::ToClient { items };
+            let mut body = frame.encode_to_vec();
+            let sent = session.send_app(&body);
+            if secret {
+                body.zeroize();
+                frame.items.into_iter().for_each(wipe);
+            }
+            sent?;
         }
         Ok(())
+    }
+}
+
+/// An answer that is a secret is told once, and kept nowhere.
+fn wipe(item: proto::Item) {
+    let Some(What::Answer(proto::Answer { result: Some(result), .. })) = item.what else { return };
+    let secret = match result {
+        Answered::Invite(invite) => invite.secret,
+        Answered::NewClassicKey(key) => key.key,
+        _ => return,
+    };
+    if let Ok(mut secret) = secret.try_into_mut() {
+        secret.zeroize();
     }
 }
 
