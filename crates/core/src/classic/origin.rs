@@ -125,15 +125,40 @@ impl Way {
 }
 
 /// The text of decrypted blocks. Padding is judged in constant time, and UTF-8 whatever came of
-/// that: padding is ASCII, so the blocks are UTF-8 where the text is, and neither fault shows.
+/// that and wherever it is wrong: padding is ASCII, so the blocks are UTF-8 where the text is, and
+/// neither fault shows.
 fn text(blocks: &[u8]) -> Option<String> {
     let (good, pad) = padding(blocks);
-    let utf8 = std::str::from_utf8(blocks);
-    let good = good & Choice::from(u8::from(utf8.is_ok()));
-    if !bool::from(good) {
+    if !bool::from(good & is_utf8(blocks)) {
         return None;
     }
-    utf8.ok()?.get(..blocks.len().checked_sub(usize::from(pad))?).map(ToOwned::to_owned)
+    std::str::from_utf8(blocks)
+        .ok()?
+        .get(..blocks.len().checked_sub(usize::from(pad))?)
+        .map(ToOwned::to_owned)
+}
+
+/// Whether it is UTF-8, without a branch or a look into a table that depends on what is there. (The
+/// standard library's judge ends at the first fault.) By table 3-7 of the Unicode standard.
+fn is_utf8(bytes: &[u8]) -> Choice {
+    let within = |byte: u8, from: u8, to: u8| u8::from(byte.wrapping_sub(from) <= to - from);
+    let is = |byte: u8, other: u8| within(byte, other, other);
+    // `yes` if `which` is 1, `no` if it is 0.
+    let pick = |which: u8, yes: u8, no: u8| no ^ ((no ^ yes) & which.wrapping_neg());
+    // How many bytes of the character are to come, and from where to where the next may be.
+    let (mut more, mut from, mut to) = (0, 0x80, 0xbf);
+    let mut bad = 0;
+    for &b in bytes {
+        let first = is(more, 0);
+        let (one, two) = (within(b, 0x00, 0x7f), within(b, 0xc2, 0xdf));
+        let (three, four) = (within(b, 0xe0, 0xef), within(b, 0xf0, 0xf4));
+        let next = within(b, from, to);
+        bad |= 1 ^ pick(first, one | two | three | four, next);
+        more = pick(first, two + 2 * three + 3 * four, more.wrapping_sub(1));
+        from = 0x80 + first * (0x20 * is(b, 0xe0) + 0x10 * is(b, 0xf0));
+        to = 0xbf - first * (0x20 * is(b, 0xed) + 0x30 * is(b, 0xf4));
+    }
+    bad.ct_eq(&0) & more.ct_eq(&0)
 }
 
 /// Whether the last block ends in PKCS#7 padding, and its length, without a branch on what is
@@ -198,6 +223,29 @@ mod tests {
         }
         for bad in [&b"\xff"[..], b"cut \xe2\x98", b"cut at the end: \xe2", b"\xed\xa0\x80"] {
             assert_eq!(text(&padded(bad)), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn utf8_is_judged_as_the_standard_library_does() {
+        let judge = |bytes: &[u8]| {
+            assert_eq!(
+                bool::from(is_utf8(bytes)),
+                std::str::from_utf8(bytes).is_ok(),
+                "{bytes:x?}"
+            );
+        };
+        for a in 0..=255 {
+            for b in 0..=255 {
+                judge(&[a, b]);
+                // Bytes at the edges of what may follow.
+                for c in [0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xff] {
+                    judge(&[a, b, c]);
+                    judge(&[b'x', a, b, c, 0x80]);
+                    judge(&[a, b, c, 0xbf, b'x']);
+                    judge(&[a, b, 0x80, c]);
+                }
+            }
         }
     }
 

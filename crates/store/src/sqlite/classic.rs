@@ -78,8 +78,8 @@ fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), StoreError> {
 }
 
 /// The row if its MAC verifies; else it is none, and the operator is told.
-fn verified(row: &Row<'_>, key: &RowKey) -> Option<Stored> {
-    let checked = read_row(row).and_then(|(stored, mac)| {
+fn verified(row: Result<(Stored, [u8; 32]), StoreError>, key: &RowKey) -> Option<Stored> {
+    let checked = row.and_then(|(stored, mac)| {
         if stored.with_parts(|parts| key.verify(parts, &mac)) {
             Ok(stored)
         } else {
@@ -101,12 +101,19 @@ pub(super) fn one(
 ) -> Result<Option<ClassicKey>, StoreError> {
     let mut select =
         conn.prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;
-    let mut rows = select.query([name.as_str()])?;
-    let found = match rows.next()? {
+    let found = select.query_and_then([name.as_str()], read_row)?.next();
+    // As with credentials: both look twice and find once.
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM classic_keys k WHERE k.name > ?1 LIMIT 1"
+    ))?;
+    let after = if found.is_some() { credentials::AFTER_NAMES } else { "" };
+    let other = select.query_and_then([after], read_row)?.next();
+    let found = match found {
         Some(row) => verified(row, key),
         None => {
-            let nobodys = nobodys(name);
-            let _never = nobodys.with_parts(|parts| key.verify(parts, &[0; 32]));
+            let other = other.and_then(Result::ok);
+            let (other, mac) = other.unwrap_or_else(|| (nobodys(name), [0; 32]));
+            let _never = other.with_parts(|parts| key.verify(parts, &mac));
             None
         }
     };
@@ -136,7 +143,7 @@ fn unrevoked(conn: &Connection, key: &RowKey, form: Form) -> Result<Vec<Stored>,
     let mut rows = select.query([form.number()])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.extend(verified(row, key));
+        found.extend(verified(read_row(row), key));
     }
     Ok(found)
 }
@@ -204,7 +211,7 @@ pub(super) fn list(
     while keys.len() < most
         && let Some(row) = rows.next()?
     {
-        if let Some(stored) = verified(row, key) {
+        if let Some(stored) = verified(read_row(row), key) {
             keys.push(ListedClassicKey { key: stored.key, room: get_optional_name(row, 8)? });
         }
     }
@@ -222,7 +229,8 @@ pub(super) fn add(
     let mut rows = select.query([new.name.as_str()])?;
     if let Some(row) = rows.next()? {
         // The same user may take up a name again, so that what reads it need not learn another.
-        let free = verified(row, key).is_some_and(|old| old.revoked && old.key.user == new.user);
+        let free =
+            verified(read_row(row), key).is_some_and(|old| old.revoked && old.key.user == new.user);
         if !free {
             return Ok(AddedClassicKey::NameTaken);
         }
@@ -248,7 +256,7 @@ pub(super) fn revoke(desk: &mut Desk<'_>, key: &RowKey, name: &Name) -> Result<b
         .prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;
     let mut rows = select.query([name.as_str()])?;
     let stored = match rows.next()? {
-        Some(row) => verified(row, key),
+        Some(row) => verified(read_row(row), key),
         None => None,
     };
     let Some(stored) = stored.filter(|stored| !stored.revoked) else { return Ok(false) };

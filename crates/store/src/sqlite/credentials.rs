@@ -39,6 +39,10 @@ pub(super) struct Stored {
     pub(super) used_by: Option<Name>,
 }
 
+/// Before the rows of devices, which there soon are; and after every row.
+const DEVICES: [u8; 1] = [2];
+const BEYOND: [u8; 1] = [255];
+
 /// What [`read_row`] reads.
 pub(super) const COLUMNS: &str =
     "cid, user, record, label, created_ms, seen_ms, role, expires_ms, made_by, state, used_by, mac";
@@ -155,7 +159,8 @@ pub(super) fn verified(
         .ok()
 }
 
-/// Reads one credential; a miss computes as much as a hit.
+/// Reads one credential; a miss reads and computes as much as a hit. Both look twice and find once:
+/// where the id has no row, somebody else's is read and checked in vain.
 pub(super) fn load(
     conn: &Connection,
     key: &RowKey,
@@ -163,14 +168,18 @@ pub(super) fn load(
 ) -> Result<Option<Stored>, StoreError> {
     let mut select =
         conn.prepare_cached(&format!("SELECT {COLUMNS} FROM credentials WHERE cid = ?1"))?;
-    let mut rows = select.query([id.cid()])?;
-    match rows.next()? {
-        Some(row) => Ok(verified(read_row(row), key, id)),
-        None => {
-            let _never = Stored::nobodys(id).with_parts(|parts| key.verify(parts, &[0; 32]));
-            Ok(None)
-        }
+    let found = select.query_and_then([id.cid()], read_row)?.next();
+    let mut select =
+        conn.prepare_cached(&format!("SELECT {COLUMNS} FROM credentials WHERE cid > ?1 LIMIT 1"))?;
+    let after: &[u8] = if found.is_some() { &BEYOND } else { &DEVICES };
+    let other = select.query_and_then([after], read_row)?.next();
+    if found.is_some() {
+        return Ok(found.and_then(|row| verified(row, key, id)));
     }
+    let other = other.and_then(Result::ok);
+    let (other, mac) = other.unwrap_or_else(|| (Stored::nobodys(id), [0; 32]));
+    let _never = other.with_parts(|parts| key.verify(parts, &mac));
+    Ok(None)
 }
 
 /// The usable credential behind `id`: two reads and two MACs, whatever comes of it.
@@ -234,6 +243,9 @@ fn nobody() -> Name {
 
 // ---- people
 
+/// Beyond every name there is.
+pub(super) const AFTER_NAMES: &str = "~";
+
 /// What [`get_person`] reads.
 pub(super) const PERSON: &str = "name, role, password, created_ms, mac";
 
@@ -265,20 +277,25 @@ pub(super) fn get_person(row: &Row<'_>, key: &RowKey) -> Result<Person, StoreErr
     }
 }
 
-/// One user; a miss computes as much as a hit.
+/// One user; a miss reads and computes as much as a hit, as with [`load`].
 pub(super) fn person(
     conn: &Connection,
     key: &RowKey,
     user: &Name,
 ) -> Result<Option<Person>, StoreError> {
     let mut select = conn.prepare_cached(&format!("SELECT {PERSON} FROM users WHERE name = ?1"))?;
-    let mut rows = select.query([user.as_str()])?;
-    if let Some(row) = rows.next()? {
-        return get_person(row, key).map(Some);
+    let get = |row: &Row<'_>| get_person(row, key);
+    let found = select.query_and_then([user.as_str()], get)?.next();
+    let mut select =
+        conn.prepare_cached(&format!("SELECT {PERSON} FROM users WHERE name > ?1 LIMIT 1"))?;
+    let after = if found.is_some() { AFTER_NAMES } else { "" };
+    let other = select.query_and_then([after], get)?.next();
+    if found.is_none() && other.is_none() {
+        let user = user.clone();
+        let nobody = Person { user, role: Role::Member, password: false, created_ms: 0 };
+        let _never = person_parts(&nobody, |parts| key.verify(parts, &[0; 32]));
     }
-    let nobody = Person { user: user.clone(), role: Role::Member, password: false, created_ms: 0 };
-    let _never = person_parts(&nobody, |parts| key.verify(parts, &[0; 32]));
-    Ok(None)
+    found.transpose()
 }
 
 /// Writes a user's row anew or over the old one.
@@ -325,5 +342,53 @@ fn role_from(role: u8) -> Result<Role, StoreError> {
         1 => Ok(Role::Admin),
         2 => Ok(Role::Owner),
         _ => Err(StoreError::Damaged("a row has no known role".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rusqlite::StatementStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_miss_looks_as_often_as_a_hit_and_finds_as_much() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(include_str!("../../migrations/0001_record.sql")).unwrap();
+        let key = RowKey::new(&[7; 32]);
+        let ada = Name::new("ada").unwrap();
+        let person =
+            Person { user: ada.clone(), role: Role::Member, password: true, created_ms: 1 };
+        write_person(&conn, &key, &person).unwrap();
+        let device = |n| CredentialId::Device(DeviceId([n; 16]));
+        let user = CredentialId::User(ada.clone());
+        for id in [&user, &device(1), &device(2)] {
+            Stored::of_user(id, &ada, &[9; RECORD], 1).write(&conn, &key).unwrap();
+        }
+        let mut revoked = Stored::of_user(&device(2), &ada, &[9; RECORD], 1);
+        revoked.state = State::Revoked;
+        revoked.write(&conn, &key).unwrap();
+        let selects = [
+            format!("SELECT {COLUMNS} FROM credentials WHERE cid = ?1"),
+            format!("SELECT {COLUMNS} FROM credentials WHERE cid > ?1 LIMIT 1"),
+            format!("SELECT {PERSON} FROM users WHERE name = ?1"),
+            format!("SELECT {PERSON} FROM users WHERE name > ?1 LIMIT 1"),
+        ];
+        let nobody = CredentialId::User(Name::new("bob").unwrap());
+        for (id, there) in [
+            (user, true),
+            (device(1), true),
+            (device(2), false),
+            (device(3), false),
+            (nobody, false),
+            (CredentialId::Invite(InviteId([1; 8])), false),
+        ] {
+            assert_eq!(usable(&conn, &key, &id, 5).unwrap().is_some(), there, "{id:?}");
+            let runs = selects.each_ref().map(|select| {
+                conn.prepare_cached(select).unwrap().reset_status(StatementStatus::Run)
+            });
+            assert_eq!(runs, [1; 4], "{id:?}");
+        }
     }
 }
