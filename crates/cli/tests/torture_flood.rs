@@ -38,6 +38,8 @@ const DOORS: &str = "twinlock-doors";
 /// may be (64 KiB), a record each way, and what counts them. There are 512 of them at most.
 const EACH: usize = 128 * 1024;
 const PLACES: usize = 512;
+/// An ack takes longer on a machine that does something else.
+const QUIET: Duration = Duration::from_millis(10);
 /// Between two messages of the person.
 const PACE: Duration = Duration::from_millis(5);
 
@@ -193,6 +195,11 @@ fn a_flood_of_logins_leaves_whoever_is_logged_in_alone() {
     // What the lines share their threads with is little; the rest of the flood waits for itself.
     assert!(doors > all / 2.0, "{doors} of {all} s of CPU");
     if full() {
-        assert!(at(&flooded, 0.99) < Duration::from_millis(50), "{:?}", at(&flooded, 0.99));
+        let (before, now) = (at(&quiet, 0.99), at(&flooded, 0.99));
+        let quiet = if before < QUIET { "" } else { "; but the machine is not a quiet one" };
+        assert!(
+            now < Duration::from_millis(50),
+            "{before:?} without a flood, {now:?} in it{quiet}"
+        );
     }
 }
