@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The tests of what holds under fire, with full rounds: kills, power cuts, a bad network, very many
-# lines that come back, a disk that is full or fails. Fifteen minutes at most on two cores; `make
-# test` does the same with a few rounds. Arguments go to cargo.
+# lines that come back, a disk that is full or fails, floods and slow peers, timing, secrets. Half an
+# hour at most on two cores, which nothing else should use: some of it looks at the clock. `make
+# test` does the same with a few rounds and no clock. Arguments go to cargo.
 #
 # TWINLOCK_SEED=N begins with the same chance as the run that printed N. What is drawn is then the
 # same, but processes, threads and the kernel still take their own time.
@@ -15,7 +16,8 @@ export TWINLOCK_CRASHES=${TWINLOCK_CRASHES:-200}
 export TWINLOCK_WEATHER=${TWINLOCK_WEATHER:-260}
 export TWINLOCK_RETURNS=${TWINLOCK_RETURNS:-5000}
 export TWINLOCK_FAULTS=${TWINLOCK_FAULTS:-3}
-LIMIT=900
+export TWINLOCK_TORTURE=full
+LIMIT=1800
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -33,20 +35,26 @@ part() {
         failed+=("$2")
     fi
     # Its figures, which a test's name may stand before.
-    sed -n -E 's/^(test .* \.\.\. )?((crash|power|network|return|disk): .*)$/\2/p' "$log"
+    sed -n -E 's/^(test .* \.\.\. )?((crash|power|network|return|disk|flood|hostile|secrets|timing): .*)$/\2/p' "$log"
 }
 
 arguments=("$@")
 echo "TWINLOCK_SEED=$TWINLOCK_SEED"
 # Building is not what is limited. Each package by itself, or they are built otherwise than below.
 "$cargo" test "${arguments[@]}" --package twinlock --no-run \
-    --test kills --test power --test returns --test disk_fails
+    --test kills --test power --test returns --test disk_fails \
+    --test torture_flood --test torture_hostile --test torture_secrets
 "$cargo" test "${arguments[@]}" --package twinlock-client --no-run --test network
+"$cargo" test "${arguments[@]}" --package twinlock-server --no-run --test torture_timing
 began=$SECONDS
 part twinlock kills after_kills
 part twinlock power
 part twinlock-client network
 part twinlock returns
 part twinlock disk_fails
+part twinlock torture_flood
+part twinlock torture_hostile
+part twinlock torture_secrets
+part twinlock-server torture_timing
 echo "torture: $((SECONDS - began)) s, seed $TWINLOCK_SEED, ${#failed[@]} parts failed ${failed[*]}"
 ((${#failed[@]} == 0))

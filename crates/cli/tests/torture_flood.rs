@@ -171,7 +171,7 @@ fn a_flood_of_logins_leaves_whoever_is_logged_in_alone() {
 
     let each = |n: usize| n as f64 / took.as_secs_f64();
     eprintln!(
-        "{:.0} CHALLENGE, {:.0} ERROR busy, {:.0} dropped, {:.0} of TLS alone a second; the server \
+        "flood: {:.0} CHALLENGE, {:.0} ERROR busy, {:.0} dropped, {:.0} of TLS alone a second; the server \
          took {:.0} % of a core, {:.0} % of that at its doors, and grew by {:.1} MiB",
         each(done[0]),
         each(done[1]),
@@ -183,7 +183,7 @@ fn a_flood_of_logins_leaves_whoever_is_logged_in_alone() {
     );
     for (what, took) in [("quiet", &quiet), ("flooded", &flooded)] {
         eprintln!(
-            "{what}: {} acks, p50 {:?}, p99 {:?}, worst {:?}",
+            "flood: {what}: {} acks, p50 {:?}, p99 {:?}, worst {:?}",
             took.len(),
             at(took, 0.5),
             at(took, 0.99),

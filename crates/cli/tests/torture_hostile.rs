@@ -152,7 +152,7 @@ fn who_is_slow_at_any_step_is_dropped_in_time() {
         line.says("undisturbed").await;
         while let Some(dropped) = slow_ones.join_next().await {
             let (what, deadline, took) = dropped.unwrap();
-            eprintln!("who {what}: dropped after {took:.1?}");
+            eprintln!("hostile: who {what}: dropped after {took:.1?}");
             assert!(!full() || took < deadline + LATE, "who {what}: {took:?}");
         }
         line.says("as before").await;
@@ -171,7 +171,10 @@ fn who_is_slow_behind_a_proxy_is_dropped_too() {
         let dripping =
             async { drip(tcp_from([127, 0, 0, 1].into(), key).await.unwrap(), header).await };
         tokio::join!(silent, dripping);
-        eprintln!("a PROXY header that does not come: dropped after {:.1?}", began.elapsed());
+        eprintln!(
+            "hostile: a PROXY header that does not come: dropped after {:.1?}",
+            began.elapsed()
+        );
         assert!(!full() || began.elapsed() < Duration::from_secs(10) + LATE);
     });
 }
@@ -214,7 +217,7 @@ fn every_place_taken_by_somebody_slow_costs_what_is_said_and_comes_back() {
         tcp.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     };
     let open = held.iter().filter(open).count();
-    eprintln!("{open} slow ones: {:.1} KiB each", grown as f64 / 1024.0 / open as f64);
+    eprintln!("hostile: {open} slow ones: {:.1} KiB each", grown as f64 / 1024.0 / open as f64);
     assert!(!full() || open > PLACES / 2, "{open}");
     assert!(grown < PLACES * UNKNOWN, "{} MiB", grown / MIB);
     drop(held);
@@ -267,7 +270,10 @@ fn ten_thousand_connections_of_one_address_take_eight_places() {
         }
         waiting
     });
-    eprintln!("of {many}: {waiting} were left to wait; the server grew by {} KiB", grown >> 10);
+    eprintln!(
+        "hostile: of {many}: {waiting} were left to wait; the server grew by {} KiB",
+        grown >> 10
+    );
     // On a machine that does something else, others wait too.
     assert!(!full() || waiting <= 3 * PLACES_EACH, "{waiting}");
     // Those in the gate, and what is accepted and not yet looked at.
@@ -310,7 +316,7 @@ fn followers_that_never_read_cost_a_bounded_memory() {
             most = most.max(resident(pid).saturating_sub(before));
         }
         eprintln!(
-            "{count} followers that miss {} MiB each: the server grew by {} MiB",
+            "hostile: {count} followers that miss {} MiB each: the server grew by {} MiB",
             batches,
             most / MIB
         );
@@ -354,7 +360,7 @@ fn senders_that_never_read_an_ack_cost_a_bounded_memory() {
         }
         let grown = resident(pid).saturating_sub(before);
         eprintln!(
-            "{count} senders, {sent} messages, no ack read: the server grew by {} MiB",
+            "hostile: {count} senders, {sent} messages, no ack read: the server grew by {} MiB",
             grown / MIB
         );
         assert!(grown < SHARED + (count + 1) * LINE, "{} MiB", grown / MIB);

@@ -247,8 +247,12 @@ fn no_secret_stays_in_memory_in_the_log_in_the_record_or_in_what_clients_keep() 
         secrets.find_in_memory(&mut image)
     };
     let ended = runtime.block_on(gone);
-    eprintln!("{} forms of secrets; in the memory of process {pid}:", secrets.count());
-    eprintln!("while a line stands:\n{}once it has ended:\n{}", shown(&standing), shown(&ended));
+    eprintln!("secrets: {} forms of secrets; in the memory of process {pid}:", secrets.count());
+    eprintln!(
+        "secrets: while a line stands:\n{}once it has ended:\n{}",
+        shown(&standing),
+        shown(&ended)
+    );
 
     let (files, kept) = secrets.find_in_files(&host.data());
     assert!(files > 5 && host.log().contains("received"), "{files} files");

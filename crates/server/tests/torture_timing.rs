@@ -109,7 +109,7 @@ impl Measured {
         let means: Vec<_> =
             stats.iter().map(|(class, mean, _)| format!("{class} {mean:.0} ns")).collect();
         let (t, a, b) = worst;
-        eprintln!("{}: {}; t {t:.2} ({a}, {b})", self.what, means.join(", "));
+        eprintln!("timing: {}: {}; t {t:.2} ({a}, {b})", self.what, means.join(", "));
         assert!(t < T || !full(), "{}: {a} and {b} differ, t = {t:.2}", self.what);
     }
 }
