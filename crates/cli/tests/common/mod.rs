@@ -301,7 +301,8 @@ impl Host {
     /// A new server; `begun` sees the process as soon as there is one.
     pub fn start_when(root: TempDir, args: &[&str], begun: impl FnOnce(&Running)) -> Self {
         let args = args.iter().map(ToString::to_string).collect();
-        let mut host = Self { root, port: 0, args, running: None, people: Mutex::new(0) };
+        let mut host =
+            Self { root, port: 0, args, env: Vec::new(), running: None, people: Mutex::new(0) };
         host.restart_when(begun);
         host
     }
