@@ -3,6 +3,11 @@
 //! A checkpoint writes and syncs the database while the recorder goes on; only what came meanwhile
 //! is left, and once that is little, the recorder moves it itself between two commits. Then the
 //! WAL begins anew. So it stays bounded under any load, and no commit waits for a long checkpoint.
+//!
+//! A sync of the database that fails is the end of checkpoints until the next start. Pages that
+//! earlier rounds have moved may then be nowhere but in the WAL: a kernel counts them as written, and
+//! SQLite as moved, so that a later sync that goes well would let the WAL begin anew without them. A
+//! start takes the WAL from its beginning, and moves all of it again.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -11,6 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 
 use super::open;
@@ -44,6 +50,8 @@ struct Shared {
     frames: AtomicU32,
     /// The recorder shall move the rest.
     finish: AtomicBool,
+    /// Nothing is moved any more.
+    given_up: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -94,8 +102,11 @@ impl Checkpointer {
         let unattended = self.thread.is_none() && frames >= WORTH;
         if self.shared.finish.swap(false, Ordering::AcqRel) || unattended {
             self.next = WORTH;
+            if self.shared.has_given_up() {
+                return;
+            }
             if let Err(error) = passive(recorder) {
-                tracing::warn!(%error, "the end of a checkpoint failed; it will be tried again");
+                self.shared.failed(&error);
             }
         }
     }
@@ -105,6 +116,16 @@ impl Checkpointer {
         if self.shared.frames.load(Ordering::Acquire) >= LITTLE {
             self.ask(|asked| asked.checkpoint = true);
         }
+    }
+
+    /// Ends the thread. Whoever closes `recorder` after this moves no more than this has.
+    pub(super) fn end(self, recorder: &Connection) -> rusqlite::Result<()> {
+        let shared = self.shared.clone();
+        drop(self);
+        if shared.has_given_up() {
+            recorder.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
+        Ok(())
     }
 
     /// Something was erased: the WAL shall forget it too.
@@ -144,6 +165,9 @@ fn run(shared: &Shared, conn: &Connection) {
             (std::mem::take(&mut asked.checkpoint), std::mem::take(&mut asked.truncate))
         };
         due |= truncate;
+        if shared.has_given_up() {
+            continue;
+        }
         let done = if due {
             truncated(conn).map(|emptied| due = !emptied)
         } else if checkpoint {
@@ -152,10 +176,35 @@ fn run(shared: &Shared, conn: &Connection) {
             Ok(())
         };
         if let Err(error) = done {
-            // The next commits ask again; nothing is lost but room.
-            tracing::warn!(%error, "a checkpoint failed");
+            shared.failed(&error);
         }
     }
+}
+
+impl Shared {
+    fn has_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+
+    fn failed(&self, error: &rusqlite::Error) {
+        if is_of_a_sync(error) {
+            self.given_up.store(true, Ordering::Release);
+            tracing::error!(
+                %error,
+                "the disk failed to keep the record's file; all is in its -wal file, which grows \
+                 until the server is started anew"
+            );
+        } else {
+            // The next commits ask again; nothing is lost but room.
+            tracing::warn!(%error, "a checkpoint failed; it will be tried again");
+        }
+    }
+}
+
+fn is_of_a_sync(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC};
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    matches!(code, Some(SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC))
 }
 
 fn checkpointed(shared: &Shared, conn: &Connection) -> rusqlite::Result<()> {

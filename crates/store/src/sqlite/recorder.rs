@@ -110,7 +110,7 @@ pub(super) fn run(
             recorder.record(&mut batch);
         }
         if !open {
-            return Ok(());
+            return Ok(recorder.checkpointer.end(conn)?);
         }
     }
 }
