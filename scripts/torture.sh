@@ -20,7 +20,13 @@ export TWINLOCK_TORTURE=full
 LIMIT=1800
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+job=
+finish() {
+    if [[ -n $job ]]; then kill -- "-$job" 2>/dev/null || true; fi
+    rm -f "$log"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM HUP
 began=$SECONDS
 failed=()
 
@@ -29,10 +35,16 @@ part() {
     local left=$((LIMIT - (SECONDS - began)))
     if ((left <= 0)); then
         failed+=("$2 (no time left)")
-    elif ! timeout "$left" "$cargo" test "${arguments[@]}" --package "$1" --test "$2" -- \
-        --nocapture --test-threads=1 "${@:3}" >"$log" 2>&1; then
-        cat "$log"
-        failed+=("$2")
+    else
+        # A process group of its own, which ends with this however it ends.
+        timeout "$left" "$cargo" test "${arguments[@]}" --package "$1" --test "$2" -- \
+            --nocapture --test-threads=1 "${@:3}" >"$log" 2>&1 &
+        job=$!
+        if ! wait "$job"; then
+            cat "$log"
+            failed+=("$2")
+        fi
+        job=
     fi
     # Its figures, which a test's name may stand before.
     sed -n -E 's/^(test .* \.\.\. )?((crash|power|network|return|disk|flood|hostile|secrets|timing): .*)$/\2/p' "$log"

@@ -84,7 +84,7 @@ fn after_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_and_in_
         let acked = acked.collect::<Vec<_>>();
         host.kill();
         host.restart();
-        if round % LOOK == 0 {
+        if round % LOOK == 0 || round == kills {
             seen = 0;
             let records = ["lobby", "ops"].map(|target| (target, people[0].reads(target)));
             for (target, record) in &records {

@@ -3,7 +3,7 @@
 //!
 //! Why not beside the lines: a scheduler that takes turns lets a message wait behind every handshake
 //! that came before it, and a flood of logins makes hundreds of them ready at once. Here they wait
-//! for each other. These threads are half of the cores and yield to the others, so a flood costs
+//! for each other. These threads yield to the others, so a flood costs
 //! people who talk no more than what it takes to turn it away.
 //!
 //! Sockets stay with the runtime that accepted them, and so does the line that comes of one.
@@ -32,7 +32,7 @@ impl Doors {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let nice = nicer();
         let runtime = Builder::new_multi_thread()
-            .worker_threads((cores / 2).max(1))
+            .worker_threads(cores)
             .thread_name("twinlock-doors")
             .on_thread_start(move || be_nice(nice))
             .enable_time()

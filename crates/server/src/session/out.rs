@@ -66,6 +66,15 @@ impl Out {
     }
 }
 
+impl Drop for Out {
+    fn drop(&mut self) {
+        if self.secret {
+            // The line ended before it was told.
+            std::mem::take(&mut self.items).into_iter().for_each(wipe);
+        }
+    }
+}
+
 /// An answer that is a secret is told once, and kept nowhere.
 fn wipe(item: proto::Item) {
     let Some(What::Answer(proto::Answer { result: Some(result), .. })) = item.what else { return };
