@@ -263,6 +263,29 @@ async fn silence_ends_and_a_part_of_a_message_ends_sooner() {
     assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
 }
 
+/// However steadily: who has tried once keeps a place that nobody else gets.
+#[tokio::test]
+async fn a_message_that_comes_drop_by_drop_ends_in_its_time() {
+    let limit = Duration::from_millis(500);
+    let Stage { host, .. } = stage(|config| config.classic.half_line = limit).await;
+    let began = Instant::now();
+    let (mut from, mut to) = tokio::io::split(try_bridge(&host).await.unwrap());
+    let drips = async {
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
+        while to.write_all(b"A").await.is_ok() && to.flush().await.is_ok() {
+            pace.tick().await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut word = Vec::new();
+    tokio::select! {
+        // A reset is an end as well.
+        _ended = soon("its end", from.read_to_end(&mut word)) => {}
+        () = drips => unreachable!(),
+    }
+    assert!(word.is_empty() && began.elapsed() >= limit);
+}
+
 #[tokio::test]
 async fn who_has_sent_nothing_makes_way_and_who_waits_for_the_end_does_not() {
     let few = |config: &mut twinlock_server::Config| {

@@ -124,6 +124,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
     async fn message(&mut self) -> Result<Message, Ended> {
         let limits = &self.shared.config.classic;
         let (mut heard, began) = (Instant::now(), Instant::now());
+        // When the message that has not come as a whole was begun.
+        let mut begun = None;
         loop {
             // Also where all that is taken had come before.
             if self.revocations.has_changed().map_err(|_| Ended::Shutdown)? {
@@ -154,10 +156,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
                 return Ok(Message { text, lf: false });
             }
             let part = !self.wire.pending().is_empty();
-            if part && pause {
+            begun = if part { begun.or_else(|| Some(Instant::now())) } else { None };
+            let whole_by = begun.map(|begun| begun + limits.half_line);
+            if part && (pause || whole_by.is_some_and(|by| by <= Instant::now())) {
                 return Err(Ended::NotOpened);
             }
-            let late = if part { heard + limits.pause } else { began + limits.silence };
+            let late = match whole_by {
+                Some(by) => by.min(heard + limits.pause),
+                None => began + limits.silence,
+            };
             let look_at = self.wire.look_at(limits.half_line).unwrap_or(late);
             tokio::select! {
                 biased;
