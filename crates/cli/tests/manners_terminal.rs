@@ -340,7 +340,7 @@ fn a_password_is_not_shown_and_ctrl_c_at_its_question_gives_the_terminal_back() 
     while join.echoes() {
         std::thread::yield_now();
     }
-    join.types("short\r");
+    join.types("shrt\r");
     join.wait_for("at least 8");
     join.wait_last("A password for bob (at least 8 characters):");
     while join.echoes() {
@@ -349,7 +349,8 @@ fn a_password_is_not_shown_and_ctrl_c_at_its_question_gives_the_terminal_back() 
     join.types("open sesame now");
     join.types("\u{3}");
     join.ends(130);
-    assert!(!join.bytes().contains("short") && !join.bytes().contains("open "));
+    // No words of a server: those may be shown.
+    assert!(!join.bytes().contains("shrt") && !join.bytes().contains("sesame"));
     assert!(!bob.profile_file().exists());
 
     let mut join = Terminal::start(&bob.command(&["join", "--user", "bob", &link]));
