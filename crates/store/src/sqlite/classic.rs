@@ -7,7 +7,7 @@ use twinlock_core::keys::RowKey;
 
 use super::credentials;
 use super::recorder::Desk;
-use super::row::{get_name, get_optional_name, get_uint, int};
+use super::row::{get_name, get_optional_name, get_uint, int, sound};
 use crate::{AddedClassicKey, ClassicKey, ListedClassicKey, StoreError};
 
 /// What [`read_row`] reads.
@@ -79,14 +79,7 @@ fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), StoreError> {
 
 /// The row if its MAC verifies; else it is none, and the operator is told.
 fn verified(row: Result<(Stored, [u8; 32]), StoreError>, key: &RowKey) -> Option<Stored> {
-    let checked = row.and_then(|(stored, mac)| {
-        if stored.with_parts(|parts| key.verify(parts, &mac)) {
-            Ok(stored)
-        } else {
-            Err(StoreError::Damaged("its MAC does not verify".into()))
-        }
-    });
-    checked
+    sound(row, |stored, mac| stored.with_parts(|parts| key.verify(parts, mac)))
         .inspect_err(|error| {
             tracing::error!(%error, "a classic key's row was changed: it is not accepted");
         })

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use twinlock_core::id::{CredentialId, DeviceId, InviteId, Name};
 use twinlock_core::keys::RowKey;
 
-use super::row::{get_optional_name, get_uint, int};
+use super::row::{get_optional_name, get_uint, int, sound};
 use crate::{Credential, Holder, InviteTerms, Person, Role, StoreError};
 
 /// Bytes of an OPAQUE record; only a miss needs to know.
@@ -145,14 +145,7 @@ pub(super) fn verified(
     key: &RowKey,
     id: &dyn std::fmt::Debug,
 ) -> Option<Stored> {
-    let checked = row.and_then(|(stored, mac)| {
-        if stored.with_parts(|parts| key.verify(parts, &mac)) {
-            Ok(stored)
-        } else {
-            Err(StoreError::Damaged("its MAC does not verify".into()))
-        }
-    });
-    checked
+    sound(row, |stored, mac| stored.with_parts(|parts| key.verify(parts, mac)))
         .inspect_err(|error| {
             tracing::error!(?id, %error, "a credential's row was changed: it is not accepted");
         })

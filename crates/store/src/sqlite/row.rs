@@ -22,6 +22,22 @@ pub(super) fn limit(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
+/// What a row holds, if its MAC verifies.
+///
+/// # Errors
+/// [`StoreError::Damaged`] if not, or why the row could not be read.
+pub(super) fn sound<T>(
+    row: Result<(T, [u8; 32]), StoreError>,
+    verifies: impl FnOnce(&T, &[u8; 32]) -> bool,
+) -> Result<T, StoreError> {
+    let (held, mac) = row?;
+    if verifies(&held, &mac) {
+        Ok(held)
+    } else {
+        Err(StoreError::Damaged("its MAC does not verify".into()))
+    }
+}
+
 pub(super) fn get_uint(row: &Row<'_>, i: usize) -> rusqlite::Result<u64> {
     row.get(i).map(uint)
 }
