@@ -23,7 +23,7 @@ const AHEAD: usize = 4;
 /// Frames that are read at once: waking a thread for each costs more than reading it.
 pub(super) const FRAMES: usize = 4;
 /// Bytes read at once where they are only hashed.
-const HASHED_AT_ONCE: usize = 1024 * 1024;
+const HASHED_AT_ONCE: usize = 256 * 1024;
 /// Bytes over which hash states are kept: the window, and what is sealed and not written.
 const REMEMBERED: u64 = 10 * 1024 * 1024;
 /// Bytes between two of them at least; one has about 2 KiB.

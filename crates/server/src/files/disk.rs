@@ -19,7 +19,8 @@ use rustix::fs::OFlags;
 use twinlock_core::id::Name;
 use twinlock_store::FileRef;
 
-use super::partial::{self, READ, Table};
+use super::partial::{self, Table};
+use super::prefix::Prefixes;
 use super::{Blob, Blobs, FilesError, Hash, Partial, Upload, UploadId};
 use crate::private;
 
@@ -38,6 +39,7 @@ pub(super) struct Disk {
     /// Directories that are known to be on disk: one for each user and for each first byte.
     made: Mutex<HashSet<PathBuf>>,
     pub(super) table: Mutex<Table>,
+    prefixes: Prefixes,
 }
 
 impl LocalDisk {
@@ -45,7 +47,8 @@ impl LocalDisk {
     /// free; `None`: the smaller of 1 GiB and 5 %.
     pub(crate) fn open(dir: PathBuf, reserve: Option<u64>) -> Result<Self, private::Failed> {
         private::make_directory(&dir.join(PARTIAL))?;
-        Ok(Self(Arc::new(Disk { dir, reserve, made: Mutex::default(), table: Mutex::default() })))
+        let (made, table, prefixes) = Default::default();
+        Ok(Self(Arc::new(Disk { dir, reserve, made, table, prefixes })))
     }
 }
 
@@ -177,7 +180,7 @@ impl Blobs for LocalDisk {
     }
 
     async fn open(&self, file: &FileRef) -> Result<Box<dyn Blob>, FilesError> {
-        let (path, size) = (self.0.content(&file.hash), file.size);
+        let (disk, path, size) = (self.0.clone(), self.0.content(&file.hash), file.size);
         blocking(move || {
             let mut options = OpenOptions::new();
             options.read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
@@ -190,7 +193,7 @@ impl Blobs for LocalDisk {
             if found != size {
                 return Err(damaged(format!("it has {found} bytes of {size}")));
             }
-            Ok(Box::new(Content { file: Arc::new(file), path }) as Box<dyn Blob>)
+            Ok(Box::new(Content { disk, file: Arc::new(file), path }) as Box<dyn Blob>)
         })
         .await
     }
@@ -214,6 +217,7 @@ impl Blobs for LocalDisk {
 
 /// Content that is read.
 struct Content {
+    disk: Arc<Disk>,
     file: Arc<File>,
     path: PathBuf,
 }
@@ -234,20 +238,8 @@ impl Content {
 #[async_trait]
 impl Blob for Content {
     async fn prefix_hash(&self, length: u64) -> Result<Hash, FilesError> {
-        self.with_file(move |file| {
-            let mut hasher = blake3::Hasher::new();
-            let mut buffer = vec![0; READ];
-            let mut at = 0;
-            while at < length {
-                let some = usize::try_from(length - at).unwrap_or(READ).min(READ);
-                let some = buffer.get_mut(..some).unwrap_or_default();
-                file.read_exact_at(some, at)?;
-                hasher.update(some);
-                at += some.len() as u64;
-            }
-            Ok(*hasher.finalize().as_bytes())
-        })
-        .await
+        let disk = self.disk.clone();
+        self.with_file(move |file| disk.prefixes.hash(file, length)).await
     }
 
     async fn read(

@@ -9,6 +9,7 @@ mod disk;
 mod keeper;
 mod name;
 mod partial;
+mod prefix;
 #[cfg(test)]
 mod tests;
 
@@ -108,7 +109,8 @@ pub(crate) trait Upload: Send {
 /// Content that is open, and stays readable even if it is removed meanwhile.
 #[async_trait]
 pub(crate) trait Blob: Send {
-    /// BLAKE3 of the first `length` bytes, read anew.
+    /// BLAKE3 of the first `length` bytes. What has not changed since it was hashed need not be
+    /// read again.
     async fn prefix_hash(&self, length: u64) -> Result<Hash, FilesError>;
 
     /// Reads `length` bytes into `buffer`, in place of what is in it.

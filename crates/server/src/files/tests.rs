@@ -79,6 +79,36 @@ async fn content_that_comes_again_takes_the_place_of_what_is_there() {
     assert!(matches!(disk.open(&content).await, Err(FilesError::Damaged(_))));
 }
 
+#[tokio::test]
+async fn a_beginning_that_was_hashed_is_not_read_again_until_the_file_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = open(dir.path());
+    let data: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
+    let content = file(&data);
+    let mut upload = write(&disk, &id("x", data.len()), &data).await;
+    upload.seal(&content.hash).await.unwrap();
+    upload.place(&content.hash).await.unwrap();
+    upload.discard().await.unwrap();
+    let path = disk_path(dir.path(), &content.hash);
+    let hash = async |length: usize| {
+        disk.open(&content).await.unwrap().prefix_hash(length as u64).await.unwrap()
+    };
+    // In any order, and more of them than are kept.
+    for length in [600_000, 0, 1_000_000, 1, 600_000, 599_999].into_iter().chain(1000..1100) {
+        assert_eq!(hash(length).await, *blake3::hash(&data[..length]).as_bytes(), "{length}");
+    }
+    let before = fs::metadata(&path).unwrap().modified().unwrap();
+    let mut changed = data.clone();
+    changed[5] ^= 1;
+    fs::write(&path, &changed).unwrap();
+    let other = before + Duration::from_millis(1);
+    // All that tells a change is the time.
+    for (time, is) in [(before, &data), (other, &changed)] {
+        fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        assert_eq!(hash(900_000).await, *blake3::hash(&is[..900_000]).as_bytes());
+    }
+}
+
 fn disk_path(dir: &Path, hash: &Hash) -> PathBuf {
     let name = data_encoding::HEXLOWER.encode(hash);
     dir.join("files").join(&name[..2]).join(name)

@@ -1,0 +1,64 @@
+//! Beginnings of content that were hashed before.
+//!
+//! A download that breaks often asks for the hash of a longer beginning each time. The states of
+//! the hash are kept for a while, so that only what is new is read; if anybody else has touched the
+//! file, all of it is read again.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Mutex;
+
+use super::Hash;
+use super::disk::lock;
+use super::partial::{READ, Stamp, stamp};
+
+/// States that are kept. Each is some 2 KiB.
+const KEPT: usize = 64;
+
+struct State {
+    stamp: Stamp,
+    length: u64,
+    hasher: blake3::Hasher,
+}
+
+/// What was hashed last, of all content.
+#[derive(Default)]
+pub(super) struct Prefixes(Mutex<VecDeque<State>>);
+
+impl Prefixes {
+    /// BLAKE3 of the first `length` bytes. Blocks.
+    pub(super) fn hash(&self, file: &File, length: u64) -> io::Result<Hash> {
+        let stamp = stamp(&file.metadata()?);
+        let (mut at, mut hasher) = self.nearest(stamp, length);
+        let mut buffer = vec![0; READ];
+        while at < length {
+            let some = usize::try_from(length - at).unwrap_or(READ).min(READ);
+            let some = buffer.get_mut(..some).unwrap_or_default();
+            file.read_exact_at(some, at)?;
+            hasher.update(some);
+            at += some.len() as u64;
+        }
+        let hash = *hasher.finalize().as_bytes();
+        self.keep(State { stamp, length, hasher });
+        Ok(hash)
+    }
+
+    /// The longest beginning that is known of a file, within `length`.
+    fn nearest(&self, stamp: Stamp, length: u64) -> (u64, blake3::Hasher) {
+        let states = lock(&self.0);
+        let fits = states.iter().filter(|state| state.stamp == stamp && state.length <= length);
+        fits.max_by_key(|state| state.length)
+            .map_or_else(|| (0, blake3::Hasher::new()), |s| (s.length, s.hasher.clone()))
+    }
+
+    fn keep(&self, new: State) {
+        let mut states = lock(&self.0);
+        states.retain(|state| (state.stamp, state.length) != (new.stamp, new.length));
+        states.push_back(new);
+        if states.len() > KEPT {
+            states.pop_front();
+        }
+    }
+}
