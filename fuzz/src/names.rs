@@ -85,8 +85,9 @@ pub(crate) fn name(data: &[u8]) {
     }
     if let Ok(sender) = Sender::parse(data) {
         assert_eq!(sender.to_string().as_bytes(), data);
-        assert!(data.len() <= 41);
-        let user = data.split(|b| *b == b'/').next().unwrap_or_default();
+        let most = if matches!(sender, Sender::Classic(..)) { 65 } else { 41 };
+        assert!(data.len() <= most);
+        let user = data.split(|b| b"/:".contains(b)).next().unwrap_or_default();
         assert_eq!(sender.user().map_or(&b""[..], |name| name.as_str().as_bytes()), user);
     }
     let (kind, id) = data.split_first().map_or((0, data), |(kind, id)| (kind % 6, id));
