@@ -337,7 +337,8 @@ pub(crate) fn session(data: &[u8]) {
         } else {
             // Time alone ends a line: its age.
             let old = |end: &End| end.fault.is_none() || end.fault == Some(Fault::TooOld);
-            assert!(pair.ends.iter().all(old), "{:?}", pair.ends[0].fault);
+            let faults = [0, 1].map(|i| pair.ends[i].fault.clone());
+            assert!(pair.ends.iter().all(old), "{faults:?}");
         }
     }
     pair.is_cut = true;

@@ -207,6 +207,8 @@ pub struct Session {
     began: Instant,
     epoch_began: Instant,
     epoch_traffic: bool,
+    /// When that was noticed.
+    traffic_since: Option<Instant>,
     /// When REKEY2 of the last rekey was processed (client) or sealed (server).
     last_rekey: Option<Instant>,
     last_byte: Instant,
@@ -279,6 +281,7 @@ impl Session {
             began: now,
             epoch_began: now,
             epoch_traffic: true,
+            traffic_since: Some(now),
             last_rekey: None,
             last_byte: now,
             ping_sent: None,

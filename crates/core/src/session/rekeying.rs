@@ -105,6 +105,7 @@ impl Session {
         }
         self.epoch_began = now;
         self.epoch_traffic = false;
+        self.traffic_since = None;
         self.rekeys += 1;
         Event::Rekeyed(epoch)
     }

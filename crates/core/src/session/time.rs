@@ -53,7 +53,9 @@ impl Session {
         Some(self.last_rekey.map_or(due, |last| due.max(last + timing.rekey_pause)))
     }
 
-    /// When the server closes for want of a rekey.
+    /// When the server closes for want of a rekey. Time counts from the first traffic of an epoch,
+    /// which is what a client begins a rekey by: the first message after an hour of silence, whoever
+    /// sends it, must not be the end of the line.
     fn overdue_at(&self) -> Option<Instant> {
         let timing = &self.config.timing;
         if self.role == Role::Client {
@@ -61,7 +63,9 @@ impl Session {
         } else if self.busier() >= timing.rekey_overdue_frames {
             Some(self.epoch_began)
         } else {
-            self.epoch_traffic.then(|| self.epoch_began + timing.rekey_overdue)
+            // At once where it has not been noted yet, so that it is.
+            let since = self.traffic_since.map(|since| since + timing.rekey_overdue);
+            self.epoch_traffic.then_some(since.unwrap_or(self.epoch_began))
         }
     }
 
@@ -76,6 +80,9 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant, entropy: &mut dyn Entropy) -> Result<(), Fault> {
         if self.state == State::Ended {
             return Ok(());
+        }
+        if self.epoch_traffic {
+            self.traffic_since.get_or_insert(now);
         }
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.age_end()) {

@@ -138,10 +138,29 @@ fn the_server_closes_when_a_rekey_is_overdue() {
 }
 
 #[test]
+fn the_first_message_after_a_long_silence_leaves_time_for_a_rekey() {
+    for sending in [true, false] {
+        let mut bare = Bare::open(Role::Server);
+        // As after a rekey without traffic since.
+        (bare.session.epoch_traffic, bare.session.traffic_since) = (false, None);
+        assert_eq!(live(&mut bare, 7200 * SECOND), Ok(()));
+        if sending {
+            bare.session.send_app(b"at last").unwrap();
+        } else {
+            bare.say(MessageType::App, b"at last").unwrap();
+        }
+        assert_eq!(bare.pass(Duration::ZERO), Ok(()));
+        assert_eq!(live(&mut bare, 1800 * SECOND - MILLI), Ok(()));
+        assert_eq!(live(&mut bare, MILLI), Err(Fault::RekeyOverdue));
+        bare.assert_closed(CloseCode::RekeyOverdue);
+    }
+}
+
+#[test]
 fn the_server_closes_a_session_of_24_hours() {
     let mut bare = Bare::open(Role::Server);
     // As after a rekey without traffic since, so that only the age counts.
-    bare.session.epoch_traffic = false;
+    (bare.session.epoch_traffic, bare.session.traffic_since) = (false, None);
     assert_eq!(live(&mut bare, 86_400 * SECOND - MILLI), Ok(()));
     assert_eq!(live(&mut bare, MILLI), Err(Fault::TooOld));
     bare.assert_closed(CloseCode::LogInAgain);
