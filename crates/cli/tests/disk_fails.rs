@@ -24,10 +24,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::*;
-use disk::{Disk, Orders};
+use disk::{Disk, EIO, ENOSPC, Orders};
 
-const EIO: u32 = 5;
-const ENOSPC: u32 = 28;
 /// When a client comes again that was refused.
 const RETRY: Duration = Duration::from_secs(5);
 

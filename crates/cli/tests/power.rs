@@ -20,24 +20,18 @@ mod disk;
 
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Stdio};
+use std::path::Path;
+use std::process::ChildStdin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::*;
-use disk::image::{Fate, Op, Replay, parse};
-use disk::{Disk, Orders, Unsynced};
-use serde_json::Value;
+use disk::life::{Acking, Life, Stage, WRITERS};
+use disk::{Disk, EIO, Orders, Unsynced};
 
-/// Who writes where.
-const WRITERS: [(&str, &str); 3] = [("ada", "lobby"), ("bob", "ops"), ("eve", "lobby")];
 /// A sync takes up to this, microseconds: longer than an ack takes from the server to the log.
 const SLOW: u32 = 8_000;
-const EIO: u32 = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -47,107 +41,6 @@ enum Kind {
     Killed,
     /// Syncs fail now and then, and it is killed.
     Failing,
-}
-
-/// A server's life, as its disk saw it.
-struct Life {
-    kind: Kind,
-    log: Vec<u8>,
-    ops: Vec<Op>,
-    /// The record from which on everybody is there.
-    ready: usize,
-    /// Homes as they were then.
-    homes: tempfile::TempDir,
-    faults: u32,
-}
-
-/// A child that writes its acks into the log.
-struct Acking(Child);
-
-impl Drop for Acking {
-    fn drop(&mut self) {
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
-
-impl Acking {
-    fn start(
-        person: &Person,
-        args: &[&str],
-        disk: &Arc<Disk>,
-    ) -> (Self, ChildStdin, JoinHandle<()>) {
-        let mut command = person.command(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let disk = Arc::clone(disk);
-        let acks = std::thread::spawn(move || {
-            for line in lines(stdout) {
-                let said: Value = serde_json::from_str(&line).unwrap();
-                if said["link"].is_string() {
-                    disk.mark(&line);
-                }
-            }
-        });
-        (Self(child), stdin, acks)
-    }
-
-    fn ended(&mut self) -> Option<i32> {
-        let until = Instant::now() + LONG;
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(Instant::now() < until, "it does not end");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-}
-
-/// A server on a watched disk, with three people.
-struct Stage {
-    disk: Arc<Disk>,
-    orders: Orders,
-    host: Host,
-    people: [Person; 3],
-    homes: tempfile::TempDir,
-}
-
-impl Stage {
-    fn new(orders: Orders) -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let disk = Arc::new(Disk::watching(root.path()));
-        disk.order(orders);
-        let host = Host::start_under(root, &[], disk.env());
-        let ada = host.owner();
-        let people = [ada.clone(), host.member(&ada, "bob"), host.member(&ada, "eve")];
-        people[1].run(&["room", "create", "ops"]).exits(0);
-        people[0].run(&["room", "join", "ops"]).exits(0);
-        let homes = tempfile::tempdir().unwrap();
-        copy(&ada.home, &homes.path().join("ada"));
-        disk.mark("ready");
-        Self { disk, orders, host, people, homes }
-    }
-
-    /// Runs a command of ada's to its end and writes down its acks.
-    fn acks(&self, args: &[&str], code: i32) {
-        let (mut child, _, acks) = Acking::start(&self.people[0], args, &self.disk);
-        assert_eq!(child.ended(), Some(code), "{args:?}");
-        acks.join().unwrap();
-    }
-
-    /// Ends in order.
-    fn life(mut self, kind: Kind) -> Life {
-        self.host.terminate().exits(0);
-        let log = self.disk.log();
-        let ops = parse(&log);
-        let is_ready = |op: &Op| matches!(op, Op::Mark(mark) if mark == "ready");
-        let ready = ops.iter().position(is_ready).unwrap();
-        let life = Life { kind, log, ops, ready, homes: self.homes, faults: self.disk.faults() };
-        life.is_what_happened(self.host.root());
-        life
-    }
 }
 
 impl Life {
@@ -191,127 +84,6 @@ impl Life {
         putting.join().unwrap();
         stage.life(kind)
     }
-
-    /// The log is all that happened: what it says is what is on the real disk.
-    fn is_what_happened(&self, root: &Path) {
-        let mut replay = Replay::new(&self.log);
-        replay.advance(&self.ops, self.ops.len());
-        let image = tempfile::tempdir().unwrap();
-        replay.crash(image.path(), Fate::Kept, &mut Chance::from(0));
-        let [real, said] = [root, image.path()].map(|root| files(&root.join("data")));
-        assert_eq!(real.keys().collect::<Vec<_>>(), said.keys().collect::<Vec<_>>());
-        for (name, content) in &real {
-            assert!(said[name] == *content, "{} is not what was written", name.display());
-        }
-        assert!(real.len() > 3, "{:?}", real.keys());
-    }
-
-    /// Makes images of so many moments and judges each; says which promises were broken.
-    fn judge(&self, images: usize, chance: &mut Chance) -> (Tally, Vec<String>) {
-        let all = self.ops.len();
-        let marks: Vec<_> =
-            (self.ready..all).filter(|i| matches!(self.ops[*i], Op::Mark(_))).collect();
-        // Half of them just after an ack.
-        let mut moments: Vec<_> = (0..images)
-            .map(|i| match i % 2 {
-                0 => marks[chance.within(0, marks.len() as u64) as usize] + 1,
-                _ => chance.within(self.ready as u64 + 1, all as u64 + 1) as usize,
-            })
-            .collect();
-        moments.sort_unstable();
-        let mut replay = Replay::new(&self.log);
-        let (mut tally, mut broken) = (Tally::default(), Vec::new());
-        for moment in moments {
-            let (fate, seed) = (Fate::drawn(chance), chance.next());
-            match self.crash(&mut replay, moment, fate, seed, &mut tally) {
-                Ok(()) => {}
-                Err(why) => broken.push(why),
-            }
-        }
-        (tally, broken)
-    }
-
-    /// What is left where all that is not synced is lost just after the last ack.
-    fn keeps_its_last_ack(&self) -> Result<(), String> {
-        let last = self.ops.iter().rposition(|op| matches!(op, Op::Mark(_))).unwrap();
-        assert!(last > self.ready, "something is acknowledged");
-        self.crash(&mut Replay::new(&self.log), last + 1, Fate::Lost, 0, &mut Tally::default())
-    }
-
-    fn crash(
-        &self,
-        replay: &mut Replay<'_>,
-        moment: usize,
-        fate: Fate,
-        seed: u64,
-        tally: &mut Tally,
-    ) -> Result<(), String> {
-        replay.advance(&self.ops, moment);
-        let root = tempfile::tempdir().unwrap();
-        replay.crash(root.path(), fate, &mut Chance::from(seed));
-        copy(&self.homes.path().join("ada"), &root.path().join("ada"));
-        let acked = self.ops[self.ready + 1..moment].iter().filter_map(|op| match op {
-            Op::Mark(ack) => Some(serde_json::from_str::<Value>(ack).unwrap()),
-            _ => None,
-        });
-        let acked: Vec<_> = acked.collect();
-        tally.images += 1;
-        tally.acks += acked.len();
-        let kept = catch_unwind(AssertUnwindSafe(|| keeps(root, &acked, seed)));
-        kept.map(|files| tally.files += files).map_err(|why| {
-            let why = why.downcast_ref::<String>().cloned().unwrap_or_default();
-            format!("{:?}, {fate:?}, record {moment} of {}: {why}", self.kind, self.ops.len())
-        })
-    }
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    images: usize,
-    acks: usize,
-    files: usize,
-}
-
-/// The real server starts on what a crash has left, has all that was acknowledged, and goes on.
-fn keeps(root: tempfile::TempDir, acked: &[Value], seed: u64) -> usize {
-    let ada = Person { home: root.path().join("ada"), address: None };
-    // Memory that was shared is in no order after a crash; often it is there all the same.
-    if seed.is_multiple_of(2) && root.path().join("data/record.db-wal").exists() {
-        std::fs::write(root.path().join("data/record.db-shm"), vec![seed as u8; 32 * 1024])
-            .unwrap();
-    }
-    let mut host = Host::start_in(root, &[]);
-    let ada = ada.by(host.address());
-    let mut whole = 0;
-    for target in ["lobby", "ops"] {
-        let record = ada.reads(target);
-        for ack in acked.iter().filter(|ack| ack["conversation"] == target) {
-            let n = usize::try_from(ack["n"].as_u64().unwrap()).unwrap();
-            assert!(n <= record.len(), "{target} has {} entries and lost {ack}", record.len());
-            for field in ["n", "time", "id", "link"] {
-                assert_eq!(ack[field], record[n - 1][field], "{field} of {ack}");
-            }
-        }
-        for (name, _) in WRITERS.iter().filter(|(_, at)| *at == target) {
-            let of = record.iter().filter(|e| e["from"] == **name && e["kind"] == "text");
-            for (i, entry) in of.enumerate() {
-                let text = entry["text"].as_str().unwrap();
-                let wanted = format!("{name} {i:05} ");
-                assert!(text.starts_with(&wanted), "{wanted} is missing before {text:.20}");
-            }
-        }
-        for file in record.iter().filter(|entry| entry["kind"] == "file") {
-            let hash = file["file"]["blake3"].as_str().unwrap();
-            let path = host.data().join("files").join(&hash[..2]).join(hash);
-            let content = std::fs::read(&path).unwrap_or_else(|e| panic!("{file}: {e}"));
-            assert_eq!(blake3::hash(&content).to_hex().as_str(), hash, "{file}");
-            whole += 1;
-        }
-    }
-    ada.run(&["audit", "verify"]).exits(0);
-    ada.run(&["send", "ops", "and on"]).exits(0);
-    host.terminate().exits(0);
-    whole
 }
 
 /// Lines of all lengths, in bursts and with pauses.
@@ -350,31 +122,6 @@ fn put_files(ada: &Person, disk: &Arc<Disk>, stop: &AtomicBool, chance: &mut Cha
             }
         }
     }
-}
-
-fn copy(from: &Path, to: &Path) {
-    let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
-    assert!(done.unwrap().success());
-}
-
-/// All files below a directory that a crash must not harm.
-fn files(dir: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
-    let mut all = std::collections::BTreeMap::new();
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(next) = dirs.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
-            let beside = name.starts_with("server.log") || name.ends_with(".lock");
-            if path.is_dir() {
-                dirs.push(path);
-            } else if !beside {
-                let content = std::fs::read(&path).unwrap();
-                all.insert(path.strip_prefix(dir).unwrap().to_owned(), content);
-            }
-        }
-    }
-    all
 }
 
 #[test]

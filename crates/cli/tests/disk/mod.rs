@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod image;
+pub mod life;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -26,6 +27,34 @@ pub struct Disk {
     log: File,
     orders: File,
 }
+
+/// One file and one thread that something is done to.
+#[derive(Debug, Clone, Copy)]
+pub struct Aim {
+    /// How the file's path ends.
+    pub file: &'static str,
+    /// As the server calls it; empty: any.
+    pub thread: &'static str,
+}
+
+/// What is done where it is aimed; by default nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    FailSync,
+    FailWrite,
+    /// The next write waits until it is released.
+    Hold,
+}
+
+impl Deed {
+    /// Where its `struct aim` stands in the orders.
+    fn place(self) -> u64 {
+        32 + 56 * self as u64
+    }
+}
+
+pub const EIO: u32 = 5;
+pub const ENOSPC: u32 = 28;
 
 /// What the disk does from now on. By default it does what it should, at once.
 #[derive(Debug, Default, Clone, Copy)]
@@ -95,6 +124,36 @@ impl Disk {
         let mut count = [0; 4];
         self.orders.read_exact_at(&mut count, 20).unwrap();
         u32::from_le_bytes(count)
+    }
+
+    /// Does something to the next so many syncs or writes of one file by one thread.
+    pub fn aim(&self, deed: Deed, aim: Aim, times: u32, error: u32) {
+        self.release(deed);
+        let mut words = [0; 44];
+        words[..aim.file.len()].copy_from_slice(aim.file.as_bytes());
+        words[28..28 + aim.thread.len()].copy_from_slice(aim.thread.as_bytes());
+        self.orders.write_all_at(&words, deed.place() + 12).unwrap();
+        self.orders.write_all_at(&error.to_le_bytes(), deed.place() + 8).unwrap();
+        self.orders.write_all_at(&0_u32.to_le_bytes(), deed.place() + 4).unwrap();
+        self.orders.write_all_at(&times.to_le_bytes(), deed.place()).unwrap();
+    }
+
+    /// Nothing is done any more where that was aimed; whatever is held goes on.
+    pub fn release(&self, deed: Deed) {
+        self.orders.write_all_at(&0_u32.to_le_bytes(), deed.place()).unwrap();
+    }
+
+    /// How often that was done since it was aimed.
+    pub fn hits(&self, deed: Deed) -> u32 {
+        let mut count = [0; 4];
+        self.orders.read_exact_at(&mut count, deed.place() + 4).unwrap();
+        u32::from_le_bytes(count)
+    }
+
+    /// From now on what a failed sync was to bring is gone from the file as well, as where a kernel
+    /// drops such pages and reads them again.
+    pub fn forget_what_fails(&self) {
+        self.orders.write_all_at(&1_u32.to_le_bytes(), 28).unwrap();
     }
 
     /// The server is killed before the change that comes after so many others.

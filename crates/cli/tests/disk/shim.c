@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -34,6 +35,13 @@ struct record {
     uint32_t first, second; /* bytes that follow */
 };
 
+/* What one thing is done to that one thread does with one file. */
+struct aim {
+    uint32_t left, hits, error;
+    char file[28]; /* how its path ends */
+    char thread[16]; /* empty: any */
+};
+
 /* What the test orders; it may change at any time. */
 struct orders {
     uint32_t write_error;  /* errno of writes and of new names; 0: none */
@@ -43,6 +51,9 @@ struct orders {
     uint32_t unsynced;     /* 1: syncs of files are told done and not written down; 2: of directories */
     uint32_t faults;       /* counted here */
     uint32_t left;         /* changes until the process is killed; 0: no end */
+    uint32_t forgets;      /* 1: what a failed sync was to bring is gone from the file */
+    struct aim sync, write; /* so many of the next fail */
+    struct aim held;        /* the next write waits until `left` is 0 */
 };
 
 #define REAL(name) ((__typeof__(&name))real(#name))
@@ -157,6 +168,35 @@ static int fault(uint32_t error) {
 }
 
 static int no_room(void) { return orders && fault(orders->write_error); }
+
+static int is_aimed_at(volatile struct aim *aim, int fd) {
+    char link[64], path[4096], thread[16] = "", file[sizeof aim->file], by[sizeof aim->thread];
+    if (!aim->left) return 0;
+    memcpy(file, (const void *)aim->file, sizeof file), memcpy(by, (const void *)aim->thread, sizeof by);
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path), end = (ssize_t)strnlen(file, sizeof file);
+    if (n < end || memcmp(path + n - end, file, (size_t)end)) return 0;
+    prctl(PR_GET_NAME, thread);
+    return !by[0] || !strncmp(thread, by, sizeof by);
+}
+
+static int aimed_fault(volatile struct aim *aim, int fd) {
+    if (!is_aimed_at(aim, fd)) return 0;
+    aim->left--, aim->hits++;
+    __sync_fetch_and_add(&orders->faults, 1);
+    errno = (int)aim->error;
+    return 1;
+}
+
+/* Before a write has its turn: others go on. */
+static void hold(int fd) {
+    if (!is_aimed_at(&orders->held, fd)) return;
+    orders->held.hits++;
+    for (int i = 0; orders->held.left; i++) {
+        if (i == 60000) abort();
+        usleep(1000);
+    }
+}
 
 __attribute__((constructor)) static void start(void) {
     const char *dir = getenv("DISK_ROOT"), *log = getenv("DISK_LOG"), *how = getenv("DISK_ORDERS");
@@ -300,12 +340,54 @@ int rmdir(const char *path) { return unlinkat(AT_FDCWD, path, AT_REMOVEDIR); }
 
 /* ---- content */
 
+/* What stood before where something was written since the last sync; newest first. */
+struct before {
+    struct before *older;
+    int64_t at;
+    size_t n;
+    uint64_t ino;
+    uint8_t bytes[];
+};
+static struct before *kept;
+
+/* Called in turn. */
+static void keep(int fd, int64_t at, const struct iovec *part) {
+    struct stat st;
+    if (!orders->forgets || fstat(fd, &st)) return;
+    if (at < 0) at = lseek(fd, 0, SEEK_CUR);
+    struct before *one = calloc(1, sizeof *one + part->iov_len);
+    if (!one) abort();
+    *one = (struct before){kept, at, part->iov_len, st.st_ino};
+    /* What was beyond the end is zeros. */
+    if (pread(fd, one->bytes, one->n, at) < 0) abort();
+    kept = one;
+}
+
+/* A sync has ended: nothing of before is needed any more, or all of it is there again. */
+static void forget(int fd, uint64_t ino, int fails) {
+    for (struct before **at = &kept, *one; (one = *at);) {
+        if (one->ino != ino) {
+            at = &one->older;
+            continue;
+        }
+        if (fails) {
+            if (REAL(pwrite)(fd, one->bytes, one->n, one->at) != (ssize_t)one->n) abort();
+            note(WRITE, 0, ino, (uint64_t)one->at, one->bytes, one->n, NULL, 0);
+        }
+        *at = one->older;
+        free(one);
+    }
+}
+
 #define WRITER(call, parts, at)                                                \
     {                                                                          \
         uint64_t ino = ours(fd);                                               \
         if (!ino) return call;                                                 \
+        hold(fd);                                                              \
         enter();                                                               \
-        ssize_t done = no_room() ? -1 : call;                                  \
+        int fails = no_room() || aimed_fault(&orders->write, fd);              \
+        if (!fails) keep(fd, at, parts);                                       \
+        ssize_t done = fails ? -1 : call;                                      \
         if (done > 0) {                                                        \
             int64_t end = at;                                                  \
             if (end < 0) end = lseek(fd, 0, SEEK_CUR) - done;                  \
@@ -398,9 +480,10 @@ static int synced(int fd, int (*carry_out)(int)) {
         pthread_mutex_unlock(&lock);
         usleep((useconds_t)drawn);
     }
-    int error = fault(orders->sync_error) ? errno : 0;
+    int error = fault(orders->sync_error) || aimed_fault(&orders->sync, fd) ? errno : 0;
     enter();
     if (!quiet) note(SYNCED, error, ino, number, NULL, 0, NULL, 0);
+    if (orders->forgets) forget(fd, ino, error);
     leave();
     errno = error;
     return error ? -1 : 0;

@@ -1,0 +1,293 @@
+//! A server's life on a watched disk, and what crashes leave of it: everything that was acknowledged
+//! has to be there once the real server has started on it.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::image::{Fate, Op, Replay, parse};
+use super::{Disk, Orders};
+use crate::common::*;
+
+/// Who writes where, with `name 00000 ` and so on before each line.
+pub const WRITERS: [(&str, &str); 3] = [("ada", "lobby"), ("bob", "ops"), ("eve", "lobby")];
+
+/// A server's life, as its disk saw it.
+pub struct Life {
+    /// For messages.
+    pub kind: String,
+    pub log: Vec<u8>,
+    pub ops: Vec<Op>,
+    /// The record from which on everybody is there.
+    pub ready: usize,
+    /// Homes as they were then.
+    pub homes: tempfile::TempDir,
+    pub faults: u32,
+}
+
+/// A child that writes its acks into the log.
+pub struct Acking {
+    child: Child,
+    acked: Arc<AtomicUsize>,
+}
+
+impl Drop for Acking {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+impl Acking {
+    pub fn start(
+        person: &Person,
+        args: &[&str],
+        disk: &Arc<Disk>,
+    ) -> (Self, ChildStdin, JoinHandle<()>) {
+        let mut command = person.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (disk, acked) = (Arc::clone(disk), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&acked);
+        let acks = std::thread::spawn(move || {
+            for line in lines(stdout) {
+                let said: Value = serde_json::from_str(&line).unwrap();
+                if said["link"].is_string() {
+                    disk.mark(&line);
+                    count.fetch_add(1, Ordering::Release);
+                }
+            }
+        });
+        (Self { child, acked }, stdin, acks)
+    }
+
+    /// How many acks are in the log.
+    pub fn acked(&self) -> usize {
+        self.acked.load(Ordering::Acquire)
+    }
+
+    pub fn ended(&mut self) -> Option<i32> {
+        let until = Instant::now() + LONG;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < until, "it does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// A server on a watched disk, with three people.
+pub struct Stage {
+    pub disk: Arc<Disk>,
+    pub orders: Orders,
+    pub host: Host,
+    pub people: [Person; 3],
+    pub homes: tempfile::TempDir,
+}
+
+impl Stage {
+    pub fn new(orders: Orders) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Arc::new(Disk::watching(root.path()));
+        disk.order(orders);
+        let host = Host::start_under(root, &[], disk.env());
+        let ada = host.owner();
+        let people = [ada.clone(), host.member(&ada, "bob"), host.member(&ada, "eve")];
+        people[1].run(&["room", "create", "ops"]).exits(0);
+        people[0].run(&["room", "join", "ops"]).exits(0);
+        let homes = tempfile::tempdir().unwrap();
+        copy(&ada.home, &homes.path().join("ada"));
+        disk.mark("ready");
+        Self { disk, orders, host, people, homes }
+    }
+
+    /// Runs a command of ada's to its end and writes down its acks.
+    pub fn acks(&self, args: &[&str], code: i32) {
+        let (mut child, _, acks) = Acking::start(&self.people[0], args, &self.disk);
+        assert_eq!(child.ended(), Some(code), "{args:?}");
+        acks.join().unwrap();
+    }
+
+    /// Ends in order.
+    pub fn life(mut self, kind: impl Debug) -> Life {
+        self.host.terminate().exits(0);
+        self.ended(kind)
+    }
+
+    /// The server has ended.
+    pub fn ended(self, kind: impl Debug) -> Life {
+        let log = self.disk.log();
+        let ops = parse(&log);
+        let is_ready = |op: &Op| matches!(op, Op::Mark(mark) if mark == "ready");
+        let ready = ops.iter().position(is_ready).unwrap();
+        let kind = format!("{kind:?}");
+        let life = Life { kind, log, ops, ready, homes: self.homes, faults: self.disk.faults() };
+        life.is_what_happened(self.host.root());
+        life
+    }
+}
+
+impl Life {
+    /// Makes images of so many moments and judges each; says which promises were broken.
+    pub fn judge(&self, images: usize, chance: &mut Chance) -> (Tally, Vec<String>) {
+        let all = self.ops.len();
+        let marks: Vec<_> =
+            (self.ready..all).filter(|i| matches!(self.ops[*i], Op::Mark(_))).collect();
+        // Half of them just after an ack.
+        let mut moments: Vec<_> = (0..images)
+            .map(|i| match i % 2 {
+                0 => marks[chance.within(0, marks.len() as u64) as usize] + 1,
+                _ => chance.within(self.ready as u64 + 1, all as u64 + 1) as usize,
+            })
+            .collect();
+        moments.sort_unstable();
+        let mut replay = Replay::new(&self.log);
+        let (mut tally, mut broken) = (Tally::default(), Vec::new());
+        for moment in moments {
+            let (fate, seed) = (Fate::drawn(chance), chance.next());
+            match self.crash(&mut replay, moment, fate, seed, &mut tally) {
+                Ok(()) => {}
+                Err(why) => broken.push(why),
+            }
+        }
+        (tally, broken)
+    }
+
+    /// The log is all that happened: what it says is what is on the real disk.
+    pub fn is_what_happened(&self, root: &Path) {
+        let mut replay = Replay::new(&self.log);
+        replay.advance(&self.ops, self.ops.len());
+        let image = tempfile::tempdir().unwrap();
+        replay.crash(image.path(), Fate::Kept, &mut Chance::from(0));
+        let [real, said] = [root, image.path()].map(|root| files(&root.join("data")));
+        assert_eq!(real.keys().collect::<Vec<_>>(), said.keys().collect::<Vec<_>>());
+        for (name, content) in &real {
+            assert!(said[name] == *content, "{} is not what was written", name.display());
+        }
+        assert!(real.len() > 3, "{:?}", real.keys());
+    }
+
+    /// What is left where all that is not synced is lost just after the last ack.
+    pub fn keeps_its_last_ack(&self) -> Result<(), String> {
+        let last = self.ops.iter().rposition(|op| matches!(op, Op::Mark(_))).unwrap();
+        assert!(last > self.ready, "something is acknowledged");
+        self.keeps(last + 1, Fate::Lost, 0)
+    }
+
+    /// What is left of one moment.
+    pub fn keeps(&self, moment: usize, fate: Fate, seed: u64) -> Result<(), String> {
+        self.crash(&mut Replay::new(&self.log), moment, fate, seed, &mut Tally::default())
+    }
+
+    pub fn crash(
+        &self,
+        replay: &mut Replay<'_>,
+        moment: usize,
+        fate: Fate,
+        seed: u64,
+        tally: &mut Tally,
+    ) -> Result<(), String> {
+        replay.advance(&self.ops, moment);
+        let root = tempfile::tempdir().unwrap();
+        replay.crash(root.path(), fate, &mut Chance::from(seed));
+        copy(&self.homes.path().join("ada"), &root.path().join("ada"));
+        let acked = self.ops[self.ready + 1..moment].iter().filter_map(|op| match op {
+            Op::Mark(ack) => Some(serde_json::from_str::<Value>(ack).unwrap()),
+            _ => None,
+        });
+        let acked: Vec<_> = acked.collect();
+        tally.images += 1;
+        tally.acks += acked.len();
+        let kept = catch_unwind(AssertUnwindSafe(|| keeps(root, &acked, seed)));
+        kept.map(|files| tally.files += files).map_err(|why| {
+            let why = why.downcast_ref::<String>().cloned().unwrap_or_default();
+            format!("{}, {fate:?}, record {moment} of {}: {why}", self.kind, self.ops.len())
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub images: usize,
+    pub acks: usize,
+    pub files: usize,
+}
+
+/// The real server starts on what a crash has left, has all that was acknowledged, and goes on.
+pub fn keeps(root: tempfile::TempDir, acked: &[Value], seed: u64) -> usize {
+    let ada = Person { home: root.path().join("ada"), address: None };
+    // Memory that was shared is in no order after a crash; often it is there all the same.
+    if seed.is_multiple_of(2) && root.path().join("data/record.db-wal").exists() {
+        std::fs::write(root.path().join("data/record.db-shm"), vec![seed as u8; 32 * 1024])
+            .unwrap();
+    }
+    let mut host = Host::start_in(root, &[]);
+    let ada = ada.by(host.address());
+    let mut whole = 0;
+    for target in ["lobby", "ops"] {
+        let record = ada.reads(target);
+        for ack in acked.iter().filter(|ack| ack["conversation"] == target) {
+            let n = usize::try_from(ack["n"].as_u64().unwrap()).unwrap();
+            assert!(n <= record.len(), "{target} has {} entries and lost {ack}", record.len());
+            for field in ["n", "time", "id", "link"] {
+                assert_eq!(ack[field], record[n - 1][field], "{field} of {ack}");
+            }
+        }
+        for (name, _) in WRITERS.iter().filter(|(_, at)| *at == target) {
+            let of = record.iter().filter(|e| e["from"] == **name && e["kind"] == "text");
+            for (i, entry) in of.enumerate() {
+                let text = entry["text"].as_str().unwrap();
+                let wanted = format!("{name} {i:05} ");
+                assert!(text.starts_with(&wanted), "{wanted} is missing before {text:.20}");
+            }
+        }
+        for file in record.iter().filter(|entry| entry["kind"] == "file") {
+            let hash = file["file"]["blake3"].as_str().unwrap();
+            let path = host.data().join("files").join(&hash[..2]).join(hash);
+            let content = std::fs::read(&path).unwrap_or_else(|e| panic!("{file}: {e}"));
+            assert_eq!(blake3::hash(&content).to_hex().as_str(), hash, "{file}");
+            whole += 1;
+        }
+    }
+    ada.run(&["audit", "verify"]).exits(0);
+    ada.run(&["send", "ops", "and on"]).exits(0);
+    host.terminate().exits(0);
+    whole
+}
+
+pub fn copy(from: &Path, to: &Path) {
+    let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(done.unwrap().success());
+}
+
+/// All files below a directory that a crash must not harm.
+pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let beside = ["server.log", "record.db.lock", "record.db-shm"];
+            let beside = beside.iter().any(|one| name.starts_with(one));
+            if path.is_dir() {
+                dirs.push(path);
+            } else if !beside {
+                let content = std::fs::read(&path).unwrap();
+                all.insert(path.strip_prefix(dir).unwrap().to_owned(), content);
+            }
+        }
+    }
+    all
+}
