@@ -206,7 +206,9 @@ fn every_place_taken_by_somebody_slow_costs_what_is_said_and_comes_back() {
     let grown = person.block_on(async {
         // Until it has taken all it takes.
         let (mut grown, mut same) = (0, 0);
+        let until = Instant::now() + LONG;
         while same < 50 {
+            assert!(Instant::now() < until, "it grows without end: {grown}");
             line.says("undisturbed").await;
             let now = resident(pid).saturating_sub(before);
             same = if now > grown { 0 } else { same + 1 };
@@ -223,13 +225,15 @@ fn every_place_taken_by_somebody_slow_costs_what_is_said_and_comes_back() {
     assert!(grown < PLACES * UNKNOWN, "{} MiB", grown / MIB);
     drop(held);
     // There is a place again.
-    let mut phone = person.block_on(async {
+    let there_is = async {
         loop {
             if let Ok(io) = card.tls_from([127, 0, 0, 1].into()).await {
                 return Raw::over(io, card.credential(), card.key).await;
             }
         }
-    });
+    };
+    let mut phone = person
+        .block_on(async { timeout(LONG, there_is).await.expect("a place once all are gone") });
     person.block_on(phone.says("back"));
 }
 
