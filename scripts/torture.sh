@@ -54,13 +54,14 @@ arguments=("$@")
 echo "TWINLOCK_SEED=$TWINLOCK_SEED"
 # Building is not what is limited. Each package by itself, or they are built otherwise than below.
 "$cargo" test "${arguments[@]}" --package twinlock --no-run \
-    --test kills --test power --test returns --test disk_fails \
+    --test kills --test power --test checkpoints --test returns --test disk_fails \
     --test torture_flood --test torture_hostile --test torture_secrets
 "$cargo" test "${arguments[@]}" --package twinlock-client --no-run --test network
 "$cargo" test "${arguments[@]}" --package twinlock-server --no-run --test torture_timing
 began=$SECONDS
 part twinlock kills after_kills
 part twinlock power
+part twinlock checkpoints
 part twinlock-client network
 part twinlock returns
 part twinlock disk_fails

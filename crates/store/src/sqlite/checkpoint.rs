@@ -4,10 +4,12 @@
 //! is left, and once that is little, the recorder moves it itself between two commits. Then the
 //! WAL begins anew. So it stays bounded under any load, and no commit waits for a long checkpoint.
 //!
-//! A sync of the database that fails is the end of checkpoints until the next start. Pages that
-//! earlier rounds have moved may then be nowhere but in the WAL: a kernel counts them as written, and
-//! SQLite as moved, so that a later sync that goes well would let the WAL begin anew without them. A
-//! start takes the WAL from its beginning, and moves all of it again.
+//! A sync of the database that fails is the end of that. SQLite counts what a checkpoint has moved
+//! beside commits as moved, and leaves its sync to the next one; and after a sync that failed a
+//! kernel counts such pages as written, or drops them and reads what was there before. So a later
+//! sync that goes well would let the WAL begin anew without them, and what is read meanwhile may be
+//! of before. The recorder closes every connection then and opens the record anew: that takes the
+//! WAL from its beginning, where all of it still is.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -50,15 +52,17 @@ struct Shared {
     frames: AtomicU32,
     /// The recorder shall move the rest.
     finish: AtomicBool,
-    /// Nothing is moved any more.
-    given_up: AtomicBool,
+    /// Held while something is moved, until it is known whether that has failed.
+    turn: Mutex<()>,
+    /// A sync has failed: nothing is moved any more.
+    failed: AtomicBool,
+    /// Something that was erased may still be in the WAL.
+    due: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Asked {
     checkpoint: bool,
-    /// Leave nothing of what was erased in the WAL either.
-    truncate: bool,
     stop: bool,
 }
 
@@ -69,23 +73,40 @@ pub(super) struct Checkpointer {
     thread: Option<JoinHandle<()>>,
     /// Frames at which the next one is asked for.
     next: u32,
+    /// Frames below which none is; `None`: as many more as there are after the next commit.
+    least: Option<u32>,
+}
+
+/// What is left by one whose sync failed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failed {
+    /// Something that was erased may still be in the WAL.
+    due: bool,
 }
 
 impl Checkpointer {
     /// Starts the thread. `recorder` is the recorder's connection, to count its frames; this must
-    /// be called on the thread that commits with it.
-    pub(super) fn start(path: &Path, recorder: &Connection) -> rusqlite::Result<Self> {
+    /// be called on the thread that commits with it. `wake` is called once a sync has failed. After
+    /// one that has failed before, the disk is given time.
+    pub(super) fn start(
+        path: &Path,
+        recorder: &Connection,
+        before: Option<Failed>,
+        wake: impl Fn() + Send + 'static,
+    ) -> rusqlite::Result<Self> {
         let conn = open::checkpointer(path)?;
         recorder.wal_hook(Some(count));
-        let shared = Arc::new(Shared::default());
+        let due = AtomicBool::new(before.is_some_and(|failed| failed.due));
+        let shared = Arc::new(Shared { due, ..Shared::default() });
         let theirs = shared.clone();
         let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || {
-            run(&theirs, &conn);
+            run(&theirs, &conn, &wake);
         });
         if let Err(error) = &thread {
             tracing::error!(%error, "no thread for checkpoints: the recorder makes them");
         }
-        Ok(Self { shared, thread: thread.ok(), next: WORTH })
+        let least = if before.is_some() { None } else { Some(0) };
+        Ok(Self { shared, thread: thread.ok(), next: WORTH, least })
     }
 
     /// After each commit.
@@ -93,7 +114,11 @@ impl Checkpointer {
         let frames = FRAMES.get();
         let before = self.shared.frames.swap(frames, Ordering::AcqRel);
         if frames < before {
-            self.next = WORTH;
+            (self.next, self.least) = (WORTH, Some(0));
+        }
+        let least = *self.least.get_or_insert(frames.saturating_add(WORTH));
+        if frames < least {
+            return;
         }
         if frames >= self.next {
             self.next = frames.saturating_add(WORTH);
@@ -101,36 +126,51 @@ impl Checkpointer {
         }
         let unattended = self.thread.is_none() && frames >= WORTH;
         if self.shared.finish.swap(false, Ordering::AcqRel) || unattended {
-            self.next = WORTH;
-            if self.shared.has_given_up() {
-                return;
-            }
-            if let Err(error) = passive(recorder) {
-                self.shared.failed(&error);
-            }
+            self.finish(recorder);
+        }
+    }
+
+    fn finish(&mut self, recorder: &Connection) {
+        // The thread is at it: once it is done.
+        let Ok(_turn) = self.shared.turn.try_lock() else {
+            return self.shared.finish.store(true, Ordering::Release);
+        };
+        self.next = WORTH;
+        if !self.has_failed()
+            && let Err(error) = passive(recorder)
+        {
+            self.shared.fails(&error);
         }
     }
 
     /// The recorder has nothing to do: a good moment, if it is worth something.
     pub(super) fn idle(&mut self) {
-        if self.shared.frames.load(Ordering::Acquire) >= LITTLE {
+        let frames = self.shared.frames.load(Ordering::Acquire);
+        if frames >= LITTLE && self.least.is_some_and(|least| frames >= least) {
             self.ask(|asked| asked.checkpoint = true);
         }
     }
 
+    /// A sync has failed: the record is to be opened anew.
+    pub(super) fn has_failed(&self) -> bool {
+        self.shared.has_failed()
+    }
+
     /// Ends the thread. Whoever closes `recorder` after this moves no more than this has.
-    pub(super) fn end(self, recorder: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn end(self, recorder: &Connection) -> rusqlite::Result<Option<Failed>> {
         let shared = self.shared.clone();
         drop(self);
-        if shared.has_given_up() {
-            recorder.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        if !shared.has_failed() {
+            return Ok(None);
         }
-        Ok(())
+        recorder.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        Ok(Some(Failed { due: shared.due.load(Ordering::Acquire) }))
     }
 
     /// Something was erased: the WAL shall forget it too.
     pub(super) fn truncate(&self) {
-        self.ask(|asked| asked.truncate = true);
+        self.shared.due.store(true, Ordering::Release);
+        self.ask(|asked| asked.checkpoint = true);
     }
 
     fn ask(&self, ask: impl FnOnce(&mut Asked)) {
@@ -150,54 +190,60 @@ impl Drop for Checkpointer {
     }
 }
 
-fn run(shared: &Shared, conn: &Connection) {
-    // What is erased stays due until the WAL has really been emptied.
-    let mut due = false;
+fn run(shared: &Shared, conn: &Connection, wake: &dyn Fn()) {
     loop {
-        let (checkpoint, truncate) = {
+        {
             let mut asked = lock(&shared.asked);
-            while !(asked.checkpoint || asked.truncate || asked.stop) {
+            while !(asked.checkpoint || asked.stop) {
                 asked = shared.wake.wait(asked).unwrap_or_else(PoisonError::into_inner);
             }
             if asked.stop {
                 return;
             }
-            (std::mem::take(&mut asked.checkpoint), std::mem::take(&mut asked.truncate))
-        };
-        due |= truncate;
-        if shared.has_given_up() {
+            asked.checkpoint = false;
+        }
+        let _turn = lock(&shared.turn);
+        if shared.has_failed() {
             continue;
         }
-        let done = if due {
-            truncated(conn).map(|emptied| due = !emptied)
-        } else if checkpoint {
-            checkpointed(shared, conn)
+        // What is erased stays due until the WAL has really been emptied.
+        let done = if shared.due.swap(false, Ordering::AcqRel) {
+            let emptied = truncated(conn);
+            if !matches!(emptied, Ok(true)) {
+                shared.due.store(true, Ordering::Release);
+            }
+            emptied.map(|_| ())
         } else {
-            Ok(())
+            checkpointed(shared, conn)
         };
-        if let Err(error) = done {
-            shared.failed(&error);
+        if let Err(error) = done
+            && shared.fails(&error)
+        {
+            wake();
         }
     }
 }
 
 impl Shared {
-    fn has_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Acquire)
+    fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
-    fn failed(&self, error: &rusqlite::Error) {
-        if is_of_a_sync(error) {
-            self.given_up.store(true, Ordering::Release);
+    /// Says whether that is the end.
+    fn fails(&self, error: &rusqlite::Error) -> bool {
+        let last = is_of_a_sync(error);
+        if last {
+            self.failed.store(true, Ordering::Release);
             tracing::error!(
                 %error,
-                "the disk failed to keep the record's file; all is in its -wal file, which grows \
-                 until the server is started anew"
+                "the disk failed to keep the record's file; all is in its -wal file, and the record \
+                 is opened anew"
             );
         } else {
             // The next commits ask again; nothing is lost but room.
             tracing::warn!(%error, "a checkpoint failed; it will be tried again");
         }
+        last
     }
 }
 
@@ -236,6 +282,6 @@ fn truncated(conn: &Connection) -> rusqlite::Result<bool> {
     Ok(busy == 0)
 }
 
-fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
-    asked.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -20,20 +20,21 @@ mod store;
 mod words;
 
 use std::fmt;
-use std::path::Path;
-use std::sync::mpsc::{self, Sender};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rusqlite::Connection;
 use tokio::sync::{Semaphore, broadcast, oneshot};
 use twinlock_core::id::ServerKey;
 
-use checkpoint::Checkpointer;
+use checkpoint::{Checkpointer, Failed};
 use open::Lock;
 pub use open::OpenError;
 use readers::Readers;
-use recorder::{Command, Desk, Job, JobDone};
+use recorder::{Command, Desk, Ended, Job, JobDone};
 
 use crate::{Clock, Published, RowKey, StoreError};
 
@@ -45,6 +46,8 @@ const ENTRY: usize = 256;
 /// Commits that a watcher may lag behind before it is told to look for itself. Each keeps its
 /// bodies in memory until the slowest watcher has passed.
 const NEWS: usize = 64;
+/// How long a record that could not be opened anew is left alone.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How to open a record.
 pub struct Options {
@@ -107,22 +110,21 @@ impl SqliteStore {
         let (started, start) = mpsc::sync_channel(1);
         let news = broadcast::Sender::new(NEWS);
         let readers = Arc::new(Readers::new(path.to_path_buf(), lock.clone()));
-        let recorder = {
-            let (path, news) = (path.to_path_buf(), news.clone());
-            thread::Builder::new().name("recorder".into()).spawn(move || {
-                let ran = Checkpointer::start(&path, &conn).map_err(StoreError::from);
-                let ran = ran.and_then(|checkpointer| {
-                    started.send(()).ok();
-                    recorder::run(&conn, checkpointer, &waiting, clock, news)
-                });
-                if let Err(error) = ran {
-                    tracing::error!(%error, "the recorder has ended");
-                }
-                // The lock goes last.
-                drop(conn);
-                drop(lock);
-            })
+        let desk = Opened {
+            path: path.to_path_buf(),
+            server_key,
+            clock,
+            readers: readers.clone(),
+            commands: commands.clone(),
+            news: news.clone(),
         };
+        let recorder = thread::Builder::new().name("recorder".into()).spawn(move || {
+            if let Err(error) = desk.run(conn, &waiting, &started) {
+                tracing::error!(%error, "the recorder has ended");
+            }
+            // The lock goes last.
+            drop(lock);
+        });
         let fault = |problem: String| OpenError::Database { path: path.to_path_buf(), problem };
         let recorder = recorder.map_err(|error| fault(error.to_string()))?;
         if start.recv().is_err() {
@@ -191,6 +193,76 @@ impl SqliteStore {
         self.commands.send(Command::Close).ok();
         self.recorder.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+/// What the recorder's thread needs to open its record anew.
+struct Opened {
+    path: PathBuf,
+    server_key: ServerKey,
+    clock: Clock,
+    readers: Arc<Readers>,
+    commands: Sender<Command>,
+    news: broadcast::Sender<Arc<[Published]>>,
+}
+
+impl Opened {
+    /// Records until the end, however often the disk fails under a checkpoint.
+    fn run(
+        &self,
+        mut conn: Connection,
+        waiting: &Receiver<Command>,
+        started: &SyncSender<()>,
+    ) -> Result<(), StoreError> {
+        let (mut batch, mut before) = (Vec::new(), None);
+        loop {
+            match self.record(&conn, before, waiting, &mut batch, started) {
+                Ok(Ended::Closed) => return Ok(()),
+                Ok(Ended::Failed(failed)) => before = Some(failed),
+                Err(error) if before.is_none() => return Err(error),
+                Err(error) => {
+                    if !still_closed(&error, waiting, &mut batch) {
+                        return Ok(());
+                    }
+                }
+            }
+            // All of them, so that nothing is known any more of what was moved.
+            self.readers.without_any(|| drop(conn));
+            conn = loop {
+                match open::recorder(&self.path, &self.server_key, (self.clock)()) {
+                    Ok(conn) => break conn,
+                    Err(error) => {
+                        let error = StoreError::Database(error.to_string());
+                        if !still_closed(&error, waiting, &mut batch) {
+                            return Ok(());
+                        }
+                    }
+                }
+            };
+            tracing::warn!("the record is open again");
+        }
+    }
+
+    fn record(
+        &self,
+        conn: &Connection,
+        before: Option<Failed>,
+        waiting: &Receiver<Command>,
+        batch: &mut Vec<Command>,
+        started: &SyncSender<()>,
+    ) -> Result<Ended, StoreError> {
+        let commands = self.commands.clone();
+        let wake = move || drop(commands.send(Command::Look));
+        let checkpointer = Checkpointer::start(&self.path, conn, before, wake)?;
+        // Only the first time is waited for.
+        started.try_send(()).ok();
+        recorder::run(conn, checkpointer, waiting, batch, self.clock.clone(), self.news.clone())
+    }
+}
+
+/// Says so to everybody, until it is to be tried again. `false`: it is to end.
+fn still_closed(error: &StoreError, waiting: &Receiver<Command>, batch: &mut Vec<Command>) -> bool {
+    tracing::error!(%error, "the record cannot be opened anew yet");
+    recorder::refuse(waiting, batch, error, AGAIN)
 }
 
 /// Waits for the end of the recorder: a commit and a checkpoint.

@@ -8,12 +8,12 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
 
-use super::checkpoint::Checkpointer;
+use super::checkpoint::{Checkpointer, Failed};
 use super::index::Index;
 use super::place::{Cache, Placer, Ready};
 use crate::{Appended, Clock, Order, Published, StoreError};
@@ -32,6 +32,8 @@ pub(super) enum Command {
     Append(Append),
     /// Any other write.
     Job(Job),
+    /// Look whether a checkpoint has failed.
+    Look,
     /// Finish and end.
     Close,
 }
@@ -90,27 +92,69 @@ struct Recorder<'c> {
     checkpointer: Checkpointer,
 }
 
-/// Runs until it is told to close or nobody is left to ask.
+/// Why the recorder has ended.
+pub(super) enum Ended {
+    /// It was told to, or nobody is left to ask.
+    Closed,
+    /// The record is to be opened anew.
+    Failed(Failed),
+}
+
+/// Runs until it ends. `batch` is what it has taken and not done.
 pub(super) fn run(
     conn: &Connection,
     checkpointer: Checkpointer,
     commands: &Receiver<Command>,
+    batch: &mut Vec<Command>,
     clock: Clock,
     news: broadcast::Sender<Arc<[Published]>>,
-) -> Result<(), StoreError> {
+) -> Result<Ended, StoreError> {
     let placer = Placer::new(conn)?;
     let index = Index::load(conn)?;
     let cache = Cache::default();
     let mut recorder = Recorder { conn, placer, cache, index, clock, news, checkpointer };
-    let mut batch = Vec::new();
-    let mut idle = false;
-    loop {
-        let open = recorder.collect(commands, &mut batch, &mut idle);
-        if !batch.is_empty() {
-            recorder.record(&mut batch);
+    let (mut idle, mut open) = (false, true);
+    while open {
+        if batch.is_empty() {
+            open = recorder.collect(commands, batch, &mut idle);
         }
-        if !open {
-            return Ok(recorder.checkpointer.end(conn)?);
+        // What is read now may be of before.
+        if recorder.checkpointer.has_failed() {
+            break;
+        }
+        if !batch.is_empty() {
+            recorder.record(batch);
+        }
+    }
+    let failed = recorder.checkpointer.end(conn)?;
+    Ok(failed.filter(|_| open).map_or(Ended::Closed, Ended::Failed))
+}
+
+/// Tells everybody who comes for so long that nothing can be recorded. `false`: it is to end.
+pub(super) fn refuse(
+    commands: &Receiver<Command>,
+    batch: &mut Vec<Command>,
+    error: &StoreError,
+    time: Duration,
+) -> bool {
+    let until = Instant::now() + time;
+    loop {
+        for command in batch.drain(..) {
+            match command {
+                Command::Append(Append { order, reply, room, .. }) => {
+                    order.fail();
+                    drop(room);
+                    reply.send(Err(error.clone())).ok();
+                }
+                Command::Job(job) => (job(Err(error)).answer)(Some(error)),
+                Command::Look => {}
+                Command::Close => return false,
+            }
+        }
+        match commands.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(command) => batch.push(command),
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
         }
     }
 }
@@ -125,6 +169,9 @@ impl Recorder<'_> {
         idle: &mut bool,
     ) -> bool {
         let first = loop {
+            if self.checkpointer.has_failed() {
+                return true;
+            }
             if *idle && !self.index.is_behind() {
                 self.checkpointer.idle();
                 match commands.recv() {
@@ -152,6 +199,7 @@ impl Recorder<'_> {
                     bytes += append.entries.iter().map(|e| e.new.body.len()).sum::<usize>();
                 }
                 Command::Job(_) => entries += 1,
+                Command::Look => return true,
                 Command::Close => return false,
             }
             batch.push(command);
@@ -190,7 +238,7 @@ impl Recorder<'_> {
                     erased |= desk.erased;
                     answers.push(Answer::Job(done));
                 }
-                Command::Close => {}
+                Command::Look | Command::Close => {}
             }
         }
         let failed = failed.or_else(|| self.placer.commit().err());
