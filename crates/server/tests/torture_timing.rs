@@ -37,7 +37,7 @@ const T: f64 = 4.5;
 /// The part of each class that counts, from its fastest on: fixed before anything was measured.
 const COUNTS: f64 = 0.9;
 /// Of each kind. The same few, over and over: all are in the same caches.
-const NAMES: usize = 4;
+const NAMES: usize = 8;
 
 fn full() -> bool {
     match std::env::var("TWINLOCK_TORTURE").as_deref() {

@@ -175,14 +175,19 @@ pub trait Store: Send + Sync + 'static {
 
     // ---- people and credentials
 
-    /// The usable credential behind `id`, or `None` where it is unknown, revoked, used or
-    /// expired at `now_ms`. A hit and every kind of miss cost the same reads. A row whose MAC
-    /// does not verify is no credential.
+    /// Looks for the usable credential behind `id`: none where it is unknown, revoked, used or
+    /// expired at `now_ms`. A hit and every kind of miss cost the same reads, and give as much to
+    /// hand on. A row whose MAC does not verify is no credential.
+    async fn look_up(&self, id: &CredentialId, now_ms: u64) -> Result<LookedUp, StoreError>;
+
+    /// As [`Store::look_up`], for whoever need not hide what comes of it.
     async fn credential(
         &self,
         id: &CredentialId,
         now_ms: u64,
-    ) -> Result<Option<Credential>, StoreError>;
+    ) -> Result<Option<Credential>, StoreError> {
+        Ok(self.look_up(id, now_ms).await?.into_credential())
+    }
 
     /// Keeps a new invite.
     async fn add_invite(&self, invite: NewInvite) -> Result<(), StoreError>;
@@ -452,6 +457,33 @@ pub struct Credential {
     pub record: Vec<u8>,
     /// What the credential is for.
     pub holder: Holder,
+}
+
+/// A credential, or something of its size that stands in for it: what comes from another thread
+/// takes longer to read and to free than nothing does.
+#[derive(Debug)]
+pub struct LookedUp {
+    credential: Credential,
+    usable: bool,
+}
+
+impl LookedUp {
+    pub(crate) fn new(credential: Credential, usable: bool) -> Self {
+        Self { credential, usable }
+    }
+
+    /// The OPAQUE record of a usable credential of `N` bytes; the stand-in's is read as well.
+    #[must_use]
+    pub fn record<const N: usize>(&self) -> Option<[u8; N]> {
+        let record = <[u8; N]>::try_from(&*self.credential.record);
+        std::hint::black_box(record).ok().filter(|_| self.usable)
+    }
+
+    /// The credential, if it is usable.
+    #[must_use]
+    pub fn into_credential(self) -> Option<Credential> {
+        self.usable.then_some(self.credential)
+    }
 }
 
 /// Who stands behind a credential.

@@ -28,7 +28,7 @@ use twinlock_core::proto;
 use twinlock_core::session::{BindingPolicy, Config as SessionConfig};
 use twinlock_link::login::{Greeter, LoginError, parse_hello};
 use twinlock_link::{OsEntropy, proxy, tls};
-use twinlock_store::{Credential, Holder, StoreError};
+use twinlock_store::{Credential, Holder, LookedUp, StoreError};
 
 use crate::convert::{self, copy};
 use crate::hub::Owner;
@@ -191,12 +191,12 @@ async fn log_in(
     origin: Option<Origin>,
 ) -> Result<Login, Refusal> {
     let payload = greeter.read_hello().await?;
-    let Asked { state, challenge, known, taken } = ask(shared, &payload, origin).await?;
+    let Asked { state, challenge, looked_up, taken } = ask(shared, &payload, origin).await?;
     let proof = greeter.exchange(&challenge).await?;
     let refused = Refusal::Answer(ErrorCode::Refused);
     let Ok(established) = state.handle_proof(&proof) else { return Err(refused) };
     // Nobody passes against the fake record.
-    let Some(credential) = known else { return Err(refused) };
+    let Some(credential) = looked_up.into_credential() else { return Err(refused) };
     shared.guesses.give_back(taken);
     Ok(Login { established, credential })
 }
@@ -205,7 +205,7 @@ async fn log_in(
 pub(crate) struct Asked {
     pub(crate) state: AwaitProof,
     pub(crate) challenge: Vec<u8>,
-    known: Option<Credential>,
+    looked_up: LookedUp,
     pub(crate) taken: Taken,
 }
 
@@ -226,18 +226,18 @@ pub(crate) async fn ask(
         CredentialId::Device(_) | CredentialId::Invite(_) => None,
     };
     let taken = shared.guesses.take(user, origin, Instant::now())?;
-    let known = look_up(shared, &id).await?;
-    let record = known.as_ref().and_then(|k| <&[u8; RECORD]>::try_from(&*k.record).ok());
-    let (state, challenge) =
-        hello.challenge(&shared.setup, record, &mut OsEntropy).map_err(LoginError::Hello)?;
-    Ok(Asked { state, challenge, known, taken })
+    let looked_up = look_up(shared, &id).await?;
+    let record = looked_up.record::<RECORD>();
+    let challenge = hello.challenge(&shared.setup, record.as_ref(), &mut OsEntropy);
+    let (state, challenge) = challenge.map_err(LoginError::Hello)?;
+    Ok(Asked { state, challenge, looked_up, taken })
 }
 
 /// Reads it where lines read, whose turn it takes: the threads of logins yield, and whoever holds a
 /// turn must not.
-async fn look_up(shared: &Shared, id: &CredentialId) -> Result<Option<Credential>, StoreError> {
+async fn look_up(shared: &Shared, id: &CredentialId) -> Result<LookedUp, StoreError> {
     let (store, id, now_ms) = (shared.store.clone(), id.clone(), shared.now_ms());
-    let read = shared.main.spawn(async move { store.credential(&id, now_ms).await });
+    let read = shared.main.spawn(async move { store.look_up(&id, now_ms).await });
     read.await.map_err(|_| StoreError::Closed)?
 }
 
@@ -257,7 +257,8 @@ async fn enter(
     };
     let entered = shared.hub.enter(owner, device, shared.config.limits.sessions_per_user);
     // Only now does a revocation find this session, so what came before it is seen here.
-    let (holder, gone) = match look_up(shared, &id).await {
+    let now = look_up(shared, &id).await.map(LookedUp::into_credential);
+    let (holder, gone) = match now {
         Ok(Some(now)) if now.record == credential.record => (now.holder, None),
         Ok(_) => (credential.holder, Some(CloseCode::Revoked)),
         Err(error) => {

@@ -14,8 +14,8 @@ use super::recorder::{Append, Command};
 use super::{ENTRY, QUEUE, SqliteStore};
 use super::{classic, conversations, credentials, entries, files, index, people};
 use crate::{
-    AddedClassicKey, Answer, ClassicKey, Conversation, Credential, Device, Entry, Erased, FileRef,
-    Limit, ListedClassicKey, NewDevice, NewEntry, NewInvite, Order, Page, Person, Published,
+    AddedClassicKey, Answer, ClassicKey, Conversation, Device, Entry, Erased, FileRef, Limit,
+    ListedClassicKey, LookedUp, NewDevice, NewEntry, NewInvite, Order, Page, Person, Published,
     Receipt, Registered, Registration, Store, StoreError,
 };
 
@@ -183,13 +183,9 @@ impl Store for SqliteStore {
         self.write(move |desk| conversations::mark_read(desk, &user, id, n)).await
     }
 
-    async fn credential(
-        &self,
-        id: &CredentialId,
-        now_ms: u64,
-    ) -> Result<Option<Credential>, StoreError> {
+    async fn look_up(&self, id: &CredentialId, now_ms: u64) -> Result<LookedUp, StoreError> {
         let (id, key) = (id.clone(), self.row_key.clone());
-        self.readers.read(move |conn| credentials::usable(conn, &key, &id, now_ms)).await
+        self.readers.read(move |conn| credentials::look_up(conn, &key, &id, now_ms)).await
     }
 
     async fn add_invite(&self, invite: NewInvite) -> Result<(), StoreError> {
