@@ -337,7 +337,7 @@ pub(crate) fn session(data: &[u8]) {
         } else {
             // Time alone ends a line: its age.
             let old = |end: &End| end.fault.is_none() || end.fault == Some(Fault::TooOld);
-            let faults = [0, 1].map(|i| pair.ends[i].fault.clone());
+            let faults = [0, 1].map(|i| pair.ends[i].fault);
             assert!(pair.ends.iter().all(old), "{faults:?}");
         }
     }
