@@ -3,8 +3,8 @@
 //!
 //! Why not beside the lines: a scheduler that takes turns lets a message wait behind every handshake
 //! that came before it, and a flood of logins makes hundreds of them ready at once. Here they wait
-//! for each other. These threads yield to the others, so a flood costs
-//! people who talk no more than what it takes to turn it away.
+//! for each other. These threads yield to the others, so a flood costs people who talk no more than
+//! what it takes to turn it away.
 //!
 //! Sockets stay with the runtime that accepted them, and so does the line that comes of one.
 

@@ -36,7 +36,8 @@ use twinlock_link::OsEntropy;
 const T: f64 = 4.5;
 /// The part of each class that counts, from its fastest on: fixed before anything was measured.
 const COUNTS: f64 = 0.9;
-/// Of each kind. The same few, over and over: all are in the same caches.
+/// Of each kind. The same few, over and over: all are in the same caches; enough that what one of
+/// them costs by chance is not taken for what its class costs.
 const NAMES: usize = 8;
 
 fn full() -> bool {
