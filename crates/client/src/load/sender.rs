@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message as _;
-use twinlock_core::Entropy as _;
+use twinlock_core::Entropy;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::id::ConversationId;
+use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::Event;
@@ -16,6 +16,7 @@ use twinlock_link::line::Line;
 
 use super::count::{News, count};
 use crate::dial::Stream;
+use crate::enrol::now_ms;
 use crate::error::{ClientError, closed};
 
 /// Texts that a line sends in turn.
@@ -34,17 +35,32 @@ pub(super) struct Sender {
     pub(super) line: Line<Stream>,
     room: ConversationId,
     texts: Vec<Bytes>,
-    /// The message's id: 8 random bytes, and which message it is.
-    tag: [u8; 8],
+    /// In its messages' ids, before which message it is.
+    tag: [u8; 6],
     next: u64,
     /// When the oldest that is outstanding, and those behind it, were sent; `None` once answered.
     sent: VecDeque<Option<Instant>>,
     outstanding: usize,
 }
 
+/// What an id has beside its time: drawn once for a line and counted on, since the kernel's
+/// randomness for each message would cost the client more than sealing it.
+struct Rest {
+    tag: [u8; 6],
+    number: u64,
+}
+
+impl Entropy for Rest {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        let [_, _, _, _, number @ ..] = self.number.to_be_bytes();
+        let rest = self.tag.into_iter().chain(number);
+        bytes.iter_mut().zip(rest).for_each(|(byte, of)| *byte = of);
+    }
+}
+
 impl Sender {
     pub(super) fn new(line: Line<Stream>, room: ConversationId, size: usize) -> Self {
-        let mut tag = [0; 8];
+        let mut tag = [0; 6];
         OsEntropy.fill(&mut tag);
         let texts = (0..TEXTS).map(|n| text(size, n)).collect();
         Self { line, room, texts, tag, next: 0, sent: VecDeque::new(), outstanding: 0 }
@@ -62,7 +78,8 @@ impl Sender {
     /// Seals so many messages, as many to a frame as fit.
     pub(super) fn send(&mut self, messages: usize) -> Result<(), ClientError> {
         let now = Instant::now();
-        let requests: Vec<_> = (0..messages).map(|_| self.request()).collect();
+        let now_ms = now_ms();
+        let requests: Vec<_> = (0..messages).map(|_| self.request(now_ms)).collect();
         self.sent.extend(requests.iter().map(|_| Some(now)));
         self.outstanding += messages;
         for requests in pack(requests, 0, |request| request.encoded_len() + HEAD) {
@@ -73,16 +90,14 @@ impl Sender {
         Ok(())
     }
 
-    fn request(&mut self) -> proto::Request {
+    fn request(&mut self, now_ms: u64) -> proto::Request {
         let turn = usize::try_from(self.next).unwrap_or(0) % self.texts.len().max(1);
-        let mut id = [0; 16];
-        let (tag, number) = id.split_at_mut(8);
-        tag.copy_from_slice(&self.tag);
-        number.copy_from_slice(&self.next.to_be_bytes());
+        // A time and what differs, as people's clients make them.
+        let id = MessageId::fresh(now_ms, &mut Rest { tag: self.tag, number: self.next });
         self.next += 1;
         let append = proto::Append {
             conversation: self.room,
-            message_id: Bytes::copy_from_slice(&id),
+            message_id: Bytes::copy_from_slice(&id.0),
             body: self.texts.get(turn).cloned().unwrap_or_default(),
         };
         proto::Request { id: self.next, op: Some(Op::Append(append)) }
