@@ -303,12 +303,10 @@ impl Asker<'_> {
 
     /// The server's own word in a conversation.
     async fn say(&self, conversation: ConversationId, text: &str) {
-        let mut id = [0; 16];
-        OsEntropy.fill(&mut id);
         let entry = NewEntry {
             conversation,
             sender: Sender::Server,
-            message_id: MessageId(id),
+            message_id: MessageId::fresh(self.shared.now_ms(), &mut OsEntropy),
             kind: Kind::SYSTEM,
             body: text.to_owned().into(),
         };
