@@ -1,8 +1,8 @@
 //! The one thread that writes.
 //!
 //! It takes everything that is waiting, does it in one transaction, syncs once at the commit,
-//! tells the watchers and then answers each caller: the batch grows with the load, and nobody
-//! waits for a timer. Other writes are jobs in the same transactions, each in a savepoint, so that
+//! tells the watchers and then answers each caller: the batch grows with the load and with what a
+//! commit costs, and nobody waits for a timer. Other writes are jobs in the same transactions, each in a savepoint, so that
 //! a job that fails undoes only itself. If the commit fails, everybody in it is told so, and what
 //! was remembered of the record is forgotten and read again.
 
@@ -18,9 +18,12 @@ use super::index::Index;
 use super::place::{Cache, Placer, Ready};
 use crate::{Appended, Clock, Order, Published, StoreError};
 
-/// Entries and bytes of bodies in one transaction, about. Enough to spread a sync over many; more
-/// makes the first of them wait longer and each told batch larger.
-const BATCH_ENTRIES: usize = 4096;
+/// Entries in one transaction, about: as many as are placed in the time that their commit takes,
+/// within these limits. More would make the first of them wait, and where everybody waits for
+/// the same commit nobody has anything to do meanwhile; fewer would not be worth the commit.
+const BATCH_LEAST: usize = 256;
+const BATCH_MOST: usize = 4096;
+/// Bytes of bodies in one transaction, about: a told batch is kept until the slowest has read it.
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
 /// How long nothing must come before the recorder turns to the index: longer than a client that
 /// talks to and fro pauses, so that its next message finds the recorder free.
@@ -90,6 +93,8 @@ struct Recorder<'c> {
     clock: Clock,
     news: broadcast::Sender<Arc<[Published]>>,
     checkpointer: Checkpointer,
+    /// Entries that are worth a commit now.
+    worth: usize,
 }
 
 /// Why the recorder has ended.
@@ -112,7 +117,8 @@ pub(super) fn run(
     let placer = Placer::new(conn)?;
     let index = Index::load(conn)?;
     let cache = Cache::default();
-    let mut recorder = Recorder { conn, placer, cache, index, clock, news, checkpointer };
+    let worth = BATCH_LEAST;
+    let mut recorder = Recorder { conn, placer, cache, index, clock, news, checkpointer, worth };
     let (mut idle, mut open) = (false, true);
     while open {
         if batch.is_empty() {
@@ -203,7 +209,7 @@ impl Recorder<'_> {
                 Command::Close => return false,
             }
             batch.push(command);
-            if entries < BATCH_ENTRIES && bytes < BATCH_BYTES {
+            if entries < self.worth && bytes < BATCH_BYTES {
                 next = commands.try_recv().ok();
             }
         }
@@ -216,6 +222,7 @@ impl Recorder<'_> {
         self.placer.begin(self.news.receiver_count() > 0);
         let mut erased = false;
         let mut answers = Vec::with_capacity(batch.len());
+        let began = Instant::now();
         let mut failed = self.placer.begin_transaction().err();
         for command in batch.drain(..) {
             match command {
@@ -241,10 +248,12 @@ impl Recorder<'_> {
                 Command::Look | Command::Close => {}
             }
         }
+        let placing = began.elapsed();
         let failed = failed.or_else(|| self.placer.commit().err());
         match &failed {
             None => {
                 let placed = self.placer.placed();
+                self.worth = worth(placed, placing, began.elapsed().saturating_sub(placing));
                 self.tell();
                 self.answer(answers, None);
                 self.index.appended(placed);
@@ -301,6 +310,13 @@ impl Recorder<'_> {
     }
 }
 
+/// How many entries are placed in the time of a commit, if so many were in `placing`.
+fn worth(placed: usize, placing: Duration, commit: Duration) -> usize {
+    let placed = u128::try_from(placed).unwrap_or(u128::MAX);
+    let worth = placed.saturating_mul(commit.as_nanos()) / placing.as_nanos().max(1);
+    usize::try_from(worth).unwrap_or(usize::MAX).clamp(BATCH_LEAST, BATCH_MOST)
+}
+
 /// Runs a job in its savepoint. `failed` is set where the whole transaction is lost with it.
 fn do_job(desk: &mut Desk<'_>, job: Job, failed: &mut Option<StoreError>) -> JobDone {
     let conn = desk.conn;
@@ -325,4 +341,21 @@ fn do_job(desk: &mut Desk<'_>, job: Job, failed: &mut Option<StoreError>) -> Job
 
 pub(super) fn run_sql(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
     conn.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_takes_as_long_to_place_as_to_commit_within_limits() {
+        let us = Duration::from_micros;
+        assert_eq!(worth(1000, us(3000), us(1500)), 500);
+        assert_eq!(worth(500, us(1500), us(3000)), 1000);
+        assert_eq!(worth(1000, us(3000), us(30)), BATCH_LEAST);
+        assert_eq!(worth(1, us(5), us(1_000_000)), BATCH_MOST);
+        // A clock that stands still, and a transaction of other writes alone.
+        assert_eq!(worth(usize::MAX, us(0), Duration::MAX), BATCH_MOST);
+        assert_eq!(worth(0, us(0), us(0)), BATCH_LEAST);
+    }
 }
