@@ -93,12 +93,24 @@ pub(super) fn stamp(meta: &fs::Metadata) -> Stamp {
     (meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec())
 }
 
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(FILE_MODE);
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
+fn remove_file(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 impl Open {
     /// Opens or makes the file and reads what is in it.
     fn from_disk(path: &Path) -> std::io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
-        let mut file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
+        let mut file = options().create(true).truncate(false).open(path)?;
         let mut hasher = blake3::Hasher::new();
         let mut at = 0;
         let mut buffer = vec![0; READ];
@@ -121,8 +133,11 @@ impl Open {
         fs::symlink_metadata(path).is_ok_and(|meta| stamp(&meta) == self.stamp)
     }
 
-    fn clear(&mut self) -> std::io::Result<()> {
-        self.file.set_len(0)?;
+    /// Begins with nothing, in another file: this one may have the name of its content as well,
+    /// and then is everybody's.
+    fn clear(&mut self, path: &Path) -> std::io::Result<()> {
+        remove_file(path)?;
+        self.file = options().create_new(true).open(path)?;
         self.hasher.reset();
         self.at = 0;
         self.stamp = stamp(&self.file.metadata()?);
@@ -171,7 +186,7 @@ pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn Upload>, Fi
     let opened = opened.and_then(|mut open| {
         // Larger than it may be: not ours.
         if open.at > id.size {
-            open.clear().map_err(io("write", &path))?;
+            open.clear(&path).map_err(io("write", &path))?;
         }
         Ok(open)
     });
@@ -211,7 +226,7 @@ impl Upload for Writer {
     async fn write(&mut self, anew: bool, mut data: Vec<u8>) -> Result<Vec<u8>, FilesError> {
         self.with_file(move |disk, _, path, file| {
             if anew {
-                file.clear().map_err(io("write", path))?;
+                file.clear(path).map_err(io("write", path))?;
             }
             if disk.room()? < data.len() as u64 {
                 return Err(FilesError::Full);
@@ -232,7 +247,7 @@ impl Upload for Writer {
             file.file.sync_all().map_err(|error| {
                 // What could not be written counts as written from now on: a second sync would
                 // say so. So all of it has to come again.
-                if let Err(error) = file.clear().or_else(|_| fs::remove_file(path)) {
+                if let Err(error) = file.clear(path) {
                     tracing::error!(%error, path = %path.display(), "an upload that was not synced is still there");
                 }
                 io("write", path)(error)
@@ -254,12 +269,7 @@ impl Upload for Writer {
                 return Ok(());
             }
             table.by_key.remove(&self.id.key);
-            match fs::remove_file(&self.path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    Err(io("remove", &self.path)(error))
-                }
-                _ => Ok(()),
-            }
+            remove_file(&self.path).map_err(io("remove", &self.path))
         })
         .await
     }

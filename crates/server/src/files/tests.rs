@@ -79,6 +79,36 @@ async fn content_that_comes_again_takes_the_place_of_what_is_there() {
     assert!(matches!(disk.open(&content).await, Err(FilesError::Damaged(_))));
 }
 
+/// A second line goes on with an upload whose content others have by now, from its first byte.
+#[tokio::test]
+async fn what_has_the_name_of_its_content_is_never_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = vec![6; 1000];
+    let content = file(&data);
+    let disk = open(dir.path());
+    let mut upload = write(&disk, &id("bobs", data.len()), &data).await;
+    upload.seal(&content.hash).await.unwrap();
+    upload.place(&content.hash).await.unwrap();
+    upload.discard().await.unwrap();
+    for restarted in [false, true] {
+        let mut first = write(&disk, &id("x", data.len()), &data).await;
+        first.seal(&content.hash).await.unwrap();
+        first.place(&content.hash).await.unwrap();
+        let anew = open(dir.path());
+        let disk = if restarted { &anew } else { &disk };
+        let mut second = disk.begin(&id("x", data.len())).await.unwrap();
+        assert_eq!(second.found(), (content.size, content.hash));
+        second.write(true, vec![7; 10]).await.unwrap();
+        second.write(false, vec![7; 990]).await.unwrap();
+        let blob = disk.open(&content).await.unwrap();
+        assert_eq!(blob.prefix_hash(content.size).await.unwrap(), content.hash);
+        // The first has lost it, and does not take it back.
+        assert!(restarted || matches!(first.place(&content.hash).await, Err(FilesError::Taken)));
+        second.seal(&file(&[7; 1000]).hash).await.unwrap();
+        second.discard().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_beginning_that_was_hashed_is_not_read_again_until_the_file_changes() {
     let dir = tempfile::tempdir().unwrap();
