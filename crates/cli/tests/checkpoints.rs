@@ -216,6 +216,9 @@ fn a_record_that_cannot_be_opened_anew_is_opened_once_the_disk_is_well() {
     writing.says(MANY);
     let (disk, bob) = (writing.stage.disk.clone(), writing.stage.people[1].clone());
     disk.order(Orders { sync_error: EIO, ..Orders::default() });
+    // A commit that fails leaves in the -wal file what was never synced.
+    bob.run(&["send", "ops", "bob 00000 fails", "--timeout", "2s"]).exits(6);
+    assert!(writing.log().contains("a commit failed"), "{}", writing.log());
     disk.release(Deed::Hold);
     let server = writing.stage.host.running();
     server.wait_err_times("the record cannot be opened anew yet", 2);
@@ -223,6 +226,9 @@ fn a_record_that_cannot_be_opened_anew_is_opened_once_the_disk_is_well() {
     assert!(refused.err.contains("the server cannot write to its disk now"), "{refused:?}");
     let read = bob.reads("lobby");
     assert_eq!(read.iter().filter(|entry| entry["kind"] == "text").count(), writing.said);
+    // Nobody reads what may yet be taken back.
+    let read = bob.reads("ops");
+    assert!(read.iter().all(|entry| entry["kind"] != "text"), "{read:?}");
     disk.order(Orders::default());
     server.wait_err(OPEN_AGAIN);
     writing.goes_on();

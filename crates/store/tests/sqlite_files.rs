@@ -6,6 +6,8 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{entry, join, links, name, open, options, say};
@@ -213,4 +215,94 @@ async fn the_wal_stays_bounded_while_much_is_recorded() {
     }
     assert!(largest < 80 << 20, "the WAL grew to {} MiB", largest >> 20);
     assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 160 * 128);
+}
+
+/// Somebody who reads one moment of the record.
+fn reads(dir: &Path) -> Connection {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let conn = Connection::open_with_flags(dir.join("record.db"), flags).unwrap();
+    conn.busy_timeout(Duration::from_secs(5)).unwrap();
+    conn.execute_batch("BEGIN").unwrap();
+    conn.query_row("SELECT count(*) FROM users", [], |_| Ok(())).unwrap();
+    conn
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wal_stays_bounded_while_somebody_always_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    let (stop, path) = (Arc::new(AtomicBool::new(false)), dir.path().to_owned());
+    let stopped = stop.clone();
+    // Each begins before the one before it ends.
+    let reading = std::thread::spawn(move || {
+        let (mut before, mut times) = (reads(&path), 0);
+        while !stopped.load(Ordering::Relaxed) {
+            let next = reads(&path);
+            std::thread::sleep(Duration::from_millis(2));
+            before = next;
+            times += 1;
+        }
+        drop(before);
+        times
+    });
+    let body = "x".repeat(8 * 1024);
+    let mut largest = 0;
+    // 320 MiB through a WAL that begins anew from 64 on.
+    for _ in 0..320 {
+        let batch = (0..128).map(|_| entry(LOBBY, "ada", &body)).collect();
+        store.append(batch).await.unwrap();
+        largest = largest.max(fs::metadata(dir.path().join("record.db-wal")).unwrap().len());
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(reading.join().unwrap() > 100);
+    assert!(largest < 160 << 20, "the WAL grew to {} MiB", largest >> 20);
+    assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 320 * 128);
+}
+
+#[tokio::test]
+async fn what_is_erased_is_forgotten_by_itself_after_a_read_and_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    let n = say(&*store, entry(LOBBY, "ada", "xyzzyplugh")).await.n;
+    let holds = |dir: &Path| {
+        ["record.db", "record.db-wal"].iter().any(|file| {
+            let bytes = fs::read(dir.join(file)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).contains("xyzzyplugh")
+        })
+    };
+    let reader = reads(dir.path());
+    assert!(store.erase(LOBBY, n).await.unwrap().is_some());
+    // It waits no longer than this.
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(holds(dir.path()));
+    // What a kill would leave now.
+    let crashed = tempfile::tempdir().unwrap();
+    for file in ["record.db", "record.db-wal"] {
+        fs::copy(dir.path().join(file), crashed.path().join(file)).unwrap();
+    }
+    drop(reader);
+    eventually("the files have forgotten", || !holds(dir.path()));
+    let again = open(crashed.path());
+    eventually("the files have forgotten after a crash", || !holds(crashed.path()));
+    assert_eq!(links(&*again, LOBBY).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_wal_without_its_database_is_not_thrown_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    say(&*store, entry(LOBBY, "ada", "kept")).await;
+    let left = tempfile::tempdir().unwrap();
+    let wal = left.path().join("record.db-wal");
+    fs::copy(dir.path().join("record.db-wal"), &wal).unwrap();
+    let before = fs::read(&wal).unwrap();
+    assert!(!before.is_empty());
+    let refused = SqliteStore::open(&left.path().join("record.db"), options()).unwrap_err();
+    assert!(matches!(&refused, OpenError::Database { .. }), "{refused}");
+    assert!(refused.to_string().contains("-wal"), "{refused}");
+    assert_eq!(fs::read(&wal).unwrap(), before);
+    assert!(!left.path().join("record.db").exists());
 }

@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -29,6 +30,10 @@ use super::open;
 const WORTH: u32 = 1024;
 /// Frames that are little enough to be moved between two commits: half a MiB, below a millisecond.
 const LITTLE: u32 = 128;
+/// Frames at which the recorder waits for those who read, so that the WAL can begin anew: 64 MiB.
+const LARGE: u32 = 16 * WORTH;
+/// When what could not be emptied is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Rounds after which the recorder takes over whatever is left: it must then be slowed down, since
 /// the disk cannot follow.
 const ROUNDS: u32 = 8;
@@ -77,11 +82,13 @@ pub(super) struct Checkpointer {
     least: Option<u32>,
 }
 
-/// What is left by one whose sync failed.
+/// What was before this opening of the record.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Failed {
+pub(super) struct Before {
+    /// A sync has failed.
+    pub(super) failed: bool,
     /// Something that was erased may still be in the WAL.
-    due: bool,
+    pub(super) due: bool,
 }
 
 impl Checkpointer {
@@ -91,12 +98,12 @@ impl Checkpointer {
     pub(super) fn start(
         path: &Path,
         recorder: &Connection,
-        before: Option<Failed>,
+        before: Before,
         wake: impl Fn() + Send + 'static,
     ) -> rusqlite::Result<Self> {
         let conn = open::checkpointer(path)?;
         recorder.wal_hook(Some(count));
-        let due = AtomicBool::new(before.is_some_and(|failed| failed.due));
+        let due = AtomicBool::new(before.due);
         let shared = Arc::new(Shared { due, ..Shared::default() });
         let theirs = shared.clone();
         let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || {
@@ -105,7 +112,7 @@ impl Checkpointer {
         if let Err(error) = &thread {
             tracing::error!(%error, "no thread for checkpoints: the recorder makes them");
         }
-        let least = if before.is_some() { None } else { Some(0) };
+        let least = if before.failed { None } else { Some(0) };
         Ok(Self { shared, thread: thread.ok(), next: WORTH, least })
     }
 
@@ -135,10 +142,14 @@ impl Checkpointer {
         let Ok(_turn) = self.shared.turn.try_lock() else {
             return self.shared.finish.store(true, Ordering::Release);
         };
-        self.next = WORTH;
-        if !self.has_failed()
-            && let Err(error) = passive(recorder)
-        {
+        if self.has_failed() {
+            return;
+        }
+        // Readers that come one after the other may keep it from beginning anew as long as nobody
+        // waits for them.
+        let large = self.shared.frames.load(Ordering::Acquire) >= LARGE;
+        let mode = if large { Mode::Restart } else { Mode::Passive };
+        if let Err(error) = checkpoint(recorder, mode) {
             self.shared.fails(&error);
         }
     }
@@ -146,7 +157,8 @@ impl Checkpointer {
     /// The recorder has nothing to do: a good moment, if it is worth something.
     pub(super) fn idle(&mut self) {
         let frames = self.shared.frames.load(Ordering::Acquire);
-        if frames >= LITTLE && self.least.is_some_and(|least| frames >= least) {
+        let worth = frames >= LITTLE || self.shared.due.load(Ordering::Acquire);
+        if worth && self.least.is_some_and(|least| frames >= least) {
             self.ask(|asked| asked.checkpoint = true);
         }
     }
@@ -157,14 +169,14 @@ impl Checkpointer {
     }
 
     /// Ends the thread. Whoever closes `recorder` after this moves no more than this has.
-    pub(super) fn end(self, recorder: &Connection) -> rusqlite::Result<Option<Failed>> {
+    pub(super) fn end(self, recorder: &Connection) -> rusqlite::Result<Option<Before>> {
         let shared = self.shared.clone();
         drop(self);
         if !shared.has_failed() {
             return Ok(None);
         }
         recorder.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        Ok(Some(Failed { due: shared.due.load(Ordering::Acquire) }))
+        Ok(Some(Before { failed: true, due: shared.due.load(Ordering::Acquire) }))
     }
 
     /// Something was erased: the WAL shall forget it too.
@@ -195,7 +207,7 @@ fn run(shared: &Shared, conn: &Connection, wake: &dyn Fn()) {
         {
             let mut asked = lock(&shared.asked);
             while !(asked.checkpoint || asked.stop) {
-                asked = shared.wake.wait(asked).unwrap_or_else(PoisonError::into_inner);
+                asked = shared.wait(asked);
             }
             if asked.stop {
                 return;
@@ -208,7 +220,8 @@ fn run(shared: &Shared, conn: &Connection, wake: &dyn Fn()) {
         }
         // What is erased stays due until the WAL has really been emptied.
         let done = if shared.due.swap(false, Ordering::AcqRel) {
-            let emptied = truncated(conn);
+            // Most of it without the writer's lock.
+            let emptied = checkpoint(conn, Mode::Passive).and_then(|_| truncated(conn));
             if !matches!(emptied, Ok(true)) {
                 shared.due.store(true, Ordering::Release);
             }
@@ -225,6 +238,17 @@ fn run(shared: &Shared, conn: &Connection, wake: &dyn Fn()) {
 }
 
 impl Shared {
+    /// Until it is asked; or for a while, if something has been tried in vain.
+    fn wait<'a>(&self, asked: MutexGuard<'a, Asked>) -> MutexGuard<'a, Asked> {
+        if !self.due.load(Ordering::Acquire) || self.has_failed() {
+            return self.wake.wait(asked).unwrap_or_else(PoisonError::into_inner);
+        }
+        let waited = self.wake.wait_timeout(asked, AGAIN);
+        let (mut asked, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        asked.checkpoint |= waited.timed_out();
+        asked
+    }
+
     fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }
@@ -255,7 +279,7 @@ fn is_of_a_sync(error: &rusqlite::Error) -> bool {
 
 fn checkpointed(shared: &Shared, conn: &Connection) -> rusqlite::Result<()> {
     for _ in 0..ROUNDS {
-        let moved = passive(conn)?;
+        let moved = checkpoint(conn, Mode::Passive)?;
         let left = shared.frames.load(Ordering::Acquire).saturating_sub(moved);
         if left <= LITTLE {
             break;
@@ -265,19 +289,31 @@ fn checkpointed(shared: &Shared, conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Moves what can be moved without waiting for anybody, and says how many frames that makes.
-fn passive(conn: &Connection) -> rusqlite::Result<u32> {
-    conn.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
+#[derive(Debug, Clone, Copy)]
+enum Mode {
+    /// What can be moved without waiting for anybody.
+    Passive,
+    /// Everything, waiting for whoever reads: the next commit begins the WAL anew.
+    Restart,
+}
+
+/// Says how many frames are moved.
+fn checkpoint(conn: &Connection, mode: Mode) -> rusqlite::Result<u32> {
+    let sql = match mode {
+        Mode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+        Mode::Restart => "PRAGMA wal_checkpoint(RESTART)",
+    };
+    conn.prepare_cached(sql)?
         .query_row([], |row| row.get::<_, i64>(2))
         .map(|frames| u32::try_from(frames).unwrap_or(0))
 }
 
-/// Moves everything and empties the WAL, waiting for readers and the recorder as long as each
-/// statement may. `false`: they were busy all the time.
+/// Moves everything and empties the WAL, waiting for readers and the recorder as long as this
+/// connection does. `false`: they were busy all the time.
 fn truncated(conn: &Connection) -> rusqlite::Result<bool> {
     let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     if busy != 0 {
-        tracing::warn!("what was erased is still in the WAL; it will be emptied later");
+        tracing::debug!("what was erased is still in the WAL; it will be emptied in a moment");
     }
     Ok(busy == 0)
 }

@@ -30,7 +30,7 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, broadcast, oneshot};
 use twinlock_core::id::ServerKey;
 
-use checkpoint::{Checkpointer, Failed};
+use checkpoint::{Before, Checkpointer};
 use open::Lock;
 pub use open::OpenError;
 use readers::Readers;
@@ -105,6 +105,8 @@ impl SqliteStore {
     pub fn open(path: &Path, options: Options) -> Result<Arc<Self>, OpenError> {
         let Options { server_key, row_key, clock } = options;
         let lock = Arc::new(Lock::take(path)?);
+        // What was erased just before a crash may still be in it.
+        let before = Before { failed: false, due: open::has_wal(path) };
         let conn = open::recorder(path, &server_key, clock())?;
         let (commands, waiting) = mpsc::channel();
         let (started, start) = mpsc::sync_channel(1);
@@ -119,7 +121,7 @@ impl SqliteStore {
             news: news.clone(),
         };
         let recorder = thread::Builder::new().name("recorder".into()).spawn(move || {
-            if let Err(error) = desk.run(conn, &waiting, &started) {
+            if let Err(error) = desk.run(conn, before, &waiting, &started) {
                 tracing::error!(%error, "the recorder has ended");
             }
             // The lock goes last.
@@ -210,15 +212,16 @@ impl Opened {
     fn run(
         &self,
         mut conn: Connection,
+        mut before: Before,
         waiting: &Receiver<Command>,
         started: &SyncSender<()>,
     ) -> Result<(), StoreError> {
-        let (mut batch, mut before) = (Vec::new(), None);
+        let mut batch = Vec::new();
         loop {
             match self.record(&conn, before, waiting, &mut batch, started) {
                 Ok(Ended::Closed) => return Ok(()),
-                Ok(Ended::Failed(failed)) => before = Some(failed),
-                Err(error) if before.is_none() => return Err(error),
+                Ok(Ended::Failed(failed)) => before = failed,
+                Err(error) if !before.failed => return Err(error),
                 Err(error) => {
                     if !still_closed(&error, waiting, &mut batch) {
                         return Ok(());
@@ -228,7 +231,7 @@ impl Opened {
             // All of them, so that nothing is known any more of what was moved.
             self.readers.without_any(|| drop(conn));
             conn = loop {
-                match open::recorder(&self.path, &self.server_key, (self.clock)()) {
+                match open::again(&self.path, &self.server_key, (self.clock)()) {
                     Ok(conn) => break conn,
                     Err(error) => {
                         let error = StoreError::Database(error.to_string());
@@ -245,7 +248,7 @@ impl Opened {
     fn record(
         &self,
         conn: &Connection,
-        before: Option<Failed>,
+        before: Before,
         waiting: &Receiver<Command>,
         batch: &mut Vec<Command>,
         started: &SyncSender<()>,
@@ -253,9 +256,7 @@ impl Opened {
         let commands = self.commands.clone();
         let wake = move || drop(commands.send(Command::Look));
         let checkpointer = Checkpointer::start(&self.path, conn, before, wake)?;
-        // Only the first time is waited for.
-        started.try_send(()).ok();
-        recorder::run(conn, checkpointer, waiting, batch, self.clock.clone(), self.news.clone())
+        recorder::run(self, conn, checkpointer, waiting, batch, started)
     }
 }
 

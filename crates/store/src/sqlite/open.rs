@@ -13,8 +13,8 @@ use rusqlite_migration::{M, Migrations, SchemaVersion};
 use thiserror::Error;
 use twinlock_core::id::ServerKey;
 
-use super::row::int;
-use crate::LOBBY;
+use super::row::{get_uint, int};
+use crate::{LOBBY, StoreError};
 
 /// The numbered schema files; only ever added to.
 const MIGRATIONS: &[M<'static>] = &[
@@ -30,6 +30,10 @@ const RECORDER_CACHE: i64 = 8 * 1024;
 const READER_CACHE: i64 = 512;
 /// What is left of the WAL file when it begins anew, bytes; more than that only after a burst.
 const WAL_KEPT: i64 = 16 * 1024 * 1024;
+
+/// What stands before all and before each page in a WAL, bytes (SQLite, *The Database File Format*).
+const WAL_HEAD: u64 = 32;
+const FRAME_HEAD: u64 = 24;
 
 /// Why a record could not be opened.
 #[derive(Debug, Error)]
@@ -100,8 +104,17 @@ pub(super) fn recorder(
     server_key: &ServerKey,
     now_ms: u64,
 ) -> Result<Connection, OpenError> {
+    private(path)?;
+    again(path, server_key, now_ms)
+}
+
+/// Opens it once more, where it must be there.
+pub(super) fn again(
+    path: &Path,
+    server_key: &ServerKey,
+    now_ms: u64,
+) -> Result<Connection, OpenError> {
     let fault = |error| OpenError::File { path: path.to_path_buf(), error };
-    private(path).map_err(fault)?;
     settle(path).map_err(fault)?;
     let database = |problem: String| OpenError::Database { path: path.to_path_buf(), problem };
     let sqlite = |error: rusqlite::Error| database(error.to_string());
@@ -116,6 +129,8 @@ pub(super) fn recorder(
     durable(&conn).map_err(sqlite)?;
     migrations.to_latest(&mut conn).map_err(|e| database(e.to_string()))?;
     lobby(&conn, server_key, now_ms).map_err(sqlite)?;
+    // The WAL's name: SQLite syncs it as it syncs data, which is too little on some file systems.
+    sync_directory(path).map_err(fault)?;
     Ok(conn)
 }
 
@@ -143,6 +158,7 @@ pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
 /// The connection that moves the WAL into the database.
 pub(super) fn checkpointer(path: &Path) -> rusqlite::Result<Connection> {
     let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    conn.busy_handler(Some(wait_briefly))?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "cache_size", -64)?;
     conn.pragma_update(None, "wal_autocheckpoint", 0)?;
@@ -166,20 +182,64 @@ fn wait(tries: i32) -> bool {
     tries < 7000
 }
 
-fn private(path: &Path) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    match options.write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_made) => sync_directory(path),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // By path: no descriptor of the database may be opened and closed here.
-            let mode = fs::metadata(path)?.permissions().mode();
+/// For who keeps the writer waiting meanwhile: some 50 ms.
+fn wait_briefly(tries: i32) -> bool {
+    thread::sleep(Duration::from_micros(100));
+    tries < 300
+}
+
+fn private(path: &Path) -> Result<(), OpenError> {
+    let fault = |error| OpenError::File { path: path.to_path_buf(), error };
+    // By path: no descriptor of the database may be opened and closed here.
+    match fs::metadata(path) {
+        Ok(meta) => {
+            let mode = meta.permissions().mode();
             match mode & 0o077 {
                 0 => Ok(()),
-                _ => fs::set_permissions(path, Permissions::from_mode(mode & 0o700)),
+                _ => fs::set_permissions(path, Permissions::from_mode(mode & 0o700)).map_err(fault),
             }
         }
-        Err(error) => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // SQLite would throw away a WAL beside an empty database.
+            if has_wal(path) {
+                let problem = "it is missing, and its -wal file, which is part of it, is there";
+                return Err(OpenError::Database {
+                    path: path.to_path_buf(),
+                    problem: problem.into(),
+                });
+            }
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(0o600).open(path).map_err(fault)?;
+            sync_directory(path).map_err(fault)
+        }
+        Err(error) => Err(fault(error)),
     }
+}
+
+fn wal(database: &Path) -> PathBuf {
+    let mut wal = database.as_os_str().to_owned();
+    wal.push("-wal");
+    wal.into()
+}
+
+/// Whether something is in the WAL of a record that nobody has open.
+pub(super) fn has_wal(database: &Path) -> bool {
+    fs::metadata(wal(database)).is_ok_and(|meta| meta.len() > 0)
+}
+
+/// Cuts off what a commit that failed has left behind the last one that did not.
+///
+/// SQLite takes it for nothing and overwrites it; but whoever opens the record anew before that, and
+/// reads the WAL from its beginning, would take it for a commit, and it was never synced.
+pub(super) fn cut_off(database: &Path, conn: &Connection) -> Result<(), StoreError> {
+    let size: u64 = conn.pragma_query_value(None, "page_size", |row| get_uint(row, 0))?;
+    let frames: u64 = conn.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| get_uint(row, 1))?;
+    let length = if frames == 0 { 0 } else { WAL_HEAD + frames * (FRAME_HEAD + size) };
+    let wal = wal(database);
+    let cut = OpenOptions::new().write(true).open(&wal).and_then(|file| {
+        if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
+    });
+    cut.map_err(|error| StoreError::Database(format!("{}: {error}", wal.display())))
 }
 
 /// Brings to disk what SQLite is about to take for recorded.
@@ -190,9 +250,7 @@ fn private(path: &Path) -> io::Result<()> {
 /// and written anew before that, with what is in it: after a sync that failed, a kernel counts its
 /// pages as written, and would sync nothing.
 fn settle(database: &Path) -> io::Result<()> {
-    let mut wal = database.as_os_str().to_owned();
-    wal.push("-wal");
-    let mut file = match OpenOptions::new().read(true).write(true).open(&wal) {
+    let mut file = match OpenOptions::new().read(true).write(true).open(wal(database)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file?,
     };

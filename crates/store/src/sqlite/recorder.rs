@@ -6,16 +6,18 @@
 //! a job that fails undoes only itself. If the commit fails, everybody in it is told so, and what
 //! was remembered of the record is forgotten and read again.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
 
-use super::checkpoint::{Checkpointer, Failed};
+use super::checkpoint::{Before, Checkpointer};
 use super::index::Index;
 use super::place::{Cache, Placer, Ready};
+use super::{Opened, open};
 use crate::{Appended, Clock, Order, Published, StoreError};
 
 /// Entries in one transaction, about: as many as are placed in the time that their commit takes,
@@ -86,6 +88,7 @@ enum Answer {
 
 /// The recorder's state between transactions.
 struct Recorder<'c> {
+    path: &'c Path,
     conn: &'c Connection,
     placer: Placer<'c>,
     cache: Cache,
@@ -102,27 +105,30 @@ pub(super) enum Ended {
     /// It was told to, or nobody is left to ask.
     Closed,
     /// The record is to be opened anew.
-    Failed(Failed),
+    Failed(Before),
 }
 
-/// Runs until it ends. `batch` is what it has taken and not done.
+/// Runs until it ends. `batch` is what it has taken and not done; `started` hears, the first time,
+/// that it can record.
 pub(super) fn run(
+    Opened { path, clock, news, .. }: &Opened,
     conn: &Connection,
     checkpointer: Checkpointer,
     commands: &Receiver<Command>,
     batch: &mut Vec<Command>,
-    clock: Clock,
-    news: broadcast::Sender<Arc<[Published]>>,
+    started: &SyncSender<()>,
 ) -> Result<Ended, StoreError> {
     let placer = Placer::new(conn)?;
     let index = Index::load(conn)?;
-    let cache = Cache::default();
-    let worth = BATCH_LEAST;
-    let mut recorder = Recorder { conn, placer, cache, index, clock, news, checkpointer, worth };
-    let (mut idle, mut open) = (false, true);
-    while open {
+    started.try_send(()).ok();
+    let (cache, worth) = (Cache::default(), BATCH_LEAST);
+    let (clock, news) = (clock.clone(), news.clone());
+    let mut recorder =
+        Recorder { path, conn, placer, cache, index, clock, news, checkpointer, worth };
+    let (mut idle, mut goes_on) = (false, true);
+    while goes_on {
         if batch.is_empty() {
-            open = recorder.collect(commands, batch, &mut idle);
+            goes_on = recorder.collect(commands, batch, &mut idle);
         }
         // What is read now may be of before.
         if recorder.checkpointer.has_failed() {
@@ -133,7 +139,7 @@ pub(super) fn run(
         }
     }
     let failed = recorder.checkpointer.end(conn)?;
-    Ok(failed.filter(|_| open).map_or(Ended::Closed, Ended::Failed))
+    Ok(failed.filter(|_| goes_on).map_or(Ended::Closed, Ended::Failed))
 }
 
 /// Tells everybody who comes for so long that nothing can be recorded. `false`: it is to end.
@@ -268,6 +274,9 @@ impl Recorder<'_> {
             Some(error) => {
                 tracing::error!(%error, "a commit failed; nothing of it was recorded or acknowledged");
                 self.placer.roll_back();
+                if let Err(error) = open::cut_off(self.path, self.conn) {
+                    tracing::error!(%error, "what failed was not cut off; the next commit overwrites it");
+                }
                 self.cache.forget_all();
                 self.answer(answers, Some(error));
             }
