@@ -375,6 +375,14 @@ mod tests {
         let mut revoked = Stored::of_user(&device(2), &ada, &[9; RECORD], 1);
         revoked.state = State::Revoked;
         revoked.write(&conn, &key).unwrap();
+        let invite = |n| CredentialId::Invite(InviteId([n; 8]));
+        for (n, state, expires_ms) in
+            [(1, State::Usable, 6), (2, State::Used, 6), (3, State::Usable, 5)]
+        {
+            let made = Stored::of_user(&invite(n), &ada, &[9; RECORD], 1);
+            let made_by = Some(ada.clone());
+            Stored { user: None, made_by, state, expires_ms, ..made }.write(&conn, &key).unwrap();
+        }
         let selects = [
             format!("SELECT {COLUMNS} FROM credentials WHERE cid = ?1"),
             format!("SELECT {COLUMNS} FROM credentials WHERE cid > ?1 LIMIT 1"),
@@ -388,10 +396,14 @@ mod tests {
             (device(2), false),
             (device(3), false),
             (nobody, false),
-            (CredentialId::Invite(InviteId([1; 8])), false),
+            (invite(1), true),
+            (invite(2), false),
+            (invite(3), false),
+            (invite(4), false),
         ] {
-            let found = look_up(&conn, &key, &id, 5).unwrap().into_credential();
-            assert_eq!(found.is_some(), there, "{id:?}");
+            let looked = look_up(&conn, &key, &id, 5).unwrap();
+            assert_eq!(looked.credential.record.len(), RECORD, "{id:?}");
+            assert_eq!(looked.into_credential().is_some(), there, "{id:?}");
             let runs = selects.each_ref().map(|select| {
                 conn.prepare_cached(select).unwrap().reset_status(StatementStatus::Run)
             });
