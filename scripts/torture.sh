@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The tests of what holds under fire, with full rounds: kills, power cuts, a bad network, very many
-# lines that come back, a disk that is full or fails, floods and slow peers, timing, secrets. Half an
-# hour at most on two cores, which nothing else should use: some of it looks at the clock. `make
-# test` does the same with a few rounds and no clock. Arguments go to cargo.
+# lines that come back, a disk that is full or fails, floods and slow peers, timing, secrets; the last
+# two in a release build. Half an hour at most on two cores, which nothing else should use: some of
+# it looks at the clock. `make test` does the same with a few rounds and wide limits. Arguments go
+# to cargo.
 #
 # TWINLOCK_SEED=N begins with the same chance as the run that printed N. What is drawn is then the
 # same, but processes, threads and the kernel still take their own time.
@@ -30,17 +31,18 @@ trap 'exit 130' INT TERM HUP
 began=$SECONDS
 failed=()
 
-# part PACKAGE TARGET NAMES: one after the other, and each to its end even where one has failed.
+# part PACKAGE TARGET NAMES: one after the other, and each to its end even where one has failed. A
+# part that runs no test has failed.
 part() {
     local left=$((LIMIT - (SECONDS - began)))
     if ((left <= 0)); then
         failed+=("$2 (no time left)")
     else
         # A process group of its own, which ends with this however it ends.
-        timeout "$left" "$cargo" test "${arguments[@]}" --package "$1" --test "$2" -- \
+        timeout "$left" "$cargo" test "${arguments[@]}" "${build[@]}" --package "$1" --test "$2" -- \
             --nocapture --test-threads=1 "${@:3}" >"$log" 2>&1 &
         job=$!
-        if ! wait "$job"; then
+        if ! wait "$job" || ! grep -q '^test result: ok\. [1-9]' "$log"; then
             cat "$log"
             failed+=("$2")
         fi
@@ -51,13 +53,15 @@ part() {
 }
 
 arguments=("$@")
+build=()
 echo "TWINLOCK_SEED=$TWINLOCK_SEED"
 # Building is not what is limited. Each package by itself, or they are built otherwise than below.
 "$cargo" test "${arguments[@]}" --package twinlock --no-run \
     --test kills --test power --test checkpoints --test returns --test disk_fails \
-    --test torture_flood --test torture_hostile --test torture_secrets
+    --test torture_flood --test torture_hostile
 "$cargo" test "${arguments[@]}" --package twinlock-client --no-run --test network
-"$cargo" test "${arguments[@]}" --package twinlock-server --no-run --test torture_timing
+"$cargo" test "${arguments[@]}" --release --package twinlock --no-run --test torture_secrets
+"$cargo" test "${arguments[@]}" --release --package twinlock-server --no-run --test torture_timing
 began=$SECONDS
 part twinlock kills after_kills
 part twinlock power
@@ -67,6 +71,8 @@ part twinlock returns
 part twinlock disk_fails
 part twinlock torture_flood
 part twinlock torture_hostile
+# What is left on a stack, and what takes how long, is the build's that people run.
+build=(--release)
 part twinlock torture_secrets
 part twinlock-server torture_timing
 echo "torture: $((SECONDS - began)) s, seed $TWINLOCK_SEED, ${#failed[@]} parts failed ${failed[*]}"

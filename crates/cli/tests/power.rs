@@ -61,8 +61,9 @@ impl Life {
             let (mut chance, dir) = (Chance::from(chance.next()), stage.host.root().join("to-put"));
             std::thread::spawn(move || put_files(&ada, &disk, &stop, &mut chance, &dir))
         };
-        let until = Instant::now() + time;
+        let (until, limit) = (Instant::now() + time, Instant::now() + time + LONG);
         while Instant::now() < until || (kind == Kind::Failing && stage.disk.faults() < 3) {
+            assert!(Instant::now() < limit, "nothing is synced: {}", stage.host.log());
             let sync_error = if kind == Kind::Failing { EIO } else { 0 };
             stage.disk.order(Orders { sync_error, one_in: 6, ..orders });
             if kind != Kind::Steady && chance.within(0, 3) > 0 {
@@ -110,7 +111,9 @@ fn put_files(ada: &Person, disk: &Arc<Disk>, stop: &AtomicBool, chance: &mut Cha
             (0..size.div_ceil(8)).flat_map(|_| chance.next().to_le_bytes()).collect();
         std::fs::write(&path, content).unwrap();
         let put = ["put", path.to_str().unwrap(), "lobby", "--json"];
+        let limit = Instant::now() + LONG;
         loop {
+            assert!(Instant::now() < limit, "a file is refused for ever");
             let (mut child, _, acks) = Acking::start(ada, &put, disk);
             let code = child.ended();
             acks.join().unwrap();
@@ -132,10 +135,12 @@ fn whenever_the_power_goes_the_server_starts_and_has_every_ack_and_every_file() 
     let began = Instant::now();
     let mut all = HashMap::new();
     let mut broken = Vec::new();
-    for (kind, part) in [(Kind::Steady, 1), (Kind::Killed, 2), (Kind::Failing, 3)] {
+    let (few, some) = ((images / 6).max(2), (images / 3).max(2));
+    let most = images.saturating_sub(few + some).max(2);
+    for (kind, part) in [(Kind::Steady, few), (Kind::Killed, some), (Kind::Failing, most)] {
         let life = Life::lived(kind, Unsynced::None, time, &mut chance);
         assert_eq!(life.faults > 0, kind == Kind::Failing, "{kind:?}: {} faults", life.faults);
-        let (tally, more) = life.judge((images * part / 6).max(2), &mut chance);
+        let (tally, more) = life.judge(part, &mut chance);
         eprintln!("power: {kind:?}: {} records, {} faults, {tally:?}", life.ops.len(), life.faults);
         broken.extend(more);
         all.insert(format!("{kind:?}"), tally);
@@ -143,7 +148,9 @@ fn whenever_the_power_goes_the_server_starts_and_has_every_ack_and_every_file() 
     for why in &broken {
         eprintln!("BROKEN: {}", why.replace('\n', " | "));
     }
-    eprintln!("power: {images} images in {:.1?}, {} broken", began.elapsed(), broken.len());
+    let made: usize = all.values().map(|tally| tally.images).sum();
+    eprintln!("power: {made} images in {:.1?}, {} broken", began.elapsed(), broken.len());
+    assert!(made >= images, "{made} of {images} images");
     assert_eq!(broken, [""; 0]);
     assert!(all.values().all(|tally| tally.acks > tally.images), "{all:?}");
 }

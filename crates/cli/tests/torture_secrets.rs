@@ -19,7 +19,7 @@ mod image;
 #[path = "common/raw.rs"]
 mod raw;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
@@ -256,22 +256,24 @@ fn no_secret_stays_in_memory_in_the_log_in_the_record_or_in_what_clients_keep() 
 
     let (files, kept) = secrets.find_in_files(&host.data());
     assert!(files > 5 && host.log().contains("received"), "{files} files");
-    let mut profiles = 0;
+    let mut profiles = BTreeSet::new();
     let mut strange = kept;
     for person in [&ada, &bob, &phone] {
         let (files, found) = secrets.find_in_files(&person.home);
         assert!(files > 3, "{files} files");
+        let log = std::fs::read_to_string(person.home.join("state/default/client.log")).unwrap();
+        assert!(!log.is_empty());
         let own = person.profile_file().display().to_string();
         for line in found {
             // What a device logs in with has to be somewhere; it is in its profile and there alone.
             if line.starts_with("a device's secret") && line.ends_with(&own) {
-                profiles += 1;
+                profiles.insert(own.clone());
             } else {
                 strange.push(line);
             }
         }
     }
-    assert!(profiles >= 3, "the secrets of devices are not found in their profiles");
+    assert_eq!(profiles.len(), 3, "the secrets of devices are not found in their profiles");
     assert_eq!(strange, Vec::<String>::new());
     assert!(standing.is_empty() && ended.is_empty(), "{}{}", shown(&standing), shown(&ended));
 }
