@@ -17,6 +17,7 @@ mod common;
 #[path = "common/raw.rs"]
 mod raw;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use raw::*;
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use twinlock_link::tls::TlsFault;
 
 /// Connections of the flood at once: more than may be not logged in, so every place is always
 /// taken.
@@ -40,6 +42,8 @@ const EACH: usize = 128 * 1024;
 const PLACES: usize = 512;
 /// An ack takes longer on a machine that does something else.
 const QUIET: Duration = Duration::from_millis(10);
+/// The server's deadline for TLS.
+const TLS: Duration = Duration::from_secs(10);
 /// Between two messages of the person.
 const PACE: Duration = Duration::from_millis(5);
 
@@ -50,8 +54,24 @@ struct Got {
     next: AtomicU32,
     challenges: AtomicUsize,
     busy: AtomicUsize,
+    /// For want of a place.
     turned_away: AtomicUsize,
+    /// At a deadline, or after TLS.
+    dropped: AtomicUsize,
     cheap: AtomicUsize,
+}
+
+impl Got {
+    /// What a connection that ended before TLS stood was.
+    fn left(&self, began: Instant) -> &AtomicUsize {
+        if began.elapsed() < TLS { &self.turned_away } else { &self.dropped }
+    }
+}
+
+/// Whether the server has gone, and not that it was never reached.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Logs in as nobody, over and over, each time from another address.
@@ -59,20 +79,20 @@ async fn attack(card: Card, got: Arc<Got>, hello: Arc<Vec<u8>>) {
     while !got.stop.load(Ordering::Relaxed) {
         let from = neighbour(got.next.fetch_add(1, Ordering::Relaxed));
         let one = async {
-            let mut io = card.tls_from(from).await.ok()?;
-            if !write(&mut io, &hello).await {
-                return None;
-            }
+            let began = Instant::now();
+            let mut io = match card.tls_from(from).await {
+                Ok(io) => io,
+                Err(TlsFault::Io(error)) if is_end(&error) => return got.left(began),
+                // The flood would be thinner than it looks.
+                Err(error) => panic!("{error}"),
+            };
             let mut header = [0; 4];
-            io.read_exact(&mut header).await.ok()?;
-            Some(header)
+            if !write(&mut io, &hello).await || io.read_exact(&mut header).await.is_err() {
+                return &got.dropped;
+            }
+            if header[0] == 2 { &got.challenges } else { &got.busy }
         };
-        match timeout(LONG, one).await.expect("an end") {
-            Some([2, ..]) => &got.challenges,
-            Some(_) => &got.busy,
-            None => &got.turned_away,
-        }
-        .fetch_add(1, Ordering::Relaxed);
+        timeout(LONG, one).await.expect("an end").fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -95,18 +115,25 @@ async fn client_hello(card: &Card) -> Vec<u8> {
 async fn attack_tls(card: Card, got: Arc<Got>, first: Arc<Vec<u8>>) {
     while !got.stop.load(Ordering::Relaxed) {
         let from = neighbour(got.next.fetch_add(1, Ordering::Relaxed));
-        let Ok(mut tcp) = tcp_from(from, card.address).await else { continue };
-        if write(&mut tcp, &first).await {
+        let began = Instant::now();
+        let mut tcp = tcp_from(from, card.address).await.unwrap();
+        let answered = async {
             let mut answer = [0; 1024];
-            if timeout(LONG, tcp.read(&mut answer)).await.expect("an end").is_ok_and(|n| n > 0) {
-                got.cheap.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+            write(&mut tcp, &first).await && tcp.read(&mut answer).await.is_ok_and(|n| n > 0)
+        };
+        let answered = timeout(LONG, answered).await.expect("an end");
+        let what = if answered { &got.cheap } else { got.left(began) };
+        what.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Talks for so long; how long each ack took, the slowest last.
-fn talk(person: &tokio::runtime::Runtime, line: &mut Raw, lasts: Duration) -> Vec<Duration> {
+/// Talks for so long, and looks after each ack; how long each took, the slowest last.
+fn talk(
+    person: &tokio::runtime::Runtime,
+    line: &mut Raw,
+    lasts: Duration,
+    mut look: impl FnMut(),
+) -> Vec<Duration> {
     person.block_on(async {
         let began = Instant::now();
         let mut took = Vec::new();
@@ -114,6 +141,7 @@ fn talk(person: &tokio::runtime::Runtime, line: &mut Raw, lasts: Duration) -> Ve
             let asked = Instant::now();
             line.says("anybody there?").await;
             took.push(asked.elapsed());
+            look();
             tokio::time::sleep(PACE).await;
         }
         took.sort();
@@ -135,7 +163,7 @@ fn a_flood_of_logins_leaves_whoever_is_logged_in_alone() {
     let (person, elsewhere) = (here(), elsewhere());
     let mut line = person.block_on(card.connect());
 
-    let quiet = talk(&person, &mut line, lasts / 4);
+    let quiet = talk(&person, &mut line, lasts / 4, || ());
     let before = resident(pid);
     let (got, hello) = (Arc::new(Got::default()), Arc::new(Card::hello()));
     let first = Arc::new(elsewhere.block_on(client_hello(&card)));
@@ -157,26 +185,39 @@ fn a_flood_of_logins_leaves_whoever_is_logged_in_alone() {
     person.block_on(async { timeout(LONG, full_house).await }).expect("a full house");
     let (cpu_before, began) = (cpu(pid, DOORS), Instant::now());
     let counts = || {
-        [&got.challenges, &got.busy, &got.turned_away, &got.cheap]
+        [&got.challenges, &got.busy, &got.turned_away, &got.dropped, &got.cheap]
             .map(|n| n.load(Ordering::Relaxed))
     };
     let at_first = counts();
-    let flooded = talk(&person, &mut line, lasts);
+    // Who is turned away finds every place taken: somebody in each second.
+    let (mut full_house, mut second) = (vec![at_first[2]], Instant::now());
+    let flooded = talk(&person, &mut line, lasts, || {
+        if second.elapsed() >= Duration::from_secs(1) {
+            full_house.push(got.turned_away.load(Ordering::Relaxed));
+            second = Instant::now();
+        }
+    });
     let (cpu_after, took) = (cpu(pid, DOORS), began.elapsed());
     let [doors, all] = [0, 1].map(|i| (cpu_after[i] - cpu_before[i]).as_secs_f64());
     let grown = resident(pid).saturating_sub(before);
     let done: Vec<_> = counts().iter().zip(at_first).map(|(now, then)| now - then).collect();
     got.stop.store(true, Ordering::Relaxed);
-    elsewhere.block_on(async { while flood.join_next().await.is_some() {} });
+    elsewhere.block_on(async {
+        while let Some(attacker) = flood.join_next().await {
+            attacker.unwrap();
+        }
+    });
 
     let each = |n: usize| n as f64 / took.as_secs_f64();
     eprintln!(
-        "flood: {:.0} CHALLENGE, {:.0} ERROR busy, {:.0} dropped, {:.0} of TLS alone a second; the server \
-         took {:.0} % of a core, {:.0} % of that at its doors, and grew by {:.1} MiB",
+        "flood: {:.0} CHALLENGE, {:.0} ERROR busy, {:.0} turned away, {:.0} dropped later, \
+         {:.0} of TLS alone a second; the server took {:.0} % of a core, {:.0} % of that at its \
+         doors, and grew by {:.1} MiB",
         each(done[0]),
         each(done[1]),
         each(done[2]),
         each(done[3]),
+        each(done[4]),
         100.0 * all / took.as_secs_f64(),
         100.0 * doors / all,
         grown as f64 / MIB as f64,
@@ -191,6 +232,11 @@ fn a_flood_of_logins_leaves_whoever_is_logged_in_alone() {
         );
     }
     assert!(done[0] > 0, "nobody got as far as a handshake");
+    let turned_away: Vec<_> = full_house.windows(2).map(|two| two[1] - two[0]).collect();
+    eprintln!("flood: turned away in each second: {turned_away:?}");
+    assert!(done[2] > 0, "there were places");
+    // A flood that has to wait for a busy machine may get nothing done for a second.
+    assert!(!full() || !turned_away.contains(&0), "{turned_away:?}");
     assert!(grown < PLACES * EACH, "{} MiB", grown / MIB);
     // What the lines share their threads with is little; the rest of the flood waits for itself.
     assert!(doors > all / 2.0, "{doors} of {all} s of CPU");
