@@ -286,8 +286,8 @@ const WHERE: [&str; 4] = ["first byte", "last byte", "both", "middle"];
 fn spoil(bytes: &mut [u8], tag: usize, class: usize) {
     let first = bytes.len() - tag;
     let [by] = random::<1>().map(|by| by | 1);
-    let places = [&[0][..], &[tag - 1], &[0, tag - 1], &[tag / 2]][class];
-    for place in places {
+    let places: [&[usize]; 4] = [&[0], &[tag - 1], &[0, tag - 1], &[tag / 2]];
+    for place in places[class] {
         bytes[first + place] ^= by;
     }
 }
