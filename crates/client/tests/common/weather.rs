@@ -9,13 +9,13 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// Parts of a stream on their way at once.
@@ -51,7 +51,54 @@ impl Chance {
 struct Carried {
     /// What comes from here no longer arrives, and nobody is told: from the client, the server.
     swallowed: [AtomicBool; 2],
+    /// Since when that is so of either.
+    silent: OnceLock<Instant>,
+    /// When these ends closed it.
+    left: watch::Sender<[Option<Instant>; 2]>,
     cut: Notify,
+    /// It was cut, or both ends have left.
+    over: AtomicBool,
+}
+
+impl Carried {
+    fn new() -> Self {
+        Self {
+            swallowed: [false; 2].map(AtomicBool::new),
+            silent: OnceLock::new(),
+            left: watch::Sender::new([None; 2]),
+            cut: Notify::new(),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    fn swallow(&self, ends: [bool; 2]) {
+        for (swallowed, now) in self.swallowed.iter().zip(ends) {
+            swallowed.fetch_or(now, Ordering::Relaxed);
+        }
+        self.silent.get_or_init(Instant::now);
+    }
+
+    /// Neither silent, cut nor left by anybody.
+    fn is_whole(&self) -> bool {
+        !self.over.load(Ordering::Relaxed)
+            && self.silent.get().is_none()
+            && *self.left.borrow() == [None; 2]
+    }
+
+    /// At once no longer whole, whenever its task gets to it.
+    fn cut(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.cut.notify_one();
+    }
+}
+
+/// A connection that went silent.
+#[derive(Debug)]
+pub struct Silence {
+    /// From which ends nothing arrived: the client, the server.
+    pub ends: [bool; 2],
+    /// How long after that these ends left it.
+    pub left: [Option<Duration>; 2],
 }
 
 /// How the weather is.
@@ -63,7 +110,10 @@ pub struct Weather {
     delay: Arc<AtomicU64>,
     /// Nothing passes, and nobody is told.
     parted: Arc<AtomicBool>,
-    up: Arc<Mutex<Vec<Arc<Carried>>>>,
+    /// Whoever comes has to wait.
+    held: watch::Sender<bool>,
+    /// All but those that were over without ever being silent.
+    all: Arc<Mutex<Vec<Arc<Carried>>>>,
     pub taken: Arc<AtomicUsize>,
     pub bytes: Arc<AtomicU64>,
 }
@@ -77,7 +127,8 @@ impl Weather {
             chance: chance.clone(),
             delay: Arc::default(),
             parted: Arc::default(),
-            up: Arc::default(),
+            held: watch::Sender::new(false),
+            all: Arc::default(),
             taken: Arc::default(),
             bytes: Arc::default(),
         };
@@ -88,6 +139,9 @@ impl Weather {
                 all.taken.fetch_add(1, Ordering::Relaxed);
                 let all = all.clone();
                 tokio::spawn(async move {
+                    if all.has_gone_while_held(&client).await {
+                        return;
+                    }
                     // Whoever came first is not always served first.
                     sleep(Duration::from_millis(all.chance.within(0, 30))).await;
                     // Without a server there is nothing to carry to.
@@ -103,48 +157,90 @@ impl Weather {
         self.delay.store(delay.as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// Every connection is cut, by a reset or an end.
-    pub fn cut(&self) {
-        self.up().iter().for_each(|carried| carried.cut.notify_one());
+    /// Every connection that is not silent is cut, by a reset or an end; says whether any was.
+    pub fn cut(&self) -> bool {
+        let whole = self.carried();
+        whole.iter().for_each(|carried| carried.cut());
+        !whole.is_empty()
     }
 
-    /// One connection, drawn, is cut.
-    pub fn cut_one(&self) {
-        let up = self.up();
-        if !up.is_empty() {
-            up[self.chance.within(0, up.len() as u64) as usize].cut.notify_one();
-        }
+    /// One connection that is not silent, drawn, is cut; says whether there was one.
+    pub fn cut_one(&self) -> bool {
+        self.drawn(1).iter().map(|carried| carried.cut()).count() > 0
     }
 
-    /// What comes from these ends (the client, the server) of the connections that are up no
-    /// longer arrives.
-    pub fn swallow(&self, ends: [bool; 2]) {
-        for carried in self.up() {
-            for (swallowed, now) in carried.swallowed.iter().zip(ends) {
-                swallowed.fetch_or(now, Ordering::Relaxed);
-            }
-        }
+    /// What comes from these ends (the client, the server) of so many connections, drawn, no
+    /// longer arrives. They are never cut: whoever is to leave them has to notice.
+    pub fn swallow(&self, ends: [bool; 2], count: usize) {
+        self.drawn(count).iter().for_each(|carried| carried.swallow(ends));
     }
 
-    /// Nothing passes from now on, or what comes passes again. What was swallowed stays so.
+    /// Whoever comes waits from now on, or no longer.
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+
+    /// Nothing passes from now on and whoever comes waits, or what comes passes again. What was
+    /// silent stays so.
     pub fn part(&self, parted: bool) {
         self.parted.store(parted, Ordering::Relaxed);
+        self.hold(parted);
+        if parted {
+            self.carried().iter().for_each(|carried| carried.swallow([true; 2]));
+        }
     }
 
-    fn up(&self) -> Vec<Arc<Carried>> {
-        let mut up = self.up.lock().unwrap();
-        // Held by its own task as well, for as long as that lives.
-        up.retain(|carried| Arc::strong_count(carried) > 1);
-        up.clone()
+    /// How many connections are neither silent nor about to end.
+    pub fn whole(&self) -> usize {
+        self.carried().len()
+    }
+
+    /// All that ever went silent.
+    pub fn silences(&self) -> Vec<Silence> {
+        let all = self.all.lock().unwrap();
+        let silent = all.iter().filter_map(|carried| Some((carried, *carried.silent.get()?)));
+        silent
+            .map(|(carried, since)| Silence {
+                ends: [0, 1].map(|end| carried.swallowed[end].load(Ordering::Relaxed)),
+                left: carried.left.borrow().map(|left| Some(left?.duration_since(since))),
+            })
+            .collect()
+    }
+
+    /// The connections that are whole.
+    fn carried(&self) -> Vec<Arc<Carried>> {
+        let mut all = self.all.lock().unwrap();
+        all.retain(|one| one.silent.get().is_some() || !one.over.load(Ordering::Relaxed));
+        all.iter().filter(|carried| carried.is_whole()).cloned().collect()
+    }
+
+    /// So many of them, or all.
+    fn drawn(&self, count: usize) -> Vec<Arc<Carried>> {
+        let mut whole = self.carried();
+        let mut drawn = Vec::new();
+        while drawn.len() < count && !whole.is_empty() {
+            drawn.push(whole.swap_remove(self.chance.within(0, whole.len() as u64) as usize));
+        }
+        drawn
+    }
+
+    /// Waits while it has to. A client that gave up meanwhile never came, as its packets would not
+    /// have.
+    async fn has_gone_while_held(&self, client: &TcpStream) -> bool {
+        let mut held = self.held.subscribe();
+        if !*held.borrow_and_update() {
+            return false;
+        }
+        drop(held.wait_for(|held| !held).await);
+        client.ready(Interest::READABLE).await.is_ok_and(|ready| ready.is_read_closed())
     }
 
     async fn carry(&self, client: TcpStream, server: TcpStream) {
         for end in [&client, &server] {
             end.set_nodelay(true).unwrap();
         }
-        let swallowed = [AtomicBool::new(false), AtomicBool::new(false)];
-        let carried = Arc::new(Carried { swallowed, cut: Notify::new() });
-        self.up.lock().unwrap().push(carried.clone());
+        let carried = Arc::new(Carried::new());
+        self.all.lock().unwrap().push(carried.clone());
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         let up = self.one_way(&carried, 0, from_client, to_server);
@@ -153,6 +249,7 @@ impl Weather {
             _ = async { tokio::join!(up, down) } => {}
             () = carried.cut.notified() => {}
         }
+        carried.over.store(true, Ordering::Relaxed);
     }
 
     /// Until both ends have gone; an end that is swallowed is never told of the other's.
@@ -172,19 +269,20 @@ impl Weather {
             while let Ok(got @ 1..) = from.read(&mut part).await {
                 if lost() {
                     // A stream with a hole in it is none: nothing of it arrives any more.
-                    carried.swallowed[end].store(true, Ordering::Relaxed);
+                    carried.swallow([end == 0, end == 1]);
                     continue;
                 }
                 self.bytes.fetch_add(got as u64, Ordering::Relaxed);
                 let delay = self.delay.load(Ordering::Relaxed);
                 let delay = delay + self.chance.within(0, delay + 1);
                 let at = Instant::now() + Duration::from_micros(delay);
-                if put.send((at, part[..got].to_vec())).await.is_err() {
-                    break;
-                }
+                // Whoever takes it may have left; when this end does, is seen all the same.
+                let _left = put.send((at, part[..got].to_vec())).await;
             }
+            carried.left.send_modify(|left| left[end] = Some(Instant::now()));
             if lost() {
-                std::future::pending::<()>().await;
+                let mut left = carried.left.subscribe();
+                let _both = left.wait_for(|left| left.iter().all(Option::is_some)).await;
             }
         };
         let write = async {
