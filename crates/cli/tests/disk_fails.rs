@@ -68,8 +68,9 @@ impl Stage {
         Self { disk, host, ada, bob, writing, stop }
     }
 
-    /// What is recorded when the disk is well is everything, once and in order.
-    fn ends_well(self) -> usize {
+    /// What is recorded when the disk is well is everything, once and in order: what the two write,
+    /// and of bob also what was `refused` and waits in his outbox for whoever sends next.
+    fn ends_well(self, refused: &[String]) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let mut sent = Vec::new();
         let mut acks = Vec::new();
@@ -81,9 +82,10 @@ impl Stage {
         for (name, sent) in ["ada", "bob"].into_iter().zip(&sent) {
             let of = record.iter().filter(|entry| entry["from"] == name);
             let texts = of.map(|entry| entry["text"].as_str().unwrap());
-            let texts: Vec<_> = texts.filter(|text| text.starts_with(name)).collect();
+            let (texts, others): (Vec<_>, Vec<_>) = texts.partition(|text| text.starts_with(name));
             let wanted: Vec<_> = (0..*sent).map(|n| format!("{name} {n:05}")).collect();
             assert_eq!(texts, wanted);
+            assert_eq!(others, if name == "bob" { refused } else { &[] });
         }
         assert_eq!(acks.len(), sent.iter().sum::<usize>());
         for ack in &acks {
@@ -99,12 +101,13 @@ impl Stage {
 fn a_full_disk_refuses_messages_in_words_reads_on_and_takes_them_once_there_is_room() {
     let stage = Stage::new();
     let rounds = scale("TWINLOCK_FAULTS", 1);
-    let (began, mut slowest) = (Instant::now(), Duration::ZERO);
+    let (began, mut slowest, mut refused) = (Instant::now(), Duration::ZERO, Vec::new());
     for round in 0..rounds {
         stage.disk.order(Orders { write_error: ENOSPC, ..Orders::default() });
         let line = format!("in round {round} there is no room");
         let full = stage.bob.run(&["send", "lobby", &line, "--timeout", "2s"]);
         let full = full.exits(6);
+        refused.push(line);
         let why = "the server cannot write to its disk now (is it full?)";
         assert_eq!(full.err.matches(why).count(), 2, "when it is so, and at the end: {full:?}");
         assert!(stage.host.log().contains("full"), "{}", stage.host.log());
@@ -120,7 +123,7 @@ fn a_full_disk_refuses_messages_in_words_reads_on_and_takes_them_once_there_is_r
         stage.writing[0].0.wait_lines(acks + 50);
         slowest = slowest.max(well.elapsed());
     }
-    let acks = stage.ends_well();
+    let acks = stage.ends_well(&refused);
     eprintln!(
         "disk: {rounds} times full in {:.1?}, {acks} acks, records again after {slowest:.1?}",
         began.elapsed()
@@ -148,7 +151,7 @@ fn a_disk_that_fails_now_and_then_loses_no_message_and_no_order() {
         }
     }
     let (faults, log) = (stage.disk.faults(), stage.host.log());
-    let acks = stage.ends_well();
+    let acks = stage.ends_well(&[]);
     eprintln!("disk: {faults} faults in {:.1?}, {acks} acks", began.elapsed());
     assert!(log.contains("a commit failed"), "{log}");
 }
