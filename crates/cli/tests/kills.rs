@@ -29,6 +29,8 @@ use serde_json::Value;
 
 /// Kills between two looks at the record.
 const LOOK: usize = 10;
+/// One kill in so many may come before anybody is back; the others wait for an ack.
+const EARLY: usize = 16;
 const WRITERS: [&str; 3] = ["ada", "bob", "eve"];
 
 /// A `send` that is given numbered lines until it is told to stop.
@@ -76,12 +78,21 @@ fn after_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_and_in_
         .collect::<Vec<_>>();
     let began = Instant::now();
     let kills = scale("TWINLOCK_KILLS", 50);
-    let mut seen = 0;
+    let (mut seen, mut loaded) = (0, 0);
     for round in 1..=kills {
+        // The last server is dead: what comes from now on is acknowledged by this one.
+        let before = writers.iter().map(|writer| acks(&writer.sending)).collect::<Vec<_>>();
+        if round % EARLY != 0 {
+            // Of each writer in turn.
+            let turn = round % writers.len();
+            writers[turn].sending.wait_lines(before[turn] + 1);
+        }
         std::thread::sleep(Duration::from_millis(chance.within(0, 600)));
         // Known to the writers before the end of the server, hence to be there after it.
         let acked = writers.iter().map(|writer| whole_lines(&writer.sending.out()));
         let acked = acked.collect::<Vec<_>>();
+        let of_this = acked.iter().zip(&before).map(|(now, before)| now.lines().count() - before);
+        loaded += usize::from(of_this.sum::<usize>() > 0);
         host.kill();
         host.restart();
         if round % LOOK == 0 || round == kills {
@@ -95,6 +106,7 @@ fn after_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_and_in_
         }
     }
     assert!(seen > kills, "the acks are looked at: {seen}");
+    assert!(loaded * 10 >= kills * 9, "{loaded} of {kills} kills came after acks by that server");
     stop.store(true, Ordering::Relaxed);
     let mut acks: Vec<Value> = Vec::new();
     let mut sent = BTreeMap::new();
@@ -106,7 +118,11 @@ fn after_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_and_in_
         person.run(&["audit", "verify"]).exits(0);
     }
     let took = began.elapsed();
-    eprintln!("crash: {kills} kills, {} acks, {sent:?} lines, {took:.1?}", acks.len());
+    eprintln!(
+        "crash: {kills} kills, {loaded} of them after acks by that server, {} acks, {sent:?} lines, \
+         {took:.1?}",
+        acks.len()
+    );
 
     let mut ids = HashSet::new();
     for (target, names) in [("lobby", &["ada", "eve"][..]), ("ops", &["bob"])] {
@@ -126,6 +142,11 @@ fn after_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_and_in_
         let of = acks.iter().filter(|ack| ack["conversation"] == target).cloned();
         assert_eq!(are_kept(of, &record), said);
     }
+}
+
+/// How many acks have been printed.
+fn acks(sending: &Running) -> usize {
+    sending.out().matches('\n').count()
 }
 
 /// What has been printed to the end of a line.
