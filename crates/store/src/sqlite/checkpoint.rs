@@ -63,6 +63,8 @@ struct Shared {
     failed: AtomicBool,
     /// Something that was erased may still be in the WAL.
     due: AtomicBool,
+    /// The disk is given time.
+    rests: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +82,8 @@ pub(super) struct Checkpointer {
     next: u32,
     /// Frames below which none is; `None`: as many more as there are after the next commit.
     least: Option<u32>,
+    /// Frames at which whoever reads is waited for.
+    large: u32,
 }
 
 /// What was before this opening of the record.
@@ -103,8 +107,8 @@ impl Checkpointer {
     ) -> rusqlite::Result<Self> {
         let conn = open::checkpointer(path)?;
         recorder.wal_hook(Some(count));
-        let due = AtomicBool::new(before.due);
-        let shared = Arc::new(Shared { due, ..Shared::default() });
+        let (due, rests) = (AtomicBool::new(before.due), AtomicBool::new(before.failed));
+        let shared = Arc::new(Shared { due, rests, ..Shared::default() });
         let theirs = shared.clone();
         let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || {
             run(&theirs, &conn, &wake);
@@ -113,7 +117,7 @@ impl Checkpointer {
             tracing::error!(%error, "no thread for checkpoints: the recorder makes them");
         }
         let least = if before.failed { None } else { Some(0) };
-        Ok(Self { shared, thread: thread.ok(), next: WORTH, least })
+        Ok(Self { shared, thread: thread.ok(), next: WORTH, least, large: LARGE })
     }
 
     /// After each commit.
@@ -121,12 +125,13 @@ impl Checkpointer {
         let frames = FRAMES.get();
         let before = self.shared.frames.swap(frames, Ordering::AcqRel);
         if frames < before {
-            (self.next, self.least) = (WORTH, Some(0));
+            (self.next, self.least, self.large) = (WORTH, Some(0), LARGE);
         }
         let least = *self.least.get_or_insert(frames.saturating_add(WORTH));
         if frames < least {
             return;
         }
+        self.shared.rests.store(false, Ordering::Release);
         if frames >= self.next {
             self.next = frames.saturating_add(WORTH);
             self.ask(|asked| asked.checkpoint = true);
@@ -145,11 +150,17 @@ impl Checkpointer {
         if self.has_failed() {
             return;
         }
+        let frames = self.shared.frames.load(Ordering::Acquire);
         // Readers that come one after the other may keep it from beginning anew as long as nobody
         // waits for them.
-        let large = self.shared.frames.load(Ordering::Acquire) >= LARGE;
-        let mode = if large { Mode::Restart } else { Mode::Passive };
-        if let Err(error) = checkpoint(recorder, mode) {
+        let done = if frames < self.large {
+            passive(recorder).map(|_| ())
+        } else {
+            // Somebody who reads for long is not waited for again and again.
+            self.large = frames.saturating_mul(2);
+            restarted(recorder)
+        };
+        if let Err(error) = done {
             self.shared.fails(&error);
         }
     }
@@ -157,8 +168,7 @@ impl Checkpointer {
     /// The recorder has nothing to do: a good moment, if it is worth something.
     pub(super) fn idle(&mut self) {
         let frames = self.shared.frames.load(Ordering::Acquire);
-        let worth = frames >= LITTLE || self.shared.due.load(Ordering::Acquire);
-        if worth && self.least.is_some_and(|least| frames >= least) {
+        if frames >= LITTLE && self.least.is_some_and(|least| frames >= least) {
             self.ask(|asked| asked.checkpoint = true);
         }
     }
@@ -221,9 +231,12 @@ fn run(shared: &Shared, conn: &Connection, wake: &dyn Fn()) {
         // What is erased stays due until the WAL has really been emptied.
         let done = if shared.due.swap(false, Ordering::AcqRel) {
             // Most of it without the writer's lock.
-            let emptied = checkpoint(conn, Mode::Passive).and_then(|_| truncated(conn));
+            let emptied = passive(conn).and_then(|_| truncated(conn));
             if !matches!(emptied, Ok(true)) {
                 shared.due.store(true, Ordering::Release);
+                // Nothing else would have it begin anew.
+                let grows = shared.frames.load(Ordering::Acquire) >= WORTH;
+                shared.finish.fetch_or(grows, Ordering::AcqRel);
             }
             emptied.map(|_| ())
         } else {
@@ -240,7 +253,8 @@ fn run(shared: &Shared, conn: &Connection, wake: &dyn Fn()) {
 impl Shared {
     /// Until it is asked; or for a while, if something has been tried in vain.
     fn wait<'a>(&self, asked: MutexGuard<'a, Asked>) -> MutexGuard<'a, Asked> {
-        if !self.due.load(Ordering::Acquire) || self.has_failed() {
+        let resting = self.rests.load(Ordering::Acquire) || self.has_failed();
+        if resting || !self.due.load(Ordering::Acquire) {
             return self.wake.wait(asked).unwrap_or_else(PoisonError::into_inner);
         }
         let waited = self.wake.wait_timeout(asked, AGAIN);
@@ -279,7 +293,7 @@ fn is_of_a_sync(error: &rusqlite::Error) -> bool {
 
 fn checkpointed(shared: &Shared, conn: &Connection) -> rusqlite::Result<()> {
     for _ in 0..ROUNDS {
-        let moved = checkpoint(conn, Mode::Passive)?;
+        let moved = passive(conn)?;
         let left = shared.frames.load(Ordering::Acquire).saturating_sub(moved);
         if left <= LITTLE {
             break;
@@ -289,23 +303,24 @@ fn checkpointed(shared: &Shared, conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Mode {
-    /// What can be moved without waiting for anybody.
-    Passive,
-    /// Everything, waiting for whoever reads: the next commit begins the WAL anew.
-    Restart,
-}
-
-/// Says how many frames are moved.
-fn checkpoint(conn: &Connection, mode: Mode) -> rusqlite::Result<u32> {
-    let sql = match mode {
-        Mode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
-        Mode::Restart => "PRAGMA wal_checkpoint(RESTART)",
-    };
-    conn.prepare_cached(sql)?
+/// Moves what can be moved without waiting for anybody, and says how many frames that makes.
+fn passive(conn: &Connection) -> rusqlite::Result<u32> {
+    conn.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
         .query_row([], |row| row.get::<_, i64>(2))
         .map(|frames| u32::try_from(frames).unwrap_or(0))
+}
+
+/// Moves everything, waiting for whoever reads, so that the recorder's next commit begins the WAL
+/// anew.
+fn restarted(recorder: &Connection) -> rusqlite::Result<()> {
+    recorder.busy_handler(Some(open::wait_a_second))?;
+    let busy: rusqlite::Result<i64> =
+        recorder.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0));
+    recorder.busy_handler(Some(open::wait))?;
+    if busy? != 0 {
+        tracing::warn!("somebody reads the record for long: its -wal file goes on growing");
+    }
+    Ok(())
 }
 
 /// Moves everything and empties the WAL, waiting for readers and the recorder as long as this

@@ -177,9 +177,15 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
 
 /// The writer and the end of a checkpoint meet now and then, for a few milliseconds. SQLite's own
 /// handler would sleep up to 100 ms at a time. Gives up after some ten seconds.
-fn wait(tries: i32) -> bool {
+pub(super) fn wait(tries: i32) -> bool {
     thread::sleep(Duration::from_micros(if tries < 2000 { 100 } else { 2000 }));
     tries < 7000
+}
+
+/// For a checkpoint that everybody who writes waits for: about a second.
+pub(super) fn wait_a_second(tries: i32) -> bool {
+    thread::sleep(Duration::from_millis(1));
+    tries < 1000
 }
 
 /// For who keeps the writer waiting meanwhile: some 50 ms.
@@ -233,8 +239,13 @@ pub(super) fn has_wal(database: &Path) -> bool {
 /// reads the WAL from its beginning, would take it for a commit, and it was never synced.
 pub(super) fn cut_off(database: &Path, conn: &Connection) -> Result<(), StoreError> {
     let size: u64 = conn.pragma_query_value(None, "page_size", |row| get_uint(row, 0))?;
-    let frames: u64 = conn.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| get_uint(row, 1))?;
-    let length = if frames == 0 { 0 } else { WAL_HEAD + frames * (FRAME_HEAD + size) };
+    let (busy, frames): (i64, i64) =
+        conn.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let length = match u64::try_from(frames) {
+        Ok(0) if busy == 0 => 0,
+        Ok(frames) if busy == 0 => WAL_HEAD + frames * (FRAME_HEAD + size),
+        _ => return Err(StoreError::Database("what is in the WAL is not known".into())),
+    };
     let wal = wal(database);
     let cut = OpenOptions::new().write(true).open(&wal).and_then(|file| {
         if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }

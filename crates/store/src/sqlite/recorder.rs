@@ -228,8 +228,8 @@ impl Recorder<'_> {
         self.placer.begin(self.news.receiver_count() > 0);
         let mut erased = false;
         let mut answers = Vec::with_capacity(batch.len());
-        let began = Instant::now();
         let mut failed = self.placer.begin_transaction().err();
+        let (begun, began) = (failed.is_none(), Instant::now());
         for command in batch.drain(..) {
             match command {
                 Command::Append(Append { entries, order, reply, room }) => {
@@ -274,7 +274,8 @@ impl Recorder<'_> {
             Some(error) => {
                 tracing::error!(%error, "a commit failed; nothing of it was recorded or acknowledged");
                 self.placer.roll_back();
-                if let Err(error) = open::cut_off(self.path, self.conn) {
+                // Without the writer's lock it would be somebody else's.
+                if begun && let Err(error) = open::cut_off(self.path, self.conn) {
                     tracing::error!(%error, "what failed was not cut off; the next commit overwrites it");
                 }
                 self.cache.forget_all();
