@@ -12,7 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 
 use async_trait::async_trait;
 use rustix::fs::OFlags;
@@ -43,18 +43,32 @@ struct Entry {
     left: u64,
 }
 
+impl Entry {
+    /// Takes the file, so that what a line that has gone left to do finds none. `false`: it is at
+    /// it.
+    fn take(&self) -> bool {
+        match self.lease.try_lock() {
+            Ok(mut file) => drop(file.take()),
+            Err(TryLockError::Poisoned(file)) => drop(file.into_inner().take()),
+            Err(TryLockError::WouldBlock) => return false,
+        }
+        true
+    }
+}
+
 impl Table {
     pub(super) fn is_open(&self, key: &Hash) -> bool {
         self.by_key.get(key).is_some_and(|entry| entry.open)
     }
 
-    /// Forgets what nobody has open. `false`: somebody has.
+    /// Forgets what nobody has open or still writes to. `false`: somebody does.
     pub(super) fn forget(&mut self, key: &Hash) -> bool {
-        if self.is_open(key) {
-            return false;
+        let Some(entry) = self.by_key.get(key) else { return true };
+        let forgotten = !entry.open && entry.take();
+        if forgotten {
+            self.by_key.remove(key);
         }
-        self.by_key.remove(key);
-        true
+        forgotten
     }
 
     fn is_current(&self, key: &Hash, lease: &Lease) -> bool {
@@ -73,7 +87,8 @@ impl Table {
         if left().count() > REMEMBERED
             && let Some(oldest) = left().min_by_key(|(_, e)| e.left).map(|(key, _)| *key)
         {
-            self.by_key.remove(&oldest);
+            // Or the next time.
+            self.forget(&oldest);
         }
     }
 }
@@ -258,7 +273,14 @@ impl Upload for Writer {
 
     async fn place(&mut self, hash: &Hash) -> Result<(), FilesError> {
         let hash = *hash;
-        self.with_file(move |disk, _, path, _| disk.place(path, &hash)).await
+        self.with_file(move |disk, _, path, file| {
+            // What is placed is what was sealed, and no other file that has its name by now.
+            if !file.is_as_left(path) {
+                return Err(FilesError::Taken);
+            }
+            disk.place(path, &hash)
+        })
+        .await
     }
 
     async fn discard(self: Box<Self>) -> Result<(), FilesError> {

@@ -158,6 +158,20 @@ async fn nothing_but_the_promised_bytes_is_sealed() {
 }
 
 #[tokio::test]
+async fn nothing_is_placed_but_what_was_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = open(dir.path());
+    let mut upload = write(&disk, &id("x", 4), b"abcd").await;
+    upload.seal(&file(b"abcd").hash).await.unwrap();
+    let user = dir.path().join("files/partial/ada");
+    let partial = fs::read_dir(&user).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(&partial).unwrap();
+    fs::write(&partial, b"efgh").unwrap();
+    assert!(matches!(upload.place(&file(b"abcd").hash).await, Err(FilesError::Taken)));
+    assert!(matches!(disk.open(&file(b"abcd")).await, Err(FilesError::Damaged(_))));
+}
+
+#[tokio::test]
 async fn a_link_in_the_way_of_an_upload_is_not_followed() {
     let dir = tempfile::tempdir().unwrap();
     let disk = open(dir.path());
