@@ -54,14 +54,17 @@ part() {
 
 arguments=("$@")
 build=()
+release=(--release)
+# Not twice.
+if [[ " $* " == *" --release "* ]]; then release=(); fi
 echo "TWINLOCK_SEED=$TWINLOCK_SEED"
 # Building is not what is limited. Each package by itself, or they are built otherwise than below.
 "$cargo" test "${arguments[@]}" --package twinlock --no-run \
     --test kills --test power --test checkpoints --test returns --test disk_fails \
     --test torture_flood --test torture_hostile
 "$cargo" test "${arguments[@]}" --package twinlock-client --no-run --test network
-"$cargo" test "${arguments[@]}" --release --package twinlock --no-run --test torture_secrets
-"$cargo" test "${arguments[@]}" --release --package twinlock-server --no-run --test torture_timing
+"$cargo" test "${arguments[@]}" "${release[@]}" --package twinlock --no-run --test torture_secrets
+"$cargo" test "${arguments[@]}" "${release[@]}" --package twinlock-server --no-run --test torture_timing
 began=$SECONDS
 part twinlock kills after_kills
 part twinlock power
@@ -72,7 +75,7 @@ part twinlock disk_fails
 part twinlock torture_flood
 part twinlock torture_hostile
 # What is left on a stack, and what takes how long, is the build's that people run.
-build=(--release)
+build=("${release[@]}")
 part twinlock torture_secrets
 part twinlock-server torture_timing
 echo "torture: $((SECONDS - began)) s, seed $TWINLOCK_SEED, ${#failed[@]} parts failed ${failed[*]}"
