@@ -179,7 +179,7 @@ impl Before {
 pub(super) type Lines = JoinSet<Result<(), ClientError>>;
 
 /// Warms up, measures for so long, and has the lines end once everything is answered. Stopped, it
-/// ends early with what it has, if it has begun.
+/// ends early with what it has.
 pub(super) async fn measure(
     what: &'static str,
     before: Before,
@@ -189,9 +189,6 @@ pub(super) async fn measure(
     stop: &mut Stop,
 ) -> Result<Report, LoadError> {
     pause(time.min(WARM_UP), &mut lines, stop).await?;
-    if stop.is_told() {
-        return Err(LoadError::Stopped);
-    }
     let before = before.again();
     gauge.counts.store(true, Relaxed);
     let paused = pause(time, &mut lines, stop).await;
