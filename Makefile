@@ -36,7 +36,7 @@ bench: ## measure a server on this machine, in a release build; writes docs/benc
 	$(CARGO) build $(CARGO_ARGS) --release --package twinlock
 	@./scripts/bench.sh
 
-torture: ## kills, power cuts, bad networks and disks, 5,000 lines coming back, floods, timing: half an hour; TWINLOCK_SEED=N again
+torture: ## kills, power cuts, bad networks and disks, 5,000 lines coming back, floods, timing: 20 minutes and its building; TWINLOCK_SEED=N again
 	@./scripts/torture.sh $(CARGO_ARGS)
 
 files-run: ## 10,000 files, one of 4 GiB, and a GiB with a hundred breaks up and down, in a release build (20 GiB of disk)
