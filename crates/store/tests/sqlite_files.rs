@@ -200,19 +200,25 @@ async fn what_is_erased_is_in_no_file() {
     assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 43);
 }
 
+/// Has so many MiB recorded, 128 entries each; says how large the WAL was at most, bytes.
+async fn say_mib(store: &dyn Store, dir: &Path, mib: usize) -> u64 {
+    let body = "x".repeat(8 * 1024);
+    let mut largest = 0;
+    for _ in 0..mib {
+        let batch = (0..128).map(|_| entry(LOBBY, "ada", &body)).collect();
+        store.append(batch).await.unwrap();
+        largest = largest.max(fs::metadata(dir.join("record.db-wal")).unwrap().len());
+    }
+    largest
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wal_stays_bounded_while_much_is_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
-    let body = "x".repeat(8 * 1024);
-    let mut largest = 0;
-    // 160 MiB through a WAL that is to be kept near 16.
-    for _ in 0..160 {
-        let batch = (0..128).map(|_| entry(LOBBY, "ada", &body)).collect();
-        store.append(batch).await.unwrap();
-        largest = largest.max(fs::metadata(dir.path().join("record.db-wal")).unwrap().len());
-    }
+    // Through a WAL that is to be kept near 16.
+    let largest = say_mib(&*store, dir.path(), 160).await;
     assert!(largest < 80 << 20, "the WAL grew to {} MiB", largest >> 20);
     assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 160 * 128);
 }
@@ -246,14 +252,8 @@ async fn the_wal_stays_bounded_while_somebody_always_reads() {
         drop(before);
         times
     });
-    let body = "x".repeat(8 * 1024);
-    let mut largest = 0;
-    // 320 MiB through a WAL that begins anew from 64 on.
-    for _ in 0..320 {
-        let batch = (0..128).map(|_| entry(LOBBY, "ada", &body)).collect();
-        store.append(batch).await.unwrap();
-        largest = largest.max(fs::metadata(dir.path().join("record.db-wal")).unwrap().len());
-    }
+    // Through a WAL that begins anew from 64 on.
+    let largest = say_mib(&*store, dir.path(), 320).await;
     stop.store(true, Ordering::Relaxed);
     assert!(reading.join().unwrap() > 100);
     assert!(largest < 160 << 20, "the WAL grew to {} MiB", largest >> 20);
