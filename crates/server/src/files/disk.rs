@@ -280,7 +280,7 @@ fn hash_of(path: &Path) -> Option<Hash> {
     HEXLOWER.decode(path.file_name()?.to_str()?.as_bytes()).ok()?.try_into().ok()
 }
 
-fn remove(path: &Path) -> Result<(), FilesError> {
+pub(super) fn remove(path: &Path) -> Result<(), FilesError> {
     Ok(private::remove(path)?)
 }
 

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, TryLockError};
 use async_trait::async_trait;
 use rustix::fs::OFlags;
 
-use super::disk::{Disk, blocking, io, lock};
+use super::disk::{Disk, blocking, io, lock, remove};
 use super::{FilesError, Hash, Upload, UploadId};
 use crate::private::FILE_MODE;
 
@@ -115,13 +115,6 @@ fn options() -> OpenOptions {
     options
 }
 
-fn remove_file(path: &Path) -> std::io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
-}
-
 impl Open {
     /// Opens or makes the file and reads what is in it.
     fn from_disk(path: &Path) -> std::io::Result<Self> {
@@ -150,12 +143,12 @@ impl Open {
 
     /// Begins with nothing, in another file: this one may have the name of its content as well,
     /// and then is everybody's.
-    fn clear(&mut self, path: &Path) -> std::io::Result<()> {
-        remove_file(path)?;
-        self.file = options().create_new(true).open(path)?;
+    fn clear(&mut self, path: &Path) -> Result<(), FilesError> {
+        remove(path)?;
+        self.file = options().create_new(true).open(path).map_err(io("write", path))?;
         self.hasher.reset();
         self.at = 0;
-        self.stamp = stamp(&self.file.metadata()?);
+        self.stamp = stamp(&self.file.metadata().map_err(io("read", path))?);
         Ok(())
     }
 
@@ -201,7 +194,7 @@ pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn Upload>, Fi
     let opened = opened.and_then(|mut open| {
         // Larger than it may be: not ours.
         if open.at > id.size {
-            open.clear(&path).map_err(io("write", &path))?;
+            open.clear(&path)?;
         }
         Ok(open)
     });
@@ -241,7 +234,7 @@ impl Upload for Writer {
     async fn write(&mut self, anew: bool, mut data: Vec<u8>) -> Result<Vec<u8>, FilesError> {
         self.with_file(move |disk, _, path, file| {
             if anew {
-                file.clear(path).map_err(io("write", path))?;
+                file.clear(path)?;
             }
             if disk.room()? < data.len() as u64 {
                 return Err(FilesError::Full);
@@ -291,7 +284,7 @@ impl Upload for Writer {
                 return Ok(());
             }
             table.by_key.remove(&self.id.key);
-            remove_file(&self.path).map_err(io("remove", &self.path))
+            remove(&self.path)
         })
         .await
     }
