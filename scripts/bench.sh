@@ -104,7 +104,14 @@ median() { sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 # A field of the JSON lines in $2, the last one of that name in each.
 field() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" "$2"; }
 
-# Measures a shape so many times into a file of JSON lines.
+# Uses memory and frees it. A virtual machine may get memory from its host at the first use, and give
+# it back some seconds after the last: a file written to such memory is one that waits for the host.
+use_memory() {
+    head -c $((mib * 1048576 * 3 / 2)) /dev/zero >"$shm/used"
+    rm "$shm/used"
+}
+
+# Measures a shape so many times into a file of JSON lines, with `$each` before each time.
 measure() {
     local into=$1 times=$2 now n
     shift 2
@@ -113,6 +120,7 @@ measure() {
         rests
         now=$(busy)
         if ((now > busiest)); then busiest=$now; fi
+        "${each:-:}"
         "$twinlock" bench --quiet --json --server-pid "$server" --seconds "$seconds" "$@" >>"$into"
     done
 }
@@ -153,7 +161,7 @@ row 'full login, server CPU' \
     "$(calc '%.2f ms' "$(field cpu_us_each "$dir/logins" | median) / 1000")" '0.40 ms'
 
 start_server "$shm"
-measure "$shm/files" "$rounds" --mode files --file "${mib}M"
+each=use_memory measure "$shm/files" "$rounds" --mode files --file "${mib}M"
 grep '"put"' "$shm/files" >"$shm/put"
 grep '"get"' "$shm/files" >"$shm/get"
 stop_server
@@ -185,7 +193,8 @@ noise=$(calc '%.1f' "$busiest / 10")
     cat <<'WORDS'
 
 **Ratios count, not figures.** The same figure moves by a third within an hour on one machine, and by more with the disk. What
-tells something is the ratio to another program that was measured in the same hour on the same machine, in turn with it.
+tells something is the ratio to another program that was measured in the same hour on the same machine, in turn with it: some are
+in [010](design/010-what-limits-the-speed.md#beside-other-programs).
 
 ## How it is measured
 
@@ -199,7 +208,8 @@ Latencies are from sealing to the opened ack, in an HDR histogram of three digit
 whose deliveries are outstanding, counted over all followers. CPU is the server's own user and system time from `/proc`, in
 ticks of 10 ms; what the kernel does for the disk elsewhere is not in it. Memory of a line is what the server's resident memory
 grew by, for each. A login is TCP, TLS, OPAQUE with ML-KEM, READY, and the bye, six at once. Files are made up and thrown
-away in memory with the server's directory in memory too; the whole commands read and write files there.
+away in memory with the server's directory in memory too; the whole commands read and write files there. All of that memory was
+used by something else a moment before.
 
 `twinlock bench` measures any server that you have a profile of, and `cargo run --release -p twinlock-store --example append_rate`
 the record alone. Both write real data.
