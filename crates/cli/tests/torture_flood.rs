@@ -29,8 +29,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use twinlock_link::tls::TlsFault;
 
-/// Connections of the flood at once: more than may be not logged in, so every place is always
-/// taken.
+/// Connections of the flood at once: more than may be not logged in.
 const ATTACKERS: usize = 600;
 /// Of those, who only send the first message of TLS: it costs them nothing.
 const CHEAP: usize = 200;
@@ -42,8 +41,8 @@ const EACH: usize = 128 * 1024;
 const PLACES: usize = 512;
 /// An ack takes longer on a machine that does something else.
 const QUIET: Duration = Duration::from_millis(10);
-/// What the flood must take of a core in each second. A machine of two cores, of which the attackers
-/// and the person want their part, leaves about one.
+/// What the flood must take of a core at the doors in each second. A machine of two, of which the
+/// attackers and the person want their part, leaves about one.
 const LEAST: f64 = 0.5;
 /// The server's deadline for TLS.
 const TLS: Duration = Duration::from_secs(10);
@@ -193,13 +192,14 @@ fn a_flood_of_logins_leaves_whoever_is_logged_in_alone() {
     };
     let at_first = counts();
     // A flood must not thin out while the acks are measured.
-    let (mut shares, mut at_doors, mut second) = (Vec::new(), cpu_before[0], Instant::now());
+    let (mut seconds, mut last, mut second) = (Vec::new(), (cpu_before[0], at_first), began);
     let flooded = talk(&person, &mut line, lasts, || {
         let took = second.elapsed();
         if took >= Duration::from_secs(1) {
-            let [now, _] = cpu(pid, DOORS);
-            shares.push(now.saturating_sub(at_doors).as_secs_f64() / took.as_secs_f64());
-            (at_doors, second) = (now, Instant::now());
+            let now = (cpu(pid, DOORS)[0], counts());
+            let share = now.0.saturating_sub(last.0).as_secs_f64() / took.as_secs_f64();
+            seconds.push((share, now.1[0] - last.1[0], now.1[2] - last.1[2]));
+            (last, second) = (now, Instant::now());
         }
     });
     let (cpu_after, took) = (cpu(pid, DOORS), began.elapsed());
@@ -238,11 +238,18 @@ fn a_flood_of_logins_leaves_whoever_is_logged_in_alone() {
     }
     assert!(done[0] > 0, "nobody got as far as a handshake");
     assert!(done[2] > 0, "there were places");
-    let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
-    eprintln!("flood: at the doors {:.0} % of a core in the least of its seconds", 100.0 * least);
-    assert!(shares.len() > 1, "{shares:?}");
-    // On a busy machine others take it.
-    assert!(!full() || least > LEAST, "of a core in each second: {shares:.2?}");
+    eprintln!(
+        "flood: of a core at the doors, CHALLENGE, turned away, in each second: {seconds:.2?}"
+    );
+    if full() {
+        // On a busy machine others take it.
+        let thin =
+            |(share, challenges, _): &(f64, usize, usize)| *share < LEAST || *challenges == 0;
+        assert!(!seconds.is_empty() && !seconds.iter().any(thin), "{seconds:.2?}");
+        // Most of who waits does so in the kernel's queue, and there may be places for a moment.
+        let crowded = seconds.iter().filter(|(_, _, turned_away)| *turned_away > 0).count();
+        assert!(crowded > seconds.len() * 3 / 4, "{seconds:.2?}");
+    }
     assert!(grown < PLACES * EACH, "{} MiB", grown / MIB);
     // What the lines share their threads with is little; the rest of the flood waits for itself.
     assert!(doors > all / 2.0, "{doors} of {all} s of CPU");
