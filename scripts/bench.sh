@@ -27,6 +27,7 @@ dir=$(mktemp -d "$(realpath "$disk")/twinlock-bench.XXXXXX")
 shm=$(mktemp -d "$memory/twinlock-bench.XXXXXX")
 server=
 busiest=0
+each=
 
 stop_server() {
     if [[ -n $server ]]; then
@@ -107,6 +108,7 @@ field() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" "$2"; }
 # Uses memory and frees it. A virtual machine may get memory from its host at the first use, and give
 # it back some seconds after the last: a file written to such memory is one that waits for the host.
 use_memory() {
+    if [[ $(stat -f -c %T "$shm") != tmpfs ]]; then return; fi
     head -c $((mib * 1048576 * 3 / 2)) /dev/zero >"$shm/used"
     rm "$shm/used"
 }
@@ -165,6 +167,7 @@ each=use_memory measure "$shm/files" "$rounds" --mode files --file "${mib}M"
 grep '"put"' "$shm/files" >"$shm/put"
 grep '"get"' "$shm/files" >"$shm/get"
 stop_server
+rm -rf "$shm/server"
 row "a line sends a file of $mib MiB, memory to memory" \
     "$(calc '%d MB/s' "$(field per_second "$shm/put" | median) / 1e6")" '1 200 MB/s'
 row "a line fetches it, memory to memory" \
