@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::{entry, join, links, name, open, options, say};
@@ -233,31 +234,90 @@ fn reads(dir: &Path) -> Connection {
     conn
 }
 
+/// People who read the record, each of whom begins before the one before ends.
+struct AlwaysReads {
+    stop: Arc<AtomicBool>,
+    reading: Option<JoinHandle<usize>>,
+}
+
+impl AlwaysReads {
+    fn start(dir: &Path) -> Self {
+        let (stop, path) = (Arc::new(AtomicBool::new(false)), dir.to_owned());
+        let stopped = stop.clone();
+        let reading = std::thread::spawn(move || {
+            let (mut before, mut times) = (reads(&path), 0);
+            while !stopped.load(Ordering::Relaxed) {
+                let next = reads(&path);
+                std::thread::sleep(Duration::from_millis(2));
+                before = next;
+                times += 1;
+            }
+            drop(before);
+            times
+        });
+        Self { stop, reading: Some(reading) }
+    }
+
+    /// How often somebody read.
+    fn end(mut self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.reading.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for AlwaysReads {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wal_stays_bounded_while_somebody_always_reads() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
-    let (stop, path) = (Arc::new(AtomicBool::new(false)), dir.path().to_owned());
-    let stopped = stop.clone();
-    // Each begins before the one before it ends.
-    let reading = std::thread::spawn(move || {
-        let (mut before, mut times) = (reads(&path), 0);
-        while !stopped.load(Ordering::Relaxed) {
-            let next = reads(&path);
-            std::thread::sleep(Duration::from_millis(2));
-            before = next;
-            times += 1;
-        }
-        drop(before);
-        times
-    });
+    let reading = AlwaysReads::start(dir.path());
     // Through a WAL that begins anew from 64 on.
     let largest = say_mib(&*store, dir.path(), 320).await;
-    stop.store(true, Ordering::Relaxed);
-    assert!(reading.join().unwrap() > 100);
+    assert!(reading.end() > 100);
     assert!(largest < 160 << 20, "the WAL grew to {} MiB", largest >> 20);
     assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 320 * 128);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_erased_is_forgotten_while_somebody_always_reads_and_others_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    let reading = AlwaysReads::start(dir.path());
+    let (stop, writer) = (Arc::new(AtomicBool::new(false)), store.clone());
+    let stopped = stop.clone();
+    let writing = tokio::spawn(async move {
+        let mut said = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            let batch = (0..16).map(|_| entry(LOBBY, "ada", "nothing to hide")).collect();
+            said += writer.append(batch).await.unwrap().len();
+        }
+        said
+    });
+    let path = dir.path().to_owned();
+    let holds = move |word: &str| {
+        ["record.db", "record.db-wal"].iter().any(|file| {
+            let bytes = fs::read(path.join(file)).unwrap();
+            String::from_utf8_lossy(&bytes).contains(word)
+        })
+    };
+    for word in 0..20 {
+        let word = format!("xyzzyplugh{word:02}");
+        let n = say(&*store, entry(LOBBY, "ada", &word)).await.n;
+        assert!(holds(&word));
+        assert!(store.erase(LOBBY, n).await.unwrap().is_some());
+        eventually("the files have forgotten", || !holds(&word));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (said, read): (usize, _) = (writing.await.unwrap(), reading.end());
+    assert!(said > 100 && read > 20, "{said} {read}");
+    assert_eq!(links(&*store, LOBBY).await.unwrap().len(), said + 20);
 }
 
 #[tokio::test]

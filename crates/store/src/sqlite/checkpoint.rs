@@ -1,8 +1,12 @@
 //! Moving the WAL into the database, off the recorder's path.
 //!
-//! A checkpoint writes and syncs the database while the recorder goes on; only what came meanwhile
-//! is left, and once that is little, the recorder moves it itself between two commits. Then the
-//! WAL begins anew. So it stays bounded under any load, and no commit waits for a long checkpoint.
+//! A thread of its own writes and syncs the database while the recorder goes on; only what came
+//! meanwhile is left, and once that is little, the recorder moves it itself between two commits.
+//! Then the WAL begins anew. So it stays bounded under any load, and no commit waits for a long
+//! checkpoint. They take turns ([`Stage`]): once the thread has done what it can, it waits for the
+//! recorder, so that a disk which is slower than the recorder slows the recorder down. What has to wait
+//! for others, for those who read or for an empty WAL, is the recorder's as well: nobody else can
+//! be sure of the writer's lock.
 //!
 //! A sync of the database that fails is the end of that. SQLite counts what a checkpoint has moved
 //! beside commits as moved, and leaves its sync to the next one; and after a sync that failed a
@@ -13,10 +17,9 @@
 
 use std::cell::Cell;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -32,7 +35,10 @@ const WORTH: u32 = 1024;
 const LITTLE: u32 = 128;
 /// Frames at which the recorder waits for those who read, so that the WAL can begin anew: 64 MiB.
 const LARGE: u32 = 16 * WORTH;
-/// When what could not be emptied is tried again.
+/// How long it waits for them then.
+const WAITS: Duration = Duration::from_secs(1);
+/// How long it waits for them to have the WAL forget what was erased, and when it tries that again.
+const FORGETS: Duration = Duration::from_millis(50);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Rounds after which the recorder takes over whatever is left: it must then be slowed down, since
 /// the disk cannot follow.
@@ -48,29 +54,176 @@ fn count(_: &Wal, frames: std::ffi::c_int) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What recorder and checkpointer tell each other.
-#[derive(Debug, Default)]
-struct Shared {
-    asked: Mutex<Asked>,
-    wake: Condvar,
-    /// Frames in the WAL, as the recorder last saw it.
-    frames: AtomicU32,
-    /// The recorder shall move the rest.
-    finish: AtomicBool,
-    /// Held while something is moved, until it is known whether that has failed.
-    turn: Mutex<()>,
-    /// A sync has failed: nothing is moved any more.
-    failed: AtomicBool,
-    /// Something that was erased may still be in the WAL.
-    due: AtomicBool,
-    /// The disk is given time.
-    rests: AtomicBool,
+/// Whose turn it is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nobody's, until there is more to move.
+    #[default]
+    Idle,
+    /// Nobody's, until there is much more: the disk is given time.
+    Resting,
+    /// The thread's, to move what it can.
+    Asked,
+    /// Somebody moves.
+    Moving,
+    /// The recorder's, to move the rest.
+    Left,
+    /// Nobody's any more: a sync has failed.
+    Failed,
 }
 
-#[derive(Debug, Default)]
-struct Asked {
-    checkpoint: bool,
+/// Whether something that was erased may still be in the WAL.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Erased {
+    #[default]
+    No,
+    /// It is, and the WAL is to be emptied.
+    Now,
+    /// It is, and was to be emptied in vain: in a while.
+    Later,
+}
+
+/// What the recorder is to do in its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finish {
+    /// Move the rest, as far as nobody reads what it would replace.
+    Move,
+    /// Empty the WAL, and wait so long for whoever reads.
+    Empty(Duration),
+}
+
+/// What recorder and thread know together.
+#[derive(Debug)]
+struct State {
+    stage: Stage,
+    erased: Erased,
+    /// Frames in the WAL after the last commit.
+    frames: u32,
+    /// Frames at which there is enough to move; `None`: as many more as there are after the next
+    /// commit.
+    next: Option<u32>,
+    /// Frames at which whoever reads is waited for.
+    large: u32,
+    /// There is no thread.
+    alone: bool,
     stop: bool,
+}
+
+impl State {
+    fn new(before: Before) -> Self {
+        let (stage, next) = match before.failed {
+            true => (Stage::Resting, None),
+            false => (Stage::Idle, Some(WORTH)),
+        };
+        let erased = if before.due { Erased::Later } else { Erased::No };
+        Self { stage, erased, frames: 0, next, large: LARGE, alone: false, stop: false }
+    }
+
+    fn begins_anew(&mut self) {
+        (self.next, self.large) = (Some(WORTH), LARGE);
+        match self.stage {
+            Stage::Resting => self.stage = Stage::Idle,
+            // Nothing was left.
+            Stage::Left if self.erased != Erased::Now => self.stage = Stage::Idle,
+            _ => {}
+        }
+    }
+
+    fn committed(&mut self, frames: u32) {
+        if frames < self.frames {
+            self.begins_anew();
+        }
+        self.frames = frames;
+        let more = frames.saturating_add(WORTH);
+        let next = *self.next.get_or_insert(more);
+        if frames >= next && matches!(self.stage, Stage::Idle | Stage::Resting) {
+            self.next = Some(more);
+            self.ask();
+        }
+    }
+
+    /// The recorder has nothing to do: a good moment, if it is worth something.
+    fn idle(&mut self) {
+        if self.frames >= LITTLE && self.stage == Stage::Idle {
+            self.ask();
+        }
+    }
+
+    /// Something was erased: the WAL shall forget it too.
+    fn erase(&mut self) {
+        self.erased = Erased::Now;
+        if matches!(self.stage, Stage::Idle | Stage::Resting) {
+            self.ask();
+        }
+    }
+
+    fn ask(&mut self) {
+        self.stage = if self.alone { Stage::Left } else { Stage::Asked };
+    }
+
+    /// Whether there is something that wants to be tried again in a while.
+    fn waits(&self) -> bool {
+        self.erased == Erased::Later && matches!(self.stage, Stage::Idle | Stage::Left)
+    }
+
+    fn has_waited(&mut self) {
+        if self.waits() {
+            self.erased = Erased::Now;
+            self.ask();
+        }
+    }
+
+    /// The thread's turn, if it is.
+    fn take(&mut self) -> bool {
+        let takes = self.stage == Stage::Asked;
+        if takes {
+            self.stage = Stage::Moving;
+        }
+        takes
+    }
+
+    /// The thread has done what it can. Says whether the recorder is to hear of it.
+    fn moved(&mut self) -> bool {
+        self.stage = Stage::Left;
+        self.erased == Erased::Now
+    }
+
+    /// The recorder's turn, if it is.
+    fn take_rest(&mut self) -> Option<Finish> {
+        if self.stage != Stage::Left {
+            return None;
+        }
+        self.stage = Stage::Moving;
+        Some(match self.erased {
+            // Readers that come one after the other may keep it from beginning anew as long as
+            // nobody waits for them.
+            _ if self.frames >= self.large => Finish::Empty(WAITS),
+            Erased::Now => Finish::Empty(FORGETS),
+            Erased::No | Erased::Later => Finish::Move,
+        })
+    }
+
+    fn finished(&mut self, finish: Finish, emptied: bool) {
+        self.stage = Stage::Idle;
+        if emptied {
+            self.erased = Erased::No;
+            self.frames = 0;
+            return self.begins_anew();
+        }
+        if finish == Finish::Empty(WAITS) {
+            // Somebody who reads for long is not waited for again and again.
+            self.large = self.frames.saturating_mul(2);
+        }
+        if self.erased == Erased::Now {
+            self.erased = Erased::Later;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
 }
 
 /// The recorder's end.
@@ -78,12 +231,6 @@ struct Asked {
 pub(super) struct Checkpointer {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
-    /// Frames at which the next one is asked for.
-    next: u32,
-    /// Frames below which none is; `None`: as many more as there are after the next commit.
-    least: Option<u32>,
-    /// Frames at which whoever reads is waited for.
-    large: u32,
 }
 
 /// What was before this opening of the record.
@@ -97,8 +244,9 @@ pub(super) struct Before {
 
 impl Checkpointer {
     /// Starts the thread. `recorder` is the recorder's connection, to count its frames; this must
-    /// be called on the thread that commits with it. `wake` is called once a sync has failed. After
-    /// one that has failed before, the disk is given time.
+    /// be called on the thread that commits with it. `wake` is called when the recorder is to
+    /// [`attend`](Self::attend) even if it commits nothing, or has failed. After a sync that has
+    /// failed before, the disk is given time.
     pub(super) fn start(
         path: &Path,
         recorder: &Connection,
@@ -107,103 +255,84 @@ impl Checkpointer {
     ) -> rusqlite::Result<Self> {
         let conn = open::checkpointer(path)?;
         recorder.wal_hook(Some(count));
-        let (due, rests) = (AtomicBool::new(before.due), AtomicBool::new(before.failed));
-        let shared = Arc::new(Shared { due, rests, ..Shared::default() });
+        let state = Mutex::new(State::new(before));
+        let shared = Arc::new(Shared { state, wake: Condvar::new() });
         let theirs = shared.clone();
         let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || {
             run(&theirs, &conn, &wake);
         });
         if let Err(error) = &thread {
             tracing::error!(%error, "no thread for checkpoints: the recorder makes them");
+            shared.lock().alone = true;
         }
-        let least = if before.failed { None } else { Some(0) };
-        Ok(Self { shared, thread: thread.ok(), next: WORTH, least, large: LARGE })
+        Ok(Self { shared, thread: thread.ok() })
     }
 
-    /// After each commit.
-    pub(super) fn committed(&mut self, recorder: &Connection) {
-        let frames = FRAMES.get();
-        let before = self.shared.frames.swap(frames, Ordering::AcqRel);
-        if frames < before {
-            (self.next, self.least, self.large) = (WORTH, Some(0), LARGE);
-        }
-        let least = *self.least.get_or_insert(frames.saturating_add(WORTH));
-        if frames < least {
+    /// After each commit; `erased`: something was, and the WAL shall forget it too.
+    pub(super) fn committed(&self, erased: bool) {
+        self.change(|state| {
+            state.committed(FRAMES.get());
+            if erased {
+                state.erase();
+            }
+        });
+    }
+
+    /// The recorder has nothing to do.
+    pub(super) fn idle(&self) {
+        self.change(State::idle);
+    }
+
+    /// The recorder is between two transactions: its turn, if it is.
+    pub(super) fn attend(&self, recorder: &Connection) {
+        let Some(finish) = self.shared.lock().take_rest() else {
             return;
-        }
-        self.shared.rests.store(false, Ordering::Release);
-        if frames >= self.next {
-            self.next = frames.saturating_add(WORTH);
-            self.ask(|asked| asked.checkpoint = true);
-        }
-        let unattended = self.thread.is_none() && frames >= WORTH;
-        if self.shared.finish.swap(false, Ordering::AcqRel) || unattended {
-            self.finish(recorder);
-        }
-    }
-
-    fn finish(&mut self, recorder: &Connection) {
-        // The thread is at it: once it is done.
-        let Ok(_turn) = self.shared.turn.try_lock() else {
-            return self.shared.finish.store(true, Ordering::Release);
         };
-        if self.has_failed() {
-            return;
-        }
-        let frames = self.shared.frames.load(Ordering::Acquire);
-        // Readers that come one after the other may keep it from beginning anew as long as nobody
-        // waits for them.
-        let done = if frames < self.large {
-            passive(recorder).map(|_| ())
-        } else {
-            // Somebody who reads for long is not waited for again and again.
-            self.large = frames.saturating_mul(2);
-            restarted(recorder)
+        let done = match finish {
+            Finish::Move => passive(recorder).map(|_| false),
+            Finish::Empty(wait) => emptied(recorder, wait),
         };
-        if let Err(error) = done {
-            self.shared.fails(&error);
+        if matches!((finish, &done), (Finish::Empty(WAITS), Ok(false))) {
+            tracing::warn!("somebody reads the record for long: its -wal file goes on growing");
         }
-    }
-
-    /// The recorder has nothing to do: a good moment, if it is worth something.
-    pub(super) fn idle(&mut self) {
-        let frames = self.shared.frames.load(Ordering::Acquire);
-        if frames >= LITTLE && self.least.is_some_and(|least| frames >= least) {
-            self.ask(|asked| asked.checkpoint = true);
-        }
+        self.change(|state| {
+            state.finished(finish, matches!(done, Ok(true)));
+            if let Err(error) = &done {
+                fails(state, error);
+            }
+        });
     }
 
     /// A sync has failed: the record is to be opened anew.
     pub(super) fn has_failed(&self) -> bool {
-        self.shared.has_failed()
+        self.shared.lock().stage == Stage::Failed
     }
 
     /// Ends the thread. Whoever closes `recorder` after this moves no more than this has.
     pub(super) fn end(self, recorder: &Connection) -> rusqlite::Result<Option<Before>> {
         let shared = self.shared.clone();
         drop(self);
-        if !shared.has_failed() {
+        let state = shared.lock();
+        if state.stage != Stage::Failed {
             return Ok(None);
         }
         recorder.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        Ok(Some(Before { failed: true, due: shared.due.load(Ordering::Acquire) }))
+        Ok(Some(Before { failed: true, due: state.erased != Erased::No }))
     }
 
-    /// Something was erased: the WAL shall forget it too.
-    pub(super) fn truncate(&self) {
-        self.shared.due.store(true, Ordering::Release);
-        self.ask(|asked| asked.checkpoint = true);
-    }
-
-    fn ask(&self, ask: impl FnOnce(&mut Asked)) {
-        ask(&mut lock(&self.shared.asked));
-        self.shared.wake.notify_one();
+    /// Changes the state and lets the thread see whether it is its turn now.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.shared.lock();
+        change(&mut state);
+        if state.stop || state.stage == Stage::Asked || state.waits() {
+            self.shared.wake.notify_one();
+        }
     }
 }
 
 impl Drop for Checkpointer {
     fn drop(&mut self) {
-        self.ask(|asked| asked.stop = true);
+        self.change(|state| state.stop = true);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -213,75 +342,57 @@ impl Drop for Checkpointer {
 }
 
 fn run(shared: &Shared, conn: &Connection, wake: &dyn Fn()) {
-    loop {
-        {
-            let mut asked = lock(&shared.asked);
-            while !(asked.checkpoint || asked.stop) {
-                asked = shared.wait(asked);
-            }
-            if asked.stop {
-                return;
-            }
-            asked.checkpoint = false;
+    while shared.turn() {
+        let moved = checkpointed(shared, conn);
+        let mut state = shared.lock();
+        let mut tell = state.moved();
+        if let Err(error) = moved {
+            fails(&mut state, &error);
+            tell |= state.stage == Stage::Failed;
         }
-        let _turn = lock(&shared.turn);
-        if shared.has_failed() {
-            continue;
-        }
-        // What is erased stays due until the WAL has really been emptied.
-        let done = if shared.due.swap(false, Ordering::AcqRel) {
-            // Most of it without the writer's lock.
-            let emptied = passive(conn).and_then(|_| truncated(conn));
-            if !matches!(emptied, Ok(true)) {
-                shared.due.store(true, Ordering::Release);
-                // Nothing else would have it begin anew.
-                let grows = shared.frames.load(Ordering::Acquire) >= WORTH;
-                shared.finish.fetch_or(grows, Ordering::AcqRel);
-            }
-            emptied.map(|_| ())
-        } else {
-            checkpointed(shared, conn)
-        };
-        if let Err(error) = done
-            && shared.fails(&error)
-        {
+        drop(state);
+        if tell {
             wake();
         }
     }
 }
 
 impl Shared {
-    /// Until it is asked; or for a while, if something has been tried in vain.
-    fn wait<'a>(&self, asked: MutexGuard<'a, Asked>) -> MutexGuard<'a, Asked> {
-        let resting = self.rests.load(Ordering::Acquire) || self.has_failed();
-        if resting || !self.due.load(Ordering::Acquire) {
-            return self.wake.wait(asked).unwrap_or_else(PoisonError::into_inner);
-        }
-        let waited = self.wake.wait_timeout(asked, AGAIN);
-        let (mut asked, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-        asked.checkpoint |= waited.timed_out();
-        asked
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
-    }
-
-    /// Says whether that is the end.
-    fn fails(&self, error: &rusqlite::Error) -> bool {
-        let last = is_of_a_sync(error);
-        if last {
-            self.failed.store(true, Ordering::Release);
-            tracing::error!(
-                %error,
-                "the disk failed to keep the record's file; all is in its -wal file, and the record \
-                 is opened anew"
-            );
-        } else {
-            // The next commits ask again; nothing is lost but room.
-            tracing::warn!(%error, "a checkpoint failed; it will be tried again");
+    /// Waits for the thread's turn. `false`: it is to end.
+    fn turn(&self) -> bool {
+        let mut state = self.lock();
+        while !(state.stop || state.take()) {
+            state = if state.waits() {
+                let waited = self.wake.wait_timeout(state, AGAIN);
+                let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+                if waited.timed_out() {
+                    state.has_waited();
+                }
+                state
+            } else {
+                self.wake.wait(state).unwrap_or_else(PoisonError::into_inner)
+            };
         }
-        last
+        !state.stop
+    }
+}
+
+/// Something could not be moved. If that was a sync, it is the end.
+fn fails(state: &mut State, error: &rusqlite::Error) {
+    if is_of_a_sync(error) {
+        state.stage = Stage::Failed;
+        tracing::error!(
+            %error,
+            "the disk failed to keep the record's file; all is in its -wal file, and the record \
+             is opened anew"
+        );
+    } else {
+        // The next commits ask again; nothing is lost but room.
+        tracing::warn!(%error, "a checkpoint failed; it will be tried again");
     }
 }
 
@@ -291,15 +402,14 @@ fn is_of_a_sync(error: &rusqlite::Error) -> bool {
     matches!(code, Some(SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC))
 }
 
+/// Moves until little is left, if that can be.
 fn checkpointed(shared: &Shared, conn: &Connection) -> rusqlite::Result<()> {
     for _ in 0..ROUNDS {
         let moved = passive(conn)?;
-        let left = shared.frames.load(Ordering::Acquire).saturating_sub(moved);
-        if left <= LITTLE {
+        if shared.lock().frames.saturating_sub(moved) <= LITTLE {
             break;
         }
     }
-    shared.finish.store(true, Ordering::Release);
     Ok(())
 }
 
@@ -310,29 +420,202 @@ fn passive(conn: &Connection) -> rusqlite::Result<u32> {
         .map(|frames| u32::try_from(frames).unwrap_or(0))
 }
 
-/// Moves everything, waiting for whoever reads, so that the recorder's next commit begins the WAL
-/// anew.
-fn restarted(recorder: &Connection) -> rusqlite::Result<()> {
-    recorder.busy_handler(Some(open::wait_a_second))?;
-    let busy: rusqlite::Result<i64> =
-        recorder.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0));
+/// Moves everything and empties the WAL, waiting so long for whoever reads. `false`: somebody did
+/// all the time.
+///
+/// SQLite waits for a reader by the place it has taken (its read mark), and where another reader takes the
+/// same place for the newest commit, it waits for that one too and for all who share it after that.
+/// So it is asked again and again, for a few milliseconds each: once the new ones have their
+/// place, they are in nobody's way.
+fn emptied(recorder: &Connection, wait: Duration) -> rusqlite::Result<bool> {
+    let until = Instant::now() + wait;
+    recorder.busy_handler(Some(open::wait_briefly))?;
+    let emptied = loop {
+        let busy = recorder.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        match busy {
+            Ok(0_i64) => break Ok(true),
+            Ok(_) if Instant::now() < until => {}
+            Ok(_) => break Ok(false),
+            Err(error) => break Err(error),
+        }
+    };
     recorder.busy_handler(Some(open::wait))?;
-    if busy? != 0 {
-        tracing::warn!("somebody reads the record for long: its -wal file goes on growing");
-    }
-    Ok(())
+    emptied
 }
 
-/// Moves everything and empties the WAL, waiting for readers and the recorder as long as this
-/// connection does. `false`: they were busy all the time.
-fn truncated(conn: &Connection) -> rusqlite::Result<bool> {
-    let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-    if busy != 0 {
-        tracing::debug!("what was erased is still in the WAL; it will be emptied in a moment");
-    }
-    Ok(busy == 0)
-}
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    use std::fs;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rusqlite::OpenFlags;
+
+    use super::*;
+
+    const FRESH: Before = Before { failed: false, due: false };
+
+    #[test]
+    fn the_recorder_has_its_turn_however_much_there_is_to_move() {
+        let mut state = State::new(FRESH);
+        state.committed(WORTH - 1);
+        assert!(!state.take());
+        state.committed(WORTH);
+        assert!(state.take());
+        // While the thread moves, and after that until the recorder has moved the rest.
+        state.committed(4 * WORTH);
+        assert!(!state.take() && state.take_rest().is_none());
+        assert!(!state.moved());
+        state.committed(8 * WORTH);
+        state.idle();
+        assert!(!state.take());
+        assert_eq!(state.take_rest(), Some(Finish::Move));
+        assert!(!state.take() && state.take_rest().is_none());
+        state.finished(Finish::Move, false);
+        state.committed(8 * WORTH + 1);
+        assert!(state.take());
+    }
+
+    #[test]
+    fn nothing_is_left_once_the_wal_has_begun_anew() {
+        let mut state = State::new(FRESH);
+        state.committed(LITTLE - 1);
+        state.idle();
+        assert!(!state.take());
+        state.committed(LITTLE);
+        state.idle();
+        assert!(state.take() && !state.moved());
+        state.committed(3);
+        assert_eq!(state.take_rest(), None);
+        state.committed(WORTH);
+        assert!(state.take());
+    }
+
+    #[test]
+    fn who_reads_for_long_is_waited_for_once_until_twice_as_much_is_there() {
+        let mut state = State::new(FRESH);
+        let mut turn = |frames| {
+            state.committed(frames);
+            assert!(state.take() && !state.moved());
+            let finish = state.take_rest().unwrap();
+            state.finished(finish, false);
+            finish
+        };
+        assert_eq!(turn(LARGE - 1), Finish::Move);
+        assert_eq!(turn(LARGE + WORTH), Finish::Empty(WAITS));
+        assert_eq!(turn(LARGE + 2 * WORTH), Finish::Move);
+        assert_eq!(turn(2 * (LARGE + WORTH)), Finish::Empty(WAITS));
+        state.committed(1);
+        state.committed(LARGE);
+        assert!(state.take() && !state.moved());
+        assert_eq!(state.take_rest(), Some(Finish::Empty(WAITS)));
+        state.finished(Finish::Empty(WAITS), true);
+        state.committed(WORTH);
+        assert!(state.take());
+    }
+
+    #[test]
+    fn what_was_erased_is_forgotten_at_once_or_tried_again_in_a_while() {
+        let mut state = State::new(FRESH);
+        state.committed(3);
+        state.erase();
+        assert!(!state.waits() && state.take());
+        // The recorder may be idle.
+        assert!(state.moved());
+        // Though the WAL begins anew, it may be in what is behind.
+        state.committed(2);
+        assert_eq!(state.take_rest(), Some(Finish::Empty(FORGETS)));
+        state.finished(Finish::Empty(FORGETS), false);
+        assert!(state.waits() && !state.take());
+        // Meanwhile there is no waiting.
+        state.committed(WORTH);
+        assert!(state.take() && !state.moved() && state.waits());
+        state.has_waited();
+        assert!(state.take() && state.moved());
+        assert_eq!(state.take_rest(), Some(Finish::Empty(FORGETS)));
+        state.finished(Finish::Empty(FORGETS), true);
+        assert!(!state.waits() && !state.take());
+    }
+
+    #[test]
+    fn what_a_crash_left_is_tried_in_a_while_and_after_a_failed_sync_once_there_is_much_more() {
+        let state = State::new(Before { failed: false, due: true });
+        assert!(state.waits());
+        let mut state = State::new(Before { failed: true, due: true });
+        assert!(!state.waits());
+        state.committed(5 * WORTH);
+        state.idle();
+        assert!(!state.take());
+        state.committed(6 * WORTH - 1);
+        assert!(!state.take());
+        state.committed(6 * WORTH);
+        assert!(state.take());
+        // Whoever erases something new does not wait for that.
+        let mut state = State::new(Before { failed: true, due: false });
+        state.erase();
+        assert!(state.take());
+    }
+
+    #[test]
+    fn without_a_thread_it_is_always_the_recorders_turn() {
+        let mut state = State::new(FRESH);
+        state.alone = true;
+        state.committed(WORTH);
+        assert_eq!(state.take_rest(), Some(Finish::Move));
+        state.finished(Finish::Move, false);
+        state.erase();
+        assert_eq!(state.take_rest(), Some(Finish::Empty(FORGETS)));
+    }
+
+    /// Somebody who reads one moment of the database.
+    fn reads(path: &Path) -> Connection {
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        conn.execute_batch("BEGIN").unwrap();
+        conn.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+        conn
+    }
+
+    #[test]
+    fn the_wal_is_emptied_while_somebody_always_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.pragma_update(None, "journal_mode", "WAL").unwrap();
+        conn.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+        conn.execute_batch("CREATE TABLE t (x)").unwrap();
+        let stop = AtomicBool::new(false);
+        let (mut emptied_all, mut size) = (true, 0);
+        thread::scope(|scope| {
+            // Each begins before the one before it ends.
+            let reading = scope.spawn(|| {
+                let mut before = reads(&path);
+                let until = Instant::now() + Duration::from_secs(60);
+                while !stop.load(Ordering::Relaxed) && Instant::now() < until {
+                    let next = reads(&path);
+                    thread::sleep(Duration::from_millis(2));
+                    before = next;
+                }
+                drop(before);
+            });
+            for _ in 0..30 {
+                for _ in 0..5 {
+                    conn.execute("INSERT INTO t VALUES (randomblob(9999))", []).unwrap();
+                    thread::sleep(Duration::from_micros(700));
+                }
+                emptied_all &= emptied(&conn, WAITS).unwrap();
+                size += fs::metadata(path.with_extension("db-wal")).unwrap().len();
+            }
+            stop.store(true, Ordering::Relaxed);
+            reading.join().unwrap();
+        });
+        assert!(emptied_all);
+        assert_eq!(size, 0);
+        // Somebody who does not end is not waited for for ever.
+        let reader = reads(&path);
+        conn.execute("INSERT INTO t VALUES (1)", []).unwrap();
+        assert!(!emptied(&conn, FORGETS).unwrap());
+        drop(reader);
+        assert!(emptied(&conn, FORGETS).unwrap());
+    }
 }

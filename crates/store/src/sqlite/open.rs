@@ -158,7 +158,6 @@ pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
 /// The connection that moves the WAL into the database.
 pub(super) fn checkpointer(path: &Path) -> rusqlite::Result<Connection> {
     let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    conn.busy_handler(Some(wait_briefly))?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "cache_size", -64)?;
     conn.pragma_update(None, "wal_autocheckpoint", 0)?;
@@ -182,16 +181,10 @@ pub(super) fn wait(tries: i32) -> bool {
     tries < 7000
 }
 
-/// For a checkpoint that everybody who writes waits for: about a second.
-pub(super) fn wait_a_second(tries: i32) -> bool {
-    thread::sleep(Duration::from_millis(1));
-    tries < 1000
-}
-
-/// For who keeps the writer waiting meanwhile: some 50 ms.
-fn wait_briefly(tries: i32) -> bool {
+/// For one of several attempts to empty the WAL: some 8 ms.
+pub(super) fn wait_briefly(tries: i32) -> bool {
     thread::sleep(Duration::from_micros(100));
-    tries < 300
+    tries < 50
 }
 
 fn private(path: &Path) -> Result<(), OpenError> {

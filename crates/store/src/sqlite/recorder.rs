@@ -37,7 +37,7 @@ pub(super) enum Command {
     Append(Append),
     /// Any other write.
     Job(Job),
-    /// Look whether a checkpoint has failed.
+    /// Look what the checkpointer wants.
     Look,
     /// Finish and end.
     Close,
@@ -137,6 +137,7 @@ pub(super) fn run(
         if !batch.is_empty() {
             recorder.record(batch);
         }
+        recorder.checkpointer.attend(conn);
     }
     let failed = recorder.checkpointer.end(conn)?;
     Ok(failed.filter(|_| goes_on).map_or(Ended::Closed, Ended::Failed))
@@ -263,10 +264,7 @@ impl Recorder<'_> {
                 self.tell();
                 self.answer(answers, None);
                 self.index.appended(placed);
-                self.checkpointer.committed(self.conn);
-                if erased {
-                    self.checkpointer.truncate();
-                }
+                self.checkpointer.committed(erased);
                 if self.index.is_due() {
                     self.index_some();
                 }
@@ -316,7 +314,8 @@ impl Recorder<'_> {
         if let Err(error) = self.index.step(self.conn) {
             tracing::warn!(%error, "the search index stands still; searching reads instead");
         }
-        self.checkpointer.committed(self.conn);
+        self.checkpointer.committed(false);
+        self.checkpointer.attend(self.conn);
     }
 }
 
