@@ -3,10 +3,10 @@
 //! A thread of its own writes and syncs the database while the recorder goes on; only what came
 //! meanwhile is left, and once that is little, the recorder moves it itself between two commits.
 //! Then the WAL begins anew. So it stays bounded under any load, and no commit waits for a long
-//! checkpoint. They take turns ([`Stage`]): once the thread has done what it can, it waits for the
-//! recorder, so that a disk which is slower than the recorder slows the recorder down. What has to wait
-//! for others, for those who read or for an empty WAL, is the recorder's as well: nobody else can
-//! be sure of the writer's lock.
+//! checkpoint as long as the disk can follow. They take turns ([`Stage`]): once the thread has done
+//! what it can, it waits for the recorder, so that a disk which is slower than the recorder slows
+//! the recorder down. What waits for those who read is the recorder's as well: nobody else can be
+//! sure of the writer's lock.
 //!
 //! A sync of the database that fails is the end of that. SQLite counts what a checkpoint has moved
 //! beside commits as moved, and leaves its sync to the next one; and after a sync that failed a
@@ -36,9 +36,10 @@ const LITTLE: u32 = 128;
 /// Frames at which the recorder waits for those who read, so that the WAL can begin anew: 64 MiB.
 const LARGE: u32 = 16 * WORTH;
 /// How long it waits for them then.
-const WAITS: Duration = Duration::from_secs(1);
-/// How long it waits for them to have the WAL forget what was erased, and when it tries that again.
-const FORGETS: Duration = Duration::from_millis(50);
+const RESTART_WAIT: Duration = Duration::from_secs(1);
+/// How long it waits for them to have the WAL forget what was erased.
+const FORGET_WAIT: Duration = Duration::from_millis(50);
+/// When that is tried again, if it was in vain.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Rounds after which the recorder takes over whatever is left: it must then be slowed down, since
 /// the disk cannot follow.
@@ -79,17 +80,19 @@ enum Erased {
     No,
     /// It is, and the WAL is to be emptied.
     Now,
-    /// It is, and was to be emptied in vain: in a while.
-    Later,
+    /// It is, and the WAL was to be emptied in vain: from then on.
+    Later(Instant),
 }
 
 /// What the recorder is to do in its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finish {
     /// Move the rest, as far as nobody reads what it would replace.
-    Move,
-    /// Empty the WAL, and wait so long for whoever reads.
-    Empty(Duration),
+    Rest,
+    /// Empty the WAL of what was erased, and wait a moment for whoever reads.
+    Forget,
+    /// Empty the WAL, which is large, and wait for whoever reads.
+    Restart,
 }
 
 /// What recorder and thread know together.
@@ -110,12 +113,12 @@ struct State {
 }
 
 impl State {
-    fn new(before: Before) -> Self {
+    fn new(before: Before, now: Instant) -> Self {
         let (stage, next) = match before.failed {
             true => (Stage::Resting, None),
             false => (Stage::Idle, Some(WORTH)),
         };
-        let erased = if before.due { Erased::Later } else { Erased::No };
+        let erased = if before.due { Erased::Later(now + AGAIN) } else { Erased::No };
         Self { stage, erased, frames: 0, next, large: LARGE, alone: false, stop: false }
     }
 
@@ -151,7 +154,10 @@ impl State {
 
     /// Something was erased: the WAL shall forget it too.
     fn erase(&mut self) {
-        self.erased = Erased::Now;
+        // Who erases much does not wait for the same reader each time.
+        if self.erased == Erased::No {
+            self.erased = Erased::Now;
+        }
         if matches!(self.stage, Stage::Idle | Stage::Resting) {
             self.ask();
         }
@@ -161,21 +167,25 @@ impl State {
         self.stage = if self.alone { Stage::Left } else { Stage::Asked };
     }
 
-    /// Whether there is something that wants to be tried again in a while.
-    fn waits(&self) -> bool {
-        self.erased == Erased::Later && matches!(self.stage, Stage::Idle | Stage::Left)
-    }
-
-    fn has_waited(&mut self) {
-        if self.waits() {
-            self.erased = Erased::Now;
-            self.ask();
+    /// When something is to be tried again, if it is not somebody's turn before.
+    fn again(&self) -> Option<Instant> {
+        match (self.erased, self.stage) {
+            (Erased::Later(at), Stage::Idle | Stage::Asked | Stage::Left) => Some(at),
+            _ => None,
         }
     }
 
+    fn is_again(&mut self, now: Instant) -> bool {
+        let again = self.again().is_some_and(|at| now >= at);
+        if again {
+            self.erased = Erased::Now;
+        }
+        again
+    }
+
     /// The thread's turn, if it is.
-    fn take(&mut self) -> bool {
-        let takes = self.stage == Stage::Asked;
+    fn take(&mut self, now: Instant) -> bool {
+        let takes = self.is_again(now) || self.stage == Stage::Asked;
         if takes {
             self.stage = Stage::Moving;
         }
@@ -189,33 +199,35 @@ impl State {
     }
 
     /// The recorder's turn, if it is.
-    fn take_rest(&mut self) -> Option<Finish> {
+    fn take_rest(&mut self, now: Instant) -> Option<Finish> {
         if self.stage != Stage::Left {
             return None;
         }
+        self.is_again(now);
         self.stage = Stage::Moving;
         Some(match self.erased {
             // Readers that come one after the other may keep it from beginning anew as long as
             // nobody waits for them.
-            _ if self.frames >= self.large => Finish::Empty(WAITS),
-            Erased::Now => Finish::Empty(FORGETS),
-            Erased::No | Erased::Later => Finish::Move,
+            _ if self.frames >= self.large => Finish::Restart,
+            Erased::Now => Finish::Forget,
+            Erased::No | Erased::Later(_) => Finish::Rest,
         })
     }
 
-    fn finished(&mut self, finish: Finish, emptied: bool) {
+    /// `emptied`: the WAL is; `None`: the disk has failed to.
+    fn finished(&mut self, finish: Finish, emptied: Option<bool>, now: Instant) {
         self.stage = Stage::Idle;
-        if emptied {
+        if emptied == Some(true) {
             self.erased = Erased::No;
             self.frames = 0;
             return self.begins_anew();
         }
-        if finish == Finish::Empty(WAITS) {
+        if finish == Finish::Restart && emptied.is_some() {
             // Somebody who reads for long is not waited for again and again.
             self.large = self.frames.saturating_mul(2);
         }
         if self.erased == Erased::Now {
-            self.erased = Erased::Later;
+            self.erased = Erased::Later(now + AGAIN);
         }
     }
 }
@@ -255,7 +267,7 @@ impl Checkpointer {
     ) -> rusqlite::Result<Self> {
         let conn = open::checkpointer(path)?;
         recorder.wal_hook(Some(count));
-        let state = Mutex::new(State::new(before));
+        let state = Mutex::new(State::new(before, Instant::now()));
         let shared = Arc::new(Shared { state, wake: Condvar::new() });
         let theirs = shared.clone();
         let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || {
@@ -285,18 +297,23 @@ impl Checkpointer {
 
     /// The recorder is between two transactions: its turn, if it is.
     pub(super) fn attend(&self, recorder: &Connection) {
-        let Some(finish) = self.shared.lock().take_rest() else {
+        let Some(finish) = self.shared.lock().take_rest(Instant::now()) else {
             return;
         };
         let done = match finish {
-            Finish::Move => passive(recorder).map(|_| false),
-            Finish::Empty(wait) => emptied(recorder, wait),
+            Finish::Rest => passive(recorder).map(|_| false),
+            Finish::Forget => emptied(recorder, FORGET_WAIT),
+            Finish::Restart => emptied(recorder, RESTART_WAIT),
         };
-        if matches!((finish, &done), (Finish::Empty(WAITS), Ok(false))) {
-            tracing::warn!("somebody reads the record for long: its -wal file goes on growing");
+        match (finish, &done) {
+            (_, Ok(true)) => FRAMES.set(0),
+            (Finish::Restart, Ok(false)) => {
+                tracing::warn!("somebody reads the record for long: its -wal file goes on growing");
+            }
+            _ => {}
         }
         self.change(|state| {
-            state.finished(finish, matches!(done, Ok(true)));
+            state.finished(finish, done.as_ref().ok().copied(), Instant::now());
             if let Err(error) = &done {
                 fails(state, error);
             }
@@ -320,11 +337,12 @@ impl Checkpointer {
         Ok(Some(Before { failed: true, due: state.erased != Erased::No }))
     }
 
-    /// Changes the state and lets the thread see whether it is its turn now.
+    /// Changes the state, and wakes the thread if there is something else to wait for or to do.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.shared.lock();
+        let before = (state.stage, state.again());
         change(&mut state);
-        if state.stop || state.stage == Stage::Asked || state.waits() {
+        if state.stop || before != (state.stage, state.again()) {
             self.shared.wake.notify_one();
         }
     }
@@ -365,19 +383,21 @@ impl Shared {
     /// Waits for the thread's turn. `false`: it is to end.
     fn turn(&self) -> bool {
         let mut state = self.lock();
-        while !(state.stop || state.take()) {
-            state = if state.waits() {
-                let waited = self.wake.wait_timeout(state, AGAIN);
-                let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-                if waited.timed_out() {
-                    state.has_waited();
-                }
-                state
+        loop {
+            let now = Instant::now();
+            if state.stop {
+                return false;
+            }
+            if state.take(now) {
+                return true;
+            }
+            state = if let Some(again) = state.again() {
+                let waited = self.wake.wait_timeout(state, again.saturating_duration_since(now));
+                waited.unwrap_or_else(PoisonError::into_inner).0
             } else {
                 self.wake.wait(state).unwrap_or_else(PoisonError::into_inner)
             };
         }
-        !state.stop
     }
 }
 
@@ -402,11 +422,12 @@ fn is_of_a_sync(error: &rusqlite::Error) -> bool {
     matches!(code, Some(SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC))
 }
 
-/// Moves until little is left, if that can be.
+/// Moves until little is left, or until it is clear that more comes than can be moved.
 fn checkpointed(shared: &Shared, conn: &Connection) -> rusqlite::Result<()> {
     for _ in 0..ROUNDS {
         let moved = passive(conn)?;
-        if shared.lock().frames.saturating_sub(moved) <= LITTLE {
+        let left = shared.lock().frames.saturating_sub(moved);
+        if left <= LITTLE || left >= WORTH {
             break;
         }
     }
@@ -423,18 +444,23 @@ fn passive(conn: &Connection) -> rusqlite::Result<u32> {
 /// Moves everything and empties the WAL, waiting so long for whoever reads. `false`: somebody did
 /// all the time.
 ///
-/// SQLite waits for a reader by the place it has taken (its read mark), and where another reader takes the
-/// same place for the newest commit, it waits for that one too and for all who share it after that.
-/// So it is asked again and again, for a few milliseconds each: once the new ones have their
-/// place, they are in nobody's way.
+/// SQLite waits for a reader by the place it has taken (its read mark). Where one who comes takes the
+/// place that has just become free, for the newest commit, it waits for that one as well, and for
+/// all who share that place after it. Asked anew it sees that they are in nobody's way, moves
+/// everything, and waits only for those who are there: who comes then reads the database alone. So
+/// it is asked again and again, for a few milliseconds each.
 fn emptied(recorder: &Connection, wait: Duration) -> rusqlite::Result<bool> {
-    let until = Instant::now() + wait;
+    let mut until = None;
     recorder.busy_handler(Some(open::wait_briefly))?;
     let emptied = loop {
         let busy = recorder.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
         match busy {
             Ok(0_i64) => break Ok(true),
-            Ok(_) if Instant::now() < until => {}
+            // The first one may have had much to move.
+            Ok(_) if Instant::now() < *until.get_or_insert_with(|| Instant::now() + wait) => {
+                // Where another process checkpoints, SQLite does not wait.
+                thread::sleep(Duration::from_millis(1));
+            }
             Ok(_) => break Ok(false),
             Err(error) => break Err(error),
         }
@@ -454,118 +480,135 @@ mod tests {
 
     use super::*;
 
-    const FRESH: Before = Before { failed: false, due: false };
+    fn state(failed: bool, due: bool) -> (State, Instant) {
+        let now = Instant::now();
+        (State::new(Before { failed, due }, now), now)
+    }
 
     #[test]
     fn the_recorder_has_its_turn_however_much_there_is_to_move() {
-        let mut state = State::new(FRESH);
+        let (mut state, now) = state(false, false);
         state.committed(WORTH - 1);
-        assert!(!state.take());
+        assert!(!state.take(now));
         state.committed(WORTH);
-        assert!(state.take());
+        assert!(state.take(now));
         // While the thread moves, and after that until the recorder has moved the rest.
         state.committed(4 * WORTH);
-        assert!(!state.take() && state.take_rest().is_none());
+        assert!(!state.take(now) && state.take_rest(now).is_none());
         assert!(!state.moved());
         state.committed(8 * WORTH);
         state.idle();
-        assert!(!state.take());
-        assert_eq!(state.take_rest(), Some(Finish::Move));
-        assert!(!state.take() && state.take_rest().is_none());
-        state.finished(Finish::Move, false);
+        assert!(!state.take(now));
+        assert_eq!(state.take_rest(now), Some(Finish::Rest));
+        assert!(!state.take(now) && state.take_rest(now).is_none());
+        state.finished(Finish::Rest, Some(false), now);
         state.committed(8 * WORTH + 1);
-        assert!(state.take());
+        assert!(state.take(now));
     }
 
     #[test]
     fn nothing_is_left_once_the_wal_has_begun_anew() {
-        let mut state = State::new(FRESH);
+        let (mut state, now) = state(false, false);
         state.committed(LITTLE - 1);
         state.idle();
-        assert!(!state.take());
+        assert!(!state.take(now));
         state.committed(LITTLE);
         state.idle();
-        assert!(state.take() && !state.moved());
+        assert!(state.take(now) && !state.moved());
         state.committed(3);
-        assert_eq!(state.take_rest(), None);
+        assert_eq!(state.take_rest(now), None);
         state.committed(WORTH);
-        assert!(state.take());
+        assert!(state.take(now));
     }
 
     #[test]
     fn who_reads_for_long_is_waited_for_once_until_twice_as_much_is_there() {
-        let mut state = State::new(FRESH);
-        let mut turn = |frames| {
+        let (mut state, now) = state(false, false);
+        let turn = |state: &mut State, frames, emptied| {
             state.committed(frames);
-            assert!(state.take() && !state.moved());
-            let finish = state.take_rest().unwrap();
-            state.finished(finish, false);
+            assert!(state.take(now) && !state.moved());
+            let finish = state.take_rest(now).unwrap();
+            state.finished(finish, emptied, now);
             finish
         };
-        assert_eq!(turn(LARGE - 1), Finish::Move);
-        assert_eq!(turn(LARGE + WORTH), Finish::Empty(WAITS));
-        assert_eq!(turn(LARGE + 2 * WORTH), Finish::Move);
-        assert_eq!(turn(2 * (LARGE + WORTH)), Finish::Empty(WAITS));
+        assert_eq!(turn(&mut state, LARGE - 1, Some(false)), Finish::Rest);
+        // Nobody was waited for.
+        assert_eq!(turn(&mut state, LARGE + WORTH, None), Finish::Restart);
+        assert_eq!(turn(&mut state, LARGE + 2 * WORTH, Some(false)), Finish::Restart);
+        assert_eq!(turn(&mut state, LARGE + 3 * WORTH, Some(false)), Finish::Rest);
+        assert_eq!(turn(&mut state, 2 * (LARGE + 2 * WORTH), Some(false)), Finish::Restart);
         state.committed(1);
-        state.committed(LARGE);
-        assert!(state.take() && !state.moved());
-        assert_eq!(state.take_rest(), Some(Finish::Empty(WAITS)));
-        state.finished(Finish::Empty(WAITS), true);
-        state.committed(WORTH);
-        assert!(state.take());
+        assert_eq!(turn(&mut state, LARGE, Some(true)), Finish::Restart);
+        assert_eq!(turn(&mut state, WORTH, Some(false)), Finish::Rest);
     }
 
     #[test]
     fn what_was_erased_is_forgotten_at_once_or_tried_again_in_a_while() {
-        let mut state = State::new(FRESH);
+        let (mut state, now) = state(false, false);
         state.committed(3);
         state.erase();
-        assert!(!state.waits() && state.take());
+        assert!(state.take(now));
         // The recorder may be idle.
         assert!(state.moved());
         // Though the WAL begins anew, it may be in what is behind.
         state.committed(2);
-        assert_eq!(state.take_rest(), Some(Finish::Empty(FORGETS)));
-        state.finished(Finish::Empty(FORGETS), false);
-        assert!(state.waits() && !state.take());
-        // Meanwhile there is no waiting.
+        assert_eq!(state.take_rest(now), Some(Finish::Forget));
+        state.finished(Finish::Forget, Some(false), now);
+        let again = now + AGAIN;
+        assert_eq!(state.again(), Some(again));
+        // Meanwhile nobody who reads is waited for, whatever else is erased; and it stays that time.
+        state.erase();
         state.committed(WORTH);
-        assert!(state.take() && !state.moved() && state.waits());
-        state.has_waited();
-        assert!(state.take() && state.moved());
-        assert_eq!(state.take_rest(), Some(Finish::Empty(FORGETS)));
-        state.finished(Finish::Empty(FORGETS), true);
-        assert!(!state.waits() && !state.take());
+        assert!(state.take(now) && !state.moved());
+        assert_eq!(state.take_rest(now), Some(Finish::Rest));
+        state.finished(Finish::Rest, Some(false), now);
+        assert_eq!(state.again(), Some(again));
+        assert!(!state.take(now) && state.take(again) && state.moved());
+        assert_eq!(state.take_rest(again), Some(Finish::Forget));
+        state.finished(Finish::Forget, Some(true), again);
+        assert!(state.again().is_none() && !state.take(again));
+    }
+
+    #[test]
+    fn a_turn_of_the_recorder_that_comes_in_time_forgets_too() {
+        let (mut state, now) = state(false, true);
+        state.committed(WORTH);
+        assert!(state.take(now) && !state.moved());
+        assert_eq!(state.take_rest(now + AGAIN), Some(Finish::Forget));
     }
 
     #[test]
     fn what_a_crash_left_is_tried_in_a_while_and_after_a_failed_sync_once_there_is_much_more() {
-        let state = State::new(Before { failed: false, due: true });
-        assert!(state.waits());
-        let mut state = State::new(Before { failed: true, due: true });
-        assert!(!state.waits());
-        state.committed(5 * WORTH);
-        state.idle();
-        assert!(!state.take());
-        state.committed(6 * WORTH - 1);
-        assert!(!state.take());
-        state.committed(6 * WORTH);
-        assert!(state.take());
+        let (mut crashed, now) = state(false, true);
+        assert_eq!(crashed.again(), Some(now + AGAIN));
+        assert!(!crashed.take(now) && crashed.take(now + AGAIN));
+        let (mut failed, now) = state(true, true);
+        assert!(failed.again().is_none());
+        failed.committed(5 * WORTH);
+        failed.idle();
+        assert!(!failed.take(now + AGAIN));
+        failed.committed(6 * WORTH - 1);
+        assert!(!failed.take(now + AGAIN));
+        failed.committed(6 * WORTH);
+        assert!(failed.take(now));
         // Whoever erases something new does not wait for that.
-        let mut state = State::new(Before { failed: true, due: false });
-        state.erase();
-        assert!(state.take());
+        let (mut failed, now) = state(true, false);
+        failed.erase();
+        assert!(failed.take(now));
     }
 
     #[test]
     fn without_a_thread_it_is_always_the_recorders_turn() {
-        let mut state = State::new(FRESH);
+        let (mut state, now) = state(false, false);
         state.alone = true;
         state.committed(WORTH);
-        assert_eq!(state.take_rest(), Some(Finish::Move));
-        state.finished(Finish::Move, false);
+        assert_eq!(state.take_rest(now), Some(Finish::Rest));
+        state.finished(Finish::Rest, Some(false), now);
         state.erase();
-        assert_eq!(state.take_rest(), Some(Finish::Empty(FORGETS)));
+        assert_eq!(state.take_rest(now), Some(Finish::Forget));
+        state.finished(Finish::Forget, Some(false), now);
+        state.committed(3 * WORTH);
+        assert_eq!(state.take_rest(now + AGAIN), Some(Finish::Forget));
     }
 
     /// Somebody who reads one moment of the database.
@@ -603,7 +646,7 @@ mod tests {
                     conn.execute("INSERT INTO t VALUES (randomblob(9999))", []).unwrap();
                     thread::sleep(Duration::from_micros(700));
                 }
-                emptied_all &= emptied(&conn, WAITS).unwrap();
+                emptied_all &= emptied(&conn, RESTART_WAIT).unwrap();
                 size += fs::metadata(path.with_extension("db-wal")).unwrap().len();
             }
             stop.store(true, Ordering::Relaxed);
@@ -614,8 +657,8 @@ mod tests {
         // Somebody who does not end is not waited for for ever.
         let reader = reads(&path);
         conn.execute("INSERT INTO t VALUES (1)", []).unwrap();
-        assert!(!emptied(&conn, FORGETS).unwrap());
+        assert!(!emptied(&conn, FORGET_WAIT).unwrap());
         drop(reader);
-        assert!(emptied(&conn, FORGETS).unwrap());
+        assert!(emptied(&conn, FORGET_WAIT).unwrap());
     }
 }

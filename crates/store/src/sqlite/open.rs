@@ -142,7 +142,7 @@ fn durable(conn: &Connection) -> rusqlite::Result<()> {
     conn.pragma_update(None, "secure_delete", true)?;
     conn.pragma_update(None, "cache_size", -RECORDER_CACHE)?;
     conn.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
-    // Checkpoints are another thread's.
+    // Checkpoints are the checkpointer's.
     conn.pragma_update(None, "wal_autocheckpoint", 0)?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(())
@@ -174,8 +174,8 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
-/// The writer and the end of a checkpoint meet now and then, for a few milliseconds. SQLite's own
-/// handler would sleep up to 100 ms at a time. Gives up after some ten seconds.
+/// Whoever else opens the file (a backup, somebody's sqlite3) may hold it for a few milliseconds.
+/// SQLite's own handler would sleep up to 100 ms at a time. Gives up after some ten seconds.
 pub(super) fn wait(tries: i32) -> bool {
     thread::sleep(Duration::from_micros(if tries < 2000 { 100 } else { 2000 }));
     tries < 7000
