@@ -5,8 +5,8 @@
 //! Then the WAL begins anew. So it stays bounded under any load, and no commit waits for a long
 //! checkpoint as long as the disk can follow. They take turns ([`Stage`]): once the thread has done
 //! what it can, it waits for the recorder, so that a disk which is slower than the recorder slows
-//! the recorder down. What waits for those who read is the recorder's as well: nobody else can be
-//! sure of the writer's lock.
+//! the recorder down. What waits for those who read is the recorder's as well: whoever else waited
+//! would need the writer's lock for it, which the recorder has nearly all the time.
 //!
 //! A sync of the database that fails is the end of that. SQLite counts what a checkpoint has moved
 //! beside commits as moved, and leaves its sync to the next one; and after a sync that failed a
@@ -26,6 +26,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 
 use super::open;
+use crate::StoreError;
 
 /// Frames (pages) of WAL after which a checkpoint is worth its two syncs: 4 MiB. Smaller ones
 /// write the same hot pages more often; larger ones keep the disk longer from the commits' syncs, and
@@ -41,8 +42,8 @@ const RESTART_WAIT: Duration = Duration::from_secs(1);
 const FORGET_WAIT: Duration = Duration::from_millis(50);
 /// When that is tried again, if it was in vain.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Rounds after which the recorder takes over whatever is left: it must then be slowed down, since
-/// the disk cannot follow.
+/// Rounds after which the recorder takes over whatever is left, if it does not before: it must then
+/// be slowed down, since the disk cannot follow.
 const ROUNDS: u32 = 8;
 
 thread_local! {
@@ -61,7 +62,7 @@ enum Stage {
     /// Nobody's, until there is more to move.
     #[default]
     Idle,
-    /// Nobody's, until there is much more: the disk is given time.
+    /// Nobody's, until there is much more or something is erased: the disk is given time.
     Resting,
     /// The thread's, to move what it can.
     Asked,
@@ -80,7 +81,7 @@ enum Erased {
     No,
     /// It is, and the WAL is to be emptied.
     Now,
-    /// It is, and the WAL was to be emptied in vain: from then on.
+    /// It is, and the WAL is to be emptied then: it was tried in vain, or a start comes first.
     Later(Instant),
 }
 
@@ -107,8 +108,6 @@ struct State {
     next: Option<u32>,
     /// Frames at which whoever reads is waited for.
     large: u32,
-    /// There is no thread.
-    alone: bool,
     stop: bool,
 }
 
@@ -119,7 +118,7 @@ impl State {
             false => (Stage::Idle, Some(WORTH)),
         };
         let erased = if before.due { Erased::Later(now + AGAIN) } else { Erased::No };
-        Self { stage, erased, frames: 0, next, large: LARGE, alone: false, stop: false }
+        Self { stage, erased, frames: 0, next, large: LARGE, stop: false }
     }
 
     fn begins_anew(&mut self) {
@@ -141,14 +140,14 @@ impl State {
         let next = *self.next.get_or_insert(more);
         if frames >= next && matches!(self.stage, Stage::Idle | Stage::Resting) {
             self.next = Some(more);
-            self.ask();
+            self.stage = Stage::Asked;
         }
     }
 
     /// The recorder has nothing to do: a good moment, if it is worth something.
     fn idle(&mut self) {
         if self.frames >= LITTLE && self.stage == Stage::Idle {
-            self.ask();
+            self.stage = Stage::Asked;
         }
     }
 
@@ -159,12 +158,8 @@ impl State {
             self.erased = Erased::Now;
         }
         if matches!(self.stage, Stage::Idle | Stage::Resting) {
-            self.ask();
+            self.stage = Stage::Asked;
         }
-    }
-
-    fn ask(&mut self) {
-        self.stage = if self.alone { Stage::Left } else { Stage::Asked };
     }
 
     /// When something is to be tried again, if it is not somebody's turn before.
@@ -185,6 +180,7 @@ impl State {
 
     /// The thread's turn, if it is.
     fn take(&mut self, now: Instant) -> bool {
+        // What is left is taken back for that: the recorder may be idle, and hears of it so.
         let takes = self.is_again(now) || self.stage == Stage::Asked;
         if takes {
             self.stage = Stage::Moving;
@@ -257,14 +253,17 @@ pub(super) struct Before {
 impl Checkpointer {
     /// Starts the thread. `recorder` is the recorder's connection, to count its frames; this must
     /// be called on the thread that commits with it. `wake` is called when the recorder is to
-    /// [`attend`](Self::attend) even if it commits nothing, or has failed. After a sync that has
-    /// failed before, the disk is given time.
+    /// [`attend`](Self::attend) even if it commits nothing, and once a sync has failed. After one
+    /// that has failed before, the disk is given time.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]: no connection, or no thread.
     pub(super) fn start(
         path: &Path,
         recorder: &Connection,
         before: Before,
         wake: impl Fn() + Send + 'static,
-    ) -> rusqlite::Result<Self> {
+    ) -> Result<Self, StoreError> {
         let conn = open::checkpointer(path)?;
         recorder.wal_hook(Some(count));
         let state = Mutex::new(State::new(before, Instant::now()));
@@ -273,11 +272,8 @@ impl Checkpointer {
         let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || {
             run(&theirs, &conn, &wake);
         });
-        if let Err(error) = &thread {
-            tracing::error!(%error, "no thread for checkpoints: the recorder makes them");
-            shared.lock().alone = true;
-        }
-        Ok(Self { shared, thread: thread.ok() })
+        let thread = thread.map_err(|error| StoreError::Database(error.to_string()))?;
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// After each commit; `erased`: something was, and the WAL shall forget it too.
@@ -337,12 +333,12 @@ impl Checkpointer {
         Ok(Some(Before { failed: true, due: state.erased != Erased::No }))
     }
 
-    /// Changes the state, and wakes the thread if there is something else to wait for or to do.
+    /// Changes the state, and wakes the thread if that changes whose turn it is, or until when it waits.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.shared.lock();
-        let before = (state.stage, state.again());
+        let before = state.stage;
         change(&mut state);
-        if state.stop || before != (state.stage, state.again()) {
+        if state.stop || state.stage != before {
             self.shared.wake.notify_one();
         }
     }
@@ -424,12 +420,14 @@ fn is_of_a_sync(error: &rusqlite::Error) -> bool {
 
 /// Moves until little is left, or until it is clear that more comes than can be moved.
 fn checkpointed(shared: &Shared, conn: &Connection) -> rusqlite::Result<()> {
+    let mut before = u32::MAX;
     for _ in 0..ROUNDS {
         let moved = passive(conn)?;
         let left = shared.lock().frames.saturating_sub(moved);
-        if left <= LITTLE || left >= WORTH {
+        if left <= LITTLE || left >= before.max(WORTH) {
             break;
         }
+        before = left;
     }
     Ok(())
 }
@@ -450,20 +448,26 @@ fn passive(conn: &Connection) -> rusqlite::Result<u32> {
 /// everything, and waits only for those who are there: who comes then reads the database alone. So
 /// it is asked again and again, for a few milliseconds each.
 fn emptied(recorder: &Connection, wait: Duration) -> rusqlite::Result<bool> {
-    let mut until = None;
+    let (mut before, mut until) = (-1, Instant::now());
     recorder.busy_handler(Some(open::wait_briefly))?;
     let emptied = loop {
-        let busy = recorder.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
-        match busy {
-            Ok(0_i64) => break Ok(true),
-            // The first one may have had much to move.
-            Ok(_) if Instant::now() < *until.get_or_insert_with(|| Instant::now() + wait) => {
-                // Where another process checkpoints, SQLite does not wait.
-                thread::sleep(Duration::from_millis(1));
-            }
-            Ok(_) => break Ok(false),
+        let moved = recorder.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+            Ok((row.get::<_, i64>(0)? == 0, row.get::<_, i64>(2)?))
+        });
+        let moved = match moved {
+            Ok((true, _)) => break Ok(true),
+            Ok((false, moved)) => moved,
             Err(error) => break Err(error),
+        };
+        // Moving takes its own time.
+        if moved > before {
+            (before, until) = (moved, Instant::now() + wait);
         }
+        if Instant::now() >= until {
+            break Ok(false);
+        }
+        // Where another process checkpoints, SQLite does not wait.
+        thread::sleep(Duration::from_millis(1));
     };
     recorder.busy_handler(Some(open::wait))?;
     emptied
@@ -595,20 +599,6 @@ mod tests {
         let (mut failed, now) = state(true, false);
         failed.erase();
         assert!(failed.take(now));
-    }
-
-    #[test]
-    fn without_a_thread_it_is_always_the_recorders_turn() {
-        let (mut state, now) = state(false, false);
-        state.alone = true;
-        state.committed(WORTH);
-        assert_eq!(state.take_rest(now), Some(Finish::Rest));
-        state.finished(Finish::Rest, Some(false), now);
-        state.erase();
-        assert_eq!(state.take_rest(now), Some(Finish::Forget));
-        state.finished(Finish::Forget, Some(false), now);
-        state.committed(3 * WORTH);
-        assert_eq!(state.take_rest(now + AGAIN), Some(Finish::Forget));
     }
 
     /// Somebody who reads one moment of the database.

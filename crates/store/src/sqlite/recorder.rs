@@ -137,7 +137,9 @@ pub(super) fn run(
         if !batch.is_empty() {
             recorder.record(batch);
         }
-        recorder.checkpointer.attend(conn);
+        if goes_on {
+            recorder.checkpointer.attend(conn);
+        }
     }
     let failed = recorder.checkpointer.end(conn)?;
     Ok(failed.filter(|_| goes_on).map_or(Ended::Closed, Ended::Failed))
