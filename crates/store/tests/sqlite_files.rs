@@ -303,7 +303,7 @@ async fn what_is_erased_is_forgotten_while_somebody_always_reads_and_others_writ
         while !stopped.load(Ordering::Relaxed) {
             let batch = (0..16).map(|_| entry(LOBBY, "ada", "nothing to hide")).collect();
             said += writer.append(batch).await.unwrap().len();
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         said
     });
