@@ -358,3 +358,14 @@ async fn the_server_calls_plain_text_no_tls() {
     let (accepted, ()) = tokio::join!(accept, connect);
     assert!(matches!(accepted, Err(TlsFault::NotTls)), "{accepted:?}");
 }
+
+/// AWS-LC's CPU-jitter source costs every process 20 ms of CPU. `.cargo/config.toml` builds without it;
+/// a build that misses that setting is seen here.
+#[test]
+fn entropy_comes_from_the_kernel_alone() {
+    let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    let names = |name: &str| program.windows(name.len()).any(|bytes| bytes == name.as_bytes());
+    assert!(names("_EVP_AEAD_CTX_seal"), "this build has no symbols to look at: no --release here");
+    // Spelled in two parts, or this text would be found.
+    assert!(!names(&["jent", "_entropy_init"].concat()));
+}
