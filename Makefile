@@ -4,26 +4,26 @@ CARGO ?= cargo
 # Passed on to each build, such as --locked.
 CARGO_ARGS ?=
 
-# The development profile: the first chat on a fresh machine is minutes nearer than with the
-# release profile's link-time optimisation, and `make test` builds the same crates. All
-# dependencies, hence the cryptography, are optimised in it too (see Cargo.toml).
-BUILD = $(CARGO) build $(CARGO_ARGS) --package twinlock
+# The development profile: minutes nearer to the first chat than the release profile with its link-time
+# optimisation, and `make test` builds the same crates (Cargo.toml says what it optimises).
+PROFILE = dev
+BUILD = $(CARGO) build $(CARGO_ARGS) --profile $(PROFILE) --package twinlock
 
-.PHONY: help run run-server run-client test lint bench torture files-run fuzz fuzz-min clean clean-run
+.PHONY: help build run run-server run-client test lint audit sbom bench torture files-run fuzz fuzz-min clean clean-run
 
 help: ## list this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-run: ## a server of your own and a chat on it; all its state is in .run/
+build: ## the program, in target/debug; PROFILE=release makes the one to install, in target/release
 	@$(BUILD)
+
+run: build ## a server of your own and a chat on it; all its state is in .run/
 	@./scripts/run.sh all
 
-run-server: ## the server alone, until Ctrl-C
-	@$(BUILD)
+run-server: build ## the server alone with its log on the screen, until Ctrl-C
 	@./scripts/run.sh server
 
-run-client: ## a chat on the server of run-server; AS=bob talks as somebody you invite
-	@$(BUILD)
+run-client: build ## a chat on the server of run-server; AS=bob talks as somebody you invite
 	@./scripts/run.sh client
 
 test: ## all tests; prints how many ran
@@ -32,8 +32,14 @@ test: ## all tests; prints how many ran
 lint: ## formatting, clippy, documentation and scripts, warnings being errors
 	@./scripts/lint.sh $(CARGO_ARGS)
 
+audit: ## known vulnerabilities in dependencies; needs cargo-deny and the network
+	@./scripts/audit.sh
+
+sbom: ## a CycloneDX list of what the program is built from, in target/sbom/; needs cargo-cyclonedx
+	@./scripts/sbom.sh
+
 bench: ## measure a server on this machine, in a release build; writes docs/benchmarks.md
-	$(CARGO) build $(CARGO_ARGS) --release --package twinlock
+	@$(MAKE) --no-print-directory build PROFILE=release
 	@./scripts/bench.sh
 
 torture: ## kills, power cuts, bad networks and disks, 5,000 lines coming back, floods, timing: 20 minutes and its building; TWINLOCK_SEED=N again

@@ -3,11 +3,11 @@
 #
 #   run.sh all      starts a server, joins it as you, opens a chat, and stops the server at the end;
 #                   where one of these runs already, only opens a chat on it
-#   run.sh server   the server alone, until Ctrl-C
+#   run.sh server   the server alone with its log on the screen, until Ctrl-C
 #   run.sh client   a chat on the server that one of the others started; AS=NAME talks as somebody
 #                   else, invited by you
 #
-# All state is below .run/ (RUN_DIR moves it). The program is built before; TWINLOCK names it.
+# The server logs each message (--log-messages), since this is for trying it out. All state is below .run/ (RUN_DIR moves it). The program is built before; TWINLOCK names it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -65,7 +65,7 @@ start_server() {
     if [[ -n $words ]]; then exec 4>"$words"; else exec 4>&2; fi
     # In a process group of its own: Ctrl-C ends the chat, and then the script ends the server.
     set -m
-    "$twinlock" serve --data "$state/server" --port "$port" </dev/null >"$pipe/out" 2>&4 4>&- &
+    "$twinlock" serve --data "$state/server" --port "$port" --log-messages </dev/null >"$pipe/out" 2>&4 4>&- &
     server=$!
     set +m
     exec 4>&-
@@ -109,7 +109,7 @@ talk() {
 }
 
 if [[ ! -x $twinlock ]]; then
-    say "$twinlock is not built: cargo build -p twinlock"
+    say "$twinlock is not built: make build"
     exit 2
 fi
 mkdir -p "$state"
@@ -129,6 +129,7 @@ fi
 case $what in
 all)
     start_server "$state/server.words"
+    say "the server's log, with each message: $state/server/server.log"
     join_as_owner
     talk
     ;;
