@@ -23,10 +23,7 @@ if ! "$cargo" fuzz --version >/dev/null 2>&1; then
 fi
 # The instrumentation is of the compiler that is here; it is not stable by name.
 export RUSTC_BOOTSTRAP=1
-# The same versions of everything as the program has; only libFuzzer's own are added.
-if [[ ! -e fuzz/libfuzzer/Cargo.lock || Cargo.lock -nt fuzz/libfuzzer/Cargo.lock ]]; then
-    cp Cargo.lock fuzz/libfuzzer/Cargo.lock
-fi
+./scripts/fuzz-lock.sh
 
 mkdir -p "$found"
 scratch=$(mktemp -d "$PWD/$found/scratch.XXXXXX")

@@ -17,5 +17,12 @@ if command -v shellcheck >/dev/null; then
 else
     echo 'shellcheck is not installed: scripts were only parsed'
 fi
+./scripts/fuzz-lock.sh
+# Advisories need a database from the network: `make audit`.
+if "$cargo" deny --version >/dev/null 2>&1; then
+    "$cargo" deny --log-level error check --hide-inclusion-graph bans licenses sources
+else
+    echo 'cargo-deny is not installed: bans, licences and sources of dependencies were not checked'
+fi
 # A document that names a file, a heading or a test that is gone misleads.
 ./scripts/documents.sh
