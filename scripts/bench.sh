@@ -162,6 +162,18 @@ row "memory of an idle line, $idle of them" "$kib KiB" '18 KiB'
 row 'full login, server CPU' \
     "$(calc '%.2f ms' "$(field cpu_us_each "$dir/logins" | median) / 1000")" '0.40 ms'
 
+stop_server
+BENCH_DIR=$disk TWINLOCK=$twinlock ./scripts/bench-send.sh >"$dir/sends"
+# Wall and CPU time of a whole command, and of mosquitto_pub in turn with it.
+whole() {
+    awk -v column="$1" '{ ms[$1] = $column } END {
+        printf "%s ms (`mosquitto_pub` over TLS in turn: %s)", ms["send"],
+            "mosquitto_pub" in ms ? ms["mosquitto_pub"] " ms" : "not installed"
+    }' "$dir/sends"
+}
+row "the whole \`send\` command, one message, wall time" "$(whole 2)" '10 ms'
+row 'the same, CPU of the client' "$(whole 3)" '6 ms'
+
 start_server "$shm"
 each=use_memory measure "$shm/files" "$rounds" --mode files --file "${mib}M"
 grep '"put"' "$shm/files" >"$shm/put"
@@ -212,7 +224,8 @@ whose deliveries are outstanding, counted over all followers. CPU is the server'
 ticks of 10 ms; what the kernel does for the disk elsewhere is not in it. Memory of a line is what the server's resident memory
 grew by, for each. A login is TCP, TLS, OPAQUE with ML-KEM, READY, and the bye, six at once. Files are made up and thrown
 away in memory with the server's directory in memory too; the whole commands read and write files there. All of that memory was
-used by something else a moment before.
+used by something else a moment before. A whole `send` is a process from start to end, 51 times in turn with `mosquitto_pub -q 1`
+over TLS to a mosquitto on the same machine, where that is installed; mosquitto writes nothing to disk before it answers.
 
 `twinlock bench` measures any server that you have a profile of, and `cargo run --release -p twinlock-store --example append_rate`
 the record alone. Both write real data.
