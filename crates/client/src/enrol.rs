@@ -25,7 +25,7 @@ use twinlock_link::line::Line;
 use twinlock_link::tls::Trust;
 
 use crate::dial::{Dial, Opened, Stream};
-use crate::error::{ClientError, Refusal, closed};
+use crate::error::{ClientError, closed};
 use crate::home::Home;
 use crate::profile::{NewProfile, Profile, ProfileError, TlsTrust};
 
@@ -315,7 +315,7 @@ fn binding_of(link: &InviteLink) -> BindingPolicy {
 }
 
 fn invite_used() -> ClientError {
-    ClientError::Refused(Refusal { why: Why::AlreadyUsed, retry_seconds: 0 })
+    ClientError::Refused(Why::AlreadyUsed.into())
 }
 
 async fn open_invite(link: &InviteLink, binding: BindingPolicy) -> Result<Opened, ClientError> {

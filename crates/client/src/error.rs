@@ -7,7 +7,7 @@ use twinlock_core::chain::Broken;
 use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::id::ConversationId;
 use twinlock_core::invite::Address;
-use twinlock_core::proto::{self, Why};
+use twinlock_core::proto::Why;
 use twinlock_core::session::Fault;
 use twinlock_link::line::LineError;
 use twinlock_link::login::LoginError;
@@ -15,6 +15,7 @@ use twinlock_link::tls::TlsFault;
 
 use crate::home::DiskError;
 use crate::profile::ProfileError;
+pub use crate::refusal::Refusal;
 use crate::state::StateError;
 
 /// Whose fault an error is, which is what a program decides by.
@@ -99,7 +100,7 @@ pub enum ClientError {
     #[error("{0}")]
     Ended(&'static str),
     /// The server says no.
-    #[error("{}", refusal(.0.why, .0.retry_seconds))]
+    #[error("{0}")]
     Refused(Refusal),
     /// An entry was altered, or is missing.
     #[error("the record was changed: {0}")]
@@ -136,58 +137,6 @@ pub enum ClientError {
     /// The client was closed meanwhile.
     #[error("this client was closed")]
     Closed,
-}
-
-/// The server's no.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    /// Its reason.
-    pub why: Why,
-    /// With [`Why::Busy`] and [`Why::Storage`]: when to ask again.
-    pub retry_seconds: u32,
-}
-
-impl Refusal {
-    /// Asked again later, it may be a yes.
-    #[must_use]
-    pub fn is_passing(&self) -> bool {
-        matches!(self.why, Why::Busy | Why::Storage)
-    }
-}
-
-impl From<proto::Refusal> for Refusal {
-    fn from(refusal: proto::Refusal) -> Self {
-        Self { why: refusal.why(), retry_seconds: refusal.retry_seconds }
-    }
-}
-
-/// The server's reasons in words.
-#[must_use]
-pub fn refusal(why: Why, seconds: u32) -> String {
-    let words = match why {
-        Why::None => "the server said no, without a reason this program knows",
-        Why::Unsupported => {
-            "the server does not know this request; it may be older than this client"
-        }
-        Why::Malformed => "the server could not read the request",
-        Why::NotAllowed => "you may not do that (it wants another role, or another kind of login)",
-        Why::NotFound => "there is no such room, person or device, or you are not in it",
-        Why::NameTaken => "this name is taken; choose another",
-        Why::NameBad => {
-            "the server does not take this name: 1 to 32 of a-z, 0-9, '.', '_' and '-', with \
-             neither end one of the last three"
-        }
-        Why::TooLarge => "that is too large for the server",
-        Why::AlreadyUsed => "this invite was used already, or has expired; ask for a new one",
-        Why::Busy => return format!("the server asks to try again in {} s", seconds.max(1)),
-        Why::Storage => "the server cannot write to its disk now (is it full?)",
-        Why::LogInAgain => "the login by password is too old for that; log in again",
-        Why::Ahead => "the server's record ends before an entry that this client names",
-        Why::Quota => "that is more than the server keeps of one file or of one user",
-        Why::Hash => "what arrived is not what was sent; it was thrown away",
-        Why::Damaged => "the server's record is damaged: an entry is missing or cannot be read",
-    };
-    words.to_owned()
 }
 
 impl ClientError {

@@ -20,6 +20,7 @@ pub mod outbox;
 pub mod profile;
 pub mod receipts;
 pub mod record;
+mod refusal;
 pub mod state;
 pub mod transfer;
 pub mod uploads;

@@ -224,7 +224,7 @@ async fn a_name_that_is_taken_leaves_no_profile_and_the_invite_unused() {
     let link = InviteLink::parse(&text).unwrap();
     let home = world.home("bob");
     let taken = enrol::join(&home, &name("default"), &link, new_user("ada")).await.unwrap_err();
-    let expected = Refusal { why: Why::NameTaken, retry_seconds: 0 };
+    let expected = Refusal::from(Why::NameTaken);
     assert_eq!(taken, ClientError::Refused(expected));
     assert!(Profile::load(&home, &name("default")).is_err());
     world.join("bob", &text).await;

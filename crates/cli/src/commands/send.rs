@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use twinlock_client::error::{Blame, refusal};
+use twinlock_client::error::{Blame, Refusal};
 use twinlock_client::outbox::{Ack, Outcome};
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::MessageId;
@@ -145,7 +145,7 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
     match (ended, refused) {
         (Some(failure), _) if failure.exit != Exit::NoConnection => Err(failure),
         (_, Some(why)) => {
-            Err(Failure::new(Exit::ServerSaidNo, format!("not recorded: {}", refusal(why, 0))))
+            Err(Failure::new(Exit::ServerSaidNo, format!("not recorded: {}", Refusal::from(why))))
         }
         _ => Ok(()),
     }

@@ -338,7 +338,7 @@ fn check(
                         let head = after.saturating_sub(1);
                         ClientError::Truncated { conversation, head, known: known.n }
                     }
-                    None => ClientError::Refused(Refusal { why: Why::Ahead, retry_seconds: 0 }),
+                    None => ClientError::Refused(Why::Ahead.into()),
                 });
             }
             Step::Entries { conversation, entries, generation } => {

@@ -11,7 +11,7 @@ use twinlock_link::pace::{ACK_EACH, FRAME, Pace};
 
 use super::measure::{Before, Gauge, Report};
 use super::{Load, LoadError};
-use crate::error::{ClientError, Refusal};
+use crate::error::ClientError;
 use crate::transfer::wire::{Incoming, Wire};
 
 /// Bytes sealed and not yet written beyond which nothing more is sealed.
@@ -65,7 +65,7 @@ async fn put(wire: &mut Wire, conversation: u64, size: u64) -> Result<u64, Clien
             known.then_some(()).ok_or(ClientError::Protocol("it has more of a file than was sent"))
         }
         Incoming::Aborted { transfer: of, why } if of == transfer => {
-            Err(ClientError::Refused(Refusal { why, retry_seconds: 0 }))
+            Err(ClientError::Refused(why.into()))
         }
         _ => Ok(()),
     };
@@ -128,7 +128,7 @@ async fn get(wire: &mut Wire, conversation: u64, n: u64, size: u64) -> Result<()
                 }
             }
             Incoming::Aborted { transfer: of, why } if of == transfer => {
-                return Err(ClientError::Refused(Refusal { why, retry_seconds: 0 }));
+                return Err(ClientError::Refused(why.into()));
             }
             _ => {}
         }
@@ -136,6 +136,6 @@ async fn get(wire: &mut Wire, conversation: u64, n: u64, size: u64) -> Result<()
     if *hasher.finalize().as_bytes() == *coming.hash {
         Ok(())
     } else {
-        Err(ClientError::Refused(Refusal { why: Why::Hash, retry_seconds: 0 }))
+        Err(ClientError::Refused(Why::Hash.into()))
     }
 }

@@ -16,7 +16,7 @@ use super::lane::Desk;
 use super::place::{Finish, Part, Place};
 use super::wire::{Incoming, Wire};
 use crate::client::FileEntry;
-use crate::error::{ClientError, Refusal};
+use crate::error::ClientError;
 
 /// A file to fetch.
 pub struct Get {
@@ -283,7 +283,7 @@ async fn receive(
                     desk.progress(got);
                 }
                 Incoming::Aborted { transfer: of, why } if of == transfer => {
-                    return Err(ClientError::Refused(Refusal { why, retry_seconds: 0 }).into());
+                    return Err(ClientError::Refused(why.into()).into());
                 }
                 _ => {}
             },

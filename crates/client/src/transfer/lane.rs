@@ -177,6 +177,7 @@ impl Lane {
                 TransferError::Client(ClientError::Refused(Refusal {
                     why: Why::Busy,
                     retry_seconds,
+                    ..
                 })) => Duration::from_secs(u64::from((*retry_seconds).clamp(1, LONGEST_PAUSE))),
                 TransferError::Client(error)
                     if error.is_passing() && self.shared.options.reconnect =>

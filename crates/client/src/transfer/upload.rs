@@ -16,7 +16,7 @@ use super::source::{self, Found, Marks, Read};
 use super::wire::{Incoming, Wire};
 use crate::client::blocking;
 use crate::enrol::now_ms;
-use crate::error::{ClientError, Refusal};
+use crate::error::ClientError;
 use crate::outbox::Ack;
 use crate::uploads::Offer;
 
@@ -90,7 +90,7 @@ impl Sending {
                 wire.moved = true;
             }
             Incoming::Aborted { transfer, why } if transfer == self.transfer => {
-                return Err(ClientError::Refused(Refusal { why, retry_seconds: 0 }).into());
+                return Err(ClientError::Refused(why.into()).into());
             }
             Incoming::Answer { id, result } => match (result, self.ended) {
                 (Ok(Answered::Ack(ack)), Some((asked, hash))) if id == asked => {

@@ -8,7 +8,7 @@ use twinlock_link::OsEntropy;
 use twinlock_store::{AddedClassicKey, ClassicKey, Role};
 
 use crate::convert::copy;
-use crate::session::refusal::{Refused, bad_name, refuse, storage};
+use crate::session::refusal::{Refused, bad_name, needs, refuse, storage};
 use crate::session::requests::{Answer, Asker, LIST, done, page_after};
 
 impl Asker<'_> {
@@ -20,7 +20,7 @@ impl Asker<'_> {
 
     pub(crate) async fn add_classic_key(&self, want: proto::AddClassicKey) -> Answer {
         if !self.is_admin().await? {
-            return refuse(Why::NotAllowed);
+            return needs(proto::Role::Admin);
         }
         let name = Name::new(&want.name).map_err(bad_name)?;
         let Some(form) = form_from(want.form()) else { return refuse(Why::Malformed) };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use twinlock_core::id::BadName;
-use twinlock_core::proto::{self, Why};
+use twinlock_core::proto::{self, Limit, Why};
 use twinlock_store::StoreError;
 
 /// When a client whose entry could not be recorded is to come again.
@@ -15,22 +15,59 @@ const RETRY_SECONDS: u32 = 5;
 pub(crate) struct Refused {
     pub(crate) why: Why,
     pub(crate) retry_seconds: u32,
+    /// The limit that was reached, and its figure.
+    pub(crate) limit: Limit,
+    pub(crate) most: u64,
+    /// The least role that may.
+    pub(crate) role: proto::Role,
+    /// A revocation that holds until a restart and is not recorded.
+    pub(crate) barred: bool,
+}
+
+impl Refused {
+    /// For a while.
+    pub(crate) fn for_now(why: Why, retry_seconds: u32) -> Self {
+        Self { retry_seconds, ..why.into() }
+    }
+
+    /// Names the limit that was reached.
+    pub(crate) fn at(self, limit: Limit, most: impl TryInto<u64>) -> Self {
+        Self { limit, most: most.try_into().unwrap_or(u64::MAX), ..self }
+    }
 }
 
 impl From<Why> for Refused {
     fn from(why: Why) -> Self {
-        Self { why, retry_seconds: 0 }
+        let (limit, role) = (Limit::None, proto::Role::None);
+        Self { why, retry_seconds: 0, limit, most: 0, role, barred: false }
     }
 }
 
 impl From<Refused> for proto::Refusal {
     fn from(refused: Refused) -> Self {
-        Self { why: refused.why.into(), retry_seconds: refused.retry_seconds }
+        Self {
+            why: refused.why.into(),
+            retry_seconds: refused.retry_seconds,
+            limit: refused.limit.into(),
+            most: refused.most,
+            role: refused.role.into(),
+            barred: refused.barred,
+        }
     }
 }
 
 pub(crate) fn refuse<T>(why: Why) -> Result<T, Refused> {
     Err(why.into())
+}
+
+/// The request is larger than `limit` allows, which is `most` bytes.
+pub(crate) fn too_large<T>(limit: Limit, most: usize) -> Result<T, Refused> {
+    Err(Refused::from(Why::TooLarge).at(limit, most))
+}
+
+/// The request needs this role at least.
+pub(crate) fn needs<T>(role: proto::Role) -> Result<T, Refused> {
+    Err(Refused { role, ..Why::NotAllowed.into() })
 }
 
 pub(crate) fn bad_name(_: BadName) -> Refused {
@@ -44,7 +81,7 @@ pub(crate) fn not_recorded(error: &StoreError) -> Refused {
         StoreError::OutOfOrder => tracing::debug!(%error, "not recorded"),
         error => tracing::error!(%error, "not recorded"),
     }
-    Refused { why: Why::Storage, retry_seconds: RETRY_SECONDS }
+    Refused::for_now(Why::Storage, RETRY_SECONDS)
 }
 
 /// What went wrong beneath the store is the operator's to read; the client learns that it is not
@@ -53,6 +90,6 @@ pub(crate) fn storage(error: &StoreError) -> Refused {
     tracing::error!(%error, "the record");
     match error {
         StoreError::Damaged(_) => Why::Damaged.into(),
-        _ => Refused { why: Why::Storage, retry_seconds: RETRY_SECONDS },
+        _ => Refused::for_now(Why::Storage, RETRY_SECONDS),
     }
 }

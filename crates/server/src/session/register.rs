@@ -64,7 +64,7 @@ impl Registrations {
     ) -> Result<Answered, Refused> {
         self.open = None;
         if self.begun >= MOST {
-            return refuse(Why::NotAllowed);
+            return Err(Refused::from(Why::NotAllowed).at(proto::Limit::Registrations, MOST));
         }
         self.begun += 1;
         if !wanted.password && !wanted.device {
@@ -121,8 +121,7 @@ impl Registrations {
         let mut response = proto::RegisterResponse::default();
         if open.password {
             let taken = shared.guesses.take(Some(&open.user), None, Instant::now());
-            let _kept = taken
-                .map_err(|wait| Refused { why: Why::Busy, retry_seconds: u32::from(wait.0) })?;
+            let _kept = taken.map_err(|wait| Refused::for_now(Why::Busy, u32::from(wait.0)))?;
             let id = CredentialId::User(open.user.clone());
             response.password_response = evaluate(&shared.setup, &id, &requests.password_request)?;
         }

@@ -17,7 +17,7 @@ use twinlock_store::{
 };
 use zeroize::Zeroizing;
 
-use super::refusal::{Refused, bad_name, refuse, storage};
+use super::refusal::{Refused, bad_name, needs, refuse, storage, too_large};
 use crate::convert::{self, copy};
 use crate::server::Shared;
 
@@ -96,7 +96,7 @@ impl Asker<'_> {
     pub(crate) async fn search(&self, want: proto::Search) -> Answer {
         let conversation = self.own(want.conversation).await?;
         if want.text.len() > SEARCH {
-            return refuse(Why::TooLarge);
+            return too_large(proto::Limit::SearchBytes, SEARCH);
         }
         let before = if want.before == 0 { u64::MAX } else { want.before };
         // One at a time: a search can read much, and logins and reads share the readers with it.
@@ -143,7 +143,7 @@ impl Asker<'_> {
     pub(crate) async fn create_room(&self, want: proto::CreateRoom) -> Answer {
         let name = Name::new(&want.name).map_err(bad_name)?;
         if want.topic.len() > TOPIC {
-            return refuse(Why::TooLarge);
+            return too_large(proto::Limit::TopicBytes, TOPIC);
         }
         let made = self.shared.store.create_room(&self.person.user, &name, &want.topic).await;
         let Some(made) = made.map_err(|e| storage(&e))? else { return refuse(Why::NameTaken) };
@@ -186,7 +186,7 @@ impl Asker<'_> {
 
     pub(crate) async fn set_topic(&self, want: proto::SetTopic) -> Answer {
         if want.topic.len() > TOPIC {
-            return refuse(Why::TooLarge);
+            return too_large(proto::Limit::TopicBytes, TOPIC);
         }
         let changed = self
             .shared
@@ -240,7 +240,7 @@ impl Asker<'_> {
         // The role may have been taken away since the session began.
         let me = self.shared.store.person(&self.person.user).await.map_err(|e| storage(&e))?;
         let Some(me) = me.filter(|me| me.role >= Role::Admin && me.role >= role) else {
-            return refuse(Why::NotAllowed);
+            return needs(convert::role(role.max(Role::Admin)));
         };
         let user = match want.user.as_str() {
             "" => None,

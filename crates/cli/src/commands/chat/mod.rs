@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 use twinlock_client::client::Entry;
-use twinlock_client::error::refusal;
+use twinlock_client::error::Refusal;
 use twinlock_client::outbox::Ack;
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::{ConversationId, MessageId, Name};
@@ -289,7 +289,7 @@ impl Talk {
             Event::Refused { message_id, why } => {
                 let text = self.waiting.remove(&message_id).unwrap_or_default();
                 self.refused += 1;
-                let words = format!("not recorded: {text}  ({})", refusal(why, 0));
+                let words = format!("not recorded: {text}  ({})", Refusal::from(why));
                 Ok(self.screen.print(&self.out.style(Style::Bad, &words))?)
             }
             Event::Conversation(changed) if begun => self.changed(changed).await,

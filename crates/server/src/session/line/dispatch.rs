@@ -10,7 +10,7 @@ use twinlock_core::text::Untrusted;
 use twinlock_store::NewEntry;
 
 use super::super::appends::own_body;
-use super::super::refusal::{Refused, refuse};
+use super::super::refusal::{Refused, refuse, too_large};
 use super::super::register::Registrations;
 use super::super::requests::{self, Asker, done};
 use super::{End, Presence, Rights, Serving, files};
@@ -120,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             return refuse(Why::Malformed);
         };
         if append.body.len() > MAX_TEXT {
-            return refuse(Why::TooLarge);
+            return too_large(proto::Limit::TextBytes, MAX_TEXT);
         }
         if append.body.is_empty() || std::str::from_utf8(&append.body).is_err() {
             return refuse(Why::Malformed);

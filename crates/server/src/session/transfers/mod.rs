@@ -172,7 +172,7 @@ impl Transfers {
         let open = self.asked + uploads + self.downloads.len();
         // Two numbers a transfer: none of them comes again.
         if open >= MOST || self.uploads.len() >= MOST + LEAVING || self.next > u32::MAX - 4 {
-            return Err(Refused { why: Why::Busy, retry_seconds: 1 });
+            return Err(Refused::for_now(Why::Busy, 1));
         }
         Ok(())
     }
@@ -355,7 +355,7 @@ impl Transfers {
                 // Once asked for it is done, whether the line stays or not.
                 let recording = tokio::spawn(record.record(self.files.clone()));
                 self.jobs.push(Box::pin(async move {
-                    let failed = |_| Err(Refused { why: Why::Storage, retry_seconds: 5 });
+                    let failed = |_| Err(Refused::for_now(Why::Storage, 5));
                     let result = recording.await.unwrap_or_else(failed);
                     Done::Recorded { transfer, id, bytes, result }
                 }));
@@ -462,7 +462,7 @@ fn refusal(refused: Refused) -> Answered {
 fn why_of(error: FilesError) -> Refused {
     match error {
         FilesError::Hash => Why::Hash.into(),
-        FilesError::Taken => Refused { why: Why::Busy, retry_seconds: 1 },
+        FilesError::Taken => Refused::for_now(Why::Busy, 1),
         FilesError::Record(error) => storage(&error),
         FilesError::Damaged(_) => {
             tracing::error!(%error, "files");
@@ -470,7 +470,7 @@ fn why_of(error: FilesError) -> Refused {
         }
         FilesError::Full | FilesError::Io { .. } => {
             tracing::error!(%error, "files");
-            Refused { why: Why::Storage, retry_seconds: 5 }
+            Refused::for_now(Why::Storage, 5)
         }
     }
 }

@@ -1,0 +1,265 @@
+//! Why the server does not do something, in words.
+//!
+//! The wire carries codes and figures and no free text; the words are the client's. They name the
+//! limit as the server's configuration does, so that its operator can raise it.
+
+use std::fmt;
+
+use twinlock_core::proto::{self, Limit, Role, Why};
+
+/// A refusal by the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its reason.
+    pub why: Why,
+    /// With [`Why::Busy`] and [`Why::Storage`]: when to ask again.
+    pub retry_seconds: u32,
+    /// The limit that was reached, where the server names one.
+    pub limit: Limit,
+    /// The figure of the limit, in the limit's unit; 0 where it is not told.
+    pub most: u64,
+    /// With [`Why::NotAllowed`]: the least role that may; `Role::None` where it is not told.
+    pub role: Role,
+    /// With [`Why::Storage`]: the revocation holds until the server restarts, but is not recorded.
+    pub barred: bool,
+}
+
+impl Refusal {
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self.why, Why::Busy | Why::Storage)
+    }
+}
+
+impl From<Why> for Refusal {
+    fn from(why: Why) -> Self {
+        let (limit, role) = (Limit::None, Role::None);
+        Self { why, retry_seconds: 0, limit, most: 0, role, barred: false }
+    }
+}
+
+impl From<proto::Refusal> for Refusal {
+    fn from(refusal: proto::Refusal) -> Self {
+        Self {
+            why: refusal.why(),
+            retry_seconds: refusal.retry_seconds,
+            limit: refusal.limit(),
+            most: refusal.most,
+            role: refusal.role(),
+            barred: refusal.barred,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.barred {
+            return f.write_str(
+                "revoked until the server restarts, but not recorded: its disk takes no writes. \
+                 It records the revocation as soon as there is room; see that there is",
+            );
+        }
+        match (self.why, self.role) {
+            (Why::NotAllowed, Role::Admin) => {
+                return f.write_str("you may not do that: it needs the role admin or owner");
+            }
+            (Why::NotAllowed, Role::Owner) => {
+                return f.write_str("you may not do that: it needs the role owner");
+            }
+            _ => {}
+        }
+        match limit(self.limit, self.most) {
+            Some(words) => f.write_str(&words)?,
+            None => f.write_str(reason(self.why))?,
+        }
+        match self.why {
+            Why::Busy => write!(f, "; try again in {} s", self.retry_seconds.max(1)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The reasons that name no limit.
+fn reason(why: Why) -> &'static str {
+    match why {
+        Why::None => "the server said no, without a reason this program knows",
+        Why::Unsupported => {
+            "the server does not know this request; it may be older than this client"
+        }
+        Why::Malformed => "the server could not read the request",
+        Why::NotAllowed => "you may not do that (it wants another role, or another kind of login)",
+        Why::NotFound => "there is no such room, person or device, or you are not in it",
+        Why::NameTaken => "this name is taken; choose another",
+        Why::NameBad => {
+            "the server does not take this name: 1 to 32 of a-z, 0-9, '.', '_' and '-', with \
+             neither end one of the last three"
+        }
+        Why::TooLarge => "that is too large for the server",
+        Why::AlreadyUsed => "this invite was used already, or has expired; ask for a new one",
+        Why::Busy => "the server is busy",
+        Why::Storage => "the server cannot write to its disk now (is it full?)",
+        Why::LogInAgain => "the login by password is too old for that; log in again",
+        Why::Ahead => "the server's record ends before an entry that this client names",
+        Why::Quota => "that is more than the server keeps of one file or of one user",
+        Why::Hash => "what arrived is not what was sent; it was thrown away",
+        Why::Damaged => "the server's record is damaged: an entry is missing or cannot be read",
+        Why::Limit => "the server keeps no more of them",
+    }
+}
+
+/// A limit with its figure, the setting that changes it, and what to do.
+fn limit(limit: Limit, most: u64) -> Option<String> {
+    let (figure, setting, advice) = match limit {
+        Limit::None => return None,
+        Limit::RoomsPerUser => {
+            (format!("at most {most} rooms made by one user"), "rooms-per-user", "")
+        }
+        Limit::MembershipsPerUser => (
+            format!("at most {most} conversations of one user"),
+            "memberships-per-user",
+            "; leave a room first",
+        ),
+        Limit::FollowsPerSession => (
+            format!("at most {most} conversations followed in one session"),
+            "follows-per-session",
+            "",
+        ),
+        Limit::InvitesPerUser => (
+            format!("at most {most} unused invites made by one user"),
+            "invites-per-user",
+            "; one that is used or expires makes room",
+        ),
+        Limit::DevicesPerUser => (
+            format!("at most {most} devices of one user"),
+            "devices-per-user",
+            "; revoke one first (`twinlock devices`)",
+        ),
+        Limit::ClassicKeysPerUser => (
+            format!("at most {most} classic keys of one user"),
+            "classic-keys-per-user",
+            "; revoke one first (`twinlock classic list`)",
+        ),
+        Limit::ChangesPerMinute => {
+            (format!("at most {most} changes a minute by one user"), "changes-per-minute", "")
+        }
+        Limit::SearchSeconds => (
+            format!("the search takes longer than {most} s"),
+            "search-seconds",
+            "; search for rarer or longer words",
+        ),
+        Limit::TextPerDay => (
+            format!("at most {} of text by one user in 24 hours", bytes(most)),
+            "text-per-day-mib",
+            "",
+        ),
+        Limit::TextReserve => (
+            format!("text leaves {} of the server's disk free", bytes(most)),
+            "text-reserve-mib",
+            "; its operator has to make room",
+        ),
+        Limit::LargestFile => {
+            (format!("at most {} for one file", bytes(most)), "largest-file-mib", "")
+        }
+        Limit::FilesPerUser => {
+            (format!("at most {} of files of one user", bytes(most)), "files-per-user-mib", "")
+        }
+        Limit::FileCountPerUser => {
+            (format!("at most {most} files of one user"), "file-count-per-user", "")
+        }
+        Limit::PartialFilesPerUser => {
+            (format!("at most {most} unfinished uploads of one user"), "partial-files-per-user", "")
+        }
+        Limit::DiskReserve => (
+            format!("files leave {} of the server's disk free", bytes(most)),
+            "disk-reserve-mib",
+            "; its operator has to make room",
+        ),
+        Limit::TopicBytes => (format!("a topic has at most {most} bytes"), "", ""),
+        Limit::TextBytes => (format!("a message has at most {most} bytes"), "", ""),
+        Limit::SearchBytes => (format!("a search has at most {most} bytes of words"), "", ""),
+        Limit::Registrations => {
+            (format!("at most {most} registrations in one session"), "", "; log in again")
+        }
+        Limit::Transfers => (format!("at most {most} files at once in one session"), "", ""),
+    };
+    Some(match setting {
+        "" => format!("{figure}{advice}"),
+        setting => format!("{figure} (limit `{setting}` of the server){advice}"),
+    })
+}
+
+/// A size in the largest unit that it is a whole number of.
+fn bytes(n: u64) -> String {
+    let units = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let whole = |(unit, _): &&(u64, &str)| n >= *unit && n.is_multiple_of(*unit);
+    match units.iter().find(whole) {
+        Some((unit, name)) => format!("{} {name}", n / unit),
+        None => format!("{n} bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use prost::Message as _;
+
+    use super::*;
+
+    #[test]
+    fn refusal_names_limit_figure_and_setting() {
+        let limited = |limit, most| Refusal { limit, most, ..Why::Limit.into() }.to_string();
+        assert_eq!(
+            limited(Limit::RoomsPerUser, 256),
+            "at most 256 rooms made by one user (limit `rooms-per-user` of the server)"
+        );
+        assert_eq!(
+            limited(Limit::TextPerDay, 4 << 30),
+            "at most 4 GiB of text by one user in 24 hours (limit `text-per-day-mib` of the server)"
+        );
+        assert_eq!(limited(Limit::TopicBytes, 512), "a topic has at most 512 bytes");
+        let busy = Refusal {
+            retry_seconds: 7,
+            limit: Limit::ChangesPerMinute,
+            most: 60,
+            ..Why::Busy.into()
+        };
+        let busy = busy.to_string();
+        assert!(
+            busy.contains("at most 60 changes") && busy.ends_with("try again in 7 s"),
+            "{busy}"
+        );
+        // One from a newer server.
+        let unknown = proto::Refusal { why: 16, limit: 999, most: 5, ..Default::default() };
+        assert_eq!(Refusal::from(unknown).to_string(), "the server keeps no more of them");
+    }
+
+    #[test]
+    fn refusal_names_the_role_that_may() {
+        let no = |role| Refusal { role, ..Why::NotAllowed.into() }.to_string();
+        assert!(no(Role::Admin).contains("the role admin or owner"), "{}", no(Role::Admin));
+        assert!(no(Role::Owner).ends_with("the role owner"), "{}", no(Role::Owner));
+        assert!(no(Role::None).contains("another kind of login"), "{}", no(Role::None));
+    }
+
+    #[test]
+    fn refusal_is_read_by_a_client_that_knows_only_the_reason() {
+        #[derive(Clone, PartialEq, prost::Message)]
+        struct Older {
+            #[prost(int32, tag = "1")]
+            why: i32,
+            #[prost(uint32, tag = "2")]
+            retry_seconds: u32,
+        }
+        let newer = proto::Refusal {
+            why: Why::Storage.into(),
+            retry_seconds: 5,
+            limit: Limit::TextPerDay.into(),
+            most: 1,
+            role: Role::Admin.into(),
+            barred: true,
+        };
+        let older = Older::decode(&*newer.encode_to_vec()).unwrap();
+        assert_eq!(older, Older { why: Why::Storage.into(), retry_seconds: 5 });
+    }
+}
