@@ -108,3 +108,52 @@ fn the_ports_are_off_by_default_and_the_bridge_says_what_it_cannot_promise() {
     host.restart();
     assert_eq!(host.terminate().exits(0).out.lines().count(), 1);
 }
+
+#[test]
+fn classic_import_reads_raw_hex_and_base64_and_keeps_no_key_in_clear() {
+    let host = Host::start_with(&["--origin-port", "0"]);
+    let ada = host.owner();
+    let key: [u8; 32] = std::array::from_fn(|n| (n as u8).wrapping_mul(37) ^ 0xa5);
+    let hex = data_encoding::HEXLOWER.encode(&key);
+    let base64 = data_encoding::BASE64.encode(&key);
+    let file = host.root().join("built-in.key");
+    let path = file.to_str().unwrap();
+    let add = |format: &str, content: &[u8]| {
+        std::fs::write(&file, content).unwrap();
+        let key_file = ["--format", format, "--key-file", path];
+        ada.run(&[&["classic", "add", "old", "--to", "lobby"][..], &key_file].concat())
+    };
+    let forms = [
+        key.to_vec(),
+        format!("{hex}\n").into_bytes(),
+        hex.to_uppercase().into_bytes(),
+        format!(" {base64}\r\n").into_bytes(),
+        data_encoding::BASE64URL_NOPAD.encode(&key).into_bytes(),
+    ];
+    for content in forms {
+        let added = add("origin", &content).exits(0);
+        assert!(added.out.is_empty() && added.err.contains("A shared key"), "{added:?}");
+        for secret in [&hex, &base64] {
+            assert!(!added.err.contains(secret) && !host.log().contains(secret));
+        }
+        for name in ["record.db", "record.db-wal"] {
+            let bytes = std::fs::read(host.data().join(name)).unwrap();
+            assert!(!bytes.windows(32).any(|window| window == key), "{name}");
+        }
+        ada.run(&["classic", "revoke", "old"]).exits(0);
+    }
+    for (format, content) in [
+        ("origin", &key[..31]),
+        ("origin", b"".as_slice()),
+        ("origin", &hex.as_bytes()[..63]),
+        ("origin", [0; 2000].as_slice()),
+        ("jwe", &key[..]),
+    ] {
+        let refused = add(format, content).exits(2);
+        assert!(refused.err.contains("--key-file"), "{refused:?}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    let missing = ["--format", "origin", "--key-file", path];
+    ada.run(&[&["classic", "add", "old", "--to", "lobby"][..], &missing].concat()).exits(2);
+    assert!(ada.run(&["classic", "list", "--json"]).exits(0).out.is_empty());
+}

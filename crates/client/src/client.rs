@@ -564,15 +564,46 @@ impl Client {
         conversation: ConversationId,
         form: proto::ClassicForm,
     ) -> Result<NewClassicKey, ClientError> {
-        let add = proto::AddClassicKey { name: name.to_string(), conversation, form: form.into() };
-        let Answered::NewClassicKey(new) = self.request(Op::AddClassicKey(add)).await? else {
-            return Err(unexpected());
-        };
+        let new = self.add_key(name, conversation, form, Bytes::new()).await?;
         let key = <[u8; 32]>::try_from(new.key.as_ref()).map_err(|_| unexpected())?;
-        Ok(NewClassicKey {
-            key: ClassicKey::new(&key),
-            port: u16::try_from(new.port).ok().filter(|port| *port != 0),
-        })
+        Ok(NewClassicKey { key: ClassicKey::new(&key), port: port(&new) })
+    }
+
+    /// Adds a key that unchanged programs of the origin bridge have already. Returns the port they connect to; `None`:
+    /// the server does not listen for them now.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn import_classic_key(
+        &self,
+        name: &Name,
+        conversation: ConversationId,
+        form: proto::ClassicForm,
+        key: &ClassicKey,
+    ) -> Result<Option<u16>, ClientError> {
+        let key = Bytes::copy_from_slice(key.expose_secret());
+        let new = self.add_key(name, conversation, form, key).await?;
+        // An older server ignores the field and makes a key, which the programs do not have.
+        if !new.key.is_empty() {
+            self.revoke_classic_key(name).await?;
+            return Err(ClientError::Refused(Why::Unsupported.into()));
+        }
+        Ok(port(&new))
+    }
+
+    async fn add_key(
+        &self,
+        name: &Name,
+        conversation: ConversationId,
+        form: proto::ClassicForm,
+        key: Bytes,
+    ) -> Result<proto::NewClassicKey, ClientError> {
+        let form = form.into();
+        let add = proto::AddClassicKey { name: name.to_string(), conversation, form, key };
+        match self.request(Op::AddClassicKey(add)).await? {
+            Answered::NewClassicKey(new) => Ok(new),
+            _ => Err(unexpected()),
+        }
     }
 
     /// Classic keys that can be used: all for admins and owners, this user's for others.
@@ -639,6 +670,10 @@ pub struct NewClassicKey {
     pub key: ClassicKey,
     /// The server's port for it; `None`: that listener is off.
     pub port: Option<u16>,
+}
+
+fn port(new: &proto::NewClassicKey) -> Option<u16> {
+    u16::try_from(new.port).ok().filter(|port| *port != 0)
 }
 
 fn unexpected() -> ClientError {

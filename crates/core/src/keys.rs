@@ -78,12 +78,37 @@ impl ClassicRoot {
     /// row holds this salt. The record keeps salts only, so a stolen record holds no key.
     #[must_use]
     pub fn key(&self, name: &Name, salt: &[u8; 32]) -> ClassicKey {
+        wiped::<{ wiped::FRAME }, _>(|| {
+            ClassicKey::new(&self.derive(schedule::CLASSIC_KEY, name, salt))
+        })
+    }
+
+    /// `key XOR HMAC(root, "tl1 classic import" || len(name):u8 || name || salt)`: a key that the server did
+    /// not make, as the record keeps it. The salt is drawn for this row, so the pad is used once; the
+    /// row's MAC shows alteration.
+    #[must_use]
+    pub fn seal_imported(&self, name: &Name, salt: &[u8; 32], key: &ClassicKey) -> [u8; 32] {
+        *self.pad(name, salt, key.expose_secret()).expose_secret()
+    }
+
+    /// The key that [`ClassicRoot::seal_imported`] sealed.
+    #[must_use]
+    pub fn open_imported(&self, name: &Name, salt: &[u8; 32], sealed: &[u8; 32]) -> ClassicKey {
+        self.pad(name, salt, sealed)
+    }
+
+    fn pad(&self, name: &Name, salt: &[u8; 32], bytes: &[u8; 32]) -> ClassicKey {
+        wiped::<{ wiped::FRAME }, _>(|| {
+            let mut pad = self.derive(schedule::CLASSIC_IMPORT, name, salt);
+            pad.iter_mut().zip(bytes).for_each(|(pad, byte)| *pad ^= byte);
+            ClassicKey::new(&pad)
+        })
+    }
+
+    fn derive(&self, label: &[u8], name: &Name, salt: &[u8; 32]) -> zeroize::Zeroizing<[u8; 32]> {
         let name = name.as_str().as_bytes();
         let len = [name.len() as u8];
-        let parts = [schedule::CLASSIC_KEY, &len, name, salt];
-        wiped::<{ wiped::FRAME }, _>(|| {
-            ClassicKey::new(&schedule::hmac(self.expose_secret(), &parts))
-        })
+        schedule::hmac(self.expose_secret(), &[label, &len, name, salt])
     }
 }
 

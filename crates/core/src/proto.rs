@@ -22,6 +22,17 @@ impl fmt::Debug for Invite {
     }
 }
 
+impl fmt::Debug for AddClassicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AddClassicKey")
+            .field("name", &self.name)
+            .field("conversation", &self.conversation)
+            .field("form", &self.form)
+            .field("key", &Hidden(self.key.len()))
+            .finish()
+    }
+}
+
 impl fmt::Debug for NewClassicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NewClassicKey")

@@ -26,6 +26,7 @@ pub(crate) const ENTRY: &[u8] = b"tl1 entry";
 pub(crate) const ROWS: &[u8] = b"tl1 rows";
 pub(crate) const CLASSIC_ROOT: &[u8] = b"tl1 classic";
 pub(crate) const CLASSIC_KEY: &[u8] = b"tl1 classic key";
+pub(crate) const CLASSIC_IMPORT: &[u8] = b"tl1 classic import";
 pub(crate) const CLASSIC_LINE: &[u8] = b"tlc1 ";
 pub(crate) const ORIGIN: &[u8] = b"tl1 origin";
 pub(crate) const ORIGIN_WAY: &[u8] = b"tl1 origin ";

@@ -12,7 +12,7 @@ use data_encoding::BASE64;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use twinlock_core::classic::Form;
 use twinlock_core::classic::origin::Bridge;
-use twinlock_core::proto::ClassicForm;
+use twinlock_core::proto::{ClassicForm, Why};
 use twinlock_link::OsEntropy;
 
 struct Stage {
@@ -366,4 +366,34 @@ async fn both_listeners_are_off_unless_asked_for() {
     let (_, mut ada) = host.owner().await;
     // A key can be made all the same.
     assert!(add_key(&mut ada, "lamp", LOBBY, ClassicForm::JweLines).await.is_ok());
+}
+
+#[tokio::test]
+async fn classic_import_opens_for_an_unchanged_client() {
+    let host = Host::start_with(both_ports).await;
+    let (_, mut ada) = host.owner().await;
+    let mut expected = Vec::new();
+    for (form, wanted, called) in [
+        (Form::Origin, ClassicForm::Origin, "old"),
+        (Form::OriginHmac, ClassicForm::OriginHmac, "oldmac"),
+    ] {
+        // As it is built into the program, which knows no other.
+        let built_in = [wanted as u8; 32];
+        assert_eq!(import_key(&mut ada, called, LOBBY, wanted, &built_in).await, Ok(Vec::new()));
+        let bridge = bridge(form, &built_in);
+        let mut io = try_bridge(&host).await.unwrap();
+        send(&mut io, sealed(&bridge, "hello")).await;
+        is_receipt(&answer(&mut io, &bridge).await.0);
+        expected.push((5, format!("ada:{called}"), "hello".to_owned()));
+    }
+    assert_eq!(recorded(&mut ada, LOBBY, 0).await, expected);
+    // A key of a classic line is the server's, and a key has 32 bytes.
+    for (form, key) in [
+        (ClassicForm::JweLines, &[7; 32][..]),
+        (ClassicForm::Origin, &[7; 31]),
+        (ClassicForm::Origin, &[7; 33]),
+    ] {
+        let refused = import_key(&mut ada, "other", LOBBY, form, key).await;
+        assert_eq!(refused, Err(Why::Malformed));
+    }
 }

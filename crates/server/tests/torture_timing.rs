@@ -311,6 +311,7 @@ async fn a_classic_key_is_found_as_fast_as_none() {
             name: name.into(),
             conversation: LOBBY,
             form: proto::ClassicForm::JweLines.into(),
+            ..Default::default()
         };
         ada.ask(Op::AddClassicKey(key)).await.unwrap();
     }

@@ -598,7 +598,7 @@ pub struct Device {
 }
 
 /// A key of classic lines or of the origin bridge. The key itself is not here: it is derived from
-/// the server's setup, the name and the salt.
+/// the server's setup, the name and the salt, or sealed under what is derived from them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassicKey {
     /// What it is called on the wire and in the record.
@@ -611,6 +611,9 @@ pub struct ClassicKey {
     pub form: ClassicForm,
     /// What it is derived from, drawn by the server. Says nothing without the setup.
     pub salt: [u8; 32],
+    /// A key that the server did not make, sealed
+    /// ([`twinlock_core::keys::ClassicRoot::seal_imported`]); `None`: it is derived.
+    pub sealed: Option<[u8; 32]>,
     /// Since when, in ms since 1970 UTC.
     pub created_ms: u64,
 }

@@ -164,12 +164,13 @@ async fn an_edited_classic_key_is_none() {
         conversation: if user == "ada" { room } else { LOBBY },
         form,
         salt: [salt; 32],
+        sealed: None,
         created_ms: 5,
     };
     let all = [
         key("ada", "lamp", Form::Jwe, 1),
         key("bob", "pump", Form::Jwe, 2),
-        key("ada", "old", Form::Origin, 3),
+        ClassicKey { sealed: Some([8; 32]), ..key("ada", "old", Form::Origin, 3) },
         key("ada", "gone", Form::Jwe, 4),
     ];
     for key in &all {
@@ -191,6 +192,10 @@ async fn an_edited_classic_key_is_none() {
         ("lamp", "name = 'lamb'".to_owned()),
         ("gone", "state = 0".to_owned()),
         ("old", "conversation = 1".to_owned()),
+        ("old", "sealed = zeroblob(32)".to_owned()),
+        ("old", "sealed = zeroblob(3)".to_owned()),
+        ("old", "sealed = NULL".to_owned()),
+        ("lamp", "sealed = zeroblob(32)".to_owned()),
     ];
     for (row, change) in edits {
         let copy = copy_of(dir.path());
@@ -227,6 +232,7 @@ async fn a_damaged_classic_key_hides_no_other() {
         conversation: LOBBY,
         form,
         salt: [1; 32],
+        sealed: None,
         created_ms: 5,
     };
     for called in ["a", "b", "c", "d"] {

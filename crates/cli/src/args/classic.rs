@@ -1,5 +1,7 @@
 //! What `classic` takes.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 use twinlock_core::id::Name;
 
@@ -31,6 +33,10 @@ pub(crate) struct Add {
     /// clients that cannot be changed
     #[arg(long, default_value = "jwe")]
     pub(crate) format: Format,
+    /// Take the 32-byte key that unchanged programs have built in from this file (raw, hex or base64) instead of
+    /// making one; with --format origin or origin-hmac
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
     /// As a JSON object, without examples
     #[arg(long)]
     pub(crate) json: bool,

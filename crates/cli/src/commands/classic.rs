@@ -1,9 +1,15 @@
 //! `classic`: keys for devices and scripts in any language.
 
-use data_encoding::HEXLOWER;
+use std::io::Read as _;
+use std::path::Path;
+
+use data_encoding::{
+    BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE,
+};
 use serde::Serialize;
 use twinlock_client::ClientError;
 use twinlock_client::client::NewClassicKey;
+use twinlock_core::keys::ClassicKey;
 use twinlock_core::proto::{self, Why};
 use zeroize::Zeroizing;
 
@@ -47,7 +53,8 @@ struct NewKeyJson<'a> {
     name: &'a str,
     conversation: &'a str,
     format: &'static str,
-    key: &'a str,
+    /// `null` of a key that was brought along.
+    key: Option<&'a str>,
     host: &'a str,
     port: Option<u16>,
 }
@@ -55,6 +62,16 @@ struct NewKeyJson<'a> {
 async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
     let Some(room) = args.to.room() else {
         return Err(Failure::usage("a classic key writes to a room; say --to ROOM"));
+    };
+    let imported = match &args.key_file {
+        Some(_) if args.format == Format::Jwe => {
+            return Err(Failure::usage(
+                "--key-file goes with --format origin or origin-hmac: the key of a classic line is \
+                 always made by the server",
+            ));
+        }
+        Some(file) => Some(read_key(file)?),
+        None => None,
     };
     let profile = context.profile()?;
     let host = match &context.global.address {
@@ -68,8 +85,17 @@ async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
         Format::Origin => proto::ClassicForm::Origin,
         Format::OriginHmac => proto::ClassicForm::OriginHmac,
     };
-    let added = client.add_classic_key(&args.name, conversation, form).await;
-    let NewClassicKey { key, port } = added.map_err(|error| match refusal(&error) {
+    let added = match &imported {
+        None => {
+            let new = client.add_classic_key(&args.name, conversation, form).await;
+            new.map(|NewClassicKey { key, port }| (Some(key), port))
+        }
+        Some(key) => {
+            let port = client.import_classic_key(&args.name, conversation, form, key).await;
+            port.map(|port| (None, port))
+        }
+    };
+    let (key, port) = added.map_err(|error| match refusal(&error) {
         Some(Why::AlreadyUsed) => Failure::new(
             Exit::ServerSaidNo,
             format!("the server has a key of the format {} already", word(form)),
@@ -81,21 +107,72 @@ async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
         _ => error.into(),
     })?;
     client.close().await;
-    let key = Zeroizing::new(HEXLOWER.encode(key.expose_secret()));
+    let key = key.map(|key| Zeroizing::new(HEXLOWER.encode(key.expose_secret())));
     if args.json {
         context.out.json(&NewKeyJson {
             name: args.name.as_str(),
             conversation: room.as_str(),
             format: word(form),
-            key: &key,
+            key: key.as_ref().map(|key| key.as_str()),
             host: &host,
             port,
         })?;
         return Ok(());
     }
-    context.out.line(&key)?;
-    explain(&args, &host, port, context);
+    match key {
+        Some(key) => {
+            context.out.line(&key)?;
+            explain(&args, &host, port, context);
+        }
+        None => explain_imported(&args, &host, port, context),
+    }
     Ok(())
+}
+
+/// Reads 32 bytes: raw, as 64 hex digits, or in base64 with or without padding.
+fn read_key(file: &Path) -> Result<ClassicKey, Failure> {
+    let failed = |what: String| Failure::usage(format!("--key-file {}: {what}", file.display()));
+    // More than any form of it; a device or a large file is not read to its end.
+    const MOST: u64 = 1024;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MOST as usize));
+    let read = std::fs::File::open(file).and_then(|key| key.take(MOST).read_to_end(&mut bytes));
+    read.map_err(|error| failed(error.to_string()))?;
+    let text = Zeroizing::new(bytes.trim_ascii().to_vec());
+    let decoded = [&HEXLOWER_PERMISSIVE, &BASE64, &BASE64_NOPAD, &BASE64URL, &BASE64URL_NOPAD]
+        .into_iter()
+        .find_map(|encoding| encoding.decode(&text).ok().map(Zeroizing::new))
+        .filter(|decoded| decoded.len() == 32);
+    let key = decoded.as_deref().unwrap_or(&*bytes);
+    let key = <[u8; 32]>::try_from(key.as_slice()).map(Zeroizing::new).map_err(|_| {
+        failed("it holds no key: 32 bytes are needed, raw, as 64 hex digits or in base64".into())
+    })?;
+    Ok(ClassicKey::new(&key))
+}
+
+/// What a key that programs share means, and where they connect to.
+fn explain_imported(args: &ClassicAdd, host: &str, port: Option<u16>, context: &Context) {
+    let out = &context.out;
+    let name = &args.name;
+    out.say(&format!(
+        "Programs with this key can write to {}, at {host}, as {name}.",
+        match port {
+            Some(port) => format!("{} through port {port}", args.to),
+            None => args.to.to_string(),
+        }
+    ));
+    if port.is_none() {
+        out.warn(
+            "The server does not listen for them now; its owner starts it with --origin-port PORT.",
+        );
+    }
+    out.warn(&format!(
+        "A shared key: each program that has it built in can write as {name} and read what the \
+         others sent wherever TLS ended in between, and so can everybody who has a copy of such a \
+         program. Revoking the key ends all of them at once. Its strength is that of how it was \
+         made; a key from examples or old sources is known. Prefer a key of its own for each device: \
+         `twinlock classic add NAME --to {}`.",
+        args.to
+    ));
 }
 
 /// What to do with the key: programs that are complete, with this server's address.

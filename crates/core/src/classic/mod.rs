@@ -387,4 +387,24 @@ mod laws {
             assert_ne!(lamp, other);
         }
     }
+
+    #[test]
+    fn classic_import_seals_under_root_name_and_salt() {
+        let (root, name) = (ClassicRoot::new(&[1; 32]), Name::new("old").unwrap());
+        let key = ClassicKey::new(&[9; 32]);
+        let sealed = root.seal_imported(&name, &[3; 32], &key);
+        assert_ne!(sealed, [9; 32]);
+        assert_eq!(root.open_imported(&name, &[3; 32], &sealed).expose_secret(), &[9; 32]);
+        // The pad is no key that the server makes.
+        let zero = ClassicKey::new(&[0; 32]);
+        let pad = root.seal_imported(&name, &[3; 32], &zero);
+        assert_ne!(&pad, root.key(&name, &[3; 32]).expose_secret());
+        for other in [
+            ClassicRoot::new(&[2; 32]).open_imported(&name, &[3; 32], &sealed),
+            root.open_imported(&Name::new("older").unwrap(), &[3; 32], &sealed),
+            root.open_imported(&name, &[4; 32], &sealed),
+        ] {
+            assert_ne!(other.expose_secret(), &[9; 32]);
+        }
+    }
 }

@@ -82,7 +82,12 @@ impl ClassicShared {
 
     /// The key itself, of a row or, with the same work, of none.
     fn key(&self, name: &Name, row: Option<&ClassicKey>) -> keys::ClassicKey {
-        self.root.key(name, row.map_or(&NOBODYS, |row| &row.salt))
+        match row {
+            Some(ClassicKey { salt, sealed: Some(sealed), .. }) => {
+                self.root.open_imported(name, salt, sealed)
+            }
+            row => self.root.key(name, row.map_or(&NOBODYS, |row| &row.salt)),
+        }
     }
 
     /// How many connections are past TLS.

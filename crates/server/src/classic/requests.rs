@@ -1,11 +1,14 @@
 //! Who may make, see and revoke classic keys.
 
+use bytes::Bytes;
 use twinlock_core::Entropy as _;
 use twinlock_core::classic::Form;
 use twinlock_core::id::Name;
+use twinlock_core::keys;
 use twinlock_core::proto::{self, Why, answer::Result as Answered};
 use twinlock_link::OsEntropy;
 use twinlock_store::{AddedClassicKey, ClassicKey, Role};
+use zeroize::Zeroizing;
 
 use crate::convert::copy;
 use crate::session::refusal::{Refused, bad_name, needs, refuse, storage};
@@ -26,12 +29,22 @@ impl Asker<'_> {
         let Some(form) = form_from(want.form()) else { return refuse(Why::Malformed) };
         let mut salt = [0; 32];
         OsEntropy.fill(&mut salt);
+        let sealed = match <[u8; 32]>::try_from(want.key.as_ref()) {
+            // The key of a classic line is always the server's: no program has one before.
+            Ok(key) if form != Form::Jwe => {
+                let key = keys::ClassicKey::new(&Zeroizing::new(key));
+                Some(self.shared.classic.root.seal_imported(&name, &salt, &key))
+            }
+            Err(_) if want.key.is_empty() => None,
+            _ => return refuse(Why::Malformed),
+        };
         let row = ClassicKey {
             name,
             user: self.person.user.clone(),
             conversation: want.conversation,
             form,
             salt,
+            sealed,
             created_ms: self.shared.now_ms(),
         };
         let added = self.shared.store.add_classic_key(row.clone()).await;
@@ -43,13 +56,17 @@ impl Asker<'_> {
         }
         let classic = &self.shared.classic;
         let ClassicKey { name, user, conversation, .. } = &row;
-        tracing::info!(%user, key = %name, conversation, form = form.word(), "classic key made");
+        tracing::info!(%user, key = %name, conversation, form = form.word(), imported = sealed.is_some(), "classic key made");
         let port = match form {
             Form::Jwe => &classic.lines,
             Form::Origin | Form::OriginHmac => &classic.origin,
         };
         Ok(Answered::NewClassicKey(proto::NewClassicKey {
-            key: copy(classic.key(name, Some(&row)).expose_secret()),
+            // The importer has an imported key already.
+            key: match sealed {
+                None => copy(classic.key(name, Some(&row)).expose_secret()),
+                Some(_) => Bytes::new(),
+            },
             port: port.address.map_or(0, |address| address.port().into()),
         }))
     }

@@ -25,10 +25,22 @@ pub async fn add_key(
     conversation: u64,
     form: proto::ClassicForm,
 ) -> Result<[u8; 32], Why> {
-    let name = name.to_owned();
-    let add = proto::AddClassicKey { name, conversation, form: form.into() };
+    let made = import_key(client, name, conversation, form, &[]).await?;
+    Ok(made.try_into().unwrap())
+}
+
+/// Imports a key; returns the key in the answer.
+pub async fn import_key(
+    client: &mut Client,
+    name: &str,
+    conversation: u64,
+    form: proto::ClassicForm,
+    key: &[u8],
+) -> Result<Vec<u8>, Why> {
+    let (name, key) = (name.to_owned(), bytes::Bytes::copy_from_slice(key));
+    let add = proto::AddClassicKey { name, conversation, form: form.into(), key };
     match client.ask(Op::AddClassicKey(add)).await? {
-        Answered::NewClassicKey(new) => Ok(new.key.as_ref().try_into().unwrap()),
+        Answered::NewClassicKey(new) => Ok(new.key.to_vec()),
         other => panic!("{other:?}"),
     }
 }

@@ -12,6 +12,7 @@ fn key(user: &Name, called: &str, form: Form) -> Result<ClassicKey, Why> {
         conversation: LOBBY,
         form,
         salt: [called.len() as u8; 32],
+        sealed: None,
         created_ms: START + 7,
     })
 }
@@ -23,6 +24,11 @@ pub(super) async fn a_classic_key_is_there_until_it_is_revoked(bench: &Bench) ->
     equal!(store.classic_key(&lamp.name).await?, None);
     equal!(store.add_classic_key(lamp.clone()).await?, AddedClassicKey::Added);
     equal!(store.classic_key(&lamp.name).await?, Some(lamp.clone()));
+    let imported = ClassicKey { sealed: Some([8; 32]), ..key(&ada, "import", Form::Origin)? };
+    equal!(store.add_classic_key(imported.clone()).await?, AddedClassicKey::Added);
+    equal!(store.classic_key(&imported.name).await?, Some(imported.clone()));
+    equal!(store.classic_key_of(Form::Origin).await?, Some(imported.clone()));
+    equal!(store.revoke_classic_key(&imported.name).await?, true);
     // A name is one key's, whoever asks.
     for user in [&ada, &bob] {
         let again = ClassicKey { salt: [9; 32], ..key(user, "lamp", Form::Jwe)? };

@@ -12,7 +12,7 @@ use crate::{AddedClassicKey, ClassicKey, ListedClassicKey, StoreError};
 
 /// What [`read_row`] reads.
 const COLUMNS: &str =
-    "k.name, k.user, k.conversation, k.form, k.salt, k.created_ms, k.state, k.mac";
+    "k.name, k.user, k.conversation, k.form, k.salt, k.created_ms, k.state, k.mac, k.sealed";
 
 /// A row, usable or revoked.
 struct Stored {
@@ -23,26 +23,30 @@ struct Stored {
 impl Stored {
     /// Runs `f` on the parts the MAC covers.
     fn with_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T {
-        let ClassicKey { name, user, conversation, form, salt, created_ms } = &self.key;
-        f(&[
+        let ClassicKey { name, user, conversation, form, salt, sealed, created_ms } = &self.key;
+        let (conversation, created_ms) = (conversation.to_be_bytes(), created_ms.to_be_bytes());
+        let form_and_state = [form.number(), u8::from(self.revoked)];
+        let mut parts: Vec<&[u8]> = vec![
             b"classic key",
             name.as_str().as_bytes(),
             user.as_str().as_bytes(),
-            &conversation.to_be_bytes(),
-            &[form.number(), u8::from(self.revoked)],
+            &conversation,
+            &form_and_state,
             salt,
-            &created_ms.to_be_bytes(),
-        ])
+            &created_ms,
+        ];
+        parts.extend(sealed.as_ref().map(<[u8; 32]>::as_slice));
+        f(&parts)
     }
 
     /// Writes it, in place of the one of its name.
     fn write(&self, conn: &Connection, key: &RowKey) -> Result<(), StoreError> {
-        let ClassicKey { name, user, conversation, form, salt, created_ms } = &self.key;
+        let ClassicKey { name, user, conversation, form, salt, sealed, created_ms } = &self.key;
         let mac = self.with_parts(|parts| key.mac(parts));
         conn.prepare_cached(
             "INSERT OR REPLACE INTO classic_keys
-                (name, user, conversation, form, salt, created_ms, state, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                (name, user, conversation, form, salt, created_ms, state, mac, sealed)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
             name.as_str(),
@@ -53,6 +57,7 @@ impl Stored {
             int(*created_ms),
             u8::from(self.revoked),
             mac,
+            sealed,
         ])?;
         Ok(())
     }
@@ -72,6 +77,7 @@ fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), StoreError> {
         conversation: get_uint(row, 2)?,
         form,
         salt: row.get(4)?,
+        sealed: row.get(8)?,
         created_ms: get_uint(row, 5)?,
     };
     Ok((Stored { key, revoked }, row.get(7)?))
@@ -182,6 +188,7 @@ fn nobodys(name: &Name) -> Stored {
         conversation: 0,
         form: Form::Jwe,
         salt: [0; 32],
+        sealed: None,
         created_ms: 0,
     };
     Stored { key, revoked: true }
@@ -205,7 +212,7 @@ pub(super) fn list(
         && let Some(row) = rows.next()?
     {
         if let Some(stored) = verified(read_row(row), key) {
-            keys.push(ListedClassicKey { key: stored.key, room: get_optional_name(row, 8)? });
+            keys.push(ListedClassicKey { key: stored.key, room: get_optional_name(row, 9)? });
         }
     }
     Ok(keys)
