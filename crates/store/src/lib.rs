@@ -30,6 +30,12 @@ pub use sqlite::{OpenError, Options, SqliteStore};
 /// The room everybody is in. Made with the record, never left, never removed.
 pub const LOBBY: ConversationId = 1;
 
+/// Sources of logins kept of a user.
+pub const KNOWN_SOURCES: u32 = 16;
+
+/// How long a source of logins is known, ms: 30 days.
+pub const KNOWN_SOURCE_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
 /// Where a store takes its time from: milliseconds since 1970 UTC.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
@@ -225,6 +231,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// Notes that a device logged in at `now_ms`. May be written late; it is no promise.
     async fn touch_device(&self, device: &DeviceId, now_ms: u64) -> Result<(), StoreError>;
+
+    /// Whether `user` has logged in from `source` (any bytes that name an address prefix) within
+    /// [`KNOWN_SOURCE_MS`]. A hit, a miss and an unknown name cost the same reads.
+    async fn is_known_source(
+        &self,
+        user: &Name,
+        source: &[u8],
+        now_ms: u64,
+    ) -> Result<bool, StoreError>;
+
+    /// Notes a login of `user` from `source` at `now_ms`. Keeps the newest [`KNOWN_SOURCES`] of a
+    /// user, as keyed hashes; unknown names are ignored. Written asynchronously, without a
+    /// guarantee.
+    async fn note_source(&self, user: &Name, source: &[u8], now_ms: u64) -> Result<(), StoreError>;
+
+    /// Forgets where `user` has logged in from; how many sources that were.
+    async fn forget_sources(&self, user: &Name) -> Result<u64, StoreError>;
 
     /// One user.
     async fn person(&self, user: &Name) -> Result<Option<Person>, StoreError>;

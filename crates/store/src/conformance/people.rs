@@ -3,7 +3,7 @@
 use twinlock_core::id::CredentialId;
 
 use super::*;
-use crate::{Credential, Device, Holder, LOBBY, Person};
+use crate::{Credential, Device, Holder, KNOWN_SOURCE_MS, KNOWN_SOURCES, LOBBY, Person};
 
 pub(super) async fn an_invite_makes_one_user(bench: &Bench) -> Lawful {
     let store = bench.open()?;
@@ -231,6 +231,65 @@ pub(super) async fn people_are_listed_by_name(bench: &Bench) -> Lawful {
         equal!(users, vec!["ada", "bob", "carol", "dan", "eve"]);
     }
     equal!(store.person(&name("nobody")?).await?, None);
+    Ok(())
+}
+
+pub(super) async fn source_is_known_for_thirty_days_to_its_user_alone(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob, unknown) = (name("ada")?, name("bob")?, name("unknown")?);
+    let home: &[u8] = &[192, 0, 2, 1];
+    equal!(store.is_known_source(&ada, home, START).await?, false);
+    store.note_source(&ada, home, START).await?;
+    store.note_source(&unknown, home, START).await?;
+    // The writes are asynchronous; this synchronous one is queued behind them.
+    store.mark_read(&ada, LOBBY, 0).await?;
+    for (user, source, at, known) in [
+        (&ada, home, START, true),
+        (&ada, home, START + KNOWN_SOURCE_MS, true),
+        (&ada, home, START + KNOWN_SOURCE_MS + 1, false),
+        (&ada, &[192, 0, 2, 2], START, false),
+        (&ada, &[192, 0, 2], START, false),
+        (&bob, home, START, false),
+        (&unknown, home, START, false),
+    ] {
+        equal!(store.is_known_source(user, source, at).await?, known);
+    }
+    // A later login makes it known for longer, and an older one for no less long.
+    let later = START + KNOWN_SOURCE_MS / 2;
+    store.note_source(&ada, home, later).await?;
+    store.note_source(&ada, home, START).await?;
+    store.mark_read(&ada, LOBBY, 0).await?;
+    equal!(store.is_known_source(&ada, home, later + KNOWN_SOURCE_MS).await?, true);
+    drop(store);
+    let store = bench.open()?;
+    equal!(store.is_known_source(&ada, home, later).await?, true);
+    store.note_source(&bob, home, later).await?;
+    equal!(store.forget_sources(&ada).await?, 1);
+    equal!(store.forget_sources(&ada).await?, 0);
+    equal!(store.is_known_source(&ada, home, later).await?, false);
+    equal!(store.is_known_source(&bob, home, later).await?, true);
+    Ok(())
+}
+
+pub(super) async fn source_list_keeps_the_newest_of_a_user(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob) = (name("ada")?, name("bob")?);
+    store.note_source(&bob, &[0], START).await?;
+    let most = u64::from(KNOWN_SOURCES);
+    for n in 0..most + 4 {
+        store.note_source(&ada, &n.to_be_bytes(), START + n).await?;
+    }
+    store.mark_read(&ada, LOBBY, 0).await?;
+    for n in 0..most + 4 {
+        equal!(store.is_known_source(&ada, &n.to_be_bytes(), START).await?, n >= 4);
+    }
+    equal!(store.is_known_source(&bob, &[0], START).await?, true);
+    // Expired sources are deleted.
+    let late = START + KNOWN_SOURCE_MS + most;
+    store.note_source(&ada, &[7], late).await?;
+    store.mark_read(&ada, LOBBY, 0).await?;
+    equal!(store.forget_sources(&ada).await?, 5);
+    equal!(store.forget_sources(&bob).await?, 1);
     Ok(())
 }
 

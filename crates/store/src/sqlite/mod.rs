@@ -16,6 +16,7 @@ mod place;
 mod readers;
 mod recorder;
 mod row;
+mod sources;
 mod store;
 mod words;
 

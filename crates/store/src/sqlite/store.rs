@@ -12,7 +12,7 @@ use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name,
 use super::place::Ready;
 use super::recorder::{Append, Command};
 use super::{ENTRY, QUEUE, SqliteStore};
-use super::{classic, conversations, credentials, entries, files, index, people};
+use super::{classic, conversations, credentials, entries, files, index, people, sources};
 use crate::{
     AddedClassicKey, Answer, ClassicKey, Conversation, Device, Entry, Erased, FileRef, Limit,
     ListedClassicKey, LookedUp, NewDevice, NewEntry, NewInvite, Order, Page, Person, Published,
@@ -236,6 +236,27 @@ impl Store for SqliteStore {
         let device = *device;
         // Written with what comes next; nobody waits for it.
         self.begin_write(move |desk| people::touch_device(desk, &device, now_ms)).map(|_| ())
+    }
+
+    async fn is_known_source(
+        &self,
+        user: &Name,
+        source: &[u8],
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let (user, source, key) = (user.clone(), source.to_vec(), self.row_key.clone());
+        self.readers.read(move |conn| sources::is_known(conn, &key, &user, &source, now_ms)).await
+    }
+
+    async fn note_source(&self, user: &Name, source: &[u8], now_ms: u64) -> Result<(), StoreError> {
+        let (user, source, key) = (user.clone(), source.to_vec(), self.row_key.clone());
+        // Shares the next commit; the caller does not wait.
+        self.begin_write(move |desk| sources::note(desk, &key, &user, &source, now_ms)).map(|_| ())
+    }
+
+    async fn forget_sources(&self, user: &Name) -> Result<u64, StoreError> {
+        let user = user.clone();
+        self.write(move |desk| sources::forget(desk, &user)).await
     }
 
     async fn person(&self, user: &Name) -> Result<Option<Person>, StoreError> {

@@ -1,0 +1,131 @@
+//! Address prefixes of recent logins.
+//!
+//! The primary key is a MAC over user and prefix. So a look-up for an unknown name searches for random
+//! bytes, as does one for an unknown source of a known name.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use twinlock_core::id::Name;
+use twinlock_core::keys::RowKey;
+
+use super::recorder::Desk;
+use super::row::{get_uint, int};
+use crate::{KNOWN_SOURCE_MS, KNOWN_SOURCES, StoreError};
+
+/// A login from a source that is known is written again after this, ms.
+const RENEW_MS: u64 = 60 * 60 * 1000;
+/// After every tag.
+const BEYOND: [u8; 33] = [255; 33];
+
+fn tag(key: &RowKey, user: &Name, source: &[u8]) -> [u8; 32] {
+    key.mac(&[b"source", user.as_str().as_bytes(), source])
+}
+
+/// Runs two queries and finds one row (if the table has any) on hits and misses alike; see
+/// `credentials::look`.
+pub(super) fn is_known(
+    conn: &Connection,
+    key: &RowKey,
+    user: &Name,
+    source: &[u8],
+    now_ms: u64,
+) -> Result<bool, StoreError> {
+    let tag = tag(key, user, source);
+    // Stable for a tag and different between tags, like the row of a hit.
+    let stand_in = key.mac(&[b"stand-in", &tag]);
+    let seen = conn
+        .prepare_cached("SELECT seen_ms FROM sources WHERE tag = ?1")?
+        .query_row([tag], |row| get_uint(row, 0))
+        .optional()?;
+    let after: &[u8] = if seen.is_some() { &BEYOND } else { &stand_in };
+    let other = conn
+        .prepare_cached("SELECT seen_ms FROM sources WHERE tag > ?1 LIMIT 1")?
+        .query_row([after], |row| get_uint(row, 0))
+        .optional()?;
+    let seen_ms = seen.or(other).unwrap_or_default();
+    Ok(seen.is_some() & (now_ms.saturating_sub(seen_ms) <= KNOWN_SOURCE_MS))
+}
+
+/// Keeps the newest few of the user's.
+pub(super) fn note(
+    desk: &mut Desk<'_>,
+    key: &RowKey,
+    user: &Name,
+    source: &[u8],
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    let written = desk
+        .conn
+        .prepare_cached(
+            "INSERT INTO sources (tag, user, seen_ms) SELECT ?1, name, ?3 FROM users WHERE name = ?2
+             ON CONFLICT (tag) DO UPDATE SET seen_ms = ?3 WHERE seen_ms + ?4 <= ?3",
+        )?
+        .execute(params![
+            tag(key, user, source),
+            user.as_str(),
+            int(now_ms),
+            int(RENEW_MS)
+        ])?;
+    if written > 0 {
+        desk.conn
+            .prepare_cached(
+                "DELETE FROM sources WHERE tag IN
+                 (SELECT tag FROM sources WHERE user = ?1 ORDER BY seen_ms DESC LIMIT -1 OFFSET ?2)",
+            )?
+            .execute(params![user.as_str(), KNOWN_SOURCES])?;
+        desk.conn
+            .prepare_cached("DELETE FROM sources WHERE user = ?1 AND seen_ms < ?2")?
+            .execute(params![user.as_str(), int(now_ms.saturating_sub(KNOWN_SOURCE_MS))])?;
+    }
+    Ok(())
+}
+
+/// Forgets all of a user's; how many there were.
+pub(super) fn forget(desk: &mut Desk<'_>, user: &Name) -> Result<u64, StoreError> {
+    let gone = desk
+        .conn
+        .prepare_cached("DELETE FROM sources WHERE user = ?1")?
+        .execute([user.as_str()])?;
+    Ok(gone as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rusqlite::StatementStatus;
+
+    use super::*;
+
+    #[test]
+    fn source_of_nobody_costs_the_reads_of_a_known_one() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(include_str!("../../migrations/0001_record.sql")).unwrap();
+        conn.execute_batch(include_str!("../../migrations/0005_sources.sql")).unwrap();
+        let key = RowKey::new(&[7; 32]);
+        let [ada, nobody] = ["ada", "nobody"].map(|name| Name::new(name).unwrap());
+        conn.execute(
+            "INSERT INTO users (name, role, password, created_ms, mac) VALUES ('ada', 0, 1, 1, x'')",
+            [],
+        )
+        .unwrap();
+        for n in 0..8u8 {
+            conn.execute(
+                "INSERT INTO sources (tag, user, seen_ms) VALUES (?1, 'ada', 1000)",
+                [tag(&key, &ada, &[n])],
+            )
+            .unwrap();
+        }
+        let selects = [
+            "SELECT seen_ms FROM sources WHERE tag = ?1",
+            "SELECT seen_ms FROM sources WHERE tag > ?1 LIMIT 1",
+        ];
+        for (user, source, known) in [(&ada, 3, true), (&ada, 9, false), (&nobody, 3, false)] {
+            assert_eq!(is_known(&conn, &key, user, &[source], 1000).unwrap(), known);
+            let runs = selects.map(|select| {
+                conn.prepare_cached(select).unwrap().reset_status(StatementStatus::Run)
+            });
+            assert_eq!(runs, [1; 2], "{user} {source}");
+        }
+        // Another row key finds nothing.
+        assert!(!is_known(&conn, &RowKey::new(&[8; 32]), &ada, &[3], 1000).unwrap());
+    }
+}
