@@ -14,6 +14,11 @@ use std::net::TcpListener;
 
 use common::*;
 use rustix::process::Signal;
+use twinlock_core::id::ServerKey;
+use twinlock_core::invite::server_words;
+
+/// What stands before the server key in a profile.
+const SERVER_KEY: &str = "server_key = \"";
 
 /// A profile whose TLS pin is another key's, as after a forged certificate.
 fn with_another_pin(person: &Person) {
@@ -23,11 +28,7 @@ fn with_another_pin(person: &Person) {
 /// A profile that knows another server key.
 fn with_another_server_key(person: &Person) {
     // The group's own generator: well formed, and nobody's.
-    change(
-        person,
-        "server_key = \"",
-        "e2f2ae0a6abc4e71a884a961c500515f58e30b6aa582dd8db6a65945e08d2d76",
-    );
+    change(person, SERVER_KEY, "e2f2ae0a6abc4e71a884a961c500515f58e30b6aa582dd8db6a65945e08d2d76");
 }
 
 /// Replaces the 64 digits after `head`.
@@ -50,7 +51,14 @@ fn each_way_to_end_has_its_code_and_says_why() {
     let mispinned = host.member(&ada, "dora");
     with_another_pin(&mispinned);
     let miskeyed = host.member(&ada, "emil");
+    let words = |person: &Person| {
+        let text = person.profile_text();
+        let at = text.find(SERVER_KEY).unwrap() + SERVER_KEY.len();
+        server_words(&ServerKey::from_hex(&text[at..at + 64]).unwrap())
+    };
+    let shown = words(&miskeyed);
     with_another_server_key(&miskeyed);
+    let known = words(&miskeyed);
     // A port that nobody listens on: bound, then given back.
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let away = bob.by(closed);
@@ -82,7 +90,9 @@ fn each_way_to_end_has_its_code_and_says_why() {
         (&revoked, &["send", "lobby", "hello"], 3, "login refused"),
         (&revoked, &["chat"], 3, "login refused"),
         (&revoked, &["listen"], 3, "login refused"),
-        (&miskeyed, &["status"], 3, "not the server you know"),
+        (&miskeyed, &["status"], 4, "not the server you know"),
+        (&miskeyed, &["status"], 4, &shown),
+        (&miskeyed, &["status"], 4, &known),
         (&mispinned, &["status"], 4, "not the server this profile knows"),
         (&mispinned, &["send", "lobby", "hello"], 4, "not the server this profile knows"),
         (&mispinned, &["listen"], 4, "not the server this profile knows"),

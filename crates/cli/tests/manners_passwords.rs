@@ -43,7 +43,7 @@ fn a_password_brings_back_who_lost_every_device_and_is_written_nowhere() {
     let account = format!("bob@{address}");
     let phone = host.stranger();
     let ran = knowing(&phone, "another password", &["login", &account]).exits(3);
-    assert!(ran.err.contains("login refused"), "{ran:?}");
+    assert!(ran.err.contains("login refused: wrong password"), "{ran:?}");
     assert!(!phone.profile_file().exists());
     let ran =
         phone.run_with(&["login", &account, "--device", "phone", "--password-file", "-"], FIRST);

@@ -542,8 +542,7 @@ impl Client {
         }
     }
 
-    /// Revokes a device: this one. Others want the password
-    /// ([`crate::enrol::revoke_device`]).
+    /// Revokes a device: this one, or after [`Client::prove_password`] any of this user's.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -684,5 +683,10 @@ fn unexpected() -> ClientError {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
 ) -> Result<T, ClientError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(ClientError::Closed))
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => Err(ClientError::Failed("work on a file ended early")),
+        // The runtime is shutting down.
+        Err(_) => Err(ClientError::Closed),
+    }
 }

@@ -4,23 +4,19 @@
 //! in between, no device exists whose secret nobody has.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::time::timeout;
-use twinlock_core::credential::{Credential, Password, draw_device_secret};
+use twinlock_core::credential::{Credential, Password};
 use twinlock_core::frame::CloseCode;
-use twinlock_core::handshake::Enrolment;
-use twinlock_core::id::{DeviceId, Name, ServerKey, TlsPin};
+use twinlock_core::id::{DeviceId, Name, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::keys::{DeviceSecret, InviteSecret};
 use twinlock_core::limits::{Timing, VERSION};
-use twinlock_core::opaque::{RECORD, REQUEST, RESPONSE};
 use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::{Binding, BindingPolicy, Event};
-use twinlock_link::OsEntropy;
 use twinlock_link::line::Line;
 use twinlock_link::tls::Trust;
 
@@ -28,6 +24,7 @@ use crate::dial::{Dial, Opened, Stream};
 use crate::error::{ClientError, closed};
 use crate::home::Home;
 use crate::profile::{NewProfile, Profile, ProfileError, TlsTrust};
+use crate::register::{self, Ask};
 
 /// How long the server may take for one answer.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -113,11 +110,12 @@ pub async fn join(
         device: true,
         device_label: label.clone(),
     };
-    let (device, secret) = desk.begin(begin, &link.server_key).await?;
+    let (device, secret) = register::begin(&mut desk, begin, &link.server_key).await?;
     let device = device.ok_or(ClientError::Protocol("no device id"))?;
     let password = password.map(|password| Credential::User(user.clone(), password));
     let copy = DeviceSecret::new(secret.expose_secret());
-    let records = desk.evaluate(password, Some((device, copy)), &link.server_key).await?;
+    let records =
+        register::evaluate(&mut desk, password, Some((device, copy)), &link.server_key).await?;
     let tls = match link.tls_pin {
         Some(pin) => pins(&info, pin),
         None => TlsTrust::Ca { file: None },
@@ -178,8 +176,8 @@ pub async fn log_in(
         }
     };
     let credential = Credential::User(user.clone(), password);
-    let Opened { line, info, binding: seen, tls: facts } =
-        dial.open(credential, &client_info(&label)).await?;
+    let opened = dial.open(credential, &client_info(&label)).await;
+    let Opened { line, info, binding: seen, tls: facts } = opened.map_err(by_password)?;
     let server_key = line.session().server_key();
     let mut desk = Desk::new(line);
     let begin = proto::RegisterBegin {
@@ -187,10 +185,10 @@ pub async fn log_in(
         device_label: label.clone(),
         ..proto::RegisterBegin::default()
     };
-    let (device, secret) = desk.begin(begin, &server_key).await?;
+    let (device, secret) = register::begin(&mut desk, begin, &server_key).await?;
     let device = device.ok_or(ClientError::Protocol("no device id"))?;
     let copy = DeviceSecret::new(secret.expose_secret());
-    let records = desk.evaluate(None, Some((device, copy)), &server_key).await?;
+    let records = register::evaluate(&mut desk, None, Some((device, copy)), &server_key).await?;
     // Whom TLS shows counts only if TLS reaches the server; else only what the server says.
     let tls = match (&known, ca_file, facts.peer_pin) {
         (Some(_), None, _) | (_, Some(_), _) => trust,
@@ -215,7 +213,7 @@ pub async fn log_in(
     match known {
         // The old secret may still work: it goes only once the new one does.
         Some(_) => {
-            desk.finish(records).await?;
+            register::finish(&mut desk, records).await?;
             Ok((Profile::replace(home, profile, new)?, seen))
         }
         None => {
@@ -225,47 +223,73 @@ pub async fn log_in(
     }
 }
 
-/// Replaces the password of a profile's user.
-///
-/// # Errors
-/// [`ClientError`]; the old one stays then.
-pub async fn set_password(
-    profile: &Profile,
-    address: Option<Address>,
-    old: Password,
-    new: Password,
-) -> Result<(), ClientError> {
-    let dial = Dial::of(profile, address, Timing::default())?;
-    let credential = Credential::User(profile.user().clone(), old);
-    let opened = dial.open(credential, &client_info(profile.label())).await?;
-    let mut desk = Desk::new(opened.line);
-    let begin = proto::RegisterBegin { password: true, ..proto::RegisterBegin::default() };
-    desk.begin(begin, profile.server_key()).await?;
-    let new = Credential::User(profile.user().clone(), new);
-    let records = desk.evaluate(Some(new), None, profile.server_key()).await?;
-    desk.finish(records).await?;
-    desk.line.close(CloseCode::Bye).await;
-    Ok(())
+/// A session by the password of a profile's user, for when its device cannot log in: see
+/// [`crate::Client::prove_password`] for when it can.
+pub struct ByPassword(Desk);
+
+impl ByPassword {
+    /// Logs in.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn open(
+        profile: &Profile,
+        address: Option<Address>,
+        password: Password,
+    ) -> Result<Self, ClientError> {
+        let dial = Dial::of(profile, address, Timing::default())?;
+        let credential = Credential::User(profile.user().clone(), password);
+        let opened = dial.open(credential, &client_info(profile.label())).await;
+        Ok(Self(Desk::new(opened.map_err(by_password)?.line)))
+    }
+
+    /// The user's devices.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn devices(&mut self) -> Result<Vec<proto::Device>, ClientError> {
+        match self.0.ask(Op::ListDevices(proto::ListDevices {})).await? {
+            Answered::Devices(devices) => Ok(devices.devices),
+            _ => Err(ClientError::Protocol("another answer than devices")),
+        }
+    }
+
+    /// Revokes a device of the user, and ends the session.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn revoke_device(mut self, device: &DeviceId) -> Result<(), ClientError> {
+        let revoke = proto::RevokeDevice { device: Bytes::copy_from_slice(&device.0) };
+        self.0.ask(Op::RevokeDevice(revoke)).await?;
+        self.0.line.close(CloseCode::Bye).await;
+        Ok(())
+    }
+
+    /// Replaces the password, and ends the session.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the old one stays then.
+    pub async fn set_password(
+        mut self,
+        profile: &Profile,
+        new: Password,
+    ) -> Result<(), ClientError> {
+        let begin = proto::RegisterBegin { password: true, ..proto::RegisterBegin::default() };
+        register::begin(&mut self.0, begin, profile.server_key()).await?;
+        let new = Some(Credential::User(profile.user().clone(), new));
+        let records = register::evaluate(&mut self.0, new, None, profile.server_key()).await?;
+        register::finish(&mut self.0, records).await?;
+        self.0.line.close(CloseCode::Bye).await;
+        Ok(())
+    }
 }
 
-/// Revokes a device of a profile's user by the password: a device may revoke only itself.
-///
-/// # Errors
-/// [`ClientError`].
-pub async fn revoke_device(
-    profile: &Profile,
-    address: Option<Address>,
-    password: Password,
-    device: &DeviceId,
-) -> Result<(), ClientError> {
-    let dial = Dial::of(profile, address, Timing::default())?;
-    let credential = Credential::User(profile.user().clone(), password);
-    let opened = dial.open(credential, &client_info(profile.label())).await?;
-    let mut desk = Desk::new(opened.line);
-    let revoke = proto::RevokeDevice { device: Bytes::copy_from_slice(&device.0) };
-    desk.ask(Op::RevokeDevice(revoke)).await?;
-    desk.line.close(CloseCode::Bye).await;
-    Ok(())
+/// A login by password that was refused, in its own words.
+fn by_password(error: ClientError) -> ClientError {
+    match error {
+        ClientError::LoginRefused => ClientError::PasswordRefused,
+        error => error,
+    }
 }
 
 /// How to know the server's TLS again after a login that took any: by the pins it names; where it
@@ -375,7 +399,7 @@ async fn finish(
     records: proto::RegisterFinish,
     made: Profile,
 ) -> Result<Profile, ClientError> {
-    match desk.finish(records).await {
+    match register::finish(&mut desk, records).await {
         Ok(()) => {
             desk.line.close(CloseCode::Bye).await;
             Ok(made)
@@ -405,16 +429,6 @@ impl Desk {
         Self { line, asked: 0, by_invite: false }
     }
 
-    async fn ask(&mut self, op: Op) -> Result<Answered, ClientError> {
-        self.asked += 1;
-        let request = proto::Request { id: self.asked, op: Some(op) };
-        let body =
-            proto::ToServer { requests: vec![request], ..Default::default() }.encode_to_vec();
-        self.line.send_app(&body).map_err(|e| ClientError::Lost(e.to_string()))?;
-        let late = || ClientError::Lost("the server did not answer in time".to_owned());
-        timeout(ANSWER, self.answer()).await.unwrap_or_else(|_| Err(late()))
-    }
-
     async fn answer(&mut self) -> Result<Answered, ClientError> {
         loop {
             self.line.wait(None).await?;
@@ -441,76 +455,16 @@ impl Desk {
             }
         }
     }
-
-    /// Fixes what is registered; the server draws the device's id, we its secret.
-    async fn begin(
-        &mut self,
-        begin: proto::RegisterBegin,
-        server_key: &ServerKey,
-    ) -> Result<(Option<DeviceId>, DeviceSecret), ClientError> {
-        let Answered::RegisterIds(ids) = self.ask(Op::RegisterBegin(begin)).await? else {
-            return Err(ClientError::Protocol("another answer than ids"));
-        };
-        if ids.server_key != server_key.0.as_slice() {
-            return Err(ClientError::LoginRefused);
-        }
-        Ok((DeviceId::from_slice(&ids.device), draw_device_secret(&mut OsEntropy)))
-    }
-
-    /// Steps 1 to 3 of OPAQUE's registration for each credential; the records to upload.
-    async fn evaluate(
-        &mut self,
-        password: Option<Credential>,
-        device: Option<(DeviceId, DeviceSecret)>,
-        server_key: &ServerKey,
-    ) -> Result<proto::RegisterFinish, ClientError> {
-        let start = |credential: Option<Credential>| {
-            credential.map(|c| Enrolment::start(Arc::new(c), &mut OsEntropy)).transpose()
-        };
-        let refused = |_| ClientError::LoginRefused;
-        let password = start(password).map_err(refused)?;
-        let device = start(device.map(|(id, secret)| Credential::Device(id, secret)));
-        let device = device.map_err(refused)?;
-        let request = |enrolment: &Option<(Enrolment<Arc<Credential>>, [u8; REQUEST])>| {
-            let request = enrolment.as_ref().map(|(_, request)| Bytes::copy_from_slice(request));
-            request.unwrap_or_default()
-        };
-        let requests = proto::RegisterEvaluate {
-            password_request: request(&password),
-            device_request: request(&device),
-        };
-        let Answered::RegisterResponse(responses) =
-            self.ask(Op::RegisterEvaluate(requests)).await?
-        else {
-            return Err(ClientError::Protocol("another answer than a registration's"));
-        };
-        let password_record = record(password, &responses.password_response, server_key).await?;
-        let device_record = record(device, &responses.device_response, server_key).await?;
-        Ok(proto::RegisterFinish { password_record, device_record })
-    }
-
-    async fn finish(&mut self, records: proto::RegisterFinish) -> Result<(), ClientError> {
-        match self.ask(Op::RegisterFinish(records)).await? {
-            Answered::Done(_) => Ok(()),
-            _ => Err(ClientError::Protocol("another answer than done")),
-        }
-    }
 }
 
-/// The record to upload. A password takes a second and 256 MiB, so it goes to a thread.
-async fn record(
-    enrolment: Option<(Enrolment<Arc<Credential>>, [u8; REQUEST])>,
-    response: &[u8],
-    server_key: &ServerKey,
-) -> Result<Bytes, ClientError> {
-    let Some((enrolment, _)) = enrolment else { return Ok(Bytes::new()) };
-    let response: [u8; RESPONSE] =
-        response.try_into().map_err(|_| ClientError::Protocol("length of a response"))?;
-    let pin = *server_key;
-    let work = move || enrolment.finish(&response, &pin, &mut OsEntropy);
-    let record: [u8; RECORD] = tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| ClientError::LoginRefused)?
-        .map_err(|_| ClientError::LoginRefused)?;
-    Ok(Bytes::copy_from_slice(&record))
+impl Ask for Desk {
+    async fn ask(&mut self, op: Op) -> Result<Answered, ClientError> {
+        self.asked += 1;
+        let request = proto::Request { id: self.asked, op: Some(op) };
+        let body =
+            proto::ToServer { requests: vec![request], ..Default::default() }.encode_to_vec();
+        self.line.send_app(&body).map_err(|e| ClientError::Lost(e.to_string()))?;
+        let late = || ClientError::Lost("the server did not answer in time".to_owned());
+        timeout(ANSWER, self.answer()).await.unwrap_or_else(|_| Err(late()))
+    }
 }

@@ -5,8 +5,8 @@
 use thiserror::Error;
 use twinlock_core::chain::Broken;
 use twinlock_core::frame::{CloseCode, ErrorCode};
-use twinlock_core::id::ConversationId;
-use twinlock_core::invite::Address;
+use twinlock_core::id::{ConversationId, Name, ServerKey};
+use twinlock_core::invite::{Address, server_words};
 use twinlock_core::proto::Why;
 use twinlock_core::session::Fault;
 use twinlock_link::line::LineError;
@@ -91,11 +91,38 @@ pub enum ClientError {
     /// Both could have spoken a higher version.
     #[error("somebody between you and the server lowered the protocol version")]
     Downgrade,
+    /// The server proved itself, with another key than the one this client knows.
+    #[error(
+        "this is not the server you know: its key reads {}, and this profile knows {}. If its owner \
+         replaced its identity, ask for a new invite link. Nothing was sent",
+        server_words(shown),
+        server_words(known)
+    )]
+    OtherServer {
+        /// The key this client knows.
+        known: ServerKey,
+        /// The key that was shown.
+        shown: ServerKey,
+    },
     /// Neither the server nor we.
     #[error(
         "login refused: the secret is wrong or was revoked, or this is not the server you know"
     )]
     LoginRefused,
+    /// A login by password. That the server is another one would look the same.
+    #[error("login refused: wrong password, or this server knows no such user with a password")]
+    PasswordRefused,
+    /// The password of a user that this session belongs to.
+    #[error("wrong password")]
+    WrongPassword,
+    /// The user has no password.
+    #[error("{0} has no password on this server, and so nothing that asks for one")]
+    NoPassword(Name),
+    /// This program failed.
+    #[error(
+        "{0}: this program failed, and the server has refused nothing; see its log, and try again"
+    )]
+    Failed(&'static str),
     /// The server ended the session for good.
     #[error("{0}")]
     Ended(&'static str),
@@ -149,6 +176,7 @@ impl ClientError {
             | Self::Authority(_)
             | Self::NoAddress(_)
             | Self::Outdated(_)
+            | Self::Failed(_)
             | Self::Closed => Blame::Here,
             Self::State(StateError::Conflict { .. } | StateError::AckChanged { .. })
             | Self::Refused(Refusal { why: Why::Damaged | Why::Hash, .. })
@@ -159,9 +187,18 @@ impl ClientError {
             Self::Unreachable { .. } | Self::Lost(_) | Self::Busy { .. } | Self::Protocol(_) => {
                 Blame::Network
             }
-            Self::Distrusted(_) | Self::TlsCut | Self::Downgrade => Blame::Them,
-            Self::LoginRefused | Self::Ended(_) => Blame::Us,
-            Self::Refused(Refusal { why: Why::AlreadyUsed | Why::LogInAgain, .. }) => Blame::Us,
+            Self::Distrusted(_) | Self::OtherServer { .. } | Self::TlsCut | Self::Downgrade => {
+                Blame::Them
+            }
+            Self::LoginRefused
+            | Self::PasswordRefused
+            | Self::WrongPassword
+            | Self::NoPassword(_)
+            | Self::Ended(_) => Blame::Us,
+            Self::Refused(Refusal {
+                why: Why::AlreadyUsed | Why::LogInAgain | Why::WrongPassword,
+                ..
+            }) => Blame::Us,
             Self::Refused(_) | Self::NoTarget(_) => Blame::Request,
         }
     }
@@ -186,6 +223,8 @@ impl From<LoginError> for ClientError {
         match error {
             LoginError::Server(ErrorCode::Busy(seconds)) => Self::Busy { seconds },
             LoginError::Server(ErrorCode::Refused) | LoginError::Refused(_) => Self::LoginRefused,
+            LoginError::OtherServer { known, shown } => Self::OtherServer { known, shown },
+            LoginError::Failed => Self::Failed("the password could not be stretched"),
             // Only a hint, as is every ERROR: it ends this attempt and no more.
             other => Self::Lost(other.to_string()),
         }

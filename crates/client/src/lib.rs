@@ -21,7 +21,9 @@ pub mod profile;
 pub mod receipts;
 pub mod record;
 mod refusal;
+mod register;
 pub mod state;
+mod step_up;
 pub mod transfer;
 pub mod uploads;
 

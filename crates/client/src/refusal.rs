@@ -99,7 +99,10 @@ fn reason(why: Why) -> &'static str {
         Why::AlreadyUsed => "this invite was used already, or has expired; ask for a new one",
         Why::Busy => "the server is busy",
         Why::Storage => "the server cannot write to its disk now (is it full?)",
-        Why::LogInAgain => "the login by password is too old for that; log in again",
+        Why::LogInAgain => {
+            "the password was given more than five minutes ago, or has changed since; give it again"
+        }
+        Why::WrongPassword => "wrong password",
         Why::Ahead => "the server's record ends before an entry that this client names",
         Why::Quota => "that is more than the server keeps of one file or of one user",
         Why::Hash => "what arrived is not what was sent; it was thrown away",

@@ -80,11 +80,32 @@ impl Established {
     }
 }
 
-/// The server could not be logged in to, or is not the pinned one. Which of the two is not told
-/// apart, and nothing is sent.
+/// A handshake or registration that does not come about. Nothing is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("login refused")]
 pub struct LoginRefused;
+
+/// Why a client does not go on after CHALLENGE. It sends nothing, so the server cannot tell which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum NotLoggedIn {
+    /// The secret is wrong, or the server could not prove itself.
+    #[error("login refused")]
+    Refused,
+    /// The server knows the credential and its key is another than the pinned one.
+    #[error("the server's key is {shown}, not {known}")]
+    OtherServer {
+        /// The pinned key.
+        known: ServerKey,
+        /// The key that was shown.
+        shown: ServerKey,
+    },
+}
+
+impl From<LoginRefused> for NotLoggedIn {
+    fn from(_: LoginRefused) -> Self {
+        Self::Refused
+    }
+}
 
 // ---- client ------------------------------------------------------------------------------
 
@@ -133,12 +154,12 @@ impl AwaitChallenge {
     /// READY. For a user it takes about a second and 256 MiB (Argon2id).
     ///
     /// # Errors
-    /// [`LoginRefused`]: close without sending anything.
+    /// [`NotLoggedIn`]: close without sending anything.
     pub fn handle_challenge(
         self,
         challenge: &[u8; CHALLENGE],
         entropy: &mut dyn Entropy,
-    ) -> Result<(Established, Vec<u8>), LoginRefused> {
+    ) -> Result<(Established, Vec<u8>), NotLoggedIn> {
         wiped::<{ wiped::HANDSHAKE }, _>(|| self.prove(challenge, entropy))
     }
 
@@ -146,7 +167,7 @@ impl AwaitChallenge {
         self,
         challenge: &[u8; CHALLENGE],
         entropy: &mut dyn Entropy,
-    ) -> Result<(Established, Vec<u8>), LoginRefused> {
+    ) -> Result<(Established, Vec<u8>), NotLoggedIn> {
         let (kem_ct, ke2) = challenge.split_first_chunk::<KEM_CT>().ok_or(LoginRefused)?;
         let ke2 = ke2.try_into().map_err(|_| LoginRefused)?;
         let ss = self.kem.decapsulate(kem_ct);
@@ -162,8 +183,9 @@ impl AwaitChallenge {
                 entropy,
             )
             .map_err(|_| LoginRefused)?;
-        if self.pin.is_some_and(|pin| pin != finished.server_key) {
-            return Err(LoginRefused);
+        let shown = finished.server_key;
+        if let Some(known) = self.pin.filter(|known| *known != shown) {
+            return Err(NotLoggedIn::OtherServer { known, shown });
         }
         let established = establish(
             Role::Client,

@@ -35,6 +35,7 @@ mod rekey;
 mod schedule;
 pub mod seal;
 pub mod session;
+pub mod step_up;
 pub mod text;
 #[cfg(test)]
 mod vectors;

@@ -12,6 +12,7 @@ pub(crate) const PASSWORD: &[u8] = b"tl1 pw";
 pub(crate) const WORDS: &[u8] = b"tl1 words";
 pub(crate) const HELLO: &[u8] = b"tl1 hello";
 pub(crate) const CONTEXT: &[u8] = b"tl1 ctx";
+pub(crate) const STEP_UP: &[u8] = b"tl1 step-up";
 pub(crate) const TRANSCRIPT: &[u8] = b"tl1 th";
 pub(crate) const C2S: &[u8] = b"tl1 c2s";
 pub(crate) const S2C: &[u8] = b"tl1 s2c";

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use twinlock_core::credential::Credential;
 use twinlock_core::frame::{BadHeader, CHALLENGE, Due, ErrorCode, FrameType, HEADER, Header, KE3};
 use twinlock_core::handshake::{
-    AwaitChallenge, Established, Hello, HelloFault, LoginRefused, judge_hello,
+    AwaitChallenge, Established, Hello, HelloFault, LoginRefused, NotLoggedIn, judge_hello,
 };
 use twinlock_core::id::{CredentialId, ServerKey};
 use twinlock_core::session::{Config, Session};
@@ -33,9 +33,20 @@ pub enum LoginError {
     /// The server says no; a hint, since anybody in the middle could say it.
     #[error(transparent)]
     Server(ErrorCode),
-    /// The server could not prove itself, is not the pinned one, or the secret is wrong.
+    /// The server could not prove itself, or the secret is wrong.
     #[error(transparent)]
     Refused(#[from] LoginRefused),
+    /// The server proved itself, and is not the pinned one. The client sends nothing more.
+    #[error("the server's key is {shown}, not {known}")]
+    OtherServer {
+        /// The pinned key.
+        known: ServerKey,
+        /// The key that was shown.
+        shown: ServerKey,
+    },
+    /// The thread that stretches the password failed.
+    #[error("the password could not be stretched")]
+    Failed,
     /// A HELLO that cannot be answered with a CHALLENGE.
     #[error(transparent)]
     Hello(HelloFault),
@@ -48,6 +59,15 @@ pub enum LoginError {
     /// The other end took too long.
     #[error("the other end took too long to log in")]
     Timeout,
+}
+
+impl From<NotLoggedIn> for LoginError {
+    fn from(error: NotLoggedIn) -> Self {
+        match error {
+            NotLoggedIn::Refused => Self::Refused(LoginRefused),
+            NotLoggedIn::OtherServer { known, shown } => Self::OtherServer { known, shown },
+        }
+    }
 }
 
 /// Logs in over `io` and returns the line; its READY is outgoing, the server's has not come.
@@ -78,7 +98,7 @@ pub async fn login<S: AsyncRead + AsyncWrite + Unpin>(
     .await?;
     let finish = move || state.handle_challenge(&challenge, &mut OsEntropy);
     let (established, proof) = if slow {
-        tokio::task::spawn_blocking(finish).await.map_err(|_| LoginRefused)??
+        tokio::task::spawn_blocking(finish).await.map_err(|_| LoginError::Failed)??
     } else {
         finish()?
     };

@@ -72,13 +72,21 @@ async fn over_tls_both_ends_see_that_it_is_one_connection() {
 async fn a_client_that_refuses_has_sent_hello_and_nothing_else() {
     let host = Host::new();
     // A wrong secret, and a server that is not the pinned one.
-    for (secret, pin) in [(3, host.key()), (2, ServerKey([9; 32]))] {
+    let (known, shown) = (ServerKey([9; 32]), host.key());
+    for (secret, pin) in [(3, shown), (2, known), (3, known)] {
         let (client, server) = duplex(4096);
         let client = Counting::new(client);
         let bytes = client.bytes.clone();
         let login = login(client, device(secret), Some(pin), config());
         let (greeted, refused) = tokio::join!(host.greet(server, config()), login);
-        assert!(matches!(refused.err(), Some(LoginError::Refused(_))));
+        // Only a server that knows the credential has shown that it is another one.
+        match refused.err() {
+            Some(LoginError::OtherServer { known: pinned, shown: key }) => {
+                assert_eq!((secret, pinned, key), (2, known, shown));
+            }
+            Some(LoginError::Refused(_)) => assert_eq!(secret, 3),
+            other => panic!("{other:?}"),
+        }
         assert!(greeted.is_err_and(|e| is_end(&e)));
         assert_eq!(bytes.load(Ordering::Relaxed), HEADER + 4 + 16 + 1280);
     }

@@ -34,6 +34,7 @@ use crate::doors::{Door, Doors};
 use crate::files::{Files, LocalDisk};
 use crate::hub::Hub;
 use crate::identity::{Identity, IdentityError, Options as IdentityOptions};
+use crate::limits::Origin;
 use crate::limits::gate::Gate;
 use crate::limits::guess::Guesses;
 use crate::private::{self, Failed};
@@ -327,12 +328,13 @@ impl Server {
         self.shared.files.erase(conversation, n).await
     }
 
-    /// All that a server does from HELLO to CHALLENGE, of a client that no address limits; `None`:
+    /// All that a server does from HELLO to CHALLENGE, of a client at 127.0.0.1; `None`:
     /// it answers with an ERROR, or not at all. For tests that measure whether it takes as long for
     /// everybody.
     #[doc(hidden)]
     pub async fn answer_hello(&self, hello: &[u8]) -> Option<(AwaitProof, Vec<u8>)> {
-        let asked = session::ask(&self.shared, hello, None).await.ok()?;
+        let origin = Origin::of(std::net::Ipv4Addr::LOCALHOST.into());
+        let asked = session::ask(&self.shared, hello, Some(origin)).await.ok()?;
         // Such a test asks for the same names over and over.
         self.shared.guesses.give_back(asked.taken);
         Some((asked.state, asked.challenge))

@@ -3,7 +3,8 @@
 use std::io::IsTerminal as _;
 
 use serde::Serialize;
-use twinlock_client::enrol;
+use twinlock_client::ClientError;
+use twinlock_client::enrol::ByPassword;
 use twinlock_client::profile::TlsTrust;
 use twinlock_core::id::DeviceId;
 use twinlock_core::invite::{Address, InviteLink, server_words};
@@ -96,11 +97,11 @@ struct DeviceJson<'a> {
 }
 
 pub(crate) async fn devices(args: Devices, context: &Context) -> Result<(), Failure> {
+    if let Some(DeviceAction::Revoke { id, password }) = args.action {
+        return revoke(&id, &password, context).await;
+    }
     let client = context.ask_once()?;
     let devices = client.devices().await?;
-    if let Some(DeviceAction::Revoke { id, password }) = args.action {
-        return revoke(&devices, &id, &password, client, context).await;
-    }
     client.close().await;
     for device in &devices {
         let id = DeviceId::from_slice(&device.id).map(|id| id.to_string()).unwrap_or_default();
@@ -132,59 +133,70 @@ pub(crate) async fn devices(args: Devices, context: &Context) -> Result<(), Fail
 /// Digits of an id that name a device: fewer are a typing error.
 const FEWEST_DIGITS: usize = 4;
 
-async fn revoke(
-    devices: &[proto::Device],
-    wanted: &str,
-    password: &PasswordFile,
-    client: twinlock_client::Client,
-    context: &Context,
-) -> Result<(), Failure> {
+async fn revoke(wanted: &str, password: &PasswordFile, context: &Context) -> Result<(), Failure> {
     let wanted = wanted.to_ascii_lowercase();
     if wanted.len() < FEWEST_DIGITS {
         return Err(Failure::usage(format!(
             "at least {FEWEST_DIGITS} digits of the device's id; see `twinlock devices`"
         )));
     }
-    let matches: Vec<_> = devices
-        .iter()
-        .filter_map(|device| Some((DeviceId::from_slice(&device.id)?, device)))
-        .filter(|(id, _)| id.to_string().starts_with(&wanted))
-        .collect();
-    let [(id, device)] = matches.as_slice() else {
-        let words = if matches.is_empty() { "no device" } else { "several devices" };
-        return Err(Failure::new(
-            Exit::ServerSaidNo,
-            format!("{words} of yours begin with {wanted:?}; see `twinlock devices`"),
-        ));
-    };
-    if device.current {
-        match client.revoke_device(id).await {
-            // The server ends this very line; its answer may not come through.
-            Ok(()) | Err(twinlock_client::ClientError::Ended(_)) => {}
-            Err(error) => return Err(error.into()),
+    let profile = context.profile()?;
+    let question = format!("Password of {}: ", profile.user());
+    let ask = || ask::password(password.password_file.as_deref(), "TWINLOCK_PASSWORD", &question);
+    let client = context.ask_once()?;
+    let id = match client.devices().await {
+        Ok(devices) => {
+            let (id, current) = find(&devices, &wanted)?;
+            if !current {
+                client.prove_password(profile.user(), ask().await?).await?;
+            }
+            match client.revoke_device(&id).await {
+                Ok(()) => client.close().await,
+                // The server ends this very line; its answer may not come through.
+                Err(ClientError::Ended(_)) if current => {}
+                Err(error) => return Err(error.into()),
+            }
+            id
         }
-    } else {
-        client.close().await;
-        let profile = context.profile()?;
-        let password = ask::password(
-            password.password_file.as_deref(),
-            "TWINLOCK_PASSWORD",
-            &format!("Password of {}: ", profile.user()),
-        )
-        .await?;
-        let address = context.global.address.clone();
-        enrol::revoke_device(&profile, address, password, id).await?;
-    }
+        Err(error) if is_shut_out(&error) => {
+            let address = context.global.address.clone();
+            let mut session = ByPassword::open(&profile, address, ask().await?).await?;
+            let (id, _) = find(&session.devices().await?, &wanted)?;
+            session.revoke_device(&id).await?;
+            id
+        }
+        Err(error) => return Err(error.into()),
+    };
     context.out.say(&format!("device {id} is locked out"));
     Ok(())
 }
 
+/// This device cannot log in (any more, or now); the password still can.
+fn is_shut_out(error: &ClientError) -> bool {
+    matches!(error, ClientError::LoginRefused | ClientError::Ended(_))
+}
+
+/// The one device whose id begins so, and whether it is this one.
+fn find(devices: &[proto::Device], wanted: &str) -> Result<(DeviceId, bool), Failure> {
+    let ids = devices.iter().filter_map(|d| Some((DeviceId::from_slice(&d.id)?, d.current)));
+    let matches: Vec<_> = ids.filter(|(id, _)| id.to_string().starts_with(wanted)).collect();
+    if let [found] = matches.as_slice() {
+        return Ok(*found);
+    }
+    let words = if matches.is_empty() { "no device" } else { "several devices" };
+    Err(Failure::new(
+        Exit::ServerSaidNo,
+        format!("{words} of yours begin with {wanted:?}; see `twinlock devices`"),
+    ))
+}
+
 pub(crate) async fn passwd(args: Passwd, context: &Context) -> Result<(), Failure> {
     let profile = context.profile()?;
+    let user = profile.user();
     let old = ask::password(
         args.password_file.as_deref(),
         "TWINLOCK_PASSWORD",
-        &format!("Present password of {}: ", profile.user()),
+        &format!("Present password of {user}: "),
     )
     .await?;
     let new = ask::new_password(
@@ -193,7 +205,20 @@ pub(crate) async fn passwd(args: Passwd, context: &Context) -> Result<(), Failur
         "New password: ",
     )
     .await?;
-    enrol::set_password(&profile, context.global.address.clone(), old, new).await?;
+    let client = context.ask_once()?;
+    match client.facts().await {
+        Ok(_) => {
+            client.prove_password(user, old).await?;
+            client.set_password(user, new).await?;
+            client.close().await;
+        }
+        Err(error) if is_shut_out(&error) => {
+            let address = context.global.address.clone();
+            let session = ByPassword::open(&profile, address, old).await?;
+            session.set_password(&profile, new).await?;
+        }
+        Err(error) => return Err(error.into()),
+    }
     context.out.say("the password is changed; devices stay logged in");
     Ok(())
 }

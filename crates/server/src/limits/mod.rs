@@ -1,6 +1,7 @@
-//! What stands between the network and the handshake (section 9): how many may try at once
-//! ([`gate`]), and how often somebody may guess ([`guess`]).
+//! Limits between the network and the handshake (section 9): connections at once ([`gate`]), guesses
+//! ([`guess`]), and addresses shared by many users ([`crowd`]).
 
+pub(crate) mod crowd;
 pub(crate) mod gate;
 pub(crate) mod guess;
 
@@ -19,6 +20,14 @@ impl Origin {
                 IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
             }
         })
+    }
+
+    /// The bytes that name it, for a hash; no two have the same.
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        match self.0 {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        }
     }
 }
 

@@ -31,9 +31,11 @@ use super::intake::{Intake, Malformed};
 use super::out::Out;
 use super::refusal::{Refused, not_recorded, storage};
 use super::register::{Registrar, Registrations};
+use super::step_up::StepUp;
 use super::transfers::{Done, Transfers, Violation};
 use crate::convert;
 use crate::hub::Entered;
+use crate::limits::Origin;
 use crate::server::Shared;
 use dispatch::log_messages;
 
@@ -104,6 +106,8 @@ pub(crate) struct Serving<S> {
     handle: Entered,
     line: Line<S>,
     rights: Rights,
+    /// Of a device session, from its first step-up on.
+    step_up: Option<Box<StepUp>>,
     intake: Intake,
     appends: Appends,
     cursors: Cursors,
@@ -133,6 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         handle: Entered,
         line: Line<S>,
         holder: Holder,
+        origin: Option<Origin>,
     ) -> Option<Box<Self>> {
         let rights = match (holder, line.session().credential()) {
             (Holder::Device(person, device), CredentialId::Device(_)) => {
@@ -140,10 +145,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             }
             (Holder::User(person), CredentialId::User(_)) => {
                 let registrar = Registrar::User(person.user.clone());
-                Rights::Password(person, Registrations::new(registrar))
+                Rights::Password(person, Registrations::new(registrar, origin))
             }
             (Holder::Invite(terms), CredentialId::Invite(id)) => {
-                Rights::Invite(Registrations::new(Registrar::Invite(*id, terms)))
+                Rights::Invite(Registrations::new(Registrar::Invite(*id, terms), origin))
             }
             // The store has handed out another kind of credential than was asked for.
             _ => return None,
@@ -153,6 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             handle,
             line,
             rights,
+            step_up: None,
             intake: Intake::default(),
             appends: Appends::default(),
             cursors: Cursors::default(),

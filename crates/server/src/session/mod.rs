@@ -9,6 +9,7 @@ mod out;
 pub(crate) mod refusal;
 mod register;
 pub(crate) mod requests;
+mod step_up;
 mod transfers;
 
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::handshake::{AwaitProof, Established, HelloFault};
-use twinlock_core::id::CredentialId;
+use twinlock_core::id::{CredentialId, Name};
 use twinlock_core::limits::{MAX_TEXT, VERSION};
 use twinlock_core::opaque::RECORD;
 use twinlock_core::proto;
@@ -34,7 +35,7 @@ use crate::convert::{self, copy};
 use crate::hub::Owner;
 use crate::limits::Origin;
 use crate::limits::gate::Place;
-use crate::limits::guess::{Taken, Wait};
+use crate::limits::guess::{Guess, Taken, Wait};
 use crate::server::Shared;
 
 use line::Serving;
@@ -81,6 +82,7 @@ struct Arrived {
     login: Login,
     exporter: Option<[u8; 32]>,
     peer: SocketAddr,
+    origin: Option<Origin>,
     _place: Place,
 }
 
@@ -121,7 +123,7 @@ async fn arrive(
     let exporter = tls::channel_binding(stream.get_ref().1).ok();
     let mut greeter = Greeter::new(stream);
     match log_in(&shared, &mut greeter, origin).await {
-        Ok(login) => Some(Arrived { greeter, login, exporter, peer, _place: place }),
+        Ok(login) => Some(Arrived { greeter, login, exporter, peer, origin, _place: place }),
         Err(Refusal::Answer(code)) => {
             tracing::info!(%peer, %code, "login refused");
             greeter.refuse(code).await;
@@ -221,11 +223,14 @@ pub(crate) async fn ask(
     };
     let hello = parse_hello(payload)?;
     let id = hello.credential().clone();
-    let user = match &id {
-        CredentialId::User(name) => Some(name),
+    let guess = match &id {
+        CredentialId::User(user) => {
+            let known = is_known(shared, user, origin).await?;
+            Some(Guess { user, source: origin, known })
+        }
         CredentialId::Device(_) | CredentialId::Invite(_) => None,
     };
-    let taken = shared.guesses.take(user, origin, Instant::now())?;
+    let taken = shared.guesses.take(guess, origin, Instant::now())?;
     let looked_up = look_up(shared, &id).await?;
     let record = looked_up.record::<RECORD>();
     let challenge = hello.challenge(&shared.setup, record.as_ref(), &mut OsEntropy);
@@ -241,10 +246,44 @@ async fn look_up(shared: &Shared, id: &CredentialId) -> Result<LookedUp, StoreEr
     read.await.map_err(|_| StoreError::Closed)?
 }
 
+/// Whether the user has logged in from this address lately. A shared address is never known, since
+/// attackers may share it too. The cost is the same for every name; runs where [`look_up`] does.
+async fn is_known(
+    shared: &Shared,
+    user: &Name,
+    origin: Option<Origin>,
+) -> Result<bool, StoreError> {
+    let Some(origin) = origin else { return Ok(false) };
+    let (store, user, now_ms) = (shared.store.clone(), user.clone(), shared.now_ms());
+    let source = origin.bytes();
+    let read =
+        shared.main.spawn(async move { store.is_known_source(&user, &source, now_ms).await });
+    let known = read.await.map_err(|_| StoreError::Closed)??;
+    Ok(!hides_many(shared, origin) & known)
+}
+
+/// With PROXY headers configured, addresses are those of the clients.
+fn hides_many(shared: &Shared, origin: Origin) -> bool {
+    shared.config.proxies.is_empty() && shared.guesses.crowd.hides_many(origin)
+}
+
+/// Records the source of a successful login.
+async fn note_source(shared: &Shared, user: &Name, origin: Option<Origin>) {
+    let Some(origin) = origin else { return };
+    shared.guesses.crowd.note(origin, user);
+    if hides_many(shared, origin) {
+        return;
+    }
+    let noted = shared.store.note_source(user, &origin.bytes(), shared.now_ms()).await;
+    if let Err(error) = noted {
+        tracing::warn!(%error, "the source of a login was not noted");
+    }
+}
+
 /// Registers the session.
 async fn enter(
     shared: &Arc<Shared>,
-    Arrived { greeter, login, exporter, peer, _place }: Arrived,
+    Arrived { greeter, login, exporter, peer, origin, _place }: Arrived,
 ) -> Option<Box<Serving<Stream>>> {
     let Login { established, credential } = login;
     let sid = established.session_id();
@@ -282,6 +321,9 @@ async fn enter(
             return None;
         }
     };
+    if let Holder::User(person) | Holder::Device(person, _) = &holder {
+        note_source(shared, &person.user, origin).await;
+    }
     match &holder {
         Holder::User(person) => {
             tracing::info!(%sid, %peer, user = %person.user, "logged in by password");
@@ -294,7 +336,7 @@ async fn enter(
         }
         Holder::Invite(_) => tracing::info!(%sid, %peer, "invite in use"),
     }
-    Serving::new(shared.clone(), handle, line, holder)
+    Serving::new(shared.clone(), handle, line, holder, origin)
 }
 
 fn server_info(shared: &Shared, holder: &Holder) -> proto::ServerInfo {

@@ -3,8 +3,9 @@
 //!
 //! Why so strict: evaluating a request for an id is one guess at that id's password for whoever
 //! holds a CHALLENGE of it. So an id is evaluated only for a session that may register it at this
-//! moment, each evaluation for a user costs a token of that user's, and everything is checked once
-//! more when it is committed.
+//! moment, each evaluation for a name by an invite counts as a guess at that name, and everything is
+//! checked once more when it is committed. Where the password was just proven there is nothing to
+//! guess: such a session has a few registrations, and outsiders cannot slow them down.
 
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use twinlock_core::Entropy as _;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{CredentialId, DeviceId, InviteId, Name};
 use twinlock_core::opaque::{RECORD, REQUEST, ServerSetup};
-use twinlock_core::proto::{self, Why, answer::Result as Answered};
+use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
 use twinlock_link::OsEntropy;
 use twinlock_store::{
     Credential, Holder, InviteTerms, NewDevice, Registered, Registration as NewUser,
@@ -22,6 +23,8 @@ use twinlock_store::{
 use super::refusal::{Refused, bad_name, refuse, storage};
 use crate::convert::copy;
 use crate::hub::Entered;
+use crate::limits::Origin;
+use crate::limits::guess::{Guess, Taken, Wait};
 use crate::server::Shared;
 
 /// Registrations that may be begun in one session.
@@ -33,13 +36,16 @@ const LABEL: usize = 64;
 pub(crate) enum Registrar {
     /// Whoever used this invite: a new user.
     Invite(InviteId, InviteTerms),
-    /// A user who has just typed the password: devices, and another password.
+    /// A user whose password was just proven. Password sessions enrol devices and replace the
+    /// password; step-ups only replace it.
     User(Name),
 }
 
 /// The registrations of a session: one open, a few in all.
 pub(crate) struct Registrations {
     registrar: Registrar,
+    /// From where an invite is used.
+    source: Option<Origin>,
     begun: u32,
     open: Option<Open>,
 }
@@ -49,15 +55,32 @@ struct Open {
     password: bool,
     device: Option<(DeviceId, String)>,
     evaluated: bool,
+    /// The evaluation as a guess, given back once the user exists.
+    taken: Option<Taken>,
 }
 
 impl Registrations {
-    pub(crate) fn new(registrar: Registrar) -> Self {
-        Self { registrar, begun: 0, open: None }
+    pub(crate) fn new(registrar: Registrar, source: Option<Origin>) -> Self {
+        Self { registrar, source, begun: 0, open: None }
+    }
+
+    /// One of the three requests of a registration.
+    pub(crate) async fn request(
+        &mut self,
+        shared: &Shared,
+        this: &Entered,
+        op: Op,
+    ) -> Result<Answered, Refused> {
+        match op {
+            Op::RegisterBegin(want) => self.begin(shared, want).await,
+            Op::RegisterEvaluate(want) => self.evaluate(shared, want).await,
+            Op::RegisterFinish(want) => self.finish(shared, this, want).await,
+            _ => refuse(Why::NotAllowed),
+        }
     }
 
     /// Fixes what is registered; draws the device's id.
-    pub(crate) async fn begin(
+    async fn begin(
         &mut self,
         shared: &Shared,
         wanted: proto::RegisterBegin,
@@ -99,12 +122,13 @@ impl Registrations {
             device: device.as_ref().map(|(id, _)| copy(&id.0)).unwrap_or_default(),
             server_key: copy(&shared.setup.server_key().0),
         };
-        self.open = Some(Open { user, password: wanted.password, device, evaluated: false });
+        self.open =
+            Some(Open { user, password: wanted.password, device, evaluated: false, taken: None });
         Ok(Answered::RegisterIds(ids))
     }
 
     /// Step 1 and 2 of OPAQUE, once for each registration begun.
-    pub(crate) async fn evaluate(
+    async fn evaluate(
         &mut self,
         shared: &Shared,
         requests: proto::RegisterEvaluate,
@@ -120,8 +144,12 @@ impl Registrations {
         self.check_may_register(shared, &open.user).await?;
         let mut response = proto::RegisterResponse::default();
         if open.password {
-            let taken = shared.guesses.take(Some(&open.user), None, Instant::now());
-            let _kept = taken.map_err(|wait| Refused::for_now(Why::Busy, u32::from(wait.0)))?;
+            if let Registrar::Invite(..) = self.registrar {
+                let guess = Guess { user: &open.user, source: self.source, known: false };
+                let taken = shared.guesses.take(Some(guess), None, Instant::now());
+                let busy = |wait: Wait| Refused::for_now(Why::Busy, u32::from(wait.0));
+                open.taken = Some(taken.map_err(busy)?);
+            }
             let id = CredentialId::User(open.user.clone());
             response.password_response = evaluate(&shared.setup, &id, &requests.password_request)?;
         }
@@ -136,7 +164,7 @@ impl Registrations {
 
     /// Step 3: everything is checked again and made in one transaction. `this` session goes on
     /// after a change of password; the user's others by the old one do not.
-    pub(crate) async fn finish(
+    async fn finish(
         &mut self,
         shared: &Shared,
         this: &Entered,
@@ -158,7 +186,12 @@ impl Registrations {
                 let registration = NewUser { invite: *invite, user: open.user, password, device };
                 let done = shared.store.register(registration, now_ms).await;
                 match done.map_err(|e| storage(&e))? {
-                    Registered::Done(person) => shared.registered(&person),
+                    Registered::Done(person) => {
+                        shared.registered(&person);
+                        if let Some(taken) = open.taken {
+                            shared.guesses.give_back(taken);
+                        }
+                    }
                     Registered::InviteGone => return refuse(Why::AlreadyUsed),
                     Registered::NotThisName => return refuse(Why::NotAllowed),
                     Registered::NameTaken => return refuse(Why::NameTaken),

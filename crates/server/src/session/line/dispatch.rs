@@ -11,11 +11,9 @@ use twinlock_store::NewEntry;
 
 use super::super::appends::own_body;
 use super::super::refusal::{Refused, refuse, too_large};
-use super::super::register::Registrations;
 use super::super::requests::{self, Asker, done};
+use super::super::step_up::StepUp;
 use super::{End, Presence, Rights, Serving, files};
-use crate::hub::Entered;
-use crate::server::Shared;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     pub(super) async fn do_one(&mut self) -> Result<(), End> {
@@ -44,7 +42,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let shared = &*self.shared;
         let (person, device) = match &mut self.rights {
             Rights::Invite(registrations) => {
-                return register(shared, &self.handle, registrations, op).await;
+                return registrations.request(shared, &self.handle, op).await;
             }
             Rights::Password(person, registrations) => {
                 let age = Instant::now().into_std() - self.line.session().began();
@@ -57,7 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                         Some(id) => requests::revoke_device(shared, &person.user, &id).await,
                         None => refuse(Why::Malformed),
                     },
-                    op => register(shared, &self.handle, registrations, op).await,
+                    op => registrations.request(shared, &self.handle, op).await,
                 };
             }
             Rights::Device(person, device) => (&*person, &*device),
@@ -77,7 +75,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             Op::OpenDirect(want) => asker.open_direct(want).await,
             Op::MakeInvite(want) => asker.make_invite(want).await,
             Op::ListDevices(_) => asker.list_devices().await,
-            Op::RevokeDevice(want) => asker.revoke_device(want).await,
+            Op::RevokeDevice(want) => match &mut self.step_up {
+                Some(step_up) if want.device != device.0.as_slice() => {
+                    step_up.revoke_device(shared, &want).await
+                }
+                _ => asker.revoke_device(want).await,
+            },
+            Op::StepUpBegin(want) => {
+                let sid = self.line.session().id();
+                let new = || Box::new(StepUp::new(person.user.clone(), *device));
+                self.step_up.get_or_insert_with(new).begin(shared, sid, want).await
+            }
+            Op::StepUpFinish(want) => match &mut self.step_up {
+                Some(step_up) => step_up.finish(shared, &want),
+                None => refuse(Why::NotAllowed),
+            },
             Op::AddClassicKey(want) => asker.add_classic_key(want).await,
             Op::ListClassicKeys(want) => asker.list_classic_keys(want).await,
             Op::RevokeClassicKey(want) => asker.revoke_classic_key(want).await,
@@ -98,8 +110,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 self.unfollow(want.conversation);
                 done()
             }
-            Op::RegisterBegin(_) | Op::RegisterEvaluate(_) | Op::RegisterFinish(_) => {
-                refuse(Why::NotAllowed)
+            op @ (Op::RegisterBegin(_) | Op::RegisterEvaluate(_) | Op::RegisterFinish(_)) => {
+                match &mut self.step_up {
+                    Some(step_up) => step_up.register(shared, &self.handle, op).await,
+                    None => refuse(Why::NotAllowed),
+                }
             }
             Op::Append(_) | Op::PutFile(_) | Op::EndFile(_) | Op::GetFile(_) | Op::AbortFile(_) => {
                 refuse(Why::Unsupported)
@@ -132,21 +147,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             kind: Kind::TEXT,
             body: own_body(&append.body),
         })
-    }
-}
-
-/// What a session may ask that may register.
-async fn register(
-    shared: &Shared,
-    this: &Entered,
-    registrations: &mut Registrations,
-    op: Op,
-) -> Result<Answered, Refused> {
-    match op {
-        Op::RegisterBegin(want) => registrations.begin(shared, want).await,
-        Op::RegisterEvaluate(want) => registrations.evaluate(shared, want).await,
-        Op::RegisterFinish(want) => registrations.finish(shared, this, want).await,
-        _ => refuse(Why::NotAllowed),
     }
 }
 

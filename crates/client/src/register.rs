@@ -1,0 +1,123 @@
+//! The client's side of a registration (section 8), over whatever can ask a server.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use twinlock_core::credential::{Credential, draw_device_secret};
+use twinlock_core::handshake::Enrolment;
+use twinlock_core::id::{DeviceId, ServerKey};
+use twinlock_core::keys::DeviceSecret;
+use twinlock_core::opaque::{RECORD, REQUEST, RESPONSE};
+use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
+use twinlock_link::OsEntropy;
+
+use crate::error::ClientError;
+
+/// A session that answers one question after the other.
+pub(crate) trait Ask {
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Refused`] is the server's no, and nothing else is.
+    fn ask(&mut self, op: Op) -> impl Future<Output = Result<Answered, ClientError>> + Send;
+}
+
+/// Fixes what is registered; the server draws the device's id, we its secret.
+pub(crate) async fn begin(
+    session: &mut impl Ask,
+    begin: proto::RegisterBegin,
+    server_key: &ServerKey,
+) -> Result<(Option<DeviceId>, DeviceSecret), ClientError> {
+    let Answered::RegisterIds(ids) = session.ask(Op::RegisterBegin(begin)).await? else {
+        return Err(ClientError::Protocol("another answer than ids"));
+    };
+    let shown = ServerKey::from_slice(&ids.server_key);
+    let shown = shown.ok_or(ClientError::Protocol("length of a server key"))?;
+    if shown != *server_key {
+        return Err(ClientError::OtherServer { known: *server_key, shown });
+    }
+    Ok((DeviceId::from_slice(&ids.device), draw_device_secret(&mut OsEntropy)))
+}
+
+/// Steps 1 to 3 of OPAQUE's registration for each credential; the records to upload.
+pub(crate) async fn evaluate(
+    session: &mut impl Ask,
+    password: Option<Credential>,
+    device: Option<(DeviceId, DeviceSecret)>,
+    server_key: &ServerKey,
+) -> Result<proto::RegisterFinish, ClientError> {
+    let start = |credential: Option<Credential>| {
+        credential.map(|c| Enrolment::start(Arc::new(c), &mut OsEntropy)).transpose()
+    };
+    let cannot = |_| ClientError::Failed("the credential cannot be blinded");
+    let password = start(password).map_err(cannot)?;
+    let device = device.map(|(id, secret)| Credential::Device(id, secret));
+    let device = start(device).map_err(cannot)?;
+    let request = |enrolment: &Option<(Enrolment<Arc<Credential>>, [u8; REQUEST])>| {
+        let request = enrolment.as_ref().map(|(_, request)| Bytes::copy_from_slice(request));
+        request.unwrap_or_default()
+    };
+    let requests = proto::RegisterEvaluate {
+        password_request: request(&password),
+        device_request: request(&device),
+    };
+    let answered = session.ask(Op::RegisterEvaluate(requests)).await?;
+    let Answered::RegisterResponse(responses) = answered else {
+        return Err(ClientError::Protocol("another answer than a registration's"));
+    };
+    let password_record = record(password, &responses.password_response, server_key).await?;
+    let device_record = record(device, &responses.device_response, server_key).await?;
+    Ok(proto::RegisterFinish { password_record, device_record })
+}
+
+/// The server makes the credentials.
+pub(crate) async fn finish(
+    session: &mut impl Ask,
+    records: proto::RegisterFinish,
+) -> Result<(), ClientError> {
+    match session.ask(Op::RegisterFinish(records)).await? {
+        Answered::Done(_) => Ok(()),
+        _ => Err(ClientError::Protocol("another answer than done")),
+    }
+}
+
+/// The record to upload. A password takes a second and 256 MiB, so it goes to a thread.
+async fn record(
+    enrolment: Option<(Enrolment<Arc<Credential>>, [u8; REQUEST])>,
+    response: &[u8],
+    server_key: &ServerKey,
+) -> Result<Bytes, ClientError> {
+    let Some((enrolment, _)) = enrolment else { return Ok(Bytes::new()) };
+    let response: [u8; RESPONSE] =
+        response.try_into().map_err(|_| ClientError::Protocol("length of a response"))?;
+    let pin = *server_key;
+    let record: [u8; RECORD] = stretch(move || enrolment.finish(&response, &pin, &mut OsEntropy))
+        .await?
+        .map_err(|_| ClientError::Protocol("a response that is no group element"))?;
+    Ok(Bytes::copy_from_slice(&record))
+}
+
+/// Runs what may stretch a password on a thread of its own.
+///
+/// # Errors
+/// [`ClientError::Failed`] if the thread fails, which is no server's no.
+pub(crate) async fn stretch<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ClientError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| ClientError::Failed("the password could not be stretched"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic, clippy::unwrap_used)]
+    use super::*;
+    use crate::error::Blame;
+
+    #[tokio::test]
+    async fn local_failure_is_no_refusal_of_the_server() {
+        let failed = stretch(|| -> () { panic!("out of memory") }).await.unwrap_err();
+        assert_eq!(failed.blame(), Blame::Here);
+        assert!(failed.to_string().contains("this program"), "{failed}");
+    }
+}

@@ -1,0 +1,75 @@
+//! Detects addresses shared by many users: a TCP pass-through without a PROXY header, or a large NAT.
+//!
+//! A shared address does not identify a user, so it is never a known source (`guess`). Only successful
+//! logins count, so an outsider cannot influence the result.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use twinlock_core::id::Name;
+
+use super::Origin;
+
+/// Logins looked back at; about 60 bytes each.
+const LOGINS: usize = 256;
+/// Users behind one address from which on it hides many. A household is fewer.
+const MANY: usize = 5;
+
+/// The newest logins: from where, and whose.
+#[derive(Debug, Default)]
+pub(crate) struct Crowd(Mutex<VecDeque<(Origin, Name)>>);
+
+impl Crowd {
+    /// `user` has logged in from `origin`.
+    pub(crate) fn note(&self, origin: Origin, user: &Name) {
+        let mut logins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if logins.len() == LOGINS {
+            logins.pop_front();
+        }
+        logins.push_back((origin, user.clone()));
+    }
+
+    /// More than half of the newest logins came from `origin`, and they were of many users.
+    pub(crate) fn hides_many(&self, origin: Origin) -> bool {
+        let logins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = || logins.iter().filter(|(from, _)| *from == origin);
+        here().count() > logins.len() / 2
+            && here().map(|(_, user)| user).collect::<HashSet<_>>().len() >= MANY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(n: usize) -> Name {
+        Name::new(&format!("user{n}")).unwrap()
+    }
+
+    fn origin(n: u8) -> Origin {
+        Origin::of([192, 0, 2, n].into())
+    }
+
+    #[test]
+    fn crowd_is_an_address_with_most_logins_and_many_users() {
+        let crowd = Crowd::default();
+        assert!(!crowd.hides_many(origin(1)));
+        // A household: most logins, few users.
+        for n in 0..1000 {
+            crowd.note(origin(1), &name(n % (MANY - 1)));
+        }
+        assert!(!crowd.hides_many(origin(1)));
+        crowd.note(origin(1), &name(MANY));
+        assert!(crowd.hides_many(origin(1)));
+        assert!(!crowd.hides_many(origin(2)));
+        // Many users, but not most logins.
+        for n in 0..LOGINS / 2 {
+            crowd.note(origin(2), &name(n));
+        }
+        assert!(!crowd.hides_many(origin(1)));
+        assert!(!crowd.hides_many(origin(2)));
+        crowd.note(origin(2), &name(0));
+        assert!(crowd.hides_many(origin(2)));
+        assert_eq!(crowd.0.lock().unwrap().len(), LOGINS);
+    }
+}

@@ -1,0 +1,178 @@
+//! Rate-limit state machines, without a clock: runs of guesses and a token bucket.
+
+use std::time::{Duration, Instant};
+
+use super::Wait;
+
+/// Guesses at a name that one source has at once.
+pub(super) const AT_ONCE: u32 = 5;
+/// Then one after this long, doubling with each...
+const FIRST: Duration = Duration::from_secs(30);
+/// ...up to this. A quiet time of this length makes the run one shorter.
+pub(super) const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// The run at which the pause is the longest: it grows no further, so that a few quiet hours mend
+/// any attack.
+const LONGEST_RUN: u32 = AT_ONCE + 5;
+
+/// Guesses of a source at a name within [`DAY`] that count as the first ones.
+pub(super) const FIRST_OF_A_DAY: u32 = 3;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The run of a name is never longer than this: guesses of all unknown sources together.
+pub(super) const NAME_LONGEST: u32 = 20;
+/// Places reserved for the first guesses of a source. Without them, three sources at their own limits
+/// would take every place that becomes free.
+const RESERVED: u32 = 10;
+/// The run of a name is one shorter after each of these, so 192 guesses a day. One source has 96 a
+/// day at most once its pauses are the longest, so one source alone does not fill it.
+pub(super) const NAME_STEP: Duration = Duration::from_secs(7 * 60 + 30);
+
+/// Guesses of one source at one name, or of one device at its user's password.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    length: u32,
+    last: Instant,
+    /// Guesses since `day`.
+    today: u32,
+    day: Instant,
+}
+
+impl Run {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { length: 0, last: now, today: 0, day: now }
+    }
+
+    /// As it is after the quiet since the last guess.
+    fn rested(self, now: Instant) -> Self {
+        let quiet = now.saturating_duration_since(self.last).as_secs() / LONGEST.as_secs();
+        let quiet = u32::try_from(quiet).unwrap_or(u32::MAX);
+        Self { length: self.length.saturating_sub(quiet), ..self }
+    }
+
+    /// Whether a guess may be counted now.
+    pub(super) fn check(&self, now: Instant) -> Result<(), Wait> {
+        let Some(doublings) = self.length.checked_sub(AT_ONCE) else { return Ok(()) };
+        let pause = (FIRST * 2_u32.saturating_pow(doublings)).min(LONGEST);
+        if now < self.last + pause { Err(Wait::until(self.last + pause, now)) } else { Ok(()) }
+    }
+
+    /// Whether this source has hardly guessed at this name today.
+    pub(super) fn is_new(&self, now: Instant) -> bool {
+        self.today < FIRST_OF_A_DAY || now >= self.day + DAY
+    }
+
+    /// Counts a guess, and returns the time of the one before.
+    pub(super) fn count(&mut self, now: Instant) -> Instant {
+        let before = self.last;
+        let rested = self.rested(now);
+        let (today, day) = if now >= self.day + DAY { (0, now) } else { (self.today, self.day) };
+        let length = (rested.length + 1).min(LONGEST_RUN);
+        *self = Self { length, last: now, today: today.saturating_add(1), day };
+        before
+    }
+
+    /// The last guess was right: as if it had not been counted.
+    pub(super) fn give_back(&mut self, before: Instant) {
+        self.length = self.length.saturating_sub(1);
+        self.today = self.today.saturating_sub(1);
+        self.last = before;
+    }
+}
+
+/// Guesses of all unknown sources at one name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NameRun {
+    length: u32,
+    /// When it last became shorter, or began.
+    since: Instant,
+}
+
+impl NameRun {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { length: 0, since: now }
+    }
+
+    fn drained(self, now: Instant) -> Self {
+        let steps = now.saturating_duration_since(self.since).as_secs() / NAME_STEP.as_secs();
+        let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+        match self.length.checked_sub(steps) {
+            None | Some(0) => Self::new(now),
+            Some(length) => Self { length, since: self.since + NAME_STEP * steps },
+        }
+    }
+
+    /// Counts a guess; `is_new`: one of the first of its source.
+    pub(super) fn take(&mut self, is_new: bool, now: Instant) -> Result<(), Wait> {
+        *self = self.drained(now);
+        let most = if is_new { NAME_LONGEST } else { NAME_LONGEST - RESERVED };
+        match self.length.checked_sub(most) {
+            None => {
+                self.length += 1;
+                Ok(())
+            }
+            Some(beyond) => {
+                let free = self.since + NAME_STEP * (beyond + 1);
+                Err(Wait::until(free.min(now + LONGEST), now))
+            }
+        }
+    }
+
+    pub(super) fn give_back(&mut self) {
+        self.length = self.length.saturating_sub(1);
+    }
+}
+
+/// Entries that a full table does not evict.
+pub(super) trait Guessed {
+    /// Has had guesses lately.
+    fn is_guessed(&self, now: Instant) -> bool;
+}
+
+impl Guessed for Run {
+    fn is_guessed(&self, now: Instant) -> bool {
+        self.rested(now).length >= AT_ONCE
+    }
+}
+
+impl Guessed for NameRun {
+    fn is_guessed(&self, now: Instant) -> bool {
+        self.drained(now).length >= AT_ONCE
+    }
+}
+
+/// Logins of one address.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bucket {
+    tokens: u32,
+    most: u32,
+    /// Time to the next token.
+    step: Duration,
+    /// When the last token came.
+    since: Instant,
+}
+
+impl Bucket {
+    pub(super) fn new(per_minute: u32, now: Instant) -> Self {
+        let step = Duration::from_secs(60) / per_minute;
+        Self { tokens: per_minute, most: per_minute, step, since: now }
+    }
+
+    pub(super) fn take(&mut self, now: Instant) -> Result<(), Wait> {
+        while self.tokens < self.most && now >= self.since + self.step {
+            self.since += self.step;
+            self.tokens += 1;
+        }
+        if self.tokens == self.most {
+            self.since = now;
+        }
+        if self.tokens == 0 {
+            return Err(Wait::until(self.since + self.step, now));
+        }
+        self.tokens -= 1;
+        Ok(())
+    }
+
+    pub(super) fn give_back(&mut self) {
+        self.tokens = (self.tokens + 1).min(self.most);
+    }
+}

@@ -1,0 +1,136 @@
+//! Step-up of a device session (section 8): the user proves the password inside the session, which may
+//! then change the password and revoke other devices for a few minutes.
+//!
+//! Why: a second login is subject to the limits by name and address, which outsiders can exhaust. Here
+//! guesses count by device, and only a holder of its secret gets this far.
+
+use std::time::Instant;
+
+use tokio::time::Instant as Monotonic;
+use twinlock_core::frame::{KE1, KE3};
+use twinlock_core::id::{CredentialId, DeviceId, Name, SessionId};
+use twinlock_core::opaque::RECORD;
+use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+use twinlock_core::step_up::AwaitStepUp;
+use twinlock_link::OsEntropy;
+use twinlock_link::login::PROOF_DEADLINE;
+
+use super::refusal::{Refused, refuse, storage};
+use super::register::{Registrar, Registrations};
+use super::requests::{self, Answer, done};
+use crate::convert::copy;
+use crate::hub::Entered;
+use crate::limits::guess::TakenByDevice;
+use crate::server::Shared;
+
+/// The step-up of one device session.
+pub(crate) struct StepUp {
+    user: Name,
+    device: DeviceId,
+    begun: Option<Begun>,
+    proven: Option<Proven>,
+}
+
+/// Between KE2 and KE3.
+struct Begun {
+    state: AwaitStepUp,
+    /// The record the proof is checked against.
+    record: Option<[u8; RECORD]>,
+    taken: TakenByDevice,
+    at: Monotonic,
+}
+
+struct Proven {
+    /// A change of the password ends the step-ups of the old one.
+    record: [u8; RECORD],
+    at: Monotonic,
+    registrations: Registrations,
+}
+
+impl StepUp {
+    pub(crate) fn new(user: Name, device: DeviceId) -> Self {
+        Self { user, device, begun: None, proven: None }
+    }
+
+    /// KE1 to KE2. The client learns from KE2 whether its guess was right, so it is counted now.
+    pub(crate) async fn begin(
+        &mut self,
+        shared: &Shared,
+        sid: SessionId,
+        want: proto::StepUpBegin,
+    ) -> Answer {
+        self.begun = None;
+        let malformed = Refused::from(Why::Malformed);
+        let ke1: &[u8; KE1] = want.ke1.as_ref().try_into().map_err(|_| malformed)?;
+        let taken = shared.guesses.take_by_device(&self.device, Instant::now());
+        let taken = taken.map_err(|wait| {
+            tracing::info!(user = %self.user, device = %self.device, "too many wrong passwords");
+            Refused::for_now(Why::Busy, u32::from(wait.0))
+        })?;
+        let id = CredentialId::User(self.user.clone());
+        let looked_up = shared.store.look_up(&id, shared.now_ms()).await;
+        let record = looked_up.map_err(|e| storage(&e))?.record::<RECORD>();
+        let started =
+            AwaitStepUp::start(&shared.setup, record.as_ref(), ke1, &id, &sid, &mut OsEntropy);
+        let (state, ke2) = started.map_err(|_| malformed)?;
+        self.begun = Some(Begun { state, record, taken, at: Monotonic::now() });
+        Ok(Answered::StepUpChallenge(proto::StepUpChallenge { ke2: copy(&ke2) }))
+    }
+
+    /// KE3.
+    pub(crate) fn finish(&mut self, shared: &Shared, want: &proto::StepUpFinish) -> Answer {
+        let Some(Begun { state, record, taken, at }) = self.begun.take() else {
+            return refuse(Why::NotAllowed);
+        };
+        if at.elapsed() > PROOF_DEADLINE {
+            return refuse(Why::LogInAgain);
+        }
+        let malformed = Refused::from(Why::Malformed);
+        let ke3: &[u8; KE3] = want.ke3.as_ref().try_into().map_err(|_| malformed)?;
+        let (Ok(()), Some(record)) = (state.finish(ke3), record) else {
+            tracing::info!(user = %self.user, device = %self.device, "wrong password");
+            return refuse(Why::WrongPassword);
+        };
+        shared.guesses.give_back_to_device(taken);
+        tracing::info!(user = %self.user, device = %self.device, "password proven");
+        let registrations = Registrations::new(Registrar::User(self.user.clone()), None);
+        self.proven = Some(Proven { record, at: Monotonic::now(), registrations });
+        done()
+    }
+
+    /// The proof, if it has not expired.
+    async fn fresh(&mut self, shared: &Shared) -> Result<&mut Proven, Refused> {
+        let Some(proven) = &mut self.proven else { return refuse(Why::NotAllowed) };
+        if proven.at.elapsed() > shared.config.limits.fresh_password {
+            return refuse(Why::LogInAgain);
+        }
+        let id = CredentialId::User(self.user.clone());
+        let now = shared.store.credential(&id, shared.now_ms()).await.map_err(|e| storage(&e))?;
+        if now.is_none_or(|now| now.record != proven.record) {
+            return refuse(Why::LogInAgain);
+        }
+        Ok(proven)
+    }
+
+    /// Revokes any device of the user.
+    pub(crate) async fn revoke_device(
+        &mut self,
+        shared: &Shared,
+        want: &proto::RevokeDevice,
+    ) -> Answer {
+        self.fresh(shared).await?;
+        match DeviceId::from_slice(&want.device) {
+            Some(id) => requests::revoke_device(shared, &self.user, &id).await,
+            None => refuse(Why::Malformed),
+        }
+    }
+
+    /// Replaces the password. Devices are enrolled by sessions that logged in by it.
+    pub(crate) async fn register(&mut self, shared: &Shared, this: &Entered, op: Op) -> Answer {
+        let proven = self.fresh(shared).await?;
+        match op {
+            Op::RegisterBegin(want) if want.device => refuse(Why::NotAllowed),
+            op => proven.registrations.request(shared, this, op).await,
+        }
+    }
+}
