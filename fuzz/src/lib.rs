@@ -21,6 +21,7 @@ mod profile;
 mod record;
 mod requests;
 mod sealed;
+mod step_up;
 mod stream;
 mod text;
 mod tls;
@@ -38,7 +39,7 @@ macro_rules! for_each_target {
         $then! {
             address answers certificate chain classic enrolment file_name frames greeting hello
             invite_link line login name origin password peer profile proxy requests sealed search
-            session setup text
+            session setup step_up text
         }
     };
 }
@@ -63,6 +64,7 @@ mod targets {
     pub(crate) use crate::record::{chain, search};
     pub(crate) use crate::requests::{answers, requests};
     pub(crate) use crate::sealed::sealed;
+    pub(crate) use crate::step_up::step_up;
     pub(crate) use crate::text::text;
     pub(crate) use crate::tls::certificate;
     pub(crate) use crate::wire::{frames, proxy};
