@@ -8,6 +8,12 @@
 //! them, and while one holds messages for a target the others get none for it, so that the order
 //! per target stays the order of enqueueing. A claim ends with its process or with
 //! [`Outbox::release`]; until then others may watch [`Outbox::outcome`].
+//!
+//! Each transaction costs a sync of the disk. A process that has a session claims what it enqueues
+//! in the same transaction, and [`Outbox::settle`] notes all that is known in one.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
@@ -85,6 +91,29 @@ pub enum Outcome {
     Refused(Why),
 }
 
+/// The changes of one transaction; see [`Outbox::settle`].
+#[derive(Debug, Default)]
+pub struct Settle<'a> {
+    /// Acks: see [`Outbox::mark_recorded_many`].
+    pub recorded: &'a [(MessageId, Ack)],
+    /// Refusals: see [`Outbox::mark_refused`].
+    pub refused: &'a [(MessageId, Why)],
+    /// Give back what this process has claimed and not marked.
+    pub release: bool,
+    /// Claim messages, see [`Outbox::claim`], and take those that were claimed when this process
+    /// enqueued them.
+    pub claim: Option<Claim>,
+}
+
+/// What a process claims.
+#[derive(Debug, Default)]
+pub struct Claim {
+    /// Messages at most.
+    pub limit: usize,
+    /// What it has claimed and knows of already.
+    pub held: HashSet<MessageId>,
+}
+
 /// A fresh message id.
 pub fn message_id(now_ms: u64, entropy: &mut (impl Entropy + ?Sized)) -> MessageId {
     MessageId::fresh(now_ms, entropy)
@@ -128,20 +157,40 @@ impl Outbox {
         entropy: &mut (impl Entropy + ?Sized),
     ) -> Result<Vec<MessageId>, StateError> {
         let time = int(now_ms)?;
-        self.state.write(|tx| {
-            let mut insert = tx.prepare_cached(
-                "INSERT INTO outbox (account, message_id, target, body, enqueued_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
+        let insert_all = |tx: &Transaction<'_>, me: Option<&str>| {
+            let mut blocked = tx.prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM outbox WHERE account = ?1 AND state = 0
+                     AND target = ?2 AND claimed_by IS NOT ?3)",
             )?;
+            let mut insert = tx.prepare_cached(
+                "INSERT INTO outbox (account, message_id, target, body, enqueued_ms, claimed_by)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?;
+            let account = self.state.account();
+            // Not ahead of messages that another process has claimed, or that are unclaimed.
+            let mut claimers = HashMap::new();
             let mut ids = Vec::new();
             for (target, body) in messages {
                 check(target, body)?;
+                let claimer = match claimers.entry(target) {
+                    Entry::Occupied(known) => *known.get(),
+                    Entry::Vacant(new) => {
+                        let at = params![account, target, me];
+                        let blocked: bool = blocked.query_row(at, |row| row.get(0))?;
+                        *new.insert(me.filter(|_| !blocked))
+                    }
+                };
                 let id = message_id(now_ms, entropy);
-                insert.execute(params![self.state.account(), id.0, target, body, time])?;
+                insert.execute(params![account, id.0, target, body, time, claimer])?;
                 ids.push(id);
             }
             Ok(ids)
-        })
+        };
+        if self.state.sends_now() {
+            self.state.write_claims(|tx, me, _| insert_all(tx, Some(me)))
+        } else {
+            self.state.write(|tx| insert_all(tx, None))
+        }
     }
 
     /// The oldest pending messages, whoever has claimed them, in the order of enqueueing; at
@@ -170,23 +219,62 @@ impl Outbox {
     pub fn claim(&self, limit: usize) -> Result<Vec<Pending>, StateError> {
         self.state.write_claims(|tx, me, is_alive| {
             free_claims_of_the_dead(tx, me, is_alive)?;
-            let mut select = tx.prepare_cached(
-                "SELECT message_id, target, body, enqueued_ms FROM outbox
-                 WHERE account = ?1 AND state = 0 AND claimed_by IS NULL AND target NOT IN (
-                     SELECT target FROM outbox
-                     WHERE claimed_by IS NOT NULL AND claimed_by != ?2 AND account = ?1)
-                 ORDER BY seq LIMIT ?3",
-            )?;
-            let rows =
-                select.query_map(params![self.state.account(), me, row_limit(limit)], pending)?;
-            let claimed = rows.collect::<Result<Vec<_>, _>>()?;
-            let mut update =
-                tx.prepare_cached("UPDATE outbox SET claimed_by = ?2 WHERE message_id = ?1")?;
-            for message in &claimed {
-                update.execute(params![message.message_id.0, me])?;
-            }
-            Ok(claimed)
+            self.note_claims(tx, me, limit, |_| false)
         })
+    }
+
+    /// Notes acks and refusals, gives back claims, and claims, in this order: all or nothing,
+    /// with one sync of the disk, or none where nothing changes. Returns the claimed messages.
+    ///
+    /// # Errors
+    /// [`StateError`]; those of [`Self::mark_recorded_many`] are tamper evidence.
+    pub fn settle(&self, settle: &Settle<'_>) -> Result<Vec<Pending>, StateError> {
+        let Settle { recorded, refused, release, claim } = settle;
+        self.state.write_claims(|tx, me, is_alive| {
+            self.note_recorded(tx, recorded)?;
+            self.note_refused(tx, refused)?;
+            if *release {
+                release_all(tx, me)?;
+            }
+            match claim {
+                Some(claim) => {
+                    free_claims_of_the_dead(tx, me, is_alive)?;
+                    self.note_claims(tx, me, claim.limit, |id| !claim.held.contains(id))
+                }
+                None => Ok(Vec::new()),
+            }
+        })
+    }
+
+    /// Claims free messages, and returns those of this process's claims that `takes` selects.
+    fn note_claims(
+        &self,
+        tx: &Transaction<'_>,
+        me: &str,
+        limit: usize,
+        takes: impl Fn(&MessageId) -> bool,
+    ) -> Result<Vec<Pending>, StateError> {
+        let mut select = tx.prepare_cached(
+            "SELECT message_id, target, body, enqueued_ms, claimed_by IS NULL AS free FROM outbox
+             WHERE account = ?1 AND state = 0 AND (claimed_by = ?2 OR claimed_by IS NULL
+                 AND target NOT IN (
+                     SELECT target FROM outbox
+                     WHERE claimed_by IS NOT NULL AND claimed_by != ?2 AND account = ?1))
+             ORDER BY seq",
+        )?;
+        let row = |row: &Row<'_>| Ok((row.get("free")?, pending(row)?));
+        let rows = select.query_map(params![self.state.account(), me], row)?;
+        let is_wanted = |found: &rusqlite::Result<(bool, Pending)>| match found {
+            Ok((is_free, message)) => *is_free || takes(&message.message_id),
+            Err(_) => true,
+        };
+        let found = rows.filter(is_wanted).take(limit).collect::<Result<Vec<_>, _>>()?;
+        let mut update =
+            tx.prepare_cached("UPDATE outbox SET claimed_by = ?2 WHERE message_id = ?1")?;
+        for (_, message) in found.iter().filter(|(is_free, _)| *is_free) {
+            update.execute(params![message.message_id.0, me])?;
+        }
+        Ok(found.into_iter().map(|(_, message)| message).collect())
     }
 
     /// Gives back what this process has claimed and not marked: after a lost line, to begin
@@ -195,10 +283,7 @@ impl Outbox {
     /// # Errors
     /// [`StateError`].
     pub fn release(&self) -> Result<(), StateError> {
-        self.state.write_claims(|tx, me, _| {
-            tx.execute("UPDATE outbox SET claimed_by = NULL WHERE claimed_by = ?1", [me])?;
-            Ok(())
-        })
+        self.state.write_claims(|tx, me, _| release_all(tx, me))
     }
 
     /// Notes that a message is on the server's disk; see [`Self::mark_recorded_many`].
@@ -218,19 +303,25 @@ impl Outbox {
     /// [`StateError::Conflict`] and [`StateError::AckChanged`] are tamper evidence; nothing is
     /// noted then, nor at any other [`StateError`].
     pub fn mark_recorded_many(&self, acks: &[(MessageId, Ack)]) -> Result<(), StateError> {
-        self.state.write(|tx| {
-            for (message_id, ack) in acks {
-                let known = Known {
-                    conversation: ack.conversation,
-                    n: ack.n,
-                    link: ack.link,
-                    time_ms: ack.time_ms,
-                };
-                receipts::keep_own(tx, self.state.server(), &known)?;
-                record(tx, self.state.account(), message_id, ack)?;
-            }
-            Ok(())
-        })
+        self.state.write(|tx| self.note_recorded(tx, acks))
+    }
+
+    fn note_recorded(
+        &self,
+        tx: &Transaction<'_>,
+        acks: &[(MessageId, Ack)],
+    ) -> Result<(), StateError> {
+        for (message_id, ack) in acks {
+            let known = Known {
+                conversation: ack.conversation,
+                n: ack.n,
+                link: ack.link,
+                time_ms: ack.time_ms,
+            };
+            receipts::keep_own(tx, self.state.server(), &known)?;
+            record(tx, self.state.account(), message_id, ack)?;
+        }
+        Ok(())
     }
 
     /// Notes that the server will not record a message. It is kept, to be shown and
@@ -239,14 +330,22 @@ impl Outbox {
     /// # Errors
     /// [`StateError`].
     pub fn mark_refused(&self, message_id: &MessageId, why: Why) -> Result<(), StateError> {
-        self.state.write(|tx| {
-            tx.execute(
-                "UPDATE outbox SET state = ?3, why = ?4, claimed_by = NULL
-                 WHERE account = ?1 AND message_id = ?2 AND state = 0",
-                params![self.state.account(), message_id.0, REFUSED, why as i32],
-            )?;
-            Ok(())
-        })
+        self.state.write(|tx| self.note_refused(tx, &[(*message_id, why)]))
+    }
+
+    fn note_refused(
+        &self,
+        tx: &Transaction<'_>,
+        refused: &[(MessageId, Why)],
+    ) -> Result<(), StateError> {
+        let mut update = tx.prepare_cached(
+            "UPDATE outbox SET state = ?3, why = ?4, claimed_by = NULL
+             WHERE account = ?1 AND message_id = ?2 AND state = 0",
+        )?;
+        for (message_id, why) in refused {
+            update.execute(params![self.state.account(), message_id.0, REFUSED, *why as i32])?;
+        }
+        Ok(())
     }
 
     /// What became of a message; `None` where it is not known, or recorded and forgotten.
@@ -345,6 +444,11 @@ fn check(target: &str, body: &[u8]) -> Result<(), StateError> {
     if body.len() > MAX_TEXT {
         return Err(StateError::TooLarge { got: body.len(), max: MAX_TEXT });
     }
+    Ok(())
+}
+
+fn release_all(tx: &Transaction<'_>, me: &str) -> Result<(), StateError> {
+    tx.execute("UPDATE outbox SET claimed_by = NULL WHERE claimed_by = ?1", [me])?;
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! The database of one profile, `state/NAME/state.db`: what the outbox and the receipts share.
 //!
 //! SQLite in WAL mode with `synchronous=FULL`, mode 0600, so what a call has written when it
-//! returns survives a kill and a power cut. One file for both, because the ack of a message and
+//! returns survives a kill and a power cut. The WAL stays when a process ends, so a command pays one
+//! sync for each of its transactions and none for making, moving and removing a WAL. One file for both, because the ack of a message and
 //! its receipt belong into one transaction. Several processes may have it open; within one
 //! process all handles share one connection. Every call blocks: from async code, call it on a
 //! thread that may.
@@ -11,10 +12,12 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi, params};
 use rusqlite_migration::{M, Migrations, SchemaVersion};
 use thiserror::Error;
@@ -141,6 +144,8 @@ struct Shared {
     profile: Name,
     server: i64,
     account: i64,
+    /// This process has a session, or is about to, on which the outbox is sent.
+    sends_now: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -188,7 +193,16 @@ impl State {
         tx.commit()?;
         let inner = Mutex::new(Inner { conn, claimer: None });
         let (home, profile) = (home.clone(), profile.clone());
-        Ok(Self { shared: Arc::new(Shared { home, profile, server, account, inner }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                home,
+                profile,
+                server,
+                account,
+                sends_now: AtomicBool::new(false),
+                inner,
+            }),
+        })
     }
 
     /// The messages on their way out.
@@ -216,6 +230,16 @@ impl State {
     /// [`StateError`].
     pub fn changes(&self) -> Result<i64, StateError> {
         Ok(self.lock().conn.query_row("PRAGMA data_version", [], |row| row.get(0))?)
+    }
+
+    /// Whether this process sends the messages that it enqueues now, and so claims them at once.
+    /// Without a session another process may send them first.
+    pub(crate) fn sends_now(&self) -> bool {
+        self.shared.sends_now.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_sends_now(&self, sends_now: bool) {
+        self.shared.sends_now.store(sends_now, Ordering::Relaxed);
     }
 
     pub(crate) fn server(&self) -> i64 {
@@ -292,7 +316,9 @@ fn connect(path: &Path) -> Result<Connection, StateError> {
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "foreign_keys", true)?;
     conn.pragma_update(None, "trusted_schema", false)?;
-    // Texts that were recorded leave no trace in free pages.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // Texts that were recorded leave no trace in free pages of the database. In the WAL they stay
+    // until it is used again from its start, after 4 MiB.
     conn.pragma_update(None, "secure_delete", true)?;
     migrations.to_latest(&mut conn).map_err(database)?;
     Ok(conn)

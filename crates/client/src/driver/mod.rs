@@ -167,6 +167,8 @@ pub(crate) fn start(
 impl Driver {
     async fn run(mut self) {
         let stop = self.live().await;
+        self.sending.line_ended();
+        self.sending.settle(&self.jobs, false);
         // What the server has acknowledged is noted before anybody is told that we are done.
         while let Some(done) = self.jobs.next().await {
             if self.take_done(done).is_err() {
@@ -219,7 +221,11 @@ impl Driver {
                     good = std::mem::take(&mut self.moved) || began.elapsed() > GOOD_LINE;
                     error
                 }
-                Err(Stop::Failed(error)) => error,
+                Err(Stop::Failed(error)) => {
+                    self.sending.line_ended();
+                    self.sending.settle(&self.jobs, false);
+                    error
+                }
                 Err(stop) => return stop,
             };
             if !error.is_passing() || !self.options.reconnect {

@@ -16,7 +16,7 @@ use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
 use super::{Asker, Done};
 use crate::client::blocking;
 use crate::error::{ClientError, Refusal};
-use crate::outbox::{Ack, Pending};
+use crate::outbox::{Ack, Claim, Pending, Settle};
 use crate::state::State;
 
 /// Messages claimed and not yet settled. Less than the server's limit of 1024; more than the
@@ -71,6 +71,7 @@ pub(super) struct Settled {
 
 impl Sending {
     pub(super) fn new(state: State, enabled: bool) -> Self {
+        state.set_sends_now(enabled);
         Self {
             state,
             enabled,
@@ -93,13 +94,16 @@ impl Sending {
     }
 
     pub(super) fn line_began(&mut self, info: &proto::ServerInfo) {
+        self.state.set_sends_now(self.enabled);
         let most = usize::try_from(info.max_in_flight).unwrap_or(WINDOW);
         self.window = most.clamp(1, WINDOW);
         self.hold = None;
         self.want = true;
     }
 
+    /// The line is lost or could not be made: other processes may be luckier.
     pub(super) fn line_ended(&mut self) {
+        self.state.set_sends_now(false);
         self.begin_again();
         self.in_flight.clear();
         self.targets.clear();
@@ -256,29 +260,29 @@ impl Sending {
         let recorded = std::mem::take(&mut self.recorded);
         let refused = std::mem::take(&mut self.refused);
         let (state, before) = (self.state.clone(), self.changes);
+        let held = self.held_messages();
         let work = move || {
-            let outbox = state.outbox();
-            if !recorded.is_empty() {
-                outbox.mark_recorded_many(&recorded)?;
+            let changes = if claim > 0 { Some(state.changes()?) } else { before };
+            let claims = claim > 0 && (sure || changes != before);
+            let mut claimed = Vec::new();
+            if claims || release || !recorded.is_empty() || !refused.is_empty() {
+                claimed = state.outbox().settle(&Settle {
+                    recorded: &recorded,
+                    refused: &refused,
+                    release,
+                    claim: claims.then_some(Claim { limit: claim, held }),
+                })?;
             }
-            for (message_id, why) in &refused {
-                outbox.mark_refused(message_id, *why)?;
-            }
-            if release {
-                outbox.release()?;
-            }
-            let mut settled =
-                Settled { recorded, refused, claimed: Vec::new(), filled: false, changes: before };
-            if claim > 0 {
-                settled.changes = Some(state.changes()?);
-                if sure || settled.changes != before {
-                    settled.claimed = outbox.claim(claim)?;
-                    settled.filled = settled.claimed.len() == claim;
-                }
-            }
-            Ok(settled)
+            let filled = claims && claimed.len() == claim;
+            Ok(Settled { recorded, refused, claimed, filled, changes })
         };
         jobs.push(Box::pin(async move { Done::Settled(blocking(work).await) }));
+    }
+
+    /// The claimed messages in memory.
+    fn held_messages(&self) -> HashSet<MessageId> {
+        let queued = self.queues.values().flatten().map(|message| message.message_id);
+        self.in_flight.iter().copied().chain(queued).collect()
     }
 
     /// A thread has settled.
