@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{
@@ -306,15 +307,14 @@ impl Client {
         &self,
         joinable: bool,
     ) -> Result<Vec<proto::Conversation>, ClientError> {
-        let mut all: Vec<proto::Conversation> = Vec::new();
+        let mut all =
+            Listing::new("conversations", |conversation: &proto::Conversation| conversation.id);
         loop {
-            let after = all.last().map_or(0, |c| c.id);
+            let after = all.last().unwrap_or(0);
             let list = proto::ListConversations { joinable, after };
             match self.request(Op::ListConversations(list)).await? {
                 Answered::Conversations(some) => {
-                    let more = some.more && !some.conversations.is_empty();
-                    all.extend(some.conversations);
-                    if !more {
+                    if let Some(all) = all.add(some.conversations, some.more)? {
                         return Ok(all);
                     }
                 }
@@ -389,15 +389,13 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn members(&self, conversation: ConversationId) -> Result<Vec<String>, ClientError> {
-        let mut all: Vec<String> = Vec::new();
+        let mut all = Listing::new("members", String::clone);
         loop {
-            let after = all.last().cloned().unwrap_or_default();
+            let after = all.last().unwrap_or_default();
             let list = proto::ListMembers { conversation, after };
             match self.request(Op::ListMembers(list)).await? {
                 Answered::Members(some) => {
-                    let more = some.more && !some.users.is_empty();
-                    all.extend(some.users);
-                    if !more {
+                    if let Some(all) = all.add(some.users, some.more)? {
                         return Ok(all);
                     }
                 }
@@ -427,6 +425,19 @@ impl Client {
         after: u64,
         limit: u32,
     ) -> Result<Page, ClientError> {
+        self.read_page(conversation, after, limit).await?.whole()
+    }
+
+    /// [`Self::read`] that returns the good entries and the faults of the others.
+    ///
+    /// # Errors
+    /// [`ClientError`] where nothing could be read.
+    pub async fn read_page(
+        &self,
+        conversation: ConversationId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Page, ClientError> {
         self.read_as(proto::Read { conversation, after, limit, links: false }).await
     }
 
@@ -438,7 +449,7 @@ impl Client {
         after: u64,
         limit: u32,
     ) -> Result<Page, ClientError> {
-        self.read_as(proto::Read { conversation, after, limit, links: true }).await
+        self.read_as(proto::Read { conversation, after, limit, links: true }).await?.whole()
     }
 
     async fn read_as(&self, read: proto::Read) -> Result<Page, ClientError> {
@@ -464,23 +475,36 @@ impl Client {
     }
 
     /// Entries that contain all words of `text`, newest first, with numbers below `before`
-    /// (0: all). They have gaps, so their links cannot be checked.
+    /// (0: all). They have gaps, so their links cannot be checked. Those that cannot be shown are
+    /// among the faults.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`]; [`ClientError::BadList`] where the numbers do not fall.
     pub async fn search(
         &self,
         conversation: ConversationId,
         text: &str,
         before: u64,
         limit: u32,
-    ) -> Result<Vec<Entry>, ClientError> {
+    ) -> Result<(Vec<Entry>, Vec<ClientError>), ClientError> {
         let text = text.to_owned();
         let search = proto::Search { conversation, text, before, limit };
-        match self.request(Op::Search(search)).await? {
-            Answered::Page(page) => page.entries.iter().map(record::unchecked).collect(),
-            _ => Err(unexpected()),
+        let Answered::Page(page) = self.request(Op::Search(search)).await? else {
+            return Err(unexpected());
+        };
+        let (mut entries, mut faults) = (Vec::new(), Vec::new());
+        let mut below = if before == 0 { u64::MAX } else { before };
+        for entry in &page.entries {
+            if entry.n >= below {
+                return Err(ClientError::BadList("search results"));
+            }
+            below = entry.n;
+            match record::unchecked(conversation, entry) {
+                Ok(entry) => entries.push(entry),
+                Err(fault) => faults.push(fault),
+            }
         }
+        Ok((entries, faults))
     }
 
     // ---- people
@@ -491,15 +515,13 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn people(&self, watch: bool) -> Result<Vec<proto::Person>, ClientError> {
-        let mut all: Vec<proto::Person> = Vec::new();
+        let mut all = Listing::new("people", |person: &proto::Person| person.user.clone());
         loop {
-            let after = all.last().map(|p| p.user.clone()).unwrap_or_default();
+            let after = all.last().unwrap_or_default();
             let list = proto::ListPeople { after, watch };
             match self.request(Op::ListPeople(list)).await? {
                 Answered::People(some) => {
-                    let more = some.more && !some.people.is_empty();
-                    all.extend(some.people);
-                    if !more {
+                    if let Some(all) = all.add(some.people, some.more)? {
                         return Ok(all);
                     }
                 }
@@ -610,15 +632,13 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn classic_keys(&self) -> Result<Vec<proto::ClassicKey>, ClientError> {
-        let mut all: Vec<proto::ClassicKey> = Vec::new();
+        let mut all = Listing::new("keys", |key: &proto::ClassicKey| key.name.clone());
         loop {
-            let after = all.last().map(|key| key.name.clone()).unwrap_or_default();
+            let after = all.last().unwrap_or_default();
             let list = proto::ListClassicKeys { after };
             match self.request(Op::ListClassicKeys(list)).await? {
                 Answered::ClassicKeys(some) => {
-                    let more = some.more && !some.keys.is_empty();
-                    all.extend(some.keys);
-                    if !more {
+                    if let Some(all) = all.add(some.keys, some.more)? {
                         return Ok(all);
                     }
                 }
@@ -648,6 +668,46 @@ impl Client {
             Answered::Done(_) => Ok(()),
             _ => Err(unexpected()),
         }
+    }
+}
+
+/// Items of one list at most: ten times what a large server has.
+pub(crate) const MOST_LISTED: usize = 200_000;
+/// Bytes of one list at most, as they come.
+const LISTED_BYTES: usize = 32 * 1024 * 1024;
+
+/// A list that comes in pages. A server whose pages do not rise, or never end, is not followed.
+struct Listing<T, K> {
+    what: &'static str,
+    key: fn(&T) -> K,
+    all: Vec<T>,
+    bytes: usize,
+}
+
+impl<T: Message, K: Ord + Default> Listing<T, K> {
+    fn new(what: &'static str, key: fn(&T) -> K) -> Self {
+        Self { what, key, all: Vec::new(), bytes: 0 }
+    }
+
+    fn last(&self) -> Option<K> {
+        self.all.last().map(self.key)
+    }
+
+    /// Adds a page; all of them, with the last.
+    fn add(&mut self, page: Vec<T>, more: bool) -> Result<Option<Vec<T>>, ClientError> {
+        let more = more && !page.is_empty();
+        let mut last = self.last().unwrap_or_default();
+        for item in page {
+            let key = (self.key)(&item);
+            self.bytes = self.bytes.saturating_add(item.encoded_len());
+            let is_over = self.all.len() >= MOST_LISTED || self.bytes > LISTED_BYTES;
+            if key <= last || is_over {
+                return Err(ClientError::BadList(self.what));
+            }
+            last = key;
+            self.all.push(item);
+        }
+        Ok((!more).then(|| std::mem::take(&mut self.all)))
     }
 }
 

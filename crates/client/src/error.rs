@@ -155,6 +155,19 @@ pub enum ClientError {
         /// The entry.
         n: u64,
     },
+    /// An entry that no honest server records.
+    #[error("entry {n} of conversation {conversation} cannot be shown: {what}")]
+    BadEntry {
+        /// Which conversation.
+        conversation: ConversationId,
+        /// The entry.
+        n: u64,
+        /// The fault.
+        what: &'static str,
+    },
+    /// A list that has no end, or whose pages are out of order.
+    #[error("the server's list of {0} is out of order or has no end")]
+    BadList(&'static str),
     /// The server does not keep to the protocol.
     #[error("the server does not keep to the protocol: {0}")]
     Protocol(&'static str),
@@ -178,7 +191,13 @@ impl ClientError {
             | Self::Outdated(_)
             | Self::Failed(_)
             | Self::Closed => Blame::Here,
-            Self::State(StateError::Conflict { .. } | StateError::AckChanged { .. })
+            Self::State(
+                StateError::Conflict { .. }
+                | StateError::AckChanged { .. }
+                | StateError::OutOfRange { .. },
+            )
+            | Self::BadEntry { .. }
+            | Self::BadList(_)
             | Self::Refused(Refusal { why: Why::Damaged | Why::Hash, .. })
             | Self::Tampered(_)
             | Self::Missing { .. }

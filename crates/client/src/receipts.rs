@@ -14,7 +14,7 @@
 use std::ops::RangeInclusive;
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
-use twinlock_core::id::{ConversationId, Link};
+use twinlock_core::id::{ConversationId, Link, ServerKey};
 
 use crate::state::{State, StateError, int, uint};
 
@@ -60,6 +60,11 @@ pub struct Receipts {
 impl Receipts {
     pub(crate) fn new(state: State) -> Self {
         Self { state }
+    }
+
+    /// The server key in a conversation's `link_0`.
+    pub(crate) fn origin(&self, conversation: ConversationId) -> ServerKey {
+        self.state.origin(conversation)
     }
 
     /// The entry with the highest number whose link is known.

@@ -26,8 +26,39 @@ pub struct Page {
     pub link_after: Link,
     /// The newest number of the conversation.
     pub head: u64,
-    /// Ascending, without gaps.
+    /// Ascending, without gaps but those that are in [`Self::faults`].
     pub entries: Vec<Entry>,
+    /// Entries that are not what they were, or that no honest server records.
+    pub faults: Vec<ClientError>,
+    /// The number of the last entry that was looked at; `after` for none.
+    pub upto: u64,
+}
+
+/// Entries that were checked.
+pub(crate) struct Advanced {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) faults: Vec<ClientError>,
+    /// How many entries stand before the first fault.
+    pub(crate) good: usize,
+    upto: u64,
+}
+
+/// The latest time that can be shown, ms since 1970 UTC: the year 9999.
+const LATEST: u64 = 253_402_207_200_999;
+/// Faults of one page beyond which it is not read on.
+const MOST_FAULTS: usize = 16;
+
+impl Page {
+    /// The page, unless there is a fault in it.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub fn whole(self) -> Result<Self, ClientError> {
+        match self.faults.first() {
+            Some(fault) => Err(fault.clone()),
+            None => Ok(self),
+        }
+    }
 }
 
 /// Begins reading after entry `after`, whose link the server says is `link`.
@@ -41,6 +72,9 @@ pub(crate) fn begin(
     link: &[u8],
 ) -> Result<Position, ClientError> {
     let link = Link::from_slice(link).ok_or(ClientError::Protocol("length of a link"))?;
+    if after == 0 && link != chain::link_0(&receipts.origin(conversation), conversation) {
+        return Err(Broken::Link { conversation, n: 0 }.into());
+    }
     if after > 0
         && let Some(known) = receipts.within(conversation, after..=after)?.first()
         && known.link != link
@@ -51,33 +85,53 @@ pub(crate) fn begin(
 }
 
 /// Checks entries that follow on a position, and remembers the newest link. The position moves
-/// past the good ones.
+/// past them. With a fault nothing is remembered and the position stays.
+///
+/// After an entry with a fault checking continues if its link is known; otherwise it stops there, and
+/// the next read gets its link from the server.
 ///
 /// # Errors
-/// [`ClientError`]; nothing is remembered then.
+/// [`ClientError`] of this profile's state.
 pub(crate) fn advance(
     receipts: &Receipts,
     conversation: ConversationId,
     position: &mut Position,
     entries: &[proto::Entry],
-) -> Result<Vec<Entry>, ClientError> {
+) -> Result<Advanced, ClientError> {
+    let mut advanced =
+        Advanced { entries: Vec::new(), faults: Vec::new(), good: 0, upto: position.n() };
     let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
-        return Ok(Vec::new());
+        return Ok(advanced);
     };
-    if last.n < first.n {
-        return Err(ClientError::Protocol("entries out of order"));
-    }
-    let known = receipts.within(conversation, first.n..=last.n)?;
+    let known = receipts.within(conversation, first.n..=last.n.max(first.n))?;
     let known: BTreeMap<u64, Link> = known.into_iter().map(|k| (k.n, k.link)).collect();
-    let mut checked = Vec::with_capacity(entries.len());
     let mut moved = position.clone();
     for entry in entries {
-        checked.push(check(conversation, &mut moved, entry, known.get(&entry.n))?);
+        let link = known.get(&entry.n);
+        advanced.upto = advanced.upto.saturating_add(1);
+        match check(conversation, &mut moved, entry, link) {
+            Ok(read) => advanced.entries.push(read),
+            Err(fault) => {
+                if advanced.faults.is_empty() {
+                    advanced.good = advanced.entries.len();
+                }
+                advanced.faults.push(fault);
+                let is_next = entry.n == moved.n().saturating_add(1);
+                let Some(link) = link.copied().filter(|_| is_next) else { break };
+                if advanced.faults.len() == MOST_FAULTS {
+                    break;
+                }
+                moved = Position::new(conversation, entry.n, link);
+            }
+        }
     }
-    let last = Known { conversation, n: moved.n(), link: *moved.link(), time_ms: last.time_ms };
-    receipts.remember(&Seen { last, after: position.n() })?;
-    *position = moved;
-    Ok(checked)
+    if advanced.faults.is_empty() {
+        advanced.good = advanced.entries.len();
+        let last = Known { conversation, n: moved.n(), link: *moved.link(), time_ms: last.time_ms };
+        receipts.remember(&Seen { last, after: position.n() })?;
+        *position = moved;
+    }
+    Ok(advanced)
 }
 
 /// The newest entry that is known now: what an answer to a question that is asked from now on
@@ -119,8 +173,9 @@ pub(crate) fn check_page(
     check_head(conversation, page.head, known)?;
     let mut position = begin(receipts, conversation, after, &page.link_after)?;
     let link_after = *position.link();
-    let entries = advance(receipts, conversation, &mut position, &page.entries)?;
-    Ok(Page { link_after, head: page.head, entries })
+    let Advanced { entries, faults, upto, .. } =
+        advance(receipts, conversation, &mut position, &page.entries)?;
+    Ok(Page { link_after, head: page.head, entries, faults, upto })
 }
 
 fn check(
@@ -129,7 +184,7 @@ fn check(
     entry: &proto::Entry,
     known: Option<&Link>,
 ) -> Result<Entry, ClientError> {
-    let mut read = unchecked(entry)?;
+    let mut read = unchecked(conversation, entry)?;
     let unlike = Broken::Link { conversation, n: entry.n };
     let commit = match content(entry).ok_or(unlike)? {
         Content::Body(salt) => chain::commit(&salt, &entry.body),
@@ -147,15 +202,28 @@ fn check(
     let stored = Link::from_slice(&entry.link);
     let link = position.advance(&linked, known.or(stored.as_ref()))?;
     if stored.is_some_and(|stored| stored != link) {
-        return Err(Broken::Link { conversation, n: entry.n }.into());
+        return Err(unlike.into());
     }
     read.link = Some(link);
     Ok(read)
 }
 
-/// An entry as it came.
-pub(crate) fn unchecked(entry: &proto::Entry) -> Result<Entry, ClientError> {
-    let malformed = || ClientError::Protocol("an entry that cannot be read");
+/// An entry as it came, if it can be shown.
+///
+/// # Errors
+/// [`ClientError::BadEntry`].
+pub(crate) fn unchecked(
+    conversation: ConversationId,
+    entry: &proto::Entry,
+) -> Result<Entry, ClientError> {
+    let bad = |what| ClientError::BadEntry { conversation, n: entry.n, what };
+    let malformed = || bad("its kind or its message id is none");
+    if entry.time_ms > LATEST {
+        return Err(bad("its time is after the year 9999"));
+    }
+    if i64::try_from(entry.n).is_err() {
+        return Err(bad("it has no number that an entry can have"));
+    }
     let kind = Kind(u8::try_from(entry.kind).map_err(|_| malformed())?);
     let (text, file) = match content(entry) {
         Some(Content::Body(_)) if kind == Kind::FILE => (None, file(&entry.body)),
@@ -220,7 +288,7 @@ impl Audited {
         match self.fault.as_ref()? {
             ClientError::Tampered(broken) => Some(broken.at()),
             ClientError::Truncated { head, .. } => Some(head + 1),
-            ClientError::Missing { n, .. } => Some(*n),
+            ClientError::Missing { n, .. } | ClientError::BadEntry { n, .. } => Some(*n),
             ClientError::State(StateError::Conflict { n, .. }) => Some(*n),
             _ => None,
         }
@@ -366,7 +434,7 @@ mod tests {
         let good = entry(1, "yes");
         let mut position = start.clone();
         let checked = advance(&receipts, 1, &mut position, std::slice::from_ref(&good)).unwrap();
-        let link = checked.first().unwrap().link.unwrap();
+        let link = checked.entries.first().unwrap().link.unwrap();
         let genuine = chain::commit(&Salt([7; 16]), b"yes");
         let commit = bytes::Bytes::copy_from_slice(&genuine.0);
         let erased = proto::Entry {

@@ -10,6 +10,7 @@
 //! Everything is kept by account (server key and user): a profile that is replaced finds an
 //! empty outbox, and what was written for the other server is neither sent nor lost.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,7 @@ use rusqlite_migration::{M, Migrations, SchemaVersion};
 use thiserror::Error;
 use twinlock_core::id::{ConversationId, Link, MessageId, Name, ServerKey};
 
+use crate::client::MOST_LISTED;
 use crate::disk;
 use crate::home::{DiskError, Home};
 use crate::outbox::Outbox;
@@ -146,6 +148,10 @@ struct Shared {
     account: i64,
     /// This process has a session, or is about to, on which the outbox is sent.
     sends_now: AtomicBool,
+    /// The server's key now.
+    server_key: ServerKey,
+    /// The keys in the first links of conversations, as the server names them.
+    origins: Mutex<BTreeMap<ConversationId, ServerKey>>,
     inner: Mutex<Inner>,
 }
 
@@ -200,6 +206,8 @@ impl State {
                 server,
                 account,
                 sends_now: AtomicBool::new(false),
+                server_key: *server_key,
+                origins: Mutex::default(),
                 inner,
             }),
         })
@@ -240,6 +248,22 @@ impl State {
 
     pub(crate) fn set_sends_now(&self, sends_now: bool) {
         self.shared.sends_now.store(sends_now, Ordering::Relaxed);
+    }
+
+    /// Keeps which key is in the first link of a conversation. `false`: there are too many.
+    pub(crate) fn learn_origin(&self, conversation: ConversationId, key: ServerKey) -> bool {
+        let mut origins = self.shared.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        if origins.len() >= MOST_LISTED && !origins.contains_key(&conversation) {
+            return false;
+        }
+        origins.insert(conversation, key);
+        true
+    }
+
+    /// The key in the first link of a conversation: as the server named it, else its present one.
+    pub(crate) fn origin(&self, conversation: ConversationId) -> ServerKey {
+        let origins = self.shared.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        origins.get(&conversation).copied().unwrap_or(self.shared.server_key)
     }
 
     pub(crate) fn server(&self) -> i64 {

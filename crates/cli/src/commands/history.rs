@@ -1,7 +1,7 @@
 //! `history`: reads the record, oldest first, with its links checked.
 
-use twinlock_client::Client;
 use twinlock_client::client::Entry;
+use twinlock_client::{Client, ClientError};
 use twinlock_core::id::ConversationId;
 
 use crate::args::History;
@@ -11,6 +11,8 @@ use crate::open::Context;
 
 /// Entries asked for at once; the server gives as many as fit a frame.
 const PAGE: u64 = 512;
+/// Entries that cannot be shown beyond which no more are read.
+const MOST_FAULTS: usize = 16;
 
 pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
@@ -25,8 +27,12 @@ pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure>
         Ok(())
     };
     match &args.search {
-        Some(text) => search(&client, conversation.id, text, &args, show).await?,
+        Some(text) => {
+            let faults = search(&client, conversation.id, text, &args, show).await?;
+            fails(context, faults)?;
+        }
         None => {
+            let mut faults = Vec::new();
             // Numbers below `before`, the last `limit` of them.
             let end = args.before.map_or(conversation.head, |n| (n - 1).min(conversation.head));
             let mut after = end.saturating_sub(args.limit);
@@ -36,15 +42,31 @@ pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure>
             }
             while after < end {
                 let want = u32::try_from((end - after).min(PAGE)).unwrap_or(u32::MAX);
-                let page = client.read(conversation.id, after, want).await?;
-                let Some(last) = page.entries.last() else { break };
-                after = last.n;
+                let page = client.read_page(conversation.id, after, want).await?;
+                if page.upto <= after {
+                    let (conversation, n) = (conversation.id, after + 1);
+                    return Err(ClientError::Missing { conversation, n }.into());
+                }
+                after = page.upto;
                 page.entries.iter().filter(|entry| entry.n <= end).try_for_each(&show)?;
+                faults.extend(page.faults);
+                if faults.len() >= MOST_FAULTS {
+                    break;
+                }
             }
+            fails(context, faults)?;
         }
     }
     client.close().await;
     Ok(())
+}
+
+/// Names entries that cannot be shown; the command fails with the first of them.
+fn fails(context: &Context, faults: Vec<ClientError>) -> Result<(), Failure> {
+    let mut faults = faults.into_iter().map(Failure::from);
+    let Some(first) = faults.next() else { return Ok(()) };
+    faults.for_each(|fault| context.out.failure(&fault));
+    Err(first)
 }
 
 async fn search(
@@ -53,21 +75,27 @@ async fn search(
     text: &str,
     args: &History,
     show: impl Fn(&Entry) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+) -> Result<Vec<ClientError>, Failure> {
     let mut before = args.before.unwrap_or(0);
     let mut left = args.limit;
-    while left > 0 {
+    let mut all_faults = Vec::new();
+    while left > 0 && all_faults.len() < MOST_FAULTS {
         let want = u32::try_from(left.min(PAGE)).unwrap_or(u32::MAX);
-        let found = client.search(conversation, text, before, want).await?;
-        let Some(last) = found.last() else { return Ok(()) };
-        before = last.n;
+        let (found, faults) = client.search(conversation, text, before, want).await?;
+        let bad = faults.iter().filter_map(|fault| match fault {
+            ClientError::BadEntry { n, .. } => Some(*n),
+            _ => None,
+        });
+        let Some(last) = found.iter().map(|entry| entry.n).chain(bad).min() else { break };
+        before = last;
+        all_faults.extend(faults);
         for entry in found.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
             show(entry)?;
             left -= 1;
         }
         if before <= 1 {
-            return Ok(());
+            break;
         }
     }
-    Ok(())
+    Ok(all_faults)
 }

@@ -86,6 +86,8 @@ enum Step {
 pub(super) struct Checked {
     positions: BTreeMap<ConversationId, Position>,
     steps: Vec<CheckedStep>,
+    /// What ended it.
+    pub(super) fault: Option<ClientError>,
 }
 
 enum CheckedStep {
@@ -345,10 +347,17 @@ fn check(
                 let position = positions
                     .get_mut(&conversation)
                     .ok_or(ClientError::Protocol("entries before the answer to a follow"))?;
-                let entries = record::advance(receipts, conversation, position, &entries)?;
+                let advanced = record::advance(receipts, conversation, position, &entries)?;
+                let (mut entries, mut faults) = (advanced.entries, advanced.faults);
+                // Entries before the first fault are good; checking ends there.
+                entries.truncate(advanced.good);
                 checked.push(CheckedStep::Entries { conversation, entries, generation });
+                if !faults.is_empty() {
+                    let fault = Some(faults.swap_remove(0));
+                    return Ok(Checked { positions, steps: checked, fault });
+                }
             }
         }
     }
-    Ok(Checked { positions, steps: checked })
+    Ok(Checked { positions, steps: checked, fault: None })
 }

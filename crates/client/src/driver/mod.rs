@@ -365,8 +365,13 @@ impl Driver {
                 self.sending.settle(&self.jobs, self.connected);
             }
             Done::Checked(checked) => {
-                let events = self.follows.checked(checked?);
+                let mut checked = checked?;
+                let fault = checked.fault.take();
+                let events = self.follows.checked(checked);
                 self.queue.extend(events);
+                if let Some(fault) = fault {
+                    return Err(fault);
+                }
             }
             Done::Learned(Ok(profile)) => {
                 let (address, timing) = (self.options.address.clone(), self.options.timing.clone());

@@ -109,6 +109,10 @@ impl Sending {
         self.targets.clear();
     }
 
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
     /// This process has put something into the outbox.
     pub(super) fn written(&mut self) {
         self.want = true;

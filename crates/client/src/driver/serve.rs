@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use prost::Message as _;
+use twinlock_core::id::ServerKey;
 use twinlock_core::limits::MAX_BODY;
 use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
@@ -10,10 +11,12 @@ use twinlock_core::session::Event as LineEvent;
 use twinlock_link::line::Line;
 
 use super::{Asker, Driver, put};
-use crate::client::{Event, Facts, Up};
+use crate::client::{Event, Facts, MOST_LISTED, Up};
 use crate::dial::Stream;
 use crate::error::{ClientError, Refusal, closed};
 
+/// Events that wait for a consumer: about one for each person and conversation.
+const MOST_EVENTS: usize = MOST_LISTED;
 /// Requests on the line without an answer, appends aside.
 const ASKED: usize = 128;
 /// Bytes sealed and not yet written beyond which nothing more is sealed.
@@ -147,6 +150,9 @@ impl Driver {
     }
 
     fn take_item(&mut self, serving: &mut Serving, item: proto::Item) -> Result<(), ClientError> {
+        if self.queue.len() >= MOST_EVENTS {
+            return Err(ClientError::BadList("changes"));
+        }
         match item.what {
             Some(What::Answer(answer)) => self.take_answer(serving, answer)?,
             Some(What::Entries(entries)) => {
@@ -157,6 +163,7 @@ impl Driver {
                 put(&mut self.queue, Event::Presence { user, online });
             }
             Some(What::Conversation(conversation)) => {
+                self.learn_origins(std::slice::from_ref(&conversation))?;
                 if !conversation.joined {
                     self.follows.end(conversation.id);
                     self.note_left(conversation.id);
@@ -187,6 +194,11 @@ impl Driver {
             Some(answered) => Ok(answered),
             None => return Err(ClientError::Protocol("an answer of a kind it was not asked for")),
         };
+        match &result {
+            Ok(Answered::Conversation(one)) => self.learn_origins(std::slice::from_ref(one))?,
+            Ok(Answered::Conversations(some)) => self.learn_origins(&some.conversations)?,
+            _ => {}
+        }
         match serving.answered(answer.id) {
             Some(Asker::Caller(reply)) => {
                 let _gone = reply.send(result.map_err(ClientError::Refused));
@@ -204,6 +216,18 @@ impl Driver {
         }
         if let Some((no, retry)) = self.sending.take_news() {
             put(&mut self.queue, Event::Held { error: ClientError::Refused(no), retry });
+        }
+        Ok(())
+    }
+
+    /// Keeps the keys in first links; what says that a conversation was left names none.
+    fn learn_origins(&self, conversations: &[proto::Conversation]) -> Result<(), ClientError> {
+        for conversation in conversations {
+            if let Some(key) = ServerKey::from_slice(&conversation.server_key)
+                && !self.sending.state().learn_origin(conversation.id, key)
+            {
+                return Err(ClientError::BadList("conversations"));
+            }
         }
         Ok(())
     }

@@ -169,11 +169,16 @@ impl Talk {
         let found = self.ask(self.client.target(&target)).await?;
         let mut after = found.head.saturating_sub(entries);
         while after < found.head {
-            let page = self.ask(self.client.read(found.id, after, 512)).await?;
-            let Some(last) = page.entries.last() else { break };
-            after = last.n;
+            let page = self.ask(self.client.read_page(found.id, after, 512)).await?;
+            if page.upto <= after {
+                break;
+            }
+            after = page.upto;
             for entry in &page.entries {
                 self.screen.print(&human(&self.out, None, entry, &get_here(entry)))?;
+            }
+            if let Some(fault) = page.faults.into_iter().next() {
+                return Err(fault.into());
             }
         }
         Ok(())
