@@ -11,7 +11,7 @@ use twinlock_core::chain::Kind;
 use twinlock_core::id::{MessageId, Sender};
 
 use crate::fold::columns;
-use crate::output::{Output, Style, local_time, rfc3339};
+use crate::output::{Output, Style, json_path, local_time, rfc3339};
 
 /// An entry in JSON. A field that an entry does not have is null: `from` of the server's own
 /// words, `text` of an erased entry, `link` of a search result.
@@ -36,6 +36,9 @@ pub(crate) struct EntryJson<'a> {
 pub(crate) struct FileJson<'a> {
     /// As its sender called it.
     name: &'a str,
+    /// The directories above it there; where there are any.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    dir: &'a str,
     size: u64,
     blake3: String,
     /// Where it was put; of a file that was fetched only.
@@ -45,7 +48,13 @@ pub(crate) struct FileJson<'a> {
 
 impl<'a> FileJson<'a> {
     pub(crate) fn new(name: &'a str, size: u64, hash: &[u8; 32]) -> Self {
-        Self { name, size, blake3: HEXLOWER.encode(hash), path: None }
+        Self { name, dir: "", size, blake3: HEXLOWER.encode(hash), path: None }
+    }
+
+    /// It is below these directories there.
+    pub(crate) fn in_dir(mut self, dir: &'a str) -> Self {
+        self.dir = dir;
+        self
     }
 }
 
@@ -61,10 +70,10 @@ impl<'a> EntryJson<'a> {
             kind: entry.kind.word(),
             id: entry.message_id.to_string(),
             text: entry.text.as_ref().map(|text| text.expose_raw()),
-            file: entry
-                .file
-                .as_ref()
-                .map(|file| FileJson::new(file.name.expose_raw(), file.size, &file.hash)),
+            file: entry.file.as_ref().map(|file| {
+                FileJson::new(file.name.expose_raw(), file.size, &file.hash)
+                    .in_dir(file.path.expose_raw())
+            }),
             link: entry.link.map(|link| link.to_string()),
         }
     }
@@ -72,7 +81,7 @@ impl<'a> EntryJson<'a> {
     /// The file was put there.
     pub(crate) fn saved(mut self, path: Option<&Path>) -> Self {
         if let Some(file) = &mut self.file {
-            file.path = path.map(|path| path.to_string_lossy().into_owned());
+            file.path = path.map(json_path);
         }
         self
     }
@@ -118,6 +127,10 @@ pub(crate) fn human(out: &Output, place: Option<&str>, entry: &Entry, get: &str)
         (Some(text), _) => (text.render(), false),
         (None, Some(file)) => {
             let (name, size) = (file.name.render_line(), HumanBytes(file.size));
+            let name = match file.path.render_line() {
+                dir if dir.is_empty() => name,
+                dir => format!("{dir}/{name}"),
+            };
             (format!("sent a file: {name} ({size}), {get}"), false)
         }
         (None, None) => ("(erased)".to_owned(), true),

@@ -35,6 +35,19 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
+impl Exit {
+    /// Of two that one command ends with, the worse: the higher code, but that what a record or a
+    /// server's identity gives away is worse than anything.
+    pub(crate) fn worse(self, other: Self) -> Self {
+        let rank = |exit: Self| match exit {
+            Self::NotTrusted => 21,
+            Self::Mismatch => 20,
+            exit => exit as u8 % 20,
+        };
+        if rank(other) > rank(self) { other } else { self }
+    }
+}
+
 /// A command that did not do what it was asked.
 #[derive(Debug)]
 pub(crate) struct Failure {

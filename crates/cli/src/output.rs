@@ -4,6 +4,7 @@
 //! it as [`Gone`], and nothing panics.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -154,8 +155,26 @@ fn paint(on: bool, style: Style, text: &str) -> String {
 
 /// A JSON document on one line, harmless to a terminal.
 pub(crate) fn json(value: &impl Serialize) -> String {
-    let json = serde_json::to_string(value).unwrap_or_default();
+    // Every line is an object. Nothing here fails to be one: paths go through `json_path`.
+    let json = serde_json::to_string(value).unwrap_or_else(|_| "{}".to_owned());
     harmless_json(&json).into_owned()
+}
+
+/// A path for JSON, whose strings are Unicode. A UTF-8 path stays as it is. In any other path `\xNN`
+/// is a byte outside UTF-8, with two hexadecimal digits, and `\\` a backslash.
+pub(crate) fn json_path(path: &Path) -> String {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if let Ok(text) = str::from_utf8(bytes) {
+        return text.to_owned();
+    }
+    let mut escaped = String::with_capacity(bytes.len() + 8);
+    for part in bytes.utf8_chunks() {
+        escaped += &part.valid().replace('\\', "\\\\");
+        for byte in part.invalid() {
+            escaped += &format!("\\x{byte:02x}");
+        }
+    }
+    escaped
 }
 
 /// Standard output cannot be written to.
@@ -200,6 +219,14 @@ fn timestamp(time_ms: u64) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_path_escapes_what_is_no_utf8() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let path = |bytes| json_path(Path::new(std::ffi::OsStr::from_bytes(bytes)));
+        assert_eq!(path(b"dir/caf\xc3\xa9 \\x"), "dir/caf\u{e9} \\x");
+        assert_eq!(path(b"dir/caf\xe9\\\xff.txt"), "dir/caf\\xe9\\\\\\xff.txt");
+    }
 
     #[test]
     fn times_are_utc_with_milliseconds() {

@@ -357,7 +357,21 @@ fn what_an_evil_record_names_lands_nowhere_but_where_it_was_wanted() {
     // All of them at once, as somebody gets them who listens.
     let count = (evil.len() + 4).to_string();
     let listen = ["listen", "lobby", "--get", dir, "--since", "all", "--count", &count];
-    stage.ada.run(&listen).exits(0);
+    let ran = stage.ada.run(&listen).exits(8);
+    let first = evil.len() + 2;
+    assert!(
+        ran.err.contains(&format!("short of entry {first} of lobby was not fetched")),
+        "{ran:?}"
+    );
+    let before = names(&into);
+    assert!(["escaped", "f.bin"].iter().all(|name| before.iter().any(|n| n == name)), "{before:?}");
+    // It keeps its place, until it is told to leave the entry out.
+    let next = &listen[..4];
+    stage.ada.run(&[next, &["--count", "1"]].concat()).exits(8);
+    let (out, after) = (first + 2, stage.ada.run(&["send", "lobby", "after"]).exits(0));
+    assert!(after.err.is_empty(), "{after:?}");
+    let since = [next, &["--since", &out.to_string(), "--count", "1"]].concat();
+    assert!(stage.ada.run(&since).exits(0).out.contains("after"));
     assert!(names(&into).iter().all(|name| !name.starts_with('.')), "{:?}", names(&into));
     for above in [into.parent().unwrap(), &stage.host.root().join("deep")] {
         assert_eq!(names(above).len(), 1, "nothing beside it");

@@ -153,7 +153,9 @@ fn many_files_and_a_large_one_go_up_and_down_and_no_end_needs_much_memory() {
         let dir = from.join(format!("{}/{}", at % 7, at % 70));
         fs::create_dir_all(&dir).unwrap();
         let name = format!("f{at:05}.bin");
-        hashes.insert(name.clone(), write(&dir.join(name), size, &mut chance));
+        let path = dir.join(name);
+        let hash = write(&path, size, &mut chance);
+        hashes.insert(path.strip_prefix(stage.host.root()).unwrap().to_owned(), hash);
     }
     let put = ["put", "-r", from.to_str().unwrap(), "lobby", "--quiet"];
     stage.run(&format!("{files} files up"), bytes, &put);
@@ -163,10 +165,17 @@ fn many_files_and_a_large_one_go_up_and_down_and_no_end_needs_much_memory() {
     let heard = stage.run(&format!("{files} files down"), bytes, &get);
     assert_eq!(heard.out.lines().count() as u64, files);
     let mut got = BTreeMap::new();
-    for entry in fs::read_dir(&into).unwrap() {
-        let entry = entry.unwrap();
-        got.insert(entry.file_name().into_string().unwrap(), hash_of(&entry.path()));
-        fs::remove_file(entry.path()).unwrap();
+    let mut dirs = vec![into.clone()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                got.insert(path.strip_prefix(&into).unwrap().to_owned(), hash_of(&path));
+                fs::remove_file(path).unwrap();
+            }
+        }
     }
     assert!(got == hashes, "{} of {files} came as they were sent", got.len());
 

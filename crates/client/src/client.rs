@@ -178,6 +178,9 @@ pub struct Entry {
 pub struct FileEntry {
     /// As its sender called it; see [`crate::transfer::name::harmless`].
     pub name: Untrusted,
+    /// The directories above it as its sender named them, `/` between them; empty: none. See
+    /// [`crate::transfer::name::below`].
+    pub path: Untrusted,
     /// Bytes.
     pub size: u64,
     /// Permission bits, at most 0777; 0: not known.

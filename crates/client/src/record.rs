@@ -245,9 +245,10 @@ pub(crate) fn unchecked(
 /// The body of a file's entry. One that no server of this version writes is none.
 fn file(body: &[u8]) -> Option<FileEntry> {
     let proto::FileBody { file, hash } = proto::FileBody::decode(body).ok()?;
-    let proto::FileMeta { name, size, mode, modified_ms, .. } = file?;
+    let proto::FileMeta { name, size, mode, modified_ms, path, .. } = file?;
     let hash = <[u8; 32]>::try_from(hash.as_ref()).ok()?;
-    Some(FileEntry { name: Untrusted::new(name), size, mode: mode & 0o777, modified_ms, hash })
+    let (name, path) = (Untrusted::new(name), Untrusted::new(path));
+    Some(FileEntry { name, path, size, mode: mode & 0o777, modified_ms, hash })
 }
 
 enum Content {

@@ -69,7 +69,8 @@ async fn entries(person: &Person) -> Vec<Entry> {
 fn get(entry: &Entry, dir: &Path) -> Get {
     let file = entry.file.clone().unwrap();
     let name = name::harmless(file.name.expose_raw()).into();
-    let place = Place { dir: PathBuf::from(dir), name, force: false, keep_mode: false };
+    let (dir, below) = (PathBuf::from(dir), Vec::new());
+    let place = Place { dir, below, name, force: false, keep_mode: false };
     Get { conversation: LOBBY, n: entry.n, file, own: true, into: Into::Place(place) }
 }
 

@@ -172,6 +172,12 @@ async fn what_no_file_can_be_is_refused_at_the_offer() {
     for name in ["", ".", "..", "a/b", "/etc/passwd", "../x", "a\0b", "a\nb", "\u{1b}[2J", &long] {
         assert_eq!(ada.offer(put(random(), name, 1)).await, Err(Why::NameBad), "{name:?}");
     }
+    let deep = "x/".repeat(512) + "x";
+    for path in ["/", "a//b", "/etc", "a/", "..", "a/../b", "a/./b", "a\nb", &long, &deep] {
+        let mut offer = put(random(), "x", 1);
+        offer.file.as_mut().unwrap().path = path.to_owned();
+        assert_eq!(ada.offer(offer).await, Err(Why::NameBad), "{path:?}");
+    }
     let change = |change: fn(&mut proto::PutFile)| {
         let mut put = put(random(), "x", 1);
         change(&mut put);

@@ -8,14 +8,14 @@ use super::values::{Target, rate};
 
 #[derive(Debug, Args)]
 pub(crate) struct Put {
-    /// What to send, `-` being standard input; and last the target: a room, or @ and a user
+    /// Files, pipes or devices, `-` being standard input; and last the target: a room, or @ and a user
     // One list, since with two an option between them would end the first.
     #[arg(required = true, num_args = 1.., value_name = "FILE... TARGET")]
     pub(crate) files: Vec<PathBuf>,
     /// What it is called there [default: its own name]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Send what is in directories too, each file by its own name
+    /// Send the files in directories too, and keep their structure; symbolic links are left out
     #[arg(long, short)]
     pub(crate) recursive: bool,
     #[command(flatten)]

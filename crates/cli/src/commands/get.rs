@@ -23,13 +23,18 @@ use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::{Context, Opened, why_down};
 
-/// A harmless name that none of `names` has, which has it then: of two files of one name the later
-/// is marked with its number, and with more where somebody called another file just that.
-fn unlike(names: &mut HashSet<String>, wanted: &str, n: u64) -> String {
+/// A harmless name that none of `names` has in the same directory, which has it then: of two files
+/// of one name the later is marked with its number, and with a counter where that name is taken.
+fn unlike(
+    names: &mut HashSet<(Vec<String>, String)>,
+    below: &[String],
+    wanted: &str,
+    n: u64,
+) -> String {
     let own = name::harmless(wanted);
     let mut name = own.clone();
     let mut again = 1;
-    while !names.insert(name.clone()) {
+    while !names.insert((below.to_vec(), name.clone())) {
         let mark = if again == 1 { n.to_string() } else { format!("{n}-{again}") };
         name = name::marked(&own, &mark);
         again += 1;
@@ -46,28 +51,38 @@ pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
     let target = args.target.to_string();
     let (conversation, entries, user) = read(&target, &args.entries, context).await?;
     let mut moves = Moves::new(context, &target, args.moving.json);
+    let single = args.output.as_deref().filter(|path| !is_dir(path));
+    if args.entries.len() > 1 && single.is_some() {
+        return Err(Failure::usage("several files go into a directory, which has to be there"));
+    }
     let mut jobs = Vec::new();
     let mut names = HashSet::new();
-    for entry in entries {
+    for (n, entry) in entries {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(failure) => {
+                moves.no_entry(n, &failure)?;
+                continue;
+            }
+        };
         let Some(file) = entry.file.clone() else { continue };
-        let place = match (&args.output, to_stdout) {
+        let place = match (single, to_stdout) {
             (_, true) => None,
-            (Some(path), _) if !is_dir(path) => Some(place_at(path)),
-            (dir, _) => {
-                let name = unlike(&mut names, file.name.expose_raw(), entry.n);
-                let dir = dir.clone().unwrap_or_else(|| PathBuf::from("."));
-                Some((dir, name.into()))
+            (Some(path), _) => Some(place_at(path)),
+            (None, _) => {
+                let below = name::below(file.path.expose_raw());
+                let name = unlike(&mut names, &below, file.name.expose_raw(), entry.n);
+                let dir = args.output.clone().unwrap_or_else(|| PathBuf::from("."));
+                Some((dir, below, name.into()))
             }
         };
         let (force, keep_mode) = (args.force, args.keep_mode);
-        let place = place.map(|(dir, name)| Place { dir, name, force, keep_mode });
-        if let Some(place) = &place {
-            place.check()?;
+        let place = place.map(|(dir, below, name)| Place { dir, below, name, force, keep_mode });
+        if let Some(Err(error)) = place.as_ref().map(Place::check) {
+            moves.no_entry(n, &error.into())?;
+            continue;
         }
         jobs.push((entry, file, place));
-    }
-    if jobs.len() > 1 && args.output.as_deref().is_some_and(|path| !is_dir(path)) {
-        return Err(Failure::usage("several files go into a directory, which has to be there"));
     }
     let (transfers, events) = context.transfers(&args.moving)?;
     for (entry, file, place) in jobs {
@@ -78,8 +93,10 @@ pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
         };
         let (n, own) = (entry.n, is_own(&entry, &user));
         let (name, size) = (file.name.expose_raw().to_owned(), file.size);
+        let file_dir = file.path.expose_raw().to_owned();
         let job = transfers.get(GetJob { conversation, n, file, own, into })?;
-        moves.add(job, File { name, size, id: entry.message_id, path, entry: Some(entry) });
+        let (dir, id) = (file_dir, entry.message_id);
+        moves.add(job, File { name, dir, size, id, path, entry: Some(entry) });
     }
     moves.run(transfers, events, "fetched").await
 }
@@ -93,10 +110,10 @@ fn is_dir(path: &Path) -> bool {
     path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
 }
 
-fn place_at(path: &Path) -> (PathBuf, OsString) {
+fn place_at(path: &Path) -> (PathBuf, Vec<String>, OsString) {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let name = path.file_name().unwrap_or(OsStr::new(""));
-    (dir.unwrap_or(Path::new(".")).to_path_buf(), name.to_os_string())
+    (dir.unwrap_or(Path::new(".")).to_path_buf(), Vec::new(), name.to_os_string())
 }
 
 /// Standard output without a buffer that looks for line ends.
@@ -106,12 +123,11 @@ fn stdout() -> Result<Box<dyn Write + Send>, Failure> {
     Ok(Box::new(fs::File::from(out)))
 }
 
+/// The conversation, each number with its entry or a failure, and this user.
+type Read = (ConversationId, Vec<(u64, Result<Entry, Failure>)>, Name);
+
 /// The entries, over lost lines, for as long as there is patience.
-async fn read(
-    target: &str,
-    numbers: &[u64],
-    context: &Context,
-) -> Result<(ConversationId, Vec<Entry>, Name), Failure> {
+async fn read(target: &str, numbers: &[u64], context: &Context) -> Result<Read, Failure> {
     let options = Options { send: false, ..Options::default() };
     let Opened { client, mut events, user } = context.open(options)?;
     let (told, down) = watch::channel(None);
@@ -136,7 +152,7 @@ async fn read(
         let conversation = again(&client, async |client| client.target(target).await).await?;
         let mut entries = Vec::with_capacity(numbers.len());
         for n in numbers {
-            entries.push(entry(&client, conversation.id, *n, target).await?);
+            entries.push((*n, entry(&client, conversation.id, *n, target).await));
         }
         Ok::<_, Failure>((conversation.id, entries))
     };
@@ -193,7 +209,7 @@ mod tests {
     #[test]
     fn files_that_are_fetched_together_have_each_a_name_of_its_own() {
         let mut names = HashSet::new();
-        let mut take = |wanted: &str, n| unlike(&mut names, wanted, n);
+        let mut take = |wanted: &str, n| unlike(&mut names, &[], wanted, n);
         assert_eq!(take("a-5.txt", 3), "a-5.txt");
         assert_eq!(take("a.txt", 4), "a.txt");
         assert_eq!(take("a.txt", 5), "a-5-2.txt");
@@ -202,5 +218,6 @@ mod tests {
         let full = format!("{}-8", "x".repeat(253));
         assert_eq!(take(&full, 7), full);
         assert_eq!(take(&full, 8), format!("{}-8-2", "x".repeat(251)));
+        assert_eq!(unlike(&mut names, &["other".to_owned()], "a.txt", 9), "a.txt");
     }
 }

@@ -45,7 +45,7 @@ struct Listening<'a> {
     args: Listen,
     names: HashMap<ConversationId, String>,
     left: Option<u64>,
-    fetching: Option<Fetching<'a>>,
+    fetching: Option<Fetching>,
     purpose: &'static str,
     /// The profile has listened to everything before.
     resumes: bool,
@@ -221,19 +221,19 @@ impl Listening<'_> {
             *left -= entries.len() as u64;
         }
         let name = self.name(conversation);
-        let fetches = match &mut self.fetching {
+        let mut fetches = match &mut self.fetching {
             Some(fetching) => fetching.begin(&name, conversation, &entries).await?,
             None => BTreeMap::new(),
         };
         let mut lines = String::new();
         for (at, entry) in entries.iter().enumerate() {
-            let fetch = fetches.get(&entry.n);
+            let fetch = fetches.remove(&entry.n);
             if fetch.is_some() {
                 // What came before a file does not wait for it.
                 self.print(&mut lines, conversation, entry.n - 1).await?;
             }
             let saved = match (&mut self.fetching, fetch) {
-                (Some(fetching), Some(fetch)) => fetching.wait(fetch).await?,
+                (Some(fetching), Some(fetch)) => fetching.wait(fetch, &name, entry).await?,
                 _ => None,
             };
             if let Some(command) = &self.args.exec {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -21,7 +21,7 @@ use crate::entry::{AckJson, EntryJson, FileJson};
 use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::{Context, trying_again, warn_about_tls};
-use crate::output::Output;
+use crate::output::{Output, json_path};
 
 /// How long without a byte that moved before it gives up, unless `--timeout` says.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,6 +35,8 @@ const BAR: &str =
 pub(super) struct File {
     /// As its sender called it.
     pub(super) name: String,
+    /// The directories above it there.
+    pub(super) dir: String,
     pub(super) size: u64,
     pub(super) id: MessageId,
     /// Where it is, or goes.
@@ -70,7 +72,7 @@ struct StartJson<'a> {
     id: String,
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<&'a Path>,
+    path: Option<String>,
     size: u64,
     from: u64,
 }
@@ -114,6 +116,15 @@ struct FailedJson<'a> {
     error: &'a str,
 }
 
+#[derive(Serialize)]
+struct NoEntryJson<'a> {
+    event: &'static str,
+    conversation: &'a str,
+    n: u64,
+    exit: u8,
+    error: &'a str,
+}
+
 impl<'a> Moves<'a> {
     pub(super) fn new(context: &'a Context, target: &str, json: bool) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
@@ -138,8 +149,21 @@ impl<'a> Moves<'a> {
 
     /// Something went wrong before it could be on its way.
     pub(super) fn fails(&mut self, failure: &Failure) {
-        self.failed.get_or_insert(failure.exit);
+        let worst = self.failed.map_or(failure.exit, |exit| exit.worse(failure.exit));
+        self.failed = Some(worst);
         self.say(|out| out.failure(failure));
+    }
+
+    /// Entry `n` cannot be fetched; the others are.
+    pub(super) fn no_entry(&mut self, n: u64, failure: &Failure) -> Result<(), Failure> {
+        if self.json {
+            let (event, conversation) = ("failed", &self.target);
+            let (exit, error) = (failure.exit as u8, &failure.message);
+            let json = NoEntryJson { event, conversation, n, exit, error };
+            self.context.out.json(&json)?;
+        }
+        self.fails(failure);
+        Ok(())
     }
 
     /// Until all of them have arrived or failed.
@@ -214,9 +238,12 @@ impl<'a> Moves<'a> {
             }
             Event::Began { job, from } => self.began(job, from),
             Event::Progress { job, done } => self.progress(job, done),
-            Event::Changed { job, message_id } => {
+            Event::Changed { job, message_id, size } => {
                 if let Some(shown) = self.open.get_mut(&job) {
-                    shown.file.id = message_id;
+                    (shown.file.id, shown.file.size) = (message_id, size);
+                    if let Some(bar) = &shown.bar {
+                        bar.set_length(size);
+                    }
                     let name = harmless(&shown.file.name);
                     self.say(|out| {
                         out.say(&format!("{name} changed while it was sent; it begins anew"));
@@ -224,7 +251,9 @@ impl<'a> Moves<'a> {
                 }
                 Ok(true)
             }
-            Event::Sent { job, message_id, ack, hash } => self.sent(job, &message_id, &ack, &hash),
+            Event::Sent { job, message_id, ack, size, hash } => {
+                self.sent(job, &message_id, &ack, (size, &hash))
+            }
             Event::Got { job, path } => self.got(job, path),
             Event::Failed { job, error } => self.lost(job, error),
         }
@@ -246,7 +275,7 @@ impl<'a> Moves<'a> {
             bar.reset_eta();
         }
         if self.json {
-            let path = path.as_deref();
+            let path = path.as_deref().map(json_path);
             let (event, id) = ("start", id.to_string());
             let start = StartJson { event, id, name, path, size: *size, from };
             self.context.out.json(&start)?;
@@ -292,16 +321,16 @@ impl<'a> Moves<'a> {
         job: JobId,
         message_id: &MessageId,
         ack: &Ack,
-        hash: &[u8; 32],
+        (size, hash): (u64, &[u8; 32]),
     ) -> Result<bool, Failure> {
-        let Some(File { name, size, path, .. }) = self.end(job) else { return Ok(false) };
+        let Some(File { name, dir, path, .. }) = self.end(job) else { return Ok(false) };
         self.done += 1;
         let target = self.target.clone();
         if self.json {
             let event = "done";
             let ack = AckJson::new(&target, message_id, ack);
-            let file = FileJson::new(&name, size, hash);
-            let path = path.map(|path| path.to_string_lossy().into_owned());
+            let file = FileJson::new(&name, size, hash).in_dir(&dir);
+            let path = path.as_deref().map(json_path);
             self.context.out.json(&SentJson { event, ack, file, path })?;
         }
         let name = harmless(&name);
@@ -315,7 +344,7 @@ impl<'a> Moves<'a> {
         self.done += 1;
         if let (true, Some(entry)) = (self.json, &entry) {
             let (event, entry) = ("done", EntryJson::new(&self.target, entry));
-            let path = path.as_ref().map(|path| path.to_string_lossy().into_owned());
+            let path = path.as_deref().map(json_path);
             self.context.out.json(&GotJson { event, entry, path })?;
         }
         if let Some(path) = path {
@@ -341,7 +370,7 @@ impl<'a> Moves<'a> {
             failure = failure.hint("what was written out cannot be taken back: do not use it");
         }
         if self.json {
-            let path = path.as_ref().map(|path| path.to_string_lossy().into_owned());
+            let path = path.as_deref().map(json_path);
             let (event, id, exit) = ("failed", id.to_string(), failure.exit as u8);
             let error = &failure.message;
             self.context.out.json(&FailedJson { event, id, name: &name, path, exit, error })?;

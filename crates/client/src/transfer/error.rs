@@ -20,6 +20,17 @@ pub enum TransferError {
     /// It was written to meanwhile.
     #[error("{} changed while it was being sent; nothing of it is recorded", .0.display())]
     Changed(PathBuf),
+    /// Its file system names a size that is not the number of its bytes.
+    #[error(
+        "{} has more or fewer bytes than its size of {size}; nothing of it is recorded",
+        path.display()
+    )]
+    Size {
+        /// Which.
+        path: PathBuf,
+        /// What the file system says, bytes.
+        size: u64,
+    },
     /// A directory, a device, a pipe.
     #[error("{} is {what}, not a file", path.display())]
     NotAFile {
@@ -69,6 +80,7 @@ impl TransferError {
             Self::Hash | Self::OtherFile | Self::Astray(_) => Blame::Record,
             Self::Disk(_)
             | Self::Changed(_)
+            | Self::Size { .. }
             | Self::NotAFile { .. }
             | Self::Exists(_)
             | Self::InTheWay { .. }

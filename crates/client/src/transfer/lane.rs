@@ -164,7 +164,8 @@ impl Lane {
                     match upload.renew(&desk).await {
                         Ok(()) => {
                             let message_id = upload.message_id;
-                            self.tell(Event::Changed { job: id, message_id }).await;
+                            let size = upload.file.source.size;
+                            self.tell(Event::Changed { job: id, message_id, size }).await;
                             continue;
                         }
                         Err(error) => error,
@@ -301,7 +302,9 @@ impl Lane {
 /// The same file offered again would be refused again, or begin at its start anyway.
 fn is_final(error: &TransferError) -> bool {
     match error {
-        TransferError::Client(ClientError::NoTarget(_)) | TransferError::Changed(_) => true,
+        TransferError::Client(ClientError::NoTarget(_))
+        | TransferError::Changed(_)
+        | TransferError::Size { .. } => true,
         error => error
             .refusal()
             .is_some_and(|no| !matches!(no.why, Why::Busy | Why::Storage | Why::Quota)),
@@ -310,8 +313,8 @@ fn is_final(error: &TransferError) -> bool {
 
 fn done(job: JobId, what: &Job, outcome: Outcome) -> Event {
     match (outcome, what) {
-        (Outcome::Sent(Sent { ack, hash }), Job::Put(upload)) => {
-            Event::Sent { job, message_id: upload.message_id, ack, hash }
+        (Outcome::Sent(Sent { ack, size, hash }), Job::Put(upload)) => {
+            Event::Sent { job, message_id: upload.message_id, ack, size, hash }
         }
         (Outcome::Got(path), _) => Event::Got { job, path },
         (Outcome::Sent(_), Job::Get(_)) => Event::Failed { job, error: ClientError::Closed.into() },

@@ -43,7 +43,7 @@ use lane::{Job, Lane, Queue, Shared};
 use limit::Limit;
 pub use place::Place;
 pub use source::{Found, hash_file, look};
-pub use spool::spool;
+pub use spool::{gather, spool};
 use upload::Upload;
 
 /// Events waiting for the consumer.
@@ -87,6 +87,8 @@ pub enum Event {
         job: JobId,
         /// The new message.
         message_id: MessageId,
+        /// The new size, bytes.
+        size: u64,
     },
     /// A file is on the server's disk, and its entry recorded.
     Sent {
@@ -96,6 +98,8 @@ pub enum Event {
         message_id: MessageId,
         /// Where it is.
         ack: Ack,
+        /// Bytes of the file that was recorded.
+        size: u64,
         /// BLAKE3 of it.
         hash: [u8; 32],
     },

@@ -6,6 +6,8 @@ use twinlock_core::text::Untrusted;
 const MAX: usize = 255;
 /// Bytes of an ending, with its dot, that is kept when a name is cut.
 const MAX_ENDING: usize = 16;
+/// Directories above a file at most.
+pub const DEEPEST: usize = 32;
 /// What a name of which nothing is left is called.
 const NAMELESS: &str = "file";
 /// Names that are devices where they are, with any ending.
@@ -30,6 +32,14 @@ pub fn harmless(name: &str) -> String {
         "" | "_" => NAMELESS.to_owned(),
         _ => safe,
     }
+}
+
+/// The directories that `path` names, each made [harmless]: none is empty or leads upwards, and
+/// there are at most [`DEEPEST`].
+#[must_use]
+pub fn below(path: &str) -> Vec<String> {
+    let parts = path.split(['/', '\\']).filter(|part| !matches!(*part, "" | "." | ".."));
+    parts.take(DEEPEST).map(harmless).collect()
 }
 
 /// What some file systems leave out at the end of a name.
@@ -99,6 +109,17 @@ mod tests {
         ] {
             assert_eq!(harmless(evil), safe, "{evil:?}");
         }
+    }
+
+    #[test]
+    fn path_becomes_harmless_directories_below() {
+        let below = |path: &str| below(path).join("/");
+        assert_eq!(below("logs/2026-11"), "logs/2026-11");
+        assert_eq!(below("../../etc/./cron.d//x"), "etc/cron.d/x");
+        assert_eq!(below("/.ssh/-rf/con"), "_ssh/_rf/_con");
+        assert_eq!(below("..\\up\u{1b}[2J"), "up[2J");
+        assert_eq!(below(""), "");
+        assert_eq!(below(&"a/".repeat(100)).split('/').count(), DEEPEST);
     }
 
     #[test]

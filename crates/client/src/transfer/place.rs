@@ -6,10 +6,10 @@
 //! never written to.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Permissions, TryLockError};
+use std::fs::{File, FileType, Permissions, TryLockError};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +25,8 @@ use crate::disk::DiskError;
 const MAX_NAME: usize = 255;
 /// What comes is the owner's alone until it is whole.
 const PART_MODE: u32 = 0o600;
+/// Mode of new directories above a file, before the process's mask.
+const NEW_DIR_MODE: u32 = 0o777;
 /// How often to look again when the part that was opened is no longer the one that is there.
 const TRIES: usize = 5;
 
@@ -33,6 +35,9 @@ const TRIES: usize = 5;
 pub struct Place {
     /// The directory, which exists.
     pub dir: PathBuf,
+    /// Directories below it, made where they are missing; no link among them is followed. A
+    /// sender's names go through [`super::name::below`] first.
+    pub below: Vec<String>,
     /// The file's name in it: one component. One that somebody else chose goes through
     /// [`super::name::harmless`] first.
     pub name: OsString,
@@ -46,24 +51,84 @@ impl Place {
     /// The file's path.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        self.dir.join(&self.name)
+        self.dir_path().join(&self.name)
+    }
+
+    fn dir_path(&self) -> PathBuf {
+        let mut dir = self.dir.clone();
+        dir.extend(&self.below);
+        dir
     }
 
     /// Fails if the file is there already, unless it may be overwritten. Blocks.
     ///
     /// # Errors
-    /// [`TransferError::Exists`], [`TransferError::InTheWay`] for a directory.
+    /// [`TransferError::Exists`]; [`TransferError::InTheWay`] for things that are never overwritten: a
+    /// directory, a device, a pipe, and anything but a directory above the file.
     pub fn check(&self) -> Result<(), TransferError> {
+        let mut dir = self.dir.clone();
+        for name in &self.below {
+            dir.push(name);
+            match std::fs::symlink_metadata(&dir) {
+                Ok(found) if found.is_dir() => {}
+                Ok(found) => return Err(in_the_way(&dir, found.file_type())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(DiskError::at(&dir)(error).into()),
+            }
+        }
         match std::fs::symlink_metadata(self.path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(DiskError::at(&self.path())(error).into()),
-            Ok(found) if found.is_dir() => {
-                Err(TransferError::InTheWay { path: self.path(), what: "a directory" })
+            Ok(found) if !is_replaced(found.file_type()) => {
+                Err(in_the_way(&self.path(), found.file_type()))
             }
             Ok(_) if self.force => Ok(()),
             Ok(_) => Err(TransferError::Exists(self.path())),
         }
     }
+
+    /// Opens the directory of the file, made where it is missing.
+    fn open_dir(&self) -> Result<File, TransferError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&self.dir, flags, Mode::empty());
+        let mut dir = File::from(dir.map_err(|error| DiskError::at(&self.dir)(error.into()))?);
+        let mut path = self.dir.clone();
+        for name in &self.below {
+            path.push(name);
+            let at = |error: Errno| TransferError::from(DiskError::at(&path)(error.into()));
+            match rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(NEW_DIR_MODE)) {
+                Ok(()) => dir.sync_all().map_err(DiskError::at(&path))?,
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(at(error)),
+            }
+            let next = rustix::fs::openat(&dir, name, flags | OFlags::NOFOLLOW, Mode::empty());
+            dir = File::from(next.map_err(|error| match error {
+                Errno::LOOP | Errno::NOTDIR => {
+                    let found = std::fs::symlink_metadata(&path);
+                    found.map_or_else(|_| at(error), |found| in_the_way(&path, found.file_type()))
+                }
+                error => at(error),
+            })?);
+        }
+        Ok(dir)
+    }
+}
+
+/// Only a regular file is replaced, and a link itself, never what it leads to.
+fn is_replaced(kind: FileType) -> bool {
+    kind.is_file() || kind.is_symlink()
+}
+
+fn in_the_way(path: &Path, kind: FileType) -> TransferError {
+    let what = match () {
+        () if kind.is_dir() => "a directory",
+        () if kind.is_symlink() => "a symbolic link",
+        () if kind.is_file() => "a file",
+        () if kind.is_fifo() => "a pipe",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    TransferError::InTheWay { path: path.to_path_buf(), what }
 }
 
 /// What the file is to be like once it is whole.
@@ -94,11 +159,9 @@ impl Part {
     /// bytes can be part of the file. Blocks.
     pub(super) fn open(place: Place, size: u64) -> Result<Self, TransferError> {
         place.check()?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(&place.dir, flags, Mode::empty());
-        let dir = File::from(dir.map_err(|error| DiskError::at(&place.dir)(error.into()))?);
+        let dir = place.open_dir()?;
         let name = part_name(&place.name);
-        let path = place.dir.join(&name);
+        let path = place.dir_path().join(&name);
         let file = open_part(&dir, &name, &path)?;
         let mut part = Self { dir, name, path, file, place, written: 0, hasher: Hasher::new() };
         part.measure(size)?;
@@ -157,6 +220,12 @@ impl Part {
         }
         self.file.sync_all().map_err(at())?;
         let renamed = if self.place.force {
+            // Another process may have put something else there since the check.
+            let there = rustix::fs::statat(&self.dir, &self.place.name, AtFlags::SYMLINK_NOFOLLOW);
+            let kind = there.map(|there| rustix::fs::FileType::from_raw_mode(there.st_mode));
+            if kind.is_ok_and(|kind| !kind.is_file() && !kind.is_symlink()) {
+                self.place.check()?;
+            }
             rustix::fs::renameat(&self.dir, &self.name, &self.dir, &self.place.name)
         } else {
             rename_new(&self.dir, &self.name, &self.place.name)
@@ -168,7 +237,7 @@ impl Part {
             Err(Errno::EXIST) => return Err(TransferError::Exists(path)),
             Err(error) => return Err(DiskError::at(&path)(error.into()).into()),
         }
-        self.dir.sync_all().map_err(DiskError::at(&self.place.dir))?;
+        self.dir.sync_all().map_err(|error| DiskError::at(&self.place.dir_path())(error))?;
         Ok(path)
     }
 
@@ -190,6 +259,7 @@ impl Part {
 fn open_part(dir: &File, name: &OsStr, path: &Path) -> Result<File, TransferError> {
     let in_the_way = |what| TransferError::InTheWay { path: path.to_path_buf(), what };
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let mut gone = false;
     for _ in 0..TRIES {
         let new = rustix::fs::openat(
             dir,
@@ -203,12 +273,16 @@ fn open_part(dir: &File, name: &OsStr, path: &Path) -> Result<File, TransferErro
         };
         let file = match opened {
             Ok(file) => File::from(file),
-            // It went meanwhile.
-            Err(Errno::NOENT) => continue,
+            // Another process removed the part; or no file can be made here, as in /proc.
+            Err(Errno::NOENT) => {
+                gone = true;
+                continue;
+            }
             Err(Errno::LOOP) => return Err(in_the_way("a symbolic link")),
             Err(Errno::ISDIR) => return Err(in_the_way("a directory")),
             Err(error) => return Err(DiskError::at(path)(error.into()).into()),
         };
+        gone = false;
         let found = file.metadata().map_err(DiskError::at(path))?;
         if !found.is_file() {
             return Err(in_the_way("no plain file"));
@@ -227,6 +301,9 @@ fn open_part(dir: &File, name: &OsStr, path: &Path) -> Result<File, TransferErro
             file.set_permissions(Permissions::from_mode(PART_MODE)).map_err(DiskError::at(path))?;
             return Ok(file);
         }
+    }
+    if gone {
+        return Err(DiskError::at(path)(Errno::NOENT.into()).into());
     }
     Err(TransferError::Taken(path.to_path_buf()))
 }
@@ -283,7 +360,8 @@ mod tests {
     use super::*;
 
     fn place(dir: &Path) -> Place {
-        Place { dir: dir.to_path_buf(), name: "f.txt".into(), force: false, keep_mode: false }
+        let (dir, below) = (dir.to_path_buf(), Vec::new());
+        Place { dir, below, name: "f.txt".into(), force: false, keep_mode: false }
     }
 
     fn finish() -> Finish {

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use blake3::Hasher;
@@ -22,6 +22,9 @@ use crate::uploads::Source;
 const AHEAD: usize = 4;
 /// Frames that are read at once: waking a thread for each costs more than reading it.
 pub(super) const FRAMES: usize = 4;
+/// Bytes of a file without blocks up to which its size is not relied on: more than any file of
+/// `/sys`, and little enough to be copied.
+const SMALL: u64 = 64 * 1024;
 /// Bytes read at once where they are only hashed.
 const HASHED_AT_ONCE: usize = 256 * 1024;
 /// Bytes over which hash states are kept: the window, and what is sealed and not written.
@@ -34,6 +37,8 @@ const APART: u64 = 128 * 1024;
 pub struct Found {
     /// What it is called there; see `FileMeta` for what the server takes.
     pub name: String,
+    /// The directories above it there, `/` between them; empty: none.
+    pub path: String,
     /// Where it is, and how it was when it was looked at.
     pub source: Source,
     /// Permission bits, at most 0777; 0 where there are none to keep.
@@ -44,7 +49,34 @@ pub struct Found {
     pub hash: Option<[u8; 32]>,
 }
 
-/// Looks at the file at `path`, links followed. Blocks.
+/// What a path names, as a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SourceKind {
+    /// A regular file whose size can be relied on.
+    Sized,
+    /// A pipe, a device, or a file without blocks on a disk: its end is where reading ends.
+    Unsized,
+    /// A directory or a socket.
+    None(&'static str),
+}
+
+/// Determines the kind of the source at `path`, links followed. Blocks.
+///
+/// Files in `/proc` have size 0, and those in `/sys` one of 4096, whatever they contain. Neither
+/// has blocks, nor has an empty file or one that is a single hole.
+pub(super) fn kind(path: &Path) -> Result<SourceKind, TransferError> {
+    let found = std::fs::metadata(path).map_err(DiskError::at(path))?;
+    let kind = found.file_type();
+    Ok(match () {
+        () if kind.is_dir() => SourceKind::None("a directory"),
+        () if kind.is_socket() => SourceKind::None("a socket"),
+        () if !kind.is_file() || found.len() == 0 => SourceKind::Unsized,
+        () if found.blocks() == 0 && found.len() <= SMALL => SourceKind::Unsized,
+        () => SourceKind::Sized,
+    })
+}
+
+/// Looks at the regular file at `path`, links followed. Blocks.
 ///
 /// # Errors
 /// [`TransferError::NotAFile`] for anything but a regular file, [`TransferError::Disk`].
@@ -52,13 +84,11 @@ pub fn look(path: &Path) -> Result<Found, TransferError> {
     use std::os::unix::fs::PermissionsExt as _;
     let absolute = std::path::absolute(path).map_err(DiskError::at(path))?;
     let found = std::fs::metadata(&absolute).map_err(DiskError::at(path))?;
-    let kind = found.file_type();
-    if !kind.is_file() {
-        let what = match () {
-            () if kind.is_dir() => "a directory",
-            () if kind.is_fifo() => "a pipe",
-            () if kind.is_socket() => "a socket",
-            () => "a device",
+    if !found.is_file() {
+        let what = match kind(&absolute)? {
+            SourceKind::None(what) => what,
+            _ if found.file_type().is_fifo() => "a pipe",
+            _ => "a device",
         };
         return Err(TransferError::NotAFile { path: path.to_path_buf(), what });
     }
@@ -66,6 +96,7 @@ pub fn look(path: &Path) -> Result<Found, TransferError> {
     let source = Source::of(&absolute, &found);
     Ok(Found {
         name: name.unwrap_or_default(),
+        path: String::new(),
         mode: found.permissions().mode() & 0o777,
         modified_ms: source.modified_ms(),
         source,
@@ -206,7 +237,7 @@ fn read_all(
         let want = usize::try_from(left).unwrap_or(size).min(size);
         let mut part = vec![0; want];
         file.read_exact(&mut part).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => TransferError::Changed(source.path.clone()),
+            std::io::ErrorKind::UnexpectedEof => unlike_its_size(&file, source),
             _ => at()(error).into(),
         })?;
         left -= want as u64;
@@ -215,10 +246,23 @@ fn read_all(
             return Ok(None);
         }
     }
+    // Nothing may follow the last byte.
+    if hash_some(&mut file, &mut Hasher::new(), 1).map_err(at())? > 0 {
+        return Err(unlike_its_size(&file, source));
+    }
     if !is_still(&file, source)? {
         return Err(TransferError::Changed(source.path.clone()));
     }
     Ok(Some(*hasher.finalize().as_bytes()))
+}
+
+/// The file has more or fewer bytes than its size: it changed, or its file system does not know.
+fn unlike_its_size(file: &File, source: &Source) -> TransferError {
+    match is_still(file, source) {
+        Ok(true) => TransferError::Size { path: source.path.clone(), size: source.size },
+        Ok(false) => TransferError::Changed(source.path.clone()),
+        Err(error) => error,
+    }
 }
 
 #[cfg(test)]
@@ -306,6 +350,36 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(prefix(&source, &marks, first).is_ok());
         assert!(prefix(&source, &marks, 5).is_err());
+    }
+
+    #[test]
+    fn source_size_is_relied_on_only_where_a_disk_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        std::fs::write(&file, "content").unwrap();
+        assert_eq!(kind(&file).unwrap(), SourceKind::Sized);
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(kind(&file).unwrap(), SourceKind::Unsized);
+        assert_eq!(kind(Path::new("/dev/null")).unwrap(), SourceKind::Unsized);
+        assert_eq!(kind(Path::new("/proc/self/status")).unwrap(), SourceKind::Unsized);
+        assert_eq!(kind(dir.path()).unwrap(), SourceKind::None("a directory"));
+    }
+
+    #[tokio::test]
+    async fn source_with_other_bytes_than_its_size_is_an_error() {
+        let (_dir, path) = file(&bytes(1000));
+        for size in [999, 1001] {
+            // A file system that names a wrong size names the same one again.
+            let found = Source { size, ..look(&path).unwrap().source };
+            let file = File::open(&path).unwrap();
+            let error = unlike_its_size(&file, &found);
+            assert_eq!(error, TransferError::Changed(path.clone()));
+        }
+        let source = look(Path::new("/proc/self/status")).unwrap().source;
+        assert_eq!(source.size, 0);
+        let mut reads = read(source, 0, Hasher::new(), 1000);
+        let last = reads.recv().await.unwrap();
+        assert!(matches!(last, Read::Failed(TransferError::Size { size: 0, .. })));
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! What comes by standard input, kept in the profile's state: its size has to be known before it is
-//! offered, and it has to be there still when a line is lost.
+//! Sources without a size that can be relied on (standard input, pipes, devices, `/proc`), copied
+//! into the profile's state: the size has to be known before the file is offered, and the content
+//! has to be there still when a line is lost.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::error::TransferError;
-use super::source::Found;
+use super::source::{Found, SourceKind, kind, look};
 use crate::disk::{self, DiskError};
 use crate::home::Home;
 use crate::profile::Profile;
@@ -21,6 +22,36 @@ const OLDEST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bytes read at once.
 const PART: usize = 256 * 1024;
 
+/// Makes the file, device or pipe at `path` ready to be sent, links followed. What has no size that
+/// can be relied on is read to its end and kept until it is sent. Blocks.
+///
+/// # Errors
+/// [`TransferError::NotAFile`] for a directory or a socket, [`TransferError`] otherwise.
+pub fn gather(home: &Home, profile: &Profile, path: &Path) -> Result<Found, TransferError> {
+    match kind(path)? {
+        SourceKind::Sized => return look(path),
+        SourceKind::None(what) => {
+            return Err(TransferError::NotAFile { path: path.to_path_buf(), what });
+        }
+        SourceKind::Unsized => {}
+    }
+    let absolute = std::path::absolute(path).map_err(DiskError::at(path))?;
+    let name = absolute.file_name().map(|name| name.to_string_lossy().into_owned());
+    let mut input = File::open(&absolute).map_err(DiskError::at(path))?;
+    let size = input.metadata().map_err(DiskError::at(path))?.len();
+    let found = spool_from(home, profile, &name.unwrap_or_default(), &mut input, path)?;
+    // An empty file, or a small one that is a hole: as good as any other.
+    if let Ok(sized) = look(path)
+        && sized.source.size == size
+        && found.source.size == size
+    {
+        // One that stays is swept away later.
+        let _left = fs::remove_file(&found.source.path);
+        return Ok(sized);
+    }
+    Ok(found)
+}
+
 /// Keeps all that `input` gives as a file called `name`, until it is sent. Blocks.
 ///
 /// # Errors
@@ -30,6 +61,17 @@ pub fn spool(
     profile: &Profile,
     name: &str,
     input: &mut impl Read,
+) -> Result<Found, TransferError> {
+    spool_from(home, profile, name, input, Path::new("standard input"))
+}
+
+/// [`spool`]; `from` names the input in errors.
+fn spool_from(
+    home: &Home,
+    profile: &Profile,
+    name: &str,
+    input: &mut impl Read,
+    from: &Path,
 ) -> Result<Found, TransferError> {
     let dir = home.make_state(profile.name())?.join(DIR);
     disk::make_private_dir(&dir)?;
@@ -45,7 +87,7 @@ pub fn spool(
         let read = match input.read(&mut part) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(DiskError::at(Path::new("standard input"))(error).into()),
+            Err(error) => return Err(DiskError::at(from)(error).into()),
         };
         let bytes = part.get(..read).unwrap_or_default();
         if bytes.is_empty() {
@@ -58,6 +100,7 @@ pub fn spool(
     let found = file.metadata().map_err(DiskError::at(&path))?;
     Ok(Found {
         name: name.to_owned(),
+        path: String::new(),
         source: Source::of(&path, &found),
         mode: 0,
         modified_ms: 0,

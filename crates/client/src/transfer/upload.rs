@@ -38,6 +38,7 @@ pub(super) struct Upload {
 /// A file that is on the server's disk.
 pub(super) struct Sent {
     pub(super) ack: Ack,
+    pub(super) size: u64,
     pub(super) hash: [u8; 32],
 }
 
@@ -120,7 +121,7 @@ impl Upload {
         conversation: ConversationId,
         desk: &Desk,
     ) -> Result<Sent, TransferError> {
-        let Found { name, source, mode, modified_ms, .. } = &self.file;
+        let Found { name, path, source, mode, modified_ms, .. } = &self.file;
         let size = source.size;
         let file = proto::FileMeta {
             name: name.clone(),
@@ -128,6 +129,7 @@ impl Upload {
             mime: String::new(),
             mode: *mode,
             modified_ms: *modified_ms,
+            path: path.clone(),
         };
         let message_id = Bytes::copy_from_slice(&self.message_id.0);
         let put = proto::PutFile { conversation, message_id, file: Some(file) };
@@ -135,9 +137,14 @@ impl Upload {
             Ok(Answered::FileAccepted(accepted)) => accepted,
             // It was recorded before, and the ack got lost.
             Ok(Answered::Ack(ack)) => {
-                let hasher = self.prefix(wire, size).await?;
+                let hash = *self.prefix(wire, size).await?.finalize().as_bytes();
                 desk.began(size).await;
-                return self.recorded(desk, &ack, *hasher.finalize().as_bytes()).await;
+                let recorded = recorded_as(wire, &ack).await?;
+                if recorded.is_some_and(|there| there != (size, hash)) {
+                    // The file changed since, without a trace in its size and time.
+                    return Err(TransferError::Changed(self.file.source.path.clone()));
+                }
+                return self.recorded(desk, &ack, hash).await;
             }
             Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
             Err(no) => return Err(ClientError::Refused(no).into()),
@@ -250,7 +257,7 @@ impl Upload {
         if self.file.hash.is_some() {
             self.remove_spooled();
         }
-        Ok(Sent { ack, hash })
+        Ok(Sent { ack, size: self.file.source.size, hash })
     }
 
     /// The file has changed: it begins anew, as another message.
@@ -258,7 +265,8 @@ impl Upload {
         let path = self.file.source.path.clone();
         let found = tokio::task::spawn_blocking(move || source::look(&path)).await;
         let found = found.unwrap_or(Err(ClientError::Closed.into()))?;
-        self.file = Found { name: self.file.name.clone(), ..found };
+        let (name, path) = (self.file.name.clone(), self.file.path.clone());
+        self.file = Found { name, path, ..found };
         let offer = self.file.offer(&self.target);
         let (uploads, old) = (desk.state.uploads(), self.message_id);
         let renew = move || Ok(uploads.renew(&old, &offer, now_ms(), &mut OsEntropy)?);
@@ -281,6 +289,25 @@ impl Upload {
         // One that stays is swept away later.
         let _left = std::fs::remove_file(&self.file.source.path);
     }
+}
+
+/// Size and hash of the file that an entry recorded; `None` where it was erased since.
+async fn recorded_as(
+    wire: &mut Wire,
+    ack: &proto::Ack,
+) -> Result<Option<(u64, [u8; 32])>, TransferError> {
+    let (conversation, n) = (ack.conversation, ack.n);
+    let read = proto::Read { conversation, after: n.saturating_sub(1), limit: 1, links: false };
+    let page = match wire.answer(Op::Read(read)).await? {
+        Ok(Answered::Page(page)) => page,
+        Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
+        Err(no) => return Err(ClientError::Refused(no).into()),
+    };
+    let Some(entry) = page.entries.into_iter().find(|entry| entry.n == n) else {
+        return Err(ClientError::Missing { conversation, n }.into());
+    };
+    let file = crate::record::unchecked(conversation, &entry)?.file;
+    Ok(file.map(|file| (file.size, file.hash)))
 }
 
 impl Found {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use indicatif::HumanBytes;
 use tokio::sync::mpsc;
 use twinlock_client::error::Blame;
-use twinlock_client::transfer::{Event, Get, Into, JobId, Place, Transfers, look, name};
+use twinlock_client::transfer::{Event, Get, Into, JobId, Place, Transfers, gather, name};
 
 use super::Talk;
 use crate::args::Moving;
@@ -60,7 +60,8 @@ impl Files {
 impl Talk {
     pub(super) async fn put(&mut self, path: &str) -> Result<(), Failure> {
         let path = home_of(path);
-        let file = blocking(move || look(&path)).await?;
+        let (home, profile) = (self.files.context.home()?, self.files.context.profile()?);
+        let file = blocking(move || gather(&home, &profile, &path)).await?;
         let words = format!("{} ({})", harmless(&file.name), HumanBytes(file.source.size));
         let target = self.target.to_string();
         let jobs = self.files.transfers()?.put(&target, vec![file]).await?;
@@ -79,8 +80,8 @@ impl Talk {
         let Some(file) = entry.file.clone() else { return Ok(()) };
         let name = name::harmless(file.name.expose_raw());
         let words = format!("{name} ({})", HumanBytes(file.size));
-        let place =
-            Place { dir: PathBuf::from("."), name: name.into(), force: false, keep_mode: false };
+        let (dir, below) = (PathBuf::from("."), name::below(file.path.expose_raw()));
+        let place = Place { dir, below, name: name.into(), force: false, keep_mode: false };
         place.check()?;
         let (conversation, own) = (found.id, is_own(&entry, &self.user));
         let get = Get { conversation, n, file, own, into: Into::Place(place) };
@@ -109,7 +110,7 @@ impl Talk {
                 let words = format!("{words}: {}", failure.message);
                 self.screen.print(&self.out.style(Style::Bad, &words))?;
             }
-            Event::Changed { job, message_id } => {
+            Event::Changed { job, message_id, .. } => {
                 self.own.insert(message_id, ());
                 let words = self.files.open.get(&job).cloned().unwrap_or_default();
                 self.note(&format!("{words} changed while it was sent; it begins anew"))?;

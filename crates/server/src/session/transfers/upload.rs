@@ -15,6 +15,8 @@ use crate::files::{Claim, Files, Hash, Offer, Upload, UploadId, is_possible};
 
 /// Longest media type, bytes.
 const MIME: usize = 127;
+/// Longest path of directories, bytes.
+const PATH: usize = 1024;
 /// Bits of a mode that are permissions.
 const MODE: u32 = 0o777;
 /// First room of a buffer, bytes: about what two reads of the line bring.
@@ -26,7 +28,9 @@ pub(super) fn judge(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, Re
     if meta.mime.len() > MIME || meta.mode & !MODE != 0 {
         return refuse(Why::Malformed);
     }
-    if !is_possible(&meta.name) {
+    // Each directory is named as a file may be, so none leads upwards.
+    let is_below = meta.path.len() <= PATH && meta.path.split('/').all(is_possible);
+    if !is_possible(&meta.name) || !(meta.path.is_empty() || is_below) {
         return refuse(Why::NameBad);
     }
     Ok(meta)
