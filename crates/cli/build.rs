@@ -1,4 +1,5 @@
-//! The commit, for `--version`; without git (a source archive) there is none.
+//! The commit, for `--version` (without git, in a source archive, there is none), and the one thing
+//! that has to happen before Rust's own start-up.
 
 use std::process::Command;
 
@@ -13,6 +14,13 @@ fn main() {
         .map(|commit| format!(" ({commit})"))
         .unwrap_or_default();
     println!("cargo:rustc-env=TWINLOCK_COMMIT={commit}");
+    println!("cargo:rerun-if-changed=c/closed_stdout.c");
+    // Whole, since nothing refers to it.
+    cc::Build::new()
+        .file("c/closed_stdout.c")
+        .warnings_into_errors(true)
+        .link_lib_modifier("+whole-archive")
+        .compile("closed_stdout");
 }
 
 fn git(args: &[&str]) -> Option<String> {

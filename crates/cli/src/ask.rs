@@ -20,6 +20,9 @@ const REST: Duration = Duration::from_millis(500);
 /// Longest password file that is read, bytes.
 const PASSWORD_FILE: u64 = 8 * 1024;
 
+/// Variables of the environment that hold a secret. No child process inherits them.
+pub(crate) const SECRET_VARIABLES: [&str; 2] = ["TWINLOCK_PASSWORD", "TWINLOCK_NEW_PASSWORD"];
+
 /// A password from a file, else from the environment, else from the terminal.
 pub(crate) async fn password(
     file: Option<&Path>,

@@ -12,6 +12,7 @@ mod fold;
 mod logging;
 mod open;
 mod output;
+mod patience;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ use args::{Cli, Command};
 use exit::{Exit, Failure};
 use open::Context;
 use output::Output;
+use patience::Patience;
 
 /// Version and commit.
 pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("TWINLOCK_COMMIT"));
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Command::Completions { shell } => commands::generate::completions(shell, &out),
         Command::Man { dir } => commands::generate::manual(&dir),
         Command::Serve(serve) => {
+            let out = out.optional();
             runtime(None).and_then(|runtime| runtime.block_on(commands::serve::run(*serve, &out)))
         }
         command => runtime(Some(threads(&command))).and_then(|runtime| {
@@ -94,13 +97,15 @@ async fn interruptible(command: Command, context: Context) -> Result<(), Failure
         command,
         Command::Send(_) | Command::Chat(_) | Command::Put(_) | Command::Get(_) | Command::Bench(_)
     );
+    // `listen` handles its timeout and knows whether there is a connection.
+    let timeout = timeout.filter(|_| !matches!(command, Command::Listen(_)));
     let run = commands::run(command, context);
     if own_end {
         return run.await;
     }
     let late = async {
         match timeout {
-            Some(time) => tokio::time::sleep(time).await,
+            Some(time) => Patience::new(time).is_over().await,
             None => std::future::pending().await,
         }
     };

@@ -1,5 +1,6 @@
 //! What most commands begin with: the profile, its state, a line to its server.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -17,6 +18,9 @@ use crate::args::{Global, Moving};
 use crate::exit::Failure;
 use crate::logging::Logs;
 use crate::output::Output;
+
+/// That nothing is remembered has been said.
+static WARNED: AtomicBool = AtomicBool::new(false);
 
 /// What a command knows of its surroundings.
 #[derive(Clone)]
@@ -70,10 +74,18 @@ impl Context {
         let home = self.home()?;
         let profile = self.profile()?;
         let level = if self.global.verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
-        let dir = home.make_state(profile.name())?;
-        Logs { file: &dir.join("client.log"), console: false, level, json: false, color: false }
-            .start();
         let state = State::open(&home, &profile)?;
+        if state.is_read_only() {
+            // Once a process: `get` opens its profile twice.
+            if !WARNED.swap(true, Ordering::Relaxed) {
+                self.out.warn(
+                    "this profile is on a read-only disk: reading works, but nothing is remembered",
+                );
+            }
+        } else {
+            let file = &home.make_state(profile.name())?.join("client.log");
+            Logs { file, console: false, level, json: false, color: false }.start();
+        }
         Ok((home, profile, state))
     }
 

@@ -4,12 +4,17 @@
 //! it as [`Gone`], and nothing panics.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use rustix::fs::OFlags;
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
 use twinlock_core::text::harmless_json;
 
 use crate::args::{Color, Global};
@@ -20,6 +25,8 @@ use crate::fold::fold;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     quiet: bool,
+    /// Data may be lost.
+    optional: bool,
     /// Standard output is one.
     terminal: bool,
     color_out: bool,
@@ -59,6 +66,7 @@ impl Output {
         };
         Self {
             quiet: global.quiet,
+            optional: false,
             terminal: io::stdout().is_terminal(),
             color_out: on(io::stdout().is_terminal()),
             color_err: on(io::stderr().is_terminal()),
@@ -67,11 +75,19 @@ impl Output {
 
     /// One line of data.
     pub(crate) fn line(&self, line: &str) -> Result<(), Gone> {
-        write_line(line)
+        self.lines(&format!("{line}\n"))
+    }
+
+    /// Output that may be closed: of a server, which has a log.
+    pub(crate) fn optional(self) -> Self {
+        Self { optional: true, ..self }
     }
 
     /// Several lines of data in one write.
     pub(crate) fn lines(&self, lines: &str) -> Result<(), Gone> {
+        if !self.optional {
+            check_open()?;
+        }
         let mut out = io::stdout().lock();
         out.write_all(lines.as_bytes()).and_then(|()| out.flush()).map_err(Gone)
     }
@@ -131,8 +147,40 @@ impl Output {
     }
 }
 
+/// Waits until the reader of standard output has gone, where that is a pipe or a socket.
+pub(crate) async fn reader_gone() {
+    let gone = async {
+        let out = io::stdout().as_fd().try_clone_to_owned()?;
+        // Unchecked, since a checked one becomes non-blocking for every process that shares it. A
+        // file fails here; a terminal never reports this error.
+        let out = Sender::from_owned_fd_unchecked(out)?;
+        loop {
+            let ready = out.ready(Interest::ERROR).await?;
+            if ready.is_error() || ready.is_write_closed() {
+                return io::Result::Ok(());
+            }
+            // A false alarm, which may last.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    if gone.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Fails where standard output is closed, or open for reading only: the standard library takes
+/// either for success. See `c/closed_stdout.c`.
+fn check_open() -> Result<(), Gone> {
+    let flags = rustix::fs::fcntl_getfl(io::stdout()).map_err(io::Error::from)?;
+    if flags & OFlags::RWMODE == OFlags::RDONLY {
+        return Err(Gone(io::Error::other("it is closed, or not open for writing")));
+    }
+    Ok(())
+}
+
 /// A line of data.
 pub(crate) fn write_line(line: &str) -> Result<(), Gone> {
+    check_open()?;
     let mut out = io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Gone)
 }

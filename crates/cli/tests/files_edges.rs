@@ -348,3 +348,26 @@ fn json_lines_are_objects_for_a_path_that_is_no_utf8() {
     let heard = Running::start(command.arg(&into)).ended(LONG).exits(0).json();
     assert!(heard[0]["file"]["path"].as_str().unwrap().contains("/got\\xff/"), "{heard:?}");
 }
+
+// ---- time
+
+#[test]
+fn transfers_of_a_stopped_process_go_on() {
+    let host = Host::start();
+    let ada = host.owner();
+    let path = write(&host.root().join("f.bin"), &bytes(600_000, 6));
+    let into = host.root().join("g.bin");
+    let put = ["put", &path, "lobby", "--limit", "200K", "--timeout", "2s", "--json"];
+    let get = ["get", "lobby", "1", "--limit", "200K", "--timeout", "2s", "--json", "-o"];
+    let get = [&get[..], &[into.to_str().unwrap()]].concat();
+    for args in [&put[..], &get] {
+        let moving = ada.start(args);
+        moving.wait_lines(1);
+        moving.signal(Signal::STOP);
+        // Longer than its patience; how long does not matter.
+        std::thread::sleep(Duration::from_secs(4));
+        moving.signal(Signal::CONT);
+        moving.ended(LONG).exits(0);
+    }
+    assert_eq!(fs::read(into).unwrap(), fs::read(path).unwrap());
+}

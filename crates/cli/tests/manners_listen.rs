@@ -109,3 +109,163 @@ fn after_a_kill_the_entry_whose_command_had_not_ended_comes_again() {
     let last = ada.run(&["listen", "lobby", "--count", "1", "--exec", "cat"]).exits(0);
     assert_eq!(texts(&last.json()), ["last"]);
 }
+
+#[test]
+fn exec_inherits_no_password() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "one"]).exits(0);
+    let mut command =
+        ada.command(&["listen", "lobby", "--since", "all", "--count", "1", "--exec", "env"]);
+    command.env("TWINLOCK_PASSWORD", "secret-1").env("TWINLOCK_NEW_PASSWORD", "secret-2");
+    let ran = Running::start(&mut command).ended(LONG).exits(0);
+    assert!(ran.out.contains("TWINLOCK_HOME="), "{ran:?}");
+    assert!(!ran.out.contains("secret-") && !ran.out.contains("PASSWORD"), "{ran:?}");
+}
+
+#[test]
+fn exec_tries_puts_an_entry_aside_and_handles_the_next() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run_with(&["send", "lobby"], "one\ntwo\nthree\n").exits(0);
+    let log = host.root().join("handled");
+    let script = format!(
+        "read -r line; echo \"$line\" >>{}; case $line in *two*) exit 3;; esac",
+        log.display()
+    );
+    let listen = ["listen", "lobby", "--since", "all", "--count", "3", "--exec", &script];
+    let ran = ada.run(&[&listen[..], &["--exec-tries", "2"]].concat()).exits(0);
+    let letters = ada.home.join("state/default/dead-letters.jsonl");
+    assert!(ran.err.contains("after 2 tries; the entry is now in"), "{ran:?}");
+    assert!(ran.err.contains(letters.to_str().unwrap()), "{ran:?}");
+    let handled = json_lines(&std::fs::read_to_string(&log).unwrap());
+    assert_eq!(texts(&handled), ["one", "two", "two", "three"]);
+    let dead = json_lines(&std::fs::read_to_string(&letters).unwrap());
+    assert_eq!(dead, [handled[1].clone()]);
+    assert_eq!(std::fs::metadata(&letters).unwrap().permissions().mode() & 0o777, 0o600);
+    // A second one is added, and an entry that cannot be put aside is not handled.
+    ada.run_with(&["send", "lobby"], "two again\nfour\n").exits(0);
+    let more = ["listen", "lobby", "--exec", &script, "--exec-tries", "1", "--count"];
+    ada.run(&[&more[..], &["2"]].concat()).exits(0);
+    let dead = json_lines(&std::fs::read_to_string(&letters).unwrap());
+    assert_eq!(texts(&dead), ["two", "two again"]);
+    std::fs::remove_file(&letters).unwrap();
+    std::os::unix::fs::symlink(host.root().join("elsewhere"), &letters).unwrap();
+    ada.run(&["send", "lobby", "two more"]).exits(0);
+    ada.run(&[&more[..], &["1"]].concat()).exits(2);
+    assert!(!host.root().join("elsewhere").exists());
+    std::fs::remove_file(&letters).unwrap();
+    let last = ada.run(&["listen", "lobby", "--exec", "cat", "--count", "1"]).exits(0).json();
+    assert_eq!(texts(&last), ["two more"]);
+    ada.run(&["listen", "lobby", "--exec-tries", "2"]).exits(2);
+}
+
+#[test]
+fn listen_ends_when_its_reader_has_gone() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "one"]).exits(0);
+    let mut command = ada.command(&["listen", "lobby", "--since", "all"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let out = child.stdout.take().unwrap();
+    assert!(lines(out).next().unwrap().contains("one"));
+    // Its end of the pipe is closed by now, and nothing more comes.
+    let until = std::time::Instant::now() + LONG;
+    let ended = loop {
+        if let Some(ended) = child.try_wait().unwrap() {
+            break Some(ended);
+        }
+        if std::time::Instant::now() > until {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(ended.expect("it lives on").code(), Some(0));
+}
+
+#[test]
+fn listen_without_a_server_ends_with_5() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    ada.run(&["listen", "lobby", "--timeout", "1s"]).exits(9);
+    host.terminate();
+    let ran = ada.run(&["listen", "lobby", "--timeout", "1s"]).exits(5);
+    assert!(ran.err.contains("no connection to"), "{ran:?}");
+}
+
+#[test]
+fn profile_on_a_read_only_disk_reads() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "one"]).exits(0);
+    let home = ada.home.to_str().unwrap();
+    // Root writes where a mode forbids it, but not on a disk that is mounted read-only.
+    let script = if rustix::process::geteuid().is_root() {
+        "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\""
+    } else {
+        "chmod -R a-w \"$0\"; \"$@\"; code=$?; chmod -R u+w \"$0\"; exit $code"
+    };
+    let run = |args: &[&str]| {
+        let command = ada.command(args);
+        let mut inside = std::process::Command::new("unshare");
+        if rustix::process::geteuid().is_root() {
+            inside.args(["-m", "sh", "-c", script, home]);
+        } else {
+            inside = std::process::Command::new("sh");
+            inside.args(["-c", script, home]);
+        }
+        inside.arg(command.get_program()).args(command.get_args());
+        inside.env("TWINLOCK_HOME", home);
+        Running::start(&mut inside).ended(LONG)
+    };
+    for args in [&["history", "lobby"][..], &["listen", "lobby", "--since", "all", "--count", "1"]]
+    {
+        let ran = run(args).exits(0);
+        assert!(ran.out.contains("one"), "{ran:?}");
+        assert!(ran.err.contains("read-only disk"), "{ran:?}");
+    }
+    run(&["rooms"]).exits(0);
+    let sent = run(&["send", "lobby", "two"]).exits(2);
+    assert!(sent.err.contains("nothing can be sent"), "{sent:?}");
+    assert_eq!(ada.reads("lobby").len(), 1);
+}
+
+#[test]
+fn closed_output_is_an_error_and_loses_no_entry() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "zero"]).exits(0);
+    ada.run(&["listen", "lobby", "--since", "all", "--count", "1"]).exits(0);
+    ada.run(&["send", "lobby", "one"]).exits(0);
+    let path = host.root().join("f");
+    std::fs::write(&path, "content").unwrap();
+    ada.run(&["put", path.to_str().unwrap(), "lobby"]).exits(0);
+    let closed = |args: &[&str], how: &str| {
+        let command = ada.command(args);
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("exec \"$0\" \"$@\" {how}")]);
+        shell.arg(command.get_program()).args(command.get_args());
+        shell.env("TWINLOCK_HOME", &ada.home);
+        Running::start(&mut shell).ended(LONG)
+    };
+    let listen = ["listen", "lobby", "--count", "1"];
+    for how in [">&-", "1</dev/null", ">/dev/full"] {
+        for args in [
+            &listen[..],
+            &["history", "lobby"],
+            &["history", "lobby", "--json"],
+            &["rooms"],
+            &["get", "lobby", "3", "-o", "-"],
+        ] {
+            let ran = closed(args, how);
+            assert_eq!(ran.code, Some(2), "{args:?} {how}: {ran:?}");
+        }
+    }
+    // Output to /dev/null is thrown away on purpose, however that was opened.
+    closed(&["history", "lobby"], "1<>/dev/null").exits(0);
+    let heard = ada.run(&listen).exits(0);
+    assert!(heard.out.contains("one"), "{heard:?}");
+}

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
 /// Owner only: files that hold secrets or texts.
@@ -32,6 +33,13 @@ impl DiskError {
     pub fn is_full(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         matches!(self.kind, StorageFull | QuotaExceeded | FileTooLarge)
+    }
+
+    /// Nothing can be written there.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        matches!(self.kind, ReadOnlyFilesystem | PermissionDenied)
     }
 
     /// Joins a path to the system's error, for `map_err`.
@@ -62,6 +70,20 @@ pub(crate) fn open_private(path: &Path) -> Result<File, DiskError> {
     let file = options.open(path).map_err(DiskError::at(path))?;
     close_to_others(&file, path)?;
     Ok(file)
+}
+
+/// Adds `bytes` to the end of a regular file of mode 0600, made where it is missing, and syncs it.
+/// A link is not followed.
+pub(crate) fn append_private(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW;
+    let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::from_raw_mode(FILE_MODE));
+    let mut file = File::from(opened.map_err(|error| DiskError::at(path)(error.into()))?);
+    if !file.metadata().map_err(DiskError::at(path))?.is_file() {
+        return Err(DiskError::at(path)(io::Error::other("not a regular file")));
+    }
+    close_to_others(&file, path)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(DiskError::at(path))
 }
 
 /// Makes an empty file of mode 0600 where none is, and closes an existing one to others, without

@@ -105,6 +105,17 @@ impl Home {
         Ok(dir)
     }
 
+    /// Adds a line to the profile's dead letters (`dead-letters.jsonl` in its state, mode 0600), on
+    /// disk when this returns; where that file is.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub fn add_dead_letter(&self, profile: &Name, line: &[u8]) -> Result<PathBuf, DiskError> {
+        let path = self.make_state(profile)?.join("dead-letters.jsonl");
+        disk::append_private(&path, line)?;
+        Ok(path)
+    }
+
     /// Takes the lock `purpose` of a profile for as long as the returned value lives, against
     /// all processes; waits for it. The system frees it when its holder dies, however it dies.
     ///

@@ -156,6 +156,7 @@ impl Outbox {
         now_ms: u64,
         entropy: &mut (impl Entropy + ?Sized),
     ) -> Result<Vec<MessageId>, StateError> {
+        self.state.wants_disk()?;
         let time = int(now_ms)?;
         let insert_all = |tx: &Transaction<'_>, me: Option<&str>| {
             let mut blocked = tx.prepare_cached(

@@ -12,6 +12,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +23,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi, params};
 use rusqlite_migration::{M, Migrations, SchemaVersion};
+use tempfile::TempDir;
 use thiserror::Error;
 use twinlock_core::id::{ConversationId, Link, MessageId, Name, ServerKey};
 
@@ -72,6 +75,9 @@ pub enum StateError {
     /// The disk is full.
     #[error("the disk that holds this profile's state is full")]
     Full,
+    /// This profile's disk cannot be written to.
+    #[error("this profile is on a disk that cannot be written to, so nothing can be sent")]
+    ReadOnly,
     /// Another process held the database for longer than a write can take.
     #[error("another program holds this profile's state: try again")]
     Busy,
@@ -153,6 +159,8 @@ struct Shared {
     /// The keys in the first links of conversations, as the server names them.
     origins: Mutex<BTreeMap<ConversationId, ServerKey>>,
     inner: Mutex<Inner>,
+    /// Where the state is that cannot be written to; after the connection, which uses it.
+    copy: Option<TempDir>,
 }
 
 #[derive(Debug)]
@@ -172,6 +180,9 @@ impl State {
 
     /// [`Self::open`] by the profile's name and the account.
     ///
+    /// On a disk that cannot be written to a copy is opened, which goes with the process; see
+    /// [`Self::is_read_only`].
+    ///
     /// # Errors
     /// [`StateError`].
     pub fn open_for(
@@ -179,6 +190,35 @@ impl State {
         profile: &Name,
         server_key: &ServerKey,
         user: &Name,
+    ) -> Result<Self, StateError> {
+        match Self::open_in(home, profile, server_key, user, None) {
+            Err(StateError::Disk(error)) if error.is_read_only() => {
+                let copy = copy_of(&home.state(profile), profile)?;
+                let home = Home::at(copy.path());
+                Self::open_in(&home, profile, server_key, user, Some(copy))
+            }
+            opened => opened,
+        }
+    }
+
+    /// Nothing that is written is kept, so nothing can be sent.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.shared.copy.is_some()
+    }
+
+    /// # Errors
+    /// [`StateError::ReadOnly`].
+    pub(crate) fn wants_disk(&self) -> Result<(), StateError> {
+        if self.is_read_only() { Err(StateError::ReadOnly) } else { Ok(()) }
+    }
+
+    fn open_in(
+        home: &Home,
+        profile: &Name,
+        server_key: &ServerKey,
+        user: &Name,
+        copy: Option<TempDir>,
     ) -> Result<Self, StateError> {
         let dir = home.make_state(profile)?;
         // One at a time: SQLite's busy handler does not cover the switch to WAL.
@@ -208,6 +248,7 @@ impl State {
                 sends_now: AtomicBool::new(false),
                 server_key: *server_key,
                 origins: Mutex::default(),
+                copy,
                 inner,
             }),
         })
@@ -320,6 +361,26 @@ impl State {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Copies the database of a state that cannot be written to into a temporary directory.
+fn copy_of(dir: &Path, profile: &Name) -> Result<TempDir, StateError> {
+    let temporary = std::env::temp_dir();
+    let copy = tempfile::tempdir().map_err(DiskError::at(&temporary))?;
+    let into = Home::at(copy.path()).make_state(profile)?;
+    for name in ["state.db", "state.db-wal"] {
+        let (from, to) = (dir.join(name), into.join(name));
+        match fs::copy(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            copied => _ = copied.map_err(DiskError::at(&from))?,
+        }
+        // Its mode came along.
+        if to.exists() {
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o600))
+                .map_err(DiskError::at(&to))?;
+        }
+    }
+    Ok(copy)
 }
 
 fn connect(path: &Path) -> Result<Connection, StateError> {

@@ -106,6 +106,7 @@ impl Uploads {
         now_ms: u64,
         entropy: &mut (impl Entropy + ?Sized),
     ) -> Result<Vec<Begun>, StateError> {
+        self.state.wants_disk()?;
         if let Some(bad) = offers.iter().find(|offer| !is_target(&offer.target)) {
             return Err(StateError::BadTarget { got: bad.target.clone() });
         }

@@ -306,6 +306,10 @@ pub(crate) struct Listen {
     /// keeps a place of its own, apart from what was printed
     #[arg(long, value_name = "CMD")]
     pub(crate) exec: Option<String>,
+    /// After N failures of the command put the entry into a file of dead letters and handle the
+    /// next one; 0: retry for ever
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "exec")]
+    pub(crate) exec_tries: u32,
     /// Fetch the files that come into this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) get: Option<PathBuf>,

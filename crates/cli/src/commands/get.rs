@@ -9,7 +9,6 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
-use tokio::time::sleep;
 use twinlock_client::client::{Entry, FileEntry};
 use twinlock_client::transfer::{Get as GetJob, Into, Place, name};
 use twinlock_client::{Client, Event, Options};
@@ -22,6 +21,7 @@ use crate::args::Get;
 use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::{Context, Opened, why_down};
+use crate::patience::Patience;
 
 /// A harmless name that none of `names` has in the same directory, which has it then: of two files
 /// of one name the later is marked with its number, and with a counter where that name is taken.
@@ -147,7 +147,7 @@ async fn read(target: &str, numbers: &[u64], context: &Context) -> Result<Read, 
             }
         }
     });
-    let patience = context.global.timeout.unwrap_or(PATIENCE);
+    let mut patience = Patience::new(context.global.timeout.unwrap_or(PATIENCE));
     let found = async {
         let conversation = again(&client, async |client| client.target(target).await).await?;
         let mut entries = Vec::with_capacity(numbers.len());
@@ -159,7 +159,7 @@ async fn read(target: &str, numbers: &[u64], context: &Context) -> Result<Read, 
     let (conversation, entries) = tokio::select! {
         found = found => found?,
         Ok(error) = &mut ended => return Err(error.into()),
-        () = sleep(patience) => {
+        () = patience.is_over() => {
             let why = down.borrow().clone();
             return Err(match why {
                 Some(error) => Failure::new(Exit::NoConnection, why_down(&error)),

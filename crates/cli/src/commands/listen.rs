@@ -2,11 +2,12 @@
 //!
 //! A position per conversation says up to where entries are handled: printed, or with `--exec`
 //! passed to a command that ended with 0. It moves after that, so a kill in between shows an
-//! entry twice rather than never.
+//! entry twice rather than never. With `--exec-tries` an entry whose command keeps failing is handled
+//! once it is in the profile's file of dead letters.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
-use std::pin::Pin;
+use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -24,10 +25,12 @@ use super::fetch::Fetching;
 use super::moving::harmless;
 use super::send::blocking;
 use crate::args::{Listen, Since};
+use crate::ask::SECRET_VARIABLES;
 use crate::entry::{EntryJson, get_it, human};
-use crate::exit::Failure;
-use crate::open::{Context, Opened, target_of, trying_again, warn_about_tls};
-use crate::output::json;
+use crate::exit::{Exit, Failure};
+use crate::open::{Context, Opened, target_of, trying_again, warn_about_tls, why_down};
+use crate::output::{json, reader_gone};
+use crate::patience::Patience;
 
 /// The position that printing keeps, see [`twinlock_client::receipts`].
 const PRINTED: &str = "listen";
@@ -77,9 +80,18 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
     // Finding out what to follow needs the line, whose events have to be taken meanwhile. It goes
     // on over all of them: a question that is dropped is asked in vain.
     let mut finding = Some(listening.find());
-    let mut down = false;
+    let mut down = None;
+    // With --exec nothing is printed.
+    let prints = listening.args.exec.is_none();
+    let mut gone = pin!(reader_gone());
+    let mut late = pin!(after(context.global.timeout));
     loop {
         let event = tokio::select! {
+            () = &mut gone, if prints => return Err(Failure::said(Exit::Done)),
+            () = &mut late => return Err(match &down {
+                Some(error) => Failure::new(Exit::NoConnection, why_down(error)),
+                None => Failure::new(Exit::TimedOut, "timed out"),
+            }),
             found = next(&mut finding) => {
                 finding = None;
                 for conversation in found? {
@@ -99,7 +111,7 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
                 }
             }
             Some(Event::Up(up)) => {
-                if std::mem::take(&mut down) {
+                if down.take().is_some() {
                     context.out.say("connected again");
                     // Nobody has told us of what began meanwhile.
                     if listening.args.targets.is_empty() && finding.is_none() {
@@ -110,9 +122,10 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
             }
             Some(Event::Down { error, retry }) => {
                 // Once: the attempts that fail as well are in the log.
-                if !std::mem::replace(&mut down, true) {
+                if down.is_none() {
                     context.out.say(&trying_again(&error, retry));
                 }
+                down = Some(error);
             }
             Some(Event::CaughtUp { conversation, entries }) if entries > 0 => {
                 let name = listening.name(conversation);
@@ -282,7 +295,8 @@ impl Listening<'_> {
         blocking(keep).await
     }
 
-    /// Runs the command with the entry as JSON on its standard input, until it ends with 0.
+    /// Runs the command with the entry as JSON on its standard input, until it ends with 0 or has
+    /// failed as often as it may; then the entry becomes a dead letter.
     async fn exec(
         &self,
         command: &str,
@@ -292,9 +306,12 @@ impl Listening<'_> {
     ) -> Result<(), Failure> {
         let document = json(&EntryJson::new(name, entry).saved(saved)) + "\n";
         let mut pause = RETRY.0;
+        let mut tries = 0;
         loop {
             let failed = |error| Failure::usage(format!("--exec could not be run: {error}"));
-            let mut child = Command::new("sh")
+            let mut child = Command::new("sh");
+            SECRET_VARIABLES.iter().for_each(|name| _ = child.env_remove(name));
+            let mut child = child
                 .args(["-c", command])
                 .stdin(Stdio::piped())
                 .kill_on_drop(true)
@@ -308,14 +325,27 @@ impl Listening<'_> {
             if status.success() {
                 return Ok(());
             }
-            self.context.out.warn(&format!(
-                "--exec ended with {status} for entry {} of {name}; trying again in {} s",
-                entry.n,
-                pause.as_secs()
-            ));
+            tries += 1;
+            let head = format!("--exec ended with {status} for entry {} of {name}", entry.n);
+            if tries == self.args.exec_tries {
+                let file = self.bury(document).await?;
+                let (words, file) = (format!("after {tries} tries"), file.display());
+                self.context.out.warn(&format!("{head} {words}; the entry is now in {file}"));
+                return Ok(());
+            }
+            let seconds = pause.as_secs();
+            self.context.out.warn(&format!("{head}; trying again in {seconds} s"));
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
         }
+    }
+}
+
+impl Listening<'_> {
+    /// Adds an entry to the dead letters of this profile; where they are.
+    async fn bury(&self, document: String) -> Result<PathBuf, Failure> {
+        let (home, profile) = (self.context.home()?, self.context.profile_name()?);
+        blocking(move || home.add_dead_letter(&profile, document.as_bytes())).await
     }
 }
 
@@ -325,6 +355,14 @@ fn beginning(conversation: &proto::Conversation) -> u64 {
     match conversation.kind() {
         proto::conversation::Kind::Direct => 0,
         _ => conversation.head,
+    }
+}
+
+/// The end of `--timeout`, which counts from the start.
+async fn after(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => Patience::new(timeout).is_over().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use twinlock_client::ClientError;
 use twinlock_client::client::Entry;
 use twinlock_client::outbox::Ack;
@@ -22,6 +22,7 @@ use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::{Context, trying_again, warn_about_tls};
 use crate::output::{Output, json_path};
+use crate::patience::Patience;
 
 /// How long without a byte that moved before it gives up, unless `--timeout` says.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -174,17 +175,17 @@ impl<'a> Moves<'a> {
         verb: &str,
     ) -> Result<(), Failure> {
         let patience = self.context.global.timeout.unwrap_or(PATIENCE);
-        let mut deadline = Instant::now() + patience;
+        let mut deadline = Patience::new(patience);
         let mut interrupt = std::pin::pin!(interrupted());
         while !self.open.is_empty() {
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => if self.take(event)? {
-                        deadline = Instant::now() + patience;
+                        deadline.renew();
                     },
                     None => break,
                 },
-                () = sleep_until(deadline) => return Err(self.gave_up(patience, verb)),
+                () = deadline.is_over() => return Err(self.gave_up(patience, verb)),
                 () = &mut interrupt => return Err(self.interrupted(verb)),
             }
         }

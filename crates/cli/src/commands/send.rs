@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval};
 use twinlock_client::error::{Blame, Refusal};
 use twinlock_client::outbox::{Ack, Outcome};
 use twinlock_client::{Client, ClientError, Event, Options};
@@ -22,6 +22,7 @@ use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::{Context, Opened, trying_again, warn_about_tls, why_down};
 use crate::output::Output;
+use crate::patience::Patience;
 
 /// How long without an acknowledgement or new input before it gives up, unless `--timeout` says.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -72,7 +73,7 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
         None => Some(input::read_lines(&context.out)),
     };
     let mut bad_input = None;
-    let mut deadline = Instant::now() + patience;
+    let mut deadline = Patience::new(patience);
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut interrupt = std::pin::pin!(interrupted());
@@ -85,7 +86,7 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
         tokio::select! {
             lines = next(&mut input), if sending.waiting.len() < AHEAD => match lines {
                 Some(Ok(lines)) => {
-                    deadline = deadline.max(Instant::now() + patience);
+                    deadline.renew();
                     sending.enqueue(lines).await?;
                 }
                 Some(Err(failure)) => {
@@ -97,14 +98,14 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
             event = events.recv() => match event {
                 Some(Event::Ended(error)) => break error.map(Failure::from),
                 Some(event) => if sending.take(event)? {
-                    deadline = Instant::now() + patience;
+                    deadline.renew();
                 },
                 None => break None,
             },
             _ = look.tick(), if late => if sending.look().await? {
-                deadline = Instant::now() + patience;
+                deadline.renew();
             },
-            () = sleep_until(deadline), if late => break None,
+            () = deadline.is_over(), if late => break None,
             () = &mut interrupt => break Some(Failure::interrupted()),
         }
     };
