@@ -56,6 +56,18 @@ struct LimitsFile {
     files_per_user_mib: Option<u64>,
     disk_reserve_mib: Option<u64>,
     partial_files_hours: Option<u64>,
+    rooms_per_user: Option<usize>,
+    memberships_per_user: Option<usize>,
+    follows_per_session: Option<usize>,
+    invites_per_user: Option<usize>,
+    devices_per_user: Option<usize>,
+    classic_keys_per_user: Option<usize>,
+    changes_per_minute: Option<u32>,
+    search_seconds: Option<u64>,
+    text_rate_kib: Option<u64>,
+    text_burst_kib: Option<u64>,
+    text_per_day_mib: Option<u64>,
+    text_reserve_mib: Option<u64>,
 }
 
 /// `[timing]`, all in seconds.
@@ -147,6 +159,20 @@ impl LimitsFile {
         limits.files_per_user = self.files_per_user_mib.map_or(limits.files_per_user, bytes);
         limits.disk_reserve = self.disk_reserve_mib.map(bytes).or(limits.disk_reserve);
         limits.partial_files = self.partial_files_hours.map_or(limits.partial_files, hours);
+        let bounds = &mut limits.bounds;
+        set(&mut bounds.rooms, self.rooms_per_user);
+        set(&mut bounds.memberships, self.memberships_per_user);
+        set(&mut bounds.invites, self.invites_per_user);
+        set(&mut bounds.devices, self.devices_per_user);
+        set(&mut bounds.classic_keys, self.classic_keys_per_user);
+        set(&mut limits.follows_per_session, self.follows_per_session);
+        limits.changes_per_minute = self.changes_per_minute.unwrap_or(limits.changes_per_minute);
+        limits.search = self.search_seconds.map_or(limits.search, seconds);
+        let kib = |kib: u64| kib.saturating_mul(1024);
+        limits.text_rate = self.text_rate_kib.map_or(limits.text_rate, kib);
+        limits.text_burst = self.text_burst_kib.map_or(limits.text_burst, kib);
+        limits.text_per_day = self.text_per_day_mib.map_or(limits.text_per_day, bytes);
+        limits.text_reserve = self.text_reserve_mib.map(bytes).or(limits.text_reserve);
     }
 }
 

@@ -409,7 +409,11 @@ fn alive(host: &Host, names: &[SessionId]) -> usize {
 #[test]
 fn followers_that_never_read_cost_a_bounded_memory() {
     let (count, batches) = if full() { (15, 200) } else { (8, 30) };
-    let host = Host::start();
+    let root = tempfile::tempdir().unwrap();
+    let config = root.path().join("settings");
+    // One user writes more than its rate.
+    std::fs::write(&config, "[limits]\ntext-rate-kib = 0\n").unwrap();
+    let host = Host::start_in(root, &["--config", config.to_str().unwrap()]);
     let ada = host.owner();
     let (card, pid) = (Card::of(&ada), host.running().pid());
     let bob = Card::of(&host.member(&ada, "bob"));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use twinlock_core::invite::Address;
 use twinlock_core::limits::Timing;
 use twinlock_core::session::BindingPolicy;
+use twinlock_store::Bounds;
 
 use crate::identity::{KeyType, OwnFiles};
 
@@ -150,6 +151,30 @@ pub struct Limits {
     /// have filled the rest. Default (`None`): 1 GiB or 5 % of the disk, whichever is less. Less
     /// than some hundred MiB puts messages at risk, more only takes room from files.
     pub disk_reserve: Option<u64>,
+    /// How many rooms, memberships, invites, devices and classic keys a user may have.
+    pub bounds: Bounds,
+    /// Conversations followed in one session. Default 4096; each costs about 200 bytes.
+    pub follows_per_session: usize,
+    /// Changes of rooms by one user: made, joined, left, topics, direct conversations opened.
+    /// Default 300 a minute and as many at once; each is announced to the whole room. 0: any.
+    pub changes_per_minute: u32,
+    /// How long one search may take, with its waits for others. Default 10 s. Longer makes others'
+    /// searches wait for their turns more often.
+    pub search: Duration,
+    /// Bytes of text that one user may send a second, all its sessions and classic keys together,
+    /// each entry counting 256 more; beyond [`Limits::text_burst`] its lines are read more slowly.
+    /// Default 2 MiB. More lets one user take more of what the disk can write. 0: any.
+    pub text_rate: u64,
+    /// What it may send at once, bytes. Default 32 MiB.
+    pub text_burst: u64,
+    /// Bytes of text of one user in 24 hours, counted like [`Limits::text_rate`] by the hour and
+    /// forgotten at a restart; refused beyond it. Default 4 GiB; costs two to three times as much
+    /// disk. 0: any.
+    pub text_per_day: u64,
+    /// Bytes of the disk that text leaves free, so that revocations, passwords, invites and
+    /// registrations can still be written. Default (`None`): 256 MiB or 1.25 % of the disk, whichever
+    /// is less. 0: none.
+    pub text_reserve: Option<u64>,
     /// How long an upload that was broken off can be gone on with. Default 24 h. Longer costs the
     /// disk of what nobody comes back for.
     pub partial_files: Duration,
@@ -173,6 +198,14 @@ impl Default for Limits {
             file: 16 << 30,
             files_per_user: 64 << 30,
             disk_reserve: None,
+            bounds: Bounds::default(),
+            follows_per_session: 4096,
+            changes_per_minute: 300,
+            search: Duration::from_secs(10),
+            text_rate: 2 << 20,
+            text_burst: 32 << 20,
+            text_per_day: 4 << 30,
+            text_reserve: None,
             partial_files: Duration::from_secs(24 * 60 * 60),
         }
     }

@@ -27,6 +27,7 @@ use twinlock_link::OsEntropy;
 use twinlock_link::tls::{ServerTls, TlsFault};
 use twinlock_store::{OpenError, Person, Published, Role, SqliteStore, Store, StoreError};
 
+use crate::barred::Barred;
 use crate::classic::{self, ClassicShared};
 use crate::config::Config;
 use crate::convert::copy;
@@ -35,13 +36,18 @@ use crate::files::{Files, LocalDisk};
 use crate::hub::Hub;
 use crate::identity::{Identity, IdentityError, Options as IdentityOptions};
 use crate::limits::Origin;
+use crate::limits::accounts::Accounts;
+use crate::limits::fair::Fair;
 use crate::limits::gate::Gate;
 use crate::limits::guess::Guesses;
+use crate::limits::room::TextRoom;
 use crate::private::{self, Failed};
 use crate::session;
 
 /// How often the certificate's end is looked at.
 const RENEWAL: Duration = Duration::from_secs(12 * 60 * 60);
+/// Reads of the record at once by sessions; the store has one connection more.
+const READS: usize = 3;
 /// Pause after a failed accept: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -60,8 +66,15 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     pub(crate) guesses: Guesses,
     pub(crate) handshakes: Semaphore,
-    /// Searches at once.
-    pub(crate) searches: Semaphore,
+    /// Turns at reading the record for sessions. Fewer than the store has connections, so that a
+    /// login always finds one.
+    pub(crate) reads: Fair,
+    /// Turns at searching.
+    pub(crate) searches: Fair,
+    /// What users have written lately.
+    pub(crate) accounts: Accounts,
+    pub(crate) text_room: TextRoom,
+    pub(crate) barred: Barred,
     pub(crate) classic: ClassicShared,
     stop: watch::Sender<bool>,
 }
@@ -195,7 +208,7 @@ impl Server {
         let data = config.data.clone();
         private::make_directory(&data)?;
         let (identity, setup) = open_identity(&config)?;
-        let store = open_store(&data, &setup)?;
+        let store = open_store(&config, &setup)?;
         let (listener, address) = listen("--port", config.listen).await?;
         let lines = listen_if("--classic-port", config.classic.lines).await?;
         let origin = listen_if("--origin-port", config.classic.origin).await?;
@@ -218,7 +231,11 @@ impl Server {
             gate: Gate::new(limits.unauthenticated, limits.unauthenticated_per_address),
             guesses: Guesses::new(limits.logins_per_minute),
             handshakes: Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)),
-            searches: Semaphore::new(1),
+            reads: Fair::new(READS),
+            searches: Fair::new(1),
+            accounts: Accounts::new(limits),
+            text_room: TextRoom::new(data, limits.text_reserve),
+            barred: Barred::default(),
             hub: Arc::new(Hub::default()),
             stop: watch::Sender::new(false),
             config,
@@ -235,6 +252,8 @@ impl Server {
         upkeep.spawn(renew(shared.clone(), identity.clone()));
         let files = shared.files.clone();
         upkeep.spawn(async move { files.upkeep().await });
+        let barred = shared.clone();
+        upkeep.spawn(async move { barred.barred.upkeep(&*barred.store).await });
         let mut accepting = JoinSet::new();
         shared.door.spawn(&mut accepting, accept(shared.clone(), listener, session::serve));
         if let Some((listener, address)) = lines {
@@ -410,9 +429,10 @@ fn open_identity(config: &Config) -> Result<(Identity, ServerSetup), StartError>
     Ok((identity, setup))
 }
 
-fn open_store(data: &Path, setup: &ServerSetup) -> Result<Arc<dyn Store>, StartError> {
+fn open_store(config: &Config, setup: &ServerSetup) -> Result<Arc<dyn Store>, StartError> {
     let options = twinlock_store::Options::new(setup.server_key(), setup.row_key());
-    Ok(SqliteStore::open(&record_path(data), options)?)
+    let options = options.bounds(config.limits.bounds);
+    Ok(SqliteStore::open(&record_path(&config.data), options)?)
 }
 
 fn exists(path: &Path) -> Result<bool, StartError> {

@@ -25,7 +25,7 @@ fn alone(test: impl Future<Output = ()>) {
 #[test]
 fn followers_that_never_read_cost_a_position_while_others_go_on() {
     alone(async {
-        let host = Host::start().await;
+        let host = Host::start_with(|config| config.limits.text_rate = 0).await;
         let (laptop, mut ada) = host.owner().await;
         let (_, mut bob) = host.member(&mut ada, "bob").await;
         let mut deaf = Vec::new();

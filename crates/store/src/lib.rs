@@ -13,6 +13,7 @@ mod sqlite;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -71,15 +72,39 @@ pub trait Store: Send + Sync + 'static {
         limit: Limit,
     ) -> Result<Page, StoreError>;
 
-    /// Entries that contain all words of `text` (the last one as a prefix), with numbers below
-    /// `before`, newest first.
+    /// Looks for entries that contain all words of `text`, newest first: the last word as a
+    /// prefix where it has three letters or more. Works for about `time` and says where to go on;
+    /// until then it keeps one state of the record, which holds up checkpoints. Finds at most
+    /// `limit.entries`, and about `limit.bytes` of bodies (at least one entry if there is one).
+    async fn search_some(
+        &self,
+        conversation: ConversationId,
+        text: &str,
+        from: SearchFrom,
+        limit: Limit,
+        time: Duration,
+    ) -> Result<Found, StoreError>;
+
+    /// [`Store::search_some`] to the end, however long that takes: entries below `before`.
     async fn search(
         &self,
         conversation: ConversationId,
         text: &str,
         before: u64,
         entries: usize,
-    ) -> Result<Vec<Entry>, StoreError>;
+    ) -> Result<Vec<Entry>, StoreError> {
+        let mut all = Vec::new();
+        let mut from = Some(SearchFrom::below(before));
+        while let Some(at) = from
+            && all.len() < entries
+        {
+            let limit = Limit { entries: entries - all.len(), bytes: usize::MAX };
+            let found = self.search_some(conversation, text, at, limit, SLICE).await?;
+            all.extend(found.entries);
+            from = found.next;
+        }
+        Ok(all)
+    }
 
     /// Tells of every commit from now on, in order per conversation. A receiver that lags learns
     /// so and reads the heads itself.
@@ -131,6 +156,9 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Conversation>, StoreError>;
 
+    /// The room of this name, if `user` is in it.
+    async fn room(&self, user: &Name, room: &Name) -> Result<Option<Conversation>, StoreError>;
+
     /// One conversation as `user` sees it: one it is in.
     async fn conversation(
         &self,
@@ -138,7 +166,8 @@ pub trait Store: Send + Sync + 'static {
         id: ConversationId,
     ) -> Result<Option<Conversation>, StoreError>;
 
-    /// Makes a room with `user` in it. `None`: the name is taken.
+    /// Makes a room with `user` in it. `None`: the name is taken. [`StoreError::TooMany`] of
+    /// [`Bound::Rooms`] and [`Bound::Memberships`].
     async fn create_room(
         &self,
         user: &Name,
@@ -147,8 +176,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Option<Conversation>, StoreError>;
 
     /// Joins a public room by name; again is no error. `None`: no such room.
-    async fn join_room(&self, user: &Name, name: &Name)
-    -> Result<Option<Conversation>, StoreError>;
+    /// [`StoreError::TooMany`] of [`Bound::Memberships`].
+    async fn join_room(&self, user: &Name, name: &Name) -> Result<Option<Joined>, StoreError>;
 
     /// Leaves. `false`: not in it, or it cannot be left (lobby, direct).
     async fn leave_room(&self, user: &Name, id: ConversationId) -> Result<bool, StoreError>;
@@ -162,6 +191,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Option<Conversation>, StoreError>;
 
     /// The direct conversation of two users, made if it is new. `None`: no such other user.
+    /// [`StoreError::TooMany`] of [`Bound::Memberships`] of `user`, if it would be new.
     async fn open_direct(
         &self,
         user: &Name,
@@ -195,7 +225,7 @@ pub trait Store: Send + Sync + 'static {
         Ok(self.look_up(id, now_ms).await?.into_credential())
     }
 
-    /// Keeps a new invite.
+    /// Keeps a new invite. [`StoreError::TooMany`] of [`Bound::Invites`] of its maker.
     async fn add_invite(&self, invite: NewInvite) -> Result<(), StoreError>;
 
     /// Uses an invite: in one transaction checks that it is unused, unexpired at `now_ms` and
@@ -207,7 +237,8 @@ pub trait Store: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<Registered, StoreError>;
 
-    /// Adds a device of an existing user. `false`: no such user.
+    /// Adds a device of an existing user. `false`: no such user. [`StoreError::TooMany`] of
+    /// [`Bound::Devices`].
     async fn add_device(
         &self,
         user: &Name,
@@ -259,7 +290,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Keeps a new key. Checks in one transaction that its name is free (or was this user's and is
     /// revoked), that the user is in the conversation, and of the origin bridge's forms, of whose
-    /// messages none names its key, that there is no other of this form.
+    /// messages none names its key, that there is no other of this form. [`StoreError::TooMany`] of
+    /// [`Bound::ClassicKeys`].
     async fn add_classic_key(&self, key: ClassicKey) -> Result<AddedClassicKey, StoreError>;
 
     /// The usable key of this name, or `None` where it is unknown or revoked. A hit and every kind
@@ -269,9 +301,11 @@ pub trait Store: Send + Sync + 'static {
     /// The usable key of this form of the origin bridge.
     async fn classic_key_of(&self, form: ClassicForm) -> Result<Option<ClassicKey>, StoreError>;
 
-    /// Usable keys with names greater than `after`, in order, at most `limit`.
+    /// Usable keys with names greater than `after`, in order, at most `limit`: of one user, or of
+    /// all.
     async fn classic_keys(
         &self,
+        of: Option<&Name>,
         after: Option<&Name>,
         limit: usize,
     ) -> Result<Vec<ListedClassicKey>, StoreError>;
@@ -301,6 +335,86 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the record is closed")]
     Closed,
+    /// A bound that the store was opened with; nothing was done.
+    #[error("there are {1} already, which is the bound ({0:?})")]
+    TooMany(Bound, usize),
+}
+
+/// What is counted for each user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// Rooms that it made.
+    Rooms,
+    /// Conversations that it is in.
+    Memberships,
+    /// Invites that it made and that can still be used.
+    Invites,
+    /// Devices that are not revoked.
+    Devices,
+    /// Classic keys that are not revoked.
+    ClassicKeys,
+}
+
+/// How many of each. Checked in the transaction that would exceed them, so that requests which come
+/// at the same time cannot. What exists already stays, whatever the bounds are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Rooms made by one user. Default 256; each is a name taken, and a row in everybody's list of
+    /// rooms to join.
+    pub rooms: usize,
+    /// Conversations that one user joins or opens. Those that others open with it count and are not
+    /// refused. Default 4096; a list of rooms to join passes over as many rows.
+    pub memberships: usize,
+    /// Unused invites made by one user. Default 1024; each is a credential that registers a user.
+    pub invites: usize,
+    /// Devices of one user that are not revoked. Default 32.
+    pub devices: usize,
+    /// Classic keys of one user that are not revoked. Default 256.
+    pub classic_keys: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { rooms: 256, memberships: 4096, invites: 1024, devices: 32, classic_keys: 256 }
+    }
+}
+
+/// Time of a slice of a search, after which others get their turn.
+pub const SLICE: Duration = Duration::from_millis(20);
+
+/// Where a search begins or resumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SearchFrom {
+    /// Entries with numbers below this.
+    pub before: u64,
+    /// The store's own place, once it has one.
+    pub place: Option<i64>,
+}
+
+impl SearchFrom {
+    /// Entries with numbers below `before`.
+    #[must_use]
+    pub fn below(before: u64) -> Self {
+        Self { before, place: None }
+    }
+}
+
+/// What a slice of a search has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Newest first.
+    pub entries: Vec<Entry>,
+    /// Where to go on; `None`: everything was looked at.
+    pub next: Option<SearchFrom>,
+}
+
+/// A room that a user is in now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// The room.
+    pub conversation: Conversation,
+    /// The user was not in it before.
+    pub new: bool,
 }
 
 /// What becomes of entries that were handed over.

@@ -9,13 +9,13 @@ use std::time::Duration;
 use tempfile::TempDir;
 use twinlock_core::id::ServerKey;
 use twinlock_store::conformance::{self, Ground};
-use twinlock_store::{Clock, SqliteStore, Store};
+use twinlock_store::{Bounds, Clock, SqliteStore, Store};
 
 struct Dir(TempDir);
 
 impl Ground for Dir {
-    fn open(&self, clock: Clock) -> Result<Arc<dyn Store>, String> {
-        let options = common::options().clock(clock);
+    fn open(&self, clock: Clock, bounds: Bounds) -> Result<Arc<dyn Store>, String> {
+        let options = common::options().clock(clock).bounds(bounds);
         let store = SqliteStore::open(&self.0.path().join("record.db"), options);
         Ok(store.map_err(|error| error.to_string())?)
     }
@@ -29,12 +29,12 @@ impl Ground for Dir {
 async fn sqlite_keeps_every_law_of_the_contract() {
     let run = conformance::run_all(|| Dir(tempfile::tempdir().unwrap()));
     let held = tokio::time::timeout(Duration::from_secs(120), run).await.unwrap();
-    assert_eq!(held, Ok(48));
+    assert_eq!(held, Ok(54));
 }
 
 #[tokio::test]
 async fn a_runtime_of_one_thread_is_enough() {
     let run = conformance::run_all(|| Dir(tempfile::tempdir().unwrap()));
     let held = tokio::time::timeout(Duration::from_secs(120), run).await.unwrap();
-    assert_eq!(held, Ok(48));
+    assert_eq!(held, Ok(54));
 }

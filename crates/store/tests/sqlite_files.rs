@@ -127,7 +127,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     drop(conn);
     let before = fs::read(&path).unwrap();
     match SqliteStore::open(&path, options()) {
-        Err(error @ OpenError::NewerSchema { found: 99, known: 3, .. }) => {
+        Err(error @ OpenError::NewerSchema { found: 99, known: 4, .. }) => {
             assert!(error.to_string().contains("newer version"), "{error}");
         }
         other => panic!("{other:?}"),

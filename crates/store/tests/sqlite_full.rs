@@ -61,7 +61,7 @@ async fn a_full_disk_refuses_writes_reads_on_and_recovers_by_itself() {
         assert!(made == Err(StoreError::Full), "a room was made on a full disk");
         let before = links(&*store, LOBBY).await.unwrap().len();
         assert_eq!(before, acked.len());
-        let found = store.search(LOBBY, "xx", u64::MAX, 1_000_000).await.unwrap().len();
+        let found = store.search(LOBBY, "xxx", u64::MAX, 1_000_000).await.unwrap().len();
         assert_eq!(found, before - round);
         // Room again: it goes on without being told.
         store.limit_pages(None).await.unwrap();

@@ -77,7 +77,7 @@ async fn record_until_killed(dir: &Path) {
     }
     let room = match store.create_room(&name("user0"), &name("ops"), "").await.unwrap() {
         Some(room) => room,
-        None => store.join_room(&name("user0"), &name("ops")).await.unwrap().unwrap(),
+        None => store.room(&name("user0"), &name("ops")).await.unwrap().unwrap(),
     };
     for task in 0..TASKS {
         let store = store.clone();

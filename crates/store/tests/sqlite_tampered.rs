@@ -209,7 +209,7 @@ async fn an_edited_classic_key_is_none() {
         assert_eq!(store.classic_key(&name("lamb")).await, Ok(None), "{change}");
         let bridge = store.classic_key_of(Form::Origin).await.unwrap();
         assert_eq!(bridge.is_some(), row != "old", "{change}");
-        let listed = store.classic_keys(None, 10).await.unwrap().len();
+        let listed = store.classic_keys(None, None, 10).await.unwrap().len();
         assert_eq!(listed, if row == "gone" { 3 } else { 2 }, "{row} {change}");
     }
     // Nor does a key open anything whose user's row was edited.
@@ -255,7 +255,7 @@ async fn a_damaged_classic_key_hides_no_other() {
     let store = open(dir.path());
     // A page is as long as it can be, or it would be taken for the last.
     let page = async |after: Option<&str>| {
-        let listed = store.classic_keys(after.map(name).as_ref(), 2).await.unwrap();
+        let listed = store.classic_keys(None, after.map(name).as_ref(), 2).await.unwrap();
         listed.iter().map(|listed| listed.key.name.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(page(None).await, ["a", "c"]);

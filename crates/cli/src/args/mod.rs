@@ -325,7 +325,8 @@ pub(crate) struct History {
     /// Only entries with numbers below
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) before: Option<u64>,
-    /// Only entries that contain all these words, newest first
+    /// Only entries that contain all these words, newest first; the last one may be the beginning
+    /// of a word, from three letters on
     #[arg(long, value_name = "TEXT")]
     pub(crate) search: Option<String>,
     /// One JSON object a line

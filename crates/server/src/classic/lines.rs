@@ -47,6 +47,7 @@ where
     };
     let now = Instant::now();
     let begun = (!wire.pending().is_empty()).then_some(now);
+    let account = key.as_ref().map(|key| shared.accounts.of(&key.user));
     let line = Line {
         shared,
         place,
@@ -54,7 +55,7 @@ where
         lines,
         key,
         revocations,
-        appends: Appends::default(),
+        appends: account.map(Appends::of).unwrap_or_default(),
         ending: None,
         heard: now,
         begun,
@@ -89,6 +90,7 @@ pub(super) async fn key_and_lines(
     let name = Name::new(heard.kid()).unwrap_or_else(|_| Name::new("nobody").expect("a constant"));
     let row = shared.store.classic_key(&name).await?;
     let row = row.filter(|row| row.form == Form::Jwe && row.name.as_str() == heard.kid());
+    let row = row.filter(|row| !shared.barred.has_key(&row.name));
     let psk = shared.classic.key(&name, row.as_ref());
     let lines = heard.lines(&psk);
     Ok((row, lines))
@@ -212,7 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
                 }
             }
         }
-        self.appends.record(&self.shared.store, batch).await;
+        self.appends.record(self.shared, batch).await;
         broken.map_or(Ok(()), Err)
     }
 
@@ -254,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
     async fn look_again(&mut self) -> Result<(), Ended> {
         let Some(key) = &self.key else { return Ok(()) };
         let now = self.shared.store.classic_key(&key.name).await?;
-        match now.as_ref() == Some(key) {
+        match now.as_ref() == Some(key) && !self.shared.barred.has_key(&key.name) {
             true => Ok(()),
             false if self.proven => Err(Ended::Revoked),
             false => {

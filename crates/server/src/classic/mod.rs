@@ -33,6 +33,7 @@ use twinlock_store::{ClassicKey, NewEntry, StoreError};
 use crate::config::Classic;
 use crate::server::Shared;
 use crate::session;
+use crate::session::refusal::Unrecorded;
 use places::{Place, Places, Wanted};
 use wire::{Lost, Wire};
 
@@ -235,6 +236,8 @@ enum Ended {
     Wanted,
     #[error("{0}")]
     Record(#[from] StoreError),
+    #[error("{0}")]
+    NotRecorded(#[from] Unrecorded),
     #[error("the server shuts down")]
     Shutdown,
 }

@@ -18,8 +18,9 @@ use twinlock_store::{Appended, ClassicKey, Receipt, StoreError};
 use super::places::Place;
 use super::wire::{Lost, Wake, Wire};
 use super::{Ended, entry, log_recorded};
+use crate::limits::accounts::ENTRY;
 use crate::server::Shared;
-use crate::session::refusal::not_recorded;
+use crate::session::refusal::{Unrecorded, not_recorded};
 
 /// Serves a connection to its end.
 pub(super) async fn serve<S>(shared: &Shared, wire: Wire<S>, place: &Place) -> Ended
@@ -100,6 +101,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         let Message { text, lf } = self.message().await?;
         let ways = self.keys.as_ref().and_then(|keys| keys.first());
         let Some((key, bridge)) = ways else { return Err(Ended::NotOpened) };
+        let account = self.shared.accounts.of(&key.user);
+        let charge = text.len() as u64 + ENTRY;
+        if let Err(refused) = self.shared.may_record(Some(&account), charge) {
+            let error = Unrecorded::Limit(refused);
+            not_recorded(&error);
+            return Err(error.into());
+        }
         let entry = entry(self.shared, key, Kind::UNPROTECTED, text);
         let receipt = match self.shared.store.append(vec![entry]).await {
             Ok(appended) => match appended.into_iter().next() {
@@ -107,6 +115,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
                 _ => return Err(Ended::NotAMember),
             },
             Err(error) => {
+                account.give_back(charge);
+                let error = Unrecorded::from(error);
                 not_recorded(&error);
                 return Err(error.into());
             }
@@ -117,6 +127,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
             answer.push('\n');
         }
         self.wire.out().extend_from_slice(answer.as_bytes());
+        // Nothing is read meanwhile.
+        while let Some(wait) = account.text_wait(Instant::now().into_std()) {
+            let until = Instant::now() + wait;
+            tokio::select! {
+                () = sleep_until(until) => {}
+                () = self.shared.stopping() => return Err(Ended::Shutdown),
+                // The answer leaves.
+                wake = self.wire.wait(false) => {
+                    wake?;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -252,7 +274,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
     async fn look_up(&self) -> Result<Vec<Way>, StoreError> {
         let mut keys = Vec::new();
         for form in [Form::OriginHmac, Form::Origin] {
-            if let Some(row) = self.shared.store.classic_key_of(form).await? {
+            if let Some(row) = self.shared.store.classic_key_of(form).await?
+                && !self.shared.barred.has_key(&row.name)
+            {
                 let shared = self.shared.classic.key(&row.name, Some(&row));
                 if let Some(bridge) = Bridge::new(form, &shared) {
                     keys.push((row, bridge));
@@ -269,7 +293,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
             return Ok(());
         }
         for (key, _) in self.keys.iter().flatten() {
-            if self.shared.store.classic_key(&key.name).await?.as_ref() != Some(key) {
+            let now = self.shared.store.classic_key(&key.name).await?;
+            if now.as_ref() != Some(key) || self.shared.barred.has_key(&key.name) {
                 return Err(Ended::Revoked);
             }
         }

@@ -10,6 +10,7 @@ use twinlock_link::OsEntropy;
 use twinlock_store::{AddedClassicKey, ClassicKey, Role};
 use zeroize::Zeroizing;
 
+use crate::barred::Revocation;
 use crate::convert::copy;
 use crate::session::refusal::{Refused, bad_name, needs, refuse, storage};
 use crate::session::requests::{Answer, Asker, LIST, done, page_after};
@@ -49,7 +50,7 @@ impl Asker<'_> {
         };
         let added = self.shared.store.add_classic_key(row.clone()).await;
         match added.map_err(|e| storage(&e))? {
-            AddedClassicKey::Added => {}
+            AddedClassicKey::Added => self.shared.barred.free_key(&row.name),
             AddedClassicKey::NameTaken => return refuse(Why::NameTaken),
             AddedClassicKey::FormTaken => return refuse(Why::AlreadyUsed),
             AddedClassicKey::NotAMember => return refuse(Why::NotFound),
@@ -73,21 +74,12 @@ impl Asker<'_> {
 
     pub(crate) async fn list_classic_keys(&self, want: proto::ListClassicKeys) -> Answer {
         let all = self.is_admin().await?;
-        let mut after = page_after(&want.after)?;
-        // Others see their own, of which a page may have none.
-        let mut keys = Vec::new();
-        let more = loop {
-            let rows = self.shared.store.classic_keys(after.as_ref(), LIST).await;
-            let rows = rows.map_err(|e| storage(&e))?;
-            after = rows.last().map(|listed| listed.key.name.clone());
-            let full = rows.len() == LIST;
-            let mine = |key: &ClassicKey| all || key.user == self.person.user;
-            keys.extend(rows.into_iter().filter(|listed| mine(&listed.key)));
-            if !full || keys.len() >= LIST {
-                break full;
-            }
-        };
-        let keys = keys.into_iter().map(|listed| proto::ClassicKey {
+        let after = page_after(&want.after)?;
+        let own = (!all).then_some(&self.person.user);
+        let rows = self.shared.store.classic_keys(own, after.as_ref(), LIST).await;
+        let rows = rows.map_err(|e| storage(&e))?;
+        let more = rows.len() == LIST;
+        let keys = rows.into_iter().map(|listed| proto::ClassicKey {
             name: listed.key.name.to_string(),
             user: listed.key.user.to_string(),
             conversation: listed.key.conversation,
@@ -106,12 +98,21 @@ impl Asker<'_> {
         if key.user != self.person.user && !self.is_admin().await? {
             return refuse(Why::NotFound);
         }
-        if !self.shared.store.revoke_classic_key(&name).await.map_err(|e| storage(&e))? {
-            return refuse(Why::NotFound);
-        }
-        tracing::info!(by = %self.person.user, key = %name, "classic key revoked");
+        let by = &self.person.user;
+        let answer = match self.shared.store.revoke_classic_key(&name).await {
+            Ok(true) => {
+                tracing::info!(%by, key = %name, "classic key revoked");
+                done()
+            }
+            Ok(false) => return refuse(Why::NotFound),
+            Err(error) => {
+                tracing::warn!(%by, key = %name, "classic key barred until a restart: not recorded");
+                self.shared.barred.bar(Revocation::Key(name));
+                Err(Refused { barred: true, ..storage(&error) })
+            }
+        };
         self.shared.classic.revocations.send_modify(|count| *count += 1);
-        done()
+        answer
     }
 }
 

@@ -1,9 +1,13 @@
-//! Limits between the network and the handshake (section 9): connections at once ([`gate`]), guesses
-//! ([`guess`]), and addresses shared by many users ([`crowd`]).
+//! Limits: connections before the login ([`gate`]), guesses ([`guess`]) and addresses shared by many users
+//! ([`crowd`]); and a user's share of the server: turns at reading ([`fair`]), text and changes ([`accounts`]), room on
+//! the disk ([`room`]). Section 9.
 
+pub(crate) mod accounts;
 pub(crate) mod crowd;
+pub(crate) mod fair;
 pub(crate) mod gate;
 pub(crate) mod guess;
+pub(crate) mod room;
 
 use std::net::{IpAddr, Ipv6Addr};
 

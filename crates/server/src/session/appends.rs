@@ -1,5 +1,6 @@
 //! Appends under way: handed to the recorder, not yet acknowledged. Bounded, answered in order.
 
+use std::cell::Cell;
 use std::future::ready;
 use std::sync::Arc;
 
@@ -7,11 +8,15 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
-use tokio::time::Instant;
-use twinlock_store::{Appended, NewEntry, Order, Store, StoreError};
+use tokio::time::{Instant, sleep_until};
+use twinlock_core::proto::{Limit, Why};
+use twinlock_store::{Appended, NewEntry, Order, StoreError};
 
-use super::refusal::RETRY;
+use super::refusal::{RETRY, Refused, Unrecorded};
 use crate::config::Limits;
+use crate::limits::accounts::{Account, ENTRY, OverQuota};
+use crate::limits::room::AtReserve;
+use crate::server::Shared;
 
 /// Appends that go to the recorder together.
 #[derive(Default)]
@@ -52,12 +57,28 @@ impl Batch {
 /// A batch that the recorder has answered.
 pub(crate) struct Recorded {
     pub(crate) requests: Vec<Asked>,
-    pub(crate) result: Result<Vec<Appended>, StoreError>,
+    pub(crate) result: Result<Vec<Appended>, Unrecorded>,
+}
+
+impl Recorded {
+    /// Of nothing.
+    fn nothing() -> Self {
+        Self { requests: Vec::new(), result: Ok(Vec::new()) }
+    }
+
+    /// What the account was charged for it.
+    fn charge(&self) -> u64 {
+        self.requests.iter().map(|asked| asked.bytes as u64 + ENTRY).sum()
+    }
 }
 
 /// The batches of a line that the recorder has.
 #[derive(Default)]
 pub(crate) struct Appends {
+    /// Of the user who writes.
+    account: Option<Arc<Account>>,
+    /// An append waits for the user's rate until then, and the line is not read.
+    slowed: Cell<Option<Instant>>,
     queue: FuturesOrdered<BoxFuture<'static, Recorded>>,
     requests: usize,
     bytes: usize,
@@ -66,9 +87,16 @@ pub(crate) struct Appends {
     /// And so do those that come before the client can have heard of it and come again: they were
     /// on their way.
     refusing: Option<Instant>,
+    /// Why a batch was not handed over; the batches behind it get the same refusal.
+    refused: Option<Refused>,
 }
 
 impl Appends {
+    /// Of this user, whose other lines are counted with this one.
+    pub(crate) fn of(account: Arc<Account>) -> Self {
+        Self { account: Some(account), ..Self::default() }
+    }
+
     /// None is under way.
     pub(crate) fn is_empty(&self) -> bool {
         self.requests == 0
@@ -79,57 +107,118 @@ impl Appends {
         self.requests
     }
 
-    /// Whether another may join `batch`. One is always let through, so that nobody waits for ever.
+    /// Whether another append may join `batch`. The first always may, so that none waits for ever,
+    /// unless its user has exceeded the rate of text: then [`Appends::next`] wakes the line later.
     pub(crate) fn have_room(&self, batch: &Batch, limits: &Limits) -> bool {
+        if batch.is_empty()
+            && let Some(account) = &self.account
+        {
+            let now = Instant::now();
+            let wait = account.text_wait(now.into_std());
+            self.slowed.set(wait.map(|wait| now + wait));
+            if wait.is_some() {
+                return false;
+            }
+        }
         let requests = self.requests + batch.requests.len();
         let bytes = self.bytes + batch.bytes;
         requests == 0 || (requests < limits.in_flight && bytes < limits.in_flight_bytes)
     }
 
     /// Hands a batch to the recorder.
-    pub(crate) async fn record(&mut self, store: &Arc<dyn Store>, batch: Batch) {
+    pub(crate) async fn record(&mut self, shared: &Shared, batch: Batch) {
         let Batch { requests, entries, bytes } = batch;
         if entries.is_empty() {
             return;
         }
         self.requests += requests.len();
         self.bytes += bytes;
-        if self.refusing.is_some_and(|until| Instant::now() < until) {
-            let result = Err(StoreError::OutOfOrder);
-            self.queue.push_back(Box::pin(ready(Recorded { requests, result })));
+        let no = match (self.refused, self.refusing) {
+            (Some(refused), _) => Some(Unrecorded::Behind(refused)),
+            (None, Some(until)) if Instant::now() < until => Some(StoreError::OutOfOrder.into()),
+            _ => None,
+        };
+        let no = no.or_else(|| {
+            let charge = requests.iter().map(|asked| asked.bytes as u64 + ENTRY).sum();
+            let refused = shared.may_record(self.account.as_deref(), charge).err()?;
+            self.refused = Some(refused);
+            Some(Unrecorded::Limit(refused))
+        });
+        if let Some(no) = no {
+            self.queue.push_back(Box::pin(ready(Recorded { requests, result: Err(no) })));
             return;
         }
-        match store.hand_over(entries, &self.order).await {
+        match shared.store.hand_over(entries, &self.order).await {
             Ok(answer) => {
                 self.queue.push_back(Box::pin(async move {
-                    Recorded { requests, result: answer.await }
+                    Recorded { requests, result: answer.await.map_err(Unrecorded::from) }
                 }));
             }
             Err(error) => {
-                self.queue.push_back(Box::pin(ready(Recorded { requests, result: Err(error) })));
+                let result = Err(error.into());
+                self.queue.push_back(Box::pin(ready(Recorded { requests, result })));
             }
         }
     }
 
-    /// The next answer of the recorder; `None` while nothing is under way. Cancel-safe.
+    /// The next answer of the recorder; `None` while nothing is under way. Of nothing, once an
+    /// append has waited for its user's rate. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Recorded> {
-        let recorded = self.queue.next().await?;
+        let recorded = match self.slowed.get() {
+            None => self.queue.next().await?,
+            Some(until) => tokio::select! {
+                biased;
+                Some(recorded) = self.queue.next() => recorded,
+                () = sleep_until(until) => {
+                    self.slowed.set(None);
+                    return Some(Recorded::nothing());
+                }
+            },
+        };
         self.requests -= recorded.requests.len();
         self.bytes -= recorded.requests.iter().map(|asked| asked.bytes).sum::<usize>();
         self.refusing = match &recorded.result {
-            Err(StoreError::OutOfOrder) => self.refusing,
+            Err(Unrecorded::Store(StoreError::OutOfOrder) | Unrecorded::Behind(_)) => self.refusing,
             Err(_) => Some(Instant::now() + RETRY),
             Ok(_) => None,
         };
+        if let (Err(Unrecorded::Store(_)), Some(account)) = (&recorded.result, &self.account) {
+            account.give_back(recorded.charge());
+        }
         if self.requests == 0 {
             // An idle line keeps no buffer.
             self.queue = FuturesOrdered::new();
+            self.refused = None;
             if self.order.has_failed() {
                 self.order = Order::default();
             }
         }
         Some(recorded)
     }
+}
+
+impl Shared {
+    /// Whether so much text of this user may be handed to the recorder now; counts it if so.
+    pub(crate) fn may_record(&self, account: Option<&Account>, bytes: u64) -> Result<(), Refused> {
+        // A revocation that waits to be written comes first.
+        if self.barred.is_unwritten() {
+            return Err(later(RETRY.as_secs()));
+        }
+        let now = Instant::now().into_std();
+        if let Err(AtReserve(reserve)) = self.text_room.take(bytes, now) {
+            return Err(later(RETRY.as_secs()).at(Limit::TextReserve, reserve));
+        }
+        match account.map_or(Ok(()), |account| account.write(bytes, now)) {
+            Ok(()) => Ok(()),
+            Err(OverQuota { most, again }) => {
+                Err(later(again.as_secs().max(1)).at(Limit::TextPerDay, most))
+            }
+        }
+    }
+}
+
+fn later(seconds: u64) -> Refused {
+    Refused::for_now(Why::Storage, u32::try_from(seconds).unwrap_or(u32::MAX))
 }
 
 /// A body of its own: what came is a part of its whole frame, which it would keep in memory for as

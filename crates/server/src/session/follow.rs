@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use twinlock_core::id::ConversationId;
+use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, item::What};
 use twinlock_core::session::Session;
@@ -77,6 +77,11 @@ impl Cursors {
         self.behind.remove(&conversation);
     }
 
+    /// Following this conversation would be more than `most`.
+    pub(crate) fn is_full(&self, conversation: ConversationId, most: usize) -> bool {
+        self.at.len() >= most && !self.at.contains_key(&conversation)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.at.is_empty()
     }
@@ -96,6 +101,7 @@ impl Cursors {
     pub(crate) async fn pump(
         &mut self,
         shared: &Shared,
+        user: Option<&Name>,
         session: &mut Session,
         out: &mut Out,
     ) -> Result<(), StoreError> {
@@ -113,7 +119,13 @@ impl Cursors {
                 Tail::UpToDate => Vec::new(),
                 Tail::Entries(entries) => entries,
                 Tail::Behind => {
-                    let page = match shared.store.read(conversation, cursor.position, PAGE).await {
+                    let turn = match user {
+                        Some(user) => Some(shared.reads.turn(user).await),
+                        None => None,
+                    };
+                    let page = shared.store.read(conversation, cursor.position, PAGE).await;
+                    drop(turn);
+                    let page = match page {
                         // Ends this follow and no other.
                         Err(StoreError::Damaged(what)) => {
                             tracing::error!(conversation, what, "the record is damaged");

@@ -153,6 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             // The store has handed out another kind of credential than was asked for.
             _ => return None,
         };
+        let account = handle.user().map(|user| shared.accounts.of(user));
         Some(Box::new(Self {
             shared,
             handle,
@@ -160,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             rights,
             step_up: None,
             intake: Intake::default(),
-            appends: Appends::default(),
+            appends: account.map(Appends::of).unwrap_or_default(),
             cursors: Cursors::default(),
             changed: BTreeSet::new(),
             presence: Presence::Unwatched,
@@ -342,7 +343,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         if self.shared.config.log_messages {
             log_messages(batch.entries());
         }
-        self.appends.record(&self.shared.store, batch).await;
+        self.appends.record(&self.shared, batch).await;
         Ok(())
     }
 

@@ -296,9 +296,10 @@ async fn enter(
     };
     let entered = shared.hub.enter(owner, device, shared.config.limits.sessions_per_user);
     // Only now does a revocation find this session, so what came before it is seen here.
+    let barred = device.is_some_and(|device| shared.barred.has_device(&device));
     let now = look_up(shared, &id).await.map(LookedUp::into_credential);
     let (holder, gone) = match now {
-        Ok(Some(now)) if now.record == credential.record => (now.holder, None),
+        Ok(Some(now)) if now.record == credential.record && !barred => (now.holder, None),
         Ok(_) => (credential.holder, Some(CloseCode::Revoked)),
         Err(error) => {
             tracing::error!(%error, "credentials cannot be read");

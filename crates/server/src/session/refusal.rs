@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use twinlock_core::id::BadName;
 use twinlock_core::proto::{self, Limit, Why};
-use twinlock_store::StoreError;
+use twinlock_store::{Bound, StoreError};
 
 /// When a client whose entry could not be recorded is to come again.
 pub(crate) const RETRY: Duration = Duration::from_secs(RETRY_SECONDS as u64);
@@ -76,17 +76,48 @@ pub(crate) fn bad_name(_: BadName) -> Refused {
 
 /// Entries were not recorded, whatever the reason: the client keeps them and comes again. A record
 /// that is damaged in one place must not make it give up what others or a repair can still take.
-pub(crate) fn not_recorded(error: &StoreError) -> Refused {
+pub(crate) fn not_recorded(error: &Unrecorded) -> Refused {
     match error {
-        StoreError::OutOfOrder => tracing::debug!(%error, "not recorded"),
-        error => tracing::error!(%error, "not recorded"),
+        Unrecorded::Store(StoreError::OutOfOrder) => tracing::debug!(%error, "not recorded"),
+        Unrecorded::Store(error) => tracing::error!(%error, "not recorded"),
+        Unrecorded::Limit(refused) | Unrecorded::Behind(refused) => {
+            tracing::debug!(%error, "not recorded");
+            return *refused;
+        }
     }
     Refused::for_now(Why::Storage, RETRY_SECONDS)
+}
+
+/// Why entries were not recorded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unrecorded {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// They were not handed over.
+    #[error("the limit {:?} ({}) was reached", .0.limit, .0.most)]
+    Limit(Refused),
+    /// An earlier append of the same line was refused.
+    #[error("an earlier append of the same line was refused")]
+    Behind(Refused),
+}
+
+/// A bound, as the wire names it.
+fn limit_of(bound: Bound) -> Limit {
+    match bound {
+        Bound::Rooms => Limit::RoomsPerUser,
+        Bound::Memberships => Limit::MembershipsPerUser,
+        Bound::Invites => Limit::InvitesPerUser,
+        Bound::Devices => Limit::DevicesPerUser,
+        Bound::ClassicKeys => Limit::ClassicKeysPerUser,
+    }
 }
 
 /// What went wrong beneath the store is the operator's to read; the client learns that it is not
 /// its fault, and whether it can come again.
 pub(crate) fn storage(error: &StoreError) -> Refused {
+    if let StoreError::TooMany(bound, most) = error {
+        return Refused::from(Why::Limit).at(limit_of(*bound), *most);
+    }
     tracing::error!(%error, "the record");
     match error {
         StoreError::Damaged(_) => Why::Damaged.into(),

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use tokio::time::{Instant, timeout};
 use twinlock_core::Entropy as _;
 use twinlock_core::chain::Kind;
 use twinlock_core::credential::Credential;
@@ -13,11 +14,13 @@ use twinlock_core::limits::MAX_BODY;
 use twinlock_core::proto::{self, Why, answer::Result as Answered};
 use twinlock_link::OsEntropy;
 use twinlock_store::{
-    Appended, Conversation, Form, InviteTerms, Limit, NewEntry, NewInvite, Person, Role,
+    Appended, Content, Conversation, Entry, InviteTerms, Joined, Limit, NewEntry, NewInvite,
+    Person, Role, SLICE, SearchFrom, StoreError,
 };
 use zeroize::Zeroizing;
 
 use super::refusal::{Refused, bad_name, needs, refuse, storage, too_large};
+use crate::barred::Revocation;
 use crate::convert::{self, copy};
 use crate::server::Shared;
 
@@ -33,6 +36,8 @@ pub(crate) const FRAME_HEAD: usize = 512;
 pub(crate) const ENTRY_HEAD: usize = 6;
 /// Longest topic, bytes.
 const TOPIC: usize = 512;
+/// When to come again whose search took too long, seconds.
+const SEARCH_AGAIN: u32 = 5;
 /// Longest search text, bytes.
 const SEARCH: usize = 256;
 
@@ -54,8 +59,8 @@ impl Asker<'_> {
             return refuse(Why::Ahead);
         }
         let limit = Limit { entries: at_most(want.limit, PAGE.entries), ..PAGE };
-        let page = self.shared.store.read(want.conversation, want.after, limit).await;
-        let page = page.map_err(|e| storage(&e))?;
+        let read = self.shared.store.read(want.conversation, want.after, limit);
+        let page = self.reading(read).await?;
         let entries = page.entries.iter().map(|entry| {
             let link = if want.links { copy(&entry.link.0) } else { Bytes::new() };
             proto::Entry { link, ..convert::entry(entry) }
@@ -72,8 +77,7 @@ impl Asker<'_> {
     /// The link that is stored for entry `n`, or the first of all.
     async fn link(&self, conversation: ConversationId, n: u64) -> Result<Link, Refused> {
         let one = Limit { entries: 1, bytes: 0 };
-        let page = self.shared.store.read(conversation, n, one).await;
-        Ok(page.map_err(|e| storage(&e))?.link_after)
+        Ok(self.reading(self.shared.store.read(conversation, n, one)).await?.link_after)
     }
 
     /// What is answered to a follow from `want.after`, if it may begin.
@@ -99,21 +103,70 @@ impl Asker<'_> {
             return too_large(proto::Limit::SearchBytes, SEARCH);
         }
         let before = if want.before == 0 { u64::MAX } else { want.before };
-        // One at a time: a search can read much, and logins and reads share the readers with it.
-        // The semaphore is never closed.
-        let _turn = self.shared.searches.acquire().await.ok();
-        let found = self
-            .shared
-            .store
-            .search(want.conversation, &want.text, before, at_most(want.limit, LIST))
-            .await
-            .map_err(|e| storage(&e))?;
+        let most = at_most(want.limit, LIST);
+        let deadline = self.shared.config.limits.search;
+        let found = timeout(deadline, self.search_slices(&want, before, most)).await;
+        let found = found.unwrap_or_else(|_| {
+            let busy = Refused::for_now(Why::Busy, SEARCH_AGAIN);
+            Err(busy.at(proto::Limit::SearchSeconds, deadline.as_secs()))
+        })?;
         Ok(Answered::Page(proto::Page {
             conversation: want.conversation,
             head: conversation.head,
             entries: fit_a_frame(found.iter().map(convert::entry)),
             ..proto::Page::default()
         }))
+    }
+
+    /// Runs one slice after the other, each when it is this user's turn. Dropping this future ends
+    /// the search with the slice that is running.
+    async fn search_slices(
+        &self,
+        want: &proto::Search,
+        before: u64,
+        most: usize,
+    ) -> Result<Vec<Entry>, Refused> {
+        let mut all = Vec::new();
+        let mut room = MAX_BODY;
+        let mut from = Some(SearchFrom::below(before));
+        while let Some(at) = from
+            && all.len() < most
+        {
+            let limit = Limit { entries: most - all.len(), bytes: room };
+            let turn = self.shared.searches.turn(&self.person.user).await;
+            let store = &self.shared.store;
+            let slice = store.search_some(want.conversation, &want.text, at, limit, SLICE);
+            let found = self.reading(slice).await?;
+            drop(turn);
+            let bytes: usize = found.entries.iter().map(size).sum();
+            all.extend(found.entries);
+            // More does not fit the answer.
+            if bytes >= room {
+                break;
+            }
+            room -= bytes;
+            from = found.next;
+        }
+        Ok(all)
+    }
+
+    /// Reads when it is this user's turn.
+    async fn reading<T>(
+        &self,
+        read: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, Refused> {
+        let _turn = self.shared.reads.turn(&self.person.user).await;
+        read.await.map_err(|e| storage(&e))
+    }
+
+    /// Counts a change that the server announces to others.
+    fn change(&self) -> Result<(), Refused> {
+        let account = self.shared.accounts.of(&self.person.user);
+        account.change(Instant::now().into_std()).map_err(|wait| {
+            let most = self.shared.config.limits.changes_per_minute;
+            let again = u32::try_from(wait.as_secs().saturating_add(1)).unwrap_or(u32::MAX);
+            Refused::for_now(Why::Busy, again).at(proto::Limit::ChangesPerMinute, most)
+        })
     }
 
     pub(crate) async fn mark(&self, want: proto::Mark) -> Answer {
@@ -128,12 +181,9 @@ impl Asker<'_> {
     // ---- conversations
 
     pub(crate) async fn list_conversations(&self, want: proto::ListConversations) -> Answer {
-        let rows = self
-            .shared
-            .store
-            .conversations(&self.person.user, want.joinable, want.after, CONVERSATIONS + 1)
-            .await
-            .map_err(|e| storage(&e))?;
+        let (store, user) = (&self.shared.store, &self.person.user);
+        let rows = store.conversations(user, want.joinable, want.after, CONVERSATIONS + 1);
+        let rows = self.reading(rows).await?;
         Ok(Answered::Conversations(proto::Conversations {
             more: rows.len() > CONVERSATIONS,
             conversations: rows.iter().take(CONVERSATIONS).map(convert::conversation).collect(),
@@ -145,6 +195,7 @@ impl Asker<'_> {
         if want.topic.len() > TOPIC {
             return too_large(proto::Limit::TopicBytes, TOPIC);
         }
+        self.change()?;
         let made = self.shared.store.create_room(&self.person.user, &name, &want.topic).await;
         let Some(made) = made.map_err(|e| storage(&e))? else { return refuse(Why::NameTaken) };
         self.shared.hub.tell_changed([&self.person.user], made.id);
@@ -153,7 +204,7 @@ impl Asker<'_> {
 
     pub(crate) async fn find_room(&self, want: proto::FindRoom) -> Answer {
         let name = Name::new(&want.name).map_err(bad_name)?;
-        match self.own_room(&name).await? {
+        match self.reading(self.shared.store.room(&self.person.user, &name)).await? {
             Some(room) => Ok(Answered::Conversation(convert::conversation(&room))),
             None => refuse(Why::NotFound),
         }
@@ -161,10 +212,11 @@ impl Asker<'_> {
 
     pub(crate) async fn join_room(&self, want: proto::JoinRoom) -> Answer {
         let name = Name::new(&want.name).map_err(bad_name)?;
-        let before = self.own_room(&name).await?;
+        self.change()?;
         let joined = self.shared.store.join_room(&self.person.user, &name).await;
         let Some(joined) = joined.map_err(|e| storage(&e))? else { return refuse(Why::NotFound) };
-        if before.is_none() {
+        let Joined { conversation: joined, new } = joined;
+        if new {
             self.tell_members(joined.id).await?;
             self.say(joined.id, &format!("{} joined", self.person.user)).await;
         }
@@ -173,6 +225,7 @@ impl Asker<'_> {
 
     pub(crate) async fn leave_room(&self, want: proto::LeaveRoom) -> Answer {
         self.own(want.conversation).await?;
+        self.change()?;
         let left = self.shared.store.leave_room(&self.person.user, want.conversation).await;
         if !left.map_err(|e| storage(&e))? {
             return refuse(Why::NotAllowed);
@@ -188,6 +241,7 @@ impl Asker<'_> {
         if want.topic.len() > TOPIC {
             return too_large(proto::Limit::TopicBytes, TOPIC);
         }
+        self.change()?;
         let changed = self
             .shared
             .store
@@ -203,6 +257,7 @@ impl Asker<'_> {
 
     pub(crate) async fn open_direct(&self, want: proto::OpenDirect) -> Answer {
         let other = Name::new(&want.user).map_err(bad_name)?;
+        self.change()?;
         let opened = self.shared.store.open_direct(&self.person.user, &other).await;
         let Some(opened) = opened.map_err(|e| storage(&e))? else { return refuse(Why::NotFound) };
         if opened.head == 0 {
@@ -214,8 +269,8 @@ impl Asker<'_> {
     pub(crate) async fn list_members(&self, want: proto::ListMembers) -> Answer {
         self.own(want.conversation).await?;
         let after = page_after(&want.after)?;
-        let rows = self.shared.store.members(want.conversation, after.as_ref(), LIST + 1).await;
-        let rows = rows.map_err(|e| storage(&e))?;
+        let rows = self.shared.store.members(want.conversation, after.as_ref(), LIST + 1);
+        let rows = self.reading(rows).await?;
         Ok(Answered::Members(proto::Members {
             more: rows.len() > LIST,
             users: rows.iter().take(LIST).map(Name::to_string).collect(),
@@ -226,8 +281,7 @@ impl Asker<'_> {
 
     pub(crate) async fn list_people(&self, want: proto::ListPeople) -> Answer {
         let after = page_after(&want.after)?;
-        let rows = self.shared.store.people(after.as_ref(), LIST + 1).await;
-        let rows = rows.map_err(|e| storage(&e))?;
+        let rows = self.reading(self.shared.store.people(after.as_ref(), LIST + 1)).await?;
         let online = |person: &Person| self.shared.hub.is_online(&person.user);
         Ok(Answered::People(proto::People {
             more: rows.len() > LIST,
@@ -279,26 +333,8 @@ impl Asker<'_> {
 
     /// A conversation this user is in.
     pub(crate) async fn own(&self, id: ConversationId) -> Result<Conversation, Refused> {
-        let found = self.shared.store.conversation(&self.person.user, id).await;
-        found.map_err(|e| storage(&e))?.ok_or_else(|| Why::NotFound.into())
-    }
-
-    /// The room of this name, if this user is in it.
-    async fn own_room(&self, room: &Name) -> Result<Option<Conversation>, Refused> {
-        let mut after = 0;
-        loop {
-            let rows = self.shared.store.conversations(&self.person.user, false, after, LIST).await;
-            let mut rows = rows.map_err(|e| storage(&e))?;
-            let found =
-                rows.iter().position(|c| matches!(&c.form, Form::Room(name) if name == room));
-            if let Some(found) = found {
-                return Ok(Some(rows.swap_remove(found)));
-            }
-            match rows.last() {
-                Some(last) if rows.len() == LIST => after = last.id,
-                _ => return Ok(None),
-            }
-        }
+        let found = self.reading(self.shared.store.conversation(&self.person.user, id)).await?;
+        found.ok_or_else(|| Why::NotFound.into())
     }
 
     /// The server's own word in a conversation.
@@ -323,8 +359,7 @@ impl Asker<'_> {
     async fn tell_members(&self, id: ConversationId) -> Result<(), Refused> {
         let mut after = None;
         loop {
-            let rows = self.shared.store.members(id, after.as_ref(), LIST).await;
-            let rows = rows.map_err(|e| storage(&e))?;
+            let rows = self.reading(self.shared.store.members(id, after.as_ref(), LIST)).await?;
             self.shared.hub.tell_changed(&rows, id);
             match rows.last() {
                 Some(last) if rows.len() == LIST => after = Some(last.clone()),
@@ -354,8 +389,20 @@ pub(crate) async fn list_devices(
 }
 
 pub(crate) async fn revoke_device(shared: &Shared, user: &Name, device: &DeviceId) -> Answer {
-    if !shared.store.revoke_device(user, device).await.map_err(|e| storage(&e))? {
-        return refuse(Why::NotFound);
+    match shared.store.revoke_device(user, device).await {
+        Ok(true) => {}
+        Ok(false) => return refuse(Why::NotFound),
+        Err(error) => {
+            let no = storage(&error);
+            let own = shared.store.devices(user).await.map_err(|e| storage(&e))?;
+            if !own.iter().any(|own| own.id == *device) {
+                return refuse(Why::NotFound);
+            }
+            tracing::warn!(%user, %device, "device barred until a restart: not recorded");
+            shared.barred.bar(Revocation::Device(user.clone(), *device));
+            shared.hub.close_device(device, CloseCode::Revoked);
+            return Err(Refused { barred: true, ..no });
+        }
     }
     tracing::info!(%user, %device, "device revoked");
     shared.hub.close_device(device, CloseCode::Revoked);
@@ -390,6 +437,11 @@ pub(crate) async fn make_invite(
     let invite = NewInvite { id, record, terms, made_by, created_ms };
     shared.store.add_invite(invite).await.map_err(|e| storage(&e))?;
     Ok((id, InviteSecret::new(&secret), expires_ms))
+}
+
+/// Bytes of an entry's body.
+fn size(entry: &Entry) -> usize {
+    if let Content::Body(_, body) = &entry.content { body.len() } else { 0 }
 }
 
 /// As many entries as a frame takes, at least one; the client asks on from the last.

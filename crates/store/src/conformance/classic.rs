@@ -105,14 +105,20 @@ pub(super) async fn classic_keys_are_listed_by_name(bench: &Bench) -> Lawful {
         equal!(store.add_classic_key(new).await?, AddedClassicKey::Added);
     }
     equal!(store.revoke_classic_key(&name("gone")?).await?, true);
-    let first = store.classic_keys(None, 2).await?;
-    let rest = store.classic_keys(first.last().map(|listed| &listed.key.name), 9).await?;
+    let first = store.classic_keys(None, None, 2).await?;
+    let rest = store.classic_keys(None, first.last().map(|listed| &listed.key.name), 9).await?;
     let shown = |listed: &crate::ListedClassicKey| {
         let room = listed.room.as_ref().map_or("-", Name::as_str);
         format!("{} {} {room}", listed.key.name, listed.key.user)
     };
     let all: Vec<_> = first.iter().chain(&rest).map(shown).collect();
     equal!(all, ["lamp ada lobby", "note ada -", "pump bob lobby"].map(String::from).to_vec());
+    for (user, names) in [(&ada, vec!["lamp", "note"]), (&bob, vec!["pump"])] {
+        let own = store.classic_keys(Some(user), None, 9).await?;
+        equal!(own.iter().map(|listed| listed.key.name.as_str()).collect::<Vec<_>>(), names);
+        let rest = store.classic_keys(Some(user), Some(&name("lamp")?), 9).await?;
+        equal!(rest.len(), 1);
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! was broken instead of panicking, so that it is library code like any other; a store's test is
 //! one call and one assertion.
 
+mod bounds;
 mod classic;
 mod files;
 mod people;
@@ -22,8 +23,8 @@ use twinlock_core::chain::{self, Kind, Linked, Position};
 use twinlock_core::id::{ConversationId, DeviceId, InviteId, MessageId, Name, Sender, ServerKey};
 
 use crate::{
-    Appended, Clock, Content, Entry, InviteTerms, Limit, NewDevice, NewEntry, NewInvite, Receipt,
-    Registered, Registration, Role, Store, StoreError,
+    Appended, Bounds, Clock, Content, Entry, InviteTerms, Limit, NewDevice, NewEntry, NewInvite,
+    Receipt, Registered, Registration, Role, Store, StoreError,
 };
 
 /// Where one record can be opened again and again.
@@ -32,7 +33,7 @@ pub trait Ground: Send + Sync {
     ///
     /// # Errors
     /// In words.
-    fn open(&self, clock: Clock) -> Result<Arc<dyn Store>, String>;
+    fn open(&self, clock: Clock, bounds: Bounds) -> Result<Arc<dyn Store>, String>;
 
     /// The server key it is opened with.
     fn server_key(&self) -> ServerKey;
@@ -149,7 +150,15 @@ pub async fn run_all<G: Ground + 'static>(new: impl Fn() -> G) -> Result<usize, 
             a_search_stays_in_its_conversation
             what_was_just_recorded_is_found
             what_is_erased_is_not_found
-            no_text_is_more_than_words;
+            no_text_is_more_than_words
+            a_search_in_slices_finds_what_one_finds
+            a_search_ends_with_enough_bytes;
+        bounds:
+            rooms_of_a_user_are_bounded_under_a_race
+            memberships_of_a_user_are_bounded
+            invites_that_are_open_are_bounded
+            devices_of_a_user_are_bounded_under_a_race
+            classic_keys_of_a_user_are_bounded;
         files:
             a_file_is_known_from_its_entry_on_to_its_members
             usage_is_the_sum_of_what_a_user_sent
@@ -187,9 +196,13 @@ impl Bench {
     }
 
     fn open(&self) -> Result<Arc<dyn Store>, Why> {
+        self.open_within(Bounds::default())
+    }
+
+    fn open_within(&self, bounds: Bounds) -> Result<Arc<dyn Store>, Why> {
         let now = self.now.clone();
         let clock: Clock = Arc::new(move || now.load(Ordering::Relaxed));
-        Ok(self.ground.open(clock)?)
+        Ok(self.ground.open(clock, bounds)?)
     }
 
     fn set_clock(&self, now_ms: u64) {

@@ -1,10 +1,14 @@
 //! Laws of conversations.
 
 use super::*;
-use crate::{Conversation, Form, LOBBY};
+use crate::{Conversation, Form, Joined, LOBBY};
 
 fn there(found: Option<Conversation>) -> Result<Conversation, Why> {
     found.ok_or_else(|| Why("a conversation is not there".into()))
+}
+
+fn into(joined: Option<Joined>) -> Result<Joined, Why> {
+    joined.ok_or_else(|| Why("a room is not there".into()))
 }
 
 pub(super) async fn everybody_is_in_the_lobby_and_stays(bench: &Bench) -> Lawful {
@@ -64,9 +68,14 @@ pub(super) async fn rooms_are_joined_and_left(bench: &Bench) -> Lawful {
     let (ada, bob, ops) = (name("ada")?, name("bob")?, name("ops")?);
     let room = there(store.create_room(&ada, &ops, "").await?)?.id;
     equal!(store.join_room(&bob, &name("nowhere")?).await?, None);
-    for _ in 0..2 {
-        let joined = there(store.join_room(&bob, &ops).await?)?;
+    equal!(store.room(&bob, &ops).await?, None);
+    equal!(store.room(&bob, &name("nowhere")?).await?, None);
+    for new in [true, false] {
+        let joined = into(store.join_room(&bob, &ops).await?)?;
+        equal!(joined.new, new);
+        let joined = joined.conversation;
         equal!((joined.id, joined.members, joined.joined), (room, 2, true));
+        equal!(store.room(&bob, &ops).await?, Some(joined));
     }
     equal!(store.members(room, None, 10).await?, vec![ada.clone(), bob.clone()]);
     equal!(store.leave_room(&bob, room).await?, true);
@@ -76,7 +85,8 @@ pub(super) async fn rooms_are_joined_and_left(bench: &Bench) -> Lawful {
     equal!(store.conversation(&bob, room).await?, None);
     // The last one out leaves a room that can be joined.
     equal!(store.leave_room(&ada, room).await?, true);
-    equal!(there(store.join_room(&bob, &ops).await?)?.members, 1);
+    equal!(store.room(&bob, &ops).await?, None);
+    equal!(into(store.join_room(&bob, &ops).await?)?.conversation.members, 1);
     Ok(())
 }
 

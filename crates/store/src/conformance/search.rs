@@ -1,7 +1,9 @@
 //! Laws of searching.
 
+use std::time::Duration;
+
 use super::*;
-use crate::LOBBY;
+use crate::{LOBBY, SearchFrom};
 
 async fn found(
     store: &dyn Store,
@@ -163,5 +165,62 @@ pub(super) async fn no_text_is_more_than_words(bench: &Bench) -> Lawful {
     }
     everywhere(&*store, &"long ".repeat(2000)).await?;
     everywhere(&*store, &"\u{fb01}\u{fdfa}".repeat(2000)).await?;
+    Ok(())
+}
+
+pub(super) async fn a_search_in_slices_finds_what_one_finds(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada"]).await?;
+    let ada = name("ada")?;
+    let made = store.create_room(&ada, &name("ops")?, "").await?;
+    let ops = made.ok_or_else(|| Why("no room".into()))?.id;
+    // More words that begin alike than are looked up one by one.
+    let mut batch = Vec::new();
+    for i in 0..400 {
+        batch.push(entry(LOBBY, &ada, &format!("common{i:03} often {}", i % 7)));
+        batch.push(entry(ops, &ada, &format!("common{i:03} elsewhere")));
+    }
+    receipts(store.append(batch).await?)?;
+    let mut again = Vec::new();
+    // While the index follows behind, and again.
+    for round in 0..2 {
+        let mut all = Vec::new();
+        for text in
+            ["common", "common3", "com", "often", "3 ofte", "often common12", "absent", "commonx"]
+        {
+            let whole = everywhere(&*store, text).await?;
+            let (mut slices, mut from) = (Vec::new(), Some(SearchFrom::below(u64::MAX)));
+            while let Some(at) = from
+                && slices.len() < 100
+            {
+                let limit = Limit { entries: 7, bytes: usize::MAX };
+                let found = store.search_some(LOBBY, text, at, limit, Duration::ZERO).await?;
+                ensure!(found.next != from, "{text:?} stands still at {from:?}");
+                slices.extend(found.entries.iter().map(|entry| entry.n));
+                from = found.next;
+            }
+            slices.truncate(100);
+            ensure!(slices == whole, "{text:?} in round {round}: {slices:?}, expected {whole:?}");
+            all.push(whole);
+        }
+        let lengths: Vec<_> = all.iter().map(Vec::len).collect();
+        equal!(lengths, vec![100, 100, 100, 100, 57, 10, 0, 0]);
+        again.push(all);
+    }
+    equal!(again.first(), again.last());
+    Ok(())
+}
+
+pub(super) async fn a_search_ends_with_enough_bytes(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada"]).await?;
+    let ada = name("ada")?;
+    let long = format!("needle {}", "x".repeat(1000));
+    for _ in 0..10 {
+        tell(&*store, &ada, &[&long]).await?;
+    }
+    let limit = Limit { entries: 100, bytes: 2500 };
+    let from = SearchFrom::below(u64::MAX);
+    let found = store.search_some(LOBBY, "needle", from, limit, Duration::from_secs(60)).await?;
+    equal!(found.entries.iter().map(|entry| entry.n).collect::<Vec<_>>(), vec![10, 9, 8]);
+    ensure!(found.next.is_some(), "there is more, and the search says that it has ended");
     Ok(())
 }

@@ -5,10 +5,11 @@ use twinlock_core::classic::Form;
 use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::keys::RowKey;
 
+use super::conversations::bounded;
 use super::credentials;
 use super::recorder::Desk;
 use super::row::{get_name, get_optional_name, get_uint, int, sound};
-use crate::{AddedClassicKey, ClassicKey, ListedClassicKey, StoreError};
+use crate::{AddedClassicKey, Bound, Bounds, ClassicKey, ListedClassicKey, StoreError};
 
 /// What [`read_row`] reads.
 const COLUMNS: &str =
@@ -137,7 +138,8 @@ pub(super) fn of_form(
 /// All of this form that are whole and not revoked, also of a user who is nobody any more.
 fn unrevoked(conn: &Connection, key: &RowKey, form: Form) -> Result<Vec<Stored>, StoreError> {
     let mut select = conn.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM classic_keys k WHERE k.form = ?1 AND k.state = 0"
+        "SELECT {COLUMNS} FROM classic_keys k INDEXED BY classic_form
+         WHERE k.form = ?1 AND k.state = 0"
     ))?;
     let mut rows = select.query([form.number()])?;
     let mut found = Vec::new();
@@ -197,15 +199,20 @@ fn nobodys(name: &Name) -> Stored {
 pub(super) fn list(
     conn: &Connection,
     key: &RowKey,
+    of: Option<&Name>,
     after: Option<&Name>,
     most: usize,
 ) -> Result<Vec<ListedClassicKey>, StoreError> {
+    let (index, whose) = match of {
+        None => ("classic_usable", "?2 IS NULL"),
+        Some(_) => ("classic_user", "k.user = ?2"),
+    };
     let mut select = conn.prepare_cached(&format!(
-        "SELECT {COLUMNS}, c.name FROM classic_keys k
+        "SELECT {COLUMNS}, c.name FROM classic_keys k INDEXED BY {index}
          LEFT JOIN conversations c ON c.id = k.conversation
-         WHERE k.name > ?1 AND k.state = 0 ORDER BY k.name"
+         WHERE k.name > ?1 AND k.state = 0 AND {whose} ORDER BY k.name"
     ))?;
-    let mut rows = select.query([after.map_or("", Name::as_str)])?;
+    let mut rows = select.query(params![after.map_or("", Name::as_str), of.map(Name::as_str)])?;
     let mut keys = Vec::new();
     // Rows that are not whole do not count: a page that is not full is the last.
     while keys.len() < most
@@ -222,6 +229,7 @@ pub(super) fn add(
     desk: &mut Desk<'_>,
     key: &RowKey,
     new: &ClassicKey,
+    bounds: &Bounds,
 ) -> Result<AddedClassicKey, StoreError> {
     let mut select = desk
         .conn
@@ -246,6 +254,8 @@ pub(super) fn add(
     if !member {
         return Ok(AddedClassicKey::NotAMember);
     }
+    let sql = "SELECT 1 FROM classic_keys INDEXED BY classic_user WHERE user = ?1 AND state = 0";
+    bounded(desk.conn, sql, [new.user.as_str()], Bound::ClassicKeys, bounds.classic_keys)?;
     Stored { key: new.clone(), revoked: false }.write(desk.conn, key)?;
     Ok(AddedClassicKey::Added)
 }

@@ -1,17 +1,25 @@
 //! Rooms, direct conversations, who is in them and how far they have read.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use twinlock_core::id::{ConversationId, Name, ServerKey};
 
 use super::entries;
 use super::recorder::Desk;
 use super::row::{get_name, get_optional_name, get_uint, int, limit};
-use crate::{Conversation, Form, LOBBY, StoreError};
+use crate::{Bound, Bounds, Conversation, Form, Joined, LOBBY, StoreError};
 
-/// What [`get`] reads; `m` is the asker's row of `members`, or nothing.
-const COLUMNS: &str =
-    "c.id, c.name, c.low, c.high, c.topic, c.server_key, c.members, c.created_ms, m.read
-     FROM conversations c LEFT JOIN members m ON m.conversation = c.id AND m.user = ?1";
+/// What [`get`] reads, and then the asker's read marker; NULL: not a member.
+const COLUMNS: &str = "c.id, c.name, c.low, c.high, c.topic, c.server_key, c.members, c.created_ms";
+/// A user's own, by ascending id.
+const OWN: &str = "FROM members m CROSS JOIN conversations c ON c.id = m.conversation
+     WHERE m.user = ?1 AND m.conversation > ?2 ORDER BY m.conversation LIMIT ?3";
+/// Rooms that a user is not in. Passes over at most as many as it may be in.
+const JOINABLE: &str = "FROM conversations c INDEXED BY rooms
+     WHERE c.name IS NOT NULL AND c.id > ?2 AND NOT EXISTS
+         (SELECT 1 FROM members m WHERE m.conversation = c.id AND m.user = ?1)
+     ORDER BY c.id LIMIT ?3";
+/// One of a user's own.
+const ONE: &str = "FROM conversations c JOIN members m ON m.conversation = c.id AND m.user = ?1";
 
 fn get(conn: &Connection, row: &Row<'_>, user: &Name) -> Result<Conversation, StoreError> {
     let id = get_uint(row, 0)?;
@@ -39,6 +47,11 @@ fn get(conn: &Connection, row: &Row<'_>, user: &Name) -> Result<Conversation, St
     })
 }
 
+fn list_sql(joinable: bool) -> String {
+    let (read, from) = if joinable { ("NULL", JOINABLE) } else { ("m.read", OWN) };
+    format!("SELECT {COLUMNS}, {read} {from}")
+}
+
 /// Those a user is in, or the rooms it is not in.
 pub(super) fn list(
     conn: &Connection,
@@ -47,10 +60,7 @@ pub(super) fn list(
     after: ConversationId,
     most: usize,
 ) -> Result<Vec<Conversation>, StoreError> {
-    let which =
-        if joinable { "c.name IS NOT NULL AND m.read IS NULL" } else { "m.read IS NOT NULL" };
-    let sql = format!("SELECT {COLUMNS} WHERE {which} AND c.id > ?2 ORDER BY c.id LIMIT ?3");
-    let mut select = conn.prepare_cached(&sql)?;
+    let mut select = conn.prepare_cached(&list_sql(joinable))?;
     let mut rows = select.query(params![user.as_str(), int(after), limit(most)])?;
     let mut list = Vec::new();
     while let Some(row) = rows.next()? {
@@ -65,9 +75,24 @@ pub(super) fn one(
     user: &Name,
     id: ConversationId,
 ) -> Result<Option<Conversation>, StoreError> {
-    let sql = format!("SELECT {COLUMNS} WHERE m.read IS NOT NULL AND c.id = ?2");
-    let mut select = conn.prepare_cached(&sql)?;
+    let mut select =
+        conn.prepare_cached(&format!("SELECT {COLUMNS}, m.read {ONE} WHERE c.id = ?2"))?;
     let mut rows = select.query(params![user.as_str(), int(id)])?;
+    rows.next()?.map(|row| get(conn, row, user)).transpose()
+}
+
+fn named_sql() -> String {
+    format!("SELECT {COLUMNS}, m.read {ONE} WHERE c.name = ?2")
+}
+
+/// The room of this name, if the user is in it.
+pub(super) fn named(
+    conn: &Connection,
+    user: &Name,
+    room: &Name,
+) -> Result<Option<Conversation>, StoreError> {
+    let mut select = conn.prepare_cached(&named_sql())?;
+    let mut rows = select.query(params![user.as_str(), room.as_str()])?;
     rows.next()?.map(|row| get(conn, row, user)).transpose()
 }
 
@@ -113,22 +138,53 @@ fn made(desk: &Desk<'_>, user: &Name, id: ConversationId) -> Result<Conversation
         .ok_or_else(|| StoreError::Database(format!("conversation {id} was not made")))
 }
 
+/// Refuses where `sql` selects `most` rows or more; counts no further.
+pub(super) fn bounded(
+    conn: &Connection,
+    sql: &str,
+    of: impl Params,
+    bound: Bound,
+    most: usize,
+) -> Result<(), StoreError> {
+    let most_rows = limit(most);
+    let count = format!("SELECT count(*) FROM ({sql} LIMIT {most_rows})");
+    let there: i64 = conn.prepare_cached(&count)?.query_row(of, |row| row.get(0))?;
+    if there >= most_rows { Err(StoreError::TooMany(bound, most)) } else { Ok(()) }
+}
+
+fn may_enter(conn: &Connection, user: &Name, bounds: &Bounds) -> Result<(), StoreError> {
+    let sql = "SELECT 1 FROM members WHERE user = ?1";
+    bounded(conn, sql, [user.as_str()], Bound::Memberships, bounds.memberships)
+}
+
 pub(super) fn create_room(
     desk: &mut Desk<'_>,
     user: &Name,
     name: &Name,
     topic: &str,
     key: &ServerKey,
+    bounds: &Bounds,
 ) -> Result<Option<Conversation>, StoreError> {
+    let taken = desk
+        .conn
+        .prepare_cached("SELECT 1 FROM conversations WHERE name = ?1")?
+        .exists([name.as_str()])?;
+    if taken {
+        return Ok(None);
+    }
+    let sql = "SELECT 1 FROM conversations WHERE made_by = ?1";
+    bounded(desk.conn, sql, [user.as_str()], Bound::Rooms, bounds.rooms)?;
+    may_enter(desk.conn, user, bounds)?;
     let id = desk
         .conn
         .prepare_cached(
-            "INSERT INTO conversations (name, topic, server_key, members, created_ms)
-             VALUES (?1, ?2, ?3, 0, ?4) ON CONFLICT DO NOTHING RETURNING id",
+            "INSERT INTO conversations (name, topic, server_key, members, created_ms, made_by)
+             VALUES (?1, ?2, ?3, 0, ?4, ?5) RETURNING id",
         )?
-        .query_row(params![name.as_str(), topic, key.0, int(desk.now_ms)], |row| get_uint(row, 0))
-        .optional()?;
-    let Some(id) = id else { return Ok(None) };
+        .query_row(
+            params![name.as_str(), topic, key.0, int(desk.now_ms), user.as_str()],
+            |row| get_uint(row, 0),
+        )?;
     enter(desk, user, id)?;
     made(desk, user, id).map(Some)
 }
@@ -137,15 +193,20 @@ pub(super) fn join_room(
     desk: &mut Desk<'_>,
     user: &Name,
     name: &Name,
-) -> Result<Option<Conversation>, StoreError> {
+    bounds: &Bounds,
+) -> Result<Option<Joined>, StoreError> {
     let id = desk
         .conn
         .prepare_cached("SELECT id FROM conversations WHERE name = ?1")?
         .query_row([name.as_str()], |row| get_uint(row, 0))
         .optional()?;
     let Some(id) = id else { return Ok(None) };
+    if let Some(conversation) = one(desk.conn, user, id)? {
+        return Ok(Some(Joined { conversation, new: false }));
+    }
+    may_enter(desk.conn, user, bounds)?;
     enter(desk, user, id)?;
-    made(desk, user, id).map(Some)
+    Ok(Some(Joined { conversation: made(desk, user, id)?, new: true }))
 }
 
 fn is_room(conn: &Connection, id: ConversationId) -> Result<bool, StoreError> {
@@ -195,6 +256,7 @@ pub(super) fn open_direct(
     user: &Name,
     other: &Name,
     key: &ServerKey,
+    bounds: &Bounds,
 ) -> Result<Option<Conversation>, StoreError> {
     let exists = |name: &Name| {
         desk.conn
@@ -215,6 +277,7 @@ pub(super) fn open_direct(
     let id = match there {
         Some(id) => id,
         None => {
+            may_enter(desk.conn, user, bounds)?;
             desk.conn
                 .prepare_cached(
                     "INSERT INTO conversations (low, high, topic, server_key, members, created_ms)
@@ -244,4 +307,34 @@ pub(super) fn mark_read(
         )?
         .execute(params![int(id), user.as_str(), int(n)])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sqlite::open;
+
+    /// How SQLite does it.
+    fn plan(conn: &Connection, sql: &str) -> String {
+        let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let steps = explain.raw_query().mapped(|row| row.get::<_, String>(3));
+        steps.collect::<Result<Vec<_>, _>>().unwrap().join("; ")
+    }
+
+    #[test]
+    fn conversation_lists_and_names_are_found_by_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = open::recorder(&dir.path().join("record.db"), &ServerKey([1; 32]), 1).unwrap();
+        for sql in [list_sql(false), list_sql(true), named_sql()] {
+            let plan = plan(&conn, &sql);
+            assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+            assert!(!plan.contains("SCAN"), "{sql}: {plan}");
+        }
+        let counts = ["conversations WHERE made_by = ?1", "members WHERE user = ?1"];
+        for sql in counts.map(|of| format!("SELECT 1 FROM {of} LIMIT ?2")) {
+            let plan = plan(&conn, &sql);
+            assert!(plan.contains("SEARCH") && plan.contains("INDEX"), "{sql}: {plan}");
+        }
+    }
 }

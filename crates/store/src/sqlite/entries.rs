@@ -21,6 +21,11 @@ pub(super) const KIND: usize = 3;
 /// The number of the body.
 pub(super) const BODY: usize = 7;
 
+/// The number of the row's entry.
+pub(super) fn number(row: &Row<'_>) -> rusqlite::Result<u64> {
+    get_uint(row, 0)
+}
+
 pub(super) fn get_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let content = match row.get_ref(BODY)?.as_blob_or_null()? {
         Some(body) => Content::Body(Salt(row.get(6)?), Bytes::copy_from_slice(body)),

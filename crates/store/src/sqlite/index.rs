@@ -1,4 +1,4 @@
-//! The full-text index, which follows behind the record, and searching both.
+//! The full-text index, which follows behind the record.
 //!
 //! Recording does not wait for the index: it is fed in small steps when the recorder has nothing
 //! to do. How far it has come is in the record, in the same transaction as its words; a search
@@ -6,20 +6,19 @@
 
 use std::time::Instant;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::ConversationId;
 
-use super::entries::{self, COLUMNS};
 use super::files;
 use super::recorder::run_sql;
-use super::row::{int, limit};
-use super::words::{self, Query};
-use crate::{Content, Entry, StoreError};
+use super::row::limit;
+use super::words;
+use crate::StoreError;
 
 /// Entries and bytes of a step: about a millisecond, which a message that comes meanwhile waits.
-const STEP_ENTRIES: usize = 128;
-const STEP_BYTES: usize = 64 * 1024;
+const STEP_ENTRIES: usize = 64;
+const STEP_BYTES: usize = 32 * 1024;
 /// Entries behind at which the index takes its steps although messages keep coming: a search
 /// then reads for some tenths of a second.
 const FAR: u64 = 128 * 1024;
@@ -114,7 +113,8 @@ fn take_in(conn: &Connection, done: i64) -> Result<Option<(i64, u64)>, StoreErro
     Ok(Some((last, taken)))
 }
 
-fn done(conn: &Connection) -> Result<i64, StoreError> {
+/// `seq` of the last entry in it.
+pub(super) fn done(conn: &Connection) -> Result<i64, StoreError> {
     Ok(conn.prepare_cached("SELECT seq FROM indexed")?.query_row([], |row| row.get(0))?)
 }
 
@@ -134,59 +134,4 @@ pub(super) fn forget(
         .execute(params![seq, conversation.to_string(), words::of_text(&text)])?;
     }
     Ok(())
-}
-
-/// Entries with the words of `text` and numbers below `before`, newest first.
-pub(super) fn search(
-    conn: &Connection,
-    conversation: ConversationId,
-    text: &str,
-    before: u64,
-    most: usize,
-) -> Result<Vec<Entry>, StoreError> {
-    let Some(query) = Query::new(text) else { return Ok(Vec::new()) };
-    let done = done(conn)?;
-    let mut found = Vec::new();
-    // What is not in the index yet: the end of the conversation.
-    let mut tail = conn.prepare_cached(&format!(
-        "SELECT {COLUMNS}, seq FROM entries WHERE conversation = ?1 AND n < ?2 ORDER BY n DESC"
-    ))?;
-    let mut rows = tail.query(params![int(conversation), int(before)])?;
-    while found.len() < most
-        && let Some(row) = rows.next()?
-        && row.get::<_, i64>(entries::COLUMN_COUNT)? > done
-    {
-        let kind = Kind(row.get(entries::KIND)?);
-        let body = row.get_ref(entries::BODY)?.as_blob_or_null()?;
-        if body.is_some_and(|body| query.matches(&files::text(kind, body))) {
-            found.push(entries::get_entry(row)?);
-        }
-    }
-    if found.len() >= most {
-        return Ok(found);
-    }
-    let below = conn
-        .prepare_cached(
-            "SELECT seq FROM entries WHERE conversation = ?1 AND n >= ?2 ORDER BY n LIMIT 1",
-        )?
-        .query_row(params![int(conversation), int(before)], |row| row.get::<_, i64>(0))
-        .optional()?
-        .unwrap_or(i64::MAX);
-    let mut indexed = conn.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM words CROSS JOIN entries ON entries.seq = words.rowid
-         WHERE words MATCH ?1 AND words.rowid < ?2 AND words.rowid <= ?3 AND conversation = ?4
-         ORDER BY words.rowid DESC LIMIT ?5"
-    ))?;
-    let most = limit(most.saturating_sub(found.len()));
-    let words = query.to_fts(conversation);
-    let rows = indexed
-        .query_map(params![words, below, done, int(conversation), most], entries::get_entry)?;
-    for entry in rows {
-        let entry = entry?;
-        // Erased in the moment between: its words are gone as well, but doubt costs nothing.
-        if matches!(entry.content, Content::Body(..)) {
-            found.push(entry);
-        }
-    }
-    Ok(found)
 }

@@ -16,6 +16,7 @@ mod place;
 mod readers;
 mod recorder;
 mod row;
+mod search;
 mod sources;
 mod store;
 mod words;
@@ -37,7 +38,7 @@ pub use open::OpenError;
 use readers::Readers;
 use recorder::{Command, Desk, Ended, Job, JobDone};
 
-use crate::{Clock, Published, RowKey, StoreError};
+use crate::{Bounds, Clock, Published, RowKey, StoreError};
 
 /// Room in the recorder's queue: bytes of bodies, each entry counting [`ENTRY`] more. Beyond it,
 /// appends wait for their turn. A few transactions' worth, so that the recorder never waits.
@@ -55,14 +56,22 @@ pub struct Options {
     server_key: ServerKey,
     row_key: RowKey,
     clock: Clock,
+    bounds: Bounds,
 }
 
 impl Options {
     /// `server_key` goes into `link_0` of new conversations; under `row_key` are the MACs of users
-    /// and credentials. The clock is the system's.
+    /// and credentials. The clock is the system's, the bounds are the defaults.
     #[must_use]
     pub fn new(server_key: ServerKey, row_key: RowKey) -> Self {
-        Self { server_key, row_key, clock: Arc::new(system_ms) }
+        let bounds = Bounds::default();
+        Self { server_key, row_key, clock: Arc::new(system_ms), bounds }
+    }
+
+    /// Other bounds.
+    #[must_use]
+    pub fn bounds(self, bounds: Bounds) -> Self {
+        Self { bounds, ..self }
     }
 
     /// Another clock.
@@ -81,6 +90,7 @@ fn system_ms() -> u64 {
 pub struct SqliteStore {
     server_key: ServerKey,
     row_key: Arc<RowKey>,
+    bounds: Bounds,
     readers: Arc<Readers>,
     commands: Sender<Command>,
     /// Hands out the queue's room in the order in which appends began, and so keeps that order.
@@ -104,7 +114,7 @@ impl SqliteStore {
     /// # Errors
     /// [`OpenError`]; nothing was changed by one that refuses.
     pub fn open(path: &Path, options: Options) -> Result<Arc<Self>, OpenError> {
-        let Options { server_key, row_key, clock } = options;
+        let Options { server_key, row_key, clock, bounds } = options;
         let lock = Arc::new(Lock::take(path)?);
         // What was erased just before a crash may still be in it.
         let before = Before { failed: false, due: open::has_wal(path) };
@@ -136,6 +146,7 @@ impl SqliteStore {
         Ok(Arc::new(Self {
             server_key,
             row_key: Arc::new(row_key),
+            bounds,
             readers,
             commands,
             turn: tokio::sync::Mutex::new(()),

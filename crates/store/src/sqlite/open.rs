@@ -21,6 +21,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0001_record.sql")),
     M::up(include_str!("../../migrations/0002_files.sql")),
     M::up(include_str!("../../migrations/0003_classic.sql")),
+    M::up(include_str!("../../migrations/0004_bounds.sql")),
     M::up(include_str!("../../migrations/0005_sources.sql")),
     M::up(include_str!("../../migrations/0007_classic_import.sql")),
 ];

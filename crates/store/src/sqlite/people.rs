@@ -4,11 +4,14 @@ use rusqlite::{Connection, params};
 use twinlock_core::id::{CredentialId, DeviceId, Name};
 use twinlock_core::keys::RowKey;
 
-use super::conversations;
+use super::conversations::{self, bounded};
 use super::credentials::{self, State, Stored};
 use super::recorder::Desk;
 use super::row::{int, limit};
-use crate::{Device, LOBBY, NewDevice, NewInvite, Person, Registered, Registration, StoreError};
+use crate::{
+    Bound, Bounds, Device, LOBBY, NewDevice, NewInvite, Person, Registered, Registration,
+    StoreError,
+};
 
 pub(super) fn list(
     conn: &Connection,
@@ -34,8 +37,8 @@ pub(super) fn devices(
     user: &Name,
 ) -> Result<Vec<Device>, StoreError> {
     let mut select = conn.prepare_cached(&format!(
-        "SELECT {} FROM credentials WHERE user = ?1 AND substr(cid, 1, 1) = x'02'
-         ORDER BY created_ms, cid",
+        "SELECT {} FROM credentials INDEXED BY devices
+         WHERE user = ?1 AND state = 0 AND substr(cid, 1, 1) = x'02' ORDER BY created_ms, cid",
         credentials::COLUMNS
     ))?;
     let mut rows = select.query([user.as_str()])?;
@@ -56,7 +59,14 @@ pub(super) fn add_invite(
     desk: &mut Desk<'_>,
     key: &RowKey,
     invite: &NewInvite,
+    bounds: &Bounds,
 ) -> Result<(), StoreError> {
+    if let Some(maker) = &invite.made_by {
+        let sql = "SELECT 1 FROM credentials INDEXED BY invites_open
+             WHERE made_by = ?1 AND state = 0 AND expires_ms > ?2";
+        let of = params![maker.as_str(), int(desk.now_ms)];
+        bounded(desk.conn, sql, of, Bound::Invites, bounds.invites)?;
+    }
     let id = CredentialId::Invite(invite.id);
     new_id(desk.conn, &id)?;
     let stored = Stored {
@@ -145,10 +155,14 @@ pub(super) fn add_device(
     user: &Name,
     device: &NewDevice,
     now_ms: u64,
+    bounds: &Bounds,
 ) -> Result<bool, StoreError> {
     if credentials::person(desk.conn, key, user)?.is_none() {
         return Ok(false);
     }
+    let sql = "SELECT 1 FROM credentials INDEXED BY devices
+         WHERE user = ?1 AND state = 0 AND substr(cid, 1, 1) = x'02'";
+    bounded(desk.conn, sql, [user.as_str()], Bound::Devices, bounds.devices)?;
     enrol(desk, key, user, device, now_ms)?;
     Ok(true)
 }

@@ -1,6 +1,7 @@
 //! The contract, each method handed to who does it.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,11 +13,11 @@ use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name,
 use super::place::Ready;
 use super::recorder::{Append, Command};
 use super::{ENTRY, QUEUE, SqliteStore};
-use super::{classic, conversations, credentials, entries, files, index, people, sources};
+use super::{classic, conversations, credentials, entries, files, people, search, sources};
 use crate::{
-    AddedClassicKey, Answer, ClassicKey, Conversation, Device, Entry, Erased, FileRef, Limit,
-    ListedClassicKey, LookedUp, NewDevice, NewEntry, NewInvite, Order, Page, Person, Published,
-    Receipt, Registered, Registration, Store, StoreError,
+    AddedClassicKey, Answer, ClassicKey, Conversation, Device, Erased, FileRef, Found, Joined,
+    Limit, ListedClassicKey, LookedUp, NewDevice, NewEntry, NewInvite, Order, Page, Person,
+    Published, Receipt, Registered, Registration, SearchFrom, Store, StoreError,
 };
 
 #[async_trait]
@@ -48,16 +49,21 @@ impl Store for SqliteStore {
         self.readers.read(move |conn| entries::read(conn, conversation, after, limit, &key)).await
     }
 
-    async fn search(
+    async fn search_some(
         &self,
         conversation: ConversationId,
         text: &str,
-        before: u64,
-        entries: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
+        from: SearchFrom,
+        limit: Limit,
+        time: Duration,
+    ) -> Result<Found, StoreError> {
         let text = text.to_owned();
         self.readers
-            .read(move |conn| index::search(conn, conversation, &text, before, entries))
+            .read(move |conn| {
+                // From here on: the wait for a connection is not the search's.
+                let until = Instant::now() + time;
+                search::some(conn, conversation, &text, from, limit, until)
+            })
             .await
     }
 
@@ -124,24 +130,28 @@ impl Store for SqliteStore {
         self.readers.read(move |conn| conversations::one(conn, &user, id)).await
     }
 
+    async fn room(&self, user: &Name, room: &Name) -> Result<Option<Conversation>, StoreError> {
+        let (user, room) = (user.clone(), room.clone());
+        self.readers.read(move |conn| conversations::named(conn, &user, &room)).await
+    }
+
     async fn create_room(
         &self,
         user: &Name,
         name: &Name,
         topic: &str,
     ) -> Result<Option<Conversation>, StoreError> {
-        let (user, name, topic, key) =
-            (user.clone(), name.clone(), topic.to_owned(), self.server_key);
-        self.write(move |desk| conversations::create_room(desk, &user, &name, &topic, &key)).await
+        let (user, name, topic) = (user.clone(), name.clone(), topic.to_owned());
+        let (key, bounds) = (self.server_key, self.bounds);
+        self.write(move |desk| {
+            conversations::create_room(desk, &user, &name, &topic, &key, &bounds)
+        })
+        .await
     }
 
-    async fn join_room(
-        &self,
-        user: &Name,
-        name: &Name,
-    ) -> Result<Option<Conversation>, StoreError> {
-        let (user, name) = (user.clone(), name.clone());
-        self.write(move |desk| conversations::join_room(desk, &user, &name)).await
+    async fn join_room(&self, user: &Name, name: &Name) -> Result<Option<Joined>, StoreError> {
+        let (user, name, bounds) = (user.clone(), name.clone(), self.bounds);
+        self.write(move |desk| conversations::join_room(desk, &user, &name, &bounds)).await
     }
 
     async fn leave_room(&self, user: &Name, id: ConversationId) -> Result<bool, StoreError> {
@@ -164,8 +174,9 @@ impl Store for SqliteStore {
         user: &Name,
         other: &Name,
     ) -> Result<Option<Conversation>, StoreError> {
-        let (user, other, key) = (user.clone(), other.clone(), self.server_key);
-        self.write(move |desk| conversations::open_direct(desk, &user, &other, &key)).await
+        let (user, other) = (user.clone(), other.clone());
+        let (key, bounds) = (self.server_key, self.bounds);
+        self.write(move |desk| conversations::open_direct(desk, &user, &other, &key, &bounds)).await
     }
 
     async fn members(
@@ -189,8 +200,8 @@ impl Store for SqliteStore {
     }
 
     async fn add_invite(&self, invite: NewInvite) -> Result<(), StoreError> {
-        let key = self.row_key.clone();
-        self.write(move |desk| people::add_invite(desk, &key, &invite)).await
+        let (key, bounds) = (self.row_key.clone(), self.bounds);
+        self.write(move |desk| people::add_invite(desk, &key, &invite, &bounds)).await
     }
 
     async fn register(
@@ -208,8 +219,9 @@ impl Store for SqliteStore {
         device: NewDevice,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
-        let (user, key) = (user.clone(), self.row_key.clone());
-        self.write(move |desk| people::add_device(desk, &key, &user, &device, now_ms)).await
+        let (user, key, bounds) = (user.clone(), self.row_key.clone(), self.bounds);
+        self.write(move |desk| people::add_device(desk, &key, &user, &device, now_ms, &bounds))
+            .await
     }
 
     async fn set_password(
@@ -270,8 +282,8 @@ impl Store for SqliteStore {
     }
 
     async fn add_classic_key(&self, new: ClassicKey) -> Result<AddedClassicKey, StoreError> {
-        let key = self.row_key.clone();
-        self.write(move |desk| classic::add(desk, &key, &new)).await
+        let (key, bounds) = (self.row_key.clone(), self.bounds);
+        self.write(move |desk| classic::add(desk, &key, &new, &bounds)).await
     }
 
     async fn classic_key(&self, name: &Name) -> Result<Option<ClassicKey>, StoreError> {
@@ -286,11 +298,14 @@ impl Store for SqliteStore {
 
     async fn classic_keys(
         &self,
+        of: Option<&Name>,
         after: Option<&Name>,
         limit: usize,
     ) -> Result<Vec<ListedClassicKey>, StoreError> {
-        let (after, key) = (after.cloned(), self.row_key.clone());
-        self.readers.read(move |conn| classic::list(conn, &key, after.as_ref(), limit)).await
+        let (of, after, key) = (of.cloned(), after.cloned(), self.row_key.clone());
+        self.readers
+            .read(move |conn| classic::list(conn, &key, of.as_ref(), after.as_ref(), limit))
+            .await
     }
 
     async fn revoke_classic_key(&self, name: &Name) -> Result<bool, StoreError> {

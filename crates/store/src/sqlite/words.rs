@@ -63,10 +63,25 @@ pub(super) fn of_text(text: &[u8]) -> String {
     words
 }
 
-/// What is searched for: all of these words, the last one as the beginning of one.
+/// Letters from which on the last word of a search may be the beginning of a word. As many as the
+/// index keeps of each word (`prefix` in its schema): a shorter beginning would find nearly all.
+pub(super) const PREFIX: usize = 3;
+
+/// What is searched for: all of these words, the last one as the beginning of one if it has
+/// [`PREFIX`] letters.
 pub(super) struct Query {
     whole: Vec<String>,
-    prefix: String,
+    prefix: Option<String>,
+}
+
+/// How the last word is looked up.
+pub(super) enum Last<'q> {
+    /// As what it is: a whole word, or a beginning of [`PREFIX`] letters, which has a list.
+    AsItIs,
+    /// As one of these words, which are all that begin like it.
+    Words(&'q [String]),
+    /// By its first [`PREFIX`] letters; what is found has to be looked at.
+    Shortened,
 }
 
 impl Query {
@@ -74,28 +89,43 @@ impl Query {
     pub(super) fn new(text: &str) -> Option<Self> {
         let mut whole = Vec::new();
         each(text, |word| whole.push(word.to_owned()));
-        let prefix = whole.pop()?;
+        let is_long = whole.last()?.chars().nth(PREFIX - 1).is_some();
+        let prefix = if is_long { whole.pop() } else { None };
         Some(Self { whole, prefix })
     }
 
+    /// The beginning of a word that is longer than what the index keeps of words.
+    pub(super) fn long_prefix(&self) -> Option<&str> {
+        self.prefix.as_deref().filter(|prefix| prefix.chars().nth(PREFIX).is_some())
+    }
+
     /// The query in FTS5's language. Words have no character that means anything inside quotes.
-    pub(super) fn to_fts(&self, place: u64) -> String {
-        let mut fts = format!("place : \"{place}\" AND body : (");
-        for word in &self.whole {
-            fts.push_str(&format!("\"{word}\" AND "));
+    pub(super) fn to_fts(&self, place: u64, last: &Last<'_>) -> String {
+        let quoted = |word: &str| format!("\"{word}\"");
+        let mut all: Vec<String> = self.whole.iter().map(|word| quoted(word)).collect();
+        match (&self.prefix, last) {
+            (None, _) => {}
+            (Some(prefix), Last::AsItIs) => all.push(format!("{} *", quoted(prefix))),
+            (Some(prefix), Last::Shortened) => {
+                let short: String = prefix.chars().take(PREFIX).collect();
+                all.push(format!("{} *", quoted(&short)));
+            }
+            (Some(_), Last::Words(words)) => {
+                let any: Vec<_> = words.iter().map(|word| quoted(word)).collect();
+                all.push(format!("({})", any.join(" OR ")));
+            }
         }
-        fts.push_str(&format!("\"{}\" *)", self.prefix));
-        fts
+        format!("place : {} AND body : ({})", quoted(&place.to_string()), all.join(" AND "))
     }
 
     /// Whether a text has the words.
     pub(super) fn matches(&self, text: &[u8]) -> bool {
         let text = String::from_utf8_lossy(text);
         let mut missing: Vec<&str> = self.whole.iter().map(String::as_str).collect();
-        let mut prefix = false;
+        let mut prefix = self.prefix.is_none();
         each(&text, |word| {
             missing.retain(|wanted| *wanted != word);
-            prefix |= word.starts_with(&self.prefix);
+            prefix |= self.prefix.as_ref().is_some_and(|prefix| word.starts_with(prefix));
         });
         prefix && missing.is_empty()
     }
@@ -132,6 +162,9 @@ mod tests {
             ("quick slow", false),
             ("QUICK", true),
             ("ick", false),
+            ("fox the", true),
+            // A beginning of two letters is a word.
+            ("fox th", false),
         ] {
             assert_eq!(Query::new(query).unwrap().matches(body), found, "{query}");
         }
@@ -141,10 +174,19 @@ mod tests {
     #[test]
     fn nothing_of_a_query_is_fts_syntax() {
         let query = Query::new("a\" OR body:* NEAR(b)").unwrap();
-        let fts = query.to_fts(7);
         assert_eq!(
-            fts,
-            "place : \"7\" AND body : (\"a\" AND \"or\" AND \"body\" AND \"near\" AND \"b\" *)"
+            query.to_fts(7, &Last::AsItIs),
+            "place : \"7\" AND body : (\"a\" AND \"or\" AND \"body\" AND \"near\" AND \"b\")"
         );
+        let query = Query::new("a nearly\"").unwrap();
+        let words = ["nearly".to_owned(), "nearlyso".to_owned()];
+        for (last, expected) in [
+            (Last::AsItIs, "\"nearly\" *"),
+            (Last::Shortened, "\"nea\" *"),
+            (Last::Words(&words), "(\"nearly\" OR \"nearlyso\")"),
+        ] {
+            let expected = format!("place : \"7\" AND body : (\"a\" AND {expected})");
+            assert_eq!(query.to_fts(7, &last), expected);
+        }
     }
 }

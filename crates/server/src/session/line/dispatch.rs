@@ -101,6 +101,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 asker.list_people(want).await
             }
             Op::Follow(want) => {
+                let most = shared.config.limits.follows_per_session;
+                if self.cursors.is_full(want.conversation, most) {
+                    return Err(Refused::from(Why::Limit).at(proto::Limit::FollowsPerSession, most));
+                }
                 let following = asker.look_to_follow(&want).await?;
                 self.cursors.follow(shared, &self.handle, want.conversation, want.after);
                 self.line.session_mut().set_following(true);

@@ -53,12 +53,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         }
         self.out.flush(self.line.session_mut())?;
         let session = self.line.session_mut();
-        Ok(self.cursors.pump(&self.shared, session, &mut self.out).await?)
+        let user = self.handle.user();
+        Ok(self.cursors.pump(&self.shared, user, session, &mut self.out).await?)
     }
 
     async fn tell_changed(&mut self, id: ConversationId) -> Result<(), End> {
         let Rights::Device(person, _) = &self.rights else { return Ok(()) };
-        let item = match self.shared.store.conversation(&person.user, id).await? {
+        let turn = self.shared.reads.turn(&person.user).await;
+        let found = self.shared.store.conversation(&person.user, id).await?;
+        drop(turn);
+        let item = match found {
             Some(conversation) => convert::conversation(&conversation),
             None => {
                 self.unfollow(id);
@@ -83,7 +87,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     /// and at a shutdown the hint when to come back.
     pub(super) async fn last_words(&mut self, code: CloseCode) -> End {
         let said = async {
-            while let Some(recorded) = self.appends.next().await {
+            while !self.appends.is_empty()
+                && let Some(recorded) = self.appends.next().await
+            {
                 self.acknowledge(recorded)?;
             }
             while self.files.as_ref().is_some_and(|files| files.are_ending())

@@ -1,0 +1,317 @@
+//! What each user has written lately: a rate and a quota of text, and a rate of changes.
+//!
+//! One account for all sessions and classic keys of a user. It is in memory, so a restart forgets
+//! it: a user may then write another day's quota.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use twinlock_core::id::Name;
+
+use crate::config::Limits;
+
+/// What an entry counts beside its body, bytes: about what its row and its indexes take.
+pub(crate) const ENTRY: u64 = 256;
+/// Hours of the rolling day.
+const HOURS: usize = 24;
+const HOUR: u64 = 60 * 60;
+const NANOS: u128 = 1_000_000_000;
+
+/// The accounts of all users who have written.
+#[derive(Debug)]
+pub(crate) struct Accounts {
+    rates: Rates,
+    began: Instant,
+    by_user: Mutex<HashMap<Name, Arc<Account>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Rates {
+    text: Rate,
+    changes: Rate,
+    /// Bytes of text in a rolling day; 0: any.
+    day: u64,
+}
+
+/// So much in so long a time, and a burst on top. None at all: no limit.
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    amount: u64,
+    seconds: u64,
+    burst: u64,
+}
+
+/// One user's.
+#[derive(Debug)]
+pub(crate) struct Account {
+    rates: Rates,
+    began: Instant,
+    books: Mutex<Books>,
+}
+
+#[derive(Debug)]
+struct Books {
+    text: Bucket,
+    changes: Bucket,
+    hours: [u64; HOURS],
+    /// The hour of the last entry in `hours`, since the accounts began.
+    hour: u64,
+}
+
+/// What may still be written of a rate; negative: a debt.
+#[derive(Debug)]
+struct Bucket {
+    left: i64,
+    at: Instant,
+}
+
+/// More than the quota of the day; when some of it is free again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OverQuota {
+    pub(crate) most: u64,
+    pub(crate) again: Duration,
+}
+
+impl Accounts {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let text = Rate { amount: limits.text_rate, seconds: 1, burst: limits.text_burst };
+        let changes = u64::from(limits.changes_per_minute);
+        let changes = Rate { amount: changes, seconds: 60, burst: changes };
+        let rates = Rates { text, changes, day: limits.text_per_day };
+        Self { rates, began: Instant::now(), by_user: Mutex::default() }
+    }
+
+    pub(crate) fn of(&self, user: &Name) -> Arc<Account> {
+        let mut by_user = self.by_user.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = by_user.get(user) {
+            return account.clone();
+        }
+        let account = Arc::new(Account::new(self.rates, self.began));
+        by_user.insert(user.clone(), account.clone());
+        account
+    }
+}
+
+impl Account {
+    fn new(rates: Rates, began: Instant) -> Self {
+        let full = |rate: Rate| Bucket { left: signed(rate.burst), at: began };
+        let (text, changes) = (full(rates.text), full(rates.changes));
+        let books = Books { text, changes, hours: [0; HOURS], hour: 0 };
+        Self { rates, began, books: Mutex::new(books) }
+    }
+
+    /// How long no more text of this user is to be read; `None`: it may be.
+    pub(crate) fn text_wait(&self, now: Instant) -> Option<Duration> {
+        self.lock().text.wait(self.rates.text, now)
+    }
+
+    /// Counts text that is about to be recorded.
+    ///
+    /// # Errors
+    /// [`OverQuota`]; then it is not counted.
+    pub(crate) fn write(&self, bytes: u64, now: Instant) -> Result<(), OverQuota> {
+        let mut books = self.lock();
+        let most = self.rates.day;
+        if most > 0 {
+            let hour = now.saturating_duration_since(self.began).as_secs() / HOUR;
+            books.turn_to(hour);
+            let written = books.hours.iter().fold(0, |sum: u64, hour| sum.saturating_add(*hour));
+            if written.saturating_add(bytes) > most {
+                let end = self.began + Duration::from_secs((hour + 1).saturating_mul(HOUR));
+                return Err(OverQuota { most, again: end.saturating_duration_since(now) });
+            }
+            books.change_hour(|written| written.saturating_add(bytes));
+        }
+        books.text.take(self.rates.text, bytes, now);
+        Ok(())
+    }
+
+    /// What was counted was not recorded: the quota has it again. (The rate does not: it was read.)
+    pub(crate) fn give_back(&self, bytes: u64) {
+        self.lock().change_hour(|written| written.saturating_sub(bytes));
+    }
+
+    /// Counts a change of a room.
+    ///
+    /// # Errors
+    /// How long to wait; then it is not counted.
+    pub(crate) fn change(&self, now: Instant) -> Result<(), Duration> {
+        let mut books = self.lock();
+        match books.changes.wait(self.rates.changes, now) {
+            Some(wait) => Err(wait),
+            None => {
+                books.changes.take(self.rates.changes, 1, now);
+                Ok(())
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Books {
+    /// Forgets the hours that are a day old.
+    fn turn_to(&mut self, hour: u64) {
+        let passed = hour.saturating_sub(self.hour).min(HOURS as u64);
+        for back in 0..passed {
+            if let Some(slot) = self.hours.get_mut(slot(hour - back)) {
+                *slot = 0;
+            }
+        }
+        self.hour = self.hour.max(hour);
+    }
+
+    fn change_hour(&mut self, change: impl FnOnce(u64) -> u64) {
+        if let Some(written) = self.hours.get_mut(slot(self.hour)) {
+            *written = change(*written);
+        }
+    }
+}
+
+fn slot(hour: u64) -> usize {
+    usize::try_from(hour % HOURS as u64).unwrap_or_default()
+}
+
+impl Bucket {
+    fn refill(&mut self, rate: Rate, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_nanos();
+        let (amount, seconds) = (u128::from(rate.amount), u128::from(rate.seconds));
+        let more = passed * amount / (seconds * NANOS);
+        if more == 0 {
+            return;
+        }
+        let full = signed(rate.burst);
+        let left = self.left.saturating_add(i64::try_from(more).unwrap_or(i64::MAX));
+        // What is less than one stays for the next time.
+        let used = more * seconds * NANOS / amount;
+        self.at = match u64::try_from(used) {
+            Ok(used) if left < full => self.at + Duration::from_nanos(used),
+            _ => now,
+        };
+        self.left = left.min(full);
+    }
+
+    fn wait(&mut self, rate: Rate, now: Instant) -> Option<Duration> {
+        if rate.amount == 0 {
+            return None;
+        }
+        self.refill(rate, now);
+        if self.left > 0 {
+            return None;
+        }
+        let missing = u128::from(self.left.unsigned_abs()) + 1;
+        let nanos = missing * u128::from(rate.seconds) * NANOS / u128::from(rate.amount);
+        let wait = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let since = now.saturating_duration_since(self.at);
+        Some(wait.saturating_sub(since).max(Duration::from_millis(1)))
+    }
+
+    fn take(&mut self, rate: Rate, amount: u64, now: Instant) {
+        if rate.amount > 0 {
+            self.refill(rate, now);
+            self.left = self.left.saturating_sub(signed(amount));
+        }
+    }
+}
+
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn account(text_rate: u64, text_per_day: u64, changes_per_minute: u32) -> (Account, Instant) {
+        let limits = Limits {
+            text_rate,
+            text_burst: 8 * text_rate,
+            text_per_day,
+            changes_per_minute,
+            ..Limits::default()
+        };
+        let accounts = Accounts::new(&limits);
+        let began = accounts.began;
+        let account = Account::new(accounts.rates, began);
+        (account, began)
+    }
+
+    #[test]
+    fn text_rate_lets_a_burst_pass_and_then_its_rate() {
+        let (account, began) = account(MIB, 0, 0);
+        // A client that never waits longer than it is told.
+        let (mut now, mut written) = (began, 0_u64);
+        while now < began + Duration::from_secs(100) {
+            match account.text_wait(now) {
+                Some(wait) => now += wait,
+                None => {
+                    account.write(100_000, now).unwrap();
+                    written += 100_000;
+                }
+            }
+        }
+        let expected = 108 * MIB;
+        assert!(written.abs_diff(expected) <= 200_000, "{written} of {expected}");
+        // A pause gives back no more than the burst.
+        now += Duration::from_secs(1000);
+        let mut burst = 0;
+        while account.text_wait(now).is_none() {
+            account.write(MIB, now).unwrap();
+            burst += MIB;
+        }
+        assert_eq!(burst, 8 * MIB);
+        // A debt is waited for.
+        account.write(10 * MIB, now).unwrap();
+        let wait = account.text_wait(now).unwrap();
+        assert!(wait >= Duration::from_secs(10) && wait < Duration::from_secs(11), "{wait:?}");
+    }
+
+    #[test]
+    fn text_quota_is_of_a_rolling_day() {
+        let (account, began) = account(0, 100, 0);
+        let at = |hours: u64| began + Duration::from_secs(hours * HOUR + 60);
+        account.write(60, at(0)).unwrap();
+        account.write(40, at(5)).unwrap();
+        let over = OverQuota { most: 100, again: Duration::from_secs(HOUR - 60) };
+        assert_eq!(account.write(1, at(5)), Err(over));
+        assert_eq!(account.write(1, at(23)), Err(over));
+        // The first hour is a day old.
+        account.write(60, at(24)).unwrap();
+        assert_eq!(account.write(1, at(28)), Err(over));
+        account.write(40, at(29)).unwrap();
+        assert!(account.write(1, at(29)).is_err());
+        account.give_back(10);
+        account.write(10, at(29)).unwrap();
+        assert!(account.write(1, at(29)).is_err());
+        // Much later, all of it.
+        account.write(100, at(1000)).unwrap();
+        assert!(account.write(1, at(1000)).is_err());
+    }
+
+    #[test]
+    fn text_limits_of_zero_are_none() {
+        let (account, now) = account(0, 0, 0);
+        for _ in 0..100 {
+            account.write(1 << 40, now).unwrap();
+            assert_eq!(account.text_wait(now), None);
+            assert_eq!(account.change(now), Ok(()));
+        }
+    }
+
+    #[test]
+    fn changes_are_few_a_minute() {
+        let (account, began) = account(0, 0, 30);
+        for _ in 0..30 {
+            account.change(began).unwrap();
+        }
+        let wait = account.change(began).unwrap_err();
+        assert!(wait > Duration::from_secs(1) && wait <= Duration::from_secs(2), "{wait:?}");
+        account.change(began + wait).unwrap();
+        account.change(began + wait).unwrap_err();
+    }
+}

@@ -1,0 +1,115 @@
+//! Room on the record's disk that text leaves to everything else the server writes: revocations,
+//! passwords, invites and registrations go on when text is refused.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The reserve where nobody says how much: the smaller of these, bytes and parts of the disk. Less
+/// than the reserve of files, so that files stop first.
+const RESERVE: u64 = 256 << 20;
+const RESERVE_PART: u64 = 80;
+/// How long a look at the disk counts.
+const LOOK: Duration = Duration::from_secs(1);
+/// And how long at least, however much was written since.
+const LEAST: Duration = Duration::from_millis(10);
+/// Bytes that a byte of text may take, about: its row, its WAL, its words.
+const COST: u64 = 4;
+
+#[derive(Debug)]
+pub(crate) struct TextRoom {
+    dir: PathBuf,
+    reserve: Option<u64>,
+    last: Mutex<Last>,
+}
+
+/// The last look at the disk.
+#[derive(Debug, Default)]
+struct Last {
+    at: Option<Instant>,
+    /// Free above the reserve then.
+    room: u64,
+    reserve: u64,
+    /// Text since.
+    written: u64,
+}
+
+/// The disk is at its reserve, which is so many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AtReserve(pub(crate) u64);
+
+impl TextRoom {
+    /// On the disk of `dir`. `reserve`: bytes; `None`: the smaller of 256 MiB and 1.25 %.
+    pub(crate) fn new(dir: PathBuf, reserve: Option<u64>) -> Self {
+        Self { dir, reserve, last: Mutex::default() }
+    }
+
+    /// Counts text that is about to be recorded. Asks the system at most once a second, or after
+    /// so much text that the room may be used up.
+    ///
+    /// # Errors
+    /// [`AtReserve`]; then it is not counted.
+    pub(crate) fn take(&self, bytes: u64, now: Instant) -> Result<(), AtReserve> {
+        if self.reserve == Some(0) {
+            return Ok(());
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = last.at.map(|at| now.saturating_duration_since(at));
+        let fits =
+            |last: &Last| last.written.saturating_add(bytes).saturating_mul(COST) <= last.room;
+        if age.is_none_or(|age| age >= LOOK || (age >= LEAST && !fits(&last) && last.room > 0)) {
+            match rustix::fs::statvfs(&self.dir) {
+                Ok(disk) => {
+                    let all = disk.f_blocks.saturating_mul(disk.f_frsize);
+                    let reserve = self.reserve.unwrap_or_else(|| RESERVE.min(all / RESERVE_PART));
+                    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+                    *last = Last {
+                        at: Some(now),
+                        room: free.saturating_sub(reserve),
+                        reserve,
+                        written: 0,
+                    };
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the free space of the record's disk is not known");
+                    *last = Last { at: Some(now), room: u64::MAX, reserve: 0, written: 0 };
+                }
+            }
+        }
+        if fits(&last) {
+            last.written = last.written.saturating_add(bytes);
+            Ok(())
+        } else {
+            Err(AtReserve(last.reserve))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn free(room: &TextRoom) -> u64 {
+        let disk = rustix::fs::statvfs(&room.dir).unwrap();
+        disk.f_bavail * disk.f_frsize
+    }
+
+    #[test]
+    fn text_leaves_its_reserve_of_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Instant::now();
+        let mut room = TextRoom::new(dir.path().to_owned(), Some(u64::MAX));
+        assert_eq!(room.take(1, now), Err(AtReserve(u64::MAX)));
+        // Nobody asks again within a second.
+        room.reserve = Some(1);
+        assert!(room.take(1, now + LEAST).is_err());
+        room.take(1, now + LOOK).unwrap();
+        // All that is free is too much, with what it costs; what is left of it is there again once
+        // somebody has looked.
+        let much = free(&room) / 2;
+        assert!(room.take(much, now + LOOK).is_err());
+        room.take(1, now + LOOK * 2).unwrap();
+        let none = TextRoom::new(dir.path().to_owned(), Some(0));
+        none.take(u64::MAX, now).unwrap();
+    }
+}
