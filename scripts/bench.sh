@@ -46,7 +46,7 @@ finish() {
 }
 trap finish EXIT INT TERM HUP
 
-# A new server below $1 whose lines one user may have.
+# A new server below $1, with sessions for all lines of the one device.
 start_server() {
     local below=$1
     stop_server
@@ -55,7 +55,7 @@ start_server() {
     # What the server can do, not what it allows one user: no rate and no quota of text.
     printf '[limits]\ntext-rate-kib = 0\ntext-per-day-mib = 0\n' >"$below/twinlock.toml"
     # Idle lines are measured with the default, and many users.
-    if [[ ${2:-} != default ]]; then echo 'sessions-per-user = 256' >>"$below/twinlock.toml"; fi
+    if [[ ${2:-} != default ]]; then echo 'sessions-per-device = 256' >>"$below/twinlock.toml"; fi
     mkfifo "$below/out"
     "$twinlock" serve --data "$below/server" --port 0 --config "$below/twinlock.toml" \
         >"$below/out" 2>"$below/words" &
@@ -215,7 +215,7 @@ in [010](design/010-what-limits-the-speed.md#beside-other-programs).
 ## How it is measured
 
 Client and server share the machine and its loopback. A release build; the server in a fresh directory on the disk to be
-measured, without a rate and a quota of text (`text-rate-kib` and `text-per-day-mib` 0), the record alone with `sessions-per-user`
+measured, without a rate and a quota of text (`text-rate-kib` and `text-per-day-mib` 0), the record alone with `sessions-per-device`
 raised, idle lines with 16 lines for each user. Every
 figure is over both locks, TLS 1.3 and sealed frames, and every ack comes after the sync. Messages have 256 bytes of words. The
 full-text index of them is made when the server has nothing else to do, and mostly so after a window: some 8 us of CPU a message that are

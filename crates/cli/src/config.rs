@@ -48,7 +48,8 @@ struct LimitsFile {
     unauthenticated_per_address: Option<usize>,
     handshakes: Option<usize>,
     logins_per_minute: Option<u32>,
-    sessions_per_user: Option<usize>,
+    sessions_per_device: Option<usize>,
+    password_sessions_per_user: Option<usize>,
     classic_connections: Option<usize>,
     classic_connections_per_address: Option<usize>,
     invite_hours: Option<u64>,
@@ -148,7 +149,8 @@ impl LimitsFile {
         set(&mut limits.unauthenticated, self.unauthenticated);
         set(&mut limits.unauthenticated_per_address, self.unauthenticated_per_address);
         set(&mut limits.handshakes, self.handshakes);
-        set(&mut limits.sessions_per_user, self.sessions_per_user);
+        set(&mut limits.sessions_per_device, self.sessions_per_device);
+        set(&mut limits.password_sessions_per_user, self.password_sessions_per_user);
         set(&mut classic.connections, self.classic_connections);
         set(&mut classic.connections_per_address, self.classic_connections_per_address);
         limits.logins_per_minute = self.logins_per_minute.unwrap_or(limits.logins_per_minute);

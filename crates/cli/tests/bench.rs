@@ -124,7 +124,7 @@ fn more_lines_than_one_user_may_have_are_refused_and_go_with_more_users() {
     let ada = host.owner();
     for mode in ["messages", "idle", "fanout"] {
         let ran = bench(&ada, &["--mode", mode, "--lines", "40"]).exits(7);
-        assert!(ran.err.contains("sessions-per-user") && ran.err.contains("--users"), "{ran:?}");
+        assert!(ran.err.contains("sessions-per-device") && ran.err.contains("--users"), "{ran:?}");
         assert!(!ran.out.contains(mode), "{ran:?}");
     }
     let args = ["--mode", "idle,messages,fanout", "--lines", "40", "--users", "3", "--json"];

@@ -129,8 +129,11 @@ pub struct Limits {
     pub handshakes: usize,
     /// Logins that fail or are not finished, for one address a minute. Default 20.
     pub logins_per_minute: u32,
-    /// Sessions of one user, or of one invite. Default 16; each costs about 12 KiB while idle.
-    pub sessions_per_user: usize,
+    /// Sessions of one device, or of one invite. Default 16; each costs about 12 KiB while idle.
+    pub sessions_per_device: usize,
+    /// Sessions by one user's password, apart from those of devices. One more replaces the oldest, so
+    /// that a session that revokes a device always gets in. Default 4.
+    pub password_sessions_per_user: usize,
     /// Appends a line may have unacknowledged. Default 1024; each can hold 32 KiB.
     pub in_flight: usize,
     /// Bytes of bodies among them, beyond which nothing more is read. Default 1 MiB.
@@ -189,7 +192,8 @@ impl Default for Limits {
             tls_deadline: Duration::from_secs(10),
             handshakes: 2 * cores,
             logins_per_minute: 20,
-            sessions_per_user: 16,
+            sessions_per_device: 16,
+            password_sessions_per_user: 4,
             in_flight: 1024,
             in_flight_bytes: 1024 * 1024,
             fresh_password: Duration::from_secs(5 * 60),

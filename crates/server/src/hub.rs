@@ -17,6 +17,8 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, DeviceId, InviteId, Name};
 
 use presence::Presence;
+
+use crate::config::Limits;
 pub(crate) use topics::{Following, Tail, Topics};
 
 /// All lines and all followed conversations of this process.
@@ -52,10 +54,25 @@ type Instance = Box<[u8]>;
 /// Longest name of an instance, bytes.
 const LONGEST_INSTANCE: usize = 16;
 
-/// Lines of an owner for each that it may have, counting those that are not ready: a client that
-/// lost its line comes back before the server knows of the loss, and takes its old place only once
-/// it has said which one that is.
+/// Sessions of a device or an invite for each that it may have, counting those that are not ready: a
+/// client that lost its line comes back before the server knows of the loss, and takes its old place
+/// only once it has said which one that is.
 const NOT_READY: usize = 2;
+
+/// How many sessions may be open at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Most {
+    /// Of one device, or of one invite.
+    pub(crate) device: usize,
+    /// By one user's password.
+    pub(crate) password: usize,
+}
+
+impl From<&Limits> for Most {
+    fn from(limits: &Limits) -> Self {
+        Self { device: limits.sessions_per_device, password: limits.password_sessions_per_user }
+    }
+}
 
 /// A line as the rest of the server sees it.
 pub(crate) struct Handle {
@@ -135,19 +152,26 @@ impl Drop for Entered {
 }
 
 impl Hub {
-    /// Registers a line.
+    /// Registers a session. One by password is always let in, since it may be there to revoke a
+    /// device: beyond `most`, it replaces the user's oldest one.
     ///
     /// # Errors
-    /// [`CloseCode::Quota`] if the owner has far too many already; see [`Hub::ready`].
+    /// [`CloseCode::Quota`] if the device or invite has far too many already; see [`Hub::ready`].
     pub(crate) fn enter(
         self: &Arc<Self>,
         owner: Owner,
         device: Option<DeviceId>,
-        most: usize,
+        most: Most,
     ) -> Result<Entered, CloseCode> {
         let mut lines = lock(&self.lines);
-        if lines.by_owner.get(&owner).map_or(0, Vec::len) >= most.saturating_mul(NOT_READY) {
-            return Err(CloseCode::Quota);
+        match (&owner, device) {
+            (Owner::User(_), None) => lines.make_room_for_password(&owner, most.password.max(1)),
+            _ if lines.counted_with(&owner, device).count()
+                >= most.device.saturating_mul(NOT_READY) =>
+            {
+                return Err(CloseCode::Quota);
+            }
+            _ => {}
         }
         let id = lines.next;
         lines.next += 1;
@@ -172,13 +196,13 @@ impl Hub {
     /// place of the older.
     ///
     /// # Errors
-    /// [`CloseCode::Quota`] if the owner has `most` sessions already, [`CloseCode::Protocol`] if
-    /// the instance is too long.
+    /// [`CloseCode::Quota`] if the device or invite has `most` sessions already,
+    /// [`CloseCode::Protocol`] if the instance is too long.
     pub(crate) fn ready(
         &self,
         line: &Handle,
         instance: &[u8],
-        most: usize,
+        most: Most,
     ) -> Result<(), CloseCode> {
         if instance.len() > LONGEST_INSTANCE {
             return Err(CloseCode::Protocol);
@@ -193,7 +217,13 @@ impl Hub {
             }
         }
         let _first = line.instance.set(instance.into());
-        let ready = lines.of(&line.owner).filter(|other| other.instance.get().is_some()).count();
+        let most = match (&line.owner, line.device) {
+            // Counted when they come in.
+            (Owner::User(_), None) => most.password.max(1),
+            _ => most.device,
+        };
+        let together = lines.counted_with(&line.owner, line.device);
+        let ready = together.filter(|other| other.instance.get().is_some()).count();
         if ready > most { Err(CloseCode::Quota) } else { Ok(()) }
     }
 
@@ -276,6 +306,25 @@ impl Lines {
         ids.iter().filter_map(|id| self.by_id.get(id))
     }
 
+    /// The sessions that are counted together with one of this owner and device.
+    fn counted_with(
+        &self,
+        owner: &Owner,
+        device: Option<DeviceId>,
+    ) -> impl Iterator<Item = &Arc<Handle>> {
+        self.of(owner).filter(move |line| line.device == device)
+    }
+
+    /// Ends the oldest sessions by this user's password until there is room for one more.
+    fn make_room_for_password(&mut self, owner: &Owner, most: usize) {
+        while self.counted_with(owner, None).count() >= most {
+            // Lists are in the order of entering.
+            let Some(oldest) = self.counted_with(owner, None).next().cloned() else { return };
+            self.forget(&oldest);
+            oldest.close(CloseCode::Quota);
+        }
+    }
+
     fn is_online(&self, user: &Name) -> bool {
         self.of(&Owner::User(user.clone())).any(|line| line.device.is_some())
     }
@@ -335,6 +384,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    /// Far more than these tests need.
+    const PLENTY: Most = Most { device: 16, password: 16 };
+
     fn user(name: &str) -> Owner {
         Owner::User(Name::new(name).unwrap())
     }
@@ -346,19 +398,21 @@ mod tests {
     #[test]
     fn a_newer_session_of_a_run_takes_the_place_of_the_older_even_at_the_limit() {
         let hub = Arc::new(Hub::default());
-        let enter = |device| hub.enter(user("ada"), device, 2).unwrap();
+        let most = Most { device: 2, password: 2 };
+        let enter = |device| hub.enter(user("ada"), device, most).unwrap();
         let first = enter(device(1));
-        let second = enter(None);
-        assert_eq!([&first, &second].map(|line| hub.ready(line, b"run", 2)), [Ok(()); 2]);
+        let second = enter(device(1));
+        assert_eq!(hub.ready(&first, b"run", most), Ok(()));
+        assert_eq!(hub.ready(&second, b"second", most), Ok(()));
         let newer = enter(device(1));
-        assert_eq!(hub.ready(&newer, b"run", 2), Ok(()));
+        assert_eq!(hub.ready(&newer, b"run", most), Ok(()));
         assert_eq!(first.take_mail().close, Some(CloseCode::Replaced));
         // Another run of the same device is another session.
         let other = enter(device(1));
-        assert_eq!(hub.ready(&other, b"another", 2), Err(CloseCode::Quota));
-        assert_eq!(hub.enter(user("ada"), device(3), 2).map(drop), Ok(()));
-        let _more = enter(device(3));
-        assert_eq!(hub.enter(user("ada"), device(3), 2).map(drop), Err(CloseCode::Quota));
+        assert_eq!(hub.ready(&other, b"another", most), Err(CloseCode::Quota));
+        assert_eq!(hub.enter(user("ada"), device(1), most).map(drop), Ok(()));
+        let _more = enter(device(1));
+        assert_eq!(hub.enter(user("ada"), device(1), most).map(drop), Err(CloseCode::Quota));
         drop((first, other));
         assert_eq!([&newer, &second].map(|line| line.take_mail().close), [None, None]);
         assert!(hub.is_device_online(&DeviceId([1; 16])));
@@ -369,27 +423,49 @@ mod tests {
     }
 
     #[test]
+    fn sessions_are_counted_by_device_and_passwords_apart() {
+        let hub = Arc::new(Hub::default());
+        let most = Most { device: 1, password: 2 };
+        let enter = |device| hub.enter(user("ada"), device, most);
+        let full = [enter(device(1)).unwrap(), enter(device(1)).unwrap()];
+        assert_eq!(hub.ready(&full[0], b"one", most), Ok(()));
+        assert_eq!(hub.ready(&full[1], b"two", most), Err(CloseCode::Quota));
+        assert_eq!(enter(device(1)).map(drop), Err(CloseCode::Quota));
+        let other = enter(device(2)).unwrap();
+        assert_eq!(hub.ready(&other, b"one", most), Ok(()));
+        // A session by password is always let in, and the oldest ends.
+        let passwords = [(); 4].map(|()| enter(None).unwrap());
+        for line in &passwords {
+            assert_eq!(hub.ready(line, b"", most), Ok(()));
+        }
+        let closed = passwords.each_ref().map(|line| line.take_mail().close);
+        let quota = Some(CloseCode::Quota);
+        assert_eq!(closed, [quota, quota, None, None]);
+        assert_eq!([&full[0], &other].map(|line| line.take_mail().close), [None, None]);
+    }
+
+    #[test]
     fn the_name_of_a_run_has_at_most_sixteen_bytes_and_none_is_one_too() {
         let hub = Arc::new(Hub::default());
-        let line = hub.enter(user("ada"), device(1), 16).unwrap();
-        assert_eq!(hub.ready(&line, &[0; 17], 16), Err(CloseCode::Protocol));
-        let [a, b] = [(); 2].map(|()| hub.enter(user("ada"), device(1), 16).unwrap());
-        assert_eq!([&a, &b].map(|line| hub.ready(line, b"", 16)), [Ok(()); 2]);
+        let line = hub.enter(user("ada"), device(1), PLENTY).unwrap();
+        assert_eq!(hub.ready(&line, &[0; 17], PLENTY), Err(CloseCode::Protocol));
+        let [a, b] = [(); 2].map(|()| hub.enter(user("ada"), device(1), PLENTY).unwrap());
+        assert_eq!([&a, &b].map(|line| hub.ready(line, b"", PLENTY)), [Ok(()); 2]);
         assert_eq!([&a, &b].map(|l| l.take_mail().close), [Some(CloseCode::Replaced), None]);
     }
 
     #[test]
     fn a_watcher_learns_what_changed_once_however_often_it_did() {
         let hub = Arc::new(Hub::default());
-        let watcher = hub.enter(user("ada"), device(1), 16).unwrap();
+        let watcher = hub.enter(user("ada"), device(1), PLENTY).unwrap();
         let seen = hub.watch_presence(&watcher);
         let bob = Name::new("bob").unwrap();
         for _ in 0..1000 {
-            drop(hub.enter(user("bob"), device(2), 16).unwrap());
+            drop(hub.enter(user("bob"), device(2), PLENTY).unwrap());
         }
-        let here = hub.enter(user("bob"), device(2), 16).unwrap();
+        let here = hub.enter(user("bob"), device(2), PLENTY).unwrap();
         // A session by password is nobody's presence.
-        let eve = hub.enter(user("eve"), None, 16).unwrap();
+        let eve = hub.enter(user("eve"), None, PLENTY).unwrap();
         assert!(watcher.take_mail().presence);
         let (changes, seen) = hub.presence_since(seen, 10);
         assert_eq!(changes, [(bob.clone(), true)]);
@@ -401,16 +477,16 @@ mod tests {
     fn whoever_comes_during_a_shutdown_goes_with_it() {
         let hub = Arc::new(Hub::default());
         hub.close_all(CloseCode::Shutdown);
-        let late = hub.enter(user("ada"), device(1), 16).unwrap();
+        let late = hub.enter(user("ada"), device(1), PLENTY).unwrap();
         assert_eq!(late.take_mail().close, Some(CloseCode::Shutdown));
     }
 
     #[test]
     fn a_changed_password_ends_the_other_sessions_by_password_alone() {
         let hub = Arc::new(Hub::default());
-        let this = hub.enter(user("ada"), None, 16).unwrap();
-        let other = hub.enter(user("ada"), None, 16).unwrap();
-        let laptop = hub.enter(user("ada"), device(1), 16).unwrap();
+        let this = hub.enter(user("ada"), None, PLENTY).unwrap();
+        let other = hub.enter(user("ada"), None, PLENTY).unwrap();
+        let laptop = hub.enter(user("ada"), device(1), PLENTY).unwrap();
         let ada = Name::new("ada").unwrap();
         hub.close_password_sessions(&ada, &this, CloseCode::LogInAgain);
         let closed = [&this, &other, &laptop].map(|line| line.take_mail().close);

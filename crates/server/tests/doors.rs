@@ -300,7 +300,8 @@ async fn no_limit_is_too_high_to_start_with() {
             &mut limits.unauthenticated,
             &mut limits.unauthenticated_per_address,
             &mut limits.handshakes,
-            &mut limits.sessions_per_user,
+            &mut limits.sessions_per_device,
+            &mut limits.password_sessions_per_user,
         ];
         for count in counts {
             *count = usize::MAX;

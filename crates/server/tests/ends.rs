@@ -46,7 +46,7 @@ async fn a_newer_session_of_the_same_run_replaces_the_older_and_another_run_does
 }
 
 #[tokio::test]
-async fn the_seventeenth_session_of_a_user_is_too_many_until_one_ends() {
+async fn sessions_of_a_device_are_sixteen_and_the_next_ends_until_one_goes() {
     let host = Host::start().await;
     let (laptop, first) = host.owner().await;
     let mut sessions = vec![first];
@@ -60,6 +60,49 @@ async fn the_seventeenth_session_of_a_user_is_too_many_until_one_ends() {
     assert!(last.append(LOBBY, "in again").await.is_ok());
     for session in &mut sessions {
         assert!(session.append(LOBBY, "undisturbed").await.is_ok());
+    }
+}
+
+/// A stolen device takes all it can, sessions that are not ready included.
+#[tokio::test]
+async fn sessions_of_a_stolen_device_do_not_keep_its_owner_out() {
+    let host = Host::start_with(|config| {
+        config.limits.sessions_per_device = 2;
+        config.limits.password_sessions_per_user = 2;
+    })
+    .await;
+    let mut ada = host.connect(host.owner_invite().credential()).await.unwrap();
+    let stolen = ada.register("ada", Some("correct horse battery")).await.unwrap();
+    let mut ada = host.connect(password("ada", "correct horse battery")).await.unwrap();
+    let phone = ada.register("", None).await.unwrap();
+    ada.bye().await;
+    let mut taken = Vec::new();
+    loop {
+        let mut session = host.connect(stolen.credential()).await.unwrap();
+        match session.append(LOBBY, "mine").await {
+            Ok(_) => taken.push(session),
+            Err(why) => panic!("{why:?}"),
+        }
+        if taken.len() == 2 {
+            break;
+        }
+    }
+    let mut more = host.connect(stolen.credential()).await.unwrap();
+    assert_eq!(more.end().await.unwrap(), CloseCode::Quota);
+    // The owner's other device, and the password, as often as the owner likes.
+    let mut other = host.connect(phone.credential()).await.unwrap();
+    assert!(other.append(LOBBY, "hers").await.is_ok());
+    let mut by_password = Vec::new();
+    for _ in 0..4 {
+        by_password.push(host.connect(password("ada", "correct horse battery")).await.unwrap());
+    }
+    let mut newest = by_password.pop().unwrap();
+    newest.ask(revoke(&stolen)).await.map(done).unwrap();
+    for mut session in taken {
+        assert_eq!(session.end().await.unwrap(), CloseCode::Revoked);
+    }
+    for mut oldest in by_password.drain(..2) {
+        assert_eq!(oldest.end().await.unwrap(), CloseCode::Quota);
     }
 }
 

@@ -288,7 +288,7 @@ async fn one_invite_used_at_the_same_moment_makes_one_user() {
 
 #[tokio::test]
 async fn an_invite_session_is_counted_too() {
-    let host = Host::start_with(|config| config.limits.sessions_per_user = 2).await;
+    let host = Host::start_with(|config| config.limits.sessions_per_device = 2).await;
     let invite = host.owner_invite();
     let _first = host.connect(invite.credential()).await.unwrap();
     let _second = host.connect(invite.credential()).await.unwrap();

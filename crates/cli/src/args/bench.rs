@@ -31,7 +31,7 @@ pub(crate) struct Bench {
     /// How long each measurement counts, after as long a warm-up, 1 s at most
     #[arg(long, value_name = "S", default_value = "2.5", value_parser = seconds)]
     pub(crate) seconds: Duration,
-    /// Make N users and spread the lines over them: one user has 16 sessions
+    /// Make N users and spread the lines over them: one device has 16 sessions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) users: Option<u32>,
     /// The server's process on this machine, to tell its CPU time and memory

@@ -188,7 +188,7 @@ fn failed(error: LoadError) -> Failure {
         LoadError::Client(error) => error.into(),
         LoadError::Stopped => Failure::said(Exit::Interrupted),
         LoadError::TooManyLines => Failure::new(Exit::ServerSaidNo, said).hint(
-            "`sessions-per-user` under [limits] of its configuration is that limit, and other \
+            "`sessions-per-device` under [limits] of its configuration is that limit, and other \
              programs of yours count; --users N spreads the lines over N users, and wants a \
              profile that may invite",
         ),

@@ -199,7 +199,7 @@ mod tests {
     use twinlock_core::proto;
     use twinlock_store::{Content, Entry};
 
-    use super::super::{Hub, Owner};
+    use super::super::{Hub, Most, Owner};
     use super::*;
 
     const BIG: usize = usize::MAX;
@@ -220,7 +220,7 @@ mod tests {
 
     fn line(hub: &Arc<Hub>) -> super::super::Entered {
         let ada = Owner::User(Name::new("ada").unwrap());
-        hub.enter(ada, Some(DeviceId([1; 16])), 16).unwrap()
+        hub.enter(ada, Some(DeviceId([1; 16])), Most { device: 16, password: 16 }).unwrap()
     }
 
     fn numbers(tail: Tail) -> Vec<u64> {

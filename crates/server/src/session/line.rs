@@ -286,7 +286,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                     if binding == Binding::Cut {
                         tracing::warn!(%sid, "TLS ends somewhere between this client and us");
                     }
-                    let most = self.shared.config.limits.sessions_per_user;
+                    let most = (&self.shared.config.limits).into();
                     let ready = self.shared.hub.ready(&self.handle, &info.instance, most);
                     ready.map_err(End::Close)?;
                 }

@@ -294,7 +294,7 @@ async fn enter(
         (Holder::Invite(_), CredentialId::Invite(id)) => (Owner::Invite(*id), None),
         (Holder::Invite(_), _) => return None,
     };
-    let entered = shared.hub.enter(owner, device, shared.config.limits.sessions_per_user);
+    let entered = shared.hub.enter(owner, device, (&shared.config.limits).into());
     // Only now does a revocation find this session, so what came before it is seen here.
     let barred = device.is_some_and(|device| shared.barred.has_device(&device));
     let now = look_up(shared, &id).await.map(LookedUp::into_credential);
