@@ -42,7 +42,7 @@ const PLACES_EACH: usize = 8;
 /// What the server may keep for one: a message of TLS as long as one may be (64 KiB), a record each
 /// way (18 KiB each), and what counts them.
 const UNKNOWN: usize = 128 * 1024;
-/// What a line may hold: 256 KiB sealed and a frame beyond it, what is being read (128 KiB) and
+/// What a line may hold: 256 KiB sealed and a frame beyond it, what is read ahead (208 KiB) and
 /// decoded of it, 1 MiB of appends, a buffer of TLS. Doubled for what the allocator keeps of it.
 const LINE: usize = 4 * MIB;
 /// And all lines together: the tails of followed conversations, 512 KiB each, here of one; what the

@@ -10,5 +10,6 @@ pub mod login;
 pub mod pace;
 pub mod proxy;
 pub mod tls;
+pub mod transport;
 
 pub use entropy::OsEntropy;

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use tokio::time::{Instant, sleep_until};
 use twinlock_core::proto::{Limit, Why};
-use twinlock_store::{Appended, NewEntry, Order, StoreError};
+use twinlock_store::{Answer, Appended, NewEntry, Order, StoreError};
 
 use super::refusal::{RETRY, Refused, Unrecorded};
 use crate::config::Limits;
@@ -52,6 +52,12 @@ impl Batch {
     pub(crate) fn entries(&self) -> &[NewEntry] {
         &self.entries
     }
+}
+
+/// A batch that the recorder has.
+pub(crate) struct Handed {
+    requests: Vec<Asked>,
+    answer: Result<Answer, StoreError>,
 }
 
 /// A batch that the recorder has answered.
@@ -127,9 +133,23 @@ impl Appends {
 
     /// Hands a batch to the recorder.
     pub(crate) async fn record(&mut self, shared: &Shared, batch: Batch) {
+        if let Some(handing) = self.begin(shared, batch) {
+            let handed = handing.await;
+            self.handed(handed);
+        }
+    }
+
+    /// Begins to hand a batch to the recorder. The future's output goes to [`Appends::handed`]. Poll it
+    /// to completion, since other batches queue behind it, or drop it: then nothing of the batch is
+    /// recorded.
+    pub(crate) fn begin(
+        &mut self,
+        shared: &Shared,
+        batch: Batch,
+    ) -> Option<BoxFuture<'static, Handed>> {
         let Batch { requests, entries, bytes } = batch;
         if entries.is_empty() {
-            return;
+            return None;
         }
         self.requests += requests.len();
         self.bytes += bytes;
@@ -146,9 +166,17 @@ impl Appends {
         });
         if let Some(no) = no {
             self.queue.push_back(Box::pin(ready(Recorded { requests, result: Err(no) })));
-            return;
+            return None;
         }
-        match shared.store.hand_over(entries, &self.order).await {
+        let (store, order) = (shared.store.clone(), self.order.clone());
+        Some(Box::pin(async move {
+            Handed { requests, answer: store.hand_over(entries, &order).await }
+        }))
+    }
+
+    /// The recorder has a batch, or will not take it.
+    pub(crate) fn handed(&mut self, Handed { requests, answer }: Handed) {
+        match answer {
             Ok(answer) => {
                 self.queue.push_back(Box::pin(async move {
                     Recorded { requests, result: answer.await.map_err(Unrecorded::from) }

@@ -20,6 +20,8 @@ use crate::server::Shared;
 /// Bytes waiting to be written beyond which a line's cursors stand still. About two full frames:
 /// enough to keep the line busy while the next are read.
 pub(crate) const ROOM: usize = 128 * 1024;
+/// Pages of the store read in a turn: between two turns the connection is looked at.
+const PAGES: usize = 32;
 /// Taken from the tail or the store at a time: about a full frame.
 const PAGE: Limit = Limit { entries: 512, bytes: 64 * 1024 };
 
@@ -96,7 +98,8 @@ impl Cursors {
         !self.behind.is_empty()
     }
 
-    /// Sends on from the cursors, until none is behind or the line has enough to write. A line that
+    /// Sends on from the cursors, until none is behind, the line has enough to write or [`PAGES`] were
+    /// read. A line that
     /// has enough does not even look, and so is not told again.
     pub(crate) async fn pump(
         &mut self,
@@ -105,7 +108,8 @@ impl Cursors {
         session: &mut Session,
         out: &mut Out,
     ) -> Result<(), StoreError> {
-        while session.outgoing().len() < ROOM && session.is_open() {
+        let mut pages = 0;
+        while session.outgoing().len() < ROOM && session.is_open() && pages < PAGES {
             let next = self.behind.range(self.served.saturating_add(1)..).next();
             let Some(conversation) = next.or(self.behind.first()).copied() else { break };
             self.served = conversation;
@@ -119,6 +123,7 @@ impl Cursors {
                 Tail::UpToDate => Vec::new(),
                 Tail::Entries(entries) => entries,
                 Tail::Behind => {
+                    pages += 1;
                     let turn = match user {
                         Some(user) => Some(shared.reads.turn(user).await),
                         None => None,

@@ -1,8 +1,8 @@
 //! Requests that came and are not done yet, in their order.
 //!
 //! They are kept as they came and decoded a frame at a time: a request of two bytes takes a hundred
-//! once decoded. A line reads nothing more while any are left, so what waits here is bounded by one
-//! read. Acknowledgements of files wait for nothing but the frames before theirs.
+//! once decoded. A connection reads ahead until [`AHEAD`] bytes wait here, so the queue is bounded by
+//! that and one read. Acknowledgements of files wait for nothing but the frames before theirs.
 
 use std::collections::VecDeque;
 
@@ -12,6 +12,11 @@ use twinlock_core::proto::{FileAck, Request, ToServer};
 
 /// Most requests of one frame, and most acknowledgements. An append is 30 bytes at least, so a frame of appends has fewer.
 const MOST: usize = 2048;
+/// Bytes of queued frames beyond which the connection reads nothing more. Enough that a client which
+/// pipelines requests always has the next one here; more only delays backpressure.
+const AHEAD: usize = 64 * 1024;
+/// Overhead of a queued frame, bytes.
+const FRAME: usize = 64;
 
 /// A frame that holds no requests, or too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,14 +25,29 @@ pub(crate) struct Malformed;
 #[derive(Default)]
 pub(crate) struct Intake {
     bodies: VecDeque<Bytes>,
+    /// Bytes of `bodies`.
+    waiting: usize,
     decoded: VecDeque<Request>,
+    /// Bytes of the frame that `decoded` came from.
+    current: usize,
     acks: Vec<FileAck>,
 }
 
 impl Intake {
     /// Takes the body of an APP frame.
     pub(crate) fn push(&mut self, body: &[u8]) {
+        self.waiting += body.len() + FRAME;
         self.bodies.push_back(Bytes::copy_from_slice(body));
+    }
+
+    /// Enough waits that nothing more is to be read.
+    pub(crate) fn is_full(&self) -> bool {
+        self.waiting + self.current >= AHEAD
+    }
+
+    /// Drops everything that waits.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
     }
 
     /// Nothing waits.
@@ -40,6 +60,8 @@ impl Intake {
         while self.decoded.is_empty()
             && let Some(body) = self.bodies.pop_front()
         {
+            self.current = body.len() + FRAME;
+            self.waiting = self.waiting.saturating_sub(self.current);
             let ToServer { requests, mut file_acks } =
                 ToServer::decode(body).map_err(|_| Malformed)?;
             if requests.len() > MOST || file_acks.len() > MOST {
@@ -47,6 +69,9 @@ impl Intake {
             }
             self.decoded = requests.into();
             self.acks.append(&mut file_acks);
+        }
+        if self.decoded.is_empty() {
+            self.current = 0;
         }
         if self.bodies.is_empty() {
             // An idle line keeps no buffer.
@@ -65,6 +90,7 @@ impl Intake {
         let request = self.decoded.pop_front();
         if self.decoded.is_empty() {
             self.decoded = VecDeque::new();
+            self.current = 0;
         }
         request
     }
@@ -92,6 +118,33 @@ mod tests {
         }
         assert_eq!(seen, [0, 1, 2, 3, 4]);
         assert!(intake.is_empty());
+    }
+
+    #[test]
+    fn intake_is_full_by_bytes_until_requests_are_taken() {
+        let mut intake = Intake::default();
+        let mut frames = 0;
+        while !intake.is_full() {
+            intake.push(&body(0..100));
+            frames += 1;
+        }
+        let each = body(0..100).len() + FRAME;
+        assert_eq!(frames, AHEAD.div_ceil(each));
+        // A frame counts until its last request is taken.
+        for _ in 0..100 {
+            assert!(intake.is_full());
+            assert!(intake.peek().unwrap().is_some());
+            intake.pop();
+        }
+        assert!(!intake.is_full());
+        while intake.peek().unwrap().is_some() {
+            intake.pop();
+        }
+        assert!(intake.is_empty() && intake.waiting == 0 && intake.current == 0);
+        intake.push(&vec![0; AHEAD]);
+        assert!(intake.is_full());
+        intake.clear();
+        assert!(intake.is_empty() && !intake.is_full());
     }
 
     #[test]

@@ -1,12 +1,17 @@
 //! A session's loop: frames in, answers and entries out, until somebody ends it.
 //!
-//! Nothing here is without a bound. While requests wait, nothing more is read; while more than
-//! [`HIGH_WATER`] bytes wait to be written, no request is done; while the recorder has as many
-//! appends as a line may have, no further one is handed over. What others have to tell a line waits
-//! as a mark in its mail, and is sent only while less than [`ROOM`] waits to be written; the bytes of
-//! files come after all of it, under the same condition.
+//! Nothing here is without a bound. Requests are read ahead up to the bound of [`Intake`]; beyond it
+//! nothing is read, and only the peer's end is looked for. While more than [`HIGH_WATER`] bytes wait
+//! to be written, no request is done; while the recorder has as many appends as a line may have, no
+//! further one is handed over. What others have to tell a line waits as a mark in its mail, and is
+//! sent only while less than [`ROOM`] waits to be written; the bytes of files come after all of it,
+//! under the same condition.
+//!
+//! The request under way is polled together with the connection ([`job`]), so a session ends at once
+//! and drops its queued requests.
 
 mod dispatch;
+mod job;
 mod news;
 
 use std::collections::BTreeSet;
@@ -14,15 +19,19 @@ use std::future::{Future as _, poll_fn, ready};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::sleep;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, Name};
 use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
 use twinlock_core::session::{Binding, Event, SendError};
 use twinlock_core::text::Untrusted;
 use twinlock_link::line::{HIGH_WATER, Line, LineError, Wake};
+use twinlock_link::transport::Transport;
 use twinlock_store::{Appended, Holder, Person, StoreError};
 
 use super::appends::{Appends, Batch, Recorded};
@@ -38,22 +47,26 @@ use crate::hub::Entered;
 use crate::limits::Origin;
 use crate::server::Shared;
 use dispatch::log_messages;
+use job::{Finished, Job, next_finished};
 
 /// Bytes left to write at the end that are worth no place.
 const LITTLE: usize = 16 * 1024;
 /// Changes of presence sent at a time.
 const PRESENCE: usize = 500;
+/// How often the end of a peer is looked for that is not read.
+const LOOK: Duration = Duration::from_millis(250);
 /// Characters of a client's name for itself that go into the log.
 const SOFTWARE: usize = 64;
 
 /// Who is at the other end, and hence what it may ask.
 enum Rights {
     /// Everything of section 8 that its role allows.
-    Device(Person, DeviceId),
-    /// Registration, and management of its own devices; for five minutes.
-    Password(Person, Registrations),
+    Device(Arc<Person>, DeviceId),
+    /// Registration, and management of its own devices; for five minutes. The registrations are
+    /// with the request under way, if there is one.
+    Password(Name, Option<Registrations>),
     /// Registration of a new user.
-    Invite(Registrations),
+    Invite(Option<Registrations>),
 }
 
 /// Why the loop ended.
@@ -109,6 +122,7 @@ pub(crate) struct Serving<S> {
     /// Of a device session, from its first step-up on.
     step_up: Option<Box<StepUp>>,
     intake: Intake,
+    job: Option<Job>,
     appends: Appends,
     cursors: Cursors,
     /// Conversations to be told of.
@@ -130,7 +144,7 @@ enum Presence {
     Behind(u64),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
+impl<S: Transport> Serving<S> {
     /// Boxed, since it lives long and is moved while it is small talk.
     pub(crate) fn new(
         shared: Arc<Shared>,
@@ -141,14 +155,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     ) -> Option<Box<Self>> {
         let rights = match (holder, line.session().credential()) {
             (Holder::Device(person, device), CredentialId::Device(_)) => {
-                Rights::Device(person, device)
+                Rights::Device(Arc::new(person), device)
             }
             (Holder::User(person), CredentialId::User(_)) => {
                 let registrar = Registrar::User(person.user.clone());
-                Rights::Password(person, Registrations::new(registrar, origin))
+                let registrations = Registrations::new(registrar, origin);
+                Rights::Password(person.user, Some(registrations))
             }
             (Holder::Invite(terms), CredentialId::Invite(id)) => {
-                Rights::Invite(Registrations::new(Registrar::Invite(*id, terms), origin))
+                let registrar = Registrar::Invite(*id, terms);
+                Rights::Invite(Some(Registrations::new(registrar, origin)))
             }
             // The store has handed out another kind of credential than was asked for.
             _ => return None,
@@ -161,6 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             rights,
             step_up: None,
             intake: Intake::default(),
+            job: None,
             appends: account.map(Appends::of).unwrap_or_default(),
             cursors: Cursors::default(),
             changed: BTreeSet::new(),
@@ -183,8 +200,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     async fn conclude(self: Box<Self>, end: End) {
         // Appends that the recorder has are recorded whether somebody waits for them or not; one
         // that still waits for its turn must not make others wait while this line ends.
-        let Self { handle, line, appends, files, .. } = *self;
-        drop(appends);
+        let Self { handle, line, appends, files, job, intake, .. } = *self;
+        drop((appends, job, intake));
         // With much left to write its place is taken until that has gone: whoever ends lines in a
         // flood has no more of them than whoever keeps them. Others can come again at once.
         let handle = (line.backlog() > LITTLE).then_some(handle);
@@ -201,8 +218,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     async fn turn(&mut self) -> Result<(), End> {
         // First: who was revoked gets nothing more done, however busy it keeps the line.
         self.read_mail().await?;
+        if !self.line.can_write() {
+            self.drop_requests();
+        }
         if self.can_work()? {
-            self.work().await?;
+            self.work()?;
         }
         self.tell_news().await?;
         let mut busy = self.can_work()?;
@@ -212,61 +232,66 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             busy = self.can_work()?;
         }
         self.send_files(busy)?;
-        let waiting = !self.intake.is_empty();
         // One that cannot be written is read, however much is left to be written.
         let stuffed = self.line.can_write() && self.line.backlog() > HIGH_WATER;
-        // Requests that wait leave no reason to read more; a line that is stuffed reads nothing,
-        // but is written.
-        let listen = !busy && (!waiting || stuffed);
-        let room = if waiting {
+        let room = if stuffed && !self.intake.is_empty() {
             Some(HIGH_WATER)
         } else if self.has_news() || self.has_bytes() {
             Some(ROOM - 1)
         } else {
             None
         };
-        let held = self.is_held();
+        let ear = if self.is_held() {
+            Ear::Closed
+        } else if self.intake.is_full() {
+            Ear::Watching
+        } else {
+            Ear::Open
+        };
         let unwritten = self.files.as_ref().is_some_and(|files| files.can_write());
-        if listen && !waiting && !held && (unwritten || self.has_news() || self.has_bytes()) {
-            // There is always room while the reader is quick: what it asks meanwhile is looked for
-            // before more is sent; and all that has come of a file goes to the disk at once.
+        if busy || unwritten || self.has_news() || self.has_bytes() {
+            // While the peer reads quickly there is always more to do, so the connection is polled
+            // before more is done; and all received bytes of a file go to the disk at once.
             tokio::select! {
                 biased;
-                Some(recorded) = self.appends.next() => return self.acknowledge(recorded),
-                Some(done) = next_done(&mut self.files) => return self.settle(done),
-                wake = self.line.wait(None) => {
+                () = self.handle.woken() => return Ok(()),
+                wake = listen(&mut self.line, ear, None) => {
                     wake?;
                     return self.open_frames();
                 }
+                Some(finished) = next_finished(&mut self.job) => return self.finish(finished),
+                Some(recorded) = self.appends.next() => return self.acknowledge(recorded),
+                Some(done) = next_done(&mut self.files) => return self.settle(done),
                 () = ready(()) => {}
+            }
+            if busy {
+                return Ok(());
             }
         }
         if let Some(files) = self.files.as_deref_mut().filter(|_| unwritten) {
             files.write();
         }
-        let line = &mut self.line;
-        let wake = async move {
-            // While the next request waits for the recorder, or a file for the disk, what is sealed
-            // leaves all the same.
-            match (listen, held) {
-                (true, false) => line.wait(room).await,
-                (true, true) => hold_for(line, room).await,
-                (false, _) => Err(line.hold().await),
-            }
-        };
         tokio::select! {
-            wake = wake, if !busy => {
+            wake = listen(&mut self.line, ear, room) => {
                 if wake? == Wake::Frame {
                     self.open_frames()?;
                 }
             }
+            Some(finished) = next_finished(&mut self.job) => self.finish(finished)?,
             Some(recorded) = self.appends.next() => self.acknowledge(recorded)?,
             Some(done) = next_done(&mut self.files) => self.settle(done)?,
             // Read at the next turn.
             () = self.handle.woken() => {}
-            () = ready(()), if busy => {}
         }
         Ok(())
+    }
+
+    /// Drops the queue, and the request under way if it only reads.
+    fn drop_requests(&mut self) {
+        self.intake.clear();
+        if self.job.as_ref().is_some_and(|job| !job.is_lasting()) {
+            self.job = None;
+        }
     }
 
     // ---- in
@@ -302,8 +327,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         Ok(())
     }
 
-    /// A request waits, and there is room for it and its answer.
+    /// A request waits, none is under way, and there is room for it and its answer.
     fn can_work(&mut self) -> Result<bool, End> {
+        if self.job.is_some() {
+            return Ok(false);
+        }
         let room = self.line.backlog() + self.out.bytes() <= HIGH_WATER;
         Ok(match self.intake.peek()? {
             Some(proto::Request { op: Some(Op::Append(_)), .. }) => {
@@ -315,14 +343,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         })
     }
 
-    /// Hands over the appends that come next, all together; or does one other request.
-    async fn work(&mut self) -> Result<(), End> {
+    /// Hands over the appends that come next, all together; or begins one other request.
+    fn work(&mut self) -> Result<(), End> {
         let limits = &self.shared.config.limits;
         let mut batch = Batch::default();
         loop {
             match self.intake.peek()? {
                 Some(proto::Request { op: Some(Op::Append(_)), .. }) => {}
-                Some(_) if batch.is_empty() => return self.do_one().await,
+                Some(_) if batch.is_empty() => return self.begin_one(),
                 _ => break,
             }
             if !self.appends.have_room(&batch, limits) {
@@ -343,8 +371,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         if self.shared.config.log_messages {
             log_messages(batch.entries());
         }
-        self.appends.record(&self.shared, batch).await;
+        if let Some(mut handing) = self.appends.begin(&self.shared, batch) {
+            // Mostly the recorder has them at once.
+            match (&mut handing).now_or_never() {
+                Some(handed) => self.appends.handed(handed),
+                None => self.job = Some(Job::handing(handing)),
+            }
+        }
         Ok(())
+    }
+
+    /// Handles the output of the request under way.
+    fn finish(&mut self, finished: Finished) -> Result<(), End> {
+        match finished {
+            Finished::Request(done) => self.answer(*done),
+            Finished::Handed(handed) => {
+                self.appends.handed(handed);
+                Ok(())
+            }
+            Finished::Failed => Err(End::Close(CloseCode::Internal)),
+        }
     }
 
     // ---- appends
@@ -446,6 +492,38 @@ async fn say_bye<S: AsyncRead + AsyncWrite + Unpin>(line: Line<S>, end: End) {
                 line.finish().await;
             }
         }
+    }
+}
+
+/// How much of the peer is read.
+#[derive(Clone, Copy)]
+enum Ear {
+    /// Everything.
+    Open,
+    /// Nothing, but its end is looked for.
+    Watching,
+    /// Nothing: an upload waits for the disk, and its bytes are kept even if the peer has closed.
+    Closed,
+}
+
+/// Writes and keeps time in any case, and reads as far as `ear` allows. Cancel-safe.
+async fn listen<S: Transport>(
+    line: &mut Line<S>,
+    ear: Ear,
+    room: Option<usize>,
+) -> Result<Wake, LineError> {
+    match ear {
+        Ear::Open => line.wait(room).await,
+        Ear::Closed => hold_for(line, room).await,
+        Ear::Watching => loop {
+            if line.stream().has_peer_closed() {
+                return Err(LineError::Cut(None));
+            }
+            tokio::select! {
+                wake = hold_for(line, room) => return wake,
+                () = sleep(LOOK) => {}
+            }
+        },
     }
 }
 

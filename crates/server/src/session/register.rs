@@ -22,7 +22,7 @@ use twinlock_store::{
 
 use super::refusal::{Refused, bad_name, refuse, storage};
 use crate::convert::copy;
-use crate::hub::Entered;
+use crate::hub::Handle;
 use crate::limits::Origin;
 use crate::limits::guess::{Guess, Taken, Wait};
 use crate::server::Shared;
@@ -68,7 +68,7 @@ impl Registrations {
     pub(crate) async fn request(
         &mut self,
         shared: &Shared,
-        this: &Entered,
+        this: &Handle,
         op: Op,
     ) -> Result<Answered, Refused> {
         match op {
@@ -167,7 +167,7 @@ impl Registrations {
     async fn finish(
         &mut self,
         shared: &Shared,
-        this: &Entered,
+        this: &Handle,
         records: proto::RegisterFinish,
     ) -> Result<Answered, Refused> {
         let Some(open) = self.open.take().filter(|open| open.evaluated) else {

@@ -19,7 +19,7 @@ use super::refusal::{Refused, refuse, storage};
 use super::register::{Registrar, Registrations};
 use super::requests::{self, Answer, done};
 use crate::convert::copy;
-use crate::hub::Entered;
+use crate::hub::Handle;
 use crate::limits::guess::TakenByDevice;
 use crate::server::Shared;
 
@@ -126,7 +126,7 @@ impl StepUp {
     }
 
     /// Replaces the password. Devices are enrolled by sessions that logged in by it.
-    pub(crate) async fn register(&mut self, shared: &Shared, this: &Entered, op: Op) -> Answer {
+    pub(crate) async fn register(&mut self, shared: &Shared, this: &Handle, op: Op) -> Answer {
         let proven = self.fresh(shared).await?;
         match op {
             Op::RegisterBegin(want) if want.device => refuse(Why::NotAllowed),

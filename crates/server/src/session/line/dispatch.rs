@@ -1,29 +1,37 @@
 //! Requests of a line but appends under way and files: who may ask what, and who does it.
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use twinlock_core::chain::Kind;
-use twinlock_core::id::{ConversationId, DeviceId, MessageId, Sender};
+use twinlock_core::id::{ConversationId, DeviceId, MessageId, Name, Sender, SessionId};
 use twinlock_core::limits::MAX_TEXT;
 use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
 use twinlock_core::text::Untrusted;
-use twinlock_store::NewEntry;
+use twinlock_link::transport::Transport;
+use twinlock_store::{NewEntry, Person};
 
 use super::super::appends::own_body;
 use super::super::refusal::{Refused, refuse, too_large};
 use super::super::requests::{self, Asker, done};
 use super::super::step_up::StepUp;
+use super::job::{Done, Job};
 use super::{End, Presence, Rights, Serving, files};
+use crate::hub::Handle;
+use crate::server::Shared;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
-    pub(super) async fn do_one(&mut self) -> Result<(), End> {
+impl<S: Transport> Serving<S> {
+    /// Begins the next request, or answers it.
+    pub(super) fn begin_one(&mut self) -> Result<(), End> {
         let Some(proto::Request { id, op }) = self.intake.pop() else { return Ok(()) };
-        let result = match op {
-            None => refuse(Why::Unsupported),
-            Some(_) if id == 0 => refuse(Why::Malformed),
-            Some(op @ (Op::PutFile(_) | Op::EndFile(_) | Op::GetFile(_) | Op::AbortFile(_)))
-                if let Rights::Device(person, device) = &self.rights =>
-            {
+        let most_follows = self.shared.config.limits.follows_per_session;
+        let result = match (op, &mut self.rights) {
+            (None, _) => refuse(Why::Unsupported),
+            (Some(_), _) if id == 0 => refuse(Why::Malformed),
+            (
+                Some(op @ (Op::PutFile(_) | Op::EndFile(_) | Op::GetFile(_) | Op::AbortFile(_))),
+                Rights::Device(person, device),
+            ) => {
                 let files = files(&mut self.files, &self.shared);
                 match files.request(&person.user, device, id, op) {
                     Some(result) => result,
@@ -31,99 +39,82 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                     None => return Ok(()),
                 }
             }
-            // Boxed, so that an idle line has no room for the largest of them.
-            Some(op) => Box::pin(self.dispatch(op)).await,
-        };
-        let result = result.unwrap_or_else(|refused| Answered::Refusal(refused.into()));
-        Ok(self.out.answer(self.line.session_mut(), id, result)?)
-    }
-
-    async fn dispatch(&mut self, op: Op) -> Result<Answered, Refused> {
-        let shared = &*self.shared;
-        let (person, device) = match &mut self.rights {
-            Rights::Invite(registrations) => {
-                return registrations.request(shared, &self.handle, op).await;
-            }
-            Rights::Password(person, registrations) => {
-                let age = Instant::now().into_std() - self.line.session().began();
-                if age > shared.config.limits.fresh_password {
-                    return refuse(Why::LogInAgain);
-                }
-                return match op {
-                    Op::ListDevices(_) => requests::list_devices(shared, &person.user, None).await,
-                    Op::RevokeDevice(want) => match DeviceId::from_slice(&want.device) {
-                        Some(id) => requests::revoke_device(shared, &person.user, &id).await,
-                        None => refuse(Why::Malformed),
-                    },
-                    op => registrations.request(shared, &self.handle, op).await,
-                };
-            }
-            Rights::Device(person, device) => (&*person, &*device),
-        };
-        let asker = Asker { shared, person, device };
-        match op {
-            Op::Read(want) => asker.read(want).await,
-            Op::Mark(want) => asker.mark(want).await,
-            Op::Search(want) => asker.search(want).await,
-            Op::ListConversations(want) => asker.list_conversations(want).await,
-            Op::CreateRoom(want) => asker.create_room(want).await,
-            Op::JoinRoom(want) => asker.join_room(want).await,
-            Op::FindRoom(want) => asker.find_room(want).await,
-            Op::LeaveRoom(want) => asker.leave_room(want).await,
-            Op::ListMembers(want) => asker.list_members(want).await,
-            Op::SetTopic(want) => asker.set_topic(want).await,
-            Op::OpenDirect(want) => asker.open_direct(want).await,
-            Op::MakeInvite(want) => asker.make_invite(want).await,
-            Op::ListDevices(_) => asker.list_devices().await,
-            Op::RevokeDevice(want) => match &mut self.step_up {
-                Some(step_up) if want.device != device.0.as_slice() => {
-                    step_up.revoke_device(shared, &want).await
-                }
-                _ => asker.revoke_device(want).await,
-            },
-            Op::StepUpBegin(want) => {
-                let sid = self.line.session().id();
-                let new = || Box::new(StepUp::new(person.user.clone(), *device));
-                self.step_up.get_or_insert_with(new).begin(shared, sid, want).await
-            }
-            Op::StepUpFinish(want) => match &mut self.step_up {
-                Some(step_up) => step_up.finish(shared, &want),
-                None => refuse(Why::NotAllowed),
-            },
-            Op::AddClassicKey(want) => asker.add_classic_key(want).await,
-            Op::ListClassicKeys(want) => asker.list_classic_keys(want).await,
-            Op::RevokeClassicKey(want) => asker.revoke_classic_key(want).await,
-            Op::ListPeople(want) => {
-                // Before looking: who comes while we look is told again.
-                if want.watch && matches!(self.presence, Presence::Unwatched) {
-                    self.presence = Presence::Told(shared.hub.watch_presence(&self.handle));
-                }
-                asker.list_people(want).await
-            }
-            Op::Follow(want) => {
-                let most = shared.config.limits.follows_per_session;
-                if self.cursors.is_full(want.conversation, most) {
-                    return Err(Refused::from(Why::Limit).at(proto::Limit::FollowsPerSession, most));
-                }
-                let following = asker.look_to_follow(&want).await?;
-                self.cursors.follow(shared, &self.handle, want.conversation, want.after);
-                self.line.session_mut().set_following(true);
-                Ok(Answered::Following(following))
-            }
-            Op::Unfollow(want) => {
+            (Some(Op::Unfollow(want)), Rights::Device(..)) => {
                 self.unfollow(want.conversation);
                 done()
             }
-            op @ (Op::RegisterBegin(_) | Op::RegisterEvaluate(_) | Op::RegisterFinish(_)) => {
-                match &mut self.step_up {
-                    Some(step_up) => step_up.register(shared, &self.handle, op).await,
-                    None => refuse(Why::NotAllowed),
+            (Some(Op::Follow(want)), Rights::Device(..))
+                if self.cursors.is_full(want.conversation, most_follows) =>
+            {
+                Err(Refused::from(Why::Limit).at(proto::Limit::FollowsPerSession, most_follows))
+            }
+            (Some(op), Rights::Device(person, device)) => {
+                // Before looking: who comes while we look is told again.
+                if let Op::ListPeople(proto::ListPeople { watch: true, .. }) = op
+                    && matches!(self.presence, Presence::Unwatched)
+                {
+                    self.presence = Presence::Told(self.shared.hub.watch_presence(&self.handle));
+                }
+                let only_reads = only_reads(&op);
+                let asking = Asking {
+                    shared: self.shared.clone(),
+                    this: self.handle.clone(),
+                    sid: self.line.session().id(),
+                    person: person.clone(),
+                    device: *device,
+                    // With a request that may use it up to its answer.
+                    step_up: if only_reads { None } else { self.step_up.take() },
+                };
+                let work = asking.request(id, op);
+                self.job = Some(if only_reads { Job::reading(work) } else { Job::changing(work) });
+                return Ok(());
+            }
+            (Some(op), Rights::Password(user, registrations)) => {
+                let age = Instant::now().into_std() - self.line.session().began();
+                if age > self.shared.config.limits.fresh_password {
+                    refuse(Why::LogInAgain)
+                } else {
+                    let registering = Registering {
+                        shared: self.shared.clone(),
+                        this: self.handle.clone(),
+                        user: Some(user.clone()),
+                        registrations: registrations.take(),
+                    };
+                    self.job = Some(Job::changing(registering.request(id, op)));
+                    return Ok(());
                 }
             }
-            Op::Append(_) | Op::PutFile(_) | Op::EndFile(_) | Op::GetFile(_) | Op::AbortFile(_) => {
-                refuse(Why::Unsupported)
+            (Some(op), Rights::Invite(registrations)) => {
+                let registering = Registering {
+                    shared: self.shared.clone(),
+                    this: self.handle.clone(),
+                    user: None,
+                    registrations: registrations.take(),
+                };
+                self.job = Some(Job::changing(registering.request(id, op)));
+                return Ok(());
             }
+        };
+        self.answer(Done { id, result, follow: None, registrations: None, step_up: None })
+    }
+
+    /// Answers a request that was done.
+    pub(super) fn answer(&mut self, request: Done) -> Result<(), End> {
+        let Done { id, result, follow, registrations, step_up } = request;
+        if let Some((conversation, after)) = follow {
+            self.cursors.follow(&self.shared, &self.handle, conversation, after);
+            self.line.session_mut().set_following(true);
         }
+        if let Some(registrations) = registrations
+            && let Rights::Password(_, place) | Rights::Invite(place) = &mut self.rights
+        {
+            *place = Some(registrations);
+        }
+        if step_up.is_some() {
+            self.step_up = step_up;
+        }
+        let result = result.unwrap_or_else(|refused| Answered::Refusal(refused.into()));
+        Ok(self.out.answer(self.line.session_mut(), id, result)?)
     }
 
     pub(super) fn unfollow(&mut self, conversation: ConversationId) {
@@ -151,6 +142,117 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             kind: Kind::TEXT,
             body: own_body(&append.body),
         })
+    }
+}
+
+/// Whether nothing is lost where this is given up in the middle.
+fn only_reads(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Read(_)
+            | Op::Search(_)
+            | Op::ListConversations(_)
+            | Op::FindRoom(_)
+            | Op::ListMembers(_)
+            | Op::ListPeople(_)
+            | Op::ListDevices(_)
+            | Op::ListClassicKeys(_)
+            | Op::Follow(_)
+    )
+}
+
+/// A request of a device session.
+struct Asking {
+    shared: Arc<Shared>,
+    this: Arc<Handle>,
+    sid: SessionId,
+    person: Arc<Person>,
+    device: DeviceId,
+    step_up: Option<Box<StepUp>>,
+}
+
+impl Asking {
+    async fn request(self, id: u64, op: Op) -> Done {
+        let Self { shared, this, sid, person, device, mut step_up } = self;
+        let asker = Asker { shared: &shared, person: &person, device: &device };
+        let mut follow = None;
+        let result = match op {
+            Op::Read(want) => asker.read(want).await,
+            Op::Mark(want) => asker.mark(want).await,
+            Op::Search(want) => asker.search(want).await,
+            Op::ListConversations(want) => asker.list_conversations(want).await,
+            Op::CreateRoom(want) => asker.create_room(want).await,
+            Op::JoinRoom(want) => asker.join_room(want).await,
+            Op::FindRoom(want) => asker.find_room(want).await,
+            Op::LeaveRoom(want) => asker.leave_room(want).await,
+            Op::ListMembers(want) => asker.list_members(want).await,
+            Op::SetTopic(want) => asker.set_topic(want).await,
+            Op::OpenDirect(want) => asker.open_direct(want).await,
+            Op::MakeInvite(want) => asker.make_invite(want).await,
+            Op::ListDevices(_) => asker.list_devices().await,
+            Op::RevokeDevice(want) => match &mut step_up {
+                Some(step_up) if want.device != device.0.as_slice() => {
+                    step_up.revoke_device(&shared, &want).await
+                }
+                _ => asker.revoke_device(want).await,
+            },
+            Op::StepUpBegin(want) => {
+                let new = || Box::new(StepUp::new(person.user.clone(), device));
+                step_up.get_or_insert_with(new).begin(&shared, sid, want).await
+            }
+            Op::StepUpFinish(want) => match &mut step_up {
+                Some(step_up) => step_up.finish(&shared, &want),
+                None => refuse(Why::NotAllowed),
+            },
+            Op::AddClassicKey(want) => asker.add_classic_key(want).await,
+            Op::ListClassicKeys(want) => asker.list_classic_keys(want).await,
+            Op::RevokeClassicKey(want) => asker.revoke_classic_key(want).await,
+            Op::ListPeople(want) => asker.list_people(want).await,
+            Op::Follow(want) => asker.look_to_follow(&want).await.map(|following| {
+                follow = Some((want.conversation, want.after));
+                Answered::Following(following)
+            }),
+            op @ (Op::RegisterBegin(_) | Op::RegisterEvaluate(_) | Op::RegisterFinish(_)) => {
+                match &mut step_up {
+                    Some(step_up) => step_up.register(&shared, &this, op).await,
+                    None => refuse(Why::NotAllowed),
+                }
+            }
+            Op::Unfollow(_)
+            | Op::Append(_)
+            | Op::PutFile(_)
+            | Op::EndFile(_)
+            | Op::GetFile(_)
+            | Op::AbortFile(_) => refuse(Why::Unsupported),
+        };
+        Done { id, result, follow, registrations: None, step_up }
+    }
+}
+
+/// A request of a session that may register.
+struct Registering {
+    shared: Arc<Shared>,
+    this: Arc<Handle>,
+    /// Of a session by password, which also manages its own devices.
+    user: Option<Name>,
+    registrations: Option<Registrations>,
+}
+
+impl Registering {
+    async fn request(self, id: u64, op: Op) -> Done {
+        let Self { shared, this, user, mut registrations } = self;
+        let result = match (op, &user, &mut registrations) {
+            (Op::ListDevices(_), Some(user), _) => {
+                requests::list_devices(&shared, user, None).await
+            }
+            (Op::RevokeDevice(want), Some(user), _) => match DeviceId::from_slice(&want.device) {
+                Some(device) => requests::revoke_device(&shared, user, &device).await,
+                None => refuse(Why::Malformed),
+            },
+            (op, _, Some(open)) => open.request(&shared, &this, op).await,
+            _ => refuse(Why::NotAllowed),
+        };
+        Done { id, result, follow: None, registrations, step_up: None }
     }
 }
 

@@ -1,16 +1,20 @@
 //! What others have to tell a line: mail, changes, presence, and its last words.
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, item::What};
+use twinlock_link::transport::Transport;
 
 use super::super::follow::ROOM;
+use super::job::next_finished;
 use super::{End, PRESENCE, Presence, Rights, Serving, next_done};
 use crate::convert;
 use crate::hub::Mail;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
+/// Changed conversations looked up in a turn.
+const CHANGES: usize = 32;
+
+impl<S: Transport> Serving<S> {
     pub(super) async fn read_mail(&mut self) -> Result<(), End> {
         let Mail { news, mut changed, presence, close } = self.handle.take_mail();
         if let Some(code) = close {
@@ -31,9 +35,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     /// There is something to tell, for which there was no room.
     pub(super) fn has_news(&self) -> bool {
-        self.cursors.are_behind()
-            || !self.changed.is_empty()
-            || matches!(self.presence, Presence::Behind(_))
+        self.cursors.are_behind() || self.may_tell_changes() && self.has_changes()
+    }
+
+    fn has_changes(&self) -> bool {
+        !self.changed.is_empty() || matches!(self.presence, Presence::Behind(_))
+    }
+
+    /// An answer that is older than a change must not come after it, so changes wait for the request
+    /// under way. Entries do not: their numbers order them.
+    fn may_tell_changes(&self) -> bool {
+        self.job.as_ref().is_none()
     }
 
     /// Tells what there is to tell, while there is room.
@@ -41,9 +53,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         if !self.has_news() {
             return Ok(());
         }
-        while self.line.backlog() + self.out.bytes() < ROOM
-            && let Some(conversation) = self.changed.pop_first()
-        {
+        if self.may_tell_changes() {
+            self.tell_changes().await?;
+        }
+        self.out.flush(self.line.session_mut())?;
+        let (user, session) = (self.handle.user(), self.line.session_mut());
+        Ok(self.cursors.pump(&self.shared, user, session, &mut self.out).await?)
+    }
+
+    /// Some of what changed: between two turns the connection is looked at.
+    async fn tell_changes(&mut self) -> Result<(), End> {
+        for _ in 0..CHANGES {
+            if self.line.backlog() + self.out.bytes() >= ROOM {
+                break;
+            }
+            let Some(conversation) = self.changed.pop_first() else { break };
             self.tell_changed(conversation).await?;
         }
         while self.line.backlog() + self.out.bytes() < ROOM
@@ -51,10 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         {
             self.tell_presence(seen)?;
         }
-        self.out.flush(self.line.session_mut())?;
-        let session = self.line.session_mut();
-        let user = self.handle.user();
-        Ok(self.cursors.pump(&self.shared, user, session, &mut self.out).await?)
+        Ok(())
     }
 
     async fn tell_changed(&mut self, id: ConversationId) -> Result<(), End> {
@@ -83,10 +104,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         Ok(())
     }
 
-    /// What is promised before the line is closed from here: acks of everything that was taken,
-    /// and at a shutdown the hint when to come back.
+    /// Sends what is promised before the server closes: acks of everything that the recorder has, the
+    /// answer to a change under way, and at a shutdown the time of return. Drops queued requests.
     pub(super) async fn last_words(&mut self, code: CloseCode) -> End {
+        self.drop_requests();
         let said = async {
+            if let Some(finished) = next_finished(&mut self.job).await {
+                self.finish(finished)?;
+            }
             while !self.appends.is_empty()
                 && let Some(recorded) = self.appends.next().await
             {
