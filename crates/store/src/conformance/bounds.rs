@@ -146,6 +146,7 @@ pub(super) async fn classic_keys_of_a_user_are_bounded(bench: &Bench) -> Lawful 
     let key = |user: &Name, called: &str| {
         let (form, created_ms) = (Form::Jwe, START);
         let key = |name| ClassicKey {
+            sealed: None,
             name,
             user: user.clone(),
             conversation: LOBBY,

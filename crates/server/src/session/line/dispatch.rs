@@ -13,6 +13,7 @@ use twinlock_store::{NewEntry, Person};
 
 use super::super::appends::own_body;
 use super::super::refusal::{Refused, refuse, too_large};
+use super::super::register::Registrations;
 use super::super::requests::{self, Asker, done};
 use super::super::step_up::StepUp;
 use super::job::{Done, Job};
