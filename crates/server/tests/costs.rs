@@ -146,7 +146,12 @@ async fn limits_of_a_user_are_told_with_their_figure() {
 
     let key = |name: &str| {
         let form = proto::ClassicForm::JweLines.into();
-        Op::AddClassicKey(proto::AddClassicKey { name: name.to_owned(), conversation: LOBBY, form })
+        Op::AddClassicKey(proto::AddClassicKey {
+            name: name.to_owned(),
+            conversation: LOBBY,
+            form,
+            ..Default::default()
+        })
     };
     ada.ask(key("lamp")).await.unwrap();
     let no = refused(&mut ada, key("pump")).await;
