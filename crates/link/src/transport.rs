@@ -1,4 +1,4 @@
-//! What a session needs of a stream beside reading and writing it.
+//! The stream below a session: reads, writes, and shows the end of its peer.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 /// A reader that applies backpressure needs this: it reads nothing, so it would not see the end.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Whether the peer has closed its sending direction or the connection broke, as far as the
-    /// system knows without a read. `false` is no proof of life.
+    /// system knows without a read. `false` does not prove that it is alive.
     fn has_peer_closed(&self) -> bool;
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -37,10 +37,13 @@ use crate::hub::Hub;
 use crate::identity::{Identity, IdentityError, Options as IdentityOptions};
 use crate::limits::Origin;
 use crate::limits::accounts::Accounts;
+use crate::limits::census::Census;
+use crate::limits::devices::Devices;
 use crate::limits::fair::Fair;
-use crate::limits::gate::Gate;
 use crate::limits::guess::Guesses;
 use crate::limits::room::TextRoom;
+use crate::limits::slots::Slots;
+use crate::limits::throttle::Throttle;
 use crate::private::{self, Failed};
 use crate::session;
 
@@ -48,6 +51,9 @@ use crate::session;
 const RENEWAL: Duration = Duration::from_secs(12 * 60 * 60);
 /// Reads of the record at once by sessions; the store has one connection more.
 const READS: usize = 3;
+/// From this age on a connection that is not logged in gives up its slot for a newer one of another
+/// address. Longer than a login takes on a server that is not flooded.
+const GRACE: Duration = Duration::from_secs(1);
 /// Pause after a failed accept: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -63,8 +69,12 @@ pub(crate) struct Shared {
     pub(crate) door: Door,
     /// Where lines are.
     pub(crate) main: Handle,
-    pub(crate) gate: Gate,
+    /// Of connections that are not logged in.
+    pub(crate) slots: Slots,
     pub(crate) guesses: Guesses,
+    pub(crate) devices: Devices,
+    pub(crate) census: Census,
+    pub(crate) throttle: Throttle,
     pub(crate) handshakes: Semaphore,
     /// Turns at reading the record for sessions. Fewer than the store has connections, so that a
     /// login always finds one.
@@ -228,7 +238,15 @@ impl Server {
             tls,
             door,
             main: Handle::current(),
-            gate: Gate::new(limits.unauthenticated, limits.unauthenticated_per_address),
+            slots: Slots::new(
+                limits.unauthenticated,
+                limits.unauthenticated_per_address,
+                ["unauthenticated", "unauthenticated-per-address"],
+                GRACE,
+            ),
+            devices: Devices::new(),
+            census: Census::default(),
+            throttle: Throttle::default(),
             guesses: Guesses::new(limits.logins_per_minute),
             handshakes: Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)),
             reads: Fair::new(READS),
@@ -356,6 +374,9 @@ impl Server {
         let asked = session::ask(&self.shared, hello, Some(origin)).await.ok()?;
         // Such a test asks for the same names over and over.
         self.shared.guesses.give_back(asked.taken);
+        if let Some(device) = asked.device {
+            self.shared.devices.give_back(&device);
+        }
         Some((asked.state, asked.challenge))
     }
 
@@ -491,7 +512,9 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
                     lines.spawn_on(serve(shared.clone(), socket, peer), &shared.main);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    if let Some(left_out) = shared.throttle.pass("accept", Instant::now()) {
+                        tracing::warn!(%error, left_out, "a connection could not be accepted");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

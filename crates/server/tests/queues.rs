@@ -109,7 +109,7 @@ async fn queue_is_dropped_at_the_maximum_age_of_its_session() {
     assert_dropped(&mut ada, all).await;
 }
 
-/// Holds the record as another program may: whoever writes waits.
+/// Holds the record as another program may: every write waits.
 fn hold_record(host: &Host) -> rusqlite::Connection {
     let record = rusqlite::Connection::open(host.dir.path().join("data/record.db")).unwrap();
     record.busy_timeout(SOON).unwrap();
@@ -157,7 +157,7 @@ async fn keep_alive_is_answered_while_a_request_is_under_way() {
     ada.answer(id).await;
 }
 
-/// What a revocation tells other sessions does not depend on who asked for it still being there.
+/// A revocation ends the device's sessions even if the session that asked for it has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn revocation_goes_on_when_its_connection_is_cut() {
     let host = Host::start_with(|config| config.timing.rekey_apart = Duration::ZERO).await;
@@ -169,7 +169,7 @@ async fn revocation_goes_on_when_its_connection_is_cut() {
     let mut ada = host.connect_with(login, b"", often).await.unwrap();
     let held = hold_record(&host);
     ada.post(Op::RevokeDevice(proto::RevokeDevice { device: copy(&laptop.id.0) }));
-    // The answer to what comes behind it shows that the request was begun.
+    // The answer to the rekey behind it shows that the request was begun.
     assert!(ada.line.start_rekey());
     while ada.line.session().facts().rekeys == 0 {
         soon("a rekey", ada.pump()).await.unwrap();

@@ -13,15 +13,15 @@ use twinlock_core::id::Name;
 use twinlock_link::OsEntropy;
 use twinlock_store::{Appended, ClassicKey};
 
-use super::places::Place;
 use super::wire::{Wake, Wire};
 use super::{Ended, entry, log_recorded};
+use crate::limits::slots::{Permit, Rank};
 use crate::server::Shared;
 use crate::session::appends::{Appends, Batch, Recorded};
 use crate::session::refusal::not_recorded;
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S>(shared: &Shared, mut wire: Wire<S>, place: &Place) -> Ended
+pub(super) async fn serve<S>(shared: &Shared, mut wire: Wire<S>, permit: &Permit) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -50,7 +50,7 @@ where
     let account = key.as_ref().map(|key| shared.accounts.of(&key.user));
     let line = Line {
         shared,
-        place,
+        permit,
         wire,
         lines,
         key,
@@ -98,7 +98,7 @@ pub(super) async fn key_and_lines(
 
 struct Line<'s, S> {
     shared: &'s Shared,
-    place: &'s Place,
+    permit: &'s Permit,
     wire: Wire<S>,
     lines: Lines,
     /// `None`: nobody's, so no line opens.
@@ -223,7 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         // Nobody passes under nobody's key.
         let key = self.key.as_ref().ok_or(twinlock_core::classic::Closed::Tag)?;
         if !self.proven {
-            if !self.place.stay() {
+            if !self.permit.rise(Rank::Held) {
                 return Err(Ended::Wanted);
             }
             self.proven = true;

@@ -7,13 +7,13 @@
 
 mod lines;
 mod origin;
-mod places;
 mod requests;
 mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
@@ -31,10 +31,10 @@ use twinlock_link::tls::{ServerTls, TlsFault};
 use twinlock_store::{ClassicKey, NewEntry, StoreError};
 
 use crate::config::Classic;
+use crate::limits::slots::{Eviction, Permit, Slots};
 use crate::server::Shared;
 use crate::session;
 use crate::session::refusal::Unrecorded;
-use places::{Place, Places, Wanted};
 use wire::{Lost, Wire};
 
 /// The salt of keys that do not exist. None is ever drawn like it.
@@ -56,7 +56,7 @@ pub(crate) struct ClassicShared {
 /// One of the two listeners.
 pub(crate) struct Port {
     pub(crate) address: Option<SocketAddr>,
-    places: Places,
+    slots: Slots,
 }
 
 impl ClassicShared {
@@ -68,7 +68,12 @@ impl ClassicShared {
     ) -> Result<Self, TlsFault> {
         let port = |address| Port {
             address,
-            places: Places::new(config.connections, config.connections_per_address),
+            slots: Slots::new(
+                config.connections,
+                config.connections_per_address,
+                ["classic-connections", "classic-connections-per-address"],
+                Duration::ZERO,
+            ),
         };
         Ok(Self {
             lines: port(lines),
@@ -115,15 +120,18 @@ impl Drop for Here<'_> {
 
 /// Serves one connection of the port for classic lines to its end.
 pub(crate) async fn serve_lines(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    let Some(Admitted { wire, peer, place, mut wanted }) =
+    let Some(Admitted { wire, peer, permit, mut eviction }) =
         admit(&shared, &shared.classic.lines, socket, peer).await
     else {
         return;
     };
     let _here = Here::new(&shared.classic.here);
     let ended = tokio::select! {
-        ended = lines::serve(&shared, wire, &place) => ended,
-        () = wanted.wait() => Ended::Wanted,
+        ended = lines::serve(&shared, wire, &permit) => ended,
+        limit = eviction.wait() => {
+            shared.throttle.closed_by(limit, peer);
+            return;
+        }
     };
     tracing::info!(%peer, %ended, "classic line ended");
 }
@@ -135,15 +143,18 @@ pub(crate) async fn hear(shared: &Shared, heard: Heard) -> Option<Lines> {
 
 /// Serves one connection of the origin's clients to its end.
 pub(crate) async fn serve_origin(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    let Some(Admitted { wire, peer, place, mut wanted }) =
+    let Some(Admitted { wire, peer, permit, mut eviction }) =
         admit(&shared, &shared.classic.origin, socket, peer).await
     else {
         return;
     };
     let _here = Here::new(&shared.classic.here);
     let ended = tokio::select! {
-        ended = origin::serve(&shared, wire, &place) => ended,
-        () = wanted.wait() => Ended::Wanted,
+        ended = origin::serve(&shared, wire, &permit) => ended,
+        limit = eviction.wait() => {
+            shared.throttle.closed_by(limit, peer);
+            return;
+        }
     };
     tracing::info!(%peer, %ended, "origin's client ended");
 }
@@ -153,30 +164,33 @@ struct Admitted {
     wire: Wire<TlsStream<TcpStream>>,
     /// Whose it is, as far as a PROXY header says.
     peer: SocketAddr,
-    place: Place,
-    wanted: Wanted,
+    permit: Permit,
+    eviction: Eviction,
 }
 
-/// A place and TLS.
+/// A slot and TLS.
 async fn admit(
     shared: &Arc<Shared>,
     port: &Port,
     socket: TcpStream,
     peer: SocketAddr,
 ) -> Option<Admitted> {
-    let Some((place, mut wanted)) = port.places.enter() else {
-        tracing::debug!(%peer, "too many classic connections");
-        return None;
+    let (permit, mut eviction) = match port.slots.enter(Instant::now()) {
+        Ok(entered) => entered,
+        Err(limit) => {
+            shared.throttle.closed_by(limit, peer);
+            return None;
+        }
     };
-    let (wire, peer, place) = tokio::select! {
-        secured = shared.door.run(secure(shared.clone(), socket, peer, place)) => secured??,
-        () = wanted.wait() => {
-            tracing::debug!(%peer, "too many classic connections, and others came later");
+    let (wire, peer, permit) = tokio::select! {
+        secured = shared.door.run(secure(shared.clone(), socket, peer, permit)) => secured??,
+        limit = eviction.wait() => {
+            shared.throttle.closed_by(limit, peer);
             return None;
         }
         () = shared.stopping() => return None,
     };
-    Some(Admitted { wire, peer, place, wanted })
+    Some(Admitted { wire, peer, permit, eviction })
 }
 
 /// Whose it is, and TLS: where those are served who are not logged in.
@@ -184,8 +198,8 @@ async fn secure(
     shared: Arc<Shared>,
     mut socket: TcpStream,
     peer: SocketAddr,
-    place: Place,
-) -> Option<(Wire<TlsStream<TcpStream>>, SocketAddr, Place)> {
+    permit: Permit,
+) -> Option<(Wire<TlsStream<TcpStream>>, SocketAddr, Permit)> {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
     }
@@ -196,18 +210,20 @@ async fn secure(
             return None;
         }
     };
-    if origin.is_some_and(|origin| !place.comes_from(origin)) {
-        tracing::debug!(%peer, "too many classic connections of this address");
+    if let Some(origin) = origin
+        && let Err(limit) = permit.comes_from(origin)
+    {
+        shared.throttle.closed_by(limit, peer);
         return None;
     }
     match timeout(shared.config.limits.tls_deadline, shared.classic.tls.accept(socket)).await {
-        Ok(Ok(stream)) => Some((Wire::new(stream), peer, place)),
+        Ok(Ok(stream)) => Some((Wire::new(stream), peer, permit)),
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "no TLS");
             None
         }
         Err(_) => {
-            tracing::debug!(%peer, "TLS took too long");
+            shared.throttle.closed_by(session::TLS_DEADLINE, peer);
             None
         }
     }

@@ -15,15 +15,15 @@ use twinlock_core::classic::origin::{Bridge, MAX_MESSAGE};
 use twinlock_link::OsEntropy;
 use twinlock_store::{Appended, ClassicKey, Receipt, StoreError};
 
-use super::places::Place;
 use super::wire::{Lost, Wake, Wire};
 use super::{Ended, entry, log_recorded};
 use crate::limits::accounts::ENTRY;
+use crate::limits::slots::{Permit, Rank};
 use crate::server::Shared;
 use crate::session::refusal::{Unrecorded, not_recorded};
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S>(shared: &Shared, wire: Wire<S>, place: &Place) -> Ended
+pub(super) async fn serve<S>(shared: &Shared, wire: Wire<S>, permit: &Permit) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -31,7 +31,7 @@ where
     let revocations = shared.classic.revocations.subscribe();
     let mut origin = Origin {
         shared,
-        place,
+        permit,
         wire,
         revocations,
         keys: None,
@@ -65,7 +65,7 @@ type Way = (ClassicKey, Bridge);
 
 struct Origin<'s, S> {
     shared: &'s Shared,
-    place: &'s Place,
+    permit: &'s Permit,
     wire: Wire<S>,
     revocations: watch::Receiver<u64>,
     /// Those a message may be under; looked up with the first bytes.
@@ -247,7 +247,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
     /// a MAC goes first: what passes its MAC can be of no other key.
     async fn open(&mut self, message: &[u8]) -> Result<Option<String>, Ended> {
         // Before the try: one that fails is held, and nobody shortens that by coming again.
-        if !self.tried && !self.bound && !self.place.stay() {
+        if !self.tried && !self.bound && !self.permit.rise(Rank::Held) {
             return Err(Ended::Wanted);
         }
         let keys = match self.keys.take() {

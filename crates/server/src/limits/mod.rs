@@ -1,14 +1,19 @@
-//! Limits: connections before the login ([`gate`]), guesses ([`guess`]) and addresses shared by many users
-//! ([`crowd`]); and a user's share of the server: turns at reading ([`fair`]), text and changes ([`accounts`]), room on
-//! the disk ([`room`]). Section 9.
+//! Limits (section 9). Before a session: connections at once ([`slots`]), logins of a device ([`devices`]),
+//! guesses ([`guess`]), addresses shared by many users ([`crowd`]). A user's share of the server: turns at
+//! reading ([`fair`]), text and changes ([`accounts`]), room on the disk ([`room`]). And what the log says of them
+//! ([`throttle`], [`census`]).
 
 pub(crate) mod accounts;
+pub(crate) mod census;
 pub(crate) mod crowd;
+pub(crate) mod devices;
 pub(crate) mod fair;
-pub(crate) mod gate;
 pub(crate) mod guess;
 pub(crate) mod room;
+pub(crate) mod slots;
+pub(crate) mod throttle;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// What counts as one address: an IPv4 address, or an IPv6 /64, which is what one subscriber has.
@@ -31,6 +36,15 @@ impl Origin {
         match self.0 {
             IpAddr::V4(v4) => v4.octets().to_vec(),
             IpAddr::V6(v6) => v6.octets().to_vec(),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(v4) => write!(f, "{v4}"),
+            IpAddr::V6(v6) => write!(f, "{v6}/64"),
         }
     }
 }

@@ -12,17 +12,19 @@ pub(crate) mod requests;
 mod step_up;
 mod transfers;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
+use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::handshake::{AwaitProof, Established, HelloFault};
-use twinlock_core::id::{CredentialId, Name};
+use twinlock_core::id::{CredentialId, DeviceId, Name};
 use twinlock_core::limits::{MAX_TEXT, VERSION};
 use twinlock_core::opaque::RECORD;
 use twinlock_core::proto;
@@ -34,8 +36,9 @@ use twinlock_store::{Credential, Holder, LookedUp, StoreError};
 use crate::convert::{self, copy};
 use crate::hub::Owner;
 use crate::limits::Origin;
-use crate::limits::gate::Place;
+use crate::limits::census::Majority;
 use crate::limits::guess::{Guess, Taken, Wait};
+use crate::limits::slots::{Limit, Permit, Rank};
 use crate::server::Shared;
 
 use line::Serving;
@@ -45,6 +48,13 @@ pub(crate) use requests::make_invite;
 const BUSY_SECONDS: u16 = 2;
 /// How long a login waits for such a place before it is told so.
 const QUEUE: Duration = Duration::from_secs(2);
+/// A connection whose peer has answered nothing for so long, not even the system's probes, ends.
+const UNANSWERED: Duration = Duration::from_secs(60);
+/// How often the log says at most that one address has most connections.
+const MAJORITY: Duration = Duration::from_secs(60 * 60);
+/// Limits without a setting, as the log names them.
+pub(crate) const TLS_DEADLINE: Limit = "time for TLS";
+const LOGIN_DEADLINE: Limit = "time for HELLO or PROOF";
 
 type Stream = TlsStream<TcpStream>;
 
@@ -67,23 +77,32 @@ async fn admit(
     socket: TcpStream,
     peer: SocketAddr,
 ) -> Option<Box<Serving<Stream>>> {
-    // Refused without a word: a flood gets no work out of us. Held until the login is over.
-    let Some(place) = shared.gate.enter() else {
-        tracing::debug!(%peer, "too many connections that are not logged in");
-        return None;
+    // Held until the login is over.
+    let (permit, mut eviction) = match shared.slots.enter(Instant::now()) {
+        Ok(entered) => entered,
+        Err(limit) => {
+            shared.throttle.closed_by(limit, peer);
+            return None;
+        }
     };
-    let arrived = shared.door.run(arrive(shared.clone(), socket, peer, place)).await??;
+    let arrived = tokio::select! {
+        arrived = shared.door.run(arrive(shared.clone(), socket, peer, permit)) => arrived??,
+        limit = eviction.wait() => {
+            shared.throttle.closed_by(limit, peer);
+            return None;
+        }
+    };
     enter(shared, arrived).await
 }
 
-/// Somebody who has logged in, and the place that is still held.
+/// A completed login, with its slot still held.
 struct Arrived {
     greeter: Greeter<Stream>,
     login: Login,
     exporter: Option<[u8; 32]>,
     peer: SocketAddr,
     origin: Option<Origin>,
-    _place: Place,
+    _permit: Permit,
 }
 
 /// TLS and the login.
@@ -91,10 +110,13 @@ async fn arrive(
     shared: Arc<Shared>,
     mut socket: TcpStream,
     peer: SocketAddr,
-    mut place: Place,
+    permit: Permit,
 ) -> Option<Arrived> {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
+    }
+    if let Err(error) = keep_alive(&socket) {
+        tracing::debug!(%peer, %error, "no TCP keep-alive");
     }
     let (origin, peer) = match origin(&shared, &mut socket, peer).await {
         Ok(origin) => origin,
@@ -104,8 +126,10 @@ async fn arrive(
         }
     };
     // Without an origin (behind a proxy that names none) only the total counts.
-    if origin.is_some_and(|origin| !place.comes_from(origin)) {
-        tracing::debug!(%peer, "too many connections of this address that are not logged in");
+    if let Some(origin) = origin
+        && let Err(limit) = permit.comes_from(origin)
+    {
+        shared.throttle.closed_by(limit, peer);
         return None;
     }
     let accepted = timeout(shared.config.limits.tls_deadline, shared.tls.accept(socket)).await;
@@ -116,14 +140,23 @@ async fn arrive(
             return None;
         }
         Err(_) => {
-            tracing::debug!(%peer, "TLS took too long");
+            shared.throttle.closed_by(TLS_DEADLINE, peer);
             return None;
         }
     };
     let exporter = tls::channel_binding(stream.get_ref().1).ok();
     let mut greeter = Greeter::new(stream);
-    match log_in(&shared, &mut greeter, origin).await {
-        Ok(login) => Some(Arrived { greeter, login, exporter, peer, origin, _place: place }),
+    match log_in(&shared, &mut greeter, origin, &permit).await {
+        Ok(login) => Some(Arrived { greeter, login, exporter, peer, origin, _permit: permit }),
+        Err(Refusal::Limit(limit, code)) => {
+            shared.throttle.closed_by(limit, peer);
+            greeter.refuse(code).await;
+            None
+        }
+        Err(Refusal::Drop(LoginError::Timeout)) => {
+            shared.throttle.closed_by(LOGIN_DEADLINE, peer);
+            None
+        }
         Err(Refusal::Answer(code)) => {
             tracing::info!(%peer, %code, "login refused");
             greeter.refuse(code).await;
@@ -134,6 +167,21 @@ async fn arrive(
             None
         }
     }
+}
+
+/// Has the system end a connection whose peer answers nothing for [`UNANSWERED`], also while nothing
+/// is read from it and so no PONG is seen.
+fn keep_alive(socket: &TcpStream) -> io::Result<()> {
+    // Idle for half of the time, then three probes in the other half.
+    let probes = UNANSWERED / 6;
+    sockopt::set_tcp_keepidle(socket, UNANSWERED / 2)?;
+    sockopt::set_tcp_keepintvl(socket, probes)?;
+    sockopt::set_tcp_keepcnt(socket, 3)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    // While bytes are unacknowledged the system sends no probes.
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(socket, u32::try_from(UNANSWERED.as_millis()).unwrap_or(0))?;
+    Ok(())
 }
 
 /// Whose limits count for this connection, `None` where nobody can be told apart; and who it is in
@@ -148,7 +196,24 @@ pub(crate) async fn origin(
         let client = proxy::read_header(socket, deadline).await?;
         return Ok((client.map(|client| Origin::of(client.ip())), client.unwrap_or(peer)));
     }
-    Ok(((!shared.config.behind_proxy).then(|| Origin::of(peer.ip())), peer))
+    let origin = (!shared.config.behind_proxy).then(|| Origin::of(peer.ip()));
+    if let Some(origin) = origin.filter(|_| shared.config.proxies.is_empty()) {
+        warn_of_a_majority(shared, origin);
+    }
+    Ok((origin, peer))
+}
+
+/// Behind a proxy without a PROXY header all clients share one address's limits.
+fn warn_of_a_majority(shared: &Shared, origin: Origin) {
+    if let Some(Majority { origin, count, of }) = shared.census.note(origin)
+        && shared.throttle.pass_each("majority", MAJORITY, Instant::now()).is_some()
+    {
+        tracing::warn!(
+            address = %origin,
+            "{count} of the last {of} connections came from one address, whose limits they share; \
+             if a proxy is there, have it send a PROXY header (version 2) and name it with --proxy"
+        );
+    }
 }
 
 /// A login that succeeded, with the credential it was checked against.
@@ -159,6 +224,8 @@ struct Login {
 
 pub(crate) enum Refusal {
     Answer(ErrorCode),
+    /// The same, for a limit.
+    Limit(Limit, ErrorCode),
     Drop(LoginError),
 }
 
@@ -171,9 +238,9 @@ impl From<LoginError> for Refusal {
     }
 }
 
-impl From<Wait> for Refusal {
-    fn from(wait: Wait) -> Self {
-        Self::Answer(ErrorCode::Busy(wait.0))
+impl Refusal {
+    fn wait(limit: Limit, Wait(seconds): Wait) -> Self {
+        Self::Limit(limit, ErrorCode::Busy(seconds))
     }
 }
 
@@ -191,15 +258,24 @@ async fn log_in(
     shared: &Shared,
     greeter: &mut Greeter<Stream>,
     origin: Option<Origin>,
+    permit: &Permit,
 ) -> Result<Login, Refusal> {
     let payload = greeter.read_hello().await?;
-    let Asked { state, challenge, looked_up, taken } = ask(shared, &payload, origin).await?;
+    permit.rise(Rank::Login);
+    let Asked { state, challenge, looked_up, taken, device } =
+        ask(shared, &payload, origin).await?;
+    if device.is_some() {
+        permit.rise(Rank::Device);
+    }
     let proof = greeter.exchange(&challenge).await?;
     let refused = Refusal::Answer(ErrorCode::Refused);
     let Ok(established) = state.handle_proof(&proof) else { return Err(refused) };
     // Nobody passes against the fake record.
     let Some(credential) = looked_up.into_credential() else { return Err(refused) };
     shared.guesses.give_back(taken);
+    if let Some(device) = device {
+        shared.devices.give_back(&device);
+    }
     Ok(Login { established, credential })
 }
 
@@ -209,6 +285,8 @@ pub(crate) struct Asked {
     pub(crate) challenge: Vec<u8>,
     looked_up: LookedUp,
     pub(crate) taken: Taken,
+    /// It counts for this device, which exists, and not for its address.
+    pub(crate) device: Option<DeviceId>,
 }
 
 /// From HELLO to CHALLENGE.
@@ -219,23 +297,38 @@ pub(crate) async fn ask(
 ) -> Result<Asked, Refusal> {
     let permit = timeout(QUEUE, shared.handshakes.acquire()).await;
     let Ok(Ok(_permit)) = permit else {
-        return Err(Refusal::Answer(ErrorCode::Busy(BUSY_SECONDS)));
+        return Err(Refusal::wait("handshakes", Wait(BUSY_SECONDS)));
     };
     let hello = parse_hello(payload)?;
     let id = hello.credential().clone();
-    let guess = match &id {
+    let now = Instant::now();
+    let (looked_up, taken, device) = match &id {
+        // A device that exists takes nothing of its address, so it is looked up first.
+        CredentialId::Device(device) => {
+            let looked_up = look_up(shared, &id).await?;
+            let exists = looked_up.record::<RECORD>().is_some();
+            let free = shared.devices.take(device, exists, now);
+            let taken = shared.guesses.take(None, origin.filter(|_| !free), now);
+            let taken = taken.map_err(|wait| Refusal::wait("logins-per-minute", wait))?;
+            (looked_up, taken, free.then_some(*device))
+        }
         CredentialId::User(user) => {
             let known = is_known(shared, user, origin).await?;
-            Some(Guess { user, source: origin, known })
+            let guess = Guess { user, source: origin, known };
+            let taken = shared.guesses.take(Some(guess), origin, now);
+            let taken = taken.map_err(|wait| Refusal::wait("guesses", wait))?;
+            (look_up(shared, &id).await?, taken, None)
         }
-        CredentialId::Device(_) | CredentialId::Invite(_) => None,
+        CredentialId::Invite(_) => {
+            let taken = shared.guesses.take(None, origin, now);
+            let taken = taken.map_err(|wait| Refusal::wait("logins-per-minute", wait))?;
+            (look_up(shared, &id).await?, taken, None)
+        }
     };
-    let taken = shared.guesses.take(guess, origin, Instant::now())?;
-    let looked_up = look_up(shared, &id).await?;
     let record = looked_up.record::<RECORD>();
     let challenge = hello.challenge(&shared.setup, record.as_ref(), &mut OsEntropy);
     let (state, challenge) = challenge.map_err(LoginError::Hello)?;
-    Ok(Asked { state, challenge, looked_up, taken })
+    Ok(Asked { state, challenge, looked_up, taken, device })
 }
 
 /// Reads it where lines read, whose turn it takes: the threads of logins yield, and whoever holds a
@@ -283,7 +376,7 @@ async fn note_source(shared: &Shared, user: &Name, origin: Option<Origin>) {
 /// Registers the session.
 async fn enter(
     shared: &Arc<Shared>,
-    Arrived { greeter, login, exporter, peer, origin, _place }: Arrived,
+    Arrived { greeter, login, exporter, peer, origin, _permit }: Arrived,
 ) -> Option<Box<Serving<Stream>>> {
     let Login { established, credential } = login;
     let sid = established.session_id();
@@ -317,7 +410,11 @@ async fn enter(
     let handle = match (entered, gone) {
         (Ok(handle), None) => handle,
         (Err(code), _) | (_, Some(code)) => {
-            tracing::info!(%sid, %peer, %code, "closed");
+            if code == CloseCode::Quota {
+                shared.throttle.closed_by("sessions-per-device", peer);
+            } else {
+                tracing::info!(%sid, %peer, %code, "closed");
+            }
             line.close(code).await;
             return None;
         }

@@ -1,9 +1,9 @@
-//! The one request of a session that is under way, polled beside the connection.
+//! The one request of a session that is under way, polled together with the connection.
 //!
 //! A request owns what it needs, so the session can go on reading, keep its timers and end at any
 //! moment. A request that only reads ends with its session. One that changes something runs to its
-//! end in a task of its own: between its commit and what it tells other sessions (a revocation ends
-//! those of the device) nothing may come.
+//! end in a separate task: its commit and the steps after it, such as ending the sessions of a revoked
+//! device, must not be separated.
 
 use futures_util::future::BoxFuture;
 use twinlock_core::id::ConversationId;

@@ -104,7 +104,7 @@ impl<S: Transport> Serving<S> {
         Ok(())
     }
 
-    /// Sends what is promised before the server closes: acks of everything that the recorder has, the
+    /// Sends the last items before the server closes: acks of everything that the recorder has, the
     /// answer to a change under way, and at a shutdown the time of return. Drops queued requests.
     pub(super) async fn last_words(&mut self, code: CloseCode) -> End {
         self.drop_requests();

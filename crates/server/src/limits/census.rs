@@ -1,0 +1,67 @@
+//! Whether most connections come from one address, which is how a proxy without a PROXY header looks.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::Origin;
+
+/// Connections that are looked at together.
+const ROUND: usize = 100;
+
+/// The connections of the round under way, by address.
+#[derive(Debug, Default)]
+pub(crate) struct Census(Mutex<Round>);
+
+#[derive(Debug, Default)]
+struct Round {
+    seen: usize,
+    by_origin: HashMap<Origin, usize>,
+}
+
+/// More than half of a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Majority {
+    pub(crate) origin: Origin,
+    pub(crate) count: usize,
+    pub(crate) of: usize,
+}
+
+impl Census {
+    /// Counts a connection. At the end of a round says which address had most of it, if one had.
+    pub(crate) fn note(&self, origin: Origin) -> Option<Majority> {
+        let mut round = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        round.seen += 1;
+        *round.by_origin.entry(origin).or_default() += 1;
+        if round.seen < ROUND {
+            return None;
+        }
+        let Round { by_origin, .. } = std::mem::take(&mut *round);
+        let (origin, count) = by_origin.into_iter().max_by_key(|(_, count)| *count)?;
+        (count > ROUND / 2).then_some(Majority { origin, count, of: ROUND })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(n: usize) -> Origin {
+        Origin::of([192, 0, 2, u8::try_from(n).unwrap()].into())
+    }
+
+    #[test]
+    fn census_names_an_address_with_most_connections_of_a_round() {
+        let census = Census::default();
+        let mut rounds = Vec::new();
+        for n in 0..3 * ROUND {
+            let from = match n / ROUND {
+                // Half is not most.
+                0 => n % 2,
+                1 => n % ROUND / (ROUND / 2 + 1),
+                _ => n % 50,
+            };
+            rounds.extend(census.note(origin(from)));
+        }
+        assert_eq!(rounds, [Majority { origin: origin(0), count: ROUND / 2 + 1, of: ROUND }]);
+    }
+}

@@ -1,0 +1,92 @@
+//! Logins of devices that exist, counted by device instead of by address.
+//!
+//! A device's secret has 256 bits and its id 128, so nobody guesses either. Its logins take nothing of
+//! its address, which others may have exhausted. Members see each other's device ids, so unfinished
+//! logins of one device have a bound; beyond it they count for their address like all others, so that
+//! a stranger who knows the id locks nobody out.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use twinlock_core::id::DeviceId;
+
+/// Unfinished logins of a device in [`WINDOW`]. A client on a bad network makes a few.
+const MOST: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(60);
+/// Devices kept; the one unused for longest goes first, about 100 bytes each.
+const KEPT: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+/// Takes the place of a device that does not exist, so that the work is the same. Never drawn.
+const NOBODY: DeviceId = DeviceId([0; 16]);
+
+/// Unfinished logins by device.
+pub(crate) struct Devices(Mutex<LruCache<DeviceId, Unfinished>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Unfinished {
+    count: u32,
+    since: Instant,
+}
+
+impl Devices {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(LruCache::new(KEPT)))
+    }
+
+    /// Counts a login of this device. `false`: it does not exist or has too many unfinished ones,
+    /// so the login counts for its address.
+    pub(crate) fn take(&self, device: &DeviceId, exists: bool, now: Instant) -> bool {
+        let mut devices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = if exists { *device } else { NOBODY };
+        let fresh = Unfinished { count: 0, since: now };
+        let unfinished = devices.get_or_insert_mut(key, || fresh);
+        if now.saturating_duration_since(unfinished.since) >= WINDOW {
+            *unfinished = fresh;
+        }
+        let free = unfinished.count < MOST;
+        unfinished.count = unfinished.count.saturating_add(u32::from(free));
+        free && exists
+    }
+
+    /// The login succeeded: as if it had not been counted.
+    pub(crate) fn give_back(&self, device: &DeviceId) {
+        let mut devices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(unfinished) = devices.get_mut(device) {
+            unfinished.count = unfinished.count.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_have_a_bound_of_unfinished_logins_and_success_costs_nothing() {
+        let devices = Devices::new();
+        let now = Instant::now();
+        let [a, b] = [1, 2].map(|n| DeviceId([n; 16]));
+        for _ in 0..100 {
+            assert!(devices.take(&a, true, now));
+            devices.give_back(&a);
+        }
+        for _ in 0..MOST {
+            assert!(devices.take(&a, true, now));
+        }
+        assert!(!devices.take(&a, true, now + WINDOW / 2));
+        assert!(devices.take(&b, true, now));
+        assert!(devices.take(&a, true, now + WINDOW));
+    }
+
+    #[test]
+    fn devices_that_do_not_exist_are_never_free_and_take_no_room() {
+        let devices = Devices::new();
+        let now = Instant::now();
+        for n in 0..1000_u16 {
+            let made_up = DeviceId([n.to_be_bytes(); 8].concat().try_into().unwrap());
+            assert!(!devices.take(&made_up, false, now));
+        }
+        assert_eq!(devices.0.lock().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,270 @@
+//! Connection slots of a listener: at most so many connections in all, and of one address.
+//!
+//! Who has proven nothing keeps a slot only while nobody else wants it. When all are taken, the
+//! newest connection evicts the oldest of the lowest [`Rank`]: idle connections go first, then those
+//! in the middle of a login. So idle connections keep nobody out. (A time limit alone would let them
+//! fill a listener for as long.) A flood can, of its address or of all. Against one that comes from
+//! many addresses the slots have a grace: a younger one is not evicted for the total, so that some of
+//! those who are in get through their login instead of nobody.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::Origin;
+
+/// How much a connection has shown, from least to most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    /// Nothing.
+    Idle,
+    /// It has begun a login.
+    Login,
+    /// It has begun the login of a device that exists.
+    Device,
+    /// It is not evicted: it has shown a key, or is to be kept waiting.
+    Held,
+}
+
+/// A limit that was reached, by the name of its setting.
+pub(crate) type Limit = &'static str;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Slots(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    most: usize,
+    most_per_origin: usize,
+    /// Names of the two limits.
+    names: [Limit; 2],
+    /// Age from which on a slot may be evicted for the total.
+    grace: Duration,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// Slots ever taken.
+    ever: u64,
+    /// By their number, so by age.
+    slots: BTreeMap<u64, Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    since: Instant,
+    origin: Option<Origin>,
+    rank: Rank,
+    evict: oneshot::Sender<Limit>,
+}
+
+/// A slot, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    slots: Arc<Inner>,
+    number: u64,
+}
+
+/// Tells the holder of a slot that it was evicted.
+pub(crate) struct Eviction(oneshot::Receiver<Limit>);
+
+impl Eviction {
+    /// Resolves once it was, with the limit that was reached. Never, if the slot is given back or
+    /// held. Not to be polled again after that.
+    pub(crate) async fn wait(&mut self) -> Limit {
+        match (&mut self.0).await {
+            Ok(limit) => limit,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Slots {
+    /// `names`: the settings for `most` and `most_per_origin`. `grace`: the age from which on a slot
+    /// may be evicted for the total.
+    pub(crate) fn new(
+        most: usize,
+        most_per_origin: usize,
+        names: [Limit; 2],
+        grace: Duration,
+    ) -> Self {
+        Self(Arc::new(Inner { most, most_per_origin, names, grace, taken: Mutex::default() }))
+    }
+
+    /// Takes a slot.
+    ///
+    /// # Errors
+    /// The limit, if all slots are taken, and held or young.
+    pub(crate) fn enter(&self, now: Instant) -> Result<(Permit, Eviction), Limit> {
+        let [limit, _] = self.0.names;
+        let old = |slot: &Slot| now.saturating_duration_since(slot.since) >= self.0.grace;
+        let mut taken = self.0.taken();
+        if taken.slots.len() >= self.0.most && !taken.evict(limit, old) {
+            return Err(limit);
+        }
+        let number = taken.ever;
+        taken.ever += 1;
+        let (evict, eviction) = oneshot::channel();
+        taken.slots.insert(number, Slot { since: now, origin: None, rank: Rank::Idle, evict });
+        Ok((Permit { slots: self.0.clone(), number }, Eviction(eviction)))
+    }
+}
+
+impl Permit {
+    /// Counts the slot for an address, once that is known.
+    ///
+    /// # Errors
+    /// The limit, if all slots of the address are taken and held, or this one was evicted.
+    pub(crate) fn comes_from(&self, origin: Origin) -> Result<(), Limit> {
+        let [all, limit] = self.slots.names;
+        let mut taken = self.slots.taken();
+        if !taken.slots.contains_key(&self.number) {
+            return Err(all);
+        }
+        let from_there = |slot: &Slot| slot.origin == Some(origin);
+        let here = taken.slots.values().filter(|slot| from_there(slot)).count();
+        if here >= self.slots.most_per_origin && !taken.evict(limit, from_there) {
+            return Err(limit);
+        }
+        if let Some(slot) = taken.slots.get_mut(&self.number) {
+            slot.origin = Some(origin);
+        }
+        Ok(())
+    }
+
+    /// Raises the rank. `false`: the slot was evicted already.
+    pub(crate) fn rise(&self, rank: Rank) -> bool {
+        match self.slots.taken().slots.get_mut(&self.number) {
+            Some(slot) => {
+                slot.rank = slot.rank.max(rank);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Inner {
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taken {
+    /// Evicts the oldest of the lowest rank among these; its slot is free at once.
+    fn evict(&mut self, limit: Limit, of: impl Fn(&Slot) -> bool) -> bool {
+        let may_go = self.slots.iter().filter(|(_, slot)| slot.rank < Rank::Held && of(slot));
+        let Some((&number, _)) = may_go.min_by_key(|(number, slot)| (slot.rank, **number)) else {
+            return false;
+        };
+        if let Some(slot) = self.slots.remove(&number) {
+            // Its holder may be gone.
+            slot.evict.send(limit).ok();
+        }
+        true
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.slots.taken().slots.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const NAMES: [Limit; 2] = ["all", "address"];
+
+    fn origin(n: u8) -> Origin {
+        Origin::of([192, 0, 2, n].into())
+    }
+
+    fn evicted(eviction: &mut Eviction) -> Option<Limit> {
+        eviction.wait().now_or_never()
+    }
+
+    #[test]
+    fn slots_evict_the_oldest_of_the_lowest_rank() {
+        let slots = Slots::new(4, 4, NAMES, Duration::ZERO);
+        let (held, mut held_out) = slots.enter(Instant::now()).unwrap();
+        let (device, mut device_out) = slots.enter(Instant::now()).unwrap();
+        let (login, mut login_out) = slots.enter(Instant::now()).unwrap();
+        let (_idle, mut idle_out) = slots.enter(Instant::now()).unwrap();
+        assert!(held.rise(Rank::Held) && device.rise(Rank::Device) && login.rise(Rank::Login));
+        // A rank never falls.
+        assert!(device.rise(Rank::Login));
+        let mut newer = Vec::new();
+        for out in [&mut idle_out, &mut login_out, &mut device_out] {
+            let (newest, mut newest_out) = slots.enter(Instant::now()).unwrap();
+            assert!(newest.rise(Rank::Held));
+            assert_eq!([evicted(out), evicted(&mut newest_out)], [Some("all"), None]);
+            newer.push(newest);
+        }
+        assert!(!device.rise(Rank::Held));
+        assert_eq!(slots.enter(Instant::now()).map(drop), Err("all"));
+        assert_eq!(evicted(&mut held_out), None);
+        drop(held);
+        assert!(slots.enter(Instant::now()).is_ok());
+    }
+
+    #[test]
+    fn slots_are_not_evicted_for_the_total_before_their_grace() {
+        let grace = Duration::from_secs(1);
+        let slots = Slots::new(2, 1, NAMES, grace);
+        let now = Instant::now();
+        let (a, mut a_out) = slots.enter(now).unwrap();
+        let (b, mut b_out) = slots.enter(now + grace / 2).unwrap();
+        assert_eq!(slots.enter(now + grace / 2).map(drop), Err("all"));
+        let (c, _c_out) = slots.enter(now + grace).unwrap();
+        assert_eq!([evicted(&mut a_out), evicted(&mut b_out)], [Some("all"), None]);
+        drop((a, c));
+        // Within an address nobody waits.
+        let (d, _d_out) = slots.enter(now + grace).unwrap();
+        assert_eq!([b.comes_from(origin(1)), d.comes_from(origin(1))], [Ok(()); 2]);
+        assert_eq!(evicted(&mut b_out), Some("address"));
+    }
+
+    #[test]
+    fn slots_that_were_evicted_evict_nobody() {
+        let slots = Slots::new(1, 1, NAMES, Duration::ZERO);
+        let (lost, _eviction) = slots.enter(Instant::now()).unwrap();
+        let (here, mut here_out) = slots.enter(Instant::now()).unwrap();
+        assert_eq!(here.comes_from(origin(1)), Ok(()));
+        assert_eq!(lost.comes_from(origin(1)), Err("all"));
+        drop(lost);
+        assert_eq!(evicted(&mut here_out), None);
+        drop(here);
+        assert!(slots.0.taken().slots.is_empty());
+        // A slot that was given back was not evicted.
+        assert_eq!(evicted(&mut here_out), None);
+    }
+
+    #[test]
+    fn slots_of_an_address_are_its_own() {
+        let slots = Slots::new(5, 2, NAMES, Duration::ZERO);
+        let enter = |from: Origin| {
+            let (permit, eviction) = slots.enter(Instant::now())?;
+            permit.comes_from(from).map(|()| (permit, eviction))
+        };
+        let (other, mut other_out) = enter(origin(2)).unwrap();
+        let (a, mut a_out) = enter(origin(1)).unwrap();
+        let (b, mut b_out) = enter(origin(1)).unwrap();
+        let (c, _c_out) = enter(origin(1)).unwrap();
+        assert_eq!(evicted(&mut a_out), Some("address"));
+        assert!(b.rise(Rank::Held) && c.rise(Rank::Held));
+        assert_eq!(evicted(&mut b_out), None);
+        assert_eq!(enter(origin(1)).map(drop), Err("address"));
+        assert!(evicted(&mut other_out).is_none() && other.rise(Rank::Held));
+        // Where no address counts, all are alike.
+        assert!(slots.enter(Instant::now()).is_ok());
+        drop((a, b));
+        assert!(enter(origin(1)).is_ok());
+    }
+}
