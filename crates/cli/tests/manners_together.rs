@@ -44,6 +44,37 @@ fn commands_of_one_profile_run_beside_each_other() {
 }
 
 #[test]
+fn sessions_beyond_the_limit_end_with_7_and_send_tells_what_became_of_it() {
+    let root = tempfile::tempdir().unwrap();
+    let config = root.path().join("few.toml");
+    std::fs::write(&config, "[limits]\nsessions-per-device = 3\n").unwrap();
+    let host = Host::start_in(root, &["--config", config.to_str().unwrap()]);
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    let listeners: Vec<_> = (0..3)
+        .map(|n| {
+            let send = ada.run(&["send", "lobby", &format!("before {n}")]).exits(0);
+            assert_eq!(send.err, "");
+            let listen = ada.start(&["listen", "--since", "all", "--json"]);
+            listen.wait_lines(n + 1);
+            listen
+        })
+        .collect();
+    for args in [&["people"][..], &["rooms"], &["history", "lobby"]] {
+        let ran = ada.run(args).exits(7);
+        assert!(ran.err.contains("sessions-per-device"), "{ran:?}");
+    }
+    let ran = ada.run_with(&["chat"], "hello\n").exits(7);
+    assert!(ran.err.contains("sessions-per-device"), "{ran:?}");
+    // One of the listeners sends it: it is recorded, and said to be.
+    let ran = ada.run(&["send", "lobby", "--json", "sent by another"]).exits(0);
+    assert_eq!(ran.json().len(), 1, "{ran:?}");
+    assert!(listeners.into_iter().all(|mut listen| listen.is_running()));
+    let said = bob.reads("lobby");
+    assert_eq!(texts(&said).iter().filter(|text| **text == "sent by another").count(), 1);
+}
+
+#[test]
 fn what_one_command_queued_another_sends_and_both_know() {
     let mut host = Host::start();
     let ada = host.owner();

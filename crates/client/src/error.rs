@@ -126,6 +126,12 @@ pub enum ClientError {
     /// The server ended the session for good.
     #[error("{0}")]
     Ended(&'static str),
+    /// This device has as many sessions as the server allows.
+    #[error(
+        "this device has as many sessions open as the server allows (`sessions-per-device`, 16 by \
+         default); end one of its programs, or try again later"
+    )]
+    TooManySessions,
     /// The server says no.
     #[error("{0}")]
     Refused(Refusal),
@@ -218,7 +224,7 @@ impl ClientError {
                 why: Why::AlreadyUsed | Why::LogInAgain | Why::WrongPassword,
                 ..
             }) => Blame::Us,
-            Self::Refused(_) | Self::NoTarget(_) => Blame::Request,
+            Self::Refused(_) | Self::NoTarget(_) | Self::TooManySessions => Blame::Request,
         }
     }
 
@@ -271,9 +277,7 @@ pub(crate) fn closed(code: CloseCode) -> ClientError {
         CloseCode::Replaced => {
             ClientError::Ended("another program with this device's secret took the line over")
         }
-        CloseCode::Quota => ClientError::Ended(
-            "you have too many sessions open on this server; end one of them first",
-        ),
+        CloseCode::Quota => ClientError::TooManySessions,
         code => ClientError::Lost(code.to_string()),
     }
 }

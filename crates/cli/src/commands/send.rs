@@ -77,6 +77,8 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut interrupt = std::pin::pin!(interrupted());
+    // Too many sessions: another process of this profile may send what this one queued.
+    let mut limited = None;
     let ended = loop {
         if input.is_none() && sending.waiting.is_empty() {
             break None;
@@ -95,7 +97,10 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
                 }
                 None => input = None,
             },
-            event = events.recv() => match event {
+            event = events.recv(), if limited.is_none() => match event {
+                Some(Event::Ended(Some(error @ ClientError::TooManySessions))) => {
+                    limited = Some(Failure::from(error));
+                }
                 Some(Event::Ended(error)) => break error.map(Failure::from),
                 Some(event) => if sending.take(event)? {
                     deadline.renew();
@@ -105,7 +110,7 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
             _ = look.tick(), if late => if sending.look().await? {
                 deadline.renew();
             },
-            () = deadline.is_over(), if late => break None,
+            () = deadline.is_over(), if late => break limited.take(),
             () = &mut interrupt => break Some(Failure::interrupted()),
         }
     };

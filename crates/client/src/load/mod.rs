@@ -30,7 +30,6 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
 use twinlock_core::Entropy as _;
-use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::invite::Address;
 use twinlock_core::limits::Timing;
@@ -39,7 +38,7 @@ use twinlock_core::session::Binding;
 use twinlock_link::OsEntropy;
 
 use crate::dial::{Dial, Opened};
-use crate::error::{ClientError, closed};
+use crate::error::ClientError;
 use crate::profile::Profile;
 use crate::transfer::wire::Wire;
 use crew::Crew;
@@ -99,8 +98,8 @@ pub enum LoadError {
     /// As for any other client.
     #[error(transparent)]
     Client(ClientError),
-    /// One user has only so many sessions.
-    #[error("the server has no more sessions for one user")]
+    /// The device has as many sessions as the server allows.
+    #[error("the server has no more sessions for one device")]
     TooManyLines,
     /// The server takes fewer messages ahead of its acks.
     #[error("the server takes at most {most} unacknowledged messages on a line")]
@@ -253,6 +252,6 @@ impl Load {
 
 impl From<ClientError> for LoadError {
     fn from(error: ClientError) -> Self {
-        if error == closed(CloseCode::Quota) { Self::TooManyLines } else { Self::Client(error) }
+        if error == ClientError::TooManySessions { Self::TooManyLines } else { Self::Client(error) }
     }
 }
