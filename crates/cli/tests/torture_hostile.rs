@@ -396,14 +396,13 @@ fn names(lines: &[Raw]) -> Vec<SessionId> {
     lines.iter().map(|line| line.line.session().id()).collect()
 }
 
-/// How many of these lines the server still has: it logs that they came, and nothing since.
+/// How many of these sessions the server still has: it logs their begin, and not their end.
 fn alive(host: &Host, names: &[SessionId]) -> usize {
     let log = host.log();
     let alive = |name: &&SessionId| {
         let of_it = format!("sid={name}");
         let mut of_it = log.lines().filter(|line| line.contains(&of_it)).peekable();
-        of_it.peek().is_some()
-            && of_it.all(|line| line.contains(" logged in ") || line.contains(" ready "))
+        of_it.peek().is_some() && !of_it.any(|line| line.contains(" session ended "))
     };
     names.iter().filter(alive).count()
 }

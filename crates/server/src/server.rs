@@ -27,6 +27,7 @@ use twinlock_link::OsEntropy;
 use twinlock_link::tls::{ServerTls, TlsFault};
 use twinlock_store::{OpenError, Person, Published, Role, SqliteStore, Store, StoreError};
 
+use crate::append_log::Names;
 use crate::barred::Barred;
 use crate::classic::{self, ClassicShared};
 use crate::config::Config;
@@ -75,6 +76,7 @@ pub(crate) struct Shared {
     pub(crate) devices: Devices,
     pub(crate) census: Census,
     pub(crate) throttle: Throttle,
+    pub(crate) names: Names,
     pub(crate) handshakes: Semaphore,
     /// Turns at reading the record for sessions. Fewer than the store has connections, so that a
     /// login always finds one.
@@ -247,6 +249,7 @@ impl Server {
             devices: Devices::new(),
             census: Census::default(),
             throttle: Throttle::default(),
+            names: Names::new(),
             guesses: Guesses::new(limits.logins_per_minute),
             handshakes: Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)),
             reads: Fair::new(READS),

@@ -51,7 +51,15 @@ async fn the_log_has_no_unknown_name_no_secret_no_text_unasked_and_no_forged_lin
     let mut session = host.connect(invite.credential()).await.unwrap();
     session.begin("my-secret.phrase", true, true).await.unwrap();
     let evil = "words\n2026-01-01T00:00:00Z  INFO twinlock: root logged in\u{1b}[2J\u{202e}";
-    ada.append(LOBBY, evil).await.unwrap();
+    let ack = ada.append(LOBBY, evil).await.unwrap();
+    // A line for each append, with names beside numbers, is written by a separate task.
+    let recorded = format!("room=\"lobby\" conversation=1 n={} bytes={}", ack.n, evil.len());
+    let written = async {
+        while !log.text().contains(&recorded) {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("a line of the append", written).await;
     let text = log.text();
     for never in ["hunter2", "correct-horse", "my-secret", "sesame", "root logged in"] {
         assert!(!text.contains(never), "{never}");

@@ -4,6 +4,8 @@
 //! unknown or revoked key takes the same way as a wrong one, up to the first line that does not
 //! open.
 
+use std::sync::Arc;
+
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -14,14 +16,15 @@ use twinlock_link::OsEntropy;
 use twinlock_store::{Appended, ClassicKey};
 
 use super::wire::{Wake, Wire};
-use super::{Ended, entry, log_recorded};
+use super::{Ended, append_log, entry};
+use crate::append_log::{AppendLog, Logged};
 use crate::limits::slots::{Permit, Rank};
 use crate::server::Shared;
 use crate::session::appends::{Appends, Batch, Recorded};
 use crate::session::refusal::not_recorded;
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S>(shared: &Shared, mut wire: Wire<S>, permit: &Permit) -> Ended
+pub(super) async fn serve<S>(shared: &Arc<Shared>, mut wire: Wire<S>, permit: &Permit) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -48,6 +51,7 @@ where
     let now = Instant::now();
     let begun = (!wire.pending().is_empty()).then_some(now);
     let account = key.as_ref().map(|key| shared.accounts.of(&key.user));
+    let log = key.as_ref().map(|key| append_log(key, Kind::CLASSIC));
     let line = Line {
         shared,
         permit,
@@ -60,6 +64,7 @@ where
         heard: now,
         begun,
         proven: false,
+        log,
     };
     line.run().await
 }
@@ -97,7 +102,7 @@ pub(super) async fn key_and_lines(
 }
 
 struct Line<'s, S> {
-    shared: &'s Shared,
+    shared: &'s Arc<Shared>,
     permit: &'s Permit,
     wire: Wire<S>,
     lines: Lines,
@@ -113,6 +118,7 @@ struct Line<'s, S> {
     begun: Option<Instant>,
     /// A line has opened.
     proven: bool,
+    log: Option<AppendLog>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
@@ -120,12 +126,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         loop {
             match self.turn().await {
                 Ok(()) => {}
-                Err(ended) => return ended,
+                Err(ended) => {
+                    self.end_log();
+                    return ended;
+                }
             }
             if self.ending.is_some() && self.appends.is_empty() {
+                self.end_log();
                 self.wire.finish().await;
                 return self.ending.unwrap_or(Ended::Bye);
             }
+        }
+    }
+
+    fn end_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.end(self.shared);
         }
     }
 
@@ -177,12 +193,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         let limits = &self.shared.config.classic;
         let half = self.begun.filter(|_| listen).map(|begun| begun + limits.half_line);
         let silence = self.heard + limits.silence;
-        let all = [half, self.wire.look_at(limits.half_line)];
+        let log = self.log.as_ref().and_then(AppendLog::due);
+        let all = [half, self.wire.look_at(limits.half_line), log];
         all.into_iter().flatten().fold(silence, Instant::min)
     }
 
     /// Whether it is too late for something.
-    fn check_time(&self, listen: bool) -> Result<(), Ended> {
+    fn check_time(&mut self, listen: bool) -> Result<(), Ended> {
+        if let Some(log) = &mut self.log {
+            log.write_due(self.shared, Instant::now());
+        }
         let limits = &self.shared.config.classic;
         self.wire.check(limits.half_line)?;
         if self.begun.is_some_and(|begun| listen && begun.elapsed() >= limits.half_line) {
@@ -240,10 +260,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
                 return Err(error.into());
             }
         };
-        for appended in appended {
+        for (asked, appended) in recorded.requests.iter().zip(appended) {
             let Appended::Recorded(receipt) = appended else { return Err(Ended::NotAMember) };
-            if let Some(key) = &self.key {
-                log_recorded(key, Kind::CLASSIC, &receipt);
+            if let Some(log) = &mut self.log {
+                let (conversation, n, bytes) = (receipt.conversation, receipt.n, asked.bytes);
+                log.note(self.shared, &[Logged { conversation, n, bytes }]);
             }
             let text = answer(receipt.conversation, receipt.n, &receipt.link);
             self.lines.seal(&text, &mut OsEntropy, self.wire.out());

@@ -30,6 +30,7 @@ use twinlock_link::OsEntropy;
 use twinlock_link::tls::{ServerTls, TlsFault};
 use twinlock_store::{ClassicKey, NewEntry, StoreError};
 
+use crate::append_log::{AppendLog, Who};
 use crate::config::Classic;
 use crate::limits::slots::{Eviction, Permit, Slots};
 use crate::server::Shared;
@@ -133,6 +134,7 @@ pub(crate) async fn serve_lines(shared: Arc<Shared>, socket: TcpStream, peer: So
             return;
         }
     };
+    log_end(&shared, peer, &ended);
     tracing::info!(%peer, %ended, "classic line ended");
 }
 
@@ -156,6 +158,7 @@ pub(crate) async fn serve_origin(shared: Arc<Shared>, socket: TcpStream, peer: S
             return;
         }
     };
+    log_end(&shared, peer, &ended);
     tracing::info!(%peer, %ended, "origin's client ended");
 }
 
@@ -279,13 +282,21 @@ fn entry(shared: &Shared, key: &ClassicKey, kind: Kind, text: String) -> NewEntr
     }
 }
 
-fn log_recorded(key: &ClassicKey, kind: Kind, receipt: &twinlock_store::Receipt) {
-    tracing::debug!(
-        user = %key.user,
-        key = %key.name,
-        kind = kind.word(),
-        conversation = receipt.conversation,
-        n = receipt.n,
-        "recorded"
-    );
+/// The log of appends under a key.
+fn append_log(key: &ClassicKey, kind: Kind) -> AppendLog {
+    AppendLog::new(Some(Who {
+        user: key.user.clone(),
+        sender: Sender::Classic(key.user.clone(), key.name.clone()).to_string().into(),
+        kind,
+        sid: None,
+    }))
+}
+
+/// A message that does not open is an error: a wrong key, or a change on the way.
+fn log_end(shared: &Shared, peer: SocketAddr, ended: &Ended) {
+    if matches!(ended, Ended::Closed(_) | Ended::NotOpened)
+        && let Some(left_out) = shared.throttle.pass("classic line not opened", Instant::now())
+    {
+        tracing::error!(%peer, %ended, left_out, "a message did not open");
+    }
 }

@@ -5,6 +5,8 @@
 //! held for a second, so that nobody asks the plain form's padding often; at most a few are held at
 //! once, and those behind them wait for their turn.
 
+use std::sync::Arc;
+
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -16,14 +18,15 @@ use twinlock_link::OsEntropy;
 use twinlock_store::{Appended, ClassicKey, Receipt, StoreError};
 
 use super::wire::{Lost, Wake, Wire};
-use super::{Ended, entry, log_recorded};
+use super::{Ended, append_log, entry};
+use crate::append_log::{AppendLog, Logged};
 use crate::limits::accounts::ENTRY;
 use crate::limits::slots::{Permit, Rank};
 use crate::server::Shared;
 use crate::session::refusal::{Unrecorded, not_recorded};
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S>(shared: &Shared, wire: Wire<S>, permit: &Permit) -> Ended
+pub(super) async fn serve<S>(shared: &Arc<Shared>, wire: Wire<S>, permit: &Permit) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -39,8 +42,12 @@ where
         lines: false,
         loose: false,
         tried: false,
+        log: None,
     };
     let ended = origin.run().await;
+    if let Some(log) = &mut origin.log {
+        log.end(shared);
+    }
     // However it ends: who closes first has had the try all the same.
     if origin.tried || matches!(ended, Ended::NotOpened | Ended::Lost(Lost::TooLong)) {
         tokio::select! {
@@ -64,7 +71,7 @@ async fn hold(shared: &Shared) {
 type Way = (ClassicKey, Bridge);
 
 struct Origin<'s, S> {
-    shared: &'s Shared,
+    shared: &'s Arc<Shared>,
     permit: &'s Permit,
     wire: Wire<S>,
     revocations: watch::Receiver<u64>,
@@ -78,6 +85,8 @@ struct Origin<'s, S> {
     loose: bool,
     /// What came last did not open, so far.
     tried: bool,
+    /// From the first message on.
+    log: Option<AppendLog>,
 }
 
 /// A message that opened.
@@ -101,9 +110,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         let Message { text, lf } = self.message().await?;
         let ways = self.keys.as_ref().and_then(|keys| keys.first());
         let Some((key, bridge)) = ways else { return Err(Ended::NotOpened) };
+        let bytes = text.len();
         let account = self.shared.accounts.of(&key.user);
-        let charge = text.len() as u64 + ENTRY;
-        if let Err(refused) = self.shared.may_record(Some(&account), charge) {
+        if let Err(refused) = self.shared.may_record(Some(&account), bytes as u64 + ENTRY) {
             let error = Unrecorded::Limit(refused);
             not_recorded(&error);
             return Err(error.into());
@@ -121,7 +130,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
                 return Err(error.into());
             }
         };
-        log_recorded(key, Kind::UNPROTECTED, &receipt);
+        let log = self.log.get_or_insert_with(|| append_log(key, Kind::UNPROTECTED));
+        let (conversation, n) = (receipt.conversation, receipt.n);
+        log.note(self.shared, &[Logged { conversation, n, bytes }]);
         let mut answer = bridge.seal(&received_at(&receipt), &mut OsEntropy);
         if lf {
             answer.push('\n');
@@ -188,6 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
                 None => began + limits.silence,
             };
             let look_at = self.wire.look_at(limits.half_line).unwrap_or(late);
+            let log_at = self.log.as_ref().and_then(AppendLog::due).unwrap_or(late);
             tokio::select! {
                 biased;
                 changed = self.revocations.changed() => {
@@ -206,7 +218,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
                     Wake::End => return Err(Ended::Bye),
                 },
                 () = self.shared.stopping() => return Err(Ended::Shutdown),
-                () = sleep_until(late.min(look_at)) => {
+                () = sleep_until(late.min(look_at).min(log_at)) => {
+                    if let Some(log) = &mut self.log {
+                        log.write_due(self.shared, Instant::now());
+                    }
                     self.wire.check(limits.half_line)?;
                     if !part && began.elapsed() >= limits.silence {
                         return Err(Ended::Silence);

@@ -11,22 +11,23 @@
 //! and drops its queued requests.
 
 mod dispatch;
+mod ear;
 mod job;
+mod log;
 mod news;
 
 use std::collections::BTreeSet;
-use std::future::{Future as _, poll_fn, ready};
-use std::pin::pin;
+use std::future::ready;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
+use twinlock_core::chain::Kind;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::id::{ConversationId, CredentialId, DeviceId, Name};
+use twinlock_core::id::{ConversationId, CredentialId, DeviceId, Name, Sender};
 use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
 use twinlock_core::session::{Binding, Event, SendError};
 use twinlock_core::text::Untrusted;
@@ -42,19 +43,20 @@ use super::refusal::{Refused, not_recorded, storage};
 use super::register::{Registrar, Registrations};
 use super::step_up::StepUp;
 use super::transfers::{Done, Transfers, Violation};
+use crate::append_log::{AppendLog, Logged, Who};
 use crate::convert;
 use crate::hub::Entered;
 use crate::limits::Origin;
 use crate::server::Shared;
 use dispatch::log_messages;
+use ear::{Ear, listen};
 use job::{Finished, Job, next_finished};
+use log::{log_begin, log_end};
 
 /// Bytes left to write at the end that are worth no place.
 const LITTLE: usize = 16 * 1024;
 /// Changes of presence sent at a time.
 const PRESENCE: usize = 500;
-/// How often the end of a peer is looked for that is not read.
-const LOOK: Duration = Duration::from_millis(250);
 /// Characters of a client's name for itself that go into the log.
 const SOFTWARE: usize = 64;
 
@@ -131,6 +133,9 @@ pub(crate) struct Serving<S> {
     /// From the first file on.
     files: Option<Box<Transfers>>,
     out: Out,
+    log: AppendLog,
+    peer: SocketAddr,
+    began: Instant,
 }
 
 /// What a line knows of who is online.
@@ -152,7 +157,20 @@ impl<S: Transport> Serving<S> {
         line: Line<S>,
         holder: Holder,
         origin: Option<Origin>,
+        peer: SocketAddr,
     ) -> Option<Box<Self>> {
+        let sid = line.session().id();
+        let who = |user: &Name, device: Option<&DeviceId>| Who {
+            user: user.clone(),
+            sender: Sender::new(user, device).to_string().into(),
+            kind: Kind::TEXT,
+            sid: Some(sid),
+        };
+        let log = match &holder {
+            Holder::User(person) => Some(who(&person.user, None)),
+            Holder::Device(person, device) => Some(who(&person.user, Some(device))),
+            Holder::Invite(_) => None,
+        };
         let rights = match (holder, line.session().credential()) {
             (Holder::Device(person, device), CredentialId::Device(_)) => {
                 Rights::Device(Arc::new(person), device)
@@ -184,6 +202,9 @@ impl<S: Transport> Serving<S> {
             presence: Presence::Unwatched,
             files: None,
             out: Out::default(),
+            log: AppendLog::new(log),
+            peer,
+            began: Instant::now(),
         }))
     }
 
@@ -200,8 +221,10 @@ impl<S: Transport> Serving<S> {
     async fn conclude(self: Box<Self>, end: End) {
         // Appends that the recorder has are recorded whether somebody waits for them or not; one
         // that still waits for its turn must not make others wait while this line ends.
-        let Self { handle, line, appends, files, job, intake, .. } = *self;
+        let Self { handle, line, appends, files, job, intake, mut log, shared, began, .. } = *self;
         drop((appends, job, intake));
+        log.end(&shared);
+        log_end(&shared, &handle, &line, &end, began);
         // With much left to write its place is taken until that has gone: whoever ends lines in a
         // flood has no more of them than whoever keeps them. Others can come again at once.
         let handle = (line.backlog() > LITTLE).then_some(handle);
@@ -282,6 +305,7 @@ impl<S: Transport> Serving<S> {
             Some(done) = next_done(&mut self.files) => self.settle(done)?,
             // Read at the next turn.
             () = self.handle.woken() => {}
+            () = at(self.log.due()) => self.log.write_due(&self.shared, Instant::now()),
         }
         Ok(())
     }
@@ -307,7 +331,7 @@ impl<S: Transport> Serving<S> {
                     let info = proto::ClientInfo::decode(info).unwrap_or_default();
                     let software: String = info.software.chars().take(SOFTWARE).collect();
                     let software = Untrusted::new(software);
-                    tracing::info!(%sid, ?software, ?binding, "ready");
+                    log_begin(&self.handle, self.line.session(), self.peer, &software, binding);
                     if binding == Binding::Cut {
                         tracing::warn!(%sid, "TLS ends somewhere between this client and us");
                     }
@@ -409,22 +433,19 @@ impl<S: Transport> Serving<S> {
             }
         };
         let mut acks = convert::Acks::new(appended.len());
+        let mut logged = Vec::with_capacity(appended.len());
         for (asked, appended) in requests.into_iter().zip(appended) {
             let answer = match appended {
                 Appended::Recorded(receipt) => {
-                    tracing::debug!(
-                        user = self.handle.user().map(Name::as_str),
-                        conversation = receipt.conversation,
-                        n = receipt.n,
-                        bytes = asked.bytes,
-                        "recorded"
-                    );
+                    let (conversation, n, bytes) = (receipt.conversation, receipt.n, asked.bytes);
+                    logged.push(Logged { conversation, n, bytes });
                     Answered::Ack(acks.ack(&receipt))
                 }
                 Appended::NotAMember => Answered::Refusal(Refused::from(Why::NotFound).into()),
             };
             self.out.answer(session, asked.id, answer)?;
         }
+        self.log.note(&self.shared, &logged);
         Ok(())
     }
 
@@ -476,73 +497,19 @@ impl<S: Transport> Serving<S> {
 
 /// The last words of a line.
 async fn say_bye<S: AsyncRead + AsyncWrite + Unpin>(line: Line<S>, end: End) {
-    let sid = line.session().id();
     match end {
-        End::Close(code) => {
-            tracing::info!(%sid, %code, "closed");
-            line.close(code).await;
-        }
-        End::Bye(code) => {
-            tracing::info!(%sid, %code, "ended by the client");
-            line.finish().await;
-        }
-        End::Line(error) => {
-            tracing::info!(%sid, %error, "ended");
-            if !matches!(error, LineError::Cut(_)) {
-                line.finish().await;
-            }
-        }
+        End::Close(code) => line.close(code).await,
+        End::Line(LineError::Cut(_)) => {}
+        End::Bye(_) | End::Line(_) => line.finish().await,
     }
 }
 
-/// How much of the peer is read.
-#[derive(Clone, Copy)]
-enum Ear {
-    /// Everything.
-    Open,
-    /// Nothing, but its end is looked for.
-    Watching,
-    /// Nothing: an upload waits for the disk, and its bytes are kept even if the peer has closed.
-    Closed,
-}
-
-/// Writes and keeps time in any case, and reads as far as `ear` allows. Cancel-safe.
-async fn listen<S: Transport>(
-    line: &mut Line<S>,
-    ear: Ear,
-    room: Option<usize>,
-) -> Result<Wake, LineError> {
-    match ear {
-        Ear::Open => line.wait(room).await,
-        Ear::Closed => hold_for(line, room).await,
-        Ear::Watching => loop {
-            if line.stream().has_peer_closed() {
-                return Err(LineError::Cut(None));
-            }
-            tokio::select! {
-                wake = hold_for(line, room) => return wake,
-                () = sleep(LOOK) => {}
-            }
-        },
+/// Sleeps until then, or for ever.
+async fn at(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
     }
-}
-
-/// Reads nothing, until there is room. Cancel-safe.
-async fn hold_for<S: AsyncRead + AsyncWrite + Unpin>(
-    line: &mut Line<S>,
-    room: Option<usize>,
-) -> Result<Wake, LineError> {
-    poll_fn(|cx| {
-        let held = pin!(line.hold()).poll(cx);
-        match held {
-            Poll::Ready(error) => Poll::Ready(Err(error)),
-            Poll::Pending if room.is_some_and(|room| line.backlog() <= room) => {
-                Poll::Ready(Ok(Wake::Room))
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
 }
 
 fn files<'f>(files: &'f mut Option<Box<Transfers>>, shared: &Shared) -> &'f mut Transfers {

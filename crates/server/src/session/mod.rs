@@ -422,19 +422,13 @@ async fn enter(
     if let Holder::User(person) | Holder::Device(person, _) = &holder {
         note_source(shared, &person.user, origin).await;
     }
-    match &holder {
-        Holder::User(person) => {
-            tracing::info!(%sid, %peer, user = %person.user, "logged in by password");
-        }
-        Holder::Device(person, device) => {
-            tracing::info!(%sid, %peer, user = %person.user, %device, "logged in");
-            if let Err(error) = shared.store.touch_device(device, shared.now_ms()).await {
-                tracing::warn!(%error, "last login not noted");
-            }
-        }
-        Holder::Invite(_) => tracing::info!(%sid, %peer, "invite in use"),
+    // What else is known is logged once the client is ready.
+    if let Holder::Device(_, device) = &holder
+        && let Err(error) = shared.store.touch_device(device, shared.now_ms()).await
+    {
+        tracing::warn!(%error, "last login not noted");
     }
-    Serving::new(shared.clone(), handle, line, holder, origin)
+    Serving::new(shared.clone(), handle, line, holder, origin, peer)
 }
 
 fn server_info(shared: &Shared, holder: &Holder) -> proto::ServerInfo {

@@ -1,0 +1,181 @@
+//! What the log says of recorded appends: at DEBUG a line for each, at INFO sums.
+//!
+//! A sender causes as many appends as it likes, so at INFO a session writes at most one line for each
+//! conversation in [`EACH`]: the first append at once, what follows together. Names are looked up in a
+//! task of their own, so that no session waits for its log.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::time::Instant;
+use twinlock_core::chain::Kind;
+use twinlock_core::id::{ConversationId, Name, SessionId};
+use twinlock_store::Form;
+
+use crate::server::Shared;
+
+/// Between two sums of one session and conversation.
+const EACH: Duration = Duration::from_secs(10);
+/// Names kept; about 100 bytes each.
+const KEPT: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// Names of conversations. A room keeps its name.
+pub(crate) struct Names(Mutex<LruCache<ConversationId, Arc<str>>>);
+
+impl Names {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(LruCache::new(KEPT)))
+    }
+
+    /// The name of a conversation of this user, from the record if need be.
+    async fn of(&self, shared: &Shared, user: &Name, id: ConversationId) -> Arc<str> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        if let Some(name) = known {
+            return name;
+        }
+        let name: Arc<str> = match shared.store.conversation(user, id).await {
+            Ok(Some(conversation)) => match conversation.form {
+                Form::Room(name) => name.as_str().into(),
+                Form::Direct(other) => {
+                    format!("@{}+@{}", user.min(&other), user.max(&other)).into()
+                }
+            },
+            // Left, or damaged: the number has to do.
+            Ok(None) | Err(_) => return "?".into(),
+        };
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        names.put(id, name.clone());
+        name
+    }
+}
+
+/// The appends of one session.
+pub(crate) struct AppendLog {
+    /// `None`: nothing is appended here.
+    who: Option<Who>,
+    sums: HashMap<ConversationId, Sum>,
+}
+
+/// An append that was recorded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Logged {
+    pub(crate) conversation: ConversationId,
+    pub(crate) n: u64,
+    /// Of its text.
+    pub(crate) bytes: usize,
+}
+
+/// Who appends.
+#[derive(Clone)]
+pub(crate) struct Who {
+    pub(crate) user: Name,
+    /// As entries name it.
+    pub(crate) sender: Arc<str>,
+    pub(crate) kind: Kind,
+    pub(crate) sid: Option<SessionId>,
+}
+
+/// Appends to a conversation that are not in the log yet.
+#[derive(Debug, Clone, Copy)]
+struct Sum {
+    count: u64,
+    bytes: u64,
+    last: u64,
+    /// When the next line may be written.
+    next: Instant,
+}
+
+impl AppendLog {
+    pub(crate) fn new(who: Option<Who>) -> Self {
+        Self { who, sums: HashMap::new() }
+    }
+
+    /// Appends were recorded.
+    pub(crate) fn note(&mut self, shared: &Arc<Shared>, recorded: &[Logged]) {
+        let Some(who) = &self.who else { return };
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            write_each(shared, who, recorded.to_vec());
+        }
+        let now = Instant::now();
+        for one in recorded {
+            let fresh = Sum { count: 0, bytes: 0, last: 0, next: now };
+            let sum = self.sums.entry(one.conversation).or_insert(fresh);
+            sum.count += 1;
+            sum.bytes += one.bytes as u64;
+            sum.last = one.n;
+        }
+        self.write_due(shared, now);
+    }
+
+    /// When [`AppendLog::write_due`] has something to write.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.sums.values().filter(|sum| sum.count > 0).map(|sum| sum.next).min()
+    }
+
+    /// Writes the sums that may be written.
+    pub(crate) fn write_due(&mut self, shared: &Arc<Shared>, now: Instant) {
+        let Some(who) = &self.who else { return };
+        self.sums.retain(|conversation, sum| {
+            if sum.next > now {
+                return true;
+            }
+            if sum.count == 0 {
+                return false;
+            }
+            write_sum(shared, who, *conversation, *sum);
+            *sum = Sum { count: 0, bytes: 0, last: 0, next: now + EACH };
+            true
+        });
+    }
+
+    /// Writes what is left, at the end of the session.
+    pub(crate) fn end(&mut self, shared: &Arc<Shared>) {
+        let Some(who) = &self.who else { return };
+        for (conversation, sum) in self.sums.drain() {
+            if sum.count > 0 {
+                write_sum(shared, who, conversation, sum);
+            }
+        }
+    }
+}
+
+fn write_each(shared: &Arc<Shared>, who: &Who, recorded: Vec<Logged>) {
+    let (shared, who) = (shared.clone(), who.clone());
+    tokio::spawn(async move {
+        for Logged { conversation, n, bytes } in recorded {
+            let name = shared.names.of(&shared, &who.user, conversation).await;
+            tracing::debug!(
+                sid = who.sid.map(tracing::field::display),
+                from = &*who.sender,
+                kind = who.kind.word(),
+                room = &*name,
+                conversation,
+                n,
+                bytes,
+                "recorded"
+            );
+        }
+    });
+}
+
+fn write_sum(shared: &Arc<Shared>, who: &Who, conversation: ConversationId, sum: Sum) {
+    let (shared, who) = (shared.clone(), who.clone());
+    tokio::spawn(async move {
+        let name = shared.names.of(&shared, &who.user, conversation).await;
+        let Sum { count, bytes, last, .. } = sum;
+        tracing::info!(
+            sid = who.sid.map(tracing::field::display),
+            from = &*who.sender,
+            kind = who.kind.word(),
+            room = &*name,
+            conversation,
+            count,
+            bytes,
+            last,
+            "appends recorded"
+        );
+    });
+}

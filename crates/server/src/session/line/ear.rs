@@ -1,0 +1,64 @@
+//! How much of the peer is read while a session waits.
+
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::sleep;
+use twinlock_link::line::{Line, LineError, Wake};
+use twinlock_link::transport::Transport;
+
+/// How often the end of a peer is looked for that is not read.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How much of the peer is read.
+#[derive(Clone, Copy)]
+pub(super) enum Ear {
+    /// Everything.
+    Open,
+    /// Nothing, but its end is looked for.
+    Watching,
+    /// Nothing: an upload waits for the disk, and its bytes are kept even if the peer has closed.
+    Closed,
+}
+
+/// Writes and keeps time in any case, and reads as far as `ear` allows. Cancel-safe.
+pub(super) async fn listen<S: Transport>(
+    line: &mut Line<S>,
+    ear: Ear,
+    room: Option<usize>,
+) -> Result<Wake, LineError> {
+    match ear {
+        Ear::Open => line.wait(room).await,
+        Ear::Closed => hold_for(line, room).await,
+        Ear::Watching => loop {
+            if line.stream().has_peer_closed() {
+                return Err(LineError::Cut(None));
+            }
+            tokio::select! {
+                wake = hold_for(line, room) => return wake,
+                () = sleep(LOOK) => {}
+            }
+        },
+    }
+}
+
+/// Reads nothing, until there is room. Cancel-safe.
+async fn hold_for<S: AsyncRead + AsyncWrite + Unpin>(
+    line: &mut Line<S>,
+    room: Option<usize>,
+) -> Result<Wake, LineError> {
+    poll_fn(|cx| {
+        let held = pin!(line.hold()).poll(cx);
+        match held {
+            Poll::Ready(error) => Poll::Ready(Err(error)),
+            Poll::Pending if room.is_some_and(|room| line.backlog() <= room) => {
+                Poll::Ready(Ok(Wake::Room))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}

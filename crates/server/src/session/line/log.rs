@@ -1,0 +1,63 @@
+//! What the log says of a session: a line for its begin and one for its end.
+
+use std::net::SocketAddr;
+
+use tokio::time::Instant;
+use twinlock_core::id::{CredentialId, Name};
+use twinlock_core::session::{Binding, Fault, Session};
+use twinlock_core::text::Untrusted;
+use twinlock_link::line::{Line, LineError};
+use twinlock_link::transport::Transport;
+
+use super::End;
+use crate::hub::Handle;
+use crate::server::Shared;
+
+/// The one line of a session's begin: its client is ready.
+pub(super) fn log_begin(
+    handle: &Handle,
+    session: &Session,
+    peer: SocketAddr,
+    software: &Untrusted,
+    binding: Binding,
+) {
+    let sid = session.id();
+    let user = handle.user().map(Name::as_str);
+    match session.credential() {
+        CredentialId::Device(device) => {
+            tracing::info!(%sid, %peer, user, %device, ?software, ?binding, "logged in");
+        }
+        CredentialId::User(_) => {
+            tracing::info!(%sid, %peer, user, ?software, ?binding, "logged in by password");
+        }
+        CredentialId::Invite(_) => {
+            tracing::info!(%sid, %peer, ?software, ?binding, "logged in by invite");
+        }
+    }
+}
+
+/// The one line of its end.
+pub(super) fn log_end<S: Transport>(
+    shared: &Shared,
+    handle: &Handle,
+    line: &Line<S>,
+    end: &End,
+    began: Instant,
+) {
+    let (sid, user) = (line.session().id(), handle.user().map(Name::as_str));
+    let seconds = began.elapsed().as_secs();
+    if let End::Line(error @ LineError::Fault(Fault::Tampered)) = end
+        && let Some(left_out) = shared.throttle.pass("frame not opened", std::time::Instant::now())
+    {
+        tracing::error!(%sid, user, %error, left_out, "a message did not open");
+    }
+    match end {
+        End::Close(code) => {
+            tracing::info!(%sid, user, seconds, %code, by = "server", "session ended");
+        }
+        End::Bye(code) => {
+            tracing::info!(%sid, user, seconds, %code, by = "client", "session ended");
+        }
+        End::Line(error) => tracing::info!(%sid, user, seconds, %error, "session ended"),
+    }
+}
