@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use common::{entry, join, links, name, open, options, say};
 use rusqlite::{Connection, OpenFlags};
-use twinlock_store::{LOBBY, NewEntry, OpenError, SqliteStore, Store};
+use twinlock_core::id::ServerKey;
+use twinlock_store::{LOBBY, NewEntry, OpenError, Options, RowKey, SqliteStore, Store};
 
 /// Looks again and again for up to ten seconds.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -366,8 +367,64 @@ async fn a_wal_without_its_database_is_not_thrown_away() {
     let before = fs::read(&wal).unwrap();
     assert!(!before.is_empty());
     let refused = SqliteStore::open(&left.path().join("record.db"), options()).unwrap_err();
-    assert!(matches!(&refused, OpenError::Database { .. }), "{refused}");
+    assert!(matches!(&refused, OpenError::Lost { .. }), "{refused}");
     assert!(refused.to_string().contains("-wal"), "{refused}");
     assert_eq!(fs::read(&wal).unwrap(), before);
     assert!(!left.path().join("record.db").exists());
+    // The same for an empty database and a file of another kind.
+    for other in ["", "something else, ", "x"] {
+        let content = other.repeat(600);
+        fs::write(left.path().join("record.db"), &content).unwrap();
+        let refused = SqliteStore::open(&left.path().join("record.db"), options()).unwrap_err();
+        assert!(matches!(&refused, OpenError::Lost { .. }), "{refused}");
+        assert_eq!(fs::read(&wal).unwrap(), before);
+        assert_eq!(fs::read_to_string(left.path().join("record.db")).unwrap(), content);
+    }
+}
+
+#[tokio::test]
+async fn record_of_another_server_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("record.db");
+    open(dir.path()).close().await.unwrap();
+    let other = Options::new(ServerKey([7; 32]), RowKey::new(&[0x4b; 32]));
+    let refused = SqliteStore::open(&path, other).unwrap_err();
+    assert!(matches!(&refused, OpenError::OtherServer { .. }), "{refused}");
+    open(dir.path()).close().await.unwrap();
+}
+
+#[tokio::test]
+async fn record_files_that_are_links_are_not_followed() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    for file in ["record.db", "record.db.lock", "record.db-wal"] {
+        for target in ["there", "missing"] {
+            let dir = tempfile::tempdir().unwrap();
+            let target = elsewhere.path().join(target);
+            if target.ends_with("there") {
+                fs::write(&target, "kept").unwrap();
+            }
+            open(dir.path()).close().await.unwrap();
+            fs::remove_file(dir.path().join(file)).ok();
+            std::os::unix::fs::symlink(&target, dir.path().join(file)).unwrap();
+            let refused = SqliteStore::open(&dir.path().join("record.db"), options()).unwrap_err();
+            assert!(refused.to_string().contains("symbolic link"), "{file}: {refused}");
+            assert_eq!(target.exists(), target.ends_with("there"), "{file}");
+        }
+    }
+    assert_eq!(fs::read_to_string(elsewhere.path().join("there")).unwrap(), "kept");
+}
+
+#[tokio::test]
+async fn record_path_is_never_a_uri() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["file:x", "file:x?mode=memory", "a%20b"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        // Relative, as it is where it is typed.
+        std::env::set_current_dir(dir.path()).unwrap();
+        let path = Path::new(name).join("record.db");
+        let store = SqliteStore::open(&path, options()).unwrap();
+        join(&*store, "ada").await;
+        store.close().await.unwrap();
+        assert!(fs::metadata(dir.path().join(name).join("record.db")).unwrap().len() > 0, "{name}");
+    }
 }

@@ -112,7 +112,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         let Some((key, bridge)) = ways else { return Err(Ended::NotOpened) };
         let bytes = text.len();
         let account = self.shared.accounts.of(&key.user);
-        if let Err(refused) = self.shared.may_record(Some(&account), bytes as u64 + ENTRY) {
+        let charge = bytes as u64 + ENTRY;
+        if let Err(refused) = self.shared.may_record(Some(&account), charge) {
             let error = Unrecorded::Limit(refused);
             not_recorded(&error);
             return Err(error.into());

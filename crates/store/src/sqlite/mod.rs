@@ -115,6 +115,7 @@ impl SqliteStore {
     /// [`OpenError`]; nothing was changed by one that refuses.
     pub fn open(path: &Path, options: Options) -> Result<Arc<Self>, OpenError> {
         let Options { server_key, row_key, clock, bounds } = options;
+        let path = &open::resolve(path)?;
         let lock = Arc::new(Lock::take(path)?);
         // What was erased just before a crash may still be in it.
         let before = Before { failed: false, due: open::has_wal(path) };

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -10,6 +10,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use rusqlite_migration::{M, Migrations, SchemaVersion};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use thiserror::Error;
 use twinlock_core::id::ServerKey;
 
@@ -34,6 +36,8 @@ const READER_CACHE: i64 = 512;
 /// What is left of the WAL file when it begins anew, bytes; more than that only after a burst.
 const WAL_KEPT: i64 = 16 * 1024 * 1024;
 
+/// How an SQLite database begins.
+const FORM: &[u8] = b"SQLite format 3\0";
 /// What stands before all and before each page in a WAL, bytes (SQLite, *The Database File Format*).
 const WAL_HEAD: u64 = 32;
 const FRAME_HEAD: u64 = 24;
@@ -56,6 +60,34 @@ pub enum OpenError {
         found: usize,
         /// The newest this version knows.
         known: usize,
+    },
+    /// There was a record, and its database is not there any more.
+    #[error(
+        "{} {state}, but {} shows that there was a record; nothing was changed. Put {} back from its backup, or move both away to begin a new record",
+        path.display(),
+        trace.display(),
+        path.display()
+    )]
+    Lost {
+        /// The database.
+        path: PathBuf,
+        /// "is missing", "is empty" or "is not a database".
+        state: &'static str,
+        /// The file that shows it.
+        trace: PathBuf,
+    },
+    /// The record was made under another identity.
+    #[error(
+        "{} belongs to a server with another key ({recorded}) than the one in use ({given}): put back the identity that belongs to it, or the record that belongs to this identity",
+        path.display()
+    )]
+    OtherServer {
+        /// The database.
+        path: PathBuf,
+        /// The key in the record.
+        recorded: ServerKey,
+        /// The key of the identity.
+        given: ServerKey,
     },
     /// A file or directory failed.
     #[error("{}: {error}", path.display())]
@@ -91,13 +123,43 @@ impl Lock {
         let fault = |error| OpenError::File { path: path.clone(), error };
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(&path).map_err(fault)?;
+        let file = open(&mut options, &path).map_err(fault)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse(database.to_path_buf())),
             Err(TryLockError::Error(error)) => Err(fault(error)),
         }
     }
+}
+
+/// The database's path without a link above it. It is absolute, so SQLite does not read it as a URI.
+pub(super) fn resolve(database: &Path) -> Result<PathBuf, OpenError> {
+    let fault = |error| OpenError::File { path: database.to_path_buf(), error };
+    let name = database.file_name().ok_or_else(|| fault(io::ErrorKind::InvalidInput.into()))?;
+    let dir = match database.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    Ok(fs::canonicalize(dir).map_err(fault)?.join(name))
+}
+
+/// Opens a regular file and follows no link.
+fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    // Without NONBLOCK a pipe would hold up the start.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options.custom_flags(flags.bits().cast_signed()).open(path).map_err(plain)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
+}
+
+fn plain(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) { is_link() } else { error }
+}
+
+fn is_link() -> io::Error {
+    io::Error::other("it is a symbolic link, which is not followed here")
 }
 
 /// Opens the recorder's connection: makes the file where it is missing (mode 0600, which SQLite
@@ -108,6 +170,7 @@ pub(super) fn recorder(
     now_ms: u64,
 ) -> Result<Connection, OpenError> {
     private(path)?;
+    check_form(path)?;
     again(path, server_key, now_ms)
 }
 
@@ -131,7 +194,14 @@ pub(super) fn again(
     }
     durable(&conn).map_err(sqlite)?;
     migrations.to_latest(&mut conn).map_err(|e| database(e.to_string()))?;
-    lobby(&conn, server_key, now_ms).map_err(sqlite)?;
+    let recorded = lobby(&conn, server_key, now_ms).map_err(sqlite)?;
+    if recorded != *server_key {
+        return Err(OpenError::OtherServer {
+            path: path.to_path_buf(),
+            recorded,
+            given: *server_key,
+        });
+    }
     // The WAL's name: SQLite syncs it as it syncs data, which is too little on some file systems.
     sync_directory(path).map_err(fault)?;
     Ok(conn)
@@ -171,7 +241,8 @@ pub(super) fn checkpointer(path: &Path) -> rusqlite::Result<Connection> {
 
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     // Each connection is used by one thread at a time.
-    let conn = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_handler(Some(wait))?;
     conn.pragma_update(None, "trusted_schema", false)?;
     Ok(conn)
@@ -193,7 +264,11 @@ pub(super) fn wait_briefly(tries: i32) -> bool {
 fn private(path: &Path) -> Result<(), OpenError> {
     let fault = |error| OpenError::File { path: path.to_path_buf(), error };
     // By path: no descriptor of the database may be opened and closed here.
-    match fs::metadata(path) {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_symlink() => Err(fault(is_link())),
+        Ok(meta) if !meta.is_file() => Err(fault(io::Error::other("it is not a regular file"))),
+        // SQLite deletes the WAL of an empty database.
+        Ok(meta) if meta.len() == 0 && has_wal(path) => Err(lost(path, "is empty")),
         Ok(meta) => {
             let mode = meta.permissions().mode();
             match mode & 0o077 {
@@ -202,13 +277,8 @@ fn private(path: &Path) -> Result<(), OpenError> {
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // SQLite would throw away a WAL beside an empty database.
             if has_wal(path) {
-                let problem = "it is missing, and its -wal file, which is part of it, is there";
-                return Err(OpenError::Database {
-                    path: path.to_path_buf(),
-                    problem: problem.into(),
-                });
+                return Err(lost(path, "is missing"));
             }
             let mut options = OpenOptions::new();
             options.write(true).create_new(true).mode(0o600).open(path).map_err(fault)?;
@@ -216,6 +286,27 @@ fn private(path: &Path) -> Result<(), OpenError> {
         }
         Err(error) => Err(fault(error)),
     }
+}
+
+/// Refuses a file that is not a database. SQLite alone would read the first page from the WAL and then
+/// write to the file. Call it before any connection is open: closing a descriptor drops SQLite's locks.
+fn check_form(path: &Path) -> Result<(), OpenError> {
+    let fault = |error| OpenError::File { path: path.to_path_buf(), error };
+    let file = open(OpenOptions::new().read(true), path).map_err(fault)?;
+    let mut head = Vec::with_capacity(FORM.len());
+    file.take(FORM.len() as u64).read_to_end(&mut head).map_err(fault)?;
+    if head.is_empty() || head == FORM {
+        Ok(())
+    } else if has_wal(path) {
+        Err(lost(path, "is not a database"))
+    } else {
+        let problem = "it is not a database".to_owned();
+        Err(OpenError::Database { path: path.to_path_buf(), problem })
+    }
+}
+
+fn lost(path: &Path, state: &'static str) -> OpenError {
+    OpenError::Lost { path: path.to_path_buf(), state, trace: wal(path) }
 }
 
 fn wal(database: &Path) -> PathBuf {
@@ -226,7 +317,7 @@ fn wal(database: &Path) -> PathBuf {
 
 /// Whether something is in the WAL of a record that nobody has open.
 pub(super) fn has_wal(database: &Path) -> bool {
-    fs::metadata(wal(database)).is_ok_and(|meta| meta.len() > 0)
+    fs::symlink_metadata(wal(database)).is_ok_and(|meta| meta.len() > 0)
 }
 
 /// Cuts off what a commit that failed has left behind the last one that did not.
@@ -243,7 +334,7 @@ pub(super) fn cut_off(database: &Path, conn: &Connection) -> Result<(), StoreErr
         _ => return Err(StoreError::Database("what is in the WAL is not known".into())),
     };
     let wal = wal(database);
-    let cut = OpenOptions::new().write(true).open(&wal).and_then(|file| {
+    let cut = open(OpenOptions::new().write(true), &wal).and_then(|file| {
         if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
     });
     cut.map_err(|error| StoreError::Database(format!("{}: {error}", wal.display())))
@@ -257,7 +348,7 @@ pub(super) fn cut_off(database: &Path, conn: &Connection) -> Result<(), StoreErr
 /// and written anew before that, with what is in it: after a sync that failed, a kernel counts its
 /// pages as written, and would sync nothing.
 fn settle(database: &Path) -> io::Result<()> {
-    let mut file = match OpenOptions::new().read(true).write(true).open(wal(database)) {
+    let mut file = match open(OpenOptions::new().read(true).write(true), &wal(database)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file?,
     };
@@ -286,18 +377,21 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-fn lobby(conn: &Connection, server_key: &ServerKey, now_ms: u64) -> rusqlite::Result<()> {
-    let there = conn
-        .query_row("SELECT 1 FROM conversations WHERE id = ?1", [int(LOBBY)], |_| Ok(()))
+/// Makes the lobby where it is missing. The key of the server that made it.
+fn lobby(conn: &Connection, server_key: &ServerKey, now_ms: u64) -> rusqlite::Result<ServerKey> {
+    let made_by = conn
+        .query_row("SELECT server_key FROM conversations WHERE id = ?1", [int(LOBBY)], |row| {
+            row.get(0).map(ServerKey)
+        })
         .optional()?;
-    if there.is_none() {
+    if made_by.is_none() {
         conn.execute(
             "INSERT INTO conversations (id, name, topic, server_key, members, created_ms)
              VALUES (?1, 'lobby', '', ?2, 0, ?3)",
             params![int(LOBBY), server_key.0, int(now_ms)],
         )?;
     }
-    Ok(())
+    Ok(made_by.unwrap_or(*server_key))
 }
 
 #[cfg(test)]
@@ -315,7 +409,8 @@ mod tests {
     #[test]
     fn what_is_written_is_synced_at_the_commit() {
         let dir = tempfile::tempdir().unwrap();
-        let conn = recorder(&dir.path().join("record.db"), &ServerKey([1; 32]), 0).unwrap();
+        let path = resolve(&dir.path().join("record.db")).unwrap();
+        let conn = recorder(&path, &ServerKey([1; 32]), 0).unwrap();
         let pragma = |name: &str| -> String {
             let sql = format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}");
             conn.query_row(&sql, [], |row| row.get(0)).unwrap()
