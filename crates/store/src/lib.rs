@@ -37,6 +37,9 @@ pub const KNOWN_SOURCES: u32 = 16;
 /// How long a source of logins is known, ms: 30 days.
 pub const KNOWN_SOURCE_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
+/// What a file is charged at least, bytes: a block of the disk.
+pub const LEAST_CHARGE: u64 = 4096;
+
 /// Where a store takes its time from: milliseconds since 1970 UTC.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
@@ -106,6 +109,10 @@ pub trait Store: Send + Sync + 'static {
         Ok(all)
     }
 
+    /// The newest entries of the whole record, of each conversation only the newest, newest first.
+    /// `entries`: how many entries are looked at.
+    async fn newest(&self, entries: usize) -> Result<Vec<Newest>, StoreError>;
+
     /// Tells of every commit from now on, in order per conversation. A receiver that lags learns
     /// so and reads the heads itself.
     fn watch(&self) -> broadcast::Receiver<Arc<[Published]>>;
@@ -137,9 +144,17 @@ pub trait Store: Send + Sync + 'static {
         n: u64,
     ) -> Result<Option<FileRef>, StoreError>;
 
-    /// Bytes of all files that this user has sent and that are not erased. Content that was sent
-    /// twice counts twice.
-    async fn stored(&self, user: &Name) -> Result<u64, StoreError>;
+    /// All files that this user has sent and that are not erased. Content that was sent twice
+    /// counts twice.
+    async fn stored(&self, user: &Name) -> Result<Stored, StoreError>;
+
+    /// The hashes of content that entries refer to, each once, ascending from the one after
+    /// `after`, at most `limit`.
+    async fn file_hashes(
+        &self,
+        after: Option<[u8; 32]>,
+        limit: usize,
+    ) -> Result<Vec<[u8; 32]>, StoreError>;
 
     /// Whether an entry refers to this content.
     async fn is_referenced(&self, hash: &[u8; 32]) -> Result<bool, StoreError>;
@@ -513,6 +528,30 @@ pub struct FileRef {
     pub hash: [u8; 32],
     /// Bytes.
     pub size: u64,
+}
+
+/// What all files of a user come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Bytes that are charged: of each file its size, and [`LEAST_CHARGE`] at least.
+    pub bytes: u64,
+    /// How many there are.
+    pub files: u64,
+}
+
+/// Where the record of a conversation ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Newest {
+    /// The entry's place in the order of all entries; it grows by one with each.
+    pub seq: u64,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The number.
+    pub n: u64,
+    /// Milliseconds since 1970 UTC.
+    pub time_ms: u64,
+    /// `link_n`.
+    pub link: Link,
 }
 
 /// An entry that is erased now.

@@ -126,7 +126,7 @@ impl Files {
         // a time, none gets too much.
         let (claim, others) = self.claim(id);
         let stored = self.store.stored(&id.user).await?;
-        let left = self.per_user.saturating_sub(stored).saturating_sub(others.of_user);
+        let left = self.per_user.saturating_sub(stored.bytes).saturating_sub(others.of_user);
         if id.size > left {
             return Err(Denied::Because(Why::Quota));
         }

@@ -4,7 +4,7 @@ use prost::Message as _;
 use twinlock_core::proto::{FileBody, FileMeta};
 
 use super::*;
-use crate::{Erased, FileRef, LOBBY};
+use crate::{Erased, FileRef, LEAST_CHARGE, LOBBY, Stored};
 
 /// A file entry of this name, and what it refers to. Content of the same byte is the same content.
 fn file(user: &Name, file_name: &str, content: u8, size: u64) -> (NewEntry, FileRef) {
@@ -50,7 +50,7 @@ pub(super) async fn a_file_is_known_from_its_entry_on_to_its_members(bench: &Ben
 pub(super) async fn usage_is_the_sum_of_what_a_user_sent(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
-    equal!(store.stored(&ada).await?, 0);
+    equal!(store.stored(&ada).await?, Stored::default());
     for (user, content, size) in [(&ada, 1, 1000), (&ada, 1, 1000), (&bob, 1, 1000), (&ada, 2, 1)] {
         let (new, _) = file(user, "x", content, size);
         say(&*store, new.clone()).await?;
@@ -60,16 +60,18 @@ pub(super) async fn usage_is_the_sum_of_what_a_user_sent(bench: &Bench) -> Lawfu
     let (big, _) = file(&bob, "big", 3, 1 << 40);
     say(&*store, big).await?;
     say(&*store, entry(LOBBY, &ada, "text is no file")).await?;
-    equal!(store.stored(&ada).await?, 2001);
-    equal!(store.stored(&bob).await?, 1000 + (1 << 40));
-    equal!(store.stored(&name("eve")?).await?, 0);
+    // A small one takes a block.
+    let of_bob = Stored { bytes: LEAST_CHARGE + (1 << 40), files: 2 };
+    equal!(store.stored(&ada).await?, Stored { bytes: 3 * LEAST_CHARGE, files: 3 });
+    equal!(store.stored(&bob).await?, of_bob);
+    equal!(store.stored(&name("eve")?).await?, Stored::default());
     store.erase(LOBBY, 1).await?;
     store.erase(LOBBY, 1).await?;
     store.erase(LOBBY, 6).await?;
     drop(store);
     let store = bench.open()?;
-    equal!(store.stored(&ada).await?, 1001);
-    equal!(store.stored(&bob).await?, 1000 + (1 << 40));
+    equal!(store.stored(&ada).await?, Stored { bytes: 2 * LEAST_CHARGE, files: 2 });
+    equal!(store.stored(&bob).await?, of_bob);
     Ok(())
 }
 
@@ -92,6 +94,19 @@ pub(super) async fn content_is_referenced_until_its_last_entry_is_erased(bench: 
     bench.verified(&*store, LOBBY).await.map(|_| ())
 }
 
+pub(super) async fn file_hashes_are_listed_once_in_order(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada"]).await?;
+    let ada = name("ada")?;
+    equal!(store.file_hashes(None, 10).await?, Vec::<[u8; 32]>::new());
+    for content in [7, 2, 7, 0, 0xff] {
+        say(&*store, file(&ada, "x", content, 1).0).await?;
+    }
+    equal!(store.file_hashes(None, 10).await?, vec![[0; 32], [2; 32], [7; 32], [0xff; 32]]);
+    equal!(store.file_hashes(Some([2; 32]), 1).await?, vec![[7; 32]]);
+    equal!(store.file_hashes(Some([0xff; 32]), 10).await?, Vec::<[u8; 32]>::new());
+    Ok(())
+}
+
 pub(super) async fn a_body_that_is_no_file_is_an_entry_and_no_more(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
@@ -108,7 +123,7 @@ pub(super) async fn a_body_that_is_no_file_is_an_entry_and_no_more(bench: &Bench
     let n = say(&*store, NewEntry { kind: Kind::TEXT, ..good }).await?.n;
     equal!(store.file(&ada, LOBBY, n).await?, None);
     equal!(store.is_referenced(&known.hash).await?, false);
-    equal!(store.stored(&ada).await?, 0);
+    equal!(store.stored(&ada).await?, Stored::default());
     for n in 1..=n {
         equal!(store.erase(LOBBY, n).await?, Some(Erased { file: None }));
     }

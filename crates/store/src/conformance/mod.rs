@@ -122,7 +122,8 @@ pub async fn run_all<G: Ground + 'static>(new: impl Fn() -> G) -> Result<usize, 
             many_at_once_lose_and_double_nothing
             an_append_whose_caller_goes_is_still_recorded
             what_is_recorded_outlives_the_store
-            an_erased_entry_leaves_its_commit;
+            an_erased_entry_leaves_its_commit
+            newest_entries_are_one_a_conversation;
         rooms:
             everybody_is_in_the_lobby_and_stays
             a_room_has_one_name_and_a_name_one_room
@@ -163,6 +164,7 @@ pub async fn run_all<G: Ground + 'static>(new: impl Fn() -> G) -> Result<usize, 
             a_file_is_known_from_its_entry_on_to_its_members
             usage_is_the_sum_of_what_a_user_sent
             content_is_referenced_until_its_last_entry_is_erased
+            file_hashes_are_listed_once_in_order
             a_body_that_is_no_file_is_an_entry_and_no_more
             a_receipt_is_found_by_its_message_id
             a_file_is_found_by_the_words_of_its_name;

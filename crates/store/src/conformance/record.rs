@@ -412,3 +412,25 @@ async fn make_room(store: &dyn Store, user: &Name, room: &str) -> Result<Convers
     let made = store.create_room(user, &name(room)?, "").await?;
     Ok(made.ok_or_else(|| Why(format!("room {room} was not made")))?.id)
 }
+
+pub(super) async fn newest_entries_are_one_a_conversation(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada"]).await?;
+    let ada = name("ada")?;
+    let room = make_room(&*store, &ada, "ops").await?;
+    equal!(store.newest(10).await?, Vec::new());
+    let mut last = HashMap::new();
+    for conversation in [LOBBY, room, room, LOBBY, room] {
+        last.insert(conversation, say(&*store, entry(conversation, &ada, "x")).await?);
+    }
+    let newest = store.newest(10).await?;
+    equal!(newest.iter().map(|at| at.conversation).collect::<Vec<_>>(), vec![room, LOBBY]);
+    for at in &newest {
+        let receipt = last.get(&at.conversation).ok_or_else(|| Why("none".into()))?;
+        equal!((at.n, at.time_ms, at.link), (receipt.n, receipt.time_ms, receipt.link));
+    }
+    equal!(newest.first().zip(newest.last()).map(|(a, b)| a.seq - b.seq), Some(1));
+    // An entry that is erased still counts.
+    store.erase(room, 3).await?;
+    equal!(store.newest(1).await?.first().map(|at| (at.conversation, at.n)), Some((room, 3)));
+    Ok(())
+}

@@ -1,5 +1,7 @@
 //! Reading the record, and erasing from it.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use twinlock_core::chain::{self, Kind};
@@ -9,7 +11,7 @@ use super::place::server_key;
 use super::recorder::Desk;
 use super::row::{get_uint, int, limit};
 use super::{files, index};
-use crate::{Content, Entry, Erased, Limit, Page, StoreError};
+use crate::{Content, Entry, Erased, Limit, Newest, Page, StoreError};
 
 /// What [`get_entry`] reads, in its order.
 pub(super) const COLUMNS: &str =
@@ -55,6 +57,30 @@ pub(super) fn head(
         .query_row([int(conversation)], |row| Ok((get_uint(row, 0)?, Link(row.get(1)?))))
         .optional()?;
     Ok(newest.unwrap_or_else(|| (0, chain::link_0(key, conversation))))
+}
+
+/// The newest of each conversation among the last `entries` of the record, newest first.
+pub(super) fn newest(conn: &Connection, entries: usize) -> Result<Vec<Newest>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT seq, conversation, n, time_ms, link FROM entries ORDER BY seq DESC LIMIT ?1",
+    )?;
+    let rows = statement.query_map([i64::try_from(entries).unwrap_or(i64::MAX)], |row| {
+        Ok(Newest {
+            seq: get_uint(row, 0)?,
+            conversation: get_uint(row, 1)?,
+            n: get_uint(row, 2)?,
+            time_ms: get_uint(row, 3)?,
+            link: Link(row.get(4)?),
+        })
+    })?;
+    let (mut seen, mut newest) = (HashSet::new(), Vec::new());
+    for row in rows {
+        let row = row?;
+        if seen.insert(row.conversation) {
+            newest.push(row);
+        }
+    }
+    Ok(newest)
 }
 
 /// Part of a conversation. `key` is for one that does not exist.

@@ -10,7 +10,7 @@ use twinlock_core::proto::FileBody;
 
 use super::place::first_place;
 use super::row::{get_uint, int};
-use crate::{FileRef, Receipt, StoreError};
+use crate::{FileRef, Receipt, StoreError, Stored};
 
 /// What a body of this kind refers to. The body itself is the only source of it, so no row can say
 /// something else.
@@ -86,14 +86,31 @@ pub(super) fn one(
     Ok(file)
 }
 
-pub(super) fn stored(conn: &Connection, user: &Name) -> Result<u64, StoreError> {
-    let bytes = conn
+pub(super) fn stored(conn: &Connection, user: &Name) -> Result<Stored, StoreError> {
+    let stored = conn
         .prepare_cached(
-            "SELECT bytes FROM stored JOIN users ON users.id = stored.user WHERE users.name = ?1",
+            "SELECT bytes, files FROM stored JOIN users ON users.id = stored.user
+             WHERE users.name = ?1",
         )?
-        .query_row([user.as_str()], |row| get_uint(row, 0))
+        .query_row([user.as_str()], |row| {
+            Ok(Stored { bytes: get_uint(row, 0)?, files: get_uint(row, 1)? })
+        })
         .optional()?;
-    Ok(bytes.unwrap_or(0))
+    Ok(stored.unwrap_or_default())
+}
+
+pub(super) fn hashes(
+    conn: &Connection,
+    after: Option<[u8; 32]>,
+    limit: usize,
+) -> Result<Vec<[u8; 32]>, StoreError> {
+    // Less than every hash.
+    let after = after.as_ref().map_or(&[][..], |hash| hash.as_slice());
+    let mut statement = conn
+        .prepare_cached("SELECT DISTINCT hash FROM files WHERE hash > ?1 ORDER BY hash LIMIT ?2")?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let hashes = statement.query_map(params![after, limit], |row| row.get(0))?;
+    Ok(hashes.collect::<rusqlite::Result<_>>()?)
 }
 
 pub(super) fn is_referenced(conn: &Connection, hash: &[u8; 32]) -> Result<bool, StoreError> {

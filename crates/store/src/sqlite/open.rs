@@ -25,6 +25,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0003_classic.sql")),
     M::up(include_str!("../../migrations/0004_bounds.sql")),
     M::up(include_str!("../../migrations/0005_sources.sql")),
+    M::up(include_str!("../../migrations/0006_files_charged.sql")),
     M::up(include_str!("../../migrations/0007_classic_import.sql")),
 ];
 

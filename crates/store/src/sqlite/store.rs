@@ -16,8 +16,8 @@ use super::{ENTRY, QUEUE, SqliteStore};
 use super::{classic, conversations, credentials, entries, files, people, search, sources};
 use crate::{
     AddedClassicKey, Answer, ClassicKey, Conversation, Device, Erased, FileRef, Found, Joined,
-    Limit, ListedClassicKey, LookedUp, NewDevice, NewEntry, NewInvite, Order, Page, Person,
-    Published, Receipt, Registered, Registration, SearchFrom, Store, StoreError,
+    Limit, ListedClassicKey, LookedUp, NewDevice, NewEntry, NewInvite, Newest, Order, Page, Person,
+    Published, Receipt, Registered, Registration, SearchFrom, Store, StoreError, Stored,
 };
 
 #[async_trait]
@@ -98,9 +98,21 @@ impl Store for SqliteStore {
         self.readers.read(move |conn| files::one(conn, &user, conversation, n)).await
     }
 
-    async fn stored(&self, user: &Name) -> Result<u64, StoreError> {
+    async fn stored(&self, user: &Name) -> Result<Stored, StoreError> {
         let user = user.clone();
         self.readers.read(move |conn| files::stored(conn, &user)).await
+    }
+
+    async fn file_hashes(
+        &self,
+        after: Option<[u8; 32]>,
+        limit: usize,
+    ) -> Result<Vec<[u8; 32]>, StoreError> {
+        self.readers.read(move |conn| files::hashes(conn, after, limit)).await
+    }
+
+    async fn newest(&self, entries: usize) -> Result<Vec<Newest>, StoreError> {
+        self.readers.read(move |conn| entries::newest(conn, entries)).await
     }
 
     async fn is_referenced(&self, hash: &[u8; 32]) -> Result<bool, StoreError> {
