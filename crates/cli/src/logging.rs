@@ -1,28 +1,22 @@
 //! Logs: on the console and in a file that rotates, one line an event, UTC.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Mutex;
 
-use file_rotate::compression::Compression;
-use file_rotate::suffix::AppendCount;
-use file_rotate::{ContentLimit, FileRotate};
 use jiff::Timestamp;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::args::LogLevel;
+use twinlock_server::FILE_ONLY;
 
-/// Bytes of one log file.
-const FILE_BYTES: usize = 10 * 1024 * 1024;
-/// Older files kept beside it.
-const FILES: usize = 5;
+use crate::args::LogLevel;
+use crate::log_file::{LogFile, Reopen};
 
 impl From<LogLevel> for LevelFilter {
     fn from(level: LogLevel) -> Self {
@@ -39,8 +33,8 @@ impl From<LogLevel> for LevelFilter {
 pub(crate) struct Logs<'a> {
     /// The file; its directory exists.
     pub(crate) file: &'a Path,
-    /// Also on standard error.
-    pub(crate) console: bool,
+    /// Also on standard error, from this level on, and without what is [`FILE_ONLY`].
+    pub(crate) console: Option<LevelFilter>,
     pub(crate) level: LevelFilter,
     pub(crate) json: bool,
     pub(crate) color: bool,
@@ -48,12 +42,21 @@ pub(crate) struct Logs<'a> {
 
 impl Logs<'_> {
     /// Starts logging, once a process.
-    pub(crate) fn start(self) {
-        let console = self.console.then(|| self.layer(io::stderr, self.color));
-        let file = self.layer(Mutex::new(rotating(self.file)), false);
+    ///
+    /// # Errors
+    /// The file cannot be opened; then nothing is logged.
+    pub(crate) fn start(self) -> io::Result<Reopen> {
+        let reopen = Reopen::default();
+        let file = LogFile::open(self.file, reopen.clone())?;
+        let console = self.console.map(|level| {
+            self.layer(io::stderr, self.color)
+                .with_filter(level.and(filter_fn(|meta| meta.target() != FILE_ONLY)))
+        });
+        let file = self.layer(Mutex::new(file), false).with_filter(self.level);
         let logs = tracing_subscriber::registry().with(console).with(file);
         // Only a second call can fail, and then logging goes on as it is.
         let _started = logs.try_init();
+        Ok(reopen)
     }
 
     fn layer<S, W>(&self, writer: W, color: bool) -> Box<dyn Layer<S> + Send + Sync>
@@ -66,24 +69,8 @@ impl Logs<'_> {
             .with_target(false)
             .with_ansi(color)
             .with_writer(writer);
-        if self.json {
-            layer.json().flatten_event(true).with_filter(self.level).boxed()
-        } else {
-            layer.with_filter(self.level).boxed()
-        }
+        if self.json { layer.json().flatten_event(true).boxed() } else { layer.boxed() }
     }
-}
-
-fn rotating(path: &Path) -> FileRotate<AppendCount> {
-    let mut options = OpenOptions::new();
-    options.read(true).append(true).create(true).mode(0o600);
-    FileRotate::new(
-        path,
-        AppendCount::new(FILES),
-        ContentLimit::BytesSurpassed(FILE_BYTES),
-        Compression::None,
-        Some(options),
-    )
 }
 
 /// RFC 3339 UTC with milliseconds.

@@ -9,6 +9,7 @@ mod config;
 mod entry;
 mod exit;
 mod fold;
+mod log_file;
 mod logging;
 mod open;
 mod output;

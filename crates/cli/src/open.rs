@@ -84,7 +84,8 @@ impl Context {
             }
         } else {
             let file = &home.make_state(profile.name())?.join("client.log");
-            Logs { file, console: false, level, json: false, color: false }.start();
+            // A command does without its log.
+            Logs { file, console: None, level, json: false, color: false }.start().ok();
         }
         Ok((home, profile, state))
     }

@@ -97,6 +97,11 @@ impl Output {
         self.line(&json(value))
     }
 
+    /// `--quiet` was given.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Words that `--quiet` leaves out.
     pub(crate) fn say(&self, words: &str) {
         if !self.quiet {

@@ -21,6 +21,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What invite links name. Default: the listening address, `localhost` where that is any.
     pub public: Option<Address>,
+    /// The port of [`Config::public`] is the one that is listened on, whatever it says. Default: no.
+    pub public_port_follows: bool,
     /// Of the self-made TLS key.
     pub key_type: KeyType,
     /// The operator's own certificate, instead of a self-made one.
@@ -55,6 +57,7 @@ impl Config {
             data,
             listen,
             public: None,
+            public_port_follows: false,
             key_type: KeyType::default(),
             own_files: None,
             behind_proxy: false,

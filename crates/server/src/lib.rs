@@ -25,4 +25,4 @@ mod server;
 mod session;
 
 pub use config::{Classic, Config, Limits};
-pub use server::{Server, StartError, make_data_directory};
+pub use server::{FILE_ONLY, Server, StartError, make_data_directory};

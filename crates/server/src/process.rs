@@ -28,7 +28,7 @@ pub fn raise_descriptor_limit() -> io::Result<Descriptors> {
     }
     let now = getrlimit(Resource::Nofile).current;
     let shown = |limit: Option<u64>| limit.map_or("none".to_owned(), |limit| limit.to_string());
-    tracing::info!(before = %shown(before), now = %shown(now), "limit of open files");
+    tracing::info!(target: crate::FILE_ONLY, before = %shown(before), now = %shown(now), "limit of open files");
     Ok(Descriptors { before, now })
 }
 

@@ -1,6 +1,9 @@
 //! The server: what all lines share, the listener, and the ways it ends.
 
+mod clock;
+mod heads;
 mod owner;
+mod parts;
 
 use std::future::poll_fn;
 use std::io;
@@ -11,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinSet;
@@ -48,6 +51,12 @@ use crate::limits::throttle::Throttle;
 use crate::private::{self, Failed};
 use crate::session;
 
+use heads::Heads;
+use parts::Start;
+
+/// The target of what only the log's file has: it is said in other words at the terminal.
+pub const FILE_ONLY: &str = "twinlock::file";
+
 /// How often the certificate's end is looked at.
 const RENEWAL: Duration = Duration::from_secs(12 * 60 * 60);
 /// Reads of the record at once by sessions; the store has one connection more.
@@ -55,6 +64,8 @@ const READS: usize = 3;
 /// From this age on a connection that is not logged in gives up its slot for a newer one of another
 /// address. Longer than a login takes on a server that is not flooded.
 const GRACE: Duration = Duration::from_secs(1);
+/// Connections that the kernel completes before they are accepted, each listener.
+const BACKLOG: u32 = 1024;
 /// Pause after a failed accept: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -153,6 +164,37 @@ pub enum StartError {
         .0.display()
     )]
     SetupLost(PathBuf),
+    /// There was a record, and it is missing or empty.
+    #[error(
+        "{} is missing or empty, but {} shows that there was a record; nothing was changed. Put the record back from its backup. For a new record under the same identity, move record.db*, files/, heads* and owner-invite out of {} and make an empty file `first-start` there; for a new server, name another directory with --data",
+        missing.display(),
+        trace.display(),
+        missing.parent().unwrap_or(missing).display()
+    )]
+    RecordLost {
+        /// The record.
+        missing: PathBuf,
+        /// What shows that there was one.
+        trace: PathBuf,
+    },
+    /// There is a record, and the self-made key that clients know the server by is missing.
+    #[error(
+        "{} is missing, and clients know the server by it; nothing was changed. Put it back from its backup. To begin with a new key, which every client that pins the old one refuses, remove the line `tls-pin` from {}",
+        key.display(),
+        heads.display()
+    )]
+    TlsKeyLost {
+        /// The key's file.
+        key: PathBuf,
+        /// The file that shows that there was one.
+        heads: PathBuf,
+    },
+    /// Entries refer to files, and no file is there.
+    #[error(
+        "{dir} is missing or empty, but the record has files; nothing was changed. Mount it or put it back from its backup. To go on without the content of all files, make the directory {dir}/partial",
+        dir = .0.display()
+    )]
+    FilesLost(PathBuf),
     /// The record.
     #[error(transparent)]
     Record(#[from] OpenError),
@@ -163,9 +205,7 @@ pub enum StartError {
     #[error(transparent)]
     Tls(#[from] TlsFault),
     /// The address cannot be listened on.
-    #[error(
-        "cannot listen on {address}: {error}; is another server running there? ({flag} takes another)"
-    )]
+    #[error("cannot listen on {address}: {error}; {}", listen_hint(error, flag))]
     Listen {
         /// Which setting names its port.
         flag: &'static str,
@@ -188,13 +228,29 @@ impl From<Failed> for StartError {
     }
 }
 
-/// Makes the directory of a server that is to be, and those above it, so that they survive a power
-/// cut; for whoever wants to write a log there before [`Server::start`].
+fn listen_hint(error: &io::Error, flag: &str) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another program listens there ({flag} takes another port)")
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "this user may not: ports below 1024 need CAP_NET_BIND_SERVICE ({flag} takes another port)"
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have that address (--host takes another)".to_owned()
+        }
+        _ => format!("--host and {flag} take another address"),
+    }
+}
+
+/// Makes the data directory and those above it where they are missing, so that they survive a power
+/// cut. Returns the path to use from then on, without a link in it. [`Server::start`] does the
+/// same; this is for a log that begins before it.
 ///
 /// # Errors
-/// [`StartError::Data`].
-pub fn make_data_directory(path: &Path) -> Result<(), StartError> {
-    Ok(private::make_directory(path)?)
+/// [`StartError::Data`], also for a directory that another user can write to or exchange.
+pub fn make_data_directory(path: &Path) -> Result<PathBuf, StartError> {
+    Ok(private::data_directory(path)?)
 }
 
 /// A running server. Dropping it drops its lines; [`Server::shutdown`] ends them in order.
@@ -204,6 +260,7 @@ pub struct Server {
     address: SocketAddr,
     public: Address,
     owner_invite: Option<InviteLink>,
+    heads: Arc<tokio::sync::Mutex<heads::Keeper>>,
     /// Accepts, and waits for every line to end.
     accepting: JoinSet<()>,
     /// What goes on for as long as the server does.
@@ -216,18 +273,24 @@ impl Server {
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start(config: Config) -> Result<Self, StartError> {
-        let data = config.data.clone();
-        private::make_directory(&data)?;
+    pub async fn start(mut config: Config) -> Result<Self, StartError> {
+        let data = private::data_directory(&config.data)?;
+        config.data.clone_from(&data);
+        let known = Heads::read(&data, heads::FILE)?;
+        let start = parts::look(&data, &config, &known)?;
         let (identity, setup) = open_identity(&config)?;
+        // A self-issued certificate is trusted by its pin only.
+        let self_made = identity.certificate().is_self_issued().then(|| identity.pin());
+        warn_of_another_key(known.tls_pin, self_made);
         let store = open_store(&config, &setup)?;
-        let (listener, address) = listen("--port", config.listen).await?;
-        let lines = listen_if("--classic-port", config.classic.lines).await?;
-        let origin = listen_if("--origin-port", config.classic.origin).await?;
-        let public = match &config.public {
-            Some(public) => public.clone(),
-            None => public_address(address),
-        };
+        parts::check_files(&data, &*store).await?;
+        let whole = heads::compare(&data, &known, &*store).await?;
+        clock::check(&*store).await?;
+        // Bound, so that their ports are known; connections are refused until they listen.
+        let (socket, address) = bind("--port", config.listen)?;
+        let lines = bind_if("--classic-port", config.classic.lines)?;
+        let origin = bind_if("--origin-port", config.classic.origin)?;
+        let public = public_address(&config, address);
         let limits = &config.limits;
         let disk = LocalDisk::open(data.join("files"), limits.disk_reserve)?;
         let files = Files::new(Box::new(disk), store.clone(), limits);
@@ -263,22 +326,36 @@ impl Server {
             store,
             setup,
         });
-        // Nobody but the key's owner vouches for a certificate that names itself as its issuer.
-        let pin = identity.certificate().is_self_issued() && !shared.config.behind_proxy;
-        let pin = pin.then(|| identity.pin());
+        let pin = self_made.filter(|_| !shared.config.behind_proxy);
         let owner_invite = owner::invite(&shared, &public, pin).await?;
+        let mut heads = heads::Keeper::new(&data, shared.setup.server_key(), self_made);
+        if start == Start::First {
+            heads.write(&*shared.store).await?;
+            parts::begun(&data)?;
+        } else {
+            heads.try_write(&*shared.store).await;
+        }
+        let heads = Arc::new(tokio::sync::Mutex::new(heads));
+        let listener = listen("--port", socket, address)?;
+        let lines = listen_if("--classic-port", lines)?;
+        let origin = listen_if("--origin-port", origin)?;
         let identity = Arc::new(Mutex::new(identity));
         let mut upkeep = JoinSet::new();
         upkeep.spawn(publish(shared.clone(), shared.store.watch()));
         upkeep.spawn(renew(shared.clone(), identity.clone()));
         let files = shared.files.clone();
-        upkeep.spawn(async move { files.upkeep().await });
+        let sweep = whole && start == Start::Later;
+        upkeep.spawn(async move { files.upkeep(sweep).await });
         let barred = shared.clone();
         upkeep.spawn(async move { barred.barred.upkeep(&*barred.store).await });
+        let (store, keeper) = (shared.store.clone(), heads.clone());
+        upkeep.spawn(async move { keep_heads(&*store, &keeper).await });
+        let store = shared.store.clone();
+        upkeep.spawn(async move { clock::watch(&*store).await });
         let mut accepting = JoinSet::new();
         shared.door.spawn(&mut accepting, accept(shared.clone(), listener, session::serve));
         if let Some((listener, address)) = lines {
-            tracing::info!(%address, "listening for classic lines");
+            tracing::info!(target: FILE_ONLY, %address, "listening for classic lines");
             let lines = accept(shared.clone(), listener, classic::serve_lines);
             shared.door.spawn(&mut accepting, lines);
         }
@@ -287,13 +364,15 @@ impl Server {
             let origin = accept(shared.clone(), listener, classic::serve_origin);
             shared.door.spawn(&mut accepting, origin);
         }
-        tracing::info!(%address, key = %shared.setup.server_key(), "listening");
+        let key = shared.setup.server_key();
+        tracing::info!(target: FILE_ONLY, %address, %key, "listening");
         Ok(Self {
             shared,
             identity,
             address,
             public,
             owner_invite,
+            heads,
             accepting,
             upkeep,
             _doors: doors,
@@ -419,6 +498,7 @@ impl Server {
         }
         self.accepting.shutdown().await;
         self.upkeep.shutdown().await;
+        self.heads.lock().await.try_write(&*self.shared.store).await;
         self.shared.store.close().await
     }
 }
@@ -438,15 +518,11 @@ fn identity_dir(data: &Path) -> PathBuf {
 fn open_identity(config: &Config) -> Result<(Identity, ServerSetup), StartError> {
     let options = IdentityOptions {
         key_type: config.key_type,
-        names: config.public.iter().map(|a| a.bare_host().to_owned()).collect(),
+        names: config.public.iter().filter_map(certificate_name).collect(),
         own: config.own_files.clone(),
     };
     let new_setup = || ServerSetup::generate(&mut OsEntropy).to_bytes();
     let dir = identity_dir(&config.data);
-    // The setup is made before the record, so no crash leaves a record alone.
-    if exists(&record_path(&config.data))? && !exists(&setup_path(&config.data))? {
-        return Err(StartError::SetupLost(setup_path(&config.data)));
-    }
     let identity = Identity::open_or_create(&dir, options, SystemTime::now(), new_setup)?;
     let setup = ServerSetup::from_bytes(identity.setup_bytes())
         .map_err(|_| StartError::Setup(setup_path(&config.data)))?;
@@ -459,14 +535,34 @@ fn open_store(config: &Config, setup: &ServerSetup) -> Result<Arc<dyn Store>, St
     Ok(SqliteStore::open(&record_path(&config.data), options)?)
 }
 
-fn exists(path: &Path) -> Result<bool, StartError> {
-    Ok(path.try_exists().map_err(private::failed("read", path))?)
+/// What a certificate can hold of an address: no scope of this machine's.
+fn certificate_name(public: &Address) -> Option<String> {
+    public.bare_host().split('%').next().map(str::to_owned)
+}
+
+/// Clients that pin the key before this one refuse the server.
+fn warn_of_another_key(known: Option<TlsPin>, current: Option<TlsPin>) {
+    if let Some((before, now)) = known.zip(current)
+        && before != now
+    {
+        tracing::warn!(%before, %now, "the TLS key is another one than at the last start: clients that pin the one before refuse this server");
+    }
 }
 
 /// What a client on this machine, or on the network the server listens on, can use.
-fn public_address(listening: SocketAddr) -> Address {
+fn public_address(config: &Config, listening: SocketAddr) -> Address {
+    if let Some(public) = &config.public {
+        // A host that made an address makes another.
+        let moved = Address::new(public.host(), listening.port());
+        return moved.ok().filter(|_| config.public_port_follows).unwrap_or_else(|| public.clone());
+    }
     let ip = listening.ip();
-    let host = if ip.is_unspecified() { "localhost".to_owned() } else { ip.to_string() };
+    let host = match listening {
+        _ if ip.is_unspecified() => "localhost".to_owned(),
+        // A link-local address says nothing without its scope.
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{ip}%{}", v6.scope_id()),
+        _ => ip.to_string(),
+    };
     Address::new(&host, listening.port()).unwrap_or_else(|_| unreachable_address())
 }
 
@@ -476,24 +572,38 @@ fn unreachable_address() -> Address {
     Address::new("localhost", 8443).expect("a constant")
 }
 
-async fn listen(
-    flag: &'static str,
-    address: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |error| StartError::Listen { flag, address, error };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    Ok((listener, address))
+fn bind(flag: &'static str, address: SocketAddr) -> Result<(TcpSocket, SocketAddr), StartError> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restart does not wait for the connections of the server before.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let address = socket.local_addr()?;
+        Ok((socket, address))
+    };
+    bound().map_err(|error| StartError::Listen { flag, address, error })
 }
 
-async fn listen_if(
+fn bind_if(
     flag: &'static str,
     address: Option<SocketAddr>,
+) -> Result<Option<(TcpSocket, SocketAddr)>, StartError> {
+    address.map(|address| bind(flag, address)).transpose()
+}
+
+fn listen(
+    flag: &'static str,
+    socket: TcpSocket,
+    address: SocketAddr,
+) -> Result<TcpListener, StartError> {
+    socket.listen(BACKLOG).map_err(|error| StartError::Listen { flag, address, error })
+}
+
+fn listen_if(
+    flag: &'static str,
+    bound: Option<(TcpSocket, SocketAddr)>,
 ) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
-    match address {
-        Some(address) => listen(flag, address).await.map(Some),
-        None => Ok(None),
-    }
+    bound.map(|(socket, address)| Ok((listen(flag, socket, address)?, address))).transpose()
 }
 
 /// Accepts until told to stop, then waits for every line to end. The sockets are the lines', this
@@ -531,6 +641,13 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
     }
     drop(listener);
     while lines.join_next().await.is_some() {}
+}
+
+async fn keep_heads(store: &dyn Store, heads: &tokio::sync::Mutex<heads::Keeper>) {
+    loop {
+        tokio::time::sleep(heads::INTERVAL).await;
+        heads.lock().await.try_write(store).await;
+    }
 }
 
 /// Carries commits from the store to the followers.

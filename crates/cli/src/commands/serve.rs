@@ -5,8 +5,9 @@ use std::io::IsTerminal as _;
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
 use twinlock_core::invite::{InviteLink, server_words};
-use twinlock_server::{Server, make_data_directory, process};
+use twinlock_server::{FILE_ONLY, Server, make_data_directory, process};
 use zeroize::Zeroizing;
 
 use crate::args::Serve;
@@ -25,13 +26,19 @@ Prefer classic lines: `twinlock classic add NAME --to ROOM`.";
 
 /// Runs until SIGTERM or SIGINT; a second one ends at once.
 pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
-    let Settings { server: config, log_level, log_json } = Settings::new(serve)?;
-    let data = config.data.clone();
+    let Settings { server: mut config, log_level, log_json } = Settings::new(serve)?;
     // The log comes before the server, whose directory it is in.
-    make_data_directory(&data).map_err(Failure::usage)?;
+    let data = make_data_directory(&config.data).map_err(Failure::usage)?;
+    config.data.clone_from(&data);
     let color = out.colors_words();
     let file = data.join("server.log");
-    Logs { file: &file, console: true, level: log_level.into(), json: log_json, color }.start();
+    let level = LevelFilter::from(log_level);
+    let console = Some(if out.is_quiet() { level.min(LevelFilter::WARN) } else { level });
+    let log = Logs { file: &file, console, level, json: log_json, color };
+    let log = log.start().map_err(|error| {
+        Failure::usage(format!("cannot open the log {}: {error}", file.display()))
+            .hint("move it away, or name another directory with --data")
+    })?;
     if let Err(error) = process::forbid_core_dumps() {
         tracing::warn!(%error, "core dumps could not be turned off");
     }
@@ -45,7 +52,7 @@ pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
 
     let mut server = Server::start(config).await.map_err(|error| {
-        tracing::error!(%error, "not started");
+        tracing::error!(target: FILE_ONLY, %error, "not started");
         Failure::usage(error)
     })?;
     out.line(&format!("listening on {}", server.local_addr()))?;
@@ -64,9 +71,11 @@ pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
 
     loop {
         tokio::select! {
-            _ = hangup.recv() => match server.reload() {
-                Ok(()) => {}
-                Err(error) => tracing::error!(%error, "the old certificate stays"),
+            _ = hangup.recv() => {
+                log.now();
+                if let Err(error) = server.reload() {
+                    tracing::error!(%error, "the old certificate stays");
+                }
             },
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,

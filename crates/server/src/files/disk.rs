@@ -47,6 +47,8 @@ impl LocalDisk {
     /// free; `None`: the smaller of 1 GiB and 5 %.
     pub(crate) fn open(dir: PathBuf, reserve: Option<u64>) -> Result<Self, private::Failed> {
         private::make_directory(&dir.join(PARTIAL))?;
+        private::check_directory(&dir)?;
+        private::check_directory(&dir.join(PARTIAL))?;
         let (made, table, prefixes) = Default::default();
         Ok(Self(Arc::new(Disk { dir, reserve, made, table, prefixes })))
     }

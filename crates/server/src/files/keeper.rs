@@ -1,6 +1,6 @@
 //! Who may keep how much, and that content lives as long as entries refer to it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,8 @@ use crate::config::Limits;
 const PARTIALS: usize = 256;
 /// How often uploads that nobody goes on with are looked for.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
+/// Hashes that are asked of the record at a time.
+const PAGE: usize = 1000;
 /// Beginnings hashed at once.
 const HASHING: usize = 2;
 
@@ -252,13 +254,23 @@ impl Files {
         Ok(erased.is_some())
     }
 
-    /// Removes what crashes have left, then throws away old uploads now and then.
-    pub(crate) async fn upkeep(&self) {
+    /// Throws away old uploads at the start and now and then. With `sweep`, first removes what
+    /// crashes have left; without, the record may be an older one than the files, and all stay.
+    pub(crate) async fn upkeep(&self, sweep: bool) {
         let mut expire = tokio::time::interval(SWEEP);
         expire.tick().await;
         self.expire().await;
-        if let Err(error) = self.collect_all().await {
+        if sweep && let Err(error) = self.collect_all().await {
             tracing::warn!(%error, "content that nothing refers to was not all removed");
+        }
+        match self.count_missing().await {
+            Ok(0) => {}
+            Ok(files) => tracing::error!(
+                files,
+                "content that entries refer to is missing in files/: put it back from its backup, \
+                 or have it sent again"
+            ),
+            Err(error) => tracing::warn!(%error, "it was not looked whether all files are there"),
         }
         loop {
             expire.tick().await;
@@ -273,6 +285,29 @@ impl Files {
             }
         }
         Ok(())
+    }
+
+    /// How much content that entries refer to is not there.
+    async fn count_missing(&self) -> Result<usize, FilesError> {
+        let (mut missing, mut after) = (0, None);
+        // Of one first byte at a time.
+        let (mut first, mut there) = (None, HashSet::new());
+        loop {
+            let hashes = self.store.file_hashes(after, PAGE).await?;
+            let Some(last) = hashes.last() else { return Ok(missing) };
+            after = Some(*last);
+            for hash in hashes {
+                if first != hash.first().copied() {
+                    first = hash.first().copied();
+                    there =
+                        self.blobs.hashes(first.unwrap_or_default()).await?.into_iter().collect();
+                }
+                // An entry erased since the list was read refers to nothing.
+                if !there.contains(&hash) && self.store.is_referenced(&hash).await? {
+                    missing += 1;
+                }
+            }
+        }
     }
 
     async fn expire(&self) {

@@ -1,6 +1,6 @@
 //! The identity's directory: whole files or none ([`private`]), for nobody else to read.
 
-use std::fs::{File, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,7 @@ impl Folder {
     /// Waits for any other holder.
     pub(super) fn open_or_create(path: &Path) -> Result<Self, IdentityError> {
         private::make_directory(path)?;
+        private::check_directory(path)?;
         let handle = File::open(path).map_err(failed("read", path))?;
         if !handle.metadata().map_err(failed("read", path))?.is_dir() {
             return Err(failed("use", path)(ErrorKind::NotADirectory.into()));
@@ -49,8 +50,7 @@ impl Folder {
     }
 
     pub(super) fn has(&self, name: &str) -> Result<bool, IdentityError> {
-        let path = self.path(name);
-        path.try_exists().map_err(failed("read", &path))
+        Ok(private::is_there(&self.path(name))?)
     }
 
     /// The content of a file, if there is one.
@@ -97,7 +97,7 @@ pub(super) fn read_own_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityEr
 }
 
 fn open(path: &Path) -> Result<Option<File>, IdentityError> {
-    match File::open(path) {
+    match private::open(OpenOptions::new().read(true), path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("read", path)(error)),

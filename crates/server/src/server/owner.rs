@@ -64,8 +64,8 @@ async fn works(shared: &Shared, link: &InviteLink) -> Result<bool, StartError> {
 
 /// A file that cannot be read or is something else is as good as none: it is written anew.
 fn read(path: &Path) -> Option<Zeroizing<String>> {
-    let length = std::fs::metadata(path).ok()?.len();
-    (length <= LONGEST).then(|| std::fs::read_to_string(path).ok().map(Zeroizing::new)).flatten()
+    let mut bytes = private::read(path, LONGEST).ok()??;
+    String::from_utf8(std::mem::take(&mut *bytes)).ok().map(Zeroizing::new)
 }
 
 /// Somebody has used it.

@@ -1,0 +1,103 @@
+//! Tells when the system's clock is wrong.
+//!
+//! The time of an entry is never before that of the entry before it. An entry that was recorded
+//! under a clock far ahead therefore holds the time of its conversation until the clock gets there.
+
+use std::time::{Duration, SystemTime};
+
+use rustix::time::{ClockId, clock_gettime};
+use twinlock_store::{Store, StoreError};
+
+/// How often the clock is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+/// A difference that is told, ms.
+const LARGE: i128 = 60_000;
+/// Entries that are looked at.
+const ENTRIES: usize = 256;
+
+/// Both clocks at one moment, in ms: the system's, and one that cannot be set and goes on while
+/// the machine sleeps.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    system: i128,
+    steady: i128,
+}
+
+impl Moment {
+    fn now() -> Self {
+        let steady = clock_gettime(ClockId::Boottime);
+        let steady = i128::from(steady.tv_sec) * 1000 + i128::from(steady.tv_nsec) / 1_000_000;
+        let system = match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => ms(since),
+            Err(before) => -ms(before.duration()),
+        };
+        Self { system, steady }
+    }
+
+    /// How far the system's clock was set forward since, in ms; negative: back.
+    fn step_since(self, before: Self) -> i128 {
+        (self.system - before.system) - (self.steady - before.steady)
+    }
+}
+
+fn ms(duration: Duration) -> i128 {
+    i128::try_from(duration.as_millis()).unwrap_or(i128::MAX)
+}
+
+/// Warns if an entry among the newest was recorded under a clock ahead of this one.
+pub(super) async fn check(store: &dyn Store) -> Result<(), StoreError> {
+    let newest = store.newest(ENTRIES).await?;
+    let now = Moment::now().system;
+    let ahead = |time_ms| i128::from(time_ms) - now;
+    if let Some(at) = newest.iter().max_by_key(|at| at.time_ms)
+        && ahead(at.time_ms) > LARGE
+    {
+        tracing::warn!(
+            conversation = at.conversation,
+            n = at.n,
+            seconds = seconds(ahead(at.time_ms)),
+            "the clock is behind the newest entry: one of the two times is wrong. \
+             New entries there bear the time of that entry until the clock has passed it"
+        );
+    }
+    Ok(())
+}
+
+/// Looks for steps of the clock for as long as the server runs.
+pub(super) async fn watch(store: &dyn Store) {
+    let mut before = Moment::now();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = Moment::now();
+        let step = now.step_since(before);
+        before = now;
+        if step.abs() > LARGE {
+            tracing::warn!(
+                seconds = seconds(step),
+                "the clock was set: the times of entries jump by this"
+            );
+            if let Err(error) = check(store).await {
+                tracing::warn!(%error, "the newest entry was not looked at");
+            }
+        }
+    }
+}
+
+fn seconds(ms: i128) -> i64 {
+    i64::try_from(ms / 1000).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_step_is_what_the_two_clocks_differ_by() {
+        let at = |system, steady| Moment { system, steady };
+        assert_eq!(at(11_000, 51_000).step_since(at(1000, 41_000)), 0);
+        assert_eq!(at(111_000, 51_000).step_since(at(1000, 41_000)), 100_000);
+        assert_eq!(at(1000, 51_000).step_since(at(1000, 41_000)), -10_000);
+        let now = Moment::now();
+        assert!(Moment::now().step_since(now).abs() < LARGE);
+    }
+}

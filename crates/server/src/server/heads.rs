@@ -1,0 +1,254 @@
+//! Where the record ended when the server last looked: `DIR/heads`, beside the record.
+//!
+//! A record that was put back from an earlier time is whole, and only what is kept elsewhere shows
+//! that its newest entries are missing. The file has the newest entry of each conversation among
+//! the last [`ENTRIES`] of the record, which is enough: an older copy of a record lacks its end. It
+//! is written at the start, each minute while entries come, and at the orderly end. A restore of
+//! the whole directory takes this file back as well and is not noticed here, only by the clients.
+//!
+//! What is missing goes to `DIR/heads.missing` and stays until the record has it again. Files of a
+//! newer record are kept for as long.
+
+use std::path::Path;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use twinlock_core::id::{ConversationId, Link, ServerKey, TlsPin};
+use twinlock_store::{Limit, Newest, Store, StoreError};
+
+use super::StartError;
+use crate::private::{self, Failed};
+
+pub(super) const FILE: &str = "heads";
+pub(super) const MISSING: &str = "heads.missing";
+
+/// How often the file is written while entries come.
+pub(super) const INTERVAL: Duration = Duration::from_secs(60);
+/// Entries that are looked at; a line of 130 bytes for each conversation among them.
+const ENTRIES: usize = 256;
+/// No such file is larger, bytes.
+const LONGEST: u64 = 128 * 1024;
+const FIRST_LINE: &str = "twinlock heads 1";
+
+/// What such a file says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Heads {
+    /// The file was there and could be read.
+    pub(super) known: bool,
+    pub(super) server: Option<ServerKey>,
+    /// Of a self-made TLS key.
+    pub(super) tls_pin: Option<TlsPin>,
+    newest: Vec<Newest>,
+}
+
+impl Heads {
+    /// Reads the file. One that is damaged is as good as none, with a warning.
+    pub(super) fn read(data: &Path, file: &str) -> Result<Self, Failed> {
+        let path = data.join(file);
+        let Some(text) = private::read(&path, LONGEST)? else { return Ok(Self::default()) };
+        let heads = std::str::from_utf8(&text).ok().and_then(Self::parse);
+        if heads.is_none() {
+            tracing::warn!(
+                path = %path.display(),
+                "this file is damaged: it cannot be told whether the record is an older one"
+            );
+        }
+        Ok(heads.unwrap_or_default())
+    }
+
+    /// `None`: not in this form, or not all of it.
+    fn parse(text: &str) -> Option<Self> {
+        let mut heads = Self { known: true, ..Self::default() };
+        let mut lines = text.lines();
+        if lines.next() != Some(FIRST_LINE) {
+            return None;
+        }
+        for line in lines {
+            let mut words = line.split(' ');
+            match words.next()? {
+                "end" => return Some(heads),
+                "server" => heads.server = Some(ServerKey(hex(words.next()?)?)),
+                "tls-pin" => heads.tls_pin = Some(TlsPin(hex(words.next()?)?)),
+                "entry" => {
+                    let mut number = || words.next()?.parse().ok();
+                    let (seq, conversation, n) = (number()?, number()?, number()?);
+                    let (time_ms, link) = (number()?, Link(hex(words.next()?)?));
+                    heads.newest.push(Newest { seq, conversation, n, time_ms, link });
+                }
+                // Of a later version.
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{FIRST_LINE}\n");
+        if let Some(server) = self.server {
+            text.push_str(&format!("server {}\n", HEXLOWER.encode(&server.0)));
+        }
+        if let Some(pin) = self.tls_pin {
+            text.push_str(&format!("tls-pin {}\n", HEXLOWER.encode(&pin.0)));
+        }
+        for Newest { seq, conversation, n, time_ms, link } in &self.newest {
+            let link = HEXLOWER.encode(&link.0);
+            text.push_str(&format!("entry {seq} {conversation} {n} {time_ms} {link}\n"));
+        }
+        text.push_str("end\n");
+        text
+    }
+
+    fn write(&self, data: &Path, file: &str) -> Result<(), Failed> {
+        private::write(&data.join(file), self.text().as_bytes())
+    }
+
+    /// What it names that the record does not have.
+    async fn missing(&self, store: &dyn Store) -> Result<Vec<Newest>, StoreError> {
+        let mut missing = Vec::new();
+        for at in &self.newest {
+            let one = Limit { entries: 1, bytes: 1 };
+            let there = match store.read(at.conversation, at.n.saturating_sub(1), one).await {
+                Ok(page) => page.entries.first().is_some_and(|e| e.n == at.n && e.link == at.link),
+                Err(StoreError::Damaged(_)) => false,
+                Err(error) => return Err(error),
+            };
+            if !there {
+                missing.push(*at);
+            }
+        }
+        Ok(missing)
+    }
+}
+
+/// Compares the record with what was known of it, and notes what is missing. `true`: nothing is,
+/// and something was known, so content that no entry refers to is rubbish.
+pub(super) async fn compare(
+    data: &Path,
+    known: &Heads,
+    store: &dyn Store,
+) -> Result<bool, StartError> {
+    let before = Heads::read(data, MISSING)?;
+    let mut lost = known.missing(store).await?;
+    for at in before.missing(store).await? {
+        // The longer one of each conversation.
+        match lost.iter_mut().find(|other| other.conversation == at.conversation) {
+            Some(other) if other.n < at.n => *other = at,
+            Some(_) => {}
+            None => lost.push(at),
+        }
+    }
+    let path = data.join(MISSING);
+    if lost.is_empty() {
+        if before.known {
+            tracing::info!("the record has all entries again that it was missing");
+            private::remove(&path)?;
+        }
+        return Ok(known.known);
+    }
+    warn(&lost, store, &path).await?;
+    let missing = Heads { newest: lost, ..known.clone() };
+    if missing.newest != before.newest {
+        missing.write(data, MISSING)?;
+    }
+    Ok(false)
+}
+
+async fn warn(lost: &[Newest], store: &dyn Store, path: &Path) -> Result<(), StoreError> {
+    let end = store.newest(1).await?.first().map_or(0, |at| at.seq);
+    let known = lost.iter().map(|at| at.seq).max().unwrap_or(0);
+    let entries = known.saturating_sub(end);
+    for at in lost.iter().take(10) {
+        tracing::error!(
+            conversation = at.conversation,
+            n = at.n,
+            head = head(store, at.conversation).await?,
+            "this entry was acknowledged, and the record does not have it"
+        );
+    }
+    tracing::error!(
+        entries,
+        conversations = lost.len(),
+        "THE RECORD IS OLDER THAN IT WAS, or another one: entries that were acknowledged are missing. \
+         Put the newer record back if there is one. No file is swept meanwhile. To accept the loss, \
+         remove {}",
+        path.display()
+    );
+    Ok(())
+}
+
+async fn head(store: &dyn Store, conversation: ConversationId) -> Result<u64, StoreError> {
+    match store.read(conversation, 0, Limit { entries: 1, bytes: 1 }).await {
+        Ok(page) => Ok(page.head),
+        Err(StoreError::Damaged(_)) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes the file.
+pub(super) struct Keeper {
+    data: std::path::PathBuf,
+    written: Heads,
+}
+
+impl Keeper {
+    pub(super) fn new(data: &Path, server: ServerKey, tls_pin: Option<TlsPin>) -> Self {
+        let written = Heads { known: false, server: Some(server), tls_pin, newest: Vec::new() };
+        Self { data: data.to_owned(), written }
+    }
+
+    /// Writes the file if the record has grown.
+    ///
+    /// # Errors
+    /// [`StartError`]; the file stays as it was.
+    pub(super) async fn write(&mut self, store: &dyn Store) -> Result<(), StartError> {
+        let newest = store.newest(ENTRIES).await?;
+        if self.written.known && self.written.newest == newest {
+            return Ok(());
+        }
+        let heads = Heads { known: true, newest, ..self.written.clone() };
+        let data = self.data.clone();
+        let done = tokio::task::spawn_blocking(move || heads.write(&data, FILE).map(|()| heads));
+        self.written = done.await.map_err(|error| StartError::Threads(error.into()))??;
+        Ok(())
+    }
+
+    /// As [`Keeper::write`], where a failure stops nothing.
+    pub(super) async fn try_write(&mut self, store: &dyn Store) {
+        if let Err(error) = self.write(store).await {
+            tracing::warn!(%error, "the file of heads was not written");
+        }
+    }
+}
+
+fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_read_back_as_written_or_not_at_all() {
+        let at = |conversation| Newest {
+            seq: 9 + conversation,
+            conversation,
+            n: u64::MAX,
+            time_ms: 5,
+            link: Link([7; 32]),
+        };
+        let heads = Heads {
+            known: true,
+            server: Some(ServerKey([1; 32])),
+            tls_pin: Some(TlsPin([2; 32])),
+            newest: vec![at(1), at(2)],
+        };
+        let text = heads.text();
+        assert_eq!(Heads::parse(&text), Some(heads.clone()));
+        assert_eq!(Heads::parse(&text.replace("end", "later 1 2\nend")), Some(heads));
+        for cut in 0..text.len() - "\n".len() {
+            assert_eq!(Heads::parse(&text[..cut]), None, "{cut}");
+        }
+        assert_eq!(Heads::parse(&text.replace("entry", "entry x")), None);
+    }
+}

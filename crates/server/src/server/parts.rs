@@ -1,0 +1,131 @@
+//! What belongs together in the data directory, and whether a part of it was lost.
+//!
+//! A first start makes everything; a later one makes none of it, because an empty record in the
+//! place of a lost one would end every credential, and the sweep would remove every file. The first
+//! start writes `first-start` before anything else and removes it once the record is there, so a
+//! start that was killed between the two is told from a loss.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use twinlock_store::Store;
+
+use super::StartError;
+use super::heads::Heads;
+use crate::config::Config;
+use crate::private::{self, Failed, failed};
+
+const MARK: &str = "first-start";
+/// What an identity consists of, in the order in which it is made.
+const IDENTITY: [&str; 3] =
+    ["identity/opaque-setup", "identity/tls-key.pem", "identity/tls-cert.pem"];
+
+/// A start by what it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// There is no record yet, or the start that made it did not come to its end.
+    First,
+    /// There is a record.
+    Later,
+}
+
+/// Looks what is there, and notes the beginning of a first start. Changes nothing else.
+pub(super) fn look(data: &Path, config: &Config, heads: &Heads) -> Result<Start, StartError> {
+    let marked = private::is_there(&data.join(MARK))?;
+    if has_record(data)? {
+        check_identity(data, config, heads, marked)?;
+        return Ok(if marked { Start::First } else { Start::Later });
+    }
+    if let Some(trace) = trace(data, marked)? {
+        return Err(StartError::RecordLost { missing: data.join("record.db"), trace });
+    }
+    if !marked {
+        private::write(&data.join(MARK), b"")?;
+    }
+    Ok(Start::First)
+}
+
+/// Ends a first start: from here on a record that is missing is lost.
+pub(super) fn begun(data: &Path) -> Result<(), Failed> {
+    private::remove(&data.join(MARK))
+}
+
+/// Refuses a record whose files have all gone, as they have where their disk is not mounted.
+pub(super) async fn check_files(data: &Path, store: &dyn Store) -> Result<(), StartError> {
+    let dir = data.join("files");
+    if is_empty(&dir)? && !store.file_hashes(None, 1).await?.is_empty() {
+        return Err(StartError::FilesLost(dir));
+    }
+    Ok(())
+}
+
+/// SQLite makes an empty file a database, so an empty one is none.
+fn has_record(data: &Path) -> Result<bool, Failed> {
+    let path = data.join("record.db");
+    match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        // What it is instead is the store's to say.
+        found => found.map(|meta| meta.len() > 0 || !meta.is_file()).map_err(failed("read", &path)),
+    }
+}
+
+fn check_identity(
+    data: &Path,
+    config: &Config,
+    heads: &Heads,
+    marked: bool,
+) -> Result<(), StartError> {
+    let [setup, key, cert] = IDENTITY.map(|file| data.join(file));
+    if !private::is_there(&setup)? {
+        return Err(StartError::SetupLost(setup));
+    }
+    let self_made = config.own_files.is_none() && heads.tls_pin.is_some() && !marked;
+    if self_made && !private::is_there(&key)? && !private::is_there(&cert)? {
+        return Err(StartError::TlsKeyLost { key, heads: data.join(super::heads::FILE) });
+    }
+    Ok(())
+}
+
+/// What shows that there was a record. What a first start makes before the record shows nothing
+/// while that start is not over.
+fn trace(data: &Path, marked: bool) -> Result<Option<PathBuf>, Failed> {
+    for file in ["record.db-wal", super::heads::FILE, super::heads::MISSING, "owner-invite"] {
+        let path = data.join(file);
+        // An empty WAL is what a record closed in order may leave.
+        if fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() > 0) {
+            return Ok(Some(path));
+        }
+    }
+    let files = data.join("files");
+    for dir in listed(&files)? {
+        let holds = match dir.file_name().is_some_and(|name| name == "partial") {
+            true => listed(&dir)?.iter().any(|user| !is_empty(user).unwrap_or(true)),
+            false => !is_empty(&dir)?,
+        };
+        if holds {
+            return Ok(Some(files));
+        }
+    }
+    for file in IDENTITY.map(|file| data.join(file)) {
+        if !marked && private::is_there(&file)? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
+}
+
+fn is_empty(dir: &Path) -> Result<bool, Failed> {
+    Ok(listed(dir)?.is_empty())
+}
+
+/// What is in a directory; nothing where there is none.
+fn listed(dir: &Path) -> Result<Vec<PathBuf>, Failed> {
+    let list = match fs::read_dir(dir) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        list => list.map_err(failed("read", dir))?,
+    };
+    list.map(|entry| entry.map(|entry| entry.path()).map_err(failed("read", dir))).collect()
+}
