@@ -151,7 +151,7 @@ pub struct Limits {
     /// is there when a broken transfer of it goes on after a restart: a second for 2 GiB or so.
     pub file: u64,
     /// All files of one user that are not erased, and those it is uploading, bytes. Content that
-    /// several entries share counts for each. Default 64 GiB; costs disk.
+    /// several entries share counts for each, and a small file for 4 KiB. Default 64 GiB; costs disk.
     pub files_per_user: u64,
     /// Bytes of the disk that files leave free, so that the record can still be written when they
     /// have filled the rest. Default (`None`): 1 GiB or 5 % of the disk, whichever is less. Less
@@ -181,6 +181,9 @@ pub struct Limits {
     /// registrations can still be written. Default (`None`): 256 MiB or 1.25 % of the disk, whichever
     /// is less. 0: none.
     pub text_reserve: Option<u64>,
+    /// How many files of one user there may be that are not erased. Default 100,000; each costs an
+    /// inode and a block of the disk.
+    pub files_number_per_user: u64,
     /// How long an upload that was broken off can be gone on with. Default 24 h. Longer costs the
     /// disk of what nobody comes back for.
     pub partial_files: Duration,
@@ -204,6 +207,7 @@ impl Default for Limits {
             longest_invite: Duration::from_secs(30 * 24 * 60 * 60),
             file: 16 << 30,
             files_per_user: 64 << 30,
+            files_number_per_user: 100_000,
             disk_reserve: None,
             bounds: Bounds::default(),
             follows_per_session: 4096,

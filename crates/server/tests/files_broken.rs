@@ -339,30 +339,58 @@ async fn at_most_eight_transfers_are_open_and_a_ninth_can_come_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn quotas_count_what_is_kept_and_what_is_under_way() {
+async fn quotas_charge_a_small_file_a_block_and_count_files() {
     let host = Host::start_with(|config| {
-        config.limits.file = 1000;
-        config.limits.files_per_user = 2500;
+        config.limits.files_per_user = 4 * 4096 + 100;
+        config.limits.files_number_per_user = 3;
     })
     .await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
-    assert_eq!(ada.offer(put(random(), "x", 1001)).await, Err(Why::TooLarge));
+    // The limit is three files; an open upload counts.
+    for _ in 0..2 {
+        ada.upload(random(), "x", b"x").await.unwrap();
+    }
+    let open = ada.offer(put(random(), "x", 1)).await.unwrap();
+    assert_eq!(ada.offer(put(random(), "x", 1)).await, Err(Why::Quota));
+    ada.send_part(open.transfer, b"x", 0, 1).await;
+    ada.end_file(open.transfer, b"x").await.unwrap();
+    assert_eq!(ada.offer(put(random(), "x", 0)).await, Err(Why::Quota));
+    assert!(host.server.erase(LOBBY, 1).await.unwrap());
+    ada.upload(random(), "x", b"").await.unwrap();
+    // Two blocks and 8,292 bytes are one byte too many.
+    for _ in 0..2 {
+        bob.upload(random(), "x", b"x").await.unwrap();
+    }
+    assert_eq!(bob.offer(put(random(), "x", 8293)).await, Err(Why::Quota));
+    bob.upload(random(), "x", &content(1, 8292)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_count_what_is_kept_and_what_is_under_way() {
+    let host = Host::start_with(|config| {
+        config.limits.file = 20_000;
+        config.limits.files_per_user = 50_000;
+    })
+    .await;
+    let (_, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    assert_eq!(ada.offer(put(random(), "x", 20_001)).await, Err(Why::TooLarge));
     // The same content twice counts twice.
     for _ in 0..2 {
-        ada.upload(random(), "x", &content(1, 1000)).await.unwrap();
+        ada.upload(random(), "x", &content(1, 20_000)).await.unwrap();
     }
-    assert_eq!(ada.offer(put(random(), "x", 501)).await, Err(Why::Quota));
-    let open = ada.offer(put(random(), "x", 300)).await.unwrap();
-    assert_eq!(ada.offer(put(random(), "x", 201)).await, Err(Why::Quota));
+    assert_eq!(ada.offer(put(random(), "x", 10_001)).await, Err(Why::Quota));
+    let open = ada.offer(put(random(), "x", 5000)).await.unwrap();
+    assert_eq!(ada.offer(put(random(), "x", 5001)).await, Err(Why::Quota));
     // What was refused takes nothing; another's is another's.
-    ada.offer(put(random(), "x", 200)).await.unwrap();
-    bob.upload(random(), "x", &content(1, 1000)).await.unwrap();
-    ada.send_part(open.transfer, &content(2, 300), 0, 300).await;
-    ada.end_file(open.transfer, &content(2, 300)).await.unwrap();
+    ada.offer(put(random(), "x", 5000)).await.unwrap();
+    bob.upload(random(), "x", &content(1, 20_000)).await.unwrap();
+    ada.send_part(open.transfer, &content(2, 5000), 0, 5000).await;
+    ada.end_file(open.transfer, &content(2, 5000)).await.unwrap();
     assert_eq!(ada.offer(put(random(), "x", 1)).await, Err(Why::Quota));
     assert!(host.server.erase(LOBBY, 1).await.unwrap());
-    ada.upload(random(), "x", &content(3, 1000)).await.unwrap();
+    ada.upload(random(), "x", &content(3, 20_000)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,29 +8,33 @@
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self as stdio, ErrorKind};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use data_encoding::HEXLOWER;
-use rustix::fs::OFlags;
+use rustix::fs::StatVfs;
 use twinlock_core::id::Name;
 use twinlock_store::FileRef;
 
 use super::partial::{self, Table};
 use super::prefix::Prefixes;
-use super::{Blob, Blobs, FilesError, Hash, Partial, Upload, UploadId};
+use super::{Blob, Blobs, FilesError, Hash, Partial, Room, Turn, Turns, Upload, UploadId};
 use crate::private;
 
 /// What is kept free for the record where nobody says how much: the smaller of these, bytes and
 /// parts of the disk.
 const RESERVE: u64 = 1 << 30;
 const RESERVE_PART: u64 = 20;
+/// Inodes that are kept free, for the record, its WAL and the log: the smaller of these, a number
+/// and a part of all.
+const INODES: u64 = 1000;
+const INODES_PART: u64 = 100;
 
 /// A directory of files, as its users share it.
-pub(crate) struct LocalDisk(Arc<Disk>);
+pub(crate) struct LocalDisk(pub(super) Arc<Disk>);
 
 /// A directory of files.
 pub(super) struct Disk {
@@ -83,12 +87,10 @@ impl Disk {
         self.dir.join(name.get(..2).unwrap_or_default()).join(&name)
     }
 
-    /// Bytes that may still be written. Quick enough to ask before each write.
-    pub(super) fn room(&self) -> Result<u64, FilesError> {
+    /// What may still be written. Quick enough to ask before each write.
+    pub(super) fn room(&self) -> Result<Room, FilesError> {
         let disk = rustix::fs::statvfs(&self.dir).map_err(|e| io("read", &self.dir)(e.into()))?;
-        let all = disk.f_blocks.saturating_mul(disk.f_frsize);
-        let reserve = self.reserve.unwrap_or_else(|| RESERVE.min(all / RESERVE_PART));
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(reserve))
+        Ok(room_of(&disk, self.reserve))
     }
 
     /// Gives a synced file the name of its content. One that is there already is replaced: the new
@@ -156,14 +158,37 @@ impl Disk {
     }
 }
 
+/// What a disk has room for beyond what is kept free.
+pub(super) fn room_of(disk: &StatVfs, reserve: Option<u64>) -> Room {
+    let all = disk.f_blocks.saturating_mul(disk.f_frsize);
+    let reserve = reserve.unwrap_or_else(|| RESERVE.min(all / RESERVE_PART));
+    let bytes = disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(reserve);
+    // Some file systems make inodes as they are needed and count none.
+    let files = match disk.f_files {
+        0 => u64::MAX,
+        all => disk.f_favail.saturating_sub(INODES.min(all / INODES_PART)),
+    };
+    Room { bytes, files }
+}
+
 /// The folder of uploads under way. Those of content have two letters.
 const PARTIAL: &str = "partial";
 
 #[async_trait]
 impl Blobs for LocalDisk {
-    async fn begin(&self, id: &UploadId) -> Result<Box<dyn Upload>, FilesError> {
+    async fn begin(&self, id: &UploadId, turns: &Turns) -> Result<Box<dyn Upload>, FilesError> {
         let (disk, id) = (self.0.clone(), id.clone());
-        blocking(move || partial::begin(disk, id)).await
+        let (looked, of) = (disk.clone(), id.clone());
+        let turn = match blocking(move || Ok(partial::must_be_read(&looked, &of))).await? {
+            true => turns.take(&id.user).await,
+            false => None,
+        };
+        blocking(move || {
+            let begun = partial::begin(disk, id);
+            drop(turn);
+            begun
+        })
+        .await
     }
 
     async fn partials(&self, user: &Name) -> Result<Vec<Partial>, FilesError> {
@@ -184,10 +209,9 @@ impl Blobs for LocalDisk {
     async fn open(&self, file: &FileRef) -> Result<Box<dyn Blob>, FilesError> {
         let (disk, path, size) = (self.0.clone(), self.0.content(&file.hash), file.size);
         blocking(move || {
-            let mut options = OpenOptions::new();
-            options.read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
             let damaged = |what| FilesError::Damaged(format!("{}: {what}", path.display()));
-            let file = options.open(&path).map_err(|error| match error.kind() {
+            let opened = private::open(OpenOptions::new().read(true), &path);
+            let file = opened.map_err(|error| match error.kind() {
                 ErrorKind::NotFound => damaged("it is missing".to_owned()),
                 _ => io("read", &path)(error),
             })?;
@@ -211,7 +235,7 @@ impl Blobs for LocalDisk {
         Ok(paths.iter().filter_map(|(path, _)| hash_of(path)).collect())
     }
 
-    async fn room(&self) -> Result<u64, FilesError> {
+    async fn room(&self) -> Result<Room, FilesError> {
         let disk = self.0.clone();
         blocking(move || disk.room()).await
     }
@@ -239,9 +263,14 @@ impl Content {
 
 #[async_trait]
 impl Blob for Content {
-    async fn prefix_hash(&self, length: u64) -> Result<Hash, FilesError> {
+    async fn prefix_hash(&self, length: u64, turn: Option<Turn>) -> Result<Hash, FilesError> {
         let disk = self.disk.clone();
-        self.with_file(move |file| disk.prefixes.hash(file, length)).await
+        self.with_file(move |file| {
+            let hash = disk.prefixes.hash(file, length);
+            drop(turn);
+            hash
+        })
+        .await
     }
 
     async fn read(

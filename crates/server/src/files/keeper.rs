@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{RwLock, Semaphore, SemaphorePermit};
+use tokio::sync::RwLock;
 use twinlock_core::id::{ConversationId, MessageId, Name};
 use twinlock_core::proto::Why;
-use twinlock_store::{Appended, Erased, FileRef, NewEntry, Receipt, Store, StoreError};
+use twinlock_store::{
+    Appended, Erased, FileRef, LEAST_CHARGE, NewEntry, Receipt, Store, StoreError,
+};
 
-use super::{Blob, Blobs, FilesError, Hash, Upload, UploadId};
+use super::{Blob, Blobs, FilesError, Hash, Partial, Turn, Turns, Upload, UploadId};
 use crate::config::Limits;
 
 /// Uploads of one user that are not whole. The oldest go when there are more.
@@ -19,8 +21,6 @@ const PARTIALS: usize = 256;
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 /// Hashes that are asked of the record at a time.
 const PAGE: usize = 1000;
-/// Beginnings hashed at once.
-const HASHING: usize = 2;
 
 /// All files of a server.
 pub(crate) struct Files {
@@ -28,14 +28,13 @@ pub(crate) struct Files {
     store: Arc<dyn Store>,
     largest: u64,
     per_user: u64,
+    number_per_user: u64,
     kept: Duration,
     claims: Arc<Mutex<Claims>>,
     /// Shared from the placing of content to the recording of its entry; alone for looking whether
     /// an entry refers to it and removing it.
     placing: RwLock<()>,
-    /// Beginnings that are read and hashed at once. Each takes a thread for as long as the file is
-    /// long, and anybody who may read it can ask for one: more would leave none to the others.
-    hashing: Semaphore,
+    turns: Arc<Turns>,
 }
 
 /// What uploads that are open will take.
@@ -94,10 +93,11 @@ impl Files {
             store,
             largest: limits.file,
             per_user: limits.files_per_user,
+            number_per_user: limits.files_number_per_user,
             kept: limits.partial_files,
             claims: Arc::default(),
             placing: RwLock::new(()),
-            hashing: Semaphore::new(HASHING),
+            turns: Turns::new(),
         }
     }
 
@@ -129,26 +129,33 @@ impl Files {
         let (claim, others) = self.claim(id);
         let stored = self.store.stored(&id.user).await?;
         let left = self.per_user.saturating_sub(stored.bytes).saturating_sub(others.of_user);
-        if id.size > left {
+        let number = stored.files.saturating_add(others.number_of_user);
+        if charge(id) > left || number >= self.number_per_user {
             return Err(Denied::Because(Why::Quota));
         }
-        let had = self.make_way(id, left - id.size).await?;
+        let had = self.make_way(id, left - charge(id)).await?;
         claim.set_written(had);
-        let room = self.blobs.room().await?.saturating_sub(others.to_come);
-        if id.size.saturating_sub(had) > room {
+        let room = self.blobs.room().await?;
+        if id.size.saturating_sub(had) > room.bytes.saturating_sub(others.to_come) {
             return Err(FilesError::Full.into());
         }
-        Ok(Offer { upload: self.blobs.begin(id).await?, claim })
+        // A partial upload has its inode already, and its content is a hard link to it.
+        if had == 0 && room.files <= others.number {
+            return Err(FilesError::NoInodes.into());
+        }
+        Ok(Offer { upload: self.blobs.begin(id, &self.turns).await?, claim })
     }
 
     fn claim(&self, id: &UploadId) -> (Claim, Others) {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut others = Others { of_user: 0, to_come: 0 };
+        let mut others = Others::default();
         for (other, written) in claims.by_number.values().filter(|(other, _)| other != id) {
             let to_come = other.size.saturating_sub(written.load(Ordering::Relaxed));
             others.to_come = others.to_come.saturating_add(to_come);
+            others.number += 1;
             if other.user == id.user {
-                others.of_user = others.of_user.saturating_add(other.size);
+                others.of_user = others.of_user.saturating_add(charge(other));
+                others.number_of_user += 1;
             }
         }
         let (number, written) = (claims.next, Arc::new(AtomicU64::new(0)));
@@ -165,14 +172,15 @@ impl Files {
         // Those that are open have claims.
         partials.retain(|partial| !partial.open && !partial.is_of(id));
         partials.sort_by_key(|partial| partial.modified);
-        let mut bytes: u64 = partials.iter().map(|partial| partial.bytes).sum();
+        let charged = |partial: &Partial| partial.bytes.max(LEAST_CHARGE);
+        let mut bytes: u64 = partials.iter().map(charged).sum();
         let mut count = partials.len();
         for partial in &partials {
             if bytes <= left && count < PARTIALS {
                 break;
             }
             self.blobs.discard(&id.user, partial).await?;
-            bytes -= partial.bytes;
+            bytes -= charged(partial);
             count -= 1;
         }
         Ok(had)
@@ -208,10 +216,9 @@ impl Files {
         appended.pop().ok_or(Denied::Because(Why::Storage))
     }
 
-    /// A turn at hashing what a client has already; kept until that is done.
-    pub(crate) async fn hashing(&self) -> Option<SemaphorePermit<'_>> {
-        // Never closed.
-        self.hashing.acquire().await.ok()
+    /// A turn at hashing what a client has already.
+    pub(crate) async fn hashing(&self, user: &Name) -> Option<Turn> {
+        self.turns.take(user).await
     }
 
     /// Removes content that no entry refers to.
@@ -319,10 +326,20 @@ impl Files {
     }
 }
 
+/// What an upload is charged, bytes.
+fn charge(id: &UploadId) -> u64 {
+    id.size.max(LEAST_CHARGE)
+}
+
 /// What is claimed by others.
+#[derive(Default)]
 struct Others {
     /// Bytes of all of this user's.
     of_user: u64,
+    /// How many uploads of this user's.
+    number_of_user: u64,
     /// Bytes of anybody's that have not been written yet.
     to_come: u64,
+    /// How many uploads of anybody's.
+    number: u64,
 }

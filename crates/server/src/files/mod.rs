@@ -12,6 +12,7 @@ mod partial;
 mod prefix;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::io;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use twinlock_store::{FileRef, StoreError};
 pub(crate) use disk::LocalDisk;
 pub(crate) use keeper::{Claim, Denied, Files, Offer};
 pub(crate) use name::is_possible;
+pub(crate) use turns::{Turn, Turns};
 
 /// BLAKE3, of all of a file or of a beginning of it.
 pub(crate) type Hash = [u8; 32];
@@ -60,8 +62,9 @@ impl UploadId {
 /// hash; a crash at any point leaves nothing that is in the way of the next try.
 #[async_trait]
 pub(crate) trait Blobs: Send + Sync + 'static {
-    /// What there is of an upload, or its beginning. Whoever has it open loses it.
-    async fn begin(&self, id: &UploadId) -> Result<Box<dyn Upload>, FilesError>;
+    /// Opens a partial upload, or creates one. A connection that has it open loses it. Waits for a
+    /// turn where the partial content must be read.
+    async fn begin(&self, id: &UploadId, turns: &Turns) -> Result<Box<dyn Upload>, FilesError>;
 
     /// The uploads of a user that are not whole yet.
     async fn partials(&self, user: &Name) -> Result<Vec<Partial>, FilesError>;
@@ -81,8 +84,8 @@ pub(crate) trait Blobs: Send + Sync + 'static {
     /// All content whose hash begins with this byte.
     async fn hashes(&self, first: u8) -> Result<Vec<Hash>, FilesError>;
 
-    /// Bytes that may still be written.
-    async fn room(&self) -> Result<u64, FilesError>;
+    /// What may still be written.
+    async fn room(&self) -> Result<Room, FilesError>;
 }
 
 /// An upload that is open. Dropped, it stays for a later [`Blobs::begin`].
@@ -110,8 +113,8 @@ pub(crate) trait Upload: Send {
 #[async_trait]
 pub(crate) trait Blob: Send {
     /// BLAKE3 of the first `length` bytes. What has not changed since it was hashed need not be
-    /// read again.
-    async fn prefix_hash(&self, length: u64) -> Result<Hash, FilesError>;
+    /// read again. Keeps the turn until it is done, even if the caller goes.
+    async fn prefix_hash(&self, length: u64, turn: Option<Turn>) -> Result<Hash, FilesError>;
 
     /// Reads `length` bytes into `buffer`, in place of what is in it.
     async fn read(
@@ -120,6 +123,14 @@ pub(crate) trait Blob: Send {
         length: usize,
         buffer: Vec<u8>,
     ) -> Result<Vec<u8>, FilesError>;
+}
+
+/// What there is room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) bytes: u64,
+    /// Files: inodes of the disk, on one that counts them.
+    pub(crate) files: u64,
 }
 
 /// What there is of an upload.
@@ -146,6 +157,9 @@ pub(crate) enum FilesError {
     /// The disk is full but for what is kept free.
     #[error("the disk is full")]
     Full,
+    /// The disk has no inode left but those that are kept free.
+    #[error("the disk has room for no more files (inodes)")]
+    NoInodes,
     /// The same upload was begun again, on another line.
     #[error("another line goes on with this upload")]
     Taken,

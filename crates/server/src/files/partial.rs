@@ -1,8 +1,10 @@
 //! Uploads on the local disk until they are whole.
 //!
-//! `DIR/files/partial/<user>/<key>` holds what has come so far; its length is the offset. The hash
-//! of it is kept in memory while somebody writes and for a while after, so that a line that was cut
-//! goes on at once; after a restart, and if anybody else has touched the file, it is read again.
+//! `DIR/files/partial/<user>/<key>` holds what has come so far; its length is the offset. The state
+//! of its hash is kept in memory for as long as the upload exists, so a resumed upload reads nothing.
+//! After a restart, and after the file was changed by others, it is read again, in turn
+//! ([`super::Turns`]). The state is not kept on disk: the bytes of an upload are synced at its
+//! end only, so after a power cut reading them again is what shows whether they are there.
 //!
 //! Each open upload is a lease. Beginning an upload anew takes over the lease of the one before,
 //! once the write that may be under way has ended: two lines never write to one file.
@@ -15,14 +17,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, TryLockError};
 
 use async_trait::async_trait;
-use rustix::fs::OFlags;
+use twinlock_core::id::Name;
 
 use super::disk::{Disk, blocking, io, lock, remove};
 use super::{FilesError, Hash, Upload, UploadId};
-use crate::private::FILE_MODE;
+use crate::private::{self, FILE_MODE};
 
-/// Uploads nobody has open whose hash is remembered. Each costs some 2 KiB and a descriptor.
+/// Uploads without a connection whose file is kept open. Each costs some 2 KiB and a descriptor.
 const REMEMBERED: usize = 64;
+/// Further uploads whose hash is remembered. Each costs some 2 KiB. Beyond that, the oldest of
+/// the user with the most is dropped; a user has at most 256 partial uploads.
+const PUT_AWAY: usize = 4096;
 /// Read at a time to hash what is there, bytes: it is still in the processor's cache then.
 pub(super) const READ: usize = 256 * 1024;
 
@@ -33,10 +38,36 @@ type Lease = Arc<Mutex<Option<Open>>>;
 #[derive(Default)]
 pub(super) struct Table {
     by_key: HashMap<Hash, Entry>,
+    put_away: HashMap<Hash, PutAway>,
     next: u64,
 }
 
+/// The hash of an upload whose file is closed.
+struct PutAway {
+    user: Name,
+    hasher: blake3::Hasher,
+    at: u64,
+    stamp: Stamp,
+    /// The order in which they were let go.
+    left: u64,
+}
+
+impl PutAway {
+    fn is_as_left(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|meta| stamp(&meta) == self.stamp)
+    }
+
+    /// Opens its file again. `None`: it is another one, or has changed.
+    fn open(self, path: &Path) -> Option<Open> {
+        let Self { hasher, at, stamp: known, .. } = self;
+        let file = private::open(options().create(false), path).ok()?;
+        let stamp = stamp(&file.metadata().ok()?);
+        (stamp == known).then_some(Open { file, hasher, at, stamp })
+    }
+}
+
 struct Entry {
+    user: Name,
     lease: Lease,
     open: bool,
     /// The order in which they were let go.
@@ -63,6 +94,7 @@ impl Table {
 
     /// Forgets what nobody has open or still writes to. `false`: somebody does.
     pub(super) fn forget(&mut self, key: &Hash) -> bool {
+        self.put_away.remove(key);
         let Some(entry) = self.by_key.get(key) else { return true };
         let forgotten = !entry.open && entry.take();
         if forgotten {
@@ -88,9 +120,59 @@ impl Table {
             && let Some(oldest) = left().min_by_key(|(_, e)| e.left).map(|(key, _)| *key)
         {
             // Or the next time.
-            self.forget(&oldest);
+            self.put_away(&oldest);
         }
     }
+
+    /// Closes the file of an upload without a connection, and keeps its hash.
+    fn put_away(&mut self, key: &Hash) {
+        let Some(entry) = self.by_key.get(key) else { return };
+        let open = match entry.lease.try_lock() {
+            Ok(mut open) => open.take(),
+            Err(TryLockError::Poisoned(open)) => open.into_inner().take(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        let Some(Entry { user, left, .. }) = self.by_key.remove(key) else { return };
+        if let Some(Open { hasher, at, stamp, .. }) = open {
+            self.put_away.insert(*key, PutAway { user, hasher, at, stamp, left });
+        }
+        if self.put_away.len() > PUT_AWAY {
+            self.forget_one();
+        }
+    }
+
+    fn forget_one(&mut self) {
+        let mut of = HashMap::<&Name, usize>::new();
+        for one in self.put_away.values() {
+            *of.entry(&one.user).or_default() += 1;
+        }
+        let Some(user) = of.into_iter().max_by_key(|(_, n)| *n).map(|(user, _)| user.clone())
+        else {
+            return;
+        };
+        let theirs = self.put_away.iter().filter(|(_, one)| one.user == user);
+        if let Some(oldest) = theirs.min_by_key(|(_, one)| one.left).map(|(key, _)| *key) {
+            self.put_away.remove(&oldest);
+        }
+    }
+}
+
+/// Whether beginning this upload reads what there is of it, or waits for another line that does.
+/// Blocks.
+pub(super) fn must_be_read(disk: &Disk, id: &UploadId) -> bool {
+    let path = disk.partial(&id.user, &id.key);
+    let table = lock(&disk.table);
+    if let Some(entry) = table.by_key.get(&id.key) {
+        match entry.lease.try_lock() {
+            Ok(open) if open.as_ref().is_some_and(|open| open.is_as_left(&path)) => return false,
+            Ok(_) => {}
+            Err(_) => return true,
+        }
+    } else if table.put_away.get(&id.key).is_some_and(|one| one.is_as_left(&path)) {
+        return false;
+    }
+    drop(table);
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.len() > 0)
 }
 
 /// A file that is written, with the hash of all that is in it.
@@ -111,14 +193,13 @@ pub(super) fn stamp(meta: &fs::Metadata) -> Stamp {
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(FILE_MODE);
-    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     options
 }
 
 impl Open {
     /// Opens or makes the file and reads what is in it.
     fn from_disk(path: &Path) -> std::io::Result<Self> {
-        let mut file = options().create(true).truncate(false).open(path)?;
+        let mut file = private::open(options().create(true).truncate(false), path)?;
         let mut hasher = blake3::Hasher::new();
         let mut at = 0;
         let mut buffer = vec![0; READ];
@@ -145,7 +226,7 @@ impl Open {
     /// and then is everybody's.
     fn clear(&mut self, path: &Path) -> Result<(), FilesError> {
         remove(path)?;
-        self.file = options().create_new(true).open(path).map_err(io("write", path))?;
+        self.file = private::open(options().create_new(true), path).map_err(io("write", path))?;
         self.hasher.reset();
         self.at = 0;
         self.stamp = stamp(&self.file.metadata().map_err(io("read", path))?);
@@ -182,9 +263,14 @@ pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn Upload>, Fi
     let lease = Lease::default();
     // Held until it is opened: who takes it over meanwhile waits for that.
     let mut mine = lock(&lease);
-    let entry = Entry { lease: lease.clone(), open: true, left: 0 };
-    let before = lock(&disk.table).by_key.insert(id.key, entry);
-    let kept = before.and_then(|before| lock(&before.lease).take());
+    let entry = Entry { user: id.user.clone(), lease: lease.clone(), open: true, left: 0 };
+    let mut table = lock(&disk.table);
+    let before = table.by_key.insert(id.key, entry);
+    let put_away = table.put_away.remove(&id.key);
+    drop(table);
+    let kept = before
+        .and_then(|before| lock(&before.lease).take())
+        .or_else(|| put_away.and_then(|one| one.open(&path)));
     let opened = match kept {
         Some(open) if open.is_as_left(&path) => Ok(open),
         _ => disk
@@ -236,7 +322,7 @@ impl Upload for Writer {
             if anew {
                 file.clear(path)?;
             }
-            if disk.room()? < data.len() as u64 {
+            if disk.room()?.bytes < data.len() as u64 {
                 return Err(FilesError::Full);
             }
             file.write(&data).map_err(io("write", path))?;

@@ -20,7 +20,7 @@ fn file(data: &[u8]) -> FileRef {
 }
 
 async fn write(disk: &LocalDisk, id: &UploadId, data: &[u8]) -> Box<dyn Upload> {
-    let mut upload = disk.begin(id).await.unwrap();
+    let mut upload = disk.begin(id, &Turns::new()).await.unwrap();
     upload.write(true, data.to_vec()).await.unwrap();
     upload
 }
@@ -39,7 +39,7 @@ async fn a_crash_after_the_content_has_its_name_costs_no_byte_and_blocks_nothing
         let disk = open(dir.path());
         let mut upload = match round {
             0 => write(&disk, &id("x", data.len()), &data).await,
-            _ => disk.begin(&id("x", data.len())).await.unwrap(),
+            _ => disk.begin(&id("x", data.len()), &Turns::new()).await.unwrap(),
         };
         assert_eq!(round > 0, upload.found() == (content.size, content.hash));
         upload.seal(&content.hash).await.unwrap();
@@ -52,7 +52,7 @@ async fn a_crash_after_the_content_has_its_name_costs_no_byte_and_blocks_nothing
     }
     assert_eq!(count(dir.path()), 1);
     let blob = open(dir.path()).open(&content).await.unwrap();
-    assert_eq!(blob.prefix_hash(content.size).await.unwrap(), content.hash);
+    assert_eq!(blob.prefix_hash(content.size, None).await.unwrap(), content.hash);
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn content_that_comes_again_takes_the_place_of_what_is_there() {
         assert_eq!(disk.hashes(first).await.unwrap(), [content.hash]);
         // Damaged: the next one mends it.
         let blob = disk.open(&content).await.unwrap();
-        assert_eq!(blob.prefix_hash(1000).await.unwrap(), content.hash);
+        assert_eq!(blob.prefix_hash(1000, None).await.unwrap(), content.hash);
         fs::write(disk_path(dir.path(), &content.hash), vec![5; 1000]).unwrap();
     }
     disk.remove(&content.hash).await.unwrap();
@@ -96,12 +96,12 @@ async fn what_has_the_name_of_its_content_is_never_written_to() {
         first.place(&content.hash).await.unwrap();
         let anew = open(dir.path());
         let disk = if restarted { &anew } else { &disk };
-        let mut second = disk.begin(&id("x", data.len())).await.unwrap();
+        let mut second = disk.begin(&id("x", data.len()), &Turns::new()).await.unwrap();
         assert_eq!(second.found(), (content.size, content.hash));
         second.write(true, vec![7; 10]).await.unwrap();
         second.write(false, vec![7; 990]).await.unwrap();
         let blob = disk.open(&content).await.unwrap();
-        assert_eq!(blob.prefix_hash(content.size).await.unwrap(), content.hash);
+        assert_eq!(blob.prefix_hash(content.size, None).await.unwrap(), content.hash);
         // The first has lost it, and does not take it back.
         assert!(restarted || matches!(first.place(&content.hash).await, Err(FilesError::Taken)));
         second.seal(&file(&[7; 1000]).hash).await.unwrap();
@@ -121,7 +121,7 @@ async fn a_beginning_that_was_hashed_is_not_read_again_until_the_file_changes() 
     upload.discard().await.unwrap();
     let path = disk_path(dir.path(), &content.hash);
     let hash = async |length: usize| {
-        disk.open(&content).await.unwrap().prefix_hash(length as u64).await.unwrap()
+        disk.open(&content).await.unwrap().prefix_hash(length as u64, None).await.unwrap()
     };
     // In any order, and more of them than are kept.
     for length in [600_000, 0, 1_000_000, 1, 600_000, 599_999].into_iter().chain(1000..1100) {
@@ -183,7 +183,10 @@ async fn a_link_in_the_way_of_an_upload_is_not_followed() {
     fs::rename(&partial, &elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, &partial).unwrap();
     let disk = open(dir.path());
-    assert!(matches!(disk.begin(&id("x", 4)).await.map(drop), Err(FilesError::Io { .. })));
+    assert!(matches!(
+        disk.begin(&id("x", 4), &Turns::new()).await.map(drop),
+        Err(FilesError::Io { .. })
+    ));
     assert_eq!(fs::read(&elsewhere).unwrap(), b"abc");
 }
 
@@ -209,7 +212,7 @@ async fn of_many_who_begin_an_upload_at_once_one_can_write() {
     drop(write(&disk, &id("x", 100), b"abc").await);
     let begin = || {
         let disk = disk.clone();
-        tokio::spawn(async move { disk.begin(&id("x", 100)).await.unwrap() })
+        tokio::spawn(async move { disk.begin(&id("x", 100), &Turns::new()).await.unwrap() })
     };
     let begun: Vec<_> = (0..16).map(|_| begin()).collect();
     let mut uploads = Vec::new();
@@ -227,5 +230,67 @@ async fn of_many_who_begin_an_upload_at_once_one_can_write() {
     }
     assert_eq!(wrote, 1);
     drop(uploads);
-    assert_eq!(disk.begin(&id("x", 100)).await.unwrap().found(), (4, file(b"abcd").hash));
+    assert_eq!(
+        disk.begin(&id("x", 100), &Turns::new()).await.unwrap().found(),
+        (4, file(b"abcd").hash)
+    );
+}
+
+#[tokio::test]
+async fn partial_uploads_are_read_again_only_once_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = open(dir.path());
+    let all: Vec<_> = (0..300).map(|n| id(&n.to_string(), 10)).collect();
+    for id in &all {
+        drop(write(&disk, id, b"abc").await);
+    }
+    // More than files are kept open.
+    let path = |id: &UploadId| disk.0.partial(&id.user, &id.key);
+    assert!(!all.iter().any(|id| partial::must_be_read(&disk.0, id)));
+    for id in [&all[0], &all[299]] {
+        fs::write(path(id), b"abd").unwrap();
+        assert!(partial::must_be_read(&disk.0, id));
+    }
+    for (n, id) in all.iter().enumerate() {
+        let is = if [0, 299].contains(&n) { b"abd" } else { b"abc" };
+        let mut upload = disk.begin(id, &Turns::new()).await.unwrap();
+        assert_eq!(upload.found(), (3, file(is).hash), "{n}");
+        upload.write(false, b"e".to_vec()).await.unwrap();
+    }
+    assert!(partial::must_be_read(&open(dir.path()).0, &all[5]));
+}
+
+#[tokio::test]
+async fn partial_uploads_are_hashed_in_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let (left, new) = (id("left", 10), id("new", 10));
+    let disk = open(dir.path());
+    drop(write(&disk, &left, b"abc").await);
+    let turns = Turns::new();
+    let bob = turns.take(&Name::new("bob").unwrap()).await;
+    let eve = turns.take(&Name::new("eve").unwrap()).await;
+    // A remembered or new upload needs none.
+    drop(disk.begin(&left, &turns).await.unwrap());
+    drop(disk.begin(&new, &turns).await.unwrap());
+    let disk = open(dir.path());
+    let mut begun = Box::pin(disk.begin(&left, &turns));
+    let waits = tokio::time::timeout(Duration::from_millis(200), &mut begun).await;
+    assert!(waits.is_err());
+    drop(bob);
+    assert_eq!(begun.await.unwrap().found(), (3, file(b"abc").hash));
+    drop(eve);
+}
+
+#[test]
+fn room_leaves_bytes_and_inodes_to_the_record() {
+    let mut disk = rustix::fs::statvfs(".").unwrap();
+    (disk.f_frsize, disk.f_blocks, disk.f_bavail) = (4096, 1 << 20, 1000);
+    for (all, free, files) in
+        [(0, 0, u64::MAX), (1_000_000, 5000, 4000), (1_000_000, 999, 0), (2000, 30, 10)]
+    {
+        (disk.f_files, disk.f_favail) = (all, free);
+        assert_eq!(disk::room_of(&disk, Some(96 << 12)), Room { bytes: 904 << 12, files });
+    }
+    // 5 % of 4 GiB are more than there is.
+    assert_eq!(disk::room_of(&disk, None).bytes, 0);
 }

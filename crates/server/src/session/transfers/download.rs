@@ -31,8 +31,8 @@ pub(super) async fn find(
     let (file, blob) = files.open(user, conversation, n).await?;
     let offset = match prefix {
         Some((length, hash)) if length <= file.size => {
-            let _turn = files.hashing().await;
-            let ours = blob.prefix_hash(length).await.map_err(Denied::from)?;
+            let turn = files.hashing(user).await;
+            let ours = blob.prefix_hash(length, turn).await.map_err(Denied::from)?;
             if ours == hash { length } else { 0 }
         }
         _ => 0,

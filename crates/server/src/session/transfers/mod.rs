@@ -468,7 +468,7 @@ fn why_of(error: FilesError) -> Refused {
             tracing::error!(%error, "files");
             Why::Damaged.into()
         }
-        FilesError::Full | FilesError::Io { .. } => {
+        FilesError::Full | FilesError::NoInodes | FilesError::Io { .. } => {
             tracing::error!(%error, "files");
             Refused::for_now(Why::Storage, 5)
         }

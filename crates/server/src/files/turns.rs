@@ -1,0 +1,79 @@
+//! Turns at reading and hashing files from the disk.
+//!
+//! Each takes a thread for as long as the file is long, and every user can ask for many. So few are
+//! hashed at once, and of one user only one: the queue for the turns of all has each user in it once,
+//! and who asks for many waits for their own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use twinlock_core::id::Name;
+
+/// Files hashed at once.
+const AT_ONCE: usize = 2;
+
+/// The turns of a server.
+pub(crate) struct Turns {
+    all: Arc<Semaphore>,
+    /// Of users who have a turn or wait for one.
+    users: Mutex<HashMap<Name, Arc<Semaphore>>>,
+}
+
+/// A turn, kept until the hash is there.
+pub(crate) struct Turn {
+    _user: OwnedSemaphorePermit,
+    _all: OwnedSemaphorePermit,
+}
+
+impl Turns {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { all: Arc::new(Semaphore::new(AT_ONCE)), users: Mutex::default() })
+    }
+
+    /// Waits for a turn. `None` never comes: the semaphores are not closed.
+    pub(super) async fn take(&self, user: &Name) -> Option<Turn> {
+        let mine = self.of(user);
+        let user = mine.acquire_owned().await.ok()?;
+        let all = self.all.clone().acquire_owned().await.ok()?;
+        Some(Turn { _user: user, _all: all })
+    }
+
+    fn of(&self, user: &Name) -> Arc<Semaphore> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        // A permit and a waiter hold their semaphore.
+        users.retain(|_, one| Arc::strong_count(one) > 1);
+        users.entry(user.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn turns_of_one_user_leave_the_others_theirs() {
+        let turns = Turns::new();
+        let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| Name::new(name).unwrap());
+        let first = turns.take(&ada).await;
+        let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(turns.take(&ada))).collect();
+        for one in &mut waiting {
+            assert!(one.now_or_never().is_none());
+        }
+        // The second of two turns is still there for another user.
+        let second = turns.take(&bob).await;
+        let mut third = Box::pin(turns.take(&eve));
+        assert!((&mut third).now_or_never().is_none());
+        drop(first);
+        // Ada's next one is behind eve.
+        assert!(waiting.first_mut().unwrap().now_or_never().is_none());
+        let third = third.await;
+        assert!(third.is_some() && second.is_some());
+        drop((second, third, waiting));
+        drop(turns.take(&bob).await);
+        assert_eq!(turns.users.lock().unwrap().len(), 1);
+    }
+}
