@@ -63,10 +63,11 @@ pub(crate) fn make_private_dir(path: &Path) -> Result<(), DiskError> {
     close_path_to_others(path)
 }
 
-/// Opens for reading and writing, made with mode 0600 where it is missing.
+/// Opens for reading and writing, made with mode 0600 where it is missing. Follows no symbolic link.
 pub(crate) fn open_private(path: &Path) -> Result<File, DiskError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     let file = options.open(path).map_err(DiskError::at(path))?;
     close_to_others(&file, path)?;
     Ok(file)
@@ -91,7 +92,13 @@ pub(crate) fn append_private(path: &Path, bytes: &[u8]) -> Result<(), DiskError>
 pub(crate) fn make_private_file(path: &Path) -> Result<(), DiskError> {
     let mut options = OpenOptions::new();
     match options.write(true).create_new(true).mode(FILE_MODE).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => close_path_to_others(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if fs::symlink_metadata(path).map_err(DiskError::at(path))?.is_symlink() {
+                let link = "it is a symbolic link, which is not followed here";
+                return Err(DiskError::at(path)(io::Error::other(link)));
+            }
+            close_path_to_others(path)
+        }
         made => made.map(drop).map_err(DiskError::at(path)),
     }
 }

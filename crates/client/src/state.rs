@@ -21,7 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, ffi, params};
 use rusqlite_migration::{M, Migrations, SchemaVersion};
 use tempfile::TempDir;
 use thiserror::Error;
@@ -384,9 +384,15 @@ fn copy_of(dir: &Path, profile: &Name) -> Result<TempDir, StateError> {
 }
 
 fn connect(path: &Path) -> Result<Connection, StateError> {
+    // Absolute, so SQLite does not read it as a URI, and without a link above it, so that it can
+    // refuse one in the last place.
+    let dir = path.parent().unwrap_or(path);
+    let dir = fs::canonicalize(dir).map_err(DiskError::at(dir))?;
+    let path = &dir.join(path.file_name().unwrap_or_default());
     // SQLite gives the mode of the database to the files it makes beside it.
     disk::make_private_file(path)?;
-    let mut conn = Connection::open(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut conn = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
     conn.busy_handler(Some(wait))?;
     let migrations = Migrations::from_slice(MIGRATIONS);
     let database = |error: rusqlite_migration::Error| match error {

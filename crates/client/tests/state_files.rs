@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use twinlock_client::home::{Home, HomeError};
 use twinlock_client::profile::{self, MAX_PINS, NewProfile, Profile, ProfileError, TlsTrust};
+use twinlock_client::state::State;
 use twinlock_core::id::{DeviceId, Name, ServerKey, TlsPin};
 use twinlock_core::keys::DeviceSecret;
 use twinlock_core::session::BindingPolicy;
@@ -377,4 +378,24 @@ fn a_lock_keeps_others_out_until_it_is_dropped() {
     assert!(home.try_lock(&name("q"), "line").unwrap().is_some());
     drop(held);
     assert!(home.try_lock(&name("p"), "line").unwrap().is_some());
+}
+
+#[test]
+fn state_files_follow_no_symbolic_link() {
+    let (dir, home) = home();
+    let profile = name("default");
+    let state = home.make_state(&profile).unwrap();
+    let target = dir.path().join("target");
+    fs::write(&target, "kept").unwrap();
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o644)).unwrap();
+    for file in ["state.db", "opening.lock"] {
+        fs::remove_file(state.join(file)).ok();
+        std::os::unix::fs::symlink(&target, state.join(file)).unwrap();
+        let opened = State::open_for(&home, &profile, &ServerKey([7; 32]), &name("ada"));
+        assert!(opened.is_err(), "{file}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
+        assert_eq!(mode(&target), 0o644);
+        fs::remove_file(state.join(file)).unwrap();
+    }
+    State::open_for(&home, &profile, &ServerKey([7; 32]), &name("ada")).unwrap();
 }
