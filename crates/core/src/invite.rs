@@ -39,12 +39,12 @@ impl Address {
         if port == 0 {
             return Err(BadLink::Form);
         }
-        if host.parse::<Ipv6Addr>().is_ok() {
+        if is_v6(host) {
             return Ok(Self { host: format!("[{host}]").into(), port });
         }
         let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
         let good = match bracketed {
-            Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
+            Some(inner) => is_v6(inner),
             None => is_name(host) || host.parse::<Ipv4Addr>().is_ok(),
         };
         if good { Ok(Self { host: host.into(), port }) } else { Err(BadLink::Form) }
@@ -116,6 +116,16 @@ pub struct InviteLink {
     pub tls_pin: Option<TlsPin>,
     /// A proxy ends TLS; the binding is off.
     pub proxy: bool,
+}
+
+/// An IPv6 address, which may have a scope as in `fe80::1%eth0`.
+fn is_v6(host: &str) -> bool {
+    let (address, scope) = host.split_once('%').unwrap_or((host, "0"));
+    // No interface has a longer name on Linux.
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=15).contains(&scope.len())
+        && scope.chars().all(good)
+        && address.parse::<Ipv6Addr>().is_ok()
 }
 
 /// Why a link cannot be used.
@@ -249,6 +259,11 @@ mod tests {
         assert_eq!(parse("example.org:1").as_deref(), Ok("example.org:1"));
         assert_eq!(parse("::1").as_deref(), Ok("[::1]:8443"));
         assert_eq!(parse("[::1]:99").as_deref(), Ok("[::1]:99"));
+        assert_eq!(parse("fe80::1%2").as_deref(), Ok("[fe80::1%2]:8443"));
+        assert_eq!(parse("[fe80::1%br-0.5]:99").as_deref(), Ok("[fe80::1%br-0.5]:99"));
+        for bad in ["::1%", "::1%a/b", "::1%0123456789abcdef", "1.2.3.4%2", "a%2"] {
+            assert_eq!(parse(bad), Err(BadLink::Form), "{bad}");
+        }
         for bad in ["", ":1", "a b", "a:", "a:+1", "[::1", "a/b", "-a", "a..b", "a:65536", "a:01"] {
             assert_eq!(parse(bad), Err(BadLink::Form), "{bad}");
         }
