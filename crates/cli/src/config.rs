@@ -1,6 +1,8 @@
 //! What `serve` is told: flags over environment over file over defaults.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod ranged;
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,18 +13,39 @@ use twinlock_core::text::Untrusted;
 use twinlock_server::identity::{KeyType as ServerKeyType, OwnFiles};
 use twinlock_server::{Classic, Config, Limits};
 
-use crate::args::{Binding, KeyType, LONGEST, LogLevel, PORT, Serve};
+use crate::args::{Binding, KeyType, LogLevel, PORT, Serve};
 use crate::exit::Failure;
+use ranged::{Ranged, not_empty};
+
+/// An hour, in seconds.
+const HOUR: u64 = 3600;
+/// A year, in seconds.
+const YEAR: u64 = 365 * 24 * HOUR;
+/// Connections: more than a machine has ports for one client.
+const CONNECTIONS: u64 = 65_536;
+/// Of what a user has of one kind.
+const EACH: u64 = 1_000_000;
+/// 16 TiB, in MiB: the largest file of common file systems.
+const FILE_MIB: u64 = 1 << 24;
+/// An exbibyte, in MiB.
+const DISK_MIB: u64 = 1 << 40;
+/// The longest an invite may be good, in hours.
+const INVITE_HOURS: u64 = 30 * 24;
 
 /// The configuration file. Unknown keys are errors that name file and line.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct File {
+    #[serde(default, deserialize_with = "not_empty")]
     data: Option<PathBuf>,
-    host: Option<IpAddr>,
+    #[serde(default, deserialize_with = "not_empty")]
+    host: Option<String>,
     port: Option<u16>,
+    #[serde(default, deserialize_with = "not_empty")]
     public_host: Option<String>,
+    #[serde(default, deserialize_with = "not_empty")]
     tls_cert: Option<PathBuf>,
+    #[serde(default, deserialize_with = "not_empty")]
     tls_key: Option<PathBuf>,
     tls_key_type: Option<KeyType>,
     binding: Option<Binding>,
@@ -44,44 +67,48 @@ struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct LimitsFile {
-    unauthenticated: Option<usize>,
-    unauthenticated_per_address: Option<usize>,
-    handshakes: Option<usize>,
-    logins_per_minute: Option<u32>,
-    sessions_per_device: Option<usize>,
-    password_sessions_per_user: Option<usize>,
-    classic_connections: Option<usize>,
-    classic_connections_per_address: Option<usize>,
-    invite_hours: Option<u64>,
-    largest_file_mib: Option<u64>,
-    files_per_user_mib: Option<u64>,
-    disk_reserve_mib: Option<u64>,
-    partial_files_hours: Option<u64>,
-    rooms_per_user: Option<usize>,
-    memberships_per_user: Option<usize>,
-    follows_per_session: Option<usize>,
-    invites_per_user: Option<usize>,
-    devices_per_user: Option<usize>,
-    classic_keys_per_user: Option<usize>,
-    changes_per_minute: Option<u32>,
-    search_seconds: Option<u64>,
-    text_rate_kib: Option<u64>,
-    text_burst_kib: Option<u64>,
-    text_per_day_mib: Option<u64>,
-    text_reserve_mib: Option<u64>,
+    unauthenticated: Option<Ranged<1, CONNECTIONS>>,
+    unauthenticated_per_address: Option<Ranged<1, CONNECTIONS>>,
+    handshakes: Option<Ranged<1, 1024>>,
+    logins_per_minute: Option<Ranged<1, 1_000_000>>,
+    sessions_per_device: Option<Ranged<1, CONNECTIONS>>,
+    password_sessions_per_user: Option<Ranged<1, CONNECTIONS>>,
+    classic_connections: Option<Ranged<1, CONNECTIONS>>,
+    classic_connections_per_address: Option<Ranged<1, CONNECTIONS>>,
+    invite_hours: Option<Ranged<1, INVITE_HOURS>>,
+    largest_file_mib: Option<Ranged<1, FILE_MIB>>,
+    // Without files at all, either of these is 0.
+    files_per_user_mib: Option<Ranged<0, DISK_MIB>>,
+    files_number_per_user: Option<Ranged<0, 1_000_000_000>>,
+    disk_reserve_mib: Option<Ranged<0, DISK_MIB>>,
+    partial_files_hours: Option<Ranged<1, { YEAR / HOUR }>>,
+    rooms_per_user: Option<Ranged<0, EACH>>,
+    // Everybody is in the lobby.
+    memberships_per_user: Option<Ranged<1, EACH>>,
+    follows_per_session: Option<Ranged<1, EACH>>,
+    invites_per_user: Option<Ranged<1, EACH>>,
+    devices_per_user: Option<Ranged<1, EACH>>,
+    classic_keys_per_user: Option<Ranged<0, EACH>>,
+    // 0 turns these off: no bound.
+    changes_per_minute: Option<Ranged<0, 1_000_000>>,
+    text_rate_kib: Option<Ranged<0, DISK_MIB>>,
+    text_per_day_mib: Option<Ranged<0, DISK_MIB>>,
+    text_burst_kib: Option<Ranged<64, DISK_MIB>>,
+    text_reserve_mib: Option<Ranged<0, DISK_MIB>>,
+    search_seconds: Option<Ranged<1, HOUR>>,
 }
 
-/// `[timing]`, all in seconds.
+/// `[timing]`, all in seconds. A session that must rekey or end at once carries nothing.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct TimingFile {
-    ping_following: Option<u64>,
-    ping_idle: Option<u64>,
-    ping_answer: Option<u64>,
-    rekey_overdue: Option<u64>,
-    max_age: Option<u64>,
-    drain: Option<u64>,
-    come_back: Option<u64>,
+    ping_following: Option<Ranged<1, HOUR>>,
+    ping_idle: Option<Ranged<1, { 24 * HOUR }>>,
+    ping_answer: Option<Ranged<1, HOUR>>,
+    rekey_overdue: Option<Ranged<30, YEAR>>,
+    max_age: Option<Ranged<60, YEAR>>,
+    drain: Option<Ranged<0, HOUR>>,
+    come_back: Option<Ranged<0, HOUR>>,
 }
 
 /// All that `serve` needs.
@@ -99,18 +126,19 @@ impl Settings {
             Some(path) => read(path)?,
             None => File::default(),
         };
-        let host = serve.host.or(file.host).unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let host = serve.host.or(file.host).unwrap_or_else(|| "127.0.0.1".to_owned());
         let port = serve.port.or(file.port).unwrap_or(PORT);
         let data = match serve.data.or(file.data) {
             Some(data) => data,
             None => default_data()?,
         };
-        let mut config = Config::new(data, SocketAddr::new(host, port));
+        let listen = resolve(&host, port)?;
+        let mut config = Config::new(data, listen);
         if let Some(public) = serve.public_host.or(file.public_host) {
-            let fallback = if port == 0 { PORT } else { port };
-            config.public = Some(Address::parse(&public, Some(fallback)).map_err(|_| {
+            config.public = Some(Address::parse(&public, Some(PORT)).map_err(|_| {
                 Failure::usage(format!("--public-host {public:?} is neither NAME nor NAME:PORT"))
             })?);
+            config.public_port_follows = Address::parse(&public, None).is_err();
         }
         config.own_files = match (serve.tls_cert.or(file.tls_cert), serve.tls_key.or(file.tls_key))
         {
@@ -129,7 +157,11 @@ impl Settings {
         };
         config.behind_proxy = serve.behind_proxy.or(file.behind_proxy).unwrap_or(false);
         config.proxies = if serve.proxies.is_empty() { file.proxies } else { serve.proxies };
-        let beside = |port: u16| SocketAddr::new(host, port);
+        let beside = |port: u16| {
+            let mut beside = listen;
+            beside.set_port(port);
+            beside
+        };
         config.classic.lines = serve.classic_port.or(file.classic_port).map(beside);
         config.classic.origin = serve.origin_port.or(file.origin_port).map(beside);
         config.log_messages = serve.log_messages.or(file.log_messages).unwrap_or(false);
@@ -146,56 +178,84 @@ impl Settings {
 impl LimitsFile {
     fn put_into(self, limits: &mut Limits, classic: &mut Classic) {
         let set = |to: &mut usize, from: Option<usize>| *to = from.unwrap_or(*to);
-        set(&mut limits.unauthenticated, self.unauthenticated);
-        set(&mut limits.unauthenticated_per_address, self.unauthenticated_per_address);
-        set(&mut limits.handshakes, self.handshakes);
-        set(&mut limits.sessions_per_device, self.sessions_per_device);
-        set(&mut limits.password_sessions_per_user, self.password_sessions_per_user);
-        set(&mut classic.connections, self.classic_connections);
-        set(&mut classic.connections_per_address, self.classic_connections_per_address);
-        limits.logins_per_minute = self.logins_per_minute.unwrap_or(limits.logins_per_minute);
-        let bytes = |mib: u64| mib.saturating_mul(1024 * 1024);
-        let hours = |hours: u64| seconds(hours.saturating_mul(3600));
-        limits.invite = self.invite_hours.map_or(limits.invite, hours);
-        limits.file = self.largest_file_mib.map_or(limits.file, bytes);
-        limits.files_per_user = self.files_per_user_mib.map_or(limits.files_per_user, bytes);
-        limits.disk_reserve = self.disk_reserve_mib.map(bytes).or(limits.disk_reserve);
-        limits.partial_files = self.partial_files_hours.map_or(limits.partial_files, hours);
+        set(&mut limits.unauthenticated, self.unauthenticated.map(Ranged::size));
+        let per_address = self.unauthenticated_per_address.map(Ranged::size);
+        set(&mut limits.unauthenticated_per_address, per_address);
+        set(&mut limits.handshakes, self.handshakes.map(Ranged::size));
+        set(&mut limits.sessions_per_device, self.sessions_per_device.map(Ranged::size));
+        let by_password = self.password_sessions_per_user.map(Ranged::size);
+        set(&mut limits.password_sessions_per_user, by_password);
+        set(&mut classic.connections, self.classic_connections.map(Ranged::size));
+        let per_address = self.classic_connections_per_address.map(Ranged::size);
+        set(&mut classic.connections_per_address, per_address);
         let bounds = &mut limits.bounds;
-        set(&mut bounds.rooms, self.rooms_per_user);
-        set(&mut bounds.memberships, self.memberships_per_user);
-        set(&mut bounds.invites, self.invites_per_user);
-        set(&mut bounds.devices, self.devices_per_user);
-        set(&mut bounds.classic_keys, self.classic_keys_per_user);
-        set(&mut limits.follows_per_session, self.follows_per_session);
-        limits.changes_per_minute = self.changes_per_minute.unwrap_or(limits.changes_per_minute);
-        limits.search = self.search_seconds.map_or(limits.search, seconds);
+        set(&mut bounds.rooms, self.rooms_per_user.map(Ranged::size));
+        set(&mut bounds.memberships, self.memberships_per_user.map(Ranged::size));
+        set(&mut bounds.invites, self.invites_per_user.map(Ranged::size));
+        set(&mut bounds.devices, self.devices_per_user.map(Ranged::size));
+        set(&mut bounds.classic_keys, self.classic_keys_per_user.map(Ranged::size));
+        set(&mut limits.follows_per_session, self.follows_per_session.map(Ranged::size));
+        let per_minute = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        if let Some(logins) = self.logins_per_minute {
+            limits.logins_per_minute = per_minute(logins.get());
+        }
+        if let Some(changes) = self.changes_per_minute {
+            limits.changes_per_minute = per_minute(changes.get());
+        }
+        let set = |to: &mut u64, from: Option<u64>| *to = from.unwrap_or(*to);
+        let bytes = |mib: u64| mib.saturating_mul(1024 * 1024);
         let kib = |kib: u64| kib.saturating_mul(1024);
-        limits.text_rate = self.text_rate_kib.map_or(limits.text_rate, kib);
-        limits.text_burst = self.text_burst_kib.map_or(limits.text_burst, kib);
-        limits.text_per_day = self.text_per_day_mib.map_or(limits.text_per_day, bytes);
-        limits.text_reserve = self.text_reserve_mib.map(bytes).or(limits.text_reserve);
+        set(&mut limits.file, self.largest_file_mib.map(|mib| bytes(mib.get())));
+        set(&mut limits.files_per_user, self.files_per_user_mib.map(|mib| bytes(mib.get())));
+        set(&mut limits.files_number_per_user, self.files_number_per_user.map(Ranged::get));
+        set(&mut limits.text_rate, self.text_rate_kib.map(|rate| kib(rate.get())));
+        set(&mut limits.text_burst, self.text_burst_kib.map(|burst| kib(burst.get())));
+        set(&mut limits.text_per_day, self.text_per_day_mib.map(|mib| bytes(mib.get())));
+        if let Some(mib) = self.disk_reserve_mib {
+            limits.disk_reserve = Some(bytes(mib.get()));
+        }
+        if let Some(mib) = self.text_reserve_mib {
+            limits.text_reserve = Some(bytes(mib.get()));
+        }
+        if let Some(seconds) = self.search_seconds {
+            limits.search = Duration::from_secs(seconds.get());
+        }
+        let set = |to: &mut Duration, hours: Option<u64>| {
+            *to = hours.map_or(*to, |hours| Duration::from_secs(hours.saturating_mul(HOUR)));
+        };
+        set(&mut limits.invite, self.invite_hours.map(Ranged::get));
+        set(&mut limits.partial_files, self.partial_files_hours.map(Ranged::get));
     }
 }
 
 impl TimingFile {
     fn put_into(self, config: &mut Config) {
         let set = |to: &mut Duration, from: Option<u64>| {
-            *to = from.map_or(*to, seconds);
+            *to = from.map_or(*to, Duration::from_secs);
         };
-        set(&mut config.timing.ping_following, self.ping_following);
-        set(&mut config.timing.ping_idle, self.ping_idle);
-        set(&mut config.timing.ping_answer, self.ping_answer);
-        set(&mut config.timing.rekey_overdue, self.rekey_overdue);
-        set(&mut config.timing.max_age, self.max_age);
-        set(&mut config.drain, self.drain);
-        set(&mut config.come_back, self.come_back);
+        set(&mut config.timing.ping_following, self.ping_following.map(Ranged::get));
+        set(&mut config.timing.ping_idle, self.ping_idle.map(Ranged::get));
+        set(&mut config.timing.ping_answer, self.ping_answer.map(Ranged::get));
+        set(&mut config.timing.rekey_overdue, self.rekey_overdue.map(Ranged::get));
+        set(&mut config.timing.max_age, self.max_age.map(Ranged::get));
+        set(&mut config.drain, self.drain.map(Ranged::get));
+        set(&mut config.come_back, self.come_back.map(Ranged::get));
     }
 }
 
-/// So many seconds, or as many as there can be.
-fn seconds(n: u64) -> Duration {
-    Duration::from_secs(n.min(LONGEST))
+/// An address of this machine: an IP address, one with a scope (`fe80::1%eth0`), or a name, of
+/// which the first address is taken.
+fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    let failed = |why: &dyn std::fmt::Display| {
+        Failure::usage(format!("--host {host:?} is no address and no name that is known: {why}"))
+            .hint("an IP address such as 127.0.0.1, 0.0.0.0 or ::, fe80::1%eth0, or a name")
+    };
+    let mut found = (bare, port).to_socket_addrs().map_err(|error| failed(&error))?;
+    found.next().ok_or_else(|| failed(&"it has no address"))
 }
 
 fn read(path: &Path) -> Result<File, Failure> {
@@ -222,30 +282,111 @@ fn default_data() -> Result<PathBuf, Failure> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::time::{Instant, SystemTime};
-
     use super::*;
 
+    /// Each number and its range, in the order of the file.
+    const LIMITS: [(&str, u64, u64); 13] = [
+        ("unauthenticated", 1, CONNECTIONS),
+        ("unauthenticated-per-address", 1, CONNECTIONS),
+        ("handshakes", 1, 1024),
+        ("logins-per-minute", 1, 1_000_000),
+        ("sessions-per-user", 1, CONNECTIONS),
+        ("classic-connections", 1, CONNECTIONS),
+        ("classic-connections-per-address", 1, CONNECTIONS),
+        ("invite-hours", 1, INVITE_HOURS),
+        ("largest-file-mib", 1, FILE_MIB),
+        ("files-per-user-mib", 0, DISK_MIB),
+        ("files-number-per-user", 0, 1_000_000_000),
+        ("disk-reserve-mib", 0, DISK_MIB),
+        ("partial-files-hours", 1, 8760),
+    ];
+    const TIMING: [(&str, u64, u64); 7] = [
+        ("ping-following", 1, HOUR),
+        ("ping-idle", 1, 24 * HOUR),
+        ("ping-answer", 1, HOUR),
+        ("rekey-overdue", 30, YEAR),
+        ("max-age", 60, YEAR),
+        ("drain", 0, HOUR),
+        ("come-back", 0, HOUR),
+    ];
+
     #[test]
-    fn no_number_of_a_file_is_more_than_a_clock_can_count() {
-        let most = i64::MAX;
-        let file: File = toml::from_str(&format!(
-            "[limits]\ninvite-hours = {most}\npartial-files-hours = {most}\n\
-             [timing]\nping-following = {most}\nping-idle = {most}\nping-answer = {most}\n\
-             rekey-overdue = {most}\nmax-age = {most}\ndrain = {most}\ncome-back = {most}\n"
-        ))
-        .unwrap();
+    fn every_number_has_a_range_that_is_checked_with_its_line() {
+        // The names that the reader itself knows: none is left out here.
+        for (table, names) in [("limits", &LIMITS[..]), ("timing", &TIMING[..])] {
+            let unknown = toml::from_str::<File>(&format!("[{table}]\nno-such = 1\n")).unwrap_err();
+            let known: Vec<_> = unknown.message().split('`').skip(3).step_by(2).collect();
+            assert_eq!(known, names.iter().map(|(name, ..)| *name).collect::<Vec<_>>());
+            for (name, least, most) in names.iter().copied() {
+                let read = |number: String| {
+                    toml::from_str::<File>(&format!("\n[{table}]\n{name} = {number}\n"))
+                };
+                for good in [least, most] {
+                    assert!(read(good.to_string()).is_ok(), "{name} = {good}");
+                }
+                let below = i128::from(least) - 1;
+                let wrong = [below, i128::from(most) + 1, i128::from(i64::MAX), -7];
+                for bad in wrong.map(|bad| bad.to_string()) {
+                    let error = read(bad.clone()).unwrap_err();
+                    let range = format!("{least} to {most}");
+                    assert!(error.message().contains(&range), "{name} = {bad}: {error}");
+                    assert!(error.span().is_some_and(|span| span.start > 8), "{name} = {bad}");
+                }
+                for bad in ["1.5", "true", "\"1\"", "9223372036854775808"] {
+                    assert!(read(bad.to_owned()).is_err(), "{name} = {bad}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_number_reaches_the_setting_of_its_name() {
+        // Another value each, in its range.
+        let table = |names: &[(&str, u64, u64)]| -> String {
+            names.iter().zip(61..).map(|((name, ..), n)| format!("{name} = {n}\n")).collect()
+        };
+        let text = format!("[limits]\n{}[timing]\n{}", table(&LIMITS), table(&TIMING));
+        let file: File = toml::from_str(&text).unwrap();
         let mut config = Config::new(PathBuf::new(), SocketAddr::from(([127, 0, 0, 1], 0)));
         file.limits.put_into(&mut config.limits, &mut config.classic);
         file.timing.put_into(&mut config);
-        let timing = &config.timing;
-        let times = [timing.ping_following, timing.ping_idle, timing.ping_answer];
-        let times = times.into_iter().chain([timing.rekey_overdue, timing.max_age]);
-        for time in times.chain([config.drain, config.come_back]) {
-            assert!(Instant::now().checked_add(time).is_some(), "{time:?}");
+        let (limits, classic, timing) = (&config.limits, &config.classic, &config.timing);
+        let hours = |time: Duration| time.as_secs() / HOUR;
+        let mib = |bytes: u64| bytes >> 20;
+        let read = [
+            limits.unauthenticated as u64,
+            limits.unauthenticated_per_address as u64,
+            limits.handshakes as u64,
+            u64::from(limits.logins_per_minute),
+            limits.sessions_per_user as u64,
+            classic.connections as u64,
+            classic.connections_per_address as u64,
+            hours(limits.invite),
+            mib(limits.file),
+            mib(limits.files_per_user),
+            limits.files_number_per_user,
+            mib(limits.disk_reserve.unwrap()),
+            hours(limits.partial_files),
+        ];
+        assert_eq!(read.to_vec(), (61..74).collect::<Vec<u64>>());
+        let times = [timing.ping_following, timing.ping_idle, timing.ping_answer]
+            .into_iter()
+            .chain([timing.rekey_overdue, timing.max_age, config.drain, config.come_back]);
+        let read: Vec<_> = times.map(|time| time.as_secs()).collect();
+        assert_eq!(read, (61..68).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn host_is_an_address_a_scope_or_a_name() {
+        for (host, is) in [
+            ("127.0.0.1", "127.0.0.1:5"),
+            ("::1", "[::1]:5"),
+            ("[::1]", "[::1]:5"),
+            ("fe80::1%1", "[fe80::1%1]:5"),
+        ] {
+            assert_eq!(resolve(host, 5).unwrap().to_string(), is);
         }
-        for time in [config.limits.invite, config.limits.partial_files] {
-            assert!(SystemTime::now().checked_add(time).is_some(), "{time:?}");
-        }
+        assert!(resolve("localhost", 5).unwrap().ip().is_loopback());
+        assert!(resolve("no such host", 5).unwrap_err().message.contains("--host"));
     }
 }

@@ -409,6 +409,56 @@ fn serve_says_its_words_without_keys_and_errors_once() {
 }
 
 #[test]
+fn public_host_without_a_port_gets_the_real_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for (n, (public, port)) in
+        [("chat.example", None), ("chat.example:77", Some(77))].iter().enumerate()
+    {
+        let data = dir.path().join(n.to_string());
+        let running = serve(&data, &["--public-host", public]);
+        running.wait_lines(1);
+        let out = running.out();
+        let listens: std::net::SocketAddr =
+            out.lines().next().unwrap().strip_prefix("listening on ").unwrap().parse().unwrap();
+        let link = fs::read_to_string(data.join("owner-invite")).unwrap();
+        let expected = format!("twinlock://chat.example:{}/", port.unwrap_or(listens.port()));
+        assert!(link.starts_with(&expected), "{link} {listens}");
+        running.signal(Signal::TERM);
+        running.ended(LONG).exits(0);
+    }
+}
+
+#[test]
+fn ipv6_address_that_is_shown_is_one_that_login_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let running = serve(&data, &["--host", "::1"]);
+    if !running.wait_lines_for(1, LONG) {
+        // A machine without IPv6 says so.
+        let ran = running.ended(LONG).exits(2);
+        assert!(ran.err.contains("::1"), "{ran:?}");
+        return;
+    }
+    let out = running.out();
+    let shown = out.trim().strip_prefix("listening on ").unwrap().to_owned();
+    let ada = Person { home: dir.path().join("home"), address: None };
+    let link = fs::read_to_string(data.join("owner-invite")).unwrap();
+    let password = dir.path().join("password");
+    fs::write(&password, "a long password\n").unwrap();
+    let password = ["--password-file", password.to_str().unwrap()];
+    ada.run(&[&["join", "--user", "ada", link.trim()], &password[..]].concat()).exits(0);
+    let bob = Person { home: dir.path().join("other"), address: None };
+    for address in [shown.clone(), shown.replace("[::1]", "[::1%1]")] {
+        let profile = if address == shown { "one" } else { "two" };
+        let at = format!("ada@{address}");
+        let args = [&["--profile", profile, "login", &at], &password[..]].concat();
+        bob.run(&args).exits(0);
+    }
+    running.signal(Signal::TERM);
+    running.ended(LONG).exits(0);
+}
+
+#[test]
 fn data_path_that_looks_like_a_uri_is_a_path() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["file:x", "file:y?mode=memory", "file:///z", "a%20b#c"] {

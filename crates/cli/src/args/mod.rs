@@ -17,7 +17,7 @@ pub(crate) use bench::{Bench, Mode};
 pub(crate) use classic::{Add as ClassicAdd, Classic, Format};
 pub(crate) use files::{Get, Moving, Put};
 pub(crate) use serve::{Binding, KeyType, LogLevel, Serve};
-pub(crate) use values::{LONGEST, Since, Target};
+pub(crate) use values::{Since, Target};
 use values::{account, address, duration, label, name};
 
 /// The port that servers listen on where none is named.

@@ -10,9 +10,9 @@ pub(crate) struct Serve {
     /// Where identity and record live [default: $XDG_DATA_HOME/twinlock-server]
     #[arg(long, value_name = "DIR", env = "TWINLOCK_DATA", hide_env_values = true)]
     pub(crate) data: Option<PathBuf>,
-    /// The address to listen on [default: 127.0.0.1]
+    /// The address to listen on, or a name of this machine [default: 127.0.0.1]
     #[arg(long, env = "TWINLOCK_HOST", hide_env_values = true)]
-    pub(crate) host: Option<IpAddr>,
+    pub(crate) host: Option<String>,
     /// The port; 0 takes a free one [default: 8443]
     #[arg(long, env = "TWINLOCK_PORT", hide_env_values = true)]
     pub(crate) port: Option<u16>,

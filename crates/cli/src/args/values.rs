@@ -71,7 +71,7 @@ const DAY: u64 = 24 * 3600;
 
 /// Seconds that anything lasts at most, a hundred years: a longer time cannot be added to every
 /// clock's now.
-pub(crate) const LONGEST: u64 = 100 * 365 * DAY;
+const LONGEST: u64 = 100 * 365 * DAY;
 
 /// A name, folded: people write their names with capitals.
 pub(super) fn name(text: &str) -> Result<Name, String> {
