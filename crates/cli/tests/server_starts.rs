@@ -446,7 +446,11 @@ fn ipv6_address_that_is_shown_is_one_that_login_takes() {
     let password = dir.path().join("password");
     fs::write(&password, "a long password\n").unwrap();
     let password = ["--password-file", password.to_str().unwrap()];
-    ada.run(&[&["join", "--user", "ada", link.trim()], &password[..]].concat()).exits(0);
+    let joined =
+        ada.run(&[&["join", "--user", "ada", link.trim()], &password[..]].concat()).exits(0);
+    assert!(joined.err.contains(&format!("You are ada on {shown}.")), "{joined:?}");
+    let status = ada.run(&["status"]).exits(0);
+    assert!(status.out.contains(&shown), "{status:?}");
     let bob = Person { home: dir.path().join("other"), address: None };
     for address in [shown.clone(), shown.replace("[::1]", "[::1%1]")] {
         let profile = if address == shown { "one" } else { "two" };

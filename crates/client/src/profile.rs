@@ -242,6 +242,13 @@ impl Profile {
         self.form.port
     }
 
+    /// Host and port as `login` and invites take them: an IPv6 address in brackets.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let (host, port) = (self.host(), self.port());
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
     /// Who the server must be.
     #[must_use]
     pub fn server_key(&self) -> &ServerKey {

@@ -117,10 +117,9 @@ pub(crate) async fn login(login: Login, context: &Context) -> Result<(), Failure
 
 fn said(profile: &Profile, context: &Context) {
     context.out.say(&format!(
-        "You are {} on {}:{}. Server words: {}",
+        "You are {} on {}. Server words: {}",
         profile.user(),
-        profile.host(),
-        profile.port(),
+        profile.address(),
         server_words(profile.server_key()),
     ));
     let named = match profile.name().as_str() {

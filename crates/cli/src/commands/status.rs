@@ -72,7 +72,7 @@ pub(crate) async fn run(args: Json, context: &Context) -> Result<(), Failure> {
     let Facts { up, session, id, server_key, age } = facts;
     let server = match &context.global.address {
         Some(address) => address.to_string(),
-        None => format!("{}:{}", profile.host(), profile.port()),
+        None => profile.address(),
     };
     let status = StatusJson {
         user: profile.user().to_string(),
