@@ -251,7 +251,7 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
         return Ok(SocketAddr::new(ip, port));
     }
     let failed = |why: &dyn std::fmt::Display| {
-        Failure::usage(format!("--host {host:?} is no address and no name that is known: {why}"))
+        Failure::usage(format!("--host {host:?} is neither an address nor a known name: {why}"))
             .hint("an IP address such as 127.0.0.1, 0.0.0.0 or ::, fe80::1%eth0, or a name")
     };
     let mut found = (bare, port).to_socket_addrs().map_err(|error| failed(&error))?;

@@ -1,4 +1,4 @@
-//! The log's file: rotated by size, opened again when somebody has moved it.
+//! The log's file: rotated by size, reopened after it was moved.
 //!
 //! Several processes may write to one (the commands of one profile), so a file that another has
 //! rotated is one that was moved. A log that cannot be written stops nothing; the next second tries
@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 /// Bytes of one file.
 const FILE_BYTES: u64 = 10 * 1024 * 1024;
-/// Older files kept beside it.
+/// Rotated files that are kept.
 const FILES: usize = 5;
 /// How often it is looked whether the file is still the one of this name.
 const LOOK: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ impl Open {
         Ok(Self { file, id: (meta.dev(), meta.ino()) })
     }
 
-    /// Whether it has no room for so many bytes. Others may have written to it.
+    /// Whether `length` more bytes exceed `most`. Other processes may have written to it.
     fn is_full(&self, length: u64, most: u64) -> bool {
         self.file.metadata().is_ok_and(|meta| meta.len() > 0 && meta.len() + length > most)
     }
@@ -111,7 +111,7 @@ impl LogFile {
         for n in (1..FILES).rev() {
             fs::rename(numbered(n), numbered(n + 1)).ok();
         }
-        // What cannot be renamed goes on as it is.
+        // If the rename fails, keep writing to the same file.
         if fs::rename(&self.path, numbered(1)).is_ok() {
             self.open = Open::new(&self.path).ok();
         }
@@ -186,7 +186,7 @@ mod tests {
         log.write_all(b"two\n").unwrap();
         assert_eq!(fs::read_to_string(&moved).unwrap(), "one\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
-        // By itself, a while later.
+        // Without a signal, after LOOK.
         fs::remove_file(&path).unwrap();
         log.looked = Instant::now().checked_sub(LOOK).unwrap();
         log.write_all(b"three\n").unwrap();

@@ -33,7 +33,7 @@ impl From<LogLevel> for LevelFilter {
 pub(crate) struct Logs<'a> {
     /// The file; its directory exists.
     pub(crate) file: &'a Path,
-    /// Also on standard error, from this level on, and without what is [`FILE_ONLY`].
+    /// Also on standard error, from this level on, without events of target [`FILE_ONLY`].
     pub(crate) console: Option<LevelFilter>,
     pub(crate) level: LevelFilter,
     pub(crate) json: bool,

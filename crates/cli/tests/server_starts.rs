@@ -102,7 +102,7 @@ fn start_refuses_a_lost_record_and_touches_nothing() {
         refuses(&host.data(), &words);
         fs::write(&record, "").unwrap();
         refuses(&host.data(), &words);
-        // Whatever else is lost beside it.
+        // The same if another part is lost as well.
         for also in ["heads", "files", "identity"] {
             move_away(&host, also);
             refuses(&host.data(), &["record.db is missing or empty"]);
@@ -147,7 +147,7 @@ fn start_refuses_each_lost_part_of_the_identity() {
     let key = move_away(&host, "identity/tls-key.pem");
     refuses(&host.data(), &["tls-key.pem is missing", "tls-pin", "heads"]);
     fs::rename(key, host.data().join("identity/tls-key.pem")).unwrap();
-    // The certificate alone is made anew.
+    // A certificate alone is created again from the key.
     host.restart();
     ada.run(&["send", "lobby", "three"]).exits(0);
     drop((cert, host.terminate().exits(0)));
@@ -177,7 +177,7 @@ fn start_refuses_files_that_are_not_mounted() {
     refuses(&host.data(), &["/files is missing or empty", "Mount it"]);
     fs::create_dir(host.data().join("files")).unwrap();
     refuses(&host.data(), &["/files is missing or empty"]);
-    // On purpose it goes on, and says how many are missing.
+    // The documented remedy lets it start, and the log counts the missing content.
     fs::create_dir(host.data().join("files/partial")).unwrap();
     host.restart();
     host.running().wait_err("content that entries refer to is missing");
@@ -203,14 +203,14 @@ fn start_tells_an_older_record_and_keeps_the_files() {
     fs::copy(&kept, host.data().join("record.db")).unwrap();
     let files = tree(&host.data().join("files"));
     assert_eq!(files.len(), 2);
-    // Told at every start until it is put right, and nothing is swept.
+    // Each start warns until the newer record is back, and sweeps nothing.
     for _ in 0..2 {
         host.restart();
         host.running().wait_err("THE RECORD IS OLDER THAN IT WAS");
-        let told = host.running().err();
+        let err = host.running().err();
         assert!(
-            told.contains("entries=2") && told.contains("n=5") && told.contains("head=3"),
-            "{told}"
+            err.contains("entries=2") && err.contains("n=5") && err.contains("head=3"),
+            "{err}"
         );
         host.terminate().exits(0);
         assert_eq!(tree(&host.data().join("files")), files);
@@ -243,7 +243,7 @@ fn start_makes_a_new_record_where_it_is_asked_for() {
 
 #[test]
 fn start_goes_on_after_any_crash_of_the_first() {
-    // What is there at each step, in its order.
+    // The files that exist at each step, in order.
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let running = serve(&data, &[]);
@@ -347,7 +347,7 @@ fn server_follows_no_link_in_its_directory() {
             fs::rename(kept, host.data().join(file)).unwrap();
         }
     }
-    // What is written whole takes the link's place.
+    // A file written by rename replaces the link.
     fs::write(&elsewhere, "kept").unwrap();
     fs::write(host.data().join("heads.tmp"), "").unwrap();
     fs::remove_file(host.data().join("heads.tmp")).unwrap();
@@ -502,7 +502,7 @@ fn log_that_was_moved_is_opened_again() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(!fs::read_to_string(&moved).unwrap().contains("certificate reloaded"));
-    // By itself too, with what is logged next.
+    // Without a signal, the next log line reopens it.
     fs::rename(&log, &moved).unwrap();
     let ada = host.owner();
     while !fs::read_to_string(&log).is_ok_and(|text| text.contains("logged in")) {
@@ -515,14 +515,14 @@ fn log_that_was_moved_is_opened_again() {
 fn clock_behind_the_newest_entry_is_told_at_the_start() {
     let (mut host, _ada) = full(false);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
-    for (ahead, told) in [(3_600_000, true), (30_000, false)] {
+    for (ahead, warned) in [(3_600_000, true), (30_000, false)] {
         let record = Connection::open(host.data().join("record.db")).unwrap();
         let time = i64::try_from(now + ahead).unwrap();
         record.execute("UPDATE entries SET time_ms = ?1 WHERE n = 3", [time]).unwrap();
         drop(record);
         host.restart();
         let said = host.running().err();
-        assert_eq!(said.contains("the clock is behind the newest entry"), told, "{said}");
+        assert_eq!(said.contains("the clock is behind the newest entry"), warned, "{said}");
         host.terminate().exits(0);
     }
 }
@@ -567,7 +567,7 @@ fn path_arguments_of_the_wrong_kind_are_errors_and_no_panics() {
             let args: Vec<_> = args.iter().map(String::as_str).collect();
             let person = if case[0] == "join" || case[0] == "login" { &stranger } else { &ada };
             let running = person.start(&args);
-            // What is right for the case runs on.
+            // A valid path for this case starts a server.
             if running
                 .wait_lines_for(1, Duration::from_millis(if case[0] == "serve" { 400 } else { 0 }))
             {

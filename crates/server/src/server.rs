@@ -318,7 +318,7 @@ impl Server {
             reads: Fair::new(READS),
             searches: Fair::new(1),
             accounts: Accounts::new(limits),
-            text_room: TextRoom::new(data, limits.text_reserve),
+            text_room: TextRoom::new(data.clone(), limits.text_reserve),
             barred: Barred::default(),
             hub: Arc::new(Hub::default()),
             stop: watch::Sender::new(false),

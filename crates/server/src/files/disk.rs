@@ -158,7 +158,7 @@ impl Disk {
     }
 }
 
-/// What a disk has room for beyond what is kept free.
+/// Free bytes and inodes of a disk beyond the reserve.
 pub(super) fn room_of(disk: &StatVfs, reserve: Option<u64>) -> Room {
     let all = disk.f_blocks.saturating_mul(disk.f_frsize);
     let reserve = reserve.unwrap_or_else(|| RESERVE.min(all / RESERVE_PART));

@@ -1,4 +1,4 @@
-//! Tells when the system's clock is wrong.
+//! Warns when the system's clock is wrong.
 //!
 //! The time of an entry is never before that of the entry before it. An entry that was recorded
 //! under a clock far ahead therefore holds the time of its conversation until the clock gets there.
@@ -10,13 +10,13 @@ use twinlock_store::{Store, StoreError};
 
 /// How often the clock is looked at.
 const LOOK: Duration = Duration::from_secs(10);
-/// A difference that is told, ms.
+/// The smallest difference that is logged, ms.
 const LARGE: i128 = 60_000;
 /// Entries that are looked at.
 const ENTRIES: usize = 256;
 
-/// Both clocks at one moment, in ms: the system's, and one that cannot be set and goes on while
-/// the machine sleeps.
+/// Two clocks at one moment, in ms: wall time, and CLOCK_BOOTTIME, which cannot be set and counts
+/// suspend.
 #[derive(Debug, Clone, Copy)]
 struct Moment {
     system: i128,

@@ -1,13 +1,13 @@
-//! Where the record ended when the server last looked: `DIR/heads`, beside the record.
+//! The last known heads of the record, kept in `DIR/heads`.
 //!
-//! A record that was put back from an earlier time is whole, and only what is kept elsewhere shows
-//! that its newest entries are missing. The file has the newest entry of each conversation among
+//! A record restored from an earlier time is consistent in itself. Only data kept elsewhere shows that
+//! its newest entries are missing. The file has the newest entry of each conversation among
 //! the last [`ENTRIES`] of the record, which is enough: an older copy of a record lacks its end. It
 //! is written at the start, each minute while entries come, and at the orderly end. A restore of
 //! the whole directory takes this file back as well and is not noticed here, only by the clients.
 //!
-//! What is missing goes to `DIR/heads.missing` and stays until the record has it again. Files of a
-//! newer record are kept for as long.
+//! Missing heads are kept in `DIR/heads.missing` until the record has them again. No file is swept
+//! until then, because the newer record may refer to it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -50,7 +50,7 @@ impl Heads {
         if heads.is_none() {
             tracing::warn!(
                 path = %path.display(),
-                "this file is damaged: it cannot be told whether the record is an older one"
+                "this file is damaged: an older record cannot be recognised"
             );
         }
         Ok(heads.unwrap_or_default())
@@ -120,8 +120,8 @@ impl Heads {
     }
 }
 
-/// Compares the record with what was known of it, and notes what is missing. `true`: nothing is,
-/// and something was known, so content that no entry refers to is rubbish.
+/// Compares the record with the known heads, and keeps the missing ones. `true`: heads were known and
+/// none is missing, so unreferenced content can be removed.
 pub(super) async fn compare(
     data: &Path,
     known: &Heads,

@@ -3,7 +3,7 @@
 //! A first start makes everything; a later one makes none of it, because an empty record in the
 //! place of a lost one would end every credential, and the sweep would remove every file. The first
 //! start writes `first-start` before anything else and removes it once the record is there, so a
-//! start that was killed between the two is told from a loss.
+//! first start that was killed differs from a loss.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -24,13 +24,13 @@ const IDENTITY: [&str; 3] =
 /// A start by what it finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
-    /// There is no record yet, or the start that made it did not come to its end.
+    /// The record does not exist yet, or the first start was killed.
     First,
     /// There is a record.
     Later,
 }
 
-/// Looks what is there, and notes the beginning of a first start. Changes nothing else.
+/// Checks the parts of the directory, and marks the beginning of a first start. Changes nothing else.
 pub(super) fn look(data: &Path, config: &Config, heads: &Heads) -> Result<Start, StartError> {
     let marked = private::is_there(&data.join(MARK))?;
     if has_record(data)? {
@@ -119,7 +119,7 @@ fn is_empty(dir: &Path) -> Result<bool, Failed> {
     Ok(listed(dir)?.is_empty())
 }
 
-/// What is in a directory; nothing where there is none.
+/// The paths in a directory; none where it does not exist.
 fn listed(dir: &Path) -> Result<Vec<PathBuf>, Failed> {
     let list = match fs::read_dir(dir) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
