@@ -285,12 +285,13 @@ mod tests {
     use super::*;
 
     /// Each number and its range, in the order of the file.
-    const LIMITS: [(&str, u64, u64); 13] = [
+    const LIMITS: [(&str, u64, u64); 26] = [
         ("unauthenticated", 1, CONNECTIONS),
         ("unauthenticated-per-address", 1, CONNECTIONS),
         ("handshakes", 1, 1024),
         ("logins-per-minute", 1, 1_000_000),
-        ("sessions-per-user", 1, CONNECTIONS),
+        ("sessions-per-device", 1, CONNECTIONS),
+        ("password-sessions-per-user", 1, CONNECTIONS),
         ("classic-connections", 1, CONNECTIONS),
         ("classic-connections-per-address", 1, CONNECTIONS),
         ("invite-hours", 1, INVITE_HOURS),
@@ -299,6 +300,18 @@ mod tests {
         ("files-number-per-user", 0, 1_000_000_000),
         ("disk-reserve-mib", 0, DISK_MIB),
         ("partial-files-hours", 1, 8760),
+        ("rooms-per-user", 0, EACH),
+        ("memberships-per-user", 1, EACH),
+        ("follows-per-session", 1, EACH),
+        ("invites-per-user", 1, EACH),
+        ("devices-per-user", 1, EACH),
+        ("classic-keys-per-user", 0, EACH),
+        ("changes-per-minute", 0, 1_000_000),
+        ("text-rate-kib", 0, DISK_MIB),
+        ("text-per-day-mib", 0, DISK_MIB),
+        ("text-burst-kib", 64, DISK_MIB),
+        ("text-reserve-mib", 0, DISK_MIB),
+        ("search-seconds", 1, HOUR),
     ];
     const TIMING: [(&str, u64, u64); 7] = [
         ("ping-following", 1, HOUR),
@@ -358,7 +371,8 @@ mod tests {
             limits.unauthenticated_per_address as u64,
             limits.handshakes as u64,
             u64::from(limits.logins_per_minute),
-            limits.sessions_per_user as u64,
+            limits.sessions_per_device as u64,
+            limits.password_sessions_per_user as u64,
             classic.connections as u64,
             classic.connections_per_address as u64,
             hours(limits.invite),
@@ -367,8 +381,20 @@ mod tests {
             limits.files_number_per_user,
             mib(limits.disk_reserve.unwrap()),
             hours(limits.partial_files),
+            limits.bounds.rooms as u64,
+            limits.bounds.memberships as u64,
+            limits.follows_per_session as u64,
+            limits.bounds.invites as u64,
+            limits.bounds.devices as u64,
+            limits.bounds.classic_keys as u64,
+            u64::from(limits.changes_per_minute),
+            limits.text_rate >> 10,
+            mib(limits.text_per_day),
+            limits.text_burst >> 10,
+            mib(limits.text_reserve.unwrap()),
+            limits.search.as_secs(),
         ];
-        assert_eq!(read.to_vec(), (61..74).collect::<Vec<u64>>());
+        assert_eq!(read.to_vec(), (61..).take(LIMITS.len()).collect::<Vec<u64>>());
         let times = [timing.ping_following, timing.ping_idle, timing.ping_answer]
             .into_iter()
             .chain([timing.rekey_overdue, timing.max_age, config.drain, config.come_back]);
