@@ -2,12 +2,13 @@
 
 use twinlock_core::text::{Untrusted, harmless_json};
 
-/// What acts on a terminal or hides: C0 and C1, bidi controls, zero-width characters.
+/// Characters that act on a terminal or hide in any context: C0 and C1, bidi controls, most zero-width
+/// characters. Joiners, selectors and tags may be part of a word or of an emoji.
 pub(crate) fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{61c}' | '\u{ad}' | '\u{e0000}'..='\u{e007f}')
+            '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{61c}' | '\u{ad}' | '\u{e0000}'..='\u{e002f}')
 }
 
 /// Whatever the text, nothing that is shown acts; showing again changes nothing; an escaped text

@@ -7,6 +7,14 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use icu_properties::props::{
+    BidiControl, CanonicalCombiningClass, DefaultIgnorableCodePoint, EmojiModifier,
+    ExtendedPictographic, Ideographic, JoiningType, NoncharacterCodePoint, Script,
+};
+use icu_properties::{
+    CodePointMapData, CodePointMapDataBorrowed, CodePointSetData, CodePointSetDataBorrowed,
+};
+
 /// Text as somebody sent it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Untrusted(String);
@@ -25,16 +33,15 @@ impl Untrusted {
     }
 
     /// Text for a terminal: without control characters other than newline and tab, without ESC,
-    /// bidi controls and zero-width characters.
+    /// bidi controls and invisible characters, but for those that the script or the emoji around
+    /// them needs ([`belongs`]).
     #[must_use]
     pub fn render(&self) -> String {
-        self.0
-            .chars()
-            .filter_map(|c| match c {
+        judged(&self.0)
+            .filter_map(|(c, harmful)| match c {
                 '\n' | '\t' => Some(c),
                 '\u{2028}' | '\u{2029}' => Some('\n'),
-                c if is_harmful(c) => None,
-                c => Some(c),
+                c => (!harmful).then_some(c),
             })
             .collect()
     }
@@ -69,13 +76,13 @@ impl fmt::Debug for Untrusted {
 /// See [`Untrusted::escape`].
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    for (c, harmful) in judged(text) {
         match c {
             '\\' | '"' => out.extend(['\\', c]),
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
             '\u{2028}' | '\u{2029}' => out.extend(c.escape_unicode()),
-            c if is_harmful(c) => out.extend(c.escape_unicode()),
+            c if harmful => out.extend(c.escape_unicode()),
             c => out.push(c),
         }
     }
@@ -86,13 +93,15 @@ fn escape(text: &str) -> String {
 /// U+0000..U+001F only. The document's meaning stays the same.
 #[must_use]
 pub fn harmless_json(json: &str) -> Cow<'_, str> {
-    let escaped = |c: char| c > '\u{7e}' && (is_harmful(c) || matches!(c, '\u{2028}' | '\u{2029}'));
-    if !json.contains(escaped) {
+    let escaped = |(c, harmful): (char, bool)| {
+        c > '\u{7e}' && (harmful || matches!(c, '\u{2028}' | '\u{2029}'))
+    };
+    if !judged(json).any(escaped) {
         return Cow::Borrowed(json);
     }
     let mut out = String::with_capacity(json.len() + 16);
-    for c in json.chars() {
-        if escaped(c) {
+    for (c, harmful) in judged(json) {
+        if escaped((c, harmful)) {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 out.push_str(&format!("\\u{unit:04x}"));
             }
@@ -103,19 +112,153 @@ pub fn harmless_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Characters that act on a terminal or deceive the reader: C0, DEL, C1, bidi controls,
-/// zero-width and invisible format characters, tags, blank fillers, noncharacters. Newline and tab
-/// are among them; callers that allow those say so before they ask.
-fn is_harmful(c: char) -> bool {
-    matches!(c,
-        '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}'
-        | '\u{ad}' | '\u{34f}' | '\u{61c}'
-        | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
-        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-        | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
-        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
-        | '\u{e0000}'..='\u{e0fff}')
-        || u32::from(c) & 0xfffe == 0xfffe
+/// Each character, and whether it is harmful where it stands. Newline and tab are among those;
+/// callers that allow them look at the character first. Dropped characters
+/// are not context for later ones, so that the result is idempotent.
+fn judged(text: &str) -> impl Iterator<Item = (char, bool)> {
+    let mut kept = String::new();
+    text.char_indices().map(move |(at, c)| {
+        let harmful = is_special(c) && !belongs(text, at, &kept, c);
+        match c {
+            '\n' | '\t' | '\u{2028}' | '\u{2029}' => kept.push('\n'),
+            c if !harmful => kept.push(c),
+            _ => {}
+        }
+        (c, harmful)
+    })
+}
+
+const IGNORABLE: CodePointSetDataBorrowed<'static> =
+    CodePointSetData::new::<DefaultIgnorableCodePoint>();
+const BIDI: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<BidiControl>();
+const NO_CHARACTER: CodePointSetDataBorrowed<'static> =
+    CodePointSetData::new::<NoncharacterCodePoint>();
+const PICTOGRAPH: CodePointSetDataBorrowed<'static> =
+    CodePointSetData::new::<ExtendedPictographic>();
+const MODIFIER: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<EmojiModifier>();
+const IDEOGRAPH: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<Ideographic>();
+const JOINING: CodePointMapDataBorrowed<'static, JoiningType> = CodePointMapData::new();
+const COMBINING: CodePointMapDataBorrowed<'static, CanonicalCombiningClass> =
+    CodePointMapData::new();
+const SCRIPT: CodePointMapDataBorrowed<'static, Script> = CodePointMapData::new();
+
+const ZWNJ: char = '\u{200c}';
+const ZWJ: char = '\u{200d}';
+/// Begins the flags of parts of a country.
+const BLACK_FLAG: char = '\u{1f3f4}';
+/// Ends a tag sequence.
+const CANCEL_TAG: char = '\u{e007f}';
+/// Tags in the flag of a part of a country: two letters and up to four letters or digits.
+const FLAG_TAGS: std::ops::RangeInclusive<usize> = 3..=6;
+
+/// Characters that act on a terminal, or that are invisible and could deceive the reader: controls,
+/// bidi controls, default ignorable characters, annotations, noncharacters. Newline and tab are
+/// among them; callers that allow those say so before they ask.
+fn is_special(c: char) -> bool {
+    // Most text ends here.
+    if matches!(c, '\u{20}'..='\u{7e}') {
+        return false;
+    }
+    c.is_control()
+        || matches!(c, '\u{fff9}'..='\u{fffb}')
+        || IGNORABLE.contains(c)
+        || BIDI.contains(c)
+        || NO_CHARACTER.contains(c)
+}
+
+/// Whether the special character `c` at byte `at` of `text` is part of how its script is written or
+/// of an emoji: joiners as in RFC 5892, appendix A (CONTEXTJ), UAX #31 and UTS #51, variation
+/// selectors behind what they select, and the tags of a flag. `before` holds the characters kept so far.
+fn belongs(text: &str, at: usize, before: &str, c: char) -> bool {
+    let after = text.get(at + c.len_utf8()..).unwrap_or_default();
+    let base = before.chars().next_back();
+    match c {
+        ZWNJ => in_conjunct(before, after) || breaks_a_join(before, after),
+        ZWJ => {
+            in_conjunct(before, after)
+                || shapes_a_letter(before, after)
+                || joins_pictographs(before, after)
+        }
+        // Text or emoji style, and variants of symbols: one behind each visible character.
+        '\u{fe00}'..='\u{fe0f}' => base.is_some_and(|c| !is_special(c) && !c.is_whitespace()),
+        '\u{e0100}'..='\u{e01ef}' => base.is_some_and(|c| IDEOGRAPH.contains(c)),
+        '\u{180b}'..='\u{180f}' => {
+            base.is_some_and(|c| !is_special(c) && SCRIPT.get(c) == Script::Mongolian)
+        }
+        '\u{e0020}'..=CANCEL_TAG => in_flag(text.get(..at).unwrap_or_default(), c, after),
+        _ => false,
+    }
+}
+
+fn is_virama(c: char) -> bool {
+    COMBINING.get(c) == CanonicalCombiningClass::Virama
+}
+
+/// Behind a virama, or between a letter and its virama (Bengali and Kannada RA).
+fn in_conjunct(before: &str, after: &str) -> bool {
+    let Some(last) = before.chars().next_back() else { return false };
+    let has_virama =
+        |next: char| is_virama(next) && SCRIPT.get(next) == SCRIPT.get(last) && !is_special(last);
+    is_virama(last) || last.is_alphabetic() && after.chars().next().is_some_and(has_virama)
+}
+
+/// The joining types of the letters around, past transparent marks. `None`: another invisible
+/// character follows, which may stay or not.
+fn joining(before: &str, after: &str) -> Option<(JoiningType, JoiningType)> {
+    let is_opaque = |c: &char| JOINING.get(*c) != JoiningType::Transparent;
+    let left = before.chars().rev().find(is_opaque);
+    let right = after.chars().find(is_opaque);
+    if right.is_some_and(|c| is_special(c) && !matches!(c, '\n' | '\t')) {
+        return None;
+    }
+    let kind = |c: Option<char>| c.map_or(JoiningType::NonJoining, |c| JOINING.get(c));
+    Some((kind(left), kind(right)))
+}
+
+fn joins_next(kind: JoiningType) -> bool {
+    matches!(kind, JoiningType::LeftJoining | JoiningType::DualJoining)
+}
+
+fn joins_previous(kind: JoiningType) -> bool {
+    matches!(kind, JoiningType::RightJoining | JoiningType::DualJoining)
+}
+
+/// Two letters that would join stand around.
+fn breaks_a_join(before: &str, after: &str) -> bool {
+    joining(before, after).is_some_and(|(left, right)| joins_next(left) && joins_previous(right))
+}
+
+/// A letter stands on one side that gets its joined shape, and none on the other.
+fn shapes_a_letter(before: &str, after: &str) -> bool {
+    joining(before, after).is_some_and(|(left, right)| joins_next(left) != joins_previous(right))
+}
+
+/// Emoji stand on both sides.
+fn joins_pictographs(before: &str, after: &str) -> bool {
+    let is_base = |c: &char| *c != '\u{fe0f}' && !MODIFIER.contains(*c);
+    // A pictograph has one modifier and one selector at most.
+    let base = before.chars().rev().take(3).find(is_base);
+    let next = after.chars().next();
+    base.is_some_and(|c| PICTOGRAPH.contains(c)) && next.is_some_and(|c| PICTOGRAPH.contains(c))
+}
+
+/// A tag in the flag of a part of a country: black flag, tags of small letters and digits, cancel
+/// tag. Other tags spell invisible text.
+fn in_flag(before: &str, c: char, after: &str) -> bool {
+    let is_tag = |c: &char| matches!(c, '\u{e0030}'..='\u{e0039}' | '\u{e0061}'..='\u{e007a}');
+    let most = *FLAG_TAGS.end() + 1;
+    let tags_before = before.chars().rev().take(most).take_while(is_tag).count();
+    let base = before.chars().rev().nth(tags_before);
+    let tags = if c == CANCEL_TAG {
+        tags_before
+    } else {
+        let tags_after = after.chars().take(most).take_while(is_tag).count();
+        if !is_tag(&c) || after.chars().nth(tags_after) != Some(CANCEL_TAG) {
+            return false;
+        }
+        tags_before + 1 + tags_after
+    };
+    base == Some(BLACK_FLAG) && FLAG_TAGS.contains(&tags)
 }
 
 #[cfg(test)]
@@ -130,12 +273,99 @@ mod tests {
         assert_eq!(Untrusted::new("a\u{2028}b\nc").render_line(), "a b c");
     }
 
+    /// Words with invisible characters that they need, and words of other scripts.
+    const SCRIPTS: [&str; 36] = [
+        "Zo\u{eb}",
+        "e\u{301}",
+        "\u{3b5}\u{3bb}\u{3bb}\u{3b7}\u{3bd}\u{3b9}\u{3ba}\u{3ac}",
+        "\u{440}\u{443}\u{441}\u{441}\u{43a}\u{438}\u{439}",
+        "\u{5e9}\u{5c1}\u{5b8}\u{5dc}\u{5d5}\u{5b9}\u{5dd}",
+        "\u{645}\u{631}\u{62d}\u{628}\u{627}",
+        // Persian: may-khaham, with marks, and the joined heh of an abbreviation.
+        "\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}",
+        "\u{645}\u{6cc}\u{64e}\u{200c}\u{62e}\u{64e}",
+        "\u{6f1}\u{6f4}\u{6f0}\u{6f5}\u{647}\u{200d}",
+        // Syriac.
+        "\u{712}\u{200c}\u{712}",
+        // N'Ko, Devanagari (half form, and apart), Bengali (ya-phalaa, khanda ta), Gurmukhi.
+        "\u{7d2}\u{7de}\u{7cf}",
+        "\u{915}\u{94d}\u{200d}\u{937}",
+        "\u{915}\u{94d}\u{200c}\u{937}",
+        "\u{9b0}\u{200d}\u{9cd}\u{9af}\u{9be}\u{9ae}",
+        "\u{9a4}\u{9cd}\u{200d}",
+        "\u{a2a}\u{a70}\u{a1c}\u{a3e}\u{a2c}\u{a40}",
+        // Gujarati, Oriya, Tamil, Telugu, Kannada (RA apart), Malayalam (chillu), Sinhala.
+        "\u{a95}\u{acd}\u{200d}\u{ab7}",
+        "\u{b15}\u{b4d}\u{200c}\u{b37}",
+        "\u{b95}\u{bcd}\u{200c}\u{bb7}",
+        "\u{c15}\u{c4d}\u{200c}\u{c37}",
+        "\u{cb0}\u{200d}\u{ccd}\u{c95}",
+        "\u{d28}\u{d4d}\u{200d}",
+        "\u{dc1}\u{dca}\u{200d}\u{dbb}\u{dd3}",
+        // Thai, Tibetan, Myanmar, Khmer.
+        "\u{e44}\u{e17}\u{e22}",
+        "\u{f56}\u{f7c}\u{f51}",
+        "\u{1019}\u{103c}\u{1014}\u{103a}\u{1019}\u{102c}",
+        "\u{1781}\u{17d2}\u{1798}\u{17c2}\u{179a}",
+        // Mongolian, with a variant and a vowel that stands apart.
+        "\u{182e}\u{1822}\u{180b}\u{1828}\u{180e}\u{1820}",
+        // Han, with the variant of a name; Hangul; Ethiopic; Georgian; Armenian.
+        "\u{845b}\u{e0100}\u{57ce}",
+        "\u{d55c}\u{ad6d}\u{c5b4}",
+        "\u{12a0}\u{121b}\u{122d}\u{129b}",
+        // Emoji: a family, a heart on fire, a skin tone at work, a flag of a part, a keycap.
+        "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}\u{200d}\u{1f466}",
+        "\u{2764}\u{fe0f}\u{200d}\u{1f525}",
+        "\u{1f469}\u{1f3fd}\u{200d}\u{1f692}",
+        "\u{1f3f4}\u{e0067}\u{e0062}\u{e0065}\u{e006e}\u{e0067}\u{e007f}",
+        "1\u{fe0f}\u{20e3}",
+    ];
+
     #[test]
-    fn ordinary_text_of_any_script_passes_unchanged() {
-        for text in ["Zoë", "שלום", "مرحبا", "你好", "👍🏽", "e\u{301}", "\u{2764}\u{fe0f}"]
-        {
-            assert_eq!(Untrusted::new(text).render(), text);
-            assert_eq!(Untrusted::new(text).escape(), text);
+    fn text_of_any_script_passes_unchanged() {
+        for text in SCRIPTS {
+            assert_eq!(Untrusted::new(text).render(), text, "{}", text.escape_unicode());
+            assert_eq!(Untrusted::new(text).escape(), text, "{}", text.escape_unicode());
+        }
+    }
+
+    #[test]
+    fn invisible_characters_that_nothing_needs_do_not_pass() {
+        for (evil, shown) in [
+            // Joiners in Latin, at an end, two in a row, between letters that join anyway.
+            ("pay\u{200d}pal", "paypal"),
+            ("pay\u{200c}pal", "paypal"),
+            ("\u{200d}\u{1f468}\u{200d}", "\u{1f468}"),
+            ("\u{1f468}\u{200d}\u{200d}\u{1f469}", "\u{1f468}\u{200d}\u{1f469}"),
+            ("\u{1f468}\u{200d}a", "\u{1f468}a"),
+            ("\u{628}\u{200d}\u{628}", "\u{628}\u{628}"),
+            ("\u{200c}\u{645}\u{6cc}\u{200c}", "\u{645}\u{6cc}"),
+            ("\u{915}\u{94d}\u{200d}\u{200d}\u{937}", "\u{915}\u{94d}\u{200d}\u{937}"),
+            // A control between two joiners is dropped, and no context.
+            ("\u{1820}\u{200d}\u{94d}\u{1}\u{200c}", "\u{1820}\u{94d}\u{200c}"),
+            // Selectors that select nothing, or that spell bytes.
+            ("\u{fe0f}a", "a"),
+            ("a \u{fe0f}b", "a b"),
+            ("\u{1f600}\u{fe01}\u{fe02}\u{fe03}", "\u{1f600}\u{fe01}"),
+            ("a\u{e0100}b", "ab"),
+            ("\u{845b}\u{e0100}\u{e0101}", "\u{845b}\u{e0100}"),
+            ("a\u{180b}", "a"),
+            // Tags outside a flag, without an end, of another kind, too many.
+            ("hi\u{e0068}\u{e0069}\u{e007f}", "hi"),
+            ("\u{1f3f4}\u{e0067}\u{e0062}\u{e0065}", "\u{1f3f4}"),
+            ("\u{1f3f4}\u{e0067}\u{e0020}\u{e0065}\u{e007f}", "\u{1f3f4}"),
+            (
+                "\u{1f3f4}\u{e0061}\u{e0061}\u{e0061}\u{e0061}\u{e0061}\u{e0061}\u{e0061}\u{e007f}",
+                "\u{1f3f4}",
+            ),
+            ("\u{1f600}\u{e0067}\u{e0062}\u{e0065}\u{e007f}", "\u{1f600}"),
+            // Fillers, blanks without width, annotations, bidi, noncharacters.
+            ("a\u{3164}\u{115f}\u{ffa0}\u{2060}\u{fff9}\u{061c}\u{fdd0}\u{1ffff}b", "ab"),
+            ("a\u{ad}\u{34f}\u{17b4}\u{1d173}\u{e0001}\u{fff0}b", "ab"),
+        ] {
+            let text = Untrusted::new(evil);
+            assert_eq!(text.render(), shown, "{}", evil.escape_unicode());
+            assert!(text.escape().len() > shown.len(), "{}", text.escape());
         }
     }
 
@@ -151,7 +381,7 @@ mod tests {
         let text = "a\u{9b}b\u{202e}c\u{e0041}d\u{7f}e\n👍";
         let json = serde_json::to_string(text).unwrap();
         let harmless = harmless_json(&json);
-        assert!(!harmless.contains(is_harmful), "{harmless}");
+        assert!(!harmless.contains(is_special), "{harmless}");
         assert_eq!(serde_json::from_str::<String>(&harmless).unwrap(), text);
         assert!(matches!(harmless_json("\"plain\""), Cow::Borrowed(_)));
     }

@@ -234,6 +234,13 @@ proptest! {
                 any::<char>(),
                 (0..0xa0u32).prop_map(|c| char::from_u32(c).unwrap()),
                 (0x2000..0x2070u32).prop_map(|c| char::from_u32(c).unwrap()),
+                // What decides about invisible characters, and those.
+                proptest::sample::select(vec![
+                    '\u{200c}', '\u{200d}', '\u{200b}', '\u{fe0f}', '\u{fe01}', '\u{e0100}', '\u{180b}',
+                    '\u{180e}', '\u{1820}', '\u{628}', '\u{631}', '\u{64e}', '\u{915}', '\u{94d}',
+                    '\u{17b4}', '\u{17d2}', '\u{845b}', '\u{1f468}', '\u{1f3fd}', '\u{1f3f4}',
+                    '\u{e0067}', '\u{e0062}', '\u{e007f}', '\u{3164}', '\u{ad}',
+                ]),
             ],
             0..60,
         ),
@@ -242,8 +249,8 @@ proptest! {
         let untrusted = Untrusted::new(text.as_str());
         let acts = |c: char| {
             c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c)
-                || ('\u{2066}'..='\u{2069}').contains(&c) || ('\u{200b}'..='\u{200f}').contains(&c)
-                || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{61c}')
+                || ('\u{2066}'..='\u{2069}').contains(&c) || ('\u{200e}'..='\u{200f}').contains(&c)
+                || matches!(c, '\u{200b}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{61c}')
         };
         let rendered = untrusted.render();
         prop_assert!(!rendered.chars().any(|c| acts(c) && c != '\n' && c != '\t'));

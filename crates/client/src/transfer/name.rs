@@ -24,7 +24,8 @@ pub fn harmless(name: &str) -> String {
     let body = ended.trim_start_matches(|c: char| c == '-' || is_dropped(c));
     let hides = body.len() < ended.len();
     // Cut before it is judged: what is left may be the name of a device.
-    let mut safe = cut(body, if hides { MAX - 1 } else { MAX });
+    // And rendered again: a joiner stays only with both of its sides.
+    let mut safe = Untrusted::new(cut(body, if hides { MAX - 1 } else { MAX })).render_line();
     if hides || is_device(&safe) {
         safe = format!("_{}", cut(&safe, MAX - 1));
     }
@@ -74,7 +75,7 @@ pub fn marked(name: &str, mark: &str) -> String {
     let ending = if ending.len() <= MAX_ENDING { ending } else { "" };
     let room = MAX.saturating_sub(ending.len() + mark.len() + 1);
     let stem = stem.get(..stem.floor_char_boundary(room)).unwrap_or_default();
-    format!("{stem}-{mark}{ending}")
+    Untrusted::new(format!("{stem}-{mark}{ending}")).render_line()
 }
 
 #[cfg(test)]
@@ -129,6 +130,14 @@ mod tests {
         {
             assert_eq!(harmless(name), name);
         }
+        // Joiners that the script or the emoji needs.
+        for name in ["\u{645}\u{6cc}\u{200c}\u{62e}.txt", "\u{1f468}\u{200d}\u{1f469}.png"] {
+            assert_eq!(harmless(name), name);
+        }
+        // And none that lost one of its sides when the name was cut or marked.
+        let long = format!("{}\u{645}\u{6cc}\u{200c}\u{62e}", "x".repeat(248));
+        assert_eq!(harmless(&long), format!("{}\u{645}\u{6cc}", "x".repeat(248)));
+        assert_eq!(marked("\u{6cc}\u{200c}", "2"), "\u{6cc}-2");
     }
 
     #[test]
