@@ -13,3 +13,13 @@ pub mod tls;
 pub mod transport;
 
 pub use entropy::OsEntropy;
+
+/// An I/O error in words. The TLS library's own words for a cut connection end with an address of its
+/// documentation, which helps no reader of a message or a log.
+#[must_use]
+pub fn io_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => "the other end closed the connection".to_owned(),
+        _ => error.to_string(),
+    }
+}

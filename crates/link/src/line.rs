@@ -45,7 +45,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 #[derive(Debug, Error)]
 pub enum LineError {
     /// The stream ended without CLOSE, or broke: a lost line, not a bye.
-    #[error("the line was cut{}", .0.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
+    #[error("the line was cut{}", .0.as_ref().map(|e| format!(": {}", crate::io_words(e))).unwrap_or_default())]
     Cut(Option<io::Error>),
     /// A frame that was not due or has a length it cannot have.
     #[error(transparent)]

@@ -54,7 +54,7 @@ pub enum LoginError {
     #[error(transparent)]
     Header(#[from] BadHeader),
     /// The stream broke or ended.
-    #[error("the line was cut during the login: {0}")]
+    #[error("the line was cut during the login: {}", crate::io_words(.0))]
     Io(#[from] io::Error),
     /// The other end took too long.
     #[error("the other end took too long to log in")]

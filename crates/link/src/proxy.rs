@@ -45,7 +45,7 @@ pub enum ProxyError {
     #[error("the PROXY header did not arrive in time")]
     Timeout,
     /// The stream ended or failed inside the header.
-    #[error("the connection ended inside the PROXY header: {0}")]
+    #[error("the connection ended inside the PROXY header: {}", crate::io_words(.0))]
     Io(#[from] io::Error),
 }
 

@@ -38,7 +38,7 @@ pub enum TlsFault {
     #[error("TLS failed: {0}")]
     Tls(Error),
     /// The connection below ended or failed.
-    #[error("the connection failed during the TLS handshake: {0}")]
+    #[error("the connection failed during the TLS handshake: {}", crate::io_words(.0))]
     Io(#[source] io::Error),
 }
 

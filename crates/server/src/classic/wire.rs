@@ -24,7 +24,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// The stream is of no more use.
 #[derive(Debug, Error)]
 pub(super) enum Lost {
-    #[error("cut: {0}")]
+    #[error("cut: {}", twinlock_link::io_words(.0))]
     Cut(#[from] io::Error),
     #[error("a line is too long")]
     TooLong,
