@@ -198,6 +198,14 @@ pub(super) async fn read_markers_only_go_forward(bench: &Bench) -> Lawful {
     say(&*store, entry(LOBBY, &bob, "x")).await?;
     store.mark_read(&ada, LOBBY, 99).await?;
     equal!(there(store.conversation(&ada, LOBBY).await?)?.read, 6);
+    // Entries from before a join count as read.
+    let ops = name("ops")?;
+    let room = there(store.create_room(&ada, &ops, "").await?)?.id;
+    for _ in 0..2 {
+        say(&*store, entry(room, &ada, "x")).await?;
+    }
+    let joined = there(store.join_room(&bob, &ops).await?)?;
+    equal!((joined.head, joined.read), (2, 2));
     // Everybody has one of their own; of what one is not in there is none.
     equal!(there(store.conversation(&bob, LOBBY).await?)?.read, 0);
     store.mark_read(&bob, 77, 1).await?;

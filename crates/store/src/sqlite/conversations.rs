@@ -110,12 +110,13 @@ pub(super) fn members(
     Ok(names.collect::<Result<_, _>>()?)
 }
 
-/// Puts a user in. `false`: it is in it.
+/// Puts a user in, with all that is there already read. `false`: it is in it.
 pub(super) fn enter(desk: &Desk<'_>, user: &Name, id: ConversationId) -> Result<bool, StoreError> {
     let entered = desk
         .conn
         .prepare_cached(
-            "INSERT INTO members (conversation, user, read) VALUES (?1, ?2, 0)
+            "INSERT INTO members (conversation, user, read)
+             VALUES (?1, ?2, (SELECT coalesce(max(n), 0) FROM entries WHERE conversation = ?1))
              ON CONFLICT DO NOTHING",
         )?
         .execute(params![int(id), user.as_str()])?;
