@@ -92,13 +92,25 @@ impl Context {
 
     /// A client for one question: it tries once and sends nothing.
     pub(crate) fn ask_once(&self) -> Result<Client, Failure> {
-        let options = Options { reconnect: false, send: false, ..Options::default() };
+        let mut options = Options { reconnect: false, send: false, ..Options::default() };
+        // A slot is free again in a moment.
+        options.first_delay = Duration::from_millis(100);
+        options.longest_delay = Duration::from_secs(1);
+        if let Some(timeout) = self.global.timeout {
+            options.patience = timeout;
+        }
         let Opened { client, mut events, .. } = self.open(options)?;
         let out = self.out;
         tokio::spawn(async move {
+            let mut down = false;
             while let Some(event) = events.recv().await {
-                if let Event::Up(up) = event {
-                    warn_about_tls(&out, up.binding);
+                match event {
+                    Event::Up(up) => warn_about_tls(&out, up.binding),
+                    // Once: it is what the command is waiting for.
+                    Event::Down { error, retry } if !std::mem::replace(&mut down, true) => {
+                        out.say(&trying_again(&error, retry));
+                    }
+                    _ => {}
                 }
             }
         });

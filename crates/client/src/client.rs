@@ -35,8 +35,11 @@ use crate::state::State;
 /// How a client behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Connect again after a lost line. Without it the first failure is the end.
+    /// Connect again after a lost line. Without it the first failure is the end, but for a server
+    /// that has no room for a connection.
     pub reconnect: bool,
+    /// How long that is waited for without `reconnect`. Default 10 s.
+    pub patience: Duration,
     /// Send what is in the outbox.
     pub send: bool,
     /// Connect there instead of where the profile says; its TLS and server keys count as ever.
@@ -55,6 +58,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             reconnect: true,
+            patience: crate::dial::PATIENCE,
             send: true,
             address: None,
             first_delay: Duration::from_millis(200),

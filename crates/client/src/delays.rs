@@ -25,12 +25,15 @@ pub(crate) struct Delays {
 
 impl Delays {
     pub(crate) fn new(options: &Options) -> Self {
+        Self::between(options.first_delay, options.longest_delay)
+    }
+
+    pub(crate) fn between(first: Duration, longest: Duration) -> Self {
         let builder = ExponentialBuilder::default()
-            .with_min_delay(options.first_delay)
-            .with_max_delay(options.longest_delay)
+            .with_min_delay(first)
+            .with_max_delay(longest)
             .with_jitter()
             .without_max_times();
-        let (first, longest) = (options.first_delay, options.longest_delay);
         Self { builder, next: builder.build(), first, longest }
     }
 

@@ -1,13 +1,15 @@
 //! From an address to a line on which both ends have said READY.
 
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 use twinlock_core::credential::Credential;
 use twinlock_core::id::ServerKey;
@@ -16,9 +18,10 @@ use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::proto;
 use twinlock_core::session::{Binding, BindingPolicy, Config, Event};
 use twinlock_link::line::Line;
-use twinlock_link::login::login;
-use twinlock_link::tls::{self, Alpn, ClientTls, Facts, Trust};
+use twinlock_link::login::{LoginError, login};
+use twinlock_link::tls::{self, Alpn, ClientTls, Facts, TlsFault, Trust};
 
+use crate::delays::Delays;
 use crate::error::{ClientError, closed};
 use crate::profile::{Profile, TlsTrust};
 
@@ -28,6 +31,12 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const TLS_DEADLINE: Duration = Duration::from_secs(10);
 /// From PROOF to the server's READY.
 const READY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// First and longest delay before asking again for a connection slot. Slots are held for a login,
+/// some ms, or for the server's deadline of 5 s.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Default time that a one-shot command waits for a connection slot.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The stream beneath a line.
 pub(crate) type Stream = TlsStream<TcpStream>;
@@ -90,7 +99,7 @@ impl Dial {
     /// Connects, logs in, and waits for the server's READY.
     pub(crate) async fn open(
         &self,
-        credential: Credential,
+        credential: impl Into<Arc<Credential>>,
         info: &proto::ClientInfo,
     ) -> Result<Opened, ClientError> {
         let stream = self.connect().await?;
@@ -103,7 +112,11 @@ impl Dial {
             max_version: VERSION,
             timing: self.timing.clone(),
         };
-        let mut line = login(stream, credential, self.pin, config).await?;
+        let mut line =
+            login(stream, credential, self.pin, config).await.map_err(|error| match error {
+                LoginError::Io(error) if is_closed(&error) => self.not_admitted(),
+                error => error.into(),
+            })?;
         let late = || ClientError::Lost("the server did not get ready in time".to_owned());
         let ready = timeout(READY_DEADLINE, ready(&mut line)).await;
         match ready.unwrap_or_else(|_| Err(late())) {
@@ -115,12 +128,42 @@ impl Dial {
         }
     }
 
+    /// The same, and again while the server has no room, for at most `patience`.
+    pub(crate) async fn open_when_free(
+        &self,
+        credential: Credential,
+        info: &proto::ClientInfo,
+        patience: Duration,
+    ) -> Result<Opened, ClientError> {
+        let credential = Arc::new(credential);
+        let until = Instant::now() + patience;
+        let mut delays = Delays::between(AGAIN.0, AGAIN.1);
+        loop {
+            match self.open(credential.clone(), info).await {
+                Err(error) if error.wants_a_slot() => {
+                    let delay = delays.after(false, &error, None);
+                    if Instant::now() + delay >= until {
+                        return Err(error);
+                    }
+                    tracing::info!(%error, "trying again");
+                    sleep(delay).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    fn not_admitted(&self) -> ClientError {
+        ClientError::NotAdmitted { address: self.address.clone() }
+    }
+
     pub(crate) async fn connect(&self) -> Result<Stream, ClientError> {
         let unreachable =
             |problem: String| ClientError::Unreachable { address: self.address.clone(), problem };
         let host = self.address.bare_host();
         let connected = timeout(CONNECT_DEADLINE, TcpStream::connect((host, self.address.port())));
         let tcp = match connected.await {
+            Ok(Err(error)) if is_closed(&error) => return Err(self.not_admitted()),
             Ok(tcp) => tcp.map_err(|error| unreachable(error.to_string()))?,
             Err(_) => return Err(unreachable("nobody answers".to_owned())),
         };
@@ -128,10 +171,22 @@ impl Dial {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
         match timeout(TLS_DEADLINE, self.tls.connect(host, tcp)).await {
-            Ok(stream) => stream.map_err(|fault| ClientError::tls(&fault, &self.address)),
+            Ok(stream) => stream.map_err(|fault| match fault {
+                TlsFault::Io(error) if is_closed(&error) => self.not_admitted(),
+                fault => ClientError::tls(&fault, &self.address),
+            }),
             Err(_) => Err(unreachable("the TLS handshake took too long".to_owned())),
         }
     }
+}
+
+/// The other end has closed a connection.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(
+        error.kind(),
+        K::UnexpectedEof | K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe
+    )
 }
 
 async fn ready(line: &mut Line<Stream>) -> Result<(proto::ServerInfo, Binding), ClientError> {

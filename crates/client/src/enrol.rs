@@ -20,7 +20,7 @@ use twinlock_core::session::{Binding, BindingPolicy, Event};
 use twinlock_link::line::Line;
 use twinlock_link::tls::Trust;
 
-use crate::dial::{Dial, Opened, Stream};
+use crate::dial::{Dial, Opened, PATIENCE, Stream};
 use crate::error::{ClientError, closed};
 use crate::home::Home;
 use crate::profile::{NewProfile, Profile, ProfileError, TlsTrust};
@@ -176,7 +176,7 @@ pub async fn log_in(
         }
     };
     let credential = Credential::User(user.clone(), password);
-    let opened = dial.open(credential, &client_info(&label)).await;
+    let opened = dial.open_when_free(credential, &client_info(&label), PATIENCE).await;
     let Opened { line, info, binding: seen, tls: facts } = opened.map_err(by_password)?;
     let server_key = line.session().server_key();
     let mut desk = Desk::new(line);
@@ -239,7 +239,8 @@ impl ByPassword {
     ) -> Result<Self, ClientError> {
         let dial = Dial::of(profile, address, Timing::default())?;
         let credential = Credential::User(profile.user().clone(), password);
-        let opened = dial.open(credential, &client_info(profile.label())).await;
+        let info = client_info(profile.label());
+        let opened = dial.open_when_free(credential, &info, PATIENCE).await;
         Ok(Self(Desk::new(opened.map_err(by_password)?.line)))
     }
 
@@ -350,7 +351,8 @@ async fn open_invite(link: &InviteLink, binding: BindingPolicy) -> Result<Opened
     let pin = Some(link.server_key);
     let dial = Dial::new(link.address.clone(), trust, pin, binding, Timing::default())?;
     let secret = InviteSecret::new(link.secret.expose_secret());
-    let opened = dial.open(Credential::Invite(link.id, secret), &client_info("")).await;
+    let credential = Credential::Invite(link.id, secret);
+    let opened = dial.open_when_free(credential, &client_info(""), PATIENCE).await;
     opened.map_err(|error| if error == closed(CloseCode::Revoked) { invite_used() } else { error })
 }
 

@@ -67,6 +67,15 @@ pub enum ClientError {
         /// The system's words.
         problem: String,
     },
+    /// The server closed the connection before the login was over.
+    #[error(
+        "no connection to {address}: no connection slot was free there (it closed the connection \
+         before the login)"
+    )]
+    NotAdmitted {
+        /// Where to.
+        address: Address,
+    },
     /// The connection ended.
     #[error("the line was lost: {0}")]
     Lost(String),
@@ -209,9 +218,11 @@ impl ClientError {
             | Self::Missing { .. }
             | Self::Truncated { .. } => Blame::Record,
             Self::State(_) => Blame::Here,
-            Self::Unreachable { .. } | Self::Lost(_) | Self::Busy { .. } | Self::Protocol(_) => {
-                Blame::Network
-            }
+            Self::Unreachable { .. }
+            | Self::NotAdmitted { .. }
+            | Self::Lost(_)
+            | Self::Busy { .. }
+            | Self::Protocol(_) => Blame::Network,
             Self::Distrusted(_) | Self::OtherServer { .. } | Self::TlsCut | Self::Downgrade => {
                 Blame::Them
             }
@@ -232,6 +243,12 @@ impl ClientError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.blame() == Blame::Network
+    }
+
+    /// The server has no room for a connection or a login now. It does so in a moment, so that
+    /// even a command that tries once tries again.
+    pub(crate) fn wants_a_slot(&self) -> bool {
+        matches!(self, Self::NotAdmitted { .. } | Self::Busy { .. })
     }
 
     pub(crate) fn tls(fault: &TlsFault, address: &Address) -> Self {

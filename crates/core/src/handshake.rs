@@ -11,6 +11,7 @@
 //! right, so a server that lies must not learn more from it than from a line that broke.
 
 use std::borrow::Borrow;
+use std::sync::Arc;
 
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -111,7 +112,7 @@ impl From<LoginRefused> for NotLoggedIn {
 
 /// The client has sent HELLO.
 pub struct AwaitChallenge {
-    credential: Credential,
+    credential: Arc<Credential>,
     pin: Option<ServerKey>,
     hello: Vec<u8>,
     kem: KemSecret,
@@ -128,15 +129,15 @@ impl AwaitChallenge {
     /// # Errors
     /// [`LoginRefused`] if OPAQUE cannot blind the password, which does not happen.
     pub fn start(
-        credential: Credential,
+        credential: impl Into<Arc<Credential>>,
         pin: Option<ServerKey>,
         entropy: &mut dyn Entropy,
     ) -> Result<(Self, Vec<u8>), LoginRefused> {
-        wiped::<{ wiped::HANDSHAKE }, _>(|| Self::hello(credential, pin, entropy))
+        wiped::<{ wiped::HANDSHAKE }, _>(|| Self::hello(credential.into(), pin, entropy))
     }
 
     fn hello(
-        credential: Credential,
+        credential: Arc<Credential>,
         pin: Option<ServerKey>,
         entropy: &mut dyn Entropy,
     ) -> Result<(Self, Vec<u8>), LoginRefused> {

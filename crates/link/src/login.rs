@@ -4,6 +4,7 @@
 //! stand between them; every wait has its deadline (section 9).
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -76,10 +77,11 @@ impl From<NotLoggedIn> for LoginError {
 /// [`LoginError`].
 pub async fn login<S: AsyncRead + AsyncWrite + Unpin>(
     mut io: S,
-    credential: Credential,
+    credential: impl Into<Arc<Credential>>,
     pin: Option<ServerKey>,
     config: Config,
 ) -> Result<Line<S>, LoginError> {
+    let credential = credential.into();
     let slow = matches!(credential.id(), CredentialId::User(_));
     let (state, hello) = AwaitChallenge::start(credential, pin, &mut OsEntropy)?;
     let challenge: Box<[u8; CHALLENGE]> = within(CHALLENGE_DEADLINE, async {

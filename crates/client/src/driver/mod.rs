@@ -209,6 +209,7 @@ impl Driver {
     /// Lines, one after the other, until something ends it for good.
     async fn live(&mut self) -> Stop {
         let mut delays = Delays::new(&self.options);
+        let patient_until = Instant::now() + self.options.patience;
         loop {
             let mut good = false;
             let error = match self.connect().await {
@@ -228,10 +229,14 @@ impl Driver {
                 }
                 Err(stop) => return stop,
             };
-            if !error.is_passing() || !self.options.reconnect {
+            let again = self.options.reconnect || error.wants_a_slot();
+            if !error.is_passing() || !again {
                 return Stop::Failed(error);
             }
             let retry = delays.after(good, &error, self.come_back.take());
+            if !self.options.reconnect && Instant::now() + retry >= patient_until {
+                return Stop::Failed(error);
+            }
             if let Some(stop) = self.pause(error, retry).await {
                 return stop;
             }
