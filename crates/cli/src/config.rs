@@ -244,7 +244,7 @@ impl TimingFile {
 }
 
 /// An address of this machine: an IP address, one with a scope (`fe80::1%eth0`), or a name, of
-/// which the first address is taken.
+/// which the first IPv4 address is taken if it has one.
 fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if let Ok(ip) = bare.parse::<IpAddr>() {
@@ -254,8 +254,10 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
         Failure::usage(format!("--host {host:?} is neither an address nor a known name: {why}"))
             .hint("an IP address such as 127.0.0.1, 0.0.0.0 or ::, fe80::1%eth0, or a name")
     };
-    let mut found = (bare, port).to_socket_addrs().map_err(|error| failed(&error))?;
-    found.next().ok_or_else(|| failed(&"it has no address"))
+    let found = (bare, port).to_socket_addrs().map_err(|error| failed(&error))?;
+    let found: Vec<_> = found.collect();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| failed(&"it has no address"))
 }
 
 fn read(path: &Path) -> Result<File, Failure> {

@@ -11,6 +11,7 @@ use twinlock_client::state::State;
 use twinlock_client::transfer::{self, Transfers};
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::Name;
+use twinlock_core::invite::Address;
 use twinlock_core::proto;
 use twinlock_core::session::Binding;
 
@@ -44,6 +45,16 @@ impl Context {
     /// Which profile was asked for.
     pub(crate) fn profile_name(&self) -> Result<Name, Failure> {
         Ok(profile::choose(self.global.profile.as_deref(), |name| std::env::var_os(name))?)
+    }
+
+    /// Puts `--host` and `--port` into `--address`, whose other part the profile knows.
+    pub(crate) fn find_address(&mut self) -> Result<(), Failure> {
+        if self.global.host.is_some() || self.global.port.is_some() {
+            let profile = self.profile()?;
+            let known = address_of(&profile)?;
+            self.global.address = self.global.reach(&known)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn profile(&self) -> Result<Profile, Failure> {
@@ -116,6 +127,12 @@ impl Context {
         });
         Ok(client)
     }
+}
+
+/// Where a profile's server is.
+pub(crate) fn address_of(profile: &Profile) -> Result<Address, Failure> {
+    Address::new(profile.host(), profile.port())
+        .map_err(|_| Failure::usage("the profile's host is neither a name nor an address"))
 }
 
 /// Tells the person when TLS does not reach the server.

@@ -103,30 +103,36 @@ impl Output {
     }
 
     /// Words that `--quiet` leaves out.
-    pub(crate) fn say(&self, words: &str) {
+    pub(crate) fn say(&self, text: &str) {
         if !self.quiet {
-            self.words(words);
+            words(text);
+        }
+    }
+
+    /// The same, never folded: a command to be copied, a picture.
+    pub(crate) fn say_as_is(&self, text: &str) {
+        if !self.quiet {
+            write_words(text);
         }
     }
 
     /// Words that must be said.
-    pub(crate) fn warn(&self, words: &str) {
-        self.words(&self.err_style(Style::Warning, words));
+    pub(crate) fn warn(&self, text: &str) {
+        write_words(&self.err_style(Style::Warning, &fold_lines(text)));
     }
 
     /// What went wrong.
     pub(crate) fn failure(&self, failure: &Failure) {
+        let width = words_width();
         if !failure.message.is_empty() {
-            let head = self.err_style(Style::Bad, "twinlock:");
-            self.words(&format!("{head} {}", failure.message));
+            let head = "twinlock:";
+            // Indented: it may contain untrusted text.
+            let message = fold(&failure.message, head.len() + 1, 2, width);
+            write_words(&format!("{} {message}", self.err_style(Style::Bad, head)));
         }
         if let Some(hint) = &failure.hint {
-            self.words(&format!("  {hint}"));
+            write_words(&format!("  {}", fold(hint, 2, 2, width)));
         }
-    }
-
-    fn words(&self, text: &str) {
-        words(text);
     }
 
     /// Text that begins after `used` columns, folded to the terminal if standard output is one,
@@ -136,6 +142,11 @@ impl Output {
         let width = if self.terminal { tcgetwinsize(io::stdout()).ok() } else { None };
         let width = width.map_or(usize::MAX, |size| usize::from(size.ws_col.max(1)));
         fold(text, used, indent, width)
+    }
+
+    /// Whether standard output is a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
     }
 
     /// Whether standard error is coloured.
@@ -190,8 +201,24 @@ pub(crate) fn write_line(line: &str) -> Result<(), Gone> {
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Gone)
 }
 
-/// A line of words.
+/// A line of words, folded where standard error is a terminal.
 pub(crate) fn words(text: &str) {
+    write_words(&fold_lines(text));
+}
+
+/// Columns of the terminal that standard error is, if it is one.
+fn words_width() -> usize {
+    let size = if io::stderr().is_terminal() { tcgetwinsize(io::stderr()).ok() } else { None };
+    size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(usize::MAX)
+}
+
+fn fold_lines(text: &str) -> String {
+    let width = words_width();
+    let lines: Vec<_> = text.split('\n').map(|line| fold(line, 0, 0, width)).collect();
+    lines.join("\n")
+}
+
+fn write_words(text: &str) {
     // Nobody is left to be told that nobody listens.
     let _gone = writeln!(io::stderr().lock(), "{text}");
 }

@@ -68,3 +68,71 @@ fn the_owners_invite_makes_one_owner_and_is_gone_from_the_disk() {
     let people = ada.run(&["people", "--json"]).exits(0).json();
     assert_eq!(people.len(), 1);
 }
+
+#[test]
+fn invite_names_the_public_address_of_the_server_or_the_one_asked_for() {
+    let host = Host::start_with(&["--public-host", "chat.example.org:9000"]);
+    assert!(host.owner_link().starts_with("twinlock://chat.example.org:9000/#"));
+    let ada = host.stranger().by(host.address()).joins("ada", &host.owner_link());
+    let link = |args: &[&str]| ada.run(args).exits(0).out.trim().to_owned();
+    // The profile connects to another address than the links name.
+    assert!(link(&["invite"]).starts_with("twinlock://chat.example.org:9000/#"));
+    assert!(
+        link(&["invite", "--public", "[2001:db8::1]:7"])
+            .starts_with("twinlock://[2001:db8::1]:7/#")
+    );
+    let own_port = format!("twinlock://other.example.org:{}/#", host.port());
+    let named = link(&["invite", "--public", "other.example.org"]);
+    assert!(named.starts_with(&own_port), "{named}");
+    // It is only written into the link; through another address the invite works.
+    host.stranger().by(host.address()).joins("bob", &named);
+    for bad in ["", "a b", "x:0", "x:99999", "x:y"] {
+        let ran = ada.run(&["invite", "--public", bad]).exits(2);
+        assert!(ran.err.contains("--public"), "{bad}: {ran:?}");
+    }
+    // Without --public-host the link names the address that the profile connects to.
+    let host = Host::start();
+    let ada = host.owner();
+    assert!(ada.invites().starts_with(&format!("twinlock://127.0.0.1:{}/#", host.port())));
+}
+
+#[test]
+fn the_first_join_names_the_next_step() {
+    let host = Host::start();
+    let stranger = host.stranger();
+    let link = host.owner_link();
+    let ran = stranger.run(&["join", "--no-password", "--user", "ada", &link]).exits(0);
+    assert!(ran.err.contains("twinlock invite") && ran.err.contains("twinlock chat"), "{ran:?}");
+    let member = host.stranger();
+    let link = stranger.invites();
+    let ran = member.run(&["join", "--no-password", "--user", "bob", &link]).exits(0);
+    assert!(!ran.err.contains("twinlock invite"), "members may not: {ran:?}");
+}
+
+#[test]
+fn host_and_port_stand_beside_address() {
+    let host = Host::start_with(&["--host", "localhost"]);
+    let ada = host.owner();
+    let nowhere = ada.by(([127, 0, 0, 1], 1).into());
+    let port = host.port().to_string();
+    for args in [
+        &["status", "--port", &port][..],
+        &["--host", "localhost", "--port", &port, "people"],
+        &["send", "--port", &port, "lobby", "hello"],
+        &["history", "lobby", "--host", "127.0.0.1", "--port", &port],
+    ] {
+        nowhere.run(args).exits(0);
+    }
+    ada.run(&["--host", "localhost", "status"]).exits(0);
+    let ran = ada.run(&["--timeout", "2s", "status", "--port", "1"]).exits(5);
+    assert!(ran.err.contains("127.0.0.1:1"), "{ran:?}");
+    for bad in [&["--host", "a b"][..], &["--host", ""], &["--port", "0"]] {
+        let ran = ada.run(&[bad, &["status"]].concat()).exits(2);
+        assert!(ran.err.contains("--host") && ran.err.contains("--port"), "{bad:?}: {ran:?}");
+    }
+    let mut unresolved = twinlock();
+    unresolved.args(["serve", "--port", "0", "--host", "no such host", "--data"]);
+    unresolved.arg(host.root().join("other"));
+    let ran = Running::start(&mut unresolved).ended(LONG).exits(2);
+    assert!(ran.err.contains("no such host") && ran.err.contains("0.0.0.0"), "{ran:?}");
+}

@@ -71,6 +71,9 @@ pub struct Returning {
     pub ca_file: Option<PathBuf>,
     /// A proxy ends TLS before the server, and that is intended.
     pub behind_proxy: bool,
+    /// Stop before anything is registered if TLS does not reach the server, and have the profile
+    /// require it from then on.
+    pub require_binding: bool,
 }
 
 /// Asks what an invite allows. It stays unused.
@@ -148,7 +151,8 @@ pub async fn log_in(
     profile: &Name,
     returning: Returning,
 ) -> Result<(Profile, Binding), ClientError> {
-    let Returning { address, user, password, label, ca_file, behind_proxy } = returning;
+    let Returning { address, user, password, label, ca_file, behind_proxy, require_binding } =
+        returning;
     let known = match Profile::load(home, profile) {
         Ok(known) if *known.user() == user && known.host() == address.bare_host() => Some(known),
         Ok(_) => return Err(ProfileError::Exists { name: profile.clone() }.into()),
@@ -159,6 +163,7 @@ pub async fn log_in(
     // What the person has set stays, whatever else is told anew.
     let binding = match &known {
         _ if behind_proxy => BindingPolicy::Off,
+        _ if require_binding => BindingPolicy::Require,
         Some(known) => known.binding(),
         None => BindingPolicy::Warn,
     };

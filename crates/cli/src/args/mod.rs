@@ -17,8 +17,12 @@ pub(crate) use bench::{Bench, Mode};
 pub(crate) use classic::{Add as ClassicAdd, Classic, Format};
 pub(crate) use files::{Get, Moving, Put};
 pub(crate) use serve::{Binding, KeyType, LogLevel, Serve};
-pub(crate) use values::{Since, Target};
-use values::{account, address, duration, label, name};
+pub(crate) use values::{Point, Since, Target};
+use values::{account, address, duration, label, name, text};
+use words::target_and_text;
+pub(crate) use words::{TargetAndText, parse};
+
+use crate::exit::Failure;
 
 /// The port that servers listen on where none is named.
 pub(crate) const PORT: u16 = 8443;
@@ -65,6 +69,13 @@ pub(crate) struct Global {
         help_heading = "Everywhere"
     )]
     pub(crate) address: Option<Address>,
+    /// Connect to this host: a name or an IP address; the port stays
+    // `serve` defines `--host` and `--port` as its listening address.
+    #[arg(long, global = true, value_name = "HOST", help_heading = "Everywhere")]
+    pub(crate) host: Option<String>,
+    /// Connect to this port; the host stays
+    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
+    pub(crate) port: Option<u16>,
     /// Say nothing but what was asked for and what went wrong
     #[arg(long, short, global = true, help_heading = "Everywhere")]
     pub(crate) quiet: bool,
@@ -85,6 +96,29 @@ pub(crate) struct Global {
         help_heading = "Everywhere"
     )]
     pub(crate) color: Color,
+}
+
+impl Global {
+    /// Where to connect instead of to `known`: `--address`, and `--host` and `--port` for their
+    /// parts of it. `None`: nothing else was asked for.
+    ///
+    /// # Errors
+    /// What makes no address.
+    pub(crate) fn reach(&self, known: &Address) -> Result<Option<Address>, Failure> {
+        if self.host.is_none() && self.port.is_none() {
+            return Ok(self.address.clone());
+        }
+        let base = self.address.as_ref().unwrap_or(known);
+        let host = self.host.as_deref().unwrap_or(base.host());
+        let port = self.port.unwrap_or(base.port());
+        Address::new(host, port).map(Some).map_err(|_| {
+            Failure::usage(format!(
+                "--host '{}' --port {port} is not an address",
+                host.escape_debug()
+            ))
+            .hint("--host takes a name or an IP address, --port takes 1 to 65535")
+        })
+    }
 }
 
 /// When to use colours.
@@ -175,7 +209,8 @@ pub(crate) enum Command {
     Devices(Devices),
     /// Hand out access: make an invite link
     #[command(
-        after_help = "Examples:\n  twinlock invite\n  twinlock invite --user bob --expires 2h"
+        after_help = "Examples:\n  twinlock invite\n  twinlock invite --user bob --expires 2h\n  \
+                      twinlock invite --public chat.example.org"
     )]
     Invite(Invite),
     /// Make, list and revoke keys for devices and scripts in any language
@@ -258,6 +293,9 @@ pub(crate) struct Login {
     /// A proxy ends TLS before the server, and that is intended
     #[arg(long)]
     pub(crate) behind_proxy: bool,
+    /// Stop when TLS ends between you and the server
+    #[arg(long, conflicts_with = "behind_proxy")]
+    pub(crate) require_binding: bool,
 }
 
 #[derive(Debug, Args)]
@@ -419,6 +457,13 @@ pub(crate) struct Invite {
     /// The only name it is for
     #[arg(long, value_parser = name)]
     pub(crate) user: Option<Name>,
+    /// The address in the link, without connecting there [default: the server's --public-host, else
+    /// where this profile connects]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) public: Option<String>,
+    /// Show the link as a QR code too; it is taller than 24 lines
+    #[arg(long)]
+    pub(crate) qr: bool,
     /// As a JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -10,7 +10,8 @@ pub(crate) struct Serve {
     /// Where identity and record live [default: $XDG_DATA_HOME/twinlock-server]
     #[arg(long, value_name = "DIR", env = "TWINLOCK_DATA", hide_env_values = true)]
     pub(crate) data: Option<PathBuf>,
-    /// The address to listen on, or a name of this machine [default: 127.0.0.1]
+    /// The address to listen on, or a name that resolves to one; 0.0.0.0 is all of them
+    /// [default: 127.0.0.1]
     #[arg(long, env = "TWINLOCK_HOST", hide_env_values = true)]
     pub(crate) host: Option<String>,
     /// The port; 0 takes a free one [default: 8443]
@@ -22,6 +23,9 @@ pub(crate) struct Serve {
     /// What invite links name, if others reach this server under it
     #[arg(long, value_name = "NAME[:PORT]", env = "TWINLOCK_PUBLIC_HOST", hide_env_values = true)]
     pub(crate) public_host: Option<String>,
+    /// Show the owner's invite as a QR code too; it is taller than 24 lines
+    #[arg(long)]
+    pub(crate) qr: bool,
     /// Your own certificate chain, PEM
     #[arg(long, value_name = "FILE", env = "TWINLOCK_TLS_CERT", hide_env_values = true)]
     pub(crate) tls_cert: Option<PathBuf>,

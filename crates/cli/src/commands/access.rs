@@ -14,9 +14,9 @@ use twinlock_core::text::Untrusted;
 
 use crate::args::{DeviceAction, Devices, Invite, Passwd, PasswordFile, Role};
 use crate::ask;
-use crate::commands::serve::qr;
+use crate::commands::serve::{join_command, local_only, qr};
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
+use crate::open::{Context, address_of};
 use crate::output::{Style, local_time, rfc3339};
 
 #[derive(Debug, Serialize)]
@@ -30,6 +30,12 @@ struct InviteJson<'a> {
 
 pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failure> {
     let profile = context.profile()?;
+    let connects = match &context.global.address {
+        Some(address) => address.clone(),
+        None => address_of(&profile)?,
+    };
+    let public = args.public.as_deref();
+    let public = public.map(|text| public_address(text, connects.port())).transpose()?;
     let client = context.ask_once()?;
     let role = match args.role {
         Role::Member => proto::Role::Member,
@@ -38,14 +44,12 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
     };
     let seconds = args.expires.map_or(0, |time| time.as_secs().max(1));
     let invite = client.make_invite(role, args.user.as_ref(), seconds).await?;
+    let told = client.facts().await?.up.info.public_address;
     client.close().await;
-    let address = match &context.global.address {
-        Some(address) => address.clone(),
-        None => Address::new(profile.host(), profile.port())
-            .map_err(|_| Failure::usage("the profile's host is no name and no address"))?,
-    };
+    // What the server says of itself needs no trust: the link names its key.
+    let told = Address::parse(&told, None).ok();
     let link = InviteLink {
-        address,
+        address: public.or(told).unwrap_or(connects),
         id: invite.id,
         secret: invite.secret,
         server_key: *profile.server_key(),
@@ -68,19 +72,37 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
         })?;
         return Ok(());
     }
-    context.out.line(&text)?;
-    if std::io::stdout().is_terminal()
+    if args.qr
         && let Some(code) = qr(&text)
     {
-        context.out.say(&code);
+        context.out.say_as_is(&code);
     }
+    if let Some(words) = local_only(&link.address, SERVER_OPTIONS) {
+        context.out.say(&words);
+    }
+    // A script takes the link from standard output; a person copies the whole command, which
+    // therefore comes last.
+    let person = std::io::stdout().is_terminal();
+    let use_it = if person { "Its reader runs:\n" } else { "Its reader runs: twinlock join LINK" };
     context.out.say(&format!(
-        "Good once, until {}. It is a secret: hand it over where only its reader sees it.\n\
-         They use it with: twinlock join LINK\n\
-         Server words, to read to each other: {words}",
+        "\nThe link works once, until {}. It is a secret: hand it over where only its reader sees \
+         it. Server words, to read to each other: {words}. {use_it}",
         local_time(invite.expires_ms),
     ));
+    let line = if person { join_command(&text) } else { text };
+    context.out.line(&line)?;
     Ok(())
+}
+
+/// What to do where a link works on the server's machine only.
+const SERVER_OPTIONS: &str = "start the server with --host 0.0.0.0 --public-host ADDRESS, or name \
+                              an address that it has with `twinlock invite --public ADDRESS`";
+
+/// HOST or HOST:PORT, which is only written into a link.
+fn public_address(text: &str, port: u16) -> Result<Address, Failure> {
+    Address::parse(text, Some(port)).map_err(|_| {
+        Failure::usage(format!("--public '{}' is neither HOST nor HOST:PORT", text.escape_debug()))
+    })
 }
 
 /// Columns of a device's state: "seen" and a day with its time.

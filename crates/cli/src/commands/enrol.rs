@@ -4,27 +4,29 @@ use std::io::Read as _;
 
 use twinlock_client::enrol::{self, NewUser, Returning};
 use twinlock_client::error::{ClientError, Refusal};
-use twinlock_client::profile::{MAX_LABEL, Profile};
+use twinlock_client::home::Home;
+use twinlock_client::profile::{DEFAULT, MAX_LABEL, Profile, ProfileError};
 use twinlock_core::id::Name;
 use twinlock_core::invite::{InviteLink, server_words};
-use twinlock_core::proto::Why;
+use twinlock_core::proto::{Role, Why};
 use zeroize::Zeroizing;
 
 use crate::args::{Join, Login};
 use crate::ask;
 use crate::exit::Failure;
-use crate::open::{Context, tls_warning, warn_about_tls};
+use crate::open::{Context, address_of, tls_warning, warn_about_tls};
 
 /// Longest link that is read from standard input, bytes.
 const LINK: u64 = 4096;
 
 pub(crate) async fn join(join: Join, context: &Context) -> Result<(), Failure> {
     let home = context.home()?;
-    let profile = context.profile_name()?;
+    let mut profile = context.profile_name()?;
+    let taken = taken_profile(context, &home, &profile)?;
     let text = if join.link == "-" { link_from_stdin()? } else { Zeroizing::new(join.link) };
     let mut link = InviteLink::parse(text.trim()).map_err(Failure::usage)?;
-    if let Some(address) = &context.global.address {
-        link.address = address.clone();
+    if let Some(address) = context.global.reach(&link.address)? {
+        link.address = address;
     }
     let terms = enrol::look(&link).await.map_err(not_invited)?;
     if join.require_binding && tls_warning(terms.binding).is_some() {
@@ -39,10 +41,15 @@ pub(crate) async fn join(join: Join, context: &Context) -> Result<(), Failure> {
             (None, Some(user), None) => user.clone(),
             (_, _, again) => ask_name(again).await?,
         };
+        if let Some(taken) = &taken
+            && profile == *taken.name()
+        {
+            profile = ask_profile(&home, taken, &user).await?;
+        }
         let password = if join.no_password {
             None
         } else if join.password.password_file.is_none()
-            && std::env::var_os("TWINLOCK_PASSWORD").is_none()
+            && !ask::is_set("TWINLOCK_PASSWORD")
             && !ask::can_ask()
         {
             return Err(Failure::usage("there is no terminal to ask for a password").hint(
@@ -75,7 +82,46 @@ pub(crate) async fn join(join: Join, context: &Context) -> Result<(), Failure> {
         }
     };
     said(&joined, context);
+    if matches!(terms.role, Role::Owner | Role::Admin) {
+        context.out.say(&format!("Invite others: twinlock{} invite", named(joined.name())));
+    }
     Ok(())
+}
+
+/// The profile that stands where a new one is to be made, if a person can be asked for another
+/// name. Looked for first: before the invite is shown to anybody and a password is stretched.
+fn taken_profile(context: &Context, home: &Home, name: &Name) -> Result<Option<Profile>, Failure> {
+    let known = match Profile::load(home, name) {
+        Err(ProfileError::Missing { .. }) => return Ok(None),
+        known => known?,
+    };
+    if context.global.profile.is_none() && name.as_str() == DEFAULT && ask::can_ask() {
+        return Ok(Some(known));
+    }
+    Err(exists(&known))
+}
+
+fn exists(known: &Profile) -> Failure {
+    let (name, user) = (known.name(), known.user());
+    let at = address_of(known).map(|at| format!(" on {at}")).unwrap_or_default();
+    Failure::usage(format!("there is a profile '{name}' already: {user}{at}"))
+        .hint("--profile NAME makes a second one; later commands take it too")
+}
+
+/// Asks for the name of the new profile; the user's name is the default.
+async fn ask_profile(home: &Home, taken: &Profile, user: &Name) -> Result<Name, Failure> {
+    crate::output::words(&format!("{}.", exists(taken).message));
+    loop {
+        let free =
+            |name: &Name| matches!(Profile::load(home, name), Err(ProfileError::Missing { .. }));
+        let default = free(user).then(|| user.as_str());
+        let answer = ask::ask("Name of the new profile", default).await?;
+        match Name::new(&answer.to_ascii_lowercase()) {
+            Ok(name) if free(&name) => return Ok(name),
+            Ok(name) => crate::output::words(&format!("There is a profile '{name}' already.")),
+            Err(problem) => crate::output::words(&problem.to_string()),
+        }
+    }
 }
 
 /// Somebody else may use the invite at any moment.
@@ -90,8 +136,16 @@ fn not_invited(error: ClientError) -> Failure {
 
 pub(crate) async fn login(login: Login, context: &Context) -> Result<(), Failure> {
     let home = context.home()?;
-    let profile = context.profile_name()?;
-    let (user, address) = login.account;
+    let mut profile = context.profile_name()?;
+    let (user, named) = login.account;
+    let address = context.global.reach(&named)?.unwrap_or(named);
+    // `log_in` replaces the profile of the same user on the same host.
+    let again = |known: &Profile| *known.user() == user && known.host() == address.bare_host();
+    if !Profile::load(&home, &profile).is_ok_and(|known| again(&known))
+        && let Some(taken) = taken_profile(context, &home, &profile)?
+    {
+        profile = ask_profile(&home, &taken, &user).await?;
+    }
     let password = ask::password(
         login.password.password_file.as_deref(),
         "TWINLOCK_PASSWORD",
@@ -105,6 +159,7 @@ pub(crate) async fn login(login: Login, context: &Context) -> Result<(), Failure
         label: login.device.unwrap_or_else(this_machine),
         ca_file: login.ca.map(std::path::absolute).transpose().map_err(Failure::usage)?,
         behind_proxy: login.behind_proxy,
+        require_binding: login.require_binding,
     };
     let (profile, binding) = enrol::log_in(&home, &profile, returning).await?;
     warn_about_tls(&context.out, binding);
@@ -116,17 +171,18 @@ pub(crate) async fn login(login: Login, context: &Context) -> Result<(), Failure
 }
 
 fn said(profile: &Profile, context: &Context) {
-    context.out.say(&format!(
-        "You are {} on {}. Server words: {}",
-        profile.user(),
-        profile.address(),
-        server_words(profile.server_key()),
-    ));
-    let named = match profile.name().as_str() {
-        twinlock_client::profile::DEFAULT => String::new(),
+    let at = address_of(profile).map(|at| format!(" on {at}")).unwrap_or_default();
+    let words = server_words(profile.server_key());
+    context.out.say(&format!("You are {}{at}. Server words: {words}", profile.user()));
+    context.out.say(&format!("Say something: twinlock{} chat", named(profile.name())));
+}
+
+/// The option that names a profile, where one is needed.
+fn named(profile: &Name) -> String {
+    match profile.as_str() {
+        DEFAULT => String::new(),
         name => format!(" --profile {name}"),
-    };
-    context.out.say(&format!("Say something: twinlock{named} chat"));
+    }
 }
 
 async fn ask_name(taken: Option<Name>) -> Result<Name, Failure> {

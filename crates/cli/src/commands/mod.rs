@@ -25,7 +25,10 @@ use crate::exit::Failure;
 use crate::open::Context;
 
 /// Runs a client's command.
-pub(crate) async fn run(command: Command, context: Context) -> Result<(), Failure> {
+pub(crate) async fn run(command: Command, mut context: Context) -> Result<(), Failure> {
+    if !matches!(command, Command::Join(_) | Command::Login(_)) {
+        context.find_address()?;
+    }
     match command {
         Command::Join(join) => enrol::join(join, &context).await,
         Command::Login(login) => enrol::login(login, &context).await,

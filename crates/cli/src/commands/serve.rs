@@ -1,12 +1,13 @@
 //! `serve`: the server, from its first start to the signal that ends it.
 
-use std::io::IsTerminal as _;
+use std::net::IpAddr;
+use std::path::Path;
 
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
-use twinlock_core::invite::{InviteLink, server_words};
+use twinlock_core::invite::{Address, InviteLink, server_words};
 use twinlock_server::{FILE_ONLY, Server, make_data_directory, process};
 use zeroize::Zeroizing;
 
@@ -18,14 +19,15 @@ use crate::output::Output;
 
 /// What the origin bridge cannot promise, said at every start.
 const ORIGIN_WARNING: &str = "\
-The origin bridge has one lock and a half. Whoever ends TLS before it (a proxy, or somebody with a
-forged certificate, which the origin's clients do not notice) cannot read messages, but can repeat
-them, and alter those without a MAC; can tell by trying whether one opens, and so read it slowly; and
-whoever has the key reads all that was ever sent under it. Its entries are marked as unprotected.
-Prefer classic lines: `twinlock classic add NAME --to ROOM`.";
+The origin bridge has one lock and a half. Whoever ends TLS before it (a proxy, or somebody with a \
+forged certificate, which the origin's clients do not notice) cannot read messages, but can repeat \
+them, and alter those without a MAC; can tell by trying whether one opens, and so read it slowly; \
+and whoever has the key reads all that was ever sent under it. Its entries are marked as \
+unprotected. Prefer classic lines: `twinlock classic add NAME --to ROOM`.";
 
 /// Runs until SIGTERM or SIGINT; a second one ends at once.
 pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
+    let code = serve.qr;
     let Settings { server: mut config, log_level, log_json } = Settings::new(serve)?;
     // The log comes before the server, whose directory it is in.
     let data = make_data_directory(&config.data).map_err(Failure::usage)?;
@@ -65,7 +67,8 @@ pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
     }
     out.say(&format!("server words: {}", server_words(&server.server_key())));
     if let Some(invite) = server.owner_invite() {
-        show_owner_invite(out, invite, &data.join("owner-invite"));
+        let file = data.join("owner-invite");
+        show_owner_invite(out, invite, &file, server.local_addr().ip(), code);
         server.forget_owner_invite();
     }
 
@@ -88,28 +91,88 @@ pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
     }
 }
 
-fn show_owner_invite(out: &Output, invite: &InviteLink, file: &std::path::Path) {
+/// Shows the invite of a server that has no owner. The command that uses it comes last, so that it
+/// is on the smallest screen; nothing is before it on its line, so that it can be copied.
+fn show_owner_invite(
+    out: &Output,
+    invite: &InviteLink,
+    file: &Path,
+    listening: IpAddr,
+    code: bool,
+) {
     // What a service prints goes into the system's journal, where others may read it.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         out.say(&format!("This server has no owner yet; its invite is in {}", file.display()));
         return;
     }
     let link = invite.to_link();
-    out.say(
-        "\nThis server has no owner yet. Whoever uses this link first is it, within 48 hours:\n",
-    );
+    if code && let Some(code) = qr(&link) {
+        out.say_as_is(&code);
+    }
+    if let Some(words) = local_only(&invite.address, &server_options(listening)) {
+        out.say(&words);
+    }
+    out.say(&format!(
+        "\nThis server has no owner yet. The first person to use this link becomes its owner. The link is a \
+         secret, works once and within 48 hours, and is also in {} until it is used. On the \
+         owner's machine, run:\n",
+        file.display()
+    ));
+    out.say_as_is(&join_command(&link));
+}
+
+/// What to pass for others to reach a server that listens there.
+fn server_options(listening: IpAddr) -> String {
+    if listening.is_unspecified() {
+        "start the server with --public-host ADDRESS".to_owned()
+    } else {
+        "start the server with --host 0.0.0.0 --public-host ADDRESS".to_owned()
+    }
+}
+
+/// Says that a link to `address` works on this machine only, if so, which addresses this machine
+/// has, and what to do: `remedy` names an ADDRESS.
+pub(crate) fn local_only(address: &Address, remedy: &str) -> Option<String> {
+    let host = address.bare_host();
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let is_local = match host.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback() || ip.is_unspecified(),
+        Err(_) => name == "localhost" || name.ends_with(".localhost"),
+    };
+    let addresses = || match own_addresses() {
+        found if found.is_empty() => "this machine has no other address now".to_owned(),
+        found => format!("this machine has {}", found.join(", ")),
+    };
+    is_local.then(|| {
+        format!(
+            "\nThis link works on this machine only ({address}). For other machines, {remedy}, \
+             ADDRESS being a name of this machine or one of its addresses; {}.",
+            addresses()
+        )
+    })
+}
+
+/// Addresses of this machine under which others may reach it, IPv4 first.
+fn own_addresses() -> Vec<String> {
+    let mut found: Vec<IpAddr> = if_addrs::get_if_addrs()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|interface| !interface.is_loopback() && !interface.is_link_local())
+        .map(|interface| interface.ip())
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found.iter().map(ToString::to_string).collect()
+}
+
+/// The command that uses a link.
+pub(crate) fn join_command(link: &str) -> Zeroizing<String> {
     // Grown once, so that no copy is left behind unwiped.
     let mut command = Zeroizing::new(String::with_capacity(link.len() + 32));
-    for part in ["  twinlock join '", &link, "'\n"] {
+    for part in ["twinlock join '", link, "'"] {
         command.push_str(part);
     }
-    out.say(&command);
-    if std::io::stderr().is_terminal()
-        && let Some(code) = qr(&link)
-    {
-        out.say(&code);
-    }
-    out.say(&format!("The link is a secret. It is also in {} until it is used.\n", file.display()));
+    command
 }
 
 /// A QR code in half blocks, for terminals.

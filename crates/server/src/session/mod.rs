@@ -445,6 +445,8 @@ fn server_info(shared: &Shared, holder: &Holder) -> proto::ServerInfo {
             info.user = person.user.to_string();
             info.role = convert::role(person.role).into();
             info.password = person.password;
+            let public = shared.config.public.as_ref();
+            info.public_address = public.map(ToString::to_string).unwrap_or_default();
             if let Holder::Device(_, device) = holder {
                 info.device = copy(&device.0);
             }
