@@ -60,6 +60,11 @@ pub(crate) async fn new_password(
     }
 }
 
+/// Whether a variable of the environment holds something.
+pub(crate) fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
 /// Whether there is somebody to ask.
 pub(crate) fn can_ask() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
@@ -95,6 +100,8 @@ fn stored_password(file: Option<&Path>, variable: &str) -> Result<Option<Passwor
             text
         }
         None => match std::env::var(variable) {
+            // Set to nothing counts as unset, as for every variable.
+            Ok(text) if text.is_empty() => return Ok(None),
             Ok(text) => Zeroizing::new(text),
             Err(std::env::VarError::NotPresent) => return Ok(None),
             Err(std::env::VarError::NotUnicode(_)) => {

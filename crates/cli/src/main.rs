@@ -17,7 +17,6 @@ mod patience;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use tokio::runtime::{Builder, Runtime};
 
 use args::{Cli, Command};
@@ -30,7 +29,7 @@ use patience::Patience;
 pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("TWINLOCK_COMMIT"));
 
 fn main() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
+    let Cli { global, command } = args::parse();
     let out = Output::new(&global);
     let ended = match command {
         Command::Completions { shell } => commands::generate::completions(shell, &out),
@@ -96,7 +95,12 @@ async fn interruptible(command: Command, context: Context) -> Result<(), Failure
     // These end by themselves and say what is left undone.
     let own_end = matches!(
         command,
-        Command::Send(_) | Command::Chat(_) | Command::Put(_) | Command::Get(_) | Command::Bench(_)
+        Command::Send(_)
+            | Command::Outbox(_)
+            | Command::Chat(_)
+            | Command::Put(_)
+            | Command::Get(_)
+            | Command::Bench(_)
     );
     // `listen` handles its timeout and knows whether there is a connection.
     let timeout = timeout.filter(|_| !matches!(command, Command::Listen(_)));

@@ -57,7 +57,7 @@ impl Writing {
     }
 
     fn after(stage: Stage, said: usize) -> Self {
-        let send = ["send", "lobby", "--json"];
+        let send = ["send", "--json", "lobby"];
         let (child, stdin, acks) = Acking::start(&stage.people[0], &send, &stage.disk);
         Self { stage, child, stdin, acks, said, before: said }
     }

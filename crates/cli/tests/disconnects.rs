@@ -51,7 +51,7 @@ fn over_a_thousand_disconnects_every_line_arrives_once_and_in_order() {
     }));
     let listen = ["listen", "lobby", "--since", "all", "--json", "--count", &LINES.to_string()];
     let listening = bob.by(relay.address).start(&listen);
-    let mut sending = ada.by(relay.address).start(&["send", "lobby", "--json"]);
+    let mut sending = ada.by(relay.address).start(&["send", "--json", "lobby"]);
     let began = Instant::now();
     // As the cuts go on, so do the lines: there is always something on its way to be cut.
     let mut stdin = sending.stdin.take().unwrap();

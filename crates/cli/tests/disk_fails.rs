@@ -49,7 +49,7 @@ impl Stage {
         let stop = Arc::new(AtomicBool::new(false));
         let mut writing = Vec::new();
         for (person, name) in [(&ada, "ada"), (&bob, "bob")] {
-            let mut sending = person.start(&["send", "lobby", "--json"]);
+            let mut sending = person.start(&["send", "--json", "lobby"]);
             let (mut stdin, stop) = (sending.stdin.take().unwrap(), Arc::clone(&stop));
             let feeding = std::thread::spawn(move || {
                 let mut n = 0;

@@ -42,7 +42,7 @@ struct Writer {
 
 impl Writer {
     fn start(person: Person, name: &'static str, target: &str, stop: &Arc<AtomicBool>) -> Self {
-        let mut sending = person.start(&["send", target, "--json"]);
+        let mut sending = person.start(&["send", "--json", target]);
         let (stdin, stop) = (sending.stdin.take().unwrap(), Arc::clone(stop));
         let feeding = std::thread::spawn(move || feed(stdin, name, &stop));
         Self { person, sending, feeding }

@@ -34,7 +34,7 @@ fn each_line_of_the_input_is_a_message_whatever_ends_it() {
     ada.run_with(&["send", "lobby", "-"], "dash\n").exits(0);
     ada.run_with(&["send", "lobby"], "").exits(0);
     assert_eq!(ada.reads("lobby").len(), 5);
-    let acks = ada.run_with(&["send", "lobby", "--json"], "a\nb\nc\n").exits(0);
+    let acks = ada.run_with(&["send", "--json", "lobby"], "a\nb\nc\n").exits(0);
     let numbers: Vec<_> = acks.json().iter().map(|ack| ack["n"].as_u64().unwrap()).collect();
     assert_eq!(numbers, [6, 7, 8]);
 }
@@ -114,7 +114,7 @@ fn what_is_said_without_a_server_waits_and_says_so() {
     host.kill();
     let ran = ada.run_with(&["chat", "--timeout", "500ms"], "later\n").exits(6);
     assert!(ran.err.contains("1 of your messages is queued"), "{ran:?}");
-    let ran = ada.run_with(&["send", "lobby", "--timeout", "500ms"], "too\nand this\n").exits(6);
+    let ran = ada.run_with(&["send", "--timeout", "500ms", "lobby"], "too\nand this\n").exits(6);
     assert!(ran.err.contains("2 messages are queued"), "{ran:?}");
     assert!(ran.out.is_empty(), "{ran:?}");
     host.restart();
@@ -123,7 +123,7 @@ fn what_is_said_without_a_server_waits_and_says_so() {
     // Nobody answers at all.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let stuck = ada.by(silent.local_addr().unwrap());
-    stuck.run(&["send", "lobby", "--timeout", "500ms", "stuck"]).exits(6);
+    stuck.run(&["send", "--timeout", "500ms", "lobby", "stuck"]).exits(6);
     ada.run_with(&["chat"], "go on\n").exits(0);
     assert_eq!(texts(&ada.reads("lobby"))[4..], ["stuck", "go on"]);
 }

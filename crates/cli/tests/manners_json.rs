@@ -62,7 +62,7 @@ fn every_json_document_has_the_documented_fields_in_one_line() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
-    let ack = ada.run(&["send", "lobby", "--json", "hello"]).exits(0);
+    let ack = ada.run(&["send", "--json", "lobby", "hello"]).exits(0);
     assert_eq!(names(&ack.out), ["conversation", "n", "time", "id", "link"]);
     assert_eq!(form(&ack.json()[0]), "{conversation:text id:hex32 link:hex64 n:number time:time}");
     assert_eq!(ack.json()[0]["conversation"], "lobby");

@@ -81,7 +81,7 @@ fn what_one_command_queued_another_sends_and_both_know() {
     host.kill();
     let sends: Vec<_> = (0..3)
         .map(|n| {
-            let send = ada.start(&["send", "lobby", "--json", &format!("number {n}")]);
+            let send = ada.start(&["send", "--json", "lobby", &format!("number {n}")]);
             send.wait_err("trying again");
             send
         })

@@ -25,7 +25,7 @@ fn what_is_sent_while_the_server_is_down_waits_and_goes_out_once_with_the_next_s
     host.terminate().exits(0);
     for text in ["first", "second"] {
         let began = Instant::now();
-        let ran = ada.run(&["send", "lobby", text, "--timeout", "1s", "--json"]).exits(6);
+        let ran = ada.run(&["send", "--timeout", "1s", "--json", "lobby", text]).exits(6);
         assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
         assert_eq!(ran.out, "", "nothing is acknowledged");
         assert!(ran.err.contains("not recorded"), "{ran:?}");
@@ -50,7 +50,7 @@ fn what_a_killed_send_has_read_is_neither_lost_nor_doubled() {
     let outbox = ada.home.join("state/default");
     let (mut next, mut acked, mut kills) = (0, 0, 0);
     while next < LINES {
-        let mut sending = ada.start(&["send", "lobby", "--json"]);
+        let mut sending = ada.start(&["send", "--json", "lobby"]);
         let mut stdin = sending.stdin.take().unwrap();
         let feeding = std::thread::spawn(move || {
             for n in next..LINES {
@@ -108,7 +108,7 @@ fn a_server_that_is_asked_to_end_keeps_every_ack_and_its_clients_come_back_by_th
     let bob = host.member(&ada, "bob");
     let count = LINES.to_string();
     let listening = bob.start(&["listen", "lobby", "--since", "all", "--json", "--count", &count]);
-    let mut sending = ada.start(&["send", "lobby", "--json"]);
+    let mut sending = ada.start(&["send", "--json", "lobby"]);
     let mut stdin = sending.stdin.take().unwrap();
     let feeding = std::thread::spawn(move || {
         for n in 0..LINES {

@@ -50,7 +50,7 @@ impl Life {
         let stop = Arc::new(AtomicBool::new(false));
         let mut writing = Vec::new();
         for (person, (name, target)) in stage.people.iter().zip(WRITERS) {
-            let send = ["send", target, "--json"];
+            let send = ["send", "--json", target];
             let (child, stdin, acks) = Acking::start(person, &send, &stage.disk);
             let (stop, chance) = (Arc::clone(&stop), Chance::from(chance.next()));
             let feeding = std::thread::spawn(move || feed(stdin, name, &stop, chance));

@@ -229,7 +229,7 @@ fn all_lines_are_back_soon_after_a_restart_and_nothing_is_lost() {
     let took = wait_up(&fleet, lines, began, LONG);
     eprintln!("return: {lines} lines in {took:.1?}");
 
-    let mut sending = ada.start(&["send", "lobby", "--json"]);
+    let mut sending = ada.start(&["send", "--json", "lobby"]);
     let mut stdin = sending.stdin.take().unwrap();
     let mut said = 0;
     let mut say = |count: usize| {

@@ -5,6 +5,7 @@ mod classic;
 mod files;
 mod serve;
 mod values;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -318,13 +319,20 @@ pub(crate) struct Chat {
 
 #[derive(Debug, Args)]
 pub(crate) struct Send {
-    /// A room, or @ and a user
-    pub(crate) target: Target,
-    /// The message; without it, or with `-`, each line of standard input is one
-    pub(crate) text: Option<String>,
+    /// A room, or @ and a user; then the message. Without TEXT, or with `-`, each line of standard
+    /// input is one message. A TEXT that begins with `-` goes after `--`
+    #[arg(required = true, trailing_var_arg = true, value_name = "TARGET [--] [TEXT]")]
+    words: Vec<String>,
     /// Print each acknowledgement as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl Send {
+    /// Target and text.
+    pub(crate) fn take_words(&mut self) -> Result<TargetAndText, Failure> {
+        target_and_text(std::mem::take(&mut self.words))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -342,7 +350,7 @@ pub(crate) struct Listen {
     pub(crate) json: bool,
     /// Run this for each entry, which is handled once the command ends with 0;
     /// keeps a place of its own, apart from what was printed
-    #[arg(long, value_name = "CMD")]
+    #[arg(long, value_name = "CMD", value_parser = text)]
     pub(crate) exec: Option<String>,
     /// After N failures of the command put the entry into a file of dead letters and handle the
     /// next one; 0: retry for ever
@@ -365,7 +373,7 @@ pub(crate) struct History {
     pub(crate) before: Option<u64>,
     /// Only entries that contain all these words, newest first; the last one may be the beginning
     /// of a word, from three letters on
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = text)]
     pub(crate) search: Option<String>,
     /// One JSON object a line
     #[arg(long)]
@@ -410,13 +418,23 @@ pub(crate) enum Room {
         #[arg(long)]
         json: bool,
     },
-    /// Show what a room is about, or say it anew
-    Topic {
-        /// Its name
-        name: Target,
-        /// The new topic
-        text: Option<String>,
-    },
+    /// Show the topic of a room, or set it
+    #[command(override_usage = "twinlock room topic [OPTIONS] ROOM [--] [TEXT]")]
+    Topic(Topic),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Topic {
+    /// The room; then the new topic. A TEXT that begins with `-` goes after `--`
+    #[arg(required = true, trailing_var_arg = true, value_name = "ROOM [--] [TEXT]")]
+    words: Vec<String>,
+}
+
+impl Topic {
+    /// Room and new topic.
+    pub(crate) fn take_words(self) -> Result<TargetAndText, Failure> {
+        target_and_text(self.words)
+    }
 }
 
 #[derive(Debug, Args)]

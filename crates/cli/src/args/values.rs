@@ -86,6 +86,11 @@ pub(super) fn label(text: &str) -> Result<String, String> {
     Ok(label.to_owned())
 }
 
+/// Text with something in it: an empty variable of a script stands for no command and no words.
+pub(super) fn text(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 pub(super) fn address(text: &str) -> Result<Address, String> {
     Address::parse(text, Some(PORT)).map_err(|_| "HOST or HOST:PORT".to_owned())
 }

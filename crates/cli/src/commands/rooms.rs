@@ -5,7 +5,7 @@ use twinlock_core::id::Name;
 use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 
-use crate::args::{Room, Rooms, Target};
+use crate::args::{Room, Rooms, Target, TargetAndText};
 use crate::exit::Failure;
 use crate::open::{Context, target_of};
 use crate::output::Style;
@@ -98,8 +98,9 @@ pub(crate) async fn run(room: Room, context: &Context) -> Result<(), Failure> {
                 }
             }
         }
-        Room::Topic { name, text } => {
-            let room = client.target(wants_room(&name)?.as_str()).await?;
+        Room::Topic(topic) => {
+            let TargetAndText { target, text, .. } = topic.take_words()?;
+            let room = client.target(wants_room(&target)?.as_str()).await?;
             match text {
                 Some(text) => _ = client.set_topic(room.id, &text).await?,
                 None => context.out.line(&Untrusted::new(room.topic).render_line())?,

@@ -7,16 +7,18 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use twinlock_client::error::{Blame, Refusal};
 use twinlock_client::outbox::{Ack, Outcome};
+use twinlock_client::state::StateError;
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::MessageId;
 use twinlock_core::proto::Why;
 use twinlock_link::OsEntropy;
 
 use super::input::{self, Lines};
-use crate::args::{Send, Target};
+use crate::args::{Send, TargetAndText};
 use crate::entry::AckJson;
 use crate::exit::{Exit, Failure};
 use crate::interrupted;
@@ -26,17 +28,20 @@ use crate::patience::Patience;
 
 /// How long without an acknowledgement or new input before it gives up, unless `--timeout` says.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long without an acknowledgement before it says what it is waiting for.
+pub(super) const QUIET: Duration = Duration::from_secs(3);
 /// Outcomes that are looked up at once.
 const BATCH: usize = 512;
 /// Messages in the outbox and not acknowledged beyond which no more input is read.
 const AHEAD: usize = 8192;
 /// How often to look for what another process of this profile has sent for us.
-const LOOK: Duration = Duration::from_millis(200);
+pub(super) const LOOK: Duration = Duration::from_millis(200);
 
 struct Sending<'a> {
     out: &'a Output,
     client: Client,
-    target: Target,
+    /// As the command line writes it.
+    target: String,
     json: bool,
     /// Somebody reads the acks.
     read: bool,
@@ -47,24 +52,17 @@ struct Sending<'a> {
     down: Option<ClientError>,
     /// Why the server records nothing now.
     held: Option<ClientError>,
+    patience: Duration,
+    /// The wait has been explained.
+    told: bool,
 }
 
-pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
-    let Opened { client, mut events, .. } = context.open(Options::default())?;
-    let patience = context.global.timeout.unwrap_or(PATIENCE);
-    let mut sending = Sending {
-        out: &context.out,
-        client,
-        target: send.target,
-        json: send.json,
-        read: true,
-        waiting: HashSet::new(),
-        recorded: 0,
-        refused: None,
-        down: None,
-        held: None,
-    };
-    let mut input = match send.text.filter(|text| text != "-") {
+pub(crate) async fn run(mut send: Send, context: &Context) -> Result<(), Failure> {
+    let TargetAndText { target, text, escaped } = send.take_words()?;
+    let (mut sending, events) = Sending::open(context)?;
+    sending.target = target.to_string();
+    sending.json = send.json;
+    let input = match text.filter(|text| escaped || text != "-") {
         Some(text) => {
             input::check_text(&text)?;
             sending.enqueue(vec![text]).await?;
@@ -72,8 +70,40 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
         }
         None => Some(input::read_lines(&context.out)),
     };
+    settle(sending, events, input, context).await
+}
+
+/// Queues the refused messages again, and sends all queued ones.
+pub(super) async fn retry(context: &Context) -> Result<(), Failure> {
+    let (mut sending, events) = Sending::open(context)?;
+    let outbox = sending.client.state().outbox();
+    let queued = blocking(move || {
+        outbox.retry_refused()?;
+        Ok::<_, StateError>(outbox.pending(usize::MAX)?.into_iter().map(|m| m.message_id))
+    });
+    sending.waiting.extend(queued.await?);
+    let _closed = sending.client.written().await;
+    let queued = sending.waiting.len();
+    settle(sending, events, None, context).await?;
+    context.out.say(&match queued {
+        0 => "the outbox is empty".to_owned(),
+        1 => "1 message is recorded".to_owned(),
+        queued => format!("{queued} messages are recorded"),
+    });
+    Ok(())
+}
+
+/// Reads `input` to its end and waits until all of it is settled.
+async fn settle(
+    mut sending: Sending<'_>,
+    mut events: mpsc::Receiver<Event>,
+    mut input: Option<Lines>,
+    context: &Context,
+) -> Result<(), Failure> {
+    let patience = sending.patience;
     let mut bad_input = None;
     let mut deadline = Patience::new(patience);
+    let mut moved_at = Instant::now();
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut interrupt = std::pin::pin!(interrupted());
@@ -103,13 +133,16 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
                 }
                 Some(Event::Ended(error)) => break error.map(Failure::from),
                 Some(event) => if sending.take(event)? {
+                    moved_at = Instant::now();
                     deadline.renew();
                 },
                 None => break None,
             },
             _ = look.tick(), if late => if sending.look().await? {
+                moved_at = Instant::now();
                 deadline.renew();
             },
+            () = sleep_until(moved_at + QUIET), if late && !sending.told => sending.tell(),
             () = deadline.is_over(), if late => break limited.take(),
             () = &mut interrupt => break Some(Failure::interrupted()),
         }
@@ -157,10 +190,30 @@ pub(crate) async fn run(send: Send, context: &Context) -> Result<(), Failure> {
     }
 }
 
-impl Sending<'_> {
+impl<'a> Sending<'a> {
+    /// Nothing is to be sent yet.
+    fn open(context: &'a Context) -> Result<(Self, mpsc::Receiver<Event>), Failure> {
+        let Opened { client, events, .. } = context.open(Options::default())?;
+        let sending = Self {
+            out: &context.out,
+            client,
+            target: String::new(),
+            json: false,
+            read: true,
+            waiting: HashSet::new(),
+            recorded: 0,
+            refused: None,
+            down: None,
+            held: None,
+            patience: context.global.timeout.unwrap_or(PATIENCE),
+            told: false,
+        };
+        Ok((sending, events))
+    }
+
     async fn enqueue(&mut self, lines: Vec<String>) -> Result<(), Failure> {
         let outbox = self.client.state().outbox();
-        let target = self.target.to_string();
+        let target = self.target.clone();
         let ids = blocking(move || {
             let messages = lines.iter().map(|line| (target.as_str(), line.as_bytes()));
             outbox.enqueue_many(messages, now_ms(), &mut OsEntropy)
@@ -184,6 +237,7 @@ impl Sending<'_> {
             Event::Down { error, retry } => {
                 if self.down.is_none() && error.blame() == Blame::Network {
                     self.out.say(&trying_again(&error, retry));
+                    self.tell();
                 }
                 self.down = Some(error);
                 Ok(false)
@@ -199,6 +253,13 @@ impl Sending<'_> {
         }
     }
 
+    /// Explains the wait once: its reason, and how to leave.
+    fn tell(&mut self) {
+        if !std::mem::replace(&mut self.told, true) && !self.waiting.is_empty() {
+            self.out.say(&waits(self.waiting.len(), self.patience));
+        }
+    }
+
     fn recorded(&mut self, message_id: &MessageId, ack: &Ack) -> Result<bool, Failure> {
         // Older messages of this outbox go out as well; they are not this command's.
         if !self.waiting.remove(message_id) {
@@ -207,8 +268,7 @@ impl Sending<'_> {
         self.recorded += 1;
         self.held = None;
         if self.json && self.read {
-            let target = self.target.to_string();
-            let ack = AckJson::new(&target, message_id, ack);
+            let ack = AckJson::new(&self.target, message_id, ack);
             if let Err(gone) = self.out.json(&ack) {
                 // Whoever read the acks has gone; what was to be sent is sent all the same.
                 match Failure::from(gone) {
@@ -245,6 +305,16 @@ impl Sending<'_> {
         }
         Ok(moved)
     }
+}
+
+/// Explains the wait.
+pub(super) fn waits(messages: usize, patience: Duration) -> String {
+    format!(
+        "waiting {} s at most until the server has recorded {messages} {}; Ctrl-C ends the wait, and a \
+         message that is not recorded stays in the outbox",
+        patience.as_secs().max(1),
+        if messages == 1 { "message" } else { "messages" },
+    )
 }
 
 async fn next(input: &mut Option<Lines>) -> Option<Result<Vec<String>, Failure>> {

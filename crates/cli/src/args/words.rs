@@ -1,0 +1,128 @@
+//! Text on the command line that a script supplies: it is never taken for an option.
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgMatches, Command, CommandFactory as _, Error, FromArgMatches as _};
+
+use super::{Cli, Target};
+use crate::exit::Failure;
+
+/// Ends the options.
+const ESCAPE: &str = "--";
+
+/// Reads the command line of this process, or ends it with help or a usage error.
+pub(crate) fn parse() -> Cli {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let parsed = try_parse(words).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.unwrap_or_else(|error| error.exit())
+}
+
+fn try_parse(words: Vec<OsString>) -> Result<ArgMatches, Error> {
+    let mut command = adapt(Cli::command());
+    // `put "$FILE" ops` with a file called `-h` sends nothing, and must not look like a success.
+    let asks_for_help = words
+        .iter()
+        .rposition(|word| word == "-h" || word == "--help")
+        .is_some_and(|at| at + 1 == words.len());
+    let by_word = words.iter().any(|word| word == "help" || word == "--version" || word == "-V");
+    command.try_get_matches_from_mut(words).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion if !asks_for_help && !by_word => command
+            .error(
+                ErrorKind::UnknownArgument,
+                "-h and --help are the last argument; a name or text that begins with '-' goes \
+                 after '--'",
+            ),
+        _ => error,
+    })
+}
+
+/// Values of options may begin with `-`, and a variable that is set to nothing counts as unset.
+fn adapt(command: Command) -> Command {
+    let command = command.mut_args(adapt_arg);
+    command.mut_subcommands(adapt)
+}
+
+fn adapt_arg(arg: Arg) -> Arg {
+    let unset = arg
+        .get_env()
+        .is_some_and(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
+    let arg = if unset { arg.env(None::<&'static str>) } else { arg };
+    let optional = arg.get_num_args().is_some_and(|values| values.min_values() == 0);
+    if arg.is_positional() || optional || !arg.get_action().takes_values() {
+        arg
+    } else {
+        arg.allow_hyphen_values(true)
+    }
+}
+
+/// A target, and the text for it.
+#[derive(Debug)]
+pub(crate) struct TargetAndText {
+    pub(crate) target: Target,
+    pub(crate) text: Option<String>,
+    /// `--` stands before the text: `-` is a text, and not standard input.
+    pub(crate) escaped: bool,
+}
+
+/// Splits TARGET, an optional `--`, and an optional TEXT. A TEXT that begins with `-` and stands
+/// without `--` is refused: it may be an option in the wrong place.
+pub(super) fn target_and_text(words: Vec<String>) -> Result<TargetAndText, Failure> {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let before = line.len().checked_sub(words.len() + 1).and_then(|at| line.get(at));
+    split(words, before.is_some_and(|word| word == ESCAPE))
+}
+
+/// `escaped`: `--` stands before all of them.
+fn split(words: Vec<String>, mut escaped: bool) -> Result<TargetAndText, Failure> {
+    let mut words = words.into_iter().peekable();
+    let target = words.next().unwrap_or_default();
+    let target: Target = target.parse().map_err(|problem| {
+        Failure::usage(format!("'{}' is no TARGET: {problem}", target.escape_debug()))
+    })?;
+    if !escaped && words.next_if(|word| word == ESCAPE).is_some() {
+        escaped = true;
+    }
+    let text = words.next();
+    if let Some(text) = &text
+        && text.starts_with('-')
+        && text != "-"
+        && !escaped
+    {
+        let text = text.escape_debug();
+        return Err(Failure::usage(format!("'{text}' after {target} begins with '-'"))
+            .hint("options go before TARGET; text that begins with '-' goes after `--`"));
+    }
+    match words.next() {
+        None => Ok(TargetAndText { target, text, escaped }),
+        Some(more) => Err(Failure::usage(format!(
+            "'{}' is one argument too many: TEXT is one argument, so quote it",
+            more.escape_debug()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn text_that_begins_with_a_dash_wants_the_escape() {
+        let text = |list: &[&str], escaped| split(words(list), escaped).map(|split| split.text);
+        assert_eq!(text(&["ops"], false).unwrap(), None);
+        assert_eq!(text(&["ops", "-"], false).unwrap().as_deref(), Some("-"));
+        assert_eq!(text(&["ops", "--"], false).unwrap(), None);
+        assert_eq!(text(&["ops", "--", "--"], false).unwrap().as_deref(), Some("--"));
+        assert_eq!(text(&["ops", "--", "-h"], false).unwrap().as_deref(), Some("-h"));
+        assert_eq!(text(&["ops", "-h"], true).unwrap().as_deref(), Some("-h"));
+        assert_eq!(text(&["ops", "--"], true).unwrap().as_deref(), Some("--"));
+        for refused in [&["ops", "-h"][..], &["ops", "--json", "x"], &["ops", "a", "b"]] {
+            assert!(text(refused, false).is_err(), "{refused:?}");
+        }
+    }
+}
