@@ -121,7 +121,16 @@ const INDENT: usize = 6;
 /// them looks like an entry of its own. With `place`, the conversation too. Of a file, `get` says
 /// what to do about it.
 pub(crate) fn human(out: &Output, place: Option<&str>, entry: &Entry, get: &str) -> String {
-    let time = local_time(entry.time_ms);
+    shown(out, local_time(entry.time_ms), place, entry, get)
+}
+
+/// The same with its number first, which `get` and `history --before` take.
+pub(crate) fn numbered(out: &Output, entry: &Entry, get: &str) -> String {
+    let time = format!("#{} {}", entry.n, local_time(entry.time_ms));
+    shown(out, time, None, entry, get)
+}
+
+fn shown(out: &Output, time: String, place: Option<&str>, entry: &Entry, get: &str) -> String {
     let place = place.map(|place| format!(" {place}")).unwrap_or_default();
     let (text, erased) = match (&entry.text, &entry.file) {
         (Some(text), _) => (text.render(), false),

@@ -81,6 +81,12 @@ impl Context {
         Ok(Transfers::start(&home, profile, state, moving)?)
     }
 
+    /// The state of the profile, without a line to its server.
+    pub(crate) fn state(&self) -> Result<State, Failure> {
+        let (_, _, state) = self.begin()?;
+        Ok(state)
+    }
+
     fn begin(&self) -> Result<(Home, Profile, State), Failure> {
         let home = self.home()?;
         let profile = self.profile()?;

@@ -405,6 +405,23 @@ impl Outbox {
             .read(|tx| Ok(uint(tx.query_row(count, [self.state.account()], |row| row.get(0))?)))
     }
 
+    /// Puts the refused messages back among the pending ones, in their old order: what the server
+    /// would not record may be possible now. Returns their ids.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing is put back then.
+    pub fn retry_refused(&self) -> Result<Vec<MessageId>, StateError> {
+        self.state.write(|tx| {
+            let mut update = tx.prepare_cached(
+                "UPDATE outbox SET state = ?2, why = NULL WHERE account = ?1 AND state = ?3
+                 RETURNING message_id",
+            )?;
+            let id = |row: &Row<'_>| Ok(MessageId(row.get(0)?));
+            let rows = update.query_map(params![self.state.account(), PENDING, REFUSED], id)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
     /// Removes a message that is pending or refused. A pending one may have reached the server
     /// already. `false`: there is none such.
     ///

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::{Target, rate};
+use super::values::{Point, Target, rate};
 
 #[derive(Debug, Args)]
 pub(crate) struct Put {
@@ -36,9 +36,9 @@ impl Put {
 pub(crate) struct Get {
     /// A room, or @ and a user
     pub(crate) target: Target,
-    /// The numbers of the files' entries
-    #[arg(required = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) entries: Vec<u64>,
+    /// The files' entries: a number, `last`, or a time, which is the first file from then on
+    #[arg(required = true, value_name = "N|TIME|last")]
+    pub(crate) entries: Vec<Point>,
     /// Where to put it: a directory, a file, or `-` for standard output [default: here]
     #[arg(long, short, value_name = "PATH")]
     pub(crate) output: Option<PathBuf>,

@@ -168,9 +168,17 @@ pub(crate) enum Command {
         twinlock listen ops --exec ./handle    gets each entry as JSON on stdin\n\n\
         It goes on where the last one of this profile ended, over lost lines too.")]
     Listen(Listen),
+    /// List, drop or send the messages of the outbox
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  twinlock outbox list\n  twinlock outbox drop 019c3f\n  \
+                      twinlock outbox retry"
+    )]
+    Outbox(Outbox),
     /// Read the record
     #[command(
-        after_help = "Examples:\n  twinlock history ops --limit 20\n  twinlock history ops --search 'disk full'"
+        after_help = "Examples:\n  twinlock history ops --limit 20\n  twinlock history ops --since 2h\n  \
+                      twinlock history ops --search 'disk full'"
     )]
     History(History),
     /// Send files
@@ -359,6 +367,23 @@ pub(crate) struct Listen {
     /// Fetch the files that come into this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) get: Option<PathBuf>,
+    /// End once the entries that exist now are handled
+    #[arg(long)]
+    pub(crate) until_now: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Outbox {
+    /// List the messages that are queued, or refused by the server
+    List(Json),
+    /// Remove messages; one that was queued may have reached the server already
+    Drop {
+        /// Their ids, or the first or last digits of one
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+    /// Queue the refused messages again, and send all of them
+    Retry,
 }
 
 #[derive(Debug, Args)]
@@ -368,9 +393,12 @@ pub(crate) struct History {
     /// How many entries at most
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(crate) limit: u64,
-    /// Only entries with numbers below
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) before: Option<u64>,
+    /// Only entries before this one: a number, a time such as 09:30 or 2h, or `last`
+    #[arg(long, value_name = "N|TIME|last")]
+    pub(crate) before: Option<Point>,
+    /// Only entries from this one on
+    #[arg(long, value_name = "N|TIME|last")]
+    pub(crate) since: Option<Point>,
     /// Only entries that contain all these words, newest first; the last one may be the beginning
     /// of a word, from three letters on
     #[arg(long, value_name = "TEXT", value_parser = text)]

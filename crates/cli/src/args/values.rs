@@ -66,6 +66,54 @@ impl std::str::FromStr for Since {
     }
 }
 
+/// A place in a conversation, as people name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Point {
+    /// The entry of this number, from 1.
+    Number(u64),
+    /// The first entry from then on, ms since 1970 UTC.
+    Time(u64),
+    /// The newest one.
+    Last,
+}
+
+impl std::str::FromStr for Point {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "last" {
+            return Ok(Self::Last);
+        }
+        let number = text.strip_prefix('#').unwrap_or(text).parse().ok();
+        number
+            .filter(|n| *n > 0)
+            .map(Self::Number)
+            .or_else(|| time(text, &jiff::ZonedDateTime::now()).map(Self::Time))
+            .ok_or_else(|| {
+                "an entry's number, `last`, or a time such as 09:30, 2026-11-30, \
+                 '2026-11-30 09:30', 2026-11-30T09:30:00Z, or 2h for two hours ago"
+                    .to_owned()
+            })
+    }
+}
+
+/// A point in time, ms since 1970 UTC: exact, a local day or hour, or so long before `now`.
+fn time(text: &str, now: &jiff::ZonedDateTime) -> Option<u64> {
+    use jiff::Timestamp;
+    use jiff::civil::{Date, DateTime, Time};
+    let local =
+        |civil: DateTime| Some(civil.to_zoned_datetime(now.time_zone().clone()).ok()?.timestamp());
+    let exact = || text.parse::<Timestamp>().ok();
+    // A date without a time reads as a date-time too.
+    let date_time = || local(text.parse::<DateTime>().ok()?);
+    let date = || local(text.parse::<Date>().ok()?.into());
+    let hour = || local(now.date().to_datetime(text.parse::<Time>().ok()?));
+    let ago = || now.timestamp().checked_sub(duration(text).ok()?).ok();
+    // A time of day before a duration: both may begin with digits, but only one has a colon.
+    let time = exact().or_else(date_time).or_else(date).or_else(hour).or_else(ago)?;
+    u64::try_from(time.as_millisecond()).ok()
+}
+
 /// Seconds of a day.
 const DAY: u64 = 24 * 3600;
 
@@ -184,6 +232,24 @@ mod tests {
         assert!(std::time::Instant::now().checked_add(duration(&longest).unwrap()).is_some());
         for bad in ["", "0", "-5s", "soon", "0s", "0d", "18446744073709551615", "99999d"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_point_is_a_number_a_time_or_the_last() {
+        let point = |text: &str| text.parse::<Point>();
+        assert_eq!(point("12"), Ok(Point::Number(12)));
+        assert_eq!(point("#12"), Ok(Point::Number(12)));
+        assert_eq!(point("last"), Ok(Point::Last));
+        let exact = Ok(Point::Time(1_795_622_400_000));
+        assert_eq!(point("2026-11-25T16:00:00Z"), exact);
+        assert_eq!(point("2026-11-25T17:00:00+01:00"), exact);
+        let now = "2026-11-25T16:00:00[UTC]".parse::<jiff::ZonedDateTime>().unwrap();
+        let hours = |text: &str| (1_795_622_400_000 - time(text, &now).unwrap()) / 3_600_000;
+        assert_eq!(hours("2026-11-25 10:00"), 6);
+        assert_eq!((hours("2026-11-25"), hours("09:00"), hours("2h"), hours("1d")), (16, 7, 2, 24));
+        for bad in ["", "0", "-1", "#", "soon", "25:00", "2026-13-01", "-2h"] {
+            assert!(point(bad).is_err(), "{bad}");
         }
     }
 

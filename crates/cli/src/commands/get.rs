@@ -17,7 +17,8 @@ use twinlock_core::id::{ConversationId, Name, Sender};
 
 use super::listen::again;
 use super::moving::{File, Moves, PATIENCE};
-use crate::args::Get;
+use super::points::file_at;
+use crate::args::{Get, Point};
 use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::{Context, Opened, why_down};
@@ -127,7 +128,7 @@ fn stdout() -> Result<Box<dyn Write + Send>, Failure> {
 type Read = (ConversationId, Vec<(u64, Result<Entry, Failure>)>, Name);
 
 /// The entries, over lost lines, for as long as there is patience.
-async fn read(target: &str, numbers: &[u64], context: &Context) -> Result<Read, Failure> {
+async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read, Failure> {
     let options = Options { send: false, ..Options::default() };
     let Opened { client, mut events, user } = context.open(options)?;
     let (told, down) = watch::channel(None);
@@ -150,9 +151,15 @@ async fn read(target: &str, numbers: &[u64], context: &Context) -> Result<Read, 
     let mut patience = Patience::new(context.global.timeout.unwrap_or(PATIENCE));
     let found = async {
         let conversation = again(&client, async |client| client.target(target).await).await?;
-        let mut entries = Vec::with_capacity(numbers.len());
-        for n in numbers {
-            entries.push((*n, entry(&client, conversation.id, *n, target).await));
+        let mut entries = Vec::with_capacity(points.len());
+        let read = async |after, limit| {
+            again(&client, async |client| client.read(conversation.id, after, limit).await).await
+        };
+        for point in points {
+            let n = file_at(&read, conversation.head, *point).await?.ok_or_else(|| {
+                Failure::new(Exit::ServerSaidNo, format!("no such file in {target}"))
+            })?;
+            entries.push((n, entry(&client, conversation.id, n, target).await));
         }
         Ok::<_, Failure>((conversation.id, entries))
     };

@@ -4,8 +4,9 @@ use twinlock_client::client::Entry;
 use twinlock_client::{Client, ClientError};
 use twinlock_core::id::ConversationId;
 
+use super::points::first_at;
 use crate::args::History;
-use crate::entry::{EntryJson, get_it, human};
+use crate::entry::{EntryJson, get_it, numbered};
 use crate::exit::Failure;
 use crate::open::Context;
 
@@ -22,21 +23,35 @@ pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure>
         if args.json {
             context.out.json(&EntryJson::new(&target, entry))?;
         } else {
-            context.out.line(&human(&context.out, None, entry, &get_it(&target, entry)))?;
+            context.out.line(&numbered(&context.out, entry, &get_it(&target, entry)))?;
         }
         Ok(())
     };
+    let read = async |after, limit| Ok(client.read(conversation.id, after, limit).await?);
+    let before = match args.before {
+        Some(point) => Some(first_at(&read, conversation.head, point).await?),
+        None => None,
+    };
+    let since = match args.since {
+        Some(point) => first_at(&read, conversation.head, point).await?,
+        None => 1,
+    };
     match &args.search {
         Some(text) => {
-            let faults = search(&client, conversation.id, text, &args, show).await?;
+            let range = (since, before.unwrap_or(0));
+            let faults = search(&client, conversation.id, text, range, args.limit, show).await?;
             fails(context, faults)?;
         }
         None => {
             let mut faults = Vec::new();
-            // Numbers below `before`, the last `limit` of them.
-            let end = args.before.map_or(conversation.head, |n| (n - 1).min(conversation.head));
-            let mut after = end.saturating_sub(args.limit);
-            if end == 0 {
+            // Numbers below `before`, the last `limit` of them; from `since` on the first.
+            let end = before.map_or(conversation.head, |n| (n - 1).min(conversation.head));
+            let (mut after, end) = if args.since.is_some() {
+                (since - 1, end.min((since - 1).saturating_add(args.limit)))
+            } else {
+                (end.saturating_sub(args.limit), end)
+            };
+            if conversation.head == 0 {
                 // A record that was emptied is told from one that never had anything in it.
                 client.read(conversation.id, 0, 1).await?;
             }
@@ -69,16 +84,19 @@ fn fails(context: &Context, faults: Vec<ClientError>) -> Result<(), Failure> {
     Err(first)
 }
 
+/// Newest first. `since` is the least number, `before` one past the greatest, 0 without a bound.
 async fn search(
     client: &Client,
     conversation: ConversationId,
     text: &str,
-    args: &History,
+    (since, mut before): (u64, u64),
+    mut left: u64,
     show: impl Fn(&Entry) -> Result<(), Failure>,
 ) -> Result<Vec<ClientError>, Failure> {
-    let mut before = args.before.unwrap_or(0);
-    let mut left = args.limit;
     let mut all_faults = Vec::new();
+    if before == 1 {
+        return Ok(all_faults);
+    }
     while left > 0 && all_faults.len() < MOST_FAULTS {
         let want = u32::try_from(left.min(PAGE)).unwrap_or(u32::MAX);
         let (found, faults) = client.search(conversation, text, before, want).await?;
@@ -89,11 +107,12 @@ async fn search(
         let Some(last) = found.iter().map(|entry| entry.n).chain(bad).min() else { break };
         before = last;
         all_faults.extend(faults);
-        for entry in found.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+        let most = usize::try_from(left).unwrap_or(usize::MAX);
+        for entry in found.iter().take(most).take_while(|entry| entry.n >= since) {
             show(entry)?;
             left -= 1;
         }
-        if before <= 1 {
+        if before <= since {
             break;
         }
     }

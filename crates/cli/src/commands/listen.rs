@@ -5,7 +5,7 @@
 //! entry twice rather than never. With `--exec-tries` an entry whose command keeps failing is handled
 //! once it is in the profile's file of dead letters.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::process::Stdio;
@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use twinlock_client::client::Entry;
 use twinlock_client::home::Lock;
 use twinlock_client::receipts::Handled;
@@ -39,6 +41,8 @@ const EXECUTED: &str = "exec";
 /// A position under this number says that everything was listened to: a direct conversation that is
 /// found later is new. No conversation has it.
 const EVERYTHING: ConversationId = 0;
+/// How long the end waits for a read marker, which is a convenience.
+const MARKING: Duration = Duration::from_secs(1);
 /// After a failed `--exec`, growing from the first to the last.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -52,6 +56,10 @@ struct Listening<'a> {
     purpose: &'static str,
     /// The profile has listened to everything before.
     resumes: bool,
+    /// Followed conversations whose existing entries have not all arrived.
+    behind: HashSet<ConversationId>,
+    /// The read marker that was sent last; the server answers those before it first.
+    marking: Option<JoinHandle<Option<()>>>,
 }
 
 type Finding = Pin<Box<dyn Future<Output = Result<Vec<proto::Conversation>, Failure>>>>;
@@ -75,6 +83,8 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
         fetching,
         purpose,
         resumes: false,
+        behind: HashSet::new(),
+        marking: None,
     };
     listening.resumes = listening.args.targets.is_empty() && listening.note_everything().await?;
     // Finding out what to follow needs the line, whose events have to be taken meanwhile. It goes
@@ -99,6 +109,9 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
                 }
                 // What is found from now on began while we listened.
                 listening.resumes = listening.args.targets.is_empty();
+                if listening.is_done() {
+                    return listening.end().await;
+                }
                 continue;
             }
             event = events.recv() => event,
@@ -106,8 +119,7 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
         match event {
             Some(Event::Entries { conversation, entries }) => {
                 if listening.take(conversation, entries).await? {
-                    listening.client.close().await;
-                    return Ok(());
+                    return listening.end().await;
                 }
             }
             Some(Event::Up(up)) => {
@@ -127,10 +139,16 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
                 }
                 down = Some(error);
             }
-            Some(Event::CaughtUp { conversation, entries }) if entries > 0 => {
-                let name = listening.name(conversation);
-                tracing::info!(conversation, entries, "caught up");
-                context.out.say(&format!("caught up with {name}: {entries}"));
+            Some(Event::CaughtUp { conversation, entries }) => {
+                if entries > 0 {
+                    let name = listening.name(conversation);
+                    tracing::info!(conversation, entries, "caught up");
+                    context.out.say(&format!("caught up with {name}: {entries}"));
+                }
+                listening.behind.remove(&conversation);
+                if finding.is_none() && listening.is_done() {
+                    return listening.end().await;
+                }
             }
             Some(Event::Conversation(changed)) => listening.changed(changed).await?,
             Some(Event::Ended(Some(error))) => return Err(error.into()),
@@ -143,6 +161,20 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
 impl Listening<'_> {
     fn name(&self, conversation: ConversationId) -> String {
         self.names.get(&conversation).cloned().unwrap_or_else(|| conversation.to_string())
+    }
+
+    /// Closes the connection once the server has the last read marker.
+    async fn end(self) -> Result<(), Failure> {
+        if let Some(marking) = self.marking {
+            let _unmarked = timeout(MARKING, marking).await;
+        }
+        self.client.close().await;
+        Ok(())
+    }
+
+    /// With `--until-now`: everything that was there is handled.
+    fn is_done(&self) -> bool {
+        self.args.until_now && self.behind.is_empty()
     }
 
     /// The conversations to follow.
@@ -179,6 +211,7 @@ impl Listening<'_> {
             return Ok(());
         }
         self.names.insert(conversation.id, target_of(&conversation));
+        self.behind.insert(conversation.id);
         let new = if self.resumes { beginning(&conversation) } else { conversation.head };
         let after = self.begin(&conversation, new).await?;
         Ok(self.client.follow(conversation.id, after).await?)
@@ -211,6 +244,7 @@ impl Listening<'_> {
     /// A conversation is new, changed or left.
     async fn changed(&mut self, changed: proto::Conversation) -> Result<(), Failure> {
         if !changed.joined {
+            self.behind.remove(&changed.id);
             if self.names.remove(&changed.id).is_some() && !self.args.targets.is_empty() {
                 self.context.out.warn("you are no longer in a room that was listened to");
             }
@@ -277,7 +311,7 @@ impl Listening<'_> {
 
     /// Prints lines, if there are any; then entry `n` is handled.
     async fn print(
-        &self,
+        &mut self,
         lines: &mut String,
         conversation: ConversationId,
         n: u64,
@@ -286,6 +320,12 @@ impl Listening<'_> {
             return Ok(());
         }
         self.context.out.lines(&std::mem::take(lines))?;
+        if self.context.out.is_terminal() {
+            // A person has seen it; a script has not. The next marker covers one that gets lost.
+            let client = self.client.clone();
+            let mark = async move { client.mark_read(conversation, n).await.ok() };
+            self.marking = Some(tokio::spawn(mark));
+        }
         self.handled(conversation, n).await
     }
 

@@ -13,7 +13,9 @@ mod history;
 mod input;
 mod listen;
 mod moving;
+mod outbox;
 mod people;
+mod points;
 mod put;
 mod rooms;
 mod send;
@@ -35,6 +37,7 @@ pub(crate) async fn run(command: Command, mut context: Context) -> Result<(), Fa
         Command::Chat(chat) => chat::run(chat, context).await,
         Command::Send(send) => send::run(send, &context).await,
         Command::Listen(listen) => listen::run(listen, &context).await,
+        Command::Outbox(what) => outbox::run(what, &context).await,
         Command::History(history) => history::run(history, &context).await,
         Command::Put(put) => put::run(put, &context).await,
         Command::Get(get) => get::run(get, &context).await,

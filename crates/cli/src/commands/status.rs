@@ -2,26 +2,32 @@
 
 use serde::Serialize;
 use twinlock_client::client::Facts;
+use twinlock_client::profile::{Profile, TlsTrust};
 use twinlock_core::invite::server_words;
 use twinlock_core::session::Binding;
+use twinlock_core::text::Untrusted;
 
 use super::send::blocking;
 use crate::args::Json;
 use crate::exit::Failure;
-use crate::open::Context;
+use crate::open::{Context, address_of};
 use crate::output::{Output, Style};
 
+/// What needs the server is null without it.
 #[derive(Debug, Serialize)]
 struct StatusJson {
+    profile: String,
     user: String,
-    role: &'static str,
+    role: Option<&'static str>,
     device: String,
     server: String,
-    server_software: String,
+    server_software: Option<String>,
     server_key: String,
     server_words: String,
-    tls: TlsJson,
-    lock2: LockJson,
+    /// TLS keys that the profile accepts; null where an authority vouches for the server.
+    pins: Option<Vec<String>>,
+    tls: Option<TlsJson>,
+    lock2: Option<LockJson>,
     outbox: OutboxJson,
 }
 
@@ -61,7 +67,7 @@ const REFUSED: usize = 10_000;
 pub(crate) async fn run(args: Json, context: &Context) -> Result<(), Failure> {
     let profile = context.profile()?;
     let client = context.ask_once()?;
-    let facts = client.facts().await?;
+    let facts = client.facts().await;
     let outbox = client.state().outbox();
     let (queued, refused) = blocking(move || {
         let refused = outbox.refused(REFUSED)?.len() as u64;
@@ -69,67 +75,114 @@ pub(crate) async fn run(args: Json, context: &Context) -> Result<(), Failure> {
     })
     .await?;
     client.close().await;
-    let Facts { up, session, id, server_key, age } = facts;
+    let mut status = known(&profile, context, OutboxJson { queued, refused })?;
+    let (binding, failure) = match facts {
+        Ok(facts) => {
+            let binding = facts.up.binding;
+            add(&mut status, facts);
+            (binding, None)
+        }
+        // The local part is shown without the server too.
+        Err(error) => (Binding::Unknown, Some(Failure::from(error))),
+    };
+    if args.json {
+        context.out.json(&status)?;
+    } else {
+        show(&context.out, &status, binding)?;
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// The local part.
+fn known(profile: &Profile, context: &Context, outbox: OutboxJson) -> Result<StatusJson, Failure> {
     let server = match &context.global.address {
         Some(address) => address.to_string(),
         None => profile.address(),
     };
-    let status = StatusJson {
+    Ok(StatusJson {
+        profile: profile.name().to_string(),
         user: profile.user().to_string(),
-        role: super::people::role(up.info.role()),
+        role: None,
         device: profile.device().to_string(),
-        server,
-        server_software: twinlock_core::text::Untrusted::new(up.info.software).render_line(),
-        server_key: server_key.to_string(),
-        server_words: server_words(&server_key),
-        tls: TlsJson {
-            version: up.tls.version,
-            key_exchange: up.tls.group,
-            cipher: up.tls.suite,
-            peer_pin: up.tls.peer_pin.map(|pin| pin.to_string()),
-            binding: word(up.binding),
+        server: server.to_string(),
+        server_software: None,
+        server_key: profile.server_key().to_string(),
+        server_words: server_words(profile.server_key()),
+        pins: match profile.tls() {
+            TlsTrust::Pins(pins) => Some(pins.iter().map(ToString::to_string).collect()),
+            TlsTrust::Ca { .. } => None,
         },
-        lock2: LockJson {
-            session: id.to_string(),
-            cipher: CIPHER,
-            key_exchange: KEY_EXCHANGE,
-            epoch: session.epoch.0,
-            frames_sent: session.frames.0,
-            frames_received: session.frames.1,
-            rekeys: session.rekeys,
-            age_seconds: age.as_secs(),
-        },
-        outbox: OutboxJson { queued, refused },
-    };
-    if args.json { Ok(context.out.json(&status)?) } else { show(&context.out, &status, up.binding) }
+        tls: None,
+        lock2: None,
+        outbox,
+    })
+}
+
+/// What the session and its server say.
+fn add(status: &mut StatusJson, facts: Facts) {
+    let Facts { up, session, id, age, .. } = facts;
+    status.role = Some(super::people::role(up.info.role()));
+    status.server_software = Some(Untrusted::new(up.info.software).render_line());
+    status.tls = Some(TlsJson {
+        version: up.tls.version,
+        key_exchange: up.tls.group,
+        cipher: up.tls.suite,
+        peer_pin: up.tls.peer_pin.map(|pin| pin.to_string()),
+        binding: word(up.binding),
+    });
+    status.lock2 = Some(LockJson {
+        session: id.to_string(),
+        cipher: CIPHER,
+        key_exchange: KEY_EXCHANGE,
+        epoch: session.epoch.0,
+        frames_sent: session.frames.0,
+        frames_received: session.frames.1,
+        rekeys: session.rekeys,
+        age_seconds: age.as_secs(),
+    });
 }
 
 fn show(out: &Output, status: &StatusJson, binding: Binding) -> Result<(), Failure> {
-    let StatusJson { user, role, device, server, server_software, server_words, .. } = status;
+    let StatusJson { profile, user, device, server, server_words, tls, lock2, outbox, .. } = status;
     let or_unknown = |fact: &Option<String>| fact.clone().unwrap_or_else(|| "unknown".to_owned());
-    let verdict = match binding {
-        Binding::Bound => out.style(Style::Good, "reaches the server"),
-        Binding::Cut => out.style(Style::Bad, "CUT: something between ends it"),
-        Binding::Unknown => out.style(Style::Warning, "unknown: the server does not say"),
-        Binding::Off => "not compared (a proxy ends it, as the invite said)".to_owned(),
-    };
-    let StatusJson { tls, lock2, outbox, .. } = status;
-    out.line(&format!("you      {user} ({role}), device {device}"))?;
-    out.line(&format!("server   {server}, {server_software}"))?;
+    let role = status.role.map(|role| format!(" ({role})")).unwrap_or_default();
+    let software = status.server_software.as_ref();
+    let software = software.map(|software| format!(", {software}")).unwrap_or_default();
+    out.line(&format!("profile  {profile}"))?;
+    out.line(&format!("you      {user}{role}, device {device}"))?;
+    out.line(&format!("server   {server}{software}"))?;
     out.line(&format!("words    {server_words}"))?;
-    out.line(&format!(
-        "lock 1   {}, {}, {}",
-        or_unknown(&tls.version),
-        or_unknown(&tls.key_exchange),
-        or_unknown(&tls.cipher)
-    ))?;
-    out.line(&format!("         TLS {verdict}"))?;
-    out.line(&format!("         pin {}", or_unknown(&tls.peer_pin)))?;
-    out.line(&format!("lock 2   {}, {}", lock2.cipher, lock2.key_exchange))?;
-    out.line(&format!(
-        "         session {}, epoch {}, {} frames sent, {} received, {} rekeys",
-        lock2.session, lock2.epoch, lock2.frames_sent, lock2.frames_received, lock2.rekeys
-    ))?;
+    match &status.pins {
+        Some(pins) => {
+            for (nth, pin) in pins.iter().enumerate() {
+                out.line(&format!("{} {pin}", if nth == 0 { "pins    " } else { "        " }))?;
+            }
+        }
+        None => out.line("pins     none: a certificate authority vouches for the server")?,
+    }
+    if let Some(tls) = tls {
+        let verdict = match binding {
+            Binding::Bound => out.style(Style::Good, "reaches the server"),
+            Binding::Cut => out.style(Style::Bad, "CUT: something between ends it"),
+            Binding::Unknown => out.style(Style::Warning, "unknown: the server does not say"),
+            Binding::Off => "not compared (a proxy ends it, as the invite said)".to_owned(),
+        };
+        out.line(&format!(
+            "lock 1   {}, {}, {}",
+            or_unknown(&tls.version),
+            or_unknown(&tls.key_exchange),
+            or_unknown(&tls.cipher)
+        ))?;
+        out.line(&format!("         TLS {verdict}"))?;
+        out.line(&format!("         pin {}", or_unknown(&tls.peer_pin)))?;
+    }
+    if let Some(lock2) = lock2 {
+        out.line(&format!("lock 2   {}, {}", lock2.cipher, lock2.key_exchange))?;
+        out.line(&format!(
+            "         session {}, epoch {}, {} frames sent, {} received, {} rekeys",
+            lock2.session, lock2.epoch, lock2.frames_sent, lock2.frames_received, lock2.rekeys
+        ))?;
+    }
     out.line(&format!("outbox   {} queued, {} refused", outbox.queued, outbox.refused))?;
     Ok(())
 }

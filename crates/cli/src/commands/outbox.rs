@@ -1,0 +1,128 @@
+//! `outbox`: what is written here and not recorded by the server.
+
+use serde::Serialize;
+use twinlock_client::error::refusal;
+use twinlock_client::outbox::Pending;
+use twinlock_client::state::StateError;
+use twinlock_core::id::MessageId;
+use twinlock_core::proto::Why;
+use twinlock_core::text::Untrusted;
+
+use super::send::{self, blocking};
+use crate::args::{Json, Outbox};
+use crate::exit::{Exit, Failure};
+use crate::open::Context;
+use crate::output::{Style, local_time, rfc3339};
+
+/// Digits of an id that name a message: fewer are a typing error.
+const FEWEST_DIGITS: usize = 4;
+
+#[derive(Debug, Serialize)]
+struct MessageJson<'a> {
+    id: String,
+    state: &'static str,
+    conversation: &'a str,
+    time: String,
+    text: String,
+    /// Why the server refused it; null of a queued one.
+    reason: Option<String>,
+}
+
+/// A message, and why the server refused it if it did.
+struct Kept {
+    message: Pending,
+    why: Option<Why>,
+}
+
+pub(crate) async fn run(what: Outbox, context: &Context) -> Result<(), Failure> {
+    match what {
+        Outbox::List(json) => list(json, context).await,
+        Outbox::Drop { ids } => discard(&ids, context).await,
+        Outbox::Retry => send::retry(context).await,
+    }
+}
+
+/// All of them, the queued ones first.
+async fn kept(context: &Context) -> Result<Vec<Kept>, Failure> {
+    let outbox = context.state()?.outbox();
+    blocking(move || {
+        let queued = outbox.pending(usize::MAX)?.into_iter();
+        let refused = outbox.refused(usize::MAX)?.into_iter();
+        let queued = queued.map(|message| Kept { message, why: None });
+        let refused = refused.map(|no| Kept { message: no.message, why: Some(no.why) });
+        Ok::<_, StateError>(queued.chain(refused).collect())
+    })
+    .await
+}
+
+async fn list(args: Json, context: &Context) -> Result<(), Failure> {
+    let kept = kept(context).await?;
+    for Kept { message, why } in &kept {
+        let id = message.message_id.to_string();
+        let text = Untrusted::from_bytes(&message.body);
+        let state = if why.is_some() { "refused" } else { "queued" };
+        let reason = why.map(|why| refusal(why, 0));
+        if args.json {
+            context.out.json(&MessageJson {
+                id,
+                state,
+                conversation: &message.target,
+                time: rfc3339(message.enqueued_ms),
+                text: text.expose_raw().to_owned(),
+                reason,
+            })?;
+            continue;
+        }
+        let (time, target) = (local_time(message.enqueued_ms), &message.target);
+        let style = if why.is_some() { Style::Bad } else { Style::Dim };
+        let head = format!("{id}  {state:7}  {time}  {target}: ");
+        let reason = reason.map(|reason| format!("  ({reason})")).unwrap_or_default();
+        let words = text.render_line() + &reason;
+        let words = context.out.fold(&words, head.len(), 4);
+        let state = context.out.style(style, &format!("{state:7}"));
+        context.out.line(&format!("{id}  {state}  {time}  {target}: {words}"))?;
+    }
+    if kept.is_empty() {
+        context.out.say("the outbox is empty");
+    }
+    Ok(())
+}
+
+async fn discard(ids: &[String], context: &Context) -> Result<(), Failure> {
+    let kept = kept(context).await?;
+    let mut dropped: Vec<MessageId> = Vec::new();
+    for wanted in ids {
+        let wanted = wanted.to_ascii_lowercase();
+        if wanted.len() < FEWEST_DIGITS {
+            return Err(Failure::usage(format!(
+                "at least {FEWEST_DIGITS} digits of the message's id; see `twinlock outbox list`"
+            )));
+        }
+        let is_it = |id: &MessageId| {
+            let id = id.to_string();
+            id.starts_with(&wanted) || id.ends_with(&wanted)
+        };
+        let mut matching = kept.iter().map(|kept| kept.message.message_id).filter(is_it);
+        let (first, second) = (matching.next(), matching.next());
+        match (first, second) {
+            (Some(id), None) => dropped.push(id),
+            (None, _) | (_, Some(_)) => {
+                let many = if first.is_some() { "several messages have" } else { "no message has" };
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("{many} an id with {wanted:?}; see `twinlock outbox list`"),
+                ));
+            }
+        }
+    }
+    let outbox = context.state()?.outbox();
+    let count = dropped.len();
+    blocking(move || dropped.iter().try_for_each(|id| outbox.discard(id).map(|_| ()))).await?;
+    let words = if count == 1 {
+        "1 message is dropped".to_owned()
+    } else {
+        format!("{count} messages are dropped")
+    };
+    context.out.say(&words);
+    Ok(())
+}
