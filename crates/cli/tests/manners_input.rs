@@ -127,3 +127,43 @@ fn what_is_said_without_a_server_waits_and_says_so() {
     ada.run_with(&["chat"], "go on\n").exits(0);
     assert_eq!(texts(&ada.reads("lobby"))[4..], ["stuck", "go on"]);
 }
+
+#[test]
+fn send_and_chat_say_what_they_wait_for_and_how_to_leave() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    host.kill();
+    let send = ada.run(&["send", "--timeout", "2s", "lobby", "later"]).exits(6);
+    let chat = ada.run_with(&["chat", "--timeout", "2s"], "later\nexit\n").exits(6);
+    for ran in [send, chat] {
+        for words in ["waiting 2 s at most", "1 message", "Ctrl-C", "stays in the outbox"] {
+            assert!(ran.err.contains(words), "{words}: {ran:?}");
+        }
+    }
+    // A server that does not answer is not known to be down.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stuck = ada.by(silent.local_addr().unwrap());
+    let ran = stuck.run(&["send", "--timeout", "5s", "lobby", "stuck"]).exits(6);
+    assert!(ran.err.contains("waiting 5 s at most"), "{ran:?}");
+    let help = ada.run(&["send", "--help"]).exits(0).out;
+    assert!(help.contains("--timeout") && help.contains("30 s"), "{help}");
+}
+
+#[test]
+fn chat_and_send_count_what_another_process_has_sent() {
+    let host = Host::start();
+    let ada = host.owner();
+    // This process of the profile sends the outbox; the others have no connection.
+    let listen = ada.start(&["listen", "--since", "all"]);
+    ada.run(&["send", "lobby", "up?"]).exits(0);
+    listen.wait_lines(1);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = ada.by(closed);
+    for round in 0..3 {
+        let said = format!("round {round}\n");
+        let ran = away.run_with(&["chat", "--timeout", "30s"], &said).exits(0);
+        assert!(ran.out.contains(&format!("\u{2713} #{} {said}", 2 * round + 2)), "{ran:?}");
+        away.run(&["send", "--timeout", "30s", "lobby", "sent"]).exits(0);
+    }
+    assert_eq!(ada.reads("lobby").len(), 7, "each is recorded once");
+}

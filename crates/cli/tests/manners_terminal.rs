@@ -228,9 +228,7 @@ fn what_is_pasted_is_one_message_that_is_sent_when_its_person_says_so() {
 fn every_end_of_a_chat_leaves_the_terminal_as_it_was() {
     let host = Host::start();
     let ada = host.owner();
-    for (keys, code) in
-        [("exit\r", 0), ("/quit\r", 0), ("\u{4}", 0), ("\u{3}", 130), ("half\u{3}", 130)]
-    {
+    for (keys, code) in [("exit\r", 0), ("/quit\r", 0), ("\u{4}", 0), ("\u{3}", 130)] {
         let mut chat = chat(&ada);
         chat.types(keys);
         chat.ends(code);
@@ -284,6 +282,9 @@ fn while_the_server_is_away_one_may_type_and_the_ticks_come_later() {
     chat.wait_for("\u{2713} #3 and more");
     let notices = chat.lines().iter().filter(|line| line.contains("trying again")).count();
     assert_eq!(notices, 1, "{:#?}", chat.lines());
+    // What a library says about a cut connection is in no message and in no log.
+    let log = std::fs::read_to_string(ada.home.join("state/default/client.log")).unwrap();
+    assert!(log.contains("line lost") && !log.contains("http"), "{log}");
     assert!(!chat.lines().iter().any(|line| line.contains("rustls")), "{:#?}", chat.lines());
     chat.types("exit\r");
     chat.ends(0);
@@ -396,17 +397,40 @@ fn no_sequence_is_sent_to_a_dumb_terminal_and_no_colour_where_none_is_wanted() {
     }
 }
 
+/// The last lines of the screen from the one that begins with `words`, joined as a person copies
+/// them: the terminal has broken one long line.
+fn last_command(lines: &[String], words: &str) -> String {
+    let at = lines.iter().rposition(|line| line.starts_with(words)).unwrap_or(lines.len());
+    lines[at..].concat()
+}
+
+fn is_last_command(lines: &[String]) -> bool {
+    last_command(lines, "twinlock join 'twinlock://").ends_with('\'')
+}
+
 #[test]
-fn the_first_start_shows_its_invite_also_as_a_picture_to_a_person() {
+fn serve_shows_the_join_command_last_and_a_code_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = twinlock();
     command.args(["serve", "--port", "0", "--data"]).arg(dir.path());
     let mut first = Terminal::start(&command);
-    first.wait_for("until it is used");
+    first.wait("the command", is_last_command);
+    let link = std::fs::read_to_string(dir.path().join("owner-invite")).unwrap();
+    let lines = first.lines();
+    assert_eq!(
+        last_command(&lines, "twinlock join"),
+        format!("twinlock join '{}'", link.trim()),
+        "{lines:#?}"
+    );
+    assert!(lines.len() <= usize::from(ROWS), "{lines:#?}");
+    for words in ["works on this machine only", "--host 0.0.0.0", "--public-host"] {
+        let text = lines.join(" ");
+        assert!(text.contains(words), "{words}: {lines:#?}");
+    }
     first.signal(Signal::TERM);
     first.ends(0);
     let bytes = first.bytes();
-    assert!(bytes.contains('\u{2588}') && bytes.contains("twinlock join 'twinlock://"), "{bytes}");
+    assert!(!bytes.contains('\u{2588}'), "{bytes}");
     // Found under the same address, it has no news.
     let port = bytes.split("listening on 127.0.0.1:").nth(1).unwrap();
     let port = port.split(|c: char| !c.is_ascii_digit()).next().unwrap();
@@ -416,5 +440,193 @@ fn the_first_start_shows_its_invite_also_as_a_picture_to_a_person() {
     second.wait_for("server words");
     second.signal(Signal::INT);
     second.ends(0);
-    assert!(!second.bytes().contains('\u{2588}') && !second.bytes().contains("twinlock://"));
+    assert!(!second.bytes().contains("twinlock://"));
+    // A name that others can reach, and the code.
+    let mut command = twinlock();
+    command.args(["serve", "--port", "0", "--qr", "--public-host", "chat.example.org", "--data"]);
+    let mut third = Terminal::start(command.arg(dir.path()));
+    third.wait("the command", is_last_command);
+    assert!(third.bytes().contains('\u{2588}'), "{:?}", third.bytes());
+    assert!(!third.bytes().contains("this machine only"), "{:?}", third.bytes());
+    third.signal(Signal::TERM);
+    third.ends(0);
+}
+
+#[test]
+fn invite_shows_the_join_command_last_and_a_code_on_request() {
+    let host = Host::start();
+    let ada = host.owner();
+    let mut plain = Terminal::start(&ada.command(&["invite"]));
+    plain.ends(0);
+    plain.wait("the command", is_last_command);
+    let text = plain.lines().join(" ");
+    assert!(text.contains("works on this machine only") && text.contains("--public"), "{text}");
+    assert!(!plain.bytes().contains('\u{2588}'), "{:?}", plain.bytes());
+    let command = last_command(&plain.lines(), "twinlock join");
+    let link = command.strip_prefix("twinlock join '").unwrap().strip_suffix('\'').unwrap();
+    host.stranger().joins("bob", link);
+    let args = ["invite", "--qr", "--public", "chat.example.org"];
+    let mut code = Terminal::start(&ada.command(&args));
+    code.ends(0);
+    code.wait("the command", is_last_command);
+    assert!(code.bytes().contains('\u{2588}'), "{:?}", code.bytes());
+    assert!(!code.bytes().contains("this machine only"), "{:?}", code.bytes());
+    assert!(code.lines().concat().contains(&format!("chat.example.org:{}/#", host.port())));
+}
+
+#[test]
+fn words_on_a_narrow_terminal_are_folded() {
+    let host = Host::start();
+    let ada = host.owner();
+    let mut status = ada.command(&["room", "topic", "no-such-room-anywhere"]);
+    let mut narrow = Terminal::start(&status);
+    narrow.ends(7);
+    narrow.wait("the end", |lines| lines.last().is_some_and(|line| line.ends_with(')')));
+    let lines = narrow.lines();
+    assert!(lines.len() > 1, "{lines:#?}");
+    // Folded between words, and set in: a line of the terminal's own would go on in column 1.
+    assert!(lines[1..].iter().all(|line| line.starts_with("  ")), "{lines:#?}");
+    let ran = Running::start(&mut status).ended(LONG).exits(7);
+    assert_eq!(ran.err.lines().count(), 1, "not on a terminal: {ran:?}");
+}
+
+#[test]
+fn a_second_join_offers_a_profile_named_after_the_user() {
+    let host = Host::start();
+    let ada = host.owner();
+    let link = ada.invites();
+    // Without a terminal: before the invite is looked at, and so without the server.
+    let refused = ada.by(([127, 0, 0, 1], 1).into());
+    let ran = refused.run(&["join", "--no-password", "--user", "bob", &link]).exits(2);
+    assert!(
+        ran.err.contains("'default' already: ada on") && ran.err.contains("--profile"),
+        "{ran:?}"
+    );
+    let login = refused.run(&["login", "bob@127.0.0.1:1"]).exits(2);
+    assert!(login.err.contains("--profile"), "{login:?}");
+
+    let mut join =
+        Terminal::start(&ada.command(&["join", "--no-password", "--user", "bob", &link]));
+    join.wait_last("Name of the new profile [bob]:");
+    assert!(join.lines().concat().contains("'default' already"), "{:#?}", join.lines());
+    join.types("default\r");
+    join.wait("the question again", |lines| {
+        lines.iter().filter(|line| line.starts_with("Name of the new profile")).count() == 2
+    });
+    join.types("\r");
+    join.ends(0);
+    join.wait_for("twinlock --profile bob chat");
+    let status = ada.run(&["--profile", "bob", "status", "--json"]).exits(0).json();
+    assert_eq!(status[0]["user"], "bob");
+    assert_eq!(ada.run(&["status", "--json"]).exits(0).json()[0]["user"], "ada");
+}
+
+#[test]
+fn ctrl_c_clears_a_line_and_ends_an_empty_one() {
+    let host = Host::start();
+    let ada = host.owner();
+    let mut chat = chat(&ada);
+    chat.types("half a thought");
+    chat.wait_last("lobby> half a thought");
+    chat.types("\u{3}");
+    chat.wait_last("lobby>");
+    chat.types("whole\r");
+    chat.wait_for("\u{2713} #1 whole");
+    chat.wait_last("lobby>");
+    // A line that was emptied again is empty.
+    chat.types("x\u{7f}");
+    chat.types("\u{3}");
+    chat.ends(130);
+    assert_eq!(texts(&ada.reads("lobby")), ["whole"]);
+}
+
+#[test]
+fn chat_mentions_news_of_other_rooms_and_completes_names() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    ada.run(&["room", "create", "ops"]).exits(0);
+    bob.run(&["room", "join", "ops"]).exits(0);
+    ada.run(&["send", "ops", "before"]).exits(0);
+    let mut chat = chat(&bob);
+    chat.wait_for("-- you are bob");
+    // Followed once the tabulator knows the room.
+    let completes = |chat: &mut Terminal, typed: &str, line: &str| {
+        let until = std::time::Instant::now() + LONG;
+        while chat.lines().last().is_none_or(|last| last != line) {
+            assert!(std::time::Instant::now() < until, "{line}: {:#?}", chat.lines());
+            chat.types("\u{15}");
+            chat.wait_last("lobby>");
+            chat.types(&format!("{typed}\t"));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    completes(&mut chat, "see #op", "lobby> see #ops");
+    ada.run_with(&["send", "ops"], "one\ntwo\n").exits(0);
+    chat.wait_for("-- 2 new in ops");
+    chat.wait_last("lobby> see #ops");
+    // A person who joined since, once they have connected.
+    host.member(&ada, "carlotta").run(&["people"]).exits(0);
+    completes(&mut chat, "/dm car", "lobby> /dm carlotta");
+    chat.types("\u{15}/join ops\r");
+    // The backlog of a room that is counted already.
+    for words in ["ada: before", "ada: one", "ada: two"] {
+        chat.wait_for(words);
+    }
+    chat.wait_last("ops>");
+    ada.run(&["send", "ops", "three"]).exits(0);
+    chat.wait_for("ada: three");
+    chat.types("/dm ada\r");
+    chat.wait_last("@ada>");
+    ada.run(&["send", "@bob", "psst"]).exits(0);
+    chat.wait_for("ada: psst");
+    chat.types("/join lobby\r/dm ada\r");
+    // Shown again, now from the record.
+    chat.wait("the backlog", |lines| {
+        lines.iter().filter(|line| line.ends_with("ada: psst")).count() == 2
+    });
+    chat.types("exit\r");
+    chat.ends(0);
+    let rooms = bob.run(&["rooms", "--json"]).exits(0).json();
+    for room in &rooms {
+        assert_eq!(room["unread"], 0, "what chat showed is read: {rooms:?}");
+    }
+}
+
+#[test]
+fn unread_counts_begin_at_the_head_and_move_for_a_person_only() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run_with(&["send", "lobby"], "one\ntwo\n").exits(0);
+    let bob = host.member(&ada, "bob");
+    let unread = || {
+        let rooms = bob.run(&["rooms", "--json"]).exits(0).json();
+        rooms.iter().find(|room| room["conversation"] == "lobby").unwrap()["unread"].clone()
+    };
+    assert_eq!(unread(), 0, "a new member has read what was there");
+    ada.run(&["send", "lobby", "three"]).exits(0);
+    bob.run(&["listen", "lobby", "--since", "all", "--count", "3"]).exits(0);
+    assert_eq!(unread(), 1, "a script has read nothing");
+    let listen = ["listen", "lobby", "--since", "all", "--until-now"];
+    let mut shown = Terminal::start(&bob.command(&listen));
+    shown.wait_for("three");
+    shown.ends(0);
+    let until = std::time::Instant::now() + LONG;
+    while unread() != 0 {
+        assert!(std::time::Instant::now() < until, "what a person saw is read");
+    }
+}
+
+#[test]
+fn a_plain_chat_moves_no_cursor() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "before"]).exits(0);
+    let args = ["--color", "never", "chat", "--plain"];
+    let mut chat = Terminal::start(&ada.command(&args));
+    chat.wait_for("ada: before");
+    chat.types("from here\rexit\r");
+    chat.wait_for("\u{2713} #2 from here");
+    chat.ends(0);
+    assert!(!chat.bytes().contains('\u{1b}'), "{:?}", chat.bytes());
 }

@@ -154,12 +154,17 @@ pub(crate) enum Command {
     )]
     Chat(Chat),
     /// Send a message, or each line of standard input
-    #[command(after_help = "Examples:\n  \
+    #[command(
+        override_usage = "twinlock send [OPTIONS] TARGET [--] [TEXT]",
+        after_help = "Examples:\n  \
         twinlock send ops 'backup done'\n  \
+        twinlock send --json ops -- \"$TEXT\"    whatever TEXT begins with\n  \
         make 2>&1 | twinlock send @ada\n\n\
+        Options go before TARGET. --timeout is how long to wait without progress [default: 30 s]. \
         Returns 0 once all of it is on the server's disk. What could not be recorded stays in the \
         outbox (exit 6) and goes out with the next `send`, `chat` or `listen`. Blank lines of the \
-        input are left out.")]
+        input are left out."
+    )]
     Send(Send),
     /// Print what arrives
     #[command(after_help = "Examples:\n  \
@@ -320,7 +325,8 @@ pub(crate) struct Chat {
     /// A room, or @ and a user
     #[arg(default_value = "lobby")]
     pub(crate) target: Target,
-    /// Line by line instead of the full screen (the only mode for now)
+    /// Plain lines without a line editor: nothing moves the cursor or redraws, for screen readers
+    /// and logs
     #[arg(long)]
     pub(crate) plain: bool,
 }

@@ -23,6 +23,10 @@ const HELP: &str = "\
 /quit             end; `exit` and Ctrl-D do too
 //TEXT            say /TEXT";
 
+/// What the tabulator completes at the beginning of a line.
+pub(super) const COMMANDS: &[&str] =
+    &["/dm", "/get", "/help", "/history", "/join", "/put", "/quit", "/rooms", "/status", "/who"];
+
 /// Entries that `/history` shows.
 const HISTORY: u64 = 20;
 /// And at most.
@@ -129,7 +133,11 @@ impl Talk {
     ) -> Result<(), Failure> {
         self.target = target;
         self.note(&format!("you are talking in {}", target_of(conversation)))?;
-        self.follow(conversation, conversation.head.saturating_sub(HISTORY)).await
+        self.show_last(conversation, HISTORY).await?;
+        self.news.remove(&conversation.id);
+        self.mark_read(conversation.id, conversation.head);
+        // Followed from where the backlog ends, unless it is followed already.
+        self.follow(conversation, conversation.head).await
     }
 
     async fn who(&mut self) -> Result<(), Failure> {
@@ -167,6 +175,14 @@ impl Talk {
     async fn history(&mut self, entries: u64) -> Result<(), Failure> {
         let target = self.target.to_string();
         let found = self.ask(self.client.target(&target)).await?;
+        self.show_last(&found, entries).await
+    }
+
+    async fn show_last(
+        &mut self,
+        found: &proto::Conversation,
+        entries: u64,
+    ) -> Result<(), Failure> {
         let mut after = found.head.saturating_sub(entries);
         while after < found.head {
             let page = self.ask(self.client.read_page(found.id, after, 512)).await?;

@@ -124,7 +124,7 @@ impl Talk {
 }
 
 /// `~/` as a shell has it, since none has seen this path.
-fn home_of(path: &str) -> PathBuf {
+pub(super) fn home_of(path: &str) -> PathBuf {
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
     match (path.strip_prefix("~/"), home) {
         (Some(rest), Some(home)) => Path::new(&home).join(rest),

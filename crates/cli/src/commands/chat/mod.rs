@@ -11,21 +11,21 @@ mod files;
 mod keys;
 mod screen;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use twinlock_client::client::Entry;
 use twinlock_client::error::Refusal;
-use twinlock_client::outbox::Ack;
+use twinlock_client::outbox::{Ack, Outcome};
 use twinlock_client::{Client, ClientError, Event, Options};
-use twinlock_core::id::{ConversationId, MessageId, Name};
+use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
 use twinlock_core::limits::MAX_TEXT;
-use twinlock_core::proto;
+use twinlock_core::proto::{self, Why};
 use twinlock_core::text::Untrusted;
 use twinlock_link::OsEntropy;
 
-use super::send::{blocking, now_ms};
+use super::send::{LOOK, QUIET, blocking, now_ms, waits};
 use crate::args::{Chat, Target};
 use crate::entry::{get_it, human};
 use crate::exit::{Exit, Failure};
@@ -36,6 +36,8 @@ use command::Said;
 use files::Files;
 use screen::{Input, Screen, Suspensions};
 
+/// How long news of other rooms are gathered before they are mentioned, and between two mentions.
+const NEWS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Entries shown of what was said before.
 const BACKLOG: u64 = 20;
 /// How long the end waits for what is not recorded yet, unless `--timeout` says.
@@ -55,6 +57,12 @@ struct Talk {
     /// Where what is typed goes.
     target: Target,
     names: HashMap<ConversationId, String>,
+    /// Rooms that are followed for the number of their new entries only.
+    counted: HashSet<ConversationId>,
+    /// New entries of those that were not mentioned yet.
+    news: BTreeMap<ConversationId, u64>,
+    /// When they are mentioned.
+    news_at: Instant,
     /// Typed here and not recorded yet, with its beginning.
     waiting: HashMap<MessageId, String>,
     /// Typed here: their entries are not shown again. Bounded by what is typed.
@@ -71,7 +79,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
     // Before the terminal is taken: from then on neither ends this without giving it back.
     let interrupt = interrupted();
     // Before anything that takes its time: what is typed meanwhile waits for the prompt.
-    let (screen, mut input, mut suspensions) = Screen::open()?;
+    let (screen, mut input, mut suspensions) = Screen::open(args.plain)?;
     let Opened { client, mut events, user } = context.open(Options::default())?;
     let mut talk = Talk {
         out: context.out,
@@ -80,6 +88,9 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
         user,
         target: args.target,
         names: HashMap::new(),
+        counted: HashSet::new(),
+        news: BTreeMap::new(),
+        news_at: Instant::now(),
         waiting: HashMap::new(),
         own: HashMap::new(),
         files: Files::new(&context),
@@ -95,7 +106,10 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
     input.go_on(&talk.target.to_string());
     let patience = context.global.timeout.unwrap_or(PATIENCE);
     let ended = talk.run(&mut input, &mut suspensions, &mut events, interrupt, patience).await;
+    // What any process of the profile has settled is the truth.
+    let seen = talk.look().await;
     talk.screen.restore();
+    let ended = ended.and(seen.map(|_| ()));
     let queued = talk.waiting.len();
     if queued == 0 {
         talk.client.close().await;
@@ -139,10 +153,20 @@ impl Talk {
         let mut open = true;
         let mut bad_input = None;
         let mut deadline = Instant::now() + patience;
+        let mut told = false;
+        let mut closed_at = Instant::now();
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while open || !self.waiting.is_empty() || self.files.open() > 0 {
-            if !open {
+            if open {
+                closed_at = Instant::now();
+            } else {
                 // Nobody reads keys any more, so those that end a program work again.
                 self.screen.restore();
+                if self.down.is_some() && !told {
+                    told = true;
+                    self.say_what_is_waited_for(patience);
+                }
             }
             tokio::select! {
                 found = &mut finding, if !begun => {
@@ -179,7 +203,16 @@ impl Talk {
                 event = self.files.next() => if self.take_file(event)? {
                     deadline = Instant::now() + patience;
                 },
+                // Another process of this profile may have sent it.
+                _ = look.tick(), if !self.waiting.is_empty() => if self.look().await? {
+                    deadline = Instant::now() + patience;
+                },
+                () = sleep_until(closed_at + QUIET), if !open && !told => {
+                    told = true;
+                    self.say_what_is_waited_for(patience);
+                }
                 () = sleep_until(deadline), if !open => break,
+                () = sleep_until(self.news_at), if !self.news.is_empty() => self.tell_news()?,
                 () = suspensions.next() => self.screen.suspend().await,
                 () = &mut interrupt => return Err(Failure::interrupted()),
             }
@@ -187,14 +220,58 @@ impl Talk {
         bad_input.map_or(Ok(()), Err)
     }
 
+    fn say_what_is_waited_for(&self, patience: Duration) {
+        let (messages, files) = (self.waiting.len(), self.files.open());
+        if messages > 0 {
+            self.out.say(&waits(messages, patience));
+        } else if files > 0 {
+            let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+            self.out.say(&format!("waiting for {files}; Ctrl-C ends the wait"));
+        }
+    }
+
+    /// Takes over what any process of this profile has settled. Says whether that was something.
+    async fn look(&mut self) -> Result<bool, Failure> {
+        let ids: Vec<MessageId> = self.waiting.keys().copied().collect();
+        let (outbox, asked) = (self.client.state().outbox(), ids.clone());
+        let outcomes = blocking(move || outbox.outcomes(&asked)).await?;
+        let (mut recorded, mut refused) = (Vec::new(), Vec::new());
+        for (id, outcome) in ids.iter().zip(outcomes) {
+            match outcome {
+                Some(Outcome::Recorded(ack)) => recorded.push((id, ack)),
+                Some(Outcome::Refused(why)) => refused.push((id, why)),
+                Some(Outcome::Pending) | None => {}
+            }
+        }
+        recorded.sort_by_key(|(_, ack)| (ack.conversation, ack.n));
+        for (id, ack) in &recorded {
+            self.tick(id, ack)?;
+        }
+        for (id, why) in &refused {
+            self.refuse(id, *why)?;
+        }
+        Ok(recorded.len() + refused.len() > 0)
+    }
+
+    fn refuse(&mut self, message_id: &MessageId, why: Why) -> Result<(), Failure> {
+        let Some(text) = self.waiting.remove(message_id) else { return Ok(()) };
+        self.refused += 1;
+        let words = format!("not recorded: {text}  ({})", Refusal::from(why));
+        Ok(self.screen.print(&self.out.style(Style::Bad, &words))?)
+    }
+
     /// Follows what there is to follow.
     async fn begin(&mut self, found: Found) -> Result<(), Failure> {
-        let Found { current, others, people } = found;
+        let Found { current, others, rooms, people } = found;
         let shown = if self.screen.is_terminal() { BACKLOG } else { 0 };
-        let words = others.iter().map(target_of).chain(people.into_iter().map(|p| p.user));
-        self.screen.complete_with(words.collect());
+        let names = others.iter().chain([&current]).chain(&rooms).map(completed);
+        self.screen.complete_with(names);
+        self.screen.complete_with(people.into_iter().map(|person| format!("@{}", person.user)));
         for conversation in others {
             self.follow(&conversation, conversation.head).await?;
+        }
+        for room in rooms.into_iter().filter(|room| room.joined) {
+            self.count(&room).await?;
         }
         self.follow(&current, current.head.saturating_sub(shown)).await?;
         if !current.topic.is_empty() && self.screen.is_terminal() {
@@ -213,6 +290,34 @@ impl Talk {
             self.client.follow(conversation.id, after).await?;
         }
         Ok(())
+    }
+
+    /// Follows a room for the number of its new entries.
+    async fn count(&mut self, room: &proto::Conversation) -> Result<(), Failure> {
+        if self.names.contains_key(&room.id) {
+            return Ok(());
+        }
+        self.counted.insert(room.id);
+        self.names.insert(room.id, target_of(room));
+        Ok(self.client.follow(room.id, room.head).await?)
+    }
+
+    fn tell_news(&mut self) -> Result<(), Failure> {
+        for (conversation, entries) in std::mem::take(&mut self.news) {
+            let name = self.names.get(&conversation).cloned().unwrap_or_default();
+            self.note(&format!("{entries} new in {name}"))?;
+        }
+        self.news_at = Instant::now() + NEWS.1;
+        Ok(())
+    }
+
+    /// Moves the marker of what was read, for a person at a terminal.
+    fn mark_read(&self, conversation: ConversationId, n: u64) {
+        if self.screen.is_terminal() && n > 0 {
+            let client = self.client.clone();
+            // The marker is a convenience; the next one moves it too.
+            tokio::spawn(async move { client.mark_read(conversation, n).await.ok() });
+        }
     }
 
     /// Says whether the talk goes on.
@@ -281,18 +386,19 @@ impl Talk {
             }
             Event::Held { error, retry } => self.note(&trying_again(&error, retry)),
             Event::Entries { conversation, entries } => self.show(conversation, &entries).await,
-            Event::CaughtUp { conversation, entries } if entries > 0 && self.again => {
+            Event::CaughtUp { conversation, entries }
+                if entries > 0 && self.again && !self.counted.contains(&conversation) =>
+            {
                 let name = self.names.get(&conversation).cloned().unwrap_or_default();
                 self.note(&format!("caught up with {name}: {entries}"))
             }
             Event::Recorded { message_id, ack } => self.tick(&message_id, &ack),
-            Event::Refused { message_id, why } => {
-                let text = self.waiting.remove(&message_id).unwrap_or_default();
-                self.refused += 1;
-                let words = format!("not recorded: {text}  ({})", Refusal::from(why));
-                Ok(self.screen.print(&self.out.style(Style::Bad, &words))?)
-            }
+            Event::Refused { message_id, why } => self.refuse(&message_id, why),
             Event::Conversation(changed) if begun => self.changed(changed).await,
+            Event::Presence { user, .. } => {
+                self.screen.complete_with([format!("@{user}")]);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -304,6 +410,18 @@ impl Talk {
     ) -> Result<(), Failure> {
         let name = self.names.get(&conversation).cloned().unwrap_or_default();
         let here = name == self.target.to_string();
+        if self.counted.contains(&conversation) && !here {
+            let own =
+                |entry: &&Entry| entry.sender.as_ref().and_then(Sender::user) == Some(&self.user);
+            let new = entries.len() - entries.iter().filter(own).count();
+            if new > 0 && self.screen.is_terminal() {
+                if self.news.is_empty() {
+                    self.news_at = self.news_at.max(Instant::now() + NEWS.0);
+                }
+                *self.news.entry(conversation).or_default() += new as u64;
+            }
+            return Ok(());
+        }
         for entry in entries {
             if self.own.contains_key(&entry.message_id) {
                 continue;
@@ -312,10 +430,9 @@ impl Talk {
             let get = if here { get_here(entry) } else { get_it(&name, entry) };
             self.screen.print(&human(&self.out, place.as_deref(), entry, &get))?;
         }
-        if let Some(last) = entries.last().filter(|_| here && self.screen.is_terminal()) {
-            let (client, n) = (self.client.clone(), last.n);
-            // The marker is a convenience; the next one moves it too.
-            tokio::spawn(async move { client.mark_read(conversation, n).await.ok() });
+        if let Some(last) = entries.last() {
+            // All of them were shown, whatever is talked in.
+            self.mark_read(conversation, last.n);
         }
         Ok(())
     }
@@ -323,6 +440,8 @@ impl Talk {
     fn tick(&mut self, message_id: &MessageId, ack: &Ack) -> Result<(), Failure> {
         let text = match self.waiting.remove(message_id) {
             Some(text) => text,
+            // Its tick was shown when another process was seen to have sent it.
+            None if self.own.contains_key(message_id) => return Ok(()),
             None => "(queued earlier)".to_owned(),
         };
         let tick = self.out.style(Style::Good, "\u{2713}");
@@ -331,10 +450,12 @@ impl Talk {
 
     async fn changed(&mut self, changed: proto::Conversation) -> Result<(), Failure> {
         let direct = changed.kind() == proto::conversation::Kind::Direct;
-        if changed.joined && direct {
-            self.follow(&changed, 0).await?;
+        self.screen.complete_with([completed(&changed)]);
+        match (changed.joined, direct) {
+            (true, true) => self.follow(&changed, 0).await,
+            (true, false) => self.count(&changed).await,
+            (false, _) => Ok(()),
         }
-        Ok(())
     }
 
     /// A word of this program's own.
@@ -373,6 +494,14 @@ fn no_line() -> Failure {
     Failure::new(Exit::NoConnection, "there is no line now to ask the server")
 }
 
+/// A conversation as the tabulator completes it.
+fn completed(conversation: &proto::Conversation) -> String {
+    match conversation.kind() {
+        proto::conversation::Kind::Direct => target_of(conversation),
+        _ => format!("#{}", conversation.name),
+    }
+}
+
 /// How a file of the room that is talked in is got.
 fn get_here(entry: &Entry) -> String {
     format!("get it with: /get {}", entry.n)
@@ -381,7 +510,10 @@ fn get_here(entry: &Entry) -> String {
 /// What is there when the talk begins.
 struct Found {
     current: proto::Conversation,
+    /// The lobby and direct conversations, which are shown too.
     others: Vec<proto::Conversation>,
+    /// The other rooms, joined or not.
+    rooms: Vec<proto::Conversation>,
     people: Vec<proto::Person>,
 }
 
@@ -389,13 +521,16 @@ struct Found {
 async fn find(client: Client, target: String) -> Result<Found, Failure> {
     let once = async || -> Result<Found, ClientError> {
         let current = client.target(&target).await?;
-        let mut others = client.conversations(false).await?;
-        others.retain(|other| {
-            other.id != current.id
-                && (other.name == "lobby" || other.kind() == proto::conversation::Kind::Direct)
-        });
-        let people = client.people(false).await?;
-        Ok(Found { current, others, people })
+        let mut all = client.conversations(false).await?;
+        all.retain(|other| other.id != current.id);
+        let is_shown = |other: &proto::Conversation| {
+            other.name == "lobby" || other.kind() == proto::conversation::Kind::Direct
+        };
+        let (others, mut rooms): (Vec<_>, Vec<_>) = all.into_iter().partition(is_shown);
+        rooms.extend(client.conversations(true).await?);
+        // And from now on who comes.
+        let people = client.people(true).await?;
+        Ok(Found { current, others, rooms, people })
     };
     loop {
         match once().await {

@@ -4,8 +4,11 @@
 //! typed. It keeps its history in memory only: what was said does not lie about on disk.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as blocking;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,18 +18,19 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
-use rustyline::{ColorMode, Config, Editor, Helper};
+use rustyline::{ColorMode, CompletionType, Config, Editor, Helper};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::above::Above;
+use super::command::COMMANDS;
 use super::keys::Keys;
 use crate::commands::input::LineReader;
 use crate::exit::Failure;
 use crate::output::{Gone, write_line};
 
 type Line = Result<String, Failure>;
-type Words = Arc<Mutex<Vec<String>>>;
+type Words = Arc<Mutex<BTreeSet<String>>>;
 
 /// Where to print.
 pub(super) struct Screen {
@@ -72,12 +76,12 @@ impl Suspensions {
 }
 
 impl Screen {
-    /// A line editor if both ends are a terminal that can be written to anywhere, else plain
-    /// lines.
-    pub(super) fn open() -> Result<(Self, Input, Suspensions), Failure> {
+    /// A line editor if both ends are a terminal that can be written to anywhere, else, or if
+    /// `plain` is asked for, lines without one.
+    pub(super) fn open(plain: bool) -> Result<(Self, Input, Suspensions), Failure> {
         let words = Words::default();
         let person = io::stdin().is_terminal() && io::stdout().is_terminal();
-        if !person || dumb() {
+        if !person || plain || dumb() {
             let screen = Self { person, above: None, words };
             let input = Input { lines: read_plain(), prompts: None };
             return Ok((screen, input, Suspensions(None)));
@@ -89,16 +93,20 @@ impl Screen {
         let failed = |error: ReadlineError| Failure::usage(format!("the terminal: {error}"));
         // The colours are those of the prompt, which has none: it is how text gets above it.
         let config = Config::builder().auto_add_history(true).color_mode(ColorMode::Forced);
+        // Cycling through candidates would print nothing that arrives until the next key.
+        let config = config.completion_type(CompletionType::List);
         let config = config.max_history_size(500).map_err(failed)?.build();
         let history = MemHistory::with_config(&config);
         let mut editor = Editor::with_history(config, history).map_err(failed)?;
         let printer = editor.create_external_printer().map_err(failed)?;
         let above = Above::new(keys, Box::new(printer));
-        editor.set_helper(Some(Help { words: words.clone(), above: above.clone() }));
+        let typed = Arc::new(AtomicBool::new(false));
+        let help = Help { words: words.clone(), above: above.clone(), typed: typed.clone() };
+        editor.set_helper(Some(help));
         let (lines, read) = mpsc::channel(1);
         let (prompts, asked) = blocking::channel();
         let state = above.clone();
-        std::thread::spawn(move || edit(editor, &lines, &asked, &state));
+        std::thread::spawn(move || edit(editor, &lines, &asked, &state, &typed));
         let screen = Self { person, above: Some(above), words };
         let input = Input { lines: read, prompts: Some(prompts) };
         Ok((screen, input, Suspensions(suspensions.ok())))
@@ -116,9 +124,9 @@ impl Screen {
         }
     }
 
-    /// Words that the tabulator completes.
-    pub(super) fn complete_with(&self, words: Vec<String>) {
-        *self.words.lock().unwrap_or_else(PoisonError::into_inner) = words;
+    /// Adds words that the tabulator completes: `#` and a room, or `@` and a user.
+    pub(super) fn complete_with(&self, words: impl IntoIterator<Item = String>) {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).extend(words);
     }
 
     /// Suspends this process with the terminal as it was, and takes it again when it goes on.
@@ -156,13 +164,21 @@ fn edit(
     lines: &mpsc::Sender<Line>,
     prompts: &blocking::Receiver<String>,
     above: &Above,
+    typed: &AtomicBool,
 ) {
-    while let Ok(prompt) = prompts.recv() {
+    let mut cleared = None;
+    while let Some(prompt) = cleared.take().or_else(|| prompts.recv().ok()) {
         if !above.begin_line() {
             return;
         }
+        typed.store(false, Ordering::Relaxed);
         let read = editor.readline(&prompt);
         above.end_line();
+        // Ctrl-C on a line with text clears it; on an empty line it ends the chat.
+        if matches!(read, Err(ReadlineError::Interrupted)) && typed.load(Ordering::Relaxed) {
+            cleared = Some(prompt);
+            continue;
+        }
         let line = match read {
             Ok(line) => Ok(line),
             Err(ReadlineError::Eof) => return,
@@ -190,10 +206,12 @@ fn read_plain() -> mpsc::Receiver<Line> {
     read
 }
 
-/// Completes the names of rooms and people, and prints above the prompt.
+/// Completes commands, paths, and the names of rooms and people, and prints above the prompt.
 struct Help {
     words: Words,
     above: Arc<Above>,
+    /// The line that is edited has text.
+    typed: Arc<AtomicBool>,
 }
 
 impl Completer for Help {
@@ -206,12 +224,61 @@ impl Completer for Help {
         _: &rustyline::Context<'_>,
     ) -> rustyline::Result<(usize, Vec<String>)> {
         let typed = line.get(..pos).unwrap_or_default();
-        let start = typed.rfind(char::is_whitespace).map_or(0, |at| at + 1);
-        let word = typed.get(start..).unwrap_or_default();
         let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        let begins = |candidate: &&String| !word.is_empty() && candidate.starts_with(word);
-        Ok((start, words.iter().filter(begins).cloned().collect()))
+        Ok(complete(typed, &words))
     }
+}
+
+/// Where the completed word begins, and what it may become. `words` have `#` or `@` before them; a
+/// word that is typed without either gets none.
+fn complete(typed: &str, words: &BTreeSet<String>) -> (usize, Vec<String>) {
+    if let Some(path) = typed.strip_prefix(PUT) {
+        return (PUT.len(), paths(path));
+    }
+    let start = typed.rfind(char::is_whitespace).map_or(0, |at| at + 1);
+    let word = typed.get(start..).unwrap_or_default();
+    let found = match word.chars().next() {
+        None => Vec::new(),
+        Some('/') if start == 0 => {
+            COMMANDS.iter().filter(|c| c.starts_with(word)).map(ToString::to_string).collect()
+        }
+        Some('#' | '@') => words.iter().filter(|w| w.starts_with(word)).cloned().collect(),
+        Some(_) => {
+            let bare = |w: &String| w.get(1..).filter(|w| w.starts_with(word)).map(str::to_owned);
+            words.iter().filter_map(bare).collect()
+        }
+    };
+    (start, found)
+}
+
+const PUT: &str = "/put ";
+
+/// The paths that begin so; directories end with `/`. Hidden files are left out until their dot is
+/// typed.
+fn paths(typed: &str) -> Vec<String> {
+    let (dir, name) = match typed.rfind('/') {
+        Some(at) => typed.split_at(at + 1),
+        None => ("", typed),
+    };
+    let Ok(entries) =
+        std::fs::read_dir(super::files::home_of(if dir.is_empty() { "." } else { dir }))
+    else {
+        return Vec::new();
+    };
+    let mut found: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let found = entry.file_name().into_string().ok()?;
+            let hidden = found.starts_with('.') && !name.starts_with('.');
+            let is_dir = Path::is_dir(&entry.path());
+            let end = if is_dir { "/" } else { "" };
+            // A name with controls would act on the terminal.
+            let plain = !found.chars().any(char::is_control);
+            (found.starts_with(name) && !hidden && plain).then(|| format!("{dir}{found}{end}"))
+        })
+        .collect();
+    found.sort_unstable();
+    found
 }
 
 impl Highlighter for Help {
@@ -224,6 +291,45 @@ impl Highlighter for Help {
 
 impl Hinter for Help {
     type Hint = String;
+
+    /// Gives no hint; it is called whenever the line changes.
+    fn hint(&self, line: &str, _: usize, _: &rustyline::Context<'_>) -> Option<String> {
+        self.typed.store(!line.is_empty(), Ordering::Relaxed);
+        None
+    }
 }
 impl Validator for Help {}
 impl Helper for Help {}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn completion_knows_commands_rooms_people_and_paths() {
+        let words = ["#lobby", "#ops", "@bob", "@bert"].map(str::to_owned).into_iter().collect();
+        let found = |typed: &str| complete(typed, &words);
+        let list = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(found("/jo"), (0, list(&["/join"])));
+        assert_eq!(found("/h"), (0, list(&["/help", "/history"])));
+        assert_eq!(found("@b"), (0, list(&["@bert", "@bob"])));
+        assert_eq!(found("hello @bo"), (6, list(&["@bob"])));
+        assert_eq!(found("see #o"), (4, list(&["#ops"])));
+        assert_eq!(found("/dm be"), (4, list(&["bert"])));
+        assert_eq!(found("/join lo"), (6, list(&["lobby"])));
+        assert_eq!(found(""), (0, Vec::new()));
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a b.txt", "abc", ".hidden"] {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        std::fs::create_dir(dir.path().join("adir")).unwrap();
+        let dir = dir.path().to_str().unwrap();
+        let path = |name: &str| format!("{dir}/{name}");
+        let all = ["a b.txt", "abc", "adir/"].map(path).to_vec();
+        assert_eq!(found(&format!("/put {dir}/a")), (5, all));
+        assert_eq!(found(&format!("/put {dir}/a b")), (5, vec![path("a b.txt")]));
+        assert_eq!(found(&format!("/put {dir}/.h")), (5, vec![path(".hidden")]));
+        assert_eq!(found("/put /no/such/dir/x"), (5, Vec::new()));
+    }
+}
