@@ -35,6 +35,10 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
+/// The rule for the name of a file; the one for users and rooms is another.
+const FILE_NAME: &str = "the server does not take the file's name: 1 to 255 bytes without '/', \
+                         newlines and other control characters, and neither '.' nor '..'";
+
 impl Exit {
     /// Of two that one command ends with, the worse: the higher code, but that what a record or a
     /// server's identity gives away is worse than anything.
@@ -130,6 +134,9 @@ impl From<TransferError> for Failure {
             TransferError::Client(ClientError::Refused(no)) if no.why == Why::Storage => {
                 Self::new(exit, ClientError::Refused(no))
                     .hint("once it has room, the same command goes on where it stopped")
+            }
+            TransferError::Client(ClientError::Refused(no)) if no.why == Why::NameBad => {
+                Self::new(exit, FILE_NAME).hint("`put --name NAME` records the file as NAME")
             }
             TransferError::Client(error) => error.into(),
             // As for anything else that is printed.

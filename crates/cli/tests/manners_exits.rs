@@ -174,3 +174,20 @@ fn a_server_says_which_of_its_own_things_is_wrong() {
     let ran = Running::start(&mut same_port).ended(LONG).exits(2);
     assert!(ran.err.contains(&taken), "{ran:#?}");
 }
+
+#[test]
+fn a_refused_file_name_is_told_the_rule_for_files() {
+    let host = Host::start();
+    let ada = host.owner();
+    let file = ada.home.join("two\nlines");
+    std::fs::write(&file, "x").unwrap();
+    let (file, long) = (file.to_str().unwrap(), "x".repeat(256));
+    for args in [&["put", file, "lobby"][..], &["put", file, "lobby", "--name", &long]] {
+        let ran = ada.run(args).exits(7);
+        for words in ["255 bytes", "newlines", "--name"] {
+            assert!(ran.err.contains(words), "{words}: {ran:?}");
+        }
+        assert!(!ran.err.contains("1 to 32"), "{ran:?}");
+    }
+    ada.run(&["put", file, "lobby", "--name", "one line"]).exits(0);
+}

@@ -1,7 +1,7 @@
 //! `outbox`: what is written here and not recorded by the server.
 
 use serde::Serialize;
-use twinlock_client::error::refusal;
+use twinlock_client::error::Refusal;
 use twinlock_client::outbox::Pending;
 use twinlock_client::state::StateError;
 use twinlock_core::id::MessageId;
@@ -61,7 +61,7 @@ async fn list(args: Json, context: &Context) -> Result<(), Failure> {
         let id = message.message_id.to_string();
         let text = Untrusted::from_bytes(&message.body);
         let state = if why.is_some() { "refused" } else { "queued" };
-        let reason = why.map(|why| refusal(why, 0));
+        let reason = why.map(|why| Refusal::from(why).to_string());
         if args.json {
             context.out.json(&MessageJson {
                 id,
