@@ -34,7 +34,7 @@ impl Untrusted {
 
     /// Text for a terminal: without control characters other than newline and tab, without ESC,
     /// bidi controls and invisible characters, but for those that the script or the emoji around
-    /// them needs ([`belongs`]).
+    /// them needs.
     #[must_use]
     pub fn render(&self) -> String {
         judged(&self.0)
