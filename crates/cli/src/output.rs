@@ -58,7 +58,7 @@ impl Style {
 impl Output {
     pub(crate) fn new(global: &Global) -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
-            || std::env::var_os("TERM").is_some_and(|v| v == "dumb");
+            || std::env::var_os("TERM").is_some_and(|v| v.is_empty() || v == "dumb");
         let on = |terminal: bool| match global.color {
             Color::Always => true,
             Color::Never => false,

@@ -201,7 +201,7 @@ fn a_chat_that_waits_for_its_last_acks_can_be_interrupted() {
 fn a_terminal_that_no_line_can_be_edited_on_is_left_as_it_was() {
     let host = Host::start();
     let ada = host.owner();
-    for term in ["emacs", "cons25", "DUMB"] {
+    for term in ["emacs", "cons25", "DUMB", ""] {
         let mut chat = Terminal::start(ada.command(&["chat"]).env("TERM", term));
         chat.wait_for("-- you are ada");
         chat.types("exit\r");

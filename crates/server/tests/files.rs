@@ -29,6 +29,7 @@ async fn a_file_of_any_size_goes_up_becomes_an_entry_and_comes_down_the_same() {
             mime: "application/x-test".to_owned(),
             mode: 0o640,
             modified_ms: 1_700_000_000_123,
+            path: "a/b".to_owned(),
         };
         let put =
             proto::PutFile { conversation: LOBBY, message_id: copy(&id), file: Some(file.clone()) };

@@ -128,7 +128,7 @@ struct NoEntryJson<'a> {
 
 impl<'a> Moves<'a> {
     pub(super) fn new(context: &'a Context, target: &str, json: bool) -> Self {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let bars = io::stderr().is_terminal() && !context.global.quiet && !dumb;
         let bars = bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
         Self {

@@ -12,6 +12,7 @@ use twinlock_server::{FILE_ONLY, Server, make_data_directory, process};
 use zeroize::Zeroizing;
 
 use crate::args::Serve;
+use crate::ask::is_set;
 use crate::config::Settings;
 use crate::exit::Failure;
 use crate::logging::Logs;
@@ -101,7 +102,7 @@ fn show_owner_invite(
     code: bool,
 ) {
     // What a service prints goes into the system's journal, where others may read it.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
+    if is_set("JOURNAL_STREAM") {
         out.say(&format!("This server has no owner yet; its invite is in {}", file.display()));
         return;
     }

@@ -10,7 +10,7 @@ use twinlock_core::text::Untrusted;
 use super::send::blocking;
 use crate::args::Json;
 use crate::exit::Failure;
-use crate::open::{Context, address_of};
+use crate::open::Context;
 use crate::output::{Output, Style};
 
 /// What needs the server is null without it.

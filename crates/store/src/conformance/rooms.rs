@@ -204,7 +204,7 @@ pub(super) async fn read_markers_only_go_forward(bench: &Bench) -> Lawful {
     for _ in 0..2 {
         say(&*store, entry(room, &ada, "x")).await?;
     }
-    let joined = there(store.join_room(&bob, &ops).await?)?;
+    let joined = into(store.join_room(&bob, &ops).await?)?.conversation;
     equal!((joined.head, joined.read), (2, 2));
     // Everybody has one of their own; of what one is not in there is none.
     equal!(there(store.conversation(&bob, LOBBY).await?)?.read, 0);

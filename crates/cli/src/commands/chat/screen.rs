@@ -156,7 +156,7 @@ fn dumb() -> bool {
     let cannot = |term: &OsStr| {
         ["dumb", "cons25", "emacs"].iter().any(|name| term.eq_ignore_ascii_case(name))
     };
-    std::env::var_os("TERM").is_none_or(|term| cannot(&term))
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || cannot(&term))
 }
 
 fn edit(
