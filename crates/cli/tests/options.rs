@@ -53,7 +53,7 @@ fn option_values_and_topics_may_begin_with_a_dash() {
         ada.run(&["room", "topic", &room, "--", &format!("{text} again")]).exits(0);
         let topic = ada.run(&["room", "topic", &room]).exits(0).out;
         assert_eq!(topic.trim(), format!("{text} again"));
-        // A word that is no option but the value of one: found or not, and never help.
+        // The value of an option, found or not: it never asks for help.
         let found = ada.run(&["history", "lobby", "--json", "--search", text]);
         assert!(!found.out.contains("Usage"), "{text}: {found:?}");
         let refused = ada.run(&["invite", "--user", text]).exits(2);

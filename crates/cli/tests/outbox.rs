@@ -1,4 +1,4 @@
-//! What is written here and not recorded can be seen, dropped and sent, with and without a server.
+//! The outbox, the local part of `status`, and entries named by number, time or `last`.
 
 #![allow(
     clippy::unwrap_used,

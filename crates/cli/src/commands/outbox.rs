@@ -1,4 +1,4 @@
-//! `outbox`: what is written here and not recorded by the server.
+//! `outbox`: messages that the server has not recorded.
 
 use serde::Serialize;
 use twinlock_client::error::Refusal;

@@ -10,7 +10,7 @@ use crate::exit::Failure;
 const PAGE: u32 = 512;
 
 /// The number of the first entry at or after a point; one past the newest where there is none.
-/// `read` gives entries after a number, at most so many.
+/// `read` returns entries after a number, up to a limit.
 pub(super) async fn first_at(
     read: impl AsyncFn(u64, u32) -> Result<Page, Failure>,
     head: u64,
@@ -59,7 +59,7 @@ pub(super) async fn file_at(
             let mut end = head;
             while end > 0 {
                 let after = end.saturating_sub(u64::from(PAGE));
-                // The server may give a part of what was asked for.
+                // The server may return fewer entries than requested.
                 let (mut found, mut at) = (None, after);
                 while at < end {
                     let want = u32::try_from(end - at).unwrap_or(PAGE);
