@@ -221,10 +221,12 @@ impl<S: Transport> Serving<S> {
     async fn conclude(self: Box<Self>, end: End) {
         // Appends that the recorder has are recorded whether somebody waits for them or not; one
         // that still waits for its turn must not make others wait while this line ends.
-        let Self { handle, line, appends, files, job, intake, mut log, shared, began, .. } = *self;
+        let Self {
+            handle, line, appends, files, job, intake, mut log, shared, peer, began, ..
+        } = *self;
         drop((appends, job, intake));
         log.end(&shared);
-        log_end(&shared, &handle, &line, &end, began);
+        log_end(&shared, &handle, &line, peer, &end, began);
         // With much left to write its place is taken until that has gone: whoever ends lines in a
         // flood has no more of them than whoever keeps them. Others can come again at once.
         let handle = (line.backlog() > LITTLE).then_some(handle);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use tokio::time::Instant;
+use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{CredentialId, Name};
 use twinlock_core::session::{Binding, Fault, Session};
 use twinlock_core::text::Untrusted;
@@ -41,11 +42,19 @@ pub(super) fn log_end<S: Transport>(
     shared: &Shared,
     handle: &Handle,
     line: &Line<S>,
+    peer: SocketAddr,
     end: &End,
     began: Instant,
 ) {
     let (sid, user) = (line.session().id(), handle.user().map(Name::as_str));
     let seconds = began.elapsed().as_secs();
+    if let End::Close(CloseCode::Quota) = end {
+        let limit = match line.session().credential() {
+            CredentialId::User(_) => "password-sessions-per-user",
+            CredentialId::Device(_) | CredentialId::Invite(_) => "sessions-per-device",
+        };
+        shared.throttle.closed_by(limit, peer);
+    }
     if let End::Line(error @ LineError::Fault(Fault::Tampered)) = end
         && let Some(left_out) = shared.throttle.pass("frame not opened", std::time::Instant::now())
     {
