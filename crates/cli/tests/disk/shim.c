@@ -359,7 +359,15 @@ static void keep(int fd, int64_t at, const struct iovec *part) {
     if (!one) abort();
     *one = (struct before){kept, at, part->iov_len, st.st_ino};
     /* What was beyond the end is zeros. */
-    if (pread(fd, one->bytes, one->n, at) < 0) abort();
+    int from = fd;
+    if ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY) {
+        /* The same file, to read from. */
+        char path[32];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        from = REAL(open)(path, O_RDONLY | O_CLOEXEC);
+    }
+    if (pread(from, one->bytes, one->n, at) < 0) abort();
+    if (from != fd) close(from);
     kept = one;
 }
 
