@@ -474,3 +474,30 @@ async fn what_was_taken_is_answered_before_the_server_ends() {
     let n: usize = next.split(' ').nth(2).unwrap().parse().unwrap();
     assert_eq!(n, answers + 1, "{next}");
 }
+
+#[tokio::test]
+async fn classic_lines_count_towards_the_text_of_their_user() {
+    let Stage { host, mut ada, room, lamp } = stage(|config| {
+        config.limits.text_rate = 64 * 1024;
+        config.limits.text_burst = 32 * 1024;
+        config.limits.text_per_day = 200_000;
+    })
+    .await;
+    let mut caller = Caller::new(&host, "lamp", &lamp).await;
+    let text = "x".repeat(16 * 1024);
+    let began = Instant::now();
+    for _ in 0..5 {
+        assert!(caller.say(&text).await.starts_with("ok "));
+        ada.append(room, &text).await.unwrap();
+    }
+    // 162.5 KiB at 64 KiB a second, less the burst and the last debt.
+    assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
+    // Of the day's quota there is less left than one more and its overhead twice.
+    ada.append(room, &text).await.unwrap();
+    ada.append(room, &text).await.unwrap();
+    let last = caller.sealed(&text);
+    send(&mut caller.io, &last).await;
+    assert_eq!(to_end(caller.io).await, b"");
+    assert_eq!(ada.read(room, 0).await.unwrap().head, 12);
+    assert_eq!(ada.append(room, &text).await.map(|ack| ack.n), Err(Why::Storage));
+}

@@ -75,7 +75,9 @@ pub(crate) struct OverQuota {
 
 impl Accounts {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let text = Rate { amount: limits.text_rate, seconds: 1, burst: limits.text_burst };
+        // Without any burst nothing would ever be left of it.
+        let burst = limits.text_burst.max(1);
+        let text = Rate { amount: limits.text_rate, seconds: 1, burst };
         let changes = u64::from(limits.changes_per_minute);
         let changes = Rate { amount: changes, seconds: 60, burst: changes };
         let rates = Rates { text, changes, day: limits.text_per_day };

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use twinlock_core::Entropy as _;
 use twinlock_core::chain::Kind;
 use twinlock_core::credential::Credential;
@@ -104,12 +104,13 @@ impl Asker<'_> {
         }
         let before = if want.before == 0 { u64::MAX } else { want.before };
         let most = at_most(want.limit, LIST);
-        let deadline = self.shared.config.limits.search;
-        let found = timeout(deadline, self.search_slices(&want, before, most)).await;
-        let found = found.unwrap_or_else(|_| {
+        let time = self.shared.config.limits.search;
+        let until = Instant::now() + time;
+        let found = timeout_at(until, self.search_slices(&want, before, most, until)).await;
+        let Some(found) = found.unwrap_or(Ok(None))? else {
             let busy = Refused::for_now(Why::Busy, SEARCH_AGAIN);
-            Err(busy.at(proto::Limit::SearchSeconds, deadline.as_secs()))
-        })?;
+            return Err(busy.at(proto::Limit::SearchSeconds, time.as_secs()));
+        };
         Ok(Answered::Page(proto::Page {
             conversation: want.conversation,
             head: conversation.head,
@@ -118,20 +119,24 @@ impl Asker<'_> {
         }))
     }
 
-    /// Runs one slice after the other, each when it is this user's turn. Dropping this future ends
-    /// the search with the slice that is running.
+    /// Runs one slice after the other, each when it is this user's turn. `None`: not done by then.
+    /// Dropping this future ends the search with the slice that is running.
     async fn search_slices(
         &self,
         want: &proto::Search,
         before: u64,
         most: usize,
-    ) -> Result<Vec<Entry>, Refused> {
+        until: Instant,
+    ) -> Result<Option<Vec<Entry>>, Refused> {
         let mut all = Vec::new();
         let mut room = MAX_BODY;
         let mut from = Some(SearchFrom::below(before));
         while let Some(at) = from
             && all.len() < most
         {
+            if Instant::now() >= until {
+                return Ok(None);
+            }
             let limit = Limit { entries: most - all.len(), bytes: room };
             let turn = self.shared.searches.turn(&self.person.user).await;
             let store = &self.shared.store;
@@ -147,7 +152,7 @@ impl Asker<'_> {
             room -= bytes;
             from = found.next;
         }
-        Ok(all)
+        Ok(Some(all))
     }
 
     /// Reads when it is this user's turn.
