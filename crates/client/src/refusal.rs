@@ -168,7 +168,7 @@ fn limit(limit: Limit, most: u64) -> Option<String> {
             (format!("at most {} of files of one user", bytes(most)), "files-per-user-mib", "")
         }
         Limit::FileCountPerUser => {
-            (format!("at most {most} files of one user"), "file-count-per-user", "")
+            (format!("at most {most} files of one user"), "files-number-per-user", "")
         }
         Limit::PartialFilesPerUser => {
             (format!("at most {most} unfinished uploads of one user"), "partial-files-per-user", "")

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::RwLock;
 use twinlock_core::id::{ConversationId, MessageId, Name};
-use twinlock_core::proto::Why;
+use twinlock_core::proto::{Limit, Why};
 use twinlock_store::{
     Appended, Erased, FileRef, LEAST_CHARGE, NewEntry, Receipt, Store, StoreError,
 };
@@ -76,6 +76,8 @@ pub(crate) struct Offer {
 pub(crate) enum Denied {
     /// In the words of the wire.
     Because(Why),
+    /// A limit, with its figure.
+    Over(Why, Limit, u64),
     /// The disk or the record.
     Failed(FilesError),
 }
@@ -122,7 +124,7 @@ impl Files {
     /// Judges an offer and opens its upload.
     pub(crate) async fn offer(&self, id: &UploadId) -> Result<Offer, Denied> {
         if id.size > self.largest {
-            return Err(Denied::Because(Why::TooLarge));
+            return Err(Denied::Over(Why::TooLarge, Limit::LargestFile, self.largest));
         }
         // Claimed before what is recorded is looked up: of two offers at once that fit only one at
         // a time, none gets too much.
@@ -130,8 +132,11 @@ impl Files {
         let stored = self.store.stored(&id.user).await?;
         let left = self.per_user.saturating_sub(stored.bytes).saturating_sub(others.of_user);
         let number = stored.files.saturating_add(others.number_of_user);
-        if charge(id) > left || number >= self.number_per_user {
-            return Err(Denied::Because(Why::Quota));
+        if charge(id) > left {
+            return Err(Denied::Over(Why::Quota, Limit::FilesPerUser, self.per_user));
+        }
+        if number >= self.number_per_user {
+            return Err(Denied::Over(Why::Quota, Limit::FileCountPerUser, self.number_per_user));
         }
         let had = self.make_way(id, left - charge(id)).await?;
         claim.set_written(had);

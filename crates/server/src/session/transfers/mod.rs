@@ -479,6 +479,7 @@ impl From<Denied> for Refused {
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::Because(why) => why.into(),
+            Denied::Over(why, limit, most) => Self::from(why).at(limit, most),
             Denied::Failed(error) => why_of(error),
         }
     }
