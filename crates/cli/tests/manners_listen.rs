@@ -35,6 +35,18 @@ fn listen_goes_on_where_the_last_one_of_the_profile_ended() {
 }
 
 #[test]
+fn listen_since_new_keeps_its_position_though_nothing_came() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    ada.run(&["send", "lobby", "before"]).exits(0);
+    bob.run(&["listen", "lobby", "--since", "new", "--until-now"]).exits(0);
+    ada.run(&["send", "lobby", "between"]).exits(0);
+    let heard = bob.run(&["listen", "lobby", "--until-now", "--json"]).exits(0).json();
+    assert_eq!(texts(&heard), ["between"]);
+}
+
+#[test]
 fn the_first_listen_begins_with_what_comes_and_names_where_it_came_from() {
     let host = Host::start();
     let ada = host.owner();

@@ -221,24 +221,31 @@ impl Listening<'_> {
     async fn begin(&self, conversation: &proto::Conversation, new: u64) -> Result<u64, Failure> {
         match self.args.since {
             Some(Since::All) => Ok(0),
-            Some(Since::New) => Ok(new),
+            Some(Since::New) => {
+                // A first one keeps where it began, like one without `--since`.
+                if self.position(conversation.id).await?.is_none() {
+                    self.handled(conversation.id, new).await?;
+                }
+                Ok(new)
+            }
             // Of several conversations some may be shorter.
             Some(Since::After(n)) if self.args.targets.len() != 1 => Ok(n.min(conversation.head)),
             Some(Since::After(n)) => Ok(n),
-            None => {
-                let receipts = self.client.state().receipts();
-                let (id, purpose) = (conversation.id, self.purpose);
-                let at = blocking(move || receipts.position(id, purpose)).await?;
-                match at {
-                    Some(at) => Ok(at),
-                    // From now on: kept, so that the next one begins here and not later.
-                    None => {
-                        self.handled(id, new).await?;
-                        Ok(new)
-                    }
+            None => match self.position(conversation.id).await? {
+                Some(at) => Ok(at),
+                // From now on: kept, so that the next one begins here and not later.
+                None => {
+                    self.handled(conversation.id, new).await?;
+                    Ok(new)
                 }
-            }
+            },
         }
+    }
+
+    /// Up to where entries of a conversation were handled before.
+    async fn position(&self, id: ConversationId) -> Result<Option<u64>, Failure> {
+        let (receipts, purpose) = (self.client.state().receipts(), self.purpose);
+        blocking(move || receipts.position(id, purpose)).await
     }
 
     /// A conversation is new, changed or left.
