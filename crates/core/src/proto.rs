@@ -1,4 +1,5 @@
-//! The protobuf messages of READY and APP frames (section 8), compiled from `proto/`.
+//! The protobuf messages of READY and APP frames (section 8), compiled from `proto/`
+//! by a test (`tests/proto_compiled.rs`).
 //!
 //! `Debug` of a message goes into logs sooner or later, so it shows neither secrets nor
 //! what people write.
@@ -8,9 +9,8 @@ use std::fmt;
 pub use compiled::*;
 
 #[allow(missing_docs, clippy::all, unreachable_pub)]
-mod compiled {
-    include!(concat!(env!("OUT_DIR"), "/twinlock.v1.rs"));
-}
+#[rustfmt::skip]
+mod compiled;
 
 impl fmt::Debug for Invite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
