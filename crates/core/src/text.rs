@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use icu_properties::props::{
-    BidiControl, CanonicalCombiningClass, DefaultIgnorableCodePoint, EmojiModifier,
-    ExtendedPictographic, Ideographic, JoiningType, NoncharacterCodePoint, Script,
+    BidiControl, CanonicalCombiningClass, DefaultIgnorableCodePoint, Emoji, EmojiModifier,
+    ExtendedPictographic, GeneralCategory, Ideographic, JoiningType, NoncharacterCodePoint, Script,
 };
 use icu_properties::{
     CodePointMapData, CodePointMapDataBorrowed, CodePointSetData, CodePointSetDataBorrowed,
@@ -116,16 +116,44 @@ pub fn harmless_json(json: &str) -> Cow<'_, str> {
 /// callers that allow them look at the character first. Dropped characters
 /// are not context for later ones, so that the result is idempotent.
 fn judged(text: &str) -> impl Iterator<Item = (char, bool)> {
-    let mut kept = String::new();
+    let mut before = Before::default();
     text.char_indices().map(move |(at, c)| {
-        let harmful = is_special(c) && !belongs(text, at, &kept, c);
+        let harmful = is_special(c) && !belongs(text, at, &before, c);
         match c {
-            '\n' | '\t' | '\u{2028}' | '\u{2029}' => kept.push('\n'),
-            c if !harmful => kept.push(c),
+            '\n' | '\t' | '\u{2028}' | '\u{2029}' => before.push('\n'),
+            c if !harmful => before.push(c),
             _ => {}
         }
         (c, harmful)
     })
+}
+
+/// What the rules need of the characters that were kept. Bounded, so that a text takes linear time.
+#[derive(Default)]
+struct Before {
+    /// The newest first.
+    last: [Option<char>; 3],
+    /// The newest that is not transparent to joining.
+    opaque: Option<char>,
+}
+
+impl Before {
+    fn push(&mut self, c: char) {
+        let [newest, older, _] = self.last;
+        self.last = [Some(c), newest, older];
+        if is_opaque(&c) {
+            self.opaque = Some(c);
+        }
+    }
+
+    fn newest(&self) -> Option<char> {
+        let [newest, ..] = self.last;
+        newest
+    }
+}
+
+fn is_opaque(c: &char) -> bool {
+    JOINING.get(*c) != JoiningType::Transparent
 }
 
 const IGNORABLE: CodePointSetDataBorrowed<'static> =
@@ -140,10 +168,13 @@ const IDEOGRAPH: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<Ide
 const JOINING: CodePointMapDataBorrowed<'static, JoiningType> = CodePointMapData::new();
 const COMBINING: CodePointMapDataBorrowed<'static, CanonicalCombiningClass> =
     CodePointMapData::new();
+const EMOJI: CodePointSetDataBorrowed<'static> = CodePointSetData::new::<Emoji>();
+const CATEGORY: CodePointMapDataBorrowed<'static, GeneralCategory> = CodePointMapData::new();
 const SCRIPT: CodePointMapDataBorrowed<'static, Script> = CodePointMapData::new();
 
 const ZWNJ: char = '\u{200c}';
 const ZWJ: char = '\u{200d}';
+const KEYCAP: char = '\u{20e3}';
 /// Begins the flags of parts of a country.
 const BLACK_FLAG: char = '\u{1f3f4}';
 /// Ends a tag sequence.
@@ -168,10 +199,10 @@ fn is_special(c: char) -> bool {
 
 /// Whether the special character `c` at byte `at` of `text` is part of how its script is written or
 /// of an emoji: joiners as in RFC 5892, appendix A (CONTEXTJ), UAX #31 and UTS #51, variation
-/// selectors behind what they select, and the tags of a flag. `before` holds the characters kept so far.
-fn belongs(text: &str, at: usize, before: &str, c: char) -> bool {
+/// selectors behind what they select, and the tags of a flag. `before` is of the characters kept so far.
+fn belongs(text: &str, at: usize, before: &Before, c: char) -> bool {
     let after = text.get(at + c.len_utf8()..).unwrap_or_default();
-    let base = before.chars().next_back();
+    let base = before.newest();
     match c {
         ZWNJ => in_conjunct(before, after) || breaks_a_join(before, after),
         ZWJ => {
@@ -179,8 +210,9 @@ fn belongs(text: &str, at: usize, before: &str, c: char) -> bool {
                 || shapes_a_letter(before, after)
                 || joins_pictographs(before, after)
         }
-        // Text or emoji style, and variants of symbols: one behind each visible character.
-        '\u{fe00}'..='\u{fe0f}' => base.is_some_and(|c| !is_special(c) && !c.is_whitespace()),
+        // Text or emoji style.
+        '\u{fe0e}' | '\u{fe0f}' => base.is_some_and(|base| has_styles(base, after)),
+        '\u{fe00}'..='\u{fe0d}' => base.is_some_and(has_variants),
         '\u{e0100}'..='\u{e01ef}' => base.is_some_and(|c| IDEOGRAPH.contains(c)),
         '\u{180b}'..='\u{180f}' => {
             base.is_some_and(|c| !is_special(c) && SCRIPT.get(c) == Script::Mongolian)
@@ -190,13 +222,31 @@ fn belongs(text: &str, at: usize, before: &str, c: char) -> bool {
     }
 }
 
+/// Emoji, and a digit of a keycap. Behind any other character a selector is invisible.
+fn has_styles(base: char, after: &str) -> bool {
+    EMOJI.contains(base) && (!base.is_ascii() || after.starts_with(KEYCAP))
+}
+
+/// Symbols, ideographs and the scripts with standardized variants.
+fn has_variants(base: char) -> bool {
+    let symbol = matches!(
+        CATEGORY.get(base),
+        GeneralCategory::MathSymbol
+            | GeneralCategory::OtherSymbol
+            | GeneralCategory::OtherPunctuation
+    );
+    symbol && !base.is_ascii()
+        || IDEOGRAPH.contains(base)
+        || matches!(SCRIPT.get(base), Script::Myanmar | Script::PhagsPa | Script::Manichaean)
+}
+
 fn is_virama(c: char) -> bool {
     COMBINING.get(c) == CanonicalCombiningClass::Virama
 }
 
 /// Behind a virama, or between a letter and its virama (Bengali and Kannada RA).
-fn in_conjunct(before: &str, after: &str) -> bool {
-    let Some(last) = before.chars().next_back() else { return false };
+fn in_conjunct(before: &Before, after: &str) -> bool {
+    let Some(last) = before.newest() else { return false };
     let has_virama =
         |next: char| is_virama(next) && SCRIPT.get(next) == SCRIPT.get(last) && !is_special(last);
     is_virama(last) || last.is_alphabetic() && after.chars().next().is_some_and(has_virama)
@@ -204,9 +254,9 @@ fn in_conjunct(before: &str, after: &str) -> bool {
 
 /// The joining types of the letters around, past transparent marks. `None`: another invisible
 /// character follows, which may stay or not.
-fn joining(before: &str, after: &str) -> Option<(JoiningType, JoiningType)> {
-    let is_opaque = |c: &char| JOINING.get(*c) != JoiningType::Transparent;
-    let left = before.chars().rev().find(is_opaque);
+fn joining(before: &Before, after: &str) -> Option<(JoiningType, JoiningType)> {
+    let left = before.opaque;
+    // Stops at the next joiner at the latest, so no mark is looked at twice.
     let right = after.chars().find(is_opaque);
     if right.is_some_and(|c| is_special(c) && !matches!(c, '\n' | '\t')) {
         return None;
@@ -224,20 +274,20 @@ fn joins_previous(kind: JoiningType) -> bool {
 }
 
 /// Two letters that would join stand around.
-fn breaks_a_join(before: &str, after: &str) -> bool {
+fn breaks_a_join(before: &Before, after: &str) -> bool {
     joining(before, after).is_some_and(|(left, right)| joins_next(left) && joins_previous(right))
 }
 
 /// A letter stands on one side that gets its joined shape, and none on the other.
-fn shapes_a_letter(before: &str, after: &str) -> bool {
+fn shapes_a_letter(before: &Before, after: &str) -> bool {
     joining(before, after).is_some_and(|(left, right)| joins_next(left) != joins_previous(right))
 }
 
 /// Emoji stand on both sides.
-fn joins_pictographs(before: &str, after: &str) -> bool {
+fn joins_pictographs(before: &Before, after: &str) -> bool {
     let is_base = |c: &char| *c != '\u{fe0f}' && !MODIFIER.contains(*c);
     // A pictograph has one modifier and one selector at most.
-    let base = before.chars().rev().take(3).find(is_base);
+    let base = before.last.iter().flatten().copied().find(is_base);
     let next = after.chars().next();
     base.is_some_and(|c| PICTOGRAPH.contains(c)) && next.is_some_and(|c| PICTOGRAPH.contains(c))
 }
@@ -320,6 +370,27 @@ mod tests {
         "\u{1f3f4}\u{e0067}\u{e0062}\u{e0065}\u{e006e}\u{e0067}\u{e007f}",
         "1\u{fe0f}\u{20e3}",
     ];
+
+    #[test]
+    fn text_with_selectors_looks_like_no_other() {
+        for (text, shown) in [
+            ("pay\u{fe0f}pal", "paypal"),
+            ("report\u{fe0f}.pdf", "report.pdf"),
+            ("1\u{fe0f}2", "12"),
+            ("a\u{fe00}b\u{fe01}c", "abc"),
+            ("\u{2764}\u{fe0f}\u{fe0f}", "\u{2764}\u{fe0f}"),
+            ("\u{2229}\u{fe00}", "\u{2229}\u{fe00}"),
+        ] {
+            assert_eq!(Untrusted::new(text).render(), shown, "{}", text.escape_unicode());
+        }
+    }
+
+    #[test]
+    fn text_of_many_joiners_takes_linear_time() {
+        // Searching back over the marks for each joiner would take hours.
+        let text = format!("x{}", "\u{301}\u{200c}".repeat(1 << 20));
+        assert_eq!(Untrusted::new(text).render().chars().count(), 1 + (1 << 20));
+    }
 
     #[test]
     fn text_of_any_script_passes_unchanged() {
