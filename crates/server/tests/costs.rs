@@ -244,6 +244,25 @@ async fn text_quota_refuses_what_is_behind_and_names_its_figure() {
 }
 
 #[tokio::test]
+async fn text_quota_gives_back_nothing_that_it_was_not_charged() {
+    let host = Host::start_with(|config| config.limits.text_per_day = 20_000).await;
+    let (device, mut ada) = host.owner().await;
+    let large = "x".repeat(9_000);
+    for _ in 0..2 {
+        ada.append(LOBBY, &large).await.unwrap();
+    }
+    // Each is refused, the later ones without a look at the quota: they are on their way.
+    for _ in 0..5 {
+        let no = refused(&mut ada, append(LOBBY, &large)).await;
+        assert_eq!(told(&no), (Why::Storage, Limit::TextPerDay, 20_000));
+    }
+    let mut other = host.connect(device.credential()).await.unwrap();
+    let no = refused(&mut other, append(LOBBY, &large)).await;
+    assert_eq!(told(&no), (Why::Storage, Limit::TextPerDay, 20_000));
+    assert_eq!(other.read(LOBBY, 0).await.unwrap().head, 2);
+}
+
+#[tokio::test]
 async fn text_leaves_a_reserve_that_control_writes_use() {
     let host = Host::start().await;
     let mut invited = host.connect(host.owner_invite().credential()).await.unwrap();

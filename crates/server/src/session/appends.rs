@@ -58,23 +58,21 @@ impl Batch {
 pub(crate) struct Handed {
     requests: Vec<Asked>,
     answer: Result<Answer, StoreError>,
+    charged: u64,
 }
 
 /// A batch that the recorder has answered.
 pub(crate) struct Recorded {
     pub(crate) requests: Vec<Asked>,
     pub(crate) result: Result<Vec<Appended>, Unrecorded>,
+    /// What the account was charged for it: nothing, where the recorder never had it.
+    charged: u64,
 }
 
 impl Recorded {
     /// Of nothing.
     fn nothing() -> Self {
-        Self { requests: Vec::new(), result: Ok(Vec::new()) }
-    }
-
-    /// What the account was charged for it.
-    fn charge(&self) -> u64 {
-        self.requests.iter().map(|asked| asked.bytes as u64 + ENTRY).sum()
+        Self { requests: Vec::new(), result: Ok(Vec::new()), charged: 0 }
     }
 }
 
@@ -95,6 +93,8 @@ pub(crate) struct Appends {
     refusing: Option<Instant>,
     /// Why a batch was not handed over; the batches behind it get the same refusal.
     refused: Option<Refused>,
+    /// The limit that `refusing` is about, if it is one.
+    refusing_for: Option<Refused>,
 }
 
 impl Appends {
@@ -155,38 +155,38 @@ impl Appends {
         self.bytes += bytes;
         let no = match (self.refused, self.refusing) {
             (Some(refused), _) => Some(Unrecorded::Behind(refused)),
-            (None, Some(until)) if Instant::now() < until => Some(StoreError::OutOfOrder.into()),
+            (None, Some(until)) if Instant::now() < until => Some(match self.refusing_for {
+                Some(refused) => Unrecorded::Behind(refused),
+                None => StoreError::OutOfOrder.into(),
+            }),
             _ => None,
         };
+        let charged = requests.iter().map(|asked| asked.bytes as u64 + ENTRY).sum();
         let no = no.or_else(|| {
-            let charge = requests.iter().map(|asked| asked.bytes as u64 + ENTRY).sum();
-            let refused = shared.may_record(self.account.as_deref(), charge).err()?;
+            let refused = shared.may_record(self.account.as_deref(), charged).err()?;
             self.refused = Some(refused);
             Some(Unrecorded::Limit(refused))
         });
         if let Some(no) = no {
-            self.queue.push_back(Box::pin(ready(Recorded { requests, result: Err(no) })));
+            let refused = Recorded { requests, result: Err(no), charged: 0 };
+            self.queue.push_back(Box::pin(ready(refused)));
             return None;
         }
         let (store, order) = (shared.store.clone(), self.order.clone());
         Some(Box::pin(async move {
-            Handed { requests, answer: store.hand_over(entries, &order).await }
+            Handed { requests, answer: store.hand_over(entries, &order).await, charged }
         }))
     }
 
     /// The recorder has a batch, or will not take it.
-    pub(crate) fn handed(&mut self, Handed { requests, answer }: Handed) {
-        match answer {
-            Ok(answer) => {
-                self.queue.push_back(Box::pin(async move {
-                    Recorded { requests, result: answer.await.map_err(Unrecorded::from) }
-                }));
-            }
-            Err(error) => {
-                let result = Err(error.into());
-                self.queue.push_back(Box::pin(ready(Recorded { requests, result })));
-            }
-        }
+    pub(crate) fn handed(&mut self, Handed { requests, answer, charged }: Handed) {
+        self.queue.push_back(Box::pin(async move {
+            let result = match answer {
+                Ok(answer) => answer.await.map_err(Unrecorded::from),
+                Err(error) => Err(error.into()),
+            };
+            Recorded { requests, result, charged }
+        }));
     }
 
     /// The next answer of the recorder; `None` while nothing is under way. Of nothing, once an
@@ -205,13 +205,17 @@ impl Appends {
         };
         self.requests -= recorded.requests.len();
         self.bytes -= recorded.requests.iter().map(|asked| asked.bytes).sum::<usize>();
-        self.refusing = match &recorded.result {
-            Err(Unrecorded::Store(StoreError::OutOfOrder) | Unrecorded::Behind(_)) => self.refusing,
-            Err(_) => Some(Instant::now() + RETRY),
-            Ok(_) => None,
-        };
-        if let (Err(Unrecorded::Store(_)), Some(account)) = (&recorded.result, &self.account) {
-            account.give_back(recorded.charge());
+        let until = Instant::now() + RETRY;
+        match &recorded.result {
+            Err(Unrecorded::Store(StoreError::OutOfOrder) | Unrecorded::Behind(_)) => {}
+            Err(Unrecorded::Limit(refused)) => {
+                (self.refusing, self.refusing_for) = (Some(until), Some(*refused));
+            }
+            Err(Unrecorded::Store(_)) => (self.refusing, self.refusing_for) = (Some(until), None),
+            Ok(_) => (self.refusing, self.refusing_for) = (None, None),
+        }
+        if let (Err(_), Some(account)) = (&recorded.result, &self.account) {
+            account.give_back(recorded.charged);
         }
         if self.requests == 0 {
             // An idle line keeps no buffer.

@@ -422,7 +422,7 @@ impl<S: Transport> Serving<S> {
     // ---- appends
 
     fn acknowledge(&mut self, recorded: Recorded) -> Result<(), End> {
-        let Recorded { requests, result } = recorded;
+        let Recorded { requests, result, .. } = recorded;
         let session = self.line.session_mut();
         let appended = match result {
             Ok(appended) => appended,
