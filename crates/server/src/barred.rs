@@ -94,7 +94,8 @@ impl Barred {
         }
     }
 
-    async fn write(&self, store: &dyn Store) {
+    /// Tries each once.
+    pub(crate) async fn write(&self, store: &dyn Store) {
         let all = self.lock().unwritten.clone();
         for revocation in all {
             let done = match &revocation {

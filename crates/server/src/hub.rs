@@ -237,6 +237,13 @@ impl Hub {
         lock(&self.lines).by_device.contains_key(device)
     }
 
+    /// Whether a session of this user's is one of this device.
+    pub(crate) fn is_device_of(&self, user: &Name, device: &DeviceId) -> bool {
+        let lines = lock(&self.lines);
+        let ids = lines.by_device.get(device).map(Vec::as_slice).unwrap_or_default();
+        ids.iter().filter_map(|id| lines.by_id.get(id)).any(|line| line.user() == Some(user))
+    }
+
     /// How many lines there are.
     pub(crate) fn count(&self) -> usize {
         lock(&self.lines).by_id.len()

@@ -96,8 +96,8 @@ pub(crate) struct Shared {
     pub(crate) searches: Fair,
     /// What users have written lately.
     pub(crate) accounts: Accounts,
-    pub(crate) text_room: TextRoom,
-    pub(crate) barred: Barred,
+    pub(crate) text_room: Arc<TextRoom>,
+    pub(crate) barred: Arc<Barred>,
     pub(crate) classic: ClassicShared,
     stop: watch::Sender<bool>,
 }
@@ -293,7 +293,10 @@ impl Server {
         let public = public_address(&config, address);
         let limits = &config.limits;
         let disk = LocalDisk::open(data.join("files"), limits.disk_reserve)?;
-        let files = Files::new(Box::new(disk), store.clone(), limits);
+        let text_room = Arc::new(TextRoom::new(data.clone(), limits.text_reserve));
+        let barred = Arc::new(Barred::default());
+        let (disk, room) = (Box::new(disk), text_room.clone());
+        let files = Files::new(disk, store.clone(), limits, room, barred.clone());
         let tls = ServerTls::new(identity.certificate())?;
         let (doors, door) = Doors::open().map_err(StartError::Threads)?;
         let ports = [&lines, &origin].map(|port| port.as_ref().map(|(_, address)| *address));
@@ -318,8 +321,8 @@ impl Server {
             reads: Fair::new(READS),
             searches: Fair::new(1),
             accounts: Accounts::new(limits),
-            text_room: TextRoom::new(data.clone(), limits.text_reserve),
-            barred: Barred::default(),
+            text_room,
+            barred,
             hub: Arc::new(Hub::default()),
             stop: watch::Sender::new(false),
             config,
@@ -346,8 +349,8 @@ impl Server {
         let files = shared.files.clone();
         let sweep = whole && start == Start::Later;
         upkeep.spawn(async move { files.upkeep(sweep).await });
-        let barred = shared.clone();
-        upkeep.spawn(async move { barred.barred.upkeep(&*barred.store).await });
+        let (store, barred) = (shared.store.clone(), shared.barred.clone());
+        upkeep.spawn(async move { barred.upkeep(&*store).await });
         let (store, keeper) = (shared.store.clone(), heads.clone());
         upkeep.spawn(async move { keep_heads(&*store, &keeper).await });
         let store = shared.store.clone();
@@ -498,6 +501,8 @@ impl Server {
         }
         self.accepting.shutdown().await;
         self.upkeep.shutdown().await;
+        // A restart would let in what was barred; there may be room by now.
+        self.shared.barred.write(&*self.shared.store).await;
         self.heads.lock().await.try_write(&*self.shared.store).await;
         self.shared.store.close().await
     }

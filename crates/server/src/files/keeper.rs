@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::RwLock;
 use twinlock_core::id::{ConversationId, MessageId, Name};
@@ -13,7 +13,10 @@ use twinlock_store::{
 };
 
 use super::{Blob, Blobs, FilesError, Hash, Partial, Turn, Turns, Upload, UploadId};
+use crate::barred::Barred;
 use crate::config::Limits;
+use crate::limits::accounts::ENTRY;
+use crate::limits::room::{AtReserve, TextRoom};
 
 /// Uploads of one user that are not whole. The oldest go when there are more.
 const PARTIALS: usize = 256;
@@ -26,6 +29,8 @@ const PAGE: usize = 1000;
 pub(crate) struct Files {
     blobs: Box<dyn Blobs>,
     store: Arc<dyn Store>,
+    text_room: Arc<TextRoom>,
+    barred: Arc<Barred>,
     largest: u64,
     per_user: u64,
     number_per_user: u64,
@@ -89,10 +94,18 @@ impl<E: Into<FilesError>> From<E> for Denied {
 }
 
 impl Files {
-    pub(crate) fn new(blobs: Box<dyn Blobs>, store: Arc<dyn Store>, limits: &Limits) -> Self {
+    pub(crate) fn new(
+        blobs: Box<dyn Blobs>,
+        store: Arc<dyn Store>,
+        limits: &Limits,
+        text_room: Arc<TextRoom>,
+        barred: Arc<Barred>,
+    ) -> Self {
         Self {
             blobs,
             store,
+            text_room,
+            barred,
             largest: limits.file,
             per_user: limits.files_per_user,
             number_per_user: limits.files_number_per_user,
@@ -141,7 +154,8 @@ impl Files {
         let had = self.make_way(id, left - charge(id)).await?;
         claim.set_written(had);
         let room = self.blobs.room().await?;
-        if id.size.saturating_sub(had) > room.bytes.saturating_sub(others.to_come) {
+        // The content takes a block at least, however small it is.
+        if charge(id).saturating_sub(had) > room.bytes.saturating_sub(others.to_come) {
             return Err(FilesError::Full.into());
         }
         // A partial upload has its inode already, and its content is a hard link to it.
@@ -205,6 +219,7 @@ impl Files {
             }
             return Err(error.into());
         }
+        self.has_room_for(&entry)?;
         let placing = self.placing.read().await;
         upload.place(&hash).await?;
         let mut appended = self.store.append(vec![entry]).await?;
@@ -219,6 +234,15 @@ impl Files {
             tracing::warn!(%error, "content that may be of no entry was not looked at");
         }
         appended.pop().ok_or(Denied::Because(Why::Storage))
+    }
+
+    /// The entry of a file goes by the reserve of text, and is recorded after a revocation that waits.
+    fn has_room_for(&self, entry: &NewEntry) -> Result<(), Denied> {
+        if self.barred.is_unwritten() {
+            return Err(FilesError::Full.into());
+        }
+        let taken = self.text_room.take(entry.body.len() as u64 + ENTRY, Instant::now());
+        taken.map_err(|AtReserve(least)| Denied::Over(Why::Storage, Limit::TextReserve, least))
     }
 
     /// A turn at hashing what a client has already.

@@ -99,9 +99,13 @@ fn trace(data: &Path, marked: bool) -> Result<Option<PathBuf>, Failed> {
     }
     let files = data.join("files");
     for dir in listed(&files)? {
-        let holds = match dir.file_name().is_some_and(|name| name == "partial") {
-            true => listed(&dir)?.iter().any(|user| !is_empty(user).unwrap_or(true)),
-            false => !is_empty(&dir)?,
+        let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let holds = match name {
+            "partial" => listed(&dir)?.iter().any(|user| !is_empty(user).unwrap_or(true)),
+            // The first two digits of hashes.
+            _ if name.len() == 2 && name.bytes().all(|b| b.is_ascii_hexdigit()) => !is_empty(&dir)?,
+            // Not ours, such as `lost+found` of a file system that is mounted here.
+            _ => false,
         };
         if holds {
             return Ok(Some(files));

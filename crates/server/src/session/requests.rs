@@ -399,8 +399,12 @@ pub(crate) async fn revoke_device(shared: &Shared, user: &Name, device: &DeviceI
         Ok(false) => return refuse(Why::NotFound),
         Err(error) => {
             let no = storage(&error);
-            let own = shared.store.devices(user).await.map_err(|e| storage(&e))?;
-            if !own.iter().any(|own| own.id == *device) {
+            // Where the record cannot be read either, a live session shows whose device it is.
+            let is_own = match shared.store.devices(user).await {
+                Ok(own) => own.iter().any(|own| own.id == *device),
+                Err(_) => shared.hub.is_device_of(user, device),
+            };
+            if !is_own {
                 return refuse(Why::NotFound);
             }
             tracing::warn!(%user, %device, "device barred until a restart: not recorded");

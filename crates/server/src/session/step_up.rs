@@ -23,10 +23,15 @@ use crate::hub::Handle;
 use crate::limits::guess::TakenByDevice;
 use crate::server::Shared;
 
+/// Step-ups that may be begun in one session. They take no permit of logins, which outsiders can use up.
+const MOST: u32 = 8;
+
 /// The step-up of one device session.
 pub(crate) struct StepUp {
     user: Name,
     device: DeviceId,
+    /// Those that were begun.
+    count: u32,
     begun: Option<Begun>,
     proven: Option<Proven>,
 }
@@ -49,7 +54,7 @@ struct Proven {
 
 impl StepUp {
     pub(crate) fn new(user: Name, device: DeviceId) -> Self {
-        Self { user, device, begun: None, proven: None }
+        Self { user, device, count: 0, begun: None, proven: None }
     }
 
     /// KE1 to KE2. The client learns from KE2 whether its guess was right, so it is counted now.
@@ -60,6 +65,10 @@ impl StepUp {
         want: proto::StepUpBegin,
     ) -> Answer {
         self.begun = None;
+        if self.count >= MOST {
+            return refuse(Why::NotAllowed);
+        }
+        self.count += 1;
         let malformed = Refused::from(Why::Malformed);
         let ke1: &[u8; KE1] = want.ke1.as_ref().try_into().map_err(|_| malformed)?;
         let taken = shared.guesses.take_by_device(&self.device, Instant::now());

@@ -479,6 +479,9 @@ impl From<Denied> for Refused {
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::Because(why) => why.into(),
+            Denied::Over(Why::Storage, limit, most) => {
+                Self::for_now(Why::Storage, 5).at(limit, most)
+            }
             Denied::Over(why, limit, most) => Self::from(why).at(limit, most),
             Denied::Failed(error) => why_of(error),
         }
