@@ -20,21 +20,47 @@ pub(crate) fn parse() -> Cli {
 
 fn try_parse(words: Vec<OsString>) -> Result<ArgMatches, Error> {
     let mut command = adapt(Cli::command());
-    // `put "$FILE" ops` with a file called `-h` sends nothing, and must not look like a success.
-    let asks_for_help = words
-        .iter()
-        .rposition(|word| word == "-h" || word == "--help")
-        .is_some_and(|at| at + 1 == words.len());
-    let by_word = words.iter().any(|word| word == "help" || word == "--version" || word == "-V");
+    // `put "$FILE" "$ROOM"` where one of them is `-h` sends nothing, and must not look like a success.
+    let asked = asks_for_help(&command, &words);
     command.try_get_matches_from_mut(words).map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion if !asks_for_help && !by_word => command
-            .error(
-                ErrorKind::UnknownArgument,
-                "-h and --help are the last argument; a name or text that begins with '-' goes \
-                 after '--'",
-            ),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion if !asked => command.error(
+            ErrorKind::UnknownArgument,
+            "-h and --help come right after the command and its options; a name or text that begins \
+             with '-' goes after '--'",
+        ),
         _ => error,
     })
+}
+
+/// Whether help or the version is asked for before any argument of a command.
+fn asks_for_help(command: &Command, words: &[OsString]) -> bool {
+    let mut command = command;
+    let mut words = words.iter().skip(1).map(|word| word.to_string_lossy());
+    while let Some(word) = words.next() {
+        if matches!(&*word, "-h" | "--help" | "-V" | "--version") {
+            return true;
+        }
+        if word == ESCAPE {
+            return false;
+        }
+        if let Some(option) = word.strip_prefix('-') {
+            let named = |arg: &&Arg| match option.strip_prefix('-') {
+                Some(long) => arg.get_long() == Some(long),
+                None => {
+                    arg.get_short().is_some_and(|short| option == short.encode_utf8(&mut [0; 4]))
+                }
+            };
+            let takes = |arg: &Arg| arg.get_action().takes_values();
+            if command.get_arguments().find(named).is_some_and(takes) {
+                words.next();
+            }
+        } else if let Some(found) = command.find_subcommand(&*word) {
+            command = found;
+        } else {
+            return word == "help" && command.has_subcommands();
+        }
+    }
+    false
 }
 
 /// Values of options may begin with `-`, and a variable that is set to nothing counts as unset.
@@ -109,6 +135,35 @@ mod tests {
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn help_is_asked_for_before_any_argument_only() {
+        let command = adapt(Cli::command());
+        let asked = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            asks_for_help(&command, &words)
+        };
+        for line in [
+            "twinlock -h",
+            "twinlock --version",
+            "twinlock help send",
+            "twinlock send --help",
+            "twinlock room help create",
+            "twinlock room create -h",
+            "twinlock --profile work -q send -h",
+        ] {
+            assert!(asked(line), "{line}");
+        }
+        for line in [
+            "twinlock put a.pdf -h",
+            "twinlock put -- -h",
+            "twinlock send help -h",
+            "twinlock put help ops",
+            "twinlock send ops --version",
+        ] {
+            assert!(!asked(line), "{line}");
+        }
     }
 
     #[test]

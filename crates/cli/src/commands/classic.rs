@@ -117,6 +117,9 @@ async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
             host: &host,
             port,
         })?;
+        if imported.is_some() {
+            warn_of_shared(&args, context);
+        }
         return Ok(());
     }
     match key {
@@ -165,7 +168,12 @@ fn explain_imported(args: &ClassicAdd, host: &str, port: Option<u16>, context: &
             "The server does not listen for them now; its owner starts it with --origin-port PORT.",
         );
     }
-    out.warn(&format!(
+    warn_of_shared(args, context);
+}
+
+fn warn_of_shared(args: &ClassicAdd, context: &Context) {
+    let name = &args.name;
+    context.out.warn(&format!(
         "A shared key: each program that has it built in can write as {name} and read what the \
          others sent wherever TLS ended in between, and so can everybody who has a copy of such a \
          program. Revoking the key ends all of them at once. Its strength is that of how it was \

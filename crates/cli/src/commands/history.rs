@@ -47,7 +47,10 @@ pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure>
             // Numbers below `before`, the last `limit` of them; from `since` on the first.
             let end = before.map_or(conversation.head, |n| (n - 1).min(conversation.head));
             let (mut after, end) = if args.since.is_some() {
-                (since - 1, end.min((since - 1).saturating_add(args.limit)))
+                (
+                    since.saturating_sub(1),
+                    end.min(since.saturating_sub(1).saturating_add(args.limit)),
+                )
             } else {
                 (end.saturating_sub(args.limit), end)
             };

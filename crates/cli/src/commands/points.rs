@@ -21,7 +21,7 @@ pub(super) async fn first_at(
         Point::Last => Ok(head.max(1)),
         Point::Time(time_ms) => {
             // Times never go back in a conversation: the first from then on, by halves.
-            let (mut before, mut from) = (0, head + 1);
+            let (mut before, mut from) = (0, head.saturating_add(1));
             while before + 1 < from {
                 let middle = before + (from - before) / 2;
                 match read(middle - 1, 1).await?.entries.first() {
@@ -44,7 +44,7 @@ pub(super) async fn file_at(
     match point {
         Point::Number(n) => Ok(Some(n)),
         Point::Time(_) => {
-            let mut after = first_at(&read, head, point).await? - 1;
+            let mut after = first_at(&read, head, point).await?.saturating_sub(1);
             while after < head {
                 let page = read(after, PAGE).await?;
                 if let Some(found) = page.entries.iter().find(is_file) {
@@ -64,7 +64,8 @@ pub(super) async fn file_at(
                 while at < end {
                     let want = u32::try_from(end - at).unwrap_or(PAGE);
                     let page = read(at, want).await?;
-                    let Some(last) = page.entries.last() else { break };
+                    // Nothing below the head: the record is not whole, and older pages would be asked for without end.
+                    let Some(last) = page.entries.last() else { return Ok(None) };
                     at = last.n;
                     let newest = page.entries.iter().filter(|entry| entry.n <= end).rfind(is_file);
                     found = newest.map(|entry| entry.n).or(found);

@@ -975,7 +975,7 @@ pub enum Limit {
     FilesPerUser = 12,
     /// files of one user
     FileCountPerUser = 13,
-    /// uploads of one user that are not finished
+    /// uploads of one user that are not finished; no setting
     PartialFilesPerUser = 14,
     /// bytes of the disk that files leave free
     DiskReserve = 15,
