@@ -218,12 +218,12 @@ fn a_record_that_cannot_be_opened_anew_is_opened_once_the_disk_is_well() {
     let (disk, bob) = (writing.stage.disk.clone(), writing.stage.people[1].clone());
     disk.order(Orders { sync_error: EIO, ..Orders::default() });
     // A commit that fails leaves in the -wal file what was never synced.
-    bob.run(&["send", "ops", "bob 00000 fails", "--timeout", "2s"]).exits(6);
+    bob.run(&["send", "--timeout", "2s", "ops", "bob 00000 fails"]).exits(6);
     assert!(writing.log().contains("a commit failed"), "{}", writing.log());
     disk.release(Deed::Hold);
     let server = writing.stage.host.running();
     server.wait_err_times("the record cannot be opened anew yet", 2);
-    let refused = bob.run(&["send", "ops", "bob 00000 refused", "--timeout", "2s"]).exits(6);
+    let refused = bob.run(&["send", "--timeout", "2s", "ops", "bob 00000 refused"]).exits(6);
     assert!(refused.err.contains("the server cannot write to its disk now"), "{refused:?}");
     let read = bob.reads("lobby");
     assert_eq!(read.iter().filter(|entry| entry["kind"] == "text").count(), writing.said);

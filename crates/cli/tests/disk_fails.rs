@@ -105,7 +105,7 @@ fn a_full_disk_refuses_messages_in_words_reads_on_and_takes_them_once_there_is_r
     for round in 0..rounds {
         stage.disk.order(Orders { write_error: ENOSPC, ..Orders::default() });
         let line = format!("in round {round} there is no room");
-        let full = stage.bob.run(&["send", "lobby", &line, "--timeout", "2s"]);
+        let full = stage.bob.run(&["send", "--timeout", "2s", "lobby", &line]);
         let full = full.exits(6);
         refused.push(line);
         let why = "the server cannot write to its disk now (is it full?)";

@@ -67,7 +67,7 @@ fn sessions_beyond_the_limit_end_with_7_and_send_tells_what_became_of_it() {
     let ran = ada.run_with(&["chat"], "hello\n").exits(7);
     assert!(ran.err.contains("sessions-per-device"), "{ran:?}");
     // One of the listeners sends it: it is recorded, and said to be.
-    let ran = ada.run(&["send", "lobby", "--json", "sent by another"]).exits(0);
+    let ran = ada.run(&["send", "--json", "lobby", "sent by another"]).exits(0);
     assert_eq!(ran.json().len(), 1, "{ran:?}");
     assert!(listeners.into_iter().all(|mut listen| listen.is_running()));
     let said = bob.reads("lobby");

@@ -170,9 +170,9 @@ fn a_disk_that_syncs_nothing_is_found_out_by_these_tests() {
 fn a_commit_whose_sync_failed_is_written_anew_before_it_is_acknowledged() {
     for killed in [false, true] {
         let mut stage = Stage::new(Orders::default());
-        stage.acks(&["send", "lobby", "ada 00000 before", "--json"], 0);
+        stage.acks(&["send", "--json", "lobby", "ada 00000 before"], 0);
         stage.disk.order(Orders { sync_error: EIO, ..Orders::default() });
-        stage.acks(&["send", "lobby", "ada 00001 fails", "--json", "--timeout", "1s"], 6);
+        stage.acks(&["send", "--json", "--timeout", "1s", "lobby", "ada 00001 fails"], 6);
         assert!(stage.host.log().contains("a commit failed"), "{}", stage.host.log());
         stage.disk.order(Orders::default());
         if killed {
@@ -180,7 +180,7 @@ fn a_commit_whose_sync_failed_is_written_anew_before_it_is_acknowledged() {
             stage.host.kill();
             stage.host.restart();
         }
-        stage.acks(&["send", "lobby", "ada 00002 after", "--json"], 0);
+        stage.acks(&["send", "--json", "lobby", "ada 00002 after"], 0);
         let life = stage.life(if killed { Kind::Killed } else { Kind::Steady });
         assert!(life.faults > 0);
         life.keeps_its_last_ack().unwrap();
