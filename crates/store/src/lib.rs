@@ -398,19 +398,39 @@ impl Default for Bounds {
 pub const SLICE: Duration = Duration::from_millis(20);
 
 /// Where a search begins or resumes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchFrom {
     /// Entries with numbers below this.
     pub before: u64,
-    /// The store's own place, once it has one.
-    pub place: Option<i64>,
+    /// Where the index resumes, once the search has reached it.
+    pub position: Option<IndexPosition>,
+}
+
+/// A search's position in the index, with what earlier slices have read. Only the store reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexPosition {
+    /// Entries with a number in the record below this.
+    below: i64,
+    /// The words that a last word of four letters or more stands for.
+    words: PrefixWords,
+}
+
+/// The words of the index that begin with the last word of a search.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum PrefixWords {
+    /// Read so far, ascending.
+    Partial(Vec<String>),
+    /// All of them, ascending.
+    All(Vec<String>),
+    /// More than are searched for by name.
+    TooMany,
 }
 
 impl SearchFrom {
     /// Entries with numbers below `before`.
     #[must_use]
     pub fn below(before: u64) -> Self {
-        Self { before, place: None }
+        Self { before, position: None }
     }
 }
 
