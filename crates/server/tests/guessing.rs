@@ -112,6 +112,28 @@ async fn guessing_from_many_addresses_stops_at_a_few_and_not_at_a_known_one() {
 }
 
 #[tokio::test]
+async fn guess_device_logins_push_out_no_known_address() {
+    let (host, laptop, _line) = ada(|_| ()).await;
+    log_in(&host, HOTEL, RIGHT).await.unwrap().bye().await;
+    // The laptop is stolen, and the thief has many addresses.
+    for source in 40..60 {
+        let io = tls_from(&host, source).await;
+        let thief = Client::over(io, laptop.credential(), Some(host.key()), b"run", |_| ()).await;
+        let mut thief = thief.unwrap();
+        // Where it logged in from is written before this is.
+        thief.append(LOBBY, "hello").await.unwrap();
+        thief.bye().await;
+    }
+    for source in 100..130 {
+        while guess(&host, "ada", source).await.is_ok() {}
+    }
+    assert!(matches!(guess(&host, "ada", 59).await, Err(ErrorCode::Busy(1..=451))));
+    for source in [HOME, HOTEL] {
+        log_in(&host, source, RIGHT).await.unwrap().bye().await;
+    }
+}
+
+#[tokio::test]
 async fn guessing_from_an_address_that_hides_many_is_exempt_from_nothing() {
     let (host, _, mut ada) = ada(|_| ()).await;
     // Most logins come from one address, and they are of five users.

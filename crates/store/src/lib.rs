@@ -34,6 +34,9 @@ pub const LOBBY: ConversationId = 1;
 /// Sources of logins kept of a user.
 pub const KNOWN_SOURCES: u32 = 16;
 
+/// How many of them only device logins came from.
+pub const KNOWN_DEVICE_SOURCES: u32 = 4;
+
 /// How long a source of logins is known, ms: 30 days.
 pub const KNOWN_SOURCE_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
@@ -287,10 +290,18 @@ pub trait Store: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<bool, StoreError>;
 
-    /// Notes a login of `user` from `source` at `now_ms`. Keeps the newest [`KNOWN_SOURCES`] of a
-    /// user, as keyed hashes; unknown names are ignored. Written asynchronously, without a
+    /// Notes a login of `user` from `source` at `now_ms`. Keeps [`KNOWN_SOURCES`] of a user, as keyed
+    /// hashes; unknown names are ignored. A login by password replaces the oldest source of device
+    /// logins, or else the oldest. A login by device renews a source or adds one, of which there are
+    /// [`KNOWN_DEVICE_SOURCES`] at most, and replaces none. Written asynchronously, without a
     /// guarantee.
-    async fn note_source(&self, user: &Name, source: &[u8], now_ms: u64) -> Result<(), StoreError>;
+    async fn note_source(
+        &self,
+        user: &Name,
+        source: &[u8],
+        method: LoginMethod,
+        now_ms: u64,
+    ) -> Result<(), StoreError>;
 
     /// Forgets where `user` has logged in from; how many sources that were.
     async fn forget_sources(&self, user: &Name) -> Result<u64, StoreError>;
@@ -778,6 +789,15 @@ pub enum Role {
     Admin,
     /// Everything.
     Owner,
+}
+
+/// How a user logged in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginMethod {
+    /// With the password.
+    Password,
+    /// With the secret of a device, which may be stolen.
+    Device,
 }
 
 /// A device of a user.

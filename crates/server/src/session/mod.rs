@@ -31,7 +31,7 @@ use twinlock_core::proto;
 use twinlock_core::session::{BindingPolicy, Config as SessionConfig};
 use twinlock_link::login::{Greeter, LoginError, parse_hello};
 use twinlock_link::{OsEntropy, proxy, tls};
-use twinlock_store::{Credential, Holder, LookedUp, StoreError};
+use twinlock_store::{Credential, Holder, LoginMethod, LookedUp, StoreError};
 
 use crate::convert::{self, copy};
 use crate::hub::Owner;
@@ -361,13 +361,13 @@ fn hides_many(shared: &Shared, origin: Origin) -> bool {
 }
 
 /// Records the source of a successful login.
-async fn note_source(shared: &Shared, user: &Name, origin: Option<Origin>) {
+async fn note_source(shared: &Shared, user: &Name, origin: Option<Origin>, method: LoginMethod) {
     let Some(origin) = origin else { return };
     shared.guesses.crowd.note(origin, user);
     if hides_many(shared, origin) {
         return;
     }
-    let noted = shared.store.note_source(user, &origin.bytes(), shared.now_ms()).await;
+    let noted = shared.store.note_source(user, &origin.bytes(), method, shared.now_ms()).await;
     if let Err(error) = noted {
         tracing::warn!(%error, "the source of a login was not noted");
     }
@@ -419,8 +419,13 @@ async fn enter(
             return None;
         }
     };
-    if let Holder::User(person) | Holder::Device(person, _) = &holder {
-        note_source(shared, &person.user, origin).await;
+    let user = match &holder {
+        Holder::User(person) => Some((&person.user, LoginMethod::Password)),
+        Holder::Device(person, _) => Some((&person.user, LoginMethod::Device)),
+        Holder::Invite(_) => None,
+    };
+    if let Some((user, method)) = user {
+        note_source(shared, user, origin, method).await;
     }
     // What else is known is logged once the client is ready.
     if let Holder::Device(_, device) = &holder

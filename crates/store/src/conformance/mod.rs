@@ -144,6 +144,7 @@ pub async fn run_all<G: Ground + 'static>(new: impl Fn() -> G) -> Result<usize, 
             people_are_listed_by_name
             source_is_known_for_thirty_days_to_its_user_alone
             source_list_keeps_the_newest_of_a_user
+            source_of_device_logins_replaces_no_other
             a_closed_store_says_so;
         search:
             all_words_are_found_newest_first

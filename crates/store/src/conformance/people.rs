@@ -3,7 +3,10 @@
 use twinlock_core::id::CredentialId;
 
 use super::*;
-use crate::{Credential, Device, Holder, KNOWN_SOURCE_MS, KNOWN_SOURCES, LOBBY, Person};
+use crate::{
+    Credential, Device, Holder, KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES, LOBBY,
+    LoginMethod, Person,
+};
 
 pub(super) async fn an_invite_makes_one_user(bench: &Bench) -> Lawful {
     let store = bench.open()?;
@@ -239,8 +242,8 @@ pub(super) async fn source_is_known_for_thirty_days_to_its_user_alone(bench: &Be
     let (ada, bob, unknown) = (name("ada")?, name("bob")?, name("unknown")?);
     let home: &[u8] = &[192, 0, 2, 1];
     equal!(store.is_known_source(&ada, home, START).await?, false);
-    store.note_source(&ada, home, START).await?;
-    store.note_source(&unknown, home, START).await?;
+    store.note_source(&ada, home, LoginMethod::Password, START).await?;
+    store.note_source(&unknown, home, LoginMethod::Password, START).await?;
     // The writes are asynchronous; this synchronous one is queued behind them.
     store.mark_read(&ada, LOBBY, 0).await?;
     for (user, source, at, known) in [
@@ -256,14 +259,14 @@ pub(super) async fn source_is_known_for_thirty_days_to_its_user_alone(bench: &Be
     }
     // A later login makes it known for longer, and an older one for no less long.
     let later = START + KNOWN_SOURCE_MS / 2;
-    store.note_source(&ada, home, later).await?;
-    store.note_source(&ada, home, START).await?;
+    store.note_source(&ada, home, LoginMethod::Password, later).await?;
+    store.note_source(&ada, home, LoginMethod::Password, START).await?;
     store.mark_read(&ada, LOBBY, 0).await?;
     equal!(store.is_known_source(&ada, home, later + KNOWN_SOURCE_MS).await?, true);
     drop(store);
     let store = bench.open()?;
     equal!(store.is_known_source(&ada, home, later).await?, true);
-    store.note_source(&bob, home, later).await?;
+    store.note_source(&bob, home, LoginMethod::Password, later).await?;
     equal!(store.forget_sources(&ada).await?, 1);
     equal!(store.forget_sources(&ada).await?, 0);
     equal!(store.is_known_source(&ada, home, later).await?, false);
@@ -274,10 +277,10 @@ pub(super) async fn source_is_known_for_thirty_days_to_its_user_alone(bench: &Be
 pub(super) async fn source_list_keeps_the_newest_of_a_user(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
-    store.note_source(&bob, &[0], START).await?;
+    store.note_source(&bob, &[0], LoginMethod::Password, START).await?;
     let most = u64::from(KNOWN_SOURCES);
     for n in 0..most + 4 {
-        store.note_source(&ada, &n.to_be_bytes(), START + n).await?;
+        store.note_source(&ada, &n.to_be_bytes(), LoginMethod::Password, START + n).await?;
     }
     store.mark_read(&ada, LOBBY, 0).await?;
     for n in 0..most + 4 {
@@ -286,9 +289,65 @@ pub(super) async fn source_list_keeps_the_newest_of_a_user(bench: &Bench) -> Law
     equal!(store.is_known_source(&bob, &[0], START).await?, true);
     // Expired sources are deleted.
     let late = START + KNOWN_SOURCE_MS + most;
-    store.note_source(&ada, &[7], late).await?;
+    store.note_source(&ada, &[7], LoginMethod::Password, late).await?;
     store.mark_read(&ada, LOBBY, 0).await?;
     equal!(store.forget_sources(&ada).await?, 5);
+    equal!(store.forget_sources(&bob).await?, 1);
+    Ok(())
+}
+
+pub(super) async fn source_of_device_logins_replaces_no_other(bench: &Bench) -> Lawful {
+    use LoginMethod::{Device, Password};
+    let store = bench.with(&["ada", "bob"]).await?;
+    let (ada, bob) = (name("ada")?, name("bob")?);
+    let (places, devices) = (u64::from(KNOWN_SOURCES), u64::from(KNOWN_DEVICE_SOURCES));
+    let [home, work] = [100, 101];
+    let note = async |user: &Name, source: u8, method: LoginMethod, at: u64| -> Lawful {
+        store.note_source(user, &[source], method, START + at).await?;
+        // Returns after the note is written.
+        store.mark_read(user, LOBBY, 0).await?;
+        Ok(())
+    };
+    let is_known = async |user: &Name, source: u8| -> Result<bool, Why> {
+        Ok(store.is_known_source(user, &[source], START).await?)
+    };
+    // Many device logins, after one by password and after one by a device.
+    note(&ada, home, Password, 0).await?;
+    note(&bob, home, Device, 0).await?;
+    for source in 0..20 {
+        note(&ada, source, Device, 1).await?;
+        note(&bob, source, Device, 1).await?;
+    }
+    for (user, known) in [(&ada, devices), (&bob, devices - 1)] {
+        equal!(is_known(user, home).await?, true);
+        for source in 0..20 {
+            equal!(is_known(user, source).await?, u64::from(source) < known);
+        }
+    }
+    // A login by password gives back the place of its source, one by a device takes none away.
+    note(&ada, 0, Password, 2).await?;
+    note(&ada, work, Device, 3).await?;
+    note(&ada, 50, Device, 3).await?;
+    note(&ada, home, Device, KNOWN_SOURCE_MS).await?;
+    equal!(is_known(&ada, work).await?, true);
+    equal!(is_known(&ada, 50).await?, false);
+    // Logins by password replace sources of device logins, oldest first, and then their own.
+    for (more, source) in (1..=places - 2).zip(60..) {
+        note(&ada, source, Password, 4).await?;
+        equal!(is_known(&ada, work).await?, more < places - 2);
+        equal!([is_known(&ada, home).await?, is_known(&ada, 0).await?], [true; 2]);
+    }
+    note(&ada, 90, Device, 5).await?;
+    equal!(is_known(&ada, 90).await?, false);
+    note(&ada, 91, Password, 5).await?;
+    equal!([is_known(&ada, home).await?, is_known(&ada, 0).await?], [true, false]);
+    // A device login has kept it known.
+    let late = START + KNOWN_SOURCE_MS + places;
+    equal!(store.is_known_source(&ada, &[home], late).await?, true);
+    equal!(store.is_known_source(&bob, &[home], late).await?, false);
+    // After 30 days without a login its place is free.
+    note(&bob, 50, Device, KNOWN_SOURCE_MS + places).await?;
+    equal!(is_known(&bob, 50).await?, true);
     equal!(store.forget_sources(&bob).await?, 1);
     Ok(())
 }

@@ -27,6 +27,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0005_sources.sql")),
     M::up(include_str!("../../migrations/0006_files_charged.sql")),
     M::up(include_str!("../../migrations/0007_classic_import.sql")),
+    M::up(include_str!("../../migrations/0008_source_methods.sql")),
 ];
 
 /// Page cache of the recorder's connection, KiB. It holds the right edges of the indexes; more

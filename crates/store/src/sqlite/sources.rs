@@ -9,7 +9,7 @@ use twinlock_core::keys::RowKey;
 
 use super::recorder::Desk;
 use super::row::{get_uint, int};
-use crate::{KNOWN_SOURCE_MS, KNOWN_SOURCES, StoreError};
+use crate::{KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES, LoginMethod, StoreError};
 
 /// A login from a source that is known is written again after this, ms.
 const RENEW_MS: u64 = 60 * 60 * 1000;
@@ -45,36 +45,46 @@ pub(super) fn is_known(
     Ok(seen.is_some() & (now_ms.saturating_sub(seen_ms) <= KNOWN_SOURCE_MS))
 }
 
-/// Keeps the newest few of the user's.
+/// See [`crate::Store::note_source`].
 pub(super) fn note(
     desk: &mut Desk<'_>,
     key: &RowKey,
     user: &Name,
     source: &[u8],
+    method: LoginMethod,
     now_ms: u64,
 ) -> Result<(), StoreError> {
+    desk.conn
+        .prepare_cached("DELETE FROM sources WHERE user = ?1 AND seen_ms < ?2")?
+        .execute(params![user.as_str(), int(now_ms.saturating_sub(KNOWN_SOURCE_MS))])?;
     let written = desk
         .conn
         .prepare_cached(
-            "INSERT INTO sources (tag, user, seen_ms) SELECT ?1, name, ?3 FROM users WHERE name = ?2
-             ON CONFLICT (tag) DO UPDATE SET seen_ms = ?3 WHERE seen_ms + ?4 <= ?3",
+            "INSERT INTO sources (tag, user, seen_ms, by_device)
+             SELECT ?1, name, ?3, ?4 FROM users WHERE name = ?2 AND (
+                 NOT ?4 OR EXISTS (SELECT 1 FROM sources WHERE tag = ?1) OR
+                 (SELECT count(*) < ?6 AND total(by_device) < ?7 FROM sources WHERE user = ?2)
+             )
+             ON CONFLICT (tag) DO UPDATE
+             SET seen_ms = max(seen_ms, ?3), by_device = min(by_device, ?4)
+             WHERE seen_ms + ?5 <= ?3 OR by_device > ?4",
         )?
         .execute(params![
             tag(key, user, source),
             user.as_str(),
             int(now_ms),
-            int(RENEW_MS)
+            method == LoginMethod::Device,
+            int(RENEW_MS),
+            KNOWN_SOURCES,
+            KNOWN_DEVICE_SOURCES,
         ])?;
     if written > 0 {
         desk.conn
             .prepare_cached(
-                "DELETE FROM sources WHERE tag IN
-                 (SELECT tag FROM sources WHERE user = ?1 ORDER BY seen_ms DESC LIMIT -1 OFFSET ?2)",
+                "DELETE FROM sources WHERE tag IN (SELECT tag FROM sources WHERE user = ?1
+                 ORDER BY by_device, seen_ms DESC LIMIT -1 OFFSET ?2)",
             )?
             .execute(params![user.as_str(), KNOWN_SOURCES])?;
-        desk.conn
-            .prepare_cached("DELETE FROM sources WHERE user = ?1 AND seen_ms < ?2")?
-            .execute(params![user.as_str(), int(now_ms.saturating_sub(KNOWN_SOURCE_MS))])?;
     }
     Ok(())
 }
@@ -100,6 +110,7 @@ mod tests {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(include_str!("../../migrations/0001_record.sql")).unwrap();
         conn.execute_batch(include_str!("../../migrations/0005_sources.sql")).unwrap();
+        conn.execute_batch(include_str!("../../migrations/0008_source_methods.sql")).unwrap();
         let key = RowKey::new(&[7; 32]);
         let [ada, nobody] = ["ada", "nobody"].map(|name| Name::new(name).unwrap());
         conn.execute(

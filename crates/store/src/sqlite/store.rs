@@ -16,8 +16,9 @@ use super::{ENTRY, QUEUE, SqliteStore};
 use super::{classic, conversations, credentials, entries, files, people, search, sources};
 use crate::{
     AddedClassicKey, Answer, ClassicKey, Conversation, Device, Erased, FileRef, Found, Joined,
-    Limit, ListedClassicKey, LookedUp, NewDevice, NewEntry, NewInvite, Newest, Order, Page, Person,
-    Published, Receipt, Registered, Registration, SearchFrom, Store, StoreError, Stored,
+    Limit, ListedClassicKey, LoginMethod, LookedUp, NewDevice, NewEntry, NewInvite, Newest, Order,
+    Page, Person, Published, Receipt, Registered, Registration, SearchFrom, Store, StoreError,
+    Stored,
 };
 
 #[async_trait]
@@ -272,10 +273,17 @@ impl Store for SqliteStore {
         self.readers.read(move |conn| sources::is_known(conn, &key, &user, &source, now_ms)).await
     }
 
-    async fn note_source(&self, user: &Name, source: &[u8], now_ms: u64) -> Result<(), StoreError> {
+    async fn note_source(
+        &self,
+        user: &Name,
+        source: &[u8],
+        method: LoginMethod,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
         let (user, source, key) = (user.clone(), source.to_vec(), self.row_key.clone());
         // Shares the next commit; the caller does not wait.
-        self.begin_write(move |desk| sources::note(desk, &key, &user, &source, now_ms)).map(|_| ())
+        self.begin_write(move |desk| sources::note(desk, &key, &user, &source, method, now_ms))
+            .map(|_| ())
     }
 
     async fn forget_sources(&self, user: &Name) -> Result<u64, StoreError> {
