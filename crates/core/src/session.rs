@@ -167,6 +167,8 @@ pub struct Facts {
     pub frames: (u64, u64),
     /// Rekeys completed.
     pub rekeys: u32,
+    /// When the last one was; `None` before the first.
+    pub last_rekey: Option<Instant>,
     /// What is known about TLS; `None` before READY.
     pub binding: Option<Binding>,
 }
@@ -211,6 +213,8 @@ pub struct Session {
     traffic_since: Option<Instant>,
     /// When REKEY2 of the last rekey was processed (client) or sealed (server).
     last_rekey: Option<Instant>,
+    /// A rekey starts as soon as one may (client).
+    rekey_wanted: bool,
     last_byte: Instant,
     ping_sent: Option<Instant>,
     ping: u64,
@@ -283,6 +287,7 @@ impl Session {
             epoch_traffic: true,
             traffic_since: Some(now),
             last_rekey: None,
+            rekey_wanted: false,
             last_byte: now,
             ping_sent: None,
             ping: 0,
@@ -374,6 +379,7 @@ impl Session {
             epoch: (self.send.epoch(), self.recv.epoch()),
             frames: (self.send.frames(), self.recv.frames()),
             rekeys: self.rekeys,
+            last_rekey: self.last_rekey,
             binding: self.binding,
         }
     }

@@ -26,6 +26,12 @@ impl Session {
         may
     }
 
+    /// Has [`Session::handle_timeout`] start a rekey as soon as one may start, with or without
+    /// traffic in the epoch (client). A rekey that is under way serves too.
+    pub fn want_rekey(&mut self) {
+        self.rekey_wanted = true;
+    }
+
     pub(super) fn handle_rekey1<'a>(
         &mut self,
         body: &[u8],
@@ -106,6 +112,7 @@ impl Session {
         self.epoch_began = now;
         self.epoch_traffic = false;
         self.traffic_since = None;
+        self.rekey_wanted = false;
         self.rekeys += 1;
         Event::Rekeyed(epoch)
     }

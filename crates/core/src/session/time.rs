@@ -43,7 +43,7 @@ impl Session {
         if !wanted {
             return None;
         }
-        let due = if self.busier() >= timing.rekey_after_frames {
+        let due = if self.rekey_wanted || self.busier() >= timing.rekey_after_frames {
             self.epoch_began
         } else if self.epoch_traffic {
             self.epoch_began + timing.rekey_after

@@ -250,6 +250,32 @@ fn a_client_starts_one_rekey_at_a_time_and_rests_after_it() {
 }
 
 #[test]
+fn a_wanted_rekey_starts_as_soon_as_one_may_and_is_done_once() {
+    let mut bare = Bare::open(Role::Client);
+    let pause = Timing::default().rekey_pause;
+    for epoch in 1..=2 {
+        let rk = RootKey::new(bare.session.root_key().expose_secret());
+        bare.session.want_rekey();
+        let due = bare.session.poll_timeout().unwrap();
+        assert_eq!(due <= bare.now, epoch == 1, "the second waits for the pause");
+        let wait = due.saturating_duration_since(bare.now).min(pause);
+        bare.session.handle_bytes(bare.now + wait);
+        assert_eq!(bare.pass(wait), Ok(()));
+        let heard = bare.heard();
+        assert!(matches!(&heard[..], [(MessageType::Rekey1, _)]), "{heard:?}");
+        let rekey1 = heard[0].1[..].try_into().unwrap();
+        let (keys, rekey2) = answer(rekey1, epoch, &rk, &mut Seeded(12)).unwrap();
+        assert_eq!(bare.say(MessageType::Rekey2, &rekey2), Ok(Said::Rekeyed(epoch)));
+        assert_eq!(bare.heard(), [(MessageType::Rekey3, Vec::new())]);
+        (bare.send, bare.recv) = (Chain::new(keys.ck_s2c, epoch), Chain::new(keys.ck_c2s, epoch));
+        assert_eq!(bare.session.facts().last_rekey, Some(bare.now));
+    }
+    bare.session.handle_bytes(bare.now + pause);
+    assert_eq!(bare.pass(pause), Ok(()));
+    assert_eq!(bare.heard(), []);
+}
+
+#[test]
 fn a_frame_that_is_not_authentic_ends_the_line_without_a_word() {
     for role in ROLES {
         let mut bare = Bare::open(role);
