@@ -5,6 +5,7 @@
 //! proxy puts before it. [`login`] carries the handshake of lock 2, [`mod@line`] the session after it.
 
 mod entropy;
+mod hex;
 pub mod line;
 pub mod login;
 pub mod pace;
@@ -13,6 +14,7 @@ pub mod tls;
 pub mod transport;
 
 pub use entropy::OsEntropy;
+pub use hex::Hex;
 
 /// An I/O error in words. The TLS library's own words for a cut connection end with an address of its
 /// documentation, which helps no reader of a message or a log.

@@ -10,7 +10,6 @@
 //! idle line costs one task instead of two. While more than [`HIGH_WATER`] bytes wait to be
 //! written, nothing is read: a peer that does not read its answers cannot make us hoard them.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -23,7 +22,7 @@ use tokio::time::{Sleep, sleep_until, timeout};
 use twinlock_core::frame::{BadHeader, CloseCode, ErrorCode, FrameType, HEADER, Header};
 use twinlock_core::session::{Event, Fault, SendError, Session};
 
-use crate::OsEntropy;
+use crate::{Hex, OsEntropy};
 
 /// A frame once begun is whole within this (section 9).
 pub const FRAME_DEADLINE: Duration = Duration::from_secs(30);
@@ -34,8 +33,6 @@ pub const HIGH_WATER: usize = 256 * 1024;
 const READ_CHUNK: usize = 16 * 1024;
 /// Bytes read before frames are handled, so that one busy line does not starve the others.
 const READ_BATCH: usize = 128 * 1024;
-/// Sealed bytes of one read or write that a log at DEBUG shows.
-const SHOWN: usize = 256;
 /// How long the sender of an ERROR or CLOSE reads and drops (section 3).
 const LINGER: Duration = Duration::from_secs(1);
 /// How long the last bytes may take to leave.
@@ -93,17 +90,6 @@ pub struct Line<S> {
     unflushed: bool,
     /// Nothing can be written any more, why, and until when what has come is read first.
     broken: Option<(io::Error, Instant)>,
-}
-
-/// Sealed bytes as a log shows them: the first [`SHOWN`] in hex.
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Debug for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.0.get(..SHOWN).unwrap_or(self.0);
-        f.write_str(&data_encoding::HEXLOWER.encode(shown))?;
-        f.write_str(if shown.len() < self.0.len() { ".." } else { "" })
-    }
 }
 
 /// Bytes read and not yet handled. Keeps no allocation while empty.

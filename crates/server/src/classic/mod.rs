@@ -220,7 +220,7 @@ async fn secure(
         return None;
     }
     match timeout(shared.config.limits.tls_deadline, shared.classic.tls.accept(socket)).await {
-        Ok(Ok(stream)) => Some((Wire::new(stream), peer, permit)),
+        Ok(Ok(stream)) => Some((Wire::new(stream, peer), peer, permit)),
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "no TLS");
             None

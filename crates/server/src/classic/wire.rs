@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, timeout};
+use twinlock_link::Hex;
 
 /// Room for a read. A message of the bridge and most lines fit.
 const READ_CHUNK: usize = 8 * 1024;
@@ -45,6 +47,8 @@ pub(super) enum Wake {
 
 pub(super) struct Wire<S> {
     stream: S,
+    /// Of the other end, for the log.
+    peer: SocketAddr,
     inbox: Vec<u8>,
     /// How much of the inbox is known to have no line end.
     searched: usize,
@@ -57,9 +61,10 @@ pub(super) struct Wire<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S, peer: SocketAddr) -> Self {
         Self {
             stream,
+            peer,
             inbox: Vec::new(),
             searched: 0,
             out: Vec::new(),
@@ -147,6 +152,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
+                    let bytes = self.out.get(..n).unwrap_or(&self.out);
+                    tracing::debug!(peer = %self.peer, n, bytes = ?Hex(bytes), "sent");
                     self.out.drain(..n);
                     self.unflushed = true;
                     self.stuck = None;
@@ -177,7 +184,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             let read = Pin::new(&mut self.stream).poll_read(cx, &mut space);
             match read {
                 Poll::Ready(Ok(())) if !space.filled().is_empty() => {
-                    self.inbox.extend_from_slice(space.filled());
+                    let bytes = space.filled();
+                    let n = bytes.len();
+                    tracing::debug!(peer = %self.peer, n, bytes = ?Hex(bytes), "received");
+                    self.inbox.extend_from_slice(bytes);
                     if self.inbox.len() - before >= READ_BATCH {
                         break;
                     }
@@ -215,10 +225,13 @@ mod tests {
 
     use super::*;
 
+    const PEER: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
     #[tokio::test]
     async fn lines_come_whole_however_they_are_cut() {
         let (here, mut there) = duplex(64 * 1024);
-        let mut wire = Wire::new(here);
+        let mut wire = Wire::new(here, PEER);
         let mut seen = Vec::new();
         for piece in [&b"a"[..], b"bc\nd\n\ne", b"f", b"\n"] {
             there.write_all(piece).await.unwrap();
@@ -242,7 +255,7 @@ mod tests {
     async fn a_line_that_is_too_long_is_none_with_its_end_and_without() {
         for text in ["abcd", "abcd\n"] {
             let (here, mut there) = duplex(64);
-            let mut wire = Wire::new(here);
+            let mut wire = Wire::new(here, PEER);
             there.write_all(text.as_bytes()).await.unwrap();
             wire.wait(true).await.unwrap();
             assert!(matches!(wire.take_line(3), Err(Lost::TooLong)));
@@ -252,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn who_takes_nothing_is_seen_and_who_takes_all_gets_all() {
         let (here, mut there) = duplex(16);
-        let mut wire = Wire::new(here);
+        let mut wire = Wire::new(here, PEER);
         wire.out().extend_from_slice(&[7; 100]);
         let waited = timeout(Duration::from_millis(1), wire.wait(true)).await;
         assert!(waited.is_err() && wire.look_at(Duration::ZERO).is_some());
@@ -269,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn answers_that_nobody_takes_leave_no_room_until_somebody_does() {
         let (here, mut there) = duplex(16);
-        let mut wire = Wire::new(here);
+        let mut wire = Wire::new(here, PEER);
         wire.out().extend_from_slice(&[7; OUT_MOST + 50]);
         assert!(!wire.has_room());
         let waited = timeout(Duration::from_millis(1), wire.wait(false)).await;
