@@ -96,6 +96,11 @@ impl Dial {
         Self::new(address, trust, key, profile.binding(), timing)
     }
 
+    /// Where the server is.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
     /// Connects, logs in, and waits for the server's READY.
     pub(crate) async fn open(
         &self,

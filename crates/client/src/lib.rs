@@ -22,6 +22,7 @@ pub mod receipts;
 pub mod record;
 mod refusal;
 mod register;
+mod session_log;
 pub mod state;
 mod step_up;
 pub mod transfer;

@@ -33,6 +33,7 @@ use crate::enrol::{client_info, learning};
 use crate::error::ClientError;
 use crate::home::Home;
 use crate::profile::{Profile, ProfileError};
+use crate::session_log::{self, Sums};
 use crate::state::State;
 use follow::{Checked, Follows};
 use send::{Sending, Settled};
@@ -119,6 +120,8 @@ struct Driver {
     moved: bool,
     /// There is a line.
     connected: bool,
+    /// Of recorded messages, for the log.
+    sums: Sums,
 }
 
 /// Starts the task.
@@ -153,6 +156,7 @@ pub(crate) fn start(
         queue: VecDeque::new(),
         waiting: VecDeque::new(),
         facts: Vec::new(),
+        sums: Sums::default(),
         jobs: FuturesUnordered::new(),
         look,
         hurry: false,
@@ -176,6 +180,7 @@ impl Driver {
             }
             self.sending.settle(&self.jobs, false);
         }
+        self.sums.end();
         let (error, reply) = match stop {
             Stop::Asked(reply) => (None, reply),
             Stop::Failed(error) => (Some(error), None),
@@ -223,6 +228,7 @@ impl Driver {
                     error
                 }
                 Err(Stop::Failed(error)) => {
+                    session_log::failed(self.dial.address(), &error);
                     self.sending.line_ended();
                     self.sending.settle(&self.jobs, false);
                     error
@@ -275,6 +281,7 @@ impl Driver {
 
     /// Serves a line until it or everything ends.
     async fn serve(&mut self, opened: Opened) -> Result<Stop, ClientError> {
+        session_log::begin(self.dial.address(), &opened);
         let Opened { mut line, info, binding, tls } = opened;
         self.learn(&info);
         let up = Up { info, binding, tls };
@@ -300,6 +307,13 @@ impl Driver {
             }
         };
         self.connected = false;
+        session_log::end(
+            line.session(),
+            match &end {
+                Ok(Stop::Failed(error)) | Err(error) => Some(error),
+                Ok(Stop::Asked(_)) => None,
+            },
+        );
         self.line_ended(serving, end.as_ref().err());
         // The last words take up to a second; nobody has to wait for them unless it is the end.
         match &end {
@@ -330,7 +344,10 @@ impl Driver {
             Some(done) = self.jobs.next() => if let Err(error) = self.take_done(done) {
                 return Some(Stop::Failed(error));
             },
-            _ = self.look.tick(), if self.options.send => self.sending.look(),
+            _ = self.look.tick(), if self.options.send => {
+                self.sending.look();
+                self.sums.write_due();
+            },
         }
         None
     }
@@ -360,7 +377,12 @@ impl Driver {
             Done::Settled(settled) => {
                 let Settled { recorded, refused, claimed, filled, changes } = settled?;
                 for (message_id, ack) in recorded {
+                    self.sums.note(ack.conversation, ack.n);
                     self.queue.push_back(Event::Recorded { message_id, ack });
+                }
+                self.sums.write_due();
+                if !refused.is_empty() {
+                    tracing::info!(count = refused.len(), "messages refused");
                 }
                 for (message_id, why) in refused {
                     self.queue.push_back(Event::Refused { message_id, why });

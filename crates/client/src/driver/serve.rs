@@ -14,6 +14,7 @@ use super::{Asker, Driver, put};
 use crate::client::{Event, Facts, MOST_LISTED, Up};
 use crate::dial::Stream;
 use crate::error::{ClientError, Refusal, closed};
+use crate::session_log;
 
 /// Events that wait for a consumer: about one for each person and conversation.
 const MOST_EVENTS: usize = MOST_LISTED;
@@ -137,7 +138,7 @@ impl Driver {
                     return Err(ClientError::Protocol("file bytes that nobody asked for"));
                 }
                 LineEvent::Rekeyed(epoch) => {
-                    tracing::debug!(epoch, "rekeyed");
+                    session_log::rekeyed(line.session(), epoch);
                     continue;
                 }
                 LineEvent::Ready { .. } | LineEvent::Nothing => continue,

@@ -29,6 +29,7 @@ use crate::enrol::{client_info, learning};
 use crate::error::{ClientError, Refusal};
 use crate::home::Home;
 use crate::profile::Profile;
+use crate::session_log;
 use crate::state::State;
 
 /// A line without a file to move ends after this: sessions are few.
@@ -219,12 +220,15 @@ impl Lane {
         let secret = DeviceSecret::new(shared.profile.secret().expose_secret());
         let credential = Credential::Device(*shared.profile.device(), secret);
         let opened = shared.dial.open(credential, &self.info).await.inspect_err(|error| {
+            session_log::failed(shared.dial.address(), error);
             if !error.is_passing() {
                 let mut fatal = shared.fatal.lock().unwrap_or_else(PoisonError::into_inner);
                 *fatal = Some(error.clone());
             }
         });
-        let Opened { line, info, binding, tls } = opened?;
+        let opened = opened?;
+        session_log::begin(shared.dial.address(), &opened);
+        let Opened { line, info, binding, tls } = opened;
         let learn = learning(&shared.home, &shared.profile, &info);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = learn() {
@@ -314,6 +318,8 @@ fn is_final(error: &TransferError) -> bool {
 fn done(job: JobId, what: &Job, outcome: Outcome) -> Event {
     match (outcome, what) {
         (Outcome::Sent(Sent { ack, size, hash }), Job::Put(upload)) => {
+            let (conversation, n) = (ack.conversation, ack.n);
+            tracing::info!(conversation, n, bytes = size, "file recorded");
             Event::Sent { job, message_id: upload.message_id, ack, size, hash }
         }
         (Outcome::Got(path), _) => Event::Got { job, path },

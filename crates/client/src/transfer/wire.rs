@@ -12,6 +12,7 @@ use twinlock_link::line::{Line, Wake};
 
 use crate::dial::Stream;
 use crate::error::{ClientError, Refusal, closed};
+use crate::session_log;
 
 /// What may come while something is hashed: more is no answer to anything.
 const KEPT: usize = 64;
@@ -28,6 +29,8 @@ pub(crate) struct Wire {
     /// A file, or a part of one, has moved on this line.
     pub(crate) moved: bool,
     dead: bool,
+    /// What ended it.
+    why: Option<ClientError>,
 }
 
 /// What comes.
@@ -64,6 +67,7 @@ impl Wire {
             come_back: None,
             moved: false,
             dead: false,
+            why: None,
         }
     }
 
@@ -109,10 +113,7 @@ impl Wire {
     }
 
     fn sent(&mut self, sent: Result<(), SendError>) -> Result<(), ClientError> {
-        sent.map_err(|error| {
-            self.dead = true;
-            ClientError::Lost(error.to_string())
-        })
+        self.judge(sent.map_err(|error| ClientError::Lost(error.to_string())))
     }
 
     /// Asks and waits for the answer. What comes for a transfer meanwhile is of one that ended.
@@ -142,8 +143,8 @@ impl Wire {
             };
             // Nothing is being fetched meanwhile, and hardly anything asked.
             if matches!(incoming, Incoming::Bulk { .. }) || self.kept.len() >= KEPT {
-                self.dead = true;
-                return Err(ClientError::Protocol("bytes of a file that nobody asked for"));
+                let odd = ClientError::Protocol("bytes of a file that nobody asked for");
+                return self.judge(Err(odd));
             }
             self.kept.push_back(incoming);
         }
@@ -178,6 +179,10 @@ impl Wire {
                     .map_err(|_| ClientError::Protocol("a frame that cannot be read"))
                     .map(|message| message.items),
                 Ok(LineEvent::Closed(code)) => Err(closed(code)),
+                Ok(LineEvent::Rekeyed(epoch)) => {
+                    session_log::rekeyed(self.line.session(), epoch);
+                    Ok(Vec::new())
+                }
                 Ok(_) => Ok(Vec::new()),
                 Err(error) => Err(error.into()),
             };
@@ -187,7 +192,10 @@ impl Wire {
     }
 
     fn judge<T>(&mut self, outcome: Result<T, ClientError>) -> Result<T, ClientError> {
-        self.dead |= outcome.is_err();
+        if let Err(error) = &outcome {
+            self.dead = true;
+            self.why.get_or_insert_with(|| error.clone());
+        }
         outcome
     }
 
@@ -225,6 +233,7 @@ impl Wire {
 
     /// Ends the line: with a bye, or with what it has to say still.
     pub(crate) async fn close(self) {
+        session_log::end(self.line.session(), self.why.as_ref());
         if self.dead {
             self.line.finish().await;
         } else {
