@@ -42,6 +42,15 @@ impl Patience {
     }
 }
 
+/// What `work` comes to; `None` if that takes longer than `limit`.
+pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut patience = Patience::new(limit);
+    tokio::select! {
+        done = work => Some(done),
+        () = patience.is_over() => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::{advance, timeout};

@@ -14,7 +14,7 @@ mod screen;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use twinlock_client::client::Entry;
 use twinlock_client::error::Refusal;
 use twinlock_client::outbox::{Ack, Outcome};
@@ -32,6 +32,7 @@ use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::{Context, Opened, target_of, tls_warning, trying_again};
 use crate::output::{Output, Style};
+use crate::patience::{self, Patience};
 use command::Said;
 use files::Files;
 use screen::{Input, Screen, Suspensions};
@@ -152,7 +153,7 @@ impl Talk {
         let mut finding = std::pin::pin!(find(self.client.clone(), self.target.to_string()));
         let mut open = true;
         let mut bad_input = None;
-        let mut deadline = Instant::now() + patience;
+        let mut deadline = Patience::new(patience);
         let mut told = false;
         let mut closed_at = Instant::now();
         let mut look = interval(LOOK);
@@ -175,7 +176,7 @@ impl Talk {
                 }
                 line = input.next(), if open => match line {
                     Some(Ok(line)) => {
-                        deadline = Instant::now() + patience;
+                        deadline.renew();
                         let goes_on = self.take_line(&line).await?;
                         open = goes_on;
                         if open {
@@ -187,31 +188,35 @@ impl Talk {
                     Some(Err(failure)) => {
                         bad_input = Some(failure);
                         open = false;
+                        deadline.renew();
                     }
-                    None => open = false,
+                    None => {
+                        open = false;
+                        deadline.renew();
+                    }
                 },
                 event = events.recv() => match event {
                     Some(Event::Ended(Some(error))) => return Err(error.into()),
                     Some(Event::Ended(None)) | None => return Ok(()),
                     Some(event) => {
                         if matches!(event, Event::Recorded { .. }) {
-                            deadline = Instant::now() + patience;
+                            deadline.renew();
                         }
                         self.take_event(event, begun).await?;
                     }
                 },
                 event = self.files.next() => if self.take_file(event)? {
-                    deadline = Instant::now() + patience;
+                    deadline.renew();
                 },
                 // Another process of this profile may have sent it.
                 _ = look.tick(), if !self.waiting.is_empty() => if self.look().await? {
-                    deadline = Instant::now() + patience;
+                    deadline.renew();
                 },
                 () = sleep_until(closed_at + QUIET), if !open && !told => {
                     told = true;
                     self.say_what_is_waited_for(patience);
                 }
-                () = sleep_until(deadline), if !open => break,
+                () = deadline.is_over(), if !open => break,
                 () = sleep_until(self.news_at), if !self.news.is_empty() => self.tell_news()?,
                 () = suspensions.next() => self.screen.suspend().await,
                 () = &mut interrupt => return Err(Failure::interrupted()),
@@ -486,7 +491,7 @@ impl Talk {
         if self.down.is_some() {
             return Err(no_line());
         }
-        timeout(ANSWER, questions).await.unwrap_or_else(|_| Err(no_line()))
+        patience::within(ANSWER, questions).await.unwrap_or_else(|| Err(no_line()))
     }
 }
 
