@@ -115,9 +115,9 @@ fn every_json_document_has_the_documented_fields_in_one_line() {
         (
             &["status"],
             "{device:hex32 lock2:{age_seconds:number cipher:text epoch:number \
-             frames_received:number frames_sent:number key_exchange:text rekeys:number \
-             session:hex32} outbox:{queued:number refused:number} pins:[hex64] profile:text \
-             role:text server:text server_key:hex64 server_software:text server_words:text \
+             frames_received:number frames_sent:number key_exchange:text \
+             last_rekey_seconds:null rekeys:number session:hex32} outbox:{queued:number refused:number} pins:[hex64] profile:text \
+             rekey:null role:text server:text server_key:hex64 server_software:text server_words:text \
              tls:{binding:text cipher:text key_exchange:text peer_pin:hex64 version:text} \
              user:text}",
         ),

@@ -94,6 +94,10 @@ fn a_proxy_that_ends_tls_sees_ten_thousand_messages_pass_and_can_read_none_of_it
     }
     let status = bob.run(&["status", "--json"]).exits(0);
     assert_eq!(status.json()[0]["tls"]["binding"], "cut");
+    let log = std::fs::read_to_string(bob.home.join("state/default/client.log")).unwrap();
+    let cut = "TLS ends somewhere between this client and the server";
+    assert!(log.lines().any(|line| line.contains(" WARN ") && line.contains(cut)), "{log}");
+    assert!(log.contains("binding=Cut") && !log.contains(marker), "{log}");
     // Whoever goes another way reads the same, and is warned of nothing.
     let read = ada.run(&["history", "lobby", "--limit", "20000"]).exits(0);
     assert_eq!(read.out.matches(marker).count(), MESSAGES);
@@ -130,6 +134,10 @@ fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
         assert!(ran.err.contains("TLS ends somewhere between"), "{ran:?}");
     }
     assert_eq!(proxy.lines(), 3);
+    let log = std::fs::read_to_string(strict.home.join("state/default/client.log")).unwrap();
+    let refused = |line: &str| line.contains(" WARN ") && line.contains("no session");
+    assert_eq!(log.lines().filter(|line| refused(line)).count(), 3, "{log}");
+    assert!(!log.contains("session begun"), "{log}");
     // What was written is kept, and goes out over a line that nobody cuts.
     assert_eq!(ada.reads("lobby").len(), 0);
     // Whoever joins and requires it leaves no profile, and the invite is good.

@@ -50,7 +50,8 @@ pub struct Options {
     pub first_delay: Duration,
     /// Longest delay. Default 30 s; longer leaves people waiting after an outage.
     pub longest_delay: Duration,
-    /// Timing of the session: rekey, keep-alive.
+    /// Timing of the session: rekey, keep-alive. The profile's `rekey-after` goes before that of
+    /// here.
     pub timing: Timing,
 }
 
@@ -153,6 +154,17 @@ pub struct Facts {
     pub server_key: ServerKey,
     /// How long the session has lasted.
     pub age: Duration,
+    /// How long ago its last rekey was; `None` before the first.
+    pub since_rekey: Option<Duration>,
+}
+
+/// A rekey that is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rekeyed {
+    /// The epoch in which it was asked for.
+    pub before: u32,
+    /// The epoch of both directions since, as far as this end is concerned.
+    pub after: u32,
 }
 
 /// An entry whose link was checked.
@@ -273,6 +285,17 @@ impl Client {
     pub async fn facts(&self) -> Result<Facts, ClientError> {
         let (reply, answer) = oneshot::channel();
         self.command(Command::Facts(reply)).await?;
+        answer.await.unwrap_or_else(|_| Err(self.end()))
+    }
+
+    /// Rekeys the session and waits until that is done. Waits for a line, and for the protocol's
+    /// pause of 15 s after another rekey; one that is under way serves.
+    ///
+    /// # Errors
+    /// [`ClientError`], also where the line is lost before the rekey is done.
+    pub async fn rekey(&self) -> Result<Rekeyed, ClientError> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Rekey(reply)).await?;
         answer.await.unwrap_or_else(|_| Err(self.end()))
     }
 

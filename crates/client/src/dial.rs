@@ -74,7 +74,8 @@ impl Dial {
         Ok(Self { address, tls, pin, binding, timing })
     }
 
-    /// As a profile says, or the same server at another address.
+    /// As a profile says, or the same server at another address. The profile's `rekey-after`
+    /// replaces that of `timing`.
     pub(crate) fn of(
         profile: &Profile,
         address: Option<Address>,
@@ -93,7 +94,8 @@ impl Dial {
             None => Address::new(profile.host(), profile.port())
                 .map_err(|_| ClientError::NoAddress(profile.host().to_owned()))?,
         };
-        Self::new(address, trust, key, profile.binding(), timing)
+        let rekey_after = profile.rekey_after().unwrap_or(timing.rekey_after);
+        Self::new(address, trust, key, profile.binding(), Timing { rekey_after, ..timing })
     }
 
     /// Where the server is.

@@ -14,6 +14,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 use twinlock_core::id::{BadName, DeviceId, Name, ServerKey, TlsPin};
@@ -198,7 +199,8 @@ impl Profile {
     }
 
     /// Writes a profile whether or not there is one: server, user and device may be others.
-    /// Where the server is the same, the minimum version stays at least what it was.
+    /// Where the server is the same, the minimum version stays at least what it was, and
+    /// `rekey-after` stays.
     ///
     /// # Errors
     /// [`ProfileError::Unfit`], [`ProfileError::Disk`].
@@ -210,6 +212,7 @@ impl Profile {
             && old.form.server_key == form.server_key
         {
             form.min_version = form.min_version.max(old.form.min_version);
+            form.rekey_after = old.form.rekey_after;
         }
         write(home, name, &form, Existing::Replace)?;
         Ok(Self { name: name.clone(), form })
@@ -295,6 +298,13 @@ impl Profile {
     #[must_use]
     pub fn min_version(&self) -> u8 {
         self.form.min_version
+    }
+
+    /// `rekey-after` of the file: the client rekeys a session this long after the last rekey, if
+    /// there was traffic. `None`: the protocol's 10 minutes.
+    #[must_use]
+    pub fn rekey_after(&self) -> Option<Duration> {
+        self.form.rekey_after()
     }
 
     /// When it was made, in ms since 1970 UTC.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{LONG, World, name, new_user, next, quick, text, until};
 use tokio::time::timeout;
-use twinlock_client::client::{Event, Options};
+use twinlock_client::client::{Event, Options, Rekeyed};
 use twinlock_client::enrol;
 use twinlock_client::error::{Blame, ClientError, Refusal};
 use twinlock_client::profile::Profile;
@@ -60,6 +60,43 @@ async fn rekeys_under_load_lose_nothing_and_change_no_order() {
     let facts = client.facts().await.unwrap();
     assert!(facts.session.rekeys >= 2, "{:?}", facts.session);
     client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rekeys_on_request_give_both_epochs_and_lose_no_entry() {
+    const REKEYS: u32 = 10;
+    let mut world = World::new(|config| config.timing.rekey_apart = Duration::ZERO).await;
+    let ada = world.owner("ada").await;
+    let mut options = quick();
+    options.timing.rekey_pause = Duration::ZERO;
+    options.reconnect = false;
+    let (client, mut events) = ada.start(options);
+    client.follow(LOBBY, 0).await.unwrap();
+    let sent = lines(0, 1000);
+    let forcing = async {
+        for (before, some) in (0..REKEYS).zip(sent.chunks(100)) {
+            enqueue(&ada, "lobby", some);
+            client.written().await.unwrap();
+            let rekeyed = timeout(LONG, client.rekey()).await.unwrap().unwrap();
+            assert_eq!(rekeyed, Rekeyed { before, after: before + 1 });
+        }
+    };
+    let mut got = Vec::new();
+    let hearing = until(&mut events, |event| {
+        if let Event::Entries { entries, .. } = event {
+            got.extend(entries.iter().map(text));
+        }
+        got.len() == sent.len()
+    });
+    tokio::join!(forcing, hearing);
+    assert_eq!(got, sent);
+    let facts = client.facts().await.unwrap();
+    assert_eq!((facts.session.rekeys, facts.session.epoch), (REKEYS, (REKEYS, REKEYS)));
+    assert!(facts.since_rekey.is_some_and(|since| since < facts.age));
+    // Without a line it ends with the client.
+    world.stop().await;
+    let lost = timeout(LONG, client.rekey()).await.unwrap();
+    assert!(lost.is_err(), "{lost:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -270,6 +270,10 @@ fn a_wrong_value_is_an_error_that_names_its_line() {
         ("binding", "warn".into(), "maybe".into()),
         ("min_version", "min_version = 1".into(), "min_version = 0".into()),
         ("created_ms", "1750000000000".into(), "-1".into()),
+        ("rekey-after", "\n[device]".into(), "rekey-after = 14\n[device]".into()),
+        ("rekey-after", "\n[device]".into(), "rekey-after = 601\n[device]".into()),
+        ("rekey-after", "\n[device]".into(), "rekey-after = -600\n[device]".into()),
+        ("rekey-after", "\n[device]".into(), "rekey-after = \"1m\"\n[device]".into()),
         ("id", "03".repeat(16), "03".into()),
         ("label", "laptop".into(), "lap\\ntop".into()),
         ("label", "laptop".into(), "l".repeat(65)),
@@ -286,6 +290,26 @@ fn a_wrong_value_is_an_error_that_names_its_line() {
         let named = text.lines().nth(line - 1).unwrap();
         assert!(named.starts_with(&format!("{key} =")), "{key}: {line}: {problem}");
     }
+}
+
+#[test]
+fn rekey_after_is_kept_by_changes_and_by_a_new_login() {
+    let (_dir, home) = home();
+    let mut profile = Profile::create(&home, &name("p"), new_profile()).unwrap();
+    assert_eq!(profile.rekey_after(), None);
+    assert!(!fs::read_to_string(file(&home, "p")).unwrap().contains("rekey"));
+    let text = fs::read_to_string(file(&home, "p")).unwrap();
+    let text = text.replace("\n[device]", "rekey-after = 15\n\n[device]");
+    fs::write(file(&home, "p"), text).unwrap();
+    let fifteen = Some(std::time::Duration::from_secs(15));
+    profile.set_address(&home, "other.example.org", 9443).unwrap();
+    assert_eq!(profile.rekey_after(), fifteen);
+    // The same server again, then another one.
+    let again = Profile::replace(&home, &name("p"), new_profile()).unwrap();
+    assert_eq!(again.rekey_after(), fifteen);
+    assert_eq!(Profile::load(&home, &name("p")).unwrap().rekey_after(), fifteen);
+    let other = NewProfile { server_key: ServerKey([7; 32]), ..new_profile() };
+    assert_eq!(Profile::replace(&home, &name("p"), other).unwrap().rekey_after(), None);
 }
 
 #[test]
@@ -358,8 +382,9 @@ fn debug_of_a_profile_shows_no_secret() {
     let expected = format!(
         "Profile {{ name: Name(\"p\"), form: Form {{ host: \"chat.example.org\", port: 8443, \
          server_key: ServerKey({}), user: Name(\"ada\"), binding: Warn, min_version: 1, \
-         created_ms: 1750000000000, device: Device {{ id: DeviceId({}), label: \"laptop\", \
-         secret: DeviceSecret(..) }}, tls: Tls {{ trust: Pin, pins: [Pin(TlsPin({}))], \
+         created_ms: 1750000000000, rekey_after: None, device: Device {{ id: DeviceId({}), \
+         label: \"laptop\", secret: DeviceSecret(..) }}, tls: Tls {{ trust: Pin, \
+         pins: [Pin(TlsPin({}))], \
          ca_file: None }} }} }}",
         "01".repeat(32),
         "03".repeat(16),

@@ -239,8 +239,13 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  twinlock passwd")]
     Passwd(Passwd),
     /// Show both locks as they stand
-    #[command(after_help = "Example:\n  twinlock status --json | jq .tls.binding")]
-    Status(Json),
+    #[command(after_help = "Examples:\n  \
+        twinlock status --json | jq .tls.binding\n  \
+        twinlock status --rekey\n\n\
+        A client rekeys each session by itself, 10 minutes after the last rekey if there was\n\
+        traffic. `rekey-after = 60` in the profile's file, above [device], makes it 60 seconds;\n\
+        15 to 600 are possible.")]
+    Status(Status),
     /// Check the record
     #[command(subcommand, after_help = "Example:\n  twinlock audit verify")]
     Audit(Audit),
@@ -469,6 +474,16 @@ impl Topic {
     pub(crate) fn take_words(self) -> Result<TargetAndText, Failure> {
         target_and_text(self.words)
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Rekey the session, and show the epochs before and after
+    #[arg(long)]
+    pub(crate) rekey: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -48,7 +48,7 @@ pub(crate) async fn run(command: Command, mut context: Context) -> Result<(), Fa
         Command::Invite(invite) => access::invite(invite, &context).await,
         Command::Classic(what) => classic::run(what, &context).await,
         Command::Passwd(passwd) => access::passwd(passwd, &context).await,
-        Command::Status(json) => status::run(json, &context).await,
+        Command::Status(args) => status::run(args, &context).await,
         Command::Audit(Audit::Verify(json)) => audit::verify(json, &context).await,
         Command::Bench(bench) => bench::run(bench, context).await,
         // Dealt with before there is a runtime.

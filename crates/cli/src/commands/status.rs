@@ -1,14 +1,17 @@
-//! `status`: both locks as they stand.
+//! `status`: the state of both locks, with `--rekey` after a rekey.
 
+use indicatif::HumanDuration;
 use serde::Serialize;
-use twinlock_client::client::Facts;
+use twinlock_client::client::{Facts, Rekeyed};
 use twinlock_client::profile::{Profile, TlsTrust};
+use twinlock_client::{Client, ClientError};
 use twinlock_core::invite::server_words;
+use twinlock_core::proto::{self, request::Op};
 use twinlock_core::session::Binding;
 use twinlock_core::text::Untrusted;
 
 use super::send::blocking;
-use crate::args::Json;
+use crate::args::Status;
 use crate::exit::Failure;
 use crate::open::Context;
 use crate::output::{Output, Style};
@@ -28,6 +31,8 @@ struct StatusJson {
     pins: Option<Vec<String>>,
     tls: Option<TlsJson>,
     lock2: Option<LockJson>,
+    /// Null without `--rekey`.
+    rekey: Option<RekeyJson>,
     outbox: OutboxJson,
 }
 
@@ -49,7 +54,15 @@ struct LockJson {
     frames_sent: u64,
     frames_received: u64,
     rekeys: u32,
+    /// Null before the first.
+    last_rekey_seconds: Option<u64>,
     age_seconds: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct RekeyJson {
+    epoch_before: u32,
+    epoch_after: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,13 +74,19 @@ struct OutboxJson {
 /// Lock 2 has no choice of algorithms in this version.
 const CIPHER: &str = "AES-256-CBC + HMAC-SHA-256";
 const KEY_EXCHANGE: &str = "OPAQUE (ristretto255) + ML-KEM-768";
+/// A room that is asked for; it need not be there.
+const LOBBY: &str = "lobby";
 /// Refused messages are counted up to here.
 const REFUSED: usize = 10_000;
 
-pub(crate) async fn run(args: Json, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: Status, context: &Context) -> Result<(), Failure> {
     let profile = context.profile()?;
     let client = context.ask_once()?;
-    let facts = client.facts().await;
+    let rekeyed = if args.rekey { rekey(&client).await.map(Some) } else { Ok(None) };
+    let facts = match rekeyed {
+        Ok(rekeyed) => client.facts().await.map(|facts| (facts, rekeyed)),
+        Err(error) => Err(error),
+    };
     let outbox = client.state().outbox();
     let (queued, refused) = blocking(move || {
         let refused = outbox.refused(REFUSED)?.len() as u64;
@@ -76,21 +95,51 @@ pub(crate) async fn run(args: Json, context: &Context) -> Result<(), Failure> {
     .await?;
     client.close().await;
     let mut status = known(&profile, context, OutboxJson { queued, refused })?;
-    let (binding, failure) = match facts {
-        Ok(facts) => {
-            let binding = facts.up.binding;
+    let (shown, failure) = match facts {
+        Ok((facts, rekeyed)) => {
+            status.rekey = rekeyed.map(|Rekeyed { before, after }| RekeyJson {
+                epoch_before: before,
+                epoch_after: after,
+            });
+            let shown = (facts.up.binding, Some(session_words(&facts)));
             add(&mut status, facts);
-            (binding, None)
+            (shown, None)
         }
         // The local part is shown without the server too.
-        Err(error) => (Binding::Unknown, Some(Failure::from(error))),
+        Err(error) => ((Binding::Unknown, None), Some(Failure::from(error))),
     };
     if args.json {
         context.out.json(&status)?;
     } else {
-        show(&context.out, &status, binding)?;
+        show(&context.out, &status, shown)?;
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Rekeys the session. The answer to a request shows that the server has the new keys too.
+async fn rekey(client: &Client) -> Result<Rekeyed, ClientError> {
+    let rekeyed = client.rekey().await?;
+    let find = proto::FindRoom { name: LOBBY.to_owned() };
+    match client.request(Op::FindRoom(find)).await {
+        Ok(_) | Err(ClientError::Refused(_)) => Ok(rekeyed),
+        Err(error) => Err(error),
+    }
+}
+
+/// The running session in words: id, age, epoch, frames, rekeys.
+pub(crate) fn session_words(facts: &Facts) -> String {
+    let Facts { session, id, age, since_rekey, .. } = facts;
+    let (epoch, (sent, received)) = (session.epoch.0, session.frames);
+    let last = match since_rekey {
+        Some(since) => format!(", the last {} ago", HumanDuration(*since)),
+        None => String::new(),
+    };
+    format!(
+        "session {id} for {}, epoch {epoch}, {sent} frames sent, {received} received, \
+         {} rekeys{last}",
+        HumanDuration(*age),
+        session.rekeys
+    )
 }
 
 /// The local part.
@@ -114,13 +163,14 @@ fn known(profile: &Profile, context: &Context, outbox: OutboxJson) -> Result<Sta
         },
         tls: None,
         lock2: None,
+        rekey: None,
         outbox,
     })
 }
 
 /// What the session and its server say.
 fn add(status: &mut StatusJson, facts: Facts) {
-    let Facts { up, session, id, age, .. } = facts;
+    let Facts { up, session, id, age, since_rekey, .. } = facts;
     status.role = Some(super::people::role(up.info.role()));
     status.server_software = Some(Untrusted::new(up.info.software).render_line());
     status.tls = Some(TlsJson {
@@ -138,12 +188,19 @@ fn add(status: &mut StatusJson, facts: Facts) {
         frames_sent: session.frames.0,
         frames_received: session.frames.1,
         rekeys: session.rekeys,
+        last_rekey_seconds: since_rekey.map(|since| since.as_secs()),
         age_seconds: age.as_secs(),
     });
 }
 
-fn show(out: &Output, status: &StatusJson, binding: Binding) -> Result<(), Failure> {
-    let StatusJson { profile, user, device, server, server_words, tls, lock2, outbox, .. } = status;
+fn show(
+    out: &Output,
+    status: &StatusJson,
+    (binding, session): (Binding, Option<String>),
+) -> Result<(), Failure> {
+    let StatusJson {
+        profile, user, device, server, server_words, tls, lock2, rekey, outbox, ..
+    } = status;
     let or_unknown = |fact: &Option<String>| fact.clone().unwrap_or_else(|| "unknown".to_owned());
     let role = status.role.map(|role| format!(" ({role})")).unwrap_or_default();
     let software = status.server_software.as_ref();
@@ -176,11 +233,13 @@ fn show(out: &Output, status: &StatusJson, binding: Binding) -> Result<(), Failu
         out.line(&format!("         TLS {verdict}"))?;
         out.line(&format!("         pin {}", or_unknown(&tls.peer_pin)))?;
     }
-    if let Some(lock2) = lock2 {
+    if let (Some(lock2), Some(session)) = (lock2, session) {
         out.line(&format!("lock 2   {}, {}", lock2.cipher, lock2.key_exchange))?;
+        out.line(&format!("         {session}"))?;
+    }
+    if let Some(RekeyJson { epoch_before, epoch_after }) = rekey {
         out.line(&format!(
-            "         session {}, epoch {}, {} frames sent, {} received, {} rekeys",
-            lock2.session, lock2.epoch, lock2.frames_sent, lock2.frames_received, lock2.rekeys
+            "rekey    epoch {epoch_before} before, epoch {epoch_after} now; the server answers in it"
         ))?;
     }
     out.line(&format!("outbox   {} queued, {} refused", outbox.queued, outbox.refused))?;

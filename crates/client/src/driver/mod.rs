@@ -26,7 +26,7 @@ use twinlock_core::keys::DeviceSecret;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_link::OsEntropy;
 
-use crate::client::{Event, Facts, Options, Up};
+use crate::client::{Event, Facts, Options, Rekeyed, Up};
 use crate::delays::{Delays, GOOD_LINE};
 use crate::dial::{Dial, Opened};
 use crate::enrol::{client_info, learning};
@@ -56,6 +56,7 @@ pub(crate) enum Command {
     Written,
     Hurry,
     Facts(Reply<Facts>),
+    Rekey(Reply<Rekeyed>),
     Request { op: Box<Op>, reply: Reply<Answered> },
     Close(oneshot::Sender<()>),
 }
@@ -107,6 +108,8 @@ struct Driver {
     /// Requests that wait for a line.
     waiting: VecDeque<(Op, Asker)>,
     facts: Vec<Reply<Facts>>,
+    /// Who waits for a rekey on the next line.
+    rekeys: Vec<Reply<Rekeyed>>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     look: Interval,
     follows: Follows,
@@ -156,6 +159,7 @@ pub(crate) fn start(
         queue: VecDeque::new(),
         waiting: VecDeque::new(),
         facts: Vec::new(),
+        rekeys: Vec::new(),
         sums: Sums::default(),
         jobs: FuturesUnordered::new(),
         look,
@@ -198,6 +202,9 @@ impl Driver {
             }
         }
         for reply in self.facts.drain(..) {
+            let _gone = reply.send(Err(fail.clone()));
+        }
+        for reply in self.rekeys.drain(..) {
             let _gone = reply.send(Err(fail.clone()));
         }
         self.queue.push_back(Event::Ended(error));
@@ -361,6 +368,7 @@ impl Driver {
             Command::Written => self.sending.written(),
             Command::Hurry => self.hurry = true,
             Command::Facts(reply) => self.facts.push(reply),
+            Command::Rekey(reply) => self.rekeys.push(reply),
             Command::Request { reply, .. } if self.waiting.len() >= WAITING => {
                 let full = "too many questions wait for it".to_owned();
                 let _gone = reply.send(Err(ClientError::Lost(full)));
@@ -454,6 +462,7 @@ fn refuse(command: Command, error: &ClientError) {
     match command {
         Command::Request { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Facts(reply) => drop(reply.send(Err(error.clone()))),
+        Command::Rekey(reply) => drop(reply.send(Err(error.clone()))),
         Command::Close(reply) => drop(reply.send(())),
         Command::Follow { .. } | Command::Unfollow { .. } | Command::Written | Command::Hurry => {}
     }

@@ -10,8 +10,8 @@ use twinlock_core::proto::{self, answer::Result as Answered, item::What, request
 use twinlock_core::session::Event as LineEvent;
 use twinlock_link::line::Line;
 
-use super::{Asker, Driver, put};
-use crate::client::{Event, Facts, MOST_LISTED, Up};
+use super::{Asker, Driver, Reply, put};
+use crate::client::{Event, Facts, MOST_LISTED, Rekeyed, Up};
 use crate::dial::Stream;
 use crate::error::{ClientError, Refusal, closed};
 use crate::session_log;
@@ -29,6 +29,8 @@ const REQUEST_HEAD: usize = 6;
 pub(super) struct Serving {
     pub(super) up: Up,
     asked: HashMap<u64, Asker>,
+    /// Who waits for a rekey, with the epoch in which it was asked for.
+    rekeys: Vec<(u32, Reply<Rekeyed>)>,
     next: u64,
     appends: usize,
     /// Requests to be sealed into one frame.
@@ -38,7 +40,15 @@ pub(super) struct Serving {
 
 impl Serving {
     pub(super) fn new(up: Up) -> Self {
-        Self { up, asked: HashMap::new(), next: 1, appends: 0, frame: Vec::new(), frame_bytes: 0 }
+        Self {
+            up,
+            asked: HashMap::new(),
+            rekeys: Vec::new(),
+            next: 1,
+            appends: 0,
+            frame: Vec::new(),
+            frame_bytes: 0,
+        }
     }
 
     /// Adds a request to the frame that is being filled; a full one is sealed first.
@@ -93,8 +103,14 @@ impl Driver {
                 id: session.id(),
                 server_key: session.server_key(),
                 age: session.began().elapsed(),
+                since_rekey: session.facts().last_rekey.map(|at| at.elapsed()),
             };
             let _gone = reply.send(Ok(facts));
+        }
+        for reply in self.rekeys.drain(..) {
+            let session = line.session_mut();
+            session.want_rekey();
+            serving.rekeys.push((session.facts().epoch.0, reply));
         }
         let busy = |serving: &Serving, line: &Line<Stream>| {
             line.backlog() + serving.frame_bytes >= BACKLOG
@@ -139,6 +155,9 @@ impl Driver {
                 }
                 LineEvent::Rekeyed(epoch) => {
                     session_log::rekeyed(line.session(), epoch);
+                    for (before, reply) in serving.rekeys.drain(..) {
+                        let _gone = reply.send(Ok(Rekeyed { before, after: epoch }));
+                    }
                     continue;
                 }
                 LineEvent::Ready { .. } | LineEvent::Nothing => continue,
@@ -238,6 +257,9 @@ impl Driver {
     pub(super) fn line_ended(&mut self, serving: Serving, why: Option<&ClientError>) {
         let lost = ClientError::Lost("it ended before the answer came".to_owned());
         let why = why.filter(|why| !why.is_passing()).unwrap_or(&lost);
+        for (_, reply) in serving.rekeys {
+            let _gone = reply.send(Err(why.clone()));
+        }
         for asker in serving.asked.into_values() {
             if let Asker::Caller(reply) = asker {
                 let _gone = reply.send(Err(why.clone()));

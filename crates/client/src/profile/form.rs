@@ -3,7 +3,9 @@
 //! Errors are put together here from the parser's message and the line. The parser's own words
 //! would quote the line, and the line may be the secret's.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use serde::de::{Error as _, Visitor};
@@ -17,6 +19,9 @@ use super::{MAX_LABEL, MAX_PINS, NewProfile, ProfileError, TlsTrust};
 
 /// Bytes of a DNS name at most (RFC 1035).
 const MAX_HOST: usize = 253;
+
+/// Seconds of `rekey-after`: from the protocol's pause between two rekeys to its default (section 6).
+const REKEY_AFTER: RangeInclusive<i64> = 15..=600;
 
 const HEAD: &str = "\
 # A Twinlock profile. It holds this device's secret: whoever reads it can be this device.\n\
@@ -36,6 +41,8 @@ pub(super) struct Form {
     pub(super) binding: BindingPolicy,
     pub(super) min_version: u8,
     pub(super) created_ms: u64,
+    #[serde(default, rename = "rekey-after", skip_serializing_if = "Option::is_none")]
+    pub(super) rekey_after: Option<i64>,
     pub(super) device: Device,
     tls: Tls,
 }
@@ -81,6 +88,7 @@ impl Form {
             binding: new.binding,
             min_version: new.min_version,
             created_ms: new.created_ms,
+            rekey_after: None,
             device: Device { id: new.device, label: new.label, secret: new.secret },
             tls: Tls { trust: Trust::Ca, pins: Vec::new(), ca_file: None },
         };
@@ -106,6 +114,10 @@ impl Form {
         };
     }
 
+    pub(super) fn rekey_after(&self) -> Option<Duration> {
+        self.rekey_after.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs)
+    }
+
     /// What the types do not say.
     pub(super) fn check(&self) -> Result<(), ProfileError> {
         self.unfit().map_or(Ok(()), |(_, problem)| Err(ProfileError::Unfit(problem)))
@@ -127,6 +139,11 @@ impl Form {
             (self.port == 0, "port", "port is 1 to 65535"),
             (self.min_version == 0, "min_version", "min_version is at least 1"),
             (i64::try_from(self.created_ms).is_err(), "created_ms", "created_ms is too large"),
+            (
+                self.rekey_after.is_some_and(|seconds| !REKEY_AFTER.contains(&seconds)),
+                "rekey-after",
+                "rekey-after is 15 to 600 seconds; without it the client rekeys after 600",
+            ),
             (
                 self.device.label.len() > MAX_LABEL
                     || self.device.label.chars().any(char::is_control),

@@ -346,7 +346,10 @@ impl<S: Transport> Serving<S> {
                     Some(files) => files.take(transfer, offset, data)?,
                     None => return Err(Violation.into()),
                 },
-                Event::Rekeyed(epoch) => tracing::debug!(%sid, epoch, "rekeyed"),
+                Event::Rekeyed(epoch) => {
+                    let user = self.handle.user().map(Name::as_str);
+                    tracing::info!(%sid, user, epoch, "rekeyed");
+                }
                 Event::Nothing => {}
             }
         }

@@ -6,6 +6,7 @@ use twinlock_core::text::Untrusted;
 
 use super::{Talk, get_here};
 use crate::args::Target;
+use crate::commands::status::session_words;
 use crate::entry::human;
 use crate::exit::Failure;
 use crate::open::target_of;
@@ -19,7 +20,7 @@ const HELP: &str = "\
 /history [N]      the last N entries (20)
 /put PATH         send a file
 /get N            fetch the file of entry N into this directory
-/status           both locks as they stand
+/status           both locks as they stand, with the running session
 /quit             end; `exit` and Ctrl-D do too
 //TEXT            say /TEXT";
 
@@ -213,17 +214,11 @@ impl Talk {
                 Some(_) => "may not reach the server: see `twinlock status`",
             },
         );
-        let lock_2 = format!(
-            "lock 2: session {}, epoch {}, {} frames sent, {} received, {} rekeys",
-            facts.id,
-            facts.session.epoch.0,
-            facts.session.frames.0,
-            facts.session.frames.1,
-            facts.session.rekeys,
-        );
+        let lock_2 = format!("lock 2: {}", session_words(&facts));
         let words = twinlock_core::invite::server_words(&facts.server_key);
         let user = self.user.clone();
-        self.note(&format!("you are {user}; server words: {words}"))?;
+        let software = Untrusted::new(facts.up.info.software.clone()).render_line();
+        self.note(&format!("you are {user}; server: {software}, its words: {words}"))?;
         self.note(&lock_1)?;
         self.note(&lock_2)
     }
