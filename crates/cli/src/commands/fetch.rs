@@ -46,6 +46,8 @@ pub(super) struct Fetching {
     /// Places of files that are on their way.
     taken: HashSet<PathBuf>,
     ended: HashMap<JobId, Result<Option<PathBuf>, Failure>>,
+    /// Why the last connection for files was lost, until one stands again.
+    down: Option<ClientError>,
 }
 
 impl Fetching {
@@ -56,7 +58,12 @@ impl Fetching {
         let moving = Moving { limit: None, jobs: JOBS, json: false };
         let (transfers, events) = context.transfers(&moving)?;
         let (dir, taken, ended) = (dir.to_path_buf(), HashSet::new(), HashMap::new());
-        Ok(Self { transfers, events, dir, user, taken, ended })
+        Ok(Self { transfers, events, dir, user, taken, ended, down: None })
+    }
+
+    /// Why files cannot be fetched now.
+    pub(super) fn down(&self) -> Option<&ClientError> {
+        self.down.as_ref()
     }
 
     /// Begins with the files of these entries, several at once; by the entries' numbers.
@@ -132,7 +139,9 @@ impl Fetching {
                 Some(Event::Failed { job, error }) => {
                     self.ended.insert(job, Err(error.into()));
                 }
-                // The line beside these says when the server is gone.
+                // The connection beside these tells it to the user.
+                Some(Event::Down { error, .. }) => self.down = Some(error),
+                Some(Event::Up(_)) => self.down = None,
                 Some(_) => {}
                 None => return Err(ClientError::Closed.into()),
             }

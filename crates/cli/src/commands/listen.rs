@@ -98,10 +98,7 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
     loop {
         let event = tokio::select! {
             () = &mut gone, if prints => return Err(Failure::said(Exit::Done)),
-            () = &mut late => return Err(match &down {
-                Some(error) => Failure::new(Exit::NoConnection, why_down(error)),
-                None => Failure::new(Exit::TimedOut, "timed out"),
-            }),
+            () = &mut late => return Err(listening.timed_out(down.as_ref())),
             found = next(&mut finding) => {
                 finding = None;
                 for conversation in found? {
@@ -118,8 +115,16 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
         };
         match event {
             Some(Event::Entries { conversation, entries }) => {
-                if listening.take(conversation, entries).await? {
-                    return listening.end().await;
+                // Ended early, an entry stays unhandled: its position moves last.
+                let handled = tokio::select! {
+                    () = &mut gone, if prints => return Err(Failure::said(Exit::Done)),
+                    () = &mut late => None,
+                    done = listening.take(conversation, entries) => Some(done?),
+                };
+                match handled {
+                    Some(true) => return listening.end().await,
+                    Some(false) => {}
+                    None => return Err(listening.timed_out(down.as_ref())),
                 }
             }
             Some(Event::Up(up)) => {
@@ -161,6 +166,14 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
 impl Listening<'_> {
     fn name(&self, conversation: ConversationId) -> String {
         self.names.get(&conversation).cloned().unwrap_or_else(|| conversation.to_string())
+    }
+
+    /// The failure of `--timeout`; `down` is why there is no connection.
+    fn timed_out(&self, down: Option<&ClientError>) -> Failure {
+        match down.or_else(|| self.fetching.as_ref()?.down()) {
+            Some(error) => Failure::new(Exit::NoConnection, why_down(error)),
+            None => Failure::new(Exit::TimedOut, "timed out"),
+        }
     }
 
     /// Closes the connection once the server has the last read marker.
