@@ -18,7 +18,6 @@ use tokio::time::timeout;
 use twinlock_client::client::Entry;
 use twinlock_client::home::Lock;
 use twinlock_client::receipts::Handled;
-use twinlock_client::state::StateError;
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto;
@@ -86,7 +85,8 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
         behind: HashSet::new(),
         marking: None,
     };
-    listening.resumes = listening.args.targets.is_empty() && listening.note_everything().await?;
+    let everything = listening.args.targets.is_empty();
+    listening.resumes = everything && listening.position(EVERYTHING).await?.is_some();
     // Finding out what to follow needs the line, whose events have to be taken meanwhile. It goes
     // on over all of them: a question that is dropped is asked in vain.
     let mut finding = Some(listening.find());
@@ -104,8 +104,11 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
                 for conversation in found? {
                     listening.follow(conversation).await?;
                 }
-                // What is found from now on began while we listened.
-                listening.resumes = listening.args.targets.is_empty();
+                if everything && !listening.resumes {
+                    // What is found from now on began while we listened.
+                    listening.handled(EVERYTHING, 1).await?;
+                    listening.resumes = true;
+                }
                 if listening.is_done() {
                     return listening.end().await;
                 }
@@ -204,18 +207,6 @@ impl Listening<'_> {
             }
             Ok(found)
         })
-    }
-
-    /// Whether this profile has listened to everything before; from now on it has.
-    async fn note_everything(&self) -> Result<bool, Failure> {
-        let receipts = self.client.state().receipts();
-        let purpose = self.purpose;
-        blocking(move || {
-            let before = receipts.position(EVERYTHING, purpose)?;
-            receipts.advance(&Handled { conversation: EVERYTHING, purpose, n: 1 })?;
-            Ok::<_, StateError>(before.is_some())
-        })
-        .await
     }
 
     /// Follows a conversation that is not followed yet.
