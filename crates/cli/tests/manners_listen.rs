@@ -47,6 +47,57 @@ fn listen_since_new_keeps_its_position_though_nothing_came() {
 }
 
 #[test]
+fn listen_since_all_keeps_its_first_position_before_an_entry_is_handled() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    // Nothing is there yet.
+    bob.run(&["listen", "lobby", "--since", "all", "--until-now"]).exits(0);
+    ada.run_with(&["send", "lobby"], "one\ntwo\n").exits(0);
+    let heard = bob.run(&["listen", "lobby", "--until-now", "--json"]).exits(0).json();
+    assert_eq!(texts(&heard), ["one", "two"]);
+    // The first entry fails.
+    for (person, since, left) in [(&ada, "all", &["one", "two"][..]), (&bob, "1", &["two"])] {
+        let first = person.start(&["listen", "lobby", "--since", since, "--exec", "exit 7"]);
+        first.wait_err("trying again");
+        first.killed();
+        let next = person.run(&["listen", "lobby", "--until-now", "--exec", "cat"]).exits(0);
+        assert_eq!(texts(&next.json()), left);
+    }
+}
+
+#[test]
+fn listen_without_targets_keeps_its_first_position_once_it_has_a_list() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    ada.run(&["send", "@bob", "before"]).exits(0);
+    host.terminate();
+    bob.run(&["listen", "--timeout", "1s"]).exits(5);
+    host.restart();
+    let first = bob.run(&["listen", "--until-now", "--json"]).exits(0).json();
+    assert_eq!(texts(&first), [""; 0]);
+    let carl = host.member(&ada, "carl");
+    carl.run(&["send", "@bob", "after"]).exits(0);
+    let next = bob.run(&["listen", "--until-now", "--json"]).exits(0).json();
+    assert_eq!(texts(&next), ["after"]);
+}
+
+#[test]
+fn listen_timeout_ends_while_an_entry_is_handled() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "one"]).exits(0);
+    for command in ["false", "exec sleep 1000"] {
+        let listen = ["listen", "lobby", "--since", "all", "--exec", command, "--timeout", "3s"];
+        let ran = ada.run(&listen).exits(9);
+        assert!(ran.err.contains("timed out"), "{ran:?}");
+    }
+    let left = ada.run(&["listen", "lobby", "--until-now", "--exec", "cat"]).exits(0);
+    assert_eq!(texts(&left.json()), ["one"]);
+}
+
+#[test]
 fn the_first_listen_begins_with_what_comes_and_names_where_it_came_from() {
     let host = Host::start();
     let ada = host.owner();

@@ -221,29 +221,22 @@ impl Listening<'_> {
         Ok(self.client.follow(conversation.id, after).await?)
     }
 
-    /// Where to begin with a conversation; `new` is after what is not new in it.
+    /// Where to begin with a conversation; `new` is after what is not new in it. The first position
+    /// of a conversation is kept at once, so that the next `listen` starts no later than this one.
     async fn begin(&self, conversation: &proto::Conversation, new: u64) -> Result<u64, Failure> {
-        match self.args.since {
-            Some(Since::All) => Ok(0),
-            Some(Since::New) => {
-                // A first one keeps where it began, like one without `--since`.
-                if self.position(conversation.id).await?.is_none() {
-                    self.handled(conversation.id, new).await?;
-                }
-                Ok(new)
-            }
+        let kept = self.position(conversation.id).await?;
+        let start = match self.args.since {
+            Some(Since::All) => 0,
+            Some(Since::New) => new,
             // Of several conversations some may be shorter.
-            Some(Since::After(n)) if self.args.targets.len() != 1 => Ok(n.min(conversation.head)),
-            Some(Since::After(n)) => Ok(n),
-            None => match self.position(conversation.id).await? {
-                Some(at) => Ok(at),
-                // From now on: kept, so that the next one begins here and not later.
-                None => {
-                    self.handled(conversation.id, new).await?;
-                    Ok(new)
-                }
-            },
+            Some(Since::After(n)) if self.args.targets.len() != 1 => n.min(conversation.head),
+            Some(Since::After(n)) => n,
+            None => kept.unwrap_or(new),
+        };
+        if kept.is_none() {
+            self.handled(conversation.id, start.min(conversation.head)).await?;
         }
+        Ok(start)
     }
 
     /// Up to where entries of a conversation were handled before.
