@@ -75,6 +75,37 @@ fn sessions_beyond_the_limit_end_with_7_and_send_tells_what_became_of_it() {
 }
 
 #[test]
+fn revoke_and_passwd_work_when_all_sessions_of_the_device_are_in_use() {
+    let root = tempfile::tempdir().unwrap();
+    let config = root.path().join("few.toml");
+    std::fs::write(&config, "[limits]\nsessions-per-device = 1\n").unwrap();
+    let host = Host::start_in(root, &["--config", config.to_str().unwrap()]);
+    let knowing = |person: &Person, args: &[&str]| {
+        let mut command = person.command(args);
+        command.env("TWINLOCK_PASSWORD", "correct horse battery");
+        command.env("TWINLOCK_NEW_PASSWORD", "another long battery");
+        Running::start(&mut command).ended(LONG)
+    };
+    let ada = host.stranger();
+    knowing(&ada, &["join", "--user", "ada", &host.owner_link()]).exits(0);
+    let phone = host.stranger();
+    let account = format!("ada@{}", host.address());
+    knowing(&phone, &["login", &account, "--device", "phone"]).exits(0);
+    let devices = ada.run(&["devices", "--json"]).exits(0).json();
+    let phone_id = devices.iter().find(|device| device["label"] == "phone").unwrap();
+    ada.run(&["send", "lobby", "one"]).exits(0);
+    let listen = ada.start(&["listen", "lobby", "--since", "all"]);
+    listen.wait_lines(1);
+    ada.run(&["devices"]).exits(7);
+    knowing(&ada, &["devices", "revoke", phone_id["device"].as_str().unwrap()]).exits(0);
+    phone.run(&["people"]).exits(3);
+    knowing(&ada, &["passwd"]).exits(0);
+    // The device itself stays logged in.
+    ada.run(&["send", "lobby", "two"]).exits(0);
+    listen.wait_lines(2);
+}
+
+#[test]
 fn what_one_command_queued_another_sends_and_both_know() {
     let mut host = Host::start();
     let ada = host.owner();

@@ -43,21 +43,23 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
         Role::Owner => proto::Role::Owner,
     };
     let seconds = args.expires.map_or(0, |time| time.as_secs().max(1));
-    let invite = client.make_invite(role, args.user.as_ref(), seconds).await?;
+    // All that can fail comes first: an invite without its link cannot be used.
     let told = client.facts().await?.up.info.public_address;
-    client.close().await;
     // What the server says of itself needs no trust: the link names its key.
     let told = Address::parse(&told, None).ok();
+    // Read again: the connection may just have learned newer pins.
+    let tls_pin = match context.profile()?.tls() {
+        TlsTrust::Pins(pins) => pins.first().copied(),
+        TlsTrust::Ca { .. } => None,
+    };
+    let invite = client.make_invite(role, args.user.as_ref(), seconds).await?;
+    client.close().await;
     let link = InviteLink {
         address: public.or(told).unwrap_or(connects),
         id: invite.id,
         secret: invite.secret,
         server_key: *profile.server_key(),
-        // Read again: the line may just have learned newer ones.
-        tls_pin: match context.profile()?.tls() {
-            TlsTrust::Pins(pins) => pins.first().copied(),
-            TlsTrust::Ca { .. } => None,
-        },
+        tls_pin,
         proxy: profile.binding() == BindingPolicy::Off,
     };
     let text = link.to_link();
@@ -195,7 +197,10 @@ async fn revoke(wanted: &str, password: &PasswordFile, context: &Context) -> Res
 
 /// This device cannot log in (any more, or now); the password still can.
 fn is_shut_out(error: &ClientError) -> bool {
-    matches!(error, ClientError::LoginRefused | ClientError::Ended(_))
+    matches!(
+        error,
+        ClientError::LoginRefused | ClientError::Ended(_) | ClientError::TooManySessions
+    )
 }
 
 /// The one device whose id begins so, and whether it is this one.
@@ -228,7 +233,8 @@ pub(crate) async fn passwd(args: Passwd, context: &Context) -> Result<(), Failur
     )
     .await?;
     let client = context.ask_once()?;
-    match client.facts().await {
+    // A question that the server answers: a session over the limit ends only at the first one.
+    match client.devices().await {
         Ok(_) => {
             client.prove_password(user, old).await?;
             client.set_password(user, new).await?;
