@@ -263,7 +263,10 @@ fn listen_without_a_server_ends_with_5() {
 fn profile_on_a_read_only_disk_reads() {
     let host = Host::start();
     let ada = host.owner();
+    ada.run(&["send", "nowhere", "refused"]).exits(7);
     ada.run(&["send", "lobby", "one"]).exits(0);
+    let refused = ada.run(&["outbox", "list", "--json"]).exits(0).json();
+    let refused = refused[0]["id"].as_str().unwrap();
     let home = ada.home.to_str().unwrap();
     // Root writes where a mode forbids it, but not on a disk that is mounted read-only.
     let script = if rustix::process::geteuid().is_root() {
@@ -293,6 +296,15 @@ fn profile_on_a_read_only_disk_reads() {
     run(&["rooms"]).exits(0);
     let sent = run(&["send", "lobby", "two"]).exits(2);
     assert!(sent.err.contains("nothing can be sent"), "{sent:?}");
+    for args in [&["drop", refused][..], &["retry"]] {
+        let ran = run(&[&["outbox"], args].concat()).exits(2);
+        assert!(ran.err.contains("nothing can be sent or dropped"), "{ran:?}");
+    }
+    assert_eq!(ada.run(&["outbox", "list", "--json"]).exits(0).json().len(), 1);
+    let exec = ["listen", "lobby", "--since", "all", "--count", "1", "--exec", "cat"];
+    let ran = run(&exec).exits(2);
+    assert!(ran.err.contains("has to keep its position"), "{ran:?}");
+    assert_eq!(ran.out, "");
     assert_eq!(ada.reads("lobby").len(), 1);
 }
 

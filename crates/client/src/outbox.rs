@@ -411,6 +411,7 @@ impl Outbox {
     /// # Errors
     /// [`StateError`]; nothing is put back then.
     pub fn retry_refused(&self) -> Result<Vec<MessageId>, StateError> {
+        self.state.wants_disk()?;
         self.state.write(|tx| {
             let mut update = tx.prepare_cached(
                 "UPDATE outbox SET state = ?2, why = NULL WHERE account = ?1 AND state = ?3
@@ -428,6 +429,7 @@ impl Outbox {
     /// # Errors
     /// [`StateError`].
     pub fn discard(&self, message_id: &MessageId) -> Result<bool, StateError> {
+        self.state.wants_disk()?;
         self.state.write(|tx| {
             let removed = tx.execute(
                 "DELETE FROM outbox WHERE account = ?1 AND message_id = ?2 AND state != ?3",

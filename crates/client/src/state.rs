@@ -76,7 +76,9 @@ pub enum StateError {
     #[error("the disk that holds this profile's state is full")]
     Full,
     /// This profile's disk cannot be written to.
-    #[error("this profile is on a disk that cannot be written to, so nothing can be sent")]
+    #[error(
+        "this profile is on a disk that cannot be written to, so nothing can be sent or dropped"
+    )]
     ReadOnly,
     /// Another process held the database for longer than a write can take.
     #[error("another program holds this profile's state: try again")]

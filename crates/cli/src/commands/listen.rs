@@ -66,6 +66,12 @@ type Finding = Pin<Box<dyn Future<Output = Result<Vec<proto::Conversation>, Fail
 pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> {
     // Whoever listens for long also sends what waits in the outbox.
     let Opened { client, mut events, user } = context.open(Options::default())?;
+    if args.exec.is_some() && client.state().is_read_only() {
+        return Err(Failure::usage(
+            "`listen --exec` has to keep its position, and this profile cannot be written to",
+        )
+        .hint("use a profile on another disk: --profile NAME or TWINLOCK_HOME"));
+    }
     let (purpose, _lock) = match args.exec {
         Some(_) => (EXECUTED, Some(only_one(context)?)),
         None => (PRINTED, None),

@@ -70,7 +70,9 @@ pub(super) struct Settled {
 }
 
 impl Sending {
+    /// Nothing is sent from a copy of a state: its outcome could not be kept.
     pub(super) fn new(state: State, enabled: bool) -> Self {
+        let enabled = enabled && !state.is_read_only();
         state.set_sends_now(enabled);
         Self {
             state,
