@@ -207,12 +207,16 @@ fn exec_tries_puts_an_entry_aside_and_handles_the_next() {
     let dead = json_lines(&std::fs::read_to_string(&letters).unwrap());
     assert_eq!(dead, [handled[1].clone()]);
     assert_eq!(std::fs::metadata(&letters).unwrap().permissions().mode() & 0o777, 0o600);
-    // A second one is added, and an entry that cannot be put aside is not handled.
+    // A second one is added after a line that was cut off, and an entry that cannot be put aside is not handled.
     ada.run_with(&["send", "lobby"], "two again\nfour\n").exits(0);
+    let mut torn = std::fs::OpenOptions::new().append(true).open(&letters).unwrap();
+    std::io::Write::write_all(&mut torn, b"{\"cut").unwrap();
     let more = ["listen", "lobby", "--exec", &script, "--exec-tries", "1", "--count"];
     ada.run(&[&more[..], &["2"]].concat()).exits(0);
-    let dead = json_lines(&std::fs::read_to_string(&letters).unwrap());
-    assert_eq!(texts(&dead), ["two", "two again"]);
+    let dead = std::fs::read_to_string(&letters).unwrap();
+    let (cut, whole): (Vec<_>, Vec<_>) = dead.lines().partition(|line| *line == "{\"cut");
+    assert_eq!(cut.len(), 1, "{dead}");
+    assert_eq!(texts(&json_lines(&whole.join("\n"))), ["two", "two again"]);
     std::fs::remove_file(&letters).unwrap();
     std::os::unix::fs::symlink(host.root().join("elsewhere"), &letters).unwrap();
     ada.run(&["send", "lobby", "two more"]).exits(0);

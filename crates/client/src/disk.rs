@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt as _, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -73,18 +73,25 @@ pub(crate) fn open_private(path: &Path) -> Result<File, DiskError> {
     Ok(file)
 }
 
-/// Adds `bytes` to the end of a regular file of mode 0600, made where it is missing, and syncs it.
-/// A link is not followed.
-pub(crate) fn append_private(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW;
+/// Adds a line, which ends with a newline, to a regular file of mode 0600, made where it is missing,
+/// and syncs it. A line that a crash or a full disk cut off is ended first. A link is not followed.
+pub(crate) fn append_private(path: &Path, line: &[u8]) -> Result<(), DiskError> {
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW;
     let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::from_raw_mode(FILE_MODE));
     let mut file = File::from(opened.map_err(|error| DiskError::at(path)(error.into()))?);
-    if !file.metadata().map_err(DiskError::at(path))?.is_file() {
+    let found = file.metadata().map_err(DiskError::at(path))?;
+    if !found.is_file() {
         return Err(DiskError::at(path)(io::Error::other("not a regular file")));
     }
     close_to_others(&file, path)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(DiskError::at(path))
+    let mut last = [b'\n'];
+    if let Some(at) = found.len().checked_sub(1) {
+        file.read_exact_at(&mut last, at).map_err(DiskError::at(path))?;
+    }
+    let end: &[u8] = if last == *b"\n" { b"" } else { b"\n" };
+    let whole = [end, line].concat();
+    file.write_all(&whole).and_then(|()| file.sync_all()).map_err(DiskError::at(path))
 }
 
 /// Makes an empty file of mode 0600 where none is, and closes an existing one to others, without
