@@ -55,6 +55,36 @@ fn outbox_lists_drops_and_sends_what_is_queued() {
 }
 
 #[test]
+fn outbox_drop_ends_the_wait_of_the_command_that_sends() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    host.kill();
+    let drop_all = || {
+        let until = std::time::Instant::now() + LONG;
+        loop {
+            let listed = ada.run(&["outbox", "list", "--json"]).exits(0).json();
+            if let Some(message) = listed.first() {
+                ada.run(&["outbox", "drop", message["id"].as_str().unwrap()]).exits(0);
+                return;
+            }
+            assert!(std::time::Instant::now() < until, "nothing is queued");
+        }
+    };
+    let send = ada.start(&["send", "--timeout", "50s", "lobby", "one"]);
+    drop_all();
+    let send = send.ended(LONG).exits(7);
+    assert!(send.err.contains("another command dropped it from the outbox"), "{send:?}");
+    let mut chat = ada.start(&["--timeout", "50s", "chat"]);
+    chat.write("two\n");
+    drop_all();
+    chat.end_input();
+    let chat = chat.ended(LONG).exits(7);
+    assert!(chat.out.contains("another command dropped it from the outbox"), "{chat:?}");
+    host.restart();
+    assert!(ada.reads("lobby").is_empty());
+}
+
+#[test]
 fn status_shows_what_is_known_without_a_server() {
     let mut host = Host::start();
     let ada = host.owner();

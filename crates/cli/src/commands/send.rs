@@ -46,6 +46,8 @@ struct Sending<'a> {
     /// Somebody reads the acks.
     read: bool,
     waiting: HashSet<MessageId>,
+    /// Dropped from the outbox by another process. One that was sent before may still be recorded.
+    dropped: HashSet<MessageId>,
     recorded: u64,
     refused: Option<Why>,
     /// Why there is no line now.
@@ -149,9 +151,19 @@ async fn settle(
     };
     // What the client's end has settled is the truth.
     sending.look().await?;
-    let Sending { client, waiting, refused, down, held, recorded, .. } = sending;
+    let Sending { client, waiting, dropped, refused, down, held, recorded, .. } = sending;
     if waiting.is_empty() && down.is_none() {
         client.close().await;
+    }
+    if !dropped.is_empty() {
+        context.out.warn(&match dropped.len() {
+            1 => "1 message is not sent: another command dropped it from the outbox".to_owned(),
+            many => {
+                format!(
+                    "{many} messages are not sent: another command dropped them from the outbox"
+                )
+            }
+        });
     }
     if !waiting.is_empty() {
         if let Some(failure) = &bad_input {
@@ -186,6 +198,7 @@ async fn settle(
         (_, Some(why)) => {
             Err(Failure::new(Exit::ServerSaidNo, format!("not recorded: {}", Refusal::from(why))))
         }
+        _ if !dropped.is_empty() => Err(Failure::said(Exit::ServerSaidNo)),
         _ => Ok(()),
     }
 }
@@ -201,6 +214,7 @@ impl<'a> Sending<'a> {
             json: false,
             read: true,
             waiting: HashSet::new(),
+            dropped: HashSet::new(),
             recorded: 0,
             refused: None,
             down: None,
@@ -262,7 +276,7 @@ impl<'a> Sending<'a> {
 
     fn recorded(&mut self, message_id: &MessageId, ack: &Ack) -> Result<bool, Failure> {
         // Older messages of this outbox go out as well; they are not this command's.
-        if !self.waiting.remove(message_id) {
+        if !self.waiting.remove(message_id) && !self.dropped.remove(message_id) {
             return Ok(true);
         }
         self.recorded += 1;
@@ -299,7 +313,8 @@ impl<'a> Sending<'a> {
                 moved |= match outcome {
                     Some(Outcome::Recorded(ack)) => self.recorded(id, &ack)?,
                     Some(Outcome::Refused(why)) => self.refused(id, why),
-                    Some(Outcome::Pending) | None => false,
+                    Some(Outcome::Pending) => false,
+                    None => self.waiting.remove(id) && self.dropped.insert(*id),
                 };
             }
         }

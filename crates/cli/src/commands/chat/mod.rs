@@ -12,6 +12,7 @@ mod keys;
 mod screen;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -21,7 +22,7 @@ use twinlock_client::outbox::{Ack, Outcome};
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
 use twinlock_core::limits::MAX_TEXT;
-use twinlock_core::proto::{self, Why};
+use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 use twinlock_link::OsEntropy;
 
@@ -240,12 +241,13 @@ impl Talk {
         let ids: Vec<MessageId> = self.waiting.keys().copied().collect();
         let (outbox, asked) = (self.client.state().outbox(), ids.clone());
         let outcomes = blocking(move || outbox.outcomes(&asked)).await?;
-        let (mut recorded, mut refused) = (Vec::new(), Vec::new());
+        let (mut recorded, mut refused, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
         for (id, outcome) in ids.iter().zip(outcomes) {
             match outcome {
                 Some(Outcome::Recorded(ack)) => recorded.push((id, ack)),
                 Some(Outcome::Refused(why)) => refused.push((id, why)),
-                Some(Outcome::Pending) | None => {}
+                Some(Outcome::Pending) => {}
+                None => dropped.push(id),
             }
         }
         recorded.sort_by_key(|(_, ack)| (ack.conversation, ack.n));
@@ -253,15 +255,18 @@ impl Talk {
             self.tick(id, ack)?;
         }
         for (id, why) in &refused {
-            self.refuse(id, *why)?;
+            self.refuse(id, &Refusal::from(*why))?;
         }
-        Ok(recorded.len() + refused.len() > 0)
+        for id in &dropped {
+            self.refuse(id, &"another command dropped it from the outbox")?;
+        }
+        Ok(recorded.len() + refused.len() + dropped.len() > 0)
     }
 
-    fn refuse(&mut self, message_id: &MessageId, why: Why) -> Result<(), Failure> {
+    fn refuse(&mut self, message_id: &MessageId, why: &impl Display) -> Result<(), Failure> {
         let Some(text) = self.waiting.remove(message_id) else { return Ok(()) };
         self.refused += 1;
-        let words = format!("not recorded: {text}  ({})", Refusal::from(why));
+        let words = format!("not recorded: {text}  ({why})");
         Ok(self.screen.print(&self.out.style(Style::Bad, &words))?)
     }
 
@@ -398,7 +403,7 @@ impl Talk {
                 self.note(&format!("caught up with {name}: {entries}"))
             }
             Event::Recorded { message_id, ack } => self.tick(&message_id, &ack),
-            Event::Refused { message_id, why } => self.refuse(&message_id, why),
+            Event::Refused { message_id, why } => self.refuse(&message_id, &Refusal::from(why)),
             Event::Conversation(changed) if begun => self.changed(changed).await,
             Event::Presence { user, .. } => {
                 self.screen.complete_with([format!("@{user}")]);
