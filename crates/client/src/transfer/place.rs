@@ -64,7 +64,7 @@ impl Place {
     ///
     /// # Errors
     /// [`TransferError::Exists`]; [`TransferError::InTheWay`] for things that are never overwritten: a
-    /// directory, a device, a pipe, and anything but a directory above the file.
+    /// directory, a device, a pipe, a link to one of them, and anything but a directory above the file.
     pub fn check(&self) -> Result<(), TransferError> {
         let mut dir = self.dir.clone();
         for name in &self.below {
@@ -79,8 +79,13 @@ impl Place {
         match std::fs::symlink_metadata(self.path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(DiskError::at(&self.path())(error).into()),
-            Ok(found) if !is_replaced(found.file_type()) => {
-                Err(in_the_way(&self.path(), found.file_type()))
+            Ok(found) if !is_replaced(&self.path(), found.file_type()) => {
+                Err(if found.is_symlink() {
+                    let what = "a symbolic link that is never replaced";
+                    TransferError::InTheWay { path: self.path(), what }
+                } else {
+                    in_the_way(&self.path(), found.file_type())
+                })
             }
             Ok(_) if self.force => Ok(()),
             Ok(_) => Err(TransferError::Exists(self.path())),
@@ -114,9 +119,19 @@ impl Place {
     }
 }
 
-/// Only a regular file is replaced, and a link itself, never what it leads to.
-fn is_replaced(kind: FileType) -> bool {
-    kind.is_file() || kind.is_symlink()
+/// Only a regular file is replaced, and a link to one or to nothing: the link itself, never what it
+/// leads to. Links into `/proc`, such as `/dev/stdout`, belong to the system even where they lead
+/// to a regular file.
+fn is_replaced(path: &Path, kind: FileType) -> bool {
+    if !kind.is_symlink() {
+        return kind.is_file();
+    }
+    let is_system = std::fs::read_link(path).is_ok_and(|to| to.starts_with("/proc"));
+    !is_system
+        && match std::fs::metadata(path) {
+            Ok(found) => found.is_file(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
 }
 
 fn in_the_way(path: &Path, kind: FileType) -> TransferError {
@@ -223,7 +238,7 @@ impl Part {
             // Another process may have put something else there since the check.
             let there = rustix::fs::statat(&self.dir, &self.place.name, AtFlags::SYMLINK_NOFOLLOW);
             let kind = there.map(|there| rustix::fs::FileType::from_raw_mode(there.st_mode));
-            if kind.is_ok_and(|kind| !kind.is_file() && !kind.is_symlink()) {
+            if kind.is_ok_and(|kind| !kind.is_file()) {
                 self.place.check()?;
             }
             rustix::fs::renameat(&self.dir, &self.name, &self.dir, &self.place.name)
@@ -435,6 +450,35 @@ mod tests {
         part.finish(finish()).unwrap();
         assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
         assert!(!std::fs::symlink_metadata(dir.path().join("f.txt")).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn link_to_a_device_or_pipe_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let link = dir.path().join("f.txt");
+        let own = std::path::PathBuf::from("/proc/self/exe");
+        let targets = [pipe, "/dev/null".into(), dir.path().to_path_buf(), own, "f.txt".into()];
+        let begun = |force| Part::open(Place { force, ..place(dir.path()) }, 3);
+        for target in &targets {
+            symlink(target, &link).unwrap();
+            for force in [false, true] {
+                let opened = begun(force);
+                assert!(matches!(opened, Err(TransferError::InTheWay { .. })), "{target:?}");
+            }
+            std::fs::remove_file(&link).unwrap();
+            // One that comes while the file does.
+            let mut part = begun(true).unwrap();
+            part.write(b"new").unwrap();
+            symlink(target, &link).unwrap();
+            let finished = part.finish(finish());
+            assert!(matches!(finished, Err(TransferError::InTheWay { .. })), "{target:?}");
+            assert_eq!(&std::fs::read_link(&link).unwrap(), target);
+            std::fs::remove_file(&link).unwrap();
+            std::fs::remove_file(dir.path().join(".f.txt.part")).unwrap();
+        }
     }
 
     #[test]
