@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use twinlock_client::error::Blame;
-use twinlock_client::transfer::{Event, Get, Into, JobId, Place, Transfers, gather, name};
+use twinlock_client::transfer::{
+    Event, Found, Get, Into, JobId, Place, TransferError, Transfers, gather, look, name,
+};
 
 use super::Talk;
 use crate::args::Moving;
 use crate::commands::get::{entry, is_own};
 use crate::commands::moving::harmless;
-use crate::commands::send::blocking;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::open::Context;
 use crate::output::Style;
 
@@ -26,26 +28,49 @@ pub(super) struct Files {
     lines: Option<(Transfers, mpsc::Receiver<Event>)>,
     /// What each is, for people.
     open: HashMap<JobId, String>,
+    /// Files that threads look at before they are sent, with the target of each: a disk may not
+    /// answer, and the talk goes on meanwhile.
+    looked_at: JoinSet<(String, Result<Found, TransferError>)>,
+}
+
+/// What happens to files.
+pub(super) enum News {
+    /// A file can be sent, or cannot.
+    LookedAt(String, Result<Found, TransferError>),
+    Moved(Event),
 }
 
 impl Files {
     pub(super) fn new(context: &Context) -> Self {
-        Self { context: context.clone(), lines: None, open: HashMap::new() }
+        Self {
+            context: context.clone(),
+            lines: None,
+            open: HashMap::new(),
+            looked_at: JoinSet::new(),
+        }
     }
 
     /// How many are on their way.
     pub(super) fn open(&self) -> usize {
-        self.open.len()
+        self.open.len() + self.looked_at.len()
     }
 
     /// What happens to them. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Event {
-        if let Some((_, events)) = &mut self.lines
-            && let Some(event) = events.recv().await
-        {
-            return event;
+    pub(super) async fn next(&mut self) -> News {
+        let Self { lines, looked_at, .. } = self;
+        let moved = async {
+            if let Some((_, events)) = lines
+                && let Some(event) = events.recv().await
+            {
+                return event;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            event = moved => News::Moved(event),
+            // One whose thread panicked has said so.
+            Some(Ok((target, found))) = looked_at.join_next() => News::LookedAt(target, found),
         }
-        std::future::pending().await
     }
 
     fn transfers(&mut self) -> Result<&Transfers, Failure> {
@@ -58,12 +83,41 @@ impl Files {
 }
 
 impl Talk {
-    pub(super) async fn put(&mut self, path: &str) -> Result<(), Failure> {
-        let path = home_of(path);
+    /// Begins to send a regular file. A pipe or a device is refused: it may never end.
+    pub(super) fn put(&mut self, path: &str) -> Result<(), Failure> {
+        let (path, target) = (home_of(path), self.target.to_string());
         let (home, profile) = (self.files.context.home()?, self.files.context.profile()?);
-        let file = blocking(move || gather(&home, &profile, &path)).await?;
+        self.files.looked_at.spawn_blocking(move || {
+            let found = look(&path).and_then(|_| gather(&home, &profile, &path));
+            (target, found)
+        });
+        Ok(())
+    }
+
+    /// Takes news of a file. Says whether something moved.
+    pub(super) async fn take_file(&mut self, news: News) -> Result<bool, Failure> {
+        match news {
+            News::Moved(event) => self.moved(event),
+            News::LookedAt(target, found) => {
+                // A file that cannot be sent ends nothing.
+                if let Err(failure) = self.send_file(target, found).await {
+                    if failure.exit == Exit::Done {
+                        return Err(failure);
+                    }
+                    self.screen.print(&self.out.style(Style::Bad, &failure.message))?;
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    async fn send_file(
+        &mut self,
+        target: String,
+        found: Result<Found, TransferError>,
+    ) -> Result<(), Failure> {
+        let file = found?;
         let words = format!("{} ({})", harmless(&file.name), HumanBytes(file.source.size));
-        let target = self.target.to_string();
         let jobs = self.files.transfers()?.put(&target, vec![file]).await?;
         for (job, begun) in jobs {
             self.own.insert(begun.message_id, ());
@@ -90,8 +144,7 @@ impl Talk {
         self.note(&format!("fetching {words}"))
     }
 
-    /// Says whether something moved.
-    pub(super) fn take_file(&mut self, event: Event) -> Result<bool, Failure> {
+    fn moved(&mut self, event: Event) -> Result<bool, Failure> {
         match event {
             Event::Sent { job, ack, .. } => {
                 let Some(words) = self.files.open.remove(&job) else { return Ok(true) };

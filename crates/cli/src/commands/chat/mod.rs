@@ -206,7 +206,7 @@ impl Talk {
                         self.take_event(event, begun).await?;
                     }
                 },
-                event = self.files.next() => if self.take_file(event)? {
+                news = self.files.next() => if self.take_file(news).await? {
                     deadline.renew();
                 },
                 // Another process of this profile may have sent it.
