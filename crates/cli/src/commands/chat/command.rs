@@ -121,7 +121,7 @@ impl Talk {
             }
             Command::Direct(user, Some(text)) => self.say(&Target::User(user), &text).await,
             Command::History(entries) => self.history(entries).await,
-            Command::Put(path) => self.put(&path).await,
+            Command::Put(path) => self.put(&path),
             Command::Get(n) => self.get(n).await,
             Command::Status => self.status().await,
         }
@@ -191,7 +191,8 @@ impl Talk {
                 break;
             }
             after = page.upto;
-            for entry in &page.entries {
+            // Later entries are shown by the following of the conversation.
+            for entry in page.entries.iter().filter(|entry| entry.n <= found.head) {
                 self.screen.print(&human(&self.out, None, entry, &get_here(entry)))?;
             }
             if let Some(fault) = page.faults.into_iter().next() {
