@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +46,11 @@ fn wait(tries: i32) -> bool {
 
 /// The lock under which the database is opened and claimers come up.
 const OPENING: &str = "opening";
+
+/// The database and its WAL.
+const FILES: [&str; 2] = ["state.db", "state.db-wal"];
+/// Attempts to copy a database that another process writes.
+const COPIES: usize = 20;
 
 /// The numbered schema files; only ever added to.
 const MIGRATIONS: &[M<'static>] = &[
@@ -194,7 +199,9 @@ impl State {
         user: &Name,
     ) -> Result<Self, StateError> {
         match Self::open_in(home, profile, server_key, user, None) {
-            Err(StateError::Disk(error)) if error.is_read_only() => {
+            Err(StateError::Disk(error))
+                if error.is_read_only() && !may_write(&home.state(profile)) =>
+            {
                 let copy = copy_of(&home.state(profile), profile)?;
                 let home = Home::at(copy.path());
                 Self::open_in(&home, profile, server_key, user, Some(copy))
@@ -365,24 +372,60 @@ impl State {
     }
 }
 
+/// Whether this process may write the state in `dir`. Where it may, a failure has another reason,
+/// such as a file of another user, and a copy would hide it.
+fn may_write(dir: &Path) -> bool {
+    let may = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK);
+    let database = may(&dir.join("state.db"));
+    may(dir).is_ok() && (database.is_ok() || database == Err(rustix::io::Errno::NOENT))
+}
+
 /// Copies the database of a state that cannot be written to into a temporary directory.
 fn copy_of(dir: &Path, profile: &Name) -> Result<TempDir, StateError> {
     let temporary = std::env::temp_dir();
     let copy = tempfile::tempdir().map_err(DiskError::at(&temporary))?;
     let into = Home::at(copy.path()).make_state(profile)?;
-    for name in ["state.db", "state.db-wal"] {
-        let (from, to) = (dir.join(name), into.join(name));
-        match fs::copy(&from, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            copied => _ = copied.map_err(DiskError::at(&from))?,
+    copy_still(dir, &into, |from, to| fs::copy(from, to))?;
+    Ok(copy)
+}
+
+/// Copies the files of a database until none of them changed meanwhile: the profile's owner may
+/// write them, and parts of two moments are no database.
+fn copy_still(
+    dir: &Path,
+    into: &Path,
+    mut copy: impl FnMut(&Path, &Path) -> io::Result<u64>,
+) -> Result<(), StateError> {
+    let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let stamp = |name: &str| match fs::metadata(dir.join(name)) {
+        Ok(found) => {
+            let modified = (found.mtime(), found.mtime_nsec());
+            Ok(Some((found.ino(), found.len(), modified)))
         }
-        // Its mode came along.
-        if to.exists() {
-            fs::set_permissions(&to, fs::Permissions::from_mode(0o600))
-                .map_err(DiskError::at(&to))?;
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(DiskError::at(&dir.join(name))(error)),
+    };
+    let stamps = || FILES.into_iter().map(stamp).collect::<Result<Vec<_>, _>>();
+    for _ in 0..COPIES {
+        let before = stamps()?;
+        for name in FILES {
+            let (from, to) = (dir.join(name), into.join(name));
+            match copy(&from, &to) {
+                // Of an attempt before.
+                Err(error) if is_missing(&error) => drop(fs::remove_file(&to)),
+                copied => _ = copied.map_err(DiskError::at(&from))?,
+            }
+            // Its mode came along.
+            if to.exists() {
+                fs::set_permissions(&to, fs::Permissions::from_mode(0o600))
+                    .map_err(DiskError::at(&to))?;
+            }
+        }
+        if stamps()? == before {
+            return Ok(());
         }
     }
-    Ok(copy)
+    Err(StateError::Busy)
 }
 
 fn connect(path: &Path) -> Result<Connection, StateError> {
@@ -489,6 +532,8 @@ pub(crate) fn uint(stored: i64) -> u64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -507,6 +552,44 @@ mod tests {
         assert_eq!(pragma("synchronous"), "2");
         assert_eq!(pragma("foreign_keys"), "1");
         assert_eq!(pragma("secure_delete"), "1");
+    }
+
+    #[test]
+    fn copy_of_a_state_is_of_one_moment() {
+        let (dir, into) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (db, wal) = (dir.path().join("state.db"), dir.path().join("state.db-wal"));
+        fs::write(&db, "1").unwrap();
+        fs::write(&wal, "1").unwrap();
+        // Its owner writes while the first two copies are made, and then removes the WAL.
+        let mut left = 4;
+        let copied = copy_still(dir.path(), into.path(), |from, to| {
+            let copied = fs::copy(from, to);
+            if left > 0 {
+                left -= 1;
+                fs::write(&db, "2".repeat(10 - left)).unwrap();
+                fs::write(&wal, "2").unwrap();
+            } else if wal.exists() {
+                fs::remove_file(&wal).unwrap();
+            }
+            copied
+        });
+        assert_eq!(copied, Ok(()));
+        assert_eq!(fs::read(into.path().join("state.db")).unwrap(), fs::read(&db).unwrap());
+        assert!(!into.path().join("state.db-wal").exists());
+        let busy = copy_still(dir.path(), into.path(), |from, to| {
+            fs::OpenOptions::new().append(true).open(&db)?.write_all(b"3")?;
+            fs::copy(from, to)
+        });
+        assert_eq!(busy, Err(StateError::Busy));
+    }
+
+    #[test]
+    fn copy_is_made_only_where_nothing_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(may_write(dir.path()));
+        fs::write(dir.path().join("state.db"), "").unwrap();
+        assert!(may_write(dir.path()));
+        assert!(!may_write(&dir.path().join("missing")));
     }
 
     #[test]
