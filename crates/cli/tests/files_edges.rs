@@ -99,6 +99,69 @@ fn put_reads_a_source_without_a_size_to_its_end() {
 }
 
 #[test]
+fn put_of_a_silent_pipe_ends_at_its_timeout_and_leaves_no_copy() {
+    let host = Host::start();
+    let ada = host.owner();
+    let fifo = host.root().join("fifo");
+    pipe(&fifo);
+    let path = fifo.to_str().unwrap();
+    let spooled =
+        || fs::read_dir(ada.home.join("state/default/spool")).map_or(0, std::iter::Iterator::count);
+    // Nobody writes.
+    let ran = ada.run(&["put", path, "lobby", "--timeout", "1s"]).exits(9);
+    assert!(ran.err.contains("timed out"), "{ran:?}");
+    // Somebody stops in the middle. Both ends, so that opening it does not wait.
+    let mut writer = fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    std::io::Write::write_all(&mut writer, b"half").unwrap();
+    ada.run(&["put", path, "lobby", "--timeout", "1s"]).exits(9);
+    assert_eq!(spooled(), 0);
+    let mut put = ada.start(&["put", "-", "--name", "f", "lobby"]);
+    put.write("half");
+    let until = std::time::Instant::now() + LONG;
+    while spooled() == 0 {
+        assert!(std::time::Instant::now() < until, "it is not copied");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    put.signal(Signal::INT);
+    // Its input stays open until it has ended.
+    let input = put.stdin.take();
+    put.ended(LONG).exits(130);
+    drop(input);
+    assert_eq!(spooled(), 0);
+    assert!(ada.reads("lobby").is_empty());
+}
+
+#[test]
+fn put_r_refuses_one_name_for_several_files_and_an_empty_directory() {
+    let host = Host::start();
+    let ada = host.owner();
+    let (from, text) = dir(&host, "logs");
+    let ran = ada.run(&["put", "-r", &text, "lobby"]).exits(2);
+    assert!(ran.err.contains("nothing is sent"), "{ran:?}");
+    fs::write(from.join("a"), "a").unwrap();
+    ada.run(&["put", "-r", &text, "lobby", "--name", "other"]).exits(0);
+    fs::write(from.join("b"), "b").unwrap();
+    let ran = ada.run(&["put", "-r", &text, "lobby", "--name", "other"]).exits(2);
+    assert!(ran.err.contains("--name goes with one file only"), "{ran:?}");
+    let names: Vec<_> = ada.reads("lobby").iter().map(|e| e["file"]["name"].clone()).collect();
+    assert_eq!(names, ["other"]);
+}
+
+#[test]
+fn chat_put_refuses_a_pipe_and_the_chat_goes_on() {
+    let host = Host::start();
+    let ada = host.owner();
+    let fifo = host.root().join("fifo");
+    pipe(&fifo);
+    let input = format!("/put {}\n/put /dev/zero\n/put /\nhello\n", fifo.display());
+    let talk = ada.run_with(&["chat"], &input).exits(0);
+    for words in ["fifo is a pipe, not a file", "/dev/zero is a device", "/ is a directory"] {
+        assert!(talk.out.contains(words), "{words}: {talk:?}");
+    }
+    assert_eq!(texts(&ada.reads("lobby")), ["hello"]);
+}
+
+#[test]
 fn put_of_a_file_that_changes_names_what_was_recorded() {
     let host = Host::start();
     let ada = host.owner();

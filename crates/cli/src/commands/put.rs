@@ -3,20 +3,26 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use tokio::time::sleep;
 use twinlock_client::home::Home;
 use twinlock_client::profile::Profile;
-use twinlock_client::transfer::{Found, TransferError, gather, spool};
+use twinlock_client::transfer::{Copies, Found, TransferError, gather, spool};
 
 use super::moving::{File, Moves, harmless};
 use super::send::blocking;
 use crate::args::Put;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
+use crate::interrupted;
 use crate::open::Context;
+use crate::patience::Patience;
 
 /// What to do where there is no room for standard input.
 const NO_ROOM: &str = "nothing of it was sent: make room there and send it again, or send it as a \
                        file, which needs no copy";
+/// How often to look whether a source was read.
+const LOOK: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure> {
     let target = args.take_target().map_err(Failure::usage)?.to_string();
@@ -29,27 +35,26 @@ pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure>
         return Err(Failure::usage("--name is empty"));
     }
     let mut moves = Moves::new(context, &target, args.moving.json);
-    let files = if stdin {
-        let Some(name) = args.name else {
-            return Err(Failure::usage("what comes by standard input needs a --name"));
-        };
-        vec![from_stdin(context, name).await?]
-    } else {
-        let (paths, collector) = (args.files, Collector::new(context, args.recursive)?);
-        let collected = blocking(move || Ok::<_, Failure>(collector.collect(&paths))).await?;
-        let Collected { mut files, failures, links } = collected;
-        for link in &links {
-            let link = harmless(&link.to_string_lossy());
-            context.out.warn(&format!("{link} is a symbolic link, which -r leaves out"));
+    let copies = Copies::default();
+    let collected = collect(&mut args, context, &copies);
+    let collected = tokio::select! {
+        collected = collected => collected,
+        () = stalled(&copies, context.global.timeout) => {
+            Err(Failure::new(Exit::TimedOut, "timed out: no source had a byte to read"))
         }
-        for failure in &failures {
-            moves.fails(failure);
-        }
-        if let (Some(name), [file]) = (args.name, files.as_mut_slice()) {
-            file.name = name;
-        }
-        files
+        () = interrupted() => Err(Failure::interrupted()),
     };
+    let Collected { files, failures, links } = collected.inspect_err(|_| copies.discard())?;
+    for link in &links {
+        let link = harmless(&link.to_string_lossy());
+        context.out.warn(&format!("{link} is a symbolic link, which -r leaves out"));
+    }
+    for failure in &failures {
+        moves.fails(failure);
+    }
+    if files.is_empty() && failures.is_empty() {
+        return Err(Failure::usage("nothing is sent: no regular file is in the directory"));
+    }
     let (transfers, events) = context.transfers(&args.moving)?;
     let shown: Vec<_> = files
         .iter()
@@ -59,7 +64,7 @@ pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure>
             (file.name.clone(), file.path.clone(), file.source.size, path)
         })
         .collect();
-    let jobs = transfers.put(&target, files).await?;
+    let jobs = transfers.put(&target, files).await.inspect_err(|_| copies.discard())?;
     for ((job, begun), (name, dir, size, path)) in jobs.into_iter().zip(shown) {
         moves.add(job, File { name, dir, size, id: begun.message_id, path, entry: None });
     }
@@ -70,10 +75,56 @@ fn is_stdin(file: &Path) -> bool {
     file.as_os_str() == OsStr::new("-")
 }
 
-/// All of standard input: what it is has to be known before it is offered.
-async fn from_stdin(context: &Context, name: String) -> Result<Found, Failure> {
-    let (home, profile) = (context.home()?, context.profile()?);
-    blocking(move || spool(&home, &profile, &name, &mut io::stdin().lock()).map_err(no_room)).await
+/// Looks at what is to be sent, and copies what has no size.
+async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<Collected, Failure> {
+    let (paths, name, copies) = (std::mem::take(&mut args.files), args.name.take(), copies.clone());
+    let (home, profile, recursive) = (context.home()?, context.profile()?, args.recursive);
+    if paths.iter().any(|path| is_stdin(path)) {
+        let Some(name) = name else {
+            return Err(Failure::usage("what comes by standard input needs a --name"));
+        };
+        // All of it: what it is has to be known before it is offered.
+        let copy = move || {
+            spool(&home, &profile, &name, &mut io::stdin().lock(), &copies).map_err(no_room)
+        };
+        let files = vec![blocking(copy).await?];
+        return Ok(Collected { files, ..Collected::default() });
+    }
+    let collector = Collector { home, profile, recursive, copies, collected: Collected::default() };
+    let mut collected = blocking(move || Ok::<_, Failure>(collector.collect(&paths))).await?;
+    if let Some(name) = name {
+        match collected.files.as_mut_slice() {
+            [] => {}
+            [file] => file.name = name,
+            several => {
+                let files = several.len();
+                return Err(Failure::usage(format!(
+                    "--name goes with one file only, and the directory has {files}"
+                )));
+            }
+        }
+    }
+    Ok(collected)
+}
+
+/// Waits until no source had a byte to read for the time of `--timeout`.
+async fn stalled(copies: &Copies, timeout: Option<Duration>) {
+    let Some(timeout) = timeout else { return std::future::pending().await };
+    let mut patience = Patience::new(timeout);
+    let mut seen = copies.bytes();
+    loop {
+        let over = tokio::select! {
+            () = patience.is_over() => true,
+            () = sleep(LOOK) => false,
+        };
+        let now = copies.bytes();
+        if now != seen {
+            seen = now;
+            patience.renew();
+        } else if over {
+            return;
+        }
+    }
 }
 
 /// The files to send, and those that cannot be sent.
@@ -90,15 +141,11 @@ struct Collector {
     home: Home,
     profile: Profile,
     recursive: bool,
+    copies: Copies,
     collected: Collected,
 }
 
 impl Collector {
-    fn new(context: &Context, recursive: bool) -> Result<Self, Failure> {
-        let (home, profile) = (context.home()?, context.profile()?);
-        Ok(Self { home, profile, recursive, collected: Collected::default() })
-    }
-
     fn collect(mut self, paths: &[PathBuf]) -> Collected {
         for path in paths {
             match path.is_dir() {
@@ -118,7 +165,7 @@ impl Collector {
     }
 
     fn add(&mut self, path: &Path, above: &str) {
-        match gather(&self.home, &self.profile, path) {
+        match gather(&self.home, &self.profile, path, &self.copies) {
             Ok(found) => self.collected.files.push(Found { path: above.to_owned(), ..found }),
             Err(error) => self.collected.failures.push(no_room(error)),
         }

@@ -43,7 +43,7 @@ use lane::{Job, Lane, Queue, Shared};
 use limit::Limit;
 pub use place::Place;
 pub use source::{Found, hash_file, look};
-pub use spool::{gather, spool};
+pub use spool::{Copies, gather, spool};
 use upload::Upload;
 
 /// Events waiting for the consumer.

@@ -5,7 +5,9 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::error::TransferError;
@@ -22,12 +24,47 @@ const OLDEST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bytes read at once.
 const PART: usize = 256 * 1024;
 
+/// The copies that one command makes. Clones share it: a thread copies, a task watches.
+#[derive(Debug, Clone, Default)]
+pub struct Copies {
+    bytes: Arc<AtomicU64>,
+    paths: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl Copies {
+    /// Bytes that were read from sources.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Removes the copies, whole or not: nothing of them is sent.
+    pub fn discard(&self) {
+        let paths = std::mem::take(&mut *self.paths.lock().unwrap_or_else(PoisonError::into_inner));
+        for path in paths {
+            // One that stays is swept away later.
+            let _left = fs::remove_file(path);
+        }
+    }
+
+    fn add(&self, path: &Path) {
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.push(path.to_path_buf());
+    }
+}
+
 /// Makes the file, device or pipe at `path` ready to be sent, links followed. What has no size that
-/// can be relied on is read to its end and kept until it is sent. Blocks.
+/// can be relied on is read to its end and kept until it is sent. Blocks, for as long as a pipe has
+/// no writer.
 ///
 /// # Errors
 /// [`TransferError::NotAFile`] for a directory or a socket, [`TransferError`] otherwise.
-pub fn gather(home: &Home, profile: &Profile, path: &Path) -> Result<Found, TransferError> {
+pub fn gather(
+    home: &Home,
+    profile: &Profile,
+    path: &Path,
+    copies: &Copies,
+) -> Result<Found, TransferError> {
     match kind(path)? {
         SourceKind::Sized => return look(path),
         SourceKind::None(what) => {
@@ -39,7 +76,8 @@ pub fn gather(home: &Home, profile: &Profile, path: &Path) -> Result<Found, Tran
     let name = absolute.file_name().map(|name| name.to_string_lossy().into_owned());
     let mut input = File::open(&absolute).map_err(DiskError::at(path))?;
     let size = input.metadata().map_err(DiskError::at(path))?.len();
-    let found = spool_from(home, profile, &name.unwrap_or_default(), &mut input, path)?;
+    let name = name.unwrap_or_default();
+    let found = spool_from(home, profile, (&name, path), &mut input, copies)?;
     // An empty file, or a small one that is a hole: as good as any other.
     if let Ok(sized) = look(path)
         && sized.source.size == size
@@ -61,17 +99,18 @@ pub fn spool(
     profile: &Profile,
     name: &str,
     input: &mut impl Read,
+    copies: &Copies,
 ) -> Result<Found, TransferError> {
-    spool_from(home, profile, name, input, Path::new("standard input"))
+    spool_from(home, profile, (name, Path::new("standard input")), input, copies)
 }
 
 /// [`spool`]; `from` names the input in errors.
 fn spool_from(
     home: &Home,
     profile: &Profile,
-    name: &str,
+    (name, from): (&str, &Path),
     input: &mut impl Read,
-    from: &Path,
+    copies: &Copies,
 ) -> Result<Found, TransferError> {
     let dir = home.make_state(profile.name())?.join(DIR);
     disk::make_private_dir(&dir)?;
@@ -81,6 +120,7 @@ fn spool_from(
         .permissions(fs::Permissions::from_mode(0o600))
         .tempfile_in(&dir)
         .map_err(DiskError::at(&dir))?;
+    copies.add(file.path());
     let mut hasher = blake3::Hasher::new();
     let mut part = vec![0; PART];
     loop {
@@ -93,6 +133,7 @@ fn spool_from(
         if bytes.is_empty() {
             break;
         }
+        copies.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         hasher.update(bytes);
         file.as_file_mut().write_all(bytes).map_err(DiskError::at(&dir))?;
     }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use twinlock_client::error::Blame;
 use twinlock_client::transfer::{
-    Event, Found, Get, Into, JobId, Place, TransferError, Transfers, gather, look, name,
+    Copies, Event, Found, Get, Into, JobId, Place, TransferError, Transfers, gather, look, name,
 };
 
 use super::Talk;
@@ -88,7 +88,8 @@ impl Talk {
         let (path, target) = (home_of(path), self.target.to_string());
         let (home, profile) = (self.files.context.home()?, self.files.context.profile()?);
         self.files.looked_at.spawn_blocking(move || {
-            let found = look(&path).and_then(|_| gather(&home, &profile, &path));
+            let found =
+                look(&path).and_then(|_| gather(&home, &profile, &path, &Copies::default()));
             (target, found)
         });
         Ok(())
