@@ -107,10 +107,10 @@ fn put_of_a_silent_pipe_ends_at_its_timeout_and_leaves_no_copy() {
     let path = fifo.to_str().unwrap();
     let spooled =
         || fs::read_dir(ada.home.join("state/default/spool")).map_or(0, std::iter::Iterator::count);
-    // Nobody writes.
+    // The pipe has no writer.
     let ran = ada.run(&["put", path, "lobby", "--timeout", "1s"]).exits(9);
     assert!(ran.err.contains("timed out"), "{ran:?}");
-    // Somebody stops in the middle. Both ends, so that opening it does not wait.
+    // The writer stops in the middle. Opened for both directions, so that the open does not block.
     let mut writer = fs::File::options().read(true).write(true).open(&fifo).unwrap();
     std::io::Write::write_all(&mut writer, b"half").unwrap();
     ada.run(&["put", path, "lobby", "--timeout", "1s"]).exits(9);

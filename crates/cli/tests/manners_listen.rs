@@ -207,7 +207,8 @@ fn exec_tries_puts_an_entry_aside_and_handles_the_next() {
     let dead = json_lines(&std::fs::read_to_string(&letters).unwrap());
     assert_eq!(dead, [handled[1].clone()]);
     assert_eq!(std::fs::metadata(&letters).unwrap().permissions().mode() & 0o777, 0o600);
-    // A second one is added after a line that was cut off, and an entry that cannot be put aside is not handled.
+    // A second one is added after a line that was cut off. An entry that cannot be put aside is not
+    // handled.
     ada.run_with(&["send", "lobby"], "two again\nfour\n").exits(0);
     let mut torn = std::fs::OpenOptions::new().append(true).open(&letters).unwrap();
     std::io::Write::write_all(&mut torn, b"{\"cut").unwrap();

@@ -389,8 +389,8 @@ fn copy_of(dir: &Path, profile: &Name) -> Result<TempDir, StateError> {
     Ok(copy)
 }
 
-/// Copies the files of a database until none of them changed meanwhile: the profile's owner may
-/// write them, and parts of two moments are no database.
+/// Copies the files of a database again until none of them changed during the copy: another process
+/// may write them, and a database with the WAL of another moment is corrupt.
 fn copy_still(
     dir: &Path,
     into: &Path,

@@ -139,7 +139,7 @@ impl Fetching {
                 Some(Event::Failed { job, error }) => {
                     self.ended.insert(job, Err(error.into()));
                 }
-                // The connection beside these tells it to the user.
+                // The connection for entries reports it to the user.
                 Some(Event::Down { error, .. }) => self.down = Some(error),
                 Some(Event::Up(_)) => self.down = None,
                 Some(_) => {}

@@ -75,7 +75,7 @@ fn is_stdin(file: &Path) -> bool {
     file.as_os_str() == OsStr::new("-")
 }
 
-/// Looks at what is to be sent, and copies what has no size.
+/// Examines the sources, and copies those without a size.
 async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<Collected, Failure> {
     let (paths, name, copies) = (std::mem::take(&mut args.files), args.name.take(), copies.clone());
     let (home, profile, recursive) = (context.home()?, context.profile()?, args.recursive);

@@ -28,8 +28,8 @@ pub(super) struct Files {
     lines: Option<(Transfers, mpsc::Receiver<Event>)>,
     /// What each is, for people.
     open: HashMap<JobId, String>,
-    /// Files that threads look at before they are sent, with the target of each: a disk may not
-    /// answer, and the talk goes on meanwhile.
+    /// Files that threads examine before they are sent, with the target of each. A disk may not
+    /// answer, which must not block the chat.
     looked_at: JoinSet<(String, Result<Found, TransferError>)>,
 }
 
@@ -101,7 +101,7 @@ impl Talk {
             News::Moved(event) => self.moved(event),
             News::LookedAt(target, found) => {
                 // A file that cannot be sent ends nothing.
-                if let Err(failure) = self.send_file(target, found).await {
+                if let Err(failure) = self.send_file(&target, found).await {
                     if failure.exit == Exit::Done {
                         return Err(failure);
                     }
@@ -114,12 +114,12 @@ impl Talk {
 
     async fn send_file(
         &mut self,
-        target: String,
+        target: &str,
         found: Result<Found, TransferError>,
     ) -> Result<(), Failure> {
         let file = found?;
         let words = format!("{} ({})", harmless(&file.name), HumanBytes(file.source.size));
-        let jobs = self.files.transfers()?.put(&target, vec![file]).await?;
+        let jobs = self.files.transfers()?.put(target, vec![file]).await?;
         for (job, begun) in jobs {
             self.own.insert(begun.message_id, ());
             self.files.open.insert(job, format!("{words} to {target}"));
