@@ -20,6 +20,11 @@ fn topic() -> Op {
     Op::SetTopic(proto::SetTopic { conversation: LOBBY, topic: "queued".to_owned() })
 }
 
+/// A server that does any number of such requests: a refusal would take no time.
+async fn start() -> Host {
+    Host::start_with(|config| config.limits.changes_per_minute = 0).await
+}
+
 async fn head(client: &mut Client) -> u64 {
     client.conversations().await[0].head
 }
@@ -54,7 +59,7 @@ enum End {
 
 /// Queues `frames` full frames and ends the connection once the first request is answered.
 async fn queue_and_end(frames: usize, end: End) {
-    let host = Host::start().await;
+    let host = start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     let mut first = None;
@@ -95,6 +100,7 @@ async fn queue_beyond_the_read_ahead_is_dropped_on_a_close() {
 async fn queue_is_dropped_at_the_maximum_age_of_its_session() {
     let host = Host::start_with(|config| {
         config.timing.max_age = Duration::from_secs(2);
+        config.limits.changes_per_minute = 0;
     })
     .await;
     let (laptop, mut ada) = host.owner().await;
@@ -119,7 +125,7 @@ fn hold_record(host: &Host) -> rusqlite::Connection {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn session_ends_while_its_request_is_under_way() {
-    let host = Host::start().await;
+    let host = start().await;
     let (laptop, mut ada) = host.owner().await;
     for end in [End::Cut, End::Close] {
         let held = hold_record(&host);
@@ -139,7 +145,7 @@ async fn session_ends_while_its_request_is_under_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keep_alive_is_answered_while_a_request_is_under_way() {
-    let host = Host::start().await;
+    let host = start().await;
     let (laptop, ada) = host.owner().await;
     ada.bye().await;
     let often = |config: &mut SessionConfig| {
