@@ -36,7 +36,9 @@ impl Names {
         if let Some(name) = known {
             return name;
         }
-        let name: Arc<str> = match shared.store.conversation(user, id).await {
+        let reader = user.clone();
+        let read = shared.read(user, |store| async move { store.conversation(&reader, id).await });
+        let name: Arc<str> = match read.await {
             Ok(Some(conversation)) => match conversation.form {
                 Form::Room(name) => name.as_str().into(),
                 Form::Direct(other) => {
@@ -118,6 +120,7 @@ impl AppendLog {
     /// Writes the sums that may be written.
     pub(crate) fn write_due(&mut self, shared: &Arc<Shared>, now: Instant) {
         let Some(who) = &self.who else { return };
+        let mut due = Vec::new();
         self.sums.retain(|conversation, sum| {
             if sum.next > now {
                 return true;
@@ -125,20 +128,18 @@ impl AppendLog {
             if sum.count == 0 {
                 return false;
             }
-            write_sum(shared, who, *conversation, *sum);
+            due.push((*conversation, *sum));
             *sum = Sum { count: 0, bytes: 0, last: 0, next: now + EACH };
             true
         });
+        write_sums(shared, who, due);
     }
 
     /// Writes what is left, at the end of the session.
     pub(crate) fn end(&mut self, shared: &Arc<Shared>) {
         let Some(who) = &self.who else { return };
-        for (conversation, sum) in self.sums.drain() {
-            if sum.count > 0 {
-                write_sum(shared, who, conversation, sum);
-            }
-        }
+        let left = self.sums.drain().filter(|(_, sum)| sum.count > 0).collect();
+        write_sums(shared, who, left);
     }
 }
 
@@ -161,21 +162,26 @@ fn write_each(shared: &Arc<Shared>, who: &Who, recorded: Vec<Logged>) {
     });
 }
 
-fn write_sum(shared: &Arc<Shared>, who: &Who, conversation: ConversationId, sum: Sum) {
+/// One task for all of them, so that a session has one read of a name waiting for its turn.
+fn write_sums(shared: &Arc<Shared>, who: &Who, sums: Vec<(ConversationId, Sum)>) {
+    if sums.is_empty() {
+        return;
+    }
     let (shared, who) = (shared.clone(), who.clone());
     tokio::spawn(async move {
-        let name = shared.names.of(&shared, &who.user, conversation).await;
-        let Sum { count, bytes, last, .. } = sum;
-        tracing::info!(
-            sid = who.sid.map(tracing::field::display),
-            from = &*who.sender,
-            kind = who.kind.word(),
-            room = &*name,
-            conversation,
-            count,
-            bytes,
-            last,
-            "appends recorded"
-        );
+        for (conversation, Sum { count, bytes, last, .. }) in sums {
+            let name = shared.names.of(&shared, &who.user, conversation).await;
+            tracing::info!(
+                sid = who.sid.map(tracing::field::display),
+                from = &*who.sender,
+                kind = who.kind.word(),
+                room = &*name,
+                conversation,
+                count,
+                bytes,
+                last,
+                "appends recorded"
+            );
+        }
     });
 }

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use twinlock_core::classic::{Heard, Lines};
 use twinlock_core::frame::CloseCode;
 use twinlock_core::handshake::AwaitProof;
-use twinlock_core::id::{ConversationId, ServerKey, TlsPin};
+use twinlock_core::id::{ConversationId, Name, ServerKey, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::session::BindingPolicy;
@@ -89,8 +89,8 @@ pub(crate) struct Shared {
     pub(crate) throttle: Throttle,
     pub(crate) names: Names,
     pub(crate) handshakes: Semaphore,
-    /// Turns at reading the record for sessions. Fewer than the store has connections, so that a
-    /// login always finds one.
+    /// Turns of sessions at reading the record ([`Shared::read`]). Fewer than the store has
+    /// connections, so that reads of sessions leave one to logins.
     pub(crate) reads: Fair,
     /// Turns at searching.
     pub(crate) searches: Fair,
@@ -107,6 +107,22 @@ impl Shared {
     pub(crate) fn now_ms(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Reads the record for a session when it is `user`'s turn. The turn lasts until the read has
+    /// ended, also if this future is dropped: a statement under way cannot be stopped, and while it
+    /// runs it keeps one of the store's connections.
+    pub(crate) async fn read<T, R>(
+        &self,
+        user: &Name,
+        read: impl FnOnce(Arc<dyn Store>) -> R,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        R: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let read = read(self.store.clone());
+        self.reads.run(&self.main, user, read).await.map_err(|_| StoreError::Closed)?
     }
 
     pub(crate) fn binding(&self) -> BindingPolicy {
@@ -255,7 +271,7 @@ pub fn make_data_directory(path: &Path) -> Result<PathBuf, StartError> {
 
 /// A running server. Dropping it drops its lines; [`Server::shutdown`] ends them in order.
 pub struct Server {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     identity: Arc<Mutex<Identity>>,
     address: SocketAddr,
     public: Address,

@@ -18,8 +18,7 @@ use crate::session::requests::{Answer, Asker, LIST, done, page_after};
 impl Asker<'_> {
     /// The role may have been taken away since the session began.
     async fn is_admin(&self) -> Result<bool, Refused> {
-        let me = self.shared.store.person(&self.person.user).await.map_err(|e| storage(&e))?;
-        Ok(me.is_some_and(|me| me.role >= Role::Admin))
+        Ok(self.me().await?.is_some_and(|me| me.role >= Role::Admin))
     }
 
     pub(crate) async fn add_classic_key(&self, want: proto::AddClassicKey) -> Answer {
@@ -75,9 +74,11 @@ impl Asker<'_> {
     pub(crate) async fn list_classic_keys(&self, want: proto::ListClassicKeys) -> Answer {
         let all = self.is_admin().await?;
         let after = page_after(&want.after)?;
-        let own = (!all).then_some(&self.person.user);
-        let rows = self.shared.store.classic_keys(own, after.as_ref(), LIST).await;
-        let rows = rows.map_err(|e| storage(&e))?;
+        let own = (!all).then(|| self.person.user.clone());
+        let rows = self.reading(|store| async move {
+            store.classic_keys(own.as_ref(), after.as_ref(), LIST).await
+        });
+        let rows = rows.await?;
         let more = rows.len() == LIST;
         let keys = rows.into_iter().map(|listed| proto::ClassicKey {
             name: listed.key.name.to_string(),
@@ -92,7 +93,8 @@ impl Asker<'_> {
 
     pub(crate) async fn revoke_classic_key(&self, want: proto::RevokeClassicKey) -> Answer {
         let name = Name::new(&want.name).map_err(bad_name)?;
-        let key = self.shared.store.classic_key(&name).await.map_err(|e| storage(&e))?;
+        let wanted = name.clone();
+        let key = self.reading(|store| async move { store.classic_key(&wanted).await }).await?;
         let Some(key) = key else { return refuse(Why::NotFound) };
         // That somebody else has one is told to nobody who may not see it.
         if key.user != self.person.user && !self.is_admin().await? {

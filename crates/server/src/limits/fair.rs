@@ -6,7 +6,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinError;
 use twinlock_core::id::Name;
 
 /// A queue for each user, served in turn.
@@ -48,6 +50,36 @@ impl Fair {
         mine.await.unwrap_or(Turn(None))
     }
 
+    /// Runs `work` in a task on `runtime` when it is this user's turn. The turn lasts until `work` has
+    /// ended, because `work` may be on a thread that cannot be stopped. Dropping this future before
+    /// the turn drops `work`; afterwards it only gives up the output.
+    ///
+    /// # Errors
+    /// [`JoinError`] if `work` panics or the runtime stops.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        runtime: &Handle,
+        user: &Name,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let turn = self.turn(user).await;
+        let task = async move {
+            let output = work.await;
+            drop(turn);
+            output
+        };
+        runtime.spawn(task).await
+    }
+
+    /// How many wait for a turn.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        let open = |queue: &VecDeque<oneshot::Sender<Turn>>| {
+            queue.iter().filter(|waiting| !waiting.is_closed()).count()
+        };
+        self.lock().waiting.values().map(open).sum()
+    }
+
     fn pass_on(&self) {
         loop {
             let next = {
@@ -79,9 +111,11 @@ impl State {
         if queue.is_empty() {
             self.users.push_back(user.clone());
         }
-        // Those that have gone are forgotten here, so that a user's queue has no more of them than
-        // it has sessions.
-        queue.retain(|waiting| !waiting.is_closed());
+        // Forgets cancelled requests. Only at powers of two, so that a long queue is not scanned for
+        // each request that joins it.
+        if queue.len().is_power_of_two() {
+            queue.retain(|waiting| !waiting.is_closed());
+        }
         queue.push_back(sender);
     }
 
@@ -167,5 +201,51 @@ mod tests {
         assert!(stays.as_mut().now_or_never().is_some());
         drop(stays);
         assert_eq!(fair.lock().free, 2);
+    }
+
+    #[tokio::test]
+    async fn fair_turn_lasts_until_the_work_of_a_dropped_caller_ends() {
+        let fair = Fair::new(1);
+        let (ada, bob) = (name("ada"), name("bob"));
+        let runtime = Handle::current();
+        let (begun, has_begun) = oneshot::channel();
+        let (end, ended) = oneshot::channel::<()>();
+        let mut first = Box::pin(fair.run(&runtime, &ada, async move {
+            begun.send(()).unwrap();
+            ended.await.unwrap();
+        }));
+        assert!((&mut first).now_or_never().is_none());
+        has_begun.await.unwrap();
+        drop(first);
+        let mut next = Box::pin(fair.run(&runtime, &bob, async { 7 }));
+        assert!((&mut next).now_or_never().is_none());
+        assert_eq!(fair.waiting(), 1);
+        assert_eq!(fair.lock().free, 0);
+        end.send(()).unwrap();
+        assert_eq!(next.await.unwrap(), 7);
+        // Dropped before its turn: the work never begins.
+        let held = fair.turn(&ada).await;
+        let (begun, has_begun) = oneshot::channel();
+        let late = async move { begun.send(()).unwrap() };
+        let mut late = Box::pin(fair.run(&runtime, &bob, late));
+        assert!((&mut late).now_or_never().is_none());
+        drop(late);
+        drop(held);
+        assert!(has_begun.await.is_err());
+        assert_eq!(fair.lock().free, 1);
+    }
+
+    #[test]
+    fn fair_queue_keeps_few_cancelled_requests() {
+        let fair = Fair::new(1);
+        let ada = name("ada");
+        let _held = fair.turn(&ada).now_or_never();
+        let mut stays = Box::pin(fair.turn(&ada));
+        assert!(stays.as_mut().now_or_never().is_none());
+        for _ in 0..1000 {
+            assert!(fair.turn(&ada).now_or_never().is_none());
+            assert!(fair.lock().waiting[&ada].len() <= 4);
+        }
+        assert_eq!(fair.waiting(), 1);
     }
 }

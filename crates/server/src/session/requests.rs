@@ -1,5 +1,7 @@
 //! Requests of a device session other than append and follow (section 8).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
@@ -14,8 +16,8 @@ use twinlock_core::limits::MAX_BODY;
 use twinlock_core::proto::{self, Why, answer::Result as Answered};
 use twinlock_link::OsEntropy;
 use twinlock_store::{
-    Appended, Content, Conversation, Entry, InviteTerms, Joined, Limit, NewEntry, NewInvite,
-    Person, Role, SLICE, SearchFrom, StoreError,
+    Appended, Content, Conversation, Entry, InviteTerms, Joined, Limit, NewEntry, NewInvite, Page,
+    Person, Role, SLICE, SearchFrom, Store, StoreError,
 };
 use zeroize::Zeroizing;
 
@@ -59,8 +61,7 @@ impl Asker<'_> {
             return refuse(Why::Ahead);
         }
         let limit = Limit { entries: at_most(want.limit, PAGE.entries), ..PAGE };
-        let read = self.shared.store.read(want.conversation, want.after, limit);
-        let page = self.reading(read).await?;
+        let page = self.page(want.conversation, want.after, limit).await?;
         let entries = page.entries.iter().map(|entry| {
             let link = if want.links { copy(&entry.link.0) } else { Bytes::new() };
             proto::Entry { link, ..convert::entry(entry) }
@@ -77,7 +78,16 @@ impl Asker<'_> {
     /// The link that is stored for entry `n`, or the first of all.
     async fn link(&self, conversation: ConversationId, n: u64) -> Result<Link, Refused> {
         let one = Limit { entries: 1, bytes: 0 };
-        Ok(self.reading(self.shared.store.read(conversation, n, one)).await?.link_after)
+        Ok(self.page(conversation, n, one).await?.link_after)
+    }
+
+    async fn page(
+        &self,
+        conversation: ConversationId,
+        after: u64,
+        limit: Limit,
+    ) -> Result<Page, Refused> {
+        self.reading(|store| async move { store.read(conversation, after, limit).await }).await
     }
 
     /// What is answered to a follow from `want.after`, if it may begin.
@@ -139,10 +149,14 @@ impl Asker<'_> {
             }
             let limit = Limit { entries: most - all.len(), bytes: room };
             let turn = self.shared.searches.turn(&self.person.user).await;
-            let store = &self.shared.store;
-            let slice = store.search_some(want.conversation, &want.text, at, limit, SLICE);
-            let found = self.reading(slice).await?;
-            drop(turn);
+            let (conversation, text) = (want.conversation, want.text.clone());
+            // Both turns last until the slice has ended, whether the session is still there or not.
+            let slice = self.reading(|store| async move {
+                let found = store.search_some(conversation, &text, at, limit, SLICE).await;
+                drop(turn);
+                found
+            });
+            let found = slice.await?;
             let bytes: usize = found.entries.iter().map(size).sum();
             all.extend(found.entries);
             // More does not fit the answer.
@@ -156,12 +170,21 @@ impl Asker<'_> {
     }
 
     /// Reads when it is this user's turn.
-    async fn reading<T>(
+    pub(crate) async fn reading<T, R>(
         &self,
-        read: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, Refused> {
-        let _turn = self.shared.reads.turn(&self.person.user).await;
-        read.await.map_err(|e| storage(&e))
+        read: impl FnOnce(Arc<dyn Store>) -> R,
+    ) -> Result<T, Refused>
+    where
+        T: Send + 'static,
+        R: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        self.shared.read(&self.person.user, read).await.map_err(|e| storage(&e))
+    }
+
+    /// The record of this user as it is now.
+    pub(crate) async fn me(&self) -> Result<Option<Person>, Refused> {
+        let user = self.person.user.clone();
+        self.reading(|store| async move { store.person(&user).await }).await
     }
 
     /// Counts a change that the server announces to others.
@@ -186,9 +209,11 @@ impl Asker<'_> {
     // ---- conversations
 
     pub(crate) async fn list_conversations(&self, want: proto::ListConversations) -> Answer {
-        let (store, user) = (&self.shared.store, &self.person.user);
-        let rows = store.conversations(user, want.joinable, want.after, CONVERSATIONS + 1);
-        let rows = self.reading(rows).await?;
+        let (user, most) = (self.person.user.clone(), CONVERSATIONS + 1);
+        let rows = self.reading(|store| async move {
+            store.conversations(&user, want.joinable, want.after, most).await
+        });
+        let rows = rows.await?;
         Ok(Answered::Conversations(proto::Conversations {
             more: rows.len() > CONVERSATIONS,
             conversations: rows.iter().take(CONVERSATIONS).map(convert::conversation).collect(),
@@ -209,7 +234,8 @@ impl Asker<'_> {
 
     pub(crate) async fn find_room(&self, want: proto::FindRoom) -> Answer {
         let name = Name::new(&want.name).map_err(bad_name)?;
-        match self.reading(self.shared.store.room(&self.person.user, &name)).await? {
+        let user = self.person.user.clone();
+        match self.reading(|store| async move { store.room(&user, &name).await }).await? {
             Some(room) => Ok(Answered::Conversation(convert::conversation(&room))),
             None => refuse(Why::NotFound),
         }
@@ -274,8 +300,7 @@ impl Asker<'_> {
     pub(crate) async fn list_members(&self, want: proto::ListMembers) -> Answer {
         self.own(want.conversation).await?;
         let after = page_after(&want.after)?;
-        let rows = self.shared.store.members(want.conversation, after.as_ref(), LIST + 1);
-        let rows = self.reading(rows).await?;
+        let rows = self.members(want.conversation, after, LIST + 1).await?;
         Ok(Answered::Members(proto::Members {
             more: rows.len() > LIST,
             users: rows.iter().take(LIST).map(Name::to_string).collect(),
@@ -286,7 +311,9 @@ impl Asker<'_> {
 
     pub(crate) async fn list_people(&self, want: proto::ListPeople) -> Answer {
         let after = page_after(&want.after)?;
-        let rows = self.reading(self.shared.store.people(after.as_ref(), LIST + 1)).await?;
+        let rows =
+            self.reading(|store| async move { store.people(after.as_ref(), LIST + 1).await });
+        let rows = rows.await?;
         let online = |person: &Person| self.shared.hub.is_online(&person.user);
         Ok(Answered::People(proto::People {
             more: rows.len() > LIST,
@@ -297,16 +324,16 @@ impl Asker<'_> {
     pub(crate) async fn make_invite(&self, want: proto::MakeInvite) -> Answer {
         let role = convert::role_from(want.role).unwrap_or(Role::Member);
         // The role may have been taken away since the session began.
-        let me = self.shared.store.person(&self.person.user).await.map_err(|e| storage(&e))?;
-        let Some(me) = me.filter(|me| me.role >= Role::Admin && me.role >= role) else {
+        let Some(me) = self.me().await?.filter(|me| me.role >= Role::Admin && me.role >= role)
+        else {
             return needs(convert::role(role.max(Role::Admin)));
         };
         let user = match want.user.as_str() {
             "" => None,
             user => Some(Name::new(user).map_err(bad_name)?),
         };
-        if let Some(user) = &user
-            && self.shared.store.person(user).await.map_err(|e| storage(&e))?.is_some()
+        if let Some(user) = user.clone()
+            && self.reading(|store| async move { store.person(&user).await }).await?.is_some()
         {
             return refuse(Why::NameTaken);
         }
@@ -338,8 +365,19 @@ impl Asker<'_> {
 
     /// A conversation this user is in.
     pub(crate) async fn own(&self, id: ConversationId) -> Result<Conversation, Refused> {
-        let found = self.reading(self.shared.store.conversation(&self.person.user, id)).await?;
+        let user = self.person.user.clone();
+        let found =
+            self.reading(|store| async move { store.conversation(&user, id).await }).await?;
         found.ok_or_else(|| Why::NotFound.into())
+    }
+
+    async fn members(
+        &self,
+        id: ConversationId,
+        after: Option<Name>,
+        most: usize,
+    ) -> Result<Vec<Name>, Refused> {
+        self.reading(|store| async move { store.members(id, after.as_ref(), most).await }).await
     }
 
     /// The server's own word in a conversation.
@@ -364,7 +402,7 @@ impl Asker<'_> {
     async fn tell_members(&self, id: ConversationId) -> Result<(), Refused> {
         let mut after = None;
         loop {
-            let rows = self.reading(self.shared.store.members(id, after.as_ref(), LIST)).await?;
+            let rows = self.members(id, after, LIST).await?;
             self.shared.hub.tell_changed(&rows, id);
             match rows.last() {
                 Some(last) if rows.len() == LIST => after = Some(last.clone()),
@@ -379,7 +417,9 @@ pub(crate) async fn list_devices(
     user: &Name,
     current: Option<&DeviceId>,
 ) -> Answer {
-    let devices = shared.store.devices(user).await.map_err(|e| storage(&e))?;
+    let owner = user.clone();
+    let devices = shared.read(user, |store| async move { store.devices(&owner).await }).await;
+    let devices = devices.map_err(|e| storage(&e))?;
     let devices = devices.iter().map(|device| proto::Device {
         id: copy(&device.id.0),
         label: device.label.clone(),
