@@ -228,8 +228,9 @@ fn no_secret_stays_in_memory_in_the_log_in_the_record_or_in_what_clients_keep() 
     let there = needed.find_in_memory(&mut image);
     assert!(there.len() >= 6, "the keys in use are not found where they have to be: {there:?}");
     let last = used.now;
+    let sid = line.line.session().id();
     runtime.block_on(line.line.close(twinlock_core::frame::CloseCode::Bye));
-    host.running().wait_err("ended by the client");
+    host.running().wait_err(&format!("session ended sid={sid}"));
     // And once it has ended, none.
     for (what, key) in
         ["the last key, sent", "the last key, received", "the last root key"].iter().zip(last)
