@@ -9,6 +9,10 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
+// Unit tests use the test client of `tests/`, which names this crate from outside.
+#[cfg(test)]
+extern crate self as twinlock_server;
+
 mod append_log;
 mod barred;
 mod classic;

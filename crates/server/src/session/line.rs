@@ -7,14 +7,18 @@
 //! sent only while less than [`ROOM`] waits to be written; the bytes of files come after all of it,
 //! under the same condition.
 //!
-//! The request under way is polled together with the connection ([`job`]), so a session ends at once
-//! and drops its queued requests.
+//! The request under way ([`job`]) and the reads for follows and changes ([`news`]) are polled
+//! together with the connection. Nothing else waits for them: a session ends at once and drops its
+//! queued requests, and appends that are being handed over, behind which those of others queue, are
+//! polled until the recorder has them.
 
 mod dispatch;
 mod ear;
 mod job;
 mod log;
 mod news;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::future::ready;
@@ -52,6 +56,7 @@ use dispatch::log_messages;
 use ear::{Ear, listen};
 use job::{Finished, Job, next_finished};
 use log::{log_begin, log_end};
+use news::{Looking, next_news};
 
 /// Bytes left to write at the end that are worth no place.
 const LITTLE: usize = 16 * 1024;
@@ -129,6 +134,8 @@ pub(crate) struct Serving<S> {
     cursors: Cursors,
     /// Conversations to be told of.
     changed: BTreeSet<ConversationId>,
+    /// The one of them that is looked up.
+    looking: Option<Looking>,
     presence: Presence,
     /// From the first file on.
     files: Option<Box<Transfers>>,
@@ -199,6 +206,7 @@ impl<S: Transport> Serving<S> {
             appends: account.map(Appends::of).unwrap_or_default(),
             cursors: Cursors::default(),
             changed: BTreeSet::new(),
+            looking: None,
             presence: Presence::Unwatched,
             files: None,
             out: Out::default(),
@@ -220,11 +228,24 @@ impl<S: Transport> Serving<S> {
 
     async fn conclude(self: Box<Self>, end: End) {
         // Appends that the recorder has are recorded whether somebody waits for them or not; one
-        // that still waits for its turn must not make others wait while this line ends.
+        // that still waits for its turn must not make others wait while this line ends, and neither
+        // must a read.
         let Self {
-            handle, line, appends, files, job, intake, mut log, shared, peer, began, ..
+            handle,
+            line,
+            appends,
+            cursors,
+            looking,
+            files,
+            job,
+            intake,
+            mut log,
+            shared,
+            peer,
+            began,
+            ..
         } = *self;
-        drop((appends, job, intake));
+        drop((appends, cursors, looking, job, intake));
         log.end(&shared);
         log_end(&shared, &handle, &line, peer, &end, began);
         // With much left to write its place is taken until that has gone: whoever ends lines in a
@@ -249,7 +270,7 @@ impl<S: Transport> Serving<S> {
         if self.can_work()? {
             self.work()?;
         }
-        self.tell_news().await?;
+        self.tell_news()?;
         let mut busy = self.can_work()?;
         if !busy {
             self.out.flush(self.line.session_mut())?;
@@ -261,10 +282,9 @@ impl<S: Transport> Serving<S> {
         let stuffed = self.line.can_write() && self.line.backlog() > HIGH_WATER;
         let room = if stuffed && !self.intake.is_empty() {
             Some(HIGH_WATER)
-        } else if self.has_news() || self.has_bytes() {
-            Some(ROOM - 1)
         } else {
-            None
+            let bytes = self.has_bytes() && !self.has_news();
+            self.news_room().or(bytes.then_some(ROOM - 1))
         };
         let ear = if self.is_held() {
             Ear::Closed
@@ -274,7 +294,7 @@ impl<S: Transport> Serving<S> {
             Ear::Open
         };
         let unwritten = self.files.as_ref().is_some_and(|files| files.can_write());
-        if busy || unwritten || self.has_news() || self.has_bytes() {
+        if busy || unwritten || room.is_some() {
             // While the peer reads quickly there is always more to do, so the connection is polled
             // before more is done; and all received bytes of a file go to the disk at once.
             tokio::select! {
@@ -287,6 +307,9 @@ impl<S: Transport> Serving<S> {
                 Some(finished) = next_finished(&mut self.job) => return self.finish(finished),
                 Some(recorded) = self.appends.next() => return self.acknowledge(recorded),
                 Some(done) = next_done(&mut self.files) => return self.settle(done),
+                news = next_news(&mut self.cursors, &mut self.looking) => {
+                    return self.take_news(news);
+                }
                 () = ready(()) => {}
             }
             if busy {
@@ -305,6 +328,7 @@ impl<S: Transport> Serving<S> {
             Some(finished) = next_finished(&mut self.job) => self.finish(finished)?,
             Some(recorded) = self.appends.next() => self.acknowledge(recorded)?,
             Some(done) = next_done(&mut self.files) => self.settle(done)?,
+            news = next_news(&mut self.cursors, &mut self.looking) => self.take_news(news)?,
             // Read at the next turn.
             () = self.handle.woken() => {}
             () = at(self.log.due()) => self.log.write_due(&self.shared, Instant::now()),
@@ -366,8 +390,9 @@ impl<S: Transport> Serving<S> {
             Some(proto::Request { op: Some(Op::Append(_)), .. }) => {
                 room && self.appends.have_room(&Batch::default(), &self.shared.config.limits)
             }
-            // What was asked before is done before: a read sees the lines sent ahead of it.
-            Some(_) => room && self.appends.is_empty(),
+            // What was asked before is done before: a read sees the lines sent ahead of it. And facts
+            // that were looked up must not come after an answer with newer ones.
+            Some(_) => room && self.appends.is_empty() && self.looking.is_none(),
             None => false,
         })
     }

@@ -1,18 +1,52 @@
 //! What others have to tell a line: mail, changes, presence, and its last words.
+//!
+//! Reads of the store for it are futures apart from the request, one page of entries and one
+//! changed conversation at a time: a read waits for a turn of its user, and the session must not.
 
+use std::future::poll_fn;
+use std::task::{Poll, ready};
+
+use futures_util::future::BoxFuture;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, item::What};
 use twinlock_link::transport::Transport;
+use twinlock_store::{Conversation, StoreError};
 
-use super::super::follow::ROOM;
+use super::super::follow::{Cursors, ROOM, Read};
 use super::job::next_finished;
 use super::{End, PRESENCE, Presence, Rights, Serving, next_done};
 use crate::convert;
 use crate::hub::Mail;
 
-/// Changed conversations looked up in a turn.
-const CHANGES: usize = 32;
+/// A changed conversation that is looked up.
+pub(super) struct Looking {
+    conversation: ConversationId,
+    found: BoxFuture<'static, Result<Option<Conversation>, StoreError>>,
+}
+
+/// The output of a read for a line.
+pub(super) enum News {
+    Page(Read),
+    /// `None`: the user is not in it any longer.
+    Changed(ConversationId, Result<Option<Conversation>, StoreError>),
+}
+
+/// The next read that is done; never ends while none is under way. Cancel-safe.
+pub(super) async fn next_news(cursors: &mut Cursors, looking: &mut Option<Looking>) -> News {
+    // By hand, since a line keeps the room of this future for good.
+    poll_fn(|cx| {
+        if let Poll::Ready(read) = cursors.poll_page(cx) {
+            return Poll::Ready(News::Page(read));
+        }
+        let Some(Looking { conversation, found }) = looking else { return Poll::Pending };
+        let conversation = *conversation;
+        let found = ready!(found.as_mut().poll(cx));
+        *looking = None;
+        Poll::Ready(News::Changed(conversation, found))
+    })
+    .await
+}
 
 impl<S: Transport> Serving<S> {
     pub(super) async fn read_mail(&mut self) -> Result<(), End> {
@@ -33,13 +67,26 @@ impl<S: Transport> Serving<S> {
         Ok(())
     }
 
-    /// There is something to tell, for which there was no room.
+    /// There is something to tell: it waits for room or is being read.
     pub(super) fn has_news(&self) -> bool {
-        self.cursors.are_behind() || self.may_tell_changes() && self.has_changes()
+        self.cursors.are_behind()
+            || self.looking.is_some()
+            || self.may_tell_changes() && self.has_changes()
     }
 
     fn has_changes(&self) -> bool {
         !self.changed.is_empty() || matches!(self.presence, Presence::Behind(_))
+    }
+
+    /// The backlog, in bytes, from which on down there is room for the news that wait for it.
+    pub(super) fn news_room(&self) -> Option<usize> {
+        if self.may_tell_changes() && self.looking.is_none() && self.has_changes() {
+            Some(ROOM - 1)
+        } else if self.cursors.want_room() {
+            Some(self.cursors.room() - 1)
+        } else {
+            None
+        }
     }
 
     /// An answer that is older than a change must not come after it, so changes wait for the request
@@ -48,27 +95,43 @@ impl<S: Transport> Serving<S> {
         self.job.as_ref().is_none()
     }
 
-    /// Tells what there is to tell, while there is room.
-    pub(super) async fn tell_news(&mut self) -> Result<(), End> {
-        if !self.has_news() {
-            return Ok(());
-        }
+    /// Sends news while there is room, and begins the reads for them.
+    pub(super) fn tell_news(&mut self) -> Result<(), End> {
         if self.may_tell_changes() {
-            self.tell_changes().await?;
+            self.tell_changes()?;
         }
-        self.out.flush(self.line.session_mut())?;
-        let (user, session) = (self.handle.user(), self.line.session_mut());
-        Ok(self.cursors.pump(&self.shared, user, session, &mut self.out).await?)
+        let Some(user) = self.handle.user() else { return Ok(()) };
+        // A user who left a conversation gets none of its entries: while no request is under way,
+        // a change is sent before them.
+        let changes = self.may_tell_changes();
+        let looking = self.looking.as_ref().map(|looking| looking.conversation);
+        let waits = |conversation| {
+            looking == Some(conversation) || changes && self.changed.contains(&conversation)
+        };
+        self.cursors.pump(&self.shared, user, self.line.session_mut(), &mut self.out, waits);
+        Ok(())
     }
 
-    /// Some of what changed: between two turns the connection is looked at.
-    async fn tell_changes(&mut self) -> Result<(), End> {
-        for _ in 0..CHANGES {
-            if self.line.backlog() + self.out.bytes() >= ROOM {
-                break;
-            }
-            let Some(conversation) = self.changed.pop_first() else { break };
-            self.tell_changed(conversation).await?;
+    /// One changed conversation is looked up at a time, each before the next request begins.
+    fn tell_changes(&mut self) -> Result<(), End> {
+        let Rights::Device(person, _) = &self.rights else {
+            self.changed.clear();
+            return Ok(());
+        };
+        let room = self.line.backlog() + self.out.bytes() < ROOM;
+        if room
+            && self.looking.is_none()
+            && let Some(conversation) = self.changed.pop_first()
+        {
+            let (shared, user) = (self.shared.clone(), person.user.clone());
+            let found = Box::pin(async move {
+                let asker = user.clone();
+                let read = shared.read(&user, |store| async move {
+                    store.conversation(&asker, conversation).await
+                });
+                read.await
+            });
+            self.looking = Some(Looking { conversation, found });
         }
         while self.line.backlog() + self.out.bytes() < ROOM
             && let Presence::Behind(seen) = self.presence
@@ -78,11 +141,15 @@ impl<S: Transport> Serving<S> {
         Ok(())
     }
 
-    async fn tell_changed(&mut self, id: ConversationId) -> Result<(), End> {
-        let Rights::Device(person, _) = &self.rights else { return Ok(()) };
-        let turn = self.shared.reads.turn(&person.user).await;
-        let found = self.shared.store.conversation(&person.user, id).await?;
-        drop(turn);
+    /// Sends the output of a read.
+    pub(super) fn take_news(&mut self, news: News) -> Result<(), End> {
+        let (id, found) = match news {
+            News::Page(read) => {
+                let session = self.line.session_mut();
+                return Ok(self.cursors.take_page(read, session, &mut self.out)?);
+            }
+            News::Changed(id, found) => (id, found?),
+        };
         let item = match found {
             Some(conversation) => convert::conversation(&conversation),
             None => {
@@ -108,6 +175,9 @@ impl<S: Transport> Serving<S> {
     /// answer to a change under way, and at a shutdown the time of return. Drops queued requests.
     pub(super) async fn last_words(&mut self, code: CloseCode) -> End {
         self.drop_requests();
+        // Nothing polls them from here on.
+        self.looking = None;
+        self.cursors.stop_reading();
         let said = async {
             if let Some(finished) = next_finished(&mut self.job).await {
                 self.finish(finished)?;

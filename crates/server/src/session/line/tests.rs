@@ -1,0 +1,280 @@
+//! Sessions whose reads of the store wait: all turns at reading are taken.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+#[path = "../../../tests/common/mod.rs"]
+mod common;
+
+use std::pin::pin;
+use std::time::Duration;
+
+use common::*;
+use futures_util::FutureExt as _;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::id::Name;
+use twinlock_core::proto::{self, item::What, request::Op};
+use twinlock_core::session::Config as SessionConfig;
+
+use crate::limits::fair::Turn;
+
+/// All turns at reading, taken by a user that does nothing else.
+struct Held<'h> {
+    host: &'h Host,
+    turns: Vec<Turn>,
+}
+
+impl<'h> Held<'h> {
+    async fn all(host: &'h Host) -> Self {
+        let zoe = Name::new("zoe").unwrap();
+        let mut turns = Vec::new();
+        for _ in 0..3 {
+            turns.push(host.server.shared.reads.turn(&zoe).await);
+        }
+        Self { host, turns }
+    }
+
+    async fn until_a_read_waits(&self) {
+        let waits = async {
+            while self.host.server.shared.reads.waiting() == 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        soon("a read", waits).await;
+    }
+
+    /// Lets the next read run to its end, and no other.
+    async fn let_one_read(&mut self) {
+        self.until_a_read_waits().await;
+        let zoe = Name::new("zoe").unwrap();
+        let mut mine = pin!(self.host.server.shared.reads.turn(&zoe));
+        assert!(mine.as_mut().now_or_never().is_none());
+        drop(self.turns.pop());
+        self.turns.push(soon("a turn", mine).await);
+    }
+}
+
+/// The server has missed commits, so every cursor is looked up in the store.
+fn make_behind(host: &Host) {
+    host.server.shared.hub.topics.missed();
+}
+
+fn has_entries(client: &Client) -> bool {
+    client.items().any(|item| matches!(item, What::Entries(_)))
+}
+
+async fn sessions(host: &Host, left: usize) {
+    let gone = async {
+        while host.server.lines() > left {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("end of the session", gone).await;
+}
+
+/// A session of ada's that follows the lobby, and whose catch-up waits for a turn at reading.
+async fn catching_up(host: &Host) -> (Device, Client, Held<'_>) {
+    let (device, mut ada) = host.owner().await;
+    ada.follow(LOBBY, 0).await.unwrap();
+    // Its first page.
+    ada.append(LOBBY, "first").await.unwrap();
+    assert_eq!(texts(&ada.entries(LOBBY, 1).await), ["first"]);
+    let held = Held::all(host).await;
+    make_behind(host);
+    held.until_a_read_waits().await;
+    (device, ada, held)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catch_up_that_waits_does_not_hold_up_appends() {
+    let host = Host::start().await;
+    let (_, mut ada, held) = catching_up(&host).await;
+    for n in 2..5 {
+        assert_eq!(ada.append(LOBBY, "while it waits").await.unwrap().n, n);
+    }
+    drop(held);
+    assert_eq!(ada.entries(LOBBY, 3).await.last().unwrap().n, 4);
+}
+
+/// A hand-over that waits for the recorder's queue has the next place in it, so the appends of all
+/// other sessions wait for this session to poll it.
+#[tokio::test(flavor = "multi_thread")]
+async fn hand_over_is_polled_while_a_catch_up_waits() {
+    let host = Host::start_with(|config| {
+        config.timing.rekey_apart = Duration::ZERO;
+        config.limits.text_rate = 0;
+        config.limits.in_flight = 10_000;
+        config.limits.in_flight_bytes = 1 << 30;
+    })
+    .await;
+    let (laptop, mut ada) = host.owner().await;
+    let (phone, mut bob) = host.member(&mut ada, "bob").await;
+    drop(ada);
+    let often = |config: &mut SessionConfig| config.timing.rekey_pause = Duration::ZERO;
+    let mut ada = host.connect_with(laptop.credential(), b"", often).await.unwrap();
+    ada.follow(LOBBY, 0).await.unwrap();
+    let record = rusqlite::Connection::open(host.dir.path().join("data/record.db")).unwrap();
+    record.busy_timeout(SOON).unwrap();
+    record.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // More than the queue and the sockets take: bob's session waits for room.
+    let text = "x".repeat(32 * 1024);
+    let ids: Vec<_> = (0..1600).map(|_| bob.post(append(LOBBY, &text))).collect();
+    loop {
+        let less = bob.line.backlog().saturating_sub(1);
+        let wait = bob.line.wait(Some(less));
+        let Ok(wake) = tokio::time::timeout(Duration::from_millis(500), wait).await else { break };
+        wake.unwrap();
+    }
+    assert!(bob.line.backlog() > 0);
+    let held = Held::all(&host).await;
+    let waiting = ada.post(append(LOBBY, "waits for room"));
+    assert!(ada.line.start_rekey());
+    // The answer shows that the append before it is being handed over.
+    while ada.line.session().facts().rekeys == 0 {
+        soon("a rekey", ada.pump()).await.unwrap();
+    }
+    make_behind(&host);
+    held.until_a_read_waits().await;
+    let mut carol = host.connect(phone.credential()).await.unwrap();
+    record.execute_batch("ROLLBACK").unwrap();
+    let others = async {
+        carol.append(LOBBY, "another session").await.unwrap();
+        ack(ada.answer(waiting).await);
+    };
+    tokio::join!(bob.answer(*ids.last().unwrap()), others);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catch_up_that_waits_ends_with_a_revoked_session() {
+    let host = Host::start().await;
+    let (device, mut ada, _held) = catching_up(&host).await;
+    host.server.shared.hub.close_device(&device.id, CloseCode::Revoked);
+    assert_eq!(ada.end().await.unwrap(), CloseCode::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catch_up_that_waits_ends_with_its_connection() {
+    let host = Host::start().await;
+    let (_, ada, held) = catching_up(&host).await;
+    drop(ada);
+    sessions(&host, 0).await;
+    // Its read has left the queue.
+    assert_eq!(host.server.shared.reads.waiting(), 0);
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catch_up_that_waits_ends_with_the_server() {
+    let host = Host::start().await;
+    let (_, mut ada, held) = catching_up(&host).await;
+    drop(held);
+    let Host { server, dir, .. } = host;
+    let zoe = Name::new("zoe").unwrap();
+    let mut turns = Vec::new();
+    for _ in 0..3 {
+        turns.push(server.shared.reads.turn(&zoe).await);
+    }
+    server.shared.hub.topics.missed();
+    let (down, end) = tokio::join!(soon("shutdown", server.shutdown()), ada.end());
+    down.unwrap();
+    assert_eq!(end.unwrap(), CloseCode::Shutdown);
+    drop(dir);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keep_alive_is_answered_while_a_catch_up_waits() {
+    let host = Host::start().await;
+    let (device, ada, held) = catching_up(&host).await;
+    drop((ada, held));
+    let often = |config: &mut SessionConfig| {
+        config.timing.ping_idle = Duration::from_millis(100);
+        config.timing.ping_following = Duration::from_millis(100);
+        config.timing.ping_answer = Duration::from_secs(1);
+    };
+    let mut ada = host.connect_with(device.credential(), b"", often).await.unwrap();
+    ada.follow(LOBBY, 1).await.unwrap();
+    let held = Held::all(&host).await;
+    make_behind(&host);
+    held.until_a_read_waits().await;
+    // Longer than a PING may go unanswered.
+    let nothing = tokio::time::timeout(Duration::from_secs(3), ada.end());
+    assert!(nothing.await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_conversation_that_waits_holds_up_no_append() {
+    let host = Host::start().await;
+    let (device, mut ada) = host.owner().await;
+    ada.follow(LOBBY, 0).await.unwrap();
+    let held = Held::all(&host).await;
+    let name = Name::new("ada").unwrap();
+    host.server.shared.hub.tell_changed([&name], LOBBY);
+    held.until_a_read_waits().await;
+    assert_eq!(ada.append(LOBBY, "while it waits").await.unwrap().n, 1);
+    // A request has to wait, so that the facts come in their order.
+    let list = ada.post(Op::ListPeople(proto::ListPeople::default()));
+    drop(held);
+    let pick = |item: &What| match item {
+        What::Conversation(changed) => Some(changed.id),
+        What::Answer(answer) if answer.id == list => panic!("the answer came first"),
+        _ => None,
+    };
+    assert_eq!(ada.pick("the change", pick).await, LOBBY);
+    ada.answer(list).await;
+    let held = Held::all(&host).await;
+    host.server.shared.hub.tell_changed([&name], LOBBY);
+    held.until_a_read_waits().await;
+    host.server.shared.hub.close_device(&device.id, CloseCode::Revoked);
+    assert_eq!(ada.end().await.unwrap(), CloseCode::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn follow_gets_each_entry_once_around_a_read_that_waits() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    for n in 1..4 {
+        assert_eq!(bob.append(LOBBY, "old").await.unwrap().n, n);
+    }
+    let mut held = Held::all(&host).await;
+    let follow = ada.post(Op::Follow(proto::Follow { conversation: LOBBY, after: 0 }));
+    ada.push_out().await.unwrap();
+    for _ in 0..2 {
+        held.let_one_read().await;
+    }
+    ada.answer(follow).await;
+    held.until_a_read_waits().await;
+    for n in 4..7 {
+        assert_eq!(bob.append(LOBBY, "new").await.unwrap().n, n);
+    }
+    assert!(!has_entries(&ada));
+    drop(held);
+    bob.append(LOBBY, "last").await.unwrap();
+    let numbers: Vec<_> = ada.entries(LOBBY, 7).await.iter().map(|entry| entry.n).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unfollow_drops_the_page_under_way() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    for _ in 0..3 {
+        ada.append(LOBBY, "old").await.unwrap();
+    }
+    let mut held = Held::all(&host).await;
+    let follow = ada.post(Op::Follow(proto::Follow { conversation: LOBBY, after: 0 }));
+    ada.push_out().await.unwrap();
+    for _ in 0..2 {
+        held.let_one_read().await;
+    }
+    ada.answer(follow).await;
+    held.until_a_read_waits().await;
+    let unfollow = Op::Unfollow(proto::Unfollow { conversation: LOBBY });
+    done(ada.ask(unfollow).await.unwrap());
+    assert_eq!(host.server.shared.reads.waiting(), 0);
+    drop(held);
+    assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 3);
+    assert!(!has_entries(&ada));
+    // From another position it begins with that one's entries.
+    ada.follow(LOBBY, 2).await.unwrap();
+    assert_eq!(ada.entries(LOBBY, 1).await[0].n, 3);
+}
