@@ -174,6 +174,12 @@ async fn catch_up_that_waits_ends_with_the_server() {
         turns.push(server.shared.reads.turn(&zoe).await);
     }
     server.shared.hub.topics.missed();
+    let waits = async {
+        while server.shared.reads.waiting() == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    soon("a read", waits).await;
     let (down, end) = tokio::join!(soon("shutdown", server.shutdown()), ada.end());
     down.unwrap();
     assert_eq!(end.unwrap(), CloseCode::Shutdown);
