@@ -25,20 +25,20 @@ fn try_parse(words: Vec<OsString>) -> Result<ArgMatches, Error> {
     command.try_get_matches_from_mut(words).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion if !asked => command.error(
             ErrorKind::UnknownArgument,
-            "-h and --help come right after the command and its options; a name or text that begins \
-             with '-' goes after '--'",
+            "-h and --help come last, right after the command and its options; a name or text that \
+             begins with '-' goes after '--'",
         ),
         _ => error,
     })
 }
 
-/// Whether help or the version is asked for before any argument of a command.
+/// Whether help or the version is asked for: last, and before any argument of a command.
 fn asks_for_help(command: &Command, words: &[OsString]) -> bool {
     let mut command = command;
     let mut words = words.iter().skip(1).map(|word| word.to_string_lossy());
     while let Some(word) = words.next() {
         if matches!(&*word, "-h" | "--help" | "-V" | "--version") {
-            return true;
+            return words.next().is_none();
         }
         if word == ESCAPE {
             return false;
@@ -158,6 +158,7 @@ mod tests {
         for line in [
             "twinlock put a.pdf -h",
             "twinlock put -- -h",
+            "twinlock put -h ops",
             "twinlock send help -h",
             "twinlock put help ops",
             "twinlock send ops --version",
