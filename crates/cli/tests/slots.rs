@@ -64,6 +64,21 @@ fn commands_ask_again_when_no_connection_slot_is_free() {
     }
 }
 
+/// A connection may lose its slot to a newer one at any step before the server's READY.
+#[test]
+fn commands_ask_again_when_cut_at_any_step_of_a_login() {
+    let host = Host::start();
+    let ada = host.owner();
+    // A login is 6.6 kB, both ways.
+    for bytes in (500..=6_500).step_by(1_000) {
+        let left = Arc::new(AtomicUsize::new(1));
+        let relay = closing(&host, &left, Cut { bytes, time: Duration::MAX });
+        let ran = ada.by(relay.address).run(&["people"]).exits(0);
+        assert_eq!(relay.taken(), 2, "cut after {bytes} bytes");
+        assert!(ran.err.contains("no connection slot was free"), "{bytes} bytes: {ran:?}");
+    }
+}
+
 #[test]
 fn commands_without_a_connection_slot_say_so_in_time() {
     let host = Host::start();

@@ -12,12 +12,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 use twinlock_core::credential::Credential;
+use twinlock_core::frame::CloseCode;
 use twinlock_core::id::ServerKey;
 use twinlock_core::invite::Address;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::proto;
 use twinlock_core::session::{Binding, BindingPolicy, Config, Event};
-use twinlock_link::line::Line;
+use twinlock_link::line::{Line, LineError};
 use twinlock_link::login::{LoginError, login};
 use twinlock_link::tls::{self, Alpn, ClientTls, Facts, TlsFault, Trust};
 
@@ -124,13 +125,15 @@ impl Dial {
                 LoginError::Io(error) if is_closed(&error) => self.not_admitted(),
                 error => error.into(),
             })?;
-        let late = || ClientError::Lost("the server did not get ready in time".to_owned());
         let ready = timeout(READY_DEADLINE, ready(&mut line)).await;
-        match ready.unwrap_or_else(|_| Err(late())) {
+        match ready.unwrap_or(Err(NotReady::Late)) {
             Ok((info, binding)) => Ok(Opened { line, info, binding, tls: facts }),
+            Err(NotReady::Line(LineError::Cut(error))) if error.as_ref().is_none_or(is_closed) => {
+                Err(self.not_admitted())
+            }
             Err(error) => {
                 line.finish().await;
-                Err(error)
+                Err(error.into())
             }
         }
     }
@@ -196,16 +199,40 @@ fn is_closed(error: &io::Error) -> bool {
     )
 }
 
-async fn ready(line: &mut Line<Stream>) -> Result<(proto::ServerInfo, Binding), ClientError> {
+/// A session did not get the server's READY.
+enum NotReady {
+    Line(LineError),
+    Closed(CloseCode),
+    Unreadable,
+    Late,
+}
+
+impl From<LineError> for NotReady {
+    fn from(error: LineError) -> Self {
+        Self::Line(error)
+    }
+}
+
+impl From<NotReady> for ClientError {
+    fn from(error: NotReady) -> Self {
+        match error {
+            NotReady::Line(error) => error.into(),
+            NotReady::Closed(code) => closed(code),
+            NotReady::Unreadable => Self::Protocol("its READY cannot be read"),
+            NotReady::Late => Self::Lost("the server did not get ready in time".to_owned()),
+        }
+    }
+}
+
+async fn ready(line: &mut Line<Stream>) -> Result<(proto::ServerInfo, Binding), NotReady> {
     loop {
         line.wait(None).await?;
         match line.open_frame()? {
             Event::Ready { info, binding } => {
-                let info = proto::ServerInfo::decode(info)
-                    .map_err(|_| ClientError::Protocol("its READY cannot be read"))?;
+                let info = proto::ServerInfo::decode(info).map_err(|_| NotReady::Unreadable)?;
                 return Ok((info, binding));
             }
-            Event::Closed(code) => return Err(closed(code)),
+            Event::Closed(code) => return Err(NotReady::Closed(code)),
             _ => {}
         }
     }
