@@ -46,8 +46,8 @@ torture: ## kills, power cuts, bad networks and disks, 5,000 lines coming back, 
 	@./scripts/torture.sh $(CARGO_ARGS)
 
 files-run: ## 10,000 files, one of 4 GiB, and a GiB with a hundred breaks up and down, in a release build (20 GiB of disk)
-	TWINLOCK_TEST_FILES=full $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test files_many -- --nocapture
-	TWINLOCK_TORN=1024x100 $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test files_torn -- --nocapture
+	TWINLOCK_TEST_FILES=full $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test integration files_many:: -- --nocapture
+	TWINLOCK_TORN=1024x100 $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test integration files_torn:: -- --nocapture
 
 fuzz: ## look for inputs that break a law; TARGET=name alone, for SECONDS=600 each
 	@TARGET=$(TARGET) SECONDS_EACH=$(SECONDS) ./scripts/fuzz.sh

@@ -20,7 +20,7 @@ without=
 if ! why=$(./scripts/peers.sh 2>&1); then
     without=${why##*$'\n'}
     # They are all in one file, and their names begin alike.
-    nextest=(-E 'not binary(classic_peers)')
+    nextest=(-E 'not test(/^classic_peers::/)')
     plain=(-- --skip peers_)
 fi
 

@@ -31,16 +31,16 @@ trap 'exit 130' INT TERM HUP
 began=$SECONDS
 failed=()
 
-# part PACKAGE TARGET NAMES: one after the other, and each to its end even where one has failed. A
-# part that runs no test has failed.
+# part PACKAGE FILTER: the integration tests of that name, one after the other, and each to its end even
+# where one has failed. A part that runs no test has failed.
 part() {
     local left=$((LIMIT - (SECONDS - began)))
     if ((left <= 0)); then
         failed+=("$2 (no time left)")
     else
         # A process group of its own, which ends with this however it ends.
-        timeout "$left" "$cargo" test "${arguments[@]}" "${build[@]}" --package "$1" --test "$2" -- \
-            --nocapture --test-threads=1 "${@:3}" >"$log" 2>&1 &
+        timeout "$left" "$cargo" test "${arguments[@]}" "${build[@]}" --package "$1" --test integration -- \
+            --nocapture --test-threads=1 "$2" >"$log" 2>&1 &
         job=$!
         if ! wait "$job" || ! grep -q '^test result: ok\. [1-9]' "$log"; then
             cat "$log"
@@ -59,24 +59,24 @@ release=(--release)
 if [[ " $* " == *" --release "* ]]; then release=(); fi
 echo "TWINLOCK_SEED=$TWINLOCK_SEED"
 # Building is not what is limited. Each package by itself, or they are built otherwise than below.
-"$cargo" test "${arguments[@]}" --package twinlock --no-run \
-    --test kills --test power --test checkpoints --test returns --test disk_fails \
-    --test torture_flood --test torture_hostile
-"$cargo" test "${arguments[@]}" --package twinlock-client --no-run --test network
-"$cargo" test "${arguments[@]}" "${release[@]}" --package twinlock --no-run --test torture_secrets
-"$cargo" test "${arguments[@]}" "${release[@]}" --package twinlock-server --no-run --test torture_timing
+for package in twinlock twinlock-client; do
+    "$cargo" test "${arguments[@]}" --package $package --no-run --test integration
+done
+for package in twinlock twinlock-server; do
+    "$cargo" test "${arguments[@]}" "${release[@]}" --package $package --no-run --test integration
+done
 began=$SECONDS
-part twinlock kills after_kills
-part twinlock power
-part twinlock checkpoints
-part twinlock-client network
-part twinlock returns
-part twinlock disk_fails
-part twinlock torture_flood
-part twinlock torture_hostile
+part twinlock kills::after_kills
+part twinlock power::
+part twinlock checkpoints::
+part twinlock-client network::
+part twinlock returns::
+part twinlock disk_fails::
+part twinlock torture_flood::
+part twinlock torture_hostile::
 # What is left on a stack, and what takes how long, is the build's that people run.
 build=("${release[@]}")
-part twinlock torture_secrets
-part twinlock-server torture_timing
+part twinlock torture_secrets::
+part twinlock-server torture_timing::
 echo "torture: $((SECONDS - began)) s, seed $TWINLOCK_SEED, ${#failed[@]} parts failed ${failed[*]}"
 ((${#failed[@]} == 0))

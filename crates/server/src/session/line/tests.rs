@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-#[path = "../../../tests/common/mod.rs"]
+#[path = "../../../tests/integration/common/mod.rs"]
+#[allow(dead_code, unreachable_pub)]
 mod common;
 
 use std::pin::pin;

@@ -1,0 +1,212 @@
+//! `bench` against a real server: what it tells is what the record has, and what stands in its way
+//! is said.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::common::*;
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Small and quick, where nothing else is asked for.
+const SHAPE: &[[&str; 2]] = &[
+    ["--lines", "3"],
+    ["--window", "4"],
+    ["--size", "40"],
+    ["--file", "300K"],
+    ["--seconds", "0.2"],
+];
+
+fn bench(person: &Person, args: &[&str]) -> Ran {
+    let shape = SHAPE.iter().filter(|[option, _]| !args.contains(option)).flatten();
+    let all: Vec<&str> = ["bench"].iter().chain(shape).chain(args).copied().collect();
+    person.run(&all)
+}
+
+/// What was measured, by its name.
+fn measured(ran: &Ran) -> BTreeMap<String, Value> {
+    ran.json().into_iter().map(|json| (json["what"].as_str().unwrap().to_owned(), json)).collect()
+}
+
+fn number(json: &Value, field: &str) -> u64 {
+    json[field].as_u64().unwrap_or_else(|| panic!("{field}: {json}"))
+}
+
+/// Everything in a room that the person has left.
+fn entries(person: &Person, room: &str) -> Vec<Value> {
+    person.run(&["room", "join", room]).exits(0);
+    person.reads(room)
+}
+
+fn count(entries: &[Value], kind: &str) -> u64 {
+    entries.iter().filter(|entry| entry["kind"] == kind).count() as u64
+}
+
+#[test]
+fn every_measurement_tells_what_the_record_has() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "before"]).exits(0);
+    let pid = host.running().pid().to_string();
+    let ran = bench(&ada, &["--json", "--server-pid", &pid]).exits(0);
+    assert!(ran.err.contains("bench-") && ran.err.contains("stays"), "{ran:?}");
+    let all = measured(&ran);
+    let what: Vec<_> = all.keys().map(String::as_str).collect();
+    assert_eq!(what, ["fanout", "get", "idle", "logins", "messages", "put"]);
+    let room = all["messages"]["room"].as_str().unwrap();
+    for (what, json) in &all {
+        assert_eq!(json["room"], room, "{json}");
+        assert!(number(json, "count") <= number(json, "total"), "{json}");
+        assert!(number(json, "total") > 0, "{json}");
+        assert!(number(&json["server"], "resident_bytes") > 1 << 20, "{json}");
+        if ["messages", "fanout", "logins"].contains(&what.as_str()) && number(json, "count") > 0 {
+            let latency = &json["latency_us"];
+            let steps = ["p50", "p90", "p99", "p999", "max"].map(|step| number(latency, step));
+            assert!(steps.is_sorted() && steps[0] > 0, "{json}");
+        }
+    }
+    assert_eq!(number(&all["idle"], "total"), 3);
+    // Nobody is left in the room, and it is not among what the person reads.
+    assert!(!ada.run(&["rooms"]).exits(0).out.contains(room));
+    let entries = entries(&ada, room);
+    // Each message of the fan-out was delivered to three.
+    let (acks, deliveries) = (number(&all["messages"], "total"), number(&all["fanout"], "total"));
+    assert_eq!(deliveries % 3, 0);
+    assert_eq!(count(&entries, "text"), acks + deliveries / 3);
+    let said: Vec<_> = entries.iter().filter(|entry| entry["kind"] == "text").cloned().collect();
+    let texts = texts(&said);
+    assert!(texts.iter().all(|text| text.len() == 40 && text.contains(' ')), "{:?}", texts[0]);
+    let files: Vec<_> = entries.iter().filter(|entry| entry["kind"] == "file").collect();
+    assert_eq!(files.len(), 1);
+    assert_eq!(number(&files[0]["file"], "size"), 300 * 1024);
+    assert_eq!(number(&all["get"], "count"), 300 * 1024);
+    // Nobody else was told anything.
+    assert_eq!(texts_of(&ada, "lobby"), ["before"]);
+    assert_eq!(ada.run(&["people"]).exits(0).out.lines().count(), 1);
+}
+
+fn texts_of(person: &Person, target: &str) -> Vec<String> {
+    texts(&person.reads(target)).into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_table_has_a_row_for_each_and_columns_that_stand_below_each_other() {
+    let host = Host::start();
+    let ada = host.owner();
+    let ran = bench(&ada, &["default", "--mode", "messages,files", "--quiet"]).exits(0);
+    assert_eq!(ran.err, "");
+    let rows: Vec<_> = ran.out.lines().collect();
+    let names: Vec<_> = rows.iter().map(|row| row[..8].trim()).collect();
+    assert_eq!(names, ["", "messages", "put", "get"]);
+    assert!(rows[1].contains(" acks ") && rows[2].contains(" MB "), "{}", ran.out);
+    let length = rows[0].len();
+    assert!(rows.iter().all(|row| row.len() == length && length <= 80), "{}", ran.out);
+    // What the server used is known only of a process that was named.
+    assert!(!ran.out.contains("CPU"), "{}", ran.out);
+    let pid = host.running().pid().to_string();
+    let ran = bench(&ada, &["--mode", "messages,idle", "--server-pid", &pid]).exits(0);
+    assert!(ran.out.contains(" us CPU each") && ran.out.contains(" KiB a line"), "{}", ran.out);
+}
+
+#[test]
+fn more_lines_than_one_user_may_have_are_refused_and_go_with_more_users() {
+    let host = Host::start();
+    let ada = host.owner();
+    for mode in ["messages", "idle", "fanout"] {
+        let ran = bench(&ada, &["--mode", mode, "--lines", "40"]).exits(7);
+        assert!(ran.err.contains("sessions-per-device") && ran.err.contains("--users"), "{ran:?}");
+        assert!(!ran.out.contains(mode), "{ran:?}");
+    }
+    let args = ["--mode", "idle,messages,fanout", "--lines", "40", "--users", "3", "--json"];
+    let ran = bench(&ada, &args).exits(0);
+    let all = measured(&ran);
+    assert_eq!(number(&all["idle"], "total"), 40);
+    let room = all["messages"]["room"].as_str().unwrap();
+    let (acks, deliveries) = (number(&all["messages"], "total"), number(&all["fanout"], "total"));
+    assert_eq!(count(&entries(&ada, room), "text"), acks + deliveries / 40);
+    // What is left of them are names: each has revoked its device.
+    let people = ada.run(&["people", "--json"]).exits(0).json();
+    assert_eq!(people.len(), 4);
+    let log = host.log();
+    assert_eq!(log.matches("device revoked").count(), 3);
+}
+
+#[test]
+fn what_the_server_does_not_take_is_said_with_its_limit() {
+    let host = Host::start();
+    let ada = host.owner();
+    let ran = bench(&ada, &["--mode", "messages", "--window", "1025"]).exits(7);
+    assert!(ran.err.contains("1024"), "{ran:?}");
+    let bob = host.member(&ada, "bob");
+    let ran = bench(&bob, &["--mode", "idle", "--users", "2"]).exits(7);
+    assert!(ran.err.contains("may not"), "{ran:?}");
+    for bad in [
+        &["--mode", "everything"][..],
+        &["--lines", "0"],
+        &["--size", "32769"],
+        &["--seconds", "0"],
+        &["--file", "much"],
+        &["--server-pid", "4294967295"],
+        &["--lines", "1000000"],
+        &["default", "--profile", "default"],
+        &["nobody"],
+    ] {
+        let ran = ada.run(&[&["bench"], bad].concat()).exits(2);
+        assert!(ran.out.is_empty() && !ran.err.is_empty(), "{bad:?}: {ran:?}");
+    }
+}
+
+/// Starts a measurement that would take an hour, and waits until something of it is recorded.
+fn started(host: &Host, ada: &Person, args: &[&str]) -> (Running, String) {
+    let fixed = ["bench", "--mode", "messages,logins", "--seconds", "3600", "--json"];
+    let running = ada.start(&[&fixed[..], args].concat());
+    running.wait_err("stays there");
+    let said = running.err();
+    let at = said.find("bench-").unwrap();
+    let room = said[at..at + "bench-12345678".len()].to_owned();
+    let bob = host.member(ada, "bob");
+    bob.run(&["room", "join", &room]).exits(0);
+    let until = Instant::now() + LONG;
+    while bob.run(&["history", &room, "--limit", "1"]).exits(0).out.is_empty() {
+        assert!(Instant::now() < until, "nothing is recorded");
+    }
+    (running, room)
+}
+
+#[test]
+fn an_interrupt_ends_it_with_what_it_has() {
+    let host = Host::start();
+    let ada = host.owner();
+    let (running, room) = started(&host, &ada, &[]);
+    running.signal(Signal::INT);
+    let ran = running.ended(LONG).exits(130);
+    // Nothing else was begun.
+    let all = measured(&ran);
+    assert_eq!(all.len(), 1);
+    let total = number(&all["messages"], "total");
+    assert!(total > 0);
+    assert_eq!(count(&entries(&ada, &room), "text"), total);
+}
+
+#[test]
+fn a_time_limit_ends_it_as_an_interrupt_does() {
+    let host = Host::start();
+    let ada = host.owner();
+    let args = ["bench", "--mode", "messages", "--seconds", "3600", "--json", "--timeout", "500ms"];
+    let ran = ada.run(&args).exits(9);
+    let all = measured(&ran);
+    let room = all["messages"]["room"].as_str().unwrap();
+    let total = number(&all["messages"], "total");
+    assert_eq!(count(&entries(&ada, room), "text"), total);
+}
+
+#[test]
+fn a_server_that_goes_ends_it_and_one_that_is_gone_is_no_connection() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    let (running, _) = started(&host, &ada, &[]);
+    host.kill();
+    let ran = running.ended(LONG).exits(5);
+    assert!(ran.err.contains("line was lost") && ran.out.is_empty(), "{ran:?}");
+    bench(&ada, &[]).exits(5);
+}

@@ -1,0 +1,532 @@
+//! The real binary: a server as a child process, people who each have a home, and commands with
+//! captured output and a hard limit of time. Every child is killed by its pid when its handle
+//! goes.
+
+pub mod device;
+pub mod image;
+pub mod liar;
+pub mod lines;
+pub mod proxy;
+pub mod raw;
+pub mod relay;
+pub mod terminal;
+
+use std::fmt;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// The binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_twinlock");
+
+/// Nothing ordinary takes longer unless it hangs; Argon2 on a busy machine is in it.
+pub const LONG: Duration = Duration::from_secs(60);
+
+// ---- processes
+
+/// A child process. Its output is collected by threads, so that no pipe fills up.
+pub struct Running {
+    child: Child,
+    pub stdin: Option<ChildStdin>,
+    out: Arc<Collected>,
+    err: Arc<Collected>,
+    readers: Vec<JoinHandle<()>>,
+    /// What it was, for messages.
+    what: String,
+}
+
+/// How a process ended, and what it said.
+pub struct Ran {
+    /// The exit code; `None` after a signal.
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+#[derive(Default)]
+struct Collected {
+    bytes: Mutex<(Vec<u8>, bool)>,
+    news: Condvar,
+}
+
+impl Collected {
+    fn of(mut from: impl Read + Send + 'static) -> (Arc<Self>, JoinHandle<()>) {
+        let all = Arc::new(Self::default());
+        let into = Arc::clone(&all);
+        let reader = std::thread::spawn(move || {
+            let mut part = vec![0; 64 * 1024];
+            loop {
+                let read = from.read(&mut part).unwrap_or(0);
+                let mut bytes = into.bytes.lock().unwrap();
+                bytes.0.extend_from_slice(&part[..read]);
+                bytes.1 |= read == 0;
+                into.news.notify_all();
+                if read == 0 {
+                    return;
+                }
+            }
+        });
+        (all, reader)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.bytes.lock().unwrap().0.clone()).expect("output is UTF-8")
+    }
+
+    /// Waits until `enough` says so; `false` at its end or after `limit`.
+    fn wait(&self, limit: Duration, enough: impl Fn(&[u8]) -> bool) -> bool {
+        let until = Instant::now() + limit;
+        let mut bytes = self.bytes.lock().unwrap();
+        loop {
+            if enough(&bytes.0) {
+                return true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if bytes.1 || left.is_zero() {
+                return false;
+            }
+            bytes = self.news.wait_timeout(bytes, left).unwrap().0;
+        }
+    }
+}
+
+impl Running {
+    /// Starts a command with all three streams piped.
+    pub fn start(command: &mut Command) -> Self {
+        let what = format!("{command:?}");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
+        let (out, out_reader) = Collected::of(child.stdout.take().unwrap());
+        let (err, err_reader) = Collected::of(child.stderr.take().unwrap());
+        let stdin = child.stdin.take();
+        Self { child, stdin, out, err, readers: vec![out_reader, err_reader], what }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// What it has said so far.
+    pub fn out(&self) -> String {
+        self.out.text()
+    }
+
+    /// What it has complained of so far.
+    pub fn err(&self) -> String {
+        self.err.text()
+    }
+
+    /// Waits until standard output has so many lines.
+    pub fn wait_lines(&self, lines: usize) {
+        let enough = |bytes: &[u8]| bytes.iter().filter(|b| **b == b'\n').count() >= lines;
+        let done = self.out.wait(LONG, enough);
+        let (out, err) = (self.out(), self.err());
+        assert!(done, "{}: {lines} lines\n{}\n{}", self.what, end_of(&out), end_of(&err));
+    }
+
+    /// Waits so long for so many lines on standard output, and says whether they came.
+    pub fn wait_lines_for(&self, lines: usize, limit: Duration) -> bool {
+        let enough = |bytes: &[u8]| bytes.iter().filter(|b| **b == b'\n').count() >= lines;
+        self.out.wait(limit, enough)
+    }
+
+    /// Waits until standard error contains `words`.
+    pub fn wait_err(&self, words: &str) {
+        self.wait_err_times(words, 1);
+    }
+
+    /// Waits until standard error contains `words` so many times.
+    pub fn wait_err_times(&self, words: &str, times: usize) {
+        let enough = |bytes: &[u8]| String::from_utf8_lossy(bytes).matches(words).count() >= times;
+        let done = self.err.wait(LONG, enough);
+        let (out, err) = (self.out(), self.err());
+        assert!(done, "{}: {words:?}\n{}\n{}", self.what, end_of(&out), end_of(&err));
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Writes to its standard input, which stays open.
+    pub fn write(&mut self, text: &str) {
+        self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Ends its standard input.
+    pub fn end_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Waits for its end; one that takes longer than `limit` fails the test.
+    pub fn ended(self, limit: Duration) -> Ran {
+        let what = self.what.clone();
+        let (status, ran) = self.end(limit);
+        assert!(status.is_some(), "{what} takes longer than {limit:?}\n{ran:?}");
+        ran
+    }
+
+    /// SIGKILL, and what it had said.
+    pub fn killed(self) -> Ran {
+        self.signal(Signal::KILL);
+        self.ended(LONG)
+    }
+
+    fn end(mut self, limit: Duration) -> (Option<ExitStatus>, Ran) {
+        self.stdin = None;
+        let until = Instant::now() + limit;
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                None if Instant::now() < until => std::thread::sleep(Duration::from_millis(2)),
+                ended => break ended,
+            }
+        };
+        if status.is_none() {
+            self.child.kill().unwrap();
+            self.child.wait().unwrap();
+        }
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        let ran =
+            Ran { code: status.and_then(|status| status.code()), out: self.out(), err: self.err() };
+        (status, ran)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // After an end in order this does nothing.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+impl fmt::Debug for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { code, out, err } = self;
+        write!(f, "code {code:?}\n-- out --\n{}\n-- err --\n{}", end_of(out), end_of(err))
+    }
+}
+
+/// The last of a text that may be megabytes.
+fn end_of(text: &str) -> &str {
+    text.get(text.floor_char_boundary(text.len().saturating_sub(3000))..).unwrap_or_default()
+}
+
+impl Ran {
+    /// Fails the test unless the exit code is `code`.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        self
+    }
+
+    /// Standard output as JSON, one document a line.
+    pub fn json(&self) -> Vec<serde_json::Value> {
+        json_lines(&self.out)
+    }
+}
+
+pub fn json_lines(text: &str) -> Vec<serde_json::Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The binary with nothing of this process's surroundings that could change what it does.
+pub fn twinlock() -> Command {
+    let mut command = Command::new(BINARY);
+    for (name, _) in std::env::vars_os() {
+        let ours = name.to_string_lossy();
+        if ["TWINLOCK_", "XDG_", "NO_COLOR"].iter().any(|start| ours.starts_with(start)) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+// ---- the server
+
+/// A server on the loopback in a directory of its own.
+pub struct Host {
+    root: TempDir,
+    port: u16,
+    args: Vec<String>,
+    env: Vec<(String, PathBuf)>,
+    running: Option<Running>,
+    people: Mutex<u32>,
+}
+
+impl Host {
+    /// A new server with default settings.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A new server that is given `args` at every start.
+    pub fn start_with(args: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), args)
+    }
+
+    /// A server whose record may be in `root/data` already.
+    pub fn start_in(root: TempDir, args: &[&str]) -> Self {
+        Self::start_under(root, args, Vec::new())
+    }
+
+    /// A server with an environment of its own at every start.
+    pub fn start_under(root: TempDir, args: &[&str], env: Vec<(String, PathBuf)>) -> Self {
+        let args = args.iter().map(ToString::to_string).collect();
+        let mut host = Self { root, port: 0, args, env, running: None, people: Mutex::new(0) };
+        host.restart();
+        host
+    }
+
+    /// Starts it (again), on the port it had, and waits until it listens.
+    pub fn restart(&mut self) {
+        self.restart_when(|_| ());
+    }
+
+    /// A new server; `begun` sees the process as soon as there is one.
+    pub fn start_when(root: TempDir, args: &[&str], begun: impl FnOnce(&Running)) -> Self {
+        let args = args.iter().map(ToString::to_string).collect();
+        let mut host =
+            Self { root, port: 0, args, env: Vec::new(), running: None, people: Mutex::new(0) };
+        host.restart_when(begun);
+        host
+    }
+
+    fn restart_when(&mut self, begun: impl FnOnce(&Running)) {
+        assert!(self.running.is_none(), "it is running");
+        let mut command = twinlock();
+        command.arg("serve").arg("--data").arg(self.data());
+        command.args(["--port", &self.port.to_string()]).args(&self.args);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        let running = Running::start(&mut command);
+        begun(&running);
+        running.wait_lines(1);
+        let said = running.out();
+        let first = said.lines().next().unwrap();
+        let address = first.strip_prefix("listening on ").unwrap();
+        self.port = address.parse::<SocketAddr>().unwrap().port();
+        self.running = Some(running);
+    }
+
+    /// Changes what it is given at the next start.
+    pub fn set_args(&mut self, args: &[&str]) {
+        self.args = args.iter().map(ToString::to_string).collect();
+    }
+
+    pub fn running(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+
+    /// SIGKILL, in the middle of whatever it does.
+    pub fn kill(&mut self) {
+        self.running.take().unwrap().killed();
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn terminate(&mut self) -> Ran {
+        let running = self.running.take().unwrap();
+        running.signal(Signal::TERM);
+        running.ended(LONG)
+    }
+
+    /// It dies; what of.
+    pub fn died(mut self) -> ExitStatus {
+        self.running.take().unwrap().end(LONG).0.expect("its end")
+    }
+
+    /// It has been told to end; how it did.
+    pub fn gone(&mut self) -> Ran {
+        self.running.take().unwrap().ended(LONG)
+    }
+
+    /// The directory of everything here.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// `--data`.
+    pub fn data(&self) -> PathBuf {
+        self.root.path().join("data")
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.data().join("server.log")).unwrap()
+    }
+
+    /// The invite of the first start.
+    pub fn owner_link(&self) -> String {
+        let link = std::fs::read_to_string(self.data().join("owner-invite")).unwrap();
+        link.trim().to_owned()
+    }
+
+    /// Somebody with a home and nothing in it.
+    pub fn stranger(&self) -> Person {
+        let mut people = self.people.lock().unwrap();
+        *people += 1;
+        Person { home: self.root().join(format!("home-{people}")), address: None }
+    }
+
+    /// The owner, `ada`, without a password.
+    pub fn owner(&self) -> Person {
+        self.stranger().joins("ada", &self.owner_link())
+    }
+
+    /// A member whom `by` has invited, without a password.
+    pub fn member(&self, by: &Person, name: &str) -> Person {
+        let link = by.invites();
+        self.stranger().joins(name, &link)
+    }
+}
+
+// ---- people
+
+/// Somebody with a home of their own, `TWINLOCK_HOME`.
+#[derive(Debug, Clone)]
+pub struct Person {
+    pub home: PathBuf,
+    /// `--address` of every command.
+    pub address: Option<SocketAddr>,
+}
+
+impl Person {
+    /// The same person, who goes by another address.
+    pub fn by(&self, address: SocketAddr) -> Self {
+        Self { address: Some(address), ..self.clone() }
+    }
+
+    /// A command of theirs, for what the others here do not cover.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = twinlock();
+        command.env("TWINLOCK_HOME", &self.home).env("HOME", &self.home).args(args);
+        if let Some(address) = self.address {
+            command.env("TWINLOCK_ADDRESS", address.to_string());
+        }
+        command
+    }
+
+    /// Starts a command and leaves it running.
+    pub fn start(&self, args: &[&str]) -> Running {
+        Running::start(&mut self.command(args))
+    }
+
+    /// Runs a command to its end, with nothing on its standard input.
+    pub fn run(&self, args: &[&str]) -> Ran {
+        self.run_with(args, "")
+    }
+
+    /// Runs a command to its end with `input`.
+    pub fn run_with(&self, args: &[&str], input: &str) -> Ran {
+        let mut running = self.start(args);
+        let mut stdin = running.stdin.take().unwrap();
+        let input = input.to_owned();
+        // A command that does not read its input ends all the same.
+        let writer = std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
+        let ran = running.ended(LONG);
+        writer.join().unwrap();
+        ran
+    }
+
+    /// `join --no-password`, which has to work.
+    pub fn joins(self, name: &str, link: &str) -> Self {
+        self.run(&["join", "--no-password", "--user", name, link]).exits(0);
+        self
+    }
+
+    /// A link for somebody else.
+    pub fn invites(&self) -> String {
+        self.run(&["invite"]).exits(0).out.trim().to_owned()
+    }
+
+    /// The whole record of a conversation as this person reads it, oldest first, and with every
+    /// link checked on the way.
+    pub fn reads(&self, target: &str) -> Vec<serde_json::Value> {
+        self.run(&["history", target, "--limit", "1000000", "--json"]).exits(0).json()
+    }
+
+    /// Where the profile is.
+    pub fn profile_file(&self) -> PathBuf {
+        self.home.join("profiles/default.toml")
+    }
+
+    /// The profile as it stands.
+    pub fn profile_text(&self) -> String {
+        std::fs::read_to_string(self.profile_file()).unwrap()
+    }
+}
+
+/// The texts of entries, in their order.
+pub fn texts(entries: &[serde_json::Value]) -> Vec<&str> {
+    entries.iter().map(|entry| entry["text"].as_str().unwrap()).collect()
+}
+
+/// Reads lines of a stream that is not collected.
+pub fn lines(from: impl Read) -> impl Iterator<Item = String> {
+    BufReader::new(from).lines().map(Result::unwrap)
+}
+
+// ---- how much, and chance
+
+/// How much of something a test does: what the variable says, else `usual`.
+pub fn scale(variable: &str, usual: usize) -> usize {
+    let scale = std::env::var(variable).ok();
+    scale.map_or(usual, |scale| scale.parse().unwrap_or_else(|_| panic!("{variable}={scale}")))
+}
+
+/// A small generator (SplitMix64) whose seed a failing test can be run again with.
+pub struct Chance(u64);
+
+impl Chance {
+    /// From `TWINLOCK_SEED`, else from the clock. Prints the seed.
+    pub fn new() -> Self {
+        let seed = match std::env::var("TWINLOCK_SEED") {
+            Ok(seed) => seed.parse().unwrap(),
+            Err(_) => {
+                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+                u64::try_from(now.unwrap().as_nanos() & u128::from(u64::MAX)).unwrap()
+            }
+        };
+        eprintln!("TWINLOCK_SEED={seed}");
+        Self(seed)
+    }
+
+    /// From a number that another has drawn.
+    pub fn from(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// One of `from..to`.
+    pub fn within(&mut self, from: u64, to: u64) -> u64 {
+        from + self.next() % (to - from)
+    }
+}

@@ -1,0 +1,303 @@
+//! A device of somebody who joined with the real program, spoken for by hand over the crates beneath
+//! the SDK: it does what no client of ours does. And what a server's process shows of itself.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+use twinlock_client::home::Home;
+use twinlock_client::profile::{Profile, TlsTrust};
+use twinlock_core::Entropy as _;
+use twinlock_core::credential::Credential;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::handshake::AwaitChallenge;
+use twinlock_core::id::{DeviceId, Name, ServerKey};
+use twinlock_core::keys::DeviceSecret;
+use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::session::{BindingPolicy, Config, Event};
+use twinlock_link::OsEntropy;
+use twinlock_link::line::{Line, LineError};
+use twinlock_link::login::login;
+use twinlock_link::tls::{Alpn, ClientTls, TlsFault, Trust, channel_binding};
+
+use crate::common::{LONG, Person};
+
+pub const LOBBY: u64 = 1;
+pub const MIB: usize = 1 << 20;
+
+/// `make torture` sets it: full sizes, and what only a quiet machine can show.
+pub fn full() -> bool {
+    match std::env::var("TWINLOCK_TORTURE").as_deref() {
+        Ok("full") => true,
+        Ok(other) => panic!("TWINLOCK_TORTURE={other}: it is full or not set"),
+        Err(_) => false,
+    }
+}
+
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    OsEntropy.fill(&mut bytes);
+    bytes
+}
+
+/// Resident memory of a process, bytes.
+pub fn resident(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+/// CPU that a process has used: its threads of this name, and all of them.
+pub fn cpu(pid: u32, name: &str) -> [Duration; 2] {
+    let mut used = [Duration::ZERO; 2];
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        // One that has ended meanwhile had little to do.
+        let Ok(stat) = std::fs::read_to_string(task.unwrap().path().join("stat")) else { continue };
+        let (comm, fields) = stat.rsplit_once(')').unwrap();
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.map(|n| n.parse::<u64>().unwrap()).sum();
+        let time = Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second());
+        used[1] += time;
+        if comm.ends_with(&format!("({name}")) {
+            used[0] += time;
+        }
+    }
+    used
+}
+
+/// A runtime whose threads only take what CPU others leave: whoever attacks has a machine of their
+/// own, and shares this one with the server for the test's sake only.
+pub fn elsewhere() -> tokio::runtime::Runtime {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let yielding = || rustix::process::setpriority_process(None, 19).unwrap();
+    runtime.worker_threads(2).on_thread_start(yielding).enable_all().build().unwrap()
+}
+
+/// A runtime of one thread, for the person.
+pub fn here() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// The `n`th address of the loopback network that is not 127.0.0.1.
+pub fn neighbour(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0x7f01_0000 + n % 0x00fe_0000)
+}
+
+/// A connection that comes from `from`.
+pub async fn tcp_from(from: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddrV4::new(from, 0).into())?;
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Where the server is, what it shows, and a device of somebody there.
+#[derive(Clone)]
+pub struct Card {
+    pub address: SocketAddr,
+    pub tls: ClientTls,
+    pub key: ServerKey,
+    pub device: DeviceId,
+    pub secret: [u8; 32],
+}
+
+impl Card {
+    pub fn of(person: &Person) -> Self {
+        let default = Name::new("default").unwrap();
+        let profile = Profile::load(&Home::at(&person.home), &default).unwrap();
+        let TlsTrust::Pins(pins) = profile.tls() else { panic!("no pins") };
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], profile.port())),
+            tls: ClientTls::new(Trust::Pins(pins), Alpn::Required).unwrap(),
+            key: *profile.server_key(),
+            device: *profile.device(),
+            secret: *profile.secret().expose_secret(),
+        }
+    }
+
+    pub fn credential(&self) -> Credential {
+        Credential::Device(self.device, DeviceSecret::new(&self.secret))
+    }
+
+    /// A HELLO of a device that nobody has: the work for the server is the same.
+    pub fn hello() -> Vec<u8> {
+        let nobody = Credential::Device(DeviceId(random()), DeviceSecret::new(&random()));
+        AwaitChallenge::start(nobody, None, &mut OsEntropy).unwrap().1
+    }
+
+    /// TLS over a connection from `from`.
+    pub async fn tls_from(&self, from: Ipv4Addr) -> Result<Io, TlsFault> {
+        let tcp = tcp_from(from, self.address).await?;
+        self.tls.connect("127.0.0.1", Deaf { tcp, deaf: Arc::default() }).await
+    }
+
+    /// A line that stands.
+    pub async fn connect(&self) -> Raw {
+        timeout(LONG, self.log_in()).await.expect("a login")
+    }
+
+    async fn log_in(&self) -> Raw {
+        let io = self.tls_from(Ipv4Addr::LOCALHOST).await.unwrap();
+        Raw::over(io, self.credential(), self.key).await
+    }
+}
+
+/// A socket that can be told to read nothing.
+pub struct Deaf {
+    tcp: TcpStream,
+    pub deaf: Arc<AtomicBool>,
+}
+
+pub type Io = TlsStream<Deaf>;
+
+impl AsyncRead for Deaf {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if self.deaf.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Deaf {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+/// A line, and what has come on it.
+pub struct Raw {
+    pub line: Line<Io>,
+    next: u64,
+}
+
+impl Raw {
+    pub async fn over(io: Io, credential: Credential, key: ServerKey) -> Self {
+        let info = proto::ClientInfo {
+            instance: Bytes::copy_from_slice(&random::<16>()),
+            ..proto::ClientInfo::default()
+        };
+        let config = Config {
+            binding: BindingPolicy::Require,
+            exporter: channel_binding(io.get_ref().1).ok(),
+            info: info.encode_to_vec(),
+            max_version: 1,
+            timing: Default::default(),
+        };
+        let mut line = login(io, credential, Some(key), config).await.unwrap();
+        loop {
+            line.wait(None).await.unwrap();
+            match line.open_frame().unwrap() {
+                Event::Ready { .. } => return Self { line, next: 1 },
+                Event::Closed(code) => panic!("{code:?}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// From now on reads nothing, or reads again.
+    pub fn be_deaf(&self, deaf: bool) {
+        self.line.stream().get_ref().0.deaf.store(deaf, Ordering::Relaxed);
+    }
+
+    /// Seals a frame of requests; the ids begin with the one returned.
+    pub fn post(&mut self, ops: impl IntoIterator<Item = Op>) -> u64 {
+        let first = self.next;
+        let requests: Vec<_> =
+            (first..).zip(ops).map(|(id, op)| proto::Request { id, op: Some(op) }).collect();
+        self.next += requests.len() as u64;
+        let frame = proto::ToServer { requests, ..Default::default() };
+        self.line.send_app(&frame.encode_to_vec()).unwrap();
+        first
+    }
+
+    /// The items of the next frame that has some; `None` once the line has ended.
+    pub async fn items(&mut self) -> Option<Vec<What>> {
+        loop {
+            match self.line.wait(None).await {
+                Ok(_) => {}
+                Err(LineError::Cut(_)) => return None,
+                Err(error) => panic!("{error}"),
+            }
+            match self.line.open_frame().unwrap() {
+                Event::App(body) => {
+                    let items = proto::ToClient::decode(body).unwrap().items;
+                    return Some(items.into_iter().filter_map(|item| item.what).collect());
+                }
+                Event::Closed(code) => {
+                    assert_ne!(code, CloseCode::Protocol);
+                    return None;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The answer to a request.
+    pub async fn answer(&mut self, id: u64) -> Answered {
+        let answer = async {
+            loop {
+                for item in self.items().await.expect("the line stands") {
+                    if let What::Answer(answer) = item
+                        && answer.id == id
+                    {
+                        return answer.result.unwrap();
+                    }
+                }
+            }
+        };
+        timeout(LONG, answer).await.expect("an answer")
+    }
+
+    pub async fn ask(&mut self, op: Op) -> Answered {
+        let id = self.post([op]);
+        self.answer(id).await
+    }
+
+    /// Says something, which has to be recorded.
+    pub async fn says(&mut self, text: &str) -> proto::Ack {
+        match self.ask(append(LOBBY, text)).await {
+            Answered::Ack(ack) => ack,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub fn append(conversation: u64, text: &str) -> Op {
+    Op::Append(proto::Append {
+        conversation,
+        message_id: Bytes::copy_from_slice(&random::<16>()),
+        body: Bytes::copy_from_slice(text.as_bytes()),
+    })
+}
+
+/// Writes it all, unless the other end has gone.
+pub async fn write(io: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> bool {
+    io.write_all(bytes).await.is_ok() && io.flush().await.is_ok()
+}

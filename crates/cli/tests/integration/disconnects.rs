@@ -1,0 +1,96 @@
+//! Sent once, arrives once, over a thousand lost lines.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::common::relay::{Cut, Relay, UP};
+use crate::common::*;
+
+const LINES: usize = 20_000;
+const CUTS: usize = 1_000;
+const PER_CUT: usize = LINES / CUTS;
+/// A connection on which nothing more is said is cut as well.
+const IDLE: Duration = Duration::from_millis(60);
+/// When the last line is said whatever was cut.
+const LAST: Duration = Duration::from_secs(150);
+
+#[test]
+fn over_a_thousand_disconnects_every_line_arrives_once_and_in_order() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    let mut chance = Chance::new();
+    // Some more: a connection may end by itself before it is cut.
+    let mut left = CUTS + CUTS / 50;
+    let relay = Arc::new(Relay::start(host.address(), move || {
+        left = left.checked_sub(1)?;
+        let mut cut = Cut { bytes: u64::MAX, time: Duration::from_millis(chance.within(8, 45)) };
+        match chance.within(0, 100) {
+            // Within one of the two handshakes.
+            0 | 1 => cut.bytes = chance.within(0, UP),
+            // Anywhere in what is said then.
+            2..20 => cut = Cut { bytes: chance.within(UP, 40_000), time: IDLE },
+            // At some moment.
+            _ => {}
+        }
+        Some(cut)
+    }));
+    let listen = ["listen", "lobby", "--since", "all", "--json", "--count", &LINES.to_string()];
+    let listening = bob.by(relay.address).start(&listen);
+    let mut sending = ada.by(relay.address).start(&["send", "--json", "lobby"]);
+    let began = Instant::now();
+    // As the cuts go on, so do the lines: there is always something on its way to be cut.
+    let mut stdin = sending.stdin.take().unwrap();
+    let pace = Arc::clone(&relay);
+    let feeding = std::thread::spawn(move || {
+        let mut lines = 0..LINES;
+        for turn in 0.. {
+            if lines.is_empty() {
+                break;
+            }
+            // However slow the machine is, the lines do not run out before the cuts: then there is
+            // only now and then one more, so that the next connection has something to lose.
+            let behind = (LINES - lines.len()) / PER_CUT > pace.cuts();
+            // The last one is said after the last cut; one that is waiting to be cut needs no lines.
+            let last = lines.len() == 1 && pace.cuts() < CUTS && began.elapsed() < LAST;
+            let some = match (last, behind) {
+                (true, _) => 0,
+                (_, false) => 8.min(lines.len().saturating_sub(1).max(1)),
+                (_, true) => usize::from(turn % 16 == 0),
+            };
+            for n in lines.by_ref().take(some) {
+                writeln!(stdin, "line {n:05}").unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let limit = Duration::from_secs(200);
+    let sent = sending.ended(limit).exits(0);
+    let heard = listening.ended(limit).exits(0);
+    feeding.join().unwrap();
+    let (cuts, made) = (relay.cuts(), relay.taken());
+    eprintln!("{LINES} lines over {cuts} cuts of {made} connections in {:?}", began.elapsed());
+
+    assert!(cuts >= CUTS, "{cuts}");
+    let wanted = (0..LINES).map(|n| format!("line {n:05}")).collect::<Vec<_>>();
+    let heard = heard.json();
+    assert_eq!(texts(&heard), wanted);
+    // Every ack is of the entry that everybody reads.
+    let acks = sent.json();
+    assert_eq!(acks.len(), LINES);
+    let read = bob.reads("lobby");
+    assert_eq!(texts(&read), wanted);
+    for (read, heard) in read.iter().zip(&heard) {
+        assert_eq!(read, heard);
+    }
+    for ack in &acks {
+        let n = usize::try_from(ack["n"].as_u64().unwrap()).unwrap();
+        for field in ["n", "time", "id", "link"] {
+            assert_eq!(ack[field], read[n - 1][field], "{field} of {n}");
+        }
+    }
+    for person in [&ada, &bob] {
+        person.run(&["audit", "verify"]).exits(0);
+    }
+}

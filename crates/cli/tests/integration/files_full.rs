@@ -1,0 +1,244 @@
+//! Disks that are full: what a file meets there is said with what to do about it, nothing is lost
+//! by it, and once there is room the same command ends well.
+//!
+//! A process whose files may not grow beyond a limit finds a write failing in the same way and
+//! place as on a full disk, on any machine and without being root; and for a server that runs the
+//! limit can be taken away again.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::common::*;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 12 * MIB + 345;
+/// What a file may grow to on a full disk; all that is not a file on its way is smaller.
+const ROOM: u64 = 6 * MIB;
+/// Less than what SQLite keeps beside a database that is open.
+const LITTLE: u64 = 16 * 1024;
+
+fn bytes(n: u64, seed: u64) -> Vec<u8> {
+    let mut chance = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = |_| {
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        (chance >> 24) as u8
+    };
+    (0..n).map(next).collect()
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The same command where no file can grow beyond `room` bytes.
+fn cramped(command: &Command, room: u64) -> Command {
+    let mut cramped = Command::new("sh");
+    let script = format!("ulimit -S -f {}; exec \"$0\" \"$@\"", room / 512);
+    cramped.args(["-c", &script]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => cramped.env(name, value),
+            None => cramped.env_remove(name),
+        };
+    }
+    cramped
+}
+
+fn run_cramped(person: &Person, args: &[&str]) -> Ran {
+    Running::start(&mut cramped(&person.command(args), ROOM)).ended(LONG)
+}
+
+/// How far files of a process that runs may grow from now on.
+fn limit(running: &Running, room: Option<u64>) {
+    let pid = Pid::from_raw(i32::try_from(running.pid()).unwrap());
+    prlimit(pid, Resource::Fsize, Rlimit { current: room, maximum: None }).unwrap();
+}
+
+struct Stage {
+    host: Host,
+    ada: Person,
+    path: PathBuf,
+    content: Vec<u8>,
+    into: PathBuf,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let host = Host::start();
+        let ada = host.owner();
+        let (path, content) = (host.root().join("big.bin"), bytes(SIZE, 5));
+        fs::write(&path, &content).unwrap();
+        let into = host.root().join("into");
+        fs::create_dir(&into).unwrap();
+        Self { host, ada, path, content, into }
+    }
+
+    fn put(&self) -> [&str; 4] {
+        ["put", self.path.to_str().unwrap(), "lobby", "--json"]
+    }
+
+    fn partials(&self) -> Vec<String> {
+        names(&self.host.data().join("files/partial/ada"))
+    }
+}
+
+/// What went wrong is in it, and what to do.
+#[track_caller]
+fn says_full(ran: &Ran, problem: &str) {
+    assert!(ran.err.contains(problem), "{ran:?}");
+    assert!(ran.err.contains("make room"), "{ran:?}");
+}
+
+#[test]
+fn a_get_on_a_full_disk_says_so_and_goes_on_once_there_is_room() {
+    let stage = Stage::new();
+    stage.ada.run(&stage.put()).exits(0);
+    let get = ["get", "lobby", "1", "-o", stage.into.to_str().unwrap(), "--json"];
+    let part = stage.into.join(".big.bin.part");
+    for _ in 0..2 {
+        let full = run_cramped(&stage.ada, &get).exits(2);
+        says_full(&full, "File too large");
+        assert!(full.err.contains(part.to_str().unwrap()), "{full:?}");
+        let failed = full.json().pop().unwrap();
+        assert_eq!((failed["event"].as_str(), failed["exit"].as_u64()), (Some("failed"), Some(2)));
+        assert_eq!(names(&stage.into), [".big.bin.part"], "nothing under the final name");
+        assert_eq!(fs::metadata(&part).unwrap().len(), ROOM, "what had room is kept");
+    }
+    let done = stage.ada.run(&get).exits(0).json();
+    assert_eq!(done[0]["from"].as_u64(), Some(ROOM));
+    assert_eq!(names(&stage.into), ["big.bin"]);
+    assert!(fs::read(stage.into.join("big.bin")).unwrap() == stage.content);
+}
+
+#[test]
+fn output_that_takes_no_more_is_said_and_not_tried_for_ever() {
+    let stage = Stage::new();
+    stage.ada.run(&stage.put()).exits(0);
+    let mut command = stage.ada.command(&["get", "lobby", "1", "-o", "-"]);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ended = command.stdout(full).output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(2), "{said}");
+    assert!(said.contains("output cannot be written to: No space left on device"), "{said}");
+}
+
+#[test]
+fn who_listens_on_a_full_disk_ends_before_the_file_and_gets_it_the_next_time() {
+    let stage = Stage::new();
+    let listen = ["listen", "lobby", "--get", stage.into.to_str().unwrap(), "--count", "3"];
+    stage.ada.run(&["send", "lobby", "long ago"]).exits(0);
+    stage.ada.run(&["listen", "lobby", "--since", "all", "--count", "1"]).exits(0);
+    stage.ada.run(&["send", "lobby", "before"]).exits(0);
+    stage.ada.run(&stage.put()).exits(0);
+    stage.ada.run(&["send", "lobby", "after"]).exits(0);
+    let full = run_cramped(&stage.ada, &listen).exits(2);
+    says_full(&full, "File too large");
+    assert!(full.out.contains("before") && !full.out.contains("after"), "{full:?}");
+    let heard = stage.ada.run(&[&listen[..5], &["2"]].concat()).exits(0).out;
+    assert!(!heard.contains("before"), "{heard}");
+    assert!(heard.contains("saved as") && heard.contains("after"), "{heard}");
+    assert_eq!(names(&stage.into), ["big.bin"]);
+    assert!(fs::read(stage.into.join("big.bin")).unwrap() == stage.content);
+}
+
+#[test]
+fn what_comes_by_standard_input_and_has_no_room_is_said_and_leaves_nothing() {
+    let stage = Stage::new();
+    let put = ["put", "-", "--name", "in.bin", "lobby"];
+    let start = |command: &mut Command| {
+        let mut putting = Running::start(command);
+        let (mut stdin, content) = (putting.stdin.take().unwrap(), stage.content.clone());
+        // It may end before it has read all.
+        std::thread::spawn(move || drop(stdin.write_all(&content)));
+        putting.ended(LONG)
+    };
+    let full = start(&mut cramped(&stage.ada.command(&put), ROOM)).exits(2);
+    says_full(&full, "File too large");
+    let spool = stage.ada.home.join("state/default/spool");
+    assert!(full.err.contains(spool.to_str().unwrap()), "{full:?}");
+    assert_eq!(names(&spool), [""; 0]);
+    assert_eq!(stage.ada.reads("lobby").len(), 0);
+    start(&mut stage.ada.command(&put)).exits(0);
+    assert_eq!(stage.ada.reads("lobby")[0]["file"]["size"].as_u64(), Some(SIZE));
+    assert_eq!(names(&spool), [""; 0]);
+}
+
+#[test]
+fn a_profile_whose_disk_is_full_says_so_and_is_good_afterwards() {
+    let stage = Stage::new();
+    stage.ada.run(&stage.put()).exits(0);
+    let get = ["get", "lobby", "1", "-o", stage.into.to_str().unwrap()];
+    for args in [&stage.put()[..], &get, &["send", "lobby", "words"]] {
+        let full =
+            Running::start(&mut cramped(&stage.ada.command(args), LITTLE)).ended(LONG).exits(2);
+        assert!(full.err.contains("the disk that holds this profile's state is full"), "{full:?}");
+    }
+    assert_eq!(names(&stage.into), [""; 0]);
+    stage.ada.run(&get).exits(0);
+    stage.ada.run(&["send", "lobby", "words"]).exits(0);
+    stage.ada.run(&stage.put()).exits(0);
+    assert_eq!(stage.ada.reads("lobby").len(), 3);
+}
+
+#[test]
+fn a_server_whose_disk_fills_says_so_talks_on_and_takes_the_rest_once_there_is_room() {
+    let stage = Stage::new();
+    let bob = stage.host.member(&stage.ada, "bob");
+    let listening = bob.start(&["listen", "lobby", "--since", "all", "--count", "4", "--json"]);
+    limit(stage.host.running(), Some(ROOM));
+    let mut ids = Vec::new();
+    for word in ["one", "two"] {
+        let full = stage.ada.run(&stage.put()).exits(7);
+        assert!(full.err.contains("the server cannot write to its disk"), "{full:?}");
+        assert!(full.err.contains("the same command goes on where it stopped"), "{full:?}");
+        let events = full.json();
+        ids.push(events[0]["id"].clone());
+        assert_eq!(events.last().unwrap()["exit"].as_u64(), Some(7));
+        stage.ada.run(&["send", "lobby", word]).exits(0);
+        assert_eq!(stage.partials().len(), 1);
+    }
+    // What has room goes beside it.
+    let small = stage.host.root().join("small.bin");
+    fs::write(&small, bytes(MIB, 6)).unwrap();
+    stage.ada.run(&["put", small.to_str().unwrap(), "lobby"]).exits(0);
+    limit(stage.host.running(), None);
+    let done = stage.ada.run(&stage.put()).exits(0).json();
+    ids.push(done.last().unwrap()["id"].clone());
+    assert!(done[0]["from"].as_u64().unwrap() >= ROOM - 2 * MIB, "{}", done[0]);
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!(stage.partials(), [""; 0]);
+    let heard = listening.ended(LONG).exits(0).json();
+    let kinds: Vec<_> = heard.iter().map(|entry| entry["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["text", "text", "file", "file"]);
+    bob.run(&["get", "lobby", "4", "-o", stage.into.to_str().unwrap()]).exits(0);
+    assert!(fs::read(stage.into.join("big.bin")).unwrap() == stage.content);
+    bob.run(&["audit", "verify"]).exits(0);
+}
+
+#[test]
+fn a_server_that_cannot_write_a_byte_reads_on_and_recovers_by_itself() {
+    let stage = Stage::new();
+    stage.ada.run(&stage.put()).exits(0);
+    limit(stage.host.running(), Some(0));
+    let full = stage.ada.run(&["put", stage.path.to_str().unwrap(), "lobby", "--name", "again"]);
+    let full = full.exits(7);
+    assert!(full.err.contains("the server cannot write to its disk"), "{full:?}");
+    let get = ["get", "lobby", "1", "-o", stage.into.to_str().unwrap()];
+    stage.ada.run(&get).exits(0);
+    assert!(fs::read(stage.into.join("big.bin")).unwrap() == stage.content);
+    assert_eq!(stage.ada.reads("lobby").len(), 1);
+    limit(stage.host.running(), None);
+    stage.ada.run(&["put", stage.path.to_str().unwrap(), "lobby", "--name", "again"]).exits(0);
+    assert_eq!(stage.ada.reads("lobby").len(), 2);
+    assert_eq!(stage.partials(), [""; 0]);
+    stage.ada.run(&["audit", "verify"]).exits(0);
+}

@@ -1,0 +1,369 @@
+//! A server that lies about files, and a record with names that no honest one takes: it ends in a
+//! clear error and an exit code, nothing gets its name, and an honest answer afterwards is taken.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::common::liar::{Liar, Said};
+use crate::common::*;
+use bytes::Bytes;
+use prost::Message as _;
+use twinlock_core::chain::Kind;
+use twinlock_core::id::{MessageId, Name, Sender};
+use twinlock_core::opaque::ServerSetup;
+use twinlock_core::proto::answer::Result as Answered;
+use twinlock_core::proto::item::What;
+use twinlock_core::proto::{self, FileBody, FileMeta};
+use twinlock_store::{Appended, LOBBY, NewEntry, Options, SqliteStore, Store as _};
+
+const SIZE: u64 = 1_000_003;
+/// Nothing here takes as long: not even patience, which is 30 s.
+const SOON: Duration = Duration::from_secs(20);
+
+fn bytes(n: u64) -> Vec<u8> {
+    (0..n).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as u8).collect()
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+struct Stage {
+    host: Host,
+    ada: Person,
+    path: PathBuf,
+    content: Vec<u8>,
+    into: PathBuf,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let host = Host::start();
+        let ada = host.owner();
+        let (path, content) = (host.root().join("f.bin"), bytes(SIZE));
+        fs::write(&path, &content).unwrap();
+        let into = host.root().join("into");
+        fs::create_dir(&into).unwrap();
+        Self { host, ada, path, content, into }
+    }
+
+    fn put(&self) -> [&str; 3] {
+        ["put", self.path.to_str().unwrap(), "lobby"]
+    }
+
+    fn get(&self) -> [&str; 5] {
+        ["get", "lobby", "1", "-o", self.into.to_str().unwrap()]
+    }
+
+    fn got(&self) -> PathBuf {
+        self.into.join("f.bin")
+    }
+}
+
+/// Changes how the server says which file comes.
+fn coming(change: impl Fn(&mut proto::FileComing) + Send + 'static) -> crate::common::liar::Lie {
+    Box::new(move |said| {
+        if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
+            && let Some(Answered::FileComing(coming)) = &mut answer.result
+        {
+            change(coming);
+        }
+    })
+}
+
+/// Changes the bytes that come, and where they belong.
+fn moved(change: impl Fn(&mut u64, &mut Vec<u8>) + Send + 'static) -> crate::common::liar::Lie {
+    Box::new(move |said| {
+        if let Said::Bulk { offset, data, .. } = said {
+            change(offset, data);
+        }
+    })
+}
+
+#[test]
+fn whatever_a_server_says_of_a_file_that_comes_its_name_is_given_to_that_file_alone() {
+    const ASTRAY: &str = "at a place in the file that cannot be";
+    const OTHER: &str = "another file than the entry names";
+    let stage = Stage::new();
+    stage.ada.run(&stage.put()).exits(0);
+    let liar = Liar::start(&stage.host, &stage.ada);
+    let victim = stage.ada.by(liar.address());
+    let lies: [(&str, &str, crate::common::liar::Lie); 9] = [
+        ("larger", OTHER, coming(|coming| coming.size += 1)),
+        ("smaller", OTHER, coming(|coming| coming.size -= 1)),
+        ("another hash", OTHER, coming(|coming| coming.hash = Bytes::from_static(&[7; 32]))),
+        ("no hash", OTHER, coming(|coming| coming.hash = Bytes::new())),
+        ("from the middle", ASTRAY, coming(|coming| coming.offset = 65_536)),
+        ("a gap", ASTRAY, moved(|offset, _| *offset += u64::from(*offset > 0))),
+        ("twice the same place", ASTRAY, moved(|offset, _| *offset = 0)),
+        (
+            "past the end",
+            ASTRAY,
+            moved(|offset, data| {
+                if *offset + data.len() as u64 == SIZE {
+                    data.push(0);
+                }
+            }),
+        ),
+        ("another byte", "another BLAKE3", moved(|offset, data| data[0] ^= u8::from(*offset > 0))),
+    ];
+    for (what, words, lie) in lies {
+        liar.says(lie);
+        let ran = victim.start(&stage.get()).ended(SOON);
+        assert_eq!(ran.code, Some(8), "{what}: {ran:?}");
+        assert!(ran.err.contains(words), "{what}: {ran:?}");
+        assert!(!stage.got().exists(), "{what}");
+        liar.repents();
+        victim.run(&stage.get()).exits(0);
+        assert_eq!(names(&stage.into), ["f.bin"], "{what}");
+        assert!(fs::read(stage.got()).unwrap() == stage.content, "{what}");
+        fs::remove_file(stage.got()).unwrap();
+    }
+}
+
+#[test]
+fn a_beginning_that_a_server_takes_for_good_and_is_not_costs_that_try_alone() {
+    // Little enough that the server goes on though nobody acknowledges it.
+    const HAD: u64 = 50_000;
+    let stage = Stage::new();
+    stage.ada.run(&stage.put()).exits(0);
+    let liar = Liar::start(&stage.host, &stage.ada);
+    let victim = stage.ada.by(liar.address());
+    let part = stage.into.join(".f.bin.part");
+    let mut had = stage.content[..HAD as usize].to_vec();
+    had[1000] ^= 1;
+    fs::write(&part, had).unwrap();
+    fs::set_permissions(&part, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut agrees = coming(|coming| coming.offset = HAD);
+    let mut goes_on = moved(|offset, data| {
+        let known = usize::try_from(HAD.saturating_sub(*offset)).unwrap().min(data.len());
+        data.drain(..known);
+        *offset += known as u64;
+    });
+    liar.says(move |said| {
+        agrees(said);
+        goes_on(said);
+    });
+    let ran = victim.start(&stage.get()).ended(SOON).exits(8);
+    assert!(ran.err.contains("another BLAKE3"), "{ran:?}");
+    assert_eq!(names(&stage.into), [""; 0], "neither the name nor a part that blocks the next");
+    liar.repents();
+    victim.run(&stage.get()).exits(0);
+    assert!(fs::read(stage.got()).unwrap() == stage.content);
+}
+
+#[test]
+fn a_server_that_falls_silent_in_a_file_is_given_up_and_what_came_counts() {
+    let stage = Stage::new();
+    stage.ada.run(&stage.put()).exits(0);
+    let liar = Liar::start(&stage.host, &stage.ada);
+    let victim = stage.ada.by(liar.address());
+    liar.says(moved(|offset, data| {
+        if *offset > 0 {
+            data.clear();
+        }
+    }));
+    let get = [&stage.get()[..], &["--timeout", "3s", "--json"]].concat();
+    let ran = victim.start(&get).ended(SOON).exits(9);
+    assert!(ran.err.contains("nothing moved for 3 s"), "{ran:?}");
+    assert!(ran.err.contains("the same command goes on"), "{ran:?}");
+    assert_eq!(names(&stage.into), [".f.bin.part"]);
+    liar.repents();
+    let done = victim.run(&get).exits(0).json();
+    assert!(done[0]["from"].as_u64().unwrap() > 0, "{}", done[0]);
+    assert!(fs::read(stage.got()).unwrap() == stage.content);
+}
+
+/// Changes what entries say of their files.
+fn entry(change: impl Fn(&mut FileBody) + Send + 'static) -> crate::common::liar::Lie {
+    Box::new(move |said| {
+        if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
+            && let Some(Answered::Page(page)) = &mut answer.result
+        {
+            for entry in &mut page.entries {
+                let mut body = FileBody::decode(entry.body.clone()).unwrap();
+                change(&mut body);
+                entry.body = body.encode_to_vec().into();
+            }
+        }
+    })
+}
+
+#[test]
+fn a_name_a_size_or_a_hash_that_was_changed_in_an_entry_breaks_its_link() {
+    let stage = Stage::new();
+    stage.ada.run(&stage.put()).exits(0);
+    let liar = Liar::start(&stage.host, &stage.ada);
+    let victim = stage.ada.by(liar.address());
+    let meta = |body: &mut FileBody, change: fn(&mut FileMeta)| {
+        change(body.file.as_mut().unwrap());
+    };
+    let lies = [
+        entry(move |body| meta(body, |file| file.name = "../../.bashrc".to_owned())),
+        entry(move |body| meta(body, |file| file.size += 1)),
+        entry(move |body| meta(body, |file| file.mode = 0o6777)),
+        entry(|body| body.hash = Bytes::from_static(&[7; 32])),
+    ];
+    for lie in lies {
+        liar.says(lie);
+        let ran = victim.start(&stage.get()).ended(SOON).exits(8);
+        assert!(ran.err.contains("the record was changed"), "{ran:?}");
+        assert_eq!(names(&stage.into), [""; 0]);
+    }
+    liar.repents();
+    victim.run(&stage.get()).exits(0);
+    assert!(fs::read(stage.got()).unwrap() == stage.content);
+}
+
+#[test]
+fn whatever_a_server_says_of_a_file_that_goes_it_ends_clearly_or_arrives_whole() {
+    let stage = Stage::new();
+    let liar = Liar::start(&stage.host, &stage.ada);
+    let victim = stage.ada.by(liar.address());
+    let accepted = |change: fn(&mut proto::FileAccepted)| -> crate::common::liar::Lie {
+        Box::new(move |said| {
+            if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
+                && let Some(Answered::FileAccepted(accepted)) = &mut answer.result
+            {
+                change(accepted);
+            }
+        })
+    };
+    let acked: crate::common::liar::Lie = Box::new(|said| {
+        if let Said::Item(proto::Item { what: Some(What::FileAck(ack)) }) = said {
+            ack.offset = SIZE + 1;
+        }
+    });
+    for (what, lie) in [
+        ("more than there is", accepted(|accepted| accepted.offset = SIZE + 1)),
+        ("an ack of more than was sent", acked),
+    ] {
+        liar.says(lie);
+        let ran = victim.start(&stage.put()).ended(SOON);
+        assert_eq!(ran.code, Some(8), "{what}: {ran:?}");
+        assert!(ran.err.contains("at a place in the file that cannot be"), "{what}: {ran:?}");
+        assert_eq!(stage.ada.reads("lobby").len(), 0, "{what}");
+    }
+    // It says that it has what it has not: all is sent.
+    liar.says(accepted(|accepted| {
+        accepted.offset = 1000;
+        accepted.prefix_hash = Bytes::from_static(&[7; 32]);
+    }));
+    victim.run(&stage.put()).exits(0);
+    // It acknowledges the place of another entry. What it had done all the same is found out later.
+    liar.says(|said| {
+        if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
+            && let Some(Answered::Ack(ack)) = &mut answer.result
+        {
+            ack.n = 1;
+        }
+    });
+    let ran = victim.start(&stage.put()).ended(SOON).exits(8);
+    assert!(ran.err.contains("record is not what it was"), "{ran:?}");
+    liar.repents();
+    victim.run(&stage.put()).exits(0);
+    assert_eq!(victim.reads("lobby").len(), 2);
+    victim.run(&stage.get()).exits(0);
+    assert!(fs::read(stage.got()).unwrap() == stage.content);
+    assert_eq!(names(&stage.host.data().join("files/partial/ada")), [""; 0]);
+}
+
+/// Records entries of files as no server would, with links that are right.
+fn record(host: &Host, bodies: Vec<FileBody>) {
+    let setup = fs::read(host.data().join("identity/opaque-setup")).unwrap();
+    let setup = ServerSetup::from_bytes(setup.as_slice().try_into().unwrap()).unwrap();
+    let options = Options::new(setup.server_key(), setup.row_key());
+    let store = SqliteStore::open(&host.data().join("record.db"), options).unwrap();
+    let sender = Sender::new(&Name::new("ada").unwrap(), None);
+    let entries = bodies.into_iter().enumerate().map(|(at, body)| NewEntry {
+        conversation: LOBBY,
+        sender: sender.clone(),
+        message_id: MessageId([100 + at as u8; 16]),
+        kind: Kind::FILE,
+        body: body.encode_to_vec().into(),
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let appended = runtime.block_on(store.append(entries.collect())).unwrap();
+    assert!(appended.iter().all(|one| matches!(one, Appended::Recorded(_))), "{appended:?}");
+}
+
+#[test]
+fn what_an_evil_record_names_lands_nowhere_but_where_it_was_wanted() {
+    let mut stage = Stage::new();
+    stage.ada.run(&stage.put()).exits(0);
+    let body = |name: &str, size: u64, hash: &blake3::Hash| FileBody {
+        file: Some(FileMeta { name: name.to_owned(), size, mode: 0o6777, ..FileMeta::default() }),
+        hash: Bytes::copy_from_slice(hash.as_bytes()),
+    };
+    let good = blake3::hash(&stage.content);
+    let evil = [
+        "../../escaped",
+        "/etc/escaped",
+        "..",
+        ".",
+        "",
+        "/",
+        "a/../../escaped",
+        "in\0side",
+        ".f.bin.part",
+        &"long".repeat(1000),
+        &"\u{202e}".repeat(300),
+    ];
+    let mut bodies: Vec<_> = evil.iter().map(|name| body(name, SIZE, &good)).collect();
+    // Content of another size, and content that is not there.
+    bodies.push(body("short", SIZE - 1, &good));
+    bodies.push(body("huge", u64::MAX / 4, &good));
+    bodies.push(body("absent", 5, &blake3::hash(b"never")));
+    stage.host.terminate().exits(0);
+    record(&stage.host, bodies);
+    stage.host.restart();
+    let into = stage.host.root().join("deep/in/to");
+    fs::create_dir_all(&into).unwrap();
+    let dir = into.to_str().unwrap();
+    for (at, name) in evil.iter().enumerate() {
+        let n = (at + 2).to_string();
+        let ran = stage.ada.run(&["get", "lobby", &n, "-o", dir]).exits(0);
+        let got = names(&into);
+        assert_eq!(got.len(), 1, "{name:?}: {got:?} {ran:?}");
+        assert!(!got[0].starts_with('.') && got[0].len() <= 255, "{name:?}: {got:?}");
+        let path = into.join(&got[0]);
+        assert!(fs::read(&path).unwrap() == stage.content, "{name:?}");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7000, 0);
+        fs::remove_file(path).unwrap();
+    }
+    for n in evil.len() + 2..=evil.len() + 4 {
+        let ran = stage.ada.run(&["get", "lobby", &n.to_string(), "-o", dir]).exits(8);
+        assert!(ran.err.contains("record is damaged"), "{ran:?}");
+        assert_eq!(names(&into), [""; 0], "neither the name nor a part");
+    }
+    // All of them at once, as somebody gets them who listens.
+    let count = (evil.len() + 4).to_string();
+    let listen = ["listen", "lobby", "--get", dir, "--since", "all", "--count", &count];
+    let ran = stage.ada.run(&listen).exits(8);
+    let first = evil.len() + 2;
+    assert!(
+        ran.err.contains(&format!("short of entry {first} of lobby was not fetched")),
+        "{ran:?}"
+    );
+    let before = names(&into);
+    assert!(["escaped", "f.bin"].iter().all(|name| before.iter().any(|n| n == name)), "{before:?}");
+    // It keeps its place, until it is told to leave the entry out.
+    let next = &listen[..4];
+    stage.ada.run(&[next, &["--count", "1"]].concat()).exits(8);
+    let left_out = (first + 2).to_string();
+    let after = stage.ada.run(&["send", "lobby", "after"]).exits(0);
+    assert!(after.err.is_empty(), "{after:?}");
+    let since = [next, &["--since", &left_out, "--count", "1"]].concat();
+    assert!(stage.ada.run(&since).exits(0).out.contains("after"));
+    assert!(names(&into).iter().all(|name| !name.starts_with('.')), "{:?}", names(&into));
+    for above in [into.parent().unwrap(), &stage.host.root().join("deep")] {
+        assert_eq!(names(above).len(), 1, "nothing beside it");
+    }
+    assert!(!Path::new("/etc/escaped").exists());
+}

@@ -1,0 +1,126 @@
+//! One file over a line that breaks again and again: cut, its client killed, its server killed.
+//! What goes over the wire is hardly more than the file.
+//!
+//! `TWINLOCK_TORN=1024x100` makes it a GiB and a hundred breaks. The test alone does a few, and
+//! further apart: twelve of them scatter too much to be that close to the bound.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::common::relay::Relay;
+use crate::common::*;
+
+const MIB: u64 = 1 << 20;
+/// Bytes after a break that are not a login any more.
+const MOVES: u64 = 128 * 1024;
+
+/// MiB and breaks.
+fn scale() -> (u64, u64) {
+    let scale = std::env::var("TWINLOCK_TORN").unwrap_or("256x12".into());
+    let (size, breaks) = scale.split_once('x').expect("TWINLOCK_TORN is MIBxBREAKS");
+    (size.parse().unwrap(), breaks.parse().unwrap())
+}
+
+/// How long after a break bytes move again: seldom a tenth of this on a machine that does nothing
+/// else.
+const RESUMED: Duration = Duration::from_secs(5);
+
+struct Torn {
+    host: Host,
+    ada: Person,
+    relay: Relay,
+    path: PathBuf,
+    size: u64,
+    breaks: u64,
+    chance: Chance,
+}
+
+impl Torn {
+    fn new() -> Self {
+        let (mib, breaks) = scale();
+        let size = mib * MIB + 4321;
+        let host = Host::start();
+        let ada = host.owner();
+        let relay = Relay::start(host.address(), || None);
+        let mut chance = Chance::new();
+        let path = host.root().join("big.bin");
+        let mut file = BufWriter::new(fs::File::create(&path).unwrap());
+        for _ in 0..size / 8 {
+            file.write_all(&chance.next().to_le_bytes()).unwrap();
+        }
+        file.write_all(&[7; 7][..(size % 8) as usize]).unwrap();
+        file.into_inner().unwrap().sync_all().unwrap();
+        Self { host, ada, relay, path, size, breaks, chance }
+    }
+
+    /// Runs the command over and over, breaks what it does, and gives what went over the wire.
+    fn tear(&mut self, args: &[&str]) {
+        let person = self.ada.by(self.relay.address);
+        let start = self.relay.carried();
+        let mut running = person.start(args);
+        let first = self.chance.within(0, 3);
+        let (mut slowest, mut last) = (Duration::ZERO, start);
+        for done in 0..self.breaks {
+            // Spread over the file, at random.
+            let part = self.size / (self.breaks + 1);
+            let at = start + part * done + self.chance.within(part / 4, part);
+            let at = at.max(last + MOVES);
+            assert!(self.relay.wait_carried(at, LONG), "{at}: {}", running.err());
+            // Each kind as often as the others.
+            let kind = (done + first) % 3;
+            match kind {
+                0 => self.relay.cut(),
+                1 => {
+                    running.killed();
+                    running = person.start(args);
+                }
+                _ => {
+                    self.host.kill();
+                    self.host.restart();
+                }
+            }
+            let broken = Instant::now();
+            last = self.relay.carried();
+            assert!(self.relay.wait_carried(last + MOVES, LONG), "{kind}: {}", running.err());
+            slowest = slowest.max(broken.elapsed());
+        }
+        running.ended(LONG).exits(0);
+        let carried = self.relay.carried() - start;
+        let ratio = carried as f64 / self.size as f64;
+        eprintln!(
+            "{}: {} breaks, {ratio:.4} of its size on the wire, moves again after {slowest:?}",
+            args[0], self.breaks
+        );
+        assert!(ratio <= 1.02, "{ratio}");
+        // Of a server that was killed, that is how long it takes to start as well.
+        assert!(slowest < RESUMED, "{slowest:?}");
+    }
+
+    /// Whether the file at `path` is the same, byte for byte.
+    fn is(&self, path: &Path) -> bool {
+        let open = |path: &Path| BufReader::with_capacity(1 << 20, fs::File::open(path).unwrap());
+        let (mut ours, mut got) = (open(&self.path), open(path));
+        loop {
+            let (a, b) = (ours.fill_buf().unwrap(), got.fill_buf().unwrap());
+            let n = a.len().min(b.len());
+            if n == 0 || a[..n] != b[..n] {
+                return a.is_empty() && b.is_empty();
+            }
+            ours.consume(n);
+            got.consume(n);
+        }
+    }
+}
+
+#[test]
+fn a_torn_put_and_a_torn_get_move_hardly_more_than_the_file() {
+    let mut torn = Torn::new();
+    let path = torn.path.to_str().unwrap().to_owned();
+    torn.tear(&["put", &path, "lobby"]);
+    let got = torn.host.root().join("got.bin");
+    torn.tear(&["get", "lobby", "1", "-o", got.to_str().unwrap()]);
+    assert!(torn.is(&got));
+    assert_eq!(torn.ada.reads("lobby").len(), 1);
+}

@@ -1,0 +1,114 @@
+//! Ten thousand people who say nothing cost a server little, and none of them is forgotten.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::common::lines::{AT_ONCE, Connected, PER_USER, To, members};
+use crate::common::*;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::session::Event;
+
+const LINES: usize = 10_000;
+/// Descriptors that are not lines, on either side.
+const OTHERS: u64 = 300;
+
+/// How many lines the limit of open files allows; the server's is low until it raises it itself.
+fn room() -> usize {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let room = maximum.map_or(LINES, |max| usize::try_from(max - OTHERS).unwrap());
+    if room < LINES {
+        eprintln!("\n!!! ONLY {room} LINES: THE HARD LIMIT OF OPEN FILES IS {maximum:?} !!!\n");
+    }
+    room.min(LINES)
+}
+
+/// Answers pings until the server says its last, and says what that was.
+async fn idle(mut line: Connected) -> CloseCode {
+    loop {
+        line.wait(None).await.unwrap();
+        if let Event::Closed(code) = line.open_frame().unwrap() {
+            line.finish().await;
+            return code;
+        }
+    }
+}
+
+/// Resident memory of a process, bytes.
+fn resident(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+#[test]
+fn ten_thousand_idle_lines_are_held_and_each_is_told_of_the_end() {
+    let lines = room();
+    let hard = getrlimit(Resource::Nofile).maximum;
+    // The server is started with what a login shell has, and goes on from there by itself.
+    setrlimit(Resource::Nofile, Rlimit { current: Some(1024), maximum: hard }).unwrap();
+    let mut host = Host::start();
+    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
+    let ada = host.owner();
+    let pid = host.running().pid();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+
+    let began = Instant::now();
+    let users = lines.div_ceil(PER_USER);
+    let members = Arc::new(runtime.block_on(members(&ada, host.root(), users)));
+    eprintln!("{users} members joined in {:?}", began.elapsed());
+    let to = Arc::new(To::new(host.port(), &members[0]));
+
+    let before = resident(pid);
+    let began = Instant::now();
+    let up = Arc::new(AtomicUsize::new(0));
+    let mut held = JoinSet::new();
+    runtime.block_on(async {
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let mut connecting = JoinSet::new();
+        for n in 0..lines {
+            let place = places.clone().acquire_owned().await.unwrap();
+            while let Some(line) = connecting.try_join_next() {
+                held.spawn(idle(line.unwrap()));
+            }
+            let (to, up, members) = (to.clone(), up.clone(), members.clone());
+            connecting.spawn(async move {
+                let line = to.connect(&members[n % users], n as u64, None).await.unwrap();
+                drop(place);
+                up.fetch_add(1, Ordering::Relaxed);
+                line
+            });
+        }
+        while let Some(line) = connecting.join_next().await {
+            held.spawn(idle(line.unwrap()));
+        }
+    });
+    assert_eq!(up.load(Ordering::Relaxed), lines);
+    let took = began.elapsed();
+    let per_line = resident(pid).saturating_sub(before) / lines;
+    eprintln!(
+        "{lines} lines in {took:?}; the server: {} MiB before, {} MiB now, {:.1} KiB a line",
+        before >> 20,
+        resident(pid) >> 20,
+        per_line as f64 / 1024.0
+    );
+    assert!(per_line < 64 * 1024, "{per_line} bytes a line");
+
+    // It serves as it did before.
+    let asked = Instant::now();
+    ada.run(&["send", "lobby", "is anybody awake?"]).exits(0);
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    // Every one of them is still there, and hears that it ends.
+    host.running().signal(Signal::TERM);
+    let told =
+        runtime.block_on(async { timeout(LONG, held.join_all()).await.expect("all lines end") });
+    assert_eq!(told.len(), lines);
+    let shutdown = told.iter().filter(|code| **code == CloseCode::Shutdown).count();
+    assert_eq!(shutdown, lines);
+    host.gone().exits(0);
+}

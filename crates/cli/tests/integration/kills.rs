@@ -1,0 +1,298 @@
+//! An ack is a promise: kills in the middle of everything, and records changed behind the
+//! server's back.
+//!
+//! `TWINLOCK_KILLS=200` makes it so many kills.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ChildStdin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+use rusqlite::Connection;
+use serde_json::Value;
+
+/// Kills between two looks at the record.
+const LOOK: usize = 10;
+/// One kill in so many may come before anybody is back; the others wait for an ack.
+const EARLY: usize = 16;
+const WRITERS: [&str; 3] = ["ada", "bob", "eve"];
+
+/// A `send` that is given numbered lines until it is told to stop.
+struct Writer {
+    person: Person,
+    sending: Running,
+    feeding: JoinHandle<usize>,
+}
+
+impl Writer {
+    fn start(person: Person, name: &'static str, target: &str, stop: &Arc<AtomicBool>) -> Self {
+        let mut sending = person.start(&["send", "--json", target]);
+        let (stdin, stop) = (sending.stdin.take().unwrap(), Arc::clone(stop));
+        let feeding = std::thread::spawn(move || feed(stdin, name, &stop));
+        Self { person, sending, feeding }
+    }
+}
+
+/// A hundred lines a second and now and then a burst; returns how many there were.
+fn feed(mut stdin: ChildStdin, name: &str, stop: &AtomicBool) -> usize {
+    let mut n = 0_usize;
+    while !stop.load(Ordering::Relaxed) {
+        let burst = if n % 100 < 2 { 60 } else { 2 };
+        for _ in 0..burst {
+            writeln!(stdin, "{name} {n:05}").unwrap();
+            n += 1;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    n
+}
+
+#[test]
+fn after_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_and_in_order() {
+    let mut chance = Chance::new();
+    let mut host = Host::start();
+    let ada = host.owner();
+    let people = [ada.clone(), host.member(&ada, "bob"), host.member(&ada, "eve")];
+    people[0].run(&["room", "create", "ops"]).exits(0);
+    people[1].run(&["room", "join", "ops"]).exits(0);
+    let targets = ["lobby", "ops", "lobby"];
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers = (0..3)
+        .map(|i| Writer::start(people[i].clone(), WRITERS[i], targets[i], &stop))
+        .collect::<Vec<_>>();
+    let began = Instant::now();
+    let kills = scale("TWINLOCK_KILLS", 50);
+    let (mut seen, mut loaded) = (0, 0);
+    for round in 1..=kills {
+        // The last server is dead: what comes from now on is acknowledged by this one.
+        let before = writers.iter().map(|writer| acks(&writer.sending)).collect::<Vec<_>>();
+        if round % EARLY != 0 {
+            // Of each writer in turn.
+            let turn = round % writers.len();
+            writers[turn].sending.wait_lines(before[turn] + 1);
+        }
+        std::thread::sleep(Duration::from_millis(chance.within(0, 600)));
+        // Known to the writers before the end of the server, hence to be there after it.
+        let acked = writers.iter().map(|writer| whole_lines(&writer.sending.out()));
+        let acked = acked.collect::<Vec<_>>();
+        let of_this = acked.iter().zip(&before).map(|(now, before)| now.lines().count() - before);
+        loaded += usize::from(of_this.sum::<usize>() > 0);
+        host.kill();
+        host.restart();
+        if round % LOOK == 0 || round == kills {
+            seen = 0;
+            let records = ["lobby", "ops"].map(|target| (target, people[0].reads(target)));
+            for (target, record) in &records {
+                let acks = acked.iter().flat_map(|acks| json_lines(acks));
+                seen += are_kept(acks.filter(|ack| ack["conversation"] == **target), record);
+            }
+            people[0].run(&["audit", "verify"]).exits(0);
+        }
+    }
+    assert!(seen > kills, "the acks are looked at: {seen}");
+    assert!(loaded * 10 >= kills * 9, "{loaded} of {kills} kills came after acks by that server");
+    stop.store(true, Ordering::Relaxed);
+    let mut acks: Vec<Value> = Vec::new();
+    let mut sent = BTreeMap::new();
+    for (Writer { person, sending, feeding }, name) in writers.into_iter().zip(WRITERS) {
+        sent.insert(name, feeding.join().unwrap());
+        let ran = sending.ended(LONG).exits(0);
+        assert_eq!(ran.json().len(), sent[name], "{name}");
+        acks.extend(ran.json());
+        person.run(&["audit", "verify"]).exits(0);
+    }
+    let took = began.elapsed();
+    eprintln!(
+        "crash: {kills} kills, {loaded} of them after acks by that server, {} acks, {sent:?} lines, \
+         {took:.1?}",
+        acks.len()
+    );
+
+    let mut ids = HashSet::new();
+    for (target, names) in [("lobby", &["ada", "eve"][..]), ("ops", &["bob"])] {
+        let record = people[0].reads(target);
+        for name in names {
+            let of = record.iter().filter(|entry| entry["from"] == **name);
+            let said = of.map(|entry| entry["text"].as_str().unwrap()).collect::<Vec<_>>();
+            let wanted = (0..sent[name]).map(|n| format!("{name} {n:05}")).collect::<Vec<_>>();
+            assert_eq!(said, wanted, "{name}");
+        }
+        // Nothing else is there but what the server says itself, such as who joined.
+        let said = record.iter().filter(|entry| entry["kind"] == "text").count();
+        assert_eq!(said, names.iter().map(|name| sent[name]).sum::<usize>());
+        assert!(record.iter().all(|entry| entry["kind"] == "text" || entry["from"].is_null()));
+        assert!(record.iter().all(|entry| ids.insert(entry["id"].clone())), "an id twice");
+        // What was acknowledged at any time is what is read now.
+        let of = acks.iter().filter(|ack| ack["conversation"] == target).cloned();
+        assert_eq!(are_kept(of, &record), said);
+    }
+}
+
+/// How many acks have been printed.
+fn acks(sending: &Running) -> usize {
+    sending.out().matches('\n').count()
+}
+
+/// What has been printed to the end of a line.
+fn whole_lines(out: &str) -> String {
+    out[..out.rfind('\n').map_or(0, |at| at + 1)].to_owned()
+}
+
+/// Each ack is of the entry that is read at its place; says how many there were.
+fn are_kept(acks: impl Iterator<Item = Value>, record: &[Value]) -> usize {
+    acks.map(|ack| {
+        let n = usize::try_from(ack["n"].as_u64().unwrap()).unwrap();
+        assert!(n <= record.len(), "{ack} is missing: {} entries", record.len());
+        for field in ["n", "time", "id", "link"] {
+            assert_eq!(ack[field], record[n - 1][field], "{field} of {ack}");
+        }
+    })
+    .count()
+}
+
+// ---- records changed behind the server's back
+
+/// A server that has ended in order, with a record of twelve lines in `lobby`; `ada` has seen
+/// all of it, `bob` none.
+struct Ended {
+    root: tempfile::TempDir,
+    ada: Person,
+    bob: Person,
+}
+
+const ENTRIES: u64 = 12;
+
+impl Ended {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        // The directory outlives the server.
+        let mut host = Host::start_in(tempfile::tempdir_in(&root).unwrap(), &[]);
+        let ada = host.owner();
+        let bob = host.member(&ada, "bob");
+        let lines = (1..=ENTRIES).map(|n| format!("entry {n}\n")).collect::<String>();
+        ada.run_with(&["send", "lobby"], &lines).exits(0);
+        ada.run(&["audit", "verify"]).exits(0);
+        host.terminate().exits(0);
+        copy(&host.data(), &root.path().join("data"));
+        let [ada, bob] = [ada, bob].map(|person| {
+            let home = root.path().join(person.home.file_name().unwrap());
+            copy(&person.home, &home);
+            Person { home, address: None }
+        });
+        Self { root, ada, bob }
+    }
+
+    /// A copy whose record `change` has changed, served again; and the two people, whose homes
+    /// are copies as well.
+    fn changed(&self, change: impl FnOnce(&Connection)) -> (Host, Person, Person) {
+        let root = tempfile::tempdir().unwrap();
+        copy(self.root.path(), root.path());
+        let record = Connection::open(root.path().join("data/record.db")).unwrap();
+        change(&record);
+        // A cell that is changed must not be found changed by SQLite itself.
+        drop(record);
+        let host = Host::start_in(root, &[]);
+        let [ada, bob] = [&self.ada, &self.bob].map(|person| Person {
+            home: host.root().join(person.home.file_name().unwrap()),
+            address: Some(host.address()),
+        });
+        (host, ada, bob)
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let done = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status();
+    assert!(done.unwrap().success());
+}
+
+/// What `audit verify` says about the lobby: the exit code, and the entry it names.
+fn verdict(person: &Person) -> (Option<i32>, Option<u64>) {
+    let ran = person.run(&["audit", "verify", "--json"]);
+    let lobby = ran.json().into_iter().find(|one| one["conversation"] == "lobby");
+    let lobby = lobby.unwrap_or_else(|| panic!("{ran:?}"));
+    assert_eq!(lobby["ok"], lobby["broken_at"].is_null(), "{lobby}");
+    (ran.code, lobby["broken_at"].as_u64())
+}
+
+#[test]
+fn an_audit_names_the_entry_that_was_changed_whoever_asks() {
+    let ended = Ended::new();
+    let (_host, ada, bob) = ended.changed(|_| ());
+    assert_eq!(verdict(&ada), (Some(0), None));
+    assert_eq!(verdict(&bob), (Some(0), None));
+
+    let row = "WHERE conversation = 1 AND n = 7";
+    let changes = [
+        // One byte of a body.
+        format!("UPDATE entries SET body = X'656E747279203E' {row}"),
+        // Who.
+        format!("UPDATE entries SET sender = CAST('bob' AS BLOB) {row}"),
+        // When.
+        format!("UPDATE entries SET time_ms = time_ms + 1 {row}"),
+        // The salt.
+        format!("UPDATE entries SET salt = randomblob(16) {row}"),
+        // The id that its sender gave it.
+        format!("UPDATE entries SET message_id = randomblob(16) {row}"),
+        // What kind of thing it is.
+        format!("UPDATE entries SET kind = 2 {row}"),
+        // The link itself.
+        format!("UPDATE entries SET link = randomblob(32) {row}"),
+        // It is gone.
+        format!("DELETE FROM entries {row}"),
+    ];
+    for change in &changes {
+        let (_host, ada, bob) = ended.changed(|record| {
+            assert_eq!(record.execute(change, ()).unwrap(), 1, "{change}");
+        });
+        // She holds receipts; he has never read a thing, and the record betrays itself.
+        assert_eq!(verdict(&ada), (Some(8), Some(7)), "{change}");
+        assert_eq!(verdict(&bob), (Some(8), Some(7)), "{change}");
+        // Whoever just reads is told as well, unless what they read is what it was.
+        let code = if change.contains("SET link") { 0 } else { 8 };
+        ada.run(&["history", "lobby"]).exits(code);
+    }
+}
+
+#[test]
+fn an_audit_by_anybody_who_knew_the_end_exposes_a_record_that_is_cut_short() {
+    let ended = Ended::new();
+    for left in [ENTRIES - 1, 4, 0] {
+        let (_host, ada, bob) = ended.changed(|record| {
+            let cut = format!("DELETE FROM entries WHERE conversation = 1 AND n > {left}");
+            assert_eq!(record.execute(&cut, ()).unwrap() as u64, ENTRIES - left);
+        });
+        assert_eq!(verdict(&ada), (Some(8), Some(left + 1)), "{left} left");
+        // He knew nothing of it, and a shorter record is a record.
+        assert_eq!(verdict(&bob), (Some(0), None), "{left} left");
+        ada.run(&["history", "lobby"]).exits(8);
+    }
+}
+
+#[test]
+fn a_record_that_was_rewritten_whole_is_exposed_by_one_receipt() {
+    // Another server of the same identity that never saw what ada saw: the strongest operator.
+    let root = tempfile::tempdir().unwrap();
+    let mut host = Host::start_in(root, &[]);
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    host.terminate().exits(0);
+    let before = tempfile::tempdir().unwrap();
+    copy(&host.data(), before.path());
+    host.restart();
+    ada.run_with(&["send", "lobby"], "one\ntwo\nthree\n").exits(0);
+    host.terminate().exits(0);
+    std::fs::remove_dir_all(host.data()).unwrap();
+    copy(before.path(), &host.data());
+    host.restart();
+    bob.run_with(&["send", "lobby"], "one\ntwo\nthree\nfour\n").exits(0);
+    assert_eq!(verdict(&bob), (Some(0), None));
+    // Her receipt is of the third; that is where the two records part for her.
+    let (code, at) = verdict(&ada);
+    assert_eq!(code, Some(8));
+    assert!(at.is_some_and(|at| at <= 3), "{at:?}");
+}

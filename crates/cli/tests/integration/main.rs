@@ -1,0 +1,63 @@
+//! The program from outside: the real binary, real sockets, files, terminals and peers.
+//!
+//! One program for all of them, since linking one for each file takes minutes. `cargo nextest run` gives
+//! each test a process of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod bench;
+mod checkpoints;
+mod classic_basic;
+mod classic_faults;
+mod classic_peers;
+mod common;
+mod disconnects;
+mod disk;
+mod disk_fails;
+mod files_basic;
+mod files_edges;
+mod files_full;
+mod files_lies;
+mod files_many;
+mod files_proxy;
+mod files_resume;
+mod files_together;
+mod files_torn;
+mod hostile_lists;
+mod idle;
+mod invites;
+mod kills;
+mod manners_exits;
+mod manners_guessing;
+mod manners_help;
+mod manners_hostile;
+mod manners_input;
+mod manners_json;
+mod manners_listen;
+mod manners_passwords;
+mod manners_terminal;
+mod manners_together;
+mod options;
+mod outages;
+mod outbox;
+mod power;
+mod reload;
+mod returns;
+mod revoke_full;
+mod send_syncs;
+mod server_starts;
+mod sessions;
+mod slots;
+mod tls_cut;
+mod torture_flood;
+mod torture_hostile;
+mod torture_secrets;

@@ -1,0 +1,620 @@
+//! What a person at a terminal sees: what is being typed stays whole, and every end leaves the
+//! terminal as it was.
+
+use crate::common::terminal::{COLUMNS, ROWS, Terminal};
+use crate::common::*;
+use rustix::process::Signal;
+
+/// A chat whose prompt is there and that follows the lobby.
+fn chat(person: &Person) -> Terminal {
+    let terminal = Terminal::start(&person.command(&["chat"]));
+    terminal.wait_last("lobby>");
+    terminal
+}
+
+/// Lines without the hour before them.
+fn without_hours(lines: &[String]) -> Vec<&str> {
+    let hour = |line: &&str| line.len() > 6 && line.as_bytes()[2] == b':';
+    lines
+        .iter()
+        .map(|line| Some(line.as_str()).filter(hour).map_or(line.as_str(), |l| &l[6..]))
+        .collect()
+}
+
+#[test]
+fn what_is_being_typed_stays_whole_whatever_arrives_and_whatever_script_it_is_in() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    ada.run(&["send", "lobby", "before"]).exits(0);
+    let mut chat = chat(&bob);
+    chat.wait_for("ada: before");
+    for (nth, typed) in [
+        "half a thought",
+        "\u{4f60}\u{597d} caf\u{e9} e\u{301}",
+        "\u{5e9}\u{5dc}\u{5d5}\u{5dd} \u{1f44d}",
+    ]
+    .iter()
+    .enumerate()
+    {
+        chat.types(typed);
+        chat.wait_last(&format!("lobby> {typed}"));
+        let news = format!("news {nth}");
+        ada.run(&["send", "lobby", &news]).exits(0);
+        chat.wait_for(&news);
+        chat.wait_last(&format!("lobby> {typed}"));
+        chat.types("!\r");
+        chat.wait_for(&format!("\u{2713} #{} {typed}!", 3 + 2 * nth));
+    }
+    // A line of several rows, with the cursor within it.
+    let long = "word ".repeat(40);
+    chat.types(&long);
+    chat.types("\u{1}");
+    ada.run(&["send", "lobby", "above"]).exits(0);
+    chat.wait_for("ada: above");
+    chat.types("first \r");
+    chat.wait_for("\u{2713} #9 first word");
+    chat.types("exit\r");
+    chat.ends(0);
+    let all = ada.reads("lobby");
+    let own: Vec<_> = all.iter().filter(|entry| entry["from"] == "bob").cloned().collect();
+    let expected = [
+        "half a thought!",
+        "\u{4f60}\u{597d} caf\u{e9} e\u{301}!",
+        "\u{5e9}\u{5dc}\u{5d5}\u{5dd} \u{1f44d}!",
+        &format!("first {long}"),
+    ];
+    assert_eq!(texts(&own), expected);
+}
+
+#[test]
+fn what_is_typed_ahead_is_not_lost() {
+    let host = Host::start();
+    let ada = host.owner();
+    for typed in ["one\rtwo\r/who\rthree\rexit\rnever\r", "half \u{4}\rexit\r\u{4}"] {
+        let mut chat = chat(&ada);
+        chat.types(typed);
+        chat.ends(0);
+    }
+    // Before the terminal is the editor's.
+    let mut chat = Terminal::start(&ada.command(&["chat"]));
+    chat.types("four\rfive\rexit\r");
+    chat.ends(0);
+    assert_eq!(texts(&ada.reads("lobby")), ["one", "two", "three", "half ", "four", "five"]);
+}
+
+#[test]
+fn what_is_typed_while_much_arrives_is_not_lost_and_all_is_shown_in_its_order() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    ada.run(&["send", "lobby", "begin"]).exits(0);
+    let mut chat = chat(&bob);
+    chat.wait_for("ada: begin");
+    let mut many = ada.start(&["send", "lobby"]);
+    // Each of these waits for its answer, while more arrives than is printed at a time.
+    for round in 0..20 {
+        let news: String = (0..20).map(|nth| format!("news {}\n", 20 * round + nth)).collect();
+        many.write(&news);
+        chat.types(&format!("mine {round}\r/who\r"));
+    }
+    many.end_input();
+    many.ended(LONG).exits(0);
+    chat.wait_printed(": news 399");
+    chat.types("exit\r");
+    chat.ends(0);
+    // What it printed last, tick or line, may still be on its way through the terminal.
+    let until = std::time::Instant::now() + LONG;
+    let all_came = |bytes: &str| {
+        ["\u{2713}", "-- online:"].iter().all(|words| bytes.matches(words).count() >= 20)
+    };
+    while !all_came(&chat.bytes()) && std::time::Instant::now() < until {
+        std::thread::yield_now();
+    }
+    let bytes = chat.bytes();
+    let shown = bytes.match_indices(": news ").map(|(at, words)| {
+        let rest = &bytes[at + words.len()..];
+        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<usize>().unwrap()
+    });
+    assert_eq!(shown.collect::<Vec<_>>(), (0..400).collect::<Vec<_>>());
+    let ticks = bytes.matches("\u{2713}").count();
+    assert_eq!((ticks, bytes.matches("-- online:").count()), (20, 20));
+    let all = ada.reads("lobby");
+    let own: Vec<_> = all.iter().filter(|entry| entry["from"] == "bob").cloned().collect();
+    let mine: Vec<_> = (0..20).map(|round| format!("mine {round}")).collect();
+    assert_eq!(texts(&own), mine);
+}
+
+#[test]
+fn a_suspended_chat_gives_the_terminal_back_and_goes_on_where_it_was() {
+    let host = Host::start();
+    let ada = host.owner();
+    let mut chat = Terminal::under_a_shell(&ada.command(&["chat"]));
+    chat.wait_last("lobby>");
+    chat.types("half a line");
+    chat.wait_last("lobby> half a line");
+    for key in [true, false] {
+        if key {
+            chat.types("\u{1a}")
+        } else {
+            chat.signal(Signal::TSTP)
+        }
+        chat.wait_stopped();
+        ada.run(&["send", "lobby", "meanwhile"]).exits(0);
+        chat.signal(Signal::CONT);
+        chat.wait("what came", |lines| {
+            let news = lines.iter().filter(|line| line.ends_with("ada: meanwhile")).count();
+            news == 2 - usize::from(key) && lines.last().unwrap() == "lobby> half a line"
+        });
+        assert!(!chat.echoes());
+    }
+    chat.types(" and the rest\rexit\r");
+    chat.ends(0);
+    let all = ada.reads("lobby");
+    assert_eq!(texts(&all), ["meanwhile", "meanwhile", "half a line and the rest"]);
+}
+
+/// Where a window runs nothing but the chat, nobody could let it go on.
+#[test]
+fn a_chat_without_a_shell_is_not_suspended() {
+    let host = Host::start();
+    let ada = host.owner();
+    let mut chat = chat(&ada);
+    chat.signal(Signal::TSTP);
+    chat.types("\u{1a}still here\r");
+    chat.wait_for("\u{2713} #1 still here");
+    chat.types("exit\r");
+    chat.ends(0);
+}
+
+/// Nobody reads keys any more, but a person who does not want to wait can end it.
+#[test]
+fn a_chat_that_waits_for_its_last_acks_can_be_interrupted() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    let mut chat = chat(&ada);
+    chat.types("here\r");
+    chat.wait_for("\u{2713} #1 here");
+    host.kill();
+    chat.wait_for("-- the line was lost; trying again in");
+    chat.types("unheard\rexit\r");
+    while !chat.interrupts() {
+        std::thread::yield_now();
+    }
+    chat.types("\u{3}");
+    chat.ends(130);
+}
+
+#[test]
+fn a_terminal_that_no_line_can_be_edited_on_is_left_as_it_was() {
+    let host = Host::start();
+    let ada = host.owner();
+    for term in ["emacs", "cons25", "DUMB", ""] {
+        let mut chat = Terminal::start(ada.command(&["chat"]).env("TERM", term));
+        chat.wait_for("-- you are ada");
+        chat.types("exit\r");
+        chat.ends(0);
+    }
+}
+
+#[test]
+fn what_is_pasted_is_one_message_that_is_sent_when_its_person_says_so() {
+    let host = Host::start();
+    let ada = host.owner();
+    let mut chat = chat(&ada);
+    chat.types("\u{1b}[200~first\rsecond\rthird\u{1b}[201~");
+    chat.wait_for("third");
+    assert!(ada.reads("lobby").is_empty());
+    chat.types("\r");
+    chat.wait_for("\u{2713} #1 first second third");
+    chat.types("\u{4}");
+    chat.ends(0);
+    assert_eq!(texts(&ada.reads("lobby")), ["first\nsecond\nthird"]);
+}
+
+#[test]
+fn every_end_of_a_chat_leaves_the_terminal_as_it_was() {
+    let host = Host::start();
+    let ada = host.owner();
+    for (keys, code) in [("exit\r", 0), ("/quit\r", 0), ("\u{4}", 0), ("\u{3}", 130)] {
+        let mut chat = chat(&ada);
+        chat.types(keys);
+        chat.ends(code);
+    }
+    // As early as it can be: the first thing on the screen comes after the terminal was taken.
+    let mut early = Terminal::start(&ada.command(&["chat"]));
+    early.wait_printed("--");
+    early.signal(Signal::TERM);
+    early.ends(130);
+    for (signal, code) in [(Signal::TERM, 130), (Signal::INT, 130)] {
+        let mut chat = chat(&ada);
+        chat.types("half a line");
+        chat.wait_last("lobby> half a line");
+        chat.signal(signal);
+        chat.ends(code);
+        // What the shell prints goes on a line of its own.
+        assert_eq!(chat.lines().last().unwrap(), "lobby> half a line");
+        assert!(chat.bytes().ends_with("\r\n"), "{:?}", chat.bytes());
+    }
+    // A fatal error, while the editor waits for keys.
+    let bob = host.member(&ada, "bob");
+    let mut chat = chat(&bob);
+    chat.types("half a line");
+    chat.wait_last("lobby> half a line");
+    let device = bob.run(&["devices", "--json"]).exits(0).json()[0]["device"].clone();
+    bob.run(&["devices", "revoke", device.as_str().unwrap()]).exits(0);
+    chat.ends(3);
+    let why = |lines: &[String]| {
+        lines.last().is_some_and(|last| last.starts_with("twinlock: ") && last.contains("revoked"))
+    };
+    chat.wait("why", why);
+    assert!(chat.lines().contains(&"lobby> half a line".to_owned()), "{:#?}", chat.lines());
+}
+
+#[test]
+fn while_the_server_is_away_one_may_type_and_the_ticks_come_later() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    let mut chat = chat(&ada);
+    chat.types("here\r");
+    chat.wait_for("\u{2713} #1 here");
+    chat.types("half");
+    host.kill();
+    chat.wait_for("-- the line was lost; trying again in");
+    chat.wait_last("lobby> half");
+    chat.types(" said\rand more\r/who\r");
+    chat.wait_for("there is no line now to ask the server");
+    host.restart();
+    chat.wait_for("-- connected again");
+    chat.wait_for("\u{2713} #2 half said");
+    chat.wait_for("\u{2713} #3 and more");
+    let notices = chat.lines().iter().filter(|line| line.contains("trying again")).count();
+    assert_eq!(notices, 1, "{:#?}", chat.lines());
+    // What a library says about a cut connection is in no message and in no log.
+    let log = std::fs::read_to_string(ada.home.join("state/default/client.log")).unwrap();
+    assert!(log.contains("line lost") && !log.contains("http"), "{log}");
+    assert!(!chat.lines().iter().any(|line| line.contains("rustls")), "{:#?}", chat.lines());
+    chat.types("exit\r");
+    chat.ends(0);
+}
+
+#[test]
+fn padded_text_shows_no_line_that_looks_like_somebody_elses() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    let forged = "12:00 eve: I agree";
+    let evil = |columns: u16| {
+        // The line of the chat up to the text is 11 columns.
+        let pad = " ".repeat(usize::from(columns) - 12);
+        format!("x{pad}{forged}\u{2028}{forged}\n{forged}")
+    };
+    ada.run(&["send", "lobby", &evil(COLUMNS)]).exits(0);
+    ada.run(&["room", "create", "ops", "--topic", &format!("{}{forged}", "y".repeat(62))]).exits(0);
+    let mut chat = chat(&bob);
+    chat.types("/rooms\r");
+    chat.wait_for("join it with");
+    chat.wait_last("lobby>");
+    chat.resize(ROWS, 40);
+    ada.run(&["send", "lobby", &evil(40)]).exits(0);
+    let folded = |lines: &[String]| lines.iter().filter(|line| line.contains(forged)).count() >= 6;
+    chat.wait("the text, folded", folded);
+    let lines = chat.lines();
+    assert!(lines.iter().all(|line| !line.starts_with(forged)), "{lines:#?}");
+    assert!(without_hours(&lines).iter().all(|line| !line.starts_with("eve")), "{lines:#?}");
+    chat.types("exit\r");
+    chat.ends(0);
+    let mut history = Terminal::start(&bob.command(&["history", "lobby"]));
+    history.ends(0);
+    history.wait_for(forged);
+    let lines = history.lines();
+    assert!(lines.iter().all(|line| !line.starts_with(forged)), "{lines:#?}");
+}
+
+#[test]
+fn a_password_is_not_shown_and_ctrl_c_at_its_question_gives_the_terminal_back() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.stranger();
+    let link = ada.invites();
+    let mut join = Terminal::start(&bob.command(&["join", &link]));
+    join.wait_for("Your name here");
+    join.types("No Name!\r");
+    join.wait("the question again", |lines| {
+        lines.iter().filter(|line| line.starts_with("Your name here")).count() == 2
+    });
+    join.types("Bob\r");
+    join.wait_for("A password for bob");
+    // The question comes before the terminal stops to echo.
+    while join.echoes() {
+        std::thread::yield_now();
+    }
+    join.types("shrt\r");
+    join.wait_for("at least 8");
+    join.wait_last("A password for bob (at least 8 characters):");
+    while join.echoes() {
+        std::thread::yield_now();
+    }
+    join.types("open sesame now");
+    join.types("\u{3}");
+    join.ends(130);
+    // No words of a server: those may be shown.
+    assert!(!join.bytes().contains("shrt") && !join.bytes().contains("sesame"));
+    assert!(!bob.profile_file().exists());
+
+    let mut join = Terminal::start(&bob.command(&["join", "--user", "bob", &link]));
+    for (question, answer) in [
+        ("A password for bob (at least 8 characters):", "open sesame now\r"),
+        ("The same again:", "open barley now\r"),
+        ("A password for bob (at least 8 characters):", "open sesame now\r"),
+        ("The same again:", "open sesame now\r"),
+    ] {
+        join.wait_last(question);
+        while join.echoes() {
+            std::thread::yield_now();
+        }
+        join.types(answer);
+    }
+    join.ends(0);
+    join.wait_for("two different passwords");
+    join.wait_for("You are bob on");
+    // The server's words may end in "open".
+    let shown = ["sesame", "barley"].map(|word| join.bytes().contains(word));
+    assert_eq!(shown, [false; 2], "{:?}", join.bytes());
+    bob.run(&["status"]).exits(0);
+}
+
+#[test]
+fn no_sequence_is_sent_to_a_dumb_terminal_and_no_colour_where_none_is_wanted() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "hello"]).exits(0);
+    let mut dumb = Terminal::start(ada.command(&["chat"]).env("TERM", "dumb"));
+    dumb.wait_for("-- you are ada");
+    dumb.types("from here\rexit\r");
+    dumb.ends(0);
+    assert!(!dumb.bytes().contains('\u{1b}'), "{:?}", dumb.bytes());
+    assert_eq!(texts(&ada.reads("lobby")), ["hello", "from here"]);
+    for (variable, value, coloured) in
+        [("NO_COLOR", "1", false), ("NO_COLOR", "", true), ("TERM", "dumb", false)]
+    {
+        let mut history = Terminal::start(ada.command(&["history", "lobby"]).env(variable, value));
+        history.ends(0);
+        history.wait_for("ada: hello");
+        assert_eq!(history.bytes().contains('\u{1b}'), coloured, "{variable}={value}");
+    }
+}
+
+/// The last lines of the screen from the one that begins with `words`, joined as a person copies
+/// them: the terminal has broken one long line.
+fn last_command(lines: &[String], words: &str) -> String {
+    let at = lines.iter().rposition(|line| line.starts_with(words)).unwrap_or(lines.len());
+    lines[at..].concat()
+}
+
+fn is_last_command(lines: &[String]) -> bool {
+    last_command(lines, "twinlock join 'twinlock://").ends_with('\'')
+}
+
+#[test]
+fn serve_shows_the_join_command_last_and_a_code_on_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = twinlock();
+    command.args(["serve", "--port", "0", "--data"]).arg(dir.path());
+    let mut first = Terminal::start(&command);
+    first.wait("the command", is_last_command);
+    let link = std::fs::read_to_string(dir.path().join("owner-invite")).unwrap();
+    let lines = first.lines();
+    assert_eq!(
+        last_command(&lines, "twinlock join"),
+        format!("twinlock join '{}'", link.trim()),
+        "{lines:#?}"
+    );
+    assert!(lines.len() <= usize::from(ROWS), "{lines:#?}");
+    for words in ["works on this machine only", "--host 0.0.0.0", "--public-host"] {
+        let text = lines.join(" ");
+        assert!(text.contains(words), "{words}: {lines:#?}");
+    }
+    first.signal(Signal::TERM);
+    first.ends(0);
+    let bytes = first.bytes();
+    assert!(!bytes.contains('\u{2588}'), "{bytes}");
+    // Found under the same address, it has no news.
+    let port = bytes.split("listening on 127.0.0.1:").nth(1).unwrap();
+    let port = port.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+    let mut command = twinlock();
+    command.args(["serve", "--port", port, "--data"]).arg(dir.path());
+    let mut second = Terminal::start(&command);
+    second.wait_for("server words");
+    second.signal(Signal::INT);
+    second.ends(0);
+    assert!(!second.bytes().contains("twinlock://"));
+    // A name that others can reach, and the code.
+    let mut command = twinlock();
+    command.args(["serve", "--port", "0", "--qr", "--public-host", "chat.example.org", "--data"]);
+    let mut third = Terminal::start(command.arg(dir.path()));
+    third.wait("the command", is_last_command);
+    assert!(third.bytes().contains('\u{2588}'), "{:?}", third.bytes());
+    assert!(!third.bytes().contains("this machine only"), "{:?}", third.bytes());
+    third.signal(Signal::TERM);
+    third.ends(0);
+}
+
+#[test]
+fn invite_shows_the_join_command_last_and_a_code_on_request() {
+    let host = Host::start();
+    let ada = host.owner();
+    let mut plain = Terminal::start(&ada.command(&["invite"]));
+    plain.ends(0);
+    plain.wait("the command", is_last_command);
+    let text = plain.lines().join(" ");
+    assert!(text.contains("works on this machine only") && text.contains("--public"), "{text}");
+    assert!(!plain.bytes().contains('\u{2588}'), "{:?}", plain.bytes());
+    let command = last_command(&plain.lines(), "twinlock join");
+    let link = command.strip_prefix("twinlock join '").unwrap().strip_suffix('\'').unwrap();
+    host.stranger().joins("bob", link);
+    let args = ["invite", "--qr", "--public", "chat.example.org"];
+    let mut code = Terminal::start(&ada.command(&args));
+    code.ends(0);
+    code.wait("the command", is_last_command);
+    assert!(code.bytes().contains('\u{2588}'), "{:?}", code.bytes());
+    assert!(!code.bytes().contains("this machine only"), "{:?}", code.bytes());
+    assert!(code.lines().concat().contains(&format!("chat.example.org:{}/#", host.port())));
+}
+
+#[test]
+fn words_on_a_narrow_terminal_are_folded() {
+    let host = Host::start();
+    let ada = host.owner();
+    let mut status = ada.command(&["room", "topic", "no-such-room-anywhere"]);
+    let mut narrow = Terminal::start(&status);
+    narrow.ends(7);
+    narrow.wait("the end", |lines| lines.last().is_some_and(|line| line.ends_with(')')));
+    let lines = narrow.lines();
+    assert!(lines.len() > 1, "{lines:#?}");
+    // Folded between words, and set in: a line of the terminal's own would go on in column 1.
+    assert!(lines[1..].iter().all(|line| line.starts_with("  ")), "{lines:#?}");
+    let ran = Running::start(&mut status).ended(LONG).exits(7);
+    assert_eq!(ran.err.lines().count(), 1, "not on a terminal: {ran:?}");
+}
+
+#[test]
+fn a_second_join_offers_a_profile_named_after_the_user() {
+    let host = Host::start();
+    let ada = host.owner();
+    let link = ada.invites();
+    // Without a terminal: before the invite is looked at, and so without the server.
+    let refused = ada.by(([127, 0, 0, 1], 1).into());
+    let ran = refused.run(&["join", "--no-password", "--user", "bob", &link]).exits(2);
+    assert!(
+        ran.err.contains("'default' already: ada on") && ran.err.contains("--profile"),
+        "{ran:?}"
+    );
+    let login = refused.run(&["login", "bob@127.0.0.1:1"]).exits(2);
+    assert!(login.err.contains("--profile"), "{login:?}");
+
+    let mut join =
+        Terminal::start(&ada.command(&["join", "--no-password", "--user", "bob", &link]));
+    join.wait_last("Name of the new profile [bob]:");
+    assert!(join.lines().concat().contains("'default' already"), "{:#?}", join.lines());
+    join.types("default\r");
+    join.wait("the question again", |lines| {
+        lines.iter().filter(|line| line.starts_with("Name of the new profile")).count() == 2
+    });
+    join.types("\r");
+    join.ends(0);
+    join.wait_for("twinlock --profile bob chat");
+    let status = ada.run(&["--profile", "bob", "status", "--json"]).exits(0).json();
+    assert_eq!(status[0]["user"], "bob");
+    assert_eq!(ada.run(&["status", "--json"]).exits(0).json()[0]["user"], "ada");
+}
+
+#[test]
+fn ctrl_c_clears_a_line_and_ends_an_empty_one() {
+    let host = Host::start();
+    let ada = host.owner();
+    let mut chat = chat(&ada);
+    chat.types("half a thought");
+    chat.wait_last("lobby> half a thought");
+    chat.types("\u{3}");
+    chat.wait_last("lobby>");
+    chat.types("whole\r");
+    chat.wait_for("\u{2713} #1 whole");
+    chat.wait_last("lobby>");
+    // A line that was emptied again is empty.
+    chat.types("x\u{7f}");
+    chat.types("\u{3}");
+    chat.ends(130);
+    assert_eq!(texts(&ada.reads("lobby")), ["whole"]);
+}
+
+#[test]
+fn chat_mentions_news_of_other_rooms_and_completes_names() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    ada.run(&["room", "create", "ops"]).exits(0);
+    bob.run(&["room", "join", "ops"]).exits(0);
+    ada.run(&["send", "ops", "before"]).exits(0);
+    let mut chat = chat(&bob);
+    chat.wait_for("-- you are bob");
+    // Followed once the tabulator knows the room.
+    let completes = |chat: &mut Terminal, typed: &str, line: &str| {
+        let until = std::time::Instant::now() + LONG;
+        while chat.lines().last().is_none_or(|last| last != line) {
+            assert!(std::time::Instant::now() < until, "{line}: {:#?}", chat.lines());
+            chat.types("\u{15}");
+            chat.wait_last("lobby>");
+            chat.types(&format!("{typed}\t"));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    completes(&mut chat, "see #op", "lobby> see #ops");
+    ada.run_with(&["send", "ops"], "one\ntwo\n").exits(0);
+    chat.wait_for("-- 2 new in ops");
+    chat.wait_last("lobby> see #ops");
+    // A person who joined since, once they have connected.
+    host.member(&ada, "carlotta").run(&["people"]).exits(0);
+    completes(&mut chat, "/dm car", "lobby> /dm carlotta");
+    chat.types("\u{15}/join ops\r");
+    // The backlog of a room that is counted already.
+    for words in ["ada: before", "ada: one", "ada: two"] {
+        chat.wait_for(words);
+    }
+    chat.wait_last("ops>");
+    ada.run(&["send", "ops", "three"]).exits(0);
+    chat.wait_for("ada: three");
+    chat.types("/dm ada\r");
+    chat.wait_last("@ada>");
+    ada.run(&["send", "@bob", "psst"]).exits(0);
+    chat.wait_for("ada: psst");
+    chat.types("/join lobby\r/dm ada\r");
+    // Shown again, now from the record.
+    chat.wait("the backlog", |lines| {
+        lines.iter().filter(|line| line.ends_with("ada: psst")).count() == 2
+    });
+    chat.types("exit\r");
+    chat.ends(0);
+    let rooms = bob.run(&["rooms", "--json"]).exits(0).json();
+    for room in &rooms {
+        assert_eq!(room["unread"], 0, "what chat showed is read: {rooms:?}");
+    }
+}
+
+#[test]
+fn unread_counts_begin_at_the_head_and_move_for_a_person_only() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run_with(&["send", "lobby"], "one\ntwo\n").exits(0);
+    let bob = host.member(&ada, "bob");
+    let unread = || {
+        let rooms = bob.run(&["rooms", "--json"]).exits(0).json();
+        rooms.iter().find(|room| room["conversation"] == "lobby").unwrap()["unread"].clone()
+    };
+    assert_eq!(unread(), 0, "a new member has read what was there");
+    ada.run(&["send", "lobby", "three"]).exits(0);
+    bob.run(&["listen", "lobby", "--since", "all", "--count", "3"]).exits(0);
+    assert_eq!(unread(), 1, "a script has read nothing");
+    let listen = ["listen", "lobby", "--since", "all", "--until-now"];
+    let mut shown = Terminal::start(&bob.command(&listen));
+    shown.wait_for("three");
+    shown.ends(0);
+    let until = std::time::Instant::now() + LONG;
+    while unread() != 0 {
+        assert!(std::time::Instant::now() < until, "what a person saw is read");
+    }
+}
+
+#[test]
+fn a_plain_chat_moves_no_cursor() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "before"]).exits(0);
+    let args = ["--color", "never", "chat", "--plain"];
+    let mut chat = Terminal::start(&ada.command(&args));
+    chat.wait_for("ada: before");
+    chat.types("from here\rexit\r");
+    chat.wait_for("\u{2713} #2 from here");
+    chat.ends(0);
+    assert!(!chat.bytes().contains('\u{1b}'), "{:?}", chat.bytes());
+}

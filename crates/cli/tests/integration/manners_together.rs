@@ -1,0 +1,117 @@
+//! Several commands of one profile at the same time.
+
+use crate::common::*;
+
+#[test]
+fn commands_of_one_profile_run_beside_each_other() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    let mut chat = bob.start(&["chat"]);
+    chat.write("from chat\n");
+    chat.wait_lines(1);
+    let listen = bob.start(&["listen", "--since", "all"]);
+    listen.wait_lines(1);
+    for round in 0..5 {
+        bob.run(&["send", "lobby", &format!("beside {round}")]).exits(0);
+        bob.run(&["status"]).exits(0);
+        bob.run(&["history", "lobby"]).exits(0);
+        bob.run(&["rooms"]).exits(0);
+        ada.run(&["send", "lobby", &format!("from ada {round}")]).exits(0);
+    }
+    listen.wait_lines(11);
+    chat.write("still here\n");
+    chat.wait_lines(1 + 10 + 1);
+    assert!(chat.is_running());
+    chat.end_input();
+    let chat = chat.ended(LONG).exits(0);
+    // Neither was thrown out, and neither missed anything.
+    assert_eq!(chat.err, "");
+    assert!(!listen.err().contains("again"), "{}", listen.err());
+    assert_eq!(ada.reads("lobby").len(), 12);
+    let said: Vec<_> = chat.out.lines().filter(|line| line.contains("from ada")).collect();
+    assert_eq!(said.len(), 5, "{chat:?}");
+}
+
+#[test]
+fn sessions_beyond_the_limit_end_with_7_and_send_tells_what_became_of_it() {
+    let root = tempfile::tempdir().unwrap();
+    let config = root.path().join("few.toml");
+    std::fs::write(&config, "[limits]\nsessions-per-device = 3\n").unwrap();
+    let host = Host::start_in(root, &["--config", config.to_str().unwrap()]);
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    let listeners: Vec<_> = (0..3)
+        .map(|n| {
+            let send = ada.run(&["send", "lobby", &format!("before {n}")]).exits(0);
+            assert_eq!(send.err, "");
+            let listen = ada.start(&["listen", "--since", "all", "--json"]);
+            listen.wait_lines(n + 1);
+            listen
+        })
+        .collect();
+    for args in [&["people"][..], &["rooms"], &["history", "lobby"]] {
+        let ran = ada.run(args).exits(7);
+        assert!(ran.err.contains("sessions-per-device"), "{ran:?}");
+    }
+    let ran = ada.run_with(&["chat"], "hello\n").exits(7);
+    assert!(ran.err.contains("sessions-per-device"), "{ran:?}");
+    // One of the listeners sends it: it is recorded, and said to be.
+    let ran = ada.run(&["send", "--json", "lobby", "sent by another"]).exits(0);
+    assert_eq!(ran.json().len(), 1, "{ran:?}");
+    assert!(listeners.into_iter().all(|mut listen| listen.is_running()));
+    let said = bob.reads("lobby");
+    assert_eq!(texts(&said).iter().filter(|text| **text == "sent by another").count(), 1);
+}
+
+#[test]
+fn revoke_and_passwd_work_when_all_sessions_of_the_device_are_in_use() {
+    let root = tempfile::tempdir().unwrap();
+    let config = root.path().join("few.toml");
+    std::fs::write(&config, "[limits]\nsessions-per-device = 1\n").unwrap();
+    let host = Host::start_in(root, &["--config", config.to_str().unwrap()]);
+    let knowing = |person: &Person, args: &[&str]| {
+        let mut command = person.command(args);
+        command.env("TWINLOCK_PASSWORD", "correct horse battery");
+        command.env("TWINLOCK_NEW_PASSWORD", "another long battery");
+        Running::start(&mut command).ended(LONG)
+    };
+    let ada = host.stranger();
+    knowing(&ada, &["join", "--user", "ada", &host.owner_link()]).exits(0);
+    let phone = host.stranger();
+    let account = format!("ada@{}", host.address());
+    knowing(&phone, &["login", &account, "--device", "phone"]).exits(0);
+    let devices = ada.run(&["devices", "--json"]).exits(0).json();
+    let phone_id = devices.iter().find(|device| device["label"] == "phone").unwrap();
+    ada.run(&["send", "lobby", "one"]).exits(0);
+    let listen = ada.start(&["listen", "lobby", "--since", "all"]);
+    listen.wait_lines(1);
+    ada.run(&["devices"]).exits(7);
+    knowing(&ada, &["devices", "revoke", phone_id["device"].as_str().unwrap()]).exits(0);
+    phone.run(&["people"]).exits(3);
+    knowing(&ada, &["passwd"]).exits(0);
+    // The device itself stays logged in.
+    ada.run(&["send", "lobby", "two"]).exits(0);
+    listen.wait_lines(2);
+}
+
+#[test]
+fn what_one_command_queued_another_sends_and_both_know() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    host.kill();
+    let sends: Vec<_> = (0..3)
+        .map(|n| {
+            let send = ada.start(&["send", "--json", "lobby", &format!("number {n}")]);
+            send.wait_err("trying again");
+            send
+        })
+        .collect();
+    host.restart();
+    for send in sends {
+        assert_eq!(send.ended(LONG).exits(0).json().len(), 1);
+    }
+    let mut all: Vec<_> = texts(&ada.reads("lobby")).iter().map(ToString::to_string).collect();
+    all.sort_unstable();
+    assert_eq!(all, ["number 0", "number 1", "number 2"]);
+}

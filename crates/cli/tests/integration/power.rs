@@ -1,0 +1,195 @@
+//! The power goes. A kill loses nothing that was written; this is about what was written and not
+//! synced: images of the disk are made as a crash could have left it at any moment, and the real
+//! server has to start on each and know all that was acknowledged by then.
+//!
+//! `TWINLOCK_CRASHES=200` makes it so many images.
+
+// The shim is for the GNU libc's dynamic linker.
+#![cfg(target_os = "linux")]
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ChildStdin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+use crate::disk::life::{Acking, Life, Stage, WRITERS};
+use crate::disk::{Disk, EIO, Orders, Unsynced};
+
+/// A sync takes up to this, microseconds: longer than an ack takes from the server to the log.
+const SLOW: u32 = 8_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The server runs.
+    Steady,
+    /// It is killed now and then: the next one finds what was never synced.
+    Killed,
+    /// Syncs fail now and then, and it is killed.
+    Failing,
+}
+
+impl Life {
+    fn lived(kind: Kind, unsynced: Unsynced, time: Duration, chance: &mut Chance) -> Self {
+        let mut stage = Stage::new(Orders { longest_sync: SLOW, unsynced, ..Orders::default() });
+        let (orders, ada) = (stage.orders, stage.people[0].clone());
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut writing = Vec::new();
+        for (person, (name, target)) in stage.people.iter().zip(WRITERS) {
+            let send = ["send", "--json", target];
+            let (child, stdin, acks) = Acking::start(person, &send, &stage.disk);
+            let (stop, chance) = (Arc::clone(&stop), Chance::from(chance.next()));
+            let feeding = std::thread::spawn(move || feed(stdin, name, &stop, chance));
+            writing.push((child, acks, feeding));
+        }
+        let putting = {
+            let (disk, stop) = (Arc::clone(&stage.disk), Arc::clone(&stop));
+            let (mut chance, dir) = (Chance::from(chance.next()), stage.host.root().join("to-put"));
+            std::thread::spawn(move || put_files(&ada, &disk, &stop, &mut chance, &dir))
+        };
+        let (until, limit) = (Instant::now() + time, Instant::now() + time + LONG);
+        while Instant::now() < until || (kind == Kind::Failing && stage.disk.faults() < 3) {
+            assert!(Instant::now() < limit, "nothing is synced: {}", stage.host.log());
+            let sync_error = if kind == Kind::Failing { EIO } else { 0 };
+            stage.disk.order(Orders { sync_error, one_in: 6, ..orders });
+            if kind != Kind::Steady && chance.within(0, 3) > 0 {
+                stage.disk.kill_after(chance.within(0, 600) as u32);
+                assert_eq!(stage.host.gone().code, None, "it is killed");
+                stage.disk.order(orders);
+                stage.host.restart();
+            } else {
+                std::thread::sleep(Duration::from_millis(chance.within(50, 500)));
+            }
+        }
+        stage.disk.order(orders);
+        stop.store(true, Ordering::Relaxed);
+        for (mut child, acks, feeding) in writing {
+            feeding.join().unwrap();
+            assert_eq!(child.ended(), Some(0));
+            acks.join().unwrap();
+        }
+        putting.join().unwrap();
+        stage.life(kind)
+    }
+}
+
+/// Lines of all lengths, in bursts and with pauses.
+fn feed(mut stdin: ChildStdin, name: &str, stop: &AtomicBool, mut chance: Chance) {
+    let mut n = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let burst = if chance.within(0, 10) == 0 { 60 } else { chance.within(1, 4) };
+        for _ in 0..burst {
+            let length = chance.within(0, 40).pow(2) as usize;
+            writeln!(stdin, "{name} {n:05} {}", "x".repeat(length)).unwrap();
+            n += 1;
+        }
+        std::thread::sleep(Duration::from_millis(chance.within(1, 60)));
+    }
+}
+
+/// Files of all sizes, one after the other, each until it is recorded.
+fn put_files(ada: &Person, disk: &Arc<Disk>, stop: &AtomicBool, chance: &mut Chance, dir: &Path) {
+    std::fs::create_dir(dir).unwrap();
+    let path = dir.join("some.bin");
+    while !stop.load(Ordering::Relaxed) {
+        let size = chance.within(1, 600).pow(2);
+        let content: Vec<_> =
+            (0..size.div_ceil(8)).flat_map(|_| chance.next().to_le_bytes()).collect();
+        std::fs::write(&path, content).unwrap();
+        let put = ["put", path.to_str().unwrap(), "lobby", "--json"];
+        let limit = Instant::now() + LONG;
+        loop {
+            assert!(Instant::now() < limit, "a file is refused for ever");
+            let (mut child, _, acks) = Acking::start(ada, &put, disk);
+            let code = child.ended();
+            acks.join().unwrap();
+            match code {
+                Some(0) => break,
+                // The server's disk failed, or it was gone for too long.
+                Some(5 | 7) => {}
+                code => panic!("put: {code:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn whenever_the_power_goes_the_server_starts_and_has_every_ack_and_every_file() {
+    let mut chance = Chance::new();
+    let images = scale("TWINLOCK_CRASHES", 12);
+    let time = Duration::from_millis(if images < 100 { 1_500 } else { 8_000 });
+    let began = Instant::now();
+    let mut all = HashMap::new();
+    let mut broken = Vec::new();
+    let (few, some) = ((images / 6).max(2), (images / 3).max(2));
+    let most = images.saturating_sub(few + some).max(2);
+    for (kind, part) in [(Kind::Steady, few), (Kind::Killed, some), (Kind::Failing, most)] {
+        let life = Life::lived(kind, Unsynced::None, time, &mut chance);
+        assert_eq!(life.faults > 0, kind == Kind::Failing, "{kind:?}: {} faults", life.faults);
+        let (tally, more) = life.judge(part, &mut chance);
+        eprintln!("power: {kind:?}: {} records, {} faults, {tally:?}", life.ops.len(), life.faults);
+        broken.extend(more);
+        all.insert(format!("{kind:?}"), tally);
+    }
+    for why in &broken {
+        eprintln!("BROKEN: {}", why.replace('\n', " | "));
+    }
+    let made: usize = all.values().map(|tally| tally.images).sum();
+    eprintln!("power: {made} images in {:.1?}, {} broken", began.elapsed(), broken.len());
+    assert!(made >= images, "{made} of {images} images");
+    assert_eq!(broken, [""; 0]);
+    assert!(all.values().all(|tally| tally.acks > tally.images), "{all:?}");
+}
+
+#[test]
+fn a_disk_that_syncs_nothing_is_found_out_by_these_tests() {
+    let mut chance = Chance::new();
+    for unsynced in [Unsynced::Files, Unsynced::Directories] {
+        let time = Duration::from_millis(300);
+        let life = Life::lived(Kind::Steady, unsynced, time, &mut chance);
+        let broken = life.keeps_its_last_ack().unwrap_err();
+        eprintln!("{unsynced:?} are not synced: {}", broken.lines().next().unwrap());
+    }
+}
+
+#[test]
+fn a_commit_whose_sync_failed_is_written_anew_before_it_is_acknowledged() {
+    for killed in [false, true] {
+        let mut stage = Stage::new(Orders::default());
+        stage.acks(&["send", "--json", "lobby", "ada 00000 before"], 0);
+        stage.disk.order(Orders { sync_error: EIO, ..Orders::default() });
+        stage.acks(&["send", "--json", "--timeout", "1s", "lobby", "ada 00001 fails"], 6);
+        assert!(stage.host.log().contains("a commit failed"), "{}", stage.host.log());
+        stage.disk.order(Orders::default());
+        if killed {
+            // Nothing is under way.
+            stage.host.kill();
+            stage.host.restart();
+        }
+        stage.acks(&["send", "--json", "lobby", "ada 00002 after"], 0);
+        let life = stage.life(if killed { Kind::Killed } else { Kind::Steady });
+        assert!(life.faults > 0);
+        life.keeps_its_last_ack().unwrap();
+    }
+}
+
+#[test]
+fn a_file_whose_sync_failed_is_sent_anew_before_it_is_recorded() {
+    let stage = Stage::new(Orders::default());
+    let path = stage.host.root().join("some.bin");
+    let put = ["put", path.to_str().unwrap(), "lobby", "--json"];
+    // Its folders are there.
+    std::fs::write(&path, [7; 10]).unwrap();
+    stage.acks(&put, 0);
+    std::fs::write(&path, vec![7; 300_000]).unwrap();
+    stage.disk.order(Orders { sync_error: EIO, ..Orders::default() });
+    stage.acks(&put, 7);
+    stage.disk.order(Orders::default());
+    stage.acks(&put, 0);
+    let life = stage.life(Kind::Steady);
+    assert!(life.faults > 0);
+    life.keeps_its_last_ack().unwrap();
+}

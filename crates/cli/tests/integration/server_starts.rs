@@ -1,0 +1,619 @@
+//! How a server starts, and what it refuses: a part of its record that was lost, a directory that
+//! others can write to, an address that is taken. The real binary throughout.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::common::*;
+use rusqlite::Connection;
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+/// Everything below a directory but what each start may change.
+fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let kind = fs::symlink_metadata(&path).unwrap();
+            if name.starts_with("server.log") || name == "record.db.lock" || name == "record.db-shm"
+            {
+                continue;
+            }
+            if kind.is_dir() {
+                dirs.push(path);
+            } else {
+                let content =
+                    if kind.is_file() { fs::read(&path).unwrap() } else { b"link".into() };
+                all.insert(path.strip_prefix(dir).unwrap().to_owned(), content);
+            }
+        }
+    }
+    all
+}
+
+fn serve(data: &Path, args: &[&str]) -> Running {
+    let mut command = twinlock();
+    command.arg("serve").arg("--data").arg(data).args(["--port", "0"]).args(args);
+    Running::start(&mut command)
+}
+
+/// It has to refuse, in these words, and to change nothing.
+#[track_caller]
+fn refuses(data: &Path, words: &[&str]) -> Ran {
+    let before = tree(data);
+    let ran = serve(data, &[]).ended(LONG).exits(2);
+    for words in words {
+        assert!(ran.err.contains(words), "{words:?}: {ran:?}");
+    }
+    assert_eq!(ran.err.matches("twinlock: ").count(), 1, "{ran:?}");
+    assert_eq!(ran.err.lines().filter(|line| line.contains("not started")).count(), 0, "{ran:?}");
+    assert!(tree(data) == before, "something was changed");
+    ran
+}
+
+/// A server with a file and two texts, which has ended.
+fn full(kill: bool) -> (Host, Person) {
+    let mut host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "one"]).exits(0);
+    let file = host.root().join("file.txt");
+    fs::write(&file, "content of a file").unwrap();
+    ada.run(&["put", file.to_str().unwrap(), "lobby"]).exits(0);
+    ada.run(&["send", "lobby", "two"]).exits(0);
+    if kill {
+        host.kill()
+    } else {
+        drop(host.terminate().exits(0))
+    }
+    (host, ada)
+}
+
+fn move_away(host: &Host, part: &str) -> PathBuf {
+    let kept = host.root().join("kept");
+    fs::create_dir_all(&kept).unwrap();
+    let to = kept.join(part.replace('/', "_"));
+    fs::rename(host.data().join(part), &to).unwrap();
+    to
+}
+
+#[test]
+fn start_refuses_a_lost_record_and_touches_nothing() {
+    for kill in [false, true] {
+        let (mut host, ada) = full(kill);
+        let record = host.data().join("record.db");
+        let kept = move_away(&host, "record.db");
+        let words = ["record.db is missing or empty", "shows that there was a record", "backup"];
+        refuses(&host.data(), &words);
+        fs::write(&record, "").unwrap();
+        refuses(&host.data(), &words);
+        // The same if another part is lost as well.
+        for also in ["heads", "files", "identity"] {
+            move_away(&host, also);
+            refuses(&host.data(), &["record.db is missing or empty"]);
+            fs::rename(host.root().join("kept").join(also), host.data().join(also)).unwrap();
+        }
+        fs::rename(&kept, &record).unwrap();
+        host.restart();
+        let read = ada.reads("lobby");
+        assert_eq!(read.len(), 3, "{read:?}");
+        let got = host.root().join("got.txt");
+        ada.run(&["get", "lobby", "2", "-o", got.to_str().unwrap()]).exits(0);
+        assert_eq!(fs::read_to_string(got).unwrap(), "content of a file");
+    }
+}
+
+#[test]
+fn start_refuses_a_damaged_record_beside_its_wal() {
+    let (mut host, ada) = full(true);
+    assert!(fs::metadata(host.data().join("record.db-wal")).unwrap().len() > 0);
+    let kept = move_away(&host, "record.db");
+    fs::write(host.data().join("record.db"), "not a database ".repeat(1000)).unwrap();
+    refuses(&host.data(), &["record.db is not a database", "record.db-wal"]);
+    fs::rename(&kept, host.data().join("record.db")).unwrap();
+    host.restart();
+    assert_eq!(ada.reads("lobby").len(), 3);
+}
+
+#[test]
+fn start_refuses_each_lost_part_of_the_identity() {
+    let (mut host, ada) = full(false);
+    for (part, words) in [
+        ("identity", "opaque-setup is missing"),
+        ("identity/opaque-setup", "opaque-setup is missing"),
+        ("identity/tls-key.pem", "tls-key.pem is missing"),
+    ] {
+        let kept = move_away(&host, part);
+        refuses(&host.data(), &[words, "backup"]);
+        fs::rename(kept, host.data().join(part)).unwrap();
+    }
+    // Key and certificate both: clients that pin the key would refuse another.
+    let cert = move_away(&host, "identity/tls-cert.pem");
+    let key = move_away(&host, "identity/tls-key.pem");
+    refuses(&host.data(), &["tls-key.pem is missing", "tls-pin", "heads"]);
+    fs::rename(key, host.data().join("identity/tls-key.pem")).unwrap();
+    // A certificate alone is created again from the key.
+    host.restart();
+    ada.run(&["send", "lobby", "three"]).exits(0);
+    drop((cert, host.terminate().exits(0)));
+    // The identity of another server.
+    let other = tempfile::tempdir().unwrap();
+    let running = serve(&other.path().join("data"), &[]);
+    running.wait_lines(1);
+    running.signal(Signal::TERM);
+    running.ended(LONG).exits(0);
+    let kept = move_away(&host, "identity");
+    let put = std::process::Command::new("cp")
+        .arg("-a")
+        .args([other.path().join("data/identity"), host.data().join("identity")])
+        .status();
+    assert!(put.unwrap().success());
+    refuses(&host.data(), &["belongs to a server with another key"]);
+    fs::remove_dir_all(host.data().join("identity")).unwrap();
+    fs::rename(kept, host.data().join("identity")).unwrap();
+    host.restart();
+    assert_eq!(ada.reads("lobby").len(), 4);
+}
+
+#[test]
+fn start_refuses_files_that_are_not_mounted() {
+    let (mut host, ada) = full(false);
+    let kept = move_away(&host, "files");
+    refuses(&host.data(), &["/files is missing or empty", "Mount it"]);
+    fs::create_dir(host.data().join("files")).unwrap();
+    refuses(&host.data(), &["/files is missing or empty"]);
+    // The documented remedy lets it start, and the log counts the missing content.
+    fs::create_dir(host.data().join("files/partial")).unwrap();
+    host.restart();
+    host.running().wait_err("content that entries refer to is missing");
+    assert_eq!(ada.reads("lobby").len(), 3);
+    host.terminate().exits(0);
+    fs::remove_dir_all(host.data().join("files")).unwrap();
+    fs::rename(kept, host.data().join("files")).unwrap();
+    host.restart();
+}
+
+#[test]
+fn start_tells_an_older_record_and_keeps_the_files() {
+    let (mut host, ada) = full(false);
+    let kept = host.root().join("record.old");
+    fs::copy(host.data().join("record.db"), &kept).unwrap();
+    host.restart();
+    let file = host.root().join("newer.txt");
+    fs::write(&file, "newer content").unwrap();
+    ada.run(&["put", file.to_str().unwrap(), "lobby"]).exits(0);
+    ada.run(&["send", "lobby", "newest"]).exits(0);
+    host.terminate().exits(0);
+    let newer = move_away(&host, "record.db");
+    fs::copy(&kept, host.data().join("record.db")).unwrap();
+    let files = tree(&host.data().join("files"));
+    assert_eq!(files.len(), 2);
+    // Each start warns until the newer record is back, and sweeps nothing.
+    for _ in 0..2 {
+        host.restart();
+        host.running().wait_err("THE RECORD IS OLDER THAN IT WAS");
+        let err = host.running().err();
+        assert!(
+            err.contains("entries=2") && err.contains("n=5") && err.contains("head=3"),
+            "{err}"
+        );
+        host.terminate().exits(0);
+        assert_eq!(tree(&host.data().join("files")), files);
+    }
+    fs::rename(&newer, host.data().join("record.db")).unwrap();
+    host.restart();
+    assert!(host.log().contains("has all entries again"));
+    assert!(!host.running().err().contains("OLDER"));
+    assert!(!host.data().join("heads.missing").exists());
+    assert_eq!(ada.reads("lobby").len(), 5);
+}
+
+#[test]
+fn start_makes_a_new_record_where_it_is_asked_for() {
+    let (mut host, _ada) = full(false);
+    for part in ["record.db", "files", "heads"] {
+        move_away(&host, part);
+    }
+    fs::remove_file(host.data().join("owner-invite")).ok();
+    refuses(&host.data(), &["make an empty file `first-start` there"]);
+    fs::write(host.data().join("first-start"), "").unwrap();
+    host.restart();
+    assert!(!host.data().join("first-start").exists());
+    host.stranger().joins("eve", &host.owner_link());
+    // The next one is a loss again.
+    host.terminate().exits(0);
+    move_away(&host, "record.db");
+    refuses(&host.data(), &["record.db is missing or empty"]);
+}
+
+#[test]
+fn start_goes_on_after_any_crash_of_the_first() {
+    // The files that exist at each step, in order.
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let running = serve(&data, &[]);
+    running.wait_lines(1);
+    running.killed();
+    let steps = ["identity/opaque-setup", "identity/tls-key.pem", "identity/tls-cert.pem"];
+    for there in 0..=steps.len() {
+        let next = dir.path().join(format!("next-{there}"));
+        fs::create_dir_all(next.join("identity")).unwrap();
+        for dir in [next.clone(), next.join("identity")] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        fs::write(next.join("first-start"), "").unwrap();
+        for file in &steps[..there] {
+            fs::copy(data.join(file), next.join(file)).unwrap();
+        }
+        if there == steps.len() {
+            fs::write(next.join("record.db"), "").unwrap();
+        }
+        let running = serve(&next, &[]);
+        running.wait_lines(1);
+        assert!(!next.join("first-start").exists());
+        assert!(fs::read_to_string(next.join("owner-invite")).unwrap().contains("twinlock://"));
+        running.signal(Signal::TERM);
+        running.ended(LONG).exits(0);
+    }
+}
+
+#[test]
+fn start_refuses_a_directory_that_others_can_write_to() {
+    let root = tempfile::tempdir().unwrap();
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let data = root.path().join("data");
+    fs::create_dir(&data).unwrap();
+    for wide in [0o777, 0o1777, 0o770, 0o722] {
+        mode(&data, wide);
+        let ran = serve(&data, &[]).ended(LONG).exits(2);
+        assert!(ran.err.contains("chmod go-w"), "{wide:o}: {ran:?}");
+        assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "{wide:o}");
+    }
+    mode(&data, 0o755);
+    // Who can write to a directory above it can exchange it.
+    let above = root.path().join("above");
+    fs::create_dir(&above).unwrap();
+    mode(&above, 0o777);
+    let ran = serve(&above.join("data"), &[]).ended(LONG).exits(2);
+    assert!(ran.err.contains("no sticky bit"), "{ran:?}");
+    mode(&above, 0o1777);
+    for good in [above.join("data"), data] {
+        let running = serve(&good, &[]);
+        running.wait_lines(1);
+        running.signal(Signal::TERM);
+        running.ended(LONG).exits(0);
+        // And so for the directories in it.
+        for inner in ["identity", "files", "files/partial"] {
+            let was = fs::metadata(good.join(inner)).unwrap().permissions();
+            mode(&good.join(inner), 0o777);
+            let ran = serve(&good, &[]).ended(LONG).exits(2);
+            assert!(ran.err.contains("chmod go-w"), "{inner}: {ran:?}");
+            fs::set_permissions(good.join(inner), was).unwrap();
+        }
+    }
+    // Another user's.
+    if rustix::process::geteuid().is_root() {
+        let theirs = root.path().join("theirs");
+        fs::create_dir(&theirs).unwrap();
+        mode(&theirs, 0o700);
+        std::os::unix::fs::chown(&theirs, Some(12345), None).unwrap();
+        let ran = serve(&theirs, &[]).ended(LONG).exits(2);
+        assert!(ran.err.contains("uid 12345"), "{ran:?}");
+    }
+}
+
+#[test]
+fn server_follows_no_link_in_its_directory() {
+    let (mut host, ada) = full(true);
+    let elsewhere = host.root().join("elsewhere");
+    for file in [
+        "server.log",
+        "record.db.lock",
+        "record.db",
+        "record.db-wal",
+        "heads",
+        "identity/opaque-setup",
+        "identity/tls-key.pem",
+        "identity/tls-cert.pem",
+    ] {
+        for content in [Some("kept"), None] {
+            fs::remove_file(&elsewhere).ok();
+            if let Some(content) = content {
+                fs::write(&elsewhere, content).unwrap();
+            }
+            let kept = move_away(&host, file);
+            symlink(&elsewhere, host.data().join(file)).unwrap();
+            let ran = serve(&host.data(), &[]).ended(LONG).exits(2);
+            assert!(ran.err.contains("symbolic link"), "{file}: {ran:?}");
+            assert_eq!(fs::read_to_string(&elsewhere).ok().as_deref(), content, "{file}");
+            fs::remove_file(host.data().join(file)).unwrap();
+            fs::rename(kept, host.data().join(file)).unwrap();
+        }
+    }
+    // A file written by rename replaces the link.
+    fs::write(&elsewhere, "kept").unwrap();
+    fs::write(host.data().join("heads.tmp"), "").unwrap();
+    fs::remove_file(host.data().join("heads.tmp")).unwrap();
+    symlink(&elsewhere, host.data().join("heads.tmp")).unwrap();
+    host.restart();
+    assert_eq!(ada.reads("lobby").len(), 3);
+    host.terminate().exits(0);
+    assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "kept");
+    assert!(fs::symlink_metadata(host.data().join("heads")).unwrap().is_file());
+}
+
+#[test]
+fn address_that_cannot_be_listened_on_is_told_with_its_reason() {
+    let host = Host::start();
+    let dir = tempfile::tempdir().unwrap();
+    let taken = host.port().to_string();
+    let say = |args: &[&str]| {
+        let mut command = twinlock();
+        command.arg("serve").arg("--data").arg(dir.path().join("data")).args(args);
+        Running::start(&mut command).ended(LONG).exits(2).err
+    };
+    let err = say(&["--port", &taken]);
+    assert!(err.contains("another program listens there") && err.contains("--port"), "{err}");
+    let err = say(&["--port", "0", "--classic-port", &taken]);
+    assert!(err.contains("--classic-port") && !err.contains("--port takes"), "{err}");
+    let err = say(&["--port", "0", "--host", "192.0.2.1"]);
+    assert!(
+        err.contains("does not have that address") && !err.contains("another program"),
+        "{err}"
+    );
+    // Root may take any port.
+    if !rustix::process::geteuid().is_root() {
+        let err = say(&["--port", "1"]);
+        assert!(err.contains("CAP_NET_BIND_SERVICE") && !err.contains("another program"), "{err}");
+    }
+}
+
+#[test]
+fn serve_says_its_words_without_keys_and_errors_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let hex64 =
+        |text: &str| text.split(|c: char| !c.is_ascii_hexdigit()).any(|word| word.len() >= 64);
+    for (data, quiet) in [("a", &[][..]), ("b", &["--quiet"])] {
+        let data = dir.path().join(data);
+        let running = serve(&data, quiet);
+        running.wait_lines(1);
+        // The invite is there before anybody can connect.
+        assert!(data.join("owner-invite").exists());
+        running.signal(Signal::TERM);
+        let ran = running.ended(LONG).exits(0);
+        let words = ran.err.split("twinlock://").next().unwrap();
+        assert!(!hex64(words), "{ran:?}");
+        if !quiet.is_empty() {
+            assert_eq!(ran.err, "");
+        }
+        let log = fs::read_to_string(data.join("server.log")).unwrap();
+        assert!(log.contains("listening") && hex64(&log), "{log}");
+    }
+}
+
+#[test]
+fn public_host_without_a_port_gets_the_real_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for (n, (public, port)) in
+        [("chat.example", None), ("chat.example:77", Some(77))].iter().enumerate()
+    {
+        let data = dir.path().join(n.to_string());
+        let running = serve(&data, &["--public-host", public]);
+        running.wait_lines(1);
+        let out = running.out();
+        let listens: std::net::SocketAddr =
+            out.lines().next().unwrap().strip_prefix("listening on ").unwrap().parse().unwrap();
+        let link = fs::read_to_string(data.join("owner-invite")).unwrap();
+        let expected = format!("twinlock://chat.example:{}/", port.unwrap_or(listens.port()));
+        assert!(link.starts_with(&expected), "{link} {listens}");
+        running.signal(Signal::TERM);
+        running.ended(LONG).exits(0);
+    }
+}
+
+#[test]
+fn ipv6_address_that_is_shown_is_one_that_login_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let running = serve(&data, &["--host", "::1"]);
+    if !running.wait_lines_for(1, LONG) {
+        // A machine without IPv6 says so.
+        let ran = running.ended(LONG).exits(2);
+        assert!(ran.err.contains("::1"), "{ran:?}");
+        return;
+    }
+    let out = running.out();
+    let shown = out.trim().strip_prefix("listening on ").unwrap().to_owned();
+    let ada = Person { home: dir.path().join("home"), address: None };
+    let link = fs::read_to_string(data.join("owner-invite")).unwrap();
+    let password = dir.path().join("password");
+    fs::write(&password, "a long password\n").unwrap();
+    let password = ["--password-file", password.to_str().unwrap()];
+    let joined =
+        ada.run(&[&["join", "--user", "ada", link.trim()], &password[..]].concat()).exits(0);
+    assert!(joined.err.contains(&format!("You are ada on {shown}.")), "{joined:?}");
+    let status = ada.run(&["status"]).exits(0);
+    assert!(status.out.contains(&shown), "{status:?}");
+    let bob = Person { home: dir.path().join("other"), address: None };
+    for address in [shown.clone(), shown.replace("[::1]", "[::1%1]")] {
+        let profile = if address == shown { "one" } else { "two" };
+        let at = format!("ada@{address}");
+        let args = [&["--profile", profile, "login", &at], &password[..]].concat();
+        bob.run(&args).exits(0);
+    }
+    running.signal(Signal::TERM);
+    running.ended(LONG).exits(0);
+}
+
+#[test]
+fn data_path_that_looks_like_a_uri_is_a_path() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["file:x", "file:y?mode=memory", "file:///z", "a%20b#c"] {
+        let mut command = twinlock();
+        command.current_dir(dir.path()).args(["serve", "--port", "0", "--data", name]);
+        let running = Running::start(&mut command);
+        running.wait_lines(1);
+        running.signal(Signal::TERM);
+        running.ended(LONG).exits(0);
+        let record = dir.path().join(name).join("record.db");
+        assert!(fs::metadata(&record).unwrap().len() > 0, "{name}");
+    }
+    assert!(!dir.path().join("x").exists());
+    // The client's state too.
+    let host = Host::start();
+    let link = host.owner_link();
+    let mut command = twinlock();
+    command.current_dir(dir.path()).env("TWINLOCK_HOME", "file:home?mode=memory");
+    command.args(["join", "--no-password", "--user", "ada", &link]);
+    Running::start(&mut command).ended(LONG).exits(0);
+    let mut command = twinlock();
+    command.current_dir(dir.path()).env("TWINLOCK_HOME", "file:home?mode=memory");
+    Running::start(command.args(["send", "lobby", "hello"])).ended(LONG).exits(0);
+    assert!(dir.path().join("file:home?mode=memory/state/default/state.db").exists());
+}
+
+#[test]
+fn log_that_was_moved_is_opened_again() {
+    let host = Host::start();
+    let log = host.data().join("server.log");
+    let moved = host.root().join("moved.log");
+    fs::rename(&log, &moved).unwrap();
+    host.running().signal(Signal::HUP);
+    let until = Instant::now() + LONG;
+    while !fs::read_to_string(&log).is_ok_and(|text| text.contains("certificate reloaded")) {
+        assert!(Instant::now() < until, "SIGHUP does not open the log again");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(!fs::read_to_string(&moved).unwrap().contains("certificate reloaded"));
+    // Without a signal, the next log line reopens it.
+    fs::rename(&log, &moved).unwrap();
+    let ada = host.owner();
+    while !fs::read_to_string(&log).is_ok_and(|text| text.contains("logged in")) {
+        assert!(Instant::now() < until, "a log that was moved stays so");
+        ada.run(&["people"]).exits(0);
+    }
+}
+
+#[test]
+fn clock_behind_the_newest_entry_is_told_at_the_start() {
+    let (mut host, _ada) = full(false);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+    for (ahead, warned) in [(3_600_000, true), (30_000, false)] {
+        let record = Connection::open(host.data().join("record.db")).unwrap();
+        let time = i64::try_from(now + ahead).unwrap();
+        record.execute("UPDATE entries SET time_ms = ?1 WHERE n = 3", [time]).unwrap();
+        drop(record);
+        host.restart();
+        let said = host.running().err();
+        assert_eq!(said.contains("the clock is behind the newest entry"), warned, "{said}");
+        host.terminate().exits(0);
+    }
+}
+
+/// A path that is something else than it should be, for every argument that is a path.
+#[test]
+fn path_arguments_of_the_wrong_kind_are_errors_and_no_panics() {
+    let host = Host::start();
+    let ada = host.owner();
+    let file = host.root().join("file.txt");
+    fs::write(&file, "content").unwrap();
+    ada.run(&["put", file.to_str().unwrap(), "lobby"]).exits(0);
+    let root = TempDir::new().unwrap();
+    let wrong = wrong_paths(root.path());
+    let link = ada.invites();
+    let stranger = host.stranger();
+    let cases: &[&[&str]] = &[
+        &["serve", "--port", "0", "--data", "PATH"],
+        &["serve", "--port", "0", "--data", "PATH/below"],
+        &["serve", "--port", "0", "--data", "FRESH", "--config", "PATH"],
+        &["serve", "--port", "0", "--data", "FRESH", "--tls-cert", "PATH", "--tls-key", "PATH"],
+        &["put", "PATH", "lobby"],
+        &["get", "lobby", "1", "-o", "PATH/below/x"],
+        &["listen", "lobby", "--get", "PATH", "--timeout", "1"],
+        &["man", "PATH"],
+        &["passwd", "--password-file", "PATH", "--new-password-file", "PATH"],
+        &["join", "--user", "x", "--password-file", "PATH", &link],
+        &["login", "x@127.0.0.1:1", "--ca", "PATH", "--timeout", "1"],
+    ];
+    let (mut panics, mut ran_of) = (Vec::new(), 0);
+    for case in cases {
+        for (kind, path) in &wrong {
+            // Below the path "" is the root directory.
+            if *kind == "nothing" && case.iter().any(|arg| arg.starts_with("PATH/")) {
+                continue;
+            }
+            let fresh = root.path().join(format!("fresh-{ran_of}"));
+            let args: Vec<_> = case
+                .iter()
+                .map(|arg| arg.replace("PATH", path).replace("FRESH", fresh.to_str().unwrap()))
+                .collect();
+            let args: Vec<_> = args.iter().map(String::as_str).collect();
+            let person = if case[0] == "join" || case[0] == "login" { &stranger } else { &ada };
+            let running = person.start(&args);
+            // A valid path for this case starts a server.
+            if running
+                .wait_lines_for(1, Duration::from_millis(if case[0] == "serve" { 400 } else { 0 }))
+            {
+                running.signal(Signal::TERM);
+            }
+            let ran = running.ended(LONG);
+            ran_of += 1;
+            if ran.code == Some(101) || ran.code.is_none() || ran.err.contains("panicked") {
+                panics.push(format!("{kind} {args:?}: {ran:?}"));
+            }
+            if case[0] == "serve" && !case.contains(&"FRESH") && *kind != "a directory" {
+                assert_eq!(ran.code, Some(2), "{kind} {args:?}: {ran:?}");
+                assert!(!ran.err.trim().is_empty());
+            }
+        }
+    }
+    assert_eq!(ran_of, cases.len() * wrong.len() - 2);
+    assert!(panics.is_empty(), "{}", panics.join("\n"));
+    // The client's own directory.
+    for (kind, path) in wrong.iter().filter(|(kind, _)| !["a directory", "nothing"].contains(kind))
+    {
+        let person = Person { home: PathBuf::from(path), address: None };
+        for args in [
+            &["status"][..],
+            &["send", "lobby", "x"],
+            &["join", "--no-password", "--user", "x", &link],
+        ] {
+            let ran = person.run(args);
+            assert!(
+                ran.code.is_some_and(|code| code != 101 && code != 0),
+                "{kind} {args:?}: {ran:?}"
+            );
+        }
+    }
+}
+
+fn wrong_paths(root: &Path) -> Vec<(&'static str, String)> {
+    let at = |name: &str| root.join(name);
+    fs::write(at("file"), "x").unwrap();
+    fs::create_dir(at("dir")).unwrap();
+    symlink(at("nowhere"), at("dangling")).unwrap();
+    symlink(at("loop"), at("loop")).unwrap();
+    fs::create_dir(at("closed")).unwrap();
+    fs::set_permissions(at("closed"), fs::Permissions::from_mode(0o500)).unwrap();
+    let long = "x".repeat(300);
+    [
+        ("a file", "file"),
+        ("a directory", "dir"),
+        ("a link to nothing", "dangling"),
+        ("a link to itself", "loop"),
+        ("below a file", "file/below"),
+        ("below a link to nothing", "dangling/below"),
+        ("a name that is too long", &long),
+    ]
+    .into_iter()
+    .map(|(kind, name)| (kind, at(name).to_str().unwrap().to_owned()))
+    .chain([("nothing", String::new()), ("a device", "/dev/null".to_owned())])
+    .collect()
+}

@@ -1,0 +1,93 @@
+//! A server without a free connection slot is asked again by every command.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::common::relay::{Cut, Relay};
+use crate::common::*;
+
+/// Nothing passes: the connection is closed before TLS.
+const CLOSED: Cut = Cut { bytes: 1, time: Duration::MAX };
+/// The server's first words of TLS pass.
+const DURING_TLS: Cut = Cut { bytes: 2_000, time: Duration::MAX };
+
+/// A relay that closes the next `left` connections, and carries those after them.
+fn closing(host: &Host, left: &Arc<AtomicUsize>, cut: Cut) -> Relay {
+    let left = Arc::clone(left);
+    let take = move |n: usize| n.checked_sub(1);
+    Relay::start(host.address(), move || {
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok().map(|_| cut)
+    })
+}
+
+#[test]
+fn commands_ask_again_when_no_connection_slot_is_free() {
+    let host = Host::start();
+    let ada = host.owner();
+    let password = ada.home.join("password");
+    std::fs::write(&password, "open sesame now\n").unwrap();
+    let password = password.to_str().unwrap();
+    for cut in [CLOSED, DURING_TLS] {
+        let left = Arc::new(AtomicUsize::new(0));
+        let relay = closing(&host, &left, cut);
+        let through = ada.by(relay.address);
+        for args in [&["people"][..], &["status"], &["history", "lobby"], &["invite"], &["rooms"]] {
+            left.store(3, Ordering::Relaxed);
+            let ran = through.run(args).exits(0);
+            assert_eq!(left.load(Ordering::Relaxed), 0, "{args:?}");
+            assert!(ran.err.contains("no connection slot was free"), "{args:?}: {ran:?}");
+        }
+        let name = if cut.bytes == CLOSED.bytes { "bob" } else { "carl" };
+        let link = ada.invites();
+        left.store(2, Ordering::Relaxed);
+        let join = ["join", "--user", name, "--password-file", password, &link];
+        let guest = host.stranger().by(relay.address);
+        guest.run(&join).exits(0);
+        left.store(2, Ordering::Relaxed);
+        let account = format!("{name}@{}", relay.address);
+        let login = ["login", "--password-file", password, &account];
+        host.stranger().run(&login).exits(0);
+        assert_eq!(left.load(Ordering::Relaxed), 0);
+    }
+}
+
+/// A connection may lose its slot to a newer one at any step before the server's READY.
+#[test]
+fn commands_ask_again_when_cut_at_any_step_of_a_login() {
+    let host = Host::start();
+    let ada = host.owner();
+    // A login is 6.6 kB, both ways.
+    for bytes in (500..=6_500).step_by(1_000) {
+        let left = Arc::new(AtomicUsize::new(1));
+        let relay = closing(&host, &left, Cut { bytes, time: Duration::MAX });
+        let ran = ada.by(relay.address).run(&["people"]).exits(0);
+        assert_eq!(relay.taken(), 2, "cut after {bytes} bytes");
+        assert!(ran.err.contains("no connection slot was free"), "{bytes} bytes: {ran:?}");
+    }
+}
+
+#[test]
+fn commands_without_a_connection_slot_say_so_in_time() {
+    let host = Host::start();
+    let ada = host.owner();
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let relay = closing(&host, &left, CLOSED);
+    let through = ada.by(relay.address);
+    let ran = through.run(&["--timeout", "2s", "people"]).exits(5);
+    assert!(ran.err.contains("no connection slot was free"), "{ran:?}");
+    assert!(!ran.err.contains("is the server running"), "{ran:?}");
+    assert!(left.load(Ordering::Relaxed) < usize::MAX - 2, "it tried again");
+    let ran = through.run(&["send", "--timeout", "1s", "lobby", "later"]).exits(6);
+    assert!(ran.err.contains("no connection slot was free"), "{ran:?}");
+}
+
+#[test]
+fn many_commands_at_once_all_get_their_answer() {
+    let host = Host::start();
+    let ada = host.owner();
+    let many: Vec<_> = (0..30).map(|_| ada.start(&["--quiet", "people"])).collect();
+    for people in many {
+        assert_eq!(people.ended(LONG).exits(0).out.lines().count(), 1);
+    }
+}

@@ -1,0 +1,156 @@
+//! Lock 1 ends in the middle: a real proxy with a certificate that its clients trust opens TLS
+//! and keeps everything it sees.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::common::proxy::{Proxy, Watch, forms};
+use crate::common::*;
+use data_encoding::HEXLOWER;
+use twinlock_core::invite::InviteLink;
+
+const MESSAGES: usize = 10_000;
+
+/// What passed in the clear of lock 1, both directions of all connections.
+#[derive(Default, Clone)]
+struct Seen(Arc<Mutex<Vec<u8>>>);
+
+impl Seen {
+    fn watch(&self) -> impl Fn() -> Watch + Send + Sync + use<> {
+        let seen = self.0.clone();
+        move || {
+            let seen = seen.clone();
+            Box::new(move |part| seen.lock().unwrap().extend_from_slice(part))
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    fn has(&self, what: &[u8]) -> bool {
+        assert!(what.len() >= 4);
+        let seen = self.0.lock().unwrap();
+        seen.windows(what.len()).any(|window| window == what)
+    }
+}
+
+fn device_secret(person: &Person) -> Vec<u8> {
+    let text = person.profile_text();
+    let line = text.lines().find_map(|line| line.strip_prefix("secret = ")).unwrap();
+    HEXLOWER.decode(line.trim_matches('"').as_bytes()).unwrap()
+}
+
+#[test]
+fn a_proxy_that_ends_tls_sees_ten_thousand_messages_pass_and_can_read_none_of_it() {
+    const PASSWORD: &str = "nobody-in-between-reads-this";
+    let host = Host::start_with(&["--host", "127.0.0.1"]);
+    let server_pin = InviteLink::parse(&host.owner_link()).unwrap().tls_pin.unwrap();
+    let ada = host.owner();
+    let seen = Seen::default();
+    let proxy = Proxy::start(&host, server_pin, seen.watch());
+    let password_file = host.root().join("password");
+    std::fs::write(&password_file, format!("{PASSWORD}\n")).unwrap();
+    let password_file = password_file.to_str().unwrap();
+
+    // Somebody joins through it, with a password, by a link that names the proxy's key.
+    let link = proxy.forges(&ada.invites());
+    let secret = *InviteLink::parse(&link).unwrap().secret.expose_secret();
+    let bob = host.stranger();
+    let joined =
+        bob.run(&["join", "--user", "bob", "--password-file", password_file, &link]).exits(0);
+    assert!(joined.err.contains("TLS ends somewhere between"), "{joined:?}");
+    // And logs in through it on another device, trusting the proxy as an authority.
+    let account = format!("bob@{}", proxy.address);
+    let ca_file = proxy.ca_file.to_str().unwrap();
+    let phone = host.stranger();
+    let login = ["login", &account, "--password-file", password_file, "--ca", ca_file];
+    let logged_in = phone.run(&login).exits(0);
+    assert!(logged_in.err.contains("TLS ends somewhere between"), "{logged_in:?}");
+
+    let [bob, phone] = [bob, phone].map(|person| proxy.is_trusted_by(&person, "warn"));
+    let marker = "Kennwort-Zeile";
+    let text = (0..MESSAGES).map(|n| format!("{marker} {n:05}\n")).collect::<String>();
+    let count = MESSAGES.to_string();
+    let listening = phone.start(&["listen", "lobby", "--since", "all", "--count", &count]);
+    let sent = bob.run_with(&["send", "lobby"], &text).exits(0);
+    let heard = listening.ended(LONG).exits(0);
+    assert_eq!(heard.out.matches(marker).count(), MESSAGES);
+    for said in [sent.err, heard.err] {
+        assert!(said.contains("TLS ends somewhere between"), "{said}");
+        assert!(said.contains("The inner lock held"), "{said}");
+    }
+    let status = bob.run(&["status", "--json"]).exits(0);
+    assert_eq!(status.json()[0]["tls"]["binding"], "cut");
+    let log = std::fs::read_to_string(bob.home.join("state/default/client.log")).unwrap();
+    let cut = "TLS ends somewhere between this client and the server";
+    assert!(log.lines().any(|line| line.contains(" WARN ") && line.contains(cut)), "{log}");
+    assert!(log.contains("binding=Cut") && !log.contains(marker), "{log}");
+    // Whoever goes another way reads the same, and is warned of nothing.
+    let read = ada.run(&["history", "lobby", "--limit", "20000"]).exits(0);
+    assert_eq!(read.out.matches(marker).count(), MESSAGES);
+    assert_eq!(read.err, "");
+
+    // It saw everything there was: the handshakes name who logs in by password.
+    assert!(proxy.lines() >= 5, "{}", proxy.lines());
+    assert!(seen.bytes() > MESSAGES * 50);
+    assert!(seen.has(b"\x01\x00\x01\x03bob"));
+    let mut secrets = vec![marker.into(), b"Kennwort".to_vec()];
+    secrets.extend(forms(PASSWORD.as_bytes()));
+    secrets.extend(forms(&secret));
+    secrets.extend(forms(&device_secret(&bob)));
+    secrets.extend(forms(&device_secret(&phone)));
+    for secret in secrets {
+        assert!(!seen.has(&secret), "{:?}", String::from_utf8_lossy(&secret));
+    }
+}
+
+#[test]
+fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
+    let mut host = Host::start();
+    let server_pin = InviteLink::parse(&host.owner_link()).unwrap().tls_pin.unwrap();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    let seen = Seen::default();
+    let proxy = Proxy::start(&host, server_pin, seen.watch());
+
+    // The client's word.
+    let strict = proxy.is_trusted_by(&bob, "require");
+    let limit = Duration::from_secs(20);
+    for args in [&["send", "lobby", "secret"][..], &["history", "lobby"], &["status"]] {
+        let ran = strict.start(args).ended(limit).exits(4);
+        assert!(ran.err.contains("TLS ends somewhere between"), "{ran:?}");
+    }
+    assert_eq!(proxy.lines(), 3);
+    let log = std::fs::read_to_string(strict.home.join("state/default/client.log")).unwrap();
+    let refused = |line: &str| line.contains(" WARN ") && line.contains("no session");
+    assert_eq!(log.lines().filter(|line| refused(line)).count(), 3, "{log}");
+    assert!(!log.contains("session begun"), "{log}");
+    // What was written is kept, and goes out over a line that nobody cuts.
+    assert_eq!(ada.reads("lobby").len(), 0);
+    // Whoever joins and requires it leaves no profile, and the invite is good.
+    let link = ada.invites();
+    let carol = host.stranger();
+    let join = |link: &str, code| {
+        let args = ["join", "--no-password", "--require-binding", "--user", "carol", link];
+        carol.run(&args).exits(code)
+    };
+    let refused = join(&proxy.forges(&link), 4);
+    assert!(refused.err.contains("TLS ends somewhere between"), "{refused:?}");
+    assert!(!carol.profile_file().exists());
+    join(&link, 0);
+    assert!(carol.profile_text().contains("binding = \"require\""));
+    carol.run(&["send", "lobby", "straight"]).exits(0);
+
+    // The server's word, to a client that would go on.
+    host.terminate().exits(0);
+    host.set_args(&["--binding", "require"]);
+    host.restart();
+    let easy = proxy.is_trusted_by(&bob, "warn");
+    for args in [&["send", "lobby", "secret"][..], &["history", "lobby"]] {
+        let ran = easy.start(args).ended(limit).exits(4);
+        assert!(ran.err.contains("TLS ends somewhere between"), "{ran:?}");
+    }
+    assert_eq!(texts(&ada.reads("lobby")), ["straight"]);
+    assert!(!seen.has(b"secret"));
+}

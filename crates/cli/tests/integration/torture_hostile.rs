@@ -1,0 +1,511 @@
+//! Whoever is slow on purpose, comes ten thousand times, never reads or never stops: each is ended
+//! in its time or waits, costs what is said here and no more, and nobody else notices.
+//!
+//! `TWINLOCK_TORTURE=full` (`make torture`) has full sizes, waits for every deadline and asserts
+//! when it came. Without it there are fewer of everything, and what is asserted holds on a slow
+//! machine too: there as well nothing ends before its deadline.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::common::raw::*;
+use crate::common::*;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use twinlock_core::id::SessionId;
+use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
+use twinlock_link::line::Wake;
+use twinlock_link::tls::{Alpn, ClientTls, Trust};
+
+/// Places of those who are not logged in.
+const PLACES: usize = 512;
+/// Of them, of one address.
+const PLACES_EACH: usize = 8;
+/// What the server may keep for one: a message of TLS as long as one may be (64 KiB), a record each
+/// way (18 KiB each), and what counts them.
+const UNKNOWN: usize = 128 * 1024;
+/// What a line may hold: 256 KiB sealed and a frame beyond it, what is read ahead (208 KiB) and
+/// decoded of it, 1 MiB of appends, a buffer of TLS. Doubled for what the allocator keeps of it.
+const LINE: usize = 4 * MIB;
+/// And all lines together: the tails of followed conversations, 512 KiB each, here of one; what the
+/// record keeps of its pages for writing and reading, 2 MiB for each of five connections; the
+/// entries between recorder and followers.
+const SHARED: usize = 24 * MIB;
+/// From accept to the end of TLS.
+const TLS: Duration = Duration::from_secs(10);
+/// What comes later than a deadline on a quiet machine.
+const LATE: Duration = Duration::from_secs(1);
+/// A deadline counts from a moment after ours, so that nothing comes early; but clocks are coarse.
+const EARLY: Duration = Duration::from_millis(100);
+/// Between two looks at the server.
+const PACE: Duration = Duration::from_millis(5);
+
+/// Reads to the end, which comes; a reset is one.
+async fn ends(mut io: impl AsyncRead + Unpin) {
+    let mut rest = Vec::new();
+    let _reset = timeout(Duration::from_secs(120), io.read_to_end(&mut rest))
+        .await
+        .expect("the server drops it");
+}
+
+/// Sends a byte every 200 ms for as long as somebody takes it.
+async fn drip(io: impl AsyncRead + AsyncWrite + Unpin, bytes: Vec<u8>) {
+    let (read, mut write) = tokio::io::split(io);
+    let dripping = async move {
+        for byte in bytes {
+            if !crate::common::raw::write(&mut write, &[byte]).await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = ends(read) => {}
+        () = dripping => {}
+    }
+}
+
+/// Says so much and no more.
+async fn stops(mut io: impl AsyncRead + AsyncWrite + Unpin, after: &[u8]) {
+    assert!(crate::common::raw::write(&mut io, after).await);
+    ends(io).await;
+}
+
+/// Who has said HELLO and has CHALLENGE.
+async fn challenged(card: &Card, from: Ipv4Addr) -> Io {
+    let mut io = card.tls_from(from).await.unwrap();
+    assert!(crate::common::raw::write(&mut io, &Card::hello()).await);
+    io.read_exact(&mut [0; 4 + 1408]).await.unwrap();
+    io
+}
+
+/// The steps at which somebody can be slow, and how many of them, the first, end soon.
+const STEPS: usize = 15;
+const SOON: usize = 9;
+
+/// What a slow one does, and how long the server waits for it. Nothing that is begun is ever whole.
+fn slow(card: &Card, classic: u16, step: usize) -> (&'static str, u64, BoxFuture) {
+    let card = card.clone();
+    let from = neighbour(step as u32);
+    let classic = SocketAddr::from(([127, 0, 0, 1], classic));
+    let tcp = move |to| async move { tcp_from(from, to).await.unwrap() };
+    let tls = move |card: Card| async move { card.tls_from(from).await.unwrap() };
+    let lines = || {
+        let tls = ClientTls::new(Trust::Learn, Alpn::Optional).unwrap();
+        Card { address: classic, tls, ..card.clone() }
+    };
+    let record = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc][..], &[3; 500]].concat();
+    let hello = Card::hello();
+    let proof = [&[3, 0, 0, 64][..], &[7; 63]].concat();
+    let frame = [&[0x10, 0, 1, 32][..], &[7; 287]].concat();
+    match step {
+        0 => ("says nothing", 10, Box::pin(async move { ends(tcp(card.address).await).await })),
+        1 => ("drips the first record of TLS", 10, {
+            Box::pin(async move { drip(tcp(card.address).await, record).await })
+        }),
+        2 => ("sends half the first record of TLS", 10, {
+            Box::pin(async move { stops(tcp(card.address).await, &record[..250]).await })
+        }),
+        3 => ("sends no HELLO", 5, Box::pin(async move { ends(tls(card).await).await })),
+        4 => ("drips HELLO", 5, Box::pin(async move { drip(tls(card).await, hello).await })),
+        5 => ("sends half of HELLO", 5, {
+            Box::pin(async move { stops(tls(card).await, &hello[..600]).await })
+        }),
+        6 => ("says nothing to a port for classic lines", 10, {
+            Box::pin(async move { ends(tcp(classic).await).await })
+        }),
+        7 => ("sends no name of a classic key", 10, {
+            let lines = lines();
+            Box::pin(async move { ends(tls(lines).await).await })
+        }),
+        8 => ("drips the name of a classic key", 10, {
+            let lines = lines();
+            Box::pin(async move { drip(tls(lines).await, vec![b'a'; 32]).await })
+        }),
+        9 => ("sends no PROOF", 30, {
+            Box::pin(async move { ends(challenged(&card, from).await).await })
+        }),
+        10 => ("drips PROOF", 30, {
+            Box::pin(async move { drip(challenged(&card, from).await, proof).await })
+        }),
+        11 => ("sends half of PROOF", 30, {
+            Box::pin(async move { stops(challenged(&card, from).await, &proof[..36]).await })
+        }),
+        12 => ("begins the header of a frame", 30, {
+            Box::pin(
+                async move { stops(card.connect().await.line.into_stream(), &frame[..2]).await },
+            )
+        }),
+        13 => ("begins a frame and does not end it", 30, {
+            Box::pin(
+                async move { stops(card.connect().await.line.into_stream(), &frame[..5]).await },
+            )
+        }),
+        14 => ("drips a frame", 30, {
+            Box::pin(async move { drip(card.connect().await.line.into_stream(), frame).await })
+        }),
+        step => panic!("{step}"),
+    }
+}
+
+type BoxFuture = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Not before its deadline, and not long after.
+fn in_time(what: &str, deadline: Duration, took: Duration) {
+    eprintln!("hostile: who {what}: dropped after {took:.2?}");
+    assert!(took + EARLY > deadline, "who {what} is dropped at once: {took:?}");
+    assert!(!full() || took < deadline + LATE, "who {what}: {took:?}");
+}
+
+#[test]
+fn who_is_slow_at_any_step_is_dropped_in_time() {
+    let host = Host::start_with(&["--classic-port", "0"]);
+    let ada = host.owner();
+    let card = Card::of(&ada);
+    host.running().wait_lines(2);
+    let said = host.running().out();
+    let classic = said.lines().find_map(|line| line.strip_prefix("classic lines on ")).unwrap();
+    let classic = classic.rsplit_once(':').unwrap().1.parse().unwrap();
+    // The others wait half a minute.
+    let steps = if full() { STEPS } else { SOON };
+    here().block_on(async {
+        let mut slow_ones = JoinSet::new();
+        for step in 0..steps {
+            let (what, deadline, one) = slow(&card, classic, step);
+            slow_ones.spawn(async move {
+                let began = Instant::now();
+                one.await;
+                (what, Duration::from_secs(deadline), began.elapsed())
+            });
+        }
+        let mut line = card.connect().await;
+        line.says("undisturbed").await;
+        while let Some(dropped) = slow_ones.join_next().await {
+            let (what, deadline, took) = dropped.unwrap();
+            in_time(what, deadline, took);
+        }
+        line.says("as before").await;
+    });
+}
+
+#[test]
+fn who_is_slow_behind_a_proxy_is_dropped_too() {
+    let host = Host::start_with(&["--proxy", "127.0.0.1"]);
+    let key = host.address();
+    here().block_on(async {
+        let began = Instant::now();
+        let silent = async {
+            ends(tcp_from([127, 0, 0, 1].into(), key).await.unwrap()).await;
+            in_time("sends no PROXY header", TLS, began.elapsed());
+        };
+        // Without its last byte.
+        let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[1; 11]].concat();
+        let dripping = async {
+            drip(tcp_from([127, 0, 0, 1].into(), key).await.unwrap(), header).await;
+            in_time("drips a PROXY header", TLS, began.elapsed());
+        };
+        tokio::join!(silent, dripping);
+    });
+}
+
+/// Takes so many places, each from another address, and says the same at each.
+async fn fill(to: SocketAddr, from: Range<usize>, says: &[u8]) -> Vec<TcpStream> {
+    let mut held = Vec::new();
+    for n in from {
+        let mut tcp = tcp_from(neighbour(n as u32), to).await.unwrap();
+        // Who is turned away is counted later.
+        crate::common::raw::write(&mut tcp, says).await;
+        held.push(tcp);
+    }
+    held
+}
+
+/// Whether the server has not dropped it.
+fn is_open(tcp: &TcpStream) -> bool {
+    tcp.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+fn open(held: &[TcpStream]) -> usize {
+    held.iter().filter(|tcp| is_open(tcp)).count()
+}
+
+/// Fills every place with somebody who has sent as much as is kept, and measures.
+#[test]
+fn every_place_taken_by_somebody_slow_costs_what_is_said_and_comes_back() {
+    let (host, person, elsewhere) = (Host::start(), here(), elsewhere());
+    let ada = host.owner();
+    let (card, pid) = (Card::of(&ada), host.running().pid());
+    let mut line = person.block_on(card.connect());
+    let before = resident(pid);
+    // Records of one message, almost as long as one may be, less its last byte.
+    let message = [&[1, 0, 0xf0, 0][..], &[3; 0xefff]].concat();
+    let records: Vec<u8> = message
+        .chunks(16 * 1024)
+        .flat_map(|part| [&[0x16, 3, 3], &(part.len() as u16).to_be_bytes()[..], part].concat())
+        .collect();
+    let held = elsewhere.block_on(fill(card.address, 0..PLACES, &records));
+    let (grown, slow_ones) = person.block_on(async {
+        // Until it has taken all it takes.
+        let (mut grown, mut slow_ones, mut same) = (0, 0, 0);
+        let until = Instant::now() + LONG;
+        while same < 50 {
+            assert!(Instant::now() < until, "it grows without end: {grown}");
+            line.says("undisturbed").await;
+            let now = resident(pid).saturating_sub(before);
+            (grown, slow_ones, same) =
+                if now > grown { (now, open(&held), 0) } else { (grown, slow_ones, same + 1) };
+        }
+        (grown, slow_ones)
+    });
+    eprintln!(
+        "hostile: {slow_ones} slow ones: {:.1} KiB each",
+        grown as f64 / 1024.0 / slow_ones as f64
+    );
+    assert!(grown < PLACES * UNKNOWN, "{} MiB", grown / MIB);
+    if full() {
+        // Elsewhere the first may have been dropped before the last came.
+        assert!(slow_ones > PLACES * 9 / 10, "{slow_ones}");
+        assert!(grown < slow_ones * UNKNOWN, "{grown} bytes of {slow_ones}");
+    }
+    drop(held);
+    // Every slot is free again: as many connections are let in at once, and one more evicts one of
+    // them.
+    person.block_on(async {
+        let (mut held, mut next, mut times) = (Vec::new(), PLACES, 0);
+        let until = Instant::now() + LONG;
+        loop {
+            let missing = PLACES - held.len();
+            held.extend(fill(card.address, next..next + missing, &[]).await);
+            next += missing;
+            let places = open(&held);
+            let more = card.tls_from([127, 0, 0, 1].into()).await.is_ok();
+            times = if more && places == PLACES { times + 1 } else { 0 };
+            // A connection that was closed just now may not be seen at the first look. A slot is not
+            // evicted before it is a second old.
+            if times == 2 && open(&held) < PLACES {
+                break;
+            }
+            assert!(Instant::now() < until, "{places} of {PLACES} have come back");
+            held.retain(is_open);
+        }
+    });
+    let there_is = async {
+        loop {
+            if let Ok(io) = card.tls_from([127, 0, 0, 1].into()).await {
+                return Raw::over(io, card.credential(), card.key).await;
+            }
+        }
+    };
+    let mut phone = person
+        .block_on(async { timeout(LONG, there_is).await.expect("a place once all are gone") });
+    person.block_on(phone.says("back"));
+}
+
+#[test]
+fn ten_thousand_connections_of_one_address_take_eight_places() {
+    let many = if full() { 10_000 } else { 1000 };
+    let hard = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
+    assert!(hard.is_none_or(|hard| hard > many as u64 + 300), "too few open files: {hard:?}");
+    let host = Host::start();
+    let ada = host.owner();
+    let (card, pid) = (Card::of(&ada), host.running().pid());
+    let (person, elsewhere) = (here(), elsewhere());
+    let mut line = person.block_on(card.connect());
+    let before = resident(pid);
+    let mut flood = JoinSet::new();
+    let address = card.address;
+    for _ in 0..many {
+        let one = async move {
+            let began = Instant::now();
+            let mut tcp = tcp_from(neighbour(7), address).await.unwrap();
+            // Who says nothing does not learn that the system has dropped it.
+            crate::common::raw::write(&mut tcp, &[0x16]).await;
+            let _reset = timeout(LONG, tcp.read(&mut [0])).await.expect("it is dropped");
+            began.elapsed()
+        };
+        flood.spawn_on(one, elsewhere.handle());
+    }
+    let began = Instant::now();
+    let ended = elsewhere.spawn(async move {
+        let mut took = Vec::new();
+        while let Some(one) = flood.join_next().await {
+            took.push(one.unwrap());
+        }
+        (took, began.elapsed())
+    });
+    let (grown, ended) = person.block_on(async {
+        let mut grown = 0;
+        while !ended.is_finished() {
+            line.says("undisturbed").await;
+            grown = resident(pid).saturating_sub(before).max(grown);
+            tokio::time::sleep(PACE).await;
+        }
+        (grown, ended.await)
+    });
+    let (took, lasted) = ended.unwrap();
+    let waiting = took.iter().filter(|took| **took + EARLY > TLS).count();
+    eprintln!(
+        "hostile: of {}: {waiting} were left to wait, all in {lasted:.1?}; the server grew by {} \
+         KiB at most",
+        took.len(),
+        grown >> 10
+    );
+    // Eight have a place until their deadline, and then others may; who has none does not wait. On
+    // a machine that does something else, who has none waits too.
+    assert!(waiting >= PLACES_EACH, "{waiting}");
+    let turns = (lasted + EARLY).as_secs() / TLS.as_secs();
+    assert!(!full() || waiting <= turns as usize * PLACES_EACH, "{waiting} in {lasted:?}");
+    // Those in the gate, and what is accepted and not yet looked at.
+    assert!(grown < PLACES * UNKNOWN / 4, "{} MiB", grown / MIB);
+    person.block_on(line.says("as before"));
+}
+
+/// Lines of one member each, which may be sixteen.
+fn lines(card: &Card, count: usize) -> impl Future<Output = Vec<Raw>> {
+    let card = card.clone();
+    async move {
+        let mut lines = Vec::new();
+        for _ in 0..count {
+            lines.push(card.connect().await);
+        }
+        lines
+    }
+}
+
+fn names(lines: &[Raw]) -> Vec<SessionId> {
+    lines.iter().map(|line| line.line.session().id()).collect()
+}
+
+/// How many of these sessions the server still has: it logs their begin, and not their end.
+fn alive(host: &Host, names: &[SessionId]) -> usize {
+    let log = host.log();
+    let alive = |name: &&SessionId| {
+        let of_it = format!("sid={name}");
+        let mut of_it = log.lines().filter(|line| line.contains(&of_it)).peekable();
+        of_it.peek().is_some() && !of_it.any(|line| line.contains(" session ended "))
+    };
+    names.iter().filter(alive).count()
+}
+
+#[test]
+fn followers_that_never_read_cost_a_bounded_memory() {
+    let (count, batches) = if full() { (15, 200) } else { (8, 30) };
+    let root = tempfile::tempdir().unwrap();
+    let config = root.path().join("settings");
+    // One user writes more than its rate.
+    std::fs::write(&config, "[limits]\ntext-rate-kib = 0\n").unwrap();
+    let host = Host::start_in(root, &["--config", config.to_str().unwrap()]);
+    let ada = host.owner();
+    let (card, pid) = (Card::of(&ada), host.running().pid());
+    let bob = Card::of(&host.member(&ada, "bob"));
+    here().block_on(async {
+        let mut sender = card.connect().await;
+        let before = resident(pid);
+        let mut deaf = lines(&bob, count).await;
+        for line in &mut deaf {
+            let follow = proto::Follow { conversation: LOBBY, after: 0 };
+            line.ask(Op::Follow(follow)).await;
+            line.be_deaf(true);
+        }
+        let (text, mut most) = ("x".repeat(32 * 1024), 0);
+        for _ in 0..batches {
+            let ids: Vec<u64> = (0..32).map(|_| sender.post([append(LOBBY, &text)])).collect();
+            sender.answer(ids[31]).await;
+            most = most.max(resident(pid).saturating_sub(before));
+        }
+        eprintln!(
+            "hostile: {count} followers that miss {} MiB each: the server grew by {} MiB",
+            batches,
+            most / MIB
+        );
+        assert!(most < SHARED + (count + 1) * LINE, "{} MiB", most / MIB);
+        // A line that had been given up would cost nothing.
+        assert_eq!(alive(&host, &names(&deaf)), count, "{}", host.log());
+    });
+}
+
+/// Sends for as long as the server takes it, and hears nothing.
+async fn sends(mut line: Raw, mut enough: watch::Receiver<bool>) -> Raw {
+    line.be_deaf(true);
+    loop {
+        line.post((0..500).map(|_| append(LOBBY, "x")));
+        while let left @ 1.. = line.line.backlog() {
+            tokio::select! {
+                wake = line.line.wait(Some(left - 1)) => {
+                    if wake.expect("the line stands") == Wake::Frame {
+                        line.line.open_frame().unwrap();
+                    }
+                }
+                _ = enough.changed() => return line,
+            }
+        }
+    }
+}
+
+#[test]
+fn senders_that_never_read_an_ack_cost_a_bounded_memory() {
+    let count = if full() { 15 } else { 2 };
+    let bound = SHARED + (count + 1) * LINE;
+    let host = Host::start();
+    let ada = host.owner();
+    let (card, pid) = (Card::of(&ada), host.running().pid());
+    let bob = Card::of(&host.member(&ada, "bob"));
+    here().block_on(async {
+        let mut person = card.connect().await;
+        let before = resident(pid);
+        let deaf = lines(&bob, count).await;
+        let deaf_ones = names(&deaf);
+        let (enough, told) = watch::channel(false);
+        let mut senders = JoinSet::new();
+        for line in deaf {
+            senders.spawn(sends(line, told.clone()));
+        }
+        // Until the server takes no more of any of them: the acks fill what the kernel holds, then
+        // what the server does, and then nothing is read.
+        let (mut most, mut taken, mut since) = (0, 0, Instant::now());
+        for said in 1.. {
+            let now = person.says("undisturbed").await.n - said;
+            most = resident(pid).saturating_sub(before).max(most);
+            assert!(most < bound, "{} MiB after {now} messages", most / MIB);
+            assert!(senders.try_join_next().is_none(), "a sender has ended");
+            // Acks that are neither read nor kept.
+            assert!(now < count as u64 * 1_000_000, "{now} messages are taken");
+            if now > taken {
+                (taken, since) = (now, Instant::now());
+            } else if taken > 0 && since.elapsed() > Duration::from_secs(2) {
+                break;
+            }
+            tokio::time::sleep(PACE).await;
+        }
+        eprintln!(
+            "hostile: {count} senders, {taken} messages, no ack read: the server grew by {} MiB",
+            most / MIB
+        );
+        // A line that had been given up would cost nothing.
+        assert_eq!(alive(&host, &deaf_ones), count, "{}", host.log());
+        enough.send_replace(true);
+        let mut late = senders.join_next().await.unwrap().unwrap();
+        // Who reads again gets every ack.
+        late.be_deaf(false);
+        let last = late.post([append(LOBBY, "I am back")]);
+        let every_ack = async {
+            let mut acks = 0;
+            while acks < last {
+                for item in late.items().await.expect("the line stands") {
+                    let What::Answer(answer) = item else { continue };
+                    acks += 1;
+                    assert_eq!(answer.id, acks);
+                    assert!(matches!(answer.result, Some(Answered::Ack(_))), "{answer:?}");
+                }
+            }
+        };
+        timeout(LONG, every_ack).await.expect("every ack");
+    });
+}

@@ -1,0 +1,183 @@
+//! What a client notices of a record that was changed, and what it does not take for a change.
+
+use crate::common::{World, name, new_user, next, quick, until};
+use twinlock_client::client::{Event, Options};
+use twinlock_client::enrol;
+use twinlock_client::error::{Blame, ClientError};
+use twinlock_client::profile::ProfileError;
+use twinlock_client::record;
+use twinlock_core::invite::InviteLink;
+use twinlock_link::OsEntropy;
+
+const LOBBY: u64 = 1;
+
+fn asking() -> Options {
+    Options { send: false, ..quick() }
+}
+
+async fn say(person: &crate::common::Person, target: &str, count: usize) {
+    let lines: Vec<String> = (0..count).map(|n| n.to_string()).collect();
+    let messages = lines.iter().map(|line| (target, line.as_bytes()));
+    person.state().outbox().enqueue_many(messages, 1, &mut OsEntropy).unwrap();
+    let (client, mut events) = person.start(quick());
+    let mut left = count;
+    until(&mut events, |event| {
+        left -= usize::from(matches!(event, Event::Recorded { .. }));
+        left == 0
+    })
+    .await;
+    client.close().await;
+}
+
+fn edit(world: &World, sql: &str) {
+    let record = rusqlite::Connection::open(world.data().join("record.db")).unwrap();
+    assert!(record.execute(sql, []).unwrap() > 0, "{sql}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_while_the_same_profile_sends_is_no_alarm() {
+    let world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    let (sender, mut sent) = ada.start(quick());
+    let (reader, _events) = ada.start(asking());
+    let mut told = 0;
+    for round in 0..60 {
+        let text = round.to_string();
+        let outbox = ada.state().outbox();
+        let lines = (0..20).map(|_| ("lobby", text.as_bytes()));
+        outbox.enqueue_many(lines, 1, &mut OsEntropy).unwrap();
+        sender.written().await.unwrap();
+        // Not waiting for the acks: they come while this reads.
+        let page = reader.read(LOBBY, 0, 512).await.unwrap();
+        assert!(page.head >= page.entries.len() as u64);
+        // Follows begin in the middle of it as well.
+        let (follower, mut events) = ada.start(asking());
+        follower.follow(LOBBY, page.head).await.unwrap();
+        until(&mut events, |event| matches!(event, Event::CaughtUp { .. })).await;
+        follower.close().await;
+        while let Ok(event) = sent.try_recv() {
+            told += usize::from(matches!(event, Event::Recorded { .. }));
+        }
+    }
+    until(&mut sent, |event| {
+        told += usize::from(matches!(event, Event::Recorded { .. }));
+        told == 60 * 20
+    })
+    .await;
+    sender.close().await;
+    reader.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_reads_as_far_as_its_receipts_whatever_head_is_named() {
+    let mut world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    say(&ada, "lobby", 10).await;
+    let (client, _events) = ada.start(asking());
+    let mut listed = client.target("lobby").await.unwrap();
+    assert_eq!(record::audit(&client, listed.clone()).await.unwrap().receipts, 10);
+    // A list that names less than there is does not spare the rest.
+    listed.head = 5;
+    listed.head_link = vec![0; 32].into();
+    let audited = record::audit(&client, listed.clone()).await.unwrap();
+    assert_eq!(audited.broken_at(), Some(5), "{:?}", audited.fault);
+    client.close().await;
+
+    world.stop().await;
+    edit(&world, "UPDATE entries SET body = X'78' WHERE n = 8");
+    world.start().await;
+    let (client, _events) = ada.start(asking());
+    let listed = client.target("lobby").await.unwrap();
+    let audited = record::audit(&client, listed).await.unwrap();
+    assert_eq!(audited.broken_at(), Some(8), "{:?}", audited.fault);
+    assert_eq!(audited.fault.unwrap().blame(), Blame::Record);
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_without_a_receipt_finds_the_entry_that_was_changed_too() {
+    let mut world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    say(&ada, "lobby", 10).await;
+    let (client, _events) = ada.start(asking());
+    let bob = world.join("bob", &ada.invite(&client).await).await;
+    client.close().await;
+    for (change, broken) in [
+        ("UPDATE entries SET sender = CAST('ada' AS BLOB) WHERE n = 3", 3),
+        ("UPDATE entries SET time_ms = time_ms + 1 WHERE n = 10", 10),
+        ("UPDATE entries SET link = zeroblob(32) WHERE n = 7", 7),
+        ("DELETE FROM entries WHERE n = 6", 6),
+    ] {
+        world.stop().await;
+        let whole = std::fs::read(world.data().join("record.db")).unwrap();
+        edit(&world, change);
+        world.start().await;
+        let (client, _events) = bob.start(asking());
+        let listed = client.target("lobby").await.unwrap();
+        let audited = record::audit(&client, listed).await.unwrap();
+        assert_eq!(audited.broken_at(), Some(broken), "{change}: {:?}", audited.fault);
+        client.close().await;
+        world.stop().await;
+        std::fs::write(world.data().join("record.db"), whole).unwrap();
+        world.start().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_vanishes_is_missed_unless_it_was_left() {
+    let mut world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    let (client, _events) = ada.start(asking());
+    let ops = client.create_room(&name("ops"), "").await.unwrap();
+    let dev = client.create_room(&name("dev"), "").await.unwrap();
+    say(&ada, "ops", 1).await;
+    say(&ada, "dev", 1).await;
+    client.leave_room(dev.id).await.unwrap();
+    let receipts = client.state().receipts();
+    assert_eq!(record::unexplained(&receipts, &[LOBBY, ops.id]), Ok(vec![]));
+    client.close().await;
+
+    world.stop().await;
+    edit(&world, "DELETE FROM members WHERE conversation = 2");
+    world.start().await;
+    let (client, _events) = ada.start(asking());
+    let listed: Vec<u64> =
+        client.conversations(false).await.unwrap().iter().map(|c| c.id).collect();
+    assert_eq!(record::unexplained(&receipts, &listed), Ok(vec![ops.id]));
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_became_somebody_elses_ends_the_client_before_it_sends_as_them() {
+    let mut world = World::new(|config| config.come_back = std::time::Duration::ZERO).await;
+    let ada = world.owner("ada").await;
+    let (client, mut events) = ada.start(quick());
+    let link = InviteLink::parse(&ada.invite(&client).await).unwrap();
+    // The same file, another person.
+    ada.profile().remove(&ada.home).unwrap();
+    enrol::join(&ada.home, &name("default"), &link, new_user("bob")).await.unwrap();
+    world.stop().await;
+    world.start().await;
+    let error = loop {
+        if let Event::Ended(error) = next(&mut events).await {
+            break error.unwrap();
+        }
+    };
+    let replaced = ProfileError::Replaced { name: name("default") };
+    assert_eq!(error, ClientError::Profile(replaced));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_without_a_line_had_taken_others_can_send() {
+    let mut world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    let (client, mut events) = ada.start(quick());
+    until(&mut events, |event| matches!(event, Event::Up(_))).await;
+    world.stop().await;
+    until(&mut events, |event| matches!(event, Event::Down { .. })).await;
+    let other = ada.state();
+    other.outbox().enqueue("lobby", b"x", 1, &mut OsEntropy).unwrap();
+    client.written().await.unwrap();
+    assert_eq!(other.outbox().claim(10).unwrap().len(), 1);
+    client.close().await;
+}

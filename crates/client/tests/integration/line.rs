@@ -1,0 +1,299 @@
+//! The client against a real server: what it promises over lost lines, rekeys, slow consumers and
+//! a record that was changed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::common::{LONG, World, name, new_user, next, quick, text, until};
+use tokio::time::timeout;
+use twinlock_client::client::{Event, Options, Rekeyed};
+use twinlock_client::enrol;
+use twinlock_client::error::{Blame, ClientError, Refusal};
+use twinlock_client::profile::Profile;
+use twinlock_core::id::ConversationId;
+use twinlock_core::invite::InviteLink;
+use twinlock_core::proto::Why;
+use twinlock_link::OsEntropy;
+
+/// The room everybody is in.
+const LOBBY: ConversationId = 1;
+
+fn lines(from: usize, to: usize) -> Vec<String> {
+    (from..to).map(|n| format!("line {n}")).collect()
+}
+
+fn enqueue(person: &crate::common::Person, target: &str, lines: &[String]) {
+    let messages = lines.iter().map(|line| (target, line.as_bytes()));
+    person.state().outbox().enqueue_many(messages, 1, &mut OsEntropy).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rekeys_under_load_lose_nothing_and_change_no_order() {
+    let world = World::new(|config| config.timing.rekey_apart = Duration::ZERO).await;
+    let ada = world.owner("ada").await;
+    let mut options = quick();
+    options.timing.rekey_after_frames = 3;
+    options.timing.rekey_pause = Duration::ZERO;
+    let (client, mut events) = ada.start(options);
+    client.follow(LOBBY, 0).await.unwrap();
+    let sent = lines(0, 3000);
+    for some in sent.chunks(10) {
+        enqueue(&ada, "lobby", some);
+        client.written().await.unwrap();
+    }
+    let mut got = Vec::new();
+    let mut acked = BTreeSet::new();
+    until(&mut events, |event| {
+        match event {
+            Event::Entries { entries, .. } => got.extend(entries.iter().map(text)),
+            Event::Recorded { ack, .. } => assert!(acked.insert(ack.n)),
+            _ => {}
+        }
+        got.len() == sent.len() && acked.len() == sent.len()
+    })
+    .await;
+    assert_eq!(got, sent);
+    let facts = client.facts().await.unwrap();
+    assert!(facts.session.rekeys >= 2, "{:?}", facts.session);
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rekeys_on_request_give_both_epochs_and_lose_no_entry() {
+    const REKEYS: u32 = 10;
+    let mut world = World::new(|config| config.timing.rekey_apart = Duration::ZERO).await;
+    let ada = world.owner("ada").await;
+    let mut options = quick();
+    options.timing.rekey_pause = Duration::ZERO;
+    options.reconnect = false;
+    let (client, mut events) = ada.start(options);
+    client.follow(LOBBY, 0).await.unwrap();
+    let sent = lines(0, 1000);
+    let forcing = async {
+        for (before, some) in (0..REKEYS).zip(sent.chunks(100)) {
+            enqueue(&ada, "lobby", some);
+            client.written().await.unwrap();
+            let rekeyed = timeout(LONG, client.rekey()).await.unwrap().unwrap();
+            assert_eq!(rekeyed, Rekeyed { before, after: before + 1 });
+        }
+    };
+    let mut got = Vec::new();
+    let hearing = until(&mut events, |event| {
+        if let Event::Entries { entries, .. } = event {
+            got.extend(entries.iter().map(text));
+        }
+        got.len() == sent.len()
+    });
+    tokio::join!(forcing, hearing);
+    assert_eq!(got, sent);
+    let facts = client.facts().await.unwrap();
+    assert_eq!((facts.session.rekeys, facts.session.epoch), (REKEYS, (REKEYS, REKEYS)));
+    assert!(facts.since_rekey.is_some_and(|since| since < facts.age));
+    // Without a line it ends with the client.
+    world.stop().await;
+    let lost = timeout(LONG, client.rekey()).await.unwrap();
+    assert!(lost.is_err(), "{lost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_stops_taking_gets_everything_in_order_once_it_goes_on() {
+    let world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    let sent = lines(0, 9000);
+    enqueue(&ada, "lobby", &sent);
+    let (writer, mut events) = ada.start(quick());
+    let mut acked = 0;
+    // Nothing of it is taken by the reader until all of it is recorded.
+    let bob = world.join("bob", &ada.invite(&writer).await).await;
+    let (reader, mut read) = bob.start(Options { send: false, ..quick() });
+    reader.follow(LOBBY, 0).await.unwrap();
+    until(&mut events, |event| {
+        acked += usize::from(matches!(event, Event::Recorded { .. }));
+        acked == sent.len()
+    })
+    .await;
+    let mut got = Vec::new();
+    until(&mut read, |event| {
+        if let Event::Entries { entries, .. } = event {
+            got.extend(entries.iter().map(text));
+        }
+        got.len() >= sent.len()
+    })
+    .await;
+    assert_eq!(got, sent);
+    reader.close().await;
+    writer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_restarts_of_the_server_everything_arrives_once_and_in_order() {
+    let mut world = World::new(|config| config.come_back = Duration::ZERO).await;
+    let ada = world.owner("ada").await;
+    let (client, mut events) = ada.start(quick());
+    client.follow(LOBBY, 0).await.unwrap();
+    let sent = lines(0, 2000);
+    let mut got: Vec<String> = Vec::new();
+    for (round, some) in sent.chunks(400).enumerate() {
+        enqueue(&ada, "lobby", some);
+        client.written().await.unwrap();
+        // In the middle of it.
+        let half = round * 400 + 100;
+        until(&mut events, |event| {
+            if let Event::Entries { entries, .. } = event {
+                got.extend(entries.iter().map(text));
+            }
+            got.len() >= half
+        })
+        .await;
+        world.stop().await;
+        world.start().await;
+    }
+    until(&mut events, |event| {
+        if let Event::Entries { entries, .. } = event {
+            got.extend(entries.iter().map(text));
+        }
+        got.len() >= sent.len()
+    })
+    .await;
+    assert_eq!(got, sent);
+    client.close().await;
+    assert_eq!(ada.state().outbox().pending_count().unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_will_not_record_is_told_and_kept() {
+    let world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    enqueue(&ada, "nowhere", &lines(0, 3));
+    enqueue(&ada, "@nobody", &lines(3, 4));
+    enqueue(&ada, "lobby", &lines(4, 5));
+    let (client, mut events) = ada.start(quick());
+    let (mut refused, mut recorded) = (Vec::new(), 0);
+    until(&mut events, |event| {
+        match event {
+            Event::Refused { why, .. } => refused.push(*why),
+            Event::Recorded { .. } => recorded += 1,
+            _ => {}
+        }
+        refused.len() == 4 && recorded == 1
+    })
+    .await;
+    assert_eq!(refused, [Why::NotFound; 4]);
+    client.close().await;
+    assert_eq!(ada.state().outbox().refused(10).unwrap().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_forgotten_what_it_acknowledged_is_found_out() {
+    let mut world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    say(&ada, 3).await;
+    world.stop().await;
+    let old = world.dir.path().join("old");
+    copy_dir(&world.data(), &old);
+    world.start().await;
+    say(&ada, 2).await;
+    world.stop().await;
+    // An old backup is put back: the record is whole, and shorter.
+    std::fs::remove_dir_all(world.data()).unwrap();
+    copy_dir(&old, &world.data());
+    world.start().await;
+
+    let (client, mut events) = ada.start(Options { send: false, ..quick() });
+    let truncated = ClientError::Truncated { conversation: LOBBY, head: 3, known: 5 };
+    assert_eq!(client.read(LOBBY, 0, 10).await.unwrap_err(), truncated);
+    client.follow(LOBBY, 3).await.unwrap();
+    let error = loop {
+        if let Event::Ended(error) = next(&mut events).await {
+            break error.unwrap();
+        }
+    };
+    assert_eq!(error, truncated);
+    assert_eq!(error.blame(), Blame::Record);
+
+    // Other entries in the place of those that were forgotten.
+    let bob = {
+        let (client, _events) = ada.start(Options { send: false, ..quick() });
+        world.join("bob", &ada.invite(&client).await).await
+    };
+    say(&bob, 5).await;
+    let (client, _events) = ada.start(Options { send: false, ..quick() });
+    let error = client.read(LOBBY, 0, 10).await.unwrap_err();
+    assert!(matches!(error, ClientError::Tampered(broken) if broken.at() == 4), "{error:?}");
+}
+
+/// Sends and waits until all is recorded.
+async fn say(person: &crate::common::Person, count: usize) {
+    enqueue(person, "lobby", &lines(0, count));
+    let (client, mut events) = person.start(quick());
+    let mut left = count;
+    until(&mut events, |event| {
+        left -= usize::from(matches!(event, Event::Recorded { .. }));
+        left == 0
+    })
+    .await;
+    client.close().await;
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_taken_leaves_no_profile_and_the_invite_unused() {
+    let world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    let (client, _events) = ada.start(quick());
+    let text = ada.invite(&client).await;
+    let link = InviteLink::parse(&text).unwrap();
+    let home = world.home("bob");
+    let taken = enrol::join(&home, &name("default"), &link, new_user("ada")).await.unwrap_err();
+    let expected = Refusal::from(Why::NameTaken);
+    assert_eq!(taken, ClientError::Refused(expected));
+    assert!(Profile::load(&home, &name("default")).is_err());
+    world.join("bob", &text).await;
+    let used = enrol::look(&link).await.unwrap_err();
+    assert_eq!(used, ClientError::LoginRefused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_server_a_question_fails_at_once_and_a_follower_waits() {
+    let mut world = World::new(|config| config.come_back = Duration::ZERO).await;
+    let ada = world.owner("ada").await;
+    say(&ada, 1).await;
+    world.stop().await;
+    let once = Options { reconnect: false, send: false, ..quick() };
+    let (client, _events) = ada.start(once);
+    let error = timeout(LONG, client.people(false)).await.unwrap().unwrap_err();
+    assert_eq!(error.blame(), Blame::Network);
+
+    let (client, mut events) = ada.start(quick());
+    client.follow(LOBBY, 0).await.unwrap();
+    until(&mut events, |event| matches!(event, Event::Down { .. })).await;
+    world.start().await;
+    until(&mut events, |event| matches!(event, Event::Entries { .. })).await;
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_server_at_the_same_address_is_refused_before_anything_is_said() {
+    let mut world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    world.stop().await;
+    // Same address, other identity: neither its TLS key nor its server key is known.
+    std::fs::remove_dir_all(world.data()).unwrap();
+    world.start().await;
+    let (client, _events) = ada.start(Options { reconnect: true, ..quick() });
+    let error = client.people(false).await.unwrap_err();
+    assert_eq!(error.blame(), Blame::Them, "{error:?}");
+}

@@ -1,0 +1,21 @@
+//! The client library against real servers.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod common;
+mod evidence;
+mod line;
+mod network;
+mod state_db;
+mod state_files;
+mod state_processes;
+mod transfers;

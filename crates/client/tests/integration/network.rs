@@ -1,0 +1,366 @@
+//! A network that delays, reorders, cuts, goes silent and parts: what is said over it arrives once
+//! and in order, and a line that is dead is noticed.
+//!
+//! The test alone takes keep-alive at a tenth of its time or less and seconds of weather;
+//! `TWINLOCK_WEATHER=260` makes it so many seconds, with the keep-alive of the protocol.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::common::weather::{Chance, Weather};
+use crate::common::{Person, World, text};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use twinlock_client::client::{Client, Event, Options};
+use twinlock_client::error::ClientError;
+use twinlock_core::id::ConversationId;
+use twinlock_core::invite::Address;
+use twinlock_core::limits::Timing;
+use twinlock_core::session::Fault;
+use twinlock_link::OsEntropy;
+
+/// The room everybody is in.
+const LOBBY: ConversationId = 1;
+/// How long the weather lasts by default, seconds.
+const SECONDS: u64 = 8;
+/// What a busy machine and a client's or server's last words may add to the time within which a
+/// dead line is left.
+const LATE: Duration = Duration::from_secs(3);
+
+/// How long the weather lasts, and the keep-alive of both ends.
+fn scale() -> (Duration, Timing) {
+    let seconds = std::env::var("TWINLOCK_WEATHER").map(|seconds| seconds.parse().unwrap());
+    let seconds = seconds.unwrap_or(SECONDS);
+    let mut timing = Timing::default();
+    if seconds < 60 {
+        timing.ping_following /= 10;
+        timing.ping_idle /= 30;
+        timing.ping_answer /= 10;
+    }
+    (Duration::from_secs(seconds), timing)
+}
+
+struct Stage {
+    world: World,
+    weather: Weather,
+    timing: Timing,
+    people: Vec<Person>,
+    chance: Chance,
+    lasts: Duration,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let (lasts, timing) = scale();
+        let of_server = timing.clone();
+        let world = World::new(|config| {
+            config.timing = of_server;
+            // A login that the weather takes is no guess.
+            config.limits.logins_per_minute = 100_000;
+        })
+        .await;
+        let chance = Chance::new();
+        let weather = Weather::before(world.config.listen, &chance).await;
+        let ada = world.owner("ada").await;
+        let (client, _events) = ada.start(crate::common::quick());
+        let mut people = Vec::new();
+        for name in ["bob", "eve"] {
+            people.push(world.join(name, &ada.invite(&client).await).await);
+        }
+        client.close().await;
+        people.insert(0, ada);
+        while world.server.as_ref().unwrap().lines() > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        Self { world, weather, timing, people, chance, lasts }
+    }
+
+    fn start(&self, who: usize) -> (Client, mpsc::Receiver<Event>) {
+        let address = Address::new("127.0.0.1", self.weather.address.port()).unwrap();
+        let options = Options {
+            address: Some(address),
+            timing: self.timing.clone(),
+            longest_delay: Duration::from_secs(2),
+            ..Options::default()
+        };
+        self.people[who].start(options)
+    }
+
+    fn lines(&self) -> usize {
+        self.world.server.as_ref().unwrap().lines()
+    }
+
+    /// When a line is dead of which somebody follows or waits, and when any other.
+    fn dead_after(&self) -> (Duration, Duration) {
+        let Timing { ping_following, ping_idle, ping_answer, .. } = self.timing;
+        (ping_following + ping_answer, ping_idle + ping_answer)
+    }
+
+    /// Delays and cuts until then; says how many cuts of one line, of all, and delays.
+    async fn blow(&self, until: Instant) -> [usize; 3] {
+        let (weather, chance) = (&self.weather, &self.chance);
+        let mut counts = [0; 3];
+        while Instant::now() < until {
+            match chance.within(0, 10) {
+                0..3 => counts[0] += usize::from(weather.cut_one()),
+                3 => counts[1] += usize::from(weather.cut()),
+                _ => {
+                    weather.set_delay(Duration::from_millis(chance.within(0, 60)));
+                    counts[2] += 1;
+                }
+            }
+            sleep(Duration::from_millis(chance.within(20, 400))).await;
+        }
+        counts
+    }
+
+    /// Cuts nothing until everybody has a line and so many of these are not silent.
+    async fn calm(&self, seen: &Seen, whole: usize) {
+        let until = Instant::now() + self.dead_after().1 + crate::common::LONG;
+        while seen.standing() < self.people.len() || self.weather.whole() < whole {
+            let now = (seen.standing(), self.weather.whole());
+            assert!(Instant::now() < until, "lines that stand, and that are not silent: {now:?}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// What all clients tell of their lines.
+#[derive(Default)]
+struct Seen {
+    standing: AtomicUsize,
+    downs: AtomicUsize,
+    /// Lines that a client has ended because nothing came.
+    silent: AtomicUsize,
+}
+
+impl Seen {
+    /// `up`: whether the line of the client who tells this stood until now.
+    fn take(&self, event: &Event, up: &mut bool) {
+        match event {
+            Event::Up(_) => {
+                let new = !std::mem::replace(up, true);
+                self.standing.fetch_add(usize::from(new), Ordering::Relaxed);
+            }
+            Event::Down { error, .. } => {
+                let stood = std::mem::take(up);
+                self.standing.fetch_sub(usize::from(stood), Ordering::Relaxed);
+                self.downs.fetch_add(1, Ordering::Relaxed);
+                let silent = *error == ClientError::Lost(Fault::Silent.to_string());
+                self.silent.fetch_add(usize::from(silent), Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    fn standing(&self) -> usize {
+        self.standing.load(Ordering::Relaxed)
+    }
+
+    fn silent(&self) -> usize {
+        self.silent.load(Ordering::Relaxed)
+    }
+}
+
+/// Writes and sends lines until told to stop, then waits until all are recorded; says how many.
+async fn writes(
+    client: Client,
+    mut events: mpsc::Receiver<Event>,
+    name: &'static str,
+    stop: Arc<AtomicBool>,
+    seen: Arc<Seen>,
+) -> usize {
+    let outbox = client.state().clone();
+    let (mut sent, mut recorded, mut up) = (0, 0, false);
+    loop {
+        if !stop.load(Ordering::Relaxed) {
+            let lines: Vec<_> = (sent..sent + 3).map(|n| format!("{name} {n:06}")).collect();
+            sent += lines.len();
+            let messages = lines.iter().map(|line| ("lobby", line.as_bytes()));
+            outbox.outbox().enqueue_many(messages, 1, &mut OsEntropy).unwrap();
+            client.written().await.unwrap();
+        } else if recorded == sent {
+            client.close().await;
+            return sent;
+        }
+        let pause = Instant::now() + Duration::from_millis(20);
+        while let Ok(event) = tokio::time::timeout_at(pause, events.recv()).await {
+            let event = event.unwrap();
+            seen.take(&event, &mut up);
+            match event {
+                Event::Recorded { .. } => recorded += 1,
+                Event::Ended(error) => panic!("{name}: {error:?}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_any_weather_every_line_arrives_once_and_in_order() {
+    let stage = Stage::new().await;
+    let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Seen::default()));
+    let mut writing = Vec::new();
+    for (who, name) in [(0, "ada"), (1, "bob")] {
+        let (client, events) = stage.start(who);
+        let (stop, seen) = (stop.clone(), seen.clone());
+        writing.push(tokio::spawn(writes(client, events, name, stop, seen)));
+    }
+    let (reader, mut events) = stage.start(2);
+    reader.follow(LOBBY, 0).await.unwrap();
+    let read = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (into, told) = (read.clone(), seen.clone());
+    let reading = tokio::spawn(async move {
+        let mut up = false;
+        while let Some(event) = events.recv().await {
+            told.take(&event, &mut up);
+            match event {
+                Event::Entries { entries, .. } => {
+                    let entries = entries.iter().map(|entry| (entry.n, text(entry)));
+                    into.lock().unwrap().extend(entries);
+                }
+                Event::Ended(error) => assert_eq!(error, None),
+                _ => {}
+            }
+        }
+    });
+
+    let weather = &stage.weather;
+    let began = Instant::now();
+    let for_part = |part| Instant::now() + stage.lasts.mul_f64(part);
+    let mut counts = Vec::new();
+    // What is silent is not cut, or its ends would learn it by that. One way or the other, or both.
+    for (ends, lines) in [([true, false], 1), ([false, true], 1), ([true, true], 2)] {
+        counts.push(stage.blow(for_part(0.1)).await);
+        stage.calm(&seen, lines).await;
+        weather.swallow(ends, lines);
+    }
+    counts.push(stage.blow(for_part(0.1)).await);
+    // Nobody hears of anybody, for so long that every line is dead for both of its ends.
+    let (followed, any) = stage.dead_after();
+    let everybody = stage.people.len();
+    stage.calm(&seen, everybody).await;
+    let silent = seen.silent();
+    let parting = Instant::now();
+    weather.part(true);
+    let none = stage.blow(Instant::now() + any.max(stage.lasts.mul_f64(0.47))).await;
+    let until = Instant::now() + LATE;
+    while (seen.standing(), stage.lines()) != (0, 0) {
+        let now = (seen.standing(), stage.lines());
+        assert!(Instant::now() < until, "lines that clients and server still have: {now:?}");
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(none[..2], [0, 0], "nothing is cut while nothing passes");
+    assert_eq!(seen.silent() - silent, everybody, "each client noticed by itself");
+    let parted = parting.elapsed();
+    weather.part(false);
+    counts.push(stage.blow(for_part(0.13)).await);
+    weather.set_delay(Duration::ZERO);
+    stop.store(true, Ordering::Relaxed);
+    let mut sent = Vec::new();
+    for writing in writing {
+        sent.push(timeout(crate::common::LONG, writing).await.unwrap().unwrap());
+    }
+    let all = sent.iter().sum::<usize>();
+    let until = Instant::now() + crate::common::LONG;
+    while read.lock().unwrap().len() < all {
+        let read = read.lock().unwrap().len();
+        assert!(Instant::now() < until, "{read} of {all} lines arrived");
+        sleep(Duration::from_millis(5)).await;
+    }
+    // The last that were silent may still be noticed.
+    let until = Instant::now() + any + LATE;
+    while weather.silences().iter().any(|silence| silence.left.contains(&None)) {
+        assert!(Instant::now() < until, "{:?}", weather.silences());
+        sleep(Duration::from_millis(5)).await;
+    }
+    reader.close().await;
+    reading.await.unwrap();
+    let silences = weather.silences();
+    let slowest = [0, 1].map(|end| silences.iter().filter_map(|s| s.left[end]).max().unwrap());
+    let [one, every, delays] = [0, 1, 2].map(|n| counts.iter().map(|c| c[n]).sum::<usize>());
+    eprintln!(
+        "network: {:?}: {all} lines; {one} cuts of one line and {every} of all, {delays} delays, \
+         a partition of {parted:?}; {} lines went silent, left by the client after {:?} at most, by \
+         the server after {:?}; {} connections, {} lost",
+        began.elapsed(),
+        silences.len(),
+        slowest[0],
+        slowest[1],
+        weather.taken.load(Ordering::Relaxed),
+        seen.downs.load(Ordering::Relaxed)
+    );
+    assert_eq!(silences.len(), 1 + 1 + 2 + everybody, "{silences:?}");
+    // Nothing comes back over any of them, and all clients follow or wait.
+    assert!(slowest[0] < followed + LATE && slowest[1] < any + LATE, "{silences:?}");
+    // Where nothing comes from the server, it cannot have told the client.
+    assert!(seen.silent() >= 1 + 2 + everybody, "{} by themselves", seen.silent());
+    let read = read.lock().unwrap();
+    assert!(read.iter().map(|(n, _)| *n).eq(1..=all as u64), "no number twice or missing");
+    for (name, sent) in ["ada", "bob"].into_iter().zip(sent) {
+        let of: Vec<_> =
+            read.iter().map(|(_, line)| line).filter(|l| l.starts_with(name)).collect();
+        assert!(of.iter().map(|l| l.as_str()).eq((0..sent).map(|n| format!("{name} {n:06}"))));
+        assert!(sent > 50, "{name} wrote {sent}");
+    }
+    assert!(every + one > 0, "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_went_silent_is_noticed_by_both_ends_in_time() {
+    let stage = Stage::new().await;
+    // What the protocol says, and a little for a busy machine.
+    let (limit, _) = stage.dead_after();
+    let late = Duration::from_millis(700);
+    for ends in [[true, false], [false, true], [true, true]] {
+        let (reader, mut events) = stage.start(2);
+        reader.follow(LOBBY, 0).await.unwrap();
+        crate::common::until(&mut events, |event| matches!(event, Event::CaughtUp { .. })).await;
+        assert_eq!(stage.lines(), 1);
+        let began = Instant::now();
+        stage.weather.swallow(ends, 1);
+        // It must not come back, or the server counts it anew; what is not swallowed passes.
+        stage.weather.hold(true);
+        let server = async {
+            while stage.lines() > 0 {
+                sleep(Duration::from_millis(5)).await;
+            }
+            began.elapsed()
+        };
+        let client = async {
+            crate::common::until(&mut events, |event| matches!(event, Event::Down { .. })).await;
+            began.elapsed()
+        };
+        let (client, server) = tokio::join!(client, server);
+        eprintln!("network: silent {ends:?}: the client after {client:?}, the server {server:?}");
+        assert!(client < limit + late && server < limit + late, "{client:?} {server:?}");
+        stage.weather.hold(false);
+        reader.close().await;
+        while stage.lines() > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_an_ack_notices_a_dead_line_as_soon_as_whoever_follows() {
+    let mut stage = Stage::new().await;
+    // Nobody follows, and an idle line may be silent for long.
+    stage.timing.ping_idle = Duration::from_secs(600);
+    let (client, mut events) = stage.start(0);
+    crate::common::until(&mut events, |event| matches!(event, Event::Up(_))).await;
+    stage.weather.swallow([true, true], 1);
+    let outbox = stage.people[0].state();
+    let message = [("lobby", &b"is anybody there?"[..])];
+    outbox.outbox().enqueue_many(message, 1, &mut OsEntropy).unwrap();
+    client.written().await.unwrap();
+    let began = Instant::now();
+    let (limit, _) = stage.dead_after();
+    crate::common::until(&mut events, |event| matches!(event, Event::Down { .. })).await;
+    let took = began.elapsed();
+    eprintln!("network: whoever waited for an ack noticed after {took:?}");
+    assert!(took < limit + Duration::from_millis(700), "{took:?}");
+    crate::common::until(&mut events, |event| matches!(event, Event::Recorded { .. })).await;
+    client.close().await;
+}

@@ -1,0 +1,412 @@
+//! A session over a stream: nothing is lost, nothing waits for ever, the last word arrives.
+
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::common::lines::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
+use twinlock_core::Entropy;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::session::Fault;
+use twinlock_link::OsEntropy;
+use twinlock_link::line::{FRAME_DEADLINE, HIGH_WATER, LineError, Wake};
+
+/// A body that says which it is, of a length that differs.
+fn body(i: usize) -> Vec<u8> {
+    let mut body = vec![i as u8; i * 37 % 3000 + 8];
+    body[..8].copy_from_slice(&i.to_be_bytes());
+    body
+}
+
+/// Comes true after being asked a random number of times.
+async fn a_while() {
+    let mut n = [0];
+    OsEntropy.fill(&mut n);
+    for _ in 0..n[0] % 4 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_is_cancelled_at_any_moment_loses_nothing() {
+    const FRAMES: usize = 400;
+    let (mut client, mut server) = lines(100).await;
+    let send = async {
+        for i in 0..FRAMES {
+            server.send_app(&body(i)).unwrap();
+            // The sender's wait is cancelled as well.
+            while server.backlog() > 5000 {
+                tokio::select! {
+                    biased;
+                    () = a_while() => {}
+                    woken = server.wait(Some(0)) => drop(woken.unwrap()),
+                }
+            }
+        }
+        flush(&mut server).await;
+    };
+    let receive = async {
+        let (mut got, mut cancelled) = (0, 0);
+        while got < FRAMES {
+            tokio::select! {
+                biased;
+                () = a_while() => cancelled += 1,
+                woken = client.wait(None) => {
+                    assert_eq!(woken.unwrap(), Wake::Frame);
+                    assert_eq!(open(&mut client).unwrap(), Said::App(body(got)));
+                    got += 1;
+                }
+            }
+        }
+        assert!(cancelled > FRAMES, "{cancelled} cancelled");
+    };
+    timeout(Duration::from_secs(60), async { tokio::join!(send, receive) }).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_small_frames_leave_in_one_write() {
+    let (client, server) = duplex(1 << 20);
+    let client = Counting::new(client);
+    let writes = client.writes.clone();
+    let (mut client, mut server) = lines_over(client, server).await;
+    let before = writes.load(Ordering::Relaxed);
+    for i in 0..300 {
+        client.send_app(&[i as u8; 20]).unwrap();
+    }
+    flush(&mut client).await;
+    assert_eq!(writes.load(Ordering::Relaxed) - before, 1);
+    for i in 0..300 {
+        assert_eq!(next(&mut server).await.unwrap(), Said::App(vec![i as u8; 20]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_frame_ends_the_line_after_its_deadline() {
+    let (client, mut server) = lines(4096).await;
+    let mut client = client.into_stream();
+    let begun = Instant::now();
+    client.write_all(&[0x10, 0, 1, 0x20, 7, 7]).await.unwrap();
+    // A byte now and then does not make it whole.
+    let drip = async {
+        while client.write_all(&[7]).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let end = tokio::select! {
+        end = next(&mut server) => end,
+        () = drip => panic!("the pipe stands"),
+    };
+    assert!(matches!(end, Err(LineError::HalfFrame)), "{end:?}");
+    assert_eq!(begun.elapsed().as_secs(), FRAME_DEADLINE.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_ends_the_line_after_30_seconds() {
+    let (_client, mut server) = lines(4096).await;
+    server.send_app(&[1; 10_000]).unwrap();
+    let begun = Instant::now();
+    let end = server.wait(Some(0)).await;
+    assert!(matches!(end, Err(LineError::Stalled)), "{end:?}");
+    assert_eq!(begun.elapsed().as_secs(), 30);
+    // Its last words have no room either; that is not waited for long.
+    server.finish().await;
+    assert!(begun.elapsed().as_secs() <= 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_slow_but_takes_what_comes_is_not_given_up() {
+    let (client, mut server) = lines(4096).await;
+    let mut client = client.into_stream();
+    server.session_mut().set_following(true);
+    // Half a frame of the client is under way meanwhile, and then nothing is read.
+    client.write_all(&[0x10, 0, 1, 0x20, 7, 7]).await.unwrap();
+    assert!(look(pin!(server.wait(None))).await.is_pending());
+    let begun = Instant::now();
+    for _ in 0..10 {
+        server.send_app(&[1; 60_000]).unwrap();
+    }
+    assert!(server.backlog() > HIGH_WATER);
+    let mut taken = vec![0; 4096];
+    let take = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            client.read_exact(&mut taken).await.unwrap();
+        }
+    };
+    // Silence and PINGs for 80 s: the client's answers would be behind all of that.
+    let woken = tokio::select! {
+        woken = server.wait(Some(HIGH_WATER)) => woken,
+        () = take => panic!("never ends"),
+    };
+    assert_eq!(woken.unwrap(), Wake::Room);
+    assert!(begun.elapsed() > Duration::from_secs(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_asked_and_then_given_up() {
+    let (_client, mut server) = lines(4096).await;
+    server.session_mut().set_following(true);
+    let begun = Instant::now();
+    let end = server.wait(None).await;
+    assert!(matches!(end, Err(LineError::Fault(Fault::Silent))), "{end:?}");
+    assert_eq!(begun.elapsed().as_secs(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_idle_lines_keep_each_other_alive() {
+    let (mut client, mut server) = lines(4096).await;
+    let both = async { tokio::join!(quiet(&mut client), quiet(&mut server)) };
+    assert!(timeout(Duration::from_secs(3600), both).await.is_err());
+    assert!(client.session().is_open() && server.session().is_open());
+}
+
+/// Reads what is nothing for the caller, for ever.
+async fn quiet<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
+    line: &mut twinlock_link::line::Line<S>,
+) {
+    loop {
+        match next(line).await.unwrap() {
+            Said::Nothing | Said::Rekeyed(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_is_never_idle_grows_old_all_the_same() {
+    // With a frame that waits to be opened whenever somebody asks.
+    let (mut client, mut server) = lines(1 << 20).await;
+    client.send_app(b"one").unwrap();
+    client.send_app(b"two").unwrap();
+    flush(&mut client).await;
+    assert_eq!(server.wait(None).await.unwrap(), Wake::Frame);
+    tokio::time::advance(Duration::from_secs(86_400)).await;
+    let end = server.wait(None).await;
+    assert!(matches!(end, Err(LineError::Fault(Fault::TooOld))), "{end:?}");
+
+    // With room to send whenever somebody asks.
+    let (mut client, server) = lines(1 << 20).await;
+    assert_eq!(client.wait(Some(HIGH_WATER)).await.unwrap(), Wake::Room);
+    tokio::time::advance(Duration::from_secs(600)).await;
+    assert_eq!(client.wait(Some(HIGH_WATER)).await.unwrap(), Wake::Room);
+    let mut server = server;
+    assert_eq!(next(&mut server).await.unwrap(), Said::Nothing);
+    assert!(server.backlog() > 0, "a PONG or a REKEY2 is the answer");
+    // And what the other end says is heard meanwhile, or it would be taken for dead.
+    flush(&mut server).await;
+    tokio::time::advance(Duration::from_secs(600)).await;
+    let woken = client.wait(Some(HIGH_WATER)).await;
+    assert_eq!(woken.unwrap(), Wake::Frame);
+}
+
+#[tokio::test]
+async fn an_end_without_close_is_a_cut_and_not_a_bye() {
+    let (client, mut server) = lines(4096).await;
+    drop(client);
+    assert!(matches!(next(&mut server).await, Err(LineError::Cut(None))));
+
+    // In the middle of a frame as well.
+    let (client, mut server) = lines(4096).await;
+    let mut client = client.into_stream();
+    client.write_all(&[0x10, 0]).await.unwrap();
+    drop(client);
+    assert!(matches!(next(&mut server).await, Err(LineError::Cut(None))));
+}
+
+#[tokio::test]
+async fn what_was_sent_before_close_arrives_before_it() {
+    let (mut client, mut server) = lines(100).await;
+    for i in 0..50 {
+        client.send_app(&body(i)).unwrap();
+    }
+    let read = async {
+        for i in 0..50 {
+            assert_eq!(next(&mut server).await.unwrap(), Said::App(body(i)));
+        }
+        assert_eq!(next(&mut server).await.unwrap(), Said::Closed(CloseCode::Bye));
+        server.finish().await;
+    };
+    let both = async { tokio::join!(client.close(CloseCode::Bye), read) };
+    timeout(Duration::from_secs(10), both).await.unwrap();
+}
+
+/// Over TCP, where closing a socket with unread bytes makes a reset that eats the last word.
+#[tokio::test]
+async fn close_reaches_a_peer_that_has_data_in_flight() {
+    for _ in 0..5 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, server) = tokio::join!(connect, listener.accept());
+        let (mut client, server) = lines_over(client.unwrap(), server.unwrap().0).await;
+        for _ in 0..30 {
+            client.send_app(&[3; 60_000]).unwrap();
+        }
+        let talk = async {
+            // Whatever the server has not read must not keep its CLOSE away.
+            assert_eq!(next(&mut client).await.unwrap(), Said::Closed(CloseCode::Quota));
+            client.finish().await;
+        };
+        let both = async { tokio::join!(server.close(CloseCode::Quota), talk) };
+        timeout(Duration::from_secs(10), both).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_frame_that_is_not_authentic_or_cannot_be_drops_the_line_without_a_word() {
+    for head in [[0x10, 0, 1, 0x20], [0x10, 0, 1, 0x21], [0x0e, 0, 0, 3], [0x42, 0, 0, 0]] {
+        let (client, mut server) = lines(1 << 20).await;
+        let mut client = client.into_stream();
+        client.write_all(&[&head[..], &[0; 288]].concat()).await.unwrap();
+        server.send_app(b"about to leave").unwrap();
+        let end = next(&mut server).await;
+        let expected = matches!(end, Err(LineError::Header(_) | LineError::Fault(Fault::Tampered)));
+        assert!(expected, "{end:?}");
+        let before = server.backlog();
+        let refused = server.send_app(b"more");
+        assert!(refused.is_err());
+        assert_eq!(before, 0);
+        let begun = std::time::Instant::now();
+        server.finish().await;
+        assert!(begun.elapsed() < Duration::from_millis(900), "nothing is waited for");
+        // The APP frame may have left before the junk was read; no CLOSE follows it.
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.unwrap();
+        assert!(heard.is_empty() || heard.len() == 292, "{} bytes", heard.len());
+    }
+}
+
+#[tokio::test]
+async fn a_stuffed_line_reads_nothing_until_the_peer_takes_something() {
+    let (mut client, mut server) = lines(4096).await;
+    while server.backlog() <= HIGH_WATER + 4096 {
+        server.send_app(&[1; 30_000]).unwrap();
+    }
+    for i in 0..20 {
+        client.send_app(&body(i)).unwrap();
+    }
+    let sealed = client.session().outgoing().to_vec();
+    let (mut reader, mut writer) = tokio::io::split(client.into_stream());
+    let mut write = pin!(writer.write_all(&sealed));
+    for _ in 0..50 {
+        assert!(look(write.as_mut()).await.is_pending());
+        assert!(look(pin!(server.wait(None))).await.is_pending());
+    }
+    // Once the client reads, both directions move.
+    let at_server = async {
+        for i in 0..20 {
+            assert_eq!(next(&mut server).await.unwrap(), Said::App(body(i)));
+        }
+    };
+    let mut sink = tokio::io::sink();
+    let moving = async { tokio::join!(write, at_server) };
+    tokio::select! {
+        _ended = tokio::io::copy(&mut reader, &mut sink) => panic!("the line stands"),
+        done = timeout(Duration::from_secs(10), moving) => done.unwrap().0.unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn what_had_come_is_read_from_a_line_that_cannot_be_written_any_more() {
+    const FRAMES: usize = 3;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (client, accepted) =
+        tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (mut client, mut server) = lines_over(client.unwrap(), accepted.unwrap().0).await;
+    for i in 0..FRAMES {
+        server.send_app(&vec![i as u8; 16_000]).unwrap();
+    }
+    flush(&mut server).await;
+    // A reset, as from a killed process with unread input.
+    server.stream().set_zero_linger().unwrap();
+    drop(server);
+    client.send_app(b"nobody takes this").unwrap();
+    for i in 0..FRAMES {
+        let said = next(&mut client).await.unwrap();
+        assert_eq!(said, Said::App(vec![i as u8; 16_000]));
+    }
+    let ended = next(&mut client).await;
+    assert!(matches!(ended, Err(LineError::Cut(Some(_)))), "{ended:?}");
+    client.finish().await;
+}
+
+/// A stream that can be read and, once `broken`, not written.
+struct HalfBroken {
+    inner: tokio::io::DuplexStream,
+    broken: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl tokio::io::AsyncRead for HalfBroken {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        pin!(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl tokio::io::AsyncWrite for HalfBroken {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        if self.broken.load(Ordering::Relaxed) {
+            return std::task::Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()));
+        }
+        pin!(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        pin!(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        pin!(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_cannot_be_written_ends_soon_whatever_still_comes() {
+    let (client, server) = duplex(4096);
+    let broken = std::sync::Arc::default();
+    let client = HalfBroken { inner: client, broken: std::sync::Arc::clone(&broken) };
+    let (mut client, mut server) = lines_over(client, server).await;
+    broken.store(true, Ordering::Relaxed);
+    client.send_app(b"nobody takes this").unwrap();
+    tokio::time::pause();
+    let began = Instant::now();
+    let read = async {
+        loop {
+            if let Err(ended) = next(&mut client).await {
+                return ended;
+            }
+        }
+    };
+    let talk = async {
+        loop {
+            server.send_app(b"and another").unwrap();
+            flush(&mut server).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = read => ended,
+        () = talk => unreachable!(),
+    };
+    assert!(matches!(ended, LineError::Cut(Some(_))), "{ended}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // While nothing is read, as well.
+    client.send_app(b"x").unwrap();
+    let ended = client.hold().await;
+    assert!(matches!(ended, LineError::Cut(Some(_))), "{ended}");
+}

@@ -1,0 +1,395 @@
+//! The origin bridge over a real TLS socket: the origin's clients as they are, and who is not.
+
+use std::time::{Duration, Instant};
+
+use crate::common::classic::*;
+use crate::common::*;
+use data_encoding::BASE64;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use twinlock_core::classic::Form;
+use twinlock_core::classic::origin::Bridge;
+use twinlock_core::proto::{ClassicForm, Why};
+use twinlock_link::OsEntropy;
+
+struct Stage {
+    host: Host,
+    ada: Client,
+    plain: [u8; 32],
+    mac: [u8; 32],
+}
+
+/// The owner, and a key of each form for the lobby.
+async fn stage(change: impl FnOnce(&mut twinlock_server::Config)) -> Stage {
+    let host = Host::start_with(|config| {
+        both_ports(config);
+        config.classic.hold = Duration::from_millis(1);
+        change(config);
+    })
+    .await;
+    let (_, mut ada) = host.owner().await;
+    let plain = add_key(&mut ada, "old", LOBBY, ClassicForm::Origin).await.unwrap();
+    let mac = add_key(&mut ada, "oldmac", LOBBY, ClassicForm::OriginHmac).await.unwrap();
+    Stage { host, ada, plain, mac }
+}
+
+fn sealed(bridge: &Bridge, text: &str) -> Vec<u8> {
+    bridge.seal(text, &mut OsEntropy).into_bytes()
+}
+
+/// One read, as the origin's client reads its answer.
+async fn answer(io: &mut Stream, bridge: &Bridge) -> (String, bool) {
+    let mut answer = vec![0; 4096];
+    let n = soon("an answer", io.read(&mut answer)).await.unwrap();
+    assert!(n > 0, "the connection was closed");
+    let lf = answer[n - 1] == b'\n';
+    (bridge.open(&answer[..n - usize::from(lf)]).unwrap(), lf)
+}
+
+fn is_receipt(text: &str) {
+    // Message received at YYYY-MM-DD HH:MM:SS
+    let time = text.strip_prefix("Message received at ").unwrap();
+    let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    assert_eq!(shape, "0000-00-00 00:00:00");
+}
+
+#[tokio::test]
+async fn messages_pass_without_a_line_end_with_one_and_in_pieces() {
+    // However long the machine stands still between two pieces.
+    let patient = |config: &mut twinlock_server::Config| config.classic.pause = SOON;
+    let Stage { host, mut ada, plain, mac } = stage(patient).await;
+    let mut expected = Vec::new();
+    for (form, key, name) in [(Form::Origin, &plain, "old"), (Form::OriginHmac, &mac, "oldmac")] {
+        let bridge = bridge(form, key);
+        let mut io = try_bridge(&host).await.unwrap();
+        let long = "x".repeat(6000);
+        for text in ["hello", "", "exactly 16 bytes", "Grüße ☃", &long] {
+            send(&mut io, sealed(&bridge, text)).await;
+            let (receipt, lf) = answer(&mut io, &bridge).await;
+            is_receipt(&receipt);
+            assert!(!lf);
+            // In pieces that are no blocks.
+            for piece in sealed(&bridge, text).chunks(31) {
+                send(&mut io, piece).await;
+            }
+            assert!(!answer(&mut io, &bridge).await.1);
+            for _ in 0..2 {
+                expected.push((5, format!("ada:{name}"), text.to_owned()));
+            }
+        }
+        // The line end on its own, then lines, and lines in pieces.
+        send(&mut io, sealed(&bridge, "line end later")).await;
+        assert!(!answer(&mut io, &bridge).await.1);
+        send(&mut io, b"\n").await;
+        expected.push((5, format!("ada:{name}"), "line end later".to_owned()));
+        for text in ["a", "b", &long] {
+            let line = [&sealed(&bridge, text)[..], b"\n"].concat();
+            for piece in line.chunks(97) {
+                send(&mut io, piece).await;
+            }
+            let (receipt, lf) = answer(&mut io, &bridge).await;
+            is_receipt(&receipt);
+            assert!(lf, "{text}");
+            expected.push((5, format!("ada:{name}"), text.to_owned()));
+        }
+        // Several lines at once are answered one after the other.
+        let lines = [&sealed(&bridge, "1")[..], b"\n", &sealed(&bridge, "2")[..], b"\n"].concat();
+        send(&mut io, lines).await;
+        for text in ["1", "2"] {
+            let line = read_line(&mut io).await;
+            is_receipt(&bridge.open(line.trim_end().as_bytes()).unwrap());
+            expected.push((5, format!("ada:{name}"), text.to_owned()));
+        }
+    }
+    let mut all = Vec::new();
+    while all.len() < expected.len() {
+        let after = all.len() as u64;
+        all.extend(recorded(&mut ada, LOBBY, after).await);
+    }
+    assert_eq!(all, expected);
+}
+
+#[tokio::test]
+async fn a_message_together_with_a_cut_is_recorded() {
+    let Stage { host, mut ada, plain, .. } = stage(|_| ()).await;
+    let bridge = bridge(Form::Origin, &plain);
+    for (text, end) in [("cut", ""), ("cut after its line", "\n")] {
+        let mut io = try_bridge(&host).await.unwrap();
+        send(&mut io, [&sealed(&bridge, text)[..], end.as_bytes()].concat()).await;
+        // Without notice: what is below TLS ends, and TLS does not say so.
+        let (tcp, _tls) = io.get_mut().get_mut();
+        tcp.shutdown().await.unwrap();
+        let come = async {
+            loop {
+                if recorded(&mut ada, LOBBY, 0).await.iter().any(|entry| entry.2 == text) {
+                    break;
+                }
+            }
+        };
+        soon("the entry", come).await;
+    }
+}
+
+/// Messages that do not open, with and without a line end.
+fn broken(plain: &Bridge, mac: &Bridge) -> Vec<(&'static str, Vec<u8>)> {
+    let sealed_bytes = |bridge: &Bridge, text: &str| {
+        BASE64.decode(bridge.seal(text, &mut OsEntropy).as_bytes()).unwrap()
+    };
+    let encode = |bytes: &[u8]| BASE64.encode(bytes).into_bytes();
+    let changed = |mut bytes: Vec<u8>, at: usize| {
+        bytes[at] ^= 1;
+        encode(&bytes)
+    };
+    let good = sealed_bytes(plain, "two blocks of text ....");
+    // A turned bit of the block before turns the same one of the padding, 9 bytes of 09.
+    let padding = changed(good.clone(), good.len() - 17);
+    // "hello" and 11 bytes of padding: the first byte becomes 0xe8, which goes on nowhere.
+    let mut utf8 = sealed_bytes(plain, "hello");
+    utf8[0] ^= 0x80;
+    vec![
+        ("wrong padding", padding),
+        ("wrong UTF-8", encode(&utf8)),
+        ("a MAC that is changed", changed(sealed_bytes(mac, "hello"), 60)),
+        ("an IV that is changed", changed(sealed_bytes(mac, "hello"), 0)),
+        ("half a message", encode(&good)[..40].to_vec()),
+        ("no whole block", encode(&good[..good.len() - 1])),
+        ("an IV alone", encode(&good[..16])),
+        ("no base64", b"this is no base64!".to_vec()),
+        ("base64 without its padding", encode(&good[..32]).trim_ascii_end()[..43].to_vec()),
+        ("too long", vec![b'A'; 8193]),
+        ("a web request", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec()),
+        ("a kid line", b"lamp AAAAAAAAAAAAAAAAAAAAAA".to_vec()),
+        ("our own HELLO", vec![1, 0, 5, 36, 1, 0, 2, 16]),
+        ("an empty line", Vec::new()),
+    ]
+}
+
+#[tokio::test]
+async fn what_does_not_open_closes_without_a_word_and_leaves_nothing() {
+    let Stage { host, mut ada, plain, mac } = stage(|_| ()).await;
+    let (plain, mac) = (bridge(Form::Origin, &plain), bridge(Form::OriginHmac, &mac));
+    for (what, message) in broken(&plain, &mac) {
+        for end in ["\n", ""] {
+            let nothing = message.is_empty() && end.is_empty();
+            let changed_mac = what.starts_with("a MAC") || what.starts_with("an IV that");
+            if nothing {
+                continue;
+            }
+            let mut io = try_bridge(&host).await.unwrap();
+            if changed_mac {
+                // Else it might, rarely, open under the other key, which sees no alteration.
+                send(&mut io, sealed(&mac, "whose connection this is")).await;
+                answer(&mut io, &mac).await;
+            }
+            send(&mut io, [&message[..], end.as_bytes()].concat()).await;
+            assert_eq!(to_end(io).await, b"", "{what} {end:?}");
+        }
+    }
+    let texts: Vec<_> = recorded(&mut ada, LOBBY, 0).await.into_iter().map(|e| e.2).collect();
+    assert_eq!(texts, ["whose connection this is"; 4]);
+    // A connection is of one key.
+    let mut io = try_bridge(&host).await.unwrap();
+    send(&mut io, sealed(&mac, "mac")).await;
+    answer(&mut io, &mac).await;
+    send(&mut io, sealed(&plain, "plain")).await;
+    assert_eq!(to_end(io).await, b"");
+    // An answer is no message of the form with a MAC.
+    let mut io = try_bridge(&host).await.unwrap();
+    send(&mut io, [&sealed(&mac, "mac")[..], b"\n"].concat()).await;
+    let reflected = read_line(&mut io).await;
+    send(&mut io, reflected).await;
+    assert_eq!(to_end(io).await, b"");
+}
+
+#[tokio::test]
+async fn failures_are_held_a_few_at_a_time() {
+    let hold = Duration::from_secs(1);
+    let Stage { host, plain, .. } = stage(|config| {
+        config.classic.hold = hold;
+        config.classic.holds = 2;
+    })
+    .await;
+    let began = Instant::now();
+    let mut failed = Vec::new();
+    let block = BASE64.encode(&[7; 32]);
+    for n in 0..8 {
+        let mut io = try_bridge(&host).await.unwrap();
+        if n % 2 == 0 {
+            send(&mut io, b"no message\n").await;
+        } else {
+            // Who ends it first is held as well.
+            send(&mut io, block.as_bytes()).await;
+            io.shutdown().await.unwrap();
+        }
+        failed.push(io);
+    }
+    // Others are served meanwhile.
+    let bridge = bridge(Form::Origin, &plain);
+    let mut io = try_bridge(&host).await.unwrap();
+    send(&mut io, sealed(&bridge, "hello")).await;
+    answer(&mut io, &bridge).await;
+    assert!(began.elapsed() < 4 * hold);
+    for io in failed {
+        assert_eq!(to_end(io).await, b"");
+    }
+    // Eight of them, two at a time.
+    assert!(began.elapsed() >= 4 * hold, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn silence_ends_and_a_part_of_a_message_ends_sooner() {
+    let limit = Duration::from_secs(2);
+    let Stage { host, plain, .. } = stage(|config| config.classic.silence = limit).await;
+    for first in [false, true] {
+        let began = Instant::now();
+        let mut io = try_bridge(&host).await.unwrap();
+        if first {
+            let bridge = bridge(Form::Origin, &plain);
+            send(&mut io, sealed(&bridge, "hello")).await;
+            answer(&mut io, &bridge).await;
+        }
+        assert_eq!(to_end(io).await, b"");
+        assert!(began.elapsed() >= limit, "{:?}", began.elapsed());
+    }
+    // Silence would be over after half an hour here.
+    let Stage { host, plain, .. } = stage(|_| ()).await;
+    let mut io = try_bridge(&host).await.unwrap();
+    let began = Instant::now();
+    send(&mut io, &sealed(&bridge(Form::Origin, &plain), "hello")[..20]).await;
+    assert_eq!(to_end(io).await, b"");
+    assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+}
+
+/// However steadily: who has tried once keeps a place that nobody else gets.
+#[tokio::test]
+async fn a_message_that_comes_drop_by_drop_ends_in_its_time() {
+    let limit = Duration::from_millis(500);
+    let Stage { host, .. } = stage(|config| config.classic.half_line = limit).await;
+    let began = Instant::now();
+    let (mut from, mut to) = tokio::io::split(try_bridge(&host).await.unwrap());
+    let drips = async {
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
+        while to.write_all(b"A").await.is_ok() && to.flush().await.is_ok() {
+            pace.tick().await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut word = Vec::new();
+    tokio::select! {
+        // A reset is an end as well.
+        _ended = soon("its end", from.read_to_end(&mut word)) => {}
+        () = drips => unreachable!(),
+    }
+    assert!(word.is_empty() && began.elapsed() >= limit);
+}
+
+#[tokio::test]
+async fn who_has_sent_nothing_makes_way_and_who_waits_for_the_end_does_not() {
+    let few = |config: &mut twinlock_server::Config| {
+        config.classic.connections = 3;
+        config.classic.hold = 10 * SOON;
+    };
+    let Stage { host, plain, .. } = stage(few).await;
+    let mut known = try_bridge(&host).await.unwrap();
+    let bridge = bridge(Form::Origin, &plain);
+    send(&mut known, sealed(&bridge, "here")).await;
+    answer(&mut known, &bridge).await;
+    // A guess that was wrong is held, and no other connection sets it free.
+    let mut failed = try_bridge(&host).await.unwrap();
+    send(&mut failed, "no message\n").await;
+    let silent = try_bridge(&host).await.unwrap();
+    let mut later = try_bridge(&host).await.unwrap();
+    assert_eq!(to_end(silent).await, b"");
+    send(&mut later, sealed(&bridge, "in its place")).await;
+    answer(&mut later, &bridge).await;
+    assert!(try_bridge(&host).await.is_none());
+    let held = tokio::time::timeout(Duration::from_millis(100), failed.read_u8()).await;
+    assert!(held.is_err());
+}
+
+#[tokio::test]
+async fn without_a_key_nothing_opens_and_a_revoked_one_ends_its_connections() {
+    let Stage { host, mut ada, plain, mac } = stage(|_| ()).await;
+    let (old, oldmac) = (bridge(Form::Origin, &plain), bridge(Form::OriginHmac, &mac));
+    let mut one = try_bridge(&host).await.unwrap();
+    send(&mut one, sealed(&old, "one")).await;
+    answer(&mut one, &old).await;
+    let mut other = try_bridge(&host).await.unwrap();
+    send(&mut other, sealed(&oldmac, "other")).await;
+    answer(&mut other, &oldmac).await;
+    let mut fresh = try_bridge(&host).await.unwrap();
+    revoke_key(&mut ada, "old").await.unwrap();
+    assert_eq!(to_end(one).await, b"");
+    send(&mut other, sealed(&oldmac, "still here")).await;
+    answer(&mut other, &oldmac).await;
+    // One that had said nothing knows of no revoked key.
+    send(&mut fresh, sealed(&old, "late")).await;
+    assert_eq!(to_end(fresh).await, b"");
+    revoke_key(&mut ada, "oldmac").await.unwrap();
+    assert_eq!(to_end(other).await, b"");
+    let mut io = try_bridge(&host).await.unwrap();
+    send(&mut io, sealed(&oldmac, "late")).await;
+    assert_eq!(to_end(io).await, b"");
+    let texts: Vec<_> = recorded(&mut ada, LOBBY, 0).await.into_iter().map(|e| e.2).collect();
+    assert_eq!(texts, ["one", "other", "still here"]);
+}
+
+#[tokio::test]
+async fn many_clients_at_once_each_get_their_answers() {
+    let Stage { host, mut ada, plain, .. } = stage(|_| ()).await;
+    let host = std::sync::Arc::new(host);
+    let clients: Vec<_> = (0..100)
+        .map(|client| {
+            let (host, bridge) = (host.clone(), bridge(Form::Origin, &plain));
+            tokio::spawn(async move {
+                let mut io = try_bridge(&host).await.unwrap();
+                for i in 0..10 {
+                    send(&mut io, sealed(&bridge, &format!("{client} {i}"))).await;
+                    is_receipt(&answer(&mut io, &bridge).await.0);
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        soon("a client", client).await.unwrap();
+    }
+    assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 1000);
+}
+
+#[tokio::test]
+async fn both_listeners_are_off_unless_asked_for() {
+    let host = Host::start().await;
+    assert_eq!((host.server.classic_addr(), host.server.origin_addr()), (None, None));
+    let (_, mut ada) = host.owner().await;
+    // A key can be made all the same.
+    assert!(add_key(&mut ada, "lamp", LOBBY, ClassicForm::JweLines).await.is_ok());
+}
+
+#[tokio::test]
+async fn classic_import_opens_for_an_unchanged_client() {
+    let host = Host::start_with(both_ports).await;
+    let (_, mut ada) = host.owner().await;
+    let mut expected = Vec::new();
+    for (form, wanted, called) in [
+        (Form::Origin, ClassicForm::Origin, "old"),
+        (Form::OriginHmac, ClassicForm::OriginHmac, "oldmac"),
+    ] {
+        // As it is built into the program, which knows no other.
+        let built_in = [wanted as u8; 32];
+        assert_eq!(import_key(&mut ada, called, LOBBY, wanted, &built_in).await, Ok(Vec::new()));
+        let bridge = bridge(form, &built_in);
+        let mut io = try_bridge(&host).await.unwrap();
+        send(&mut io, sealed(&bridge, "hello")).await;
+        is_receipt(&answer(&mut io, &bridge).await.0);
+        expected.push((5, format!("ada:{called}"), "hello".to_owned()));
+    }
+    assert_eq!(recorded(&mut ada, LOBBY, 0).await, expected);
+    // A key of a classic line is the server's, and a key has 32 bytes.
+    for (form, key) in [
+        (ClassicForm::JweLines, &[7; 32][..]),
+        (ClassicForm::Origin, &[7; 31]),
+        (ClassicForm::Origin, &[7; 33]),
+    ] {
+        let refused = import_key(&mut ada, "other", LOBBY, form, key).await;
+        assert_eq!(refused, Err(Why::Malformed));
+    }
+}

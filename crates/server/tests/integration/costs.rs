@@ -1,0 +1,283 @@
+//! What one user may cost the others, and how a limit is told.
+
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+use twinlock_core::proto::answer::Result as Answered;
+use twinlock_core::proto::{self, Limit, Role, Why, request::Op};
+
+/// A refusal with its limit.
+async fn refused(client: &mut Client, op: Op) -> proto::Refusal {
+    let id = client.post(op);
+    match client.answer(id).await {
+        Answered::Refusal(refusal) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn told(refusal: &proto::Refusal) -> (Why, Limit, u64) {
+    (refusal.why(), refusal.limit(), refusal.most)
+}
+
+fn search(conversation: u64, text: &str) -> Op {
+    Op::Search(proto::Search { conversation, text: text.into(), ..Default::default() })
+}
+
+fn create(name: &str) -> Op {
+    Op::CreateRoom(proto::CreateRoom { name: name.to_owned(), topic: String::new() })
+}
+
+/// Waits for the acks of these.
+async fn acks(client: &mut Client, ids: Vec<u64>) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    for id in ids {
+        numbers.push(ack(client.answer(id).await).n);
+    }
+    numbers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn search_waits_for_few_slices_of_another_user() {
+    const LINES: usize = 12;
+    let host = Host::start_with(|config| config.limits.text_rate = 0).await;
+    let (device, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    // More words that begin alike than are looked up one by one, so that the entries after them,
+    // which have words with the same first letters, are read.
+    let words: Vec<_> = (0..100).map(|n| format!("commonab{n:03}")).collect();
+    ada.append(LOBBY, &words.join(" ")).await.unwrap();
+    let text = "comet lorem ipsum dolor sit amet ".repeat(980);
+    for _ in 0..15 {
+        let ids: Vec<_> = (0..20).map(|_| ada.post(append(LOBBY, &text))).collect();
+        acks(&mut ada, ids).await;
+    }
+    let room = conversation(bob.ask(create("small")).await.unwrap()).id;
+    bob.append(room, "a needle").await.unwrap();
+    let mut attackers = Vec::new();
+    for _ in 0..LINES {
+        let mut client = host.connect(device.credential()).await.unwrap();
+        let ids = client.post_all((0..200).map(|_| search(LOBBY, "commonab")));
+        client.push_out().await.unwrap();
+        attackers.push((client, ids));
+    }
+    let mut slowest = Duration::ZERO;
+    for _ in 0..20 {
+        let began = Instant::now();
+        let found = bob.ask(search(room, "needle")).await.map(page).unwrap();
+        assert_eq!(found.entries.len(), 1);
+        slowest = slowest.max(began.elapsed());
+    }
+    // A slice is 20 ms; a whole search of the other's is some hundred.
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    let last = attackers.iter_mut().map(|(client, ids)| (client, *ids.last().unwrap()));
+    for (client, last) in last {
+        let done = tokio::time::timeout(Duration::from_millis(1), client.answer(last)).await;
+        assert!(done.is_err(), "the other user's searches were done before");
+    }
+}
+
+#[tokio::test]
+async fn search_beyond_its_deadline_is_busy() {
+    let host = Host::start_with(|config| config.limits.search = Duration::ZERO).await;
+    let (_, mut ada) = host.owner().await;
+    ada.append(LOBBY, "some words").await.unwrap();
+    let no = refused(&mut ada, search(LOBBY, "words")).await;
+    assert_eq!(told(&no), (Why::Busy, Limit::SearchSeconds, 0));
+    assert!(no.retry_seconds > 0);
+    // And nothing else is.
+    ada.append(LOBBY, "some more").await.unwrap();
+}
+
+#[tokio::test]
+async fn limits_of_a_user_are_told_with_their_figure() {
+    let host = Host::start_with(|config| {
+        let limits = &mut config.limits;
+        limits.bounds.rooms = 2;
+        limits.bounds.memberships = 4;
+        limits.bounds.invites = 3;
+        limits.bounds.devices = 2;
+        limits.bounds.classic_keys = 1;
+        limits.follows_per_session = 2;
+    })
+    .await;
+    let mut invited = host.connect(host.owner_invite().credential()).await.unwrap();
+    let device = invited.register("ada", Some("correct horse")).await.unwrap();
+    let mut ada = host.connect(device.credential()).await.unwrap();
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    let mut rooms = Vec::new();
+    for name in ["one", "two"] {
+        rooms.push(conversation(ada.ask(create(name)).await.unwrap()).id);
+    }
+    let no = refused(&mut ada, create("three")).await;
+    assert_eq!(told(&no), (Why::Limit, Limit::RoomsPerUser, 2));
+    for name in ["four", "five"] {
+        bob.ask(create(name)).await.unwrap();
+    }
+    ada.room("four").await.unwrap();
+    let join = Op::JoinRoom(proto::JoinRoom { name: "five".to_owned() });
+    let no = refused(&mut ada, join).await;
+    assert_eq!(told(&no), (Why::Limit, Limit::MembershipsPerUser, 4));
+    let direct = Op::OpenDirect(proto::OpenDirect { user: "bob".to_owned() });
+    assert_eq!(refused(&mut ada, direct).await.limit(), Limit::MembershipsPerUser);
+
+    ada.follow(LOBBY, 0).await.unwrap();
+    ada.follow(rooms[0], 0).await.unwrap();
+    // Once more is no more.
+    ada.follow(LOBBY, 0).await.unwrap();
+    let follow = |conversation| Op::Follow(proto::Follow { conversation, after: 0 });
+    let no = refused(&mut ada, follow(rooms[1])).await;
+    assert_eq!(told(&no), (Why::Limit, Limit::FollowsPerSession, 2));
+    ada.ask(Op::Unfollow(proto::Unfollow { conversation: LOBBY })).await.unwrap();
+    ada.follow(rooms[1], 0).await.unwrap();
+
+    for _ in 0..3 {
+        ada.invite(Role::Member, "").await.unwrap();
+    }
+    let invite =
+        || Op::MakeInvite(proto::MakeInvite { role: Role::Member.into(), ..Default::default() });
+    let no = refused(&mut ada, invite()).await;
+    assert_eq!(told(&no), (Why::Limit, Limit::InvitesPerUser, 3));
+    let no = refused(&mut bob, invite()).await;
+    assert_eq!((no.why(), no.role()), (Why::NotAllowed, Role::Admin));
+
+    let key = |name: &str| {
+        let form = proto::ClassicForm::JweLines.into();
+        Op::AddClassicKey(proto::AddClassicKey {
+            name: name.to_owned(),
+            conversation: LOBBY,
+            form,
+            ..Default::default()
+        })
+    };
+    ada.ask(key("lamp")).await.unwrap();
+    let no = refused(&mut ada, key("pump")).await;
+    assert_eq!(told(&no), (Why::Limit, Limit::ClassicKeysPerUser, 1));
+
+    let mut by_password = host.connect(password("ada", "correct horse")).await.unwrap();
+    by_password.register("", None).await.unwrap();
+    assert_eq!(by_password.register("", None).await.err(), Some(Why::Limit));
+    let topic = "x".repeat(513);
+    let topic = Op::SetTopic(proto::SetTopic { conversation: LOBBY, topic });
+    let no = refused(&mut ada, topic).await;
+    assert_eq!(told(&no), (Why::TooLarge, Limit::TopicBytes, 512));
+}
+
+#[tokio::test]
+async fn changes_of_rooms_are_few_a_minute_and_messages_go_on() {
+    let host = Host::start_with(|config| config.limits.changes_per_minute = 3).await;
+    let (_, mut ada) = host.owner().await;
+    let topic = || Op::SetTopic(proto::SetTopic { conversation: LOBBY, topic: "again".to_owned() });
+    for _ in 0..3 {
+        ada.ask(topic()).await.unwrap();
+    }
+    let no = refused(&mut ada, topic()).await;
+    assert_eq!(told(&no), (Why::Busy, Limit::ChangesPerMinute, 3));
+    assert!((1..=21).contains(&no.retry_seconds), "{}", no.retry_seconds);
+    ada.append(LOBBY, "talks").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_rate_is_shared_by_the_sessions_of_a_user_and_keeps_order() {
+    const EACH: usize = 24;
+    let host = Host::start_with(|config| {
+        config.limits.text_rate = 128 * 1024;
+        config.limits.text_burst = 64 * 1024;
+        config.limits.in_flight_bytes = 16 * 1024;
+    })
+    .await;
+    let (device, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    let mut other = host.connect(device.credential()).await.unwrap();
+    let text = "x".repeat(8 * 1024);
+    let began = Instant::now();
+    let mut sent = Vec::new();
+    for client in [&mut ada, &mut other] {
+        let ids: Vec<_> = (0..EACH).map(|_| client.post(append(LOBBY, &text))).collect();
+        client.push_out().await.unwrap();
+        sent.push(ids);
+    }
+    // Another user is not slowed down.
+    let before = Instant::now();
+    bob.append(LOBBY, "hello").await.unwrap();
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+    let (first, second) = (sent.remove(0), sent.remove(0));
+    let (first, second) = tokio::join!(acks(&mut ada, first), acks(&mut other, second));
+    let took = began.elapsed();
+    // 48 texts of 8.25 KiB, less the burst and what a batch may be beyond.
+    assert!(took > Duration::from_millis(2000), "{took:?}");
+    assert!(first.is_sorted() && second.is_sorted(), "{first:?} {second:?}");
+    assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 2 * EACH as u64 + 1);
+}
+
+#[tokio::test]
+async fn text_quota_refuses_what_is_behind_and_names_its_figure() {
+    let host = Host::start_with(|config| config.limits.text_per_day = 20_000).await;
+    let (device, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    let large = "x".repeat(9_000);
+    for _ in 0..2 {
+        ada.append(LOBBY, &large).await.unwrap();
+    }
+    // What is behind would fit.
+    let ids = [append(LOBBY, &large), append(LOBBY, "small")].map(|op| ada.post(op));
+    let mut answers = Vec::new();
+    for id in ids {
+        match ada.answer(id).await {
+            Answered::Refusal(no) => answers.push(told(&no)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(answers[0], (Why::Storage, Limit::TextPerDay, 20_000));
+    assert_eq!(answers[1].0, Why::Storage, "{answers:?}");
+    // Another session's order is its own, and its quota is the same.
+    let mut other = host.connect(device.credential()).await.unwrap();
+    other.append(LOBBY, "small").await.unwrap();
+    let no = refused(&mut other, append(LOBBY, &large)).await;
+    assert_eq!(told(&no), (Why::Storage, Limit::TextPerDay, 20_000));
+    assert!(no.retry_seconds > 0 && no.retry_seconds <= 3600);
+    bob.append(LOBBY, &large).await.unwrap();
+    assert_eq!(bob.read(LOBBY, 0).await.unwrap().head, 4);
+}
+
+#[tokio::test]
+async fn text_quota_gives_back_nothing_that_it_was_not_charged() {
+    let host = Host::start_with(|config| config.limits.text_per_day = 20_000).await;
+    let (device, mut ada) = host.owner().await;
+    let large = "x".repeat(9_000);
+    for _ in 0..2 {
+        ada.append(LOBBY, &large).await.unwrap();
+    }
+    // Each is refused, the later ones without a look at the quota: they are on their way.
+    for _ in 0..5 {
+        let no = refused(&mut ada, append(LOBBY, &large)).await;
+        assert_eq!(told(&no), (Why::Storage, Limit::TextPerDay, 20_000));
+    }
+    let mut other = host.connect(device.credential()).await.unwrap();
+    let no = refused(&mut other, append(LOBBY, &large)).await;
+    assert_eq!(told(&no), (Why::Storage, Limit::TextPerDay, 20_000));
+    assert_eq!(other.read(LOBBY, 0).await.unwrap().head, 2);
+}
+
+#[tokio::test]
+async fn text_leaves_a_reserve_that_control_writes_use() {
+    let host = Host::start().await;
+    let mut invited = host.connect(host.owner_invite().credential()).await.unwrap();
+    let device = invited.register("ada", Some("correct horse")).await.unwrap();
+    let mut ada = host.connect(device.credential()).await.unwrap();
+    ada.append(LOBBY, "before").await.unwrap();
+    drop(ada);
+    let host = host.restart(|config| config.limits.text_reserve = Some(1 << 50)).await;
+    let mut ada = host.connect(device.credential()).await.unwrap();
+    let no = refused(&mut ada, append(LOBBY, "no room")).await;
+    assert_eq!(told(&no), (Why::Storage, Limit::TextReserve, 1 << 50));
+    // Everything that takes control goes on.
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    assert_eq!(bob.append(LOBBY, "nor here").await, Err(Why::Storage));
+    let mut by_password = host.connect(password("ada", "correct horse")).await.unwrap();
+    by_password.begin("", true, false).await.unwrap();
+    by_password.enrol(Some(password("ada", "battery staple")), None).await.unwrap();
+    let revoke = proto::RevokeDevice { device: copy(&device.id.0) };
+    by_password.ask(Op::RevokeDevice(revoke)).await.map(done).unwrap();
+    assert!(host.connect(device.credential()).await.is_err());
+    assert_eq!(bob.read(LOBBY, 0).await.unwrap().entries.len(), 1);
+}

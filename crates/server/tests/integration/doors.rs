@@ -1,0 +1,289 @@
+//! What stands before the login, and what hostile bytes do at every stage: nothing.
+
+use std::time::Duration;
+
+use crate::common::*;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use twinlock_core::frame::{CloseCode, ErrorCode};
+use twinlock_core::session::Binding;
+use twinlock_server::Config;
+
+async fn tcp(host: &Host) -> TcpStream {
+    TcpStream::connect(host.address()).await.unwrap()
+}
+
+/// Waits until the server has dropped this one.
+async fn is_dropped(mut tcp: TcpStream) {
+    assert_eq!(rest(&mut tcp).await, b"");
+}
+
+#[tokio::test]
+async fn connections_that_are_not_logged_in_are_few_in_all_and_end_in_time() {
+    let host = Host::start_with(|config| {
+        config.limits.unauthenticated = 3;
+        config.limits.tls_deadline = Duration::from_millis(200);
+    })
+    .await;
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        waiting.push(tcp(&host).await);
+    }
+    is_dropped(tcp(&host).await).await;
+    for tcp in waiting {
+        is_dropped(tcp).await;
+    }
+    host.owner().await;
+}
+
+/// Limits out of the way of many hostile connections.
+fn open_doors(config: &mut Config) {
+    config.limits.unauthenticated_per_address = 512;
+    config.limits.logins_per_minute = 1_000_000;
+}
+
+#[tokio::test]
+async fn a_hello_is_answered_with_what_is_wrong_with_it_or_dropped() {
+    let host = Host::start_with(open_doors).await;
+    let (_state, hello) = twinlock_core::handshake::AwaitChallenge::start(
+        Device::unknown().credential(),
+        None,
+        &mut twinlock_link::OsEntropy,
+    )
+    .unwrap();
+    let frame = |payload: &[u8]| {
+        let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&[1, len[1], len[2], len[3]], payload].concat()
+    };
+    let changed = |at: usize, byte: u8| {
+        let mut payload = hello[4..].to_vec();
+        payload[at] = byte;
+        frame(&payload)
+    };
+    let answer = |code: ErrorCode| code.to_frame();
+    let version = answer(ErrorCode::Version(1));
+    let malformed = answer(ErrorCode::Malformed);
+    let identity = [&hello[4..hello.len() - 96], &[0; 96]].concat();
+    let big_ek = [&hello[4..24], &[0xff; 1184], &hello[hello.len() - 96..]].concat();
+    for (sent, expected) in [
+        (changed(0, 2), &version[..]),
+        (frame(&[2]), &version),
+        (frame(&[0; 3]), &version),
+        // Of another version, the rest is not even waited for.
+        (vec![1, 0xff, 0xff, 0xff, 9], &version),
+        (changed(1, 1), &malformed),
+        (changed(2, 0), &malformed),
+        (changed(2, 1), &malformed),
+        (changed(3, 15), &malformed),
+        (frame(&identity), &malformed),
+        (frame(&big_ek), &malformed),
+        (frame(&[1]), &[]),
+        (frame(&hello[4..1000]), &[]),
+        (vec![1, 0, 0, 0], &[]),
+        (vec![2, 0, 5, 128], &[]),
+        (vec![0x10, 0, 1, 32], &[]),
+        (vec![0xff; 64], &[]),
+    ] {
+        let mut io = host.tls().await;
+        io.write_all(&sent).await.unwrap();
+        io.flush().await.unwrap();
+        assert_eq!(rest(&mut io).await, expected, "{:?}", &sent[..8.min(sent.len())]);
+    }
+}
+
+#[tokio::test]
+async fn hostile_bytes_at_every_stage_kill_nothing_and_leave_nothing_behind() {
+    let host = Host::start_with(open_doors).await;
+    let (laptop, mut ada) = host.owner().await;
+    for round in 0..60usize {
+        let noise: Vec<u8> = (0..40).flat_map(|_| random::<64>()).collect();
+        let noise = &noise[..(round * 37) % noise.len()];
+        // Before TLS.
+        let mut raw = tcp(&host).await;
+        let _reset = raw.write_all(noise).await;
+        raw.shutdown().await.unwrap();
+        rest(&mut raw).await;
+        // In place of HELLO.
+        let mut io = host.tls().await;
+        let _reset = io.write_all(noise).await;
+        let _reset = io.shutdown().await;
+        rest(&mut io).await;
+        // In place of PROOF, and after HELLO that is cut.
+        let mut io = host.tls().await;
+        hello(&mut io, laptop.credential()).await.unwrap();
+        let _reset = io.write_all(noise).await;
+        let _reset = io.shutdown().await;
+        rest(&mut io).await;
+        // In place of READY, and of a frame after it.
+        for ready in [false, true] {
+            let io = host.tls().await;
+            let mut io = established(io, &host, laptop, ready).await;
+            if round % 2 == 0 {
+                // A header that can be, and a frame that is not authentic.
+                let bucket = 256usize << (round % 9);
+                let len = u32::try_from(bucket + 32).unwrap().to_be_bytes();
+                let _reset = io.write_all(&[0x10, len[1], len[2], len[3]]).await;
+                let _reset = io.write_all(&vec![7; bucket + 32]).await;
+            } else {
+                let _reset = io.write_all(noise).await;
+            }
+            let _reset = io.shutdown().await;
+            rest(&mut io).await;
+        }
+        // Well sealed, and nonsense inside.
+        let mut client = host.connect(laptop.credential()).await.unwrap();
+        client.line.send_app(noise).unwrap();
+        let _closed = client.line.wait(Some(0)).await;
+        client.bye().await;
+    }
+    let gone = async {
+        while host.server.lines() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("end of the hostile lines", gone).await;
+    assert!(ada.append(LOBBY, "undisturbed").await.is_ok());
+}
+
+/// Logs in by hand up to PROOF, or up to READY, and gives the stream back.
+async fn established(mut io: Io, host: &Host, device: Device, ready: bool) -> Io {
+    use twinlock_core::session::{BindingPolicy, Config, Session};
+    let (state, challenge) = hello(&mut io, device.credential()).await.unwrap();
+    let (established, proof) =
+        state.handle_challenge(&challenge, &mut twinlock_link::OsEntropy).unwrap();
+    assert_eq!(established.server_key(), host.key());
+    io.write_all(&proof).await.unwrap();
+    if ready {
+        let config = Config {
+            binding: BindingPolicy::Off,
+            exporter: None,
+            info: Vec::new(),
+            max_version: 1,
+            timing: Default::default(),
+        };
+        let session = Session::new(established, config, std::time::Instant::now());
+        io.write_all(session.outgoing()).await.unwrap();
+    }
+    io.flush().await.unwrap();
+    io
+}
+
+async fn proxied(host: &Host, client: [u8; 4]) -> TcpStream {
+    let mut tcp = tcp(host).await;
+    tcp.write_all(&proxy_header(client)).await.unwrap();
+    tcp
+}
+
+#[tokio::test]
+async fn a_configured_proxy_says_whose_limits_count() {
+    let host = Host::start_with(|config| {
+        config.proxies = vec!["127.0.0.1".parse().unwrap()];
+        config.limits.logins_per_minute = 3;
+    })
+    .await;
+    // Without the header there is nothing to talk about.
+    let mut bare = tcp(&host).await;
+    bare.write_all(&[0x16; 64]).await.unwrap();
+    is_dropped(bare).await;
+
+    let attempt = async |client| {
+        let io = tls_over(proxied(&host, client).await, host.pin()).await.unwrap();
+        let mut io = io;
+        hello(&mut io, Device::unknown().credential()).await.map(drop)
+    };
+    for _ in 0..3 {
+        assert_eq!(attempt([192, 0, 2, 1]).await, Ok(()));
+    }
+    assert!(matches!(attempt([192, 0, 2, 1]).await, Err(ErrorCode::Busy(_))));
+    assert_eq!(attempt([192, 0, 2, 2]).await, Ok(()));
+
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        waiting.push(proxied(&host, [192, 0, 2, 3]).await);
+    }
+    let _ninth = proxied(&host, [192, 0, 2, 3]).await;
+    is_dropped(waiting.remove(0)).await;
+    let io = tls_over(proxied(&host, [192, 0, 2, 4]).await, host.pin()).await.unwrap();
+    let invite = host.owner_invite().credential();
+    let client = Client::over(io, invite, Some(host.key()), b"", |_| ()).await.unwrap();
+    assert_eq!(client.binding, Binding::Bound);
+}
+
+#[tokio::test]
+async fn behind_a_proxy_that_names_nobody_no_address_is_limited_and_nothing_is_bound() {
+    let host = Host::start_with(|config| {
+        config.behind_proxy = true;
+        config.limits.logins_per_minute = 1;
+    })
+    .await;
+    let link = host.server.owner_invite().unwrap();
+    assert!(link.proxy && link.tls_pin.is_none());
+    let waiting = [tcp(&host).await, tcp(&host).await, tcp(&host).await];
+    for _ in 0..10 {
+        let mut io = host.tls().await;
+        hello(&mut io, Device::unknown().credential()).await.unwrap();
+    }
+    let client = host.connect(host.owner_invite().credential()).await.unwrap();
+    assert_eq!(client.binding, Binding::Unknown);
+    assert!(client.info.tls_pins.is_empty());
+    drop(waiting);
+}
+
+#[tokio::test]
+async fn logins_beyond_what_is_computed_at_once_wait_or_are_told_to() {
+    // One at a time is enough for all, since none waits for its client while it is computed.
+    let host = Host::start_with(|config| {
+        open_doors(config);
+        config.limits.handshakes = 1;
+    })
+    .await;
+    let (laptop, _ada) = host.owner().await;
+    let mut half = Vec::new();
+    for _ in 0..40 {
+        let mut io = host.tls().await;
+        hello(&mut io, Device::unknown().credential()).await.unwrap();
+        half.push(io);
+    }
+    let client = host.connect(laptop.credential()).await.unwrap();
+    assert_eq!(client.info.user, "ada");
+}
+
+#[tokio::test]
+async fn a_client_that_says_bye_is_forgotten_and_one_that_just_goes_too() {
+    let host = Host::start().await;
+    let (laptop, ada) = host.owner().await;
+    let mut other = host.connect(laptop.credential()).await.unwrap();
+    assert_eq!(host.server.lines(), 2);
+    ada.bye().await;
+    let gone = async |lines| {
+        while host.server.lines() > lines {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("bye", gone(1)).await;
+    other.line.session_mut().close(CloseCode::Bye);
+    drop(other);
+    soon("cut", gone(0)).await;
+}
+
+#[tokio::test]
+async fn no_limit_is_too_high_to_start_with() {
+    let host = Host::start_with(|config| {
+        let limits = &mut config.limits;
+        let counts = [
+            &mut limits.unauthenticated,
+            &mut limits.unauthenticated_per_address,
+            &mut limits.handshakes,
+            &mut limits.sessions_per_device,
+            &mut limits.password_sessions_per_user,
+        ];
+        for count in counts {
+            *count = usize::MAX;
+        }
+        limits.logins_per_minute = u32::MAX;
+        (limits.file, limits.files_per_user) = (u64::MAX, u64::MAX);
+    })
+    .await;
+    let (_laptop, ada) = host.owner().await;
+    assert_eq!(ada.info.user, "ada");
+}

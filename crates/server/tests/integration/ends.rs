@@ -1,0 +1,357 @@
+//! How lines end, and servers: revocation, replacement, quota, shutdown, crash, certificates.
+
+use std::time::Duration;
+
+use crate::common::*;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::proto::answer::Result as Answered;
+use twinlock_core::proto::{self, item::What, request::Op};
+use twinlock_core::session::{Binding, BindingPolicy};
+use twinlock_server::{Server, StartError};
+
+fn revoke(device: &Device) -> Op {
+    Op::RevokeDevice(proto::RevokeDevice { device: copy(&device.id.0) })
+}
+
+#[tokio::test]
+async fn a_device_revokes_itself_and_every_session_of_it_ends() {
+    let host = Host::start().await;
+    let (laptop, mut ada) = host.owner().await;
+    let (bobs, mut bob) = host.member(&mut ada, "bob").await;
+    let mut second = host.connect(laptop.credential()).await.unwrap();
+    assert_eq!(ada.ask(revoke(&bobs)).await, Err(proto::Why::NotAllowed));
+    ada.follow(LOBBY, 0).await.unwrap();
+    ada.ask(revoke(&laptop)).await.map(done).unwrap();
+    assert_eq!(ada.end().await.unwrap(), CloseCode::Revoked);
+    assert_eq!(second.end().await.unwrap(), CloseCode::Revoked);
+    assert!(host.connect(laptop.credential()).await.err().unwrap().is_refused());
+    assert!(bob.append(LOBBY, "still here").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_newer_session_of_the_same_run_replaces_the_older_and_another_run_does_not() {
+    let host = Host::start().await;
+    let (laptop, mut other) = host.owner().await;
+    let run = b"run";
+    let mut older = host.connect_with(laptop.credential(), run, |_| ()).await.unwrap();
+    let mut newer = host.connect_with(laptop.credential(), run, |_| ()).await.unwrap();
+    assert_eq!(older.end().await.unwrap(), CloseCode::Replaced);
+    for session in [&mut newer, &mut other] {
+        assert!(session.append(LOBBY, "still here").await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn sessions_of_a_device_are_sixteen_and_the_next_ends_until_one_goes() {
+    let host = Host::start().await;
+    let (laptop, first) = host.owner().await;
+    let mut sessions = vec![first];
+    for _ in 1..16 {
+        sessions.push(host.connect(laptop.credential()).await.unwrap());
+    }
+    let mut last = host.connect(laptop.credential()).await.unwrap();
+    assert_eq!(last.end().await.unwrap(), CloseCode::Quota);
+    sessions.pop().unwrap().bye().await;
+    let mut last = host.connect(laptop.credential()).await.unwrap();
+    assert!(last.append(LOBBY, "in again").await.is_ok());
+    for session in &mut sessions {
+        assert!(session.append(LOBBY, "undisturbed").await.is_ok());
+    }
+}
+
+/// A stolen device takes all it can, sessions that are not ready included.
+#[tokio::test]
+async fn sessions_of_a_stolen_device_do_not_keep_its_owner_out() {
+    let host = Host::start_with(|config| {
+        config.limits.sessions_per_device = 2;
+        config.limits.password_sessions_per_user = 1;
+    })
+    .await;
+    let mut ada = host.connect(host.owner_invite().credential()).await.unwrap();
+    let stolen = ada.register("ada", Some("correct horse battery")).await.unwrap();
+    let mut oldest = host.connect(password("ada", "correct horse battery")).await.unwrap();
+    let phone = oldest.register("", None).await.unwrap();
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        let mut session = host.connect(stolen.credential()).await.unwrap();
+        assert!(session.append(LOBBY, "mine").await.is_ok());
+        taken.push(session);
+    }
+    let mut more = host.connect(stolen.credential()).await.unwrap();
+    assert_eq!(more.end().await.unwrap(), CloseCode::Quota);
+    // The owner's other device and the password are let in.
+    let mut other = host.connect(phone.credential()).await.unwrap();
+    assert!(other.append(LOBBY, "hers").await.is_ok());
+    let mut newest = host.connect(password("ada", "correct horse battery")).await.unwrap();
+    assert_eq!(oldest.end().await.unwrap(), CloseCode::Quota);
+    newest.ask(revoke(&stolen)).await.map(done).unwrap();
+    for mut session in taken {
+        assert_eq!(session.end().await.unwrap(), CloseCode::Revoked);
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_acknowledges_all_it_took_says_when_to_come_back_and_closes() {
+    let host = Host::start_with(|config| config.come_back = Duration::from_secs(7)).await;
+    let (laptop, mut ada) = host.owner().await;
+    let mut idle = host.connect(laptop.credential()).await.unwrap();
+    // Somebody who never says anything does not hold it up.
+    let silent = tokio::net::TcpStream::connect(host.address()).await.unwrap();
+    let mut posted = Vec::new();
+    for n in 0..500 {
+        posted.push(ada.post(append(LOBBY, &format!("line {n}"))));
+    }
+    ack(ada.answer(posted.remove(0)).await);
+    let Host { server, dir, .. } = host;
+    let began = std::time::Instant::now();
+    let (ended, shut) = tokio::join!(ada.end(), server.shutdown());
+    shut.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert_eq!(ended.unwrap(), CloseCode::Shutdown);
+    assert_eq!(idle.end().await.unwrap(), CloseCode::Shutdown);
+    for client in [&ada, &idle] {
+        let last = client.items().last();
+        assert_eq!(last, Some(&What::GoingAway(proto::GoingAway { seconds: 7 })));
+    }
+    drop(silent);
+    // Whatever was taken is acknowledged, in order, and there.
+    let acked: Vec<_> = ada
+        .items()
+        .filter_map(|item| match item {
+            What::Answer(answer) => Some(answer),
+            _ => None,
+        })
+        .collect();
+    let ids: Vec<_> = acked.iter().map(|answer| answer.id).collect();
+    assert_eq!(ids, posted[..acked.len()]);
+    let host = Host::start_in(dir, |_| ()).await;
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    assert_eq!(ada.conversations().await[0].head, 1 + acked.len() as u64);
+}
+
+#[tokio::test]
+async fn a_shutdown_is_not_held_up_by_lines_that_read_nothing() {
+    let host = Host::start_with(|config| config.drain = Duration::from_millis(500)).await;
+    let (laptop, mut ada) = host.owner().await;
+    let text = "x".repeat(32 * 1024);
+    for _ in 0..400 {
+        ada.append(LOBBY, &text).await.unwrap();
+    }
+    let mut deaf = host.connect(laptop.credential()).await.unwrap();
+    deaf.post(Op::Follow(proto::Follow { conversation: LOBBY, after: 0 }));
+    deaf.be_deaf(true);
+    deaf.push_out().await.unwrap();
+    let Host { server, dir, .. } = host;
+    let began = std::time::Instant::now();
+    let (ended, shut) = tokio::join!(ada.end(), server.shutdown());
+    shut.unwrap();
+    assert_eq!(ended.unwrap(), CloseCode::Shutdown);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let host = Host::start_in(dir, |_| ()).await;
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    assert_eq!(ada.conversations().await[0].head, 400);
+}
+
+#[tokio::test]
+async fn a_restart_in_order_or_not_knows_everything() {
+    let mut host = Host::start().await;
+    let (laptop, mut ada) = host.owner().await;
+    let invite = ada.invite(proto::Role::Member, "bob").await.unwrap();
+    let ops = proto::CreateRoom { name: "ops".into(), topic: "machines".into() };
+    let ops = ada.ask(Op::CreateRoom(ops)).await.map(conversation).unwrap();
+    let (key, pin) = (host.key(), host.pin());
+    for n in 1..=4u64 {
+        ada.append(ops.id, &format!("line {n}")).await.unwrap();
+        host = if n % 2 == 0 { host.restart(|_| ()).await } else { host.crash(|_| ()).await };
+        assert!(host.server.owner_invite().is_none());
+        assert_eq!((host.key(), host.pin()), (key, pin));
+        ada = host.connect(laptop.credential()).await.unwrap();
+        let page = ada.read(ops.id, 0).await.unwrap();
+        assert_eq!(page.entries.len() as u64, n);
+    }
+    host.join(&invite, "bob").await;
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_directory_does_not_start() {
+    let host = Host::start().await;
+    let second = Server::start(config(&host.dir.path().join("data"))).await;
+    assert!(matches!(second.err().unwrap(), StartError::Record(_)));
+    host.owner().await;
+}
+
+#[tokio::test]
+async fn the_owner_invite_is_told_once_kept_private_and_removed_when_used() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use twinlock_core::invite::{Address, InviteLink};
+
+    let public = |config: &mut twinlock_server::Config| {
+        config.public = Some(Address::new("chat.example", 8443).unwrap());
+    };
+    let host = Host::start_with(public).await;
+    let path = host.dir.path().join("data/owner-invite");
+    let kept = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let link = InviteLink::parse(kept.trim()).unwrap();
+    assert_eq!(link.address.to_string(), "chat.example:8443");
+    assert_eq!((link.server_key, link.tls_pin), (host.key(), Some(host.pin())));
+    let invite = host.owner_invite();
+
+    // Silent about what is as it was; where it is found anew, the same invite is told again.
+    let host = host.restart(public).await;
+    assert!(host.server.owner_invite().is_none());
+    let moved = Address::new("other.example", 443).unwrap();
+    let host = host.restart(|config| config.public = Some(moved)).await;
+    assert_eq!(host.server.owner_invite().unwrap().id, link.id);
+
+    host.join(&invite, "ada").await;
+    assert!(!path.exists());
+    let host = host.restart(public).await;
+    assert!(host.server.owner_invite().is_none() && !path.exists());
+}
+
+#[tokio::test]
+async fn a_record_without_its_setup_is_not_given_a_new_one() {
+    let host = Host::start().await;
+    let Host { server, dir, .. } = host;
+    server.shutdown().await.unwrap();
+    std::fs::remove_dir_all(dir.path().join("data/identity")).unwrap();
+    for _ in 0..2 {
+        let start = Server::start(config(&dir.path().join("data"))).await;
+        assert!(matches!(start.err().unwrap(), StartError::SetupLost(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_reloaded_certificate_serves_new_lines_and_a_wrong_one_changes_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let own = twinlock_server::identity::OwnFiles {
+        cert: temp.path().join("own.crt"),
+        key: temp.path().join("own.key"),
+    };
+    let write = |cert: &str, key: &str| {
+        std::fs::write(&own.cert, cert).unwrap();
+        std::fs::write(&own.key, key).unwrap();
+    };
+    let [first, second] = [(); 2].map(|()| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    });
+    write(&first.0, &first.1);
+    let host = Host::start_with(|config| config.own_files = Some(own.clone())).await;
+    let (laptop, mut ada) = host.owner().await;
+    let pin = host.pin();
+
+    for (cert, key) in [("rubbish", &*second.1), (&*second.0, "rubbish"), (&*second.0, &*first.1)] {
+        write(cert, key);
+        host.server.reload().unwrap_err();
+        assert_eq!(host.pin(), pin);
+        assert!(host.connect(laptop.credential()).await.is_ok());
+    }
+    write(&second.0, &second.1);
+    host.server.reload().unwrap();
+    assert_ne!(host.pin(), pin);
+    assert!(ada.append(LOBBY, "still the old line").await.is_ok());
+    let newer = host.connect(laptop.credential()).await.unwrap();
+    assert_eq!(
+        (newer.info.tls_pins[0].as_ref(), newer.binding),
+        (&host.pin().0[..], Binding::Bound)
+    );
+}
+
+#[tokio::test]
+async fn tls_that_ends_in_the_middle_is_told_under_warn_and_refused_under_require() {
+    let host = Host::start().await;
+    let (laptop, _ada) = host.owner().await;
+    let (address, pin) = middle(&host).await;
+    let through = || async {
+        let io = tls(address, pin).await;
+        Client::over(io, laptop.credential(), Some(host.key()), b"through", |_| ()).await
+    };
+    let mut client = through().await.unwrap();
+    assert_eq!(client.binding, Binding::Cut);
+    assert!(client.append(LOBBY, "lock 2 holds").await.is_ok());
+
+    let host = host.restart(|config| config.binding = BindingPolicy::Require).await;
+    let (address, pin) = middle(&host).await;
+    let direct = host.connect(laptop.credential()).await.unwrap();
+    assert_eq!(direct.binding, Binding::Bound);
+    for policy in [BindingPolicy::Warn, BindingPolicy::Off] {
+        let io = tls(address, pin).await;
+        let change = |config: &mut twinlock_core::session::Config| config.binding = policy;
+        let client = Client::over(io, laptop.credential(), Some(host.key()), b"", change).await;
+        let code = match client {
+            Ok(mut client) => client.end().await.unwrap(),
+            Err(no_line) => no_line.close().unwrap(),
+        };
+        assert_eq!(code, CloseCode::Binding);
+    }
+    // One that says nothing about its TLS does not pass either.
+    let silent = host.connect_with(laptop.credential(), b"", |c| c.binding = BindingPolicy::Off);
+    let mut silent = silent.await.unwrap();
+    assert_eq!(silent.end().await.unwrap(), CloseCode::Binding);
+}
+
+/// A relay that ends TLS with a certificate of its own and speaks TLS again to the server.
+async fn middle(host: &Host) -> (std::net::SocketAddr, twinlock_core::id::TlsPin) {
+    use rustls::pki_types::PrivateKeyDer;
+    use twinlock_link::tls::{ServerCert, ServerTls};
+
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let chain = vec![params.self_signed(&key).unwrap().der().clone()];
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let cert = ServerCert::from_der(chain, key).unwrap();
+    let pin = cert.pin();
+    let acceptor = ServerTls::new(cert).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (server, server_pin) = (host.address(), host.pin());
+    // Ends with the test's runtime.
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut client = acceptor.accept(tcp).await.unwrap();
+                let mut server = tls(server, server_pin).await;
+                let _ended = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (address, pin)
+}
+
+#[tokio::test]
+async fn an_old_session_has_to_log_in_again_and_a_silent_one_is_idle() {
+    let host = Host::start_with(|config| {
+        config.timing.max_age = Duration::from_millis(600);
+        config.timing.ping_idle = Duration::from_millis(100);
+        config.timing.ping_answer = Duration::from_millis(200);
+    })
+    .await;
+    let (laptop, mut ada) = host.owner().await;
+    assert_eq!(ada.end().await.unwrap(), CloseCode::LogInAgain);
+    // This one stops reading and writing once it is in.
+    let mut silent = host.connect(laptop.credential()).await.unwrap();
+    let gone = async {
+        while host.server.lines() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("end of the silent line", gone).await;
+    let end = silent.end().await;
+    assert!(matches!(end, Ok(CloseCode::Idle) | Err(_)), "{end:?}");
+}
+
+#[tokio::test]
+async fn devices_are_listed_with_who_is_here() {
+    let host = Host::start().await;
+    let (laptop, mut ada) = host.owner().await;
+    let Ok(Answered::Devices(list)) = ada.ask(Op::ListDevices(proto::ListDevices {})).await else {
+        panic!()
+    };
+    let device = &list.devices[0];
+    assert_eq!((&*device.id, &*device.label), (&laptop.id.0[..], "laptop"));
+    assert!(device.current && device.online && device.seen_ms >= device.created_ms);
+}

@@ -1,0 +1,620 @@
+//! Transfers that break off, and those that lie.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::common::files::*;
+use crate::common::*;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
+
+const MIB: usize = 1024 * 1024;
+
+/// Half of an upload, as much as the server has certainly taken.
+async fn half(client: &mut Client, id: [u8; 16], data: &[u8]) -> u64 {
+    let accepted = client.offer(put(id, "half", data.len() as u64)).await.unwrap();
+    let half = data.len() / 2;
+    client.send_part(accepted.transfer, data, 0, half).await;
+    let pick = |item: &What| match item {
+        What::FileAck(ack) if ack.offset as usize > half / 2 => Some(ack.offset),
+        _ => None,
+    };
+    client.pick("acknowledgement", pick).await
+}
+
+fn flip(path: &std::path::Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+/// Waits for what happens beside all lines.
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(what, wait).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_goes_on_where_it_was_after_a_cut_a_restart_and_a_crash() {
+    let mut host = Host::start().await;
+    let (laptop, ada) = host.owner().await;
+    drop(ada);
+    for (round, n) in (0..3_u8).zip(1..) {
+        let data = content(round, 20 * MIB + 7);
+        let id: [u8; 16] = random();
+        let mut ada = host.connect(laptop.credential()).await.unwrap();
+        let acked = half(&mut ada, id, &data).await;
+        // The server may not know of the cut when the next line comes.
+        drop(ada);
+        host = match round {
+            0 => host,
+            1 => host.restart(|_| ()).await,
+            _ => host.crash(|_| ()).await,
+        };
+        let mut ada = host.connect(laptop.credential()).await.unwrap();
+        let accepted = ada.offer(put(id, "half", data.len() as u64)).await.unwrap();
+        let have = usize::try_from(accepted.offset).unwrap();
+        assert!(accepted.offset >= acked && have <= data.len() / 2, "{round}: {have} of {acked}");
+        assert_eq!(accepted.prefix_hash, hash(&data[..have]));
+        ada.send_part(accepted.transfer, &data, have, data.len()).await;
+        assert_eq!(ada.end_file(accepted.transfer, &data).await.unwrap().n, n);
+        let mut got = Vec::new();
+        ada.download(n, &mut got).await.unwrap();
+        assert!(got == data);
+        assert_eq!(partials(&host), []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prefix_hash_is_of_what_is_on_disk_and_a_damaged_beginning_is_sent_anew() {
+    let mut host = Host::start().await;
+    let (laptop, ada) = host.owner().await;
+    drop(ada);
+    let data = content(1, 6 * MIB);
+    for (restarted, n) in [false, true].into_iter().zip(1..) {
+        let id: [u8; 16] = random();
+        let mut ada = host.connect(laptop.credential()).await.unwrap();
+        half(&mut ada, id, &data).await;
+        ada.bye().await;
+        let all_there = || matches!(partials(&host)[..], [(_, size)] if size == 3 << 20);
+        eventually("what was sent is written", all_there).await;
+        if restarted {
+            host = host.restart(|_| ()).await;
+        }
+        flip(&partials(&host)[0].0, 12_345);
+        let mut ada = host.connect(laptop.credential()).await.unwrap();
+        let accepted = ada.offer(put(id, "half", data.len() as u64)).await.unwrap();
+        let mut damaged = data[..usize::try_from(accepted.offset).unwrap()].to_vec();
+        damaged[12_345] ^= 1;
+        assert_eq!(accepted.prefix_hash, hash(&damaged), "after a restart: {restarted}");
+        // From the beginning, on the same transfer.
+        ada.send_part(accepted.transfer, &data, 0, data.len()).await;
+        assert_eq!(ada.end_file(accepted.transfer, &data).await.unwrap().n, n);
+        let mut got = Vec::new();
+        ada.download(n, &mut got).await.unwrap();
+        assert!(got == data);
+    }
+    assert_eq!(blobs(&host).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_offers_an_upload_again_takes_it_over() {
+    let host = Host::start().await;
+    let (laptop, mut first) = host.owner().await;
+    let mut second = host.connect(laptop.credential()).await.unwrap();
+    let (id, data): ([u8; 16], _) = (random(), content(3, 4 * MIB));
+    let one = first.offer(put(id, "x", data.len() as u64)).await.unwrap();
+    first.send_part(one.transfer, &data, 0, 2 * MIB).await;
+    eventually("it is written", || partials(&host)[0].1 == 2 << 20).await;
+    let (_, sent) = second.upload(id, "x", &data).await.unwrap();
+    assert_eq!(sent, 2 * MIB);
+    first.line.session_mut().send_bulk(one.transfer, 2 << 20, &data[..100]).unwrap();
+    assert_eq!(first.aborted(one.transfer).await, Why::Busy);
+    // What it sends on meanwhile is dropped; another size is another upload.
+    first.line.session_mut().send_bulk(one.transfer, 77, &data[..100]).unwrap();
+    assert_eq!(first.upload(id, "x", &data).await.unwrap().1, 0);
+    let other = first.offer(put(random(), "x", 5)).await.unwrap();
+    assert_eq!(other.offset, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_goes_on_only_from_a_beginning_that_is_the_files() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let data = content(5, 3 * MIB + 1);
+    ada.upload(random(), "x", &data).await.unwrap();
+    let mut other = data[..MIB].to_vec();
+    other[7] ^= 1;
+    for (have, expected) in [
+        (data[..1].to_vec(), 1),
+        (data[..MIB].to_vec(), MIB),
+        (data.clone(), data.len()),
+        (other, 0),
+        ([&data[..], b"more"].concat(), 0),
+    ] {
+        let mut got = have;
+        assert_eq!(ada.download(1, &mut got).await.unwrap(), expected as u64);
+        assert!(got == data);
+    }
+    let odd = proto::GetFile { offset: 5, prefix_hash: copy(&[1; 31]), ..get(1) };
+    assert_eq!(ada.ask(Op::GetFile(odd)).await, Err(Why::Malformed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_recorded_gets_its_ack_whatever_is_offered_under_its_id() {
+    let host = Host::start_with(|config| config.limits.file = 100).await;
+    let (_, mut ada) = host.owner().await;
+    let (id, data): ([u8; 16], _) = (random(), content(1, 100));
+    let (ack, sent) = ada.upload(id, "x", &data).await.unwrap();
+    assert_eq!(sent, 100);
+    assert_eq!(ada.upload(id, "x", &data).await.unwrap(), (ack.clone(), 0));
+    assert_eq!(ada.upload(id, "another", &content(2, 4000)).await.unwrap(), (ack, 0));
+    // A text's id is taken as well.
+    let text: [u8; 16] = random();
+    let said = ada.ask(append_as(text, LOBBY, "text")).await.map(crate::common::ack).unwrap();
+    assert_eq!(ada.upload(text, "x", &data).await.unwrap(), (said, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_file_can_be_is_refused_at_the_offer() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    let long = "x".repeat(256);
+    for name in ["", ".", "..", "a/b", "/etc/passwd", "../x", "a\0b", "a\nb", "\u{1b}[2J", &long] {
+        assert_eq!(ada.offer(put(random(), name, 1)).await, Err(Why::NameBad), "{name:?}");
+    }
+    let deep = "x/".repeat(512) + "x";
+    for path in ["/", "a//b", "/etc", "a/", "..", "a/../b", "a/./b", "a\nb", &long, &deep] {
+        let mut offer = put(random(), "x", 1);
+        offer.file.as_mut().unwrap().path = path.to_owned();
+        assert_eq!(ada.offer(offer).await, Err(Why::NameBad), "{path:?}");
+    }
+    let change = |change: fn(&mut proto::PutFile)| {
+        let mut put = put(random(), "x", 1);
+        change(&mut put);
+        put
+    };
+    for (bad, why) in [
+        (change(|p| p.file = None), Why::Malformed),
+        (change(|p| p.message_id = copy(&[1; 15])), Why::Malformed),
+        (change(|p| p.file.as_mut().unwrap().mime = "x".repeat(128)), Why::Malformed),
+        (change(|p| p.file.as_mut().unwrap().mode = 0o4755), Why::Malformed),
+        (change(|p| p.file.as_mut().unwrap().size = u64::MAX), Why::TooLarge),
+        (change(|p| p.file.as_mut().unwrap().size = (16 << 30) + 1), Why::TooLarge),
+        (change(|p| p.conversation = 77), Why::NotFound),
+    ] {
+        assert_eq!(ada.offer(bad).await, Err(why));
+    }
+    let room = proto::CreateRoom { name: "ops".to_owned(), topic: String::new() };
+    let room = ada.ask(Op::CreateRoom(room)).await.map(conversation).unwrap().id;
+    let there = proto::PutFile { conversation: room, ..put(random(), "x", 1) };
+    assert_eq!(bob.offer(there.clone()).await, Err(Why::NotFound));
+    let accepted = ada.offer(there).await.unwrap();
+    ada.send_part(accepted.transfer, b"x", 0, 1).await;
+    ada.end_file(accepted.transfer, b"x").await.unwrap();
+    // Nor can what is in another's room be fetched.
+    let theirs = proto::GetFile { conversation: room, ..get(1) };
+    assert_eq!(bob.ask(Op::GetFile(theirs)).await, Err(Why::NotFound));
+    ada.append(LOBBY, "a text").await.unwrap();
+    for n in [0, 1, 2, u64::MAX] {
+        assert_eq!(bob.ask(Op::GetFile(get(n))).await, Err(Why::NotFound));
+    }
+    assert_eq!(blobs(&host).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_device_moves_files() {
+    let host = Host::start().await;
+    let mut invited = host.connect(host.owner_invite().credential()).await.unwrap();
+    let refused = invited.ask(Op::PutFile(put(random(), "x", 1))).await;
+    assert_eq!(refused, Err(Why::NotAllowed));
+    invited.register("ada", Some("a password")).await.unwrap();
+    let mut ada = host.connect(password("ada", "a password")).await.unwrap();
+    for op in [
+        Op::PutFile(put(random(), "x", 1)),
+        Op::GetFile(get(1)),
+        Op::EndFile(proto::EndFile::default()),
+        Op::AbortFile(proto::AbortFile::default()),
+    ] {
+        assert_eq!(ada.ask(op).await, Err(Why::NotAllowed));
+    }
+    ada.line.session_mut().send_bulk(3, 0, b"x").unwrap();
+    assert_eq!(ada.end().await.unwrap(), CloseCode::Protocol);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_in_a_wrong_place_end_the_line_and_are_not_seen() {
+    let host = Host::start().await;
+    let (laptop, mut bob) = host.owner().await;
+    let data = content(1, 12 * MIB);
+    let fetched = bob.upload(random(), "there", &data).await.unwrap().0.n;
+    // Offsets and lengths of the frames, of 10 bytes in all; then more than the window.
+    let wrong: [&[(u64, usize)]; 6] = [
+        &[(1, 1)],
+        &[(0, 5), (6, 1)],
+        &[(0, 5), (4, 1)],
+        &[(0, 5), (0, 1)],
+        &[(0, 5), (5, 6)],
+        &[(0, 10), (u64::MAX, 10)],
+    ];
+    for frames in wrong {
+        let mut ada = host.connect(laptop.credential()).await.unwrap();
+        let accepted = ada.offer(put(random(), "x", 10)).await.unwrap();
+        for (offset, length) in frames {
+            let session = ada.line.session_mut();
+            session.send_bulk(accepted.transfer, *offset, &data[..*length]).unwrap();
+        }
+        assert_eq!(ada.end().await.unwrap(), CloseCode::Protocol, "{frames:?}");
+    }
+    // Transfers that never were, or go the other way.
+    for wrong in 0..4 {
+        let mut ada = host.connect(laptop.credential()).await.unwrap();
+        let accepted = ada.offer(put(random(), "x", 10)).await.unwrap();
+        let coming = ada.ask(Op::GetFile(get(fetched))).await.map(coming).unwrap();
+        match wrong {
+            0 => ada.line.session_mut().send_bulk(coming.transfer, 0, b"x").unwrap(),
+            1 => ada.line.session_mut().send_bulk(accepted.transfer + 64, 0, b"x").unwrap(),
+            2 => ada.ack_file(accepted.transfer, 0),
+            _ => ada.ack_file(coming.transfer, coming.size + 1),
+        }
+        assert_eq!(ada.end().await.unwrap(), CloseCode::Protocol, "{wrong}");
+    }
+    assert_eq!(blobs(&host).len(), 1);
+    assert_eq!(bob.read(LOBBY, 0).await.unwrap().head, fetched);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_hash_throws_away_what_came_and_the_next_try_is_free() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let (id, data): ([u8; 16], _) = (random(), content(1, 2 * MIB));
+    let put = || put(id, "x", 2 << 20);
+    for (sent, hash) in [(2 * MIB, hash(b"other")), (MIB, hash(&data[..MIB])), (0, hash(b""))] {
+        let accepted = ada.offer(put()).await.unwrap();
+        assert_eq!(accepted.offset, 0);
+        ada.send_part(accepted.transfer, &data, 0, sent).await;
+        let odd = proto::EndFile { transfer: accepted.transfer, hash: copy(&[1; 31]) };
+        assert_eq!(ada.ask(Op::EndFile(odd)).await, Err(Why::Malformed));
+        let end =
+            || Op::EndFile(proto::EndFile { transfer: accepted.transfer, hash: hash.clone() });
+        assert_eq!(ada.ask(end()).await, Err(Why::Hash));
+        assert_eq!(ada.ask(end()).await, Err(Why::NotFound));
+        assert_eq!((blobs(&host), partials(&host)), (vec![], vec![]));
+    }
+    assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 0);
+    assert_eq!(ada.upload(id, "x", &data).await.unwrap().1, 2 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aborted_upload_waits_for_a_later_offer_and_takes_no_more() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let (id, data): ([u8; 16], _) = (random(), content(1, 5 * MIB));
+    let accepted = ada.offer(put(id, "x", 5 << 20)).await.unwrap();
+    let transfer = accepted.transfer;
+    ada.send_part(transfer, &data, 0, 3 * MIB).await;
+    let abort = |transfer| Op::AbortFile(proto::AbortFile { transfer });
+    ada.ask(abort(transfer)).await.map(done).unwrap();
+    ada.line.session_mut().send_bulk(transfer, 3 << 20, b"late").unwrap();
+    assert_eq!(ada.end_file(transfer, &data).await, Err(Why::NotFound));
+    assert_eq!(ada.ask(abort(transfer)).await.map(done), Ok(()));
+    assert_eq!(ada.ask(abort(transfer + 64)).await, Err(Why::NotFound));
+    // All that came before the abort is there, once it is written.
+    eventually("the last bytes are written", || partials(&host)[0].1 == 3 << 20).await;
+    let (ack, sent) = ada.upload(id, "x", &data).await.unwrap();
+    assert_eq!((ack.n, sent), (1, 2 * MIB));
+    // A download that is aborted ends.
+    let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
+    ada.ask(abort(coming.transfer)).await.map(done).unwrap();
+    let came = ada.bulk.len();
+    ada.append(LOBBY, "between").await.unwrap();
+    assert_eq!(ada.bulk.len(), came);
+    ada.ack_file(coming.transfer, 1);
+    assert!(ada.append(LOBBY, "still here").await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_most_eight_transfers_are_open_and_a_ninth_can_come_again() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let mut open = Vec::new();
+    for _ in 0..8 {
+        open.push(ada.offer(put(random(), "x", 9)).await.unwrap().transfer);
+    }
+    assert_eq!(ada.offer(put(random(), "x", 9)).await, Err(Why::Busy));
+    assert_eq!(ada.ask(Op::GetFile(get(1))).await, Err(Why::Busy));
+    let abort = proto::AbortFile { transfer: open[0] };
+    ada.ask(Op::AbortFile(abort)).await.map(done).unwrap();
+    let ninth = ada.offer(put(random(), "x", 9)).await.unwrap().transfer;
+    assert!(!open.contains(&ninth));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_charge_a_small_file_a_block_and_count_files() {
+    let host = Host::start_with(|config| {
+        config.limits.files_per_user = 4 * 4096 + 100;
+        config.limits.files_number_per_user = 3;
+    })
+    .await;
+    let (_, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    // The limit is three files; an open upload counts.
+    for _ in 0..2 {
+        ada.upload(random(), "x", b"x").await.unwrap();
+    }
+    let open = ada.offer(put(random(), "x", 1)).await.unwrap();
+    assert_eq!(ada.offer(put(random(), "x", 1)).await, Err(Why::Quota));
+    ada.send_part(open.transfer, b"x", 0, 1).await;
+    ada.end_file(open.transfer, b"x").await.unwrap();
+    assert_eq!(ada.offer(put(random(), "x", 0)).await, Err(Why::Quota));
+    assert!(host.server.erase(LOBBY, 1).await.unwrap());
+    ada.upload(random(), "x", b"").await.unwrap();
+    // Two blocks and 8,292 bytes are one byte too many.
+    for _ in 0..2 {
+        bob.upload(random(), "x", b"x").await.unwrap();
+    }
+    assert_eq!(bob.offer(put(random(), "x", 8293)).await, Err(Why::Quota));
+    bob.upload(random(), "x", &content(1, 8292)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_count_what_is_kept_and_what_is_under_way() {
+    let host = Host::start_with(|config| {
+        config.limits.file = 20_000;
+        config.limits.files_per_user = 50_000;
+    })
+    .await;
+    let (_, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    assert_eq!(ada.offer(put(random(), "x", 20_001)).await, Err(Why::TooLarge));
+    // The same content twice counts twice.
+    for _ in 0..2 {
+        ada.upload(random(), "x", &content(1, 20_000)).await.unwrap();
+    }
+    assert_eq!(ada.offer(put(random(), "x", 10_001)).await, Err(Why::Quota));
+    let open = ada.offer(put(random(), "x", 5000)).await.unwrap();
+    assert_eq!(ada.offer(put(random(), "x", 5001)).await, Err(Why::Quota));
+    // What was refused takes nothing; another's is another's.
+    ada.offer(put(random(), "x", 5000)).await.unwrap();
+    bob.upload(random(), "x", &content(1, 20_000)).await.unwrap();
+    ada.send_part(open.transfer, &content(2, 5000), 0, 5000).await;
+    ada.end_file(open.transfer, &content(2, 5000)).await.unwrap();
+    assert_eq!(ada.offer(put(random(), "x", 1)).await, Err(Why::Quota));
+    assert!(host.server.erase(LOBBY, 1).await.unwrap());
+    ada.upload(random(), "x", &content(3, 20_000)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_goes_on_with_makes_way_for_a_new_upload() {
+    let host = Host::start_with(|config| config.limits.files_per_user = 10 << 20).await;
+    let (laptop, mut ada) = host.owner().await;
+    let (old, data): ([u8; 16], _) = (random(), content(1, 8 * MIB));
+    half(&mut ada, old, &data).await;
+    ada.bye().await;
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    ada.upload(random(), "x", &content(2, 5 * MIB)).await.unwrap();
+    assert_eq!(partials(&host).len(), 1, "there was room for both");
+    ada.upload(random(), "x", &content(3, 3 * MIB)).await.unwrap();
+    assert_eq!(partials(&host), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_told_before_the_first_byte_and_recovers() {
+    let host = Host::start_with(|config| config.limits.disk_reserve = Some(u64::MAX)).await;
+    let (laptop, mut ada) = host.owner().await;
+    let (id, data): ([u8; 16], _) = (random(), content(1, MIB));
+    assert_eq!(ada.offer(put(id, "x", 1 << 20)).await, Err(Why::Storage));
+    // Talking goes on.
+    ada.append(LOBBY, "full").await.unwrap();
+    assert_eq!((blobs(&host), partials(&host)), (vec![], vec![]));
+    let host = host.restart(|_| ()).await;
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    assert_eq!(ada.upload(id, "x", &data).await.unwrap().1, MIB);
+}
+
+/// What the child below may write into one file, bytes.
+const CHILD_LIMIT: u64 = 6 << 20;
+
+/// A disk that fills while an upload is under way: in a process whose files may not grow beyond
+/// a limit, which is what a write finds out in the same way and place.
+#[test]
+fn a_disk_that_fills_ends_the_upload_clearly_and_leaves_the_way_free() {
+    const ROLE: &str = "TWINLOCK_TEST_FULL_DISK";
+    if std::env::var_os(ROLE).is_some() {
+        tokio::runtime::Runtime::new().unwrap().block_on(fill_the_disk());
+        return;
+    }
+    // The signal that goes with the limit is ignored, so that the write fails instead.
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", CHILD_LIMIT / 512);
+    let child = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "files_broken::a_disk_that_fills_ends_the_upload_clearly_and_leaves_the_way_free",
+        ])
+        .env(ROLE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    let ran = child.status.success() && said.contains("1 passed");
+    assert!(ran, "{said}{}", String::from_utf8_lossy(&child.stderr));
+}
+
+async fn fill_the_disk() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let (id, data): ([u8; 16], _) = (random(), content(1, 8 * MIB));
+    for _ in 0..2 {
+        let accepted = ada.offer(put(id, "x", 8 << 20)).await.unwrap();
+        assert!(accepted.offset <= CHILD_LIMIT);
+        assert_eq!(accepted.offset > 0, !accepted.prefix_hash.is_empty());
+        let have = usize::try_from(accepted.offset).unwrap();
+        if have > 0 {
+            assert_eq!(accepted.prefix_hash, hash(&data[..have]));
+        }
+        ada.send_part(accepted.transfer, &data, have, data.len()).await;
+        assert_eq!(ada.aborted(accepted.transfer).await, Why::Storage);
+        assert_eq!(ada.end_file(accepted.transfer, &data).await, Err(Why::NotFound));
+        assert_eq!(blobs(&host), []);
+        ada.append(LOBBY, "talking goes on").await.unwrap();
+    }
+    // What has room still goes.
+    let small = content(2, 3 * MIB);
+    assert_eq!(ada.upload(random(), "small", &small).await.unwrap().0.n, 3);
+    let mut got = Vec::new();
+    ada.download(3, &mut got).await.unwrap();
+    assert!(got == small);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_content_is_there_once_and_until_its_last_entry_is_erased() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    let data = content(1, MIB + 5);
+    ada.upload(random(), "hers", &data).await.unwrap();
+    bob.upload(random(), "his", &data).await.unwrap();
+    bob.upload(random(), "another", &content(2, 10)).await.unwrap();
+    let sizes = |host: &Host| {
+        let mut sizes: Vec<_> = blobs(host).into_iter().map(|(_, size)| size).collect();
+        sizes.sort_unstable();
+        sizes
+    };
+    assert_eq!(sizes(&host), [10, data.len() as u64]);
+    assert!(host.server.erase(LOBBY, 1).await.unwrap());
+    assert!(!host.server.erase(LOBBY, 1).await.unwrap());
+    assert_eq!(ada.ask(Op::GetFile(get(1))).await, Err(Why::NotFound));
+    let mut got = Vec::new();
+    ada.download(2, &mut got).await.unwrap();
+    assert!(got == data);
+    // Who is in the middle of it gets all of it.
+    let coming = ada.ask(Op::GetFile(get(2))).await.map(coming).unwrap();
+    assert!(host.server.erase(LOBBY, 2).await.unwrap());
+    assert_eq!(sizes(&host), [10]);
+    let mut got = Vec::new();
+    ada.receive(&coming, &mut got).await;
+    assert!(got == data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_that_was_damaged_on_disk_is_noticed_and_mended_by_sending_it_again() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let data = content(1, 2 * MIB);
+    ada.upload(random(), "x", &data).await.unwrap();
+    let path = blobs(&host).remove(0).0;
+    flip(&path, 1_500_000);
+    let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
+    let mut got = Vec::new();
+    ada.receive(&coming, &mut got).await;
+    assert_ne!(hash(&got), coming.hash, "the client cannot have missed it");
+    // A beginning that was right goes on, one behind the damage does not.
+    let again = |offset: usize| {
+        let prefix_hash = hash(&data[..offset]);
+        Op::GetFile(proto::GetFile { offset: offset as u64, prefix_hash, ..get(1) })
+    };
+    for (offset, expected) in [(MIB, 1 << 20), (1_600_000, 0)] {
+        let answered = ada.ask(again(offset)).await.map(crate::common::files::coming).unwrap();
+        assert_eq!(answered.offset, expected);
+    }
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(MIB as u64).unwrap();
+    assert_eq!(ada.ask(Op::GetFile(get(1))).await, Err(Why::Damaged));
+    fs::remove_file(&path).unwrap();
+    assert_eq!(ada.ask(Op::GetFile(get(1))).await, Err(Why::Damaged));
+    ada.upload(random(), "x", &data).await.unwrap();
+    for n in [1, 2] {
+        let mut got = Vec::new();
+        ada.download(n, &mut got).await.unwrap();
+        assert!(got == data);
+    }
+    assert_eq!(blobs(&host).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_that_ends_too_soon_while_it_is_sent_aborts_the_download() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    ada.upload(random(), "x", &content(1, 20 * MIB)).await.unwrap();
+    let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
+    // Without acknowledgements only the window can have been read.
+    let path = blobs(&host).remove(0).0;
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(12 << 20).unwrap();
+    let aborted = async {
+        loop {
+            let at = ada.bulk.iter().map(|(_, offset, data)| offset + data.len() as u64).max();
+            ada.ack_file(coming.transfer, at.unwrap_or(0));
+            ada.pump().await.unwrap();
+            let ended = ada.items().find_map(|item| match item {
+                What::FileAborted(aborted) => Some(aborted.why()),
+                _ => None,
+            });
+            if let Some(why) = ended {
+                return why;
+            }
+        }
+    };
+    assert_eq!(soon("FileAborted", aborted).await, Why::Damaged);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_sweeps_old_uploads_and_content_without_an_entry_and_nothing_else() {
+    let host = Host::start().await;
+    let (laptop, mut ada) = host.owner().await;
+    let kept = content(2, MIB);
+    ada.upload(random(), "kept", &kept).await.unwrap();
+    let (id, data): ([u8; 16], _) = (random(), content(1, 4 * MIB));
+    half(&mut ada, id, &data).await;
+    drop(ada);
+    let orphan = host.dir.path().join("data/files/ab");
+    fs::create_dir_all(&orphan).unwrap();
+    fs::write(orphan.join("ab".repeat(32)), b"never recorded").unwrap();
+    // A day has not passed.
+    let host = host.restart(|_| ()).await;
+    eventually("the orphan goes", || blobs(&host).len() == 1).await;
+    assert_eq!(partials(&host).len(), 1);
+    let host = host.restart(|config| config.limits.partial_files = Duration::ZERO).await;
+    eventually("the upload goes", || partials(&host).is_empty()).await;
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    assert_eq!(ada.offer(put(id, "half", 4 << 20)).await.unwrap().offset, 0);
+    let mut got = Vec::new();
+    ada.download(1, &mut got).await.unwrap();
+    assert!(got == kept);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_was_taken_is_recorded_through_a_shutdown_and_without_the_line() {
+    let host = Host::start().await;
+    let (laptop, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    bob.follow(LOBBY, 0).await.unwrap();
+    let data = content(1, 40 * MIB);
+    let accepted = ada.offer(put(random(), "x", data.len() as u64)).await.unwrap();
+    ada.send_part(accepted.transfer, &data, 0, data.len()).await;
+    ada.post_end(accepted.transfer, &data);
+    // Requests are taken in their order: once this is answered, that one is under way.
+    ada.ask(Op::ListPeople(proto::ListPeople::default())).await.unwrap();
+    drop(ada);
+    assert_eq!(bob.entries(LOBBY, 1).await[0].kind, 3);
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    let other = content(2, 40 * MIB);
+    let accepted = ada.offer(put(random(), "x", other.len() as u64)).await.unwrap();
+    ada.send_part(accepted.transfer, &other, 0, other.len()).await;
+    let end = ada.post_end(accepted.transfer, &other);
+    ada.ask(Op::ListPeople(proto::ListPeople::default())).await.unwrap();
+    let (ended, ack) = tokio::join!(host.restart(|_| ()), async {
+        let ack = ada.answer(end).await;
+        assert_eq!(ada.end().await.unwrap(), CloseCode::Shutdown);
+        ack
+    });
+    let Answered::Ack(ack) = ack else { panic!("{ack:?}") };
+    let mut ada = ended.connect(laptop.credential()).await.unwrap();
+    let mut got = Vec::new();
+    ada.download(ack.n, &mut got).await.unwrap();
+    assert!(got == other);
+}

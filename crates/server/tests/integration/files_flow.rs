@@ -1,0 +1,203 @@
+//! Transfers beside each other and beside talk, and what they cost.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::common::files::*;
+use crate::common::*;
+use tokio::time::timeout;
+use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
+
+const MIB: usize = 1024 * 1024;
+
+/// What is measured is the memory of this process, so one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone(test: impl Future<Output = ()>) {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(2).enable_all().build().unwrap().block_on(test);
+}
+
+/// Both ways at once over one line, sending and acknowledging as fast as it goes. `watch` looks at
+/// each round how far both are, and may send.
+async fn both_ways(
+    client: &mut Client,
+    up: (u32, &[u8]),
+    down: &proto::FileComing,
+    mut watch: impl FnMut(&mut Client, usize, usize),
+) -> Vec<u8> {
+    let (mut sent, mut taken, mut got, mut acked) = (0, 0, Vec::new(), 0);
+    while sent < up.1.len() || (got.len() as u64) < down.size {
+        watch(client, sent, got.len());
+        for item in client.items() {
+            if let What::FileAck(ack) = item {
+                taken = usize::try_from(ack.offset).unwrap().max(taken);
+            }
+        }
+        while let Some((transfer, offset, data)) = client.bulk.pop_front() {
+            assert_eq!((transfer, offset), (down.transfer, got.len() as u64));
+            got.extend_from_slice(&data);
+        }
+        if got.len() - acked >= MIB / 2 {
+            acked = got.len();
+            client.ack_file(down.transfer, acked as u64);
+        }
+        let end = up.1.len().min(sent + 64 * 1024);
+        let may_send = end > sent && end - taken <= 8 * MIB && client.line.backlog() < 64 * 1024;
+        if may_send {
+            client.line.session_mut().send_bulk(up.0, sent as u64, &up.1[sent..end]).unwrap();
+            sent = end;
+        }
+        let room = (sent < up.1.len() && sent - taken < 7 * MIB).then_some(0);
+        if soon("progress", client.line.wait(room)).await.unwrap()
+            == twinlock_link::line::Wake::Frame
+        {
+            client.pump().await.unwrap();
+        }
+    }
+    got
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn talk_is_answered_while_files_go_both_ways_on_the_same_line() {
+    let host = Host::start().await;
+    let (laptop, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    let (theirs, ours) = (content(1, 64 * MIB), content(2, 64 * MIB));
+    bob.upload(random(), "theirs", &theirs).await.unwrap();
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    ada.follow(LOBBY, 1).await.unwrap();
+    let up = ada.offer(put(random(), "ours", ours.len() as u64)).await.unwrap();
+    let down = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
+    let (mut asked, mut spread) = (None, None);
+    let got = both_ways(&mut ada, (up.transfer, &ours), &down, |ada, sent, got| match asked {
+        None if sent > 8 * MIB && got > 8 * MIB => {
+            asked = Some((ada.post(append(LOBBY, "quick")), sent, got));
+        }
+        Some((id, sent_then, got_then)) if spread.is_none() => {
+            let answered =
+                ada.items().any(|item| matches!(item, What::Answer(answer) if answer.id == id));
+            if answered {
+                spread = Some((sent - sent_then, got - got_then));
+            }
+        }
+        _ => {}
+    })
+    .await;
+    assert!(got == theirs);
+    // It overtook what was not under way yet: no more passed than the windows of both.
+    let (up_meanwhile, down_meanwhile) = spread.expect("an answer before the end");
+    assert!(
+        up_meanwhile <= 16 * MIB && down_meanwhile <= 16 * MIB,
+        "{} MiB went up and {} MiB came down before the answer",
+        up_meanwhile / MIB,
+        down_meanwhile / MIB
+    );
+    assert_eq!(ada.end_file(up.transfer, &ours).await.unwrap().n, 3);
+    let entries = ada.entries(LOBBY, 2).await;
+    assert_eq!(
+        entries.iter().map(|entry| (entry.n, entry.kind)).collect::<Vec<_>>(),
+        [(2, 1), (3, 3)]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_transfers_of_a_line_take_turns() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let (one, two) = (content(1, 6 * MIB + 1), content(2, 6 * MIB + 2));
+    let a = ada.offer(put(random(), "one", one.len() as u64)).await.unwrap().transfer;
+    let b = ada.offer(put(random(), "two", two.len() as u64)).await.unwrap().transfer;
+    assert_ne!(a, b);
+    for (at, end) in (0..6).map(|n| (n * MIB, (n + 1) * MIB)) {
+        ada.send_part(a, &one, at, end).await;
+        ada.send_part(b, &two, at, end).await;
+    }
+    ada.send_part(a, &one, 6 * MIB, one.len()).await;
+    ada.send_part(b, &two, 6 * MIB, two.len()).await;
+    let ends = [ada.post_end(a, &one), ada.post_end(b, &two)];
+    let mut numbers = Vec::new();
+    for end in ends {
+        numbers.push(ack(ada.answer(end).await).n);
+    }
+    let ids: Vec<_> = numbers.iter().map(|n| ada.post(Op::GetFile(get(*n)))).collect();
+    let mut comings = Vec::new();
+    for id in ids {
+        comings.push(coming(ada.answer(id).await));
+    }
+    // Neither waits for the end of the other.
+    let both = |ada: &Client| {
+        comings.iter().all(|c| ada.bulk.iter().any(|(transfer, ..)| *transfer == c.transfer))
+    };
+    while !both(&ada) {
+        soon("both", ada.pump()).await.unwrap();
+    }
+    let first = |transfer| ada.bulk.iter().filter(|(t, ..)| *t == transfer).count();
+    let frames = comings.iter().map(|c| first(c.transfer)).max().unwrap();
+    assert!(frames < 40, "{frames} frames of one before the first of the other");
+    for (coming, data) in comings.iter().zip([&one, &two]) {
+        let mut got = Vec::new();
+        ada.receive(coming, &mut got).await;
+        assert!(got == *data);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_acknowledges_nothing_gets_a_little_and_talks_on() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    let data = content(1, 20 * MIB);
+    ada.upload(random(), "x", &data).await.unwrap();
+    let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
+    let came = |ada: &Client| ada.bulk.iter().map(|(_, _, data)| data.len()).sum::<usize>();
+    // As much as the rarest of acknowledgements is for.
+    while came(&ada) < MIB {
+        soon("the first MiB", ada.pump()).await.unwrap();
+    }
+    for n in 0..20 {
+        ada.append(LOBBY, &n.to_string()).await.unwrap();
+    }
+    assert!(timeout(Duration::from_millis(300), ada.pump()).await.is_err());
+    assert!(came(&ada) < 2 * MIB, "{}", came(&ada));
+    let mut got = Vec::new();
+    ada.receive(&coming, &mut got).await;
+    assert!(got == data);
+}
+
+#[test]
+fn transfers_of_slow_readers_and_fast_senders_cost_their_buffers_alone() {
+    alone(async {
+        let host = Host::start().await;
+        let (laptop, mut ada) = host.owner().await;
+        let data = content(1, 64 * MIB);
+        ada.upload(random(), "x", &data).await.unwrap();
+        let mut deaf = Vec::new();
+        let before = resident();
+        for _ in 0..4 {
+            let mut client = host.connect(laptop.credential()).await.unwrap();
+            let ids: Vec<_> = (0..8).map(|_| client.post(Op::GetFile(get(1)))).collect();
+            for id in ids {
+                assert!(matches!(client.answer(id).await, Answered::FileComing(_)));
+            }
+            client.be_deaf(true);
+            client.bulk.clear();
+            deaf.push(client);
+        }
+        let mut most = 0;
+        for seed in 2..6 {
+            let id: [u8; 16] = random();
+            let accepted = ada.offer(put(id, "y", 64 << 20)).await.unwrap();
+            for part in 0..64 {
+                ada.send_part(accepted.transfer, &data, part * MIB, (part + 1) * MIB).await;
+                most = most.max(resident().saturating_sub(before));
+            }
+            assert_eq!(ada.end_file(accepted.transfer, &data).await.unwrap().n, seed);
+        }
+        // 32 downloads of 64 MiB that nobody takes, and 256 MiB that went up beside them: a MiB
+        // and a line's backlog for each download, and what the client keeps itself.
+        assert!(most < 64 * MIB, "{} MiB", most / MIB);
+        drop(deaf);
+        ada.append(LOBBY, "undisturbed").await.unwrap();
+    });
+}

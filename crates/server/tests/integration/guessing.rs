@@ -1,0 +1,311 @@
+//! Guesses of outsiders, and what they cannot take from the right person: a login from an address
+//! that she has used, a login from elsewhere, and what her devices do once she has proven the
+//! password inside their sessions.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::common::*;
+use tokio::net::TcpSocket;
+use twinlock_core::credential::Credential;
+use twinlock_core::frame::{CloseCode, ErrorCode};
+use twinlock_core::proto::{self, Role, Why, answer::Result as Answered, request::Op};
+use twinlock_core::step_up::StepUp;
+use twinlock_link::OsEntropy;
+use twinlock_server::Config;
+
+const RIGHT: &str = "correct horse";
+const WRONG: &str = "wrong horse";
+
+/// Loopback addresses: one stands for each source.
+const HOME: u8 = 1;
+const OUTSIDER: u8 = 2;
+const HOTEL: u8 = 3;
+
+async fn tls_from(host: &Host, source: u8) -> Io {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, source), 0))).unwrap();
+    let tcp = soon("connect", socket.connect(host.address())).await.unwrap();
+    tls_over(tcp, host.pin()).await.unwrap()
+}
+
+/// One guess: HELLO, which is answered with CHALLENGE or with BUSY.
+async fn guess(host: &Host, user: &str, source: u8) -> Result<(), ErrorCode> {
+    let mut io = tls_from(host, source).await;
+    hello(&mut io, password(user, WRONG)).await.map(drop)
+}
+
+async fn log_in(host: &Host, source: u8, right: &str) -> Result<Client, NoLine> {
+    let io = tls_from(host, source).await;
+    Client::over(io, password("ada", right), Some(host.key()), b"run", |_| ()).await
+}
+
+/// One machine stands for many addresses, so limits of an address are for other tests.
+fn many_addresses(config: &mut Config) {
+    config.limits.logins_per_minute = 1_000_000;
+    config.limits.unauthenticated_per_address = 256;
+}
+
+/// A server whose owner `ada` has a password and a laptop, and the laptop's session.
+async fn ada(change: impl FnOnce(&mut Config)) -> (Host, Device, Client) {
+    let host = Host::start_with(|config| {
+        many_addresses(config);
+        change(config);
+    })
+    .await;
+    let mut session = host.connect(host.owner_invite().credential()).await.unwrap();
+    let laptop = session.register("ada", Some(RIGHT)).await.unwrap();
+    let mut line = host.connect(laptop.credential()).await.unwrap();
+    // Where the laptop logged in from is written before this is.
+    line.append(LOBBY, "hello").await.unwrap();
+    (host, laptop, line)
+}
+
+#[tokio::test]
+async fn guessing_of_an_outsider_keeps_the_right_person_out_nowhere() {
+    let (host, ..) = ada(|_| ()).await;
+    for name in ["ada", "nobody"] {
+        let mut answers = Vec::new();
+        for _ in 0..40 {
+            answers.push(guess(&host, name, OUTSIDER).await);
+        }
+        assert!(answers[..5].iter().all(Result::is_ok), "{name}: {answers:?}");
+        let busy = |answer: &Result<(), _>| matches!(answer, Err(ErrorCode::Busy(1..=31)));
+        assert!(answers[5..].iter().all(busy), "{name}: {answers:?}");
+    }
+    log_in(&host, HOME, RIGHT).await.unwrap().bye().await;
+    log_in(&host, HOTEL, RIGHT).await.unwrap().bye().await;
+}
+
+#[tokio::test]
+async fn guessing_from_many_addresses_stops_at_a_few_and_not_at_a_known_one() {
+    let (host, ..) = ada(|_| ()).await;
+    for name in ["ada", "nobody"] {
+        let mut got = 0;
+        for source in 100..130 {
+            while guess(&host, name, source).await.is_ok() {
+                got += 1;
+            }
+        }
+        assert_eq!(got, 20, "{name}");
+        // Nobody has logged in from there.
+        let busy = guess(&host, name, HOTEL).await;
+        assert!(matches!(busy, Err(ErrorCode::Busy(1..=451))), "{name}: {busy:?}");
+    }
+    log_in(&host, HOME, RIGHT).await.unwrap().bye().await;
+    // The address that is known has a run of its own.
+    for _ in 0..5 {
+        assert_eq!(guess(&host, "ada", HOME).await, Ok(()));
+    }
+    assert!(matches!(guess(&host, "ada", HOME).await, Err(ErrorCode::Busy(1..=31))));
+    // And what is known outlives the server's memory.
+    let host = host.restart(many_addresses).await;
+    for source in 100..130 {
+        while guess(&host, "ada", source).await.is_ok() {}
+    }
+    assert!(guess(&host, "ada", HOTEL).await.is_err());
+    assert_eq!(guess(&host, "ada", HOME).await, Ok(()));
+}
+
+#[tokio::test]
+async fn guess_device_logins_push_out_no_known_address() {
+    let (host, laptop, _line) = ada(|_| ()).await;
+    log_in(&host, HOTEL, RIGHT).await.unwrap().bye().await;
+    // The laptop is stolen, and the thief has many addresses.
+    for source in 40..60 {
+        let io = tls_from(&host, source).await;
+        let thief = Client::over(io, laptop.credential(), Some(host.key()), b"run", |_| ()).await;
+        let mut thief = thief.unwrap();
+        // Where it logged in from is written before this is.
+        thief.append(LOBBY, "hello").await.unwrap();
+        thief.bye().await;
+    }
+    for source in 100..130 {
+        while guess(&host, "ada", source).await.is_ok() {}
+    }
+    assert!(matches!(guess(&host, "ada", 59).await, Err(ErrorCode::Busy(1..=451))));
+    for source in [HOME, HOTEL] {
+        log_in(&host, source, RIGHT).await.unwrap().bye().await;
+    }
+}
+
+#[tokio::test]
+async fn guessing_from_an_address_that_hides_many_is_exempt_from_nothing() {
+    let (host, _, mut ada) = ada(|_| ()).await;
+    // Most logins come from one address, and they are of five users.
+    for n in 0..4 {
+        let (_, line) = host.member(&mut ada, &format!("user{n}")).await;
+        line.bye().await;
+    }
+    for source in 100..130 {
+        while guess(&host, "ada", source).await.is_ok() {}
+    }
+    assert!(matches!(guess(&host, "ada", HOME).await, Err(ErrorCode::Busy(1..=451))));
+}
+
+// ---- step-up
+
+fn begin(ke1: &[u8]) -> Op {
+    Op::StepUpBegin(proto::StepUpBegin { ke1: copy(ke1) })
+}
+
+fn finish(ke3: &[u8]) -> Op {
+    Op::StepUpFinish(proto::StepUpFinish { ke3: copy(ke3) })
+}
+
+fn challenge(answered: Answered) -> [u8; 320] {
+    let Answered::StepUpChallenge(challenge) = answered else { panic!("{answered:?}") };
+    challenge.ke2.as_ref().try_into().unwrap()
+}
+
+/// Proves a password inside this session; `None`: it is wrong, which the client found out.
+async fn step_up(client: &mut Client, host: &Host, guess: &str) -> Option<Result<(), Why>> {
+    let sid = client.line.session().id();
+    let (state, ke1) = StepUp::start(password("ada", guess), &sid, &mut OsEntropy).unwrap();
+    let ke2 = match client.ask(begin(&ke1)).await {
+        Ok(answered) => challenge(answered),
+        Err(why) => return Some(Err(why)),
+    };
+    let ke3 = state.finish(&ke2, &host.key(), &mut OsEntropy).ok()?;
+    Some(client.ask(finish(&ke3)).await.map(done))
+}
+
+fn revoke(device: &Device) -> Op {
+    Op::RevokeDevice(proto::RevokeDevice { device: copy(&device.id.0) })
+}
+
+/// A second device of ada's, and its session.
+async fn another_device(host: &Host) -> (Device, Client) {
+    let mut by_password = host.connect(password("ada", RIGHT)).await.unwrap();
+    let phone = by_password.register("", None).await.unwrap();
+    let line = host.connect(phone.credential()).await.unwrap();
+    (phone, line)
+}
+
+#[tokio::test]
+async fn step_up_revokes_and_changes_the_password_while_outsiders_guess() {
+    let (host, _, mut line) = ada(|_| ()).await;
+    let (phone, mut thief) = another_device(&host).await;
+    // No login by this name passes now, from wherever the laptop is.
+    for source in (100..130).chain([HOME]) {
+        while guess(&host, "ada", source).await.is_ok() {}
+    }
+    assert!(log_in(&host, HOME, RIGHT).await.is_err());
+
+    // Without the password a device does neither.
+    assert_eq!(line.ask(revoke(&phone)).await, Err(Why::NotAllowed));
+    assert_eq!(line.begin("", true, false).await, Err(Why::NotAllowed));
+    assert_eq!(step_up(&mut line, &host, RIGHT).await, Some(Ok(())));
+    line.ask(revoke(&phone)).await.map(done).unwrap();
+    assert_eq!(thief.end().await.unwrap(), CloseCode::Revoked);
+    // A device still enrols none.
+    assert_eq!(line.begin("", false, true).await, Err(Why::NotAllowed));
+    assert_eq!(line.begin("", true, true).await, Err(Why::NotAllowed));
+    line.begin("", true, false).await.unwrap();
+    line.enrol(Some(password("ada", "battery staple")), None).await.unwrap();
+    // The rights went with the password that was proven; the line is as good as before.
+    assert_eq!(line.ask(revoke(&Device::unknown())).await, Err(Why::LogInAgain));
+    line.append(LOBBY, "still here").await.unwrap();
+    let host = host.restart(many_addresses).await;
+    assert!(log_in(&host, HOME, RIGHT).await.err().unwrap().is_refused());
+    log_in(&host, HOME, "battery staple").await.unwrap().bye().await;
+}
+
+#[tokio::test]
+async fn step_up_guesses_count_for_the_device_alone() {
+    let (host, _, mut line) = ada(|_| ()).await;
+    let (_, mut phone) = another_device(&host).await;
+    for _ in 0..5 {
+        let sid = line.line.session().id();
+        let (_, ke1) = StepUp::start(password("ada", WRONG), &sid, &mut OsEntropy).unwrap();
+        // The client would know from the challenge; it costs the same if it says nothing.
+        challenge(line.ask(begin(&ke1)).await.unwrap());
+    }
+    let id = line.post(begin(&[0; 96]));
+    let Answered::Refusal(refusal) = line.answer(id).await else { panic!("a sixth guess") };
+    assert_eq!(refusal.why(), Why::Busy);
+    assert!((29..=31).contains(&refusal.retry_seconds), "{refusal:?}");
+    // Another session of the same run of guesses is no way around it; another device, and a
+    // login by the password, are not slowed down.
+    assert_eq!(step_up(&mut phone, &host, RIGHT).await, Some(Ok(())));
+    log_in(&host, HOME, RIGHT).await.unwrap().bye().await;
+}
+
+#[tokio::test]
+async fn step_up_with_a_wrong_password_or_made_up_bytes_gives_no_right() {
+    let (host, laptop, mut line) = ada(|_| ()).await;
+    let (phone, _line) = another_device(&host).await;
+    assert_eq!(step_up(&mut line, &host, WRONG).await, None);
+    assert_eq!(line.ask(finish(&[7; 64])).await, Err(Why::WrongPassword));
+    // Each step once, and in order.
+    assert_eq!(line.ask(finish(&[7; 64])).await, Err(Why::NotAllowed));
+    assert_eq!(line.ask(begin(&[1; 95])).await, Err(Why::Malformed));
+    assert_eq!(line.ask(begin(&[0xff; 96])).await, Err(Why::Malformed));
+    assert_eq!(line.ask(finish(&[7; 64])).await, Err(Why::NotAllowed));
+    assert_eq!(line.ask(revoke(&phone)).await, Err(Why::NotAllowed));
+    // Itself it revokes as ever.
+    let _answer = line.post(revoke(&laptop));
+    assert_eq!(line.end().await.unwrap(), CloseCode::Revoked);
+}
+
+#[tokio::test]
+async fn step_up_cannot_be_carried_into_another_session() {
+    let (host, laptop, mut line) = ada(|_| ()).await;
+    let (phone, _line) = another_device(&host).await;
+    let mut thief = host.connect(laptop.credential()).await.unwrap();
+    let sid = line.line.session().id();
+    let (state, ke1) = StepUp::start(password("ada", RIGHT), &sid, &mut OsEntropy).unwrap();
+    // What was answered in the thief's session proves nothing in ours.
+    let theirs = challenge(thief.ask(begin(&ke1)).await.unwrap());
+    let (carried, _) = StepUp::start(password("ada", RIGHT), &sid, &mut OsEntropy).unwrap();
+    assert!(carried.finish(&theirs, &host.key(), &mut OsEntropy).is_err());
+    let ours = challenge(line.ask(begin(&ke1)).await.unwrap());
+    let ke3 = state.finish(&ours, &host.key(), &mut OsEntropy).unwrap();
+    assert_eq!(thief.ask(finish(&ke3)).await, Err(Why::WrongPassword));
+    assert_eq!(line.ask(finish(&ke3)).await.map(done), Ok(()));
+    // The right is this session's, not the device's.
+    assert_eq!(thief.ask(revoke(&phone)).await, Err(Why::NotAllowed));
+    line.ask(revoke(&phone)).await.map(done).unwrap();
+}
+
+#[tokio::test]
+async fn step_up_ends_with_its_time_and_with_the_password() {
+    let (host, _, mut line) = ada(|_| ()).await;
+    let (phone, mut other) = another_device(&host).await;
+    assert_eq!(step_up(&mut line, &host, RIGHT).await, Some(Ok(())));
+    line.begin("", true, false).await.unwrap();
+    // Somebody changes the password elsewhere.
+    assert_eq!(step_up(&mut other, &host, RIGHT).await, Some(Ok(())));
+    other.begin("", true, false).await.unwrap();
+    other.enrol(Some(password("ada", "battery staple")), None).await.unwrap();
+    let change = line.enrol(Some(password("ada", "a thief's")), None).await;
+    assert_eq!(change, Err(Why::LogInAgain));
+    assert_eq!(line.ask(revoke(&phone)).await, Err(Why::LogInAgain));
+
+    let host = host.restart(|config| config.limits.fresh_password = Duration::ZERO).await;
+    let mut late = host.connect(phone.credential()).await.unwrap();
+    assert_eq!(step_up(&mut late, &host, "battery staple").await, Some(Ok(())));
+    assert_eq!(late.begin("", true, false).await, Err(Why::LogInAgain));
+    assert_eq!(late.ask(revoke(&Device::unknown())).await, Err(Why::LogInAgain));
+}
+
+#[tokio::test]
+async fn step_up_is_for_device_sessions_of_users_with_a_password() {
+    let (host, _, mut ada) = ada(|_| ()).await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    let sid = bob.line.session().id();
+    let credential = || -> Credential { password("bob", RIGHT) };
+    let (state, ke1) = StepUp::start(credential(), &sid, &mut OsEntropy).unwrap();
+    // Who has none is answered as at a login.
+    let ke2 = challenge(bob.ask(begin(&ke1)).await.unwrap());
+    assert!(state.finish(&ke2, &host.key(), &mut OsEntropy).is_err());
+    assert_eq!(bob.ask(finish(&[7; 64])).await, Err(Why::WrongPassword));
+
+    let invite = ada.invite(Role::Member, "").await.unwrap();
+    let mut invited = host.connect(invite.credential()).await.unwrap();
+    let mut by_password = log_in(&host, HOME, RIGHT).await.unwrap();
+    for client in [&mut invited, &mut by_password] {
+        assert_eq!(client.ask(begin(&ke1)).await, Err(Why::NotAllowed));
+        assert_eq!(client.ask(finish(&[7; 64])).await, Err(Why::NotAllowed));
+    }
+}

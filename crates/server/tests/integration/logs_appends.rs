@@ -1,0 +1,102 @@
+//! Sessions and appends in the log at INFO. One test: the log is the process's.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::common::classic::{Caller, add_key, both_ports, send, to_end};
+use crate::common::*;
+use twinlock_core::proto::ClassicForm;
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn with(&self, words: &[&str]) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let has = |line: &&str| words.iter().all(|words| line.contains(words));
+        text.lines().filter(has).map(ToOwned::to_owned).collect()
+    }
+
+    /// Waits for so many lines with these words, which others write.
+    async fn wait(&self, words: &[&str], lines: usize) -> Vec<String> {
+        let there = async {
+            while self.with(words).len() < lines {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(words[0], there).await;
+        self.with(words)
+    }
+}
+
+/// The number after `field` in a line.
+fn number(line: &str, field: &str) -> u64 {
+    let (_, after) = line.split_once(&format!(" {field}=")).unwrap();
+    after.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn appends_are_summed_and_sessions_have_two_lines_in_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::INFO)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .init();
+    let host = Host::start_with(both_ports).await;
+    let (laptop, mut ada) = host.owner().await;
+    let sid = format!("sid={}", ada.line.session().id());
+    for _ in 0..200 {
+        ada.append(LOBBY, "twelve bytes").await.unwrap();
+    }
+    // The first at once, and what follows not before ten seconds have passed.
+    let sums = ["appends recorded", &sid, "room=\"lobby\"", "conversation=1"];
+    let first = log.wait(&sums, 1).await;
+    assert!(first.len() <= 3, "{first:?}");
+    ada.bye().await;
+    log.wait(&["session ended", &sid], 1).await;
+    let total = async {
+        loop {
+            let lines = log.with(&sums);
+            if lines.iter().map(|line| number(line, "count")).sum::<u64>() == 200 {
+                return lines;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let lines = soon("a sum of all", total).await;
+    assert_eq!(lines.iter().map(|line| number(line, "bytes")).sum::<u64>(), 200 * 12);
+    assert_eq!(lines.iter().map(|line| number(line, "last")).max(), Some(200));
+    assert!(lines.iter().all(|line| line.contains("from=\"ada/")), "{lines:?}");
+    // A session has one line for its begin and one for its end, beside them.
+    let of_it = log.with(&[&sid]);
+    let begins = log.with(&["logged in", &sid, "ada", "peer=", "software="]);
+    let ends = log.with(&["session ended", &sid, "ada", "seconds="]);
+    assert_eq!([begins.len(), ends.len()], [1, 1], "{of_it:?}");
+    assert_eq!(of_it.len(), lines.len() + 2, "{of_it:?}");
+
+    // Messages that do not open are errors, and few.
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    add_key(&mut ada, "lamp", LOBBY, ClassicForm::JweLines).await.unwrap();
+    for _ in 0..20 {
+        let mut caller = Caller::new(&host, "lamp", &[7; 32]).await;
+        let line = caller.sealed("hello");
+        send(&mut caller.io, line).await;
+        to_end(caller.io).await;
+    }
+    let errors = log.wait(&["ERROR", "a message did not open"], 1).await;
+    assert!(errors.len() <= 3, "{errors:?}");
+}

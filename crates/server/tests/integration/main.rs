@@ -1,0 +1,33 @@
+//! The server library over real sockets.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod classic_lines;
+mod classic_origin;
+mod common;
+mod costs;
+mod doors;
+mod ends;
+mod files;
+mod files_broken;
+mod files_flow;
+mod flow;
+mod guessing;
+mod logs;
+mod logs_appends;
+mod logs_limits;
+mod memory;
+mod queues;
+mod registering;
+mod slots;
+mod talking;
+mod torture_timing;

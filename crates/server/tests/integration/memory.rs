@@ -1,0 +1,117 @@
+//! Memory does not grow with somebody who does not read.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::common::*;
+use tokio::time::timeout;
+use twinlock_core::proto::{self, request::Op};
+
+const MIB: usize = 1024 * 1024;
+
+/// What is measured is the memory of this process, so one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone(test: impl Future<Output = ()>) {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(2).enable_all().build().unwrap().block_on(test);
+}
+
+#[test]
+fn followers_that_never_read_cost_a_position_while_others_go_on() {
+    alone(async {
+        let host = Host::start_with(|config| config.limits.text_rate = 0).await;
+        let (laptop, mut ada) = host.owner().await;
+        let (_, mut bob) = host.member(&mut ada, "bob").await;
+        let mut deaf = Vec::new();
+        for _ in 0..10 {
+            let mut client = host.connect(laptop.credential()).await.unwrap();
+            client.follow(LOBBY, 0).await.unwrap();
+            client.be_deaf(true);
+            deaf.push(client);
+        }
+        bob.follow(LOBBY, 0).await.unwrap();
+        let before = resident();
+        let (mut most, text) = (0, "x".repeat(32 * 1024));
+        let mut seen = 0;
+        for _ in 0..64 {
+            // 64 x 32 x 32 KiB are 64 MiB for each of them.
+            let ids = (0..32).map(|_| ada.post(append(LOBBY, &text))).collect::<Vec<_>>();
+            for id in ids {
+                ack(ada.answer(id).await);
+            }
+            seen += bob.entries(LOBBY, 32).await.len();
+            most = most.max(resident().saturating_sub(before));
+        }
+        assert_eq!(seen, 64 * 32);
+        assert!(most < 40 * MIB, "{} MiB", most / MIB);
+        // One that reads again gets everything, in order.
+        let mut late = deaf.pop().unwrap();
+        late.be_deaf(false);
+        let entries = late.entries(LOBBY, 64 * 32).await;
+        assert!(entries.iter().map(|entry| entry.n).eq(1..=64 * 32));
+    });
+}
+
+#[test]
+fn answers_that_nobody_reads_stop_the_questions() {
+    alone(async {
+        let host = Host::start().await;
+        let (laptop, mut ada) = host.owner().await;
+        for _ in 0..2 {
+            ada.append(LOBBY, &"x".repeat(32 * 1000)).await.unwrap();
+        }
+        let mut greedy = host.connect(laptop.credential()).await.unwrap();
+        greedy.be_deaf(true);
+        let before = resident();
+        // 32 KiB for each 14 bytes: 64 MiB of answers.
+        let read = || Op::Read(proto::Read { conversation: LOBBY, ..proto::Read::default() });
+        let ids = greedy.post_all((0..2000).map(|_| read()));
+        greedy.push_out().await.unwrap();
+        // Others are served meanwhile.
+        for _ in 0..100 {
+            assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 2);
+        }
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 10 * MIB, "{} MiB", grown / MIB);
+        greedy.be_deaf(false);
+        for id in ids {
+            assert_eq!(page(greedy.answer(id).await).head, 2);
+        }
+    });
+}
+
+#[test]
+fn a_sender_that_reads_no_acks_is_not_read_from() {
+    alone(async {
+        let host = Host::start().await;
+        let (laptop, mut ada) = host.owner().await;
+        let mut sender = host.connect(laptop.credential()).await.unwrap();
+        sender.be_deaf(true);
+        let before = resident();
+        let mut ids = Vec::new();
+        // The kernel's buffers take a few MiB; then nothing moves any more.
+        let stuck = async {
+            loop {
+                ids.extend(sender.post_all((0..500).map(|_| append(LOBBY, "x"))));
+                let pushed = timeout(Duration::from_secs(1), sender.push_out()).await;
+                match pushed {
+                    Ok(pushed) => pushed.unwrap(),
+                    Err(_) => return,
+                }
+            }
+        };
+        timeout(Duration::from_secs(60), stuck).await.unwrap();
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 40 * MIB, "{} MiB", grown / MIB);
+        assert!(ada.append(LOBBY, "undisturbed").await.is_ok());
+        sender.be_deaf(false);
+        let mut last = 0;
+        for id in ids {
+            let n = ack(sender.answer(id).await).n;
+            assert!(n > last);
+            last = n;
+        }
+    });
+}

@@ -1,0 +1,205 @@
+//! What becomes of queued requests, and of one under way, when their connection ends.
+
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+use twinlock_core::frame::CloseCode;
+use twinlock_core::proto::{self, request::Op};
+use twinlock_core::session::Config as SessionConfig;
+
+/// Requests of a frame.
+const FRAME: usize = 2000;
+
+/// A request that writes twice and leaves an entry in the lobby, so that the head counts how many
+/// were done.
+fn topic() -> Op {
+    Op::SetTopic(proto::SetTopic { conversation: LOBBY, topic: "queued".to_owned() })
+}
+
+/// A server that does any number of such requests: a refusal would take no time.
+async fn start() -> Host {
+    Host::start_with(|config| config.limits.changes_per_minute = 0).await
+}
+
+async fn head(client: &mut Client) -> u64 {
+    client.conversations().await[0].head
+}
+
+/// Waits until this many sessions are left.
+async fn sessions(host: &Host, left: usize) {
+    let gone = async {
+        while host.server.lines() > left {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("end of the session", gone).await;
+}
+
+/// Nothing more is done of a queue of `all`: some requests were, and no further one follows.
+async fn assert_dropped(bob: &mut Client, all: usize) {
+    let before = head(bob).await;
+    assert!(before > 0 && before < all as u64 / 2, "{before} of {all} requests were done");
+    // One may have been under way, which writes its entry second.
+    for _ in 0..20 {
+        bob.ask(Op::Mark(proto::Mark { conversation: LOBBY, n: 1 })).await.map(done).unwrap();
+    }
+    let later = head(bob).await;
+    assert!(later <= before + 1, "{later} requests were done, {before} when the session had ended");
+}
+
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Cut,
+    Close,
+}
+
+/// Queues `frames` full frames and ends the connection once the first request is answered.
+async fn queue_and_end(frames: usize, end: End) {
+    let host = start().await;
+    let (_, mut ada) = host.owner().await;
+    let (_, mut bob) = host.member(&mut ada, "bob").await;
+    let mut first = None;
+    for _ in 0..frames {
+        first.get_or_insert(ada.post_all((0..FRAME).map(|_| topic()))[0]);
+    }
+    ada.answer(first.unwrap()).await;
+    // All that the sockets take has left. A peer that reads no more shows only by its end.
+    match end {
+        End::Cut => drop(ada),
+        End::Close => ada.bye().await,
+    }
+    sessions(&host, 1).await;
+    assert_dropped(&mut bob, frames * FRAME).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queue_is_dropped_when_the_connection_is_cut() {
+    queue_and_end(1, End::Cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queue_is_dropped_when_the_client_sends_close() {
+    queue_and_end(1, End::Close).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queue_beyond_the_read_ahead_is_dropped_on_a_cut() {
+    queue_and_end(12, End::Cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queue_beyond_the_read_ahead_is_dropped_on_a_close() {
+    queue_and_end(12, End::Close).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queue_is_dropped_at_the_maximum_age_of_its_session() {
+    let host = Host::start_with(|config| {
+        config.timing.max_age = Duration::from_secs(2);
+        config.limits.changes_per_minute = 0;
+    })
+    .await;
+    let (laptop, mut ada) = host.owner().await;
+    let all = 6 * FRAME;
+    let began = Instant::now();
+    for _ in 0..6 {
+        ada.post_all((0..FRAME).map(|_| topic()));
+    }
+    assert_eq!(ada.end().await.unwrap(), CloseCode::LogInAgain);
+    assert!(began.elapsed() < SOON / 2);
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    assert_dropped(&mut ada, all).await;
+}
+
+/// Holds the record as another program may: every write waits.
+fn hold_record(host: &Host) -> rusqlite::Connection {
+    let record = rusqlite::Connection::open(host.dir.path().join("data/record.db")).unwrap();
+    record.busy_timeout(SOON).unwrap();
+    record.execute_batch("BEGIN IMMEDIATE").unwrap();
+    record
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn session_ends_while_its_request_is_under_way() {
+    let host = start().await;
+    let (laptop, mut ada) = host.owner().await;
+    for end in [End::Cut, End::Close] {
+        let held = hold_record(&host);
+        ada.post(topic());
+        ada.post_all((0..FRAME).map(|_| topic()));
+        ada.push_out().await.unwrap();
+        match end {
+            End::Cut => drop(ada),
+            End::Close => ada.bye().await,
+        }
+        // The record is still held.
+        sessions(&host, 0).await;
+        held.execute_batch("ROLLBACK").unwrap();
+        ada = host.connect(laptop.credential()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keep_alive_is_answered_while_a_request_is_under_way() {
+    let host = start().await;
+    let (laptop, ada) = host.owner().await;
+    ada.bye().await;
+    let often = |config: &mut SessionConfig| {
+        config.timing.ping_idle = Duration::from_millis(100);
+        config.timing.ping_following = Duration::from_millis(100);
+        config.timing.ping_answer = Duration::from_secs(1);
+    };
+    let mut ada = host.connect_with(laptop.credential(), b"", often).await.unwrap();
+    let held = hold_record(&host);
+    let id = ada.post(topic());
+    // Longer than a PING may go unanswered.
+    let nothing = tokio::time::timeout(Duration::from_secs(3), ada.end());
+    assert!(nothing.await.is_err());
+    held.execute_batch("ROLLBACK").unwrap();
+    ada.answer(id).await;
+}
+
+/// A revocation ends the device's sessions even if the session that asked for it has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn revocation_goes_on_when_its_connection_is_cut() {
+    let host = Host::start_with(|config| config.timing.rekey_apart = Duration::ZERO).await;
+    let mut ada = host.connect(host.owner_invite().credential()).await.unwrap();
+    let laptop = ada.register("ada", Some("correct horse battery")).await.unwrap();
+    let mut stolen = host.connect(laptop.credential()).await.unwrap();
+    let login = password("ada", "correct horse battery");
+    let often = |config: &mut SessionConfig| config.timing.rekey_pause = Duration::ZERO;
+    let mut ada = host.connect_with(login, b"", often).await.unwrap();
+    let held = hold_record(&host);
+    ada.post(Op::RevokeDevice(proto::RevokeDevice { device: copy(&laptop.id.0) }));
+    // The answer to the rekey behind it shows that the request was begun.
+    assert!(ada.line.start_rekey());
+    while ada.line.session().facts().rekeys == 0 {
+        soon("a rekey", ada.pump()).await.unwrap();
+    }
+    let left = host.server.lines() - 1;
+    drop(ada);
+    sessions(&host, left).await;
+    held.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(stolen.end().await.unwrap(), CloseCode::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_are_recorded_in_order_behind_a_long_queue() {
+    let host = Host::start().await;
+    let (_, mut ada) = host.owner().await;
+    // More than is read ahead, in turns with requests that wait for the appends before them.
+    let text = "x".repeat(8000);
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        let read = Op::Read(proto::Read { conversation: LOBBY, limit: 1, ..Default::default() });
+        ids.extend(ada.post_all([append(LOBBY, &text), append(LOBBY, &text), read]));
+    }
+    let mut n = 0;
+    for three in ids.chunks(3) {
+        for id in &three[..2] {
+            n += 1;
+            assert_eq!(ack(ada.answer(*id).await).n, n);
+        }
+        assert_eq!(page(ada.answer(three[2]).await).head, n);
+    }
+}

@@ -1,0 +1,377 @@
+//! Every way to abuse a registration: a session that may register something is no oracle for
+//! anybody else's password, and one invite makes one user.
+
+use std::time::Duration;
+
+use crate::common::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use twinlock_core::credential::Credential;
+use twinlock_core::frame::{CloseCode, ErrorCode};
+use twinlock_core::handshake::Enrolment;
+use twinlock_core::id::DeviceId;
+use twinlock_core::proto::{self, Role, Why, answer::Result as Answered, request::Op};
+use twinlock_link::OsEntropy;
+
+/// A request that would be answered if the session could have it evaluated.
+fn evaluate(password: bool, device: bool) -> Op {
+    let request = |wanted: bool, credential| {
+        let (_, request) = Enrolment::start(&credential, &mut OsEntropy).unwrap();
+        if wanted { copy(&request) } else { copy(&[]) }
+    };
+    Op::RegisterEvaluate(proto::RegisterEvaluate {
+        password_request: request(password, self::password("ada", "correct horse")),
+        device_request: request(device, Device::unknown().credential()),
+    })
+}
+
+fn finish() -> Op {
+    Op::RegisterFinish(proto::RegisterFinish {
+        password_record: copy(&[]),
+        device_record: copy(&[2; 192]),
+    })
+}
+
+/// The owner's session, and a session of a fresh invite, for `user` or anybody.
+async fn invited(host: &Host, user: &str) -> (Client, Client, Invite) {
+    let (_, mut ada) = host.owner().await;
+    let invite = ada.invite(Role::Member, user).await.unwrap();
+    let session = host.connect(invite.credential()).await.unwrap();
+    (ada, session, invite)
+}
+
+#[tokio::test]
+async fn an_invite_for_a_name_registers_no_other() {
+    let host = Host::start().await;
+    let (_ada, mut session, _) = invited(&host, "bob").await;
+    assert_eq!(session.info.invite.as_ref().unwrap().user, "bob");
+    for name in ["eve", "ada", "bob2"] {
+        assert_eq!(session.begin(name, true, true).await, Err(Why::NotAllowed), "{name}");
+        assert_eq!(session.ask(evaluate(true, true)).await, Err(Why::NotAllowed));
+    }
+    assert_eq!(session.begin("Bob", true, true).await, Err(Why::NameBad));
+    session.register("bob", None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_that_somebody_has_is_never_evaluated() {
+    let host = Host::start().await;
+    let (mut ada, mut session, _) = invited(&host, "").await;
+    assert_eq!(session.begin("ada", true, true).await, Err(Why::NameTaken));
+    assert_eq!(session.ask(evaluate(true, true)).await, Err(Why::NotAllowed));
+    // Taken between the beginning and step 1, and between step 1 and the commit.
+    let ids = session.begin("bob", true, true).await.unwrap();
+    let other = ada.invite(Role::Member, "").await.unwrap();
+    host.join(&other, "bob").await;
+    assert_eq!(session.ask(evaluate(true, true)).await, Err(Why::NameTaken));
+    assert_eq!(session.ask(finish()).await, Err(Why::NotAllowed));
+
+    session.begin("carol", false, true).await.unwrap();
+    assert!(session.ask(evaluate(false, true)).await.is_ok());
+    let other = ada.invite(Role::Member, "").await.unwrap();
+    host.join(&other, "carol").await;
+    let device = Device { id: DeviceId(ids.device.as_ref().try_into().unwrap()), secret: random() };
+    let record = a_record(device);
+    let records =
+        proto::RegisterFinish { password_record: copy(&[]), device_record: copy(&record) };
+    assert_eq!(session.ask(Op::RegisterFinish(records)).await, Err(Why::NameTaken));
+    // The invite is still good for a name that is free.
+    session.register("dave", None).await.unwrap();
+}
+
+/// A record that a server can keep, though not this one's.
+fn a_record(device: Device) -> [u8; 192] {
+    let setup = twinlock_core::opaque::ServerSetup::generate(&mut OsEntropy);
+    let credential = device.credential();
+    twinlock_core::handshake::self_register(&setup, &credential, &mut OsEntropy).unwrap()
+}
+
+#[tokio::test]
+async fn steps_out_of_order_or_twice_get_nothing() {
+    let host = Host::start().await;
+    let (_ada, mut session, _) = invited(&host, "").await;
+    assert_eq!(session.ask(evaluate(true, true)).await, Err(Why::NotAllowed));
+    assert_eq!(session.ask(finish()).await, Err(Why::NotAllowed));
+    session.begin("bob", false, true).await.unwrap();
+    assert_eq!(session.ask(finish()).await, Err(Why::NotAllowed));
+    session.begin("bob", false, true).await.unwrap();
+    assert!(session.ask(evaluate(false, true)).await.is_ok());
+    assert_eq!(session.ask(evaluate(false, true)).await, Err(Why::NotAllowed));
+    // Twice ended it.
+    assert_eq!(session.ask(finish()).await, Err(Why::NotAllowed));
+    // What was not begun is not evaluated along with what was.
+    session.begin("bob", false, true).await.unwrap();
+    assert_eq!(session.ask(evaluate(true, true)).await, Err(Why::Malformed));
+    session.begin("bob", true, true).await.unwrap();
+    assert_eq!(session.ask(evaluate(false, true)).await, Err(Why::Malformed));
+}
+
+#[tokio::test]
+async fn eight_registrations_are_begun_in_a_session_and_no_more() {
+    let host = Host::start().await;
+    let (_ada, mut session, invite) = invited(&host, "").await;
+    for n in 0..8 {
+        assert!(session.begin(&format!("bob{n}"), false, true).await.is_ok());
+    }
+    assert_eq!(session.begin("bob", false, true).await, Err(Why::NotAllowed));
+    assert_eq!(session.ask(evaluate(false, true)).await, Err(Why::NotAllowed));
+    host.join(&invite, "bob").await;
+}
+
+#[tokio::test]
+async fn each_evaluation_of_a_name_costs_a_token_of_that_name() {
+    let host = Host::start().await;
+    let (_ada, mut session, _) = invited(&host, "").await;
+    for _ in 0..5 {
+        session.begin("bob", true, true).await.unwrap();
+        assert!(session.ask(evaluate(true, true)).await.is_ok());
+    }
+    session.begin("bob", true, true).await.unwrap();
+    let id = session.post(evaluate(true, true));
+    let Answered::Refusal(refusal) = session.answer(id).await else { panic!() };
+    assert_eq!(refusal.why(), Why::Busy);
+    assert!((1..=31).contains(&refusal.retry_seconds), "{refusal:?}");
+    // A login by that name would have to wait as well; another name would not.
+    let hello = hello(&host, password("bob", "correct horse")).await;
+    assert!(matches!(hello, Err(ErrorCode::Busy(1..=31))), "{hello:?}");
+    session.begin("carol", true, true).await.unwrap();
+    assert!(session.ask(evaluate(true, true)).await.is_ok());
+}
+
+/// Sends HELLO: whether there is a CHALLENGE, which has one length only, or an ERROR instead.
+async fn hello(host: &Host, credential: Credential) -> Result<(), ErrorCode> {
+    crate::common::hello(&mut host.tls().await, credential).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_device_registers_nothing_and_an_invite_does_nothing_else() {
+    let host = Host::start().await;
+    let (mut ada, mut session, _) = invited(&host, "").await;
+    assert_eq!(ada.begin("bob", true, true).await, Err(Why::NotAllowed));
+    assert_eq!(ada.ask(evaluate(true, true)).await, Err(Why::NotAllowed));
+    assert_eq!(ada.ask(finish()).await, Err(Why::NotAllowed));
+
+    for op in everything_but_registering() {
+        assert_eq!(session.ask(op.clone()).await, Err(Why::NotAllowed), "{op:?}");
+    }
+    // An invite makes a user together with a device.
+    assert_eq!(session.begin("bob", true, false).await, Err(Why::Malformed));
+    assert_eq!(session.begin("bob", false, false).await, Err(Why::Malformed));
+    assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 0);
+}
+
+fn everything_but_registering() -> Vec<Op> {
+    let conversation = LOBBY;
+    let name = || "ops".to_owned();
+    vec![
+        append(LOBBY, "hello"),
+        Op::Follow(proto::Follow { conversation, after: 0 }),
+        Op::Unfollow(proto::Unfollow { conversation }),
+        Op::Read(proto::Read { conversation, ..proto::Read::default() }),
+        Op::Mark(proto::Mark { conversation, n: 0 }),
+        Op::Search(proto::Search { conversation, ..proto::Search::default() }),
+        Op::ListConversations(proto::ListConversations::default()),
+        Op::CreateRoom(proto::CreateRoom { name: name(), topic: String::new() }),
+        Op::JoinRoom(proto::JoinRoom { name: name() }),
+        Op::FindRoom(proto::FindRoom { name: name() }),
+        Op::LeaveRoom(proto::LeaveRoom { conversation }),
+        Op::ListMembers(proto::ListMembers { conversation, after: String::new() }),
+        Op::SetTopic(proto::SetTopic { conversation, topic: String::new() }),
+        Op::OpenDirect(proto::OpenDirect { user: "ada".to_owned() }),
+        Op::ListPeople(proto::ListPeople { watch: true, after: String::new() }),
+        Op::MakeInvite(proto::MakeInvite::default()),
+        Op::ListDevices(proto::ListDevices {}),
+        Op::RevokeDevice(proto::RevokeDevice { device: copy(&[0; 16]) }),
+    ]
+}
+
+#[tokio::test]
+async fn a_password_session_manages_its_own_for_five_minutes_and_nothing_else() {
+    let host = Host::start_with(|config| config.limits.fresh_password = Duration::MAX).await;
+    let mut session = host.connect(host.owner_invite().credential()).await.unwrap();
+    let laptop = session.register("ada", Some("correct horse")).await.unwrap();
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    let (bobs, _bob) = host.member(&mut ada, "bob").await;
+
+    let mut by_password = host.connect(password("ada", "correct horse")).await.unwrap();
+    for op in everything_but_registering() {
+        match op {
+            Op::ListDevices(_) => {
+                let Ok(Answered::Devices(list)) = by_password.ask(op).await else { panic!() };
+                let ids: Vec<_> = list.devices.iter().map(|d| (&*d.id, d.current)).collect();
+                assert_eq!(ids, [(&laptop.id.0[..], false)]);
+            }
+            Op::RevokeDevice(_) => {
+                let bobs = proto::RevokeDevice { device: copy(&bobs.id.0) };
+                let refused = by_password.ask(Op::RevokeDevice(bobs)).await;
+                assert_eq!(refused, Err(Why::NotFound));
+            }
+            op => assert_eq!(by_password.ask(op.clone()).await, Err(Why::NotAllowed), "{op:?}"),
+        }
+    }
+    // Whatever name it gives, what is registered is its own; and one thing at a time.
+    assert_eq!(by_password.begin("bob", true, true).await, Err(Why::Malformed));
+    by_password.begin("bob", true, false).await.unwrap();
+    let other = host.connect(password("ada", "correct horse")).await.unwrap();
+    by_password.enrol(Some(password("ada", "battery staple")), None).await.unwrap();
+    assert!(hello(&host, password("bob", "battery staple")).await.is_ok());
+    assert!(host.connect(password("bob", "battery staple")).await.is_err());
+    // The user's other sessions by the old password end, those of devices do not.
+    let mut other = other;
+    assert_eq!(other.end().await.unwrap(), CloseCode::LogInAgain);
+    assert!(ada.append(LOBBY, "still here").await.is_ok());
+
+    // A stolen laptop is thrown out at once.
+    let revoke = proto::RevokeDevice { device: copy(&laptop.id.0) };
+    by_password.ask(Op::RevokeDevice(revoke)).await.map(done).unwrap();
+    assert_eq!(ada.end().await.unwrap(), CloseCode::Revoked);
+    assert!(host.connect(laptop.credential()).await.err().unwrap().is_refused());
+
+    let host = host.restart(|config| config.limits.fresh_password = Duration::ZERO).await;
+    let mut late = host.connect(password("ada", "battery staple")).await.unwrap();
+    assert_eq!(late.begin("", true, false).await, Err(Why::LogInAgain));
+    let list = Op::ListDevices(proto::ListDevices {});
+    assert_eq!(late.ask(list).await, Err(Why::LogInAgain));
+}
+
+#[tokio::test]
+async fn one_invite_used_at_the_same_moment_makes_one_user() {
+    let host = Host::start().await;
+    let (mut ada, first, invite) = invited(&host, "").await;
+    let mut sessions = vec![first];
+    for _ in 0..5 {
+        sessions.push(host.connect(invite.credential()).await.unwrap());
+    }
+    // Everybody gets as far as the commit; then all at once.
+    let mut commits = Vec::new();
+    for (n, session) in sessions.iter_mut().enumerate() {
+        let ids = session.begin(&format!("bob{n}"), false, true).await.unwrap();
+        let id = DeviceId(ids.device.as_ref().try_into().unwrap());
+        let credential = Device { id, secret: random() }.credential();
+        let (enrolment, request) = Enrolment::start(&credential, &mut OsEntropy).unwrap();
+        let evaluate =
+            proto::RegisterEvaluate { password_request: copy(&[]), device_request: copy(&request) };
+        let response = session.ask(Op::RegisterEvaluate(evaluate)).await.unwrap();
+        let Answered::RegisterResponse(response) = response else { panic!() };
+        let response = response.device_response.as_ref().try_into().unwrap();
+        let record = enrolment.finish(response, &host.key(), &mut OsEntropy).unwrap();
+        commits.push(proto::RegisterFinish {
+            password_record: copy(&[]),
+            device_record: copy(&record),
+        });
+    }
+    let mut racing = Vec::new();
+    for (mut session, commit) in sessions.into_iter().zip(commits) {
+        racing.push(tokio::spawn(async move {
+            let result = session.ask(Op::RegisterFinish(commit)).await;
+            (session, result)
+        }));
+    }
+    let mut winners = 0;
+    for racer in racing {
+        let (mut session, result) = racer.await.unwrap();
+        match result {
+            Ok(_) => winners += 1,
+            Err(why) => assert_eq!(why, Why::AlreadyUsed),
+        }
+        assert_eq!(session.begin("late", false, true).await, Err(Why::AlreadyUsed));
+    }
+    assert_eq!(winners, 1);
+    let people = Op::ListPeople(proto::ListPeople::default());
+    let Ok(Answered::People(people)) = ada.ask(people).await else { panic!() };
+    assert_eq!(people.people.len(), 2);
+    assert!(host.connect(invite.credential()).await.err().unwrap().is_refused());
+}
+
+#[tokio::test]
+async fn an_invite_session_is_counted_too() {
+    let host = Host::start_with(|config| config.limits.sessions_per_device = 2).await;
+    let invite = host.owner_invite();
+    let _first = host.connect(invite.credential()).await.unwrap();
+    let _second = host.connect(invite.credential()).await.unwrap();
+    let mut third = host.connect(invite.credential()).await.unwrap();
+    assert_eq!(third.end().await.unwrap(), CloseCode::Quota);
+}
+
+#[tokio::test]
+async fn known_and_unknown_names_look_the_same() {
+    let host = Host::start().await;
+    let mut session = host.connect(host.owner_invite().credential()).await.unwrap();
+    let laptop = session.register("ada", Some("correct horse")).await.unwrap();
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    let used = host.owner_invite();
+    let mut by_password = host.connect(password("ada", "correct horse")).await.unwrap();
+    let phone = by_password.register("", None).await.unwrap();
+    let revoke = proto::RevokeDevice { device: copy(&phone.id.0) };
+    by_password.ask(Op::RevokeDevice(revoke)).await.map(done).unwrap();
+    let expired = proto::MakeInvite { seconds: 1, ..proto::MakeInvite::default() };
+    let Ok(Answered::Invite(expired)) = ada.ask(Op::MakeInvite(expired)).await else { panic!() };
+    let expired = Invite {
+        id: expired.id.as_ref().try_into().unwrap(),
+        secret: expired.secret.as_ref().try_into().unwrap(),
+    };
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+
+    // With the right secret, where there is one: what is over is over.
+    for credential in [used.credential(), phone.credential(), expired.credential()] {
+        let id = credential.id();
+        assert!(host.connect(credential).await.err().unwrap().is_refused(), "{id:?}");
+    }
+    let wrong = Invite { secret: random(), ..used };
+    let ids = [
+        ("known", password("ada", "wrong horse")),
+        ("unknown", password("nobody", "wrong horse")),
+        ("device", Device { secret: random(), ..laptop }.credential()),
+        ("unknown device", Device::unknown().credential()),
+        ("used invite", wrong.credential()),
+    ];
+    for (what, credential) in ids {
+        assert_eq!(hello(&host, credential).await, Ok(()), "{what}");
+    }
+    for credential in [password("ada", "correct horse"), password("nobody", "correct horse")] {
+        assert_eq!(wrong_proof(&host, credential).await, ErrorCode::Refused);
+    }
+}
+
+/// A login whose PROOF is wrong.
+async fn wrong_proof(host: &Host, credential: Credential) -> ErrorCode {
+    let mut io = host.tls().await;
+    crate::common::hello(&mut io, credential).await.unwrap();
+    let proof = [&[3, 0, 0, 64], &random::<64>()[..]].concat();
+    io.write_all(&proof).await.unwrap();
+    let mut header = [0; 4];
+    io.read_exact(&mut header).await.unwrap();
+    assert_eq!(header, [0x0e, 0, 0, 3]);
+    let code = error(&mut io).await;
+    assert_eq!(rest(&mut io).await, b"");
+    code
+}
+
+#[tokio::test]
+async fn guesses_slow_down_for_every_name_and_disturb_nobody_who_is_logged_in() {
+    let host = Host::start_with(|config| config.limits.logins_per_minute = 1000).await;
+    let (laptop, mut ada) = host.owner().await;
+    // Existing or not; finished or not.
+    for name in ["ada", "nobody"] {
+        for _ in 0..5 {
+            assert_eq!(hello(&host, password(name, "wrong horse")).await, Ok(()));
+        }
+        let busy = hello(&host, password(name, "wrong horse")).await;
+        assert!(matches!(busy, Err(ErrorCode::Busy(29..=31))), "{name}: {busy:?}");
+    }
+    assert!(ada.append(LOBBY, "undisturbed").await.is_ok());
+    assert!(host.connect(laptop.credential()).await.is_ok());
+}
+
+#[tokio::test]
+async fn one_address_tries_a_few_times_a_minute_and_success_costs_nothing() {
+    let host = Host::start_with(|config| config.limits.logins_per_minute = 6).await;
+    let (laptop, _ada) = host.owner().await;
+    for _ in 0..10 {
+        host.connect(laptop.credential()).await.unwrap().bye().await;
+    }
+    for _ in 0..6 {
+        assert_eq!(hello(&host, Device::unknown().credential()).await, Ok(()));
+    }
+    let busy = hello(&host, Device::unknown().credential()).await;
+    assert!(matches!(busy, Err(ErrorCode::Busy(9..=11))), "{busy:?}");
+}

@@ -1,0 +1,112 @@
+//! What an address that others use up leaves to those who have a right to log in.
+
+use crate::common::*;
+use tokio::net::TcpStream;
+use twinlock_core::credential::Credential;
+use twinlock_core::frame::ErrorCode;
+
+async fn tcp(host: &Host) -> TcpStream {
+    TcpStream::connect(host.address()).await.unwrap()
+}
+
+/// Takes all login attempts of this address.
+async fn exhaust(host: &Host) {
+    let exhausted = async {
+        loop {
+            match hello(&mut host.tls().await, Device::unknown().credential()).await {
+                Ok(_) => {}
+                Err(ErrorCode::Busy(_)) => return,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    };
+    soon("an exhausted address", exhausted).await;
+}
+
+async fn is_busy(host: &Host, credential: Credential) -> bool {
+    matches!(hello(&mut host.tls().await, credential).await, Err(ErrorCode::Busy(_)))
+}
+
+#[tokio::test]
+async fn slots_of_idle_connections_go_to_who_logs_in() {
+    let host = Host::start().await;
+    let (laptop, _ada) = host.owner().await;
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        idle.push(tcp(&host).await);
+    }
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    assert!(ada.append(LOBBY, "in").await.is_ok());
+    // The oldest made way: of eight slots, one was the login's.
+    for mut oldest in idle.drain(..12) {
+        assert_eq!(rest(&mut oldest).await, b"");
+    }
+    for newest in &idle[1..] {
+        let waiting = newest.try_read(&mut [0; 1]).unwrap_err();
+        assert_eq!(waiting.kind(), std::io::ErrorKind::WouldBlock);
+    }
+}
+
+#[tokio::test]
+async fn slots_of_unfinished_logins_go_to_who_comes_later() {
+    let host = Host::start().await;
+    let (laptop, _ada) = host.owner().await;
+    let mut unfinished = Vec::new();
+    for _ in 0..8 {
+        let mut io = host.tls().await;
+        hello(&mut io, Device::unknown().credential()).await.unwrap();
+        unfinished.push(io);
+    }
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
+    assert!(ada.append(LOBBY, "in").await.is_ok());
+}
+
+#[tokio::test]
+async fn device_logs_in_from_an_exhausted_address() {
+    let host = Host::start().await;
+    let (laptop, mut ada) = host.owner().await;
+    let phone = {
+        let invite = ada.invite(twinlock_core::proto::Role::Member, "bob").await.unwrap();
+        host.join(&invite, "bob").await
+    };
+    let mut bob = host.connect(phone.credential()).await.unwrap();
+    let revoke = twinlock_core::proto::RevokeDevice { device: copy(&phone.id.0) };
+    bob.ask(twinlock_core::proto::request::Op::RevokeDevice(revoke)).await.map(done).unwrap();
+    let invite = ada.invite(twinlock_core::proto::Role::Member, "").await.unwrap();
+    exhaust(&host).await;
+    for _ in 0..3 {
+        let mut ada = host.connect(laptop.credential()).await.unwrap();
+        assert!(ada.append(LOBBY, "in").await.is_ok());
+    }
+    // Others wait, whether they exist or not.
+    for credential in [
+        invite.credential(),
+        Invite { id: random(), secret: random() }.credential(),
+        password("ada", "wrong horse battery"),
+        password("nobody", "wrong horse battery"),
+        phone.credential(),
+        Device::unknown().credential(),
+    ] {
+        let id = credential.id();
+        assert!(is_busy(&host, credential).await, "{id:?}");
+    }
+}
+
+/// Members know each other's device ids. Unfinished logins with one cost its owner nothing.
+#[tokio::test]
+async fn device_logs_in_while_others_use_its_id() {
+    let host = Host::start().await;
+    let (laptop, _ada) = host.owner().await;
+    let wrong = Device { secret: random(), ..laptop };
+    for _ in 0..19 {
+        assert!(!is_busy(&host, wrong.credential()).await);
+    }
+    host.connect(laptop.credential()).await.unwrap();
+    // Beyond the device's bound they count for the address.
+    let mut counted = 0;
+    while !is_busy(&host, wrong.credential()).await {
+        counted += 1;
+        assert!(counted < 60);
+    }
+    assert!(counted >= 20, "{counted}");
+}

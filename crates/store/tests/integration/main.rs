@@ -1,0 +1,19 @@
+//! What every store promises, and what SQLite alone must.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod common;
+mod conformance;
+mod sqlite_files;
+mod sqlite_full;
+mod sqlite_kill;
+mod sqlite_tampered;
