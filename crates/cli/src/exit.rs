@@ -10,6 +10,8 @@ use twinlock_client::state::StateError;
 use twinlock_client::transfer::TransferError;
 use twinlock_core::proto::Why;
 
+use crate::args::Target;
+
 /// The documented exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -82,6 +84,17 @@ impl Failure {
 
     pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Self {
         self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// A refusal in whose words the room or person that it is about stands.
+    pub(crate) fn about(mut self, subject: &Target) -> Self {
+        let subject = subject.to_string();
+        let is_part = |c: char| c.is_alphanumeric() || "@._-".contains(c);
+        let stands_there = self.message.split(|c| !is_part(c)).any(|word| word == subject);
+        if self.exit == Exit::ServerSaidNo && !self.message.is_empty() && !stands_there {
+            self.message = format!("{subject}: {}", self.message);
+        }
         self
     }
 

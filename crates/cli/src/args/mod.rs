@@ -462,6 +462,27 @@ pub(crate) enum Room {
     Topic(Topic),
 }
 
+impl Command {
+    /// The room or person that it is about, if it is one.
+    pub(crate) fn subject(&self) -> Option<Target> {
+        match self {
+            Self::Send(Send { words, .. }) | Self::Room(Room::Topic(Topic { words })) => {
+                words.first()?.parse().ok()
+            }
+            Self::Put(put) => put.files.last()?.to_str()?.parse().ok(),
+            Self::History(history) => Some(history.target.clone()),
+            Self::Get(get) => Some(get.target.clone()),
+            Self::Room(
+                Room::Create { name, .. }
+                | Room::Join { name }
+                | Room::Leave { name }
+                | Room::Members { name, .. },
+            ) => Some(name.clone()),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Topic {
     /// The room; then the new topic. A TEXT that begins with `-` goes after `--`

@@ -31,7 +31,8 @@ pub(crate) async fn run(command: Command, mut context: Context) -> Result<(), Fa
     if !matches!(command, Command::Join(_) | Command::Login(_)) {
         context.find_address()?;
     }
-    match command {
+    let subject = command.subject();
+    let ended = match command {
         Command::Join(join) => enrol::join(join, &context).await,
         Command::Login(login) => enrol::login(login, &context).await,
         Command::Chat(chat) => chat::run(chat, context).await,
@@ -53,5 +54,9 @@ pub(crate) async fn run(command: Command, mut context: Context) -> Result<(), Fa
         Command::Bench(bench) => bench::run(bench, context).await,
         // Dealt with before there is a runtime.
         Command::Serve(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
-    }
+    };
+    ended.map_err(|failure| match subject {
+        Some(subject) => failure.about(&subject),
+        None => failure,
+    })
 }

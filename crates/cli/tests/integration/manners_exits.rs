@@ -181,3 +181,29 @@ fn a_refused_file_name_is_told_the_rule_for_files() {
     }
     ada.run(&["put", file, "lobby", "--name", "one line"]).exits(0);
 }
+
+#[test]
+fn refusals_name_the_room_or_person() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    bob.run(&["room", "create", "hidden"]).exits(0);
+    let file = ada.home.join("file");
+    std::fs::write(&file, "x").unwrap();
+    let file = file.to_str().unwrap();
+    for (args, about) in [
+        (&["send", "#hidden", "hello"][..], "hidden"),
+        (&["send", "@nobody", "hello"], "@nobody"),
+        (&["put", file, "hidden"], "hidden"),
+        (&["get", "hidden", "1"], "hidden"),
+        (&["history", "hidden"], "hidden"),
+        (&["room", "members", "hidden"], "hidden"),
+        (&["room", "topic", "hidden", "new"], "hidden"),
+        (&["room", "create", "hidden"], "hidden"),
+        (&["room", "join", "nowhere"], "nowhere"),
+        (&["room", "leave", "lobby"], "lobby"),
+    ] {
+        let ran = ada.run(args).exits(7);
+        assert!(ran.err.contains(about), "{args:?}: {ran:?}");
+    }
+}
