@@ -170,9 +170,6 @@ fn limit(limit: Limit, most: u64) -> Option<String> {
         Limit::FileCountPerUser => {
             (format!("at most {most} files of one user"), "files-number-per-user", "")
         }
-        Limit::PartialFilesPerUser => {
-            (format!("at most {most} unfinished uploads of one user"), "", "")
-        }
         Limit::DiskReserve => (
             format!("files leave {} of the server's disk free", bytes(most)),
             "disk-reserve-mib",

@@ -69,6 +69,7 @@ pub(crate) fn conversation(conversation: &Conversation) -> proto::Conversation {
         members: conversation.members,
         created_ms: conversation.created_ms,
         joined: conversation.joined,
+        own: conversation.own,
     }
 }
 

@@ -21,6 +21,11 @@ struct RoomJson<'a> {
     joined: bool,
 }
 
+/// Entries after the read marker that others wrote.
+pub(crate) fn unread(room: &proto::Conversation) -> u64 {
+    room.head.saturating_sub(room.read).saturating_sub(room.own)
+}
+
 pub(crate) async fn list(args: Rooms, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let rooms = client.conversations(args.joinable).await?;
@@ -28,7 +33,7 @@ pub(crate) async fn list(args: Rooms, context: &Context) -> Result<(), Failure> 
     let width = rooms.iter().map(|room| target_of(room).len()).max().unwrap_or(0);
     for room in &rooms {
         let name = target_of(room);
-        let unread = room.head.saturating_sub(room.read);
+        let unread = unread(room);
         if args.json {
             context.out.json(&RoomJson {
                 conversation: name,

@@ -705,6 +705,9 @@ pub struct Conversation {
     /// this user is in it
     #[prost(bool, tag = "11")]
     pub joined: bool,
+    /// entries after `read` that this user wrote, of the newest 100
+    #[prost(uint64, tag = "12")]
+    pub own: u64,
 }
 /// Nested message and enum types in `Conversation`.
 pub mod conversation {
@@ -975,8 +978,6 @@ pub enum Limit {
     FilesPerUser = 12,
     /// files of one user
     FileCountPerUser = 13,
-    /// uploads of one user that are not finished; no setting
-    PartialFilesPerUser = 14,
     /// bytes of the disk that files leave free
     DiskReserve = 15,
     /// of a topic; no setting
@@ -1011,7 +1012,6 @@ impl Limit {
             Self::LargestFile => "LARGEST_FILE",
             Self::FilesPerUser => "FILES_PER_USER",
             Self::FileCountPerUser => "FILE_COUNT_PER_USER",
-            Self::PartialFilesPerUser => "PARTIAL_FILES_PER_USER",
             Self::DiskReserve => "DISK_RESERVE",
             Self::TopicBytes => "TOPIC_BYTES",
             Self::TextBytes => "TEXT_BYTES",
@@ -1037,7 +1037,6 @@ impl Limit {
             "LARGEST_FILE" => Some(Self::LargestFile),
             "FILES_PER_USER" => Some(Self::FilesPerUser),
             "FILE_COUNT_PER_USER" => Some(Self::FileCountPerUser),
-            "PARTIAL_FILES_PER_USER" => Some(Self::PartialFilesPerUser),
             "DISK_RESERVE" => Some(Self::DiskReserve),
             "TOPIC_BYTES" => Some(Self::TopicBytes),
             "TEXT_BYTES" => Some(Self::TextBytes),

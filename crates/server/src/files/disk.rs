@@ -168,7 +168,7 @@ pub(super) fn room_of(disk: &StatVfs, reserve: Option<u64>) -> Room {
         0 => u64::MAX,
         all => disk.f_favail.saturating_sub(INODES.min(all / INODES_PART)),
     };
-    Room { bytes, files }
+    Room { bytes, files, reserve }
 }
 
 /// The folder of uploads under way. Those of content have two letters.

@@ -156,7 +156,8 @@ impl Files {
         let room = self.blobs.room().await?;
         // The content takes a block at least, however small it is.
         if charge(id).saturating_sub(had) > room.bytes.saturating_sub(others.to_come) {
-            return Err(FilesError::Full.into());
+            tracing::error!(error = %FilesError::Full, "files");
+            return Err(Denied::Over(Why::Storage, Limit::DiskReserve, room.reserve));
         }
         // A partial upload has its inode already, and its content is a hard link to it.
         if had == 0 && room.files <= others.number {

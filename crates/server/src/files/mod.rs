@@ -131,6 +131,8 @@ pub(crate) struct Room {
     pub(crate) bytes: u64,
     /// Files: inodes of the disk, on one that counts them.
     pub(crate) files: u64,
+    /// Bytes of the disk that stay free.
+    pub(crate) reserve: u64,
 }
 
 /// What there is of an upload.

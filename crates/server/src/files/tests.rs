@@ -289,7 +289,8 @@ fn room_leaves_bytes_and_inodes_to_the_record() {
         [(0, 0, u64::MAX), (1_000_000, 5000, 4000), (1_000_000, 999, 0), (2000, 30, 10)]
     {
         (disk.f_files, disk.f_favail) = (all, free);
-        assert_eq!(disk::room_of(&disk, Some(96 << 12)), Room { bytes: 904 << 12, files });
+        let (bytes, reserve) = (904 << 12, 96 << 12);
+        assert_eq!(disk::room_of(&disk, Some(reserve)), Room { bytes, files, reserve });
     }
     // 5 % of 4 GiB are more than there is.
     assert_eq!(disk::room_of(&disk, None).bytes, 0);

@@ -7,18 +7,6 @@ use twinlock_core::proto::answer::Result as Answered;
 use twinlock_core::proto::{self, Limit, Role, Why, request::Op};
 
 /// A refusal with its limit.
-async fn refused(client: &mut Client, op: Op) -> proto::Refusal {
-    let id = client.post(op);
-    match client.answer(id).await {
-        Answered::Refusal(refusal) => refusal,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn told(refusal: &proto::Refusal) -> (Why, Limit, u64) {
-    (refusal.why(), refusal.limit(), refusal.most)
-}
-
 fn search(conversation: u64, text: &str) -> Op {
     Op::Search(proto::Search { conversation, text: text.into(), ..Default::default() })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::files::*;
 use crate::common::*;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::proto::{self, Limit, Why, answer::Result as Answered, item::What, request::Op};
 
 const MIB: usize = 1024 * 1024;
 
@@ -326,8 +326,9 @@ async fn at_most_eight_transfers_are_open_and_a_ninth_can_come_again() {
     for _ in 0..8 {
         open.push(ada.offer(put(random(), "x", 9)).await.unwrap().transfer);
     }
-    assert_eq!(ada.offer(put(random(), "x", 9)).await, Err(Why::Busy));
-    assert_eq!(ada.ask(Op::GetFile(get(1))).await, Err(Why::Busy));
+    for ninth in [Op::PutFile(put(random(), "x", 9)), Op::GetFile(get(1))] {
+        assert_eq!(told(&refused(&mut ada, ninth).await), (Why::Busy, Limit::Transfers, 8));
+    }
     let abort = proto::AbortFile { transfer: open[0] };
     ada.ask(Op::AbortFile(abort)).await.map(done).unwrap();
     let ninth = ada.offer(put(random(), "x", 9)).await.unwrap().transfer;
@@ -408,7 +409,8 @@ async fn a_full_disk_is_told_before_the_first_byte_and_recovers() {
     let host = Host::start_with(|config| config.limits.disk_reserve = Some(u64::MAX)).await;
     let (laptop, mut ada) = host.owner().await;
     let (id, data): ([u8; 16], _) = (random(), content(1, MIB));
-    assert_eq!(ada.offer(put(id, "x", 1 << 20)).await, Err(Why::Storage));
+    let no = refused(&mut ada, Op::PutFile(put(id, "x", 1 << 20))).await;
+    assert_eq!(told(&no), (Why::Storage, Limit::DiskReserve, u64::MAX));
     // Talking goes on.
     ada.append(LOBBY, "full").await.unwrap();
     assert_eq!((blobs(&host), partials(&host)), (vec![], vec![]));

@@ -1,7 +1,7 @@
 //! Laws of conversations.
 
 use super::*;
-use crate::{Conversation, Form, Joined, LOBBY};
+use crate::{Conversation, Form, Joined, LOBBY, OWN_COUNTED};
 
 fn there(found: Option<Conversation>) -> Result<Conversation, Why> {
     found.ok_or_else(|| Why("a conversation is not there".into()))
@@ -198,6 +198,27 @@ pub(super) async fn read_markers_only_go_forward(bench: &Bench) -> Lawful {
     say(&*store, entry(LOBBY, &bob, "x")).await?;
     store.mark_read(&ada, LOBBY, 99).await?;
     equal!(there(store.conversation(&ada, LOBBY).await?)?.read, 6);
+    // One's own entries are counted apart, among the newest.
+    for user in [&bob, &ada, &bob, &ada] {
+        say(&*store, entry(LOBBY, user, "x")).await?;
+    }
+    for (user, read, own) in [(&ada, 6, 2), (&bob, 0, 3)] {
+        let lobby = there(store.conversation(user, LOBBY).await?)?;
+        equal!((lobby.read, lobby.own), (read, own));
+        let list = store.conversations(user, false, 0, 9).await?;
+        equal!(list.first(), Some(&lobby));
+    }
+    store.mark_read(&ada, LOBBY, 9).await?;
+    equal!(there(store.conversation(&ada, LOBBY).await?)?.own, 1);
+    store.mark_read(&ada, LOBBY, 99).await?;
+    for (user, entries) in [(&ada, OWN_COUNTED - 1), (&bob, 1)] {
+        for _ in 0..entries {
+            say(&*store, entry(LOBBY, user, "x")).await?;
+        }
+    }
+    equal!(there(store.conversation(&ada, LOBBY).await?)?.own, OWN_COUNTED - 1);
+    say(&*store, entry(LOBBY, &bob, "x")).await?;
+    equal!(there(store.conversation(&ada, LOBBY).await?)?.own, OWN_COUNTED - 2);
     // Entries from before a join count as read.
     let ops = name("ops")?;
     let room = there(store.create_room(&ada, &ops, "").await?)?.id;
@@ -212,7 +233,7 @@ pub(super) async fn read_markers_only_go_forward(bench: &Bench) -> Lawful {
     store.mark_read(&name("nobody")?, LOBBY, 1).await?;
     drop(store);
     let store = bench.open()?;
-    equal!(there(store.conversation(&ada, LOBBY).await?)?.read, 6);
+    equal!(there(store.conversation(&ada, LOBBY).await?)?.read, 10);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use twinlock_core::id::{ConversationId, Name, ServerKey};
 use super::entries;
 use super::recorder::Desk;
 use super::row::{get_name, get_optional_name, get_uint, int, limit};
-use crate::{Bound, Bounds, Conversation, Form, Joined, LOBBY, StoreError};
+use crate::{Bound, Bounds, Conversation, Form, Joined, LOBBY, OWN_COUNTED, StoreError};
 
 /// What [`get`] reads, and then the asker's read marker; NULL: not a member.
 const COLUMNS: &str = "c.id, c.name, c.low, c.high, c.topic, c.server_key, c.members, c.created_ms";
@@ -32,7 +32,14 @@ fn get(conn: &Connection, row: &Row<'_>, user: &Name) -> Result<Conversation, St
     };
     let server_key = ServerKey(row.get(5)?);
     let (head, head_link) = entries::head(conn, id, &server_key)?;
-    let read: Option<i64> = row.get(8)?;
+    let marker: Option<i64> = row.get(8)?;
+    let read = marker.map(super::row::uint).unwrap_or_default();
+    let own = match marker {
+        Some(_) => {
+            entries::by_user_after(conn, id, user, read.max(head.saturating_sub(OWN_COUNTED)))?
+        }
+        None => 0,
+    };
     Ok(Conversation {
         id,
         form,
@@ -40,10 +47,11 @@ fn get(conn: &Connection, row: &Row<'_>, user: &Name) -> Result<Conversation, St
         server_key,
         head,
         head_link,
-        read: read.map(super::row::uint).unwrap_or_default(),
+        read,
+        own,
         members: row.get(6)?,
         created_ms: get_uint(row, 7)?,
-        joined: read.is_some(),
+        joined: marker.is_some(),
     })
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use twinlock_core::chain::{self, Kind};
-use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Salt, ServerKey};
+use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Name, Salt, ServerKey};
 
 use super::place::server_key;
 use super::recorder::Desk;
@@ -42,6 +42,22 @@ pub(super) fn get_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         content,
         link: Link(row.get(8)?),
     })
+}
+
+/// How many entries after the number `after` are by this user.
+pub(super) fn by_user_after(
+    conn: &Connection,
+    conversation: ConversationId,
+    user: &Name,
+    after: u64,
+) -> Result<u64, StoreError> {
+    let count = conn
+        .prepare_cached(
+            "SELECT count(*) FROM entries WHERE conversation = ?1 AND n > ?2
+                 AND user = (SELECT id FROM users WHERE name = ?3)",
+        )?
+        .query_row(params![int(conversation), int(after), user.as_str()], |row| get_uint(row, 0))?;
+    Ok(count)
 }
 
 /// The newest number of a conversation and its link; 0 and `link_0` while it is empty.

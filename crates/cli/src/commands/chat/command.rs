@@ -6,6 +6,7 @@ use twinlock_core::text::Untrusted;
 
 use super::{Talk, get_here};
 use crate::args::Target;
+use crate::commands::rooms;
 use crate::commands::status::session_words;
 use crate::entry::human;
 use crate::exit::Failure;
@@ -160,7 +161,7 @@ impl Talk {
         let joinable = self.ask(self.client.conversations(true)).await?;
         for room in own.iter().chain(&joinable) {
             let name = self.out.style(Style::Bold, &target_of(room));
-            let unread = room.head.saturating_sub(room.read);
+            let unread = rooms::unread(room);
             let state = match (room.joined, unread) {
                 (false, _) => "  (join it with /join)".to_owned(),
                 (true, 0) => String::new(),

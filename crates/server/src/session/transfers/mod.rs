@@ -19,7 +19,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use twinlock_core::id::{DeviceId, MessageId, Name, Sender};
-use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::proto::{self, Limit, Why, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::{SendError, Session};
 use twinlock_link::pace::ACK_EACH;
 
@@ -172,7 +172,7 @@ impl Transfers {
         let open = self.asked + uploads + self.downloads.len();
         // Two numbers a transfer: none of them comes again.
         if open >= MOST || self.uploads.len() >= MOST + LEAVING || self.next > u32::MAX - 4 {
-            return Err(Refused::for_now(Why::Busy, 1));
+            return Err(Refused::for_now(Why::Busy, 1).at(Limit::Transfers, MOST));
         }
         Ok(())
     }

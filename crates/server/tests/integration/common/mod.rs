@@ -276,6 +276,20 @@ impl NoLine {
     }
 }
 
+/// The refusal of a request that has to be refused.
+pub async fn refused(client: &mut Client, op: Op) -> proto::Refusal {
+    let id = client.post(op);
+    match client.answer(id).await {
+        Answered::Refusal(refusal) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The reason, limit and figure of a refusal.
+pub fn told(refusal: &proto::Refusal) -> (Why, proto::Limit, u64) {
+    (refusal.why(), refusal.limit(), refusal.most)
+}
+
 pub struct Client {
     pub line: Line<Io>,
     pub info: proto::ServerInfo,
