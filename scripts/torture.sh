@@ -49,7 +49,7 @@ part() {
         job=
     fi
     # Its figures, which a test's name may stand before.
-    sed -n -E 's/^(test .* \.\.\. )?((crash|power|network|return|disk|flood|hostile|secrets|timing): .*)$/\2/p' "$log"
+    sed -n -E 's/^(test .* \.\.\. )?((crash|power|network|return|disk|flood|hostile|attack|secrets|timing): .*)$/\2/p' "$log"
 }
 
 arguments=("$@")
@@ -74,6 +74,7 @@ part twinlock returns::
 part twinlock disk_fails::
 part twinlock torture_flood::
 part twinlock torture_hostile::
+part twinlock torture_members::
 # What is left on a stack, and what takes how long, is the build's that people run.
 build=("${release[@]}")
 part twinlock torture_secrets::

@@ -60,4 +60,5 @@ mod slots;
 mod tls_cut;
 mod torture_flood;
 mod torture_hostile;
+mod torture_members;
 mod torture_secrets;

@@ -146,9 +146,19 @@ impl Card {
         timeout(LONG, self.log_in()).await.expect("a login")
     }
 
+    /// The same; `None` if the server ends it before READY.
+    pub async fn try_connect(&self) -> Option<Raw> {
+        timeout(LONG, self.try_log_in()).await.expect("a login")
+    }
+
     async fn log_in(&self) -> Raw {
         let io = self.tls_from(Ipv4Addr::LOCALHOST).await.unwrap();
         Raw::over(io, self.credential(), self.key).await
+    }
+
+    async fn try_log_in(&self) -> Option<Raw> {
+        let io = self.tls_from(Ipv4Addr::LOCALHOST).await.ok()?;
+        Raw::try_over(io, self.credential(), self.key).await.ok()
     }
 }
 
@@ -199,6 +209,16 @@ pub struct Raw {
 
 impl Raw {
     pub async fn over(io: Io, credential: Credential, key: ServerKey) -> Self {
+        Self::try_over(io, credential, key).await.unwrap()
+    }
+
+    /// # Errors
+    /// Why there was no READY.
+    pub async fn try_over(
+        io: Io,
+        credential: Credential,
+        key: ServerKey,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let info = proto::ClientInfo {
             instance: Bytes::copy_from_slice(&random::<16>()),
             ..proto::ClientInfo::default()
@@ -210,12 +230,12 @@ impl Raw {
             max_version: 1,
             timing: Default::default(),
         };
-        let mut line = login(io, credential, Some(key), config).await.unwrap();
+        let mut line = login(io, credential, Some(key), config).await?;
         loop {
-            line.wait(None).await.unwrap();
-            match line.open_frame().unwrap() {
-                Event::Ready { .. } => return Self { line, next: 1 },
-                Event::Closed(code) => panic!("{code:?}"),
+            line.wait(None).await?;
+            match line.open_frame()? {
+                Event::Ready { .. } => return Ok(Self { line, next: 1 }),
+                Event::Closed(code) => return Err(format!("{code:?}").into()),
                 _ => {}
             }
         }

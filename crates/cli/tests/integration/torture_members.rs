@@ -1,0 +1,325 @@
+//! One member attacks the server with requests; another member's work stays quick, and the WAL small.
+//!
+//! `TWINLOCK_TORTURE=full` (`make torture`) builds a large record, attacks for longer and asserts the
+//! latency of the other member, which wants an otherwise idle machine. Without it the record is small and what is
+//! asserted does not depend on time: every answer comes, the attacker gets work done, the WAL stays bounded.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::common::raw::*;
+use crate::common::*;
+use bytes::Bytes;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::time::timeout;
+use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
+
+/// Share of a core that the attacker may use for itself.
+const BUDGET: f64 = 0.1;
+/// The other member's p99 for each operation under attack.
+const BOUND: Duration = Duration::from_millis(50);
+/// The WAL at its largest.
+const WAL: u64 = 128 << 20;
+/// Bytes of one text of the record.
+const TEXT: usize = 32_000;
+/// Between two rounds of the other member.
+const PACE: Duration = Duration::from_millis(5);
+
+/// Until a record is indexed, at most.
+const INDEXED: Duration = Duration::from_secs(300);
+/// Bytes of requests in a frame.
+const FRAME: usize = 60_000;
+
+/// What the other member does, in this order.
+const OPERATIONS: [&str; 4] = ["append", "list", "search", "login"];
+
+/// Runs the attacker's thread within [`BUDGET`].
+struct Budget {
+    began: Instant,
+}
+
+impl Budget {
+    fn new() -> Self {
+        Self { began: Instant::now() }
+    }
+
+    /// Waits until this thread has used no more than its share.
+    async fn wait(&self) {
+        let used = clock_gettime(ClockId::ThreadCPUTime);
+        let used = Duration::new(used.tv_sec as u64, used.tv_nsec as u32).as_secs_f64();
+        let due = Duration::from_secs_f64(used / BUDGET);
+        tokio::time::sleep(due.saturating_sub(self.began.elapsed())).await;
+    }
+}
+
+/// Posts requests in as few frames as they fit; the id of the last.
+fn post_all(line: &mut Raw, ops: impl IntoIterator<Item = Op>) -> u64 {
+    let (mut frame, mut size, mut last) = (Vec::new(), 0, 0);
+    let mut post = |frame: Vec<Op>| frame.len() as u64 + line.post(frame) - 1;
+    for op in ops {
+        // An id and lengths come to each.
+        let more = op.encoded_len() + 16;
+        if size + more > FRAME {
+            last = post(std::mem::take(&mut frame));
+            size = 0;
+        }
+        size += more;
+        frame.push(op);
+    }
+    if frame.is_empty() { last } else { post(frame) }
+}
+
+/// One round of an attack: what it does with a fresh connection, and then drops.
+type Attack = fn(u64) -> Vec<Op>;
+
+fn search(conversation: u64, text: &str) -> Op {
+    Op::Search(proto::Search { conversation, text: text.to_owned(), before: 0, limit: 50 })
+}
+
+/// A word, beginnings of some and of thousands of words, and two that few texts have both of.
+fn searches(_: u64) -> Vec<Op> {
+    let texts = ["w", "w12", "w1234", "w12a w34b", "w1a2b3 w12"];
+    texts.iter().cycle().take(2000).map(|text| search(LOBBY, text)).collect()
+}
+
+fn found_rooms(_: u64) -> Vec<Op> {
+    let find = |n| Op::FindRoom(proto::FindRoom { name: format!("room-{n}") });
+    (0..2000).map(find).collect()
+}
+
+fn joined_rooms(_: u64) -> Vec<Op> {
+    let join = |n| Op::JoinRoom(proto::JoinRoom { name: format!("room-{n}") });
+    (0..2000).map(join).collect()
+}
+
+fn lists(_: u64) -> Vec<Op> {
+    let each = |_| {
+        [
+            Op::ListConversations(proto::ListConversations { joinable: true, after: 0 }),
+            Op::ListConversations(proto::ListConversations { joinable: false, after: 0 }),
+            Op::ListMembers(proto::ListMembers { conversation: LOBBY, after: String::new() }),
+            Op::ListPeople(proto::ListPeople { after: String::new(), watch: false }),
+        ]
+    };
+    (0..500).flat_map(each).collect()
+}
+
+fn reads(_: u64) -> Vec<Op> {
+    let read =
+        |_| Op::Read(proto::Read { conversation: LOBBY, after: 0, limit: 1000, links: true });
+    (0..2000).map(read).collect()
+}
+
+fn texts_of(seed: u64) -> Vec<Op> {
+    (0..30).map(|n| append(LOBBY, &text(seed + n))).collect()
+}
+
+/// Unfinished uploads of the attacker.
+const PARTIALS: u64 = 16;
+/// Size of each, and what the server has of it.
+const UPLOAD: [usize; 2] = [16 * MIB, 7 * MIB];
+
+fn offer(n: u64) -> Op {
+    let file = proto::FileMeta { name: "f".into(), size: UPLOAD[0] as u64, ..Default::default() };
+    let message_id = Bytes::copy_from_slice(&u128::from(n).to_be_bytes());
+    Op::PutFile(proto::PutFile { conversation: LOBBY, message_id, file: Some(file) })
+}
+
+/// Uploads that are asked for and left, each of which the server has to hash.
+fn offers(_: u64) -> Vec<Op> {
+    (0..PARTIALS).map(offer).collect()
+}
+
+/// Sends the first part of upload `n`.
+async fn begin_upload(line: &mut Raw, n: u64) {
+    let accepted = match line.ask(offer(n)).await {
+        Answered::FileAccepted(accepted) => accepted,
+        other => panic!("{other:?}"),
+    };
+    let bytes = vec![n as u8; 32 << 10];
+    for at in (0..UPLOAD[1]).step_by(bytes.len()) {
+        line.line.session_mut().send_bulk(accepted.transfer, at as u64, &bytes).unwrap();
+    }
+    let taken = async {
+        loop {
+            for item in line.items().await.expect("the line stands") {
+                if matches!(item, What::FileAck(ack) if ack.offset as usize >= UPLOAD[1] - MIB) {
+                    return;
+                }
+            }
+        }
+    };
+    timeout(LONG, taken).await.expect("the server takes the bytes");
+}
+
+/// Words enough that a prefix finds many of them.
+fn text(seed: u64) -> String {
+    let mut chance = Chance::from(seed);
+    let mut text = String::with_capacity(TEXT + 16);
+    while text.len() < TEXT {
+        text.push_str(&format!("w{:x} ", chance.next() & 0xff_ffff));
+    }
+    text
+}
+
+/// What the other member's operations took, each sorted.
+type Took = [Vec<Duration>; 4];
+
+/// Works for so long as a member does. Also returns the largest size of the file `wal`, bytes.
+fn work(person: &tokio::runtime::Runtime, card: &Card, lasts: Duration, wal: &Path) -> (Took, u64) {
+    person.block_on(async {
+        let (mut took, mut largest) = (Took::default(), 0);
+        let mut line = card.connect().await;
+        let began = Instant::now();
+        let mut n = 0_u32;
+        while began.elapsed() < lasts {
+            let list =
+                Op::ListConversations(proto::ListConversations { joinable: false, after: 0 });
+            for (took, op) in took.iter_mut().zip([
+                append(LOBBY, "anybody there?"),
+                list,
+                search(LOBBY, "anybody"),
+            ]) {
+                let asked = Instant::now();
+                match line.ask(op).await {
+                    Answered::Refusal(refusal) => panic!("{refusal:?}"),
+                    _ => took.push(asked.elapsed()),
+                }
+            }
+            // A login is the attacker's work for the server too; every tenth round is enough.
+            if n.is_multiple_of(10) {
+                let asked = Instant::now();
+                let line = card.connect().await;
+                took[3].push(asked.elapsed());
+                line.line.close(twinlock_core::frame::CloseCode::Bye).await;
+            }
+            n += 1;
+            largest = largest.max(std::fs::metadata(wal).map_or(0, |wal| wal.len()));
+            tokio::time::sleep(PACE).await;
+        }
+        took.iter_mut().for_each(|took| took.sort());
+        (took, largest)
+    })
+}
+
+fn p99(took: &[Duration]) -> Duration {
+    took[(took.len() - 1) * 99 / 100]
+}
+
+/// Attacks until told to stop: connects, asks for all of it at once, leaves; over and over.
+fn attack(card: &Card, attack: Attack, stop: Arc<AtomicBool>, rounds: Arc<AtomicUsize>) {
+    here().block_on(async {
+        let budget = Budget::new();
+        let mut seed = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let mut lines = Vec::new();
+            for _ in 0..12 {
+                budget.wait().await;
+                // As long as those of the round before are counted, there is no slot for a session.
+                let Some(mut line) = card.try_connect().await else { continue };
+                post_all(&mut line, attack(seed));
+                // The requests leave; an answer may come.
+                let _ended = timeout(Duration::from_millis(20), line.items()).await;
+                lines.push(line);
+                seed += 30;
+            }
+            drop(lines);
+            rounds.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+}
+
+#[test]
+fn member_attacks_leave_other_members_quick() {
+    let lasts = Duration::from_secs(if full() { 10 } else { 1 });
+    let settings = tempfile::NamedTempFile::new().unwrap();
+    let unlimited = "[limits]\ntext-rate-kib = 0\ntext-per-day-mib = 0\nchanges-per-minute = 0\n";
+    std::fs::write(&settings, unlimited).unwrap();
+    let mut host = Host::start_with(&["--config", settings.path().to_str().unwrap()]);
+    let ada = host.owner();
+    let mallory = host.member(&ada, "mallory");
+    let (card, evil) = (Card::of(&ada), Card::of(&mallory));
+    let person = here();
+
+    // The record, with the limits on text turned off while it is made.
+    let texts = if full() { 15_600 } else { 300 };
+    person.block_on(async {
+        let mut line = card.connect().await;
+        for from in (0..texts).step_by(30) {
+            let last = post_all(&mut line, (from..from + 30).map(|n| append(LOBBY, &text(n))));
+            line.answer(last).await;
+        }
+        let mut line = evil.connect().await;
+        // As many rooms as it may have.
+        for n in 0..24_000 {
+            let room = proto::CreateRoom { name: format!("room-{n}"), topic: String::new() };
+            if let Answered::Refusal(_) = line.ask(Op::CreateRoom(room)).await {
+                break;
+            }
+        }
+        for n in 0..PARTIALS {
+            begin_upload(&mut evil.connect().await, n).await;
+        }
+    });
+    // What follows goes by the defaults.
+    host.terminate().exits(0);
+    host.set_args(&[]);
+    host.restart();
+
+    // What the index does not have yet is read by each search.
+    let (asked, indexed) = (Instant::now(), Duration::from_millis(20));
+    person.block_on(async {
+        let mut line = card.connect().await;
+        let mut took = Duration::MAX;
+        while took > indexed {
+            assert!(asked.elapsed() < INDEXED, "the index is not up to date");
+            let began = Instant::now();
+            let answer = line.ask(search(LOBBY, "anybody")).await;
+            took = if let Answered::Page(_) = answer { began.elapsed() } else { Duration::MAX };
+        }
+    });
+    eprintln!("attack: {texts} texts, indexed {:?} after the start", asked.elapsed());
+    let wal = host.data().join("record.db-wal");
+    let (quiet, _) = work(&person, &card, lasts, &wal);
+    let mut failed = Vec::new();
+    let attacks: [(&str, Attack); 7] = [
+        ("search", searches),
+        ("find room", found_rooms),
+        ("join room", joined_rooms),
+        ("list", lists),
+        ("read", reads),
+        ("text", texts_of),
+        ("offer files", offers),
+    ];
+    for (name, ops) in attacks {
+        let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let attacker = {
+            let (evil, stop, rounds) = (evil.clone(), stop.clone(), rounds.clone());
+            std::thread::spawn(move || attack(&evil, ops, stop, rounds))
+        };
+        let (attacked, wal) = work(&person, &card, lasts, &wal);
+        stop.store(true, Ordering::Relaxed);
+        attacker.join().unwrap();
+        let figures: Vec<_> = OPERATIONS
+            .iter()
+            .zip(quiet.iter().zip(&attacked))
+            .map(|(what, (quiet, attacked))| {
+                format!("{what} p99 {:?} (without {:?})", p99(attacked), p99(quiet))
+            })
+            .collect();
+        eprintln!("attack: {name}: {}, WAL {} MiB", figures.join(", "), wal >> 20);
+        assert!(rounds.load(Ordering::Relaxed) > 0, "{name}: the attacker got nothing done");
+        assert!(wal < WAL, "{name}: a WAL of {} MiB", wal >> 20);
+        if full() {
+            let slow = attacked.iter().any(|took| p99(took) >= BOUND);
+            failed.extend(slow.then(|| format!("{name}: {}", figures.join(", "))));
+        }
+    }
+    assert!(failed.is_empty(), "p99 of {BOUND:?} and more under attack: {failed:#?}");
+    // Nobody's work is left: the server ends at once.
+    let asked = Instant::now();
+    host.terminate().exits(0);
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+}
