@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests of what holds under fire, with full rounds: kills, power cuts, a bad network, very many
-# lines that come back, a disk that is full or fails, floods and slow peers, timing, secrets; the last
-# two in a release build. Half an hour at most on two cores, which nothing else should use: some of
+# lines that come back, a disk that is full or fails, floods and slow peers, secrets, members who
+# attack, timing; the last three in a release build. Half an hour at most on two cores, which nothing else should use: some of
 # it looks at the clock. `make test` does the same with a few rounds and wide limits. Arguments go
 # to cargo.
 #
@@ -60,10 +60,10 @@ if [[ " $* " == *" --release "* ]]; then release=(); fi
 echo "TWINLOCK_SEED=$TWINLOCK_SEED"
 # Building is not what is limited. Each package by itself, or they are built otherwise than below.
 for package in twinlock twinlock-client; do
-    "$cargo" test "${arguments[@]}" --package $package --no-run --test integration
+    "$cargo" test "${arguments[@]}" --package "$package" --no-run --test integration
 done
 for package in twinlock twinlock-server; do
-    "$cargo" test "${arguments[@]}" "${release[@]}" --package $package --no-run --test integration
+    "$cargo" test "${arguments[@]}" "${release[@]}" --package "$package" --no-run --test integration
 done
 began=$SECONDS
 part twinlock kills::after_kills
@@ -74,10 +74,10 @@ part twinlock returns::
 part twinlock disk_fails::
 part twinlock torture_flood::
 part twinlock torture_hostile::
-part twinlock torture_members::
 # What is left on a stack, and what takes how long, is the build's that people run.
 build=("${release[@]}")
 part twinlock torture_secrets::
+part twinlock torture_members::
 part twinlock-server torture_timing::
 echo "torture: $((SECONDS - began)) s, seed $TWINLOCK_SEED, ${#failed[@]} parts failed ${failed[*]}"
 ((${#failed[@]} == 0))

@@ -62,11 +62,19 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// What to do about it.
     pub(crate) hint: Option<String>,
+    /// The server refused it because of the room or person that was named.
+    is_of_target: bool,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl fmt::Display) -> Self {
-        Self { exit, message: message.to_string(), hint: None }
+        Self { exit, message: message.to_string(), hint: None, is_of_target: false }
+    }
+
+    /// The server said no.
+    pub(crate) fn refused(message: impl fmt::Display, why: Why) -> Self {
+        let of_target = [Why::NotFound, Why::NotAllowed, Why::NameTaken, Why::NameBad];
+        Self { is_of_target: of_target.contains(&why), ..Self::new(Exit::ServerSaidNo, message) }
     }
 
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
@@ -87,12 +95,12 @@ impl Failure {
         self
     }
 
-    /// A refusal in whose words the room or person that it is about stands.
+    /// Names the room or person in a refusal that is about one, unless its words do already.
     pub(crate) fn about(mut self, subject: &Target) -> Self {
         let subject = subject.to_string();
         let is_part = |c: char| c.is_alphanumeric() || "@._-".contains(c);
         let stands_there = self.message.split(|c| !is_part(c)).any(|word| word == subject);
-        if self.exit == Exit::ServerSaidNo && !self.message.is_empty() && !stands_there {
+        if self.is_of_target && !stands_there {
             self.message = format!("{subject}: {}", self.message);
         }
         self
@@ -134,6 +142,9 @@ impl From<ClientError> for Failure {
             ),
             ClientError::Unreachable { .. } => {
                 failure.hint("is the server running, and is the address right?")
+            }
+            ClientError::Refused(no) if exit == Exit::ServerSaidNo => {
+                Self::refused(failure.message, no.why)
             }
             _ => failure,
         }

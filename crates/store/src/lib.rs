@@ -623,8 +623,8 @@ pub struct Published {
     pub entries: Vec<Entry>,
 }
 
-/// Entries among which one's own are counted for [`Conversation::own`], so that a list of conversations
-/// has a bounded cost.
+/// How many of the newest entries are searched for one's own, so that a list of conversations has a
+/// bounded cost.
 pub const OWN_COUNTED: u64 = 100;
 
 /// A conversation as one of its members sees it.
@@ -644,7 +644,7 @@ pub struct Conversation {
     pub head_link: Link,
     /// The user's read marker.
     pub read: u64,
-    /// How many of the newest [`OWN_COUNTED`] entries are after `read` and by the user.
+    /// In lists: how many of the newest [`OWN_COUNTED`] entries are after `read` and by the user. Else 0.
     pub own: u64,
     /// How many members it has.
     pub members: u32,

@@ -463,7 +463,7 @@ pub(crate) enum Room {
 }
 
 impl Command {
-    /// The room or person that it is about, if it is one.
+    /// The room or person that it is about, if there is one.
     pub(crate) fn subject(&self) -> Option<Target> {
         match self {
             Self::Send(Send { words, .. }) | Self::Room(Room::Topic(Topic { words })) => {

@@ -21,7 +21,7 @@ struct RoomJson<'a> {
     joined: bool,
 }
 
-/// Entries after the read marker that others wrote.
+/// Entries after the read marker, without one's own among the newest 100.
 pub(crate) fn unread(room: &proto::Conversation) -> u64 {
     room.head.saturating_sub(room.read).saturating_sub(room.own)
 }

@@ -196,7 +196,7 @@ async fn settle(
     match (ended, refused) {
         (Some(failure), _) if failure.exit != Exit::NoConnection => Err(failure),
         (_, Some(why)) => {
-            Err(Failure::new(Exit::ServerSaidNo, format!("not recorded: {}", Refusal::from(why))))
+            Err(Failure::refused(format!("not recorded: {}", Refusal::from(why)), why))
         }
         _ if !dropped.is_empty() => Err(Failure::said(Exit::ServerSaidNo)),
         _ => Ok(()),

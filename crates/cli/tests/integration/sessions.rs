@@ -164,7 +164,7 @@ fn client_log_has_sessions_and_sums_at_info() {
 #[test]
 fn debug_log_has_sealed_bytes_of_classic_and_origin() {
     let ports = ["--classic-port", "0", "--origin-port", "0", "--log-level", "debug"];
-    let host = Host::start_with(&ports);
+    let mut host = Host::start_with(&ports);
     let ada = host.owner();
     let ports = Ports::of(&host);
     let (lamp, old) =
@@ -172,6 +172,8 @@ fn debug_log_has_sealed_bytes_of_classic_and_origin() {
     let text = "a text of a device";
     Line::new(&ports, "lamp", &lamp).unwrap().say(text).unwrap();
     Origin::new(&ports, &old).unwrap().say(text).unwrap();
+    // Its last line may come after what it tells of.
+    host.terminate().exits(0);
     let log = host.log();
     for way in [" received ", " sent "] {
         // Those of sessions name their `sid`.

@@ -705,7 +705,7 @@ pub struct Conversation {
     /// this user is in it
     #[prost(bool, tag = "11")]
     pub joined: bool,
-    /// entries after `read` that this user wrote, of the newest 100
+    /// in lists: entries after `read` by this user, of the newest 100
     #[prost(uint64, tag = "12")]
     pub own: u64,
 }

@@ -7,6 +7,11 @@ fn there(found: Option<Conversation>) -> Result<Conversation, Why> {
     found.ok_or_else(|| Why("a conversation is not there".into()))
 }
 
+async fn own_in_lobby(store: &dyn Store, user: &Name) -> Result<u64, Why> {
+    let list = store.conversations(user, false, 0, 1).await?;
+    Ok(there(list.into_iter().next())?.own)
+}
+
 fn into(joined: Option<Joined>) -> Result<Joined, Why> {
     joined.ok_or_else(|| Why("a room is not there".into()))
 }
@@ -203,22 +208,20 @@ pub(super) async fn read_markers_only_go_forward(bench: &Bench) -> Lawful {
         say(&*store, entry(LOBBY, user, "x")).await?;
     }
     for (user, read, own) in [(&ada, 6, 2), (&bob, 0, 3)] {
-        let lobby = there(store.conversation(user, LOBBY).await?)?;
-        equal!((lobby.read, lobby.own), (read, own));
         let list = store.conversations(user, false, 0, 9).await?;
-        equal!(list.first(), Some(&lobby));
+        equal!(list.first().map(|lobby| (lobby.read, lobby.own)), Some((read, own)));
     }
     store.mark_read(&ada, LOBBY, 9).await?;
-    equal!(there(store.conversation(&ada, LOBBY).await?)?.own, 1);
+    equal!(own_in_lobby(&*store, &ada).await?, 1);
     store.mark_read(&ada, LOBBY, 99).await?;
     for (user, entries) in [(&ada, OWN_COUNTED - 1), (&bob, 1)] {
         for _ in 0..entries {
             say(&*store, entry(LOBBY, user, "x")).await?;
         }
     }
-    equal!(there(store.conversation(&ada, LOBBY).await?)?.own, OWN_COUNTED - 1);
+    equal!(own_in_lobby(&*store, &ada).await?, OWN_COUNTED - 1);
     say(&*store, entry(LOBBY, &bob, "x")).await?;
-    equal!(there(store.conversation(&ada, LOBBY).await?)?.own, OWN_COUNTED - 2);
+    equal!(own_in_lobby(&*store, &ada).await?, OWN_COUNTED - 2);
     // Entries from before a join count as read.
     let ops = name("ops")?;
     let room = there(store.create_room(&ada, &ops, "").await?)?.id;
@@ -247,7 +250,7 @@ pub(super) async fn a_conversation_shows_its_newest_entry(bench: &Bench) -> Lawf
         let now = there(store.conversation(&ada, room.id).await?)?;
         equal!((now.head, now.head_link), (receipt.n, receipt.link));
         let list = store.conversations(&ada, false, LOBBY, 10).await?;
-        equal!(list, vec![now]);
+        equal!(list, vec![Conversation { own: now.head, ..now }]);
     }
     Ok(())
 }

@@ -34,12 +34,6 @@ fn get(conn: &Connection, row: &Row<'_>, user: &Name) -> Result<Conversation, St
     let (head, head_link) = entries::head(conn, id, &server_key)?;
     let marker: Option<i64> = row.get(8)?;
     let read = marker.map(super::row::uint).unwrap_or_default();
-    let own = match marker {
-        Some(_) => {
-            entries::by_user_after(conn, id, user, read.max(head.saturating_sub(OWN_COUNTED)))?
-        }
-        None => 0,
-    };
     Ok(Conversation {
         id,
         form,
@@ -48,7 +42,7 @@ fn get(conn: &Connection, row: &Row<'_>, user: &Name) -> Result<Conversation, St
         head,
         head_link,
         read,
-        own,
+        own: 0,
         members: row.get(6)?,
         created_ms: get_uint(row, 7)?,
         joined: marker.is_some(),
@@ -72,7 +66,12 @@ pub(super) fn list(
     let mut rows = select.query(params![user.as_str(), int(after), limit(most)])?;
     let mut list = Vec::new();
     while let Some(row) = rows.next()? {
-        list.push(get(conn, row, user)?);
+        let mut one = get(conn, row, user)?;
+        if one.joined {
+            let after = one.read.max(one.head.saturating_sub(OWN_COUNTED));
+            one.own = entries::by_user_after(conn, one.id, user, after)?;
+        }
+        list.push(one);
     }
     Ok(list)
 }
