@@ -3,7 +3,7 @@
 #
 # cargo-nextest is used where it is installed: each test has a process and a time limit of its own
 # (.config/nextest.toml). It runs no documentation tests, so cargo does those. Without it cargo runs
-# everything, one test at a time: some limit or measure their whole process.
+# everything, one test at a time (.cargo/config.toml).
 #
 # Some tests want libraries of other languages, which scripts/peers.sh gets. Where it cannot (no
 # Python, no Node, no registry), these tests do not run, and the last lines say so and why.
@@ -15,12 +15,12 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 nextest=()
-plain=(-- --test-threads=1)
+plain=()
 without=
 if ! why=$(./scripts/peers.sh 2>&1); then
     without=${why##*$'\n'}
     nextest=(-E 'not test(/^classic_peers::/)')
-    plain+=(--skip classic_peers::)
+    plain=(-- --skip classic_peers::)
 fi
 
 failed=0

@@ -172,7 +172,7 @@ fn debug_log_has_sealed_bytes_of_classic_and_origin() {
     let text = "a text of a device";
     Line::new(&ports, "lamp", &lamp).unwrap().say(text).unwrap();
     Origin::new(&ports, &old).unwrap().say(text).unwrap();
-    // Its last line may come after what it tells of.
+    // The server may write its last line after the client has its answer.
     host.terminate().exits(0);
     let log = host.log();
     for way in [" received ", " sent "] {

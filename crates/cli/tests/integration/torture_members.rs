@@ -209,7 +209,7 @@ fn p99(took: &[Duration]) -> Duration {
     took[(took.len() - 1) * 99 / 100]
 }
 
-/// Attacks until told to stop: connects, asks for all of it at once, leaves; over and over.
+/// Attacks until `stop`: connects, posts all requests at once, drops the connection, repeats.
 fn attack(card: &Card, attack: Attack, stop: Arc<AtomicBool>, answers: Arc<AtomicUsize>) {
     here().block_on(async {
         let budget = Budget::new();
@@ -218,7 +218,7 @@ fn attack(card: &Card, attack: Attack, stop: Arc<AtomicBool>, answers: Arc<Atomi
             let mut lines = Vec::new();
             for _ in 0..12 {
                 budget.wait().await;
-                // As long as those of the round before are counted, there is no slot for a session.
+                // The server may still count the sessions of the last round.
                 let Some(mut line) = card.try_connect().await else { continue };
                 post_all(&mut line, attack(seed));
                 // The requests leave; answers may come.
@@ -321,7 +321,7 @@ fn member_attacks_leave_other_members_quick() {
         }
     }
     assert!(failed.is_empty(), "p99 of {BOUND:?} and more under attack: {failed:#?}");
-    // Nobody's work is left: the server ends at once.
+    // The server has no queued work left, so it ends at once.
     let asked = Instant::now();
     host.terminate().exits(0);
     assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());

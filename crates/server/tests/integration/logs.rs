@@ -1,39 +1,12 @@
-//! What goes into the log, and what does not. One test: the log is the process's.
+//! What goes into the log, and what does not.
 
-use std::io;
-use std::sync::{Arc, Mutex};
-
+use crate::common::log::Log;
 use crate::common::*;
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
+use tracing::Level;
 
 #[tokio::test]
 async fn the_log_has_no_unknown_name_no_secret_no_text_unasked_and_no_forged_line() {
-    let log = Log::default();
-    let writer = log.clone();
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .init();
+    let log = Log::of(Level::TRACE);
 
     let host = Host::start_with(|config| config.limits.logins_per_minute = 1000).await;
     let (laptop, mut ada) = host.owner().await;

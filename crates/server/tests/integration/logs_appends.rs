@@ -1,45 +1,12 @@
-//! Sessions and appends in the log at INFO. One test: the log is the process's.
+//! Sessions and appends in the log at INFO.
 
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::common::classic::{Caller, add_key, both_ports, send, to_end};
+use crate::common::log::Log;
 use crate::common::*;
+use tracing::Level;
 use twinlock_core::proto::ClassicForm;
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn with(&self, words: &[&str]) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let has = |line: &&str| words.iter().all(|words| line.contains(words));
-        text.lines().filter(has).map(ToOwned::to_owned).collect()
-    }
-
-    /// Waits for so many lines with these words, which others write.
-    async fn wait(&self, words: &[&str], lines: usize) -> Vec<String> {
-        let there = async {
-            while self.with(words).len() < lines {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        soon(words[0], there).await;
-        self.with(words)
-    }
-}
 
 /// The number after `field` in a line.
 fn number(line: &str, field: &str) -> u64 {
@@ -49,13 +16,7 @@ fn number(line: &str, field: &str) -> u64 {
 
 #[tokio::test]
 async fn appends_are_summed_and_sessions_have_two_lines_in_the_log() {
-    let log = Log::default();
-    let writer = log.clone();
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::INFO)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .init();
+    let log = Log::of(Level::INFO);
     let host = Host::start_with(both_ports).await;
     let (laptop, mut ada) = host.owner().await;
     let sid = format!("sid={}", ada.line.session().id());

@@ -415,6 +415,7 @@ async fn record_files_that_are_links_are_not_followed() {
 
 #[tokio::test]
 async fn record_path_is_never_a_uri() {
+    let before = std::env::current_dir().unwrap();
     let dir = tempfile::tempdir().unwrap();
     for name in ["file:x", "file:x?mode=memory", "a%20b"] {
         fs::create_dir(dir.path().join(name)).unwrap();
@@ -426,4 +427,5 @@ async fn record_path_is_never_a_uri() {
         store.close().await.unwrap();
         assert!(fs::metadata(dir.path().join(name).join("record.db")).unwrap().len() > 0, "{name}");
     }
+    std::env::set_current_dir(before).unwrap();
 }

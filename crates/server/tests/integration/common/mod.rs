@@ -2,6 +2,7 @@
 
 pub mod classic;
 pub mod files;
+pub mod log;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
