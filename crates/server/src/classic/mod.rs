@@ -120,22 +120,30 @@ impl Drop for Here<'_> {
 }
 
 /// Serves one connection of the port for classic lines to its end.
-pub(crate) async fn serve_lines(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    let Some(Admitted { wire, peer, permit, mut eviction }) =
-        admit(&shared, &shared.classic.lines, socket, peer).await
-    else {
-        return;
-    };
-    let _here = Here::new(&shared.classic.here);
-    let ended = tokio::select! {
-        ended = lines::serve(&shared, wire, &permit) => ended,
-        limit = eviction.wait() => {
-            shared.throttle.closed_by(limit, peer);
+pub(crate) fn serve_lines(
+    shared: Arc<Shared>,
+    socket: TcpStream,
+    peer: SocketAddr,
+) -> impl Future<Output = ()> + Send {
+    let slot = session::take_slot(&shared, &shared.classic.lines.slots, peer);
+    async move {
+        let Some(slot) = slot else { return };
+        let Some(Admitted { wire, peer, permit, mut eviction }) =
+            admit(&shared, socket, peer, slot).await
+        else {
             return;
-        }
-    };
-    log_end(&shared, peer, &ended);
-    tracing::info!(%peer, %ended, "classic line ended");
+        };
+        let _here = Here::new(&shared.classic.here);
+        let ended = tokio::select! {
+            ended = lines::serve(&shared, wire, &permit) => ended,
+            limit = eviction.wait() => {
+                shared.throttle.closed_by(limit, peer);
+                return;
+            }
+        };
+        log_end(&shared, peer, &ended);
+        tracing::info!(%peer, %ended, "classic line ended");
+    }
 }
 
 /// See [`lines`].
@@ -144,22 +152,30 @@ pub(crate) async fn hear(shared: &Shared, heard: Heard) -> Option<Lines> {
 }
 
 /// Serves one connection of the origin's clients to its end.
-pub(crate) async fn serve_origin(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    let Some(Admitted { wire, peer, permit, mut eviction }) =
-        admit(&shared, &shared.classic.origin, socket, peer).await
-    else {
-        return;
-    };
-    let _here = Here::new(&shared.classic.here);
-    let ended = tokio::select! {
-        ended = origin::serve(&shared, wire, &permit) => ended,
-        limit = eviction.wait() => {
-            shared.throttle.closed_by(limit, peer);
+pub(crate) fn serve_origin(
+    shared: Arc<Shared>,
+    socket: TcpStream,
+    peer: SocketAddr,
+) -> impl Future<Output = ()> + Send {
+    let slot = session::take_slot(&shared, &shared.classic.origin.slots, peer);
+    async move {
+        let Some(slot) = slot else { return };
+        let Some(Admitted { wire, peer, permit, mut eviction }) =
+            admit(&shared, socket, peer, slot).await
+        else {
             return;
-        }
-    };
-    log_end(&shared, peer, &ended);
-    tracing::info!(%peer, %ended, "origin's client ended");
+        };
+        let _here = Here::new(&shared.classic.here);
+        let ended = tokio::select! {
+            ended = origin::serve(&shared, wire, &permit) => ended,
+            limit = eviction.wait() => {
+                shared.throttle.closed_by(limit, peer);
+                return;
+            }
+        };
+        log_end(&shared, peer, &ended);
+        tracing::info!(%peer, %ended, "origin's client ended");
+    }
 }
 
 /// A connection that is past TLS.
@@ -171,20 +187,13 @@ struct Admitted {
     eviction: Eviction,
 }
 
-/// A slot and TLS.
+/// TLS.
 async fn admit(
     shared: &Arc<Shared>,
-    port: &Port,
     socket: TcpStream,
     peer: SocketAddr,
+    (permit, mut eviction): (Permit, Eviction),
 ) -> Option<Admitted> {
-    let (permit, mut eviction) = match port.slots.enter(Instant::now()) {
-        Ok(entered) => entered,
-        Err(limit) => {
-            shared.throttle.closed_by(limit, peer);
-            return None;
-        }
-    };
     let (wire, peer, permit) = tokio::select! {
         secured = shared.door.run(secure(shared.clone(), socket, peer, permit)) => secured??,
         limit = eviction.wait() => {

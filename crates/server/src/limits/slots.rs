@@ -114,15 +114,17 @@ impl Slots {
 }
 
 impl Permit {
-    /// Counts the slot for an address, once that is known.
+    /// Counts the slot for an address, once that is known. Doing so again changes nothing.
     ///
     /// # Errors
     /// The limit, if all slots of the address are taken and held, or this one was evicted.
     pub(crate) fn comes_from(&self, origin: Origin) -> Result<(), Limit> {
         let [all, limit] = self.slots.names;
         let mut taken = self.slots.taken();
-        if !taken.slots.contains_key(&self.number) {
-            return Err(all);
+        match taken.slots.get(&self.number) {
+            None => return Err(all),
+            Some(slot) if slot.origin == Some(origin) => return Ok(()),
+            Some(_) => {}
         }
         let from_there = |slot: &Slot| slot.origin == Some(origin);
         let here = taken.slots.values().filter(|slot| from_there(slot)).count();
@@ -256,6 +258,8 @@ mod tests {
         let (other, mut other_out) = enter(origin(2)).unwrap();
         let (a, mut a_out) = enter(origin(1)).unwrap();
         let (b, mut b_out) = enter(origin(1)).unwrap();
+        assert_eq!(a.comes_from(origin(1)), Ok(()));
+        assert_eq!(evicted(&mut a_out), None);
         let (c, _c_out) = enter(origin(1)).unwrap();
         assert_eq!(evicted(&mut a_out), Some("address"));
         assert!(b.rise(Rank::Held) && c.rise(Rank::Held));

@@ -38,7 +38,7 @@ use crate::hub::Owner;
 use crate::limits::Origin;
 use crate::limits::census::Majority;
 use crate::limits::guess::{Guess, Taken, Wait};
-use crate::limits::slots::{Limit, Permit, Rank};
+use crate::limits::slots::{Eviction, Limit, Permit, Rank, Slots};
 use crate::server::Shared;
 
 use line::Serving;
@@ -59,15 +59,46 @@ const LOGIN_DEADLINE: Limit = "time for HELLO or PROOF";
 type Stream = TlsStream<TcpStream>;
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    // Boxed, so that a line that is up keeps no room for its login.
-    let serving = tokio::select! {
-        serving = Box::pin(admit(&shared, socket, peer)) => serving,
-        () = shared.stopping() => None,
-    };
-    drop(shared);
-    if let Some(serving) = serving {
-        serving.run().await;
+pub(crate) fn serve(
+    shared: Arc<Shared>,
+    socket: TcpStream,
+    peer: SocketAddr,
+) -> impl Future<Output = ()> + Send {
+    let slot = take_slot(&shared, &shared.slots, peer);
+    async move {
+        let Some(slot) = slot else { return };
+        // Boxed, so that a line that is up keeps no room for its login.
+        let serving = tokio::select! {
+            serving = Box::pin(admit(&shared, socket, peer, slot)) => serving,
+            () = shared.stopping() => None,
+        };
+        drop(shared);
+        if let Some(serving) = serving {
+            serving.run().await;
+        }
+    }
+}
+
+/// Takes a slot for a connection, and counts it for its address unless a PROXY header is to come.
+/// Done as connections are accepted, not in their tasks, which begin in any order: the oldest
+/// connection is to be the one that is evicted.
+pub(crate) fn take_slot(
+    shared: &Shared,
+    slots: &Slots,
+    peer: SocketAddr,
+) -> Option<(Permit, Eviction)> {
+    let entered = slots.enter(Instant::now()).and_then(|(permit, eviction)| {
+        if let Some(origin) = direct_origin(shared, peer) {
+            permit.comes_from(origin)?;
+        }
+        Ok((permit, eviction))
+    });
+    match entered {
+        Ok(slot) => Some(slot),
+        Err(limit) => {
+            shared.throttle.closed_by(limit, peer);
+            None
+        }
     }
 }
 
@@ -76,15 +107,9 @@ async fn admit(
     shared: &Arc<Shared>,
     socket: TcpStream,
     peer: SocketAddr,
-) -> Option<Box<Serving<Stream>>> {
     // Held until the login is over.
-    let (permit, mut eviction) = match shared.slots.enter(Instant::now()) {
-        Ok(entered) => entered,
-        Err(limit) => {
-            shared.throttle.closed_by(limit, peer);
-            return None;
-        }
-    };
+    (permit, mut eviction): (Permit, Eviction),
+) -> Option<Box<Serving<Stream>>> {
     let arrived = tokio::select! {
         arrived = shared.door.run(arrive(shared.clone(), socket, peer, permit)) => arrived??,
         limit = eviction.wait() => {
@@ -191,16 +216,26 @@ pub(crate) async fn origin(
     socket: &mut TcpStream,
     peer: SocketAddr,
 ) -> Result<(Option<Origin>, SocketAddr), proxy::ProxyError> {
-    if shared.config.proxies.contains(&peer.ip().to_canonical()) {
+    if sends_proxy_header(shared, peer) {
         let deadline = tokio::time::Instant::now() + shared.config.limits.tls_deadline;
         let client = proxy::read_header(socket, deadline).await?;
         return Ok((client.map(|client| Origin::of(client.ip())), client.unwrap_or(peer)));
     }
-    let origin = (!shared.config.behind_proxy).then(|| Origin::of(peer.ip()));
+    let origin = direct_origin(shared, peer);
     if let Some(origin) = origin.filter(|_| shared.config.proxies.is_empty()) {
         warn_of_a_majority(shared, origin);
     }
     Ok((origin, peer))
+}
+
+fn sends_proxy_header(shared: &Shared, peer: SocketAddr) -> bool {
+    shared.config.proxies.contains(&peer.ip().to_canonical())
+}
+
+/// Whose limits count for a connection, where its peer's address says so.
+fn direct_origin(shared: &Shared, peer: SocketAddr) -> Option<Origin> {
+    let hidden = shared.config.behind_proxy || sends_proxy_header(shared, peer);
+    (!hidden).then(|| Origin::of(peer.ip()))
 }
 
 /// Behind a proxy without a PROXY header all clients share one address's limits.
