@@ -168,8 +168,9 @@ pub struct Limits {
     /// searches wait for their turns more often.
     pub search: Duration,
     /// Bytes of text that one user may send a second, all its sessions and classic keys together,
-    /// each entry counting 256 more; beyond [`Limits::text_burst`] its lines are read more slowly.
-    /// Default 2 MiB. More lets one user take more of what the disk can write. 0: any.
+    /// each entry counting 256 more; beyond [`Limits::text_burst`] its lines are read more slowly,
+    /// and beyond 1 MiB while the index of words is over 2 MiB behind. Default 2 MiB. More lets one
+    /// user take more of what the disk can write. 0: any.
     pub text_rate: u64,
     /// What it may send at once, bytes. Default 32 MiB.
     pub text_burst: u64,

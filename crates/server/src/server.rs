@@ -40,7 +40,7 @@ use crate::files::{Files, LocalDisk};
 use crate::hub::Hub;
 use crate::identity::{Identity, IdentityError, Options as IdentityOptions};
 use crate::limits::Origin;
-use crate::limits::accounts::Accounts;
+use crate::limits::accounts::{Accounts, Unindexed};
 use crate::limits::census::Census;
 use crate::limits::devices::Devices;
 use crate::limits::fair::Fair;
@@ -315,6 +315,8 @@ impl Server {
         let files = Files::new(disk, store.clone(), limits, room, barred.clone());
         let tls = ServerTls::new(identity.certificate())?;
         let (doors, door) = Doors::open().map_err(StartError::Threads)?;
+        let record = store.clone();
+        let unindexed = Unindexed(Arc::new(move || record.unindexed()));
         let ports = [&lines, &origin].map(|port| port.as_ref().map(|(_, address)| *address));
         let shared = Arc::new(Shared {
             files: Arc::new(files),
@@ -336,7 +338,7 @@ impl Server {
             handshakes: Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)),
             reads: Fair::new(READS),
             searches: Fair::new(1),
-            accounts: Accounts::new(limits),
+            accounts: Accounts::new(limits, unindexed),
             text_room,
             barred,
             hub: Arc::new(Hub::default()),

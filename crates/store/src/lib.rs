@@ -91,6 +91,10 @@ pub trait Store: Send + Sync + 'static {
         time: Duration,
     ) -> Result<Found, StoreError>;
 
+    /// About how many bytes a search may have to read because they are not in the index of words yet:
+    /// those of bodies, each entry counting 256 more. 0 once the index has caught up.
+    fn unindexed(&self) -> u64;
+
     /// [`Store::search_some`] to the end, however long that takes: entries below `before`.
     async fn search(
         &self,

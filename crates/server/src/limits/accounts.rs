@@ -4,6 +4,7 @@
 //! it: a user may then write another day's quota.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,11 +18,30 @@ pub(crate) const ENTRY: u64 = 256;
 const HOURS: usize = 24;
 const HOUR: u64 = 60 * 60;
 const NANOS: u128 = 1_000_000_000;
+/// Bytes that a search has to read because they are not indexed yet: from here on [`SLOW`] holds.
+/// They cost a search 10 to 40 ms.
+const UNINDEXED: u64 = 2 << 20;
+/// The rate of text while much of it is not indexed: an index that takes in 3 MiB a second keeps
+/// up with a dozen users who write as much as they can.
+const SLOW: Rate = Rate { amount: 256 << 10, seconds: 1, burst: 1 << 20 };
+/// How soon to look at the index again.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How much of the record is not indexed yet, bytes.
+#[derive(Clone)]
+pub(crate) struct Unindexed(pub(crate) Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl fmt::Debug for Unindexed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", (self.0)())
+    }
+}
 
 /// The accounts of all users who have written.
 #[derive(Debug)]
 pub(crate) struct Accounts {
     rates: Rates,
+    unindexed: Unindexed,
     began: Instant,
     by_user: Mutex<HashMap<Name, Arc<Account>>>,
 }
@@ -46,6 +66,7 @@ struct Rate {
 #[derive(Debug)]
 pub(crate) struct Account {
     rates: Rates,
+    unindexed: Unindexed,
     began: Instant,
     books: Mutex<Books>,
 }
@@ -53,6 +74,8 @@ pub(crate) struct Account {
 #[derive(Debug)]
 struct Books {
     text: Bucket,
+    /// Of [`SLOW`].
+    slow: Bucket,
     changes: Bucket,
     hours: [u64; HOURS],
     /// The hour of the last entry in `hours`, since the accounts began.
@@ -74,14 +97,14 @@ pub(crate) struct OverQuota {
 }
 
 impl Accounts {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, unindexed: Unindexed) -> Self {
         // Without any burst nothing would ever be left of it.
         let burst = limits.text_burst.max(1);
         let text = Rate { amount: limits.text_rate, seconds: 1, burst };
         let changes = u64::from(limits.changes_per_minute);
         let changes = Rate { amount: changes, seconds: 60, burst: changes };
         let rates = Rates { text, changes, day: limits.text_per_day };
-        Self { rates, began: Instant::now(), by_user: Mutex::default() }
+        Self { rates, unindexed, began: Instant::now(), by_user: Mutex::default() }
     }
 
     pub(crate) fn of(&self, user: &Name) -> Arc<Account> {
@@ -89,23 +112,31 @@ impl Accounts {
         if let Some(account) = by_user.get(user) {
             return account.clone();
         }
-        let account = Arc::new(Account::new(self.rates, self.began));
+        let account = Arc::new(Account::new(self.rates, self.unindexed.clone(), self.began));
         by_user.insert(user.clone(), account.clone());
         account
     }
 }
 
 impl Account {
-    fn new(rates: Rates, began: Instant) -> Self {
+    fn new(rates: Rates, unindexed: Unindexed, began: Instant) -> Self {
         let full = |rate: Rate| Bucket { left: signed(rate.burst), at: began };
-        let (text, changes) = (full(rates.text), full(rates.changes));
-        let books = Books { text, changes, hours: [0; HOURS], hour: 0 };
-        Self { rates, began, books: Mutex::new(books) }
+        let (text, slow, changes) = (full(rates.text), full(SLOW), full(rates.changes));
+        let books = Books { text, slow, changes, hours: [0; HOURS], hour: 0 };
+        Self { rates, unindexed, began, books: Mutex::new(books) }
     }
 
-    /// How long no more text of this user is to be read; `None`: it may be.
+    /// How long no more text of this user is to be read; `None`: it may be. Who has written little
+    /// lately does not wait for the index.
     pub(crate) fn text_wait(&self, now: Instant) -> Option<Duration> {
-        self.lock().text.wait(self.rates.text, now)
+        let mut books = self.lock();
+        if let Some(wait) = books.text.wait(self.rates.text, now) {
+            return Some(wait);
+        }
+        if self.rates.text.amount == 0 || (self.unindexed.0)() <= UNINDEXED {
+            return None;
+        }
+        books.slow.wait(SLOW, now).map(|wait| wait.min(LOOK))
     }
 
     /// Counts text that is about to be recorded.
@@ -126,6 +157,8 @@ impl Account {
             books.change_hour(|written| written.saturating_add(bytes));
         }
         books.text.take(self.rates.text, bytes, now);
+        books.slow.take(SLOW, bytes, now);
+        books.slow.forgive(SLOW);
         Ok(())
     }
 
@@ -211,6 +244,11 @@ impl Bucket {
         Some(wait.saturating_sub(since).max(Duration::from_millis(1)))
     }
 
+    /// Leaves no debt of more than a burst.
+    fn forgive(&mut self, rate: Rate) {
+        self.left = self.left.max(-signed(rate.burst));
+    }
+
     fn take(&mut self, rate: Rate, amount: u64, now: Instant) {
         if rate.amount > 0 {
             self.refill(rate, now);
@@ -225,6 +263,8 @@ fn signed(n: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     const MIB: u64 = 1024 * 1024;
@@ -237,10 +277,52 @@ mod tests {
             changes_per_minute,
             ..Limits::default()
         };
-        let accounts = Accounts::new(&limits);
+        let accounts = Accounts::new(&limits, indexed());
         let began = accounts.began;
-        let account = Account::new(accounts.rates, began);
+        let account = Account::new(accounts.rates, accounts.unindexed, began);
         (account, began)
+    }
+
+    fn indexed() -> Unindexed {
+        Unindexed(Arc::new(|| 0))
+    }
+
+    /// Writes for so long as it may, at most to `most` bytes, without any time passing.
+    fn write_all(account: &Account, now: Instant, most: u64) -> u64 {
+        let mut written = 0;
+        while written < most && account.text_wait(now).is_none() {
+            account.write(1 << 10, now).unwrap();
+            written += 1 << 10;
+        }
+        written
+    }
+
+    #[test]
+    fn text_waits_for_the_index_where_a_user_has_written_much() {
+        let unindexed = Arc::new(AtomicU64::new(0));
+        let seen = unindexed.clone();
+        let seen = Unindexed(Arc::new(move || seen.load(Ordering::Relaxed)));
+        let accounts = Accounts::new(&Limits::default(), seen);
+        let now = accounts.began;
+        let user = |name: &str| accounts.of(&name.parse().unwrap());
+        // All is indexed: the burst counts alone.
+        assert_eq!(write_all(&user("ada"), now, 8 * MIB), 8 * MIB);
+        unindexed.store(UNINDEXED + 1, Ordering::Relaxed);
+        assert_eq!(user("ada").text_wait(now), Some(LOOK));
+        assert_eq!(write_all(&user("bob"), now, 8 * MIB), SLOW.burst);
+        // However much it was, it is 4 s at most to nothing and 8 to the burst.
+        let (nothing, burst) = (now + Duration::from_secs(4), now + Duration::from_secs(8));
+        assert!(user("ada").text_wait(nothing).is_some());
+        assert_eq!(write_all(&user("ada"), burst, 8 * MIB), SLOW.burst);
+        // Once the index has caught up nobody waits.
+        unindexed.store(UNINDEXED, Ordering::Relaxed);
+        assert_eq!(user("bob").text_wait(now), None);
+        // Nor without a rate.
+        unindexed.store(u64::MAX, Ordering::Relaxed);
+        let limits = Limits { text_rate: 0, ..Limits::default() };
+        let accounts = Accounts::new(&limits, accounts.unindexed.clone());
+        let account = accounts.of(&"ada".parse().unwrap());
+        assert_eq!(write_all(&account, now, 64 * MIB), 64 * MIB);
     }
 
     #[test]

@@ -152,6 +152,7 @@ pub async fn run_all<G: Ground + 'static>(new: impl Fn() -> G) -> Result<usize, 
             a_search_stays_in_its_conversation
             what_was_just_recorded_is_found
             what_is_erased_is_not_found
+            the_index_catches_up
             no_text_is_more_than_words
             a_search_in_slices_finds_what_one_finds
             a_search_ends_with_enough_bytes;

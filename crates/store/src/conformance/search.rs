@@ -1,6 +1,6 @@
 //! Laws of searching.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::{LOBBY, SearchFrom};
@@ -141,6 +141,27 @@ pub(super) async fn what_is_erased_is_not_found(bench: &Bench) -> Lawful {
     drop(store);
     let store = bench.open()?;
     equal!(everywhere(&*store, "secret").await?, vec![3, 1]);
+    Ok(())
+}
+
+pub(super) async fn the_index_catches_up(bench: &Bench) -> Lawful {
+    let store = bench.with(&["ada"]).await?;
+    for round in 0..2 {
+        let texts: Vec<_> = (0..200).map(|n| format!("needle {n} {}", "hay ".repeat(n))).collect();
+        let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+        tell(&*store, &name("ada")?, &texts).await?;
+        // Erased before or after its words are taken in.
+        for n in [1, 100, 200] {
+            store.erase(LOBBY, round * 200 + n).await?;
+        }
+        let until = Instant::now() + Duration::from_secs(10);
+        while store.unindexed() > 0 {
+            ensure!(Instant::now() < until, "{} bytes are not indexed", store.unindexed());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let all = found(&*store, LOBBY, "needle", u64::MAX, 1000).await?;
+        equal!(all.len() as u64, (round + 1) * 197);
+    }
     Ok(())
 }
 

@@ -1,27 +1,34 @@
 //! The full-text index, which follows behind the record.
 //!
 //! Recording does not wait for the index: it is fed in small steps when the recorder has nothing
-//! to do. How far it has come is in the record, in the same transaction as its words; a search
-//! asks it for everything up to there and reads the rest.
+//! to do, and between its transactions where much is missing. How far it has come is in the record,
+//! in the same transaction as its words; a search asks it for everything up to there and reads the
+//! rest, which costs the more the further the index is behind ([`crate::Store::unindexed`]).
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::ConversationId;
 
+use super::ENTRY;
 use super::files;
 use super::recorder::run_sql;
 use super::row::limit;
 use super::words;
 use crate::StoreError;
 
-/// Entries and bytes of a step: about a millisecond, which a message that comes meanwhile waits.
+/// Entries and bytes of a step: a millisecond or a few, which a message that comes meanwhile waits.
 const STEP_ENTRIES: usize = 64;
 const STEP_BYTES: usize = 32 * 1024;
-/// Entries behind at which the index takes its steps although messages keep coming: a search
-/// then reads for some tenths of a second.
-const FAR: u64 = 128 * 1024;
+/// Bytes behind at which the index takes its steps as soon as no command waits, and rests as long
+/// as each of them took: a search then reads for some milliseconds.
+const NEAR: u64 = 512 * 1024;
+/// Bytes behind at which it takes steps although commands always wait: a search then reads for some
+/// tenths of a second.
+const FAR: u64 = 32 * 1024 * 1024;
 /// The share of its time that the recorder then gives: one part in so many.
 const SHARE: u32 = 50;
 
@@ -29,76 +36,106 @@ const SHARE: u32 = 50;
 pub(super) struct Index {
     /// `seq` of the last entry in it.
     done: i64,
-    /// Entries after that one.
-    behind: u64,
-    /// When the next step may be taken although messages keep coming.
-    next: Instant,
+    /// Bytes of bodies after that one, each entry counting [`ENTRY`] more. Others read it.
+    behind: Arc<AtomicU64>,
+    /// When the last step ended, and how long it took.
+    last: (Instant, Duration),
 }
 
 impl Index {
-    pub(super) fn load(conn: &Connection) -> Result<Self, StoreError> {
+    pub(super) fn load(conn: &Connection, behind: Arc<AtomicU64>) -> Result<Self, StoreError> {
         let done = done(conn)?;
-        let newest: i64 =
-            conn.query_row("SELECT coalesce(max(seq), 0) FROM entries", [], |row| row.get(0))?;
-        Ok(Self { done, behind: newest.saturating_sub(done).unsigned_abs(), next: Instant::now() })
+        let missing: i64 = conn.query_row(
+            "SELECT coalesce(sum(coalesce(length(body), 0) + ?2), 0) FROM entries WHERE seq > ?1",
+            params![done, limit(ENTRY)],
+            |row| row.get(0),
+        )?;
+        behind.store(missing.unsigned_abs(), Ordering::Relaxed);
+        Ok(Self { done, behind, last: (Instant::now(), Duration::ZERO) })
     }
 
-    pub(super) fn appended(&mut self, entries: usize) {
-        self.behind += entries as u64;
+    /// Counts new entries, with bodies of so many bytes together.
+    pub(super) fn appended(&self, entries: usize, bytes: usize) {
+        self.behind.fetch_add((entries * ENTRY + bytes) as u64, Ordering::Relaxed);
+    }
+
+    fn behind(&self) -> u64 {
+        self.behind.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_behind(&self) -> bool {
-        self.behind > 0
+        self.behind() > 0
     }
 
-    /// It cannot wait until there is nothing else to do.
+    /// How long to wait for a command before the next step; `None`: until the recorder is idle.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        let (ended, took) = self.last;
+        (self.behind() > NEAR).then(|| took.saturating_sub(ended.elapsed()))
+    }
+
+    /// It cannot wait until no command does.
     pub(super) fn is_due(&self) -> bool {
-        self.behind > FAR && Instant::now() >= self.next
+        let (ended, took) = self.last;
+        self.behind() > FAR && ended.elapsed() >= took * SHARE
     }
 
     /// Takes some entries in, in a transaction of its own. After an error it counts itself up to
     /// date, and begins again with the next entry.
     pub(super) fn step(&mut self, conn: &Connection) -> Result<(), StoreError> {
-        if self.behind == 0 {
+        if !self.is_behind() {
             return Ok(());
         }
-        let behind = std::mem::take(&mut self.behind);
         let began = Instant::now();
-        run_sql(conn, "BEGIN IMMEDIATE")?;
-        match take_in(conn, self.done).and_then(|taken| {
-            run_sql(conn, "COMMIT")?;
-            Ok(taken)
-        }) {
-            Ok(Some((done, taken))) => {
-                self.done = done;
-                self.behind = behind.saturating_sub(taken);
-                self.next = Instant::now() + began.elapsed() * SHARE;
-                Ok(())
-            }
-            Ok(None) => Ok(()),
-            Err(error) => {
-                if !conn.is_autocommit() {
-                    run_sql(conn, "ROLLBACK")?;
-                }
-                Err(error)
+        let taken = take_some(conn, self.done);
+        self.last = (Instant::now(), began.elapsed());
+        let mut behind = 0;
+        if let Ok(taken) = &taken {
+            self.done = taken.last;
+            if !taken.all {
+                // The count is too small after an error.
+                behind = self.behind().saturating_sub(taken.bytes as u64).max(1);
             }
         }
+        self.behind.store(behind, Ordering::Relaxed);
+        taken.map(drop)
     }
 }
 
-fn take_in(conn: &Connection, done: i64) -> Result<Option<(i64, u64)>, StoreError> {
+/// What a step took in.
+struct Taken {
+    /// `seq` of the last entry.
+    last: i64,
+    /// As [`Index::behind`] counts them.
+    bytes: usize,
+    /// Nothing is left.
+    all: bool,
+}
+
+fn take_some(conn: &Connection, done: i64) -> Result<Taken, StoreError> {
+    run_sql(conn, "BEGIN IMMEDIATE")?;
+    let taken = take_in(conn, done).and_then(|taken| {
+        run_sql(conn, "COMMIT")?;
+        Ok(taken)
+    });
+    if taken.is_err() && !conn.is_autocommit() {
+        run_sql(conn, "ROLLBACK")?;
+    }
+    taken
+}
+
+fn take_in(conn: &Connection, done: i64) -> Result<Taken, StoreError> {
     let mut next = conn.prepare_cached(
         "SELECT seq, conversation, body, kind FROM entries WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
     let mut insert =
         conn.prepare_cached("INSERT INTO words (rowid, place, body) VALUES (?1, ?2, ?3)")?;
     let mut rows = next.query(params![done, limit(STEP_ENTRIES)])?;
-    let (mut last, mut taken, mut bytes) = (done, 0, 0);
+    let (mut last, mut entries, mut bytes) = (done, 0, 0);
     while bytes < STEP_BYTES
         && let Some(row) = rows.next()?
     {
         last = row.get(0)?;
-        taken += 1;
+        entries += 1;
         if let Some(body) = row.get_ref(2)?.as_blob_or_null()? {
             bytes += body.len();
             let place: i64 = row.get(1)?;
@@ -106,11 +143,11 @@ fn take_in(conn: &Connection, done: i64) -> Result<Option<(i64, u64)>, StoreErro
             insert.execute(params![last, place.to_string(), words::of_text(&text)])?;
         }
     }
-    if taken == 0 {
-        return Ok(None);
+    if entries > 0 {
+        conn.prepare_cached("UPDATE indexed SET seq = ?1")?.execute([last])?;
     }
-    conn.prepare_cached("UPDATE indexed SET seq = ?1")?.execute([last])?;
-    Ok(Some((last, taken)))
+    let all = entries < STEP_ENTRIES && bytes < STEP_BYTES;
+    Ok(Taken { last, bytes: bytes + entries * ENTRY, all })
 }
 
 /// `seq` of the last entry in it.

@@ -23,6 +23,7 @@ mod words;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -96,6 +97,8 @@ pub struct SqliteStore {
     /// Hands out the queue's room in the order in which appends began, and so keeps that order.
     turn: tokio::sync::Mutex<()>,
     room: Arc<Semaphore>,
+    /// Bytes that the recorder has recorded and not indexed.
+    unindexed: Arc<AtomicU64>,
     salts: store::Salts,
     news: broadcast::Sender<Arc<[Published]>>,
     recorder: Mutex<Option<JoinHandle<()>>>,
@@ -123,6 +126,7 @@ impl SqliteStore {
         let (commands, waiting) = mpsc::channel();
         let (started, start) = mpsc::sync_channel(1);
         let news = broadcast::Sender::new(NEWS);
+        let unindexed = Arc::new(AtomicU64::new(0));
         let readers = Arc::new(Readers::new(path.to_path_buf(), lock.clone()));
         let desk = Opened {
             path: path.to_path_buf(),
@@ -131,6 +135,7 @@ impl SqliteStore {
             readers: readers.clone(),
             commands: commands.clone(),
             news: news.clone(),
+            unindexed: unindexed.clone(),
         };
         let recorder = thread::Builder::new().name("recorder".into()).spawn(move || {
             if let Err(error) = desk.run(conn, before, &waiting, &started) {
@@ -152,6 +157,7 @@ impl SqliteStore {
             commands,
             turn: tokio::sync::Mutex::new(()),
             room: Arc::new(Semaphore::new(QUEUE)),
+            unindexed,
             salts: store::Salts::default(),
             news,
             recorder: Mutex::new(Some(recorder)),
@@ -218,6 +224,7 @@ struct Opened {
     readers: Arc<Readers>,
     commands: Sender<Command>,
     news: broadcast::Sender<Arc<[Published]>>,
+    unindexed: Arc<AtomicU64>,
 }
 
 impl Opened {

@@ -76,6 +76,7 @@ pub(super) struct Placer<'c> {
     insert: Statement<'c>,
     transaction: u64,
     placed: usize,
+    placed_bytes: usize,
     telling: bool,
     published: Vec<Published>,
 }
@@ -95,6 +96,7 @@ impl<'c> Placer<'c> {
             insert,
             transaction: 0,
             placed: 0,
+            placed_bytes: 0,
             telling: false,
             published: Vec::new(),
         })
@@ -103,7 +105,7 @@ impl<'c> Placer<'c> {
     /// Begins to count anew; `telling`: keep the entries for the watchers.
     pub(super) fn begin(&mut self, telling: bool) {
         self.transaction += 1;
-        self.placed = 0;
+        (self.placed, self.placed_bytes) = (0, 0);
         self.telling = telling;
         self.published.clear();
     }
@@ -131,6 +133,11 @@ impl<'c> Placer<'c> {
     /// How many entries the transaction has recorded.
     pub(super) fn placed(&self) -> usize {
         self.placed
+    }
+
+    /// The bytes of their bodies.
+    pub(super) fn placed_bytes(&self) -> usize {
+        self.placed_bytes
     }
 
     pub(super) fn take_published(&mut self) -> Vec<Published> {
@@ -222,6 +229,7 @@ impl<'c> Placer<'c> {
         }
         (line.head, line.time_ms, line.link) = (n, time_ms, link);
         self.placed += 1;
+        self.placed_bytes += body.len();
         if self.telling {
             if line.slot.0 != self.transaction {
                 line.slot = (self.transaction, self.published.len());

@@ -111,7 +111,7 @@ pub(super) enum Ended {
 /// Runs until it ends. `batch` is what it has taken and not done; `started` hears, the first time,
 /// that it can record.
 pub(super) fn run(
-    Opened { path, clock, news, .. }: &Opened,
+    Opened { path, clock, news, unindexed, .. }: &Opened,
     conn: &Connection,
     checkpointer: Checkpointer,
     commands: &Receiver<Command>,
@@ -119,7 +119,7 @@ pub(super) fn run(
     started: &SyncSender<()>,
 ) -> Result<Ended, StoreError> {
     let placer = Placer::new(conn)?;
-    let index = Index::load(conn)?;
+    let index = Index::load(conn, unindexed.clone())?;
     started.try_send(()).ok();
     let (cache, worth) = (Cache::default(), BATCH_LEAST);
     let (clock, news) = (clock.clone(), news.clone());
@@ -194,11 +194,12 @@ impl Recorder<'_> {
                     Err(_) => return false,
                 }
             }
-            let wait = if *idle { Duration::ZERO } else { IDLE };
+            let rest = self.index.rest().filter(|rest| *rest < IDLE);
+            let wait = if *idle { Duration::ZERO } else { rest.unwrap_or(IDLE) };
             match commands.recv_timeout(wait) {
                 Ok(command) => break command,
                 Err(RecvTimeoutError::Timeout) => {
-                    *idle = true;
+                    *idle |= rest.is_none();
                     self.index_some();
                 }
                 Err(RecvTimeoutError::Disconnected) => return false,
@@ -263,9 +264,10 @@ impl Recorder<'_> {
             None => {
                 let placed = self.placer.placed();
                 self.worth = worth(placed, placing, began.elapsed().saturating_sub(placing));
+                // Before anybody hears of it and looks.
+                self.index.appended(placed, self.placer.placed_bytes());
                 self.tell();
                 self.answer(answers, None);
-                self.index.appended(placed);
                 self.checkpointer.committed(erased);
                 if self.index.is_due() {
                     self.index_some();

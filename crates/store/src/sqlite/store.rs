@@ -1,5 +1,6 @@
 //! The contract, each method handed to who does it.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,11 @@ impl Store for SqliteStore {
                 search::some(conn, conversation, &text, from, limit, until)
             })
             .await
+    }
+
+    fn unindexed(&self) -> u64 {
+        let queued = QUEUE.saturating_sub(self.room.available_permits());
+        self.unindexed.load(Ordering::Relaxed).saturating_add(queued as u64)
     }
 
     fn watch(&self) -> broadcast::Receiver<Arc<[Published]>> {

@@ -179,6 +179,35 @@ async fn the_index_catches_up_and_finds_what_the_scan_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn index_catches_up_while_messages_keep_coming() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    let text = |i: usize| (0..4000).map(|word| format!("w{:x} ", word * i)).collect::<String>();
+    let batch: Vec<_> = (1..=150).map(|i| entry(LOBBY, "ada", &text(i))).collect();
+    let bytes: usize = batch.iter().map(|entry| entry.body.len()).sum();
+    store.append(batch).await.unwrap();
+    let behind = store.unindexed();
+    assert!(behind > bytes as u64 / 2, "{behind} of {bytes}");
+    // Never a pause in which the recorder is idle.
+    let talk = async {
+        while store.unindexed() > bytes as u64 / 4 {
+            say(&*store, entry(LOBBY, "ada", "hello")).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), talk).await.expect("the index takes its steps");
+    // What is missing is counted again after a restart.
+    drop(store);
+    let store = open(dir.path());
+    assert!(store.unindexed() > 0);
+    eventually("the index has everything", || store.unindexed() == 0);
+    assert_eq!(
+        look(dir.path(), "SELECT seq FROM indexed"),
+        look(dir.path(), "SELECT max(seq) FROM entries")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_erased_is_in_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
