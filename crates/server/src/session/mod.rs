@@ -87,8 +87,12 @@ pub(crate) fn take_slot(
     slots: &Slots,
     peer: SocketAddr,
 ) -> Option<(Permit, Eviction)> {
+    let origin = direct_origin(shared, peer);
+    if let Some(origin) = origin.filter(|_| shared.config.proxies.is_empty()) {
+        warn_of_a_majority(shared, origin);
+    }
     let entered = slots.enter(Instant::now()).and_then(|(permit, eviction)| {
-        if let Some(origin) = direct_origin(shared, peer) {
+        if let Some(origin) = origin {
             permit.comes_from(origin)?;
         }
         Ok((permit, eviction))
@@ -221,11 +225,7 @@ pub(crate) async fn origin(
         let client = proxy::read_header(socket, deadline).await?;
         return Ok((client.map(|client| Origin::of(client.ip())), client.unwrap_or(peer)));
     }
-    let origin = direct_origin(shared, peer);
-    if let Some(origin) = origin.filter(|_| shared.config.proxies.is_empty()) {
-        warn_of_a_majority(shared, origin);
-    }
-    Ok((origin, peer))
+    Ok((direct_origin(shared, peer), peer))
 }
 
 fn sends_proxy_header(shared: &Shared, peer: SocketAddr) -> bool {
