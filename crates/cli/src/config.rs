@@ -92,6 +92,7 @@ struct LimitsFile {
     // 0 turns these off: no bound.
     changes_per_minute: Option<Ranged<0, 1_000_000>>,
     text_rate_kib: Option<Ranged<0, DISK_MIB>>,
+    text_rate_unindexed_kib: Option<Ranged<0, DISK_MIB>>,
     text_per_day_mib: Option<Ranged<0, DISK_MIB>>,
     text_burst_kib: Option<Ranged<64, DISK_MIB>>,
     text_reserve_mib: Option<Ranged<0, DISK_MIB>>,
@@ -209,6 +210,8 @@ impl LimitsFile {
         set(&mut limits.files_per_user, self.files_per_user_mib.map(|mib| bytes(mib.get())));
         set(&mut limits.files_number_per_user, self.files_number_per_user.map(Ranged::get));
         set(&mut limits.text_rate, self.text_rate_kib.map(|rate| kib(rate.get())));
+        let unindexed = self.text_rate_unindexed_kib.map(|rate| kib(rate.get()));
+        set(&mut limits.text_rate_unindexed, unindexed);
         set(&mut limits.text_burst, self.text_burst_kib.map(|burst| kib(burst.get())));
         set(&mut limits.text_per_day, self.text_per_day_mib.map(|mib| bytes(mib.get())));
         if let Some(mib) = self.disk_reserve_mib {
@@ -287,7 +290,7 @@ mod tests {
     use super::*;
 
     /// Each number and its range, in the order of the file.
-    const LIMITS: [(&str, u64, u64); 26] = [
+    const LIMITS: [(&str, u64, u64); 27] = [
         ("unauthenticated", 1, CONNECTIONS),
         ("unauthenticated-per-address", 1, CONNECTIONS),
         ("handshakes", 1, 1024),
@@ -310,6 +313,7 @@ mod tests {
         ("classic-keys-per-user", 0, EACH),
         ("changes-per-minute", 0, 1_000_000),
         ("text-rate-kib", 0, DISK_MIB),
+        ("text-rate-unindexed-kib", 0, DISK_MIB),
         ("text-per-day-mib", 0, DISK_MIB),
         ("text-burst-kib", 64, DISK_MIB),
         ("text-reserve-mib", 0, DISK_MIB),
@@ -391,6 +395,7 @@ mod tests {
             limits.bounds.classic_keys as u64,
             u64::from(limits.changes_per_minute),
             limits.text_rate >> 10,
+            limits.text_rate_unindexed >> 10,
             mib(limits.text_per_day),
             limits.text_burst >> 10,
             mib(limits.text_reserve.unwrap()),

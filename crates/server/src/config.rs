@@ -168,10 +168,14 @@ pub struct Limits {
     /// searches wait for their turns more often.
     pub search: Duration,
     /// Bytes of text that one user may send a second, all its sessions and classic keys together,
-    /// each entry counting 256 more; beyond [`Limits::text_burst`] its lines are read more slowly,
-    /// and beyond 1 MiB while the index of words is over 2 MiB behind. Default 2 MiB. More lets one
-    /// user take more of what the disk can write. 0: any.
+    /// each entry counting 256 more; beyond [`Limits::text_burst`] its lines are read more slowly.
+    /// Default 2 MiB. More lets one user take more of what the disk can write. 0: any, also while
+    /// searches are slow.
     pub text_rate: u64,
+    /// The same while over 2 MiB of the record are not indexed yet, which every search has to read;
+    /// beyond four seconds of it. Default 256 KiB. More lets one user slow down others' searches. 0:
+    /// no other rate then.
+    pub text_rate_unindexed: u64,
     /// What it may send at once, bytes. Default 32 MiB.
     pub text_burst: u64,
     /// Bytes of text of one user in 24 hours, counted like [`Limits::text_rate`] by the hour and
@@ -215,6 +219,7 @@ impl Default for Limits {
             changes_per_minute: 300,
             search: Duration::from_secs(10),
             text_rate: 2 << 20,
+            text_rate_unindexed: 256 << 10,
             text_burst: 32 << 20,
             text_per_day: 4 << 30,
             text_reserve: None,

@@ -18,12 +18,11 @@ pub(crate) const ENTRY: u64 = 256;
 const HOURS: usize = 24;
 const HOUR: u64 = 60 * 60;
 const NANOS: u128 = 1_000_000_000;
-/// Bytes that a search has to read because they are not indexed yet: from here on [`SLOW`] holds.
-/// They cost a search 10 to 40 ms.
+/// Bytes that a search has to read because they are not indexed yet: from here on the slow rate of
+/// text holds. They cost a search 10 to 40 ms.
 const UNINDEXED: u64 = 2 << 20;
-/// The rate of text while much of it is not indexed: an index that takes in 3 MiB a second keeps
-/// up with a dozen users who write as much as they can.
-const SLOW: Rate = Rate { amount: 256 << 10, seconds: 1, burst: 1 << 20 };
+/// The slow rate's burst, in seconds of the rate.
+const SLOW_BURST: u64 = 4;
 /// How soon to look at the index again.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -49,6 +48,8 @@ pub(crate) struct Accounts {
 #[derive(Debug, Clone, Copy)]
 struct Rates {
     text: Rate,
+    /// Of text while much is not indexed.
+    slow: Rate,
     changes: Rate,
     /// Bytes of text in a rolling day; 0: any.
     day: u64,
@@ -74,7 +75,6 @@ pub(crate) struct Account {
 #[derive(Debug)]
 struct Books {
     text: Bucket,
-    /// Of [`SLOW`].
     slow: Bucket,
     changes: Bucket,
     hours: [u64; HOURS],
@@ -101,9 +101,11 @@ impl Accounts {
         // Without any burst nothing would ever be left of it.
         let burst = limits.text_burst.max(1);
         let text = Rate { amount: limits.text_rate, seconds: 1, burst };
+        let slow = if text.amount == 0 { 0 } else { limits.text_rate_unindexed };
+        let slow = Rate { amount: slow, seconds: 1, burst: slow.saturating_mul(SLOW_BURST) };
         let changes = u64::from(limits.changes_per_minute);
         let changes = Rate { amount: changes, seconds: 60, burst: changes };
-        let rates = Rates { text, changes, day: limits.text_per_day };
+        let rates = Rates { text, slow, changes, day: limits.text_per_day };
         Self { rates, unindexed, began: Instant::now(), by_user: Mutex::default() }
     }
 
@@ -121,7 +123,7 @@ impl Accounts {
 impl Account {
     fn new(rates: Rates, unindexed: Unindexed, began: Instant) -> Self {
         let full = |rate: Rate| Bucket { left: signed(rate.burst), at: began };
-        let (text, slow, changes) = (full(rates.text), full(SLOW), full(rates.changes));
+        let (text, slow, changes) = (full(rates.text), full(rates.slow), full(rates.changes));
         let books = Books { text, slow, changes, hours: [0; HOURS], hour: 0 };
         Self { rates, unindexed, began, books: Mutex::new(books) }
     }
@@ -133,10 +135,10 @@ impl Account {
         if let Some(wait) = books.text.wait(self.rates.text, now) {
             return Some(wait);
         }
-        if self.rates.text.amount == 0 || (self.unindexed.0)() <= UNINDEXED {
+        if (self.unindexed.0)() <= UNINDEXED {
             return None;
         }
-        books.slow.wait(SLOW, now).map(|wait| wait.min(LOOK))
+        books.slow.wait(self.rates.slow, now).map(|wait| wait.min(LOOK))
     }
 
     /// Counts text that is about to be recorded.
@@ -157,8 +159,8 @@ impl Account {
             books.change_hour(|written| written.saturating_add(bytes));
         }
         books.text.take(self.rates.text, bytes, now);
-        books.slow.take(SLOW, bytes, now);
-        books.slow.forgive(SLOW);
+        books.slow.take(self.rates.slow, bytes, now);
+        books.slow.forgive(self.rates.slow);
         Ok(())
     }
 
@@ -309,20 +311,24 @@ mod tests {
         assert_eq!(write_all(&user("ada"), now, 8 * MIB), 8 * MIB);
         unindexed.store(UNINDEXED + 1, Ordering::Relaxed);
         assert_eq!(user("ada").text_wait(now), Some(LOOK));
-        assert_eq!(write_all(&user("bob"), now, 8 * MIB), SLOW.burst);
+        assert_eq!(write_all(&user("bob"), now, 8 * MIB), MIB);
         // However much it was, it is 4 s at most to nothing and 8 to the burst.
         let (nothing, burst) = (now + Duration::from_secs(4), now + Duration::from_secs(8));
         assert!(user("ada").text_wait(nothing).is_some());
-        assert_eq!(write_all(&user("ada"), burst, 8 * MIB), SLOW.burst);
+        assert_eq!(write_all(&user("ada"), burst, 8 * MIB), MIB);
         // Once the index has caught up nobody waits.
         unindexed.store(UNINDEXED, Ordering::Relaxed);
         assert_eq!(user("bob").text_wait(now), None);
         // Nor without a rate.
         unindexed.store(u64::MAX, Ordering::Relaxed);
-        let limits = Limits { text_rate: 0, ..Limits::default() };
-        let accounts = Accounts::new(&limits, accounts.unindexed.clone());
-        let account = accounts.of(&"ada".parse().unwrap());
-        assert_eq!(write_all(&account, now, 64 * MIB), 64 * MIB);
+        for limits in [
+            Limits { text_rate: 0, ..Limits::default() },
+            Limits { text_rate_unindexed: 0, ..Limits::default() },
+        ] {
+            let accounts = Accounts::new(&limits, accounts.unindexed.clone());
+            let account = accounts.of(&"ada".parse().unwrap());
+            assert_eq!(write_all(&account, now, 16 * MIB), 16 * MIB);
+        }
     }
 
     #[test]
