@@ -1,9 +1,9 @@
 //! Revocations that could not be written: they hold in memory, and are written as soon as the
 //! record takes writes again.
 //!
-//! A device or classic key that is barred opens nothing until the server stops. Until it is
-//! written no text is recorded, so that the room for it is not taken by others; a restart before
-//! then would let it in again, which is why the answer is no `Done`.
+//! A device or classic key that is barred opens nothing until the server stops. Until it is written
+//! nothing else is written for a client, so that others do not take the room for it; a restart
+//! before then would let it in again, which is why the answer is no `Done`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,6 +32,8 @@ pub(crate) struct Barred {
     /// How many are to be written.
     unwritten: AtomicUsize,
     more: Notify,
+    /// Held while one is written, or a key is made that may have the name of one.
+    writing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -69,14 +71,34 @@ impl Barred {
         self.count.load(Ordering::Acquire) > 0 && self.lock().keys.contains(name)
     }
 
-    /// There is a new key of this name.
-    pub(crate) fn free_key(&self, name: &Name) {
+    /// Makes a classic key of this name with `add`, which says whether there is a new one. Its name
+    /// is not barred then: the key that was has been revoked.
+    pub(crate) async fn add_key<T>(
+        &self,
+        name: &Name,
+        add: impl Future<Output = T>,
+        is_new: impl FnOnce(&T) -> bool,
+    ) -> T {
+        let _writing = self.writing.lock().await;
+        let added = add.await;
+        if is_new(&added) {
+            let mut inner = self.lock();
+            inner.keys.remove(name);
+            self.count(&inner);
+            drop(inner);
+            self.written(&Revocation::Key(name.clone()));
+        }
+        added
+    }
+
+    /// A revocation is in the record.
+    pub(crate) fn written(&self, revocation: &Revocation) {
         let mut inner = self.lock();
-        inner.keys.remove(name);
+        inner.unwritten.retain(|other| other != revocation);
         self.count(&inner);
     }
 
-    /// One has not been written: no text is recorded before it.
+    /// One has not been written: nothing else is before it.
     pub(crate) fn is_unwritten(&self) -> bool {
         self.unwritten.load(Ordering::Acquire) > 0
     }
@@ -98,6 +120,11 @@ impl Barred {
     pub(crate) async fn write(&self, store: &dyn Store) {
         let all = self.lock().unwritten.clone();
         for revocation in all {
+            let _writing = self.writing.lock().await;
+            // A key of the same name may be a new one.
+            if !self.lock().unwritten.contains(&revocation) {
+                continue;
+            }
             let done = match &revocation {
                 Revocation::Device(user, device) => store.revoke_device(user, device).await,
                 Revocation::Key(name) => store.revoke_classic_key(name).await,
@@ -113,9 +140,7 @@ impl Barred {
                     tracing::error!(?revocation, %error, "it holds until a restart only");
                 }
             }
-            let mut inner = self.lock();
-            inner.unwritten.retain(|other| *other != revocation);
-            self.count(&inner);
+            self.written(&revocation);
         }
     }
 
@@ -126,5 +151,87 @@ impl Barred {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use twinlock_core::proto::{self, Why, request::Op};
+
+    use super::*;
+    use crate::common::classic::{add_key, list_keys, revoke_key};
+    use crate::common::*;
+
+    const FORM: proto::ClassicForm = proto::ClassicForm::JweLines;
+
+    fn lamp() -> Revocation {
+        Revocation::Key(Name::new("lamp").unwrap())
+    }
+
+    #[tokio::test]
+    async fn revocation_that_waits_comes_before_all_other_writes() {
+        let host = Host::start().await;
+        let (laptop, mut ada) = host.owner().await;
+        let barred = host.server.shared.barred.clone();
+        add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
+        let writing = barred.writing.lock().await;
+        barred.bar(lamp());
+        let room = || proto::CreateRoom { name: "room".into(), topic: String::new() };
+        for op in [
+            Op::CreateRoom(room()),
+            Op::JoinRoom(proto::JoinRoom { name: "lobby".into() }),
+            Op::LeaveRoom(proto::LeaveRoom { conversation: LOBBY }),
+            Op::SetTopic(proto::SetTopic { conversation: LOBBY, topic: "new".into() }),
+            Op::OpenDirect(proto::OpenDirect { user: "ada".into() }),
+            Op::Mark(proto::Mark { conversation: LOBBY, n: 1 }),
+            Op::MakeInvite(proto::MakeInvite::default()),
+            Op::AddClassicKey(proto::AddClassicKey::default()),
+            Op::RegisterFinish(proto::RegisterFinish::default()),
+            append(LOBBY, "text"),
+        ] {
+            assert_eq!(ada.ask(op.clone()).await.unwrap_err(), Why::Storage, "{op:?}");
+        }
+        // Reading, logging in and other revocations go on.
+        assert_eq!(ada.read(LOBBY, 0).await.unwrap().entries.len(), 0);
+        let mut again = host.connect(laptop.credential()).await.unwrap();
+        assert_eq!(revoke_key(&mut again, "candle").await, Err(Why::NotFound));
+        drop(writing);
+        let written = async {
+            while barred.is_unwritten() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        soon("a revocation that is written", written).await;
+        assert!(list_keys(&mut ada).await.is_empty());
+        ada.ask(Op::CreateRoom(room())).await.unwrap();
+        again.append(LOBBY, "text").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn revocation_that_waits_spares_a_new_key_of_the_name() {
+        let host = Host::start().await;
+        let (_, mut ada) = host.owner().await;
+        let shared = &host.server.shared;
+        add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
+        let store = &*shared.store;
+        let name = Name::new("lamp").unwrap();
+        // Not tried before somebody revokes it by hand.
+        let writing = shared.barred.writing.lock().await;
+        shared.barred.bar(lamp());
+        revoke_key(&mut ada, "lamp").await.unwrap();
+        assert!(!shared.barred.is_unwritten());
+        drop(writing);
+        add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
+        assert!(!shared.barred.has_key(&name));
+        // Barred while the new key is on its way.
+        let barred = Barred::default();
+        barred.bar(lamp());
+        let key = store.classic_key(&name).await.unwrap().unwrap();
+        assert!(store.revoke_classic_key(&name).await.unwrap());
+        let added = barred.add_key(&name, store.add_classic_key(key), Result::is_ok).await;
+        assert_eq!(added, Ok(twinlock_store::AddedClassicKey::Added));
+        barred.write(store).await;
+        assert!(!barred.has_key(&name));
+        assert_eq!(list_keys(&mut ada).await.len(), 1);
     }
 }

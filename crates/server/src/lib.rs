@@ -12,6 +12,10 @@
 // Unit tests use the test client of `tests/`, which names this crate from outside.
 #[cfg(test)]
 extern crate self as twinlock_server;
+#[cfg(test)]
+#[path = "../tests/integration/common/mod.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod common;
 
 mod append_log;
 mod barred;

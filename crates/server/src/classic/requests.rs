@@ -47,9 +47,11 @@ impl Asker<'_> {
             sealed,
             created_ms: self.shared.now_ms(),
         };
-        let added = self.shared.store.add_classic_key(row.clone()).await;
+        let add = self.shared.store.add_classic_key(row.clone());
+        let is_new = |added: &Result<_, _>| matches!(added, Ok(AddedClassicKey::Added));
+        let added = self.shared.barred.add_key(&row.name, add, is_new).await;
         match added.map_err(|e| storage(&e))? {
-            AddedClassicKey::Added => self.shared.barred.free_key(&row.name),
+            AddedClassicKey::Added => {}
             AddedClassicKey::NameTaken => return refuse(Why::NameTaken),
             AddedClassicKey::FormTaken => return refuse(Why::AlreadyUsed),
             AddedClassicKey::NotAMember => return refuse(Why::NotFound),
@@ -104,6 +106,7 @@ impl Asker<'_> {
         let answer = match self.shared.store.revoke_classic_key(&name).await {
             Ok(true) => {
                 tracing::info!(%by, key = %name, "classic key revoked");
+                self.shared.barred.written(&Revocation::Key(name));
                 done()
             }
             Ok(false) => return refuse(Why::NotFound),

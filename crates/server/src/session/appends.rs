@@ -230,12 +230,15 @@ impl Appends {
 }
 
 impl Shared {
+    /// Whether anything but a revocation may be written for a client now: one that waits to be
+    /// written comes first.
+    pub(crate) fn may_write(&self) -> Result<(), Refused> {
+        if self.barred.is_unwritten() { Err(later(RETRY.as_secs())) } else { Ok(()) }
+    }
+
     /// Whether so much text of this user may be handed to the recorder now; counts it if so.
     pub(crate) fn may_record(&self, account: Option<&Account>, bytes: u64) -> Result<(), Refused> {
-        // A revocation that waits to be written comes first.
-        if self.barred.is_unwritten() {
-            return Err(later(RETRY.as_secs()));
-        }
+        self.may_write()?;
         let now = Instant::now().into_std();
         if let Err(AtReserve(reserve)) = self.text_room.take(bytes, now) {
             return Err(later(RETRY.as_secs()).at(Limit::TextReserve, reserve));

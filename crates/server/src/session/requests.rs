@@ -454,6 +454,7 @@ pub(crate) async fn revoke_device(shared: &Shared, user: &Name, device: &DeviceI
         }
     }
     tracing::info!(%user, %device, "device revoked");
+    shared.barred.written(&Revocation::Device(user.clone(), *device));
     shared.hub.close_device(device, CloseCode::Revoked);
     done()
 }

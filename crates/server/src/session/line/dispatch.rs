@@ -26,9 +26,14 @@ impl<S: Transport> Serving<S> {
     pub(super) fn begin_one(&mut self) -> Result<(), End> {
         let Some(proto::Request { id, op }) = self.intake.pop() else { return Ok(()) };
         let most_follows = self.shared.config.limits.follows_per_session;
+        let may_write = match &op {
+            Some(op) if writes(op) => self.shared.may_write(),
+            _ => Ok(()),
+        };
         let result = match (op, &mut self.rights) {
             (None, _) => refuse(Why::Unsupported),
             (Some(_), _) if id == 0 => refuse(Why::Malformed),
+            _ if let Err(refused) = may_write => Err(refused),
             (
                 Some(op @ (Op::PutFile(_) | Op::EndFile(_) | Op::GetFile(_) | Op::AbortFile(_))),
                 Rights::Device(person, device),
@@ -159,6 +164,22 @@ fn only_reads(op: &Op) -> bool {
             | Op::ListDevices(_)
             | Op::ListClassicKeys(_)
             | Op::Follow(_)
+    )
+}
+
+/// Whether it changes the record and is no revocation.
+fn writes(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Mark(_)
+            | Op::CreateRoom(_)
+            | Op::JoinRoom(_)
+            | Op::LeaveRoom(_)
+            | Op::SetTopic(_)
+            | Op::OpenDirect(_)
+            | Op::MakeInvite(_)
+            | Op::AddClassicKey(_)
+            | Op::RegisterFinish(_)
     )
 }
 

@@ -2,20 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-#[path = "../../../tests/integration/common/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod common;
-
 use std::pin::pin;
 use std::time::Duration;
 
-use common::*;
 use futures_util::FutureExt as _;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::Name;
 use twinlock_core::proto::{self, item::What, request::Op};
 use twinlock_core::session::Config as SessionConfig;
 
+use crate::common::*;
 use crate::limits::fair::Turn;
 
 /// All turns at reading, taken by a user that does nothing else.
