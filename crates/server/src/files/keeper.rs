@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::RwLock;
 use twinlock_core::id::{ConversationId, MessageId, Name};
 use twinlock_core::proto::{Limit, Why};
@@ -16,6 +17,7 @@ use super::{Blob, Blobs, FilesError, Hash, Partial, Turn, Turns, Upload, UploadI
 use crate::barred::Barred;
 use crate::config::Limits;
 use crate::limits::accounts::ENTRY;
+use crate::limits::fair::Fair;
 use crate::limits::room::{AtReserve, TextRoom};
 
 /// Uploads of one user that are not whole. The oldest go when there are more.
@@ -24,6 +26,9 @@ const PARTIALS: usize = 256;
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 /// Hashes that are asked of the record at a time.
 const PAGE: usize = 1000;
+/// Lookups for transfers at once, of all users. They use the threads and the connections to the
+/// record that logins use as well.
+const LOOKUPS: usize = 2;
 
 /// All files of a server.
 pub(crate) struct Files {
@@ -39,6 +44,7 @@ pub(crate) struct Files {
     /// Shared from the placing of content to the recording of its entry; alone for looking whether
     /// an entry refers to it and removing it.
     placing: RwLock<()>,
+    lookups: Fair,
     turns: Arc<Turns>,
 }
 
@@ -68,6 +74,14 @@ impl Drop for Claim {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         claims.by_number.remove(&self.number);
     }
+}
+
+/// What is said to an offer that is not refused.
+pub(crate) enum Judged {
+    /// The message is in the record already.
+    Recorded(Receipt),
+    /// There is room for it, and it is claimed.
+    Fits(Claim),
 }
 
 /// An upload that may go on.
@@ -112,30 +126,41 @@ impl Files {
             kept: limits.partial_files,
             claims: Arc::default(),
             placing: RwLock::new(()),
+            lookups: Fair::new(LOOKUPS),
             turns: Turns::new(),
         }
     }
 
-    /// Where this message of the user's stands in the record, if it is there.
-    pub(crate) async fn recorded(
-        &self,
+    /// Looks something up for a transfer when it is this user's turn. The turn lasts as [`Fair::run`]
+    /// has it.
+    pub(crate) async fn look_up<T, R>(
+        self: &Arc<Self>,
         user: &Name,
+        lookup: impl FnOnce(Arc<Self>) -> R,
+    ) -> Result<T, Denied>
+    where
+        T: Send + 'static,
+        R: Future<Output = Result<T, Denied>> + Send + 'static,
+    {
+        let lookup = lookup(self.clone());
+        let done = self.lookups.run(&Handle::current(), user, lookup).await;
+        done.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Judges the offer of a message with a file.
+    pub(crate) async fn judge(
+        &self,
+        id: &UploadId,
         message_id: &MessageId,
-    ) -> Result<Option<Receipt>, Denied> {
-        Ok(self.store.receipt(user, message_id).await?)
-    }
-
-    /// Whether this user may put a file there.
-    pub(crate) async fn is_member(
-        &self,
-        user: &Name,
         conversation: ConversationId,
-    ) -> Result<bool, Denied> {
-        Ok(self.store.conversation(user, conversation).await?.is_some())
-    }
-
-    /// Judges an offer and opens its upload.
-    pub(crate) async fn offer(&self, id: &UploadId) -> Result<Offer, Denied> {
+    ) -> Result<Judged, Denied> {
+        // Sent before, it has its place, whatever has become of the conversation or the quota.
+        if let Some(receipt) = self.store.receipt(&id.user, message_id).await? {
+            return Ok(Judged::Recorded(receipt));
+        }
+        if self.store.conversation(&id.user, conversation).await?.is_none() {
+            return Err(Denied::Because(Why::NotFound));
+        }
         if id.size > self.largest {
             return Err(Denied::Over(Why::TooLarge, Limit::LargestFile, self.largest));
         }
@@ -156,13 +181,17 @@ impl Files {
         let room = self.blobs.room().await?;
         // The content takes a block at least, however small it is.
         if charge(id).saturating_sub(had) > room.bytes.saturating_sub(others.to_come) {
-            tracing::error!(error = %FilesError::Full, "files");
             return Err(Denied::Over(Why::Storage, Limit::DiskReserve, room.reserve));
         }
         // A partial upload has its inode already, and its content is a hard link to it.
         if had == 0 && room.files <= others.number {
             return Err(FilesError::NoInodes.into());
         }
+        Ok(Judged::Fits(claim))
+    }
+
+    /// Opens the upload of an offer that fits.
+    pub(crate) async fn begin(&self, id: &UploadId, claim: Claim) -> Result<Offer, Denied> {
         Ok(Offer { upload: self.blobs.begin(id, &self.turns).await?, claim })
     }
 

@@ -24,7 +24,7 @@ use twinlock_core::id::{ConversationId, MessageId, Name};
 use twinlock_store::{FileRef, StoreError};
 
 pub(crate) use disk::LocalDisk;
-pub(crate) use keeper::{Claim, Denied, Files, Offer};
+pub(crate) use keeper::{Claim, Denied, Files, Judged, Offer};
 pub(crate) use name::is_possible;
 pub(crate) use turns::{Turn, Turns};
 

@@ -1,5 +1,6 @@
 //! A file that goes out.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use twinlock_core::id::Name;
@@ -22,13 +23,15 @@ pub(crate) struct Found {
 }
 
 pub(super) async fn find(
-    files: &Files,
+    files: &Arc<Files>,
     user: &Name,
     conversation: u64,
     n: u64,
     prefix: Option<(u64, Hash)>,
 ) -> Result<Found, Refused> {
-    let (file, blob) = files.open(user, conversation, n).await?;
+    let of = user.clone();
+    let open = |files: Arc<Files>| async move { files.open(&of, conversation, n).await };
+    let (file, blob) = files.look_up(user, open).await?;
     let offset = match prefix {
         Some((length, hash)) if length <= file.size => {
             let turn = files.hashing(user).await;

@@ -11,7 +11,7 @@ use twinlock_store::{Appended, NewEntry, Receipt};
 
 use super::{HELD, Refused, Violation, WORTH, refuse};
 use crate::convert::{self, copy};
-use crate::files::{Claim, Files, Hash, Offer, Upload, UploadId, is_possible};
+use crate::files::{Claim, Files, Hash, Judged, Offer, Upload, UploadId, is_possible};
 
 /// Longest media type, bytes.
 const MIME: usize = 127;
@@ -53,17 +53,17 @@ pub(crate) enum Accepted {
 }
 
 impl Offered {
-    pub(super) async fn accept(self, files: &Files) -> Result<Accepted, Refused> {
-        // Sent before, it has its place, whatever has become of the conversation or the quota.
-        if let Some(receipt) = files.recorded(&self.user, &self.message_id).await? {
-            return Ok(Accepted::Recorded(receipt));
-        }
-        if !files.is_member(&self.user, self.conversation).await? {
-            return refuse(Why::NotFound);
-        }
+    pub(super) async fn accept(self, files: &Arc<Files>) -> Result<Accepted, Refused> {
         let (name, size) = (&self.meta.name, self.meta.size);
         let id = UploadId::new(&self.user, &self.message_id, self.conversation, name, size);
-        let Offer { upload, claim } = files.offer(&id).await?;
+        let (offer, message_id, conversation) = (id.clone(), self.message_id, self.conversation);
+        let judge =
+            |files: Arc<Files>| async move { files.judge(&offer, &message_id, conversation).await };
+        let claim = match files.look_up(&self.user, judge).await? {
+            Judged::Recorded(receipt) => return Ok(Accepted::Recorded(receipt)),
+            Judged::Fits(claim) => claim,
+        };
+        let Offer { upload, claim } = files.begin(&id, claim).await?;
         let (have, prefix_hash) = upload.found();
         Ok(Accepted::Open(Box::new(Incoming {
             size,
