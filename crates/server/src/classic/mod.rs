@@ -218,7 +218,7 @@ async fn secure(
     let (origin, peer) = match session::origin(&shared, &mut socket, peer).await {
         Ok(origin) => origin,
         Err(error) => {
-            tracing::debug!(%peer, %error, "PROXY header");
+            session::no_origin(&shared, peer, &error);
             return None;
         }
     };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One line of a kind in this time.
@@ -51,6 +51,17 @@ impl Throttle {
         if let Some(left_out) = self.pass(limit, Instant::now()) {
             tracing::info!(limit, %peer, left_out, "connection closed by a limit");
         }
+    }
+}
+
+/// Of [`log_fault`]: the log is the process's, so its limit is as well.
+static FAULTS: LazyLock<Throttle> = LazyLock::new(Throttle::default);
+
+/// Logs a fault of the record or its disk that a request ran into. Requests can run into it as often
+/// as they are sent. `what` is the line's message and its kind.
+pub(crate) fn log_fault(what: &'static str, error: impl fmt::Display) {
+    if let Some(left_out) = FAULTS.pass(what, Instant::now()) {
+        tracing::error!(%error, left_out, "{what}");
     }
 }
 

@@ -20,6 +20,7 @@ use super::out::Out;
 use super::requests::{ENTRY_HEAD, FRAME_HEAD};
 use crate::convert;
 use crate::hub::{Following, Handle, Tail};
+use crate::limits::throttle::log_fault;
 use crate::server::Shared;
 
 /// Bytes waiting to be written beyond which a line's cursors stand still. About two full frames:
@@ -178,7 +179,8 @@ impl Cursors {
         };
         let page = match page {
             Err(StoreError::Damaged(what)) => {
-                tracing::error!(conversation, what, "the record is damaged");
+                let error = format!("conversation {conversation}: {what}");
+                log_fault("a follower found the record damaged", error);
                 self.unfollow(conversation);
                 let _ended = out.push(session, damaged(conversation, position + 1));
                 return Ok(());

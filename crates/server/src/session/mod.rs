@@ -39,6 +39,7 @@ use crate::limits::Origin;
 use crate::limits::census::Majority;
 use crate::limits::guess::{Guess, Taken, Wait};
 use crate::limits::slots::{Eviction, Limit, Permit, Rank, Slots};
+use crate::limits::throttle::log_fault;
 use crate::server::Shared;
 
 use line::Serving;
@@ -54,6 +55,7 @@ const UNANSWERED: Duration = Duration::from_secs(60);
 const MAJORITY: Duration = Duration::from_secs(60 * 60);
 /// Limits without a setting, as the log names them.
 pub(crate) const TLS_DEADLINE: Limit = "time for TLS";
+const PROXY_DEADLINE: Limit = "time for a PROXY header";
 const LOGIN_DEADLINE: Limit = "time for HELLO or PROOF";
 
 type Stream = TlsStream<TcpStream>;
@@ -150,7 +152,7 @@ async fn arrive(
     let (origin, peer) = match origin(&shared, &mut socket, peer).await {
         Ok(origin) => origin,
         Err(error) => {
-            tracing::debug!(%peer, %error, "PROXY header");
+            no_origin(&shared, peer, &error);
             return None;
         }
     };
@@ -228,6 +230,20 @@ pub(crate) async fn origin(
     Ok((direct_origin(shared, peer), peer))
 }
 
+/// Logs why it is not known who it is.
+pub(crate) fn no_origin(shared: &Shared, peer: SocketAddr, error: &proxy::ProxyError) {
+    match error {
+        proxy::ProxyError::Timeout => shared.throttle.closed_by(PROXY_DEADLINE, peer),
+        // A proxy may look whether the port is open.
+        proxy::ProxyError::Io(error) => tracing::debug!(%peer, %error, "no PROXY header"),
+        error => {
+            if let Some(left_out) = shared.throttle.pass("PROXY header", Instant::now()) {
+                tracing::warn!(%peer, %error, left_out, "a proxy sent no PROXY header");
+            }
+        }
+    }
+}
+
 fn sends_proxy_header(shared: &Shared, peer: SocketAddr) -> bool {
     shared.config.proxies.contains(&peer.ip().to_canonical())
 }
@@ -282,7 +298,7 @@ impl Refusal {
 /// The record cannot be read, whoever asks.
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        tracing::error!(%error, "credentials cannot be read");
+        log_fault("credentials cannot be read", error);
         Self::Answer(ErrorCode::Busy(BUSY_SECONDS))
     }
 }
@@ -399,12 +415,12 @@ fn hides_many(shared: &Shared, origin: Origin) -> bool {
 async fn note_source(shared: &Shared, user: &Name, origin: Option<Origin>, method: LoginMethod) {
     let Some(origin) = origin else { return };
     shared.guesses.crowd.note(origin, user);
-    if hides_many(shared, origin) {
+    if hides_many(shared, origin) || shared.may_write().is_err() {
         return;
     }
     let noted = shared.store.note_source(user, &origin.bytes(), method, shared.now_ms()).await;
     if let Err(error) = noted {
-        tracing::warn!(%error, "the source of a login was not noted");
+        log_fault("the source of a login was not noted", error);
     }
 }
 
@@ -430,7 +446,7 @@ async fn enter(
         Ok(Some(now)) if now.record == credential.record && !barred => (now.holder, None),
         Ok(_) => (credential.holder, Some(CloseCode::Revoked)),
         Err(error) => {
-            tracing::error!(%error, "credentials cannot be read");
+            log_fault("credentials cannot be read", error);
             (credential.holder, Some(CloseCode::Internal))
         }
     };
@@ -464,9 +480,10 @@ async fn enter(
     }
     // What else is known is logged once the client is ready.
     if let Holder::Device(_, device) = &holder
+        && shared.may_write().is_ok()
         && let Err(error) = shared.store.touch_device(device, shared.now_ms()).await
     {
-        tracing::warn!(%error, "last login not noted");
+        log_fault("last login not noted", error);
     }
     Serving::new(shared.clone(), handle, line, holder, origin, peer)
 }

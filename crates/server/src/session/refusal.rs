@@ -6,6 +6,8 @@ use twinlock_core::id::BadName;
 use twinlock_core::proto::{self, Limit, Why};
 use twinlock_store::{Bound, StoreError};
 
+use crate::limits::throttle::log_fault;
+
 /// When a client whose entry could not be recorded is to come again.
 pub(crate) const RETRY: Duration = Duration::from_secs(RETRY_SECONDS as u64);
 const RETRY_SECONDS: u32 = 5;
@@ -79,7 +81,7 @@ pub(crate) fn bad_name(_: BadName) -> Refused {
 pub(crate) fn not_recorded(error: &Unrecorded) -> Refused {
     match error {
         Unrecorded::Store(StoreError::OutOfOrder) => tracing::debug!(%error, "not recorded"),
-        Unrecorded::Store(error) => tracing::error!(%error, "not recorded"),
+        Unrecorded::Store(error) => log_fault("not recorded", error),
         Unrecorded::Limit(refused) | Unrecorded::Behind(refused) => {
             tracing::debug!(%error, "not recorded");
             return *refused;
@@ -118,9 +120,10 @@ pub(crate) fn storage(error: &StoreError) -> Refused {
     if let StoreError::TooMany(bound, most) = error {
         return Refused::from(Why::Limit).at(limit_of(*bound), *most);
     }
-    tracing::error!(%error, "the record");
-    match error {
-        StoreError::Damaged(_) => Why::Damaged.into(),
-        _ => Refused::for_now(Why::Storage, RETRY_SECONDS),
+    if let StoreError::Damaged(_) = error {
+        log_fault("a request found the record damaged", error);
+        return Why::Damaged.into();
     }
+    log_fault("a request failed", error);
+    Refused::for_now(Why::Storage, RETRY_SECONDS)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::common::classic::both_ports;
 use crate::common::log::Log;
 use crate::common::*;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tracing::Level;
 use twinlock_core::frame::CloseCode;
@@ -47,4 +48,23 @@ async fn limits_that_close_connections_are_logged_by_name() {
     }
     let told = "of the last 100 connections came from one address";
     assert_eq!(log.with(&[told]).len(), 1);
+}
+
+#[tokio::test]
+async fn proxies_without_a_header_are_logged() {
+    let log = Log::of(Level::INFO);
+    let host = Host::start_with(|config| {
+        config.proxies = vec![[127, 0, 0, 1].into()];
+        config.limits.tls_deadline = Duration::from_millis(200);
+    })
+    .await;
+    let mut silent = TcpStream::connect(host.address()).await.unwrap();
+    assert!(rest(&mut silent).await.is_empty());
+    assert_eq!(log.with(&["limit=\"time for a PROXY header\""]).len(), 1);
+    for _ in 0..20 {
+        let mut old = TcpStream::connect(host.address()).await.unwrap();
+        old.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n").await.unwrap();
+        assert!(rest(&mut old).await.is_empty());
+    }
+    assert_eq!(log.with(&["a proxy sent no PROXY header", "version 1"]).len(), 1);
 }

@@ -27,6 +27,7 @@ use super::out::Out;
 use super::refusal::{Refused, refuse, storage};
 use crate::convert::{self, copy};
 use crate::files::{Blob, Denied, Files, FilesError, Hash, Upload};
+use crate::limits::throttle::log_fault;
 
 use download::{Download, Found, Read};
 use upload::{Accepted, Incoming, Step};
@@ -465,11 +466,11 @@ fn why_of(error: FilesError) -> Refused {
         FilesError::Taken => Refused::for_now(Why::Busy, 1),
         FilesError::Record(error) => storage(&error),
         FilesError::Damaged(_) => {
-            tracing::error!(%error, "files");
+            log_fault("a file is damaged", error);
             Why::Damaged.into()
         }
         FilesError::Full | FilesError::NoInodes | FilesError::Io { .. } => {
-            tracing::error!(%error, "files");
+            log_fault("a file was not stored or read", error);
             Refused::for_now(Why::Storage, 5)
         }
     }
