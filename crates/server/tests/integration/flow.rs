@@ -142,5 +142,6 @@ async fn a_busy_conversation_does_not_starve_the_others_of_a_follower() {
             _ => 0,
         })
         .sum();
-    assert!(before < 20, "{before} of 320 came before it");
+    // Some, while the second follow is looked up. Starved, it would be all.
+    assert!(before < 160, "{before} of 320 came before it");
 }
