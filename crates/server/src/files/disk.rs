@@ -138,6 +138,45 @@ impl Disk {
         Ok(true)
     }
 
+    fn aside(&self, hash: &Hash) -> PathBuf {
+        self.dir.join(ASIDE).join(HEXLOWER.encode(hash))
+    }
+
+    fn set_aside(&self, hash: &Hash) -> Result<(), FilesError> {
+        let (from, to) = (self.content(hash), self.aside(hash));
+        self.make(&self.dir.join(ASIDE))?;
+        // Its age counts from now on.
+        let opened = private::open(OpenOptions::new().write(true), &from);
+        let touched = opened.and_then(|file| file.set_modified(SystemTime::now()));
+        touched.map_err(io("write", &from))?;
+        fs::rename(&from, &to).map_err(io("write", &to))
+    }
+
+    fn bring_back(&self, hash: &Hash) -> Result<bool, FilesError> {
+        let (from, to) = (self.aside(hash), self.content(hash));
+        if let Some(dir) = to.parent() {
+            self.make(dir)?;
+        }
+        match fs::rename(&from, &to) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(io("write", &to)(error)),
+        }
+    }
+
+    fn expire_set_aside(&self, age: Duration) -> Result<usize, FilesError> {
+        let now = SystemTime::now();
+        let mut gone = 0;
+        for (path, meta) in entries(&self.dir.join(ASIDE))? {
+            let old = meta.modified().map(|at| now.duration_since(at).unwrap_or_default());
+            if old.is_ok_and(|old| old >= age) {
+                remove(&path)?;
+                gone += 1;
+            }
+        }
+        Ok(gone)
+    }
+
     fn expire(&self, age: Duration) -> Result<usize, FilesError> {
         let now = SystemTime::now();
         let mut gone = 0;
@@ -173,6 +212,8 @@ pub(super) fn room_of(disk: &StatVfs, reserve: Option<u64>) -> Room {
 
 /// The folder of uploads under way. Those of content have two letters.
 const PARTIAL: &str = "partial";
+/// The folder of content that no entry seems to refer to.
+const ASIDE: &str = "unreferenced";
 
 #[async_trait]
 impl Blobs for LocalDisk {
@@ -227,6 +268,21 @@ impl Blobs for LocalDisk {
     async fn remove(&self, hash: &Hash) -> Result<(), FilesError> {
         let path = self.0.content(hash);
         blocking(move || remove(&path)).await
+    }
+
+    async fn set_aside(&self, hash: &Hash) -> Result<(), FilesError> {
+        let (disk, hash) = (self.0.clone(), *hash);
+        blocking(move || disk.set_aside(&hash)).await
+    }
+
+    async fn bring_back(&self, hash: &Hash) -> Result<bool, FilesError> {
+        let (disk, hash) = (self.0.clone(), *hash);
+        blocking(move || disk.bring_back(&hash)).await
+    }
+
+    async fn expire_set_aside(&self, age: Duration) -> Result<usize, FilesError> {
+        let disk = self.0.clone();
+        blocking(move || disk.expire_set_aside(age)).await
     }
 
     async fn hashes(&self, first: u8) -> Result<Vec<Hash>, FilesError> {

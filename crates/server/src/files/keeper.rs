@@ -24,6 +24,9 @@ use crate::limits::room::{AtReserve, TextRoom};
 const PARTIALS: usize = 256;
 /// How often uploads that nobody goes on with are looked for.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
+/// How long content stays that no entry seems to refer to: the record may be an older one than the
+/// files, and the right one may yet be put back.
+const SET_ASIDE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Hashes that are asked of the record at a time.
 const PAGE: usize = 1000;
 /// Lookups for transfers at once, of all users. They use the threads and the connections to the
@@ -320,14 +323,24 @@ impl Files {
         Ok(erased.is_some())
     }
 
-    /// Throws away old uploads at the start and now and then. With `sweep`, first removes what
+    /// Throws away old uploads at the start and now and then. With `sweep`, first sets aside what
     /// crashes have left; without, the record may be an older one than the files, and all stay.
     pub(crate) async fn upkeep(&self, sweep: bool) {
         let mut expire = tokio::time::interval(SWEEP);
         expire.tick().await;
         self.expire().await;
-        if sweep && let Err(error) = self.collect_all().await {
-            tracing::warn!(%error, "content that nothing refers to was not all removed");
+        if sweep {
+            match self.set_aside_all().await {
+                Ok(0) => {}
+                Ok(files) => tracing::warn!(
+                    files,
+                    "content that no entry refers to is in files/unreferenced/ now, for 7 days: a \
+                     crash left it, or this record is an older one"
+                ),
+                Err(error) => {
+                    tracing::warn!(%error, "content that nothing refers to was not all set aside");
+                }
+            }
         }
         match self.count_missing().await {
             Ok(0) => {}
@@ -344,16 +357,24 @@ impl Files {
         }
     }
 
-    async fn collect_all(&self) -> Result<(), FilesError> {
+    async fn set_aside_all(&self) -> Result<usize, FilesError> {
+        let mut files = 0;
         for first in 0..=u8::MAX {
             for hash in self.blobs.hashes(first).await? {
-                self.collect(&hash).await?;
+                if self.store.is_referenced(&hash).await? {
+                    continue;
+                }
+                let _alone = self.placing.write().await;
+                if !self.store.is_referenced(&hash).await? {
+                    self.blobs.set_aside(&hash).await?;
+                    files += 1;
+                }
             }
         }
-        Ok(())
+        Ok(files)
     }
 
-    /// How much content that entries refer to is not there.
+    /// How much content that entries refer to is not there. What was set aside is brought back.
     async fn count_missing(&self) -> Result<usize, FilesError> {
         let (mut missing, mut after) = (0, None);
         // Of one first byte at a time.
@@ -369,7 +390,10 @@ impl Files {
                         self.blobs.hashes(first.unwrap_or_default()).await?.into_iter().collect();
                 }
                 // An entry erased since the list was read refers to nothing.
-                if !there.contains(&hash) && self.store.is_referenced(&hash).await? {
+                if !there.contains(&hash)
+                    && self.store.is_referenced(&hash).await?
+                    && !self.blobs.bring_back(&hash).await?
+                {
                     missing += 1;
                 }
             }
@@ -381,6 +405,13 @@ impl Files {
             Ok(0) => {}
             Ok(uploads) => tracing::info!(uploads, "unfinished uploads have expired"),
             Err(error) => tracing::warn!(%error, "unfinished uploads were not looked through"),
+        }
+        match self.blobs.expire_set_aside(SET_ASIDE).await {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(files, "content that no entry refers to was removed"),
+            Err(error) => {
+                tracing::warn!(%error, "content that no entry refers to was not removed");
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Transfers that break off, and those that lie.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::common::files::*;
 use crate::common::*;
@@ -575,15 +575,55 @@ async fn a_start_sweeps_old_uploads_and_content_without_an_entry_and_nothing_els
     drop(ada);
     let orphan = host.dir.path().join("data/files/ab");
     fs::create_dir_all(&orphan).unwrap();
-    fs::write(orphan.join("ab".repeat(32)), b"never recorded").unwrap();
+    let orphan = orphan.join("ab".repeat(32));
+    fs::write(&orphan, b"never recorded").unwrap();
     // A day has not passed.
     let host = host.restart(|_| ()).await;
-    eventually("the orphan goes", || blobs(&host).len() == 1).await;
+    eventually("the orphan goes", || !orphan.exists()).await;
     assert_eq!(partials(&host).len(), 1);
+    // Nor have the days for which it is kept.
+    let aside = host.dir.path().join("data/files/unreferenced").join("ab".repeat(32));
+    let host = host.restart(|_| ()).await;
+    assert_eq!(fs::read(&aside).unwrap(), b"never recorded");
+    let old = SystemTime::now() - Duration::from_secs(8 * 24 * 60 * 60);
+    fs::File::options().write(true).open(&aside).unwrap().set_modified(old).unwrap();
     let host = host.restart(|config| config.limits.partial_files = Duration::ZERO).await;
     eventually("the upload goes", || partials(&host).is_empty()).await;
+    eventually("the orphan goes for good", || !aside.exists()).await;
     let mut ada = host.connect(laptop.credential()).await.unwrap();
     assert_eq!(ada.offer(put(id, "half", 4 << 20)).await.unwrap().offset, 0);
+    let mut got = Vec::new();
+    ada.download(1, &mut got).await.unwrap();
+    assert!(got == kept);
+}
+
+/// An older record was put back, and then the right one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_that_was_set_aside_comes_back_with_its_record() {
+    let host = Host::start().await;
+    let (laptop, mut ada) = host.owner().await;
+    drop(ada);
+    let host = host.restart(|_| ()).await;
+    let data = host.dir.path().join("data");
+    let older = fs::read(data.join("record.db")).unwrap();
+    ada = host.connect(laptop.credential()).await.unwrap();
+    let kept = content(2, MIB);
+    ada.upload(random(), "kept", &kept).await.unwrap();
+    drop(ada);
+    let Host { server, dir, .. } = host;
+    soon("shutdown", server.shutdown()).await.unwrap();
+    let newer = fs::read(data.join("record.db")).unwrap();
+    fs::write(data.join("record.db"), older).unwrap();
+    // Without the file that would tell, at the second start.
+    fs::remove_file(data.join("heads")).unwrap();
+    let host = Host::start_in(dir, |_| ()).await.restart(|_| ()).await;
+    eventually("it is set aside", || blobs(&host).is_empty()).await;
+    let Host { server, dir, .. } = host;
+    soon("shutdown", server.shutdown()).await.unwrap();
+    fs::write(data.join("record.db"), newer).unwrap();
+    let host = Host::start_in(dir, |_| ()).await;
+    eventually("it is back", || blobs(&host).len() == 1).await;
+    let mut ada = host.connect(laptop.credential()).await.unwrap();
     let mut got = Vec::new();
     ada.download(1, &mut got).await.unwrap();
     assert!(got == kept);

@@ -109,10 +109,12 @@ pub enum OpenError {
     },
 }
 
-/// Holds the lock file of a record; as long as one of it lives, nobody else opens the record.
+/// Holds the lock file of a record; as long as one of it lives, nobody else opens the record. The
+/// directory is locked as well, because somebody may remove the file.
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: File,
+    _directory: File,
 }
 
 impl Lock {
@@ -126,11 +128,17 @@ impl Lock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = open(&mut options, &path).map_err(fault)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(database.to_path_buf())),
-            Err(TryLockError::Error(error)) => Err(fault(error)),
+        let directory = File::open(database.parent().unwrap_or(Path::new("."))).map_err(fault)?;
+        for locked in [&file, &directory] {
+            match locked.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(OpenError::InUse(database.to_path_buf()));
+                }
+                Err(TryLockError::Error(error)) => return Err(fault(error)),
+            }
         }
+        Ok(Self { _file: file, _directory: directory })
     }
 }
 

@@ -72,6 +72,8 @@ async fn a_second_opener_is_refused_until_the_first_is_gone() {
         }
         other => panic!("{other:?}"),
     }
+    fs::remove_file(dir.path().join("record.db.lock")).unwrap();
+    assert!(matches!(SqliteStore::open(&path, options()), Err(OpenError::InUse(_))));
     // The one that was there is none the worse.
     say(&*first, entry(LOBBY, "ada", "x")).await;
     drop(first);

@@ -37,16 +37,20 @@ pub fn get(n: u64) -> proto::GetFile {
 
 /// Files below the server's directory, without uploads under way: path and size.
 pub fn blobs(host: &Host) -> Vec<(std::path::PathBuf, u64)> {
-    walk(&host.dir.path().join("data/files")).into_iter().filter(|(p, _)| !is_partial(p)).collect()
+    let is_content = |path: &Path| !is_in(path, "partial") && !is_in(path, "unreferenced");
+    walk(&host.dir.path().join("data/files")).into_iter().filter(|(p, _)| is_content(p)).collect()
 }
 
 /// Uploads under way: path and size.
 pub fn partials(host: &Host) -> Vec<(std::path::PathBuf, u64)> {
-    walk(&host.dir.path().join("data/files")).into_iter().filter(|(p, _)| is_partial(p)).collect()
+    walk(&host.dir.path().join("data/files"))
+        .into_iter()
+        .filter(|(p, _)| is_in(p, "partial"))
+        .collect()
 }
 
-fn is_partial(path: &Path) -> bool {
-    path.components().any(|part| part.as_os_str() == "partial")
+fn is_in(path: &Path, folder: &str) -> bool {
+    path.components().any(|part| part.as_os_str() == folder)
 }
 
 fn walk(dir: &Path) -> Vec<(std::path::PathBuf, u64)> {
