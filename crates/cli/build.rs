@@ -14,12 +14,12 @@ fn main() {
         .map(|commit| format!(" ({commit})"))
         .unwrap_or_default();
     println!("cargo:rustc-env=TWINLOCK_COMMIT={commit}");
-    println!("cargo:rerun-if-changed=c/closed_stdout.c");
+    println!("cargo:rerun-if-changed=c/closed_streams.c");
     // Whole, since nothing refers to it.
     cc::Build::new()
-        .file("c/closed_stdout.c")
+        .file("c/closed_streams.c")
         .link_lib_modifier("+whole-archive")
-        .compile("closed_stdout");
+        .compile("closed_streams");
 }
 
 fn git(args: &[&str]) -> Option<String> {

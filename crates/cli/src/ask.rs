@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use twinlock_core::credential::Password;
 use zeroize::Zeroizing;
@@ -65,6 +66,21 @@ pub(crate) fn is_set(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
+/// Standard input.
+///
+/// # Errors
+/// It is closed, or open for writing only: the standard library takes either for an empty one. See
+/// `c/closed_streams.c`.
+pub(crate) fn stdin() -> Result<io::Stdin, Failure> {
+    let failed = |why: &dyn std::fmt::Display| Failure::usage(format!("standard input: {why}"));
+    let stdin = io::stdin();
+    let flags = rustix::fs::fcntl_getfl(&stdin).map_err(|error| failed(&error))?;
+    if flags & OFlags::RWMODE == OFlags::WRONLY {
+        return Err(failed(&"it is closed, or not open for reading"));
+    }
+    Ok(stdin)
+}
+
 /// Whether there is somebody to ask.
 pub(crate) fn can_ask() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
@@ -92,7 +108,7 @@ fn stored_password(file: Option<&Path>, variable: &str) -> Result<Option<Passwor
             let fail = |error: io::Error| Failure::usage(format!("{}: {error}", path.display()));
             let mut text = Zeroizing::new(String::with_capacity(PASSWORD_FILE as usize + 1));
             if path == Path::new("-") {
-                io::stdin().take(PASSWORD_FILE).read_to_string(&mut text).map_err(fail)?;
+                stdin()?.take(PASSWORD_FILE).read_to_string(&mut text).map_err(fail)?;
             } else {
                 let from = std::fs::File::open(path).map_err(fail)?;
                 from.take(PASSWORD_FILE).read_to_string(&mut text).map_err(fail)?;

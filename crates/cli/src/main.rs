@@ -16,6 +16,7 @@ mod output;
 mod patience;
 
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -32,6 +33,10 @@ fn main() -> ExitCode {
     let Cli { global, command } = args::parse();
     let out = Output::new(&global);
     let ended = match command {
+        // Certificates and entries have no such times.
+        _ if SystemTime::now() < UNIX_EPOCH => {
+            Err(Failure::usage("the clock of this machine is before 1970").hint("set it right"))
+        }
         Command::Completions { shell } => commands::generate::completions(shell, &out),
         Command::Man { dir } => commands::generate::manual(&dir),
         Command::Serve(serve) => {

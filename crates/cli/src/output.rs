@@ -97,6 +97,11 @@ impl Output {
         self.line(&json(value))
     }
 
+    /// Fails where data could not be printed: for a command that acts, before it does.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        Ok(check_open()?)
+    }
+
     /// `--quiet` was given.
     pub(crate) fn is_quiet(&self) -> bool {
         self.quiet
@@ -163,6 +168,39 @@ impl Output {
     }
 }
 
+/// What a command that acts has to tell, as JSON. It goes on with what it does when that cannot be
+/// written any more.
+#[derive(Debug)]
+pub(crate) struct Report {
+    out: Output,
+    gone: Option<Gone>,
+}
+
+impl Report {
+    /// # Errors
+    /// Nothing could be written.
+    pub(crate) fn begin(out: Output) -> Result<Self, Failure> {
+        out.check()?;
+        Ok(Self { out, gone: None })
+    }
+
+    pub(crate) fn json(&mut self, value: &impl Serialize) {
+        if self.gone.is_none() {
+            self.gone = self.out.json(value).err();
+        }
+    }
+
+    /// # Errors
+    /// Not all was written, though the reader was there.
+    pub(crate) fn end(self) -> Result<(), Failure> {
+        match self.gone.map(Failure::from) {
+            Some(failure) if failure.exit != Exit::Done => Err(failure
+                .hint("what the command was to do is done; only the report of it is not whole")),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Waits until the reader of standard output has gone, where that is a pipe or a socket.
 pub(crate) async fn reader_gone() {
     let gone = async {
@@ -185,7 +223,7 @@ pub(crate) async fn reader_gone() {
 }
 
 /// Fails where standard output is closed, or open for reading only: the standard library takes
-/// either for success. See `c/closed_stdout.c`.
+/// either for success. See `c/closed_streams.c`.
 fn check_open() -> Result<(), Gone> {
     let flags = rustix::fs::fcntl_getfl(io::stdout()).map_err(io::Error::from)?;
     if flags & OFlags::RWMODE == OFlags::RDONLY {

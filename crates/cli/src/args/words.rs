@@ -108,6 +108,10 @@ fn split(words: Vec<String>, mut escaped: bool) -> Result<TargetAndText, Failure
     })?;
     if !escaped && words.next_if(|word| word == ESCAPE).is_some() {
         escaped = true;
+        if words.peek().is_none() {
+            return Err(Failure::usage(format!("no text is behind `--` after {target}"))
+                .hint("a text of two dashes is `-- --`; without `--`, each line of standard input is sent"));
+        }
     }
     let text = words.next();
     if let Some(text) = &text
@@ -172,7 +176,7 @@ mod tests {
         let text = |list: &[&str], escaped| split(words(list), escaped).map(|split| split.text);
         assert_eq!(text(&["ops"], false).unwrap(), None);
         assert_eq!(text(&["ops", "-"], false).unwrap().as_deref(), Some("-"));
-        assert_eq!(text(&["ops", "--"], false).unwrap(), None);
+        assert!(text(&["ops", "--"], false).unwrap_err().message.contains("no text"));
         assert_eq!(text(&["ops", "--", "--"], false).unwrap().as_deref(), Some("--"));
         assert_eq!(text(&["ops", "--", "-h"], false).unwrap().as_deref(), Some("-h"));
         assert_eq!(text(&["ops", "-h"], true).unwrap().as_deref(), Some("-h"));

@@ -29,6 +29,8 @@ struct InviteJson<'a> {
 }
 
 pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failure> {
+    // An invite that nobody has read is lost.
+    context.out.check()?;
     let profile = context.profile()?;
     let connects = match &context.global.address {
         Some(address) => address.clone(),

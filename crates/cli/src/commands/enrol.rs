@@ -204,7 +204,7 @@ async fn ask_name(taken: Option<Name>) -> Result<Name, Failure> {
 
 fn link_from_stdin() -> Result<Zeroizing<String>, Failure> {
     let mut text = Zeroizing::new(String::with_capacity(LINK as usize));
-    std::io::stdin()
+    ask::stdin()?
         .take(LINK)
         .read_to_string(&mut text)
         .map_err(|error| Failure::usage(format!("standard input: {error}")))?;

@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
     }
     let target = args.target.to_string();
     let (conversation, entries, user) = read(&target, &args.entries, context).await?;
-    let mut moves = Moves::new(context, &target, args.moving.json);
+    let mut moves = Moves::new(context, &target, args.moving.json)?;
     let single = args.output.as_deref().filter(|path| !is_dir(path));
     if args.entries.len() > 1 && single.is_some() {
         return Err(Failure::usage("several files go into a directory, which has to be there"));
@@ -62,7 +62,7 @@ pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
         let entry = match entry {
             Ok(entry) => entry,
             Err(failure) => {
-                moves.no_entry(n, &failure)?;
+                moves.no_entry(n, &failure);
                 continue;
             }
         };
@@ -80,7 +80,7 @@ pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
         let (force, keep_mode) = (args.force, args.keep_mode);
         let place = place.map(|(dir, below, name)| Place { dir, below, name, force, keep_mode });
         if let Some(Err(error)) = place.as_ref().map(Place::check) {
-            moves.no_entry(n, &error.into())?;
+            moves.no_entry(n, &error.into());
             continue;
         }
         jobs.push((entry, file, place));

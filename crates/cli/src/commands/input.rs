@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 use tokio::sync::mpsc;
 use twinlock_core::limits::MAX_TEXT;
 
+use crate::ask::stdin;
 use crate::exit::Failure;
 use crate::output::Output;
 
@@ -26,7 +27,10 @@ pub(super) fn read_lines(out: &Output) -> Lines {
     }
     let (lines, received) = mpsc::channel(4);
     std::thread::spawn(move || {
-        let mut input = LineReader::stdin();
+        let mut input = match LineReader::stdin() {
+            Ok(input) => input,
+            Err(failure) => return drop(lines.blocking_send(Err(failure))),
+        };
         loop {
             let mut batch = Vec::new();
             let ended = loop {
@@ -60,8 +64,8 @@ pub(super) struct LineReader<R> {
 }
 
 impl LineReader<io::Stdin> {
-    pub(super) fn stdin() -> Self {
-        Self::new(io::stdin())
+    pub(super) fn stdin() -> Result<Self, Failure> {
+        Ok(Self::new(stdin()?))
     }
 }
 

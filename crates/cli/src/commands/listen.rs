@@ -166,7 +166,8 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
             }
             Some(Event::Conversation(changed)) => listening.changed(changed).await?,
             Some(Event::Ended(Some(error))) => return Err(error.into()),
-            Some(Event::Ended(None)) | None => return Ok(()),
+            Some(Event::Ended(None)) => return Ok(()),
+            None => return Err(ClientError::Closed.into()),
             Some(_) => {}
         }
     }
@@ -400,11 +401,12 @@ impl Listening<'_> {
 }
 
 /// After what is not new in a conversation that was not there before: a direct one began with its
-/// first entry, but a room has a history from before we came.
+/// first entry. In a room the read marker was set to the head when this user joined, perhaps between
+/// two runs.
 fn beginning(conversation: &proto::Conversation) -> u64 {
     match conversation.kind() {
         proto::conversation::Kind::Direct => 0,
-        _ => conversation.head,
+        _ => conversation.read.min(conversation.head),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::entry::{AckJson, EntryJson, FileJson};
 use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::{Context, trying_again, warn_about_tls};
-use crate::output::{Output, json_path};
+use crate::output::{Output, Report, json_path};
 use crate::patience::Patience;
 
 /// How long without a byte that moved before it gives up, unless `--timeout` says.
@@ -57,7 +57,7 @@ struct Shown {
 pub(super) struct Moves<'a> {
     context: &'a Context,
     target: String,
-    json: bool,
+    report: Option<Report>,
     bars: Option<MultiProgress>,
     open: HashMap<JobId, Shown>,
     /// Why there is no line now.
@@ -127,21 +127,22 @@ struct NoEntryJson<'a> {
 }
 
 impl<'a> Moves<'a> {
-    pub(super) fn new(context: &'a Context, target: &str, json: bool) -> Self {
+    pub(super) fn new(context: &'a Context, target: &str, json: bool) -> Result<Self, Failure> {
+        let report = json.then(|| Report::begin(context.out)).transpose()?;
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let bars = io::stderr().is_terminal() && !context.global.quiet && !dumb;
         let bars = bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
-        Self {
+        Ok(Self {
             context,
             target: target.to_owned(),
-            json,
+            report,
             bars,
             open: HashMap::new(),
             down: None,
             warned: false,
             failed: None,
             done: 0,
-        }
+        })
     }
 
     pub(super) fn add(&mut self, job: JobId, file: File) {
@@ -156,15 +157,13 @@ impl<'a> Moves<'a> {
     }
 
     /// Entry `n` cannot be fetched; the others are.
-    pub(super) fn no_entry(&mut self, n: u64, failure: &Failure) -> Result<(), Failure> {
-        if self.json {
+    pub(super) fn no_entry(&mut self, n: u64, failure: &Failure) {
+        if let Some(report) = &mut self.report {
             let (event, conversation) = ("failed", &self.target);
             let (exit, error) = (failure.exit as u8, &failure.message);
-            let json = NoEntryJson { event, conversation, n, exit, error };
-            self.context.out.json(&json)?;
+            report.json(&NoEntryJson { event, conversation, n, exit, error });
         }
         self.fails(failure);
-        Ok(())
     }
 
     /// Until all of them have arrived or failed.
@@ -191,7 +190,10 @@ impl<'a> Moves<'a> {
         }
         drop(events);
         transfers.close().await;
-        self.failed.map_or(Ok(()), |exit| Err(Failure::said(exit)))
+        match self.failed {
+            Some(exit) => Err(Failure::said(exit)),
+            None => self.report.map_or(Ok(()), Report::end),
+        }
     }
 
     fn left(&self) -> usize {
@@ -275,11 +277,10 @@ impl<'a> Moves<'a> {
             bar.set_position(from);
             bar.reset_eta();
         }
-        if self.json {
+        if let Some(report) = &mut self.report {
             let path = path.as_deref().map(json_path);
             let (event, id) = ("start", id.to_string());
-            let start = StartJson { event, id, name, path, size: *size, from };
-            self.context.out.json(&start)?;
+            report.json(&StartJson { event, id, name, path, size: *size, from });
         }
         if from > 0 && !std::mem::replace(&mut shown.began, true) {
             let words = format!(
@@ -299,11 +300,13 @@ impl<'a> Moves<'a> {
         if let Some(bar) = &shown.bar {
             bar.set_position(done);
         }
-        if self.json && shown.told.elapsed() >= TOLD {
+        if let Some(report) = &mut self.report
+            && shown.told.elapsed() >= TOLD
+        {
             shown.told = Instant::now();
             let File { name, size, id, .. } = &shown.file;
             let (event, id) = ("progress", id.to_string());
-            self.context.out.json(&ProgressJson { event, id, name, size: *size, done })?;
+            report.json(&ProgressJson { event, id, name, size: *size, done });
         }
         Ok(true)
     }
@@ -327,12 +330,12 @@ impl<'a> Moves<'a> {
         let Some(File { name, dir, path, .. }) = self.end(job) else { return Ok(false) };
         self.done += 1;
         let target = self.target.clone();
-        if self.json {
+        if let Some(report) = &mut self.report {
             let event = "done";
             let ack = AckJson::new(&target, message_id, ack);
             let file = FileJson::new(&name, size, hash).in_dir(&dir);
             let path = path.as_deref().map(json_path);
-            self.context.out.json(&SentJson { event, ack, file, path })?;
+            report.json(&SentJson { event, ack, file, path });
         }
         let name = harmless(&name);
         let words = format!("sent {name} ({}) to {target} as entry {}", HumanBytes(size), ack.n);
@@ -343,10 +346,10 @@ impl<'a> Moves<'a> {
     fn got(&mut self, job: JobId, path: Option<PathBuf>) -> Result<bool, Failure> {
         let Some(File { name, size, entry, .. }) = self.end(job) else { return Ok(false) };
         self.done += 1;
-        if let (true, Some(entry)) = (self.json, &entry) {
+        if let (Some(report), Some(entry)) = (&mut self.report, &entry) {
             let (event, entry) = ("done", EntryJson::new(&self.target, entry));
             let path = path.as_deref().map(json_path);
-            self.context.out.json(&GotJson { event, entry, path })?;
+            report.json(&GotJson { event, entry, path });
         }
         if let Some(path) = path {
             let words = format!(
@@ -370,11 +373,11 @@ impl<'a> Moves<'a> {
         if streamed && path.is_none() && entry.is_some() {
             failure = failure.hint("what was written out cannot be taken back: do not use it");
         }
-        if self.json {
+        if let Some(report) = &mut self.report {
             let path = path.as_deref().map(json_path);
             let (event, id, exit) = ("failed", id.to_string(), failure.exit as u8);
             let error = &failure.message;
-            self.context.out.json(&FailedJson { event, id, name: &name, path, exit, error })?;
+            report.json(&FailedJson { event, id, name: &name, path, exit, error });
         }
         failure.message = format!("{}: {}", harmless(&name), failure.message);
         self.fails(&failure);

@@ -13,6 +13,7 @@ use twinlock_client::transfer::{Copies, Found, TransferError, gather, spool};
 use super::moving::{File, Moves, harmless};
 use super::send::blocking;
 use crate::args::Put;
+use crate::ask::stdin;
 use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::Context;
@@ -34,7 +35,7 @@ pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure>
     if args.name.as_ref().is_some_and(String::is_empty) {
         return Err(Failure::usage("--name is empty"));
     }
-    let mut moves = Moves::new(context, &target, args.moving.json);
+    let mut moves = Moves::new(context, &target, args.moving.json)?;
     let copies = Copies::default();
     let collected = collect(&mut args, context, &copies);
     let collected = tokio::select! {
@@ -84,9 +85,8 @@ async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<C
             return Err(Failure::usage("what comes by standard input needs a --name"));
         };
         // All of it: what it is has to be known before it is offered.
-        let copy = move || {
-            spool(&home, &profile, &name, &mut io::stdin().lock(), &copies).map_err(no_room)
-        };
+        let mut stdin = stdin()?;
+        let copy = move || spool(&home, &profile, &name, &mut stdin, &copies).map_err(no_room);
         let files = vec![blocking(copy).await?];
         return Ok(Collected { files, ..Collected::default() });
     }

@@ -23,7 +23,7 @@ use crate::entry::AckJson;
 use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::{Context, Opened, trying_again, warn_about_tls, why_down};
-use crate::output::Output;
+use crate::output::{Output, Report};
 use crate::patience::Patience;
 
 /// How long without an acknowledgement or new input before it gives up, unless `--timeout` says.
@@ -42,9 +42,8 @@ struct Sending<'a> {
     client: Client,
     /// As the command line writes it.
     target: String,
-    json: bool,
-    /// Somebody reads the acks.
-    read: bool,
+    /// Takes the acks.
+    report: Option<Report>,
     waiting: HashSet<MessageId>,
     /// Dropped from the outbox by another process. One that was sent before may still be recorded.
     dropped: HashSet<MessageId>,
@@ -61,9 +60,10 @@ struct Sending<'a> {
 
 pub(crate) async fn run(mut send: Send, context: &Context) -> Result<(), Failure> {
     let TargetAndText { target, text, escaped } = send.take_words()?;
+    let report = send.json.then(|| Report::begin(context.out)).transpose()?;
     let (mut sending, events) = Sending::open(context)?;
     sending.target = target.to_string();
-    sending.json = send.json;
+    sending.report = report;
     let input = match text.filter(|text| escaped || text != "-") {
         Some(text) => {
             input::check_text(&text)?;
@@ -151,7 +151,7 @@ async fn settle(
     };
     // What the client's end has settled is the truth.
     sending.look().await?;
-    let Sending { client, waiting, dropped, refused, down, held, recorded, .. } = sending;
+    let Sending { client, waiting, dropped, refused, down, held, recorded, report, .. } = sending;
     if waiting.is_empty() && down.is_none() {
         client.close().await;
     }
@@ -199,7 +199,7 @@ async fn settle(
             Err(Failure::refused(format!("not recorded: {}", Refusal::from(why)), why))
         }
         _ if !dropped.is_empty() => Err(Failure::said(Exit::ServerSaidNo)),
-        _ => Ok(()),
+        _ => report.map_or(Ok(()), Report::end),
     }
 }
 
@@ -211,8 +211,7 @@ impl<'a> Sending<'a> {
             out: &context.out,
             client,
             target: String::new(),
-            json: false,
-            read: true,
+            report: None,
             waiting: HashSet::new(),
             dropped: HashSet::new(),
             recorded: 0,
@@ -281,15 +280,8 @@ impl<'a> Sending<'a> {
         }
         self.recorded += 1;
         self.held = None;
-        if self.json && self.read {
-            let ack = AckJson::new(&self.target, message_id, ack);
-            if let Err(gone) = self.out.json(&ack) {
-                // Whoever read the acks has gone; what was to be sent is sent all the same.
-                match Failure::from(gone) {
-                    Failure { exit: Exit::Done, .. } => self.read = false,
-                    failure => return Err(failure),
-                }
-            }
+        if let Some(report) = &mut self.report {
+            report.json(&AckJson::new(&self.target, message_id, ack));
         }
         Ok(true)
     }

@@ -142,7 +142,7 @@ fn chat_put_refuses_a_pipe_and_the_chat_goes_on() {
     let fifo = host.root().join("fifo");
     pipe(&fifo);
     let input = format!("/put {}\n/put /dev/zero\n/put /\nhello\n", fifo.display());
-    let talk = ada.run_with(&["chat"], &input).exits(0);
+    let talk = ada.run_with(&["chat"], &input).exits(2);
     for words in ["fifo is a pipe, not a file", "/dev/zero is a device", "/ is a directory"] {
         assert!(talk.out.contains(words), "{words}: {talk:?}");
     }

@@ -44,6 +44,7 @@ mod manners_input;
 mod manners_json;
 mod manners_listen;
 mod manners_passwords;
+mod manners_streams;
 mod manners_terminal;
 mod manners_together;
 mod options;

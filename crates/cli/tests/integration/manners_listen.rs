@@ -313,14 +313,7 @@ fn closed_output_is_an_error_and_loses_no_entry() {
     let path = host.root().join("f");
     std::fs::write(&path, "content").unwrap();
     ada.run(&["put", path.to_str().unwrap(), "lobby"]).exits(0);
-    let closed = |args: &[&str], how: &str| {
-        let command = ada.command(args);
-        let mut shell = std::process::Command::new("sh");
-        shell.args(["-c", &format!("exec \"$0\" \"$@\" {how}")]);
-        shell.arg(command.get_program()).args(command.get_args());
-        shell.env("TWINLOCK_HOME", &ada.home);
-        Running::start(&mut shell).ended(LONG)
-    };
+    let closed = |args: &[&str], how: &str| ada.run_in_shell(args, how);
     let listen = ["listen", "lobby", "--count", "1"];
     for how in [">&-", "1</dev/null", ">/dev/full"] {
         for args in [
@@ -338,4 +331,28 @@ fn closed_output_is_an_error_and_loses_no_entry() {
     closed(&["history", "lobby"], "1<>/dev/null").exits(0);
     let heard = ada.run(&listen).exits(0);
     assert!(heard.out.contains("one"), "{heard:?}");
+}
+
+#[test]
+fn listen_begins_with_a_room_where_its_user_joined() {
+    let host = Host::start();
+    let ada = host.owner();
+    let bob = host.member(&ada, "bob");
+    ada.run(&["send", "lobby", "zero"]).exits(0);
+    let dir = tempfile::tempdir().unwrap();
+    let handled = dir.path().join("handled");
+    let command = format!("cat >> {}", handled.display());
+    let (listen, exec) = (["listen", "--until-now"], ["listen", "--until-now", "--exec", &command]);
+    ada.run(&listen).exits(0);
+    ada.run(&exec).exits(0);
+    bob.run(&["room", "create", "ops"]).exits(0);
+    bob.run(&["send", "ops", "before"]).exits(0);
+    ada.run(&["room", "join", "ops"]).exits(0);
+    bob.run(&["send", "ops", "after"]).exits(0);
+    let heard = ada.run(&listen).exits(0);
+    assert!(heard.out.contains("after") && !heard.out.contains("before"), "{heard:?}");
+    ada.run(&exec).exits(0);
+    let handled = std::fs::read_to_string(&handled).unwrap();
+    assert!(handled.contains("after") && !handled.contains("before"), "{handled}");
+    assert!(!ada.run(&listen).exits(0).out.contains("after"));
 }

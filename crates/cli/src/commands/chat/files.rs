@@ -105,10 +105,17 @@ impl Talk {
                     if failure.exit == Exit::Done {
                         return Err(failure);
                     }
+                    self.file_failed(failure.exit);
                     self.screen.print(&self.out.style(Style::Bad, &failure.message))?;
                 }
                 Ok(true)
             }
+        }
+    }
+
+    fn file_failed(&mut self, exit: Exit) {
+        if !self.screen.is_terminal() {
+            self.failed = Some(self.failed.map_or(exit, |failed| failed.worse(exit)));
         }
     }
 
@@ -161,6 +168,7 @@ impl Talk {
                 let words = self.files.open.remove(&job).unwrap_or_default();
                 self.refused += u32::from(error.blame() == Blame::Request);
                 let failure = Failure::from(error);
+                self.file_failed(failure.exit);
                 let words = format!("{words}: {}", failure.message);
                 self.screen.print(&self.out.style(Style::Bad, &words))?;
             }

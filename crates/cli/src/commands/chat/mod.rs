@@ -71,6 +71,8 @@ struct Talk {
     own: HashMap<MessageId, ()>,
     files: Files,
     refused: u32,
+    /// What became of files, where nobody sees it.
+    failed: Option<Exit>,
     down: Option<ClientError>,
     was_up: bool,
     /// The line is not the first: what is caught up with was missed.
@@ -97,6 +99,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
         own: HashMap::new(),
         files: Files::new(&context),
         refused: 0,
+        failed: None,
         down: None,
         was_up: false,
         again: false,
@@ -131,10 +134,13 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
         ));
     }
     match ended {
+        Err(failure) if failure.exit == Exit::Done && queued + files > 0 => {
+            Err(Failure::said(Exit::Queued))
+        }
         Err(failure) if failure.exit != Exit::NoConnection || queued == 0 => Err(failure),
         _ if queued + files > 0 => Err(Failure::said(Exit::Queued)),
         _ if talk.refused > 0 => Err(Failure::said(Exit::ServerSaidNo)),
-        _ => Ok(()),
+        _ => talk.failed.map_or(Ok(()), |exit| Err(Failure::said(exit))),
     }
 }
 
@@ -178,8 +184,15 @@ impl Talk {
                 line = input.next(), if open => match line {
                     Some(Ok(line)) => {
                         deadline.renew();
-                        let goes_on = self.take_line(&line).await?;
-                        open = goes_on;
+                        match self.take_line(&line).await {
+                            Ok(goes_on) => open = goes_on,
+                            // The next line of a script may be meant for where this one failed to go.
+                            Err(failure) if !self.screen.is_terminal() && failure.exit != Exit::Done => {
+                                bad_input = Some(failure.hint("no line after it was sent"));
+                                open = false;
+                            }
+                            Err(failure) => return Err(failure),
+                        }
                         if open {
                             input.go_on(&self.target.to_string());
                         }
@@ -198,7 +211,8 @@ impl Talk {
                 },
                 event = events.recv() => match event {
                     Some(Event::Ended(Some(error))) => return Err(error.into()),
-                    Some(Event::Ended(None)) | None => return Ok(()),
+                    Some(Event::Ended(None)) => return Ok(()),
+                    None => return Err(ClientError::Closed.into()),
                     Some(event) => {
                         if matches!(event, Event::Recorded { .. }) {
                             deadline.renew();
@@ -341,9 +355,9 @@ impl Talk {
             }
             Said::Quit => Ok(false),
             Said::Command(command) => {
-                // A question that fails ends nothing.
+                // A question that fails ends nothing, where a person sees it.
                 if let Err(failure) = self.obey(command).await {
-                    if failure.exit == Exit::Done {
+                    if failure.exit == Exit::Done || !self.screen.is_terminal() {
                         return Err(failure);
                     }
                     self.screen.print(&self.out.style(Style::Bad, &failure.message))?;
@@ -352,7 +366,7 @@ impl Talk {
             }
             Said::Unknown(word) => {
                 let word = Untrusted::new(word).render_line();
-                self.note(&format!("there is no {word}; /help lists what there is"))?;
+                self.complain(&format!("there is no {word}; /help lists what there is"))?;
                 Ok(true)
             }
         }
@@ -360,7 +374,7 @@ impl Talk {
 
     async fn say(&mut self, target: &Target, text: &str) -> Result<(), Failure> {
         if text.len() > MAX_TEXT {
-            return self.note(&format!("too long: a message has at most {MAX_TEXT} bytes"));
+            return self.complain(&format!("too long: a message has at most {MAX_TEXT} bytes"));
         }
         let outbox = self.client.state().outbox();
         let (name, body) = (target.to_string(), text.to_owned());
@@ -466,6 +480,11 @@ impl Talk {
             (true, false) => self.count(&changed).await,
             (false, _) => Ok(()),
         }
+    }
+
+    /// What is wrong with a line: a word for a person, the end of a script.
+    fn complain(&mut self, words: &str) -> Result<(), Failure> {
+        if self.screen.is_terminal() { self.note(words) } else { Err(Failure::usage(words)) }
     }
 
     /// A word of this program's own.

@@ -195,7 +195,10 @@ fn edit(
 fn read_plain() -> mpsc::Receiver<Line> {
     let (lines, read) = mpsc::channel(64);
     std::thread::spawn(move || {
-        let mut input = LineReader::stdin();
+        let mut input = match LineReader::stdin() {
+            Ok(input) => input,
+            Err(failure) => return drop(lines.blocking_send(Err(failure))),
+        };
         while let Some(line) = input.next_line().transpose() {
             let ended = line.is_err();
             if lines.blocking_send(line).is_err() || ended {

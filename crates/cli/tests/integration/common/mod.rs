@@ -437,6 +437,16 @@ impl Person {
         self.run_with(args, "")
     }
 
+    /// Runs a command with `how` behind it in a shell: redirections, or a pipe whose failures count.
+    pub fn run_in_shell(&self, args: &[&str], how: &str) -> Ran {
+        let command = self.command(args);
+        let mut shell = Command::new("bash");
+        shell.args(["-o", "pipefail", "-c", &format!("\"$0\" \"$@\" {how}")]);
+        shell.arg(command.get_program()).args(command.get_args());
+        shell.env("TWINLOCK_HOME", &self.home).current_dir(&self.home);
+        Running::start(&mut shell).ended(LONG)
+    }
+
     /// Runs a command to its end with `input`.
     pub fn run_with(&self, args: &[&str], input: &str) -> Ran {
         let mut running = self.start(args);

@@ -1,0 +1,93 @@
+//! Standard streams that are closed, open the wrong way round, full, or read by nobody any more.
+
+use std::fs;
+
+use crate::common::*;
+
+#[test]
+fn closed_input_is_an_error_and_not_empty() {
+    let host = Host::start();
+    let ada = host.owner();
+    for how in ["<&-", "0>unread"] {
+        for args in [
+            &["send", "lobby"][..],
+            &["send", "lobby", "-"],
+            &["put", "-", "--name", "x", "lobby"],
+            &["chat"],
+            &["login", "ada@127.0.0.1:1", "--password-file", "-"],
+            &["--profile", "new", "join", "-"],
+        ] {
+            let ran = ada.run_in_shell(args, how).exits(2);
+            assert!(ran.err.contains("standard input: it is closed"), "{args:?} {how}: {ran:?}");
+        }
+    }
+    assert_eq!(ada.reads("lobby").len(), 0);
+    ada.run_in_shell(&["send", "lobby"], "</dev/null").exits(0);
+}
+
+#[test]
+fn closed_output_stops_a_command_before_it_acts() {
+    let host = Host::start_with(&["--classic-port", "0"]);
+    let ada = host.owner();
+    fs::write(ada.home.join("file"), "content").unwrap();
+    for how in [">&-", "1</dev/null"] {
+        for args in [
+            &["send", "--json", "lobby", "x"][..],
+            &["put", "--json", "file", "lobby"],
+            &["invite"],
+            &["classic", "add", "lamp", "--to", "lobby"],
+        ] {
+            let ran = ada.run_in_shell(args, how).exits(2);
+            assert!(ran.err.contains("standard output"), "{args:?} {how}: {ran:?}");
+        }
+    }
+    assert_eq!(ada.reads("lobby").len(), 0);
+    assert_eq!(ada.run(&["classic", "list", "--json"]).exits(0).out, "");
+    assert_eq!(ada.run(&["outbox", "list", "--json"]).exits(0).out, "");
+    // Without data to print it matters to nobody.
+    ada.run_in_shell(&["send", "lobby", "x"], ">&-").exits(0);
+}
+
+#[test]
+fn full_output_tells_that_the_work_is_done() {
+    let host = Host::start();
+    let ada = host.owner();
+    fs::write(ada.home.join("file"), "content").unwrap();
+    for args in [&["send", "--json", "lobby", "x"][..], &["put", "--json", "file", "lobby"]] {
+        let ran = ada.run_in_shell(args, ">/dev/full").exits(2);
+        assert!(ran.err.contains("what the command was to do is done"), "{args:?}: {ran:?}");
+    }
+    assert_eq!(ada.reads("lobby").len(), 2);
+}
+
+#[test]
+fn reader_that_has_gone_stops_no_file() {
+    let host = Host::start();
+    let ada = host.owner();
+    fs::write(ada.home.join("a"), "one").unwrap();
+    fs::write(ada.home.join("b"), "two").unwrap();
+    for how in ["| head -1", "| true"] {
+        ada.run_in_shell(&["put", "--json", "a", "b", "lobby"], how).exits(0);
+        ada.run_in_shell(&["get", "--json", "lobby", "1", "2", "--force"], how).exits(0);
+        assert_eq!(fs::read_to_string(ada.home.join("b")).unwrap(), "two");
+        fs::remove_file(ada.home.join("b")).unwrap();
+        ada.run_in_shell(&["get", "--json", "lobby", "2"], how).exits(0);
+    }
+    assert_eq!(ada.reads("lobby").len(), 4);
+}
+
+#[test]
+fn chat_script_ends_at_a_line_that_fails() {
+    let host = Host::start();
+    let ada = host.owner();
+    let lines = ["/dm nobody", "/join nosuch", "/put", "/get x", "/get 999", "/nonsense"];
+    for (n, line) in lines.iter().enumerate() {
+        let ran = ada.run_with(&["chat"], &format!("before {n}\n{line}\nprivate text\n"));
+        assert!(ran.code.is_some_and(|code| code > 0), "{line}: {ran:?}");
+        assert!(ran.err.contains("no line after it was sent"), "{line}: {ran:?}");
+    }
+    let expected: Vec<_> = (0..lines.len()).map(|n| format!("before {n}")).collect();
+    assert_eq!(texts(&ada.reads("lobby")), expected);
+    // What fails later has its code as well.
+    ada.run_with(&["chat"], "/put missing\n").exits(2);
+}
