@@ -244,5 +244,10 @@ pub(crate) fn roots(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>,
         ClientError::Authority(format!("{}: {error}", file.display()))
     };
     let roots = CertificateDer::pem_file_iter(file).map_err(cannot)?;
-    roots.collect::<Result<_, _>>().map_err(cannot)
+    let roots: Vec<_> = roots.collect::<Result<_, _>>().map_err(cannot)?;
+    if roots.is_empty() {
+        let words = format!("{}: there is no certificate in it (PEM form)", file.display());
+        return Err(ClientError::Authority(words));
+    }
+    Ok(roots)
 }

@@ -14,6 +14,7 @@ use twinlock_core::text::Untrusted;
 
 use crate::args::{DeviceAction, Devices, Invite, Passwd, PasswordFile, Role};
 use crate::ask;
+use crate::commands::send::now_ms;
 use crate::commands::serve::{join_command, local_only, qr};
 use crate::exit::{Exit, Failure};
 use crate::open::{Context, address_of};
@@ -54,7 +55,13 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
         TlsTrust::Pins(pins) => pins.first().copied(),
         TlsTrust::Ca { .. } => None,
     };
+    let asked_ms = now_ms().saturating_add(seconds.saturating_mul(1000));
     let invite = client.make_invite(role, args.user.as_ref(), seconds).await?;
+    // The clocks may differ.
+    if seconds > 0 && asked_ms.saturating_sub(invite.expires_ms) > CLOCKS_MS {
+        let until = local_time(invite.expires_ms);
+        context.out.warn(&format!("the server makes the invite shorter: it ends {until}"));
+    }
     client.close().await;
     let link = InviteLink {
         address: public.or(told).unwrap_or(connects),
@@ -66,6 +73,9 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
     };
     let text = link.to_link();
     let words = server_words(profile.server_key());
+    if let Some(words) = local_only(&link.address, SERVER_OPTIONS, false) {
+        context.out.say(&words);
+    }
     if args.json {
         context.out.json(&InviteJson {
             link: &text,
@@ -80,9 +90,6 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
         && let Some(code) = qr(&text)
     {
         context.out.say_as_is(&code);
-    }
-    if let Some(words) = local_only(&link.address, SERVER_OPTIONS) {
-        context.out.say(&words);
     }
     // A script takes the link from standard output; a person copies the whole command, which
     // therefore comes last.
@@ -99,6 +106,9 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
 }
 
 /// What to do where a link works on the server's machine only.
+/// How far apart the clocks of client and server may be without a word, in milliseconds.
+const CLOCKS_MS: u64 = 10 * 60 * 1000;
+
 const SERVER_OPTIONS: &str = "start the server with --host 0.0.0.0 --public-host ADDRESS, or name \
                               an address that it has with `twinlock invite --public ADDRESS`";
 
@@ -212,11 +222,12 @@ fn find(devices: &[proto::Device], wanted: &str) -> Result<(DeviceId, bool), Fai
     if let [found] = matches.as_slice() {
         return Ok(*found);
     }
-    let words = if matches.is_empty() { "no device" } else { "several devices" };
-    Err(Failure::new(
-        Exit::ServerSaidNo,
-        format!("{words} of yours begin with {wanted:?}; see `twinlock devices`"),
-    ))
+    let words = if matches.is_empty() {
+        format!("no device of yours begins with {wanted:?}")
+    } else {
+        format!("several devices of yours begin with {wanted:?}")
+    };
+    Err(Failure::new(Exit::ServerSaidNo, format!("{words}; see `twinlock devices`")))
 }
 
 pub(crate) async fn passwd(args: Passwd, context: &Context) -> Result<(), Failure> {

@@ -1,5 +1,7 @@
 //! `history`: reads the record, oldest first, with its links checked.
 
+use std::cell::Cell;
+
 use twinlock_client::client::Entry;
 use twinlock_client::{Client, ClientError};
 use twinlock_core::id::ConversationId;
@@ -12,6 +14,8 @@ use crate::open::Context;
 
 /// Entries asked for at once; the server gives as many as fit a frame.
 const PAGE: u64 = 512;
+const NOTHING_FOUND: &str = "nothing was found (the last word is searched for as the beginning of a \
+                             word from three letters on, a shorter one as a whole word)";
 /// Entries that cannot be shown beyond which no more are read.
 const MOST_FAULTS: usize = 16;
 
@@ -39,7 +43,15 @@ pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure>
     match &args.search {
         Some(text) => {
             let range = (since, before.unwrap_or(0));
+            let found = Cell::new(false);
+            let show = |entry: &Entry| {
+                found.set(true);
+                show(entry)
+            };
             let faults = search(&client, conversation.id, text, range, args.limit, show).await?;
+            if !found.get() && faults.is_empty() {
+                context.out.say(NOTHING_FOUND);
+            }
             fails(context, faults)?;
         }
         None => {

@@ -380,8 +380,9 @@ impl Listening<'_> {
             let head = format!("--exec ended with {status} for entry {} of {name}", entry.n);
             if tries == self.args.exec_tries {
                 let file = self.bury(document).await?;
-                let (words, file) = (format!("after {tries} tries"), file.display());
-                self.context.out.warn(&format!("{head} {words}; the entry is now in {file}"));
+                let (words, file) = (if tries == 1 { "try" } else { "tries" }, file.display());
+                let words = format!("{head} after {tries} {words}; the entry is now in {file}");
+                self.context.out.warn(&words);
                 return Ok(());
             }
             let seconds = pause.as_secs();

@@ -110,7 +110,8 @@ fn show_owner_invite(
     if code && let Some(code) = qr(&link) {
         out.say_as_is(&code);
     }
-    if let Some(words) = local_only(&invite.address, &server_options(listening)) {
+    let options = server_options(listening);
+    if let Some(words) = local_only(&invite.address, &options, listening.is_ipv6()) {
         out.say(&words);
     }
     out.say(&format!(
@@ -131,16 +132,19 @@ fn server_options(listening: IpAddr) -> String {
     }
 }
 
+/// Names of the loopback address.
+const LOCAL_NAMES: [&str; 3] = ["localhost", "ip6-localhost", "ip6-loopback"];
+
 /// Says that a link to `address` works on this machine only, if so, which addresses this machine
-/// has, and what to do: `remedy` names an ADDRESS.
-pub(crate) fn local_only(address: &Address, remedy: &str) -> Option<String> {
+/// has (with `ipv6` those as well), and what to do: `remedy` names an ADDRESS.
+pub(crate) fn local_only(address: &Address, remedy: &str, ipv6: bool) -> Option<String> {
     let host = address.bare_host();
     let name = host.trim_end_matches('.').to_ascii_lowercase();
     let is_local = match host.parse::<IpAddr>() {
-        Ok(ip) => ip.is_loopback() || ip.is_unspecified(),
-        Err(_) => name == "localhost" || name.ends_with(".localhost"),
+        Ok(ip) => ip.to_canonical().is_loopback() || ip.is_unspecified(),
+        Err(_) => LOCAL_NAMES.contains(&&*name) || name.ends_with(".localhost"),
     };
-    let addresses = || match own_addresses() {
+    let addresses = || match own_addresses(ipv6) {
         found if found.is_empty() => "this machine has no other address now".to_owned(),
         found => format!("this machine has {}", found.join(", ")),
     };
@@ -154,12 +158,13 @@ pub(crate) fn local_only(address: &Address, remedy: &str) -> Option<String> {
 }
 
 /// Addresses of this machine under which others may reach it, IPv4 first.
-fn own_addresses() -> Vec<String> {
+fn own_addresses(ipv6: bool) -> Vec<String> {
     let mut found: Vec<IpAddr> = if_addrs::get_if_addrs()
         .unwrap_or_default()
         .into_iter()
         .filter(|interface| !interface.is_loopback() && !interface.is_link_local())
         .map(|interface| interface.ip())
+        .filter(|ip| ipv6 || ip.is_ipv4())
         .collect();
     found.sort_unstable();
     found.dedup();

@@ -207,3 +207,30 @@ fn refusals_name_the_room_or_person() {
         assert!(ran.err.contains(about), "{args:?}: {ran:?}");
     }
 }
+
+#[test]
+fn words_say_what_was_changed_or_missed() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "morning"]).exits(0);
+    let found = ada.run(&["history", "lobby", "--search", "m"]).exits(0);
+    assert!(found.out.is_empty() && found.err.contains("nothing was found"), "{found:?}");
+    assert_eq!(ada.run(&["history", "lobby", "--search", "mor"]).exits(0).err, "");
+    let invite = ada.run(&["invite", "--json", "--expires", "100d"]).exits(0);
+    for words in ["the server makes the invite shorter", "works on this machine only"] {
+        assert!(invite.err.contains(words), "{words}: {invite:?}");
+    }
+    for public in ["[::ffff:127.0.0.1]:7", "ip6-localhost:7"] {
+        let invite = ada.run(&["invite", "--public", public]).exits(0);
+        assert!(invite.err.contains("works on this machine only"), "{invite:?}");
+    }
+    let account = format!("eve@{}", host.address());
+    for file in ["/dev/null", "/etc/passwd"] {
+        let mut login = ada.command(&["--profile", "eve", "login", "--ca", file, &account]);
+        let ran = Running::start(login.env("TWINLOCK_PASSWORD", "correct horse battery"));
+        let ran = ran.ended(LONG).exits(2);
+        assert!(ran.err.contains("there is no certificate in it"), "{ran:?}");
+    }
+    let no = ada.run(&["devices", "revoke", "0123456789"]);
+    assert!(no.err.contains("no device of yours begins with"), "{no:?}");
+}

@@ -34,7 +34,7 @@ use crate::interrupted;
 use crate::open::{Context, Opened, target_of, tls_warning, trying_again};
 use crate::output::{Output, Style};
 use crate::patience::{self, Patience};
-use command::Said;
+use command::{COMMANDS, Said};
 use files::Files;
 use screen::{Input, Screen, Suspensions};
 
@@ -160,6 +160,7 @@ impl Talk {
         let mut finding = std::pin::pin!(find(self.client.clone(), self.target.to_string()));
         let mut open = true;
         let mut bad_input = None;
+        let mut limited = None;
         let mut deadline = Patience::new(patience);
         let mut told = false;
         let mut closed_at = Instant::now();
@@ -209,7 +210,13 @@ impl Talk {
                         deadline.renew();
                     }
                 },
-                event = events.recv() => match event {
+                event = events.recv(), if limited.is_none() => match event {
+                    // A process that has a session sends what a script says.
+                    Some(Event::Ended(Some(error @ ClientError::TooManySessions)))
+                        if !self.screen.is_terminal() =>
+                    {
+                        limited = Some(Failure::from(error));
+                    }
                     Some(Event::Ended(Some(error))) => return Err(error.into()),
                     Some(Event::Ended(None)) => return Ok(()),
                     None => return Err(ClientError::Closed.into()),
@@ -237,7 +244,8 @@ impl Talk {
                 () = &mut interrupt => return Err(Failure::interrupted()),
             }
         }
-        bad_input.map_or(Ok(()), Err)
+        let unsettled = !self.waiting.is_empty() || self.files.open() > 0;
+        limited.filter(|_| unsettled).or(bad_input).map_or(Ok(()), Err)
     }
 
     fn say_what_is_waited_for(&self, patience: Duration) {
@@ -365,8 +373,14 @@ impl Talk {
                 Ok(true)
             }
             Said::Unknown(word) => {
-                let word = Untrusted::new(word).render_line();
-                self.complain(&format!("there is no {word}; /help lists what there is"))?;
+                let name = word.split_whitespace().next().unwrap_or_default();
+                let words = if COMMANDS.contains(&name) {
+                    format!("{name} is not used like this; /help shows how")
+                } else {
+                    let word = Untrusted::new(word).render_line();
+                    format!("there is no {word}; /help lists what there is")
+                };
+                self.complain(&words)?;
                 Ok(true)
             }
         }
@@ -565,7 +579,7 @@ async fn find(client: Client, target: String) -> Result<Found, Failure> {
         match once().await {
             Err(ClientError::Lost(_)) => {}
             // The client's last event says why.
-            Err(ClientError::Closed) => std::future::pending().await,
+            Err(ClientError::Closed | ClientError::TooManySessions) => std::future::pending().await,
             found => return Ok(found?),
         }
     }
