@@ -81,13 +81,13 @@ pub(crate) trait Blobs: Send + Sync + 'static {
     /// Removes content; none there is no error.
     async fn remove(&self, hash: &Hash) -> Result<(), FilesError>;
 
-    /// Sets content aside that no entry seems to refer to. [`Blobs::expire_set_aside`] removes it.
+    /// Moves unreferenced content to quarantine. [`Blobs::expire_set_aside`] removes it.
     async fn set_aside(&self, hash: &Hash) -> Result<(), FilesError>;
 
-    /// Makes content again of what was set aside. `false`: there is none.
+    /// Restores content from quarantine. `false`: it is not there.
     async fn bring_back(&self, hash: &Hash) -> Result<bool, FilesError>;
 
-    /// Removes what was set aside so long ago; how many.
+    /// Removes content that has been in quarantine for `age`. Returns the number of files removed.
     async fn expire_set_aside(&self, age: Duration) -> Result<usize, FilesError>;
 
     /// All content whose hash begins with this byte.

@@ -128,8 +128,8 @@ impl Account {
         Self { rates, unindexed, began, books: Mutex::new(books) }
     }
 
-    /// How long no more text of this user is to be read; `None`: it may be. Who has written little
-    /// lately does not wait for the index.
+    /// Time until the server may read more text from this user; `None`: now. A user with a small recent
+    /// volume never waits for the index.
     pub(crate) fn text_wait(&self, now: Instant) -> Option<Duration> {
         let mut books = self.lock();
         if let Some(wait) = books.text.wait(self.rates.text, now) {
@@ -316,7 +316,7 @@ mod tests {
         let (nothing, burst) = (now + Duration::from_secs(4), now + Duration::from_secs(8));
         assert!(user("ada").text_wait(nothing).is_some());
         assert_eq!(write_all(&user("ada"), burst, 8 * MIB), MIB);
-        // Once the index has caught up nobody waits.
+        // An up-to-date index delays no user.
         unindexed.store(UNINDEXED, Ordering::Relaxed);
         assert_eq!(user("bob").text_wait(now), None);
         // Nor without a rate.

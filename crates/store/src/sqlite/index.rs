@@ -20,14 +20,14 @@ use super::row::limit;
 use super::words;
 use crate::StoreError;
 
-/// Entries and bytes of a step: a millisecond or a few, which a message that comes meanwhile waits.
+/// Entries and bytes of one step. A step takes 1 to 6 ms and delays the next append by that much.
 const STEP_ENTRIES: usize = 64;
 const STEP_BYTES: usize = 32 * 1024;
-/// Bytes behind at which the index takes its steps as soon as no command waits, and rests as long
-/// as each of them took: a search then reads for some milliseconds.
+/// Backlog in bytes above which the index takes a step whenever the command queue is empty, then
+/// pauses for as long as the step took. Searching this much text takes some milliseconds.
 const NEAR: u64 = 512 * 1024;
-/// Bytes behind at which it takes steps although commands always wait: a search then reads for some
-/// tenths of a second.
+/// Backlog in bytes above which the index takes steps even if the command queue is never empty.
+/// Searching this much text takes some tenths of a second.
 const FAR: u64 = 32 * 1024 * 1024;
 /// The share of its time that the recorder then gives: one part in so many.
 const SHARE: u32 = 50;
@@ -54,7 +54,7 @@ impl Index {
         Ok(Self { done, behind, last: (Instant::now(), Duration::ZERO) })
     }
 
-    /// Counts new entries, with bodies of so many bytes together.
+    /// Adds `entries` new entries, with `bytes` of bodies in total, to the backlog.
     pub(super) fn appended(&self, entries: usize, bytes: usize) {
         self.behind.fetch_add((entries * ENTRY + bytes) as u64, Ordering::Relaxed);
     }
@@ -67,13 +67,13 @@ impl Index {
         self.behind() > 0
     }
 
-    /// How long to wait for a command before the next step; `None`: until the recorder is idle.
+    /// Pause before the next step; `None`: the index waits until the recorder is idle.
     pub(super) fn rest(&self) -> Option<Duration> {
         let (ended, took) = self.last;
         (self.behind() > NEAR).then(|| took.saturating_sub(ended.elapsed()))
     }
 
-    /// It cannot wait until no command does.
+    /// Whether a step must not wait for an empty command queue.
     pub(super) fn is_due(&self) -> bool {
         let (ended, took) = self.last;
         self.behind() > FAR && ended.elapsed() >= took * SHARE

@@ -109,8 +109,8 @@ pub enum OpenError {
     },
 }
 
-/// Holds the lock file of a record; as long as one of it lives, nobody else opens the record. The
-/// directory is locked as well, because somebody may remove the file.
+/// An exclusive lock on the record for the lifetime of this value. Locks the directory as well,
+/// because the lock file can be removed.
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: File,

@@ -198,7 +198,7 @@ async fn index_catches_up_while_messages_keep_coming() {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), talk).await.expect("the index takes its steps");
-    // What is missing is counted again after a restart.
+    // A restart counts the backlog again.
     drop(store);
     let store = open(dir.path());
     assert!(store.unindexed() > 0);

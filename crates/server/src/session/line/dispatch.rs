@@ -167,7 +167,7 @@ fn only_reads(op: &Op) -> bool {
     )
 }
 
-/// Whether it changes the record and is no revocation.
+/// Whether the request writes to the record, revocations excepted.
 fn writes(op: &Op) -> bool {
     matches!(
         op,
