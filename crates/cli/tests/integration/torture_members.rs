@@ -22,7 +22,8 @@ use twinlock_core::proto::{self, answer::Result as Answered, item::What, request
 
 /// Share of a core that the attacker may use for itself.
 const BUDGET: f64 = 0.1;
-/// The other member's p99 for each operation under attack.
+/// The other member's p99 for each operation under attack, or twice the figure without an attack if
+/// that is more: then the disk is slow by itself.
 const BOUND: Duration = Duration::from_millis(50);
 /// The WAL at its largest.
 const WAL: u64 = 128 << 20;
@@ -333,8 +334,9 @@ fn member_attacks_leave_other_members_quick() {
             begin_upload(&mut evil.connect().await, n).await;
         }
     });
-    // What follows goes by the defaults.
+    // What follows goes by the defaults, on a disk that has nothing left to write.
     host.terminate().exits(0);
+    rustix::fs::sync();
     host.set_args(&[]);
     host.restart();
 
@@ -387,7 +389,10 @@ fn member_attacks_leave_other_members_quick() {
         assert!(wal > 0, "no WAL was found");
         assert!(wal < WAL, "{name}: a WAL of {} MiB", wal >> 20);
         if full() {
-            let slow = attacked.iter().any(|took| p99(took) >= BOUND);
+            let slow = quiet
+                .iter()
+                .zip(&attacked)
+                .any(|(quiet, attacked)| p99(attacked) >= BOUND.max(2 * p99(quiet)));
             failed.extend(slow.then(|| format!("{name}: {}", figures.join(", "))));
         }
     }
