@@ -172,7 +172,7 @@ pub struct Limits {
     /// Default 2 MiB. More lets one user take more of what the disk can write. 0: any, also while
     /// searches are slow.
     pub text_rate: u64,
-    /// The same while over 2 MiB of the record are not indexed yet, which every search has to read;
+    /// The same while over 1 MiB of the record is not indexed yet, which every search has to read;
     /// beyond four seconds of it. Default 256 KiB. More lets one user slow down others' searches. 0:
     /// no other rate then.
     pub text_rate_unindexed: u64,

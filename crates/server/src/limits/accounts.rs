@@ -19,8 +19,8 @@ const HOURS: usize = 24;
 const HOUR: u64 = 60 * 60;
 const NANOS: u128 = 1_000_000_000;
 /// Bytes that a search has to read because they are not indexed yet: from here on the slow rate of
-/// text holds. They cost a search 10 to 40 ms.
-const UNINDEXED: u64 = 2 << 20;
+/// text holds. They cost a search 5 to 20 ms.
+const UNINDEXED: u64 = 1 << 20;
 /// The slow rate's burst, in seconds of the rate.
 const SLOW_BURST: u64 = 4;
 /// How soon to look at the index again.

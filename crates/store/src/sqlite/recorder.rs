@@ -26,7 +26,7 @@ use crate::{Appended, Clock, Order, Published, StoreError};
 const BATCH_LEAST: usize = 256;
 const BATCH_MOST: usize = 4096;
 /// Bytes of bodies in one transaction, about: a told batch is kept until the slowest has read it.
-const BATCH_BYTES: usize = 2 * 1024 * 1024;
+const BATCH_BYTES: usize = 1024 * 1024;
 /// How long nothing must come before the recorder turns to the index: longer than a client that
 /// talks to and fro pauses, so that its next message finds the recorder free.
 const IDLE: Duration = Duration::from_millis(10);
