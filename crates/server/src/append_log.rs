@@ -31,7 +31,7 @@ impl Names {
     }
 
     /// The name of a conversation of this user, from the record if need be.
-    async fn of(&self, shared: &Shared, user: &Name, id: ConversationId) -> Arc<str> {
+    pub(crate) async fn of(&self, shared: &Shared, user: &Name, id: ConversationId) -> Arc<str> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
         if let Some(name) = known {
             return name;

@@ -75,6 +75,9 @@ async fn catching_up(host: &Host) -> (Device, Client, Held<'_>) {
     // Its first page.
     ada.append(LOBBY, "first").await.unwrap();
     assert_eq!(texts(&ada.entries(LOBBY, 1).await), ["first"]);
+    // Known from now on, so that the log's task does not wait for a turn as well.
+    let shared = &host.server.shared;
+    shared.names.of(shared, &Name::new("ada").unwrap(), LOBBY).await;
     let held = Held::all(host).await;
     make_behind(host);
     held.until_a_read_waits().await;
