@@ -97,7 +97,8 @@ impl Output {
         self.line(&json(value))
     }
 
-    /// Fails where data could not be printed: for a command that acts, before it does.
+    /// Fails if standard output cannot take data. A command that prints a result once calls this before
+    /// it acts.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         Ok(check_open()?)
     }
@@ -168,8 +169,7 @@ impl Output {
     }
 }
 
-/// What a command that acts has to tell, as JSON. It goes on with what it does when that cannot be
-/// written any more.
+/// The JSON events of a command that acts. The command continues if they cannot be written any more.
 #[derive(Debug)]
 pub(crate) struct Report {
     out: Output,

@@ -246,7 +246,7 @@ pub(crate) fn roots(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>,
     let roots = CertificateDer::pem_file_iter(file).map_err(cannot)?;
     let roots: Vec<_> = roots.collect::<Result<_, _>>().map_err(cannot)?;
     if roots.is_empty() {
-        let words = format!("{}: there is no certificate in it (PEM form)", file.display());
+        let words = format!("{}: the file has no certificate in PEM form", file.display());
         return Err(ClientError::Authority(words));
     }
     Ok(roots)

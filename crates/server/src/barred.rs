@@ -1,9 +1,9 @@
 //! Revocations that could not be written: they hold in memory, and are written as soon as the
 //! record takes writes again.
 //!
-//! A device or classic key that is barred opens nothing until the server stops. Until it is written
-//! nothing else is written for a client, so that others do not take the room for it; a restart
-//! before then would let it in again, which is why the answer is no `Done`.
+//! A barred device or classic key opens nothing until the server stops. Until the revocation is in the
+//! record the server refuses all other writes of clients, which could take the disk space that the
+//! revocation needs. A restart before that forgets the bar, so the answer must not be `Done`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use twinlock_core::id::{DeviceId, Name};
-use twinlock_store::{Store, StoreError};
+use twinlock_store::{AddedClassicKey, ClassicKey, Store, StoreError};
 
 /// How often the record is tried.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ pub(crate) struct Barred {
     /// How many are to be written.
     unwritten: AtomicUsize,
     more: Notify,
-    /// Held while one is written, or a key is made that may have the name of one.
+    /// Held while a revocation is written, and while a classic key is added: its name may be barred.
     writing: tokio::sync::Mutex<()>,
 }
 
@@ -71,34 +71,31 @@ impl Barred {
         self.count.load(Ordering::Acquire) > 0 && self.lock().keys.contains(name)
     }
 
-    /// Makes a classic key of this name with `add`, which says whether there is a new one. Its name
-    /// is not barred then: the key that was has been revoked.
-    pub(crate) async fn add_key<T>(
+    /// [`Store::add_classic_key`]. Lifts the bar on the name of a new key: the record accepts the key
+    /// only after the previous one was revoked.
+    pub(crate) async fn add_classic_key(
         &self,
-        name: &Name,
-        add: impl Future<Output = T>,
-        is_new: impl FnOnce(&T) -> bool,
-    ) -> T {
+        store: &dyn Store,
+        key: ClassicKey,
+    ) -> Result<AddedClassicKey, StoreError> {
         let _writing = self.writing.lock().await;
-        let added = add.await;
-        if is_new(&added) {
-            let mut inner = self.lock();
-            inner.keys.remove(name);
-            self.count(&inner);
-            drop(inner);
-            self.written(&Revocation::Key(name.clone()));
+        let name = key.name.clone();
+        let added = store.add_classic_key(key).await?;
+        if added == AddedClassicKey::Added {
+            self.lock().keys.remove(&name);
+            self.written(&Revocation::Key(name));
         }
-        added
+        Ok(added)
     }
 
-    /// A revocation is in the record.
+    /// The revocation is in the record.
     pub(crate) fn written(&self, revocation: &Revocation) {
         let mut inner = self.lock();
         inner.unwritten.retain(|other| other != revocation);
         self.count(&inner);
     }
 
-    /// One has not been written: nothing else is before it.
+    /// Whether a revocation waits to be written. It must be written before anything else.
     pub(crate) fn is_unwritten(&self) -> bool {
         self.unwritten.load(Ordering::Acquire) > 0
     }
@@ -228,8 +225,8 @@ mod tests {
         barred.bar(lamp());
         let key = store.classic_key(&name).await.unwrap().unwrap();
         assert!(store.revoke_classic_key(&name).await.unwrap());
-        let added = barred.add_key(&name, store.add_classic_key(key), Result::is_ok).await;
-        assert_eq!(added, Ok(twinlock_store::AddedClassicKey::Added));
+        let added = barred.add_classic_key(store, key).await;
+        assert_eq!(added, Ok(AddedClassicKey::Added));
         barred.write(store).await;
         assert!(!barred.has_key(&name));
         assert_eq!(list_keys(&mut ada).await.len(), 1);

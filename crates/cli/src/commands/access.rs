@@ -30,7 +30,7 @@ struct InviteJson<'a> {
 }
 
 pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failure> {
-    // An invite that nobody has read is lost.
+    // The link is printed once: check the output before the server makes the invite.
     context.out.check()?;
     let profile = context.profile()?;
     let connects = match &context.global.address {
@@ -73,10 +73,9 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
     };
     let text = link.to_link();
     let words = server_words(profile.server_key());
-    if let Some(words) = local_only(&link.address, SERVER_OPTIONS, false) {
-        context.out.say(&words);
-    }
+    let local = local_only(&link.address, SERVER_OPTIONS, false);
     if args.json {
+        local.iter().for_each(|words| context.out.say(words));
         context.out.json(&InviteJson {
             link: &text,
             role: super::people::role(role),
@@ -91,6 +90,8 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
     {
         context.out.say_as_is(&code);
     }
+    // Below the picture, which fills the screen.
+    local.iter().for_each(|words| context.out.say(words));
     // A script takes the link from standard output; a person copies the whole command, which
     // therefore comes last.
     let person = std::io::stdout().is_terminal();
@@ -105,10 +106,10 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
     Ok(())
 }
 
-/// What to do where a link works on the server's machine only.
-/// How far apart the clocks of client and server may be without a word, in milliseconds.
+/// Largest difference between the clocks of client and server that is not taken for a shortened
+/// invite, milliseconds.
 const CLOCKS_MS: u64 = 10 * 60 * 1000;
-
+/// What to do where a link works on the server's machine only.
 const SERVER_OPTIONS: &str = "start the server with --host 0.0.0.0 --public-host ADDRESS, or name \
                               an address that it has with `twinlock invite --public ADDRESS`";
 

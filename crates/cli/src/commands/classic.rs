@@ -60,7 +60,7 @@ struct NewKeyJson<'a> {
 }
 
 async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
-    // A key that nobody has read is lost.
+    // The key is printed once: check the output before the server makes it.
     context.out.check()?;
     let Some(room) = args.to.room() else {
         return Err(Failure::usage("a classic key writes to a room; say --to ROOM"));

@@ -42,7 +42,7 @@ struct Sending<'a> {
     client: Client,
     /// As the command line writes it.
     target: String,
-    /// Takes the acks.
+    /// Prints the acks, with `--json`.
     report: Option<Report>,
     waiting: HashSet<MessageId>,
     /// Dropped from the outbox by another process. One that was sent before may still be recorded.

@@ -229,7 +229,7 @@ fn words_say_what_was_changed_or_missed() {
         let mut login = ada.command(&["--profile", "eve", "login", "--ca", file, &account]);
         let ran = Running::start(login.env("TWINLOCK_PASSWORD", "correct horse battery"));
         let ran = ran.ended(LONG).exits(2);
-        assert!(ran.err.contains("there is no certificate in it"), "{ran:?}");
+        assert!(ran.err.contains("the file has no certificate"), "{ran:?}");
     }
     let no = ada.run(&["devices", "revoke", "0123456789"]);
     assert!(no.err.contains("no device of yours begins with"), "{no:?}");

@@ -44,7 +44,7 @@ fn closed_output_stops_a_command_before_it_acts() {
     assert_eq!(ada.reads("lobby").len(), 0);
     assert_eq!(ada.run(&["classic", "list", "--json"]).exits(0).out, "");
     assert_eq!(ada.run(&["outbox", "list", "--json"]).exits(0).out, "");
-    // Without data to print it matters to nobody.
+    // A command without data to print does not need it.
     ada.run_in_shell(&["send", "lobby", "x"], ">&-").exits(0);
 }
 
@@ -68,10 +68,13 @@ fn reader_that_has_gone_stops_no_file() {
     fs::write(ada.home.join("b"), "two").unwrap();
     for how in ["| head -1", "| true"] {
         ada.run_in_shell(&["put", "--json", "a", "b", "lobby"], how).exits(0);
-        ada.run_in_shell(&["get", "--json", "lobby", "1", "2", "--force"], how).exits(0);
-        assert_eq!(fs::read_to_string(ada.home.join("b")).unwrap(), "two");
-        fs::remove_file(ada.home.join("b")).unwrap();
-        ada.run_in_shell(&["get", "--json", "lobby", "2"], how).exits(0);
+        let got = ada.home.join("got");
+        fs::create_dir(&got).unwrap();
+        ada.run_in_shell(&["get", "--json", "lobby", "1", "2", "-o", "got"], how).exits(0);
+        for (name, content) in [("a", "one"), ("b", "two")] {
+            assert_eq!(fs::read_to_string(got.join(name)).unwrap(), content);
+        }
+        fs::remove_dir_all(got).unwrap();
     }
     assert_eq!(ada.reads("lobby").len(), 4);
 }
@@ -80,11 +83,20 @@ fn reader_that_has_gone_stops_no_file() {
 fn chat_script_ends_at_a_line_that_fails() {
     let host = Host::start();
     let ada = host.owner();
-    let lines = ["/dm nobody", "/join nosuch", "/put", "/get x", "/get 999", "/nonsense"];
-    for (n, line) in lines.iter().enumerate() {
+    let lines = [
+        ("/dm nobody", "there is no @nobody"),
+        ("/join nosuch", "nosuch"),
+        ("/put", "/put is not used like this"),
+        ("/get x", "/get is not used like this"),
+        ("/get 999", "there is no entry 999"),
+        ("/nonsense", "there is no /nonsense; /help lists what there is"),
+    ];
+    for (n, (line, words)) in lines.iter().enumerate() {
         let ran = ada.run_with(&["chat"], &format!("before {n}\n{line}\nprivate text\n"));
         assert!(ran.code.is_some_and(|code| code > 0), "{line}: {ran:?}");
-        assert!(ran.err.contains("no line after it was sent"), "{line}: {ran:?}");
+        for words in [words, "no line after it was sent"] {
+            assert!(ran.err.contains(words), "{words}: {ran:?}");
+        }
     }
     let expected: Vec<_> = (0..lines.len()).map(|n| format!("before {n}")).collect();
     assert_eq!(texts(&ada.reads("lobby")), expected);

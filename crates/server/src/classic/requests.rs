@@ -47,9 +47,7 @@ impl Asker<'_> {
             sealed,
             created_ms: self.shared.now_ms(),
         };
-        let add = self.shared.store.add_classic_key(row.clone());
-        let is_new = |added: &Result<_, _>| matches!(added, Ok(AddedClassicKey::Added));
-        let added = self.shared.barred.add_key(&row.name, add, is_new).await;
+        let added = self.shared.barred.add_classic_key(&*self.shared.store, row.clone()).await;
         match added.map_err(|e| storage(&e))? {
             AddedClassicKey::Added => {}
             AddedClassicKey::NameTaken => return refuse(Why::NameTaken),

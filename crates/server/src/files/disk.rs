@@ -168,8 +168,7 @@ impl Disk {
         let now = SystemTime::now();
         let mut gone = 0;
         for (path, meta) in entries(&self.dir.join(ASIDE))? {
-            let old = meta.modified().map(|at| now.duration_since(at).unwrap_or_default());
-            if old.is_ok_and(|old| old >= age) {
+            if is_older(&meta, now, age) {
                 remove(&path)?;
                 gone += 1;
             }
@@ -182,8 +181,7 @@ impl Disk {
         let mut gone = 0;
         for (user, _) in entries(&self.dir.join(PARTIAL))? {
             for (path, meta) in entries(&user)? {
-                let old = meta.modified().map(|at| now.duration_since(at).unwrap_or_default());
-                if !old.is_ok_and(|old| old >= age) {
+                if !is_older(&meta, now, age) {
                     continue;
                 }
                 match hash_of(&path) {
@@ -195,6 +193,11 @@ impl Disk {
         }
         Ok(gone)
     }
+}
+
+/// Whether the file was last modified `age` before `now` or earlier.
+fn is_older(meta: &fs::Metadata, now: SystemTime, age: Duration) -> bool {
+    meta.modified().is_ok_and(|at| now.duration_since(at).unwrap_or_default() >= age)
 }
 
 /// Free bytes and inodes of a disk beyond the reserve.
@@ -212,7 +215,7 @@ pub(super) fn room_of(disk: &StatVfs, reserve: Option<u64>) -> Room {
 
 /// The folder of uploads under way. Those of content have two letters.
 const PARTIAL: &str = "partial";
-/// The folder of content that no entry seems to refer to.
+/// The folder of quarantined content.
 const ASIDE: &str = "unreferenced";
 
 #[async_trait]

@@ -24,13 +24,13 @@ use crate::limits::room::{AtReserve, TextRoom};
 const PARTIALS: usize = 256;
 /// How often uploads that nobody goes on with are looked for.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
-/// How long content stays that no entry seems to refer to: the record may be an older one than the
-/// files, and the right one may yet be put back.
+/// Time for which unreferenced content stays in quarantine: the record may be older than the files, and
+/// the operator may yet restore the right one.
 const SET_ASIDE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Hashes that are asked of the record at a time.
 const PAGE: usize = 1000;
-/// Lookups for transfers at once, of all users. They use the threads and the connections to the
-/// record that logins use as well.
+/// Lookups for transfers at a time, for all users. They share threads and record connections with
+/// logins.
 const LOOKUPS: usize = 2;
 
 /// All files of a server.
@@ -79,11 +79,11 @@ impl Drop for Claim {
     }
 }
 
-/// What is said to an offer that is not refused.
+/// An offer that passed all checks.
 pub(crate) enum Judged {
     /// The message is in the record already.
     Recorded(Receipt),
-    /// There is room for it, and it is claimed.
+    /// Quota and disk have room for it, which the claim holds.
     Fits(Claim),
 }
 
@@ -134,8 +134,7 @@ impl Files {
         }
     }
 
-    /// Looks something up for a transfer when it is this user's turn. The turn lasts as [`Fair::run`]
-    /// has it.
+    /// Runs a lookup for a transfer when it is this user's turn; see [`Fair::run`].
     pub(crate) async fn look_up<T, R>(
         self: &Arc<Self>,
         user: &Name,
@@ -318,7 +317,7 @@ impl Files {
         if let Some(Erased { file: Some(file) }) = &erased
             && let Err(error) = self.collect(&file.hash).await
         {
-            tracing::error!(%error, "the content of an erased file stays until the next start");
+            tracing::error!(%error, "the content of an erased file stays until 7 days after the next start");
         }
         Ok(erased.is_some())
     }

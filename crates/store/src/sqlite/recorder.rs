@@ -25,7 +25,8 @@ use crate::{Appended, Clock, Order, Published, StoreError};
 /// the same commit nobody has anything to do meanwhile; fewer would not be worth the commit.
 const BATCH_LEAST: usize = 256;
 const BATCH_MOST: usize = 4096;
-/// Bytes of bodies in one transaction, about: a told batch is kept until the slowest has read it.
+/// Bytes of bodies in one transaction, about. A larger batch of long texts delays the appends of other
+/// users, and a published batch stays in memory until the slowest watcher has read it.
 const BATCH_BYTES: usize = 1024 * 1024;
 /// How long nothing must come before the recorder turns to the index: longer than a client that
 /// talks to and fro pauses, so that its next message finds the recorder free.
@@ -264,7 +265,7 @@ impl Recorder<'_> {
             None => {
                 let placed = self.placer.placed();
                 self.worth = worth(placed, placing, began.elapsed().saturating_sub(placing));
-                // Before anybody hears of it and looks.
+                // Before the answers: a caller may ask for the backlog at once.
                 self.index.appended(placed, self.placer.placed_bytes());
                 self.tell();
                 self.answer(answers, None);

@@ -111,13 +111,16 @@ impl Talk {
             Command::Who => self.who().await,
             Command::Rooms => self.rooms().await,
             Command::Join(Target::Room(room)) => {
-                let joined = self.ask(self.client.join_room(&room)).await?;
-                self.go_to(Target::Room(room), &joined).await
+                let joined = self.ask(self.client.join_room(&room)).await;
+                let target = Target::Room(room);
+                let joined = joined.map_err(|failure| failure.about(&target))?;
+                self.go_to(target, &joined).await
             }
             Command::Join(Target::User(user)) | Command::Direct(user, None) => {
                 let target = Target::User(user);
                 let name = target.to_string();
-                let opened = self.ask(self.client.target(&name)).await?;
+                let opened = self.ask(self.client.target(&name)).await;
+                let opened = opened.map_err(|failure| failure.about(&target))?;
                 self.go_to(target, &opened).await
             }
             Command::Direct(user, Some(text)) => self.say(&Target::User(user), &text).await,

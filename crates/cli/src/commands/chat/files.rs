@@ -106,7 +106,7 @@ impl Talk {
                         return Err(failure);
                     }
                     self.file_failed(failure.exit);
-                    self.screen.print(&self.out.style(Style::Bad, &failure.message))?;
+                    self.print_error(&failure.message)?;
                 }
                 Ok(true)
             }
@@ -169,8 +169,7 @@ impl Talk {
                 self.refused += u32::from(error.blame() == Blame::Request);
                 let failure = Failure::from(error);
                 self.file_failed(failure.exit);
-                let words = format!("{words}: {}", failure.message);
-                self.screen.print(&self.out.style(Style::Bad, &words))?;
+                self.print_error(&format!("{words}: {}", failure.message))?;
             }
             Event::Changed { job, message_id, .. } => {
                 self.own.insert(message_id, ());

@@ -71,7 +71,7 @@ struct Talk {
     own: HashMap<MessageId, ()>,
     files: Files,
     refused: u32,
-    /// What became of files, where nobody sees it.
+    /// The worst exit code of a failed file, without a terminal.
     failed: Option<Exit>,
     down: Option<ClientError>,
     was_up: bool,
@@ -288,8 +288,7 @@ impl Talk {
     fn refuse(&mut self, message_id: &MessageId, why: &impl Display) -> Result<(), Failure> {
         let Some(text) = self.waiting.remove(message_id) else { return Ok(()) };
         self.refused += 1;
-        let words = format!("not recorded: {text}  ({why})");
-        Ok(self.screen.print(&self.out.style(Style::Bad, &words))?)
+        self.print_error(&format!("not recorded: {text}  ({why})"))
     }
 
     /// Follows what there is to follow.
@@ -363,12 +362,12 @@ impl Talk {
             }
             Said::Quit => Ok(false),
             Said::Command(command) => {
-                // A question that fails ends nothing, where a person sees it.
+                // A failed command ends a script, but not a chat on a terminal.
                 if let Err(failure) = self.obey(command).await {
                     if failure.exit == Exit::Done || !self.screen.is_terminal() {
                         return Err(failure);
                     }
-                    self.screen.print(&self.out.style(Style::Bad, &failure.message))?;
+                    self.print_error(&failure.message)?;
                 }
                 Ok(true)
             }
@@ -496,9 +495,15 @@ impl Talk {
         }
     }
 
-    /// What is wrong with a line: a word for a person, the end of a script.
+    /// Reports a bad line: as a note on a terminal, else as an error that ends the script.
     fn complain(&mut self, words: &str) -> Result<(), Failure> {
         if self.screen.is_terminal() { self.note(words) } else { Err(Failure::usage(words)) }
+    }
+
+    /// Prints an error, folded at the terminal's width.
+    fn print_error(&mut self, words: &str) -> Result<(), Failure> {
+        let words = self.out.fold(words, 0, 2);
+        Ok(self.screen.print(&self.out.style(Style::Bad, &words))?)
     }
 
     /// A word of this program's own.
