@@ -28,7 +28,9 @@ use twinlock_core::opaque::ServerSetup;
 use twinlock_core::session::BindingPolicy;
 use twinlock_link::OsEntropy;
 use twinlock_link::tls::{ServerTls, TlsFault};
-use twinlock_store::{OpenError, Person, Published, Role, SqliteStore, Store, StoreError};
+use twinlock_store::{
+    OpenError, Person, Published, RecordLock, Role, SqliteStore, Store, StoreError,
+};
 
 use crate::append_log::Names;
 use crate::barred::Barred;
@@ -156,7 +158,7 @@ impl Shared {
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The data directory cannot be used.
-    #[error("cannot {doing} {}: {error}; name another directory with --data or mend its rights", path.display())]
+    #[error("cannot {doing} {}: {error}; {}", path.display(), data_hint(error))]
     Data {
         /// A verb: read, write, make.
         doing: &'static str,
@@ -234,13 +236,21 @@ pub enum StartError {
     #[error("cannot start threads: {0}")]
     Threads(io::Error),
     /// No invite for the owner could be made.
-    #[error("the owner's invite could not be made")]
+    #[error("the owner's invite could not be recorded: is the disk full? The log has the reason")]
     OwnerInvite,
 }
 
 impl From<Failed> for StartError {
     fn from(Failed { doing, path, error }: Failed) -> Self {
         Self::Data { doing, path, error }
+    }
+}
+
+fn data_hint(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded => "make room there, or name another directory with --data",
+        _ => "name another directory with --data or mend its rights",
     }
 }
 
@@ -292,13 +302,15 @@ impl Server {
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
         let data = private::data_directory(&config.data)?;
         config.data.clone_from(&data);
+        // Before anything is looked at: another start may be making it.
+        let lock = RecordLock::take(&record_path(&data))?;
         let known = Heads::read(&data, heads::FILE)?;
         let start = parts::look(&data, &config, &known)?;
         let (identity, setup) = open_identity(&config)?;
         // A self-issued certificate is trusted by its pin only.
         let self_made = identity.certificate().is_self_issued().then(|| identity.pin());
         warn_of_another_key(known.tls_pin, self_made);
-        let store = open_store(&config, &setup)?;
+        let store = open_store(&config, &setup, lock)?;
         parts::check_files(&data, &*store).await?;
         let whole = heads::compare(&data, &known, &*store).await?;
         clock::check(&*store).await?;
@@ -552,10 +564,14 @@ fn open_identity(config: &Config) -> Result<(Identity, ServerSetup), StartError>
     Ok((identity, setup))
 }
 
-fn open_store(config: &Config, setup: &ServerSetup) -> Result<Arc<dyn Store>, StartError> {
+fn open_store(
+    config: &Config,
+    setup: &ServerSetup,
+    lock: RecordLock,
+) -> Result<Arc<dyn Store>, StartError> {
     let options = twinlock_store::Options::new(setup.server_key(), setup.row_key());
     let options = options.bounds(config.limits.bounds);
-    Ok(SqliteStore::open(&record_path(&config.data), options)?)
+    Ok(SqliteStore::open_locked(lock, options)?)
 }
 
 /// What a certificate can hold of an address: no scope of this machine's.

@@ -34,8 +34,7 @@ use tokio::sync::{Semaphore, broadcast, oneshot};
 use twinlock_core::id::ServerKey;
 
 use checkpoint::{Before, Checkpointer};
-use open::Lock;
-pub use open::OpenError;
+pub use open::{OpenError, RecordLock};
 use readers::Readers;
 use recorder::{Command, Desk, Ended, Job, JobDone};
 
@@ -87,6 +86,9 @@ fn system_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The recorder's thread, and why it ended.
+type Recorder = JoinHandle<Result<(), StoreError>>;
+
 /// A record in one SQLite file. Dropping it finishes what was begun and waits for that.
 pub struct SqliteStore {
     server_key: ServerKey,
@@ -101,7 +103,7 @@ pub struct SqliteStore {
     unindexed: Arc<AtomicU64>,
     salts: store::Salts,
     news: broadcast::Sender<Arc<[Published]>>,
-    recorder: Mutex<Option<JoinHandle<()>>>,
+    recorder: Mutex<Option<Recorder>>,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -117,9 +119,18 @@ impl SqliteStore {
     /// # Errors
     /// [`OpenError`]; nothing was changed by one that refuses.
     pub fn open(path: &Path, options: Options) -> Result<Arc<Self>, OpenError> {
+        Self::open_locked(RecordLock::take(path)?, options)
+    }
+
+    /// [`Self::open`] for whoever checks what lies beside the record before it is made, and so takes
+    /// the lock first.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_locked(lock: RecordLock, options: Options) -> Result<Arc<Self>, OpenError> {
         let Options { server_key, row_key, clock, bounds } = options;
-        let path = &open::resolve(path)?;
-        let lock = Arc::new(Lock::take(path)?);
+        let path = &lock.database.clone();
+        let lock = Arc::new(lock);
         // What was erased just before a crash may still be in it.
         let before = Before { failed: false, due: open::has_wal(path) };
         let conn = open::recorder(path, &server_key, clock())?;
@@ -138,11 +149,13 @@ impl SqliteStore {
             unindexed: unindexed.clone(),
         };
         let recorder = thread::Builder::new().name("recorder".into()).spawn(move || {
-            if let Err(error) = desk.run(conn, before, &waiting, &started) {
+            let ended = desk.run(conn, before, &waiting, &started);
+            if let Err(error) = &ended {
                 tracing::error!(%error, "the recorder has ended");
             }
             // The lock goes last.
             drop(lock);
+            ended
         });
         let fault = |problem: String| OpenError::Database { path: path.to_path_buf(), problem };
         let recorder = recorder.map_err(|error| fault(error.to_string()))?;
@@ -209,7 +222,7 @@ impl SqliteStore {
     }
 
     /// Tells the recorder to end after everything that is waiting.
-    fn end(&self) -> Option<JoinHandle<()>> {
+    fn end(&self) -> Option<Recorder> {
         // It may have ended.
         self.commands.send(Command::Close).ok();
         self.recorder.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -287,15 +300,15 @@ fn still_closed(error: &StoreError, waiting: &Receiver<Command>, batch: &mut Vec
 }
 
 /// Waits for the end of the recorder: a commit and a checkpoint.
-fn join(recorder: Option<JoinHandle<()>>) {
-    if recorder.is_some_and(|recorder| recorder.join().is_err()) {
-        tracing::error!("the recorder failed");
-    }
+fn join(recorder: Option<Recorder>) -> Result<(), StoreError> {
+    let failed = || StoreError::Database("the recorder failed".into());
+    recorder.map_or(Ok(()), |recorder| recorder.join().unwrap_or_else(|_| Err(failed())))
 }
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.readers.close_idle();
-        join(self.end());
+        // Whoever wants to know calls `close`; the log has it.
+        let _ended = join(self.end());
     }
 }

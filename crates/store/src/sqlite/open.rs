@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -112,18 +112,22 @@ pub enum OpenError {
 /// An exclusive lock on the record for the lifetime of this value. Locks the directory as well,
 /// because the lock file can be removed.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub struct RecordLock {
+    /// The database, without a link above it.
+    pub(super) database: PathBuf,
     _file: File,
     _directory: File,
 }
 
-impl Lock {
-    /// Takes `record.db.lock`. A file of its own: closing any descriptor of the database itself
-    /// would drop SQLite's locks on it.
-    pub(super) fn take(database: &Path) -> Result<Self, OpenError> {
-        let mut path = database.as_os_str().to_owned();
-        path.push(".lock");
-        let path = PathBuf::from(path);
+impl RecordLock {
+    /// Takes `record.db.lock` beside the database, which need not exist yet.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] if another process has it, [`OpenError::File`].
+    pub fn take(database: &Path) -> Result<Self, OpenError> {
+        // A file of its own: closing any descriptor of the database would drop SQLite's locks on it.
+        let database = &resolve(database)?;
+        let path = beside(database, ".lock");
         let fault = |error| OpenError::File { path: path.clone(), error };
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -133,17 +137,17 @@ impl Lock {
             match locked.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    return Err(OpenError::InUse(database.to_path_buf()));
+                    return Err(OpenError::InUse(database.clone()));
                 }
                 Err(TryLockError::Error(error)) => return Err(fault(error)),
             }
         }
-        Ok(Self { _file: file, _directory: directory })
+        Ok(Self { database: database.clone(), _file: file, _directory: directory })
     }
 }
 
 /// The database's path without a link above it. It is absolute, so SQLite does not read it as a URI.
-pub(super) fn resolve(database: &Path) -> Result<PathBuf, OpenError> {
+fn resolve(database: &Path) -> Result<PathBuf, OpenError> {
     let fault = |error| OpenError::File { path: database.to_path_buf(), error };
     let name = database.file_name().ok_or_else(|| fault(io::ErrorKind::InvalidInput.into()))?;
     let dir = match database.parent() {
@@ -191,19 +195,32 @@ pub(super) fn again(
     now_ms: u64,
 ) -> Result<Connection, OpenError> {
     let fault = |error| OpenError::File { path: path.to_path_buf(), error };
+    check_beside(path)?;
     settle(path).map_err(fault)?;
     let database = |problem: String| OpenError::Database { path: path.to_path_buf(), problem };
-    let sqlite = |error: rusqlite::Error| database(error.to_string());
+    let sqlite = |error: rusqlite::Error| match StoreError::from(error) {
+        StoreError::Full => fault(io::ErrorKind::StorageFull.into()),
+        StoreError::Database(problem) | StoreError::Damaged(problem) => database(problem),
+        other => database(other.to_string()),
+    };
     let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sqlite)?;
     let migrations = Migrations::from_slice(MIGRATIONS);
-    let schema = migrations.current_version(&conn).map_err(|e| database(e.to_string()))?;
+    let migration = |error: rusqlite_migration::Error| match error {
+        rusqlite_migration::Error::RusqliteError { err, .. } => sqlite(err),
+        other => database(other.to_string()),
+    };
+    // SQLite opens a file without write permission for reading.
+    if conn.is_readonly(rusqlite::MAIN_DB).map_err(sqlite)? {
+        return Err(fault(io::ErrorKind::PermissionDenied.into()));
+    }
+    let schema = migrations.current_version(&conn).map_err(migration)?;
     // Before anything of the file is changed.
     if let SchemaVersion::Outside(found) = schema {
         let (found, known) = (found.get(), MIGRATIONS.len());
         return Err(OpenError::NewerSchema { path: path.to_path_buf(), found, known });
     }
     durable(&conn).map_err(sqlite)?;
-    migrations.to_latest(&mut conn).map_err(|e| database(e.to_string()))?;
+    migrations.to_latest(&mut conn).map_err(migration)?;
     let recorded = lobby(&conn, server_key, now_ms).map_err(sqlite)?;
     if recorded != *server_key {
         return Err(OpenError::OtherServer {
@@ -298,6 +315,23 @@ fn private(path: &Path) -> Result<(), OpenError> {
     }
 }
 
+/// Refuses anything but regular files where SQLite keeps its own beside the database: its words name
+/// the database only, and without a `-shm` it may open that alone.
+fn check_beside(path: &Path) -> Result<(), OpenError> {
+    for suffix in ["-wal", "-shm"] {
+        let beside = beside(path, suffix);
+        let error = match fs::symlink_metadata(&beside) {
+            Ok(meta) if meta.is_file() => continue,
+            Ok(meta) if meta.is_symlink() => is_link(),
+            Ok(_) => io::Error::other("it is not a regular file"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => error,
+        };
+        return Err(OpenError::File { path: beside, error });
+    }
+    Ok(())
+}
+
 /// Refuses a file that is not a database. SQLite alone would read the first page from the WAL and then
 /// write to the file. Call it before any connection is open: closing a descriptor drops SQLite's locks.
 fn check_form(path: &Path) -> Result<(), OpenError> {
@@ -320,9 +354,48 @@ fn lost(path: &Path, state: &'static str) -> OpenError {
 }
 
 fn wal(database: &Path) -> PathBuf {
-    let mut wal = database.as_os_str().to_owned();
-    wal.push("-wal");
-    wal.into()
+    beside(database, "-wal")
+}
+
+fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+/// The files that a connection has open under the record's names.
+///
+/// A file that is removed or replaced while it is open still takes writes, and what was acknowledged
+/// goes with it when the process ends.
+#[derive(Debug)]
+pub(super) struct InPlace([(PathBuf, (u64, u64)); 2]);
+
+impl InPlace {
+    /// Call it when the connection has read something: the WAL exists from then on.
+    pub(super) fn of(database: &Path) -> Result<Self, StoreError> {
+        let [database, wal] = [database.to_owned(), wal(database)];
+        let [of_database, of_wal] = [device_and_inode(&database)?, device_and_inode(&wal)?];
+        Ok(Self([(database, of_database), (wal, of_wal)]))
+    }
+
+    /// # Errors
+    /// One of them is not where it was.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        for (path, opened) in &self.0 {
+            if device_and_inode(path)? != *opened {
+                let problem = "it was replaced while the server has it open";
+                return Err(StoreError::Database(format!("{}: {problem}", path.display())));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn device_and_inode(path: &Path) -> Result<(u64, u64), StoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) => Ok((meta.dev(), meta.ino())),
+        Err(error) => Err(StoreError::Database(format!("{}: {error}", path.display()))),
+    }
 }
 
 /// Whether something is in the WAL of a record that nobody has open.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::open::{self, Lock};
+use super::open::{self, RecordLock};
 use crate::StoreError;
 
 /// Connections at most, opened when they are first needed. Each costs its page cache and about as
@@ -22,7 +22,7 @@ pub(super) struct Readers {
     back: Condvar,
     turns: Arc<Semaphore>,
     /// A read that goes on after its caller has gone still holds the record.
-    lock: Mutex<Option<Arc<Lock>>>,
+    lock: Mutex<Option<Arc<RecordLock>>>,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ impl Drop for Out<'_> {
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf, lock: Arc<Lock>) -> Self {
+    pub(super) fn new(path: PathBuf, lock: Arc<RecordLock>) -> Self {
         let turns = Arc::new(Semaphore::new(MOST as usize));
         let (pool, back) = (Mutex::default(), Condvar::new());
         Self { path, pool, back, turns, lock: Mutex::new(Some(lock)) }

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
 
+use super::Opened;
 use super::checkpoint::{Before, Checkpointer};
 use super::index::Index;
+use super::open::{self, InPlace};
 use super::place::{Cache, Placer, Ready};
-use super::{Opened, open};
 use crate::{Appended, Clock, Order, Published, StoreError};
 
 /// Entries in one transaction, about: as many as are placed in the time that their commit takes,
@@ -90,6 +91,7 @@ enum Answer {
 /// The recorder's state between transactions.
 struct Recorder<'c> {
     path: &'c Path,
+    in_place: InPlace,
     conn: &'c Connection,
     placer: Placer<'c>,
     cache: Cache,
@@ -121,11 +123,12 @@ pub(super) fn run(
 ) -> Result<Ended, StoreError> {
     let placer = Placer::new(conn)?;
     let index = Index::load(conn, unindexed.clone())?;
+    let in_place = InPlace::of(path)?;
     started.try_send(()).ok();
     let (cache, worth) = (Cache::default(), BATCH_LEAST);
     let (clock, news) = (clock.clone(), news.clone());
     let mut recorder =
-        Recorder { path, conn, placer, cache, index, clock, news, checkpointer, worth };
+        Recorder { path, in_place, conn, placer, cache, index, clock, news, checkpointer, worth };
     let (mut idle, mut goes_on) = (false, true);
     while goes_on {
         if batch.is_empty() {
@@ -143,6 +146,7 @@ pub(super) fn run(
         }
     }
     let failed = recorder.checkpointer.end(conn)?;
+    recorder.in_place.check()?;
     Ok(failed.filter(|_| goes_on).map_or(Ended::Closed, Ended::Failed))
 }
 
@@ -260,6 +264,7 @@ impl Recorder<'_> {
             }
         }
         let placing = began.elapsed();
+        let failed = failed.or_else(|| self.in_place.check().err());
         let failed = failed.or_else(|| self.placer.commit().err());
         match &failed {
             None => {

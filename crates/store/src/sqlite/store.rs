@@ -343,7 +343,7 @@ impl Store for SqliteStore {
         self.readers.close().await;
         let recorder = self.end();
         let ended = tokio::task::spawn_blocking(move || super::join(recorder)).await;
-        ended.map_err(|error| StoreError::Database(error.to_string()))
+        ended.map_err(|error| StoreError::Database(error.to_string())).flatten()
     }
 }
 

@@ -426,7 +426,7 @@ async fn record_of_another_server_is_refused() {
 #[tokio::test]
 async fn record_files_that_are_links_are_not_followed() {
     let elsewhere = tempfile::tempdir().unwrap();
-    for file in ["record.db", "record.db.lock", "record.db-wal"] {
+    for file in ["record.db", "record.db.lock", "record.db-wal", "record.db-shm"] {
         for target in ["there", "missing"] {
             let dir = tempfile::tempdir().unwrap();
             let target = elsewhere.path().join(target);
@@ -442,6 +442,43 @@ async fn record_files_that_are_links_are_not_followed() {
         }
     }
     assert_eq!(fs::read_to_string(elsewhere.path().join("there")).unwrap(), "kept");
+}
+
+#[tokio::test]
+async fn file_of_another_kind_beside_the_record_is_refused() {
+    for file in ["record.db-wal", "record.db-shm", "record.db.lock"] {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path()).close().await.unwrap();
+        fs::remove_file(dir.path().join(file)).ok();
+        fs::create_dir(dir.path().join(file)).unwrap();
+        let refused = SqliteStore::open(&dir.path().join("record.db"), options()).unwrap_err();
+        assert!(refused.to_string().contains(&format!("{file}: ")), "{file}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn record_that_was_replaced_while_it_is_open_acknowledges_nothing() {
+    for file in ["record.db", "record.db-wal"] {
+        for replaced in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let (path, away) = (dir.path().join(file), dir.path().join("away"));
+            let store = open(dir.path());
+            join(&*store, "ada").await;
+            say(&*store, entry(LOBBY, "ada", "before")).await;
+            fs::rename(&path, &away).unwrap();
+            if replaced {
+                fs::copy(&away, &path).unwrap();
+            }
+            let refused = store.append(vec![entry(LOBBY, "ada", "lost")]).await.unwrap_err();
+            assert!(refused.to_string().contains(&format!("{file}: ")), "{refused}");
+            // Put back, it is the one that is open.
+            fs::rename(&away, &path).unwrap();
+            say(&*store, entry(LOBBY, "ada", "after")).await;
+            fs::rename(&path, &away).unwrap();
+            let ended = store.close().await.unwrap_err();
+            assert!(ended.to_string().contains(&format!("{file}: ")), "{ended}");
+        }
+    }
 }
 
 #[tokio::test]
