@@ -63,6 +63,18 @@ pub(crate) fn make_private_dir(path: &Path) -> Result<(), DiskError> {
     close_path_to_others(path)
 }
 
+/// Opens a regular file for reading. A link is followed; a pipe, which would hold up its reader, is not
+/// opened.
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_a_file()) }
+}
+
+fn not_a_file() -> io::Error {
+    io::Error::other("it is not a regular file")
+}
+
 /// Opens for reading and writing, made with mode 0600 where it is missing. Follows no symbolic link.
 pub(crate) fn open_private(path: &Path) -> Result<File, DiskError> {
     let mut options = OpenOptions::new();
@@ -82,7 +94,7 @@ pub(crate) fn append_private(path: &Path, line: &[u8]) -> Result<(), DiskError> 
     let mut file = File::from(opened.map_err(|error| DiskError::at(path)(error.into()))?);
     let found = file.metadata().map_err(DiskError::at(path))?;
     if !found.is_file() {
-        return Err(DiskError::at(path)(io::Error::other("not a regular file")));
+        return Err(DiskError::at(path)(not_a_file()));
     }
     close_to_others(&file, path)?;
     let mut last = [b'\n'];

@@ -171,7 +171,7 @@ impl Profile {
     /// not know), [`ProfileError::Disk`].
     pub fn load(home: &Home, name: &Name) -> Result<Self, ProfileError> {
         let path = path(home, name);
-        let file = match File::open(&path) {
+        let file = match disk::open_to_read(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(ProfileError::Missing { name: name.clone() });
             }

@@ -77,6 +77,19 @@ pub enum StateError {
         /// The newest this version knows.
         known: usize,
     },
+    /// There was a state, and its database is not there any more.
+    #[error(
+        "{} {state}, but {} shows that there was one; nothing was changed. Put {} back from its backup, or, to begin without the messages that were queued and the record's known links, move both away",
+        path.display(),
+        wal(path).display(),
+        path.display()
+    )]
+    Lost {
+        /// The database.
+        path: PathBuf,
+        /// "is missing" or "is empty".
+        state: &'static str,
+    },
     /// The disk is full.
     #[error("the disk that holds this profile's state is full")]
     Full,
@@ -434,6 +447,7 @@ fn connect(path: &Path) -> Result<Connection, StateError> {
     let dir = path.parent().unwrap_or(path);
     let dir = fs::canonicalize(dir).map_err(DiskError::at(dir))?;
     let path = &dir.join(path.file_name().unwrap_or_default());
+    check_not_lost(path)?;
     // SQLite gives the mode of the database to the files it makes beside it.
     disk::make_private_file(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -458,6 +472,27 @@ fn connect(path: &Path) -> Result<Connection, StateError> {
     conn.pragma_update(None, "secure_delete", true)?;
     migrations.to_latest(&mut conn).map_err(database)?;
     Ok(conn)
+}
+
+/// The WAL stays when a process ends, so it shows that a database existed. SQLite would throw it away
+/// and begin an empty one.
+fn check_not_lost(path: &Path) -> Result<(), StateError> {
+    let state = match fs::symlink_metadata(path) {
+        Ok(found) if found.len() > 0 => return Ok(()),
+        Ok(_) => "is empty",
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "is missing",
+        Err(error) => return Err(DiskError::at(path)(error).into()),
+    };
+    match fs::symlink_metadata(wal(path)) {
+        Ok(found) if found.len() > 0 => Err(StateError::Lost { path: path.to_owned(), state }),
+        _ => Ok(()),
+    }
+}
+
+fn wal(database: &Path) -> PathBuf {
+    let mut wal = database.as_os_str().to_owned();
+    wal.push("-wal");
+    wal.into()
 }
 
 /// Who claims messages: a file under lock, so that the system itself tells when its holder died.

@@ -123,14 +123,23 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Failed> {
 
 /// Opens a regular file and follows no link.
 pub(crate) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    // Without NONBLOCK a pipe would hold up the start.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = options.custom_flags(flags.bits().cast_signed()).open(path).map_err(|error| {
+    open_regular(options, path, OFlags::NOFOLLOW).map_err(|error| {
         match error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
             true => io::Error::other("it is a symbolic link, which is not followed here"),
             false => error,
         }
-    })?;
+    })
+}
+
+/// Opens a file with these flags as well; anything but a regular file is refused.
+pub(crate) fn open_regular(
+    options: &mut OpenOptions,
+    path: &Path,
+    flags: OFlags,
+) -> io::Result<File> {
+    // Without NONBLOCK a pipe would hold up the start.
+    let flags = (flags | OFlags::NONBLOCK).bits().cast_signed();
+    let file = options.custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }

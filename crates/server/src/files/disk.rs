@@ -50,6 +50,8 @@ impl LocalDisk {
     /// Files below `dir`, made where it is missing. `reserve`: bytes of the disk that are kept
     /// free; `None`: the smaller of 1 GiB and 5 %.
     pub(crate) fn open(dir: PathBuf, reserve: Option<u64>) -> Result<Self, private::Failed> {
+        // Each by itself, so that an error names the one in the way.
+        private::make_directory(&dir)?;
         private::make_directory(&dir.join(PARTIAL))?;
         private::check_directory(&dir)?;
         private::check_directory(&dir.join(PARTIAL))?;

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use super::IdentityError;
@@ -82,18 +83,24 @@ impl Folder {
 
 /// A certificate of the operator's, which nobody but the operator touches.
 pub(super) fn read_own(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    let mut file = File::open(path).map_err(failed("read", path))?;
+    let mut file = open_own(path)?;
     Ok(std::mem::take(&mut *read(&mut file, path)?))
 }
 
 /// A key of the operator's. Groups may read it, as certificate tools set it up.
 pub(super) fn read_own_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
-    let mut file = File::open(path).map_err(failed("read", path))?;
+    let mut file = open_own(path)?;
     let mode = file.metadata().map_err(failed("read", path))?.permissions().mode();
     if mode & WORLD != 0 {
         tracing::warn!(path = %path.display(), "everybody on this machine can read the TLS key");
     }
     read(&mut file, path)
+}
+
+/// A regular file; certificate tools make links, which are followed.
+fn open_own(path: &Path) -> Result<File, IdentityError> {
+    private::open_regular(OpenOptions::new().read(true), path, OFlags::empty())
+        .map_err(failed("read", path))
 }
 
 fn open(path: &Path) -> Result<Option<File>, IdentityError> {
