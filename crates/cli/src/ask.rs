@@ -30,7 +30,7 @@ pub(crate) async fn password(
     variable: &str,
     question: &str,
 ) -> Result<Password, Failure> {
-    match stored_password(file, variable)? {
+    match stored_password(file, variable).await? {
         Some(password) => Ok(password),
         None => Password::new(&secret(question).await?).map_err(Failure::usage),
     }
@@ -42,7 +42,7 @@ pub(crate) async fn new_password(
     variable: &str,
     question: &str,
 ) -> Result<Password, Failure> {
-    if let Some(password) = stored_password(file, variable)? {
+    if let Some(password) = stored_password(file, variable).await? {
         return Ok(password);
     }
     loop {
@@ -102,18 +102,14 @@ pub(crate) async fn ask(question: &str, default: Option<&str>) -> Result<String,
     Ok(if answer.is_empty() { default.unwrap_or_default().to_owned() } else { answer.to_owned() })
 }
 
-fn stored_password(file: Option<&Path>, variable: &str) -> Result<Option<Password>, Failure> {
+async fn stored_password(file: Option<&Path>, variable: &str) -> Result<Option<Password>, Failure> {
     let text = match file {
         Some(path) => {
             let fail = |error: io::Error| Failure::usage(format!("{}: {error}", path.display()));
-            let mut text = Zeroizing::new(String::with_capacity(PASSWORD_FILE as usize + 1));
-            if path == Path::new("-") {
-                stdin()?.take(PASSWORD_FILE).read_to_string(&mut text).map_err(fail)?;
-            } else {
-                let from = std::fs::File::open(path).map_err(fail)?;
-                from.take(PASSWORD_FILE).read_to_string(&mut text).map_err(fail)?;
-            }
-            text
+            let bytes = secret_file(path, PASSWORD_FILE).await?.map_err(fail)?;
+            let text =
+                std::str::from_utf8(&bytes).map_err(|error| fail(io::Error::other(error)))?;
+            Zeroizing::new(text.to_owned())
         }
         None => match std::env::var(variable) {
             // Set to nothing counts as unset, as for every variable.
@@ -129,6 +125,29 @@ fn stored_password(file: Option<&Path>, variable: &str) -> Result<Option<Passwor
     let typed = text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t));
     let password = Password::new(typed.unwrap_or(&text)).map_err(Failure::usage)?;
     Ok(Some(password))
+}
+
+/// The first `most` bytes of a file, which may be a pipe, or `-` for standard input.
+///
+/// It is read on a thread of its own: a pipe that nobody writes to must not hold up Ctrl-C.
+///
+/// # Errors
+/// The outer one: standard input is closed. The inner one: the file cannot be read.
+pub(crate) async fn secret_file(
+    path: &Path,
+    most: u64,
+) -> Result<io::Result<Zeroizing<Vec<u8>>>, Failure> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(most as usize + 1));
+    let stdin = if path == Path::new("-") { Some(stdin()?) } else { None };
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || {
+        match stdin {
+            Some(stdin) => stdin.take(most).read_to_end(&mut bytes),
+            None => std::fs::File::open(path)?.take(most).read_to_end(&mut bytes),
+        }?;
+        Ok(bytes)
+    });
+    Ok(read.await.map_err(io::Error::other).flatten())
 }
 
 async fn secret(question: &str) -> Result<Zeroizing<String>, Failure> {

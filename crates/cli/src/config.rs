@@ -2,10 +2,14 @@
 
 mod ranged;
 
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use twinlock_core::invite::Address;
 use twinlock_core::session::BindingPolicy;
@@ -17,6 +21,8 @@ use crate::args::{Binding, KeyType, LogLevel, PORT, Serve};
 use crate::exit::Failure;
 use ranged::{Ranged, not_empty};
 
+/// Longest configuration file that is read, bytes.
+const LONGEST: u64 = 1 << 20;
 /// An hour, in seconds.
 const HOUR: u64 = 3600;
 /// A year, in seconds.
@@ -32,6 +38,9 @@ const DISK_MIB: u64 = 1 << 40;
 /// The longest an invite may be good, in hours.
 const INVITE_HOURS: u64 = 30 * 24;
 
+/// 0: any free one.
+type Port = Ranged<0, 65_535>;
+
 /// The configuration file. Unknown keys are errors that name file and line.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -40,7 +49,7 @@ struct File {
     data: Option<PathBuf>,
     #[serde(default, deserialize_with = "not_empty")]
     host: Option<String>,
-    port: Option<u16>,
+    port: Option<Port>,
     #[serde(default, deserialize_with = "not_empty")]
     public_host: Option<String>,
     #[serde(default, deserialize_with = "not_empty")]
@@ -52,8 +61,8 @@ struct File {
     behind_proxy: Option<bool>,
     #[serde(default)]
     proxies: Vec<IpAddr>,
-    classic_port: Option<u16>,
-    origin_port: Option<u16>,
+    classic_port: Option<Port>,
+    origin_port: Option<Port>,
     log_messages: Option<bool>,
     log_level: Option<LogLevel>,
     log_json: Option<bool>,
@@ -128,7 +137,7 @@ impl Settings {
             None => File::default(),
         };
         let host = serve.host.or(file.host).unwrap_or_else(|| "127.0.0.1".to_owned());
-        let port = serve.port.or(file.port).unwrap_or(PORT);
+        let port = serve.port.or(file.port.map(Port::port)).unwrap_or(PORT);
         let data = match serve.data.or(file.data) {
             Some(data) => data,
             None => default_data()?,
@@ -163,8 +172,8 @@ impl Settings {
             beside.set_port(port);
             beside
         };
-        config.classic.lines = serve.classic_port.or(file.classic_port).map(beside);
-        config.classic.origin = serve.origin_port.or(file.origin_port).map(beside);
+        config.classic.lines = serve.classic_port.or(file.classic_port.map(Port::port)).map(beside);
+        config.classic.origin = serve.origin_port.or(file.origin_port.map(Port::port)).map(beside);
         config.log_messages = serve.log_messages.or(file.log_messages).unwrap_or(false);
         file.limits.put_into(&mut config.limits, &mut config.classic);
         file.timing.put_into(&mut config);
@@ -264,8 +273,8 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
 }
 
 fn read(path: &Path) -> Result<File, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    let text =
+        read_text(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     toml::from_str(&text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
         let before = text.bytes().take(start).filter(|b| *b == b'\n').count();
@@ -273,6 +282,20 @@ fn read(path: &Path) -> Result<File, Failure> {
         Failure::usage(format!("{}:{}: {}", path.display(), before + 1, error.message()))
             .hint(line.trim())
     })
+}
+
+/// A regular file of a sane size: a pipe would hold up the start, a device fill the memory.
+fn read_text(path: &Path) -> io::Result<String> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut text = String::new();
+    if file.take(LONGEST + 1).read_to_string(&mut text)? as u64 > LONGEST {
+        return Err(io::Error::other(format!("it is longer than {LONGEST} bytes")));
+    }
+    Ok(text)
 }
 
 /// `$XDG_DATA_HOME/twinlock-server`, which is below `~/.local/share` where unset.
@@ -355,6 +378,17 @@ mod tests {
                     assert!(read(bad.to_owned()).is_err(), "{name} = {bad}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn port_out_of_range_is_refused_with_the_range() {
+        for name in ["port", "classic-port", "origin-port"] {
+            for bad in ["70000", "-1"] {
+                let error = toml::from_str::<File>(&format!("{name} = {bad}")).unwrap_err();
+                assert!(error.message().contains("0 to 65535"), "{name} = {bad}: {error}");
+            }
+            assert!(toml::from_str::<File>(&format!("{name} = 65535")).is_ok(), "{name}");
         }
     }
 

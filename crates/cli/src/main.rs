@@ -15,7 +15,9 @@ mod open;
 mod output;
 mod patience;
 
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::sync::RwLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::{Builder, Runtime};
@@ -25,6 +27,9 @@ use exit::{Exit, Failure};
 use open::Context;
 use output::Output;
 use patience::Patience;
+
+/// Threads beside the runtime's workers: for blocking calls, the terminal, the record.
+const OTHER_THREADS: usize = 4;
 
 /// Version and commit.
 pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("TWINLOCK_COMMIT"));
@@ -73,15 +78,34 @@ fn runtime(threads: Option<usize>) -> Result<Runtime, Failure> {
         Some(1) => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
-    if let Some(threads) = threads {
-        builder.worker_threads(threads);
-    }
+    let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    let workers = threads.unwrap_or_else(cores);
+    builder.worker_threads(workers);
+    try_threads(workers + OTHER_THREADS)?;
     let runtime = builder
         .enable_all()
         .build()
         .map_err(|error| Failure::usage(format!("the runtime could not be started: {error}")))?;
     outlive_large_files(&runtime);
     Ok(runtime)
+}
+
+/// Starts so many threads and ends them. The runtime and the standard library panic where the system
+/// starts none: at a limit of processes, or without memory for a stack.
+fn try_threads(count: usize) -> Result<(), Failure> {
+    let gate = RwLock::new(());
+    let started = std::thread::scope(|scope| {
+        let _closed = gate.write();
+        (0..count).try_for_each(|_| {
+            let thread = std::thread::Builder::new();
+            thread.spawn_scoped(scope, || drop(gate.read())).map(drop)
+        })
+    });
+    started.map_err(|error| {
+        Failure::usage(format!("{count} threads cannot be started: {error}")).hint(
+            "raise the limit of processes (`ulimit -u`) or of memory (`ulimit -v`), or end other programs",
+        )
+    })
 }
 
 /// A file at the size that a process may write (`ulimit -f`, systemd's `LimitFSIZE=`) is as a full

@@ -4,7 +4,7 @@
 //! it as [`Gone`], and nothing panics.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -145,9 +145,7 @@ impl Output {
     /// with further lines set in; see [`crate::fold`].
     pub(crate) fn fold(&self, text: &str, used: usize, indent: usize) -> String {
         // Asked each time: windows change their size.
-        let width = if self.terminal { tcgetwinsize(io::stdout()).ok() } else { None };
-        let width = width.map_or(usize::MAX, |size| usize::from(size.ws_col.max(1)));
-        fold(text, used, indent, width)
+        fold(text, used, indent, columns(io::stdout()))
     }
 
     /// Whether standard output is a terminal.
@@ -224,7 +222,7 @@ pub(crate) async fn reader_gone() {
 
 /// Fails where standard output is closed, or open for reading only: the standard library takes
 /// either for success. See `c/closed_streams.c`.
-fn check_open() -> Result<(), Gone> {
+pub(crate) fn check_open() -> Result<(), Gone> {
     let flags = rustix::fs::fcntl_getfl(io::stdout()).map_err(io::Error::from)?;
     if flags & OFlags::RWMODE == OFlags::RDONLY {
         return Err(Gone(io::Error::other("it is closed, or not open for writing")));
@@ -244,10 +242,14 @@ pub(crate) fn words(text: &str) {
     write_words(&fold_lines(text));
 }
 
-/// Columns of the terminal that standard error is, if it is one.
-fn words_width() -> usize {
-    let size = if io::stderr().is_terminal() { tcgetwinsize(io::stderr()).ok() } else { None };
+/// Columns of a stream's terminal; no limit where it is none, or does not know.
+fn columns(stream: impl AsFd + io::IsTerminal) -> usize {
+    let size = if stream.is_terminal() { tcgetwinsize(stream).ok() } else { None };
     size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(usize::MAX)
+}
+
+fn words_width() -> usize {
+    columns(io::stderr())
 }
 
 fn fold_lines(text: &str) -> String {
@@ -256,7 +258,7 @@ fn fold_lines(text: &str) -> String {
     lines.join("\n")
 }
 
-fn write_words(text: &str) {
+pub(crate) fn write_words(text: &str) {
     // Nobody is left to be told that nobody listens.
     let _gone = writeln!(io::stderr().lock(), "{text}");
 }
@@ -278,13 +280,10 @@ pub(crate) fn json(value: &impl Serialize) -> String {
     harmless_json(&json).into_owned()
 }
 
-/// A path for JSON, whose strings are Unicode. A UTF-8 path stays as it is. In any other path `\xNN`
-/// is a byte outside UTF-8, with two hexadecimal digits, and `\\` a backslash.
+/// A path for JSON, whose strings are Unicode: `\xNN` is a byte outside UTF-8, with two hexadecimal
+/// digits, and `\\` a backslash.
 pub(crate) fn json_path(path: &Path) -> String {
     let bytes = path.as_os_str().as_encoded_bytes();
-    if let Ok(text) = str::from_utf8(bytes) {
-        return text.to_owned();
-    }
     let mut escaped = String::with_capacity(bytes.len() + 8);
     for part in bytes.utf8_chunks() {
         escaped += &part.valid().replace('\\', "\\\\");
@@ -342,7 +341,9 @@ mod tests {
     fn json_path_escapes_what_is_no_utf8() {
         use std::os::unix::ffi::OsStrExt as _;
         let path = |bytes| json_path(Path::new(std::ffi::OsStr::from_bytes(bytes)));
-        assert_eq!(path(b"dir/caf\xc3\xa9 \\x"), "dir/caf\u{e9} \\x");
+        assert_eq!(path(b"dir/caf\xc3\xa9 x"), "dir/caf\u{e9} x");
+        // Otherwise this name would look like the next one.
+        assert_eq!(path(b"caf\\xe9"), "caf\\\\xe9");
         assert_eq!(path(b"dir/caf\xe9\\\xff.txt"), "dir/caf\\xe9\\\\\\xff.txt");
     }
 

@@ -1,12 +1,14 @@
 //! Text on the command line that a script supplies: it is never taken for an option.
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command, CommandFactory as _, Error, FromArgMatches as _};
 
 use super::{Cli, Target};
 use crate::exit::Failure;
+use crate::output::{Gone, check_open, write_words};
 
 /// Ends the options.
 const ESCAPE: &str = "--";
@@ -15,7 +17,29 @@ const ESCAPE: &str = "--";
 pub(crate) fn parse() -> Cli {
     let words: Vec<OsString> = std::env::args_os().collect();
     let parsed = try_parse(words).and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.unwrap_or_else(|error| error.exit())
+    parsed.unwrap_or_else(|error| {
+        let code = match print(&error) {
+            Ok(()) => error.exit_code(),
+            Err(failed) => {
+                let failure = Failure::from(failed);
+                write_words(&format!("twinlock: {}", failure.message));
+                failure.exit as i32
+            }
+        };
+        std::process::exit(code)
+    })
+}
+
+/// Prints help, the version or a usage error. Help that nobody can read is no success.
+fn print(error: &Error) -> Result<(), Gone> {
+    if error.use_stderr() {
+        // Nobody is left to be told.
+        let _gone = error.print();
+        return Ok(());
+    }
+    check_open()?;
+    error.print()?;
+    Ok(io::stdout().flush()?)
 }
 
 fn try_parse(words: Vec<OsString>) -> Result<ArgMatches, Error> {

@@ -20,6 +20,8 @@ use crate::output::Style;
 const ALL: &[Mode] = &[Mode::Idle, Mode::Messages, Mode::Fanout, Mode::Logins, Mode::Files];
 /// Descriptors that are no lines.
 const OTHERS: u64 = 64;
+/// How long the last answers may take once the end was asked for.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const MIB: f64 = 1024.0 * 1024.0;
 
 #[derive(Serialize)]
@@ -94,6 +96,8 @@ pub(crate) async fn run(args: Bench, mut context: Context) -> Result<(), Failure
         measured = all(&profile, plan, Stop::new(told.clone()), &args, &context) => measured,
         // Whoever asks again does not want to wait for the last answers either.
         () = twice() => return Err(Failure::interrupted()),
+        // A server that does not answer.
+        () = overdue(told.clone()) => Err(Failure::said(Exit::Interrupted)),
     };
     let stopped = *told.borrow();
     match measured {
@@ -102,6 +106,14 @@ pub(crate) async fn run(args: Bench, mut context: Context) -> Result<(), Failure
         }
         measured => measured,
     }
+}
+
+/// Waits until the time for the last answers is over, from when the end was asked for.
+async fn overdue(mut told: watch::Receiver<bool>) {
+    if told.wait_for(|told| *told).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(LAST_ANSWERS).await;
 }
 
 /// Measures one after the other and shows what comes of each.

@@ -1,6 +1,5 @@
 //! `classic`: keys for devices and scripts in any language.
 
-use std::io::Read as _;
 use std::path::Path;
 
 use data_encoding::{
@@ -14,6 +13,7 @@ use twinlock_core::proto::{self, Why};
 use zeroize::Zeroizing;
 
 use crate::args::{Classic, ClassicAdd, Format, Json};
+use crate::ask::secret_file;
 use crate::exit::{Exit, Failure};
 use crate::open::Context;
 use crate::output::{local_time, rfc3339};
@@ -72,7 +72,7 @@ async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
                  always made by the server",
             ));
         }
-        Some(file) => Some(read_key(file)?),
+        Some(file) => Some(read_key(file).await?),
         None => None,
     };
     let profile = context.profile()?;
@@ -135,13 +135,11 @@ async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
 }
 
 /// Reads 32 bytes: raw, as 64 hex digits, or in base64 with or without padding.
-fn read_key(file: &Path) -> Result<ClassicKey, Failure> {
+async fn read_key(file: &Path) -> Result<ClassicKey, Failure> {
     let failed = |what: String| Failure::usage(format!("--key-file {}: {what}", file.display()));
     // More than any form of it; a device or a large file is not read to its end.
     const MOST: u64 = 1024;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MOST as usize));
-    let read = std::fs::File::open(file).and_then(|key| key.take(MOST).read_to_end(&mut bytes));
-    read.map_err(|error| failed(error.to_string()))?;
+    let bytes = secret_file(file, MOST).await?.map_err(|error| failed(error.to_string()))?;
     let text = Zeroizing::new(bytes.trim_ascii().to_vec());
     let decoded = [&HEXLOWER_PERMISSIVE, &BASE64, &BASE64_NOPAD, &BASE64URL, &BASE64URL_NOPAD]
         .into_iter()

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use twinlock_client::home::Home;
 use twinlock_client::profile::Profile;
+use twinlock_client::transfer::name::DEEPEST;
 use twinlock_client::transfer::{Copies, Found, TransferError, gather, spool};
 
 use super::moving::{File, Moves, harmless};
@@ -19,6 +20,8 @@ use crate::interrupted;
 use crate::open::Context;
 use crate::patience::Patience;
 
+/// Names of standard input. A closed one must not be taken for an empty file.
+const STDIN_DEVICES: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 /// What to do where there is no room for standard input.
 const NO_ROOM: &str = "nothing of it was sent: make room there and send it again, or send it as a \
                        file, which needs no copy";
@@ -89,6 +92,9 @@ async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<C
         let copy = move || spool(&home, &profile, &name, &mut stdin, &copies).map_err(no_room);
         let files = vec![blocking(copy).await?];
         return Ok(Collected { files, ..Collected::default() });
+    }
+    if paths.iter().any(|path| STDIN_DEVICES.iter().any(|device| path == Path::new(device))) {
+        stdin()?;
     }
     let collector = Collector { home, profile, recursive, copies, collected: Collected::default() };
     let mut collected = blocking(move || Ok::<_, Failure>(collector.collect(&paths))).await?;
@@ -175,6 +181,11 @@ impl Collector {
     /// read: they may never end.
     fn walk(&mut self, dir: &Path, above: &str) {
         let failed = |error: io::Error| Failure::usage(format!("{}: {error}", dir.display()));
+        if above.split('/').count() > DEEPEST {
+            let words = format!("{} is below more than {DEEPEST} directories", dir.display());
+            let failure = Failure::usage(words).hint("send it by itself, or as an archive");
+            return self.collected.failures.push(failure);
+        }
         let entries = std::fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         let mut entries = match entries {
             Ok(entries) => entries,

@@ -1,12 +1,13 @@
 //! `rooms` and `room`: look and manage.
 
 use serde::Serialize;
+use twinlock_client::ClientError;
 use twinlock_core::id::Name;
-use twinlock_core::proto;
+use twinlock_core::proto::{self, Why};
 use twinlock_core::text::Untrusted;
 
 use crate::args::{Room, Rooms, Target, TargetAndText};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::open::{Context, target_of};
 use crate::output::Style;
 
@@ -90,7 +91,14 @@ pub(crate) async fn run(room: Room, context: &Context) -> Result<(), Failure> {
         }
         Room::Leave { name } => {
             let room = client.target(wants_room(&name)?.as_str()).await?;
-            client.leave_room(room.id).await?;
+            client.leave_room(room.id).await.map_err(|error| match error {
+                // No role would help: only the lobby cannot be left.
+                ClientError::Refused(no) if no.why == Why::NotAllowed => Failure::new(
+                    Exit::ServerSaidNo,
+                    format!("everybody is in {name}: nobody can leave it"),
+                ),
+                error => error.into(),
+            })?;
             context.out.say(&format!("you left {name}"));
         }
         Room::Members { name, json } => {

@@ -21,6 +21,12 @@ impl<const LEAST: u64, const MOST: u64> Ranged<LEAST, MOST> {
     }
 }
 
+impl Ranged<0, 65_535> {
+    pub(super) fn port(self) -> u16 {
+        u16::try_from(self.0).unwrap_or(u16::MAX)
+    }
+}
+
 struct Range<const LEAST: u64, const MOST: u64>;
 
 impl<const LEAST: u64, const MOST: u64> Visitor<'_> for Range<LEAST, MOST> {

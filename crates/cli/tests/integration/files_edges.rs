@@ -136,6 +136,25 @@ fn put_r_refuses_one_name_for_several_files_and_an_empty_directory() {
 }
 
 #[test]
+fn put_r_sends_nothing_that_lies_deeper_than_a_receiver_keeps() {
+    let host = Host::start();
+    let ada = host.owner();
+    let (from, text) = dir(&host, "d");
+    // With `d` itself, 32 directories and one too many.
+    let deepest = from.join(vec!["d"; 31].join("/"));
+    fs::create_dir_all(deepest.join("d")).unwrap();
+    fs::write(deepest.join("kept"), "x").unwrap();
+    fs::write(deepest.join("d/left"), "x").unwrap();
+    let ran = ada.run(&["put", "-r", &text, "lobby"]).exits(2);
+    assert!(ran.err.contains("is below more than 32 directories"), "{ran:?}");
+    let (inbox, get) = dir(&host, "inbox");
+    ada.run(&["listen", "lobby", "--since", "all", "--until-now", "--get", &get]).exits(0);
+    let path = vec!["d"; 32].join("/");
+    assert!(inbox.join(path).join("kept").exists());
+    assert_eq!(ada.reads("lobby").len(), 1);
+}
+
+#[test]
 fn chat_put_refuses_a_pipe_and_the_chat_goes_on() {
     let host = Host::start();
     let ada = host.owner();

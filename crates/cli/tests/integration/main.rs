@@ -58,6 +58,7 @@ mod send_syncs;
 mod server_starts;
 mod sessions;
 mod slots;
+mod special_files;
 mod tls_cut;
 mod torture_flood;
 mod torture_hostile;

@@ -201,7 +201,7 @@ fn refusals_name_the_room_or_person() {
         (&["room", "topic", "hidden", "new"], "hidden"),
         (&["room", "create", "hidden"], "hidden"),
         (&["room", "join", "nowhere"], "nowhere"),
-        (&["room", "leave", "lobby"], "lobby"),
+        (&["room", "leave", "lobby"], "nobody can leave it"),
     ] {
         let ran = ada.run(args).exits(7);
         assert!(ran.err.contains(about), "{args:?}: {ran:?}");

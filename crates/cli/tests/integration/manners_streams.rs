@@ -13,6 +13,7 @@ fn closed_input_is_an_error_and_not_empty() {
             &["send", "lobby"][..],
             &["send", "lobby", "-"],
             &["put", "-", "--name", "x", "lobby"],
+            &["put", "/dev/stdin", "lobby"],
             &["chat"],
             &["login", "ada@127.0.0.1:1", "--password-file", "-"],
             &["--profile", "new", "join", "-"],
@@ -102,4 +103,18 @@ fn chat_script_ends_at_a_line_that_fails() {
     assert_eq!(texts(&ada.reads("lobby")), expected);
     // What fails later has its code as well.
     ada.run_with(&["chat"], "/put missing\n").exits(2);
+}
+
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    let host = Host::start();
+    let ada = host.owner();
+    for args in [&["--help"][..], &["--version"], &["send", "-h"], &["help", "send"]] {
+        for how in [">/dev/full", ">&-"] {
+            let ran = ada.run_in_shell(args, how).exits(2);
+            assert!(ran.err.contains("standard output"), "{args:?} {how}: {ran:?}");
+        }
+        ada.run_in_shell(args, "| true").exits(0);
+        assert!(!ada.run(args).exits(0).out.is_empty());
+    }
 }

@@ -1,5 +1,9 @@
 //! Text and names that a script supplies are never taken for options.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
 use crate::common::*;
 
 /// Texts that are options, or look like some.
@@ -163,4 +167,24 @@ fn listen_refuses_an_empty_command_and_directory() {
     // Nothing was taken for handled.
     let got = ada.run(&["listen", "lobby", "--since", "all", "--count", "1", "--exec", "cat"]);
     assert!(got.exits(0).out.contains("\"one\""));
+}
+
+/// The limit of processes does not hold for root, so this runs as another user there.
+#[test]
+fn command_that_gets_no_threads_ends_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let program = dir.path().join("twinlock");
+    fs::copy(twinlock().get_program(), &program).unwrap();
+    let root = rustix::process::geteuid().is_root();
+    for args in ["status", "serve --port 0 --data data"] {
+        let mut command = Command::new(if root { "setpriv" } else { "env" });
+        if root {
+            command.args(["--reuid=64999", "--regid=64999", "--clear-groups"]);
+        }
+        command.args(["bash", "-c", &format!("ulimit -u 1; exec \"$0\" {args}")]).arg(&program);
+        command.env("TWINLOCK_HOME", dir.path().join("home")).current_dir(dir.path());
+        let ran = Running::start(&mut command).ended(LONG).exits(2);
+        assert!(ran.err.contains("threads cannot be started"), "{args}: {ran:?}");
+    }
 }

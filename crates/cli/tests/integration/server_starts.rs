@@ -263,6 +263,26 @@ fn start_goes_on_after_any_crash_of_the_first() {
 }
 
 #[test]
+fn first_starts_at_once_are_one_start_and_refusals() {
+    for _ in 0..10 {
+        let dir = TempDir::new().unwrap();
+        let data = dir.path().join("data");
+        let starts = [(); 3].map(|()| serve(&data, &[]));
+        let is_serving = |start: &&Running| start.wait_lines_for(1, LONG);
+        let serving: Vec<_> = starts.iter().filter(is_serving).collect();
+        assert_eq!(serving.len(), 1);
+        serving[0].signal(Signal::TERM);
+        let ended = starts.map(|start| start.ended(LONG));
+        let refused: Vec<_> = ended.iter().filter(|ran| ran.code != Some(0)).collect();
+        assert_eq!(refused.len(), 2);
+        for ran in refused {
+            assert!(ran.code == Some(2) && ran.err.contains("another server runs"), "{ran:?}");
+        }
+        assert!(!data.join("first-start").exists());
+    }
+}
+
+#[test]
 fn start_refuses_a_directory_that_others_can_write_to() {
     let root = tempfile::tempdir().unwrap();
     let mode = |path: &Path, mode| {

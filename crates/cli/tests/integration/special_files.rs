@@ -1,0 +1,114 @@
+//! Files that are pipes or devices, and a client's state that is not there any more.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+fn pipe(path: &Path) {
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+}
+
+/// The writing end, as soon as somebody waits for one.
+fn writer(path: &Path) -> File {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let until = Instant::now() + LONG;
+    loop {
+        match OpenOptions::new().write(true).custom_flags(flags).open(path) {
+            Ok(file) => return file,
+            Err(error) => assert!(Instant::now() < until, "nobody reads the pipe: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn pipe_or_device_in_place_of_a_file_is_refused() {
+    let host = Host::start();
+    let ada = host.owner();
+    let root = TempDir::new().unwrap();
+    let fifo = root.path().join("pipe");
+    pipe(&fifo);
+    for path in [fifo.to_str().unwrap(), "/dev/zero"] {
+        let data = root.path().join("data");
+        let serve = |args: &[&str]| {
+            let data = ["serve", "--port", "0", "--data", data.to_str().unwrap()];
+            ada.run(&[&data, args].concat()).exits(2)
+        };
+        for ran in [serve(&["--config", path]), serve(&["--tls-cert", path, "--tls-key", path])] {
+            assert!(ran.err.contains("not a regular file"), "{path}: {ran:?}");
+        }
+    }
+    let profile = ada.home.join("profiles/default.toml");
+    fs::remove_file(&profile).unwrap();
+    pipe(&profile);
+    let ran = ada.run(&["status"]).exits(2);
+    assert!(ran.err.contains("not a regular file"), "{ran:?}");
+}
+
+#[test]
+fn secret_comes_through_a_pipe_and_the_wait_for_it_ends() {
+    let host = Host::start_with(&["--origin-port", "0"]);
+    let ada = host.owner();
+    let fifo = ada.home.join("pipe");
+    pipe(&fifo);
+    let path = fifo.to_str().unwrap();
+    let link = ada.invites();
+    let bob = host.stranger();
+    let waits = [
+        (&bob, &["join", "--user", "bob", "--password-file", path, &link][..]),
+        (&bob, &["login", "ada@127.0.0.1:1", "--password-file", path]),
+        (
+            &ada,
+            &["classic", "add", "lamp", "--to", "lobby", "--format", "origin", "--key-file", path],
+        ),
+    ];
+    for (who, args) in waits {
+        let running = who.start(args);
+        // It reads, and nothing comes.
+        let held = writer(&fifo);
+        running.signal(Signal::TERM);
+        running.ended(LONG).exits(130);
+        drop(held);
+    }
+    let running = bob.start(waits[0].1);
+    writer(&fifo).write_all(b"correct horse battery\n").unwrap();
+    running.ended(LONG).exits(0);
+    assert!(ada.run(&["people"]).exits(0).out.contains("bob"));
+}
+
+#[test]
+fn state_that_was_lost_is_told_from_a_first_use() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    host.terminate();
+    ada.run(&["send", "--timeout", "1s", "lobby", "queued"]).exits(6);
+    let state = ada.home.join("state/default");
+    let kept = TempDir::new().unwrap();
+    let files = ["state.db", "state.db-wal"];
+    for file in files {
+        fs::copy(state.join(file), kept.path().join(file)).unwrap();
+    }
+    for empty in [true, false] {
+        fs::remove_file(state.join("state.db")).unwrap();
+        if empty {
+            File::create(state.join("state.db")).unwrap();
+        }
+        for args in [&["outbox", "list"][..], &["send", "--timeout", "1s", "lobby", "x"]] {
+            let ran = ada.run(args).exits(2);
+            let words = if empty { "is empty" } else { "is missing" };
+            assert!(ran.err.contains(words) && ran.err.contains("state.db-wal"), "{ran:?}");
+        }
+        // Nothing was changed, so putting it back brings the message back.
+        let wal = fs::read(state.join("state.db-wal")).unwrap();
+        assert!(wal == fs::read(kept.path().join("state.db-wal")).unwrap());
+        fs::copy(kept.path().join("state.db"), state.join("state.db")).unwrap();
+        assert!(ada.run(&["outbox", "list"]).exits(0).out.contains("queued"));
+    }
+}
