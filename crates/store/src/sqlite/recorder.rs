@@ -282,8 +282,9 @@ impl Recorder<'_> {
             Some(error) => {
                 tracing::error!(%error, "a commit failed; nothing of it was recorded or acknowledged");
                 self.placer.roll_back();
-                // Without the writer's lock it would be somebody else's.
-                if begun && let Err(error) = open::cut_off(self.path, self.conn) {
+                // Without the writer's lock it would be somebody else's, and so would another file.
+                let ours = begun && self.in_place.check().is_ok();
+                if ours && let Err(error) = open::cut_off(self.path, self.conn) {
                     tracing::error!(%error, "what failed was not cut off; the next commit overwrites it");
                 }
                 self.cache.forget_all();

@@ -466,11 +466,14 @@ async fn record_that_was_replaced_while_it_is_open_acknowledges_nothing() {
             join(&*store, "ada").await;
             say(&*store, entry(LOBBY, "ada", "before")).await;
             fs::rename(&path, &away).unwrap();
+            let other = [fs::read(&away).unwrap(), vec![7; 100_000]].concat();
             if replaced {
-                fs::copy(&away, &path).unwrap();
+                fs::write(&path, &other).unwrap();
             }
             let refused = store.append(vec![entry(LOBBY, "ada", "lost")]).await.unwrap_err();
             assert!(refused.to_string().contains(&format!("{file}: ")), "{refused}");
+            // Nothing is done to the other file either.
+            assert!(!replaced || fs::read(&path).unwrap() == other, "{file}");
             // Put back, it is the one that is open.
             fs::rename(&away, &path).unwrap();
             say(&*store, entry(LOBBY, "ada", "after")).await;
