@@ -90,6 +90,7 @@ struct LimitsFile {
     files_per_user_mib: Option<Ranged<0, DISK_MIB>>,
     files_number_per_user: Option<Ranged<0, 1_000_000_000>>,
     disk_reserve_mib: Option<Ranged<0, DISK_MIB>>,
+    partial_files_per_user: Option<Ranged<1, EACH>>,
     partial_files_hours: Option<Ranged<1, { YEAR / HOUR }>>,
     rooms_per_user: Option<Ranged<0, EACH>>,
     // Everybody is in the lobby.
@@ -204,6 +205,7 @@ impl LimitsFile {
         set(&mut bounds.invites, self.invites_per_user.map(Ranged::size));
         set(&mut bounds.devices, self.devices_per_user.map(Ranged::size));
         set(&mut bounds.classic_keys, self.classic_keys_per_user.map(Ranged::size));
+        set(&mut limits.partial_files_per_user, self.partial_files_per_user.map(Ranged::size));
         set(&mut limits.follows_per_session, self.follows_per_session.map(Ranged::size));
         let per_minute = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         if let Some(logins) = self.logins_per_minute {
@@ -313,7 +315,7 @@ mod tests {
     use super::*;
 
     /// Each number and its range, in the order of the file.
-    const LIMITS: [(&str, u64, u64); 27] = [
+    const LIMITS: [(&str, u64, u64); 28] = [
         ("unauthenticated", 1, CONNECTIONS),
         ("unauthenticated-per-address", 1, CONNECTIONS),
         ("handshakes", 1, 1024),
@@ -327,6 +329,7 @@ mod tests {
         ("files-per-user-mib", 0, DISK_MIB),
         ("files-number-per-user", 0, 1_000_000_000),
         ("disk-reserve-mib", 0, DISK_MIB),
+        ("partial-files-per-user", 1, EACH),
         ("partial-files-hours", 1, 8760),
         ("rooms-per-user", 0, EACH),
         ("memberships-per-user", 1, EACH),
@@ -420,6 +423,7 @@ mod tests {
             mib(limits.files_per_user),
             limits.files_number_per_user,
             mib(limits.disk_reserve.unwrap()),
+            limits.partial_files_per_user as u64,
             hours(limits.partial_files),
             limits.bounds.rooms as u64,
             limits.bounds.memberships as u64,

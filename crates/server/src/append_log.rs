@@ -13,7 +13,8 @@ use lru::LruCache;
 use tokio::time::Instant;
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{ConversationId, Name, SessionId};
-use twinlock_store::Form;
+use twinlock_core::text::Untrusted;
+use twinlock_store::{Form, NewEntry};
 
 use crate::server::Shared;
 
@@ -52,6 +53,35 @@ impl Names {
         names.put(id, name.clone());
         name
     }
+}
+
+/// Writes a line of the log that names a conversation, in a task of its own.
+pub(crate) fn with_name(
+    shared: &Arc<Shared>,
+    user: &Name,
+    conversation: ConversationId,
+    write: impl FnOnce(&str) + Send + 'static,
+) {
+    let (shared, user) = (shared.clone(), user.clone());
+    tokio::spawn(async move { write(&shared.names.of(&shared, &user, conversation).await) });
+}
+
+/// Writes texts to the log (`log-messages`), in their order.
+pub(crate) fn write_texts(shared: &Arc<Shared>, user: &Name, entries: Vec<NewEntry>) {
+    let (shared, user) = (shared.clone(), user.clone());
+    tokio::spawn(async move {
+        for entry in entries {
+            let name = shared.names.of(&shared, &user, entry.conversation).await;
+            tracing::info!(
+                from = %entry.sender,
+                kind = entry.kind.word(),
+                room = &*name,
+                conversation = entry.conversation,
+                text = ?Untrusted::from_bytes(&entry.body),
+                "message"
+            );
+        }
+    });
 }
 
 /// The appends of one session.

@@ -157,6 +157,7 @@ mod tests {
 
     use super::*;
     use crate::common::classic::{add_key, list_keys, revoke_key};
+    use crate::common::files::put;
     use crate::common::*;
 
     const FORM: proto::ClassicForm = proto::ClassicForm::JweLines;
@@ -171,8 +172,11 @@ mod tests {
         let (laptop, mut ada) = host.owner().await;
         let barred = host.server.shared.barred.clone();
         add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
+        let open = ada.offer(put(random(), "x", 3)).await.unwrap().transfer;
+        ada.send_part(open, b"abc", 0, 3).await;
         let writing = barred.writing.lock().await;
         barred.bar(lamp());
+        assert_eq!(ada.end_file(open, b"abc").await, Err(Why::Storage));
         let room = || proto::CreateRoom { name: "room".into(), topic: String::new() };
         for op in [
             Op::CreateRoom(room()),
@@ -185,6 +189,7 @@ mod tests {
             Op::AddClassicKey(proto::AddClassicKey::default()),
             Op::RegisterFinish(proto::RegisterFinish::default()),
             append(LOBBY, "text"),
+            Op::PutFile(put(random(), "x", 3)),
         ] {
             assert_eq!(ada.ask(op.clone()).await.unwrap_err(), Why::Storage, "{op:?}");
         }

@@ -189,6 +189,9 @@ pub struct Limits {
     /// How many files of one user there may be that are not erased. Default 100,000; each costs an
     /// inode and a block of the disk.
     pub files_number_per_user: u64,
+    /// Unfinished uploads of one user; the oldest is discarded for a new one. Default 256; each costs
+    /// an inode, and every offer lists them.
+    pub partial_files_per_user: usize,
     /// How long an upload that was broken off can be gone on with. Default 24 h. Longer costs the
     /// disk of what nobody comes back for.
     pub partial_files: Duration,
@@ -223,6 +226,7 @@ impl Default for Limits {
             text_burst: 32 << 20,
             text_per_day: 4 << 30,
             text_reserve: None,
+            partial_files_per_user: 256,
             partial_files: Duration::from_secs(24 * 60 * 60),
         }
     }

@@ -411,7 +411,9 @@ fn serve_shows_the_join_command_last_and_a_code_on_request() {
         "{lines:#?}"
     );
     assert!(lines.len() <= usize::from(ROWS), "{lines:#?}");
-    for words in ["works on this machine only", "--host 0.0.0.0", "--public-host"] {
+    for words in
+        ["works on this machine only", "--host 0.0.0.0", "--public-host", "this machine has "]
+    {
         let text = lines.join(" ");
         assert!(text.contains(words), "{words}: {lines:#?}");
     }

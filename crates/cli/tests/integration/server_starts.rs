@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -404,8 +405,6 @@ fn serve_says_its_words_without_keys_and_errors_once() {
         let data = dir.path().join(data);
         let running = serve(&data, quiet);
         running.wait_lines(1);
-        // The invite is there before anybody can connect.
-        assert!(data.join("owner-invite").exists());
         running.signal(Signal::TERM);
         let ran = running.ended(LONG).exits(0);
         let words = ran.err.split("twinlock://").next().unwrap();
@@ -415,6 +414,28 @@ fn serve_says_its_words_without_keys_and_errors_once() {
         }
         let log = fs::read_to_string(data.join("server.log")).unwrap();
         assert!(log.contains("listening") && hex64(&log), "{log}");
+    }
+}
+
+#[test]
+fn owner_invite_is_there_before_a_connection_is_taken() {
+    for _ in 0..5 {
+        let dir = TempDir::new().unwrap();
+        let data = dir.path().join("data");
+        // Free a moment ago; loopback addresses of this process alone.
+        let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = probe.local_addr().unwrap();
+        drop(probe);
+        let mut command = twinlock();
+        command.arg("serve").arg("--data").arg(&data);
+        let running = Running::start(command.args(["--port", &address.port().to_string()]));
+        let until = Instant::now() + LONG;
+        while TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < until, "it takes no connection");
+        }
+        assert!(data.join("owner-invite").exists());
+        running.signal(Signal::TERM);
+        running.ended(LONG).exits(0);
     }
 }
 

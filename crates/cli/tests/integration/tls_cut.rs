@@ -141,6 +141,20 @@ fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
     join(&link, 0);
     assert!(carol.profile_text().contains("binding = \"require\""));
     carol.run(&["send", "lobby", "straight"]).exits(0);
+    // So does a login, which leaves no device either.
+    let password_file = host.root().join("password");
+    std::fs::write(&password_file, "nobody-in-between-reads-this\n").unwrap();
+    let password_file = password_file.to_str().unwrap();
+    let dave = host.stranger();
+    let join = ["join", "--user", "dave", "--password-file", password_file, &ada.invites()];
+    dave.run(&join).exits(0);
+    let (account, phone) = (format!("dave@{}", proxy.address), host.stranger());
+    let ca_file = proxy.ca_file.to_str().unwrap();
+    let login = ["login", &account, "--password-file", password_file, "--ca", ca_file];
+    let refused = phone.run(&[&login[..], &["--require-binding"]].concat()).exits(4);
+    assert!(refused.err.contains("TLS ends somewhere between"), "{refused:?}");
+    assert!(!phone.profile_file().exists());
+    assert_eq!(dave.run(&["devices", "--json"]).exits(0).json().len(), 1);
 
     // The server's word, to a client that would go on.
     host.terminate().exits(0);

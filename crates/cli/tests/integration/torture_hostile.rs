@@ -453,7 +453,11 @@ async fn sends(mut line: Raw, mut enough: watch::Receiver<bool>) -> Raw {
 fn senders_that_never_read_an_ack_cost_a_bounded_memory() {
     let count = if full() { 15 } else { 2 };
     let bound = SHARED + (count + 1) * LINE;
-    let host = Host::start();
+    let root = tempfile::tempdir().unwrap();
+    let config = root.path().join("settings");
+    // The rate of text would hold the senders up before their acks do.
+    std::fs::write(&config, "[limits]\ntext-rate-kib = 0\n").unwrap();
+    let host = Host::start_in(root, &["--config", config.to_str().unwrap()]);
     let ada = host.owner();
     let (card, pid) = (Card::of(&ada), host.running().pid());
     let bob = Card::of(&host.member(&ada, "bob"));

@@ -18,7 +18,11 @@ use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
+use twinlock_core::credential::{Credential, Password};
+use twinlock_core::handshake::AwaitChallenge;
+use twinlock_core::id::Name;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
+use twinlock_link::OsEntropy;
 
 /// Share of a core that the attacker may use for itself.
 const BUDGET: f64 = 0.1;
@@ -79,13 +83,15 @@ fn post_all(line: &mut Raw, ops: impl IntoIterator<Item = Op>) -> u64 {
 const SEEDS: u64 = 30;
 
 /// One round of an attack.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Attack {
     /// Requests on each of twelve connections, which are then dropped. The number is another one
     /// for each connection.
     Member(fn(u64) -> Vec<Op>),
-    /// Twelve connections that say nothing, and four that name a device that does not exist.
-    Outsider,
+    /// Files of a few bytes, as many as a session may upload at once, on each of twelve connections.
+    SmallFiles,
+    /// Connections that say nothing, and four with this HELLO that go no further.
+    Outsider { idle: usize, hello: Vec<u8> },
 }
 
 fn search(conversation: u64, text: &str) -> Op {
@@ -128,6 +134,24 @@ fn reads(_: u64) -> Vec<Op> {
 
 fn texts_of(seed: u64) -> Vec<Op> {
     (0..SEEDS).map(|n| append(LOBBY, &text(seed + n))).collect()
+}
+
+/// Each reads the conversation from its beginning.
+fn follows(_: u64) -> Vec<Op> {
+    let each = |_| {
+        [
+            Op::Follow(proto::Follow { conversation: LOBBY, after: 0 }),
+            Op::Unfollow(proto::Unfollow { conversation: LOBBY }),
+        ]
+    };
+    (0..1000).flat_map(each).collect()
+}
+
+/// The first step of a login with a wrong password.
+fn guess(name: &str) -> Vec<u8> {
+    let password = Password::new("wrong horse battery").unwrap();
+    let guess = Credential::User(Name::new(name).unwrap(), password);
+    AwaitChallenge::start(guess, None, &mut OsEntropy).unwrap().1
 }
 
 /// Each connection is a login that wakes those who watch who is online.
@@ -245,11 +269,14 @@ fn attack(card: &Card, attack: Attack, stop: Arc<AtomicBool>, answers: Arc<Atomi
         let budget = Budget::new();
         let mut seed = 0;
         while !stop.load(Ordering::Relaxed) {
-            match attack {
+            match &attack {
                 Attack::Member(ops) => {
-                    member_round(card, ops, &mut seed, &budget, &answers).await;
+                    member_round(card, *ops, &mut seed, &budget, &answers).await;
                 }
-                Attack::Outsider => outsider_round(card, &budget, &answers).await,
+                Attack::SmallFiles => small_files_round(card, &budget, &answers).await,
+                Attack::Outsider { idle, hello } => {
+                    outsider_round(card, *idle, hello, &budget, &answers).await;
+                }
             }
         }
     });
@@ -278,10 +305,39 @@ async fn member_round(
     }
 }
 
-/// Takes all connection slots of the address and all its logins.
-async fn outsider_round(card: &Card, budget: &Budget, answers: &AtomicUsize) {
-    let mut idle = Vec::new();
+/// Uploads files of eight bytes.
+async fn small_files_round(card: &Card, budget: &Budget, answers: &AtomicUsize) {
     for _ in 0..12 {
+        budget.wait().await;
+        let Some(mut line) = card.try_connect().await else { continue };
+        for _ in 0..OPEN {
+            budget.wait().await;
+            let data = random::<8>();
+            let file = proto::FileMeta { name: "f".into(), size: 8, ..Default::default() };
+            let message_id = Bytes::copy_from_slice(&random::<16>());
+            let put = proto::PutFile { conversation: LOBBY, message_id, file: Some(file) };
+            let Answered::FileAccepted(accepted) = line.ask(Op::PutFile(put)).await else {
+                continue;
+            };
+            line.line.session_mut().send_bulk(accepted.transfer, 0, &data).unwrap();
+            let hash = Bytes::copy_from_slice(blake3::hash(&data).as_bytes());
+            let end = Op::EndFile(proto::EndFile { transfer: accepted.transfer, hash });
+            let recorded = matches!(line.ask(end).await, Answered::Ack(_));
+            answers.fetch_add(usize::from(recorded), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Takes connection slots of the address, and its logins or guesses.
+async fn outsider_round(
+    card: &Card,
+    idle_ones: usize,
+    hello: &[u8],
+    budget: &Budget,
+    answers: &AtomicUsize,
+) {
+    let mut idle = Vec::new();
+    for _ in 0..idle_ones {
         budget.wait().await;
         idle.push(tcp_from(Ipv4Addr::LOCALHOST, card.address).await.unwrap());
     }
@@ -291,7 +347,7 @@ async fn outsider_round(card: &Card, budget: &Budget, answers: &AtomicUsize) {
         let Ok(mut io) = card.tls_from(Ipv4Addr::LOCALHOST).await else { continue };
         let mut answer = [0; 64];
         let came = async {
-            io.write_all(&Card::hello()).await?;
+            io.write_all(hello).await?;
             io.read(&mut answer).await
         };
         let came = timeout(LONG, came).await.expect("an answer or an end").unwrap_or(0);
@@ -365,7 +421,10 @@ fn member_attacks_leave_other_members_quick() {
         ("offer files", Attack::Member(offers)),
         ("fetch files", Attack::Member(fetches)),
         ("log in", Attack::Member(logins)),
-        ("take slots", Attack::Outsider),
+        ("follow", Attack::Member(follows)),
+        ("small files", Attack::SmallFiles),
+        ("take slots", Attack::Outsider { idle: 12, hello: Card::hello() }),
+        ("guess", Attack::Outsider { idle: 0, hello: guess("ada") }),
     ];
     for (name, ops) in attacks {
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));

@@ -25,12 +25,11 @@ use twinlock_core::classic::{Closed, Heard, Lines};
 use twinlock_core::id::{MessageId, Name, Sender};
 use twinlock_core::keys;
 use twinlock_core::opaque::ServerSetup;
-use twinlock_core::text::Untrusted;
 use twinlock_link::OsEntropy;
 use twinlock_link::tls::{ServerTls, TlsFault};
 use twinlock_store::{ClassicKey, NewEntry, StoreError};
 
-use crate::append_log::{AppendLog, Who};
+use crate::append_log::{AppendLog, Who, write_texts};
 use crate::config::Classic;
 use crate::limits::slots::{Eviction, Permit, Slots};
 use crate::server::Shared;
@@ -270,25 +269,31 @@ enum Ended {
     Shutdown,
 }
 
-/// What is recorded of a text that came under a key.
-fn entry(shared: &Shared, key: &ClassicKey, kind: Kind, text: String) -> NewEntry {
-    let sender = Sender::Classic(key.user.clone(), key.name.clone());
-    if shared.config.log_messages {
-        tracing::info!(
-            from = %sender,
-            kind = kind.word(),
-            conversation = key.conversation,
-            text = ?Untrusted::new(text.as_str()),
-            "message"
-        );
+impl Ended {
+    /// The limit that closed it, by its setting or by what it bounds.
+    fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::Late => Some("time to the first message"),
+            Self::Silence => Some("time between messages"),
+            Self::NotRecorded(unrecorded) => unrecorded.limit(),
+            _ => None,
+        }
     }
-    NewEntry {
+}
+
+/// What is recorded of a text that came under a key.
+fn entry(shared: &Arc<Shared>, key: &ClassicKey, kind: Kind, text: String) -> NewEntry {
+    let entry = NewEntry {
         conversation: key.conversation,
-        sender,
+        sender: Sender::Classic(key.user.clone(), key.name.clone()),
         message_id: MessageId::fresh(shared.now_ms(), &mut OsEntropy),
         kind,
         body: Bytes::from(text),
+    };
+    if shared.config.log_messages {
+        write_texts(shared, &key.user, vec![entry.clone()]);
     }
+    entry
 }
 
 /// The log of appends under a key.
@@ -301,8 +306,12 @@ fn append_log(key: &ClassicKey, kind: Kind) -> AppendLog {
     }))
 }
 
-/// A message that does not open is an error: a wrong key, or a change on the way.
+/// A message that does not open is an error: a wrong key, or a change on the way. A limit is logged by
+/// its name. Both can be caused as often as somebody connects.
 fn log_end(shared: &Shared, peer: SocketAddr, ended: &Ended) {
+    if let Some(limit) = ended.limit() {
+        shared.throttle.closed_by(limit, peer);
+    }
     if matches!(ended, Ended::Closed(_) | Ended::NotOpened)
         && let Some(left_out) = shared.throttle.pass("classic line not opened", Instant::now())
     {

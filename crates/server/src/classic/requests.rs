@@ -10,6 +10,7 @@ use twinlock_link::OsEntropy;
 use twinlock_store::{AddedClassicKey, ClassicKey, Role};
 use zeroize::Zeroizing;
 
+use crate::append_log::with_name;
 use crate::barred::Revocation;
 use crate::convert::copy;
 use crate::session::refusal::{Refused, bad_name, needs, refuse, storage};
@@ -56,7 +57,11 @@ impl Asker<'_> {
         }
         let classic = &self.shared.classic;
         let ClassicKey { name, user, conversation, .. } = &row;
-        tracing::info!(%user, key = %name, conversation, form = form.word(), imported = sealed.is_some(), "classic key made");
+        let (made_by, key, conversation) = (user.clone(), name.clone(), *conversation);
+        let (form_word, imported) = (form.word(), sealed.is_some());
+        with_name(self.shared, user, conversation, move |room| {
+            tracing::info!(user = %made_by, %key, room, conversation, form = form_word, imported, "classic key made");
+        });
         let port = match form {
             Form::Jwe => &classic.lines,
             Form::Origin | Form::OriginHmac => &classic.origin,

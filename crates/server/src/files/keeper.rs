@@ -20,8 +20,6 @@ use crate::limits::accounts::ENTRY;
 use crate::limits::fair::Fair;
 use crate::limits::room::{AtReserve, TextRoom};
 
-/// Uploads of one user that are not whole. The oldest go when there are more.
-const PARTIALS: usize = 256;
 /// How often uploads that nobody goes on with are looked for.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 /// Time for which unreferenced content stays in quarantine: the record may be older than the files, and
@@ -42,6 +40,7 @@ pub(crate) struct Files {
     largest: u64,
     per_user: u64,
     number_per_user: u64,
+    partials_per_user: usize,
     kept: Duration,
     claims: Arc<Mutex<Claims>>,
     /// Shared from the placing of content to the recording of its entry; alone for looking whether
@@ -126,6 +125,7 @@ impl Files {
             largest: limits.file,
             per_user: limits.files_per_user,
             number_per_user: limits.files_number_per_user,
+            partials_per_user: limits.partial_files_per_user,
             kept: limits.partial_files,
             claims: Arc::default(),
             placing: RwLock::new(()),
@@ -227,7 +227,7 @@ impl Files {
         let mut bytes: u64 = partials.iter().map(charged).sum();
         let mut count = partials.len();
         for partial in &partials {
-            if bytes <= left && count < PARTIALS {
+            if bytes <= left && count < self.partials_per_user {
                 break;
             }
             self.blobs.discard(&id.user, partial).await?;

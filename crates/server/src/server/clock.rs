@@ -65,10 +65,14 @@ pub(super) async fn check(store: &dyn Store) -> Result<(), StoreError> {
 
 /// Looks for steps of the clock for as long as the server runs.
 pub(super) async fn watch(store: &dyn Store) {
-    let mut before = Moment::now();
+    watch_clock(store, Moment::now).await;
+}
+
+async fn watch_clock(store: &dyn Store, look: impl Fn() -> Moment) {
+    let mut before = look();
     loop {
         tokio::time::sleep(LOOK).await;
-        let now = Moment::now();
+        let now = look();
         let step = now.step_since(before);
         before = now;
         if step.abs() > LARGE {
@@ -89,7 +93,34 @@ fn seconds(ms: i128) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use tracing::Level;
+
     use super::*;
+    use crate::common::Host;
+    use crate::common::log::Log;
+
+    #[tokio::test]
+    async fn clock_that_is_set_while_the_server_runs_is_told() {
+        let host = Host::start().await;
+        let log = Log::of(Level::WARN);
+        tokio::time::pause();
+        let looks = Cell::new(0);
+        let look = || {
+            looks.set(looks.get() + 1);
+            let steady = looks.get() * 10_000;
+            // Set forward between the second look and the third.
+            Moment { system: if looks.get() < 3 { steady } else { steady + 90_000 }, steady }
+        };
+        let watching = watch_clock(&*host.server.shared.store, look);
+        tokio::select! {
+            () = watching => {}
+            () = tokio::time::sleep(5 * LOOK) => {}
+        }
+        assert!(looks.get() > 3);
+        assert_eq!(log.with(&["the clock was set", "seconds=90"]).len(), 1, "{}", log.text());
+    }
 
     #[test]
     fn clock_step_is_what_the_two_clocks_differ_by() {

@@ -47,12 +47,11 @@ use super::refusal::{Refused, not_recorded, storage};
 use super::register::{Registrar, Registrations};
 use super::step_up::StepUp;
 use super::transfers::{Done, Transfers, Violation};
-use crate::append_log::{AppendLog, Logged, Who};
+use crate::append_log::{AppendLog, Logged, Who, with_name, write_texts};
 use crate::convert;
 use crate::hub::Entered;
 use crate::limits::Origin;
 use crate::server::Shared;
-use dispatch::log_messages;
 use ear::{Ear, listen};
 use job::{Finished, Job, next_finished};
 use log::{log_begin, log_end};
@@ -422,8 +421,10 @@ impl<S: Transport> Serving<S> {
                 }
             }
         }
-        if self.shared.config.log_messages {
-            log_messages(batch.entries());
+        if self.shared.config.log_messages
+            && let Rights::Device(person, _) = &self.rights
+        {
+            write_texts(&self.shared, &person.user, batch.entries().to_vec());
         }
         if let Some(mut handing) = self.appends.begin(&self.shared, batch) {
             // Mostly the recorder has them at once.
@@ -518,6 +519,15 @@ impl<S: Transport> Serving<S> {
     }
 
     fn settle(&mut self, done: Done) -> Result<(), End> {
+        if let (Done::Recorded { bytes, result: Ok(ack), .. }, Rights::Device(person, _)) =
+            (&done, &self.rights)
+        {
+            let (sid, bytes) = (self.line.session().id(), *bytes);
+            let (conversation, n) = (ack.conversation, ack.n);
+            with_name(&self.shared, &person.user, conversation, move |room| {
+                tracing::info!(%sid, room, conversation, n, bytes, "file recorded");
+            });
+        }
         match &mut self.files {
             Some(files) => Ok(files.settle(done, self.line.session_mut(), &mut self.out)?),
             None => Ok(()),

@@ -96,11 +96,30 @@ pub(crate) enum Unrecorded {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// They were not handed over.
-    #[error("the limit {:?} ({}) was reached", .0.limit, .0.most)]
+    #[error("the limit {} ({}) was reached", text_setting(.0.limit).unwrap_or("of text"), .0.most)]
     Limit(Refused),
     /// An earlier append of the same line was refused.
     #[error("an earlier append of the same line was refused")]
     Behind(Refused),
+}
+
+impl Unrecorded {
+    /// The name of the setting whose limit was reached.
+    pub(crate) fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::Store(_) => None,
+            Self::Limit(refused) | Self::Behind(refused) => text_setting(refused.limit),
+        }
+    }
+}
+
+/// The setting of a limit on text.
+fn text_setting(limit: Limit) -> Option<&'static str> {
+    match limit {
+        Limit::TextPerDay => Some("text-per-day-mib"),
+        Limit::TextReserve => Some("text-reserve-mib"),
+        _ => None,
+    }
 }
 
 /// A bound, as the wire names it.

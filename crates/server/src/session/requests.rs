@@ -45,7 +45,7 @@ const SEARCH: usize = 256;
 
 /// Who asks.
 pub(crate) struct Asker<'a> {
-    pub(crate) shared: &'a Shared,
+    pub(crate) shared: &'a Arc<Shared>,
     pub(crate) person: &'a Person,
     pub(crate) device: &'a DeviceId,
 }

@@ -258,6 +258,8 @@ async fn text_leaves_a_reserve_that_control_writes_use() {
     let mut ada = host.connect(device.credential()).await.unwrap();
     let no = refused(&mut ada, append(LOBBY, "no room")).await;
     assert_eq!(told(&no), (Why::Storage, Limit::TextReserve, 1 << 50));
+    // The entry of a file is text.
+    assert_eq!(ada.upload(random(), "x", b"abc").await.unwrap_err(), Why::Storage);
     // Everything that takes control goes on.
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     assert_eq!(bob.append(LOBBY, "nor here").await, Err(Why::Storage));

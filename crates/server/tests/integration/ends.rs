@@ -130,6 +130,28 @@ async fn a_shutdown_acknowledges_all_it_took_says_when_to_come_back_and_closes()
 }
 
 #[tokio::test]
+async fn shutdown_drops_requests_that_only_read() {
+    const POSTED: usize = 1000;
+    let host = Host::start_with(|config| config.drain = Duration::from_secs(60)).await;
+    let (_, mut ada) = host.owner().await;
+    let text = "x".repeat(30_000);
+    for _ in 0..30 {
+        ada.append(LOBBY, &text).await.unwrap();
+    }
+    let read = proto::Read { conversation: LOBBY, after: 0, limit: 1000, links: true };
+    let first = ada.post(Op::Read(read.clone()));
+    for _ in 1..POSTED {
+        ada.post(Op::Read(read.clone()));
+    }
+    ada.answer(first).await;
+    let (ended, shut) = tokio::join!(ada.end(), host.server.shutdown());
+    shut.unwrap();
+    assert_eq!(ended.unwrap(), CloseCode::Shutdown);
+    let answered = ada.items().filter(|item| matches!(item, What::Answer(_))).count();
+    assert!(answered < POSTED / 2, "{answered} were answered");
+}
+
+#[tokio::test]
 async fn a_shutdown_is_not_held_up_by_lines_that_read_nothing() {
     let host = Host::start_with(|config| config.drain = Duration::from_millis(500)).await;
     let (laptop, mut ada) = host.owner().await;

@@ -405,6 +405,67 @@ async fn what_nobody_goes_on_with_makes_way_for_a_new_upload() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partial_uploads_beyond_their_number_discard_the_oldest() {
+    let host = Host::start_with(|config| config.limits.partial_files_per_user = 2).await;
+    let (laptop, mut ada) = host.owner().await;
+    let ids: [[u8; 16]; 3] = [random(), random(), random()];
+    let data = content(1, 2 * MIB);
+    for id in ids {
+        half(&mut ada, id, &data).await;
+        ada.bye().await;
+        ada = host.connect(laptop.credential()).await.unwrap();
+    }
+    assert_eq!(partials(&host).len(), 2);
+    // The oldest begins again, in the place of the next one.
+    for (id, kept) in [(ids[2], true), (ids[1], true), (ids[0], false), (ids[1], false)] {
+        let accepted = ada.offer(put(id, "half", data.len() as u64)).await.unwrap();
+        assert_eq!(accepted.offset > 0, kept);
+        let abort = proto::AbortFile { transfer: accepted.transfer };
+        ada.ask(Op::AbortFile(abort)).await.map(done).unwrap();
+    }
+}
+
+/// A disk of a thousand inodes, in a mount namespace of the child below.
+#[test]
+fn disk_without_inodes_is_told_before_the_first_byte() {
+    const ROLE: &str = "TWINLOCK_TEST_INODES";
+    if std::env::var_os(ROLE).is_some() {
+        tokio::runtime::Runtime::new().unwrap().block_on(use_up_the_inodes());
+        return;
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let script =
+        "mount -t tmpfs -o nr_inodes=1000,size=64m tmpfs \"$TMPDIR\" && exec \"$0\" \"$@\"";
+    let mut child = std::process::Command::new("unshare");
+    child.arg(if rustix::process::geteuid().is_root() { "-m" } else { "-rm" });
+    child.args(["sh", "-c", script]).arg(std::env::current_exe().unwrap());
+    child.args(["--exact", "files_broken::disk_without_inodes_is_told_before_the_first_byte"]);
+    let child = child.env(ROLE, "1").env("TMPDIR", disk.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    let ran = child.status.success() && said.contains("1 passed");
+    assert!(ran, "{said}{}", String::from_utf8_lossy(&child.stderr));
+}
+
+async fn use_up_the_inodes() {
+    let host = Host::start_with(|config| config.limits.disk_reserve = Some(0)).await;
+    let (_, mut ada) = host.owner().await;
+    ada.upload(random(), "x", b"one").await.unwrap();
+    // One in a hundred is kept free.
+    let others = tempfile::tempdir().unwrap();
+    let free = || rustix::fs::statvfs(others.path()).unwrap().f_favail;
+    for n in 0.. {
+        if free() <= 10 {
+            break;
+        }
+        fs::write(others.path().join(n.to_string()), "").unwrap();
+    }
+    assert_eq!(ada.offer(put(random(), "x", 3)).await, Err(Why::Storage));
+    ada.append(LOBBY, "talking goes on").await.unwrap();
+    drop(others);
+    ada.upload(random(), "x", b"two").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_told_before_the_first_byte_and_recovers() {
     let host = Host::start_with(|config| config.limits.disk_reserve = Some(u64::MAX)).await;
     let (laptop, mut ada) = host.owner().await;

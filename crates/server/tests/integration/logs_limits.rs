@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::common::classic::both_ports;
+use crate::common::classic::{Caller, add_key, both_ports, send, to_end};
 use crate::common::log::Log;
 use crate::common::*;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tracing::Level;
 use twinlock_core::frame::CloseCode;
+use twinlock_core::proto::ClassicForm;
 
 #[tokio::test]
 async fn limits_that_close_connections_are_logged_by_name() {
@@ -48,6 +49,35 @@ async fn limits_that_close_connections_are_logged_by_name() {
     }
     let told = "of the last 100 connections came from one address";
     assert_eq!(log.with(&[told]).len(), 1);
+}
+
+#[tokio::test]
+async fn limits_that_close_classic_lines_are_logged_by_name() {
+    let log = Log::of(Level::INFO);
+    let host = Host::start_with(both_ports).await;
+    let (_, mut ada) = host.owner().await;
+    let lamp = add_key(&mut ada, "lamp", LOBBY, ClassicForm::JweLines).await.unwrap();
+    log.wait(&["classic key made", "room=\"lobby\""], 1).await;
+    drop(ada);
+    let host = host
+        .restart(|config| {
+            both_ports(config);
+            config.limits.text_reserve = Some(1 << 50);
+            config.classic.silence = Duration::from_millis(200);
+        })
+        .await;
+    for _ in 0..20 {
+        let mut caller = Caller::new(&host, "lamp", &lamp).await;
+        let line = caller.sealed("no room");
+        send(&mut caller.io, line).await;
+        to_end(caller.io).await;
+        to_end(Caller::new(&host, "lamp", &lamp).await.io).await;
+    }
+    for limit in ["text-reserve-mib", "time between messages"] {
+        let lines = log.with(&[&format!("limit=\"{limit}\"")]).len();
+        assert!((1..=3).contains(&lines), "{lines} lines of {limit}");
+    }
+    assert!(!log.text().contains("TextReserve"));
 }
 
 #[tokio::test]

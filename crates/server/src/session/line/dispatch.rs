@@ -7,7 +7,6 @@ use twinlock_core::chain::Kind;
 use twinlock_core::id::{ConversationId, DeviceId, MessageId, Name, Sender, SessionId};
 use twinlock_core::limits::MAX_TEXT;
 use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
-use twinlock_core::text::Untrusted;
 use twinlock_link::transport::Transport;
 use twinlock_store::{NewEntry, Person};
 
@@ -180,6 +179,7 @@ fn writes(op: &Op) -> bool {
             | Op::MakeInvite(_)
             | Op::AddClassicKey(_)
             | Op::RegisterFinish(_)
+            | Op::PutFile(_)
     )
 }
 
@@ -275,16 +275,5 @@ impl Registering {
             _ => refuse(Why::NotAllowed),
         };
         Done { id, result, follow: None, registrations, step_up: None }
-    }
-}
-
-pub(super) fn log_messages(entries: &[NewEntry]) {
-    for entry in entries {
-        tracing::info!(
-            from = %entry.sender,
-            conversation = entry.conversation,
-            text = ?Untrusted::from_bytes(&entry.body),
-            "message"
-        );
     }
 }

@@ -301,12 +301,8 @@ impl Transfers {
                 let said = self.have_read(transfer, blob, result);
                 said.map_or(Ok(()), |what| out.push(session, what))
             }
-            Done::Recorded { transfer, id, bytes, result } => {
+            Done::Recorded { transfer, id, result, .. } => {
                 self.uploads.remove(&transfer);
-                if let Ok(ack) = &result {
-                    let (sid, conversation, n) = (session.id(), ack.conversation, ack.n);
-                    tracing::info!(%sid, conversation, n, bytes, "file recorded");
-                }
                 out.answer(session, id, result.map_or_else(refusal, Answered::Ack))
             }
         }
