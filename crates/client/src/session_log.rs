@@ -68,8 +68,10 @@ pub(crate) fn end(session: &Session, error: Option<&ClientError>) {
 #[derive(Debug, Default)]
 pub(crate) struct Sums(BTreeMap<ConversationId, Sum>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Sum {
+    /// As the messages name it.
+    to: Option<String>,
     count: u64,
     last: u64,
     /// When the next line may be written.
@@ -77,10 +79,15 @@ struct Sum {
 }
 
 impl Sums {
-    /// The message with number `n` is recorded.
-    pub(crate) fn note(&mut self, conversation: ConversationId, n: u64) {
-        let fresh = Sum { count: 0, last: 0, next: Instant::now() };
-        let sum = self.0.entry(conversation).or_insert(fresh);
+    /// The message with number `n` is recorded. `to` names its target.
+    pub(crate) fn note(
+        &mut self,
+        conversation: ConversationId,
+        n: u64,
+        to: impl FnOnce() -> Option<String>,
+    ) {
+        let fresh = || Sum { to: to(), count: 0, last: 0, next: Instant::now() };
+        let sum = self.0.entry(conversation).or_insert_with(fresh);
         sum.count += 1;
         sum.last = sum.last.max(n);
     }
@@ -95,7 +102,7 @@ impl Sums {
             }
             sum.write(*conversation);
             let is_quiet = sum.count == 0;
-            *sum = Sum { count: 0, last: 0, next: now + EACH };
+            (sum.count, sum.last, sum.next) = (0, 0, now + EACH);
             !is_quiet
         });
     }
@@ -109,10 +116,10 @@ impl Sums {
 }
 
 impl Sum {
-    fn write(self, conversation: ConversationId) {
-        let Self { count, last, .. } = self;
-        if count > 0 {
-            tracing::info!(conversation, count, last, "messages recorded");
+    fn write(&self, conversation: ConversationId) {
+        let Self { to, count, last, .. } = self;
+        if *count > 0 {
+            tracing::info!(to = to.as_deref(), conversation, count, last, "messages recorded");
         }
     }
 }

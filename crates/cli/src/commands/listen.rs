@@ -156,7 +156,7 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
             Some(Event::CaughtUp { conversation, entries }) => {
                 if entries > 0 {
                     let name = listening.name(conversation);
-                    tracing::info!(conversation, entries, "caught up");
+                    tracing::info!(%name, conversation, entries, "caught up");
                     context.out.say(&format!("caught up with {name}: {entries}"));
                 }
                 listening.behind.remove(&conversation);

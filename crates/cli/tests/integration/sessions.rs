@@ -134,7 +134,7 @@ fn client_log_has_sessions_and_sums_at_info() {
     for fact in ["sid=", "key=", "software=\"twinlock", "tls=\"", "suite=\"", "binding=Bound"] {
         assert!(begun[0].contains(fact), "{fact}: {begun:?}");
     }
-    let sums = with(&log, &[" INFO ", "messages recorded", "conversation=1"]);
+    let sums = with(&log, &[" INFO ", "messages recorded", "to=\"lobby\" conversation=1"]);
     assert!((1..=3).contains(&sums.len()), "{log}");
     assert_eq!(sums.iter().map(|line| number(line, "count")).sum::<u64>(), 300);
     assert_eq!(sums.iter().map(|line| number(line, "last")).max(), Some(300));

@@ -385,7 +385,8 @@ impl Driver {
             Done::Settled(settled) => {
                 let Settled { recorded, refused, claimed, filled, changes } = settled?;
                 for (message_id, ack) in recorded {
-                    self.sums.note(ack.conversation, ack.n);
+                    let to = || self.sending.target_of(ack.conversation);
+                    self.sums.note(ack.conversation, ack.n, to);
                     self.queue.push_back(Event::Recorded { message_id, ack });
                 }
                 self.sums.write_due();

@@ -70,6 +70,13 @@ pub(super) struct Settled {
 }
 
 impl Sending {
+    /// What messages to a conversation name as their target.
+    pub(super) fn target_of(&self, conversation: ConversationId) -> Option<String> {
+        let is_it = |target: &Target| matches!(target, Target::Known(id) if *id == conversation);
+        let found = self.targets.iter().find(|(_, target)| is_it(target));
+        found.map(|(name, _)| name.clone())
+    }
+
     /// Nothing is sent from a copy of a state: its outcome could not be kept.
     pub(super) fn new(state: State, enabled: bool) -> Self {
         let enabled = enabled && !state.is_read_only();
