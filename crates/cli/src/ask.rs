@@ -32,7 +32,7 @@ pub(crate) async fn password(
 ) -> Result<Password, Failure> {
     match stored_password(file, variable).await? {
         Some(password) => Ok(password),
-        None => Password::new(&secret(question).await?).map_err(Failure::usage),
+        None => Password::new(&secret(question, "--password-file").await?).map_err(Failure::usage),
     }
 }
 
@@ -45,8 +45,10 @@ pub(crate) async fn new_password(
     if let Some(password) = stored_password(file, variable).await? {
         return Ok(password);
     }
+    let [_, new] = SECRET_VARIABLES;
+    let option = if variable == new { "--new-password-file" } else { "--password-file" };
     loop {
-        let first = secret(question).await?;
+        let first = secret(question, option).await?;
         let password = match Password::new(&first) {
             Ok(password) => password,
             Err(problem) => {
@@ -54,7 +56,7 @@ pub(crate) async fn new_password(
                 continue;
             }
         };
-        if *first == *secret("The same again: ").await? {
+        if *first == *secret("The same again: ", option).await? {
             return Ok(password);
         }
         words("These were two different passwords.");
@@ -150,10 +152,10 @@ pub(crate) async fn secret_file(
     Ok(read.await.map_err(io::Error::other).flatten())
 }
 
-async fn secret(question: &str) -> Result<Zeroizing<String>, Failure> {
+async fn secret(question: &str, option: &str) -> Result<Zeroizing<String>, Failure> {
     if !can_ask() {
         return Err(Failure::usage("there is no terminal to ask for the password")
-            .hint("--password-file FILE reads it from a file"));
+            .hint(format!("{option} FILE reads it from a file")));
     }
     let question = question.to_owned();
     waiting(move || {

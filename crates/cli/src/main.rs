@@ -131,8 +131,9 @@ async fn interruptible(command: Command, context: Context) -> Result<(), Failure
             | Command::Get(_)
             | Command::Bench(_)
     );
-    // `listen` handles its timeout and knows whether there is a connection.
-    let timeout = timeout.filter(|_| !matches!(command, Command::Listen(_)));
+    // `listen` knows whether there is a connection, `status` shows what is known without one.
+    let own_timeout = matches!(command, Command::Listen(_) | Command::Status(_));
+    let timeout = timeout.filter(|_| !own_timeout);
     let run = commands::run(command, context);
     if own_end {
         return run.await;

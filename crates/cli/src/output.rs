@@ -167,6 +167,10 @@ impl Output {
     }
 }
 
+/// What is true when only the output failed.
+pub(crate) const REPORT: &str =
+    "what the command was to do is done; only the report of it is not whole";
+
 /// The JSON events of a command that acts. The command continues if they cannot be written any more.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -192,8 +196,7 @@ impl Report {
     /// Not all was written, though the reader was there.
     pub(crate) fn end(self) -> Result<(), Failure> {
         match self.gone.map(Failure::from) {
-            Some(failure) if failure.exit != Exit::Done => Err(failure
-                .hint("what the command was to do is done; only the report of it is not whole")),
+            Some(failure) if failure.exit != Exit::Done => Err(failure.hint(REPORT)),
             _ => Ok(()),
         }
     }

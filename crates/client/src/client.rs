@@ -18,14 +18,14 @@ use twinlock_core::id::{
 };
 use twinlock_core::invite::Address;
 use twinlock_core::keys::{ClassicKey, InviteSecret};
-use twinlock_core::limits::Timing;
+use twinlock_core::limits::{MAX_BODY, MAX_SEARCH, MAX_TOPIC, Timing};
 use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
 use twinlock_core::session::{Binding, Facts as SessionFacts};
 use twinlock_core::text::Untrusted;
 use twinlock_link::tls::Facts as TlsFacts;
 
 use crate::driver::{self, Command};
-use crate::error::ClientError;
+use crate::error::{ClientError, Refusal};
 use crate::home::Home;
 use crate::outbox::Ack;
 use crate::profile::Profile;
@@ -313,6 +313,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn request(&self, op: Op) -> Result<Answered, ClientError> {
+        check_size(&op)?;
         let (reply, answer) = oneshot::channel();
         self.command(Command::Request { op: Box::new(op), reply }).await?;
         answer.await.unwrap_or_else(|_| Err(self.end()))
@@ -705,6 +706,8 @@ impl Client {
 pub(crate) const MOST_LISTED: usize = 200_000;
 /// Bytes of one list at most, as they come.
 const LISTED_BYTES: usize = 32 * 1024 * 1024;
+/// What a request is wrapped in on its way, bytes at most.
+const REQUEST_HEAD: usize = 64;
 
 /// A list that comes in pages. A server whose pages do not rise, or never end, is not followed.
 struct Listing<T, K> {
@@ -779,4 +782,17 @@ pub(crate) async fn blocking<T: Send + 'static>(
         // The runtime is shutting down.
         Err(_) => Err(ClientError::Closed),
     }
+}
+
+/// Refuses what fits into no frame as the server would: sent, it would end the connection.
+fn check_size(op: &Op) -> Result<(), ClientError> {
+    if op.encoded_len() + REQUEST_HEAD <= MAX_BODY {
+        return Ok(());
+    }
+    let (limit, most) = match op {
+        Op::CreateRoom(_) | Op::SetTopic(_) => (proto::Limit::TopicBytes, MAX_TOPIC as u64),
+        Op::Search(_) => (proto::Limit::SearchBytes, MAX_SEARCH as u64),
+        _ => (proto::Limit::None, 0),
+    };
+    Err(ClientError::Refused(Refusal { limit, most, ..proto::Why::TooLarge.into() }))
 }

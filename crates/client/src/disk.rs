@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt as _, OpenOptionsExt, Permissions
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use thiserror::Error;
 
 /// Owner only: files that hold secrets or texts.
@@ -71,7 +72,16 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(not_a_file()) }
 }
 
-fn not_a_file() -> io::Error {
+fn is_link() -> io::Error {
+    io::Error::other("it is a symbolic link, which is not followed here")
+}
+
+/// The system's words for a link that is not followed are "too many levels of symbolic links".
+fn plain(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) { is_link() } else { error }
+}
+
+pub(crate) fn not_a_file() -> io::Error {
     io::Error::other("it is not a regular file")
 }
 
@@ -80,7 +90,7 @@ pub(crate) fn open_private(path: &Path) -> Result<File, DiskError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
     options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-    let file = options.open(path).map_err(DiskError::at(path))?;
+    let file = options.open(path).map_err(|error| DiskError::at(path)(plain(error)))?;
     close_to_others(&file, path)?;
     Ok(file)
 }
@@ -91,7 +101,8 @@ pub(crate) fn append_private(path: &Path, line: &[u8]) -> Result<(), DiskError> 
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW;
     let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::from_raw_mode(FILE_MODE));
-    let mut file = File::from(opened.map_err(|error| DiskError::at(path)(error.into()))?);
+    let opened = opened.map_err(|error| DiskError::at(path)(plain(error.into())));
+    let mut file = File::from(opened?);
     let found = file.metadata().map_err(DiskError::at(path))?;
     if !found.is_file() {
         return Err(DiskError::at(path)(not_a_file()));
@@ -113,8 +124,7 @@ pub(crate) fn make_private_file(path: &Path) -> Result<(), DiskError> {
     match options.write(true).create_new(true).mode(FILE_MODE).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             if fs::symlink_metadata(path).map_err(DiskError::at(path))?.is_symlink() {
-                let link = "it is a symbolic link, which is not followed here";
-                return Err(DiskError::at(path)(io::Error::other(link)));
+                return Err(DiskError::at(path)(is_link()));
             }
             close_path_to_others(path)
         }

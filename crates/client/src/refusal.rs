@@ -106,7 +106,9 @@ fn reason(why: Why) -> &'static str {
         Why::Ahead => "the server's record ends before an entry that this client names",
         Why::Quota => "that is more than the server keeps of one file or of one user",
         Why::Hash => "what arrived is not what was sent; it was thrown away",
-        Why::Damaged => "the server's record is damaged: an entry is missing or cannot be read",
+        Why::Damaged => {
+            "the server's record is damaged: an entry, or the content of a file, is missing or cannot be read"
+        }
         Why::Limit => "the server keeps no more of them",
     }
 }

@@ -49,6 +49,8 @@ const OPENING: &str = "opening";
 
 /// The database and its WAL.
 const FILES: [&str; 2] = ["state.db", "state.db-wal"];
+/// What a first use that was cut off leaves in the database at most, bytes.
+const PAGE: u64 = 4096;
 /// Attempts to copy a database that another process writes.
 const COPIES: usize = 20;
 
@@ -77,18 +79,20 @@ pub enum StateError {
         /// The newest this version knows.
         known: usize,
     },
-    /// There was a state, and its database is not there any more.
+    /// There was a state, and a part of it is not there any more.
     #[error(
-        "{} {state}, but {} shows that there was one; nothing was changed. Put {} back from its backup, or, to begin without the messages that were queued and the record's known links, move both away",
+        "{} {state}, but {} shows that there was one; nothing was changed. Put {} back from its backup, or, to begin without the messages that were queued and the record's known links, move all of state.db* away",
         path.display(),
-        wal(path).display(),
+        trace.display(),
         path.display()
     )]
     Lost {
-        /// The database.
+        /// The database or its WAL.
         path: PathBuf,
-        /// "is missing" or "is empty".
+        /// "is missing", "is empty" or "is not a regular file".
         state: &'static str,
+        /// The file that shows it.
+        trace: PathBuf,
     },
     /// The disk is full.
     #[error("the disk that holds this profile's state is full")]
@@ -211,11 +215,15 @@ impl State {
         server_key: &ServerKey,
         user: &Name,
     ) -> Result<Self, StateError> {
+        let dir = home.state(profile);
+        if dir.is_dir() && !may_write(&dir) {
+            let copy = copy_of(&dir, profile)?;
+            let home = Home::at(copy.path());
+            return Self::open_in(&home, profile, server_key, user, Some(copy));
+        }
         match Self::open_in(home, profile, server_key, user, None) {
-            Err(StateError::Disk(error))
-                if error.is_read_only() && !may_write(&home.state(profile)) =>
-            {
-                let copy = copy_of(&home.state(profile), profile)?;
+            Err(StateError::Disk(error)) if error.is_read_only() && !may_write(&dir) => {
+                let copy = copy_of(&dir, profile)?;
                 let home = Home::at(copy.path());
                 Self::open_in(&home, profile, server_key, user, Some(copy))
             }
@@ -471,28 +479,41 @@ fn connect(path: &Path) -> Result<Connection, StateError> {
     // until it is used again from its start, after 4 MiB.
     conn.pragma_update(None, "secure_delete", true)?;
     migrations.to_latest(&mut conn).map_err(database)?;
+    // From now on the database alone shows that there was a state.
+    if fs::metadata(path).map_err(DiskError::at(path))?.len() <= PAGE {
+        conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+    }
     Ok(conn)
 }
 
-/// The WAL stays when a process ends, so it shows that a database existed. SQLite would throw it away
-/// and begin an empty one.
+/// The WAL stays when a process ends, so each of both shows that the other existed. SQLite would throw a
+/// WAL without its database away, and take a database without its WAL as it is: with what was moved into
+/// it last.
 fn check_not_lost(path: &Path) -> Result<(), StateError> {
-    let state = match fs::symlink_metadata(path) {
-        Ok(found) if found.len() > 0 => return Ok(()),
-        Ok(_) => "is empty",
-        Err(error) if error.kind() == io::ErrorKind::NotFound => "is missing",
-        Err(error) => return Err(DiskError::at(path)(error).into()),
+    let length = |path: &Path| match fs::symlink_metadata(path) {
+        // A link is refused where it is opened.
+        Ok(found) if found.is_file() || found.is_symlink() => Ok(Some(found.len())),
+        Ok(_) => Err(StateError::from(DiskError::at(path)(disk::not_a_file()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(DiskError::at(path)(error).into()),
     };
-    match fs::symlink_metadata(wal(path)) {
-        Ok(found) if found.len() > 0 => Err(StateError::Lost { path: path.to_owned(), state }),
-        _ => Ok(()),
+    let [wal, shm] = ["-wal", "-shm"].map(|suffix| beside(path, suffix));
+    let there = |length: Option<u64>| length.is_some_and(|length| length > 0);
+    let state = |length| if length == Some(0) { "is empty" } else { "is missing" };
+    let (database, log) = (length(path)?, length(&wal)?);
+    if !there(database) && there(log) {
+        return Err(StateError::Lost { path: path.to_owned(), state: state(database), trace: wal });
     }
+    if database.is_some_and(|length| length > PAGE) && !there(log) && length(&shm)?.is_some() {
+        return Err(StateError::Lost { path: wal, state: state(log), trace: shm });
+    }
+    Ok(())
 }
 
-fn wal(database: &Path) -> PathBuf {
-    let mut wal = database.as_os_str().to_owned();
-    wal.push("-wal");
-    wal.into()
+fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
 }
 
 /// Who claims messages: a file under lock, so that the system itself tells when its holder died.

@@ -13,6 +13,12 @@ pub const MAX_BODY: usize = 65_531;
 /// Longest text of an entry, bytes of UTF-8 (section 9).
 pub const MAX_TEXT: usize = 32 * 1024;
 
+/// Longest topic of a room, bytes of UTF-8 (section 9).
+pub const MAX_TOPIC: usize = 512;
+
+/// Longest text of a search, bytes of UTF-8 (section 9).
+pub const MAX_SEARCH: usize = 256;
+
 /// Most data of one BULK frame, bytes (section 3).
 pub const MAX_BULK: usize = 262_144;
 

@@ -310,7 +310,7 @@ impl Server {
         // A self-issued certificate is trusted by its pin only.
         let self_made = identity.certificate().is_self_issued().then(|| identity.pin());
         warn_of_another_key(known.tls_pin, self_made);
-        let store = open_store(&config, &setup, lock)?;
+        let store = open_store(&config, &setup, lock, start, &known)?;
         parts::check_files(&data, &*store).await?;
         let whole = heads::compare(&data, &known, &*store).await?;
         clock::check(&*store).await?;
@@ -568,9 +568,15 @@ fn open_store(
     config: &Config,
     setup: &ServerSetup,
     lock: RecordLock,
+    start: Start,
+    known: &Heads,
 ) -> Result<Arc<dyn Store>, StartError> {
     let options = twinlock_store::Options::new(setup.server_key(), setup.row_key());
     let options = options.bounds(config.limits.bounds);
+    let options = match start {
+        Start::First => options,
+        Start::Later => options.expect(known.newest().to_vec()),
+    };
     Ok(SqliteStore::open_locked(lock, options)?)
 }
 

@@ -22,7 +22,9 @@ pub(crate) fn parse() -> Cli {
             Ok(()) => error.exit_code(),
             Err(failed) => {
                 let failure = Failure::from(failed);
-                write_words(&format!("twinlock: {}", failure.message));
+                if !failure.message.is_empty() {
+                    write_words(&format!("twinlock: {}", failure.message));
+                }
                 failure.exit as i32
             }
         };
@@ -49,8 +51,8 @@ fn try_parse(words: Vec<OsString>) -> Result<ArgMatches, Error> {
     command.try_get_matches_from_mut(words).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion if !asked => command.error(
             ErrorKind::UnknownArgument,
-            "-h and --help come last, right after the command and its options; a name or text that \
-             begins with '-' goes after '--'",
+            "-h, --help and --version come last, right after the command and its options; a name or \
+             text that begins with '-' goes after '--'",
         ),
         _ => error,
     })

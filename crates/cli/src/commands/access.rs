@@ -18,7 +18,7 @@ use crate::commands::send::now_ms;
 use crate::commands::serve::{join_command, local_only, qr};
 use crate::exit::{Exit, Failure};
 use crate::open::{Context, address_of};
-use crate::output::{Style, local_time, rfc3339};
+use crate::output::{Gone, Style, local_time, rfc3339};
 
 #[derive(Debug, Serialize)]
 struct InviteJson<'a> {
@@ -76,14 +76,14 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
     let local = local_only(&link.address, SERVER_OPTIONS, false);
     if args.json {
         local.iter().for_each(|words| context.out.say(words));
-        context.out.json(&InviteJson {
+        let shown = context.out.json(&InviteJson {
             link: &text,
             role: super::people::role(role),
             user: args.user.as_ref().map(|user| user.as_str()),
             expires: rfc3339(invite.expires_ms),
             words,
-        })?;
-        return Ok(());
+        });
+        return shown.map_err(unseen);
     }
     if args.qr
         && let Some(code) = qr(&text)
@@ -102,8 +102,11 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
         local_time(invite.expires_ms),
     ));
     let line = if person { join_command(&text) } else { text };
-    context.out.line(&line)?;
-    Ok(())
+    context.out.line(&line).map_err(unseen)
+}
+
+fn unseen(gone: Gone) -> Failure {
+    Failure::from(gone).hint("an invite was made that nobody has seen; it ends by itself")
 }
 
 /// Largest difference between the clocks of client and server that is not taken for a shortened

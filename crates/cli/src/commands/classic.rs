@@ -16,7 +16,7 @@ use crate::args::{Classic, ClassicAdd, Format, Json};
 use crate::ask::secret_file;
 use crate::exit::{Exit, Failure};
 use crate::open::Context;
-use crate::output::{local_time, rfc3339};
+use crate::output::{Gone, local_time, rfc3339};
 
 /// Complete programs, which the tests run.
 const LINES_PY: &str = include_str!("../../../../examples/classic_lines.py");
@@ -110,15 +110,22 @@ async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
     })?;
     client.close().await;
     let key = key.map(|key| Zeroizing::new(HEXLOWER.encode(key.expose_secret())));
+    let unseen = |gone: Gone| {
+        Failure::from(gone).hint(format!(
+            "the key was made, and cannot be shown again: `twinlock classic revoke {}` ends it",
+            args.name
+        ))
+    };
     if args.json {
-        context.out.json(&NewKeyJson {
+        let shown = context.out.json(&NewKeyJson {
             name: args.name.as_str(),
             conversation: room.as_str(),
             format: word(form),
             key: key.as_ref().map(|key| key.as_str()),
             host: &host,
             port,
-        })?;
+        });
+        shown.map_err(unseen)?;
         if imported.is_some() {
             warn_of_shared(&args, context);
         }
@@ -126,7 +133,7 @@ async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
     }
     match key {
         Some(key) => {
-            context.out.line(&key)?;
+            context.out.line(&key).map_err(unseen)?;
             explain(&args, &host, port, context);
         }
         None => explain_imported(&args, &host, port, context),

@@ -11,8 +11,9 @@ use std::pin::{Pin, pin};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use twinlock_client::client::Entry;
@@ -365,14 +366,16 @@ impl Listening<'_> {
             let mut child = child
                 .args(["-c", command])
                 .stdin(Stdio::piped())
-                .kill_on_drop(true)
+                .process_group(0)
                 .spawn()
                 .map_err(failed)?;
+            let mut group = Group::of(&child);
             if let Some(mut stdin) = child.stdin.take() {
                 // A command may end without reading it.
                 let _unread = stdin.write_all(document.as_bytes()).await;
             }
             let status = child.wait().await.map_err(failed)?;
+            group.0 = None;
             if status.success() {
                 return Ok(());
             }
@@ -389,6 +392,24 @@ impl Listening<'_> {
             self.context.out.warn(&format!("{head}; trying again in {seconds} s"));
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
+        }
+    }
+}
+
+/// The processes of a command. They are asked to end (SIGTERM) if this is dropped before that: the next
+/// `listen` begins with the same entry.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| Pid::from_raw(id.cast_signed())))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            let _gone = kill_process_group(pid, Signal::TERM);
         }
     }
 }

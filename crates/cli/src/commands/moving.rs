@@ -126,6 +126,13 @@ struct NoEntryJson<'a> {
     error: &'a str,
 }
 
+#[derive(Serialize)]
+struct NoSourceJson<'a> {
+    event: &'static str,
+    exit: u8,
+    error: &'a str,
+}
+
 impl<'a> Moves<'a> {
     pub(super) fn new(context: &'a Context, target: &str, json: bool) -> Result<Self, Failure> {
         let report = json.then(|| Report::begin(context.out)).transpose()?;
@@ -154,6 +161,15 @@ impl<'a> Moves<'a> {
         let worst = self.failed.map_or(failure.exit, |exit| exit.worse(failure.exit));
         self.failed = Some(worst);
         self.say(|out| out.failure(failure));
+    }
+
+    /// A source cannot be sent.
+    pub(super) fn no_source(&mut self, failure: &Failure) {
+        if let Some(report) = &mut self.report {
+            let (exit, error) = (failure.exit as u8, &failure.message);
+            report.json(&NoSourceJson { event: "failed", exit, error });
+        }
+        self.fails(failure);
     }
 
     /// Entry `n` cannot be fetched; the others are.

@@ -1,5 +1,7 @@
 //! `outbox`: messages that the server has not recorded.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use twinlock_client::error::Refusal;
 use twinlock_client::outbox::Pending;
@@ -90,7 +92,7 @@ async fn list(args: Json, context: &Context) -> Result<(), Failure> {
 
 async fn discard(ids: &[String], context: &Context) -> Result<(), Failure> {
     let kept = kept(context).await?;
-    let mut dropped: Vec<MessageId> = Vec::new();
+    let mut dropped: HashSet<MessageId> = HashSet::new();
     for wanted in ids {
         let wanted = wanted.to_ascii_lowercase();
         if wanted.len() < FEWEST_DIGITS {
@@ -105,7 +107,7 @@ async fn discard(ids: &[String], context: &Context) -> Result<(), Failure> {
         let mut matching = kept.iter().map(|kept| kept.message.message_id).filter(is_it);
         let (first, second) = (matching.next(), matching.next());
         match (first, second) {
-            (Some(id), None) => dropped.push(id),
+            (Some(id), None) => _ = dropped.insert(id),
             (None, _) | (_, Some(_)) => {
                 let many = if first.is_some() { "several messages have" } else { "no message has" };
                 return Err(Failure::new(

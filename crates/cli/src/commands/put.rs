@@ -54,7 +54,7 @@ pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure>
         context.out.warn(&format!("{link} is a symbolic link, which -r leaves out"));
     }
     for failure in &failures {
-        moves.fails(failure);
+        moves.no_source(failure);
     }
     if files.is_empty() && failures.is_empty() {
         return Err(Failure::usage("nothing is sent: no regular file is in the directory"));

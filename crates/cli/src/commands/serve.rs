@@ -113,6 +113,11 @@ fn show_owner_invite(
     let options = server_options(listening);
     if let Some(words) = local_only(&invite.address, &options, listening.is_ipv6()) {
         out.say(&words);
+    } else if listening.is_loopback() {
+        out.say(&format!(
+            "\nThe server listens on this machine only ({listening}): others reach it through a proxy that \
+             runs here, or if you {options}."
+        ));
     }
     out.say(&format!(
         "\nThis server has no owner yet. The first person to use this link becomes its owner. The link is a \
@@ -128,7 +133,8 @@ fn server_options(listening: IpAddr) -> String {
     if listening.is_unspecified() {
         "start the server with --public-host ADDRESS".to_owned()
     } else {
-        "start the server with --host 0.0.0.0 --public-host ADDRESS".to_owned()
+        let all = if listening.is_ipv6() { "::" } else { "0.0.0.0" };
+        format!("start the server with --host {all} --public-host ADDRESS")
     }
 }
 

@@ -12,9 +12,10 @@ use twinlock_core::text::Untrusted;
 
 use super::send::blocking;
 use crate::args::Status;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::open::Context;
 use crate::output::{Output, Style};
+use crate::patience::within;
 
 /// What needs the server is null without it.
 #[derive(Debug, Serialize)]
@@ -82,10 +83,16 @@ const REFUSED: usize = 10_000;
 pub(crate) async fn run(args: Status, context: &Context) -> Result<(), Failure> {
     let profile = context.profile()?;
     let client = context.ask_once()?;
-    let rekeyed = if args.rekey { rekey(&client).await.map(Some) } else { Ok(None) };
-    let facts = match rekeyed {
-        Ok(rekeyed) => client.facts().await.map(|facts| (facts, rekeyed)),
-        Err(error) => Err(error),
+    let facts = async {
+        let rekeyed = if args.rekey { Some(rekey(&client).await?) } else { None };
+        Ok::<_, ClientError>((client.facts().await?, rekeyed))
+    };
+    let facts = match context.global.timeout {
+        None => facts.await.map_err(Failure::from),
+        Some(limit) => match within(limit, facts).await {
+            Some(facts) => facts.map_err(Failure::from),
+            None => Err(Failure::new(Exit::TimedOut, "timed out: the server does not answer")),
+        },
     };
     let outbox = client.state().outbox();
     let (queued, refused) = blocking(move || {
@@ -106,7 +113,7 @@ pub(crate) async fn run(args: Status, context: &Context) -> Result<(), Failure> 
             (shown, None)
         }
         // The local part is shown without the server too.
-        Err(error) => ((Binding::Unknown, None), Some(Failure::from(error))),
+        Err(failure) => ((Binding::Unknown, None), Some(failure)),
     };
     if args.json {
         context.out.json(&status)?;

@@ -209,6 +209,23 @@ fn refusals_name_the_room_or_person() {
 }
 
 #[test]
+fn requests_too_large_for_a_frame_are_refused_with_the_limit() {
+    let host = Host::start();
+    let ada = host.owner();
+    let long = "x".repeat(70_000);
+    for (args, words) in [
+        (&["room", "topic", "lobby", &long][..], "at most 512 bytes"),
+        (&["room", "create", "new", "--topic", &long], "at most 512 bytes"),
+        (&["history", "lobby", "--search", &long], "at most 256 bytes"),
+    ] {
+        let ran = ada.run(args).exits(7);
+        assert!(ran.err.contains(words), "{ran:?}");
+    }
+    let ran = ada.run(&["put", "--json", "missing", "lobby"]).exits(2);
+    assert_eq!(ran.json()[0]["event"], "failed", "{ran:?}");
+}
+
+#[test]
 fn words_say_what_was_changed_or_missed() {
     let host = Host::start();
     let ada = host.owner();

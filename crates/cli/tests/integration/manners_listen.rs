@@ -1,8 +1,9 @@
 //! `listen`: goes on where it ended, and hands each entry to a command until that is content.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::*;
+use rustix::process::Signal;
 
 #[test]
 fn listen_goes_on_where_the_last_one_of_the_profile_ended() {
@@ -161,6 +162,40 @@ fn after_a_kill_the_entry_whose_command_had_not_ended_comes_again() {
     ada.run(&["send", "lobby", "last"]).exits(0);
     let last = ada.run(&["listen", "lobby", "--count", "1", "--exec", "cat"]).exits(0);
     assert_eq!(texts(&last.json()), ["last"]);
+}
+
+#[test]
+fn exec_ends_with_the_listen_that_runs_it() {
+    let host = Host::start();
+    let ada = host.owner();
+    ada.run(&["send", "lobby", "one"]).exits(0);
+    let file = ada.home.join("pid");
+    let command = format!("sleep 1000 & echo $! >{0}.new; mv {0}.new {0}; wait", file.display());
+    let listen = ["listen", "lobby", "--since", "all", "--exec", &command];
+    let is_alive = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+    };
+    for by_timeout in [true, false] {
+        let args =
+            if by_timeout { [&listen[..], &["--timeout", "2s"]].concat() } else { listen.to_vec() };
+        let running = ada.start(&args);
+        let until = Instant::now() + LONG;
+        while !file.exists() {
+            assert!(Instant::now() < until, "the command does not run");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let pid = std::fs::read_to_string(&file).unwrap();
+        if !by_timeout {
+            running.signal(Signal::TERM);
+        }
+        running.ended(LONG).exits(if by_timeout { 9 } else { 130 });
+        while is_alive(pid.trim()) {
+            assert!(Instant::now() < until, "the command lives on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::fs::remove_file(&file).unwrap();
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Standard streams that are closed, open the wrong way round, full, or read by nobody any more.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
 
 use crate::common::*;
 
@@ -90,19 +92,47 @@ fn chat_script_ends_at_a_line_that_fails() {
         ("/put", "/put is not used like this"),
         ("/get x", "/get is not used like this"),
         ("/get 999", "there is no entry 999"),
+        ("/put missing", "missing: No such file"),
+        ("/dm nobody a text", "not recorded: [@nobody] a text"),
         ("/nonsense", "there is no /nonsense; /help lists what there is"),
     ];
     for (n, (line, words)) in lines.iter().enumerate() {
         let ran = ada.run_with(&["chat"], &format!("before {n}\n{line}\nprivate text\n"));
         assert!(ran.code.is_some_and(|code| code > 0), "{line}: {ran:?}");
         for words in [words, "no line after it was sent"] {
-            assert!(ran.err.contains(words), "{words}: {ran:?}");
+            assert!(ran.err.contains(words) || ran.out.contains(words), "{words}: {ran:?}");
         }
     }
     let expected: Vec<_> = (0..lines.len()).map(|n| format!("before {n}")).collect();
     assert_eq!(texts(&ada.reads("lobby")), expected);
-    // What fails later has its code as well.
+    // What fails last has its code as well.
     ada.run_with(&["chat"], "/put missing\n").exits(2);
+    ada.run_with(&["chat", "@nosuch"], "a text\n").exits(7);
+    let queued = ada.run(&["outbox", "list", "--json"]).exits(0).json();
+    assert!(queued.iter().all(|message| message["state"] == "refused"), "{queued:?}");
+}
+
+#[test]
+fn chat_script_is_sent_whole_whatever_becomes_of_its_output() {
+    let host = Host::start();
+    let ada = host.owner();
+    let closed = ada.run_in_shell(&["chat"], ">&- <<< closed").exits(2);
+    assert!(closed.err.contains("standard output"), "{closed:?}");
+    fs::write(ada.home.join("script"), "one\ntwo\n").unwrap();
+    let full = ada.run_in_shell(&["chat"], ">/dev/full <script").exits(2);
+    assert!(full.err.contains("what the command was to do is done"), "{full:?}");
+    let mut chat = ada.command(&["chat"]);
+    let reader = chat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut chat = reader.unwrap();
+    let mut input = chat.stdin.take().unwrap();
+    input.write_all(b"three\n").unwrap();
+    // Its tick; then nobody reads any more.
+    let mut tick = [0];
+    chat.stdout.take().unwrap().read_exact(&mut tick).unwrap();
+    input.write_all(b"four\n").unwrap();
+    drop(input);
+    assert!(chat.wait().unwrap().success());
+    assert_eq!(texts(&ada.reads("lobby")), ["one", "two", "three", "four"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The outbox, the local part of `status`, and entries named by number, time or `last`.
 
 use crate::common::*;
+use rustix::process::Signal;
 
 #[test]
 fn outbox_lists_drops_and_sends_what_is_queued() {
@@ -97,6 +98,16 @@ fn status_shows_what_is_known_without_a_server() {
         assert!(people.out.contains(words), "{words}: {people:?}");
     }
     assert!(people.err.contains("no connection"), "{people:?}");
+}
+
+#[test]
+fn status_shows_what_is_known_beside_a_server_that_hangs() {
+    let host = Host::start();
+    let ada = host.owner();
+    host.running().signal(Signal::STOP);
+    let ran = ada.run(&["status", "--timeout", "1s"]).exits(9);
+    host.running().signal(Signal::CONT);
+    assert!(ran.out.contains("ada") && ran.err.contains("timed out"), "{ran:?}");
 }
 
 #[test]

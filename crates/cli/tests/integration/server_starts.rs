@@ -110,6 +110,68 @@ fn start_refuses_a_lost_record_and_touches_nothing() {
 }
 
 #[test]
+fn start_refuses_a_wal_of_another_time() {
+    let (mut host, ada) = full(false);
+    let (record, wal) = (host.data().join("record.db"), host.data().join("record.db-wal"));
+    let kept = TempDir::new().unwrap();
+    let keep = |name: &str, file: &Path| fs::copy(file, kept.path().join(name)).map(drop).unwrap();
+    let put_back =
+        |name: &str, file: &Path| fs::copy(kept.path().join(name), file).map(drop).unwrap();
+    let texts =
+        |n: usize| (0..n).map(|n| format!("{n} {}\n", "x".repeat(2000))).collect::<String>();
+    keep("first", &record);
+    host.restart();
+    ada.run_with(&["send", "lobby"], &texts(200)).exits(0);
+    host.terminate().exits(0);
+    host.restart();
+    ada.run_with(&["send", "lobby"], &texts(20)).exits(0);
+    host.kill();
+    keep("second", &record);
+    keep("wal", &wal);
+    // An older record beside it.
+    put_back("first", &record);
+    let words = ["record.db-wal are not of the same time", "nothing was changed"];
+    refuses(&host.data(), &words);
+    put_back("second", &record);
+    host.restart();
+    assert_eq!(ada.reads("lobby").len(), 223);
+    // A newer record, which was closed without one.
+    ada.run_with(&["send", "lobby"], &texts(200)).exits(0);
+    host.terminate().exits(0);
+    assert!(!wal.exists());
+    put_back("wal", &wal);
+    refuses(&host.data(), &words);
+    // That of another server.
+    let (other, _) = full(true);
+    fs::copy(other.data().join("record.db-wal"), &wal).unwrap();
+    refuses(&host.data(), &words);
+    fs::remove_file(&wal).unwrap();
+    host.restart();
+    assert_eq!(ada.reads("lobby").len(), 423);
+}
+
+#[test]
+fn start_refuses_a_database_without_the_record() {
+    let (mut host, ada) = full(false);
+    let record = host.data().join("record.db");
+    let kept = move_away(&host, "record.db");
+    for sql in ["CREATE TABLE a (b); DROP TABLE a", "CREATE TABLE notes (text)"] {
+        for user_version in [0, 3] {
+            let other = Connection::open(&record).unwrap();
+            other.execute_batch(sql).unwrap();
+            other.pragma_update(None, "user_version", user_version).unwrap();
+            drop(other);
+            fs::set_permissions(&record, fs::Permissions::from_mode(0o600)).unwrap();
+            refuses(&host.data(), &["is a database without the record of this server"]);
+            fs::remove_file(&record).unwrap();
+        }
+    }
+    fs::rename(&kept, &record).unwrap();
+    host.restart();
+    assert_eq!(ada.reads("lobby").len(), 3);
+}
+
+#[test]
 fn start_refuses_a_damaged_record_beside_its_wal() {
     let (mut host, ada) = full(true);
     assert!(fs::metadata(host.data().join("record.db-wal")).unwrap().len() > 0);

@@ -42,6 +42,10 @@ pub(super) struct Heads {
 }
 
 impl Heads {
+    pub(super) fn newest(&self) -> &[Newest] {
+        &self.newest
+    }
+
     /// Reads the file. One that is damaged is as good as none, with a warning.
     pub(super) fn read(data: &Path, file: &str) -> Result<Self, Failed> {
         let path = data.join(file);

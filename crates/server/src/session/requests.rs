@@ -12,7 +12,7 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::handshake::self_register;
 use twinlock_core::id::{ConversationId, DeviceId, InviteId, Link, MessageId, Name, Sender};
 use twinlock_core::keys::InviteSecret;
-use twinlock_core::limits::MAX_BODY;
+use twinlock_core::limits::{MAX_BODY, MAX_SEARCH, MAX_TOPIC};
 use twinlock_core::proto::{self, Why, answer::Result as Answered};
 use twinlock_link::OsEntropy;
 use twinlock_store::{
@@ -36,12 +36,8 @@ const PAGE: Limit = Limit { entries: 512, bytes: 32 * 1024 };
 pub(crate) const FRAME_HEAD: usize = 512;
 /// Tag and length before an encoded entry, bytes at most.
 pub(crate) const ENTRY_HEAD: usize = 6;
-/// Longest topic, bytes.
-const TOPIC: usize = 512;
 /// When to come again whose search took too long, seconds.
 const SEARCH_AGAIN: u32 = 5;
-/// Longest search text, bytes.
-const SEARCH: usize = 256;
 
 /// Who asks.
 pub(crate) struct Asker<'a> {
@@ -109,8 +105,8 @@ impl Asker<'_> {
 
     pub(crate) async fn search(&self, want: proto::Search) -> Answer {
         let conversation = self.own(want.conversation).await?;
-        if want.text.len() > SEARCH {
-            return too_large(proto::Limit::SearchBytes, SEARCH);
+        if want.text.len() > MAX_SEARCH {
+            return too_large(proto::Limit::SearchBytes, MAX_SEARCH);
         }
         let before = if want.before == 0 { u64::MAX } else { want.before };
         let most = at_most(want.limit, LIST);
@@ -222,8 +218,8 @@ impl Asker<'_> {
 
     pub(crate) async fn create_room(&self, want: proto::CreateRoom) -> Answer {
         let name = Name::new(&want.name).map_err(bad_name)?;
-        if want.topic.len() > TOPIC {
-            return too_large(proto::Limit::TopicBytes, TOPIC);
+        if want.topic.len() > MAX_TOPIC {
+            return too_large(proto::Limit::TopicBytes, MAX_TOPIC);
         }
         self.change()?;
         let made = self.shared.store.create_room(&self.person.user, &name, &want.topic).await;
@@ -269,8 +265,8 @@ impl Asker<'_> {
     }
 
     pub(crate) async fn set_topic(&self, want: proto::SetTopic) -> Answer {
-        if want.topic.len() > TOPIC {
-            return too_large(proto::Limit::TopicBytes, TOPIC);
+        if want.topic.len() > MAX_TOPIC {
+            return too_large(proto::Limit::TopicBytes, MAX_TOPIC);
         }
         self.change()?;
         let changed = self

@@ -139,9 +139,9 @@ async fn shutdown_drops_requests_that_only_read() {
         ada.append(LOBBY, &text).await.unwrap();
     }
     let read = proto::Read { conversation: LOBBY, after: 0, limit: 1000, links: true };
-    let first = ada.post(Op::Read(read.clone()));
+    let first = ada.post(Op::Read(read));
     for _ in 1..POSTED {
-        ada.post(Op::Read(read.clone()));
+        ada.post(Op::Read(read));
     }
     ada.answer(first).await;
     let (ended, shut) = tokio::join!(ada.end(), host.server.shutdown());

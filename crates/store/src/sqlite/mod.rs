@@ -38,7 +38,7 @@ pub use open::{OpenError, RecordLock};
 use readers::Readers;
 use recorder::{Command, Desk, Ended, Job, JobDone};
 
-use crate::{Bounds, Clock, Published, RowKey, StoreError};
+use crate::{Bounds, Clock, Newest, Published, RowKey, StoreError};
 
 /// Room in the recorder's queue: bytes of bodies, each entry counting [`ENTRY`] more. Beyond it,
 /// appends wait for their turn. A few transactions' worth, so that the recorder never waits.
@@ -57,6 +57,7 @@ pub struct Options {
     row_key: RowKey,
     clock: Clock,
     bounds: Bounds,
+    expected: Option<Vec<Newest>>,
 }
 
 impl Options {
@@ -65,7 +66,15 @@ impl Options {
     #[must_use]
     pub fn new(server_key: ServerKey, row_key: RowKey) -> Self {
         let bounds = Bounds::default();
-        Self { server_key, row_key, clock: Arc::new(system_ms), bounds }
+        let clock = Arc::new(system_ms);
+        Self { server_key, row_key, clock, bounds, expected: None }
+    }
+
+    /// There is a record, and these entries were on disk in it: a file without a record is refused, and
+    /// so is a WAL that makes a record without them of the database.
+    #[must_use]
+    pub fn expect(self, entries: Vec<Newest>) -> Self {
+        Self { expected: Some(entries), ..self }
     }
 
     /// Other bounds.
@@ -128,12 +137,12 @@ impl SqliteStore {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_locked(lock: RecordLock, options: Options) -> Result<Arc<Self>, OpenError> {
-        let Options { server_key, row_key, clock, bounds } = options;
+        let Options { server_key, row_key, clock, bounds, expected } = options;
         let path = &lock.database.clone();
         let lock = Arc::new(lock);
         // What was erased just before a crash may still be in it.
         let before = Before { failed: false, due: open::has_wal(path) };
-        let conn = open::recorder(path, &server_key, clock())?;
+        let conn = open::recorder(path, &server_key, clock(), expected.as_deref())?;
         let (commands, waiting) = mpsc::channel();
         let (started, start) = mpsc::sync_channel(1);
         let news = broadcast::Sender::new(NEWS);

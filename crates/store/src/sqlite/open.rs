@@ -13,10 +13,10 @@ use rusqlite_migration::{M, Migrations, SchemaVersion};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use thiserror::Error;
-use twinlock_core::id::ServerKey;
+use twinlock_core::id::{Link, ServerKey};
 
 use super::row::{get_uint, int};
-use crate::{LOBBY, StoreError};
+use crate::{LOBBY, Newest, StoreError};
 
 /// The numbered schema files; only ever added to.
 const MIGRATIONS: &[M<'static>] = &[
@@ -37,6 +37,9 @@ const RECORDER_CACHE: i64 = 8 * 1024;
 const READER_CACHE: i64 = 512;
 /// What is left of the WAL file when it begins anew, bytes; more than that only after a burst.
 const WAL_KEPT: i64 = 16 * 1024 * 1024;
+
+/// Entries before a known one that are counted at the start.
+const COUNTED: u64 = 1000;
 
 /// How an SQLite database begins.
 const FORM: &[u8] = b"SQLite format 3\0";
@@ -77,6 +80,25 @@ pub enum OpenError {
         state: &'static str,
         /// The file that shows it.
         trace: PathBuf,
+    },
+    /// A database, and no record in it.
+    #[error(
+        "{} is a database without the record of this server; nothing was changed. Put the record back from its backup, or move this file away",
+        .0.display()
+    )]
+    NoRecord(PathBuf),
+    /// The WAL does not belong to the database.
+    #[error(
+        "{} and {} are not of the same time, or damaged: together they lack entries that were acknowledged ({problem}); nothing was changed. Put both back from one backup, or the database alone from a backup made with `sqlite3 .backup` and move the other away. To accept the loss, remove {}",
+        path.display(),
+        beside(path, "-wal").display(),
+        path.with_file_name("heads").display()
+    )]
+    Mixed {
+        /// The database.
+        path: PathBuf,
+        /// What is missing, or SQLite's words.
+        problem: String,
     },
     /// The record was made under another identity.
     #[error(
@@ -182,10 +204,63 @@ pub(super) fn recorder(
     path: &Path,
     server_key: &ServerKey,
     now_ms: u64,
+    expected: Option<&[Newest]>,
 ) -> Result<Connection, OpenError> {
     private(path)?;
     check_form(path)?;
+    check_beside(path)?;
+    if let Some(expected) = expected {
+        check_together(path, expected)?;
+    }
     again(path, server_key, now_ms)
+}
+
+/// Looks at the database through its WAL without writing to either. SQLite takes a WAL of another time for
+/// its own and moves it into the database, which destroys that.
+fn check_together(path: &Path, expected: &[Newest]) -> Result<(), OpenError> {
+    let mixed = |problem: String| OpenError::Mixed { path: path.to_path_buf(), problem };
+    let wal = has_wal(path);
+    if !wal && beside(path, "-shm").exists() {
+        tracing::warn!(
+            path = %self::wal(path).display(),
+            "the server did not end in order, and its WAL is missing: if power did not fail while it \
+             started or ended, entries that were acknowledged are missing"
+        );
+    }
+    let look = || -> rusqlite::Result<Result<(), OpenError>> {
+        let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        let tables = "SELECT COUNT(*) FROM sqlite_schema
+                      WHERE type = 'table' AND name IN ('users', 'conversations', 'entries')";
+        if conn.query_row(tables, [], |row| row.get::<_, i64>(0))? != 3 {
+            return Ok(Err(OpenError::NoRecord(path.to_path_buf())));
+        }
+        let mut link =
+            conn.prepare("SELECT link FROM entries WHERE conversation = ?1 AND n = ?2")?;
+        let mut count = conn.prepare(
+            // Each of them is read, not its place in the index alone.
+            "SELECT COALESCE(SUM(LENGTH(link)), 0) / 32 FROM entries
+             WHERE conversation = ?1 AND n > ?2 AND n <= ?3",
+        )?;
+        for at in expected.iter().filter(|_| wal) {
+            let found = link
+                .query_row(params![int(at.conversation), int(at.n)], |row| row.get(0).map(Link));
+            let first = at.n.saturating_sub(COUNTED);
+            let there = params![int(at.conversation), int(first), int(at.n)];
+            let counted: u64 = count.query_row(there, |row| get_uint(row, 0))?;
+            if found.optional()? != Some(at.link) || counted != at.n - first {
+                let problem = format!("entry {} of conversation {}", at.n, at.conversation);
+                return Ok(Err(mixed(problem)));
+            }
+        }
+        Ok(Ok(()))
+    };
+    match look() {
+        Ok(looked) => looked,
+        Err(error) if wal => Err(mixed(error.to_string())),
+        // Said by what opens it for writing.
+        Err(_) => Ok(()),
+    }
 }
 
 /// Opens it once more, where it must be there.
@@ -218,6 +293,15 @@ pub(super) fn again(
     if let SchemaVersion::Outside(found) = schema {
         let (found, known) = (found.get(), MIGRATIONS.len());
         return Err(OpenError::NewerSchema { path: path.to_path_buf(), found, known });
+    }
+    // Somebody else's, whose tables would get ours beside them.
+    if schema == SchemaVersion::NoneSet
+        && conn
+            .query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| get_uint(row, 0))
+            .map_err(sqlite)?
+            > 0
+    {
+        return Err(OpenError::NoRecord(path.to_path_buf()));
     }
     durable(&conn).map_err(sqlite)?;
     migrations.to_latest(&mut conn).map_err(migration)?;
@@ -493,7 +577,7 @@ mod tests {
     fn what_is_written_is_synced_at_the_commit() {
         let dir = tempfile::tempdir().unwrap();
         let path = resolve(&dir.path().join("record.db")).unwrap();
-        let conn = recorder(&path, &ServerKey([1; 32]), 0).unwrap();
+        let conn = recorder(&path, &ServerKey([1; 32]), 0, None).unwrap();
         let pragma = |name: &str| -> String {
             let sql = format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}");
             conn.query_row(&sql, [], |row| row.get(0)).unwrap()

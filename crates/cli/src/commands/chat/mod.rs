@@ -67,6 +67,8 @@ struct Talk {
     news_at: Instant,
     /// Typed here and not recorded yet, with its beginning.
     waiting: HashMap<MessageId, String>,
+    /// The last text that went elsewhere than where is talked.
+    elsewhere: Option<MessageId>,
     /// Typed here: their entries are not shown again. Bounded by what is typed.
     own: HashMap<MessageId, ()>,
     files: Files,
@@ -84,6 +86,9 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
     let interrupt = interrupted();
     // Before anything that takes its time: what is typed meanwhile waits for the prompt.
     let (screen, mut input, mut suspensions) = Screen::open(args.plain)?;
+    if !screen.is_terminal() {
+        context.out.check()?;
+    }
     let Opened { client, mut events, user } = context.open(Options::default())?;
     let mut talk = Talk {
         out: context.out,
@@ -96,6 +101,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
         news: BTreeMap::new(),
         news_at: Instant::now(),
         waiting: HashMap::new(),
+        elsewhere: None,
         own: HashMap::new(),
         files: Files::new(&context),
         refused: 0,
@@ -114,7 +120,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
     // What any process of the profile has settled is the truth.
     let seen = talk.look().await;
     talk.screen.restore();
-    let ended = ended.and(seen.map(|_| ()));
+    let ended = ended.and(seen.map(|_| ())).and(talk.screen.report());
     let queued = talk.waiting.len();
     if queued == 0 {
         talk.client.close().await;
@@ -155,6 +161,7 @@ impl Talk {
         patience: Duration,
     ) -> Result<(), Failure> {
         let mut interrupt = std::pin::pin!(interrupt);
+        let is_script = !self.screen.is_terminal();
         let mut begun = false;
         // Goes on over everything else that happens: a question that is dropped is asked in vain.
         let mut finding = std::pin::pin!(find(self.client.clone(), self.target.to_string()));
@@ -180,15 +187,24 @@ impl Talk {
             tokio::select! {
                 found = &mut finding, if !begun => {
                     begun = true;
-                    self.begin(found?).await?;
+                    match found {
+                        Ok(found) => self.begin(found).await?,
+                        // The server refuses what was read before, so that none of it stays queued.
+                        Err(failure) if is_script && !self.waiting.is_empty() => {
+                            bad_input = Some(failure);
+                            open = false;
+                            deadline.renew();
+                        }
+                        Err(failure) => return Err(failure),
+                    }
                 }
-                line = input.next(), if open => match line {
+                line = input.next(), if open && !(is_script && self.must_settle()) => match line {
                     Some(Ok(line)) => {
                         deadline.renew();
                         match self.take_line(&line).await {
                             Ok(goes_on) => open = goes_on,
                             // The next line of a script may be meant for where this one failed to go.
-                            Err(failure) if !self.screen.is_terminal() && failure.exit != Exit::Done => {
+                            Err(failure) if is_script && failure.exit != Exit::Done => {
                                 bad_input = Some(failure.hint("no line after it was sent"));
                                 open = false;
                             }
@@ -212,9 +228,7 @@ impl Talk {
                 },
                 event = events.recv(), if limited.is_none() => match event {
                     // A process that has a session sends what a script says.
-                    Some(Event::Ended(Some(error @ ClientError::TooManySessions)))
-                        if !self.screen.is_terminal() =>
-                    {
+                    Some(Event::Ended(Some(error @ ClientError::TooManySessions))) if is_script => {
                         limited = Some(Failure::from(error));
                     }
                     Some(Event::Ended(Some(error))) => return Err(error.into()),
@@ -243,9 +257,20 @@ impl Talk {
                 () = suspensions.next() => self.screen.suspend().await,
                 () = &mut interrupt => return Err(Failure::interrupted()),
             }
+            if is_script && open && (self.refused > 0 || self.failed.is_some()) {
+                self.out.warn("no line after it was sent");
+                open = false;
+                deadline.renew();
+            }
         }
         let unsettled = !self.waiting.is_empty() || self.files.open() > 0;
         limited.filter(|_| unsettled).or(bad_input).map_or(Ok(()), Err)
+    }
+
+    /// Whether the next line of a script depends on what is under way: a file, or a text for elsewhere.
+    fn must_settle(&self) -> bool {
+        let is_waiting = |id: &MessageId| self.waiting.contains_key(id);
+        self.files.open() > 0 || self.elsewhere.as_ref().is_some_and(is_waiting)
     }
 
     fn say_what_is_waited_for(&self, patience: Duration) {
@@ -395,6 +420,9 @@ impl Talk {
         let id = blocking(enqueue).await?;
         let begins = beginning(text);
         let elsewhere = *target != self.target;
+        if elsewhere {
+            self.elsewhere = Some(id);
+        }
         self.waiting.insert(id, if elsewhere { format!("[{target}] {begins}") } else { begins });
         self.own.insert(id, ());
         let _closed = self.client.written().await;

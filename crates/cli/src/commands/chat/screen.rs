@@ -26,8 +26,8 @@ use super::above::Above;
 use super::command::COMMANDS;
 use super::keys::Keys;
 use crate::commands::input::LineReader;
-use crate::exit::Failure;
-use crate::output::{Gone, write_line};
+use crate::exit::{Exit, Failure};
+use crate::output::{Gone, REPORT, write_line};
 
 type Line = Result<String, Failure>;
 type Words = Arc<Mutex<BTreeSet<String>>>;
@@ -39,6 +39,8 @@ pub(super) struct Screen {
     /// What is printed above the line that is being typed, where one is edited.
     above: Option<Arc<Above>>,
     words: Words,
+    /// Why a script's output is not written any more.
+    gone: Option<Gone>,
 }
 
 /// What is typed, line by line.
@@ -82,7 +84,7 @@ impl Screen {
         let words = Words::default();
         let person = io::stdin().is_terminal() && io::stdout().is_terminal();
         if !person || plain || dumb() {
-            let screen = Self { person, above: None, words };
+            let screen = Self { person, above: None, words, gone: None };
             let input = Input { lines: read_plain(), prompts: None };
             return Ok((screen, input, Suspensions(None)));
         }
@@ -107,7 +109,7 @@ impl Screen {
         let (prompts, asked) = blocking::channel();
         let state = above.clone();
         std::thread::spawn(move || edit(editor, &lines, &asked, &state, &typed));
-        let screen = Self { person, above: Some(above), words };
+        let screen = Self { person, above: Some(above), words, gone: None };
         let input = Input { lines: read, prompts: Some(prompts) };
         Ok((screen, input, Suspensions(suspensions.ok())))
     }
@@ -120,7 +122,22 @@ impl Screen {
     pub(super) fn print(&mut self, text: &str) -> Result<(), Gone> {
         match &self.above {
             Some(above) => above.print(text),
-            None => write_line(text),
+            None if self.person => write_line(text),
+            // The rest of a script is sent all the same.
+            None => {
+                if self.gone.is_none() {
+                    self.gone = write_line(text).err();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Fails if not all of a script's output was written, though its reader was there.
+    pub(super) fn report(&mut self) -> Result<(), Failure> {
+        match self.gone.take().map(Failure::from) {
+            Some(failure) if failure.exit != Exit::Done => Err(failure.hint(REPORT)),
+            _ => Ok(()),
         }
     }
 
