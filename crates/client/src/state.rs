@@ -216,17 +216,18 @@ impl State {
         user: &Name,
     ) -> Result<Self, StateError> {
         let dir = home.state(profile);
-        if dir.is_dir() && !may_write(&dir) {
+        let from_copy = || {
+            check_not_lost(&dir.join("state.db"))?;
             let copy = copy_of(&dir, profile)?;
             let home = Home::at(copy.path());
-            return Self::open_in(&home, profile, server_key, user, Some(copy));
+            Self::open_in(&home, profile, server_key, user, Some(copy))
+        };
+        // Its files alone are not enough: claims are files as well.
+        if dir.is_dir() && !may_write_to(&dir) {
+            return from_copy();
         }
         match Self::open_in(home, profile, server_key, user, None) {
-            Err(StateError::Disk(error)) if error.is_read_only() && !may_write(&dir) => {
-                let copy = copy_of(&dir, profile)?;
-                let home = Home::at(copy.path());
-                Self::open_in(&home, profile, server_key, user, Some(copy))
-            }
+            Err(StateError::Disk(error)) if error.is_read_only() && !may_write(&dir) => from_copy(),
             opened => opened,
         }
     }
@@ -396,9 +397,12 @@ impl State {
 /// Whether this process may write the state in `dir`. Where it may, a failure has another reason,
 /// such as a file of another user, and a copy would hide it.
 fn may_write(dir: &Path) -> bool {
-    let may = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK);
-    let database = may(&dir.join("state.db"));
-    may(dir).is_ok() && (database.is_ok() || database == Err(rustix::io::Errno::NOENT))
+    let database = rustix::fs::access(dir.join("state.db"), rustix::fs::Access::WRITE_OK);
+    may_write_to(dir) && (database.is_ok() || database == Err(rustix::io::Errno::NOENT))
+}
+
+fn may_write_to(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
 /// Copies the database of a state that cannot be written to into a temporary directory.
@@ -501,10 +505,11 @@ fn check_not_lost(path: &Path) -> Result<(), StateError> {
     let there = |length: Option<u64>| length.is_some_and(|length| length > 0);
     let state = |length| if length == Some(0) { "is empty" } else { "is missing" };
     let (database, log) = (length(path)?, length(&wal)?);
+    // SQLite removes the `-shm` before the WAL, and writes an empty WAL where it opens a database without one.
     if !there(database) && there(log) {
         return Err(StateError::Lost { path: path.to_owned(), state: state(database), trace: wal });
     }
-    if database.is_some_and(|length| length > PAGE) && !there(log) && length(&shm)?.is_some() {
+    if database.is_some_and(|length| length > PAGE) && log.is_none() && length(&shm)?.is_some() {
         return Err(StateError::Lost { path: wal, state: state(log), trace: shm });
     }
     Ok(())

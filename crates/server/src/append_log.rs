@@ -31,10 +31,13 @@ impl Names {
         Self(Mutex::new(LruCache::new(KEPT)))
     }
 
+    fn known(&self, id: ConversationId) -> Option<Arc<str>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
     /// The name of a conversation of this user, from the record if need be.
     pub(crate) async fn of(&self, shared: &Shared, user: &Name, id: ConversationId) -> Arc<str> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-        if let Some(name) = known {
+        if let Some(name) = self.known(id) {
             return name;
         }
         let reader = user.clone();
@@ -55,32 +58,33 @@ impl Names {
     }
 }
 
-/// Writes a line of the log that names a conversation, in a task of its own.
+/// Writes a line of the log that names a conversation: at once where the name is known, else in a task
+/// that reads it.
 pub(crate) fn with_name(
     shared: &Arc<Shared>,
     user: &Name,
     conversation: ConversationId,
     write: impl FnOnce(&str) + Send + 'static,
 ) {
+    if let Some(name) = shared.names.known(conversation) {
+        return write(&name);
+    }
     let (shared, user) = (shared.clone(), user.clone());
     tokio::spawn(async move { write(&shared.names.of(&shared, &user, conversation).await) });
 }
 
-/// Writes texts to the log (`log-messages`), in their order.
-pub(crate) fn write_texts(shared: &Arc<Shared>, user: &Name, entries: Vec<NewEntry>) {
-    let (shared, user) = (shared.clone(), user.clone());
-    tokio::spawn(async move {
-        for entry in entries {
-            let name = shared.names.of(&shared, &user, entry.conversation).await;
-            tracing::info!(
-                from = %entry.sender,
-                kind = entry.kind.word(),
-                room = &*name,
-                conversation = entry.conversation,
-                text = ?Untrusted::from_bytes(&entry.body),
-                "message"
-            );
-        }
+/// Writes a text to the log (`log-messages`).
+pub(crate) fn write_text(shared: &Arc<Shared>, user: &Name, entry: &NewEntry) {
+    let (conversation, entry) = (entry.conversation, entry.clone());
+    with_name(shared, user, conversation, move |room| {
+        tracing::info!(
+            from = %entry.sender,
+            kind = entry.kind.word(),
+            room,
+            conversation,
+            text = ?Untrusted::from_bytes(&entry.body),
+            "message"
+        );
     });
 }
 

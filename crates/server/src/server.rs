@@ -307,12 +307,29 @@ impl Server {
         let known = Heads::read(&data, heads::FILE)?;
         let start = parts::look(&data, &config, &known)?;
         let (identity, setup) = open_identity(&config)?;
+        let store = open_store(&config, &setup, lock, start, &known)?;
+        let started = Self::start_on(config, identity, setup, store.clone(), &known, start).await;
+        if started.is_err() && store.close().await.is_ok() {
+            known.put_back(&data);
+        }
+        started
+    }
+
+    /// Starts on a record that is open.
+    async fn start_on(
+        config: Config,
+        identity: Identity,
+        setup: ServerSetup,
+        store: Arc<dyn Store>,
+        known: &Heads,
+        start: Start,
+    ) -> Result<Self, StartError> {
+        let data = config.data.clone();
         // A self-issued certificate is trusted by its pin only.
         let self_made = identity.certificate().is_self_issued().then(|| identity.pin());
         warn_of_another_key(known.tls_pin, self_made);
-        let store = open_store(&config, &setup, lock, start, &known)?;
         parts::check_files(&data, &*store).await?;
-        let whole = heads::compare(&data, &known, &*store).await?;
+        let whole = heads::compare(&data, known, &*store).await?;
         clock::check(&*store).await?;
         // Bound, so that their ports are known; connections are refused until they listen.
         let (socket, address) = bind("--port", config.listen)?;
@@ -533,8 +550,11 @@ impl Server {
         self.upkeep.shutdown().await;
         // A restart would let in what was barred; there may be room by now.
         self.shared.barred.write(&*self.shared.store).await;
-        self.heads.lock().await.try_write(&*self.shared.store).await;
-        self.shared.store.close().await
+        let mut heads = self.heads.lock().await;
+        heads.try_write(&*self.shared.store).await;
+        self.shared.store.close().await?;
+        heads.write_closed();
+        Ok(())
     }
 }
 
@@ -573,11 +593,16 @@ fn open_store(
 ) -> Result<Arc<dyn Store>, StartError> {
     let options = twinlock_store::Options::new(setup.server_key(), setup.row_key());
     let options = options.bounds(config.limits.bounds);
-    let options = match start {
-        Start::First => options,
-        Start::Later => options.expect(known.newest().to_vec()),
-    };
-    Ok(SqliteStore::open_locked(lock, options)?)
+    if start == Start::Later {
+        lock.check(&known.expected())?;
+        known.note_opening(&config.data)?;
+    }
+    SqliteStore::open_locked(lock, options).map(|store| -> Arc<dyn Store> { store }).map_err(
+        |error| {
+            known.put_back(&config.data);
+            error.into()
+        },
+    )
 }
 
 /// What a certificate can hold of an address: no scope of this machine's.

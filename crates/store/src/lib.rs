@@ -26,7 +26,7 @@ use twinlock_core::id::{
     ServerKey,
 };
 
-pub use sqlite::{OpenError, Options, RecordLock, SqliteStore};
+pub use sqlite::{Expected, OpenError, Options, RecordLock, SqliteStore};
 
 /// The room everybody is in. Made with the record, never left, never removed.
 pub const LOBBY: ConversationId = 1;

@@ -11,7 +11,7 @@ use std::pin::{Pin, pin};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
@@ -157,7 +157,7 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
             Some(Event::CaughtUp { conversation, entries }) => {
                 if entries > 0 {
                     let name = listening.name(conversation);
-                    tracing::info!(%name, conversation, entries, "caught up");
+                    tracing::info!(name = name.as_str(), conversation, entries, "caught up");
                     context.out.say(&format!("caught up with {name}: {entries}"));
                 }
                 listening.behind.remove(&conversation);
@@ -363,19 +363,19 @@ impl Listening<'_> {
             let failed = |error| Failure::usage(format!("--exec could not be run: {error}"));
             let mut child = Command::new("sh");
             SECRET_VARIABLES.iter().for_each(|name| _ = child.env_remove(name));
-            let mut child = child
-                .args(["-c", command])
-                .stdin(Stdio::piped())
-                .process_group(0)
-                .spawn()
-                .map_err(failed)?;
-            let mut group = Group::of(&child);
+            let child = child.args(["-c", command]).stdin(Stdio::piped());
+            let alone = !has_terminal();
+            if alone {
+                child.process_group(0);
+            }
+            let mut child = child.spawn().map_err(failed)?;
+            let mut group = Ending::of(&child, alone);
             if let Some(mut stdin) = child.stdin.take() {
                 // A command may end without reading it.
                 let _unread = stdin.write_all(document.as_bytes()).await;
             }
             let status = child.wait().await.map_err(failed)?;
-            group.0 = None;
+            group.pid = None;
             if status.success() {
                 return Ok(());
             }
@@ -396,20 +396,31 @@ impl Listening<'_> {
     }
 }
 
-/// The processes of a command. They are asked to end (SIGTERM) if this is dropped before that: the next
-/// `listen` begins with the same entry.
-struct Group(Option<Pid>);
+/// Whether a terminal controls this process: a command in a process group of its own could neither read
+/// from it nor be stopped with this process.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
 
-impl Group {
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| Pid::from_raw(id.cast_signed())))
+/// Asks a command to end (SIGTERM) if this is dropped before that: the next `listen` begins with the same
+/// entry.
+struct Ending {
+    pid: Option<Pid>,
+    /// With all processes of its group.
+    group: bool,
+}
+
+impl Ending {
+    fn of(child: &Child, group: bool) -> Self {
+        Self { pid: child.id().and_then(|id| Pid::from_raw(id.cast_signed())), group }
     }
 }
 
-impl Drop for Group {
+impl Drop for Ending {
     fn drop(&mut self) {
-        if let Some(pid) = self.0 {
-            let _gone = kill_process_group(pid, Signal::TERM);
+        let kill = if self.group { kill_process_group } else { kill_process };
+        if let Some(pid) = self.pid {
+            let _gone = kill(pid, Signal::TERM);
         }
     }
 }

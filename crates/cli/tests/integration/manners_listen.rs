@@ -178,7 +178,7 @@ fn exec_ends_with_the_listen_that_runs_it() {
     };
     for by_timeout in [true, false] {
         let args =
-            if by_timeout { [&listen[..], &["--timeout", "2s"]].concat() } else { listen.to_vec() };
+            if by_timeout { [&listen[..], &["--timeout", "6s"]].concat() } else { listen.to_vec() };
         let running = ada.start(&args);
         let until = Instant::now() + LONG;
         while !file.exists() {

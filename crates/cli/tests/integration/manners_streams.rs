@@ -113,6 +113,22 @@ fn chat_script_ends_at_a_line_that_fails() {
 }
 
 #[test]
+fn chat_script_that_waits_for_a_server_ends_after_its_timeout() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    host.terminate();
+    fs::write(ada.home.join("file"), "content").unwrap();
+    let put = format!("/put {}", ada.home.join("file").display());
+    for line in ["/dm bob hi", &put] {
+        let ran = ada.run_with(&["chat", "--timeout", "2s"], &format!("{line}\nprivate\n"));
+        let ran = ran.exits(6);
+        assert!(ran.err.contains("no line after it was sent"), "{line}: {ran:?}");
+    }
+    let queued = ada.run(&["outbox", "list", "--json"]).exits(0).out;
+    assert!(queued.contains("hi") && !queued.contains("private"), "{queued}");
+}
+
+#[test]
 fn chat_script_is_sent_whole_whatever_becomes_of_its_output() {
     let host = Host::start();
     let ada = host.owner();

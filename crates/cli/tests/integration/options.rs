@@ -172,7 +172,8 @@ fn listen_refuses_an_empty_command_and_directory() {
 /// The limit of processes does not hold for root, so this runs as another user there.
 #[test]
 fn command_that_gets_no_threads_ends_with_the_reason() {
-    let dir = tempfile::tempdir().unwrap();
+    // Above it there is no directory that the other user may not enter.
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let program = dir.path().join("twinlock");
     fs::copy(twinlock().get_program(), &program).unwrap();

@@ -319,7 +319,13 @@ fn done(job: JobId, what: &Job, outcome: Outcome) -> Event {
     match (outcome, what) {
         (Outcome::Sent(Sent { ack, size, hash }), Job::Put(upload)) => {
             let (conversation, n) = (ack.conversation, ack.n);
-            tracing::info!(to = %upload.target, conversation, n, bytes = size, "file recorded");
+            tracing::info!(
+                to = upload.target.as_str(),
+                conversation,
+                n,
+                bytes = size,
+                "file recorded"
+            );
             Event::Sent { job, message_id: upload.message_id, ack, size, hash }
         }
         (Outcome::Got(path), _) => Event::Got { job, path },

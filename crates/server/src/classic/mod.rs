@@ -29,7 +29,7 @@ use twinlock_link::OsEntropy;
 use twinlock_link::tls::{ServerTls, TlsFault};
 use twinlock_store::{ClassicKey, NewEntry, StoreError};
 
-use crate::append_log::{AppendLog, Who, write_texts};
+use crate::append_log::{AppendLog, Who, write_text};
 use crate::config::Classic;
 use crate::limits::slots::{Eviction, Permit, Slots};
 use crate::server::Shared;
@@ -291,7 +291,7 @@ fn entry(shared: &Arc<Shared>, key: &ClassicKey, kind: Kind, text: String) -> Ne
         body: Bytes::from(text),
     };
     if shared.config.log_messages {
-        write_texts(shared, &key.user, vec![entry.clone()]);
+        write_text(shared, &key.user, &entry);
     }
     entry
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use twinlock_core::id::{ConversationId, Link, ServerKey, TlsPin};
-use twinlock_store::{Limit, Newest, Store, StoreError};
+use twinlock_store::{Expected, Limit, Newest, Store, StoreError};
 
 use super::StartError;
 use crate::private::{self, Failed};
@@ -39,11 +39,31 @@ pub(super) struct Heads {
     /// Of a self-made TLS key.
     pub(super) tls_pin: Option<TlsPin>,
     newest: Vec<Newest>,
+    /// The record was closed in order after this was written.
+    closed: bool,
 }
 
 impl Heads {
-    pub(super) fn newest(&self) -> &[Newest] {
-        &self.newest
+    /// What a record that is opened must have.
+    pub(super) fn expected(&self) -> Expected {
+        Expected { entries: self.newest.clone(), closed: self.closed }
+    }
+
+    /// Notes that the record is open from now on.
+    pub(super) fn note_opening(&self, data: &Path) -> Result<(), Failed> {
+        match self.closed {
+            true => Self { closed: false, ..self.clone() }.write(data, FILE),
+            false => Ok(()),
+        }
+    }
+
+    /// Undoes [`Heads::note_opening`] for a start that was refused after it.
+    pub(super) fn put_back(&self, data: &Path) {
+        if self.closed
+            && let Err(Failed { error, path, .. }) = self.write(data, FILE)
+        {
+            tracing::warn!(%error, path = %path.display(), "the file of heads was not put back");
+        }
     }
 
     /// Reads the file. One that is damaged is as good as none, with a warning.
@@ -79,6 +99,7 @@ impl Heads {
                     let (time_ms, link) = (number()?, Link(hex(words.next()?)?));
                     heads.newest.push(Newest { seq, conversation, n, time_ms, link });
                 }
+                "closed" => heads.closed = true,
                 // Of a later version.
                 _ => {}
             }
@@ -97,6 +118,9 @@ impl Heads {
         for Newest { seq, conversation, n, time_ms, link } in &self.newest {
             let link = HEXLOWER.encode(&link.0);
             text.push_str(&format!("entry {seq} {conversation} {n} {time_ms} {link}\n"));
+        }
+        if self.closed {
+            text.push_str("closed\n");
         }
         text.push_str("end\n");
         text
@@ -150,7 +174,7 @@ pub(super) async fn compare(
         return Ok(known.known);
     }
     warn(&lost, store, &path).await?;
-    let missing = Heads { newest: lost, ..known.clone() };
+    let missing = Heads { newest: lost, closed: false, ..known.clone() };
     if missing.newest != before.newest {
         missing.write(data, MISSING)?;
     }
@@ -196,7 +220,13 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(data: &Path, server: ServerKey, tls_pin: Option<TlsPin>) -> Self {
-        let written = Heads { known: false, server: Some(server), tls_pin, newest: Vec::new() };
+        let written = Heads {
+            known: false,
+            server: Some(server),
+            tls_pin,
+            newest: Vec::new(),
+            closed: false,
+        };
         Self { data: data.to_owned(), written }
     }
 
@@ -214,6 +244,16 @@ impl Keeper {
         let done = tokio::task::spawn_blocking(move || heads.write(&data, FILE).map(|()| heads));
         self.written = done.await.map_err(|error| StartError::Threads(error.into()))??;
         Ok(())
+    }
+
+    /// Notes that the record was closed in order.
+    pub(super) fn write_closed(&self) {
+        let heads = Heads { closed: true, ..self.written.clone() };
+        if heads.known
+            && let Err(Failed { error, path, .. }) = heads.write(&self.data, FILE)
+        {
+            tracing::warn!(%error, path = %path.display(), "the end of the record was not noted");
+        }
     }
 
     /// As [`Keeper::write`], where a failure stops nothing.
@@ -246,6 +286,7 @@ mod tests {
             server: Some(ServerKey([1; 32])),
             tls_pin: Some(TlsPin([2; 32])),
             newest: vec![at(1), at(2)],
+            closed: true,
         };
         let text = heads.text();
         assert_eq!(Heads::parse(&text), Some(heads.clone()));

@@ -47,7 +47,7 @@ use super::refusal::{Refused, not_recorded, storage};
 use super::register::{Registrar, Registrations};
 use super::step_up::StepUp;
 use super::transfers::{Done, Transfers, Violation};
-use crate::append_log::{AppendLog, Logged, Who, with_name, write_texts};
+use crate::append_log::{AppendLog, Logged, Who, with_name, write_text};
 use crate::convert;
 use crate::hub::Entered;
 use crate::limits::Origin;
@@ -424,7 +424,9 @@ impl<S: Transport> Serving<S> {
         if self.shared.config.log_messages
             && let Rights::Device(person, _) = &self.rights
         {
-            write_texts(&self.shared, &person.user, batch.entries().to_vec());
+            for entry in batch.entries() {
+                write_text(&self.shared, &person.user, entry);
+            }
         }
         if let Some(mut handing) = self.appends.begin(&self.shared, batch) {
             // Mostly the recorder has them at once.

@@ -333,8 +333,7 @@ mod tests {
     #[test]
     fn conversation_lists_and_names_are_found_by_index() {
         let dir = tempfile::tempdir().unwrap();
-        let conn =
-            open::recorder(&dir.path().join("record.db"), &ServerKey([1; 32]), 1, None).unwrap();
+        let conn = open::recorder(&dir.path().join("record.db"), &ServerKey([1; 32]), 1).unwrap();
         for sql in [list_sql(false), list_sql(true), named_sql()] {
             let plan = plan(&conn, &sql);
             assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");

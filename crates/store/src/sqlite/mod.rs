@@ -57,7 +57,15 @@ pub struct Options {
     row_key: RowKey,
     clock: Clock,
     bounds: Bounds,
-    expected: Option<Vec<Newest>>,
+}
+
+/// What is known of a record before it is opened.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// Entries that were on disk in it.
+    pub entries: Vec<Newest>,
+    /// It was closed in order, and not opened since.
+    pub closed: bool,
 }
 
 impl Options {
@@ -67,14 +75,7 @@ impl Options {
     pub fn new(server_key: ServerKey, row_key: RowKey) -> Self {
         let bounds = Bounds::default();
         let clock = Arc::new(system_ms);
-        Self { server_key, row_key, clock, bounds, expected: None }
-    }
-
-    /// There is a record, and these entries were on disk in it: a file without a record is refused, and
-    /// so is a WAL that makes a record without them of the database.
-    #[must_use]
-    pub fn expect(self, entries: Vec<Newest>) -> Self {
-        Self { expected: Some(entries), ..self }
+        Self { server_key, row_key, clock, bounds }
     }
 
     /// Other bounds.
@@ -137,19 +138,22 @@ impl SqliteStore {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_locked(lock: RecordLock, options: Options) -> Result<Arc<Self>, OpenError> {
-        let Options { server_key, row_key, clock, bounds, expected } = options;
+        let Options { server_key, row_key, clock, bounds } = options;
         let path = &lock.database.clone();
         let lock = Arc::new(lock);
         // What was erased just before a crash may still be in it.
         let before = Before { failed: false, due: open::has_wal(path) };
-        let conn = open::recorder(path, &server_key, clock(), expected.as_deref())?;
+        let conn = open::recorder(path, &server_key, clock())?;
+        let file = |error| OpenError::File { path: path.to_path_buf(), error };
+        let in_place = Arc::new(open::InPlace::of(path).map_err(file)?);
         let (commands, waiting) = mpsc::channel();
         let (started, start) = mpsc::sync_channel(1);
         let news = broadcast::Sender::new(NEWS);
         let unindexed = Arc::new(AtomicU64::new(0));
-        let readers = Arc::new(Readers::new(path.to_path_buf(), lock.clone()));
+        let readers = Arc::new(Readers::new(path.to_path_buf(), in_place.clone(), lock.clone()));
         let desk = Opened {
             path: path.to_path_buf(),
+            in_place,
             server_key,
             clock,
             readers: readers.clone(),
@@ -169,7 +173,9 @@ impl SqliteStore {
         let fault = |problem: String| OpenError::Database { path: path.to_path_buf(), problem };
         let recorder = recorder.map_err(|error| fault(error.to_string()))?;
         if start.recv().is_err() {
-            return Err(fault("its threads could not be started".into()));
+            let ended = join(Some(recorder)).err();
+            let unknown = || "its threads could not be started".to_owned();
+            return Err(fault(ended.map_or_else(unknown, |error| error.to_string())));
         }
         Ok(Arc::new(Self {
             server_key,
@@ -241,6 +247,7 @@ impl SqliteStore {
 /// What the recorder's thread needs to open its record anew.
 struct Opened {
     path: PathBuf,
+    in_place: Arc<open::InPlace>,
     server_key: ServerKey,
     clock: Clock,
     readers: Arc<Readers>,
@@ -261,7 +268,7 @@ impl Opened {
         let mut batch = Vec::new();
         loop {
             match self.record(&conn, before, waiting, &mut batch, started) {
-                Ok(Ended::Closed) => return Ok(()),
+                Ok(Ended::Closed(ended)) => return ended,
                 Ok(Ended::Failed(failed)) => before = failed,
                 Err(error) if !before.failed => return Err(error),
                 Err(error) => {
@@ -273,10 +280,13 @@ impl Opened {
             // All of them, so that nothing is known any more of what was moved.
             self.readers.without_any(|| drop(conn));
             conn = loop {
-                match open::again(&self.path, &self.server_key, (self.clock)()) {
+                let again = || open::again(&self.path, &self.server_key, (self.clock)());
+                let opened = self.in_place.check().and_then(|()| {
+                    again().map_err(|error| StoreError::Database(error.to_string()))
+                });
+                match opened {
                     Ok(conn) => break conn,
                     Err(error) => {
-                        let error = StoreError::Database(error.to_string());
                         if !still_closed(&error, waiting, &mut batch) {
                             return Ok(());
                         }

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 use twinlock_core::id::{Link, ServerKey};
 
+use super::Expected;
 use super::row::{get_uint, int};
 use crate::{LOBBY, Newest, StoreError};
 
@@ -38,8 +40,8 @@ const READER_CACHE: i64 = 512;
 /// What is left of the WAL file when it begins anew, bytes; more than that only after a burst.
 const WAL_KEPT: i64 = 16 * 1024 * 1024;
 
-/// Entries before a known one that are counted at the start.
-const COUNTED: u64 = 1000;
+/// Entries that are counted at the start, of all conversations together.
+const COUNTED: u64 = 4096;
 
 /// How an SQLite database begins.
 const FORM: &[u8] = b"SQLite format 3\0";
@@ -168,6 +170,20 @@ impl RecordLock {
     }
 }
 
+impl RecordLock {
+    /// Checks a record that is there, without writing to it: a file without a record is refused, and so is
+    /// a WAL that does not belong to the database.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn check(&self, expected: &Expected) -> Result<(), OpenError> {
+        private(&self.database)?;
+        check_form(&self.database)?;
+        check_beside(&self.database)?;
+        check_together(&self.database, expected)
+    }
+}
+
 /// The database's path without a link above it. It is absolute, so SQLite does not read it as a URI.
 fn resolve(database: &Path) -> Result<PathBuf, OpenError> {
     let fault = |error| OpenError::File { path: database.to_path_buf(), error };
@@ -204,23 +220,24 @@ pub(super) fn recorder(
     path: &Path,
     server_key: &ServerKey,
     now_ms: u64,
-    expected: Option<&[Newest]>,
 ) -> Result<Connection, OpenError> {
     private(path)?;
     check_form(path)?;
-    check_beside(path)?;
-    if let Some(expected) = expected {
-        check_together(path, expected)?;
-    }
     again(path, server_key, now_ms)
 }
 
 /// Looks at the database through its WAL without writing to either. SQLite takes a WAL of another time for
 /// its own and moves it into the database, which destroys that.
-fn check_together(path: &Path, expected: &[Newest]) -> Result<(), OpenError> {
+fn check_together(path: &Path, expected: &Expected) -> Result<(), OpenError> {
     let mixed = |problem: String| OpenError::Mixed { path: path.to_path_buf(), problem };
     let wal = has_wal(path);
-    if !wal && beside(path, "-shm").exists() {
+    if wal && expected.closed {
+        return Err(mixed("the record was closed in order, which leaves no WAL".to_owned()));
+    }
+    let is_missing = |path: &Path| {
+        fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    if is_missing(&self::wal(path)) && !is_missing(&beside(path, "-shm")) {
         tracing::warn!(
             path = %self::wal(path).display(),
             "the server did not end in order, and its WAL is missing: if power did not fail while it \
@@ -229,38 +246,55 @@ fn check_together(path: &Path, expected: &[Newest]) -> Result<(), OpenError> {
     }
     let look = || -> rusqlite::Result<Result<(), OpenError>> {
         let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        leave_files(&conn)?;
         let tables = "SELECT COUNT(*) FROM sqlite_schema
                       WHERE type = 'table' AND name IN ('users', 'conversations', 'entries')";
         if conn.query_row(tables, [], |row| row.get::<_, i64>(0))? != 3 {
             return Ok(Err(OpenError::NoRecord(path.to_path_buf())));
         }
-        let mut link =
-            conn.prepare("SELECT link FROM entries WHERE conversation = ?1 AND n = ?2")?;
-        let mut count = conn.prepare(
-            // Each of them is read, not its place in the index alone.
-            "SELECT COALESCE(SUM(LENGTH(link)), 0) / 32 FROM entries
-             WHERE conversation = ?1 AND n > ?2 AND n <= ?3",
-        )?;
-        for at in expected.iter().filter(|_| wal) {
-            let found = link
-                .query_row(params![int(at.conversation), int(at.n)], |row| row.get(0).map(Link));
-            let first = at.n.saturating_sub(COUNTED);
-            let there = params![int(at.conversation), int(first), int(at.n)];
-            let counted: u64 = count.query_row(there, |row| get_uint(row, 0))?;
-            if found.optional()? != Some(at.link) || counted != at.n - first {
-                let problem = format!("entry {} of conversation {}", at.n, at.conversation);
-                return Ok(Err(mixed(problem)));
-            }
+        if !wal {
+            return Ok(Ok(()));
         }
-        Ok(Ok(()))
+        let Some(missing) = missing(&conn, &expected.entries)? else { return Ok(Ok(())) };
+        // An older record with its own WAL is whole. Every page is read for that, so only now.
+        match conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))?.as_str() {
+            "ok" => Ok(Ok(())),
+            _ => Ok(Err(mixed(format!(
+                "entry {} of conversation {}",
+                missing.n, missing.conversation
+            )))),
+        }
     };
     match look() {
         Ok(looked) => looked,
-        Err(error) if wal => Err(mixed(error.to_string())),
-        // Said by what opens it for writing.
-        Err(_) => Ok(()),
+        Err(error) => match StoreError::from(error) {
+            StoreError::Damaged(problem) if wal => Err(mixed(problem)),
+            // Said by what opens it for writing.
+            _ => Ok(()),
+        },
     }
+}
+
+/// One of the entries that is not there, or whose predecessors are not.
+fn missing(conn: &Connection, entries: &[Newest]) -> rusqlite::Result<Option<Newest>> {
+    let mut link = conn.prepare("SELECT link FROM entries WHERE conversation = ?1 AND n = ?2")?;
+    let mut count = conn.prepare(
+        // Each of them is read, not its place in the index alone.
+        "SELECT COALESCE(SUM(LENGTH(link)), 0) / 32 FROM entries
+         WHERE conversation = ?1 AND n > ?2 AND n <= ?3",
+    )?;
+    let counted = COUNTED / (entries.len() as u64).max(1);
+    for at in entries {
+        let found =
+            link.query_row(params![int(at.conversation), int(at.n)], |row| row.get(0).map(Link));
+        let first = at.n.saturating_sub(counted);
+        let there = params![int(at.conversation), int(first), int(at.n)];
+        let there: u64 = count.query_row(there, |row| get_uint(row, 0))?;
+        if found.optional()? != Some(at.link) || there != at.n - first {
+            return Ok(Some(*at));
+        }
+    }
+    Ok(None)
 }
 
 /// Opens it once more, where it must be there.
@@ -451,35 +485,56 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
 ///
 /// A file that is removed or replaced while it is open still takes writes, and what was acknowledged
 /// goes with it when the process ends.
+///
+/// A connection that is opened while another file has the name shares its `-shm` with those that are
+/// open, so putting the file back does not mend it. The first failed check therefore counts until the end.
 #[derive(Debug)]
-pub(super) struct InPlace([(PathBuf, (u64, u64)); 2]);
+pub(super) struct InPlace {
+    opened: [(PathBuf, (u64, u64)); 2],
+    lost: OnceLock<StoreError>,
+}
 
 impl InPlace {
     /// Call it when the connection has read something: the WAL exists from then on.
-    pub(super) fn of(database: &Path) -> Result<Self, StoreError> {
+    pub(super) fn of(database: &Path) -> io::Result<Self> {
         let [database, wal] = [database.to_owned(), wal(database)];
         let [of_database, of_wal] = [device_and_inode(&database)?, device_and_inode(&wal)?];
-        Ok(Self([(database, of_database), (wal, of_wal)]))
+        let opened = [(database, of_database), (wal, of_wal)];
+        Ok(Self { opened, lost: OnceLock::new() })
     }
 
     /// # Errors
-    /// One of them is not where it was.
+    /// One of them is not where it was, or was not once.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        for (path, opened) in &self.0 {
-            if device_and_inode(path)? != *opened {
-                let problem = "it was replaced while the server has it open";
-                return Err(StoreError::Database(format!("{}: {problem}", path.display())));
+        if self.lost.get().is_none() {
+            for (path, opened) in &self.opened {
+                let problem = match device_and_inode(path) {
+                    Ok(found) if found == *opened => continue,
+                    Ok(_) => "it was replaced".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                let problem = format!(
+                    "{}: {problem} while the server has it open; nothing is read or written any \
+                     more. Stop the server, put the file back, and start it again",
+                    path.display()
+                );
+                tracing::error!(%problem, "the record is not in its place");
+                let _first = self.lost.set(StoreError::Database(problem));
+                break;
             }
         }
-        Ok(())
+        self.lost.get().map_or(Ok(()), |lost| Err(lost.clone()))
     }
 }
 
-fn device_and_inode(path: &Path) -> Result<(u64, u64), StoreError> {
-    match fs::symlink_metadata(path) {
-        Ok(meta) => Ok((meta.dev(), meta.ino())),
-        Err(error) => Err(StoreError::Database(format!("{}: {error}", path.display()))),
-    }
+fn device_and_inode(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = fs::symlink_metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// Closes a connection that must not touch any file by its name.
+pub(super) fn leave_files(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
 }
 
 /// Whether something is in the WAL of a record that nobody has open.
@@ -577,7 +632,7 @@ mod tests {
     fn what_is_written_is_synced_at_the_commit() {
         let dir = tempfile::tempdir().unwrap();
         let path = resolve(&dir.path().join("record.db")).unwrap();
-        let conn = recorder(&path, &ServerKey([1; 32]), 0, None).unwrap();
+        let conn = recorder(&path, &ServerKey([1; 32]), 0).unwrap();
         let pragma = |name: &str| -> String {
             let sql = format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}");
             conn.query_row(&sql, [], |row| row.get(0)).unwrap()

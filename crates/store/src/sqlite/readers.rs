@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::open::{self, RecordLock};
+use super::open::{self, InPlace, RecordLock};
 use crate::StoreError;
 
 /// Connections at most, opened when they are first needed. Each costs its page cache and about as
@@ -17,6 +17,7 @@ const MOST: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Readers {
     path: PathBuf,
+    in_place: Arc<InPlace>,
     pool: Mutex<Pool>,
     /// One has come back, or may go out again.
     back: Condvar,
@@ -49,10 +50,10 @@ impl Drop for Out<'_> {
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf, lock: Arc<RecordLock>) -> Self {
+    pub(super) fn new(path: PathBuf, in_place: Arc<InPlace>, lock: Arc<RecordLock>) -> Self {
         let turns = Arc::new(Semaphore::new(MOST as usize));
         let (pool, back) = (Mutex::default(), Condvar::new());
-        Self { path, pool, back, turns, lock: Mutex::new(Some(lock)) }
+        Self { path, in_place, pool, back, turns, lock: Mutex::new(Some(lock)) }
     }
 
     /// Reads; waits for its turn.
@@ -76,6 +77,7 @@ impl Readers {
         read: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut out = self.take();
+        self.in_place.check()?;
         let conn = match out.conn.take() {
             Some(conn) => conn,
             None => open::reader(&self.path)?,

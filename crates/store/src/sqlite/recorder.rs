@@ -91,7 +91,7 @@ enum Answer {
 /// The recorder's state between transactions.
 struct Recorder<'c> {
     path: &'c Path,
-    in_place: InPlace,
+    in_place: &'c InPlace,
     conn: &'c Connection,
     placer: Placer<'c>,
     cache: Cache,
@@ -105,8 +105,8 @@ struct Recorder<'c> {
 
 /// Why the recorder has ended.
 pub(super) enum Ended {
-    /// It was told to, or nobody is left to ask.
-    Closed,
+    /// It was told to, or nobody is left to ask; what failed at the end.
+    Closed(Result<(), StoreError>),
     /// The record is to be opened anew.
     Failed(Before),
 }
@@ -114,7 +114,7 @@ pub(super) enum Ended {
 /// Runs until it ends. `batch` is what it has taken and not done; `started` hears, the first time,
 /// that it can record.
 pub(super) fn run(
-    Opened { path, clock, news, unindexed, .. }: &Opened,
+    Opened { path, in_place, clock, news, unindexed, .. }: &Opened,
     conn: &Connection,
     checkpointer: Checkpointer,
     commands: &Receiver<Command>,
@@ -123,7 +123,6 @@ pub(super) fn run(
 ) -> Result<Ended, StoreError> {
     let placer = Placer::new(conn)?;
     let index = Index::load(conn, unindexed.clone())?;
-    let in_place = InPlace::of(path)?;
     started.try_send(()).ok();
     let (cache, worth) = (Cache::default(), BATCH_LEAST);
     let (clock, news) = (clock.clone(), news.clone());
@@ -145,9 +144,15 @@ pub(super) fn run(
             recorder.checkpointer.attend(conn);
         }
     }
-    let failed = recorder.checkpointer.end(conn)?;
-    recorder.in_place.check()?;
-    Ok(failed.filter(|_| goes_on).map_or(Ended::Closed, Ended::Failed))
+    let failed = recorder.checkpointer.end(conn);
+    let in_place = recorder.in_place.check();
+    if in_place.is_err() {
+        open::leave_files(conn)?;
+    }
+    match failed {
+        Ok(Some(failed)) if goes_on => Ok(Ended::Failed(failed)),
+        failed => Ok(Ended::Closed(in_place.and(failed.map(drop).map_err(StoreError::from)))),
+    }
 }
 
 /// Tells everybody who comes for so long that nothing can be recorded. `false`: it is to end.

@@ -174,7 +174,10 @@ impl Talk {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while open || !self.waiting.is_empty() || self.files.open() > 0 {
-            if open {
+            // A script that waits for its last line is at an end as well, until that is settled.
+            let settles = is_script && open && self.must_settle();
+            let waits = !open || settles;
+            if !waits {
                 closed_at = Instant::now();
             } else {
                 // Nobody reads keys any more, so those that end a program work again.
@@ -198,7 +201,7 @@ impl Talk {
                         Err(failure) => return Err(failure),
                     }
                 }
-                line = input.next(), if open && !(is_script && self.must_settle()) => match line {
+                line = input.next(), if open && !settles => match line {
                     Some(Ok(line)) => {
                         deadline.renew();
                         match self.take_line(&line).await {
@@ -248,11 +251,16 @@ impl Talk {
                 _ = look.tick(), if !self.waiting.is_empty() => if self.look().await? {
                     deadline.renew();
                 },
-                () = sleep_until(closed_at + QUIET), if !open && !told => {
+                () = sleep_until(closed_at + QUIET), if waits && !told => {
                     told = true;
                     self.say_what_is_waited_for(patience);
                 }
-                () = deadline.is_over(), if !open => break,
+                () = deadline.is_over(), if waits => {
+                    if settles {
+                        self.out.warn("no line after it was sent");
+                    }
+                    break;
+                }
                 () = sleep_until(self.news_at), if !self.news.is_empty() => self.tell_news()?,
                 () = suspensions.next() => self.screen.suspend().await,
                 () = &mut interrupt => return Err(Failure::interrupted()),
