@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Everything that `make bench` measures: a server of its own on the loopback, in a fresh directory on
-# the disk that is to be measured, and `twinlock bench` against it in each shape of the table. Prints
-# the figures beside the goals and writes them with the machine and the date into a document.
+# Runs all measurements of `make bench`: starts a server on the loopback, in a new directory on the
+# disk to be measured, and runs `twinlock bench` against it for each row of the table. Prints the
+# figures next to the goals and writes them, with the machine and the date, to a document.
 #
 #   bench.sh [DOCUMENT]      default: docs/benchmarks.md
 #
-# TWINLOCK names the program, BENCH_DIR where the record is, BENCH_MEMORY where the files of the file
-# measurement are (default /dev/shm), BENCH_ROUNDS how often each shape is measured (the median
-# counts), BENCH_SECONDS how long, BENCH_LINES how many idle lines, BENCH_FILE_MIB the file's size.
+# TWINLOCK is the program, BENCH_DIR the directory of the record, BENCH_MEMORY that of the file
+# measurement (default /dev/shm), BENCH_ROUNDS the number of rounds (the median counts),
+# BENCH_SECONDS their duration, BENCH_LINES the number of idle connections, BENCH_FILE_MIB the file
+# size.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,7 +24,7 @@ memory=${BENCH_MEMORY:-/dev/shm}
 if [[ ! -w $memory ]]; then memory=${TMPDIR:-/tmp}; fi
 per_user=16
 dir=$(mktemp -d "$(realpath "$disk")/twinlock-bench.XXXXXX")
-# The same program for the file measurement, in memory.
+# Directory of the file measurement, in memory.
 shm=$(mktemp -d "$memory/twinlock-bench.XXXXXX")
 server=
 busiest=0
@@ -46,15 +47,15 @@ finish() {
 }
 trap finish EXIT INT TERM HUP
 
-# A new server below $1, with sessions for all lines of the one device.
+# Starts a new server below $1, with enough sessions for all connections of the one device.
 start_server() {
     local below=$1
     stop_server
     rm -rf "${below:?}/server" "${below:?}/home" "${below:?}/out"
     export TWINLOCK_HOME=$below/home
-    # What the server can do, not what it allows one user: no rate and no quota of text.
+    # Measures the server, not the limits of one user: no rate and no quota of text.
     printf '[limits]\ntext-rate-kib = 0\ntext-per-day-mib = 0\n' >"$below/twinlock.toml"
-    # Idle lines are measured with the default, and many users.
+    # Idle connections are measured with the default and many users.
     if [[ ${2:-} != default ]]; then echo 'sessions-per-device = 256' >>"$below/twinlock.toml"; fi
     mkfifo "$below/out"
     "$twinlock" serve --data "$below/server" --port 0 --config "$below/twinlock.toml" \
@@ -72,7 +73,7 @@ start_server() {
 # Resident memory of the server, KiB.
 resident() { sed -n 's/^VmRSS:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$server/status"; }
 
-# Waits until the server has made the full-text index of what it was sent, half a minute at most.
+# Waits until the server has indexed all messages, at most 30 s.
 rests() {
     local before now n
     before=$(ticks)
@@ -84,10 +85,10 @@ rests() {
     done
 }
 
-# CPU that the server has used, in ticks of 10 ms.
+# CPU time of the server, in ticks of 10 ms.
 ticks() { sed 's/.*) //' "/proc/$server/stat" | awk '{ print $12 + $13 }'; }
 
-# Shares of all CPU that are in use now, of 1000: another program's work makes figures worthless.
+# Load of all CPUs over one second, in parts of 1000: load by other programs makes figures useless.
 busy() {
     local before after
     read -r -a before </proc/stat
@@ -100,21 +101,21 @@ busy() {
     }'
 }
 
-# The middle one of the numbers on standard input.
+# The median of the numbers on standard input.
 median() { sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
-# A field of the JSON lines in $2, the last one of that name in each.
+# A field of the JSON lines in $2; the last one of that name in each line.
 field() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" "$2"; }
 
-# Uses memory and frees it. A virtual machine may get memory from its host at the first use, and give
-# it back some seconds after the last: a file written to such memory is one that waits for the host.
+# Uses memory and frees it. A virtual machine may get memory from its host at the first use and return
+# it some seconds after the last, and writing a file to such memory would wait for the host.
 use_memory() {
     if [[ $(stat -f -c %T "$shm") != tmpfs ]]; then return; fi
     head -c $((mib * 1048576 * 3 / 2)) /dev/zero >"$shm/used"
     rm "$shm/used"
 }
 
-# Measures a shape so many times into a file of JSON lines, with `$each` before each time.
+# Measures one row $2 times into a file of JSON lines, and runs `$each` before each time.
 measure() {
     local into=$1 times=$2 now n
     shift 2
@@ -128,7 +129,7 @@ measure() {
     done
 }
 
-# A row of the table: what, measured, goal.
+# Prints a row of the table: name, figure, goal.
 row() { printf '| %s | %s | %s |\n' "$1" "$2" "$3" | tee -a "$dir/rows"; }
 
 calc() { awk "BEGIN { printf \"$1\", $2 }"; }
@@ -165,7 +166,7 @@ row 'full login, server CPU' \
 
 stop_server
 BENCH_DIR=$disk TWINLOCK=$twinlock ./scripts/bench-send.sh >"$dir/sends"
-# Wall and CPU time of a whole command, and of mosquitto_pub in turn with it.
+# Wall or CPU time (column $1) of `send`, and of the alternating `mosquitto_pub`.
 whole() {
     awk -v column="$1" '{ ms[$1] = $column } END {
         printf "%s ms (`mosquitto_pub` over TLS in turn: %s)", ms["send"],
@@ -210,7 +211,7 @@ noise=$(calc '%.1f' "$busiest / 10")
 
 **Ratios count, not figures.** The same figure moves by a third within an hour on one machine, and by more with the disk. What
 tells something is the ratio to another program that was measured in the same hour on the same machine, in turn with it: some are
-in [010](design/010-what-limits-the-speed.md#beside-other-programs).
+in [010](design/010-what-limits-the-speed.md#compared-with-other-programs).
 
 ## How it is measured
 
