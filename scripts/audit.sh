@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the dependencies of Cargo.lock against the RustSec advisory database and for yanked versions.
-# Fails where it cannot know: without cargo-deny, or without the database.
+# Checks the dependencies in Cargo.lock against the RustSec advisory database, and for yanked versions.
+# Fails if it cannot check: without cargo-deny, or without the database.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# How fast a file goes up and comes down over both locks: whole `put` and `get` commands on a server
-# of their own on this machine, from memory to memory where there is /dev/shm. Says MB/s (10^6) and
-# the CPU seconds of both ends for a GiB.
+# Measures uploads and downloads over both locks: whole `put` and `get` commands with a temporary
+# server on this machine, from memory to memory if /dev/shm exists. Prints MB/s (10^6) and the CPU
+# seconds of both ends per GiB.
 #
 #   bench-files.sh [MIB [ROUNDS]]
 #
-# TWINLOCK names the program, BENCH_DIR where the files are.
+# TWINLOCK is the program, BENCH_DIR the directory of the files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -44,7 +44,7 @@ fi
 }
 head -c $((mib * 1024 * 1024)) /dev/urandom >"$dir/file"
 
-# Ticks of CPU that the server has used.
+# CPU time of the server, in clock ticks.
 server_ticks() {
     local fields
     read -r -a fields <"/proc/$server/stat"
@@ -52,8 +52,8 @@ server_ticks() {
 }
 hertz=$(getconf CLK_TCK)
 
-# Runs a command and says what it took: bytes a second, CPU of the client and of the server. Memory that
-# was used a moment before, or a virtual machine's host may have to give it first.
+# Runs a command and prints its throughput and the CPU time of client and server. Uses and frees
+# memory first, because a virtual machine may have to get it from its host at the first use.
 measure() {
     local what=$1 before after real user sys
     shift

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What one message costs as a whole command: `twinlock send` and, in turn with it, `mosquitto_pub` over TLS
-# with QoS 1, each to a server of its own on the loopback. Without mosquitto, `send` alone is measured.
-# Prints a line each: name, median wall ms, median CPU ms (user and system of the client).
+# Measures one message as a whole command: `twinlock send`, alternating with `mosquitto_pub` over TLS
+# with QoS 1, each with a temporary server on the loopback. Without mosquitto it measures only `send`.
+# Prints a line for each: name, median wall ms, median CPU ms (user and system of the client).
 #
 #   bench-send.sh [ROUNDS]
 #
-# TWINLOCK names the program, BENCH_DIR where the record and the profile are.
+# TWINLOCK is the program, BENCH_DIR the directory of the record and the profile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -43,7 +43,8 @@ fi
 
 answers() { (exec 4<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# A broker with a certificate of its own on a free port, which is then in $broker; empty without mosquitto.
+# Starts a broker with a new certificate on a free port and stores the port in $broker. Without
+# mosquitto, $broker stays empty.
 broker=
 start_broker() {
     local n tries server tool
@@ -59,7 +60,7 @@ start_broker() {
         printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >extensions
         openssl x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out cert.pem
     )
-    # The broker takes no port 0: try some that nobody answers on.
+    # The broker does not accept port 0: try unused ports.
     for ((n = 0; n < 20; n++)); do
         broker=$((20000 + RANDOM % 10000))
         if answers "$broker"; then continue; fi

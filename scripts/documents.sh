@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Checks that what the documents name is there: files and headings they link to, and tests. A test
-# in a document is a name in backticks with at least three underscores.
+# Checks that files and headings exist that documents link to, and tests that they name. A name in
+# backticks with at least three underscores counts as a test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The anchors of a document's headings, as the usual renderers make them.
+# The anchors of a document's headings, in the form of the usual renderers.
 anchors() {
     sed -n 's/^##* //p' "$1" | tr '[:upper:]' '[:lower:]' | sed 's/[^a-z0-9 _-]//g; s/ /-/g'
 }
 
-# What a document links to within the project; code blocks are no links.
-# shellcheck disable=SC2016 # these are no expansions
+# The link targets of a document within the project, without those in code blocks.
+# shellcheck disable=SC2016 # not expansions
 targets() {
     sed '/^```/,/^```/d' "$1" | grep -o '](\([^)]*\))' | sed 's/^](//; s/)$//' |
         grep -v '^[a-z]*:' || true
@@ -21,7 +21,7 @@ documents() {
         -not -path './vectors/*'
 }
 
-# shellcheck disable=SC2016 # these are no expansions
+# shellcheck disable=SC2016 # not expansions
 names() { documents | xargs grep -hoE '`[a-z0-9]+(_[a-z0-9]+){3,}`' | tr -d '`' | sort -u; }
 
 checked=0

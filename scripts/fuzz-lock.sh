@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Keeps fuzz/libfuzzer/Cargo.lock at the versions of Cargo.lock, so that fuzzing runs the code that ships.
+# Keeps fuzz/libfuzzer/Cargo.lock at the versions of Cargo.lock, so that fuzzing tests the shipped code.
 #
-#   scripts/fuzz-lock.sh          fails where the two differ
-#   scripts/fuzz-lock.sh update   writes it anew from Cargo.lock
+#   scripts/fuzz-lock.sh          fails if the two differ
+#   scripts/fuzz-lock.sh update   regenerates it from Cargo.lock
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 lock=fuzz/libfuzzer/Cargo.lock
-# What only the fuzzers add.
+# Packages that only the fuzzers use.
 own='^(arbitrary|libfuzzer-sys|twinlock-libfuzzer) '
 
 if [[ ${1:-} == update ]]; then

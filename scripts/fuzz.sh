@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Lets libFuzzer look for inputs that break a law of fuzz/, beginning with the corpora that `make
-# test` replays.
+# Runs libFuzzer to find inputs that violate an invariant of fuzz/, starting from the corpora that
+# `make test` replays.
 #
-#   scripts/fuzz.sh          each target for SECONDS (600), or TARGET alone
-#   scripts/fuzz.sh min      puts what was found into the corpora: of the few files that cover it up
-#                            to FEW for each target; those that somebody gave a name stay
+#   scripts/fuzz.sh          runs each target for SECONDS (600), or TARGET alone
+#   scripts/fuzz.sh min      merges the findings into the corpora: a minimal set with the same
+#                            coverage, at most FEW files for each target; named files stay
 #
-# Needs cargo-fuzz and a C++ compiler. What is found meanwhile is in fuzz/libfuzzer/target/found, an
-# input that breaks a law in fuzz/libfuzzer/artifacts.
+# Needs cargo-fuzz and a C++ compiler. New inputs are in fuzz/libfuzzer/target/found, inputs that
+# violate an invariant in fuzz/libfuzzer/artifacts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cargo=${CARGO:-cargo}
 seconds=${SECONDS_EACH:-600}
 found=fuzz/libfuzzer/target/found
-# Enough for changed copies to begin with; a fuzzer finds the rest again in seconds.
+# Enough seeds for mutation; a fuzzer finds the rest again in seconds.
 FEW=40
 
 if ! "$cargo" fuzz --version >/dev/null 2>&1; then
     echo 'cargo-fuzz is missing: cargo install --locked cargo-fuzz' >&2
     exit 2
 fi
-# The instrumentation is of the compiler that is here; it is not stable by name.
+# The stable compiler has the instrumentation, but only behind unstable options.
 export RUSTC_BOOTSTRAP=1
 ./scripts/fuzz-lock.sh
 
@@ -35,7 +35,7 @@ if [[ -z ${targets[0]} ]]; then
     for file in fuzz/libfuzzer/fuzz_targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
 fi
 
-# Runs a target over directories; the first is written to.
+# Runs a target over directories, and writes to the first.
 fuzz() {
     local target=$1
     shift
@@ -50,10 +50,10 @@ for target in "${targets[@]}"; do
         mkdir "$small"
         hashes=(-regextype egrep -type f -regex '.*/[0-9a-f]{40}')
         find "$corpus" -type f -not \( "${hashes[@]}" \) -exec cp {} "$small" \;
-        # What is reached counts, and not how often.
+        # Only the covered code counts, not the number of times.
         fuzz "$target" "$small" "$corpus" "$found/$target" -- -merge=1 -max_len=4096 \
             -set_cover_merge=1 -use_counters=0
-        # Of those, the ones that do most and are still small.
+        # Keep the FEW largest up to 1 KiB: larger inputs cover more.
         find "$small" "${hashes[@]}" -size +1024c -delete
         find "$small" "${hashes[@]}" -printf '%s %p\n' | sort -rn | tail -n "+$((FEW + 1))" |
             cut -d' ' -f2- | xargs -r rm

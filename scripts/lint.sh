@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that can be judged without running the program. Arguments go to cargo.
+# Runs all checks that do not run the program. Arguments are passed to cargo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,11 +18,11 @@ else
     echo 'shellcheck is not installed: scripts were only parsed'
 fi
 ./scripts/fuzz-lock.sh
-# Advisories need a database from the network: `make audit`.
+# Advisories need a database from the network; see `make audit`.
 if "$cargo" deny --version >/dev/null 2>&1; then
     "$cargo" deny --log-level error check --hide-inclusion-graph bans licenses sources
 else
     echo 'cargo-deny is not installed: bans, licences and sources of dependencies were not checked'
 fi
-# A document that names a file, a heading or a test that is gone misleads.
+# Documents must not name missing files, headings or tests.
 ./scripts/documents.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Gets the libraries of other languages that classic lines are tested against, into target/peers:
-# a Python environment with joserfc and PyCryptodome, and jose for Node. Versions and hashes are in
-# scripts/peers/; what is there already is kept. Fails, and says why, where one cannot be had.
+# Installs the libraries against which classic connections are tested into target/peers: a Python
+# environment with joserfc and PyCryptodome, and jose for Node. Versions and hashes are in
+# scripts/peers/. Keeps an installation that is up to date. Fails with the reason if one is unavailable.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

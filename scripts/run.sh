@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Tries Twinlock out on this machine: what `make run`, `make run-server` and `make run-client` do.
+# Runs Twinlock on this machine for `make run`, `make run-server` and `make run-client`.
 #
 #   run.sh all      starts a server, joins it as you, opens a chat, and stops the server at the end;
-#                   where one of these runs already, only opens a chat on it
-#   run.sh server   the server alone with its log on the screen, until Ctrl-C
-#   run.sh client   a chat on the server that one of the others started; AS=NAME talks as somebody
-#                   else, invited by you
+#                   if such a server already runs, only opens a chat on it
+#   run.sh server   runs only the server, with its log on the screen, until Ctrl-C
+#   run.sh client   opens a chat on the server that one of the others started; AS=NAME chats as
+#                   another user, whom you invite
 #
-# The server logs each message (--log-messages), since this is for trying it out. All state is below .run/ (RUN_DIR moves it). The program is built before; TWINLOCK names it.
+# The server logs each message (--log-messages), because this is a trial. All state is below .run/
+# (RUN_DIR moves it). The program must be built before; TWINLOCK is its path.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 state=${RUN_DIR:-.run}
 twinlock=${TWINLOCK:-${CARGO_TARGET_DIR:-target}/debug/twinlock}
 port=8443
-# A start takes well under a second; a machine that needs longer than this has another problem.
+# A start takes well under a second; a longer one has another cause.
 start_seconds=30
 
 server=
@@ -23,7 +24,7 @@ address=
 
 say() { printf '%s\n' "$*" >&2; }
 
-# A name the server takes: what the system calls you, if that is one.
+# Your system user name if it is a valid user name, else `me`.
 own_name() {
     local name
     name=$(printf '%s' "${USER:-}" | tr '[:upper:]' '[:lower:]')
@@ -52,8 +53,8 @@ finish() {
 
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# Starts the server in the background, its words going to the file $1 if there is one, and waits
-# until it listens: its address is then in $address and in the file `address`, for `client`.
+# Starts the server in the background, with standard error in the file $1 if given, and waits until it
+# listens. Stores its address in $address, and in the file `address` for `client`.
 start_server() {
     local words=${1:-} line='' pipe
     if answers "$port"; then
@@ -63,13 +64,13 @@ start_server() {
     pipe=$(mktemp -d)
     mkfifo "$pipe/out"
     if [[ -n $words ]]; then exec 4>"$words"; else exec 4>&2; fi
-    # In a process group of its own: Ctrl-C ends the chat, and then the script ends the server.
+    # In a separate process group: Ctrl-C ends the chat, and then the script ends the server.
     set -m
     "$twinlock" serve --data "$state/server" --port "$port" --log-messages </dev/null >"$pipe/out" 2>&4 4>&- &
     server=$!
     set +m
     exec 4>&-
-    # Held open for as long as the script runs.
+    # Stays open while the script runs.
     exec 3<"$pipe/out"
     rm -r "$pipe"
     read -r -t "$start_seconds" line <&3 || true
@@ -88,17 +89,17 @@ start_server() {
 
 joined() { [[ -e $1/profiles/default.toml ]]; }
 
-# Joins with the link on standard input: it is a secret, and arguments are not.
+# Joins with the invite link on standard input: it is a secret, and arguments are public.
 join() { "$twinlock" join --no-password --user "$1" --address "$address" -; }
 
-# Whoever comes first owns the server.
+# The first user to join owns the server.
 join_as_owner() {
     if ! joined "$TWINLOCK_HOME"; then
         join "$(own_name)" <"$state/server/owner-invite"
     fi
 }
 
-# In the background, so that a signal to this script alone is not left waiting for the chat.
+# In the background, so that the script handles a signal while the chat runs.
 talk() {
     "$twinlock" chat --address "$address" <&0 &
     chat=$!
@@ -118,7 +119,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
-# Settings for another server are not for this one.
+# Ignore settings for another server.
 unset TWINLOCK_PROFILE TWINLOCK_ADDRESS TWINLOCK_CONFIG TWINLOCK_PUBLIC_HOST TWINLOCK_HOST
 export TWINLOCK_HOME=$state/me
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes target/sbom/twinlock.cdx.json: every crate that the program is built from, with version, licence and
-# hash (CycloneDX 1.5).
+# Writes target/sbom/twinlock.cdx.json: every crate in the program, with version, licence and hash
+# (CycloneDX 1.5).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ if ! "$cargo" cyclonedx --version >/dev/null 2>&1; then
     exit 2
 fi
 mkdir -p target/sbom
-# It writes beside each crate's manifest.
+# cargo-cyclonedx writes next to each crate's manifest.
 "$cargo" cyclonedx --quiet --manifest-path crates/cli/Cargo.toml --format json --spec-version 1.5 \
     --override-filename twinlock.cdx
 find crates fuzz -maxdepth 2 -name twinlock.cdx.json ! -path 'crates/cli/*' -delete

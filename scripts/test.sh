@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs all tests and says how many ran. Arguments go to cargo, such as --locked.
+# Runs all tests and prints how many ran. Arguments such as --locked are passed to cargo.
 #
-# cargo-nextest is used where it is installed: each test has a process and a time limit of its own
-# (.config/nextest.toml). It runs no documentation tests, so cargo does those. Without it cargo runs
-# everything, one test at a time (.cargo/config.toml).
+# Uses cargo-nextest if it is installed, which gives each test a process and a time limit
+# (.config/nextest.toml). It does not run documentation tests, so cargo runs those. Without it cargo
+# runs all tests, one at a time (.cargo/config.toml).
 #
-# Some tests want libraries of other languages, which scripts/peers.sh gets. Where it cannot (no
-# Python, no Node, no registry), these tests do not run, and the last lines say so and why.
+# Some tests need libraries of other languages, which scripts/peers.sh installs. If it cannot (no
+# Python, no Node, no registry), these tests do not run, and the last lines give the reason.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +24,7 @@ if ! why=$(./scripts/peers.sh 2>&1); then
 fi
 
 failed=0
-# Shows what a command prints and keeps it for counting.
+# Prints the output of a command and appends it to the log for counting.
 counted() { "$@" 2>&1 | tee -a "$log" || failed=$?; }
 
 if "$cargo" nextest --version >/dev/null 2>&1; then
@@ -34,8 +34,8 @@ else
     counted "$cargo" test "$@" --workspace --no-fail-fast "${plain[@]}"
 fi
 
-# Nextest ends with "Summary [..] 12 tests run: 12 passed, 0 skipped", cargo says
-# "test result: ok. 12 passed; 0 failed; .." once for each binary. Colours, if any, go first.
+# Nextest ends with "Summary [..] 12 tests run: 12 passed, 0 skipped". Cargo prints
+# "test result: ok. 12 passed; 0 failed; .." for each binary. Colours are removed first.
 sed 's/\x1b\[[0-9;]*m//g' "$log" | awk '
     /^ *Summary \[/ { for (i = 2; i <= NF; i++) if ($i ~ /^passed/) passed += $(i - 1) }
     /^test result:/ { for (i = 2; i <= NF; i++) if ($i ~ /^passed/) passed += $(i - 1)

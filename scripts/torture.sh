@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The tests of what holds under fire, with full rounds: kills, power cuts, a bad network, very many
-# lines that come back, a disk that is full or fails, floods and slow peers, secrets, members who
-# attack, timing; the last three in a release build. Half an hour at most on two cores, which nothing else should use: some of
-# it looks at the clock. `make test` does the same with a few rounds and wide limits. Arguments go
-# to cargo.
+# Runs the fault-injection and attack tests with full rounds: kills, power cuts, a bad network,
+# thousands of reconnections, a full or failing disk, floods and slow peers, secrets, attacking
+# members, timing; the last three in a release build. Takes at most half an hour on two otherwise idle
+# cores, because some tests assert times. `make test` runs the same tests with a few rounds and
+# wide limits. Arguments are passed to cargo.
 #
-# TWINLOCK_SEED=N begins with the same chance as the run that printed N. What is drawn is then the
-# same, but processes, threads and the kernel still take their own time.
+# TWINLOCK_SEED=N starts with the same random choices as the run that printed N. The scheduling of
+# processes, threads and the kernel still differs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,14 +31,14 @@ trap 'exit 130' INT TERM HUP
 began=$SECONDS
 failed=()
 
-# part PACKAGE FILTER: the integration tests of that name, one after the other, and each to its end even
-# where one has failed. A part that runs no test has failed.
+# part PACKAGE FILTER: runs the matching integration tests one by one, and continues after a failure.
+# A part that runs no test fails.
 part() {
     local left=$((LIMIT - (SECONDS - began)))
     if ((left <= 0)); then
         failed+=("$2 (no time left)")
     else
-        # A process group of its own, which ends with this however it ends.
+        # In a separate process group, which the trap ends with this script.
         timeout "$left" "$cargo" test "${arguments[@]}" "${build[@]}" --package "$1" --test integration -- \
             --nocapture --test-threads=1 "$2" >"$log" 2>&1 &
         job=$!
@@ -48,17 +48,18 @@ part() {
         fi
         job=
     fi
-    # Its figures, which a test's name may stand before.
+    # Print its figures; a test's name may precede them.
     sed -n -E 's/^(test .* \.\.\. )?((crash|power|network|return|disk|flood|hostile|attack|secrets|timing): .*)$/\2/p' "$log"
 }
 
 arguments=("$@")
 build=()
 release=(--release)
-# Not twice.
+# Cargo does not accept --release twice.
 if [[ " $* " == *" --release "* ]]; then release=(); fi
 echo "TWINLOCK_SEED=$TWINLOCK_SEED"
-# Building is not what is limited. Each package by itself, or they are built otherwise than below.
+# The build is outside the time limit. One package at a time, or cargo unifies their features and
+# builds them again below.
 for package in twinlock twinlock-client; do
     "$cargo" test "${arguments[@]}" --package "$package" --no-run --test integration
 done
@@ -74,7 +75,7 @@ part twinlock returns::
 part twinlock disk_fails::
 part twinlock torture_flood::
 part twinlock torture_hostile::
-# What is left on a stack, and what takes how long, is the build's that people run.
+# Remains on the stack and timing depend on the build, so test the release build.
 build=("${release[@]}")
 part twinlock torture_secrets::
 part twinlock torture_members::
