@@ -1,31 +1,31 @@
-//! The record's running hash (section 7): commits, links, and the reader that checks them.
+//! The record's hash chain (section 7): commitments, links, and the reader that verifies them.
 //!
-//! A link covers everything of an entry but its body, which it covers through the salted commit;
-//! so a body can be erased and the chain still verifies. Whoever remembers one link detects every
-//! later change of anything before it.
+//! A link covers everything of an entry except the body, which it covers through the salted
+//! commitment. A body can therefore be erased and the chain still verifies. A reader that remembers
+//! one link detects every later change to anything before it.
 
 use thiserror::Error;
 
 use crate::id::{Commit, ConversationId, Link, MessageId, Salt, ServerKey};
 use crate::schedule::{self, hash};
 
-/// The kind byte of an entry. Unknown kinds are carried and linked like any other.
+/// The kind byte of an entry. Unknown kinds are stored and chained like any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Kind(pub u8);
 
 impl Kind {
     /// Text of a user.
     pub const TEXT: Self = Self(1);
-    /// The server's own word: somebody joined, a topic changed.
+    /// A notice from the server: a user joined, a topic changed.
     pub const SYSTEM: Self = Self(2);
     /// A file.
     pub const FILE: Self = Self(3);
-    /// Text of a classic line (section 11).
+    /// Text from a classic connection (section 11).
     pub const CLASSIC: Self = Self(4);
-    /// Text of the origin bridge, which has no integrity (section 11).
+    /// Text from the origin bridge, which has no integrity protection (section 11).
     pub const UNPROTECTED: Self = Self(5);
 
-    /// The stable word of JSON output.
+    /// The stable name in JSON output.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -46,34 +46,34 @@ pub fn commit(salt: &Salt, body: &[u8]) -> Commit {
 }
 
 /// `link_0 = H("tl1 conversation" || server_key || conversation)`, with the server key that was
-/// current when the conversation was made.
+/// current when the conversation was created.
 #[must_use]
 pub fn link_0(server_key: &ServerKey, conversation: ConversationId) -> Link {
     Link(hash(&[schedule::CONVERSATION, &server_key.0, &conversation.to_be_bytes()]))
 }
 
-/// What a link covers of an entry, its body through the commit.
+/// The parts of an entry that a link covers, the body through its commitment.
 #[derive(Debug, Clone, Copy)]
 pub struct Linked<'a> {
     /// The conversation.
     pub conversation: ConversationId,
-    /// The number, from 1 without gaps.
+    /// The entry's number, from 1 without gaps.
     pub n: u64,
-    /// Milliseconds since 1970 UTC, never below the entry before.
+    /// Milliseconds since 1970 UTC, never less than those of the entry before.
     pub time_ms: u64,
-    /// The client's id of the message.
+    /// The message's id, drawn by the client.
     pub message_id: &'a MessageId,
-    /// Text, file and so on.
+    /// The kind of entry.
     pub kind: Kind,
     /// 0..=255 bytes; [`crate::id::Sender`] has at most 65.
     pub sender: &'a [u8],
-    /// Of salt and body.
+    /// The commitment to salt and body.
     pub commit: &'a Commit,
 }
 
 impl Linked<'_> {
-    /// `link_n`, from the link before it. A sender of more than 255 bytes has no length byte and
-    /// hence no link.
+    /// Computes `link_n` from the link before it. `None` for a sender of more than 255 bytes, whose
+    /// length does not fit into its byte.
     #[must_use]
     pub fn link(&self, before: &Link) -> Option<Link> {
         let sender_len = u8::try_from(self.sender.len()).ok()?;
@@ -91,35 +91,35 @@ impl Linked<'_> {
     }
 }
 
-/// The record is not what it was: what a reader found at one entry.
+/// The record was changed: the fault that a reader found at one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Broken {
-    /// The entry does not belong here: not the next number, or another conversation's.
+    /// The entry does not belong here: not the next number, or of another conversation.
     #[error("entry {got} of conversation {conversation} came where entry {expected} was due")]
     Place {
-        /// Where.
+        /// The conversation.
         conversation: ConversationId,
-        /// The number that came.
+        /// The number received.
         got: u64,
-        /// The number that was due.
+        /// The number expected.
         expected: u64,
     },
     /// The time went backwards.
     #[error("entry {n} of conversation {conversation} is older than the entry before it")]
     Time {
-        /// Where.
+        /// The conversation.
         conversation: ConversationId,
-        /// Which entry.
+        /// The entry's number.
         n: u64,
     },
-    /// The link is not the one the server claimed or somebody remembers.
+    /// The link differs from the one that the server supplied or a receipt holds.
     #[error(
         "entry {n} of conversation {conversation} or one before it was changed: its link does not match"
     )]
     Link {
-        /// Where.
+        /// The conversation.
         conversation: ConversationId,
-        /// Which entry.
+        /// The entry's number.
         n: u64,
     },
 }
@@ -135,7 +135,7 @@ impl Broken {
     }
 }
 
-/// A position in one conversation's chain: the newest entry a reader has checked.
+/// A position in one conversation's chain: the newest entry that a reader has verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     conversation: ConversationId,
@@ -145,29 +145,31 @@ pub struct Position {
 }
 
 impl Position {
-    /// Begins after entry `n` (0: before the first), whose link is trusted to be `link`.
+    /// Starts after entry `n` (0: before the first) and trusts `link` to be its link.
     #[must_use]
     pub fn new(conversation: ConversationId, n: u64, link: Link) -> Self {
         Self { conversation, n, link, time_ms: 0 }
     }
 
-    /// The number of the newest checked entry.
+    /// The number of the newest verified entry.
     #[must_use]
     pub fn n(&self) -> u64 {
         self.n
     }
 
-    /// Its link.
+    /// The link of the newest verified entry.
     #[must_use]
     pub fn link(&self) -> &Link {
         &self.link
     }
 
-    /// Takes the next entry, and compares its link with `claimed` where there is a claim: a
-    /// remembered receipt, or the link the server names.
+    /// Verifies the next entry and moves to it.
+    ///
+    /// Compares the entry's link with `claimed` if given: a stored receipt, or the link that the
+    /// server supplied.
     ///
     /// # Errors
-    /// [`Broken`]; the position has not moved then.
+    /// [`Broken`]; the position is then unchanged.
     pub fn advance(&mut self, entry: &Linked<'_>, claimed: Option<&Link>) -> Result<Link, Broken> {
         let conversation = self.conversation;
         let expected = self.n.saturating_add(1);

@@ -1,4 +1,4 @@
-//! Credentials as the client holds them (section 2): what is sent to OPAQUE as the password.
+//! Credentials as the client holds them (section 2): the input that OPAQUE takes as the password.
 
 use std::fmt;
 
@@ -14,10 +14,10 @@ use crate::schedule;
 /// Shortest and longest password after NFC, bytes of UTF-8.
 pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
 
-/// A password as it is used: in Unicode normal form C, of a length that is allowed.
+/// A password ready for use: in Unicode normal form C and of an allowed length.
 pub struct Password(Zeroizing<String>);
 
-/// Why a password cannot be used.
+/// The reason why a password is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BadPassword {
     /// Fewer than 8 bytes.
@@ -32,17 +32,17 @@ pub enum BadPassword {
 }
 
 impl Password {
-    /// Normalises to NFC, so that the same password typed on another system is the same. Nothing
+    /// Normalises to NFC, so that a password typed on another system yields the same bytes. Nothing
     /// is trimmed.
     ///
     /// # Errors
     /// [`BadPassword`].
     pub fn new(typed: &str) -> Result<Self, BadPassword> {
-        // NFC can shrink text to a third at most; far longer input is not worth the work.
+        // NFC shrinks text to a third at the least, so longer input stays too long: skip the work.
         if typed.len() > 4 * PASSWORD_BYTES.end() {
             return Err(BadPassword::Long);
         }
-        // Grown once, so that no copy is left behind unwiped.
+        // Allocated once, so that growth leaves no unwiped copy.
         let mut nfc = Zeroizing::new(String::with_capacity(4 * typed.len() + 16));
         nfc.extend(typed.nfc());
         if nfc.chars().any(|c| c <= '\u{1f}' || c == '\u{7f}') {
@@ -63,19 +63,19 @@ impl fmt::Debug for Password {
     }
 }
 
-/// Who wants to log in, and what it knows.
+/// A credential to log in with: its owner and its secret.
 #[derive(Debug)]
 pub enum Credential {
     /// A user by password.
     User(Name, Password),
     /// A device by its secret.
     Device(DeviceId, DeviceSecret),
-    /// An invite.
+    /// An invite by its secret.
     Invite(InviteId, InviteSecret),
 }
 
 impl Credential {
-    /// Kind and id.
+    /// The kind and id.
     #[must_use]
     pub fn id(&self) -> CredentialId {
         match self {
@@ -111,7 +111,7 @@ impl Credential {
     }
 }
 
-/// Draws a secret of 32 bytes for a new device.
+/// Draws the secret of a new device, 32 bytes.
 #[must_use]
 pub fn draw_device_secret(entropy: &mut dyn crate::Entropy) -> DeviceSecret {
     let mut bytes = [0; 32];

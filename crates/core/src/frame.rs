@@ -1,7 +1,7 @@
 //! Frame headers (section 3) and the codes of ERROR and CLOSE (section 9).
 //!
-//! A header is judged before anything is allocated: an unknown type, one that is not due, or a
-//! length outside its type's range ends the connection without a word.
+//! A header is checked before anything is allocated. An unknown type, a type that is not due, or a
+//! length outside its type's range closes the connection without an answer.
 
 use thiserror::Error;
 
@@ -15,7 +15,7 @@ pub(crate) const MAC: usize = 32;
 pub(crate) const BULK_PREFIX: usize = 12;
 /// Bytes of the GCM tag of a BULK frame.
 pub(crate) const BULK_TAG: usize = 16;
-/// Bytes of a BULK frame beside those of the file.
+/// Bytes of a BULK frame in addition to those of the file.
 pub const BULK_OVERHEAD: usize = HEADER + BULK_PREFIX + BULK_TAG;
 /// Bytes of a HELLO before the id: version, flags, kind, id_len.
 pub(crate) const HELLO_PREFIX: usize = 4;
@@ -36,11 +36,11 @@ pub const MIN_HELLO: usize = HELLO_PREFIX + 1 + KEM_EK + KE1;
 /// Longest payload of HELLO, bytes: an id of 32 bytes.
 pub const MAX_HELLO: usize = HELLO_PREFIX + 32 + KEM_EK + KE1;
 
-/// Least and largest bucket: each is a power of two (section 5).
+/// Smallest and largest bucket; each bucket is a power of two (section 5).
 pub(crate) const MIN_BUCKET: usize = 256;
 pub(crate) const MAX_BUCKET: usize = 65_536;
 
-/// What a frame is.
+/// The type of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FrameType {
@@ -50,15 +50,15 @@ pub enum FrameType {
     Challenge = 0x02,
     /// The client's proof.
     Proof = 0x03,
-    /// The server's refusal, only before PROOF is accepted.
+    /// The server's refusal, only before it accepts PROOF.
     Error = 0x0E,
-    /// A message under lock 2.
+    /// A message, encrypted by the session.
     Sealed = 0x10,
-    /// File bytes under lock 2.
+    /// File bytes, encrypted by the session.
     Bulk = 0x11,
 }
 
-/// Which frames may come next.
+/// Which frames may arrive next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     /// At the server: HELLO.
@@ -69,38 +69,39 @@ pub enum Due {
     Proof,
     /// At the client after PROOF: the first SEALED frame, or still an ERROR.
     FirstSealed,
-    /// At both from then on: SEALED and BULK.
+    /// At both ends from then on: SEALED and BULK.
     Session,
 }
 
-/// A frame header: its type, and the length of the payload in bytes. Exists only if the frame is
-/// due and its length is one its type can have.
+/// A frame header: its type, and the length of the payload in bytes.
+///
+/// Exists only if the frame is due and the length is valid for the type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// The type.
     pub frame: FrameType,
-    /// Payload bytes to come.
+    /// Length of the payload, bytes.
     pub len: usize,
 }
 
-/// The header cannot be a frame that is due: close, send nothing.
+/// The header is not that of a frame that is due: close, send nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("frame of type {frame:#04x} and {len} bytes where {due:?} is due")]
 pub struct BadHeader {
-    /// The type byte that came.
+    /// The type byte received.
     pub frame: u8,
-    /// The length that came.
+    /// The length received.
     pub len: usize,
-    /// What was due.
+    /// The frames that were due.
     pub due: Due,
 }
 
 impl Header {
-    /// Judges four bytes.
+    /// Checks the four bytes of a header.
     ///
-    /// A HELLO passes with any length of at least one byte, because its version is judged before
-    /// its length ([`crate::handshake::judge_hello`]): a client of a later version has to learn
-    /// which one this server speaks.
+    /// A HELLO passes with any length of at least one byte, because its version is checked before
+    /// its length ([`crate::handshake::judge_hello`]): a client of a later version must learn which
+    /// version this server speaks.
     ///
     /// # Errors
     /// [`BadHeader`].
@@ -119,7 +120,7 @@ impl Header {
         Ok(Self { frame, len })
     }
 
-    /// The four bytes.
+    /// The encoded header.
     #[must_use]
     pub fn to_bytes(self) -> [u8; HEADER] {
         let [_, a, b, c] = (self.len as u32).to_be_bytes();
@@ -136,7 +137,7 @@ fn is_bulk_len(len: usize) -> bool {
     len.checked_sub(BULK_PREFIX + BULK_TAG).is_some_and(|d| (1..=MAX_BULK).contains(&d))
 }
 
-/// A whole frame of a small, known payload.
+/// Encodes a whole frame with a small payload.
 pub(crate) fn encode(frame: FrameType, payload: &[&[u8]]) -> Vec<u8> {
     let len = payload.iter().map(|p| p.len()).sum();
     let mut out = Vec::with_capacity(HEADER + len);
@@ -147,20 +148,20 @@ pub(crate) fn encode(frame: FrameType, payload: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-/// What the server says instead of CHALLENGE or READY. Before lock 2 stands it is a hint, never a
-/// fact.
+/// The server's answer instead of CHALLENGE or READY. Without an authenticated session it is a
+/// hint, never a fact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ErrorCode {
     /// The server speaks versions up to this one.
     #[error("the server speaks protocol version {0}")]
     Version(u8),
-    /// Ask again after so many seconds.
+    /// Retry after this many seconds.
     #[error("the server is busy; try again in {0} s")]
     Busy(u16),
     /// The login was refused.
     #[error("login refused")]
     Refused,
-    /// The server could not read what was sent.
+    /// The server could not decode the message.
     #[error("the server found the first message malformed")]
     Malformed,
     /// A code this version does not know.
@@ -169,7 +170,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// The whole ERROR frame.
+    /// Encodes the ERROR frame.
     #[must_use]
     pub fn to_frame(self) -> Vec<u8> {
         let (code, arg) = match self {
@@ -182,7 +183,7 @@ impl ErrorCode {
         encode(FrameType::Error, &[&[code], &arg.to_be_bytes()])
     }
 
-    /// Reads the payload of an ERROR.
+    /// Decodes the payload of an ERROR.
     #[must_use]
     pub fn parse(payload: [u8; 3]) -> Self {
         let [code, a, b] = payload;
@@ -197,43 +198,43 @@ impl ErrorCode {
     }
 }
 
-/// Why a session ended, as CLOSE says it.
+/// The reason why a session ended, as CLOSE encodes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum CloseCode {
-    /// 0: nothing more to say.
+    /// 0: a regular end.
     #[error("bye")]
     Bye,
-    /// 1: the other end broke the protocol.
+    /// 1: the peer violated the protocol.
     #[error("protocol violated")]
     Protocol,
-    /// 2: TLS ends somewhere between the two.
+    /// 2: TLS is terminated between the two ends.
     #[error("TLS ends somewhere between us")]
     Binding,
     /// 3: the client did not rekey in time.
     #[error("rekey overdue")]
     RekeyOverdue,
-    /// 4: the session is too old.
+    /// 4: the session reached its maximum age.
     #[error("log in again")]
     LogInAgain,
     /// 5: the credential was revoked.
     #[error("revoked")]
     Revoked,
-    /// 6: nothing was heard for too long.
+    /// 6: the peer was silent for too long.
     #[error("idle")]
     Idle,
-    /// 7: too many sessions, or too much of something else.
+    /// 7: too many sessions, or another quota is reached.
     #[error("quota reached")]
     Quota,
     /// 8: the server shuts down.
     #[error("the server shuts down")]
     Shutdown,
-    /// 9: something failed inside.
+    /// 9: an internal failure.
     #[error("internal failure")]
     Internal,
-    /// 10: a newer session of the same device took its place.
+    /// 10: a newer session of the same device replaced this one.
     #[error("replaced by a newer session of this device")]
     Replaced,
-    /// 11: both could have spoken a higher version.
+    /// 11: both ends support a higher version.
     #[error("somebody between us lowered the protocol version")]
     Version,
     /// A code this version does not know.
@@ -242,7 +243,7 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
-    /// The number on the wire.
+    /// The code's number in CLOSE.
     #[must_use]
     pub fn number(self) -> u16 {
         match self {
@@ -262,7 +263,7 @@ impl CloseCode {
         }
     }
 
-    /// Reads the number of the wire.
+    /// Decodes the number in CLOSE.
     #[must_use]
     pub fn from_number(code: u16) -> Self {
         match code {
@@ -300,7 +301,7 @@ mod tests {
                         accepted += u32::from(header.frame != FrameType::Hello);
                     }
                 }
-                // Beyond the dense range only types that exist are worth the loop.
+                // Beyond the dense range, only the types that have such lengths are worth the loop.
                 if len > 2000 && !matches!(ty, 0x01 | 0x10 | 0x11) {
                     break;
                 }

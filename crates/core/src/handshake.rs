@@ -1,5 +1,6 @@
-//! The handshake (section 4), one type a step. Each step consumes the one before it; a session
-//! can only be made from [`Established`].
+//! The handshake (section 4), one type for each step.
+//!
+//! Each step consumes the one before it. A session can only be created from [`Established`].
 //!
 //! ```text
 //! client  AwaitChallenge::start          HELLO  ->
@@ -7,8 +8,8 @@
 //!         AwaitChallenge::handle_challenge PROOF ->             AwaitProof::handle_proof
 //! ```
 //!
-//! Why a client that fails says nothing: a CHALLENGE already tells it whether its password was
-//! right, so a server that lies must not learn more from it than from a line that broke.
+//! A client that fails sends nothing. CHALLENGE already shows the client whether its password is
+//! right; a malicious server must not learn more from the client than from a broken connection.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use crate::seal::Chain;
 use crate::wiped::{self, wiped};
 use crate::{Entropy, schedule};
 
-/// Both ends have proven themselves; the keys of epoch 0.
+/// A completed handshake: both ends are authenticated. Holds the keys of epoch 0.
 #[derive(Debug)]
 pub struct Established {
     pub(crate) role: Role,
@@ -44,23 +45,23 @@ pub struct Established {
     pub(crate) credential: CredentialId,
 }
 
-/// Which end of a line.
+/// Which end of a connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Connected, logs in, starts rekeys.
+    /// Connects, logs in, starts rekeys.
     Client,
-    /// Listened.
+    /// Accepts connections.
     Server,
 }
 
 impl Established {
-    /// What the session is called in logs and status.
+    /// The session's name in logs and status.
     #[must_use]
     pub fn session_id(&self) -> SessionId {
         self.sid
     }
 
-    /// The server's key: pinned if there was a pin, else to be kept now.
+    /// The server's key: equal to the pin if there was one, else the key to pin now.
     #[must_use]
     pub fn server_key(&self) -> ServerKey {
         self.server_key
@@ -72,8 +73,9 @@ impl Established {
         &self.credential
     }
 
-    /// Both chains, client to server first, instead of a session: for tests that play an end which
-    /// is logged in and says what no session would.
+    /// Both chains, client to server first, instead of a session.
+    ///
+    /// For tests that play an authenticated peer and send what no session would send.
     #[doc(hidden)]
     #[must_use]
     pub fn into_chains(self) -> [Chain; 2] {
@@ -81,23 +83,23 @@ impl Established {
     }
 }
 
-/// A handshake or registration that does not come about. Nothing is sent.
+/// A handshake or registration failed. Nothing is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("login refused")]
 pub struct LoginRefused;
 
-/// Why a client does not go on after CHALLENGE. It sends nothing, so the server cannot tell which.
+/// The reason why a client stops after CHALLENGE. It sends nothing, so the server cannot learn it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NotLoggedIn {
-    /// The secret is wrong, or the server could not prove itself.
+    /// The secret is wrong, or the server failed to authenticate itself.
     #[error("login refused")]
     Refused,
-    /// The server knows the credential and its key is another than the pinned one.
+    /// The server knows the credential, but its key is not the pinned one.
     #[error("the server's key is {shown}, not {known}")]
     OtherServer {
         /// The pinned key.
         known: ServerKey,
-        /// The key that was shown.
+        /// The key that the server showed.
         shown: ServerKey,
     },
 }
@@ -120,11 +122,12 @@ pub struct AwaitChallenge {
 }
 
 impl AwaitChallenge {
-    /// Begins a login and returns the HELLO frame to send. Draws 64 bytes for the KEM, then what
-    /// OPAQUE wants.
+    /// Starts a login and returns the HELLO frame to send.
     ///
-    /// `pin` is the server key this client knows; `None` only on a first login by password, where
-    /// no invite link named it.
+    /// Draws 64 bytes for the KEM, then the bytes that OPAQUE needs.
+    ///
+    /// `pin` is the server key that this client knows. It is `None` only on a first login by
+    /// password, when no invite link named the key.
     ///
     /// # Errors
     /// [`LoginRefused`] if OPAQUE cannot blind the password, which does not happen.
@@ -151,8 +154,9 @@ impl AwaitChallenge {
         Ok((Self { credential, pin, hello, kem, opaque }, frame))
     }
 
-    /// Takes the payload of CHALLENGE and returns the PROOF frame to send, at once followed by
-    /// READY. For a user it takes about a second and 256 MiB (Argon2id).
+    /// Verifies the payload of CHALLENGE and returns the PROOF frame to send.
+    ///
+    /// READY follows PROOF immediately. For a user, Argon2id takes about 1 s and 256 MiB.
     ///
     /// # Errors
     /// [`NotLoggedIn`]: close without sending anything.
@@ -202,19 +206,21 @@ impl AwaitChallenge {
 
 // ---- server ------------------------------------------------------------------------------
 
-/// A HELLO cannot be answered with a CHALLENGE.
+/// A HELLO that the server cannot answer with CHALLENGE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum HelloFault {
     /// Answer with this ERROR, then close.
     #[error("{0}")]
     Answer(ErrorCode),
-    /// Close without a word.
+    /// Close without an answer.
     #[error("a HELLO of {0} bytes")]
     Length(usize),
 }
 
-/// Judges the first byte and the length of a HELLO, before the rest is read: the version first,
-/// so that a client of a later version, whose HELLO may have any length, learns ours.
+/// Checks version and length of a HELLO before the rest is read.
+///
+/// The version comes first: a HELLO of a later version may have any length, and its client must
+/// learn which version this server speaks.
 ///
 /// # Errors
 /// [`HelloFault`].
@@ -228,7 +234,7 @@ pub fn judge_hello(version: u8, len: usize) -> Result<(), HelloFault> {
     }
 }
 
-/// A HELLO that is well formed; nothing in it is proven.
+/// A well-formed HELLO; nothing in it is proven.
 pub struct Hello {
     payload: Vec<u8>,
     credential: CredentialId,
@@ -237,7 +243,7 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// Reads the payload of HELLO, group elements and encapsulation key included.
+    /// Decodes the payload of HELLO and checks its group elements and encapsulation key.
     ///
     /// # Errors
     /// [`HelloFault`].
@@ -256,15 +262,17 @@ impl Hello {
         Ok(Self { payload: payload.to_vec(), credential, ek: Box::new(*ek), ke1 })
     }
 
-    /// Who says it wants to log in.
+    /// The credential that the client claims.
     #[must_use]
     pub fn credential(&self) -> &CredentialId {
         &self.credential
     }
 
-    /// Answers with a CHALLENGE frame; `record` is what is kept for the credential, `None` where
-    /// it is unknown, revoked, expired or used. Both take the same steps. Draws 32 bytes for the
-    /// KEM, then what OPAQUE wants.
+    /// Answers with a CHALLENGE frame.
+    ///
+    /// `record` is the stored record of the credential, `None` if the credential is unknown,
+    /// revoked, expired or used. Both cases take the same steps. Draws 32 bytes for the KEM, then
+    /// the bytes that OPAQUE needs.
     ///
     /// # Errors
     /// [`HelloFault`], which [`Hello::parse`] has ruled out.
@@ -310,14 +318,14 @@ pub struct AwaitProof {
     challenge: Vec<u8>,
     credential: CredentialId,
     context: Vec<u8>,
-    // Boxed: whoever moves this leaves no copies of them.
+    // Boxed, so that a move leaves no copies of them.
     opaque: Box<ServerHandshake>,
     ss: Box<Zeroizing<[u8; 32]>>,
     server_key: ServerKey,
 }
 
 impl AwaitProof {
-    /// Takes the payload of PROOF.
+    /// Verifies the payload of PROOF.
     ///
     /// # Errors
     /// [`LoginRefused`]: answer with ERROR 3.
@@ -346,7 +354,7 @@ fn context(hello: &[u8], kem_ct: &[u8; KEM_CT]) -> Vec<u8> {
     [schedule::CONTEXT, &schedule::hash(&[schedule::HELLO, hello, kem_ct])].concat()
 }
 
-/// `th`, `root` and the keys of epoch 0.
+/// Derives `th`, `root` and the keys of epoch 0.
 fn establish(
     role: Role,
     [hello, challenge, proof]: [&[u8]; 3],
@@ -375,15 +383,17 @@ fn establish(
 
 // ---- registration ------------------------------------------------------------------------
 
-/// The client's side of a registration (section 8): request, then record. The credential's id is
-/// part of what is blinded, so the server draws a device's id before this begins.
+/// The client's side of a registration (section 8): request, then record.
+///
+/// The blinded input contains the credential's id, so the server draws a device's id before this
+/// starts.
 pub struct Enrolment<C> {
     credential: C,
     opaque: ClientEnrolment,
 }
 
 impl<C: Borrow<Credential>> Enrolment<C> {
-    /// Begins, and returns the request to send. Draws 64 bytes.
+    /// Starts a registration and returns the request to send. Draws 64 bytes.
     ///
     /// # Errors
     /// [`LoginRefused`] if OPAQUE cannot blind, which does not happen.
@@ -399,8 +409,8 @@ impl<C: Borrow<Credential>> Enrolment<C> {
         })
     }
 
-    /// Takes the server's response and returns the record to upload. Draws 32 bytes; takes about
-    /// a second for a password.
+    /// Takes the server's response and returns the record to upload. Draws 32 bytes. Stretching a
+    /// password takes about 1 s.
     ///
     /// # Errors
     /// [`LoginRefused`] if the response is malformed or the server is not the pinned one.
@@ -428,8 +438,9 @@ impl<C: Borrow<Credential>> Enrolment<C> {
     }
 }
 
-/// The server makes a credential by itself, by running both sides of a registration: an invite,
-/// whose secret it then forgets.
+/// Creates a credential on the server by running both sides of a registration.
+///
+/// Used for an invite, whose secret the server then forgets.
 ///
 /// # Errors
 /// [`LoginRefused`] if OPAQUE fails, which does not happen.

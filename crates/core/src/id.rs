@@ -1,7 +1,6 @@
-//! Names and numbers that identify things: users, devices, invites, entries, servers.
+//! Typed names and identifiers of users, devices, invites, messages and servers.
 //!
-//! Each is a type of its own that only exists when its form is right, so that nothing behind the
-//! decoder checks again.
+//! A value exists only in valid form, so that code behind the decoder does not check again.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,13 +21,12 @@ pub struct BadName;
 
 /// The name of a user or a room: 1..32 of `[a-z0-9._-]`, no leading or trailing punctuation.
 ///
-/// The small alphabet makes a name harmless wherever it is shown and leaves no look-alikes beyond
-/// what ASCII has.
+/// The small alphabet makes a name safe to display and leaves only ASCII's own look-alikes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// Takes exactly a name.
+    /// Validates a name.
     ///
     /// # Errors
     /// [`BadName`] for anything else; nothing is folded or trimmed.
@@ -43,7 +41,7 @@ impl Name {
         if good { Ok(Self(name.into())) } else { Err(BadName) }
     }
 
-    /// The same, from bytes of the wire.
+    /// Validates a name received as bytes.
     ///
     /// # Errors
     /// [`BadName`].
@@ -123,11 +121,11 @@ bytes_id!(
     InviteId, 8
 );
 bytes_id!(
-    /// A message's id, drawn by the client; the same when the message is sent again.
+    /// A message's id, drawn by the client. A retry sends the same id.
     MessageId, 16
 );
 bytes_id!(
-    /// The server's OPAQUE public key: who the server is (section 2).
+    /// The server's OPAQUE public key, which identifies the server (section 2).
     ServerKey, 32
 );
 bytes_id!(
@@ -135,15 +133,15 @@ bytes_id!(
     TlsPin, 32
 );
 bytes_id!(
-    /// What a session is called in logs and status. Public.
+    /// The session's name in logs and status. Public.
     SessionId, 16
 );
 bytes_id!(
-    /// The random bytes that blind an entry's body in its commit (section 7).
+    /// The random bytes that blind an entry's body in its commitment (section 7).
     Salt, 16
 );
 bytes_id!(
-    /// The running hash up to and with an entry (section 7).
+    /// The running hash up to and including an entry (section 7).
     Link, 32
 );
 bytes_id!(
@@ -152,11 +150,12 @@ bytes_id!(
 );
 
 impl MessageId {
-    /// A fresh one: 48 bits of milliseconds, then 80 random bits (section 7).
+    /// Draws a fresh id: 48 bits of milliseconds, then 80 random bits (section 7).
     ///
-    /// Time first, because the server keeps an index of all ids: neighbours in time are neighbours
-    /// there, and an append touches pages that are in memory. It tells the server and the readers
-    /// when the message was written, which for one that waited offline is before the recorded time.
+    /// The server keeps an index of all ids. With the time first, new ids are adjacent in the
+    /// index, and an append touches pages that are already in memory. The time also shows the
+    /// server and the readers when the message was written. For a message that waited offline, this
+    /// is earlier than the recorded time.
     pub fn fresh(now_ms: u64, entropy: &mut (impl Entropy + ?Sized)) -> Self {
         let [_, _, time @ ..] = now_ms.to_be_bytes();
         let mut id = [0; 16];
@@ -167,10 +166,10 @@ impl MessageId {
     }
 }
 
-/// The number of a conversation on its server.
+/// A conversation's number on its server.
 pub type ConversationId = u64;
 
-/// Who a credential belongs to: the `kind || id` of section 2.
+/// The owner of a credential: the `kind || id` of section 2.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CredentialId {
     /// Kind 1: a user, with a password.
@@ -181,13 +180,13 @@ pub enum CredentialId {
     Invite(InviteId),
 }
 
-/// The kind is unknown or the id has not its form.
+/// The kind is unknown, or the id has the wrong form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("no credential has this kind and id")]
 pub struct BadCredentialId;
 
 impl CredentialId {
-    /// Reads kind and id as HELLO carries them.
+    /// Decodes kind and id as HELLO carries them.
     ///
     /// # Errors
     /// [`BadCredentialId`].
@@ -231,20 +230,22 @@ impl CredentialId {
     }
 }
 
-/// Who made an entry, as section 7 writes it: the user id, then `/` and the first eight hex digits
-/// of the device id where a device sent it, or `:` and the name of the classic key that it came
-/// under; empty for the server itself. At most 65 bytes.
+/// The author of an entry, as section 7 encodes it.
+///
+/// The user id, then `/` and the first eight hex digits of the device id if a device sent the
+/// entry, or `:` and the name of the classic key that sent it. Empty for the server itself. At most
+/// 65 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Sender {
     /// The server.
     Server,
-    /// A user, perhaps by one of its devices: the first 4 bytes of the device id.
+    /// A user, and the first 4 bytes of the device id if a device sent the entry.
     User(Name, Option<[u8; 4]>),
-    /// A user, over a classic line or the origin bridge (section 11), and the name of the key.
+    /// A user and the name of a key, over a classic connection or the origin bridge (section 11).
     Classic(Name, Name),
 }
 
-/// These bytes name no sender.
+/// The bytes do not encode a sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
     "a sender is a user name, perhaps with '/' and eight hex digits of a device, or ':' and a key"
@@ -252,13 +253,13 @@ pub enum Sender {
 pub struct BadSender;
 
 impl Sender {
-    /// The sender that `user` is on `device`.
+    /// The sender for `user` on `device`.
     #[must_use]
     pub fn new(user: &Name, device: Option<&DeviceId>) -> Self {
         Self::User(user.clone(), device.and_then(|d| d.0.first_chunk().copied()))
     }
 
-    /// Reads the bytes of an entry.
+    /// Decodes the sender of an entry.
     ///
     /// # Errors
     /// [`BadSender`].
@@ -282,7 +283,7 @@ impl Sender {
         Ok(Self::User(Name::new(user).map_err(|_| BadSender)?, device))
     }
 
-    /// The user, if it is one.
+    /// The user; `None` for the server.
     #[must_use]
     pub fn user(&self) -> Option<&Name> {
         match self {
@@ -291,7 +292,7 @@ impl Sender {
         }
     }
 
-    /// Which of the user's devices it was: eight hex digits, or the name of a classic key.
+    /// The device: eight hex digits, or the name of a classic key.
     #[must_use]
     pub fn device(&self) -> Option<String> {
         match self {
@@ -302,7 +303,7 @@ impl Sender {
     }
 }
 
-/// The form of section 7, which is also the one to store.
+/// The encoding of section 7, which is also the stored form.
 impl fmt::Display for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

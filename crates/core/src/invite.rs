@@ -1,7 +1,8 @@
-//! Invite links and the eight words of a server key (section 2).
+//! Invite links and the eight server words (section 2).
 //!
-//! A link is the whole of first trust: it names the server by its OPAQUE key, so that nobody who
-//! stands between can play it, and carries a secret that works once. It is a secret itself.
+//! An invite link establishes first trust. It names the server by its OPAQUE key, so that no
+//! attacker in between can impersonate the server, and it carries a one-time secret. It is itself a
+//! secret.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -18,12 +19,13 @@ const SCHEME: &str = "twinlock://";
 const VERSION: u8 = 1;
 const FLAG_PIN: u8 = 1;
 const FLAG_PROXY: u8 = 2;
-/// version, flags, id, secret, server key.
+/// Bytes of version, flags, id, secret and server key.
 const BODY: usize = 1 + 1 + 8 + 16 + 32;
 const CHECKSUM: usize = 4;
 
-/// Where a server listens, as links and profiles name it: a DNS name or an IPv4 address, or an
-/// IPv6 address in brackets, and a port.
+/// A server's address in invite links and profiles: a host and a port.
+///
+/// The host is a DNS name, an IPv4 address, or an IPv6 address in brackets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Address {
     host: Box<str>,
@@ -31,7 +33,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// Takes a host, IPv6 in brackets or bare, and a port.
+    /// Validates a host, IPv6 in brackets or bare, and a port.
     ///
     /// # Errors
     /// [`BadLink::Form`] if the host is neither a name nor an address, or the port is 0.
@@ -50,14 +52,14 @@ impl Address {
         if good { Ok(Self { host: host.into(), port }) } else { Err(BadLink::Form) }
     }
 
-    /// Reads `HOST:PORT`; where the port is left out, takes `default_port` if there is one.
+    /// Parses `HOST:PORT`; a missing port becomes `default_port`, if given.
     ///
     /// # Errors
     /// [`BadLink::Form`].
     pub fn parse(text: &str, default_port: Option<u16>) -> Result<Self, BadLink> {
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-                // One way to write a number: no sign, no leading zeros.
+                // A number has one spelling: no sign, no leading zeros.
                 let digits = !port.starts_with('0') && port.bytes().all(|b| b.is_ascii_digit());
                 let port = port.parse().ok().filter(|_| digits).ok_or(BadLink::Form)?;
                 (host, port)
@@ -73,7 +75,7 @@ impl Address {
         &self.host
     }
 
-    /// The host as resolvers and certificates know it, IPv6 without brackets.
+    /// The host as resolvers and certificates use it, IPv6 without brackets.
     #[must_use]
     pub fn bare_host(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
@@ -102,57 +104,57 @@ fn is_name(host: &str) -> bool {
     host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(label)
 }
 
-/// An invite as it is handed over.
+/// A decoded invite link.
 pub struct InviteLink {
-    /// Where to connect.
+    /// The server's address.
     pub address: Address,
-    /// Which invite.
+    /// The invite's id.
     pub id: InviteId,
-    /// What it knows.
+    /// The invite's one-time secret.
     pub secret: InviteSecret,
-    /// Who the server is.
+    /// The server's key.
     pub server_key: ServerKey,
-    /// What TLS must show; `None`: a certificate authority vouches for it.
+    /// The TLS key to accept; `None`: a certificate authority vouches for it.
     pub tls_pin: Option<TlsPin>,
-    /// A proxy ends TLS; the binding is off.
+    /// A proxy terminates TLS, so the channel binding is off.
     pub proxy: bool,
 }
 
 /// An IPv6 address, which may have a scope as in `fe80::1%eth0`.
 fn is_v6(host: &str) -> bool {
     let (address, scope) = host.split_once('%').unwrap_or((host, "0"));
-    // No interface has a longer name on Linux.
+    // Linux limits the name of an interface to 15 bytes.
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     (1..=15).contains(&scope.len())
         && scope.chars().all(good)
         && address.parse::<Ipv6Addr>().is_ok()
 }
 
-/// Why a link cannot be used.
+/// The reason why an invite link is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BadLink {
-    /// Not `twinlock://host:port/#...`.
+    /// Not of the form `twinlock://host:port/#...`.
     #[error("this is no invite link; it looks like twinlock://host:port/#...")]
     Form,
-    /// Not base64url, or cut off.
+    /// Not base64url, or truncated.
     #[error("the invite link is damaged or cut off; copy all of it")]
     Encoding,
     /// Too long or too short for its flags.
     #[error("the invite link is incomplete; copy all of it")]
     Length,
-    /// Characters changed.
+    /// The checksum does not match.
     #[error("the invite link has a typing error: its checksum does not match")]
     Checksum,
-    /// Made by a later version.
+    /// Created by a later version.
     #[error("the invite link is of version {0}, this program knows version 1; update it")]
     Version(u8),
-    /// Made by a later version.
+    /// Unknown flags, set by a later version.
     #[error("the invite link wants something this program does not know; update it")]
     Flags,
 }
 
 impl InviteLink {
-    /// Reads a link; surrounding white space is the caller's to trim.
+    /// Parses an invite link; the caller trims surrounding white space.
     ///
     /// # Errors
     /// [`BadLink`].
@@ -197,8 +199,10 @@ impl InviteLink {
         })
     }
 
-    /// The link as text. It is a secret: shown to the person who asked for it and written to a
-    /// file of mode 0600, never logged.
+    /// The invite link as text.
+    ///
+    /// It is a secret: show it to the person who requested it, write it to a file of mode 0600,
+    /// never log it.
     #[must_use]
     pub fn to_link(&self) -> Zeroizing<String> {
         let flags = if self.tls_pin.is_some() { FLAG_PIN } else { 0 }
@@ -217,7 +221,7 @@ impl InviteLink {
         let [a, b, c, d, ..] = schedule::hash(&[&body]);
         let payload = Zeroizing::new([&body[..], &[a, b, c, d]].concat());
         let head = format!("{SCHEME}{}/#", self.address);
-        // Grown once, so that no copy is left behind unwiped; with room for a line end.
+        // Allocated once, so that growth leaves no unwiped copy; with room for a line end.
         let len = head.len() + BASE64URL_NOPAD.encode_len(payload.len());
         let mut link = Zeroizing::new(String::with_capacity(len + 1));
         link.push_str(&head);
@@ -232,11 +236,13 @@ impl fmt::Debug for InviteLink {
     }
 }
 
-/// The BIP 39 English list, 2048 words, one a line.
+/// The BIP 39 English list: 2048 words, one per line.
 static WORD_LIST: &str = include_str!("../data/bip39-english.txt");
 
-/// The eight words people read to each other to know that they speak of one server: the first 88
-/// bits of `H("tl1 words" || server_key)` as eight places in the BIP 39 English list.
+/// The eight server words, which people read to each other to compare server keys.
+///
+/// The first 88 bits of `H("tl1 words" || server_key)` as eight indices into the BIP 39 English
+/// list.
 #[must_use]
 pub fn server_words(key: &ServerKey) -> String {
     let hash = schedule::hash(&[schedule::WORDS, &key.0]);

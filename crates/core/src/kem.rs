@@ -1,4 +1,4 @@
-//! ML-KEM-768 (FIPS 203), in bytes.
+//! ML-KEM-768 (FIPS 203) on byte arrays.
 
 use ml_kem::kem::{Decapsulate as _, KeyExport as _};
 use ml_kem::ml_kem_768::{DecapsulationKey, EncapsulationKey};
@@ -14,7 +14,7 @@ pub(crate) struct BadEncapsulationKey;
 /// A decapsulation key, used for one exchange.
 pub(crate) struct KemSecret(Box<DecapsulationKey>);
 
-/// A fresh key pair. Draws 64 bytes: FIPS 203's d and z.
+/// Generates a key pair. Draws 64 bytes: FIPS 203's d and z.
 pub(crate) fn generate(entropy: &mut dyn Entropy) -> (KemSecret, [u8; KEM_EK]) {
     let mut seed = Zeroizing::new([0; 64]);
     entropy.fill(seed.as_mut());
@@ -43,7 +43,7 @@ pub(crate) fn check(ek: &[u8; KEM_EK]) -> Result<(), BadEncapsulationKey> {
 }
 
 impl KemSecret {
-    /// `ss = Decaps(ct)`. A ciphertext made for another key gives an unrelated secret, never an
+    /// `ss = Decaps(ct)`. A ciphertext made for another key yields an unrelated secret, never an
     /// error (implicit rejection).
     pub(crate) fn decapsulate(&self, ct: &[u8; KEM_CT]) -> Zeroizing<[u8; 32]> {
         let mut ss = self.0.decapsulate(&(*ct).into());

@@ -1,4 +1,4 @@
-//! Newtypes for secrets: wiped when dropped, never shown, read only under a telling name.
+//! Newtypes for secrets: wiped when dropped, never shown, read only through a conspicuous name.
 
 use std::fmt;
 
@@ -8,8 +8,9 @@ use crate::id::Name;
 use crate::schedule;
 use crate::wiped::{self, wiped};
 
-/// Declares a secret of `N` bytes. No `Clone`, `Copy`, `PartialEq`, `Display`; `Debug` shows the
-/// type's name only.
+/// Declares a secret of `N` bytes.
+///
+/// It has no `Clone`, `Copy`, `PartialEq` or `Display`; `Debug` shows only the type's name.
 macro_rules! secret {
     ($(#[$doc:meta])* $name:ident, $len:literal) => {
         $(#[$doc])*
@@ -23,7 +24,7 @@ macro_rules! secret {
                 Self(Box::new(*bytes))
             }
 
-            /// The secret itself.
+            /// The secret bytes.
             #[must_use]
             pub fn expose_secret(&self) -> &[u8; $len] {
                 &self.0
@@ -39,7 +40,7 @@ macro_rules! secret {
 }
 
 secret!(
-    /// `ck` of one direction (section 5). Moves forward with each frame; the old one is gone.
+    /// `ck` of one direction (section 5). Each frame advances it and overwrites the old key.
     ChainKey, 32
 );
 secret!(
@@ -51,31 +52,32 @@ secret!(
     DeviceSecret, 32
 );
 secret!(
-    /// An invite's secret, 16 random bytes inside the link.
+    /// An invite's secret, 16 random bytes inside the invite link.
     InviteSecret, 16
 );
 secret!(
-    /// Key of the MACs of credential rows, derived from the server's setup.
+    /// The key of the row MACs of credentials, derived from the server's setup.
     RowKey, 32
 );
 
 secret!(
-    /// What the keys of classic lines and of the origin bridge are derived from; itself derived
-    /// from the server's setup.
+    /// The root of the keys of classic connections and of the origin bridge, derived from the
+    /// server's setup.
     ClassicRoot, 32
 );
 secret!(
-    /// The key that a classic line or an origin's client shares with the server (section 11).
+    /// The key that a client of a classic connection or of the origin bridge shares with the server
+    /// (section 11).
     ClassicKey, 32
 );
 secret!(
-    /// `K_dir`: the key of one direction of one classic line (section 11).
+    /// `K_dir`: the key of one direction of one classic connection (section 11).
     LineKey, 64
 );
 
 impl ClassicRoot {
-    /// `HMAC(root, "tl1 classic key" || len(name):u8 || name || salt)`: the key of this name whose
-    /// row holds this salt. The record keeps salts only, so a stolen record holds no key.
+    /// `HMAC(root, "tl1 classic key" || len(name):u8 || name || salt)`: the key for a name and the
+    /// salt in its row. The record stores only salts, so a stolen record contains no key.
     #[must_use]
     pub fn key(&self, name: &Name, salt: &[u8; 32]) -> ClassicKey {
         wiped::<{ wiped::FRAME }, _>(|| {
@@ -83,15 +85,15 @@ impl ClassicRoot {
         })
     }
 
-    /// `key XOR HMAC(root, "tl1 classic import" || len(name):u8 || name || salt)`: a key that the server did
-    /// not make, as the record keeps it. The salt is drawn for this row, so the pad is used once; the
-    /// row's MAC shows alteration.
+    /// `key XOR HMAC(root, "tl1 classic import" || len(name):u8 || name || salt)`: an imported key
+    /// in its stored form. Each row draws its own salt, so each pad is used once. The row MAC
+    /// detects changes.
     #[must_use]
     pub fn seal_imported(&self, name: &Name, salt: &[u8; 32], key: &ClassicKey) -> [u8; 32] {
         *self.pad(name, salt, key.expose_secret()).expose_secret()
     }
 
-    /// The key that [`ClassicRoot::seal_imported`] sealed.
+    /// Recovers the key that [`ClassicRoot::seal_imported`] sealed.
     #[must_use]
     pub fn open_imported(&self, name: &Name, salt: &[u8; 32], sealed: &[u8; 32]) -> ClassicKey {
         self.pad(name, salt, sealed)
@@ -113,14 +115,14 @@ impl ClassicRoot {
 }
 
 impl ChainKey {
-    /// `mk = HMAC(ck, 0x01)`, and moves to `ck' = HMAC(ck, 0x02)`.
+    /// Returns `mk = HMAC(ck, 0x01)` and advances to `ck' = HMAC(ck, 0x02)`.
     pub(crate) fn step(&mut self) -> zeroize::Zeroizing<[u8; 32]> {
         let (mk, next) = self.peek();
         self.replace(&next);
         mk
     }
 
-    /// `(mk, ck')`, without moving: an opener moves only after the tag has passed.
+    /// Returns `(mk, ck')` without advancing: the opener advances only after the tag verifies.
     pub(crate) fn peek(&self) -> (zeroize::Zeroizing<[u8; 32]>, zeroize::Zeroizing<[u8; 32]>) {
         let ck = self.0.as_slice();
         (
@@ -135,14 +137,14 @@ impl ChainKey {
 }
 
 impl RowKey {
-    /// The MAC of a row: `HMAC(key, len(part) || part, ...)`. The lengths (u64) keep two lists of
-    /// parts from making the same bytes.
+    /// The MAC of a row: `HMAC(key, len(part) || part, ...)`. The lengths (u64) keep two different
+    /// lists of parts from encoding to the same bytes.
     #[must_use]
     pub fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
         *schedule::hmac(self.expose_secret(), &[&framed(parts)])
     }
 
-    /// Whether `mac` is the row's, in constant time.
+    /// Whether `mac` is the MAC of the row, in constant time.
     #[must_use]
     pub fn verify(&self, parts: &[&[u8]], mac: &[u8]) -> bool {
         schedule::hmac_verify(self.expose_secret(), &[&framed(parts)], mac)

@@ -1,17 +1,17 @@
-//! The Twinlock line protocol, version 1: everything two ends must agree on, and nothing else.
+//! The Twinlock protocol, version 1: everything that both ends must agree on, and nothing else.
 //!
-//! This crate does no I/O, reads no clock, spawns nothing and logs nothing: bytes, time and
-//! randomness come in as arguments, bytes and events go out as results. `docs/protocol.md` is its
-//! specification; section numbers in these modules refer to it.
+//! This crate does no I/O, reads no clock, spawns no task and logs nothing. Bytes, time and
+//! randomness are arguments; bytes and events are results. `docs/protocol.md` is the specification;
+//! section numbers in these modules refer to it.
 //!
-//! The calling order of one line, which the `twinlock-link` crate follows:
+//! The calling order for one connection, as the `twinlock-link` crate implements it:
 //!
 //! 1. [`handshake`]: the client's [`handshake::AwaitChallenge`] and the server's
 //!    [`handshake::Hello`] are consumed step by step and end in a [`handshake::Established`].
-//! 2. [`session::Session`] is made from it. Frames that arrive go into
-//!    [`session::Session::handle_frame`], time into [`session::Session::handle_timeout`]; bytes to
-//!    send come out of [`session::Session::outgoing`], the next moment it wants to be woken out of
-//!    [`session::Session::poll_timeout`].
+//! 2. [`session::Session`] is created from it. Received frames go to
+//!    [`session::Session::handle_frame`], time goes to [`session::Session::handle_timeout`].
+//!    [`session::Session::outgoing`] holds the bytes to send, and
+//!    [`session::Session::poll_timeout`] returns the next wake-up time.
 
 #![cfg_attr(
     test,
@@ -43,10 +43,10 @@ mod wiped;
 
 pub use island::opaque;
 
-/// A source of random bytes, passed in by the edge.
+/// A source of random bytes, supplied by the caller.
 ///
-/// The edge hands in the operating system's generator; tests hand in a script.
+/// Programs pass the operating system's generator; tests pass a fixed sequence.
 pub trait Entropy {
-    /// Fills all of `out` with bytes nobody can predict.
+    /// Fills all of `out` with unpredictable bytes.
     fn fill(&mut self, out: &mut [u8]);
 }

@@ -1,5 +1,6 @@
-//! Numbers of the protocol (constants two ends must share) and of its timing (which an owner may
-//! move downwards), each with its unit, source and reason.
+//! Limits and timing of the protocol, each with its unit, source and reason.
+//!
+//! Both ends must share the limits. An operator may lower the timing values.
 
 use std::time::Duration;
 
@@ -19,33 +20,34 @@ pub const MAX_TOPIC: usize = 512;
 /// Longest text of a search, bytes of UTF-8 (section 9).
 pub const MAX_SEARCH: usize = 256;
 
-/// Most data of one BULK frame, bytes (section 3).
+/// Most data in one BULK frame, bytes (section 3).
 pub const MAX_BULK: usize = 262_144;
 
-/// Timing of a session, all of section 5, 6 and 9. `Default` is the protocol's own; tests and
-/// cautious owners move numbers down.
+/// Timing of a session (sections 5, 6 and 9).
+///
+/// `Default` holds the protocol's values; tests and cautious operators lower them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timing {
-    /// The client starts a rekey after this long in an epoch with traffic.
+    /// The client starts a rekey at this age of an epoch with traffic.
     pub rekey_after: Duration,
-    /// Or after this many frames in the busier direction.
+    /// The client starts a rekey after this many frames in the busier direction.
     pub rekey_after_frames: u64,
-    /// The client leaves at least this between REKEY2 and its next REKEY1, so that the server's
-    /// [`Timing::rekey_apart`] is never hit by two clocks that disagree a little.
+    /// Minimum time between REKEY2 and the client's next REKEY1. It exceeds
+    /// [`Timing::rekey_apart`], so that small clock differences never violate the server's limit.
     pub rekey_pause: Duration,
-    /// The server refuses a REKEY1 that comes sooner than this after its last REKEY2.
+    /// The server refuses a REKEY1 that arrives sooner than this after its last REKEY2.
     pub rekey_apart: Duration,
-    /// The server closes (3) after this long in an epoch with traffic.
+    /// The server closes (3) this long after the first traffic of an epoch.
     pub rekey_overdue: Duration,
-    /// Or after this many frames in the busier direction.
+    /// The server closes (3) after this many frames in the busier direction.
     pub rekey_overdue_frames: u64,
     /// The server closes (4) at this age of the session.
     pub max_age: Duration,
-    /// PING after this long without a byte while somebody follows.
+    /// PING after this long without a byte while the session follows a conversation.
     pub ping_following: Duration,
     /// PING after this long without a byte otherwise.
     pub ping_idle: Duration,
-    /// The line is dead when no byte has come this long after a PING.
+    /// The connection is dead when no byte arrives within this time after a PING.
     pub ping_answer: Duration,
 }
 

@@ -1,17 +1,19 @@
-//! How many small parts go into which frame, so that padding costs little.
+//! Packs small parts into frames so that padding costs little.
 //!
-//! A message is padded to a power of two (section 5), which is sealed, sent and opened like the rest
-//! of it. Sixty-four requests of 300 bytes are 19 KiB and fill a frame of 32 KiB; a frame of 16 KiB
-//! and one of 4 KiB carry as much for less.
+//! A message is padded to a power of two (section 5), and the padding is sealed, sent and opened
+//! like the message. Sixty-four requests of 300 bytes are 19 KiB and need a frame of 32 KiB; a
+//! frame of 16 KiB and one of 4 KiB carry the same bytes at a lower cost.
 
 use crate::limits::MAX_BODY;
 use crate::seal::{bucket, room};
 
-/// Bytes of padding that cost about as much as one more frame: its keys, its tag, its record.
+/// Bytes of padding that cost about as much as one more frame: its keys, its tag, its TLS record.
 const FRAME_COST: usize = 1024;
 
-/// Puts `parts` into frames, in order, none of them of more than 65531 bytes unless one part alone
-/// is. `size` is what a part takes, `head` what each frame takes besides, bytes.
+/// Packs `parts` into frames, in order.
+///
+/// A frame exceeds 65531 bytes only if one part alone does. `size` returns the size of a part;
+/// `head` is the fixed overhead of each frame. Both are in bytes.
 pub fn pack<T>(parts: Vec<T>, head: usize, size: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     let fill = |left: usize| fill(left + head).saturating_sub(head);
     let mut left: usize = parts.iter().map(&size).sum();
@@ -28,7 +30,7 @@ pub fn pack<T>(parts: Vec<T>, head: usize, size: impl Fn(&T) -> usize) -> Vec<Ve
             (most, bytes) = (fill(left), 0);
         }
         if size > most {
-            // It alone needs a larger frame, whose rest is free.
+            // This part alone needs a larger frame; later parts may fill the rest.
             most = room(bucket((size + head).min(MAX_BODY))).min(MAX_BODY).saturating_sub(head);
         }
         bytes += size;
@@ -39,7 +41,7 @@ pub fn pack<T>(parts: Vec<T>, head: usize, size: impl Fn(&T) -> usize) -> Vec<Ve
     frames
 }
 
-/// How many of so many bytes the first frame shall hold: all, or what fills a smaller one.
+/// How many of `bytes` go into the first frame: all, or enough to fill a smaller frame.
 fn fill(bytes: usize) -> usize {
     let bytes = bytes.min(MAX_BODY);
     let whole = bucket(bytes);
@@ -77,7 +79,7 @@ mod tests {
             assert_eq!(frames.concat(), parts);
         }
         assert_eq!(pack(vec![20_000, 200, 300], 0, |n| *n), [[20_000, 200, 300]]);
-        // However many there are: hardly more than a quarter of what is sent is padding.
+        // For any count, little more than a quarter of the bytes sent is padding.
         for count in (10..3000).step_by(7) {
             let frames = pack(vec![100; count], 0, |n| *n);
             let all = 100 * count;

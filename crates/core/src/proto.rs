@@ -1,8 +1,7 @@
-//! The protobuf messages of READY and APP frames (section 8), compiled from `proto/`
-//! by a test (`tests/proto_compiled.rs`).
+//! The protobuf messages of READY and APP frames (section 8).
 //!
-//! `Debug` of a message goes into logs sooner or later, so it shows neither secrets nor
-//! what people write.
+//! A test (`tests/proto_compiled.rs`) compiles them from `proto/`. `Debug` output of a message ends
+//! up in logs, so it shows neither secrets nor what users write.
 
 use std::fmt;
 
@@ -65,7 +64,7 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// Bytes of which only the number is shown.
+/// A byte string whose `Debug` output shows only its length.
 struct Hidden(usize);
 
 impl fmt::Debug for Hidden {

@@ -1,8 +1,8 @@
 //! Rekey (section 6): a fresh ML-KEM-768 and X25519 exchange, mixed with the root key.
 //!
-//! Only the client starts. REKEY2 is the server's last frame of the old epoch, REKEY3 the
-//! client's; each direction switches right after its own. Why hybrid: a recorded line stays closed
-//! if either exchange holds.
+//! Only the client starts a rekey. REKEY2 is the server's last frame of the old epoch, REKEY3 the
+//! client's; each direction switches right after its own. The exchange is hybrid, so that recorded
+//! traffic stays secret if either algorithm holds.
 
 use zeroize::Zeroizing;
 
@@ -18,7 +18,7 @@ pub(crate) const REKEY1: usize = KEM_EK + 32;
 /// `kem_ct[1088] || x_s[32]`.
 pub(crate) const REKEY2: usize = KEM_CT + 32;
 
-/// The other end's keys are not ones to agree on.
+/// The peer's keys are invalid for key agreement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadRekey;
 
@@ -37,7 +37,7 @@ pub(crate) struct AwaitRekey2 {
 }
 
 impl AwaitRekey2 {
-    /// Draws 64 bytes for the KEM and 32 for X25519.
+    /// Starts a rekey. Draws 64 bytes for the KEM and 32 for X25519.
     pub(crate) fn start(entropy: &mut dyn Entropy) -> Self {
         wiped::<{ wiped::HANDSHAKE }, _>(|| Self::draw(entropy))
     }
@@ -57,7 +57,7 @@ impl AwaitRekey2 {
         &self.rekey1
     }
 
-    /// Takes REKEY2; `epoch` is the one to come.
+    /// Takes REKEY2 and derives the keys of `epoch`, the next epoch.
     pub(crate) fn finish(
         self,
         rekey2: &[u8; REKEY2],
@@ -74,7 +74,7 @@ impl AwaitRekey2 {
     }
 }
 
-/// The server's answer to REKEY1: the body of REKEY2 and the keys of `epoch`, the one to come.
+/// Answers REKEY1: derives the keys of `epoch`, the next epoch, and returns the body of REKEY2.
 /// Draws 32 bytes for the KEM and 32 for X25519.
 pub(crate) fn answer(
     rekey1: &[u8; REKEY1],

@@ -1,7 +1,7 @@
 //! Every label of the protocol, and the hashing and key derivation that use them.
 //!
-//! Labels are ASCII without length or NUL (section "Notation"); no two of them are prefixes of
-//! one another in the same position.
+//! Labels are ASCII without length or NUL (section "Notation"). No label is a prefix of another
+//! label in the same position.
 
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -36,7 +36,7 @@ pub(crate) const ORIGIN_WAY: &[u8] = b"tl1 origin ";
 pub(crate) const STEP_MESSAGE: u8 = 0x01;
 pub(crate) const STEP_CHAIN: u8 = 0x02;
 
-/// `H(parts...)`: SHA-256 over the parts as they stand.
+/// `H(parts...)`: SHA-256 over the concatenated parts.
 pub(crate) fn hash(parts: &[&[u8]]) -> [u8; 32] {
     let mut h = Sha256::new();
     for part in parts {
@@ -56,7 +56,7 @@ pub(crate) fn hmac_verify(key: &[u8], parts: &[&[u8]], tag: &[u8]) -> bool {
 }
 
 fn hmac_ctx(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
-    // HMAC takes a key of any length; the error has no way to happen.
+    // HMAC takes a key of any length, so this cannot fail.
     #[allow(clippy::expect_used)]
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes any key");
     for part in parts {
@@ -65,7 +65,7 @@ fn hmac_ctx(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
     mac
 }
 
-/// `HMAC-SHA-512(key, parts...)`, of classic lines only.
+/// `HMAC-SHA-512(key, parts...)`, for classic connections only.
 pub(crate) fn hmac_512(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 64]> {
     Zeroizing::new(hmac_512_ctx(key, parts).finalize().into_bytes().into())
 }
@@ -76,7 +76,7 @@ pub(crate) fn hmac_512_verify_half(key: &[u8], parts: &[&[u8]], tag: &[u8; 32]) 
 }
 
 fn hmac_512_ctx(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha512> {
-    // HMAC takes a key of any length; the error has no way to happen.
+    // HMAC takes a key of any length, so this cannot fail.
     #[allow(clippy::expect_used)]
     let mut mac = Hmac::<Sha512>::new_from_slice(key).expect("HMAC takes any key");
     for part in parts {
@@ -94,7 +94,7 @@ pub(crate) fn extract(salt: &[u8], ikm: &[u8]) -> Zeroizing<[u8; 32]> {
 pub(crate) fn expand<const N: usize>(prk: &[u8; 32], info: &[&[u8]]) -> Zeroizing<[u8; N]> {
     const { assert!(N <= 255 * 32) };
     let mut out = Zeroizing::new([0; N]);
-    // A 32-byte PRK and this length are always in HKDF's range.
+    // A 32-byte PRK and this length are always within HKDF's limits.
     #[allow(clippy::expect_used)]
     Hkdf::<Sha256>::from_prk(prk)
         .expect("a PRK of one hash length")

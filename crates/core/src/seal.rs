@@ -1,8 +1,8 @@
 //! Sealed frames (section 5): one-time keys from a chain, CBC and HMAC for messages, GCM for file
 //! bytes.
 //!
-//! Opening is the only way to a plaintext, and it runs through the tag. A failed open changes
-//! nothing: neither the chain key nor the counter.
+//! Opening is the only way to a plaintext, and it verifies the tag. A frame that is not authentic
+//! changes neither the chain key nor the counter.
 
 use aes::Aes256;
 use aes::cipher::block_padding::{NoPadding, Pkcs7};
@@ -20,11 +20,11 @@ use crate::wiped::{self, wiped};
 /// Bytes of the inner header: `mtype:u8 || body_len:u24`.
 const INNER: usize = 4;
 
-/// What a SEALED frame carries.
+/// The type of the message in a SEALED frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum MessageType {
-    /// First in each direction.
+    /// The first frame of each direction.
     Ready = 1,
     /// Requests, answers, entries.
     App = 2,
@@ -34,9 +34,9 @@ pub enum MessageType {
     Rekey2 = 5,
     /// Rekey, the client's last frame of the epoch.
     Rekey3 = 6,
-    /// Are you there?
+    /// Keep-alive request.
     Ping = 7,
-    /// Yes.
+    /// Answer to PING.
     Pong = 8,
     /// The last frame of its direction.
     Close = 15,
@@ -61,41 +61,41 @@ impl MessageType {
 /// An authentic frame, opened in place.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opened<'a> {
-    /// Of a SEALED frame.
+    /// From a SEALED frame.
     Message(MessageType, &'a [u8]),
-    /// Of a BULK frame.
+    /// From a BULK frame.
     Bulk {
-        /// Which transfer.
+        /// The transfer's number.
         transfer: u32,
-        /// Where in the file, bytes.
+        /// Offset in the file, bytes.
         offset: u64,
         /// 1..=262144 bytes of the file.
         data: &'a [u8],
     },
 }
 
-/// The frame was not opened.
+/// A frame failed to open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum OpenError {
-    /// The tag is wrong: end the connection without a word. Nothing has changed.
+    /// The tag is wrong: close the connection without an answer. Nothing has changed.
     #[error("a frame was not authentic")]
     Drop,
-    /// Authentic, but against the rules: CLOSE 1.
+    /// Authentic, but a protocol violation: CLOSE 1.
     #[error("protocol violated: {0}")]
     Violation(&'static str),
 }
 
-/// No frame takes that much.
+/// The payload exceeds the maximum of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{got} bytes do not fit into a frame, which takes {most}")]
 pub struct TooLarge {
-    /// Bytes asked for.
+    /// Bytes to send.
     pub got: usize,
-    /// Bytes a frame takes.
+    /// Maximum of a frame, bytes.
     pub most: usize,
 }
 
-/// One direction's chain: key, epoch and counter. One key and one IV serve one frame.
+/// One direction's chain: key, epoch and counter. Each frame has its own key and IV.
 #[derive(Debug)]
 pub struct Chain {
     key: ChainKey,
@@ -104,25 +104,25 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// A chain at the beginning of an epoch.
+    /// Creates a chain at the start of an epoch.
     #[must_use]
     pub fn new(key: ChainKey, epoch: u32) -> Self {
         Self { key, epoch, n: 0 }
     }
 
-    /// A chain in the middle of an epoch, as the test vectors give it.
+    /// Creates a chain in the middle of an epoch, as the test vectors specify it.
     #[cfg(test)]
     pub(crate) fn at(key: ChainKey, epoch: u32, n: u64) -> Self {
         Self { key, epoch, n }
     }
 
-    /// The epoch, counted by rekeys.
+    /// The epoch: the number of rekeys so far.
     #[must_use]
     pub fn epoch(&self) -> u32 {
         self.epoch
     }
 
-    /// How many frames of this epoch have passed.
+    /// The number of frames sealed or opened in this epoch.
     #[must_use]
     pub fn frames(&self) -> u64 {
         self.n
@@ -165,7 +165,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Seals `parts`, zeros to the bucket's last byte but one, and the padding.
+    /// Seals `parts`, zeros up to the bucket's last byte but one, and one byte of padding.
     fn seal_plain(&mut self, bucket: usize, parts: &[&[u8]], out: &mut Vec<u8>) {
         let header = Header { frame: FrameType::Sealed, len: bucket + MAC };
         let ad = self.ad(header);
@@ -185,7 +185,7 @@ impl Chain {
         out.extend_from_slice(tag.as_slice());
     }
 
-    /// A frame whose whole plaintext, padding included, the test chose.
+    /// Seals a whole plaintext, padding included, as the test specifies it.
     #[cfg(test)]
     pub(crate) fn seal_raw(&mut self, plain: &[u8]) -> Vec<u8> {
         let header = Header { frame: FrameType::Sealed, len: plain.len() + MAC };
@@ -219,7 +219,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Seals as many bytes as a frame takes.
+    /// Seals `data`, whose length the caller has checked.
     fn seal_data(&mut self, transfer: u32, offset: u64, data: &[u8], out: &mut Vec<u8>) {
         let header = Header { frame: FrameType::Bulk, len: BULK_PREFIX + data.len() + BULK_TAG };
         let prefix = bulk_prefix(transfer, offset);
@@ -240,7 +240,7 @@ impl Chain {
     /// Opens a frame in place.
     ///
     /// # Errors
-    /// [`OpenError`]; the chain has not moved then, but after a violation, which ends the session.
+    /// [`OpenError`]. The chain has advanced only on a violation, which ends the session.
     pub fn open<'a>(
         &mut self,
         header: Header,
@@ -319,9 +319,10 @@ impl Chain {
     }
 }
 
-/// The keys of the frame that a chain with this key seals or opens next: the message key, the two
-/// of a SEALED frame, the one of a BULK frame; and the chain's next key. For tests that look for
-/// them where they should not be.
+/// The keys of the next frame of a chain with the key `ck`, and the chain's next key.
+///
+/// In order: the message key, the two keys of a SEALED frame, the key of a BULK frame. For tests
+/// that search memory for leaked keys.
 #[doc(hidden)]
 #[must_use]
 pub fn frame_keys(ck: &[u8; 32]) -> ([[u8; 32]; 4], [u8; 32]) {
@@ -330,12 +331,12 @@ pub fn frame_keys(ck: &[u8; 32]) -> ([[u8; 32]; 4], [u8; 32]) {
     ([*mk, *message.key(), *message.mac_key(), *bulk.key()], *next)
 }
 
-/// The least bucket that takes a body of `len` bytes, its inner header and the padding byte.
+/// The smallest bucket for a body of `len` bytes, its inner header and the padding byte.
 pub(crate) fn bucket(len: usize) -> usize {
     (len + INNER + 1).next_power_of_two().max(MIN_BUCKET)
 }
 
-/// The longest body for which a bucket is enough.
+/// The longest body that fits into a bucket.
 pub(crate) fn room(bucket: usize) -> usize {
     bucket.saturating_sub(INNER + 1)
 }
@@ -394,26 +395,27 @@ impl BulkKeys {
     }
 }
 
-/// `LEN` of `N` bytes from `FROM` on; the range is checked when it is compiled.
+/// The `LEN` bytes from `FROM` on; the range is checked at compile time.
 fn part<const FROM: usize, const LEN: usize, const N: usize>(bytes: &[u8; N]) -> &[u8; LEN] {
     const { assert!(FROM + LEN <= N) };
     #[allow(clippy::expect_used)]
     bytes.get(FROM..).and_then(<[u8]>::first_chunk).expect("checked at compile time")
 }
 
-/// Encrypts `buf[..len]` in place and pads it with PKCS#7 to the next block, which must be `buf`'s
-/// end.
+/// Encrypts `buf[..len]` in place and pads it with PKCS#7 to the next block, which must end at the
+/// end of `buf`.
 pub(crate) fn cbc_encrypt(key: &[u8; 32], iv: &[u8; 16], buf: &mut [u8], len: usize) {
     let cipher = cbc::Encryptor::<Aes256>::new(key.into(), iv.into());
     let total = buf.len();
-    // Going on would send the plaintext; the callers give a whole bucket and its length less one.
+    // Continuing would send the plaintext. Callers pass a whole bucket and its length less one.
     #[allow(clippy::expect_used)]
     let c = cipher.encrypt_padded::<Pkcs7>(buf, len).expect("room for the padding");
     debug_assert_eq!(c.len(), total);
 }
 
-/// Decrypts in place; `None` if the length or the PKCS#7 padding is wrong. Only after the MAC has
-/// passed, so that nobody learns from it.
+/// Decrypts in place; `None` if the length or the PKCS#7 padding is wrong.
+///
+/// To be called only after the MAC verifies, so that it is not a padding oracle.
 pub(crate) fn cbc_decrypt<'a>(
     key: &[u8; 32],
     iv: &[u8; 16],
@@ -423,8 +425,8 @@ pub(crate) fn cbc_decrypt<'a>(
     cipher.decrypt_padded::<Pkcs7>(buf).ok()
 }
 
-/// Decrypts whole blocks in place and leaves the padding to the caller; `false` if they are not
-/// whole.
+/// Decrypts whole blocks in place and leaves the padding to the caller; `false` if the last block
+/// is incomplete.
 pub(crate) fn cbc_decrypt_blocks(key: &[u8; 32], iv: &[u8; 16], buf: &mut [u8]) -> bool {
     let cipher = cbc::Decryptor::<Aes256>::new(key.into(), iv.into());
     cipher.decrypt_padded::<NoPadding>(buf).is_ok()
@@ -438,7 +440,7 @@ pub(crate) fn gcm_encrypt(
     buf: &mut [u8],
 ) -> [u8; BULK_TAG] {
     let cipher = Aes256Gcm::new(key.into());
-    // GCM fails beyond 64 GiB only; a frame has 256 KiB.
+    // GCM fails only beyond 64 GiB; a frame has at most 256 KiB.
     #[allow(clippy::expect_used)]
     let tag = cipher
         .encrypt_inout_detached(nonce.into(), aad, buf.into())
@@ -446,7 +448,7 @@ pub(crate) fn gcm_encrypt(
     tag.into()
 }
 
-/// Decrypts in place if the tag is right.
+/// Decrypts in place and returns whether the tag verifies.
 pub(crate) fn gcm_decrypt(
     key: &[u8; 32],
     nonce: &[u8; 12],

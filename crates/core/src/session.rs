@@ -1,16 +1,17 @@
-//! The session state machine (sections 5, 6, 9): one end of a line once both have proven
-//! themselves.
+//! The session state machine (sections 5, 6, 9): one end of an authenticated connection.
 //!
-//! It owns both chains and the bytes on their way out, so sealing and enqueueing are one step that
-//! nothing can come between. Calling order, for whoever drives it:
+//! A session owns both chains and the outgoing bytes, so sealing and enqueueing are one atomic
+//! step. The calling order for the driver:
 //!
-//! - [`Session::handle_bytes`] when anything arrives, [`Session::handle_frame`] for each whole
+//! - [`Session::handle_bytes`] when any bytes arrive, [`Session::handle_frame`] for each whole
 //!   frame; its [`Event`] borrows from the payload, which was opened in place;
 //! - [`Session::handle_timeout`] at [`Session::poll_timeout`];
-//! - after any call: send what [`Session::outgoing`] holds and tell [`Session::sent`] how much went;
-//! - once [`Session::is_closed`]: flush, end the sending direction, read and drop for up to 1 s.
+//! - after any call: send the bytes of [`Session::outgoing`] and pass the number of bytes sent to
+//!   [`Session::sent`];
+//! - once [`Session::is_closed`]: flush, shut down the sending direction, read and discard for up
+//!   to 1 s.
 //!
-//! A [`Fault`] ends the session; the CLOSE that belongs to it is already in the outgoing bytes.
+//! A [`Fault`] ends the session; its CLOSE, if it has one, is already in the outgoing bytes.
 
 mod rekeying;
 #[cfg(test)]
@@ -31,56 +32,56 @@ use crate::limits::{Timing, VERSION};
 use crate::rekey::AwaitRekey2;
 use crate::seal::{Chain, MessageType, OpenError, Opened, TooLarge};
 
-/// Bytes of READY before its protobuf: binding, value, highest version.
+/// Bytes of READY before its protobuf: binding flag, binding value, highest version.
 const READY_PREFIX: usize = 34;
 
-/// What one end does about TLS that ends in the middle (section 5).
+/// What one end does when TLS is terminated in between (section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BindingPolicy {
-    /// Goes on only if both ends see the same TLS.
+    /// Continues only if both ends see the same TLS connection.
     Require,
-    /// Goes on and tells the person.
+    /// Continues and warns the user.
     Warn,
-    /// A proxy is expected: neither sends nor compares.
+    /// A proxy is expected: sends no value and compares none.
     Off,
 }
 
-/// What is known about TLS once both READY have passed.
+/// What is known about TLS once both READY frames have arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// Both ends hold the same TLS connection.
+    /// Both ends see the same TLS connection.
     Bound,
-    /// They do not: something between them ends TLS. Lock 2 held.
+    /// They do not: TLS is terminated in between. The session's own encryption is intact.
     Cut,
-    /// The other end said nothing, so nothing is known.
+    /// One end at least has no value, so nothing is known.
     Unknown,
-    /// This end does not ask.
+    /// This end does not check.
     Off,
 }
 
-/// What a session is set up with.
+/// The configuration of a session.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// This end's policy.
     pub binding: BindingPolicy,
-    /// This end's tls-exporter value (RFC 9266), 32 bytes; `None` if there is no TLS to ask.
+    /// This end's tls-exporter value (RFC 9266), 32 bytes; `None` without TLS.
     pub exporter: Option<[u8; 32]>,
     /// This end's Info for READY, encoded protobuf, at most 65497 bytes.
     pub info: Vec<u8>,
     /// The highest version this end speaks.
     pub max_version: u8,
-    /// When things happen.
+    /// Rekey, keep-alive and age limits.
     pub timing: Timing,
 }
 
-/// What came out of a frame.
+/// The result of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// Nothing for the caller: a ping, a step of a rekey.
     Nothing,
-    /// The other end is there; requests may be sent from now on.
+    /// The peer is ready; requests may be sent from now on.
     Ready {
-        /// Its Info, encoded protobuf.
+        /// The peer's Info, encoded protobuf.
         info: &'a [u8],
         /// What is known about TLS.
         binding: Binding,
@@ -89,50 +90,50 @@ pub enum Event<'a> {
     App(&'a [u8]),
     /// File bytes.
     Bulk {
-        /// Which transfer.
+        /// The transfer's number.
         transfer: u32,
-        /// Where in the file, bytes.
+        /// Offset in the file, bytes.
         offset: u64,
         /// 1..=262144 bytes.
         data: &'a [u8],
     },
-    /// Both directions are in this epoch, as far as this end is concerned.
+    /// Both directions have switched to this epoch, as seen from this end.
     Rekeyed(u32),
-    /// The other end said its last word.
+    /// The peer closed the session.
     Closed(CloseCode),
 }
 
-/// Why this end ended the session.
+/// The reason why this end ended the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Fault {
     /// A frame was not authentic. Nothing is sent.
     #[error("a frame was not authentic")]
     Tampered,
-    /// The other end broke the rules: CLOSE 1.
+    /// The peer violated the protocol: CLOSE 1.
     #[error("protocol violated: {0}")]
     Violation(&'static str),
-    /// TLS ends in the middle and this end does not go on: CLOSE 2.
+    /// The policy requires a channel binding and the check did not succeed: CLOSE 2.
     #[error("TLS ends somewhere between us")]
     Binding,
-    /// Both could have spoken a higher version: CLOSE 11.
+    /// Both ends support a higher version: CLOSE 11.
     #[error("somebody between us lowered the protocol version: {0} was possible")]
     Downgrade(u8),
     /// The client did not rekey in time: CLOSE 3.
     #[error("rekey overdue")]
     RekeyOverdue,
-    /// The session is 24 h old: CLOSE 4.
+    /// The session reached its maximum age, 24 h by default: CLOSE 4.
     #[error("the session is too old")]
     TooOld,
-    /// Nothing has come for too long after a PING: CLOSE 6.
+    /// The peer was silent for too long after a PING: CLOSE 6.
     #[error("no sign of life from the other end")]
     Silent,
-    /// A frame after the session ended.
+    /// A frame arrived after the session ended.
     #[error("the session has ended")]
     Ended,
 }
 
 impl Fault {
-    /// The CLOSE that tells the other end, if it is told anything.
+    /// The CLOSE to send to the peer, if any.
     #[must_use]
     pub fn close_code(&self) -> Option<CloseCode> {
         match self {
@@ -150,10 +151,10 @@ impl Fault {
 /// A message could not be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SendError {
-    /// The other end's READY has not come, or the session has ended.
+    /// The peer's READY has not arrived, or the session has ended.
     #[error("the session is not open")]
     NotOpen,
-    /// No frame takes that much.
+    /// The payload exceeds the maximum of a frame.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
 }
@@ -167,7 +168,7 @@ pub struct Facts {
     pub frames: (u64, u64),
     /// Rekeys completed.
     pub rekeys: u32,
-    /// When the last one was; `None` before the first.
+    /// Time of the last rekey; `None` before the first.
     pub last_rekey: Option<Instant>,
     /// What is known about TLS; `None` before READY.
     pub binding: Option<Binding>,
@@ -181,15 +182,15 @@ enum State {
 }
 
 enum Rekey {
-    /// None under way.
+    /// No rekey is in progress.
     Idle,
     /// Client: REKEY1 is sent.
     AwaitRekey2(Box<AwaitRekey2>),
-    /// Server: REKEY2 is sent, the client's next chain waits for REKEY3.
+    /// Server: REKEY2 is sent; holds the client's next chain until REKEY3.
     AwaitRekey3(ChainKey),
 }
 
-/// One end of a line.
+/// One end of an authenticated connection.
 pub struct Session {
     role: Role,
     config: Config,
@@ -209,18 +210,18 @@ pub struct Session {
     began: Instant,
     epoch_began: Instant,
     epoch_traffic: bool,
-    /// When that was noticed.
+    /// When the traffic of this epoch was first noticed.
     traffic_since: Option<Instant>,
     /// When REKEY2 of the last rekey was processed (client) or sealed (server).
     last_rekey: Option<Instant>,
-    /// A rekey starts as soon as one may (client).
+    /// A rekey starts as soon as it is allowed (client).
     rekey_wanted: bool,
     last_byte: Instant,
     ping_sent: Option<Instant>,
     ping: u64,
 }
 
-/// Bytes on their way out, consumed from the front without moving the rest each time.
+/// Outgoing bytes, consumed from the front without moving the rest each time.
 #[derive(Default)]
 struct Outgoing {
     bytes: Vec<u8>,
@@ -235,14 +236,14 @@ impl Outgoing {
     fn consume(&mut self, n: usize) {
         self.sent = self.sent.saturating_add(n);
         if self.sent < self.bytes.len() {
-            // A line that is never quite empty must not keep all it ever sent. Half of the buffer
-            // at a time, so that each byte is moved once on average.
+            // A buffer that never drains completely must not keep all that was ever sent. Removing
+            // half of the buffer at a time moves each byte once on average.
             if self.sent > 65_536 && self.sent > self.bytes.len() / 2 {
                 self.bytes.drain(..self.sent);
                 self.sent = 0;
             }
         } else {
-            // An idle line keeps no buffer.
+            // An idle connection keeps at most 4 KiB.
             if self.bytes.capacity() > 4096 {
                 self.bytes = Vec::new();
             }
@@ -259,7 +260,7 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Begins a session; its READY is the first of the outgoing bytes.
+    /// Starts a session. Its READY is the first of the outgoing bytes.
     #[must_use]
     pub fn new(established: Established, config: Config, now: Instant) -> Self {
         let Established { role, ck_c2s, ck_s2c, rk, sid, server_key, credential } = established;
@@ -297,7 +298,7 @@ impl Session {
         session
     }
 
-    /// An open session in epoch 0 after so many frames each way, as the test vectors give it.
+    /// Creates an open session in epoch 0 after `sent` and `received` frames, for the test vectors.
     #[cfg(test)]
     pub(crate) fn resumed(
         established: Established,
@@ -335,7 +336,7 @@ impl Session {
         body.extend_from_slice(&value.unwrap_or_default());
         body.push(self.config.max_version);
         body.append(&mut self.config.info);
-        // An Info that is too long for a frame is left out; every field of it is optional.
+        // An Info that is too long for a frame is omitted; every field of it is optional.
         if self.queue(MessageType::Ready, &body).is_err() {
             body.truncate(READY_PREFIX);
             let _fits = self.queue(MessageType::Ready, &body);
@@ -348,7 +349,7 @@ impl Session {
 
     // ---- facts
 
-    /// What the session is called in logs and status.
+    /// The session's name in logs and status.
     #[must_use]
     pub fn id(&self) -> SessionId {
         self.sid
@@ -366,13 +367,13 @@ impl Session {
         &self.credential
     }
 
-    /// When the session began.
+    /// When the session started.
     #[must_use]
     pub fn began(&self) -> Instant {
         self.began
     }
 
-    /// For `status`.
+    /// Counters and states for `status`.
     #[must_use]
     pub fn facts(&self) -> Facts {
         Facts {
@@ -384,19 +385,19 @@ impl Session {
         }
     }
 
-    /// Requests may be sent.
+    /// Whether requests may be sent.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.state == State::Open
     }
 
-    /// Nothing more will be sent than what is outgoing now, and nothing is read.
+    /// Whether the session has ended: only the outgoing bytes are still sent, and nothing is read.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.state == State::Ended
     }
 
-    /// Which frame headers the reader has to expect.
+    /// Which frame headers the reader must expect.
     #[must_use]
     pub fn due(&self) -> Due {
         match (self.state, self.role) {
@@ -405,8 +406,9 @@ impl Session {
         }
     }
 
-    /// The keys as they stand: of the sending chain, of the receiving chain, and the root. For tests
-    /// that look for those that were used where they should not be.
+    /// The current keys: of the sending chain, of the receiving chain, and the root key.
+    ///
+    /// For tests that search memory for used keys.
     #[doc(hidden)]
     #[must_use]
     pub fn expose_keys(&self) -> [Zeroizing<[u8; 32]>; 3] {
@@ -423,7 +425,7 @@ impl Session {
         self.out.pending()
     }
 
-    /// The first `n` of the outgoing bytes are on their way.
+    /// Removes the first `n` outgoing bytes, which were sent.
     pub fn sent(&mut self, n: usize) {
         self.out.consume(n);
     }
@@ -454,7 +456,7 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the session with this code; again is no error.
+    /// Ends the session with this code. Calling it again has no effect.
     pub fn close(&mut self, code: CloseCode) {
         if !self.close_sent && self.state != State::Ended {
             self.close_sent = true;
@@ -464,38 +466,41 @@ impl Session {
         self.rekey = Rekey::Idle;
     }
 
-    /// Ends the session without a word, what is outgoing included: for a frame that cannot be one,
-    /// which only the reader sees.
+    /// Ends the session without a CLOSE and discards the outgoing bytes.
+    ///
+    /// For an invalid frame header, which only the reader sees.
     pub fn abandon(&mut self) {
         self.out = Outgoing::default();
         self.state = State::Ended;
         self.rekey = Rekey::Idle;
     }
 
-    /// This end's CLOSE is sealed; once it has left, the sending direction is at its end.
+    /// Whether this end's CLOSE is sealed. Once it is sent, the sending direction ends.
     #[must_use]
     pub fn has_said_close(&self) -> bool {
         self.close_sent
     }
 
-    /// Somebody follows on this line, so a dead one has to be noticed sooner.
+    /// Sets whether the session follows a conversation, so that a dead connection is detected
+    /// sooner.
     pub fn set_following(&mut self, following: bool) {
         self.following = following;
     }
 
     // ---- in
 
-    /// Any byte has arrived: the other end lives.
+    /// Notes that bytes arrived: the peer is alive.
     pub fn handle_bytes(&mut self, now: Instant) {
         self.last_byte = now;
         self.ping_sent = None;
     }
 
-    /// Takes one whole frame, whose header [`Header::parse`] passed under [`Session::due`], and
-    /// opens it in place.
+    /// Opens one whole frame in place and handles it.
+    ///
+    /// [`Header::parse`] must have accepted its header under [`Session::due`].
     ///
     /// # Errors
-    /// [`Fault`]: the session has ended, its CLOSE is outgoing.
+    /// [`Fault`]: the session has ended; its CLOSE, if it has one, is outgoing.
     pub fn handle_frame<'a>(
         &mut self,
         header: Header,

@@ -1,5 +1,4 @@
-//! Step-up (section 8): a device session proves its user's password, by an OPAQUE login inside the
-//! session.
+//! Step-up (section 8): an OPAQUE login inside a device session that proves its user's password.
 //!
 //! ```text
 //! client  StepUp::start             KE1  ->
@@ -7,8 +6,8 @@
 //!         StepUp::finish            KE3  ->       AwaitStepUp::finish
 //! ```
 //!
-//! The OPAQUE context names the session, `"tl1 ctx" || H("tl1 step-up" || sid)`, so KE1 to KE3 of one
-//! session prove nothing in another. No keys come of it: the session keeps its own.
+//! The OPAQUE context names the session, `"tl1 ctx" || H("tl1 step-up" || sid)`, so KE1 to KE3 of
+//! one session prove nothing in another. The login's keys are discarded: the session keeps its own.
 
 use zeroize::Zeroizing;
 
@@ -28,7 +27,7 @@ pub struct StepUp {
 }
 
 impl StepUp {
-    /// Begins a proof inside the session `sid`, and returns KE1. Draws 128 bytes.
+    /// Starts a proof inside the session `sid` and returns KE1. Draws 128 bytes.
     ///
     /// # Errors
     /// [`LoginRefused`] if OPAQUE cannot blind the password, which does not happen.
@@ -45,11 +44,11 @@ impl StepUp {
         })
     }
 
-    /// Takes KE2 and returns KE3. Takes about a second and 256 MiB (Argon2id).
+    /// Verifies KE2 and returns KE3. Argon2id takes about 1 s and 256 MiB.
     ///
     /// # Errors
-    /// [`LoginRefused`] if the password is wrong. The session has already proven the
-    /// server.
+    /// [`LoginRefused`] if the password is wrong, or the server's key is not `pin`. One error
+    /// suffices: the session has already authenticated the server.
     pub fn finish(
         self,
         ke2: &[u8; KE2],
@@ -71,13 +70,15 @@ impl StepUp {
 pub struct AwaitStepUp {
     cid: Vec<u8>,
     context: Vec<u8>,
-    // Boxed, so that a move leaves no copies of it.
+    // Boxed, so that a move leaves no copy of it.
     opaque: Box<ServerHandshake>,
 }
 
 impl AwaitStepUp {
-    /// Answers KE1 for `credential` in the session `sid`; `record` is what is kept for it, `None`
-    /// where there is none, which takes the same steps. Draws what OPAQUE wants.
+    /// Answers KE1 for `credential` in the session `sid`.
+    ///
+    /// `record` is the stored record of the credential. `None`, if none is stored, takes the same
+    /// steps. Draws the bytes that OPAQUE needs.
     ///
     /// # Errors
     /// [`LoginRefused`] if KE1 does not decode.
@@ -96,7 +97,7 @@ impl AwaitStepUp {
         Ok((Self { cid, context, opaque: Box::new(opaque) }, ke2))
     }
 
-    /// Takes KE3.
+    /// Verifies KE3.
     ///
     /// # Errors
     /// [`LoginRefused`] if it does not prove the password.
@@ -129,12 +130,12 @@ mod tests {
         }
     }
 
-    /// A device's secret stands in for a password, which takes a second to stretch.
+    /// Uses a device's secret instead of a password, because stretching a password takes 1 s.
     fn credential(secret: u8) -> Credential {
         Credential::Device(DeviceId([4; 16]), DeviceSecret::new(&[secret; 32]))
     }
 
-    /// Whether `secret` is proven, with KE1 of one session and KE2 and KE3 of others.
+    /// Whether `secret` is proven if the client is in session `client` and the server in `server`.
     fn proves(secret: u8, client: u8, server: u8, known: bool) -> bool {
         let entropy = &mut Counting(1);
         let setup = ServerSetup::generate(entropy);
@@ -170,7 +171,7 @@ mod tests {
         let id = credential(9).id();
         let [here, there] = [SessionId([1; 16]), SessionId([2; 16])];
         let (state, ke1) = StepUp::start(credential(9), &here, entropy).unwrap();
-        // The same draws in both: nothing but the session differs.
+        // Both answers draw the same bytes, so only the session differs.
         let answer = |sid| {
             AwaitStepUp::start(&setup, Some(&record), &ke1, &id, sid, &mut Counting(3)).unwrap()
         };

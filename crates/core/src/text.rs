@@ -1,8 +1,8 @@
-//! Text that came from somebody else, and the one way to show it.
+//! Text from an untrusted source, and the only way to display it.
 //!
-//! [`Untrusted`] has no `Display`: whoever shows it has to say where, and what comes out can
-//! neither move a cursor, colour a screen, turn the reading direction, hide characters, nor begin
-//! a line of its own where lines have a meaning.
+//! [`Untrusted`] has no `Display`, so the caller must choose the kind of output. The output cannot
+//! move a cursor, colour a screen, reverse the reading direction or hide characters, nor start a
+//! new line where lines have a meaning.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,26 +15,27 @@ use icu_properties::{
     CodePointMapData, CodePointMapDataBorrowed, CodePointSetData, CodePointSetDataBorrowed,
 };
 
-/// Text as somebody sent it.
+/// Text as a peer sent it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Untrusted(String);
 
 impl Untrusted {
-    /// Takes text.
+    /// Wraps text.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// Takes bytes; what is not UTF-8 becomes U+FFFD.
+    /// Wraps bytes; invalid UTF-8 becomes U+FFFD.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
         Self(String::from_utf8_lossy(bytes).into_owned())
     }
 
-    /// Text for a terminal: without control characters other than newline and tab, without ESC,
-    /// bidi controls and invisible characters, but for those that the script or the emoji around
-    /// them needs.
+    /// Text for a terminal.
+    ///
+    /// Drops ESC, control characters other than newline and tab, bidi controls and invisible
+    /// characters, except those that the surrounding script or emoji needs.
     #[must_use]
     pub fn render(&self) -> String {
         judged(&self.0)
@@ -46,20 +47,21 @@ impl Untrusted {
             .collect()
     }
 
-    /// The same on one line: newlines and tabs become a blank.
+    /// Text for one line of a terminal: newlines and tabs become blanks.
     #[must_use]
     pub fn render_line(&self) -> String {
         self.render().replace(['\n', '\t'], " ")
     }
 
-    /// Text for a log: one line, everything but printable characters escaped as in Rust source,
-    /// so that the original can be told from it and no line can be forged.
+    /// Text for a log: one line, with all but printable characters escaped as in Rust source.
+    ///
+    /// The original can be recovered from it, and no log line can be forged.
     #[must_use]
     pub fn escape(&self) -> String {
         escape(&self.0)
     }
 
-    /// The text as it is, for formats that escape by themselves (JSON) and for comparing.
+    /// The unmodified text, for formats that have their own escaping (JSON) and for comparison.
     #[must_use]
     pub fn expose_raw(&self) -> &str {
         &self.0
@@ -89,8 +91,9 @@ fn escape(text: &str) -> String {
     out
 }
 
-/// Makes a JSON document of one line harmless to a terminal that shows it: a JSON writer escapes
-/// U+0000..U+001F only. The document's meaning stays the same.
+/// Makes a one-line JSON document harmless to a terminal that shows it.
+///
+/// A JSON writer escapes only U+0000..U+001F. The document's meaning does not change.
 #[must_use]
 pub fn harmless_json(json: &str) -> Cow<'_, str> {
     let escaped = |(c, harmful): (char, bool)| {
@@ -112,9 +115,10 @@ pub fn harmless_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Each character, and whether it is harmful where it stands. Newline and tab are among those;
-/// callers that allow them look at the character first. Dropped characters
-/// are not context for later ones, so that the result is idempotent.
+/// Yields each character, and whether it is harmful in its context.
+///
+/// Newline and tab count as harmful; callers that allow them check the character first. Dropped
+/// characters are not context for later ones, so that the result is idempotent.
 fn judged(text: &str) -> impl Iterator<Item = (char, bool)> {
     let mut before = Before::default();
     text.char_indices().map(move |(at, c)| {
@@ -128,12 +132,12 @@ fn judged(text: &str) -> impl Iterator<Item = (char, bool)> {
     })
 }
 
-/// What the rules need of the characters that were kept. Bounded, so that a text takes linear time.
+/// The context that the rules need of the kept characters. Bounded, for linear run time.
 #[derive(Default)]
 struct Before {
-    /// The newest first.
+    /// The newest characters, newest first.
     last: [Option<char>; 3],
-    /// The newest that is not transparent to joining.
+    /// The newest character that is not transparent to joining.
     opaque: Option<char>,
 }
 
@@ -175,18 +179,19 @@ const SCRIPT: CodePointMapDataBorrowed<'static, Script> = CodePointMapData::new(
 const ZWNJ: char = '\u{200c}';
 const ZWJ: char = '\u{200d}';
 const KEYCAP: char = '\u{20e3}';
-/// Begins the flags of parts of a country.
+/// Starts the flag of a country's subdivision.
 const BLACK_FLAG: char = '\u{1f3f4}';
 /// Ends a tag sequence.
 const CANCEL_TAG: char = '\u{e007f}';
-/// Tags in the flag of a part of a country: two letters and up to four letters or digits.
+/// Tags in the flag of a subdivision: two letters, then one to four letters or digits.
 const FLAG_TAGS: std::ops::RangeInclusive<usize> = 3..=6;
 
-/// Characters that act on a terminal, or that are invisible and could deceive the reader: controls,
-/// bidi controls, default ignorable characters, annotations, noncharacters. Newline and tab are
-/// among them; callers that allow those say so before they ask.
+/// Whether `c` acts on a terminal, or is invisible and could deceive the reader.
+///
+/// This includes controls, bidi controls, default ignorable characters, annotations and
+/// noncharacters, and also newline and tab; callers that allow those two check first.
 fn is_special(c: char) -> bool {
-    // Most text ends here.
+    // Most text ends here: printable ASCII.
     if matches!(c, '\u{20}'..='\u{7e}') {
         return false;
     }
@@ -197,9 +202,10 @@ fn is_special(c: char) -> bool {
         || NO_CHARACTER.contains(c)
 }
 
-/// Whether the special character `c` at byte `at` of `text` is part of how its script is written or
-/// of an emoji: joiners as in RFC 5892, appendix A (CONTEXTJ), UAX #31 and UTS #51, variation
-/// selectors behind what they select, and the tags of a flag. `before` is of the characters kept so far.
+/// Whether the special character `c` at byte `at` of `text` belongs to its script or to an emoji.
+///
+/// Accepts joiners as in RFC 5892, appendix A (CONTEXTJ), UAX #31 and UTS #51, variation selectors
+/// after a character with variants, and the tags of a flag. `before` describes the kept characters.
 fn belongs(text: &str, at: usize, before: &Before, c: char) -> bool {
     let after = text.get(at + c.len_utf8()..).unwrap_or_default();
     let base = before.newest();
@@ -222,12 +228,13 @@ fn belongs(text: &str, at: usize, before: &Before, c: char) -> bool {
     }
 }
 
-/// Emoji, and a digit of a keycap. Behind any other character a selector is invisible.
+/// Whether `base` is an emoji, or a keycap's digit. After any other character, a selector is
+/// invisible.
 fn has_styles(base: char, after: &str) -> bool {
     EMOJI.contains(base) && (!base.is_ascii() || after.starts_with(KEYCAP))
 }
 
-/// Symbols, ideographs and the scripts with standardized variants.
+/// Whether `base` is a symbol, an ideograph, or of a script with standardized variants.
 fn has_variants(base: char) -> bool {
     let symbol = matches!(
         CATEGORY.get(base),
@@ -244,7 +251,8 @@ fn is_virama(c: char) -> bool {
     COMBINING.get(c) == CanonicalCombiningClass::Virama
 }
 
-/// Behind a virama, or between a letter and its virama (Bengali and Kannada RA).
+/// Whether the position follows a virama, or is between a letter and its virama (Bengali and
+/// Kannada RA).
 fn in_conjunct(before: &Before, after: &str) -> bool {
     let Some(last) = before.newest() else { return false };
     let has_virama =
@@ -252,11 +260,11 @@ fn in_conjunct(before: &Before, after: &str) -> bool {
     is_virama(last) || last.is_alphabetic() && after.chars().next().is_some_and(has_virama)
 }
 
-/// The joining types of the letters around, past transparent marks. `None`: another invisible
-/// character follows, which may stay or not.
+/// The joining types of the surrounding letters, ignoring transparent marks. `None` if another
+/// invisible character follows, which may be kept or dropped.
 fn joining(before: &Before, after: &str) -> Option<(JoiningType, JoiningType)> {
     let left = before.opaque;
-    // Stops at the next joiner at the latest, so no mark is looked at twice.
+    // Stops at the next joiner at the latest, so no mark is examined twice.
     let right = after.chars().find(is_opaque);
     if right.is_some_and(|c| is_special(c) && !matches!(c, '\n' | '\t')) {
         return None;
@@ -273,27 +281,27 @@ fn joins_previous(kind: JoiningType) -> bool {
     matches!(kind, JoiningType::RightJoining | JoiningType::DualJoining)
 }
 
-/// Two letters that would join stand around.
+/// Whether the surrounding letters would join.
 fn breaks_a_join(before: &Before, after: &str) -> bool {
     joining(before, after).is_some_and(|(left, right)| joins_next(left) && joins_previous(right))
 }
 
-/// A letter stands on one side that gets its joined shape, and none on the other.
+/// Whether exactly one side has a letter that takes its joined shape.
 fn shapes_a_letter(before: &Before, after: &str) -> bool {
     joining(before, after).is_some_and(|(left, right)| joins_next(left) != joins_previous(right))
 }
 
-/// Emoji stand on both sides.
+/// Whether there is an emoji on both sides.
 fn joins_pictographs(before: &Before, after: &str) -> bool {
     let is_base = |c: &char| *c != '\u{fe0f}' && !MODIFIER.contains(*c);
-    // A pictograph has one modifier and one selector at most.
+    // A pictograph has at most one modifier and one selector.
     let base = before.last.iter().flatten().copied().find(is_base);
     let next = after.chars().next();
     base.is_some_and(|c| PICTOGRAPH.contains(c)) && next.is_some_and(|c| PICTOGRAPH.contains(c))
 }
 
-/// A tag in the flag of a part of a country: black flag, tags of small letters and digits, cancel
-/// tag. Other tags spell invisible text.
+/// Whether `c` is a tag in a subdivision's flag: black flag, tags of small letters and digits,
+/// cancel tag. Other tags spell invisible text.
 fn in_flag(before: &str, c: char, after: &str) -> bool {
     let is_tag = |c: &char| matches!(c, '\u{e0030}'..='\u{e0039}' | '\u{e0061}'..='\u{e007a}');
     let most = *FLAG_TAGS.end() + 1;
@@ -323,7 +331,7 @@ mod tests {
         assert_eq!(Untrusted::new("a\u{2028}b\nc").render_line(), "a b c");
     }
 
-    /// Words with invisible characters that they need, and words of other scripts.
+    /// Words that need their invisible characters, and words of other scripts.
     const SCRIPTS: [&str; 36] = [
         "Zo\u{eb}",
         "e\u{301}",
@@ -337,14 +345,14 @@ mod tests {
         "\u{6f1}\u{6f4}\u{6f0}\u{6f5}\u{647}\u{200d}",
         // Syriac.
         "\u{712}\u{200c}\u{712}",
-        // N'Ko, Devanagari (half form, and apart), Bengali (ya-phalaa, khanda ta), Gurmukhi.
+        // N'Ko, Devanagari (half form, explicit virama), Bengali (ya-phalaa, khanda ta), Gurmukhi.
         "\u{7d2}\u{7de}\u{7cf}",
         "\u{915}\u{94d}\u{200d}\u{937}",
         "\u{915}\u{94d}\u{200c}\u{937}",
         "\u{9b0}\u{200d}\u{9cd}\u{9af}\u{9be}\u{9ae}",
         "\u{9a4}\u{9cd}\u{200d}",
         "\u{a2a}\u{a70}\u{a1c}\u{a3e}\u{a2c}\u{a40}",
-        // Gujarati, Oriya, Tamil, Telugu, Kannada (RA apart), Malayalam (chillu), Sinhala.
+        // Gujarati, Oriya, Tamil, Telugu, Kannada (RA without reph), Malayalam (chillu), Sinhala.
         "\u{a95}\u{acd}\u{200d}\u{ab7}",
         "\u{b15}\u{b4d}\u{200c}\u{b37}",
         "\u{b95}\u{bcd}\u{200c}\u{bb7}",
@@ -357,13 +365,14 @@ mod tests {
         "\u{f56}\u{f7c}\u{f51}",
         "\u{1019}\u{103c}\u{1014}\u{103a}\u{1019}\u{102c}",
         "\u{1781}\u{17d2}\u{1798}\u{17c2}\u{179a}",
-        // Mongolian, with a variant and a vowel that stands apart.
+        // Mongolian, with a variant and a separated vowel.
         "\u{182e}\u{1822}\u{180b}\u{1828}\u{180e}\u{1820}",
         // Han, with the variant of a name; Hangul; Ethiopic; Georgian; Armenian.
         "\u{845b}\u{e0100}\u{57ce}",
         "\u{d55c}\u{ad6d}\u{c5b4}",
         "\u{12a0}\u{121b}\u{122d}\u{129b}",
-        // Emoji: a family, a heart on fire, a skin tone at work, a flag of a part, a keycap.
+        // Emoji: a family, a heart on fire, a firefighter with a skin tone, a subdivision's flag, a
+        // keycap.
         "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}\u{200d}\u{1f466}",
         "\u{2764}\u{fe0f}\u{200d}\u{1f525}",
         "\u{1f469}\u{1f3fd}\u{200d}\u{1f692}",
@@ -387,7 +396,7 @@ mod tests {
 
     #[test]
     fn text_of_many_joiners_takes_linear_time() {
-        // Searching back over the marks for each joiner would take hours.
+        // Searching back over the marks at each joiner would take hours.
         let text = format!("x{}", "\u{301}\u{200c}".repeat(1 << 20));
         assert_eq!(Untrusted::new(text).render().chars().count(), 1 + (1 << 20));
     }
@@ -412,9 +421,9 @@ mod tests {
             ("\u{628}\u{200d}\u{628}", "\u{628}\u{628}"),
             ("\u{200c}\u{645}\u{6cc}\u{200c}", "\u{645}\u{6cc}"),
             ("\u{915}\u{94d}\u{200d}\u{200d}\u{937}", "\u{915}\u{94d}\u{200d}\u{937}"),
-            // A control between two joiners is dropped, and no context.
+            // A control between two joiners is dropped and is not context.
             ("\u{1820}\u{200d}\u{94d}\u{1}\u{200c}", "\u{1820}\u{94d}\u{200c}"),
-            // Selectors that select nothing, or that spell bytes.
+            // Selectors that select nothing, or that encode bytes.
             ("\u{fe0f}a", "a"),
             ("a \u{fe0f}b", "a b"),
             ("\u{1f600}\u{fe01}\u{fe02}\u{fe03}", "\u{1f600}\u{fe01}"),
@@ -430,7 +439,7 @@ mod tests {
                 "\u{1f3f4}",
             ),
             ("\u{1f600}\u{e0067}\u{e0062}\u{e0065}\u{e007f}", "\u{1f600}"),
-            // Fillers, blanks without width, annotations, bidi, noncharacters.
+            // Fillers, zero-width blanks, annotations, bidi, noncharacters.
             ("a\u{3164}\u{115f}\u{ffa0}\u{2060}\u{fff9}\u{061c}\u{fdd0}\u{1ffff}b", "ab"),
             ("a\u{ad}\u{34f}\u{17b4}\u{1d173}\u{e0001}\u{fff0}b", "ab"),
         ] {

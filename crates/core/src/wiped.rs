@@ -1,22 +1,25 @@
-//! What cryptography leaves on the stack: copies of keys that were moved, key schedules that were
-//! spilled. What the types wipe is where they lie last; this is for where they lay before.
+//! Overwrites the stack that cryptographic code used.
+//!
+//! Moves and spills leave copies of keys and key schedules on the stack. The key types wipe only
+//! the place of their last copy; [`wiped`] overwrites the earlier ones.
 
 use std::hint::black_box;
 
-/// Stack of sealing, opening and key derivation, bytes. 8 KiB are too few in a development build.
+/// Stack of sealing, opening and key derivation, bytes. 8 KiB is too little in a development build.
 pub(crate) const FRAME: usize = 32 * 1024;
-/// Of ML-KEM, OPAQUE and X25519.
+/// Stack of ML-KEM, OPAQUE and X25519, bytes.
 pub(crate) const HANDSHAKE: usize = 128 * 1024;
 
-/// Does the work, and overwrites so many bytes of the stack that it lay on. What it returns must
-/// be no bare secret.
+/// Runs `work`, then overwrites the `DEPTH` bytes of stack that it ran on.
+///
+/// The return value must not be a bare secret.
 pub(crate) fn wiped<const DEPTH: usize, T>(work: impl FnOnce() -> T) -> T {
     let done = apart(work);
     overwrite::<DEPTH>();
     done
 }
 
-/// Begins where [`overwrite`] does.
+/// Not inlined, so that its stack frame starts where that of [`overwrite`] does.
 #[inline(never)]
 fn apart<T>(work: impl FnOnce() -> T) -> T {
     work()

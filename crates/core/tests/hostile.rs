@@ -1,5 +1,5 @@
-//! Every decoder against bytes that somebody made up: nothing panics, and what is accepted is
-//! written back as it came.
+//! Tests every decoder with malformed input: nothing panics, and accepted input is encoded back
+//! unchanged.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use proptest::collection::vec;
@@ -39,7 +39,7 @@ impl Entropy for Zeros {
 /// A client's first line with a nonce of zeros.
 const CLASSIC_HELLO: &[u8] = b"lamp AAAAAAAAAAAAAAAAAAAAAA";
 
-/// The line that is due on a classic line whose draws are zeros, always the same.
+/// The next line of a classic connection whose random draws are all zero; always the same.
 fn classic_line() -> Vec<u8> {
     let greeting = Greeting::draw(&mut Zeros).line();
     let key = ClassicKey::new(&[7; 32]);
@@ -56,7 +56,7 @@ fn device() -> Credential {
     Credential::Device(DeviceId([1; 16]), DeviceSecret::new(&[2; 32]))
 }
 
-/// A good input with a few bytes changed, cut or grown: gets further than random bytes do.
+/// A valid input with a few bytes changed, cut or added; it gets further than random bytes.
 fn mangled(good: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
     let len = good.len();
     let changes = vec((0..len, any::<u8>()), 0..4);
@@ -214,7 +214,7 @@ proptest! {
             let _any = call("lamp", &key, bytes, &mut Os);
             let opened = server.open(bytes);
             prop_assert!(opened.is_err() || *bytes == classic_line(), "{opened:?}");
-            // Without a MAC, junk of whole blocks may open; with one, nothing does.
+            // Without a MAC, random whole blocks may open; with one, nothing does.
             let _any = Bridge::new(Form::Origin, &key).unwrap().open(bytes);
             prop_assert_eq!(Bridge::new(Form::OriginHmac, &key).unwrap().open(bytes), None);
         }
@@ -234,7 +234,7 @@ proptest! {
                 any::<char>(),
                 (0..0xa0u32).prop_map(|c| char::from_u32(c).unwrap()),
                 (0x2000..0x2070u32).prop_map(|c| char::from_u32(c).unwrap()),
-                // What decides about invisible characters, and those.
+                // Invisible characters, and the characters that decide whether these are kept.
                 proptest::sample::select(vec![
                     '\u{200c}', '\u{200d}', '\u{200b}', '\u{fe0f}', '\u{fe01}', '\u{e0100}', '\u{180b}',
                     '\u{180e}', '\u{1820}', '\u{628}', '\u{631}', '\u{64e}', '\u{915}', '\u{94d}',
@@ -294,7 +294,7 @@ fn to_client() -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
-    /// Encoding is not asked to give the bytes back (nothing is hashed over it), only the message.
+    /// Re-encoding must preserve the message, not its bytes, because nothing hashes them.
     #[test]
     fn requests_made_up_are_refused_or_mean_the_same_again(
         bytes in prop_oneof![mangled(to_server()), vec(any::<u8>(), 0..80)],
@@ -317,7 +317,7 @@ proptest! {
 
 #[test]
 fn groups_within_groups_are_refused_and_not_followed() {
-    // The one way to nest without end in a schema that nowhere contains itself.
+    // Groups are the only way to nest without limit in a schema without recursion.
     assert!(proto::ToServer::decode(&vec![0x7b; 65_531][..]).is_err());
     assert!(proto::ToClient::decode(&vec![0x7b; 65_531][..]).is_err());
 }
@@ -348,7 +348,7 @@ proptest! {
     fn records_and_setups_made_up_panic_nothing(bytes in vec(any::<u8>(), RECORD), bit in any::<usize>()) {
         let setup = ServerSetup::generate(&mut Os);
         let mut record: [u8; RECORD] = bytes.try_into().unwrap();
-        // A kept record that does not decode plays the fake one, of the same length.
+        // The fake record, of the same length, replaces a stored record that does not decode.
         let hello = || Hello::parse(&hello()).unwrap();
         let (_, miss) = hello().challenge(&setup, None, &mut Os).unwrap();
         let (_, junk) = hello().challenge(&setup, Some(&record), &mut Os).unwrap();

@@ -1,8 +1,9 @@
-//! `src/proto/compiled.rs` is what the protobuf compiler makes of `proto/twinlock.proto`.
+//! Checks that `src/proto/compiled.rs` is the protobuf compiler's output for
+//! `proto/twinlock.proto`.
 //!
-//! It is kept in the repository, so that a build of the program compiles no protobuf compiler, which takes longer
-//! than this crate. After a change of the `.proto` file: `TWINLOCK_WRITE_PROTO=1 cargo test -p twinlock-core --test
-//! proto_compiled`.
+//! The output is kept in the repository, because compiling the protobuf compiler takes longer than
+//! compiling this crate. After a change of the `.proto` file, run
+//! `TWINLOCK_WRITE_PROTO=1 cargo test -p twinlock-core --test proto_compiled`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +14,7 @@ fn proto_compiled_is_what_the_proto_file_says() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let descriptors = protox::compile(["twinlock.proto"], [root.join("proto")]).unwrap();
     let into = tempfile::tempdir().unwrap();
-    // Their `Debug` is in `src/proto.rs`: it must not show a secret or what people write.
+    // `src/proto.rs` implements their `Debug`, which must not show secrets or what users write.
     let written_by_hand = ["Invite", "AddClassicKey", "NewClassicKey", "Append", "Entry"]
         .map(|name| format!("twinlock.v1.{name}"));
     prost_build::Config::new()

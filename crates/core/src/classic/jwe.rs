@@ -1,6 +1,8 @@
-//! The one JWE that classic lines speak: compact serialisation (RFC 7516), `alg` dir, `enc`
-//! A256CBC-HS512 (RFC 7518, section 5.2.5), and one of two headers, compared as bytes. There is
-//! nothing to negotiate and hence nothing to parse: no JSON, no other algorithm, no compression.
+//! The one JWE format of classic connections: compact serialisation (RFC 7516), `alg` dir, `enc`
+//! A256CBC-HS512 (RFC 7518, section 5.2.5).
+//!
+//! The header is one of two, compared as bytes. Nothing is negotiated, so nothing is parsed: no
+//! JSON, no other algorithm, no compression.
 
 use data_encoding::BASE64URL_NOPAD;
 use zeroize::Zeroizing;
@@ -10,14 +12,14 @@ use crate::keys::LineKey;
 use crate::schedule;
 use crate::seal::{cbc_decrypt, cbc_encrypt};
 
-/// Base64url of `{"alg":"dir","enc":"A256CBC-HS512"}`, which we send, and of
-/// `{"enc":"A256CBC-HS512","alg":"dir"}`, which other libraries make.
+/// Base64url of `{"alg":"dir","enc":"A256CBC-HS512"}`, which Twinlock sends, and of
+/// `{"enc":"A256CBC-HS512","alg":"dir"}`, which other libraries produce.
 const HEADERS: [&[u8]; 2] = [
     b"eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2Q0JDLUhTNTEyIn0",
     b"eyJlbmMiOiJBMjU2Q0JDLUhTNTEyIiwiYWxnIjoiZGlyIn0",
 ];
 
-/// Opens a line without its LF. The tag is compared before anything is decrypted.
+/// Opens a line without its LF. Verifies the tag before it decrypts anything.
 pub(super) fn open(key: &LineKey, line: &[u8]) -> Result<Zeroizing<Vec<u8>>, Closed> {
     let Parts { header, encrypted_key, iv, mut c, tag } = Parts::parse(line).ok_or(Closed::Form)?;
     if !HEADERS.contains(&header) || !encrypted_key.is_empty() {
@@ -45,13 +47,13 @@ pub(super) fn seal(key: &LineKey, iv: &[u8; 16], plain: &[u8], out: &mut Vec<u8>
     }
 }
 
-/// The five parts of a compact serialisation, decoded but for the header, of which the tag covers
-/// the encoded bytes.
+/// The five parts of a compact serialisation. All but the header are decoded, because the tag
+/// covers the header's encoded bytes.
 struct Parts<'a> {
     header: &'a [u8],
     encrypted_key: &'a [u8],
     iv: [u8; 16],
-    /// Whole blocks, one at least.
+    /// Whole blocks, at least one.
     c: Zeroizing<Vec<u8>>,
     tag: [u8; 32],
 }
@@ -83,8 +85,8 @@ fn halves(key: &LineKey) -> (&[u8], &[u8; 32]) {
     (key.split_at(32).0, enc_key)
 }
 
-/// Encrypts `c[..len]` in place with its padding, which must end with `c`, and returns
-/// `HMAC-SHA-512(mac_key, aad || iv || c || bits(aad):u64)`, its first 32 bytes.
+/// Encrypts `c[..len]` in place with its padding, which must end with `c`, and returns the tag: the
+/// first 32 bytes of `HMAC-SHA-512(mac_key, aad || iv || c || bits(aad):u64)`.
 fn cbc_hs512_seal(key: &LineKey, aad: &[u8], iv: &[u8; 16], c: &mut [u8], len: usize) -> [u8; 32] {
     let (mac_key, enc_key) = halves(key);
     cbc_encrypt(enc_key, iv, c, len);
@@ -94,8 +96,8 @@ fn cbc_hs512_seal(key: &LineKey, aad: &[u8], iv: &[u8; 16], c: &mut [u8], len: u
     tag
 }
 
-/// Decrypts in place if the tag is right; `None` too if the padding is wrong, which only who has
-/// the key can bring about.
+/// Decrypts in place if the tag verifies. Also `None` for wrong padding, which only a holder of the
+/// key can produce.
 fn cbc_hs512_open<'c>(
     key: &LineKey,
     aad: &[u8],
@@ -135,7 +137,7 @@ pub(crate) mod tests {
         vec![("sealed and opened", 1)]
     }
 
-    /// RFC 7516, appendix A: all of other algorithms, so none is a line of ours.
+    /// RFC 7516, appendix A: all use other algorithms, so all are refused.
     pub(crate) fn rfc_7516(file: &Value) -> Counts {
         let mut tally = Tally::default();
         for case in file.list("compact") {
@@ -147,7 +149,7 @@ pub(crate) mod tests {
         tally.done()
     }
 
-    /// Wycheproof, of the construction.
+    /// Wycheproof's vectors for the construction.
     pub(crate) fn a256cbc_hs512(file: &Value) -> Counts {
         let mut tally = Tally::expect(&["valid", "invalid"]);
         for (group, test) in tests(file) {
@@ -175,9 +177,10 @@ pub(crate) mod tests {
         tally.done()
     }
 
-    /// Wycheproof, of the serialisation. None has `alg` dir with our `enc`, so as lines all are
-    /// refused. Where the key of the content is wrapped by AES-KW, the test unwraps it, and then
-    /// the parser and the construction have to judge as Wycheproof does.
+    /// Wycheproof's vectors for the serialisation.
+    ///
+    /// None has `alg` dir with our `enc`, so all are refused as lines. If AES-KW wraps the content
+    /// key, the test unwraps it; the parser and the construction must then agree with Wycheproof.
     pub(crate) fn json_web_encryption(file: &Value) -> Counts {
         let mut tally = Tally::expect(&["valid", "invalid", "other algorithms, all refused"]);
         for (group, test) in tests(file) {
@@ -232,7 +235,7 @@ pub(crate) mod tests {
         (a == [0xa6; 8]).then_some(r)
     }
 
-    /// Only who has the key can make such a line.
+    /// Only a holder of the key can create such a line.
     #[test]
     fn wrong_padding_under_a_right_tag_opens_nothing() {
         let (key, iv, [header, _]) = (LineKey::new(&[7; 64]), [9; 16], HEADERS);
@@ -245,7 +248,7 @@ pub(crate) mod tests {
             format!("{}..{}", std::str::from_utf8(header).unwrap(), parts.join("."))
         };
         assert_eq!(open(&key, line(&c).as_bytes()).unwrap().as_slice(), [b'x'; 16]);
-        // Without its last block, which was padding, it ends in text.
+        // Without its last block, which is padding, the plaintext ends in text.
         assert_eq!(open(&key, line(&c[..16]).as_bytes()).unwrap_err(), Closed::Tag);
     }
 }

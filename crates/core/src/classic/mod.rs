@@ -1,13 +1,14 @@
-//! Classic lines and the origin bridge (section 11): for devices and scripts in any language, under
-//! keys of their own, which open nothing but the way to append to one conversation.
+//! Classic connections and the origin bridge (section 11), for devices and scripts in any language.
 //!
-//! A classic line has one JWE per line inside TLS (`jwe` is all of it that we speak). Both ends
-//! draw a nonce, and the keys of the line come from both of them, so that a recorded line opens no
-//! other connection; `seq` in the plaintext does the same within one. [`Greeting`] becomes
-//! [`Heard`] becomes [`Lines`], each consumed by the next. The origin's own format, which has no
-//! integrity, is in [`origin`].
+//! Each key only permits appends to one conversation.
 //!
-//! What goes wrong is told to the caller, for its log; the wire learns nothing of it.
+//! A classic connection carries one JWE per line inside TLS (`jwe` implements the only format).
+//! Both ends draw a nonce and derive the connection's keys from both, so that a recorded line is
+//! invalid on any other connection. `seq` in the plaintext prevents replay within one connection.
+//! [`Greeting`] becomes [`Heard`] becomes [`Lines`]; each step consumes the one before it. The
+//! origin's own format, which has no integrity protection, is in [`origin`].
+//!
+//! Errors are returned to the caller, for its log; the peer learns nothing about them.
 
 mod jwe;
 pub mod origin;
@@ -28,32 +29,32 @@ use crate::wiped::{self, wiped};
 /// Longest line, bytes without its LF. A text of 32768 bytes takes 43900.
 pub const MAX_LINE: usize = 49_152;
 
-/// Longest client's first line: a name of 32 bytes, a blank and 22 characters.
+/// Longest first line of a client, bytes: a name of 32 bytes, a blank and 22 characters.
 pub const MAX_HELLO: usize = 32 + 1 + NONCE_CHARS;
 
-/// Lines that may run ahead of their answers.
+/// Lines that a client may send ahead of their answers.
 pub const AHEAD: usize = 64;
 
 /// Characters of a nonce in base64url.
 const NONCE_CHARS: usize = 22;
 
-/// What the server's first line begins with.
+/// Prefix of the server's first line.
 const GREETING: &str = "TLC1 ";
 
-/// What a key is for. Each is of one form only, so that a message of one can never pass as one of
-/// another.
+/// The message format of a key. Each key has one form only, so that a message of one form never
+/// passes as one of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
     /// JWE lines.
     Jwe,
-    /// The origin bridge, without integrity.
+    /// The origin bridge, without integrity protection.
     Origin,
-    /// The origin bridge with a MAC, which shows alteration, but not repetition.
+    /// The origin bridge with a MAC, which detects changes but not replays.
     OriginHmac,
 }
 
 impl Form {
-    /// As the command line and JSON call it.
+    /// The name on the command line and in JSON.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -63,7 +64,7 @@ impl Form {
         }
     }
 
-    /// The number of the wire and the record; never used again for something else.
+    /// The number in the protocol and the record; never reused for another form.
     #[must_use]
     pub fn number(self) -> u8 {
         match self {
@@ -73,38 +74,38 @@ impl Form {
         }
     }
 
-    /// The form of this number.
+    /// The form with this number.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         [Self::Jwe, Self::Origin, Self::OriginHmac].into_iter().find(|form| form.number() == number)
     }
 }
 
-/// Why a line ends. For the log of the end that found out; nothing of it is sent.
+/// The reason why a connection ends. For the log of the end that detected it; nothing is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Closed {
-    /// It is none of ours.
+    /// Not of the form of section 11.
     #[error("a line has not the form of section 11")]
     Form,
-    /// The tag is wrong: another key, or the line was altered.
+    /// The tag is wrong: another key, or the line was changed.
     #[error("a line is not authentic")]
     Tag,
-    /// Authentic, but not the line that is due.
+    /// Authentic, but not the next line in sequence.
     #[error("a line is not the one that is due")]
     Place,
-    /// Authentic, but no text of at most 32768 bytes.
+    /// Authentic, but not a text of at most 32768 bytes.
     #[error("a line holds no text, or too much of it")]
     Text,
 }
 
-/// The server's end before the client has said who it is.
+/// The server's end before the client has named its key.
 #[derive(Debug)]
 pub struct Greeting {
     sn: [u8; 16],
 }
 
 impl Greeting {
-    /// Draws 16 bytes.
+    /// Draws the server's nonce, 16 bytes.
     pub fn draw(entropy: &mut (impl Entropy + ?Sized)) -> Self {
         let mut sn = [0; 16];
         entropy.fill(&mut sn);
@@ -117,7 +118,7 @@ impl Greeting {
         format!("{GREETING}{}\n", BASE64URL_NOPAD.encode(&self.sn))
     }
 
-    /// Reads the client's first line, without its LF: `kid " " base64url(cn)`.
+    /// Parses the client's first line, without its LF: `kid " " base64url(cn)`.
     ///
     /// # Errors
     /// [`Closed::Form`].
@@ -132,7 +133,7 @@ impl Greeting {
     }
 }
 
-/// The client has said which key it has. It is nobody yet.
+/// The client has named its key; nothing is proven yet.
 #[derive(Debug)]
 pub struct Heard {
     sn: [u8; 16],
@@ -141,14 +142,14 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// Which key the client says it has. Not for a log: people type passwords everywhere.
+    /// The key that the client claims. Not for a log: people type passwords anywhere.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// The line's two directions, for the server. Whether the client has the key shows with its
-    /// first line.
+    /// The connection's two directions, for the server. Only the client's first sealed line proves
+    /// that the client has the key.
     #[must_use]
     pub fn lines(self, psk: &ClassicKey) -> Lines {
         let [c2s, s2c] =
@@ -157,7 +158,7 @@ impl Heard {
     }
 }
 
-/// The client's end: takes the server's first line without its LF, and returns its own with LF.
+/// Starts the client's end: takes the server's first line without its LF, returns its own with LF.
 ///
 /// # Errors
 /// [`Closed::Form`].
@@ -181,7 +182,7 @@ fn nonce(text: &str) -> Result<[u8; 16], Closed> {
     bytes.try_into().map_err(|_| Closed::Form)
 }
 
-/// `K_dir = HMAC-SHA-512(psk, "tlc1 " || dir || sn || cn || kid)`, of "c2s" and "s2c".
+/// `K_dir = HMAC-SHA-512(psk, "tlc1 " || dir || sn || cn || kid)`, for "c2s" and "s2c".
 pub(crate) fn line_keys(psk: &ClassicKey, sn: &[u8; 16], cn: &[u8; 16], kid: &str) -> [LineKey; 2] {
     ["c2s", "s2c"].map(|dir| {
         let parts = [schedule::CLASSIC_LINE, dir.as_bytes(), sn, cn, kid.as_bytes()];
@@ -189,7 +190,7 @@ pub(crate) fn line_keys(psk: &ClassicKey, sn: &[u8; 16], cn: &[u8; 16], kid: &st
     })
 }
 
-/// One direction: its key, and the number that is due.
+/// One direction: its key, and the next sequence number.
 #[derive(Debug)]
 struct Way {
     key: LineKey,
@@ -202,7 +203,7 @@ impl Way {
     }
 }
 
-/// Both directions of a classic line, of either end.
+/// Both directions of a classic connection, at either end.
 #[derive(Debug)]
 pub struct Lines {
     read: Way,
@@ -210,10 +211,10 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Opens the line that is due, given without its LF.
+    /// Opens the next line, given without its LF.
     ///
     /// # Errors
-    /// [`Closed`]; nothing has changed then, and the connection ends.
+    /// [`Closed`]; nothing has changed then, and the connection must end.
     pub fn open(&mut self, line: &[u8]) -> Result<String, Closed> {
         let plain = wiped::<{ wiped::FRAME }, _>(|| jwe::open(&self.read.key, line))?;
         let due = format!("{} ", self.read.seq);
@@ -226,16 +227,16 @@ impl Lines {
         Ok(text.to_owned())
     }
 
-    /// The keys of what is read and of what is written. For tests that look for them where they
-    /// should not be.
+    /// The keys of the reading and the writing direction, for tests that search memory for leaked
+    /// keys.
     #[doc(hidden)]
     #[must_use]
     pub fn expose_keys(&self) -> [Zeroizing<[u8; 64]>; 2] {
         [&self.read, &self.write].map(|way| Zeroizing::new(*way.key.expose_secret()))
     }
 
-    /// Appends the next line, with its LF, to `out`. Draws 16 bytes. The caller keeps to texts of
-    /// at most 32768 bytes.
+    /// Appends the next line, with its LF, to `out`. Draws 16 bytes. The caller limits texts to
+    /// 32768 bytes.
     pub fn seal(&mut self, text: &str, entropy: &mut (impl Entropy + ?Sized), out: &mut Vec<u8>) {
         let mut iv = [0; 16];
         entropy.fill(&mut iv);
@@ -293,10 +294,10 @@ mod laws {
         assert_eq!(server.open(&a).as_deref(), Ok(""));
         assert_eq!(server.open(&a), Err(Closed::Place));
         assert_eq!(server.open(&c), Err(Closed::Place));
-        // None of this has moved anything.
+        // These attempts have not changed the state.
         assert_eq!(server.open(&b).as_deref(), Ok("b"));
         assert_eq!(server.open(&c).as_deref(), Ok("Grüße ☃"));
-        // Not back to its sender, not on another connection.
+        // Invalid for its own sender, and on another connection.
         assert_eq!(client.open(&a), Err(Closed::Tag));
         assert_eq!(other.open(&a), Err(Closed::Tag));
         let answer = sealed(&mut server, "ok", rng);
@@ -395,7 +396,7 @@ mod laws {
         let sealed = root.seal_imported(&name, &[3; 32], &key);
         assert_ne!(sealed, [9; 32]);
         assert_eq!(root.open_imported(&name, &[3; 32], &sealed).expose_secret(), &[9; 32]);
-        // The pad is no key that the server makes.
+        // The pad differs from a key that the server creates.
         let zero = ClassicKey::new(&[0; 32]);
         let pad = root.seal_imported(&name, &[3; 32], &zero);
         assert_ne!(&pad, root.key(&name, &[3; 32]).expose_secret());

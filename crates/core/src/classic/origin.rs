@@ -1,9 +1,11 @@
-//! The origin bridge's two forms (section 11): `base64(IV || AES-256-CBC(PKCS#7(text)))` under one
-//! shared key, as the origin's own programs speak it, and the same with a MAC.
+//! The two message forms of the origin bridge (section 11).
 //!
-//! The first form has no integrity, and whoever can send to the port learns whether a message
-//! opened: that is its nature. What can be done is done here and at the port: wrong padding and
-//! wrong UTF-8 take the same steps, and the port makes guesses slow.
+//! `base64(IV || AES-256-CBC(PKCS#7(text)))` under one shared key, as the origin's own programs use
+//! it, and the same with a MAC.
+//!
+//! The first form has no integrity protection, and anyone who can send to the port learns whether a
+//! message opened. Two measures limit this: wrong padding and wrong UTF-8 take the same steps, and
+//! the listener slows down guesses.
 
 use data_encoding::BASE64;
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _, ConstantTimeGreater as _};
@@ -29,7 +31,7 @@ pub struct Bridge {
     write: Way,
 }
 
-/// One direction. Without a MAC key it is the plain form, whose directions are the same.
+/// One direction. Without a MAC key it has the plain form, whose directions are identical.
 struct Way {
     key: ClassicKey,
     mac_key: Option<ClassicKey>,
@@ -42,7 +44,7 @@ impl std::fmt::Debug for Way {
 }
 
 impl Bridge {
-    /// The server's end under a key. A key of JWE lines has none.
+    /// Creates the server's end for a key. `None` for a key of JWE lines.
     #[must_use]
     pub fn new(form: Form, shared: &ClassicKey) -> Option<Self> {
         let way = |dir: &str| match form {
@@ -55,20 +57,20 @@ impl Bridge {
         Some(Self { read: way("c2s")?, write: way("s2c")? })
     }
 
-    /// The text of a message without LF; `None` if it does not open, for whatever reason.
+    /// Opens a message without LF and returns its text; `None` on any failure.
     #[must_use]
     pub fn open(&self, message: &[u8]) -> Option<String> {
         wiped::<{ wiped::FRAME }, _>(|| self.read.open(message))
     }
 
-    /// A message of the other direction, without LF. Draws 16 bytes.
+    /// Seals a message of the other direction, without LF. Draws 16 bytes.
     pub fn seal(&self, text: &str, entropy: &mut (impl Entropy + ?Sized)) -> String {
         let mut iv = [0; BLOCK];
         entropy.fill(&mut iv);
         wiped::<{ wiped::FRAME }, _>(|| self.write.seal(&iv, text))
     }
 
-    /// The client's end of the same key.
+    /// The client's end with the same key.
     #[must_use]
     pub fn reversed(self) -> Self {
         Self { read: self.write, write: self.read }
@@ -124,9 +126,11 @@ impl Way {
     }
 }
 
-/// The text of decrypted blocks. Padding is judged in constant time, and UTF-8 whatever came of
-/// that and wherever it is wrong: padding is ASCII, so the blocks are UTF-8 where the text is, and
-/// neither fault shows.
+/// The text of decrypted blocks.
+///
+/// Padding is checked in constant time. UTF-8 is checked whether or not the padding is valid, and
+/// in time independent of where it is wrong. Padding is ASCII, so the blocks are UTF-8 if the text
+/// is, and the two failures are indistinguishable.
 fn text(blocks: &[u8]) -> Option<String> {
     let (good, pad) = padding(blocks);
     if !bool::from(good & is_utf8(blocks)) {
@@ -138,14 +142,16 @@ fn text(blocks: &[u8]) -> Option<String> {
         .map(ToOwned::to_owned)
 }
 
-/// Whether it is UTF-8, without a branch or a look into a table that depends on what is there. (The
-/// standard library's judge ends at the first fault.) By table 3-7 of the Unicode standard.
+/// Whether `bytes` is UTF-8, without a branch or a table lookup that depends on the content.
+///
+/// The standard library's check stops at the first error. This one follows table 3-7 of the Unicode
+/// standard.
 fn is_utf8(bytes: &[u8]) -> Choice {
     let within = |byte: u8, from: u8, to: u8| u8::from(byte.wrapping_sub(from) <= to - from);
     let is = |byte: u8, other: u8| within(byte, other, other);
     // `yes` if `which` is 1, `no` if it is 0.
     let pick = |which: u8, yes: u8, no: u8| no ^ ((no ^ yes) & which.wrapping_neg());
-    // How many bytes of the character are to come, and from where to where the next may be.
+    // How many bytes of the character remain, and the range of the next one.
     let (mut more, mut from, mut to) = (0, 0x80, 0xbf);
     let mut bad = 0;
     for &b in bytes {
@@ -161,8 +167,7 @@ fn is_utf8(bytes: &[u8]) -> Choice {
     bad.ct_eq(&0) & more.ct_eq(&0)
 }
 
-/// Whether the last block ends in PKCS#7 padding, and its length, without a branch on what is
-/// there.
+/// Whether the last block ends in PKCS#7 padding, and its length, without a branch on the content.
 fn padding(blocks: &[u8]) -> (Choice, u8) {
     let Some(block) = blocks.last_chunk::<BLOCK>() else { return (Choice::from(0), 0) };
     let &[.., pad] = block;
@@ -201,7 +206,7 @@ mod tests {
                 continue;
             }
             assert_eq!(padding(&block).1, pad);
-            // Each byte of it counts, and none before it does.
+            // Each byte of the padding counts, and none before it does.
             for i in 0..15 {
                 let mut changed = block;
                 changed[i] ^= 0x80;
@@ -238,7 +243,7 @@ mod tests {
         for a in 0..=255 {
             for b in 0..=255 {
                 judge(&[a, b]);
-                // Bytes at the edges of what may follow.
+                // Bytes at the limits of the range that may follow.
                 for c in [0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xff] {
                     judge(&[a, b, c]);
                     judge(&[b'x', a, b, c, 0x80]);
@@ -259,7 +264,7 @@ mod tests {
             assert_eq!(bridge(form).open(message.as_bytes()).as_deref(), Some("Grüße ☃"));
             assert_eq!(bridge(other).open(message.as_bytes()), None);
         }
-        // With a MAC an answer is no message.
+        // With a MAC, an answer does not pass as a message.
         let answer = bridge(Form::OriginHmac).seal("x", &mut Zeros);
         assert_eq!(bridge(Form::OriginHmac).open(answer.as_bytes()), None);
     }

@@ -1,15 +1,16 @@
-//! The older generation of crates (opaque-ke 4.0, x25519-dalek 2, rand_core 0.6), behind functions
-//! that take and give bytes. No type of theirs leaves this folder.
+//! Adapters for an older generation of crates (opaque-ke 4.0, x25519-dalek 2, rand_core 0.6).
 //!
-//! opaque-ke's `deserialize` accepts trailing bytes and its stretching is optional with a silent
-//! default; here every length is in the type and the stretching is always named.
+//! The functions take and return byte arrays; none of the crates' types leaves this folder.
+//!
+//! opaque-ke's `deserialize` accepts trailing bytes, and its stretching is optional with a silent
+//! default. Here every length is in the type, and every call names its stretching.
 
 pub mod opaque;
 pub(crate) mod x25519;
 
 use crate::Entropy;
 
-/// Lends an [`Entropy`] to crates that want a `rand_core` 0.6 generator.
+/// Adapts an [`Entropy`] to crates that need a `rand_core` 0.6 generator.
 pub(crate) struct Rng<'a>(pub(crate) &'a mut dyn Entropy);
 
 impl rand_core_06::RngCore for Rng<'_> {

@@ -1,4 +1,4 @@
-//! OPAQUE (RFC 9807) with ristretto255-SHA512 and 3DH, in bytes: registration and login.
+//! OPAQUE (RFC 9807) with ristretto255-SHA512 and 3DH on byte arrays: registration and login.
 //!
 //! Credential identifier and client identity are both `cid` (section 2); the server identity is
 //! unset. The stretching is never left to a default.
@@ -44,14 +44,14 @@ impl CipherSuite for Suite {
 /// How a client stretches the OPRF's output (section 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stretching {
-    /// Argon2id, m = 262144 KiB, t = 3, p = 4: for passwords. Takes 256 MiB and about a second.
+    /// Argon2id, m = 262144 KiB, t = 3, p = 4: for passwords. Takes 256 MiB and about 1 s.
     Password,
-    /// None: the secret is random already.
+    /// None: the secret is already random.
     RandomSecret,
 }
 
 impl Default for Stretching {
-    /// Required by the trait, used by nobody: every call names its stretching.
+    /// Required by the trait and never used: every call names its stretching.
     fn default() -> Self {
         Self::Password
     }
@@ -82,8 +82,7 @@ impl Ksf for Stretching {
     }
 }
 
-/// Bytes of the other side that are not what they should be, or do not fit together. Which of the
-/// two is told to nobody.
+/// Bytes from the peer are malformed or do not match. The error does not show which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("OPAQUE refused")]
 pub struct Refused;
@@ -92,10 +91,11 @@ fn identifiers(cid: &[u8]) -> Identifiers<'_> {
     Identifiers { client: Some(cid), server: None }
 }
 
-/// What makes a server the one it is: the OPRF seed, its key pair and the fake record's key.
+/// The server's OPAQUE setup: the OPRF seed, the key pair and the fake record's key.
 ///
-/// Whoever has it together with the credentials can guess passwords at Argon2id's price; it lives
-/// in a file of its own, apart from the record and its backups.
+/// It identifies the server. An attacker who has it together with the credentials can guess
+/// passwords at the cost of Argon2id. It is stored in a separate file, apart from the record and
+/// its backups.
 pub struct ServerSetup {
     inner: opaque_ke::ServerSetup<Suite>,
     /// A record that decodes, so that a miss does the work of a hit.
@@ -109,7 +109,8 @@ impl std::fmt::Debug for ServerSetup {
 }
 
 impl ServerSetup {
-    /// A new server. Draws 64 (private key), 64 (OPRF seed) and 64 bytes (fake record's key).
+    /// Generates a new server's setup. Draws 64 (private key), 64 (OPRF seed) and 64 bytes (fake
+    /// record's key).
     pub fn generate(entropy: &mut dyn Entropy) -> Self {
         Self::new(opaque_ke::ServerSetup::new(&mut Rng(entropy)))
     }
@@ -122,53 +123,55 @@ impl ServerSetup {
         Self { inner, decoy }
     }
 
-    /// Reads a kept setup.
+    /// Decodes a stored setup.
     ///
     /// # Errors
-    /// [`Refused`] if the bytes are not one.
+    /// [`Refused`] if the bytes are not a setup.
     pub fn from_bytes(bytes: &[u8; SETUP]) -> Result<Self, Refused> {
         let inner = opaque_ke::ServerSetup::deserialize(bytes).map_err(|_| Refused)?;
         Ok(Self::new(inner))
     }
 
-    /// The bytes to keep, mode 0600.
+    /// The bytes to store, mode 0600.
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<[u8; SETUP]> {
         Zeroizing::new(self.inner.serialize().into())
     }
 
-    /// The server's public key, by which clients know it.
+    /// The server's public key, which identifies it to clients.
     #[must_use]
     pub fn server_key(&self) -> ServerKey {
         ServerKey(self.inner.keypair().public().serialize().into())
     }
 
-    /// The key of the credential rows' MACs: `Expand(Extract("tl1 rows", setup), "tl1 rows")`.
+    /// The key of the row MACs of credentials: `Expand(Extract("tl1 rows", setup), "tl1 rows")`.
     #[must_use]
     pub fn row_key(&self) -> RowKey {
         let prk = schedule::extract(schedule::ROWS, self.to_bytes().as_slice());
         RowKey::new(&schedule::expand(&prk, &[schedule::ROWS]))
     }
 
-    /// What classic keys are derived from: `Expand(Extract("tl1 classic", setup), "tl1 classic")`.
+    /// The root of the classic keys: `Expand(Extract("tl1 classic", setup), "tl1 classic")`.
     #[must_use]
     pub fn classic_root(&self) -> ClassicRoot {
         let prk = schedule::extract(schedule::CLASSIC_ROOT, self.to_bytes().as_slice());
         ClassicRoot::new(&schedule::expand(&prk, &[schedule::CLASSIC_ROOT]))
     }
 
-    /// Registration, step 2: answers a request for `cid`. Only for an id that the session may
-    /// register at this moment (section 8), else it is an oracle.
+    /// Registration, step 2: answers a request for `cid`.
+    ///
+    /// Call it only for an id that the session may register at this moment (section 8); otherwise
+    /// it is an oracle.
     ///
     /// # Errors
-    /// [`Refused`] if the request is no group element.
+    /// [`Refused`] if the request is not a group element.
     pub fn evaluate(&self, cid: &[u8], request: &[u8; REQUEST]) -> Result<[u8; RESPONSE], Refused> {
         let request = RegistrationRequest::deserialize(request).map_err(|_| Refused)?;
         let started = ServerRegistration::start(&self.inner, request, cid).map_err(|_| Refused)?;
         Ok(started.message.serialize().into())
     }
 
-    /// Registration, step 4: whether a record is one that can be kept.
+    /// Registration, step 4: checks that a record can be stored.
     ///
     /// # Errors
     /// [`Refused`].
@@ -176,8 +179,10 @@ impl ServerSetup {
         RegistrationUpload::<Suite>::deserialize(record).map(drop).map_err(|_| Refused)
     }
 
-    /// Login, step 2: `KE2`. Without a record it plays the fake one of RFC 9807, section 10.9.
-    /// Draws 64, 32, 32, 32 bytes, with a record or without.
+    /// Login, step 2: `KE2`.
+    ///
+    /// Without a record it uses the fake one of RFC 9807, section 10.9. Draws 64, 32, 32, 32 bytes,
+    /// with a record or without.
     pub(crate) fn login(
         &self,
         record: Option<&[u8; RECORD]>,
@@ -188,7 +193,7 @@ impl ServerSetup {
     ) -> Result<(ServerHandshake, [u8; KE2]), Refused> {
         let ke1 = CredentialRequest::deserialize(ke1).map_err(|_| Refused)?;
         let decoded = ServerRegistration::deserialize(record.unwrap_or(&self.decoy));
-        // A kept record that does not decode is as good as none; it must not look different.
+        // A stored record that does not decode counts as none; it must not look different.
         let known = record.and(decoded.ok());
         let parameters =
             ServerLoginParameters { context: Some(context), identifiers: identifiers(cid) };
@@ -200,7 +205,7 @@ impl ServerSetup {
     }
 }
 
-/// Whether a KE1 decodes, identity elements refused.
+/// Checks that a KE1 decodes; refuses identity elements.
 pub(crate) fn check_ke1(ke1: &[u8; KE1]) -> Result<(), Refused> {
     CredentialRequest::<Suite>::deserialize(ke1).map(drop).map_err(|_| Refused)
 }
@@ -211,7 +216,7 @@ pub(crate) struct ServerHandshake {
 }
 
 impl ServerHandshake {
-    /// Login, step 4: checks `KE3` and gives the session key.
+    /// Login, step 4: verifies `KE3` and returns the session key.
     pub(crate) fn finish(
         &self,
         ke3: &[u8; KE3],
@@ -232,7 +237,7 @@ pub(crate) struct ClientHandshake {
     state: ClientLogin<Suite>,
 }
 
-/// What the client holds after KE2.
+/// The client's results after KE2.
 pub(crate) struct ClientFinish {
     pub(crate) ke3: [u8; KE3],
     pub(crate) session_key: Zeroizing<[u8; 64]>,
@@ -250,8 +255,8 @@ impl ClientHandshake {
         Ok((Self { state: started.state }, ke1))
     }
 
-    /// Login, step 3: checks `KE2` and gives `KE3`. With [`Stretching::Password`] it takes about
-    /// a second.
+    /// Login, step 3: verifies `KE2` and returns `KE3`. Takes about 1 s with
+    /// [`Stretching::Password`].
     pub(crate) fn finish(
         self,
         password: &[u8],
@@ -279,7 +284,7 @@ pub(crate) struct ClientEnrolment {
     state: ClientRegistration<Suite>,
 }
 
-/// What the client sends last, and who the server says it is.
+/// The record to upload, and the server key that the response contains.
 pub(crate) struct EnrolmentFinish {
     pub(crate) record: [u8; RECORD],
     pub(crate) server_key: ServerKey,

@@ -1,4 +1,4 @@
-//! Rekey within a session (section 6): who may start when, and where each direction switches.
+//! Rekey within a session (section 6): which end may start when, and where each direction switches.
 
 use std::time::Instant;
 
@@ -9,8 +9,10 @@ use crate::rekey::{self, AwaitRekey2};
 use crate::seal::{Chain, MessageType};
 
 impl Session {
-    /// Starts a rekey now, if one may start: at the client, with the session open, none under
-    /// way, and the last one long enough ago. Says whether it did.
+    /// Starts a rekey now if it is allowed, and returns whether it did.
+    ///
+    /// Allowed at the client, with the session open, no rekey in progress, and the last one long
+    /// enough ago.
     pub fn start_rekey(&mut self, now: Instant, entropy: &mut dyn Entropy) -> bool {
         let rested =
             self.last_rekey.is_none_or(|last| now >= last + self.config.timing.rekey_pause);
@@ -26,8 +28,9 @@ impl Session {
         may
     }
 
-    /// Has [`Session::handle_timeout`] start a rekey as soon as one may start, with or without
-    /// traffic in the epoch (client). A rekey that is under way serves too.
+    /// Makes [`Session::handle_timeout`] start a rekey as soon as it is allowed (client).
+    ///
+    /// The epoch need not have traffic. A rekey in progress satisfies the request.
     pub fn want_rekey(&mut self) {
         self.rekey_wanted = true;
     }
@@ -56,8 +59,8 @@ impl Session {
         self.send = Chain::new(keys.ck_s2c, epoch);
         self.rk = keys.rk;
         self.rekey = Rekey::AwaitRekey3(keys.ck_c2s);
-        // From here and not from REKEY3: the client rests from REKEY2 on, so however long its
-        // REKEY3 is under way, its next REKEY1 cannot come too soon.
+        // From here and not from REKEY3: the client's pause starts at REKEY2. However long REKEY3
+        // takes, the client's next REKEY1 cannot arrive too soon.
         self.last_rekey = Some(now);
         Ok(Event::Nothing)
     }
@@ -100,7 +103,7 @@ impl Session {
         }
     }
 
-    /// The epoch after the receiving direction's, which is the later one to switch at both ends.
+    /// The epoch after the receiving direction's, which switches last at both ends.
     fn next_epoch(&self) -> Result<u32, Fault> {
         self.recv.epoch().checked_add(1).ok_or(Fault::RekeyOverdue)
     }

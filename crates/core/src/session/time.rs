@@ -1,5 +1,4 @@
-//! Time within a session (sections 6 and 9): keep-alive, when a rekey is due or overdue, and the
-//! greatest age.
+//! Time within a session (sections 6 and 9): keep-alive, rekey due or overdue, maximum age.
 
 use std::time::Instant;
 
@@ -9,7 +8,7 @@ use crate::handshake::Role;
 use crate::seal::MessageType;
 
 impl Session {
-    /// When [`Session::handle_timeout`] wants to be called next. Asked again after every call.
+    /// When to call [`Session::handle_timeout`] next. Ask again after every call.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.state == State::Ended {
@@ -53,9 +52,11 @@ impl Session {
         Some(self.last_rekey.map_or(due, |last| due.max(last + timing.rekey_pause)))
     }
 
-    /// When the server closes for want of a rekey. Time counts from the first traffic of an epoch,
-    /// which is what a client begins a rekey by: the first message after an hour of silence, whoever
-    /// sends it, must not be the end of the line.
+    /// When the server closes because a rekey is overdue.
+    ///
+    /// Time counts from the first traffic of an epoch, because only traffic makes a client start a
+    /// rekey. The first message after an hour of silence, from either end, must not end the
+    /// session.
     fn overdue_at(&self) -> Option<Instant> {
         let timing = &self.config.timing;
         if self.role == Role::Client {
@@ -63,7 +64,7 @@ impl Session {
         } else if self.busier() >= timing.rekey_overdue_frames {
             Some(self.epoch_began)
         } else {
-            // At once where it has not been noted yet, so that it is.
+            // Immediately if the first traffic has no time yet, so that `handle_timeout` notes it.
             let since = self.traffic_since.map(|since| since + timing.rekey_overdue);
             self.epoch_traffic.then_some(since.unwrap_or(self.epoch_began))
         }
@@ -73,10 +74,10 @@ impl Session {
         (self.role == Role::Server).then(|| self.began + self.config.timing.max_age)
     }
 
-    /// Does what is due: PING, rekey, or the end.
+    /// Performs what is due: PING, rekey, or the end of the session.
     ///
     /// # Errors
-    /// [`Fault`]: the session has ended, its CLOSE is outgoing.
+    /// [`Fault`]: the session has ended; its CLOSE is outgoing.
     pub fn handle_timeout(&mut self, now: Instant, entropy: &mut dyn Entropy) -> Result<(), Fault> {
         if self.state == State::Ended {
             return Ok(());
@@ -99,7 +100,7 @@ impl Session {
                 return Err(Fault::Silent);
             }
             self.ping_sent = Some(now);
-            // Before READY nothing but READY and CLOSE may be sent; the silence still counts.
+            // Before READY, only READY and CLOSE may be sent; the silence still counts.
             if self.state == State::Open {
                 self.ping = self.ping.wrapping_add(1);
                 let _fits = self.queue(MessageType::Ping, &self.ping.to_be_bytes());

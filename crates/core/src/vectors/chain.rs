@@ -1,4 +1,4 @@
-//! `chain.json`: commits, links, and a reader that stops at the right entry.
+//! `chain.json`: commitments, links, and a reader that stops at the right entry.
 
 use serde_json::Value;
 
@@ -49,7 +49,7 @@ pub(super) fn run(file: &Value) -> Counts {
     tally.done()
 }
 
-/// The entry as a reader sees it: the commit is made from salt and body where they are there.
+/// The entry as a reader sees it: the commitment comes from salt and body if they exist.
 fn with_linked<T>(
     entry: &Value,
     conversation: ConversationId,

@@ -1,4 +1,4 @@
-//! `classic.json`, through what the server speaks: classic lines and the origin's two forms.
+//! `classic.json` through the server's code: classic connections and the origin bridge's two forms.
 
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ pub(super) fn run(file: &Value) -> Counts {
         let line = case.text("line");
         let mut sealed = Vec::new();
         from.seal(&text, &mut once(case), &mut sealed);
-        // We send one of the two headers only.
+        // Twinlock sends only one of the two headers.
         if case.text("header") == r#"{"alg":"dir","enc":"A256CBC-HS512"}"# {
             assert_eq!(String::from_utf8(sealed).unwrap(), line);
         }
@@ -59,7 +59,7 @@ fn keys(file: &Value) {
     );
 }
 
-/// Both ends after their opening lines.
+/// Both ends after the first lines.
 fn ends(file: &Value) -> (Lines, Lines) {
     let psk = ClassicKey::new(&file.bytes("psk"));
     let drawn = |name: &str| {

@@ -1,4 +1,4 @@
-//! `handshake.json`: registrations, logins from both sides, and what neither side takes.
+//! `handshake.json`: registrations, logins from both sides, and what each side refuses.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ pub(super) fn run(file: &Value) -> Counts {
             registration(&setup, case);
             tally.add("registrations");
         } else {
-            // The refused ones are logins to what the device has registered, or to nothing.
+            // The refused cases log in with the device's registration, or with none.
             let kept = &case["registration"];
             assert!(kept.is_null() || *kept == file.list("cases")[1]["registration"]);
         }
@@ -94,7 +94,7 @@ fn credential(case: &Value) -> Credential {
     credential
 }
 
-/// The record through the public steps, and the export key through those beneath.
+/// The record through the public functions, and the export key through the underlying ones.
 fn registration(setup: &ServerSetup, case: &Value) {
     let registration = &case["registration"];
     let credential = credential(case);
@@ -169,7 +169,7 @@ fn ready(case: &Value, client: Established, server: Established) {
     read_ready(case, &server, &mut client, "server");
 }
 
-/// `to` reads the READY of `from`, who is the client or the server.
+/// `to` reads the READY of `from`; `whose` is "client" or "server".
 fn read_ready(case: &Value, from: &Session, to: &mut Session, whose: &str) {
     let expected = &case["expected"];
     let frame = from.outgoing().to_vec();
@@ -195,9 +195,9 @@ fn bad_hellos(file: &Value, tally: &mut Tally) {
     }
 }
 
-/// A HELLO of a length that version 1 does not have is refused once its version is read: with any
-/// other version it would get ERROR 1 (section 4), so the header alone does not decide. Nothing is
-/// sent in either order.
+/// The server refuses a HELLO of invalid length only after it has read the version. Any other
+/// version gets ERROR 1 (section 4), so the header alone does not decide. Nothing is sent in either
+/// order.
 fn bad_headers(file: &Value, tally: &mut Tally) {
     for case in file.list("bad_first_headers") {
         assert_eq!(case.text("expected"), "close");

@@ -1,4 +1,4 @@
-//! `invite.json`: links, good and bad, and the words of server keys.
+//! `invite.json`: invite links, good and bad, and the server words.
 
 use serde_json::Value;
 

@@ -1,6 +1,8 @@
-//! Runs every file of the project's `vectors/` folder. A file and the test that runs it are one
-//! row of the table below; a file without a row fails [`every_file_is_claimed`], and each row says
-//! how many cases of which kind ran, so that nothing is skipped in silence.
+//! Runs every file of the project's `vectors/` folder.
+//!
+//! Each row of the table below is a file and the test that runs it. A file without a row fails
+//! [`every_file_is_claimed`]. Each row states how many cases of which kind ran, so that no case is
+//! skipped silently.
 
 mod chain;
 mod classic;
@@ -22,10 +24,10 @@ use crate::Entropy;
 use crate::classic::tests as jwe;
 use crate::island::opaque::rfc9807;
 
-/// How many cases of a kind ran, or were left out and why.
+/// How many cases of each kind ran, or were skipped and why.
 pub(crate) type Counts = Vec<(&'static str, usize)>;
 
-/// `test name: file => function that runs it, what it must have counted;`
+/// `test name: file => function that runs it, expected counts;`
 macro_rules! claims {
     ($($test:ident: $file:literal => $run:path, [$($counted:expr),* $(,)?];)*) => {
         const CLAIMED: &[&str] = &[$($file),*];
@@ -114,7 +116,7 @@ fn every_file_is_claimed() {
     assert_eq!(found, claimed);
 }
 
-/// Reading cases: what is missing or has another shape fails the test.
+/// Reads cases; a missing field or one of another type fails the test.
 pub(crate) trait Case {
     fn hex(&self, key: &str) -> Vec<u8>;
     fn text(&self, key: &str) -> &str;
@@ -149,7 +151,7 @@ impl Case for Value {
     }
 }
 
-/// Counts kinds of cases in the order they are first named.
+/// Counts cases by kind, in the order in which the kinds are first named.
 #[derive(Default)]
 pub(crate) struct Tally(Counts);
 
@@ -165,7 +167,7 @@ impl Tally {
         }
     }
 
-    /// Names a kind before its first case, which fixes its place.
+    /// Names kinds before their first case, which fixes their order.
     pub(crate) fn expect(kinds: &[&'static str]) -> Self {
         Self(kinds.iter().map(|&kind| (kind, 0)).collect())
     }
@@ -175,12 +177,12 @@ impl Tally {
     }
 }
 
-/// Replays draws in order; one of another size, or one too many, fails the test.
+/// Replays random draws in order; a draw of another size, or one too many, fails the test.
 #[derive(Default)]
 pub(crate) struct Script(VecDeque<(String, Vec<u8>)>);
 
 impl Script {
-    /// Of a list of `{name, bytes}`.
+    /// Reads a list of `{name, bytes}`.
     pub(crate) fn of(draws: &Value) -> Self {
         let draws = draws.as_array().unwrap();
         Self(draws.iter().map(|d| (d.text("name").to_owned(), d.hex("bytes"))).collect())
@@ -190,7 +192,7 @@ impl Script {
         self.0.push_back((name.to_owned(), bytes));
     }
 
-    /// Everything has been drawn.
+    /// Asserts that no draws are left.
     pub(crate) fn done(self) {
         assert!(self.0.is_empty(), "{} draws are left", self.0.len());
     }

@@ -25,7 +25,8 @@ pub(super) fn run(file: &Value) -> Counts {
     tally.done()
 }
 
-/// One end with the frames it has sealed and not yet handed over, and those it has yet to read.
+/// One end, with the frames that it has sealed and not delivered, and those that it has yet to
+/// read.
 struct End {
     session: Session,
     sealed: VecDeque<Vec<u8>>,
@@ -39,7 +40,7 @@ impl End {
         Self { session, sealed: VecDeque::new(), unread: VecDeque::new(), events: Vec::new() }
     }
 
-    /// Takes what the session has sealed, frame by frame.
+    /// Collects what the session has sealed, frame by frame.
     fn collect(&mut self) {
         let mut out = self.session.outgoing().to_vec();
         self.session.sent(out.len());
@@ -80,11 +81,11 @@ fn replay(file: &Value, tally: &mut Tally) {
                 match step["mtype"].as_u64() {
                     Some(2) => end.session.send_app(&step.hex("body")).unwrap(),
                     Some(4) => {
-                        // The second begins as soon as a client may.
+                        // The second rekey starts as soon as a client may.
                         now += Timing::default().rekey_pause;
                         assert!(end.session.start_rekey(now, &mut script));
                     }
-                    // The answers of a rekey come by themselves once its question is read.
+                    // The session answers a rekey message automatically once it has read it.
                     Some(5 | 6) => while end.sealed.is_empty() && end.read_one(now, &mut script) {},
                     Some(other) => panic!("mtype {other}"),
                     None => {
@@ -124,7 +125,7 @@ fn described(event: &Event<'_>) -> Value {
     }
 }
 
-/// Frames from the client that end in CLOSE 1.
+/// Frames from the client that lead to CLOSE 1.
 fn refused(start: &Value, case: &Value) {
     struct Zeros;
     impl Entropy for Zeros {
@@ -167,7 +168,7 @@ fn handle<'a>(
     session.handle_frame(header, payload, now, entropy)
 }
 
-/// A session whose READY frames have passed, as `start` describes it.
+/// A session after both READY frames, as `start` describes it.
 fn session(role: Role, start: &Value, now: Instant) -> Session {
     assert_eq!(start.num("epoch"), 0);
     let established = Established {

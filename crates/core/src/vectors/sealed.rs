@@ -1,4 +1,4 @@
-//! `sealed.json` and `bulk.json`: frames of both kinds, byte for byte, and what a receiver makes of
+//! `sealed.json` and `bulk.json`: frames of both kinds, byte for byte, and how a receiver handles
 //! bad ones.
 
 use serde_json::Value;
@@ -37,7 +37,7 @@ pub(super) fn run_bulk(file: &Value) -> Counts {
     tally.done()
 }
 
-/// Seals and opens the frames of one chain in order; every key on the way is compared.
+/// Seals and opens the frames of one chain in order, and compares every intermediate key.
 fn chain_run(run: &Value, ck: &[u8; 32], n: u64) -> usize {
     let epoch = u32::try_from(run.num("epoch")).unwrap();
     let mut sender = Chain::at(ChainKey::new(ck), epoch, n);
@@ -79,7 +79,7 @@ fn chain_run(run: &Value, ck: &[u8; 32], n: u64) -> usize {
     run.list("frames").len()
 }
 
-/// For each bucket the largest body that fits, and one byte more.
+/// The largest body that fits each bucket, and one byte more.
 fn edge(case: &Value) {
     let len = usize::try_from(case.num("body_len")).unwrap();
     let body = pattern(len);
@@ -101,7 +101,7 @@ fn edge(case: &Value) {
     assert_eq!(opened, Ok(Opened::Message(mtype(case), &body)));
 }
 
-/// One frame, given to a receiver at epoch 0 and n 0.
+/// One frame, read by a receiver at epoch 0 and n 0.
 fn single(case: &Value) -> &'static str {
     let name = case.text("name");
     let before: [u8; 32] = case.bytes("ck");
@@ -127,7 +127,7 @@ fn single(case: &Value) -> &'static str {
     outcome
 }
 
-/// `None` where the header alone ends the connection.
+/// `None` if the header alone closes the connection.
 fn open<'a>(chain: &mut Chain, frame: &'a mut [u8]) -> Option<Result<Opened<'a>, OpenError>> {
     let (header, payload) = frame.split_first_chunk_mut::<HEADER>().unwrap();
     let header = Header::parse(*header, Due::Session).ok()?;
@@ -157,7 +157,7 @@ fn data(case: &Value) -> Vec<u8> {
     }
 }
 
-/// Too long a frame stands in the file with length, hash and both ends.
+/// The file gives a long frame by its length, its hash, and its first and last 64 bytes.
 fn same_frame(case: &Value, frame: &[u8]) {
     if case.has("frame") {
         assert_eq!(frame, case.hex("frame"));

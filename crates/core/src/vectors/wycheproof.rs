@@ -1,5 +1,7 @@
-//! Wycheproof's cases through the functions that the protocol itself calls. Those take fixed
-//! sizes; cases of other sizes are left out by the rule that stands at each place, and counted.
+//! Wycheproof's cases through the functions that the protocol calls.
+//!
+//! Those functions take fixed sizes. Cases of other sizes are skipped, as each test states, and
+//! counted.
 
 use serde_json::Value;
 
@@ -83,8 +85,8 @@ pub(super) fn aes_gcm(file: &Value) -> Counts {
     tally.done()
 }
 
-/// `expand` has its length at compile time: the sizes that occur. The invalid cases ask for more
-/// than HKDF gives, which does not compile here.
+/// `expand` has its length at compile time: tests the lengths that occur. The invalid cases request
+/// more than HKDF's maximum, which does not compile here.
 pub(super) fn hkdf(file: &Value) -> Counts {
     let mut tally = Tally::default();
     for (_, test) in tests(file) {
@@ -96,7 +98,7 @@ pub(super) fn hkdf(file: &Value) -> Counts {
         }
         let prk = schedule::extract(&test.hex("salt"), &test.hex("ikm"));
         let info = test.hex("info");
-        // The info in one piece and in two: the pieces are joined as they stand.
+        // The info in one piece and in two, because `expand` concatenates the pieces.
         let (a, b) = info.split_at(info.len() / 2);
         let longest = schedule::expand::<8160>(&prk, &[a, b]);
         assert_eq!(longest[..size], test.hex("okm"), "{test}");
@@ -108,7 +110,7 @@ pub(super) fn hkdf(file: &Value) -> Counts {
     tally.done()
 }
 
-/// Whole tags only; a cut one is refused whatever else is right.
+/// Whole tags only; a truncated tag is always refused.
 pub(super) fn hmac(file: &Value) -> Counts {
     let mut tally = Tally::default();
     for (group, test) in tests(file) {
@@ -127,7 +129,7 @@ pub(super) fn hmac(file: &Value) -> Counts {
     tally.done()
 }
 
-/// A shared secret of zeros is refused, every other is what RFC 7748 says.
+/// An all-zero shared secret is refused; every other one is as in RFC 7748.
 pub(super) fn x25519(file: &Value) -> Counts {
     let mut tally = Tally::default();
     for (_, test) in tests(file) {
@@ -153,7 +155,8 @@ pub(super) fn mlkem_keygen(file: &Value) -> Counts {
     tally.done()
 }
 
-/// Encapsulation keys with a coefficient out of range are refused; other lengths have no type.
+/// Encapsulation keys with a coefficient out of range are refused; other lengths do not fit the
+/// type.
 pub(super) fn mlkem_encaps(file: &Value) -> Counts {
     let mut tally = Tally::expect(&["valid", "invalid"]);
     for (_, test) in tests(file) {
@@ -179,8 +182,8 @@ pub(super) fn mlkem_encaps(file: &Value) -> Counts {
     tally.done()
 }
 
-/// Seed, key, ciphertext to secret. Sizes are types here, so a seed or a ciphertext of another
-/// size cannot be handed over.
+/// Seed, key, ciphertext to secret. The types fix the sizes, so a seed or a ciphertext of another
+/// size cannot be passed.
 pub(super) fn mlkem_decaps(file: &Value) -> Counts {
     let mut tally = Tally::expect(&["valid", "seeds or ciphertexts of other sizes"]);
     for (_, test) in tests(file) {

@@ -1,6 +1,8 @@
-//! RFC 9807's own vectors for ristretto255 through this suite. They leave the client identity
-//! unset or set both, which Twinlock never does, so they run on the suite itself and not on the
-//! functions above it; those are covered by `handshake.json`.
+//! RFC 9807's test vectors for ristretto255.
+//!
+//! They leave the client identity unset or set both identities, which Twinlock never does. They
+//! therefore run on the suite itself and not on the functions above it, which `handshake.json`
+//! covers.
 
 use serde_json::Value;
 
@@ -29,7 +31,7 @@ pub(crate) fn run(file: &Value) -> Vec<(&'static str, usize)> {
     tally.done()
 }
 
-/// A scalar as 64 drawn bytes, which reduce to it.
+/// A scalar as 64 drawn bytes that reduce to it.
 fn wide(inputs: &Value, key: &str) -> Vec<u8> {
     let mut bytes = inputs.hex(key);
     bytes.resize(64, 0);
@@ -44,7 +46,7 @@ fn script(draws: impl IntoIterator<Item = (&'static str, Vec<u8>)>) -> Script {
     script
 }
 
-/// `fake_key`: the public key of the fake record.
+/// Builds a setup in which `fake_key` is the public key of the fake record.
 fn setup(inputs: &Value, fake_key: &[u8]) -> opaque_ke::ServerSetup<Suite> {
     let parts = [&inputs.hex("oprf_seed"), &inputs.hex("server_private_key"), fake_key];
     let setup = opaque_ke::ServerSetup::deserialize(&parts.concat()).unwrap();

@@ -1,4 +1,4 @@
-//! What one end takes from the other, and what ends the session.
+//! What one end accepts from the other, and what ends the session.
 
 use super::*;
 use crate::limits::{MAX_BODY, MAX_BULK};
@@ -41,7 +41,7 @@ fn nothing_but_ready_is_sent_before_the_other_end_is_ready() {
 
 #[test]
 fn a_bulk_frame_is_no_first_frame() {
-    // The client's reader refuses its header; the server's session refuses the frame.
+    // The client's reader refuses the header; the server's session refuses the frame.
     assert!(Header::parse([0x11, 0, 0, 29], Due::FirstSealed).is_err());
     let mut bare = Bare::new(Role::Server, config());
     let mut frame = Vec::new();
@@ -68,7 +68,7 @@ fn a_malformed_ready_is_refused() {
         body[at] = to;
         body
     };
-    // A binding of another kind, none with a value, the version 0.
+    // An unknown binding flag, a value without a binding, version 0.
     bodies.extend([change(0, 2), change(0, 255), change(1, 1), change(32, 1), change(33, 0)]);
     for body in bodies {
         let mut bare = Bare::new(Role::Server, config());
@@ -84,7 +84,7 @@ fn a_lowered_version_is_close_11_before_anything_else() {
     for (mine, theirs, fault) in [(1, 1, None), (1, 255, None), (2, 1, None), (2, 2, Some(2))] {
         let config = Config { max_version: mine, binding: BindingPolicy::Require, ..config() };
         let mut bare = Bare::new(Role::Client, config);
-        // The binding does not fit either where the version was lowered: 11 comes first.
+        // With a lowered version, the binding does not match either: 11 takes precedence.
         let value = if fault.is_some() { [6; 32] } else { [5; 32] };
         let said = bare.say(MessageType::Ready, &ready(Some(value), theirs));
         match fault {
@@ -102,7 +102,7 @@ fn the_binding_is_judged_as_each_policy_says() {
     use Binding as B;
     use BindingPolicy as P;
     let (own, same, other) = (Some([5; 32]), Some([5; 32]), Some([6; 32]));
-    // Policy, own value, the other end's value, what comes of it (`None`: CLOSE 2).
+    // Policy, own value, the peer's value, expected result (`None`: CLOSE 2).
     let matrix = [
         (P::Require, own, same, Some(B::Bound)),
         (P::Require, own, other, None),
@@ -126,7 +126,7 @@ fn the_binding_is_judged_as_each_policy_says() {
                 Some(seen) => {
                     assert_eq!(said, Ok(Said::Ready(seen)));
                     assert_eq!(bare.session.facts().binding, Some(seen));
-                    // `off` says nothing of this end's TLS.
+                    // `off` sends nothing about this end's TLS.
                     let said = exporter.filter(|_| binding != P::Off);
                     assert_eq!(bare.heard(), [(MessageType::Ready, ready(said, 1))]);
                 }
@@ -180,12 +180,12 @@ fn messages_of_a_rekey_in_the_wrong_direction_or_state_are_refused() {
     }
 }
 
-/// The other end, a client, goes through a whole rekey.
+/// The peer, a client, performs a whole rekey.
 fn rekey(bare: &mut Bare) -> Result<Said, Fault> {
     rekey_with(bare, Duration::ZERO)
 }
 
-/// The same, with REKEY3 so long under way.
+/// The same, with REKEY3 delayed by `delay`.
 fn rekey_with(bare: &mut Bare, delay: Duration) -> Result<Said, Fault> {
     let client = AwaitRekey2::start(&mut Seeded(5));
     let rk = RootKey::new(bare.session.root_key().expose_secret());

@@ -1,4 +1,4 @@
-//! Sessions of a real handshake, a clock that the tests move, and no sockets.
+//! Sessions of a real handshake, with a clock that the tests control and without sockets.
 
 mod laws;
 mod model;
@@ -14,7 +14,7 @@ use crate::id::DeviceId;
 use crate::island::opaque::ServerSetup;
 use crate::keys::DeviceSecret;
 
-/// Random enough for keys of tests, the same for the same seed (splitmix64).
+/// A deterministic generator, random enough for test keys (splitmix64).
 pub(super) struct Seeded(pub(super) u64);
 
 impl Seeded {
@@ -60,7 +60,7 @@ pub(super) fn config() -> Config {
     }
 }
 
-/// One session, and the other end as bare chains that can say what no session would.
+/// A session, and its peer as bare chains that can send what no session would.
 pub(super) struct Bare {
     pub(super) session: Session,
     pub(super) send: Chain,
@@ -84,7 +84,7 @@ impl Bare {
         Self { session, send: Chain::new(send, 0), recv: Chain::new(recv, 0), now }
     }
 
-    /// Both READY have passed.
+    /// Creates a session after both READY frames.
     pub(super) fn open(role: Role) -> Self {
         let mut bare = Self::new(role, config());
         assert!(matches!(bare.say(MessageType::Ready, &ready(None, VERSION)), Ok(Said::Ready(_))));
@@ -92,7 +92,7 @@ impl Bare {
         bare
     }
 
-    /// The other end seals this message, the session reads it.
+    /// The peer seals this message and the session reads it.
     pub(super) fn say(&mut self, mtype: MessageType, body: &[u8]) -> Result<Said, Fault> {
         let mut frame = Vec::new();
         self.send.seal(mtype, body, &mut frame).unwrap();
@@ -114,7 +114,7 @@ impl Bare {
         })
     }
 
-    /// What the session has sealed since, opened by the other end.
+    /// The messages that the session has sealed since the last call, opened by the peer.
     pub(super) fn heard(&mut self) -> Vec<(MessageType, Vec<u8>)> {
         let mut out = self.session.outgoing().to_vec();
         self.session.sent(out.len());
@@ -132,7 +132,7 @@ impl Bare {
         heard
     }
 
-    /// The session has ended with this CLOSE and nothing else.
+    /// Asserts that the session sent this CLOSE last and does nothing more.
     pub(super) fn assert_closed(&mut self, code: CloseCode) {
         assert!(self.session.is_closed());
         let close = (MessageType::Close, code.number().to_be_bytes().to_vec());
@@ -149,7 +149,7 @@ impl Bare {
     }
 }
 
-/// An [`Event`] that owns what it tells.
+/// An [`Event`] that owns its content.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said {
     Nothing,

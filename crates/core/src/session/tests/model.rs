@@ -1,6 +1,7 @@
-//! Two ends, a network between them that does what it likes, and a clock. Whatever happens, each
-//! end has read a beginning of what the other wrote, in order; and where nobody interferes,
-//! everything arrives and no rekey is left half done.
+//! Model test: two ends, an arbitrary network between them, and a clock.
+//!
+//! At any time, each end has read a prefix of what the other wrote, in order. Without interference,
+//! everything arrives and every rekey completes.
 
 use std::collections::VecDeque;
 
@@ -8,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What was sent, and must arrive as it is.
+/// A sent message, which must arrive unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Message {
     App(Vec<u8>),
@@ -22,7 +23,7 @@ struct End {
     got: Vec<Message>,
     closed: Option<CloseCode>,
     fault: Option<Fault>,
-    /// A header that cannot be, or an ERROR: the reader ends the line.
+    /// An invalid header, or an ERROR: the reader closes the connection.
     cut: bool,
     epoch: u32,
 }
@@ -105,12 +106,12 @@ enum Op {
 
 struct Pair {
     ends: [End; 2],
-    /// Frames on their way to the end of the same index; the first may be delivered in part.
+    /// Frames in transit to the end of the same index; the first may be partly delivered.
     wires: [VecDeque<Vec<u8>>; 2],
     now: Instant,
     entropy: Seeded,
     undelivered_since: Instant,
-    /// Somebody other than the ends has had a hand in it.
+    /// The test has interfered with the frames.
     meddled: bool,
     is_cut: bool,
     counter: u64,
@@ -133,7 +134,7 @@ impl Pair {
         pair
     }
 
-    /// Moves what both have sealed onto the wires, frame by frame.
+    /// Moves the frames that both ends have sealed into the network.
     fn collect(&mut self) {
         for from in 0..2 {
             let mut out = self.ends[from].session.outgoing().to_vec();
@@ -179,8 +180,9 @@ impl Pair {
         moved
     }
 
-    /// Delivers until nothing moves. Ends after finitely many steps because no message is answered
-    /// by more than one, and no answer is answered.
+    /// Delivers until nothing moves.
+    ///
+    /// Terminates because a message causes at most one answer, and an answer causes none.
     fn drain(&mut self) {
         let mut steps = 0;
         while self.deliver(0, usize::MAX) | self.deliver(1, usize::MAX) {
@@ -273,7 +275,7 @@ impl Pair {
         self.assert_beginnings();
     }
 
-    /// Each end has read a beginning of what the other wrote.
+    /// Asserts that each end has read a prefix of what the other wrote.
     fn assert_beginnings(&self) {
         for (to, from) in [(0, 1), (1, 0)] {
             let (got, sent) = (&self.ends[to].got, &self.ends[from].sent);
@@ -297,7 +299,7 @@ impl Pair {
     }
 }
 
-/// Short times, so that a run of some minutes meets all of them.
+/// Short times, so that a run of some minutes reaches all of them.
 fn timing() -> Timing {
     Timing {
         rekey_after: Duration::from_secs(30),
@@ -356,7 +358,7 @@ proptest! {
         let mut pair = Pair::new(seed, &timing());
         for op in &ops {
             pair.run(op);
-            // A network that works at all delivers within some seconds.
+            // A working network delivers within seconds.
             if pair.now - pair.undelivered_since > Duration::from_secs(5) {
                 pair.drain();
                 pair.assert_at_rest();
@@ -364,7 +366,7 @@ proptest! {
         }
         pair.drain();
         pair.assert_at_rest();
-        // A rekey that may start does, and completes.
+        // A rekey that is allowed starts and completes.
         let epoch = pair.ends[0].epoch;
         pair.pass(Duration::from_secs(16));
         pair.run(&Op::Rekey);
@@ -398,7 +400,7 @@ proptest! {
         if all_alive && !pair.meddled && !pair.is_cut {
             pair.assert_at_rest();
         }
-        // Nobody is left waiting for ever: with a line that carries nothing more, both give up.
+        // Neither end waits forever: on a dead connection, both give up.
         pair.is_cut = true;
         for _ in 0..10 {
             pair.pass(Duration::from_secs(60));
@@ -427,11 +429,11 @@ proptest! {
         pair.run(&Op::Meddle(1, 0, Meddling::Flip(byte, bit)));
         pair.drain();
         let end = &pair.ends[1];
-        // A length that grew leaves the reader waiting for bytes that never come.
+        // After a flip that raised the length, the reader waits for bytes that never arrive.
         prop_assert!(!end.is_alive() || !end.input.is_empty());
         prop_assert!(matches!(end.fault, None | Some(Fault::Tampered)));
         prop_assert_eq!(end.got.len(), read);
-        // A failed open has moved nothing.
+        // A failed open has changed nothing.
         prop_assert_eq!((end.session.recv.epoch(), end.session.recv.frames()), (epoch, frames));
         prop_assert_eq!(end.session.recv.key().expose_secret(), &key);
         prop_assert!(end.session.outgoing().is_empty());

@@ -1,11 +1,11 @@
-//! What happens by itself, and when.
+//! What a session does on its own initiative, and when.
 
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
 
-/// The time until the session wants to be woken.
+/// The time until the session's next timeout.
 fn due_in(bare: &Bare) -> Duration {
     bare.session.poll_timeout().unwrap() - bare.now
 }
@@ -21,7 +21,7 @@ fn a_ping_follows_silence_and_silence_after_it_is_the_end() {
         assert_eq!(bare.pass(MILLI), Ok(()));
         assert_eq!(bare.heard(), [(MessageType::Ping, 1u64.to_be_bytes().to_vec())]);
 
-        // Any byte at all is a sign of life, even one of a frame that is not yet whole.
+        // Any byte is a sign of life, even one of an incomplete frame.
         bare.now += 9 * SECOND;
         bare.session.handle_bytes(bare.now);
         assert_eq!(due_in(&bare), silence * SECOND);
@@ -53,7 +53,7 @@ fn an_end_that_never_gets_ready_is_given_up_without_a_ping() {
     bare.assert_closed(CloseCode::Idle);
 }
 
-/// Lets time pass with a sign of life every 50 s.
+/// Lets time pass with a received byte every 50 s.
 fn live(bare: &mut Bare, mut time: Duration) -> Result<(), Fault> {
     while !time.is_zero() {
         let step = time.min(50 * SECOND);
@@ -67,7 +67,7 @@ fn live(bare: &mut Bare, mut time: Duration) -> Result<(), Fault> {
 #[test]
 fn the_client_rekeys_after_ten_minutes_with_traffic_and_never_without() {
     let mut bare = Bare::open(Role::Client);
-    // READY was traffic.
+    // READY counts as traffic.
     assert_eq!(live(&mut bare, 600 * SECOND - MILLI), Ok(()));
     assert_eq!(bare.heard(), []);
     assert_eq!(live(&mut bare, MILLI), Ok(()));
@@ -81,19 +81,19 @@ fn the_client_rekeys_after_ten_minutes_with_traffic_and_never_without() {
     assert_eq!(bare.heard().len(), 1);
     (bare.send, bare.recv) = (Chain::new(keys.ck_s2c, 1), Chain::new(keys.ck_c2s, 1));
 
-    // PING and PONG are no traffic.
+    // PING and PONG do not count as traffic.
     assert_eq!(bare.say(MessageType::Ping, &[0; 8]), Ok(Said::Nothing));
     assert_eq!(live(&mut bare, 7200 * SECOND), Ok(()));
     assert_eq!(bare.heard(), [(MessageType::Pong, vec![0; 8])]);
 
-    // The epoch is old, so the first frame of traffic brings the rekey.
+    // The epoch is old, so the first traffic triggers the rekey.
     bare.session.send_app(b"hello").unwrap();
     assert_eq!(live(&mut bare, MILLI), Ok(()));
     let types: Vec<_> = bare.heard().into_iter().map(|(mtype, _)| mtype).collect();
     assert_eq!(types, [MessageType::App, MessageType::Rekey1]);
 }
 
-/// The session's chain stands at frame `n` of its epoch, in one direction.
+/// Moves one direction, at both ends, to frame `n` of its epoch.
 fn at_frame(bare: &mut Bare, sending: bool, n: u64) {
     let chain = if sending { &mut bare.session.send } else { &mut bare.session.recv };
     *chain = Chain::at(ChainKey::new(chain.key().expose_secret()), 0, n);
@@ -141,7 +141,7 @@ fn the_server_closes_when_a_rekey_is_overdue() {
 fn the_first_message_after_a_long_silence_leaves_time_for_a_rekey() {
     for sending in [true, false] {
         let mut bare = Bare::open(Role::Server);
-        // As after a rekey without traffic since.
+        // The state after a rekey without traffic since.
         (bare.session.epoch_traffic, bare.session.traffic_since) = (false, None);
         assert_eq!(live(&mut bare, 7200 * SECOND), Ok(()));
         if sending {
@@ -159,7 +159,7 @@ fn the_first_message_after_a_long_silence_leaves_time_for_a_rekey() {
 #[test]
 fn the_server_closes_a_session_of_24_hours() {
     let mut bare = Bare::open(Role::Server);
-    // As after a rekey without traffic since, so that only the age counts.
+    // The state after a rekey without traffic since, so that only the age counts.
     (bare.session.epoch_traffic, bare.session.traffic_since) = (false, None);
     assert_eq!(live(&mut bare, 86_400 * SECOND - MILLI), Ok(()));
     assert_eq!(live(&mut bare, MILLI), Err(Fault::TooOld));
