@@ -1,4 +1,4 @@
-//! The kernel's random generator, as the core wants it.
+//! The kernel's random generator as an [`Entropy`] of the core.
 
 use twinlock_core::Entropy;
 
@@ -8,8 +8,8 @@ pub struct OsEntropy;
 
 impl Entropy for OsEntropy {
     /// # Panics
-    /// If the kernel has no random bytes to give: then no key may be made, and nothing sensible
-    /// can go on.
+    /// If the kernel returns no random bytes: no key may be generated then, so no work can
+    /// continue.
     fn fill(&mut self, out: &mut [u8]) {
         #[allow(clippy::expect_used)]
         getrandom::fill(out).expect("the kernel's random generator works");

@@ -1,11 +1,11 @@
-//! Sealed bytes in a log.
+//! Hex dumps of sealed bytes for the log.
 
 use std::fmt;
 
-/// Bytes of one read or write that a log at DEBUG shows.
+/// Bytes of one read or write that a log at DEBUG shows, at most.
 const SHOWN: usize = 256;
 
-/// Sealed bytes as a log shows them: the first 256 in hex, with `..` where more follow.
+/// Sealed bytes as a log shows them: the first 256 in hex, then `..` if more follow.
 pub struct Hex<'a>(pub &'a [u8]);
 
 impl fmt::Debug for Hex<'_> {

@@ -1,8 +1,8 @@
-//! One line over a stream: lock 1 (TLS 1.3) and what rides on it, without knowledge of rooms or
-//! storage.
+//! One connection over a stream: TLS 1.3 and the session inside it.
 //!
-//! [`tls`] sets up and judges lock 1 on both ends. [`proxy`] reads the header that a configured
-//! proxy puts before it. [`login`] carries the handshake of lock 2, [`mod@line`] the session after it.
+//! This crate knows nothing about rooms or storage. [`tls`] sets up and verifies TLS on both ends.
+//! [`proxy`] reads the header that a configured proxy sends before TLS. [`login`] performs the
+//! session's handshake, and [`mod@line`] runs the session after it.
 
 mod entropy;
 mod hex;
@@ -16,8 +16,10 @@ pub mod transport;
 pub use entropy::OsEntropy;
 pub use hex::Hex;
 
-/// An I/O error in words. The TLS library's own words for a cut connection end with an address of its
-/// documentation, which helps no reader of a message or a log.
+/// An I/O error as text.
+///
+/// The TLS library's text for a truncated connection ends with a URL of its documentation, which
+/// does not help the reader of a message or a log.
 #[must_use]
 pub fn io_words(error: &std::io::Error) -> String {
     match error.kind() {

@@ -1,14 +1,13 @@
-//! One line once both ends are logged in: a [`Session`] over a stream, driven by one task.
+//! One connection after login: a [`Session`] over a stream, driven by one task.
 //!
-//! One task owns the whole line, both directions. [`Line::wait`] is the only place that
-//! waits: it writes what is outgoing, reads what comes, keeps the timers, and may be cancelled at
-//! any moment without losing anything, so it can stand in a `select!` beside whatever else the
-//! task waits for. Everything else is synchronous: a frame that was begun is whole in the buffer
-//! before the task can be cancelled.
+//! One task owns both directions. [`Line::wait`] is the only place that waits: it writes outgoing
+//! bytes, reads incoming bytes and runs the timers. It is cancel-safe, so a task can use it in a
+//! `select!` together with other futures. Everything else is synchronous: a frame is complete in
+//! the buffer before the task can be cancelled.
 //!
-//! Why not a task for each half: the halves share the rekey, most wake-ups concern both, and an
-//! idle line costs one task instead of two. While more than [`HIGH_WATER`] bytes wait to be
-//! written, nothing is read: a peer that does not read its answers cannot make us hoard them.
+//! There is one task instead of two because the halves share the rekey, most wake-ups concern both,
+//! and an idle connection then costs one task. While more than [`HIGH_WATER`] bytes are outgoing,
+//! nothing is read: a peer that does not read its answers cannot make this end buffer them.
 
 use std::future::poll_fn;
 use std::io;
@@ -24,39 +23,38 @@ use twinlock_core::session::{Event, Fault, SendError, Session};
 
 use crate::{Hex, OsEntropy};
 
-/// A frame once begun is whole within this (section 9).
+/// A frame must be complete this long after its first byte (section 9).
 pub const FRAME_DEADLINE: Duration = Duration::from_secs(30);
-/// Bytes waiting to be written beyond which nothing is read. Raising it costs as much memory for
-/// every slow peer.
+/// Outgoing bytes above which nothing is read. Raising it costs as much memory for every slow peer.
 pub const HIGH_WATER: usize = 256 * 1024;
-/// Room for a read: one TLS record.
+/// Room for a read, bytes: one TLS record.
 const READ_CHUNK: usize = 16 * 1024;
-/// Bytes read before frames are handled, so that one busy line does not starve the others.
+/// Bytes read before frames are handled, so that one busy connection does not starve the others.
 const READ_BATCH: usize = 128 * 1024;
-/// How long the sender of an ERROR or CLOSE reads and drops (section 3).
+/// How long the sender of an ERROR or CLOSE reads and discards (section 3).
 const LINGER: Duration = Duration::from_secs(1);
-/// How long the last bytes may take to leave.
+/// How long the last bytes may take to be sent.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Why a line ended.
+/// The reason why a connection ended.
 #[derive(Debug, Error)]
 pub enum LineError {
-    /// The stream ended without CLOSE, or broke: a lost line, not a bye.
+    /// The stream ended without CLOSE, or broke: a lost connection, not a regular end.
     #[error("the line was cut{}", .0.as_ref().map(|e| format!(": {}", crate::io_words(e))).unwrap_or_default())]
     Cut(Option<io::Error>),
-    /// A frame that was not due or has a length it cannot have.
+    /// A frame that was not due, or of an invalid length.
     #[error(transparent)]
     Header(#[from] BadHeader),
-    /// The session ended by its own rules.
+    /// The session ended with a fault.
     #[error(transparent)]
     Fault(#[from] Fault),
     /// The server answered the login with an ERROR.
     #[error(transparent)]
     Refused(ErrorCode),
-    /// A frame was begun and not finished within 30 s.
+    /// A frame was not complete within 30 s.
     #[error("a frame was begun and not finished")]
     HalfFrame,
-    /// The other end has taken no byte for 30 s.
+    /// The peer has accepted no byte for 30 s.
     #[error("the other end takes no data")]
     Stalled,
 }
@@ -67,7 +65,7 @@ impl From<io::Error> for LineError {
     }
 }
 
-/// What [`Line::wait`] waited for.
+/// The result of [`Line::wait`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wake {
     /// A frame can be opened.
@@ -83,12 +81,12 @@ pub struct Line<S> {
     input: Input,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
-    /// When the frame in the input was begun.
+    /// When the frame in the input began.
     frame_began: Option<Instant>,
-    /// When the other end last took a byte of what is outgoing.
+    /// Since when the stream has accepted no outgoing byte.
     write_stuck: Option<Instant>,
     unflushed: bool,
-    /// Nothing can be written any more, why, and until when what has come is read first.
+    /// The write error, and until when received bytes are still read.
     broken: Option<(io::Error, Instant)>,
 }
 
@@ -104,7 +102,7 @@ impl Input {
         self.bytes.get(self.start..).unwrap_or_default()
     }
 
-    /// The next frame's header, if its four bytes are there.
+    /// The next frame's header, if its four bytes have arrived.
     fn header(&self) -> Option<[u8; HEADER]> {
         self.pending().first_chunk().copied()
     }
@@ -113,7 +111,7 @@ impl Input {
         self.start = (self.start + n).min(self.bytes.len());
     }
 
-    /// Moves what is left to the front, or gives the memory back if nothing is.
+    /// Moves the remaining bytes to the front, or frees the memory if none remain.
     fn compact(&mut self) {
         if self.start == self.bytes.len() {
             self.bytes = Vec::new();
@@ -125,7 +123,7 @@ impl Input {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
-    /// Takes over a stream on which the handshake has ended.
+    /// Takes over a stream after the handshake.
     pub fn new(io: S, session: Session) -> Self {
         let now = now();
         Self {
@@ -141,7 +139,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// The session, to send on and to ask.
+    /// The session, to read its state.
     pub fn session(&self) -> &Session {
         &self.session
     }
@@ -151,23 +149,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         &mut self.session
     }
 
-    /// Whether it can still be written. Where not, what had come can be read, for a moment.
+    /// Whether the stream can still be written. If not, received bytes can be read for a moment.
     #[must_use]
     pub fn can_write(&self) -> bool {
         self.broken.is_none()
     }
 
-    /// The stream beneath.
+    /// The underlying stream.
     pub fn stream(&self) -> &S {
         &self.io
     }
 
-    /// Leaves the line without a word and gives back the stream.
+    /// Leaves the connection without a CLOSE and returns the stream.
     pub fn into_stream(self) -> S {
         self.io
     }
 
-    /// Seals an APP frame; it leaves with the next [`Line::wait`], many in one write.
+    /// Seals an APP frame. The next [`Line::wait`] sends it, many frames in one write.
     ///
     /// # Errors
     /// [`SendError`].
@@ -175,28 +173,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.session.send_app(body)
     }
 
-    /// Bytes sealed and not yet taken by the stream.
+    /// Bytes sealed and not yet accepted by the stream.
     #[must_use]
     pub fn backlog(&self) -> usize {
         self.session.outgoing().len()
     }
 
-    /// Starts a rekey now if one may start (client). Says whether it did.
+    /// Starts a rekey now if it is allowed (client), and returns whether it did.
     pub fn start_rekey(&mut self) -> bool {
         self.session.start_rekey(now(), &mut OsEntropy)
     }
 
-    /// Waits until a whole frame can be opened with [`Line::open_frame`], or, with `room`, until
-    /// at most so many bytes are outgoing. Writes, reads and keeps time meanwhile. Cancel-safe.
+    /// Waits until a whole frame can be opened with [`Line::open_frame`].
+    ///
+    /// With `room`, also returns once at most that many bytes are outgoing. Writes, reads and runs
+    /// the timers while it waits. Cancel-safe.
     ///
     /// # Errors
-    /// [`LineError`]: call [`Line::finish`], so that a CLOSE that is outgoing leaves.
+    /// [`LineError`]: call [`Line::finish`], which sends an outgoing CLOSE.
     pub async fn wait(&mut self, room: Option<usize>) -> Result<Wake, LineError> {
         poll_fn(|cx| self.poll_wake(cx, room)).await
     }
 
-    /// Writes what is outgoing and keeps time, and reads nothing, for as long as that goes well:
-    /// for a caller that can take nothing more now. Cancel-safe.
+    /// Writes outgoing bytes and runs the timers, without reading, until the connection fails.
+    ///
+    /// For a caller that cannot accept more input now. Cancel-safe.
     pub async fn hold(&mut self) -> LineError {
         poll_fn(|cx| {
             self.poll_write_out(cx);
@@ -209,17 +210,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         .await
     }
 
-    /// The other end's silence and its half a frame are our doing while we do not read.
+    /// Restarts the timers of silence and half a frame, which this end causes while it does not
+    /// read.
     fn rest(&mut self) {
         let now = now();
         self.session.handle_bytes(now);
         self.frame_began = self.frame_began.map(|_| now);
     }
 
-    /// Whether a whole frame waits to be opened.
+    /// Whether a whole frame is ready to be opened.
     ///
     /// # Errors
-    /// [`BadHeader`] if what waits is no frame that is due.
+    /// [`BadHeader`] if the next bytes are not a frame that is due.
     pub fn has_frame(&self) -> Result<bool, BadHeader> {
         Ok(match self.input.header() {
             Some(bytes) => {
@@ -230,7 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         })
     }
 
-    /// Opens the frame that [`Line::wait`] waited for; without one, [`Event::Nothing`].
+    /// Opens the frame that [`Line::wait`] waited for; without one, returns [`Event::Nothing`].
     ///
     /// # Errors
     /// [`LineError`].
@@ -249,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             self.session.abandon();
             return Err(LineError::Refused(ErrorCode::parse(payload)));
         }
-        // Before it is opened, which happens in place.
+        // Logged before it is opened, because opening overwrites it in place.
         tracing::debug!(
             sid = %self.session.id(), frame = ?header.frame, n = header.len, bytes = ?Hex(payload),
             "received"
@@ -267,11 +269,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             if let Some(error) = self.take_broken() {
                 return Poll::Ready(Err(error));
             }
-            // A busy line never gets to `poll_timers`, and its session grows old all the same.
+            // A busy connection never reaches `poll_timers`, but its session ages all the same.
             let due = self.session.poll_timeout().is_some_and(|at| at <= now());
             if self.judge(Self::has_frame)? {
                 if due {
-                    // Whose frame is here lives, however long it took us to look.
+                    // The frame shows that the peer is alive, however late this end looks at it.
                     self.session.handle_bytes(now());
                     self.handle_timeout(cx)?;
                 }
@@ -283,8 +285,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             if has_room(self) && !due {
                 return Poll::Ready(Ok(Wake::Room));
             }
-            // A peer that takes nothing gets nothing read; that it takes nothing at all has a
-            // deadline of its own.
+            // Nothing is read from a peer that accepts nothing. A separate deadline covers a peer
+            // that never accepts anything.
             if self.backlog() > HIGH_WATER && self.broken.is_none() {
                 self.rest();
                 return self.poll_timers(cx);
@@ -300,7 +302,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// Asks the reader's half; a header that cannot be ends the session without a word.
+    /// Asks about the next header; an invalid one ends the session without a CLOSE.
     fn judge<T>(
         &mut self,
         ask: impl FnOnce(&Self) -> Result<T, BadHeader>,
@@ -314,8 +316,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         Ok(())
     }
 
-    /// Writes as much as the stream takes. An end that it meets is told once all is read that the
-    /// other end had sent before: a part of a file, or the ack of a message.
+    /// Writes as much as the stream accepts.
+    ///
+    /// A write error is reported only after everything is read that the peer had sent before, such
+    /// as a part of a file or the ack of a message.
     fn poll_write_out(&mut self, cx: &mut Context<'_>) {
         if self.broken.is_none()
             && let Err(error) = self.try_write_out(cx)
@@ -325,7 +329,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// The end of a line that cannot be written, once it is not read any longer.
+    /// The error of a connection that cannot be written, once the time for reading is over.
     fn take_broken(&mut self) -> Option<LineError> {
         let late = self.broken.as_ref().is_some_and(|(_, until)| *until <= now());
         if late { self.broken.take().map(|(error, _)| error.into()) } else { None }
@@ -339,8 +343,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                     let bytes = self.session.outgoing().get(..n).unwrap_or_default();
                     tracing::debug!(sid = %self.session.id(), n, bytes = ?Hex(bytes), "sent");
                     self.session.sent(n);
-                    // A full stream has room again only because the other end took something: a
-                    // sign of life, while its PONG may wait behind all that is under way.
+                    // A full stream has room again only because the peer accepted bytes. That is a
+                    // sign of life; its PONG may be queued behind everything in transit.
                     if self.write_stuck.take().is_some() {
                         self.session.handle_bytes(now());
                     }
@@ -368,18 +372,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         Ok(())
     }
 
-    /// Reads until the stream has no more or a batch is full; `Ready` if anything came.
+    /// Reads until the stream has no more or a batch is full; `Ready` if anything arrived.
     fn poll_read_in(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LineError> {
         self.input.compact();
         let mut came = false;
         while self.input.bytes.len() < READ_BATCH || !came {
-            // Where one record comes, more may follow: room for a batch at once, then.
+            // After one record, more may follow: reserve room for a whole batch.
             let batch = if came { READ_BATCH.saturating_sub(self.input.bytes.len()) } else { 0 };
             self.input.bytes.reserve_exact(batch + READ_CHUNK);
             match pin!(self.io.read_buf(&mut self.input.bytes)).poll(cx) {
                 Poll::Ready(Ok(1..)) => came = true,
                 Poll::Ready(Ok(0)) if came => break,
-                // What came with it is looked at first.
+                // The bytes that arrived before the error are handled first.
                 Poll::Ready(Err(error)) if came => {
                     self.broken.get_or_insert((error, now() + LINGER));
                     break;
@@ -405,7 +409,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         Ok(Poll::Ready(()))
     }
 
-    /// Does what is due and arms the timer for what comes next. `Pending` unless the line ended.
+    /// Handles due timers and arms the next one. `Pending` unless the connection ended.
     fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, LineError>> {
         loop {
             let now = now();
@@ -432,7 +436,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             else {
                 return Poll::Pending;
             };
-            // A timer that fires too early costs one look; moving it at every byte costs more.
+            // A timer that fires too early costs one check; resetting it at every byte costs more.
             if next < self.timer_at || self.timer.is_elapsed() {
                 self.timer.as_mut().reset(next.into());
                 self.timer_at = next;
@@ -441,15 +445,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// Ends the line with this code: CLOSE, end of the sending direction, then up to 1 s of
-    /// reading and dropping, so that the last frame is not lost to a reset.
+    /// Ends the connection with this code.
+    ///
+    /// Sends CLOSE, shuts down the sending direction, then reads and discards for up to 1 s, so
+    /// that a reset does not destroy the last frame.
     pub async fn close(mut self, code: CloseCode) {
         self.session.close(code);
         self.finish().await;
     }
 
-    /// Lets what is outgoing leave, then ends as [`Line::close`] does. After a frame that was not
-    /// authentic or cannot be one, the connection just drops.
+    /// Sends the outgoing bytes, then ends as [`Line::close`] does.
+    ///
+    /// After a frame that is not authentic or not valid, it drops the connection at once.
     pub async fn finish(mut self) {
         let nothing_left = self.session.outgoing().is_empty() && !self.unflushed;
         let silent = !self.session.has_said_close() && (nothing_left || self.session.is_closed());
@@ -468,12 +475,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 }
 
-/// The runtime's clock, which tests can move.
+/// The runtime's clock, which tests can control.
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Ends the sending direction, then reads and drops for up to 1 s.
+/// Shuts down the sending direction, then reads and discards for up to 1 s.
 pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) {
     let dropped = pin!(async {
         io.shutdown().await?;

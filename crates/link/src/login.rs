@@ -1,7 +1,7 @@
 //! The handshake over a stream, both sides, up to a [`Line`].
 //!
-//! At the server each step is a call of its own, because limits, the semaphore and the record
-//! stand between them; every wait has its deadline (section 9).
+//! On the server each step is a separate call, because limits, the semaphore and the record come
+//! between the steps. Every wait has a deadline (section 9).
 
 use std::io;
 use std::sync::Arc;
@@ -21,34 +21,34 @@ use twinlock_core::session::{Config, Session};
 use crate::OsEntropy;
 use crate::line::{Line, linger, now};
 
-/// From TLS to HELLO (section 9).
+/// Time from TLS to HELLO (section 9).
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
-/// From CHALLENGE to PROOF: a slow device stretches its password in between.
+/// Time from CHALLENGE to PROOF, in which a slow device stretches its password.
 pub const PROOF_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a client waits for CHALLENGE: the server may let it queue.
+/// How long a client waits for CHALLENGE, because the server may queue it.
 pub const CHALLENGE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A login did not come about.
+/// A failed login.
 #[derive(Debug, Error)]
 pub enum LoginError {
-    /// The server says no; a hint, since anybody in the middle could say it.
+    /// The server refuses. Only a hint, because any attacker in between could send it.
     #[error(transparent)]
     Server(ErrorCode),
-    /// The server could not prove itself, or the secret is wrong.
+    /// The server failed to authenticate itself, or the secret is wrong.
     #[error(transparent)]
     Refused(#[from] LoginRefused),
-    /// The server proved itself, and is not the pinned one. The client sends nothing more.
+    /// The server authenticated itself but is not the pinned one. The client sends nothing more.
     #[error("the server's key is {shown}, not {known}")]
     OtherServer {
         /// The pinned key.
         known: ServerKey,
-        /// The key that was shown.
+        /// The key that the server showed.
         shown: ServerKey,
     },
     /// The thread that stretches the password failed.
     #[error("the password could not be stretched")]
     Failed,
-    /// A HELLO that cannot be answered with a CHALLENGE.
+    /// A HELLO that the server cannot answer with CHALLENGE.
     #[error(transparent)]
     Hello(HelloFault),
     /// A frame that was not due.
@@ -57,7 +57,7 @@ pub enum LoginError {
     /// The stream broke or ended.
     #[error("the line was cut during the login: {}", crate::io_words(.0))]
     Io(#[from] io::Error),
-    /// The other end took too long.
+    /// The peer took too long.
     #[error("the other end took too long to log in")]
     Timeout,
 }
@@ -71,7 +71,7 @@ impl From<NotLoggedIn> for LoginError {
     }
 }
 
-/// Logs in over `io` and returns the line; its READY is outgoing, the server's has not come.
+/// Logs in over `io` and returns the connection, with READY outgoing and the server's still due.
 ///
 /// # Errors
 /// [`LoginError`].
@@ -114,16 +114,18 @@ pub struct Greeter<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Greeter<S> {
-    /// Takes a stream on which nothing of lock 2 has passed.
+    /// Takes a stream on which no byte of the handshake has passed.
     pub fn new(io: S) -> Self {
         Self { io }
     }
 
-    /// Waits for HELLO; not more than 1316 bytes are kept, the group elements are not yet looked
-    /// at: [`Hello::parse`] is for after the limiter.
+    /// Waits for HELLO.
+    ///
+    /// Keeps at most 1316 bytes and does not check the group elements: [`Hello::parse`] does, after
+    /// the limiter.
     ///
     /// # Errors
-    /// [`LoginError::Hello`]: answer with [`Greeter::refuse`]. Others: drop.
+    /// [`LoginError::Hello`]: answer with [`Greeter::refuse`]. Any other: drop the connection.
     pub async fn read_hello(&mut self) -> Result<Vec<u8>, LoginError> {
         within(HELLO_DEADLINE, async {
             let header = read_header(&mut self.io, Due::Hello).await?;
@@ -141,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeter<S> {
     /// Sends CHALLENGE and waits for PROOF.
     ///
     /// # Errors
-    /// [`LoginError`]: drop.
+    /// [`LoginError`]: drop the connection.
     pub async fn exchange(&mut self, challenge: &[u8]) -> Result<[u8; KE3], LoginError> {
         within(PROOF_DEADLINE, async {
             self.io.write_all(challenge).await?;
@@ -154,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeter<S> {
         .await
     }
 
-    /// Answers with an ERROR and ends.
+    /// Answers with an ERROR and ends the connection.
     pub async fn refuse(mut self, code: ErrorCode) {
         let sent = within(HELLO_DEADLINE, async {
             self.io.write_all(&code.to_frame()).await?;
@@ -165,13 +167,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeter<S> {
         }
     }
 
-    /// The line, once PROOF has passed.
+    /// The connection, once PROOF is accepted.
     pub fn into_line(self, established: Established, config: Config) -> Line<S> {
         Line::new(self.io, Session::new(established, config, now()))
     }
 }
 
-/// What [`Hello::parse`] finds wrong, as a [`LoginError`].
+/// Calls [`Hello::parse`] and returns its fault as a [`LoginError`].
 ///
 /// # Errors
 /// [`LoginError::Hello`].

@@ -1,60 +1,62 @@
-//! How far the sender of file bytes runs ahead of what the receiver says it has taken.
+//! Flow control: how far the sender of file bytes may run ahead of the receiver.
 //!
-//! The protocol allows 8 MiB ahead (section 10), which a long fat line needs. Everywhere else most
-//! of that would only stand in buffers between the two ends, where it is lost when an end is killed
-//! and goes over the wire again. So the sender keeps about what fits on the way: the rate at which
-//! acknowledgements come, times the shortest time that one took, and half as much again, so that a
-//! way with more room is found within a few round trips. On far ways it is as much again: their
-//! length varies, and they are to be fed all the same.
+//! The protocol allows 8 MiB ahead (section 10), which a long and fast path needs. On any other
+//! path, most of that would only fill buffers between the two ends. It is lost when an end is
+//! killed, and must then be sent again. The window is therefore 1.5 x delivery rate x minimum
+//! round-trip time (RTT). The additional half discovers a path with more room within a few round
+//! trips. On far paths the factor is 2, because their RTT varies and they must be filled all the
+//! same.
 //!
-//! On near and fast ways that is so little that the two ends take turns instead of working side by
-//! side. There it may be more, as long as it is a small part of what has been carried since the line
-//! began, and gone in a moment: then a break costs little all the same.
+//! On near and fast paths, that window is so small that the two ends take turns instead of working
+//! in parallel. There it may be larger, as long as it is a small part of what the connection has
+//! carried and drains within milliseconds. A broken connection then still costs little.
 //!
-//! What is on its way beyond what fits makes the way look longer than it is. So before an old
-//! measure is forgotten, half of what fits goes for one round, and the next one is taken of a way
-//! without a queue of our own.
+//! Bytes in flight beyond the path's capacity inflate the measured RTT. Before an old measurement
+//! expires, the window is therefore half of rate x RTT for one round, so that the next measurement
+//! sees no queue of our own.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use twinlock_core::frame::BULK_OVERHEAD;
 
-/// Bytes that the sender of a file may be ahead of what the receiver has taken (section 10).
+/// Bytes that the sender of a file may be ahead of the receiver (section 10).
 pub const WINDOW: u64 = 8 << 20;
-/// Bytes after which a receiver of ours acknowledges what it has taken: two frames.
+/// Bytes after which our receiver acknowledges: two frames.
 pub const ACK_EACH: u32 = 2 * FRAME as u32;
-/// Bytes after which any receiver does (section 10).
+/// Bytes after which any receiver acknowledges at the latest (section 10).
 const RAREST: u32 = 1 << 20;
-/// Bytes of a file in a frame of ours at most: it may end beyond the step it begins in. A frame of
-/// which a part was under way when the line was cut goes again, half of one on average; a message
-/// waits for one that is being sent; sealing costs the same per byte from about here on. Sealed it
-/// fills four TLS records to the last byte.
+/// Most file bytes in one of our frames, which may end beyond the acknowledgement step it begins
+/// in.
+///
+/// A broken connection repeats the frame that was in transit, half of one on average, and a message
+/// waits for a frame that is being sent. From about this size on, sealing costs the same per byte.
+/// A sealed frame of this size fills exactly four TLS records.
 pub const FRAME: usize = (64 << 10) - BULK_OVERHEAD;
-/// What a break costs may be this part of what the line had carried until then.
+/// On near paths, the window may be 1/128 of what the connection has carried.
 const LITTLE: u64 = 128;
-/// But what is sent for that reason waits no longer than this, so that a message behind it does not.
+/// But that window must drain within this time, so that a message behind it does not wait longer.
 const BRIEF: Duration = Duration::from_millis(2);
-/// A way longer than this leads out of the house.
+/// A path with a longer RTT than this is far: it leaves the local network.
 const FAR: Duration = Duration::from_millis(5);
-/// What was the fastest and the nearest holds for this long, and for as long again.
+/// How long the best measurements are current, and then previous for as long again.
 const MEMORY: Duration = Duration::from_secs(5);
 
-/// A frame on its way.
+/// A frame in flight.
 #[derive(Debug)]
 struct Sent {
     end: u64,
     at: Instant,
-    /// What had been acknowledged by then, and when.
+    /// What had been acknowledged when it was sent, and when that was.
     acked: (u64, Instant),
 }
 
-/// The best that was seen for a while.
+/// The best measurements of a period.
 #[derive(Debug, Clone, Copy)]
 struct Best {
-    /// Bytes a second.
+    /// Delivery rate, bytes per second.
     rate: f64,
-    /// Seconds from a frame to its acknowledgement.
+    /// RTT, seconds: from a frame to its acknowledgement.
     way: f64,
 }
 
@@ -66,27 +68,27 @@ impl Best {
     }
 }
 
-/// What one transfer has on its way, and how much of it there may be.
+/// The flow control of one transfer: what is in flight, and the window.
 #[derive(Debug)]
 pub struct Pace {
-    /// Where this line began.
+    /// Offset at which this connection started.
     from: u64,
     sent: u64,
     acked: (u64, Instant),
     way: VecDeque<Sent>,
-    /// Less than this on the way, and the receiver may never say a word.
+    /// Minimum window. With less in flight, the receiver might never acknowledge.
     least: u64,
     now: Best,
     before: Best,
     since: Instant,
-    /// What was sent before this waited behind too much of our own: it is no measure.
+    /// Frames sent before this offset queued behind our own bytes and are not measured.
     clear_from: Option<u64>,
     window: u64,
 }
 
 impl Pace {
-    /// A transfer that goes on from `offset`, to a receiver that acknowledges after each `ack_each`
-    /// bytes; 0, or more than a MiB, is a MiB.
+    /// Starts at `offset`, with a receiver that acknowledges every `ack_each` bytes. 0, or more
+    /// than 1 MiB, counts as 1 MiB.
     #[must_use]
     pub fn new(offset: u64, ack_each: u32, now: Instant) -> Self {
         let ack_each = if ack_each == 0 { RAREST } else { ack_each.min(RAREST) };
@@ -105,37 +107,37 @@ impl Pace {
         }
     }
 
-    /// Everything before here was taken.
+    /// The receiver has taken everything before this offset.
     #[must_use]
     pub fn acked(&self) -> u64 {
         self.acked.0
     }
 
-    /// Where the next byte is.
+    /// The offset of the next byte to send.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Whether a frame with so many bytes may go now. One always may when nothing is on its way.
+    /// Whether a frame of `bytes` may be sent now. Always true if nothing is in flight.
     #[must_use]
     pub fn may(&self, bytes: usize) -> bool {
         let ahead = self.sent - self.acked.0;
         ahead == 0 || ahead + bytes as u64 <= self.window
     }
 
-    /// A frame with so many bytes goes.
+    /// Notes that a frame of `bytes` is sent.
     pub fn send(&mut self, bytes: usize, now: Instant) {
         self.sent += bytes as u64;
         if self.way.is_empty() {
-            // Nothing was on its way: the pause was ours and says nothing about the line.
+            // Nothing was in flight: the pause was the sender's and does not measure the path.
             self.acked.1 = now;
         }
         self.way.push_back(Sent { end: self.sent, at: now, acked: self.acked });
     }
 
-    /// The receiver has taken everything before `offset`; an older word changes nothing. `false`:
-    /// it cannot have, for that was not sent.
+    /// The receiver has taken everything before `offset`; an older offset changes nothing. Returns
+    /// `false` if `offset` is beyond what was sent.
     #[must_use]
     pub fn acknowledge(&mut self, offset: u64, now: Instant) -> bool {
         if offset > self.sent {
@@ -174,14 +176,14 @@ impl Pace {
         let Best { rate, way } = self.now.or(self.before);
         let (share, spare) = match self.clear_from {
             Some(_) => (0.5, 0.0),
-            // Far ways vary, and the shortest is less than the usual one.
+            // The RTT of far paths varies, and the minimum is below the usual one.
             None if way > FAR.as_secs_f64() => (2.0, 0.0),
             None => {
                 let little = (self.sent - self.from) / LITTLE;
                 (1.5, (rate * BRIEF.as_secs_f64()).min(little as f64))
             }
         };
-        // A cast of what is too much, or not a number, saturates.
+        // The cast saturates if the value is too large or not a number.
         self.window = ((rate * way * share).max(spare) as u64).clamp(self.least, WINDOW);
     }
 }

@@ -1,10 +1,10 @@
-//! The PROXY protocol, version 2, which a load balancer puts before the first TLS byte to say
-//! whose connection it hands on (<https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>).
+//! The PROXY protocol, version 2 (<https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>).
 //!
-//! Only for listeners that take connections from configured proxies and nobody else: whoever may
-//! send a header may claim any address. The libraries for it also accept version 1 and leave the
-//! reading to the caller; here the reading is the point: not one byte beyond the header is taken
-//! from the stream, and no length is believed beyond 536.
+//! A load balancer sends its header before the first TLS byte, with the client's address. It is
+//! only for listeners that accept connections from configured proxies alone, because the sender of
+//! a header can claim any address. The available libraries also accept version 1 and leave reading
+//! to the caller. Here reading is the point: no byte beyond the header is taken from the stream,
+//! and no length above 536 is accepted.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,32 +16,32 @@ use tokio::time::{Instant, timeout_at};
 /// First bytes of every header; no TLS record begins like this.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Bytes after the fixed 16: the longest addresses (216) and some hundred bytes of extensions.
-/// Proxies that put more there (client certificates) are not for this listener.
+/// Most bytes after the fixed 16: the longest addresses (216) and 320 bytes of extensions. Proxies
+/// that send more (client certificates) are not supported.
 pub const MAX_BODY: usize = 536;
 
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
 
-/// Why a connection from a proxy is refused.
+/// The reason why a connection from a proxy is refused.
 #[derive(Debug, Error)]
 pub enum ProxyError {
-    /// The stream begins like version 1, which is text and is not accepted.
+    /// The stream begins like version 1, which is text and not accepted.
     #[error("the proxy speaks version 1 of the PROXY protocol; configure it for version 2")]
     Version1,
     /// The stream begins with something else.
     #[error("the connection does not begin with a PROXY protocol header")]
     NoHeader,
-    /// The byte of version and command is none of version 2's.
+    /// Version and command are not those of version 2.
     #[error("the PROXY header has the unknown version and command {0:#04x}")]
     Command(u8),
-    /// Neither TCP nor a stream socket nor unspecified.
+    /// Neither TCP, nor a stream socket, nor unspecified.
     #[error("the PROXY header is for the address family and transport {0:#04x}")]
     Family(u8),
-    /// More bytes are announced than [`MAX_BODY`], or fewer than the addresses need.
+    /// The header announces more bytes than [`MAX_BODY`], or fewer than the addresses need.
     #[error("the PROXY header announces {0} bytes")]
     Length(u16),
-    /// The header was not whole at the deadline.
+    /// The header was not complete at the deadline.
     #[error("the PROXY header did not arrive in time")]
     Timeout,
     /// The stream ended or failed inside the header.
@@ -49,14 +49,14 @@ pub enum ProxyError {
     Io(#[from] io::Error),
 }
 
-/// Reads one header and leaves the stream at the first byte after it. Extensions (TLVs) are
-/// skipped unread.
+/// Reads one header and leaves the stream at the first byte after it.
 ///
-/// `None`: the proxy speaks for itself (health check) or does not say for whom. IPv4 addresses in
-/// IPv6 form are handed out as IPv4, so that one client has one limit.
+/// Skips extensions (TLVs) unread. `None` if the proxy connects for itself (health check) or does
+/// not name the client. IPv4-mapped IPv6 addresses are returned as IPv4, so that one client has one
+/// limit.
 ///
 /// # Errors
-/// [`ProxyError`]; the connection is then to be closed.
+/// [`ProxyError`]; the caller must then close the connection.
 pub async fn read_header<S>(
     stream: &mut S,
     deadline: Instant,

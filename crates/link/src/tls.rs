@@ -1,14 +1,14 @@
-//! Lock 1: TLS 1.3 by rustls and aws-lc-rs (PROTOCOL section 1).
+//! TLS 1.3 with rustls and aws-lc-rs (docs/protocol.md, section 1).
 //!
-//! Both ends are set up here and nowhere else, so that the same few choices hold everywhere: no
-//! TLS 1.2, no tickets, no resumption, no early data, no certificate compression, no key log, ALPN
-//! `twinlock/1`. [`ServerTls`] and [`ClientTls`] make connections, [`channel_binding`] gives the
-//! value that READY compares, [`Facts`] tells `status` what was negotiated.
+//! Both ends are set up only here, so that the same choices hold everywhere: no TLS 1.2, no
+//! tickets, no resumption, no early data, no certificate compression, no key log, ALPN
+//! `twinlock/1`. [`ServerTls`] and [`ClientTls`] create connections, [`channel_binding`] returns
+//! the value that READY compares, and [`Facts`] lists what was negotiated, for `status`.
 //!
-//! ChaCha20-Poly1305 goes first, and the server insists on it where the client has it: lock 2 is
-//! AES, and by preference the two locks do not share a cipher. The hybrid key exchange goes first
-//! so that what is recorded today stays closed to a later quantum computer; the classic groups
-//! remain for proxies that know no other.
+//! ChaCha20-Poly1305 comes first, and the server insists on it if the client supports it: the
+//! session uses AES, and by preference the two layers do not share a cipher. The hybrid key
+//! exchange comes first, so that traffic recorded today stays secret from a later quantum computer.
+//! The classic groups remain for proxies that support no others.
 
 mod cert;
 mod client;
@@ -32,7 +32,7 @@ pub use facts::Facts;
 pub use fault::{Distrust, TlsFault};
 pub use server::ServerTls;
 
-/// The only application protocol that is spoken.
+/// The only application protocol.
 pub const ALPN: &[u8] = b"twinlock/1";
 
 /// RFC 9266, section 4.2.
@@ -46,7 +46,7 @@ const SUITES: &[SupportedCipherSuite] =
 const GROUPS: &[&dyn SupportedKxGroup] =
     &[kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1];
 
-/// The algorithms of lock 1, made once.
+/// The algorithms of TLS, created once.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     let make = || {
@@ -59,12 +59,14 @@ fn provider() -> Arc<CryptoProvider> {
     PROVIDER.get_or_init(make).clone()
 }
 
-/// The tls-exporter value of a connection (RFC 9266): 32 bytes, the same on both ends if and only
-/// if they hold the two ends of one TLS connection. Takes `stream.get_ref().1`.
+/// The tls-exporter value of a connection (RFC 9266), 32 bytes.
+///
+/// It is the same on both ends if and only if they are the two ends of one TLS connection. Takes
+/// `stream.get_ref().1`.
 ///
 /// # Errors
-/// [`TlsFault::Tls`] before the handshake is complete; never on a stream that [`ClientTls`] or
-/// [`ServerTls`] handed out.
+/// [`TlsFault::Tls`] before the handshake is complete; never on a stream from [`ClientTls`] or
+/// [`ServerTls`].
 pub fn channel_binding<Side>(connection: &ConnectionCommon<Side>) -> Result<[u8; 32], TlsFault> {
     Ok(connection.export_keying_material([0; 32], BINDING_LABEL, Some(&[]))?)
 }
@@ -72,7 +74,7 @@ pub fn channel_binding<Side>(connection: &ConnectionCommon<Side>) -> Result<[u8;
 /// The pin of a certificate: SHA-256 of its SubjectPublicKeyInfo.
 ///
 /// # Errors
-/// [`TlsFault::Untrusted`] with [`Distrust::Malformed`] for what is no X.509 v3 certificate.
+/// [`TlsFault::Untrusted`] with [`Distrust::Malformed`] if it is not an X.509 v3 certificate.
 pub fn spki_pin(certificate: &CertificateDer<'_>) -> Result<TlsPin, TlsFault> {
     let parsed = ParsedCertificate::try_from(certificate)
         .map_err(|_| TlsFault::Untrusted(Distrust::Malformed))?;

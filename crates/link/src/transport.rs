@@ -1,4 +1,4 @@
-//! The stream below a session: reads, writes, and shows the end of its peer.
+//! The stream under a session: reads, writes, and reports that the peer has closed.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -7,12 +7,13 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-/// A stream that shows the end of its peer while unread bytes are before that end.
+/// A stream that reports that its peer has closed, even before all bytes are read.
 ///
-/// A reader that applies backpressure needs this: it reads nothing, so it would not see the end.
+/// A reader that applies backpressure needs this: it reads nothing, so it would not notice the end.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin {
-    /// Whether the peer has closed its sending direction or the connection broke, as far as the
-    /// system knows without a read. `false` does not prove that it is alive.
+    /// Whether the peer has closed its sending direction or the connection broke.
+    ///
+    /// As far as the system knows without a read; `false` does not prove that the peer is alive.
     fn has_peer_closed(&self) -> bool;
 }
 

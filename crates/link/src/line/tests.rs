@@ -1,4 +1,4 @@
-//! What an idle line keeps.
+//! What an idle connection keeps in memory.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::future::Future as _;
@@ -71,7 +71,7 @@ async fn an_idle_line_gives_its_memory_back() {
         assert_eq!(line.input.bytes.capacity(), 0);
         assert_eq!(line.frame_began, None);
     }
-    // Lines are held by the ten thousand.
+    // A server has tens of thousands of connections.
     assert!(size_of::<Line<DuplexStream>>() < 1024, "{} bytes", size_of::<Line<DuplexStream>>());
 }
 

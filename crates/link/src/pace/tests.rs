@@ -1,5 +1,4 @@
-//! A transfer over a way that exists in numbers only: its rate, its length, and how often the
-//! receiver acknowledges.
+//! A transfer over a simulated path with a rate, an RTT and an acknowledgement interval.
 
 #![allow(clippy::expect_used, clippy::panic)]
 
@@ -9,15 +8,15 @@ use std::time::{Duration, Instant};
 use super::{ACK_EACH, FRAME, LITTLE, Pace, RAREST, WINDOW};
 
 struct Way {
-    /// Bytes a second.
+    /// Bytes per second.
     rate: f64,
-    /// There and back.
+    /// Round-trip time.
     delay: Duration,
     /// Bytes from one acknowledgement to the next.
     stride: u32,
-    /// The sender takes so long for a frame.
+    /// Time that the sender takes for a frame.
     gap: Duration,
-    /// An acknowledgement may take so much longer.
+    /// Maximum additional delay of an acknowledgement.
     jitter: Duration,
 }
 
@@ -30,17 +29,17 @@ impl Default for Way {
 
 struct Trip {
     took: Duration,
-    /// The most that was on its way in the second half.
+    /// Most bytes in flight during the second half.
     ahead: u64,
 }
 
 impl Way {
-    /// Sends `size` bytes and says how long that takes.
+    /// Sends `size` bytes and returns how long that takes.
     fn carries(&self, size: u64) -> Trip {
         let start = Instant::now();
         let mut now = start;
         let mut pace = Pace::new(0, self.stride, now);
-        // The bottleneck is free again then.
+        // When the bottleneck is free again.
         let mut free = now;
         let mut acks: VecDeque<(Instant, u64)> = VecDeque::new();
         let (mut arrived, mut told, mut ahead, mut random) = (0, 0, 0, 1_u64);
@@ -58,7 +57,7 @@ impl Way {
                     told = arrived;
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     let late = self.jitter.mul_f64((random >> 40) as f64 / (1 << 24) as f64);
-                    // None overtakes another.
+                    // Acknowledgements do not overtake each other.
                     let at = acks.back().map_or(now, |(at, _)| *at).max(free + self.delay + late);
                     acks.push_back((at, told));
                 }
@@ -84,8 +83,8 @@ fn what_is_on_its_way_is_little_more_than_fits() {
     assert!(trip.ahead <= 256 << 10, "{}", trip.ahead);
 }
 
-/// Two ends that take turns over a near way leave half of the machine idle. What that costs more at
-/// a break is little beside what had been carried.
+/// Two ends that take turns over a near path leave half of the machine idle. The larger window
+/// costs more on a break, but little compared with what the connection has carried.
 #[test]
 fn what_is_on_its_way_may_grow_with_what_was_carried_and_is_soon_gone() {
     let near = Way { rate: 400e6, delay: Duration::from_micros(100), ..Way::default() };
@@ -97,7 +96,7 @@ fn what_is_on_its_way_may_grow_with_what_was_carried_and_is_soon_gone() {
     assert!(most > 600_000 && most <= 800_000, "{most}");
 }
 
-/// However long it lasts: a measure of one's own queue must not become the way.
+/// However long the transfer takes, the sender must not mistake its own queue for the path's RTT.
 #[test]
 fn what_is_on_its_way_does_not_grow_with_the_time() {
     for (rate, micros) in [(100e6, 1_000), (16e6, 200), (10e6, 20_000), (2e6, 200)] {

@@ -104,7 +104,7 @@ async fn every_length_is_either_enough_and_bounded_or_an_error() {
                 }
                 Err(other) => panic!("{length}: {other}"),
             }
-            // What is too long is refused by its announcement alone.
+            // A length that is too large is refused without reading the body.
             assert!(length <= 536 || left == length);
         }
     }

@@ -1,4 +1,4 @@
-//! A server's certificate chain with the key that was checked to belong to it.
+//! A server's certificate chain with a private key that matches it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,9 +16,10 @@ use super::{pin_of, provider};
 
 const DAY: u64 = 86_400;
 
-/// A certificate chain, end entity first, and its private key. It exists only if the certificate
-/// parses and the key is its key; whether its time is right is asked with
-/// [`ServerCert::check_time`], since somebody's expired certificate still serves pinning clients.
+/// A certificate chain, end entity first, and its private key.
+///
+/// Exists only if the certificate parses and the key matches it. [`ServerCert::check_time`] checks
+/// the validity period separately, because an expired certificate still serves pinning clients.
 #[derive(Clone)]
 pub struct ServerCert {
     certified: Arc<CertifiedKey>,
@@ -28,31 +29,31 @@ pub struct ServerCert {
     self_issued: bool,
 }
 
-/// Why a chain and key cannot be used. Never carries a part of either.
+/// The reason why a chain and key cannot be used. Never contains a part of either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum CertFault {
-    /// No certificate where the chain should be.
+    /// The chain contains no certificate.
     #[error("there is no certificate in it")]
     NoCertificate,
-    /// The chain is no PEM, or its first certificate no X.509 v3.
+    /// The chain is not PEM, or its first certificate is not X.509 v3.
     #[error("the certificate cannot be read")]
     BadCertificate,
-    /// No private key where it should be.
+    /// There is no private key, or only an encrypted one.
     #[error("there is no private key in it, or only one that is locked with a passphrase")]
     NoKey,
-    /// The key cannot be read or is of a kind that TLS 1.3 does not use.
+    /// The key cannot be decoded, or TLS 1.3 does not use its kind.
     #[error("the private key cannot be read or is of an unknown kind")]
     BadKey,
-    /// Key and certificate do not belong together.
+    /// The key does not match the certificate.
     #[error("the private key does not fit the certificate")]
     Mismatch,
-    /// Its time is over.
+    /// The validity period has ended.
     #[error("the certificate expired {days} days ago")]
     Expired {
-        /// Whole days since.
+        /// Whole days since then.
         days: u64,
     },
-    /// Its time has not come.
+    /// The validity period has not started.
     #[error("the certificate is not valid before {days} days from now")]
     NotYetValid {
         /// Whole days until then.
@@ -61,7 +62,7 @@ pub enum CertFault {
 }
 
 impl CertFault {
-    /// Whether the key is to blame rather than the certificate.
+    /// Whether the key is at fault rather than the certificate.
     #[must_use]
     pub fn blames_key(&self) -> bool {
         matches!(self, Self::NoKey | Self::BadKey)
@@ -69,10 +70,10 @@ impl CertFault {
 }
 
 impl ServerCert {
-    /// From DER.
+    /// Decodes a chain and key in DER.
     ///
     /// # Errors
-    /// [`CertFault`], but not for the time of the certificate.
+    /// [`CertFault`], but not for the validity period.
     pub fn from_der(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
@@ -93,8 +94,10 @@ impl ServerCert {
         Ok(Self { certified, pin: pin_of(&spki), not_before, not_after, self_issued })
     }
 
-    /// From PEM: all certificates of `chain` in their order, the first private key (PKCS #8, SEC 1
-    /// or PKCS #1) of `key`. The caller wipes its own copy of `key`.
+    /// Decodes a chain and key in PEM.
+    ///
+    /// Takes all certificates of `chain` in order and the first private key of `key` (PKCS #8,
+    /// PKCS #1 or SEC 1). The caller wipes its own copy of `key`.
     ///
     /// # Errors
     /// As [`ServerCert::from_der`].
@@ -108,7 +111,7 @@ impl ServerCert {
         Self::from_der(chain, PrivateKeyDer::from_pem_slice(key).map_err(|_| CertFault::NoKey)?)
     }
 
-    /// Checks that `now` lies within the certificate's time.
+    /// Checks that `now` is within the validity period.
     ///
     /// # Errors
     /// [`CertFault::Expired`], [`CertFault::NotYetValid`].
@@ -131,13 +134,13 @@ impl ServerCert {
         self.pin
     }
 
-    /// The last moment of the certificate.
+    /// The end of the validity period.
     #[must_use]
     pub fn expires_at(&self) -> SystemTime {
         self.not_after
     }
 
-    /// Issuer and subject are the same: no authority issued it.
+    /// Whether issuer and subject are the same: no authority issued it.
     #[must_use]
     pub fn is_self_issued(&self) -> bool {
         self.self_issued
@@ -166,7 +169,7 @@ impl fmt::Debug for ServerCert {
     }
 }
 
-/// Seconds since 1970 as a time; before 1970 counts as 1970.
+/// Converts seconds since 1970 to a time; before 1970 counts as 1970.
 fn time(seconds: i64) -> SystemTime {
     let since = Duration::from_secs(seconds.try_into().unwrap_or(0));
     UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)

@@ -1,4 +1,4 @@
-//! The client's end of lock 1.
+//! The client's end of TLS.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -20,32 +20,32 @@ use twinlock_core::id::TlsPin;
 use super::fault::WrongPin;
 use super::{ALPN, TlsFault, VERSIONS, pin_of, provider};
 
-/// Whom a client takes for its server.
+/// Which server a client trusts.
 #[derive(Debug, Clone)]
 pub enum Trust {
-    /// Whoever owns one of these keys. Name, issuer and expiry are not looked at: the key is the
-    /// identity. None given: nobody.
+    /// The owner of one of these keys. Name, issuer and expiry are not checked: the key is the
+    /// identity. An empty list trusts no server.
     Pins(Vec<TlsPin>),
-    /// Whoever can prove to own the certificate it shows. Only for a first login by password: it is
-    /// lock 2 that proves the server there, and names the pins to keep.
+    /// Any owner of the certificate that it shows. Only for a first login by password: there the
+    /// session's handshake authenticates the server and names the pins to keep.
     Learn,
-    /// Whoever has a certificate for the name from an authority that this system trusts.
+    /// A server with a certificate for the name from an authority that this system trusts.
     Ca {
-        /// Authorities (or self-signed server certificates) trusted besides the system's.
+        /// Authorities (or self-signed server certificates) trusted in addition to the system's.
         extra_roots: Vec<CertificateDer<'static>>,
     },
 }
 
-/// Whether the other end of TLS must agree on `twinlock/1`.
+/// Whether the peer must agree on `twinlock/1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alpn {
-    /// The other end is the server.
+    /// The peer is the server.
     Required,
-    /// A proxy ends TLS; it may know no protocol names. Ours is still offered.
+    /// A proxy terminates TLS and may know no protocol names. Ours is still offered.
     Optional,
 }
 
-/// Makes TLS connections under one profile's trust. Cheap to clone.
+/// Creates TLS connections under one profile's trust. Cheap to clone.
 #[derive(Clone)]
 pub struct ClientTls {
     connector: TlsConnector,
@@ -64,11 +64,11 @@ impl std::fmt::Debug for ClientTls {
 }
 
 impl ClientTls {
-    /// With [`Trust::Ca`] this reads the system's root certificates from disk, which blocks for
-    /// some milliseconds.
+    /// Sets up a client. With [`Trust::Ca`] this reads the system's root certificates from disk,
+    /// which blocks for some milliseconds.
     ///
     /// # Errors
-    /// [`TlsFault::Roots`] if an extra root cannot be read or there is no root at all.
+    /// [`TlsFault::Roots`] if an extra root cannot be read or there are no roots.
     pub fn new(trust: Trust, alpn: Alpn) -> Result<Self, TlsFault> {
         let name_matters = matches!(trust, Trust::Ca { .. });
         let verifier: Arc<dyn ServerCertVerifier> = match trust {
@@ -100,25 +100,26 @@ impl ClientTls {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), alpn, name_matters })
     }
 
-    /// Shakes hands with the server called `host`, a DNS name or an IP address without brackets.
-    /// Sets no time limit.
+    /// Performs the handshake with the server `host`, a DNS name or an IP address without brackets.
+    ///
+    /// Sets no timeout.
     ///
     /// # Errors
-    /// [`TlsFault::Pin`] and [`TlsFault::Untrusted`] if it is not the server; [`TlsFault::Alpn`],
-    /// [`TlsFault::NotTls`], [`TlsFault::Tls`], [`TlsFault::Io`] if there is no Twinlock to talk
-    /// to; [`TlsFault::Name`] if a name that must be checked is none.
+    /// [`TlsFault::Pin`] and [`TlsFault::Untrusted`] if it is not the trusted server;
+    /// [`TlsFault::Alpn`], [`TlsFault::NotTls`], [`TlsFault::Tls`], [`TlsFault::Io`] if the peer
+    /// does not speak Twinlock; [`TlsFault::Name`] if a name that must be checked is invalid.
     pub async fn connect<IO>(&self, host: &str, io: IO) -> Result<TlsStream<IO>, TlsFault>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let name = match ServerName::try_from(host) {
             Ok(name) => name.to_owned(),
-            // A pinned server may be called anything. An address is never sent as SNI.
+            // A pinned server may have any name. rustls never sends an address as SNI.
             Err(_) if !self.name_matters => IpAddr::from(Ipv4Addr::UNSPECIFIED).into(),
             Err(_) => return Err(TlsFault::Name),
         };
         let stream = self.connector.connect(name, io).await?;
-        // rustls has refused any answer but ours; what is left is no answer.
+        // rustls has refused any answer but ours; what remains is the lack of an answer.
         match stream.get_ref().1.alpn_protocol() {
             Some(ALPN) => Ok(stream),
             None if self.alpn == Alpn::Optional => Ok(stream),
@@ -136,7 +137,7 @@ fn roots(extra: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsFault>
     for error in &system.errors {
         tracing::debug!(%error, "some of the system's root certificates cannot be read");
     }
-    // Systems carry roots that rustls does not parse; the others count.
+    // Some systems have roots that rustls does not parse; the others count.
     roots.add_parsable_certificates(system.certs);
     if roots.is_empty() {
         return Err(TlsFault::Roots("this system has no root certificates, and none were given"));
@@ -144,11 +145,13 @@ fn roots(extra: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsFault>
     Ok(roots)
 }
 
-/// Replaces the name and chain checks by the pin; the handshake signature is verified as ever,
-/// since the certificate itself is public and anybody could show it.
+/// Checks the pin instead of name and chain.
+///
+/// Verifies the handshake signature as usual, because the certificate is public and any server
+/// could show it.
 #[derive(Debug)]
 struct PinVerifier {
-    /// `None`: any key, which is to be learned.
+    /// `None`: accepts any key, to learn it.
     pins: Option<Vec<TlsPin>>,
     algorithms: WebPkiSupportedAlgorithms,
 }

@@ -1,12 +1,14 @@
-//! What was negotiated, for `status`.
+//! The parameters that TLS negotiated, for `status`.
 
 use rustls::{CommonState, ProtocolVersion};
 use twinlock_core::id::TlsPin;
 
 use super::spki_pin;
 
-/// What a TLS connection is made of. The names are those of the IANA registries, except for the
-/// version; `None` where the handshake is not complete.
+/// The parameters of a TLS connection.
+///
+/// The names are those of the IANA registries, except for the version. `None` before the handshake
+/// is complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// `TLS 1.3`.
@@ -15,14 +17,14 @@ pub struct Facts {
     pub group: Option<String>,
     /// The cipher suite, such as `TLS13_CHACHA20_POLY1305_SHA256`.
     pub suite: Option<String>,
-    /// The pin of the other end's certificate; `None` on the server, as clients show none.
+    /// The pin of the peer's certificate; `None` on the server, because clients show none.
     pub peer_pin: Option<TlsPin>,
-    /// The application protocol; `None` where a proxy ends TLS and knows none.
+    /// The application protocol; `None` if a proxy terminates TLS and negotiates none.
     pub alpn: Option<String>,
 }
 
 impl Facts {
-    /// Takes `stream.get_ref().1`.
+    /// Reads them from `stream.get_ref().1`.
     #[must_use]
     pub fn of(connection: &CommonState) -> Self {
         let version = connection.protocol_version().map(|version| match version {

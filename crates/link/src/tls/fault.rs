@@ -1,4 +1,4 @@
-//! Why there is no lock 1, sorted by what the caller does about it.
+//! Why TLS failed, sorted by what the caller does about it.
 
 use std::io;
 
@@ -6,38 +6,38 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 use thiserror::Error as ThisError;
 use twinlock_core::id::TlsPin;
 
-/// Why a TLS connection did not come about. No variant carries text from the other end.
+/// The reason why a TLS connection failed. No variant carries text from the peer.
 #[derive(Debug, ThisError)]
 pub enum TlsFault {
-    /// The end entity's key is not one of the pinned ones.
+    /// The end entity's key is not one of the pinned keys.
     #[error("the server shows another TLS key ({got}) than the pinned one ({})", words(.expected))]
     Pin {
-        /// The key that was shown.
+        /// The key that the server showed.
         got: TlsPin,
-        /// The keys that would have been accepted.
+        /// The pinned keys.
         expected: Vec<TlsPin>,
     },
-    /// The certificate, the name in it, or the proof of owning its key is not good.
+    /// The certificate, the name in it, or the proof of owning its key is invalid.
     #[error("the server's certificate is not trusted: {0}")]
     Untrusted(Distrust),
-    /// TLS stands or would stand, but the other end does not speak `twinlock/1`.
+    /// The peer speaks TLS but not `twinlock/1`.
     #[error(
         "the other end speaks TLS but not twinlock/1: it is another service, or a proxy ends TLS before the server"
     )]
     Alpn,
-    /// What arrived was not TLS at all.
+    /// The peer did not send TLS.
     #[error("the other end does not speak TLS")]
     NotTls,
     /// The name to connect to is neither a DNS name nor an IP address.
     #[error("the server's name can be no name in a certificate")]
     Name,
-    /// A root certificate handed in by the caller cannot be used, or there are none at all.
+    /// A root certificate from the caller cannot be used, or there are no roots.
     #[error("{0}")]
     Roots(&'static str),
-    /// Any other failure of TLS: an alert, no algorithm in common, a violation.
+    /// Any other TLS failure: an alert, no common algorithm, a violation.
     #[error("TLS failed: {0}")]
     Tls(Error),
-    /// The connection below ended or failed.
+    /// The underlying connection ended or failed.
     #[error("the connection failed during the TLS handshake: {}", crate::io_words(.0))]
     Io(#[source] io::Error),
 }
@@ -49,7 +49,7 @@ fn words(pins: &[TlsPin]) -> String {
     pins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
 }
 
-/// Why a certificate is not trusted.
+/// The reason why a certificate is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ThisError)]
 pub enum Distrust {
     /// No known authority vouches for it.
@@ -58,23 +58,23 @@ pub enum Distrust {
     /// It is for other names than the one connected to.
     #[error("it is for another name")]
     WrongName,
-    /// Its time is over.
+    /// The validity period has ended.
     #[error("it has expired")]
     Expired,
-    /// Its time has not come; or the clock here is wrong.
+    /// The validity period has not started, or the local clock is wrong.
     #[error("it is not valid yet (or the clock here is wrong)")]
     NotYetValid,
-    /// Its issuer took it back.
+    /// Its issuer revoked it.
     #[error("it was revoked")]
     Revoked,
     /// It is not for TLS servers.
     #[error("it is not meant for servers")]
     Purpose,
-    /// The other end could not sign with the certificate's key, or a trusted authority's
-    /// signature on it is bad.
+    /// The peer could not sign with the certificate's key, or a trusted authority's signature on
+    /// the certificate is invalid.
     #[error("a signature is wrong: its owner or its issuer is another than it says")]
     Signature,
-    /// It cannot be read.
+    /// It cannot be decoded.
     #[error("it cannot be read")]
     Malformed,
     /// Anything else.
@@ -82,7 +82,7 @@ pub enum Distrust {
     Other,
 }
 
-/// What the pinning verifier leaves inside a [`CertificateError`] for [`TlsFault`] to find.
+/// The pinning verifier's error inside a [`CertificateError`], for [`TlsFault`] to extract.
 #[derive(Debug, Clone, ThisError)]
 #[error("another key than the pinned one")]
 pub(super) struct WrongPin {
@@ -91,7 +91,7 @@ pub(super) struct WrongPin {
 }
 
 impl TlsFault {
-    /// Whether the fault is about who the server is (exit code 4), not about reaching it.
+    /// Whether the fault concerns the server's identity (exit code 4) rather than its reachability.
     #[must_use]
     pub fn is_distrust(&self) -> bool {
         matches!(self, Self::Pin { .. } | Self::Untrusted(_))
@@ -111,7 +111,7 @@ impl From<Error> for TlsFault {
     }
 }
 
-/// tokio-rustls hands rustls' errors on inside I/O errors.
+/// tokio-rustls wraps rustls' errors in I/O errors.
 impl From<io::Error> for TlsFault {
     fn from(error: io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {

@@ -1,4 +1,4 @@
-//! The server's end of lock 1.
+//! The server's end of TLS.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
@@ -13,13 +13,14 @@ use twinlock_core::id::TlsPin;
 
 use super::{ALPN, ServerCert, TlsFault, VERSIONS, provider};
 
-/// Accepts TLS connections under a certificate that can be replaced while lines are up. Cheap to
-/// clone; all clones share the certificate.
+/// Accepts TLS connections under a certificate that can be replaced while connections exist.
+///
+/// Cheap to clone; all clones share the certificate.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
     acceptor: Acceptor,
     current: Arc<Current>,
-    /// The client must ask for `twinlock/1`.
+    /// Whether the client must offer `twinlock/1`.
     alpn: bool,
 }
 
@@ -54,15 +55,17 @@ impl ResolvesServerCert for Current {
 }
 
 impl ServerTls {
+    /// Sets up a server.
+    ///
     /// # Errors
-    /// [`TlsFault::Tls`] if rustls does not take the configuration, which would be a mistake of
-    /// this module.
+    /// [`TlsFault::Tls`] if rustls rejects the configuration, which would be a bug in this module.
     pub fn new(cert: ServerCert) -> Result<Self, TlsFault> {
         Self::over(Arc::new(Current(RwLock::new(cert))), true)
     }
 
-    /// The same without a protocol name, for listeners whose clients know of none (section 11):
-    /// what a client offers is not looked at. Both share the certificate.
+    /// The same without ALPN, for listeners whose clients do not use it (section 11).
+    ///
+    /// A client's offer is ignored. Both share the certificate.
     ///
     /// # Errors
     /// As [`ServerTls::new`].
@@ -85,17 +88,17 @@ impl ServerTls {
         Ok(Self { acceptor: Acceptor(TlsAcceptor::from(Arc::new(config))), current, alpn })
     }
 
-    /// Shakes hands with a client. Sets no time limit: the listener does (10 s).
+    /// Performs the handshake with a client. Sets no timeout: the listener does (10 s).
     ///
     /// # Errors
-    /// [`TlsFault::Alpn`] if the client does not ask for `twinlock/1`, [`TlsFault::NotTls`],
+    /// [`TlsFault::Alpn`] if the client does not offer `twinlock/1`, [`TlsFault::NotTls`],
     /// [`TlsFault::Tls`] or [`TlsFault::Io`].
     pub async fn accept<IO>(&self, io: IO) -> Result<TlsStream<IO>, TlsFault>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let stream = self.acceptor.0.accept(io).await?;
-        // rustls lets a client pass that offers no protocol at all.
+        // rustls accepts a client that offers no protocol at all.
         match stream.get_ref().1.alpn_protocol() {
             Some(ALPN) => Ok(stream),
             _ if !self.alpn => Ok(stream),
@@ -103,7 +106,7 @@ impl ServerTls {
         }
     }
 
-    /// Uses `cert` for every handshake that begins from now on. Live lines stay as they are.
+    /// Uses `cert` for every handshake from now on. Existing connections do not change.
     pub fn reload(&self, cert: ServerCert) {
         self.current.set(cert);
     }
@@ -114,13 +117,13 @@ impl ServerTls {
         self.current.get().pin()
     }
 
-    /// No authority issued the certificate in use, so that clients know it by its pin.
+    /// Whether no authority issued the certificate in use, so that clients know it by its pin.
     #[must_use]
     pub fn is_self_issued(&self) -> bool {
         self.current.get().is_self_issued()
     }
 
-    /// The last moment of the certificate in use.
+    /// The end of the validity period of the certificate in use.
     #[must_use]
     pub fn expires_at(&self) -> SystemTime {
         self.current.get().expires_at()

@@ -1,4 +1,4 @@
-//! A session over a stream: nothing is lost, nothing waits for ever, the last word arrives.
+//! A session over a stream: no data is lost, no wait is unbounded, the last frame arrives.
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -14,14 +14,14 @@ use twinlock_core::session::Fault;
 use twinlock_link::OsEntropy;
 use twinlock_link::line::{FRAME_DEADLINE, HIGH_WATER, LineError, Wake};
 
-/// A body that says which it is, of a length that differs.
+/// A body that contains its number, of varying length.
 fn body(i: usize) -> Vec<u8> {
     let mut body = vec![i as u8; i * 37 % 3000 + 8];
     body[..8].copy_from_slice(&i.to_be_bytes());
     body
 }
 
-/// Comes true after being asked a random number of times.
+/// Completes after a random number of polls.
 async fn a_while() {
     let mut n = [0];
     OsEntropy.fill(&mut n);
@@ -89,7 +89,7 @@ async fn half_a_frame_ends_the_line_after_its_deadline() {
     let mut client = client.into_stream();
     let begun = Instant::now();
     client.write_all(&[0x10, 0, 1, 0x20, 7, 7]).await.unwrap();
-    // A byte now and then does not make it whole.
+    // One byte per second does not complete it.
     let drip = async {
         while client.write_all(&[7]).await.is_ok() {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -111,7 +111,7 @@ async fn a_peer_that_takes_nothing_ends_the_line_after_30_seconds() {
     let end = server.wait(Some(0)).await;
     assert!(matches!(end, Err(LineError::Stalled)), "{end:?}");
     assert_eq!(begun.elapsed().as_secs(), 30);
-    // Its last words have no room either; that is not waited for long.
+    // Its last bytes find no room either; `finish` does not wait long for that.
     server.finish().await;
     assert!(begun.elapsed().as_secs() <= 40);
 }
@@ -121,7 +121,7 @@ async fn a_peer_that_is_slow_but_takes_what_comes_is_not_given_up() {
     let (client, mut server) = lines(4096).await;
     let mut client = client.into_stream();
     server.session_mut().set_following(true);
-    // Half a frame of the client is under way meanwhile, and then nothing is read.
+    // The client has sent half a frame, and from then on the server reads nothing.
     client.write_all(&[0x10, 0, 1, 0x20, 7, 7]).await.unwrap();
     assert!(look(pin!(server.wait(None))).await.is_pending());
     let begun = Instant::now();
@@ -136,7 +136,7 @@ async fn a_peer_that_is_slow_but_takes_what_comes_is_not_given_up() {
             client.read_exact(&mut taken).await.unwrap();
         }
     };
-    // Silence and PINGs for 80 s: the client's answers would be behind all of that.
+    // Silence and PINGs for 80 s: the client's answers would be queued behind all of that.
     let woken = tokio::select! {
         woken = server.wait(Some(HIGH_WATER)) => woken,
         () = take => panic!("never ends"),
@@ -163,7 +163,7 @@ async fn two_idle_lines_keep_each_other_alive() {
     assert!(client.session().is_open() && server.session().is_open());
 }
 
-/// Reads what is nothing for the caller, for ever.
+/// Reads events that do not concern the caller, forever.
 async fn quiet<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
     line: &mut twinlock_link::line::Line<S>,
 ) {
@@ -177,7 +177,7 @@ async fn quiet<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
 
 #[tokio::test(start_paused = true)]
 async fn a_line_that_is_never_idle_grows_old_all_the_same() {
-    // With a frame that waits to be opened whenever somebody asks.
+    // With a frame ready to be opened at every call.
     let (mut client, mut server) = lines(1 << 20).await;
     client.send_app(b"one").unwrap();
     client.send_app(b"two").unwrap();
@@ -187,7 +187,7 @@ async fn a_line_that_is_never_idle_grows_old_all_the_same() {
     let end = server.wait(None).await;
     assert!(matches!(end, Err(LineError::Fault(Fault::TooOld))), "{end:?}");
 
-    // With room to send whenever somebody asks.
+    // With room to send at every call.
     let (mut client, server) = lines(1 << 20).await;
     assert_eq!(client.wait(Some(HIGH_WATER)).await.unwrap(), Wake::Room);
     tokio::time::advance(Duration::from_secs(600)).await;
@@ -195,7 +195,7 @@ async fn a_line_that_is_never_idle_grows_old_all_the_same() {
     let mut server = server;
     assert_eq!(next(&mut server).await.unwrap(), Said::Nothing);
     assert!(server.backlog() > 0, "a PONG or a REKEY2 is the answer");
-    // And what the other end says is heard meanwhile, or it would be taken for dead.
+    // The client must also read what the peer sends, or it would consider the peer dead.
     flush(&mut server).await;
     tokio::time::advance(Duration::from_secs(600)).await;
     let woken = client.wait(Some(HIGH_WATER)).await;
@@ -233,7 +233,7 @@ async fn what_was_sent_before_close_arrives_before_it() {
     timeout(Duration::from_secs(10), both).await.unwrap();
 }
 
-/// Over TCP, where closing a socket with unread bytes makes a reset that eats the last word.
+/// Over TCP, where closing a socket with unread bytes causes a reset that destroys the last frame.
 #[tokio::test]
 async fn close_reaches_a_peer_that_has_data_in_flight() {
     for _ in 0..5 {
@@ -245,7 +245,7 @@ async fn close_reaches_a_peer_that_has_data_in_flight() {
             client.send_app(&[3; 60_000]).unwrap();
         }
         let talk = async {
-            // Whatever the server has not read must not keep its CLOSE away.
+            // Bytes that the server has not read must not prevent its CLOSE from arriving.
             assert_eq!(next(&mut client).await.unwrap(), Said::Closed(CloseCode::Quota));
             client.finish().await;
         };
@@ -271,7 +271,7 @@ async fn a_frame_that_is_not_authentic_or_cannot_be_drops_the_line_without_a_wor
         let begun = std::time::Instant::now();
         server.finish().await;
         assert!(begun.elapsed() < Duration::from_millis(900), "nothing is waited for");
-        // The APP frame may have left before the junk was read; no CLOSE follows it.
+        // The APP frame may leave before the junk is read; no CLOSE follows it.
         let mut heard = Vec::new();
         client.read_to_end(&mut heard).await.unwrap();
         assert!(heard.is_empty() || heard.len() == 292, "{} bytes", heard.len());
@@ -332,7 +332,7 @@ async fn what_had_come_is_read_from_a_line_that_cannot_be_written_any_more() {
     client.finish().await;
 }
 
-/// A stream that can be read and, once `broken`, not written.
+/// A stream that can be read but, once `broken`, not written.
 struct HalfBroken {
     inner: tokio::io::DuplexStream,
     broken: std::sync::Arc<std::sync::atomic::AtomicBool>,
@@ -405,7 +405,7 @@ async fn a_line_that_cannot_be_written_ends_soon_whatever_still_comes() {
     };
     assert!(matches!(ended, LineError::Cut(Some(_))), "{ended}");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    // While nothing is read, as well.
+    // The same while nothing is read.
     client.send_app(b"x").unwrap();
     let ended = client.hold().await;
     assert!(matches!(ended, LineError::Cut(Some(_))), "{ended}");

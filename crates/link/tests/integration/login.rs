@@ -1,4 +1,4 @@
-//! The handshake over streams: what each side gets, and what it says when it gets nothing.
+//! The handshake over streams: what each side gets, and what it sends when the login fails.
 
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
@@ -32,7 +32,7 @@ async fn a_login_in_crumbs_ends_in_two_lines_that_talk() {
     server.send_app(b"and to you").unwrap();
     let (at_client, at_server) = tokio::join!(next(&mut client), next(&mut server));
     assert_eq!(at_client.unwrap(), Said::App(b"and to you".to_vec()));
-    // The client's wait ended with its frame; what it sent may not all have left.
+    // The client's wait ended with its frame; its own bytes may not all have been sent.
     assert_eq!(at_server.unwrap(), Said::App(b"hello".to_vec()));
 }
 
@@ -73,7 +73,7 @@ async fn a_client_that_refuses_has_sent_hello_and_nothing_else() {
         let bytes = client.bytes.clone();
         let login = login(client, device(secret), Some(pin), config());
         let (greeted, refused) = tokio::join!(host.greet(server, config()), login);
-        // Only a server that knows the credential has shown that it is another one.
+        // Only a server that knows the credential proves that its key differs from the pinned one.
         match refused.err() {
             Some(LoginError::OtherServer { known: pinned, shown: key }) => {
                 assert_eq!((secret, pinned, key), (2, known, shown));
@@ -153,7 +153,7 @@ async fn an_error_after_proof_is_told_until_the_server_is_ready() {
     };
     tokio::join!(revoke, talk);
 
-    // Once the server's READY has come, an ERROR is a frame that cannot be.
+    // After the server's READY, an ERROR is an invalid frame.
     let (client, server) = duplex(4096);
     let (mut client, server) = lines_over(client, server).await;
     let mut server = server.into_stream();
@@ -213,7 +213,7 @@ async fn every_wait_of_a_login_has_its_deadline() {
     let host = Host::new();
     let begun = Instant::now();
     let (mut client, server) = duplex(4096);
-    // A byte every second is not a HELLO.
+    // One byte per second does not complete a HELLO.
     let drip = async {
         for byte in [1u8, 0, 5, 20, 1, 0, 2, 16] {
             if client.write_all(&[byte]).await.is_err() {
@@ -241,8 +241,9 @@ async fn every_wait_of_a_login_has_its_deadline() {
     assert_eq!(begun.elapsed().as_secs(), CHALLENGE_DEADLINE.as_secs());
 }
 
-/// What a stranger or a thief with a good secret may send at each step: nothing panics, nothing
-/// hangs beyond its deadline, and the server says no more than one ERROR or CLOSE.
+/// What a stranger, or a thief with a valid secret, may send at each step.
+///
+/// Nothing panics, no wait exceeds its deadline, and the server sends at most one ERROR or CLOSE.
 #[tokio::test(start_paused = true)]
 async fn junk_at_any_step_ends_the_line() {
     let host = Host::new();
@@ -250,7 +251,7 @@ async fn junk_at_any_step_ends_the_line() {
         let (mut client, server) = duplex(1 << 20);
         let mut junk = vec![0; round * 11];
         OsEntropy.fill(&mut junk);
-        // A right header before the junk gets it past the first check.
+        // A valid header before the junk passes the first check.
         let head = [[1, 0, 5, 20], [3, 0, 0, 64], [0x10, 0, 1, 0x20], [0x11, 0, 0, 40]];
         if round % 2 == 0 {
             junk.splice(0..0, head[round / 2 % 4]);

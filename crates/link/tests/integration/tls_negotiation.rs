@@ -1,4 +1,4 @@
-//! What two ends agree on, and what neither agrees to.
+//! What two ends agree on, and what each end refuses.
 
 use crate::common::*;
 use rustls::HandshakeKind;
@@ -33,7 +33,7 @@ fn tls12_client_hello() -> Vec<u8> {
     handshake_record(1, &hello)
 }
 
-/// The answer of a server that knows TLS 1.2 only.
+/// The answer of a server that supports only TLS 1.2.
 fn tls12_server_hello() -> Vec<u8> {
     let mut hello = vec![0x03, 0x03];
     hello.extend([0xa5; 32]);
@@ -180,7 +180,7 @@ async fn the_second_connection_resumes_nothing() {
     for _ in 0..3 {
         let (accepted, connected) = meet(&server, &client, "localhost").await;
         let (mut accepted, mut connected) = (accepted.unwrap(), connected.unwrap());
-        // Tickets would arrive before the first byte of the server.
+        // Tickets would arrive before the server's first byte.
         accepted.write_all(b"!").await.unwrap();
         accepted.flush().await.unwrap();
         assert_eq!(connected.read_u8().await.unwrap(), b'!');
@@ -216,7 +216,7 @@ async fn our_client_ignores_the_tickets_of_a_server_that_sends_them() {
     let config = foreign_server(chain, der(&key), &[ALPN]);
     for _ in 0..2 {
         let mut connected = meet_foreign_server(config.clone(), &client).await.unwrap();
-        // Up to the end that the server's drop makes: the tickets come before it.
+        // Reads up to the end that the server's drop causes: the tickets arrive before it.
         let _ = connected.read(&mut [0]).await;
         let client = connected.get_ref().1;
         assert!(client.tls13_tickets_received() > 0);
@@ -297,7 +297,7 @@ async fn only_a_client_that_knows_of_the_proxy_does_without_our_protocol() {
     let proxied = meet_foreign_server(silent, &through_proxy).await.unwrap();
     assert_eq!(Facts::of(proxied.get_ref().1).alpn, None);
 
-    // A proxy that knows other protocols only says so itself.
+    // A proxy that supports only other protocols rejects the handshake itself.
     let web = foreign_server(chain, der(&key), &[b"h2"]);
     for client in [pinning(&cert), through_proxy] {
         let fault = meet_foreign_server(web.clone(), &client).await;
@@ -355,13 +355,14 @@ async fn the_server_calls_plain_text_no_tls() {
     assert!(matches!(accepted, Err(TlsFault::NotTls)), "{accepted:?}");
 }
 
-/// AWS-LC's CPU-jitter source costs every process 20 ms of CPU. `.cargo/config.toml` builds without it;
-/// a build that misses that setting is seen here.
+/// Detects a build with AWS-LC's CPU-jitter source, which costs every process 20 ms of CPU.
+///
+/// `.cargo/config.toml` disables it; a build can miss that setting.
 #[test]
 fn entropy_comes_from_the_kernel_alone() {
     let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
     let names = |name: &str| program.windows(name.len()).any(|bytes| bytes == name.as_bytes());
     assert!(names("_EVP_AEAD_CTX_seal"), "this build has no symbols to look at: no --release here");
-    // Spelled in two parts, or this text would be found.
+    // Spelled in two parts, because the search would find this text otherwise.
     assert!(!names(&["jent", "_entropy_init"].concat()));
 }

@@ -1,4 +1,4 @@
-//! Who is taken for the server, and under which certificate a server serves.
+//! Which server a client trusts, and under which certificate a server serves.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ async fn without_pins_nobody_is_trusted() {
     assert!(matches!(connected, Err(TlsFault::Pin { expected, .. }) if expected.is_empty()));
 }
 
-/// The certificate is public: whoever shows it must also sign with its key.
+/// The certificate is public: a server that shows it must also sign with its key.
 #[tokio::test]
 async fn the_right_certificate_with_a_signature_by_another_key_is_refused() {
     let (owner, thief) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
@@ -76,7 +76,7 @@ async fn the_right_certificate_with_a_signature_by_another_key_is_refused() {
     }
 }
 
-/// A pin must be met by the end entity, not by something further up the chain.
+/// The end entity must match a pin, not a certificate further up the chain.
 #[tokio::test]
 async fn a_pinned_certificate_further_up_the_chain_does_not_count() {
     let (owner, thief) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
@@ -196,7 +196,7 @@ async fn reload_keeps_live_lines_and_gives_the_new_certificate_to_the_next() {
     assert!(matches!(connected, Err(TlsFault::Pin { .. })));
 }
 
-/// A certificate that fails its checks is no [`ServerCert`], so there is nothing to reload with.
+/// A certificate that fails its checks does not become a [`ServerCert`], so it cannot be loaded.
 #[tokio::test]
 async fn a_bad_pair_never_gets_as_far_as_a_reload() {
     let old = fresh();

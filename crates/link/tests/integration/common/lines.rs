@@ -1,4 +1,4 @@
-//! Two ends of a login, and lines after it.
+//! Two ends of a login, and the connections after it.
 
 use std::io;
 use std::pin::Pin;
@@ -40,7 +40,7 @@ impl Host {
         self.setup.server_key()
     }
 
-    /// The server's side, as the server does it, less its limits.
+    /// The server's side of a login, as the server performs it, without its limits.
     pub async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         io: S,
@@ -80,7 +80,7 @@ pub fn config() -> Config {
     }
 }
 
-/// Client and server over any two ends; both READY have passed.
+/// Client and server over any two ends, after both READY frames.
 pub async fn lines_over<C, S>(client: C, server: S) -> (Line<C>, Line<S>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -98,13 +98,13 @@ where
     (client, server)
 }
 
-/// Over a pipe that holds so many bytes each way.
+/// Client and server over a pipe that holds `room` bytes each way.
 pub async fn lines(room: usize) -> (Line<DuplexStream>, Line<DuplexStream>) {
     let (client, server) = duplex(room);
     lines_over(client, server).await
 }
 
-/// An event that owns what it tells.
+/// An event that owns its content.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
     Nothing,
@@ -126,7 +126,7 @@ pub fn open<S: AsyncRead + AsyncWrite + Unpin>(line: &mut Line<S>) -> Result<Sai
     })
 }
 
-/// The next frame, opened.
+/// Waits for the next frame and opens it.
 pub async fn next<S: AsyncRead + AsyncWrite + Unpin>(
     line: &mut Line<S>,
 ) -> Result<Said, LineError> {
@@ -134,17 +134,17 @@ pub async fn next<S: AsyncRead + AsyncWrite + Unpin>(
     open(line)
 }
 
-/// Writes all that is outgoing.
+/// Writes all outgoing bytes.
 pub async fn flush<S: AsyncRead + AsyncWrite + Unpin>(line: &mut Line<S>) {
     line.wait(Some(0)).await.unwrap();
 }
 
-/// One look at a future, without waiting for it.
+/// Polls a future once.
 pub async fn look<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
-/// Counts the writes that reach the stream beneath, and their bytes.
+/// Counts the writes that reach the underlying stream, and their bytes.
 pub struct Counting<S> {
     pub inner: S,
     pub writes: Arc<AtomicUsize>,

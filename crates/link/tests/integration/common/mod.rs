@@ -1,4 +1,4 @@
-//! Two ends of lock 1 over loopback sockets.
+//! Two ends of TLS over loopback sockets.
 
 pub mod lines;
 
@@ -55,7 +55,7 @@ pub async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// One handshake: what each end makes of it.
+/// Performs one handshake and returns each end's result.
 pub async fn meet(
     server: &ServerTls,
     client: &ClientTls,
@@ -73,7 +73,7 @@ pub async fn meet(
     tokio::join!(accept, connect)
 }
 
-/// One handshake of a client with a server that our own code would not be.
+/// One handshake of our client with a server whose configuration is not ours.
 pub async fn meet_foreign_server(
     config: rustls::ServerConfig,
     client: &ClientTls,
@@ -92,7 +92,7 @@ pub async fn meet_foreign_server(
     client
 }
 
-/// One handshake of our server with a client that our own code would not be.
+/// One handshake of our server with a client whose configuration is not ours.
 pub async fn meet_foreign_client(
     server: &ServerTls,
     config: rustls::ClientConfig,
@@ -110,7 +110,7 @@ pub async fn meet_foreign_client(
     tokio::join!(accept, connect)
 }
 
-/// Hands out one chain with one key, whether they fit or not.
+/// Serves one chain with one key, whether they match or not.
 #[derive(Debug)]
 pub struct Fixed(pub Arc<CertifiedKey>);
 
