@@ -1,4 +1,4 @@
-//! Classic lines and the origin's messages, right ones and what is made of them.
+//! Classic connections and the origin bridge's messages: valid ones and mutations of them.
 
 use data_encoding::BASE64;
 use twinlock_core::Entropy;
@@ -9,8 +9,8 @@ use twinlock_core::limits::MAX_TEXT;
 
 use crate::input::{Input, Seeded};
 
-/// A kid line is heard if it is one, and says who it says. A line opens to what was sealed, once,
-/// in its place and direction; anything else opens nothing and moves nothing.
+/// A client's first line is accepted only if it is valid, and names the key that it contains. A
+/// line opens to its text once, in sequence and in its direction; any other line changes nothing.
 pub(crate) fn classic(data: &[u8]) {
     let mut input = Input(data);
     let mut entropy = Seeded(u64::from(input.byte()));
@@ -67,8 +67,8 @@ impl Entropy for Drawn {
     }
 }
 
-/// What opens is what sealing its text again gives, to the last character; with a MAC nothing opens
-/// but what was sealed.
+/// An opened text, sealed again, gives the same message to the last character. With a MAC, only
+/// sealed messages open.
 pub(crate) fn origin(data: &[u8]) {
     let mut input = Input(data);
     let form = [Form::Origin, Form::OriginHmac][usize::from(input.below(2))];
@@ -80,7 +80,7 @@ pub(crate) fn origin(data: &[u8]) {
     assert!(server.open(&sealed) == Some(text));
     let mut touched = sealed;
     let changed = if input.flag() {
-        // Of the bytes, so that it is base64 still.
+        // Changes the decoded bytes, so that the message is still base64.
         let mut bytes = BASE64.decode(&touched).unwrap();
         let changed = input.change(&mut bytes);
         touched = BASE64.encode(&bytes).into_bytes();

@@ -1,4 +1,4 @@
-//! HELLO, registrations and what a server keeps: group elements that somebody made up.
+//! HELLO, registrations and stored setups, with generated group elements.
 
 use std::sync::OnceLock;
 
@@ -40,14 +40,14 @@ fn good() -> &'static [Vec<u8>; 2] {
     })
 }
 
-/// A HELLO is judged by its version, then its length; one that passes names the credential that
-/// stands in it and gets a CHALLENGE, whether the credential is known or not.
+/// A HELLO is checked by its version, then its length. A valid one names the credential that it
+/// contains and gets a CHALLENGE, whether the credential is known or not.
 pub(crate) fn hello(data: &[u8]) {
     let mut input = Input(data);
     let payload = match input.below(4) {
         0 => input.rest().to_vec(),
         1 => {
-            // Kind, id and the rest as the input says; keys that are right.
+            // Flags, kind and id from the input, with valid keys.
             let (kind, id) = (input.byte(), input.part());
             let keys = &good()[0][MIN_HELLO - 1 - KEM_EK - 96 + 16..];
             [&[1, input.byte(), kind, id.len() as u8], id, keys].concat()
@@ -88,8 +88,8 @@ pub(crate) fn hello(data: &[u8]) {
     assert_eq!(hit.len(), miss.len());
 }
 
-/// A registration that nobody touched gives a record that can be kept; one that somebody touched
-/// gives none, at whichever end.
+/// An unchanged registration gives a record that a login fits. A changed one is refused at one of
+/// the ends, or gives a record that no login fits.
 pub(crate) fn enrolment(data: &[u8]) {
     let mut input = Input(data);
     let (setup, _) = host();
@@ -104,8 +104,8 @@ pub(crate) fn enrolment(data: &[u8]) {
         return;
     };
     let mut response: [u8; RESPONSE] = response;
-    // Another element, or one for another id: it is answered, and the client cannot tell. What it
-    // uploads then is a record that no login of it will ever fit.
+    // The request may be another element, or one for another id. The server answers it, and the
+    // client cannot detect that. The record that the client then uploads fits none of its logins.
     let answered_else = input.change_array(&mut response);
     let pin = setup.server_key();
     let record = enrolment.finish(&response, &pin, entropy);
@@ -128,8 +128,8 @@ fn logs_in(setup: &ServerSetup, record: &[u8; RECORD], credential: Credential) -
     server.handle_proof(&proof[HEADER..].try_into().unwrap()).is_ok()
 }
 
-/// A setup that is accepted is written back as it came; a record in any state costs a login no
-/// more than its success.
+/// An accepted setup is encoded back unchanged. Any record can be used in a login, but only the
+/// right one lets it succeed.
 pub(crate) fn setup(data: &[u8]) {
     let mut input = Input(data);
     let (setup, record) = host();

@@ -1,8 +1,8 @@
-//! How a target reads its input, and randomness that the input decides.
+//! How a target reads its input, and randomness that depends on the input.
 
 use twinlock_core::Entropy;
 
-/// Bytes that are read from the front; past their end there are zeros.
+/// Bytes that are read from the front; zeros follow the end.
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Input<'a> {
@@ -14,7 +14,7 @@ impl<'a> Input<'a> {
         self.take(1).first().copied().unwrap_or(0)
     }
 
-    /// One of `0..n`.
+    /// A value in `0..n`.
     pub(crate) fn below(&mut self, n: u8) -> u8 {
         self.byte() % n
     }
@@ -38,14 +38,14 @@ impl<'a> Input<'a> {
         u64::from_be_bytes(self.array())
     }
 
-    /// So many bytes, or what is left.
+    /// The next `n` bytes, or all that remain.
     pub(crate) fn take(&mut self, n: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(n.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// A length and so many bytes.
+    /// A length byte, then that many bytes.
     pub(crate) fn part(&mut self) -> &'a [u8] {
         let len = self.byte();
         self.take(usize::from(len))
@@ -55,8 +55,8 @@ impl<'a> Input<'a> {
         self.take(usize::MAX)
     }
 
-    /// Changes bytes of something good: at most three, or its length. Says whether anything is
-    /// other than before.
+    /// Changes at most three bytes of a valid value, and perhaps its length. Returns whether the
+    /// value differs.
     pub(crate) fn change(&mut self, good: &mut Vec<u8>) -> bool {
         let before = good.clone();
         for _ in 0..self.below(4) {
@@ -86,7 +86,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Random enough for keys that protect nothing, the same for the same seed (SplitMix64).
+/// A deterministic generator, random enough for test keys (SplitMix64).
 pub struct Seeded(pub u64);
 
 impl Seeded {

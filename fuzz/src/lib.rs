@@ -1,12 +1,12 @@
-//! What every decoder and state machine promises about any input at all, as functions of bytes.
+//! The invariants of every decoder and state machine for any input, as functions of bytes.
 //!
-//! [`TARGETS`] has them by name. A target reads its input as bytes of the wire or as a list of
-//! steps, and panics where a law is broken: that is how a fuzzer is told. `tests/replay.rs` runs
-//! each over its corpus in `corpus/` and over some changed copies; `libfuzzer/` lets libFuzzer
-//! look for more. Where an input must be nearly right to get anywhere, the target makes a right
-//! one and lets the input change it, so that no corpus holds keys or goes stale with a version.
+//! [`TARGETS`] lists them by name. A target reads its input as received bytes or as a list of
+//! steps, and panics if an invariant is violated, which a fuzzer detects. `tests/replay.rs` runs
+//! each target over its corpus in `corpus/` and over mutated copies; `libfuzzer/` lets libFuzzer
+//! search for more. If an input must be nearly valid to get anywhere, the target creates a valid
+//! one and lets the input change it. So no corpus holds keys or becomes stale with a version.
 //!
-//! Nothing here stretches a password: logins are those of devices.
+//! No target stretches a password: all logins are those of devices.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod classic;
@@ -29,7 +29,7 @@ mod wire;
 
 pub use input::Seeded;
 
-/// A law of some part of the program.
+/// An invariant of some part of the program.
 pub type Target = fn(&[u8]);
 
 /// Calls a macro with the names of all targets.
@@ -73,7 +73,7 @@ mod targets {
 /// Runs the target of this name.
 ///
 /// # Panics
-/// If a law is broken, or if there is no such target.
+/// If an invariant is violated, or if there is no such target.
 pub fn run(name: &str, data: &[u8]) {
     let (_, target) = TARGETS.iter().find(|target| target.0 == name).expect("a target's name");
     target(data);

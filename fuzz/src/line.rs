@@ -1,4 +1,4 @@
-//! A real line over a stream that comes in pieces, ends anywhere and has been tampered with.
+//! A real connection over a stream that arrives in pieces, ends anywhere and is tampered with.
 
 use std::time::Instant;
 
@@ -11,8 +11,8 @@ use crate::login::{config, established};
 use crate::pair::Message;
 use crate::stream::{Pieces, block_on};
 
-/// What came before the first byte that is missing or changed is read, whole and in order, and
-/// nothing after it; however the stream is cut into pieces.
+/// However the stream is cut into pieces, the messages before the first missing or changed byte are
+/// read whole and in order, and nothing after it is.
 pub(crate) fn line(data: &[u8]) {
     let mut input = Input(data);
     let now = Instant::now();
@@ -23,7 +23,7 @@ pub(crate) fn line(data: &[u8]) {
     let header = Header::parse(*ready.first_chunk().unwrap(), client.due()).unwrap();
     client.handle_frame(header, &mut ready[HEADER..], now, &mut Seeded(1)).unwrap();
 
-    // Where each message ends in the stream, and what it is.
+    // Where each message ends in the stream, and the message.
     let mut sent = Vec::new();
     for _ in 0..input.below(12) {
         let (size, bulk) = (input.byte(), input.flag());

@@ -1,4 +1,4 @@
-//! Names, addresses, links and passwords: what people type and paste.
+//! Names, addresses, invite links and passwords: what people type and paste.
 
 use twinlock_client::transfer::name::{harmless, marked};
 use twinlock_core::credential::Password;
@@ -12,8 +12,8 @@ use twinlock_core::text::Untrusted;
 use crate::input::Input;
 use crate::text::acts;
 
-/// An address that is accepted has one spelling, reads back as it was written, and has nothing in
-/// it that a URL or a log could take for something else.
+/// An accepted address has one spelling, is parsed back unchanged, and contains nothing that a URL
+/// or a log could misinterpret.
 pub(crate) fn address(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     for default in [None, Some(8443)] {
@@ -30,8 +30,8 @@ pub(crate) fn address(data: &[u8]) {
     }
 }
 
-/// A link that is accepted is written back as it came, and a link that was made is read as it was
-/// made; a changed one is refused or, where only its address was changed, says the rest unchanged.
+/// An accepted invite link is encoded back unchanged, and an encoded one is parsed back unchanged.
+/// A changed one is refused or, if only its address changed, keeps the rest.
 pub(crate) fn invite_link(data: &[u8]) {
     let mut input = Input(data);
     if input.flag() {
@@ -68,12 +68,12 @@ pub(crate) fn invite_link(data: &[u8]) {
     {
         assert_eq!(*read.to_link(), changed);
         let payload = |link: &str| link.split_once("/#").map(|parts| parts.1.to_owned());
-        // Four bytes of checksum are found by nobody who looks for minutes.
+        // A search of minutes does not find a collision of the four-byte checksum.
         assert_eq!(payload(changed), payload(&text));
     }
 }
 
-/// Ids and names that are accepted are written back as they came, and are of their small alphabet.
+/// Accepted ids and names are encoded back unchanged, and contain only their small alphabet.
 pub(crate) fn name(data: &[u8]) {
     if let Ok(name) = Name::from_bytes(data) {
         assert_eq!(name.as_str().as_bytes(), data);
@@ -103,8 +103,8 @@ pub(crate) fn name(data: &[u8]) {
     }
 }
 
-/// A file gets a name that is one component, acts on nothing, hides nothing, is no option, ends in
-/// nothing that a file system drops, and stays as it is when it is made harmless again.
+/// A file name is one component, cannot act on a terminal, hides nothing, is not an option, and
+/// ends in nothing that a file system drops. Making it harmless again does not change it.
 pub(crate) fn file_name(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let safe = harmless(&text);
@@ -115,7 +115,7 @@ pub(crate) fn file_name(data: &[u8]) {
     for (name, mark) in marked.iter().zip(marks) {
         assert_harmless(name);
         assert!(name.contains(&format!("-{mark}")));
-        // One that is full and ends in its mark stays as it is; there is always another mark.
+        // A name of full length that ends in its mark does not change; other marks still change it.
         assert!(*name != safe || safe.len() > 200);
     }
     assert!(marked[0] != marked[1] && marked[1] != marked[2]);
@@ -131,8 +131,8 @@ fn assert_harmless(name: &str) {
     assert!(!["CON", "PRN", "AUX", "NUL", "COM1", "LPT9"].contains(&stem.as_str()), "{name:?}");
 }
 
-/// A password is refused or is one: long enough, short enough, no control characters; and `Debug`
-/// shows nothing of it.
+/// An accepted password is long enough, short enough and without control characters. `Debug` shows
+/// nothing of it.
 pub(crate) fn password(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Ok(password) = Password::new(&text) {

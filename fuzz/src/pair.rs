@@ -1,4 +1,4 @@
-//! Two ends of a line, a network between them that does what the input says, and a clock.
+//! Two ends of a connection, a network between them that the input controls, and a clock.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use twinlock_core::session::{Config, Event, Fault, Session};
 use crate::input::{Input, Seeded};
 use crate::login::{config, established};
 
-/// Steps of one input: enough for several rekeys, few enough for many inputs a second.
+/// Steps of one input: enough for several rekeys, few enough for many inputs per second.
 const STEPS: usize = 200;
 
-/// What was sent, and must arrive as it is.
+/// A sent message, which must arrive unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Message {
     App(Vec<u8>),
@@ -28,7 +28,7 @@ struct End {
     got: Vec<Message>,
     closed: Option<CloseCode>,
     fault: Option<Fault>,
-    /// A header that cannot be: the reader ends the line.
+    /// An invalid header: the reader closes the connection.
     cut: bool,
     epoch: u32,
 }
@@ -82,7 +82,7 @@ impl End {
                 Ok(Event::Nothing) => {}
                 Err(fault) => {
                     if fault == Fault::Tampered {
-                        // A failed open has moved nothing, and says nothing.
+                        // A failed open changes nothing and sends nothing.
                         assert_eq!(self.session.facts(), before);
                         assert!(self.session.outgoing().is_empty());
                     }
@@ -95,11 +95,11 @@ impl End {
 
 struct Pair {
     ends: [End; 2],
-    /// Frames on their way to the end of the same index; the first may be delivered in part.
+    /// Frames in transit to the end of the same index; the first may be partly delivered.
     wires: [VecDeque<Vec<u8>>; 2],
     now: Instant,
     entropy: Seeded,
-    /// Somebody other than the ends has had a hand in it.
+    /// The input has interfered with the frames.
     meddled: bool,
     is_cut: bool,
     counter: u64,
@@ -121,7 +121,7 @@ impl Pair {
         pair
     }
 
-    /// Moves what both have sealed onto the wires, frame by frame.
+    /// Moves the frames that both ends have sealed into the network.
     fn collect(&mut self) {
         for from in 0..2 {
             let mut out = self.ends[from].session.outgoing().to_vec();
@@ -160,7 +160,7 @@ impl Pair {
         moved
     }
 
-    /// Delivers until nothing moves: no answer is answered, so that comes.
+    /// Delivers until nothing moves, which terminates because no answer causes another.
     fn drain(&mut self) {
         let mut steps = 0;
         while self.deliver(0, usize::MAX) | self.deliver(1, usize::MAX) {
@@ -269,8 +269,8 @@ impl Pair {
         self.assert_beginnings();
     }
 
-    /// Each end has read a beginning of what the other wrote; and where nobody meddled, no end
-    /// accuses the other of it.
+    /// Asserts that each end has read a prefix of what the other wrote. Without interference,
+    /// neither end reports tampering or a violation.
     fn assert_beginnings(&self) {
         for (to, from) in [(0, 1), (1, 0)] {
             let (got, sent) = (&self.ends[to].got, &self.ends[from].sent);
@@ -294,7 +294,7 @@ impl Pair {
     }
 }
 
-/// Short times, so that an input of some steps meets all of them.
+/// Short times, so that an input of some steps reaches all of them.
 fn timing() -> Timing {
     Timing {
         rekey_after: Duration::from_secs(30),
@@ -306,8 +306,8 @@ fn timing() -> Timing {
     }
 }
 
-/// Whatever happens, each end has read a beginning of what the other wrote, in order; where nobody
-/// interferes everything arrives and a rekey that may start completes; and nobody waits for ever.
+/// At any time, each end has read a prefix of what the other wrote, in order. Without interference,
+/// everything arrives and an allowed rekey completes. No end waits forever.
 pub(crate) fn session(data: &[u8]) {
     let mut input = Input(data);
     let mut pair = Pair::new(u64::from(input.byte()));
@@ -322,8 +322,8 @@ pub(crate) fn session(data: &[u8]) {
     if pair.ends.iter().all(End::is_alive) && !pair.meddled && !pair.is_cut {
         pair.assert_at_rest();
         let epoch = pair.ends[0].epoch;
-        // Two times, so that neither end's pause nor the other's is in the way; each is drained,
-        // since a PING that nobody answers ends the line.
+        // 16 s, so that neither end's rekey pause (15 s and 10 s) is in the way. Drained at each
+        // step, because an unanswered PING ends the connection.
         for _ in 0..4 {
             pair.pass(Duration::from_secs(4));
             pair.drain();
@@ -335,7 +335,7 @@ pub(crate) fn session(data: &[u8]) {
             pair.assert_at_rest();
             assert!(pair.ends[0].epoch > epoch, "a rekey that may start does not");
         } else {
-            // Time alone ends a line: its age.
+            // Time alone ends a connection only by its maximum age.
             let old = |end: &End| end.fault.is_none() || end.fault == Some(Fault::TooOld);
             let faults = [0, 1].map(|i| pair.ends[i].fault);
             assert!(pair.ends.iter().all(old), "{faults:?}");

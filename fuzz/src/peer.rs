@@ -1,5 +1,7 @@
-//! An end that is logged in and says what no session would: every frame is authentic, and most of
-//! them are wrong. The session is compared with what sections 5 and 6 say it does.
+//! An authenticated peer that sends what no session would.
+//!
+//! Every frame is authentic, and most are wrong. The session's reactions are compared with sections
+//! 5 and 6.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -14,7 +16,7 @@ use crate::login::{config, established};
 
 const STEPS: usize = 60;
 
-/// One session, and the other end as bare chains.
+/// A session, and its peer as bare chains.
 struct Peer {
     role: Role,
     session: Session,
@@ -22,20 +24,21 @@ struct Peer {
     recv: Chain,
     now: Instant,
     entropy: Seeded,
-    /// The other end can open what the session seals: until the session's chain switches.
+    /// Whether the peer can open what the session seals, which ends when the session's chain
+    /// switches.
     hears: bool,
 }
 
-/// What is to come of a message.
+/// The expected result of a message.
 #[derive(Debug, PartialEq, Eq)]
 enum Then {
     Event(Said),
     Violation,
-    /// Keys that somebody changed: they may still be keys.
+    /// Changed keys, which may still be valid.
     Either(Said),
 }
 
-/// An [`Event`] that owns what it tells.
+/// An [`Event`] that owns its content.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Nothing,
@@ -84,7 +87,7 @@ impl Peer {
         })
     }
 
-    /// What the session has sealed since, as far as the other end can open it.
+    /// What the session has sealed since the last call, as far as the peer can open it.
     fn heard(&mut self) -> Vec<(MessageType, Vec<u8>)> {
         let mut out = self.session.outgoing().to_vec();
         self.session.sent(out.len());
@@ -107,7 +110,7 @@ impl Peer {
         heard
     }
 
-    /// The session has ended with this CLOSE as its last word, and stays so.
+    /// Asserts that the session ended with this CLOSE as its last frame, and stays closed.
     fn assert_ended(&mut self, code: Option<CloseCode>) {
         assert!(self.session.is_closed() && self.session.poll_timeout().is_none());
         let could_hear = self.hears;
@@ -122,8 +125,9 @@ impl Peer {
     }
 }
 
-/// Bodies of REKEY1 and REKEY2 of another line. Nothing ties them to it: to this line they are
-/// right ones, though what follows from them fits nobody.
+/// Bodies of REKEY1 and REKEY2 of another connection.
+///
+/// Nothing ties them to that connection. They are valid here, but the resulting keys match no peer.
 fn rekey_bodies() -> &'static [Vec<u8>; 2] {
     static BODIES: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
     BODIES.get_or_init(|| {
@@ -142,11 +146,11 @@ fn ready(value: [u8; 32]) -> Vec<u8> {
     [&[1][..], &value, &[1], b"info"].concat()
 }
 
-/// What the session has seen, as far as it matters to what comes next.
+/// What the session has seen, as far as it affects the next result.
 #[derive(Default)]
 struct Model {
     open: bool,
-    /// Client: REKEY1 is sent. Server: REKEY2 is.
+    /// Client: REKEY1 is sent. Server: REKEY2 is sent.
     rekeying: bool,
 }
 
@@ -195,8 +199,8 @@ impl Model {
     }
 }
 
-/// A session answers authentic frames as sections 5 and 6 say, whatever they are: with the event,
-/// or with CLOSE 1 and its end.
+/// A session reacts to any authentic frame as sections 5 and 6 require: with the event, or with
+/// CLOSE 1 and its end.
 pub(crate) fn peer(data: &[u8]) {
     let mut input = Input(data);
     let role = if input.flag() { Role::Server } else { Role::Client };
@@ -247,14 +251,14 @@ pub(crate) fn peer(data: &[u8]) {
                 if peer.session.handle_timeout(peer.now, &mut peer.entropy).is_err() {
                     return peer.assert_ended(None);
                 }
-                // It may have begun a rekey by itself.
+                // The session may have started a rekey on its own.
                 model.rekeying |= peer.heard().iter().any(|heard| heard.0 == MessageType::Rekey1);
             }
         }
     }
 }
 
-/// Says one message and judges what comes of it. `false`: that was the end.
+/// Sends one message and checks the result. Returns `false` if the session has ended.
 fn say(peer: &mut Peer, model: &mut Model, kind: u8, input: &mut Input<'_>) -> bool {
     use MessageType as M;
     let [rekey1, rekey2] = rekey_bodies();
@@ -298,7 +302,7 @@ fn say(peer: &mut Peer, model: &mut Model, kind: u8, input: &mut Input<'_>) -> b
             let heard = peer.heard();
             assert!(matches!(&heard[..], [(M::Rekey2, body)] if body.len() == 1120));
         }
-        // The other end of another line has other keys from here on.
+        // From here on, the keys are those of the other connection, which the peer does not have.
         M::Rekey2 | M::Rekey3 => {
             assert_eq!(peer.say(M::App, b"of the old epoch"), Err(Fault::Tampered));
             assert!(peer.session.is_closed() && peer.session.outgoing().is_empty());

@@ -1,4 +1,4 @@
-//! Profiles: files that people edit.
+//! Profiles: files that users edit.
 
 use std::fs;
 
@@ -14,8 +14,8 @@ thread_local! {
     static DIR: TempDir = tempfile::tempdir().unwrap();
 }
 
-/// A file that is accepted says the same when the program has written it; an error names a line
-/// that is there, acts on nothing, and does not show the secret.
+/// An accepted file means the same after the program has written it. An error cannot act on a
+/// terminal and does not show the secret.
 pub(crate) fn profile(data: &[u8]) {
     DIR.with(|dir| {
         let home = Home::at(dir.path());
@@ -65,7 +65,7 @@ fn reads_back(home: &Home, mut profile: Profile) {
     assert!(!format!("{again:?}").contains(&hex));
 }
 
-/// What stands where the secret does, if it is long enough for one and stands nowhere else.
+/// The value at the secret's place, if it is long enough for a secret and occurs nowhere else.
 fn secret(text: &str) -> Option<&str> {
     let value = text.split_once("secret = \"")?.1.split('"').next()?;
     (value.len() >= 16 && text.matches(value).count() == 1).then_some(value)

@@ -1,4 +1,4 @@
-//! The record: its running hash, and words that are looked for in it.
+//! The record: its hash chain, and its full-text search.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,7 +12,7 @@ use twinlock_store::{Appended, LOBBY, NewEntry, Options, SqliteStore, Store};
 
 use crate::input::Input;
 
-/// An entry as its parts.
+/// The parts of an entry.
 #[derive(Clone, PartialEq, Eq)]
 struct Parts {
     conversation: u64,
@@ -47,8 +47,8 @@ impl Parts {
     }
 }
 
-/// Two entries have the same link only if they are the same in every part after the same entries;
-/// what is out of its place, out of its time or not what was claimed moves nothing.
+/// After the same entries, two entries have the same link only if all their parts are equal. An
+/// entry with a wrong number, time or claimed link does not move the position.
 pub(crate) fn chain(data: &[u8]) {
     let mut input = Input(data);
     let conversation = input.u64();
@@ -70,7 +70,7 @@ pub(crate) fn chain(data: &[u8]) {
             body: input.part().to_vec(),
         };
         let Some(link) = entry.advance(&mut position, None) else {
-            // There is no number after the last.
+            // No number follows the last one.
             assert_eq!(before.n(), u64::MAX);
             return;
         };
@@ -84,7 +84,7 @@ pub(crate) fn chain(data: &[u8]) {
             5 => drop(input.change(&mut other.sender)),
             6 => other.salt = Salt(input.array()),
             7 => drop(input.change(&mut other.body)),
-            // A byte that moves from the sender to what follows it.
+            // The sender without its last byte.
             _ => drop(other.sender.pop()),
         }
         let same = other == entry;
@@ -110,7 +110,7 @@ struct Open {
     _dir: TempDir,
 }
 
-/// A record with a few entries, made once.
+/// A record with a few entries, created once.
 fn open() -> &'static Open {
     static OPEN: OnceLock<Open> = OnceLock::new();
     OPEN.get_or_init(|| {
@@ -132,8 +132,8 @@ fn open() -> &'static Open {
     })
 }
 
-/// No text is a query that fails; what is found is newest first and within what was asked for;
-/// and a text with a word in it finds what it was taken from.
+/// No text makes a query fail. Results are newest first and within the requested bounds. The body
+/// of an entry, as a query, finds that entry.
 pub(crate) fn search(data: &[u8]) {
     let mut input = Input(data);
     let Open { runtime, store, .. } = open();
@@ -144,7 +144,7 @@ pub(crate) fn search(data: &[u8]) {
     assert!(found.len() <= 4);
     assert!(found.iter().all(|entry| entry.n < before));
     assert!(found.is_sorted_by(|a, b| a.n > b.n));
-    // Words around a text's own take nothing away that they share, and find no more than it does.
+    // Further words in front of a body narrow the search: what they find, the body alone finds too.
     if let Some(body) = BODIES.get(which) {
         let n = 1 + which as u64;
         assert!(look(body, u64::MAX).iter().any(|entry| entry.n == n), "{body:?} finds not itself");

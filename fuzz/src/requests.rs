@@ -1,4 +1,4 @@
-//! The protobuf of READY and APP frames.
+//! The protobuf messages of READY and APP frames.
 
 use prost::Message;
 use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
@@ -7,7 +7,7 @@ use twinlock_core::proto::{self, item::What, request::Op};
 
 use crate::text::acts;
 
-/// What decodes means the same when it is encoded and decoded again, in no more bytes.
+/// A decoded message does not change when it is encoded and decoded again; `encoded_len` is exact.
 fn means_the_same<M: Message + Default + PartialEq>(data: &[u8]) -> Option<M> {
     let message = M::decode(data).ok()?;
     let encoded = message.encode_to_vec();
@@ -16,8 +16,8 @@ fn means_the_same<M: Message + Default + PartialEq>(data: &[u8]) -> Option<M> {
     Some(message)
 }
 
-/// What a server reads: requests and the client's Info. What is logged of it neither shows what
-/// people write nor acts on a terminal.
+/// What a server reads: requests and the client's Info. `Debug` output for the log neither shows
+/// what users write nor acts on a terminal.
 pub(crate) fn requests(data: &[u8]) {
     let _info = means_the_same::<proto::ClientInfo>(data);
     let Some(message) = means_the_same::<proto::ToServer>(data) else { return };
@@ -30,8 +30,8 @@ pub(crate) fn requests(data: &[u8]) {
     }
 }
 
-/// What a client reads: answers, entries and the server's Info. Entries that somebody made up are
-/// linked or refused as any others.
+/// What a client reads: answers, entries and the server's Info. Generated entries are linked or
+/// refused like any others.
 pub(crate) fn answers(data: &[u8]) {
     let _info = means_the_same::<proto::ServerInfo>(data);
     let _file = means_the_same::<proto::FileBody>(data);

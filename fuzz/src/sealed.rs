@@ -1,4 +1,4 @@
-//! Sealed frames on their chain, some of them changed on the way.
+//! Sealed frames in their chain, some of them changed in transit.
 
 use twinlock_core::frame::{Due, HEADER, Header};
 use twinlock_core::keys::ChainKey;
@@ -18,8 +18,8 @@ const TYPES: [MessageType; 8] = [
     MessageType::Close,
 ];
 
-/// A frame opens to what was sealed, at its place only; one that was changed does not open and
-/// moves nothing, so that the right one still does.
+/// A frame opens to what was sealed, and only in sequence. A changed frame does not open and
+/// changes nothing, so that the original still opens.
 pub(crate) fn sealed(data: &[u8]) {
     let mut input = Input(data);
     let (key, epoch) = (input.array(), u32::from_be_bytes(input.array()));
@@ -34,7 +34,7 @@ pub(crate) fn sealed(data: &[u8]) {
         let (transfer, offset) = (u32::from(input.byte()), u64::from(input.u16()) << 40);
         let mut body = input.part().to_vec();
         if what & 0x80 != 0 {
-            // At and about the limits, and the edges of buckets.
+            // At and around the limits and the sizes of buckets.
             let sizes = [251, 252, 507, 508, MAX_BODY, MAX_BODY + 1, MAX_BULK, MAX_BULK + 1];
             body.resize(sizes[usize::from(what & 7)], 0xc3);
         }
@@ -84,7 +84,7 @@ pub(crate) fn sealed(data: &[u8]) {
 fn refused(recv: &mut Chain, mut frame: Vec<u8>) {
     let facts = (recv.epoch(), recv.frames());
     let Some((bytes, payload)) = frame.split_first_chunk_mut::<HEADER>() else { return };
-    // The reader has whole frames only, but whoever opens does not rely on it.
+    // The reader passes only whole frames, but `open` does not rely on it.
     let Ok(header) = Header::parse(*bytes, Due::Session) else { return };
     assert_eq!(recv.open(header, payload), Err(OpenError::Drop));
     assert_eq!((recv.epoch(), recv.frames()), facts);

@@ -1,4 +1,4 @@
-//! A step-up with a man in the middle of its three messages.
+//! A step-up with an attacker in the middle of its three messages.
 
 use twinlock_core::frame::{KE1, KE2, KE3};
 use twinlock_core::id::{ServerKey, SessionId};
@@ -8,7 +8,7 @@ use crate::hello::{device, host};
 use crate::input::{Input, Seeded};
 
 /// The server accepts a proof if and only if both ends saw the same messages in the same session,
-/// the secret is the record's and the server the pinned one.
+/// the secret is the record's and the server is the pinned one.
 pub(crate) fn step_up(data: &[u8]) {
     let mut input = Input(data);
     let (setup, record) = host();

@@ -1,4 +1,4 @@
-//! A stream that hands out what it was given in pieces, and takes whatever is written.
+//! A stream that delivers given bytes in pieces and accepts any write.
 
 use std::cell::LazyCell;
 use std::io;
@@ -13,13 +13,13 @@ thread_local! {
         LazyCell::new(|| Builder::new_current_thread().enable_time().build().unwrap());
 }
 
-/// Runs what a task would.
+/// Runs a future to completion.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| runtime.block_on(work))
 }
 
-/// Reads give at most `piece` bytes, every other one nothing yet; at the end the stream has ended.
-/// Writes take at most `piece` bytes.
+/// Reads are `Pending` once, then return at most `piece` bytes; the stream ends after the last
+/// byte. Writes accept at most `piece` bytes.
 pub(crate) struct Pieces {
     bytes: Vec<u8>,
     at: usize,

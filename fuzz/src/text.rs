@@ -1,9 +1,9 @@
-//! Text of others, and the ways to show it.
+//! Untrusted text, and the ways to display it.
 
 use twinlock_core::text::{Untrusted, harmless_json};
 
-/// Characters that act on a terminal or hide in any context: C0 and C1, bidi controls, most zero-width
-/// characters. Joiners, selectors and tags may be part of a word or of an emoji.
+/// Characters that act on a terminal or are invisible in any context: C0 and C1, bidi controls,
+/// most zero-width characters. Joiners, selectors and tags may be part of a word or of an emoji.
 pub(crate) fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -11,8 +11,8 @@ pub(crate) fn acts(c: char) -> bool {
             | '\u{feff}' | '\u{61c}' | '\u{ad}' | '\u{e0000}'..='\u{e002f}')
 }
 
-/// Whatever the text, nothing that is shown acts; showing again changes nothing; an escaped text
-/// says which text it was; JSON means the same.
+/// For any text: displayed output cannot act on a terminal, rendering is idempotent, an escaped
+/// text identifies the original, and JSON keeps its meaning.
 pub(crate) fn text(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let untrusted = Untrusted::from_bytes(data);
@@ -22,7 +22,7 @@ pub(crate) fn text(data: &[u8]) {
     assert!(!rendered.chars().any(|c| acts(c) && c != '\n' && c != '\t'), "{rendered:?}");
     assert!(rendered.len() <= text.len());
     assert_eq!(Untrusted::new(rendered.as_str()).render(), rendered);
-    // What is harmless is left as it is.
+    // Harmless characters are kept.
     if !text.chars().any(acts) {
         assert!(text.chars().filter(|c| !rendered.contains(*c)).all(is_rare));
     }
@@ -43,12 +43,12 @@ pub(crate) fn text(data: &[u8]) {
     assert_eq!(serde_json::from_str::<String>(&harmless).unwrap(), text);
 }
 
-/// Fillers, noncharacters and the like, of which the renderer knows more than [`acts`].
+/// Fillers, noncharacters and similar characters, of which the renderer knows more than [`acts`].
 fn is_rare(c: char) -> bool {
     c > '\u{300}'
 }
 
-/// The text behind an escaped one, as Rust source has it.
+/// Undoes an escape in the style of Rust source.
 fn unescape(escaped: &str) -> Option<String> {
     let mut text = String::new();
     let mut chars = escaped.chars();

@@ -1,4 +1,4 @@
-//! Certificates and keys as files hold them.
+//! Certificates and keys as files contain them.
 
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
@@ -9,7 +9,7 @@ use twinlock_link::tls::{CertFault, ServerCert, spki_pin};
 
 use crate::input::Input;
 
-/// A PKCS #8 key of P-256 whose scalar is 0x07 over and over: for nobody, and always the same.
+/// A PKCS #8 key of P-256 whose scalar repeats 0x07: unused elsewhere, and always the same.
 fn key() -> Vec<u8> {
     let head = b"\x30\x41\x02\x01\x00\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x04\x27\x30\x25\x02\x01\x01\x04\x20";
     [&head[..], &[7; 32]].concat()
@@ -33,8 +33,8 @@ fn good() -> &'static Pair {
     })
 }
 
-/// A certificate is accepted with its own key only, and its pin is that of the key, whatever else
-/// is in it; no time it names is too much to compare with.
+/// A certificate is accepted only with its own key, and its pin is that of the key, whatever else
+/// it contains. Any validity period can be checked without overflow.
 pub(crate) fn certificate(data: &[u8]) {
     let good = good();
     let mut input = Input(data);
@@ -71,7 +71,7 @@ pub(crate) fn certificate(data: &[u8]) {
             }
         }
         Err(fault) => {
-            // The key that is right is not blamed.
+            // A valid key is not reported as the fault.
             assert!(kind != 0 || !fault.blames_key(), "{fault}");
             assert!(!matches!(fault, CertFault::Expired { .. } | CertFault::NotYetValid { .. }));
         }

@@ -1,4 +1,4 @@
-//! What is read before anything is believed: frame headers, codes, the PROXY header.
+//! What is read before authentication: frame headers, codes, the PROXY header.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,8 +10,8 @@ use twinlock_link::proxy::{MAX_BODY, ProxyError, read_header};
 use crate::input::Input;
 use crate::stream::block_on;
 
-/// A header that is accepted is written back as it came, announces no more than its type can
-/// have, and is refused wherever its type is not due. So are codes.
+/// An accepted header is encoded back unchanged, announces no more than its type allows, and is
+/// refused if its type is not due. Codes are encoded back unchanged.
 pub(crate) fn frames(data: &[u8]) {
     let mut input = Input(data);
     while !input.is_empty() {
@@ -38,8 +38,8 @@ pub(crate) fn frames(data: &[u8]) {
     }
 }
 
-/// A header is taken to its last byte and no further, is believed up to its limit only, and names
-/// the address that stands in it.
+/// A header is read to its last byte and no further, is accepted only up to its limit, and gives
+/// the address that it contains.
 pub(crate) fn proxy(data: &[u8]) {
     let (whole, body) = header_of(data);
     let mut stream = whole.as_slice();
@@ -55,7 +55,7 @@ pub(crate) fn proxy(data: &[u8]) {
     assert_eq!(taken, 16 + length);
     let Some(source) = source else { return };
     assert_eq!(whole[12], 0x21, "only a proxied connection has another's address");
-    // In IPv4 form where it can be, so that one client has one limit.
+    // In IPv4 form if possible, so that one client has one limit.
     let body = body.unwrap_or(&whole[16..]);
     let expected: SocketAddr = match whole[13] {
         0x11 => {
@@ -73,7 +73,8 @@ pub(crate) fn proxy(data: &[u8]) {
     assert!(!matches!(source.ip(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some()));
 }
 
-/// Half of the inputs are headers with a right signature: command, family, length and body.
+/// Half of the inputs are headers with a valid signature; command, family, length and body follow
+/// it.
 fn header_of(data: &[u8]) -> (Vec<u8>, Option<&[u8]>) {
     match data.split_first() {
         Some((first, rest)) if first & 1 == 1 => {

@@ -1,8 +1,8 @@
-//! Every target over its corpus, and over copies of it that chance has changed. What a fuzzer once
-//! found is a file there, and stays found.
+//! Runs every target over its corpus and over randomly mutated copies.
 //!
-//! Chance has the same seed each time, so that a run says something about a change and not about
-//! luck; `TWINLOCK_SEED` is another.
+//! An input that a fuzzer found becomes a file of the corpus, so that it is tested from then on.
+//! The random generator has a fixed seed, so that a failure points to a change and not to chance;
+//! `TWINLOCK_SEED` sets another.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,15 +19,15 @@ use std::time::{Duration, Instant};
 
 use twinlock_fuzz::{Seeded, TARGETS, for_each_target, run};
 
-/// Changed copies for each target, and the time after which fewer are enough: a machine that is
-/// busy tries less, but a tenth in any case.
+/// Mutated copies for each target, and the time after which fewer are enough: a busy machine tries
+/// fewer, but at least a tenth.
 const COPIES: usize = 2000;
 const ENOUGH: Duration = Duration::from_secs(10);
 
-/// Bytes of a changed copy at most.
+/// Longest mutated copy, bytes.
 const LONGEST: usize = 4096;
 
-/// Bytes of all corpora together: enough to keep what was found, too little to be a burden.
+/// Size limit of all corpora together, bytes: enough to keep what was found, small enough to store.
 const MOST: usize = 1024 * 1024;
 
 macro_rules! tests {
@@ -49,7 +49,7 @@ fn names(dir: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Name and content, in order.
+/// Name and content of each file, in order.
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let dir = here("corpus").join(target);
     let read = |name: String| (name.clone(), fs::read(dir.join(name)).unwrap());
@@ -78,14 +78,14 @@ fn replay(target: &str) {
     eprintln!("{target}: {} files, {tried} copies, TWINLOCK_SEED={seed}", corpus.len());
 }
 
-/// Says what the input was, so that it can be kept.
+/// Runs a target and reports a failing input, so that it can be kept.
 fn try_on(target: &str, input: &[u8], what: impl FnOnce() -> String) {
     if catch_unwind(AssertUnwindSafe(|| run(target, input))).is_err() {
         panic!("{target} breaks its law on {}: {}", what(), input.escape_ascii());
     }
 }
 
-/// A file of the corpus with some of it changed, doubled, left out or taken from another.
+/// A file of the corpus with parts changed, duplicated, dropped or copied from another file.
 fn changed(corpus: &[(String, Vec<u8>)], chance: &mut Seeded) -> Vec<u8> {
     let mut pick = |n: usize| (chance.draw() % n.max(1) as u64) as usize;
     let mut input = corpus[pick(corpus.len())].1.clone();
