@@ -1,5 +1,7 @@
-//! How fast entries are recorded: 16 tasks with 64 calls outstanding each, 256-byte bodies, on a
-//! directory of its own below the one named (default: the system's temporary one).
+//! Measures the rate of appends with 256-byte bodies: one task with one entry at a time, then 16
+//! tasks with 64 outstanding entries each.
+//!
+//! The record is in a new directory below DIR (default: the system's temporary directory).
 //!
 //! `cargo run --release -p twinlock-store --example append_rate [DIR [SECONDS [ENTRIES A CALL]]]`
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used)]
@@ -33,7 +35,7 @@ async fn main() {
     for task in 0..TASKS {
         register(&*store, task).await;
     }
-    // A server always watches.
+    // A server always has a watcher.
     let mut news = store.watch();
     let watcher = tokio::spawn(async move { while news.recv().await.is_ok() {} });
     for window in [1, 64] {

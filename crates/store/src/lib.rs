@@ -1,11 +1,11 @@
-//! The record: one contract, and the SQLite database behind it.
+//! The record: the [`Store`] contract, and its SQLite implementation.
 //!
-//! [`Store`] is everything the server asks of its record, on one screen. It assumes neither that
-//! this process is the only writer nor that anything is cached: several servers may share one
-//! record later. Whatever implements it passes [`conformance`].
+//! [`Store`] is everything that the server requires of its record. The contract assumes neither
+//! that this process is the only writer nor that anything is cached, so that several servers may
+//! share one record later. Every implementation passes [`conformance`].
 //!
-//! The store knows nothing of connections, sessions or the wire; it never sees a password, a
-//! device secret or the OPAQUE setup, only the row key derived from it.
+//! The store knows nothing of connections, sessions or the protocol. It never sees a password, a
+//! device secret or the OPAQUE setup, only the row key that is derived from the setup.
 
 pub mod conformance;
 mod sqlite;
@@ -28,49 +28,52 @@ use twinlock_core::id::{
 
 pub use sqlite::{Expected, OpenError, Options, RecordLock, SqliteStore};
 
-/// The room everybody is in. Made with the record, never left, never removed.
+/// The room of all users. It is created with the record, and no member can leave it.
 pub const LOBBY: ConversationId = 1;
 
-/// Sources of logins kept of a user.
+/// Maximum number of login sources kept for a user.
 pub const KNOWN_SOURCES: u32 = 16;
 
-/// How many of them only device logins came from.
+/// Maximum number of them that only device logins came from.
 pub const KNOWN_DEVICE_SOURCES: u32 = 4;
 
-/// How long a source of logins is known, ms: 30 days.
+/// Time for which a login source stays known, ms: 30 days.
 pub const KNOWN_SOURCE_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
-/// What a file is charged at least, bytes: a block of the disk.
+/// Minimum charge for a file, bytes: one disk block.
 pub const LEAST_CHARGE: u64 = 4096;
 
-/// Where a store takes its time from: milliseconds since 1970 UTC.
+/// Source of the store's time: milliseconds since 1970 UTC.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// A durable record of conversations, people and their credentials.
 ///
-/// Every method that writes returns after the data is on disk (fsync). Every method may be
-/// cancelled; a write that was begun then still happens.
+/// Unless stated otherwise, a method that writes returns after the data is on disk (fsync). Every
+/// method may be cancelled; a write that has started completes nevertheless.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     // ---- the record
 
-    /// Hands entries to the recorder, which records them in this order and after everything that
-    /// was handed over before, and answers each in the same order. They share a transaction with
-    /// whatever else is waiting (group commit), and are recorded all or none. Returns once the
-    /// recorder has them, which takes a moment only while it is behind; a caller must not leave
-    /// this future unpolled meanwhile, since others wait behind it. The answer comes whenever it
-    /// comes, and may be dropped.
+    /// Queues a batch of entries for the recorder. Resolves when the batch is queued.
+    ///
+    /// The recorder records batches in the order of these calls and answers each entry in the order
+    /// of the batch. Batches in the queue share a transaction (group commit); each batch is
+    /// recorded as a whole or not at all. This future waits only while the queue is full. Poll it
+    /// to completion: later callers queue behind it. Dropping the returned [`Answer`] does not
+    /// cancel the append.
     async fn hand_over(&self, batch: Vec<NewEntry>, order: &Order) -> Result<Answer, StoreError>;
 
-    /// [`Store::hand_over`] and its answer.
+    /// Queues a batch with [`Store::hand_over`] and waits for its answer.
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>, StoreError> {
         self.hand_over(batch, &Order::default()).await?.await
     }
 
-    /// Entries with numbers greater than `after`, ascending, at most `limit.entries` of them and
-    /// about `limit.bytes` of bodies (at least one entry if there is one). An entry that is missing
-    /// ends what is read before it, and is [`StoreError::Damaged`] where it is the first. Past the head there is
-    /// nothing, and `link_after` is the head's; a conversation that does not exist is empty.
+    /// Reads entries with numbers greater than `after`, in ascending order.
+    ///
+    /// Returns at most `limit.entries` entries with about `limit.bytes` of bodies, but at least one
+    /// entry if there is one. The page ends before a missing entry; if that is the first entry, the
+    /// error is [`StoreError::Damaged`]. At or past the head the page is empty, and `link_after` is
+    /// the head's link. A conversation that does not exist is empty.
     async fn read(
         &self,
         conversation: ConversationId,
@@ -78,10 +81,12 @@ pub trait Store: Send + Sync + 'static {
         limit: Limit,
     ) -> Result<Page, StoreError>;
 
-    /// Looks for entries that contain all words of `text`, newest first: the last word as a
-    /// prefix where it has three letters or more. Works for about `time` and says where to go on;
-    /// until then it keeps one state of the record, which holds up checkpoints. Finds at most
-    /// `limit.entries`, and about `limit.bytes` of bodies (at least one entry if there is one).
+    /// Searches for entries that contain all words of `text`, newest first, for about `time`.
+    ///
+    /// A last word of three or more letters matches as a prefix. [`Found::next`] says where the
+    /// search resumes. The call reads one snapshot of the record, which delays checkpoints until it
+    /// returns. It finds at most `limit.entries` entries with about `limit.bytes` of bodies, but at
+    /// least one entry if there is one.
     async fn search_some(
         &self,
         conversation: ConversationId,
@@ -91,11 +96,12 @@ pub trait Store: Send + Sync + 'static {
         time: Duration,
     ) -> Result<Found, StoreError>;
 
-    /// About how many bytes a search may have to read because they are not in the index of words yet:
-    /// those of bodies, each entry counting 256 more. 0 once the index has caught up.
+    /// Approximate number of bytes that a search may have to read because they are not indexed yet.
+    /// Counts bodies, plus 256 for each entry; 0 when the index is up to date.
     fn unindexed(&self) -> u64;
 
-    /// [`Store::search_some`] to the end, however long that takes: entries below `before`.
+    /// Repeats [`Store::search_some`] below `before` until it is complete or has `entries` entries.
+    /// Its time is not bounded.
     async fn search(
         &self,
         conversation: ConversationId,
@@ -116,23 +122,23 @@ pub trait Store: Send + Sync + 'static {
         Ok(all)
     }
 
-    /// The newest entries of the whole record, of each conversation only the newest, newest first.
-    /// `entries`: how many entries are looked at.
+    /// The newest entry of each conversation among the last `entries` of the whole record, newest
+    /// first.
     async fn newest(&self, entries: usize) -> Result<Vec<Newest>, StoreError>;
 
-    /// Tells of every commit from now on, in order per conversation. A receiver that lags learns
-    /// so and reads the heads itself.
+    /// Subscribes to all later commits, in order for each conversation. A receiver that lags gets
+    /// an error and must read the heads itself.
     fn watch(&self) -> broadcast::Receiver<Arc<[Published]>>;
 
-    /// Removes salt and body of an entry and leaves its commit; the links still verify. `None`:
-    /// there is no such entry, or it is erased already.
+    /// Removes salt and body of an entry and keeps its commitment, so that the links still verify.
+    /// `None`: the entry does not exist, or it is erased already.
     async fn erase(
         &self,
         conversation: ConversationId,
         n: u64,
     ) -> Result<Option<Erased>, StoreError>;
 
-    /// Where this user's message of this id was recorded, if it was.
+    /// The receipt of this user's message, if it was recorded.
     async fn receipt(
         &self,
         user: &Name,
@@ -141,9 +147,10 @@ pub trait Store: Send + Sync + 'static {
 
     // ---- files
 
-    /// The file that entry `n` is, where `user` is in the conversation. Entries of kind
-    /// [`Kind::FILE`] are files if their body is a `FileBody` with a hash; what it says is kept
-    /// beside the entry from the same transaction on, until the entry is erased.
+    /// The file of entry `n`, if `user` is a member of the conversation.
+    ///
+    /// An entry of kind [`Kind::FILE`] is a file if its body is a `FileBody` with a hash. The
+    /// reference is recorded in the entry's transaction and kept until the entry is erased.
     async fn file(
         &self,
         user: &Name,
@@ -151,12 +158,12 @@ pub trait Store: Send + Sync + 'static {
         n: u64,
     ) -> Result<Option<FileRef>, StoreError>;
 
-    /// All files that this user has sent and that are not erased. Content that was sent twice
-    /// counts twice.
+    /// Total of all files that this user has sent and that are not erased. Content that was sent
+    /// twice counts twice.
     async fn stored(&self, user: &Name) -> Result<Stored, StoreError>;
 
-    /// The hashes of content that entries refer to, each once, ascending from the one after
-    /// `after`, at most `limit`.
+    /// The distinct hashes of content that entries refer to, ascending, greater than `after`, at
+    /// most `limit`.
     async fn file_hashes(
         &self,
         after: Option<[u8; 32]>,
@@ -168,8 +175,8 @@ pub trait Store: Send + Sync + 'static {
 
     // ---- conversations
 
-    /// The conversations `user` is in with ids greater than `after`, or with `joinable` the
-    /// public rooms it is not in; at most `limit`.
+    /// The conversations of `user` with ids greater than `after`, at most `limit`. With `joinable`:
+    /// instead, the rooms that `user` is not a member of.
     async fn conversations(
         &self,
         user: &Name,
@@ -178,18 +185,18 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Conversation>, StoreError>;
 
-    /// The room of this name, if `user` is in it.
+    /// The room of this name, if `user` is a member.
     async fn room(&self, user: &Name, room: &Name) -> Result<Option<Conversation>, StoreError>;
 
-    /// One conversation as `user` sees it: one it is in.
+    /// One conversation as `user` sees it, if `user` is a member.
     async fn conversation(
         &self,
         user: &Name,
         id: ConversationId,
     ) -> Result<Option<Conversation>, StoreError>;
 
-    /// Makes a room with `user` in it. `None`: the name is taken. [`StoreError::TooMany`] of
-    /// [`Bound::Rooms`] and [`Bound::Memberships`].
+    /// Creates a room with `user` as its only member. `None`: the name is taken.
+    /// [`StoreError::TooMany`] at [`Bound::Rooms`] and [`Bound::Memberships`].
     async fn create_room(
         &self,
         user: &Name,
@@ -197,14 +204,14 @@ pub trait Store: Send + Sync + 'static {
         topic: &str,
     ) -> Result<Option<Conversation>, StoreError>;
 
-    /// Joins a public room by name; again is no error. `None`: no such room.
-    /// [`StoreError::TooMany`] of [`Bound::Memberships`].
+    /// Joins a room by name; joining twice is not an error. `None`: the room does not exist.
+    /// [`StoreError::TooMany`] at [`Bound::Memberships`].
     async fn join_room(&self, user: &Name, name: &Name) -> Result<Option<Joined>, StoreError>;
 
-    /// Leaves. `false`: not in it, or it cannot be left (lobby, direct).
+    /// Leaves a room. `false`: `user` is not a member, or the conversation is the lobby or direct.
     async fn leave_room(&self, user: &Name, id: ConversationId) -> Result<bool, StoreError>;
 
-    /// Sets a room's topic. `None`: not a room of this user's.
+    /// Sets a room's topic. `None`: it is not a room, or `user` is not a member.
     async fn set_topic(
         &self,
         user: &Name,
@@ -212,15 +219,16 @@ pub trait Store: Send + Sync + 'static {
         topic: &str,
     ) -> Result<Option<Conversation>, StoreError>;
 
-    /// The direct conversation of two users, made if it is new. `None`: no such other user.
-    /// [`StoreError::TooMany`] of [`Bound::Memberships`] of `user`, if it would be new.
+    /// The direct conversation of two users, created if necessary. `None`: one of them does not
+    /// exist. [`StoreError::TooMany`] at [`Bound::Memberships`] of `user`, if it would have to be
+    /// created.
     async fn open_direct(
         &self,
         user: &Name,
         other: &Name,
     ) -> Result<Option<Conversation>, StoreError>;
 
-    /// Members with names greater than `after`, in order, at most `limit`.
+    /// Members with names greater than `after`, in ascending order, at most `limit`.
     async fn members(
         &self,
         id: ConversationId,
@@ -228,17 +236,19 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Name>, StoreError>;
 
-    /// Moves the read marker of `user` forward to `n`; never back, never past the head.
+    /// Moves the read marker of `user` forward to `n`, never backward and never past the head.
     async fn mark_read(&self, user: &Name, id: ConversationId, n: u64) -> Result<(), StoreError>;
 
     // ---- people and credentials
 
-    /// Looks for the usable credential behind `id`: none where it is unknown, revoked, used or
-    /// expired at `now_ms`. A hit and every kind of miss cost the same reads, and give as much to
-    /// hand on. A row whose MAC does not verify is no credential.
+    /// Looks up the usable credential of `id`: one that exists and is not revoked, used or expired
+    /// at `now_ms`.
+    ///
+    /// A hit and every kind of miss cost the same reads and return the same amount of data. A row
+    /// whose MAC does not verify is a miss.
     async fn look_up(&self, id: &CredentialId, now_ms: u64) -> Result<LookedUp, StoreError>;
 
-    /// As [`Store::look_up`], for whoever need not hide what comes of it.
+    /// As [`Store::look_up`], for callers that need not hide whether the credential is usable.
     async fn credential(
         &self,
         id: &CredentialId,
@@ -247,20 +257,22 @@ pub trait Store: Send + Sync + 'static {
         Ok(self.look_up(id, now_ms).await?.into_credential())
     }
 
-    /// Keeps a new invite. [`StoreError::TooMany`] of [`Bound::Invites`] of its maker.
+    /// Adds an invite. [`StoreError::TooMany`] at [`Bound::Invites`] of its creator.
     async fn add_invite(&self, invite: NewInvite) -> Result<(), StoreError>;
 
-    /// Uses an invite: in one transaction checks that it is unused, unexpired at `now_ms` and
-    /// allows this name, that no user has the name, and makes user, password and device and puts
-    /// the user into the lobby. One winner.
+    /// Registers a user with an invite.
+    ///
+    /// One transaction checks that the invite is unused, unexpired at `now_ms` and valid for this
+    /// name, and that the name is free. It then creates user, password and device, and adds the
+    /// user to the lobby. Of concurrent registrations with one invite or one name, one succeeds.
     async fn register(
         &self,
         registration: Registration,
         now_ms: u64,
     ) -> Result<Registered, StoreError>;
 
-    /// Adds a device of an existing user. `false`: no such user. [`StoreError::TooMany`] of
-    /// [`Bound::Devices`].
+    /// Adds a device of an existing user. `false`: the user does not exist. [`StoreError::TooMany`]
+    /// at [`Bound::Devices`].
     async fn add_device(
         &self,
         user: &Name,
@@ -268,7 +280,7 @@ pub trait Store: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<bool, StoreError>;
 
-    /// Replaces a user's password record. `false`: no such user.
+    /// Replaces a user's password record. `false`: the user does not exist.
     async fn set_password(
         &self,
         user: &Name,
@@ -279,10 +291,10 @@ pub trait Store: Send + Sync + 'static {
     /// The devices of a user that are not revoked, oldest first.
     async fn devices(&self, user: &Name) -> Result<Vec<Device>, StoreError>;
 
-    /// Revokes a device of this user's. `false`: it has no such device.
+    /// Revokes a device of this user. `false`: the user has no such device.
     async fn revoke_device(&self, user: &Name, device: &DeviceId) -> Result<bool, StoreError>;
 
-    /// Notes that a device logged in at `now_ms`. May be written late; it is no promise.
+    /// Notes a login of a device at `now_ms`. Written asynchronously, without a guarantee.
     async fn touch_device(&self, device: &DeviceId, now_ms: u64) -> Result<(), StoreError>;
 
     /// Whether `user` has logged in from `source` (any bytes that name an address prefix) within
@@ -294,11 +306,12 @@ pub trait Store: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<bool, StoreError>;
 
-    /// Notes a login of `user` from `source` at `now_ms`. Keeps [`KNOWN_SOURCES`] of a user, as keyed
-    /// hashes; unknown names are ignored. A login by password replaces the oldest source of device
-    /// logins, or else the oldest. A login by device renews a source or adds one, of which there are
-    /// [`KNOWN_DEVICE_SOURCES`] at most, and replaces none. Written asynchronously, without a
+    /// Notes a login of `user` from `source` at `now_ms`. Written asynchronously, without a
     /// guarantee.
+    ///
+    /// Keeps at most [`KNOWN_SOURCES`] for a user, as keyed hashes, and ignores unknown names. A
+    /// password login replaces the oldest source of device logins, or else the oldest source. A
+    /// device login renews a source or adds one, up to [`KNOWN_DEVICE_SOURCES`], and replaces none.
     async fn note_source(
         &self,
         user: &Name,
@@ -307,32 +320,35 @@ pub trait Store: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<(), StoreError>;
 
-    /// Forgets where `user` has logged in from; how many sources that were.
+    /// Removes all login sources of `user`, and returns their number.
     async fn forget_sources(&self, user: &Name) -> Result<u64, StoreError>;
 
     /// One user.
     async fn person(&self, user: &Name) -> Result<Option<Person>, StoreError>;
 
-    /// Users with names greater than `after`, in order, at most `limit`.
+    /// Users with names greater than `after`, in ascending order, at most `limit`.
     async fn people(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Person>, StoreError>;
 
     // ---- classic keys
 
-    /// Keeps a new key. Checks in one transaction that its name is free (or was this user's and is
-    /// revoked), that the user is in the conversation, and of the origin bridge's forms, of whose
-    /// messages none names its key, that there is no other of this form. [`StoreError::TooMany`] of
+    /// Adds a classic key.
+    ///
+    /// One transaction checks that the user is a member of the conversation and that the name is
+    /// free, or belongs to a revoked key of the same user. A form of the origin bridge may have one
+    /// key only, because the bridge's messages do not name their key. [`StoreError::TooMany`] at
     /// [`Bound::ClassicKeys`].
     async fn add_classic_key(&self, key: ClassicKey) -> Result<AddedClassicKey, StoreError>;
 
-    /// The usable key of this name, or `None` where it is unknown or revoked. A hit and every kind
-    /// of miss cost the same reads. A row whose MAC does not verify is no key.
+    /// The usable key of this name. `None`: it is unknown or revoked.
+    ///
+    /// A hit and every kind of miss cost the same reads. A row whose MAC does not verify is a miss.
     async fn classic_key(&self, name: &Name) -> Result<Option<ClassicKey>, StoreError>;
 
     /// The usable key of this form of the origin bridge.
     async fn classic_key_of(&self, form: ClassicForm) -> Result<Option<ClassicKey>, StoreError>;
 
-    /// Usable keys with names greater than `after`, in order, at most `limit`: of one user, or of
-    /// all.
+    /// Usable keys of one user or of all, with names greater than `after`, in ascending order, at
+    /// most `limit`.
     async fn classic_keys(
         &self,
         of: Option<&Name>,
@@ -340,44 +356,44 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<ListedClassicKey>, StoreError>;
 
-    /// Revokes a key. `false`: there is no usable one of this name.
+    /// Revokes a key. `false`: there is no usable key of this name.
     async fn revoke_classic_key(&self, name: &Name) -> Result<bool, StoreError>;
 
-    /// Flushes and closes: later calls fail, the files can be moved or copied.
+    /// Flushes and closes the record. Later calls fail, and the files can be moved or copied.
     async fn close(&self) -> Result<(), StoreError>;
 }
 
-/// What went wrong beneath the store; never the caller's fault.
+/// A failure of the store, or a limit that the request would exceed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
-    /// The disk is full. Appends fail until there is room again; reading goes on.
+    /// The disk is full. Appends fail until there is space again; reads still work.
     #[error("the disk that holds the record is full")]
     Full,
-    /// Anything else the database says.
+    /// Any other error of the database.
     #[error("the record's database failed: {0}")]
     Database(String),
-    /// A row is not what its MAC or its form says.
+    /// A row does not match its MAC, or its values are invalid.
     #[error("the record is damaged: {0}")]
     Damaged(String),
-    /// Entries that were to be recorded before these were not.
+    /// An earlier append of the same [`Order`] failed.
     #[error("what was to be recorded before could not be")]
     OutOfOrder,
     /// The store was closed.
     #[error("the record is closed")]
     Closed,
-    /// A bound that the store was opened with; nothing was done.
+    /// The request would exceed a bound that the store was opened with; nothing was changed.
     #[error("there are {1} already, which is the bound ({0:?})")]
     TooMany(Bound, usize),
 }
 
-/// What is counted for each user.
+/// What is limited for each user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
-    /// Rooms that it made.
+    /// Rooms that the user created.
     Rooms,
-    /// Conversations that it is in.
+    /// Conversations that the user is a member of.
     Memberships,
-    /// Invites that it made and that can still be used.
+    /// Invites that the user created and that can still be used.
     Invites,
     /// Devices that are not revoked.
     Devices,
@@ -385,17 +401,21 @@ pub enum Bound {
     ClassicKeys,
 }
 
-/// How many of each. Checked in the transaction that would exceed them, so that requests which come
-/// at the same time cannot. What exists already stays, whatever the bounds are.
+/// Limits for each user.
+///
+/// Each limit is checked in the transaction that would exceed it, so that concurrent requests
+/// cannot exceed it. Lowering a limit removes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Rooms made by one user. Default 256; each is a name taken, and a row in everybody's list of
-    /// rooms to join.
+    /// Rooms created by one user. Default 256; each takes a name and adds a row to every user's
+    /// list of joinable rooms.
     pub rooms: usize,
-    /// Conversations that one user joins or opens. Those that others open with it count and are not
-    /// refused. Default 4096; a list of rooms to join passes over as many rows.
+    /// Conversations that one user joins or opens. Default 4096; a list of joinable rooms may skip
+    /// this number of rows. Direct conversations that others open with the user count, but are not
+    /// refused.
     pub memberships: usize,
-    /// Unused invites made by one user. Default 1024; each is a credential that registers a user.
+    /// Unused invites created by one user. Default 1024; each is a credential that registers a
+    /// user.
     pub invites: usize,
     /// Devices of one user that are not revoked. Default 32.
     pub devices: usize,
@@ -409,75 +429,78 @@ impl Default for Bounds {
     }
 }
 
-/// Time of a slice of a search, after which others get their turn.
+/// Time of one slice of a search. Between slices, other reads and checkpoints run.
 pub const SLICE: Duration = Duration::from_millis(20);
 
-/// Where a search begins or resumes.
+/// Where a search starts or resumes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchFrom {
-    /// Entries with numbers below this.
+    /// Only entries with numbers below this.
     pub before: u64,
-    /// Where the index resumes, once the search has reached it.
+    /// The position in the index, once the search has reached it.
     pub position: Option<IndexPosition>,
 }
 
-/// A search's position in the index, with what earlier slices have read. Only the store reads it.
+/// A search's position in the index, with the words that earlier slices have read. Opaque to
+/// callers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexPosition {
-    /// Entries with a number in the record below this.
+    /// Only entries with a `seq` below this.
     below: i64,
-    /// The words that a last word of four letters or more stands for.
+    /// The indexed words that match a last word of four or more letters.
     words: PrefixWords,
 }
 
-/// The words of the index that begin with the last word of a search.
+/// The indexed words that begin with the last word of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum PrefixWords {
-    /// Read so far, ascending.
+    /// The words read so far, ascending.
     Partial(Vec<String>),
-    /// All of them, ascending.
+    /// All words, ascending.
     All(Vec<String>),
-    /// More than are searched for by name.
+    /// More words than the search looks up individually.
     TooMany,
 }
 
 impl SearchFrom {
-    /// Entries with numbers below `before`.
+    /// Starts at the newest entry with a number below `before`.
     #[must_use]
     pub fn below(before: u64) -> Self {
         Self { before, position: None }
     }
 }
 
-/// What a slice of a search has come to.
+/// The result of one slice of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Newest first.
+    /// Matching entries, newest first.
     pub entries: Vec<Entry>,
-    /// Where to go on; `None`: everything was looked at.
+    /// Where the search resumes; `None`: it is complete.
     pub next: Option<SearchFrom>,
 }
 
-/// A room that a user is in now.
+/// The result of joining a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joined {
     /// The room.
     pub conversation: Conversation,
-    /// The user was not in it before.
+    /// The user was not a member before.
     pub new: bool,
 }
 
-/// What becomes of entries that were handed over.
+/// Resolves to the outcome of an append once its transaction has ended.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<Appended>, StoreError>> + Send>>;
 
-/// Entries of several calls whose order matters: once one call has failed, those that were handed
-/// over after it fail as well ([`StoreError::OutOfOrder`]), so that sending all of them again keeps
-/// the order. Clones are one order; a new one begins with a clean slate.
+/// Appends whose order matters.
+///
+/// After one append of an order fails, later ones fail too ([`StoreError::OutOfOrder`]), so that
+/// resending all of them keeps the order. Clones share one order; a new order starts without a
+/// failure.
 #[derive(Debug, Clone, Default)]
 pub struct Order(Arc<AtomicBool>);
 
 impl Order {
-    /// A call of this order has failed.
+    /// Whether an append of this order has failed.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.0.load(Ordering::Acquire)
@@ -488,196 +511,200 @@ impl Order {
     }
 }
 
-/// An entry to be recorded. Number, time, salt and link are the store's.
+/// An entry to be recorded. The store assigns number, time, salt and link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEntry {
-    /// Where to.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// Who wrote it; [`Sender::Server`] needs no membership.
+    /// The author; [`Sender::Server`] needs no membership.
     pub sender: Sender,
-    /// Unique per user over all conversations.
+    /// Unique for a user over all conversations.
     pub message_id: MessageId,
-    /// Text, system, file and so on.
+    /// Text, system, file and others.
     pub kind: Kind,
-    /// The body, as it came.
+    /// The body, as received.
     pub body: Bytes,
 }
 
 /// The answer to one [`NewEntry`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Appended {
-    /// On disk; or it was before, with the same `message_id`: the first place's receipt.
+    /// The entry is on disk. For a repeated `message_id`, the receipt of the first recording.
     Recorded(Receipt),
-    /// There is no such conversation, or the sender is not in it; or the classic key that it came
-    /// under is not for it, or revoked.
+    /// The conversation does not exist, or the sender is not a member. Or the sender's classic key
+    /// is revoked, or bound to another conversation.
     NotAMember,
 }
 
-/// Where an entry stands.
+/// Position, time and link of a recorded entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// The conversation.
     pub conversation: ConversationId,
-    /// The number.
+    /// The entry's number.
     pub n: u64,
     /// Milliseconds since 1970 UTC.
     pub time_ms: u64,
     /// `None` once the entry is erased.
     pub salt: Option<Salt>,
-    /// `link_n`.
+    /// The entry's link, `link_n`.
     pub link: Link,
 }
 
-/// An entry as it stands in the record.
+/// A recorded entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The number.
+    /// The entry's number.
     pub n: u64,
     /// Milliseconds since 1970 UTC.
     pub time_ms: u64,
-    /// The client's id of it.
+    /// The id that the client assigned.
     pub message_id: MessageId,
-    /// Text, system, file and so on.
+    /// Text, system, file and others.
     pub kind: Kind,
-    /// [`Sender`] in its wire form; kept as bytes, since it is what the link covers.
+    /// [`Sender`] in its protocol encoding, kept as bytes because the link covers these bytes.
     pub sender: Bytes,
-    /// The body, or what is left of it.
+    /// The body, or its commitment.
     pub content: Content,
-    /// `link_n`, as it was stored at the recording.
+    /// `link_n`, as stored when the entry was recorded.
     pub link: Link,
 }
 
-/// The body of an entry, or its commit once erased.
+/// The body of an entry, or its commitment once erased.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// As recorded.
+    /// The body as recorded, and its salt.
     Body(Salt, Bytes),
-    /// Erased.
+    /// The commitment of an erased entry.
     Erased(Commit),
 }
 
-/// The content of a file, by which it is found, and its size.
+/// A reference to the content of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileRef {
-    /// BLAKE3 of all bytes.
+    /// BLAKE3 of the content.
     pub hash: [u8; 32],
-    /// Bytes.
+    /// Size of the content, bytes.
     pub size: u64,
 }
 
-/// What all files of a user come to.
+/// Total of a user's files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// Bytes that are charged: of each file its size, and [`LEAST_CHARGE`] at least.
+    /// Bytes charged: for each file its size, but at least [`LEAST_CHARGE`].
     pub bytes: u64,
-    /// How many there are.
+    /// Number of files.
     pub files: u64,
 }
 
-/// Where the record of a conversation ends.
+/// The newest entry of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Newest {
-    /// The entry's place in the order of all entries; it grows by one with each.
+    /// The entry's position in the whole record; each entry increments it by one.
     pub seq: u64,
     /// The conversation.
     pub conversation: ConversationId,
-    /// The number.
+    /// The entry's number.
     pub n: u64,
     /// Milliseconds since 1970 UTC.
     pub time_ms: u64,
-    /// `link_n`.
+    /// The entry's link, `link_n`.
     pub link: Link,
 }
 
-/// An entry that is erased now.
+/// The result of erasing an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Erased {
-    /// The file it was. Its content can go unless another entry refers to it.
+    /// The file that the entry referred to. Its content can be deleted unless another entry refers
+    /// to it.
     pub file: Option<FileRef>,
 }
 
-/// How much a read may return.
+/// Limits of one read.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
-    /// Entries at most.
+    /// Maximum number of entries.
     pub entries: usize,
-    /// Bytes of bodies, about.
+    /// Approximate maximum of body bytes.
     pub bytes: usize,
 }
 
-/// Part of a conversation.
+/// A range of a conversation's entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// The link of entry `after`, so that the first entry can be checked.
+    /// The link of entry `after`, against which the first entry's link is verified.
     pub link_after: Link,
     /// The newest number of the conversation.
     pub head: u64,
-    /// Ascending, without gaps, from `after + 1`.
+    /// Entries in ascending order, without gaps, from `after + 1`.
     pub entries: Vec<Entry>,
 }
 
-/// News of one conversation, told after the commit and before the acks go out.
+/// New entries of one conversation, published after the commit and before the acks.
 #[derive(Debug, Clone)]
 pub struct Published {
     /// The conversation.
     pub conversation: ConversationId,
     /// Its newest number.
     pub head: u64,
-    /// The new entries up to `head`, without gaps, where this process recorded them.
+    /// The new entries up to `head`, without gaps, if this process recorded them.
     pub entries: Vec<Entry>,
 }
 
-/// How many of the newest entries are searched for one's own, so that a list of conversations has a
-/// bounded cost.
+/// Number of newest entries in which a list of conversations counts the user's own, to bound its
+/// cost.
 pub const OWN_COUNTED: u64 = 100;
 
 /// A conversation as one of its members sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conversation {
-    /// Its number.
+    /// The conversation's id.
     pub id: ConversationId,
-    /// Room or direct.
+    /// Room or direct conversation.
     pub form: Form,
-    /// The topic of a room.
+    /// A room's topic.
     pub topic: String,
-    /// The key in `link_0`.
+    /// The server key that `link_0` covers.
     pub server_key: ServerKey,
     /// The newest number, 0 while empty.
     pub head: u64,
-    /// Its link.
+    /// The head's link.
     pub head_link: Link,
     /// The user's read marker.
     pub read: u64,
-    /// In lists: how many of the newest [`OWN_COUNTED`] entries are after `read` and by the user. Else 0.
+    /// In lists: number of the user's own entries after `read` among the newest [`OWN_COUNTED`].
+    /// Elsewhere 0.
     pub own: u64,
-    /// How many members it has.
+    /// Number of members.
     pub members: u32,
-    /// When it was made.
+    /// Time of creation, ms since 1970 UTC.
     pub created_ms: u64,
-    /// The user is in it (false only in a list of joinable rooms).
+    /// Whether the user is a member; false only in a list of joinable rooms.
     pub joined: bool,
 }
 
-/// What kind of conversation it is.
+/// The form of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Form {
-    /// A room and its name.
+    /// A room, with its name.
     Room(Name),
-    /// A direct conversation and the other person (oneself for notes).
+    /// A direct conversation, with the other user (the user itself for notes).
     Direct(Name),
 }
 
-/// What logging in needs.
+/// The data that a login needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
     /// The OPAQUE record, 192 bytes.
     pub record: Vec<u8>,
-    /// What the credential is for.
+    /// What the credential belongs to.
     pub holder: Holder,
 }
 
-/// A credential, or something of its size that stands in for it: what comes from another thread
-/// takes longer to read and to free than nothing does.
+/// A credential, or a stand-in of the same size.
+///
+/// Data from another thread takes longer to read and to free than `None` would. Without the
+/// stand-in, this difference would reveal a miss.
 #[derive(Debug)]
 pub struct LookedUp {
     credential: Credential,
@@ -689,7 +716,8 @@ impl LookedUp {
         Self { credential, usable }
     }
 
-    /// The OPAQUE record of a usable credential of `N` bytes; the stand-in's is read as well.
+    /// The `N` bytes of a usable credential's OPAQUE record. A stand-in's record is read as well,
+    /// for equal timing.
     #[must_use]
     pub fn record<const N: usize>(&self) -> Option<[u8; N]> {
         let record = <[u8; N]>::try_from(&*self.credential.record);
@@ -703,49 +731,49 @@ impl LookedUp {
     }
 }
 
-/// Who stands behind a credential.
+/// The owner of a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
-    /// A user by password.
+    /// A user, by password.
     User(Person),
-    /// A user's device.
+    /// A device of a user.
     Device(Person, DeviceId),
     /// An invite.
     Invite(InviteTerms),
 }
 
-/// What an invite allows.
+/// What an invite permits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InviteTerms {
-    /// The role of whoever uses it.
+    /// Role of the user that it registers.
     pub role: Role,
-    /// The only name it is for, or any.
+    /// The only name it can register; `None`: any.
     pub user: Option<Name>,
-    /// When it ends, in ms since 1970 UTC.
+    /// Expiry, ms since 1970 UTC.
     pub expires_ms: u64,
 }
 
-/// An invite to keep.
+/// An invite to be added.
 #[derive(Debug, Clone)]
 pub struct NewInvite {
-    /// Drawn by the server.
+    /// Random, drawn by the server.
     pub id: InviteId,
     /// The OPAQUE record, 192 bytes.
     pub record: Vec<u8>,
-    /// What it allows.
+    /// What the invite permits.
     pub terms: InviteTerms,
-    /// Who made it; `None`: the server on its first start.
+    /// The user who created it; `None`: the server, on its first start.
     pub made_by: Option<Name>,
-    /// When, in ms since 1970 UTC.
+    /// Time of creation, ms since 1970 UTC.
     pub created_ms: u64,
 }
 
-/// A new user by way of an invite.
+/// The registration of a user with an invite.
 #[derive(Debug, Clone)]
 pub struct Registration {
-    /// The invite used.
+    /// The invite.
     pub invite: InviteId,
-    /// The name.
+    /// The new user's name.
     pub user: Name,
     /// The password's OPAQUE record, 192 bytes, if the user has one.
     pub password: Option<Vec<u8>>,
@@ -756,20 +784,20 @@ pub struct Registration {
 /// A device to be enrolled.
 #[derive(Debug, Clone)]
 pub struct NewDevice {
-    /// Drawn by the server.
+    /// Random, drawn by the server.
     pub id: DeviceId,
-    /// What the person calls it.
+    /// The user's name for it.
     pub label: String,
     /// The OPAQUE record, 192 bytes.
     pub record: Vec<u8>,
 }
 
-/// How a registration ended.
+/// The result of a registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Registered {
-    /// The user exists now.
+    /// The user was created.
     Done(Person),
-    /// The invite is used, expired, revoked or was never there.
+    /// The invite is used, expired, revoked or unknown.
     InviteGone,
     /// The invite is for another name.
     NotThisName,
@@ -782,22 +810,22 @@ pub enum Registered {
 pub struct Person {
     /// The name.
     pub user: Name,
-    /// What it may do.
+    /// The user's permissions.
     pub role: Role,
-    /// There is a password to log in with.
+    /// Whether the user can log in with a password.
     pub password: bool,
-    /// Since when, in ms since 1970 UTC.
+    /// Time of registration, ms since 1970 UTC.
     pub created_ms: u64,
 }
 
-/// What a user may do beyond talking.
+/// A user's permissions beyond sending messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Talks.
+    /// No further permissions.
     Member,
-    /// Invites members, manages rooms and people.
+    /// Invites members, manages rooms and users.
     Admin,
-    /// Everything.
+    /// All permissions.
     Owner,
 }
 
@@ -813,47 +841,49 @@ pub enum LoginMethod {
 /// A device of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Its credential id.
+    /// The id of its credential.
     pub id: DeviceId,
-    /// What the person calls it.
+    /// The user's name for it.
     pub label: String,
-    /// Since when, in ms since 1970 UTC.
+    /// Time of enrolment, ms since 1970 UTC.
     pub created_ms: u64,
-    /// Its last login, about.
+    /// Approximate time of its last login, ms since 1970 UTC.
     pub seen_ms: u64,
 }
 
-/// A key of classic lines or of the origin bridge. The key itself is not here: it is derived from
-/// the server's setup, the name and the salt, or sealed under what is derived from them.
+/// A key of classic connections or of the origin bridge.
+///
+/// The key itself is not stored. It is derived from the server's setup, the name and the salt, or
+/// it is sealed under a key that is derived from them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassicKey {
-    /// What it is called on the wire and in the record.
+    /// The key's name, in the protocol and in the record.
     pub name: Name,
-    /// Whose it is.
+    /// The user who owns it.
     pub user: Name,
-    /// The one conversation it may append to.
+    /// The only conversation that it may append to.
     pub conversation: ConversationId,
-    /// What it is for.
+    /// The message format that it is for.
     pub form: ClassicForm,
-    /// What it is derived from, drawn by the server. Says nothing without the setup.
+    /// Input of the key's derivation, drawn by the server. Reveals nothing without the setup.
     pub salt: [u8; 32],
-    /// A key that the server did not make, sealed
-    /// ([`twinlock_core::keys::ClassicRoot::seal_imported`]); `None`: it is derived.
+    /// An imported key, sealed with [`twinlock_core::keys::ClassicRoot::seal_imported`]; `None`:
+    /// the key is derived.
     pub sealed: Option<[u8; 32]>,
-    /// Since when, in ms since 1970 UTC.
+    /// Time of creation, ms since 1970 UTC.
     pub created_ms: u64,
 }
 
-/// How adding a classic key ended.
+/// The result of adding a classic key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddedClassicKey {
-    /// It can be used.
+    /// The key can be used.
     Added,
-    /// There is one of this name.
+    /// A key of this name exists.
     NameTaken,
-    /// There is one of this form of the origin bridge.
+    /// The origin bridge has a key of this form already.
     FormTaken,
-    /// Its user is not in the conversation, or there is none.
+    /// The user does not exist or is not a member of the conversation.
     NotAMember,
 }
 
@@ -862,11 +892,13 @@ pub enum AddedClassicKey {
 pub struct ListedClassicKey {
     /// The key.
     pub key: ClassicKey,
-    /// Of a room, its name.
+    /// The room's name, if the conversation is a room.
     pub room: Option<Name>,
 }
 
-/// Key of the credential rows' MACs, derived from the OPAQUE setup by
-/// [`twinlock_core::opaque::ServerSetup::row_key`]; so a stolen or edited database alone can
-/// neither be used for guessing nor exchange one user's record for another's unseen.
+/// Key of the MACs over credential rows, derived from the OPAQUE setup by
+/// [`twinlock_core::opaque::ServerSetup::row_key`].
+///
+/// A stolen database alone does not permit guessing. Replacing one user's record with another's is
+/// detected.
 pub use twinlock_core::keys::RowKey;

@@ -1,11 +1,11 @@
-//! Laws of what a user may have only so many of.
+//! Conformance tests of the bounds for each user.
 
 use twinlock_core::classic::Form;
 
 use super::*;
 use crate::{AddedClassicKey, Bound, ClassicKey, Conversation, LOBBY};
 
-/// How many of these succeeded; all others were refused by this bound.
+/// Number of these that succeeded; all others must have been refused by this bound.
 fn allowed<T>(
     results: impl IntoIterator<Item = Result<T, StoreError>>,
     bound: Bound,
@@ -21,7 +21,7 @@ fn allowed<T>(
     Ok(done)
 }
 
-/// The results of all, begun at once.
+/// The results of all, started concurrently.
 async fn at_once<T: Send + 'static>(
     works: impl IntoIterator<Item = impl Future<Output = Result<T, StoreError>> + Send + 'static>,
 ) -> Result<Vec<Result<T, StoreError>>, Why> {
@@ -47,11 +47,11 @@ pub(super) async fn rooms_of_a_user_are_bounded_under_a_race(bench: &Bench) -> L
     let made = at_once(many).await?;
     equal!(allowed(made, Bound::Rooms, 3)?, 3);
     equal!(store.conversations(&ada, false, 0, 100).await?.len(), 1 + 3);
-    // Others are not concerned, and a name that is taken is told first.
+    // The bound does not apply to others, and a taken name is reported first.
     let ops = store.create_room(&bob, &name("ops")?, "").await?;
     ensure!(ops.is_some(), "another user's room was not made");
     equal!(store.create_room(&ada, &name("ops")?, "").await?, None);
-    // It is counted by whoever made it, in it or not, also by the next store.
+    // A room counts for its creator, member or not, and after reopening.
     let own = store.conversations(&ada, false, LOBBY, 100).await?;
     for room in own {
         equal!(store.leave_room(&ada, room.id).await?, true);
@@ -75,13 +75,14 @@ pub(super) async fn memberships_of_a_user_are_bounded(bench: &Bench) -> Lawful {
     let full = || StoreError::TooMany(Bound::Memberships, 4);
     equal!(store.create_room(&bob, &name("four")?, "").await, Err(full()));
     equal!(store.open_direct(&bob, &ada).await, Err(full()));
-    // The lobby, two rooms and what others open.
+    // Ada reaches the bound with the lobby, two rooms and a direct conversation. Bob is at the bound
+    // before that conversation, which is not refused.
     for room in ["one", "two"] {
         ensure!(store.join_room(&ada, &name(room)?).await?.is_some(), "{room} was not joined");
     }
     ensure!(store.open_direct(&ada, &bob).await?.is_some(), "no direct conversation");
     equal!(store.join_room(&ada, &name("three")?).await.err(), Some(full()));
-    // What one is in is no more.
+    // Joining again adds no membership.
     ensure!(store.join_room(&ada, &name("one")?).await?.is_some(), "in it already");
     ensure!(store.open_direct(&bob, &ada).await?.is_some(), "in it already");
     let direct = |found: &Conversation| matches!(found.form, crate::Form::Direct(_));
@@ -110,12 +111,12 @@ pub(super) async fn invites_that_are_open_are_bounded(bench: &Bench) -> Lawful {
         async move { store.add_invite(invite).await }
     }));
     equal!(allowed(results.await?, Bound::Invites, 2)?, 1);
-    // One that nobody can use any more makes room.
+    // An expired invite does not count.
     bench.set_clock(START + 10);
     store.add_invite(new(START + 1000)).await?;
     let full = store.add_invite(new(START + 1000)).await;
     equal!(full, Err(StoreError::TooMany(Bound::Invites, 2)));
-    // The server's own are not counted.
+    // Invites of the server do not count.
     invite(&*store, terms(Role::Member)).await?;
     Ok(())
 }
@@ -127,7 +128,7 @@ pub(super) async fn devices_of_a_user_are_bounded_under_a_race(bench: &Bench) ->
         let (store, ada) = (store.clone(), ada.clone());
         async move { store.add_device(&ada, device(&format!("device {i}")), START).await }
     });
-    // The first came with the user.
+    // The first device was registered with the user.
     equal!(allowed(at_once(many).await?, Bound::Devices, 4)?, 3);
     let devices = store.devices(&ada).await?;
     equal!(devices.len(), 4);

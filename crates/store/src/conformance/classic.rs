@@ -1,4 +1,4 @@
-//! Laws of classic keys.
+//! Conformance tests of classic keys.
 
 use twinlock_core::classic::Form;
 
@@ -29,7 +29,7 @@ pub(super) async fn a_classic_key_is_there_until_it_is_revoked(bench: &Bench) ->
     equal!(store.classic_key(&imported.name).await?, Some(imported.clone()));
     equal!(store.classic_key_of(Form::Origin).await?, Some(imported.clone()));
     equal!(store.revoke_classic_key(&imported.name).await?, true);
-    // A name is one key's, whoever asks.
+    // A name belongs to one key, for every user.
     for user in [&ada, &bob] {
         let again = ClassicKey { salt: [9; 32], ..key(user, "lamp", Form::Jwe)? };
         equal!(store.add_classic_key(again).await?, AddedClassicKey::NameTaken);
@@ -41,7 +41,7 @@ pub(super) async fn a_classic_key_is_there_until_it_is_revoked(bench: &Bench) ->
     equal!(store.revoke_classic_key(&lamp.name).await?, false);
     equal!(store.revoke_classic_key(&name("nobody")?).await?, false);
     equal!(store.classic_key(&lamp.name).await?, None);
-    // Its user may take up the name again, and nobody else.
+    // Only the same user can reuse the name.
     let bobs = key(&bob, "lamp", Form::Jwe)?;
     equal!(store.add_classic_key(bobs).await?, AddedClassicKey::NameTaken);
     let newer = ClassicKey { salt: [9; 32], ..lamp };
@@ -66,7 +66,7 @@ pub(super) async fn of_each_form_of_the_bridge_there_is_one_key(bench: &Bench) -
         equal!(store.classic_key_of(form).await?, Some(second.clone()));
         equal!(store.revoke_classic_key(&second.name).await?, true);
     }
-    // Of the lines there are as many as anybody wants.
+    // The number of JWE keys is not limited to one.
     for called in ["a", "b"] {
         let new = key(&ada, called, Form::Jwe)?;
         equal!(store.add_classic_key(new).await?, AddedClassicKey::Added);
@@ -130,7 +130,7 @@ pub(super) async fn what_came_under_a_classic_key_is_its_users(bench: &Bench) ->
     let new = NewEntry {
         sender: Sender::Classic(ada.clone(), lamp.clone()),
         kind: Kind::CLASSIC,
-        // A classic line may say nothing at all.
+        // A classic message may be empty.
         ..entry(LOBBY, &ada, "")
     };
     say(&*store, new.clone()).await?;
@@ -164,7 +164,7 @@ pub(super) async fn nothing_is_recorded_under_a_key_that_is_revoked_or_for_elsew
     equal!(store.append(vec![from_lamp(room, "of another room")]).await?, refused.clone());
     equal!(store.revoke_classic_key(&lamp.name).await?, true);
     equal!(store.append(vec![from_lamp(LOBBY, "on its way")]).await?, refused);
-    // What was recorded before is owed its receipt.
+    // An entry recorded before the revocation still gets its receipt.
     equal!(store.append(vec![first]).await?, vec![Appended::Recorded(receipt)]);
     equal!(bench.verified(&*store, LOBBY).await?.len(), 1);
     Ok(())

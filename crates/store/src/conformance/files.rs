@@ -1,4 +1,4 @@
-//! Laws of files.
+//! Conformance tests of files.
 
 use prost::Message as _;
 use twinlock_core::proto::{FileBody, FileMeta};
@@ -6,7 +6,7 @@ use twinlock_core::proto::{FileBody, FileMeta};
 use super::*;
 use crate::{Erased, FileRef, LEAST_CHARGE, LOBBY, Stored};
 
-/// A file entry of this name, and what it refers to. Content of the same byte is the same content.
+/// A file entry of this name, and its reference. The same content byte means the same content.
 fn file(user: &Name, file_name: &str, content: u8, size: u64) -> (NewEntry, FileRef) {
     let meta = FileMeta { name: file_name.to_owned(), size, ..FileMeta::default() };
     let hash = [content; 32];
@@ -22,7 +22,7 @@ pub(super) async fn a_file_is_known_from_its_entry_on_to_its_members(bench: &Ben
     let room = room.ok_or_else(|| Why("no room".into()))?.id;
     let (new, known) = file(&ada, "a.txt", 1, 7);
     let there = NewEntry { conversation: room, message_id: message_id(), ..new.clone() };
-    // Sent twice, recorded once; the body stays as it came.
+    // Sent twice, recorded once. The body is unchanged.
     equal!(say(&*store, new.clone()).await?.n, 1);
     equal!(say(&*store, new.clone()).await?.n, 1);
     equal!(say(&*store, there).await?.n, 1);
@@ -54,13 +54,13 @@ pub(super) async fn usage_is_the_sum_of_what_a_user_sent(bench: &Bench) -> Lawfu
     for (user, content, size) in [(&ada, 1, 1000), (&ada, 1, 1000), (&bob, 1, 1000), (&ada, 2, 1)] {
         let (new, _) = file(user, "x", content, size);
         say(&*store, new.clone()).await?;
-        // Again is no more.
+        // A duplicate adds nothing.
         say(&*store, new).await?;
     }
     let (big, _) = file(&bob, "big", 3, 1 << 40);
     say(&*store, big).await?;
     say(&*store, entry(LOBBY, &ada, "text is no file")).await?;
-    // A small one takes a block.
+    // A small file is charged one block.
     let of_bob = Stored { bytes: LEAST_CHARGE + (1 << 40), files: 2 };
     equal!(store.stored(&ada).await?, Stored { bytes: 3 * LEAST_CHARGE, files: 3 });
     equal!(store.stored(&bob).await?, of_bob);
@@ -119,7 +119,7 @@ pub(super) async fn a_body_that_is_no_file_is_an_entry_and_no_more(bench: &Bench
         let n = say(&*store, new).await?.n;
         equal!(store.file(&ada, LOBBY, n).await?, None);
     }
-    // The same bytes as a text are a text.
+    // The same bytes in a text entry are text.
     let n = say(&*store, NewEntry { kind: Kind::TEXT, ..good }).await?.n;
     equal!(store.file(&ada, LOBBY, n).await?, None);
     equal!(store.is_referenced(&known.hash).await?, false);
@@ -148,7 +148,7 @@ pub(super) async fn a_receipt_is_found_by_its_message_id(bench: &Bench) -> Lawfu
 pub(super) async fn a_file_is_found_by_the_words_of_its_name(bench: &Bench) -> Lawful {
     let mut store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
-    // With hash bytes that would read as words.
+    // The hash bytes would read as words.
     let (report, _) = file(&ada, "Annual_report-2026.pdf", b'z', 1);
     say(&*store, report).await?;
     say(&*store, entry(LOBBY, &ada, "the annual picnic")).await?;

@@ -1,8 +1,8 @@
-//! One suite for every store: what the contract means, as laws that can be broken.
+//! The conformance suite: tests of the [`Store`] contract that every store must pass.
 //!
-//! [`run_all`] takes a maker of fresh grounds and runs each law on one of its own. It returns what
-//! was broken instead of panicking, so that it is library code like any other; a store's test is
-//! one call and one assertion.
+//! [`run_all`] runs each test on a new [`Ground`]. It returns the first failure instead of
+//! panicking, so that the suite is ordinary library code. A store's own test is one call and one
+//! assertion.
 
 mod bounds;
 mod classic;
@@ -27,32 +27,33 @@ use crate::{
     Receipt, Registered, Registration, Role, Store, StoreError,
 };
 
-/// Where one record can be opened again and again.
+/// A location of one record that can be opened repeatedly.
 pub trait Ground: Send + Sync {
-    /// Opens the record, made at the first call. The store opened before was closed or dropped.
+    /// Opens the record, and creates it on the first call. The suite closes or drops the store
+    /// before it opens the record again.
     ///
     /// # Errors
-    /// In words.
+    /// A description of the failure.
     fn open(&self, clock: Clock, bounds: Bounds) -> Result<Arc<dyn Store>, String>;
 
-    /// The server key it is opened with.
+    /// The server key that the record is opened with.
     fn server_key(&self) -> ServerKey;
 }
 
-/// A law that does not hold.
+/// A conformance test that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{law}: {why}")]
 pub struct Failure {
-    /// Its name.
+    /// Name of the test.
     pub law: &'static str,
-    /// What was found.
+    /// What was found instead.
     pub why: String,
 }
 
-/// How a law ended.
+/// The outcome of a test.
 type Lawful = Result<(), Why>;
 
-/// What was found instead.
+/// A description of what was found instead.
 #[derive(Debug)]
 struct Why(String);
 
@@ -95,10 +96,10 @@ fn same<T: PartialEq + fmt::Debug>(got: &T, expected: &T, what: &str) -> Lawful 
     Ok(())
 }
 
-/// Runs every law on a ground of its own and says how many there are. Needs a tokio runtime.
+/// Runs every test on a separate ground and returns their number. Needs a Tokio runtime.
 ///
 /// # Errors
-/// The first law that does not hold.
+/// The first test that fails.
 pub async fn run_all<G: Ground + 'static>(new: impl Fn() -> G) -> Result<usize, Failure> {
     let mut held = 0;
     macro_rules! hold {
@@ -181,17 +182,17 @@ pub async fn run_all<G: Ground + 'static>(new: impl Fn() -> G) -> Result<usize, 
     Ok(held)
 }
 
-/// A ground, with a clock that stands still unless it is set.
+/// A ground, with a clock that changes only when it is set.
 struct Bench {
     ground: Box<dyn Ground>,
     now: Arc<AtomicU64>,
 }
 
-/// Where the clock begins.
+/// Initial time of the clock, ms since 1970 UTC.
 const START: u64 = 1_700_000_000_000;
-/// Any length of an OPAQUE record.
+/// Length of an OPAQUE record, bytes; the store accepts any.
 const RECORD: usize = 192;
-/// Everything, for short conversations.
+/// No limit, for short conversations.
 const ALL: Limit = Limit { entries: 1000, bytes: 1 << 30 };
 
 impl Bench {
@@ -213,7 +214,7 @@ impl Bench {
         self.now.store(now_ms, Ordering::Relaxed);
     }
 
-    /// A store with these people in it.
+    /// Opens a store and registers these users.
     async fn with(&self, users: &[&str]) -> Result<Arc<dyn Store>, Why> {
         let store = self.open()?;
         for user in users {
@@ -222,7 +223,7 @@ impl Bench {
         Ok(store)
     }
 
-    /// Reads a whole conversation in small pages and checks every link from `link_0` to the head.
+    /// Reads a whole conversation in small pages and verifies every link from `link_0` to the head.
     async fn verified(
         &self,
         store: &dyn Store,
@@ -247,7 +248,7 @@ impl Bench {
     }
 }
 
-/// Takes one entry as a client would.
+/// Verifies one entry as a client does.
 fn advance(position: &mut Position, conversation: ConversationId, entry: &Entry) -> Lawful {
     let commit = match &entry.content {
         Content::Body(salt, body) => chain::commit(salt, body),
@@ -270,7 +271,7 @@ fn name(name: &str) -> Result<Name, Why> {
     Name::new(name).map_err(|error| Why(format!("{name}: {error}")))
 }
 
-/// Identifiers that no two calls share.
+/// Returns a number that no other call returns.
 fn unique() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -303,7 +304,7 @@ fn registration(invite: InviteId, user: &Name) -> Registration {
     Registration { invite, user: user.clone(), password: None, device: Some(device("first")) }
 }
 
-/// Registers somebody by an invite of its own.
+/// Registers a user with a new invite.
 async fn join(store: &dyn Store, user: &str) -> Result<Name, Why> {
     let user = name(user)?;
     let invite = invite(store, terms(Role::Member)).await?;
@@ -322,7 +323,7 @@ fn entry(conversation: ConversationId, user: &Name, body: &str) -> NewEntry {
     }
 }
 
-/// Appends one entry and wants its receipt.
+/// Appends one entry and returns its receipt.
 async fn say(store: &dyn Store, new: NewEntry) -> Result<Receipt, Why> {
     let mut receipts = receipts(store.append(vec![new]).await?)?;
     receipts.pop().ok_or_else(|| Why("an append was not answered".into()))

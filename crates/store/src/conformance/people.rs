@@ -1,4 +1,4 @@
-//! Laws of people and what they log in with.
+//! Conformance tests of users and credentials.
 
 use twinlock_core::id::CredentialId;
 
@@ -19,7 +19,7 @@ pub(super) async fn an_invite_makes_one_user(bench: &Bench) -> Lawful {
         Person { user: ada.clone(), role: Role::Owner, password: true, created_ms: START + 3 };
     equal!(done, Registered::Done(person.clone()));
     equal!(store.person(&ada).await?, Some(person));
-    // Used is used, for others and for the same, and after it was opened anew.
+    // A used invite is refused to others and to the same user, and after reopening.
     equal!(store.register(registration(invite, &bob), START).await?, Registered::InviteGone);
     equal!(store.register(with_password, START).await?, Registered::InviteGone);
     drop(store);
@@ -38,7 +38,7 @@ pub(super) async fn an_invite_is_for_what_it_says(bench: &Bench) -> Lawful {
     equal!(store.register(unknown, START).await?, Registered::InviteGone);
     let for_bob = InviteTerms { user: Some(bob.clone()), ..terms(Role::Admin) };
     let invite = invite(&*store, for_bob.clone()).await?;
-    // None of these uses it up.
+    // None of these uses up the invite.
     for (user, at, expected) in [
         (&carol, START, Registered::NotThisName),
         (&bob, for_bob.expires_ms, Registered::InviteGone),
@@ -48,7 +48,7 @@ pub(super) async fn an_invite_is_for_what_it_says(bench: &Bench) -> Lawful {
     }
     let open = super::invite(&*store, terms(Role::Member)).await?;
     equal!(store.register(registration(open, &ada), START).await?, Registered::NameTaken);
-    // Whatever was refused has left nothing behind.
+    // Refused registrations leave nothing behind.
     equal!(store.person(&carol).await?, None);
     equal!(store.devices(&ada).await?.len(), 1);
     let last = for_bob.expires_ms - 1;
@@ -109,7 +109,7 @@ pub(super) async fn of_many_who_want_a_name_at_once_one_wins(bench: &Bench) -> L
     }
     equal!((winners, losers.len()), (1, 15));
     equal!(store.devices(&ada).await?.len(), 1);
-    // Whoever lost can take another name.
+    // A user who lost can register another name.
     for (i, invite) in losers.into_iter().enumerate() {
         let user = name(&format!("user{i}"))?;
         let done = store.register(registration(invite, &user), START).await?;
@@ -179,7 +179,7 @@ pub(super) async fn devices_come_and_go(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let (phone, desk) = (device("phone"), device("desk"));
-    // Oldest first.
+    // Listed oldest first.
     equal!(store.add_device(&ada, phone.clone(), START + 20).await?, true);
     equal!(store.add_device(&ada, desk.clone(), START + 10).await?, true);
     equal!(store.add_device(&name("nobody")?, device("x"), START).await?, false);
@@ -187,12 +187,12 @@ pub(super) async fn devices_come_and_go(bench: &Bench) -> Lawful {
     let devices = store.devices(&ada).await?;
     equal!(labels(&devices), ["first", "desk", "phone"].map(String::from).to_vec());
     equal!(devices.last().map(|d| (d.id, d.created_ms)), Some((phone.id, START + 20)));
-    // An id that is there is never written over.
+    // An existing id is never overwritten.
     let stolen = NewDevice { id: phone.id, label: "mine".into(), record: vec![9; RECORD] };
     ensure!(store.add_device(&bob, stolen, START).await.is_err(), "a device changed hands");
     let id = CredentialId::Device(phone.id);
     equal!(store.credential(&id, START).await?.map(|c| c.record), Some(phone.record.clone()));
-    // Logins are noted, perhaps late; what is certainly written afterwards comes after them.
+    // Logins are noted asynchronously; a later synchronous write completes after them.
     store.touch_device(&phone.id, START + 500).await?;
     store.touch_device(&phone.id, START + 400).await?;
     store.touch_device(&DeviceId([0xee; 16]), START).await?;
@@ -200,7 +200,7 @@ pub(super) async fn devices_come_and_go(bench: &Bench) -> Lawful {
     let seen = store.devices(&ada).await?;
     equal!(seen.last().map(|d| d.seen_ms), Some(START + 500));
     ensure!(store.credential(&id, START).await?.is_some(), "a login unmade a credential");
-    // Revoked by its own user only, and only once.
+    // Only its own user can revoke a device, and only once.
     equal!(store.revoke_device(&bob, &phone.id).await?, false);
     equal!(store.revoke_device(&ada, &DeviceId([0xee; 16])).await?, false);
     equal!(store.revoke_device(&ada, &phone.id).await?, true);
@@ -257,7 +257,7 @@ pub(super) async fn source_is_known_for_thirty_days_to_its_user_alone(bench: &Be
     ] {
         equal!(store.is_known_source(user, source, at).await?, known);
     }
-    // A later login makes it known for longer, and an older one for no less long.
+    // A later login extends the time, and an earlier one does not shorten it.
     let later = START + KNOWN_SOURCE_MS / 2;
     store.note_source(&ada, home, LoginMethod::Password, later).await?;
     store.note_source(&ada, home, LoginMethod::Password, START).await?;
@@ -311,7 +311,7 @@ pub(super) async fn source_of_device_logins_replaces_no_other(bench: &Bench) -> 
     let is_known = async |user: &Name, source: u8| -> Result<bool, Why> {
         Ok(store.is_known_source(user, &[source], START).await?)
     };
-    // Many device logins, after one by password and after one by a device.
+    // Many device logins, after a password login (ada) and after a device login (bob).
     note(&ada, home, Password, 0).await?;
     note(&bob, home, Device, 0).await?;
     for source in 0..20 {
@@ -324,14 +324,15 @@ pub(super) async fn source_of_device_logins_replaces_no_other(bench: &Bench) -> 
             equal!(is_known(user, source).await?, u64::from(source) < known);
         }
     }
-    // A login by password gives back the place of its source, one by a device takes none away.
+    // A password login removes its source from the device sources. A device login never does the
+    // reverse.
     note(&ada, 0, Password, 2).await?;
     note(&ada, work, Device, 3).await?;
     note(&ada, 50, Device, 3).await?;
     note(&ada, home, Device, KNOWN_SOURCE_MS).await?;
     equal!(is_known(&ada, work).await?, true);
     equal!(is_known(&ada, 50).await?, false);
-    // Logins by password replace sources of device logins, oldest first, and then their own.
+    // Password logins replace sources of device logins, oldest first, and then their own.
     for (more, source) in (1..=places - 2).zip(60..) {
         note(&ada, source, Password, 4).await?;
         equal!(is_known(&ada, work).await?, more < places - 2);
@@ -341,11 +342,11 @@ pub(super) async fn source_of_device_logins_replaces_no_other(bench: &Bench) -> 
     equal!(is_known(&ada, 90).await?, false);
     note(&ada, 91, Password, 5).await?;
     equal!([is_known(&ada, home).await?, is_known(&ada, 0).await?], [true, false]);
-    // A device login has kept it known.
+    // A device login has renewed it.
     let late = START + KNOWN_SOURCE_MS + places;
     equal!(store.is_known_source(&ada, &[home], late).await?, true);
     equal!(store.is_known_source(&bob, &[home], late).await?, false);
-    // After 30 days without a login its place is free.
+    // A source without a login expires after 30 days, which makes room for another.
     note(&bob, 50, Device, KNOWN_SOURCE_MS + places).await?;
     equal!(is_known(&bob, 50).await?, true);
     equal!(store.forget_sources(&bob).await?, 1);
@@ -373,7 +374,7 @@ pub(super) async fn a_closed_store_says_so(bench: &Bench) -> Lawful {
     equal!(store.read(LOBBY, 0, ALL).await, Err(StoreError::Closed));
     equal!(store.mark_read(&ada, LOBBY, 1).await, Err(StoreError::Closed));
     equal!(store.close().await, Ok(()));
-    // The files are free, and hold what was acknowledged.
+    // The files are released, and contain what was acknowledged.
     let again = bench.open()?;
     let read = bench.verified(&*again, LOBBY).await?.len();
     ensure!(read >= acked, "{acked} were acknowledged, {read} are there");

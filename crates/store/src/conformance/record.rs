@@ -1,4 +1,4 @@
-//! Laws of appending and reading.
+//! Conformance tests of appending and reading.
 
 use std::collections::HashMap;
 use std::future::ready;
@@ -53,7 +53,7 @@ pub(super) async fn numbers_have_no_gaps_and_answers_keep_their_order(bench: &Be
         let mut batch = Vec::new();
         for i in 0..size {
             batch.push(entry(if i % 3 == 0 { room } else { LOBBY }, &ada, &format!("{i}")));
-            // Refused in the middle: it takes no number and moves no answer.
+            // Refused within the batch: takes no number, and the other answers keep their order.
             batch.push(entry(room, &bob, "let me in"));
         }
         let answers = store.append(batch.clone()).await?;
@@ -77,7 +77,7 @@ pub(super) async fn numbers_have_no_gaps_and_answers_keep_their_order(bench: &Be
                 content,
                 link: receipt.link,
             };
-            // A client that has only receipts can follow the chain.
+            // Receipts alone are enough to follow the chain.
             advance(position, new.conversation, &stood)?;
             equal!(receipt.link, *position.link());
         }
@@ -115,7 +115,7 @@ pub(super) async fn a_message_id_is_recorded_once_wherever_it_comes_again(bench:
     let places: Vec<_> = answers.iter().map(|r| (r.conversation, r.n)).collect();
     equal!(places, vec![(room, 1), (room, 2), (room, 1), (room, 1)]);
     equal!(distinct(answers.iter().map(|r| r.link)), 2);
-    // From many at once.
+    // In concurrent calls.
     let raced = entry(LOBBY, &ada, "raced");
     let tasks: Vec<_> = (0..32)
         .map(|_| {
@@ -128,14 +128,14 @@ pub(super) async fn a_message_id_is_recorded_once_wherever_it_comes_again(bench:
         answers.extend(receipts(task.await??)?);
     }
     equal!(distinct(answers.iter().map(|r| (r.n, r.link))), 1);
-    // Somebody else's message may have the same id, and so may the server's.
+    // Another user's message may have the same id, and so may the server's.
     let bobs = NewEntry { sender: Sender::new(&bob, None), ..new.clone() };
     equal!(say(&*store, bobs).await?.n, 3);
     let servers = NewEntry { sender: Sender::Server, ..new.clone() };
     let server_first = say(&*store, servers.clone()).await?;
     equal!(server_first.n, 4);
     equal!(say(&*store, servers).await?, server_first);
-    // After the store was opened anew.
+    // After the record is reopened.
     drop(store);
     let store = bench.open()?;
     equal!(say(&*store, new).await?, first);
@@ -157,7 +157,7 @@ pub(super) async fn only_members_are_recorded(bench: &Bench) -> Lawful {
     }
     equal!(store.append(vec![entry(room, &bob, "x")]).await?, refused);
     equal!(store.append(vec![entry(LOBBY, &name("nobody")?, "x")]).await?, refused);
-    // In, out and in again, and no moment of it is remembered too long.
+    // The user joins and leaves twice; each change applies at once.
     let kept = entry(room, &bob, "in");
     for _ in 0..2 {
         store.join_room(&bob, &name("ops")?).await?;
@@ -165,10 +165,10 @@ pub(super) async fn only_members_are_recorded(bench: &Bench) -> Lawful {
         say(&*store, entry(room, &bob, "in")).await?;
         equal!(store.leave_room(&bob, room).await?, true);
         equal!(store.append(vec![entry(room, &bob, "out")]).await?, refused);
-        // What was recorded before it left is still owed its receipt.
+        // An entry recorded before the user left still gets its receipt.
         equal!(say(&*store, kept.clone()).await?, first);
     }
-    // The server is at home everywhere.
+    // The server needs no membership.
     let word = NewEntry { sender: Sender::Server, ..entry(room, &ada, "bob left") };
     equal!(say(&*store, word).await?.n, 4);
     equal!(bench.verified(&*store, room).await?.len(), 4);
@@ -189,7 +189,7 @@ pub(super) async fn times_never_go_back(bench: &Bench) -> Lawful {
     bench.set_clock(START - 7);
     let store = bench.open()?;
     equal!(say(&*store, entry(LOBBY, &ada, "tock")).await?.time_ms, START + 51);
-    // Each conversation for itself.
+    // Times are monotonic for each conversation separately.
     equal!(say(&*store, entry(room, &ada, "tock")).await?.time_ms, START - 7);
     bench.verified(&*store, LOBBY).await.map(|_| ())
 }
@@ -212,7 +212,7 @@ pub(super) async fn pages_end_where_they_are_told_to(bench: &Bench) -> Lawful {
         let page = store.read(LOBBY, after, limit).await?;
         equal!(page.head, 20);
         let numbers: Vec<_> = page.entries.iter().map(|e| e.n).collect();
-        // How many bytes are "about" the limit is the store's; at least one entry is everybody's.
+        // A store may apply the byte limit loosely, but returns at least one entry.
         if limit.bytes > 0 && limit.bytes < 1000 {
             ensure!(
                 numbers.first() == Some(&4) && (1..=6).contains(&numbers.len()),
@@ -229,12 +229,12 @@ pub(super) async fn pages_end_where_they_are_told_to(bench: &Bench) -> Lawful {
             equal!(page.link_after, chain::link_0(&bench.ground.server_key(), LOBBY));
         }
     }
-    // At the head and past it: the head's link, so that the next entry can be checked.
+    // At the head and past it: the head's link, so that the next entry can be verified.
     for after in [20, 21, u64::MAX] {
         let page = store.read(LOBBY, after, ALL).await?;
         equal!((Some(page.link_after), page.head, page.entries.len()), (link(20), 20, 0));
     }
-    // A conversation that is not there is empty.
+    // A conversation that does not exist is empty.
     for nowhere in [0, 77, u64::MAX] {
         let page = store.read(nowhere, 0, ALL).await?;
         equal!((page.head, page.entries.len()), (0, 0));
@@ -262,7 +262,7 @@ pub(super) async fn watchers_hear_of_a_commit_before_its_ack_and_in_order(bench:
             late = Some(store.watch());
         }
     }
-    // What is refused or was there before is no news.
+    // A refused entry is not published.
     store.append(vec![entry(99, &ada, "x")]).await?;
     ensure!(early.try_recv().is_err(), "there was news of nothing");
     let told = late.ok_or_else(|| Why("ten rounds have a fifth".into()))?.try_recv();
@@ -313,13 +313,13 @@ pub(super) async fn many_at_once_lose_and_double_nothing(bench: &Bench) -> Lawfu
             for _ in 0..CALLS {
                 let conversations = [LOBBY, room, LOBBY];
                 let batch = conversations.map(|c| entry(c, &user, "x")).to_vec();
-                // A read and another kind of write between them.
+                // Between a read and another kind of write.
                 store.read(room, 0, Limit { entries: 1, bytes: 0 }).await?;
                 let receipts = receipts(store.append(batch).await?)?;
                 places.extend(receipts.iter().map(|r| (r.conversation, r.n)));
                 store.mark_read(&user, LOBBY, places.last().map_or(0, |p| p.1)).await?;
             }
-            // One caller's entries stand in the order of its calls.
+            // The entries of one caller are numbered in the order of its calls.
             for conversation in [LOBBY, room] {
                 let numbers = places.iter().filter(|p| p.0 == conversation).map(|p| p.1);
                 ensure!(numbers.is_sorted(), "{user}'s entries were shuffled");
@@ -388,7 +388,7 @@ pub(super) async fn an_erased_entry_leaves_its_commit(bench: &Bench) -> Lawful {
         equal!(store.erase(LOBBY, n).await?.is_some(), erased);
     }
     equal!(store.erase(77, 1).await?, None);
-    // Before anything is appended to it and after, and after it was opened anew.
+    // Verify before and after another append, and after reopening.
     equal!(bench.verified(&*store, LOBBY).await?.len(), links);
     say(&*store, entry(LOBBY, &ada, "four")).await?;
     drop(store);
@@ -401,7 +401,7 @@ pub(super) async fn an_erased_entry_leaves_its_commit(bench: &Bench) -> Lawful {
     for ((new, receipt), read) in sent.iter().zip(&read).skip(1) {
         let salt = receipt.salt.ok_or_else(|| Why("a receipt has no salt".into()))?;
         equal!(read.content, Content::Erased(chain::commit(&salt, &new.body)));
-        // Sent again, it gets the same place, without the salt that is gone.
+        // Resent, it gets the same receipt, without the erased salt.
         let again = say(&*store, new.clone()).await?;
         equal!(again, Receipt { salt: None, ..receipt.clone() });
     }
@@ -429,7 +429,7 @@ pub(super) async fn newest_entries_are_one_a_conversation(bench: &Bench) -> Lawf
         equal!((at.n, at.time_ms, at.link), (receipt.n, receipt.time_ms, receipt.link));
     }
     equal!(newest.first().zip(newest.last()).map(|(a, b)| a.seq - b.seq), Some(1));
-    // An entry that is erased still counts.
+    // An erased entry still counts.
     store.erase(room, 3).await?;
     equal!(store.newest(1).await?.first().map(|at| (at.conversation, at.n)), Some((room, 3)));
     Ok(())

@@ -1,4 +1,4 @@
-//! Laws of conversations.
+//! Conformance tests of conversations.
 
 use super::*;
 use crate::{Conversation, Form, Joined, LOBBY, OWN_COUNTED};
@@ -28,7 +28,7 @@ pub(super) async fn everybody_is_in_the_lobby_and_stays(bench: &Bench) -> Lawful
     equal!(store.members(LOBBY, None, 10).await?, vec![ada.clone(), bob]);
     equal!(store.create_room(&ada, &name("lobby")?, "").await?, None);
     equal!(store.conversation(&name("carol")?, LOBBY).await?, None);
-    // It is made once.
+    // Reopening the record does not create it again.
     drop(store);
     let store = bench.open()?;
     equal!(store.conversations(&ada, false, 0, 10).await?, vec![lobby]);
@@ -47,11 +47,11 @@ pub(super) async fn a_room_has_one_name_and_a_name_one_room(bench: &Bench) -> La
     equal!(store.create_room(&bob, &ops, "").await?, None);
     equal!(store.create_room(&ada, &ops, "").await?, None);
     equal!(store.conversation(&ada, made.id).await?, Some(made.clone()));
-    // Not before one is in it.
+    // It is not visible before joining.
     equal!(store.conversation(&bob, made.id).await?, None);
     equal!(store.conversation(&ada, made.id + 1).await?, None);
     equal!(store.conversation(&ada, u64::MAX).await?, None);
-    // Many want one name at once: one gets it.
+    // Of concurrent requests for one name, one succeeds.
     let tasks: Vec<_> = (0..16)
         .map(|_| {
             let (store, ada) = (store.clone(), ada.clone());
@@ -88,7 +88,7 @@ pub(super) async fn rooms_are_joined_and_left(bench: &Bench) -> Lawful {
     equal!(store.leave_room(&bob, 77).await?, false);
     equal!(store.members(room, None, 10).await?, vec![ada.clone()]);
     equal!(store.conversation(&bob, room).await?, None);
-    // The last one out leaves a room that can be joined.
+    // A room whose last member has left can be joined.
     equal!(store.leave_room(&ada, room).await?, true);
     equal!(store.room(&bob, &ops).await?, None);
     equal!(into(store.join_room(&bob, &ops).await?)?.conversation.members, 1);
@@ -132,7 +132,7 @@ pub(super) async fn two_people_have_one_direct_conversation(bench: &Bench) -> La
     say(&*store, entry(there_is.id, &ada, "hello")).await?;
     say(&*store, entry(there_is.id, &bob, "hello")).await?;
     equal!(bench.verified(&*store, there_is.id).await?.len(), 2);
-    // Both at once.
+    // Both users open it concurrently.
     let tasks: Vec<_> = (0..16)
         .map(|i| {
             let (store, bob, carol) = (store.clone(), bob.clone(), carol.clone());
@@ -172,7 +172,7 @@ pub(super) async fn lists_go_on_where_they_ended(bench: &Bench) -> Lawful {
         equal!(ids, expected);
     }
     equal!(store.conversations(&ada, false, u64::MAX, 10).await?, vec![]);
-    // Direct conversations are nobody's to join.
+    // Direct conversations cannot be joined.
     let direct = there(store.open_direct(&ada, &ada).await?)?.id;
     let joinable = store.conversations(&bob, true, 0, 100).await?;
     ensure!(joinable.iter().all(|c| c.id != direct), "a direct conversation is offered to others");
@@ -203,7 +203,7 @@ pub(super) async fn read_markers_only_go_forward(bench: &Bench) -> Lawful {
     say(&*store, entry(LOBBY, &bob, "x")).await?;
     store.mark_read(&ada, LOBBY, 99).await?;
     equal!(there(store.conversation(&ada, LOBBY).await?)?.read, 6);
-    // One's own entries are counted apart, among the newest.
+    // A list counts the user's own entries among the newest.
     for user in [&bob, &ada, &bob, &ada] {
         say(&*store, entry(LOBBY, user, "x")).await?;
     }
@@ -230,7 +230,7 @@ pub(super) async fn read_markers_only_go_forward(bench: &Bench) -> Lawful {
     }
     let joined = into(store.join_room(&bob, &ops).await?)?.conversation;
     equal!((joined.head, joined.read), (2, 2));
-    // Everybody has one of their own; of what one is not in there is none.
+    // Each member has a separate marker; without a membership there is none.
     equal!(there(store.conversation(&bob, LOBBY).await?)?.read, 0);
     store.mark_read(&bob, 77, 1).await?;
     store.mark_read(&name("nobody")?, LOBBY, 1).await?;

@@ -1,4 +1,4 @@
-//! Laws of searching.
+//! Conformance tests of searching.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ async fn found(
     entries: usize,
 ) -> Result<Vec<u64>, Why> {
     let found = store.search(conversation, text, before, entries).await?;
-    // What is found is what is read.
+    // A found entry equals the entry that a read returns.
     for entry in &found {
         let page = store.read(conversation, entry.n - 1, Limit { entries: 1, bytes: 0 }).await?;
         equal!(page.entries.first(), Some(entry));
@@ -96,7 +96,7 @@ pub(super) async fn a_search_stays_in_its_conversation(bench: &Bench) -> Lawful 
     }
     for round in 0..3 {
         for room in &rooms {
-            // Its number is a word too, and no way into another.
+            // The conversation's number is also a word, which must not match other conversations.
             say(&*store, entry(*room, &ada, &format!("word {round} 1 2 3 place {room}"))).await?;
         }
     }
@@ -113,7 +113,7 @@ pub(super) async fn what_was_just_recorded_is_found(bench: &Bench) -> Lawful {
     let mut store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let mut expected = Vec::new();
-    // An index that follows behind is caught at every stage: empty, on its way, after a pause.
+    // Searches while the index lags at every stage: empty, in progress, after a pause.
     for round in 0..6_u64 {
         for _ in 0..100 {
             tell(&*store, &ada, &["hay"]).await?;
@@ -150,7 +150,7 @@ pub(super) async fn the_index_catches_up(bench: &Bench) -> Lawful {
         let texts: Vec<_> = (0..200).map(|n| format!("needle {n} {}", "hay ".repeat(n))).collect();
         let texts: Vec<_> = texts.iter().map(String::as_str).collect();
         tell(&*store, &name("ada")?, &texts).await?;
-        // Erased before or after its words are taken in.
+        // Erased before or after they are indexed.
         for n in [1, 100, 200] {
             store.erase(LOBBY, round * 200 + n).await?;
         }
@@ -194,7 +194,7 @@ pub(super) async fn a_search_in_slices_finds_what_one_finds(bench: &Bench) -> La
     let ada = name("ada")?;
     let made = store.create_room(&ada, &name("ops")?, "").await?;
     let ops = made.ok_or_else(|| Why("no room".into()))?.id;
-    // More words that begin alike than are looked up one by one.
+    // More words with one prefix than a search looks up individually.
     let mut batch = Vec::new();
     for i in 0..400 {
         batch.push(entry(LOBBY, &ada, &format!("common{i:03} often {}", i % 7)));
@@ -202,7 +202,7 @@ pub(super) async fn a_search_in_slices_finds_what_one_finds(bench: &Bench) -> La
     }
     receipts(store.append(batch).await?)?;
     let mut again = Vec::new();
-    // While the index follows behind, and again.
+    // While the index lags, and again.
     for round in 0..2 {
         let mut all = Vec::new();
         for text in

@@ -1,19 +1,21 @@
-//! Moving the WAL into the database, off the recorder's path.
+//! Checkpoints the WAL in the background, off the recorder's path.
 //!
-//! A thread of its own writes and syncs the database while the recorder goes on; only what came
-//! meanwhile is left, and once that is little, the recorder moves it itself between two commits.
-//! Then the WAL begins anew. So it stays bounded under any load, and no commit waits for a long
-//! checkpoint as long as the disk can follow. They take turns ([`Stage`]): once the thread has done
-//! what it can, it waits for the recorder, so that a disk which is slower than the recorder slows
-//! the recorder down. What waits for those who read is the recorder's as well: whoever else waited
-//! would need the writer's lock for it, which the recorder has nearly all the time.
+//! A separate thread writes and syncs the database while the recorder commits. Only the frames of
+//! commits in that time remain. Once they are few, the recorder checkpoints them itself, between
+//! two commits, and the WAL restarts. So the WAL stays bounded under any load, and no commit waits
+//! for a long checkpoint as long as the disk keeps up.
 //!
-//! A sync of the database that fails is the end of that. SQLite counts what a checkpoint has moved
-//! beside commits as moved, and leaves its sync to the next one; and after a sync that failed a
-//! kernel counts such pages as written, or drops them and reads what was there before. So a later
-//! sync that goes well would let the WAL begin anew without them, and what is read meanwhile may be
-//! of before. The recorder closes every connection then and opens the record anew: that takes the
-//! WAL from its beginning, where all of it still is.
+//! Thread and recorder take turns ([`Stage`]). After its part the thread waits for the recorder, so
+//! that a disk that is slower than the recorder slows the recorder down. Waiting for readers is
+//! also the recorder's part: any other connection would need the write lock for it, and the
+//! recorder holds that nearly all the time.
+//!
+//! After a failed sync of the database, checkpoints stop. SQLite marks pages that it copies during
+//! commits as checkpointed, and leaves their sync to the next checkpoint. But when a sync fails, a
+//! kernel marks such pages clean, or drops them and reads the old content. A later, successful sync
+//! would then let the WAL restart without them, and reads until then could return old content. So
+//! the recorder closes every connection and reopens the record. SQLite then recovers the WAL from
+//! its beginning, where all frames still are.
 
 mod turns;
 
@@ -33,14 +35,14 @@ use turns::{Erased, Finish, LITTLE, Stage, State, WORTH};
 use super::open;
 use crate::StoreError;
 
-/// How long the recorder waits for those who read, so that a large WAL can begin anew.
+/// How long the recorder waits for readers so that a large WAL can restart.
 const RESTART_WAIT: Duration = Duration::from_secs(1);
-/// How long it waits for them to have the WAL forget what was erased.
+/// How long the recorder waits for readers to remove erased content from the WAL.
 const FORGET_WAIT: Duration = Duration::from_millis(50);
-/// What one attempt waits, about.
+/// Approximate duration of one attempt.
 const ATTEMPT: Duration = Duration::from_millis(10);
-/// Rounds after which the recorder takes over whatever is left, if it does not before: it must then
-/// be slowed down, since the disk cannot follow.
+/// Maximum number of rounds before the recorder takes over. If frames still remain then, the disk
+/// does not keep up, and the recorder must be slowed down.
 const ROUNDS: u32 = 8;
 
 thread_local! {
@@ -59,7 +61,7 @@ struct Shared {
     wake: Condvar,
 }
 
-/// The recorder's end.
+/// The recorder's handle of the checkpoint thread.
 #[derive(Debug)]
 pub(super) struct Checkpointer {
     shared: Arc<Shared>,
@@ -67,13 +69,15 @@ pub(super) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Starts the thread. `recorder` is the recorder's connection, to count its frames; this must
-    /// be called on the thread that commits with it. `wake` is called when the recorder is to
-    /// [`attend`](Self::attend) even if it commits nothing, and once a sync has failed. After one
-    /// that has failed before, the disk is given time.
+    /// Starts the checkpoint thread.
+    ///
+    /// `recorder` is the recorder's connection, whose frames are counted: call this on the thread
+    /// that commits with it. `wake` is called when the recorder must [`attend`](Self::attend)
+    /// without a commit, and once after a failed sync. If a sync failed `before`, the first
+    /// checkpoint is delayed, to give the disk time.
     ///
     /// # Errors
-    /// [`StoreError::Database`]: no connection, or no thread.
+    /// [`StoreError::Database`] if the connection or the thread cannot be created.
     pub(super) fn start(
         path: &Path,
         recorder: &Connection,
@@ -92,7 +96,8 @@ impl Checkpointer {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// After each commit; `erased`: something was, and the WAL shall forget it too.
+    /// Call this after each commit. `erased`: content was erased, and must be removed from the WAL
+    /// too.
     pub(super) fn committed(&self, erased: bool) {
         self.change(|state| {
             state.committed(FRAMES.get());
@@ -102,12 +107,12 @@ impl Checkpointer {
         });
     }
 
-    /// The recorder has nothing to do.
+    /// Call this when the recorder has nothing to do.
     pub(super) fn idle(&self) {
         self.change(State::idle);
     }
 
-    /// The recorder is between two transactions: its turn, if it is.
+    /// Call this between two transactions: does the recorder's part if it is the recorder's turn.
     pub(super) fn attend(&self, recorder: &Connection) {
         let Some(finish) = self.shared.lock().take_rest(Instant::now()) else {
             return;
@@ -132,12 +137,13 @@ impl Checkpointer {
         });
     }
 
-    /// A sync has failed: the record is to be opened anew.
+    /// Whether a sync has failed and the record must be reopened.
     pub(super) fn has_failed(&self) -> bool {
         self.shared.lock().stage == Stage::Failed
     }
 
-    /// Ends the thread. Whoever closes `recorder` after this moves no more than this has.
+    /// Ends the thread. If a sync failed, returns the state for the next opening, and closing
+    /// `recorder` does not checkpoint.
     pub(super) fn end(self, recorder: &Connection) -> rusqlite::Result<Option<Before>> {
         let shared = self.shared.clone();
         drop(self);
@@ -149,7 +155,7 @@ impl Checkpointer {
         Ok(Some(Before { failed: true, due: state.erased != Erased::No }))
     }
 
-    /// Changes the state, and wakes the thread if that changes whose turn it is, or until when it waits.
+    /// Changes the state, and wakes the thread if the stage changes or the thread must stop.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.shared.lock();
         let before = state.stage;
@@ -192,7 +198,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the thread's turn. `false`: it is to end.
+    /// Waits for the thread's turn. `false`: the thread must end.
     fn turn(&self) -> bool {
         let mut state = self.lock();
         loop {
@@ -213,7 +219,7 @@ impl Shared {
     }
 }
 
-/// Something could not be moved. If that was a sync, it is the end.
+/// Handles a failed checkpoint. A failed sync is final until the record is reopened.
 fn fails(state: &mut State, error: &rusqlite::Error) {
     if is_of_a_sync(error) {
         state.stage = Stage::Failed;
@@ -223,7 +229,7 @@ fn fails(state: &mut State, error: &rusqlite::Error) {
              is opened anew"
         );
     } else {
-        // The next commits ask again; nothing is lost but room.
+        // The next commits ask again; until then the WAL only takes more space.
         tracing::warn!(%error, "a checkpoint failed; it will be tried again");
     }
 }
@@ -234,7 +240,7 @@ fn is_of_a_sync(error: &rusqlite::Error) -> bool {
     matches!(code, Some(SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC))
 }
 
-/// Moves until little is left, or until it is clear that more comes than can be moved.
+/// Checkpoints until few frames remain, or until it is clear that the recorder is faster.
 fn checkpointed(shared: &Shared, conn: &Connection) -> rusqlite::Result<()> {
     let mut before = u32::MAX;
     for _ in 0..ROUNDS {
@@ -248,21 +254,22 @@ fn checkpointed(shared: &Shared, conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Moves what can be moved without waiting for anybody, and says how many frames that makes.
+/// Checkpoints what it can without waiting for readers. Returns the number of frames that are
+/// checkpointed.
 fn passive(conn: &Connection) -> rusqlite::Result<u32> {
     conn.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
         .query_row([], |row| row.get::<_, i64>(2))
         .map(|frames| u32::try_from(frames).unwrap_or(0))
 }
 
-/// Moves everything and empties the WAL, waiting so long for whoever reads. `false`: somebody did
-/// all the time.
+/// Checkpoints everything and truncates the WAL, waiting up to `wait` for readers. `false`: there
+/// was a reader all the time.
 ///
-/// SQLite waits for a reader by the place it has taken (its read mark). Where one who comes takes the
-/// place that has just become free, for the newest commit, it waits for that one as well, and for
-/// all who share that place after it. Asked anew it sees that they are in nobody's way, moves
-/// everything, and waits only for those who are there: who comes then reads the database alone. So
-/// it is asked again and again, for a few milliseconds each.
+/// SQLite waits for readers by their slot, the read mark. A new reader can take the slot that has
+/// just become free, for the newest commit. Then SQLite also waits for this reader and for every
+/// later one that shares the slot. A new attempt finds that these readers block nothing, copies
+/// everything, and waits only for the readers that are present: later ones read only the database.
+/// So this repeats attempts of a few milliseconds.
 fn emptied(recorder: &Connection, wait: Duration) -> rusqlite::Result<bool> {
     let (mut before, mut waited) = (0, Duration::ZERO);
     recorder.busy_handler(Some(open::wait_briefly))?;
@@ -276,9 +283,9 @@ fn emptied(recorder: &Connection, wait: Duration) -> rusqlite::Result<bool> {
             Ok((false, moved)) => moved,
             Err(error) => break Err(error),
         };
-        // Where another process checkpoints, SQLite does not wait.
+        // While another process checkpoints, SQLite returns without waiting.
         thread::sleep(Duration::from_millis(1));
-        // Moving is no waiting.
+        // Copying does not count as waiting.
         waited += if moved > before { began.elapsed().min(ATTEMPT) } else { began.elapsed() };
         before = moved;
         if waited >= wait {
@@ -300,7 +307,7 @@ mod tests {
 
     use super::*;
 
-    /// Somebody who reads one moment of the database.
+    /// A reader with an open read transaction.
     fn reads(path: &Path) -> Connection {
         let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
         conn.execute_batch("BEGIN").unwrap();
@@ -319,7 +326,7 @@ mod tests {
         let stop = AtomicBool::new(false);
         let (mut emptied_all, mut size) = (true, 0);
         thread::scope(|scope| {
-            // Each begins before the one before it ends.
+            // Each starts before the previous one ends.
             let reading = scope.spawn(|| {
                 let mut before = reads(&path);
                 let until = Instant::now() + Duration::from_secs(60);
@@ -343,7 +350,7 @@ mod tests {
         });
         assert!(emptied_all);
         assert_eq!(size, 0);
-        // Somebody who does not end is not waited for for ever.
+        // A reader that does not end delays the checkpoint only for the given time.
         let reader = reads(&path);
         conn.execute("INSERT INTO t VALUES (1)", []).unwrap();
         let began = Instant::now();

@@ -1,4 +1,5 @@
-//! Keys of classic lines and of the origin bridge. Rows under a MAC, like those of credentials.
+//! Keys of classic connections and of the origin bridge. Their rows have a MAC, as credentials
+//! have.
 
 use rusqlite::{Connection, Row, params};
 use twinlock_core::classic::Form;
@@ -11,7 +12,7 @@ use super::recorder::Desk;
 use super::row::{get_name, get_optional_name, get_uint, int, sound};
 use crate::{AddedClassicKey, Bound, Bounds, ClassicKey, ListedClassicKey, StoreError};
 
-/// What [`read_row`] reads.
+/// Columns that [`read_row`] reads.
 const COLUMNS: &str =
     "k.name, k.user, k.conversation, k.form, k.salt, k.created_ms, k.state, k.mac, k.sealed";
 
@@ -22,7 +23,7 @@ struct Stored {
 }
 
 impl Stored {
-    /// Runs `f` on the parts the MAC covers.
+    /// Runs `f` on the parts that the MAC covers.
     fn with_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T {
         let ClassicKey { name, user, conversation, form, salt, sealed, created_ms } = &self.key;
         let (conversation, created_ms) = (conversation.to_be_bytes(), created_ms.to_be_bytes());
@@ -40,7 +41,7 @@ impl Stored {
         f(&parts)
     }
 
-    /// Writes it, in place of the one of its name.
+    /// Writes the row, and replaces one of the same name.
     fn write(&self, conn: &Connection, key: &RowKey) -> Result<(), StoreError> {
         let ClassicKey { name, user, conversation, form, salt, sealed, created_ms } = &self.key;
         let mac = self.with_parts(|parts| key.mac(parts));
@@ -84,7 +85,7 @@ fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), StoreError> {
     Ok((Stored { key, revoked }, row.get(7)?))
 }
 
-/// The row if its MAC verifies; else it is none, and the operator is told.
+/// The row, if its MAC verifies; otherwise logs an error for the operator.
 fn verified(row: Result<(Stored, [u8; 32]), StoreError>, key: &RowKey) -> Option<Stored> {
     sound(row, |stored, mac| stored.with_parts(|parts| key.verify(parts, mac)))
         .inspect_err(|error| {
@@ -93,7 +94,7 @@ fn verified(row: Result<(Stored, [u8; 32]), StoreError>, key: &RowKey) -> Option
         .ok()
 }
 
-/// The usable one of this name: two reads and two MACs, whatever comes of it.
+/// The usable key of this name. Reads two rows and verifies two MACs, on a hit and on a miss.
 pub(super) fn one(
     conn: &Connection,
     key: &RowKey,
@@ -102,7 +103,7 @@ pub(super) fn one(
     let mut select =
         conn.prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;
     let found = select.query_and_then([name.as_str()], read_row)?.next();
-    // As with credentials: both look twice and find once.
+    // As for credentials: a hit and a miss both query twice and find one row.
     let mut select = conn.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM classic_keys k WHERE k.name > ?1 LIMIT 1"
     ))?;
@@ -120,7 +121,7 @@ pub(super) fn one(
     usable(conn, key, name, found)
 }
 
-/// The usable one of this form. There is one at most, unless somebody has put rows back.
+/// The usable key of this form. There is at most one, unless an old row was restored.
 pub(super) fn of_form(
     conn: &Connection,
     key: &RowKey,
@@ -135,7 +136,8 @@ pub(super) fn of_form(
     Ok(None)
 }
 
-/// All of this form that are whole and not revoked, also of a user who is nobody any more.
+/// All keys of this form that are not revoked and whose MAC verifies, even if their user's row is
+/// damaged.
 fn unrevoked(conn: &Connection, key: &RowKey, form: Form) -> Result<Vec<Stored>, StoreError> {
     let mut select = conn.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM classic_keys k INDEXED BY classic_form
@@ -149,8 +151,10 @@ fn unrevoked(conn: &Connection, key: &RowKey, form: Form) -> Result<Vec<Stored>,
     Ok(found)
 }
 
-/// Whether what comes under the key of this name may be recorded there. Of its row alone: whoever
-/// opened a line has the key.
+/// Whether entries under this key may be recorded in this conversation.
+///
+/// Reads only the key's row and does not verify its MAC: the sender has opened its connection with
+/// the key.
 pub(super) fn may_append(
     conn: &Connection,
     name: &Name,
@@ -164,7 +168,7 @@ pub(super) fn may_append(
     Ok(select.exists(params![name.as_str(), user.as_str(), int(conversation)])?)
 }
 
-/// A row that is not revoked, of a user whose row is whole.
+/// The key, if it is not revoked and its user's row verifies.
 fn usable(
     conn: &Connection,
     key: &RowKey,
@@ -182,7 +186,7 @@ fn usable(
     Ok(found.filter(|stored| !stored.revoked && person.is_some()).map(|stored| stored.key))
 }
 
-/// What a miss is checked as, so that it costs what a hit costs.
+/// The row that a miss verifies, for the same cost as a hit.
 fn nobodys(name: &Name) -> Stored {
     let key = ClassicKey {
         name: name.clone(),
@@ -214,7 +218,7 @@ pub(super) fn list(
     ))?;
     let mut rows = select.query(params![after.map_or("", Name::as_str), of.map(Name::as_str)])?;
     let mut keys = Vec::new();
-    // Rows that are not whole do not count: a page that is not full is the last.
+    // Damaged rows do not count, because a page that is not full means the end of the list.
     while keys.len() < most
         && let Some(row) = rows.next()?
     {
@@ -236,14 +240,14 @@ pub(super) fn add(
         .prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;
     let mut rows = select.query([new.name.as_str()])?;
     if let Some(row) = rows.next()? {
-        // The same user may take up a name again, so that what reads it need not learn another.
+        // The same user may reuse a name, so that readers of its entries need not learn another.
         let free =
             verified(read_row(row), key).is_some_and(|old| old.revoked && old.key.user == new.user);
         if !free {
             return Ok(AddedClassicKey::NameTaken);
         }
     }
-    // On the wire a message of the bridge names no key.
+    // Messages of the bridge do not name their key.
     if new.form != Form::Jwe && !unrevoked(desk.conn, key, new.form)?.is_empty() {
         return Ok(AddedClassicKey::FormTaken);
     }

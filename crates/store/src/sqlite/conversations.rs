@@ -1,4 +1,4 @@
-//! Rooms, direct conversations, who is in them and how far they have read.
+//! Rooms, direct conversations, their members and read markers.
 
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use twinlock_core::id::{ConversationId, Name, ServerKey};
@@ -8,17 +8,17 @@ use super::recorder::Desk;
 use super::row::{get_name, get_optional_name, get_uint, int, limit};
 use crate::{Bound, Bounds, Conversation, Form, Joined, LOBBY, OWN_COUNTED, StoreError};
 
-/// What [`get`] reads, and then the asker's read marker; NULL: not a member.
+/// Columns that [`get`] reads, followed by the user's read marker; NULL: not a member.
 const COLUMNS: &str = "c.id, c.name, c.low, c.high, c.topic, c.server_key, c.members, c.created_ms";
-/// A user's own, by ascending id.
+/// A user's conversations, by ascending id.
 const OWN: &str = "FROM members m CROSS JOIN conversations c ON c.id = m.conversation
      WHERE m.user = ?1 AND m.conversation > ?2 ORDER BY m.conversation LIMIT ?3";
-/// Rooms that a user is not in. Passes over at most as many as it may be in.
+/// Rooms that a user is not a member of. Skips at most as many rows as the user has memberships.
 const JOINABLE: &str = "FROM conversations c INDEXED BY rooms
      WHERE c.name IS NOT NULL AND c.id > ?2 AND NOT EXISTS
          (SELECT 1 FROM members m WHERE m.conversation = c.id AND m.user = ?1)
      ORDER BY c.id LIMIT ?3";
-/// One of a user's own.
+/// One of a user's conversations.
 const ONE: &str = "FROM conversations c JOIN members m ON m.conversation = c.id AND m.user = ?1";
 
 fn get(conn: &Connection, row: &Row<'_>, user: &Name) -> Result<Conversation, StoreError> {
@@ -54,7 +54,7 @@ fn list_sql(joinable: bool) -> String {
     format!("SELECT {COLUMNS}, {read} {from}")
 }
 
-/// Those a user is in, or the rooms it is not in.
+/// The conversations of a user, or the rooms that the user is not a member of.
 pub(super) fn list(
     conn: &Connection,
     user: &Name,
@@ -76,7 +76,7 @@ pub(super) fn list(
     Ok(list)
 }
 
-/// One that a user is in.
+/// A conversation, if the user is a member.
 pub(super) fn one(
     conn: &Connection,
     user: &Name,
@@ -92,7 +92,7 @@ fn named_sql() -> String {
     format!("SELECT {COLUMNS}, m.read {ONE} WHERE c.name = ?2")
 }
 
-/// The room of this name, if the user is in it.
+/// The room of this name, if the user is a member.
 pub(super) fn named(
     conn: &Connection,
     user: &Name,
@@ -117,7 +117,8 @@ pub(super) fn members(
     Ok(names.collect::<Result<_, _>>()?)
 }
 
-/// Puts a user in, with all that is there already read. `false`: it is in it.
+/// Adds a member, with everything up to the head marked as read. `false`: the user is a member
+/// already.
 pub(super) fn enter(desk: &Desk<'_>, user: &Name, id: ConversationId) -> Result<bool, StoreError> {
     let entered = desk
         .conn
@@ -140,13 +141,13 @@ fn recount(desk: &Desk<'_>, id: ConversationId, by: i64) -> Result<(), StoreErro
     Ok(())
 }
 
-/// A write inside the transaction has made it: it is there.
+/// Reads a conversation that must exist after a write of this transaction.
 fn made(desk: &Desk<'_>, user: &Name, id: ConversationId) -> Result<Conversation, StoreError> {
     one(desk.conn, user, id)?
         .ok_or_else(|| StoreError::Database(format!("conversation {id} was not made")))
 }
 
-/// Refuses where `sql` selects `most` rows or more; counts no further.
+/// Fails if `sql` selects at least `most` rows; counts no further.
 pub(super) fn bounded(
     conn: &Connection,
     sql: &str,
@@ -323,7 +324,7 @@ mod tests {
     use super::*;
     use crate::sqlite::open;
 
-    /// How SQLite does it.
+    /// SQLite's query plan.
     fn plan(conn: &Connection, sql: &str) -> String {
         let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
         let steps = explain.raw_query().mapped(|row| row.get::<_, String>(3));

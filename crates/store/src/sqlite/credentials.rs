@@ -1,9 +1,9 @@
-//! Rows under a MAC: what people log in with, and what they may do.
+//! Credential and user rows, each with a MAC.
 //!
-//! The MAC covers the whole meaning of a row under a key that is not in the database. A row that
-//! was exchanged for another's, or edited, does not verify, and is then none: it is logged for the
-//! operator, and whoever logs in meets the same silence as for an unknown name. (An old row of the
-//! same credential, put back, does verify: SECURITY.md says so.)
+//! The MAC covers the whole meaning of a row, under a key that is not in the database. A row that
+//! was edited or exchanged for another does not verify and counts as missing. The store logs it for
+//! the operator, and the login gets the same answer as an unknown name. (An old row of the same
+//! credential does verify when it is put back; SECURITY.md describes this.)
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use twinlock_core::id::{CredentialId, DeviceId, InviteId, Name};
@@ -12,10 +12,10 @@ use twinlock_core::keys::RowKey;
 use super::row::{get_optional_name, get_uint, int, sound};
 use crate::{Credential, Holder, InviteTerms, LookedUp, Person, Role, StoreError};
 
-/// Bytes of an OPAQUE record; only a miss needs to know.
+/// Length of an OPAQUE record, bytes; only misses need it.
 const RECORD: usize = 192;
 
-/// Where a credential stands.
+/// The state of a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Usable = 0,
@@ -39,16 +39,17 @@ pub(super) struct Stored {
     pub(super) used_by: Option<Name>,
 }
 
-/// What the ids of devices begin with in `cid`, of which there soon are many; and after every row.
+/// First byte of a device's `cid`: stand-ins are devices, because there soon are many. [`BEYOND`]
+/// sorts after every row.
 const DEVICE: u8 = 2;
 const BEYOND: [u8; 1] = [255];
 
-/// What [`read_row`] reads.
+/// Columns that [`read_row`] reads.
 pub(super) const COLUMNS: &str =
     "cid, user, record, label, created_ms, seen_ms, role, expires_ms, made_by, state, used_by, mac";
 
 impl Stored {
-    /// One of a user: its password, or a device.
+    /// A user's credential: the password, or a device.
     pub(super) fn of_user(id: &CredentialId, user: &Name, record: &[u8], now_ms: u64) -> Self {
         Self {
             cid: id.cid(),
@@ -65,12 +66,12 @@ impl Stored {
         }
     }
 
-    /// What a miss is checked as, so that it costs what a hit costs.
+    /// The row that a miss verifies, for the same cost as a hit.
     fn nobodys(id: &CredentialId) -> Self {
         Self { cid: id.cid(), user: None, ..Self::of_user(id, &nobody(), &[0; RECORD], 0) }
     }
 
-    /// Runs `f` on the parts the MAC covers.
+    /// Runs `f` on the parts that the MAC covers.
     fn with_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T {
         let name = |name: &Option<Name>| name.as_ref().map(Name::to_string).unwrap_or_default();
         let (user, made_by, used_by) = (name(&self.user), name(&self.made_by), name(&self.used_by));
@@ -89,7 +90,7 @@ impl Stored {
         ])
     }
 
-    /// Writes it, in place of the one with its id.
+    /// Writes the row, and replaces one with the same id.
     pub(super) fn write(&self, conn: &Connection, key: &RowKey) -> Result<(), StoreError> {
         let name = |name: &Option<Name>| name.as_ref().map(Name::to_string);
         let mac = self.with_parts(|parts| key.mac(parts));
@@ -115,7 +116,7 @@ impl Stored {
     }
 }
 
-/// Reads a row in the order of [`COLUMNS`] and its MAC.
+/// Reads a row in the order of [`COLUMNS`], and its MAC.
 pub(super) fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), StoreError> {
     let state = match row.get(9)? {
         0u8 => State::Usable,
@@ -139,7 +140,7 @@ pub(super) fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), StoreError> 
     Ok((stored, row.get(11)?))
 }
 
-/// The row's credential if its MAC verifies; else the operator is told.
+/// The row's credential, if its MAC verifies; otherwise logs an error for the operator.
 pub(super) fn verified(
     row: Result<(Stored, [u8; 32]), StoreError>,
     key: &RowKey,
@@ -161,12 +162,14 @@ pub(super) fn load(
     look(conn, key, id).map(|(stored, is_there)| is_there.then_some(stored))
 }
 
-/// The row and `true`, or one that stands in for it. Both a hit and a miss look twice and find once:
-/// where the id has no row, another is read and checked in vain.
+/// The row and `true`, or a stand-in and `false`.
+///
+/// Hits and misses both query twice and find one row. If the id has no row, the stand-in is read
+/// and its MAC is computed for nothing.
 fn look(conn: &Connection, key: &RowKey, id: &CredentialId) -> Result<(Stored, bool), StoreError> {
     let cid = id.cid();
-    // The same of an id each time, and of each id another: one row that stands in for all would
-    // always be in the processor's cache, which shows.
+    // Stable for an id and different between ids. A single stand-in would always be in the
+    // processor's cache, and its timing would reveal a miss.
     let mut stand_in = key.mac(&[b"stand-in", &cid]);
     stand_in[0] = DEVICE;
     let mut select =
@@ -187,7 +190,7 @@ fn look(conn: &Connection, key: &RowKey, id: &CredentialId) -> Result<(Stored, b
     Ok((other, false))
 }
 
-/// What is behind `id`: two reads and two MACs, whatever comes of it.
+/// Looks up the credential of `id`. Reads two rows and verifies two MACs, on a hit and on a miss.
 pub(super) fn look_up(
     conn: &Connection,
     key: &RowKey,
@@ -240,8 +243,8 @@ pub(super) fn open_invite(
     Ok(stored.filter(|s| s.state == State::Usable && now_ms < s.expires_ms))
 }
 
-/// A name for reads that shall find nothing, as long as most. Were there such a user, its row
-/// would be read for nothing.
+/// A name of usual length, for reads that should find nothing. If such a user exists, its row is
+/// read and ignored.
 fn nobody() -> Name {
     #[allow(clippy::expect_used)]
     Name::new("nobody").expect("a constant")
@@ -249,10 +252,10 @@ fn nobody() -> Name {
 
 // ---- people
 
-/// Beyond every name there is.
+/// Sorts after every name.
 pub(super) const AFTER_NAMES: &str = "~";
 
-/// What [`get_person`] reads.
+/// Columns that [`get_person`] reads.
 pub(super) const PERSON: &str = "name, role, password, created_ms, mac";
 
 fn person_parts<T>(person: &Person, f: impl FnOnce(&[&[u8]]) -> T) -> T {
@@ -304,7 +307,7 @@ pub(super) fn person(
     found.transpose()
 }
 
-/// Writes a user's row anew or over the old one.
+/// Inserts or replaces a user's row.
 pub(super) fn write_person(
     conn: &Connection,
     key: &RowKey,
@@ -325,7 +328,7 @@ pub(super) fn write_person(
     Ok(())
 }
 
-/// Whether the name is taken, by whatever row.
+/// Whether a row has this name, even if its MAC does not verify.
 pub(super) fn is_taken(conn: &Connection, user: &Name) -> Result<bool, StoreError> {
     let there = conn
         .prepare_cached("SELECT 1 FROM users WHERE name = ?1")?

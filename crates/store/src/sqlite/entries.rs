@@ -1,4 +1,4 @@
-//! Reading the record, and erasing from it.
+//! Reads and erases entries.
 
 use std::collections::HashSet;
 
@@ -13,17 +13,17 @@ use super::row::{get_uint, int, limit};
 use super::{files, index};
 use crate::{Content, Entry, Erased, Limit, Newest, Page, StoreError};
 
-/// What [`get_entry`] reads, in its order.
+/// Columns that [`get_entry`] reads, in order.
 pub(super) const COLUMNS: &str =
     "n, time_ms, message_id, kind, sender, entries.\"commit\", salt, entries.body, link";
-/// How many those are: the number of the first column after them.
+/// Number of these columns, which is the index of the first column after them.
 pub(super) const COLUMN_COUNT: usize = 9;
-/// The number of the kind.
+/// Column index of the kind.
 pub(super) const KIND: usize = 3;
-/// The number of the body.
+/// Column index of the body.
 pub(super) const BODY: usize = 7;
 
-/// The number of the row's entry.
+/// The entry's number in a row.
 pub(super) fn number(row: &Row<'_>) -> rusqlite::Result<u64> {
     get_uint(row, 0)
 }
@@ -44,7 +44,7 @@ pub(super) fn get_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     })
 }
 
-/// How many entries after the number `after` are by this user.
+/// Number of entries after number `after` that this user sent.
 pub(super) fn by_user_after(
     conn: &Connection,
     conversation: ConversationId,
@@ -75,7 +75,7 @@ pub(super) fn head(
     Ok(newest.unwrap_or_else(|| (0, chain::link_0(key, conversation))))
 }
 
-/// The newest of each conversation among the last `entries` of the record, newest first.
+/// The newest entry of each conversation among the last `entries` of the record, newest first.
 pub(super) fn newest(conn: &Connection, entries: usize) -> Result<Vec<Newest>, StoreError> {
     let mut statement = conn.prepare_cached(
         "SELECT seq, conversation, n, time_ms, link FROM entries ORDER BY seq DESC LIMIT ?1",
@@ -99,7 +99,7 @@ pub(super) fn newest(conn: &Connection, entries: usize) -> Result<Vec<Newest>, S
     Ok(newest)
 }
 
-/// Part of a conversation. `key` is for one that does not exist.
+/// Reads a range of a conversation. `key` is the server key for one that does not exist.
 pub(super) fn read(
     conn: &Connection,
     conversation: ConversationId,
@@ -132,7 +132,7 @@ pub(super) fn read(
         if entry.n != due && entries.is_empty() {
             return Err(gap(conversation, due));
         }
-        // What comes before a gap can be read.
+        // The page ends before a gap.
         if entry.n != due {
             break;
         }
@@ -154,7 +154,7 @@ fn gap(conversation: ConversationId, n: u64) -> StoreError {
     StoreError::Damaged(format!("entry {n} of conversation {conversation} is missing"))
 }
 
-/// Leaves the commit of an entry.
+/// Erases salt and body of an entry, and keeps its commitment.
 pub(super) fn erase(
     desk: &mut Desk<'_>,
     conversation: ConversationId,

@@ -1,4 +1,4 @@
-//! Which entries are files, whose, and how large: rows beside the entries.
+//! References of file entries to content, in rows next to the entries.
 
 use std::borrow::Cow;
 
@@ -12,14 +12,14 @@ use super::place::first_place;
 use super::row::{get_uint, int};
 use crate::{FileRef, Receipt, StoreError, Stored};
 
-/// What a body of this kind refers to. The body itself is the only source of it, so no row can say
-/// something else.
+/// The content that a body of this kind refers to. The reference is always derived from the body,
+/// so no row can contradict it.
 pub(super) fn of_body(kind: Kind, body: &[u8]) -> Option<FileRef> {
     let FileBody { file, hash } = decode(kind, body)?;
     Some(FileRef { hash: hash.as_ref().try_into().ok()?, size: file?.size })
 }
 
-/// The text of a body, for the search: of a file its name.
+/// The searchable text of a body: for a file, its name.
 pub(super) fn text(kind: Kind, body: &[u8]) -> Cow<'_, [u8]> {
     match decode(kind, body) {
         Some(body) => body.file.map(|file| file.name).unwrap_or_default().into_bytes().into(),
@@ -51,7 +51,7 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Takes the row away; what it said.
+/// Removes the row of an entry, and returns its reference.
 pub(super) fn forget(
     conn: &Connection,
     conversation: ConversationId,
@@ -104,7 +104,7 @@ pub(super) fn hashes(
     after: Option<[u8; 32]>,
     limit: usize,
 ) -> Result<Vec<[u8; 32]>, StoreError> {
-    // Less than every hash.
+    // Sorts before every hash.
     let after = after.as_ref().map_or(&[][..], |hash| hash.as_slice());
     let mut statement = conn
         .prepare_cached("SELECT DISTINCT hash FROM files WHERE hash > ?1 ORDER BY hash LIMIT ?2")?;

@@ -1,9 +1,9 @@
-//! The full-text index, which follows behind the record.
+//! The full-text index, which lags behind the record.
 //!
-//! Recording does not wait for the index: it is fed in small steps when the recorder has nothing
-//! to do, and between its transactions where much is missing. How far it has come is in the record,
-//! in the same transaction as its words; a search asks it for everything up to there and reads the
-//! rest, which costs the more the further the index is behind ([`crate::Store::unindexed`]).
+//! Recording does not wait for the index. The recorder indexes in small steps when it is idle, and
+//! between transactions when the backlog is large. The index's position is in the record, and each
+//! step updates it together with the words. A search uses the index up to that position and reads
+//! the rest, so that its cost grows with the backlog ([`crate::Store::unindexed`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,23 +20,25 @@ use super::row::limit;
 use super::words;
 use crate::StoreError;
 
-/// Entries and bytes of one step. A step takes 1 to 6 ms and delays the next append by that much.
+/// Limits of one step, entries and bytes. A step takes 1 to 6 ms and delays the next append by that
+/// time.
 const STEP_ENTRIES: usize = 64;
 const STEP_BYTES: usize = 32 * 1024;
 /// Backlog in bytes above which the index takes a step whenever the command queue is empty, then
-/// pauses for as long as the step took. Searching this much text takes some milliseconds.
+/// pauses for as long as the step took. Searching this amount of text takes some milliseconds.
 const NEAR: u64 = 512 * 1024;
 /// Backlog in bytes above which the index takes steps even if the command queue is never empty.
-/// Searching this much text takes some tenths of a second.
+/// Searching this amount of text takes some tenths of a second.
 const FAR: u64 = 32 * 1024 * 1024;
-/// The share of its time that the recorder then gives: one part in so many.
+/// Above [`FAR`], the recorder spends about one part in [`SHARE`] of its time on steps.
 const SHARE: u32 = 50;
 
-/// How far the index is.
+/// The position and the backlog of the index.
 pub(super) struct Index {
-    /// `seq` of the last entry in it.
+    /// `seq` of the last indexed entry.
     done: i64,
-    /// Bytes of bodies after that one, each entry counting [`ENTRY`] more. Others read it.
+    /// Backlog, bytes: bodies of later entries, plus [`ENTRY`] for each. Shared with
+    /// [`crate::Store::unindexed`].
     behind: Arc<AtomicU64>,
     /// When the last step ended, and how long it took.
     last: (Instant, Duration),
@@ -79,8 +81,8 @@ impl Index {
         self.behind() > FAR && ended.elapsed() >= took * SHARE
     }
 
-    /// Takes some entries in, in a transaction of its own. After an error it counts itself up to
-    /// date, and begins again with the next entry.
+    /// Indexes some entries in a separate transaction. After an error it assumes that there is no
+    /// backlog, and resumes after the next append.
     pub(super) fn step(&mut self, conn: &Connection) -> Result<(), StoreError> {
         if !self.is_behind() {
             return Ok(());
@@ -92,7 +94,7 @@ impl Index {
         if let Ok(taken) = &taken {
             self.done = taken.last;
             if !taken.all {
-                // The count is too small after an error.
+                // The count is too low after an error.
                 behind = self.behind().saturating_sub(taken.bytes as u64).max(1);
             }
         }
@@ -101,13 +103,13 @@ impl Index {
     }
 }
 
-/// What a step took in.
+/// The result of a step.
 struct Taken {
-    /// `seq` of the last entry.
+    /// `seq` of the last entry of the step.
     last: i64,
-    /// As [`Index::behind`] counts them.
+    /// Bytes, counted as in [`Index::behind`].
     bytes: usize,
-    /// Nothing is left.
+    /// No entry remains.
     all: bool,
 }
 
@@ -150,12 +152,12 @@ fn take_in(conn: &Connection, done: i64) -> Result<Taken, StoreError> {
     Ok(Taken { last, bytes: bytes + entries * ENTRY, all })
 }
 
-/// `seq` of the last entry in it.
+/// `seq` of the last indexed entry.
 pub(super) fn done(conn: &Connection) -> Result<i64, StoreError> {
     Ok(conn.prepare_cached("SELECT seq FROM indexed")?.query_row([], |row| row.get(0))?)
 }
 
-/// Takes the words of an entry out again, for good.
+/// Removes the words of an erased entry from the index.
 pub(super) fn forget(
     conn: &Connection,
     seq: i64,

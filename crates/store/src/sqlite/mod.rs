@@ -1,7 +1,7 @@
-//! SQLite behind the contract: one file, WAL, `synchronous=FULL`.
+//! The SQLite store: one file, WAL, `synchronous=FULL`.
 //!
-//! One thread writes ([`recorder`]), a few connections read, another thread moves the WAL into the
-//! database. Only one process has the record open; a lock file sees to that.
+//! One thread writes ([`recorder`]), a few connections read, and another thread checkpoints the
+//! WAL. A lock file ensures that only one process has the record open.
 
 mod checkpoint;
 mod classic;
@@ -40,18 +40,20 @@ use recorder::{Command, Desk, Ended, Job, JobDone};
 
 use crate::{Bounds, Clock, Newest, Published, RowKey, StoreError};
 
-/// Room in the recorder's queue: bytes of bodies, each entry counting [`ENTRY`] more. Beyond it,
-/// appends wait for their turn. A few transactions' worth, so that the recorder never waits.
+/// Capacity of the recorder's queue, bytes: bodies, plus [`ENTRY`] for each entry.
+///
+/// When the queue is full, appends wait (backpressure). It holds several transactions, so that the
+/// recorder does not run out of work.
 const QUEUE: usize = 32 * 1024 * 1024;
-/// What an entry in the queue costs beside its body, bytes.
+/// Size of an entry in the queue apart from its body, bytes.
 const ENTRY: usize = 256;
-/// Commits that a watcher may lag behind before it is told to look for itself. Each keeps its
-/// bodies in memory until the slowest watcher has passed.
+/// Number of commits that a watcher may lag behind before it must read the heads itself. Each keeps
+/// its bodies in memory until the slowest watcher has received it.
 const NEWS: usize = 64;
-/// How long a record that could not be opened anew is left alone.
+/// Back-off before another attempt to reopen a record.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How to open a record.
+/// Options for opening a record.
 pub struct Options {
     server_key: ServerKey,
     row_key: RowKey,
@@ -69,8 +71,10 @@ pub struct Expected {
 }
 
 impl Options {
-    /// `server_key` goes into `link_0` of new conversations; under `row_key` are the MACs of users
-    /// and credentials. The clock is the system's, the bounds are the defaults.
+    /// Options with the system clock and the default bounds.
+    ///
+    /// `server_key` goes into `link_0` of new conversations. `row_key` is the key of the MACs over
+    /// users and credentials.
     #[must_use]
     pub fn new(server_key: ServerKey, row_key: RowKey) -> Self {
         let bounds = Bounds::default();
@@ -78,13 +82,13 @@ impl Options {
         Self { server_key, row_key, clock, bounds }
     }
 
-    /// Other bounds.
+    /// Sets other bounds.
     #[must_use]
     pub fn bounds(self, bounds: Bounds) -> Self {
         Self { bounds, ..self }
     }
 
-    /// Another clock.
+    /// Sets another clock.
     #[must_use]
     pub fn clock(self, clock: Clock) -> Self {
         Self { clock, ..self }
@@ -96,20 +100,21 @@ fn system_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The recorder's thread, and why it ended.
+/// The recorder's thread, which returns why it ended.
 type Recorder = JoinHandle<Result<(), StoreError>>;
 
-/// A record in one SQLite file. Dropping it finishes what was begun and waits for that.
+/// A record in one SQLite file. Dropping it completes queued writes and waits for them.
 pub struct SqliteStore {
     server_key: ServerKey,
     row_key: Arc<RowKey>,
     bounds: Bounds,
     readers: Arc<Readers>,
     commands: Sender<Command>,
-    /// Hands out the queue's room in the order in which appends began, and so keeps that order.
+    /// Serializes the acquisition of queue space, so that appends are queued in the order of their
+    /// calls.
     turn: tokio::sync::Mutex<()>,
     room: Arc<Semaphore>,
-    /// Bytes that the recorder has recorded and not indexed.
+    /// Bytes that are recorded but not indexed.
     unindexed: Arc<AtomicU64>,
     salts: store::Salts,
     news: broadcast::Sender<Arc<[Published]>>,
@@ -123,17 +128,17 @@ impl fmt::Debug for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the record at `path` (`record.db`; its WAL and lock file are beside it), made where
-    /// it is missing. Blocks for as long as migrating takes.
+    /// Opens the record at `path` (`record.db`, with its WAL and lock file in the same directory),
+    /// and creates it if it is missing. Blocks while it migrates the schema.
     ///
     /// # Errors
-    /// [`OpenError`]; nothing was changed by one that refuses.
+    /// [`OpenError`]. An error that refuses the record leaves its files unchanged.
     pub fn open(path: &Path, options: Options) -> Result<Arc<Self>, OpenError> {
         Self::open_locked(RecordLock::take(path)?, options)
     }
 
-    /// [`Self::open`] for whoever checks what lies beside the record before it is made, and so takes
-    /// the lock first.
+    /// [`Self::open`] for a caller that takes the lock first, to check other files before the
+    /// record is created.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -141,7 +146,7 @@ impl SqliteStore {
         let Options { server_key, row_key, clock, bounds } = options;
         let path = &lock.database.clone();
         let lock = Arc::new(lock);
-        // What was erased just before a crash may still be in it.
+        // The WAL may still contain content that was erased just before a crash.
         let before = Before { failed: false, due: open::has_wal(path) };
         let conn = open::recorder(path, &server_key, clock())?;
         let file = |error| OpenError::File { path: path.to_path_buf(), error };
@@ -166,7 +171,7 @@ impl SqliteStore {
             if let Err(error) = &ended {
                 tracing::error!(%error, "the recorder has ended");
             }
-            // The lock goes last.
+            // Released last.
             drop(lock);
             ended
         });
@@ -192,7 +197,8 @@ impl SqliteStore {
         }))
     }
 
-    /// Limits the file to this many pages of 4 KiB, as a full disk would; `None` lifts it.
+    /// Limits the file to this number of 4 KiB pages, to simulate a full disk; `None` lifts the
+    /// limit.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -206,8 +212,9 @@ impl SqliteStore {
         .await
     }
 
-    /// Has the recorder do something in a transaction, and waits until that is on disk. Begun,
-    /// it is done even if the caller goes.
+    /// Runs `work` in a transaction of the recorder, and waits until it is on disk.
+    ///
+    /// Once queued, it runs even if the caller drops this future.
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Desk<'_>) -> Result<T, StoreError> + Send + 'static,
@@ -236,15 +243,15 @@ impl SqliteStore {
         Ok(answer)
     }
 
-    /// Tells the recorder to end after everything that is waiting.
+    /// Asks the recorder to end after all queued commands.
     fn end(&self) -> Option<Recorder> {
-        // It may have ended.
+        // Fails if the recorder has ended.
         self.commands.send(Command::Close).ok();
         self.recorder.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// What the recorder's thread needs to open its record anew.
+/// What the recorder's thread needs to reopen its record.
 struct Opened {
     path: PathBuf,
     in_place: Arc<open::InPlace>,
@@ -257,7 +264,7 @@ struct Opened {
 }
 
 impl Opened {
-    /// Records until the end, however often the disk fails under a checkpoint.
+    /// Records until the store closes. Reopens the record after each failed sync of a checkpoint.
     fn run(
         &self,
         mut conn: Connection,
@@ -277,7 +284,7 @@ impl Opened {
                     }
                 }
             }
-            // All of them, so that nothing is known any more of what was moved.
+            // Close every connection, so that SQLite forgets which pages it has checkpointed.
             self.readers.without_any(|| drop(conn));
             conn = loop {
                 let again = || open::again(&self.path, &self.server_key, (self.clock)());
@@ -312,13 +319,13 @@ impl Opened {
     }
 }
 
-/// Says so to everybody, until it is to be tried again. `false`: it is to end.
+/// Refuses commands until the next attempt to reopen the record. `false`: the store is closing.
 fn still_closed(error: &StoreError, waiting: &Receiver<Command>, batch: &mut Vec<Command>) -> bool {
     tracing::error!(%error, "the record cannot be opened anew yet");
     recorder::refuse(waiting, batch, error, AGAIN)
 }
 
-/// Waits for the end of the recorder: a commit and a checkpoint.
+/// Waits for the recorder to end, which takes a commit and a checkpoint.
 fn join(recorder: Option<Recorder>) -> Result<(), StoreError> {
     let failed = || StoreError::Database("the recorder failed".into());
     recorder.map_or(Ok(()), |recorder| recorder.join().unwrap_or_else(|_| Err(failed())))
@@ -327,7 +334,7 @@ fn join(recorder: Option<Recorder>) -> Result<(), StoreError> {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.readers.close_idle();
-        // Whoever wants to know calls `close`; the log has it.
+        // The error is logged; callers that need it use `close`.
         let _ended = join(self.end());
     }
 }

@@ -1,4 +1,4 @@
-//! The files of a record: made private, locked against a second server, brought up to date.
+//! The files of a record: permissions, lock, checks before opening, and migrations.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _};
@@ -20,7 +20,7 @@ use super::Expected;
 use super::row::{get_uint, int};
 use crate::{LOBBY, Newest, StoreError};
 
-/// The numbered schema files; only ever added to.
+/// The numbered schema files. New ones are appended; released ones never change.
 const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0001_record.sql")),
     M::up(include_str!("../../migrations/0002_files.sql")),
@@ -32,30 +32,31 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0008_source_methods.sql")),
 ];
 
-/// Page cache of the recorder's connection, KiB. It holds the right edges of the indexes; more
-/// helps only an index whose ids do not begin with a time.
+/// Page cache of the recorder's connection, KiB. It holds the right edges of the indexes; a larger
+/// one helps only an index whose ids do not start with a time.
 const RECORDER_CACHE: i64 = 8 * 1024;
 /// Page cache of each reading connection, KiB.
 const READER_CACHE: i64 = 512;
-/// What is left of the WAL file when it begins anew, bytes; more than that only after a burst.
+/// Size to which the WAL file is truncated when it restarts, bytes. It is larger only after a
+/// burst.
 const WAL_KEPT: i64 = 16 * 1024 * 1024;
 
-/// Entries that are counted at the start, of all conversations together.
+/// Entries that the check at startup counts, over all conversations.
 const COUNTED: u64 = 4096;
 
-/// How an SQLite database begins.
+/// First bytes of an SQLite database file.
 const FORM: &[u8] = b"SQLite format 3\0";
-/// What stands before all and before each page in a WAL, bytes (SQLite, *The Database File Format*).
+/// Sizes of the WAL header and of each frame header, bytes (SQLite, *The Database File Format*).
 const WAL_HEAD: u64 = 32;
 const FRAME_HEAD: u64 = 24;
 
 /// Why a record could not be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// Another process has it open.
+    /// Another process has the record open.
     #[error("{} is in use: another server runs on this record; stop it or name another --data", .0.display())]
     InUse(PathBuf),
-    /// A newer version of this program has been here.
+    /// A newer version of this program has migrated the record.
     #[error(
         "{} was written by a newer version (schema {found}, this one knows {known}): run that version, or restore a backup from before the update",
         path.display()
@@ -63,12 +64,12 @@ pub enum OpenError {
     NewerSchema {
         /// The database.
         path: PathBuf,
-        /// Its schema.
+        /// The schema version of the database.
         found: usize,
-        /// The newest this version knows.
+        /// The newest schema version that this program knows.
         known: usize,
     },
-    /// There was a record, and its database is not there any more.
+    /// There was a record, but its database is missing, empty or not a database.
     #[error(
         "{} {state}, but {} shows that there was a record; nothing was changed. Put {} back from its backup, or move both away to begin a new record",
         path.display(),
@@ -80,10 +81,10 @@ pub enum OpenError {
         path: PathBuf,
         /// "is missing", "is empty" or "is not a database".
         state: &'static str,
-        /// The file that shows it.
+        /// The file that shows that there was a record.
         trace: PathBuf,
     },
-    /// A database, and no record in it.
+    /// The file is a database, but contains no record.
     #[error(
         "{} is a database without the record of this server; nothing was changed. Put the record back from its backup, or move this file away",
         .0.display()
@@ -99,10 +100,10 @@ pub enum OpenError {
     Mixed {
         /// The database.
         path: PathBuf,
-        /// What is missing, or SQLite's words.
+        /// The entry that is missing, or SQLite's message.
         problem: String,
     },
-    /// The record was made under another identity.
+    /// The record belongs to another server identity.
     #[error(
         "{} belongs to a server with another key ({recorded}) than the one in use ({given}): put back the identity that belongs to it, or the record that belongs to this identity",
         path.display()
@@ -110,46 +111,49 @@ pub enum OpenError {
     OtherServer {
         /// The database.
         path: PathBuf,
-        /// The key in the record.
+        /// The server key in the record.
         recorded: ServerKey,
-        /// The key of the identity.
+        /// The server key of the identity in use.
         given: ServerKey,
     },
-    /// A file or directory failed.
+    /// An operation on a file or directory failed.
     #[error("{}: {error}", path.display())]
     File {
-        /// Which.
+        /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// SQLite cannot read it, or it is none of ours.
+    /// The database cannot be used: SQLite failed, or the file is not a database.
     #[error("{}: {problem}; if the file is damaged, restore it from its backup", path.display())]
     Database {
-        /// Which.
+        /// The database.
         path: PathBuf,
-        /// SQLite's words.
+        /// SQLite's message, or another cause.
         problem: String,
     },
 }
 
-/// An exclusive lock on the record for the lifetime of this value. Locks the directory as well,
-/// because the lock file can be removed.
+/// An exclusive lock on the record, held until this value is dropped.
+///
+/// It also locks the directory, because the lock file can be removed.
 #[derive(Debug)]
 pub struct RecordLock {
-    /// The database, without a link above it.
+    /// Path of the database, with the symbolic links of its directory resolved.
     pub(super) database: PathBuf,
     _file: File,
     _directory: File,
 }
 
 impl RecordLock {
-    /// Takes `record.db.lock` beside the database, which need not exist yet.
+    /// Locks the record through `record.db.lock`, next to the database. The database need not exist
+    /// yet.
     ///
     /// # Errors
-    /// [`OpenError::InUse`] if another process has it, [`OpenError::File`].
+    /// [`OpenError::InUse`] if another process holds the lock; [`OpenError::File`].
     pub fn take(database: &Path) -> Result<Self, OpenError> {
-        // A file of its own: closing any descriptor of the database would drop SQLite's locks on it.
+        // A separate file: closing any descriptor of the database would release SQLite's locks on
+        // it.
         let database = &resolve(database)?;
         let path = beside(database, ".lock");
         let fault = |error| OpenError::File { path: path.clone(), error };
@@ -171,8 +175,8 @@ impl RecordLock {
 }
 
 impl RecordLock {
-    /// Checks a record that is there, without writing to it: a file without a record is refused, and so is
-    /// a WAL that does not belong to the database.
+    /// Checks an existing record without writing to it. Refuses a file without a record, and a WAL
+    /// that does not belong to the database.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -184,7 +188,8 @@ impl RecordLock {
     }
 }
 
-/// The database's path without a link above it. It is absolute, so SQLite does not read it as a URI.
+/// Resolves the symbolic links in the database's directory. The result is absolute, so that SQLite
+/// does not parse it as a URI.
 fn resolve(database: &Path) -> Result<PathBuf, OpenError> {
     let fault = |error| OpenError::File { path: database.to_path_buf(), error };
     let name = database.file_name().ok_or_else(|| fault(io::ErrorKind::InvalidInput.into()))?;
@@ -195,9 +200,9 @@ fn resolve(database: &Path) -> Result<PathBuf, OpenError> {
     Ok(fs::canonicalize(dir).map_err(fault)?.join(name))
 }
 
-/// Opens a regular file and follows no link.
+/// Opens a regular file without following a symbolic link.
 fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    // Without NONBLOCK a pipe would hold up the start.
+    // Without NONBLOCK, opening a FIFO would block the start.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = options.custom_flags(flags.bits().cast_signed()).open(path).map_err(plain)?;
     if !file.metadata()?.is_file() {
@@ -214,8 +219,10 @@ fn is_link() -> io::Error {
     io::Error::other("it is a symbolic link, which is not followed here")
 }
 
-/// Opens the recorder's connection: makes the file where it is missing (mode 0600, which SQLite
-/// gives to the WAL as well), migrates it, and makes the lobby.
+/// Opens the recorder's connection at the start of a store: checks the files, then migrates.
+///
+/// Creates the database and the lobby if they are missing. The database has mode 0600, which SQLite
+/// copies to the WAL.
 pub(super) fn recorder(
     path: &Path,
     server_key: &ServerKey,
@@ -226,8 +233,10 @@ pub(super) fn recorder(
     again(path, server_key, now_ms)
 }
 
-/// Looks at the database through its WAL without writing to either. SQLite takes a WAL of another time for
-/// its own and moves it into the database, which destroys that.
+/// Checks the database together with its WAL, without writing to either.
+///
+/// SQLite would accept a WAL from another time and checkpoint it into the database, which destroys
+/// the database.
 fn check_together(path: &Path, expected: &Expected) -> Result<(), OpenError> {
     let mixed = |problem: String| OpenError::Mixed { path: path.to_path_buf(), problem };
     let wal = has_wal(path);
@@ -256,7 +265,8 @@ fn check_together(path: &Path, expected: &Expected) -> Result<(), OpenError> {
             return Ok(Ok(()));
         }
         let Some(missing) = missing(&conn, &expected.entries)? else { return Ok(Ok(())) };
-        // An older record with its own WAL is whole. Every page is read for that, so only now.
+        // An older record with its own WAL is consistent. The check reads every page, so it runs
+        // only if an entry is missing.
         match conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))?.as_str() {
             "ok" => Ok(Ok(())),
             _ => Ok(Err(mixed(format!(
@@ -269,17 +279,17 @@ fn check_together(path: &Path, expected: &Expected) -> Result<(), OpenError> {
         Ok(looked) => looked,
         Err(error) => match StoreError::from(error) {
             StoreError::Damaged(problem) if wal => Err(mixed(problem)),
-            // Said by what opens it for writing.
+            // `again` reports this error when it opens the database for writing.
             _ => Ok(()),
         },
     }
 }
 
-/// One of the entries that is not there, or whose predecessors are not.
+/// Returns an entry that is missing, or whose predecessors are.
 fn missing(conn: &Connection, entries: &[Newest]) -> rusqlite::Result<Option<Newest>> {
     let mut link = conn.prepare("SELECT link FROM entries WHERE conversation = ?1 AND n = ?2")?;
     let mut count = conn.prepare(
-        // Each of them is read, not its place in the index alone.
+        // Reads every row, so that the count does not come from the index alone.
         "SELECT COALESCE(SUM(LENGTH(link)), 0) / 32 FROM entries
          WHERE conversation = ?1 AND n > ?2 AND n <= ?3",
     )?;
@@ -297,7 +307,7 @@ fn missing(conn: &Connection, entries: &[Newest]) -> rusqlite::Result<Option<New
     Ok(None)
 }
 
-/// Opens it once more, where it must be there.
+/// Opens the recorder's connection to an existing database, and migrates it.
 pub(super) fn again(
     path: &Path,
     server_key: &ServerKey,
@@ -318,17 +328,17 @@ pub(super) fn again(
         rusqlite_migration::Error::RusqliteError { err, .. } => sqlite(err),
         other => database(other.to_string()),
     };
-    // SQLite opens a file without write permission for reading.
+    // SQLite opens a file without write permission read-only, and reports no error.
     if conn.is_readonly(rusqlite::MAIN_DB).map_err(sqlite)? {
         return Err(fault(io::ErrorKind::PermissionDenied.into()));
     }
     let schema = migrations.current_version(&conn).map_err(migration)?;
-    // Before anything of the file is changed.
+    // Checked before anything in the file changes.
     if let SchemaVersion::Outside(found) = schema {
         let (found, known) = (found.get(), MIGRATIONS.len());
         return Err(OpenError::NewerSchema { path: path.to_path_buf(), found, known });
     }
-    // Somebody else's, whose tables would get ours beside them.
+    // Another program's database: a migration would add the record's tables to it.
     if schema == SchemaVersion::NoneSet
         && conn
             .query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| get_uint(row, 0))
@@ -347,7 +357,8 @@ pub(super) fn again(
             given: *server_key,
         });
     }
-    // The WAL's name: SQLite syncs it as it syncs data, which is too little on some file systems.
+    // For the WAL's directory entry: SQLite syncs the directory with `fdatasync`, which is not
+    // enough on some file systems.
     sync_directory(path).map_err(fault)?;
     Ok(conn)
 }
@@ -356,30 +367,30 @@ fn durable(conn: &Connection) -> rusqlite::Result<()> {
     conn.pragma_update(None, "journal_mode", "WAL")?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "foreign_keys", true)?;
-    // What is erased leaves no trace in free pages.
+    // Overwrites deleted content, so that erased entries leave no trace in free pages.
     conn.pragma_update(None, "secure_delete", true)?;
     conn.pragma_update(None, "cache_size", -RECORDER_CACHE)?;
     conn.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
-    // Checkpoints are the checkpointer's.
+    // The checkpoint thread and the recorder run checkpoints explicitly.
     conn.pragma_update(None, "wal_autocheckpoint", 0)?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
 
-/// A connection that only reads.
+/// Opens a connection that only reads.
 pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
     let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     conn.pragma_update(None, "cache_size", -READER_CACHE)?;
     Ok(conn)
 }
 
-/// The connection that moves the WAL into the database.
+/// Opens the connection of the checkpoint thread.
 pub(super) fn checkpointer(path: &Path) -> rusqlite::Result<Connection> {
     let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "cache_size", -64)?;
     conn.pragma_update(None, "wal_autocheckpoint", 0)?;
-    // The recorder's does that at the end, if anybody.
+    // If a connection checkpoints when it closes, it is the recorder's.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(conn)
 }
@@ -393,14 +404,16 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
-/// Whoever else opens the file (a backup, somebody's sqlite3) may hold it for a few milliseconds.
-/// SQLite's own handler would sleep up to 100 ms at a time. Gives up after some ten seconds.
+/// Busy handler: waits for another process (a backup, an `sqlite3` shell) that holds a lock,
+/// usually for a few milliseconds.
+///
+/// SQLite's own handler would sleep up to 100 ms at a time. Gives up after about ten seconds.
 pub(super) fn wait(tries: i32) -> bool {
     thread::sleep(Duration::from_micros(if tries < 2000 { 100 } else { 2000 }));
     tries < 7000
 }
 
-/// For one of several attempts to empty the WAL: some 8 ms.
+/// Busy handler for one of several attempts to empty the WAL: gives up after about 8 ms.
 pub(super) fn wait_briefly(tries: i32) -> bool {
     thread::sleep(Duration::from_micros(100));
     tries < 50
@@ -408,7 +421,7 @@ pub(super) fn wait_briefly(tries: i32) -> bool {
 
 fn private(path: &Path) -> Result<(), OpenError> {
     let fault = |error| OpenError::File { path: path.to_path_buf(), error };
-    // By path: no descriptor of the database may be opened and closed here.
+    // By path: opening and closing a descriptor of the database would release SQLite's locks.
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_symlink() => Err(fault(is_link())),
         Ok(meta) if !meta.is_file() => Err(fault(io::Error::other("it is not a regular file"))),
@@ -433,8 +446,10 @@ fn private(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Refuses anything but regular files where SQLite keeps its own beside the database: its words name
-/// the database only, and without a `-shm` it may open that alone.
+/// Refuses a `-wal` or `-shm` that is not a regular file.
+///
+/// SQLite's own error names only the database, and without a `-shm` SQLite may open the database
+/// without its WAL.
 fn check_beside(path: &Path) -> Result<(), OpenError> {
     for suffix in ["-wal", "-shm"] {
         let beside = beside(path, suffix);
@@ -450,8 +465,10 @@ fn check_beside(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Refuses a file that is not a database. SQLite alone would read the first page from the WAL and then
-/// write to the file. Call it before any connection is open: closing a descriptor drops SQLite's locks.
+/// Refuses a file that is not a database.
+///
+/// Otherwise SQLite would read the first page from the WAL and then write to the file. Call this
+/// before any connection is open: closing the descriptor releases SQLite's locks.
 fn check_form(path: &Path) -> Result<(), OpenError> {
     let fault = |error| OpenError::File { path: path.to_path_buf(), error };
     let file = open(OpenOptions::new().read(true), path).map_err(fault)?;
@@ -481,13 +498,13 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
-/// The files that a connection has open under the record's names.
+/// The files that a connection has open under the record's names, by device and inode.
 ///
-/// A file that is removed or replaced while it is open still takes writes, and what was acknowledged
-/// goes with it when the process ends.
+/// A file that is removed or replaced while it is open still accepts writes. Entries acknowledged
+/// after that are lost when the process ends.
 ///
-/// A connection that is opened while another file has the name shares its `-shm` with those that are
-/// open, so putting the file back does not mend it. The first failed check therefore counts until the end.
+/// A connection opened while another file has the name shares its `-shm` with the open connections,
+/// so putting the file back does not repair them. The first failure is therefore permanent.
 #[derive(Debug)]
 pub(super) struct InPlace {
     opened: [(PathBuf, (u64, u64)); 2],
@@ -495,7 +512,7 @@ pub(super) struct InPlace {
 }
 
 impl InPlace {
-    /// Call it when the connection has read something: the WAL exists from then on.
+    /// Call this after the connection's first read: from then on the WAL exists.
     pub(super) fn of(database: &Path) -> io::Result<Self> {
         let [database, wal] = [database.to_owned(), wal(database)];
         let [of_database, of_wal] = [device_and_inode(&database)?, device_and_inode(&wal)?];
@@ -503,8 +520,10 @@ impl InPlace {
         Ok(Self { opened, lost: OnceLock::new() })
     }
 
+    /// Checks that both paths still name the open files.
+    ///
     /// # Errors
-    /// One of them is not where it was, or was not once.
+    /// [`StoreError::Database`] if one does not, or did not at an earlier check.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         if self.lost.get().is_none() {
             for (path, opened) in &self.opened {
@@ -532,20 +551,21 @@ fn device_and_inode(path: &Path) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
-/// Closes a connection that must not touch any file by its name.
+/// Makes the connection leave database and WAL as they are when it closes.
 pub(super) fn leave_files(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
 }
 
-/// Whether something is in the WAL of a record that nobody has open.
+/// Whether the WAL of a record that is not open contains anything.
 pub(super) fn has_wal(database: &Path) -> bool {
     fs::symlink_metadata(wal(database)).is_ok_and(|meta| meta.len() > 0)
 }
 
-/// Cuts off what a commit that failed has left behind the last one that did not.
+/// Truncates the WAL after its last successful commit, which removes the frames of a failed one.
 ///
-/// SQLite takes it for nothing and overwrites it; but whoever opens the record anew before that, and
-/// reads the WAL from its beginning, would take it for a commit, and it was never synced.
+/// SQLite ignores such frames and later overwrites them. But a process that opens the record before
+/// that recovers the WAL from its beginning, and would take them for a commit that was never
+/// synced.
 pub(super) fn cut_off(database: &Path, conn: &Connection) -> Result<(), StoreError> {
     let size: u64 = conn.pragma_query_value(None, "page_size", |row| get_uint(row, 0))?;
     let (busy, frames): (i64, i64) =
@@ -562,13 +582,13 @@ pub(super) fn cut_off(database: &Path, conn: &Connection) -> Result<(), StoreErr
     cut.map_err(|error| StoreError::Database(format!("{}: {error}", wal.display())))
 }
 
-/// Brings to disk what SQLite is about to take for recorded.
+/// Rewrites and syncs the WAL before SQLite recovers it.
 ///
-/// A server that was killed between the write and the sync of a commit, or whose sync failed, may
-/// have left that commit in the kernel's memory only. Read back it is whole, and whoever sends one
-/// of its entries again is told at once where it stands. So the WAL is synced before it is read;
-/// and written anew before that, with what is in it: after a sync that failed, a kernel counts its
-/// pages as written, and would sync nothing.
+/// If a server was killed between write and sync of a commit, or the sync failed, the commit may
+/// exist in the page cache only. SQLite would recover it, and a client that resends one of its
+/// entries would get an ack at once. So the WAL is synced before it is read. It is also rewritten
+/// before that, with its own content: after a failed sync the kernel marks the pages clean, and
+/// would sync nothing.
 fn settle(database: &Path) -> io::Result<()> {
     let mut file = match open(OpenOptions::new().read(true).write(true), &wal(database)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -590,7 +610,7 @@ fn settle(database: &Path) -> io::Result<()> {
     sync_directory(database)
 }
 
-/// A new file is on disk only when its directory is.
+/// Syncs the directory of `path`: a new file is durable only after its directory.
 fn sync_directory(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(dir) if dir.as_os_str().is_empty() => File::open(".")?.sync_all(),
@@ -599,7 +619,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the lobby where it is missing. The key of the server that made it.
+/// Creates the lobby if it is missing. Returns the key of the server that created it.
 fn lobby(conn: &Connection, server_key: &ServerKey, now_ms: u64) -> rusqlite::Result<ServerKey> {
     let made_by = conn
         .query_row("SELECT server_key FROM conversations WHERE id = ?1", [int(LOBBY)], |row| {

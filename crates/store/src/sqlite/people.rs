@@ -139,7 +139,7 @@ fn enrol(
     stored.write(desk.conn, key)
 }
 
-/// Ids are drawn at random; one that is there is never written over.
+/// Ids are random; an existing one is never overwritten.
 fn new_id(conn: &Connection, id: &CredentialId) -> Result<(), StoreError> {
     let there =
         conn.prepare_cached("SELECT 1 FROM credentials WHERE cid = ?1")?.exists([id.cid()])?;

@@ -1,8 +1,8 @@
-//! Giving entries their place: number, time, link, row. The hot path.
+//! The sequencer: assigns number, time and link to entries and inserts them. The hot path.
 //!
-//! What each row needs is in memory (the conversation's newest number, time and link, and who is
-//! in it), so an entry costs one INSERT. The unique index on the message id is the memory of what
-//! was recorded before: only a conflict looks anything up.
+//! The cache holds what each row needs: a conversation's newest number, time and link, and its
+//! senders. So an entry costs one INSERT. Duplicates are detected by the unique index on the
+//! message id, and only a conflict requires a look-up.
 
 use std::collections::HashMap;
 
@@ -15,23 +15,23 @@ use super::row::{get_uint, int};
 use super::{classic, files};
 use crate::{Appended, Content, Entry, FileRef, NewEntry, Published, Receipt, StoreError};
 
-/// Conversations and senders that are remembered, about; then all are forgotten and read again.
-/// Each costs some 100 bytes.
+/// Approximate maximum of cached conversations and senders, some 100 bytes each. Beyond it the
+/// cache is dropped.
 const REMEMBERED: usize = 65_536;
 
-/// An entry with all that does not depend on its place; made by the caller, so that the recorder
-/// does not hash bodies.
+/// An entry with everything that does not depend on its position. The caller prepares it, so that
+/// the recorder does not hash bodies.
 pub(super) struct Ready {
     pub(super) new: NewEntry,
-    /// The sender as section 7 writes it.
+    /// The sender in the encoding of protocol section 7.
     pub(super) sender: Bytes,
     pub(super) salt: Salt,
     pub(super) commit: Commit,
-    /// What it refers to, of a file.
+    /// The content that a file entry refers to.
     pub(super) file: Option<FileRef>,
 }
 
-/// What is remembered of active conversations, as the transaction under way has it.
+/// Cached state of active conversations, including the changes of the current transaction.
 #[derive(Default)]
 pub(super) struct Cache {
     conversations: HashMap<ConversationId, Line>,
@@ -42,14 +42,14 @@ struct Line {
     head: u64,
     time_ms: u64,
     link: Link,
-    /// The numbers of those who are known to be in it.
+    /// Row ids of users who are known to be members.
     senders: HashMap<Name, i64>,
-    /// Which of the transaction's published lists is its own, if the transaction is this one.
+    /// The current list of published entries: number of its transaction, and index in `published`.
     slot: (u64, usize),
 }
 
 impl Cache {
-    /// Somebody has left, or may have.
+    /// Removes a user who has left or may have left.
     pub(super) fn forget_member(&mut self, conversation: ConversationId, user: &Name) {
         if let Some(line) = self.conversations.get_mut(&conversation) {
             line.senders.remove(user);
@@ -60,7 +60,7 @@ impl Cache {
         *self = Self::default();
     }
 
-    /// Between transactions.
+    /// Call this between transactions.
     pub(super) fn stay_small(&mut self) {
         if self.conversations.len() + self.senders > REMEMBERED {
             self.forget_all();
@@ -68,7 +68,7 @@ impl Cache {
     }
 }
 
-/// The prepared statements, and what one transaction has recorded.
+/// The prepared statements, and the entries of the current transaction.
 pub(super) struct Placer<'c> {
     conn: &'c Connection,
     begin: Statement<'c>,
@@ -102,7 +102,7 @@ impl<'c> Placer<'c> {
         })
     }
 
-    /// Begins to count anew; `telling`: keep the entries for the watchers.
+    /// Resets the counts; `telling`: keep the entries for the watchers.
     pub(super) fn begin(&mut self, telling: bool) {
         self.transaction += 1;
         (self.placed, self.placed_bytes) = (0, 0);
@@ -120,7 +120,7 @@ impl<'c> Placer<'c> {
         Ok(())
     }
 
-    /// SQLite may have rolled back by itself.
+    /// Rolls back, unless SQLite has done so already.
     pub(super) fn roll_back(&mut self) {
         self.published.clear();
         if !self.conn.is_autocommit()
@@ -130,12 +130,12 @@ impl<'c> Placer<'c> {
         }
     }
 
-    /// How many entries the transaction has recorded.
+    /// Number of entries that the transaction has recorded.
     pub(super) fn placed(&self) -> usize {
         self.placed
     }
 
-    /// The bytes of their bodies.
+    /// Size of their bodies, bytes.
     pub(super) fn placed_bytes(&self) -> usize {
         self.placed_bytes
     }
@@ -147,7 +147,7 @@ impl<'c> Placer<'c> {
     /// Records entries in order.
     ///
     /// # Errors
-    /// The transaction is lost then.
+    /// The whole transaction is lost.
     pub(super) fn place(
         &mut self,
         cache: &mut Cache,
@@ -181,7 +181,7 @@ impl<'c> Placer<'c> {
                 },
             },
         };
-        // A revocation counts from its own commit on, also for what was on its way then.
+        // A revocation applies from its commit on, also to entries that were in the queue.
         if let Sender::Classic(name, key) = &ready.new.sender
             && !classic::may_append(self.conn, key, name, conversation)?
         {
@@ -251,8 +251,9 @@ impl<'c> Placer<'c> {
         Ok(Appended::Recorded(Receipt { conversation, n, time_ms, salt: Some(ready.salt), link }))
     }
 
-    /// Who is not (or no longer) in the conversation may still have recorded this message before,
-    /// and is then owed its receipt.
+    /// Returns the receipt if the message was recorded before.
+    ///
+    /// A sender who is not a member, or no longer, still gets the receipt of such a message.
     fn recorded_elsewhere(&self, new: &NewEntry) -> Result<Appended, StoreError> {
         let user = match new.sender.user() {
             None => Some(0),
@@ -270,7 +271,7 @@ impl<'c> Placer<'c> {
     }
 }
 
-/// The conversation as it is remembered, read where it is not.
+/// The cached state of a conversation, loaded if necessary.
 fn line<'l>(
     conn: &Connection,
     conversations: &'l mut HashMap<ConversationId, Line>,
@@ -298,7 +299,7 @@ fn line<'l>(
     }
 }
 
-/// The server key in a conversation's `link_0`, if there is such a conversation.
+/// The server key that a conversation's `link_0` covers, if the conversation exists.
 pub(super) fn server_key(
     conn: &Connection,
     conversation: ConversationId,

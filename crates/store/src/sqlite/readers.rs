@@ -1,4 +1,4 @@
-//! A few connections that read, on threads that may block.
+//! A pool of reading connections, used on threads that may block.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,20 +9,22 @@ use tokio::sync::Semaphore;
 use super::open::{self, InPlace, RecordLock};
 use crate::StoreError;
 
-/// Connections at most, opened when they are first needed. Each costs its page cache and about as
-/// much again in prepared statements; more of them than cores only help while the disk reads.
+/// Maximum number of connections; each is opened when it is first needed.
+///
+/// A connection costs its page cache and about as much again in prepared statements. More
+/// connections than cores help only while the disk reads.
 const MOST: u32 = 4;
 
-/// The pool. A connection is out for the length of one call, which sees one moment of the record.
+/// The pool. A connection is lent for one call, which reads one snapshot of the record.
 #[derive(Debug)]
 pub(super) struct Readers {
     path: PathBuf,
     in_place: Arc<InPlace>,
     pool: Mutex<Pool>,
-    /// One has come back, or may go out again.
+    /// Notified when a connection is returned, or when lending is allowed again.
     back: Condvar,
     turns: Arc<Semaphore>,
-    /// A read that goes on after its caller has gone still holds the record.
+    /// The record's lock: a read that continues after its caller has gone still needs it.
     lock: Mutex<Option<Arc<RecordLock>>>,
 }
 
@@ -30,11 +32,11 @@ pub(super) struct Readers {
 struct Pool {
     idle: Vec<Connection>,
     out: u32,
-    /// None goes out.
+    /// No connection may be lent.
     barred: bool,
 }
 
-/// One that is out; a connection that is in it at its end comes back.
+/// A lent connection; it returns to the pool when this is dropped.
 struct Out<'r> {
     readers: &'r Readers,
     conn: Option<Connection>,
@@ -56,7 +58,7 @@ impl Readers {
         Self { path, in_place, pool, back, turns, lock: Mutex::new(Some(lock)) }
     }
 
-    /// Reads; waits for its turn.
+    /// Runs `read` on a connection, when one is free.
     pub(super) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
@@ -99,7 +101,7 @@ impl Readers {
         Out { readers: self, conn: pool.idle.pop() }
     }
 
-    /// Does something while no connection is open; those who read meanwhile wait.
+    /// Runs `work` while no connection is open; reads wait until it ends.
     pub(super) fn without_any<T>(&self, work: impl FnOnce() -> T) -> T {
         let mut pool = self.pool();
         pool.barred = true;
@@ -118,7 +120,7 @@ impl Readers {
         self.back.wait(pool).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the reads that are under way and closes the connections.
+    /// Waits for the reads in progress, then closes the connections.
     pub(super) async fn close(&self) {
         if let Ok(all) = self.turns.acquire_many(MOST).await {
             self.turns.close();
@@ -128,8 +130,8 @@ impl Readers {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Closes the connections that nobody uses. The recorder's shall be the last to close, since
-    /// that one can take the WAL away.
+    /// Closes the unused connections. The recorder's connection must close last, because only it
+    /// can delete the WAL.
     pub(super) fn close_idle(&self) {
         self.pool().idle.clear();
     }

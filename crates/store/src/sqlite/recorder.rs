@@ -1,10 +1,12 @@
-//! The one thread that writes.
+//! The recorder: the only thread that writes.
 //!
-//! It takes everything that is waiting, does it in one transaction, syncs once at the commit,
-//! tells the watchers and then answers each caller: the batch grows with the load and with what a
-//! commit costs, and nobody waits for a timer. Other writes are jobs in the same transactions, each in a savepoint, so that
-//! a job that fails undoes only itself. If the commit fails, everybody in it is told so, and what
-//! was remembered of the record is forgotten and read again.
+//! It takes all waiting commands, runs them in one transaction and syncs once, at the commit. It
+//! then publishes the entries to the watchers and answers each caller. So the batch grows with the
+//! load and with the cost of a commit, and no timer delays it.
+//!
+//! Other writes are jobs in the same transactions. Each has a savepoint, so that a failed job
+//! undoes only its own changes. If the commit fails, every caller in it gets the error, and the
+//! recorder drops its cache.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,60 +23,66 @@ use super::open::{self, InPlace};
 use super::place::{Cache, Placer, Ready};
 use crate::{Appended, Clock, Order, Published, StoreError};
 
-/// Entries in one transaction, about: as many as are placed in the time that their commit takes,
-/// within these limits. More would make the first of them wait, and where everybody waits for
-/// the same commit nobody has anything to do meanwhile; fewer would not be worth the commit.
+/// Approximate limits for the number of entries in one transaction.
+///
+/// The recorder takes as many entries as it can insert in the time of one commit. In a larger
+/// transaction the first entries wait longer, and all callers are idle until the same commit. A
+/// smaller one does not justify its fsync.
 const BATCH_LEAST: usize = 256;
 const BATCH_MOST: usize = 4096;
-/// Bytes of bodies in one transaction, about. A larger batch of long texts delays the appends of other
-/// users, and a published batch stays in memory until the slowest watcher has read it.
+/// Approximate limit for the bodies in one transaction, bytes. A larger batch of long texts delays
+/// other users' appends, and a published batch stays in memory until the slowest watcher has read
+/// it.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// How long nothing must come before the recorder turns to the index: longer than a client that
-/// talks to and fro pauses, so that its next message finds the recorder free.
+/// Time without commands after which the recorder starts to index. A client that sends its next
+/// message after each ack pauses for less, and finds the recorder free.
 const IDLE: Duration = Duration::from_millis(10);
 
-/// What the recorder is asked to do.
+/// A command to the recorder.
 pub(super) enum Command {
-    /// Entries to record.
+    /// Records entries.
     Append(Append),
-    /// Any other write.
+    /// Runs any other write.
     Job(Job),
-    /// Look what the checkpointer wants.
+    /// Wakes the recorder to attend to the checkpointer.
     Look,
-    /// Finish and end.
+    /// Ends the recorder after the commands before it.
     Close,
 }
 
-/// Entries of one call, which are recorded together or not at all.
+/// The entries of one call, which are recorded together or not at all.
 pub(super) struct Append {
     pub(super) entries: Vec<Ready>,
     pub(super) order: Order,
     pub(super) reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
-    /// Room in the queue, given back with the answer.
+    /// Their space in the queue, released with the answer.
     pub(super) room: OwnedSemaphorePermit,
 }
 
-/// A write: runs inside a savepoint, or hears why not. Its answer goes out after the commit.
+/// A write other than an append.
+///
+/// It runs inside a savepoint, or gets the error that prevents this. Its answer is sent after the
+/// commit.
 pub(super) type Job = Box<dyn FnOnce(Result<&mut Desk<'_>, &StoreError>) -> JobDone + Send>;
 
-/// Answers a job's caller, with the error of the commit if that failed.
+/// Answers a job's caller; gets the error of the commit if that failed.
 type Farewell = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
-/// Whether a job shall be kept, and how to answer for it once it is on disk or the commit failed.
+/// Whether to keep a job's changes, and how to answer its caller after the commit.
 pub(super) struct JobDone {
     pub(super) keep: bool,
     pub(super) answer: Farewell,
 }
 
-/// What a job works with.
+/// What a job works with: the recorder's transaction.
 pub(super) struct Desk<'a> {
     /// The recorder's connection, inside a transaction.
     pub(super) conn: &'a Connection,
-    /// May only be told to forget: the transaction may yet fail.
+    /// A job may only remove cached state, because the transaction can still fail.
     pub(super) cache: &'a mut Cache,
     /// Milliseconds since 1970 UTC.
     pub(super) now_ms: u64,
-    /// Set it to have the WAL emptied after the commit.
+    /// Set by a job that erased content: the WAL is emptied after the commit.
     pub(super) erased: bool,
 }
 
@@ -99,20 +107,20 @@ struct Recorder<'c> {
     clock: Clock,
     news: broadcast::Sender<Arc<[Published]>>,
     checkpointer: Checkpointer,
-    /// Entries that are worth a commit now.
+    /// Number of entries that currently justify a commit.
     worth: usize,
 }
 
-/// Why the recorder has ended.
+/// Why the recorder ended.
 pub(super) enum Ended {
-    /// It was told to, or nobody is left to ask; what failed at the end.
+    /// The store was closed or dropped; the error that closing met.
     Closed(Result<(), StoreError>),
-    /// The record is to be opened anew.
+    /// A sync failed, and the record must be reopened.
     Failed(Before),
 }
 
-/// Runs until it ends. `batch` is what it has taken and not done; `started` hears, the first time,
-/// that it can record.
+/// Runs until the recorder ends. `batch` holds commands that were received but not processed;
+/// `started` is notified when the recorder can record for the first time.
 pub(super) fn run(
     Opened { path, in_place, clock, news, unindexed, .. }: &Opened,
     conn: &Connection,
@@ -133,7 +141,7 @@ pub(super) fn run(
         if batch.is_empty() {
             goes_on = recorder.collect(commands, batch, &mut idle);
         }
-        // What is read now may be of before.
+        // After a failed sync, reads can return old pages.
         if recorder.checkpointer.has_failed() {
             break;
         }
@@ -155,7 +163,7 @@ pub(super) fn run(
     }
 }
 
-/// Tells everybody who comes for so long that nothing can be recorded. `false`: it is to end.
+/// Answers all commands with `error` for `time`. `false`: the store is closing.
 pub(super) fn refuse(
     commands: &Receiver<Command>,
     batch: &mut Vec<Command>,
@@ -185,8 +193,8 @@ pub(super) fn refuse(
 }
 
 impl Recorder<'_> {
-    /// Waits for something to do, with the index if there is nothing else, and takes what is
-    /// there. `false`: this was the last.
+    /// Waits for commands and takes those that are queued; indexes while there are none. `false`:
+    /// these are the last.
     fn collect(
         &mut self,
         commands: &Receiver<Command>,
@@ -236,7 +244,7 @@ impl Recorder<'_> {
         true
     }
 
-    /// One transaction.
+    /// Records a batch in one transaction.
     fn record(&mut self, batch: &mut Vec<Command>) {
         let now_ms = (self.clock)();
         self.placer.begin(self.news.receiver_count() > 0);
@@ -248,7 +256,7 @@ impl Recorder<'_> {
             match command {
                 Command::Append(Append { entries, order, reply, room }) => {
                     let placed = match &failed {
-                        // Says nothing of the others.
+                        // The rest of the transaction is not affected.
                         None if order.has_failed() => Err(StoreError::OutOfOrder),
                         Some(error) => Err(error.clone()),
                         None => {
@@ -275,7 +283,7 @@ impl Recorder<'_> {
             None => {
                 let placed = self.placer.placed();
                 self.worth = worth(placed, placing, began.elapsed().saturating_sub(placing));
-                // Before the answers: a caller may ask for the backlog at once.
+                // Before the answers: a caller may read the index backlog at once.
                 self.index.appended(placed, self.placer.placed_bytes());
                 self.tell();
                 self.answer(answers, None);
@@ -287,7 +295,8 @@ impl Recorder<'_> {
             Some(error) => {
                 tracing::error!(%error, "a commit failed; nothing of it was recorded or acknowledged");
                 self.placer.roll_back();
-                // Without the writer's lock it would be somebody else's, and so would another file.
+                // Only under the write lock and in the file that was opened. Otherwise the frames
+                // could be another process's.
                 let ours = begun && self.in_place.check().is_ok();
                 if ours && let Err(error) = open::cut_off(self.path, self.conn) {
                     tracing::error!(%error, "what failed was not cut off; the next commit overwrites it");
@@ -302,13 +311,13 @@ impl Recorder<'_> {
     fn tell(&mut self) {
         let published = self.placer.take_published();
         if !published.is_empty() {
-            // Nobody may be watching.
+            // Fails if there are no watchers.
             self.news.send(published.into()).ok();
         }
     }
 
     fn answer(&self, answers: Vec<Answer>, failed: Option<&StoreError>) {
-        // A caller that has gone needs no answer.
+        // A send fails if the caller has gone.
         for answer in answers {
             match (answer, failed) {
                 (Answer::Append { placed, reply, room, .. }, None) => {
@@ -316,7 +325,7 @@ impl Recorder<'_> {
                     reply.send(placed).ok();
                 }
                 (Answer::Append { order, reply, room, .. }, Some(error)) => {
-                    // Before anybody hears of it.
+                    // Before any caller gets the error.
                     order.fail();
                     drop(room);
                     reply.send(Err(error.clone())).ok();
@@ -335,14 +344,15 @@ impl Recorder<'_> {
     }
 }
 
-/// How many entries are placed in the time of a commit, if so many were in `placing`.
+/// The number of entries that take as long to insert as `commit`, if `placed` entries took
+/// `placing`.
 fn worth(placed: usize, placing: Duration, commit: Duration) -> usize {
     let placed = u128::try_from(placed).unwrap_or(u128::MAX);
     let worth = placed.saturating_mul(commit.as_nanos()) / placing.as_nanos().max(1);
     usize::try_from(worth).unwrap_or(usize::MAX).clamp(BATCH_LEAST, BATCH_MOST)
 }
 
-/// Runs a job in its savepoint. `failed` is set where the whole transaction is lost with it.
+/// Runs a job in its savepoint. Sets `failed` if the whole transaction is lost.
 fn do_job(desk: &mut Desk<'_>, job: Job, failed: &mut Option<StoreError>) -> JobDone {
     let conn = desk.conn;
     let fail = |failed: &mut Option<StoreError>, error: rusqlite::Error| {
@@ -379,7 +389,7 @@ mod tests {
         assert_eq!(worth(500, us(1500), us(3000)), 1000);
         assert_eq!(worth(1000, us(3000), us(30)), BATCH_LEAST);
         assert_eq!(worth(1, us(5), us(1_000_000)), BATCH_MOST);
-        // A clock that stands still, and a transaction of other writes alone.
+        // A clock with no progress, and a transaction without entries.
         assert_eq!(worth(usize::MAX, us(0), Duration::MAX), BATCH_MOST);
         assert_eq!(worth(0, us(0), us(0)), BATCH_LEAST);
     }

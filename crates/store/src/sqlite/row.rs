@@ -1,4 +1,4 @@
-//! Between SQLite's values and ours, and what its errors mean.
+//! Conversion of values from and to SQLite, and of its errors.
 
 use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{ErrorCode, Row, ffi};
@@ -6,13 +6,13 @@ use twinlock_core::id::Name;
 
 use crate::StoreError;
 
-/// A number for SQLite, whose integers end at 2^63 - 1. A larger one, which only a peer can have
-/// made up, is as good as the largest: nothing is there.
+/// An integer for SQLite, whose maximum is 2^63 - 1. Only a peer can send a larger number; it
+/// becomes the maximum, where nothing is recorded.
 pub(super) fn int(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// And back. Nothing negative is ever written.
+/// The reverse of [`int`]. Negative numbers are never written.
 pub(super) fn uint(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }
@@ -22,10 +22,10 @@ pub(super) fn limit(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// What a row holds, if its MAC verifies.
+/// The content of a row, if its MAC verifies.
 ///
 /// # Errors
-/// [`StoreError::Damaged`] if not, or why the row could not be read.
+/// [`StoreError::Damaged`] if it does not; the error of `row` if that could not be read.
 pub(super) fn sound<T>(
     row: Result<(T, [u8; 32]), StoreError>,
     verifies: impl FnOnce(&T, &[u8; 32]) -> bool,
@@ -60,7 +60,8 @@ impl From<rusqlite::Error> for StoreError {
         use rusqlite::Error;
         match &error {
             Error::SqliteFailure(failure, _) => match (failure.code, failure.extended_code) {
-                // The shared-memory file is made to its size at once; it has no other reason.
+                // SQLite allocates the shared-memory file at once, so a full disk is the only
+                // cause.
                 (ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => Self::Full,
                 (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => {
                     Self::Damaged(error.to_string())

@@ -1,11 +1,12 @@
-//! Searching, in slices.
+//! Searches in slices of bounded time.
 //!
-//! A search may have to look at much of the record, and members decide how much of it looks like
-//! what is searched for. So each call works for a bounded time and says where to go on: between
-//! two slices other people's reads and a checkpoint get their turn. Nothing in a slice is without
-//! a bound of its own: bodies are read one by one, the index is asked for a window of entries at a
-//! time, and no query merges the lists of more than [`WORDS`] words. The words that begin like the
-//! last one are listed once for a search, one seek after the other.
+//! A search may have to read much of the record, and members control how much of it resembles the
+//! query. So each call works for a bounded time and returns where the search resumes. Between two
+//! slices, other reads and checkpoints run.
+//!
+//! Every part of a slice is bounded too: bodies are read one by one, the index is queried for one
+//! window of entries at a time, and no query merges the lists of more than [`WORDS`] words. The
+//! words that match the last word as a prefix are listed once for a search, with one seek each.
 
 use std::time::Instant;
 
@@ -19,22 +20,24 @@ use super::words::{Last, Query};
 use super::{files, index};
 use crate::{Content, Entry, Found, IndexPosition, Limit, PrefixWords, SearchFrom, StoreError};
 
-/// Words that begin like the last word of a search and are looked up one by one. Of more, the
-/// entries are read.
+/// Maximum number of words that are looked up individually for a prefix. With more, the search
+/// reads the entries.
 const WORDS: usize = 64;
-/// The first word from ?1 on. Seeks in the list of words: `>` would start at its operand like `>=`, and
-/// step through each entry that has this word.
+/// The first word from ?1 on.
+///
+/// Seeks in the list of words. With `>`, SQLite would start at the operand as with `>=`, and step
+/// through every entry that has this word.
 const SEEK: &str = "SELECT term FROM terms WHERE term >= ?1 LIMIT 1";
-/// After a word it sorts behind that word and before all others, which continue with a letter, digit or
-/// mark.
+/// A suffix that makes a word sort after itself and before every longer word: those continue with a
+/// letter, digit or mark.
 const BEHIND: char = '\u{1}';
-/// Entries of the record in the first window that the index is asked for. Windows grow while they
-/// take less than an eighth of the time, and shrink where they take more than a half.
+/// Size of the first index window, entries of the record. A window grows if it takes less than an
+/// eighth of the remaining time, and shrinks if it takes more than half.
 const WINDOW: i64 = 4096;
-/// The largest. The index looks through a window without a pause: some 50 ms at worst.
+/// Size of the largest window. The index scans a window without a pause, for 50 ms at worst.
 const LARGEST: i64 = 256 * 1024;
 
-/// What is found, until there is enough of it or the time is over.
+/// A search slice in progress.
 struct Search<'a> {
     conn: &'a Connection,
     conversation: ConversationId,
@@ -48,9 +51,9 @@ struct Search<'a> {
 
 /// How a part of a search ended.
 enum Ended {
-    /// All of it was looked at.
+    /// The part is complete.
     All,
-    /// There is enough, or the time is over.
+    /// A limit or the time was reached; the search resumes here.
     At(SearchFrom),
 }
 
@@ -89,7 +92,7 @@ pub(super) fn some(
 }
 
 impl Search<'_> {
-    /// What is not in the index yet: the end of the conversation.
+    /// Searches the end of the conversation, which is not indexed yet.
     fn tail(&mut self, done: i64) -> Result<Ended, StoreError> {
         let mut tail = self.conn.prepare_cached(&format!(
             "SELECT {COLUMNS}, seq FROM entries WHERE conversation = ?1 AND n < ?2 ORDER BY n DESC"
@@ -111,7 +114,7 @@ impl Search<'_> {
         Ok(Ended::All)
     }
 
-    /// What the index knows, from `position` on.
+    /// Searches the indexed entries from `position` on.
     fn indexed(&mut self, mut position: IndexPosition) -> Result<Ended, StoreError> {
         let Some(first) = self.place_of(0)? else { return Ok(Ended::All) };
         let last = match self.query.long_prefix() {
@@ -160,7 +163,7 @@ impl Search<'_> {
         Ended::At(SearchFrom { before: self.before, position: Some(position) })
     }
 
-    /// Hits from `from` to below `below`. Where it stopped, if it did.
+    /// Searches entries from `from` to below `below`. Returns where it stopped, if it did.
     fn window(
         &mut self,
         select: &mut CachedStatement<'_>,
@@ -175,7 +178,8 @@ impl Search<'_> {
             let kind = Kind(row.get(KIND)?);
             let hit =
                 !read || body.is_some_and(|body| self.query.matches(&files::text(kind, body)));
-            // Erased in the moment between: its words are gone as well, but doubt costs nothing.
+            // An erased entry has no body. Its words are gone from the index too, so this is only a
+            // safeguard.
             if hit && body.is_some() {
                 self.take(entries::get_entry(row)?);
             }
@@ -199,7 +203,7 @@ impl Search<'_> {
             || Instant::now() >= self.until
     }
 
-    /// Where the conversation's first entry with a number of at least `n` is in the record.
+    /// `seq` of the conversation's first entry with a number of at least `n`.
     fn place_of(&self, n: u64) -> Result<Option<i64>, StoreError> {
         let place = self
             .conn
@@ -211,9 +215,11 @@ impl Search<'_> {
         Ok(place)
     }
 
-    /// Adds to `words` the words of the index that begin with `prefix`: at least one, if there is one
-    /// more, and all before the time is over. One seek for a word, which reads the pages of that word's
-    /// list (0.8 ms in a million entries) and none of its entries.
+    /// Adds indexed words that begin with `prefix` to `words`.
+    ///
+    /// Adds at least one word, if there is another, and continues until the time is over. A word
+    /// costs one seek, which reads the pages of that word's list (0.8 ms in a million entries) and
+    /// none of its entries.
     fn prefix_words(
         &self,
         prefix: &str,
@@ -230,7 +236,8 @@ impl Search<'_> {
                 .optional()?
                 .filter(|word| word.starts_with(prefix.as_bytes()));
             let Some(word) = word else { return Ok(PrefixWords::All(words)) };
-            // FTS5 cuts words after 32 KiB, inside a character too. Such a word cannot be named.
+            // FTS5 cuts words after 32 KiB, even inside a character. Such a word cannot be queried
+            // by name.
             let Ok(word) = String::from_utf8(word) else { return Ok(PrefixWords::TooMany) };
             if words.len() >= WORDS {
                 return Ok(PrefixWords::TooMany);
@@ -276,7 +283,7 @@ mod tests {
         conn
     }
 
-    /// One slice after another, each with this much time. How many.
+    /// Runs a search in slices of this time, and returns their number.
     fn slices(conn: &Connection, text: &str, time: Duration) -> usize {
         let limit = Limit { entries: 100, bytes: usize::MAX };
         let (mut count, mut from) = (0, Some(SearchFrom::below(u64::MAX)));
@@ -311,17 +318,17 @@ mod tests {
     fn search_lists_words_once_for_all_slices() {
         let conn = record(100, "common commonly commons");
         assert_eq!(slices(&conn, "comm", LONG), 1);
-        // Each of the words, and the end of the list.
+        // One seek for each word, and one for the end of the list.
         assert_eq!(seeks(&conn, StatementStatus::Run), 4);
         let count = slices(&conn, "comm", Duration::ZERO);
         assert_eq!(seeks(&conn, StatementStatus::Run), 4);
-        // Without time a slice reads one word or one entry.
+        // Without time, a slice reads one word or one entry.
         assert!((104..1000).contains(&count), "{count}");
     }
 
     #[test]
     fn search_passes_over_a_word_that_the_index_cut() {
-        // 32 KiB and more after decomposition, with a cut inside a character of two bytes.
+        // More than 32 KiB after decomposition, cut inside a character of two bytes.
         let text = format!("commo{}", "\u{fb2c}".repeat(6000));
         let conn = record(1, &text);
         assert_eq!(slices(&conn, "comm", LONG), 1);

@@ -1,7 +1,7 @@
 //! Address prefixes of recent logins.
 //!
-//! The primary key is a MAC over user and prefix. So a look-up for an unknown name searches for random
-//! bytes, as does one for an unknown source of a known name.
+//! The primary key is a MAC over user and prefix. So a look-up for an unknown name searches for
+//! random bytes, as does one for an unknown source of a known name.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use twinlock_core::id::Name;
@@ -11,9 +11,9 @@ use super::recorder::Desk;
 use super::row::{get_uint, int};
 use crate::{KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES, LoginMethod, StoreError};
 
-/// A login from a source that is known is written again after this, ms.
+/// Time after which a login renews the stored time of a known source, ms.
 const RENEW_MS: u64 = 60 * 60 * 1000;
-/// After every tag.
+/// Sorts after every tag.
 const BEYOND: [u8; 33] = [255; 33];
 
 fn tag(key: &RowKey, user: &Name, source: &[u8]) -> [u8; 32] {
@@ -89,7 +89,7 @@ pub(super) fn note(
     Ok(())
 }
 
-/// Forgets all of a user's; how many there were.
+/// Removes all sources of a user, and returns their number.
 pub(super) fn forget(desk: &mut Desk<'_>, user: &Name) -> Result<u64, StoreError> {
     let gone = desk
         .conn

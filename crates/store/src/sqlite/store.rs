@@ -1,4 +1,4 @@
-//! The contract, each method handed to who does it.
+//! [`Store`] for SQLite: each method delegates to a module.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,7 +62,7 @@ impl Store for SqliteStore {
         let text = text.to_owned();
         self.readers
             .read(move |conn| {
-                // From here on: the wait for a connection is not the search's.
+                // From here on: the wait for a connection does not count.
                 let until = Instant::now() + time;
                 search::some(conn, conversation, &text, from, limit, until)
             })
@@ -265,7 +265,7 @@ impl Store for SqliteStore {
 
     async fn touch_device(&self, device: &DeviceId, now_ms: u64) -> Result<(), StoreError> {
         let device = *device;
-        // Written with what comes next; nobody waits for it.
+        // Shares the next commit; the caller does not wait.
         self.begin_write(move |desk| people::touch_device(desk, &device, now_ms)).map(|_| ())
     }
 
@@ -347,7 +347,7 @@ impl Store for SqliteStore {
     }
 }
 
-/// Draws the salts and computes what does not depend on the place, on the caller's thread.
+/// Draws salts and prepares entries on the caller's thread.
 fn ready(batch: Vec<NewEntry>, salts: &Salts) -> Result<Vec<Ready>, StoreError> {
     let salts = salts.draw(batch.len())?;
     let mut before: Option<(twinlock_core::id::Sender, Bytes)> = None;
@@ -367,16 +367,16 @@ fn ready(batch: Vec<NewEntry>, salts: &Salts) -> Result<Vec<Ready>, StoreError> 
     Ok(batch.into_iter().zip(salts).map(one).collect())
 }
 
-/// Randomness of the system for salts, drawn some hundred at a time: a call to the kernel for each
-/// would cost more than the hash it is for.
+/// Random salts from the system, drawn in batches: a system call for each salt would cost more than
+/// the hash that uses it.
 #[derive(Default)]
 pub(super) struct Salts(Mutex<Vec<[u8; 16]>>);
 
-/// Salts drawn at a time, 4 KiB.
+/// Number of salts drawn at a time; 4 KiB.
 const SALTS: usize = 256;
 
 impl Salts {
-    /// Each is given out once.
+    /// Returns each salt only once.
     fn draw(&self, count: usize) -> Result<Vec<Salt>, StoreError> {
         let mut drawn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if drawn.len() < count {

@@ -1,8 +1,8 @@
-//! What a word is, for the index and for the scan of what is not in it yet: the same.
+//! The tokenizer, for the index and for the scan of entries that are not indexed yet.
 //!
-//! Runs of letters, digits and marks, in lower case, compatibility forms and accents taken off.
-//! Scripts that are written without spaces are taken apart by character, so that any part of a
-//! sentence finds it.
+//! A word is a run of letters, digits and marks, in lower case, in compatibility form and without
+//! accents. Scripts without spaces are split into characters, so that any part of a sentence
+//! matches.
 
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
@@ -20,7 +20,7 @@ fn each(text: &str, mut word: impl FnMut(&str)) {
             flush(&mut run, &mut word);
         }
     };
-    // Most text needs no tables.
+    // Most text needs no Unicode tables.
     if text.is_ascii() {
         text.chars().for_each(&mut take);
     } else {
@@ -36,7 +36,7 @@ fn flush(run: &mut String, word: &mut impl FnMut(&str)) {
     }
 }
 
-/// The marks that Latin, Greek and Cyrillic letters carry. Those of other scripts are vowels and
+/// The combining marks of Latin, Greek and Cyrillic letters. Marks of other scripts are vowels and
 /// belong to the word.
 fn is_accent(c: char) -> bool {
     matches!(c, '\u{300}'..='\u{36f}')
@@ -50,7 +50,7 @@ fn is_unspaced(c: char) -> bool {
         | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
 }
 
-/// The words of a text with a space between them, as they go into the index.
+/// The words of a text, separated by spaces, as they are indexed.
 pub(super) fn of_text(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let mut words = String::with_capacity(text.len());
@@ -63,12 +63,13 @@ pub(super) fn of_text(text: &[u8]) -> String {
     words
 }
 
-/// Letters from which on the last word of a search may be the beginning of a word. As many as the
-/// index keeps of each word (`prefix` in its schema): a shorter beginning would find nearly all.
+/// Minimum length of a prefix match, letters.
+///
+/// It equals the prefix length of the index (`prefix` in its schema). A shorter prefix would match
+/// nearly everything.
 pub(super) const PREFIX: usize = 3;
 
-/// What is searched for: all of these words, the last one as the beginning of one if it has
-/// [`PREFIX`] letters.
+/// A query: all of these words must match, the last one as a prefix if it has [`PREFIX`] letters.
 pub(super) struct Query {
     whole: Vec<String>,
     prefix: Option<String>,
@@ -76,16 +77,17 @@ pub(super) struct Query {
 
 /// How the last word is looked up.
 pub(super) enum Last<'q> {
-    /// As what it is: a whole word, or a beginning of [`PREFIX`] letters, which has a list.
+    /// Unchanged: as a whole word, or as a prefix of [`PREFIX`] letters, which has a list in the
+    /// index.
     AsItIs,
-    /// As one of these words, which are all that begin like it.
+    /// As one of these words, which are all that have the prefix.
     Words(&'q [String]),
-    /// By its first [`PREFIX`] letters; what is found has to be looked at.
+    /// By its first [`PREFIX`] letters; matches must be verified against the entry.
     Shortened,
 }
 
 impl Query {
-    /// `None`: there is no word in it.
+    /// Parses a query; `None`: it contains no word.
     pub(super) fn new(text: &str) -> Option<Self> {
         let mut whole = Vec::new();
         each(text, |word| whole.push(word.to_owned()));
@@ -94,12 +96,12 @@ impl Query {
         Some(Self { whole, prefix })
     }
 
-    /// The beginning of a word that is longer than what the index keeps of words.
+    /// The prefix, if it is longer than the prefixes in the index.
     pub(super) fn long_prefix(&self) -> Option<&str> {
         self.prefix.as_deref().filter(|prefix| prefix.chars().nth(PREFIX).is_some())
     }
 
-    /// The query in FTS5's language. Words have no character that means anything inside quotes.
+    /// The query in FTS5 syntax. Inside quotes, no character of a word has a meaning.
     pub(super) fn to_fts(&self, place: u64, last: &Last<'_>) -> String {
         let quoted = |word: &str| format!("\"{word}\"");
         let mut all: Vec<String> = self.whole.iter().map(|word| quoted(word)).collect();
@@ -118,7 +120,7 @@ impl Query {
         format!("place : {} AND body : ({})", quoted(&place.to_string()), all.join(" AND "))
     }
 
-    /// Whether a text has the words.
+    /// Whether a text matches the query.
     pub(super) fn matches(&self, text: &[u8]) -> bool {
         let text = String::from_utf8_lossy(text);
         let mut missing: Vec<&str> = self.whole.iter().map(String::as_str).collect();
@@ -163,7 +165,7 @@ mod tests {
             ("QUICK", true),
             ("ick", false),
             ("fox the", true),
-            // A beginning of two letters is a word.
+            // Two letters match as a whole word only.
             ("fox th", false),
         ] {
             assert_eq!(Query::new(query).unwrap().matches(body), found, "{query}");

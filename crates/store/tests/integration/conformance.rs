@@ -1,4 +1,4 @@
-//! The suite of the contract, on SQLite.
+//! The conformance suite, on SQLite.
 
 use std::sync::Arc;
 use std::time::Duration;

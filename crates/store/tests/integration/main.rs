@@ -1,4 +1,4 @@
-//! What every store promises, and what SQLite alone must.
+//! Tests of the store contract, and of SQLite alone.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! The files of a SQLite record: whose they are, what is in them, who may open them.
+//! The files of a SQLite record: permissions, locking and content.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use twinlock_core::id::ServerKey;
 use twinlock_store::{LOBBY, NewEntry, OpenError, Options, RowKey, SqliteStore, Store};
 
-/// Looks again and again for up to ten seconds.
+/// Polls for up to ten seconds.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(10);
     while !holds() {
@@ -22,9 +22,9 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a word in small letters is somewhere in the record's files.
+/// Whether the record's files contain a word in lower case.
 fn holds(dir: &Path, word: &str) -> bool {
-    // What is in the one comes into the other, never the way back.
+    // The WAL first: content moves from it to the database, never back.
     ["record.db-wal", "record.db"].iter().any(|file| {
         let bytes = fs::read(dir.join(file)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).to_lowercase().contains(word)
@@ -41,7 +41,7 @@ fn look(dir: &Path, sql: &str) -> i64 {
 #[tokio::test]
 async fn nobody_else_can_read_the_files() {
     let dir = tempfile::tempdir().unwrap();
-    // One that was made too open is closed.
+    // The permissions of an existing file are restricted.
     let path = dir.path().join("record.db");
     fs::write(&path, "").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
@@ -74,7 +74,7 @@ async fn a_second_opener_is_refused_until_the_first_is_gone() {
     }
     fs::remove_file(dir.path().join("record.db.lock")).unwrap();
     assert!(matches!(SqliteStore::open(&path, options()), Err(OpenError::InUse(_))));
-    // The one that was there is none the worse.
+    // The first store still works.
     say(&*first, entry(LOBBY, "ada", "x")).await;
     drop(first);
     let second = open(dir.path());
@@ -90,7 +90,7 @@ async fn a_record_dropped_with_work_in_it_is_whole_when_it_is_opened_again() {
             join(&*store, "ada").await;
         }
         let batch: Vec<NewEntry> = (0..50).map(|_| entry(LOBBY, "ada", "x")).collect();
-        // Begun, not waited for.
+        // Started, but not awaited.
         tokio::select! {
             biased;
             _ = store.append(batch) => {}
@@ -172,7 +172,7 @@ async fn the_index_catches_up_and_finds_what_the_scan_found() {
         assert_eq!(store.search(LOBBY, text, 900, 50).await.unwrap(), scanned, "{text}");
     }
     assert_eq!(store.search(LOBBY, "nadel", 900, 50).await.unwrap().len(), 8);
-    // And goes on where it was.
+    // Indexing resumes after reopening.
     drop(store);
     let store = open(dir.path());
     say(&*store, entry(LOBBY, "ada", "one more Nadel")).await;
@@ -191,14 +191,14 @@ async fn index_catches_up_while_messages_keep_coming() {
     store.append(batch).await.unwrap();
     let behind = store.unindexed();
     assert!(behind > bytes as u64 / 2, "{behind} of {bytes}");
-    // Never a pause in which the recorder is idle.
+    // The recorder is never idle.
     let talk = async {
         while store.unindexed() > bytes as u64 / 4 {
             say(&*store, entry(LOBBY, "ada", "hello")).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), talk).await.expect("the index takes its steps");
-    // A restart counts the backlog again.
+    // Reopening counts the backlog again.
     drop(store);
     let store = open(dir.path());
     assert!(store.unindexed() > 0);
@@ -214,7 +214,8 @@ async fn what_is_erased_is_in_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
-    // One that is in the index and one that may not be; a long one, on pages of its own.
+    // An indexed entry, and a long one on overflow pages. The one after the loop may not be
+    // indexed.
     for text in ["Xyzzyplugh1", &format!("{} xyzzyplugh2", "lorem ".repeat(2000))] {
         for _ in 0..20 {
             say(&*store, entry(LOBBY, "ada", "nothing to hide")).await;
@@ -234,7 +235,7 @@ async fn what_is_erased_is_in_no_file() {
     assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 43);
 }
 
-/// Has so many MiB recorded, 128 entries each; says how large the WAL was at most, bytes.
+/// Records `mib` MiB in batches of 128 entries; returns the largest size of the WAL, bytes.
 async fn say_mib(store: &dyn Store, dir: &Path, mib: usize) -> u64 {
     let body = "x".repeat(8 * 1024);
     let mut largest = 0;
@@ -251,13 +252,13 @@ async fn the_wal_stays_bounded_while_much_is_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
-    // Through a WAL that is to be kept near 16.
+    // 160 MiB through a WAL that is to stay near 16 MiB.
     let largest = say_mib(&*store, dir.path(), 160).await;
     assert!(largest < 80 << 20, "the WAL grew to {} MiB", largest >> 20);
     assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 160 * 128);
 }
 
-/// Somebody who reads one moment of the record.
+/// A reader with an open read transaction.
 fn reads(dir: &Path) -> Connection {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
     let conn = Connection::open_with_flags(dir.join("record.db"), flags).unwrap();
@@ -267,7 +268,7 @@ fn reads(dir: &Path) -> Connection {
     conn
 }
 
-/// People who read the record, each of whom begins before the one before ends.
+/// Overlapping readers: each starts before the previous one ends.
 struct AlwaysReads {
     stop: Arc<AtomicBool>,
     reading: Option<JoinHandle<usize>>,
@@ -291,7 +292,7 @@ impl AlwaysReads {
         Self { stop, reading: Some(reading) }
     }
 
-    /// How often somebody read.
+    /// Stops, and returns the number of reads.
     fn end(mut self) -> usize {
         self.stopped().unwrap().unwrap()
     }
@@ -304,7 +305,7 @@ impl AlwaysReads {
 
 impl Drop for AlwaysReads {
     fn drop(&mut self) {
-        // The files go after it.
+        // Before the files are removed.
         self.stopped();
     }
 }
@@ -315,7 +316,7 @@ async fn the_wal_stays_bounded_while_somebody_always_reads() {
     let store = open(dir.path());
     join(&*store, "ada").await;
     let reading = AlwaysReads::start(dir.path());
-    // Through a WAL that begins anew from 64 on.
+    // 320 MiB through a WAL that restarts from 64 MiB on.
     let largest = say_mib(&*store, dir.path(), 320).await;
     assert!(reading.end() > 100);
     assert!(largest < 160 << 20, "the WAL grew to {} MiB", largest >> 20);
@@ -338,7 +339,8 @@ async fn what_is_erased_is_forgotten_while_somebody_always_reads_and_others_writ
         }
         said
     });
-    // Somebody reads longer than is waited for, and it is where a WAL that begins anew does not get.
+    // A reader outlasts the wait. The text is so far back in the WAL that a restarted WAL does not
+    // overwrite it.
     let reader = reads(dir.path());
     say_mib(&*store, dir.path(), 8).await;
     let n = say(&*store, entry(LOBBY, "ada", "xyzzyplugh")).await.n;
@@ -347,7 +349,7 @@ async fn what_is_erased_is_forgotten_while_somebody_always_reads_and_others_writ
     assert!(holds(dir.path(), "xyzzyplugh"));
     drop(reader);
     eventually("the files have forgotten", || !holds(dir.path(), "xyzzyplugh"));
-    // Somebody always does.
+    // With a reader at all times.
     let reading = AlwaysReads::start(dir.path());
     for word in 0..20 {
         let word = format!("xyzzyplugh{word:02}");
@@ -370,10 +372,10 @@ async fn what_is_erased_is_forgotten_by_itself_after_a_read_and_after_a_crash() 
     let n = say(&*store, entry(LOBBY, "ada", "xyzzyplugh")).await.n;
     let reader = reads(dir.path());
     assert!(store.erase(LOBBY, n).await.unwrap().is_some());
-    // It waits no longer than this.
+    // The wait for the reader is shorter than this.
     std::thread::sleep(Duration::from_millis(200));
     assert!(holds(dir.path(), "xyzzyplugh"));
-    // What a kill would leave now.
+    // The files as a kill would leave them now.
     let crashed = tempfile::tempdir().unwrap();
     for file in ["record.db", "record.db-wal"] {
         fs::copy(dir.path().join(file), crashed.path().join(file)).unwrap();
@@ -401,7 +403,7 @@ async fn a_wal_without_its_database_is_not_thrown_away() {
     assert!(refused.to_string().contains("-wal"), "{refused}");
     assert_eq!(fs::read(&wal).unwrap(), before);
     assert!(!left.path().join("record.db").exists());
-    // The same for an empty database and a file of another kind.
+    // The same for an empty database and for a file of another kind.
     for other in ["", "something else, ", "x"] {
         let content = other.repeat(600);
         fs::write(left.path().join("record.db"), &content).unwrap();
@@ -472,7 +474,7 @@ async fn record_that_was_replaced_while_it_is_open_acknowledges_nothing() {
             }
             let refused = store.append(vec![entry(LOBBY, "ada", "lost")]).await.unwrap_err();
             assert!(refused.to_string().contains(&format!("{file}: ")), "{refused}");
-            // A new connection may have used the other file, so putting it back is not enough.
+            // A new connection may have used the other file, so restoring the file is not enough.
             if replaced {
                 fs::rename(&path, dir.path().join("other")).unwrap();
             }
@@ -513,7 +515,7 @@ async fn record_path_is_never_a_uri() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["file:x", "file:x?mode=memory", "a%20b"] {
         fs::create_dir(dir.path().join(name)).unwrap();
-        // Relative, as it is where it is typed.
+        // A relative path, as on a command line.
         std::env::set_current_dir(dir.path()).unwrap();
         let path = Path::new(name).join("record.db");
         let store = SqliteStore::open(&path, options()).unwrap();

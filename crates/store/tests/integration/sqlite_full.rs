@@ -1,4 +1,4 @@
-//! A full disk.
+//! Behaviour when the disk is full.
 
 use crate::common::{entry, join, links, name, open, say};
 use tokio::sync::broadcast::error::TryRecvError;
@@ -16,7 +16,7 @@ async fn what_comes_after_a_batch_that_failed_is_not_recorded_before_it() {
     assert_eq!(first.await, Err(StoreError::Full));
     let second = store.hand_over(vec![entry(LOBBY, "ada", &small)], &line).await.unwrap();
     assert_eq!(second.await, Err(StoreError::OutOfOrder));
-    // Nobody else is concerned, and there was room.
+    // Other orders are not affected, and there is space for a small entry.
     let others = store.hand_over(vec![entry(LOBBY, "ada", &small)], &other).await.unwrap();
     assert_eq!(others.await.unwrap().len(), 1);
     assert!(line.has_failed() && !other.has_failed());
@@ -32,7 +32,7 @@ async fn a_full_disk_refuses_writes_reads_on_and_recovers_by_itself() {
     let mut news = store.watch();
     let mut acked = Vec::new();
     for (round, room) in (0_u32..3).enumerate() {
-        // Some room, soon used up, by many at once.
+        // Some space, which concurrent appends soon exhaust.
         store.limit_pages(Some(60 + 40 * room)).await.unwrap();
         let mut full = 0;
         while full < 50 {
@@ -53,21 +53,21 @@ async fn a_full_disk_refuses_writes_reads_on_and_recovers_by_itself() {
                 }
             }
         }
-        // Other writes are told the same, and reading goes on.
+        // Other writes get the same error, and reads still work.
         let made = store.create_room(&name("ada"), &name("ops"), &"x".repeat(400_000)).await;
         assert!(made == Err(StoreError::Full), "a room was made on a full disk");
         let before = links(&*store, LOBBY).await.unwrap().len();
         assert_eq!(before, acked.len());
         let found = store.search(LOBBY, "xxx", u64::MAX, 1_000_000).await.unwrap().len();
         assert_eq!(found, before - round);
-        // Room again: it goes on without being told.
+        // With space again, the store recovers without intervention.
         store.limit_pages(None).await.unwrap();
         let new = entry(LOBBY, "bob", "room again");
         let receipt = say(&*store, new.clone()).await;
         assert_eq!(usize::try_from(receipt.n).unwrap(), before + 1);
         acked.push((new, vec![Appended::Recorded(receipt)]));
     }
-    // Nothing was doubled, lost or acknowledged at a wrong place.
+    // No entry was duplicated, lost or acknowledged with a wrong number.
     let links = links(&*store, LOBBY).await.unwrap();
     assert_eq!(links.len(), acked.len());
     for (new, answers) in &acked {
@@ -75,7 +75,7 @@ async fn a_full_disk_refuses_writes_reads_on_and_recovers_by_itself() {
         assert_eq!(links.get(usize::try_from(receipt.n).unwrap() - 1), Some(&receipt.link));
         assert_eq!(&store.append(vec![new.clone()]).await.unwrap(), answers);
     }
-    // Watchers heard of what was recorded and of nothing else. (They may have been told to look.)
+    // Watchers received recorded entries only. (They may have lagged.)
     let mut told = 0;
     loop {
         match news.try_recv() {

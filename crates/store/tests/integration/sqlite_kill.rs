@@ -1,4 +1,4 @@
-//! The promise of an ack: killed at any moment, nothing acknowledged is missing.
+//! The guarantee of an ack: after a kill at any moment, no acknowledged entry is missing.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -30,12 +30,12 @@ async fn every_acked_entry_survives_a_kill() {
             .spawn()
             .unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        // From "hardly begun" to some thousand entries; the record itself is made in the first.
+        // From no ack to some thousand; the first kill can also hit the creation of the record.
         let lines = round * round * 25;
         let mut acks: Vec<_> = out.by_ref().filter(|l| l.starts_with("ack ")).take(lines).collect();
         child.kill().unwrap();
         child.wait().unwrap();
-        // What was in the pipe was acknowledged too.
+        // Acks in the pipe count too.
         acks.extend(out.filter(|l| l.starts_with("ack ") && l.ends_with(" .")));
         assert!(acks.len() >= lines, "the child ended by itself in round {round}");
         for ack in &acks {
@@ -98,6 +98,6 @@ async fn record_until_killed(dir: &Path) {
             }
         });
     }
-    // Should the parent be gone.
+    // Ends the process if its parent is gone.
     tokio::time::sleep(Duration::from_secs(30)).await;
 }

@@ -1,4 +1,4 @@
-//! Rows that somebody changed behind the server's back.
+//! Rows that were changed without the server.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn edit(dir: &Path, sql: &str) {
     conn.close().unwrap();
 }
 
-/// A record of its own for each edit.
+/// A copy of the record, one for each edit.
 fn copy_of(dir: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     fs::copy(dir.join("record.db"), copy.path().join("record.db")).unwrap();
@@ -66,7 +66,7 @@ async fn a_swapped_or_edited_row_is_no_credential() {
     let (unused, used) = (CredentialId::Invite(OPEN), CredentialId::Invite(USED));
     let all = [&password("ada"), &password("bob"), &ada, &bob, &unused];
 
-    // Untouched, these and only these are credentials.
+    // Unedited, exactly these are credentials.
     let copy = copy_of(people.dir.path());
     let store = open(copy.path());
     for id in all {
@@ -98,11 +98,11 @@ async fn a_swapped_or_edited_row_is_no_credential() {
         // Bob's device as ada's.
         (set("user = 'ada'", &bob), vec![&bob]),
         (take("record", &bob, &ada) + &take("mac", &bob, &ada), vec![&ada]),
-        // What was ended is to live again.
+        // A revoked or used credential becomes usable.
         (set("state = 0", &revoked), vec![&revoked]),
         (set("state = 0, used_by = NULL", &used), vec![&used]),
         (set("state = 7", &ada), vec![&ada]),
-        // An invite is to last longer, to give more, to be for others.
+        // An invite gets a longer life, more permissions or other users.
         (set("expires_ms = 9999999999999", &unused), vec![&unused]),
         (set("role = 2", &unused), vec![&unused]),
         (set("role = 9", &unused), vec![&unused]),
@@ -209,7 +209,7 @@ async fn an_edited_classic_key_is_none() {
         let listed = store.classic_keys(None, None, 10).await.unwrap().len();
         assert_eq!(listed, if row == "gone" { 3 } else { 2 }, "{row} {change}");
     }
-    // Nor does a key open anything whose user's row was edited.
+    // A key whose user's row was edited opens nothing either.
     edit(dir.path(), "UPDATE users SET role = 2 WHERE name = 'bob'");
     let store = open(dir.path());
     assert_eq!(store.classic_key(&name("pump")).await, Ok(None));
@@ -236,7 +236,7 @@ async fn a_damaged_classic_key_hides_no_other() {
         let new = key("ada", called, Form::Jwe);
         assert_eq!(store.add_classic_key(new).await, Ok(AddedClassicKey::Added));
     }
-    // Of the bridge: one that is revoked, whose row is put back, and the one after it.
+    // For the bridge: a revoked key whose row is put back, and a newer key.
     let old = key("bob", "old", Form::Origin);
     assert_eq!(store.add_classic_key(old.clone()).await, Ok(AddedClassicKey::Added));
     store.close().await.unwrap();
@@ -250,18 +250,18 @@ async fn a_damaged_classic_key_hides_no_other() {
     edit(dir.path(), "UPDATE classic_keys SET created_ms = 6 WHERE name = 'b'");
     edit(dir.path(), "UPDATE users SET role = 2 WHERE name = 'bob'");
     let store = open(dir.path());
-    // A page is as long as it can be, or it would be taken for the last.
+    // Damaged rows must not shorten a page: a short page would be taken for the last.
     let page = async |after: Option<&str>| {
         let listed = store.classic_keys(None, after.map(name).as_ref(), 2).await.unwrap();
         listed.iter().map(|listed| listed.key.name.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(page(None).await, ["a", "c"]);
     assert_eq!(page(Some("c")).await, ["d", "old"]);
-    // Whose user is nobody opens nothing, and stands in the way of no other key that does.
+    // A key of a user whose row is damaged opens nothing, and does not hide another key.
     assert_eq!(store.classic_key_of(Form::Origin).await, Ok(Some(newer.clone())));
     assert_eq!(store.revoke_classic_key(&newer.name).await, Ok(true));
     assert_eq!(store.classic_key_of(Form::Origin).await, Ok(None));
-    // But there is one of each form, whatever it opens.
+    // But each form has one key, even if that key opens nothing.
     let third = key("ada", "third", Form::Origin);
     assert_eq!(store.add_classic_key(third).await, Ok(AddedClassicKey::FormTaken));
 }
@@ -304,7 +304,7 @@ async fn an_altered_entry_breaks_the_chain_at_its_place() {
         let copy = copy_of(dir.path());
         edit(copy.path(), sql);
         let store = open(copy.path());
-        // The reader's own links part from the remembered ones at the altered entry.
+        // The links recomputed by the reader differ from the recorded ones at the altered entry.
         let mut position = Position::new(LOBBY, 0, link_0(&crate::common::SERVER_KEY, LOBBY));
         let page = store.read(LOBBY, 0, crate::common::EVERYTHING).await.unwrap();
         let parted = page.entries.iter().zip(&good).find(|(entry, good)| {
@@ -312,7 +312,7 @@ async fn an_altered_entry_breaks_the_chain_at_its_place() {
         });
         let parted = parted.map(|(entry, _)| entry.n);
         assert!(parted == Some(5) || parted == Some(6) && sql.contains("time"), "{parted:?} {sql}");
-        // Nor does the head that the store names go with what it holds.
+        // The store still returns the recorded link of the head, which the entries no longer match.
         let page = store.read(LOBBY, 10, crate::common::EVERYTHING).await.unwrap();
         assert_eq!(Some(&page.link_after), good.last(), "{sql}");
     }
@@ -336,7 +336,7 @@ async fn a_missing_entry_is_told_and_not_passed_over() {
             other => panic!("{other:?}"),
         }
     }
-    // What is whole is still read, up to the gap and after it.
+    // Intact entries before and after the gap are still read.
     assert_eq!(store.read(LOBBY, 0, crate::common::EVERYTHING).await.unwrap().entries.len(), 4);
     assert_eq!(store.read(LOBBY, 6, crate::common::EVERYTHING).await.unwrap().entries.len(), 4);
 }

@@ -1,78 +1,80 @@
-//! Whose turn it is to move the WAL: a table of states, without a clock, a thread or a database.
+//! Whose turn it is to checkpoint: a state machine without clock, thread or database.
 
 use std::time::{Duration, Instant};
 
-/// Frames (pages) of WAL after which a checkpoint is worth its two syncs: 4 MiB. Smaller ones
-/// write the same hot pages more often; larger ones keep the disk longer from the commits' syncs, and
-/// make the WAL and a start after a crash longer.
+/// Frames (pages) in the WAL after which a checkpoint is worth its two syncs: 4 MiB.
+///
+/// Smaller checkpoints write the same hot pages more often. Larger ones keep the disk from the
+/// commits' syncs for longer, and lengthen the WAL and the recovery after a crash.
 pub(super) const WORTH: u32 = 1024;
-/// Frames that are little enough to be moved between two commits: half a MiB, below a millisecond.
+/// Frames that are few enough to checkpoint between two commits: 512 KiB, less than a millisecond.
 pub(super) const LITTLE: u32 = 128;
-/// Frames at which the recorder waits for those who read, so that the WAL can begin anew: 64 MiB.
+/// Frames from which the recorder waits for readers so that the WAL can restart: 64 MiB.
 const LARGE: u32 = 16 * WORTH;
-/// When what was erased is tried again, if it was in vain.
+/// Delay before another attempt to remove erased content from the WAL.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What was before this opening of the record.
+/// The state that the previous opening of the record left.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Before {
-    /// A sync has failed.
+    /// A sync failed.
     pub(in super::super) failed: bool,
-    /// Something that was erased may still be in the WAL.
+    /// The WAL may still contain erased content.
     pub(in super::super) due: bool,
 }
 
 /// Whose turn it is.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Nobody's, until there is more to move.
+    /// Waiting for more frames.
     #[default]
     Idle,
-    /// Nobody's, until there is much more or something is erased: the disk is given time.
+    /// Waiting for [`WORTH`] more frames or an erasure, after a failed sync: the disk is given
+    /// time.
     Resting,
-    /// The thread's, to move what it can.
+    /// The thread's turn, to checkpoint what it can.
     Asked,
-    /// Somebody moves.
+    /// A checkpoint is running.
     Moving,
-    /// The recorder's, to move the rest.
+    /// The recorder's turn, to checkpoint the rest.
     Left,
-    /// Nobody's any more: a sync has failed.
+    /// A sync has failed; no more checkpoints.
     Failed,
 }
 
-/// Whether something that was erased may still be in the WAL.
+/// Whether the WAL may still contain erased content.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Erased {
     #[default]
     No,
-    /// It is, and the WAL is to be emptied.
+    /// It may, and the WAL must be emptied.
     Now,
-    /// It is, and the WAL is to be emptied then: it was tried in vain, or a start comes first.
+    /// It may, and the WAL must be emptied at this time: an attempt failed, or the record was just
+    /// opened.
     Later(Instant),
 }
 
-/// What the recorder is to do in its turn.
+/// What the recorder does in its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finish {
-    /// Move the rest, as far as nobody reads what it would replace.
+    /// Checkpoint the rest, as far as readers allow it.
     Rest,
-    /// Empty the WAL of what was erased, and wait a moment for whoever reads.
+    /// Remove erased content by emptying the WAL, waiting a moment for readers.
     Forget,
-    /// Empty the WAL, which is large, and wait for whoever reads.
+    /// Empty a large WAL, waiting longer for readers.
     Restart,
 }
 
-/// What recorder and thread know together.
+/// The state that recorder and thread share.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) stage: Stage,
     pub(super) erased: Erased,
     /// Frames in the WAL after the last commit.
     pub(super) frames: u32,
-    /// Frames at which there is enough to move; `None`: as many more as there are after the next
-    /// commit.
+    /// Frames from which a checkpoint is due; `None`: [`WORTH`] more than after the next commit.
     next: Option<u32>,
-    /// Frames at which whoever reads is waited for.
+    /// Frames from which the recorder waits for readers.
     large: u32,
     pub(super) stop: bool,
 }
@@ -91,7 +93,7 @@ impl State {
         (self.next, self.large) = (Some(WORTH), LARGE);
         match self.stage {
             Stage::Resting => self.stage = Stage::Idle,
-            // Nothing was left.
+            // The WAL restarts only when everything is checkpointed.
             Stage::Left if self.erased != Erased::Now => self.stage = Stage::Idle,
             _ => {}
         }
@@ -110,16 +112,16 @@ impl State {
         }
     }
 
-    /// The recorder has nothing to do: a good moment, if it is worth something.
+    /// The recorder is idle: checkpoint now, if there are enough frames.
     pub(super) fn idle(&mut self) {
         if self.frames >= LITTLE && self.stage == Stage::Idle {
             self.stage = Stage::Asked;
         }
     }
 
-    /// Something was erased: the WAL shall forget it too.
+    /// Content was erased, and must be removed from the WAL too.
     pub(super) fn erase(&mut self) {
-        // Who erases much does not wait for the same reader each time.
+        // `Later` stays: frequent erasures must not wait for the same reader each time.
         if self.erased == Erased::No {
             self.erased = Erased::Now;
         }
@@ -128,7 +130,7 @@ impl State {
         }
     }
 
-    /// When something is to be tried again, if it is not somebody's turn before.
+    /// When emptying the WAL is tried again, unless a turn comes earlier.
     pub(super) fn again(&self) -> Option<Instant> {
         match (self.erased, self.stage) {
             (Erased::Later(at), Stage::Idle | Stage::Asked | Stage::Left) => Some(at),
@@ -144,9 +146,9 @@ impl State {
         again
     }
 
-    /// The thread's turn, if it is.
+    /// Takes the thread's turn; `false`: it is not the thread's turn.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        // What is left is taken back for that: the recorder may be idle, and hears of it so.
+        // A retry takes the turn back from the recorder, which may be idle: `moved` then wakes it.
         let takes = self.is_again(now) || self.stage == Stage::Asked;
         if takes {
             self.stage = Stage::Moving;
@@ -154,13 +156,13 @@ impl State {
         takes
     }
 
-    /// The thread has done what it can. Says whether the recorder is to hear of it.
+    /// Ends the thread's turn. Returns whether to wake the recorder.
     pub(super) fn moved(&mut self) -> bool {
         self.stage = Stage::Left;
         self.erased == Erased::Now
     }
 
-    /// The recorder's turn, if it is.
+    /// Takes the recorder's turn; `None`: it is not the recorder's turn.
     pub(super) fn take_rest(&mut self, now: Instant) -> Option<Finish> {
         if self.stage != Stage::Left {
             return None;
@@ -168,15 +170,16 @@ impl State {
         self.is_again(now);
         self.stage = Stage::Moving;
         Some(match self.erased {
-            // Readers that come one after the other may keep it from beginning anew as long as
-            // nobody waits for them.
+            // Overlapping readers can prevent a restart for as long as the recorder does not wait
+            // for them.
             _ if self.frames >= self.large => Finish::Restart,
             Erased::Now => Finish::Forget,
             Erased::No | Erased::Later(_) => Finish::Rest,
         })
     }
 
-    /// `emptied`: the WAL is; `None`: the disk has failed to.
+    /// Ends the recorder's turn. `emptied`: whether the WAL was emptied; `None`: the checkpoint
+    /// failed.
     pub(super) fn finished(&mut self, finish: Finish, emptied: Option<bool>, now: Instant) {
         self.stage = Stage::Idle;
         if emptied == Some(true) {
@@ -185,7 +188,7 @@ impl State {
             return self.begins_anew();
         }
         if finish == Finish::Restart && emptied.is_some() {
-            // Somebody who reads for long is not waited for again and again.
+            // Do not wait for the same long reader again until the WAL has doubled.
             self.large = self.frames.saturating_mul(2);
         }
         if self.erased == Erased::Now {
@@ -212,7 +215,7 @@ mod tests {
         assert!(!state.take(now));
         state.committed(WORTH);
         assert!(state.take(now));
-        // While the thread moves, and after that until the recorder has moved the rest.
+        // While the thread checkpoints, and then until the recorder has done the rest.
         state.committed(4 * WORTH);
         assert!(!state.take(now) && state.take_rest(now).is_none());
         assert!(!state.moved());
@@ -252,7 +255,7 @@ mod tests {
             finish
         };
         assert_eq!(turn(&mut state, LARGE - 1, Some(false)), Finish::Rest);
-        // Nobody was waited for.
+        // A failed checkpoint does not raise the limit.
         assert_eq!(turn(&mut state, LARGE + WORTH, None), Finish::Restart);
         assert_eq!(turn(&mut state, LARGE + 2 * WORTH, Some(false)), Finish::Restart);
         assert_eq!(turn(&mut state, LARGE + 3 * WORTH, Some(false)), Finish::Rest);
@@ -270,13 +273,13 @@ mod tests {
         assert!(state.take(now));
         // The recorder may be idle.
         assert!(state.moved());
-        // Though the WAL begins anew, it may be in what is behind.
+        // Although the WAL restarts, old frames behind the new ones may still contain it.
         state.committed(2);
         assert_eq!(state.take_rest(now), Some(Finish::Forget));
         state.finished(Finish::Forget, Some(false), now);
         let again = now + AGAIN;
         assert_eq!(state.again(), Some(again));
-        // Meanwhile nobody who reads is waited for, whatever else is erased; and it stays that time.
+        // Until then the recorder waits for no reader, whatever else is erased, and the time stays.
         state.erase();
         state.committed(WORTH);
         assert!(state.take(now) && !state.moved());
@@ -311,7 +314,7 @@ mod tests {
         assert!(!failed.take(now + AGAIN));
         failed.committed(6 * WORTH);
         assert!(failed.take(now));
-        // Whoever erases something new does not wait for that.
+        // A new erasure does not wait for that.
         let (mut failed, now) = state(true, false);
         failed.erase();
         assert!(failed.take(now));

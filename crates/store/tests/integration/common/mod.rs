@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers that the tests share.
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +29,7 @@ pub(crate) fn name(name: &str) -> Name {
     Name::new(name).unwrap()
 }
 
-/// Ids that begin with process and counter, as those of clients begin with a time.
+/// Ids that start with process and counter, as those of clients start with a time.
 pub(crate) fn message_id() -> MessageId {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let mut id = [0; 16];
@@ -39,7 +39,7 @@ pub(crate) fn message_id() -> MessageId {
     MessageId(id)
 }
 
-/// Registers a user with a device of its own.
+/// Registers a user with a new device.
 pub(crate) async fn join(store: &dyn Store, user: &str) -> DeviceId {
     let id = InviteId(message_id().0[..8].try_into().unwrap());
     let terms = InviteTerms { role: Role::Member, user: None, expires_ms: u64::MAX >> 1 };
@@ -69,7 +69,7 @@ pub(crate) async fn say(store: &dyn Store, new: NewEntry) -> Receipt {
     }
 }
 
-/// Every link of a conversation from its beginning, recomputed from what is read.
+/// Every link of a conversation from its beginning, recomputed from the entries read.
 pub(crate) async fn links(
     store: &dyn Store,
     conversation: ConversationId,
