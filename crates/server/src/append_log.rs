@@ -1,8 +1,8 @@
-//! What the log says of recorded appends: at DEBUG a line for each, at INFO sums.
+//! Log of recorded appends: a line for each at DEBUG, sums at INFO.
 //!
-//! A sender causes as many appends as it likes, so at INFO a session writes at most one line for each
-//! conversation in [`EACH`]: the first append at once, what follows together. Names are looked up in a
-//! task of their own, so that no session waits for its log.
+//! A sender causes any number of appends. At INFO a session therefore writes at most one line for
+//! each conversation in [`EACH`]: the first append at once, later ones as a sum. Names are looked
+//! up in a separate task, so that no session waits for its log.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -18,12 +18,12 @@ use twinlock_store::{Form, NewEntry};
 
 use crate::server::Shared;
 
-/// Between two sums of one session and conversation.
+/// Interval between two sums of one session and conversation.
 const EACH: Duration = Duration::from_secs(10);
-/// Names kept; about 100 bytes each.
+/// Cached names; about 100 bytes each.
 const KEPT: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// Names of conversations. A room keeps its name.
+/// Cached names of conversations. A room keeps its name.
 pub(crate) struct Names(Mutex<LruCache<ConversationId, Arc<str>>>);
 
 impl Names {
@@ -35,7 +35,7 @@ impl Names {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
-    /// The name of a conversation of this user, from the record if need be.
+    /// The name of a conversation of this user, read from the record if it is not cached.
     pub(crate) async fn of(&self, shared: &Shared, user: &Name, id: ConversationId) -> Arc<str> {
         if let Some(name) = self.known(id) {
             return name;
@@ -49,7 +49,7 @@ impl Names {
                     format!("@{}+@{}", user.min(&other), user.max(&other)).into()
                 }
             },
-            // Left, or damaged: the number has to do.
+            // The user has left, or the row is damaged: only the conversation's id is logged.
             Ok(None) | Err(_) => return "?".into(),
         };
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,8 +58,8 @@ impl Names {
     }
 }
 
-/// Writes a line of the log that names a conversation: at once where the name is known, else in a task
-/// that reads it.
+/// Logs an event with the name of its conversation: immediately if the name is cached, otherwise in
+/// a task that reads it.
 pub(crate) fn with_name(
     shared: &Arc<Shared>,
     user: &Name,
@@ -73,7 +73,7 @@ pub(crate) fn with_name(
     tokio::spawn(async move { write(&shared.names.of(&shared, &user, conversation).await) });
 }
 
-/// Writes a text to the log (`log-messages`).
+/// Logs the text of a message (`log-messages`).
 pub(crate) fn write_text(shared: &Arc<Shared>, user: &Name, entry: &NewEntry) {
     let (conversation, entry) = (entry.conversation, entry.clone());
     with_name(shared, user, conversation, move |room| {
@@ -88,23 +88,23 @@ pub(crate) fn write_text(shared: &Arc<Shared>, user: &Name, entry: &NewEntry) {
     });
 }
 
-/// The appends of one session.
+/// Unlogged appends of one session.
 pub(crate) struct AppendLog {
-    /// `None`: nothing is appended here.
+    /// `None`: the session cannot append.
     who: Option<Who>,
     sums: HashMap<ConversationId, Sum>,
 }
 
-/// An append that was recorded.
+/// A recorded append.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Logged {
     pub(crate) conversation: ConversationId,
     pub(crate) n: u64,
-    /// Of its text.
+    /// Length of the body.
     pub(crate) bytes: usize,
 }
 
-/// Who appends.
+/// The sender of appends.
 #[derive(Clone)]
 pub(crate) struct Who {
     pub(crate) user: Name,
@@ -114,13 +114,13 @@ pub(crate) struct Who {
     pub(crate) sid: Option<SessionId>,
 }
 
-/// Appends to a conversation that are not in the log yet.
+/// Appends to a conversation that are not logged yet.
 #[derive(Debug, Clone, Copy)]
 struct Sum {
     count: u64,
     bytes: u64,
     last: u64,
-    /// When the next line may be written.
+    /// Earliest time of the next line.
     next: Instant,
 }
 
@@ -129,7 +129,7 @@ impl AppendLog {
         Self { who, sums: HashMap::new() }
     }
 
-    /// Appends were recorded.
+    /// Counts recorded appends, and logs what is due.
     pub(crate) fn note(&mut self, shared: &Arc<Shared>, recorded: &[Logged]) {
         let Some(who) = &self.who else { return };
         if tracing::enabled!(tracing::Level::DEBUG) {
@@ -146,12 +146,12 @@ impl AppendLog {
         self.write_due(shared, now);
     }
 
-    /// When [`AppendLog::write_due`] has something to write.
+    /// Time at which [`AppendLog::write_due`] has something to log.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.sums.values().filter(|sum| sum.count > 0).map(|sum| sum.next).min()
     }
 
-    /// Writes the sums that may be written.
+    /// Logs the sums that are due.
     pub(crate) fn write_due(&mut self, shared: &Arc<Shared>, now: Instant) {
         let Some(who) = &self.who else { return };
         let mut due = Vec::new();
@@ -169,7 +169,7 @@ impl AppendLog {
         write_sums(shared, who, due);
     }
 
-    /// Writes what is left, at the end of the session.
+    /// Logs the remaining sums at the end of the session.
     pub(crate) fn end(&mut self, shared: &Arc<Shared>) {
         let Some(who) = &self.who else { return };
         let left = self.sums.drain().filter(|(_, sum)| sum.count > 0).collect();
@@ -196,7 +196,7 @@ fn write_each(shared: &Arc<Shared>, who: &Who, recorded: Vec<Logged>) {
     });
 }
 
-/// One task for all of them, so that a session has one read of a name waiting for its turn.
+/// Logs sums in one task, so that a session waits for at most one read of a name at a time.
 fn write_sums(shared: &Arc<Shared>, who: &Who, sums: Vec<(ConversationId, Sum)>) {
     if sums.is_empty() {
         return;

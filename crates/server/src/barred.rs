@@ -1,9 +1,10 @@
-//! Revocations that could not be written: they hold in memory, and are written as soon as the
-//! record takes writes again.
+//! Revocations that could not be written: they hold in memory until the record accepts writes
+//! again.
 //!
-//! A barred device or classic key opens nothing until the server stops. Until the revocation is in the
-//! record the server refuses all other writes of clients, which could take the disk space that the
-//! revocation needs. A restart before that forgets the bar, so the answer must not be `Done`.
+//! A barred device or classic key cannot authenticate until the server stops. Until the revocation
+//! is recorded, the server refuses all other writes of clients, which could take the disk space
+//! that the revocation needs. A restart before that forgets the bar, so the answer must not be
+//! `Done`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,10 +15,10 @@ use tokio::sync::Notify;
 use twinlock_core::id::{DeviceId, Name};
 use twinlock_store::{AddedClassicKey, ClassicKey, Store, StoreError};
 
-/// How often the record is tried.
+/// Interval between attempts to write.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What was revoked.
+/// A revoked credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Revocation {
     Device(Name, DeviceId),
@@ -27,12 +28,13 @@ pub(crate) enum Revocation {
 #[derive(Debug, Default)]
 pub(crate) struct Barred {
     inner: Mutex<Inner>,
-    /// How many are in `inner`, so that a login need not lock it.
+    /// Number of credentials in `inner`, so that a login need not lock it.
     count: AtomicUsize,
-    /// How many are to be written.
+    /// Number of unwritten revocations.
     unwritten: AtomicUsize,
     more: Notify,
-    /// Held while a revocation is written, and while a classic key is added: its name may be barred.
+    /// Held while a revocation is written, and while a classic key is added whose name may be
+    /// barred.
     writing: tokio::sync::Mutex<()>,
 }
 
@@ -44,7 +46,7 @@ struct Inner {
 }
 
 impl Barred {
-    /// Bars it from now on.
+    /// Bars a credential from now on.
     pub(crate) fn bar(&self, revocation: Revocation) {
         let mut inner = self.lock();
         match &revocation {
@@ -71,8 +73,8 @@ impl Barred {
         self.count.load(Ordering::Acquire) > 0 && self.lock().keys.contains(name)
     }
 
-    /// [`Store::add_classic_key`]. Lifts the bar on the name of a new key: the record accepts the key
-    /// only after the previous one was revoked.
+    /// Calls [`Store::add_classic_key`], and lifts the bar on the name of the new key. The record
+    /// accepts a key only after its predecessor was revoked.
     pub(crate) async fn add_classic_key(
         &self,
         store: &dyn Store,
@@ -88,19 +90,19 @@ impl Barred {
         Ok(added)
     }
 
-    /// The revocation is in the record.
+    /// Marks the revocation as recorded.
     pub(crate) fn written(&self, revocation: &Revocation) {
         let mut inner = self.lock();
         inner.unwritten.retain(|other| other != revocation);
         self.count(&inner);
     }
 
-    /// Whether a revocation waits to be written. It must be written before anything else.
+    /// Whether a revocation is unwritten. It must be written before anything else.
     pub(crate) fn is_unwritten(&self) -> bool {
         self.unwritten.load(Ordering::Acquire) > 0
     }
 
-    /// Writes them, each as soon as the record takes it.
+    /// Writes each revocation as soon as the record accepts it.
     pub(crate) async fn upkeep(&self, store: &dyn Store) {
         loop {
             if !self.is_unwritten() {
@@ -113,12 +115,12 @@ impl Barred {
         }
     }
 
-    /// Tries each once.
+    /// Tries to write each revocation once.
     pub(crate) async fn write(&self, store: &dyn Store) {
         let all = self.lock().unwritten.clone();
         for revocation in all {
             let _writing = self.writing.lock().await;
-            // A key of the same name may be a new one.
+            // The name may belong to a new key by now.
             if !self.lock().unwritten.contains(&revocation) {
                 continue;
             }
@@ -127,7 +129,7 @@ impl Barred {
                 Revocation::Key(name) => store.revoke_classic_key(name).await,
             };
             match done {
-                // Or somebody was quicker.
+                // Or it was revoked by another request before.
                 Ok(_) => tracing::info!(?revocation, "a revocation that had to wait is recorded"),
                 Err(error @ (StoreError::Full | StoreError::Database(_) | StoreError::Closed)) => {
                     tracing::debug!(?revocation, %error, "not recorded yet");
@@ -193,7 +195,7 @@ mod tests {
         ] {
             assert_eq!(ada.ask(op.clone()).await.unwrap_err(), Why::Storage, "{op:?}");
         }
-        // Reading, logging in and other revocations go on.
+        // Reads, logins and other revocations continue.
         assert_eq!(ada.read(LOBBY, 0).await.unwrap().entries.len(), 0);
         let mut again = host.connect(laptop.credential()).await.unwrap();
         assert_eq!(revoke_key(&mut again, "candle").await, Err(Why::NotFound));
@@ -217,7 +219,7 @@ mod tests {
         add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
         let store = &*shared.store;
         let name = Name::new("lamp").unwrap();
-        // Not tried before somebody revokes it by hand.
+        // The lock prevents an attempt before the request below revokes the key.
         let writing = shared.barred.writing.lock().await;
         shared.barred.bar(lamp());
         revoke_key(&mut ada, "lamp").await.unwrap();
@@ -225,7 +227,7 @@ mod tests {
         drop(writing);
         add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
         assert!(!shared.barred.has_key(&name));
-        // Barred while the new key is on its way.
+        // The name is barred while the new key is added.
         let barred = Barred::default();
         barred.bar(lamp());
         let key = store.classic_key(&name).await.unwrap().unwrap();

@@ -1,5 +1,5 @@
-//! What a server can be told. Command line and configuration file fill this in; the defaults are
-//! the ones of `docs/protocol.md`, section 9.
+//! Configuration of a server. The command line and the configuration file fill it in; the defaults
+//! are those of `docs/protocol.md`, section 9.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,40 +12,42 @@ use twinlock_store::Bounds;
 
 use crate::identity::{KeyType, OwnFiles};
 
-/// Everything a server needs to know to start.
+/// Everything that a server needs to start.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where identity and record live. Made with mode 0700 if it is not there.
+    /// Directory of identity and record. Created with mode 0700 if it is missing.
     pub data: PathBuf,
-    /// Where to listen; port 0 takes a free one.
+    /// Listening address; port 0 takes a free port.
     pub listen: SocketAddr,
-    /// What invite links name. Default: the listening address, `localhost` where that is any.
+    /// Address in invite links. Default: the listening address, or `localhost` if that is
+    /// unspecified.
     pub public: Option<Address>,
-    /// The port of [`Config::public`] is the one that is listened on, whatever it says. Default: no.
+    /// Whether the actual listening port replaces the port of [`Config::public`]. Default: no.
     pub public_port_follows: bool,
-    /// Of the self-made TLS key.
+    /// Type of the generated TLS key.
     pub key_type: KeyType,
-    /// The operator's own certificate, instead of a self-made one.
+    /// The operator's own certificate and key, instead of generated ones.
     pub own_files: Option<OwnFiles>,
-    /// A proxy ends TLS before this listener: binding `off`, and invite links say so. Connections
-    /// without a PROXY header then have no address of their own, and no limit of one.
+    /// A proxy terminates TLS before this listener. Channel binding is then `off`, and invite links
+    /// say so. Connections without a PROXY header have no known address, and no limit by address.
     pub behind_proxy: bool,
-    /// Addresses that put a PROXY protocol header (version 2) before every connection and are
-    /// believed, whether TLS ends at them or here. From others none is taken. Default: none.
+    /// Addresses of proxies that put a PROXY header (version 2) before every connection and are
+    /// trusted, whether TLS ends at them or here. The server accepts none from other addresses.
+    /// Default: none.
     pub proxies: Vec<IpAddr>,
-    /// What to do about TLS that ends in the middle. Behind a proxy it is always `Off`.
+    /// Reaction to TLS interception. Behind a proxy it is always `Off`.
     pub binding: BindingPolicy,
-    /// Put each message's text into the log, escaped.
+    /// Log the text of each message, escaped.
     pub log_messages: bool,
     /// Limits of section 9.
     pub limits: Limits,
-    /// Timing of sessions.
+    /// Timers of sessions.
     pub timing: Timing,
-    /// How long a drain may take at shutdown before lines are dropped. Default 10 s.
+    /// Time allowed for the drain at shutdown before connections are dropped. Default 10 s.
     pub drain: Duration,
-    /// When clients are told to come back after a shutdown. Default 3 s.
+    /// Time after which clients should reconnect after a shutdown. Default 3 s.
     pub come_back: Duration,
-    /// Classic lines and the origin bridge, both off.
+    /// Classic connections and the origin bridge. Default: both off.
     pub classic: Classic,
 }
 
@@ -73,32 +75,32 @@ impl Config {
     }
 }
 
-/// The listeners of section 11: for devices and scripts in any language, and for the origin's own
-/// programs.
+/// The listeners of section 11: for devices and scripts in any language, and for unchanged clients
+/// of the Python design.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Classic {
-    /// Where to listen for classic lines. Default: nowhere.
+    /// Listening address for classic connections. Default: none.
     pub lines: Option<SocketAddr>,
-    /// Where to listen for the origin's clients. Default: nowhere.
+    /// Listening address of the origin bridge. Default: none.
     pub origin: Option<SocketAddr>,
-    /// Connections of each of the two, in all. Default 512; each costs about 30 KiB. Of those that
-    /// have shown no key, the oldest makes way for the newest.
+    /// Connections of each of the two listeners. Default 512; each costs about 30 KiB. When all are
+    /// taken, a new connection evicts the oldest unauthenticated one.
     pub connections: usize,
-    /// The same for one IPv4 address or IPv6 /64. Default 128: devices often share one.
+    /// The same for one IPv4 address or IPv6 /64. Default 128: devices often share an address.
     pub connections_per_address: usize,
-    /// From TLS to the line with the key's name. Default 10 s.
+    /// Timeout from the end of the TLS handshake to the line with the key's name. Default 10 s.
     pub greeting: Duration,
-    /// From the first byte of a line to its last, and for the other end to take a byte. Default
-    /// 30 s. (A message of the bridge without a line end has [`Classic::pause`].)
+    /// Timeout from the first byte of a line to its last, and for the peer to take a byte. Default
+    /// 30 s. (A bridge message without a line end has [`Classic::pause`].)
     pub half_line: Duration,
-    /// Without a line. Default 30 min.
+    /// Timeout without a line. Default 30 min.
     pub silence: Duration,
-    /// After the last byte of a message of the bridge that does not open. Default 200 ms.
+    /// Silence after which a bridge message that does not open counts as failed. Default 200 ms.
     pub pause: Duration,
-    /// A connection of the bridge that failed is held this long before its close. Default 1 s.
+    /// Tarpit: delay before a failed connection of the bridge is closed. Default 1 s.
     pub hold: Duration,
-    /// And so many at once; with [`Classic::hold`] this is how many guesses a second the bridge
-    /// takes, from everybody together. Default 4.
+    /// Connections in the tarpit at once. With [`Classic::hold`] this limits the guesses that the
+    /// bridge accepts per second, from all clients together. Default 4.
     pub holds: usize,
 }
 
@@ -119,81 +121,83 @@ impl Default for Classic {
     }
 }
 
-/// How much of everything, and for how long.
+/// Limits on resources and times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections that are not logged in yet, in all. Each costs about 40 KiB. Default 512.
+    /// Unauthenticated connections in all. Default 512; each costs about 40 KiB.
     pub unauthenticated: usize,
     /// The same for one IPv4 address or IPv6 /64. Default 8.
     pub unauthenticated_per_address: usize,
-    /// For the TLS handshake. Default 10 s.
+    /// Timeout of the TLS handshake. Default 10 s.
     pub tls_deadline: Duration,
-    /// Logins computed at once. Default 2 x cores.
+    /// Concurrent login computations. Default 2 x cores.
     pub handshakes: usize,
-    /// Logins that fail or are not finished, for one address a minute. Default 20.
+    /// Failed or unfinished logins per minute of one address. Default 20.
     pub logins_per_minute: u32,
     /// Sessions of one device, or of one invite. Default 16; each costs about 12 KiB while idle.
     pub sessions_per_device: usize,
-    /// Sessions by one user's password, apart from those of devices. One more replaces the oldest, so
-    /// that a session that revokes a device always gets in. Default 4.
+    /// Password sessions of one user, apart from those of devices. Default 4. One more replaces the
+    /// oldest, so that a session that revokes a device is always admitted.
     pub password_sessions_per_user: usize,
-    /// Appends a line may have unacknowledged. Default 1024; each can hold 32 KiB.
+    /// Unacknowledged appends of a session. Default 1024; each can take 32 KiB.
     pub in_flight: usize,
-    /// Bytes of bodies among them, beyond which nothing more is read. Default 1 MiB.
+    /// Bytes of their bodies, beyond which nothing more is read. Default 1 MiB.
     pub in_flight_bytes: usize,
     /// How long a password session may enrol devices and change the password. Default 5 min.
     pub fresh_password: Duration,
-    /// How long an invite is good if nobody says otherwise. Default 48 h.
+    /// Lifetime of an invite that does not specify one. Default 48 h.
     pub invite: Duration,
-    /// The longest an invite may be good. Default 30 days.
+    /// Maximum lifetime of an invite. Default 30 days.
     pub longest_invite: Duration,
-    /// The largest file, bytes. Default 16 GiB. A larger one costs disk, and a longer look at what
-    /// is there when a broken transfer of it goes on after a restart: a second for 2 GiB or so.
+    /// Maximum size of a file, bytes. Default 16 GiB. A larger value costs disk space, and time to
+    /// resume a broken transfer after a restart: the existing bytes are hashed at about 2 GiB a
+    /// second.
     pub file: u64,
-    /// All files of one user that are not erased, and those it is uploading, bytes. Content that
-    /// several entries share counts for each, and a small file for 4 KiB. Default 64 GiB; costs disk.
+    /// Bytes of one user's files that are not erased, and of its uploads. Content that several
+    /// entries share counts for each, and a small file as 4 KiB. Default 64 GiB; costs disk space.
     pub files_per_user: u64,
-    /// Bytes of the disk that files leave free, so that the record can still be written when they
-    /// have filled the rest. Default (`None`): 1 GiB or 5 % of the disk, whichever is less. Less
-    /// than some hundred MiB puts messages at risk, more only takes room from files.
+    /// Reserve: bytes of the disk that files leave free, so that the record can still be written
+    /// when they have filled the rest. Default (`None`): 1 GiB or 5 % of the disk, whichever is
+    /// less. Less than a few hundred MiB endangers messages; more only takes space from files.
     pub disk_reserve: Option<u64>,
-    /// How many rooms, memberships, invites, devices and classic keys a user may have.
+    /// Rooms, memberships, invites, devices and classic keys of one user.
     pub bounds: Bounds,
     /// Conversations followed in one session. Default 4096; each costs about 200 bytes.
     pub follows_per_session: usize,
-    /// Changes of rooms by one user: made, joined, left, topics, direct conversations opened.
-    /// Default 300 a minute and as many at once; each is announced to the whole room. 0: any.
+    /// Room changes by one user per minute: rooms created, joined or left, topics, direct
+    /// conversations opened. Default 300, and as many in a burst; each is announced to the whole
+    /// room. 0: unlimited.
     pub changes_per_minute: u32,
-    /// How long one search may take, with its waits for others. Default 10 s. Longer makes others'
-    /// searches wait for their turns more often.
+    /// Maximum duration of a search, including its waits for others. Default 10 s. A larger value
+    /// makes other users' searches wait for their turns more often.
     pub search: Duration,
-    /// Bytes of text that one user may send a second, all its sessions and classic keys together,
-    /// each entry counting 256 more; beyond [`Limits::text_burst`] its lines are read more slowly.
-    /// Default 2 MiB. More lets one user take more of what the disk can write. 0: any, also while
-    /// searches are slow.
+    /// Bytes of text per second of one user, for all its sessions and classic keys together. Each
+    /// entry counts as 256 bytes more. Beyond [`Limits::text_burst`] the user's connections are
+    /// read more slowly. Default 2 MiB. More lets one user take more of the disk's write rate. 0:
+    /// unlimited, also while searches are slow.
     pub text_rate: u64,
-    /// The same while over 1 MiB of the record is not indexed yet, which every search has to read;
-    /// beyond four seconds of it. Default 256 KiB. More lets one user slow down others' searches. 0:
-    /// no other rate then.
+    /// The same while more than 1 MiB of the record is unindexed, which every search has to scan.
+    /// The burst is four seconds of this rate. Default 256 KiB. More lets one user slow down
+    /// others' searches. 0: no separate rate.
     pub text_rate_unindexed: u64,
-    /// What it may send at once, bytes. Default 32 MiB.
+    /// Burst of [`Limits::text_rate`], bytes. Default 32 MiB.
     pub text_burst: u64,
-    /// Bytes of text of one user in 24 hours, counted like [`Limits::text_rate`] by the hour and
-    /// forgotten at a restart; refused beyond it. Default 4 GiB; costs two to three times as much
-    /// disk. 0: any.
+    /// Bytes of text of one user in 24 hours, counted by the hour, like [`Limits::text_rate`]; text
+    /// beyond it is refused. A restart forgets the count. Default 4 GiB; costs two to three times
+    /// as much disk space. 0: unlimited.
     pub text_per_day: u64,
-    /// Bytes of the disk that text leaves free, so that revocations, passwords, invites and
-    /// registrations can still be written. Default (`None`): 256 MiB or 1.25 % of the disk, whichever
-    /// is less. 0: none.
+    /// Reserve: bytes of the disk that text leaves free, so that revocations, passwords, invites
+    /// and registrations can still be written. Default (`None`): 256 MiB or 1.25 % of the disk,
+    /// whichever is less. 0: none.
     pub text_reserve: Option<u64>,
-    /// How many files of one user there may be that are not erased. Default 100,000; each costs an
-    /// inode and a block of the disk.
+    /// Number of one user's files that are not erased. Default 100,000; each costs an inode and a
+    /// block of the disk.
     pub files_number_per_user: u64,
-    /// Unfinished uploads of one user; the oldest is discarded for a new one. Default 256; each costs
-    /// an inode, and every offer lists them.
+    /// Partial uploads of one user; a new one replaces the oldest. Default 256; each costs an
+    /// inode, and every offer lists them.
     pub partial_files_per_user: usize,
-    /// How long an upload that was broken off can be gone on with. Default 24 h. Longer costs the
-    /// disk of what nobody comes back for.
+    /// How long a broken upload can be resumed. Default 24 h. A larger value costs disk space for
+    /// abandoned uploads.
     pub partial_files: Duration,
 }
 

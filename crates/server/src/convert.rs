@@ -1,4 +1,4 @@
-//! Between the store's types and the wire's.
+//! Conversions between the store's types and the protocol's.
 
 use bytes::{Bytes, BytesMut};
 use twinlock_core::id::{Link, Salt};
@@ -27,11 +27,11 @@ pub(crate) fn ack(receipt: &Receipt) -> proto::Ack {
     Acks::new(1).ack(receipt)
 }
 
-/// Acks of a batch: their bytes lie in few pieces of memory instead of two for each.
+/// Acks of a batch. Their bytes share a few allocations instead of taking two each.
 pub(crate) struct Acks(BytesMut);
 
 impl Acks {
-    /// For about so many.
+    /// For about `count` acks.
     pub(crate) fn new(count: usize) -> Self {
         Self(BytesMut::with_capacity(count * (size_of::<Salt>() + size_of::<Link>())))
     }

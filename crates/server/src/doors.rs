@@ -1,33 +1,34 @@
-//! Threads for those who are not logged in yet: TLS, the handshake of lock 2 and whatever waits
-//! between them run here and nowhere else.
+//! The handshake runtime: threads for connections that are not authenticated yet.
 //!
-//! Why not beside the lines: a scheduler that takes turns lets a message wait behind every handshake
-//! that came before it, and a flood of logins makes hundreds of them ready at once. Here they wait
-//! for each other. These threads yield to the others, so a flood costs people who talk no more than
-//! what it takes to turn it away.
+//! TLS, the handshake and every wait between them run only here. On the sessions' runtime, a fair
+//! scheduler would queue a message behind every ready handshake, and a flood of logins makes
+//! hundreds of them ready at once. Here handshakes wait for each other only. These threads have a
+//! lower priority, so a flood costs sessions no more than the work of rejecting it.
 //!
-//! Sockets stay with the runtime that accepted them, and so does the line that comes of one.
+//! A socket stays with the runtime that accepted it, and so does the session on it.
 
 use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 
-/// How far these threads yield: they get about a tenth of a core that others want.
+/// Added to the niceness of these threads: they get about a tenth of a contended core.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
 
-/// The threads; they end when this is dropped.
+/// The runtime; its threads end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Doors(Option<Runtime>);
 
-/// The way to them.
+/// Handle for work on the runtime.
 #[derive(Debug, Clone)]
 pub(crate) struct Door(Handle);
 
 impl Doors {
+    /// Starts the threads.
+    ///
     /// # Errors
-    /// No thread can be started.
+    /// A thread cannot be started.
     pub(crate) fn open() -> io::Result<(Self, Door)> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let nice = nicer();
@@ -44,7 +45,7 @@ impl Doors {
 
 impl Drop for Doors {
     fn drop(&mut self) {
-        // Within another runtime, where nothing may wait for threads to end.
+        // This may run inside another runtime, which must not block on the end of threads.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
@@ -52,7 +53,7 @@ impl Drop for Doors {
 }
 
 impl Door {
-    /// Does the work there, as one of these tasks.
+    /// Spawns the work on this runtime, as one of `tasks`.
     pub(crate) fn spawn(
         &self,
         tasks: &mut JoinSet<()>,
@@ -61,8 +62,8 @@ impl Door {
         tasks.spawn_on(work, &self.0);
     }
 
-    /// Does the work there; it ends if this is cancelled. `None`: it failed, or there are no
-    /// threads any more.
+    /// Runs the work on this runtime; dropping the future cancels it. `None` if the task panicked
+    /// or the runtime has ended.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -81,7 +82,7 @@ impl Door {
     }
 }
 
-/// How nice the threads are to be, if that can be said of a thread: on Linux alone.
+/// Niceness of these threads. Only Linux has a priority per thread.
 fn nicer() -> Option<i32> {
     #[cfg(target_os = "linux")]
     return rustix::process::getpriority_process(None).ok().map(|own| (own + NICE).min(19));

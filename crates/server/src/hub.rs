@@ -1,8 +1,8 @@
-//! What lines know of each other: who is here, and which conversations have news.
+//! The registry of sessions, and the signals between them.
 //!
-//! News travel as a wake-up and a mark, never as a queue: a line that reads nothing costs one mark
-//! for each conversation it follows. What the news are it finds out by itself, from a position that
-//! it holds: in [`topics`] for entries, in [`presence`] for who comes and goes.
+//! A signal is a wake-up and a flag, never a queue: a session that reads nothing costs one flag for
+//! each conversation it follows. The session finds the changes from a position that it holds:
+//! entries in [`topics`], users who came or went in [`presence`].
 
 mod presence;
 mod topics;
@@ -21,7 +21,7 @@ use presence::Presence;
 use crate::config::Limits;
 pub(crate) use topics::{Following, Tail, Topics};
 
-/// All lines and all followed conversations of this process.
+/// All sessions and all followed conversations of this process.
 #[derive(Default)]
 pub(crate) struct Hub {
     lines: Mutex<Lines>,
@@ -37,34 +37,35 @@ struct Lines {
     by_instance: HashMap<(DeviceId, Instance), u64>,
     watchers: HashSet<u64>,
     presence: Presence,
-    /// The server shuts down: whoever comes now goes with this.
+    /// The server shuts down: a session that is registered now is closed with this code.
     closing: Option<CloseCode>,
 }
 
-/// Whose sessions are counted together.
+/// The owner of sessions that are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Owner {
     User(Name),
     Invite(InviteId),
 }
 
-/// Which run of a program on a device a line belongs to, as the client names it.
+/// The program instance on a device that a session belongs to, as the client names it.
 type Instance = Box<[u8]>;
 
-/// Longest name of an instance, bytes.
+/// Maximum length of an instance's name, bytes.
 const LONGEST_INSTANCE: usize = 16;
 
-/// Sessions of a device or an invite for each that it may have, counting those that are not ready: a
-/// client that lost its line comes back before the server knows of the loss, and takes its old place
-/// only once it has said which one that is.
+/// Factor on the limit of sessions of a device or an invite, for sessions that are not ready.
+///
+/// A client that lost its connection may reconnect before the server detects the loss. It replaces
+/// its old session only after it has named its instance.
 const NOT_READY: usize = 2;
 
-/// How many sessions may be open at once.
+/// Maximum number of open sessions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Most {
     /// Of one device, or of one invite.
     pub(crate) device: usize,
-    /// By one user's password.
+    /// Password sessions of one user.
     pub(crate) password: usize,
 }
 
@@ -74,7 +75,7 @@ impl From<&Limits> for Most {
     }
 }
 
-/// A line as the rest of the server sees it.
+/// A session as other parts of the server see it.
 pub(crate) struct Handle {
     id: u64,
     owner: Owner,
@@ -85,21 +86,21 @@ pub(crate) struct Handle {
     wake: Notify,
 }
 
-/// What a line has to look at. Every part is bounded by what exists.
+/// Pending signals of a session, bounded by the number of conversations.
 #[derive(Default)]
 pub(crate) struct Mail {
-    /// Followed conversations with news.
+    /// Followed conversations with new entries.
     pub(crate) news: BTreeSet<ConversationId>,
     /// Conversations of the user that are new, changed or left.
     pub(crate) changed: BTreeSet<ConversationId>,
-    /// Somebody came or went.
+    /// A user came or went.
     pub(crate) presence: bool,
-    /// End with this code.
+    /// Close the session with this code.
     pub(crate) close: Option<CloseCode>,
 }
 
 impl Handle {
-    /// The user, unless it is an invite's session.
+    /// The user, unless it is the session of an invite.
     pub(crate) fn user(&self) -> Option<&Name> {
         match &self.owner {
             Owner::User(user) => Some(user),
@@ -107,12 +108,12 @@ impl Handle {
         }
     }
 
-    /// Waits until there is mail. Cancel-safe.
+    /// Waits for a signal. Cancel-safe.
     pub(crate) async fn woken(&self) {
         self.wake.notified().await;
     }
 
-    /// Takes the mail.
+    /// Takes the pending signals.
     pub(crate) fn take_mail(&self) -> Mail {
         std::mem::take(&mut *lock(&self.mail))
     }
@@ -122,13 +123,13 @@ impl Handle {
         self.wake.notify_one();
     }
 
-    /// Ends this line with a code; the first one counts.
+    /// Closes this session with a code; the first code counts.
     pub(crate) fn close(&self, code: CloseCode) {
         self.post(|mail| _ = mail.close.get_or_insert(code));
     }
 }
 
-/// A line that is here until this is dropped.
+/// A registered session; dropping this removes it from the registry.
 pub(crate) struct Entered {
     hub: Arc<Hub>,
     handle: Arc<Handle>,
@@ -152,11 +153,14 @@ impl Drop for Entered {
 }
 
 impl Hub {
-    /// Registers a session. One by password is always let in, since it may be there to revoke a
-    /// device: beyond `most`, it replaces the user's oldest one.
+    /// Registers a session.
+    ///
+    /// A password session is always admitted, because it may be needed to revoke a device. Beyond
+    /// `most`, it replaces the user's oldest one.
     ///
     /// # Errors
-    /// [`CloseCode::Quota`] if the device or invite has far too many already; see [`Hub::ready`].
+    /// [`CloseCode::Quota`] if the device or invite has [`NOT_READY`] times its limit already; see
+    /// [`Hub::ready`].
     pub(crate) fn enter(
         self: &Arc<Self>,
         owner: Owner,
@@ -192,12 +196,12 @@ impl Hub {
         Ok(Entered { hub: self.clone(), handle })
     }
 
-    /// The client of this line is ready. A newer session of the same device and instance takes the
-    /// place of the older.
+    /// Marks the client of this session as ready. The session replaces an older one of the same
+    /// device and instance.
     ///
     /// # Errors
-    /// [`CloseCode::Quota`] if the device or invite has `most` sessions already,
-    /// [`CloseCode::Protocol`] if the instance is too long.
+    /// [`CloseCode::Quota`] if the device or invite has `most` ready sessions already,
+    /// [`CloseCode::Protocol`] if the instance's name is too long.
     pub(crate) fn ready(
         &self,
         line: &Handle,
@@ -218,7 +222,7 @@ impl Hub {
         }
         let _first = line.instance.set(instance.into());
         let most = match (&line.owner, line.device) {
-            // Counted when they come in.
+            // Limited by [`Hub::enter`].
             (Owner::User(_), None) => most.password.max(1),
             _ => most.device,
         };
@@ -237,19 +241,19 @@ impl Hub {
         lock(&self.lines).by_device.contains_key(device)
     }
 
-    /// Whether a session of this user's is one of this device.
+    /// Whether a session of this user belongs to this device.
     pub(crate) fn is_device_of(&self, user: &Name, device: &DeviceId) -> bool {
         let lines = lock(&self.lines);
         let ids = lines.by_device.get(device).map(Vec::as_slice).unwrap_or_default();
         ids.iter().filter_map(|id| lines.by_id.get(id)).any(|line| line.user() == Some(user))
     }
 
-    /// How many lines there are.
+    /// Number of sessions.
     pub(crate) fn count(&self) -> usize {
         lock(&self.lines).by_id.len()
     }
 
-    /// Ends the sessions of a device.
+    /// Closes the sessions of a device.
     pub(crate) fn close_device(&self, device: &DeviceId, code: CloseCode) {
         let lines = lock(&self.lines);
         let ids = lines.by_device.get(device).map(Vec::as_slice).unwrap_or_default();
@@ -258,7 +262,7 @@ impl Hub {
         }
     }
 
-    /// Ends the password sessions of a user but `this` one.
+    /// Closes the password sessions of a user except `this`.
     pub(crate) fn close_password_sessions(&self, user: &Name, this: &Handle, code: CloseCode) {
         for line in lock(&self.lines).of(&Owner::User(user.clone())) {
             if line.device.is_none() && line.id != this.id {
@@ -267,7 +271,7 @@ impl Hub {
         }
     }
 
-    /// Ends every line, and those that come later.
+    /// Closes every session, including those that are registered later.
     pub(crate) fn close_all(&self, code: CloseCode) {
         let mut lines = lock(&self.lines);
         lines.closing = Some(code);
@@ -276,7 +280,7 @@ impl Hub {
         }
     }
 
-    /// A conversation of these users is new, changed or left.
+    /// Signals to these users that a conversation is new, changed or left.
     pub(crate) fn tell_changed<'a>(
         &self,
         users: impl IntoIterator<Item = &'a Name>,
@@ -290,15 +294,16 @@ impl Hub {
         }
     }
 
-    /// Tells this line from now on who comes and goes; returns where it stands.
+    /// Signals presence changes to this session from now on; returns the number of the newest
+    /// change.
     pub(crate) fn watch_presence(&self, line: &Handle) -> u64 {
         let mut lines = lock(&self.lines);
         lines.watchers.insert(line.id);
         lines.presence.now()
     }
 
-    /// Users who have come or gone since, at most `most` of them, whether they are here, and where
-    /// the line stands then.
+    /// At most `most` users whose presence changed after `since`, whether each is online, and the
+    /// number of the last change among them.
     pub(crate) fn presence_since(&self, since: u64, most: usize) -> (Vec<(Name, bool)>, u64) {
         let lines = lock(&self.lines);
         let (users, now) = lines.presence.since(since, most);
@@ -322,10 +327,10 @@ impl Lines {
         self.of(owner).filter(move |line| line.device == device)
     }
 
-    /// Ends the oldest sessions by this user's password until there is room for one more.
+    /// Closes the oldest password sessions of this user until one more fits.
     fn make_room_for_password(&mut self, owner: &Owner, most: usize) {
         while self.counted_with(owner, None).count() >= most {
-            // Lists are in the order of entering.
+            // Lists are in the order of registration.
             let Some(oldest) = self.counted_with(owner, None).next().cloned() else { return };
             self.forget(&oldest);
             oldest.close(CloseCode::Quota);
@@ -354,14 +359,14 @@ impl Lines {
         remove_one(&mut self.by_device, &device, line.id);
         if let Some(instance) = line.instance.get() {
             let key = (device, instance.clone());
-            // A newer line may have its place.
+            // A newer session may have taken over the instance.
             if self.by_instance.get(&key) == Some(&line.id) {
                 self.by_instance.remove(&key);
             }
         }
     }
 
-    /// Tells the watchers if a line's user has come or gone with it.
+    /// Signals the watchers if the user of this session came or went.
     fn note_presence(&mut self, line: &Handle, was_online: bool) {
         let Some(user) = line.user() else { return };
         if self.is_online(user) == was_online {
@@ -414,7 +419,7 @@ mod tests {
         let newer = enter(device(1));
         assert_eq!(hub.ready(&newer, b"run", most), Ok(()));
         assert_eq!(first.take_mail().close, Some(CloseCode::Replaced));
-        // Another run of the same device is another session.
+        // Another instance on the same device is another session.
         let other = enter(device(1));
         assert_eq!(hub.ready(&other, b"another", most), Err(CloseCode::Quota));
         assert_eq!(hub.enter(user("ada"), device(1), most).map(drop), Ok(()));
@@ -440,7 +445,7 @@ mod tests {
         assert_eq!(enter(device(1)).map(drop), Err(CloseCode::Quota));
         let other = enter(device(2)).unwrap();
         assert_eq!(hub.ready(&other, b"one", most), Ok(()));
-        // A session by password is always let in, and the oldest ends.
+        // A password session is always admitted, and the oldest one is closed.
         let passwords = [(); 4].map(|()| enter(None).unwrap());
         for line in &passwords {
             assert_eq!(hub.ready(line, b"", most), Ok(()));
@@ -471,7 +476,7 @@ mod tests {
             drop(hub.enter(user("bob"), device(2), PLENTY).unwrap());
         }
         let here = hub.enter(user("bob"), device(2), PLENTY).unwrap();
-        // A session by password is nobody's presence.
+        // A password session does not count as presence.
         let eve = hub.enter(user("eve"), None, PLENTY).unwrap();
         assert!(watcher.take_mail().presence);
         let (changes, seen) = hub.presence_since(seen, 10);

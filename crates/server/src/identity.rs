@@ -1,16 +1,16 @@
-//! Who the server is, on disk: `DIR/identity/` with the TLS key and certificate and the 128-byte
-//! OPAQUE setup. Kept apart from the record, so that a stolen database alone allows no password
-//! guess.
+//! The server's identity on disk: `DIR/identity/` with the TLS key, the certificate and the
+//! 128-byte OPAQUE setup. It is kept apart from the record, so that a stolen database alone allows
+//! no password guess.
 //!
-//! On the first start all of it is made, in the order setup, key, certificate, each whole or not
-//! at all. A later one without an earlier one is therefore never the trace of a crash: somebody
-//! removed a file, and making a new one would silently lock out every client. That is an error.
+//! The first start creates setup, key and certificate, in this order, each atomically. A later file
+//! without an earlier one is therefore never the result of a crash: a file was removed, and a new
+//! one would silently lock out every client. That is an error.
 //!
-//! Clients know the server by its key (the pin), so a self-made certificate is renewed with the
-//! key it has. A certificate that is not self-made, be it in files of the operator's or put in
-//! place of ours, is never written to; its end is only told.
+//! Clients know the server by its key (the pin), so a self-signed certificate is renewed with the
+//! same key. Any other certificate, in the operator's own files or put in place of the generated
+//! one, is never written to; only its expiry is logged.
 //!
-//! Everything here blocks on small files; call it at the start or off the async threads.
+//! Everything here blocks on small files; call it at startup or off the async threads.
 
 mod error;
 mod files;
@@ -38,12 +38,13 @@ pub const SETUP_LEN: usize = 128;
 type Setup = Box<Zeroizing<[u8; SETUP_LEN]>>;
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// A self-made certificate with less left than this is renewed.
+/// A self-signed certificate with less time left than this is renewed.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
-/// With less left than this the log says so: renewal did not happen, or is the operator's to do.
+/// With less time left than this, the log has a warning: the renewal failed, or is up to the
+/// operator.
 const WARN_BEFORE: Duration = Duration::from_secs(21 * 86_400);
 
-/// The kind of key to make on the first start. An existing key stays.
+/// The type of key that the first start generates. An existing key stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KeyType {
     /// ECDSA on P-256.
@@ -53,7 +54,7 @@ pub enum KeyType {
     Rsa2048,
 }
 
-/// A certificate and key that the operator looks after.
+/// A certificate and key that the operator manages.
 #[derive(Debug, Clone)]
 pub struct OwnFiles {
     /// PEM, the chain with the server's certificate first.
@@ -62,19 +63,19 @@ pub struct OwnFiles {
     pub key: PathBuf,
 }
 
-/// How an identity is to be.
+/// Options of an identity.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// For the key that the first start makes.
+    /// For the key that the first start generates.
     pub key_type: KeyType,
-    /// DNS names and IP addresses for the self-made certificate, without ports, besides
+    /// DNS names and IP addresses for the self-signed certificate, without ports, in addition to
     /// `localhost`, `127.0.0.1`, `::1` and the name of this machine.
     pub names: Vec<String>,
-    /// Used instead of a self-made key and certificate.
+    /// Used instead of a generated key and certificate.
     pub own: Option<OwnFiles>,
 }
 
-/// The server's identity as it stands on disk.
+/// The server's identity, as it is on disk.
 pub struct Identity {
     dir: PathBuf,
     names: Vec<String>,
@@ -85,11 +86,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Opens the identity in `dir`, or makes what is missing of it; `new_setup` is asked only on
-    /// the first start. A self-made certificate near its end, or without one of the names wanted,
-    /// is renewed; where that fails, the old one goes on with an error in the log. Of the
-    /// operator's own certificate an end that is past is told in the log, not refused: pinning
-    /// clients do not mind.
+    /// Opens the identity in `dir`, and creates what is missing. Calls `new_setup` only on the
+    /// first start.
+    ///
+    /// A self-signed certificate that expires soon, or lacks one of the names, is renewed. If that
+    /// fails, the old one stays in use and the log has an error. If the operator's own certificate
+    /// has expired, that is logged and not refused, because pinning clients ignore the expiry.
     ///
     /// # Errors
     /// [`IdentityError`], which names the file.
@@ -127,32 +129,33 @@ impl Identity {
         &self.setup
     }
 
-    /// The setup was made by this very call of [`Identity::open_or_create`]. A record that is not
-    /// empty then belongs to another setup, and none of its credentials will work.
+    /// Whether this call of [`Identity::open_or_create`] created the setup. A record that is not
+    /// empty then belongs to another setup, and none of its credentials works.
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.new_setup
     }
 
-    /// The certificate and key to serve under.
+    /// The certificate and key to serve with.
     #[must_use]
     pub fn certificate(&self) -> ServerCert {
         self.current.clone()
     }
 
-    /// What clients know the server by.
+    /// The pin by which clients know the server.
     #[must_use]
     pub fn pin(&self) -> TlsPin {
         self.current.pin()
     }
 
-    /// The last moment of the certificate.
+    /// The end of the certificate's validity.
     #[must_use]
     pub fn expires_at(&self) -> SystemTime {
         self.current.expires_at()
     }
 
-    /// Writes to the log when the certificate has less than 21 days left, or none.
+    /// Logs a warning if the certificate has less than 21 days left, and an error if it has
+    /// expired.
     pub fn warn_if_ending(&self, now: SystemTime) {
         match self.expires_at().duration_since(now) {
             Ok(left) if left >= WARN_BEFORE => {}
@@ -166,10 +169,10 @@ impl Identity {
         }
     }
 
-    /// Renews a self-made certificate that has less than 30 days left, with the key it has. To be
-    /// called now and then; the result goes to [`ServerTls::reload`].
+    /// Renews a self-signed certificate that has less than 30 days left, with the same key.
     ///
-    /// `None`: nothing to do, or not ours to renew.
+    /// Call it regularly, and pass the result to [`ServerTls::reload`]. `None`: renewal is not due,
+    /// or is up to the operator.
     ///
     /// # Errors
     /// [`IdentityError`]; the old certificate stays, in memory and on disk.
@@ -183,11 +186,11 @@ impl Identity {
         Ok(Some(self.current.clone()))
     }
 
-    /// Reads certificate and key anew (SIGHUP), checks that they can be read, belong together and
-    /// are within their time, and takes them over. The setup is not read again.
+    /// Reloads certificate and key (SIGHUP). They must be readable, belong together and be valid
+    /// now. The setup is not reloaded.
     ///
     /// # Errors
-    /// [`IdentityError`] with the file and the reason; the old pair stays the current one.
+    /// [`IdentityError`] with the file and the reason; the old pair stays in use.
     pub fn reload(&mut self, now: SystemTime) -> Result<ServerCert, IdentityError> {
         let mut loaded = match &self.own {
             Some(own) => load_own(own)?,
@@ -220,7 +223,7 @@ impl Identity {
         is_due(&self.current, now)
     }
 
-    /// A new certificate on disk for the key on disk, if that is still the key of `pin`.
+    /// Writes a new certificate for the key on disk, if that is still the key of `pin`.
     fn renew(&self, pin: TlsPin, now: SystemTime) -> Result<ServerCert, IdentityError> {
         let folder = Folder::open_or_create(&self.dir)?;
         let key = folder.read_secret(KEY)?.ok_or_else(|| missing(&folder, KEY, CERT))?;
@@ -248,7 +251,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Near its end; or from before its time, since then the clock was wrong when it was made.
+/// Whether a certificate expires soon, or is not valid yet: then it was made under a wrong clock.
 fn is_due(cert: &ServerCert, now: SystemTime) -> bool {
     now.checked_add(RENEW_BEFORE).is_none_or(|then| cert.expires_at() < then)
         || matches!(cert.check_time(now), Err(CertFault::NotYetValid { .. }))
@@ -311,7 +314,7 @@ fn open_self_made(
         Some(chain) => chain,
         None => {
             let chain = make::certificate(&key, names, now)?;
-            // Checked before it is written: what is on disk must open at the next start.
+            // Checked before it is written: the files on disk must open at the next start.
             checked(folder, &chain, &key)?;
             folder.write(CERT, &chain)?;
             chain

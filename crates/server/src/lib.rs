@@ -1,15 +1,15 @@
-//! The server: listener, sessions, following, limits.
+//! The server: listeners, sessions, followers, limits.
 //!
-//! [`Server::start`] opens or makes everything in its directory and serves until
-//! [`Server::shutdown`]. It prints nothing, asks nothing and reads no signals: that is the
-//! program's part, with [`process`] for what a process should be before it serves.
+//! [`Server::start`] opens or creates everything in the data directory and serves until
+//! [`Server::shutdown`]. It does not print, prompt or handle signals; the program does. The
+//! functions in [`process`] prepare the process before that.
 
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
-// Unit tests use the test client of `tests/`, which names this crate from outside.
+// Unit tests use the test client of `tests/`, which names this crate as an external crate.
 #[cfg(test)]
 extern crate self as twinlock_server;
 #[cfg(test)]

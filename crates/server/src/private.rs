@@ -1,11 +1,11 @@
-//! Directories and files for nobody else to read; files whole or not at all.
+//! Directories and files that only this user can read; files are replaced atomically.
 //!
-//! A file is written under another name, flushed, renamed, and the directory flushed, so that a
-//! crash or a power cut leaves the old state or the new one. A temporary file that was left over is
-//! swept by the next write of the same file.
+//! A file is written under a temporary name, synced and renamed, and the directory is synced. A
+//! crash or a power cut therefore leaves the old state or the new one. The next write of the same
+//! file removes a leftover temporary file.
 //!
-//! Files are opened without following a symbolic link, so a planted link cannot make the server read
-//! or overwrite a file elsewhere.
+//! Files are opened without following a symlink, so a planted one cannot make the server read or
+//! overwrite a file elsewhere.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -21,10 +21,10 @@ pub(crate) const DIR_MODE: u32 = 0o700;
 /// Mode of a file.
 pub(crate) const FILE_MODE: u32 = 0o600;
 
-/// The file system said no.
+/// A failed file system operation.
 #[derive(Debug)]
 pub(crate) struct Failed {
-    /// A verb: read, write, make.
+    /// Verb for the message: read, write, make.
     pub(crate) doing: &'static str,
     pub(crate) path: PathBuf,
     pub(crate) error: io::Error,
@@ -34,15 +34,16 @@ pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error)
     move |error| Failed { doing, path: path.to_owned(), error }
 }
 
-/// The data directory, made where it is missing: its path without a link in it, on which all that
-/// follows hangs. Refused where another user can put files into it, or exchange it for another.
+/// Creates the data directory if it is missing, and returns its canonical path.
+///
+/// All later paths are below it. Fails if another user can write to the directory or replace it.
 pub(crate) fn data_directory(path: &Path) -> Result<PathBuf, Failed> {
     make_directory(path)?;
     let dir = fs::canonicalize(path).map_err(failed("use", path))?;
     check_directory(&dir)?;
     for above in dir.ancestors().skip(1) {
         let above_meta = fs::metadata(above).map_err(failed("read", above))?;
-        // With the sticky bit only an entry's owner can rename it.
+        // With the sticky bit, only a directory entry's owner can rename it.
         if above_meta.mode() & 0o1002 == 0o002 {
             return Err(failed("use", &dir)(io::Error::other(format!(
                 "everybody can exchange it, since {} is writable by everybody and has no sticky bit",
@@ -53,7 +54,7 @@ pub(crate) fn data_directory(path: &Path) -> Result<PathBuf, Failed> {
     Ok(dir)
 }
 
-/// Refuses a directory that another user can write to. It may be a link to one.
+/// Refuses a directory that another user can write to. The path may be a symlink to one.
 pub(crate) fn check_directory(path: &Path) -> Result<(), Failed> {
     let fault = failed("use", path);
     let meta = fs::metadata(path).map_err(failed("use", path))?;
@@ -76,15 +77,17 @@ pub(crate) fn check_directory(path: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Makes a directory and those above it, each so that it would survive a power cut. One that is
-/// there stays as it is; whoever made it may have been killed before its name was on disk.
+/// Creates a directory and its missing parents so that they survive a power cut.
+///
+/// An existing directory stays unchanged, but its parent is synced: the process that created it may
+/// have been killed before the name was on disk.
 pub(crate) fn make_directory(path: &Path) -> Result<(), Failed> {
     if path.try_exists().map_err(failed("read", path))? {
         if !path.is_dir() {
             return Err(failed("use", path)(ErrorKind::NotADirectory.into()));
         }
         return match sync(parent(path)) {
-            // Not ours to read, or of a file system that has nothing to sync.
+            // This user is not permitted to read it, or its file system cannot sync directories.
             Err(Failed { error, .. }) if is_foreign(&error) => Ok(()),
             synced => synced,
         };
@@ -93,7 +96,7 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), Failed> {
     make_directory(parent)?;
     match DirBuilder::new().mode(DIR_MODE).create(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            // Another first start was quicker, unless it is a link to nothing.
+            // Created by another first start, unless it is a dangling symlink.
             if !path.is_dir() {
                 return Err(failed("make", path)(io::Error::other("a link to nothing is there")));
             }
@@ -103,8 +106,7 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), Failed> {
     sync(parent)
 }
 
-/// Puts `content` at `path`, replacing what was there, and returns once it would survive a power
-/// cut.
+/// Replaces the content of `path`; returns once the new content survives a power cut.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Failed> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
@@ -121,7 +123,7 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Failed> {
     sync(parent(path))
 }
 
-/// Opens a regular file and follows no link.
+/// Opens a regular file without following a symlink.
 pub(crate) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     open_regular(options, path, OFlags::NOFOLLOW).map_err(|error| {
         match error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
@@ -131,13 +133,13 @@ pub(crate) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     })
 }
 
-/// Opens a file with these flags as well; anything but a regular file is refused.
+/// Opens a regular file with additional flags; refuses anything else.
 pub(crate) fn open_regular(
     options: &mut OpenOptions,
     path: &Path,
     flags: OFlags,
 ) -> io::Result<File> {
-    // Without NONBLOCK a pipe would hold up the start.
+    // Without NONBLOCK, a FIFO would block the start.
     let flags = (flags | OFlags::NONBLOCK).bits().cast_signed();
     let file = options.custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
@@ -146,7 +148,7 @@ pub(crate) fn open_regular(
     Ok(file)
 }
 
-/// The content of a file of at most `most` bytes, wiped after use. `None`: no such file.
+/// Reads a file of at most `most` bytes; the buffer is wiped on drop. `None`: no such file.
 pub(crate) fn read(path: &Path, most: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Failed> {
     let file = match open(OpenOptions::new().read(true), path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -156,14 +158,14 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Option<Zeroizing<Vec<u8>>>,
     if length > most {
         return Err(failed("read", path)(ErrorKind::FileTooLarge.into()));
     }
-    // Room for all of it at once: a vector that grows leaves copies of a secret behind.
+    // Allocated at once: a growing vector leaves copies of a secret behind.
     let room = usize::try_from(length).unwrap_or(0).saturating_add(1);
     let mut content = Zeroizing::new(Vec::with_capacity(room));
     file.take(most).read_to_end(&mut content).map_err(failed("read", path))?;
     Ok(Some(content))
 }
 
-/// Whether something has this name, be it a link to nothing.
+/// Whether anything has this name, even a dangling symlink.
 pub(crate) fn is_there(path: &Path) -> Result<bool, Failed> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -171,7 +173,7 @@ pub(crate) fn is_there(path: &Path) -> Result<bool, Failed> {
     }
 }
 
-/// Removes a file; none there is no error.
+/// Removes a file; a missing one is not an error.
 pub(crate) fn remove(path: &Path) -> Result<(), Failed> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", path)(error)),
@@ -191,7 +193,8 @@ fn is_foreign(error: &io::Error) -> bool {
     matches!(error.kind(), PermissionDenied | InvalidInput | ReadOnlyFilesystem)
 }
 
-/// Names in a directory that was found survive a power cut, whoever made them.
+/// Syncs a directory that existed before, so that names created by other processes survive a power
+/// cut.
 pub(crate) fn sync_found(dir: &File, path: &Path) -> Result<(), Failed> {
     match dir.sync_all() {
         Err(error) if !is_foreign(&error) => Err(failed("write", path)(error)),

@@ -1,5 +1,5 @@
-//! What a server asks of its process. Called by the program before it starts one; a library that
-//! is embedded elsewhere leaves its host alone.
+//! Process settings of a server. The program applies them before it starts one; an embedded server
+//! leaves its host process unchanged.
 
 use std::io;
 
@@ -7,20 +7,19 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
 
-/// Open files this process may have: sockets, above all.
+/// Limit of open files, which are mostly sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Descriptors {
-    /// Before; `None`: no limit.
+    /// The limit before; `None`: unlimited.
     pub before: Option<u64>,
-    /// Now; `None`: no limit.
+    /// The limit now; `None`: unlimited.
     pub now: Option<u64>,
 }
 
-/// Raises the limit of open files as far as the system lets this process, and says so in the log.
-/// Each line takes one.
+/// Raises the limit of open files to the hard limit, and logs it. Each connection takes one.
 ///
 /// # Errors
-/// What the system says; the limit then is as it was.
+/// The system's error; the limit is then unchanged.
 pub fn raise_descriptor_limit() -> io::Result<Descriptors> {
     let Rlimit { current: before, maximum } = getrlimit(Resource::Nofile);
     if before != maximum {
@@ -32,13 +31,13 @@ pub fn raise_descriptor_limit() -> io::Result<Descriptors> {
     Ok(Descriptors { before, now })
 }
 
-/// No core dumps, and no other process of this user looks into this one's memory: it holds the
-/// keys of every line and the OPAQUE setup.
+/// Disables core dumps, and access to this process's memory by other processes of the same user.
+/// The memory contains the keys of every session and the OPAQUE setup.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn forbid_core_dumps() -> io::Result<()> {
-    // The hard limit too, so that nothing this process starts raises it again.
+    // The hard limit too, so that no child process raises it again.
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }

@@ -1,4 +1,4 @@
-//! The server: what all lines share, the listener, and the ways it ends.
+//! The server: state shared by all connections, startup, listeners and shutdown.
 
 mod clock;
 mod heads;
@@ -56,22 +56,22 @@ use crate::session;
 use heads::Heads;
 use parts::Start;
 
-/// The target of what only the log's file has: it is said in other words at the terminal.
+/// Log target for events that only the log file has; the terminal shows them in other words.
 pub const FILE_ONLY: &str = "twinlock::file";
 
-/// How often the certificate's end is looked at.
+/// Interval between checks of the certificate's expiry.
 const RENEWAL: Duration = Duration::from_secs(12 * 60 * 60);
-/// Reads of the record at once by sessions; the store has one connection more.
+/// Concurrent reads of the record by sessions. The store has one more connection.
 const READS: usize = 3;
-/// From this age on a connection that is not logged in gives up its slot for a newer one of another
+/// Age at which an unauthenticated connection gives up its slot to a newer one from another
 /// address. Longer than a login takes on a server that is not flooded.
 const GRACE: Duration = Duration::from_secs(1);
-/// Connections that the kernel completes before they are accepted, each listener.
+/// Backlog of each listener: connections that the kernel completes before they are accepted.
 const BACKLOG: u32 = 1024;
-/// Pause after a failed accept: out of descriptors, most likely.
+/// Pause after a failed accept. The likely cause is a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What all lines of a server share.
+/// State shared by all connections of a server.
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) store: Arc<dyn Store>,
@@ -79,11 +79,11 @@ pub(crate) struct Shared {
     pub(crate) setup: ServerSetup,
     pub(crate) tls: ServerTls,
     pub(crate) hub: Arc<Hub>,
-    /// Where logins are worked on.
+    /// The handshake runtime, where logins run.
     pub(crate) door: Door,
-    /// Where lines are.
+    /// The main runtime, where sockets and sessions are.
     pub(crate) main: Handle,
-    /// Of connections that are not logged in.
+    /// Connection slots of unauthenticated connections.
     pub(crate) slots: Slots,
     pub(crate) guesses: Guesses,
     pub(crate) devices: Devices,
@@ -91,12 +91,12 @@ pub(crate) struct Shared {
     pub(crate) throttle: Throttle,
     pub(crate) names: Names,
     pub(crate) handshakes: Semaphore,
-    /// Turns of sessions at reading the record ([`Shared::read`]). Fewer than the store has
-    /// connections, so that reads of sessions leave one to logins.
+    /// Turns for reads of the record by sessions ([`Shared::read`]). Fewer than the store's
+    /// connections, so that sessions leave one to logins.
     pub(crate) reads: Fair,
-    /// Turns at searching.
+    /// Turns for searches.
     pub(crate) searches: Fair,
-    /// What users have written lately.
+    /// Rates and quotas of users.
     pub(crate) accounts: Accounts,
     pub(crate) text_room: Arc<TextRoom>,
     pub(crate) barred: Arc<Barred>,
@@ -105,15 +105,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Milliseconds since 1970 UTC.
+    /// Milliseconds since the Unix epoch.
     pub(crate) fn now_ms(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Reads the record for a session when it is `user`'s turn. The turn lasts until the read has
-    /// ended, also if this future is dropped: a statement under way cannot be stopped, and while it
-    /// runs it keeps one of the store's connections.
+    /// Reads the record for a session when it is `user`'s turn.
+    ///
+    /// The turn lasts until the read has ended, even if this future is dropped: a running statement
+    /// cannot be stopped, and it occupies one of the store's connections.
     pub(crate) async fn read<T, R>(
         &self,
         user: &Name,
@@ -131,14 +132,14 @@ impl Shared {
         if self.config.behind_proxy { BindingPolicy::Off } else { self.config.binding }
     }
 
-    /// What pinning clients should accept from now on. Nothing where a proxy shows its own
-    /// certificate, or an authority vouches for ours and its next one may have another key.
+    /// Pins that clients should accept from now on. Empty behind a proxy, which presents its own
+    /// certificate, and for a certificate from a CA, whose successor may have another key.
     pub(crate) fn tls_pins(&self) -> Vec<Bytes> {
         let pinned = !self.config.behind_proxy && self.tls.is_self_issued();
         if pinned { vec![copy(&self.tls.spki_pin().0)] } else { Vec::new() }
     }
 
-    /// Somebody has used an invite.
+    /// Logs a registration, and removes the owner invite once the owner has registered.
     pub(crate) fn registered(&self, person: &Person) {
         tracing::info!(user = %person.user, "registered");
         if person.role == Role::Owner {
@@ -148,7 +149,7 @@ impl Shared {
 
     /// Waits until the server shuts down. Cancel-safe.
     pub(crate) async fn stopping(&self) {
-        // The sender is here, so it does not go away first.
+        // `self` holds the sender, so the channel cannot close first.
         let mut stop = self.stop.subscribe();
         let _stopping = stop.wait_for(|stop| *stop).await;
     }
@@ -160,29 +161,29 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error("cannot {doing} {}: {error}; {}", path.display(), data_hint(error))]
     Data {
-        /// A verb: read, write, make.
+        /// Verb for the message: read, write, make.
         doing: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         error: io::Error,
     },
-    /// TLS key, certificate or setup.
+    /// The TLS key, the certificate or the setup is unusable.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The setup file holds something else.
+    /// The setup file does not contain an OPAQUE setup.
     #[error(
         "{} is not an OPAQUE setup; restore it from its backup (without it no credential of this record works)",
         .0.display()
     )]
     Setup(PathBuf),
-    /// There is a record but no setup. Making a new one would lock everybody out.
+    /// A record exists, but its setup is missing. A new setup would lock out every user.
     #[error(
         "{} is missing, but there is a record: restore it from its backup (without it no credential of this record works), or move the record away to begin anew",
         .0.display()
     )]
     SetupLost(PathBuf),
-    /// There was a record, and it is missing or empty.
+    /// A record existed before, and it is missing or empty.
     #[error(
         "{} is missing or empty, but {} shows that there was a record; nothing was changed. Put the record back from its backup. For a new record under the same identity, move record.db*, files/, heads* and owner-invite out of {} and make an empty file `first-start` there; for a new server, name another directory with --data",
         missing.display(),
@@ -190,12 +191,12 @@ pub enum StartError {
         missing.parent().unwrap_or(missing).display()
     )]
     RecordLost {
-        /// The record.
+        /// The record's file.
         missing: PathBuf,
-        /// What shows that there was one.
+        /// The path that shows that there was a record.
         trace: PathBuf,
     },
-    /// There is a record, and the self-made key that clients know the server by is missing.
+    /// A record exists, but the generated TLS key that clients pin is missing.
     #[error(
         "{} is missing, and clients know the server by it; nothing was changed. Put it back from its backup. To begin with a new key, which every client that pins the old one refuses, remove the line `tls-pin` from {}",
         key.display(),
@@ -204,38 +205,38 @@ pub enum StartError {
     TlsKeyLost {
         /// The key's file.
         key: PathBuf,
-        /// The file that shows that there was one.
+        /// The head file, which shows that there was such a key.
         heads: PathBuf,
     },
-    /// Entries refer to files, and no file is there.
+    /// Entries refer to files, but the directory of files is missing or empty.
     #[error(
         "{dir} is missing or empty, but the record has files; nothing was changed. Mount it or put it back from its backup. To go on without the content of all files, make the directory {dir}/partial",
         dir = .0.display()
     )]
     FilesLost(PathBuf),
-    /// The record.
+    /// The record cannot be opened.
     #[error(transparent)]
     Record(#[from] OpenError),
-    /// The record, once open.
+    /// An operation on the open record failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsFault),
-    /// The address cannot be listened on.
+    /// The server cannot listen on an address.
     #[error("cannot listen on {address}: {error}; {}", listen_hint(error, flag))]
     Listen {
-        /// Which setting names its port.
+        /// The setting that determines the port.
         flag: &'static str,
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The system's error.
         error: io::Error,
     },
-    /// No thread could be started.
+    /// A thread could not be started.
     #[error("cannot start threads: {0}")]
     Threads(io::Error),
-    /// No invite for the owner could be made.
+    /// The owner invite could not be recorded.
     #[error("the owner's invite could not be recorded: is the disk full? The log has the reason")]
     OwnerInvite,
 }
@@ -269,17 +270,18 @@ fn listen_hint(error: &io::Error, flag: &str) -> String {
     }
 }
 
-/// Makes the data directory and those above it where they are missing, so that they survive a power
-/// cut. Returns the path to use from then on, without a link in it. [`Server::start`] does the
-/// same; this is for a log that begins before it.
+/// Creates the data directory and its missing parents durably, and returns its canonical path.
+///
+/// Use the returned path from then on. [`Server::start`] does the same; call this first to write a
+/// log there before the server starts.
 ///
 /// # Errors
-/// [`StartError::Data`], also for a directory that another user can write to or exchange.
+/// [`StartError::Data`], also for a directory that another user can write to or replace.
 pub fn make_data_directory(path: &Path) -> Result<PathBuf, StartError> {
     Ok(private::data_directory(path)?)
 }
 
-/// A running server. Dropping it drops its lines; [`Server::shutdown`] ends them in order.
+/// A running server. Dropping it drops its connections; [`Server::shutdown`] closes them in order.
 pub struct Server {
     pub(crate) shared: Arc<Shared>,
     identity: Arc<Mutex<Identity>>,
@@ -287,22 +289,22 @@ pub struct Server {
     public: Address,
     owner_invite: Option<InviteLink>,
     heads: Arc<tokio::sync::Mutex<heads::Keeper>>,
-    /// Accepts, and waits for every line to end.
+    /// Accept loops; each ends once its connections have ended.
     accepting: JoinSet<()>,
-    /// What goes on for as long as the server does.
+    /// Background tasks that run as long as the server.
     upkeep: JoinSet<()>,
     _doors: Doors,
 }
 
 impl Server {
-    /// Opens or makes identity and record, and listens. Needs a tokio runtime.
+    /// Opens or creates identity and record, and listens. Requires a Tokio runtime.
     ///
     /// # Errors
     /// [`StartError`].
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
         let data = private::data_directory(&config.data)?;
         config.data.clone_from(&data);
-        // Before anything is looked at: another start may be making it.
+        // Taken before the directory is inspected: another process may be creating it.
         let lock = RecordLock::take(&record_path(&data))?;
         let known = Heads::read(&data, heads::FILE)?;
         let start = parts::look(&data, &config, &known)?;
@@ -315,7 +317,7 @@ impl Server {
         started
     }
 
-    /// Starts on a record that is open.
+    /// Starts the server on an open record.
     async fn start_on(
         config: Config,
         identity: Identity,
@@ -325,13 +327,13 @@ impl Server {
         start: Start,
     ) -> Result<Self, StartError> {
         let data = config.data.clone();
-        // A self-issued certificate is trusted by its pin only.
+        // A self-signed certificate is trusted only by its pin.
         let self_made = identity.certificate().is_self_issued().then(|| identity.pin());
         warn_of_another_key(known.tls_pin, self_made);
         parts::check_files(&data, &*store).await?;
         let whole = heads::compare(&data, known, &*store).await?;
         clock::check(&*store).await?;
-        // Bound, so that their ports are known; connections are refused until they listen.
+        // Binding determines the ports; connections are refused until the sockets listen.
         let (socket, address) = bind("--port", config.listen)?;
         let lines = bind_if("--classic-port", config.classic.lines)?;
         let origin = bind_if("--origin-port", config.classic.origin)?;
@@ -429,67 +431,68 @@ impl Server {
         })
     }
 
-    /// Where it listens; the real port where 0 was asked for.
+    /// The listening address, with the actual port if port 0 was requested.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it listens for classic lines, if it does.
+    /// The listening address for classic connections, if they are enabled.
     #[must_use]
     pub fn classic_addr(&self) -> Option<SocketAddr> {
         self.shared.classic.lines.address
     }
 
-    /// Where it listens for the origin's clients, if it does.
+    /// The listening address of the origin bridge, if it is enabled.
     #[must_use]
     pub fn origin_addr(&self) -> Option<SocketAddr> {
         self.shared.classic.origin.address
     }
 
-    /// How many classic lines and connections of the origin's clients there are.
+    /// Number of open classic connections, including those of the origin bridge.
     #[must_use]
     pub fn classic_connections(&self) -> usize {
         self.shared.classic.connections()
     }
 
-    /// What invite links name.
+    /// The address in invite links.
     #[must_use]
     pub fn public_address(&self) -> &Address {
         &self.public
     }
 
-    /// Who the server is.
+    /// The key that identifies the server.
     #[must_use]
     pub fn server_key(&self) -> ServerKey {
         self.shared.setup.server_key()
     }
 
-    /// What pinning clients know TLS by now.
+    /// The pin of the current TLS key.
     #[must_use]
     pub fn tls_pin(&self) -> TlsPin {
         self.shared.tls.spki_pin()
     }
 
-    /// The owner's invite, if this start made it: it is told once.
+    /// The owner's invite link, if this start created it. It is shown only once.
     #[must_use]
     pub fn owner_invite(&self) -> Option<&InviteLink> {
         self.owner_invite.as_ref()
     }
 
-    /// Forgets it, once it has been shown: it is a secret.
+    /// Drops the owner's invite link from memory after it was shown, because it contains a secret.
     pub fn forget_owner_invite(&mut self) {
         self.owner_invite = None;
     }
 
-    /// How many lines are logged in.
+    /// Number of sessions.
     #[must_use]
     pub fn lines(&self) -> usize {
         self.shared.hub.count()
     }
 
-    /// Erases an entry: its salt and body, and of a file the content, unless another entry refers
-    /// to it. `false`: there is no such entry, or it is erased already.
+    /// Erases an entry: its salt and body, and a file's content unless another entry refers to it.
+    ///
+    /// Returns `false` if there is no such entry, or if it is erased already.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -497,14 +500,15 @@ impl Server {
         self.shared.files.erase(conversation, n).await
     }
 
-    /// All that a server does from HELLO to CHALLENGE, of a client at 127.0.0.1; `None`:
-    /// it answers with an ERROR, or not at all. For tests that measure whether it takes as long for
-    /// everybody.
+    /// Does all of a server's work from HELLO to CHALLENGE, for a client at 127.0.0.1.
+    ///
+    /// Returns `None` if the server answers with an ERROR or not at all. For tests that measure
+    /// whether the answer takes equally long for every credential.
     #[doc(hidden)]
     pub async fn answer_hello(&self, hello: &[u8]) -> Option<(AwaitProof, Vec<u8>)> {
         let origin = Origin::of(std::net::Ipv4Addr::LOCALHOST.into());
         let asked = session::ask(&self.shared, hello, Some(origin)).await.ok()?;
-        // Such a test asks for the same names over and over.
+        // Such a test repeats the same names, which must not exhaust their limits.
         self.shared.guesses.give_back(asked.taken);
         if let Some(device) = asked.device {
             self.shared.devices.give_back(&device);
@@ -512,17 +516,17 @@ impl Server {
         Some((asked.state, asked.challenge))
     }
 
-    /// All that a server does from the first line of a classic client on to the keys of its lines.
-    /// As [`Server::answer_hello`].
+    /// Does all of a server's work from a classic connection's first line to the keys of its lines.
+    /// For tests, like [`Server::answer_hello`].
     #[doc(hidden)]
     pub async fn hear_classic(&self, heard: Heard) -> Option<Lines> {
         classic::hear(&self.shared, heard).await
     }
 
-    /// Reads the certificate anew (SIGHUP). Live lines stay. Blocks on two small files.
+    /// Reloads the certificate (SIGHUP). Open connections stay. Blocks on two small files.
     ///
     /// # Errors
-    /// [`IdentityError`]: the old one goes on.
+    /// [`IdentityError`]; the previous certificate stays in use.
     pub fn reload(&self) -> Result<(), IdentityError> {
         let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         let certificate = identity.reload(SystemTime::now())?;
@@ -531,13 +535,15 @@ impl Server {
         Ok(())
     }
 
-    /// Ends in order: takes no more connections, drops those that are not logged in, lets every
-    /// append that was taken be recorded and acknowledged, tells every line when to come back
-    /// (CLOSE 8), and closes the record.
+    /// Shuts the server down in order.
+    ///
+    /// It accepts no more connections, drops those that are not authenticated, and lets every
+    /// received append be recorded and acknowledged. It sends each session CLOSE 8 with the time to
+    /// reconnect, and closes the record.
     ///
     /// # Errors
-    /// [`StoreError`] if the record cannot be closed cleanly; nothing acknowledged is lost then
-    /// either.
+    /// [`StoreError`] if the record cannot be closed cleanly. No acknowledged entry is lost in that
+    /// case.
     pub async fn shutdown(mut self) -> Result<(), StoreError> {
         tracing::info!(lines = self.shared.hub.count(), "shutting down");
         self.shared.stop.send_replace(true);
@@ -548,7 +554,7 @@ impl Server {
         }
         self.accepting.shutdown().await;
         self.upkeep.shutdown().await;
-        // A restart would let in what was barred; there may be room by now.
+        // A restart would admit what is barred. Retry: disk space may be available by now.
         self.shared.barred.write(&*self.shared.store).await;
         let mut heads = self.heads.lock().await;
         heads.try_write(&*self.shared.store).await;
@@ -605,12 +611,12 @@ fn open_store(
     )
 }
 
-/// What a certificate can hold of an address: no scope of this machine's.
+/// The part of an address that a certificate can contain: a scope is valid on this machine only.
 fn certificate_name(public: &Address) -> Option<String> {
     public.bare_host().split('%').next().map(str::to_owned)
 }
 
-/// Clients that pin the key before this one refuse the server.
+/// Warns that the TLS key has changed: clients that pin the previous key refuse the server.
 fn warn_of_another_key(known: Option<TlsPin>, current: Option<TlsPin>) {
     if let Some((before, now)) = known.zip(current)
         && before != now
@@ -619,24 +625,24 @@ fn warn_of_another_key(known: Option<TlsPin>, current: Option<TlsPin>) {
     }
 }
 
-/// What a client on this machine, or on the network the server listens on, can use.
+/// An address for clients on this machine, or on the network the server listens on.
 fn public_address(config: &Config, listening: SocketAddr) -> Address {
     if let Some(public) = &config.public {
-        // A host that made an address makes another.
+        // A host that is valid in one address is valid with another port.
         let moved = Address::new(public.host(), listening.port());
         return moved.ok().filter(|_| config.public_port_follows).unwrap_or_else(|| public.clone());
     }
     let ip = listening.ip();
     let host = match listening {
         _ if ip.is_unspecified() => "localhost".to_owned(),
-        // A link-local address says nothing without its scope.
+        // A link-local address is incomplete without its scope.
         SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{ip}%{}", v6.scope_id()),
         _ => ip.to_string(),
     };
     Address::new(&host, listening.port()).unwrap_or_else(|_| unreachable_address())
 }
 
-/// An IP address and the port of a bound socket always make an address.
+/// Not reached: an IP address and the port of a bound socket always form an address.
 fn unreachable_address() -> Address {
     #[allow(clippy::expect_used)]
     Address::new("localhost", 8443).expect("a constant")
@@ -645,7 +651,7 @@ fn unreachable_address() -> Address {
 fn bind(flag: &'static str, address: SocketAddr) -> Result<(TcpSocket, SocketAddr), StartError> {
     let bound = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        // A restart does not wait for the connections of the server before.
+        // A restart must not wait for connections of the previous process to time out.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let address = socket.local_addr()?;
@@ -676,8 +682,8 @@ fn listen_if(
     bound.map(|(socket, address)| Ok((listen(flag, socket, address)?, address))).transpose()
 }
 
-/// Accepts until told to stop, then waits for every line to end. The sockets are the lines', this
-/// itself is not.
+/// Accepts connections until shutdown, then waits for all of them to end. This loop runs on the
+/// handshake runtime; sockets and their tasks belong to the main runtime.
 async fn accept<F: Future<Output = ()> + Send + 'static>(
     shared: Arc<Shared>,
     listener: TcpListener,
@@ -720,7 +726,7 @@ async fn keep_heads(store: &dyn Store, heads: &tokio::sync::Mutex<heads::Keeper>
     }
 }
 
-/// Carries commits from the store to the followers.
+/// Publishes commits of the store to the followers.
 async fn publish(shared: Arc<Shared>, mut commits: broadcast::Receiver<Arc<[Published]>>) {
     loop {
         match commits.recv().await {
@@ -731,7 +737,7 @@ async fn publish(shared: Arc<Shared>, mut commits: broadcast::Receiver<Arc<[Publ
     }
 }
 
-/// Renews a self-made certificate in time, and warns of the end of another.
+/// Renews a self-signed certificate in time, and warns before any other expires.
 async fn renew(shared: Arc<Shared>, identity: Arc<Mutex<Identity>>) {
     loop {
         tokio::time::sleep(RENEWAL).await;

@@ -1,8 +1,7 @@
-//! A classic line's loop: lines in, answers out once they are on disk.
+//! The loop of a classic connection: lines in, answers out once the entries are on disk.
 //!
-//! At most [`AHEAD`] lines are ahead of their answers: while so many are, nothing is read. An
-//! unknown or revoked key takes the same way as a wrong one, up to the first line that does not
-//! open.
+//! At most [`AHEAD`] lines are ahead of their answers; at that limit, nothing is read. An unknown
+//! or revoked key is handled like a wrong one, up to the first line that does not open.
 
 use std::sync::Arc;
 
@@ -42,7 +41,7 @@ where
         Ok(heard) => heard,
         Err(closed) => return closed.into(),
     };
-    // Before the key is looked up: of a revocation that comes after it we are told.
+    // Before the key is looked up, so that any later revocation is signalled.
     let revocations = shared.classic.revocations.subscribe();
     let (key, lines) = match key_and_lines(shared, heard).await {
         Ok(found) => found,
@@ -83,14 +82,14 @@ where
     }
 }
 
-/// The key that the client says it has, if it is one, and the line's keys: for a name that nobody
-/// has, those of a key that nobody has.
+/// The key that the client names, if it exists, and the keys of the connection's lines. For an
+/// unknown name, those of a key that does not exist.
 pub(super) async fn key_and_lines(
     shared: &Shared,
     heard: Heard,
 ) -> Result<(Option<ClassicKey>, Lines), Ended> {
-    // What is no name is none of our keys; names that the wire allows and we do not give out are
-    // looked up as one that nobody has.
+    // An invalid name belongs to no key. The protocol allows names that the server does not accept;
+    // they are looked up as a name without a key.
     #[allow(clippy::expect_used)]
     let name = Name::new(heard.kid()).unwrap_or_else(|_| Name::new("nobody").expect("a constant"));
     let row = shared.store.classic_key(&name).await?;
@@ -106,15 +105,15 @@ struct Line<'s, S> {
     permit: &'s Permit,
     wire: Wire<S>,
     lines: Lines,
-    /// `None`: nobody's, so no line opens.
+    /// `None`: the key does not exist, so no line opens.
     key: Option<ClassicKey>,
     revocations: watch::Receiver<u64>,
     appends: Appends,
-    /// Set once nothing more is read; the line ends when all is answered.
+    /// Set once nothing more is read; the connection ends when everything is answered.
     ending: Option<Ended>,
-    /// When the last line came.
+    /// Time of the last line.
     heard: Instant,
-    /// Since when there is part of a line.
+    /// Since when part of a line is pending.
     begun: Option<Instant>,
     /// A line has opened.
     proven: bool,
@@ -145,9 +144,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         }
     }
 
-    /// Hands over the lines that are whole, then waits for whatever comes first.
+    /// Hands over the complete lines, then waits for the next event.
     async fn turn(&mut self) -> Result<(), Ended> {
-        // A key that was revoked before a line came opens it no more.
+        // A key that was revoked before a line arrived must not open it.
         if self.revocations.has_changed().map_err(|_| Ended::Shutdown)? {
             self.revocations.mark_unchanged();
             self.look_again().await?;
@@ -157,14 +156,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         }
         let listen = self.ending.is_none() && self.may_take(&Batch::default());
         if !listen {
-            // Whoever may not send is not late.
+            // A client that is not read is not late.
             self.begun = self.begun.map(|_| Instant::now());
         }
         let deadline = self.deadline(listen);
         tokio::select! {
             biased;
             changed = self.revocations.changed() => {
-                // The sender is in what is shared.
+                // `shared` holds the sender.
                 changed.map_err(|_| Ended::Shutdown)?;
                 self.look_again().await?;
             }
@@ -182,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         Ok(())
     }
 
-    /// Whether one more line may be ahead of its answer, beside those in `batch`.
+    /// Whether another line may be ahead of its answer, in addition to those in `batch`.
     fn may_take(&self, batch: &Batch) -> bool {
         self.appends.count() + batch.len() < AHEAD
             && self.appends.have_room(batch, &self.shared.config.limits)
@@ -198,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         all.into_iter().flatten().fold(silence, Instant::min)
     }
 
-    /// Whether it is too late for something.
+    /// Checks the timeouts, and logs what is due.
     fn check_time(&mut self, listen: bool) -> Result<(), Ended> {
         if let Some(log) = &mut self.log {
             log.write_due(self.shared, Instant::now());
@@ -211,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         if self.heard.elapsed() >= limits.silence { Err(Ended::Silence) } else { Ok(()) }
     }
 
-    /// Opens the lines that are whole, as many as may be ahead, and hands them over together.
+    /// Opens the complete lines, as many as may be ahead, and hands them over together.
     async fn take_lines(&mut self) -> Result<(), Ended> {
         let mut batch = Batch::default();
         let mut broken = None;
@@ -240,7 +239,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
 
     fn open(&mut self, line: &[u8]) -> Result<twinlock_store::NewEntry, Ended> {
         let text = self.lines.open(line)?;
-        // Nobody passes under nobody's key.
+        // A key that does not exist opens nothing.
         let key = self.key.as_ref().ok_or(twinlock_core::classic::Closed::Tag)?;
         if !self.proven {
             if !self.permit.rise(Rank::Held) {
@@ -272,8 +271,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         Ok(())
     }
 
-    /// A key was revoked: perhaps this one. (Nobody's was not, and goes on as it would; and as
-    /// nobody's goes on who has not shown the key, or the end would tell that there was one.)
+    /// Checks after a revocation whether this connection's key still exists.
+    ///
+    /// Until the client has proven a key, its revocation changes nothing that the client can see. A
+    /// close would reveal that the key existed.
     async fn look_again(&mut self) -> Result<(), Ended> {
         let Some(key) = &self.key else { return Ok(()) };
         let now = self.shared.store.classic_key(&key.name).await?;

@@ -1,9 +1,9 @@
-//! Classic lines and the origin bridge (section 11): listeners of their own, off by default, for
-//! devices and scripts in any language. All that can be reached from either is: append to the one
-//! conversation that a key is for.
+//! Classic connections and the origin bridge (section 11): separate listeners, off by default, for
+//! devices and scripts in any language. All that either can do is append to the one conversation of
+//! a key.
 //!
-//! [`lines`] speaks JWE lines, [`origin`] the origin's own format; [`wire`] is what both need of a
-//! stream. A connection is one task. Nothing that goes wrong is told to the other end.
+//! [`lines`] implements JWE lines, [`origin`] the format of the Python design; [`wire`] is the
+//! stream that both use. A connection is one task. The peer learns of no error.
 
 mod lines;
 mod origin;
@@ -37,18 +37,18 @@ use crate::session;
 use crate::session::refusal::Unrecorded;
 use wire::{Lost, Wire};
 
-/// The salt of keys that do not exist. None is ever drawn like it.
+/// The salt of keys that do not exist. It is never drawn for a key.
 const NOBODYS: [u8; 32] = [0; 32];
 
-/// What all classic connections share.
+/// State shared by all classic connections.
 pub(crate) struct ClassicShared {
     pub(crate) lines: Port,
     pub(crate) origin: Port,
     tls: ServerTls,
     root: keys::ClassicRoot,
-    /// Counts revocations: whoever is there looks whether its key still is.
+    /// Counts revocations; each connection then checks whether its key still exists.
     revocations: watch::Sender<u64>,
-    /// Places for connections of the bridge that have failed.
+    /// Permits of the tarpit, for failed connections of the bridge.
     holds: Semaphore,
     here: AtomicUsize,
 }
@@ -86,7 +86,7 @@ impl ClassicShared {
         })
     }
 
-    /// The key itself, of a row or, with the same work, of none.
+    /// The key of a row or, with the same work, one that does not exist.
     fn key(&self, name: &Name, row: Option<&ClassicKey>) -> keys::ClassicKey {
         match row {
             Some(ClassicKey { salt, sealed: Some(sealed), .. }) => {
@@ -96,13 +96,13 @@ impl ClassicShared {
         }
     }
 
-    /// How many connections are past TLS.
+    /// Number of connections that have completed TLS.
     pub(crate) fn connections(&self) -> usize {
         self.here.load(Ordering::Relaxed)
     }
 }
 
-/// A connection that counts until this is dropped.
+/// Counts a connection until it is dropped.
 struct Here<'s>(&'s AtomicUsize);
 
 impl<'s> Here<'s> {
@@ -118,7 +118,7 @@ impl Drop for Here<'_> {
     }
 }
 
-/// Serves one connection of the port for classic lines to its end.
+/// Serves one classic connection to its end.
 pub(crate) fn serve_lines(
     shared: Arc<Shared>,
     socket: TcpStream,
@@ -145,12 +145,12 @@ pub(crate) fn serve_lines(
     }
 }
 
-/// See [`lines`].
+/// Derives the line keys as [`lines`] does, for tests that measure the time.
 pub(crate) async fn hear(shared: &Shared, heard: Heard) -> Option<Lines> {
     lines::key_and_lines(shared, heard).await.ok().map(|(_key, lines)| lines)
 }
 
-/// Serves one connection of the origin's clients to its end.
+/// Serves one connection of the origin bridge to its end.
 pub(crate) fn serve_origin(
     shared: Arc<Shared>,
     socket: TcpStream,
@@ -177,16 +177,16 @@ pub(crate) fn serve_origin(
     }
 }
 
-/// A connection that is past TLS.
+/// A connection that has completed TLS.
 struct Admitted {
     wire: Wire<TlsStream<TcpStream>>,
-    /// Whose it is, as far as a PROXY header says.
+    /// The client's address, from a PROXY header if there is one.
     peer: SocketAddr,
     permit: Permit,
     eviction: Eviction,
 }
 
-/// TLS.
+/// Performs TLS on the handshake runtime, unless the connection is evicted first.
 async fn admit(
     shared: &Arc<Shared>,
     socket: TcpStream,
@@ -204,7 +204,7 @@ async fn admit(
     Some(Admitted { wire, peer, permit, eviction })
 }
 
-/// Whose it is, and TLS: where those are served who are not logged in.
+/// Determines the origin and performs TLS. Runs on the handshake runtime.
 async fn secure(
     shared: Arc<Shared>,
     mut socket: TcpStream,
@@ -270,7 +270,7 @@ enum Ended {
 }
 
 impl Ended {
-    /// The limit that closed it, by its setting or by what it bounds.
+    /// The limit that closed the connection, by its setting or by what it bounds.
     fn limit(&self) -> Option<&'static str> {
         match self {
             Self::Late => Some("time to the first message"),
@@ -281,7 +281,7 @@ impl Ended {
     }
 }
 
-/// What is recorded of a text that came under a key.
+/// The entry of a text that arrived under a key.
 fn entry(shared: &Arc<Shared>, key: &ClassicKey, kind: Kind, text: String) -> NewEntry {
     let entry = NewEntry {
         conversation: key.conversation,
@@ -306,8 +306,8 @@ fn append_log(key: &ClassicKey, kind: Kind) -> AppendLog {
     }))
 }
 
-/// A message that does not open is an error: a wrong key, or a change on the way. A limit is logged by
-/// its name. Both can be caused as often as somebody connects.
+/// Logs a limit by its name, and a message that did not open as an error: a wrong key, or a change
+/// in transit. Any peer can cause both at will, so these lines are throttled.
 fn log_end(shared: &Shared, peer: SocketAddr, ended: &Ended) {
     if let Some(limit) = ended.limit() {
         shared.throttle.closed_by(limit, peer);

@@ -1,9 +1,9 @@
-//! The origin bridge's loop: a message, its answer, the next one.
+//! The loop of an origin bridge connection: a message, its answer, the next one.
 //!
-//! The origin's client ends no line: a message is over at LF, or when nothing more is readable and
-//! what came opens, or when nothing has come for a moment. What does not open ends the connection,
-//! held for a second, so that nobody asks the plain form's padding often; at most a few are held at
-//! once, and those behind them wait for their turn.
+//! The origin's client sends no line ends. A message is complete at LF, or when nothing more is
+//! readable and it opens, or after a pause. A message that does not open ends the connection, after
+//! a delay in the tarpit: this slows down attacks on the padding of the plain form. Only a few
+//! connections are in the tarpit at once, and others wait for their turn.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(super) async fn serve<S>(shared: &Arc<Shared>, wire: Wire<S>, permit: &Permi
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    // Before any key is looked up: of a revocation that comes after it we are told.
+    // Before any key is looked up, so that any later revocation is signalled.
     let revocations = shared.classic.revocations.subscribe();
     let mut origin = Origin {
         shared,
@@ -48,7 +48,7 @@ where
     if let Some(log) = &mut origin.log {
         log.end(shared);
     }
-    // However it ends: who closes first has had the try all the same.
+    // However it ends: a client that closes first has used its attempt all the same.
     if origin.tried || matches!(ended, Ended::NotOpened | Ended::Lost(Lost::TooLong)) {
         tokio::select! {
             () = hold(shared) => {}
@@ -62,12 +62,12 @@ where
 }
 
 async fn hold(shared: &Shared) {
-    // Never closed.
+    // The semaphore is never closed.
     let _place = shared.classic.holds.acquire().await;
     sleep(shared.config.classic.hold).await;
 }
 
-/// A key of the bridge and both its directions.
+/// A key of the bridge, with its cipher.
 type Way = (ClassicKey, Bridge);
 
 struct Origin<'s, S> {
@@ -75,17 +75,17 @@ struct Origin<'s, S> {
     permit: &'s Permit,
     wire: Wire<S>,
     revocations: watch::Receiver<u64>,
-    /// Those a message may be under; looked up with the first bytes.
+    /// The keys that a message may use; looked up with the first bytes.
     keys: Option<Vec<Way>>,
     /// A message has opened, and from then on only its key counts.
     bound: bool,
-    /// A message ended with LF, so the next ones are waited for until they do.
+    /// A message ended with LF, so the next ones are expected to.
     lines: bool,
-    /// The last message ended without one, which may still come.
+    /// The last message ended without LF, which may still arrive.
     loose: bool,
-    /// What came last did not open, so far.
+    /// The last bytes have not opened so far.
     tried: bool,
-    /// From the first message on.
+    /// Set by the first message.
     log: Option<AppendLog>,
 }
 
@@ -105,7 +105,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         }
     }
 
-    /// A message and its answer.
+    /// Receives a message and answers it.
     async fn one(&mut self) -> Result<(), Ended> {
         let Message { text, lf } = self.message().await?;
         let ways = self.keys.as_ref().and_then(|keys| keys.first());
@@ -139,13 +139,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
             answer.push('\n');
         }
         self.wire.out().extend_from_slice(answer.as_bytes());
-        // Nothing is read meanwhile.
+        // Nothing is read while the user's rate is exceeded.
         while let Some(wait) = account.text_wait(Instant::now().into_std()) {
             let until = Instant::now() + wait;
             tokio::select! {
                 () = sleep_until(until) => {}
                 () = self.shared.stopping() => return Err(Ended::Shutdown),
-                // The answer leaves.
+                // The answer is still sent.
                 wake = self.wire.wait(false) => {
                     wake?;
                 }
@@ -158,10 +158,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
     async fn message(&mut self) -> Result<Message, Ended> {
         let limits = &self.shared.config.classic;
         let (mut heard, began) = (Instant::now(), Instant::now());
-        // When the message that has not come as a whole was begun.
+        // When the pending, incomplete message began.
         let mut begun = None;
         loop {
-            // Also where all that is taken had come before.
+            // Checked even if the next message is already buffered.
             if self.revocations.has_changed().map_err(|_| Ended::Shutdown)? {
                 self.revocations.mark_unchanged();
                 self.look_again().await?;
@@ -204,7 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
             tokio::select! {
                 biased;
                 changed = self.revocations.changed() => {
-                    // The sender is in what is shared.
+                    // `shared` holds the sender.
                     changed.map_err(|_| Ended::Shutdown)?;
                     self.look_again().await?;
                 }
@@ -232,7 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         }
     }
 
-    /// Waits until the other end has taken some of its answers.
+    /// Waits until the peer has taken some of its answers.
     async fn make_room(&mut self) -> Result<(), Ended> {
         let limit = self.shared.config.classic.half_line;
         while !self.wire.has_room() {
@@ -249,9 +249,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         Ok(())
     }
 
-    /// What came without a line end, if it is whole.
+    /// The text of a message without a line end, if it is complete.
     async fn open_pending(&mut self) -> Result<Option<String>, Ended> {
-        // Whole base64 comes in fours; the rest shows when it is decoded.
+        // Complete base64 has a multiple of four characters; decoding checks the rest.
         if self.wire.pending().is_empty() || !self.wire.pending().len().is_multiple_of(4) {
             return Ok(None);
         }
@@ -259,10 +259,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         self.open(&pending).await
     }
 
-    /// The text of a message under one of the keys, which then is the connection's. The form with
-    /// a MAC goes first: what passes its MAC can be of no other key.
+    /// The text of a message under one of the keys, which then is the connection's only key. The
+    /// form with a MAC is tried first: a message that passes its MAC can be of no other key.
     async fn open(&mut self, message: &[u8]) -> Result<Option<String>, Ended> {
-        // Before the try: one that fails is held, and nobody shortens that by coming again.
+        // Before the attempt: a failed one enters the tarpit, and an eviction by a new connection
+        // must not shorten that.
         if !self.tried && !self.bound && !self.permit.rise(Rank::Held) {
             return Err(Ended::Wanted);
         }
@@ -302,7 +303,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         Ok(keys)
     }
 
-    /// A key was revoked: perhaps this connection's.
+    /// Checks after a revocation whether this connection's key still exists.
     async fn look_again(&mut self) -> Result<(), Ended> {
         if !self.bound {
             self.keys = None;
@@ -318,7 +319,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
     }
 }
 
-/// What the origin's server answers, with the time of the record, UTC.
+/// The answer of the origin's server, with the time of the record in UTC.
 fn received_at(receipt: &Receipt) -> String {
     let ms = i64::try_from(receipt.time_ms).unwrap_or(i64::MAX);
     let time = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);

@@ -1,4 +1,4 @@
-//! Who may make, see and revoke classic keys.
+//! Requests that create, list and revoke classic keys.
 
 use bytes::Bytes;
 use twinlock_core::Entropy as _;
@@ -17,7 +17,7 @@ use crate::session::refusal::{Refused, bad_name, needs, refuse, storage};
 use crate::session::requests::{Answer, Asker, LIST, done, page_after};
 
 impl Asker<'_> {
-    /// The role may have been taken away since the session began.
+    /// Reads the role from the record, because it may have been withdrawn since the session began.
     async fn is_admin(&self) -> Result<bool, Refused> {
         Ok(self.me().await?.is_some_and(|me| me.role >= Role::Admin))
     }
@@ -31,7 +31,7 @@ impl Asker<'_> {
         let mut salt = [0; 32];
         OsEntropy.fill(&mut salt);
         let sealed = match <[u8; 32]>::try_from(want.key.as_ref()) {
-            // The key of a classic line is always the server's: no program has one before.
+            // The key of JWE lines is always generated here: no existing program has one.
             Ok(key) if form != Form::Jwe => {
                 let key = keys::ClassicKey::new(&Zeroizing::new(key));
                 Some(self.shared.classic.root.seal_imported(&name, &salt, &key))
@@ -101,7 +101,7 @@ impl Asker<'_> {
         let wanted = name.clone();
         let key = self.reading(|store| async move { store.classic_key(&wanted).await }).await?;
         let Some(key) = key else { return refuse(Why::NotFound) };
-        // That somebody else has one is told to nobody who may not see it.
+        // Only users who may see another user's key learn that it exists.
         if key.user != self.person.user && !self.is_admin().await? {
             return refuse(Why::NotFound);
         }

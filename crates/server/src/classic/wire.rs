@@ -1,5 +1,6 @@
-//! A stream of lines: bytes in until they are a line, bytes out until they are gone. [`Wire::wait`]
-//! is the only place that waits, and may be cancelled at any moment without losing anything.
+//! A stream of lines: buffers input until a line is complete, and output until it is sent.
+//!
+//! Only [`Wire::wait`] waits before the final [`Wire::finish`]. It is cancel-safe.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,17 +14,17 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, timeout};
 use twinlock_link::Hex;
 
-/// Room for a read. A message of the bridge and most lines fit.
+/// Size of a read. A bridge message and most lines fit.
 const READ_CHUNK: usize = 8 * 1024;
-/// Bytes read before what came is looked at.
+/// Bytes read before they are processed.
 const READ_BATCH: usize = 64 * 1024;
-/// Bytes of answers that wait to be taken, beyond which nothing is read: who takes none of them
-/// makes us keep no more.
+/// Bytes of unsent answers beyond which nothing is read, so that a peer that takes none of them
+/// cannot make the server buffer more.
 const OUT_MOST: usize = 32 * 1024;
-/// How long the last bytes may take to leave.
+/// Timeout for the last bytes.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// The stream is of no more use.
+/// The stream can no longer be used.
 #[derive(Debug, Error)]
 pub(super) enum Lost {
     #[error("cut: {}", twinlock_link::io_words(.0))]
@@ -34,12 +35,12 @@ pub(super) enum Lost {
     Stalled,
 }
 
-/// What [`Wire::wait`] waited for.
+/// Why [`Wire::wait`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wake {
-    /// More has come, and for the moment that is all.
+    /// More bytes arrived, and no more are readable for now.
     Data,
-    /// The other end sends no more.
+    /// The peer sends no more.
     End,
     /// There is room for answers again.
     Room,
@@ -47,16 +48,16 @@ pub(super) enum Wake {
 
 pub(super) struct Wire<S> {
     stream: S,
-    /// Of the other end, for the log.
+    /// The peer's address, for the log.
     peer: SocketAddr,
     inbox: Vec<u8>,
-    /// How much of the inbox is known to have no line end.
+    /// Length of the inbox that is known to have no line end.
     searched: usize,
     out: Vec<u8>,
     unflushed: bool,
-    /// The other end sends no more.
+    /// The peer sends no more.
     ended: bool,
-    /// Since when the other end has taken nothing of what waits for it.
+    /// Since when the peer has taken none of the pending bytes.
     stuck: Option<Instant>,
 }
 
@@ -93,12 +94,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// What has come and is no line yet.
+    /// The bytes of an incomplete line.
     pub(super) fn pending(&self) -> &[u8] {
         &self.inbox
     }
 
-    /// Forgets that.
+    /// Drops the bytes of an incomplete line.
     pub(super) fn clear(&mut self) {
         self.inbox = Vec::new();
         self.searched = 0;
@@ -109,20 +110,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.out.len() < OUT_MOST
     }
 
-    /// What is to be sent.
+    /// The bytes to send.
     pub(super) fn out(&mut self) -> &mut Vec<u8> {
         &mut self.out
     }
 
-    /// When to look whether the other end still takes what is sent, of which `limit` is the
-    /// longest pause; `None` while nothing is sent.
+    /// When to check whether the peer still takes bytes, with `limit` as its longest pause; `None`
+    /// while nothing is being sent.
     pub(super) fn look_at(&self, limit: Duration) -> Option<Instant> {
         let waits = !self.out.is_empty() || self.unflushed;
         waits.then(|| self.stuck.unwrap_or_else(Instant::now) + limit)
     }
 
+    /// Checks that the peer takes bytes.
+    ///
     /// # Errors
-    /// [`Lost::Stalled`] if it has taken nothing for so long.
+    /// [`Lost::Stalled`] if it has taken none for `limit`.
     pub(super) fn check(&self, limit: Duration) -> Result<(), Lost> {
         match self.stuck {
             Some(since) if since.elapsed() >= limit => Err(Lost::Stalled),
@@ -130,8 +133,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Writes what is to be sent, and with `listen` reads what comes, until there is something to
-    /// look at. Cancel-safe.
+    /// Sends pending bytes and, with `listen`, receives, until there is something to process.
+    /// Cancel-safe.
     pub(super) async fn wait(&mut self, listen: bool) -> Result<Wake, Lost> {
         poll_fn(|cx| self.poll_wait(cx, listen)).await
     }
@@ -166,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             }
         }
         if self.unflushed {
-            // What TLS holds counts as not taken.
+            // Bytes in the TLS buffer count as not taken.
             self.stuck.get_or_insert_with(Instant::now);
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.unflushed = false;
@@ -192,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                         break;
                     }
                 }
-                // Origin's clients go without notice, so a cut is an end like any other.
+                // The origin's clients disconnect without notice, so an error is an ordinary end.
                 Poll::Ready(_) => {
                     self.ended = true;
                     break;
@@ -201,17 +204,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        // What came before the end is looked at first.
+        // Bytes that arrived before the end are processed first.
         let data = self.inbox.len() > before;
         Poll::Ready(Ok(if data { Wake::Data } else { Wake::End }))
     }
 
-    /// Lets what is outgoing leave, and ends the stream.
+    /// Sends the pending bytes, and closes the stream.
     pub(super) async fn finish(mut self) {
         let leave = async {
             let sent = poll_fn(|cx| self.poll_send(cx)).await;
             if sent.is_ok() {
-                // Whoever is gone needs no end.
+                // The peer may have disconnected already.
                 let _gone = self.stream.shutdown().await;
             }
         };
@@ -241,7 +244,7 @@ mod tests {
             }
         }
         assert_eq!(seen, ["abc", "d", "", "ef"]);
-        // What comes together with the end comes before it.
+        // Bytes that arrive together with the end come before it.
         there.write_all(b"g").await.unwrap();
         drop(there);
         assert_eq!(wire.wait(true).await.unwrap(), Wake::Data);

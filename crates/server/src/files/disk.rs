@@ -1,9 +1,9 @@
-//! Files on the local disk.
+//! File storage on the local disk.
 //!
-//! `DIR/files/<2 hex>/<hash>` is content, `DIR/files/partial/<user>/<key>` an upload under way.
-//! Files have mode 0600 in directories of 0700. Content gets its name as a second link to a file
-//! that is synced, and the directory is synced after it; so what has a name is whole, and the same
-//! content is there once.
+//! `DIR/files/<2 hex>/<hash>` is content, `DIR/files/partial/<user>/<key>` a partial upload. Files
+//! have mode 0600 in directories of 0700. Content gets its name as a second hard link to a synced
+//! file, and then the directory is synced. A name therefore implies complete content, and the same
+//! content exists once.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -24,16 +24,15 @@ use super::prefix::Prefixes;
 use super::{Blob, Blobs, FilesError, Hash, Partial, Room, Turn, Turns, Upload, UploadId};
 use crate::private;
 
-/// What is kept free for the record where nobody says how much: the smaller of these, bytes and
-/// parts of the disk.
+/// The default reserve: the smaller of a number of bytes and a fraction (1/20) of the disk.
 const RESERVE: u64 = 1 << 30;
 const RESERVE_PART: u64 = 20;
-/// Inodes that are kept free, for the record, its WAL and the log: the smaller of these, a number
-/// and a part of all.
+/// Inodes that are reserved for the record, its WAL and the log: the smaller of a number and a
+/// fraction (1/100) of all.
 const INODES: u64 = 1000;
 const INODES_PART: u64 = 100;
 
-/// A directory of files, as its users share it.
+/// A shared handle to a directory of files.
 pub(crate) struct LocalDisk(pub(super) Arc<Disk>);
 
 /// A directory of files.
@@ -47,10 +46,10 @@ pub(super) struct Disk {
 }
 
 impl LocalDisk {
-    /// Files below `dir`, made where it is missing. `reserve`: bytes of the disk that are kept
-    /// free; `None`: the smaller of 1 GiB and 5 %.
+    /// Opens the files below `dir`, which is created if missing. `reserve`: bytes of the disk that
+    /// stay free; `None`: the smaller of 1 GiB and 5 %.
     pub(crate) fn open(dir: PathBuf, reserve: Option<u64>) -> Result<Self, private::Failed> {
-        // Each by itself, so that an error names the one in the way.
+        // Separately, so that an error names the path at fault.
         private::make_directory(&dir)?;
         private::make_directory(&dir.join(PARTIAL))?;
         private::check_directory(&dir)?;
@@ -65,7 +64,8 @@ impl Disk {
         self.user(user).join(HEXLOWER.encode(key))
     }
 
-    /// The letters of names are harmless in a path, and none begins with a dot.
+    /// The directory of a user's partial uploads. The characters of a name are harmless in a path,
+    /// and none begins with a dot.
     fn user(&self, user: &Name) -> PathBuf {
         self.dir.join(PARTIAL).join(user.as_str())
     }
@@ -74,8 +74,8 @@ impl Disk {
         self.make(&self.user(user))
     }
 
-    /// One that is there may still be without a name on disk, if it was made by a server that was
-    /// killed; looked at once.
+    /// Creates a directory. An existing one may not be durable yet, if its creator was killed, so
+    /// each is synced once.
     fn make(&self, dir: &Path) -> Result<(), FilesError> {
         if !(lock(&self.made).contains(dir) && dir.is_dir()) {
             private::make_directory(dir)?;
@@ -89,14 +89,14 @@ impl Disk {
         self.dir.join(name.get(..2).unwrap_or_default()).join(&name)
     }
 
-    /// What may still be written. Quick enough to ask before each write.
+    /// The space that may still be used. Fast enough to call before each write.
     pub(super) fn room(&self) -> Result<Room, FilesError> {
         let disk = rustix::fs::statvfs(&self.dir).map_err(|e| io("read", &self.dir)(e.into()))?;
         Ok(room_of(&disk, self.reserve))
     }
 
-    /// Gives a synced file the name of its content. One that is there already is replaced: the new
-    /// one's hash has just been compared, the old one may have been damaged since.
+    /// Gives a synced file the name of its content. Existing content is replaced: the hash of the
+    /// new file was just verified, and the old one may have been damaged since.
     pub(super) fn place(&self, partial: &Path, hash: &Hash) -> Result<(), FilesError> {
         let path = self.content(hash);
         let dir = path.parent().unwrap_or(&self.dir);
@@ -110,10 +110,11 @@ impl Disk {
                 remove(&second)?;
                 fs::hard_link(partial, &second).map_err(io("write", &second))?;
                 fs::rename(&second, &path).map_err(io("write", &path))?;
-                // Where both are one file already, that did nothing.
+                // The rename does nothing if both are the same file.
                 remove(&second)?;
             }
-            // A file system without links: a crash before the entry costs the upload.
+            // A file system without hard links: a crash before the entry is recorded loses the
+            // upload.
             Err(_) => fs::rename(partial, &path).map_err(io("write", &path))?,
         }
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("write", dir))
@@ -130,7 +131,8 @@ impl Disk {
         Ok(all)
     }
 
-    /// `begin` enters the table before it opens the file, so nothing goes that is wanted.
+    /// Discards an upload that is not in use. `begin` enters the table before it opens the file, so
+    /// an upload that is being opened stays.
     fn discard(&self, path: &Path, key: &Hash) -> Result<bool, FilesError> {
         let mut table = lock(&self.table);
         if !table.forget(key) {
@@ -147,7 +149,7 @@ impl Disk {
     fn set_aside(&self, hash: &Hash) -> Result<(), FilesError> {
         let (from, to) = (self.content(hash), self.aside(hash));
         self.make(&self.dir.join(ASIDE))?;
-        // Its age counts from now on.
+        // The age in quarantine counts from now on.
         let opened = private::open(OpenOptions::new().write(true), &from);
         let touched = opened.and_then(|file| file.set_modified(SystemTime::now()));
         touched.map_err(io("write", &from))?;
@@ -188,7 +190,7 @@ impl Disk {
                 }
                 match hash_of(&path) {
                     Some(key) => gone += usize::from(self.discard(&path, &key)?),
-                    // A crash between two steps of `place`.
+                    // Left by a crash between two steps of `place`.
                     None => remove(&path)?,
                 }
             }
@@ -197,7 +199,7 @@ impl Disk {
     }
 }
 
-/// Whether the file was last modified `age` before `now` or earlier.
+/// Whether the file was last modified at least `age` before `now`.
 fn is_older(meta: &fs::Metadata, now: SystemTime, age: Duration) -> bool {
     meta.modified().is_ok_and(|at| now.duration_since(at).unwrap_or_default() >= age)
 }
@@ -207,7 +209,7 @@ pub(super) fn room_of(disk: &StatVfs, reserve: Option<u64>) -> Room {
     let all = disk.f_blocks.saturating_mul(disk.f_frsize);
     let reserve = reserve.unwrap_or_else(|| RESERVE.min(all / RESERVE_PART));
     let bytes = disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(reserve);
-    // Some file systems make inodes as they are needed and count none.
+    // Some file systems create inodes on demand and report none.
     let files = match disk.f_files {
         0 => u64::MAX,
         all => disk.f_favail.saturating_sub(INODES.min(all / INODES_PART)),
@@ -215,9 +217,9 @@ pub(super) fn room_of(disk: &StatVfs, reserve: Option<u64>) -> Room {
     Room { bytes, files, reserve }
 }
 
-/// The folder of uploads under way. Those of content have two letters.
+/// The directory of partial uploads. Directories of content have names of two characters.
 const PARTIAL: &str = "partial";
-/// The folder of quarantined content.
+/// The directory of quarantined content.
 const ASIDE: &str = "unreferenced";
 
 #[async_trait]
@@ -302,7 +304,7 @@ impl Blobs for LocalDisk {
     }
 }
 
-/// Content that is read.
+/// Open content.
 struct Content {
     disk: Arc<Disk>,
     file: Arc<File>,
@@ -349,7 +351,7 @@ impl Blob for Content {
     }
 }
 
-/// What is in a directory; nothing where there is none.
+/// The files in a directory; empty if it does not exist.
 fn entries(dir: &Path) -> Result<Vec<(PathBuf, fs::Metadata)>, FilesError> {
     let mut all = Vec::new();
     let list = match fs::read_dir(dir) {
@@ -360,7 +362,7 @@ fn entries(dir: &Path) -> Result<Vec<(PathBuf, fs::Metadata)>, FilesError> {
         let entry = entry.map_err(io("read", dir))?;
         match entry.metadata() {
             Ok(meta) => all.push((entry.path(), meta)),
-            // It went in the moment between.
+            // It was removed since the listing.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(io("read", &entry.path())(error)),
         }
@@ -376,7 +378,8 @@ pub(super) fn remove(path: &Path) -> Result<(), FilesError> {
     Ok(private::remove(path)?)
 }
 
-/// Runs what may wait for the disk where that stops nobody else. It goes on if the caller goes.
+/// Runs work that may block on the disk, on a separate thread. It continues if the caller is
+/// dropped.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
 ) -> Result<T, FilesError> {

@@ -1,4 +1,5 @@
-//! Who may keep how much, and that content lives as long as entries refer to it.
+//! The file policy: limits on what users store, and content that lives as long as entries refer to
+//! it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,18 +21,18 @@ use crate::limits::accounts::ENTRY;
 use crate::limits::fair::Fair;
 use crate::limits::room::{AtReserve, TextRoom};
 
-/// How often uploads that nobody goes on with are looked for.
+/// Interval between checks for abandoned uploads.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
-/// Time for which unreferenced content stays in quarantine: the record may be older than the files, and
-/// the operator may yet restore the right one.
+/// How long unreferenced content stays in quarantine: the record may be older than the files, and
+/// the operator may still restore the right one.
 const SET_ASIDE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Hashes that are asked of the record at a time.
+/// Hashes read from the record at a time.
 const PAGE: usize = 1000;
-/// Lookups for transfers at a time, for all users. They share threads and record connections with
+/// Concurrent lookups for transfers, for all users. They share threads and record connections with
 /// logins.
 const LOOKUPS: usize = 2;
 
-/// All files of a server.
+/// The files of a server.
 pub(crate) struct Files {
     blobs: Box<dyn Blobs>,
     store: Arc<dyn Store>,
@@ -43,21 +44,21 @@ pub(crate) struct Files {
     partials_per_user: usize,
     kept: Duration,
     claims: Arc<Mutex<Claims>>,
-    /// Shared from the placing of content to the recording of its entry; alone for looking whether
-    /// an entry refers to it and removing it.
+    /// Shared from the placing of content to the recording of its entry; exclusive for checking
+    /// whether an entry refers to content, and removing it.
     placing: RwLock<()>,
     lookups: Fair,
     turns: Arc<Turns>,
 }
 
-/// What uploads that are open will take.
+/// What open uploads will take of disk and quotas.
 #[derive(Default)]
 struct Claims {
     next: u64,
     by_number: HashMap<u64, (UploadId, Arc<AtomicU64>)>,
 }
 
-/// An upload's claim to room and quota, until it is dropped.
+/// An upload's claim to disk space and quota, until it is dropped.
 pub(crate) struct Claim {
     claims: Arc<Mutex<Claims>>,
     number: u64,
@@ -65,7 +66,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// So much of it has taken its room by now.
+    /// Sets how many bytes of the upload are on disk.
     pub(crate) fn set_written(&self, bytes: u64) {
         self.written.store(bytes, Ordering::Relaxed);
     }
@@ -82,24 +83,24 @@ impl Drop for Claim {
 pub(crate) enum Judged {
     /// The message is in the record already.
     Recorded(Receipt),
-    /// Quota and disk have room for it, which the claim holds.
+    /// Quota and disk have space for it, which the claim reserves.
     Fits(Claim),
 }
 
-/// An upload that may go on.
+/// An open upload, with its claim.
 pub(crate) struct Offer {
     pub(crate) upload: Box<dyn Upload>,
     pub(crate) claim: Claim,
 }
 
-/// Why an offer is refused, or an upload not recorded.
+/// Why an offer was refused, or an upload was not recorded.
 #[derive(Debug)]
 pub(crate) enum Denied {
-    /// In the words of the wire.
+    /// A reason of the protocol.
     Because(Why),
-    /// A limit, with its figure.
+    /// A limit, with its value.
     Over(Why, Limit, u64),
-    /// The disk or the record.
+    /// A failure of the disk or the record.
     Failed(FilesError),
 }
 
@@ -149,14 +150,15 @@ impl Files {
         done.map_err(|_| StoreError::Closed)?
     }
 
-    /// Judges the offer of a message with a file.
+    /// Checks the offer of a message with a file.
     pub(crate) async fn judge(
         &self,
         id: &UploadId,
         message_id: &MessageId,
         conversation: ConversationId,
     ) -> Result<Judged, Denied> {
-        // Sent before, it has its place, whatever has become of the conversation or the quota.
+        // A message that was sent before is recorded, whatever has become of the conversation or
+        // the quota.
         if let Some(receipt) = self.store.receipt(&id.user, message_id).await? {
             return Ok(Judged::Recorded(receipt));
         }
@@ -166,8 +168,8 @@ impl Files {
         if id.size > self.largest {
             return Err(Denied::Over(Why::TooLarge, Limit::LargestFile, self.largest));
         }
-        // Claimed before what is recorded is looked up: of two offers at once that fit only one at
-        // a time, none gets too much.
+        // Claimed before the stored amount is read: of two concurrent offers that fit only one at a
+        // time, none gets too much.
         let (claim, others) = self.claim(id);
         let stored = self.store.stored(&id.user).await?;
         let left = self.per_user.saturating_sub(stored.bytes).saturating_sub(others.of_user);
@@ -181,7 +183,7 @@ impl Files {
         let had = self.make_way(id, left - charge(id)).await?;
         claim.set_written(had);
         let room = self.blobs.room().await?;
-        // The content takes a block at least, however small it is.
+        // Content takes at least a block, however small it is.
         if charge(id).saturating_sub(had) > room.bytes.saturating_sub(others.to_come) {
             return Err(Denied::Over(Why::Storage, Limit::DiskReserve, room.reserve));
         }
@@ -215,12 +217,12 @@ impl Files {
         (Claim { claims: self.claims.clone(), number, written }, others)
     }
 
-    /// Throws away uploads of this user that nobody has open, the oldest first, until the rest is
-    /// no more than `left` bytes. Returns what there is of this one.
+    /// Discards partial uploads of this user that are not open, the oldest first, until the rest
+    /// has at most `left` bytes. Returns the bytes that exist of this upload.
     async fn make_way(&self, id: &UploadId, left: u64) -> Result<u64, FilesError> {
         let mut partials = self.blobs.partials(&id.user).await?;
         let had = partials.iter().find(|p| p.is_of(id)).map_or(0, |p| p.bytes);
-        // Those that are open have claims.
+        // Open uploads have claims.
         partials.retain(|partial| !partial.open && !partial.is_of(id));
         partials.sort_by_key(|partial| partial.modified);
         let charged = |partial: &Partial| partial.bytes.max(LEAST_CHARGE);
@@ -237,8 +239,8 @@ impl Files {
         Ok(had)
     }
 
-    /// Compares the hash, and records the entry once the content is on disk. What has another hash
-    /// is thrown away.
+    /// Compares the hash, and records the entry once the content is on disk. An upload with another
+    /// hash is discarded.
     pub(crate) async fn finish(
         &self,
         Offer { mut upload, claim }: Offer,
@@ -257,18 +259,18 @@ impl Files {
         let mut appended = self.store.append(vec![entry]).await?;
         drop(placing);
         drop(claim);
-        // It is recorded, whatever becomes of what is left of it.
+        // The entry is recorded even if the upload cannot be removed.
         if let Err(error) = upload.discard().await {
             tracing::warn!(%error, "an upload that was recorded was not removed");
         }
-        // Refused, or recorded before, it has left content that nothing may refer to.
+        // If the entry was refused, or recorded before, the content may be unreferenced.
         if let Err(error) = self.collect(&hash).await {
             tracing::warn!(%error, "content that may be of no entry was not looked at");
         }
         appended.pop().ok_or(Denied::Because(Why::Storage))
     }
 
-    /// The entry of a file goes by the reserve of text, and is recorded after a revocation that waits.
+    /// Checks a file's entry against the reserve of text. Unwritten revocations come first.
     fn has_room_for(&self, entry: &NewEntry) -> Result<(), Denied> {
         if self.barred.is_unwritten() {
             return Err(FilesError::Full.into());
@@ -277,12 +279,12 @@ impl Files {
         taken.map_err(|AtReserve(least)| Denied::Over(Why::Storage, Limit::TextReserve, least))
     }
 
-    /// A turn at hashing what a client has already.
+    /// A turn at hashing, to compare with what a client has already.
     pub(crate) async fn hashing(&self, user: &Name) -> Option<Turn> {
         self.turns.take(user).await
     }
 
-    /// Removes content that no entry refers to.
+    /// Removes content if no entry refers to it.
     async fn collect(&self, hash: &Hash) -> Result<(), FilesError> {
         if self.store.is_referenced(hash).await? {
             return Ok(());
@@ -294,7 +296,7 @@ impl Files {
         Ok(())
     }
 
-    /// The file that an entry is, if this user may have it, and its content.
+    /// The file of an entry and its content, if this user may have it.
     pub(crate) async fn open(
         &self,
         user: &Name,
@@ -307,7 +309,7 @@ impl Files {
         Ok((file, blob))
     }
 
-    /// Erases an entry, and its content unless another refers to it.
+    /// Erases an entry, and its content unless another entry refers to it.
     pub(crate) async fn erase(
         &self,
         conversation: ConversationId,
@@ -322,8 +324,10 @@ impl Files {
         Ok(erased.is_some())
     }
 
-    /// Throws away old uploads at the start and now and then. With `sweep`, first sets aside what
-    /// crashes have left; without, the record may be an older one than the files, and all stay.
+    /// Expires partial uploads and quarantined content, at the start and every hour.
+    ///
+    /// With `sweep`, quarantines the content that crashes have left. Without it, the record may be
+    /// older than the files, and all content stays.
     pub(crate) async fn upkeep(&self, sweep: bool) {
         let mut expire = tokio::time::interval(SWEEP);
         expire.tick().await;
@@ -373,10 +377,10 @@ impl Files {
         Ok(files)
     }
 
-    /// How much content that entries refer to is not there. What was set aside is brought back.
+    /// Number of missing contents that entries refer to. Quarantined ones are restored.
     async fn count_missing(&self) -> Result<usize, FilesError> {
         let (mut missing, mut after) = (0, None);
-        // Of one first byte at a time.
+        // The hashes on disk that begin with `first`.
         let (mut first, mut there) = (None, HashSet::new());
         loop {
             let hashes = self.store.file_hashes(after, PAGE).await?;
@@ -415,20 +419,20 @@ impl Files {
     }
 }
 
-/// What an upload is charged, bytes.
+/// Bytes that an upload is charged.
 fn charge(id: &UploadId) -> u64 {
     id.size.max(LEAST_CHARGE)
 }
 
-/// What is claimed by others.
+/// Claims of other uploads.
 #[derive(Default)]
 struct Others {
-    /// Bytes of all of this user's.
+    /// Bytes of this user's uploads.
     of_user: u64,
-    /// How many uploads of this user's.
+    /// Number of this user's uploads.
     number_of_user: u64,
-    /// Bytes of anybody's that have not been written yet.
+    /// Bytes of all users' uploads that are not written yet.
     to_come: u64,
-    /// How many uploads of anybody's.
+    /// Number of all users' uploads.
     number: u64,
 }

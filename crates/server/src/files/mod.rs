@@ -1,9 +1,9 @@
-//! The bytes of files: one short contract, the local disk behind it, and the rules above it.
+//! The bytes of files: a small contract, its implementation on the local disk, and the policy above
+//! it.
 //!
-//! [`Blobs`] keeps content by its BLAKE3 and uploads until they are whole; object storage can take
-//! the disk's place. [`Files`] decides who may put how much there, and sees to it that content
-//! stays while an entry refers to it and goes after. The record says what a file is; nothing here
-//! knows of lines or of the wire.
+//! [`Blobs`] keeps content by its BLAKE3 hash, and partial uploads; object storage can replace the
+//! disk. [`Files`] decides who may store how much, keeps content while an entry refers to it, and
+//! removes it afterwards. The record describes the files; this module knows nothing of sessions.
 
 mod disk;
 mod keeper;
@@ -28,16 +28,16 @@ pub(crate) use keeper::{Claim, Denied, Files, Judged, Offer};
 pub(crate) use name::is_possible;
 pub(crate) use turns::{Turn, Turns};
 
-/// BLAKE3, of all of a file or of a beginning of it.
+/// BLAKE3 of a file or of a prefix of it.
 pub(crate) type Hash = [u8; 32];
 
-/// An upload, whichever line it comes over: the same offer finds it again after any break.
+/// Identifies an upload on any connection: the same offer finds it again after a disconnect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UploadId {
     pub(crate) user: Name,
-    /// Bytes it will have.
+    /// Size of the complete file, bytes.
     pub(crate) size: u64,
-    /// Of everything that has to be the same.
+    /// Hash of everything that must be the same.
     key: Hash,
 }
 
@@ -49,7 +49,7 @@ impl UploadId {
         name: &str,
         size: u64,
     ) -> Self {
-        // The only part of unknown length is the last.
+        // Unambiguous: only the last part has an unknown length.
         let mut key = blake3::Hasher::new();
         key.update(&message_id.0).update(&conversation.to_be_bytes()).update(&size.to_be_bytes());
         key.update(&[u8::try_from(user.as_str().len()).unwrap_or(u8::MAX)]);
@@ -58,27 +58,27 @@ impl UploadId {
     }
 }
 
-/// Where the bytes are. Nothing is found under a hash before all of it is on disk and has that
-/// hash; a crash at any point leaves nothing that is in the way of the next try.
+/// Storage of content. A hash finds only content that is completely on disk and has that hash. A
+/// crash at any point leaves nothing that blocks a retry.
 #[async_trait]
 pub(crate) trait Blobs: Send + Sync + 'static {
-    /// Opens a partial upload, or creates one. A connection that has it open loses it. Waits for a
-    /// turn where the partial content must be read.
+    /// Opens a partial upload, or creates one. Another connection that has it open loses it. Waits
+    /// for a turn if the partial content must be read.
     async fn begin(&self, id: &UploadId, turns: &Turns) -> Result<Box<dyn Upload>, FilesError>;
 
-    /// The uploads of a user that are not whole yet.
+    /// The partial uploads of a user.
     async fn partials(&self, user: &Name) -> Result<Vec<Partial>, FilesError>;
 
-    /// Throws away what there is of an upload, unless somebody has it open.
+    /// Discards a partial upload, unless it is open.
     async fn discard(&self, user: &Name, partial: &Partial) -> Result<(), FilesError>;
 
-    /// Throws away uploads that nobody has gone on with for so long; how many.
+    /// Discards partial uploads that were not continued for `age`. Returns their number.
     async fn expire(&self, age: Duration) -> Result<usize, FilesError>;
 
     /// Opens content.
     async fn open(&self, file: &FileRef) -> Result<Box<dyn Blob>, FilesError>;
 
-    /// Removes content; none there is no error.
+    /// Removes content; missing content is not an error.
     async fn remove(&self, hash: &Hash) -> Result<(), FilesError>;
 
     /// Moves unreferenced content to quarantine. [`Blobs::expire_set_aside`] removes it.
@@ -93,39 +93,39 @@ pub(crate) trait Blobs: Send + Sync + 'static {
     /// All content whose hash begins with this byte.
     async fn hashes(&self, first: u8) -> Result<Vec<Hash>, FilesError>;
 
-    /// What may still be written.
+    /// The space that may still be used.
     async fn room(&self) -> Result<Room, FilesError>;
 }
 
-/// An upload that is open. Dropped, it stays for a later [`Blobs::begin`].
+/// An open upload. If dropped, it stays for a later [`Blobs::begin`].
 #[async_trait]
 pub(crate) trait Upload: Send {
-    /// How much there was when it was opened, and its hash.
+    /// Its size when it was opened, and its hash.
     fn found(&self) -> (u64, Hash);
 
-    /// Writes on, or with `anew` from the beginning in place of all there was. Gives the buffer
-    /// back, empty. After an error, what was written before it stands.
+    /// Appends `data`, or with `anew` replaces all previous bytes by it. Returns the buffer, empty.
+    /// After an error, the bytes of earlier writes remain.
     async fn write(&mut self, anew: bool, data: Vec<u8>) -> Result<Vec<u8>, FilesError>;
 
-    /// Compares size and hash with what was written, and waits until all of it is on disk.
+    /// Compares size and hash with the written bytes, and waits until all of them are on disk.
     async fn seal(&mut self, hash: &Hash) -> Result<(), FilesError>;
 
-    /// Makes what was sealed content, which is there for good when this returns. The upload stays
-    /// too, until it is discarded: a crash before its entry is recorded costs no byte of it.
+    /// Makes the sealed upload content, which is durable when this returns. The upload stays too,
+    /// until it is discarded: a crash before its entry is recorded loses no byte.
     async fn place(&mut self, hash: &Hash) -> Result<(), FilesError>;
 
-    /// Throws the upload away; content that it was made stays.
+    /// Discards the upload; content that was made of it stays.
     async fn discard(self: Box<Self>) -> Result<(), FilesError>;
 }
 
-/// Content that is open, and stays readable even if it is removed meanwhile.
+/// Open content, which stays readable even if it is removed.
 #[async_trait]
 pub(crate) trait Blob: Send {
-    /// BLAKE3 of the first `length` bytes. What has not changed since it was hashed need not be
-    /// read again. Keeps the turn until it is done, even if the caller goes.
+    /// BLAKE3 of the first `length` bytes. Unchanged bytes that were hashed before need not be read
+    /// again. Keeps the turn until the end, even if the caller is dropped.
     async fn prefix_hash(&self, length: u64, turn: Option<Turn>) -> Result<Hash, FilesError>;
 
-    /// Reads `length` bytes into `buffer`, in place of what is in it.
+    /// Reads `length` bytes into `buffer`, replacing its content.
     async fn read(
         &self,
         offset: u64,
@@ -134,25 +134,25 @@ pub(crate) trait Blob: Send {
     ) -> Result<Vec<u8>, FilesError>;
 }
 
-/// What there is room for.
+/// Available space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
     pub(crate) bytes: u64,
-    /// Files: inodes of the disk, on one that counts them.
+    /// Number of files: free inodes, on a disk that counts them.
     pub(crate) files: u64,
     /// Bytes of the disk that stay free.
     pub(crate) reserve: u64,
 }
 
-/// What there is of an upload.
+/// A partial upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Partial {
     key: Hash,
     /// Bytes so far.
     pub(crate) bytes: u64,
-    /// When somebody last went on with it.
+    /// Time of the last write.
     pub(crate) modified: SystemTime,
-    /// Somebody has it open.
+    /// Whether a connection has it open.
     pub(crate) open: bool,
 }
 
@@ -165,28 +165,28 @@ impl Partial {
 /// Why bytes were not written or read.
 #[derive(Debug, Error)]
 pub(crate) enum FilesError {
-    /// The disk is full but for what is kept free.
+    /// The disk is full, except for the reserve.
     #[error("the disk is full")]
     Full,
-    /// The disk has no inode left but those that are kept free.
+    /// The disk has no inodes left, except for the reserved ones.
     #[error("the disk has room for no more files (inodes)")]
     NoInodes,
-    /// The same upload was begun again, on another line.
+    /// The same upload was begun again on another connection.
     #[error("another line goes on with this upload")]
     Taken,
-    /// Not what was promised. The peer's fault.
+    /// Size or hash differs from what was promised. The peer's fault.
     #[error("what was uploaded has another hash or size")]
     Hash,
-    /// Content that the record refers to is not there or not whole.
+    /// Content that the record refers to is missing or incomplete.
     #[error("the content of a file is damaged: {0}")]
     Damaged(String),
-    /// The record was asked and could not answer.
+    /// The record could not answer.
     #[error(transparent)]
     Record(#[from] StoreError),
-    /// Anything else the system says.
+    /// Any other error of the system.
     #[error("cannot {doing} {}: {error}", path.display())]
     Io {
-        /// A verb: read, write, make.
+        /// Verb for the message: read, write, make.
         doing: &'static str,
         path: PathBuf,
         error: io::Error,

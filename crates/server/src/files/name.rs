@@ -1,11 +1,12 @@
-//! Which names a file may have in the record.
+//! File names that the record accepts.
 
-/// Longest name, bytes.
+/// Maximum length of a name, bytes.
 const LONGEST: usize = 255;
 
-/// Whether this can be the name of a file at all: one path component of printable UTF-8. What else
-/// may be harmful where a file is saved (leading dots, reserved names, direction marks) is for
-/// whoever saves it to see to; it depends on the place.
+/// Whether this can be a file name: one path component of printable UTF-8.
+///
+/// Other dangers (leading dots, reserved names, direction marks) depend on where a file is saved,
+/// so the receiver handles them.
 pub(crate) fn is_possible(name: &str) -> bool {
     (1..=LONGEST).contains(&name.len())
         && name != "."

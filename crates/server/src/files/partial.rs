@@ -1,13 +1,13 @@
-//! Uploads on the local disk until they are whole.
+//! Partial uploads on the local disk.
 //!
-//! `DIR/files/partial/<user>/<key>` holds what has come so far; its length is the offset. The state
-//! of its hash is kept in memory for as long as the upload exists, so a resumed upload reads nothing.
-//! After a restart, and after the file was changed by others, it is read again, in turn
-//! ([`super::Turns`]). The state is not kept on disk: the bytes of an upload are synced at its
-//! end only, so after a power cut reading them again is what shows whether they are there.
+//! `DIR/files/partial/<user>/<key>` contains the bytes so far; its length is the offset. The state
+//! of its hash is kept in memory as long as the upload exists, so a resumed upload reads nothing.
+//! After a restart, or a change of the file by another process, it is read again, in turn
+//! ([`super::Turns`]). The state is not kept on disk: an upload is synced only at its end, so after
+//! a power cut only a read shows whether the bytes exist.
 //!
-//! Each open upload is a lease. Beginning an upload anew takes over the lease of the one before,
-//! once the write that may be under way has ended: two lines never write to one file.
+//! Each open upload is a lease. Beginning the upload again takes over the previous lease, once a
+//! write in progress has ended: two connections never write to one file.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -23,18 +23,18 @@ use super::disk::{Disk, blocking, io, lock, remove};
 use super::{FilesError, Hash, Upload, UploadId};
 use crate::private::{self, FILE_MODE};
 
-/// Uploads without a connection whose file is kept open. Each costs some 2 KiB and a descriptor.
+/// Uploads without a connection whose file is kept open. Each costs about 2 KiB and a descriptor.
 const REMEMBERED: usize = 64;
-/// Further uploads whose hash is remembered. Each costs some 2 KiB. Beyond that, the oldest of
-/// the user with the most is dropped; a user has at most 256 partial uploads.
+/// Further uploads whose hash is kept; each costs about 2 KiB. Beyond that, the oldest of the user
+/// with the most is dropped; a user has 256 partial uploads by default.
 const PUT_AWAY: usize = 4096;
-/// Read at a time to hash what is there, bytes: it is still in the processor's cache then.
+/// Bytes read at a time for hashing: they are still in the processor's cache then.
 pub(super) const READ: usize = 256 * 1024;
 
-/// The file of an upload as we left it. `None`: somebody else has taken it.
+/// The file of an upload as this server left it. `None`: another lease has taken it.
 type Lease = Arc<Mutex<Option<Open>>>;
 
-/// Who has what open.
+/// Open and remembered uploads.
 #[derive(Default)]
 pub(super) struct Table {
     by_key: HashMap<Hash, Entry>,
@@ -48,7 +48,7 @@ struct PutAway {
     hasher: blake3::Hasher,
     at: u64,
     stamp: Stamp,
-    /// The order in which they were let go.
+    /// Order of release.
     left: u64,
 }
 
@@ -57,7 +57,7 @@ impl PutAway {
         fs::symlink_metadata(path).is_ok_and(|meta| stamp(&meta) == self.stamp)
     }
 
-    /// Opens its file again. `None`: it is another one, or has changed.
+    /// Opens the file again. `None`: it is another file, or has changed.
     fn open(self, path: &Path) -> Option<Open> {
         let Self { hasher, at, stamp: known, .. } = self;
         let file = private::open(options().create(false), path).ok()?;
@@ -70,13 +70,13 @@ struct Entry {
     user: Name,
     lease: Lease,
     open: bool,
-    /// The order in which they were let go.
+    /// Order of release.
     left: u64,
 }
 
 impl Entry {
-    /// Takes the file, so that what a line that has gone left to do finds none. `false`: it is at
-    /// it.
+    /// Takes the file, so that pending work of a closed connection finds none. `false`: the work is
+    /// in progress.
     fn take(&self) -> bool {
         match self.lease.try_lock() {
             Ok(mut file) => drop(file.take()),
@@ -92,7 +92,7 @@ impl Table {
         self.by_key.get(key).is_some_and(|entry| entry.open)
     }
 
-    /// Forgets what nobody has open or still writes to. `false`: somebody does.
+    /// Forgets an upload. `false`: a connection has it open or still writes to it.
     pub(super) fn forget(&mut self, key: &Hash) -> bool {
         self.put_away.remove(key);
         let Some(entry) = self.by_key.get(key) else { return true };
@@ -119,7 +119,7 @@ impl Table {
         if left().count() > REMEMBERED
             && let Some(oldest) = left().min_by_key(|(_, e)| e.left).map(|(key, _)| *key)
         {
-            // Or the next time.
+            // If it is busy, the next release retries.
             self.put_away(&oldest);
         }
     }
@@ -157,8 +157,8 @@ impl Table {
     }
 }
 
-/// Whether beginning this upload reads what there is of it, or waits for another line that does.
-/// Blocks.
+/// Whether beginning this upload reads its existing bytes, or waits for another connection that
+/// does. Blocks.
 pub(super) fn must_be_read(disk: &Disk, id: &UploadId) -> bool {
     let path = disk.partial(&id.user, &id.key);
     let table = lock(&disk.table);
@@ -175,7 +175,7 @@ pub(super) fn must_be_read(disk: &Disk, id: &UploadId) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.len() > 0)
 }
 
-/// A file that is written, with the hash of all that is in it.
+/// A file that is being written, with the hash of its content.
 struct Open {
     file: File,
     hasher: blake3::Hasher,
@@ -183,7 +183,7 @@ struct Open {
     stamp: Stamp,
 }
 
-/// Tells whether a file is as we left it: device, inode, size, time of the last write.
+/// Detects changes of a file: device, inode, size, time of the last write.
 pub(super) type Stamp = (u64, u64, u64, i64, i64);
 
 pub(super) fn stamp(meta: &fs::Metadata) -> Stamp {
@@ -197,7 +197,7 @@ fn options() -> OpenOptions {
 }
 
 impl Open {
-    /// Opens or makes the file and reads what is in it.
+    /// Opens or creates the file and reads its content.
     fn from_disk(path: &Path) -> std::io::Result<Self> {
         let mut file = private::open(options().create(true).truncate(false), path)?;
         let mut hasher = blake3::Hasher::new();
@@ -222,8 +222,8 @@ impl Open {
         fs::symlink_metadata(path).is_ok_and(|meta| stamp(&meta) == self.stamp)
     }
 
-    /// Begins with nothing, in another file: this one may have the name of its content as well,
-    /// and then is everybody's.
+    /// Restarts with an empty, new file: the current one may also have the name of its content, and
+    /// is then shared.
     fn clear(&mut self, path: &Path) -> Result<(), FilesError> {
         remove(path)?;
         self.file = private::open(options().create_new(true), path).map_err(io("write", path))?;
@@ -236,7 +236,7 @@ impl Open {
     fn write(&mut self, data: &[u8]) -> std::io::Result<()> {
         let written = self.file.write_all_at(data, self.at);
         if let Err(error) = written {
-            // A part of it may be there; what is hashed stands.
+            // Part of the data may be written; the hashed bytes remain.
             self.file.set_len(self.at)?;
             self.stamp = stamp(&self.file.metadata()?);
             return Err(error);
@@ -248,7 +248,7 @@ impl Open {
     }
 }
 
-/// An upload that a line has open.
+/// An upload that a connection has open.
 struct Writer {
     disk: Arc<Disk>,
     id: UploadId,
@@ -257,11 +257,12 @@ struct Writer {
     found: (u64, Hash),
 }
 
-/// Opens an upload. Blocks while another line's last write ends, and while what is there is read.
+/// Opens an upload. Blocks while another connection's last write ends, and while the existing bytes
+/// are read.
 pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn Upload>, FilesError> {
     let path = disk.partial(&id.user, &id.key);
     let lease = Lease::default();
-    // Held until it is opened: who takes it over meanwhile waits for that.
+    // Locked until the file is open: a connection that takes over the lease waits for that.
     let mut mine = lock(&lease);
     let entry = Entry { user: id.user.clone(), lease: lease.clone(), open: true, left: 0 };
     let mut table = lock(&disk.table);
@@ -278,7 +279,7 @@ pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn Upload>, Fi
             .and_then(|()| Open::from_disk(&path).map_err(io("write", &path))),
     };
     let opened = opened.and_then(|mut open| {
-        // Larger than it may be: not ours.
+        // Larger than the offer: not written by this server.
         if open.at > id.size {
             open.clear(&path)?;
         }
@@ -290,13 +291,13 @@ pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn Upload>, Fi
     };
     let result = opened.map(|open| *mine = Some(open));
     drop(mine);
-    // Lets go of it, if there was an error.
+    // After an error, its drop releases the upload.
     let writer = Writer { disk, id, path, lease, found };
     result.map(|()| Box::new(writer) as Box<dyn Upload>)
 }
 
 impl Writer {
-    /// Does something with the file on a thread that may wait for it.
+    /// Runs `work` with the file, on a thread that may block.
     async fn with_file<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Disk, &UploadId, &Path, &mut Open) -> Result<T, FilesError> + Send + 'static,
@@ -339,8 +340,8 @@ impl Upload for Writer {
                 return Err(FilesError::Hash);
             }
             file.file.sync_all().map_err(|error| {
-                // What could not be written counts as written from now on: a second sync would
-                // say so. So all of it has to come again.
+                // The system counts the lost bytes as written, and a second sync would succeed. The
+                // client must therefore send all of them again.
                 if let Err(error) = file.clear(path) {
                     tracing::error!(%error, path = %path.display(), "an upload that was not synced is still there");
                 }
@@ -353,7 +354,7 @@ impl Upload for Writer {
     async fn place(&mut self, hash: &Hash) -> Result<(), FilesError> {
         let hash = *hash;
         self.with_file(move |disk, _, path, file| {
-            // What is placed is what was sealed, and no other file that has its name by now.
+            // Only the sealed file is placed, and no other that has its name by now.
             if !file.is_as_left(path) {
                 return Err(FilesError::Taken);
             }
@@ -365,7 +366,7 @@ impl Upload for Writer {
     async fn discard(self: Box<Self>) -> Result<(), FilesError> {
         blocking(move || {
             let mut table = lock(&self.disk.table);
-            // Somebody else's by now.
+            // Another connection has taken it over.
             if !table.is_current(&self.id.key, &self.lease) {
                 return Ok(());
             }

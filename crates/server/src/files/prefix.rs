@@ -1,8 +1,8 @@
-//! Beginnings of content that were hashed before.
+//! Hashes of content prefixes that were computed before.
 //!
-//! A download that breaks often asks for the hash of a longer beginning each time. The states of
-//! the hash are kept for a while, so that only what is new is read; if anybody else has touched the
-//! file, all of it is read again.
+//! A download that breaks often asks for the hash of a longer prefix each time. The states of the
+//! hash are kept for a while, so that only the new bytes are read. If the file has changed, all of
+//! it is read again.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -14,7 +14,7 @@ use super::Hash;
 use super::disk::lock;
 use super::partial::{READ, Stamp, stamp};
 
-/// States that are kept. Each is some 2 KiB.
+/// States that are kept; about 2 KiB each.
 const KEPT: usize = 64;
 
 struct State {
@@ -23,7 +23,7 @@ struct State {
     hasher: blake3::Hasher,
 }
 
-/// What was hashed last, of all content.
+/// The most recent hash states, of all content.
 #[derive(Default)]
 pub(super) struct Prefixes(Mutex<VecDeque<State>>);
 
@@ -45,7 +45,7 @@ impl Prefixes {
         Ok(hash)
     }
 
-    /// The longest beginning that is known of a file, within `length`.
+    /// The longest known prefix of a file, of at most `length` bytes.
     fn nearest(&self, stamp: Stamp, length: u64) -> (u64, blake3::Hasher) {
         let states = lock(&self.0);
         let fits = states.iter().filter(|state| state.stamp == stamp && state.length <= length);

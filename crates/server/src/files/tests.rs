@@ -1,4 +1,4 @@
-//! Laws of the local disk that no line can show.
+//! Properties of the local disk that no session can show.
 
 use std::fs;
 use std::path::Path;
@@ -44,7 +44,7 @@ async fn a_crash_after_the_content_has_its_name_costs_no_byte_and_blocks_nothing
         assert_eq!(round > 0, upload.found() == (content.size, content.hash));
         upload.seal(&content.hash).await.unwrap();
         upload.place(&content.hash).await.unwrap();
-        // Both names, one file; and after the last round, in order.
+        // Both names are one file. The last round discards the upload.
         assert_eq!(count(dir.path()), 2);
         if round == 2 {
             upload.discard().await.unwrap();
@@ -69,7 +69,7 @@ async fn content_that_comes_again_takes_the_place_of_what_is_there() {
         assert_eq!(count(dir.path()), 1, "{name}");
         let first = *content.hash.first().unwrap();
         assert_eq!(disk.hashes(first).await.unwrap(), [content.hash]);
-        // Damaged: the next one mends it.
+        // Damaged: the next upload repairs it.
         let blob = disk.open(&content).await.unwrap();
         assert_eq!(blob.prefix_hash(1000, None).await.unwrap(), content.hash);
         fs::write(disk_path(dir.path(), &content.hash), vec![5; 1000]).unwrap();
@@ -79,7 +79,7 @@ async fn content_that_comes_again_takes_the_place_of_what_is_there() {
     assert!(matches!(disk.open(&content).await, Err(FilesError::Damaged(_))));
 }
 
-/// A second line goes on with an upload whose content others have by now, from its first byte.
+/// A second connection restarts an upload whose content is shared by now.
 #[tokio::test]
 async fn what_has_the_name_of_its_content_is_never_written_to() {
     let dir = tempfile::tempdir().unwrap();
@@ -102,7 +102,7 @@ async fn what_has_the_name_of_its_content_is_never_written_to() {
         second.write(false, vec![7; 990]).await.unwrap();
         let blob = disk.open(&content).await.unwrap();
         assert_eq!(blob.prefix_hash(content.size, None).await.unwrap(), content.hash);
-        // The first has lost it, and does not take it back.
+        // The first connection has lost the upload, and does not take it back.
         assert!(restarted || matches!(first.place(&content.hash).await, Err(FilesError::Taken)));
         second.seal(&file(&[7; 1000]).hash).await.unwrap();
         second.discard().await.unwrap();
@@ -132,7 +132,7 @@ async fn a_beginning_that_was_hashed_is_not_read_again_until_the_file_changes() 
     changed[5] ^= 1;
     fs::write(&path, &changed).unwrap();
     let other = before + Duration::from_millis(1);
-    // All that tells a change is the time.
+    // Only the time shows the change.
     for (time, is) in [(before, &data), (other, &changed)] {
         fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
         assert_eq!(hash(900_000).await, *blake3::hash(&is[..900_000]).as_bytes());
@@ -244,7 +244,7 @@ async fn partial_uploads_are_read_again_only_once_changed() {
     for id in &all {
         drop(write(&disk, id, b"abc").await);
     }
-    // More than files are kept open.
+    // More than the number of files kept open.
     let path = |id: &UploadId| disk.0.partial(&id.user, &id.key);
     assert!(!all.iter().any(|id| partial::must_be_read(&disk.0, id)));
     for id in [&all[0], &all[299]] {
@@ -269,7 +269,7 @@ async fn partial_uploads_are_hashed_in_turn() {
     let turns = Turns::new();
     let bob = turns.take(&Name::new("bob").unwrap()).await;
     let eve = turns.take(&Name::new("eve").unwrap()).await;
-    // A remembered or new upload needs none.
+    // A remembered or new upload needs no turn.
     drop(disk.begin(&left, &turns).await.unwrap());
     drop(disk.begin(&new, &turns).await.unwrap());
     let disk = open(dir.path());
@@ -292,6 +292,6 @@ fn room_leaves_bytes_and_inodes_to_the_record() {
         let (bytes, reserve) = (904 << 12, 96 << 12);
         assert_eq!(disk::room_of(&disk, Some(reserve)), Room { bytes, files, reserve });
     }
-    // 5 % of 4 GiB are more than there is.
+    // 5 % of 4 GiB are more than the free space.
     assert_eq!(disk::room_of(&disk, None).bytes, 0);
 }

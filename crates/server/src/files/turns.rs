@@ -1,8 +1,8 @@
 //! Turns at reading and hashing files from the disk.
 //!
-//! Each takes a thread for as long as the file is long, and every user can ask for many. So few are
-//! hashed at once, and of one user only one: the queue for the turns of all has each user in it once,
-//! and who asks for many waits for their own.
+//! Each hash occupies a thread in proportion to the file's length, and every user can ask for many.
+//! The server therefore hashes few at once, and only one of each user. The queue for the turns of
+//! all contains each user once; further requests of a user wait for that user's own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,11 +16,11 @@ const AT_ONCE: usize = 2;
 /// The turns of a server.
 pub(crate) struct Turns {
     all: Arc<Semaphore>,
-    /// Of users who have a turn or wait for one.
+    /// Semaphores of users who have a turn or wait for one.
     users: Mutex<HashMap<Name, Arc<Semaphore>>>,
 }
 
-/// A turn, kept until the hash is there.
+/// A turn, kept until the hash is computed.
 pub(crate) struct Turn {
     _user: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
@@ -31,7 +31,7 @@ impl Turns {
         Arc::new(Self { all: Arc::new(Semaphore::new(AT_ONCE)), users: Mutex::default() })
     }
 
-    /// Waits for a turn. `None` never comes: the semaphores are not closed.
+    /// Waits for a turn. Never returns `None`: the semaphores are not closed.
     pub(super) async fn take(&self, user: &Name) -> Option<Turn> {
         let mine = self.of(user);
         let user = mine.acquire_owned().await.ok()?;
@@ -41,7 +41,7 @@ impl Turns {
 
     fn of(&self, user: &Name) -> Arc<Semaphore> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        // A permit and a waiter hold their semaphore.
+        // A permit and a waiter keep their semaphore alive.
         users.retain(|_, one| Arc::strong_count(one) > 1);
         users.entry(user.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))).clone()
     }
@@ -63,12 +63,12 @@ mod tests {
         for one in &mut waiting {
             assert!(one.now_or_never().is_none());
         }
-        // The second of two turns is still there for another user.
+        // The second of two turns is still available to another user.
         let second = turns.take(&bob).await;
         let mut third = Box::pin(turns.take(&eve));
         assert!((&mut third).now_or_never().is_none());
         drop(first);
-        // Ada's next one is behind eve.
+        // ada's next request is behind eve's.
         assert!(waiting.first_mut().unwrap().now_or_never().is_none());
         let third = third.await;
         assert!(third.is_some() && second.is_some());

@@ -1,11 +1,13 @@
-//! Who has come or gone, in the order of their last change: one place a user, however often it
-//! changed, so that a watcher that looks rarely holds a number and nobody holds a queue.
+//! Presence changes, in the order of each user's last one.
+//!
+//! Each user appears once, however often its presence changes. A slow watcher therefore holds only
+//! a number, and no queue exists.
 
 use std::collections::{BTreeMap, HashMap};
 
 use twinlock_core::id::Name;
 
-/// Bounded by the users that there are; about 100 bytes each.
+/// Numbered changes, bounded by the number of users; about 100 bytes each.
 #[derive(Default)]
 pub(super) struct Presence {
     now: u64,
@@ -19,7 +21,7 @@ impl Presence {
         self.now
     }
 
-    /// `user` has come or gone.
+    /// Records that `user` came or went.
     pub(super) fn note(&mut self, user: &Name) {
         self.now += 1;
         if let Some(before) = self.last_change.insert(user.clone(), self.now) {
@@ -28,8 +30,8 @@ impl Presence {
         self.by_change.insert(self.now, user.clone());
     }
 
-    /// The first `most` users whose last change is after `since`, and the number up to which they
-    /// go.
+    /// The first `most` users whose last change is after `since`, and the number of the last change
+    /// among them.
     pub(super) fn since(&self, since: u64, most: usize) -> (impl Iterator<Item = &Name>, u64) {
         let changes = || self.by_change.range(since.saturating_add(1)..).take(most);
         let now = changes().last().map_or(since, |(change, _)| *change);

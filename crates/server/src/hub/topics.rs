@@ -1,6 +1,6 @@
-//! Following is a cursor: of each followed conversation the head and a short tail of recent entries
-//! are kept here; a line holds a position. One that is further behind than the tail reads from the
-//! store.
+//! Topics: the head and a short tail of recent entries of each followed conversation, in memory.
+//!
+//! Each follower holds a position. One whose position is before the tail reads from the store.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,14 +14,15 @@ use twinlock_store::Published;
 use super::{Handle, lock};
 use crate::convert;
 
-/// Entries kept in memory of each followed conversation.
+/// Entries kept in memory for each followed conversation.
 const TAIL_ENTRIES: usize = 512;
-/// Bytes of them. Raising it spares slow readers the store and costs as much for each busy
-/// conversation.
+/// Bytes of them. A larger value spares slow followers the store, and costs as much memory for each
+/// busy conversation.
 const TAIL_BYTES: usize = 512 * 1024;
-/// Bytes of all tails together. Beyond it they begin anew, and the store stands in meanwhile.
+/// Bytes of all tails together. Beyond it all tails are dropped, and followers read from the store
+/// until the tails have grown again.
 const ALL_TAILS: usize = 64 * 1024 * 1024;
-/// What an entry costs besides its bytes.
+/// Memory of an entry besides its bytes.
 const OVERHEAD: usize = 64;
 
 /// All followed conversations.
@@ -36,7 +37,7 @@ struct All {
 
 #[derive(Default)]
 struct Topic {
-    /// 0: not known, ask the store.
+    /// 0: unknown, read from the store.
     head: u64,
     /// Encoded entries up to the head, without gaps.
     tail: VecDeque<Bytes>,
@@ -46,30 +47,30 @@ struct Topic {
 
 struct Follower {
     line: Arc<Handle>,
-    /// The line has been told and has not looked yet.
+    /// The session has been signalled and has not looked yet.
     told: AtomicBool,
 }
 
-/// A line follows a conversation until this is dropped.
+/// A session's subscription to a conversation; dropping it ends the subscription.
 pub(crate) struct Following {
     topics: Arc<Topics>,
     conversation: ConversationId,
     follower: Arc<Follower>,
 }
 
-/// Entries after a position, as far as the tail goes.
+/// Entries after a position, as far as the tail reaches.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Tail {
-    /// Nothing newer than the position.
+    /// Nothing is newer than the position.
     UpToDate,
-    /// These, encoded, follow right after the position.
+    /// These encoded entries follow directly after the position.
     Entries(Vec<Bytes>),
-    /// The tail begins later: ask the store.
+    /// The tail begins after the next position: read from the store.
     Behind,
 }
 
 impl Topics {
-    /// Makes `line` follow; it is told at once, so that it looks for itself first.
+    /// Subscribes `line` to a conversation, and signals it so that it looks for entries at once.
     pub(crate) fn follow(
         self: &Arc<Self>,
         line: &Arc<Handle>,
@@ -82,7 +83,7 @@ impl Topics {
         Following { topics: self.clone(), conversation, follower }
     }
 
-    /// Takes in what the store has committed and tells the followers.
+    /// Adds committed entries to the tails and signals the followers.
     pub(crate) fn publish(&self, published: &[Published]) {
         let all = &mut *lock(&self.0);
         for news in published {
@@ -98,7 +99,7 @@ impl Topics {
         }
     }
 
-    /// Commits were missed: nothing in memory is known to be the newest, so everybody looks.
+    /// Forgets heads and tails after missed commits, and signals every follower.
     pub(crate) fn missed(&self) {
         let mut all = lock(&self.0);
         all.tail_bytes = 0;
@@ -111,12 +112,12 @@ impl Topics {
 }
 
 impl Following {
-    /// The line looks now: for whatever comes from here on it is told again.
+    /// Marks that the session looks now: later entries signal it again.
     pub(crate) fn look(&self) {
         self.follower.told.store(false, Ordering::Release);
     }
 
-    /// Entries after `position`: at most `most` of them, and about `bytes`.
+    /// Entries after `position`: at most `most` of them, of about `bytes` bytes.
     pub(crate) fn after(&self, position: u64, most: usize, bytes: usize) -> Tail {
         let all = lock(&self.topics.0);
         let Some(topic) = all.by_id.get(&self.conversation).filter(|t| t.head != 0) else {
@@ -165,7 +166,7 @@ impl Topic {
             self.drop_tail();
         }
         self.head = news.head;
-        // More than the tail holds would be encoded for nothing.
+        // Encoding more than the tail holds is wasted work.
         let skip = news.entries.len().saturating_sub(TAIL_ENTRIES);
         for entry in news.entries.iter().skip(skip) {
             let entry = Bytes::from(convert::entry(entry).encode_to_vec());
@@ -242,7 +243,7 @@ mod tests {
         assert_eq!(following.after(7, 9, BIG), Tail::UpToDate);
         hub.topics.publish(&news(8..=8, 10));
         assert_eq!(numbers(following.after(5, 9, BIG)), [6, 7, 8]);
-        // A gap: somebody else recorded 9.
+        // A gap: entry 9 was not published.
         hub.topics.publish(&news(10..=10, 10));
         assert_eq!(following.after(7, 9, BIG), Tail::Behind);
         assert_eq!(numbers(following.after(9, 9, BIG)), [10]);
@@ -285,7 +286,7 @@ mod tests {
         hub.topics.publish(&news(2001..=2100, 32 * 1024));
         let bytes = lock(&hub.topics.0).tail_bytes;
         assert!((TAIL_BYTES / 2..=TAIL_BYTES).contains(&bytes), "{bytes}");
-        // Following anew does not end with the old place.
+        // A new subscription survives the end of the old one.
         let again = hub.topics.follow(&line, 1);
         drop(following);
         assert_eq!(numbers(again.after(2099, 9, BIG)), [2100]);

@@ -1,4 +1,4 @@
-//! What can be wrong with an identity. Each error names the file; none carries a part of it.
+//! Errors of an identity. Each names the file; none contains a part of it.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,26 +8,26 @@ use twinlock_link::tls::CertFault;
 
 use crate::private::Failed;
 
-/// Why the identity cannot be opened, made, renewed or reloaded.
+/// Why the identity cannot be opened, created, renewed or reloaded.
 #[derive(Debug, Error)]
 pub enum IdentityError {
-    /// The file system said no.
+    /// A file system operation failed.
     #[error("cannot {doing} {}: {error}", path.display())]
     Io {
-        /// A verb: read, write, make.
+        /// Verb for the message: read, write, make.
         doing: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
-    /// No such file is as large as this one.
+    /// The file is larger than any valid one.
     #[error("{} is too large to be what it should be", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
-    /// A file is gone that no crash can have removed.
+    /// A file is missing that no crash can have removed.
     #[error(
         "{} is missing, though {} is there: put it back from a backup; or, to begin with a new identity that no client knows, remove the whole directory",
         path.display(),
@@ -36,10 +36,10 @@ pub enum IdentityError {
     Missing {
         /// The missing file.
         path: PathBuf,
-        /// The file that shows that there was one.
+        /// The file that shows that it existed.
         found: PathBuf,
     },
-    /// The OPAQUE setup has not the one right length.
+    /// The OPAQUE setup has the wrong length.
     #[error(
         "{} has {got} bytes and should have 128: put it back from a backup, since no password, device or invite works without it",
         path.display()
@@ -50,15 +50,15 @@ pub enum IdentityError {
         /// Its length in bytes.
         got: usize,
     },
-    /// The certificate or the key alone is at fault.
+    /// The certificate or the key is invalid.
     #[error("{}: {fault}", path.display())]
     Certificate {
-        /// The one of the two files.
+        /// The file at fault.
         path: PathBuf,
-        /// Why.
+        /// The fault.
         fault: CertFault,
     },
-    /// Certificate and key do not belong together.
+    /// The certificate and the key do not belong together.
     #[error("the private key in {} does not fit the certificate in {}", key.display(), cert.display())]
     Mismatch {
         /// The certificate's file.
@@ -75,13 +75,13 @@ pub enum IdentityError {
         /// The key's file.
         path: PathBuf,
     },
-    /// A name wanted for the certificate is neither a DNS name nor an IP address.
+    /// A name for the certificate is neither a DNS name nor an IP address.
     #[error("{0:?} is neither a DNS name nor an IP address")]
     Name(String),
-    /// Making a key or certificate failed.
+    /// Generating a key or certificate failed.
     #[error("cannot make a TLS key or certificate: {0}")]
     Make(#[from] rcgen::Error),
-    /// The system gave no random bytes.
+    /// The system provides no random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(#[from] getrandom::Error),
 }

@@ -1,4 +1,5 @@
-//! The identity's directory: whole files or none ([`private`]), for nobody else to read.
+//! The identity's directory: only this user can read it, and files are replaced atomically
+//! ([`private`]).
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read};
@@ -11,7 +12,7 @@ use zeroize::Zeroizing;
 use super::IdentityError;
 use crate::private::{self, DIR_MODE, FILE_MODE};
 
-/// Far above any chain of certificates; keeps a wrong path from filling the memory.
+/// Far above any certificate chain; a wrong path must not fill the memory.
 const MAX_FILE: u64 = 1 << 20;
 
 const OTHERS: u32 = 0o077;
@@ -21,14 +22,14 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Identit
     move |error| private::failed(doing, path)(error).into()
 }
 
-/// The directory, held so that two first starts at once make one identity.
+/// The directory, locked so that two concurrent first starts create one identity.
 pub(super) struct Folder {
     path: PathBuf,
     _lock: File,
 }
 
 impl Folder {
-    /// Waits for any other holder.
+    /// Waits while another process has the lock.
     pub(super) fn open_or_create(path: &Path) -> Result<Self, IdentityError> {
         private::make_directory(path)?;
         private::check_directory(path)?;
@@ -36,12 +37,12 @@ impl Folder {
         if !handle.metadata().map_err(failed("read", path))?.is_dir() {
             return Err(failed("use", path)(ErrorKind::NotADirectory.into()));
         }
-        // Some network file systems cannot lock a directory. The lock only guards a race of two
-        // first starts; the server's own lock keeps a second server out.
+        // Some network file systems cannot lock a directory. The lock only guards against a race of
+        // two first starts; the server's own lock keeps a second server out.
         let _ = handle.lock();
         tighten(&handle, path, DIR_MODE)?;
-        // What is found may be of a start that was killed between a name and its sync; from now on
-        // a record hangs on it.
+        // Existing files may be from a start that was killed between a rename and its sync; a
+        // record depends on them from now on.
         private::sync_found(&handle, path)?;
         Ok(Self { path: path.to_owned(), _lock: handle })
     }
@@ -54,7 +55,7 @@ impl Folder {
         Ok(private::is_there(&self.path(name))?)
     }
 
-    /// The content of a file, if there is one.
+    /// The content of a file, if it exists.
     pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, IdentityError> {
         let path = self.path(name);
         match open(&path)? {
@@ -63,7 +64,7 @@ impl Folder {
         }
     }
 
-    /// The same for a secret: wiped after use, and closed to others on disk.
+    /// The same for a secret: wiped after use, and made private on disk.
     pub(super) fn read_secret(
         &self,
         name: &str,
@@ -74,20 +75,19 @@ impl Folder {
         read(&mut file, &path).map(Some)
     }
 
-    /// Puts `content` under `name`, replacing what was there, and returns once it would survive a
-    /// power cut.
+    /// Replaces the content of `name`; returns once the new content survives a power cut.
     pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<(), IdentityError> {
         Ok(private::write(&self.path(name), content)?)
     }
 }
 
-/// A certificate of the operator's, which nobody but the operator touches.
+/// Reads the operator's certificate, which only the operator changes.
 pub(super) fn read_own(path: &Path) -> Result<Vec<u8>, IdentityError> {
     let mut file = open_own(path)?;
     Ok(std::mem::take(&mut *read(&mut file, path)?))
 }
 
-/// A key of the operator's. Groups may read it, as certificate tools set it up.
+/// Reads the operator's key. Groups may read it, as certificate tools set it up.
 pub(super) fn read_own_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
     let mut file = open_own(path)?;
     let mode = file.metadata().map_err(failed("read", path))?.permissions().mode();
@@ -97,7 +97,7 @@ pub(super) fn read_own_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityEr
     read(&mut file, path)
 }
 
-/// A regular file; certificate tools make links, which are followed.
+/// Opens a regular file. Certificate tools create symlinks, so they are followed.
 fn open_own(path: &Path) -> Result<File, IdentityError> {
     private::open_regular(OpenOptions::new().read(true), path, OFlags::empty())
         .map_err(failed("read", path))
@@ -116,21 +116,21 @@ fn read(file: &mut File, path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityErro
     if length > MAX_FILE {
         return Err(IdentityError::TooLarge { path: path.to_owned() });
     }
-    // Room for all of it at once: a vector that grows leaves copies of a secret behind.
+    // Allocated at once: a growing vector leaves copies of a secret behind.
     let room = usize::try_from(length).unwrap_or(0).saturating_add(1);
     let mut content = Zeroizing::new(Vec::with_capacity(room));
     file.take(MAX_FILE).read_to_end(&mut content).map_err(failed("read", path))?;
     Ok(content)
 }
 
-/// Takes the rights of others away, with a warning: they may have read it already.
+/// Removes the permissions of other users, with a warning: they may have read the file already.
 fn tighten(file: &File, path: &Path, mode: u32) -> Result<(), IdentityError> {
     let found = file.metadata().map_err(failed("read", path))?.permissions().mode() & 0o7777;
     if found & OTHERS == 0 {
         return Ok(());
     }
     let found = format!("{found:o}");
-    // Secrets that an orchestrator mounts are read-only; refusing to start would help nobody.
+    // Secrets that an orchestrator mounts are read-only; refusing to start would not help.
     match file.set_permissions(Permissions::from_mode(mode)) {
         Ok(()) => tracing::warn!(
             path = %path.display(), found,

@@ -1,4 +1,4 @@
-//! Making keys and self-signed certificates.
+//! Generation of keys and self-signed certificates.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,14 +15,14 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{DAY, IdentityError, KeyType};
 
-/// Days from now to the end of a self-made certificate. Browsers and some libraries refuse more
+/// Validity of a self-signed certificate, days from now. Browsers and some libraries refuse more
 /// than 398 in all.
 const VALID_DAYS: u32 = 365;
 
-/// Every name a self-made certificate is for: the constant ones, this machine's, and `wanted`.
+/// Every name of a self-signed certificate: the constant ones, this machine's, and `wanted`.
 pub(super) fn all_names(wanted: &[String]) -> Result<Vec<String>, IdentityError> {
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
-    // The machine's own name may be anything, and is left out where no certificate can hold it.
+    // The machine's own name may be anything. It is omitted if a certificate cannot contain it.
     let machine = rustix::system::uname().nodename().to_str().ok().and_then(|n| normal(n).ok());
     let wanted = wanted.iter().map(|name| normal(name)).collect::<Result<Vec<_>, _>>()?;
     for name in machine.into_iter().chain(wanted) {
@@ -42,7 +42,7 @@ fn normal(name: &str) -> Result<String, IdentityError> {
     }
 }
 
-/// Whether the certificate is for each of the names.
+/// Whether the certificate is valid for each of the names.
 pub(super) fn covers(cert: &ServerCert, names: &[String]) -> bool {
     let Some(Ok(parsed)) = cert.chain().first().map(ParsedCertificate::try_from) else {
         return false;
@@ -53,7 +53,7 @@ pub(super) fn covers(cert: &ServerCert, names: &[String]) -> bool {
     })
 }
 
-/// A new key, as PEM (PKCS #8).
+/// Generates a key, as PEM (PKCS #8).
 pub(super) fn key(kind: KeyType) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
     let pair = Zeroizing::new(match kind {
         KeyType::Ecdsa => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
@@ -76,15 +76,16 @@ fn read(pem: &[u8]) -> Result<Zeroizing<KeyPair>, IdentityError> {
 
 /// A self-signed certificate for the key, as PEM.
 ///
-/// It begins a day early for clocks that go behind. Its number is random, since two certificates
-/// of one issuer and one number are refused by some, and a renewed one has the same issuer.
+/// It is valid from a day before, for clocks that are slow. Its serial number is random, because
+/// some clients refuse two certificates of one issuer with the same number, and a renewed one has
+/// the same issuer.
 pub(super) fn certificate(
     key_pem: &[u8],
     names: &[String],
     now: SystemTime,
 ) -> Result<Vec<u8>, IdentityError> {
     let pair = read(key_pem)?;
-    // Beyond these years dates cannot be written; a clock that says so is wrong anyway.
+    // Dates beyond these years cannot be encoded; such a clock is wrong anyway.
     let now = now.clamp(UNIX_EPOCH + DAY, UNIX_EPOCH + DAY * 2_000_000);
     let mut serial = [0; 16];
     getrandom::fill(&mut serial)?;

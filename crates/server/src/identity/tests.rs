@@ -10,7 +10,7 @@ use super::*;
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// A data directory that is not there yet, and a clock.
+/// A data directory that does not exist yet, and a clock.
 struct Case {
     _temp: TempDir,
     dir: PathBuf,
@@ -36,7 +36,7 @@ impl Case {
         self.open_at(self.now, Options::default()).unwrap()
     }
 
-    /// An open that must find a whole set-up.
+    /// An open that must find a complete identity.
     fn reopen(&self, now: SystemTime) -> Identity {
         Identity::open_or_create(&self.dir, Options::default(), now, || panic!("asked again"))
             .unwrap()
@@ -160,7 +160,7 @@ fn rsa_is_made_on_request_and_never_in_place_of_an_existing_key() {
     assert_eq!(ecdsa.open_at(ecdsa.now, rsa()).unwrap().pin(), before);
 }
 
-/// Every state that a crash on the way through the first start can leave.
+/// Every state that a crash of the first start can leave.
 #[test]
 fn any_crash_of_the_first_start_is_followed_by_a_start() {
     let whole = case();
@@ -332,7 +332,7 @@ fn rights_of_others_are_taken_away() {
         case.reopen(case.now);
         assert_eq!(mode(&path), tight, "{}", path.display());
     }
-    // Stricter than ours is left as it is.
+    // A stricter mode is left unchanged.
     chmod(&case.path(SETUP), 0o400);
     case.reopen(case.now);
     assert_eq!(mode(&case.path(SETUP)), 0o400);
@@ -398,7 +398,7 @@ fn a_new_public_name_gets_a_new_certificate_with_the_same_key() {
     let second = case.open_at(case.now, options).unwrap();
     assert_eq!(second.pin(), first.pin());
     assert!(make::covers(&second.certificate(), &names));
-    // One name fewer is no reason.
+    // One name fewer does not cause a renewal.
     let files = case.content();
     case.reopen(case.now);
     assert_eq!(case.content(), files);
@@ -417,7 +417,7 @@ fn renewal_never_changes_the_key_by_the_way() {
     assert!(matches!(error, IdentityError::KeyReplaced { .. }), "{error}");
     assert_eq!(identity.pin(), pin);
     assert_eq!(fs::read_to_string(case.path(CERT)).unwrap(), cert);
-    // A reload is how the operator says that it is meant.
+    // A reload confirms that the operator wants the new key.
     assert_ne!(identity.reload(case.now).unwrap().pin(), pin);
 }
 
@@ -431,7 +431,7 @@ fn a_failed_renewal_keeps_the_old_certificate() {
     let error = identity.renew_if_due(end - DAY).unwrap_err();
     assert!(error.to_string().contains("tls-cert.pem.tmp"), "{error}");
     assert_eq!(identity.expires_at(), end);
-    // Nor does it keep the server from starting, even past the end.
+    // Nor does it prevent the server from starting, even after the expiry.
     let identity = case.reopen(end + DAY);
     assert_eq!(identity.expires_at(), end);
     assert_eq!(fs::read(case.path(CERT)).unwrap(), old);
@@ -469,7 +469,7 @@ fn own_files_are_used_and_never_touched() {
     chmod(&own.key, 0o644);
     let mut identity = case.open_at(case.now, options).unwrap();
     assert_eq!(case.names(), [SETUP]);
-    // Past its end: told, served, not renewed.
+    // Expired: logged, served, not renewed.
     assert!(identity.expires_at() < case.now);
     assert!(identity.renew_if_due(case.now).unwrap().is_none());
     assert_eq!(fs::read_to_string(&own.cert).unwrap(), files.0);

@@ -1,7 +1,7 @@
-//! What each user has written lately: a rate and a quota of text, and a rate of changes.
+//! Accounts: each user's rate and quota of text, and rate of changes.
 //!
-//! One account for all sessions and classic keys of a user. It is in memory, so a restart forgets
-//! it: a user may then write another day's quota.
+//! One account covers all sessions and classic keys of a user. It is in memory, so a restart
+//! forgets it: a user may then write another day's quota.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,21 +12,21 @@ use twinlock_core::id::Name;
 
 use crate::config::Limits;
 
-/// What an entry counts beside its body, bytes: about what its row and its indexes take.
+/// Bytes charged for an entry besides its body: about the size of its row and indexes.
 pub(crate) const ENTRY: u64 = 256;
 /// Hours of the rolling day.
 const HOURS: usize = 24;
 const HOUR: u64 = 60 * 60;
 const NANOS: u128 = 1_000_000_000;
-/// Bytes that a search has to read because they are not indexed yet: from here on the slow rate of
-/// text holds. They cost a search 5 to 20 ms.
+/// Unindexed bytes, which every search has to scan, above which the slow text rate applies. They
+/// cost a search 5 to 20 ms.
 const UNINDEXED: u64 = 1 << 20;
-/// The slow rate's burst, in seconds of the rate.
+/// Burst of the slow rate, in seconds of the rate.
 const SLOW_BURST: u64 = 4;
-/// How soon to look at the index again.
+/// Maximum wait before the index is checked again.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How much of the record is not indexed yet, bytes.
+/// Size of the record's unindexed part, bytes.
 #[derive(Clone)]
 pub(crate) struct Unindexed(pub(crate) Arc<dyn Fn() -> u64 + Send + Sync>);
 
@@ -48,14 +48,14 @@ pub(crate) struct Accounts {
 #[derive(Debug, Clone, Copy)]
 struct Rates {
     text: Rate,
-    /// Of text while much is not indexed.
+    /// Rate of text while a large part of the record is unindexed.
     slow: Rate,
     changes: Rate,
-    /// Bytes of text in a rolling day; 0: any.
+    /// Bytes of text in a rolling day; 0: unlimited.
     day: u64,
 }
 
-/// So much in so long a time, and a burst on top. None at all: no limit.
+/// An amount per time, and a burst. An amount of 0: unlimited.
 #[derive(Debug, Clone, Copy)]
 struct Rate {
     amount: u64,
@@ -63,7 +63,7 @@ struct Rate {
     burst: u64,
 }
 
-/// One user's.
+/// The account of one user.
 #[derive(Debug)]
 pub(crate) struct Account {
     rates: Rates,
@@ -78,18 +78,18 @@ struct Books {
     slow: Bucket,
     changes: Bucket,
     hours: [u64; HOURS],
-    /// The hour of the last entry in `hours`, since the accounts began.
+    /// The hour of the newest element of `hours`, since the accounts began.
     hour: u64,
 }
 
-/// What may still be written of a rate; negative: a debt.
+/// Token bucket of a rate; a negative amount is a debt.
 #[derive(Debug)]
 struct Bucket {
     left: i64,
     at: Instant,
 }
 
-/// More than the quota of the day; when some of it is free again.
+/// The day's quota is exceeded; `again` is the time until part of it is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OverQuota {
     pub(crate) most: u64,
@@ -98,7 +98,7 @@ pub(crate) struct OverQuota {
 
 impl Accounts {
     pub(crate) fn new(limits: &Limits, unindexed: Unindexed) -> Self {
-        // Without any burst nothing would ever be left of it.
+        // A bucket without any burst would always be empty.
         let burst = limits.text_burst.max(1);
         let text = Rate { amount: limits.text_rate, seconds: 1, burst };
         let slow = if text.amount == 0 { 0 } else { limits.text_rate_unindexed };
@@ -128,8 +128,8 @@ impl Account {
         Self { rates, unindexed, began, books: Mutex::new(books) }
     }
 
-    /// Time until the server may read more text from this user; `None`: now. A user with a small recent
-    /// volume never waits for the index.
+    /// Time until the server may read more text from this user; `None`: now. A user with a small
+    /// recent volume never waits for the index.
     pub(crate) fn text_wait(&self, now: Instant) -> Option<Duration> {
         let mut books = self.lock();
         if let Some(wait) = books.text.wait(self.rates.text, now) {
@@ -141,10 +141,10 @@ impl Account {
         books.slow.wait(self.rates.slow, now).map(|wait| wait.min(LOOK))
     }
 
-    /// Counts text that is about to be recorded.
+    /// Charges text that is about to be recorded.
     ///
     /// # Errors
-    /// [`OverQuota`]; then it is not counted.
+    /// [`OverQuota`]; nothing is charged then.
     pub(crate) fn write(&self, bytes: u64, now: Instant) -> Result<(), OverQuota> {
         let mut books = self.lock();
         let most = self.rates.day;
@@ -164,7 +164,8 @@ impl Account {
         Ok(())
     }
 
-    /// What was counted was not recorded: the quota has it again. (The rate does not: it was read.)
+    /// Returns a charge to the quota, for text that was not recorded. The rate keeps it, because
+    /// the text was read.
     pub(crate) fn give_back(&self, bytes: u64) {
         self.lock().change_hour(|written| written.saturating_sub(bytes));
     }
@@ -172,7 +173,7 @@ impl Account {
     /// Counts a change of a room.
     ///
     /// # Errors
-    /// How long to wait; then it is not counted.
+    /// The time to wait; nothing is counted then.
     pub(crate) fn change(&self, now: Instant) -> Result<(), Duration> {
         let mut books = self.lock();
         match books.changes.wait(self.rates.changes, now) {
@@ -190,7 +191,7 @@ impl Account {
 }
 
 impl Books {
-    /// Forgets the hours that are a day old.
+    /// Clears the hours that are a day old.
     fn turn_to(&mut self, hour: u64) {
         let passed = hour.saturating_sub(self.hour).min(HOURS as u64);
         for back in 0..passed {
@@ -222,7 +223,7 @@ impl Bucket {
         }
         let full = signed(rate.burst);
         let left = self.left.saturating_add(i64::try_from(more).unwrap_or(i64::MAX));
-        // What is less than one stays for the next time.
+        // A fraction of a unit is kept for the next refill.
         let used = more * seconds * NANOS / amount;
         self.at = match u64::try_from(used) {
             Ok(used) if left < full => self.at + Duration::from_nanos(used),
@@ -246,7 +247,7 @@ impl Bucket {
         Some(wait.saturating_sub(since).max(Duration::from_millis(1)))
     }
 
-    /// Leaves no debt of more than a burst.
+    /// Limits a debt to one burst.
     fn forgive(&mut self, rate: Rate) {
         self.left = self.left.max(-signed(rate.burst));
     }
@@ -289,7 +290,7 @@ mod tests {
         Unindexed(Arc::new(|| 0))
     }
 
-    /// Writes for so long as it may, at most to `most` bytes, without any time passing.
+    /// Writes while it may, at most `most` bytes, without any time passing.
     fn write_all(account: &Account, now: Instant, most: u64) -> u64 {
         let mut written = 0;
         while written < most && account.text_wait(now).is_none() {
@@ -307,19 +308,19 @@ mod tests {
         let accounts = Accounts::new(&Limits::default(), seen);
         let now = accounts.began;
         let user = |name: &str| accounts.of(&name.parse().unwrap());
-        // All is indexed: the burst counts alone.
+        // Everything is indexed: only the burst counts.
         assert_eq!(write_all(&user("ada"), now, 8 * MIB), 8 * MIB);
         unindexed.store(UNINDEXED + 1, Ordering::Relaxed);
         assert_eq!(user("ada").text_wait(now), Some(LOOK));
         assert_eq!(write_all(&user("bob"), now, 8 * MIB), MIB);
-        // However much it was, it is 4 s at most to nothing and 8 to the burst.
+        // Whatever the debt, it is paid after at most 4 s, and the burst is full after 8 s.
         let (nothing, burst) = (now + Duration::from_secs(4), now + Duration::from_secs(8));
         assert!(user("ada").text_wait(nothing).is_some());
         assert_eq!(write_all(&user("ada"), burst, 8 * MIB), MIB);
         // An up-to-date index delays no user.
         unindexed.store(UNINDEXED, Ordering::Relaxed);
         assert_eq!(user("bob").text_wait(now), None);
-        // Nor without a rate.
+        // Without a rate there is no delay either.
         unindexed.store(u64::MAX, Ordering::Relaxed);
         for limits in [
             Limits { text_rate: 0, ..Limits::default() },
@@ -334,7 +335,7 @@ mod tests {
     #[test]
     fn text_rate_lets_a_burst_pass_and_then_its_rate() {
         let (account, began) = account(MIB, 0, 0);
-        // A client that never waits longer than it is told.
+        // A client that waits exactly as long as required.
         let (mut now, mut written) = (began, 0_u64);
         while now < began + Duration::from_secs(100) {
             match account.text_wait(now) {
@@ -347,7 +348,7 @@ mod tests {
         }
         let expected = 108 * MIB;
         assert!(written.abs_diff(expected) <= 200_000, "{written} of {expected}");
-        // A pause gives back no more than the burst.
+        // A pause restores no more than the burst.
         now += Duration::from_secs(1000);
         let mut burst = 0;
         while account.text_wait(now).is_none() {
@@ -355,7 +356,7 @@ mod tests {
             burst += MIB;
         }
         assert_eq!(burst, 8 * MIB);
-        // A debt is waited for.
+        // The wait covers a debt.
         account.write(10 * MIB, now).unwrap();
         let wait = account.text_wait(now).unwrap();
         assert!(wait >= Duration::from_secs(10) && wait < Duration::from_secs(11), "{wait:?}");
@@ -378,7 +379,7 @@ mod tests {
         account.give_back(10);
         account.write(10, at(29)).unwrap();
         assert!(account.write(1, at(29)).is_err());
-        // Much later, all of it.
+        // Much later, the whole quota is free.
         account.write(100, at(1000)).unwrap();
         assert!(account.write(1, at(1000)).is_err());
     }

@@ -1,14 +1,14 @@
-//! Whether most connections come from one address, which is how a proxy without a PROXY header looks.
+//! Detects that most connections come from one address, as behind a proxy without a PROXY header.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::Origin;
 
-/// Connections that are looked at together.
+/// Connections in a round.
 const ROUND: usize = 100;
 
-/// The connections of the round under way, by address.
+/// The connections of the current round, by address.
 #[derive(Debug, Default)]
 pub(crate) struct Census(Mutex<Round>);
 
@@ -18,7 +18,7 @@ struct Round {
     by_origin: HashMap<Origin, usize>,
 }
 
-/// More than half of a round.
+/// An address with more than half of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Majority {
     pub(crate) origin: Origin,
@@ -27,7 +27,8 @@ pub(crate) struct Majority {
 }
 
 impl Census {
-    /// Counts a connection. At the end of a round says which address had most of it, if one had.
+    /// Counts a connection. At the end of a round, returns the address with more than half of it,
+    /// if any.
     pub(crate) fn note(&self, origin: Origin) -> Option<Majority> {
         let mut round = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         round.seen += 1;
@@ -55,7 +56,7 @@ mod tests {
         let mut rounds = Vec::new();
         for n in 0..3 * ROUND {
             let from = match n / ROUND {
-                // Half is not most.
+                // Half is not a majority.
                 0 => n % 2,
                 1 => n % ROUND / (ROUND / 2 + 1),
                 _ => n % 50,

@@ -1,7 +1,8 @@
-//! Detects addresses shared by many users: a TCP pass-through without a PROXY header, or a large NAT.
+//! Detects addresses shared by many users: a TCP pass-through without a PROXY header, or a large
+//! NAT.
 //!
-//! A shared address does not identify a user, so it is never a known source (`guess`). Only successful
-//! logins count, so an outsider cannot influence the result.
+//! A shared address does not identify a user, so it is never a known source (`guess`). Only
+//! successful logins count, so an outsider cannot influence the result.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -10,17 +11,17 @@ use twinlock_core::id::Name;
 
 use super::Origin;
 
-/// Logins looked back at; about 60 bytes each.
+/// Recent logins that are considered; about 60 bytes each.
 const LOGINS: usize = 256;
-/// Users behind one address from which on it hides many. A household is fewer.
+/// Users behind an address from which on it counts as shared. A household has fewer.
 const MANY: usize = 5;
 
-/// The newest logins: from where, and whose.
+/// The most recent logins: source and user.
 #[derive(Debug, Default)]
 pub(crate) struct Crowd(Mutex<VecDeque<(Origin, Name)>>);
 
 impl Crowd {
-    /// `user` has logged in from `origin`.
+    /// Counts a login of `user` from `origin`.
     pub(crate) fn note(&self, origin: Origin, user: &Name) {
         let mut logins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if logins.len() == LOGINS {
@@ -29,7 +30,7 @@ impl Crowd {
         logins.push_back((origin, user.clone()));
     }
 
-    /// More than half of the newest logins came from `origin`, and they were of many users.
+    /// Whether more than half of the recent logins came from `origin`, from many users.
     pub(crate) fn hides_many(&self, origin: Origin) -> bool {
         let logins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let here = || logins.iter().filter(|(from, _)| *from == origin);

@@ -1,9 +1,9 @@
-//! Logins of devices that exist, counted by device instead of by address.
+//! Counts logins of existing devices by device instead of by address.
 //!
-//! A device's secret has 256 bits and its id 128, so nobody guesses either. Its logins take nothing of
-//! its address, which others may have exhausted. Members see each other's device ids, so unfinished
-//! logins of one device have a bound; beyond it they count for their address like all others, so that
-//! a stranger who knows the id locks nobody out.
+//! A device's secret has 256 bits and its id 128, so neither can be guessed. Its logins do not
+//! count for its address, whose limit others may have exhausted. Members see each other's device
+//! ids, so unfinished logins of one device have a bound. Beyond it they count for their address
+//! like all others, so a stranger who knows the id locks out no one.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use twinlock_core::id::DeviceId;
 
-/// Unfinished logins of a device in [`WINDOW`]. A client on a bad network makes a few.
+/// Unfinished logins of a device within [`WINDOW`]. A client on a bad network makes a few.
 const MOST: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(60);
-/// Devices kept; the one unused for longest goes first, about 100 bytes each.
+/// Devices remembered, least recently used first to go; about 100 bytes each.
 const KEPT: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
-/// Takes the place of a device that does not exist, so that the work is the same. Never drawn.
+/// Counted instead of a device that does not exist, so that the work is the same. Never drawn.
 const NOBODY: DeviceId = DeviceId([0; 16]);
 
 /// Unfinished logins by device.
@@ -34,8 +34,8 @@ impl Devices {
         Self(Mutex::new(LruCache::new(KEPT)))
     }
 
-    /// Counts a login of this device. `false`: it does not exist or has too many unfinished ones,
-    /// so the login counts for its address.
+    /// Counts a login of this device. `false`: the device does not exist or has too many unfinished
+    /// logins, so the login counts for its address.
     pub(crate) fn take(&self, device: &DeviceId, exists: bool, now: Instant) -> bool {
         let mut devices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = if exists { *device } else { NOBODY };
@@ -49,7 +49,7 @@ impl Devices {
         free && exists
     }
 
-    /// The login succeeded: as if it had not been counted.
+    /// Undoes the count of a login that succeeded.
     pub(crate) fn give_back(&self, device: &DeviceId) {
         let mut devices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(unfinished) = devices.get_mut(device) {

@@ -1,7 +1,7 @@
-//! Turns at something that only a few may use at once, fair by user.
+//! Turns at a resource that only a few may use at once, granted fairly among users.
 //!
-//! Users who wait take turns, whatever the number of their requests and connections: one who asks
-//! for a thousand things makes another wait for one of them.
+//! Waiting users take turns, whatever the number of their requests and connections: a user with a
+//! thousand requests makes another wait for one of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinError;
 use twinlock_core::id::Name;
 
-/// A queue for each user, served in turn.
+/// Waiting requests, one queue for each user, served in turn.
 #[derive(Debug, Clone)]
 pub(crate) struct Fair(Arc<Mutex<State>>);
 
@@ -19,22 +19,23 @@ pub(crate) struct Fair(Arc<Mutex<State>>);
 struct State {
     free: usize,
     waiting: HashMap<Name, VecDeque<oneshot::Sender<Turn>>>,
-    /// Users with somebody in `waiting`, the next first.
+    /// Users with requests in `waiting`, the next one first.
     users: VecDeque<Name>,
 }
 
-/// A turn, over when dropped.
+/// A turn, which ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn(Option<Fair>);
 
 impl Fair {
-    /// So many turns at once, at least one.
+    /// Allows `at_once` turns at the same time, at least one.
     pub(crate) fn new(at_once: usize) -> Self {
         let (waiting, users) = Default::default();
         Self(Arc::new(Mutex::new(State { free: at_once.max(1), waiting, users })))
     }
 
-    /// Waits for a turn of this user's. Cancel-safe: a turn that comes too late is the next one's.
+    /// Waits for a turn of this user. Cancel-safe: a turn that arrives too late passes to the next
+    /// request.
     pub(crate) async fn turn(&self, user: &Name) -> Turn {
         let mine = {
             let mut state = self.lock();
@@ -46,13 +47,15 @@ impl Fair {
             state.add(user, sender);
             mine
         };
-        // A sender is dropped only with the queue itself, which is kept here.
+        // The sender is dropped only with the queue, which `self` keeps alive.
         mine.await.unwrap_or(Turn(None))
     }
 
-    /// Runs `work` in a task on `runtime` when it is this user's turn. The turn lasts until `work` has
-    /// ended, because `work` may be on a thread that cannot be stopped. Dropping this future before
-    /// the turn drops `work`; afterwards it only gives up the output.
+    /// Runs `work` in a task on `runtime` when it is this user's turn.
+    ///
+    /// The turn lasts until `work` has ended, because `work` may be on a thread that cannot be
+    /// stopped. Dropping this future before the turn drops `work`; afterwards it drops only the
+    /// output.
     ///
     /// # Errors
     /// [`JoinError`] if `work` panics or the runtime stops.
@@ -71,7 +74,7 @@ impl Fair {
         runtime.spawn(task).await
     }
 
-    /// How many wait for a turn.
+    /// Number of requests that wait for a turn.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         let open = |queue: &VecDeque<oneshot::Sender<Turn>>| {
@@ -94,7 +97,7 @@ impl Fair {
             };
             match next.send(Turn(Some(self.clone()))) {
                 Ok(()) => return,
-                // It has gone. Dropping its turn here would come back to this function.
+                // The request is gone. Dropping its turn here would recurse into this function.
                 Err(mut turn) => turn.0 = None,
             }
         }
@@ -111,8 +114,8 @@ impl State {
         if queue.is_empty() {
             self.users.push_back(user.clone());
         }
-        // Forgets cancelled requests. Only at powers of two, so that a long queue is not scanned for
-        // each request that joins it.
+        // Removes cancelled requests. Only at powers of two, so that a long queue is not scanned
+        // for each request that joins it.
         if queue.len().is_power_of_two() {
             queue.retain(|waiting| !waiting.is_closed());
         }
@@ -163,7 +166,7 @@ mod tests {
             .into_iter()
             .map(|user| (user.clone(), Box::pin(fair.turn(user))))
             .collect();
-        // In their queues.
+        // All are queued.
         assert!(waiting.iter_mut().all(|(_, turn)| turn.as_mut().now_or_never().is_none()));
         let mut order = Vec::new();
         while !waiting.is_empty() {
@@ -196,7 +199,7 @@ mod tests {
         assert!(stays.as_mut().now_or_never().is_none());
         drop(gone);
         drop(held);
-        // This one has its turn and goes before it knows.
+        // This one has its turn, and is dropped before it learns of it.
         drop(late);
         assert!(stays.as_mut().now_or_never().is_some());
         drop(stays);
@@ -223,7 +226,7 @@ mod tests {
         assert_eq!(fair.lock().free, 0);
         end.send(()).unwrap();
         assert_eq!(next.await.unwrap(), 7);
-        // Dropped before its turn: the work never begins.
+        // Dropped before its turn: the work never starts.
         let held = fair.turn(&ada).await;
         let (begun, has_begun) = oneshot::channel();
         let late = async move { begun.send(()).unwrap() };

@@ -1,16 +1,15 @@
-//! Rate limits of password guesses and of logins from one address.
+//! Rate limits of password guesses, and of logins from one address.
 //!
-//! A token is taken at HELLO, not after PROOF: CHALLENGE already tells the client whether its
-//! guess was right, so a login that is not finished has to cost the same. It is given back on
-//! success. Names that do not exist are counted like all others. Device logins do not touch their
-//! user's count.
+//! A token is taken at HELLO, not after PROOF: CHALLENGE already shows the client whether its guess
+//! was right, so an unfinished login must cost the same. Success returns the token. Names that do
+//! not exist are counted like all others. Device logins do not affect their user's count.
 //!
-//! Guesses are counted by name and source, so that an outsider slows down only its own source, and
-//! by name alone over all sources that the user has not logged in from, so that many sources do not
-//! add up. `docs/design/013-guessing.md` has the arithmetic.
+//! Guesses are counted by name and source, so that an outsider slows down only its own source. They
+//! are also counted by name alone, over all sources that the user has not logged in from, so that
+//! many sources do not add up. `docs/design/013-guessing.md` has the arithmetic.
 //!
-//! A source has a run of guesses, not a token bucket: guesses at the refill rate of a bucket are never
-//! slowed down. Only quiet time makes a run shorter.
+//! A source has a run of guesses, not a token bucket: guesses at the refill rate of a bucket are
+//! never slowed down. Only quiet time makes a run shorter.
 
 mod pace;
 #[cfg(test)]
@@ -28,13 +27,13 @@ use super::Origin;
 use super::crowd::Crowd;
 use pace::{Bucket, Guessed, NameRun, Run};
 
-/// Names, sources and addresses kept, each; the one unused for longest goes first, about 100 bytes
+/// Names, sources and addresses remembered, each; least recently used first to go, about 100 bytes
 /// each.
 const KEPT: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
-/// Devices kept. An attacker cannot invent them: each has logged in.
+/// Devices remembered. An attacker cannot invent them: each has logged in.
 const DEVICES: NonZeroUsize = NonZeroUsize::new(8_192).unwrap();
-/// Entries at the end of a table that are looked through for one that is not being guessed: made-up
-/// names must not push out the one they are made up for.
+/// Least recently used elements of a full table that are examined for one to evict: generated names
+/// must not evict the one that is being guessed.
 const LOOKED_THROUGH: usize = 16;
 
 /// A source of guesses at a name; `None`: all connections without a known address.
@@ -51,7 +50,7 @@ pub(crate) struct Guesses {
     pub(crate) crowd: Crowd,
 }
 
-/// Not now: come back after this many seconds, at least 1.
+/// Refused for now: retry after this many seconds, at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wait(pub(crate) u16);
 
@@ -65,11 +64,12 @@ impl Wait {
 /// A guess at a user's password.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guess<'a> {
-    /// Whose.
+    /// The user whose password is guessed.
     pub(crate) user: &'a Name,
-    /// From where.
+    /// Where the guess comes from.
     pub(crate) source: Option<Origin>,
-    /// The user has logged in from there lately: the run of the name neither stops nor counts it.
+    /// The user has logged in from there recently: the name's run neither stops nor counts the
+    /// guess.
     pub(crate) known: bool,
 }
 
@@ -84,9 +84,9 @@ pub(crate) struct Taken {
 #[derive(Debug)]
 struct Counted {
     source: Source,
-    /// The run of the name was counted too.
+    /// The name's run was counted too.
     name: bool,
-    /// The time of the guess before.
+    /// The time of the previous guess.
     before: Instant,
 }
 
@@ -110,8 +110,8 @@ impl Guesses {
         }
     }
 
-    /// Counts a login of the address, and a guess if this is a login by password or a step 1 of its
-    /// registration.
+    /// Counts a login of the address, and a guess if this is a password login or step 1 of a
+    /// password's registration.
     pub(crate) fn take(
         &self,
         guess: Option<Guess<'_>>,
@@ -145,7 +145,7 @@ impl Guesses {
         Ok(Counted { source, name: !guess.known, before: run.count(now) })
     }
 
-    /// The login succeeded: as if it had not been counted.
+    /// Undoes the counts of a login that succeeded.
     pub(crate) fn give_back(&self, taken: Taken) {
         if let Some(origin) = taken.origin
             && let Some(bucket) = lock(&self.origins).get_mut(&origin)
@@ -161,8 +161,8 @@ impl Guesses {
         }
     }
 
-    /// Counts a guess of a logged-in device at its user's password. Names and addresses
-    /// do not matter, so outsiders cannot slow it down.
+    /// Counts a guess of an authenticated device at its user's password. Names and addresses do not
+    /// matter, so outsiders cannot slow it down.
     pub(crate) fn take_by_device(
         &self,
         device: &DeviceId,
@@ -175,7 +175,7 @@ impl Guesses {
         Ok(TakenByDevice { device: *device, before: run.count(now) })
     }
 
-    /// The step-up succeeded: as if it had not been counted.
+    /// Undoes the count of a step-up that succeeded.
     pub(crate) fn give_back_to_device(&self, taken: TakenByDevice) {
         if let Some(run) = lock(&self.devices).get_mut(&taken.device) {
             run.give_back(taken.before);
@@ -183,7 +183,7 @@ impl Guesses {
     }
 }
 
-/// Before an insert into a full table: evicts an entry without recent guesses.
+/// Evicts an element without recent guesses before an insert into a full table.
 fn make_room<K: Hash + Eq, V: Guessed>(table: &mut LruCache<K, V>, key: &K, now: Instant) {
     if table.len() < table.cap().get() || table.contains(key) {
         return;

@@ -1,7 +1,9 @@
-//! Limits (section 9). Before a session: connections at once ([`slots`]), logins of a device ([`devices`]),
-//! guesses ([`guess`]), addresses shared by many users ([`crowd`]). A user's share of the server: turns at
-//! reading ([`fair`]), text and changes ([`accounts`]), room on the disk ([`room`]). And what the log says of them
-//! ([`throttle`], [`census`]).
+//! Limits (section 9).
+//!
+//! Before a session: concurrent connections ([`slots`]), logins of a device ([`devices`]), guesses
+//! ([`guess`]), addresses shared by many users ([`crowd`]). A user's share of the server: turns at
+//! reading ([`fair`]), text and changes ([`accounts`]), disk space ([`room`]). Their log:
+//! [`throttle`] and [`census`].
 
 pub(crate) mod accounts;
 pub(crate) mod census;
@@ -31,7 +33,7 @@ impl Origin {
         })
     }
 
-    /// The bytes that name it, for a hash; no two have the same.
+    /// Bytes that identify the origin, as input of a hash.
     pub(crate) fn bytes(self) -> Vec<u8> {
         match self.0 {
             IpAddr::V4(v4) => v4.octets().to_vec(),

@@ -1,19 +1,19 @@
-//! Room on the record's disk that text leaves to everything else the server writes: revocations,
-//! passwords, invites and registrations go on when text is refused.
+//! The reserve of text: disk space that text leaves to the record's other data. Revocations,
+//! passwords, invites and registrations still work when text is refused.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The reserve where nobody says how much: the smaller of these, bytes and parts of the disk. Less
+/// The default reserve: the smaller of a number of bytes and a fraction (1/80) of the disk. Less
 /// than the reserve of files, so that files stop first.
 const RESERVE: u64 = 256 << 20;
 const RESERVE_PART: u64 = 80;
-/// How long a look at the disk counts.
+/// How long a measurement of the disk is valid.
 const LOOK: Duration = Duration::from_secs(1);
-/// And how long at least, however much was written since.
+/// Minimum interval between measurements, however much text was written.
 const LEAST: Duration = Duration::from_millis(10);
-/// Bytes that a byte of text may take, about: its row, its WAL, its words.
+/// Approximate bytes on disk for a byte of text: its row, its WAL, its words.
 const COST: u64 = 4;
 
 #[derive(Debug)]
@@ -23,32 +23,33 @@ pub(crate) struct TextRoom {
     last: Mutex<Last>,
 }
 
-/// The last look at the disk.
+/// The last measurement of the disk.
 #[derive(Debug, Default)]
 struct Last {
     at: Option<Instant>,
-    /// Free above the reserve then.
+    /// Free space above the reserve, bytes.
     room: u64,
     reserve: u64,
-    /// Text since.
+    /// Text since then, bytes.
     written: u64,
 }
 
-/// The disk is at its reserve, which is so many bytes.
+/// The disk is at its reserve, which is given in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AtReserve(pub(crate) u64);
 
 impl TextRoom {
-    /// On the disk of `dir`. `reserve`: bytes; `None`: the smaller of 256 MiB and 1.25 %.
+    /// For the disk of `dir`. `reserve`: bytes; `None`: the smaller of 256 MiB and 1.25 %.
     pub(crate) fn new(dir: PathBuf, reserve: Option<u64>) -> Self {
         Self { dir, reserve, last: Mutex::default() }
     }
 
-    /// Counts text that is about to be recorded. Asks the system at most once a second, or after
-    /// so much text that the room may be used up.
+    /// Counts text that is about to be recorded.
+    ///
+    /// Measures the disk at most once a second, or after enough text to use up the space.
     ///
     /// # Errors
-    /// [`AtReserve`]; then it is not counted.
+    /// [`AtReserve`]; nothing is counted then.
     pub(crate) fn take(&self, bytes: u64, now: Instant) -> Result<(), AtReserve> {
         if self.reserve == Some(0) {
             return Ok(());
@@ -100,12 +101,12 @@ mod tests {
         let now = Instant::now();
         let mut room = TextRoom::new(dir.path().to_owned(), Some(u64::MAX));
         assert_eq!(room.take(1, now), Err(AtReserve(u64::MAX)));
-        // Nobody asks again within a second.
+        // No new measurement within a second.
         room.reserve = Some(1);
         assert!(room.take(1, now + LEAST).is_err());
         room.take(1, now + LOOK).unwrap();
-        // All that is free is too much, with what it costs; what is left of it is there again once
-        // somebody has looked.
+        // Half of the free space is too much, with the cost of text. The next measurement shows
+        // that the space is still free.
         let much = free(&room) / 2;
         assert!(room.take(much, now + LOOK).is_err());
         room.take(1, now + LOOK * 2).unwrap();

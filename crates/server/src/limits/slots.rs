@@ -1,11 +1,13 @@
-//! Connection slots of a listener: at most so many connections in all, and of one address.
+//! Connection slots of a listener: a limit on its connections in all, and from one address.
 //!
-//! Who has proven nothing keeps a slot only while nobody else wants it. When all are taken, the
-//! newest connection evicts the oldest of the lowest [`Rank`]: idle connections go first, then those
-//! in the middle of a login. So idle connections keep nobody out. (A time limit alone would let them
-//! fill a listener for as long.) A flood can, of its address or of all. Against one that comes from
-//! many addresses the slots have a grace: a younger one is not evicted for the total, so that some of
-//! those who are in get through their login instead of nobody.
+//! An unauthenticated connection keeps its slot only while no other connection needs it. When all
+//! slots are taken, the newest connection evicts the oldest of the lowest [`Rank`]: idle
+//! connections first, then those in the middle of a login. Idle connections therefore block no one.
+//! (With a timeout alone, they could fill a listener for that long.)
+//!
+//! A flood can block its own address, or the whole listener if it comes from many addresses.
+//! Against the latter the slots have a grace period: a younger slot is not evicted for the total
+//! limit, so that some of the admitted connections complete their login.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,20 +17,20 @@ use tokio::sync::oneshot;
 
 use super::Origin;
 
-/// How much a connection has shown, from least to most.
+/// Progress of a connection, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
-    /// Nothing.
+    /// It has not begun a login.
     Idle,
     /// It has begun a login.
     Login,
     /// It has begun the login of a device that exists.
     Device,
-    /// It is not evicted: it has shown a key, or is to be kept waiting.
+    /// It is not evicted: it has proven a key, or may enter the tarpit.
     Held,
 }
 
-/// A limit that was reached, by the name of its setting.
+/// A limit that was reached, named by its setting.
 pub(crate) type Limit = &'static str;
 
 #[derive(Debug, Clone)]
@@ -40,16 +42,16 @@ struct Inner {
     most_per_origin: usize,
     /// Names of the two limits.
     names: [Limit; 2],
-    /// Age from which on a slot may be evicted for the total.
+    /// Age from which on a slot may be evicted for the total limit.
     grace: Duration,
     taken: Mutex<Taken>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
-    /// Slots ever taken.
+    /// Number of slots ever taken.
     ever: u64,
-    /// By their number, so by age.
+    /// Slots by their number, and so by age.
     slots: BTreeMap<u64, Slot>,
 }
 
@@ -61,19 +63,19 @@ struct Slot {
     evict: oneshot::Sender<Limit>,
 }
 
-/// A slot, given back when dropped.
+/// A slot, released when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     slots: Arc<Inner>,
     number: u64,
 }
 
-/// Tells the holder of a slot that it was evicted.
+/// Notifies the holder of a slot that it was evicted.
 pub(crate) struct Eviction(oneshot::Receiver<Limit>);
 
 impl Eviction {
-    /// Resolves once it was, with the limit that was reached. Never, if the slot is given back or
-    /// held. Not to be polled again after that.
+    /// Resolves once the slot is evicted, with the limit that was reached. Never resolves if the
+    /// slot is released or held. Must not be polled again after it has resolved.
     pub(crate) async fn wait(&mut self) -> Limit {
         match (&mut self.0).await {
             Ok(limit) => limit,
@@ -83,8 +85,10 @@ impl Eviction {
 }
 
 impl Slots {
-    /// `names`: the settings for `most` and `most_per_origin`. `grace`: the age from which on a slot
-    /// may be evicted for the total.
+    /// Creates the slots of a listener.
+    ///
+    /// `names`: the settings for `most` and `most_per_origin`. `grace`: the age from which on a
+    /// slot may be evicted for the total limit.
     pub(crate) fn new(
         most: usize,
         most_per_origin: usize,
@@ -97,7 +101,7 @@ impl Slots {
     /// Takes a slot.
     ///
     /// # Errors
-    /// The limit, if all slots are taken, and held or young.
+    /// The limit, if all slots are taken, and each is held or too young.
     pub(crate) fn enter(&self, now: Instant) -> Result<(Permit, Eviction), Limit> {
         let [limit, _] = self.0.names;
         let old = |slot: &Slot| now.saturating_duration_since(slot.since) >= self.0.grace;
@@ -114,10 +118,10 @@ impl Slots {
 }
 
 impl Permit {
-    /// Counts the slot for an address, once that is known. Doing so again changes nothing.
+    /// Counts the slot for an address, once that is known. A repeated call changes nothing.
     ///
     /// # Errors
-    /// The limit, if all slots of the address are taken and held, or this one was evicted.
+    /// The limit, if all slots of the address are taken and held, or if this slot was evicted.
     pub(crate) fn comes_from(&self, origin: Origin) -> Result<(), Limit> {
         let [all, limit] = self.slots.names;
         let mut taken = self.slots.taken();
@@ -137,7 +141,7 @@ impl Permit {
         Ok(())
     }
 
-    /// Raises the rank. `false`: the slot was evicted already.
+    /// Raises the rank. Returns `false` if the slot was evicted already.
     pub(crate) fn rise(&self, rank: Rank) -> bool {
         match self.slots.taken().slots.get_mut(&self.number) {
             Some(slot) => {
@@ -156,14 +160,14 @@ impl Inner {
 }
 
 impl Taken {
-    /// Evicts the oldest of the lowest rank among these; its slot is free at once.
+    /// Evicts the oldest slot of the lowest rank among those that `of` accepts. It is free at once.
     fn evict(&mut self, limit: Limit, of: impl Fn(&Slot) -> bool) -> bool {
         let may_go = self.slots.iter().filter(|(_, slot)| slot.rank < Rank::Held && of(slot));
         let Some((&number, _)) = may_go.min_by_key(|(number, slot)| (slot.rank, **number)) else {
             return false;
         };
         if let Some(slot) = self.slots.remove(&number) {
-            // Its holder may be gone.
+            // The holder may no longer wait for it.
             slot.evict.send(limit).ok();
         }
         true
@@ -227,7 +231,7 @@ mod tests {
         let (c, _c_out) = slots.enter(now + grace).unwrap();
         assert_eq!([evicted(&mut a_out), evicted(&mut b_out)], [Some("all"), None]);
         drop((a, c));
-        // Within an address nobody waits.
+        // The limit of an address has no grace period.
         let (d, _d_out) = slots.enter(now + grace).unwrap();
         assert_eq!([b.comes_from(origin(1)), d.comes_from(origin(1))], [Ok(()); 2]);
         assert_eq!(evicted(&mut b_out), Some("address"));
@@ -244,7 +248,7 @@ mod tests {
         assert_eq!(evicted(&mut here_out), None);
         drop(here);
         assert!(slots.0.taken().slots.is_empty());
-        // A slot that was given back was not evicted.
+        // A released slot was not evicted.
         assert_eq!(evicted(&mut here_out), None);
     }
 
@@ -266,7 +270,7 @@ mod tests {
         assert_eq!(evicted(&mut b_out), None);
         assert_eq!(enter(origin(1)).map(drop), Err("address"));
         assert!(evicted(&mut other_out).is_none() && other.rise(Rank::Held));
-        // Where no address counts, all are alike.
+        // Without an address, only the total limit applies.
         assert!(slots.enter(Instant::now()).is_ok());
         drop((a, b));
         assert!(enter(origin(1)).is_ok());

@@ -1,14 +1,14 @@
-//! Log lines that a peer can cause as often as it likes, at a bounded rate.
+//! Rate limit for log lines that a peer can cause at will.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One line of a kind in this time.
+/// Minimum interval between two lines of a kind.
 const EACH: Duration = Duration::from_secs(10);
 
-/// What was logged when, by kind.
+/// The last line and the number of omitted ones, by kind.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle(Mutex<HashMap<&'static str, Logged>>);
 
@@ -19,12 +19,13 @@ struct Logged {
 }
 
 impl Throttle {
-    /// Whether a line of this kind is to be written now, and how many were left out since the last.
+    /// Whether a line of this kind may be written now, and how many were omitted since the last
+    /// one.
     pub(crate) fn pass(&self, kind: &'static str, now: Instant) -> Option<u64> {
         self.pass_each(kind, EACH, now)
     }
 
-    /// The same with another time between two lines.
+    /// Like [`Throttle::pass`], with another interval.
     pub(crate) fn pass_each(
         &self,
         kind: &'static str,
@@ -54,11 +55,11 @@ impl Throttle {
     }
 }
 
-/// Of [`log_fault`]: the log is the process's, so its limit is as well.
+/// The throttle of [`log_fault`]. The log is the process's, so its limit is as well.
 static FAULTS: LazyLock<Throttle> = LazyLock::new(Throttle::default);
 
-/// Logs a fault of the record or its disk that a request ran into. Requests can run into it as often
-/// as they are sent. `what` is the line's message and its kind.
+/// Logs a fault of the record or its disk that a request met. Requests can meet it at any rate, so
+/// these lines are limited. `what` is the message of the line and its kind.
 pub(crate) fn log_fault(what: &'static str, error: impl fmt::Display) {
     if let Some(left_out) = FAULTS.pass(what, Instant::now()) {
         tracing::error!(%error, left_out, "{what}");

@@ -1,21 +1,21 @@
-//! Warns when the system's clock is wrong.
+//! Warns when the system clock is wrong.
 //!
-//! The time of an entry is never before that of the entry before it. An entry that was recorded
-//! under a clock far ahead therefore holds the time of its conversation until the clock gets there.
+//! The time of an entry is never before that of the preceding entry. An entry recorded under a
+//! clock far ahead therefore freezes the time of its conversation until the clock catches up.
 
 use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 use twinlock_store::{Store, StoreError};
 
-/// How often the clock is looked at.
+/// Interval between checks of the clock.
 const LOOK: Duration = Duration::from_secs(10);
-/// The smallest difference that is logged, ms.
+/// Smallest difference that is logged, ms.
 const LARGE: i128 = 60_000;
-/// Entries that are looked at.
+/// Newest entries that are checked.
 const ENTRIES: usize = 256;
 
-/// Two clocks at one moment, in ms: wall time, and CLOCK_BOOTTIME, which cannot be set and counts
+/// Two clocks at one moment, in ms: wall time, and CLOCK_BOOTTIME, which cannot be set and includes
 /// suspend.
 #[derive(Debug, Clone, Copy)]
 struct Moment {
@@ -34,7 +34,7 @@ impl Moment {
         Self { system, steady }
     }
 
-    /// How far the system's clock was set forward since, in ms; negative: back.
+    /// How far the system clock was set forward since `before`, in ms; negative if back.
     fn step_since(self, before: Self) -> i128 {
         (self.system - before.system) - (self.steady - before.steady)
     }
@@ -44,7 +44,7 @@ fn ms(duration: Duration) -> i128 {
     i128::try_from(duration.as_millis()).unwrap_or(i128::MAX)
 }
 
-/// Warns if an entry among the newest was recorded under a clock ahead of this one.
+/// Warns if one of the newest entries was recorded under a clock ahead of the current one.
 pub(super) async fn check(store: &dyn Store) -> Result<(), StoreError> {
     let newest = store.newest(ENTRIES).await?;
     let now = Moment::now().system;
@@ -63,7 +63,7 @@ pub(super) async fn check(store: &dyn Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Looks for steps of the clock for as long as the server runs.
+/// Detects steps of the clock for as long as the server runs.
 pub(super) async fn watch(store: &dyn Store) {
     watch_clock(store, Moment::now).await;
 }
@@ -110,7 +110,7 @@ mod tests {
         let look = || {
             looks.set(looks.get() + 1);
             let steady = looks.get() * 10_000;
-            // Set forward between the second look and the third.
+            // Set forward between the second reading and the third.
             Moment { system: if looks.get() < 3 { steady } else { steady + 90_000 }, steady }
         };
         let watching = watch_clock(&*host.server.shared.store, look);

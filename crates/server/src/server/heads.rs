@@ -1,10 +1,10 @@
-//! The last known heads of the record, kept in `DIR/heads`.
+//! The last known heads of the record, kept in the head file `DIR/heads`.
 //!
-//! A record restored from an earlier time is consistent in itself. Only data kept elsewhere shows that
-//! its newest entries are missing. The file has the newest entry of each conversation among
-//! the last [`ENTRIES`] of the record, which is enough: an older copy of a record lacks its end. It
-//! is written at the start, each minute while entries come, and at the orderly end. A restore of
-//! the whole directory takes this file back as well and is not noticed here, only by the clients.
+//! A record restored from an earlier time is consistent in itself. Only data kept elsewhere shows
+//! that its newest entries are missing. The file lists the newest entry of each conversation among
+//! the last [`ENTRIES`] of the record. That is enough, because an older copy of a record lacks its
+//! end. The server writes the file at startup, each minute while entries arrive, and at an orderly
+//! shutdown. A restore of the whole directory includes this file; only clients notice it.
 //!
 //! Missing heads are kept in `DIR/heads.missing` until the record has them again. No file is swept
 //! until then, because the newer record may refer to it.
@@ -22,21 +22,21 @@ use crate::private::{self, Failed};
 pub(super) const FILE: &str = "heads";
 pub(super) const MISSING: &str = "heads.missing";
 
-/// How often the file is written while entries come.
+/// Interval between writes of the file while entries arrive.
 pub(super) const INTERVAL: Duration = Duration::from_secs(60);
-/// Entries that are looked at; a line of 130 bytes for each conversation among them.
+/// Newest entries that are considered; each conversation among them takes a line of 130 bytes.
 const ENTRIES: usize = 256;
-/// No such file is larger, bytes.
+/// Maximum size of the file, bytes.
 const LONGEST: u64 = 128 * 1024;
 const FIRST_LINE: &str = "twinlock heads 1";
 
-/// What such a file says.
+/// Content of a head file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Heads {
-    /// The file was there and could be read.
+    /// The file existed and was valid.
     pub(super) known: bool,
     pub(super) server: Option<ServerKey>,
-    /// Of a self-made TLS key.
+    /// Pin of a self-signed certificate's key.
     pub(super) tls_pin: Option<TlsPin>,
     newest: Vec<Newest>,
     /// The record was closed in order after this was written.
@@ -66,7 +66,7 @@ impl Heads {
         }
     }
 
-    /// Reads the file. One that is damaged is as good as none, with a warning.
+    /// Reads the file. A damaged one counts as missing, with a warning.
     pub(super) fn read(data: &Path, file: &str) -> Result<Self, Failed> {
         let path = data.join(file);
         let Some(text) = private::read(&path, LONGEST)? else { return Ok(Self::default()) };
@@ -80,7 +80,7 @@ impl Heads {
         Ok(heads.unwrap_or_default())
     }
 
-    /// `None`: not in this form, or not all of it.
+    /// Parses the file; `None` if the format is another one or the end is missing.
     fn parse(text: &str) -> Option<Self> {
         let mut heads = Self { known: true, ..Self::default() };
         let mut lines = text.lines();
@@ -100,7 +100,7 @@ impl Heads {
                     heads.newest.push(Newest { seq, conversation, n, time_ms, link });
                 }
                 "closed" => heads.closed = true,
-                // Of a later version.
+                // Written by a later version.
                 _ => {}
             }
         }
@@ -130,7 +130,7 @@ impl Heads {
         private::write(&data.join(file), self.text().as_bytes())
     }
 
-    /// What it names that the record does not have.
+    /// The heads in this file that the record lacks.
     async fn missing(&self, store: &dyn Store) -> Result<Vec<Newest>, StoreError> {
         let mut missing = Vec::new();
         for at in &self.newest {
@@ -148,8 +148,10 @@ impl Heads {
     }
 }
 
-/// Compares the record with the known heads, and keeps the missing ones. `true`: heads were known and
-/// none is missing, so unreferenced content can be removed.
+/// Compares the record with the known heads, and stores the missing ones.
+///
+/// Returns `true` if heads were known and none is missing: only then may unreferenced content be
+/// removed.
 pub(super) async fn compare(
     data: &Path,
     known: &Heads,
@@ -158,7 +160,7 @@ pub(super) async fn compare(
     let before = Heads::read(data, MISSING)?;
     let mut lost = known.missing(store).await?;
     for at in before.missing(store).await? {
-        // The longer one of each conversation.
+        // The higher number of each conversation.
         match lost.iter_mut().find(|other| other.conversation == at.conversation) {
             Some(other) if other.n < at.n => *other = at,
             Some(_) => {}
@@ -212,7 +214,7 @@ async fn head(store: &dyn Store, conversation: ConversationId) -> Result<u64, St
     }
 }
 
-/// Writes the file.
+/// Writes the head file.
 pub(super) struct Keeper {
     data: std::path::PathBuf,
     written: Heads,
@@ -233,7 +235,7 @@ impl Keeper {
     /// Writes the file if the record has grown.
     ///
     /// # Errors
-    /// [`StartError`]; the file stays as it was.
+    /// [`StartError`]; the file is then unchanged.
     pub(super) async fn write(&mut self, store: &dyn Store) -> Result<(), StartError> {
         let newest = store.newest(ENTRIES).await?;
         if self.written.known && self.written.newest == newest {
@@ -246,7 +248,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Notes that the record was closed in order.
+    /// Writes that the record was closed in order.
     pub(super) fn write_closed(&self) {
         let heads = Heads { closed: true, ..self.written.clone() };
         if heads.known
@@ -256,7 +258,7 @@ impl Keeper {
         }
     }
 
-    /// As [`Keeper::write`], where a failure stops nothing.
+    /// Like [`Keeper::write`], but only logs a failure.
     pub(super) async fn try_write(&mut self, store: &dyn Store) {
         if let Err(error) = self.write(store).await {
             tracing::warn!(%error, "the file of heads was not written");

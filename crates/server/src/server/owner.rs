@@ -1,4 +1,4 @@
-//! The first invite, in `DIR/owner-invite` until somebody has used it.
+//! The owner's invite link, kept in `DIR/owner-invite` until it is used.
 
 use std::path::{Path, PathBuf};
 
@@ -10,15 +10,16 @@ use zeroize::Zeroizing;
 use super::{Shared, StartError};
 use crate::{private, session};
 
-/// What an `owner-invite` can be at most, bytes: a link of a long name.
+/// Maximum size of the file, bytes: an invite link with a long host name.
 const LONGEST: u64 = 1024;
 
 fn path(data: &Path) -> PathBuf {
     data.join("owner-invite")
 }
 
-/// Makes the owner's invite if nobody has registered and there is none that still works. Returns
-/// it where it is news: a start that finds everything as it was is silent.
+/// Creates the owner's invite link if no user has registered and no valid link exists.
+///
+/// Returns the link only if it is new or changed, so an unchanged restart shows nothing.
 pub(super) async fn invite(
     shared: &Shared,
     public: &Address,
@@ -39,7 +40,7 @@ pub(super) async fn invite(
             (id, secret)
         }
     };
-    // Where the server is found may have changed since.
+    // The public address may have changed since.
     let link = InviteLink {
         address: public.clone(),
         id,
@@ -62,13 +63,13 @@ async fn works(shared: &Shared, link: &InviteLink) -> Result<bool, StartError> {
     Ok(shared.store.credential(&id, shared.now_ms()).await?.is_some())
 }
 
-/// A file that cannot be read or is something else is as good as none: it is written anew.
+/// Reads the file. An unreadable one counts as missing and is rewritten.
 fn read(path: &Path) -> Option<Zeroizing<String>> {
     let mut bytes = private::read(path, LONGEST).ok()??;
     String::from_utf8(std::mem::take(&mut *bytes)).ok().map(Zeroizing::new)
 }
 
-/// Somebody has used it.
+/// Removes the file after the invite was used.
 pub(super) fn forget(data: &Path) {
     let path = path(data);
     if let Err(failed) = private::remove(&path) {

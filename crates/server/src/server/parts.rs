@@ -1,9 +1,9 @@
-//! What belongs together in the data directory, and whether a part of it was lost.
+//! Checks that the parts of the data directory belong together and none was lost.
 //!
-//! A first start makes everything; a later one makes none of it, because an empty record in the
-//! place of a lost one would end every credential, and the sweep would remove every file. The first
-//! start writes `first-start` before anything else and removes it once the record is there, so a
-//! first start that was killed differs from a loss.
+//! A first start creates every part; a later start creates none. An empty record in place of a lost
+//! one would end every credential, and the sweep would remove every file. The first start writes
+//! `first-start` before anything else and removes it once the record exists, so an interrupted
+//! first start differs from a loss.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,20 +17,20 @@ use crate::config::Config;
 use crate::private::{self, Failed, failed};
 
 const MARK: &str = "first-start";
-/// What an identity consists of, in the order in which it is made.
+/// Files of the identity, in the order of their creation.
 const IDENTITY: [&str; 3] =
     ["identity/opaque-setup", "identity/tls-key.pem", "identity/tls-cert.pem"];
 
-/// A start by what it finds.
+/// Kind of start, by the state of the data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
-    /// The record does not exist yet, or the first start was killed.
+    /// The record does not exist yet, or the first start was interrupted.
     First,
-    /// There is a record.
+    /// A record exists.
     Later,
 }
 
-/// Checks the parts of the directory, and marks the beginning of a first start. Changes nothing else.
+/// Inspects the data directory and marks the beginning of a first start. Changes nothing else.
 pub(super) fn look(data: &Path, config: &Config, heads: &Heads) -> Result<Start, StartError> {
     let marked = private::is_there(&data.join(MARK))?;
     if has_record(data)? {
@@ -46,12 +46,12 @@ pub(super) fn look(data: &Path, config: &Config, heads: &Heads) -> Result<Start,
     Ok(Start::First)
 }
 
-/// Ends a first start: from here on a record that is missing is lost.
+/// Completes a first start: from here on a missing record is a lost one.
 pub(super) fn begun(data: &Path) -> Result<(), Failed> {
     private::remove(&data.join(MARK))
 }
 
-/// Refuses a record whose files have all gone, as they have where their disk is not mounted.
+/// Fails if the record refers to files and none exists, as when their disk is not mounted.
 pub(super) async fn check_files(data: &Path, store: &dyn Store) -> Result<(), StartError> {
     let dir = data.join("files");
     if is_empty(&dir)? && !store.file_hashes(None, 1).await?.is_empty() {
@@ -60,12 +60,12 @@ pub(super) async fn check_files(data: &Path, store: &dyn Store) -> Result<(), St
     Ok(())
 }
 
-/// SQLite makes an empty file a database, so an empty one is none.
+/// Whether there is a record. An empty file counts as none: SQLite makes it a new database.
 fn has_record(data: &Path) -> Result<bool, Failed> {
     let path = data.join("record.db");
     match fs::symlink_metadata(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        // What it is instead is the store's to say.
+        // The store reports anything that is not a regular file.
         found => found.map(|meta| meta.len() > 0 || !meta.is_file()).map_err(failed("read", &path)),
     }
 }
@@ -87,12 +87,12 @@ fn check_identity(
     Ok(())
 }
 
-/// What shows that there was a record. What a first start makes before the record shows nothing
-/// while that start is not over.
+/// Finds evidence of a lost record. During an incomplete first start, the files that it creates
+/// before the record are not evidence.
 fn trace(data: &Path, marked: bool) -> Result<Option<PathBuf>, Failed> {
     for file in ["record.db-wal", super::heads::FILE, super::heads::MISSING, "owner-invite"] {
         let path = data.join(file);
-        // An empty WAL is what a record closed in order may leave.
+        // A record that was closed in order may leave an empty WAL.
         if fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() > 0) {
             return Ok(Some(path));
         }
@@ -102,9 +102,9 @@ fn trace(data: &Path, marked: bool) -> Result<Option<PathBuf>, Failed> {
         let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let holds = match name {
             "partial" => listed(&dir)?.iter().any(|user| !is_empty(user).unwrap_or(true)),
-            // The first two digits of hashes.
+            // The first two hex digits of hashes.
             _ if name.len() == 2 && name.bytes().all(|b| b.is_ascii_hexdigit()) => !is_empty(&dir)?,
-            // Not ours, such as `lost+found` of a file system that is mounted here.
+            // Not the server's, such as `lost+found` of a file system that is mounted here.
             _ => false,
         };
         if holds {
@@ -123,7 +123,7 @@ fn is_empty(dir: &Path) -> Result<bool, Failed> {
     Ok(listed(dir)?.is_empty())
 }
 
-/// The paths in a directory; none where it does not exist.
+/// The paths in a directory; empty if it does not exist.
 fn listed(dir: &Path) -> Result<Vec<PathBuf>, Failed> {
     let list = match fs::read_dir(dir) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {

@@ -1,4 +1,4 @@
-//! Appends under way: handed to the recorder, not yet acknowledged. Bounded, answered in order.
+//! Appends in flight: handed to the recorder and not yet acknowledged. Bounded, answered in order.
 
 use std::cell::Cell;
 use std::future::ready;
@@ -26,11 +26,11 @@ pub(crate) struct Batch {
     bytes: usize,
 }
 
-/// Who waits for an append.
+/// The request of an append.
 pub(crate) struct Asked {
     /// The request's id.
     pub(crate) id: u64,
-    /// Of the body, for the log.
+    /// Length of the body, for the log.
     pub(crate) bytes: usize,
 }
 
@@ -54,7 +54,7 @@ impl Batch {
     }
 }
 
-/// A batch that the recorder has.
+/// A batch that was handed to the recorder.
 pub(crate) struct Handed {
     requests: Vec<Asked>,
     answer: Result<Answer, StoreError>,
@@ -65,56 +65,58 @@ pub(crate) struct Handed {
 pub(crate) struct Recorded {
     pub(crate) requests: Vec<Asked>,
     pub(crate) result: Result<Vec<Appended>, Unrecorded>,
-    /// What the account was charged for it: nothing, where the recorder never had it.
+    /// Bytes charged to the account; 0 if the recorder never had the batch.
     charged: u64,
 }
 
 impl Recorded {
-    /// Of nothing.
+    /// The answer to an empty batch.
     fn nothing() -> Self {
         Self { requests: Vec::new(), result: Ok(Vec::new()), charged: 0 }
     }
 }
 
-/// The batches of a line that the recorder has.
+/// Batches of a session that are in flight.
 #[derive(Default)]
 pub(crate) struct Appends {
-    /// Of the user who writes.
+    /// The account of the user who appends.
     account: Option<Arc<Account>>,
-    /// An append waits for the user's rate until then, and the line is not read.
+    /// Until then, an append waits for the user's rate.
     slowed: Cell<Option<Instant>>,
     queue: FuturesOrdered<BoxFuture<'static, Recorded>>,
     requests: usize,
     bytes: usize,
-    /// Once one batch has failed, those behind it fail too, until none is left.
+    /// After a batch fails, those behind it fail too, until none is in flight.
     order: Order,
-    /// And so do those that come before the client can have heard of it and come again: they were
-    /// on their way.
+    /// Until then, new appends fail too: the client may have sent them before it learned of the
+    /// failure.
     refusing: Option<Instant>,
-    /// Why a batch was not handed over; the batches behind it get the same refusal.
+    /// Why a batch was not handed over. Batches behind it get the same refusal.
     refused: Option<Refused>,
-    /// The limit that `refusing` is about, if it is one.
+    /// The limit that caused `refusing`, if one did.
     refusing_for: Option<Refused>,
 }
 
 impl Appends {
-    /// Of this user, whose other lines are counted with this one.
+    /// For a session of this account's user, whose other sessions share the account.
     pub(crate) fn of(account: Arc<Account>) -> Self {
         Self { account: Some(account), ..Self::default() }
     }
 
-    /// None is under way.
+    /// Whether none is in flight.
     pub(crate) fn is_empty(&self) -> bool {
         self.requests == 0
     }
 
-    /// How many are under way.
+    /// Number of appends in flight.
     pub(crate) fn count(&self) -> usize {
         self.requests
     }
 
-    /// Whether another append may join `batch`. The first always may, so that none waits for ever,
-    /// unless its user has exceeded the rate of text: then [`Appends::next`] wakes the line later.
+    /// Whether another append may join `batch`.
+    ///
+    /// If none is in flight, the first always may, so that no append waits forever. An exceeded
+    /// text rate is the exception: [`Appends::next`] then wakes the session later.
     pub(crate) fn have_room(&self, batch: &Batch, limits: &Limits) -> bool {
         if batch.is_empty()
             && let Some(account) = &self.account
@@ -139,9 +141,10 @@ impl Appends {
         }
     }
 
-    /// Begins to hand a batch to the recorder. The future's output goes to [`Appends::handed`]. Poll it
-    /// to completion, since other batches queue behind it, or drop it: then nothing of the batch is
-    /// recorded.
+    /// Starts to hand a batch to the recorder.
+    ///
+    /// Pass the future's output to [`Appends::handed`]. Poll it to completion, because other
+    /// batches queue behind it. If it is dropped, nothing of the batch is recorded.
     pub(crate) fn begin(
         &mut self,
         shared: &Shared,
@@ -178,7 +181,7 @@ impl Appends {
         }))
     }
 
-    /// The recorder has a batch, or will not take it.
+    /// Adds a batch that the recorder has taken or refused.
     pub(crate) fn handed(&mut self, Handed { requests, answer, charged }: Handed) {
         self.queue.push_back(Box::pin(async move {
             let result = match answer {
@@ -189,8 +192,9 @@ impl Appends {
         }));
     }
 
-    /// The next answer of the recorder; `None` while nothing is under way. Of nothing, once an
-    /// append has waited for its user's rate. Cancel-safe.
+    /// The recorder's next answer; `None` while nothing is in flight.
+    ///
+    /// Returns an empty answer once an append has waited for its user's rate. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Recorded> {
         let recorded = match self.slowed.get() {
             None => self.queue.next().await?,
@@ -218,7 +222,7 @@ impl Appends {
             account.give_back(recorded.charged);
         }
         if self.requests == 0 {
-            // An idle line keeps no buffer.
+            // An idle session keeps no buffer.
             self.queue = FuturesOrdered::new();
             self.refused = None;
             if self.order.has_failed() {
@@ -230,13 +234,13 @@ impl Appends {
 }
 
 impl Shared {
-    /// Whether anything but a revocation may be written for a client now: one that waits to be
-    /// written comes first.
+    /// Whether a client's write other than a revocation is allowed: unwritten revocations come
+    /// first.
     pub(crate) fn may_write(&self) -> Result<(), Refused> {
         if self.barred.is_unwritten() { Err(later(RETRY.as_secs())) } else { Ok(()) }
     }
 
-    /// Whether so much text of this user may be handed to the recorder now; counts it if so.
+    /// Whether `bytes` of this user's text may be handed to the recorder now. Charges them if so.
     pub(crate) fn may_record(&self, account: Option<&Account>, bytes: u64) -> Result<(), Refused> {
         self.may_write()?;
         let now = Instant::now().into_std();
@@ -256,8 +260,8 @@ fn later(seconds: u64) -> Refused {
     Refused::for_now(Why::Storage, u32::try_from(seconds).unwrap_or(u32::MAX))
 }
 
-/// A body of its own: what came is a part of its whole frame, which it would keep in memory for as
-/// long as it is kept itself.
+/// Copies a body out of its frame. A slice would keep the whole frame in memory as long as the
+/// body.
 pub(crate) fn own_body(body: &Bytes) -> Bytes {
     Bytes::copy_from_slice(body)
 }

@@ -1,7 +1,7 @@
-//! The cursors of one line: where it stands in each conversation it follows.
+//! Cursors of a session: its position in each conversation it follows.
 //!
-//! Recent entries are sent from memory. Older ones are read from the store, a page at a time, in a
-//! future that the session polls together with its connection, so no part of the session waits for it.
+//! Recent entries are sent from memory. Older ones are read from the store a page at a time, in a
+//! future that the session polls together with its connection. No part of the session waits for it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,24 +23,25 @@ use crate::hub::{Following, Handle, Tail};
 use crate::limits::throttle::log_fault;
 use crate::server::Shared;
 
-/// Bytes waiting to be written beyond which a line's cursors stand still. About two full frames:
-/// enough to keep the line busy while the next are read.
+/// Backlog, in bytes, from which on a session's cursors pause. About two full frames: enough to
+/// keep the connection busy while the next entries are read.
 pub(crate) const ROOM: usize = 128 * 1024;
-/// Taken from the tail or the store at a time: about a full frame.
+/// Size of one read from the tail or the store: about a full frame.
 const PAGE: Limit = Limit { entries: 512, bytes: 64 * 1024 };
 
 #[derive(Default)]
 pub(crate) struct Cursors {
     at: HashMap<ConversationId, Cursor>,
-    /// Conversations that may have news in memory.
+    /// Conversations that may have new entries in memory.
     behind: BTreeSet<ConversationId>,
-    /// Conversations whose next entries are only in the store. None is in `behind` as well.
+    /// Conversations whose next entries are only in the store. Disjoint from `behind`.
     stored: BTreeSet<ConversationId>,
-    /// The page that is read for one of them.
+    /// The page that is being read for one of them.
     reading: Option<Reading>,
-    /// A cursor stands still because enough waits to be written.
+    /// A cursor pauses because of the backlog.
     stuffed: bool,
-    /// The one served last: they take turns, so that a busy one does not starve the others.
+    /// The conversation served last. They take turns, so that a busy one does not starve the
+    /// others.
     served: ConversationId,
 }
 
@@ -49,10 +50,10 @@ struct Cursor {
     following: Following,
 }
 
-/// A page under way.
+/// A page that is being read.
 struct Reading {
     conversation: ConversationId,
-    /// Of the cursor that it continues.
+    /// Position of the cursor that the page continues.
     position: u64,
     page: BoxFuture<'static, Result<Page, StoreError>>,
 }
@@ -64,7 +65,7 @@ pub(crate) struct Read {
     page: Result<Page, StoreError>,
 }
 
-/// `Item` with `Entries` as the wire has it, of entries that are encoded already: they are the same
+/// `Item` with `Entries` in the protocol's encoding, built from encoded entries, which are the same
 /// for every follower.
 #[derive(Clone, PartialEq, prost::Message)]
 struct EncodedFrame {
@@ -87,7 +88,7 @@ struct EncodedEntries {
 }
 
 impl Cursors {
-    /// From `position` on; a cursor that is there moves to it.
+    /// Follows a conversation from `position` on. An existing cursor moves there.
     pub(crate) fn follow(
         &mut self,
         shared: &Shared,
@@ -105,14 +106,15 @@ impl Cursors {
         self.forget_news(conversation);
     }
 
-    /// Drops the page under way for this conversation: it continues a cursor that is gone.
+    /// Forgets pending entries of this conversation, and the page in progress, which continues a
+    /// cursor that is gone.
     fn forget_news(&mut self, conversation: ConversationId) {
         self.behind.remove(&conversation);
         self.stored.remove(&conversation);
         self.reading.take_if(|reading| reading.conversation == conversation);
     }
 
-    /// Following this conversation would be more than `most`.
+    /// Whether following this conversation would exceed `most`.
     pub(crate) fn is_full(&self, conversation: ConversationId, most: usize) -> bool {
         self.at.len() >= most && !self.at.contains_key(&conversation)
     }
@@ -121,7 +123,7 @@ impl Cursors {
         self.at.is_empty()
     }
 
-    /// There is something after these cursors.
+    /// Notes that these conversations have entries after their cursors.
     pub(crate) fn add_news(&mut self, mut conversations: BTreeSet<ConversationId>) {
         for conversation in &conversations {
             self.stored.remove(conversation);
@@ -129,24 +131,24 @@ impl Cursors {
         self.behind.append(&mut conversations);
     }
 
-    /// Some have not been sent all there is.
+    /// Whether a cursor has entries to send.
     pub(crate) fn are_behind(&self) -> bool {
         !self.behind.is_empty() || !self.stored.is_empty() || self.reading.is_some()
     }
 
-    /// Whether one could be sent more now if less waited to be written.
+    /// Whether a cursor could send more with a smaller backlog.
     pub(crate) fn want_room(&self) -> bool {
         self.stuffed
     }
 
-    /// Bytes waiting to be written from which on the cursors stand still. The page under way has its
-    /// room reserved.
+    /// Backlog, in bytes, from which on the cursors pause. Space is reserved for the page in
+    /// progress.
     pub(crate) fn room(&self) -> usize {
         if self.reading.is_some() { ROOM - PAGE.bytes } else { ROOM }
     }
 
-    /// The page under way, once it was read; pending while there is none. Poll it for as long as it is
-    /// there: it may hold a turn at reading.
+    /// The page in progress, once it is read; pending while there is none. Poll it as long as it
+    /// exists, because it may hold a read turn.
     pub(crate) fn poll_page(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
         let Some(Reading { conversation, position, page }) = &mut self.reading else {
             return Poll::Pending;
@@ -157,7 +159,7 @@ impl Cursors {
         Poll::Ready(Read { conversation, position, page })
     }
 
-    /// Gives up the page under way.
+    /// Drops the page in progress.
     pub(crate) fn stop_reading(&mut self) {
         self.reading = None;
     }
@@ -165,7 +167,7 @@ impl Cursors {
     /// Sends a page, unless its cursor has moved.
     ///
     /// # Errors
-    /// [`StoreError`] other than [`StoreError::Damaged`], which ends this follow and no other.
+    /// [`StoreError`] other than [`StoreError::Damaged`], which ends only this follow.
     pub(crate) fn take_page(
         &mut self,
         read: Read,
@@ -191,7 +193,7 @@ impl Cursors {
             return Ok(());
         }
         cursor.position += page.entries.len() as u64;
-        // More of it may be in memory by now.
+        // Later entries may be in memory by now.
         self.stored.remove(&conversation);
         self.behind.insert(conversation);
         let encode = |entry| Bytes::from(convert::entry(entry).encode_to_vec());
@@ -200,9 +202,11 @@ impl Cursors {
         Ok(())
     }
 
-    /// Sends from memory what the cursors are behind by, and begins to read the next page of the store,
-    /// until enough waits to be written. A cursor without room does not look, and so gets no second
-    /// mark. `waits` names conversations that are not served now.
+    /// Sends entries from memory and starts to read the next page of the store, until the backlog
+    /// is full.
+    ///
+    /// A cursor that pauses does not look for entries, and so gets no second signal. `waits`
+    /// selects conversations that are not served now.
     pub(crate) fn pump(
         &mut self,
         shared: &Arc<Shared>,
@@ -215,7 +219,7 @@ impl Cursors {
         while session.is_open()
             && let Some(conversation) = self.next(&waits)
         {
-            // A session that has ended takes nothing; its end is seen where it is driven.
+            // A session that has ended accepts nothing; its driver notices the end.
             let _ended = out.flush(session);
             if session.outgoing().len() >= self.room() {
                 self.stuffed = true;
@@ -226,7 +230,7 @@ impl Cursors {
                 self.forget_news(conversation);
                 continue;
             };
-            // Before looking: what comes while we look is told again.
+            // Before the read: entries that arrive during it signal the session again.
             cursor.following.look();
             match cursor.following.after(cursor.position, PAGE.entries, PAGE.bytes) {
                 Tail::UpToDate => self.forget_news(conversation),
@@ -251,7 +255,7 @@ impl Cursors {
         }
     }
 
-    /// The conversation whose turn it is, after the one served last.
+    /// The next conversation in turn, after the one served last.
     fn next(&self, waits: impl Fn(ConversationId) -> bool) -> Option<ConversationId> {
         let from = |first: ConversationId| {
             let next = |set: &BTreeSet<ConversationId>| {
@@ -288,7 +292,7 @@ fn send(conversation: ConversationId, entries: Vec<Bytes>, session: &mut Session
     for entries in pack(entries, FRAME_HEAD, |entry| entry.len() + ENTRY_HEAD) {
         let entries = Some(EncodedEntries { conversation, entries });
         let frame = EncodedFrame { items: vec![EncodedItem { entries }] };
-        // One that has ended takes nothing; its end is seen where it is driven.
+        // A session that has ended accepts nothing; its driver notices the end.
         let _ended = session.send_app(&frame.encode_to_vec());
     }
 }

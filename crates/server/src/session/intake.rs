@@ -1,8 +1,8 @@
-//! Requests that came and are not done yet, in their order.
+//! The request queue: requests that were received and not started, in order.
 //!
-//! They are kept as they came and decoded a frame at a time: a request of two bytes takes a hundred
-//! once decoded. A connection reads ahead until [`AHEAD`] bytes wait here, so the queue is bounded by
-//! that and one read. Acknowledgements of files wait for nothing but the frames before theirs.
+//! Frames are kept encoded and decoded one at a time: a request of two bytes takes a hundred once
+//! decoded. A connection reads ahead until [`AHEAD`] bytes are queued, so the queue is bounded by
+//! that and one read. File acknowledgements wait only for the frames before theirs.
 
 use std::collections::VecDeque;
 
@@ -10,22 +10,23 @@ use bytes::Bytes;
 use prost::Message as _;
 use twinlock_core::proto::{FileAck, Request, ToServer};
 
-/// Most requests of one frame, and most acknowledgements. An append is 30 bytes at least, so a frame of appends has fewer.
+/// Maximum requests in a frame, and maximum acknowledgements. An append takes at least 30 bytes, so
+/// a frame of appends has fewer.
 const MOST: usize = 2048;
-/// Bytes of queued frames beyond which the connection reads nothing more. Enough that a client which
-/// pipelines requests always has the next one here; more only delays backpressure.
+/// Bytes of queued frames beyond which the connection reads nothing more. Enough that a client that
+/// pipelines requests always has one queued; more only delays backpressure.
 const AHEAD: usize = 64 * 1024;
 /// Overhead of a queued frame, bytes.
 const FRAME: usize = 64;
 
-/// A frame that holds no requests, or too many.
+/// A frame that does not decode or contains too many requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
 #[derive(Default)]
 pub(crate) struct Intake {
     bodies: VecDeque<Bytes>,
-    /// Bytes of `bodies`.
+    /// Bytes of `bodies`, with overhead.
     waiting: usize,
     decoded: VecDeque<Request>,
     /// Bytes of the frame that `decoded` came from.
@@ -34,23 +35,23 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// Takes the body of an APP frame.
+    /// Queues the body of an APP frame.
     pub(crate) fn push(&mut self, body: &[u8]) {
         self.waiting += body.len() + FRAME;
         self.bodies.push_back(Bytes::copy_from_slice(body));
     }
 
-    /// Enough waits that nothing more is to be read.
+    /// Whether the queue is full, so that nothing more should be read.
     pub(crate) fn is_full(&self) -> bool {
         self.waiting + self.current >= AHEAD
     }
 
-    /// Drops everything that waits.
+    /// Drops all queued requests.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Nothing waits.
+    /// Whether nothing is queued.
     pub(crate) fn is_empty(&self) -> bool {
         self.decoded.is_empty() && self.bodies.is_empty()
     }
@@ -74,18 +75,18 @@ impl Intake {
             self.current = 0;
         }
         if self.bodies.is_empty() {
-            // An idle line keeps no buffer.
+            // An idle session keeps no buffer.
             self.bodies = VecDeque::new();
         }
         Ok(self.decoded.front())
     }
 
-    /// Takes the acknowledgements of the frames that [`Intake::peek`] has come to.
+    /// Takes the acknowledgements of the frames that [`Intake::peek`] has decoded.
     pub(crate) fn take_acks(&mut self) -> Vec<FileAck> {
         std::mem::take(&mut self.acks)
     }
 
-    /// Takes what [`Intake::peek`] showed.
+    /// Takes the request that [`Intake::peek`] returned.
     pub(crate) fn pop(&mut self) -> Option<Request> {
         let request = self.decoded.pop_front();
         if self.decoded.is_empty() {

@@ -1,16 +1,16 @@
-//! A session's loop: frames in, answers and entries out, until somebody ends it.
+//! The loop of a session: frames in, answers and entries out, until either side ends it.
 //!
-//! Nothing here is without a bound. Requests are read ahead up to the bound of [`Intake`]; beyond it
-//! nothing is read, and only the peer's end is looked for. While more than [`HIGH_WATER`] bytes wait
-//! to be written, no request is done; while the recorder has as many appends as a line may have, no
-//! further one is handed over. What others have to tell a line waits as a mark in its mail, and is
-//! sent only while less than [`ROOM`] waits to be written; the bytes of files come after all of it,
-//! under the same condition.
+//! Everything is bounded. Requests are read ahead up to the bound of [`Intake`]; beyond it nothing
+//! is read, and only a close by the peer is detected. While the backlog exceeds [`HIGH_WATER`]
+//! bytes, no request starts. While the recorder has as many appends as a session may have in
+//! flight, no other is handed over. Signals from other sessions wait as flags, and what they lead
+//! to is sent only while the backlog is below [`ROOM`]. File bytes come after all of this, under
+//! the same condition.
 //!
-//! The request under way ([`job`]) and the reads for follows and changes ([`news`]) are polled
+//! The request in progress ([`job`]) and the reads for follows and changes ([`news`]) are polled
 //! together with the connection. Nothing else waits for them: a session ends at once and drops its
-//! queued requests, and appends that are being handed over, behind which those of others queue, are
-//! polled until the recorder has them.
+//! queued requests. Appends that are being handed over are always polled until the recorder has
+//! them, because those of other sessions queue behind them.
 
 mod dispatch;
 mod ear;
@@ -57,19 +57,19 @@ use job::{Finished, Job, next_finished};
 use log::{log_begin, log_end};
 use news::{Looking, next_news};
 
-/// Bytes left to write at the end that are worth no place.
+/// Backlog at the end, in bytes, up to which a session leaves the registry at once.
 const LITTLE: usize = 16 * 1024;
-/// Changes of presence sent at a time.
+/// Presence changes sent at a time.
 const PRESENCE: usize = 500;
-/// Characters of a client's name for itself that go into the log.
+/// Characters of the client's software name that are logged.
 const SOFTWARE: usize = 64;
 
-/// Who is at the other end, and hence what it may ask.
+/// The kind of session, which determines the allowed requests.
 enum Rights {
-    /// Everything of section 8 that its role allows.
+    /// Everything of section 8 that the user's role allows.
     Device(Arc<Person>, DeviceId),
-    /// Registration, and management of its own devices; for five minutes. The registrations are
-    /// with the request under way, if there is one.
+    /// Registration and management of the user's own devices, within `Limits::fresh_password`.
+    /// `None` while the request in progress has the registrations.
     Password(Name, Option<Registrations>),
     /// Registration of a new user.
     Invite(Option<Registrations>),
@@ -77,11 +77,11 @@ enum Rights {
 
 /// Why the loop ended.
 enum End {
-    /// Say this and go.
+    /// Send this code and close.
     Close(CloseCode),
-    /// The line is beyond saying anything, or has said it.
+    /// The connection can send nothing more, or has sent its last frame.
     Line(LineError),
-    /// The other end said bye.
+    /// The peer has closed the session.
     Bye(CloseCode),
 }
 
@@ -103,15 +103,15 @@ impl From<Violation> for End {
     }
 }
 
-/// What was to be sent does not fit a frame, which no answer may come to; or the session has ended,
-/// which is seen before.
+/// An item does not fit in a frame, which must not happen to any answer; or the session has ended,
+/// which is detected before.
 impl From<SendError> for End {
     fn from(_: SendError) -> Self {
         Self::Close(CloseCode::Internal)
     }
 }
 
-/// The record cannot be read, so the line cannot be told what it is owed.
+/// The record cannot be read, so the session cannot send what it owes the client.
 impl From<StoreError> for End {
     fn from(error: StoreError) -> Self {
         storage(&error);
@@ -119,24 +119,24 @@ impl From<StoreError> for End {
     }
 }
 
-/// A line of somebody who has logged in.
+/// The session of an authenticated client.
 pub(crate) struct Serving<S> {
     shared: Arc<Shared>,
     handle: Entered,
     line: Line<S>,
     rights: Rights,
-    /// Of a device session, from its first step-up on.
+    /// Step-up state of a device session, from its first step-up on.
     step_up: Option<Box<StepUp>>,
     intake: Intake,
     job: Option<Job>,
     appends: Appends,
     cursors: Cursors,
-    /// Conversations to be told of.
+    /// Changed conversations to send.
     changed: BTreeSet<ConversationId>,
-    /// The one of them that is looked up.
+    /// The changed conversation that is being looked up.
     looking: Option<Looking>,
     presence: Presence,
-    /// From the first file on.
+    /// Created with the first file.
     files: Option<Box<Transfers>>,
     out: Out,
     log: AppendLog,
@@ -144,19 +144,19 @@ pub(crate) struct Serving<S> {
     began: Instant,
 }
 
-/// What a line knows of who is online.
+/// How much of the presence changes a session has sent.
 #[derive(Clone, Copy)]
 enum Presence {
-    /// It did not ask.
+    /// The client did not ask for presence.
     Unwatched,
-    /// All up to here.
+    /// All changes up to this number.
     Told(u64),
-    /// There is news since.
+    /// There are changes after this number.
     Behind(u64),
 }
 
 impl<S: Transport> Serving<S> {
-    /// Boxed, since it lives long and is moved while it is small talk.
+    /// Boxed, so that the futures that pass it on stay small.
     pub(crate) fn new(
         shared: Arc<Shared>,
         handle: Entered,
@@ -190,7 +190,7 @@ impl<S: Transport> Serving<S> {
                 let registrar = Registrar::Invite(*id, terms);
                 Rights::Invite(Some(Registrations::new(registrar, origin)))
             }
-            // The store has handed out another kind of credential than was asked for.
+            // The store has returned another kind of credential than requested.
             _ => return None,
         };
         let account = handle.user().map(|user| shared.accounts.of(user));
@@ -215,7 +215,7 @@ impl<S: Transport> Serving<S> {
         }))
     }
 
-    /// Runs the line to its end.
+    /// Runs the session to its end.
     pub(crate) async fn run(mut self: Box<Self>) {
         let end = loop {
             if let Err(end) = self.turn().await {
@@ -226,9 +226,8 @@ impl<S: Transport> Serving<S> {
     }
 
     async fn conclude(self: Box<Self>, end: End) {
-        // Appends that the recorder has are recorded whether somebody waits for them or not; one
-        // that still waits for its turn must not make others wait while this line ends, and neither
-        // must a read.
+        // Appends that the recorder has are recorded in any case. A hand-over or a read that waits
+        // for its turn is dropped, so that it does not delay others while this session ends.
         let Self {
             handle,
             line,
@@ -247,8 +246,9 @@ impl<S: Transport> Serving<S> {
         drop((appends, cursors, looking, job, intake));
         log.end(&shared);
         log_end(&shared, &handle, &line, peer, &end, began);
-        // With much left to write its place is taken until that has gone: whoever ends lines in a
-        // flood has no more of them than whoever keeps them. Others can come again at once.
+        // With a large backlog, the session stays registered until that is written: a client that
+        // ends sessions in a flood gets no more of them than one that keeps them. Other clients can
+        // reconnect at once.
         let handle = (line.backlog() > LITTLE).then_some(handle);
         let rest = async {
             if let Some(files) = files {
@@ -259,9 +259,9 @@ impl<S: Transport> Serving<S> {
         drop(handle);
     }
 
-    /// Does what can be done, then waits for whatever comes first.
+    /// Does the work that is possible, then waits for the next event.
     async fn turn(&mut self) -> Result<(), End> {
-        // First: who was revoked gets nothing more done, however busy it keeps the line.
+        // First: a revoked session does nothing more, however busy it keeps the connection.
         self.read_mail().await?;
         if !self.line.can_write() {
             self.drop_requests();
@@ -273,11 +273,11 @@ impl<S: Transport> Serving<S> {
         let mut busy = self.can_work()?;
         if !busy {
             self.out.flush(self.line.session_mut())?;
-            // What is sealed is counted exactly: from here on, who has no room is stuffed.
+            // The flush makes the backlog exact, so check again.
             busy = self.can_work()?;
         }
         self.send_files(busy)?;
-        // One that cannot be written is read, however much is left to be written.
+        // A connection that cannot be written is still read, whatever its backlog.
         let stuffed = self.line.can_write() && self.line.backlog() > HIGH_WATER;
         let room = if stuffed && !self.intake.is_empty() {
             Some(HIGH_WATER)
@@ -294,8 +294,8 @@ impl<S: Transport> Serving<S> {
         };
         let unwritten = self.files.as_ref().is_some_and(|files| files.can_write());
         if busy || unwritten || room.is_some() {
-            // While the peer reads quickly there is always more to do, so the connection is polled
-            // before more is done; and all received bytes of a file go to the disk at once.
+            // A fast peer always causes more work, so the connection is polled before the next
+            // work. All received bytes of a file then go to the disk together.
             tokio::select! {
                 biased;
                 () = self.handle.woken() => return Ok(()),
@@ -328,14 +328,14 @@ impl<S: Transport> Serving<S> {
             Some(recorded) = self.appends.next() => self.acknowledge(recorded)?,
             Some(done) = next_done(&mut self.files) => self.settle(done)?,
             news = next_news(&mut self.cursors, &mut self.looking) => self.take_news(news)?,
-            // Read at the next turn.
+            // Handled in the next turn.
             () = self.handle.woken() => {}
             () = at(self.log.due()) => self.log.write_due(&self.shared, Instant::now()),
         }
         Ok(())
     }
 
-    /// Drops the queue, and the request under way if it only reads.
+    /// Drops the queue, and the request in progress if it only reads.
     fn drop_requests(&mut self) {
         self.intake.clear();
         if self.job.as_ref().is_some_and(|job| !job.is_lasting()) {
@@ -343,10 +343,10 @@ impl<S: Transport> Serving<S> {
         }
     }
 
-    // ---- in
+    // ---- receiving
 
-    /// Opens every frame that is whole, until a file has to wait for the disk. One that cannot be
-    /// ends the line where it is opened.
+    /// Opens every complete frame, until a file has to wait for the disk. A frame that does not
+    /// open ends the session.
     fn open_frames(&mut self) -> Result<(), End> {
         while !self.is_held() && !matches!(self.line.has_frame(), Ok(false)) {
             let sid = self.line.session().id();
@@ -379,7 +379,8 @@ impl<S: Transport> Serving<S> {
         Ok(())
     }
 
-    /// A request waits, none is under way, and there is room for it and its answer.
+    /// Whether a request is queued and can start: none is in progress, and there is room for its
+    /// answer.
     fn can_work(&mut self) -> Result<bool, End> {
         if self.job.is_some() {
             return Ok(false);
@@ -389,14 +390,14 @@ impl<S: Transport> Serving<S> {
             Some(proto::Request { op: Some(Op::Append(_)), .. }) => {
                 room && self.appends.have_room(&Batch::default(), &self.shared.config.limits)
             }
-            // What was asked before is done before: a read sees the lines sent ahead of it. And facts
-            // that were looked up must not come after an answer with newer ones.
+            // Earlier appends are answered first, so that a read sees them. Results of a lookup
+            // must not be sent after an answer with newer ones.
             Some(_) => room && self.appends.is_empty() && self.looking.is_none(),
             None => false,
         })
     }
 
-    /// Hands over the appends that come next, all together; or begins one other request.
+    /// Hands over the next appends as one batch, or starts one other request.
     fn work(&mut self) -> Result<(), End> {
         let limits = &self.shared.config.limits;
         let mut batch = Batch::default();
@@ -429,7 +430,7 @@ impl<S: Transport> Serving<S> {
             }
         }
         if let Some(mut handing) = self.appends.begin(&self.shared, batch) {
-            // Mostly the recorder has them at once.
+            // The recorder usually has room at once.
             match (&mut handing).now_or_never() {
                 Some(handed) => self.appends.handed(handed),
                 None => self.job = Some(Job::handing(handing)),
@@ -438,7 +439,7 @@ impl<S: Transport> Serving<S> {
         Ok(())
     }
 
-    /// Handles the output of the request under way.
+    /// Handles the output of the request in progress.
     fn finish(&mut self, finished: Finished) -> Result<(), End> {
         match finished {
             Finished::Request(done) => self.answer(*done),
@@ -484,17 +485,17 @@ impl<S: Transport> Serving<S> {
 
     // ---- files
 
-    /// An upload waits for the disk: no more is read.
+    /// Whether an upload waits for the disk, so that nothing more is read.
     fn is_held(&self) -> bool {
         self.files.as_ref().is_some_and(|files| files.are_stuffed())
     }
 
-    /// There is a file to send on, for which there was no room.
+    /// Whether a download has bytes to send and waits for room.
     fn has_bytes(&self) -> bool {
         self.files.as_ref().is_some_and(|files| files.want_room())
     }
 
-    /// Hears what the client has taken, and sends on, after everything else that is to be sent.
+    /// Handles file acknowledgements, and sends file bytes after everything else.
     fn send_files(&mut self, busy: bool) -> Result<(), End> {
         let acks = self.intake.take_acks();
         match &mut self.files {
@@ -537,7 +538,7 @@ impl<S: Transport> Serving<S> {
     }
 }
 
-/// The last words of a line.
+/// Ends a connection, with a CLOSE if one is due.
 async fn say_bye<S: AsyncRead + AsyncWrite + Unpin>(line: Line<S>, end: End) {
     match end {
         End::Close(code) => line.close(code).await,
@@ -546,7 +547,7 @@ async fn say_bye<S: AsyncRead + AsyncWrite + Unpin>(line: Line<S>, end: End) {
     }
 }
 
-/// Sleeps until then, or for ever.
+/// Sleeps until then, or forever.
 async fn at(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
@@ -558,7 +559,7 @@ fn files<'f>(files: &'f mut Option<Box<Transfers>>, shared: &Shared) -> &'f mut 
     files.get_or_insert_with(|| Box::new(Transfers::new(shared.files.clone())))
 }
 
-/// What the next job of the line's files has come to. Cancel-safe.
+/// The output of the session's next file job. Cancel-safe.
 async fn next_done(files: &mut Option<Box<Transfers>>) -> Option<Done> {
     match files {
         Some(files) => files.next().await,

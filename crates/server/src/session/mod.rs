@@ -1,5 +1,5 @@
-//! One connection from accept to end: TLS, the gate, the handshake, then the line of whoever
-//! logged in. One task owns it all.
+//! One connection from accept to end: TLS, limits, the handshake, then the session. One task owns
+//! all of it.
 
 pub(crate) mod appends;
 mod follow;
@@ -45,15 +45,15 @@ use crate::server::Shared;
 use line::Serving;
 pub(crate) use requests::make_invite;
 
-/// Seconds a client is asked to wait when every place for a handshake is taken.
+/// Seconds after which a client retries when no handshake permit is free.
 const BUSY_SECONDS: u16 = 2;
-/// How long a login waits for such a place before it is told so.
+/// How long a login waits for a permit before it is refused.
 const QUEUE: Duration = Duration::from_secs(2);
-/// A connection whose peer has answered nothing for so long, not even the system's probes, ends.
+/// Timeout for a peer that answers nothing, not even TCP keep-alive probes.
 const UNANSWERED: Duration = Duration::from_secs(60);
-/// How often the log says at most that one address has most connections.
+/// Minimum interval between warnings that most connections come from one address.
 const MAJORITY: Duration = Duration::from_secs(60 * 60);
-/// Limits without a setting, as the log names them.
+/// Names of limits that have no setting, for the log.
 pub(crate) const TLS_DEADLINE: Limit = "time for TLS";
 const PROXY_DEADLINE: Limit = "time for a PROXY header";
 const LOGIN_DEADLINE: Limit = "time for HELLO or PROOF";
@@ -69,7 +69,7 @@ pub(crate) fn serve(
     let slot = take_slot(&shared, &shared.slots, peer);
     async move {
         let Some(slot) = slot else { return };
-        // Boxed, so that a line that is up keeps no room for its login.
+        // Boxed, so that an established session keeps no memory for its login.
         let serving = tokio::select! {
             serving = Box::pin(admit(&shared, socket, peer, slot)) => serving,
             () = shared.stopping() => None,
@@ -81,9 +81,10 @@ pub(crate) fn serve(
     }
 }
 
-/// Takes a slot for a connection, and counts it for its address unless a PROXY header is to come.
-/// Done as connections are accepted, not in their tasks, which begin in any order: the oldest
-/// connection is to be the one that is evicted.
+/// Takes a slot for a connection, and counts it for its address unless a PROXY header follows.
+///
+/// Runs at accept, not in the connection's task: tasks start in any order, and the oldest
+/// connection must be the one that is evicted.
 pub(crate) fn take_slot(
     shared: &Shared,
     slots: &Slots,
@@ -108,12 +109,12 @@ pub(crate) fn take_slot(
     }
 }
 
-/// Everything up to a line; `None`: none came about, and what was to be said has been said.
+/// Does everything up to the session. `None`: refused; the client was answered and the log written.
 async fn admit(
     shared: &Arc<Shared>,
     socket: TcpStream,
     peer: SocketAddr,
-    // Held until the login is over.
+    // Held until the login is complete.
     (permit, mut eviction): (Permit, Eviction),
 ) -> Option<Box<Serving<Stream>>> {
     let arrived = tokio::select! {
@@ -136,7 +137,7 @@ struct Arrived {
     _permit: Permit,
 }
 
-/// TLS and the login.
+/// TLS and the handshake.
 async fn arrive(
     shared: Arc<Shared>,
     mut socket: TcpStream,
@@ -156,7 +157,7 @@ async fn arrive(
             return None;
         }
     };
-    // Without an origin (behind a proxy that names none) only the total counts.
+    // Without an origin (behind a proxy that names none) only the total limit applies.
     if let Some(origin) = origin
         && let Err(limit) = permit.comes_from(origin)
     {
@@ -200,8 +201,8 @@ async fn arrive(
     }
 }
 
-/// Has the system end a connection whose peer answers nothing for [`UNANSWERED`], also while nothing
-/// is read from it and so no PONG is seen.
+/// Makes the system end a connection whose peer answers nothing for [`UNANSWERED`], even while the
+/// server reads nothing from it and therefore sees no PONG.
 fn keep_alive(socket: &TcpStream) -> io::Result<()> {
     // Idle for half of the time, then three probes in the other half.
     let probes = UNANSWERED / 6;
@@ -209,14 +210,14 @@ fn keep_alive(socket: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepintvl(socket, probes)?;
     sockopt::set_tcp_keepcnt(socket, 3)?;
     sockopt::set_socket_keepalive(socket, true)?;
-    // While bytes are unacknowledged the system sends no probes.
+    // While bytes are unacknowledged the system sends no probes; this timeout applies instead.
     #[cfg(target_os = "linux")]
     sockopt::set_tcp_user_timeout(socket, u32::try_from(UNANSWERED.as_millis()).unwrap_or(0))?;
     Ok(())
 }
 
-/// Whose limits count for this connection, `None` where nobody can be told apart; and who it is in
-/// the log.
+/// The origin whose limits apply, `None` if clients cannot be distinguished; and the client's
+/// address for the log.
 pub(crate) async fn origin(
     shared: &Shared,
     socket: &mut TcpStream,
@@ -230,11 +231,11 @@ pub(crate) async fn origin(
     Ok((direct_origin(shared, peer), peer))
 }
 
-/// Logs why it is not known who it is.
+/// Logs why the origin is unknown.
 pub(crate) fn no_origin(shared: &Shared, peer: SocketAddr, error: &proxy::ProxyError) {
     match error {
         proxy::ProxyError::Timeout => shared.throttle.closed_by(PROXY_DEADLINE, peer),
-        // A proxy may look whether the port is open.
+        // A proxy may probe whether the port is open.
         proxy::ProxyError::Io(error) => tracing::debug!(%peer, %error, "no PROXY header"),
         error => {
             if let Some(left_out) = shared.throttle.pass("PROXY header", Instant::now()) {
@@ -248,13 +249,14 @@ fn sends_proxy_header(shared: &Shared, peer: SocketAddr) -> bool {
     shared.config.proxies.contains(&peer.ip().to_canonical())
 }
 
-/// Whose limits count for a connection, where its peer's address says so.
+/// The origin of a connection, if its peer's address is the client's.
 fn direct_origin(shared: &Shared, peer: SocketAddr) -> Option<Origin> {
     let hidden = shared.config.behind_proxy || sends_proxy_header(shared, peer);
     (!hidden).then(|| Origin::of(peer.ip()))
 }
 
-/// Behind a proxy without a PROXY header all clients share one address's limits.
+/// Warns if most connections come from one address: behind a proxy without a PROXY header all
+/// clients share one address's limits.
 fn warn_of_a_majority(shared: &Shared, origin: Origin) {
     if let Some(Majority { origin, count, of }) = shared.census.note(origin)
         && shared.throttle.pass_each("majority", MAJORITY, Instant::now()).is_some()
@@ -267,7 +269,7 @@ fn warn_of_a_majority(shared: &Shared, origin: Origin) {
     }
 }
 
-/// A login that succeeded, with the credential it was checked against.
+/// A successful login, with the credential that it was checked against.
 struct Login {
     established: Established,
     credential: Credential,
@@ -275,7 +277,7 @@ struct Login {
 
 pub(crate) enum Refusal {
     Answer(ErrorCode),
-    /// The same, for a limit.
+    /// The same, because of a limit.
     Limit(Limit, ErrorCode),
     Drop(LoginError),
 }
@@ -295,7 +297,7 @@ impl Refusal {
     }
 }
 
-/// The record cannot be read, whoever asks.
+/// The record cannot be read; the answer is the same for every credential.
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         log_fault("credentials cannot be read", error);
@@ -303,7 +305,7 @@ impl From<StoreError> for Refusal {
     }
 }
 
-/// The handshake of section 4, with the limits of section 9 between its steps. Every step is the
+/// The handshake of section 4, with the limits of section 9 between its steps. Each step is the
 /// same whether the credential exists or not.
 async fn log_in(
     shared: &Shared,
@@ -321,7 +323,7 @@ async fn log_in(
     let proof = greeter.exchange(&challenge).await?;
     let refused = Refusal::Answer(ErrorCode::Refused);
     let Ok(established) = state.handle_proof(&proof) else { return Err(refused) };
-    // Nobody passes against the fake record.
+    // No proof succeeds against the fake record.
     let Some(credential) = looked_up.into_credential() else { return Err(refused) };
     shared.guesses.give_back(taken);
     if let Some(device) = device {
@@ -330,17 +332,17 @@ async fn log_in(
     Ok(Login { established, credential })
 }
 
-/// A HELLO that is answered with a CHALLENGE.
+/// A HELLO that the server answers with a CHALLENGE.
 pub(crate) struct Asked {
     pub(crate) state: AwaitProof,
     pub(crate) challenge: Vec<u8>,
     looked_up: LookedUp,
     pub(crate) taken: Taken,
-    /// It counts for this device, which exists, and not for its address.
+    /// The login counts for this existing device and not for its address.
     pub(crate) device: Option<DeviceId>,
 }
 
-/// From HELLO to CHALLENGE.
+/// Does the work from HELLO to CHALLENGE.
 pub(crate) async fn ask(
     shared: &Shared,
     payload: &[u8],
@@ -354,7 +356,7 @@ pub(crate) async fn ask(
     let id = hello.credential().clone();
     let now = Instant::now();
     let (looked_up, taken, device) = match &id {
-        // A device that exists takes nothing of its address, so it is looked up first.
+        // Looked up first: the login of an existing device does not count for its address.
         CredentialId::Device(device) => {
             let looked_up = look_up(shared, &id).await?;
             let exists = looked_up.record::<RECORD>().is_some();
@@ -382,16 +384,18 @@ pub(crate) async fn ask(
     Ok(Asked { state, challenge, looked_up, taken, device })
 }
 
-/// Reads it where lines read, whose turn it takes: the threads of logins yield, and whoever holds a
-/// turn must not.
+/// Looks up a credential on the main runtime. A read occupies a connection of the store, so it must
+/// not run at the low priority of the handshake runtime.
 async fn look_up(shared: &Shared, id: &CredentialId) -> Result<LookedUp, StoreError> {
     let (store, id, now_ms) = (shared.store.clone(), id.clone(), shared.now_ms());
     let read = shared.main.spawn(async move { store.look_up(&id, now_ms).await });
     read.await.map_err(|_| StoreError::Closed)?
 }
 
-/// Whether the user has logged in from this address lately. A shared address is never known, since
-/// attackers may share it too. The cost is the same for every name; runs where [`look_up`] does.
+/// Whether the user has logged in from this address recently. A shared address is never known,
+/// because attackers may share it too.
+///
+/// The cost is the same for every name. Reads on the main runtime, like [`look_up`].
 async fn is_known(
     shared: &Shared,
     user: &Name,
@@ -406,7 +410,8 @@ async fn is_known(
     Ok(!hides_many(shared, origin) & known)
 }
 
-/// With PROXY headers configured, addresses are those of the clients.
+/// Whether many users share this address. With PROXY headers configured, addresses are the clients'
+/// own.
 fn hides_many(shared: &Shared, origin: Origin) -> bool {
     shared.config.proxies.is_empty() && shared.guesses.crowd.hides_many(origin)
 }
@@ -424,7 +429,7 @@ async fn note_source(shared: &Shared, user: &Name, origin: Option<Origin>, metho
     }
 }
 
-/// Registers the session.
+/// Registers the session of a completed login.
 async fn enter(
     shared: &Arc<Shared>,
     Arrived { greeter, login, exporter, peer, origin, _permit }: Arrived,
@@ -439,7 +444,7 @@ async fn enter(
         (Holder::Invite(_), _) => return None,
     };
     let entered = shared.hub.enter(owner, device, (&shared.config.limits).into());
-    // Only now does a revocation find this session, so what came before it is seen here.
+    // Only from here on does a revocation find this session, so earlier ones are checked now.
     let barred = device.is_some_and(|device| shared.barred.has_device(&device));
     let now = look_up(shared, &id).await.map(LookedUp::into_credential);
     let (holder, gone) = match now {
@@ -478,7 +483,7 @@ async fn enter(
     if let Some((user, method)) = user {
         note_source(shared, user, origin, method).await;
     }
-    // What else is known is logged once the client is ready.
+    // The rest is logged once the client is ready.
     if let Holder::Device(_, device) = &holder
         && shared.may_write().is_ok()
         && let Err(error) = shared.store.touch_device(device, shared.now_ms()).await
@@ -527,7 +532,7 @@ mod tests {
         size_of::<F>()
     }
 
-    /// There may be ten thousand of them, and each is to cost 18 KiB with its TLS and its socket.
+    /// There may be ten thousand sessions, and each should cost 18 KiB including TLS and socket.
     #[test]
     fn a_line_that_is_up_keeps_no_room_for_its_login_or_for_any_request() {
         let task = size(serve);

@@ -1,4 +1,4 @@
-//! Packs items into as few APP frames as they fit.
+//! The frame writer: packs items into as few APP frames as possible.
 
 use prost::Message as _;
 use twinlock_core::limits::MAX_BODY;
@@ -12,12 +12,12 @@ use zeroize::Zeroize as _;
 pub(crate) struct Out {
     items: Vec<proto::Item>,
     bytes: usize,
-    /// One of the items is a secret.
+    /// One of the items contains a secret.
     secret: bool,
 }
 
 impl Out {
-    /// Adds an item; a frame that is full goes out first.
+    /// Adds an item; a frame that would overflow is sent first.
     pub(crate) fn push(&mut self, session: &mut Session, what: What) -> Result<(), SendError> {
         let item = proto::Item { what: Some(what) };
         let bytes = size(&item);
@@ -38,7 +38,7 @@ impl Out {
     ) -> Result<(), SendError> {
         let secret = matches!(result, Answered::Invite(_) | Answered::NewClassicKey(_));
         self.push(session, What::Answer(proto::Answer { id, result: Some(result) }))?;
-        // What was full has gone without it.
+        // Set after the push: a full frame was sent without this item.
         self.secret |= secret;
         Ok(())
     }
@@ -48,7 +48,7 @@ impl Out {
         self.bytes
     }
 
-    /// Seals what is there.
+    /// Seals the collected items.
     pub(crate) fn flush(&mut self, session: &mut Session) -> Result<(), SendError> {
         self.bytes = 0;
         let secret = std::mem::take(&mut self.secret);
@@ -69,13 +69,13 @@ impl Out {
 impl Drop for Out {
     fn drop(&mut self) {
         if self.secret {
-            // The line ended before it was told.
+            // The session ended before the secret was sent.
             std::mem::take(&mut self.items).into_iter().for_each(wipe);
         }
     }
 }
 
-/// An answer that is a secret is told once, and kept nowhere.
+/// Wipes the secret of an answer, which is sent once and not stored.
 fn wipe(item: proto::Item) {
     let Some(What::Answer(proto::Answer { result: Some(result), .. })) = item.what else { return };
     let secret = match result {
@@ -88,7 +88,7 @@ fn wipe(item: proto::Item) {
     }
 }
 
-/// Bytes an item takes in a frame at most: tag, length and item.
+/// Maximum bytes of an item in a frame: tag, length and item.
 fn size(item: &proto::Item) -> usize {
     item.encoded_len() + 1 + 5
 }

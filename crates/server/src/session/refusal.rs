@@ -1,4 +1,4 @@
-//! The server's no, in the words of the wire.
+//! Refusals of requests, and their mapping to the protocol.
 
 use std::time::Duration;
 
@@ -8,26 +8,26 @@ use twinlock_store::{Bound, StoreError};
 
 use crate::limits::throttle::log_fault;
 
-/// When a client whose entry could not be recorded is to come again.
+/// When a client should retry an entry that could not be recorded.
 pub(crate) const RETRY: Duration = Duration::from_secs(RETRY_SECONDS as u64);
 const RETRY_SECONDS: u32 = 5;
 
-/// Why a request was not done.
+/// Why a request was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) why: Why,
     pub(crate) retry_seconds: u32,
-    /// The limit that was reached, and its figure.
+    /// The limit that was reached, and its value.
     pub(crate) limit: Limit,
     pub(crate) most: u64,
-    /// The least role that may.
+    /// The lowest role that is allowed.
     pub(crate) role: proto::Role,
-    /// A revocation that holds until a restart and is not recorded.
+    /// The revocation holds until a restart and is not recorded.
     pub(crate) barred: bool,
 }
 
 impl Refused {
-    /// For a while.
+    /// A temporary refusal.
     pub(crate) fn for_now(why: Why, retry_seconds: u32) -> Self {
         Self { retry_seconds, ..why.into() }
     }
@@ -62,12 +62,12 @@ pub(crate) fn refuse<T>(why: Why) -> Result<T, Refused> {
     Err(why.into())
 }
 
-/// The request is larger than `limit` allows, which is `most` bytes.
+/// Refuses a request that exceeds `limit`, which is `most` bytes.
 pub(crate) fn too_large<T>(limit: Limit, most: usize) -> Result<T, Refused> {
     Err(Refused::from(Why::TooLarge).at(limit, most))
 }
 
-/// The request needs this role at least.
+/// Refuses a request that needs at least this role.
 pub(crate) fn needs<T>(role: proto::Role) -> Result<T, Refused> {
     Err(Refused { role, ..Why::NotAllowed.into() })
 }
@@ -76,8 +76,9 @@ pub(crate) fn bad_name(_: BadName) -> Refused {
     Why::NameBad.into()
 }
 
-/// Entries were not recorded, whatever the reason: the client keeps them and comes again. A record
-/// that is damaged in one place must not make it give up what others or a repair can still take.
+/// The refusal for entries that were not recorded. The client keeps them and retries, whatever the
+/// reason: damage in one place of the record must not make it give up entries that other
+/// conversations or a repaired record can still take.
 pub(crate) fn not_recorded(error: &Unrecorded) -> Refused {
     match error {
         Unrecorded::Store(StoreError::OutOfOrder) => tracing::debug!(%error, "not recorded"),
@@ -95,10 +96,10 @@ pub(crate) fn not_recorded(error: &Unrecorded) -> Refused {
 pub(crate) enum Unrecorded {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// They were not handed over.
+    /// They were not handed over because of a limit.
     #[error("the limit {} ({}) was reached", text_setting(.0.limit).unwrap_or("of text"), .0.most)]
     Limit(Refused),
-    /// An earlier append of the same line was refused.
+    /// An earlier append of the same connection was refused.
     #[error("an earlier append of the same line was refused")]
     Behind(Refused),
 }
@@ -122,7 +123,7 @@ fn text_setting(limit: Limit) -> Option<&'static str> {
     }
 }
 
-/// A bound, as the wire names it.
+/// The protocol's name of a bound.
 fn limit_of(bound: Bound) -> Limit {
     match bound {
         Bound::Rooms => Limit::RoomsPerUser,
@@ -133,8 +134,8 @@ fn limit_of(bound: Bound) -> Limit {
     }
 }
 
-/// What went wrong beneath the store is the operator's to read; the client learns that it is not
-/// its fault, and whether it can come again.
+/// Maps an error of the store. The log has the details; the client learns that the fault is the
+/// server's, and whether it can retry.
 pub(crate) fn storage(error: &StoreError) -> Refused {
     if let StoreError::TooMany(bound, most) = error {
         return Refused::from(Why::Limit).at(limit_of(*bound), *most);

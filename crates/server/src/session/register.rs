@@ -1,11 +1,11 @@
-//! Registration (section 8), one object a session: what is registered is fixed when it begins and
-//! never read from the client again.
+//! Registration (section 8), one object for each session. What is registered is fixed when it
+//! begins and not read from the client again.
 //!
-//! Why so strict: evaluating a request for an id is one guess at that id's password for whoever
-//! holds a CHALLENGE of it. So an id is evaluated only for a session that may register it at this
-//! moment, each evaluation for a name by an invite counts as a guess at that name, and everything is
-//! checked once more when it is committed. Where the password was just proven there is nothing to
-//! guess: such a session has a few registrations, and outsiders cannot slow them down.
+//! Evaluating a request for an id is one guess at that id's password for any holder of a CHALLENGE
+//! of it. An id is therefore evaluated only for a session that may register it at this moment. Each
+//! evaluation of a name by an invite counts as a guess at that name, and the commit checks
+//! everything again. After a proof of the password there is nothing to guess: such a session has a
+//! few registrations, and outsiders cannot slow them down.
 
 use std::time::Instant;
 
@@ -29,12 +29,12 @@ use crate::server::Shared;
 
 /// Registrations that may be begun in one session.
 const MOST: u32 = 8;
-/// Longest label of a device, bytes; longer ones are cut.
+/// Maximum length of a device's label, bytes; longer labels are cut.
 const LABEL: usize = 64;
 
-/// For whom this session may register something.
+/// For whom this session may register.
 pub(crate) enum Registrar {
-    /// Whoever used this invite: a new user.
+    /// A new user, by this invite.
     Invite(InviteId, InviteTerms),
     /// A user whose password was just proven. Password sessions enrol devices and replace the
     /// password; step-ups only replace it.
@@ -44,7 +44,7 @@ pub(crate) enum Registrar {
 /// The registrations of a session: one open, a few in all.
 pub(crate) struct Registrations {
     registrar: Registrar,
-    /// From where an invite is used.
+    /// The source from which the invite is used.
     source: Option<Origin>,
     begun: u32,
     open: Option<Open>,
@@ -64,7 +64,7 @@ impl Registrations {
         Self { registrar, source, begun: 0, open: None }
     }
 
-    /// One of the three requests of a registration.
+    /// Handles one of the three requests of a registration.
     pub(crate) async fn request(
         &mut self,
         shared: &Shared,
@@ -79,7 +79,7 @@ impl Registrations {
         }
     }
 
-    /// Fixes what is registered; draws the device's id.
+    /// Fixes what is registered, and draws the device's id.
     async fn begin(
         &mut self,
         shared: &Shared,
@@ -95,7 +95,7 @@ impl Registrations {
         }
         let user = match &self.registrar {
             Registrar::User(user) => {
-                // One thing at a time: they are committed by themselves.
+                // Only one of the two, because they are committed separately.
                 if wanted.password && wanted.device {
                     return refuse(Why::Malformed);
                 }
@@ -127,7 +127,7 @@ impl Registrations {
         Ok(Answered::RegisterIds(ids))
     }
 
-    /// Step 1 and 2 of OPAQUE, once for each registration begun.
+    /// Steps 1 and 2 of OPAQUE registration, once for each registration begun.
     async fn evaluate(
         &mut self,
         shared: &Shared,
@@ -162,8 +162,10 @@ impl Registrations {
         Ok(Answered::RegisterResponse(response))
     }
 
-    /// Step 3: everything is checked again and made in one transaction. `this` session goes on
-    /// after a change of password; the user's others by the old one do not.
+    /// Step 3: checks everything again and commits it in one transaction.
+    ///
+    /// After a change of the password, `this` session continues; the user's other password sessions
+    /// are closed.
     async fn finish(
         &mut self,
         shared: &Shared,
@@ -217,7 +219,7 @@ impl Registrations {
         Ok(Answered::Done(proto::Done {}))
     }
 
-    /// What may have changed since the session began.
+    /// Checks what may have changed since the session began.
     async fn check_may_register(&self, shared: &Shared, user: &Name) -> Result<(), Refused> {
         let Registrar::Invite(id, _) = &self.registrar else { return Ok(()) };
         let id = CredentialId::Invite(*id);
@@ -238,7 +240,7 @@ fn evaluate(setup: &ServerSetup, id: &CredentialId, request: &Bytes) -> Result<B
     Ok(copy(&response))
 }
 
-/// A record if one is wanted, and only then.
+/// The OPAQUE record, which must be present if it is wanted, and only then.
 fn record(bytes: &Bytes, wanted: bool) -> Result<Option<Vec<u8>>, Refused> {
     let malformed = Refused::from(Why::Malformed);
     if !wanted {

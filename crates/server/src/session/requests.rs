@@ -28,18 +28,18 @@ use crate::server::Shared;
 
 /// Rows of a list in one answer.
 pub(crate) const LIST: usize = 100;
-/// The same of conversations, of which 100 with long topics are more than a frame takes.
+/// The same for conversations: 100 with long topics do not fit in a frame.
 const CONVERSATIONS: usize = 64;
-/// Most entries of one answer, and bytes of bodies to ask the store for.
+/// Maximum entries of one answer, and bytes of bodies requested from the store.
 const PAGE: Limit = Limit { entries: 512, bytes: 32 * 1024 };
-/// What a frame of entries has besides them, bytes at most.
+/// Maximum overhead of a frame of entries, bytes.
 pub(crate) const FRAME_HEAD: usize = 512;
-/// Tag and length before an encoded entry, bytes at most.
+/// Maximum tag and length before an encoded entry, bytes.
 pub(crate) const ENTRY_HEAD: usize = 6;
-/// When to come again whose search took too long, seconds.
+/// When to retry a search that took too long, seconds.
 const SEARCH_AGAIN: u32 = 5;
 
-/// Who asks.
+/// The device session that sent the request.
 pub(crate) struct Asker<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) person: &'a Person,
@@ -71,7 +71,7 @@ impl Asker<'_> {
         }))
     }
 
-    /// The link that is stored for entry `n`, or the first of all.
+    /// The stored link of entry `n`, or the initial link if `n` is 0.
     async fn link(&self, conversation: ConversationId, n: u64) -> Result<Link, Refused> {
         let one = Limit { entries: 1, bytes: 0 };
         Ok(self.page(conversation, n, one).await?.link_after)
@@ -86,7 +86,7 @@ impl Asker<'_> {
         self.reading(|store| async move { store.read(conversation, after, limit).await }).await
     }
 
-    /// What is answered to a follow from `want.after`, if it may begin.
+    /// The answer to a follow from `want.after`, if it may begin.
     pub(crate) async fn look_to_follow(
         &self,
         want: &proto::Follow,
@@ -125,8 +125,8 @@ impl Asker<'_> {
         }))
     }
 
-    /// Runs one slice after the other, each when it is this user's turn. `None`: not done by then.
-    /// Dropping this future ends the search with the slice that is running.
+    /// Runs the slices of a search in order, each when it is this user's turn. `None`: not complete
+    /// at `until`. If this future is dropped, the search ends with the current slice.
     async fn search_slices(
         &self,
         want: &proto::Search,
@@ -146,7 +146,7 @@ impl Asker<'_> {
             let limit = Limit { entries: most - all.len(), bytes: room };
             let turn = self.shared.searches.turn(&self.person.user).await;
             let (conversation, text) = (want.conversation, want.text.clone());
-            // Both turns last until the slice has ended, whether the session is still there or not.
+            // Both turns last until the slice ends, even if the session has ended.
             let slice = self.reading(|store| async move {
                 let found = store.search_some(conversation, &text, at, limit, SLICE).await;
                 drop(turn);
@@ -155,7 +155,7 @@ impl Asker<'_> {
             let found = slice.await?;
             let bytes: usize = found.entries.iter().map(size).sum();
             all.extend(found.entries);
-            // More does not fit the answer.
+            // The answer has no room for more.
             if bytes >= room {
                 break;
             }
@@ -165,7 +165,7 @@ impl Asker<'_> {
         Ok(Some(all))
     }
 
-    /// Reads when it is this user's turn.
+    /// Reads the record when it is this user's turn.
     pub(crate) async fn reading<T, R>(
         &self,
         read: impl FnOnce(Arc<dyn Store>) -> R,
@@ -177,7 +177,7 @@ impl Asker<'_> {
         self.shared.read(&self.person.user, read).await.map_err(|e| storage(&e))
     }
 
-    /// The record of this user as it is now.
+    /// This user as currently recorded.
     pub(crate) async fn me(&self) -> Result<Option<Person>, Refused> {
         let user = self.person.user.clone();
         self.reading(|store| async move { store.person(&user).await }).await
@@ -257,7 +257,7 @@ impl Asker<'_> {
         if !left.map_err(|e| storage(&e))? {
             return refuse(Why::NotAllowed);
         }
-        // Before anything else: the user's other sessions follow it no longer.
+        // First, so that the user's other sessions stop following it.
         self.shared.hub.tell_changed([&self.person.user], want.conversation);
         self.tell_members(want.conversation).await?;
         self.say(want.conversation, &format!("{} left", self.person.user)).await;
@@ -319,7 +319,7 @@ impl Asker<'_> {
 
     pub(crate) async fn make_invite(&self, want: proto::MakeInvite) -> Answer {
         let role = convert::role_from(want.role).unwrap_or(Role::Member);
-        // The role may have been taken away since the session began.
+        // The role may have been withdrawn since the session began.
         let Some(me) = self.me().await?.filter(|me| me.role >= Role::Admin && me.role >= role)
         else {
             return needs(convert::role(role.max(Role::Admin)));
@@ -346,7 +346,7 @@ impl Asker<'_> {
         list_devices(self.shared, &self.person.user, Some(self.device)).await
     }
 
-    /// A device revokes itself, nothing else: a stolen one must not throw out the others.
+    /// Revokes the session's own device and no other: a stolen device must not lock out the rest.
     pub(crate) async fn revoke_device(&self, want: proto::RevokeDevice) -> Answer {
         match DeviceId::from_slice(&want.device) {
             None => refuse(Why::Malformed),
@@ -359,7 +359,7 @@ impl Asker<'_> {
 
     // ---- helpers
 
-    /// A conversation this user is in.
+    /// A conversation of which this user is a member.
     pub(crate) async fn own(&self, id: ConversationId) -> Result<Conversation, Refused> {
         let user = self.person.user.clone();
         let found =
@@ -376,7 +376,7 @@ impl Asker<'_> {
         self.reading(|store| async move { store.members(id, after.as_ref(), most).await }).await
     }
 
-    /// The server's own word in a conversation.
+    /// Appends a notice of the server to a conversation.
     async fn say(&self, conversation: ConversationId, text: &str) {
         let entry = NewEntry {
             conversation,
@@ -385,7 +385,7 @@ impl Asker<'_> {
             kind: Kind::SYSTEM,
             body: text.to_owned().into(),
         };
-        // What it speaks of is done, whether it can be said or not.
+        // The announced change is complete, whether or not the notice can be recorded.
         match self.shared.store.append(vec![entry]).await {
             Ok(said) if said.contains(&Appended::NotAMember) => {
                 tracing::warn!(conversation, "the server could not say something");
@@ -424,8 +424,7 @@ pub(crate) async fn list_devices(
         current: Some(&device.id) == current,
         online: shared.hub.is_device_online(&device.id),
     });
-    // A frame takes some 400 of them; nobody has that many, and nobody is harmed if the rest
-    // does not show.
+    // A frame holds about 400 devices. No user has that many, and omitting the rest is harmless.
     Ok(Answered::Devices(proto::Devices { devices: devices.take(4 * LIST).collect() }))
 }
 
@@ -435,7 +434,7 @@ pub(crate) async fn revoke_device(shared: &Shared, user: &Name, device: &DeviceI
         Ok(false) => return refuse(Why::NotFound),
         Err(error) => {
             let no = storage(&error);
-            // Where the record cannot be read either, a live session shows whose device it is.
+            // If the record cannot be read either, a live session shows whose device it is.
             let is_own = match shared.store.devices(user).await {
                 Ok(own) => own.iter().any(|own| own.id == *device),
                 Err(_) => shared.hub.is_device_of(user, device),
@@ -455,7 +454,7 @@ pub(crate) async fn revoke_device(shared: &Shared, user: &Name, device: &DeviceI
     done()
 }
 
-/// Makes an invite and forgets its secret but for the one copy handed out.
+/// Creates an invite. Its secret exists only in the returned copy.
 pub(crate) async fn make_invite(
     shared: &Shared,
     role: Role,
@@ -490,7 +489,7 @@ fn size(entry: &Entry) -> usize {
     if let Content::Body(_, body) = &entry.content { body.len() } else { 0 }
 }
 
-/// As many entries as a frame takes, at least one; the client asks on from the last.
+/// As many entries as fit in a frame, at least one; the client continues after the last.
 pub(crate) fn fit_a_frame(entries: impl Iterator<Item = proto::Entry>) -> Vec<proto::Entry> {
     let mut bytes = 0;
     let fits = |entry: &proto::Entry| {
@@ -501,7 +500,7 @@ pub(crate) fn fit_a_frame(entries: impl Iterator<Item = proto::Entry>) -> Vec<pr
     entries.take_while(fits).collect()
 }
 
-/// How many a request may have: what it wants, or where it says nothing, the most.
+/// The number of items in an answer: as requested, at most `most`; `most` if not specified.
 fn at_most(wanted: u32, most: usize) -> usize {
     match usize::try_from(wanted) {
         Ok(wanted @ 1..) => wanted.min(most),

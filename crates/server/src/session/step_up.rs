@@ -1,8 +1,8 @@
-//! Step-up of a device session (section 8): the user proves the password inside the session, which may
+//! Step-up of a device session (section 8): a proof of the password inside the session, which may
 //! then change the password and revoke other devices for a few minutes.
 //!
-//! Why: a second login is subject to the limits by name and address, which outsiders can exhaust. Here
-//! guesses count by device, and only a holder of its secret gets this far.
+//! A second login would be subject to the limits by name and address, which outsiders can exhaust.
+//! Here guesses count by device, and only a holder of its secret can make them.
 
 use std::time::Instant;
 
@@ -23,30 +23,30 @@ use crate::hub::Handle;
 use crate::limits::guess::TakenByDevice;
 use crate::server::Shared;
 
-/// Step-ups that may be begun in one session. They take no permit of logins, which outsiders can use up.
+/// Step-ups per session. They take no login permit, since outsiders can exhaust those.
 const MOST: u32 = 8;
 
-/// The step-up of one device session.
+/// The step-up state of one device session.
 pub(crate) struct StepUp {
     user: Name,
     device: DeviceId,
-    /// Those that were begun.
+    /// Number of step-ups begun.
     count: u32,
     begun: Option<Begun>,
     proven: Option<Proven>,
 }
 
-/// Between KE2 and KE3.
+/// State between KE2 and KE3.
 struct Begun {
     state: AwaitStepUp,
-    /// The record the proof is checked against.
+    /// The OPAQUE record that the proof is checked against.
     record: Option<[u8; RECORD]>,
     taken: TakenByDevice,
     at: Monotonic,
 }
 
 struct Proven {
-    /// A change of the password ends the step-ups of the old one.
+    /// The OPAQUE record that was proven. A change of the password ends step-ups of the old one.
     record: [u8; RECORD],
     at: Monotonic,
     registrations: Registrations,
@@ -57,7 +57,8 @@ impl StepUp {
         Self { user, device, count: 0, begun: None, proven: None }
     }
 
-    /// KE1 to KE2. The client learns from KE2 whether its guess was right, so it is counted now.
+    /// Handles KE1 and answers KE2. The client learns from KE2 whether its guess was right, so the
+    /// guess is counted now.
     pub(crate) async fn begin(
         &mut self,
         shared: &Shared,
@@ -86,7 +87,7 @@ impl StepUp {
         Ok(Answered::StepUpChallenge(proto::StepUpChallenge { ke2: copy(&ke2) }))
     }
 
-    /// KE3.
+    /// Handles KE3.
     pub(crate) fn finish(&mut self, shared: &Shared, want: &proto::StepUpFinish) -> Answer {
         let Some(Begun { state, record, taken, at }) = self.begun.take() else {
             return refuse(Why::NotAllowed);
@@ -107,7 +108,7 @@ impl StepUp {
         done()
     }
 
-    /// The proof, if it has not expired.
+    /// The proof, unless it has expired or the password has changed.
     async fn fresh(&mut self, shared: &Shared) -> Result<&mut Proven, Refused> {
         let Some(proven) = &mut self.proven else { return refuse(Why::NotAllowed) };
         if proven.at.elapsed() > shared.config.limits.fresh_password {
@@ -134,7 +135,7 @@ impl StepUp {
         }
     }
 
-    /// Replaces the password. Devices are enrolled by sessions that logged in by it.
+    /// Replaces the password. Only password sessions enrol devices.
     pub(crate) async fn register(&mut self, shared: &Shared, this: &Handle, op: Op) -> Answer {
         let proven = self.fresh(shared).await?;
         match op {

@@ -1,4 +1,4 @@
-//! Classic lines over a real TLS socket: what they can do, and what hostile bytes do: nothing.
+//! Classic connections over a real TLS socket, and hostile bytes on them: they have no effect.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ async fn create(client: &mut Client, name: &str) -> u64 {
 async fn each_line_is_answered_with_its_place_in_the_record() {
     let Stage { host, mut ada, room, lamp } = stage(|_| ()).await;
     let mut caller = Caller::new(&host, "lamp", &lamp).await;
-    // Far more than may be ahead, in one piece: the rest is read as answers leave.
+    // Far more than the read-ahead, in one piece: the rest is read as answers leave.
     let texts: Vec<String> = (0..500).map(|i| format!("{i} Grüße ☃ {}", "x".repeat(i))).collect();
     let all: Vec<u8> = texts.iter().flat_map(|text| caller.sealed(text)).collect();
     send(&mut caller.io, &all).await;
@@ -58,7 +58,7 @@ async fn each_line_is_answered_with_its_place_in_the_record() {
             after += 1;
         }
     }
-    // Nothing at all is a text, and so is the longest.
+    // The empty text is valid, and so is the longest.
     for text in ["", &"x".repeat(32768)] {
         assert!(caller.say(text).await.starts_with("ok "));
     }
@@ -82,7 +82,7 @@ async fn lines_in_pieces_and_together_with_the_end_are_recorded() {
     assert_eq!(recorded(&mut ada, room, 0).await.len(), 4);
 }
 
-/// What a hostile end sends after a good kid line, by its name.
+/// The bytes that a hostile peer sends after a valid kid line, by the name of the case.
 fn hostile(caller: &mut Caller, what: &str) -> Vec<u8> {
     if what == "a text too long" {
         return caller.sealed(&"x".repeat(32_769));
@@ -120,7 +120,7 @@ fn hostile(caller: &mut Caller, what: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_bad_line_closes_without_a_word_and_leaves_nothing() {
-    // Each of these is closed for what it is, long before it would be for being late.
+    // Each of these is closed for its content, long before any timeout.
     let Stage { host, mut ada, room, lamp } = stage(|_| ()).await;
     for what in [
         "a tag that is changed",
@@ -143,7 +143,7 @@ async fn a_bad_line_closes_without_a_word_and_leaves_nothing() {
         assert_eq!(to_end(caller.io).await, b"", "{what}");
     }
     assert_eq!(recorded(&mut ada, room, 0).await, []);
-    // And in place of the kid line.
+    // The same in place of the kid line.
     let no_kids =
         [&b"\n"[..], b"lamp\n", b"LAMP AAAAAAAAAAAAAAAAAAAAAA\n", &[b'a'; 56], &[0xff; 56]];
     for line in no_kids {
@@ -185,17 +185,17 @@ async fn what_was_sent_before_opens_nothing_again() {
     let line = caller.sealed("once");
     send(&mut caller.io, &line).await;
     let answer = read_line(&mut caller.io).await;
-    // The same line again, on the same line.
+    // The same message again, on the same connection.
     send(&mut caller.io, &line).await;
     assert_eq!(to_end(caller.io).await, b"");
-    // The whole connection again, byte for byte: the server's nonce is another.
+    // A replay of the whole connection, byte for byte: the server's nonce differs.
     for again in [line.clone(), answer.into_bytes()] {
         let mut io = try_lines(&host).await.unwrap();
         read_line(&mut io).await;
         send(&mut io, [caller.hello.as_bytes(), &again].concat()).await;
         assert_eq!(to_end(io).await, b"");
     }
-    // The server's own answer, back to it.
+    // The server's own answer, reflected.
     let mut caller = Caller::new(&host, "lamp", &lamp).await;
     let first = caller.sealed("twice");
     send(&mut caller.io, &first).await;
@@ -217,15 +217,15 @@ async fn a_name_that_nobody_has_fails_like_a_wrong_key() {
         ("lamp", &wrong),
         ("unknown", &wrong),
         ("unknown", &lamp),
-        // The wire allows it, no key is called so.
+        // The protocol allows this name, but no key has it.
         ("-", &lamp),
         ("nobody", &wrong),
         ("gone", &gone),
-        // A key is of one form only.
+        // A key has only one form.
         ("bridge", &bridge),
     ] {
         let mut caller = Caller::new(&host, kid, key).await;
-        // All of them wait for a line, as a good one does.
+        // All of them wait for a message, as a valid one does.
         let early = tokio::time::timeout(Duration::from_millis(100), read_line(&mut caller.io));
         assert!(early.await.is_err(), "{kid} was closed before its first line");
         let line = caller.sealed("let me in");
@@ -237,11 +237,11 @@ async fn a_name_that_nobody_has_fails_like_a_wrong_key() {
 
 #[tokio::test]
 async fn silence_and_half_lines_end_in_their_time() {
-    // One limit is short at a time, and the others longer than anything is waited for here: what
-    // ends a connection is the one that is short. Nothing that is to go well has to be quick.
+    // Only one limit at a time is short; the others exceed every wait in this test. So the short
+    // one ends the connection, and steps that must succeed need not be fast.
     let limit = Duration::from_millis(300);
     let Stage { host, .. } = stage(|config| config.classic.greeting = limit).await;
-    // No kid line, half a kid line.
+    // No kid line, or half of one.
     for sent in [&b""[..], b"lam"] {
         let began = Instant::now();
         let mut io = try_lines(&host).await.unwrap();
@@ -258,7 +258,7 @@ async fn silence_and_half_lines_end_in_their_time() {
     send(&mut caller.io, &line[..40]).await;
     assert_eq!(to_end(caller.io).await, b"");
     assert!(half.elapsed() >= limit);
-    // Silence after lines, and before any.
+    // Silence after messages, and before any.
     let limit = Duration::from_secs(2);
     let Stage { host, lamp, .. } = stage(|config| config.classic.silence = limit).await;
     for first in [false, true] {
@@ -283,12 +283,12 @@ async fn a_revocation_ends_its_lines_and_no_others() {
     other.say("x").await;
     revoke_key(&mut ada, "lamp").await.unwrap();
     assert_eq!(to_end(one.io).await, b"");
-    // Nor one that has not said anything yet; but that ends as nobody's would.
+    // A connection that has not sent a message ends too, but like that of an unknown key.
     let line = two.sealed("too late");
     send(&mut two.io, line).await;
     assert_eq!(to_end(two.io).await, b"");
     assert!(other.say("still here").await.starts_with("ok "));
-    // The name again is another key.
+    // A key made again under the name is a different one.
     let again = add_key(&mut ada, "lamp", room, ClassicForm::JweLines).await.unwrap();
     assert_ne!(again, lamp);
     let mut old = Caller::new(&host, "lamp", &lamp).await;
@@ -329,7 +329,7 @@ async fn admins_make_keys_and_everybody_sees_and_revokes_their_own() {
     assert_eq!(names(list_keys(&mut ada).await), all);
     assert_eq!(names(list_keys(&mut eve).await), all);
     assert!(list_keys(&mut bob).await.is_empty());
-    // What bob may not see, he cannot tell from what is not there.
+    // Bob cannot distinguish a key that he may not see from one that does not exist.
     assert_eq!(revoke_key(&mut bob, "lamp").await, Err(Why::NotFound));
     assert_eq!(revoke_key(&mut bob, "nothing").await, Err(Why::NotFound));
     assert_eq!(revoke_key(&mut eve, "lamp").await, Ok(()));
@@ -367,7 +367,7 @@ async fn connections_are_few_in_all_and_for_an_address_and_come_back() {
             held.push(caller);
         }
         assert!(try_lines(&host).await.is_none(), "{all} {address}");
-        // Neither the other listener nor anybody's line is in the way.
+        // The other listener and other connections are not affected.
         assert!(try_bridge(&host).await.is_some());
         assert!(ada.append(LOBBY, "undisturbed").await.is_ok());
         held.pop();
@@ -386,7 +386,7 @@ async fn who_has_shown_no_key_makes_way_and_who_has_stays() {
     let Stage { host, lamp, .. } = stage(few).await;
     let mut known = Caller::new(&host, "lamp", &lamp).await;
     known.say("here").await;
-    // One that waits to say who it is, one that has said so, and one that has yet to begin TLS.
+    // One that has not sent its kid line, one that has, and one that has not started TLS.
     let mut silent = try_lines(&host).await.unwrap();
     read_line(&mut silent).await;
     let named = Caller::new(&host, "lamp", &lamp).await;
@@ -399,7 +399,7 @@ async fn who_has_shown_no_key_makes_way_and_who_has_stays() {
     let mut last = Caller::new(&host, "lamp", &lamp).await;
     assert_eq!(rest(&mut bare).await, b"");
     last.say("and this one").await;
-    // All have shown a key: whoever comes now is one too many.
+    // All have authenticated messages, so a further connection is refused.
     assert!(try_lines(&host).await.is_none());
     for caller in [&mut known, &mut later, &mut last] {
         assert!(caller.say("still here").await.starts_with("ok "));
@@ -421,7 +421,7 @@ async fn a_configured_proxy_says_whose_places_count() {
     let origin = host.server.origin_addr().unwrap();
     let mut held = Vec::new();
     for client in 1..=3 {
-        // Each client has a place of its own on either port, and no more than that.
+        // Each client has one slot on either port, and no more.
         let mut caller =
             Caller::over(proxied(&host, lines, [192, 0, 2, client]).await.unwrap(), "lamp", &lamp)
                 .await;
@@ -438,7 +438,7 @@ async fn a_configured_proxy_says_whose_places_count() {
         }
         held.push((caller.io, io));
     }
-    // Without the header there is nothing to talk about.
+    // The server closes a connection without the PROXY header.
     for port in [lines, origin] {
         let mut bare = tokio::net::TcpStream::connect(port).await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut bare, &[0x16; 64]).await.unwrap();
@@ -486,9 +486,9 @@ async fn classic_lines_count_towards_the_text_of_their_user() {
         assert!(caller.say(&text).await.starts_with("ok "));
         ada.append(room, &text).await.unwrap();
     }
-    // 162.5 KiB at 64 KiB a second, less the burst and the last debt.
+    // 162.5 KiB at 64 KiB a second, minus the burst and the last debt.
     assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
-    // Of the day's quota there is less left than one more and its overhead twice.
+    // Two more texts leave less than a whole text of the day's quota.
     ada.append(room, &text).await.unwrap();
     ada.append(room, &text).await.unwrap();
     let last = caller.sealed(&text);

@@ -1,4 +1,4 @@
-//! The origin bridge over a real TLS socket: the origin's clients as they are, and who is not.
+//! The origin bridge over a real TLS socket: unchanged origin clients, and hostile ones.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ fn sealed(bridge: &Bridge, text: &str) -> Vec<u8> {
     bridge.seal(text, &mut OsEntropy).into_bytes()
 }
 
-/// One read, as the origin's client reads its answer.
+/// A single read, as the origin's client reads its answer.
 async fn answer(io: &mut Stream, bridge: &Bridge) -> (String, bool) {
     let mut answer = vec![0; 4096];
     let n = soon("an answer", io.read(&mut answer)).await.unwrap();
@@ -54,7 +54,7 @@ fn is_receipt(text: &str) {
 
 #[tokio::test]
 async fn messages_pass_without_a_line_end_with_one_and_in_pieces() {
-    // However long the machine stands still between two pieces.
+    // Tolerates any pause of the machine between two pieces.
     let patient = |config: &mut twinlock_server::Config| config.classic.pause = SOON;
     let Stage { host, mut ada, plain, mac } = stage(patient).await;
     let mut expected = Vec::new();
@@ -67,7 +67,7 @@ async fn messages_pass_without_a_line_end_with_one_and_in_pieces() {
             let (receipt, lf) = answer(&mut io, &bridge).await;
             is_receipt(&receipt);
             assert!(!lf);
-            // In pieces that are no blocks.
+            // In pieces that are not whole blocks.
             for piece in sealed(&bridge, text).chunks(31) {
                 send(&mut io, piece).await;
             }
@@ -76,7 +76,7 @@ async fn messages_pass_without_a_line_end_with_one_and_in_pieces() {
                 expected.push((5, format!("ada:{name}"), text.to_owned()));
             }
         }
-        // The line end on its own, then lines, and lines in pieces.
+        // The line end alone, then lines, and lines in pieces.
         send(&mut io, sealed(&bridge, "line end later")).await;
         assert!(!answer(&mut io, &bridge).await.1);
         send(&mut io, b"\n").await;
@@ -115,7 +115,7 @@ async fn a_message_together_with_a_cut_is_recorded() {
     for (text, end) in [("cut", ""), ("cut after its line", "\n")] {
         let mut io = try_bridge(&host).await.unwrap();
         send(&mut io, [&sealed(&bridge, text)[..], end.as_bytes()].concat()).await;
-        // Without notice: what is below TLS ends, and TLS does not say so.
+        // Ends the TCP stream without a TLS close_notify.
         let (tcp, _tls) = io.get_mut().get_mut();
         tcp.shutdown().await.unwrap();
         let come = async {
@@ -140,9 +140,9 @@ fn broken(plain: &Bridge, mac: &Bridge) -> Vec<(&'static str, Vec<u8>)> {
         encode(&bytes)
     };
     let good = sealed_bytes(plain, "two blocks of text ....");
-    // A turned bit of the block before turns the same one of the padding, 9 bytes of 09.
+    // A flipped bit in the block before flips the same bit of the padding, 9 bytes of 09.
     let padding = changed(good.clone(), good.len() - 17);
-    // "hello" and 11 bytes of padding: the first byte becomes 0xe8, which goes on nowhere.
+    // "hello" and 11 bytes of padding: the first byte becomes 0xe8, an incomplete UTF-8 sequence.
     let mut utf8 = sealed_bytes(plain, "hello");
     utf8[0] ^= 0x80;
     vec![
@@ -176,7 +176,8 @@ async fn what_does_not_open_closes_without_a_word_and_leaves_nothing() {
             }
             let mut io = try_bridge(&host).await.unwrap();
             if changed_mac {
-                // Else it might, rarely, open under the other key, which sees no alteration.
+                // Otherwise it might, rarely, open under the key without a MAC, which detects no
+                // change.
                 send(&mut io, sealed(&mac, "whose connection this is")).await;
                 answer(&mut io, &mac).await;
             }
@@ -186,13 +187,13 @@ async fn what_does_not_open_closes_without_a_word_and_leaves_nothing() {
     }
     let texts: Vec<_> = recorded(&mut ada, LOBBY, 0).await.into_iter().map(|e| e.2).collect();
     assert_eq!(texts, ["whose connection this is"; 4]);
-    // A connection is of one key.
+    // A connection is bound to one key.
     let mut io = try_bridge(&host).await.unwrap();
     send(&mut io, sealed(&mac, "mac")).await;
     answer(&mut io, &mac).await;
     send(&mut io, sealed(&plain, "plain")).await;
     assert_eq!(to_end(io).await, b"");
-    // An answer is no message of the form with a MAC.
+    // With a MAC, a reflected answer is not a valid message.
     let mut io = try_bridge(&host).await.unwrap();
     send(&mut io, [&sealed(&mac, "mac")[..], b"\n"].concat()).await;
     let reflected = read_line(&mut io).await;
@@ -216,13 +217,13 @@ async fn failures_are_held_a_few_at_a_time() {
         if n % 2 == 0 {
             send(&mut io, b"no message\n").await;
         } else {
-            // Who ends it first is held as well.
+            // A connection that the client ends first is delayed as well.
             send(&mut io, block.as_bytes()).await;
             io.shutdown().await.unwrap();
         }
         failed.push(io);
     }
-    // Others are served meanwhile.
+    // Other connections are served during that time.
     let bridge = bridge(Form::Origin, &plain);
     let mut io = try_bridge(&host).await.unwrap();
     send(&mut io, sealed(&bridge, "hello")).await;
@@ -231,7 +232,7 @@ async fn failures_are_held_a_few_at_a_time() {
     for io in failed {
         assert_eq!(to_end(io).await, b"");
     }
-    // Eight of them, two at a time.
+    // Eight delays, two at a time.
     assert!(began.elapsed() >= 4 * hold, "{:?}", began.elapsed());
 }
 
@@ -250,7 +251,7 @@ async fn silence_ends_and_a_part_of_a_message_ends_sooner() {
         assert_eq!(to_end(io).await, b"");
         assert!(began.elapsed() >= limit, "{:?}", began.elapsed());
     }
-    // Silence would be over after half an hour here.
+    // Here the silence limit is half an hour.
     let Stage { host, plain, .. } = stage(|_| ()).await;
     let mut io = try_bridge(&host).await.unwrap();
     let began = Instant::now();
@@ -259,7 +260,7 @@ async fn silence_ends_and_a_part_of_a_message_ends_sooner() {
     assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
 }
 
-/// However steadily: who has tried once keeps a place that nobody else gets.
+/// Even at a steady pace: once a client has sent data, no other connection can displace it.
 #[tokio::test]
 async fn a_message_that_comes_drop_by_drop_ends_in_its_time() {
     let limit = Duration::from_millis(500);
@@ -293,7 +294,7 @@ async fn who_has_sent_nothing_makes_way_and_who_waits_for_the_end_does_not() {
     let bridge = bridge(Form::Origin, &plain);
     send(&mut known, sealed(&bridge, "here")).await;
     answer(&mut known, &bridge).await;
-    // A guess that was wrong is held, and no other connection sets it free.
+    // A failed message is delayed, and no other connection displaces it.
     let mut failed = try_bridge(&host).await.unwrap();
     send(&mut failed, "no message\n").await;
     let silent = try_bridge(&host).await.unwrap();
@@ -321,7 +322,7 @@ async fn without_a_key_nothing_opens_and_a_revoked_one_ends_its_connections() {
     assert_eq!(to_end(one).await, b"");
     send(&mut other, sealed(&oldmac, "still here")).await;
     answer(&mut other, &oldmac).await;
-    // One that had said nothing knows of no revoked key.
+    // A connection without a message has not revealed the revoked key.
     send(&mut fresh, sealed(&old, "late")).await;
     assert_eq!(to_end(fresh).await, b"");
     revoke_key(&mut ada, "oldmac").await.unwrap();
@@ -360,7 +361,7 @@ async fn both_listeners_are_off_unless_asked_for() {
     let host = Host::start().await;
     assert_eq!((host.server.classic_addr(), host.server.origin_addr()), (None, None));
     let (_, mut ada) = host.owner().await;
-    // A key can be made all the same.
+    // A key can still be created.
     assert!(add_key(&mut ada, "lamp", LOBBY, ClassicForm::JweLines).await.is_ok());
 }
 
@@ -373,7 +374,7 @@ async fn classic_import_opens_for_an_unchanged_client() {
         (Form::Origin, ClassicForm::Origin, "old"),
         (Form::OriginHmac, ClassicForm::OriginHmac, "oldmac"),
     ] {
-        // As it is built into the program, which knows no other.
+        // The key that is built into the program, which has no other.
         let built_in = [wanted as u8; 32];
         assert_eq!(import_key(&mut ada, called, LOBBY, wanted, &built_in).await, Ok(Vec::new()));
         let bridge = bridge(form, &built_in);
@@ -383,7 +384,7 @@ async fn classic_import_opens_for_an_unchanged_client() {
         expected.push((5, format!("ada:{called}"), "hello".to_owned()));
     }
     assert_eq!(recorded(&mut ada, LOBBY, 0).await, expected);
-    // A key of a classic line is the server's, and a key has 32 bytes.
+    // Keys of classic connections come from the server only, and a key has 32 bytes.
     for (form, key) in [
         (ClassicForm::JweLines, &[7; 32][..]),
         (ClassicForm::Origin, &[7; 31]),

@@ -1,4 +1,4 @@
-//! What one user may cost the others, and how a limit is told.
+//! Resource limits of a user, and how the server reports them.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use crate::common::*;
 use twinlock_core::proto::answer::Result as Answered;
 use twinlock_core::proto::{self, Limit, Role, Why, request::Op};
 
-/// A refusal with its limit.
+/// A search request.
 fn search(conversation: u64, text: &str) -> Op {
     Op::Search(proto::Search { conversation, text: text.into(), ..Default::default() })
 }
@@ -15,7 +15,7 @@ fn create(name: &str) -> Op {
     Op::CreateRoom(proto::CreateRoom { name: name.to_owned(), topic: String::new() })
 }
 
-/// Waits for the acks of these.
+/// Waits for the acks of these requests.
 async fn acks(client: &mut Client, ids: Vec<u64>) -> Vec<u64> {
     let mut numbers = Vec::new();
     for id in ids {
@@ -30,8 +30,8 @@ async fn search_waits_for_few_slices_of_another_user() {
     let host = Host::start_with(|config| config.limits.text_rate = 0).await;
     let (device, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
-    // More words that begin alike than are looked up one by one, so that the entries after them,
-    // which have words with the same first letters, are read.
+    // More words with one prefix than are looked up one by one. So the search reads the later
+    // entries, whose words begin with the same letters.
     let words: Vec<_> = (0..100).map(|n| format!("commonab{n:03}")).collect();
     ada.append(LOBBY, &words.join(" ")).await.unwrap();
     let text = "comet lorem ipsum dolor sit amet ".repeat(980);
@@ -55,7 +55,7 @@ async fn search_waits_for_few_slices_of_another_user() {
         assert_eq!(found.entries.len(), 1);
         slowest = slowest.max(began.elapsed());
     }
-    // A slice is 20 ms; a whole search of the other's is some hundred.
+    // A slice is 20 ms; a whole search of the other user takes some hundred.
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     let last = attackers.iter_mut().map(|(client, ids)| (client, *ids.last().unwrap()));
     for (client, last) in last {
@@ -72,7 +72,7 @@ async fn search_beyond_its_deadline_is_busy() {
     let no = refused(&mut ada, search(LOBBY, "words")).await;
     assert_eq!(told(&no), (Why::Busy, Limit::SearchSeconds, 0));
     assert!(no.retry_seconds > 0);
-    // And nothing else is.
+    // Other requests are not busy.
     ada.append(LOBBY, "some more").await.unwrap();
 }
 
@@ -110,7 +110,7 @@ async fn limits_of_a_user_are_told_with_their_figure() {
 
     ada.follow(LOBBY, 0).await.unwrap();
     ada.follow(rooms[0], 0).await.unwrap();
-    // Once more is no more.
+    // Following a conversation again does not count.
     ada.follow(LOBBY, 0).await.unwrap();
     let follow = |conversation| Op::Follow(proto::Follow { conversation, after: 0 });
     let no = refused(&mut ada, follow(rooms[1])).await;
@@ -191,7 +191,7 @@ async fn text_rate_is_shared_by_the_sessions_of_a_user_and_keeps_order() {
     let (first, second) = (sent.remove(0), sent.remove(0));
     let (first, second) = tokio::join!(acks(&mut ada, first), acks(&mut other, second));
     let took = began.elapsed();
-    // 48 texts of 8.25 KiB, less the burst and what a batch may be beyond.
+    // 48 texts of 8.25 KiB, minus the burst and the excess of one batch.
     assert!(took > Duration::from_millis(2000), "{took:?}");
     assert!(first.is_sorted() && second.is_sorted(), "{first:?} {second:?}");
     assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 2 * EACH as u64 + 1);
@@ -206,7 +206,7 @@ async fn text_quota_refuses_what_is_behind_and_names_its_figure() {
     for _ in 0..2 {
         ada.append(LOBBY, &large).await.unwrap();
     }
-    // What is behind would fit.
+    // The second append would fit.
     let ids = [append(LOBBY, &large), append(LOBBY, "small")].map(|op| ada.post(op));
     let mut answers = Vec::new();
     for id in ids {
@@ -217,7 +217,7 @@ async fn text_quota_refuses_what_is_behind_and_names_its_figure() {
     }
     assert_eq!(answers[0], (Why::Storage, Limit::TextPerDay, 20_000));
     assert_eq!(answers[1].0, Why::Storage, "{answers:?}");
-    // Another session's order is its own, and its quota is the same.
+    // Another session has a separate order but the same quota.
     let mut other = host.connect(device.credential()).await.unwrap();
     other.append(LOBBY, "small").await.unwrap();
     let no = refused(&mut other, append(LOBBY, &large)).await;
@@ -235,7 +235,7 @@ async fn text_quota_gives_back_nothing_that_it_was_not_charged() {
     for _ in 0..2 {
         ada.append(LOBBY, &large).await.unwrap();
     }
-    // Each is refused, the later ones without a look at the quota: they are on their way.
+    // Each is refused, the later ones without a quota check: they follow a failed append.
     for _ in 0..5 {
         let no = refused(&mut ada, append(LOBBY, &large)).await;
         assert_eq!(told(&no), (Why::Storage, Limit::TextPerDay, 20_000));
@@ -258,9 +258,9 @@ async fn text_leaves_a_reserve_that_control_writes_use() {
     let mut ada = host.connect(device.credential()).await.unwrap();
     let no = refused(&mut ada, append(LOBBY, "no room")).await;
     assert_eq!(told(&no), (Why::Storage, Limit::TextReserve, 1 << 50));
-    // The entry of a file is text.
+    // The entry of a file counts as text.
     assert_eq!(ada.upload(random(), "x", b"abc").await.unwrap_err(), Why::Storage);
-    // Everything that takes control goes on.
+    // Requests that control access still work.
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     assert_eq!(bob.append(LOBBY, "nor here").await, Err(Why::Storage));
     let mut by_password = host.connect(password("ada", "correct horse")).await.unwrap();

@@ -1,4 +1,4 @@
-//! What stands before the login, and what hostile bytes do at every stage: nothing.
+//! Connections before the login, and hostile bytes at every stage: they have no effect.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ async fn tcp(host: &Host) -> TcpStream {
     TcpStream::connect(host.address()).await.unwrap()
 }
 
-/// Waits until the server has dropped this one.
+/// Waits until the server has closed this connection.
 async fn is_dropped(mut tcp: TcpStream) {
     assert_eq!(rest(&mut tcp).await, b"");
 }
@@ -36,7 +36,7 @@ async fn connections_that_are_not_logged_in_are_few_in_all_and_end_in_time() {
     host.owner().await;
 }
 
-/// Limits out of the way of many hostile connections.
+/// Raises the limits for many hostile connections.
 fn open_doors(config: &mut Config) {
     config.limits.unauthenticated_per_address = 512;
     config.limits.logins_per_minute = 1_000_000;
@@ -69,7 +69,7 @@ async fn a_hello_is_answered_with_what_is_wrong_with_it_or_dropped() {
         (changed(0, 2), &version[..]),
         (frame(&[2]), &version),
         (frame(&[0; 3]), &version),
-        // Of another version, the rest is not even waited for.
+        // The rest of another version's HELLO is not awaited.
         (vec![1, 0xff, 0xff, 0xff, 9], &version),
         (changed(1, 1), &malformed),
         (changed(2, 0), &malformed),
@@ -108,7 +108,7 @@ async fn hostile_bytes_at_every_stage_kill_nothing_and_leave_nothing_behind() {
         let _reset = io.write_all(noise).await;
         let _reset = io.shutdown().await;
         rest(&mut io).await;
-        // In place of PROOF, and after HELLO that is cut.
+        // In place of PROOF, and after a truncated HELLO.
         let mut io = host.tls().await;
         hello(&mut io, laptop.credential()).await.unwrap();
         let _reset = io.write_all(noise).await;
@@ -119,7 +119,7 @@ async fn hostile_bytes_at_every_stage_kill_nothing_and_leave_nothing_behind() {
             let io = host.tls().await;
             let mut io = established(io, &host, laptop, ready).await;
             if round % 2 == 0 {
-                // A header that can be, and a frame that is not authentic.
+                // A valid header, and a frame that is not authentic.
                 let bucket = 256usize << (round % 9);
                 let len = u32::try_from(bucket + 32).unwrap().to_be_bytes();
                 let _reset = io.write_all(&[0x10, len[1], len[2], len[3]]).await;
@@ -130,7 +130,7 @@ async fn hostile_bytes_at_every_stage_kill_nothing_and_leave_nothing_behind() {
             let _reset = io.shutdown().await;
             rest(&mut io).await;
         }
-        // Well sealed, and nonsense inside.
+        // A correctly sealed frame with nonsense inside.
         let mut client = host.connect(laptop.credential()).await.unwrap();
         client.line.send_app(noise).unwrap();
         let _closed = client.line.wait(Some(0)).await;
@@ -145,7 +145,7 @@ async fn hostile_bytes_at_every_stage_kill_nothing_and_leave_nothing_behind() {
     assert!(ada.append(LOBBY, "undisturbed").await.is_ok());
 }
 
-/// Logs in by hand up to PROOF, or up to READY, and gives the stream back.
+/// Performs a raw login up to PROOF, or up to READY, and returns the stream.
 async fn established(mut io: Io, host: &Host, device: Device, ready: bool) -> Io {
     use twinlock_core::session::{BindingPolicy, Config, Session};
     let (state, challenge) = hello(&mut io, device.credential()).await.unwrap();
@@ -181,7 +181,7 @@ async fn a_configured_proxy_says_whose_limits_count() {
         config.limits.logins_per_minute = 3;
     })
     .await;
-    // Without the header there is nothing to talk about.
+    // The server closes a connection without the PROXY header.
     let mut bare = tcp(&host).await;
     bare.write_all(&[0x16; 64]).await.unwrap();
     is_dropped(bare).await;
@@ -231,7 +231,8 @@ async fn behind_a_proxy_that_names_nobody_no_address_is_limited_and_nothing_is_b
 
 #[tokio::test]
 async fn logins_beyond_what_is_computed_at_once_wait_or_are_told_to() {
-    // One at a time is enough for all, since none waits for its client while it is computed.
+    // One computation at a time suffices, because none waits for its client while it holds the
+    // slot.
     let host = Host::start_with(|config| {
         open_doors(config);
         config.limits.handshakes = 1;

@@ -1,4 +1,4 @@
-//! How lines end, and servers: revocation, replacement, quota, shutdown, crash, certificates.
+//! How connections and servers end: revocation, replacement, quota, shutdown, crash, certificates.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn sessions_of_a_device_are_sixteen_and_the_next_ends_until_one_goes() {
     }
 }
 
-/// A stolen device takes all it can, sessions that are not ready included.
+/// A stolen device opens as many sessions as it can, including unfinished logins.
 #[tokio::test]
 async fn sessions_of_a_stolen_device_do_not_keep_its_owner_out() {
     let host = Host::start_with(|config| {
@@ -79,7 +79,7 @@ async fn sessions_of_a_stolen_device_do_not_keep_its_owner_out() {
     }
     let mut more = host.connect(stolen.credential()).await.unwrap();
     assert_eq!(more.end().await.unwrap(), CloseCode::Quota);
-    // The owner's other device and the password are let in.
+    // The owner's other device and the password still log in.
     let mut other = host.connect(phone.credential()).await.unwrap();
     assert!(other.append(LOBBY, "hers").await.is_ok());
     let mut newest = host.connect(password("ada", "correct horse battery")).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_shutdown_acknowledges_all_it_took_says_when_to_come_back_and_closes()
     let host = Host::start_with(|config| config.come_back = Duration::from_secs(7)).await;
     let (laptop, mut ada) = host.owner().await;
     let mut idle = host.connect(laptop.credential()).await.unwrap();
-    // Somebody who never says anything does not hold it up.
+    // A connection that sends nothing does not delay the shutdown.
     let silent = tokio::net::TcpStream::connect(host.address()).await.unwrap();
     let mut posted = Vec::new();
     for n in 0..500 {
@@ -114,7 +114,7 @@ async fn a_shutdown_acknowledges_all_it_took_says_when_to_come_back_and_closes()
         assert_eq!(last, Some(&What::GoingAway(proto::GoingAway { seconds: 7 })));
     }
     drop(silent);
-    // Whatever was taken is acknowledged, in order, and there.
+    // Every append that was received is acknowledged, in order, and recorded.
     let acked: Vec<_> = ada
         .items()
         .filter_map(|item| match item {
@@ -219,7 +219,7 @@ async fn the_owner_invite_is_told_once_kept_private_and_removed_when_used() {
     assert_eq!((link.server_key, link.tls_pin), (host.key(), Some(host.pin())));
     let invite = host.owner_invite();
 
-    // Silent about what is as it was; where it is found anew, the same invite is told again.
+    // An unchanged invite is not reported again. With another public address, the same invite is.
     let host = host.restart(public).await;
     assert!(host.server.owner_invite().is_none());
     let moved = Address::new("other.example", 443).unwrap();
@@ -309,13 +309,13 @@ async fn tls_that_ends_in_the_middle_is_told_under_warn_and_refused_under_requir
         };
         assert_eq!(code, CloseCode::Binding);
     }
-    // One that says nothing about its TLS does not pass either.
+    // A client that sends no channel binding is refused too.
     let silent = host.connect_with(laptop.credential(), b"", |c| c.binding = BindingPolicy::Off);
     let mut silent = silent.await.unwrap();
     assert_eq!(silent.end().await.unwrap(), CloseCode::Binding);
 }
 
-/// A relay that ends TLS with a certificate of its own and speaks TLS again to the server.
+/// A relay that ends TLS with its own certificate and opens TLS to the server again.
 async fn middle(host: &Host) -> (std::net::SocketAddr, twinlock_core::id::TlsPin) {
     use rustls::pki_types::PrivateKeyDer;
     use twinlock_link::tls::{ServerCert, ServerTls};
@@ -354,7 +354,7 @@ async fn an_old_session_has_to_log_in_again_and_a_silent_one_is_idle() {
     .await;
     let (laptop, mut ada) = host.owner().await;
     assert_eq!(ada.end().await.unwrap(), CloseCode::LogInAgain);
-    // This one stops reading and writing once it is in.
+    // This one stops reading and writing after the login.
     let mut silent = host.connect(laptop.credential()).await.unwrap();
     let gone = async {
         while host.server.lines() > 0 {

@@ -1,4 +1,4 @@
-//! Files up and down, over real sockets.
+//! Uploads and downloads over real sockets.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -34,7 +34,7 @@ async fn a_file_of_any_size_goes_up_becomes_an_entry_and_comes_down_the_same() {
         ada.send_part(accepted.transfer, &data, 0, size).await;
         let ack = ada.end_file(accepted.transfer, &data).await.unwrap();
         assert_eq!(ack.n, n);
-        // Its followers see it as an entry like any other.
+        // Followers receive it as an ordinary entry.
         let entry = bob.entries(LOBBY, 1).await.remove(0);
         assert_eq!((entry.n, entry.kind, &entry.message_id[..]), (n, 3, &id[..]));
         let device: String = laptop.id.0[..4].iter().map(|b| format!("{b:02x}")).collect();

@@ -1,4 +1,4 @@
-//! Transfers that break off, and those that lie.
+//! Interrupted transfers, and peers that violate the transfer protocol.
 
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use twinlock_core::proto::{self, Limit, Why, answer::Result as Answered, item::W
 
 const MIB: usize = 1024 * 1024;
 
-/// Half of an upload, as much as the server has certainly taken.
+/// Sends half of an upload; returns an offset that the server has certainly acknowledged.
 async fn half(client: &mut Client, id: [u8; 16], data: &[u8]) -> u64 {
     let accepted = client.offer(put(id, "half", data.len() as u64)).await.unwrap();
     let half = data.len() / 2;
@@ -28,7 +28,7 @@ fn flip(path: &std::path::Path, at: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Waits for what happens beside all lines.
+/// Polls until a condition holds that no connection reports.
 async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let wait = async {
         while !holds() {
@@ -48,7 +48,7 @@ async fn an_upload_goes_on_where_it_was_after_a_cut_a_restart_and_a_crash() {
         let id: [u8; 16] = random();
         let mut ada = host.connect(laptop.credential()).await.unwrap();
         let acked = half(&mut ada, id, &data).await;
-        // The server may not know of the cut when the next line comes.
+        // The server may not have noticed the disconnect when the next connection arrives.
         drop(ada);
         host = match round {
             0 => host,
@@ -114,7 +114,7 @@ async fn who_offers_an_upload_again_takes_it_over() {
     assert_eq!(sent, 2 * MIB);
     first.line.session_mut().send_bulk(one.transfer, 2 << 20, &data[..100]).unwrap();
     assert_eq!(first.aborted(one.transfer).await, Why::Busy);
-    // What it sends on meanwhile is dropped; another size is another upload.
+    // Data that is sent in the old transfer is dropped. Another size is another upload.
     first.line.session_mut().send_bulk(one.transfer, 77, &data[..100]).unwrap();
     assert_eq!(first.upload(id, "x", &data).await.unwrap().1, 0);
     let other = first.offer(put(random(), "x", 5)).await.unwrap();
@@ -153,7 +153,7 @@ async fn a_file_that_was_recorded_gets_its_ack_whatever_is_offered_under_its_id(
     assert_eq!(sent, 100);
     assert_eq!(ada.upload(id, "x", &data).await.unwrap(), (ack.clone(), 0));
     assert_eq!(ada.upload(id, "another", &content(2, 4000)).await.unwrap(), (ack, 0));
-    // A text's id is taken as well.
+    // The id of a text counts as used too.
     let text: [u8; 16] = random();
     let said = ada.ask(append_as(text, LOBBY, "text")).await.map(crate::common::ack).unwrap();
     assert_eq!(ada.upload(text, "x", &data).await.unwrap(), (said, 0));
@@ -197,7 +197,7 @@ async fn what_no_file_can_be_is_refused_at_the_offer() {
     let accepted = ada.offer(there).await.unwrap();
     ada.send_part(accepted.transfer, b"x", 0, 1).await;
     ada.end_file(accepted.transfer, b"x").await.unwrap();
-    // Nor can what is in another's room be fetched.
+    // A file in a room of others cannot be fetched either.
     let theirs = proto::GetFile { conversation: room, ..get(1) };
     assert_eq!(bob.ask(Op::GetFile(theirs)).await, Err(Why::NotFound));
     ada.append(LOBBY, "a text").await.unwrap();
@@ -233,7 +233,7 @@ async fn bytes_in_a_wrong_place_end_the_line_and_are_not_seen() {
     let (laptop, mut bob) = host.owner().await;
     let data = content(1, 12 * MIB);
     let fetched = bob.upload(random(), "there", &data).await.unwrap().0.n;
-    // Offsets and lengths of the frames, of 10 bytes in all; then more than the window.
+    // Offsets and lengths of the frames, 10 bytes in all; the last one exceeds the window.
     let wrong: [&[(u64, usize)]; 6] = [
         &[(1, 1)],
         &[(0, 5), (6, 1)],
@@ -251,7 +251,7 @@ async fn bytes_in_a_wrong_place_end_the_line_and_are_not_seen() {
         }
         assert_eq!(ada.end().await.unwrap(), CloseCode::Protocol, "{frames:?}");
     }
-    // Transfers that never were, or go the other way.
+    // Transfers that do not exist, or that go in the other direction.
     for wrong in 0..4 {
         let mut ada = host.connect(laptop.credential()).await.unwrap();
         let accepted = ada.offer(put(random(), "x", 10)).await.unwrap();
@@ -304,11 +304,11 @@ async fn an_aborted_upload_waits_for_a_later_offer_and_takes_no_more() {
     assert_eq!(ada.end_file(transfer, &data).await, Err(Why::NotFound));
     assert_eq!(ada.ask(abort(transfer)).await.map(done), Ok(()));
     assert_eq!(ada.ask(abort(transfer + 64)).await, Err(Why::NotFound));
-    // All that came before the abort is there, once it is written.
+    // All data sent before the abort is kept, once it is written.
     eventually("the last bytes are written", || partials(&host)[0].1 == 3 << 20).await;
     let (ack, sent) = ada.upload(id, "x", &data).await.unwrap();
     assert_eq!((ack.n, sent), (1, 2 * MIB));
-    // A download that is aborted ends.
+    // An aborted download ends.
     let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
     ada.ask(abort(coming.transfer)).await.map(done).unwrap();
     let came = ada.bulk.len();
@@ -355,7 +355,7 @@ async fn quotas_charge_a_small_file_a_block_and_count_files() {
     assert_eq!(ada.offer(put(random(), "x", 0)).await, Err(Why::Quota));
     assert!(host.server.erase(LOBBY, 1).await.unwrap());
     ada.upload(random(), "x", b"").await.unwrap();
-    // Two blocks and 8,292 bytes are one byte too many.
+    // Each small file counts as a block of 4 KiB: two of them leave 8,292 bytes.
     for _ in 0..2 {
         bob.upload(random(), "x", b"x").await.unwrap();
     }
@@ -380,7 +380,7 @@ async fn quotas_count_what_is_kept_and_what_is_under_way() {
     assert_eq!(ada.offer(put(random(), "x", 10_001)).await, Err(Why::Quota));
     let open = ada.offer(put(random(), "x", 5000)).await.unwrap();
     assert_eq!(ada.offer(put(random(), "x", 5001)).await, Err(Why::Quota));
-    // What was refused takes nothing; another's is another's.
+    // A refused upload uses no quota, and each user has a separate quota.
     ada.offer(put(random(), "x", 5000)).await.unwrap();
     bob.upload(random(), "x", &content(1, 20_000)).await.unwrap();
     ada.send_part(open.transfer, &content(2, 5000), 0, 5000).await;
@@ -416,7 +416,7 @@ async fn partial_uploads_beyond_their_number_discard_the_oldest() {
         ada = host.connect(laptop.credential()).await.unwrap();
     }
     assert_eq!(partials(&host).len(), 2);
-    // The oldest begins again, in the place of the next one.
+    // The oldest restarts from zero and displaces the next one.
     for (id, kept) in [(ids[2], true), (ids[1], true), (ids[0], false), (ids[1], false)] {
         let accepted = ada.offer(put(id, "half", data.len() as u64)).await.unwrap();
         assert_eq!(accepted.offset > 0, kept);
@@ -425,7 +425,7 @@ async fn partial_uploads_beyond_their_number_discard_the_oldest() {
     }
 }
 
-/// A disk of a thousand inodes, in a mount namespace of the child below.
+/// A disk with a thousand inodes, in a mount namespace of the child process below.
 #[test]
 fn disk_without_inodes_is_told_before_the_first_byte() {
     const ROLE: &str = "TWINLOCK_TEST_INODES";
@@ -450,7 +450,7 @@ async fn use_up_the_inodes() {
     let host = Host::start_with(|config| config.limits.disk_reserve = Some(0)).await;
     let (_, mut ada) = host.owner().await;
     ada.upload(random(), "x", b"one").await.unwrap();
-    // One in a hundred is kept free.
+    // The server keeps one in a hundred free.
     let others = tempfile::tempdir().unwrap();
     let free = || rustix::fs::statvfs(others.path()).unwrap().f_favail;
     for n in 0.. {
@@ -472,7 +472,7 @@ async fn a_full_disk_is_told_before_the_first_byte_and_recovers() {
     let (id, data): ([u8; 16], _) = (random(), content(1, MIB));
     let no = refused(&mut ada, Op::PutFile(put(id, "x", 1 << 20))).await;
     assert_eq!(told(&no), (Why::Storage, Limit::DiskReserve, u64::MAX));
-    // Talking goes on.
+    // Messages are still recorded.
     ada.append(LOBBY, "full").await.unwrap();
     assert_eq!((blobs(&host), partials(&host)), (vec![], vec![]));
     let host = host.restart(|_| ()).await;
@@ -480,11 +480,11 @@ async fn a_full_disk_is_told_before_the_first_byte_and_recovers() {
     assert_eq!(ada.upload(id, "x", &data).await.unwrap().1, MIB);
 }
 
-/// What the child below may write into one file, bytes.
+/// The size that the child process may write into one file, bytes.
 const CHILD_LIMIT: u64 = 6 << 20;
 
-/// A disk that fills while an upload is under way: in a process whose files may not grow beyond
-/// a limit, which is what a write finds out in the same way and place.
+/// A disk that fills during an upload. The test runs in a process with a limit on file size, so
+/// that a write fails in the same way and place.
 #[test]
 fn a_disk_that_fills_ends_the_upload_clearly_and_leaves_the_way_free() {
     const ROLE: &str = "TWINLOCK_TEST_FULL_DISK";
@@ -492,7 +492,7 @@ fn a_disk_that_fills_ends_the_upload_clearly_and_leaves_the_way_free() {
         tokio::runtime::Runtime::new().unwrap().block_on(fill_the_disk());
         return;
     }
-    // The signal that goes with the limit is ignored, so that the write fails instead.
+    // The limit's signal is ignored, so that the write fails instead.
     let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", CHILD_LIMIT / 512);
     let child = std::process::Command::new("sh")
         .args(["-c", &script])
@@ -527,7 +527,7 @@ async fn fill_the_disk() {
         assert_eq!(blobs(&host), []);
         ada.append(LOBBY, "talking goes on").await.unwrap();
     }
-    // What has room still goes.
+    // A file that fits is still accepted.
     let small = content(2, 3 * MIB);
     assert_eq!(ada.upload(random(), "small", &small).await.unwrap().0.n, 3);
     let mut got = Vec::new();
@@ -556,7 +556,7 @@ async fn the_same_content_is_there_once_and_until_its_last_entry_is_erased() {
     let mut got = Vec::new();
     ada.download(2, &mut got).await.unwrap();
     assert!(got == data);
-    // Who is in the middle of it gets all of it.
+    // A download that has started receives all of it.
     let coming = ada.ask(Op::GetFile(get(2))).await.map(coming).unwrap();
     assert!(host.server.erase(LOBBY, 2).await.unwrap());
     assert_eq!(sizes(&host), [10]);
@@ -577,7 +577,7 @@ async fn content_that_was_damaged_on_disk_is_noticed_and_mended_by_sending_it_ag
     let mut got = Vec::new();
     ada.receive(&coming, &mut got).await;
     assert_ne!(hash(&got), coming.hash, "the client cannot have missed it");
-    // A beginning that was right goes on, one behind the damage does not.
+    // A correct prefix is resumed; one that includes the damage is not.
     let again = |offset: usize| {
         let prefix_hash = hash(&data[..offset]);
         Op::GetFile(proto::GetFile { offset: offset as u64, prefix_hash, ..get(1) })
@@ -605,7 +605,7 @@ async fn content_that_ends_too_soon_while_it_is_sent_aborts_the_download() {
     let (_, mut ada) = host.owner().await;
     ada.upload(random(), "x", &content(1, 20 * MIB)).await.unwrap();
     let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
-    // Without acknowledgements only the window can have been read.
+    // Without acknowledgements the server can have read only the window.
     let path = blobs(&host).remove(0).0;
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(12 << 20).unwrap();
     let aborted = async {
@@ -638,11 +638,11 @@ async fn a_start_sweeps_old_uploads_and_content_without_an_entry_and_nothing_els
     fs::create_dir_all(&orphan).unwrap();
     let orphan = orphan.join("ab".repeat(32));
     fs::write(&orphan, b"never recorded").unwrap();
-    // A day has not passed.
+    // Less than a day has passed.
     let host = host.restart(|_| ()).await;
     eventually("the orphan goes", || !orphan.exists()).await;
     assert_eq!(partials(&host).len(), 1);
-    // Nor have the days for which it is kept.
+    // The retention time of unreferenced content has not passed either.
     let aside = host.dir.path().join("data/files/unreferenced").join("ab".repeat(32));
     let host = host.restart(|_| ()).await;
     assert_eq!(fs::read(&aside).unwrap(), b"never recorded");
@@ -658,7 +658,7 @@ async fn a_start_sweeps_old_uploads_and_content_without_an_entry_and_nothing_els
     assert!(got == kept);
 }
 
-/// An older record was put back, and then the right one.
+/// An older record is restored, and then the newer one again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn content_that_was_set_aside_comes_back_with_its_record() {
     let host = Host::start().await;
@@ -675,7 +675,7 @@ async fn content_that_was_set_aside_comes_back_with_its_record() {
     soon("shutdown", server.shutdown()).await.unwrap();
     let newer = fs::read(data.join("record.db")).unwrap();
     fs::write(data.join("record.db"), older).unwrap();
-    // Without the file that would tell, at the second start.
+    // Without the head file, which would detect the older record at the second start.
     fs::remove_file(data.join("heads")).unwrap();
     let host = Host::start_in(dir, |_| ()).await.restart(|_| ()).await;
     eventually("it is set aside", || blobs(&host).is_empty()).await;
@@ -700,7 +700,7 @@ async fn an_end_that_was_taken_is_recorded_through_a_shutdown_and_without_the_li
     let accepted = ada.offer(put(random(), "x", data.len() as u64)).await.unwrap();
     ada.send_part(accepted.transfer, &data, 0, data.len()).await;
     ada.post_end(accepted.transfer, &data);
-    // Requests are taken in their order: once this is answered, that one is under way.
+    // Requests are handled in order: after this answer, the previous one has started.
     ada.ask(Op::ListPeople(proto::ListPeople::default())).await.unwrap();
     drop(ada);
     assert_eq!(bob.entries(LOBBY, 1).await[0].kind, 3);

@@ -1,4 +1,4 @@
-//! Transfers beside each other and beside talk, and what they cost.
+//! Concurrent transfers and messages, and their memory use.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use twinlock_core::proto::{self, answer::Result as Answered, item::What, request
 
 const MIB: usize = 1024 * 1024;
 
-/// What is measured is the memory of this process, so one at a time.
+/// The tests measure the memory of this process, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone(test: impl Future<Output = ()>) {
@@ -19,8 +19,8 @@ fn alone(test: impl Future<Output = ()>) {
     runtime.worker_threads(2).enable_all().build().unwrap().block_on(test);
 }
 
-/// Both ways at once over one line, sending and acknowledging as fast as it goes. `watch` looks at
-/// each round how far both are, and may send.
+/// Uploads and downloads at once over one connection, as fast as possible. Each round calls `watch`
+/// with the progress of both; it may send requests.
 async fn both_ways(
     client: &mut Client,
     up: (u32, &[u8]),
@@ -86,7 +86,8 @@ async fn talk_is_answered_while_files_go_both_ways_on_the_same_line() {
     })
     .await;
     assert!(got == theirs);
-    // It overtook what was not under way yet: no more passed than the windows of both.
+    // The answer overtook data that was not in flight yet: at most the two windows passed before
+    // it.
     let (up_meanwhile, down_meanwhile) = spread.expect("an answer before the end");
     assert!(
         up_meanwhile <= 16 * MIB && down_meanwhile <= 16 * MIB,
@@ -151,7 +152,7 @@ async fn a_client_that_acknowledges_nothing_gets_a_little_and_talks_on() {
     ada.upload(random(), "x", &data).await.unwrap();
     let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
     let came = |ada: &Client| ada.bulk.iter().map(|(_, _, data)| data.len()).sum::<usize>();
-    // As much as the rarest of acknowledgements is for.
+    // The largest interval between acknowledgements.
     while came(&ada) < MIB {
         soon("the first MiB", ada.pump()).await.unwrap();
     }
@@ -194,8 +195,8 @@ fn transfers_of_slow_readers_and_fast_senders_cost_their_buffers_alone() {
             }
             assert_eq!(ada.end_file(accepted.transfer, &data).await.unwrap().n, seed);
         }
-        // 32 downloads of 64 MiB that nobody takes, and 256 MiB that went up beside them: a MiB
-        // and a line's backlog for each download, and what the client keeps itself.
+        // 32 downloads of 64 MiB that no client reads, and 256 MiB of uploads in parallel: a MiB
+        // and a connection's backlog for each download, and the memory of the client itself.
         assert!(most < 64 * MIB, "{} MiB", most / MIB);
         drop(deaf);
         ada.append(LOBBY, "undisturbed").await.unwrap();

@@ -1,4 +1,4 @@
-//! How requests and entries flow: bounded, in order, in turns.
+//! Flow of requests and entries: bounded, in order, fair.
 
 use std::time::Duration;
 
@@ -29,20 +29,20 @@ async fn more_appends_than_may_be_in_flight_are_taken_bit_by_bit_and_answered_in
 async fn what_was_on_its_way_when_an_append_failed_is_not_recorded_before_it() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
-    // The record takes everything but this.
+    // The record accepts every entry except this one.
     let record = rusqlite::Connection::open(host.dir.path().join("data/record.db")).unwrap();
     let fails = "CREATE TRIGGER fails BEFORE INSERT ON entries WHEN NEW.body = CAST('one' AS BLOB)
                  BEGIN SELECT RAISE(ABORT, 'as on a disk that fails'); END";
     record.execute_batch(fails).unwrap();
     let (one, two) = (append(LOBBY, "one"), append(LOBBY, "two"));
     assert_eq!(ada.ask(one.clone()).await, Err(Why::Storage));
-    // Sent before its sender has heard of that, for all the server can know.
+    // For the server, this was sent before the client received the refusal.
     record.execute_batch("DROP TRIGGER fails").unwrap();
     assert_eq!(ada.ask(two.clone()).await, Err(Why::Storage));
-    // Nobody else is concerned.
+    // Other sessions are not affected.
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     assert_eq!(bob.append(LOBBY, "beside").await.unwrap().n, 1);
-    // Both again, in order, when the server said.
+    // Resend both in order after the delay that the server requested.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(ada.ask(one).await.map(ack).unwrap().n, 2);
     assert_eq!(ada.ask(two).await.map(ack).unwrap().n, 3);
@@ -104,7 +104,7 @@ async fn who_catches_up_is_answered_meanwhile() {
         }
     }
     bob.follow(LOBBY, 0).await.unwrap();
-    // In the middle of it.
+    // While it catches up.
     bob.pick("entries", |item| matches!(item, What::Entries(_)).then_some(())).await;
     bob.ask(Op::ListPeople(proto::ListPeople::default())).await.unwrap();
     let before: usize = bob

@@ -1,6 +1,7 @@
-//! Guesses of outsiders, and what they cannot take from the right person: a login from an address
-//! that she has used, a login from elsewhere, and what her devices do once she has proven the
-//! password inside their sessions.
+//! Password guessing by outsiders does not lock out the user.
+//!
+//! She can log in from an address that she has used, and from elsewhere. Her devices keep working
+//! after she has proven the password inside their sessions.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use twinlock_server::Config;
 const RIGHT: &str = "correct horse";
 const WRONG: &str = "wrong horse";
 
-/// Loopback addresses: one stands for each source.
+/// Loopback addresses, one for each source.
 const HOME: u8 = 1;
 const OUTSIDER: u8 = 2;
 const HOTEL: u8 = 3;
@@ -29,7 +30,7 @@ async fn tls_from(host: &Host, source: u8) -> Io {
     tls_over(tcp, host.pin()).await.unwrap()
 }
 
-/// One guess: HELLO, which is answered with CHALLENGE or with BUSY.
+/// One guess: HELLO, answered with CHALLENGE or BUSY.
 async fn guess(host: &Host, user: &str, source: u8) -> Result<(), ErrorCode> {
     let mut io = tls_from(host, source).await;
     hello(&mut io, password(user, WRONG)).await.map(drop)
@@ -40,7 +41,7 @@ async fn log_in(host: &Host, source: u8, right: &str) -> Result<Client, NoLine> 
     Client::over(io, password("ada", right), Some(host.key()), b"run", |_| ()).await
 }
 
-/// One machine stands for many addresses, so limits of an address are for other tests.
+/// One machine acts as many addresses, so other tests cover the limits per address.
 fn many_addresses(config: &mut Config) {
     config.limits.logins_per_minute = 1_000_000;
     config.limits.unauthenticated_per_address = 256;
@@ -56,7 +57,7 @@ async fn ada(change: impl FnOnce(&mut Config)) -> (Host, Device, Client) {
     let mut session = host.connect(host.owner_invite().credential()).await.unwrap();
     let laptop = session.register("ada", Some(RIGHT)).await.unwrap();
     let mut line = host.connect(laptop.credential()).await.unwrap();
-    // Where the laptop logged in from is written before this is.
+    // The source of the laptop's login is written before this append.
     line.append(LOBBY, "hello").await.unwrap();
     (host, laptop, line)
 }
@@ -88,17 +89,17 @@ async fn guessing_from_many_addresses_stops_at_a_few_and_not_at_a_known_one() {
             }
         }
         assert_eq!(got, 20, "{name}");
-        // Nobody has logged in from there.
+        // No login has succeeded from there.
         let busy = guess(&host, name, HOTEL).await;
         assert!(matches!(busy, Err(ErrorCode::Busy(1..=451))), "{name}: {busy:?}");
     }
     log_in(&host, HOME, RIGHT).await.unwrap().bye().await;
-    // The address that is known has a run of its own.
+    // The known address has a separate guess run.
     for _ in 0..5 {
         assert_eq!(guess(&host, "ada", HOME).await, Ok(()));
     }
     assert!(matches!(guess(&host, "ada", HOME).await, Err(ErrorCode::Busy(1..=31))));
-    // And what is known outlives the server's memory.
+    // Known sources survive a restart of the server.
     let host = host.restart(many_addresses).await;
     for source in 100..130 {
         while guess(&host, "ada", source).await.is_ok() {}
@@ -116,7 +117,7 @@ async fn guess_device_logins_push_out_no_known_address() {
         let io = tls_from(&host, source).await;
         let thief = Client::over(io, laptop.credential(), Some(host.key()), b"run", |_| ()).await;
         let mut thief = thief.unwrap();
-        // Where it logged in from is written before this is.
+        // The source of the thief's login is written before this append.
         thief.append(LOBBY, "hello").await.unwrap();
         thief.bye().await;
     }
@@ -158,7 +159,7 @@ fn challenge(answered: Answered) -> [u8; 320] {
     challenge.ke2.as_ref().try_into().unwrap()
 }
 
-/// Proves a password inside this session; `None`: it is wrong, which the client found out.
+/// Proves a password inside this session; `None`: the client found that it is wrong.
 async fn step_up(client: &mut Client, host: &Host, guess: &str) -> Option<Result<(), Why>> {
     let sid = client.line.session().id();
     let (state, ke1) = StepUp::start(password("ada", guess), &sid, &mut OsEntropy).unwrap();
@@ -174,7 +175,7 @@ fn revoke(device: &Device) -> Op {
     Op::RevokeDevice(proto::RevokeDevice { device: copy(&device.id.0) })
 }
 
-/// A second device of ada's, and its session.
+/// Another device of ada, and its session.
 async fn another_device(host: &Host) -> (Device, Client) {
     let mut by_password = host.connect(password("ada", RIGHT)).await.unwrap();
     let phone = by_password.register("", None).await.unwrap();
@@ -186,24 +187,24 @@ async fn another_device(host: &Host) -> (Device, Client) {
 async fn step_up_revokes_and_changes_the_password_while_outsiders_guess() {
     let (host, _, mut line) = ada(|_| ()).await;
     let (phone, mut thief) = another_device(&host).await;
-    // No login by this name passes now, from wherever the laptop is.
+    // Now no login with this name succeeds, from any source.
     for source in (100..130).chain([HOME]) {
         while guess(&host, "ada", source).await.is_ok() {}
     }
     assert!(log_in(&host, HOME, RIGHT).await.is_err());
 
-    // Without the password a device does neither.
+    // Without the password, a device may do neither.
     assert_eq!(line.ask(revoke(&phone)).await, Err(Why::NotAllowed));
     assert_eq!(line.begin("", true, false).await, Err(Why::NotAllowed));
     assert_eq!(step_up(&mut line, &host, RIGHT).await, Some(Ok(())));
     line.ask(revoke(&phone)).await.map(done).unwrap();
     assert_eq!(thief.end().await.unwrap(), CloseCode::Revoked);
-    // A device still enrols none.
+    // A device still cannot enrol another one.
     assert_eq!(line.begin("", false, true).await, Err(Why::NotAllowed));
     assert_eq!(line.begin("", true, true).await, Err(Why::NotAllowed));
     line.begin("", true, false).await.unwrap();
     line.enrol(Some(password("ada", "battery staple")), None).await.unwrap();
-    // The rights went with the password that was proven; the line is as good as before.
+    // The right ended with the old password; the session itself continues.
     assert_eq!(line.ask(revoke(&Device::unknown())).await, Err(Why::LogInAgain));
     line.append(LOBBY, "still here").await.unwrap();
     let host = host.restart(many_addresses).await;
@@ -218,15 +219,15 @@ async fn step_up_guesses_count_for_the_device_alone() {
     for _ in 0..5 {
         let sid = line.line.session().id();
         let (_, ke1) = StepUp::start(password("ada", WRONG), &sid, &mut OsEntropy).unwrap();
-        // The client would know from the challenge; it costs the same if it says nothing.
+        // The client would learn it from the challenge; a guess counts even if the client stays
+        // silent.
         challenge(line.ask(begin(&ke1)).await.unwrap());
     }
     let id = line.post(begin(&[0; 96]));
     let Answered::Refusal(refusal) = line.answer(id).await else { panic!("a sixth guess") };
     assert_eq!(refusal.why(), Why::Busy);
     assert!((29..=31).contains(&refusal.retry_seconds), "{refusal:?}");
-    // Another session of the same run of guesses is no way around it; another device, and a
-    // login by the password, are not slowed down.
+    // Another device, and a login with the password, are not slowed down.
     assert_eq!(step_up(&mut phone, &host, RIGHT).await, Some(Ok(())));
     log_in(&host, HOME, RIGHT).await.unwrap().bye().await;
 }
@@ -243,7 +244,7 @@ async fn step_up_with_a_wrong_password_or_made_up_bytes_gives_no_right() {
     assert_eq!(line.ask(begin(&[0xff; 96])).await, Err(Why::Malformed));
     assert_eq!(line.ask(finish(&[7; 64])).await, Err(Why::NotAllowed));
     assert_eq!(line.ask(revoke(&phone)).await, Err(Why::NotAllowed));
-    // Itself it revokes as ever.
+    // A device can always revoke itself.
     let _answer = line.post(revoke(&laptop));
     assert_eq!(line.end().await.unwrap(), CloseCode::Revoked);
 }
@@ -255,7 +256,7 @@ async fn step_up_cannot_be_carried_into_another_session() {
     let mut thief = host.connect(laptop.credential()).await.unwrap();
     let sid = line.line.session().id();
     let (state, ke1) = StepUp::start(password("ada", RIGHT), &sid, &mut OsEntropy).unwrap();
-    // What was answered in the thief's session proves nothing in ours.
+    // An answer in the thief's session proves nothing in ours.
     let theirs = challenge(thief.ask(begin(&ke1)).await.unwrap());
     let (carried, _) = StepUp::start(password("ada", RIGHT), &sid, &mut OsEntropy).unwrap();
     assert!(carried.finish(&theirs, &host.key(), &mut OsEntropy).is_err());
@@ -263,7 +264,7 @@ async fn step_up_cannot_be_carried_into_another_session() {
     let ke3 = state.finish(&ours, &host.key(), &mut OsEntropy).unwrap();
     assert_eq!(thief.ask(finish(&ke3)).await, Err(Why::WrongPassword));
     assert_eq!(line.ask(finish(&ke3)).await.map(done), Ok(()));
-    // The right is this session's, not the device's.
+    // The right belongs to this session, not to the device.
     assert_eq!(thief.ask(revoke(&phone)).await, Err(Why::NotAllowed));
     line.ask(revoke(&phone)).await.map(done).unwrap();
 }
@@ -274,7 +275,7 @@ async fn step_up_ends_with_its_time_and_with_the_password() {
     let (phone, mut other) = another_device(&host).await;
     assert_eq!(step_up(&mut line, &host, RIGHT).await, Some(Ok(())));
     line.begin("", true, false).await.unwrap();
-    // Somebody changes the password elsewhere.
+    // Another session changes the password.
     assert_eq!(step_up(&mut other, &host, RIGHT).await, Some(Ok(())));
     other.begin("", true, false).await.unwrap();
     other.enrol(Some(password("ada", "battery staple")), None).await.unwrap();
@@ -296,7 +297,7 @@ async fn step_up_is_for_device_sessions_of_users_with_a_password() {
     let sid = bob.line.session().id();
     let credential = || -> Credential { password("bob", RIGHT) };
     let (state, ke1) = StepUp::start(credential(), &sid, &mut OsEntropy).unwrap();
-    // Who has none is answered as at a login.
+    // A user without a password gets the same answer as at a login.
     let ke2 = challenge(bob.ask(begin(&ke1)).await.unwrap());
     assert!(state.finish(&ke2, &host.key(), &mut OsEntropy).is_err());
     assert_eq!(bob.ask(finish(&[7; 64])).await, Err(Why::WrongPassword));

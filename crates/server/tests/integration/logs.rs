@@ -1,4 +1,4 @@
-//! What goes into the log, and what does not.
+//! What the log contains, and what it must not contain.
 
 use crate::common::log::Log;
 use crate::common::*;
@@ -21,7 +21,7 @@ async fn the_log_has_no_unknown_name_no_secret_no_text_unasked_and_no_forged_lin
     session.begin("my-secret.phrase", true, true).await.unwrap();
     let evil = "words\n2026-01-01T00:00:00Z  INFO twinlock: root logged in\u{1b}[2J\u{202e}";
     let ack = ada.append(LOBBY, evil).await.unwrap();
-    // A line for each append, with names beside numbers, is written by a separate task.
+    // A separate task writes a line for each append, with names and numbers.
     let recorded = format!("room=\"lobby\" conversation=1 n={} bytes={}", ack.n, evil.len());
     let written = async {
         while !log.text().contains(&recorded) {

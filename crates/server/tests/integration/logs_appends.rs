@@ -23,7 +23,7 @@ async fn appends_are_summed_and_sessions_have_two_lines_in_the_log() {
     for _ in 0..200 {
         ada.append(LOBBY, "twelve bytes").await.unwrap();
     }
-    // The first at once, and what follows not before ten seconds have passed.
+    // The first sum is logged at once, the next one at least ten seconds later.
     let sums = ["appends recorded", &sid, "room=\"lobby\"", "conversation=1"];
     let first = log.wait(&sums, 1).await;
     assert!(first.len() <= 3, "{first:?}");
@@ -42,14 +42,14 @@ async fn appends_are_summed_and_sessions_have_two_lines_in_the_log() {
     assert_eq!(lines.iter().map(|line| number(line, "bytes")).sum::<u64>(), 200 * 12);
     assert_eq!(lines.iter().map(|line| number(line, "last")).max(), Some(200));
     assert!(lines.iter().all(|line| line.contains("from=\"ada/")), "{lines:?}");
-    // A session has one line for its begin and one for its end, beside them.
+    // A session also has one line for its start and one for its end.
     let of_it = log.with(&[&sid]);
     let begins = log.with(&["logged in", &sid, "ada", "peer=", "software="]);
     let ends = log.with(&["session ended", &sid, "ada", "seconds="]);
     assert_eq!([begins.len(), ends.len()], [1, 1], "{of_it:?}");
     assert_eq!(of_it.len(), lines.len() + 2, "{of_it:?}");
 
-    // Messages that do not open are errors, and few.
+    // Messages that do not open are logged as errors, with a rate limit.
     let mut ada = host.connect(laptop.credential()).await.unwrap();
     add_key(&mut ada, "lamp", LOBBY, ClassicForm::JweLines).await.unwrap();
     for _ in 0..20 {

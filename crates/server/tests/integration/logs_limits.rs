@@ -44,7 +44,7 @@ async fn limits_that_close_connections_are_logged_by_name() {
         "time for TLS",
     ] {
         let lines = log.with(&[&format!("limit=\"{limit}\"")]).len();
-        // A flood of them is a line or two.
+        // A flood of them produces only a line or two.
         assert!((1..=3).contains(&lines), "{lines} lines of {limit}");
     }
     let told = "of the last 100 connections came from one address";

@@ -1,4 +1,4 @@
-//! Memory does not grow with somebody who does not read.
+//! Memory does not grow with clients that do not read.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use twinlock_core::proto::{self, request::Op};
 
 const MIB: usize = 1024 * 1024;
 
-/// What is measured is the memory of this process, so one at a time.
+/// The tests measure the memory of this process, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone(test: impl Future<Output = ()>) {
@@ -46,7 +46,7 @@ fn followers_that_never_read_cost_a_position_while_others_go_on() {
         }
         assert_eq!(seen, 64 * 32);
         assert!(most < 40 * MIB, "{} MiB", most / MIB);
-        // One that reads again gets everything, in order.
+        // A client that reads again receives everything, in order.
         let mut late = deaf.pop().unwrap();
         late.be_deaf(false);
         let entries = late.entries(LOBBY, 64 * 32).await;
@@ -69,7 +69,7 @@ fn answers_that_nobody_reads_stop_the_questions() {
         let read = || Op::Read(proto::Read { conversation: LOBBY, ..proto::Read::default() });
         let ids = greedy.post_all((0..2000).map(|_| read()));
         greedy.push_out().await.unwrap();
-        // Others are served meanwhile.
+        // Other clients are served during that time.
         for _ in 0..100 {
             assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 2);
         }
@@ -91,7 +91,7 @@ fn a_sender_that_reads_no_acks_is_not_read_from() {
         sender.be_deaf(true);
         let before = resident();
         let mut ids = Vec::new();
-        // The kernel's buffers take a few MiB; then nothing moves any more.
+        // The kernel's buffers take a few MiB; then nothing moves.
         let stuck = async {
             loop {
                 ids.extend(sender.post_all((0..500).map(|_| append(LOBBY, "x"))));

@@ -1,4 +1,4 @@
-//! What becomes of queued requests, and of one under way, when their connection ends.
+//! Queued and running requests when their connection ends.
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,12 @@ use twinlock_core::session::Config as SessionConfig;
 const FRAME: usize = 2000;
 
 /// A request that writes twice and leaves an entry in the lobby, so that the head counts how many
-/// were done.
+/// were executed.
 fn topic() -> Op {
     Op::SetTopic(proto::SetTopic { conversation: LOBBY, topic: "queued".to_owned() })
 }
 
-/// A server that does any number of such requests: a refusal would take no time.
+/// A server without a limit on such requests: a refusal would take no time.
 async fn start() -> Host {
     Host::start_with(|config| config.limits.changes_per_minute = 0).await
 }
@@ -35,11 +35,11 @@ async fn sessions(host: &Host, left: usize) {
     soon("end of the session", gone).await;
 }
 
-/// Nothing more is done of a queue of `all`: some requests were, and no further one follows.
+/// Asserts that a queue of `all` requests was dropped: some were executed, and no more follow.
 async fn assert_dropped(bob: &mut Client, all: usize) {
     let before = head(bob).await;
     assert!(before > 0 && before < all as u64 / 2, "{before} of {all} requests were done");
-    // One may have been under way, which writes its entry second.
+    // One may be running; it writes its entry second.
     for _ in 0..20 {
         bob.ask(Op::Mark(proto::Mark { conversation: LOBBY, n: 1 })).await.map(done).unwrap();
     }
@@ -63,7 +63,8 @@ async fn queue_and_end(frames: usize, end: End) {
         first.get_or_insert(ada.post_all((0..FRAME).map(|_| topic()))[0]);
     }
     ada.answer(first.unwrap()).await;
-    // All that the sockets take has left. A peer that reads no more shows only by its end.
+    // The sockets' buffers are full. The server notices a peer that stopped reading only by its
+    // end.
     match end {
         End::Cut => drop(ada),
         End::Close => ada.bye().await,
@@ -111,7 +112,7 @@ async fn queue_is_dropped_at_the_maximum_age_of_its_session() {
     assert_dropped(&mut ada, all).await;
 }
 
-/// Holds the record as another program may: every write waits.
+/// Locks the record as another program could: every write waits.
 fn hold_record(host: &Host) -> rusqlite::Connection {
     let record = rusqlite::Connection::open(host.dir.path().join("data/record.db")).unwrap();
     record.busy_timeout(SOON).unwrap();
@@ -132,7 +133,7 @@ async fn session_ends_while_its_request_is_under_way() {
             End::Cut => drop(ada),
             End::Close => ada.bye().await,
         }
-        // The record is still held.
+        // The record is still locked.
         sessions(&host, 0).await;
         held.execute_batch("ROLLBACK").unwrap();
         ada = host.connect(laptop.credential()).await.unwrap();
@@ -159,7 +160,7 @@ async fn keep_alive_is_answered_while_a_request_is_under_way() {
     ada.answer(id).await;
 }
 
-/// A revocation ends the device's sessions even if the session that asked for it has ended.
+/// A revocation ends the device's sessions even if the session that requested it has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn revocation_goes_on_when_its_connection_is_cut() {
     let host = Host::start_with(|config| config.timing.rekey_apart = Duration::ZERO).await;
@@ -171,7 +172,7 @@ async fn revocation_goes_on_when_its_connection_is_cut() {
     let mut ada = host.connect_with(login, b"", often).await.unwrap();
     let held = hold_record(&host);
     ada.post(Op::RevokeDevice(proto::RevokeDevice { device: copy(&laptop.id.0) }));
-    // The answer to the rekey behind it shows that the request was begun.
+    // The answer to the later rekey shows that the request has started.
     assert!(ada.line.start_rekey());
     while ada.line.session().facts().rekeys == 0 {
         soon("a rekey", ada.pump()).await.unwrap();
@@ -187,7 +188,7 @@ async fn revocation_goes_on_when_its_connection_is_cut() {
 async fn appends_are_recorded_in_order_behind_a_long_queue() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
-    // More than is read ahead, in turns with requests that wait for the appends before them.
+    // More than the read-ahead, alternating with requests that wait for the appends before them.
     let text = "x".repeat(8000);
     let mut ids = Vec::new();
     for _ in 0..40 {

@@ -1,5 +1,5 @@
-//! Every way to abuse a registration: a session that may register something is no oracle for
-//! anybody else's password, and one invite makes one user.
+//! Abuse of registrations: a session that may register a credential cannot test another user's
+//! password, and one invite makes one user.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use twinlock_core::id::DeviceId;
 use twinlock_core::proto::{self, Role, Why, answer::Result as Answered, request::Op};
 use twinlock_link::OsEntropy;
 
-/// A request that would be answered if the session could have it evaluated.
+/// A request that gets an answer only if the session may evaluate these credentials.
 fn evaluate(password: bool, device: bool) -> Op {
     let request = |wanted: bool, credential| {
         let (_, request) = Enrolment::start(&credential, &mut OsEntropy).unwrap();
@@ -31,7 +31,7 @@ fn finish() -> Op {
     })
 }
 
-/// The owner's session, and a session of a fresh invite, for `user` or anybody.
+/// The owner's session, and the session of a new invite for `user`, or for any name if empty.
 async fn invited(host: &Host, user: &str) -> (Client, Client, Invite) {
     let (_, mut ada) = host.owner().await;
     let invite = ada.invite(Role::Member, user).await.unwrap();
@@ -58,7 +58,7 @@ async fn a_name_that_somebody_has_is_never_evaluated() {
     let (mut ada, mut session, _) = invited(&host, "").await;
     assert_eq!(session.begin("ada", true, true).await, Err(Why::NameTaken));
     assert_eq!(session.ask(evaluate(true, true)).await, Err(Why::NotAllowed));
-    // Taken between the beginning and step 1, and between step 1 and the commit.
+    // Taken between the start and step 1, and between step 1 and the commit.
     let ids = session.begin("bob", true, true).await.unwrap();
     let other = ada.invite(Role::Member, "").await.unwrap();
     host.join(&other, "bob").await;
@@ -74,11 +74,11 @@ async fn a_name_that_somebody_has_is_never_evaluated() {
     let records =
         proto::RegisterFinish { password_record: copy(&[]), device_record: copy(&record) };
     assert_eq!(session.ask(Op::RegisterFinish(records)).await, Err(Why::NameTaken));
-    // The invite is still good for a name that is free.
+    // The invite remains valid for a free name.
     session.register("dave", None).await.unwrap();
 }
 
-/// A record that a server can keep, though not this one's.
+/// A valid record, but of another server's setup.
 fn a_record(device: Device) -> [u8; 192] {
     let setup = twinlock_core::opaque::ServerSetup::generate(&mut OsEntropy);
     let credential = device.credential();
@@ -96,9 +96,9 @@ async fn steps_out_of_order_or_twice_get_nothing() {
     session.begin("bob", false, true).await.unwrap();
     assert!(session.ask(evaluate(false, true)).await.is_ok());
     assert_eq!(session.ask(evaluate(false, true)).await, Err(Why::NotAllowed));
-    // Twice ended it.
+    // The second evaluation ended the registration.
     assert_eq!(session.ask(finish()).await, Err(Why::NotAllowed));
-    // What was not begun is not evaluated along with what was.
+    // An evaluation must match exactly what was begun.
     session.begin("bob", false, true).await.unwrap();
     assert_eq!(session.ask(evaluate(true, true)).await, Err(Why::Malformed));
     session.begin("bob", true, true).await.unwrap();
@@ -130,14 +130,14 @@ async fn each_evaluation_of_a_name_costs_a_token_of_that_name() {
     let Answered::Refusal(refusal) = session.answer(id).await else { panic!() };
     assert_eq!(refusal.why(), Why::Busy);
     assert!((1..=31).contains(&refusal.retry_seconds), "{refusal:?}");
-    // A login by that name would have to wait as well; another name would not.
+    // A login with that name waits as well; another name does not.
     let hello = hello(&host, password("bob", "correct horse")).await;
     assert!(matches!(hello, Err(ErrorCode::Busy(1..=31))), "{hello:?}");
     session.begin("carol", true, true).await.unwrap();
     assert!(session.ask(evaluate(true, true)).await.is_ok());
 }
 
-/// Sends HELLO: whether there is a CHALLENGE, which has one length only, or an ERROR instead.
+/// Sends HELLO; succeeds on a CHALLENGE, which has a fixed length, and fails on an ERROR.
 async fn hello(host: &Host, credential: Credential) -> Result<(), ErrorCode> {
     crate::common::hello(&mut host.tls().await, credential).await.map(drop)
 }
@@ -153,7 +153,7 @@ async fn a_device_registers_nothing_and_an_invite_does_nothing_else() {
     for op in everything_but_registering() {
         assert_eq!(session.ask(op.clone()).await, Err(Why::NotAllowed), "{op:?}");
     }
-    // An invite makes a user together with a device.
+    // An invite registers a user together with a device.
     assert_eq!(session.begin("bob", true, false).await, Err(Why::Malformed));
     assert_eq!(session.begin("bob", false, false).await, Err(Why::Malformed));
     assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 0);
@@ -208,19 +208,20 @@ async fn a_password_session_manages_its_own_for_five_minutes_and_nothing_else() 
             op => assert_eq!(by_password.ask(op.clone()).await, Err(Why::NotAllowed), "{op:?}"),
         }
     }
-    // Whatever name it gives, what is registered is its own; and one thing at a time.
+    // The session registers only for its own user, whatever name it gives, and one credential at a
+    // time.
     assert_eq!(by_password.begin("bob", true, true).await, Err(Why::Malformed));
     by_password.begin("bob", true, false).await.unwrap();
     let other = host.connect(password("ada", "correct horse")).await.unwrap();
     by_password.enrol(Some(password("ada", "battery staple")), None).await.unwrap();
     assert!(hello(&host, password("bob", "battery staple")).await.is_ok());
     assert!(host.connect(password("bob", "battery staple")).await.is_err());
-    // The user's other sessions by the old password end, those of devices do not.
+    // The user's other sessions with the old password end; sessions of devices continue.
     let mut other = other;
     assert_eq!(other.end().await.unwrap(), CloseCode::LogInAgain);
     assert!(ada.append(LOBBY, "still here").await.is_ok());
 
-    // A stolen laptop is thrown out at once.
+    // The sessions of a stolen laptop end at once.
     let revoke = proto::RevokeDevice { device: copy(&laptop.id.0) };
     by_password.ask(Op::RevokeDevice(revoke)).await.map(done).unwrap();
     assert_eq!(ada.end().await.unwrap(), CloseCode::Revoked);
@@ -241,7 +242,7 @@ async fn one_invite_used_at_the_same_moment_makes_one_user() {
     for _ in 0..5 {
         sessions.push(host.connect(invite.credential()).await.unwrap());
     }
-    // Everybody gets as far as the commit; then all at once.
+    // All sessions get as far as the commit, then commit at once.
     let mut commits = Vec::new();
     for (n, session) in sessions.iter_mut().enumerate() {
         let ids = session.begin(&format!("bob{n}"), false, true).await.unwrap();
@@ -311,7 +312,7 @@ async fn known_and_unknown_names_look_the_same() {
     };
     tokio::time::sleep(Duration::from_millis(1100)).await;
 
-    // With the right secret, where there is one: what is over is over.
+    // With the correct secret, if there is one: a used, revoked or expired credential is refused.
     for credential in [used.credential(), phone.credential(), expired.credential()] {
         let id = credential.id();
         assert!(host.connect(credential).await.err().unwrap().is_refused(), "{id:?}");
@@ -350,7 +351,7 @@ async fn wrong_proof(host: &Host, credential: Credential) -> ErrorCode {
 async fn guesses_slow_down_for_every_name_and_disturb_nobody_who_is_logged_in() {
     let host = Host::start_with(|config| config.limits.logins_per_minute = 1000).await;
     let (laptop, mut ada) = host.owner().await;
-    // Existing or not; finished or not.
+    // For existing and unknown names, with and without a PROOF.
     for name in ["ada", "nobody"] {
         for _ in 0..5 {
             assert_eq!(hello(&host, password(name, "wrong horse")).await, Ok(()));

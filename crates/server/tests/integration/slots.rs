@@ -1,4 +1,4 @@
-//! What an address that others use up leaves to those who have a right to log in.
+//! Connection slots and login attempts that remain for legitimate users of an exhausted address.
 
 use crate::common::*;
 use tokio::net::TcpStream;
@@ -9,7 +9,7 @@ async fn tcp(host: &Host) -> TcpStream {
     TcpStream::connect(host.address()).await.unwrap()
 }
 
-/// Takes all login attempts of this address.
+/// Uses up all login attempts of this address.
 async fn exhaust(host: &Host) {
     let exhausted = async {
         loop {
@@ -37,7 +37,7 @@ async fn slots_of_idle_connections_go_to_who_logs_in() {
     }
     let mut ada = host.connect(laptop.credential()).await.unwrap();
     assert!(ada.append(LOBBY, "in").await.is_ok());
-    // The oldest made way: of eight slots, one was the login's.
+    // The server closed the oldest ones: eight slots, and the login had one of them.
     for mut oldest in idle.drain(..12) {
         assert_eq!(rest(&mut oldest).await, b"");
     }
@@ -78,7 +78,7 @@ async fn device_logs_in_from_an_exhausted_address() {
         let mut ada = host.connect(laptop.credential()).await.unwrap();
         assert!(ada.append(LOBBY, "in").await.is_ok());
     }
-    // Others wait, whether they exist or not.
+    // All other credentials wait, whether they exist or not.
     for credential in [
         invite.credential(),
         Invite { id: random(), secret: random() }.credential(),
@@ -92,7 +92,7 @@ async fn device_logs_in_from_an_exhausted_address() {
     }
 }
 
-/// Members know each other's device ids. Unfinished logins with one cost its owner nothing.
+/// Members know each other's device ids. Unfinished logins with an id do not block its owner.
 #[tokio::test]
 async fn device_logs_in_while_others_use_its_id() {
     let host = Host::start().await;
@@ -102,7 +102,7 @@ async fn device_logs_in_while_others_use_its_id() {
         assert!(!is_busy(&host, wrong.credential()).await);
     }
     host.connect(laptop.credential()).await.unwrap();
-    // Beyond the device's bound they count for the address.
+    // Beyond the device's limit they count for the address.
     let mut counted = 0;
     while !is_busy(&host, wrong.credential()).await {
         counted += 1;

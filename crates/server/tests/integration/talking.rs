@@ -1,4 +1,4 @@
-//! What people do with a server: register, log in, talk, follow, read, search, meet.
+//! What users do on a server: register, log in, send, follow, read, search, see presence.
 
 use crate::common::*;
 use twinlock_core::chain::{Kind, Linked, commit, link_0};
@@ -22,7 +22,7 @@ async fn the_owner_registers_by_invite_and_logs_in_by_device_and_by_password() {
     assert!(client.info.password);
     assert_eq!(client.binding, Binding::Bound);
 
-    // The password enrols another device, and changes itself.
+    // A password session enrols another device and changes the password.
     let mut by_password = host.connect(password("ada", "correct horse")).await.unwrap();
     assert_eq!(by_password.info.user, "ada");
     let phone = by_password.register("", None).await.unwrap();
@@ -34,7 +34,7 @@ async fn the_owner_registers_by_invite_and_logs_in_by_device_and_by_password() {
     assert!(host.connect(password("ada", "battery staple")).await.is_ok());
 }
 
-/// Checks every link of `entries` from `after` on, and gives the last.
+/// Verifies every link of `entries` from `after` on; returns the last one.
 fn verify(after: &[u8], conversation: u64, entries: &[proto::Entry]) -> Link {
     entries.iter().fold(Link::from_slice(after).unwrap(), |link, entry| {
         let salt = Salt::from_slice(&entry.salt).unwrap();
@@ -123,7 +123,7 @@ async fn two_people_talk_in_the_lobby_in_a_room_and_alone() {
     ada.append(LOBBY, "hello").await.unwrap();
     assert_eq!(texts(&bob.entries(LOBBY, 1).await), ["hello"]);
 
-    // A room is nobody's who is not in it.
+    // A room is invisible to users who are not members.
     let create = proto::CreateRoom { name: "ops".into(), topic: "machines".into() };
     let ops = ada.ask(Op::CreateRoom(create.clone())).await.map(conversation).unwrap();
     assert_eq!(ada.ask(Op::CreateRoom(create)).await, Err(Why::NameTaken));
@@ -146,7 +146,7 @@ async fn two_people_talk_in_the_lobby_in_a_room_and_alone() {
     let entries = bob.entries(ops.id, 2).await;
     assert_eq!(texts(&entries), ["bob joined", "welcome"]);
     assert_eq!((entries[0].kind, entries[0].sender.len()), (2, 0));
-    // Again is no error and no news.
+    // Joining again is neither an error nor an entry.
     assert_eq!(bob.room("ops").await.unwrap().head, 2);
     assert_eq!(bob.room("nowhere").await, Err(Why::NotFound));
     assert_eq!(bob.room("#ops").await, Err(Why::NameBad));
@@ -223,7 +223,7 @@ async fn people_see_who_comes_and_goes_and_where_they_have_read_to() {
     assert_eq!(ada.conversations().await[0].read, 0);
 
     bob.bye().await;
-    // A session of bob is left.
+    // One session of bob is left.
     let Ok(Answered::People(people)) = ada.ask(Op::ListPeople(proto::ListPeople::default())).await
     else {
         panic!()

@@ -1,11 +1,13 @@
-//! What takes as long for one as for another: a login of a name that is there and of one that is
-//! not, a tag that is wrong at its beginning and at its end, padding and text that are wrong.
+//! Timing tests: operations that must take the same time whatever they find.
 //!
-//! Samples in random order. Welch's t-test of those below one limit, which leaves out the slowest
-//! tenth of all; and of each class as many have to be beyond it as of any other.
-//! `TWINLOCK_TORTURE=full` (`make torture`) takes 10,000 samples of each and asserts that no two
-//! differ by a t of 4.5; that wants a machine that does nothing else. Without it a few are taken,
-//! and nothing that depends on time is asserted: only that all of them get what they should.
+//! They compare logins with existing and unknown names, tags that are wrong at their start and at
+//! their end, and wrong padding with wrong text. Samples are taken in random order. Welch's t-test
+//! compares the samples below one common limit, which excludes the slowest tenth; the share of
+//! samples beyond the limit has to be the same for every class too.
+//!
+//! `TWINLOCK_TORTURE=full` (`make torture`) takes 10,000 samples per class and asserts that t is
+//! below 4.5 for each pair; this needs an otherwise idle machine. Otherwise a few samples are
+//! taken, and only the results are asserted, not the times.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -23,12 +25,12 @@ use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_core::seal::{Chain, MessageType};
 use twinlock_link::OsEntropy;
 
-/// Beyond this two means differ by more than chance (dudect's bound).
+/// Above this, two means differ by more than chance (dudect's bound).
 const T: f64 = 4.5;
-/// The part of all samples that counts, from the fastest on: fixed before anything was measured.
+/// The share of samples that count, fastest first; fixed before the first measurement.
 const COUNTS: f64 = 0.9;
-/// Of each kind. The same few, over and over: all are in the same caches; enough that what one of
-/// them costs by chance is not taken for what its class costs.
+/// Credentials of each kind. Few and reused, so that all are in the same caches; enough that the
+/// accidental cost of one does not count as the cost of its class.
 const NAMES: usize = 8;
 
 fn full() -> bool {
@@ -43,25 +45,25 @@ fn samples() -> usize {
     if full() { 10_000 } else { 50 }
 }
 
-/// The classes of one measurement and how long each sample of them took, in ns.
+/// The classes of one measurement, and the duration of each sample in ns.
 struct Measured {
     what: &'static str,
     classes: Vec<(&'static str, Vec<f64>)>,
 }
 
-/// What of a class counts.
+/// Statistics of a class.
 struct Class {
     name: &'static str,
-    /// Of the samples up to the limit, ns.
+    /// Mean of the samples up to the limit, ns.
     mean: f64,
-    /// Of the mean.
+    /// Variance of the mean.
     variance: f64,
-    /// The part of its samples that is beyond the limit.
+    /// Share of its samples beyond the limit.
     beyond: f64,
 }
 
-/// The classes, how far any two of them are apart at most, in standard deviations of what chance
-/// makes, and which two those are.
+/// The classes, the largest distance between any two in standard deviations, and the names of those
+/// two.
 struct Compared {
     classes: Vec<Class>,
     t: f64,
@@ -78,7 +80,7 @@ impl Measured {
         self.classes.len()
     }
 
-    /// The classes in random order, each as often as asked for.
+    /// The classes in random order, each `samples()` times.
     fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> =
             (0..self.count()).flat_map(|class| vec![class; samples()]).collect();
@@ -92,10 +94,11 @@ impl Measured {
         self.classes[class].1.push(began.elapsed().as_nanos() as f64);
     }
 
-    /// One limit for all: if each class loses the slowest tenth of its own, where that ends is chance
-    /// too, which the variance of what is left does not know of. With a tenth of the samples from a
-    /// slower machine, t comes out more than twice too large. But a class that is slow now and then
-    /// would then lose just that; so how many are beyond the limit is compared as well.
+    /// Compares all classes under one common limit. If each class lost its own slowest tenth, the
+    /// cut-off would vary by chance, which the variance of the rest does not include; with a tenth
+    /// of the samples from a slower machine, t would be more than twice too large. A class that is
+    /// slow only now and then would lose exactly that part, so the share beyond the limit is
+    /// compared too.
     fn compare(self) -> Compared {
         let mut all: Vec<f64> = self.classes.iter().flat_map(|(_, took)| took).copied().collect();
         all.sort_by(f64::total_cmp);
@@ -127,7 +130,7 @@ impl Measured {
         Compared { classes, t: worst, of }
     }
 
-    /// Prints the means and what is beyond the limit, and asserts how far they are apart.
+    /// Prints the means and the shares beyond the limit, and asserts that no two differ.
     fn judge(self) {
         let what = self.what;
         let Compared { classes, t, of: [a, b] } = self.compare();
@@ -145,12 +148,12 @@ impl Measured {
 #[test]
 fn what_is_the_same_differs_by_chance_and_what_is_not_by_more() {
     let part = || u64::from_be_bytes(random()) as f64 / u64::MAX as f64;
-    // A tenth of them while the machine was half as fast.
+    // A tenth of the samples come from a machine at half speed.
     let took = || {
         let spread: f64 = (0..12).map(|_| part()).sum();
         (1300.0 + 60.0 * (spread - 6.0)) * if part() < 0.1 { 2.0 } else { 1.0 }
     };
-    // The second class takes so much longer, in that part of its samples.
+    // The second class takes `more` ns longer in the share `of` of its samples.
     let t = |more: f64, of: f64| {
         let mut two = Measured::new("", &["a", "b"]);
         for (n, (_, class)) in two.classes.iter_mut().enumerate() {
@@ -160,13 +163,13 @@ fn what_is_the_same_differs_by_chance_and_what_is_not_by_more() {
         two.compare().t
     };
     let squares = (0..200).map(|_| t(0.0, 1.0).powi(2)).sum::<f64>() / 200.0;
-    // Of the larger of two that are 1 each.
+    // The larger of two squares whose expectation is 1 each.
     assert!((1.0..2.5).contains(&squares), "{squares}");
     assert!(t(100.0, 1.0) > T);
     assert!(t(5000.0, 0.15) > T);
 }
 
-/// HELLOs that differ in the id alone: what is drawn for one may take longer than for another.
+/// HELLOs that differ only in the id, because drawing random values can vary in time.
 fn hellos(ids: &[Vec<CredentialId>]) -> Vec<Vec<Vec<u8>>> {
     let (_state, frame) =
         AwaitChallenge::start(Device::unknown().credential(), None, &mut OsEntropy).unwrap();
@@ -178,7 +181,7 @@ fn hellos(ids: &[Vec<CredentialId>]) -> Vec<Vec<Vec<u8>>> {
     ids.iter().map(|ids| ids.iter().map(hello).collect()).collect()
 }
 
-/// How long the server takes for HELLO, and for a PROOF that proves nothing.
+/// Measures how long the server takes for HELLO, and for an invalid PROOF.
 async fn logins(
     host: &Host,
     what: [&'static str; 2],
@@ -189,7 +192,7 @@ async fn logins(
     let (mut hello, mut proof) = (Measured::new(what[0], classes), Measured::new(what[1], classes));
     let order: Vec<usize> = hello.order();
     for some in order.chunks(200) {
-        // What of a HELLO is in the caches says nothing about its PROOF.
+        // Batches separate HELLO from PROOF, so that caches warmed by one do not affect the other.
         let mut asked = Vec::new();
         for class in some {
             let [n] = random::<1>().map(usize::from);
@@ -222,7 +225,7 @@ async fn a_login_takes_as_long_for_who_is_there_as_for_who_is_not() {
     let mut expired = UNIX_EPOCH;
     for n in 0..NAMES {
         let role = proto::Role::Member;
-        // With a password, with none, and nobody.
+        // A user with a password, one without, and unknown names.
         let invite = ada.invite(role, "").await.unwrap();
         let mut joining = host.connect(invite.credential()).await.unwrap();
         joining.register(&format!("known-{n}"), Some("correct horse")).await.unwrap();
@@ -231,17 +234,17 @@ async fn a_login_takes_as_long_for_who_is_there_as_for_who_is_not() {
         ids[0][1].push(CredentialId::User(name(format!("plain-{n}"))));
         ids[0][2].push(CredentialId::User(name(format!("nobdy-{n}"))));
         ids[0][3].push(CredentialId::User(name(format!("other-{n}"))));
-        // A device that is there, one that was revoked, and none.
+        // An existing device, a revoked one, and unknown ones.
         ids[1][0].push(device(&known));
         let (lost, mut line) = host.member(&mut ada, &format!("gone-{n}")).await;
         let revoke = proto::RevokeDevice { device: copy(&lost.id.0) };
-        // It ends the line that asks.
+        // The revocation ends the session that requests it.
         let _answer = line.post(Op::RevokeDevice(revoke));
         assert_eq!(line.end().await.unwrap(), CloseCode::Revoked);
         ids[1][1].push(device(&lost));
         ids[1][2].push(device(&Device::unknown()));
         ids[1][3].push(device(&Device::unknown()));
-        // An invite that is good, one that was used, one that has expired, and none.
+        // A valid invite, a used one, an expired one, and an unknown one.
         let good = ada.invite(role, "").await.unwrap();
         ids[2][0].push(CredentialId::Invite(InviteId(good.id)));
         ids[2][1].push(CredentialId::Invite(InviteId(invite.id)));
@@ -307,7 +310,7 @@ async fn a_classic_key_is_found_as_fast_as_none() {
     }
     let name = "goner".into();
     ada.ask(Op::RevokeClassicKey(proto::RevokeClassicKey { name })).await.unwrap();
-    // One line under a key that nobody has: it opens under none of them.
+    // One message under an unknown key: it opens under none of the keys.
     let mut sealed = Vec::new();
     let nobody = ClassicKey::new(&random());
     let greeting = Greeting::draw(&mut OsEntropy).line();
@@ -331,10 +334,10 @@ async fn a_classic_key_is_found_as_fast_as_none() {
     measured.judge();
 }
 
-/// Where a tag is wrong.
+/// The positions at which a tag is wrong.
 const WHERE: [&str; 4] = ["first byte", "last byte", "both", "middle"];
 
-/// Makes the tag at the end wrong.
+/// Corrupts the tag at the end.
 fn spoil(bytes: &mut [u8], tag: usize, class: usize) {
     let first = bytes.len() - tag;
     let [by] = random::<1>().map(|by| by | 1);
@@ -344,9 +347,9 @@ fn spoil(bytes: &mut [u8], tag: usize, class: usize) {
     }
 }
 
-/// Measures how long `run` takes, which must say no, of what `prepare` makes of a class: something
-/// of its own for every sample, so that what is compared is not how fast two messages are; and many
-/// are made before the first is looked at, so that it is not what was done last either.
+/// Measures how long `run` takes to reject the inputs that `prepare` makes for a class. Each sample
+/// has a different input, so that the speed of particular messages does not count. Inputs are
+/// prepared in batches, so that a sample does not depend on the preparation just before it.
 fn compare<I>(
     what: &'static str,
     classes: &[&'static str],
@@ -389,7 +392,7 @@ fn a_tag_is_refused_as_fast_wherever_it_is_wrong() {
     frames("the tag of BULK", FrameType::Bulk, |chain, out| {
         chain.seal_bulk(1, 0, &random::<1024>(), out).unwrap();
     });
-    // A classic line: its tag is base64url at its end.
+    // A classic message; its tag is base64url at the end.
     let line = |class| {
         let key = ClassicKey::new(&random());
         let greeting = Greeting::draw(&mut OsEntropy);
@@ -431,7 +434,7 @@ fn the_bridge_refuses_padding_text_and_key_as_fast() {
         let good = bridge(&key).seal("x", &mut OsEntropy);
         let mut bytes = BASE64.decode(good.as_bytes()).unwrap();
         assert!(bridge(&key).open(good.as_bytes()).is_some());
-        // What the block is decrypted to is at the sender's choice: it changes as the IV does.
+        // The sender controls the plaintext of the block: it changes as the IV does.
         if matches!(class, 1 | 2) {
             bytes[0] ^= 0x80;
         }
@@ -441,7 +444,7 @@ fn the_bridge_refuses_padding_text_and_key_as_fast() {
         (bridge(&if class == 3 { random() } else { key }), BASE64.encode(&bytes))
     };
     compare("the bridge without a MAC", &classes, message, |(bridge, message)| {
-        // By chance another key opens one in a few thousand; that is no fault of it.
+        // By chance, another key opens one in a few thousand; that is not a failure.
         bridge.open(message.as_bytes()).is_some_and(|text| text.is_ascii() && text.len() == 1)
     });
 }

@@ -4,27 +4,26 @@ use std::time::{Duration, Instant};
 
 use super::Wait;
 
-/// Guesses at a name that one source has at once.
+/// Guesses at a name that one source may make without a pause.
 pub(super) const AT_ONCE: u32 = 5;
-/// Then one after this long, doubling with each...
+/// The first pause after them; each further guess doubles it.
 const FIRST: Duration = Duration::from_secs(30);
-/// ...up to this. A quiet time of this length makes the run one shorter.
+/// The longest pause. A quiet time of this length makes the run one shorter.
 pub(super) const LONGEST: Duration = Duration::from_secs(15 * 60);
-/// The run at which the pause is the longest: it grows no further, so that a few quiet hours mend
-/// any attack.
+/// The maximum run, at which the pause is longest. A few quiet hours therefore undo any attack.
 const LONGEST_RUN: u32 = AT_ONCE + 5;
 
-/// Guesses of a source at a name within [`DAY`] that count as the first ones.
+/// Guesses of a source at a name within [`DAY`] that count as its first ones.
 pub(super) const FIRST_OF_A_DAY: u32 = 3;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The run of a name is never longer than this: guesses of all unknown sources together.
+/// Maximum length of a name's run: guesses of all unknown sources together.
 pub(super) const NAME_LONGEST: u32 = 20;
-/// Places reserved for the first guesses of a source. Without them, three sources at their own limits
-/// would take every place that becomes free.
+/// Part of a name's run that is reserved for the first guesses of a source. Without it, three
+/// sources at their own limits would take every guess that becomes free.
 const RESERVED: u32 = 10;
-/// The run of a name is one shorter after each of these, so 192 guesses a day. One source has 96 a
-/// day at most once its pauses are the longest, so one source alone does not fill it.
+/// Time after which a name's run becomes one shorter, so 192 guesses a day. One source has at most
+/// 96 a day once its pauses are longest, so one source alone does not fill the run.
 pub(super) const NAME_STEP: Duration = Duration::from_secs(7 * 60 + 30);
 
 /// Guesses of one source at one name, or of one device at its user's password.
@@ -42,26 +41,26 @@ impl Run {
         Self { length: 0, last: now, today: 0, day: now }
     }
 
-    /// As it is after the quiet since the last guess.
+    /// The run after the quiet time since its last guess.
     fn rested(self, now: Instant) -> Self {
         let quiet = now.saturating_duration_since(self.last).as_secs() / LONGEST.as_secs();
         let quiet = u32::try_from(quiet).unwrap_or(u32::MAX);
         Self { length: self.length.saturating_sub(quiet), ..self }
     }
 
-    /// Whether a guess may be counted now.
+    /// Whether a guess is allowed now.
     pub(super) fn check(&self, now: Instant) -> Result<(), Wait> {
         let Some(doublings) = self.length.checked_sub(AT_ONCE) else { return Ok(()) };
         let pause = (FIRST * 2_u32.saturating_pow(doublings)).min(LONGEST);
         if now < self.last + pause { Err(Wait::until(self.last + pause, now)) } else { Ok(()) }
     }
 
-    /// Whether this source has hardly guessed at this name today.
+    /// Whether this source has made few guesses at this name today.
     pub(super) fn is_new(&self, now: Instant) -> bool {
         self.today < FIRST_OF_A_DAY || now >= self.day + DAY
     }
 
-    /// Counts a guess, and returns the time of the one before.
+    /// Counts a guess, and returns the time of the previous one.
     pub(super) fn count(&mut self, now: Instant) -> Instant {
         let before = self.last;
         let rested = self.rested(now);
@@ -71,7 +70,7 @@ impl Run {
         before
     }
 
-    /// The last guess was right: as if it had not been counted.
+    /// Undoes the count of the last guess, which was right.
     pub(super) fn give_back(&mut self, before: Instant) {
         self.length = self.length.saturating_sub(1);
         self.today = self.today.saturating_sub(1);
@@ -83,7 +82,7 @@ impl Run {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NameRun {
     length: u32,
-    /// When it last became shorter, or began.
+    /// When the run last became shorter, or began.
     since: Instant,
 }
 
@@ -101,7 +100,7 @@ impl NameRun {
         }
     }
 
-    /// Counts a guess; `is_new`: one of the first of its source.
+    /// Counts a guess; `is_new`: it is one of the first of its source.
     pub(super) fn take(&mut self, is_new: bool, now: Instant) -> Result<(), Wait> {
         *self = self.drained(now);
         let most = if is_new { NAME_LONGEST } else { NAME_LONGEST - RESERVED };
@@ -122,9 +121,9 @@ impl NameRun {
     }
 }
 
-/// Entries that a full table does not evict.
+/// Elements that a full table does not evict.
 pub(super) trait Guessed {
-    /// Has had guesses lately.
+    /// Whether there were guesses recently.
     fn is_guessed(&self, now: Instant) -> bool;
 }
 
@@ -140,14 +139,14 @@ impl Guessed for NameRun {
     }
 }
 
-/// Logins of one address.
+/// Token bucket for the logins of one address.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bucket {
     tokens: u32,
     most: u32,
-    /// Time to the next token.
+    /// Time until the next token.
     step: Duration,
-    /// When the last token came.
+    /// Time of the last token.
     since: Instant,
 }
 

@@ -17,23 +17,24 @@ fn origin(n: u32) -> Option<Origin> {
     Some(Origin::of((0x0a00_0000 + n).to_be_bytes().into()))
 }
 
-/// A guess from a source that is not known.
+/// A guess from an unknown source.
 fn from(user: &Name, n: u32) -> Option<Guess<'_>> {
     Some(Guess { user, source: origin(n), known: false })
 }
 
-/// A guess where no source is told apart.
+/// A guess where sources are not distinguished.
 fn guess(user: &Name) -> Option<Guess<'_>> {
     Some(Guess { user, source: None, known: false })
 }
 
-/// Whether a guess is allowed; it is given back, like one that was right.
+/// Whether a guess is allowed; it is given back, like a right one.
 fn may(guesses: &Guesses, guess: Option<Guess<'_>>, now: Instant) -> Result<(), Wait> {
     guesses.take(guess, None, now).map(|taken| guesses.give_back(taken))
 }
 
-/// Sources that each guess as often as they are allowed to, asking every `pace`, for a day.
-/// `look` runs after each round. The guesses they got.
+/// Simulates a day of sources that retry every `pace` and guess as often as they may.
+///
+/// `look` runs after each round. Returns the number of guesses.
 fn attack(
     guesses: &Guesses,
     user: &Name,
@@ -46,7 +47,7 @@ fn attack(
     while passed < seconds(DAY) {
         let now = start + passed;
         for n in 0..sources {
-            // Those that are lucky change from round to round.
+            // Which sources succeed varies from round to round.
             while guesses.take(from(user, 100 + n), None, now).is_ok() {
                 got += 1;
             }
@@ -57,7 +58,7 @@ fn attack(
     got
 }
 
-/// Guesses that somebody gets in a day who asks every `pace` seconds, or when told to.
+/// Guesses in a day of a client that retries every `pace` seconds, or after the required wait.
 fn guesses_in_a_day(pace: Option<u64>) -> u64 {
     let guesses = Guesses::new(1_000_000);
     let (ada, start) = (name("ada"), Instant::now());
@@ -98,14 +99,14 @@ fn pauses_double_from_half_a_minute_to_a_quarter_of_an_hour() {
     assert_eq!(waits, [30, 60, 120, 240, 480, 900, 900, 900, 900]);
 }
 
-/// 468 tries in 8 minutes, then 100 HELLOs a day: from one address, and asking every second.
+/// From one address: a retry every second, as in 468 tries in 8 minutes, or 100 HELLOs a day.
 #[test]
 fn guess_outsider_keeps_nobody_else_out() {
     for pace in [seconds(1), seconds(864)] {
         let (guesses, ada) = (Guesses::new(1_000_000), name("ada"));
         let mut got = 0;
         let all = attack(&guesses, &ada, 1, pace, |passed, now| {
-            // At her own address she is new each time.
+            // The user has a new address each time.
             let hers = 10_000 + u32::try_from(passed.as_secs()).unwrap();
             for _typed_wrong in 0..3 {
                 assert_eq!(may(&guesses, from(&ada, hers), now), Ok(()), "after {passed:?}");
@@ -138,7 +139,7 @@ fn guess_many_sources_together_get_few_a_day() {
 }
 
 /// The arithmetic of docs/design/013-guessing.md: beyond the 10 that any guess may use, each of the
-/// three first guesses of a source holds the run for 7.5 minutes.
+/// first three guesses of a source occupies the run for 7.5 minutes.
 #[test]
 fn guess_few_sources_hold_up_a_new_address_for_a_while_only() {
     for (sources, held) in [(1, 0), (3, 0), (10, 150), (20, 375)] {
@@ -173,7 +174,7 @@ fn guess_known_source_has_its_own_run() {
         guesses.take(home, None, now).map(drop).unwrap();
     }
     assert!(guesses.take(home, None, now).is_err());
-    // None of it counts for other sources.
+    // None of these count for other sources.
     let others = (100..200).filter(|n| guesses.take(from(&ada, *n), None, now).is_ok());
     assert_eq!(others.count(), NAME_LONGEST as usize);
 }

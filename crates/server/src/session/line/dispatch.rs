@@ -1,4 +1,4 @@
-//! Requests of a line but appends under way and files: who may ask what, and who does it.
+//! Dispatch of a session's requests: which rights allow a request, and what handles it.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::hub::Handle;
 use crate::server::Shared;
 
 impl<S: Transport> Serving<S> {
-    /// Begins the next request, or answers it.
+    /// Starts the next request, or answers it.
     pub(super) fn begin_one(&mut self) -> Result<(), End> {
         let Some(proto::Request { id, op }) = self.intake.pop() else { return Ok(()) };
         let most_follows = self.shared.config.limits.follows_per_session;
@@ -40,7 +40,7 @@ impl<S: Transport> Serving<S> {
                 let files = files(&mut self.files, &self.shared);
                 match files.request(&person.user, device, id, op) {
                     Some(result) => result,
-                    // Answered when the disk has done its part; what comes behind goes on.
+                    // Answered once the disk has done its part; later requests continue.
                     None => return Ok(()),
                 }
             }
@@ -54,7 +54,7 @@ impl<S: Transport> Serving<S> {
                 Err(Refused::from(Why::Limit).at(proto::Limit::FollowsPerSession, most_follows))
             }
             (Some(op), Rights::Device(person, device)) => {
-                // Before looking: who comes while we look is told again.
+                // Before the list is read, so that later changes are signalled.
                 if let Op::ListPeople(proto::ListPeople { watch: true, .. }) = op
                     && matches!(self.presence, Presence::Unwatched)
                 {
@@ -67,7 +67,7 @@ impl<S: Transport> Serving<S> {
                     sid: self.line.session().id(),
                     person: person.clone(),
                     device: *device,
-                    // With a request that may use it up to its answer.
+                    // Moved into a request that may use it, until its answer.
                     step_up: if only_reads { None } else { self.step_up.take() },
                 };
                 let work = asking.request(id, op);
@@ -103,7 +103,7 @@ impl<S: Transport> Serving<S> {
         self.answer(Done { id, result, follow: None, registrations: None, step_up: None })
     }
 
-    /// Answers a request that was done.
+    /// Answers a completed request.
     pub(super) fn answer(&mut self, request: Done) -> Result<(), End> {
         let Done { id, result, follow, registrations, step_up } = request;
         if let Some((conversation, after)) = follow {
@@ -150,7 +150,7 @@ impl<S: Transport> Serving<S> {
     }
 }
 
-/// Whether nothing is lost where this is given up in the middle.
+/// Whether the request can be dropped at any point without loss.
 fn only_reads(op: &Op) -> bool {
     matches!(
         op,
@@ -166,7 +166,7 @@ fn only_reads(op: &Op) -> bool {
     )
 }
 
-/// Whether the request writes to the record, revocations excepted.
+/// Whether the request writes to the record. Revocations do not count.
 fn writes(op: &Op) -> bool {
     matches!(
         op,
@@ -255,7 +255,7 @@ impl Asking {
 struct Registering {
     shared: Arc<Shared>,
     this: Arc<Handle>,
-    /// Of a session by password, which also manages its own devices.
+    /// The user of a password session, which also manages its own devices.
     user: Option<Name>,
     registrations: Option<Registrations>,
 }

@@ -1,4 +1,4 @@
-//! How much of the peer is read while a session waits.
+//! How much a session reads from its peer while it waits.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
@@ -10,21 +10,21 @@ use tokio::time::sleep;
 use twinlock_link::line::{Line, LineError, Wake};
 use twinlock_link::transport::Transport;
 
-/// How often the end of a peer is looked for that is not read.
+/// Interval between checks whether a peer that is not read has closed.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How much of the peer is read.
+/// How much is read from the peer.
 #[derive(Clone, Copy)]
 pub(super) enum Ear {
     /// Everything.
     Open,
-    /// Nothing, but its end is looked for.
+    /// Nothing, but a close by the peer is detected.
     Watching,
     /// Nothing: an upload waits for the disk, and its bytes are kept even if the peer has closed.
     Closed,
 }
 
-/// Writes and keeps time in any case, and reads as far as `ear` allows. Cancel-safe.
+/// Writes and keeps the timers in any case, and reads as far as `ear` allows. Cancel-safe.
 pub(super) async fn listen<S: Transport>(
     line: &mut Line<S>,
     ear: Ear,
@@ -45,7 +45,7 @@ pub(super) async fn listen<S: Transport>(
     }
 }
 
-/// Reads nothing, until there is room. Cancel-safe.
+/// Reads nothing, and returns once there is room. Cancel-safe.
 async fn hold_for<S: AsyncRead + AsyncWrite + Unpin>(
     line: &mut Line<S>,
     room: Option<usize>,

@@ -1,4 +1,4 @@
-//! What the log says of a session: a line for its begin and one for its end.
+//! Log of sessions: a line at the beginning and one at the end.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use super::End;
 use crate::hub::Handle;
 use crate::server::Shared;
 
-/// The one line of a session's begin: its client is ready.
+/// Logs the beginning of a session, once its client is ready.
 pub(super) fn log_begin(
     handle: &Handle,
     session: &Session,
@@ -37,7 +37,7 @@ pub(super) fn log_begin(
     }
 }
 
-/// The one line of its end.
+/// Logs the end of a session.
 pub(super) fn log_end<S: Transport>(
     shared: &Shared,
     handle: &Handle,

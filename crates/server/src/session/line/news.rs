@@ -1,7 +1,7 @@
-//! What others have to tell a line: mail, changes, presence, and its last words.
+//! Pending signals, changed conversations and presence of a session, and its last items.
 //!
-//! Reads of the store for it are futures apart from the request, one page of entries and one
-//! changed conversation at a time: a read waits for a turn of its user, and the session must not.
+//! Their reads of the store are futures apart from the request in progress: one page of entries and
+//! one changed conversation at a time. A read waits for its user's turn, and the session must not.
 
 use std::future::poll_fn;
 use std::task::{Poll, ready};
@@ -19,22 +19,22 @@ use super::{End, PRESENCE, Presence, Rights, Serving, next_done};
 use crate::convert;
 use crate::hub::Mail;
 
-/// A changed conversation that is looked up.
+/// A changed conversation that is being looked up.
 pub(super) struct Looking {
     conversation: ConversationId,
     found: BoxFuture<'static, Result<Option<Conversation>, StoreError>>,
 }
 
-/// The output of a read for a line.
+/// The output of a read for a session.
 pub(super) enum News {
     Page(Read),
-    /// `None`: the user is not in it any longer.
+    /// `None`: the user is no longer a member.
     Changed(ConversationId, Result<Option<Conversation>, StoreError>),
 }
 
-/// The next read that is done; never ends while none is under way. Cancel-safe.
+/// The next completed read; pending while none is in progress. Cancel-safe.
 pub(super) async fn next_news(cursors: &mut Cursors, looking: &mut Option<Looking>) -> News {
-    // By hand, since a line keeps the room of this future for good.
+    // Written by hand, because a session keeps the memory of this future for its lifetime.
     poll_fn(|cx| {
         if let Poll::Ready(read) = cursors.poll_page(cx) {
             return Poll::Ready(News::Page(read));
@@ -54,8 +54,8 @@ impl<S: Transport> Serving<S> {
         if let Some(code) = close {
             return Err(self.last_words(code).await);
         }
-        // Nothing but READY and CLOSE may be sent before the client's READY; nobody follows or
-        // watches before it either, and what changed is seen when it asks.
+        // Before the client's READY, only READY and CLOSE may be sent. The client cannot follow or
+        // watch before it, and sees changes when it asks.
         if !self.line.session().is_open() {
             return Ok(());
         }
@@ -67,7 +67,7 @@ impl<S: Transport> Serving<S> {
         Ok(())
     }
 
-    /// There is something to tell: it waits for room or is being read.
+    /// Whether something is to be sent: it waits for room or is being read.
     pub(super) fn has_news(&self) -> bool {
         self.cursors.are_behind()
             || self.looking.is_some()
@@ -78,7 +78,7 @@ impl<S: Transport> Serving<S> {
         !self.changed.is_empty() || matches!(self.presence, Presence::Behind(_))
     }
 
-    /// The backlog, in bytes, from which on down there is room for the news that wait for it.
+    /// Backlog, in bytes, at or below which waiting items can be sent; `None` if none wait.
     pub(super) fn news_room(&self) -> Option<usize> {
         if self.may_tell_changes() && self.looking.is_none() && self.has_changes() {
             Some(ROOM - 1)
@@ -89,20 +89,20 @@ impl<S: Transport> Serving<S> {
         }
     }
 
-    /// An answer that is older than a change must not come after it, so changes wait for the request
-    /// under way. Entries do not: their numbers order them.
+    /// Whether changes may be sent. An answer must not follow a change that is newer than it, so
+    /// changes wait for the request in progress. Entries do not: their numbers order them.
     fn may_tell_changes(&self) -> bool {
         self.job.as_ref().is_none()
     }
 
-    /// Sends news while there is room, and begins the reads for them.
+    /// Sends changes and entries while there is room, and starts the reads for them.
     pub(super) fn tell_news(&mut self) -> Result<(), End> {
         if self.may_tell_changes() {
             self.tell_changes()?;
         }
         let Some(user) = self.handle.user() else { return Ok(()) };
-        // A user who left a conversation gets none of its entries: while no request is under way,
-        // a change is sent before them.
+        // A user who left a conversation must get none of its entries: while no request is in
+        // progress, a change is sent before them.
         let changes = self.may_tell_changes();
         let looking = self.looking.as_ref().map(|looking| looking.conversation);
         let waits = |conversation| {
@@ -112,7 +112,7 @@ impl<S: Transport> Serving<S> {
         Ok(())
     }
 
-    /// One changed conversation is looked up at a time, each before the next request begins.
+    /// Looks up one changed conversation at a time, each before the next request starts.
     fn tell_changes(&mut self) -> Result<(), End> {
         let Rights::Device(person, _) = &self.rights else {
             self.changed.clear();
@@ -171,11 +171,13 @@ impl<S: Transport> Serving<S> {
         Ok(())
     }
 
-    /// Sends the last items before the server closes: acks of everything that the recorder has, the
-    /// answer to a change under way, and at a shutdown the time of return. Drops queued requests.
+    /// Sends the last items before the server closes the session, and drops queued requests.
+    ///
+    /// The items are acks of everything that the recorder has, the answer to a change in progress
+    /// and, at a shutdown, the time to reconnect.
     pub(super) async fn last_words(&mut self, code: CloseCode) -> End {
         self.drop_requests();
-        // Nothing polls them from here on.
+        // Not polled from here on.
         self.looking = None;
         self.cursors.stop_reading();
         let said = async {

@@ -1,4 +1,4 @@
-//! Sessions whose reads of the store wait: all turns at reading are taken.
+//! Sessions whose reads of the store wait, because all read turns are taken.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -14,7 +14,7 @@ use twinlock_core::session::Config as SessionConfig;
 use crate::common::*;
 use crate::limits::fair::Turn;
 
-/// All turns at reading, taken by a user that does nothing else.
+/// All read turns, held by a user that does nothing else.
 struct Held<'h> {
     host: &'h Host,
     turns: Vec<Turn>,
@@ -39,7 +39,7 @@ impl<'h> Held<'h> {
         soon("a read", waits).await;
     }
 
-    /// Lets the next read run to its end, and no other.
+    /// Lets one waiting read run to its end, and no other.
     async fn let_one_read(&mut self) {
         self.until_a_read_waits().await;
         let zoe = Name::new("zoe").unwrap();
@@ -50,7 +50,7 @@ impl<'h> Held<'h> {
     }
 }
 
-/// The server has missed commits, so every cursor is looked up in the store.
+/// Simulates missed commits, so that every cursor reads from the store.
 fn make_behind(host: &Host) {
     host.server.shared.hub.topics.missed();
 }
@@ -68,14 +68,14 @@ async fn sessions(host: &Host, left: usize) {
     soon("end of the session", gone).await;
 }
 
-/// A session of ada's that follows the lobby, and whose catch-up waits for a turn at reading.
+/// A session of ada that follows the lobby, and whose catch-up waits for a read turn.
 async fn catching_up(host: &Host) -> (Device, Client, Held<'_>) {
     let (device, mut ada) = host.owner().await;
     ada.follow(LOBBY, 0).await.unwrap();
-    // Its first page.
+    // The first page.
     ada.append(LOBBY, "first").await.unwrap();
     assert_eq!(texts(&ada.entries(LOBBY, 1).await), ["first"]);
-    // Known from now on, so that the log's task does not wait for a turn as well.
+    // Caches the name, so that the log's task does not wait for a turn as well.
     let shared = &host.server.shared;
     shared.names.of(shared, &Name::new("ada").unwrap(), LOBBY).await;
     let held = Held::all(host).await;
@@ -95,8 +95,8 @@ async fn catch_up_that_waits_does_not_hold_up_appends() {
     assert_eq!(ada.entries(LOBBY, 3).await.last().unwrap().n, 4);
 }
 
-/// A hand-over that waits for the recorder's queue has the next place in it, so the appends of all
-/// other sessions wait for this session to poll it.
+/// A hand-over that waits for the recorder's queue is next in it, so the appends of all other
+/// sessions wait for this session to poll it.
 #[tokio::test(flavor = "multi_thread")]
 async fn hand_over_is_polled_while_a_catch_up_waits() {
     let host = Host::start_with(|config| {
@@ -115,7 +115,7 @@ async fn hand_over_is_polled_while_a_catch_up_waits() {
     let record = rusqlite::Connection::open(host.dir.path().join("data/record.db")).unwrap();
     record.busy_timeout(SOON).unwrap();
     record.execute_batch("BEGIN IMMEDIATE").unwrap();
-    // More than the queue and the sockets take: bob's session waits for room.
+    // More than the queue and the sockets hold: bob's session waits for room.
     let text = "x".repeat(32 * 1024);
     let ids: Vec<_> = (0..1600).map(|_| bob.post(append(LOBBY, &text))).collect();
     loop {
@@ -128,7 +128,7 @@ async fn hand_over_is_polled_while_a_catch_up_waits() {
     let held = Held::all(&host).await;
     let waiting = ada.post(append(LOBBY, "waits for room"));
     assert!(ada.line.start_rekey());
-    // The answer shows that the append before it is being handed over.
+    // The rekey shows that the append before it is being handed over.
     while ada.line.session().facts().rekeys == 0 {
         soon("a rekey", ada.pump()).await.unwrap();
     }
@@ -205,7 +205,7 @@ async fn keep_alive_is_answered_while_a_catch_up_waits() {
     let held = Held::all(&host).await;
     make_behind(&host);
     held.until_a_read_waits().await;
-    // Longer than a PING may go unanswered.
+    // Longer than a PING may remain unanswered.
     let nothing = tokio::time::timeout(Duration::from_secs(3), ada.end());
     assert!(nothing.await.is_err());
 }
@@ -220,7 +220,7 @@ async fn changed_conversation_that_waits_holds_up_no_append() {
     host.server.shared.hub.tell_changed([&name], LOBBY);
     held.until_a_read_waits().await;
     assert_eq!(ada.append(LOBBY, "while it waits").await.unwrap().n, 1);
-    // A request has to wait, so that the facts come in their order.
+    // The request must wait, so that the change is sent before its answer.
     let list = ada.post(Op::ListPeople(proto::ListPeople::default()));
     drop(held);
     let pick = |item: &What| match item {
@@ -284,7 +284,7 @@ async fn unfollow_drops_the_page_under_way() {
     drop(held);
     assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 3);
     assert!(!has_entries(&ada));
-    // From another position it begins with that one's entries.
+    // A follow from another position starts with the entry after it.
     ada.follow(LOBBY, 2).await.unwrap();
     assert_eq!(ada.entries(LOBBY, 1).await[0].n, 3);
 }

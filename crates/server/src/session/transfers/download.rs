@@ -1,4 +1,4 @@
-//! A file that goes out.
+//! A download: a file on its way to the client.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,14 +11,15 @@ use twinlock_store::FileRef;
 use super::{Refused, Violation};
 use crate::files::{Blob, Denied, Files, Hash};
 
-/// Read at a time: whole frames, about half a MiB. Two of these are the most that a download has in memory.
+/// Bytes read at a time: whole frames, about half a MiB. A download has at most two of these in
+/// memory.
 const PIECE: usize = 8 * FRAME;
 
-/// A file that was asked for.
+/// A requested file.
 pub(crate) struct Found {
     pub(super) file: FileRef,
     pub(super) blob: Box<dyn Blob>,
-    /// Where it goes on: what the client has up to there is the same.
+    /// Where the download begins: the client has the same bytes up to here.
     pub(super) offset: u64,
 }
 
@@ -43,7 +44,7 @@ pub(super) async fn find(
     Ok(Found { file, blob, offset })
 }
 
-/// What is to be read next, and into what.
+/// The next read, and its buffer.
 pub(super) struct Read {
     pub(super) blob: Box<dyn Blob>,
     pub(super) offset: u64,
@@ -51,24 +52,24 @@ pub(super) struct Read {
     pub(super) buffer: Vec<u8>,
 }
 
-/// A download of a line.
+/// A download of a session.
 pub(super) struct Download {
     size: u64,
     pace: Pace,
-    /// The next byte to read.
+    /// Offset of the next read.
     read: u64,
     /// `None` while a job has it.
     blob: Option<Box<dyn Blob>>,
-    /// What is being sent, from `at` on.
+    /// Bytes that are being sent, from `at` on.
     buffer: Vec<u8>,
     at: usize,
-    /// What was read behind it.
+    /// Bytes that were read after them.
     ready: Vec<u8>,
     spare: Vec<u8>,
 }
 
 impl Download {
-    /// What `found` is, to a client that acknowledges after each `ack_each` bytes.
+    /// Starts a download to a client that acknowledges each `ack_each` bytes.
     pub(super) fn new(found: Found, ack_each: u32) -> Self {
         let Found { file, blob, offset } = found;
         Self {
@@ -87,12 +88,13 @@ impl Download {
         self.pace.sent() == self.size
     }
 
-    /// Nobody has taken what was not sent; an older word changes nothing.
+    /// Handles an acknowledgement. One of unsent bytes is a violation; an older one changes
+    /// nothing.
     pub(super) fn acknowledge(&mut self, offset: u64) -> Result<(), Violation> {
         if self.pace.acknowledge(offset, now()) { Ok(()) } else { Err(Violation) }
     }
 
-    /// What to read now: one piece ahead of what is being sent.
+    /// The next read: one piece ahead of the bytes being sent.
     pub(super) fn next_read(&mut self) -> Option<Read> {
         if !self.ready.is_empty() || self.read >= self.size {
             return None;
@@ -110,18 +112,18 @@ impl Download {
         self.turn_over();
     }
 
-    /// Goes on to what was read behind, once all before it is sent.
+    /// Switches to the next piece once the current one is sent.
     fn turn_over(&mut self) {
         if self.at < self.buffer.len() {
             return;
         }
         let empty = std::mem::replace(&mut self.buffer, std::mem::take(&mut self.ready));
         self.at = 0;
-        // Kept only while there is something to send.
+        // Kept only while there are bytes to send.
         self.spare = if self.buffer.is_empty() { Vec::new() } else { empty };
     }
 
-    /// There is data, and it may go now.
+    /// Whether there are bytes, and flow control allows them.
     pub(super) fn can_send(&self) -> bool {
         let next = self.next_frame().len();
         next > 0 && self.pace.may(next)

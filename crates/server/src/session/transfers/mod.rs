@@ -1,11 +1,14 @@
-//! The files that a line is moving (section 10), in both directions.
+//! File transfers of a session (section 10), in both directions.
 //!
-//! The line's task copies, seals and opens; reading, writing and hashing are jobs on threads that
-//! may wait for the disk. An upload has one write under way and one buffer that fills meanwhile;
-//! while that holds [`HELD`] bytes, the line is not read. A write begins when nothing more is there
-//! to be read, or with [`WORTH`] bytes: waking a thread for each frame costs more than the frame. A download has one read under way and one
-//! buffer that is sent, no further ahead than its [pace](twinlock_link::pace), and only while the line has [`ROOM`].
-//! So a slow disk or a slow peer costs these buffers; idle, a transfer has none.
+//! The session's task copies, seals and opens; reads, writes and hashes are jobs on threads that
+//! may block on the disk. An upload has one write in progress and one buffer that fills at the same
+//! time; while that contains [`HELD`] bytes, the connection is not read. A write starts when
+//! nothing more can be read, or with [`WORTH`] bytes: waking a thread for each frame costs more
+//! than the frame.
+//!
+//! A download has one read in progress and one buffer that is sent, within its [flow
+//! control](twinlock_link::pace) and only while the backlog is below [`ROOM`]. A slow disk or a
+//! slow peer therefore costs only these buffers; an idle transfer has none.
 //!
 //! [`ROOM`]: super::follow::ROOM
 
@@ -32,26 +35,26 @@ use crate::limits::throttle::log_fault;
 use download::{Download, Found, Read};
 use upload::{Accepted, Incoming, Step};
 
-/// Transfers of a session at once.
+/// Concurrent transfers of a session.
 const MOST: usize = 8;
-/// Bytes of an upload that wait for the disk, beyond which the line is not read.
+/// Bytes of an upload waiting for the disk beyond which the connection is not read.
 const HELD: usize = 1 << 20;
-/// Bytes of an upload that are written though more is there to be read.
+/// Bytes of an upload that are written even if more can be read.
 const WORTH: usize = HELD / 2;
-/// Uploads that the client has left and whose last bytes are still written, beside [`MOST`].
+/// Aborted uploads whose last bytes are still being written, in addition to [`MOST`].
 const LEAVING: usize = 8;
 
-/// BULK or an acknowledgement for what was never agreed on: CLOSE 1.
+/// A BULK frame or an acknowledgement that violates what was agreed: CLOSE 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Violation;
 
-/// The files of one line.
+/// The transfers of one session.
 pub(crate) struct Transfers {
     files: Arc<Files>,
-    /// Uploads have odd numbers and downloads even ones, so that those of the past can be told
-    /// apart without being kept.
+    /// Number of the next transfer. Uploads are odd and downloads even, so that past transfers are
+    /// recognised without being remembered.
     next: u32,
-    /// Offers and requests that are being looked at.
+    /// Offers and requests that are being looked up.
     asked: usize,
     uploads: BTreeMap<u32, Incoming>,
     downloads: BTreeMap<u32, Download>,
@@ -60,7 +63,7 @@ pub(crate) struct Transfers {
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
-/// What a job has come to.
+/// The output of a job.
 pub(crate) enum Done {
     Accepted { id: u64, result: Result<Accepted, Refused> },
     Wrote { transfer: u32, upload: Box<dyn Upload>, result: Result<Vec<u8>, FilesError> },
@@ -84,7 +87,7 @@ impl Transfers {
 
     // ---- requests
 
-    /// Begins what is asked for. `Some` is the answer; else it comes from a job.
+    /// Starts a request. `Some` is its answer; otherwise a job answers.
     pub(crate) fn request(
         &mut self,
         user: &Name,
@@ -171,7 +174,7 @@ impl Transfers {
     fn have_room(&self) -> Result<(), Refused> {
         let uploads = self.uploads.values().filter(|upload| !upload.is_leaving()).count();
         let open = self.asked + uploads + self.downloads.len();
-        // Two numbers a transfer: none of them comes again.
+        // A transfer takes two numbers, and no number is reused.
         if open >= MOST || self.uploads.len() >= MOST + LEAVING || self.next > u32::MAX - 4 {
             return Err(Refused::for_now(Why::Busy, 1).at(Limit::Transfers, MOST));
         }
@@ -205,12 +208,12 @@ impl Transfers {
         Ok(())
     }
 
-    /// Bytes have come that could be written now.
+    /// Whether received bytes can be written now.
     pub(crate) fn can_write(&self) -> bool {
         self.uploads.values().any(Incoming::can_write)
     }
 
-    /// Writes what has come, little as it may be.
+    /// Writes the received bytes, however few.
     pub(crate) fn write(&mut self) {
         let can = |(transfer, upload): (&u32, &Incoming)| upload.can_write().then_some(*transfer);
         let some: Vec<u32> = self.uploads.iter().filter_map(can).collect();
@@ -219,7 +222,7 @@ impl Transfers {
         }
     }
 
-    /// The client has taken what it was sent.
+    /// Handles an acknowledgement from the client.
     pub(crate) fn acknowledge(&mut self, ack: &proto::FileAck) -> Result<(), Violation> {
         if ack.transfer == 0 || ack.transfer % 2 == 1 || ack.transfer >= self.next {
             return Err(Violation);
@@ -230,17 +233,17 @@ impl Transfers {
         Ok(())
     }
 
-    /// An upload waits for the disk with all that may wait.
+    /// Whether an upload has as many bytes waiting for the disk as allowed.
     pub(crate) fn are_stuffed(&self) -> bool {
         self.uploads.values().any(Incoming::is_stuffed)
     }
 
-    /// A download could send more than there was room for.
+    /// Whether a download has bytes to send and waits for room.
     pub(crate) fn want_room(&self) -> bool {
         self.downloads.values().any(Download::can_send)
     }
 
-    /// Seals what there is to send, in turns, until the line has `most` bytes to write.
+    /// Seals bytes of the downloads in turn, until the backlog is `most` bytes.
     pub(crate) fn send(&mut self, session: &mut Session, most: usize) -> Result<(), SendError> {
         while session.outgoing().len() < most && session.is_open() {
             let can = |(_, download): &(&u32, &mut Download)| download.can_send();
@@ -263,17 +266,17 @@ impl Transfers {
 
     // ---- jobs
 
-    /// What the next job has come to; `None` while there is none. Cancel-safe.
+    /// The output of the next job; `None` while there is none. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Done> {
         let done = self.jobs.next().await?;
         if self.jobs.is_empty() {
-            // An idle line keeps no buffer.
+            // An idle session keeps no buffer.
             self.jobs = FuturesUnordered::new();
         }
         Some(done)
     }
 
-    /// Goes on after a job, and says what there is to say.
+    /// Continues after a job, and sends its results.
     pub(crate) fn settle(
         &mut self,
         done: Done,
@@ -293,7 +296,7 @@ impl Transfers {
             }
             Done::Wrote { transfer, upload, result } => {
                 let said = self.wrote(transfer, upload, result);
-                // Its line may never be without something to read: the others' turn.
+                // The connection may always have more to read, so other uploads are written here.
                 self.write();
                 said.map_or(Ok(()), |what| out.push(session, what))
             }
@@ -335,7 +338,7 @@ impl Transfers {
         Answered::FileComing(proto::FileComing { transfer, offset, size, hash })
     }
 
-    /// Has an upload do what comes next, if nothing of it is under way.
+    /// Takes the next step of an upload, if none is in progress.
     fn advance(&mut self, transfer: u32) {
         let Some(upload) = self.uploads.get_mut(&transfer) else { return };
         match upload.next_step() {
@@ -349,7 +352,7 @@ impl Transfers {
             })),
             Step::Record(id, record) => {
                 let bytes = record.bytes();
-                // Once asked for it is done, whether the line stays or not.
+                // Runs to its end even if the session ends.
                 let recording = tokio::spawn(record.record(self.files.clone()));
                 self.jobs.push(Box::pin(async move {
                     let failed = |_| Err(Refused::for_now(Why::Storage, 5));
@@ -378,7 +381,7 @@ impl Transfers {
                 let waiting = upload.ending();
                 self.uploads.remove(&transfer);
                 Some(match waiting {
-                    // Who waits for the end hears of it there.
+                    // The pending request for the end gets the refusal.
                     Some(id) => {
                         let refusal = Answered::Refusal(Refused::from(why).into());
                         What::Answer(proto::Answer { id, result: Some(refusal) })
@@ -389,7 +392,7 @@ impl Transfers {
         }
     }
 
-    /// Reads on, if there is a use for it and nothing is under way.
+    /// Reads the next piece, if it is needed and no read is in progress.
     fn read_on(&mut self, transfer: u32) {
         let Some(download) = self.downloads.get_mut(&transfer) else { return };
         let Some(Read { blob, offset, length, buffer }) = download.next_read() else { return };
@@ -422,12 +425,13 @@ impl Transfers {
 
     // ---- the end
 
-    /// A file is being recorded whose Ack is owed.
+    /// Whether the Ack of a file that is being recorded is still owed.
     pub(crate) fn are_ending(&self) -> bool {
         self.uploads.values().any(|upload| upload.ending().is_some())
     }
 
-    /// After the line: what has come goes to disk, so that nobody has to send it again.
+    /// After the session: writes the received bytes to disk, so that the client need not send them
+    /// again.
     pub(crate) async fn conclude(mut self) {
         self.downloads.clear();
         let open: Vec<u32> = self.uploads.keys().copied().collect();
@@ -455,7 +459,7 @@ fn refusal(refused: Refused) -> Answered {
     Answered::Refusal(refused.into())
 }
 
-/// What went wrong beneath the files, in the words of the wire; the details are for the log.
+/// Maps an error of the file store to a refusal; the details go to the log.
 fn why_of(error: FilesError) -> Refused {
     match error {
         FilesError::Hash => Why::Hash.into(),

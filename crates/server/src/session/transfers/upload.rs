@@ -1,4 +1,4 @@
-//! A file that comes in.
+//! An upload: a file on its way from the client.
 
 use std::sync::Arc;
 
@@ -13,22 +13,22 @@ use super::{HELD, Refused, Violation, WORTH, refuse};
 use crate::convert::{self, copy};
 use crate::files::{Claim, Files, Hash, Judged, Offer, Upload, UploadId, is_possible};
 
-/// Longest media type, bytes.
+/// Maximum length of a media type, bytes.
 const MIME: usize = 127;
-/// Longest path of directories, bytes.
+/// Maximum length of a path of directories, bytes.
 const PATH: usize = 1024;
-/// Bits of a mode that are permissions.
+/// Permission bits of a mode.
 const MODE: u32 = 0o777;
-/// First room of a buffer, bytes: about what two reads of the line bring.
+/// Initial capacity of a buffer, bytes: about two reads of the connection.
 const BUFFER: usize = 256 * 1024;
 
-/// What a file may say of itself.
+/// Checks the metadata of a file.
 pub(super) fn judge(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, Refused> {
     let meta = meta.ok_or(Why::Malformed)?;
     if meta.mime.len() > MIME || meta.mode & !MODE != 0 {
         return refuse(Why::Malformed);
     }
-    // Each directory is named as a file may be, so none leads upwards.
+    // Directories follow the rules for file names, so none leads upwards.
     let is_below = meta.path.len() <= PATH && meta.path.split('/').all(is_possible);
     if !is_possible(&meta.name) || !(meta.path.is_empty() || is_below) {
         return refuse(Why::NameBad);
@@ -36,7 +36,7 @@ pub(super) fn judge(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, Re
     Ok(meta)
 }
 
-/// A file as it is offered.
+/// An offered file.
 pub(super) struct Offered {
     pub(super) user: Name,
     pub(super) sender: Sender,
@@ -45,9 +45,9 @@ pub(super) struct Offered {
     pub(super) meta: proto::FileMeta,
 }
 
-/// How an offer is taken.
+/// An accepted offer.
 pub(crate) enum Accepted {
-    /// It is in the record.
+    /// The file is already in the record.
     Recorded(Receipt),
     Open(Box<Incoming>),
 }
@@ -85,28 +85,28 @@ impl Offered {
 
 enum Phase {
     Comes,
-    /// All of it is here, says the client: whom to answer, and the hash it names.
+    /// The client has sent all of it: the request to answer, and the hash that it names.
     Ends(u64, Hash),
     /// It is being recorded.
     IsRecorded(u64),
-    /// What has come is still written; no more is taken.
+    /// Received bytes are still being written; no more are taken.
     Leaves,
 }
 
-/// An upload of a line.
+/// An upload of a session.
 pub(crate) struct Incoming {
     size: u64,
     found: (u64, Hash),
-    /// Where the next byte goes.
+    /// Offset of the next byte.
     next: u64,
-    /// What the client was told last.
+    /// Offset that was last acknowledged to the client.
     acked: u64,
-    /// What the disk has taken.
+    /// Offset up to which the disk has the bytes.
     written: u64,
     begun: bool,
-    /// The next write replaces what there was.
+    /// The next write replaces the existing bytes.
     anew: bool,
-    /// What came and is not being written yet.
+    /// Received bytes that are not being written yet.
     buffer: Vec<u8>,
     spare: Vec<u8>,
     /// `None` while a job has it.
@@ -116,7 +116,7 @@ pub(crate) struct Incoming {
     phase: Phase,
 }
 
-/// What is to be done for an upload.
+/// The next step of an upload.
 pub(super) enum Step {
     Wait,
     Write(Box<dyn Upload>, bool, Vec<u8>),
@@ -129,7 +129,7 @@ impl Incoming {
         self.found
     }
 
-    /// Takes the bytes of a frame. What comes after the end was told is dropped.
+    /// Takes the bytes of a frame. Bytes after the end of the upload was announced are dropped.
     pub(super) fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), Violation> {
         if !matches!(self.phase, Phase::Comes) {
             return Ok(());
@@ -154,7 +154,7 @@ impl Incoming {
         self.io.is_none() && self.buffer.len() >= HELD
     }
 
-    /// Something has come that is not being written, and nothing else is.
+    /// Whether there are received bytes, and no write is in progress.
     pub(super) fn can_write(&self) -> bool {
         self.io.is_some() && !self.buffer.is_empty()
     }
@@ -163,7 +163,7 @@ impl Incoming {
         self.can_write() && self.buffer.len() >= WORTH
     }
 
-    /// Everything has come. `false`: that was said before, or it was aborted.
+    /// Marks the upload as complete. `false`: it was marked before or aborted.
     pub(super) fn end(&mut self, id: u64, hash: Hash) -> bool {
         let comes = matches!(self.phase, Phase::Comes);
         if comes {
@@ -172,7 +172,7 @@ impl Incoming {
         comes
     }
 
-    /// No more comes. What has come is written, for later.
+    /// Takes no more bytes. Received ones are written, for a later resume.
     pub(super) fn leave(&mut self) {
         if matches!(self.phase, Phase::Comes) {
             self.phase = Phase::Leaves;
@@ -216,14 +216,14 @@ impl Incoming {
         }
     }
 
-    /// A write has ended. Returns what to acknowledge, if that is worth a frame.
+    /// Handles the end of a write. Returns the offset to acknowledge, if that is worth a frame.
     pub(super) fn wrote(&mut self, io: Box<dyn Upload>, spare: Vec<u8>) -> Option<u64> {
         self.io = Some(io);
         self.written = self.next - self.buffer.len() as u64;
         if let Some(claim) = &self.claim {
             claim.set_written(self.written);
         }
-        // Kept only while more comes.
+        // Kept only while bytes arrive.
         self.spare = if self.buffer.is_empty() { Vec::new() } else { spare };
         let due = self.written - self.acked >= u64::from(ACK_EACH) || self.written == self.size;
         if due && matches!(self.phase, Phase::Comes) {
@@ -234,7 +234,7 @@ impl Incoming {
     }
 }
 
-/// All that is needed to record a file.
+/// Everything that is needed to record a file.
 pub(super) struct Recording {
     offer: Offer,
     hash: Hash,

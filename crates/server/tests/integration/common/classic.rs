@@ -1,4 +1,4 @@
-//! The two listeners of section 11, by hand.
+//! Raw clients for the two listeners of section 11.
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -12,13 +12,13 @@ use twinlock_server::Config;
 
 use super::{Client, Host, rest, soon};
 
-/// Both listeners on free ports, and limits out of the way.
+/// Opens both listeners on free ports.
 pub fn both_ports(config: &mut Config) {
     config.classic.lines = Some("127.0.0.1:0".parse().unwrap());
     config.classic.origin = Some("127.0.0.1:0".parse().unwrap());
 }
 
-/// Makes a key; the bytes, since keys have no copies.
+/// Creates a key; returns its bytes, because keys cannot be copied.
 pub async fn add_key(
     client: &mut Client,
     name: &str,
@@ -65,7 +65,7 @@ async fn connect(host: &Host, address: std::net::SocketAddr) -> Option<Stream> {
     over(host, TcpStream::connect(address).await.unwrap()).await
 }
 
-/// The same, where a proxy says that this IPv4 client has connected.
+/// The same through a proxy that reports this IPv4 client.
 pub async fn proxied(
     host: &Host,
     address: std::net::SocketAddr,
@@ -82,12 +82,12 @@ async fn over(host: &Host, tcp: TcpStream) -> Option<Stream> {
     soon("TLS", tls.connect("localhost", tcp)).await.ok().map(BufReader::new)
 }
 
-/// A connection to the port for classic lines, before the kid line. `None`: it was dropped.
+/// Connects to the classic listener, up to the kid line. `None`: the server closed it.
 pub async fn try_lines(host: &Host) -> Option<Stream> {
     connect(host, host.server.classic_addr().unwrap()).await
 }
 
-/// A connection to the bridge. `None`: it was dropped.
+/// Connects to the origin bridge. `None`: the server closed it.
 pub async fn try_bridge(host: &Host) -> Option<Stream> {
     connect(host, host.server.origin_addr().unwrap()).await
 }
@@ -99,17 +99,17 @@ pub async fn read_line(io: &mut Stream) -> String {
 }
 
 pub async fn send(io: &mut Stream, bytes: impl AsRef<[u8]>) {
-    // Who is being thrown out cannot always say what it wanted.
+    // If the server has closed the connection, writing may fail.
     let _thrown_out = io.write_all(bytes.as_ref()).await;
     let _thrown_out = io.flush().await;
 }
 
-/// What comes until the end.
+/// Everything that the server sends until it closes the connection.
 pub async fn to_end(mut io: Stream) -> Vec<u8> {
     rest(&mut io).await
 }
 
-/// A classic line that has said which key it has.
+/// A classic connection that has sent its kid line.
 pub struct Caller {
     pub io: Stream,
     pub lines: Lines,
@@ -122,7 +122,7 @@ impl Caller {
         Self::over(try_lines(host).await.unwrap(), kid, key).await
     }
 
-    /// Over a connection that has been made.
+    /// Over an existing connection.
     pub async fn over(mut io: Stream, kid: &str, key: &[u8; 32]) -> Self {
         let greeting = read_line(&mut io).await;
         let key = ClassicKey::new(key);
@@ -156,7 +156,7 @@ pub fn bridge(form: Form, key: &[u8; 32]) -> Bridge {
     Bridge::new(form, &ClassicKey::new(key)).unwrap().reversed()
 }
 
-/// Kind, sender and text of everything in a conversation after `after`.
+/// Kind, sender and text of the entries after `after`.
 pub async fn recorded(
     client: &mut Client,
     conversation: u64,

@@ -1,17 +1,17 @@
-//! What a client does with files, with every step apart.
+//! File transfers of the test client, step by step.
 
 use super::*;
 
 /// Data of a BULK frame, bytes.
 const FRAME: usize = 64 * 1024;
-/// Ahead of what the server has taken, bytes.
+/// Limit on data ahead of the server's acknowledgement, bytes.
 pub const WINDOW: u64 = 8 << 20;
 
 pub fn hash(data: &[u8]) -> Bytes {
     copy(blake3::hash(data).as_bytes())
 }
 
-/// Bytes that are no repetition of each other, different for each `seed`.
+/// Bytes without repetitions, different for each `seed`.
 pub fn content(seed: u8, size: usize) -> Vec<u8> {
     let mut data = vec![0; size];
     blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut data);
@@ -35,13 +35,13 @@ pub fn get(n: u64) -> proto::GetFile {
     proto::GetFile { conversation: LOBBY, n, ..proto::GetFile::default() }
 }
 
-/// Files below the server's directory, without uploads under way: path and size.
+/// Path and size of the complete files in the server's directory.
 pub fn blobs(host: &Host) -> Vec<(std::path::PathBuf, u64)> {
     let is_content = |path: &Path| !is_in(path, "partial") && !is_in(path, "unreferenced");
     walk(&host.dir.path().join("data/files")).into_iter().filter(|(p, _)| is_content(p)).collect()
 }
 
-/// Uploads under way: path and size.
+/// Path and size of the partial uploads.
 pub fn partials(host: &Host) -> Vec<(std::path::PathBuf, u64)> {
     walk(&host.dir.path().join("data/files"))
         .into_iter()
@@ -71,7 +71,7 @@ impl Client {
         self.ask(Op::PutFile(put)).await.map(accepted)
     }
 
-    /// Sends a part of a file, never more than the window ahead of what is acknowledged.
+    /// Sends a part of a file, within the window of unacknowledged data.
     pub async fn send_part(&mut self, transfer: u32, data: &[u8], from: usize, to: usize) {
         let mut acked = *self.taken.entry(transfer).or_insert(from as u64);
         let mut at = from;
@@ -109,7 +109,7 @@ impl Client {
         self.ask(Op::EndFile(proto::EndFile { transfer, hash: hash(data) })).await.map(ack)
     }
 
-    /// Offers a file and sends what the server does not have. Also says how much that was.
+    /// Offers a file and sends the missing bytes. Also returns how many that were.
     pub async fn upload(
         &mut self,
         id: [u8; 16],
@@ -129,7 +129,7 @@ impl Client {
         Ok((ack, data.len() - from))
     }
 
-    /// Takes the bytes of a download as they come, and acknowledges each MiB.
+    /// Receives the bytes of a download, and acknowledges each MiB.
     pub async fn receive(&mut self, coming: &proto::FileComing, data: &mut Vec<u8>) {
         assert_eq!(data.len() as u64, coming.offset);
         let mut acked = coming.offset;
@@ -155,8 +155,8 @@ impl Client {
         self.line.send_app(&acks.encode_to_vec()).unwrap();
     }
 
-    /// Fetches a file from where `data` ends, if that is the file's, and compares its hash. Also
-    /// says where it went on.
+    /// Fetches a file and compares its hash; resumes from the end of `data` if that matches the
+    /// file's prefix. Returns the offset of the resumption.
     pub async fn download(&mut self, n: u64, data: &mut Vec<u8>) -> Result<u64, Why> {
         let want = proto::GetFile {
             offset: data.len() as u64,
@@ -170,7 +170,7 @@ impl Client {
         Ok(coming.offset)
     }
 
-    /// The server ends a transfer.
+    /// Waits until the server aborts a transfer.
     pub async fn aborted(&mut self, transfer: u32) -> Why {
         let pick = |item: &What| match item {
             What::FileAborted(aborted) if aborted.transfer == transfer => Some(aborted.why()),

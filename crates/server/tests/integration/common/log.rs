@@ -1,5 +1,4 @@
-//! What the server writes into its log. There is one for a process, so tests that look at it run one
-//! at a time.
+//! Captures the server's log. There is one log per process, so tests that use it run one at a time.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,14 +16,14 @@ pub struct Log {
 }
 
 struct Shared {
-    /// Whose turn it is.
+    /// Held by the test that uses the log.
     turn: Mutex<()>,
-    /// The least severe level that is kept, and what was written.
+    /// The least severe level that is kept, and the captured text.
     kept: Arc<Mutex<(Level, Vec<u8>)>>,
 }
 
 impl Log {
-    /// An empty log, of lines of this level and more severe ones.
+    /// An empty log that keeps lines of this level and of more severe ones.
     pub fn of(level: Level) -> Self {
         static SHARED: OnceLock<Shared> = OnceLock::new();
         let shared = SHARED.get_or_init(|| {
@@ -36,7 +35,7 @@ impl Log {
                 .init();
             Shared { turn: Mutex::default(), kept }
         });
-        // A test that failed had its turn.
+        // A failed test has poisoned the lock; its turn is over.
         let alone = shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
         *shared.kept.lock().unwrap() = (level, Vec::new());
         Self { shared, _alone: alone }
@@ -46,13 +45,13 @@ impl Log {
         String::from_utf8(self.shared.kept.lock().unwrap().1.clone()).unwrap()
     }
 
-    /// The lines that have all of these words.
+    /// The lines that contain all of these words.
     pub fn with(&self, words: &[&str]) -> Vec<String> {
         let has = |line: &&str| words.iter().all(|words| line.contains(words));
         self.text().lines().filter(has).map(ToOwned::to_owned).collect()
     }
 
-    /// Waits for so many lines with these words, which other tasks write.
+    /// Waits until other tasks have written this many lines with these words.
     pub async fn wait(&self, words: &[&str], lines: usize) -> Vec<String> {
         let there = async {
             while self.with(words).len() < lines {
@@ -64,7 +63,7 @@ impl Log {
     }
 }
 
-/// Adds to the log.
+/// Appends to the log.
 #[derive(Clone)]
 struct Writer(Arc<Mutex<(Level, Vec<u8>)>>);
 

@@ -1,4 +1,4 @@
-//! A real server on a loopback socket, and a small client made of the crates beneath the SDK.
+//! A real server on a loopback socket, and a small client built from the crates below the SDK.
 
 pub mod classic;
 pub mod files;
@@ -38,7 +38,7 @@ use twinlock_store::OpenError;
 
 pub const LOBBY: u64 = 1;
 
-/// Nothing here takes longer unless it hangs.
+/// Timeout of every step: nothing takes longer unless it hangs.
 pub const SOON: Duration = Duration::from_secs(20);
 
 pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
@@ -83,20 +83,20 @@ impl Host {
         Self { server, dir, owner }
     }
 
-    /// The same directory, after an end in order.
+    /// Restarts in the same directory after an orderly shutdown.
     pub async fn restart(self, change: impl FnOnce(&mut Config)) -> Self {
         let Self { server, dir, .. } = self;
         soon("shutdown", server.shutdown()).await.unwrap();
         Self::start_in(dir, change).await
     }
 
-    /// The same directory, after an end without any order.
+    /// Restarts in the same directory after a crash.
     pub async fn crash(self, change: impl FnOnce(&mut Config)) -> Self {
         let Self { server, dir, .. } = self;
         let mut config = config(&dir.path().join("data"));
         change(&mut config);
         drop(server);
-        // Its tasks end where they next wait, and the lock of the record with the last of them.
+        // Its tasks end at their next await; the last of them releases the lock of the record.
         let start = async {
             loop {
                 match Server::start(config.clone()).await {
@@ -142,13 +142,13 @@ impl Host {
         Client::over(self.tls().await, credential, Some(self.key()), instance, change).await
     }
 
-    /// A new user with a device, invited by the owner's invite or by `by`.
+    /// Registers a new user with a device, by an invite.
     pub async fn join(&self, invite: &Invite, user: &str) -> Device {
         let mut client = self.connect(invite.credential()).await.unwrap();
         client.register(user, None).await.unwrap()
     }
 
-    /// The owner, `ada`, and a session of hers.
+    /// The owner, `ada`, and one of her sessions.
     pub async fn owner(&self) -> (Device, Client) {
         let device = self.join(&self.owner_invite(), "ada").await;
         let client = self.connect(device.credential()).await.unwrap();
@@ -185,7 +185,7 @@ pub async fn tls_over(tcp: TcpStream, pin: TlsPin) -> Result<Io, TlsFault> {
 
 pub type Io = TlsStream<Deaf>;
 
-/// A socket that can be told to read nothing.
+/// A socket that can be set to read nothing.
 pub struct Deaf {
     tcp: TcpStream,
     pub deaf: Arc<AtomicBool>,
@@ -258,7 +258,7 @@ pub fn password(user: &str, password: &str) -> Credential {
 
 // ---- the client
 
-/// A login that did not come about, or a line that ended before it was ready.
+/// A failed login, or a connection that ended before READY.
 #[derive(Debug)]
 pub enum NoLine {
     Login(LoginError),
@@ -267,7 +267,7 @@ pub enum NoLine {
 }
 
 impl NoLine {
-    /// The client found out by itself, from CHALLENGE: wrong secret, or none that works.
+    /// The client found out from the CHALLENGE that the credential does not work.
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Login(LoginError::Refused(_)))
     }
@@ -298,9 +298,9 @@ pub struct Client {
     key: ServerKey,
     next: u64,
     items: VecDeque<What>,
-    /// Bytes of files that have come: transfer, offset, data.
+    /// Received file bytes: transfer, offset, data.
     pub bulk: VecDeque<(u32, u64, Vec<u8>)>,
-    /// What the server has taken of each upload.
+    /// The server's acknowledged offset for each upload.
     taken: HashMap<u32, u64>,
     closed: Option<CloseCode>,
 }
@@ -348,7 +348,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Takes one frame.
+    /// Handles one frame.
     pub async fn pump(&mut self) -> Result<(), LineError> {
         self.line.wait(None).await?;
         match self.line.open_frame()? {
@@ -369,7 +369,7 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a request and does not wait. Nothing leaves before the next wait.
+    /// Queues a request without waiting. Nothing is sent before the next wait.
     pub fn post(&mut self, op: Op) -> u64 {
         let id = self.next;
         self.next += 1;
@@ -380,7 +380,7 @@ impl Client {
         id
     }
 
-    /// Sends requests in one frame.
+    /// Queues requests in one frame.
     pub fn post_all(&mut self, ops: impl IntoIterator<Item = Op>) -> Vec<u64> {
         let first = self.next;
         let ids = first..;
@@ -394,7 +394,7 @@ impl Client {
         ids
     }
 
-    /// The first item that `pick` takes, those before it kept.
+    /// Waits for the first item that `pick` accepts; keeps the items before it.
     pub async fn pick<T>(&mut self, what: &str, mut pick: impl FnMut(&What) -> Option<T>) -> T {
         let mut looked = 0;
         let found = async {
@@ -429,12 +429,12 @@ impl Client {
         }
     }
 
-    /// From now on reads nothing, or reads again.
+    /// Stops reading from the socket, or starts again.
     pub fn be_deaf(&self, deaf: bool) {
         self.line.stream().get_ref().0.deaf.store(deaf, Ordering::Relaxed);
     }
 
-    /// Lets what is outgoing leave.
+    /// Flushes outgoing frames.
     pub async fn push_out(&mut self) -> Result<(), LineError> {
         while self.line.wait(Some(0)).await? == Wake::Frame {
             self.pump().await?;
@@ -442,12 +442,12 @@ impl Client {
         Ok(())
     }
 
-    /// Items that have come already.
+    /// Items that were received and not yet taken.
     pub fn items(&self) -> impl Iterator<Item = &What> {
         self.items.iter()
     }
 
-    /// Reads until the server ends the line; with which code, or how it broke.
+    /// Reads until the server closes the connection; returns its code, or the error.
     pub async fn end(&mut self) -> Result<CloseCode, LineError> {
         let end = async {
             loop {
@@ -460,12 +460,12 @@ impl Client {
         soon("end of the line", end).await
     }
 
-    /// Says bye and lets it leave.
+    /// Sends CLOSE and flushes it.
     pub async fn bye(self) {
         self.line.close(CloseCode::Bye).await;
     }
 
-    // ---- what people do
+    // ---- requests of users
 
     pub async fn append(&mut self, conversation: u64, text: &str) -> Result<proto::Ack, Why> {
         self.ask(append(conversation, text)).await.map(ack)
@@ -479,7 +479,7 @@ impl Client {
         }
     }
 
-    /// Entries as they flow, until there are `n` of this conversation.
+    /// Followed entries of this conversation, until there are `n`.
     pub async fn entries(&mut self, conversation: u64, n: usize) -> Vec<proto::Entry> {
         let mut all = Vec::new();
         while all.len() < n {
@@ -521,7 +521,7 @@ impl Client {
         }
     }
 
-    /// Registers a user with a device, and a password if there is one.
+    /// Registers a user with a device, and with a password if one is given.
     pub async fn register(&mut self, user: &str, password: Option<&str>) -> Result<Device, Why> {
         let ids = self.begin(user, password.is_some(), true).await?;
         let device =
@@ -551,7 +551,7 @@ impl Client {
         }
     }
 
-    /// Steps 1 to 3 of what was begun.
+    /// Steps 1 to 3 of a registration that was begun.
     pub async fn enrol(
         &mut self,
         password: Option<Credential>,
@@ -617,7 +617,7 @@ pub fn texts(entries: &[proto::Entry]) -> Vec<String> {
     entries.iter().map(|e| String::from_utf8(e.body.to_vec()).unwrap()).collect()
 }
 
-// ---- by hand
+// ---- raw handshakes
 
 /// Sends HELLO and waits for CHALLENGE, or the ERROR instead.
 pub async fn hello(
@@ -645,7 +645,7 @@ pub async fn error(io: &mut Io) -> ErrorCode {
     ErrorCode::parse(payload)
 }
 
-/// What comes until the server ends the stream; a reset is an end.
+/// Everything until the server ends the stream; a reset also ends it.
 pub async fn rest(io: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut all = Vec::new();
     let _reset = soon("end of the stream", io.read_to_end(&mut all)).await;
