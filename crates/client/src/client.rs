@@ -1,10 +1,10 @@
-//! The line to the server, kept up: one task that connects, reconnects, sends the outbox and
-//! follows conversations; and the handle to it.
+//! A maintained connection to the server: a task that connects, reconnects, sends the outbox and
+//! follows conversations, and the handle to it.
 //!
-//! What is written goes into the outbox first ([`crate::outbox`]) and is sent from there; whoever
-//! has written calls [`Client::written`]. What comes arrives as [`Event`]s, checked against the
-//! links this profile knows, in order and without gaps over any number of lost lines. A consumer
-//! that is slow costs a position: the task stops following until it has caught up.
+//! Outgoing messages go into the outbox first ([`crate::outbox`]) and are sent from there; the
+//! writer then calls [`Client::written`]. Incoming entries arrive as [`Event`]s, checked against
+//! the links that this profile knows. They are in order and without gaps across any number of
+//! reconnects. If the consumer is slow, the task stops following until the consumer has caught up.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -32,26 +32,25 @@ use crate::profile::Profile;
 use crate::record::{self, Page};
 use crate::state::State;
 
-/// How a client behaves.
+/// Settings of a client.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Connect again after a lost line. Without it the first failure is the end, but for a server
-    /// that has no room for a connection.
+    /// Reconnect after a lost connection. Without it the first failure is final, unless the server
+    /// has no free connection slot.
     pub reconnect: bool,
-    /// How long that is waited for without `reconnect`. Default 10 s.
+    /// Without `reconnect`: how long to retry while no slot is free. Default 10 s.
     pub patience: Duration,
-    /// Send what is in the outbox.
+    /// Send the outbox.
     pub send: bool,
-    /// Connect there instead of where the profile says; its TLS and server keys count as ever.
+    /// Connect to this address instead of the profile's; its TLS and server keys still apply.
     pub address: Option<Address>,
-    /// First delay before connecting again; grows by itself, with jitter. Default 0.2 s: a server
-    /// that takes a moment to start anew is met within half a second. After a line on which
-    /// something moved the first attempt is made at once.
+    /// First delay before reconnecting; grows exponentially, with jitter. Default 0.2 s: a client
+    /// reaches a server that restarts quickly within half a second. After a connection that made
+    /// progress, the first attempt is immediate.
     pub first_delay: Duration,
-    /// Longest delay. Default 30 s; longer leaves people waiting after an outage.
+    /// Maximum delay. Default 30 s; with a longer one, users wait longer after an outage.
     pub longest_delay: Duration,
-    /// Timing of the session: rekey, keep-alive. The profile's `rekey-after` goes before that of
-    /// here.
+    /// Timing of the session: rekey, keep-alive. The profile's `rekey-after` overrides this one.
     pub timing: Timing,
 }
 
@@ -69,145 +68,145 @@ impl Default for Options {
     }
 }
 
-/// What happens on the line.
+/// An event of the client.
 #[derive(Debug)]
 pub enum Event {
-    /// The line stands.
+    /// The session is ready.
     Up(Box<Up>),
-    /// It was lost, or could not be made.
+    /// The connection was lost, or could not be established.
     Down {
-        /// Why.
+        /// The cause.
         error: ClientError,
-        /// When the next attempt is made.
+        /// Time until the next attempt.
         retry: Duration,
     },
-    /// The server cannot record anything now; what is queued goes on being sent. Told once, until
-    /// something is recorded again.
+    /// The server cannot record now; the client continues to retry. Reported once, until a message
+    /// is recorded again.
     Held {
-        /// Its words.
+        /// The server's refusal.
         error: ClientError,
-        /// When the next attempt is made.
+        /// Time until the next attempt.
         retry: Duration,
     },
-    /// Entries of a followed conversation, checked, in order.
+    /// Verified entries of a followed conversation, in order.
     Entries {
-        /// Which.
+        /// The conversation.
         conversation: ConversationId,
-        /// One or more.
+        /// At least one.
         entries: Vec<Entry>,
     },
-    /// Everything that was there when the line (again) began to follow has arrived.
+    /// All entries that existed when following started or resumed have arrived.
     CaughtUp {
-        /// Which.
+        /// The conversation.
         conversation: ConversationId,
-        /// How many entries that were.
+        /// The number of these entries.
         entries: u64,
     },
     /// A message is on the server's disk.
     Recorded {
-        /// Which.
+        /// The message.
         message_id: MessageId,
-        /// Where.
+        /// Its position, time and link.
         ack: Ack,
     },
-    /// The server will not record a message; it is kept in the outbox.
+    /// The server refuses to record a message, which stays in the outbox.
     Refused {
-        /// Which.
+        /// The message.
         message_id: MessageId,
-        /// Why.
+        /// The reason.
         why: Why,
     },
-    /// A conversation of this user is new or changed, or (not `joined`) left.
+    /// A conversation of this user is new or has changed, or the user has left it (not `joined`).
     Conversation(proto::Conversation),
-    /// Somebody came or went; after [`Client::people`] with `watch`.
+    /// A user went online or offline; sent after [`Client::people`] with `watch`.
     Presence {
-        /// Who.
+        /// The user.
         user: String,
-        /// Came.
+        /// Whether the user is online now.
         online: bool,
     },
     /// The last event: the client has ended, by [`Client::close`] or by this error.
     Ended(Option<ClientError>),
 }
 
-/// A line that stands.
+/// An established session.
 #[derive(Debug, Clone)]
 pub struct Up {
-    /// What the server said in READY.
+    /// The server's READY.
     pub info: proto::ServerInfo,
-    /// What is known about TLS.
+    /// The result of the channel binding.
     pub binding: Binding,
-    /// What TLS is made of.
+    /// The parameters of TLS.
     pub tls: TlsFacts,
 }
 
-/// Both locks as they stand.
+/// The current state of TLS and of the session.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// Of lock 1, and what was said in READY.
+    /// The TLS parameters and the server's READY.
     pub up: Up,
-    /// Of lock 2.
+    /// The session's state.
     pub session: SessionFacts,
-    /// What the session is called in the server's log.
+    /// The session's id, as in the server's log.
     pub id: SessionId,
-    /// Who the server is.
+    /// The key that identifies the server.
     pub server_key: ServerKey,
-    /// How long the session has lasted.
+    /// The age of the session.
     pub age: Duration,
-    /// How long ago its last rekey was; `None` before the first.
+    /// Time since the last rekey; `None` before the first.
     pub since_rekey: Option<Duration>,
 }
 
-/// A rekey that is done.
+/// A completed rekey.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rekeyed {
-    /// The epoch in which it was asked for.
+    /// The epoch at the time of the request.
     pub before: u32,
-    /// The epoch of both directions since, as far as this end is concerned.
+    /// The new epoch of both directions, as seen from this end.
     pub after: u32,
 }
 
-/// An entry whose link was checked.
+/// An entry; its link was verified if [`Self::link`] is present.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its number, from 1.
     pub n: u64,
     /// Milliseconds since 1970 UTC, by the server's clock.
     pub time_ms: u64,
-    /// The sender's id of it.
+    /// The id that the sender chose.
     pub message_id: MessageId,
-    /// Text, system, file and so on.
+    /// Text, notice, file and so on.
     pub kind: Kind,
-    /// Who; `None` for bytes that name no sender.
+    /// The sender; `None` if the bytes name no valid one.
     pub sender: Option<Sender>,
-    /// What; `None` once erased, and of a file.
+    /// The text; `None` for an erased entry and for a file.
     pub text: Option<Untrusted>,
-    /// The file, of an entry of kind 3 that is not erased.
+    /// The file, for an entry of kind 3 that is not erased.
     pub file: Option<FileEntry>,
     /// `link_n`; `None` in search results, which have gaps.
     pub link: Option<Link>,
 }
 
-/// What an entry says of its file, whose bytes are fetched by its number
+/// What an entry says of its file. The content is fetched by the entry's number
 /// ([`crate::transfer::Transfers::get`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileEntry {
-    /// As its sender called it; see [`crate::transfer::name::harmless`].
+    /// The name that the sender gave it; see [`crate::transfer::name::harmless`].
     pub name: Untrusted,
-    /// The directories above it as its sender named them, `/` between them; empty: none. See
+    /// The directories above it, as the sender named them, separated by `/`; empty: none. See
     /// [`crate::transfer::name::below`].
     pub path: Untrusted,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Permission bits, at most 0777; 0: not known.
+    /// Permission bits, at most 0777; 0: unknown.
     pub mode: u32,
-    /// When it was last changed, ms since 1970 UTC; 0: not known.
+    /// Time of the last change, in ms since 1970 UTC; 0: unknown.
     pub modified_ms: u64,
-    /// BLAKE3 of it.
+    /// BLAKE3 hash of the content.
     pub hash: [u8; 32],
 }
 
-/// The handle to a client's task. Clones share it; the task ends with the last.
+/// The handle to a client's task. Clones share the task, which ends with the last of them.
 #[derive(Debug, Clone)]
 pub struct Client {
     commands: mpsc::Sender<Command>,
@@ -217,10 +216,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts the task. Needs a tokio runtime.
+    /// Starts the task. Needs a Tokio runtime.
     ///
     /// # Errors
-    /// [`ClientError`] if the profile's authorities cannot be read.
+    /// [`ClientError`] if the profile's CA certificates cannot be read.
     pub fn start(
         home: &Home,
         profile: Profile,
@@ -239,10 +238,10 @@ impl Client {
         &self.state
     }
 
-    // ---- the line
+    // ---- the connection
 
-    /// Follows a conversation: entries with numbers greater than `after` come as events, now and
-    /// over every later line.
+    /// Follows a conversation: entries with numbers greater than `after` arrive as events, also
+    /// after reconnects.
     ///
     /// # Errors
     /// [`ClientError::Closed`].
@@ -254,7 +253,7 @@ impl Client {
         self.command(Command::Follow { conversation, after }).await
     }
 
-    /// Ends that.
+    /// Stops following a conversation.
     ///
     /// # Errors
     /// [`ClientError::Closed`].
@@ -262,7 +261,7 @@ impl Client {
         self.command(Command::Unfollow { conversation }).await
     }
 
-    /// There is something new in the outbox.
+    /// Notifies the task of new messages in the outbox.
     ///
     /// # Errors
     /// [`ClientError::Closed`].
@@ -278,7 +277,7 @@ impl Client {
         self.command(Command::Hurry).await
     }
 
-    /// Both locks as they stand. Waits for a line.
+    /// The current state of TLS and of the session. Waits for a connection.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -288,18 +287,20 @@ impl Client {
         answer.await.unwrap_or_else(|_| Err(self.end()))
     }
 
-    /// Rekeys the session and waits until that is done. Waits for a line, and for the protocol's
-    /// pause of 15 s after another rekey; one that is under way serves.
+    /// Rekeys the session and waits for completion.
+    ///
+    /// Waits for a connection, and for the protocol's interval of 15 s after another rekey. A rekey
+    /// that is in progress counts.
     ///
     /// # Errors
-    /// [`ClientError`], also where the line is lost before the rekey is done.
+    /// [`ClientError`], also if the connection is lost before the rekey is complete.
     pub async fn rekey(&self) -> Result<Rekeyed, ClientError> {
         let (reply, answer) = oneshot::channel();
         self.command(Command::Rekey(reply)).await?;
         answer.await.unwrap_or_else(|_| Err(self.end()))
     }
 
-    /// Says bye and ends the task. What is not recorded stays in the outbox.
+    /// Closes the session and ends the task. Messages without an ack stay in the outbox.
     pub async fn close(self) {
         let (reply, done) = oneshot::channel();
         if self.command(Command::Close(reply)).await.is_ok() {
@@ -307,8 +308,8 @@ impl Client {
         }
     }
 
-    /// Asks the server something. Waits for a line; a request that was on a line that is lost
-    /// fails.
+    /// Sends a request and waits for the answer. Waits for a connection; fails if the connection is
+    /// lost before the answer.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -323,14 +324,14 @@ impl Client {
         self.commands.send(command).await.map_err(|_| self.end())
     }
 
-    /// What has ended the task.
+    /// The error that ended the task.
     fn end(&self) -> ClientError {
         self.ended.get().cloned().unwrap_or(ClientError::Closed)
     }
 
     // ---- conversations
 
-    /// All conversations of this user, or with `joinable` all rooms it could join.
+    /// All conversations of this user, or with `joinable` all rooms that the user could join.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -354,11 +355,11 @@ impl Client {
         }
     }
 
-    /// The conversation behind a target: a room's name, or `@` and a user's. A direct
-    /// conversation is made if it is new.
+    /// The conversation of a target: a room's name, or `@` and a user name. Creates a direct
+    /// conversation if there is none.
     ///
     /// # Errors
-    /// [`ClientError::NoTarget`] and others.
+    /// [`ClientError::NoTarget`], or another [`ClientError`].
     pub async fn target(&self, target: &str) -> Result<proto::Conversation, ClientError> {
         let nobody = || ClientError::NoTarget(target.to_owned());
         let op = match target.strip_prefix('@') {
@@ -371,7 +372,7 @@ impl Client {
         }
     }
 
-    /// Makes a public room with this user in it.
+    /// Creates a public room and joins it.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -415,7 +416,7 @@ impl Client {
         self.conversation(Op::SetTopic(proto::SetTopic { conversation, topic })).await
     }
 
-    /// Everybody in a conversation, in order.
+    /// All members of a conversation, sorted.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -435,7 +436,7 @@ impl Client {
         }
     }
 
-    /// Moves the read marker forward, so that other devices know.
+    /// Advances the read marker, which all devices of the user share.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -445,11 +446,11 @@ impl Client {
 
     // ---- the record
 
-    /// Reads entries with numbers greater than `after`, at most `limit`; the server may give
-    /// fewer. Links are checked against each other and against those this profile knows.
+    /// Reads entries with numbers greater than `after`, at most `limit`; the server may return
+    /// fewer. Verifies their links against each other and against those that this profile knows.
     ///
     /// # Errors
-    /// [`ClientError`]; those of [`crate::error::Blame::Record`] are tamper evidence.
+    /// [`ClientError`]; those with [`crate::error::Blame::Record`] are tamper evidence.
     pub async fn read(
         &self,
         conversation: ConversationId,
@@ -459,10 +460,10 @@ impl Client {
         self.read_page(conversation, after, limit).await?.whole()
     }
 
-    /// [`Self::read`] that returns the good entries and the faults of the others.
+    /// [`Self::read`] that returns the good entries together with the faults of the others.
     ///
     /// # Errors
-    /// [`ClientError`] where nothing could be read.
+    /// [`ClientError`] if nothing could be read.
     pub async fn read_page(
         &self,
         conversation: ConversationId,
@@ -472,8 +473,8 @@ impl Client {
         self.read_as(proto::Read { conversation, after, limit, links: false }).await
     }
 
-    /// [`Self::read`] where each entry is also compared with the link that the server has stored
-    /// for it, so that a change is found at the entry that was changed.
+    /// [`Self::read`] that also compares each entry with the link that the server has stored for
+    /// it. So a change is found at the changed entry.
     pub(crate) async fn read_stored_links(
         &self,
         conversation: ConversationId,
@@ -496,7 +497,8 @@ impl Client {
                 blocking(check).await
             }
             Ok(_) => Err(unexpected()),
-            // The record ends before the entry to begin after: was that one recorded?
+            // The record ends before `after`: tamper evidence if that entry is known to be
+            // recorded.
             Err(ClientError::Refused(no)) if no.why == Why::Ahead => {
                 record::check_head(conversation, after.saturating_sub(1), known)?;
                 Err(ClientError::Refused(no))
@@ -505,12 +507,14 @@ impl Client {
         }
     }
 
-    /// Entries that contain all words of `text`, newest first, with numbers below `before`
-    /// (0: all). They have gaps, so their links cannot be checked. Those that cannot be shown are
+    /// Finds entries that contain all words of `text`, newest first, with numbers below `before`
+    /// (0: all).
+    ///
+    /// The results have gaps, so their links cannot be verified. Entries that cannot be shown are
     /// among the faults.
     ///
     /// # Errors
-    /// [`ClientError`]; [`ClientError::BadList`] where the numbers do not fall.
+    /// [`ClientError`]; [`ClientError::BadList`] if the numbers do not decrease.
     pub async fn search(
         &self,
         conversation: ConversationId,
@@ -540,8 +544,8 @@ impl Client {
 
     // ---- people
 
-    /// Everybody on the server, in order; with `watch`, who comes and goes is told from now on,
-    /// for as long as this line stands.
+    /// All users of the server, sorted. With `watch`, changes of presence are reported from now on,
+    /// for as long as this connection lasts.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -561,7 +565,7 @@ impl Client {
         }
     }
 
-    /// Makes an invite; `seconds` 0: good for as long as the server's default says.
+    /// Creates an invite that is valid for `seconds`; 0: the server's default.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -595,7 +599,7 @@ impl Client {
         }
     }
 
-    /// Revokes a device: this one, or after [`Client::prove_password`] any of this user's.
+    /// Revokes a device: this one, or after [`Client::prove_password`] any other of this user.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -606,7 +610,8 @@ impl Client {
 
     // ---- classic keys
 
-    /// Makes a key of a classic line or of the origin bridge, for one conversation of this user's.
+    /// Creates a key for a classic connection or the origin bridge, for one conversation of this
+    /// user.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -621,8 +626,8 @@ impl Client {
         Ok(NewClassicKey { key: ClassicKey::new(&key), port: port(&new) })
     }
 
-    /// Adds a key that unchanged programs of the origin bridge have already. Returns the port they connect to; `None`:
-    /// the server does not listen for them now.
+    /// Adds a key that unchanged clients of the origin bridge already have. Returns their port;
+    /// `None`: the server does not listen for them now.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -635,7 +640,7 @@ impl Client {
     ) -> Result<Option<u16>, ClientError> {
         let key = Bytes::copy_from_slice(key.expose_secret());
         let new = self.add_key(name, conversation, form, key).await?;
-        // An older server ignores the field and makes a key, which the programs do not have.
+        // An older server ignores the field and creates a key, which the clients do not have.
         if !new.key.is_empty() {
             self.revoke_classic_key(name).await?;
             return Err(ClientError::Refused(Why::Unsupported.into()));
@@ -658,7 +663,7 @@ impl Client {
         }
     }
 
-    /// Classic keys that can be used: all for admins and owners, this user's for others.
+    /// The valid classic keys: all for admins and owners, this user's for others.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -678,7 +683,7 @@ impl Client {
         }
     }
 
-    /// Revokes a classic key: one of this user's, or for admins and owners anybody's.
+    /// Revokes a classic key of this user; admins and owners may revoke any.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -702,14 +707,14 @@ impl Client {
     }
 }
 
-/// Items of one list at most: ten times what a large server has.
+/// Maximum number of items in one list: ten times that of a large server.
 pub(crate) const MOST_LISTED: usize = 200_000;
-/// Bytes of one list at most, as they come.
+/// Maximum size of one list in bytes, encoded.
 const LISTED_BYTES: usize = 32 * 1024 * 1024;
-/// What a request is wrapped in on its way, bytes at most.
+/// Maximum overhead of an encoded request in bytes.
 const REQUEST_HEAD: usize = 64;
 
-/// A list that comes in pages. A server whose pages do not rise, or never end, is not followed.
+/// A list that arrives in pages. Rejects pages that do not ascend or never end.
 struct Listing<T, K> {
     what: &'static str,
     key: fn(&T) -> K,
@@ -726,7 +731,7 @@ impl<T: Message, K: Ord + Default> Listing<T, K> {
         self.all.last().map(self.key)
     }
 
-    /// Adds a page; all of them, with the last.
+    /// Adds a page; returns the complete list after the last page.
     fn add(&mut self, page: Vec<T>, more: bool) -> Result<Option<Vec<T>>, ClientError> {
         let more = more && !page.is_empty();
         let mut last = self.last().unwrap_or_default();
@@ -744,23 +749,23 @@ impl<T: Message, K: Ord + Default> Listing<T, K> {
     }
 }
 
-/// An invite as the server made it.
+/// A new invite.
 #[derive(Debug)]
 pub struct NewInvite {
-    /// Its id.
+    /// The invite's id.
     pub id: InviteId,
-    /// What it knows; nobody else has it.
+    /// The invite's secret; the server does not return it again.
     pub secret: InviteSecret,
-    /// When it ends, ms since 1970 UTC.
+    /// Time of expiry, in ms since 1970 UTC.
     pub expires_ms: u64,
 }
 
-/// A classic key as the server made it.
+/// A new classic key.
 #[derive(Debug)]
 pub struct NewClassicKey {
-    /// The key; nobody keeps it but whoever is given it.
+    /// The key; the server does not return it again.
     pub key: ClassicKey,
-    /// The server's port for it; `None`: that listener is off.
+    /// The server's port for it; `None`: the listener is off.
     pub port: Option<u16>,
 }
 
@@ -772,7 +777,7 @@ fn unexpected() -> ClientError {
     ClientError::Protocol("an answer to another question")
 }
 
-/// Runs what waits for the disk where it may.
+/// Runs disk work on a blocking thread.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
 ) -> Result<T, ClientError> {
@@ -784,7 +789,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Refuses what fits into no frame as the server would: sent, it would end the connection.
+/// Refuses a request that fits into no frame, as the server would; sending it would end the
+/// connection.
 fn check_size(op: &Op) -> Result<(), ClientError> {
     if op.encoded_len() + REQUEST_HEAD <= MAX_BODY {
         return Ok(());

@@ -1,4 +1,4 @@
-//! How long to wait before connecting again.
+//! Back-off between connection attempts.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use twinlock_link::OsEntropy;
 use crate::client::Options;
 use crate::error::ClientError;
 
-/// After a good line the first attempt is made at once, spread over this, so that a server which
-/// dropped everybody is not met by everybody in one instant.
+/// Maximum delay of the first attempt after a good connection. It is random, so that clients that a
+/// server dropped together do not reconnect in the same instant.
 const AT_ONCE: Duration = Duration::from_millis(100);
-/// A line that stood this long was a good one, whatever was on it.
+/// A connection that lasted this long is good, whatever its traffic.
 pub(crate) const GOOD_LINE: Duration = Duration::from_secs(10);
 
-/// The delays between the attempts of one task: growing, with jitter, up to the longest.
+/// The delays between the attempts of one task: exponential, with jitter and a maximum.
 pub(crate) struct Delays {
     builder: ExponentialBuilder,
     next: ExponentialBackoff,
@@ -37,9 +37,10 @@ impl Delays {
         Self { builder, next: builder.build(), first, longest }
     }
 
-    /// The delay after a line, or an attempt, that ended with `error`. `good`: something came of
-    /// it; logging in alone is no progress, so a server that drops people right after it is left
-    /// alone for longer and longer. `hint`: when the server said it would be back.
+    /// The delay after a connection or an attempt that ended with `error`.
+    ///
+    /// `good`: the connection made progress. A login alone is not progress: the delays grow for a
+    /// server that drops clients right after it. `hint`: the downtime that the server announced.
     pub(crate) fn after(
         &mut self,
         good: bool,
@@ -57,12 +58,12 @@ impl Delays {
         if let ClientError::Busy { seconds } = error {
             delay = delay.max(Duration::from_secs(u64::from(*seconds)));
         }
-        // The delay on top spreads those who come back a little.
+        // The delay is added to the hint, to spread reconnecting clients.
         delay + hint.unwrap_or_default()
     }
 }
 
-/// Anything from 0 to 1.
+/// A random number from 0 to 1.
 fn chance() -> f64 {
     let mut byte = [0; 1];
     OsEntropy.fill(&mut byte);

@@ -1,4 +1,4 @@
-//! From an address to a line on which both ends have said READY.
+//! From an address to a connection on which both ends have sent READY.
 
 use std::io;
 use std::path::Path;
@@ -26,23 +26,23 @@ use crate::delays::Delays;
 use crate::error::{ClientError, closed};
 use crate::profile::{Profile, TlsTrust};
 
-/// For TCP, over all addresses of a name.
+/// Timeout for TCP, over all addresses of a name.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-/// For TLS.
+/// Timeout for the TLS handshake.
 const TLS_DEADLINE: Duration = Duration::from_secs(10);
-/// From PROOF to the server's READY.
+/// Timeout from PROOF to the server's READY.
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 
-/// First and longest delay before asking again for a connection slot. Slots are held for a login,
-/// some ms, or for the server's deadline of 5 s.
+/// First and maximum delay between requests for a connection slot. A slot is occupied during a
+/// login, some ms, or until the server's deadline of 5 s.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// Default time that a one-shot command waits for a connection slot.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The stream beneath a line.
+/// The stream under a session.
 pub(crate) type Stream = TlsStream<TcpStream>;
 
-/// How a server is reached and what is asked of it.
+/// The parameters of connections to a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Dial {
     address: Address,
@@ -52,7 +52,7 @@ pub(crate) struct Dial {
     timing: Timing,
 }
 
-/// A line that is ready, and what is known of it.
+/// A ready session, and its properties.
 pub(crate) struct Opened {
     pub(crate) line: Line<Stream>,
     pub(crate) info: proto::ServerInfo,
@@ -61,7 +61,7 @@ pub(crate) struct Opened {
 }
 
 impl Dial {
-    /// Reads certificate files where the trust names any.
+    /// Creates the parameters. With [`Trust::Ca`] this reads the system's root certificates.
     pub(crate) fn new(
         address: Address,
         trust: Trust,
@@ -69,14 +69,14 @@ impl Dial {
         binding: BindingPolicy,
         timing: Timing,
     ) -> Result<Self, ClientError> {
-        // Behind a proxy that is known of, its TLS may know no protocol names.
+        // A proxy that is known to terminate TLS need not support ALPN.
         let alpn = if binding == BindingPolicy::Off { Alpn::Optional } else { Alpn::Required };
         let tls = ClientTls::new(trust, alpn).map_err(|e| ClientError::Authority(e.to_string()))?;
         Ok(Self { address, tls, pin, binding, timing })
     }
 
-    /// As a profile says, or the same server at another address. The profile's `rekey-after`
-    /// replaces that of `timing`.
+    /// Takes the parameters of a profile, or of the same server at another address. The profile's
+    /// `rekey-after` overrides that of `timing`.
     pub(crate) fn of(
         profile: &Profile,
         address: Option<Address>,
@@ -99,7 +99,7 @@ impl Dial {
         Self::new(address, trust, key, profile.binding(), Timing { rekey_after, ..timing })
     }
 
-    /// Where the server is.
+    /// The server's address.
     pub(crate) fn address(&self) -> &Address {
         &self.address
     }
@@ -138,7 +138,7 @@ impl Dial {
         }
     }
 
-    /// The same, and again while the server has no room, for at most `patience`.
+    /// [`Self::open`] with retries while the server has no free slot, for at most `patience`.
     pub(crate) async fn open_when_free(
         &self,
         credential: Credential,
@@ -190,7 +190,7 @@ impl Dial {
     }
 }
 
-/// The other end has closed a connection.
+/// Whether the peer has closed the connection.
 fn is_closed(error: &io::Error) -> bool {
     use io::ErrorKind as K;
     matches!(
@@ -199,7 +199,7 @@ fn is_closed(error: &io::Error) -> bool {
     )
 }
 
-/// A session did not get the server's READY.
+/// Why a session did not get the server's READY.
 enum NotReady {
     Line(LineError),
     Closed(CloseCode),

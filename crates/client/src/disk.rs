@@ -1,4 +1,5 @@
-//! Private files and directories: made with their mode, never widened, written whole or not at all.
+//! Private files and directories: created with an owner-only mode, never widened, replaced
+//! atomically.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -11,39 +12,39 @@ use thiserror::Error;
 
 /// Owner only: files that hold secrets or texts.
 const FILE_MODE: u32 = 0o600;
-/// Owner only: the directories they are in.
+/// Owner only: the directories that hold these files.
 const DIR_MODE: u32 = 0o700;
-/// Any right of the group or of others.
+/// All permissions of group and others.
 const NOT_OWNER: u32 = 0o077;
 
-/// A file or directory could not be read, made or written.
+/// A file or directory could not be read, created or written.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}: {problem}", path.display())]
 pub struct DiskError {
-    /// Which.
+    /// The file or directory.
     pub path: PathBuf,
-    /// The kind, to decide by.
+    /// The kind of error, for decisions.
     pub kind: io::ErrorKind,
-    /// The system's words.
+    /// The operating system's message.
     pub problem: String,
 }
 
 impl DiskError {
-    /// There is no room: on the disk, of a quota, or for so large a file.
+    /// The disk is full, a quota is exhausted, or the file is too large for the file system.
     #[must_use]
     pub fn is_full(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         matches!(self.kind, StorageFull | QuotaExceeded | FileTooLarge)
     }
 
-    /// Nothing can be written there.
+    /// The path cannot be written to.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
         matches!(self.kind, ReadOnlyFilesystem | PermissionDenied)
     }
 
-    /// Joins a path to the system's error, for `map_err`.
+    /// Adds the path to an I/O error, for `map_err`.
     pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self {
             path: path.to_path_buf(),
@@ -53,19 +54,20 @@ impl DiskError {
     }
 }
 
-/// Makes `path` and what is missing above it, mode 0700. An existing one is left as it is.
+/// Creates `path` and its missing parents with mode 0700; does not change existing directories.
 pub(crate) fn make_dir(path: &Path) -> Result<(), DiskError> {
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(DiskError::at(path))
 }
 
-/// [`make_dir`] for a directory that is ours alone: an existing one is closed to others.
+/// [`make_dir`] for a directory that only this client uses. Removes the permissions of group and
+/// others from an existing one.
 pub(crate) fn make_private_dir(path: &Path) -> Result<(), DiskError> {
     make_dir(path)?;
     close_path_to_others(path)
 }
 
-/// Opens a regular file for reading. A link is followed; a pipe, which would hold up its reader, is not
-/// opened.
+/// Opens a regular file for reading. Follows symbolic links; refuses a pipe, which would block its
+/// reader.
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -76,7 +78,8 @@ fn is_link() -> io::Error {
     io::Error::other("it is a symbolic link, which is not followed here")
 }
 
-/// The system's words for a link that is not followed are "too many levels of symbolic links".
+/// Replaces the system's message for a symbolic link that is not followed, "too many levels of
+/// symbolic links".
 fn plain(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) { is_link() } else { error }
 }
@@ -85,7 +88,8 @@ pub(crate) fn not_a_file() -> io::Error {
     io::Error::other("it is not a regular file")
 }
 
-/// Opens for reading and writing, made with mode 0600 where it is missing. Follows no symbolic link.
+/// Opens a file for reading and writing; creates it with mode 0600 if it is missing. Refuses a
+/// symbolic link.
 pub(crate) fn open_private(path: &Path) -> Result<File, DiskError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
@@ -95,8 +99,10 @@ pub(crate) fn open_private(path: &Path) -> Result<File, DiskError> {
     Ok(file)
 }
 
-/// Adds a line, which ends with a newline, to a regular file of mode 0600, made where it is missing,
-/// and syncs it. A line that a crash or a full disk cut off is ended first. A link is not followed.
+/// Appends `line`, which ends with a newline, to a regular file and syncs it.
+///
+/// Creates the file with mode 0600 if it is missing. If a crash or a full disk truncated the last
+/// line, this ends that line first. Refuses a symbolic link.
 pub(crate) fn append_private(path: &Path, line: &[u8]) -> Result<(), DiskError> {
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW;
     let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -117,8 +123,10 @@ pub(crate) fn append_private(path: &Path, line: &[u8]) -> Result<(), DiskError> 
     file.write_all(&whole).and_then(|()| file.sync_all()).map_err(DiskError::at(path))
 }
 
-/// Makes an empty file of mode 0600 where none is, and closes an existing one to others, without
-/// opening that: POSIX drops a process's locks on a file, SQLite's too, when any descriptor closes.
+/// Creates an empty file of mode 0600, or restricts an existing one to its owner.
+///
+/// Does not open an existing file: when a process closes any descriptor of a file, POSIX drops all
+/// its locks on that file, SQLite's too.
 pub(crate) fn make_private_file(path: &Path) -> Result<(), DiskError> {
     let mut options = OpenOptions::new();
     match options.write(true).create_new(true).mode(FILE_MODE).open(path) {
@@ -141,7 +149,7 @@ fn close_path_to_others(path: &Path) -> Result<(), DiskError> {
     Ok(())
 }
 
-/// Takes every right from group and others; gives the mode back that was wider.
+/// Removes all permissions of group and others. Returns the previous mode if it was wider.
 pub(crate) fn close_to_others(file: &File, path: &Path) -> Result<Option<u32>, DiskError> {
     let mode = file.metadata().map_err(DiskError::at(path))?.permissions().mode() & 0o7777;
     if mode & NOT_OWNER == 0 {
@@ -151,21 +159,23 @@ pub(crate) fn close_to_others(file: &File, path: &Path) -> Result<Option<u32>, D
     Ok(Some(mode))
 }
 
-/// What to do where the file is there already.
+/// What to do if the file already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Existing {
     /// Fail with [`io::ErrorKind::AlreadyExists`].
     Keep,
-    /// Put the new one in its place.
+    /// Replace the existing file.
     Replace,
 }
 
-/// Writes a file of mode 0600 so that after any crash the old content or the new is there, whole:
-/// a new file beside it, fsync, rename, fsync of the directory.
+/// Writes a file of mode 0600 atomically: after a crash the old content or the new one is there,
+/// complete.
+///
+/// Writes a temporary file in the same directory, syncs it, renames it, and syncs the directory.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8], existing: Existing) -> Result<(), DiskError> {
     let at = || DiskError::at(path);
     let dir = path.parent().ok_or_else(|| at()(io::ErrorKind::InvalidInput.into()))?;
-    // A leading dot and a tilde: never the name of a profile.
+    // The leading dot and the tilde keep this from being the name of a profile.
     let mut file = tempfile::Builder::new()
         .prefix(".new~")
         .permissions(Permissions::from_mode(FILE_MODE))

@@ -1,7 +1,7 @@
-//! Becoming somebody on a server: by an invite, or by the password on a new device.
+//! Enrolment: by an invite, or by the password on a new device.
 //!
-//! The profile is on disk before the server is asked to make the credential in it: whatever is cut
-//! in between, no device exists whose secret nobody has.
+//! A new profile is written to disk before the server creates the credential. So no interruption
+//! leaves a device whose secret is lost.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,57 +26,57 @@ use crate::home::Home;
 use crate::profile::{NewProfile, Profile, ProfileError, TlsTrust};
 use crate::register::{self, Ask};
 
-/// How long the server may take for one answer.
+/// Timeout for one answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// What an invite allows, as the server tells it.
+/// The terms of an invite, as the server reports them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
-    /// The only name it is for; `None`: choose one.
+    /// The only user name that it allows; `None`: any.
     pub user: Option<Name>,
-    /// What whoever uses it may do.
+    /// The role that it grants.
     pub role: proto::Role,
-    /// When it ends, ms since 1970 UTC.
+    /// Time of expiry, in ms since 1970 UTC.
     pub expires_ms: u64,
-    /// What is known about TLS, whose end nobody may have to tell yet.
+    /// The result of the channel binding.
     pub binding: Binding,
 }
 
-/// Who wants to join.
+/// A user who joins.
 #[derive(Debug)]
 pub struct NewUser {
-    /// The name wanted.
+    /// The requested user name.
     pub user: Name,
-    /// What this device is called.
+    /// The label of this device.
     pub label: String,
-    /// With one, all devices may be lost; without one, the last device must not be.
+    /// With a password the user can lose all devices; without one, not the last.
     pub password: Option<Password>,
-    /// Stop before anything is registered if TLS does not reach the server, and have the profile
-    /// require it from then on.
+    /// Stop before registration if TLS does not reach the server; the profile then requires the
+    /// same.
     pub require_binding: bool,
 }
 
 /// A user who logs in with the password.
 #[derive(Debug)]
 pub struct Returning {
-    /// Where the server is.
+    /// The server's address.
     pub address: Address,
-    /// Who.
+    /// The user.
     pub user: Name,
     /// The password.
     pub password: Password,
-    /// What this device is called.
+    /// The label of this device.
     pub label: String,
-    /// PEM file of an authority to trust; without one the TLS key is learned over lock 2.
+    /// PEM file of a CA to trust; without one the TLS key is learned inside the session.
     pub ca_file: Option<PathBuf>,
-    /// A proxy ends TLS before the server, and that is intended.
+    /// A proxy terminates TLS before the server, intentionally.
     pub behind_proxy: bool,
-    /// Stop before anything is registered if TLS does not reach the server, and have the profile
-    /// require it from then on.
+    /// Stop before registration if TLS does not reach the server; the profile then requires the
+    /// same.
     pub require_binding: bool,
 }
 
-/// Asks what an invite allows. It stays unused.
+/// Asks the server for the terms of an invite, which stays unused.
 ///
 /// # Errors
 /// [`ClientError`]; [`ClientError::LoginRefused`] for an invite that is used, expired or unknown.
@@ -91,11 +91,11 @@ pub async fn look(link: &InviteLink) -> Result<Terms, ClientError> {
     Ok(Terms { user, role: invite.role(), expires_ms: invite.expires_ms, binding: opened.binding })
 }
 
-/// Uses an invite: registers the user with this device, and makes the profile.
+/// Uses an invite: registers the user with this device, and creates the profile.
 ///
 /// # Errors
-/// [`ClientError`]. After [`ClientError::Lost`] the profile may exist: if the server made the user
-/// before the line was lost, it works.
+/// [`ClientError`]. After [`ClientError::Lost`] the profile may exist. It works if the server
+/// created the user before the connection was lost.
 pub async fn join(
     home: &Home,
     profile: &Name,
@@ -140,12 +140,13 @@ pub async fn join(
     finish(home, desk, records, made).await
 }
 
-/// Enrols this device with the user's password, and makes the profile; an existing profile of the
-/// same server and user is replaced, and its server key stays pinned. Also says what is known about
-/// TLS.
+/// Enrols this device with the user's password, and creates the profile.
+///
+/// Replaces an existing profile of the same server and user; its server key stays pinned. Also
+/// returns the result of the channel binding.
 ///
 /// # Errors
-/// [`ClientError`], [`ProfileError::Exists`] if the profile is another's.
+/// [`ClientError`], [`ProfileError::Exists`] if the profile is of another server or user.
 pub async fn log_in(
     home: &Home,
     profile: &Name,
@@ -160,7 +161,7 @@ pub async fn log_in(
         Err(error) => return Err(error.into()),
     };
     let pin = known.as_ref().map(|known| *known.server_key());
-    // What the person has set stays, whatever else is told anew.
+    // The user's setting in an existing profile stays, unless an option overrides it.
     let binding = match &known {
         _ if behind_proxy => BindingPolicy::Off,
         _ if require_binding => BindingPolicy::Require,
@@ -194,7 +195,7 @@ pub async fn log_in(
     let device = device.ok_or(ClientError::Protocol("no device id"))?;
     let copy = DeviceSecret::new(secret.expose_secret());
     let records = register::evaluate(&mut desk, None, Some((device, copy)), &server_key).await?;
-    // Whom TLS shows counts only if TLS reaches the server; else only what the server says.
+    // The shown TLS key counts only if TLS reaches the server; otherwise only the server's pins do.
     let tls = match (&known, ca_file, facts.peer_pin) {
         (Some(_), None, _) | (_, Some(_), _) => trust,
         (None, None, shown) => {
@@ -216,7 +217,7 @@ pub async fn log_in(
         created_ms: now_ms(),
     };
     match known {
-        // The old secret may still work: it goes only once the new one does.
+        // The old secret may still work, so it is replaced only when the new one works.
         Some(_) => {
             register::finish(&mut desk, records).await?;
             Ok((Profile::replace(home, profile, new)?, seen))
@@ -228,8 +229,8 @@ pub async fn log_in(
     }
 }
 
-/// A session by the password of a profile's user, for when its device cannot log in: see
-/// [`crate::Client::prove_password`] for when it can.
+/// A session by the password of a profile's user, if the device cannot log in. If it can, use
+/// [`crate::Client::prove_password`].
 pub struct ByPassword(Desk);
 
 impl ByPassword {
@@ -274,7 +275,7 @@ impl ByPassword {
     /// Replaces the password, and ends the session.
     ///
     /// # Errors
-    /// [`ClientError`]; the old one stays then.
+    /// [`ClientError`]; the old password stays valid then.
     pub async fn set_password(
         mut self,
         profile: &Profile,
@@ -290,7 +291,7 @@ impl ByPassword {
     }
 }
 
-/// A login by password that was refused, in its own words.
+/// The error of a refused login by password.
 fn by_password(error: ClientError) -> ClientError {
     match error {
         ClientError::LoginRefused => ClientError::PasswordRefused,
@@ -298,8 +299,10 @@ fn by_password(error: ClientError) -> ClientError {
     }
 }
 
-/// How to know the server's TLS again after a login that took any: by the pins it names; where it
-/// names none, by the authorities of this system, if they vouch for it; else by the key it showed.
+/// How to verify the server's TLS after a login that accepted any certificate.
+///
+/// By the pins that the server names; if none, by the system's CAs if they accept the server; else
+/// by the key that it showed.
 async fn learned(address: &Address, info: &proto::ServerInfo, shown: Option<TlsPin>) -> TlsTrust {
     if let Some(pins) = pins_of(info) {
         return TlsTrust::Pins(pins);
@@ -315,7 +318,7 @@ async fn learned(address: &Address, info: &proto::ServerInfo, shown: Option<TlsP
     if vouched { by_authority } else { TlsTrust::Pins(vec![shown]) }
 }
 
-/// This program, as the operator sees it.
+/// This program's description for the operator.
 pub(crate) fn client_info(label: &str) -> proto::ClientInfo {
     proto::ClientInfo {
         software: concat!("twinlock ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -361,7 +364,7 @@ async fn open_invite(link: &InviteLink, binding: BindingPolicy) -> Result<Opened
     opened.map_err(|error| if error == closed(CloseCode::Revoked) { invite_used() } else { error })
 }
 
-/// The pins that the server names, or the one that let us in.
+/// The pins that the server names, or the one that accepted this connection.
 fn pins(info: &proto::ServerInfo, used: TlsPin) -> TlsTrust {
     TlsTrust::Pins(pins_of(info).unwrap_or_else(|| vec![used]))
 }
@@ -377,8 +380,8 @@ pub(crate) fn pins_of(info: &proto::ServerInfo) -> Option<Vec<TlsPin>> {
     (!pins.is_empty()).then_some(pins)
 }
 
-/// What keeps what READY says about the next connection, to be done where it may block. Not if
-/// another program has put another server or user into the profile meanwhile.
+/// The blocking work that stores what READY says for the next connection. It fails if another
+/// program has put another server or user into the profile.
 pub(crate) fn learning(
     home: &Home,
     profile: &Profile,
@@ -399,7 +402,7 @@ pub(crate) fn learning(
     }
 }
 
-/// The last step: the server makes the credentials of a profile that is on disk already.
+/// The last step: the server creates the credentials of a profile that is already on disk.
 async fn finish(
     home: &Home,
     mut desk: Desk,
@@ -423,11 +426,11 @@ async fn finish(
     }
 }
 
-/// One question after the other over a line that does nothing else.
+/// A connection for one request at a time.
 struct Desk {
     line: Line<Stream>,
     asked: u64,
-    /// Whoever was let in by an invite is shown out when somebody else has used it.
+    /// After a login by invite, `Revoked` means that the invite was used on another connection.
     by_invite: bool,
 }
 

@@ -1,6 +1,6 @@
-//! What can go wrong between this client and its server, sorted by whose fault it is.
+//! Errors between this client and its server, sorted by the side at fault.
 //!
-//! Errors are values that several waiters can share, so causes are kept as their words.
+//! Several waiters can share an error, so causes are kept as text.
 
 use thiserror::Error;
 use twinlock_core::chain::Broken;
@@ -18,24 +18,24 @@ use crate::profile::ProfileError;
 pub use crate::refusal::Refusal;
 use crate::state::StateError;
 
-/// Whose fault an error is, which is what a program decides by.
+/// The side at fault; a program decides by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
     /// This machine: its disk, its profile.
     Here,
-    /// Who we are: the server refuses us.
+    /// The credentials: the server refuses them.
     Us,
-    /// Who they are: not the server we know, or TLS was cut where that is not allowed.
+    /// The server's identity: not the known server, or a TLS interception that is not allowed.
     Them,
-    /// There is no line to the server now; later there may be.
+    /// There is no connection to the server; a retry may succeed.
     Network,
-    /// The server says no to a request.
+    /// The server refuses a request.
     Request,
-    /// The record is not what it was, or what came is not what was promised.
+    /// The record was altered, or received data is not what was announced.
     Record,
 }
 
-/// Why something did not come about.
+/// An error of the client.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ClientError {
     /// A profile cannot be used.
@@ -44,63 +44,63 @@ pub enum ClientError {
     /// The profile's state cannot be used, or contradicts the server.
     #[error(transparent)]
     State(#[from] StateError),
-    /// A file of this client's.
+    /// A file of this client failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// A certificate authority's file cannot be used.
+    /// A CA file cannot be used.
     #[error("{0}")]
     Authority(String),
-    /// This program is older than the one that used this profile last.
+    /// A newer program has used this profile.
     #[error(
         "this profile has spoken protocol version {0} with its server, which this program does not \
          know: update it"
     )]
     Outdated(u8),
-    /// What a profile names as its server's host.
+    /// The profile's host is not a valid address.
     #[error("'{0}' is neither a DNS name nor an IP address")]
     NoAddress(String),
-    /// No connection.
+    /// The connection could not be established.
     #[error("no connection to {address}: {problem}")]
     Unreachable {
-        /// Where to.
+        /// The server's address.
         address: Address,
-        /// The system's words.
+        /// The operating system's message.
         problem: String,
     },
-    /// The server closed the connection before the login was over.
+    /// The server closed the connection before the login was complete.
     #[error(
         "no connection to {address}: no connection slot was free there (it closed the connection \
          before the login)"
     )]
     NotAdmitted {
-        /// Where to.
+        /// The server's address.
         address: Address,
     },
     /// The connection ended.
     #[error("the line was lost: {0}")]
     Lost(String),
-    /// The server asks to come back.
+    /// The server asks for a later retry.
     #[error("the server is busy; it asks to come back in {seconds} s")]
     Busy {
-        /// When.
+        /// The delay in seconds.
         seconds: u16,
     },
-    /// The server shows another TLS key or certificate.
+    /// The server presents another TLS key or certificate.
     #[error(
         "this is not the server this profile knows: {0}. If its owner replaced the TLS key, ask for \
          a new invite link; until then nothing is sent"
     )]
     Distrusted(String),
-    /// TLS ends in the middle and the profile does not go on.
+    /// TLS is intercepted, and the profile requires that it is not.
     #[error(
         "TLS ends somewhere between you and the server (a proxy, or somebody with a forged \
          certificate), and this profile requires that it does not"
     )]
     TlsCut,
-    /// Both could have spoken a higher version.
+    /// The protocol version was lowered, although both ends support a higher one.
     #[error("somebody between you and the server lowered the protocol version")]
     Downgrade,
-    /// The server proved itself, with another key than the one this client knows.
+    /// The server proved another key than the one this client knows.
     #[error(
         "this is not the server you know: its key reads {}, and this profile knows {}. If its owner \
          replaced its identity, ask for a new invite link. Nothing was sent",
@@ -110,18 +110,18 @@ pub enum ClientError {
     OtherServer {
         /// The key this client knows.
         known: ServerKey,
-        /// The key that was shown.
+        /// The key that the server proved.
         shown: ServerKey,
     },
-    /// Neither the server nor we.
+    /// The login failed on both sides: neither the secret nor the server was verified.
     #[error(
         "login refused: the secret is wrong or was revoked, or this is not the server you know"
     )]
     LoginRefused,
-    /// A login by password. That the server is another one would look the same.
+    /// A login by password was refused. Another server would look the same.
     #[error("login refused: wrong password, or this server knows no such user with a password")]
     PasswordRefused,
-    /// The password of a user that this session belongs to.
+    /// The password of this session's user is wrong.
     #[error("wrong password")]
     WrongPassword,
     /// The user has no password.
@@ -132,7 +132,7 @@ pub enum ClientError {
         "{0}: this program failed, and the server has refused nothing; see its log, and try again"
     )]
     Failed(&'static str),
-    /// The server ended the session for good.
+    /// The server ended the session permanently.
     #[error("{0}")]
     Ended(&'static str),
     /// This device has as many sessions as the server allows.
@@ -141,23 +141,23 @@ pub enum ClientError {
          default); end one of its programs, or try again later"
     )]
     TooManySessions,
-    /// The server says no.
+    /// The server refuses a request.
     #[error("{0}")]
     Refused(Refusal),
-    /// An entry was altered, or is missing.
+    /// An entry was altered or is missing.
     #[error("the record was changed: {0}")]
     Tampered(#[from] Broken),
-    /// The record ends before an entry that is known to be in it.
+    /// The record ends before an entry that is known.
     #[error(
         "the record was changed: conversation {conversation} ends at entry {head}, but entry \
          {known} was recorded before"
     )]
     Truncated {
-        /// Which.
+        /// The conversation.
         conversation: ConversationId,
-        /// Where it ends now.
+        /// The number of its last entry now.
         head: u64,
-        /// What is known of it.
+        /// The newest known entry.
         known: u64,
     },
     /// The server's record has a gap.
@@ -165,7 +165,7 @@ pub enum ClientError {
         "the record was changed: entry {n} of conversation {conversation} is missing or cannot be read"
     )]
     Missing {
-        /// Which.
+        /// The conversation.
         conversation: ConversationId,
         /// The entry.
         n: u64,
@@ -173,29 +173,29 @@ pub enum ClientError {
     /// An entry that no honest server records.
     #[error("entry {n} of conversation {conversation} cannot be shown: {what}")]
     BadEntry {
-        /// Which conversation.
+        /// The conversation.
         conversation: ConversationId,
         /// The entry.
         n: u64,
         /// The fault.
         what: &'static str,
     },
-    /// A list that has no end, or whose pages are out of order.
+    /// A list that never ends, or whose pages are out of order.
     #[error("the server's list of {0} is out of order or has no end")]
     BadList(&'static str),
-    /// The server does not keep to the protocol.
+    /// The server violates the protocol.
     #[error("the server does not keep to the protocol: {0}")]
     Protocol(&'static str),
-    /// There is no such room or person.
+    /// No such room or user exists.
     #[error("there is no {0} that you are in or can write to (see `twinlock rooms` and `people`)")]
     NoTarget(String),
-    /// The client was closed meanwhile.
+    /// The client was closed.
     #[error("this client was closed")]
     Closed,
 }
 
 impl ClientError {
-    /// Whose fault it is.
+    /// The side at fault.
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self {
@@ -239,14 +239,14 @@ impl ClientError {
         }
     }
 
-    /// Trying again by itself may help.
+    /// Whether an automatic retry may succeed.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.blame() == Blame::Network
     }
 
-    /// The server has no room for a connection or a login now. It does so in a moment, so that
-    /// even a command that tries once tries again.
+    /// Whether the server has no capacity for a connection or a login now. That is brief, so even a
+    /// one-shot command retries.
     pub(crate) fn wants_a_slot(&self) -> bool {
         matches!(self, Self::NotAdmitted { .. } | Self::Busy { .. })
     }
@@ -267,7 +267,7 @@ impl From<LoginError> for ClientError {
             LoginError::Server(ErrorCode::Refused) | LoginError::Refused(_) => Self::LoginRefused,
             LoginError::OtherServer { known, shown } => Self::OtherServer { known, shown },
             LoginError::Failed => Self::Failed("the password could not be stretched"),
-            // Only a hint, as is every ERROR: it ends this attempt and no more.
+            // An ERROR is not authenticated, so it ends this attempt and nothing else.
             other => Self::Lost(other.to_string()),
         }
     }
@@ -285,7 +285,7 @@ impl From<LineError> for ClientError {
     }
 }
 
-/// What the server's CLOSE means for us.
+/// The error for a CLOSE of the server.
 pub(crate) fn closed(code: CloseCode) -> ClientError {
     match code {
         CloseCode::Binding => ClientError::TlsCut,

@@ -1,9 +1,9 @@
-//! Where a client's files are.
+//! Locations of a client's files.
 //!
-//! With `TWINLOCK_HOME=DIR` everything is below `DIR`: `DIR/profiles/NAME.toml` and
-//! `DIR/state/NAME/`. Otherwise the XDG directories: `$XDG_CONFIG_HOME/twinlock/profiles/` and
-//! `$XDG_STATE_HOME/twinlock/NAME/`, which are `~/.config` and `~/.local/state` where unset.
-//! Directories are made with mode 0700, when something is first written.
+//! With `TWINLOCK_HOME=DIR` all files are below `DIR`: `DIR/profiles/NAME.toml` and
+//! `DIR/state/NAME/`. Otherwise they are in the XDG directories
+//! `$XDG_CONFIG_HOME/twinlock/profiles/` and `$XDG_STATE_HOME/twinlock/NAME/`, whose defaults are
+//! `~/.config` and `~/.local/state`. Directories are created with mode 0700 at the first write.
 
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
@@ -15,7 +15,7 @@ use twinlock_core::id::Name;
 use crate::disk;
 pub use crate::disk::DiskError;
 
-/// There is no place for files.
+/// There is no location for files.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HomeError {
     /// Neither `TWINLOCK_HOME` nor `HOME` is set.
@@ -26,7 +26,7 @@ pub enum HomeError {
     Disk(#[from] DiskError),
 }
 
-/// The directories of one person's client.
+/// The directories of one user's client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Home {
     config: PathBuf,
@@ -34,16 +34,17 @@ pub struct Home {
 }
 
 impl Home {
-    /// As the environment of this process says.
+    /// Takes the directories from the environment of this process.
     ///
     /// # Errors
-    /// [`HomeError`]; nothing is made yet.
+    /// [`HomeError`]; nothing is created yet.
     pub fn locate() -> Result<Self, HomeError> {
         Self::locate_in(|name| std::env::var_os(name))
     }
 
-    /// As `env` says, which answers the name of a variable with its value. An empty value counts
-    /// as unset, and so does a relative path in an XDG variable, as their specification has it.
+    /// Takes the directories from `env`, which maps a variable's name to its value. An empty value
+    /// counts as unset. So does a relative path in an XDG variable, as the XDG specification
+    /// requires.
     ///
     /// # Errors
     /// [`HomeError`].
@@ -65,25 +66,25 @@ impl Home {
         })
     }
 
-    /// Everything below one directory, as with `TWINLOCK_HOME`.
+    /// All files below one directory, as with `TWINLOCK_HOME`.
     #[must_use]
     pub fn at(dir: &Path) -> Self {
         Self { config: dir.to_path_buf(), state: dir.join("state") }
     }
 
-    /// Where the profiles are. It may not exist yet.
+    /// The directory of the profiles. It may not exist yet.
     #[must_use]
     pub fn profiles(&self) -> PathBuf {
         self.config.join("profiles")
     }
 
-    /// Where the state of one profile is. It may not exist yet.
+    /// The state directory of one profile. It may not exist yet.
     #[must_use]
     pub fn state(&self, profile: &Name) -> PathBuf {
         self.state.join(profile.as_str())
     }
 
-    /// [`Self::profiles`], made with mode 0700.
+    /// [`Self::profiles`], created with mode 0700.
     ///
     /// # Errors
     /// [`DiskError`].
@@ -94,7 +95,7 @@ impl Home {
         Ok(dir)
     }
 
-    /// [`Self::state`], made with mode 0700.
+    /// [`Self::state`], created with mode 0700.
     ///
     /// # Errors
     /// [`DiskError`].
@@ -105,8 +106,8 @@ impl Home {
         Ok(dir)
     }
 
-    /// Adds a line to the profile's dead letters (`dead-letters.jsonl` in its state, mode 0600), on
-    /// disk when this returns; where that file is.
+    /// Appends a line to the profile's dead letters (`dead-letters.jsonl` in its state, mode 0600).
+    /// It is on disk when this returns the path of that file.
     ///
     /// # Errors
     /// [`DiskError`].
@@ -116,8 +117,8 @@ impl Home {
         Ok(path)
     }
 
-    /// Takes the lock `purpose` of a profile for as long as the returned value lives, against
-    /// all processes; waits for it. The system frees it when its holder dies, however it dies.
+    /// Acquires the lock `purpose` of a profile, exclusive among all processes; waits for it. The
+    /// system releases it when the holder drops it or dies.
     ///
     /// # Errors
     /// [`DiskError`].
@@ -128,7 +129,7 @@ impl Home {
         Ok(Lock { _file: file })
     }
 
-    /// [`Self::lock`] without waiting. `None`: somebody has it.
+    /// [`Self::lock`] without waiting; `None` if the lock is taken.
     ///
     /// # Errors
     /// [`DiskError`].
@@ -146,13 +147,13 @@ impl Home {
         }
     }
 
-    /// The lock's file stays when the lock goes: removing it would let two hold "the" lock.
+    /// The lock file stays after a release: removing it would let two processes hold the lock.
     fn lock_path(&self, profile: &Name, purpose: &'static str) -> Result<PathBuf, DiskError> {
         Ok(self.make_state(profile)?.join(format!("{purpose}.lock")))
     }
 }
 
-/// A lock that is held while this lives.
+/// A lock that is held while this value lives.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,

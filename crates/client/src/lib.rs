@@ -1,11 +1,11 @@
-//! The client's side of Twinlock, as a library: it neither prints nor asks.
+//! The client side of Twinlock as a library, without output or prompts.
 //!
-//! What a client keeps on disk: [`home`] says where, [`profile`] who it is and whom it trusts,
-//! [`state`] opens the database in which the [`outbox`] holds what is not recorded yet and
-//! [`receipts`] holds the links by which a changed record is found out.
+//! Data on disk: [`home`] locates it, and [`profile`] holds the identity and the pins. [`state`]
+//! opens a database. There the [`outbox`] holds messages without an ack, and [`receipts`] holds the
+//! links that reveal a changed record.
 //!
-//! What it does with a server: [`enrol`] makes a profile, [`client`] keeps a line up, sends the
-//! outbox, follows and asks, [`record`] checks what is read.
+//! Work with a server: [`enrol`] creates a profile. [`client`] maintains a connection, sends the
+//! outbox, follows conversations and sends requests. [`record`] verifies entries.
 
 pub mod client;
 mod delays;

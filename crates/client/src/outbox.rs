@@ -1,16 +1,16 @@
-//! Messages on their way out: kept on disk until the server has them on its own.
+//! Outgoing messages, kept on disk until the server has acknowledged them.
 //!
-//! [`Outbox::enqueue`] returns when the message would survive a kill. From then on it is sent
-//! again and again with the same id until an ack or a refusal comes; the server records an id
-//! once, so sending twice is harmless, and nothing here has to be exactly right about who sends.
+//! [`Outbox::enqueue`] returns when the message survives a kill. From then on the client retries
+//! with the same id until an ack or a refusal arrives. The server records an id once, so sending
+//! twice is harmless, and claims need not be exact.
 //!
-//! Several processes may send from one outbox. [`Outbox::claim`] hands each message to one of
-//! them, and while one holds messages for a target the others get none for it, so that the order
-//! per target stays the order of enqueueing. A claim ends with its process or with
-//! [`Outbox::release`]; until then others may watch [`Outbox::outcome`].
+//! Several processes may send from one outbox. [`Outbox::claim`] gives each message to one of them.
+//! While a process holds messages for a target, the others get none for it, so that each target
+//! keeps the order of enqueueing. A claim ends with its process or with [`Outbox::release`]; other
+//! processes may watch [`Outbox::outcome`].
 //!
-//! Each transaction costs a sync of the disk. A process that has a session claims what it enqueues
-//! in the same transaction, and [`Outbox::settle`] notes all that is known in one.
+//! Each transaction costs one disk sync. A process with a session claims messages in the
+//! transaction that enqueues them, and [`Outbox::settle`] writes all results in one.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -30,23 +30,23 @@ const PENDING: i64 = 0;
 const RECORDED: i64 = 1;
 const REFUSED: i64 = 2;
 
-/// The server's word that a message is on its disk (PROTOCOL section 7).
+/// The server's acknowledgement that a message is on its disk (PROTOCOL section 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack {
-    /// Where it is.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// Its number there, from 1.
+    /// The number of its entry, from 1.
     pub n: u64,
-    /// When it was recorded, in ms since 1970 UTC, by the server's clock.
+    /// Time of recording, in ms since 1970 UTC, by the server's clock.
     pub time_ms: u64,
-    /// `None` where the entry is erased already.
+    /// `None` if the entry is already erased.
     pub salt: Option<Salt>,
     /// `link_n`.
     pub link: Link,
 }
 
 impl Ack {
-    /// As the server sent it.
+    /// Decodes the server's message.
     pub(crate) fn read(ack: &proto::Ack) -> Result<Self, ClientError> {
         Ok(Self {
             conversation: ack.conversation,
@@ -58,20 +58,20 @@ impl Ack {
     }
 }
 
-/// A message that has neither ack nor refusal.
+/// A message without ack or refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pending {
-    /// Its id, the same each time it is sent.
+    /// The message id, the same in each attempt.
     pub message_id: MessageId,
-    /// A room's name, or `@` and a user's.
+    /// A room's name, or `@` and a user name.
     pub target: String,
     /// At most [`MAX_TEXT`] bytes.
     pub body: Bytes,
-    /// When it was written, in ms since 1970 UTC, by this machine's clock.
+    /// Time of enqueueing, in ms since 1970 UTC, by this machine's clock.
     pub enqueued_ms: u64,
 }
 
-/// A message that the server will not record.
+/// A message that the server refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// The message.
@@ -80,14 +80,14 @@ pub struct Refused {
     pub why: Why,
 }
 
-/// What became of a message.
+/// The outcome of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing yet.
+    /// Neither ack nor refusal yet.
     Pending,
     /// It is on the server's disk.
     Recorded(Ack),
-    /// It will not be.
+    /// The server refused it.
     Refused(Why),
 }
 
@@ -98,23 +98,23 @@ pub struct Settle<'a> {
     pub recorded: &'a [(MessageId, Ack)],
     /// Refusals: see [`Outbox::mark_refused`].
     pub refused: &'a [(MessageId, Why)],
-    /// Give back what this process has claimed and not marked.
+    /// Release the claims of this process that have no outcome.
     pub release: bool,
-    /// Claim messages, see [`Outbox::claim`], and take those that were claimed when this process
+    /// Claim messages, see [`Outbox::claim`], and return those that this process claimed when it
     /// enqueued them.
     pub claim: Option<Claim>,
 }
 
-/// What a process claims.
+/// The parameters of a claim.
 #[derive(Debug, Default)]
 pub struct Claim {
-    /// Messages at most.
+    /// Maximum number of messages.
     pub limit: usize,
-    /// What it has claimed and knows of already.
+    /// Claimed messages that the process has in memory already.
     pub held: HashSet<MessageId>,
 }
 
-/// A fresh message id.
+/// A new message id.
 pub fn message_id(now_ms: u64, entropy: &mut (impl Entropy + ?Sized)) -> MessageId {
     MessageId::fresh(now_ms, entropy)
 }
@@ -130,11 +130,11 @@ impl Outbox {
         Self { state }
     }
 
-    /// Keeps a message for `target`, a room's name or `@` and a user's. When this returns, it is
-    /// on disk.
+    /// Stores a message for `target`, a room's name or `@` and a user name. It is on disk when this
+    /// returns.
     ///
     /// # Errors
-    /// [`StateError`]; nothing is kept then.
+    /// [`StateError`]; nothing is stored then.
     pub fn enqueue(
         &self,
         target: &str,
@@ -146,10 +146,10 @@ impl Outbox {
         ids.into_iter().next().ok_or_else(|| StateError::Database("nothing was kept".to_owned()))
     }
 
-    /// Keeps messages, all or none, in this order, with one sync of the disk.
+    /// Stores messages in this order, all or none, with one disk sync.
     ///
     /// # Errors
-    /// [`StateError`]; nothing is kept then.
+    /// [`StateError`]; nothing is stored then.
     pub fn enqueue_many<'a>(
         &self,
         messages: impl IntoIterator<Item = (&'a str, &'a [u8])>,
@@ -168,7 +168,7 @@ impl Outbox {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?;
             let account = self.state.account();
-            // Not ahead of messages that another process has claimed, or that are unclaimed.
+            // Not ahead of messages that another process has claimed or that are unclaimed.
             let mut claimers = HashMap::new();
             let mut ids = Vec::new();
             for (target, body) in messages {
@@ -194,8 +194,7 @@ impl Outbox {
         }
     }
 
-    /// The oldest pending messages, whoever has claimed them, in the order of enqueueing; at
-    /// most `limit`.
+    /// The oldest pending messages, claimed or not, in the order of enqueueing; at most `limit`.
     ///
     /// # Errors
     /// [`StateError`].
@@ -211,9 +210,10 @@ impl Outbox {
         })
     }
 
-    /// Takes the oldest pending messages that nobody has claimed, of targets for which no other
-    /// living process holds any; at most `limit`, in the order of enqueueing. They stay pending,
-    /// and this process's, until they are marked or released.
+    /// Claims the oldest unclaimed messages, at most `limit`, in the order of enqueueing.
+    ///
+    /// Skips targets for which another living process holds messages. Claimed messages stay
+    /// pending, and belong to this process until they are marked or released.
     ///
     /// # Errors
     /// [`StateError`].
@@ -224,11 +224,13 @@ impl Outbox {
         })
     }
 
-    /// Notes acks and refusals, gives back claims, and claims, in this order: all or nothing,
-    /// with one sync of the disk, or none where nothing changes. Returns the claimed messages.
+    /// Writes acks and refusals, releases claims, and claims messages, in this order.
+    ///
+    /// All or nothing, with one disk sync, or none if nothing changes. Returns the claimed
+    /// messages.
     ///
     /// # Errors
-    /// [`StateError`]; those of [`Self::mark_recorded_many`] are tamper evidence.
+    /// [`StateError`]; its `Conflict` and `AckChanged` are tamper evidence.
     pub fn settle(&self, settle: &Settle<'_>) -> Result<Vec<Pending>, StateError> {
         let Settle { recorded, refused, release, claim } = settle;
         self.state.write_claims(|tx, me, is_alive| {
@@ -247,7 +249,7 @@ impl Outbox {
         })
     }
 
-    /// Claims free messages, and returns those of this process's claims that `takes` selects.
+    /// Claims free messages; returns them and those of this process's claims that `takes` selects.
     fn note_claims(
         &self,
         tx: &Transaction<'_>,
@@ -278,8 +280,8 @@ impl Outbox {
         Ok(found.into_iter().map(|(_, message)| message).collect())
     }
 
-    /// Gives back what this process has claimed and not marked: after a lost line, to begin
-    /// again with the oldest, or to let another process send.
+    /// Releases the claims of this process that have no outcome: after a lost connection, to
+    /// restart with the oldest message, or to let another process send.
     ///
     /// # Errors
     /// [`StateError`].
@@ -287,7 +289,7 @@ impl Outbox {
         self.state.write_claims(|tx, me, _| release_all(tx, me))
     }
 
-    /// Notes that a message is on the server's disk; see [`Self::mark_recorded_many`].
+    /// Marks a message as recorded; see [`Self::mark_recorded_many`].
     ///
     /// # Errors
     /// [`StateError`].
@@ -295,14 +297,15 @@ impl Outbox {
         self.mark_recorded_many(&[(*message_id, *ack)])
     }
 
-    /// Notes acks, all or none, with one sync of the disk: the messages are pending no more,
-    /// their texts are removed here, and their links are kept as receipts. The same ack again
-    /// changes nothing; one for an unknown message leaves its receipt only. An ack beats a
-    /// refusal.
+    /// Marks messages as recorded, all or none, with one disk sync.
+    ///
+    /// The messages are no longer pending, their texts are removed, and their links are kept as
+    /// receipts. A repeated ack changes nothing; an ack for an unknown message only leaves its
+    /// receipt. An ack overrides a refusal.
     ///
     /// # Errors
-    /// [`StateError::Conflict`] and [`StateError::AckChanged`] are tamper evidence; nothing is
-    /// noted then, nor at any other [`StateError`].
+    /// [`StateError::Conflict`] and [`StateError::AckChanged`] are tamper evidence. After any error
+    /// nothing is written.
     pub fn mark_recorded_many(&self, acks: &[(MessageId, Ack)]) -> Result<(), StateError> {
         self.state.write(|tx| self.note_recorded(tx, acks))
     }
@@ -325,8 +328,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Notes that the server will not record a message. It is kept, to be shown and
-    /// [discarded](Self::discard). A message that was recorded stays recorded.
+    /// Marks a message as refused by the server. It is kept, to be shown and
+    /// [discarded](Self::discard). A recorded message stays recorded.
     ///
     /// # Errors
     /// [`StateError`].
@@ -349,7 +352,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// What became of a message; `None` where it is not known, or recorded and forgotten.
+    /// The outcome of a message; `None` if it is unknown, or was recorded and forgotten.
     ///
     /// # Errors
     /// [`StateError`].
@@ -357,7 +360,7 @@ impl Outbox {
         self.state.read(|tx| outcome(tx, self.state.account(), message_id))
     }
 
-    /// [`Self::outcome`] of several, in their order, at one moment.
+    /// [`Self::outcome`] of several messages, in their order, from one snapshot.
     ///
     /// # Errors
     /// [`StateError`].
@@ -384,7 +387,7 @@ impl Outbox {
         })
     }
 
-    /// How many messages are pending.
+    /// The number of pending messages.
     ///
     /// # Errors
     /// [`StateError`].
@@ -394,8 +397,8 @@ impl Outbox {
             .read(|tx| Ok(uint(tx.query_row(count, [self.state.account()], |row| row.get(0))?)))
     }
 
-    /// How many messages are pending for other accounts that this profile was before it was
-    /// replaced. They are not sent unless it becomes that account again.
+    /// The number of messages that are pending for other accounts that this profile had before it
+    /// was replaced. They are not sent unless the profile has that account again.
     ///
     /// # Errors
     /// [`StateError`].
@@ -405,11 +408,11 @@ impl Outbox {
             .read(|tx| Ok(uint(tx.query_row(count, [self.state.account()], |row| row.get(0))?)))
     }
 
-    /// Puts the refused messages back among the pending ones, in their old order: what the server
-    /// would not record may be possible now. Returns their ids.
+    /// Makes the refused messages pending again, in their old order, because the server may accept
+    /// them now. Returns their ids.
     ///
     /// # Errors
-    /// [`StateError`]; nothing is put back then.
+    /// [`StateError`]; nothing changes then.
     pub fn retry_refused(&self) -> Result<Vec<MessageId>, StateError> {
         self.state.wants_disk()?;
         self.state.write(|tx| {
@@ -423,8 +426,8 @@ impl Outbox {
         })
     }
 
-    /// Removes a message that is pending or refused. A pending one may have reached the server
-    /// already. `false`: there is none such.
+    /// Removes a pending or refused message; `false` if there is none. The server may already have
+    /// received a pending one.
     ///
     /// # Errors
     /// [`StateError`].
@@ -439,8 +442,8 @@ impl Outbox {
         })
     }
 
-    /// Forgets messages that were recorded before `before_ms`, by the server's clock; how many.
-    /// Their receipts stay.
+    /// Removes messages that were recorded before `before_ms`, by the server's clock; returns their
+    /// number. Their receipts stay.
     ///
     /// # Errors
     /// [`StateError`].
@@ -457,7 +460,7 @@ impl Outbox {
 }
 
 fn check(target: &str, body: &[u8]) -> Result<(), StateError> {
-    // One spelling a target, or its order would fall apart.
+    // Each target has one spelling; otherwise its messages could be reordered.
     if Name::new(target.strip_prefix('@').unwrap_or(target)).is_err() {
         return Err(StateError::BadTarget { got: target.to_owned() });
     }
@@ -495,7 +498,7 @@ fn record(
 ) -> Result<(), StateError> {
     match outcome(tx, account, message_id)? {
         None => Ok(()),
-        // The salt is not compared: it goes when the entry is erased.
+        // The salt is not compared: it disappears when the entry is erased.
         Some(Outcome::Recorded(known)) if (Ack { salt: ack.salt, ..known }) == *ack => Ok(()),
         Some(Outcome::Recorded(_)) => Err(StateError::AckChanged { message_id: *message_id }),
         Some(Outcome::Pending | Outcome::Refused(_)) => {
@@ -553,7 +556,7 @@ fn pending(row: &Row<'_>) -> rusqlite::Result<Pending> {
     })
 }
 
-/// A reason of a later version is some reason.
+/// A reason of a later version reads as [`Why::None`].
 fn why(stored: Option<i32>) -> Why {
     stored.and_then(|why| Why::try_from(why).ok()).unwrap_or(Why::None)
 }

@@ -1,12 +1,12 @@
-//! Profiles: who this client is, on which server, and what it trusts.
+//! Profiles: a user's identity on one server, and the keys it trusts.
 //!
-//! One file each, `profiles/NAME.toml`, mode 0600, since it holds the device's secret. It is
-//! written whole or not at all, and an existing one is replaced only on request.
+//! Each profile is one file, `profiles/NAME.toml`, mode 0600 because it holds the device secret.
+//! Writes are atomic, and an existing profile is replaced only on request.
 //!
-//! The server's key is the pin of PROTOCOL section 2. Nothing here changes it in an existing
-//! profile: [`Profile::create`] and [`Profile::replace`] take a whole new profile, and every
-//! smaller change is made to what the file then holds and refused if that is another server,
-//! user or device than this process knows.
+//! The server key is the pin of PROTOCOL section 2. No function here changes it in an existing
+//! profile: [`Profile::create`] and [`Profile::replace`] take a complete new profile. Every smaller
+//! change applies to the file's current content. It fails if that names another server, user or
+//! device than this process loaded.
 
 mod form;
 
@@ -26,53 +26,54 @@ use crate::disk::{self, Existing};
 use crate::home::{DiskError, Home};
 use form::Form;
 
-/// The profile that is used where none is named.
+/// The profile that is used if none is named.
 pub const DEFAULT: &str = "default";
-/// Bytes of a profile file at most; ours are below 2 KiB, so more is some other file.
+/// Maximum size of a profile file in bytes. Profiles are below 2 KiB; a larger file is something
+/// else.
 const MAX_FILE: u64 = 64 * 1024;
-/// TLS pins kept at most: the current certificate key, the next, and some to spare.
+/// Maximum number of TLS pins: the current certificate key, the next one, and some to spare.
 pub const MAX_PINS: usize = 8;
-/// Bytes of a device label at most.
+/// Maximum length of a device label in bytes.
 pub const MAX_LABEL: usize = 64;
 
-/// What went wrong with a profile.
+/// Errors of profiles.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ProfileError {
-    /// A profile's name is a name.
+    /// The string is not a valid profile name.
     #[error("'{}' names no profile: {}", got.escape_debug(), BadName)]
     BadName {
-        /// What was given.
+        /// The given string.
         got: String,
     },
-    /// There is none of this name.
+    /// No profile has this name.
     #[error("there is no profile '{name}' yet: `twinlock join` or `twinlock login` makes one")]
     Missing {
-        /// Its name.
+        /// The profile's name.
         name: Name,
     },
-    /// There is one already, and replacing was not asked for.
+    /// A profile of this name exists, and replacing it was not requested.
     #[error("there is a profile '{name}' already: choose another name with --profile")]
     Exists {
-        /// Its name.
+        /// The profile's name.
         name: Name,
     },
-    /// The file does not say what a profile says.
+    /// The file is not a valid profile.
     #[error("{}:{line}: {problem}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong there.
+        /// The problem.
         problem: String,
     },
-    /// A new profile that no file can hold.
+    /// A value of a new profile is not allowed.
     #[error("this makes no profile: {0}")]
     Unfit(&'static str),
     /// Another process has put another server, user or device into the profile.
     #[error("profile '{name}' was replaced by another program meanwhile: start again")]
     Replaced {
-        /// Its name.
+        /// The profile's name.
         name: Name,
     },
     /// Reading or writing failed.
@@ -80,53 +81,53 @@ pub enum ProfileError {
     Disk(#[from] DiskError),
 }
 
-/// How the server's TLS certificate is accepted (PROTOCOL section 1).
+/// How the server's TLS certificate is verified (PROTOCOL section 1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TlsTrust {
-    /// By the hash of its public key: one of these, 1 to [`MAX_PINS`], newest first.
+    /// By the hash of its public key, which must be one of these: 1 to [`MAX_PINS`], newest first.
     Pins(Vec<TlsPin>),
-    /// By a CA: one of the system's, or of this PEM file.
+    /// By a CA of the system or of this PEM file.
     Ca {
-        /// An absolute path.
+        /// An absolute path; `None`: only the system's CAs.
         file: Option<PathBuf>,
     },
 }
 
-/// What a profile is made from.
+/// The content of a new profile.
 #[derive(Debug)]
 pub struct NewProfile {
     /// DNS name or IP address without brackets, 1 to 253 bytes of ASCII.
     pub host: String,
-    /// Not 0.
+    /// The server's port, not 0.
     pub port: u16,
-    /// Who the server is.
+    /// The key that identifies the server.
     pub server_key: ServerKey,
-    /// How its TLS certificate is accepted.
+    /// How the server's TLS certificate is verified.
     pub tls: TlsTrust,
-    /// What to do when TLS is cut; [`BindingPolicy::Warn`] unless the person says otherwise.
+    /// Reaction to TLS interception; [`BindingPolicy::Warn`] unless the user chooses otherwise.
     pub binding: BindingPolicy,
-    /// Who this is.
+    /// The user's name.
     pub user: Name,
     /// This device's credential id.
     pub device: DeviceId,
-    /// Its secret.
+    /// This device's secret.
     pub secret: DeviceSecret,
-    /// What the person calls it, at most [`MAX_LABEL`] bytes.
+    /// The user's label for this device, at most [`MAX_LABEL`] bytes.
     pub label: String,
     /// The highest protocol version used with this server so far, at least 1.
     pub min_version: u8,
-    /// Now, in ms since 1970 UTC.
+    /// Time of creation, in ms since 1970 UTC.
     pub created_ms: u64,
 }
 
-/// One profile, as its file says.
+/// One loaded profile.
 #[derive(Debug)]
 pub struct Profile {
     name: Name,
     form: Form,
 }
 
-/// The name to use: the one asked for, else `TWINLOCK_PROFILE` of `env`, else [`DEFAULT`].
+/// The profile name to use: `asked`, else `TWINLOCK_PROFILE` of `env`, else [`DEFAULT`].
 ///
 /// # Errors
 /// [`ProfileError::BadName`].
@@ -142,10 +143,10 @@ pub fn choose(
     Name::new(&name).map_err(|BadName| ProfileError::BadName { got: name })
 }
 
-/// The names of all profiles, in order. Other files in the directory are passed over.
+/// The names of all profiles, sorted. Ignores other files in the directory.
 ///
 /// # Errors
-/// [`DiskError`]; a directory that is not there holds none.
+/// [`DiskError`]; a missing directory gives an empty list.
 pub fn list(home: &Home) -> Result<Vec<Name>, DiskError> {
     let dir = home.profiles();
     let entries = match fs::read_dir(&dir) {
@@ -163,12 +164,12 @@ pub fn list(home: &Home) -> Result<Vec<Name>, DiskError> {
 }
 
 impl Profile {
-    /// Reads a profile. A file that others may read is closed to them, with a warning in the log:
-    /// whoever had access may have the secret.
+    /// Reads a profile. If other users have access to the file, removes their permissions and logs
+    /// a warning, because they may have the secret.
     ///
     /// # Errors
-    /// [`ProfileError::Missing`], [`ProfileError::Malformed`] (also for a key this version does
-    /// not know), [`ProfileError::Disk`].
+    /// [`ProfileError::Missing`], [`ProfileError::Malformed`] (also for an unknown key),
+    /// [`ProfileError::Disk`].
     pub fn load(home: &Home, name: &Name) -> Result<Self, ProfileError> {
         let path = path(home, name);
         let file = match disk::open_to_read(&path) {
@@ -188,7 +189,7 @@ impl Profile {
         Ok(Self { name: name.clone(), form: form::parse(&text, &path)? })
     }
 
-    /// Writes a profile that does not exist yet. When this returns it is on disk.
+    /// Writes a new profile. It is on disk when this returns.
     ///
     /// # Errors
     /// [`ProfileError::Exists`], [`ProfileError::Unfit`], [`ProfileError::Disk`].
@@ -198,16 +199,16 @@ impl Profile {
         Ok(Self { name: name.clone(), form })
     }
 
-    /// Writes a profile whether or not there is one: server, user and device may be others.
-    /// Where the server is the same, the minimum version stays at least what it was, and
-    /// `rekey-after` stays.
+    /// Writes a profile and replaces an existing one, even one of another server, user or device.
+    ///
+    /// If the server is the same, the minimum version does not decrease and `rekey-after` is kept.
     ///
     /// # Errors
     /// [`ProfileError::Unfit`], [`ProfileError::Disk`].
     pub fn replace(home: &Home, name: &Name, new: NewProfile) -> Result<Self, ProfileError> {
         let mut form = Form::new(new)?;
         let _lock = home.lock(name, LOCK)?;
-        // A file that cannot be read may be replaced; it has no minimum to keep.
+        // An unreadable file may be replaced; it has no minimum version to keep.
         if let Ok(old) = Self::load(home, name)
             && old.form.server_key == form.server_key
         {
@@ -218,7 +219,7 @@ impl Profile {
         Ok(Self { name: name.clone(), form })
     }
 
-    /// Removes the file: what it was made for did not come about. The profile's state stays.
+    /// Removes the file, because the enrolment that it was written for failed. Keeps the state.
     ///
     /// # Errors
     /// [`DiskError`].
@@ -227,7 +228,7 @@ impl Profile {
         fs::remove_file(&path).map_err(DiskError::at(&path))
     }
 
-    /// Its name.
+    /// The profile's name.
     #[must_use]
     pub fn name(&self) -> &Name {
         &self.name
@@ -245,32 +246,32 @@ impl Profile {
         self.form.port
     }
 
-    /// Host and port as `login` and invites take them: an IPv6 address in brackets.
+    /// Host and port in the form of `login` and invite links: an IPv6 address is in brackets.
     #[must_use]
     pub fn address(&self) -> String {
         let (host, port) = (self.host(), self.port());
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
-    /// Who the server must be.
+    /// The key that the server must prove.
     #[must_use]
     pub fn server_key(&self) -> &ServerKey {
         &self.form.server_key
     }
 
-    /// How its TLS certificate is accepted.
+    /// How the server's TLS certificate is verified.
     #[must_use]
     pub fn tls(&self) -> TlsTrust {
         self.form.trust()
     }
 
-    /// What to do when TLS is cut.
+    /// The reaction to TLS interception.
     #[must_use]
     pub fn binding(&self) -> BindingPolicy {
         self.form.binding
     }
 
-    /// Who this is.
+    /// The user's name.
     #[must_use]
     pub fn user(&self) -> &Name {
         &self.form.user
@@ -288,7 +289,7 @@ impl Profile {
         &self.form.device.secret
     }
 
-    /// What the person calls this device.
+    /// The user's label for this device.
     #[must_use]
     pub fn label(&self) -> &str {
         &self.form.device.label
@@ -307,17 +308,17 @@ impl Profile {
         self.form.rekey_after()
     }
 
-    /// When it was made, in ms since 1970 UTC.
+    /// Time of creation, in ms since 1970 UTC.
     #[must_use]
     pub fn created_ms(&self) -> u64 {
         self.form.created_ms
     }
 
-    /// Takes over the pins that the server named inside lock 2, newest first, at most
-    /// [`MAX_PINS`]. Nothing changes in a profile that trusts a CA, or when none are named.
+    /// Adopts the pins that the server sent inside the session, newest first, at most [`MAX_PINS`].
+    /// Changes nothing if the profile trusts a CA or the server sent none.
     ///
     /// # Errors
-    /// [`ProfileError`]; the profile is as before then.
+    /// [`ProfileError`]; the profile is unchanged then.
     pub fn learn_pins(&mut self, home: &Home, pins: &[TlsPin]) -> Result<(), ProfileError> {
         let mut learned: Vec<TlsPin> = Vec::new();
         for pin in pins {
@@ -338,11 +339,11 @@ impl Profile {
         }
     }
 
-    /// Remembers that `version` was used with this server (learned from READY only, PROTOCOL
-    /// section 5). Never goes down.
+    /// Stores that `version` was used with this server, learned from READY only (PROTOCOL section
+    /// 5). The minimum never decreases.
     ///
     /// # Errors
-    /// [`ProfileError`]; the profile is as before then.
+    /// [`ProfileError`]; the profile is unchanged then.
     pub fn raise_min_version(&mut self, home: &Home, version: u8) -> Result<(), ProfileError> {
         if version <= self.min_version() {
             return Ok(());
@@ -353,10 +354,10 @@ impl Profile {
         })
     }
 
-    /// Sets what to do when TLS is cut.
+    /// Sets the reaction to TLS interception.
     ///
     /// # Errors
-    /// [`ProfileError`]; the profile is as before then.
+    /// [`ProfileError`]; the profile is unchanged then.
     pub fn set_binding(&mut self, home: &Home, binding: BindingPolicy) -> Result<(), ProfileError> {
         self.change(home, |form| {
             form.binding = binding;
@@ -364,10 +365,10 @@ impl Profile {
         })
     }
 
-    /// Sets how the TLS certificate is accepted.
+    /// Sets how the TLS certificate is verified.
     ///
     /// # Errors
-    /// [`ProfileError`]; the profile is as before then.
+    /// [`ProfileError`]; the profile is unchanged then.
     pub fn set_tls(&mut self, home: &Home, tls: TlsTrust) -> Result<(), ProfileError> {
         self.change(home, |form| {
             form.set_trust(tls);
@@ -375,10 +376,10 @@ impl Profile {
         })
     }
 
-    /// Sets where the server is; it stays the same server, by its key.
+    /// Sets the server's address; the server key stays the same.
     ///
     /// # Errors
-    /// [`ProfileError`]; the profile is as before then.
+    /// [`ProfileError`]; the profile is unchanged then.
     pub fn set_address(&mut self, home: &Home, host: &str, port: u16) -> Result<(), ProfileError> {
         self.change(home, |form| {
             host.clone_into(&mut form.host);
@@ -387,8 +388,8 @@ impl Profile {
         })
     }
 
-    /// Changes what the file holds now, under the lock, so that two processes lose nothing of
-    /// each other's.
+    /// Changes the file's current content under the lock, so that concurrent processes do not lose
+    /// each other's changes.
     fn change(
         &mut self,
         home: &Home,
@@ -410,7 +411,7 @@ impl Profile {
     }
 }
 
-/// The lock under which a profile's file is changed.
+/// The lock for changes of a profile's file.
 const LOCK: &str = "profile";
 
 fn path(home: &Home, name: &Name) -> PathBuf {
@@ -418,7 +419,7 @@ fn path(home: &Home, name: &Name) -> PathBuf {
 }
 
 fn read(file: File, path: &Path) -> Result<Zeroizing<String>, ProfileError> {
-    // Room for all of it at once: a buffer that grows leaves copies behind.
+    // Full capacity at once: a growing buffer leaves copies of the secret in memory.
     let mut text = Zeroizing::new(String::with_capacity(MAX_FILE as usize + 1));
     match file.take(MAX_FILE + 1).read_to_string(&mut text) {
         Err(error) if error.kind() == ErrorKind::InvalidData => {

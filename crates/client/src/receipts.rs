@@ -1,15 +1,16 @@
-//! What this client knows of the record, so that a changed record is found out.
+//! What this client knows of the record, to detect changes.
 //!
-//! For each conversation of a server: the newest link of each run of entries that was read and
-//! checked, and the receipts of this profile's own messages, which are kept for good (about 60
-//! bytes each). A run that begins past what is known hangs on a link that the server named, so it
-//! replaces nothing that was known before it; reading on from there, or an audit, joins the runs. Whatever comes
-//! later for the same entry must have the same link; another one is [`StateError::Conflict`].
+//! For each conversation of a server this keeps the newest link of each run of verified entries,
+//! and the receipts of this profile's own messages. Receipts are permanent, about 60 bytes each.
+//!
+//! After a gap the first link is unverified, because the server supplied it. So a run after a gap
+//! replaces no links from before the gap. Reading across the gap, or an audit, joins the runs. Any
+//! later link for a known entry must be the same; a different one is [`StateError::Conflict`].
 //! `audit verify` reads the record again and compares it with [`Receipts::all_for`].
 //!
-//! Beside them the positions: how far a purpose (such as `listen`) has handled a conversation.
-//! They move when they are told to, not by reading. Read markers and unread counts are the
-//! server's.
+//! This also keeps positions: up to which entry a purpose (such as `listen`) has processed a
+//! conversation. They move on request, not by reading. The server keeps read markers and unread
+//! counts.
 
 use std::ops::RangeInclusive;
 
@@ -31,23 +32,23 @@ pub struct Known {
     pub time_ms: u64,
 }
 
-/// The end of a run of entries that was read, each checked against the link before it.
+/// The end of a run of entries, each verified against the link before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// Its last entry.
+    /// The run's last entry.
     pub last: Known,
-    /// The entry before its first; 0 for the beginning of the conversation.
+    /// Number of the entry before the run; 0 for the beginning of the conversation.
     pub after: u64,
 }
 
-/// All entries of a conversation up to one are done with, for a purpose.
+/// A purpose has processed all entries of a conversation up to this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Handled<'a> {
     /// The conversation.
     pub conversation: ConversationId,
-    /// What for; one position each.
+    /// The purpose; each has one position.
     pub purpose: &'a str,
-    /// The number of the last one done with; 0 for none.
+    /// Number of the last processed entry; 0 for none.
     pub n: u64,
 }
 
@@ -82,7 +83,7 @@ impl Receipts {
         })
     }
 
-    /// Remembers a run that was read and checked; see [`Self::keep`].
+    /// Stores a verified run; see [`Self::keep`].
     ///
     /// # Errors
     /// [`StateError`].
@@ -90,7 +91,7 @@ impl Receipts {
         self.keep(std::slice::from_ref(seen), &[])
     }
 
-    /// Moves a position; see [`Self::keep`].
+    /// Advances a position; see [`Self::keep`].
     ///
     /// # Errors
     /// [`StateError`].
@@ -98,16 +99,15 @@ impl Receipts {
         self.keep(&[], std::slice::from_ref(handled))
     }
 
-    /// Remembers runs that were read and checked, and moves positions: all or nothing, with one
-    /// sync of the disk. Both only move forward; an older link is compared where its entry is
-    /// known, and dropped.
+    /// Stores verified runs and advances positions, all or nothing, with one disk sync.
+    ///
+    /// Both only move forward. An older link is compared if its entry is known, and then dropped.
     ///
     /// # Errors
-    /// [`StateError::Conflict`] is tamper evidence; nothing is kept then, nor at any other
-    /// [`StateError`].
+    /// [`StateError::Conflict`] is tamper evidence. After any error nothing is stored.
     pub fn keep(&self, seen: &[Seen], handled: &[Handled<'_>]) -> Result<(), StateError> {
         self.state.write(|tx| {
-            // All are compared before one replaces what another is compared with.
+            // Compares all before the first one replaces a link that another is compared with.
             for seen in seen {
                 agree(tx, self.state.server(), &seen.last)?;
             }
@@ -130,7 +130,7 @@ impl Receipts {
         })
     }
 
-    /// How far `purpose` has handled a conversation; `None` if it never has.
+    /// Up to which entry `purpose` has processed a conversation; `None` if it never has.
     ///
     /// # Errors
     /// [`StateError`].
@@ -148,7 +148,7 @@ impl Receipts {
         })
     }
 
-    /// The known links with numbers in `range`, ascending: what the entries just read must match.
+    /// The known links with numbers in `range`, ascending; entries just read must match them.
     ///
     /// # Errors
     /// [`StateError`].
@@ -178,7 +178,7 @@ impl Receipts {
         self.within(conversation, 1..=u64::MAX)
     }
 
-    /// The conversations of which something is known, ascending.
+    /// The conversations with known links, ascending.
     ///
     /// # Errors
     /// [`StateError`].
@@ -193,7 +193,7 @@ impl Receipts {
     }
 }
 
-/// Keeps the receipt of an own message.
+/// Stores the receipt of an own message.
 pub(crate) fn keep_own(
     tx: &Transaction<'_>,
     server: i64,
@@ -208,8 +208,8 @@ pub(crate) fn keep_own(
     Ok(())
 }
 
-/// Moves the newest link that was read forward. Those inside the run go: its end covers them,
-/// since the reader has checked every link between.
+/// Advances the newest verified link, and removes the links inside the run. Its end covers them,
+/// because the reader has verified every link between.
 fn keep_read(tx: &Transaction<'_>, server: i64, seen: &Seen) -> Result<(), StateError> {
     if agree(tx, server, &seen.last)? {
         return drop_inside(tx, server, seen);
@@ -240,7 +240,7 @@ fn drop_inside(tx: &Transaction<'_>, server: i64, seen: &Seen) -> Result<(), Sta
     Ok(())
 }
 
-/// Whether the entry is known with this link; a conflict if with another.
+/// Whether this link is known for the entry; an error if another one is.
 fn agree(tx: &Transaction<'_>, server: i64, got: &Known) -> Result<bool, StateError> {
     let (conversation, n) = (int(got.conversation)?, int(got.n)?);
     if n == 0 {

@@ -1,5 +1,5 @@
-//! Reading the record with suspicion: every link against the one before it, and against those
-//! this profile knows.
+//! Verified reading: checks every link against the one before it, and against those that this
+//! profile knows.
 
 use std::collections::BTreeMap;
 
@@ -14,42 +14,42 @@ use crate::error::{Blame, ClientError, Refusal};
 use crate::receipts::{Handled, Known, Receipts, Seen};
 use crate::state::StateError;
 
-/// The purpose under which leaving is noted.
+/// The purpose whose position marks a conversation as left.
 const LEFT: &str = "left";
-/// Entries of one read while auditing; the server gives as many as fit a frame.
+/// Entries per read during an audit; the server returns as many as fit into a frame.
 const AUDIT_PAGE: u32 = 512;
 
-/// Entries that were read and checked.
+/// A page of entries that were read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// The link of the entry before the first.
     pub link_after: Link,
-    /// The newest number of the conversation.
+    /// Number of the conversation's newest entry.
     pub head: u64,
-    /// Ascending, without gaps but those that are in [`Self::faults`].
+    /// Ascending; the only gaps are entries in [`Self::faults`].
     pub entries: Vec<Entry>,
-    /// Entries that are not what they were, or that no honest server records.
+    /// Entries that were altered, or that no honest server records.
     pub faults: Vec<ClientError>,
-    /// The number of the last entry that was looked at; `after` for none.
+    /// Number of the last entry that was checked; `after` if none was.
     pub upto: u64,
 }
 
-/// Entries that were checked.
+/// The result of a check of entries.
 pub(crate) struct Advanced {
     pub(crate) entries: Vec<Entry>,
     pub(crate) faults: Vec<ClientError>,
-    /// How many entries stand before the first fault.
+    /// Number of entries before the first fault.
     pub(crate) good: usize,
     upto: u64,
 }
 
-/// The latest time that can be shown, ms since 1970 UTC: the year 9999.
+/// The latest time that can be shown, in ms since 1970 UTC: the year 9999.
 const LATEST: u64 = 253_402_207_200_999;
-/// Faults of one page beyond which it is not read on.
+/// Number of faults after which the check of a page stops.
 const MOST_FAULTS: usize = 16;
 
 impl Page {
-    /// The page, unless there is a fault in it.
+    /// The page, unless it has a fault.
     ///
     /// # Errors
     /// The first fault.
@@ -61,10 +61,10 @@ impl Page {
     }
 }
 
-/// Begins reading after entry `after`, whose link the server says is `link`.
+/// Starts to read after entry `after`, with the link that the server supplied.
 ///
 /// # Errors
-/// [`ClientError`] if that is not the link this profile knows.
+/// [`ClientError`] if the link differs from the one that this profile knows.
 pub(crate) fn begin(
     receipts: &Receipts,
     conversation: ConversationId,
@@ -84,14 +84,14 @@ pub(crate) fn begin(
     Ok(Position::new(conversation, after, link))
 }
 
-/// Checks entries that follow on a position, and remembers the newest link. The position moves
-/// past them. With a fault nothing is remembered and the position stays.
+/// Verifies entries that follow a position, stores the newest link and advances the position. With
+/// a fault, nothing is stored and the position stays.
 ///
-/// After an entry with a fault checking continues if its link is known; otherwise it stops there, and
-/// the next read gets its link from the server.
+/// After a faulty entry the check continues if that entry's link is known. Otherwise it stops, and
+/// the next read gets the link from the server.
 ///
 /// # Errors
-/// [`ClientError`] of this profile's state.
+/// [`ClientError`] if the profile's state fails.
 pub(crate) fn advance(
     receipts: &Receipts,
     conversation: ConversationId,
@@ -134,9 +134,8 @@ pub(crate) fn advance(
     Ok(advanced)
 }
 
-/// The newest entry that is known now: what an answer to a question that is asked from now on
-/// must reach. An answer to an older question need not: other programs of this profile learn of
-/// entries at any moment.
+/// The newest entry that is known now. The answer to a later request must reach it. The answer to
+/// an earlier one need not: other processes of this profile learn of entries at any time.
 pub(crate) fn known_head(
     receipts: &Receipts,
     conversation: ConversationId,
@@ -144,7 +143,7 @@ pub(crate) fn known_head(
     Ok(receipts.known(conversation)?.map_or(0, |known| known.n))
 }
 
-/// Compares the head that the server names with the one that was known before it was asked.
+/// Compares the server's head with the one known before the request.
 ///
 /// # Errors
 /// [`ClientError::Truncated`].
@@ -159,7 +158,7 @@ pub(crate) fn check_head(
     Ok(())
 }
 
-/// Checks the answer to a read after `after`; `known` is what [`known_head`] said before.
+/// Checks the answer to a read after `after`; `known` is the earlier result of [`known_head`].
 pub(crate) fn check_page(
     receipts: &Receipts,
     conversation: ConversationId,
@@ -208,7 +207,7 @@ fn check(
     Ok(read)
 }
 
-/// An entry as it came, if it can be shown.
+/// Decodes an entry without verifying its link.
 ///
 /// # Errors
 /// [`ClientError::BadEntry`].
@@ -242,7 +241,7 @@ pub(crate) fn unchecked(
     })
 }
 
-/// The body of a file's entry. One that no server of this version writes is none.
+/// Decodes the body of a file entry; `None` if no server of this version writes such a body.
 fn file(body: &[u8]) -> Option<FileEntry> {
     let proto::FileBody { file, hash } = proto::FileBody::decode(body).ok()?;
     let proto::FileMeta { name, size, mode, modified_ms, path, .. } = file?;
@@ -256,8 +255,8 @@ enum Content {
     Erased(Commit),
 }
 
-/// Either a body with its salt or what is left of an erased one. What is shown has to be what the
-/// link covers, so nothing in between is taken for either.
+/// The content of an entry: a body with its salt, or the commitment of an erased one. What is shown
+/// must be what the link covers, so any mixture is rejected.
 fn content(entry: &proto::Entry) -> Option<Content> {
     let (salt, commit) = (Salt::from_slice(&entry.salt), Commit::from_slice(&entry.commit));
     match (salt, commit) {
@@ -269,21 +268,21 @@ fn content(entry: &proto::Entry) -> Option<Content> {
     }
 }
 
-/// What an audit found in one conversation.
+/// The result of an audit of one conversation.
 #[derive(Debug)]
 pub struct Audited {
-    /// Which.
+    /// The conversation.
     pub conversation: proto::Conversation,
-    /// Entries read and linked.
+    /// Number of entries read and verified.
     pub entries: u64,
-    /// Links of them that this profile knew and that matched.
+    /// Number of their links that this profile knew and that matched.
     pub receipts: u64,
-    /// What is wrong; reading ended there.
+    /// The fault at which reading stopped.
     pub fault: Option<ClientError>,
 }
 
 impl Audited {
-    /// The entry at which the record stops being what it was, if it does.
+    /// The first entry that is not as it was recorded, if there is one.
     #[must_use]
     pub fn broken_at(&self) -> Option<u64> {
         match self.fault.as_ref()? {
@@ -296,11 +295,11 @@ impl Audited {
     }
 }
 
-/// Reads a conversation from its beginning and checks every link, each receipt of this profile,
-/// and the head that the server names.
+/// Reads a conversation from its beginning. Verifies every link, each receipt of this profile, and
+/// the server's head.
 ///
 /// # Errors
-/// [`ClientError`] if it cannot be read; what is wrong with the record itself is in
+/// [`ClientError`] if the conversation cannot be read; faults of the record are in
 /// [`Audited::fault`].
 pub async fn audit(
     client: &Client,
@@ -319,7 +318,7 @@ pub async fn audit(
     match walk(client, &key, newest, &mut audited).await {
         Ok(()) => {}
         Err(error) if error.blame() == Blame::Record => audited.fault = Some(error),
-        // What cannot be read ends the audit of this conversation and of no other.
+        // An unreadable answer ends the audit of this conversation only.
         Err(error @ ClientError::Protocol(_)) => audited.fault = Some(error),
         Err(error) => return Err(error),
     }
@@ -328,8 +327,8 @@ pub async fn audit(
     Ok(audited)
 }
 
-/// Reads up to the head that the server names and to the newest entry that is known, whichever is
-/// later. What is recorded meanwhile is not waited for; an empty record is asked once.
+/// Reads up to the server's head or the newest known entry, whichever is later. Does not wait for
+/// entries recorded during the audit. An empty record is read once.
 async fn walk(
     client: &Client,
     key: &ServerKey,
@@ -365,8 +364,8 @@ async fn walk(
     check_head(id, audited.entries, end)
 }
 
-/// Notes that this user has left a conversation: from then on it cannot be read, and that says
-/// nothing against the record.
+/// Stores that this user has left a conversation. It cannot be read from then on, which is not
+/// evidence of tampering.
 ///
 /// # Errors
 /// [`ClientError`].
@@ -378,8 +377,8 @@ pub(crate) fn note_left(
     Ok(receipts.advance(&Handled { conversation, purpose: LEFT, n })?)
 }
 
-/// Of the conversations this profile holds receipts of, those that are not among `listed` and were
-/// not left as far as it knows.
+/// The conversations with receipts of this profile that are neither in `listed` nor known to be
+/// left.
 ///
 /// # Errors
 /// [`ClientError`].

@@ -1,7 +1,7 @@
-//! Why the server does not do something, in words.
+//! The server's refusals, and the messages for users.
 //!
-//! The wire carries codes and figures and no free text; the words are the client's. They name the
-//! limit as the server's configuration does, so that its operator can raise it.
+//! The protocol carries codes and figures and no free text; the client supplies the text. A message
+//! names a limit as the server's configuration does, so that the operator can raise it.
 
 use std::fmt;
 
@@ -10,17 +10,18 @@ use twinlock_core::proto::{self, Limit, Role, Why};
 /// A refusal by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
-    /// Its reason.
+    /// The reason.
     pub why: Why,
-    /// With [`Why::Busy`] and [`Why::Storage`]: when to ask again.
+    /// With [`Why::Busy`] and [`Why::Storage`]: seconds until a retry makes sense.
     pub retry_seconds: u32,
-    /// The limit that was reached, where the server names one.
+    /// The limit that was reached, if the server names one.
     pub limit: Limit,
-    /// The figure of the limit, in the limit's unit; 0 where it is not told.
+    /// The value of the limit, in the limit's unit; 0 if unknown.
     pub most: u64,
-    /// With [`Why::NotAllowed`]: the least role that may; `Role::None` where it is not told.
+    /// With [`Why::NotAllowed`]: the minimum role; `Role::None` if unknown.
     pub role: Role,
-    /// With [`Why::Storage`]: the revocation holds until the server restarts, but is not recorded.
+    /// With [`Why::Storage`]: the revocation is in effect until the server restarts, but not
+    /// recorded.
     pub barred: bool,
 }
 
@@ -80,7 +81,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The reasons that name no limit.
+/// Messages for the reasons that name no limit.
 fn reason(why: Why) -> &'static str {
     match why {
         Why::None => "the server said no, without a reason this program knows",
@@ -113,7 +114,7 @@ fn reason(why: Why) -> &'static str {
     }
 }
 
-/// A limit with its figure, the setting that changes it, and what to do.
+/// A limit with its value, the setting that changes it, and advice.
 fn limit(limit: Limit, most: u64) -> Option<String> {
     let (figure, setting, advice) = match limit {
         Limit::None => return None,
@@ -191,7 +192,7 @@ fn limit(limit: Limit, most: u64) -> Option<String> {
     })
 }
 
-/// A size in the largest unit that it is a whole number of.
+/// Formats a size in the largest unit of which it is a whole multiple.
 fn bytes(n: u64) -> String {
     let units = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let whole = |(unit, _): &&(u64, &str)| n >= *unit && n.is_multiple_of(*unit);
@@ -231,7 +232,7 @@ mod tests {
             busy.contains("at most 60 changes") && busy.ends_with("try again in 7 s"),
             "{busy}"
         );
-        // One from a newer server.
+        // A refusal from a newer server.
         let unknown = proto::Refusal { why: 16, limit: 999, most: 5, ..Default::default() };
         assert_eq!(Refusal::from(unknown).to_string(), "the server keeps no more of them");
     }

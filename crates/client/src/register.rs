@@ -1,4 +1,4 @@
-//! The client's side of a registration (section 8), over whatever can ask a server.
+//! The client side of a registration (section 8), over any session that answers requests.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use twinlock_link::OsEntropy;
 
 use crate::error::ClientError;
 
-/// A session that answers one question after the other.
+/// A session that answers one request at a time.
 pub(crate) trait Ask {
-    /// Asks, and waits for the answer.
+    /// Sends a request and waits for the answer.
     ///
     /// # Errors
-    /// [`ClientError`]; [`ClientError::Refused`] is the server's no, and nothing else is.
+    /// [`ClientError`]; only [`ClientError::Refused`] is a refusal by the server.
     fn ask(&mut self, op: Op) -> impl Future<Output = Result<Answered, ClientError>> + Send;
 }
 
-/// Fixes what is registered; the server draws the device's id, we its secret.
+/// Begins a registration; the server chooses the device's id, the client its secret.
 pub(crate) async fn begin(
     session: &mut impl Ask,
     begin: proto::RegisterBegin,
@@ -39,7 +39,7 @@ pub(crate) async fn begin(
     Ok((DeviceId::from_slice(&ids.device), draw_device_secret(&mut OsEntropy)))
 }
 
-/// Steps 1 to 3 of OPAQUE's registration for each credential; the records to upload.
+/// Runs steps 1 to 3 of OPAQUE's registration for each credential; returns the records to upload.
 pub(crate) async fn evaluate(
     session: &mut impl Ask,
     password: Option<Credential>,
@@ -70,7 +70,7 @@ pub(crate) async fn evaluate(
     Ok(proto::RegisterFinish { password_record, device_record })
 }
 
-/// The server makes the credentials.
+/// Uploads the records; the server creates the credentials.
 pub(crate) async fn finish(
     session: &mut impl Ask,
     records: proto::RegisterFinish,
@@ -81,7 +81,7 @@ pub(crate) async fn finish(
     }
 }
 
-/// The record to upload. A password takes a second and 256 MiB, so it goes to a thread.
+/// The record to upload. A password takes a second and 256 MiB, so this uses a blocking thread.
 async fn record(
     enrolment: Option<(Enrolment<Arc<Credential>>, [u8; REQUEST])>,
     response: &[u8],
@@ -97,10 +97,10 @@ async fn record(
     Ok(Bytes::copy_from_slice(&record))
 }
 
-/// Runs what may stretch a password on a thread of its own.
+/// Runs work that may stretch a password on a blocking thread.
 ///
 /// # Errors
-/// [`ClientError::Failed`] if the thread fails, which is no server's no.
+/// [`ClientError::Failed`] if the thread fails, which is not a refusal by the server.
 pub(crate) async fn stretch<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ClientError> {

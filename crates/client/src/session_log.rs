@@ -1,8 +1,7 @@
-//! What the client's log says of its sessions at INFO: begin, rekeys, end, and sums of recorded
-//! messages.
+//! The client's log of its sessions at INFO: begin, rekeys, end, and counts of recorded messages.
 //!
-//! Nothing here takes a text, a file's name or a secret. A session that did not begin gets a line
-//! too, so the log shows a TLS interception that the profile refuses.
+//! Nothing here logs a text, a file's name or a secret. A session that did not begin is logged too,
+//! so that the log shows a TLS interception that the profile refuses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,12 +15,12 @@ use twinlock_core::text::Untrusted;
 use crate::dial::Opened;
 use crate::error::ClientError;
 
-/// Between two sums of one conversation.
+/// Minimum interval between two counts of one conversation.
 const EACH: Duration = Duration::from_secs(10);
-/// Characters of the server's name for its software.
+/// Maximum length of the server's software name in characters.
 const SOFTWARE: usize = 64;
 
-/// Both ends are ready.
+/// Logs a session that is ready.
 pub(crate) fn begin(server: &Address, opened: &Opened) {
     let Opened { line, info, binding, tls } = opened;
     let session = line.session();
@@ -43,7 +42,7 @@ pub(crate) fn begin(server: &Address, opened: &Opened) {
     }
 }
 
-/// There is no session.
+/// Logs an attempt that led to no session.
 pub(crate) fn failed(server: &Address, error: &ClientError) {
     match error {
         ClientError::TlsCut => tracing::warn!(%server, %error, "no session"),
@@ -51,12 +50,12 @@ pub(crate) fn failed(server: &Address, error: &ClientError) {
     }
 }
 
-/// Both directions are in this epoch.
+/// Logs that both directions are in this epoch.
 pub(crate) fn rekeyed(session: &Session, epoch: u32) {
     tracing::info!(sid = %session.id(), epoch, "rekeyed");
 }
 
-/// The session has ended, by this client or by this error.
+/// Logs the end of a session, by this client or by this error.
 pub(crate) fn end(session: &Session, error: Option<&ClientError>) {
     let (sid, seconds) = (session.id(), session.began().elapsed().as_secs());
     let rekeys = session.facts().rekeys;
@@ -64,22 +63,22 @@ pub(crate) fn end(session: &Session, error: Option<&ClientError>) {
     tracing::info!(%sid, seconds, rekeys, error, "session ended");
 }
 
-/// Recorded messages that are not in the log yet.
+/// Counts of recorded messages that are not in the log yet.
 #[derive(Debug, Default)]
 pub(crate) struct Sums(BTreeMap<ConversationId, Sum>);
 
 #[derive(Debug)]
 struct Sum {
-    /// As the messages name it.
+    /// The target that the messages name.
     to: Option<String>,
     count: u64,
     last: u64,
-    /// When the next line may be written.
+    /// Time of the next log line.
     next: Instant,
 }
 
 impl Sums {
-    /// The message with number `n` is recorded. `to` names its target.
+    /// Counts the recorded message with number `n`; `to` returns its target.
     pub(crate) fn note(
         &mut self,
         conversation: ConversationId,
@@ -92,8 +91,7 @@ impl Sums {
         sum.last = sum.last.max(n);
     }
 
-    /// Writes the sums that may be written: of a conversation the first at once, then one in
-    /// [`EACH`].
+    /// Logs the counts that are due: the first of a conversation at once, then one per [`EACH`].
     pub(crate) fn write_due(&mut self) {
         let now = Instant::now();
         self.0.retain(|conversation, sum| {
@@ -107,7 +105,7 @@ impl Sums {
         });
     }
 
-    /// Writes all that is left.
+    /// Logs the remaining counts.
     pub(crate) fn end(&mut self) {
         for (conversation, sum) in std::mem::take(&mut self.0) {
             sum.write(conversation);

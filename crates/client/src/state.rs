@@ -1,14 +1,15 @@
-//! The database of one profile, `state/NAME/state.db`: what the outbox and the receipts share.
+//! The database of one profile, `state/NAME/state.db`, shared by the outbox and the receipts.
 //!
-//! SQLite in WAL mode with `synchronous=FULL`, mode 0600, so what a call has written when it
-//! returns survives a kill and a power cut. The WAL stays when a process ends, so a command pays one
-//! sync for each of its transactions and none for making, moving and removing a WAL. One file for both, because the ack of a message and
-//! its receipt belong into one transaction. Several processes may have it open; within one
-//! process all handles share one connection. Every call blocks: from async code, call it on a
-//! thread that may.
+//! SQLite in WAL mode with `synchronous=FULL`, mode 0600: a write survives a kill and a power cut
+//! once its call returns. The WAL file stays when a process ends, so a command pays one sync per
+//! transaction and none for creating, checkpointing and removing the WAL. There is one file for
+//! both, because the ack of a message and its receipt belong in one transaction.
 //!
-//! Everything is kept by account (server key and user): a profile that is replaced finds an
-//! empty outbox, and what was written for the other server is neither sent nor lost.
+//! Several processes may have it open; within one process all handles share one connection. Every
+//! call blocks: from async code, call it on a blocking thread.
+//!
+//! Every row belongs to an account (server key and user). A replaced profile starts with an empty
+//! outbox; messages for the old account are neither sent nor lost.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -35,38 +36,39 @@ use crate::profile::Profile;
 use crate::receipts::Receipts;
 use crate::uploads::Uploads;
 
-/// How a call waits for another process's write, which takes milliseconds: it looks often for a
-/// quarter of a second, then every 2 ms, and gives up after about ten seconds, which are for a
-/// machine that was put to sleep or a disk that is. SQLite's own handler sleeps up to 100 ms and
-/// hardly ever hits the gaps that a process leaves that writes all the time.
+/// Busy handler: waits for another process's write, which takes milliseconds.
+///
+/// Polls every 200 µs for about a quarter of a second, then every 2 ms. Gives up after about ten
+/// seconds, which allow for a machine or a disk that wakes up from sleep. SQLite's own handler
+/// sleeps up to 100 ms and rarely hits the gaps of a process that writes continuously.
 fn wait(tries: i32) -> bool {
     thread::sleep(Duration::from_micros(if tries < 1000 { 200 } else { 2000 }));
     tries < 6000
 }
 
-/// The lock under which the database is opened and claimers come up.
+/// The lock for opening the database and creating claimers.
 const OPENING: &str = "opening";
 
 /// The database and its WAL.
 const FILES: [&str; 2] = ["state.db", "state.db-wal"];
-/// What a first use that was cut off leaves in the database at most, bytes.
+/// Maximum size of a database after an interrupted first use, in bytes.
 const PAGE: u64 = 4096;
-/// Attempts to copy a database that another process writes.
+/// Maximum number of attempts to copy a database that another process writes.
 const COPIES: usize = 20;
 
-/// The numbered schema files; only ever added to.
+/// The numbered schema files; append only.
 const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../migrations/0001_state.sql")),
     M::up(include_str!("../migrations/0002_transfers.sql")),
 ];
 
-/// What went wrong with the client's state.
+/// Errors of the client's state.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StateError {
-    /// A file or directory failed.
+    /// A file operation failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// A newer version of this program has been here.
+    /// A newer version of this program has written the database.
     #[error(
         "{} was written by a newer version (schema {found}, this one knows {known}): update this program",
         path.display()
@@ -74,12 +76,12 @@ pub enum StateError {
     NewerSchema {
         /// The database.
         path: PathBuf,
-        /// Its schema.
+        /// Its schema version.
         found: usize,
-        /// The newest this version knows.
+        /// The newest schema version that this program knows.
         known: usize,
     },
-    /// There was a state, and a part of it is not there any more.
+    /// There was a state, and a part of it is missing.
     #[error(
         "{} {state}, but {} shows that there was one; nothing was changed. Put {} back from its backup, or, to begin without the messages that were queued and the record's known links, move all of state.db* away",
         path.display(),
@@ -89,26 +91,26 @@ pub enum StateError {
     Lost {
         /// The database or its WAL.
         path: PathBuf,
-        /// "is missing", "is empty" or "is not a regular file".
+        /// "is missing" or "is empty".
         state: &'static str,
-        /// The file that shows it.
+        /// The file that shows that there was a state.
         trace: PathBuf,
     },
     /// The disk is full.
     #[error("the disk that holds this profile's state is full")]
     Full,
-    /// This profile's disk cannot be written to.
+    /// The disk of this profile is not writable.
     #[error(
         "this profile is on a disk that cannot be written to, so nothing can be sent or dropped"
     )]
     ReadOnly,
-    /// Another process held the database for longer than a write can take.
+    /// Another process locked the database for longer than a write can take.
     #[error("another program holds this profile's state: try again")]
     Busy,
-    /// Anything else SQLite says.
+    /// Any other SQLite error.
     #[error("this profile's state failed: {0}")]
     Database(String),
-    /// A message is longer than an entry may be.
+    /// The message is longer than an entry may be.
     #[error("the message has {got} bytes, at most {max} are possible")]
     TooLarge {
         /// Its length in bytes.
@@ -116,19 +118,19 @@ pub enum StateError {
         /// [`twinlock_core::limits::MAX_TEXT`].
         max: usize,
     },
-    /// This is no target of a message.
+    /// The string is not a valid target of a message.
     #[error("'{}' is neither a room name nor @ and a user name", got.escape_debug())]
     BadTarget {
-        /// What was given.
+        /// The given string.
         got: String,
     },
-    /// A number that the server named is none that a record can have.
+    /// The server sent a number that no record can have.
     #[error("{got} is no number of an entry, a conversation or a time")]
     OutOfRange {
         /// The number.
         got: u64,
     },
-    /// Tamper evidence: the server now gives another link for an entry than it did before.
+    /// Tamper evidence: the server's link for an entry differs from the known one.
     #[error(
         "entry {n} of conversation {conversation} was changed: its link was {known}, now it is {got}"
     )]
@@ -137,13 +139,13 @@ pub enum StateError {
         conversation: ConversationId,
         /// The entry.
         n: u64,
-        /// The link that was kept.
+        /// The known link.
         known: Link,
-        /// The link that came.
+        /// The server's link.
         got: Link,
     },
-    /// Tamper evidence: a message was acknowledged at another place than before, though the same
-    /// id always gets the first place's ack.
+    /// Tamper evidence: a message was acknowledged at another position than before, although the
+    /// server always acknowledges an id at its first position.
     #[error("message {message_id} was recorded at one place and is now acknowledged at another")]
     AckChanged {
         /// The message.
@@ -156,7 +158,7 @@ impl From<rusqlite::Error> for StateError {
         let extended = error.sqlite_error().map(|error| error.extended_code);
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
-            // The shared-memory file is made to its size at once; it has no other reason.
+            // The shared-memory file gets its full size at once, which fails only on a full disk.
             _ if extended == Some(ffi::SQLITE_IOERR_SHMSIZE) => Self::Full,
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
             _ => Self::Database(error.to_string()),
@@ -164,7 +166,7 @@ impl From<rusqlite::Error> for StateError {
     }
 }
 
-/// The open state of one profile, for one account. Clones share it.
+/// The open state of one profile for one account. Clones share it.
 #[derive(Debug, Clone)]
 pub struct State {
     shared: Arc<Shared>,
@@ -176,14 +178,14 @@ struct Shared {
     profile: Name,
     server: i64,
     account: i64,
-    /// This process has a session, or is about to, on which the outbox is sent.
+    /// This process has a session that sends the outbox, or is about to have one.
     sends_now: AtomicBool,
-    /// The server's key now.
+    /// The server's current key.
     server_key: ServerKey,
-    /// The keys in the first links of conversations, as the server names them.
+    /// The server keys in the first links of conversations, as the server sent them.
     origins: Mutex<BTreeMap<ConversationId, ServerKey>>,
     inner: Mutex<Inner>,
-    /// Where the state is that cannot be written to; after the connection, which uses it.
+    /// The directory of a temporary copy; declared after the connection, which uses it.
     copy: Option<TempDir>,
 }
 
@@ -194,7 +196,7 @@ struct Inner {
 }
 
 impl State {
-    /// Opens the state of a profile, made where it is missing.
+    /// Opens the state of a profile; creates it if it is missing.
     ///
     /// # Errors
     /// [`StateError`]; [`StateError::NewerSchema`] leaves the file untouched.
@@ -202,10 +204,10 @@ impl State {
         Self::open_for(home, profile.name(), profile.server_key(), profile.user())
     }
 
-    /// [`Self::open`] by the profile's name and the account.
+    /// [`Self::open`] with the profile's name and the account.
     ///
-    /// On a disk that cannot be written to a copy is opened, which goes with the process; see
-    /// [`Self::is_read_only`].
+    /// If the disk is not writable, opens a temporary copy that is removed with the last handle;
+    /// see [`Self::is_read_only`].
     ///
     /// # Errors
     /// [`StateError`].
@@ -232,7 +234,7 @@ impl State {
         }
     }
 
-    /// Nothing that is written is kept, so nothing can be sent.
+    /// Whether this is a temporary copy: writes are not kept, so nothing can be sent.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.shared.copy.is_some()
@@ -252,7 +254,7 @@ impl State {
         copy: Option<TempDir>,
     ) -> Result<Self, StateError> {
         let dir = home.make_state(profile)?;
-        // One at a time: SQLite's busy handler does not cover the switch to WAL.
+        // Serialized: SQLite's busy handler does not cover the switch to WAL.
         let _opening = home.lock(profile, OPENING)?;
         Claimer::sweep(&dir)?;
         let mut conn = connect(&dir.join("state.db"))?;
@@ -285,26 +287,26 @@ impl State {
         })
     }
 
-    /// The messages on their way out.
+    /// The outgoing messages.
     #[must_use]
     pub fn outbox(&self) -> Outbox {
         Outbox::new(self.clone())
     }
 
-    /// The files on their way out.
+    /// The outgoing files.
     #[must_use]
     pub fn uploads(&self) -> Uploads {
         Uploads::new(self.clone())
     }
 
-    /// The links that are known.
+    /// The known links.
     #[must_use]
     pub fn receipts(&self) -> Receipts {
         Receipts::new(self.clone())
     }
 
-    /// A number that is another one after another process has written. Cheap: it reads no table.
-    /// Writes of this process do not move it.
+    /// A number that changes when another process writes. Cheap: it reads no table. Writes of this
+    /// process do not change it.
     ///
     /// # Errors
     /// [`StateError`].
@@ -312,8 +314,8 @@ impl State {
         Ok(self.lock().conn.query_row("PRAGMA data_version", [], |row| row.get(0))?)
     }
 
-    /// Whether this process sends the messages that it enqueues now, and so claims them at once.
-    /// Without a session another process may send them first.
+    /// Whether this process currently sends the outbox, and so claims messages as it enqueues them.
+    /// Without a session, another process may send them first.
     pub(crate) fn sends_now(&self) -> bool {
         self.shared.sends_now.load(Ordering::Relaxed)
     }
@@ -322,7 +324,8 @@ impl State {
         self.shared.sends_now.store(sends_now, Ordering::Relaxed);
     }
 
-    /// Keeps which key is in the first link of a conversation. `false`: there are too many.
+    /// Stores the server key in a conversation's first link; `false` if there are too many
+    /// conversations.
     pub(crate) fn learn_origin(&self, conversation: ConversationId, key: ServerKey) -> bool {
         let mut origins = self.shared.origins.lock().unwrap_or_else(PoisonError::into_inner);
         if origins.len() >= MOST_LISTED && !origins.contains_key(&conversation) {
@@ -332,7 +335,7 @@ impl State {
         true
     }
 
-    /// The key in the first link of a conversation: as the server named it, else its present one.
+    /// The server key in a conversation's first link: as the server sent it, else its current key.
     pub(crate) fn origin(&self, conversation: ConversationId) -> ServerKey {
         let origins = self.shared.origins.lock().unwrap_or_else(PoisonError::into_inner);
         origins.get(&conversation).copied().unwrap_or(self.shared.server_key)
@@ -346,7 +349,7 @@ impl State {
         self.shared.account
     }
 
-    /// Reads; each call sees one moment.
+    /// Reads from one snapshot per call.
     pub(crate) fn read<T>(
         &self,
         read: impl FnOnce(&Transaction<'_>) -> Result<T, StateError>,
@@ -356,7 +359,7 @@ impl State {
         read(&tx)
     }
 
-    /// Writes; on disk when it returns `Ok`, not at all when it returns `Err`.
+    /// Writes in one transaction: on disk when it returns `Ok`, rolled back when it returns `Err`.
     pub(crate) fn write<T>(
         &self,
         write: impl FnOnce(&Transaction<'_>) -> Result<T, StateError>,
@@ -369,8 +372,8 @@ impl State {
         Ok(done)
     }
 
-    /// [`Self::write`] for one that claims: with this handle's name among claimers and a
-    /// question whether another one is alive.
+    /// [`Self::write`] for claims; also passes this handle's claimer name and a check whether
+    /// another claimer is alive.
     pub(crate) fn write_claims<T>(
         &self,
         write: impl FnOnce(&Transaction<'_>, &str, &dyn Fn(&str) -> bool) -> Result<T, StateError>,
@@ -388,14 +391,14 @@ impl State {
         Ok(done)
     }
 
-    /// A panic elsewhere leaves nothing half done: transactions roll back when dropped.
+    /// Ignores poisoning: a panic leaves no partial change, because transactions roll back on drop.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether this process may write the state in `dir`. Where it may, a failure has another reason,
-/// such as a file of another user, and a copy would hide it.
+/// Whether this process may write the state in `dir`. If it may, a failure has another cause, such
+/// as a file of another user, and a copy would hide it.
 fn may_write(dir: &Path) -> bool {
     let database = rustix::fs::access(dir.join("state.db"), rustix::fs::Access::WRITE_OK);
     may_write_to(dir) && (database.is_ok() || database == Err(rustix::io::Errno::NOENT))
@@ -405,7 +408,7 @@ fn may_write_to(path: &Path) -> bool {
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
-/// Copies the database of a state that cannot be written to into a temporary directory.
+/// Copies a state that is not writable into a temporary directory.
 fn copy_of(dir: &Path, profile: &Name) -> Result<TempDir, StateError> {
     let temporary = std::env::temp_dir();
     let copy = tempfile::tempdir().map_err(DiskError::at(&temporary))?;
@@ -414,8 +417,8 @@ fn copy_of(dir: &Path, profile: &Name) -> Result<TempDir, StateError> {
     Ok(copy)
 }
 
-/// Copies the files of a database again until none of them changed during the copy: another process
-/// may write them, and a database with the WAL of another moment is corrupt.
+/// Copies the database files, and repeats until none changed during the copy. Another process may
+/// write them, and a database with the WAL of another time is corrupt.
 fn copy_still(
     dir: &Path,
     into: &Path,
@@ -436,11 +439,11 @@ fn copy_still(
         for name in FILES {
             let (from, to) = (dir.join(name), into.join(name));
             match copy(&from, &to) {
-                // Of an attempt before.
+                // Left by an earlier attempt.
                 Err(error) if is_missing(&error) => drop(fs::remove_file(&to)),
                 copied => _ = copied.map_err(DiskError::at(&from))?,
             }
-            // Its mode came along.
+            // The copy has the mode of the original.
             if to.exists() {
                 fs::set_permissions(&to, fs::Permissions::from_mode(0o600))
                     .map_err(DiskError::at(&to))?;
@@ -454,13 +457,13 @@ fn copy_still(
 }
 
 fn connect(path: &Path) -> Result<Connection, StateError> {
-    // Absolute, so SQLite does not read it as a URI, and without a link above it, so that it can
-    // refuse one in the last place.
+    // An absolute path is not read as a URI. The parents are resolved, because `NOFOLLOW` refuses a
+    // symbolic link in any component.
     let dir = path.parent().unwrap_or(path);
     let dir = fs::canonicalize(dir).map_err(DiskError::at(dir))?;
     let path = &dir.join(path.file_name().unwrap_or_default());
     check_not_lost(path)?;
-    // SQLite gives the mode of the database to the files it makes beside it.
+    // SQLite creates its other files with the mode of the database.
     disk::make_private_file(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
@@ -479,23 +482,25 @@ fn connect(path: &Path) -> Result<Connection, StateError> {
     conn.pragma_update(None, "foreign_keys", true)?;
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    // Texts that were recorded leave no trace in free pages of the database. In the WAL they stay
-    // until it is used again from its start, after 4 MiB.
+    // Texts of recorded messages leave no trace in free pages of the database. In the WAL they stay
+    // until it is overwritten from its start, after 4 MiB.
     conn.pragma_update(None, "secure_delete", true)?;
     migrations.to_latest(&mut conn).map_err(database)?;
-    // From now on the database alone shows that there was a state.
+    // From now on the database file alone shows that there was a state.
     if fs::metadata(path).map_err(DiskError::at(path))?.len() <= PAGE {
         conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
     }
     Ok(conn)
 }
 
-/// The WAL stays when a process ends, so each of both shows that the other existed. SQLite would throw a
-/// WAL without its database away, and take a database without its WAL as it is: with what was moved into
-/// it last.
+/// Detects a missing database or WAL.
+///
+/// The WAL stays when a process ends, so each of the two files shows that the other existed. SQLite
+/// would delete a WAL without its database, and would open a database without its WAL as of the
+/// last checkpoint.
 fn check_not_lost(path: &Path) -> Result<(), StateError> {
     let length = |path: &Path| match fs::symlink_metadata(path) {
-        // A link is refused where it is opened.
+        // A symbolic link is refused when it is opened.
         Ok(found) if found.is_file() || found.is_symlink() => Ok(Some(found.len())),
         Ok(_) => Err(StateError::from(DiskError::at(path)(disk::not_a_file()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -521,8 +526,8 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
-/// Who claims messages: a file under lock, so that the system itself tells when its holder died.
-/// A lease in seconds would make the next process wait after a kill.
+/// A process that claims messages, identified by a locked file: the kernel releases the lock when
+/// the process dies. A lease with a timeout would make the next process wait after a kill.
 #[derive(Debug)]
 struct Claimer {
     name: String,
@@ -532,7 +537,7 @@ struct Claimer {
 
 impl Claimer {
     fn new(home: &Home, profile: &Name) -> Result<Self, StateError> {
-        // Against a sweep between making the file and locking it.
+        // Excludes a sweep between creating the file and locking it.
         let _opening = home.lock(profile, OPENING)?;
         let mut id = [0; 8];
         getrandom::fill(&mut id).map_err(|error| StateError::Database(error.to_string()))?;
@@ -547,7 +552,7 @@ impl Claimer {
         dir.join(format!("claim-{name}.lock"))
     }
 
-    /// Removes what claimers left that were killed; under the lock [`OPENING`].
+    /// Removes the files of killed claimers. The caller holds the lock [`OPENING`].
     fn sweep(dir: &Path) -> Result<(), DiskError> {
         for entry in fs::read_dir(dir).map_err(DiskError::at(dir))? {
             let file = entry.map_err(DiskError::at(dir))?.file_name();
@@ -559,15 +564,15 @@ impl Claimer {
         Ok(())
     }
 
-    /// Whether the claimer `name` still runs; removes what a dead one left. On doubt it does
-    /// not: a claim saves work, it decides nothing.
+    /// Whether the claimer `name` is alive; removes the file of a dead one. In doubt it counts as
+    /// dead: a claim saves work and decides nothing.
     fn is_alive(dir: &Path, name: &str) -> bool {
         let path = Self::path(dir, name);
         let Ok(file) = File::open(&path) else { return false };
         if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             return true;
         }
-        // A file that stays is looked at once more, no harm.
+        // If the removal fails, the next check repeats it.
         fs::remove_file(&path).ok();
         false
     }
@@ -575,17 +580,17 @@ impl Claimer {
 
 impl Drop for Claimer {
     fn drop(&mut self) {
-        // As above.
+        // As in `is_alive`.
         fs::remove_file(&self.path).ok();
     }
 }
 
-/// A number for SQLite, whose integers end at 2^63 - 1.
+/// Converts to SQLite's integers, which end at 2^63 - 1.
 pub(crate) fn int(got: u64) -> Result<i64, StateError> {
     i64::try_from(got).map_err(|_| StateError::OutOfRange { got })
 }
 
-/// And back. The schema and [`int`] let no negative one in.
+/// Converts back. The schema and [`int`] exclude negative numbers.
 pub(crate) fn uint(stored: i64) -> u64 {
     stored.unsigned_abs()
 }
@@ -621,7 +626,7 @@ mod tests {
         let (db, wal) = (dir.path().join("state.db"), dir.path().join("state.db-wal"));
         fs::write(&db, "1").unwrap();
         fs::write(&wal, "1").unwrap();
-        // Its owner writes while the first two copies are made, and then removes the WAL.
+        // The owner writes during the first two copies, then removes the WAL.
         let mut left = 4;
         let copied = copy_still(dir.path(), into.path(), |from, to| {
             let copied = fs::copy(from, to);

@@ -1,4 +1,4 @@
-//! Proving the user's password inside a device session (section 8), and what that allows.
+//! Step-up: proof of the user's password inside a device session (section 8).
 
 use bytes::Bytes;
 use twinlock_core::credential::{Credential, Password};
@@ -19,12 +19,13 @@ impl Ask for &Client {
 }
 
 impl Client {
-    /// Proves the password of this client's user. For five minutes, [`Client::revoke_device`] then
-    /// revokes any device of the user, and [`Client::set_password`] replaces the password, over the
-    /// same line. Takes a second and 256 MiB.
+    /// Proves the password of this client's user. Takes a second and 256 MiB.
+    ///
+    /// For five minutes after that, over the same connection, [`Client::revoke_device`] revokes any
+    /// device of the user, and [`Client::set_password`] replaces the password.
     ///
     /// # Errors
-    /// [`ClientError::WrongPassword`]; others if the server was not asked.
+    /// [`ClientError::WrongPassword`]; other errors say nothing about the password.
     pub async fn prove_password(&self, user: &Name, password: Password) -> Result<(), ClientError> {
         let facts = self.facts().await?;
         if !facts.up.info.password {
@@ -57,10 +58,10 @@ impl Client {
         }
     }
 
-    /// Replaces the password of this client's user, after [`Client::prove_password`].
+    /// Replaces the password of this client's user; requires [`Client::prove_password`].
     ///
     /// # Errors
-    /// [`ClientError`]; the old one stays then.
+    /// [`ClientError`]; the old password stays valid then.
     pub async fn set_password(&self, user: &Name, new: Password) -> Result<(), ClientError> {
         let key = self.facts().await?.server_key;
         let session = &mut &*self;

@@ -1,9 +1,9 @@
-//! Files on their way to the server, in the profile's state: which message each is.
+//! Outgoing files in the profile's state: the message id of each upload.
 //!
-//! A `put` that was killed goes on with the message it had begun, so the server finds what it has
-//! of the file and nothing is recorded twice. What says that a file is still the same is its path,
-//! size, modification time and inode; the hash of what the server has is compared as well before
-//! a byte is sent ([`crate::transfer`]). A row goes once its file is recorded.
+//! A `put` that was killed resumes under its message id, so the server finds its partial upload and
+//! records nothing twice. Path, size, modification time and inode show that a file is unchanged.
+//! Before sending, the transfer also compares the hash of the server's part ([`crate::transfer`]).
+//! A row is deleted when its file is recorded.
 
 use std::ffi::OsString;
 use std::fs::Metadata;
@@ -20,26 +20,26 @@ use crate::outbox::{Ack, message_id};
 use crate::receipts::{self, Known};
 use crate::state::{State, StateError, int};
 
-/// Nobody goes on with what was begun before this: the server has thrown it away long ago.
+/// Maximum age of an upload that is resumed; the server has deleted the part of an older one.
 const OLDEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A file as it was when it was begun.
+/// A file as it was when its upload began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// Absolute.
+    /// An absolute path.
     pub path: PathBuf,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Modification time, ns since 1970 UTC.
     pub modified_ns: i64,
-    /// Its number in its file system.
+    /// The inode number.
     pub inode: u64,
-    /// Which file system.
+    /// The device number of the file system.
     pub device: u64,
 }
 
 impl Source {
-    /// What the system says of the file at `path`, which is absolute.
+    /// The source at `path`, which is absolute, from the file's metadata.
     #[must_use]
     pub fn of(path: &Path, found: &Metadata) -> Self {
         let seconds = found.mtime().saturating_mul(1_000_000_000);
@@ -52,39 +52,38 @@ impl Source {
         }
     }
 
-    /// Modification time, ms since 1970 UTC; 0 for what is older than that.
+    /// Modification time, ms since 1970 UTC; 0 for an earlier one.
     #[must_use]
     pub fn modified_ms(&self) -> u64 {
         u64::try_from(self.modified_ns / 1_000_000).unwrap_or(0)
     }
 }
 
-/// A file that somebody wants to send.
+/// A file to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// A room's name, or `@` and a user's.
+    /// A room's name, or `@` and a user name.
     pub target: String,
-    /// What it is called there.
+    /// The name for the recipients.
     pub name: String,
-    /// Where it is.
+    /// The file.
     pub source: Source,
-    /// BLAKE3 of what came by standard input and has no path of its own: that is what says that
-    /// it is the same again.
+    /// BLAKE3 of a spooled copy, whose path is temporary; identifies the same content.
     pub hash: Option<[u8; 32]>,
 }
 
-/// An offer that was kept.
+/// An offer that was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Begun {
-    /// The message it is.
+    /// The message id of the upload.
     pub message_id: MessageId,
-    /// It was begun before.
+    /// Whether an earlier upload is resumed.
     pub again: bool,
-    /// The file of the earlier one, where the new one took its place.
+    /// The earlier upload's file, if the new one replaces it.
     pub replaced: Option<PathBuf>,
 }
 
-/// The files of one account on their way.
+/// The outgoing files of one account.
 #[derive(Debug, Clone)]
 pub struct Uploads {
     state: State,
@@ -95,11 +94,11 @@ impl Uploads {
         Self { state }
     }
 
-    /// Keeps what is to be sent, all or nothing, with one sync of the disk. What was begun before
-    /// and is still the same goes on as the same message, unless another process is at it.
+    /// Stores offers, all or nothing, with one disk sync. An upload that began before resumes under
+    /// its message id if the file is unchanged and no other process sends it.
     ///
     /// # Errors
-    /// [`StateError`]; nothing is kept then.
+    /// [`StateError`]; nothing is stored then.
     pub fn begin(
         &self,
         offers: &[Offer],
@@ -132,8 +131,8 @@ impl Uploads {
         })
     }
 
-    /// The message as which this was begun before, if it is the same still and nobody is at it.
-    /// One that has changed is forgotten.
+    /// The message id of an earlier upload, if the file is unchanged and no process sends it.
+    /// Deletes the row of a file that has changed.
     fn earlier(
         &self,
         tx: &Transaction<'_>,
@@ -219,7 +218,7 @@ impl Uploads {
         Ok(())
     }
 
-    /// The file has changed: from now on it is another message, and this one will not be.
+    /// Replaces the message id of an upload whose file has changed.
     ///
     /// # Errors
     /// [`StateError`].
@@ -238,11 +237,10 @@ impl Uploads {
         })
     }
 
-    /// The file is on the server's disk: its receipt is kept, and it is on its way no more.
+    /// Stores the receipt of a file that is on the server's disk, and deletes its row.
     ///
     /// # Errors
-    /// [`StateError::Conflict`] is tamper evidence; nothing is kept then, nor at any other
-    /// [`StateError`].
+    /// [`StateError::Conflict`] is tamper evidence. After any error nothing is stored.
     pub fn finish(&self, message_id: &MessageId, ack: &Ack) -> Result<(), StateError> {
         let known = Known {
             conversation: ack.conversation,
@@ -256,7 +254,7 @@ impl Uploads {
         })
     }
 
-    /// The server will not have it.
+    /// Deletes the row of a file that the server refuses.
     ///
     /// # Errors
     /// [`StateError`].
@@ -264,7 +262,7 @@ impl Uploads {
         self.state.write(|tx| delete(tx, self.state.account(), message_id))
     }
 
-    /// How many are on their way, whoever is at it.
+    /// The number of outgoing files, claimed or not.
     ///
     /// # Errors
     /// [`StateError`].

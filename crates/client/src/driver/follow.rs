@@ -1,12 +1,12 @@
-//! The conversations that are followed: where each stands, what has come and is not checked yet.
+//! Followed conversations: their positions, and received entries that are not verified yet.
 //!
-//! Entries go through one check after the other, off the task, since it reads and writes the
-//! receipts; a position moves only past what was checked. A consumer that does not keep up makes
-//! the line unfollow, and follow again from the same place once it has.
+//! One check at a time runs on a blocking thread, because it reads and writes receipts. A position
+//! advances only past verified entries. If the consumer does not keep up, the driver unfollows, and
+//! follows again from the same position later.
 //!
-//! A head below what is known may be an answer that is older than the knowledge, which other
-//! programs of this profile add to. So the server is asked once more; a head that is still below
-//! what was known by then is a record that was cut off.
+//! A head below the newest known entry may only be an old answer, because other processes of this
+//! profile also add receipts. So the driver asks the server once more. If the head is still below
+//! what was known before that request, the record was truncated.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -22,39 +22,39 @@ use crate::error::{ClientError, Refusal};
 use crate::receipts::Receipts;
 use crate::record::{self, known_head};
 
-/// Entries on their way to the consumer beyond which nothing more is asked for. With the largest
-/// texts that is 64 MiB, with ordinary ones below one.
+/// Entries queued for the consumer above which the driver unfollows. With the largest texts that is
+/// 64 MiB, with ordinary ones less than 1 MiB.
 const MOST_ENTRIES: usize = 2048;
 
-/// Everything that is followed.
+/// All followed conversations.
 pub(super) struct Follows {
     receipts: Receipts,
     all: BTreeMap<ConversationId, Follow>,
-    /// Where checking stands in each; away while a check is under way.
+    /// Verified position of each conversation; moved out while a check runs.
     positions: BTreeMap<ConversationId, Position>,
     unchecked: VecDeque<Step>,
     checking: bool,
-    /// Entries that have come and that the consumer has not taken.
+    /// Entries that were received and not delivered to the consumer.
     held: usize,
     paused: bool,
-    /// Follows that ended and that the server still has to be told of.
+    /// Ended follows for which the unfollow is not sent yet.
     ended: Vec<ConversationId>,
     generations: u64,
 }
 
 struct Follow {
-    /// The newest entry that has come.
+    /// Number of the newest received entry.
     after: u64,
     flow: Flow,
-    /// Where following (again) began, and the head then.
+    /// Position and head at the start of the catch-up.
     catching_up: Option<(u64, u64)>,
-    /// The next answer must name a head of at least this.
+    /// Minimum head in the next answer.
     owed: u64,
-    /// Told apart from an earlier follow of the same conversation.
+    /// Distinguishes this follow from an earlier one of the same conversation.
     generation: u64,
 }
 
-/// Whether the line follows.
+/// Whether the connection follows the conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     Off,
@@ -62,7 +62,7 @@ enum Flow {
     On,
 }
 
-/// Something to check, in the order in which it came.
+/// Something to verify, in order of arrival.
 enum Step {
     /// The server's answer to a follow.
     Begin {
@@ -70,7 +70,7 @@ enum Step {
         owed: u64,
         generation: u64,
     },
-    /// It has no entry `after`.
+    /// The server has no entry `after`.
     Ahead {
         conversation: ConversationId,
         after: u64,
@@ -82,16 +82,16 @@ enum Step {
     },
 }
 
-/// What was checked, in that order.
+/// The result of a check, in order.
 pub(super) struct Checked {
     positions: BTreeMap<ConversationId, Position>,
     steps: Vec<CheckedStep>,
-    /// What ended it.
+    /// The fault that ended the check.
     pub(super) fault: Option<ClientError>,
 }
 
 enum CheckedStep {
-    /// `known`: the newest entry that was known by then.
+    /// `known`: the newest entry known at the check; 0 for the answer to a repeated request.
     Began {
         following: proto::Following,
         known: u64,
@@ -127,7 +127,7 @@ impl Follows {
         !self.all.is_empty()
     }
 
-    /// Follows from now on. What is followed already goes on where it is.
+    /// Starts to follow. A conversation that is already followed keeps its position.
     pub(super) fn begin(&mut self, conversation: ConversationId, after: u64) {
         self.generations += 1;
         let generation = self.generations;
@@ -135,7 +135,7 @@ impl Follows {
         self.all.entry(conversation).or_insert(new);
     }
 
-    /// Follows no longer.
+    /// Stops following.
     pub(super) fn end(&mut self, conversation: ConversationId) {
         self.unchecked.retain(|step| match step {
             Step::Entries { conversation: id, entries, .. } if *id == conversation => {
@@ -160,14 +160,15 @@ impl Follows {
         }
     }
 
-    /// What to tell the server now: follows to begin, or to end while the consumer catches up.
+    /// The requests to send now: follows, and unfollows of ended follows or while the consumer
+    /// catches up.
     pub(super) fn requests(&mut self) -> Vec<(Op, Option<ConversationId>)> {
         if self.held == 0 {
             self.paused = false;
         } else if self.held > MOST_ENTRIES {
             self.paused = true;
         }
-        // Before new ones: a conversation may be both.
+        // Unfollows first: a conversation may be in both lists.
         let unfollow = |conversation| Op::Unfollow(proto::Unfollow { conversation });
         let mut requests: Vec<_> = self.ended.drain(..).map(|id| (unfollow(id), None)).collect();
         for (&conversation, follow) in &mut self.all {
@@ -187,13 +188,13 @@ impl Follows {
         requests
     }
 
-    /// The answer to a follow.
+    /// Handles the answer to a follow.
     pub(super) fn answered(
         &mut self,
         conversation: ConversationId,
         answer: Result<Answered, Refusal>,
     ) -> Result<Option<Event>, ClientError> {
-        // Ended meanwhile, or an older one of the same conversation.
+        // The follow has ended, or this answers an earlier one of the same conversation.
         let Some(follow) = self.all.get_mut(&conversation).filter(|f| f.flow == Flow::Asked) else {
             return Ok(None);
         };
@@ -224,11 +225,11 @@ impl Follows {
         }
     }
 
-    /// Entries have come.
+    /// Handles received entries.
     pub(super) fn arrived(&mut self, conversation: ConversationId, mut entries: Vec<proto::Entry>) {
         let follow = self.all.get_mut(&conversation).filter(|f| f.flow == Flow::On);
         let Some(follow) = follow else { return };
-        // What came before a pause comes again after it.
+        // The server sends entries from before a pause again after it.
         entries.retain(|entry| entry.n > follow.after);
         let Some(last) = entries.last() else { return };
         follow.after = last.n;
@@ -242,14 +243,14 @@ impl Follows {
         }
     }
 
-    /// The consumer has taken an event.
+    /// Notes that the consumer has taken an event.
     pub(super) fn delivered(&mut self, event: &Event) {
         if let Event::Entries { entries, .. } = event {
             self.held = self.held.saturating_sub(entries.len());
         }
     }
 
-    /// Checks what has come, unless a check is under way.
+    /// Starts a check of received entries, unless one is running.
     pub(super) fn check(&mut self, jobs: &FuturesUnordered<BoxFuture<'static, Done>>) {
         if self.checking || self.unchecked.is_empty() {
             return;
@@ -263,7 +264,7 @@ impl Follows {
         }));
     }
 
-    /// A check is done: the events that come of it.
+    /// Handles the result of a check; returns the events for the consumer.
     pub(super) fn checked(&mut self, checked: Checked) -> Vec<Event> {
         self.checking = false;
         let mut events = Vec::new();
@@ -276,7 +277,8 @@ impl Follows {
                         continue;
                     };
                     if known > head && follow.flow == Flow::On {
-                        // Asked again from where it is; what comes meanwhile comes again.
+                        // Asks again from the current position. The server sends entries that
+                        // arrive until then again.
                         (follow.owed, follow.flow) = (known, Flow::Off);
                     } else {
                         follow.owed = 0;
@@ -309,7 +311,7 @@ impl Follows {
     }
 }
 
-/// Checks the steps in order.
+/// Verifies the steps in order.
 fn check(
     receipts: &Receipts,
     mut positions: BTreeMap<ConversationId, Position>,
@@ -329,7 +331,7 @@ fn check(
                     Some(_) => {}
                     None => _ = positions.insert(conversation, begins),
                 }
-                // Asked again once: others go on learning meanwhile.
+                // The request is repeated once only: other processes continue to learn of entries.
                 let known = if owed > 0 { 0 } else { known_head(receipts, conversation)? };
                 checked.push(CheckedStep::Began { following, known, generation });
             }
@@ -349,7 +351,7 @@ fn check(
                     .ok_or(ClientError::Protocol("entries before the answer to a follow"))?;
                 let advanced = record::advance(receipts, conversation, position, &entries)?;
                 let (mut entries, mut faults) = (advanced.entries, advanced.faults);
-                // Entries before the first fault are good; checking ends there.
+                // Entries before the first fault are good; checking stops there.
                 entries.truncate(advanced.good);
                 checked.push(CheckedStep::Entries { conversation, entries, generation });
                 if !faults.is_empty() {

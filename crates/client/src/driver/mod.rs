@@ -1,9 +1,9 @@
-//! The task behind a [`crate::client::Client`]: connects, serves the line, and begins again.
+//! The task behind a [`crate::client::Client`]: connects, serves the connection, reconnects.
 //!
-//! One task owns everything. It never waits for one thing alone: connecting, pausing and serving
-//! all go on beside [`Driver::background`], which takes commands, hands events to the consumer
-//! and collects what the disk has done. What touches the disk runs on a thread that may block,
-//! one job of a kind at a time; what comes meanwhile goes into the next one together.
+//! One task owns all state. Connecting, pausing and serving each run concurrently with
+//! [`Driver::background`], which takes commands, delivers events to the consumer and collects the
+//! results of disk jobs. Disk access runs on blocking threads, one job of a kind at a time. Work
+//! that arrives during a job is batched into the next one.
 
 mod follow;
 mod send;
@@ -39,16 +39,16 @@ use follow::{Checked, Follows};
 use send::{Sending, Settled};
 use serve::Serving;
 
-/// Commands waiting for the task.
+/// Capacity of the command channel.
 const COMMANDS: usize = 64;
-/// Events waiting for the consumer beyond those in the task's own queue.
+/// Capacity of the event channel; more events wait in the task's own queue.
 const EVENTS: usize = 16;
-/// Requests that wait for a line.
+/// Maximum number of requests that wait for a connection.
 const WAITING: usize = 256;
-/// How often to look whether another process has put something into the outbox.
+/// Interval of the checks whether another process has added to the outbox.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What a handle asks of the task.
+/// A command from a handle to the task.
 #[derive(Debug)]
 pub(crate) enum Command {
     Follow { conversation: ConversationId, after: u64 },
@@ -63,22 +63,22 @@ pub(crate) enum Command {
 
 type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
 
-/// Who waits for the answer to a request.
+/// The recipient of an answer.
 #[derive(Debug)]
 enum Asker {
     /// A caller of the handle.
     Caller(Reply<Answered>),
     /// The outbox, for this message.
     Append(MessageId),
-    /// The outbox, where this target is.
+    /// The outbox, which looks up this target.
     Target(String),
     /// A follow.
     Follow(ConversationId),
-    /// Nobody.
+    /// No recipient.
     Nobody,
 }
 
-/// What a thread has done on the disk.
+/// The result of a disk job.
 enum Done {
     Settled(Result<Settled, ClientError>),
     Checked(Result<Checked, ClientError>),
@@ -88,9 +88,9 @@ enum Done {
 
 /// Why the task ends.
 enum Stop {
-    /// It was asked to.
+    /// A handle closed it, or the last handle was dropped.
     Asked(Option<oneshot::Sender<()>>),
-    /// Nothing more can be done.
+    /// An error that is not retried.
     Failed(ClientError),
 }
 
@@ -103,27 +103,27 @@ struct Driver {
     commands: mpsc::Receiver<Command>,
     ended: Arc<OnceLock<ClientError>>,
     events: mpsc::Sender<Event>,
-    /// Events the consumer has not taken.
+    /// Events that the consumer has not taken.
     queue: VecDeque<Event>,
-    /// Requests that wait for a line.
+    /// Requests that wait for a connection.
     waiting: VecDeque<(Op, Asker)>,
     facts: Vec<Reply<Facts>>,
-    /// Who waits for a rekey on the next line.
+    /// Rekey requests that wait for a connection.
     rekeys: Vec<Reply<Rekeyed>>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     look: Interval,
     follows: Follows,
     sending: Sending,
-    /// Somebody does not want to wait for the next attempt.
+    /// A caller wants to reconnect without a delay.
     hurry: bool,
-    /// Not before this, said the server.
+    /// Downtime that the server announced.
     come_back: Option<Duration>,
-    /// An ack or an entry came on this line. Logging in alone is no progress: a server that drops
-    /// people right after it is left alone for longer and longer.
+    /// An ack or an entry arrived on this connection. A login alone is not progress: the delays
+    /// grow for a server that drops clients right after it.
     moved: bool,
-    /// There is a line.
+    /// Whether a connection exists.
     connected: bool,
-    /// Of recorded messages, for the log.
+    /// Counts of recorded messages, for the log.
     sums: Sums,
 }
 
@@ -177,7 +177,7 @@ impl Driver {
         let stop = self.live().await;
         self.sending.line_ended();
         self.sending.settle(&self.jobs, false);
-        // What the server has acknowledged is noted before anybody is told that we are done.
+        // Writes the server's acks to disk before any caller learns of the end.
         while let Some(done) = self.jobs.next().await {
             if self.take_done(done).is_err() {
                 break;
@@ -190,7 +190,7 @@ impl Driver {
             Stop::Failed(error) => (Some(error), None),
         };
         let fail = error.clone().unwrap_or(ClientError::Closed);
-        // Known before anything can fail for it.
+        // Set before any request fails with it.
         let _first = self.ended.set(fail.clone());
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
@@ -218,7 +218,7 @@ impl Driver {
         }
     }
 
-    /// Lines, one after the other, until something ends it for good.
+    /// Serves one connection after the other until the task ends.
     async fn live(&mut self) -> Stop {
         let mut delays = Delays::new(&self.options);
         let patient_until = Instant::now() + self.options.patience;
@@ -256,7 +256,7 @@ impl Driver {
         }
     }
 
-    /// Connects while the background goes on.
+    /// Connects, and does the background work concurrently.
     async fn connect(&mut self) -> Result<Opened, Stop> {
         let secret = DeviceSecret::new(self.profile.secret().expose_secret());
         let credential = Credential::Device(*self.profile.device(), secret);
@@ -270,7 +270,7 @@ impl Driver {
         }
     }
 
-    /// Waits before the next attempt while the background goes on.
+    /// Waits before the next attempt, and does the background work concurrently.
     async fn pause(&mut self, error: ClientError, retry: Duration) -> Option<Stop> {
         self.hurry = false;
         put(&mut self.queue, Event::Down { error, retry });
@@ -286,7 +286,7 @@ impl Driver {
         }
     }
 
-    /// Serves a line until it or everything ends.
+    /// Serves a connection until it or the task ends.
     async fn serve(&mut self, opened: Opened) -> Result<Stop, ClientError> {
         session_log::begin(self.dial.address(), &opened);
         let Opened { mut line, info, binding, tls } = opened;
@@ -322,7 +322,7 @@ impl Driver {
             },
         );
         self.line_ended(serving, end.as_ref().err());
-        // The last words take up to a second; nobody has to wait for them unless it is the end.
+        // Sending the last frames takes up to a second; only the end of the task waits for it.
         match &end {
             Ok(Stop::Asked(_)) => line.close(CloseCode::Bye).await,
             Ok(Stop::Failed(_)) => line.close(CloseCode::Bye).await,
@@ -331,7 +331,7 @@ impl Driver {
         end
     }
 
-    /// Everything that goes on whether there is a line or not; one thing a call. Cancel-safe.
+    /// Does one piece of the work that needs no connection. Cancel-safe.
     async fn background(&mut self) -> Option<Stop> {
         let events = self.events.clone();
         tokio::select! {
@@ -345,7 +345,7 @@ impl Driver {
                     self.follows.delivered(&event);
                     permit.send(event);
                 },
-                // Nobody listens; the line still serves the handle.
+                // The consumer is gone; the connection still serves the handle.
                 Err(_) => self.queue.clear(),
             },
             Some(done) = self.jobs.next() => if let Err(error) = self.take_done(done) {
@@ -397,7 +397,8 @@ impl Driver {
                     self.queue.push_back(Event::Refused { message_id, why });
                 }
                 self.sending.settled(claimed, filled, changes);
-                // What came meanwhile, and without a line the claims, which others may want.
+                // Settles what arrived during the job; without a connection, releases the claims
+                // for other processes.
                 self.sending.settle(&self.jobs, self.connected);
             }
             Done::Checked(checked) => {
@@ -414,7 +415,7 @@ impl Driver {
                 self.dial = Dial::of(&profile, address, timing)?;
                 self.profile = *profile;
             }
-            // Going on would send one account's messages as another.
+            // Continuing would send one account's messages as another.
             Done::Learned(Err(error @ ClientError::Profile(ProfileError::Replaced { .. }))) => {
                 return Err(error);
             }
@@ -426,7 +427,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Keeps that a conversation was left, so that an audit does not miss it.
+    /// Stores that the user left a conversation, so that an audit does not report it as missing.
     fn note_left(&mut self, conversation: ConversationId) {
         let receipts = self.follows.receipts();
         self.jobs.push(Box::pin(async move {
@@ -435,7 +436,7 @@ impl Driver {
         }));
     }
 
-    /// Keeps what READY says about the next connection.
+    /// Stores what READY says for the next connection.
     fn learn(&mut self, info: &proto::ServerInfo) {
         let learn = learning(&self.home, &self.profile, info);
         self.jobs.push(Box::pin(async move {
@@ -444,8 +445,8 @@ impl Driver {
     }
 }
 
-/// Puts an event into the queue in place of an older one that it makes untrue. A consumer that is
-/// busy for long finds one of each, not a history.
+/// Queues an event and removes an older one that it supersedes. After a long pause the consumer
+/// finds one event of each kind, not a history.
 fn put(queue: &mut VecDeque<Event>, event: Event) {
     let stale = |old: &Event| match (old, &event) {
         (Event::Conversation(old), Event::Conversation(new)) => old.id == new.id,
@@ -458,7 +459,7 @@ fn put(queue: &mut VecDeque<Event>, event: Event) {
     queue.push_back(event);
 }
 
-/// Tells whoever sent a command that nothing will come of it.
+/// Answers a command with an error, because the task has ended.
 fn refuse(command: Command, error: &ClientError) {
     match command {
         Command::Request { reply, .. } => drop(reply.send(Err(error.clone()))),

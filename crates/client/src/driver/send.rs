@@ -1,7 +1,7 @@
-//! The outbox on its way out: claimed in order, sent ahead of the acks, settled together.
+//! Sends the outbox: claims messages in order, pipelines them, and settles results in batches.
 //!
-//! What a server has acknowledged is noted on disk first and told afterwards. A message stays in
-//! the outbox until then, so a lost line or a kill costs sending it again under the same id.
+//! An ack is written to disk before it is reported. A message stays in the outbox until then, so
+//! after a lost connection or a kill it is sent again with the same id.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -19,65 +19,65 @@ use crate::error::{ClientError, Refusal};
 use crate::outbox::{Ack, Claim, Pending, Settle};
 use crate::state::State;
 
-/// Messages claimed and not yet settled. Less than the server's limit of 1024; more than the
-/// delay times any rate that a client's own disk has.
+/// Maximum number of messages that are claimed and not settled. Below the server's limit of 1024;
+/// above the round-trip time times any rate that a client's disk sustains.
 const WINDOW: usize = 512;
-/// Looks ([`super::LOOK`] apart) after which claims of processes that died are looked for.
+/// Ticks of [`super::LOOK`] between two searches for claims of dead processes.
 const SWEEP: u32 = 20;
 
 pub(super) struct Sending {
     state: State,
     enabled: bool,
     window: usize,
-    /// Claimed and not sent, by target.
+    /// Messages that are claimed and not sent, by target.
     queues: BTreeMap<String, VecDeque<Pending>>,
     targets: HashMap<String, Target>,
     in_flight: HashSet<MessageId>,
     recorded: Vec<(MessageId, Ack)>,
     refused: Vec<(MessageId, Why)>,
     settling: bool,
-    /// There may be something to claim.
+    /// There may be messages to claim.
     want: bool,
-    /// What was claimed has to be given back first, to begin again with the oldest.
+    /// Release the claims before the next claim, to restart with the oldest message.
     release: bool,
-    /// The server cannot record anything before this.
+    /// No message is sent before this, because the server cannot record.
     hold: Option<Instant>,
-    /// It has said so since it last recorded something.
+    /// The server has refused since its last ack.
     held: bool,
-    /// Why and for how long, to be told.
+    /// The refusal and its delay, for an event.
     news: Option<(Refusal, Duration)>,
-    /// What [`State::changes`] said last.
+    /// The last value of [`State::changes`].
     changes: Option<i64>,
-    /// Look at [`State::changes`] next time.
+    /// Compare [`State::changes`] in the next job.
     look: bool,
     looks: u32,
 }
 
-/// Where a target is, on this line.
+/// The conversation of a target, on this connection.
 enum Target {
     Asked,
     Known(ConversationId),
 }
 
-/// What a thread has done with the outbox.
+/// The result of an outbox job.
 pub(super) struct Settled {
     pub(super) recorded: Vec<(MessageId, Ack)>,
     pub(super) refused: Vec<(MessageId, Why)>,
     pub(super) claimed: Vec<Pending>,
-    /// There may be more to claim.
+    /// There may be more messages to claim.
     pub(super) filled: bool,
     pub(super) changes: Option<i64>,
 }
 
 impl Sending {
-    /// What messages to a conversation name as their target.
+    /// The target that messages to a conversation name.
     pub(super) fn target_of(&self, conversation: ConversationId) -> Option<String> {
         let is_it = |target: &Target| matches!(target, Target::Known(id) if *id == conversation);
         let found = self.targets.iter().find(|(_, target)| is_it(target));
         found.map(|(name, _)| name.clone())
     }
 
-    /// Nothing is sent from a copy of a state: its outcome could not be kept.
+    /// A copy of a state sends nothing, because it could not keep the outcome.
     pub(super) fn new(state: State, enabled: bool) -> Self {
         let enabled = enabled && !state.is_read_only();
         state.set_sends_now(enabled);
@@ -110,7 +110,7 @@ impl Sending {
         self.want = true;
     }
 
-    /// The line is lost or could not be made: other processes may be luckier.
+    /// Handles a connection that was lost or not established; another process may have one.
     pub(super) fn line_ended(&mut self) {
         self.state.set_sends_now(false);
         self.begin_again();
@@ -122,12 +122,12 @@ impl Sending {
         &self.state
     }
 
-    /// This process has put something into the outbox.
+    /// Notes that this process has added to the outbox.
     pub(super) fn written(&mut self) {
         self.want = true;
     }
 
-    /// Another process may have.
+    /// Handles a tick: another process may have added to the outbox.
     pub(super) fn look(&mut self) {
         self.looks += 1;
         self.look = true;
@@ -174,18 +174,18 @@ impl Sending {
         Some((op, Asker::Target(target)))
     }
 
-    /// Why nothing is sent, where that is news.
+    /// The refusal that stops sending, if it is new.
     pub(super) fn take_news(&mut self) -> Option<(Refusal, Duration)> {
         self.news.take()
     }
 
-    /// An answer is outstanding.
+    /// Whether an answer is outstanding.
     pub(super) fn waits(&self) -> bool {
         let asked = |target: &Target| matches!(target, Target::Asked);
         !self.in_flight.is_empty() || self.targets.values().any(asked)
     }
 
-    /// The answer to an append.
+    /// Handles the answer to an append.
     pub(super) fn answered(
         &mut self,
         message_id: MessageId,
@@ -204,7 +204,7 @@ impl Sending {
         Ok(())
     }
 
-    /// Where a target is.
+    /// Handles the answer to the lookup of a target.
     pub(super) fn found(
         &mut self,
         target: String,
@@ -227,8 +227,8 @@ impl Sending {
         Ok(())
     }
 
-    /// Nothing more is sent until everything on the line is answered and the time has come: what
-    /// was refused goes first then.
+    /// Stops sending until everything outstanding is answered and the delay has passed. Then
+    /// sending restarts with the oldest message, which was refused.
     fn hold_on(&mut self, no: Refusal) {
         let pause = Duration::from_secs(u64::from(no.retry_seconds.clamp(1, 60)));
         self.hold = Some(Instant::now() + pause);
@@ -243,7 +243,7 @@ impl Sending {
         self.release = true;
     }
 
-    /// Notes on disk what is known and claims more, unless a thread is at it already.
+    /// Starts a job that writes results to disk and claims more messages, unless one is running.
     pub(super) fn settle(
         &mut self,
         jobs: &FuturesUnordered<BoxFuture<'static, Done>>,
@@ -292,19 +292,19 @@ impl Sending {
         jobs.push(Box::pin(async move { Done::Settled(blocking(work).await) }));
     }
 
-    /// The claimed messages in memory.
+    /// Ids of the claimed messages in memory.
     fn held_messages(&self) -> HashSet<MessageId> {
         let queued = self.queues.values().flatten().map(|message| message.message_id);
         self.in_flight.iter().copied().chain(queued).collect()
     }
 
-    /// A thread has settled.
+    /// Handles the result of a job.
     pub(super) fn settled(&mut self, claimed: Vec<Pending>, filled: bool, changes: Option<i64>) {
         self.settling = false;
         self.changes = changes;
         self.want |= filled;
         if self.release {
-            // The line ended meanwhile: these go back with the others.
+            // The connection ended during the job: these claims are released with the others.
             return;
         }
         for message in claimed {

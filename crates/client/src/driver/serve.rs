@@ -1,4 +1,4 @@
-//! One line: requests out, answers and entries in.
+//! One connection: sends requests, receives answers and entries.
 
 use std::collections::HashMap;
 
@@ -16,24 +16,24 @@ use crate::dial::Stream;
 use crate::error::{ClientError, Refusal, closed};
 use crate::session_log;
 
-/// Events that wait for a consumer: about one for each person and conversation.
+/// Maximum number of events that wait for the consumer: about one per user and conversation.
 const MOST_EVENTS: usize = MOST_LISTED;
-/// Requests on the line without an answer, appends aside.
+/// Maximum number of unanswered requests on the connection, not counting appends.
 const ASKED: usize = 128;
-/// Bytes sealed and not yet written beyond which nothing more is sealed.
+/// Bytes sealed and not yet written above which no more frames are sealed.
 const BACKLOG: usize = 128 * 1024;
-/// Bytes a request takes in a frame besides itself: tag and length.
+/// Overhead of a request in a frame in bytes: tag and length.
 const REQUEST_HEAD: usize = 6;
 
-/// What belongs to one line and goes with it.
+/// State of one connection, dropped with it.
 pub(super) struct Serving {
     pub(super) up: Up,
     asked: HashMap<u64, Asker>,
-    /// Who waits for a rekey, with the epoch in which it was asked for.
+    /// Callers that wait for a rekey, with the epoch at their request.
     rekeys: Vec<(u32, Reply<Rekeyed>)>,
     next: u64,
     appends: usize,
-    /// Requests to be sealed into one frame.
+    /// Requests for the next frame.
     frame: Vec<proto::Request>,
     frame_bytes: usize,
 }
@@ -51,7 +51,7 @@ impl Serving {
         }
     }
 
-    /// Adds a request to the frame that is being filled; a full one is sealed first.
+    /// Adds a request to the current frame; seals a full frame first.
     fn ask(&mut self, line: &mut Line<Stream>, op: Op, asker: Asker) -> Result<(), ClientError> {
         let request = proto::Request { id: self.next, op: Some(op) };
         let bytes = size(&request);
@@ -83,13 +83,13 @@ impl Serving {
     }
 }
 
-/// Bytes a request takes in a frame.
+/// Size of a request in a frame, in bytes.
 fn size(request: &proto::Request) -> usize {
     request.encoded_len() + REQUEST_HEAD
 }
 
 impl Driver {
-    /// Sends what there is to send, as far as there is room.
+    /// Sends queued requests as far as the limits allow.
     pub(super) fn pump(
         &mut self,
         serving: &mut Serving,
@@ -128,7 +128,7 @@ impl Driver {
             serving.ask(line, op, asker)?;
         }
         serving.seal(line)?;
-        // Whoever waits for an ack wants to know as soon as whoever follows.
+        // A sender that waits for an ack must notice a dead connection as soon as a follower.
         let watching = self.follows.any() || self.sending.waits();
         line.session_mut().set_following(watching);
         self.sending.settle(&self.jobs, true);
@@ -136,7 +136,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes every frame that is whole.
+    /// Handles every complete frame.
     pub(super) fn take_frames(
         &mut self,
         serving: &mut Serving,
@@ -196,9 +196,9 @@ impl Driver {
             Some(What::Damaged(proto::Damaged { conversation, n })) => {
                 return Err(ClientError::Missing { conversation, n });
             }
-            // Transfers have lines of their own.
+            // Transfers use separate connections.
             Some(What::FileAck(_) | What::FileAborted(_)) => {}
-            // Of a later version.
+            // An item of a later protocol version.
             None => {}
         }
         Ok(())
@@ -240,7 +240,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Keeps the keys in first links; what says that a conversation was left names none.
+    /// Stores the server keys in first links. A notice that a conversation was left names none.
     fn learn_origins(&self, conversations: &[proto::Conversation]) -> Result<(), ClientError> {
         for conversation in conversations {
             if let Some(key) = ServerKey::from_slice(&conversation.server_key)
@@ -252,8 +252,8 @@ impl Driver {
         Ok(())
     }
 
-    /// The line is gone: whoever waits for an answer on it learns that it will not come, and why
-    /// if it was no accident.
+    /// Fails the outstanding requests of a lost connection; with its error, if that is not
+    /// retryable.
     pub(super) fn line_ended(&mut self, serving: Serving, why: Option<&ClientError>) {
         let lost = ClientError::Lost("it ended before the answer came".to_owned());
         let why = why.filter(|why| !why.is_passing()).unwrap_or(&lost);

@@ -1,11 +1,12 @@
-//! What a frame from the server brings, counted without decoding it: a hundred followers on one
-//! machine would otherwise measure their own decoding.
+//! Counts the items in a frame from the server without decoding them.
+//!
+//! A hundred followers on one machine would otherwise measure their own decoding.
 
 use prost::encoding::{WireType, decode_key, decode_varint};
 
 use crate::error::ClientError;
 
-/// Numbers of fields in `twinlock.proto`.
+/// Field numbers of `twinlock.proto`.
 mod field {
     pub(super) const ITEMS: u32 = 1;
     pub(super) const ANSWER: u32 = 1;
@@ -16,25 +17,25 @@ mod field {
     pub(super) const ENTRY_N: u32 = 1;
 }
 
-/// What counts.
+/// An item that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum News {
-    /// The request of this id is recorded.
+    /// The request with this id is recorded.
     Ack(u64),
-    /// The request of this id was answered otherwise.
+    /// The request with this id has another answer.
     Other(u64),
-    /// An entry of a followed conversation, by its number.
+    /// An entry of a followed conversation, with its number.
     Entry(u64),
 }
 
-/// A field's value, as far as it is looked at.
+/// A field's value, decoded as far as needed.
 enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
     Fixed,
 }
 
-/// The fields of a message, one after the other.
+/// The fields of a message, in order.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -63,7 +64,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Tells what is in a `ToClient`, in order.
+/// Reports the items of a `ToClient`, in order.
 pub(super) fn count(
     body: &[u8],
     mut tell: impl FnMut(News) -> Result<(), ClientError>,

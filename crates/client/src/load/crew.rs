@@ -1,4 +1,4 @@
-//! Whose lines they are, and how they are opened.
+//! The virtual users of a load, which open the connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,8 +23,8 @@ use crate::home::{DiskError, Home};
 use crate::profile::{Profile, TlsTrust};
 use crate::transfer::wire::Wire;
 
-/// Logins under way at once: fewer than the 8 connections of one address that may not be logged in
-/// yet, so that a server needs no other settings for this.
+/// Maximum number of concurrent logins. Fewer than the 8 unauthenticated connections that a server
+/// allows per address, so that it needs no special settings.
 pub(super) const AT_ONCE: usize = 6;
 
 struct Member {
@@ -39,19 +39,19 @@ impl Member {
     }
 }
 
-/// Who opens the lines, in turn.
+/// The users that open connections, in turn.
 pub(super) struct Crew {
     dial: Dial,
     members: Vec<Member>,
-    /// The users were made for this.
+    /// Whether the users were created for this run.
     made: bool,
     label: String,
-    /// Drawn at the start; each line has the next.
+    /// Random at the start; each connection takes the next one.
     instance: AtomicU64,
 }
 
 impl Crew {
-    /// The profile's own device.
+    /// The profile's device as the only user.
     pub(super) fn of(profile: &Profile, dial: Dial) -> Self {
         Self::new(dial, vec![Member::of(profile)], profile.label(), false)
     }
@@ -63,8 +63,7 @@ impl Crew {
         Self { dial, members, made, label: label.to_owned(), instance }
     }
 
-    /// Users who are made for this, each with a device whose secret is in memory only once this
-    /// returns.
+    /// Creates users, each with a device. After this returns, only memory holds the secrets.
     pub(super) async fn recruit(
         profile: &Profile,
         address: Option<Address>,
@@ -114,12 +113,12 @@ impl Crew {
         self.dial.clone()
     }
 
-    /// Whether the lines are of users who are in no room but the lobby yet.
+    /// Whether the users were created for this run, and so are in no room but the lobby.
     pub(super) fn is_made(&self) -> bool {
         self.made
     }
 
-    /// Opens the `n`th line.
+    /// Opens the `n`th connection.
     pub(super) async fn open(&self, n: usize) -> Result<Opened, ClientError> {
         let of = n.checked_rem(self.members.len()).unwrap_or(0);
         let member = self.members.get(of).ok_or(ClientError::Closed)?;
@@ -132,8 +131,8 @@ impl Crew {
         self.dial.open(Credential::Device(member.device, secret), &info).await
     }
 
-    /// Opens lines, a few at once, and hands over each as soon as it stands: there may be so many
-    /// that the first is pinged before the last has come.
+    /// Opens connections, a few at a time, and passes on each one as soon as it is ready. With many
+    /// of them, the server may ping the first before the last is open.
     pub(super) async fn open_each(
         self: &Arc<Self>,
         lines: usize,
@@ -161,7 +160,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Locks out the devices of the users that were made.
+    /// Revokes the devices of the created users.
     pub(super) async fn dismiss(self: &Arc<Self>) -> Result<(), LoadError> {
         if !self.made {
             return Ok(());
@@ -179,7 +178,7 @@ impl Crew {
                 let revoked = wire.answer(Op::RevokeDevice(proto::RevokeDevice { device })).await;
                 wire.close().await;
                 match revoked {
-                    // The server ends this very line; its answer may not come through.
+                    // The server closes this same connection, so its answer may be lost.
                     Err(error) if error == closed(CloseCode::Revoked) => Ok(()),
                     Ok(Err(no)) => Err(ClientError::Refused(no)),
                     revoked => revoked.map(drop),

@@ -1,8 +1,7 @@
-//! Fan-out: one line that sends, and followers who count what is delivered.
+//! Fan-out: one connection sends, and followers count deliveries.
 //!
-//! At most a window of messages is sent whose deliveries are outstanding, counted over all
-//! followers. So one of them may be as far behind as all others are ahead, and the times of
-//! sending are kept for that long.
+//! The window limits the messages with outstanding deliveries, counted over all followers. So one
+//! follower may be as far behind as all others are ahead, and send times are kept for that long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -22,15 +21,15 @@ use crate::dial::Stream;
 use crate::error::{ClientError, closed};
 use crate::transfer::wire::Wire;
 
-/// What sender and followers share.
+/// State that the sender and the followers share.
 struct Spread {
     gauge: Arc<Gauge>,
     began: Instant,
     /// The number of the last entry before the first message.
     head: u64,
-    /// When each message was sent, microseconds after the beginning, in turn.
+    /// Send times of messages, in microseconds after `began`, as a ring buffer.
     sent: Vec<AtomicU64>,
-    /// Something was delivered.
+    /// Notified after a delivery.
     delivered: Notify,
 }
 
@@ -74,7 +73,7 @@ impl Load {
         measure("fanout", before, shape.time, &spread.gauge, lines, &mut self.stop).await
     }
 
-    /// Has a line follow the room from its end on.
+    /// Makes a connection follow the room from its end.
     async fn follow(&self, line: Line<Stream>) -> Result<(Line<Stream>, u64), LoadError> {
         let mut wire = Wire::new(line);
         let find = proto::FindRoom { name: self.room.name.to_string() };

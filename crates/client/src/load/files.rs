@@ -1,5 +1,7 @@
-//! A file up and down again, from memory to memory: made-up bytes, and nothing is kept. What the
-//! server does is what it does for any file, its disk and both hashes included.
+//! The upload and the download of a file, from memory to memory.
+//!
+//! The client generates the bytes and keeps nothing. The server does what it does for any file,
+//! including its disk and both hashes.
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -14,11 +16,11 @@ use super::{Load, LoadError};
 use crate::error::ClientError;
 use crate::transfer::wire::{Incoming, Wire};
 
-/// Bytes sealed and not yet written beyond which nothing more is sealed.
+/// Bytes sealed and not yet written above which no more frames are sealed.
 const BACKLOG: usize = 96 * 1024;
 
 impl Load {
-    /// Sends a file of so many bytes and fetches it.
+    /// Sends a file of `size` bytes and fetches it.
     pub(super) async fn files(&mut self, size: u64) -> Result<Vec<Report>, LoadError> {
         let gauge = Gauge::new()?;
         let opened = self.open(1, None).await?.pop().ok_or(ClientError::Closed)?;
@@ -41,7 +43,7 @@ impl Load {
     }
 }
 
-/// Sends a file; the number of its entry.
+/// Sends a file; returns the number of its entry.
 async fn put(wire: &mut Wire, conversation: u64, size: u64) -> Result<u64, ClientError> {
     let mut id = [0; 16];
     OsEntropy.fill(&mut id);
@@ -54,7 +56,7 @@ async fn put(wire: &mut Wire, conversation: u64, size: u64) -> Result<u64, Clien
         Err(no) => return Err(ClientError::Refused(no)),
     };
     let transfer = accepted.transfer;
-    // Random, so that the server has not kept the same content before.
+    // Random, so that the server does not store the same content already.
     let mut block = vec![0; FRAME];
     OsEntropy.fill(&mut block);
     let mut hasher = blake3::Hasher::new();
@@ -73,7 +75,7 @@ async fn put(wire: &mut Wire, conversation: u64, size: u64) -> Result<u64, Clien
         let left = usize::try_from(size - pace.sent()).unwrap_or(FRAME).min(FRAME);
         let may = pace.may(left);
         if may && wire.backlog() < BACKLOG {
-            // What has come is taken first: a line that has room never waits, and so never reads.
+            // Receives first: a connection with room to write never waits, so it would never read.
             if let Some(incoming) = wire.next(None).now_or_never() {
                 acked(incoming?, &mut pace)?;
                 continue;
@@ -101,7 +103,7 @@ async fn put(wire: &mut Wire, conversation: u64, size: u64) -> Result<u64, Clien
     }
 }
 
-/// Fetches a file, and throws it away once its hash matched.
+/// Fetches a file, verifies its hash and discards it.
 async fn get(wire: &mut Wire, conversation: u64, n: u64, size: u64) -> Result<(), ClientError> {
     let get = proto::GetFile { conversation, n, ack_each: ACK_EACH, ..Default::default() };
     let coming = match wire.answer(Op::GetFile(get)).await? {

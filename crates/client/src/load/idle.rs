@@ -1,4 +1,4 @@
-//! Idle lines: what each costs the server.
+//! Idle connections, and their cost to the server.
 
 use std::time::Instant;
 
@@ -14,8 +14,8 @@ use crate::dial::Stream;
 use crate::error::{ClientError, closed};
 
 impl Load {
-    /// The count is lines, the time what it took to open them; then they are held for as long as
-    /// the shape says, and the server's memory is read.
+    /// Opens connections, keeps them for the time in `shape`, and reads the server's memory. The
+    /// report counts connections, and its time is that of opening them.
     pub(super) async fn idle(&mut self, shape: Shape) -> Result<Report, LoadError> {
         let gauge = Gauge::new()?;
         let before = Before::now(self.server);
@@ -43,7 +43,7 @@ impl Load {
     }
 }
 
-/// Answers pings until it is over.
+/// Answers pings until the measurement is over.
 async fn hold(mut line: Line<Stream>, mut over: Stop) -> Result<(), ClientError> {
     loop {
         tokio::select! {

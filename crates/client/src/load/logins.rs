@@ -1,4 +1,4 @@
-//! Logins: TCP, TLS, HELLO to READY, and the bye, over and over.
+//! Repeated logins: TCP, TLS, HELLO to READY, and the close.
 
 use std::iter::once;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! One measurement: what counts when, and what comes of it.
+//! One measurement: its phases and its report.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,34 +12,34 @@ use super::process::Process;
 use super::{LAST_ANSWERS, LoadError, Stop};
 use crate::error::ClientError;
 
-/// What is measured warms up for as long as it is measured, and no longer than this.
+/// Maximum warm-up; otherwise it takes as long as the measurement.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Longest latency that is told apart, microseconds.
+/// Maximum latency of the histogram in microseconds.
 const LONGEST: u64 = 60_000_000;
-/// Decimal digits of a latency.
+/// Significant decimal digits of a latency.
 const DIGITS: u8 = 3;
 
-/// What came of a measurement.
+/// The result of a measurement.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// `messages`, `fanout`, `idle`, `logins`, `put` or `get`.
     pub what: &'static str,
-    /// How long answers counted, seconds.
+    /// Length of the window in which answers counted, in seconds.
     pub seconds: f64,
-    /// What came in that time: acks, deliveries, logins, lines, or bytes of a file.
+    /// What arrived in that time: acks, deliveries, logins, connections, or bytes of a file.
     pub count: u64,
-    /// All that came, from the first of the warm-up to the last answer.
+    /// Everything that arrived, from the start of the warm-up to the last answer.
     pub total: u64,
-    /// From sending to the ack or to the delivery; of a login, until the line stands.
+    /// From sending to the ack or the delivery; for a login, until the session is ready.
     pub latency: Option<Latency>,
-    /// What the server used meanwhile.
+    /// The server's resource use in that time.
     pub server: Option<ServerCost>,
-    /// CPU time of this process meanwhile.
+    /// CPU time of this process in that time.
     pub client_cpu: Option<Duration>,
 }
 
 impl Report {
-    /// Of what is counted, for a second.
+    /// The count per second.
     #[must_use]
     pub fn rate(&self) -> f64 {
         if self.seconds > 0.0 { self.count as f64 / self.seconds } else { 0.0 }
@@ -49,34 +49,34 @@ impl Report {
 /// Latencies in microseconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Latency {
-    /// Half were faster.
+    /// Median.
     pub p50: u64,
-    /// 90 of 100 were.
+    /// 90th percentile.
     pub p90: u64,
-    /// 99 of 100 were.
+    /// 99th percentile.
     pub p99: u64,
-    /// 999 of 1000 were.
+    /// 99.9th percentile.
     pub p999: u64,
-    /// The slowest.
+    /// Maximum.
     pub max: u64,
 }
 
-/// What the server used during a measurement.
+/// The server's resource use during a measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerCost {
     /// CPU time.
     pub cpu: Duration,
-    /// Resident memory before any line of it, bytes.
+    /// Resident memory before the first connection, in bytes.
     pub resident_before: u64,
-    /// And at its end.
+    /// Resident memory at the end, in bytes.
     pub resident: u64,
 }
 
-/// What the lines of a measurement share.
+/// State that the connections of a measurement share.
 pub(super) struct Gauge {
-    /// Answers count.
+    /// Whether answers count.
     counts: AtomicBool,
-    /// Nothing more is to be sent.
+    /// Whether sending has ended.
     ends: AtomicBool,
     count: AtomicU64,
     total: AtomicU64,
@@ -94,7 +94,7 @@ impl Gauge {
         }))
     }
 
-    /// Answers that came together, each as long after its question as told.
+    /// Adds answers that arrived together, with their latencies.
     pub(super) fn came(&self, count: u64, latencies: impl Iterator<Item = Duration>) {
         self.total.fetch_add(count, Relaxed);
         if !self.counts.load(Relaxed) {
@@ -129,7 +129,7 @@ impl Gauge {
     }
 }
 
-/// What the server and this process had used at some moment.
+/// The resource use of the server and of this process at one time.
 pub(super) struct Before {
     server: Option<Process>,
     server_cpu: Option<Duration>,
@@ -149,13 +149,12 @@ impl Before {
         }
     }
 
-    /// The same moment, seen again once the lines stand; memory is compared with what it was
-    /// without them.
+    /// A new reading after all connections are open; keeps the memory from before them.
     pub(super) fn again(&self) -> Self {
         Self { resident: self.resident, ..Self::now(self.server) }
     }
 
-    /// What came since.
+    /// The report on the time since this reading.
     pub(super) fn report(&self, what: &'static str, count: u64, gauge: &Gauge) -> Report {
         let now = Self::now(self.server);
         let used = |now: Option<Duration>, then: Option<Duration>| Some(now?.saturating_sub(then?));
@@ -178,8 +177,8 @@ impl Before {
 /// The tasks of a measurement.
 pub(super) type Lines = JoinSet<Result<(), ClientError>>;
 
-/// Warms up, measures for so long, and has the lines end once everything is answered. Stopped, it
-/// ends early with what it has.
+/// Warms up, measures for `time`, and lets the connections end when everything is answered. If
+/// stopped, it ends early with the results so far.
 pub(super) async fn measure(
     what: &'static str,
     before: Before,
@@ -206,7 +205,7 @@ pub(super) async fn measure(
     Ok(Report { total: gauge.total(), ..report })
 }
 
-/// Waits so long, or until it is told to stop; a line that ends meanwhile ends everything.
+/// Waits for `time` or until stopped; fails if a connection ends.
 async fn pause(time: Duration, lines: &mut Lines, stop: &mut Stop) -> Result<(), LoadError> {
     tokio::select! {
         () = sleep(time) => Ok(()),

@@ -1,4 +1,4 @@
-//! Messages: lines that each keep a window of them outstanding, and count acks.
+//! Messages: connections that each keep a window outstanding, and count acks.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ impl Load {
         measure("messages", before, shape.time, &gauge, lines, &mut self.stop).await
     }
 
-    /// Opens lines of people who are in the room. With a shape, the server must take that.
+    /// Opens connections of users in the room. With a shape, checks it against the server's limits.
     pub(super) async fn open(
         &self,
         lines: usize,

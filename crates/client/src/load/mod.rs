@@ -1,16 +1,16 @@
-//! A load generator: lines that do nothing but measure a server (`twinlock bench`).
+//! A load generator: connections that only measure a server (`twinlock bench`).
 //!
-//! It is the server that is measured, so what a client does for itself is left out: no outbox, no
-//! receipts, no link is checked, answers are counted rather than decoded. What goes over the wire
-//! is what every client sends, over both locks, and the server does all that it does for anybody:
-//! each message becomes an entry, and its ack comes after fsync.
+//! Only the server is measured, so the client skips its own work: no outbox, no receipts, no
+//! verification of links. It counts answers instead of decoding them. The bytes on the network are
+//! those of any client, with TLS and the session. The server does all of its work: each message
+//! becomes an entry, and its ack follows an fsync.
 //!
-//! All of it is written into a room of its own. Lines are sessions of the profile's device, each
-//! with an `instance` of its own, or of users that are made for it ([`Plan::users`]): a server has
-//! 16 sessions for a user unless told otherwise.
+//! All messages go into a separate room. Connections are sessions of the profile's device, each
+//! with a distinct `instance`, or of users created for the run ([`Plan::users`]). A server allows
+//! 16 sessions per user by default.
 //!
-//! A run is a warm-up, then a window in which answers count, then an end in which everything that
-//! is outstanding is answered still, so that [`Report::total`] is what the record has.
+//! A run has a warm-up, a window in which answers count, and a phase that waits for outstanding
+//! answers. So [`Report::total`] is what the record has.
 
 mod count;
 mod crew;
@@ -45,100 +45,100 @@ use crew::Crew;
 pub use measure::{Latency, Report, ServerCost};
 use process::Process;
 
-/// What is outstanding at the end of a window is answered within this.
+/// Timeout for the answers that are outstanding at the end of a window.
 const LAST_ANSWERS: Duration = Duration::from_secs(30);
 
-/// Logins at once, at most.
+/// Maximum number of concurrent logins.
 pub const LOGINS_AT_ONCE: u32 = crew::AT_ONCE as u32;
 
-/// What is measured.
+/// The kind of load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Lines that each keep a window of messages outstanding.
+    /// Connections that each keep a window of messages outstanding.
     Messages,
-    /// One line that sends, and lines that follow.
+    /// One connection that sends, and connections that follow.
     Fanout,
-    /// Lines that do nothing.
+    /// Idle connections.
     Idle,
-    /// Logins, from the first packet to the server's READY, and the bye.
+    /// Logins, from the first packet to the server's READY, and the close.
     Logins,
-    /// A file sent, then fetched; from memory to memory on this side.
+    /// The upload of a file, then its download; from memory to memory on the client.
     Files,
 }
 
-/// How much of it.
+/// The amount of load.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Lines; with [`Mode::Fanout`] those that follow, with [`Mode::Logins`] logins at once.
+    /// Connections; with [`Mode::Fanout`] followers, with [`Mode::Logins`] concurrent logins.
     pub lines: usize,
-    /// Messages outstanding on each line.
+    /// Outstanding messages on each connection.
     pub window: usize,
-    /// Bytes of a message's text.
+    /// Size of a message's text in bytes.
     pub size: usize,
-    /// Bytes of a file.
+    /// Size of a file in bytes.
     pub file: u64,
-    /// How long answers count.
+    /// Length of the window in which answers count.
     pub time: Duration,
 }
 
-/// Who the lines are and what is watched.
+/// The users of the connections, and the process to observe.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
-    /// Connect there instead of where the profile says.
+    /// Connect to this address instead of the profile's.
     pub address: Option<Address>,
-    /// Make so many users and spread the lines over them; 0: the lines are the profile's own.
+    /// Create this many users and spread the connections over them; 0: use the profile's device.
     pub users: usize,
-    /// The server's process, if it is on this machine.
+    /// The server's process id, if it runs on this machine.
     pub server: Option<u32>,
 }
 
-/// Why a measurement did not come about.
+/// Why a measurement failed.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// As for any other client.
+    /// The error of any client.
     #[error(transparent)]
     Client(ClientError),
     /// The device has as many sessions as the server allows.
     #[error("the server has no more sessions for one device")]
     TooManyLines,
-    /// The server takes fewer messages ahead of its acks.
+    /// The server allows fewer unacknowledged messages.
     #[error("the server takes at most {most} unacknowledged messages on a line")]
     Window {
-        /// So many.
+        /// The server's limit.
         most: u32,
     },
-    /// The server takes shorter texts.
+    /// The server allows shorter texts only.
     #[error("the server takes texts of at most {most} bytes")]
     Size {
-        /// So many.
+        /// The server's limit.
         most: u32,
     },
-    /// The server still owes answers after the window.
+    /// The server has not sent all answers after the window.
     #[error("the server has not answered for {} s", LAST_ANSWERS.as_secs())]
     NoAnswer,
-    /// What a process uses cannot be read.
+    /// The resource use of a process cannot be read.
     #[error("what process {0} uses cannot be read from /proc (is it running on this machine?)")]
     NoProcess(u32),
-    /// It was told to stop before anything was measured.
+    /// The run was stopped before anything was measured.
     #[error("stopped before anything was measured")]
     Stopped,
-    /// A histogram could not be made.
+    /// A histogram could not be created.
     #[error("no histogram: {0}")]
     Histogram(#[from] hdrhistogram::CreationError),
 }
 
-/// Tells a run to end now with what it has.
+/// Stops a run early, with the results so far.
 #[derive(Debug, Clone)]
 pub struct Stop(watch::Receiver<bool>);
 
 impl Stop {
-    /// Told by sending `true`.
+    /// Stops the run when the sender of `told` sends `true`.
     #[must_use]
     pub fn new(told: watch::Receiver<bool>) -> Self {
         Self(told)
     }
 
-    /// Whether it was told.
+    /// Whether the run is stopped.
     #[must_use]
     pub fn is_told(&self) -> bool {
         *self.0.borrow()
@@ -146,20 +146,20 @@ impl Stop {
 
     async fn told(&mut self) {
         if self.0.wait_for(|stop| *stop).await.is_err() {
-            // Nobody is left who could.
+            // The sender is gone, so nothing stops the run.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// The room that everything is written into.
+/// The room for all messages.
 #[derive(Debug, Clone)]
 struct Room {
     id: ConversationId,
     name: Name,
 }
 
-/// Lines with a room of their own.
+/// The users and the room of a load.
 pub struct Load {
     crew: Arc<Crew>,
     room: Room,
@@ -169,7 +169,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Makes the room, and the users if there are to be some.
+    /// Creates the room, and users if requested.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -215,13 +215,13 @@ impl Load {
         &self.room.name
     }
 
-    /// What is known about TLS.
+    /// The result of the channel binding.
     #[must_use]
     pub fn binding(&self) -> Binding {
         self.binding
     }
 
-    /// Measures.
+    /// Runs one measurement.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -235,7 +235,7 @@ impl Load {
         }
     }
 
-    /// Leaves the room, and locks out the users that were made. What was written stays.
+    /// Leaves the room, and revokes the devices of created users. The messages stay.
     ///
     /// # Errors
     /// [`LoadError`].

@@ -1,5 +1,4 @@
-//! What a process on this machine has used, as the kernel tells it. Where there is no `/proc`,
-//! nothing is known.
+//! Resource use of a process on this machine, from `/proc`; unknown where there is no `/proc`.
 
 use std::time::Duration;
 
@@ -10,14 +9,14 @@ use super::LoadError;
 pub(super) struct Process(u32);
 
 impl Process {
-    /// One that has to be there.
+    /// A process that must exist.
     pub(super) fn new(pid: u32) -> Result<Self, LoadError> {
         let process = Self(pid);
         let seen = process.cpu().and(process.resident());
         seen.map(|_| process).ok_or(LoadError::NoProcess(pid))
     }
 
-    /// This one.
+    /// This process.
     pub(super) fn own() -> Self {
         Self(std::process::id())
     }
@@ -40,7 +39,8 @@ impl Process {
     }
 }
 
-/// Fields 14 and 15. The name before them, in brackets, may hold anything.
+/// User and system time, fields 14 and 15. The name before them, in parentheses, may contain
+/// anything.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, after) = stat.rsplit_once(')')?;
     let mut fields = after.split_ascii_whitespace().skip(11);
@@ -66,7 +66,7 @@ mod tests {
     fn this_process_is_seen_and_one_that_is_not_there_is_said() {
         assert!(Process::own().resident() > Some(0));
         assert!(Process::own().cpu().is_some());
-        // Beyond the largest that a kernel gives.
+        // Larger than any process id that a kernel assigns.
         assert!(matches!(Process::new(u32::MAX), Err(LoadError::NoProcess(u32::MAX))));
     }
 }

@@ -1,4 +1,4 @@
-//! A line that keeps messages outstanding.
+//! A connection that keeps messages outstanding.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,31 +19,31 @@ use crate::dial::Stream;
 use crate::enrol::now_ms;
 use crate::error::{ClientError, closed};
 
-/// Texts that a line sends in turn.
+/// Number of texts that a connection sends in turn.
 const TEXTS: usize = 16;
-/// Bytes that a request takes in a frame besides itself: tag and length.
+/// Overhead of a request in a frame in bytes: tag and length.
 const HEAD: usize = 6;
-/// What texts are made of: a record of them is indexed as one of people's is.
+/// The words of the texts, so that indexing costs what it costs for a real record.
 const WORDS: &[&str] = &[
     "the", "backup", "of", "disk", "seven", "is", "done", "and", "nobody", "waits", "for", "it",
     "any", "more", "please", "look", "at", "line", "twelve", "before", "noon", "we", "have", "a",
     "server", "that", "keeps", "what", "was", "said", "since", "monday",
 ];
 
-/// A line, and what is outstanding on it.
+/// A connection and its outstanding messages.
 pub(super) struct Sender {
     pub(super) line: Line<Stream>,
     room: ConversationId,
     texts: Vec<Bytes>,
-    /// In its messages' ids, before which message it is.
+    /// The part of message ids before the message's number.
     tag: [u8; 6],
     next: u64,
-    /// When the oldest that is outstanding, and those behind it, were sent; `None` once answered.
+    /// Send times from the oldest outstanding message on; `None` once answered.
     sent: VecDeque<Option<Instant>>,
     outstanding: usize,
 }
 
-/// What an id has beside its time: drawn once for a line and counted on, since the kernel's
+/// The part of a message id after the time: drawn once per connection, then counted up. Kernel
 /// randomness for each message would cost the client more than sealing it.
 struct Rest {
     tag: [u8; 6],
@@ -70,12 +70,12 @@ impl Sender {
         self.outstanding
     }
 
-    /// Messages sent so far.
+    /// Number of messages sent so far.
     pub(super) fn sent(&self) -> u64 {
         self.next
     }
 
-    /// Seals so many messages, as many to a frame as fit.
+    /// Seals this many messages, as many per frame as fit.
     pub(super) fn send(&mut self, messages: usize) -> Result<(), ClientError> {
         let now = Instant::now();
         let now_ms = now_ms();
@@ -92,7 +92,7 @@ impl Sender {
 
     fn request(&mut self, now_ms: u64) -> proto::Request {
         let turn = usize::try_from(self.next).unwrap_or(0) % self.texts.len().max(1);
-        // A time and what differs, as people's clients make them.
+        // A time and a distinct rest, as in other clients.
         let id = MessageId::fresh(now_ms, &mut Rest { tag: self.tag, number: self.next });
         self.next += 1;
         let append = proto::Append {
@@ -103,7 +103,7 @@ impl Sender {
         proto::Request { id: self.next, op: Some(Op::Append(append)) }
     }
 
-    /// Takes the frames that are whole; how long the messages took whose acks were in them.
+    /// Handles the complete frames; adds the latencies of the acknowledged messages to `took`.
     pub(super) fn take(&mut self, took: &mut Vec<Duration>) -> Result<(), ClientError> {
         let Self { line, sent, next, outstanding, .. } = self;
         let now = Instant::now();
@@ -145,7 +145,7 @@ impl Sender {
     }
 }
 
-/// The first no in a frame.
+/// The first refusal in a frame.
 pub(super) fn refusal(body: &[u8]) -> ClientError {
     let items = proto::ToClient::decode(body).map(|frame| frame.items).unwrap_or_default();
     let no = items.into_iter().find_map(|item| match item.what {
@@ -157,7 +157,7 @@ pub(super) fn refusal(body: &[u8]) -> ClientError {
     })
 }
 
-/// So many bytes of words.
+/// A text of `size` bytes, made of words.
 fn text(size: usize, n: usize) -> Bytes {
     let mut text = String::with_capacity(size + 16);
     let mut at = n * 7;

@@ -1,7 +1,7 @@
-//! A profile's file form: TOML in, TOML out.
+//! The TOML format of a profile file.
 //!
-//! Errors are put together here from the parser's message and the line. The parser's own words
-//! would quote the line, and the line may be the secret's.
+//! Errors here combine the parser's message and the line number. The parser's full report would
+//! quote the line, which may contain the secret.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -17,17 +17,18 @@ use zeroize::Zeroizing;
 
 use super::{MAX_LABEL, MAX_PINS, NewProfile, ProfileError, TlsTrust};
 
-/// Bytes of a DNS name at most (RFC 1035).
+/// Maximum length of a DNS name in bytes (RFC 1035).
 const MAX_HOST: usize = 253;
 
-/// Seconds of `rekey-after`: from the protocol's pause between two rekeys to its default (section 6).
+/// Seconds of `rekey-after`: from the protocol's minimum interval between rekeys to its default
+/// (section 6).
 const REKEY_AFTER: RangeInclusive<i64> = 15..=600;
 
 const HEAD: &str = "\
 # A Twinlock profile. It holds this device's secret: whoever reads it can be this device.\n\
 # server_key is who the server is. Do not change it: a server with another key is another server.\n\n";
 
-/// The file, key by key.
+/// The content of the file, key by key.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Form {
@@ -118,14 +119,14 @@ impl Form {
         self.rekey_after.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs)
     }
 
-    /// What the types do not say.
+    /// Checks the constraints that the types do not express.
     pub(super) fn check(&self) -> Result<(), ProfileError> {
         self.unfit().map_or(Ok(()), |(_, problem)| Err(ProfileError::Unfit(problem)))
     }
 
-    /// The first key whose value makes no sense, and why.
+    /// The first key with an invalid value, and the reason.
     fn unfit(&self) -> Option<(&'static str, &'static str)> {
-        // What a URL or a log line could take for something else is not in a host.
+        // No character that has a meaning in a URL or a log line.
         let in_host = |b: u8| b.is_ascii_alphanumeric() || b"-._:%".contains(&b);
         let host = self.host.as_bytes();
         let pins = self.tls.pins.len();
@@ -186,8 +187,8 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Form, ProfileError> {
     match form.unfit() {
         None => Ok(form),
         Some((key, problem)) => {
-            // The text has parsed and the keys are unique by name, so the first line that begins
-            // with the key is it.
+            // The text has parsed and key names are unique, so the first line that begins with the
+            // key is the right one.
             let is_it = |line: &str| {
                 line.trim_start()
                     .strip_prefix(key)
@@ -201,7 +202,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Form, ProfileError> {
 
 pub(super) fn print(form: &Form) -> Result<Zeroizing<String>, ProfileError> {
     let body = toml::to_string(form).map(Zeroizing::new);
-    // The one thing left that TOML cannot hold.
+    // The only value left that TOML cannot hold.
     let body = body.map_err(|_| ProfileError::Unfit("ca_file is not UTF-8"))?;
     let mut text = Zeroizing::new(String::with_capacity(HEAD.len() + body.len()));
     text.push_str(HEAD);
@@ -209,7 +210,7 @@ pub(super) fn print(form: &Form) -> Result<Zeroizing<String>, ProfileError> {
     Ok(text)
 }
 
-/// A value with a form of its own, in a string.
+/// A value with its own text format, stored as a TOML string.
 trait Text: Sized {
     const EXPECTED: &'static str;
     fn read(text: &str) -> Option<Self>;
@@ -290,7 +291,7 @@ mod secret {
         from.deserialize_str(Digits)
     }
 
-    /// Decodes in place: the digits go into no string of ours and into no error.
+    /// Decodes in place, so that no string and no error holds a copy of the digits.
     struct Digits;
 
     impl Visitor<'_> for Digits {

@@ -1,4 +1,4 @@
-//! One file on its way from the server, over as many lines as it takes.
+//! The download of one file, over as many connections as it takes.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -20,23 +20,23 @@ use crate::error::ClientError;
 
 /// A file to fetch.
 pub struct Get {
-    /// Where its entry is.
+    /// The conversation of its entry.
     pub conversation: ConversationId,
     /// The entry's number.
     pub n: u64,
-    /// What the entry says, which was read with its link checked.
+    /// The content of the entry, whose link was verified.
     pub file: FileEntry,
-    /// This user sent it.
+    /// Whether this user sent it.
     pub own: bool,
-    /// Where it goes.
+    /// The destination.
     pub into: Into,
 }
 
-/// Where a file goes.
+/// The destination of a file.
 pub enum Into {
-    /// On disk.
+    /// A file on disk.
     Place(Place),
-    /// Out as it comes: whoever reads it must not trust it before the end.
+    /// A stream, written as bytes arrive; its reader must not trust them before the end.
     Stream(Box<dyn Write + Send>),
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Download {
     sink: Option<Sink>,
 }
 
-/// [`Get`] without where it goes.
+/// [`Get`] without the destination.
 pub(super) struct GetFile {
     conversation: ConversationId,
     n: u64,
@@ -74,11 +74,11 @@ impl Sink {
         }
     }
 
-    /// What has come is not the beginning of the file.
+    /// Discards the received bytes, which are not the beginning of the file.
     fn rewind(&mut self) -> Result<(), TransferError> {
         match self {
             Self::Part(part) => part.rewind(),
-            // It cannot be taken back.
+            // The bytes are written already.
             Self::Stream { .. } => Err(TransferError::Hash),
         }
     }
@@ -110,7 +110,7 @@ fn output(error: std::io::Error) -> TransferError {
     }
 }
 
-/// A thread that writes what comes.
+/// A thread that writes received bytes.
 struct Writing {
     parts: mpsc::UnboundedSender<Vec<u8>>,
     written: watch::Receiver<u64>,
@@ -118,7 +118,7 @@ struct Writing {
 }
 
 impl Writing {
-    /// The queue has no bound of its own: the server is never more than the window ahead.
+    /// The queue needs no bound: the server is never more than the window ahead.
     fn start(mut sink: Sink) -> Self {
         let (parts, mut taken) = mpsc::unbounded_channel::<Vec<u8>>();
         let (told, written) = watch::channel(sink.written());
@@ -128,7 +128,7 @@ impl Writing {
                 if let Err(error) = sink.write(&part) {
                     return (sink, Err(error));
                 }
-                // Each word wakes the line: one for as much as is acknowledged at once.
+                // Each update wakes the task, so there is one per acknowledged amount.
                 if sink.written() - last >= u64::from(ACK_EACH) || taken.is_empty() {
                     last = sink.written();
                     told.send_replace(last);
@@ -152,7 +152,7 @@ impl Download {
         Self { get: GetFile { conversation, n, file, own }, place, sink }
     }
 
-    /// Asks for what is missing, and puts the whole in its place.
+    /// Requests the missing part, and moves the complete file to its destination.
     pub(super) async fn run(
         &mut self,
         wire: &mut Wire,
@@ -206,7 +206,7 @@ impl Download {
         self.finish().await
     }
 
-    /// Opens its place and hashes what is there already; once is enough.
+    /// Opens the destination and hashes the existing part; does nothing the second time.
     pub(super) async fn open(&mut self) -> Result<(), TransferError> {
         if self.sink.is_none()
             && let Some(place) = self.place.clone()
@@ -218,7 +218,7 @@ impl Download {
         Ok(())
     }
 
-    /// Everything has come.
+    /// Verifies the hash of the complete file and gives the file its name.
     async fn finish(&mut self) -> Result<Option<PathBuf>, TransferError> {
         let Some(sink) = self.sink.take() else { return Err(ClientError::Closed.into()) };
         let FileEntry { mode, modified_ms, hash, .. } = self.get.file;
@@ -235,7 +235,7 @@ impl Download {
         done.await.unwrap_or(Err(ClientError::Closed.into()))
     }
 
-    /// It will not come; what has come stays for another attempt.
+    /// Gives up the download; the received part stays for another attempt.
     pub(super) fn leave(&mut self) {
         if let Some(Sink::Part(part)) = self.sink.take() {
             part.leave();
@@ -243,7 +243,7 @@ impl Download {
     }
 }
 
-/// Whether what the server offers is what the entry says and what was asked for.
+/// Checks that the server's offer matches the entry and the request.
 fn judge(coming: &proto::FileComing, entry: &FileEntry, asked: u64) -> Result<(), TransferError> {
     if coming.size != entry.size || *coming.hash != entry.hash {
         return Err(TransferError::OtherFile);
@@ -263,7 +263,7 @@ async fn receive(
 ) -> Result<(), TransferError> {
     let transfer = coming.transfer;
     let (mut got, mut acked) = (coming.offset, coming.offset);
-    // No ack before this. The server sends no faster than it hears of what has arrived.
+    // No ack before this time. The server sends no faster than acks arrive.
     let mut due = None;
     while got < size {
         tokio::select! {
@@ -275,7 +275,7 @@ async fn receive(
                     }
                     got = end;
                     wire.moved = true;
-                    // The thread says why if it has ended.
+                    // If the thread has ended, it returns the error.
                     due = desk.limit.grant(data.len()).or(due);
                     if writing.parts.send(data).is_err() {
                         return Ok(());

@@ -1,4 +1,4 @@
-//! What can go wrong with a file on its way, sorted by whose fault it is.
+//! Errors of file transfers, sorted by the side at fault.
 
 use std::path::PathBuf;
 
@@ -8,71 +8,71 @@ use crate::disk::DiskError;
 use crate::error::{Blame, ClientError, Refusal};
 use crate::state::StateError;
 
-/// Why a file did not arrive.
+/// An error of a file transfer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TransferError {
-    /// The line, the server, or the profile's state.
+    /// The connection, the server, or the profile's state failed.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// A file or directory of this machine.
+    /// A file or directory of this machine failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// It was written to meanwhile.
+    /// The file changed during the upload.
     #[error("{} changed while it was being sent; nothing of it is recorded", .0.display())]
     Changed(PathBuf),
-    /// Its file system names a size that is not the number of its bytes.
+    /// The file system reports a size that is not the number of bytes.
     #[error(
         "{} has more or fewer bytes than its size of {size}; nothing of it is recorded",
         path.display()
     )]
     Size {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What the file system says, bytes.
+        /// The reported size in bytes.
         size: u64,
     },
-    /// A directory, a device, a pipe.
+    /// A directory, a device or a pipe cannot be sent.
     #[error("{} is {what}, not a file", path.display())]
     NotAFile {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file.
         what: &'static str,
     },
-    /// Nothing is overwritten unasked.
+    /// The destination exists; it is overwritten only on request.
     #[error("{} exists already", .0.display())]
     Exists(PathBuf),
-    /// Something that this program did not make is where it keeps what has come so far.
+    /// Something that this program does not replace is at the path.
     #[error("{} is {what}: it is not touched; remove it, or choose another place", path.display())]
     InTheWay {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file.
         what: &'static str,
     },
-    /// Another process of this machine is at it.
+    /// Another process of this machine fetches the file.
     #[error("{} is being fetched by another program", .0.display())]
     Taken(PathBuf),
-    /// The whole of what came is not what the entry says.
+    /// The received file does not match the hash in its entry.
     #[error("what came is not the file that the entry names (another BLAKE3); it was thrown away")]
     Hash,
     /// The server offers another file than the entry names.
     #[error("the server offers another file than the entry names")]
     OtherFile,
-    /// An offset that is wrong, by mistake or on purpose. Trying again by itself could go on for
-    /// ever.
+    /// The server sent a wrong offset, by mistake or on purpose. It is not retried automatically,
+    /// because that might never end.
     #[error("the server is at a place in the file that cannot be: {0}")]
     Astray(&'static str),
-    /// Where it was to go cannot be written to.
+    /// The output cannot be written to.
     #[error("the output cannot be written to: {0}")]
     Output(String),
-    /// Whoever read the output has gone.
+    /// The reader of the output is gone.
     #[error("nobody reads the output any longer")]
     Gone,
 }
 
 impl TransferError {
-    /// Whose fault it is.
+    /// The side at fault.
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self {
@@ -90,7 +90,7 @@ impl TransferError {
         }
     }
 
-    /// The server's no, if that is what it is.
+    /// The server's refusal, if this is one.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         match self {

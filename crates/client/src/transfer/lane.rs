@@ -1,5 +1,5 @@
-//! A line of transfers and the task behind it: one file after the other, connecting when there is
-//! one and again when the line is lost.
+//! A transfer connection and its task: transfers one file after the other, connects when there is
+//! one, and reconnects.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -32,16 +32,16 @@ use crate::profile::Profile;
 use crate::session_log;
 use crate::state::State;
 
-/// A line without a file to move ends after this: sessions are few.
+/// Idle time after which a connection is closed, because sessions are limited.
 const IDLE: Duration = Duration::from_secs(10);
-/// Progress is told at most this often.
+/// Minimum interval between two progress events.
 const TOLD: Duration = Duration::from_millis(100);
-/// How often a file that changes while it is sent is begun anew.
+/// Maximum number of restarts of a file that changes during its upload.
 const ANEW: u32 = 2;
-/// The longest pause that the server can ask for.
+/// Maximum delay in seconds that the server can request.
 const LONGEST_PAUSE: u32 = 60;
 
-/// What there is to do, taken by whichever line is free.
+/// The jobs; the next free connection takes one.
 pub(super) type Queue = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<(JobId, Job)>>>;
 
 pub(super) enum Job {
@@ -54,7 +54,7 @@ enum Outcome {
     Got(Option<PathBuf>),
 }
 
-/// What all lines share.
+/// State that all connections share.
 pub(super) struct Shared {
     pub(super) home: Home,
     pub(super) profile: Profile,
@@ -63,11 +63,11 @@ pub(super) struct Shared {
     pub(super) dial: Dial,
     pub(super) limit: Arc<Limit>,
     pub(super) events: mpsc::Sender<Event>,
-    /// Nothing more can be done, and why.
+    /// The error after which no connection is attempted.
     pub(super) fatal: Mutex<Option<ClientError>>,
 }
 
-/// What a transfer needs besides its line.
+/// The context of a transfer, without its connection.
 pub(super) struct Desk {
     job: JobId,
     events: mpsc::Sender<Event>,
@@ -87,12 +87,12 @@ impl Desk {
         }
     }
 
-    /// Bytes begin to move, from here on.
+    /// Reports that the transfer begins at byte `from`.
     pub(super) async fn began(&self, from: u64) {
         let _gone = self.events.send(Event::Began { job: self.job, from }).await;
     }
 
-    /// So much has moved. Told now and then, and not to somebody who has not taken the last.
+    /// Reports progress, at intervals, unless the event channel is full.
     pub(super) fn progress(&self, done: u64) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.1 != done && told.0.elapsed() >= TOLD {
@@ -143,7 +143,7 @@ impl Lane {
         }
     }
 
-    /// Does a job, over as many lines as it takes; gives back the last if it still stands.
+    /// Runs a job, over as many connections as it takes; returns the last one if it still works.
     async fn work(&mut self, id: JobId, mut job: Job, mut wire: Option<Wire>) -> Option<Wire> {
         let desk = Desk::new(&self.shared, id);
         let mut delays = Delays::new(&self.shared.options);
@@ -175,7 +175,7 @@ impl Lane {
                 (error, _) => error,
             };
             let pause = match &error {
-                // The line is as good as any.
+                // The connection still works.
                 TransferError::Client(ClientError::Refused(Refusal {
                     why: Why::Busy,
                     retry_seconds,
@@ -203,7 +203,7 @@ impl Lane {
         }
     }
 
-    /// The line that stands, or a new one.
+    /// The existing connection, or a new one.
     async fn line<'a>(&self, wire: &'a mut Option<Wire>) -> Result<&'a mut Wire, ClientError> {
         let opened = match wire {
             Some(wire) => return Ok(wire),
@@ -246,7 +246,7 @@ impl Lane {
         desk: &Desk,
     ) -> Result<Outcome, TransferError> {
         if let Job::Get(download) = job {
-            // What is wrong with its place is said before anything else.
+            // Reports a problem with the destination before anything else.
             download.open().await?;
         }
         let wire = self.line(wire).await?;
@@ -298,12 +298,12 @@ impl Lane {
     }
 
     async fn tell(&self, event: Event) {
-        // Nobody listens: the files move all the same.
+        // The consumer is gone; the transfers continue.
         let _gone = self.shared.events.send(event).await;
     }
 }
 
-/// The same file offered again would be refused again, or begin at its start anyway.
+/// Whether another offer of the file would be refused again, or restart the upload anyway.
 fn is_final(error: &TransferError) -> bool {
     match error {
         TransferError::Client(ClientError::NoTarget(_))
@@ -333,7 +333,7 @@ fn done(job: JobId, what: &Job, outcome: Outcome) -> Event {
     }
 }
 
-/// The last words take up to a second; nobody waits for them.
+/// Closes a connection in the background: sending the last frames takes up to a second.
 fn end(wire: Option<Wire>) {
     if let Some(wire) = wire {
         tokio::spawn(wire.close());

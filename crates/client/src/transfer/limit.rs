@@ -1,30 +1,30 @@
-//! A limit of bytes a second for all lines together.
+//! A rate limit in bytes per second for all connections together.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What was not used may be used so much later: lines that wait for an ack lose nothing by it.
+/// Unused rate is available for this long, so that a connection that waits for an ack loses none.
 const BURST: Duration = Duration::from_millis(250);
-/// Bytes of a frame at least, however low the limit: its overhead is about 50 bytes.
+/// Minimum size of a frame in bytes, at any limit: its overhead is about 50 bytes.
 const SMALLEST: usize = 4 * 1024;
 
-/// The limit. Without a rate nothing ever waits.
+/// The limit; without a rate nothing waits.
 #[derive(Debug)]
 pub(super) struct Limit {
     rate: Option<u64>,
-    /// When everything granted so far has gone.
+    /// Time at which all granted bytes are sent.
     free: Mutex<Instant>,
 }
 
 impl Limit {
-    /// Bytes a second; 0 counts as 1.
+    /// `rate`: bytes per second; 0 counts as 1.
     pub(super) fn new(rate: Option<u64>) -> Self {
         Self { rate: rate.map(|rate| rate.max(1)), free: Mutex::new(Instant::now()) }
     }
 
-    /// Grants `bytes` and says when they may go; `None`: now.
+    /// Grants `bytes`; returns when they may be sent, `None`: now.
     pub(super) fn grant(&self, bytes: usize) -> Option<Instant> {
         let rate = self.rate?;
         let now = Instant::now();
@@ -35,7 +35,7 @@ impl Limit {
         (at > now).then_some(at)
     }
 
-    /// Bytes of a frame: about eight a second, at most `most`.
+    /// Size of a frame in bytes, for about eight frames per second; at most `most`.
     pub(super) fn frame(&self, most: usize) -> usize {
         let eighth = self.rate.map_or(most, |rate| usize::try_from(rate / 8).unwrap_or(most));
         eighth.clamp(SMALLEST.min(most), most)

@@ -1,10 +1,12 @@
-//! Files on their way, up and down, on lines of their own (docs/protocol.md, section 10).
+//! File uploads and downloads, on separate connections (docs/protocol.md, section 10).
 //!
-//! [`Transfers`] holds a queue and a few lines, each of which moves one file after the other and
-//! connects again by itself. They are sessions of the same device beside the client's line, so
-//! talking stays quick. A file that was begun goes on where it stopped, whatever ended it: what is
-//! to be sent is kept in the profile's state ([`crate::uploads`]), what comes beside the place
-//! where it goes ([`Place`]), and both ends compare the hash of what they have before a byte moves.
+//! [`Transfers`] has a queue and a few connections. Each connection transfers one file after the
+//! other, and reconnects automatically. They are additional sessions of the same device, so that
+//! files do not delay messages.
+//!
+//! A transfer resumes after any interruption. An outgoing file is kept in the profile's state
+//! ([`crate::uploads`]), an incoming one in a part file at its destination ([`Place`]). Both ends
+//! compare the hash of what exists before any byte is sent.
 //!
 //! Not here: which file goes where under which name, beyond making a name [harmless](name).
 
@@ -46,95 +48,96 @@ pub use source::{Found, hash_file, look};
 pub use spool::{Copies, gather, spool};
 use upload::Upload;
 
-/// Events waiting for the consumer.
+/// Capacity of the event channel.
 const EVENTS: usize = 64;
-/// Lines at once, unless somebody asks for another number: the server has 16 sessions for a user,
-/// and one file after the other on each fills most networks.
+/// Default number of connections. The server allows 16 sessions per user, and one file at a time on
+/// each connection fills most networks.
 pub const JOBS: usize = 3;
 
-/// Which transfer of this [`Transfers`].
+/// The id of a transfer in this [`Transfers`].
 pub type JobId = u64;
 
-/// What happens to the files.
+/// An event of the transfers.
 #[derive(Debug)]
 pub enum Event {
-    /// A line stands.
+    /// A connection is ready.
     Up(Box<Up>),
-    /// One was lost or could not be made, or the server is busy.
+    /// A connection was lost or could not be established, or the server is busy.
     Down {
-        /// Why.
+        /// The cause.
         error: ClientError,
-        /// When it is tried again.
+        /// Time until the next attempt.
         retry: Duration,
     },
-    /// Bytes begin to move, again after each lost line.
+    /// A transfer begins, or resumes after a lost connection.
     Began {
-        /// Which.
+        /// The transfer.
         job: JobId,
-        /// Bytes that had moved before.
+        /// Bytes that were transferred before.
         from: u64,
     },
-    /// They move. Told now and then.
+    /// A transfer makes progress; reported at intervals.
     Progress {
-        /// Which.
+        /// The transfer.
         job: JobId,
-        /// Bytes that have moved.
+        /// Bytes transferred so far.
         done: u64,
     },
-    /// The file changed while it was sent, and is begun anew as another message.
+    /// The file changed during the upload, which restarts as another message.
     Changed {
-        /// Which.
+        /// The transfer.
         job: JobId,
-        /// The new message.
+        /// The new message id.
         message_id: MessageId,
-        /// The new size, bytes.
+        /// The new size in bytes.
         size: u64,
     },
-    /// A file is on the server's disk, and its entry recorded.
+    /// A file is on the server's disk, and its entry is recorded.
     Sent {
-        /// Which.
+        /// The transfer.
         job: JobId,
-        /// The message.
+        /// The message id.
         message_id: MessageId,
-        /// Where it is.
+        /// Position, time and link of the entry.
         ack: Ack,
-        /// Bytes of the file that was recorded.
+        /// Size of the recorded file in bytes.
         size: u64,
-        /// BLAKE3 of it.
+        /// BLAKE3 hash of the file.
         hash: [u8; 32],
     },
-    /// A file has come and its hash matched.
+    /// A file has arrived, and its hash matches.
     Got {
-        /// Which.
+        /// The transfer.
         job: JobId,
-        /// Where it is; `None` if it went out as it came.
+        /// The file's path; `None` if it went to a stream.
         path: Option<std::path::PathBuf>,
     },
-    /// It will not arrive.
+    /// A transfer failed.
     Failed {
-        /// Which.
+        /// The transfer.
         job: JobId,
-        /// Why.
+        /// The cause.
         error: TransferError,
     },
 }
 
-/// How files are moved.
+/// Settings of transfers.
 #[derive(Debug, Clone, Default)]
 pub struct Moving {
-    /// Of each line; `send` means nothing here.
+    /// Settings of each connection; `send` has no effect.
     pub line: Options,
-    /// Lines at once; 0: [`JOBS`].
+    /// Number of connections; 0: [`JOBS`].
     pub jobs: usize,
-    /// Bytes a second of all lines together. None below 16 KiB/s: the server would take a line
-    /// for dead that reads so little.
+    /// Bytes per second of all connections together, at least 16 KiB/s ([`SLOWEST`]): the server
+    /// considers a connection dead that reads more slowly.
     pub limit: Option<u64>,
 }
 
-/// The slowest that [`Moving::limit`] can be, bytes a second.
+/// The minimum of [`Moving::limit`] in bytes per second.
 pub const SLOWEST: u64 = 16 * 1024;
 
-/// The handle to the lines. When it goes, they end once the queue is empty.
+/// The handle to the connections. Dropping it aborts the transfers; [`Transfers::close`] completes
+/// them.
 #[derive(Debug)]
 pub struct Transfers {
     queue: mpsc::UnboundedSender<(JobId, Job)>,
@@ -144,10 +147,10 @@ pub struct Transfers {
 }
 
 impl Transfers {
-    /// Starts the tasks; they connect when there is something to do. Needs a tokio runtime.
+    /// Starts the tasks, which connect when there is work. Needs a Tokio runtime.
     ///
     /// # Errors
-    /// [`ClientError`] if the profile's authorities cannot be read.
+    /// [`ClientError`] if the profile's CA certificates cannot be read.
     pub fn start(
         home: &Home,
         profile: Profile,
@@ -175,8 +178,10 @@ impl Transfers {
         Ok((Self { queue, state, next: AtomicU64::new(1), lanes }, events))
     }
 
-    /// Sends files to `target`, a room's name or `@` and a user's. When this returns, the intent
-    /// is on disk: the same file to the same target, asked for again, goes on where it stopped.
+    /// Sends files to `target`, a room's name or `@` and a user name.
+    ///
+    /// The intent is on disk when this returns: another request for the same file and target
+    /// resumes the upload.
     ///
     /// # Errors
     /// [`ClientError`]; nothing is sent then.
@@ -192,7 +197,7 @@ impl Transfers {
         let mut jobs = Vec::with_capacity(begun.len());
         for (file, begun) in files.into_iter().zip(begun) {
             if let Some(replaced) = &begun.replaced {
-                // What came by standard input before, and is the same.
+                // A spooled copy of an earlier attempt with the same content.
                 let _gone = std::fs::remove_file(replaced);
             }
             let upload = Upload::new(target.to_owned(), file, begun.message_id);
@@ -215,7 +220,8 @@ impl Transfers {
         Ok(id)
     }
 
-    /// Waits until everything is done, and says bye. Events have to be taken meanwhile.
+    /// Waits until all transfers are complete, and closes the connections. The caller must continue
+    /// to take events.
     pub async fn close(self) {
         let Self { queue, mut lanes, .. } = self;
         drop(queue);

@@ -1,30 +1,32 @@
-//! A file's name as somebody else chose it, made harmless for this machine's disk.
+//! Makes a file name from another user harmless for this machine's disk.
 
 use twinlock_core::text::Untrusted;
 
-/// Bytes of a name at most; what nearly every file system allows.
+/// Maximum length of a name in bytes, which nearly every file system allows.
 const MAX: usize = 255;
-/// Bytes of an ending, with its dot, that is kept when a name is cut.
+/// Maximum length in bytes, with its dot, of an extension that is kept when a name is truncated.
 const MAX_ENDING: usize = 16;
-/// Directories above a file at most.
+/// Maximum number of directories above a file.
 pub const DEEPEST: usize = 32;
-/// What a name of which nothing is left is called.
+/// The name if nothing of the original is left.
 const NAMELESS: &str = "file";
-/// Names that are devices where they are, with any ending.
+/// Names that are devices on Windows, with any extension.
 const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
 
-/// The last component of `name`, without what acts on a terminal, hides a file, looks like an
-/// option, or is a device somewhere: a name of 1 to 255 bytes of its own, in any script.
+/// The last component of `name` as a harmless name of 1 to 255 bytes, in any script.
+///
+/// Removes what controls a terminal, hides a file, looks like an option, or is a device on some
+/// system.
 #[must_use]
 pub fn harmless(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or_default();
-    // Characters that act or hide are left out, line ends and tabs become blanks.
+    // Removes control and invisible characters; line ends and tabs become spaces.
     let shown = Untrusted::new(last).render_line();
     let ended = shown.trim_end_matches(is_dropped);
     let body = ended.trim_start_matches(|c: char| c == '-' || is_dropped(c));
     let hides = body.len() < ended.len();
-    // Cut before it is judged: what is left may be the name of a device.
-    // And rendered again: a joiner stays only with both of its sides.
+    // Truncates before the check: the rest may be the name of a device. Renders again: a joiner
+    // stays only with both of its sides.
     let mut safe = Untrusted::new(cut(body, if hides { MAX - 1 } else { MAX })).render_line();
     if hides || is_device(&safe) {
         safe = format!("_{}", cut(&safe, MAX - 1));
@@ -35,15 +37,15 @@ pub fn harmless(name: &str) -> String {
     }
 }
 
-/// The directories that `path` names, each made [harmless]: none is empty or leads upwards, and
-/// there are at most [`DEEPEST`].
+/// The directories in `path`, each made [harmless]. None is empty or leads upwards, and there are
+/// at most [`DEEPEST`].
 #[must_use]
 pub fn below(path: &str) -> Vec<String> {
     let parts = path.split(['/', '\\']).filter(|part| !matches!(*part, "" | "." | ".."));
     parts.take(DEEPEST).map(harmless).collect()
 }
 
-/// What some file systems leave out at the end of a name.
+/// Whether some file systems drop this character at the end of a name.
 fn is_dropped(c: char) -> bool {
     c == '.' || c.is_whitespace()
 }
@@ -55,7 +57,7 @@ fn is_device(name: &str) -> bool {
     DEVICES.contains(&stem.as_str()) || port.is_some_and(|n| n.chars().count() == 1 && is_port(n))
 }
 
-/// At most `most` bytes, with the ending kept.
+/// Truncates to at most `most` bytes and keeps the extension.
 fn cut(name: &str, most: usize) -> String {
     if name.len() <= most {
         return name.to_owned();
@@ -67,7 +69,7 @@ fn cut(name: &str, most: usize) -> String {
     format!("{stem}{ending}")
 }
 
-/// `name` with `mark` before its ending: `report.pdf` and `12` make `report-12.pdf`.
+/// Inserts `mark` before the extension: `report.pdf` and `12` give `report-12.pdf`.
 #[must_use]
 pub fn marked(name: &str, mark: &str) -> String {
     let at = name.rfind('.').filter(|at| *at > 0).unwrap_or(name.len());
@@ -134,7 +136,7 @@ mod tests {
         for name in ["\u{645}\u{6cc}\u{200c}\u{62e}.txt", "\u{1f468}\u{200d}\u{1f469}.png"] {
             assert_eq!(harmless(name), name);
         }
-        // And none that lost one of its sides when the name was cut or marked.
+        // And no joiner that lost one of its sides when the name was truncated or marked.
         let long = format!("{}\u{645}\u{6cc}\u{200c}\u{62e}", "x".repeat(248));
         assert_eq!(harmless(&long), format!("{}\u{645}\u{6cc}", "x".repeat(248)));
         assert_eq!(marked("\u{6cc}\u{200c}", "2"), "\u{6cc}-2");

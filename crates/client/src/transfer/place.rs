@@ -1,9 +1,8 @@
-//! Where a file that comes is put: first as `.NAME.part`, under its name once its hash matched.
+//! The destination of a download: first `.NAME.part`, renamed when its hash matches.
 //!
-//! Everything goes through the directory's descriptor and follows no link in it. What has come is
-//! kept, so that the next attempt goes on from there; the server compares its hash before it
-//! counts. Whoever shares the directory can put things in the way: they end in an error and are
-//! never written to.
+//! All operations use the directory's descriptor and follow no symbolic link in it. The received
+//! part is kept, and the next attempt resumes after it; first the server compares its hash. Other
+//! users of the directory can create obstacles. These cause an error and are never written to.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, FileType, Permissions, TryLockError};
@@ -21,29 +20,29 @@ use super::error::TransferError;
 use super::source::hash_some;
 use crate::disk::DiskError;
 
-/// Bytes of a name at most.
+/// Maximum length of a name in bytes.
 const MAX_NAME: usize = 255;
-/// What comes is the owner's alone until it is whole.
+/// Only the owner has access to an incomplete file.
 const PART_MODE: u32 = 0o600;
-/// Mode of new directories above a file, before the process's mask.
+/// Mode of new directories above a file, before the umask.
 const NEW_DIR_MODE: u32 = 0o777;
-/// How often to look again when the part that was opened is no longer the one that is there.
+/// Attempts to open the part file while other processes rename or remove it.
 const TRIES: usize = 5;
 
-/// A place for a file.
+/// The destination of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The directory, which exists.
     pub dir: PathBuf,
-    /// Directories below it, made where they are missing; no link among them is followed. A
-    /// sender's names go through [`super::name::below`] first.
+    /// Directories below it, created if they are missing; a symbolic link among them is not
+    /// followed. A sender's names pass through [`super::name::below`] first.
     pub below: Vec<String>,
-    /// The file's name in it: one component. One that somebody else chose goes through
+    /// The file's name: one component. A name from another user passes through
     /// [`super::name::harmless`] first.
     pub name: OsString,
-    /// Overwrite what is there.
+    /// Overwrite an existing file.
     pub force: bool,
-    /// Keep the right to execute it though another user sent it.
+    /// Keep the execute permission of a file from another user.
     pub keep_mode: bool,
 }
 
@@ -60,11 +59,12 @@ impl Place {
         dir
     }
 
-    /// Fails if the file is there already, unless it may be overwritten. Blocks.
+    /// Fails if the file exists, unless it may be overwritten. Blocks.
     ///
     /// # Errors
-    /// [`TransferError::Exists`]; [`TransferError::InTheWay`] for things that are never overwritten: a
-    /// directory, a device, a pipe, a link to one of them, and anything but a directory above the file.
+    /// [`TransferError::Exists`]; [`TransferError::InTheWay`] for things that are never
+    /// overwritten: a directory, a device, a pipe, a link to one of them, and anything but a
+    /// directory above the file.
     pub fn check(&self) -> Result<(), TransferError> {
         let mut dir = self.dir.clone();
         for name in &self.below {
@@ -92,7 +92,7 @@ impl Place {
         }
     }
 
-    /// Opens the directory of the file, made where it is missing.
+    /// Opens the directory of the file; creates it if it is missing.
     fn open_dir(&self) -> Result<File, TransferError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&self.dir, flags, Mode::empty());
@@ -119,9 +119,10 @@ impl Place {
     }
 }
 
-/// Only a regular file is replaced, and a link to one or to nothing: the link itself, never what it
-/// leads to. Links into `/proc`, such as `/dev/stdout`, belong to the system even where they lead
-/// to a regular file.
+/// Whether the path may be replaced: a regular file, or a symbolic link to one or to nothing.
+///
+/// The link itself is replaced, never its target. Links into `/proc`, such as `/dev/stdout`, belong
+/// to the system even if they lead to a regular file.
 fn is_replaced(path: &Path, kind: FileType) -> bool {
     if !kind.is_symlink() {
         return kind.is_file();
@@ -146,18 +147,18 @@ fn in_the_way(path: &Path, kind: FileType) -> TransferError {
     TransferError::InTheWay { path: path.to_path_buf(), what }
 }
 
-/// What the file is to be like once it is whole.
+/// Properties of the complete file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Finish {
-    /// As it was sent; 0 where that is not known.
+    /// The sender's mode; 0 if unknown.
     pub(super) mode: u32,
-    /// ms since 1970 UTC; 0 where that is not known.
+    /// Modification time, ms since 1970 UTC; 0 if unknown.
     pub(super) modified_ms: u64,
-    /// This user sent it.
+    /// Whether this user sent it.
     pub(super) own: bool,
 }
 
-/// A file that is coming.
+/// A part file.
 #[derive(Debug)]
 pub(super) struct Part {
     dir: File,
@@ -170,8 +171,8 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Makes it, or opens what an earlier attempt has left, and hashes that. No more than `size`
-    /// bytes can be part of the file. Blocks.
+    /// Creates the part file, or opens and hashes that of an earlier attempt. Discards the part if
+    /// it has more than `size` bytes. Blocks.
     pub(super) fn open(place: Place, size: u64) -> Result<Self, TransferError> {
         place.check()?;
         let dir = place.open_dir()?;
@@ -193,17 +194,17 @@ impl Part {
         Ok(())
     }
 
-    /// How much there is of it.
+    /// Number of bytes in the part.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
 
-    /// BLAKE3 of that.
+    /// BLAKE3 hash of the part.
     pub(super) fn hash(&self) -> [u8; 32] {
         *self.hasher.finalize().as_bytes()
     }
 
-    /// Throws away what there is.
+    /// Discards the bytes of the part.
     pub(super) fn rewind(&mut self) -> Result<(), TransferError> {
         let at = || DiskError::at(&self.path);
         self.file.set_len(0).map_err(at())?;
@@ -213,7 +214,7 @@ impl Part {
         Ok(())
     }
 
-    /// Adds to it. Blocks.
+    /// Appends to the part. Blocks.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
         self.file.write_all(bytes).map_err(DiskError::at(&self.path))?;
         self.hasher.update(bytes);
@@ -221,7 +222,8 @@ impl Part {
         Ok(())
     }
 
-    /// Gives the whole file its mode, its time and its name, on disk when this returns. Blocks.
+    /// Gives the complete file its mode, its time and its name; it is on disk when this returns.
+    /// Blocks.
     pub(super) fn finish(self, finish: Finish) -> Result<PathBuf, TransferError> {
         let at = || DiskError::at(&self.path);
         let mode = final_mode(finish, self.place.keep_mode, umask());
@@ -235,7 +237,7 @@ impl Part {
         }
         self.file.sync_all().map_err(at())?;
         let renamed = if self.place.force {
-            // Another process may have put something else there since the check.
+            // Another process may have created something else there since the check.
             let there = rustix::fs::statat(&self.dir, &self.place.name, AtFlags::SYMLINK_NOFOLLOW);
             let kind = there.map(|there| rustix::fs::FileType::from_raw_mode(there.st_mode));
             if kind.is_ok_and(|kind| !kind.is_file()) {
@@ -248,7 +250,7 @@ impl Part {
         let path = self.place.path();
         match renamed {
             Ok(()) => {}
-            // It came while the file did.
+            // The file was created during the download.
             Err(Errno::EXIST) => return Err(TransferError::Exists(path)),
             Err(error) => return Err(DiskError::at(&path)(error.into()).into()),
         }
@@ -256,13 +258,13 @@ impl Part {
         Ok(path)
     }
 
-    /// Removes what there is.
+    /// Removes the part file.
     pub(super) fn discard(self) {
-        // What cannot be removed is begun again from its start next time.
+        // If the removal fails, the next attempt finds a wrong hash and restarts.
         let _left = rustix::fs::unlinkat(&self.dir, &self.name, AtFlags::empty());
     }
 
-    /// Leaves it for the next attempt, if there is anything.
+    /// Keeps the part for the next attempt, unless it is empty.
     pub(super) fn leave(self) {
         if self.written == 0 {
             self.discard();
@@ -270,7 +272,7 @@ impl Part {
     }
 }
 
-/// Opens or makes the part, locked against others and sure to be this user's own plain file.
+/// Opens or creates the part file, locks it, and checks that it is this user's own regular file.
 fn open_part(dir: &File, name: &OsStr, path: &Path) -> Result<File, TransferError> {
     let in_the_way = |what| TransferError::InTheWay { path: path.to_path_buf(), what };
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -288,7 +290,7 @@ fn open_part(dir: &File, name: &OsStr, path: &Path) -> Result<File, TransferErro
         };
         let file = match opened {
             Ok(file) => File::from(file),
-            // Another process removed the part; or no file can be made here, as in /proc.
+            // Another process removed the part; or no file can be created here, as in /proc.
             Err(Errno::NOENT) => {
                 gone = true;
                 continue;
@@ -310,7 +312,7 @@ fn open_part(dir: &File, name: &OsStr, path: &Path) -> Result<File, TransferErro
             Err(TryLockError::WouldBlock) => return Err(TransferError::Taken(path.to_path_buf())),
             Err(TryLockError::Error(error)) => return Err(DiskError::at(path)(error).into()),
         }
-        // Whoever held the lock may have given it its final name.
+        // The previous holder of the lock may have renamed the file.
         let there = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
         if there.is_ok_and(|there| there.st_ino == found.ino() && there.st_dev == found.dev()) {
             file.set_permissions(Permissions::from_mode(PART_MODE)).map_err(DiskError::at(path))?;
@@ -323,10 +325,10 @@ fn open_part(dir: &File, name: &OsStr, path: &Path) -> Result<File, TransferErro
     Err(TransferError::Taken(path.to_path_buf()))
 }
 
-/// Renames if nothing has the new name.
+/// Renames unless the new name exists.
 fn rename_new(dir: &File, old: &OsStr, new: &OsStr) -> Result<(), Errno> {
     match rustix::fs::renameat_with(dir, old, dir, new, RenameFlags::NOREPLACE) {
-        // Not every file system can; a link is as good.
+        // Not every file system supports this; a hard link and an unlink do the same.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
             rustix::fs::linkat(dir, old, dir, new, AtFlags::empty())?;
             rustix::fs::unlinkat(dir, old, AtFlags::empty())
@@ -335,7 +337,7 @@ fn rename_new(dir: &File, old: &OsStr, new: &OsStr) -> Result<(), Errno> {
     }
 }
 
-/// `.NAME.part`; a name that is too long for that is cut, and told apart by its hash.
+/// `.NAME.part`; a name that is too long is truncated, and its hash makes it unique.
 fn part_name(name: &OsStr) -> OsString {
     let bytes = name.as_bytes();
     let whole = [b".", bytes, b".part"].concat();
@@ -345,22 +347,22 @@ fn part_name(name: &OsStr) -> OsString {
     let hash = blake3::hash(bytes).to_hex();
     let mark = hash.get(..16).unwrap_or_default();
     let kept = MAX_NAME - ".~.part".len() - mark.len();
-    // Between characters, for file systems that take nothing else.
+    // At a character boundary, for file systems that accept only UTF-8.
     let text = String::from_utf8_lossy(bytes);
     let stem = text.get(..text.floor_char_boundary(kept)).unwrap_or_default();
     format!(".{stem}~{mark}.part").into()
 }
 
-/// Read and write for all, and execute where it was sent and may be, as far as the sender and this
-/// process's mask allow. Never set-uid, set-gid or sticky.
+/// The sender's mode without the bits of the umask. Execute bits remain only for an own file or
+/// with `keep_mode`. Never set-uid, set-gid or sticky.
 fn final_mode(finish: Finish, keep_mode: bool, umask: u32) -> u32 {
     let most = if finish.own || keep_mode { 0o777 } else { 0o666 };
     let sent = if finish.mode == 0 { 0o666 } else { finish.mode };
     sent & most & !umask
 }
 
-/// This process's file mode creation mask. It can be asked for only by changing it for a moment,
-/// for all threads; Linux shows it elsewhere. Where it does not, files stay the owner's alone.
+/// This process's umask. POSIX cannot read it without changing it for all threads, so this reads
+/// `/proc` on Linux. Elsewhere only the owner gets access to files.
 fn umask() -> u32 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
@@ -442,7 +444,8 @@ mod tests {
         refused("a directory");
         std::fs::remove_dir(&part).unwrap();
         assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
-        // At the final name: it exists, dangling or not, and with force the link itself goes.
+        // At the final name, a link counts as an existing file, dangling or not; `force` replaces
+        // the link itself.
         symlink(&victim, dir.path().join("f.txt")).unwrap();
         assert!(matches!(Part::open(place(dir.path()), 3), Err(TransferError::Exists(_))));
         let mut part = Part::open(Place { force: true, ..place(dir.path()) }, 3).unwrap();
@@ -469,7 +472,7 @@ mod tests {
                 assert!(matches!(opened, Err(TransferError::InTheWay { .. })), "{target:?}");
             }
             std::fs::remove_file(&link).unwrap();
-            // One that comes while the file does.
+            // A link that is created during the download.
             let mut part = begun(true).unwrap();
             part.write(b"new").unwrap();
             symlink(target, &link).unwrap();

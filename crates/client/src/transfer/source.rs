@@ -1,8 +1,8 @@
-//! Reading a file that is sent: on a thread, a little ahead of the line, hashed as it goes.
+//! Reads an outgoing file on a thread, slightly ahead of the connection, and hashes it.
 //!
-//! What was hashed up to each frame is kept for the last megabytes, since that is where a cut line
-//! resumes: the server says how much it has, and its hash is compared without reading again what
-//! was read. After a kill there is none of that, and the beginning is read and hashed anew.
+//! Hash states at frame boundaries are kept for the last megabytes, because a lost connection
+//! resumes there. The server reports how much it has, and its hash is compared without rereading
+//! the file. After a kill there are no states, and the file is hashed from its beginning.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,52 +18,52 @@ use super::error::TransferError;
 use crate::disk::DiskError;
 use crate::uploads::Source;
 
-/// Parts that are read ahead.
+/// Number of parts that are read ahead.
 const AHEAD: usize = 4;
-/// Frames that are read at once: waking a thread for each costs more than reading it.
+/// Frames per read: waking a thread for each frame costs more than reading it.
 pub(super) const FRAMES: usize = 4;
-/// Bytes of a file without blocks up to which its size is not relied on: more than any file of
+/// Up to this many bytes, the size of a file without blocks is not trusted. More than any file of
 /// `/sys`, and little enough to be copied.
 const SMALL: u64 = 64 * 1024;
-/// Bytes read at once where they are only hashed.
+/// Bytes per read while only hashing.
 const HASHED_AT_ONCE: usize = 256 * 1024;
 /// Bytes over which hash states are kept: the window, and what is sealed and not written.
 const REMEMBERED: u64 = 10 * 1024 * 1024;
-/// Bytes between two of them at least; one has about 2 KiB.
+/// Minimum number of bytes between two states; one takes about 2 KiB.
 const APART: u64 = 128 * 1024;
 
 /// A file that can be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// What it is called there; see `FileMeta` for what the server takes.
+    /// The name for the recipients; see `FileMeta` for what the server accepts.
     pub name: String,
-    /// The directories above it there, `/` between them; empty: none.
+    /// The directories above it for the recipients, separated by `/`; empty: none.
     pub path: String,
-    /// Where it is, and how it was when it was looked at.
+    /// The file, as it was when it was examined.
     pub source: Source,
-    /// Permission bits, at most 0777; 0 where there are none to keep.
+    /// Permission bits, at most 0777; 0 if there are none to keep.
     pub mode: u32,
-    /// ms since 1970 UTC; 0 where there is none to keep.
+    /// Modification time, ms since 1970 UTC; 0 if there is none to keep.
     pub modified_ms: u64,
-    /// BLAKE3 of what came by standard input; see [`crate::uploads::Offer`].
+    /// BLAKE3 of a spooled copy; see [`crate::uploads::Offer`].
     pub hash: Option<[u8; 32]>,
 }
 
-/// What a path names, as a source.
+/// The kind of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SourceKind {
-    /// A regular file whose size can be relied on.
+    /// A regular file with a reliable size.
     Sized,
-    /// A pipe, a device, or a file without blocks on a disk: its end is where reading ends.
+    /// A pipe, a device, or a file without blocks on a disk: it ends where reading ends.
     Unsized,
     /// A directory or a socket.
     None(&'static str),
 }
 
-/// Determines the kind of the source at `path`, links followed. Blocks.
+/// Determines the kind of the source at `path`; follows symbolic links. Blocks.
 ///
-/// Files in `/proc` have size 0, and those in `/sys` one of 4096, whatever they contain. Neither
-/// has blocks, nor has an empty file or one that is a single hole.
+/// Files in `/proc` have size 0 and those in `/sys` size 4096, whatever they contain. Neither has
+/// blocks; nor has an empty file, or one that is a single hole.
 pub(super) fn kind(path: &Path) -> Result<SourceKind, TransferError> {
     let found = std::fs::metadata(path).map_err(DiskError::at(path))?;
     let kind = found.file_type();
@@ -76,10 +76,10 @@ pub(super) fn kind(path: &Path) -> Result<SourceKind, TransferError> {
     })
 }
 
-/// Looks at the regular file at `path`, links followed. Blocks.
+/// Examines the regular file at `path`; follows symbolic links. Blocks.
 ///
 /// # Errors
-/// [`TransferError::NotAFile`] for anything but a regular file, [`TransferError::Disk`].
+/// [`TransferError::NotAFile`] for anything but a regular file, or [`TransferError::Disk`].
 pub fn look(path: &Path) -> Result<Found, TransferError> {
     use std::os::unix::fs::PermissionsExt as _;
     let absolute = std::path::absolute(path).map_err(DiskError::at(path))?;
@@ -104,10 +104,10 @@ pub fn look(path: &Path) -> Result<Found, TransferError> {
     })
 }
 
-/// Opens it if it is what it was. Blocks.
+/// Opens the source if it is unchanged. Blocks.
 fn open(source: &Source) -> Result<File, TransferError> {
     let at = || DiskError::at(&source.path);
-    // Not blocking: what was a file may be a pipe by now.
+    // Nonblocking: the file may have become a pipe.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = rustix::fs::open(&source.path, flags, Mode::empty());
     let file = File::from(file.map_err(|error| at()(error.into()))?);
@@ -122,31 +122,31 @@ fn is_still(file: &File, source: &Source) -> Result<bool, TransferError> {
     Ok(now.is_file() && Source::of(&source.path, &now) == *source)
 }
 
-/// The states of the hash along the last [`REMEMBERED`] bytes.
+/// The hash states over the last [`REMEMBERED`] bytes.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Marks(VecDeque<(u64, Hasher)>);
 
 impl Marks {
-    /// `hasher` has taken the first `offset` bytes.
+    /// Adds the state after the first `offset` bytes.
     pub(super) fn put(&mut self, offset: u64, hasher: Hasher) {
         if self.0.back().is_some_and(|(last, _)| *last + APART > offset) {
             return;
         }
         self.0.push_back((offset, hasher));
-        // The oldest that is kept is beyond what must be covered.
+        // The oldest state is before the range that must be covered.
         while self.0.get(1).is_some_and(|(second, _)| *second + REMEMBERED <= offset) {
             self.0.pop_front();
         }
     }
 
-    /// The last one that is not after `offset`.
+    /// The last state at or before `offset`.
     fn before(&self, offset: u64) -> (u64, Hasher) {
         let found = self.0.iter().rev().find(|(at, _)| *at <= offset);
         found.cloned().unwrap_or_else(|| (0, Hasher::new()))
     }
 }
 
-/// The hash's state after the first `upto` bytes, from the nearest mark. Blocks.
+/// The hash state after the first `upto` bytes, from the nearest stored state. Blocks.
 pub(super) fn prefix(source: &Source, marks: &Marks, upto: u64) -> Result<Hasher, TransferError> {
     let (from, mut hasher) = marks.before(upto);
     if from == upto {
@@ -161,7 +161,7 @@ pub(super) fn prefix(source: &Source, marks: &Marks, upto: u64) -> Result<Hasher
     Ok(hasher)
 }
 
-/// Hashes up to `most` bytes of what comes; how many there were. Blocks.
+/// Hashes up to `most` bytes of `from`; returns how many there were. Blocks.
 pub(super) fn hash_some(
     from: &mut impl std::io::Read,
     hasher: &mut Hasher,
@@ -196,18 +196,18 @@ pub fn hash_file(path: &Path) -> Result<[u8; 32], TransferError> {
     Ok(*hasher.finalize().as_bytes())
 }
 
-/// What a reader gives.
+/// A result of the reader thread.
 pub(super) enum Read {
-    /// The next bytes, at least one, and the hash's state after them.
+    /// The next bytes, at least one, and the hash state after them.
     Some(Vec<u8>, Box<Hasher>),
-    /// That was all, and the file is what it was: BLAKE3 of all of it.
+    /// The end of the unchanged file, and BLAKE3 of all of it.
     End([u8; 32]),
-    /// It cannot be read, or has changed. The last.
+    /// The file is unreadable or has changed. Nothing follows.
     Failed(TransferError),
 }
 
-/// Reads `source` from `from` on a thread, in parts of `size` bytes. `hasher` has taken what is
-/// before. It ends when the receiver goes.
+/// Reads `source` from byte `from` on a thread, in parts of `size` bytes. `hasher` has hashed the
+/// bytes before. The thread ends when the receiver is dropped.
 pub(super) fn read(source: Source, from: u64, hasher: Hasher, size: usize) -> mpsc::Receiver<Read> {
     let (reads, taken) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
@@ -221,7 +221,7 @@ pub(super) fn read(source: Source, from: u64, hasher: Hasher, size: usize) -> mp
     taken
 }
 
-/// `None`: nobody wants any more.
+/// Reads the rest; returns its hash, or `None` if the receiver was dropped.
 fn read_all(
     source: &Source,
     from: u64,
@@ -256,7 +256,7 @@ fn read_all(
     Ok(Some(*hasher.finalize().as_bytes()))
 }
 
-/// The file has more or fewer bytes than its size: it changed, or its file system does not know.
+/// The error for more or fewer bytes than the size: the file changed, or its file system is wrong.
 fn unlike_its_size(file: &File, source: &Source) -> TransferError {
     match is_still(file, source) {
         Ok(true) => TransferError::Size { path: source.path.clone(), size: source.size },
@@ -313,7 +313,7 @@ mod tests {
         let found = look(&path).unwrap();
         let mut reads = read(found.source.clone(), 0, Hasher::new(), 1000);
         assert!(matches!(reads.recv().await, Some(Read::Some(..))));
-        // Four are read ahead; the end is not.
+        // Four parts are read ahead, but not the end.
         let mut longer = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
         std::io::Write::write_all(&mut longer, b"more").unwrap();
         let last = loop {
@@ -346,7 +346,7 @@ mod tests {
             let hash = prefix(&source, &marks, upto as u64).unwrap().finalize();
             assert_eq!(hash, blake3::hash(&all[..upto]), "{upto}");
         }
-        // At a mark nothing is read.
+        // At a stored state the file is not read.
         std::fs::remove_file(&path).unwrap();
         assert!(prefix(&source, &marks, first).is_ok());
         assert!(prefix(&source, &marks, 5).is_err());
@@ -369,7 +369,7 @@ mod tests {
     async fn source_with_other_bytes_than_its_size_is_an_error() {
         let (_dir, path) = file(&bytes(1000));
         for size in [999, 1001] {
-            // A file system that names a wrong size names the same one again.
+            // A file system that reports a wrong size reports the same one again.
             let found = Source { size, ..look(&path).unwrap().source };
             let file = File::open(&path).unwrap();
             let error = unlike_its_size(&file, &found);

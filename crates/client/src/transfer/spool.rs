@@ -1,6 +1,7 @@
-//! Sources without a size that can be relied on (standard input, pipes, devices, `/proc`), copied
-//! into the profile's state: the size has to be known before the file is offered, and the content
-//! has to be there still when a line is lost.
+//! Copies of sources without a reliable size: standard input, pipes, devices, `/proc`.
+//!
+//! The copies are in the profile's state. The size must be known before the file is offered, and
+//! the content must still exist after a lost connection.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
@@ -17,14 +18,14 @@ use crate::home::Home;
 use crate::profile::Profile;
 use crate::uploads::Source;
 
-/// Where, below the profile's state.
+/// The directory, below the profile's state.
 const DIR: &str = "spool";
-/// What is older is of a command that was killed and never asked for again.
+/// Maximum age of a copy. An older one is of a killed command that was not repeated.
 const OLDEST: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Bytes read at once.
+/// Bytes per read.
 const PART: usize = 256 * 1024;
 
-/// The copies that one command makes. Clones share it: a thread copies, a task watches.
+/// The copies that one command makes. Clones share them: a thread copies, a task watches.
 #[derive(Debug, Clone, Default)]
 pub struct Copies {
     bytes: Arc<AtomicU64>,
@@ -32,17 +33,17 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Bytes that were read from sources.
+    /// Bytes read from sources so far.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Removes the copies, whole or not: nothing of them is sent.
+    /// Removes the copies, complete or not, so that none of them is sent.
     pub fn discard(&self) {
         let paths = std::mem::take(&mut *self.paths.lock().unwrap_or_else(PoisonError::into_inner));
         for path in paths {
-            // One that stays is swept away later.
+            // The sweep removes a copy that stays.
             let _left = fs::remove_file(path);
         }
     }
@@ -53,12 +54,13 @@ impl Copies {
     }
 }
 
-/// Makes the file, device or pipe at `path` ready to be sent, links followed. What has no size that
-/// can be relied on is read to its end and kept until it is sent. Blocks, for as long as a pipe has
-/// no writer.
+/// Prepares the file, device or pipe at `path` for sending; follows symbolic links.
+///
+/// A source without a reliable size is read to its end and kept until it is sent. Blocks, also
+/// while a pipe has no writer.
 ///
 /// # Errors
-/// [`TransferError::NotAFile`] for a directory or a socket, [`TransferError`] otherwise.
+/// [`TransferError::NotAFile`] for a directory or a socket, or another [`TransferError`].
 pub fn gather(
     home: &Home,
     profile: &Profile,
@@ -78,19 +80,19 @@ pub fn gather(
     let size = input.metadata().map_err(DiskError::at(path))?.len();
     let name = name.unwrap_or_default();
     let found = spool_from(home, profile, (&name, path), &mut input, copies)?;
-    // An empty file, or a small one that is a hole: as good as any other.
+    // An empty file, or a small one that is a hole, needs no copy.
     if let Ok(sized) = look(path)
         && sized.source.size == size
         && found.source.size == size
     {
-        // One that stays is swept away later.
+        // The sweep removes a copy that stays.
         let _left = fs::remove_file(&found.source.path);
         return Ok(sized);
     }
     Ok(found)
 }
 
-/// Keeps all that `input` gives as a file called `name`, until it is sent. Blocks.
+/// Copies all of `input` into a file called `name`, kept until it is sent. Blocks.
 ///
 /// # Errors
 /// [`TransferError`]; nothing is kept then.
@@ -149,13 +151,13 @@ fn spool_from(
     })
 }
 
-/// Removes what nobody has asked for in a long time.
+/// Removes copies that are older than [`OLDEST`].
 fn sweep(dir: &Path) -> Result<(), DiskError> {
     for entry in fs::read_dir(dir).map_err(DiskError::at(dir))? {
         let path = entry.map_err(DiskError::at(dir))?.path();
         let age = File::open(&path).and_then(|file| file.metadata()?.modified());
         if age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > OLDEST)) {
-            // Another process may have been quicker.
+            // Another process may have removed it first.
             let _gone = fs::remove_file(&path);
         }
     }

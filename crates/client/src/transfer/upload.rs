@@ -1,4 +1,4 @@
-//! One file on its way to the server, over as many lines as it takes.
+//! The upload of one file, over as many connections as it takes.
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -20,9 +20,9 @@ use crate::error::ClientError;
 use crate::outbox::Ack;
 use crate::uploads::Offer;
 
-/// Bytes sealed and not yet written beyond which nothing more is sealed. With one frame more the
-/// line still reads ([`twinlock_link::line::HIGH_WATER`]), so that acks, and an end that only the
-/// other side has made, are seen while it cannot write.
+/// Bytes sealed and not yet written above which no more frames are sealed. With one more frame the
+/// connection still reads ([`twinlock_link::line::HIGH_WATER`]). So it receives acks, and notices
+/// a half-closed connection, while it cannot write.
 const BACKLOG: usize = 96 * 1024;
 
 /// A file to send.
@@ -31,7 +31,7 @@ pub(super) struct Upload {
     pub(super) file: Found,
     pub(super) message_id: MessageId,
     marks: Marks,
-    /// What the server had of it the last time it said so.
+    /// Bytes that the server had at its last report.
     there: u64,
 }
 
@@ -42,14 +42,14 @@ pub(super) struct Sent {
     pub(super) hash: [u8; 32],
 }
 
-/// What was read, a frame of which goes next.
+/// Bytes read from the file, sent frame by frame.
 struct Part {
     data: Vec<u8>,
     sent: usize,
-    /// Bytes of a frame at most.
+    /// Maximum size of a frame in bytes.
     frame: usize,
     after: Box<blake3::Hasher>,
-    /// When the next frame may go; `None`: now.
+    /// When the next frame may be sent; `None`: now.
     at: Option<Instant>,
 }
 
@@ -66,18 +66,18 @@ impl Part {
     }
 }
 
-/// Where sending stands on one line.
+/// State of the upload on one connection.
 struct Sending {
     transfer: u32,
     pace: Pace,
-    /// Bytes of a frame at most.
+    /// Maximum size of a frame in bytes.
     frame: usize,
-    /// All of it is sent: the request whose answer is the ack, and BLAKE3 of all of it.
+    /// Set when all bytes are sent: the request whose answer is the ack, and BLAKE3 of the file.
     ended: Option<(u64, [u8; 32])>,
 }
 
 impl Sending {
-    /// Takes what comes; the ack of the whole, once it does.
+    /// Handles a received item; returns the ack of the file when it arrives.
     fn take(
         &mut self,
         incoming: Incoming,
@@ -114,7 +114,7 @@ impl Upload {
         Self { target, file, message_id, marks: Marks::default(), there: 0 }
     }
 
-    /// Offers the file and sends what the server does not have of it.
+    /// Offers the file and sends the part that the server does not have.
     pub(super) async fn run(
         &mut self,
         wire: &mut Wire,
@@ -135,13 +135,13 @@ impl Upload {
         let put = proto::PutFile { conversation, message_id, file: Some(file) };
         let accepted = match wire.answer(Op::PutFile(put)).await? {
             Ok(Answered::FileAccepted(accepted)) => accepted,
-            // It was recorded before, and the ack got lost.
+            // The file was recorded before, and the ack was lost.
             Ok(Answered::Ack(ack)) => {
                 let hash = *self.prefix(wire, size).await?.finalize().as_bytes();
                 desk.began(size).await;
                 let recorded = recorded_as(wire, &ack).await?;
                 if recorded.is_some_and(|there| there != (size, hash)) {
-                    // The file changed since, without a trace in its size and time.
+                    // The file has changed since, without a trace in its size and time.
                     return Err(TransferError::Changed(self.file.source.path.clone()));
                 }
                 return self.recorded(desk, &ack, hash).await;
@@ -152,7 +152,7 @@ impl Upload {
         if accepted.offset > size {
             return Err(TransferError::Astray("it has more than there is"));
         }
-        // The line before this one moved something, though it was cut before an ack came.
+        // The previous connection made progress, although it was lost before an ack.
         wire.moved |= accepted.offset > std::mem::replace(&mut self.there, accepted.offset);
         let hasher = self.prefix(wire, accepted.offset).await?;
         let same = accepted.offset == 0 || *hasher.finalize().as_bytes() == *accepted.prefix_hash;
@@ -168,7 +168,7 @@ impl Upload {
             Ok((ack, hash)) => self.recorded(desk, &ack, hash).await,
             Err(error) => {
                 if !wire.is_dead() {
-                    // What has arrived stays there for the next offer.
+                    // The server keeps the received part for the next offer.
                     let abort = proto::AbortFile { transfer: accepted.transfer };
                     wire.ask(Op::AbortFile(abort))?;
                 }
@@ -183,8 +183,8 @@ impl Upload {
         wire.during(hash).await?.unwrap_or(Err(ClientError::Closed.into()))
     }
 
-    /// Sends, as far ahead of the server's acks as it may, and waits for the ack of
-    /// the whole.
+    /// Sends as far ahead of the server's acks as flow control allows, and waits for the ack of the
+    /// file.
     async fn send(
         &mut self,
         wire: &mut Wire,
@@ -201,7 +201,8 @@ impl Upload {
             let due = part.and_then(|part| part.at).filter(|at| *at > now);
             let goes = may && due.is_none();
             if goes && wire.backlog() < BACKLOG {
-                // What has come is taken first: a line that has room never waits, and so never reads.
+                // Receives first: a connection with room to write never waits, so it would never
+                // read.
                 if let Some(incoming) = wire.next(None).now_or_never() {
                     if let Some(whole) = sending.take(incoming?, wire)? {
                         return Ok(whole);
@@ -240,7 +241,8 @@ impl Upload {
                 }
                 () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
             }
-            // What is on its way, not what has arrived: a slow line moves, too.
+            // Counts sent bytes, not acknowledged ones, so that a slow connection shows progress,
+            // too.
             desk.progress(sending.pace.sent().saturating_sub(wire.backlog() as u64).max(from));
         }
     }
@@ -260,7 +262,7 @@ impl Upload {
         Ok(Sent { ack, size: self.file.source.size, hash })
     }
 
-    /// The file has changed: it begins anew, as another message.
+    /// Restarts the upload of a changed file, as another message.
     pub(super) async fn renew(&mut self, desk: &Desk) -> Result<(), TransferError> {
         let path = self.file.source.path.clone();
         let found = tokio::task::spawn_blocking(move || source::look(&path)).await;
@@ -275,7 +277,7 @@ impl Upload {
         Ok(())
     }
 
-    /// The server will not have it.
+    /// Drops an upload that the server refuses.
     pub(super) async fn forget(&self, desk: &Desk) -> Result<(), TransferError> {
         let (uploads, id) = (desk.state.uploads(), self.message_id);
         blocking(move || Ok(uploads.forget(&id)?)).await?;
@@ -286,12 +288,12 @@ impl Upload {
     }
 
     fn remove_spooled(&self) {
-        // One that stays is swept away later.
+        // The sweep removes a copy that stays.
         let _left = std::fs::remove_file(&self.file.source.path);
     }
 }
 
-/// Size and hash of the file that an entry recorded; `None` where it was erased since.
+/// Size and hash of the file in a recorded entry; `None` if the entry was erased since.
 async fn recorded_as(
     wire: &mut Wire,
     ack: &proto::Ack,

@@ -1,4 +1,4 @@
-//! One line of transfers: requests out, answers and file bytes in.
+//! One transfer connection: sends requests, receives answers and file bytes.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -14,26 +14,26 @@ use crate::dial::Stream;
 use crate::error::{ClientError, Refusal, closed};
 use crate::session_log;
 
-/// What may come while something is hashed: more is no answer to anything.
+/// Maximum number of items received during hashing; more cannot be answers to anything.
 const KEPT: usize = 64;
 
-/// A line that is up.
+/// An established connection.
 pub(crate) struct Wire {
     line: Line<Stream>,
     items: VecDeque<proto::Item>,
-    /// What came while something else was waited for.
+    /// Items received while something else was awaited.
     kept: VecDeque<Incoming>,
     next_id: u64,
-    /// When the server said it would be back.
+    /// Downtime that the server announced.
     pub(crate) come_back: Option<Duration>,
-    /// A file, or a part of one, has moved on this line.
+    /// Whether a file, or a part of one, was transferred on this connection.
     pub(crate) moved: bool,
     dead: bool,
-    /// What ended it.
+    /// The error that ended the connection.
     why: Option<ClientError>,
 }
 
-/// What comes.
+/// A received item.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Answer {
@@ -53,7 +53,7 @@ pub(crate) enum Incoming {
         offset: u64,
         data: Vec<u8>,
     },
-    /// No more is outgoing than was asked for.
+    /// No more bytes wait to be written than requested.
     Room,
 }
 
@@ -71,7 +71,7 @@ impl Wire {
         }
     }
 
-    /// Nothing more can be done with it.
+    /// Whether the connection has failed.
     pub(crate) fn is_dead(&self) -> bool {
         self.dead
     }
@@ -81,7 +81,7 @@ impl Wire {
         self.line.backlog()
     }
 
-    /// Asks and gives the id by which the answer comes.
+    /// Sends a request; returns the id of its answer.
     pub(crate) fn ask(&mut self, op: Op) -> Result<u64, ClientError> {
         let id = self.next_id;
         self.next_id += 1;
@@ -90,7 +90,7 @@ impl Wire {
         Ok(id)
     }
 
-    /// Everything before `offset` has been taken.
+    /// Acknowledges all bytes before `offset`.
     pub(crate) fn ack(&mut self, transfer: u32, offset: u64) -> Result<(), ClientError> {
         let file_acks = vec![proto::FileAck { transfer, offset }];
         self.send(&proto::ToServer { file_acks, ..Default::default() })
@@ -116,7 +116,7 @@ impl Wire {
         self.judge(sent.map_err(|error| ClientError::Lost(error.to_string())))
     }
 
-    /// Asks and waits for the answer. What comes for a transfer meanwhile is of one that ended.
+    /// Sends a request and waits for the answer. Drops earlier items, whose transfers have ended.
     pub(crate) async fn answer(
         &mut self,
         op: Op,
@@ -130,7 +130,7 @@ impl Wire {
         }
     }
 
-    /// Keeps the line going while `work` is done elsewhere; what comes is kept for later.
+    /// Serves the connection while `work` runs elsewhere; keeps received items for later.
     pub(crate) async fn during<T>(
         &mut self,
         work: impl Future<Output = T>,
@@ -141,7 +141,7 @@ impl Wire {
                 done = &mut work => return Ok(done),
                 incoming = self.receive(None) => incoming?,
             };
-            // Nothing is being fetched meanwhile, and hardly anything asked.
+            // No download is running, and hardly any request is outstanding.
             if matches!(incoming, Incoming::Bulk { .. }) || self.kept.len() >= KEPT {
                 let odd = ClientError::Protocol("bytes of a file that nobody asked for");
                 return self.judge(Err(odd));
@@ -150,8 +150,8 @@ impl Wire {
         }
     }
 
-    /// The next that comes; with `room`, [`Incoming::Room`] once no more than so many bytes are
-    /// outgoing. Cancel-safe. After an error the line is [dead](Self::is_dead).
+    /// The next received item; with `room`, [`Incoming::Room`] when at most that many bytes wait to
+    /// be written. Cancel-safe. After an error the connection is [dead](Self::is_dead).
     pub(crate) async fn next(&mut self, room: Option<usize>) -> Result<Incoming, ClientError> {
         match self.kept.pop_front() {
             Some(kept) => Ok(kept),
@@ -226,12 +226,12 @@ impl Wire {
         })
     }
 
-    /// The line, on which nothing is awaited.
+    /// Returns the underlying connection, on which nothing may be outstanding.
     pub(crate) fn into_line(self) -> Line<Stream> {
         self.line
     }
 
-    /// Ends the line: with a bye, or with what it has to say still.
+    /// Closes the connection; after an error only sends what is still queued.
     pub(crate) async fn close(self) {
         session_log::end(self.line.session(), self.why.as_ref());
         if self.dead {

@@ -1,4 +1,4 @@
-//! What a client notices of a record that was changed, and what it does not take for a change.
+//! Changes of the record that a client must detect, and normal events that it must not report.
 
 use crate::common::{World, name, new_user, next, quick, until};
 use twinlock_client::client::{Event, Options};
@@ -47,10 +47,10 @@ async fn reading_while_the_same_profile_sends_is_no_alarm() {
         let lines = (0..20).map(|_| ("lobby", text.as_bytes()));
         outbox.enqueue_many(lines, 1, &mut OsEntropy).unwrap();
         sender.written().await.unwrap();
-        // Not waiting for the acks: they come while this reads.
+        // The acks are not awaited: they arrive during this read.
         let page = reader.read(LOBBY, 0, 512).await.unwrap();
         assert!(page.head >= page.entries.len() as u64);
-        // Follows begin in the middle of it as well.
+        // A follow also starts during the appends.
         let (follower, mut events) = ada.start(asking());
         follower.follow(LOBBY, page.head).await.unwrap();
         until(&mut events, |event| matches!(event, Event::CaughtUp { .. })).await;
@@ -76,7 +76,7 @@ async fn an_audit_reads_as_far_as_its_receipts_whatever_head_is_named() {
     let (client, _events) = ada.start(asking());
     let mut listed = client.target("lobby").await.unwrap();
     assert_eq!(record::audit(&client, listed.clone()).await.unwrap().receipts, 10);
-    // A list that names less than there is does not spare the rest.
+    // A listing with a lower head does not shorten the audit.
     listed.head = 5;
     listed.head_link = vec![0; 32].into();
     let audited = record::audit(&client, listed.clone()).await.unwrap();
@@ -153,7 +153,7 @@ async fn a_profile_that_became_somebody_elses_ends_the_client_before_it_sends_as
     let ada = world.owner("ada").await;
     let (client, mut events) = ada.start(quick());
     let link = InviteLink::parse(&ada.invite(&client).await).unwrap();
-    // The same file, another person.
+    // The same profile file, for another user.
     ada.profile().remove(&ada.home).unwrap();
     enrol::join(&ada.home, &name("default"), &link, new_user("bob")).await.unwrap();
     world.stop().await;

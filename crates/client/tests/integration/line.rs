@@ -1,5 +1,4 @@
-//! The client against a real server: what it promises over lost lines, rekeys, slow consumers and
-//! a record that was changed.
+//! The client against a real server: lost connections, rekeys, slow consumers and a changed record.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +15,7 @@ use twinlock_core::invite::InviteLink;
 use twinlock_core::proto::Why;
 use twinlock_link::OsEntropy;
 
-/// The room everybody is in.
+/// The room of all users.
 const LOBBY: ConversationId = 1;
 
 fn lines(from: usize, to: usize) -> Vec<String> {
@@ -90,7 +89,7 @@ async fn rekeys_on_request_give_both_epochs_and_lose_no_entry() {
     let facts = client.facts().await.unwrap();
     assert_eq!((facts.session.rekeys, facts.session.epoch), (REKEYS, (REKEYS, REKEYS)));
     assert!(facts.since_rekey.is_some_and(|since| since < facts.age));
-    // Without a line it ends with the client.
+    // Without a connection, the rekey fails when the client ends.
     world.stop().await;
     let lost = timeout(LONG, client.rekey()).await.unwrap();
     assert!(lost.is_err(), "{lost:?}");
@@ -104,7 +103,7 @@ async fn a_consumer_that_stops_taking_gets_everything_in_order_once_it_goes_on()
     enqueue(&ada, "lobby", &sent);
     let (writer, mut events) = ada.start(quick());
     let mut acked = 0;
-    // Nothing of it is taken by the reader until all of it is recorded.
+    // The reader takes no events until everything is recorded.
     let bob = world.join("bob", &ada.invite(&writer).await).await;
     let (reader, mut read) = bob.start(Options { send: false, ..quick() });
     reader.follow(LOBBY, 0).await.unwrap();
@@ -137,7 +136,7 @@ async fn over_restarts_of_the_server_everything_arrives_once_and_in_order() {
     for (round, some) in sent.chunks(400).enumerate() {
         enqueue(&ada, "lobby", some);
         client.written().await.unwrap();
-        // In the middle of it.
+        // The server stops in the middle of the batch.
         let half = round * 400 + 100;
         until(&mut events, |event| {
             if let Event::Entries { entries, .. } = event {
@@ -195,7 +194,7 @@ async fn a_server_that_has_forgotten_what_it_acknowledged_is_found_out() {
     world.start().await;
     say(&ada, 2).await;
     world.stop().await;
-    // An old backup is put back: the record is whole, and shorter.
+    // An old backup is restored: the record is intact, but shorter.
     std::fs::remove_dir_all(world.data()).unwrap();
     copy_dir(&old, &world.data());
     world.start().await;
@@ -212,7 +211,7 @@ async fn a_server_that_has_forgotten_what_it_acknowledged_is_found_out() {
     assert_eq!(error, truncated);
     assert_eq!(error.blame(), Blame::Record);
 
-    // Other entries in the place of those that were forgotten.
+    // Other entries take the numbers of the lost ones.
     let bob = {
         let (client, _events) = ada.start(Options { send: false, ..quick() });
         world.join("bob", &ada.invite(&client).await).await
@@ -223,7 +222,7 @@ async fn a_server_that_has_forgotten_what_it_acknowledged_is_found_out() {
     assert!(matches!(error, ClientError::Tampered(broken) if broken.at() == 4), "{error:?}");
 }
 
-/// Sends and waits until all is recorded.
+/// Sends `count` messages and waits until all are recorded.
 async fn say(person: &crate::common::Person, count: usize) {
     enqueue(person, "lobby", &lines(0, count));
     let (client, mut events) = person.start(quick());
@@ -290,7 +289,7 @@ async fn another_server_at_the_same_address_is_refused_before_anything_is_said()
     let mut world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     world.stop().await;
-    // Same address, other identity: neither its TLS key nor its server key is known.
+    // Same address, other identity: the client knows neither its TLS key nor its server key.
     std::fs::remove_dir_all(world.data()).unwrap();
     world.start().await;
     let (client, _events) = ada.start(Options { reconnect: true, ..quick() });

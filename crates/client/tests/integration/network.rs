@@ -1,8 +1,7 @@
-//! A network that delays, reorders, cuts, goes silent and parts: what is said over it arrives once
-//! and in order, and a line that is dead is noticed.
+//! A faulty network: every message arrives once and in order, and dead connections are detected.
 //!
-//! The test alone takes keep-alive at a tenth of its time or less and seconds of weather;
-//! `TWINLOCK_WEATHER=260` makes it so many seconds, with the keep-alive of the protocol.
+//! By default the main test runs for some seconds, with keep-alive times of a tenth or less.
+//! `TWINLOCK_WEATHER=260` runs it for 260 seconds, with the keep-alive times of the protocol.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,15 +19,14 @@ use twinlock_core::limits::Timing;
 use twinlock_core::session::Fault;
 use twinlock_link::OsEntropy;
 
-/// The room everybody is in.
+/// The room of all users.
 const LOBBY: ConversationId = 1;
-/// How long the weather lasts by default, seconds.
+/// Default duration of the main test, seconds.
 const SECONDS: u64 = 8;
-/// What a busy machine and a client's or server's last words may add to the time within which a
-/// dead line is left.
+/// Margin for closing a dead connection: a busy machine, and the last frames of client or server.
 const LATE: Duration = Duration::from_secs(3);
 
-/// How long the weather lasts, and the keep-alive of both ends.
+/// The duration of the main test, and the keep-alive times of both ends.
 fn scale() -> (Duration, Timing) {
     let seconds = std::env::var("TWINLOCK_WEATHER").map(|seconds| seconds.parse().unwrap());
     let seconds = seconds.unwrap_or(SECONDS);
@@ -56,7 +54,7 @@ impl Stage {
         let of_server = timing.clone();
         let world = World::new(|config| {
             config.timing = of_server;
-            // A login that the weather takes is no guess.
+            // Logins that the network interrupts must not reach the rate limit.
             config.limits.logins_per_minute = 100_000;
         })
         .await;
@@ -91,13 +89,13 @@ impl Stage {
         self.world.server.as_ref().unwrap().lines()
     }
 
-    /// When a line is dead of which somebody follows or waits, and when any other.
+    /// Time after which a silent connection is dead: one that follows or waits, and any other.
     fn dead_after(&self) -> (Duration, Duration) {
         let Timing { ping_following, ping_idle, ping_answer, .. } = self.timing;
         (ping_following + ping_answer, ping_idle + ping_answer)
     }
 
-    /// Delays and cuts until then; says how many cuts of one line, of all, and delays.
+    /// Delays and cuts until `until`. Returns the number of single cuts, cuts of all, and delays.
     async fn blow(&self, until: Instant) -> [usize; 3] {
         let (weather, chance) = (&self.weather, &self.chance);
         let mut counts = [0; 3];
@@ -115,7 +113,7 @@ impl Stage {
         counts
     }
 
-    /// Cuts nothing until everybody has a line and so many of these are not silent.
+    /// Waits without cuts until every client is connected and `whole` connections are healthy.
     async fn calm(&self, seen: &Seen, whole: usize) {
         let until = Instant::now() + self.dead_after().1 + crate::common::LONG;
         while seen.standing() < self.people.len() || self.weather.whole() < whole {
@@ -126,17 +124,17 @@ impl Stage {
     }
 }
 
-/// What all clients tell of their lines.
+/// Connection events of all clients.
 #[derive(Default)]
 struct Seen {
     standing: AtomicUsize,
     downs: AtomicUsize,
-    /// Lines that a client has ended because nothing came.
+    /// Connections that a client closed because no byte arrived.
     silent: AtomicUsize,
 }
 
 impl Seen {
-    /// `up`: whether the line of the client who tells this stood until now.
+    /// `up`: whether this client was connected before the event.
     fn take(&self, event: &Event, up: &mut bool) {
         match event {
             Event::Up(_) => {
@@ -163,7 +161,7 @@ impl Seen {
     }
 }
 
-/// Writes and sends lines until told to stop, then waits until all are recorded; says how many.
+/// Sends messages until `stop`, then waits until all are recorded. Returns their number.
 async fn writes(
     client: Client,
     mut events: mpsc::Receiver<Event>,
@@ -230,14 +228,15 @@ async fn in_any_weather_every_line_arrives_once_and_in_order() {
     let began = Instant::now();
     let for_part = |part| Instant::now() + stage.lasts.mul_f64(part);
     let mut counts = Vec::new();
-    // What is silent is not cut, or its ends would learn it by that. One way or the other, or both.
+    // A silent connection is not cut, because its ends would notice. One direction, then the other,
+    // then both.
     for (ends, lines) in [([true, false], 1), ([false, true], 1), ([true, true], 2)] {
         counts.push(stage.blow(for_part(0.1)).await);
         stage.calm(&seen, lines).await;
         weather.swallow(ends, lines);
     }
     counts.push(stage.blow(for_part(0.1)).await);
-    // Nobody hears of anybody, for so long that every line is dead for both of its ends.
+    // A partition, until both ends of every connection have detected it.
     let (followed, any) = stage.dead_after();
     let everybody = stage.people.len();
     stage.calm(&seen, everybody).await;
@@ -269,7 +268,7 @@ async fn in_any_weather_every_line_arrives_once_and_in_order() {
         assert!(Instant::now() < until, "{read} of {all} lines arrived");
         sleep(Duration::from_millis(5)).await;
     }
-    // The last that were silent may still be noticed.
+    // The last silent connections may still have to be detected.
     let until = Instant::now() + any + LATE;
     while weather.silences().iter().any(|silence| silence.left.contains(&None)) {
         assert!(Instant::now() < until, "{:?}", weather.silences());
@@ -292,9 +291,9 @@ async fn in_any_weather_every_line_arrives_once_and_in_order() {
         seen.downs.load(Ordering::Relaxed)
     );
     assert_eq!(silences.len(), 1 + 1 + 2 + everybody, "{silences:?}");
-    // Nothing comes back over any of them, and all clients follow or wait.
+    // Neither end gets an answer, and every client follows or waits for an ack.
     assert!(slowest[0] < followed + LATE && slowest[1] < any + LATE, "{silences:?}");
-    // Where nothing comes from the server, it cannot have told the client.
+    // If no byte from the server arrives, the client detects the silence without it.
     assert!(seen.silent() >= 1 + 2 + everybody, "{} by themselves", seen.silent());
     let read = read.lock().unwrap();
     assert!(read.iter().map(|(n, _)| *n).eq(1..=all as u64), "no number twice or missing");
@@ -310,7 +309,7 @@ async fn in_any_weather_every_line_arrives_once_and_in_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_went_silent_is_noticed_by_both_ends_in_time() {
     let stage = Stage::new().await;
-    // What the protocol says, and a little for a busy machine.
+    // The limit of the protocol, plus a margin for a busy machine.
     let (limit, _) = stage.dead_after();
     let late = Duration::from_millis(700);
     for ends in [[true, false], [false, true], [true, true]] {
@@ -320,7 +319,7 @@ async fn a_line_that_went_silent_is_noticed_by_both_ends_in_time() {
         assert_eq!(stage.lines(), 1);
         let began = Instant::now();
         stage.weather.swallow(ends, 1);
-        // It must not come back, or the server counts it anew; what is not swallowed passes.
+        // New connections wait: a reconnect would count as a connection of the server.
         stage.weather.hold(true);
         let server = async {
             while stage.lines() > 0 {
@@ -346,7 +345,7 @@ async fn a_line_that_went_silent_is_noticed_by_both_ends_in_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_waits_for_an_ack_notices_a_dead_line_as_soon_as_whoever_follows() {
     let mut stage = Stage::new().await;
-    // Nobody follows, and an idle line may be silent for long.
+    // The client does not follow, and an idle connection may be silent for ten minutes.
     stage.timing.ping_idle = Duration::from_secs(600);
     let (client, mut events) = stage.start(0);
     crate::common::until(&mut events, |event| matches!(event, Event::Up(_))).await;

@@ -1,4 +1,4 @@
-//! Laws of outbox and receipts, against a real database file.
+//! Tests of outbox and receipts, with a real database file.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,7 +15,7 @@ use twinlock_core::proto::Why;
 
 const NOW: u64 = 1_750_000_000_000;
 
-/// Counts, so that every id is another one.
+/// A counter, so that all ids differ.
 struct Counter(u64);
 
 impl Entropy for Counter {
@@ -72,7 +72,7 @@ fn known(n: u64) -> Known {
     Known { conversation: 1, n, link: Link([n as u8; 32]), time_ms: NOW + n }
 }
 
-/// Read from the beginning.
+/// A run from the beginning of the conversation.
 fn seen(n: u64) -> Seen {
     Seen { last: known(n), after: 0 }
 }
@@ -93,7 +93,7 @@ fn bodies(messages: &[twinlock_client::outbox::Pending]) -> Vec<String> {
 fn what_was_enqueued_is_pending_in_that_order_after_opening_again() {
     let mut f = Fixture::new();
     let outbox = f.open().outbox();
-    // Later times first: the order is the order of the calls, not of clocks.
+    // Later times first: the order is that of the calls, not of the clock.
     let one = outbox.enqueue("ops", b"1", NOW + 5, &mut f.entropy).unwrap();
     let two = outbox.enqueue("@bob", b"2", NOW, &mut f.entropy).unwrap();
     let more = outbox.enqueue_many([("ops", &b"3"[..]), ("ops", b"4")], NOW, &mut f.entropy);
@@ -291,7 +291,7 @@ fn what_was_known_stays_until_a_run_from_there_passes_it() {
     let f = Fixture::new();
     let receipts = f.open().receipts();
     receipts.remember(&seen(5)).unwrap();
-    // Begins past it, on a link that the server named.
+    // Starts after a gap, on a link that the server supplied.
     receipts.remember(&Seen { last: known(30), after: 20 }).unwrap();
     assert_eq!(receipts.all_for(1), Ok(vec![known(5), known(30)]));
     receipts.remember(&Seen { last: known(40), after: 30 }).unwrap();
@@ -339,7 +339,7 @@ fn another_link_for_a_known_entry_is_a_conflict_and_nothing_of_its_batch_is_kept
     }
     assert_eq!(receipts.all_for(1), Ok(vec![known(4), known(8)]));
     assert_eq!(receipts.position(1, "listen"), Ok(None));
-    // Another server's conversation of the same number is another conversation.
+    // At another server, the same number is another conversation.
     f.open_for(2, "ada").receipts().remember(&Seen { last: forged(4), after: 0 }).unwrap();
 }
 
@@ -388,7 +388,7 @@ fn every_file_of_the_state_is_the_owners_alone() {
     for file in &files {
         assert_eq!(mode(file.clone()), 0o600, "{}", file.display());
     }
-    // The database, its log and index, the lock of opening, the claimer.
+    // The database, its WAL and shared-memory file, the opening lock, and the claimer's lock.
     assert_eq!(files.len(), 5, "{files:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Laws of the files of a client: where they are, who may read them, what a profile may say.
+//! Tests of the client's files: locations, permissions and the content of a profile.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -55,7 +55,7 @@ fn env(pairs: &[(&str, &str)]) -> impl Fn(&str) -> Option<OsString> + use<> {
     move |name| map.get(name).cloned()
 }
 
-/// Writes a profile file from the good one, with `edit` applied to its text.
+/// Applies `edit` to the text of a valid profile file, and returns the error of loading it.
 fn edited(home: &Home, edit: impl Fn(String) -> String) -> ProfileError {
     Profile::replace(home, &name("p"), new_profile()).unwrap();
     let path = file(home, "p");
@@ -81,7 +81,7 @@ fn twinlock_home_comes_before_xdg_and_xdg_before_home() {
     assert_eq!(places(&all), ["/t/profiles", "/t/state/p"]);
     assert_eq!(places(&all[1..]), ["/c/twinlock/profiles", "/s/twinlock/p"]);
     assert_eq!(places(&all[3..]), ["/h/.config/twinlock/profiles", "/h/.local/state/twinlock/p"]);
-    // Empty is unset, and XDG ignores relative paths.
+    // An empty variable counts as unset, and XDG ignores relative paths.
     let odd = [("TWINLOCK_HOME", ""), ("XDG_CONFIG_HOME", "c"), ("XDG_STATE_HOME", ""), all[3]];
     assert_eq!(places(&odd), places(&all[3..]));
     assert_eq!(Home::locate_in(env(&[])), Err(HomeError::NoHome));

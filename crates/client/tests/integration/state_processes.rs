@@ -1,7 +1,7 @@
-//! Laws of one outbox under several processes, some of which are killed.
+//! One outbox shared by several processes, some of which are killed.
 //!
-//! The processes are this test program again: started with `TWINLOCK_TEST_ROLE` it plays the role
-//! in [`child_process`] and is no test then.
+//! The processes run this test program again. With `TWINLOCK_TEST_ROLE` set, [`child_process`]
+//! plays that role instead of being a test.
 
 use std::collections::{HashMap, HashSet};
 use std::env;
@@ -20,7 +20,7 @@ use twinlock_core::Entropy;
 use twinlock_core::id::{Link, MessageId, Name, ServerKey};
 
 const TARGETS: [&str; 3] = ["ops", "lobby", "@bob"];
-/// Messages that each writing process enqueues.
+/// Number of messages that each sending process enqueues.
 const EACH: usize = 150;
 
 struct System;
@@ -50,7 +50,7 @@ fn spawn(role: &str, home: &Path, port: u16) -> Child {
         .unwrap()
 }
 
-/// The entry of the started processes; does nothing as a test.
+/// The entry point of the child processes; does nothing as a test.
 #[test]
 fn child_process() {
     let Ok(role) = env::var("TWINLOCK_TEST_ROLE") else { return };
@@ -65,7 +65,7 @@ fn child_process() {
     }
 }
 
-/// Tells each id after `enqueue` has returned.
+/// Prints each id after `enqueue` has returned.
 fn write_until_killed(outbox: &Outbox) {
     let mut out = std::io::stdout();
     for i in 0_u32.. {
@@ -74,7 +74,7 @@ fn write_until_killed(outbox: &Outbox) {
     }
 }
 
-/// Writes `count` messages and sends at once, until nothing is pending, whoever wrote it.
+/// Enqueues `count` messages while it sends, and ends when no process has a pending message.
 fn send(outbox: &Outbox, port: u16, count: usize) {
     let mut server = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let mut written = 0;
@@ -86,7 +86,7 @@ fn send(outbox: &Outbox, port: u16, count: usize) {
         }
         let claimed = outbox.claim(7).unwrap();
         if claimed.is_empty() && written >= count {
-            // Somebody else has what is left.
+            // Another process has claimed the rest.
             thread::sleep(Duration::from_millis(1));
         }
         let mut acks = Vec::new();
@@ -105,7 +105,7 @@ fn send(outbox: &Outbox, port: u16, count: usize) {
     }
 }
 
-/// What a server does with ids: a number for each, the same one when it comes again.
+/// The fake server's record: a number for each id, and the same number for a repeated id.
 #[derive(Default)]
 struct Record {
     numbers: HashMap<[u8; 16], u64>,
@@ -137,7 +137,7 @@ fn serve(listener: TcpListener, record: &Arc<Mutex<Record>>) {
     }
 }
 
-/// Recorded by the fake server, per target, and enqueued, per target.
+/// Message ids by target: as the fake server recorded them, and as they were enqueued.
 fn orders(home: &Path, order: &[[u8; 16]]) -> [HashMap<String, Vec<[u8; 16]>>; 2] {
     let path = Home::at(home).state(&Name::new("p").unwrap()).join("state.db");
     let conn = rusqlite::Connection::open(path).unwrap();
@@ -167,7 +167,7 @@ fn what_enqueue_returned_for_is_pending_after_kill_9() {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut told = Vec::new();
         for line in lines {
-            // The last line may be half a line.
+            // The last line may be incomplete.
             let line = line.unwrap();
             let hex = line.split_once("enqueued ").map(|(_, hex)| hex);
             told.extend(hex.and_then(MessageId::from_hex));
@@ -194,7 +194,7 @@ fn processes_that_share_an_outbox_send_everything_in_order_though_one_is_killed(
 
     let mut victim = spawn("send-until-killed", dir.path(), port);
     let senders = [(); 2].map(|()| spawn("send", dir.path(), port));
-    // It is somewhere on its way then, and what is tested must hold wherever it is.
+    // The victim can be at any point then; the test must pass for each.
     while record.lock().unwrap().order.len() < EACH {
         assert!(victim.try_wait().unwrap().is_none(), "it died by itself");
         thread::sleep(Duration::from_millis(1));
@@ -211,6 +211,6 @@ fn processes_that_share_an_outbox_send_everything_in_order_though_one_is_killed(
     let [recorded, enqueued] = orders(dir.path(), &record.order);
     assert_eq!(recorded, enqueued);
     assert!(record.order.len() >= 2 * EACH);
-    // Only what the victim had under way was sent twice: claims did their work.
+    // At most the victim's claimed messages were sent twice.
     assert!(record.received <= record.order.len() + 7, "{} sent", record.received);
 }

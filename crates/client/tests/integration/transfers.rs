@@ -1,5 +1,5 @@
-//! Files against a real server: limits that are told before the first byte, rows that go, lines that
-//! coexist.
+//! File transfers against a real server: limits reported before the first byte, removal of upload
+//! rows, and transfer connections next to other connections.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use twinlock_client::transfer::{
 };
 use twinlock_core::proto::Why;
 
-/// The room everybody is in.
+/// The room of all users.
 const LOBBY: u64 = 1;
 
 fn start(person: &Person, jobs: usize) -> (Transfers, mpsc::Receiver<Event>) {
@@ -27,7 +27,7 @@ fn file(dir: &Path, name: &str, content: &[u8]) -> Found {
     look(&dir.join(name)).unwrap()
 }
 
-/// The next end of a job.
+/// The next event that ends a job.
 async fn ended(events: &mut mpsc::Receiver<Event>) -> Event {
     loop {
         let event = timeout(LONG, events.recv()).await.unwrap().unwrap();
@@ -126,9 +126,9 @@ async fn many_files_on_several_lines_beside_one_that_talks_all_arrive_once() {
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=200).collect::<Vec<_>>());
     assert_eq!(ada.state().uploads().count().unwrap(), 0, "what arrived is not on its way");
-    // Each ack is a receipt, as of any message.
+    // Each ack is a receipt, as for any message.
     assert_eq!(ada.state().receipts().all_for(LOBBY).unwrap().len(), 200);
-    // The line that talks was none of them.
+    // The client's own connection was not used.
     let page = client.read(LOBBY, 0, 512).await.unwrap();
     assert_eq!(page.head, 200);
     client.close().await;
@@ -193,7 +193,7 @@ async fn an_entry_that_lies_about_its_file_brings_nothing() {
         }
         assert_eq!(fs::read_dir(into.path()).unwrap().count(), 0, "nothing is left");
     }
-    // The line is still good, and the truth comes over it.
+    // The connection still works, and the correct reference succeeds on it.
     transfers.get(get(&entry, into.path())).unwrap();
     let event = ended(&mut events).await;
     assert!(matches!(event, Event::Got { .. }), "{event:?}");

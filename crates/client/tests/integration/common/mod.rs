@@ -1,4 +1,4 @@
-//! A real server in this process, and people who join it.
+//! A real server in this process, and users who join it.
 pub mod weather;
 
 use std::net::Ipv4Addr;
@@ -19,7 +19,7 @@ use twinlock_core::invite::InviteLink;
 use twinlock_core::proto::Role;
 use twinlock_server::{Config, Server};
 
-/// Far beyond what anything here takes.
+/// Timeout far above the duration of any operation in these tests.
 pub const LONG: Duration = Duration::from_secs(60);
 
 pub struct World {
@@ -33,7 +33,7 @@ impl World {
     pub async fn new(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("server");
-        // An address of its own: while the server is down, no other test's connection can take
+        // A random loopback address: while the server is down, no other test's connection can take
         // its port.
         let mut own = [0; 3];
         twinlock_link::OsEntropy.fill(&mut own);
@@ -63,7 +63,7 @@ impl World {
         Home::at(&self.dir.path().join(user))
     }
 
-    /// The owner, by the first invite.
+    /// Registers the owner with the first invite.
     pub async fn owner(&self, user: &str) -> Person {
         self.join(user, self.owner.trim()).await
     }
@@ -97,7 +97,7 @@ impl Person {
         Client::start(&self.home, self.profile(), self.state(), options).unwrap()
     }
 
-    /// An invite for somebody else.
+    /// Creates an invite link for another user.
     pub async fn invite(&self, client: &Client) -> String {
         let invite = client.make_invite(Role::Member, None, 0).await.unwrap();
         let profile = self.profile();
@@ -126,12 +126,12 @@ pub fn quick() -> Options {
     }
 }
 
-/// The next event; a test that waits for one that does not come fails.
+/// The next event; fails the test if none arrives within [`LONG`].
 pub async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
     timeout(LONG, events.recv()).await.unwrap().unwrap()
 }
 
-/// Takes events until `enough` says so.
+/// Takes events until `enough` returns true.
 pub async fn until(events: &mut mpsc::Receiver<Event>, mut enough: impl FnMut(&Event) -> bool) {
     loop {
         let event = next(events).await;

@@ -1,4 +1,4 @@
-//! A network in bad weather: a relay on the loopback that delays, cuts, swallows and parts.
+//! A faulty network: a relay on the loopback interface that delays, cuts, silences and partitions.
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -10,15 +10,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Parts of a stream on their way at once.
+/// Maximum number of chunks in flight in one direction.
 const ON_THE_WAY: usize = 256;
 
-/// A small generator (SplitMix64) whose seed a failing test can be run again with.
+/// A random generator (SplitMix64). Its seed makes a failure reproducible.
 #[derive(Clone)]
 pub struct Chance(Arc<AtomicU64>);
 
 impl Chance {
-    /// From `TWINLOCK_SEED`, else from the clock. Prints the seed.
+    /// Takes the seed from `TWINLOCK_SEED`, or else from the clock, and prints it.
     pub fn new() -> Self {
         let seed = std::env::var("TWINLOCK_SEED").map(|seed| seed.parse().unwrap());
         let seed: u64 = seed.unwrap_or_else(|_| {
@@ -29,7 +29,7 @@ impl Chance {
         Self(Arc::new(AtomicU64::new(seed)))
     }
 
-    /// One of `from..to`.
+    /// Returns a number in `from..to`.
     pub fn within(&self, from: u64, to: u64) -> u64 {
         let state = self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         let mut z = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -39,16 +39,16 @@ impl Chance {
     }
 }
 
-/// A connection that is carried.
+/// A relayed connection.
 struct Carried {
-    /// What comes from here no longer arrives, and nobody is told: from the client, the server.
+    /// Whether bytes from this end are dropped without notice: the client, the server.
     swallowed: [AtomicBool; 2],
-    /// Since when that is so of either.
+    /// When the first end was silenced.
     silent: OnceLock<Instant>,
-    /// When these ends closed it.
+    /// When each end closed the connection.
     left: watch::Sender<[Option<Instant>; 2]>,
     cut: Notify,
-    /// It was cut, or both ends have left.
+    /// The connection was cut, or both ends have closed it.
     over: AtomicBool,
 }
 
@@ -70,14 +70,14 @@ impl Carried {
         self.silent.get_or_init(Instant::now);
     }
 
-    /// Neither silent, cut nor left by anybody.
+    /// Whether the connection is neither silent nor cut, and neither end has closed it.
     fn is_whole(&self) -> bool {
         !self.over.load(Ordering::Relaxed)
             && self.silent.get().is_none()
             && *self.left.borrow() == [None; 2]
     }
 
-    /// At once no longer whole, whenever its task gets to it.
+    /// Cuts the connection. It counts as cut at once, before its task closes the sockets.
     fn cut(&self) {
         self.over.store(true, Ordering::Relaxed);
         self.cut.notify_one();
@@ -87,32 +87,32 @@ impl Carried {
 /// A connection that went silent.
 #[derive(Debug)]
 pub struct Silence {
-    /// From which ends nothing arrived: the client, the server.
+    /// The ends whose bytes were dropped: the client, the server.
     #[expect(dead_code, reason = "shown where a test fails")]
     pub ends: [bool; 2],
-    /// How long after that these ends left it.
+    /// Time from the start of the silence until each end closed the connection.
     pub left: [Option<Duration>; 2],
 }
 
-/// How the weather is.
+/// The relay and its faults; clones share them.
 #[derive(Clone)]
 pub struct Weather {
     pub address: SocketAddr,
     chance: Chance,
-    /// A part of a stream takes at least that long, and up to twice that.
+    /// Minimum delay of each chunk, us. The maximum is twice that.
     delay: Arc<AtomicU64>,
-    /// Nothing passes, and nobody is told.
+    /// Whether all bytes are dropped without notice.
     parted: Arc<AtomicBool>,
-    /// Whoever comes has to wait.
+    /// Whether new connections must wait.
     held: watch::Sender<bool>,
-    /// All but those that were over without ever being silent.
+    /// All connections, except those that ended without a silence.
     all: Arc<Mutex<Vec<Arc<Carried>>>>,
     pub taken: Arc<AtomicUsize>,
     pub bytes: Arc<AtomicU64>,
 }
 
 impl Weather {
-    /// Carries connections to `to`.
+    /// Starts a relay to `to`.
     pub async fn before(to: SocketAddr, chance: &Chance) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let this = Self {
@@ -135,9 +135,9 @@ impl Weather {
                     if all.has_gone_while_held(&client).await {
                         return;
                     }
-                    // Whoever came first is not always served first.
+                    // Varies the order in which connections reach the server.
                     sleep(Duration::from_millis(all.chance.within(0, 30))).await;
-                    // Without a server there is nothing to carry to.
+                    // If the server is down, the client's connection is closed.
                     let Ok(server) = TcpStream::connect(to).await else { return };
                     all.carry(client, server).await;
                 });
@@ -150,31 +150,31 @@ impl Weather {
         self.delay.store(delay.as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// Every connection that is not silent is cut, by a reset or an end; says whether any was.
+    /// Cuts every healthy connection, by a reset or a FIN. Returns whether there was one.
     pub fn cut(&self) -> bool {
         let whole = self.carried();
         whole.iter().for_each(|carried| carried.cut());
         !whole.is_empty()
     }
 
-    /// One connection that is not silent, drawn, is cut; says whether there was one.
+    /// Cuts one healthy connection at random. Returns whether there was one.
     pub fn cut_one(&self) -> bool {
         self.drawn(1).iter().map(|carried| carried.cut()).count() > 0
     }
 
-    /// What comes from these ends (the client, the server) of so many connections, drawn, no
-    /// longer arrives. They are never cut: whoever is to leave them has to notice.
+    /// Silences `count` random connections: bytes from these ends (the client, the server) are
+    /// dropped. Such a connection is never cut, because its ends must detect the silence.
     pub fn swallow(&self, ends: [bool; 2], count: usize) {
         self.drawn(count).iter().for_each(|carried| carried.swallow(ends));
     }
 
-    /// Whoever comes waits from now on, or no longer.
+    /// Makes new connections wait, or releases them.
     pub fn hold(&self, held: bool) {
         self.held.send_replace(held);
     }
 
-    /// Nothing passes from now on and whoever comes waits, or what comes passes again. What was
-    /// silent stays so.
+    /// Starts or ends a partition: all bytes are dropped, and new connections wait. Connections
+    /// that it silenced stay silent.
     pub fn part(&self, parted: bool) {
         self.parted.store(parted, Ordering::Relaxed);
         self.hold(parted);
@@ -183,12 +183,12 @@ impl Weather {
         }
     }
 
-    /// How many connections are neither silent nor about to end.
+    /// Number of healthy connections.
     pub fn whole(&self) -> usize {
         self.carried().len()
     }
 
-    /// All that ever went silent.
+    /// Every connection that ever went silent.
     pub fn silences(&self) -> Vec<Silence> {
         let all = self.all.lock().unwrap();
         let silent = all.iter().filter_map(|carried| Some((carried, *carried.silent.get()?)));
@@ -200,14 +200,14 @@ impl Weather {
             .collect()
     }
 
-    /// The connections that are whole.
+    /// The healthy connections.
     fn carried(&self) -> Vec<Arc<Carried>> {
         let mut all = self.all.lock().unwrap();
         all.retain(|one| one.silent.get().is_some() || !one.over.load(Ordering::Relaxed));
         all.iter().filter(|carried| carried.is_whole()).cloned().collect()
     }
 
-    /// So many of them, or all.
+    /// At most `count` healthy connections, chosen at random.
     fn drawn(&self, count: usize) -> Vec<Arc<Carried>> {
         let mut whole = self.carried();
         let mut drawn = Vec::new();
@@ -217,8 +217,8 @@ impl Weather {
         drawn
     }
 
-    /// Waits while it has to. A client that gave up meanwhile never came, as its packets would not
-    /// have.
+    /// Waits while new connections must wait. Returns whether the client gave up in that time: then
+    /// the server never sees it, as in a real partition.
     async fn has_gone_while_held(&self, client: &TcpStream) -> bool {
         let mut held = self.held.subscribe();
         if !*held.borrow_and_update() {
@@ -245,7 +245,8 @@ impl Weather {
         carried.over.store(true, Ordering::Relaxed);
     }
 
-    /// Until both ends have gone; an end that is swallowed is never told of the other's.
+    /// Relays one direction until both ends have closed. If this end is silenced, its close is not
+    /// relayed.
     async fn one_way(
         &self,
         carried: &Carried,
@@ -261,7 +262,7 @@ impl Weather {
             let mut part = vec![0; 16 * 1024];
             while let Ok(got @ 1..) = from.read(&mut part).await {
                 if lost() {
-                    // A stream with a hole in it is none: nothing of it arrives any more.
+                    // A stream with a gap is useless: from here on, drop everything.
                     carried.swallow([end == 0, end == 1]);
                     continue;
                 }
@@ -269,7 +270,7 @@ impl Weather {
                 let delay = self.delay.load(Ordering::Relaxed);
                 let delay = delay + self.chance.within(0, delay + 1);
                 let at = Instant::now() + Duration::from_micros(delay);
-                // Whoever takes it may have left; when this end does, is seen all the same.
+                // The receiver may have closed. Continue reading, to notice when this end closes.
                 let _left = put.send((at, part[..got].to_vec())).await;
             }
             carried.left.send_modify(|left| left[end] = Some(Instant::now()));
