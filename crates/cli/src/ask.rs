@@ -1,7 +1,7 @@
-//! What only a person can answer: passwords and names.
+//! Asks the user for passwords and names.
 //!
-//! Answers are awaited on a thread that may block, so that Ctrl-C and `--timeout` count while a
-//! question stands; the terminal is then given back with its echo.
+//! A blocking thread reads the answer, so that Ctrl-C and `--timeout` work while a question is
+//! open. In both cases the terminal gets its echo back.
 
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::Path;
@@ -16,12 +16,12 @@ use zeroize::Zeroizing;
 use crate::exit::Failure;
 use crate::output::{prompt, words};
 
-/// How long a question may take to be over, or to come to rest.
+/// How long a dropped question may take to end or to wait for a key.
 const REST: Duration = Duration::from_millis(500);
 /// Longest password file that is read, bytes.
 const PASSWORD_FILE: u64 = 8 * 1024;
 
-/// Variables of the environment that hold a secret. No child process inherits them.
+/// Environment variables that hold a secret. No child process inherits them.
 pub(crate) const SECRET_VARIABLES: [&str; 2] = ["TWINLOCK_PASSWORD", "TWINLOCK_NEW_PASSWORD"];
 
 /// A password from a file, else from the environment, else from the terminal.
@@ -36,7 +36,7 @@ pub(crate) async fn password(
     }
 }
 
-/// A new password, typed twice where it is typed.
+/// A new password, asked for twice on a terminal.
 pub(crate) async fn new_password(
     file: Option<&Path>,
     variable: &str,
@@ -63,7 +63,7 @@ pub(crate) async fn new_password(
     }
 }
 
-/// Whether a variable of the environment holds something.
+/// Whether an environment variable is set and not empty.
 pub(crate) fn is_set(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
@@ -71,8 +71,8 @@ pub(crate) fn is_set(variable: &str) -> bool {
 /// Standard input.
 ///
 /// # Errors
-/// It is closed, or open for writing only: the standard library takes either for an empty one. See
-/// `c/closed_streams.c`.
+/// It is closed or open for writing only. The standard library treats both as empty input.
+/// See `c/closed_streams.c`.
 pub(crate) fn stdin() -> Result<io::Stdin, Failure> {
     let failed = |why: &dyn std::fmt::Display| Failure::usage(format!("standard input: {why}"));
     let stdin = io::stdin();
@@ -83,12 +83,12 @@ pub(crate) fn stdin() -> Result<io::Stdin, Failure> {
     Ok(stdin)
 }
 
-/// Whether there is somebody to ask.
+/// Whether a user can be asked.
 pub(crate) fn can_ask() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
-/// Asks a question that has a visible answer; `default` for an empty one.
+/// Asks a question whose answer is visible; an empty answer means `default`.
 pub(crate) async fn ask(question: &str, default: Option<&str>) -> Result<String, Failure> {
     if !can_ask() {
         return Err(Failure::usage("there is no terminal to ask on"));
@@ -114,7 +114,7 @@ async fn stored_password(file: Option<&Path>, variable: &str) -> Result<Option<P
             Zeroizing::new(text.to_owned())
         }
         None => match std::env::var(variable) {
-            // Set to nothing counts as unset, as for every variable.
+            // An empty variable counts as unset, as every variable does.
             Ok(text) if text.is_empty() => return Ok(None),
             Ok(text) => Zeroizing::new(text),
             Err(std::env::VarError::NotPresent) => return Ok(None),
@@ -123,7 +123,7 @@ async fn stored_password(file: Option<&Path>, variable: &str) -> Result<Option<P
             }
         },
     };
-    // The line end is the file's, not the password's.
+    // The line end belongs to the file, not to the password.
     let typed = text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t));
     let password = Password::new(typed.unwrap_or(&text)).map_err(Failure::usage)?;
     Ok(Some(password))
@@ -131,7 +131,7 @@ async fn stored_password(file: Option<&Path>, variable: &str) -> Result<Option<P
 
 /// The first `most` bytes of a file, which may be a pipe, or `-` for standard input.
 ///
-/// It is read on a thread of its own: a pipe that nobody writes to must not hold up Ctrl-C.
+/// Reads on a blocking thread, because a pipe without a writer must not delay Ctrl-C.
 ///
 /// # Errors
 /// The outer one: standard input is closed. The inner one: the file cannot be read.
@@ -159,7 +159,7 @@ async fn secret(question: &str, option: &str) -> Result<Zeroizing<String>, Failu
     }
     let question = question.to_owned();
     waiting(move || {
-        // Before the question stands: who answers at once is not shown either.
+        // Before the prompt, so that an immediate answer is not echoed either.
         let silent = Silent::begin();
         prompt(&question);
         let answer = rpassword::read_password().map(Zeroizing::new);
@@ -169,7 +169,7 @@ async fn secret(question: &str, option: &str) -> Result<Zeroizing<String>, Failu
     .await
 }
 
-/// A terminal without echo, until this goes.
+/// Turns the terminal's echo off until it is dropped.
 struct Silent(Option<Termios>);
 
 impl Silent {
@@ -192,7 +192,7 @@ impl Drop for Silent {
     }
 }
 
-/// Awaits an answer; whoever gives up waiting finds the terminal as it was.
+/// Awaits an answer; restores the terminal if the future is dropped.
 async fn waiting<T: Send + 'static>(
     answer: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
@@ -207,26 +207,26 @@ async fn waiting<T: Send + 'static>(
         terminal.before = None;
     }
     answered.map_err(|error| match error.kind() {
-        // Ctrl-C where keys are read one by one.
+        // Ctrl-C while keys are read one by one.
         io::ErrorKind::Interrupted => Failure::interrupted(),
         _ => Failure::usage(format!("the answer could not be read: {error}")),
     })
 }
 
-/// Gives the terminal back as it was, if it is dropped without an answer.
+/// Restores the terminal if it is dropped without an answer.
 struct Echoing {
     before: Option<Termios>,
-    /// Nobody is at the other end once the question is over.
+    /// Disconnected once the question has ended.
     ended: Receiver<()>,
 }
 
 impl Drop for Echoing {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
-            // Whoever reads the answer sets the terminal's mode before and after, on another thread.
-            // After Ctrl-C it ends by itself; else it waits for a key, and sets nothing any more.
+            // The reader sets the terminal's mode before and after reading, on another thread.
+            // After Ctrl-C it ends; otherwise it waits for a key and no longer changes the mode.
             let _ended = self.ended.recv_timeout(REST);
-            // What follows does not go behind the question.
+            // The next output starts on a new line.
             prompt("\n");
             let _gone = tcsetattr(io::stdin(), OptionalActions::Now, before);
         }

@@ -1,4 +1,4 @@
-//! What `serve` is told: flags over environment over file over defaults.
+//! The configuration of `serve`: flags before environment, file and defaults.
 
 mod ranged;
 
@@ -27,18 +27,18 @@ const LONGEST: u64 = 1 << 20;
 const HOUR: u64 = 3600;
 /// A year, in seconds.
 const YEAR: u64 = 365 * 24 * HOUR;
-/// Connections: more than a machine has ports for one client.
+/// Largest connection limit: more than the ports that one client address has.
 const CONNECTIONS: u64 = 65_536;
-/// Of what a user has of one kind.
+/// Largest limit on a user's items of one kind.
 const EACH: u64 = 1_000_000;
 /// 16 TiB, in MiB: the largest file of common file systems.
 const FILE_MIB: u64 = 1 << 24;
 /// An exbibyte, in MiB.
 const DISK_MIB: u64 = 1 << 40;
-/// The longest an invite may be good, in hours.
+/// Longest validity of an invite, in hours.
 const INVITE_HOURS: u64 = 30 * 24;
 
-/// 0: any free one.
+/// 0 selects any free port.
 type Port = Ranged<0, 65_535>;
 
 /// The configuration file. Unknown keys are errors that name file and line.
@@ -72,7 +72,7 @@ struct File {
     timing: TimingFile,
 }
 
-/// `[limits]`: see `twinlock_server::Limits` and `twinlock_server::Classic` for what each costs.
+/// `[limits]`: `twinlock_server::Limits` and `twinlock_server::Classic` document the cost of each.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct LimitsFile {
@@ -86,20 +86,20 @@ struct LimitsFile {
     classic_connections_per_address: Option<Ranged<1, CONNECTIONS>>,
     invite_hours: Option<Ranged<1, INVITE_HOURS>>,
     largest_file_mib: Option<Ranged<1, FILE_MIB>>,
-    // Without files at all, either of these is 0.
+    // 0 in either of these disables files.
     files_per_user_mib: Option<Ranged<0, DISK_MIB>>,
     files_number_per_user: Option<Ranged<0, 1_000_000_000>>,
     disk_reserve_mib: Option<Ranged<0, DISK_MIB>>,
     partial_files_per_user: Option<Ranged<1, EACH>>,
     partial_files_hours: Option<Ranged<1, { YEAR / HOUR }>>,
     rooms_per_user: Option<Ranged<0, EACH>>,
-    // Everybody is in the lobby.
+    // At least 1, because every user is in the lobby.
     memberships_per_user: Option<Ranged<1, EACH>>,
     follows_per_session: Option<Ranged<1, EACH>>,
     invites_per_user: Option<Ranged<1, EACH>>,
     devices_per_user: Option<Ranged<1, EACH>>,
     classic_keys_per_user: Option<Ranged<0, EACH>>,
-    // 0 turns these off: no bound.
+    // 0 disables these limits.
     changes_per_minute: Option<Ranged<0, 1_000_000>>,
     text_rate_kib: Option<Ranged<0, DISK_MIB>>,
     text_rate_unindexed_kib: Option<Ranged<0, DISK_MIB>>,
@@ -109,7 +109,7 @@ struct LimitsFile {
     search_seconds: Option<Ranged<1, HOUR>>,
 }
 
-/// `[timing]`, all in seconds. A session that must rekey or end at once carries nothing.
+/// `[timing]`, in seconds. The minimums keep a session from doing nothing but rekeying or ending.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct TimingFile {
@@ -122,7 +122,7 @@ struct TimingFile {
     come_back: Option<Ranged<0, HOUR>>,
 }
 
-/// All that `serve` needs.
+/// All settings of `serve`.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) server: Config,
@@ -131,7 +131,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Puts flags, environment, file and defaults together.
+    /// Merges flags, environment, file and defaults.
     pub(crate) fn new(serve: Serve) -> Result<Self, Failure> {
         let file = match &serve.config {
             Some(path) => read(path)?,
@@ -257,8 +257,8 @@ impl TimingFile {
     }
 }
 
-/// An address of this machine: an IP address, one with a scope (`fe80::1%eth0`), or a name, of
-/// which the first IPv4 address is taken if it has one.
+/// An address of this machine: an IP address, one with a scope (`fe80::1%eth0`), or a name. A name
+/// resolves to its first IPv4 address if it has one.
 fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if let Ok(ip) = bare.parse::<IpAddr>() {
@@ -286,7 +286,7 @@ fn read(path: &Path) -> Result<File, Failure> {
     })
 }
 
-/// A regular file of a sane size: a pipe would hold up the start, a device fill the memory.
+/// Reads a regular file of limited size. A pipe would block the start, a device fill the memory.
 fn read_text(path: &Path) -> io::Result<String> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -300,7 +300,7 @@ fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// `$XDG_DATA_HOME/twinlock-server`, which is below `~/.local/share` where unset.
+/// `$XDG_DATA_HOME/twinlock-server`, below `~/.local/share` if the variable is unset.
 fn default_data() -> Result<PathBuf, Failure> {
     let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
     set("XDG_DATA_HOME")
@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn every_number_has_a_range_that_is_checked_with_its_line() {
-        // The names that the reader itself knows: none is left out here.
+        // The names that the deserializer knows; the tables above must list all of them.
         for (table, names) in [("limits", &LIMITS[..]), ("timing", &TIMING[..])] {
             let unknown = toml::from_str::<File>(&format!("[{table}]\nno-such = 1\n")).unwrap_err();
             let known: Vec<_> = unknown.message().split('`').skip(3).step_by(2).collect();
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn every_number_reaches_the_setting_of_its_name() {
-        // Another value each, in its range.
+        // A different value for each, within its range.
         let table = |names: &[(&str, u64, u64)]| -> String {
             names.iter().zip(61..).map(|((name, ..), n)| format!("{name} = {n}\n")).collect()
         };

@@ -1,4 +1,4 @@
-//! Entries and acknowledgements as they are shown: JSON with stable names, or a line for people.
+//! Presents entries and acknowledgements: as JSON with stable names, or as a line for people.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use twinlock_core::id::{MessageId, Sender};
 use crate::fold::columns;
 use crate::output::{Output, Style, json_path, local_time, rfc3339};
 
-/// An entry in JSON. A field that an entry does not have is null: `from` of the server's own
-/// words, `text` of an erased entry, `link` of a search result.
+/// An entry in JSON. Fields without a value are null: `from` of the server's own entries, `text` of
+/// an erased entry, `link` of a search result.
 #[derive(Debug, Serialize)]
 pub(crate) struct EntryJson<'a> {
     conversation: &'a str,
@@ -25,7 +25,7 @@ pub(crate) struct EntryJson<'a> {
     kind: &'static str,
     id: String,
     text: Option<&'a str>,
-    /// Of a file's entry only.
+    /// Present only for a file entry.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<FileJson<'a>>,
     link: Option<String>,
@@ -34,14 +34,14 @@ pub(crate) struct EntryJson<'a> {
 /// A file in JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct FileJson<'a> {
-    /// As its sender called it.
+    /// The name that the sender gave it.
     name: &'a str,
-    /// The directories above it there; where there are any.
+    /// The directories above it at the sender, if any.
     #[serde(skip_serializing_if = "str::is_empty")]
     dir: &'a str,
     size: u64,
     blake3: String,
-    /// Where it was put; of a file that was fetched only.
+    /// The path it was saved under; only for a file that was fetched.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
 }
@@ -51,7 +51,7 @@ impl<'a> FileJson<'a> {
         Self { name, dir: "", size, blake3: HEXLOWER.encode(hash), path: None }
     }
 
-    /// It is below these directories there.
+    /// Sets the directories above the file at its sender.
     pub(crate) fn in_dir(mut self, dir: &'a str) -> Self {
         self.dir = dir;
         self
@@ -59,7 +59,7 @@ impl<'a> FileJson<'a> {
 }
 
 impl<'a> EntryJson<'a> {
-    /// `conversation` as the command line writes it.
+    /// `conversation` is spelled as on the command line.
     pub(crate) fn new(conversation: &'a str, entry: &'a Entry) -> Self {
         Self {
             conversation,
@@ -78,7 +78,7 @@ impl<'a> EntryJson<'a> {
         }
     }
 
-    /// The file was put there.
+    /// Sets the path under which the file was saved.
     pub(crate) fn saved(mut self, path: Option<&Path>) -> Self {
         if let Some(file) = &mut self.file {
             file.path = path.map(json_path);
@@ -109,22 +109,22 @@ impl<'a> AckJson<'a> {
     }
 }
 
-/// How a file is got, for [`human`].
+/// How to fetch a file, for [`human`].
 pub(crate) fn get_it(target: &str, entry: &Entry) -> String {
     format!("get it with: twinlock get {target} {}", entry.n)
 }
 
-/// Columns by which further lines of an entry are set in: text begins after the time.
+/// Indentation of an entry's further lines, in columns; text begins after the time.
 const INDENT: usize = 6;
 
-/// An entry for people: time, who, and the text, whose further lines are set in so that none of
-/// them looks like an entry of its own. With `place`, the conversation too. Of a file, `get` says
-/// what to do about it.
+/// An entry for people: time, sender and text. Further lines of the text are indented, so that none
+/// looks like a separate entry. With `place`, it includes the conversation. `get` says how to fetch
+/// a file.
 pub(crate) fn human(out: &Output, place: Option<&str>, entry: &Entry, get: &str) -> String {
     shown(out, local_time(entry.time_ms), place, entry, get)
 }
 
-/// The same with its number first, which `get` and `history --before` take.
+/// The same with the entry's number first, which `get` and `history --before` take.
 pub(crate) fn numbered(out: &Output, entry: &Entry, get: &str) -> String {
     let time = format!("#{} {}", entry.n, local_time(entry.time_ms));
     shown(out, time, None, entry, get)
@@ -151,7 +151,7 @@ fn shown(out: &Output, time: String, place: Option<&str>, entry: &Entry, get: &s
     let head = out.style(Style::Dim, &time) + &place;
     let used = columns(&time) + columns(&place) + 1;
     let who = match &entry.sender {
-        // A key is who it was, as much as its user.
+        // The name of the classic key identifies the sender as much as its user does.
         Some(Sender::Classic(user, key)) => Some(format!("{user}/{key}")),
         sender => sender.as_ref().and_then(Sender::user).map(ToString::to_string),
     };

@@ -1,4 +1,4 @@
-//! How a command ends: one mapping from what went wrong to an exit code and to words.
+//! How a command ends: one mapping from errors to exit codes and messages.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -15,35 +15,35 @@ use crate::args::Target;
 /// The documented exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// Nothing is wrong: whoever read our output has gone.
+    /// Success, also if the reader of our output is gone.
     Done = 0,
-    /// The command line, a file or this machine.
+    /// The command line, a file or this machine is at fault.
     Usage = 2,
-    /// Who you are.
+    /// The server refuses the client's credential.
     Refused = 3,
-    /// Who they are, or TLS was cut where that is not allowed.
+    /// The server's identity is not trusted, or TLS is intercepted where that is not allowed.
     NotTrusted = 4,
     /// No connection.
     NoConnection = 5,
     /// In the outbox, not recorded.
     Queued = 6,
-    /// The server said no.
+    /// The server refuses the request.
     ServerSaidNo = 7,
-    /// A hash or link did not match.
+    /// A hash or link does not match.
     Mismatch = 8,
     /// Timed out.
     TimedOut = 9,
-    /// By Ctrl-C or a signal.
+    /// Interrupted by Ctrl-C or a signal.
     Interrupted = 130,
 }
 
-/// The rule for the name of a file; the one for users and rooms is another.
+/// The rule for file names; users and rooms have another one.
 const FILE_NAME: &str = "the server does not take the file's name: 1 to 255 bytes without '/', \
                          newlines and other control characters, and neither '.' nor '..'";
 
 impl Exit {
-    /// Of two that one command ends with, the worse: the higher code, but that what a record or a
-    /// server's identity gives away is worse than anything.
+    /// The worse of two codes that one command ends with: the higher one, except that evidence
+    /// against the record or the server's identity is worse than anything else.
     pub(crate) fn worse(self, other: Self) -> Self {
         let rank = |exit: Self| match exit {
             Self::NotTrusted => 21,
@@ -54,15 +54,15 @@ impl Exit {
     }
 }
 
-/// A command that did not do what it was asked.
+/// A command that failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
-    /// What happened. Empty: it was said already.
+    /// What happened. Empty if it was already printed.
     pub(crate) message: String,
     /// What to do about it.
     pub(crate) hint: Option<String>,
-    /// The server refused it because of the room or person that was named.
+    /// Whether the server refused it because of the room or person that was named.
     is_of_target: bool,
 }
 
@@ -71,7 +71,7 @@ impl Failure {
         Self { exit, message: message.to_string(), hint: None, is_of_target: false }
     }
 
-    /// The server said no.
+    /// The server refuses the request.
     pub(crate) fn refused(message: impl fmt::Display, why: Why) -> Self {
         let of_target = [Why::NotFound, Why::NotAllowed, Why::NameTaken, Why::NameBad];
         Self { is_of_target: of_target.contains(&why), ..Self::new(Exit::ServerSaidNo, message) }
@@ -81,7 +81,7 @@ impl Failure {
         Self::new(Exit::Usage, message)
     }
 
-    /// Everything about it has been said.
+    /// A failure that was already printed.
     pub(crate) fn said(exit: Exit) -> Self {
         Self::new(exit, "")
     }
@@ -95,7 +95,7 @@ impl Failure {
         self
     }
 
-    /// Names the room or person in a refusal that is about one, unless its words do already.
+    /// Names the room or person in a refusal about one, unless the message already does.
     pub(crate) fn about(mut self, subject: &Target) -> Self {
         let subject = subject.to_string();
         let is_part = |c: char| c.is_alphanumeric() || "@._-".contains(c);
@@ -163,7 +163,7 @@ impl From<TransferError> for Failure {
                 Self::new(exit, FILE_NAME).hint("`put --name NAME` records the file as NAME")
             }
             TransferError::Client(error) => error.into(),
-            // As for anything else that is printed.
+            // The same as for any other output.
             TransferError::Gone => Self::said(Exit::Done),
             TransferError::Exists(_) => {
                 Self::new(exit, &error).hint("--force overwrites it, and -o chooses another place")

@@ -1,18 +1,19 @@
-//! Folding text to the width of a terminal.
+//! Folds text to the width of a terminal.
 //!
-//! A terminal breaks a long line where it ends, and goes on in the first column: text that is
-//! padded to the right length would then show a line that looks like somebody else's. Lines that
-//! are folded here, with everything but the first set in, leave the terminal nothing to break.
+//! A terminal breaks a long line at its right edge and continues in the first column. Padded text
+//! could then imitate another user's line. Folded lines fit the terminal, and all but the first are
+//! indented, so that the terminal breaks none of them.
 
 use unicode_width::UnicodeWidthChar as _;
 
-/// What a tabulator takes at most.
+/// The maximum width of a tab, in columns.
 const TAB: usize = 8;
-/// Narrower terminals are treated as this wide: there is no room to set anything in.
+/// Narrower terminals are treated as this wide, because indentation does not fit into them.
 const NARROWEST: usize = 20;
 
-/// Folds `text`, which begins after `used` columns, to `width` columns; `indent` blanks go before
-/// each line but the first, its own newlines included. Words stay whole where they fit.
+/// Folds `text`, which begins after `used` columns, to `width` columns. Each line but the first is
+/// indented by `indent` blanks, also after the newlines of the text. Words are not broken if they
+/// fit.
 pub(crate) fn fold(text: &str, used: usize, indent: usize, width: usize) -> String {
     let width = width.max(NARROWEST);
     let mut out = String::with_capacity(text.len() + text.len() / 8);
@@ -28,7 +29,7 @@ pub(crate) fn fold(text: &str, used: usize, indent: usize, width: usize) -> Stri
         }
         for word in line.split_inclusive(' ') {
             let wide = columns(word.trim_end_matches(' '));
-            // A word that no line has room for is broken where the line ends.
+            // A word that is longer than a line is broken at the right edge.
             if column + wide > width && column > indent && indent + wide <= width {
                 column = set_in(&mut out);
             }
@@ -48,7 +49,7 @@ pub(crate) fn fold(text: &str, used: usize, indent: usize, width: usize) -> Stri
     out
 }
 
-/// How wide text is, rather too wide than too narrow: terminals differ about joined emoji.
+/// The width of text in columns, rounded up where terminals differ (joined emoji).
 pub(crate) fn columns(text: &str) -> usize {
     text.chars().map(columns_of).sum()
 }
@@ -56,7 +57,7 @@ pub(crate) fn columns(text: &str) -> usize {
 fn columns_of(c: char) -> usize {
     match c {
         '\t' => TAB,
-        // It can turn the character before it into one of two columns.
+        // It can make the preceding character two columns wide.
         '\u{fe0f}' => 1,
         c => c.width().unwrap_or(0),
     }

@@ -1,8 +1,8 @@
-//! The log's file: rotated by size, reopened after it was moved.
+//! The log file: rotated by size, reopened after it was moved.
 //!
-//! Several processes may write to one (the commands of one profile), so a file that another has
-//! rotated is one that was moved. A log that cannot be written stops nothing; the next second tries
-//! again.
+//! Several processes can write to one file (the commands of one profile), so a file that another
+//! process rotated counts as moved. A log that cannot be written stops nothing; opening it is
+//! retried after a second.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Bytes of one file.
+/// Maximum size of a file, bytes.
 const FILE_BYTES: u64 = 10 * 1024 * 1024;
-/// Rotated files that are kept.
+/// Number of rotated files that are kept.
 const FILES: usize = 5;
-/// How often it is looked whether the file is still the one of this name.
+/// How often to check whether the path still names the open file.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Has the file opened again before the next line.
+/// Requests that the file is reopened before the next line.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reopen(Arc<AtomicBool>);
 
@@ -49,11 +49,11 @@ struct Open {
 }
 
 impl Open {
-    /// Follows no link: a log must not overwrite what one leads to.
+    /// Does not follow a symbolic link, so that a log never overwrites the link's target.
     fn new(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.append(true).create(true).mode(0o600);
-        // A pipe without a reader would block.
+        // Opening a pipe without a reader would block.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = options.custom_flags(flags.bits().cast_signed()).open(path).map_err(plain)?;
         let meta = file.metadata()?;
@@ -63,7 +63,7 @@ impl Open {
         Ok(Self { file, id: (meta.dev(), meta.ino()) })
     }
 
-    /// Whether `length` more bytes exceed `most`. Other processes may have written to it.
+    /// Whether `length` more bytes exceed `most`. Other processes may have written to the file.
     fn is_full(&self, length: u64, most: u64) -> bool {
         self.file.metadata().is_ok_and(|meta| meta.len() > 0 && meta.len() + length > most)
     }
@@ -77,17 +77,17 @@ fn plain(error: io::Error) -> io::Error {
 }
 
 impl LogFile {
-    /// Opens or makes it.
+    /// Opens or creates it.
     ///
     /// # Errors
-    /// The system's, or that it is a link or no regular file.
+    /// The system's error, or the path is a symbolic link or not a regular file.
     pub(crate) fn open(path: &Path, reopen: Reopen) -> io::Result<Self> {
         let open = Some(Open::new(path)?);
         let looked = Instant::now();
         Ok(Self { path: path.to_owned(), most: FILE_BYTES, open, looked, reopen })
     }
 
-    /// Opens the file of this name if that is another one by now.
+    /// Reopens the path if it names another file now.
     fn look(&mut self) {
         let now = Instant::now();
         let told = self.reopen.0.swap(false, Ordering::Relaxed);
@@ -101,7 +101,7 @@ impl LogFile {
         }
     }
 
-    /// Gives the file and the older ones the next name each, and begins a new one.
+    /// Renames the file and the older ones to the next number each, and creates a new one.
     fn rotate(&mut self) {
         let numbered = |n: usize| {
             let mut path = self.path.as_os_str().to_owned();
@@ -171,7 +171,7 @@ mod tests {
             .collect();
         assert!(all.iter().all(|text| text.len() <= 100));
         let numbers: Vec<usize> = all.concat().lines().map(|line| line.parse().unwrap()).collect();
-        // Where two write to one, a file may be shorter; nothing is twice or out of order.
+        // With two writers a file may be shorter, but no line is duplicated or out of order.
         assert!(numbers.is_sorted() && numbers.last() == Some(&19), "{numbers:?}");
     }
 
@@ -186,7 +186,7 @@ mod tests {
         log.write_all(b"two\n").unwrap();
         assert_eq!(fs::read_to_string(&moved).unwrap(), "one\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
-        // Without a signal, after LOOK.
+        // Without a signal, after `LOOK`.
         fs::remove_file(&path).unwrap();
         log.looked = Instant::now().checked_sub(LOOK).unwrap();
         log.write_all(b"three\n").unwrap();
@@ -207,7 +207,7 @@ mod tests {
             assert!(refused.to_string().contains("symbolic link"), "{refused}");
             assert_eq!(fs::read_to_string(&target).ok().as_deref(), content);
         }
-        // Nor one that comes later.
+        // A symbolic link that is created later is not followed either.
         fs::remove_file(&path).unwrap();
         let mut log = open(&path);
         fs::remove_file(&path).unwrap();

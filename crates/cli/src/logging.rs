@@ -1,4 +1,4 @@
-//! Logs: on the console and in a file that rotates, one line an event, UTC.
+//! Logs to the console and to a rotating file, one line an event, in UTC.
 
 use std::io;
 use std::path::Path;
@@ -29,11 +29,11 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// Where log lines go.
+/// Destinations and format of the log.
 pub(crate) struct Logs<'a> {
-    /// The file; its directory exists.
+    /// The file; its directory must exist.
     pub(crate) file: &'a Path,
-    /// Also on standard error, from this level on, without events of target [`FILE_ONLY`].
+    /// Also logs to standard error from this level on, without events of target [`FILE_ONLY`].
     pub(crate) console: Option<LevelFilter>,
     pub(crate) level: LevelFilter,
     pub(crate) json: bool,
@@ -41,7 +41,7 @@ pub(crate) struct Logs<'a> {
 }
 
 impl Logs<'_> {
-    /// Starts logging, once a process.
+    /// Starts logging; effective once per process.
     ///
     /// # Errors
     /// The file cannot be opened; then nothing is logged.
@@ -54,7 +54,7 @@ impl Logs<'_> {
         });
         let file = self.layer(Mutex::new(file), false).with_filter(self.level);
         let logs = tracing_subscriber::registry().with(console).with(file);
-        // Only a second call can fail, and then logging goes on as it is.
+        // Only a second call can fail; the first logger then stays in use.
         let _started = logs.try_init();
         Ok(reopen)
     }

@@ -1,6 +1,6 @@
 //! `twinlock`: server, terminal client and scripting tool in one binary.
 //!
-//! Commands return a [`exit::Failure`] or nothing; this is the only place that exits.
+//! Commands return an [`exit::Failure`] or nothing; only this module exits the process.
 
 mod args;
 mod ask;
@@ -28,7 +28,7 @@ use open::Context;
 use output::Output;
 use patience::Patience;
 
-/// Threads beside the runtime's workers: for blocking calls, the terminal, the record.
+/// Threads besides the runtime's workers: blocking calls, the terminal, the recorder.
 const OTHER_THREADS: usize = 4;
 
 /// Version and commit.
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     let Cli { global, command } = args::parse();
     let out = Output::new(&global);
     let ended = match command {
-        // Certificates and entries have no such times.
+        // Certificates and entries cannot represent such times.
         _ if SystemTime::now() < UNIX_EPOCH => {
             Err(Failure::usage("the clock of this machine is before 1970").hint("set it right"))
         }
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         }
         command => runtime(Some(threads(&command))).and_then(|runtime| {
             let ended = runtime.block_on(interruptible(command, Context { global, out }));
-            // A thread that waits for standard input does not hold up the end.
+            // Does not wait for a thread that is blocked on standard input.
             runtime.shutdown_background();
             ended
         }),
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Threads that a client's command wants.
+/// Worker threads of a client command.
 fn threads(command: &Command) -> usize {
     match command {
         Command::Bench(bench) => bench.threads.into(),
@@ -72,7 +72,7 @@ fn threads(command: &Command) -> usize {
     }
 }
 
-/// With so many threads; a server takes one for each core.
+/// A runtime with this number of threads; `None`, for a server, is one per core.
 fn runtime(threads: Option<usize>) -> Result<Runtime, Failure> {
     let mut builder = match threads {
         Some(1) => Builder::new_current_thread(),
@@ -90,8 +90,8 @@ fn runtime(threads: Option<usize>) -> Result<Runtime, Failure> {
     Ok(runtime)
 }
 
-/// Starts so many threads and ends them. The runtime and the standard library panic where the system
-/// starts none: at a limit of processes, or without memory for a stack.
+/// Starts and ends `count` threads. The runtime and the standard library panic if the system cannot
+/// start one, at a process limit or without memory for a stack.
 fn try_threads(count: usize) -> Result<(), Failure> {
     let gate = RwLock::new(());
     let started = std::thread::scope(|scope| {
@@ -108,20 +108,20 @@ fn try_threads(count: usize) -> Result<(), Failure> {
     })
 }
 
-/// A file at the size that a process may write (`ulimit -f`, systemd's `LimitFSIZE=`) is as a full
-/// disk: the write fails and says so. The signal that comes with it would end the program without
-/// a word. It is caught and not ignored, which the commands of `--exec` would inherit.
+/// Turns SIGXFSZ into a write error. A file that reaches the process's size limit (`ulimit -f`,
+/// systemd's `LimitFSIZE=`) then fails like a full disk, instead of killing the program silently.
+/// The signal is caught, not ignored, because the commands of `--exec` would inherit that.
 fn outlive_large_files(runtime: &Runtime) {
     use tokio::signal::unix::{SignalKind, signal};
     let _inside = runtime.enter();
-    // Who cannot catch it is no worse off than before. Caught once, it stays so.
+    // If catching fails, the default action stays. Once caught, it stays caught.
     let _nobody_waits = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
 }
 
-/// Runs a client's command until it ends, is interrupted, or takes longer than asked for.
+/// Runs a client command until it ends, is interrupted, or exceeds `--timeout`.
 async fn interruptible(command: Command, context: Context) -> Result<(), Failure> {
     let timeout = context.global.timeout;
-    // These end by themselves and say what is left undone.
+    // These handle interrupts themselves and report what is not done.
     let own_end = matches!(
         command,
         Command::Send(_)
@@ -131,7 +131,7 @@ async fn interruptible(command: Command, context: Context) -> Result<(), Failure
             | Command::Get(_)
             | Command::Bench(_)
     );
-    // `listen` knows whether there is a connection, `status` shows what is known without one.
+    // `listen` knows whether it is connected; `status` shows local data without a connection.
     let own_timeout = matches!(command, Command::Listen(_) | Command::Status(_));
     let timeout = timeout.filter(|_| !own_timeout);
     let run = commands::run(command, context);
@@ -151,7 +151,7 @@ async fn interruptible(command: Command, context: Context) -> Result<(), Failure
     }
 }
 
-/// Ctrl-C, or a polite kill, from this call on.
+/// Resolves at SIGINT (Ctrl-C) or SIGTERM; signals are caught from this call on.
 pub(crate) fn interrupted() -> impl Future<Output = ()> {
     use tokio::signal::unix::{Signal, SignalKind, signal};
     let wait = async |caught: std::io::Result<Signal>| match caught {

@@ -1,4 +1,4 @@
-//! What most commands begin with: the profile, its state, a line to its server.
+//! Shared setup of the commands: the profile, its state, and the connection to its server.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,17 +20,17 @@ use crate::exit::Failure;
 use crate::logging::Logs;
 use crate::output::Output;
 
-/// That nothing is remembered has been said.
+/// Whether the warning about a read-only profile was printed.
 static WARNED: AtomicBool = AtomicBool::new(false);
 
-/// What a command knows of its surroundings.
+/// The global options and the output of a command.
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) global: Global,
     pub(crate) out: Output,
 }
 
-/// A profile in use.
+/// An opened profile with its running client.
 pub(crate) struct Opened {
     pub(crate) client: Client,
     pub(crate) events: mpsc::Receiver<Event>,
@@ -42,12 +42,13 @@ impl Context {
         Ok(Home::locate()?)
     }
 
-    /// Which profile was asked for.
+    /// The name of the profile that was asked for.
     pub(crate) fn profile_name(&self) -> Result<Name, Failure> {
         Ok(profile::choose(self.global.profile.as_deref(), |name| std::env::var_os(name))?)
     }
 
-    /// Puts `--host` and `--port` into `--address`, whose other part the profile knows.
+    /// Merges `--host` and `--port` into `--address`; the profile supplies the part that is not
+    /// given.
     pub(crate) fn find_address(&mut self) -> Result<(), Failure> {
         if self.global.host.is_some() || self.global.port.is_some() {
             let profile = self.profile()?;
@@ -70,7 +71,7 @@ impl Context {
         Ok(Opened { client, events, user })
     }
 
-    /// Opens the profile and makes ready to move files.
+    /// Opens the profile and prepares file transfers.
     pub(crate) fn transfers(
         &self,
         moving: &Moving,
@@ -81,7 +82,7 @@ impl Context {
         Ok(Transfers::start(&home, profile, state, moving)?)
     }
 
-    /// The state of the profile, without a line to its server.
+    /// The state of the profile, without a connection to its server.
     pub(crate) fn state(&self) -> Result<State, Failure> {
         let (_, _, state) = self.begin()?;
         Ok(state)
@@ -93,7 +94,7 @@ impl Context {
         let level = if self.global.verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
         let state = State::open(&home, &profile)?;
         if state.is_read_only() {
-            // Once a process: `get` opens its profile twice.
+            // Once per process: `get` opens its profile twice.
             if !WARNED.swap(true, Ordering::Relaxed) {
                 self.out.warn(
                     "this profile is on a read-only disk: reading works, but nothing is remembered",
@@ -101,16 +102,16 @@ impl Context {
             }
         } else {
             let file = &home.make_state(profile.name())?.join("client.log");
-            // A command does without its log.
+            // A command runs without its log if the log cannot be opened.
             Logs { file, console: None, level, json: false, color: false }.start().ok();
         }
         Ok((home, profile, state))
     }
 
-    /// A client for one question: it tries once and sends nothing.
+    /// A client for one request: it does not reconnect and sends nothing from the outbox.
     pub(crate) fn ask_once(&self) -> Result<Client, Failure> {
         let mut options = Options { reconnect: false, send: false, ..Options::default() };
-        // A slot is free again in a moment.
+        // Short delays: a connection slot becomes free within moments.
         options.first_delay = Duration::from_millis(100);
         options.longest_delay = Duration::from_secs(1);
         if let Some(timeout) = self.global.timeout {
@@ -123,7 +124,7 @@ impl Context {
             while let Some(event) = events.recv().await {
                 match event {
                     Event::Up(up) => warn_about_tls(&out, up.binding),
-                    // Once: it is what the command is waiting for.
+                    // Reported once: the command waits for exactly this connection.
                     Event::Down { error, retry } if !std::mem::replace(&mut down, true) => {
                         out.say(&trying_again(&error, retry));
                     }
@@ -135,20 +136,20 @@ impl Context {
     }
 }
 
-/// Where a profile's server is.
+/// The address of a profile's server.
 pub(crate) fn address_of(profile: &Profile) -> Result<Address, Failure> {
     Address::new(profile.host(), profile.port())
         .map_err(|_| Failure::usage("the profile's host is neither a name nor an address"))
 }
 
-/// Tells the person when TLS does not reach the server.
+/// Warns the user when TLS does not reach the server.
 pub(crate) fn warn_about_tls(out: &Output, binding: Binding) {
     if let Some(warning) = tls_warning(binding) {
         out.warn(warning);
     }
 }
 
-/// What the person has to know about TLS, if anything.
+/// The warning about TLS, if one is due.
 pub(crate) fn tls_warning(binding: Binding) -> Option<&'static str> {
     match binding {
         Binding::Cut => Some(
@@ -164,7 +165,7 @@ pub(crate) fn tls_warning(binding: Binding) -> Option<&'static str> {
     }
 }
 
-/// How a conversation is written on the command line.
+/// The spelling of a conversation on the command line.
 pub(crate) fn target_of(conversation: &proto::Conversation) -> String {
     match conversation.kind() {
         proto::conversation::Kind::Direct => format!("@{}", conversation.name),
@@ -172,7 +173,8 @@ pub(crate) fn target_of(conversation: &proto::Conversation) -> String {
     }
 }
 
-/// Why there is no line, for people: what the system said about a broken stream is in the log.
+/// Why the connection is down, for people. The system's error text for a broken stream goes to the
+/// log.
 pub(crate) fn why_down(error: &ClientError) -> String {
     match error {
         ClientError::Lost(details) => {
@@ -183,7 +185,7 @@ pub(crate) fn why_down(error: &ClientError) -> String {
     }
 }
 
-/// What is said when a line is lost, once for each time.
+/// The message about a lost connection, printed once per loss.
 pub(crate) fn trying_again(error: &ClientError, retry: Duration) -> String {
     format!("{}; trying again in {} s", why_down(error), retry.as_secs().max(1))
 }

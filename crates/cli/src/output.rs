@@ -1,7 +1,7 @@
-//! The one module that prints. Data goes to standard output, words to standard error.
+//! The only module that prints: data goes to standard output, messages to standard error.
 //!
-//! A reader that has gone away (`twinlock listen | head`) ends a command quietly: writing reports
-//! it as [`Gone`], and nothing panics.
+//! When the reader of standard output is gone (`twinlock listen | head`), writing reports [`Gone`]
+//! and the command ends quietly. Nothing panics.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd;
@@ -21,19 +21,19 @@ use crate::args::{Color, Global};
 use crate::exit::{Exit, Failure};
 use crate::fold::fold;
 
-/// How to print.
+/// Settings of the output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     quiet: bool,
-    /// Data may be lost.
+    /// Whether data may be lost.
     optional: bool,
-    /// Standard output is one.
+    /// Whether standard output is a terminal.
     terminal: bool,
     color_out: bool,
     color_err: bool,
 }
 
-/// A colour with a meaning.
+/// A colour, by meaning.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Style {
     Good,
@@ -73,17 +73,17 @@ impl Output {
         }
     }
 
-    /// One line of data.
+    /// Writes one line of data.
     pub(crate) fn line(&self, line: &str) -> Result<(), Gone> {
         self.lines(&format!("{line}\n"))
     }
 
-    /// Output that may be closed: of a server, which has a log.
+    /// Tolerates a closed standard output, for a server, which has a log.
     pub(crate) fn optional(self) -> Self {
         Self { optional: true, ..self }
     }
 
-    /// Several lines of data in one write.
+    /// Writes several lines of data in one write.
     pub(crate) fn lines(&self, lines: &str) -> Result<(), Gone> {
         if !self.optional {
             check_open()?;
@@ -92,42 +92,42 @@ impl Output {
         out.write_all(lines.as_bytes()).and_then(|()| out.flush()).map_err(Gone)
     }
 
-    /// One JSON document on a line of data.
+    /// Writes one JSON document as a line of data.
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), Gone> {
         self.line(&json(value))
     }
 
-    /// Fails if standard output cannot take data. A command that prints a result once calls this before
-    /// it acts.
+    /// Fails if standard output cannot take data. A command that prints a result only once calls
+    /// this before it acts.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         Ok(check_open()?)
     }
 
-    /// `--quiet` was given.
+    /// Whether `--quiet` was given.
     pub(crate) fn is_quiet(&self) -> bool {
         self.quiet
     }
 
-    /// Words that `--quiet` leaves out.
+    /// Prints a message that `--quiet` suppresses.
     pub(crate) fn say(&self, text: &str) {
         if !self.quiet {
             words(text);
         }
     }
 
-    /// The same, never folded: a command to be copied, a picture.
+    /// Prints the same without folding, for a command to copy or a QR code.
     pub(crate) fn say_as_is(&self, text: &str) {
         if !self.quiet {
             write_words(text);
         }
     }
 
-    /// Words that must be said.
+    /// Prints a warning, also with `--quiet`.
     pub(crate) fn warn(&self, text: &str) {
         write_words(&self.err_style(Style::Warning, &fold_lines(text)));
     }
 
-    /// What went wrong.
+    /// Prints why a command failed.
     pub(crate) fn failure(&self, failure: &Failure) {
         let width = words_width();
         if !failure.message.is_empty() {
@@ -141,10 +141,10 @@ impl Output {
         }
     }
 
-    /// Text that begins after `used` columns, folded to the terminal if standard output is one,
-    /// with further lines set in; see [`crate::fold`].
+    /// Folds text that begins after `used` columns if standard output is a terminal, and indents
+    /// the further lines; see [`crate::fold`].
     pub(crate) fn fold(&self, text: &str, used: usize, indent: usize) -> String {
-        // Asked each time: windows change their size.
+        // Queried each time, because a window can be resized.
         fold(text, used, indent, columns(io::stdout()))
     }
 
@@ -167,11 +167,11 @@ impl Output {
     }
 }
 
-/// What is true when only the output failed.
+/// The hint when only the output failed.
 pub(crate) const REPORT: &str =
     "what the command was to do is done; only the report of it is not whole";
 
-/// The JSON events of a command that acts. The command continues if they cannot be written any more.
+/// The JSON events of a command that acts. The command continues if they can no longer be written.
 #[derive(Debug)]
 pub(crate) struct Report {
     out: Output,
@@ -180,7 +180,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// # Errors
-    /// Nothing could be written.
+    /// Standard output cannot be written to.
     pub(crate) fn begin(out: Output) -> Result<Self, Failure> {
         out.check()?;
         Ok(Self { out, gone: None })
@@ -193,7 +193,7 @@ impl Report {
     }
 
     /// # Errors
-    /// Not all was written, though the reader was there.
+    /// Some events were not written although the reader still existed.
     pub(crate) fn end(self) -> Result<(), Failure> {
         match self.gone.map(Failure::from) {
             Some(failure) if failure.exit != Exit::Done => Err(failure.hint(REPORT)),
@@ -202,19 +202,19 @@ impl Report {
     }
 }
 
-/// Waits until the reader of standard output has gone, where that is a pipe or a socket.
+/// Waits until the reader of standard output is gone, if that is a pipe or a socket.
 pub(crate) async fn reader_gone() {
     let gone = async {
         let out = io::stdout().as_fd().try_clone_to_owned()?;
-        // Unchecked, since a checked one becomes non-blocking for every process that shares it. A
-        // file fails here; a terminal never reports this error.
+        // Unchecked: the checked constructor makes the stream non-blocking for every process that
+        // shares it. A file fails here; a terminal never reports this error.
         let out = Sender::from_owned_fd_unchecked(out)?;
         loop {
             let ready = out.ready(Interest::ERROR).await?;
             if ready.is_error() || ready.is_write_closed() {
                 return io::Result::Ok(());
             }
-            // A false alarm, which may last.
+            // Spurious readiness, which may persist: do not spin.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
@@ -223,8 +223,8 @@ pub(crate) async fn reader_gone() {
     }
 }
 
-/// Fails where standard output is closed, or open for reading only: the standard library takes
-/// either for success. See `c/closed_streams.c`.
+/// Fails if standard output is closed or open for reading only. The standard library reports
+/// success in both cases. See `c/closed_streams.c`.
 pub(crate) fn check_open() -> Result<(), Gone> {
     let flags = rustix::fs::fcntl_getfl(io::stdout()).map_err(io::Error::from)?;
     if flags & OFlags::RWMODE == OFlags::RDONLY {
@@ -233,19 +233,19 @@ pub(crate) fn check_open() -> Result<(), Gone> {
     Ok(())
 }
 
-/// A line of data.
+/// Writes a line of data.
 pub(crate) fn write_line(line: &str) -> Result<(), Gone> {
     check_open()?;
     let mut out = io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Gone)
 }
 
-/// A line of words, folded where standard error is a terminal.
+/// Prints a message, folded if standard error is a terminal.
 pub(crate) fn words(text: &str) {
     write_words(&fold_lines(text));
 }
 
-/// Columns of a stream's terminal; no limit where it is none, or does not know.
+/// Columns of a stream's terminal; unlimited if it is not a terminal or the size is unknown.
 fn columns(stream: impl AsFd + io::IsTerminal) -> usize {
     let size = if stream.is_terminal() { tcgetwinsize(stream).ok() } else { None };
     size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(usize::MAX)
@@ -262,11 +262,11 @@ fn fold_lines(text: &str) -> String {
 }
 
 pub(crate) fn write_words(text: &str) {
-    // Nobody is left to be told that nobody listens.
+    // A failure to write to standard error cannot be reported anywhere.
     let _gone = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// A question, whose answer is typed behind it.
+/// Prints a question; the answer is typed on the same line.
 pub(crate) fn prompt(text: &str) {
     let mut err = io::stderr().lock();
     let _gone = write!(err, "{text}").and_then(|()| err.flush());
@@ -276,14 +276,14 @@ fn paint(on: bool, style: Style, text: &str) -> String {
     if on { format!("\u{1b}[{}m{text}\u{1b}[0m", style.code()) } else { text.to_owned() }
 }
 
-/// A JSON document on one line, harmless to a terminal.
+/// A JSON document on one line, safe to print on a terminal.
 pub(crate) fn json(value: &impl Serialize) -> String {
-    // Every line is an object. Nothing here fails to be one: paths go through `json_path`.
+    // Every line is an object. Serialization does not fail: paths go through `json_path`.
     let json = serde_json::to_string(value).unwrap_or_else(|_| "{}".to_owned());
     harmless_json(&json).into_owned()
 }
 
-/// A path for JSON, whose strings are Unicode: `\xNN` is a byte outside UTF-8, with two hexadecimal
+/// A path for JSON, whose strings are Unicode: `\xNN` is a byte outside UTF-8 in two hexadecimal
 /// digits, and `\\` a backslash.
 pub(crate) fn json_path(path: &Path) -> String {
     let bytes = path.as_os_str().as_encoded_bytes();
@@ -322,7 +322,7 @@ pub(crate) fn rfc3339(time_ms: u64) -> String {
     timestamp(time_ms).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
-/// Local time, for people: the hour today, the date too otherwise.
+/// Local time for people: the time of day, and the date if it is not today.
 pub(crate) fn local_time(time_ms: u64) -> String {
     let zone = TimeZone::system();
     let time = timestamp(time_ms).to_zoned_datetime(zone.clone());

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Between two looks at the clock.
+/// Interval between two readings of the clock.
 const LOOK: Duration = Duration::from_millis(500);
-/// The most that counts between two looks: the rest is time in which the process was stopped
-/// (Ctrl-Z, a debugger) or was not scheduled.
+/// The most that counts between two readings. In the rest the process was stopped (Ctrl-Z, a
+/// debugger) or was not scheduled.
 const MOST: Duration = Duration::from_secs(1);
 
 /// A deadline that counts only time in which the process ran.
@@ -23,12 +23,12 @@ impl Patience {
         Self { limit, left: limit, looked: Instant::now() }
     }
 
-    /// Something moved: the whole limit begins again.
+    /// Restarts the whole limit after progress.
     pub(crate) fn renew(&mut self) {
         (self.left, self.looked) = (self.limit, Instant::now());
     }
 
-    /// Waits until nothing has moved for the whole limit. Cancel-safe: what has passed counts.
+    /// Resolves after the whole limit without progress. Cancel-safe: elapsed time still counts.
     pub(crate) async fn is_over(&mut self) {
         loop {
             let passed = self.looked.elapsed().min(MOST);
@@ -42,7 +42,7 @@ impl Patience {
     }
 }
 
-/// What `work` comes to; `None` if that takes longer than `limit`.
+/// The output of `work`, or `None` if it takes longer than `limit`.
 pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut patience = Patience::new(limit);
     tokio::select! {

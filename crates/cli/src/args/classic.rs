@@ -1,4 +1,4 @@
-//! What `classic` takes.
+//! Arguments of `classic`.
 
 use std::path::PathBuf;
 

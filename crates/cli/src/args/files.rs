@@ -1,4 +1,4 @@
-//! `put` and `get`.
+//! Arguments of `put` and `get`.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::values::{Point, Target, rate};
 #[derive(Debug, Args)]
 pub(crate) struct Put {
     /// Files, pipes or devices, `-` being standard input; and last the target: a room, or @ and a user
-    // One list, since with two an option between them would end the first.
+    // A single list, because an option between two lists would end the first.
     #[arg(required = true, num_args = 1.., value_name = "FILE... TARGET")]
     pub(crate) files: Vec<PathBuf>,
     /// What it is called there [default: its own name]
@@ -23,7 +23,7 @@ pub(crate) struct Put {
 }
 
 impl Put {
-    /// Takes the target off the list.
+    /// Removes the target from the end of the list.
     pub(crate) fn take_target(&mut self) -> Result<Target, String> {
         let last = self.files.pop().filter(|_| !self.files.is_empty());
         let last = last.ok_or("FILE and TARGET are wanted: what to send, and where")?;

@@ -1,4 +1,4 @@
-//! The command line: what can be said, and what it means.
+//! The command line: commands, options and the types of their values.
 
 mod bench;
 mod classic;
@@ -25,7 +25,7 @@ pub(crate) use words::{TargetAndText, parse};
 
 use crate::exit::Failure;
 
-/// The port that servers listen on where none is named.
+/// The default port of a server.
 pub(crate) const PORT: u16 = 8443;
 
 /// A private line that people host themselves: server, terminal client and scripting tool.
@@ -100,11 +100,11 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    /// Where to connect instead of to `known`: `--address`, and `--host` and `--port` for their
-    /// parts of it. `None`: nothing else was asked for.
+    /// The address to use instead of `known`: `--address`, with `--host` and `--port` replacing
+    /// their part of it. `None` if none of the three is given.
     ///
     /// # Errors
-    /// What makes no address.
+    /// The parts do not form an address.
     pub(crate) fn reach(&self, known: &Address) -> Result<Option<Address>, Failure> {
         if self.host.is_none() && self.port.is_none() {
             return Ok(self.address.clone());
@@ -348,7 +348,7 @@ pub(crate) struct Send {
 }
 
 impl Send {
-    /// Target and text.
+    /// Splits the arguments into target and text.
     pub(crate) fn take_words(&mut self) -> Result<TargetAndText, Failure> {
         target_and_text(std::mem::take(&mut self.words))
     }
@@ -463,7 +463,7 @@ pub(crate) enum Room {
 }
 
 impl Command {
-    /// The room or person that it is about, if there is one.
+    /// The room or person that the command is about, if any.
     pub(crate) fn subject(&self) -> Option<Target> {
         match self {
             Self::Send(Send { words, .. }) | Self::Room(Room::Topic(Topic { words })) => {
@@ -491,7 +491,7 @@ pub(crate) struct Topic {
 }
 
 impl Topic {
-    /// Room and new topic.
+    /// Splits the arguments into room and new topic.
     pub(crate) fn take_words(self) -> Result<TargetAndText, Failure> {
         target_and_text(self.words)
     }

@@ -1,4 +1,4 @@
-//! What values of the command line mean, in the spellings that people use.
+//! Types and parsers for option values, in the spellings that people use.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use twinlock_core::invite::Address;
 
 use super::PORT;
 
-/// A room's name, or `@` and a user's.
+/// A room's name, or `@` and a user's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     Room(Name),
@@ -17,7 +17,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// The room, for commands that want one.
+    /// The room, for commands that need one.
     pub(crate) fn room(&self) -> Option<&Name> {
         match self {
             Self::Room(name) => Some(name),
@@ -46,7 +46,7 @@ impl std::str::FromStr for Target {
     }
 }
 
-/// Where `listen` begins.
+/// Where `listen` starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Since {
     All,
@@ -66,14 +66,14 @@ impl std::str::FromStr for Since {
     }
 }
 
-/// A place in a conversation, as people name it.
+/// A position in a conversation, as people write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Point {
     /// The entry of this number, from 1.
     Number(u64),
-    /// The first entry from then on, ms since 1970 UTC.
+    /// The first entry at or after this time, ms since 1970 UTC.
     Time(u64),
-    /// The newest one.
+    /// The newest entry.
     Last,
 }
 
@@ -97,14 +97,15 @@ impl std::str::FromStr for Point {
     }
 }
 
-/// A point in time, ms since 1970 UTC: exact, a local day or hour, or so long before `now`.
+/// A point in time, ms since 1970 UTC: a timestamp, a local date or time of day, or an age before
+/// `now`.
 fn time(text: &str, now: &jiff::ZonedDateTime) -> Option<u64> {
     use jiff::Timestamp;
     use jiff::civil::{Date, DateTime, Time};
     let local =
         |civil: DateTime| Some(civil.to_zoned_datetime(now.time_zone().clone()).ok()?.timestamp());
     let exact = || text.parse::<Timestamp>().ok();
-    // A date without a time reads as a date-time too.
+    // A date without a time also parses as a date-time.
     let date_time = || local(text.parse::<DateTime>().ok()?);
     let date = || local(text.parse::<Date>().ok()?.into());
     let hour = || local(now.date().to_datetime(text.parse::<Time>().ok()?));
@@ -117,11 +118,11 @@ fn time(text: &str, now: &jiff::ZonedDateTime) -> Option<u64> {
 /// Seconds of a day.
 const DAY: u64 = 24 * 3600;
 
-/// Seconds that anything lasts at most, a hundred years: a longer time cannot be added to every
-/// clock's now.
+/// Longest duration, in seconds: a hundred years. A longer one could overflow when it is added to
+/// the current time.
 const LONGEST: u64 = 100 * 365 * DAY;
 
-/// A name, folded: people write their names with capitals.
+/// A name in lower case, because people capitalize names.
 pub(super) fn name(text: &str) -> Result<Name, String> {
     Name::new(&text.to_ascii_lowercase()).map_err(|error| error.to_string())
 }
@@ -134,7 +135,7 @@ pub(super) fn label(text: &str) -> Result<String, String> {
     Ok(label.to_owned())
 }
 
-/// Text with something in it: an empty variable of a script stands for no command and no words.
+/// Text that is not empty: a script's empty variable is neither a command nor a search term.
 pub(super) fn text(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
 }
@@ -159,17 +160,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time such as 90s, 10m, 48h or 7d".to_owned())
 }
 
-/// Seconds, which may have a fraction.
+/// Seconds, with an optional fraction.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.strip_suffix('s').unwrap_or(text).parse::<f64>().ok();
-    // Longer than a session lasts is no measurement.
+    // A measurement cannot outlast a session.
     seconds
         .filter(|seconds| (0.01..=86_400.0).contains(seconds))
         .map(Duration::from_secs_f64)
         .ok_or_else(|| "seconds such as 0.5 or 10, a day at most".to_owned())
 }
 
-/// Bytes: a number, which may have a fraction, and K, M or G for powers of 1024.
+/// Bytes: a number, with an optional fraction, and K, M or G for powers of 1024.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let bytes = scaled(text).filter(|bytes| (1.0..=1e15).contains(bytes));
     bytes.map(|bytes| bytes as u64).ok_or_else(|| "bytes such as 500K, 64M or 1G".to_owned())
@@ -187,11 +188,11 @@ fn scaled(text: &str) -> Option<f64> {
     Some(number * unit)
 }
 
-/// Bytes a second: a number, which may have a fraction, and K, M or G for powers of 1024.
+/// Bytes a second: a number, with an optional fraction, and K, M or G for powers of 1024.
 pub(super) fn rate(text: &str) -> Result<u64, String> {
     let words = || format!("bytes a second such as 500K, 2.5M or 1G, {} at least", "16K");
     let bytes = scaled(text).ok_or_else(words)?;
-    // Neither a number of nothing nor one that no line has.
+    // Neither close to zero nor faster than any connection.
     if !(SLOWEST as f64..=1e15).contains(&bytes) {
         return Err(words());
     }

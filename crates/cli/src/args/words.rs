@@ -1,4 +1,4 @@
-//! Text on the command line that a script supplies: it is never taken for an option.
+//! Parses the command line so that text from a script is never taken for an option.
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -13,7 +13,7 @@ use crate::output::{Gone, check_open, write_words};
 /// Ends the options.
 const ESCAPE: &str = "--";
 
-/// Reads the command line of this process, or ends it with help or a usage error.
+/// Parses the command line of this process; exits after printing help or a usage error.
 pub(crate) fn parse() -> Cli {
     let words: Vec<OsString> = std::env::args_os().collect();
     let parsed = try_parse(words).and_then(|matches| Cli::from_arg_matches(&matches));
@@ -32,10 +32,10 @@ pub(crate) fn parse() -> Cli {
     })
 }
 
-/// Prints help, the version or a usage error. Help that nobody can read is no success.
+/// Prints help, the version or a usage error. Help that cannot be written is a failure.
 fn print(error: &Error) -> Result<(), Gone> {
     if error.use_stderr() {
-        // Nobody is left to be told.
+        // A failure to write to standard error cannot be reported anywhere.
         let _gone = error.print();
         return Ok(());
     }
@@ -46,7 +46,7 @@ fn print(error: &Error) -> Result<(), Gone> {
 
 fn try_parse(words: Vec<OsString>) -> Result<ArgMatches, Error> {
     let mut command = adapt(Cli::command());
-    // `put "$FILE" "$ROOM"` where one of them is `-h` sends nothing, and must not look like a success.
+    // `put "$FILE" "$ROOM"` sends nothing if one of them is `-h`, and must not exit with success.
     let asked = asks_for_help(&command, &words);
     command.try_get_matches_from_mut(words).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion if !asked => command.error(
@@ -58,7 +58,7 @@ fn try_parse(words: Vec<OsString>) -> Result<ArgMatches, Error> {
     })
 }
 
-/// Whether help or the version is asked for: last, and before any argument of a command.
+/// Whether help or the version is requested: last, and before any argument of a command.
 fn asks_for_help(command: &Command, words: &[OsString]) -> bool {
     let mut command = command;
     let mut words = words.iter().skip(1).map(|word| word.to_string_lossy());
@@ -89,7 +89,7 @@ fn asks_for_help(command: &Command, words: &[OsString]) -> bool {
     false
 }
 
-/// Values of options may begin with `-`, and a variable that is set to nothing counts as unset.
+/// Lets option values begin with `-`, and treats empty environment variables as unset.
 fn adapt(command: Command) -> Command {
     let command = command.mut_args(adapt_arg);
     command.mut_subcommands(adapt)
@@ -113,19 +113,19 @@ fn adapt_arg(arg: Arg) -> Arg {
 pub(crate) struct TargetAndText {
     pub(crate) target: Target,
     pub(crate) text: Option<String>,
-    /// `--` stands before the text: `-` is a text, and not standard input.
+    /// Whether `--` precedes the text; then `-` is text, not standard input.
     pub(crate) escaped: bool,
 }
 
-/// Splits TARGET, an optional `--`, and an optional TEXT. A TEXT that begins with `-` and stands
-/// without `--` is refused: it may be an option in the wrong place.
+/// Splits TARGET, an optional `--` and an optional TEXT. Refuses a TEXT that begins with `-`
+/// without `--`, because it may be a misplaced option.
 pub(super) fn target_and_text(words: Vec<String>) -> Result<TargetAndText, Failure> {
     let line: Vec<OsString> = std::env::args_os().collect();
     let before = line.len().checked_sub(words.len() + 1).and_then(|at| line.get(at));
     split(words, before.is_some_and(|word| word == ESCAPE))
 }
 
-/// `escaped`: `--` stands before all of them.
+/// `escaped`: whether `--` precedes all of them.
 fn split(words: Vec<String>, mut escaped: bool) -> Result<TargetAndText, Failure> {
     let mut words = words.into_iter().peekable();
     let target = words.next().unwrap_or_default();

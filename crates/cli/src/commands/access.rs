@@ -1,4 +1,4 @@
-//! Who may come in: `invite`, `devices`, `passwd`.
+//! Access to the server: `invite`, `devices`, `passwd`.
 
 use std::io::IsTerminal as _;
 
@@ -30,7 +30,7 @@ struct InviteJson<'a> {
 }
 
 pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failure> {
-    // The link is printed once: check the output before the server makes the invite.
+    // The link is printed once: check the output before the server creates the invite.
     context.out.check()?;
     let profile = context.profile()?;
     let connects = match &context.global.address {
@@ -46,11 +46,11 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
         Role::Owner => proto::Role::Owner,
     };
     let seconds = args.expires.map_or(0, |time| time.as_secs().max(1));
-    // All that can fail comes first: an invite without its link cannot be used.
+    // All fallible steps come first, because an invite without its link is useless.
     let told = client.facts().await?.up.info.public_address;
-    // What the server says of itself needs no trust: the link names its key.
+    // The server's own address needs no trust, because the link contains the server's key.
     let told = Address::parse(&told, None).ok();
-    // Read again: the connection may just have learned newer pins.
+    // Reload the profile: the connection may just have stored newer pins.
     let tls_pin = match context.profile()?.tls() {
         TlsTrust::Pins(pins) => pins.first().copied(),
         TlsTrust::Ca { .. } => None,
@@ -90,10 +90,10 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
     {
         context.out.say_as_is(&code);
     }
-    // Below the picture, which fills the screen.
+    // After the QR code, which fills the screen.
     local.iter().for_each(|words| context.out.say(words));
-    // A script takes the link from standard output; a person copies the whole command, which
-    // therefore comes last.
+    // A script reads the link from standard output. A person copies the whole command, so it is
+    // printed last.
     let person = std::io::stdout().is_terminal();
     let use_it = if person { "Its reader runs:\n" } else { "Its reader runs: twinlock join LINK" };
     context.out.say(&format!(
@@ -109,21 +109,21 @@ fn unseen(gone: Gone) -> Failure {
     Failure::from(gone).hint("an invite was made that nobody has seen; it ends by itself")
 }
 
-/// Largest difference between the clocks of client and server that is not taken for a shortened
+/// Largest difference between the clocks of client and server that does not count as a shortened
 /// invite, milliseconds.
 const CLOCKS_MS: u64 = 10 * 60 * 1000;
-/// What to do where a link works on the server's machine only.
+/// The remedy for a link that works only on the server's machine.
 const SERVER_OPTIONS: &str = "start the server with --host 0.0.0.0 --public-host ADDRESS, or name \
                               an address that it has with `twinlock invite --public ADDRESS`";
 
-/// HOST or HOST:PORT, which is only written into a link.
+/// Parses HOST or HOST:PORT, which is only written into a link.
 fn public_address(text: &str, port: u16) -> Result<Address, Failure> {
     Address::parse(text, Some(port)).map_err(|_| {
         Failure::usage(format!("--public '{}' is neither HOST nor HOST:PORT", text.escape_debug()))
     })
 }
 
-/// Columns of a device's state: "seen" and a day with its time.
+/// Columns of a device's state: "seen", a date and a time.
 const STATE: usize = 21;
 
 #[derive(Debug, Serialize)]
@@ -163,14 +163,14 @@ pub(crate) async fn devices(args: Devices, context: &Context) -> Result<(), Fail
             (false, true) => context.out.style(Style::Good, &state("online")),
             (false, false) => state(&format!("seen {}", local_time(device.seen_ms))),
         };
-        // The label last: it is the only part that somebody else wrote.
+        // The label comes last: it is the only part that another person wrote.
         let label = context.out.fold(&label, id.len() + 2 + STATE + 2, 4);
         context.out.line(&format!("{id}  {state}  {label}"))?;
     }
     Ok(())
 }
 
-/// Digits of an id that name a device: fewer are a typing error.
+/// Fewest digits of an id that identify a device; fewer are probably a typing error.
 const FEWEST_DIGITS: usize = 4;
 
 async fn revoke(wanted: &str, password: &PasswordFile, context: &Context) -> Result<(), Failure> {
@@ -192,7 +192,7 @@ async fn revoke(wanted: &str, password: &PasswordFile, context: &Context) -> Res
             }
             match client.revoke_device(&id).await {
                 Ok(()) => client.close().await,
-                // The server ends this very line; its answer may not come through.
+                // The server closes this very connection; its answer may not arrive.
                 Err(ClientError::Ended(_)) if current => {}
                 Err(error) => return Err(error.into()),
             }
@@ -211,7 +211,7 @@ async fn revoke(wanted: &str, password: &PasswordFile, context: &Context) -> Res
     Ok(())
 }
 
-/// This device cannot log in (any more, or now); the password still can.
+/// Whether this device cannot log in, now or at all; the password still can.
 fn is_shut_out(error: &ClientError) -> bool {
     matches!(
         error,
@@ -219,7 +219,7 @@ fn is_shut_out(error: &ClientError) -> bool {
     )
 }
 
-/// The one device whose id begins so, and whether it is this one.
+/// The only device whose id begins with `wanted`, and whether it is this one.
 fn find(devices: &[proto::Device], wanted: &str) -> Result<(DeviceId, bool), Failure> {
     let ids = devices.iter().filter_map(|d| Some((DeviceId::from_slice(&d.id)?, d.current)));
     let matches: Vec<_> = ids.filter(|(id, _)| id.to_string().starts_with(wanted)).collect();
@@ -250,7 +250,7 @@ pub(crate) async fn passwd(args: Passwd, context: &Context) -> Result<(), Failur
     )
     .await?;
     let client = context.ask_once()?;
-    // A question that the server answers: a session over the limit ends only at the first one.
+    // Send a request: a session over the limit only ends at its first one.
     match client.devices().await {
         Ok(_) => {
             client.prove_password(user, old).await?;

@@ -15,7 +15,7 @@ struct AuditJson {
     entries: u64,
     receipts: u64,
     ok: bool,
-    /// The entry at which the record stops being what it was.
+    /// The first entry that does not match its link or a receipt.
     broken_at: Option<u64>,
     problem: Option<String>,
 }
@@ -47,8 +47,9 @@ pub(crate) async fn verify(args: Json, context: &Context) -> Result<(), Failure>
     Ok(())
 }
 
-/// This profile holds receipts of a conversation that the server no longer shows, and it was not
-/// left here: from another device perhaps, or it was taken away together with what it says.
+/// Reports a conversation that has receipts in this profile but that the server no longer shows,
+/// and that this profile did not leave. Another device may have left it, or the server has removed
+/// it.
 fn show_missing(out: &Output, json: bool, conversation: u64) -> Result<(), Failure> {
     let name = format!("conversation {conversation}");
     let problem = "it cannot be read any more, and was not left from this profile; if you left it \

@@ -1,4 +1,4 @@
-//! `bench`: how much a server does, as a table or as JSON.
+//! `bench`: measures a server's throughput, as a table or as JSON.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use crate::interrupted;
 use crate::open::{Context, warn_about_tls};
 use crate::output::Style;
 
-/// What is measured where nothing was named: idle lines first, since a server that has served
-/// others has their memory left.
+/// The default measurements. Idle connections come first, because a server does not return all
+/// memory of earlier load.
 const ALL: &[Mode] = &[Mode::Idle, Mode::Messages, Mode::Fanout, Mode::Logins, Mode::Files];
-/// Descriptors that are no lines.
+/// File descriptors that are not connections.
 const OTHERS: u64 = 64;
-/// How long the last answers may take once the end was asked for.
+/// How long the last answers may take after a request to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -35,7 +35,7 @@ struct ReportJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u32>,
     seconds: f64,
-    /// In that time.
+    /// Within `seconds`.
     count: u64,
     /// From the beginning to the last answer.
     total: u64,
@@ -60,7 +60,7 @@ struct ServerJson {
     cpu_us_each: f64,
     resident_before_bytes: u64,
     resident_bytes: u64,
-    /// Of an idle line.
+    /// Per idle connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes_per_line: Option<u64>,
 }
@@ -94,9 +94,9 @@ pub(crate) async fn run(args: Bench, mut context: Context) -> Result<(), Failure
     };
     let measured = tokio::select! {
         measured = all(&profile, plan, Stop::new(told.clone()), &args, &context) => measured,
-        // Whoever asks again does not want to wait for the last answers either.
+        // A second Ctrl-C does not wait for the last answers.
         () = twice() => return Err(Failure::interrupted()),
-        // A server that does not answer.
+        // The server does not answer.
         () = overdue(told.clone()) => Err(Failure::said(Exit::Interrupted)),
     };
     let stopped = *told.borrow();
@@ -108,7 +108,7 @@ pub(crate) async fn run(args: Bench, mut context: Context) -> Result<(), Failure
     }
 }
 
-/// Waits until the time for the last answers is over, from when the end was asked for.
+/// Resolves `LAST_ANSWERS` after the request to end.
 async fn overdue(mut told: watch::Receiver<bool>) {
     if told.wait_for(|told| *told).await.is_err() {
         std::future::pending::<()>().await;
@@ -116,7 +116,7 @@ async fn overdue(mut told: watch::Receiver<bool>) {
     tokio::time::sleep(LAST_ANSWERS).await;
 }
 
-/// Measures one after the other and shows what comes of each.
+/// Runs the measurements one after the other and prints the result of each.
 async fn all(
     profile: &Profile,
     plan: Plan,
@@ -171,7 +171,8 @@ async fn twice() {
     interrupted().await;
 }
 
-/// A line is a descriptor: as many as this process may have, and words if that is too few.
+/// Raises the limit on open files, because each connection uses a descriptor; fails if it is too
+/// low.
 fn raise_open_files(lines: u64) -> Result<(), Failure> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_none_or(|current| current >= lines) {
@@ -189,7 +190,7 @@ fn raise_open_files(lines: u64) -> Result<(), Failure> {
         .map_err(|error| Failure::usage(format!("the limit of open files stays: {error}")))
 }
 
-/// Says which setting of the server stands in the way, where one does.
+/// Names the setting of the server that prevents the measurement, if one does.
 fn failed(error: LoadError) -> Failure {
     let said = error.to_string();
     match error {
@@ -222,7 +223,7 @@ impl From<&Mode> for load::Mode {
     }
 }
 
-/// What is counted in this mode.
+/// The unit that a mode counts.
 fn unit(mode: Mode) -> &'static str {
     match mode {
         Mode::Messages => "acks",
@@ -306,7 +307,7 @@ fn json<'a>(mode: Mode, report: &Report, room: &'a str, args: &Bench) -> ReportJ
     }
 }
 
-/// What of the shape a mode goes by.
+/// The parts of the shape that a mode uses.
 struct Shaped {
     lines: Option<u32>,
     window: Option<u32>,
@@ -325,7 +326,7 @@ impl Shaped {
     }
 }
 
-/// Microseconds of each.
+/// Microseconds per item.
 fn each(cpu: Duration, count: u64) -> f64 {
     cpu.as_secs_f64() * 1e6 / count.max(1) as f64
 }

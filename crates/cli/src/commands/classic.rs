@@ -21,7 +21,7 @@ use crate::output::{Gone, local_time, rfc3339};
 /// Complete programs, which the tests run.
 const LINES_PY: &str = include_str!("../../../../examples/classic_lines.py");
 const ORIGIN_PY: &str = include_str!("../../../../examples/origin_client.py");
-/// A message of the plain form with nothing but a shell and openssl, which takes keys as arguments.
+/// Sends a message in the plain form with a shell and openssl only; takes keys as arguments.
 const ORIGIN_SH: &str = include_str!("../../../../examples/origin_client.sh");
 
 pub(crate) async fn run(what: Classic, context: &Context) -> Result<(), Failure> {
@@ -53,14 +53,14 @@ struct NewKeyJson<'a> {
     name: &'a str,
     conversation: &'a str,
     format: &'static str,
-    /// `null` of a key that was brought along.
+    /// `null` for an imported key.
     key: Option<&'a str>,
     host: &'a str,
     port: Option<u16>,
 }
 
 async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
-    // The key is printed once: check the output before the server makes it.
+    // The key is printed once: check the output before the server creates it.
     context.out.check()?;
     let Some(room) = args.to.room() else {
         return Err(Failure::usage("a classic key writes to a room; say --to ROOM"));
@@ -144,7 +144,7 @@ async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
 /// Reads 32 bytes: raw, as 64 hex digits, or in base64 with or without padding.
 async fn read_key(file: &Path) -> Result<ClassicKey, Failure> {
     let failed = |what: String| Failure::usage(format!("--key-file {}: {what}", file.display()));
-    // More than any form of it; a device or a large file is not read to its end.
+    // Longer than every encoding, but bounded for a device or a large file.
     const MOST: u64 = 1024;
     let bytes = secret_file(file, MOST).await?.map_err(|error| failed(error.to_string()))?;
     let text = Zeroizing::new(bytes.trim_ascii().to_vec());
@@ -159,7 +159,7 @@ async fn read_key(file: &Path) -> Result<ClassicKey, Failure> {
     Ok(ClassicKey::new(&key))
 }
 
-/// What a key that programs share means, and where they connect to.
+/// Explains what a key shared by programs means, and where they connect.
 fn explain_imported(args: &ClassicAdd, host: &str, port: Option<u16>, context: &Context) {
     let out = &context.out;
     let name = &args.name;
@@ -190,7 +190,7 @@ fn warn_of_shared(args: &ClassicAdd, context: &Context) {
     ));
 }
 
-/// What to do with the key: programs that are complete, with this server's address.
+/// Explains the use of the key with complete programs that contain this server's address.
 fn explain(args: &ClassicAdd, host: &str, port: Option<u16>, context: &Context) {
     let out = &context.out;
     let (name, flag) = match args.format {
@@ -239,7 +239,7 @@ fn explain(args: &ClassicAdd, host: &str, port: Option<u16>, context: &Context) 
 struct KeyJson<'a> {
     name: &'a str,
     user: &'a str,
-    /// The room; null of a conversation that is none.
+    /// The room; null if the conversation is not a room.
     conversation: Option<&'a str>,
     format: &'static str,
     since: String,

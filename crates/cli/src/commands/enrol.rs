@@ -1,4 +1,4 @@
-//! `join` and `login`: how this machine becomes somebody's device.
+//! `join` and `login`: enrol this machine as a user's device.
 
 use std::io::Read as _;
 
@@ -88,8 +88,8 @@ pub(crate) async fn join(join: Join, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The profile that stands where a new one is to be made, if a person can be asked for another
-/// name. Looked for first: before the invite is shown to anybody and a password is stretched.
+/// The existing profile of this name, if the user can be asked for another name. Checked first,
+/// before the invite is sent to a server and a password is stretched.
 fn taken_profile(context: &Context, home: &Home, name: &Name) -> Result<Option<Profile>, Failure> {
     let known = match Profile::load(home, name) {
         Err(ProfileError::Missing { .. }) => return Ok(None),
@@ -124,7 +124,7 @@ async fn ask_profile(home: &Home, taken: &Profile, user: &Name) -> Result<Name, 
     }
 }
 
-/// Somebody else may use the invite at any moment.
+/// Adds a hint: another person may have used the invite at any moment.
 fn not_invited(error: ClientError) -> Failure {
     match error {
         ClientError::LoginRefused => {
@@ -177,7 +177,7 @@ fn said(profile: &Profile, context: &Context) {
     context.out.say(&format!("Say something: twinlock{} chat", named(profile.name())));
 }
 
-/// The option that names a profile, where one is needed.
+/// The option that selects a profile, if it is not the default one.
 fn named(profile: &Name) -> String {
     match profile.as_str() {
         DEFAULT => String::new(),
@@ -211,7 +211,7 @@ fn link_from_stdin() -> Result<Zeroizing<String>, Failure> {
     Ok(text)
 }
 
-/// What this machine is called, for the list of devices.
+/// This machine's name, for the list of devices.
 fn this_machine() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut label: String = name.chars().filter(|c| !c.is_control()).collect();

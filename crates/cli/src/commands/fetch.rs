@@ -1,8 +1,9 @@
-//! Files that come while somebody listens, put into a directory. Two people may send files of one
-//! name: the second is told apart by its entry's number, and one that is there already with the
-//! same content is not fetched again.
+//! Fetches files into a directory for `listen --get`.
 //!
-//! An entry is handled once its file is there. A failure that the transfer does not retry ends
+//! Two people may send files of the same name: the later one gets its entry's number in its name. A
+//! file that already exists with the same content is not fetched again.
+//!
+//! An entry is handled once its file is complete. A failure that the transfer does not retry ends
 //! `listen`, and the position stays before that entry.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -23,18 +24,18 @@ use crate::args::Moving;
 use crate::exit::Failure;
 use crate::open::Context;
 
-/// Lines for what comes.
+/// Transfer connections.
 const JOBS: u8 = 3;
 /// Names that are tried for one file.
 const NAMES: usize = 1000;
 
-/// A file that is to be in the directory.
+/// A file to be placed in the directory.
 pub(super) enum Fetch {
-    /// It is there.
+    /// The file exists.
     Have(PathBuf),
-    /// It is on its way.
+    /// The transfer is running.
     Coming(JobId),
-    /// It has no place in the directory.
+    /// The directory has no destination for it.
     Failed(Failure),
 }
 
@@ -43,10 +44,10 @@ pub(super) struct Fetching {
     events: mpsc::Receiver<Event>,
     dir: PathBuf,
     user: Name,
-    /// Places of files that are on their way.
+    /// Destinations of running transfers.
     taken: HashSet<PathBuf>,
     ended: HashMap<JobId, Result<Option<PathBuf>, Failure>>,
-    /// Why the last connection for files was lost, until one stands again.
+    /// Why the last transfer connection was lost, until one is up again.
     down: Option<ClientError>,
 }
 
@@ -66,7 +67,7 @@ impl Fetching {
         self.down.as_ref()
     }
 
-    /// Begins with the files of these entries, several at once; by the entries' numbers.
+    /// Starts the downloads of these entries' files, several at once; keyed by entry number.
     pub(super) async fn begin(
         &mut self,
         target: &str,
@@ -96,9 +97,9 @@ impl Fetching {
         Ok(fetches)
     }
 
-    /// Waits for one; where it is then.
+    /// Waits for one file and returns its path.
     ///
-    /// A failure names the entry, which is not handled: it comes again the next time.
+    /// A failure names the entry. The entry is not handled, and the next run retries it.
     pub(super) async fn wait(
         &mut self,
         fetch: Fetch,
@@ -122,8 +123,8 @@ impl Fetching {
         })
     }
 
-    /// Waits for the end of a transfer. Other transfers that end first keep their result for
-    /// their turn, so that a failure does not hide the files of entries before it.
+    /// Waits for the end of a transfer. Results of other transfers are kept until their entry is
+    /// due, so that a failure does not hide the files of entries before it.
     async fn end_of(&mut self, job: JobId) -> Result<Option<PathBuf>, Failure> {
         loop {
             if let Some(ended) = self.ended.remove(&job) {
@@ -162,8 +163,8 @@ enum Choice {
     None,
 }
 
-/// The names that a file may get, the best first. Senders choose names that others would get, so
-/// there are many.
+/// The names that a file may get, the best first. There are many, because senders can choose names
+/// that other files would get.
 fn names(own: &str, place: &str, n: u64) -> Vec<String> {
     let marked = |mark: &str| name::marked(own, mark);
     let first = [own.to_owned(), marked(&n.to_string()), marked(&format!("{place}-{n}"))];
@@ -181,10 +182,10 @@ fn choose(
     let mut at = dir.to_path_buf();
     let is_open = below.iter().all(|name| {
         at.push(name);
-        // One that is not there yet is made.
+        // A directory that does not exist yet is created.
         fs::symlink_metadata(&at).map_or(true, |found| found.is_dir()) && !taken.contains(&at)
     });
-    // A file or a link has the name of a directory: the new file goes into the target directory.
+    // If a file or a link has a directory's name, the new file goes into the target directory.
     let below = if is_open { below } else { Vec::new() };
     for name in names {
         let (dir, below, name) = (dir.to_path_buf(), below.clone(), name.into());
@@ -198,7 +199,7 @@ fn choose(
                 return Ok(Choice::Free(place));
             }
             Err(error) => return Err(Failure::usage(format!("{}: {error}", path.display()))),
-            // One that cannot be read is another one.
+            // A file that cannot be read counts as different.
             Ok(found) if found.is_file() && found.len() == file.size => {
                 if hash_file(&path).is_ok_and(|hash| hash == file.hash) {
                     return Ok(Choice::Have(path));

@@ -1,5 +1,5 @@
-//! `get`: files out of a conversation. What is in the entry, which was read with its link checked,
-//! counts; what the server says beside it has to agree.
+//! `get`: fetches files from a conversation. The entry, read with its link verified, is
+//! authoritative; everything else that the server reports about a file must agree with it.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -24,8 +24,8 @@ use crate::interrupted;
 use crate::open::{Context, Opened, why_down};
 use crate::patience::Patience;
 
-/// A harmless name that none of `names` has in the same directory, which has it then: of two files
-/// of one name the later is marked with its number, and with a counter where that name is taken.
+/// Chooses a safe name that is not in `names` for the same directory, and adds it. The later of two
+/// files of one name gets its entry's number, and also a counter if that name is taken.
 fn unlike(
     names: &mut HashSet<(Vec<String>, String)>,
     below: &[String],
@@ -102,7 +102,7 @@ pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
     moves.run(transfers, events, "fetched").await
 }
 
-/// Whether this user sent it.
+/// Whether this user sent the entry.
 pub(super) fn is_own(entry: &Entry, user: &Name) -> bool {
     entry.sender.as_ref().and_then(Sender::user) == Some(user)
 }
@@ -117,7 +117,7 @@ fn place_at(path: &Path) -> (PathBuf, Vec<String>, OsString) {
     (dir.unwrap_or(Path::new(".")).to_path_buf(), Vec::new(), name.to_os_string())
 }
 
-/// Standard output without a buffer that looks for line ends.
+/// Standard output without line buffering.
 fn stdout() -> Result<Box<dyn Write + Send>, Failure> {
     let failed = |error: io::Error| Failure::usage(format!("standard output: {error}"));
     let out = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
@@ -127,7 +127,7 @@ fn stdout() -> Result<Box<dyn Write + Send>, Failure> {
 /// The conversation, each number with its entry or a failure, and this user.
 type Read = (ConversationId, Vec<(u64, Result<Entry, Failure>)>, Name);
 
-/// The entries, over lost lines, for as long as there is patience.
+/// Reads the entries across reconnects, until `Patience` ends.
 async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read, Failure> {
     let options = Options { send: false, ..Options::default() };
     let Opened { client, mut events, user } = context.open(options)?;
@@ -179,7 +179,7 @@ async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read,
     Ok((conversation, entries, user))
 }
 
-/// The entry of a file.
+/// Reads the entry of a file.
 pub(super) async fn entry(
     client: &Client,
     conversation: ConversationId,
@@ -192,7 +192,7 @@ pub(super) async fn entry(
     };
     let page = again(client, async |client| client.read(conversation, n - 1, 1).await).await;
     let page = match page {
-        // The record ends before it.
+        // The conversation ends before `n`.
         Err(failure) if failure.exit == Exit::ServerSaidNo => return Err(none()),
         page => page?,
     };
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(take("a.txt", 4), "a.txt");
         assert_eq!(take("a.txt", 5), "a-5-2.txt");
         assert_eq!(take("../a.txt", 6), "a-6.txt");
-        // Full, and with its mark already.
+        // A name of the maximum length that already ends in the mark.
         let full = format!("{}-8", "x".repeat(253));
         assert_eq!(take(&full, 7), full);
         assert_eq!(take(&full, 8), format!("{}-8-2", "x".repeat(251)));

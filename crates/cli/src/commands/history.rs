@@ -1,4 +1,4 @@
-//! `history`: reads the record, oldest first, with its links checked.
+//! `history`: reads the record, oldest first, and verifies its links.
 
 use std::cell::Cell;
 
@@ -12,11 +12,11 @@ use crate::entry::{EntryJson, get_it, numbered};
 use crate::exit::Failure;
 use crate::open::Context;
 
-/// Entries asked for at once; the server gives as many as fit a frame.
+/// Entries requested at once; the server returns as many as fit a frame.
 const PAGE: u64 = 512;
 const NOTHING_FOUND: &str = "nothing was found (the last word is searched for as the beginning of a \
                              word from three letters on, a shorter one as a whole word)";
-/// Entries that cannot be shown beyond which no more are read.
+/// Number of unreadable entries after which reading stops.
 const MOST_FAULTS: usize = 16;
 
 pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure> {
@@ -56,7 +56,7 @@ pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure>
         }
         None => {
             let mut faults = Vec::new();
-            // Numbers below `before`, the last `limit` of them; from `since` on the first.
+            // The last `limit` numbers below `before`; with `since`, the first ones from there.
             let end = before.map_or(conversation.head, |n| (n - 1).min(conversation.head));
             let (mut after, end) = if args.since.is_some() {
                 (
@@ -67,7 +67,7 @@ pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure>
                 (end.saturating_sub(args.limit), end)
             };
             if conversation.head == 0 {
-                // A record that was emptied is told from one that never had anything in it.
+                // Distinguishes an emptied record from one that was always empty.
                 client.read(conversation.id, 0, 1).await?;
             }
             while after < end {
@@ -91,7 +91,7 @@ pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure>
     Ok(())
 }
 
-/// Names entries that cannot be shown; the command fails with the first of them.
+/// Reports entries that cannot be shown; the command fails with the first of them.
 fn fails(context: &Context, faults: Vec<ClientError>) -> Result<(), Failure> {
     let mut faults = faults.into_iter().map(Failure::from);
     let Some(first) = faults.next() else { return Ok(()) };
@@ -99,7 +99,8 @@ fn fails(context: &Context, faults: Vec<ClientError>) -> Result<(), Failure> {
     Err(first)
 }
 
-/// Newest first. `since` is the least number, `before` one past the greatest, 0 without a bound.
+/// Prints matches, newest first. `since` is the least number, `before` one past the greatest; 0 is
+/// no bound.
 async fn search(
     client: &Client,
     conversation: ConversationId,

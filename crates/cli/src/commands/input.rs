@@ -1,4 +1,4 @@
-//! Messages from standard input, a line each.
+//! Reads messages from standard input, one per line.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 
@@ -9,18 +9,18 @@ use crate::ask::stdin;
 use crate::exit::Failure;
 use crate::output::Output;
 
-/// Lines that are handed on at once, and put into the outbox with one sync of the disk.
+/// Most lines in one batch; a batch goes into the outbox with one disk sync.
 const BATCH: usize = 512;
 /// Bytes read at once.
 const BUFFER: usize = 128 * 1024;
 /// A byte order mark, which some editors put before text.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Lines as they come, some at once; a line that is no message is the last.
+/// Batches of lines as they arrive; a line that is not a valid message is the last item.
 pub(super) type Lines = mpsc::Receiver<Result<Vec<String>, Failure>>;
 
-/// Reads standard input on a thread of its own: as many lines at once as are there already.
-/// Blank lines are left out.
+/// Reads standard input on a separate thread and batches the lines that are already available.
+/// Skips blank lines.
 pub(super) fn read_lines(out: &Output) -> Lines {
     if io::stdin().is_terminal() {
         out.say("each line is a message; Ctrl-D ends");
@@ -56,10 +56,10 @@ pub(super) fn read_lines(out: &Output) -> Lines {
     received
 }
 
-/// Reads lines, none of which fills the memory.
+/// Reads lines of bounded length.
 pub(super) struct LineReader<R> {
     input: io::BufReader<R>,
-    /// Of the line that was read last, from 1.
+    /// Number of the last line read, from 1.
     number: u64,
 }
 
@@ -74,12 +74,12 @@ impl<R: io::Read> LineReader<R> {
         Self { input: io::BufReader::with_capacity(BUFFER, input), number: 0 }
     }
 
-    /// The next line without its end, `None` at the end of the input. A line that is no message
-    /// is an error that says which line it is; nothing can be read after it.
+    /// The next line without its end, `None` at the end of the input. The error for an invalid
+    /// message names the line; nothing can be read after it.
     pub(super) fn next_line(&mut self) -> Result<Option<String>, Failure> {
         let mut line = Vec::new();
-        // Room for a mark and the end besides the message, and a byte more to see that it is
-        // longer.
+        // Room for the mark, the line end and one byte more, which shows that the message is too
+        // long.
         let most = MAX_TEXT as u64 + 6;
         let read = (&mut self.input).take(most).read_until(b'\n', &mut line);
         if read.map_err(|error| Failure::usage(format!("standard input: {error}")))? == 0 {
@@ -105,13 +105,13 @@ impl<R: io::Read> LineReader<R> {
             .map_err(|_| Failure::usage(format!("{place} is not UTF-8 text")).hint(hint))
     }
 
-    /// Whether the next line is there already.
+    /// Whether a whole line is already buffered.
     fn has_line(&self) -> bool {
         self.input.buffer().contains(&b'\n')
     }
 }
 
-/// Whether text is a message.
+/// Fails if the text is not a valid message.
 pub(super) fn check_text(text: &str) -> Result<(), Failure> {
     if text.len() > MAX_TEXT {
         Err(too_long("the message"))

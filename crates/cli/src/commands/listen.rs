@@ -1,9 +1,9 @@
-//! `listen`: prints what arrives, over any number of lost lines, and goes on where it ended.
+//! `listen`: prints arriving entries, reconnects as needed, and resumes where the last run ended.
 //!
-//! A position per conversation says up to where entries are handled: printed, or with `--exec`
-//! passed to a command that ended with 0. It moves after that, so a kill in between shows an
-//! entry twice rather than never. With `--exec-tries` an entry whose command keeps failing is handled
-//! once it is in the profile's file of dead letters.
+//! A position for each conversation records which entries are handled: printed, or with `--exec`
+//! passed to a command that exited with 0. It moves afterwards, so that a kill in between repeats
+//! an entry and loses none. With `--exec-tries`, an entry whose command keeps failing is handled
+//! once it is in the profile's dead-letter file.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -36,14 +36,14 @@ use crate::patience::Patience;
 
 /// The position that printing keeps, see [`twinlock_client::receipts`].
 const PRINTED: &str = "listen";
-/// The position that `--exec` keeps. One of its own: what a person has looked at is not handled.
+/// The position of `--exec`. It is separate, because a printed entry is not a handled one.
 const EXECUTED: &str = "exec";
-/// A position under this number says that everything was listened to: a direct conversation that is
-/// found later is new. No conversation has it.
+/// A position under this id records that all conversations were followed once. A direct
+/// conversation that is found later is then new. No conversation has this id.
 const EVERYTHING: ConversationId = 0;
 /// How long the end waits for a read marker, which is a convenience.
 const MARKING: Duration = Duration::from_secs(1);
-/// After a failed `--exec`, growing from the first to the last.
+/// Back-off after a failed `--exec`: the first and the longest delay.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 struct Listening<'a> {
@@ -54,18 +54,18 @@ struct Listening<'a> {
     left: Option<u64>,
     fetching: Option<Fetching>,
     purpose: &'static str,
-    /// The profile has listened to everything before.
+    /// The profile has followed all conversations before.
     resumes: bool,
     /// Followed conversations whose existing entries have not all arrived.
     behind: HashSet<ConversationId>,
-    /// The read marker that was sent last; the server answers those before it first.
+    /// The read marker that was sent last; the server answers earlier ones first.
     marking: Option<JoinHandle<Option<()>>>,
 }
 
 type Finding = Pin<Box<dyn Future<Output = Result<Vec<proto::Conversation>, Failure>>>>;
 
 pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> {
-    // Whoever listens for long also sends what waits in the outbox.
+    // A long-running `listen` also sends the outbox.
     let Opened { client, mut events, user } = context.open(Options::default())?;
     if args.exec.is_some() && client.state().is_read_only() {
         return Err(Failure::usage(
@@ -94,8 +94,8 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
     };
     let everything = listening.args.targets.is_empty();
     listening.resumes = everything && listening.position(EVERYTHING).await?.is_some();
-    // Finding out what to follow needs the line, whose events have to be taken meanwhile. It goes
-    // on over all of them: a question that is dropped is asked in vain.
+    // The list of conversations needs the connection, whose events must be taken at the same time.
+    // The future survives all iterations, because dropping it would lose the request.
     let mut finding = Some(listening.find());
     let mut down = None;
     // With --exec nothing is printed.
@@ -112,7 +112,7 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
                     listening.follow(conversation).await?;
                 }
                 if everything && !listening.resumes {
-                    // What is found from now on began while we listened.
+                    // A conversation found from now on began during this run.
                     listening.handled(EVERYTHING, 1).await?;
                     listening.resumes = true;
                 }
@@ -125,7 +125,7 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
         };
         match event {
             Some(Event::Entries { conversation, entries }) => {
-                // Ended early, an entry stays unhandled: its position moves last.
+                // If this ends early, the entry stays unhandled: its position moves last.
                 let handled = tokio::select! {
                     () = &mut gone, if prints => return Err(Failure::said(Exit::Done)),
                     () = &mut late => None,
@@ -140,7 +140,7 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
             Some(Event::Up(up)) => {
                 if down.take().is_some() {
                     context.out.say("connected again");
-                    // Nobody has told us of what began meanwhile.
+                    // Conversations may have begun while there was no connection.
                     if listening.args.targets.is_empty() && finding.is_none() {
                         finding = Some(listening.find());
                     }
@@ -148,7 +148,7 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
                 warn_about_tls(&context.out, up.binding);
             }
             Some(Event::Down { error, retry }) => {
-                // Once: the attempts that fail as well are in the log.
+                // Reported once: further failed attempts go to the log.
                 if down.is_none() {
                     context.out.say(&trying_again(&error, retry));
                 }
@@ -196,12 +196,12 @@ impl Listening<'_> {
         Ok(())
     }
 
-    /// With `--until-now`: everything that was there is handled.
+    /// With `--until-now`: whether all entries that existed at the start are handled.
     fn is_done(&self) -> bool {
         self.args.until_now && self.behind.is_empty()
     }
 
-    /// The conversations to follow.
+    /// Finds the conversations to follow.
     fn find(&self) -> Finding {
         let client = self.client.clone();
         let targets: Vec<_> = self.args.targets.iter().map(ToString::to_string).collect();
@@ -217,7 +217,7 @@ impl Listening<'_> {
         })
     }
 
-    /// Follows a conversation that is not followed yet.
+    /// Follows a conversation unless it is already followed.
     async fn follow(&mut self, conversation: proto::Conversation) -> Result<(), Failure> {
         if self.names.contains_key(&conversation.id) {
             return Ok(());
@@ -229,14 +229,15 @@ impl Listening<'_> {
         Ok(self.client.follow(conversation.id, after).await?)
     }
 
-    /// Where to begin with a conversation; `new` is after what is not new in it. The first position
-    /// of a conversation is kept at once, so that the next `listen` starts no later than this one.
+    /// The position to start after; `new` is the one after which entries are new. The first
+    /// position of a conversation is stored at once, so that the next `listen` starts no later than
+    /// this one.
     async fn begin(&self, conversation: &proto::Conversation, new: u64) -> Result<u64, Failure> {
         let kept = self.position(conversation.id).await?;
         let start = match self.args.since {
             Some(Since::All) => 0,
             Some(Since::New) => new,
-            // Of several conversations some may be shorter.
+            // With several conversations, some may be shorter.
             Some(Since::After(n)) if self.args.targets.len() != 1 => n.min(conversation.head),
             Some(Since::After(n)) => n,
             None => kept.unwrap_or(new),
@@ -247,13 +248,13 @@ impl Listening<'_> {
         Ok(start)
     }
 
-    /// Up to where entries of a conversation were handled before.
+    /// The position up to which entries of a conversation are handled.
     async fn position(&self, id: ConversationId) -> Result<Option<u64>, Failure> {
         let (receipts, purpose) = (self.client.state().receipts(), self.purpose);
         blocking(move || receipts.position(id, purpose)).await
     }
 
-    /// A conversation is new, changed or left.
+    /// Handles a new, changed or left conversation.
     async fn changed(&mut self, changed: proto::Conversation) -> Result<(), Failure> {
         if !changed.joined {
             self.behind.remove(&changed.id);
@@ -262,14 +263,14 @@ impl Listening<'_> {
             }
             return Ok(());
         }
-        // Before the first list has come, all of them are in it.
+        // Until the first list arrives, ignore changes: the list contains them.
         if self.args.targets.is_empty() && self.resumes {
             self.follow(changed).await?;
         }
         Ok(())
     }
 
-    /// Handles entries in order. Says whether that were enough.
+    /// Handles entries in order. Returns whether `--count` is reached.
     async fn take(
         &mut self,
         conversation: ConversationId,
@@ -288,7 +289,7 @@ impl Listening<'_> {
         for (at, entry) in entries.iter().enumerate() {
             let fetch = fetches.remove(&entry.n);
             if fetch.is_some() {
-                // What came before a file does not wait for it.
+                // Entries before a file do not wait for it.
                 self.print(&mut lines, conversation, entry.n - 1).await?;
             }
             let saved = match (&mut self.fetching, fetch) {
@@ -308,7 +309,7 @@ impl Listening<'_> {
         Ok(self.left == Some(0))
     }
 
-    /// What is printed of an entry.
+    /// The output for an entry.
     fn line(&self, name: &str, entry: &Entry, saved: Option<&Path>) -> String {
         if self.args.json {
             return json(&EntryJson::new(name, entry).saved(saved)) + "\n";
@@ -321,7 +322,7 @@ impl Listening<'_> {
         human(&self.context.out, several.then_some(name), entry, &get) + "\n"
     }
 
-    /// Prints lines, if there are any; then entry `n` is handled.
+    /// Prints pending lines, if any; then entry `n` is handled.
     async fn print(
         &mut self,
         lines: &mut String,
@@ -333,7 +334,7 @@ impl Listening<'_> {
         }
         self.context.out.lines(&std::mem::take(lines))?;
         if self.context.out.is_terminal() {
-            // A person has seen it; a script has not. The next marker covers one that gets lost.
+            // Only for a terminal, where a person has seen it. The next marker covers a lost one.
             let client = self.client.clone();
             let mark = async move { client.mark_read(conversation, n).await.ok() };
             self.marking = Some(tokio::spawn(mark));
@@ -347,8 +348,8 @@ impl Listening<'_> {
         blocking(keep).await
     }
 
-    /// Runs the command with the entry as JSON on its standard input, until it ends with 0 or has
-    /// failed as often as it may; then the entry becomes a dead letter.
+    /// Runs the command with the entry as JSON on standard input until it exits with 0, or has
+    /// failed `--exec-tries` times; then the entry becomes a dead letter.
     async fn exec(
         &self,
         command: &str,
@@ -371,7 +372,7 @@ impl Listening<'_> {
             let mut child = child.spawn().map_err(failed)?;
             let mut group = Ending::of(&child, alone);
             if let Some(mut stdin) = child.stdin.take() {
-                // A command may end without reading it.
+                // A command may exit without reading it.
                 let _unread = stdin.write_all(document.as_bytes()).await;
             }
             let status = child.wait().await.map_err(failed)?;
@@ -396,8 +397,8 @@ impl Listening<'_> {
     }
 }
 
-/// Whether a terminal controls this process: a command in a process group of its own could neither read
-/// from it nor be stopped with this process.
+/// Whether this process has a controlling terminal. A command in another process group could not
+/// read from it, and Ctrl-Z would not stop it.
 fn has_terminal() -> bool {
     std::fs::File::open("/dev/tty").is_ok()
 }
@@ -426,16 +427,16 @@ impl Drop for Ending {
 }
 
 impl Listening<'_> {
-    /// Adds an entry to the dead letters of this profile; where they are.
+    /// Appends an entry to this profile's dead letters and returns their path.
     async fn bury(&self, document: String) -> Result<PathBuf, Failure> {
         let (home, profile) = (self.context.home()?, self.context.profile_name()?);
         blocking(move || home.add_dead_letter(&profile, document.as_bytes())).await
     }
 }
 
-/// After what is not new in a conversation that was not there before: a direct one began with its
-/// first entry. In a room the read marker was set to the head when this user joined, perhaps between
-/// two runs.
+/// The position after which a conversation without a stored position is new. A direct one is new
+/// from its first entry. In a room, the server set the read marker to the head when this user
+/// joined, perhaps between two runs.
 fn beginning(conversation: &proto::Conversation) -> u64 {
     match conversation.kind() {
         proto::conversation::Kind::Direct => 0,
@@ -443,7 +444,7 @@ fn beginning(conversation: &proto::Conversation) -> u64 {
     }
 }
 
-/// The end of `--timeout`, which counts from the start.
+/// Resolves at the end of `--timeout`, which counts from the start.
 async fn after(timeout: Option<Duration>) {
     match timeout {
         Some(timeout) => Patience::new(timeout).is_over().await,
@@ -458,7 +459,8 @@ async fn next(finding: &mut Option<Finding>) -> Result<Vec<proto::Conversation>,
     }
 }
 
-/// Two that execute would share a position, and each would take what the other is at for handled.
+/// Allows one `--exec` per profile: two would share a position, and each would skip entries that
+/// the other is still executing.
 fn only_one(context: &Context) -> Result<Lock, Failure> {
     let (home, profile) = (context.home()?, context.profile()?);
     home.try_lock(profile.name(), EXECUTED)?.ok_or_else(|| {
@@ -467,7 +469,7 @@ fn only_one(context: &Context) -> Result<Lock, Failure> {
     })
 }
 
-/// Asks until there is a line on which the answer comes.
+/// Repeats a request until a connection delivers the answer.
 pub(super) async fn again<T>(
     client: &Client,
     ask: impl AsyncFn(&Client) -> Result<T, ClientError>,
@@ -476,7 +478,7 @@ pub(super) async fn again<T>(
         match ask(client).await {
             Err(ClientError::Lost(_)) => {}
             Err(ClientError::Closed) => {
-                // The client's last event says why.
+                // The client's last event carries the reason.
                 std::future::pending::<()>().await;
             }
             answered => return Ok(answered?),

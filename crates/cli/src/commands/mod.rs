@@ -1,4 +1,4 @@
-//! The commands, one file a kind.
+//! The commands, one file each.
 
 mod access;
 mod audit;
@@ -26,7 +26,7 @@ use crate::args::{Audit, Command};
 use crate::exit::Failure;
 use crate::open::Context;
 
-/// Runs a client's command.
+/// Runs a client command.
 pub(crate) async fn run(command: Command, mut context: Context) -> Result<(), Failure> {
     if !matches!(command, Command::Join(_) | Command::Login(_)) {
         context.find_address()?;
@@ -52,7 +52,7 @@ pub(crate) async fn run(command: Command, mut context: Context) -> Result<(), Fa
         Command::Status(args) => status::run(args, &context).await,
         Command::Audit(Audit::Verify(json)) => audit::verify(json, &context).await,
         Command::Bench(bench) => bench::run(bench, context).await,
-        // Dealt with before there is a runtime.
+        // `main` handles these without a runtime.
         Command::Serve(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
     };
     ended.map_err(|failure| match subject {

@@ -1,5 +1,5 @@
-//! Files on their way, as `put`, `get`, `listen` and `chat` show them: bars with rate and time left
-//! on a terminal, a line for each that has arrived otherwise, or events in JSON.
+//! Shows file transfers of `put`, `get`, `listen` and `chat`: on a terminal as bars with rate and
+//! time left, otherwise as a line for each finished file, or as JSON events.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _};
@@ -24,25 +24,25 @@ use crate::open::{Context, trying_again, warn_about_tls};
 use crate::output::{Output, Report, json_path};
 use crate::patience::Patience;
 
-/// How long without a byte that moved before it gives up, unless `--timeout` says.
+/// How long a transfer waits without progress before it fails, unless `--timeout` is given.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two events of progress of one file.
+/// Interval between two progress events of one file.
 const TOLD: Duration = Duration::from_secs(1);
-/// A bar, whose file's name has up to 24 columns.
+/// A progress bar; the file name has up to 24 columns.
 const BAR: &str =
     "{prefix:24!} {wide_bar} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>5}";
 
 /// A file of this command.
 pub(super) struct File {
-    /// As its sender called it.
+    /// The name that its sender gave it.
     pub(super) name: String,
-    /// The directories above it there.
+    /// The directories above it at the sender.
     pub(super) dir: String,
     pub(super) size: u64,
     pub(super) id: MessageId,
-    /// Where it is, or goes.
+    /// Its source or destination path.
     pub(super) path: Option<PathBuf>,
-    /// Its entry, of one that is fetched.
+    /// The entry of a file that is fetched.
     pub(super) entry: Option<Entry>,
 }
 
@@ -53,14 +53,14 @@ struct Shown {
     began: bool,
 }
 
-/// Files on their way, and how they are shown.
+/// Running transfers, and how they are shown.
 pub(super) struct Moves<'a> {
     context: &'a Context,
     target: String,
     report: Option<Report>,
     bars: Option<MultiProgress>,
     open: HashMap<JobId, Shown>,
-    /// Why there is no line now.
+    /// Why there is no connection now.
     down: Option<ClientError>,
     warned: bool,
     failed: Option<Exit>,
@@ -156,14 +156,14 @@ impl<'a> Moves<'a> {
         self.open.insert(job, Shown { file, bar: None, told: Instant::now(), began: false });
     }
 
-    /// Something went wrong before it could be on its way.
+    /// Reports a failure before the transfer started.
     pub(super) fn fails(&mut self, failure: &Failure) {
         let worst = self.failed.map_or(failure.exit, |exit| exit.worse(failure.exit));
         self.failed = Some(worst);
         self.say(|out| out.failure(failure));
     }
 
-    /// A source cannot be sent.
+    /// Reports a source that cannot be sent.
     pub(super) fn no_source(&mut self, failure: &Failure) {
         if let Some(report) = &mut self.report {
             let (exit, error) = (failure.exit as u8, &failure.message);
@@ -172,7 +172,7 @@ impl<'a> Moves<'a> {
         self.fails(failure);
     }
 
-    /// Entry `n` cannot be fetched; the others are.
+    /// Reports that entry `n` cannot be fetched; the others continue.
     pub(super) fn no_entry(&mut self, n: u64, failure: &Failure) {
         if let Some(report) = &mut self.report {
             let (event, conversation) = ("failed", &self.target);
@@ -182,7 +182,7 @@ impl<'a> Moves<'a> {
         self.fails(failure);
     }
 
-    /// Until all of them have arrived or failed.
+    /// Runs until all files have arrived or failed.
     pub(super) async fn run(
         mut self,
         transfers: Transfers,
@@ -236,7 +236,7 @@ impl<'a> Moves<'a> {
             .hint("the same command goes on where it stopped")
     }
 
-    /// Says whether something moved.
+    /// Returns whether there was progress.
     fn take(&mut self, event: Event) -> Result<bool, Failure> {
         match event {
             Event::Up(up) => {
@@ -400,7 +400,7 @@ impl<'a> Moves<'a> {
         Ok(true)
     }
 
-    /// Says words without leaving pieces of bars between them.
+    /// Prints messages without fragments of bars between them.
     fn say(&self, words: impl FnOnce(&Output)) {
         match &self.bars {
             Some(bars) => bars.suspend(|| words(&self.context.out)),
@@ -415,7 +415,7 @@ impl<'a> Moves<'a> {
     }
 }
 
-/// A name or path for people.
+/// A name or path, safe to show to people.
 pub(super) fn harmless(text: &str) -> String {
     Untrusted::new(text).render_line()
 }

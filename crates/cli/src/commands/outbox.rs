@@ -16,7 +16,7 @@ use crate::exit::{Exit, Failure};
 use crate::open::Context;
 use crate::output::{Style, local_time, rfc3339};
 
-/// Digits of an id that name a message: fewer are a typing error.
+/// Fewest digits of an id that identify a message; fewer are probably a typing error.
 const FEWEST_DIGITS: usize = 4;
 
 #[derive(Debug, Serialize)]
@@ -26,7 +26,7 @@ struct MessageJson<'a> {
     conversation: &'a str,
     time: String,
     text: String,
-    /// Why the server refused it; null of a queued one.
+    /// Why the server refused it; null if it is queued.
     reason: Option<String>,
 }
 
@@ -44,7 +44,7 @@ pub(crate) async fn run(what: Outbox, context: &Context) -> Result<(), Failure> 
     }
 }
 
-/// All of them, the queued ones first.
+/// All messages, the queued ones first.
 async fn kept(context: &Context) -> Result<Vec<Kept>, Failure> {
     let outbox = context.state()?.outbox();
     blocking(move || {

@@ -1,4 +1,4 @@
-//! `people`: everybody on the server.
+//! `people`: all users of the server.
 
 use serde::Serialize;
 use twinlock_core::proto::{self, Role};

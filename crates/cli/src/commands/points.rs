@@ -1,4 +1,4 @@
-//! Which entry a person means by a number, a time or `last`.
+//! Resolves a number, a time or `last` to an entry.
 
 use twinlock_client::client::Entry;
 use twinlock_client::record::Page;
@@ -6,11 +6,11 @@ use twinlock_client::record::Page;
 use crate::args::Point;
 use crate::exit::Failure;
 
-/// Entries asked for at once while a file is looked for.
+/// Entries requested at once while searching for a file.
 const PAGE: u32 = 512;
 
-/// The number of the first entry at or after a point; one past the newest where there is none.
-/// `read` returns entries after a number, up to a limit.
+/// The number of the first entry at or after a point; one past the newest if there is none. `read`
+/// returns entries after a number, up to a limit.
 pub(super) async fn first_at(
     read: impl AsyncFn(u64, u32) -> Result<Page, Failure>,
     head: u64,
@@ -20,7 +20,7 @@ pub(super) async fn first_at(
         Point::Number(n) => Ok(n),
         Point::Last => Ok(head.max(1)),
         Point::Time(time_ms) => {
-            // Times never go back in a conversation: the first from then on, by halves.
+            // Binary search: times never decrease within a conversation.
             let (mut before, mut from) = (0, head.saturating_add(1));
             while before + 1 < from {
                 let middle = before + (from - before) / 2;
@@ -34,7 +34,7 @@ pub(super) async fn first_at(
     }
 }
 
-/// The first file at or after a point, the newest one for `last`.
+/// The first file at or after a point; for `last`, the newest one.
 pub(super) async fn file_at(
     read: impl AsyncFn(u64, u32) -> Result<Page, Failure>,
     head: u64,
@@ -64,7 +64,8 @@ pub(super) async fn file_at(
                 while at < end {
                     let want = u32::try_from(end - at).unwrap_or(PAGE);
                     let page = read(at, want).await?;
-                    // Nothing below the head: the record is not whole, and older pages would be asked for without end.
+                    // An empty page below the head: the record is incomplete. Stop, or the requests
+                    // for older pages would never end.
                     let Some(last) = page.entries.last() else { return Ok(None) };
                     at = last.n;
                     let newest = page.entries.iter().filter(|entry| entry.n <= end).rfind(is_file);

@@ -1,4 +1,4 @@
-//! `put`: files into a conversation, and 0 once all of them are on the server's disk.
+//! `put`: sends files to a conversation; exits with 0 once all are on the server's disk.
 
 use std::ffi::OsStr;
 use std::io;
@@ -20,12 +20,12 @@ use crate::interrupted;
 use crate::open::Context;
 use crate::patience::Patience;
 
-/// Names of standard input. A closed one must not be taken for an empty file.
+/// Paths of standard input. If it is closed, it must not be read as an empty file.
 const STDIN_DEVICES: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
-/// What to do where there is no room for standard input.
+/// The remedy if there is no space for a copy of standard input.
 const NO_ROOM: &str = "nothing of it was sent: make room there and send it again, or send it as a \
                        file, which needs no copy";
-/// How often to look whether a source was read.
+/// How often to check whether a source was read.
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure> {
@@ -63,7 +63,7 @@ pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure>
     let shown: Vec<_> = files
         .iter()
         .map(|file| {
-            // One that was copied is not at that path.
+            // A copied source is not at that path.
             let path = file.hash.is_none().then(|| file.source.path.clone());
             (file.name.clone(), file.path.clone(), file.source.size, path)
         })
@@ -79,7 +79,7 @@ fn is_stdin(file: &Path) -> bool {
     file.as_os_str() == OsStr::new("-")
 }
 
-/// Examines the sources, and copies those without a size.
+/// Examines the sources and copies those without a size.
 async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<Collected, Failure> {
     let (paths, name, copies) = (std::mem::take(&mut args.files), args.name.take(), copies.clone());
     let (home, profile, recursive) = (context.home()?, context.profile()?, args.recursive);
@@ -87,7 +87,7 @@ async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<C
         let Some(name) = name else {
             return Err(Failure::usage("what comes by standard input needs a --name"));
         };
-        // All of it: what it is has to be known before it is offered.
+        // Copy all of it: size and hash must be known before it is offered.
         let mut stdin = stdin()?;
         let copy = move || spool(&home, &profile, &name, &mut stdin, &copies).map_err(no_room);
         let files = vec![blocking(copy).await?];
@@ -113,7 +113,7 @@ async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<C
     Ok(collected)
 }
 
-/// Waits until no source had a byte to read for the time of `--timeout`.
+/// Resolves once no source has delivered a byte for the time of `--timeout`.
 async fn stalled(copies: &Copies, timeout: Option<Duration>) {
     let Some(timeout) = timeout else { return std::future::pending().await };
     let mut patience = Patience::new(timeout);
@@ -138,11 +138,11 @@ async fn stalled(copies: &Copies, timeout: Option<Duration>) {
 struct Collected {
     files: Vec<Found>,
     failures: Vec<Failure>,
-    /// Links, which are left out.
+    /// Symbolic links, which are skipped.
     links: Vec<PathBuf>,
 }
 
-/// Looks at files that are named, and with `recursive` at those in directories.
+/// Examines named files and, with `recursive`, those in directories.
 struct Collector {
     home: Home,
     profile: Profile,
@@ -177,7 +177,7 @@ impl Collector {
         }
     }
 
-    /// Links in a directory are not followed: they may lead anywhere, and form cycles. Pipes are not
+    /// Links in a directory are not followed: they may lead anywhere and form cycles. Pipes are not
     /// read: they may never end.
     fn walk(&mut self, dir: &Path, above: &str) {
         let failed = |error: io::Error| Failure::usage(format!("{}: {error}", dir.display()));

@@ -1,4 +1,4 @@
-//! `rooms` and `room`: look and manage.
+//! `rooms` and `room`: list and manage rooms.
 
 use serde::Serialize;
 use twinlock_client::ClientError;
@@ -22,7 +22,7 @@ struct RoomJson<'a> {
     joined: bool,
 }
 
-/// Entries after the read marker, without one's own among the newest 100.
+/// Entries after the read marker, except the user's own among the newest 100.
 pub(crate) fn unread(room: &proto::Conversation) -> u64 {
     room.head.saturating_sub(room.read).saturating_sub(room.own)
 }
@@ -92,7 +92,7 @@ pub(crate) async fn run(room: Room, context: &Context) -> Result<(), Failure> {
         Room::Leave { name } => {
             let room = client.target(wants_room(&name)?.as_str()).await?;
             client.leave_room(room.id).await.map_err(|error| match error {
-                // No role would help: only the lobby cannot be left.
+                // A higher role would not help: the lobby is the only room that cannot be left.
                 ClientError::Refused(no) if no.why == Why::NotAllowed => Failure::new(
                     Exit::ServerSaidNo,
                     format!("everybody is in {name}: nobody can leave it"),

@@ -1,8 +1,8 @@
-//! `send`: into the outbox, and 0 once all of it is on the server's disk.
+//! `send`: queues messages in the outbox; exits with 0 once all are on the server's disk.
 //!
-//! Lines go into the outbox as they are read, so that what was read survives a kill. While the
-//! server cannot be reached the command goes on trying; what is not recorded when it gives up
-//! stays queued and says so.
+//! Lines enter the outbox as they are read, so that they survive a kill. The command retries while
+//! the server is unreachable. When it gives up, messages that are not recorded stay queued, and it
+//! reports them.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -26,30 +26,30 @@ use crate::open::{Context, Opened, trying_again, warn_about_tls, why_down};
 use crate::output::{Output, Report};
 use crate::patience::Patience;
 
-/// How long without an acknowledgement or new input before it gives up, unless `--timeout` says.
+/// How long to wait without an acknowledgement or new input, unless `--timeout` is given.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long without an acknowledgement before it says what it is waiting for.
+/// How long without an acknowledgement before the wait is explained.
 pub(super) const QUIET: Duration = Duration::from_secs(3);
-/// Outcomes that are looked up at once.
+/// Outcomes looked up at once.
 const BATCH: usize = 512;
-/// Messages in the outbox and not acknowledged beyond which no more input is read.
+/// Input pauses at this number of unacknowledged messages in the outbox.
 const AHEAD: usize = 8192;
-/// How often to look for what another process of this profile has sent for us.
+/// How often to check whether another process of this profile has sent our messages.
 pub(super) const LOOK: Duration = Duration::from_millis(200);
 
 struct Sending<'a> {
     out: &'a Output,
     client: Client,
-    /// As the command line writes it.
+    /// As spelled on the command line.
     target: String,
     /// Prints the acks, with `--json`.
     report: Option<Report>,
     waiting: HashSet<MessageId>,
-    /// Dropped from the outbox by another process. One that was sent before may still be recorded.
+    /// Dropped from the outbox by another process. One that was already sent may still be recorded.
     dropped: HashSet<MessageId>,
     recorded: u64,
     refused: Option<Why>,
-    /// Why there is no line now.
+    /// Why there is no connection now.
     down: Option<ClientError>,
     /// Why the server records nothing now.
     held: Option<ClientError>,
@@ -95,7 +95,7 @@ pub(super) async fn retry(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads `input` to its end and waits until all of it is settled.
+/// Reads `input` to its end and waits until every message is recorded, refused or dropped.
 async fn settle(
     mut sending: Sending<'_>,
     mut events: mpsc::Receiver<Event>,
@@ -109,13 +109,13 @@ async fn settle(
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut interrupt = std::pin::pin!(interrupted());
-    // Too many sessions: another process of this profile may send what this one queued.
+    // Too many sessions: another process of this profile may send our messages.
     let mut limited = None;
     let ended = loop {
         if input.is_none() && sending.waiting.is_empty() {
             break None;
         }
-        // While input is awaited and nothing is outstanding, nothing is late.
+        // The timeout applies only while a message is outstanding.
         let late = !sending.waiting.is_empty();
         tokio::select! {
             lines = next(&mut input), if sending.waiting.len() < AHEAD => match lines {
@@ -149,7 +149,7 @@ async fn settle(
             () = &mut interrupt => break Some(Failure::interrupted()),
         }
     };
-    // What the client's end has settled is the truth.
+    // The closed client has settled the final outcomes.
     sending.look().await?;
     let Sending { client, waiting, dropped, refused, down, held, recorded, report, .. } = sending;
     if waiting.is_empty() && down.is_none() {
@@ -204,7 +204,7 @@ async fn settle(
 }
 
 impl<'a> Sending<'a> {
-    /// Nothing is to be sent yet.
+    /// Opens the profile with nothing to send yet.
     fn open(context: &'a Context) -> Result<(Self, mpsc::Receiver<Event>), Failure> {
         let Opened { client, events, .. } = context.open(Options::default())?;
         let sending = Self {
@@ -232,12 +232,12 @@ impl<'a> Sending<'a> {
             outbox.enqueue_many(messages, now_ms(), &mut OsEntropy)
         });
         self.waiting.extend(ids.await?);
-        // Its end is seen where events are taken.
+        // The event loop notices the end of the client.
         let _closed = self.client.written().await;
         Ok(())
     }
 
-    /// Says whether something moved.
+    /// Returns whether there was progress.
     fn take(&mut self, event: Event) -> Result<bool, Failure> {
         match event {
             Event::Up(up) => {
@@ -266,7 +266,7 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// Explains the wait once: its reason, and how to leave.
+    /// Explains the wait once: its reason, and how to end it.
     fn tell(&mut self) {
         if !std::mem::replace(&mut self.told, true) && !self.waiting.is_empty() {
             self.out.say(&waits(self.waiting.len(), self.patience));
@@ -274,7 +274,7 @@ impl<'a> Sending<'a> {
     }
 
     fn recorded(&mut self, message_id: &MessageId, ack: &Ack) -> Result<bool, Failure> {
-        // Older messages of this outbox go out as well; they are not this command's.
+        // The client also sends older messages of this outbox; other commands own them.
         if !self.waiting.remove(message_id) && !self.dropped.remove(message_id) {
             return Ok(true);
         }
@@ -293,7 +293,7 @@ impl<'a> Sending<'a> {
         true
     }
 
-    /// Looks up what another process may have sent, or what was settled at the end.
+    /// Looks up messages that another process may have sent, or that were settled at the end.
     async fn look(&mut self) -> Result<bool, Failure> {
         let ids: Vec<MessageId> = self.waiting.iter().copied().collect();
         let mut moved = false;
@@ -314,7 +314,7 @@ impl<'a> Sending<'a> {
     }
 }
 
-/// Explains the wait.
+/// The explanation of the wait.
 pub(super) fn waits(messages: usize, patience: Duration) -> String {
     format!(
         "waiting {} s at most until the server has recorded {messages} {}; Ctrl-C ends the wait, and a \
@@ -336,7 +336,7 @@ pub(crate) fn now_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
-/// Runs what waits for the disk where it may.
+/// Runs work that waits for the disk on a blocking thread.
 pub(crate) async fn blocking<T, E>(
     work: impl FnOnce() -> Result<T, E> + std::marker::Send + 'static,
 ) -> Result<T, Failure>

@@ -1,4 +1,4 @@
-//! `serve`: the server, from its first start to the signal that ends it.
+//! `serve`: runs the server, from its first start to the signal that ends it.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::exit::Failure;
 use crate::logging::Logs;
 use crate::output::Output;
 
-/// What the origin bridge cannot promise, said at every start.
+/// The guarantees that the origin bridge lacks, printed at every start.
 const ORIGIN_WARNING: &str = "\
 The origin bridge has one lock and a half. Whoever ends TLS before it (a proxy, or somebody with a \
 forged certificate, which the origin's clients do not notice) cannot read messages, but can repeat \
@@ -26,11 +26,11 @@ them, and alter those without a MAC; can tell by trying whether one opens, and s
 and whoever has the key reads all that was ever sent under it. Its entries are marked as \
 unprotected. Prefer classic lines: `twinlock classic add NAME --to ROOM`.";
 
-/// Runs until SIGTERM or SIGINT; a second one ends at once.
+/// Runs until SIGTERM or SIGINT; a second signal ends it at once.
 pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
     let code = serve.qr;
     let Settings { server: mut config, log_level, log_json } = Settings::new(serve)?;
-    // The log comes before the server, whose directory it is in.
+    // Logging starts before the server, so this creates the directory of both.
     let data = make_data_directory(&config.data).map_err(Failure::usage)?;
     config.data.clone_from(&data);
     let color = out.colors_words();
@@ -92,8 +92,8 @@ pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
     }
 }
 
-/// Shows the invite of a server that has no owner. The command that uses it comes last, so that it
-/// is on the smallest screen; nothing is before it on its line, so that it can be copied.
+/// Shows the invite of a server without an owner. The command that uses it is printed last, so that
+/// it is visible on the smallest screen. It has its own line, so that it can be copied.
 fn show_owner_invite(
     out: &Output,
     invite: &InviteLink,
@@ -101,7 +101,7 @@ fn show_owner_invite(
     listening: IpAddr,
     code: bool,
 ) {
-    // What a service prints goes into the system's journal, where others may read it.
+    // A service's output goes to the system's journal, which others may read.
     if is_set("JOURNAL_STREAM") {
         out.say(&format!("This server has no owner yet; its invite is in {}", file.display()));
         return;
@@ -128,7 +128,7 @@ fn show_owner_invite(
     out.say_as_is(&join_command(&link));
 }
 
-/// What to pass for others to reach a server that listens there.
+/// The options that make a server with this address reachable for others.
 fn server_options(listening: IpAddr) -> String {
     if listening.is_unspecified() {
         "start the server with --public-host ADDRESS".to_owned()
@@ -141,8 +141,8 @@ fn server_options(listening: IpAddr) -> String {
 /// Names of the loopback address.
 const LOCAL_NAMES: [&str; 3] = ["localhost", "ip6-localhost", "ip6-loopback"];
 
-/// Says that a link to `address` works on this machine only, if so, which addresses this machine
-/// has (with `ipv6` those as well), and what to do: `remedy` names an ADDRESS.
+/// The warning for a link whose `address` works on this machine only. It lists the machine's
+/// addresses (with `ipv6` also the IPv6 ones) and the `remedy`, which names an ADDRESS.
 pub(crate) fn local_only(address: &Address, remedy: &str, ipv6: bool) -> Option<String> {
     let host = address.bare_host();
     let name = host.trim_end_matches('.').to_ascii_lowercase();
@@ -163,7 +163,7 @@ pub(crate) fn local_only(address: &Address, remedy: &str, ipv6: bool) -> Option<
     })
 }
 
-/// Addresses of this machine under which others may reach it, IPv4 first.
+/// Addresses under which others may reach this machine, IPv4 first.
 fn own_addresses(ipv6: bool) -> Vec<String> {
     let mut found: Vec<IpAddr> = if_addrs::get_if_addrs()
         .unwrap_or_default()
@@ -177,9 +177,9 @@ fn own_addresses(ipv6: bool) -> Vec<String> {
     found.iter().map(ToString::to_string).collect()
 }
 
-/// The command that uses a link.
+/// The command that uses an invite link.
 pub(crate) fn join_command(link: &str) -> Zeroizing<String> {
-    // Grown once, so that no copy is left behind unwiped.
+    // Allocated once, so that growing leaves no copy unwiped.
     let mut command = Zeroizing::new(String::with_capacity(link.len() + 32));
     for part in ["twinlock join '", link, "'"] {
         command.push_str(part);

@@ -17,7 +17,7 @@ use crate::open::Context;
 use crate::output::{Output, Style};
 use crate::patience::within;
 
-/// What needs the server is null without it.
+/// The status in JSON. Fields that need the server are null without it.
 #[derive(Debug, Serialize)]
 struct StatusJson {
     profile: String,
@@ -28,7 +28,7 @@ struct StatusJson {
     server_software: Option<String>,
     server_key: String,
     server_words: String,
-    /// TLS keys that the profile accepts; null where an authority vouches for the server.
+    /// TLS keys that the profile accepts; null if a CA authenticates the server.
     pins: Option<Vec<String>>,
     tls: Option<TlsJson>,
     lock2: Option<LockJson>,
@@ -75,9 +75,9 @@ struct OutboxJson {
 /// Lock 2 has no choice of algorithms in this version.
 const CIPHER: &str = "AES-256-CBC + HMAC-SHA-256";
 const KEY_EXCHANGE: &str = "OPAQUE (ristretto255) + ML-KEM-768";
-/// A room that is asked for; it need not be there.
+/// A room to ask for; it need not exist.
 const LOBBY: &str = "lobby";
-/// Refused messages are counted up to here.
+/// The count of refused messages stops here.
 const REFUSED: usize = 10_000;
 
 pub(crate) async fn run(args: Status, context: &Context) -> Result<(), Failure> {
@@ -133,7 +133,7 @@ async fn rekey(client: &Client) -> Result<Rekeyed, ClientError> {
     }
 }
 
-/// The running session in words: id, age, epoch, frames, rekeys.
+/// The running session as text: id, age, epoch, frames, rekeys.
 pub(crate) fn session_words(facts: &Facts) -> String {
     let Facts { session, id, age, since_rekey, .. } = facts;
     let (epoch, (sent, received)) = (session.epoch.0, session.frames);
@@ -149,7 +149,7 @@ pub(crate) fn session_words(facts: &Facts) -> String {
     )
 }
 
-/// The local part.
+/// Fills in the local part.
 fn known(profile: &Profile, context: &Context, outbox: OutboxJson) -> Result<StatusJson, Failure> {
     let server = match &context.global.address {
         Some(address) => address.to_string(),
@@ -175,7 +175,7 @@ fn known(profile: &Profile, context: &Context, outbox: OutboxJson) -> Result<Sta
     })
 }
 
-/// What the session and its server say.
+/// Adds the facts of the session and of the server.
 fn add(status: &mut StatusJson, facts: Facts) {
     let Facts { up, session, id, age, since_rekey, .. } = facts;
     status.role = Some(super::people::role(up.info.role()));

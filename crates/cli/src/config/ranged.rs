@@ -1,12 +1,12 @@
-//! Numbers of the configuration file that know their range.
+//! Numbers of the configuration file whose type carries their range.
 //!
-//! The check is part of reading, so the error has the file and the line.
+//! The check is part of deserialization, so that the error names the file and the line.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
-/// A whole number of `LEAST..=MOST`.
+/// An integer in `LEAST..=MOST`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ranged<const LEAST: u64, const MOST: u64>(u64);
 
@@ -15,7 +15,7 @@ impl<const LEAST: u64, const MOST: u64> Ranged<LEAST, MOST> {
         self.0
     }
 
-    /// The same where a `usize` is wanted. No `MOST` is larger than one.
+    /// The value as a `usize`. No `MOST` exceeds `usize::MAX`.
     pub(super) fn size(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }

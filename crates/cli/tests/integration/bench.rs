@@ -1,5 +1,5 @@
-//! `bench` against a real server: what it tells is what the record has, and what stands in its way
-//! is said.
+//! `bench` against a real server: its figures match the record, and it names the limit that
+//! prevents a measurement.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use crate::common::*;
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// Small and quick, where nothing else is asked for.
+/// A small and quick shape, unless a test asks for another.
 const SHAPE: &[[&str; 2]] = &[
     ["--lines", "3"],
     ["--window", "4"],
@@ -23,7 +23,7 @@ fn bench(person: &Person, args: &[&str]) -> Ran {
     person.run(&all)
 }
 
-/// What was measured, by its name.
+/// The measurements by name.
 fn measured(ran: &Ran) -> BTreeMap<String, Value> {
     ran.json().into_iter().map(|json| (json["what"].as_str().unwrap().to_owned(), json)).collect()
 }
@@ -66,7 +66,7 @@ fn every_measurement_tells_what_the_record_has() {
         }
     }
     assert_eq!(number(&all["idle"], "total"), 3);
-    // Nobody is left in the room, and it is not among what the person reads.
+    // No one is left in the room, and it is not among the person's rooms.
     assert!(!ada.run(&["rooms"]).exits(0).out.contains(room));
     let entries = entries(&ada, room);
     // Each message of the fan-out was delivered to three.
@@ -80,7 +80,7 @@ fn every_measurement_tells_what_the_record_has() {
     assert_eq!(files.len(), 1);
     assert_eq!(number(&files[0]["file"], "size"), 300 * 1024);
     assert_eq!(number(&all["get"], "count"), 300 * 1024);
-    // Nobody else was told anything.
+    // Other conversations received nothing.
     assert_eq!(texts_of(&ada, "lobby"), ["before"]);
     assert_eq!(ada.run(&["people"]).exits(0).out.lines().count(), 1);
 }
@@ -101,7 +101,7 @@ fn the_table_has_a_row_for_each_and_columns_that_stand_below_each_other() {
     assert!(rows[1].contains(" acks ") && rows[2].contains(" MB "), "{}", ran.out);
     let length = rows[0].len();
     assert!(rows.iter().all(|row| row.len() == length && length <= 80), "{}", ran.out);
-    // What the server used is known only of a process that was named.
+    // The server's usage is known only for a process that was named.
     assert!(!ran.out.contains("CPU"), "{}", ran.out);
     let pid = host.running().pid().to_string();
     let ran = bench(&ada, &["--mode", "messages,idle", "--server-pid", &pid]).exits(0);
@@ -124,7 +124,7 @@ fn more_lines_than_one_user_may_have_are_refused_and_go_with_more_users() {
     let room = all["messages"]["room"].as_str().unwrap();
     let (acks, deliveries) = (number(&all["messages"], "total"), number(&all["fanout"], "total"));
     assert_eq!(count(&entries(&ada, room), "text"), acks + deliveries / 40);
-    // What is left of them are names: each has revoked its device.
+    // Only the names of the users remain: each has revoked its device.
     let people = ada.run(&["people", "--json"]).exits(0).json();
     assert_eq!(people.len(), 4);
     let log = host.log();
@@ -156,7 +156,7 @@ fn what_the_server_does_not_take_is_said_with_its_limit() {
     }
 }
 
-/// Starts a measurement that would take an hour, and waits until something of it is recorded.
+/// Starts a measurement of an hour, and waits until some of it is recorded.
 fn started(host: &Host, ada: &Person, args: &[&str]) -> (Running, String) {
     let fixed = ["bench", "--mode", "messages,logins", "--seconds", "3600", "--json"];
     let running = ada.start(&[&fixed[..], args].concat());
@@ -180,7 +180,7 @@ fn an_interrupt_ends_it_with_what_it_has() {
     let (running, room) = started(&host, &ada, &[]);
     running.signal(Signal::INT);
     let ran = running.ended(LONG).exits(130);
-    // Nothing else was begun.
+    // No other measurement was started.
     let all = measured(&ran);
     assert_eq!(all.len(), 1);
     let total = number(&all["messages"], "total");

@@ -1,10 +1,10 @@
-//! The disk fails under a checkpoint, which moves the record from its -wal file into its database:
-//! exactly the sync or write that is meant, with the server going on, and then the power goes.
+//! Disk failures during a checkpoint, which moves pages from the WAL into the database. A test
+//! fails exactly one chosen sync or write while the server keeps running, and then cuts the power.
 //!
-//! SQLite counts what a checkpoint has moved beside commits as moved, and leaves its sync to a later
-//! one. Where that fails, those pages may be nowhere but in the -wal file.
+//! SQLite marks pages as moved when a checkpoint runs next to commits, and leaves their sync to a
+//! later checkpoint. If that sync fails, those pages may exist only in the WAL.
 
-// The shim is for the GNU libc's dynamic linker.
+// The shim needs the GNU libc's dynamic linker.
 #![cfg(target_os = "linux")]
 
 use std::fs::File;
@@ -21,22 +21,22 @@ use crate::disk::{Aim, Deed, EIO, ENOSPC, Orders};
 use rustix::process::Signal;
 
 const DATABASE: &str = "/record.db";
-/// The server's threads that move it.
+/// The server's threads that run checkpoints.
 const CHECKPOINTER: &str = "checkpoint";
 const RECORDER: &str = "recorder";
-/// What the log says then.
+/// The log message after a successful reopening.
 const OPEN_AGAIN: &str = "the record is open again";
-/// Lines of 30 KB that are too much for the recorder to move between two commits.
+/// Lines of 30 KB that are too many for the recorder to checkpoint between two commits.
 const MANY: usize = 20;
 
-/// Somebody who writes line after line.
+/// A client that writes line after line.
 struct Writing {
     stage: Stage,
     child: Acking,
     stdin: ChildStdin,
     acks: JoinHandle<()>,
     said: usize,
-    /// What others have said before.
+    /// Lines that others sent before.
     before: usize,
 }
 
@@ -51,7 +51,7 @@ impl Writing {
         Self { stage, child, stdin, acks, said, before: said }
     }
 
-    /// So many lines, each once the one before is acknowledged.
+    /// Sends `lines` lines, each after the ack of the one before.
     fn says(&mut self, lines: usize) {
         for _ in 0..lines {
             writeln!(self.stdin, "ada {:05} {}", self.said, "x".repeat(30_000)).unwrap();
@@ -64,22 +64,22 @@ impl Writing {
         }
     }
 
-    /// A checkpoint is about to move what was said, and waits.
+    /// Sends lines until a checkpoint starts to move them, and holds it there.
     fn is_about_to_move(&mut self) {
         self.stage.disk.aim(Deed::Hold, Aim { file: DATABASE, thread: CHECKPOINTER }, 1, 0);
         self.says_until(Deed::Hold, 1);
     }
 
-    /// A checkpoint moves what was said, and while it does so many lines more are recorded. So it
-    /// counts what it has moved, and syncs nothing.
+    /// Records `lines` more lines while a checkpoint moves the earlier ones. So it marks the pages
+    /// as moved, but syncs nothing.
     fn is_half_moved(&mut self, lines: usize) {
         self.is_about_to_move();
         self.says(lines);
         self.stage.disk.release(Deed::Hold);
     }
 
-    /// Half a checkpoint, and the sync of its other half by `thread` fails. The server opens its
-    /// record anew by itself.
+    /// Runs half a checkpoint, then fails the sync of the other half by `thread`. The server
+    /// reopens its record automatically.
     fn fails_to_sync(&mut self, thread: &'static str) {
         let disk = self.stage.disk.clone();
         disk.aim(Deed::FailSync, Aim { file: DATABASE, thread }, 1, EIO);
@@ -91,7 +91,7 @@ impl Writing {
                 self.says(2);
             } else {
                 self.is_half_moved(MANY);
-                // It goes on by itself.
+                // The checkpoint continues without further commits.
                 let soon = Instant::now() + Duration::from_millis(500);
                 while disk.hits(Deed::FailSync) == 0 && Instant::now() < soon {
                     std::thread::sleep(Duration::from_millis(1));
@@ -101,7 +101,7 @@ impl Writing {
         self.stage.host.running().wait_err(OPEN_AGAIN);
     }
 
-    /// Says lines until something was done so often.
+    /// Sends lines until the deed has happened `hits` times.
     fn says_until(&mut self, deed: Deed, hits: u32) {
         let until = Instant::now() + LONG;
         while self.stage.disk.hits(deed) < hits {
@@ -110,7 +110,7 @@ impl Writing {
         }
     }
 
-    /// Goes on until the -wal file has begun anew, with everything moved out of it.
+    /// Sends lines until the WAL restarts, with everything moved out of it.
     fn goes_on(&mut self) {
         let (before, until) = (self.head_of_wal(), Instant::now() + LONG);
         while self.head_of_wal() == before {
@@ -120,7 +120,7 @@ impl Writing {
         self.says(MANY);
     }
 
-    /// Another one each time it begins anew; zeros while it is empty.
+    /// The WAL's header: different after each restart, zeros while the file is empty.
     fn head_of_wal(&self) -> [u8; 32] {
         let mut head = [0; 32];
         let wal = File::open(self.stage.host.data().join("record.db-wal")).unwrap();
@@ -133,7 +133,7 @@ impl Writing {
         self.stage.host.log()
     }
 
-    /// Says no more; everything is acknowledged.
+    /// Stops sending; every line is acknowledged.
     fn ends(mut self) -> Stage {
         drop(self.stdin);
         assert_eq!(self.child.ended(), Some(0));
@@ -142,7 +142,7 @@ impl Writing {
     }
 }
 
-/// Whatever is left of it has every ack: after the last of them, and after an end in order.
+/// Asserts that every ack holds after a crash: just after the last ack, and after the shutdown.
 fn keeps_every_ack(life: &Life) {
     assert!(life.faults > 0);
     life.keeps_its_last_ack().unwrap();
@@ -206,7 +206,7 @@ fn a_record_that_cannot_be_opened_anew_is_opened_once_the_disk_is_well() {
     writing.says(MANY);
     let (disk, bob) = (writing.stage.disk.clone(), writing.stage.people[1].clone());
     disk.order(Orders { sync_error: EIO, ..Orders::default() });
-    // A commit that fails leaves in the -wal file what was never synced.
+    // A failed commit leaves data in the WAL that was never synced.
     bob.run(&["send", "--timeout", "2s", "ops", "bob 00000 fails"]).exits(6);
     assert!(writing.log().contains("a commit failed"), "{}", writing.log());
     disk.release(Deed::Hold);
@@ -216,7 +216,7 @@ fn a_record_that_cannot_be_opened_anew_is_opened_once_the_disk_is_well() {
     assert!(refused.err.contains("the server cannot write to its disk now"), "{refused:?}");
     let read = bob.reads("lobby");
     assert_eq!(read.iter().filter(|entry| entry["kind"] == "text").count(), writing.said);
-    // Nobody reads what may yet be taken back.
+    // No client reads entries that may still be rolled back.
     let read = bob.reads("ops");
     assert!(read.iter().all(|entry| entry["kind"] != "text"), "{read:?}");
     disk.order(Orders::default());
@@ -227,7 +227,7 @@ fn a_record_that_cannot_be_opened_anew_is_opened_once_the_disk_is_well() {
 
 #[test]
 fn a_server_whose_last_sync_fails_leaves_all_to_the_next_one() {
-    // The one that fails may be of a last step of the index; then the server opens its record anew.
+    // The failing sync may belong to a last step of the index; then the server reopens its record.
     let ended = (0..20).find_map(|_| {
         let mut writing = Writing::new();
         writing.is_about_to_move();

@@ -1,4 +1,4 @@
-//! `classic` and the two ports of `serve`, through the real binary.
+//! `classic` and the two classic ports of `serve`, through the real binary.
 
 use crate::common::Host;
 
@@ -20,7 +20,7 @@ fn a_key_is_told_once_listed_and_revoked() {
     );
     let shown = ada.run(&["classic", "list"]).exits(0);
     assert!(shown.out.starts_with("lamp  to ops  jwe "), "{shown:?}");
-    // The key is nowhere else: not in a list, the log or the record.
+    // The key appears nowhere else: not in a list, the log or the record.
     for text in [&listed.out, &shown.out, &host.log()] {
         assert!(!text.contains(&key));
     }
@@ -53,7 +53,7 @@ fn a_key_as_json_is_all_that_a_program_needs() {
     let said = host.running().out();
     assert!(said.contains(&format!("classic lines on 127.0.0.1:{}\n", json["port"])), "{said}");
     assert_eq!(json["key"].as_str().unwrap().len(), 64);
-    // The other listener is off, and whoever makes a key for it hears so.
+    // The other listener is off, and `classic add` reports that.
     let plain = ["classic", "add", "old", "--to", "lobby", "--format", "origin"];
     let added = ada.run(&plain).exits(0);
     assert!(added.err.contains("--origin-port"), "{added:?}");
@@ -91,7 +91,7 @@ fn the_ports_are_off_by_default_and_the_bridge_says_what_it_cannot_promise() {
     host.running().wait_err("Its entries are marked as unprotected");
     let ran = host.terminate().exits(0);
     assert!(ran.err.contains("can repeat") && ran.err.contains("alter"), "{ran:?}");
-    // From the configuration file as well; and alone, the lines promise what they promise.
+    // From the configuration file as well; the classic listener alone prints no warning.
     let file = host.root().join("twinlock.toml");
     std::fs::write(&file, "classic-port = 0\n[limits]\nclassic-connections = 7\n").unwrap();
     host.set_args(&["--config", file.to_str().unwrap()]);

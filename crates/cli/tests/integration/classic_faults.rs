@@ -1,4 +1,4 @@
-//! Devices while the server is killed, its disk is full, or a proxy stands before it: an answer is
+//! Devices while the server is killed, its disk is full, or a proxy is in front of it: an answer is
 //! a promise here as well.
 
 use std::collections::HashMap;
@@ -14,14 +14,14 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 const BOTH: [&str; 4] = ["--classic-port", "0", "--origin-port", "0"];
 
-/// A device that says one text after the other, each of them once, and comes again whenever its
-/// connection is gone.
+/// A device that sends one text after the other, each of them once, and reconnects after a lost
+/// connection.
 struct Talker {
     who: &'static str,
     answers: Arc<AtomicUsize>,
     failures: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
-    /// Ends with what was answered, and how.
+    /// Returns each answered text, and its answer.
     thread: JoinHandle<Vec<(String, String)>>,
 }
 
@@ -86,7 +86,7 @@ fn talkers(ada: &Person, ports: &Ports) -> [Talker; 2] {
     ]
 }
 
-/// What was answered is in the record, once, and where the answer says.
+/// Asserts that each answered text is in the record, once, and at the answer's position.
 #[track_caller]
 fn assert_kept(ada: &Person, talkers: [Talker; 2]) {
     let [lamp, old] = talkers.map(Talker::ends);
@@ -150,7 +150,7 @@ fn a_full_disk_answers_nothing_and_once_there_is_room_all_goes_on() {
         }
         limit(Some(0));
         for talker in &talkers {
-            // What had room before it was full may still be answered.
+            // Texts that fit before the disk was full may still be answered.
             talker.wait(&talker.failures, 1);
             let before = talker.answers.load(Ordering::SeqCst);
             talker.wait(&talker.failures, 3);
@@ -175,7 +175,7 @@ fn the_log_names_the_client_that_a_proxy_names() {
     host.set_args(&[&BOTH[..], &["--config", file.to_str().unwrap()]].concat());
     host.restart();
     let mut ports = Ports::of(&host);
-    // Version 2, PROXY, TCP over IPv4, 12 bytes: who has connected, from port 12345, and to where.
+    // Version 2, PROXY, TCP over IPv4, 12 bytes: source address, destination, source port 12345.
     ports.header =
         b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x30\x39\x20\xfb".to_vec();
     Line::new(&ports, "lamp", &lamp).unwrap().say("through the proxy").unwrap();

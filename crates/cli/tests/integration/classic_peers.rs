@@ -1,6 +1,6 @@
-//! Classic lines and the origin bridge as others use them: the programs of `examples/`, with
-//! libraries of Python and JavaScript, against the real binary. `scripts/peers.sh` gets those
-//! libraries, and `scripts/test.sh` calls it; without them these tests fail and say so.
+//! Classic connections and the origin bridge with independent clients: the programs of `examples/`,
+//! with libraries of Python and JavaScript, against the real binary. `scripts/peers.sh` installs
+//! those libraries, and `scripts/test.sh` calls it. Without them these tests fail with a message.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use crate::common::device::{Device as _, Origin, Ports};
 use crate::common::{Host, Person, Ran, Running};
 
-/// A thousand messages, each answered after its own commit.
+/// Timeout for a thousand messages, each answered after a separate commit.
 const MANY: Duration = Duration::from_secs(180);
 
-/// `target/peers`, which has to be there.
+/// `target/peers`, which has to exist.
 fn peers() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let peers = target.join("peers");
@@ -36,7 +36,7 @@ fn python(program: &Path) -> Command {
     command
 }
 
-/// Node looks for libraries beside the program.
+/// Node looks for libraries next to the program.
 fn node(name: &str) -> Command {
     let program = peers().join(name);
     std::fs::copy(example(name), &program).unwrap();
@@ -45,7 +45,7 @@ fn node(name: &str) -> Command {
     command
 }
 
-/// The port that `serve` has said it took.
+/// The port that `serve` has printed.
 fn port(host: &Host, what: &str) -> String {
     host.running().wait_lines(3);
     let said = host.running().out();
@@ -56,7 +56,7 @@ fn port(host: &Host, what: &str) -> String {
 struct Stage {
     host: Host,
     ada: Person,
-    /// What `classic add` said beside the key.
+    /// The messages of `classic add`, without the key.
     said: String,
 }
 
@@ -89,7 +89,7 @@ fn numbered(who: &str, from: usize, to: usize) -> (Vec<String>, String) {
     (texts, input)
 }
 
-/// Each answer names the place of its line and the link that the record has there.
+/// Asserts that each answer has the number of its entry and the recorded link.
 fn assert_answers(answers: &str, entries: &[serde_json::Value], texts: &[String], key: &str) {
     let answers: Vec<&str> = answers.lines().collect();
     assert_eq!((answers.len(), entries.len()), (texts.len(), texts.len()));
@@ -118,7 +118,7 @@ fn peers_in_two_languages_exchange_a_thousand_lines_each_way() {
     let entries = ada.reads("ops");
     assert_answers(&said.out, &entries[1000..], &texts, "lamp");
     ada.run(&["audit", "verify"]).exits(0);
-    // Who and how, wherever it is shown.
+    // Sender and form, in every display.
     let log = host.log();
     let logged =
         log.lines().filter(|line| line.contains(r#"message from=ada:lamp kind="classic""#));
@@ -169,7 +169,7 @@ fn peers_of_the_origin_get_an_answer_to_each_of_a_thousand_messages_while_a_hund
     let key = std::fs::read_to_string(host.root().join("old.key")).unwrap();
     let key = data_encoding::HEXLOWER.decode(key.trim().as_bytes()).unwrap().try_into().unwrap();
     let began = Instant::now();
-    // All are there before anybody goes on, and each has a thousand to say from there.
+    // All connect before any continues; then each sends a thousand messages.
     let there = Barrier::new(OTHERS + 1);
     let said = std::thread::scope(|scope| {
         let other = |who| {
@@ -200,7 +200,7 @@ fn peers_of_the_origin_get_an_answer_to_each_of_a_thousand_messages_while_a_hund
     });
     assert_eq!(said.out.lines().count(), 1 + EACH);
     assert!(said.out.lines().all(|line| line.starts_with("Message received at 20")));
-    // Each one's are all there, once and in their order.
+    // The messages of each client are complete, once and in order.
     let entries = ada.reads("ops");
     assert_eq!(entries.len(), (OTHERS + 1) * (1 + EACH));
     assert!(entries.iter().all(|entry| entry["kind"] == "unprotected" && entry["device"] == "old"));
@@ -250,7 +250,7 @@ fn peers_use_the_form_with_a_mac_and_openssl_the_form_without() {
     assert!(chat.contains("ada/old (unprotected): Grüße ☃"), "{chat}");
 }
 
-/// What stands between a line that begins with `--- head` and the next `---`.
+/// The text between a line that begins with `--- head` and the next `---`.
 fn shown<'s>(said: &'s str, head: &str) -> &'s str {
     let from = said.find(&format!("--- {head}")).unwrap_or_else(|| panic!("no {head} in {said}"));
     let (_, rest) = said[from..].split_once('\n').unwrap();

@@ -1,4 +1,4 @@
-//! Sent once, arrives once, over a thousand lost lines.
+//! Messages are delivered exactly once over a thousand disconnects.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use crate::common::*;
 const LINES: usize = 20_000;
 const CUTS: usize = 1_000;
 const PER_CUT: usize = LINES / CUTS;
-/// A connection on which nothing more is said is cut as well.
+/// An idle connection is cut as well.
 const IDLE: Duration = Duration::from_millis(60);
-/// When the last line is said whatever was cut.
+/// The last line is sent after this time, even with fewer cuts.
 const LAST: Duration = Duration::from_secs(150);
 
 #[test]
@@ -21,7 +21,7 @@ fn over_a_thousand_disconnects_every_line_arrives_once_and_in_order() {
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
     let mut chance = Chance::new();
-    // Some more: a connection may end by itself before it is cut.
+    // Some more, because a connection may end before it is cut.
     let mut left = CUTS + CUTS / 50;
     let relay = Arc::new(Relay::start(host.address(), move || {
         left = left.checked_sub(1)?;
@@ -29,9 +29,9 @@ fn over_a_thousand_disconnects_every_line_arrives_once_and_in_order() {
         match chance.within(0, 100) {
             // Within one of the two handshakes.
             0 | 1 => cut.bytes = chance.within(0, UP),
-            // Anywhere in what is said then.
+            // Anywhere in the data after them.
             2..20 => cut = Cut { bytes: chance.within(UP, 40_000), time: IDLE },
-            // At some moment.
+            // At a random time.
             _ => {}
         }
         Some(cut)
@@ -40,7 +40,7 @@ fn over_a_thousand_disconnects_every_line_arrives_once_and_in_order() {
     let listening = bob.by(relay.address).start(&listen);
     let mut sending = ada.by(relay.address).start(&["send", "--json", "lobby"]);
     let began = Instant::now();
-    // As the cuts go on, so do the lines: there is always something on its way to be cut.
+    // Lines are fed at the pace of the cuts, so that there is always data in flight to cut.
     let mut stdin = sending.stdin.take().unwrap();
     let pace = Arc::clone(&relay);
     let feeding = std::thread::spawn(move || {
@@ -49,10 +49,12 @@ fn over_a_thousand_disconnects_every_line_arrives_once_and_in_order() {
             if lines.is_empty() {
                 break;
             }
-            // However slow the machine is, the lines do not run out before the cuts: then there is
-            // only now and then one more, so that the next connection has something to lose.
+            // On a slow machine too, the lines must not run out before the cuts. If the cuts are
+            // behind, feed a line only now and then, so that the next connection has something to
+            // lose.
             let behind = (LINES - lines.len()) / PER_CUT > pace.cuts();
-            // The last one is said after the last cut; one that is waiting to be cut needs no lines.
+            // The last line follows the last cut; a connection that waits for its cut needs no
+            // lines.
             let last = lines.len() == 1 && pace.cuts() < CUTS && began.elapsed() < LAST;
             let some = match (last, behind) {
                 (true, _) => 0,
@@ -76,7 +78,7 @@ fn over_a_thousand_disconnects_every_line_arrives_once_and_in_order() {
     let wanted = (0..LINES).map(|n| format!("line {n:05}")).collect::<Vec<_>>();
     let heard = heard.json();
     assert_eq!(texts(&heard), wanted);
-    // Every ack is of the entry that everybody reads.
+    // Every ack matches the entry that all readers get.
     let acks = sent.json();
     assert_eq!(acks.len(), LINES);
     let read = bob.reads("lobby");

@@ -1,9 +1,9 @@
-//! A disk that is full or fails under messages: what has no room is refused in words, reading goes
-//! on, and once the disk is well everything is recorded, once and in order, by itself.
+//! A full or failing disk during appends: messages are refused with a reason, and reading still
+//! works. Once the disk works again, everything is recorded automatically, once and in order.
 //!
-//! `TWINLOCK_FAULTS=10` makes it so many rounds.
+//! `TWINLOCK_FAULTS=10` sets the number of rounds.
 
-// The shim is for the GNU libc's dynamic linker.
+// The shim needs the GNU libc's dynamic linker.
 #![cfg(target_os = "linux")]
 
 use std::io::Write as _;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::common::*;
 use crate::disk::{Disk, EIO, ENOSPC, Orders};
 
-/// When a client comes again that was refused.
+/// When a refused client retries.
 const RETRY: Duration = Duration::from_secs(5);
 
 struct Stage {
@@ -28,7 +28,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// A server on a watched disk, and two people who write without end.
+    /// A server on a watched disk, and two people who write continuously.
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let disk = Disk::watching(root.path());
@@ -57,8 +57,8 @@ impl Stage {
         Self { disk, host, ada, bob, writing, stop }
     }
 
-    /// What is recorded when the disk is well is everything, once and in order: what the two write,
-    /// and of bob also what was `refused` and waits in his outbox for whoever sends next.
+    /// Asserts that with a working disk everything is recorded, once and in order: the lines of
+    /// both writers, and bob's `refused` messages, which wait in his outbox for the next sender.
     fn ends_well(self, refused: &[String]) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let mut sent = Vec::new();
@@ -100,7 +100,7 @@ fn a_full_disk_refuses_messages_in_words_reads_on_and_takes_them_once_there_is_r
         let why = "the server cannot write to its disk now (is it full?)";
         assert_eq!(full.err.matches(why).count(), 2, "when it is so, and at the end: {full:?}");
         assert!(stage.host.log().contains("full"), "{}", stage.host.log());
-        // Everything that asks for no room goes on.
+        // Requests that need no disk space still work.
         let before = stage.ada.reads("lobby").len();
         assert!(before > 20);
         stage.ada.run(&["rooms"]).exits(0);

@@ -1,4 +1,4 @@
-//! Files up and down through the real binary: what arrives is what was sent, where it may be.
+//! Uploads and downloads through the real binary: files arrive intact, and only at allowed paths.
 
 use std::fs;
 use std::io::Write as _;
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::common::*;
 
-/// Bytes that no pattern of the protocol has.
+/// Bytes without patterns of the protocol.
 fn bytes(n: usize, seed: u64) -> Vec<u8> {
     let mut word = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let next = |_| {
@@ -59,7 +59,7 @@ fn files_of_all_sizes_in_directories_arrive_with_their_names_modes_and_times() {
     for name in ["レポート.txt", "דוח.pdf", "with blank's & \"quotes\".md", "👍🏽"] {
         write(&from.join(name), name.as_bytes());
     }
-    // What -r leaves out is said, and the rest is sent.
+    // Files that -r skips are reported, and the rest is sent.
     symlink("/etc/passwd", from.join("link")).unwrap();
     let sent = ada.run(&["put", "-r", from.to_str().unwrap(), "lobby", "--jobs", "4"]).exits(0);
     assert!(sent.err.contains("link is a symbolic link"), "{}", sent.err);
@@ -85,7 +85,7 @@ fn files_of_all_sizes_in_directories_arrive_with_their_names_modes_and_times() {
         assert_eq!(modified.as_millis(), 1_234_567_890_123 + at as u128);
     }
     assert_eq!(fs::read_to_string(into.join("from/👍🏽")).unwrap(), "👍🏽");
-    // The record names them, and its links hold.
+    // The record names them, and its links are valid.
     for entry in bob.reads("lobby") {
         let file = &entry["file"];
         let dir = into.join(file["dir"].as_str().unwrap());
@@ -159,7 +159,7 @@ fn nothing_is_overwritten_unasked_and_no_program_of_somebody_else_runs() {
     assert_eq!(mode(), 0o755, "executable, and neither set-uid nor set-gid");
     get(&ada, &["--force"]).exits(0);
     assert_eq!(mode(), 0o755, "it is her own");
-    // A link at the final name is something that exists; with --force it is what is replaced.
+    // A symbolic link at the final name counts as existing; --force replaces the link itself.
     let victim = host.root().join("victim");
     fs::write(&victim, "precious").unwrap();
     fs::remove_file(&tool).unwrap();
@@ -167,7 +167,7 @@ fn nothing_is_overwritten_unasked_and_no_program_of_somebody_else_runs() {
     get(&bob, &[]).exits(2);
     get(&bob, &["--force"]).exits(0);
     assert!(!fs::symlink_metadata(&tool).unwrap().is_symlink());
-    // One at the part is not followed and not touched.
+    // A symbolic link at the part file is neither followed nor changed.
     fs::remove_file(&tool).unwrap();
     symlink(&victim, into.join(".tool.part")).unwrap();
     let refused = get(&bob, &[]).exits(2);
@@ -176,7 +176,7 @@ fn nothing_is_overwritten_unasked_and_no_program_of_somebody_else_runs() {
     assert_eq!(names(&into), [".tool.part"], "nothing under the final name");
     fs::remove_file(into.join(".tool.part")).unwrap();
     get(&bob, &[]).exits(0);
-    // Elsewhere, under a name of one's own.
+    // Another destination, under a chosen name.
     let other = host.root().join("other.sh");
     bob.run(&["get", "lobby", "1", "-o", other.to_str().unwrap()]).exits(0);
     assert_eq!(fs::read(other).unwrap(), fs::read(&source).unwrap());
@@ -235,7 +235,7 @@ fn hostile_names_are_refused_or_made_harmless_and_nothing_lands_elsewhere() {
         assert!(names.iter().any(|name| name == safe), "{safe}: {names:?}");
     }
     assert_eq!(super_names(&into), ["to"], "nothing beside it");
-    // Neither what is said nor what is shown acts on a terminal.
+    // Neither messages nor displayed names act on a terminal.
     let shown = bob.run(&["history", "lobby"]).exits(0).out + &got.err;
     assert!(!shown.chars().any(|c| c.is_control() && c != '\n' || c == '\u{202e}'), "{shown:?}");
     assert_eq!(shown.lines().filter(|line| line.starts_with("lines")).count(), 0);
@@ -260,7 +260,7 @@ fn what_is_no_file_or_not_allowed_is_said_with_its_exit_code() {
     bob.run(&["get", "secret", "1"]).exits(7);
     bob.run(&["put", &path, "secret"]).exits(7);
     bob.run(&["put", &path, "nowhere"]).exits(7);
-    // What was refused does not block what is not.
+    // A refused upload does not block a later one.
     bob.run(&["room", "join", "secret"]).exits(0);
     bob.run(&["put", &path, "secret"]).exits(0);
     let files = bob.reads("secret").into_iter().filter(|entry| entry["kind"] == "file");
@@ -335,7 +335,7 @@ fn who_listens_gets_the_files_that_come_each_once_and_in_order_with_the_words() 
     let again = bob.run(&listen).exits(0).json();
     assert_eq!(again, heard);
     assert_eq!(names(&into).len(), 2);
-    // A command gets the entry once its file is there.
+    // A command gets the entry once its file is complete.
     let seen = host.root().join("seen");
     let exec = format!("jq -r .file.path >> {0} 2>/dev/null || cat >> {0}", seen.display());
     let args = ["listen", "lobby", "--get", inbox, "--since", "1", "--count", "1", "--exec", &exec];
@@ -362,7 +362,7 @@ fn a_chat_sends_and_fetches_files_and_ends_when_they_have_arrived() {
     command.current_dir(&dir);
     let mut talking = Running::start(&mut command);
     talking.write(&format!("/history\n/get {n}\n/get 99\n"));
-    // The file before the line that fails arrives all the same.
+    // The file before the failing line still arrives.
     let talk = talking.ended(LONG).exits(7);
     assert!(talk.out.contains(&format!("get it with: /get {n}")), "{}", talk.out);
     assert!(talk.out.contains("saved a file.bin"), "{}", talk.out);
@@ -380,7 +380,7 @@ fn a_limit_is_kept_by_all_lines_together() {
     let mut put = vec!["put", "--limit", "400K", "lobby"];
     put.splice(1..1, paths.iter().map(String::as_str));
     ada.run(&put).exits(0);
-    // 600,000 bytes at 409,600 a second, less the burst of a quarter of a second.
+    // 600,000 bytes at 409,600 a second, minus the burst of a quarter of a second.
     let took = began.elapsed();
     assert!(took > Duration::from_millis(1100), "{took:?}");
     ada.run(&["put", &paths[0], "lobby", "--limit", "1K"]).exits(2);

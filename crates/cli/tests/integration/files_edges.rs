@@ -1,5 +1,5 @@
-//! Files at the edges: sources without a size, files that change under a transfer, places that
-//! cannot be written to, directories, paths that are no UTF-8, and processes that are stopped.
+//! Edge cases of files: sources without a size, files that change during a transfer, destinations
+//! that cannot be written to, directories, paths that are not UTF-8, and stopped processes.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -36,7 +36,7 @@ fn dir(host: &Host, name: &str) -> (PathBuf, String) {
     (dir, text)
 }
 
-/// Fetches entry `n` of lobby.
+/// Fetches entry `n` of the lobby.
 fn content(person: &Person, n: u64) -> Vec<u8> {
     person.command(&["get", "lobby", &n.to_string(), "-o", "-"]).output().unwrap().stdout
 }
@@ -51,7 +51,8 @@ fn hash(content: &[u8]) -> String {
 fn put_reads_a_source_without_a_size_to_its_end() {
     let host = Host::start();
     let ada = host.owner();
-    // A size of 0, and on most machines one of 4096, that say nothing.
+    // Files with a size of 0, and on most machines one of 4096, neither of which is their real
+    // size.
     let sources = ["/proc/version", "/sys/kernel/mm/transparent_hugepage/enabled"];
     let there: Vec<_> = sources.into_iter().filter(|path| Path::new(path).exists()).collect();
     assert!(there.contains(&"/proc/version"));
@@ -73,7 +74,7 @@ fn put_reads_a_source_without_a_size_to_its_end() {
     let done = done.last().unwrap();
     assert_eq!((&done["file"]["size"], &done["file"]["name"]), (&300_000.into(), &"fifo".into()));
     assert_eq!(content(&ada, done["n"].as_u64().unwrap()), sent);
-    // A device gives what it gives, and an empty file is one.
+    // A device is read to its end; an empty file is valid.
     let empty = write(&host.root().join("empty"), b"");
     for source in ["/dev/null", &empty] {
         let done = ada.run(&["put", source, "lobby", "--json"]).exits(0).json().pop().unwrap();
@@ -98,7 +99,8 @@ fn put_of_a_silent_pipe_ends_at_its_timeout_and_leaves_no_copy() {
     // The pipe has no writer.
     let ran = ada.run(&["put", path, "lobby", "--timeout", "1s"]).exits(9);
     assert!(ran.err.contains("timed out"), "{ran:?}");
-    // The writer stops in the middle. Opened for both directions, so that the open does not block.
+    // The writer stops midway. It opens the pipe for both directions, so that the open does not
+    // block.
     let mut writer = fs::File::options().read(true).write(true).open(&fifo).unwrap();
     std::io::Write::write_all(&mut writer, b"half").unwrap();
     ada.run(&["put", path, "lobby", "--timeout", "1s"]).exits(9);
@@ -174,7 +176,7 @@ fn put_of_a_file_that_changes_names_what_was_recorded() {
     let ada = host.owner();
     let path = host.root().join("f.bin");
     for (at, size) in [100_000, 900_000].into_iter().enumerate() {
-        // More than is read ahead.
+        // More than the read-ahead.
         let text = write(&path, &bytes(5_000_000, 2));
         let putting = ada.start(&["put", &text, "lobby", "--limit", "1M", "--json"]);
         putting.wait_lines(1);
@@ -201,7 +203,7 @@ fn put_after_a_lost_ack_names_what_was_recorded() {
     let (old, new) = (bytes(50_000, 4), bytes(50_000, 5));
     let text = write(&path, &old);
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
-    // The ack of the whole never comes.
+    // The ack of the complete file never arrives.
     liar.says(|said| {
         if let Said::Item(item) = said
             && let Some(What::Answer(answer)) = &item.what
@@ -212,7 +214,7 @@ fn put_after_a_lost_ack_names_what_was_recorded() {
     });
     victim.run(&["put", &text, "lobby", "--timeout", "2s"]).exits(9);
     assert_eq!(ada.reads("lobby").len(), 1);
-    // Another content that the size and the time do not give away.
+    // Different content with the same size and time.
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &new, 0).unwrap();
     file.set_modified(modified).unwrap();
@@ -223,7 +225,7 @@ fn put_after_a_lost_ack_names_what_was_recorded() {
     assert_eq!(done["file"]["blake3"], hash(&new), "and what is in the file");
 }
 
-// ---- places
+// ---- destinations
 
 #[test]
 fn listen_get_keeps_its_position_when_a_file_has_no_place() {
@@ -241,7 +243,7 @@ fn listen_get_keeps_its_position_when_a_file_has_no_place() {
         ada.run(&["listen", "lobby", "--get", dir, "--count", count, "--timeout", "20s"])
     };
     let mut count = "3";
-    // Nothing can be made in the last one, not even by root.
+    // In the last one nothing can be created, not even by root.
     for place in ["a link", "a directory", "another's", "/proc"] {
         match place {
             "a link" => symlink("/nowhere", &part).unwrap(),
@@ -260,7 +262,7 @@ fn listen_get_keeps_its_position_when_a_file_has_no_place() {
         count = "2";
         let _none = fs::remove_file(&part).or_else(|_| fs::remove_dir(&part));
     }
-    // The commands that executes do not lose it either.
+    // `--exec` does not skip the entry either.
     symlink("/nowhere", &part).unwrap();
     ada.run(&["listen", "lobby", "--since", "2", "--count", "1", "--exec", "true"]);
     let exec = ["listen", "lobby", "--get", &inbox, "--since", "2", "--exec", "cat >/dev/null"];
@@ -298,7 +300,7 @@ fn get_replaces_only_a_regular_file() {
     let _bound = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let mut places = vec![fifo, socket, PathBuf::from("/dev/null")];
     let device = host.root().join("device");
-    // As root only; a device of one's own is what an accident would replace.
+    // Only as root; `get` must not replace even a device that the user owns.
     let null = rustix::fs::makedev(1, 3);
     let mode = Mode::from_raw_mode(0o600);
     if mknodat(CWD, &device, FileType::CharacterDevice, mode, null).is_ok() {
@@ -353,14 +355,14 @@ fn put_r_keeps_the_structure_and_get_makes_it_again() {
     assert_eq!(bob.run(&listen).exits(0).json(), heard, "nothing is fetched twice");
     let shown = bob.run(&["history", "lobby"]).exits(0).out;
     assert!(shown.contains("logs/a/b/same.txt"), "{shown}");
-    // A link in the place of a directory is not followed.
+    // A symbolic link in place of a directory is not followed.
     let victim = dir(&host, "victim").0;
     fs::remove_dir_all(into.join("logs")).unwrap();
     symlink(&victim, into.join("logs")).unwrap();
     let ran = bob.run(&["get", "lobby", "1", "2", "-o", &out]).exits(2);
     assert!(ran.err.contains("logs is a symbolic link"), "{ran:?}");
     assert_eq!(fs::read_dir(&victim).unwrap().count(), 0);
-    // `listen` puts such a file into the directory itself.
+    // `listen` puts such a file into the target directory itself.
     bob.run(&["listen", "lobby", "--since", "all", "--count", "4", "--get", &out]).exits(0);
     assert_eq!(fs::read_dir(&victim).unwrap().count(), 0);
     assert_eq!(fs::read_to_string(into.join("top.txt")).unwrap(), "top.txt");
@@ -434,7 +436,7 @@ fn transfers_of_a_stopped_process_go_on() {
         let moving = ada.start(args);
         moving.wait_lines(1);
         moving.signal(Signal::STOP);
-        // Longer than its patience; how long does not matter.
+        // Longer than the patience limit; the exact time does not matter.
         std::thread::sleep(Duration::from_secs(4));
         moving.signal(Signal::CONT);
         moving.ended(LONG).exits(0);

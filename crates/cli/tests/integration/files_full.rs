@@ -1,9 +1,8 @@
-//! Disks that are full: what a file meets there is said with what to do about it, nothing is lost
-//! by it, and once there is room the same command ends well.
+//! Full disks: the error of a file operation names the remedy, nothing is lost, and the same
+//! command succeeds once there is space.
 //!
-//! A process whose files may not grow beyond a limit finds a write failing in the same way and
-//! place as on a full disk, on any machine and without being root; and for a server that runs the
-//! limit can be taken away again.
+//! The tests limit the file size of a process. A write then fails in the same way and place as on a
+//! full disk, on any machine and without root. For a running server the limit can be removed again.
 
 use std::fs;
 use std::io::Write as _;
@@ -15,9 +14,9 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 12 * MIB + 345;
-/// What a file may grow to on a full disk; all that is not a file on its way is smaller.
+/// Largest file size on a full disk; everything except a file in transfer is smaller.
 const ROOM: u64 = 6 * MIB;
-/// Less than what SQLite keeps beside a database that is open.
+/// Less than SQLite's files for an open database.
 const LITTLE: u64 = 16 * 1024;
 
 fn bytes(n: u64, seed: u64) -> Vec<u8> {
@@ -39,7 +38,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The same command where no file can grow beyond `room` bytes.
+/// The same command with a limit of `room` bytes on every file.
 fn cramped(command: &Command, room: u64) -> Command {
     let mut cramped = Command::new("sh");
     let script = format!("ulimit -S -f {}; exec \"$0\" \"$@\"", room / 512);
@@ -57,7 +56,7 @@ fn run_cramped(person: &Person, args: &[&str]) -> Ran {
     Running::start(&mut cramped(&person.command(args), ROOM)).ended(LONG)
 }
 
-/// How far files of a process that runs may grow from now on.
+/// Limits the file size of a running process from now on.
 fn limit(running: &Running, room: Option<u64>) {
     let pid = Pid::from_raw(i32::try_from(running.pid()).unwrap());
     prlimit(pid, Resource::Fsize, Rlimit { current: room, maximum: None }).unwrap();
@@ -91,7 +90,7 @@ impl Stage {
     }
 }
 
-/// What went wrong is in it, and what to do.
+/// Asserts that the error names the problem and the remedy.
 #[track_caller]
 fn says_full(ran: &Ran, problem: &str) {
     assert!(ran.err.contains(problem), "{ran:?}");
@@ -157,7 +156,7 @@ fn what_comes_by_standard_input_and_has_no_room_is_said_and_leaves_nothing() {
     let start = |command: &mut Command| {
         let mut putting = Running::start(command);
         let (mut stdin, content) = (putting.stdin.take().unwrap(), stage.content.clone());
-        // It may end before it has read all.
+        // It may end before it has read everything.
         std::thread::spawn(move || drop(stdin.write_all(&content)));
         putting.ended(LONG)
     };
@@ -206,7 +205,7 @@ fn a_server_whose_disk_fills_says_so_talks_on_and_takes_the_rest_once_there_is_r
         stage.ada.run(&["send", "lobby", word]).exits(0);
         assert_eq!(stage.partials().len(), 1);
     }
-    // What has room goes beside it.
+    // A file that fits is still accepted.
     let small = stage.host.root().join("small.bin");
     fs::write(&small, bytes(MIB, 6)).unwrap();
     stage.ada.run(&["put", small.to_str().unwrap(), "lobby"]).exits(0);

@@ -1,5 +1,5 @@
-//! A server that lies about files, and a record with names that no honest one takes: it ends in a
-//! clear error and an exit code, nothing gets its name, and an honest answer afterwards is taken.
+//! A malicious server that lies about files, and a record with hostile names. The client ends with
+//! a clear error and an exit code, no file gets its name, and a later honest answer is accepted.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +19,7 @@ use twinlock_core::proto::{self, FileBody, FileMeta};
 use twinlock_store::{Appended, LOBBY, NewEntry, Options, SqliteStore, Store as _};
 
 const SIZE: u64 = 1_000_003;
-/// Nothing here takes as long: not even patience, which is 30 s.
+/// Shorter than the patience limit of 30 s: nothing here takes as long.
 const SOON: Duration = Duration::from_secs(20);
 
 fn bytes(n: u64) -> Vec<u8> {
@@ -66,7 +66,7 @@ impl Stage {
     }
 }
 
-/// Changes how the server says which file comes.
+/// Changes the server's description of a download.
 fn coming(change: impl Fn(&mut proto::FileComing) + Send + 'static) -> crate::common::liar::Lie {
     Box::new(move |said| {
         if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
@@ -77,7 +77,7 @@ fn coming(change: impl Fn(&mut proto::FileComing) + Send + 'static) -> crate::co
     })
 }
 
-/// Changes the bytes that come, and where they belong.
+/// Changes the bytes of a download, and their offset.
 fn moved(change: impl Fn(&mut u64, &mut Vec<u8>) + Send + 'static) -> crate::common::liar::Lie {
     Box::new(move |said| {
         if let Said::Bulk { offset, data, .. } = said {
@@ -129,7 +129,7 @@ fn whatever_a_server_says_of_a_file_that_comes_its_name_is_given_to_that_file_al
 
 #[test]
 fn a_beginning_that_a_server_takes_for_good_and_is_not_costs_that_try_alone() {
-    // Little enough that the server goes on though nobody acknowledges it.
+    // Few enough bytes that the server continues without an acknowledgement.
     const HAD: u64 = 50_000;
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
@@ -180,7 +180,7 @@ fn a_server_that_falls_silent_in_a_file_is_given_up_and_what_came_counts() {
     assert!(fs::read(stage.got()).unwrap() == stage.content);
 }
 
-/// Changes what entries say of their files.
+/// Changes the files that entries describe.
 fn entry(change: impl Fn(&mut FileBody) + Send + 'static) -> crate::common::liar::Lie {
     Box::new(move |said| {
         if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
@@ -250,13 +250,13 @@ fn whatever_a_server_says_of_a_file_that_goes_it_ends_clearly_or_arrives_whole()
         assert!(ran.err.contains("at a place in the file that cannot be"), "{what}: {ran:?}");
         assert_eq!(stage.ada.reads("lobby").len(), 0, "{what}");
     }
-    // It says that it has what it has not: all is sent.
+    // The server claims bytes that it does not have: the client sends everything.
     liar.says(accepted(|accepted| {
         accepted.offset = 1000;
         accepted.prefix_hash = Bytes::from_static(&[7; 32]);
     }));
     victim.run(&stage.put()).exits(0);
-    // It acknowledges the place of another entry. What it had done all the same is found out later.
+    // The server acknowledges another entry's number. That the upload succeeded is detected later.
     liar.says(|said| {
         if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
             && let Some(Answered::Ack(ack)) = &mut answer.result
@@ -274,7 +274,7 @@ fn whatever_a_server_says_of_a_file_that_goes_it_ends_clearly_or_arrives_whole()
     assert_eq!(names(&stage.host.data().join("files/partial/ada")), [""; 0]);
 }
 
-/// Records entries of files as no server would, with links that are right.
+/// Records file entries that no server would accept, with valid links.
 fn record(host: &Host, bodies: Vec<FileBody>) {
     let setup = fs::read(host.data().join("identity/opaque-setup")).unwrap();
     let setup = ServerSetup::from_bytes(setup.as_slice().try_into().unwrap()).unwrap();
@@ -316,7 +316,7 @@ fn what_an_evil_record_names_lands_nowhere_but_where_it_was_wanted() {
         &"\u{202e}".repeat(300),
     ];
     let mut bodies: Vec<_> = evil.iter().map(|name| body(name, SIZE, &good)).collect();
-    // Content of another size, and content that is not there.
+    // Content of another size, and content that does not exist.
     bodies.push(body("short", SIZE - 1, &good));
     bodies.push(body("huge", u64::MAX / 4, &good));
     bodies.push(body("absent", 5, &blake3::hash(b"never")));
@@ -342,7 +342,7 @@ fn what_an_evil_record_names_lands_nowhere_but_where_it_was_wanted() {
         assert!(ran.err.contains("record is damaged"), "{ran:?}");
         assert_eq!(names(&into), [""; 0], "neither the name nor a part");
     }
-    // All of them at once, as somebody gets them who listens.
+    // All of them at once, with `listen`.
     let count = (evil.len() + 4).to_string();
     let listen = ["listen", "lobby", "--get", dir, "--since", "all", "--count", &count];
     let ran = stage.ada.run(&listen).exits(8);
@@ -353,7 +353,7 @@ fn what_an_evil_record_names_lands_nowhere_but_where_it_was_wanted() {
     );
     let before = names(&into);
     assert!(["escaped", "f.bin"].iter().all(|name| before.iter().any(|n| n == name)), "{before:?}");
-    // It keeps its place, until it is told to leave the entry out.
+    // It keeps its position until `--since` skips the entry.
     let next = &listen[..4];
     stage.ada.run(&[next, &["--count", "1"]].concat()).exits(8);
     let left_out = (first + 2).to_string();

@@ -1,6 +1,6 @@
-//! Many files and a large one, up and down: all of them arrive, and no end needs much memory.
+//! Many files and a large one, up and down: all arrive, and neither end needs much memory.
 //!
-//! `make files-run` does the same in full, 10,000 files of up to 1 MiB and one of 4 GiB, in a
+//! `make files-run` does the same with 10,000 files of up to 1 MiB and one of 4 GiB. It uses a
 //! release build, and prints times and memory.
 
 use std::collections::BTreeMap;
@@ -16,12 +16,12 @@ use crate::common::*;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-/// What a process may have in memory at most, at any time, bytes.
+/// Largest memory of a process at any time, bytes.
 const MEMORY: u64 = 64 * MIB;
-/// Of one command; far beyond what it takes.
+/// Timeout of one command; far more than it takes.
 const TIME: Duration = Duration::from_secs(1200);
 
-/// How much there is to do.
+/// The amount of work.
 struct Scale {
     files: u64,
     up_to: u64,
@@ -36,14 +36,14 @@ fn scale() -> Scale {
     }
 }
 
-/// The most memory that a process has had, as it says itself.
+/// The peak memory of a process, as the kernel reports it.
 fn peak(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().unwrap() * KIB)
 }
 
-/// Looks at a process until it ends: what it has had is known no longer then.
+/// Polls a process until it ends, because its peak memory is unknown afterwards.
 struct Watched {
     most: Arc<AtomicU64>,
     looking: JoinHandle<()>,
@@ -74,7 +74,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Runs a command to its end and says how long it took and what it and the server needed.
+    /// Runs a command to its end; reports its duration, and its memory and the server's.
     fn run(&self, what: &str, bytes: u64, args: &[&str]) -> Ran {
         let began = Instant::now();
         let running = self.ada.start(args);
@@ -96,7 +96,7 @@ impl Stage {
     }
 }
 
-/// Writes a file of bytes that are in no other.
+/// Writes a file whose bytes occur in no other.
 fn write(path: &Path, size: u64, chance: &mut Chance) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     let mut file = BufWriter::with_capacity(256 * 1024, File::create(path).unwrap());
@@ -133,7 +133,7 @@ fn many_files_and_a_large_one_go_up_and_down_and_no_end_needs_much_memory() {
     let stage = Stage { ada: host.owner(), host };
     let (from, into) = (stage.host.root().join("from"), stage.host.root().join("into"));
     fs::create_dir(&into).unwrap();
-    // The smallest and the largest are among them.
+    // Includes the smallest and the largest size.
     let mut sizes: Vec<_> = (2..files).map(|_| chance.within(0, up_to + 1)).collect();
     sizes.extend([0, up_to]);
     let bytes = sizes.iter().sum();

@@ -1,5 +1,5 @@
-//! Lock 1 ends in the middle, and a large file passes there in both directions: a proxy that looks
-//! at every byte as it passes finds none of it.
+//! TLS interception: a large file passes a proxy in both directions. The proxy searches every byte
+//! and finds nothing of the file.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,14 +20,14 @@ use twinlock_link::tls::{Alpn, ClientTls, Trust};
 
 const SIZE: u64 = 1 << 30;
 const NAME: &str = "Quartalszahlen-geheim.ods";
-/// Eight bytes that are in every sixteen of the file; that they come by chance somewhere in two
-/// GiB happens once in ten billion runs.
+/// Eight bytes that are in every sixteen of the file; by chance they occur somewhere in two GiB
+/// once in ten billion runs.
 const MARKER: [u8; 8] = *b"\xc3KLARTX\x9e";
 const PART: usize = 256 * 1024;
-/// Of each direction.
+/// Timeout of each direction.
 const TIME: Duration = Duration::from_secs(120);
 
-/// The file: the marker and a byte that differs, again and again.
+/// The file: the marker and a byte that differs, repeated.
 struct Plain {
     at: u64,
 }
@@ -42,7 +42,7 @@ impl Plain {
     }
 }
 
-/// Writes the file and gives its BLAKE3.
+/// Writes the file; returns its BLAKE3 hash.
 fn write_plain(path: &Path, size: u64) -> [u8; 32] {
     let (mut plain, mut hasher) = (Plain { at: 0 }, blake3::Hasher::new());
     let mut file = BufWriter::new(File::create(path).unwrap());
@@ -68,11 +68,11 @@ fn hash_of(path: &Path) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// What is looked for: eight bytes each, by what they are of.
+/// The patterns to search for, eight bytes each, with what they belong to.
 #[derive(Clone)]
 struct Wanted {
     by_bytes: HashMap<u64, &'static str>,
-    /// Whether any of them ends with this byte.
+    /// Whether any pattern ends with this byte.
     ends: [bool; 256],
 }
 
@@ -97,7 +97,7 @@ impl Wanted {
     }
 }
 
-/// What was found, and how many bytes were looked at.
+/// The matches, and the number of bytes searched.
 #[derive(Default, Clone)]
 struct Found(Arc<Mutex<(HashMap<&'static str, u64>, u64)>>);
 
@@ -107,7 +107,7 @@ impl Found {
     }
 }
 
-/// Looks at a stream as it passes, however it is cut into parts.
+/// Searches a stream as it passes, independently of how it is split.
 fn look(wanted: Arc<Wanted>, found: Found) -> Watch {
     // The last eight bytes.
     let mut last = 0_u64;
@@ -181,7 +181,7 @@ fn a_proxy_that_ends_tls_sees_a_gib_pass_up_and_down_and_none_of_it() {
     moved(&["get", "lobby", "1", "-o", path.to_str().unwrap()]);
     assert!(hash_of(&path) == hash, "what came is not what was sent");
 
-    // The same proxy finds what passes in the clear.
+    // The same proxy finds data that passes in plaintext.
     let mut plain = vec![0; 16];
     Plain { at: 12_345_678 }.next(&mut plain);
     plain.extend_from_slice(NAME.as_bytes());
@@ -199,7 +199,7 @@ fn a_proxy_that_ends_tls_sees_a_gib_pass_up_and_down_and_none_of_it() {
     assert_eq!(seen, HashMap::from([("content", 1), ("name", 2), ("hash", 2)]));
 }
 
-/// Says something inside TLS and outside of lock 2.
+/// Sends data inside TLS without the session's encryption.
 fn say(to: SocketAddr, pin: TlsPin, what: &[u8]) {
     let tls = ClientTls::new(Trust::Pins(vec![pin]), Alpn::Required).unwrap();
     Runtime::new().unwrap().block_on(async {

@@ -1,5 +1,5 @@
-//! Files always arrive: whatever is killed or cut, they go on where they stopped, and what goes over
-//! the wire is not much more than the file.
+//! Files always arrive: after any kill or cut, a transfer resumes where it stopped. The transferred
+//! bytes hardly exceed the file.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,9 +12,9 @@ use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 24 * MIB + 12_345;
-/// Slow enough to be killed where it is wanted.
+/// Slow enough for a kill at a chosen point.
 const RATE: &str = "16M";
-/// What may be sent again after one kill: what was on its way.
+/// Bytes that may be sent again after a kill: those in flight.
 const LOST: u64 = MIB;
 
 fn bytes(n: u64, seed: u64) -> Vec<u8> {
@@ -50,7 +50,7 @@ impl Stage {
         Self { host, ada, relay, path, content }
     }
 
-    /// Over the relay.
+    /// A client that connects through the relay.
     fn person(&self) -> Person {
         self.ada.by(self.relay.address)
     }
@@ -59,7 +59,7 @@ impl Stage {
         ["put", self.path.to_str().unwrap(), "lobby", "--json", "--limit", RATE]
     }
 
-    /// Puts the file there without the relay.
+    /// Uploads the file without the relay.
     fn is_there(&self) {
         self.ada.run(&["put", self.path.to_str().unwrap(), "lobby"]).exits(0);
     }
@@ -68,7 +68,7 @@ impl Stage {
         assert!(self.relay.wait_carried(bytes, LONG), "{} of {bytes}", self.relay.carried());
     }
 
-    /// Whether the one file of the lobby is this one.
+    /// Asserts that the only file of the lobby has this content.
     fn holds(&self, content: &[u8]) {
         let entries = self.ada.reads("lobby");
         assert_eq!(entries.len(), 1, "{entries:?}");
@@ -105,7 +105,7 @@ fn a_put_that_was_killed_goes_on_as_the_same_message() {
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     stage.carried_at_most(SIZE * 102 / 100 + 2 * MIB, "put killed twice");
     stage.holds(&stage.content);
-    // What is done is done: the same again is another entry.
+    // A finished upload is not resumed: the same command creates another entry.
     let again = stage.ada.run(&stage.put()).exits(0).json();
     assert_ne!(again.last().unwrap()["id"], ids[0]);
     assert_eq!(stage.ada.reads("lobby").len(), 2);
@@ -143,7 +143,7 @@ fn lines_that_are_cut_cost_little_up_and_down() {
     let (up, cuts) = (stage.relay.carried(), stage.relay.cuts());
     eprintln!("up: {} more for {cuts} cuts", up - SIZE);
     assert!(cuts >= 5, "{cuts}");
-    // Half a frame is lost at a cut, and a login takes 10 KB.
+    // A cut loses half a frame, and a login takes 10 KB.
     assert!(up < SIZE * 102 / 100 + cuts as u64 * MIB / 2, "{up}");
     let got = stage.host.root().join("down.bin");
     stage.person().run(&["get", "lobby", "1", "-o", got.to_str().unwrap()]).exits(0);
@@ -151,7 +151,7 @@ fn lines_that_are_cut_cost_little_up_and_down() {
     eprintln!("down: {} more for {cuts} cuts", down - SIZE);
     assert!(down < SIZE * 102 / 100 + cuts as u64 * MIB / 2, "{down}");
     assert!(fs::read(got).unwrap() == stage.content);
-    // To standard output, too, where nothing can be taken back.
+    // Also to standard output, where nothing can be taken back.
     let streamed = stage.person().command(&["get", "lobby", "1", "-o", "-"]).output().unwrap();
     assert!(streamed.status.success() && streamed.stdout == stage.content);
     stage.ada.run(&["audit", "verify"]).exits(0);
@@ -238,7 +238,7 @@ fn a_source_that_changes_back_to_its_old_time_is_found_by_its_hash() {
     let putting = stage.person().start(&stage.put());
     stage.wait(8 * MIB);
     putting.killed();
-    // Size, time and inode as before; one byte is another.
+    // Same size, time and inode; one byte differs.
     let file = fs::OpenOptions::new().write(true).open(&stage.path).unwrap();
     let mut changed = stage.content.clone();
     changed[1000] ^= 1;
@@ -343,7 +343,7 @@ fn content_that_changed_on_the_servers_disk_is_not_taken_for_the_file() {
     let ended = stage.ada.command(&["get", "lobby", "1", "-o", "-"]).output().unwrap();
     assert_eq!(ended.status.code(), Some(8));
     assert!(String::from_utf8_lossy(&ended.stderr).contains("do not use it"), "{ended:?}");
-    // Good again, it comes.
+    // Once the content is intact again, the download succeeds.
     file.write_all_at(&byte, 20 * MIB).unwrap();
     stage.ada.run(&["get", "lobby", "1", "-o", into.to_str().unwrap()]).exits(0);
     assert!(fs::read(into.join("big.bin")).unwrap() == stage.content);

@@ -1,4 +1,4 @@
-//! Several commands of one profile at one file at the same moment.
+//! Several commands of one profile that use one file at the same time.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use crate::common::*;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 4 * MIB + 77;
-/// Slow enough for all of them to be at it together.
+/// Slow enough for all of them to run at the same time.
 const RATE: &str = "4M";
 
 fn bytes(n: u64, seed: u64) -> Vec<u8> {
@@ -31,7 +31,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// All content that the server has, by hash.
+/// All content of the server, by hash.
 fn stored(host: &Host) -> Vec<String> {
     let files = host.data().join("files");
     let dirs = names(&files).into_iter().filter(|dir| dir != "partial");
@@ -57,7 +57,7 @@ impl Stage {
         Self { host, ada, path, content, into }
     }
 
-    /// One content, so many entries of it, and nothing else.
+    /// Asserts that there is one content, with this number of entries, and nothing else.
     fn holds(&self, entries: usize) -> BTreeSet<String> {
         let read = self.ada.reads("lobby");
         assert_eq!(read.len(), entries, "{read:?}");
@@ -83,7 +83,7 @@ fn id(ran: &Ran) -> String {
 fn two_that_put_one_file_at_once_record_an_entry_each_and_its_content_once() {
     let stage = Stage::new();
     let put = ["put", stage.path.to_str().unwrap(), "lobby", "--json", "--limit", RATE];
-    // What a third had begun is gone on with by one of them, and only one.
+    // Exactly one of them resumes the upload that a third command began.
     let relay = Relay::start(stage.host.address(), || None);
     let killed = stage.ada.by(relay.address).start(&put);
     assert!(relay.wait_carried(2 * MIB, LONG), "{}", relay.carried());
@@ -133,7 +133,7 @@ fn of_several_that_get_one_file_into_one_directory_one_does_and_the_others_say_w
     assert!(!file.exists());
     first.ended(LONG).exits(0);
     assert!(fs::read(&file).unwrap() == stage.content);
-    // In whatever order they come to it.
+    // In any order of their starts.
     for _ in 0..10 {
         fs::remove_file(&file).unwrap();
         let several: [_; 5] = std::array::from_fn(|_| stage.ada.start(&get));

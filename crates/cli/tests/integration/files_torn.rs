@@ -1,8 +1,8 @@
-//! One file over a line that breaks again and again: cut, its client killed, its server killed.
-//! What goes over the wire is hardly more than the file.
+//! One file over a connection that breaks repeatedly: it is cut, its client killed, its server
+//! killed. The transferred bytes hardly exceed the file.
 //!
-//! `TWINLOCK_TORN=1024x100` makes it a GiB and a hundred breaks. The test alone does a few, and
-//! further apart: twelve of them scatter too much to be that close to the bound.
+//! `TWINLOCK_TORN=1024x100` sets the size to 1 GiB and the number of breaks to 100. The default has
+//! fewer breaks, further apart: with only twelve, the overhead varies too much for a tighter bound.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
@@ -13,7 +13,7 @@ use crate::common::relay::Relay;
 use crate::common::*;
 
 const MIB: u64 = 1 << 20;
-/// Bytes after a break that are not a login any more.
+/// Bytes after a break that exceed a login.
 const MOVES: u64 = 128 * 1024;
 
 /// MiB and breaks.
@@ -23,8 +23,8 @@ fn scale() -> (u64, u64) {
     (size.parse().unwrap(), breaks.parse().unwrap())
 }
 
-/// How long after a break bytes move again: seldom a tenth of this on a machine that does nothing
-/// else.
+/// Limit on the time from a break until bytes move again; on an idle machine it is rarely a tenth
+/// of this.
 const RESUMED: Duration = Duration::from_secs(5);
 
 struct Torn {
@@ -55,7 +55,7 @@ impl Torn {
         Self { host, ada, relay, path, size, breaks, chance }
     }
 
-    /// Runs the command over and over, breaks what it does, and gives what went over the wire.
+    /// Runs the command until it ends, breaks it repeatedly, and asserts the transferred bytes.
     fn tear(&mut self, args: &[&str]) {
         let person = self.ada.by(self.relay.address);
         let start = self.relay.carried();
@@ -68,7 +68,7 @@ impl Torn {
             let at = start + part * done + self.chance.within(part / 4, part);
             let at = at.max(last + MOVES);
             assert!(self.relay.wait_carried(at, LONG), "{at}: {}", running.err());
-            // Each kind as often as the others.
+            // Each kind equally often.
             let kind = (done + first) % 3;
             match kind {
                 0 => self.relay.cut(),
@@ -94,11 +94,11 @@ impl Torn {
             args[0], self.breaks
         );
         assert!(ratio <= 1.02, "{ratio}");
-        // Of a server that was killed, that is how long it takes to start as well.
+        // After a kill of the server, this includes its start.
         assert!(slowest < RESUMED, "{slowest:?}");
     }
 
-    /// Whether the file at `path` is the same, byte for byte.
+    /// Whether the file at `path` is identical, byte for byte.
     fn is(&self, path: &Path) -> bool {
         let open = |path: &Path| BufReader::with_capacity(1 << 20, fs::File::open(path).unwrap());
         let (mut ours, mut got) = (open(&self.path), open(path));

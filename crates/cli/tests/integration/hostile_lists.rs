@@ -1,5 +1,5 @@
-//! A server whose lists never end, whose entries no honest one records, and whose conversations
-//! begin with another link: the client says so, shows the rest, and stays small.
+//! A malicious server with endless lists, invalid entries, and conversations that begin with
+//! another link. The client reports them, shows the rest, and its memory stays bounded.
 
 use crate::common::liar::{Liar, Said};
 use crate::common::*;
@@ -7,7 +7,7 @@ use twinlock_core::proto;
 use twinlock_core::proto::answer::Result as Answered;
 use twinlock_core::proto::item::What;
 
-/// Kilobytes that a client with a list at its limit may take; what it had without one was 1 GiB.
+/// Largest memory of a client with a list at its limit, KiB; without the limit it was 1 GiB.
 const LARGEST: u64 = 400_000;
 
 /// Changes answers.
@@ -21,7 +21,7 @@ fn answers(change: impl Fn(&mut Answered) + Send + 'static) -> crate::common::li
     })
 }
 
-/// Runs it under a limit of address space that an endless list would break.
+/// Runs a command; also returns its peak resident memory, KiB.
 fn peak(person: &Person, args: &[&str]) -> (Ran, u64) {
     let running = person.start(args);
     let status = format!("/proc/{}/status", running.pid());
@@ -143,7 +143,7 @@ fn entries_that_cannot_be_shown_are_named_and_the_others_are_shown() {
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
     ada.run_with(&["send", "lobby"], "word 1\nword 2\nword 3\n").exits(0);
-    // One knows the links of these entries, the other none.
+    // Ada knows the links of these entries, bob none.
     for person in [&ada, &bob] {
         let liar = Liar::start(&host, person);
         let victim = person.by(liar.address());
@@ -218,7 +218,7 @@ fn first_link_is_checked_by_all_that_read_from_the_start() {
     ada.run(&["put", path.to_str().unwrap(), "lobby"]).exits(0);
     let liar = Liar::start(&host, &bob);
     let victim = bob.by(liar.address());
-    // A record of one entry whose links are right but for the first.
+    // A record of one entry with valid links, except the first one.
     liar.says(answers(|answer| match answer {
         Answered::Page(page) if page.after == 0 => page.link_after = vec![7; 32].into(),
         Answered::Following(following) if following.after == 0 => {

@@ -1,4 +1,4 @@
-//! Ten thousand people who say nothing cost a server little, and none of them is forgotten.
+//! Ten thousand idle connections cost a server little, and it closes each of them properly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,10 +14,10 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::session::Event;
 
 const LINES: usize = 10_000;
-/// Descriptors that are not lines, on either side.
+/// Descriptors that are not connections, on either side.
 const OTHERS: u64 = 300;
 
-/// How many lines the limit of open files allows; the server's is low until it raises it itself.
+/// Connections that the limit of open files allows; the server raises its own soft limit.
 fn room() -> usize {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let room = maximum.map_or(LINES, |max| usize::try_from(max - OTHERS).unwrap());
@@ -27,7 +27,7 @@ fn room() -> usize {
     room.min(LINES)
 }
 
-/// Answers pings until the server says its last, and says what that was.
+/// Answers pings until the server closes the connection; returns the close code.
 async fn idle(mut line: Connected) -> CloseCode {
     loop {
         line.wait(None).await.unwrap();
@@ -49,7 +49,7 @@ fn resident(pid: u32) -> usize {
 fn ten_thousand_idle_lines_are_held_and_each_is_told_of_the_end() {
     let lines = room();
     let hard = getrlimit(Resource::Nofile).maximum;
-    // The server is started with what a login shell has, and goes on from there by itself.
+    // The server starts with the limit of a login shell, and raises it.
     setrlimit(Resource::Nofile, Rlimit { current: Some(1024), maximum: hard }).unwrap();
     let mut host = Host::start();
     setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
@@ -99,11 +99,11 @@ fn ten_thousand_idle_lines_are_held_and_each_is_told_of_the_end() {
     );
     assert!(per_line < 64 * 1024, "{per_line} bytes a line");
 
-    // It serves as it did before.
+    // It serves requests as before.
     let asked = Instant::now();
     ada.run(&["send", "lobby", "is anybody awake?"]).exits(0);
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
-    // Every one of them is still there, and hears that it ends.
+    // All connections still exist, and each receives a CLOSE.
     host.running().signal(Signal::TERM);
     let told =
         runtime.block_on(async { timeout(LONG, held.join_all()).await.expect("all lines end") });

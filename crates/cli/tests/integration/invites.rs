@@ -1,4 +1,4 @@
-//! One invite, one person.
+//! One invite admits one person.
 
 use crate::common::*;
 
@@ -25,7 +25,7 @@ fn of_two_who_use_one_invite_at_once_one_is_in_and_the_other_is_told_that_it_was
             if is_in {
                 person.run(&["send", "lobby", "here"]).exits(0);
             } else {
-                // The loser of the race hears it from the session, or at the door.
+                // The loser of the race is refused inside its session, or at the login.
                 assert!(
                     ran.err.contains("used already") || ran.err.contains("works once"),
                     "{ran:#?}"
@@ -33,7 +33,7 @@ fn of_two_who_use_one_invite_at_once_one_is_in_and_the_other_is_told_that_it_was
                 assert!(!person.profile_file().exists());
             }
         }
-        // Later it is worth as little.
+        // A later use is refused as well.
         let late = host.stranger();
         let ran = late.run(&["join", "--no-password", "--user", "late", &link]).exits(3);
         assert!(ran.err.contains("works once"), "{ran:#?}");
@@ -50,7 +50,7 @@ fn the_owners_invite_makes_one_owner_and_is_gone_from_the_disk() {
     let ada = host.owner();
     assert!(!host.data().join("owner-invite").exists());
     host.stranger().run(&["join", "--no-password", "--user", "eve", &link]).exits(3);
-    // The next start is silent about it.
+    // The next start does not mention it.
     host.terminate().exits(0);
     host.restart();
     assert!(!host.data().join("owner-invite").exists());
@@ -74,7 +74,7 @@ fn invite_names_the_public_address_of_the_server_or_the_one_asked_for() {
     let own_port = format!("twinlock://other.example.org:{}/#", host.port());
     let named = link(&["invite", "--public", "other.example.org"]);
     assert!(named.starts_with(&own_port), "{named}");
-    // It is only written into the link; through another address the invite works.
+    // The address is only written into the link; the invite works through another one.
     host.stranger().by(host.address()).joins("bob", &named);
     for bad in ["", "a b", "x:0", "x:99999", "x:y"] {
         let ran = ada.run(&["invite", "--public", bad]).exits(2);

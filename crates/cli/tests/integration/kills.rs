@@ -1,7 +1,7 @@
-//! An ack is a promise: kills in the middle of everything, and records changed behind the
-//! server's back.
+//! An ack is a promise: kills at any moment, and records that were changed behind the server's
+//! back.
 //!
-//! `TWINLOCK_KILLS=200` makes it so many kills.
+//! `TWINLOCK_KILLS=200` sets the number of kills.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
@@ -16,13 +16,13 @@ use crate::common::*;
 use rusqlite::Connection;
 use serde_json::Value;
 
-/// Kills between two looks at the record.
+/// Kills between two checks of the record.
 const LOOK: usize = 10;
-/// One kill in so many may come before anybody is back; the others wait for an ack.
+/// One kill in this many may come before any client has reconnected; the others wait for an ack.
 const EARLY: usize = 16;
 const WRITERS: [&str; 3] = ["ada", "bob", "eve"];
 
-/// A `send` that is given numbered lines until it is told to stop.
+/// A `send` that receives numbered lines until it is stopped.
 struct Writer {
     person: Person,
     sending: Running,
@@ -38,7 +38,7 @@ impl Writer {
     }
 }
 
-/// A hundred lines a second and now and then a burst; returns how many there were.
+/// Feeds a hundred lines a second and occasional bursts; returns their number.
 fn feed(mut stdin: ChildStdin, name: &str, stop: &AtomicBool) -> usize {
     let mut n = 0_usize;
     while !stop.load(Ordering::Relaxed) {
@@ -69,15 +69,15 @@ fn after_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_and_in_
     let kills = scale("TWINLOCK_KILLS", 50);
     let (mut seen, mut loaded) = (0, 0);
     for round in 1..=kills {
-        // The last server is dead: what comes from now on is acknowledged by this one.
+        // The previous server is dead, so this one acknowledges everything from now on.
         let before = writers.iter().map(|writer| acks(&writer.sending)).collect::<Vec<_>>();
         if round % EARLY != 0 {
-            // Of each writer in turn.
+            // Wait for each writer in turn.
             let turn = round % writers.len();
             writers[turn].sending.wait_lines(before[turn] + 1);
         }
         std::thread::sleep(Duration::from_millis(chance.within(0, 600)));
-        // Known to the writers before the end of the server, hence to be there after it.
+        // The writers had these acks before the server's end, so the entries must exist after it.
         let acked = writers.iter().map(|writer| whole_lines(&writer.sending.out()));
         let acked = acked.collect::<Vec<_>>();
         let of_this = acked.iter().zip(&before).map(|(now, before)| now.lines().count() - before);
@@ -122,28 +122,28 @@ fn after_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_and_in_
             let wanted = (0..sent[name]).map(|n| format!("{name} {n:05}")).collect::<Vec<_>>();
             assert_eq!(said, wanted, "{name}");
         }
-        // Nothing else is there but what the server says itself, such as who joined.
+        // The only other entries are the server's own notices, such as joins.
         let said = record.iter().filter(|entry| entry["kind"] == "text").count();
         assert_eq!(said, names.iter().map(|name| sent[name]).sum::<usize>());
         assert!(record.iter().all(|entry| entry["kind"] == "text" || entry["from"].is_null()));
         assert!(record.iter().all(|entry| ids.insert(entry["id"].clone())), "an id twice");
-        // What was acknowledged at any time is what is read now.
+        // Everything that was ever acknowledged is in the record now.
         let of = acks.iter().filter(|ack| ack["conversation"] == target).cloned();
         assert_eq!(are_kept(of, &record), said);
     }
 }
 
-/// How many acks have been printed.
+/// The number of acks printed so far.
 fn acks(sending: &Running) -> usize {
     sending.out().matches('\n').count()
 }
 
-/// What has been printed to the end of a line.
+/// The output up to the last line end.
 fn whole_lines(out: &str) -> String {
     out[..out.rfind('\n').map_or(0, |at| at + 1)].to_owned()
 }
 
-/// Each ack is of the entry that is read at its place; says how many there were.
+/// Asserts that each ack matches the entry at its position; returns the number of acks.
 fn are_kept(acks: impl Iterator<Item = Value>, record: &[Value]) -> usize {
     acks.map(|ack| {
         let n = usize::try_from(ack["n"].as_u64().unwrap()).unwrap();
@@ -157,8 +157,8 @@ fn are_kept(acks: impl Iterator<Item = Value>, record: &[Value]) -> usize {
 
 // ---- records changed behind the server's back
 
-/// A server that has ended in order, with a record of twelve lines in `lobby`; `ada` has seen
-/// all of it, `bob` none.
+/// A server that was shut down, with a record of twelve entries in `lobby`; `ada` has read all
+/// of them, `bob` none.
 struct Ended {
     root: tempfile::TempDir,
     ada: Person,
@@ -187,14 +187,13 @@ impl Ended {
         Self { root, ada, bob }
     }
 
-    /// A copy whose record `change` has changed, served again; and the two people, whose homes
-    /// are copies as well.
+    /// Serves a copy whose record `change` has modified; the two people's homes are copies as well.
     fn changed(&self, change: impl FnOnce(&Connection)) -> (Host, Person, Person) {
         let root = tempfile::tempdir().unwrap();
         copy(self.root.path(), root.path());
         let record = Connection::open(root.path().join("data/record.db")).unwrap();
         change(&record);
-        // A cell that is changed must not be found changed by SQLite itself.
+        // SQLite itself must not detect the changed cell.
         drop(record);
         let host = Host::start_in(root, &[]);
         let [ada, bob] = [&self.ada, &self.bob].map(|person| Person {
@@ -210,7 +209,7 @@ fn copy(from: &Path, to: &Path) {
     assert!(done.unwrap().success());
 }
 
-/// What `audit verify` says about the lobby: the exit code, and the entry it names.
+/// The verdict of `audit verify` on the lobby: the exit code, and the entry that it names.
 fn verdict(person: &Person) -> (Option<i32>, Option<u64>) {
     let ran = person.run(&["audit", "verify", "--json"]);
     let lobby = ran.json().into_iter().find(|one| one["conversation"] == "lobby");
@@ -230,29 +229,29 @@ fn an_audit_names_the_entry_that_was_changed_whoever_asks() {
     let changes = [
         // One byte of a body.
         format!("UPDATE entries SET body = X'656E747279203E' {row}"),
-        // Who.
+        // The sender.
         format!("UPDATE entries SET sender = CAST('bob' AS BLOB) {row}"),
-        // When.
+        // The time.
         format!("UPDATE entries SET time_ms = time_ms + 1 {row}"),
         // The salt.
         format!("UPDATE entries SET salt = randomblob(16) {row}"),
-        // The id that its sender gave it.
+        // The sender's message id.
         format!("UPDATE entries SET message_id = randomblob(16) {row}"),
-        // What kind of thing it is.
+        // The kind.
         format!("UPDATE entries SET kind = 2 {row}"),
         // The link itself.
         format!("UPDATE entries SET link = randomblob(32) {row}"),
-        // It is gone.
+        // The entry is deleted.
         format!("DELETE FROM entries {row}"),
     ];
     for change in &changes {
         let (_host, ada, bob) = ended.changed(|record| {
             assert_eq!(record.execute(change, ()).unwrap(), 1, "{change}");
         });
-        // She holds receipts; he has never read a thing, and the record betrays itself.
+        // Ada holds receipts; bob has never read the record, but its links do not match.
         assert_eq!(verdict(&ada), (Some(8), Some(7)), "{change}");
         assert_eq!(verdict(&bob), (Some(8), Some(7)), "{change}");
-        // Whoever just reads is told as well, unless what they read is what it was.
+        // Plain reading detects it too, unless the entries that were read are unchanged.
         let code = if change.contains("SET link") { 0 } else { 8 };
         ada.run(&["history", "lobby"]).exits(code);
     }
@@ -267,7 +266,7 @@ fn an_audit_by_anybody_who_knew_the_end_exposes_a_record_that_is_cut_short() {
             assert_eq!(record.execute(&cut, ()).unwrap() as u64, ENTRIES - left);
         });
         assert_eq!(verdict(&ada), (Some(8), Some(left + 1)), "{left} left");
-        // He knew nothing of it, and a shorter record is a record.
+        // Bob knew nothing of the record, and a shorter record is consistent.
         assert_eq!(verdict(&bob), (Some(0), None), "{left} left");
         ada.run(&["history", "lobby"]).exits(8);
     }
@@ -275,7 +274,7 @@ fn an_audit_by_anybody_who_knew_the_end_exposes_a_record_that_is_cut_short() {
 
 #[test]
 fn a_record_that_was_rewritten_whole_is_exposed_by_one_receipt() {
-    // Another server of the same identity that never saw what ada saw: the strongest operator.
+    // The strongest operator: another server with the same identity and without ada's entries.
     let root = tempfile::tempdir().unwrap();
     let mut host = Host::start_in(root, &[]);
     let ada = host.owner();
@@ -291,7 +290,7 @@ fn a_record_that_was_rewritten_whole_is_exposed_by_one_receipt() {
     host.restart();
     bob.run_with(&["send", "lobby"], "one\ntwo\nthree\nfour\n").exits(0);
     assert_eq!(verdict(&bob), (Some(0), None));
-    // Her receipt is of the third; that is where the two records part for her.
+    // Ada's receipt is of the third entry, so she detects the difference there at the latest.
     let (code, at) = verdict(&ada);
     assert_eq!(code, Some(8));
     assert!(at.is_some_and(|at| at <= 3), "{at:?}");

@@ -1,7 +1,7 @@
-//! The program from outside: the real binary, real sockets, files, terminals and peers.
+//! Black-box tests: the real binary, real sockets, files, terminals and peers.
 //!
-//! One program for all of them, since linking one for each file takes minutes. `cargo nextest run` gives
-//! each test a process of its own.
+//! One program for all of them, because linking one for each file takes minutes. `cargo nextest
+//! run` runs each test in a separate process.
 
 #![allow(
     clippy::unwrap_used,

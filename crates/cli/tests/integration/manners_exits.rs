@@ -1,4 +1,4 @@
-//! Each documented exit code, by the real binary.
+//! Each documented exit code, from the real binary.
 
 use std::net::TcpListener;
 
@@ -7,17 +7,17 @@ use rustix::process::Signal;
 use twinlock_core::id::ServerKey;
 use twinlock_core::invite::server_words;
 
-/// What stands before the server key in a profile.
+/// The text before the server key in a profile.
 const SERVER_KEY: &str = "server_key = \"";
 
-/// A profile whose TLS pin is another key's, as after a forged certificate.
+/// Sets the TLS pin of a profile to another key, as with a forged certificate.
 fn with_another_pin(person: &Person) {
     change(person, "pins = [\"", &"0".repeat(64));
 }
 
-/// A profile that knows another server key.
+/// Sets the server key of a profile to another one.
 fn with_another_server_key(person: &Person) {
-    // The group's own generator: well formed, and nobody's.
+    // The group's generator: well formed, and no server's key.
     change(person, SERVER_KEY, "e2f2ae0a6abc4e71a884a961c500515f58e30b6aa582dd8db6a65945e08d2d76");
 }
 
@@ -49,7 +49,7 @@ fn each_way_to_end_has_its_code_and_says_why() {
     let shown = words(&miskeyed);
     with_another_server_key(&miskeyed);
     let known = words(&miskeyed);
-    // A port that nobody listens on: bound, then given back.
+    // A port without a listener: bound, then released.
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let away = bob.by(closed);
     ada.run(&["room", "create", "ops"]).exits(0);
@@ -110,7 +110,7 @@ fn each_way_to_end_has_its_code_and_says_why() {
             assert!(ran.err.lines().count() <= 14, "short: {ran:#?}");
         }
     }
-    // What was queued goes out with the next command that connects.
+    // The next command that connects sends the queued message.
     bob.run(&["send", "lobby", "and this"]).exits(0);
     assert_eq!(texts(&bob.reads("lobby")), ["hello", "queued", "and this"]);
 }
@@ -122,7 +122,7 @@ fn ctrl_c_and_a_polite_kill_end_with_130() {
     for signal in [Signal::INT, Signal::TERM] {
         for args in [&["listen", "--since", "all"][..], &["chat"], &["send", "lobby"]] {
             let mut running = ada.start(args);
-            // What is said first shows that it is up and listens to signals.
+            // The first output shows that it is up and handles signals.
             if args[0] == "listen" {
                 ada.run(&["send", "lobby", "up?"]).exits(0);
                 running.wait_lines(1);
@@ -139,7 +139,7 @@ fn ctrl_c_and_a_polite_kill_end_with_130() {
                     {}
                 }
             }
-            // The end of its input would end it as well, and in order.
+            // The end of its input would end it too, with success.
             let input = running.stdin.take();
             running.signal(signal);
             let ran = running.ended(LONG);

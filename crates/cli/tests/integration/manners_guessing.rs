@@ -1,5 +1,5 @@
-//! What a person can do with the password while somebody guesses it: everything, by a device. Each
-//! proof costs a second and 256 MiB, so there are few, in one story.
+//! Use of the password while outsiders guess it: on a device, everything still works. Each proof
+//! costs a second and 256 MiB, so this is one test with few of them.
 
 use std::net::Ipv4Addr;
 
@@ -20,7 +20,7 @@ fn knowing(person: &Person, password: &str, args: &[&str]) -> Ran {
     Running::start(&mut command).ended(LONG)
 }
 
-/// Guesses at bob's password from this address until the server says BUSY; how many it took.
+/// Guesses bob's password from this address until the server answers BUSY; returns the number.
 async fn guesses(card: &Card, from: Ipv4Addr) -> usize {
     for n in 0.. {
         let guess = Password::new("a wrong password").unwrap();
@@ -55,7 +55,7 @@ fn passwd_and_revoke_pass_while_somebody_guesses() {
         device["device"].as_str().unwrap().to_owned()
     };
 
-    // From where bob is, and from elsewhere.
+    // From bob's address, and from others.
     let card = Card::of(&ada);
     crate::common::raw::here().block_on(async {
         assert_eq!(guesses(&card, Ipv4Addr::LOCALHOST).await, 5);
@@ -68,7 +68,7 @@ fn passwd_and_revoke_pass_while_somebody_guesses() {
     let ran = knowing(&host.stranger(), FIRST, &["login", &account]).exits(5);
     assert!(ran.err.contains("busy"), "{ran:?}");
 
-    // A device waits for nobody, and a wrong password reads like one.
+    // A device does not wait, and a wrong password is reported as such.
     let ran = knowing(&phone, "another password", &["devices", "revoke", &id_of(false)]).exits(3);
     assert!(ran.err.contains("wrong password"), "{ran:?}");
     laptop.run(&["status"]).exits(0);
@@ -80,7 +80,7 @@ fn passwd_and_revoke_pass_while_somebody_guesses() {
     assert!(ran.err.contains("wrong password"), "{ran:?}");
     phone.run(&["send", "lobby", "still here"]).exits(0);
 
-    // Who has no password is told so.
+    // A user without a password gets a clear error.
     let ran = knowing(&ada, FIRST, &["passwd"]).exits(3);
     assert!(ran.err.contains("has no password"), "{ran:?}");
 }

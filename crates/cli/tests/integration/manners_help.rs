@@ -1,4 +1,4 @@
-//! What the command line says about itself, and what it is told by files and environment.
+//! The help texts of the command line, and its configuration by files and environment.
 
 use std::process::Command;
 
@@ -68,7 +68,7 @@ fn help_of_every_command_fits_80_columns_and_shows_how() {
         }
     }
     assert!(main.out.contains("130 interrupted"), "{main:?}");
-    // An environment's values, which may be anybody's, are not shown.
+    // Values of the environment may be private and are not shown.
     let shown =
         Running::start(twinlock().env("TWINLOCK_DATA", "/somewhere").args(["serve", "--help"]));
     let shown = shown.ended(LONG).exits(0).out;
@@ -184,7 +184,7 @@ fn the_first_start_hands_out_one_invite_and_the_second_is_silent_about_it() {
     host.running().wait_err("until it is used");
     let first = host.terminate().exits(0);
     assert!(first.err.contains(&format!("twinlock join '{link}'")), "{first:?}");
-    // A picture of it is for people at a terminal.
+    // A QR code is printed only on a terminal.
     assert!(!first.err.contains('\u{2588}'), "{first:?}");
     assert_eq!(first.out.lines().count(), 1, "{first:?}");
     host.restart();

@@ -1,4 +1,4 @@
-//! Whatever text arrives is harmless: to the terminal and to the log.
+//! Hostile text is harmless to the terminal and to the log.
 
 use crate::common::*;
 use twinlock_client::enrol::{self, NewUser};
@@ -6,13 +6,13 @@ use twinlock_client::home::Home;
 use twinlock_core::id::Name;
 use twinlock_core::invite::InviteLink;
 
-/// Clears a screen, sets a title, colours, moves up, turns the direction of reading, hides, and
-/// goes on in lines that look like somebody else's.
+/// Clears the screen, sets a title, colours, moves up, changes the reading direction, hides text,
+/// and continues with forged lines.
 const EVIL: &str = "start\u{1b}[2J\u{1b}]0;title\u{7}\u{1b}[31m\u{9b}1A\u{90}q\u{9c}\r\u{8}\u{7f}\
                     \u{202e}drow\u{2066}\u{200b}\u{feff}\u{e0041}\u{2028}12:00 bob: unsaid\n\
                     12:00 bob: forged\n2026-01-01T00:00:00.000Z  INFO root logged in\nend";
 
-/// Nothing in it acts on a terminal or deceives its reader.
+/// Asserts that nothing in the text acts on a terminal or misleads a reader.
 #[track_caller]
 fn assert_harmless(text: &str) {
     let harmful = |c: char| {
@@ -27,7 +27,7 @@ fn assert_harmless(text: &str) {
     assert_eq!(found, None, "{text:?}");
 }
 
-/// Nothing of `EVIL` stands at the beginning of a line.
+/// Asserts that no line begins with a forged part of `EVIL`.
 #[track_caller]
 fn assert_unforged(text: &str) {
     for line in text.lines() {
@@ -64,7 +64,7 @@ fn text_of_others_does_nothing_in_history_listen_and_chat() {
     ] {
         let heard = bob.run(args).exits(0);
         assert_harmless(&heard.out);
-        // In JSON it is one line, and the text is whole.
+        // In JSON it is one line, and the text is complete.
         assert_eq!(heard.out.lines().count(), 1);
         assert_eq!(heard.json()[0]["text"], EVIL);
     }
@@ -90,7 +90,7 @@ fn topics_and_labels_of_others_do_nothing_where_they_are_listed() {
     ada.run(&["room", "topic", "ops", EVIL]).exits(0);
     let home = host.root().join("evil");
     let link = InviteLink::parse(&ada.invites()).unwrap();
-    // This client's own profile takes no control characters, but all the rest.
+    // A profile rejects control characters, but accepts all other characters.
     let label = EVIL.chars().filter(|c| !c.is_control()).take(40).collect::<String>();
     assert!(label.contains('\u{202e}'));
     let user = Name::new("eve").unwrap();
@@ -145,7 +145,7 @@ fn no_text_forges_a_line_of_the_log() {
         }
         let told = log.lines().find(|line| line.contains("start")).expect("it was logged");
         assert!(told.contains("forged") && told.contains("root logged in"), "{told}");
-        // Each line of the file is the server's own.
+        // The server itself wrote each line of the file.
         for line in log.lines() {
             let own = if json {
                 serde_json::from_str::<serde_json::Value>(line).is_ok()

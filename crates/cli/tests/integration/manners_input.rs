@@ -1,15 +1,15 @@
-//! Messages from standard input, by `send` and by `chat`.
+//! Messages from standard input, with `send` and with `chat`.
 
 use std::io::Write as _;
 use std::net::TcpListener;
 
 use crate::common::*;
 
-/// Runs a command with bytes that may be no text.
+/// Runs a command with bytes that may not be text.
 fn run_with_bytes(person: &Person, args: &[&str], input: &[u8]) -> Ran {
     let mut running = person.start(args);
     let mut stdin = running.stdin.take().unwrap();
-    // A command that stops reading ends all the same.
+    // A command that stops reading still ends.
     let _stopped = stdin.write_all(input);
     drop(stdin);
     running.ended(LONG)
@@ -53,7 +53,7 @@ fn a_chat_in_a_pipe_prints_a_tick_for_each_line_and_ends_when_all_is_recorded() 
     let ada = host.owner();
     let ran = ada.run_with(&["chat"], "a\nb\n").exits(0);
     assert_eq!((ran.out.as_str(), ran.err.as_str()), ("\u{2713} #1 a\n\u{2713} #2 b\n", ""));
-    // `exit` ends it with its input still open; what follows is not said.
+    // `exit` ends it while its input is open; later lines are not sent.
     let mut chat = ada.start(&["chat"]);
     chat.write("c\nexit\nnever\n");
     let input = chat.stdin.take();
@@ -109,7 +109,7 @@ fn what_is_said_without_a_server_waits_and_says_so() {
     host.restart();
     ada.run(&["send", "lobby", "now"]).exits(0);
     assert_eq!(texts(&ada.reads("lobby")), ["later", "too", "and this", "now"]);
-    // Nobody answers at all.
+    // The server does not answer at all.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let stuck = ada.by(silent.local_addr().unwrap());
     stuck.run(&["send", "--timeout", "500ms", "lobby", "stuck"]).exits(6);

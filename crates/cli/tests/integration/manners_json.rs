@@ -1,4 +1,4 @@
-//! What scripts build on: the names and forms of JSON fields, pipes, and quiet ends.
+//! The interface for scripts: names and forms of JSON fields, pipes, and quiet ends.
 
 use std::io::Read as _;
 use std::process::Stdio;
@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::common::*;
 use serde_json::Value;
 
-/// The form of a document: its fields in their order, each with what its value looks like.
+/// The form of a document: its fields in order, each with a pattern of its value.
 fn form(value: &Value) -> String {
     let hex = |text: &str| {
         text.len() >= 8 && text.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
@@ -36,7 +36,7 @@ fn is_time(text: &str) -> bool {
         })
 }
 
-/// Field names in the order in which they are written, of the first object.
+/// Field names of the first object, in the order of the text.
 fn names(json: &str) -> Vec<String> {
     let mut names = Vec::new();
     let line = json.lines().next().unwrap();
@@ -163,7 +163,7 @@ fn data_goes_to_standard_output_and_words_to_standard_error() {
     assert_eq!((sent.out.as_str(), sent.err.as_str()), ("", ""));
     let verified = ada.run(&["audit", "verify"]).exits(0);
     assert!(verified.out.contains("lobby: 1 entries") && verified.err.contains("every link"));
-    // No colours but where they are wanted.
+    // Colours appear only on request.
     let read = ada.run(&["history", "lobby"]).exits(0);
     assert!(!read.out.contains('\u{1b}'), "{read:?}");
     let read = ada.run(&["--color", "always", "history", "lobby"]).exits(0);

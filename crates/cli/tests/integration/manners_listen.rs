@@ -1,4 +1,4 @@
-//! `listen`: goes on where it ended, and hands each entry to a command until that is content.
+//! `listen`: resumes where it ended, and passes each entry to a command until that succeeds.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ fn listen_goes_on_where_the_last_one_of_the_profile_ended() {
     assert_eq!(hear(&["lobby", "--since", "all", "--count", "2"]), ["1", "2"]);
     assert_eq!(hear(&["lobby", "--count", "2"]), ["3", "4"]);
     assert_eq!(hear(&["--count", "1"]), ["5"]);
-    // Reading it again moves nothing back.
+    // Reading entries again does not move the position back.
     assert_eq!(hear(&["lobby", "--since", "all", "--count", "1"]), ["1"]);
     assert_eq!(hear(&["lobby", "--since", "3", "--count", "1"]), ["4"]);
     ada.run(&["send", "lobby", "6"]).exits(0);
@@ -42,7 +42,7 @@ fn listen_since_all_keeps_its_first_position_before_an_entry_is_handled() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
-    // Nothing is there yet.
+    // There are no entries yet.
     bob.run(&["listen", "lobby", "--since", "all", "--until-now"]).exits(0);
     ada.run_with(&["send", "lobby"], "one\ntwo\n").exits(0);
     let heard = bob.run(&["listen", "lobby", "--until-now", "--json"]).exits(0).json();
@@ -98,7 +98,7 @@ fn the_first_listen_begins_with_what_comes_and_names_where_it_came_from() {
         ada.run(&["room", "create", room]).exits(0);
         bob.run(&["room", "join", room]).exits(0);
     }
-    // It is not told when it has begun: what was said before that, it does not hear.
+    // The test cannot see when it starts; entries from before are not printed.
     let first = bob.start(&["listen", "--count", "1"]);
     while ada.run(&["send", "lobby", "now?"]).code == Some(0)
         && !first.wait_lines_for(1, Duration::from_secs(2))
@@ -130,7 +130,7 @@ fn an_entry_is_handled_once_its_command_ended_with_0() {
     let ada = host.owner();
     ada.run_with(&["send", "lobby"], "one\ntwo\nthree\n").exits(0);
     let log = host.root().join("handled");
-    // Takes `two` only at the second attempt.
+    // Accepts `two` only at the second attempt.
     let script = format!(
         "read -r line; echo \"$line\" >>{log}; case $line in *two*) [ $(grep -c two {log}) = 2 ];; esac",
         log = log.display()
@@ -156,7 +156,7 @@ fn after_a_kill_the_entry_whose_command_had_not_ended_comes_again() {
     assert_eq!(texts(&first.json())[..2], ["one", "two"]);
     let second = ada.run(&["listen", "lobby", "--count", "2", "--exec", "cat"]).exits(0);
     assert_eq!(texts(&second.json()), ["two", "three"]);
-    // A command that reads nothing of it handles it as well as any.
+    // A command that ignores its input handles the entry as well.
     ada.run(&["send", "lobby", &"x".repeat(32 * 1024)]).exits(0);
     ada.run(&["listen", "lobby", "--count", "1", "--exec", "true"]).exits(0);
     ada.run(&["send", "lobby", "last"]).exits(0);
@@ -232,8 +232,8 @@ fn exec_tries_puts_an_entry_aside_and_handles_the_next() {
     let dead = json_lines(&std::fs::read_to_string(&letters).unwrap());
     assert_eq!(dead, [handled[1].clone()]);
     assert_eq!(std::fs::metadata(&letters).unwrap().permissions().mode() & 0o777, 0o600);
-    // A second one is added after a line that was cut off. An entry that cannot be put aside is not
-    // handled.
+    // Another one is appended after a torn line. An entry that cannot become a dead letter stays
+    // unhandled.
     ada.run_with(&["send", "lobby"], "two again\nfour\n").exits(0);
     let mut torn = std::fs::OpenOptions::new().append(true).open(&letters).unwrap();
     std::io::Write::write_all(&mut torn, b"{\"cut").unwrap();
@@ -263,7 +263,7 @@ fn listen_ends_when_its_reader_has_gone() {
     let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let out = child.stdout.take().unwrap();
     assert!(lines(out).next().unwrap().contains("one"));
-    // Its end of the pipe is closed by now, and nothing more comes.
+    // Its end of the pipe is closed now, and no more entries come.
     let until = std::time::Instant::now() + LONG;
     let ended = loop {
         if let Some(ended) = child.try_wait().unwrap() {
@@ -298,7 +298,7 @@ fn profile_on_a_read_only_disk_reads() {
     let refused = ada.run(&["outbox", "list", "--json"]).exits(0).json();
     let refused = refused[0]["id"].as_str().unwrap();
     let home = ada.home.to_str().unwrap();
-    // Root writes where a mode forbids it, but not on a disk that is mounted read-only.
+    // Root can write despite the mode, but not on a disk that is mounted read-only.
     let script = if rustix::process::geteuid().is_root() {
         "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\""
     } else {
@@ -362,7 +362,7 @@ fn closed_output_is_an_error_and_loses_no_entry() {
             assert_eq!(ran.code, Some(2), "{args:?} {how}: {ran:?}");
         }
     }
-    // Output to /dev/null is thrown away on purpose, however that was opened.
+    // Output to /dev/null is discarded on purpose, in any open mode.
     closed(&["history", "lobby"], "1<>/dev/null").exits(0);
     let heard = ada.run(&listen).exits(0);
     assert!(heard.out.contains("one"), "{heard:?}");

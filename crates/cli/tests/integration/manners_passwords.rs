@@ -1,12 +1,12 @@
-//! Passwords: where they come from, what they are good for, and that they go nowhere else. Each
-//! use of one costs a second and 256 MiB, so there are few, in one story.
+//! Passwords: their sources, their uses, and that they appear nowhere else. Each use costs a second
+//! and 256 MiB, so this is one test with few of them.
 
 use crate::common::*;
 
 const FIRST: &str = "correct horse battery";
 const SECOND: &str = "staple staple staple";
 
-/// Runs a command that is given `password` by the environment.
+/// Runs a command with `password` in the environment.
 fn knowing(person: &Person, password: &str, args: &[&str]) -> Ran {
     let mut command = person.command(args);
     Running::start(command.env("TWINLOCK_PASSWORD", password)).ended(LONG)
@@ -28,7 +28,7 @@ fn a_password_brings_back_who_lost_every_device_and_is_written_nowhere() {
     assert!(ran.exits(0).err.contains("You are bob"));
     bob.run(&["-v", "send", "lobby", "from the laptop"]).exits(0);
 
-    // Every device is lost; the words of the server are shown for comparing.
+    // Every device is lost; the server words are shown for comparison.
     let address = host.address().to_string();
     let account = format!("bob@{address}");
     let phone = host.stranger();
@@ -44,7 +44,7 @@ fn a_password_brings_back_who_lost_every_device_and_is_written_nowhere() {
     assert_eq!(labels, ["laptop", "phone"]);
     let laptop = devices[0]["device"].as_str().unwrap();
 
-    // Another device goes by the password only, and at once.
+    // Revoking another device needs the password, and takes effect at once.
     let listen = bob.start(&["listen", "--since", "all"]);
     listen.wait_lines(1);
     let ran = phone.run(&["devices", "revoke", laptop]).exits(2);
@@ -54,10 +54,10 @@ fn a_password_brings_back_who_lost_every_device_and_is_written_nowhere() {
     assert!(ran.err.contains("revoked"), "{ran:?}");
     bob.run(&["status"]).exits(3);
 
-    // A revoked device comes back by the same profile.
+    // A revoked device can log in again with the same profile.
     knowing(&bob, FIRST, &["login", &account]).exits(0);
     assert_eq!(bob.run(&["status", "--json"]).exits(0).json()[0]["user"], "bob");
-    // But a profile of somebody else is not overwritten.
+    // But another user's profile is not overwritten.
     let ran = knowing(&ada, FIRST, &["login", &account]).exits(2);
     assert!(ran.err.contains("profile"), "{ran:?}");
 
@@ -69,13 +69,13 @@ fn a_password_brings_back_who_lost_every_device_and_is_written_nowhere() {
     knowing(&tablet, FIRST, &["login", &account]).exits(3);
     knowing(&tablet, SECOND, &["login", &account]).exits(0);
 
-    // This device goes by itself.
+    // A device revokes itself without the password.
     let own = tablet.run(&["devices", "--json"]).exits(0).json();
     let own = own.iter().find(|device| device["current"] == true).unwrap();
     tablet.run(&["devices", "revoke", own["device"].as_str().unwrap()]).exits(0);
     tablet.run(&["status"]).exits(3);
 
-    // Nothing secret is in any log, at any level.
+    // No log contains a secret, at any level.
     let console = host.terminate().exits(0);
     let mut logs = vec![host.log(), console.out, console.err.replace(&owner_link, "")];
     for person in [&ada, &bob, &phone] {
@@ -95,7 +95,7 @@ fn a_password_brings_back_who_lost_every_device_and_is_written_nowhere() {
             assert!(!log.contains(link.split('#').nth(1).unwrap()));
         }
     }
-    // The texts are there, as they were asked for.
+    // The texts are there, because they were requested.
     assert!(logs[0].contains("from the laptop"));
 }
 
@@ -114,7 +114,7 @@ fn a_password_that_is_none_is_said_before_the_server_is_asked() {
     assert!(ran.err.contains("/nowhere/at/all"), "{ran:?}");
     let ran = bob.run(&["login", "bob@127.0.0.1:1"]).exits(2);
     assert!(ran.err.contains("no terminal"), "{ran:?}");
-    // The invite is as good as before, also from standard input.
+    // The invite is still valid, also from standard input.
     let ran = bob.run_with(&["join", "--no-password", "--user", "bob", "-"], &format!("{link}\n"));
     ran.exits(0);
 }

@@ -1,4 +1,4 @@
-//! Standard streams that are closed, open the wrong way round, full, or read by nobody any more.
+//! Standard streams that are closed, opened in the wrong direction, full, or no longer read.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -105,7 +105,7 @@ fn chat_script_ends_at_a_line_that_fails() {
     }
     let expected: Vec<_> = (0..lines.len()).map(|n| format!("before {n}")).collect();
     assert_eq!(texts(&ada.reads("lobby")), expected);
-    // What fails last has its code as well.
+    // A failure in the last line sets the exit code too.
     ada.run_with(&["chat"], "/put missing\n").exits(2);
     ada.run_with(&["chat", "@nosuch"], "a text\n").exits(7);
     let queued = ada.run(&["outbox", "list", "--json"]).exits(0).json();
@@ -142,7 +142,7 @@ fn chat_script_is_sent_whole_whatever_becomes_of_its_output() {
     let mut chat = reader.unwrap();
     let mut input = chat.stdin.take().unwrap();
     input.write_all(b"three\n").unwrap();
-    // Its tick; then nobody reads any more.
+    // After its tick, the reader is gone.
     let mut tick = [0];
     chat.stdout.take().unwrap().read_exact(&mut tick).unwrap();
     input.write_all(b"four\n").unwrap();

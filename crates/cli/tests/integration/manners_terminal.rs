@@ -1,18 +1,18 @@
-//! What a person at a terminal sees: what is being typed stays whole, and every end leaves the
-//! terminal as it was.
+//! Terminal output as a user sees it: the line being edited stays intact, and every end restores
+//! the terminal.
 
 use crate::common::terminal::{COLUMNS, ROWS, Terminal};
 use crate::common::*;
 use rustix::process::Signal;
 
-/// A chat whose prompt is there and that follows the lobby.
+/// A chat that shows its prompt and follows the lobby.
 fn chat(person: &Person) -> Terminal {
     let terminal = Terminal::start(&person.command(&["chat"]));
     terminal.wait_last("lobby>");
     terminal
 }
 
-/// Lines without the hour before them.
+/// The lines without the leading time.
 fn without_hours(lines: &[String]) -> Vec<&str> {
     let hour = |line: &&str| line.len() > 6 && line.as_bytes()[2] == b':';
     lines
@@ -46,7 +46,7 @@ fn what_is_being_typed_stays_whole_whatever_arrives_and_whatever_script_it_is_in
         chat.types("!\r");
         chat.wait_for(&format!("\u{2713} #{} {typed}!", 3 + 2 * nth));
     }
-    // A line of several rows, with the cursor within it.
+    // A line of several rows, with the cursor inside it.
     let long = "word ".repeat(40);
     chat.types(&long);
     chat.types("\u{1}");
@@ -76,7 +76,7 @@ fn what_is_typed_ahead_is_not_lost() {
         chat.types(typed);
         chat.ends(0);
     }
-    // Before the terminal is the editor's.
+    // Before the editor owns the terminal.
     let mut chat = Terminal::start(&ada.command(&["chat"]));
     chat.types("four\rfive\rexit\r");
     chat.ends(0);
@@ -103,7 +103,7 @@ fn what_is_typed_while_much_arrives_is_not_lost_and_all_is_shown_in_its_order() 
     chat.wait_printed(": news 399");
     chat.types("exit\r");
     chat.ends(0);
-    // What it printed last, tick or line, may still be on its way through the terminal.
+    // Its last output may still be in the terminal's buffer.
     let until = std::time::Instant::now() + LONG;
     let all_came = |bytes: &str| {
         ["\u{2713}", "-- online:"].iter().all(|words| bytes.matches(words).count() >= 20)
@@ -154,7 +154,7 @@ fn a_suspended_chat_gives_the_terminal_back_and_goes_on_where_it_was() {
     assert_eq!(texts(&all), ["meanwhile", "meanwhile", "half a line and the rest"]);
 }
 
-/// Where a window runs nothing but the chat, nobody could let it go on.
+/// If the chat is the only program of a window, no shell could resume it.
 #[test]
 fn a_chat_without_a_shell_is_not_suspended() {
     let host = Host::start();
@@ -167,7 +167,7 @@ fn a_chat_without_a_shell_is_not_suspended() {
     chat.ends(0);
 }
 
-/// Nobody reads keys any more, but a person who does not want to wait can end it.
+/// No key is read any more, but Ctrl-C still ends the wait.
 #[test]
 fn a_chat_that_waits_for_its_last_acks_can_be_interrupted() {
     let mut host = Host::start();
@@ -221,7 +221,7 @@ fn every_end_of_a_chat_leaves_the_terminal_as_it_was() {
         chat.types(keys);
         chat.ends(code);
     }
-    // As early as it can be: the first thing on the screen comes after the terminal was taken.
+    // As early as possible: the first output follows the setup of the terminal.
     let mut early = Terminal::start(&ada.command(&["chat"]));
     early.wait_printed("--");
     early.signal(Signal::TERM);
@@ -232,11 +232,11 @@ fn every_end_of_a_chat_leaves_the_terminal_as_it_was() {
         chat.wait_last("lobby> half a line");
         chat.signal(signal);
         chat.ends(code);
-        // What the shell prints goes on a line of its own.
+        // The shell's output starts on a new line.
         assert_eq!(chat.lines().last().unwrap(), "lobby> half a line");
         assert!(chat.bytes().ends_with("\r\n"), "{:?}", chat.bytes());
     }
-    // A fatal error, while the editor waits for keys.
+    // A fatal error while the editor waits for keys.
     let bob = host.member(&ada, "bob");
     let mut chat = chat(&bob);
     chat.types("half a line");
@@ -270,7 +270,7 @@ fn while_the_server_is_away_one_may_type_and_the_ticks_come_later() {
     chat.wait_for("\u{2713} #3 and more");
     let notices = chat.lines().iter().filter(|line| line.contains("trying again")).count();
     assert_eq!(notices, 1, "{:#?}", chat.lines());
-    // What a library says about a cut connection is in no message and in no log.
+    // A library's error text for a cut connection is in no message and in no log.
     let log = std::fs::read_to_string(ada.home.join("state/default/client.log")).unwrap();
     assert!(log.contains("line lost") && !log.contains("http"), "{log}");
     assert!(!chat.lines().iter().any(|line| line.contains("rustls")), "{:#?}", chat.lines());
@@ -285,7 +285,7 @@ fn padded_text_shows_no_line_that_looks_like_somebody_elses() {
     let bob = host.member(&ada, "bob");
     let forged = "12:00 eve: I agree";
     let evil = |columns: u16| {
-        // The line of the chat up to the text is 11 columns.
+        // The chat's line takes 11 columns before the text.
         let pad = " ".repeat(usize::from(columns) - 12);
         format!("x{pad}{forged}\u{2028}{forged}\n{forged}")
     };
@@ -325,7 +325,7 @@ fn a_password_is_not_shown_and_ctrl_c_at_its_question_gives_the_terminal_back() 
     });
     join.types("Bob\r");
     join.wait_for("A password for bob");
-    // The question comes before the terminal stops to echo.
+    // The question appears before the terminal's echo is off.
     while join.echoes() {
         std::thread::yield_now();
     }
@@ -338,7 +338,7 @@ fn a_password_is_not_shown_and_ctrl_c_at_its_question_gives_the_terminal_back() 
     join.types("open sesame now");
     join.types("\u{3}");
     join.ends(130);
-    // No words of a server: those may be shown.
+    // Words that are not among the server words, which may be shown.
     assert!(!join.bytes().contains("shrt") && !join.bytes().contains("sesame"));
     assert!(!bob.profile_file().exists());
 
@@ -358,7 +358,7 @@ fn a_password_is_not_shown_and_ctrl_c_at_its_question_gives_the_terminal_back() 
     join.ends(0);
     join.wait_for("two different passwords");
     join.wait_for("You are bob on");
-    // The server's words may end in "open".
+    // The server words may end in "open".
     let shown = ["sesame", "barley"].map(|word| join.bytes().contains(word));
     assert_eq!(shown, [false; 2], "{:?}", join.bytes());
     bob.run(&["status"]).exits(0);
@@ -385,8 +385,8 @@ fn no_sequence_is_sent_to_a_dumb_terminal_and_no_colour_where_none_is_wanted() {
     }
 }
 
-/// The last lines of the screen from the one that begins with `words`, joined as a person copies
-/// them: the terminal has broken one long line.
+/// The last lines of the screen from the one that begins with `words`, joined as for copying: the
+/// terminal has broken one long line.
 fn last_command(lines: &[String], words: &str) -> String {
     let at = lines.iter().rposition(|line| line.starts_with(words)).unwrap_or(lines.len());
     lines[at..].concat()
@@ -421,7 +421,7 @@ fn serve_shows_the_join_command_last_and_a_code_on_request() {
     first.ends(0);
     let bytes = first.bytes();
     assert!(!bytes.contains('\u{2588}'), "{bytes}");
-    // Found under the same address, it has no news.
+    // An unchanged address: the invite is not shown again.
     let port = bytes.split("listening on 127.0.0.1:").nth(1).unwrap();
     let port = port.split(|c: char| !c.is_ascii_digit()).next().unwrap();
     let mut command = twinlock();
@@ -431,7 +431,7 @@ fn serve_shows_the_join_command_last_and_a_code_on_request() {
     second.signal(Signal::INT);
     second.ends(0);
     assert!(!second.bytes().contains("twinlock://"));
-    // A name that others can reach, and the code.
+    // A name that others can reach, and the QR code.
     let mut command = twinlock();
     command.args(["serve", "--port", "0", "--qr", "--public-host", "chat.example.org", "--data"]);
     let mut third = Terminal::start(command.arg(dir.path()));
@@ -474,7 +474,7 @@ fn words_on_a_narrow_terminal_are_folded() {
     narrow.wait("the end", |lines| lines.last().is_some_and(|line| line.ends_with(')')));
     let lines = narrow.lines();
     assert!(lines.len() > 1, "{lines:#?}");
-    // Folded between words, and set in: a line of the terminal's own would go on in column 1.
+    // Folded between words and indented; a line broken by the terminal would continue in column 1.
     assert!(lines[1..].iter().all(|line| line.starts_with("  ")), "{lines:#?}");
     let ran = Running::start(&mut status).ended(LONG).exits(7);
     assert_eq!(ran.err.lines().count(), 1, "not on a terminal: {ran:?}");
@@ -485,7 +485,7 @@ fn a_second_join_offers_a_profile_named_after_the_user() {
     let host = Host::start();
     let ada = host.owner();
     let link = ada.invites();
-    // Without a terminal: before the invite is looked at, and so without the server.
+    // Without a terminal: refused before the invite is used, and so without the server.
     let refused = ada.by(([127, 0, 0, 1], 1).into());
     let ran = refused.run(&["join", "--no-password", "--user", "bob", &link]).exits(2);
     assert!(
@@ -523,7 +523,7 @@ fn ctrl_c_clears_a_line_and_ends_an_empty_one() {
     chat.types("whole\r");
     chat.wait_for("\u{2713} #1 whole");
     chat.wait_last("lobby>");
-    // A line that was emptied again is empty.
+    // A line that was emptied again counts as empty.
     chat.types("x\u{7f}");
     chat.types("\u{3}");
     chat.ends(130);
@@ -540,7 +540,7 @@ fn chat_mentions_news_of_other_rooms_and_completes_names() {
     ada.run(&["send", "ops", "before"]).exits(0);
     let mut chat = chat(&bob);
     chat.wait_for("-- you are bob");
-    // Followed once the tabulator knows the room.
+    // Followed once Tab completes the room's name.
     let completes = |chat: &mut Terminal, typed: &str, line: &str| {
         let until = std::time::Instant::now() + LONG;
         while chat.lines().last().is_none_or(|last| last != line) {
@@ -555,11 +555,11 @@ fn chat_mentions_news_of_other_rooms_and_completes_names() {
     ada.run_with(&["send", "ops"], "one\ntwo\n").exits(0);
     chat.wait_for("-- 2 new in ops");
     chat.wait_last("lobby> see #ops");
-    // A person who joined since, once they have connected.
+    // A user who joined later is completed once they have connected.
     host.member(&ada, "carlotta").run(&["people"]).exits(0);
     completes(&mut chat, "/dm car", "lobby> /dm carlotta");
     chat.types("\u{15}/join ops\r");
-    // The backlog of a room that is counted already.
+    // The backlog of a room that was only counted before.
     for words in ["ada: before", "ada: one", "ada: two"] {
         chat.wait_for(words);
     }

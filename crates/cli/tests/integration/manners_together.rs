@@ -25,7 +25,7 @@ fn commands_of_one_profile_run_beside_each_other() {
     assert!(chat.is_running());
     chat.end_input();
     let chat = chat.ended(LONG).exits(0);
-    // Neither was thrown out, and neither missed anything.
+    // Neither was disconnected, and neither missed an entry.
     assert_eq!(chat.err, "");
     assert!(!listen.err().contains("again"), "{}", listen.err());
     assert_eq!(ada.reads("lobby").len(), 12);
@@ -54,7 +54,7 @@ fn sessions_beyond_the_limit_end_with_7_and_send_tells_what_became_of_it() {
         let ran = ada.run(args).exits(7);
         assert!(ran.err.contains("sessions-per-device"), "{ran:?}");
     }
-    // One of the listeners sends what a script says: it is recorded, and said to be.
+    // One of the listeners sends a script's lines: they are recorded and reported.
     let ran = ada.run_with(&["chat"], "hello\nagain\n").exits(0);
     assert!(ran.out.contains(" hello\n") && ran.out.contains(" again\n"), "{ran:?}");
     let ran = ada.run_with(&["chat"], "last\n/who\n").exits(7);

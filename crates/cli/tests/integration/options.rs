@@ -47,7 +47,7 @@ fn option_values_and_topics_may_begin_with_a_dash() {
         ada.run(&["room", "topic", &room, "--", &format!("{text} again")]).exits(0);
         let topic = ada.run(&["room", "topic", &room]).exits(0).out;
         assert_eq!(topic.trim(), format!("{text} again"));
-        // The value of an option, found or not: it never asks for help.
+        // The value of an option, found or not: it never requests help.
         let found = ada.run(&["history", "lobby", "--json", "--search", text]);
         assert!(!found.out.contains("Usage"), "{text}: {found:?}");
         let refused = ada.run(&["invite", "--user", text]).exits(2);
@@ -130,7 +130,7 @@ fn empty_variables_count_as_unset() {
         let mut join = twinlock();
         join.args(["join", "--user", "ada"]).args(args).arg(link.trim()).env("HOME", dir.path());
         empty(&mut join);
-        // Set to nothing, it is not the place of the profiles either.
+        // An empty value does not set the directory of the profiles either.
         join.env("TWINLOCK_HOME", "");
         Running::start(&mut join).ended(LONG)
     };
@@ -164,12 +164,12 @@ fn listen_refuses_an_empty_command_and_directory() {
         let ran = ada.run(&[&["--timeout", "20s"], args].concat()).exits(2);
         assert!(ran.err.contains("empty") || ran.err.contains("value"), "{args:?}: {ran:?}");
     }
-    // Nothing was taken for handled.
+    // No entry counts as handled.
     let got = ada.run(&["listen", "lobby", "--since", "all", "--count", "1", "--exec", "cat"]);
     assert!(got.exits(0).out.contains("\"one\""));
 }
 
-/// The limit of processes does not hold for root, so this runs as another user there.
+/// Root has no process limit, so the test then runs the command as another user.
 #[test]
 fn command_that_gets_no_threads_ends_with_the_reason() {
     // Above it there is no directory that the other user may not enter.

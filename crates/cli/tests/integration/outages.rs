@@ -1,4 +1,4 @@
-//! Servers and clients that go away, in order or not, and come back.
+//! Servers and clients that stop, cleanly or not, and return.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ fn what_is_sent_while_the_server_is_down_waits_and_goes_out_once_with_the_next_s
         assert_eq!(ran.out, "", "nothing is acknowledged");
         assert!(ran.err.contains("not recorded"), "{ran:?}");
     }
-    // Whoever only asks has no connection, and sends nothing.
+    // A command that only asks has no connection, and sends nothing.
     ada.run(&["rooms"]).exits(5);
     host.restart();
     ada.run(&["rooms"]).exits(0);
@@ -54,7 +54,7 @@ fn what_a_killed_send_has_read_is_neither_lost_nor_doubled() {
         });
         if kills < 5 {
             kills += 1;
-            // In the middle of reading, of sending and of being answered.
+            // While it reads, sends and receives acks.
             sending.wait_lines(1);
             std::thread::sleep(Duration::from_millis(chance.within(0, 60)));
             acked += sending.killed().json().len();
@@ -62,13 +62,13 @@ fn what_a_killed_send_has_read_is_neither_lost_nor_doubled() {
             sending.ended(LONG).exits(0);
         }
         feeding.join().unwrap();
-        // What it has read is what is in the outbox, sent or not: the rest begins after that.
+        // The outbox has all lines that were read, sent or not: the rest starts after them.
         next = in_outbox(&outbox);
         assert!(next >= acked, "{next} {acked}");
     }
     eprintln!("{kills} kills, {acked} acks told before them");
     let wanted = (0..LINES).map(|n| format!("line {n:05}")).collect::<Vec<_>>();
-    // The last one sent what those before it had left.
+    // The last command sent the messages that earlier ones had left.
     ada.run(&["send", "lobby", "end"]).exits(0);
     let read = ada.reads("lobby");
     let (end, lines) = read.split_last().unwrap();
@@ -77,7 +77,7 @@ fn what_a_killed_send_has_read_is_neither_lost_nor_doubled() {
     ada.run(&["audit", "verify"]).exits(0);
 }
 
-/// Messages that an outbox has or has had.
+/// Messages that an outbox contains or has contained.
 fn in_outbox(state: &std::path::Path) -> usize {
     let files = std::fs::read_dir(state).unwrap().map(|file| file.unwrap().path());
     let file = files.into_iter().find(|file| file.extension().is_some_and(|e| e == "db")).unwrap();
@@ -138,7 +138,7 @@ fn a_second_signal_ends_a_server_at_once_and_its_record_is_whole() {
     let ada = host.owner();
     ada.run(&["send", "lobby", "kept"]).exits(0);
     let listening = ada.start(&["listen", "lobby"]);
-    // A line that is deaf holds the drain up: nobody reads its CLOSE.
+    // A stalled client delays the drain: it does not read its CLOSE.
     listening.signal(Signal::STOP);
     host.running().signal(Signal::TERM);
     host.running().signal(Signal::INT);

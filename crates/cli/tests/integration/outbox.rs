@@ -1,4 +1,4 @@
-//! The outbox, the local part of `status`, and entries named by number, time or `last`.
+//! The outbox, the local part of `status`, and entries selected by number, time or `last`.
 
 use crate::common::*;
 use rustix::process::Signal;
@@ -24,7 +24,7 @@ fn outbox_lists_drops_and_sends_what_is_queued() {
     assert_eq!(people.lines().count(), 4, "{people}");
     assert!(people.contains("lobby: two lines") && people.contains("refused"), "{people}");
 
-    // The server's end is not needed to drop one.
+    // Dropping a message needs no connection.
     let id = listed[0]["id"].as_str().unwrap();
     for (wanted, words) in [("ffff", "no message"), ("abc", "at least 4"), ("", "at least 4")] {
         let ran = ada.run(&["outbox", "drop", wanted]).exits(2);
@@ -115,7 +115,7 @@ fn listen_until_now_handles_what_exists_and_ends() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
-    // Nothing is there yet, in no room.
+    // No room has entries yet.
     assert!(bob.run(&["listen", "--until-now"]).exits(0).out.is_empty());
     ada.run_with(&["send", "lobby"], "one\ntwo\nthree\n").exits(0);
     ada.run(&["send", "@bob", "psst"]).exits(0);
@@ -156,7 +156,7 @@ fn history_and_get_take_numbers_times_and_last() {
     assert_eq!(numbers(&["--since", "1h"]), [1, 2, 3, 4, 5, 6]);
     assert_eq!(numbers(&["--before", "1h"]), [] as [u64; 0]);
     assert_eq!(numbers(&["--since", "2999-01-01"]), [] as [u64; 0]);
-    // The first of those that were recorded in that millisecond.
+    // The first of the entries that were recorded in that millisecond.
     let at = |n: usize| times.iter().position(|time| *time == times[n - 1]).unwrap() as u64 + 1;
     let from_four: Vec<u64> = (at(4)..=6).collect();
     assert_eq!(numbers(&["--since", times[3]]), from_four);

@@ -1,10 +1,10 @@
-//! The power goes. A kill loses nothing that was written; this is about what was written and not
-//! synced: images of the disk are made as a crash could have left it at any moment, and the real
-//! server has to start on each and know all that was acknowledged by then.
+//! Power loss. A kill loses nothing that was written; here data that was not synced is lost. The
+//! tests build images of the disk as a crash could leave it at any moment. The real server has to
+//! start on each image with everything that was acknowledged by then.
 //!
-//! `TWINLOCK_CRASHES=200` makes it so many images.
+//! `TWINLOCK_CRASHES=200` sets the number of images.
 
-// The shim is for the GNU libc's dynamic linker.
+// The shim needs the GNU libc's dynamic linker.
 #![cfg(target_os = "linux")]
 
 use std::collections::HashMap;
@@ -19,16 +19,16 @@ use crate::common::*;
 use crate::disk::life::{Acking, Life, Stage, WRITERS};
 use crate::disk::{Disk, EIO, Orders, Unsynced};
 
-/// A sync takes up to this, microseconds: longer than an ack takes from the server to the log.
+/// Longest duration of a sync, microseconds: longer than an ack takes from the server to the log.
 const SLOW: u32 = 8_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// The server runs.
     Steady,
-    /// It is killed now and then: the next one finds what was never synced.
+    /// It is killed at times: the next one finds data that was never synced.
     Killed,
-    /// Syncs fail now and then, and it is killed.
+    /// Syncs fail at times, and it is killed.
     Failing,
 }
 
@@ -90,7 +90,7 @@ fn feed(mut stdin: ChildStdin, name: &str, stop: &AtomicBool, mut chance: Chance
     }
 }
 
-/// Files of all sizes, one after the other, each until it is recorded.
+/// Uploads files of all sizes one after the other, retrying each until it is recorded.
 fn put_files(ada: &Person, disk: &Arc<Disk>, stop: &AtomicBool, chance: &mut Chance, dir: &Path) {
     std::fs::create_dir(dir).unwrap();
     let path = dir.join("some.bin");
@@ -108,7 +108,7 @@ fn put_files(ada: &Person, disk: &Arc<Disk>, stop: &AtomicBool, chance: &mut Cha
             acks.join().unwrap();
             match code {
                 Some(0) => break,
-                // The server's disk failed, or it was gone for too long.
+                // The server's disk failed, or the server was away for too long.
                 Some(5 | 7) => {}
                 code => panic!("put: {code:?}"),
             }
@@ -165,7 +165,7 @@ fn a_commit_whose_sync_failed_is_written_anew_before_it_is_acknowledged() {
         assert!(stage.host.log().contains("a commit failed"), "{}", stage.host.log());
         stage.disk.order(Orders::default());
         if killed {
-            // Nothing is under way.
+            // No request is in progress.
             stage.host.kill();
             stage.host.restart();
         }
@@ -181,7 +181,7 @@ fn a_file_whose_sync_failed_is_sent_anew_before_it_is_recorded() {
     let stage = Stage::new(Orders::default());
     let path = stage.host.root().join("some.bin");
     let put = ["put", path.to_str().unwrap(), "lobby", "--json"];
-    // Its folders are there.
+    // Creates the directories that the next uploads need.
     std::fs::write(&path, [7; 10]).unwrap();
     stage.acks(&put, 0);
     std::fs::write(&path, vec![7; 300_000]).unwrap();

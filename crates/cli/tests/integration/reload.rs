@@ -1,4 +1,4 @@
-//! SIGHUP: a certificate is replaced under lines that stand, or not replaced at all.
+//! SIGHUP: a certificate is replaced under open connections, or not replaced at all.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ impl Own {
         own
     }
 
-    /// A new certificate of the same key.
+    /// A new certificate for the same key.
     fn renew(&self, serial: u64) -> CertificateDer<'static> {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut params = CertificateParams::new(names).unwrap();
@@ -39,7 +39,7 @@ impl Own {
     }
 }
 
-/// Whether whoever connects now and trusts `cert` alone is content.
+/// Whether a new connection that trusts only `cert` succeeds.
 fn shows(address: SocketAddr, cert: &CertificateDer<'static>) -> bool {
     let mut roots = RootCertStore::empty();
     roots.add(cert.clone()).unwrap();
@@ -70,7 +70,7 @@ fn a_reload_changes_the_certificate_under_a_line_that_stays_and_a_broken_one_cha
     let said = host.running().out();
     let ports = |line: &str| line.rsplit_once(" on ").unwrap().1.parse::<SocketAddr>().unwrap();
     let ports: Vec<_> = said.lines().take(3).map(ports).collect();
-    // On all three: that of people, and those of devices.
+    // On all three ports: that of users, and those of devices.
     let shows = |_, cert: &CertificateDer<'static>| {
         let each: Vec<_> = ports.iter().map(|port| shows(*port, cert)).collect();
         assert!(each.iter().all(|shown| *shown == each[0]), "{each:?}");
@@ -83,7 +83,7 @@ fn a_reload_changes_the_certificate_under_a_line_that_stays_and_a_broken_one_cha
         ada.run(&["send", "lobby", text]).exits(0);
         listening.wait_lines(lines);
         assert!(listening.out().trim_end().ends_with(text), "{}", listening.out());
-        // The line was not lost: that would be said.
+        // A lost connection would be reported.
         let words = listening.err();
         assert!(words.lines().all(|line| line.starts_with("caught up with lobby: 1")), "{words}");
     };
@@ -98,7 +98,7 @@ fn a_reload_changes_the_certificate_under_a_line_that_stays_and_a_broken_one_cha
     assert!(!shows(host.address(), &first));
     say("reloaded", 2);
 
-    // Each way to be wrong: no certificate, one of another key, no file.
+    // Each kind of error: no certificate, one for another key, no file.
     let good = std::fs::read(&own.cert).unwrap();
     let other = KeyPair::generate().unwrap();
     let others = CertificateParams::new(["localhost".to_owned()]).unwrap();

@@ -1,7 +1,7 @@
-//! A server with very many lines is restarted: all of them are back soon, and nothing that was
-//! said before, meanwhile or afterwards is lost.
+//! A server with thousands of connections is restarted: all reconnect soon, and nothing that was
+//! sent before, during or after the restart is lost.
 //!
-//! `TWINLOCK_RETURNS=5000` makes it so many lines.
+//! `TWINLOCK_RETURNS=5000` sets the number of connections.
 
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -20,29 +20,29 @@ use twinlock_client::profile::Profile;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::Event;
 
-/// All are back within this.
+/// All have reconnected within this time.
 const BACK: Duration = Duration::from_secs(30);
-/// What all hear is what ada says here.
+/// All connections follow ada's messages here.
 const LOBBY: u64 = 1;
-/// Where everybody writes and nobody listens.
+/// All clients write here, and no one follows it.
 const ROOM: &str = "back";
-/// Requests of every line.
+/// Request ids of every connection.
 const FOLLOW: u64 = 1;
 const JOIN: u64 = 2;
 /// How long the server stays away.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// What all lines see and do.
+/// The shared state of all clients.
 struct Fleet {
     to: To,
     members: Vec<Profile>,
     chance: Mutex<Chance>,
     up: AtomicUsize,
-    /// Attempts that came to nothing.
+    /// Failed attempts.
     failed: AtomicUsize,
-    /// Each writes something in each round.
+    /// Each client writes one message in each round.
     round: AtomicU64,
-    /// What all of them together have heard, and have had acknowledged.
+    /// Totals of all clients: received entries, and acknowledged messages.
     heard: AtomicU64,
     wrote: AtomicU64,
     over: AtomicBool,
@@ -53,15 +53,15 @@ impl Fleet {
         self.chance.lock().unwrap().within(0, 1_000) as f64 / 1_000.0
     }
 
-    /// One line, and the next when it is lost, as a client keeps it up: at once, spread over a
-    /// tenth of a second, then after half a second and twice as long each time.
+    /// Keeps a connection up with the back-off of a client: the first attempt within a tenth of a
+    /// second, the next after half a second, then doubling.
     async fn live(self: Arc<Self>, n: usize) {
         let mut one = One { n, heard: 0, wrote: 0, room: None, asked: None };
         let mut pause = Duration::from_millis(100).mul_f64(self.chance());
         let mut next = Duration::from_millis(500);
         while !self.over.load(Ordering::Relaxed) {
             sleep(pause).await;
-            // Each from an address of its own, as people come.
+            // Each from a different address, like separate users.
             let from = Ipv4Addr::from(0x7f01_0000 + n as u32 + 1);
             let member = &self.members[n / PER_USER];
             match self.to.connect(member, n as u64, Some(from)).await {
@@ -82,13 +82,13 @@ impl Fleet {
     }
 }
 
-/// What one of them knows over all its lines.
+/// The state that one client keeps across connections.
 struct One {
     n: usize,
     heard: u64,
     wrote: u64,
     room: Option<u64>,
-    /// The request that is out on this line.
+    /// The outstanding request of this connection.
     asked: Option<u64>,
 }
 
@@ -104,7 +104,7 @@ impl One {
                 && self.asked.is_none()
                 && self.wrote < fleet.round.load(Ordering::Relaxed)
             {
-                // The same message until it is acknowledged, over any number of lines.
+                // Resend the same message until it is acknowledged, across reconnects.
                 let round = self.wrote + 1;
                 let mut id = [0; 16];
                 id[..8].copy_from_slice(&round.to_be_bytes());
@@ -119,7 +119,7 @@ impl One {
             }
             let wake = tokio::time::timeout(Duration::from_millis(500), line.wait(None)).await;
             match wake {
-                // Looks whether there is something to do.
+                // Check for new work.
                 Err(_) if fleet.over.load(Ordering::Relaxed) => {
                     return line.close(twinlock_core::frame::CloseCode::Bye).await;
                 }
@@ -163,7 +163,7 @@ impl One {
     }
 }
 
-/// What a line writes in a round.
+/// The text of a client in a round.
 fn written(n: usize, round: u64) -> String {
     format!("line {n:05} in round {round}")
 }
@@ -174,7 +174,7 @@ fn ask(line: &mut Connected, id: u64, op: Op) {
     line.send_app(&frame.encode_to_vec()).unwrap();
 }
 
-/// Waits until so many lines are up; says how long that took since `began`.
+/// Waits until this many connections are up; returns the time since `began`.
 fn wait_up(fleet: &Fleet, lines: usize, began: Instant, limit: Duration) -> Duration {
     while fleet.up.load(Ordering::Relaxed) < lines {
         let up = fleet.up.load(Ordering::Relaxed);
@@ -229,7 +229,7 @@ fn all_lines_are_back_soon_after_a_restart_and_nothing_is_lost() {
     let head = say(3);
     sending.wait_lines(head);
     for (round, what) in [(1, "killed"), (2, "ended")] {
-        // Something of everybody, and a little of ada, is under way when it happens.
+        // Each client has a message in flight, and ada a few, when it happens.
         fleet.round.store(round, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(300));
         let failed = fleet.failed.load(Ordering::Relaxed);
@@ -239,13 +239,13 @@ fn all_lines_are_back_soon_after_a_restart_and_nothing_is_lost() {
         } else {
             host.terminate().exits(0);
         }
-        // A line that still counted as up afterwards would count as back.
+        // A connection that still counted as up would count as reconnected.
         let until = Instant::now() + LONG;
         while fleet.up.load(Ordering::Relaxed) > 0 {
             assert!(Instant::now() < until, "{} are still up", fleet.up.load(Ordering::Relaxed));
             std::thread::sleep(Duration::from_millis(5));
         }
-        // And something is written while there is no server.
+        // Messages are also sent while there is no server.
         let head = say(3);
         std::thread::sleep(AWAY);
         let began = Instant::now();
@@ -260,7 +260,7 @@ fn all_lines_are_back_soon_after_a_restart_and_nothing_is_lost() {
     let head = say(1);
     drop(stdin);
     sending.ended(LONG).exits(0);
-    // What is on its way arrives.
+    // Wait for messages in flight.
     let all = lines as u64;
     let wanted = (all * head as u64, all * 2);
     let until = Instant::now() + LONG;

@@ -1,5 +1,5 @@
-//! Revocations on a disk that takes no writes: they hold at once, are told as not recorded, and are
-//! recorded once there is room.
+//! Revocations on a full disk: they take effect at once, are reported as not recorded, and are
+//! recorded once there is space.
 
 #![cfg(target_os = "linux")]
 
@@ -8,7 +8,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 const PASSWORD: &str = "correct horse battery";
 
-/// Bytes that the server may write to a file, as on a full disk; `None`: any number.
+/// Limits the size of the server's files, as on a full disk; `None`: no limit.
 fn limit(running: &Running, room: Option<u64>) {
     let pid = Pid::from_raw(i32::try_from(running.pid()).unwrap());
     prlimit(pid, Resource::Fsize, Rlimit { current: room, maximum: None }).unwrap();
@@ -41,15 +41,15 @@ fn revocation_on_a_full_disk_bars_at_once_and_is_recorded_first() {
     assert!(no.err.contains("revoked until the server restarts, but not recorded"), "{no:?}");
     let no = ada.run(&["classic", "revoke", "lamp"]).exits(7);
     assert!(no.err.contains("revoked until the server restarts, but not recorded"), "{no:?}");
-    // The sessions have ended, and none begins.
+    // The sessions have ended, and no new one is accepted.
     assert!(listening.ended(LONG).exits(3).err.contains("revoked"));
     phone.run(&["history", "lobby"]).exits(3);
-    // Another device is not concerned.
+    // Another device is not affected.
     assert_eq!(texts(&ada.reads("lobby")), ["before"]);
 
     limit(host.running(), None);
     ada.run(&["send", "lobby", "after"]).exits(0);
-    // No text was recorded before the revocations: they outlive a kill now.
+    // The revocations were recorded before any text, so they now survive a kill.
     host.kill();
     host.restart();
     phone.run(&["history", "lobby"]).exits(3);

@@ -1,5 +1,5 @@
-//! What a message costs the client's disk, counted at the real process: syncs of files and of
-//! directories, as the system sees them.
+//! The cost of a message on the client's disk, measured on the real process: syncs of files and of
+//! directories.
 
 #![cfg(target_os = "linux")]
 
@@ -9,7 +9,7 @@ use crate::disk::Disk;
 /// `SYNC` of `disk/shim.c`: a sync has begun.
 const SYNC: u32 = 5;
 
-/// Syncs that a command of `person` asks for, which ends with `code`.
+/// Counts the syncs of a command of `person` that exits with `code`.
 fn syncs(person: &Person, args: &[&str], input: &str, code: i32) -> usize {
     let disk = Disk::watching(&person.home);
     let mut command = person.command(args);
@@ -30,11 +30,11 @@ fn syncs(person: &Person, args: &[&str], input: &str, code: i32) -> usize {
 fn send_syncs_at_most_three_times() {
     let host = Host::start();
     let ada = host.owner();
-    // The first makes the database.
+    // The first one creates the database.
     ada.run(&["send", "lobby", "first"]).exits(0);
     for text in ["1", "2", "3"] {
         let count = syncs(&ada, &["send", "lobby", text], "", 0);
-        // It is on disk before it is sent, and its ack before it is told.
+        // One sync before the message is sent, and one before its ack is reported.
         assert!((2..=3).contains(&count), "{count} syncs");
     }
     let lines = "one\ntwo\nthree\nfour\n".repeat(10);

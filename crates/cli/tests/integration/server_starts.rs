@@ -1,5 +1,5 @@
-//! How a server starts, and what it refuses: a part of its record that was lost, a directory that
-//! others can write to, an address that is taken. The real binary throughout.
+//! Server starts, and what a server refuses: a lost part of its record, a directory that others can
+//! write to, an address in use. All with the real binary.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// Everything below a directory but what each start may change.
+/// Everything below a directory, except files that each start may change.
 fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     let mut dirs = vec![dir.to_owned()];
@@ -44,7 +44,7 @@ fn serve(data: &Path, args: &[&str]) -> Running {
     Running::start(&mut command)
 }
 
-/// It has to refuse, in these words, and to change nothing.
+/// Asserts that the server refuses to start with these words, and changes nothing.
 #[track_caller]
 fn refuses(data: &Path, words: &[&str]) -> Ran {
     let before = tree(data);
@@ -58,7 +58,7 @@ fn refuses(data: &Path, words: &[&str]) -> Ran {
     ran
 }
 
-/// A server with a file and two texts, which has ended.
+/// A stopped server with a file and two texts.
 fn full(kill: bool) -> (Host, Person) {
     let mut host = Host::start();
     let ada = host.owner();
@@ -128,28 +128,28 @@ fn start_refuses_a_wal_of_another_time() {
     host.kill();
     keep("second", &record);
     keep("wal", &wal);
-    // An older record beside it.
+    // The WAL next to an older record.
     put_back("first", &record);
     let words = ["record.db-wal are not of the same time", "nothing was changed"];
     refuses(&host.data(), &words);
     put_back("second", &record);
     host.restart();
     assert_eq!(ada.reads("lobby").len(), 223);
-    // A newer record, which was closed without one.
+    // The WAL next to a newer record, which was closed without one.
     ada.run_with(&["send", "lobby"], &texts(200)).exits(0);
     host.terminate().exits(0);
     assert!(!wal.exists());
     keep("third", &record);
     put_back("wal", &wal);
     refuses(&host.data(), &words);
-    // A record that was killed before it wrote anything is one without a WAL.
+    // A server that is killed before its first write leaves an empty WAL.
     fs::remove_file(&wal).unwrap();
     host.restart();
     host.kill();
     host.restart();
     assert!(!host.log().contains("its WAL is missing"), "{}", host.log());
     host.kill();
-    // An older record with its own WAL is told as one, as without a WAL.
+    // An older record with its own WAL starts with a warning, as one without a WAL does.
     put_back("second", &record);
     put_back("wal", &wal);
     host.restart();
@@ -159,7 +159,7 @@ fn start_refuses_a_wal_of_another_time() {
     host.restart();
     assert_eq!(ada.reads("lobby").len(), 423);
     host.terminate().exits(0);
-    // That of another server.
+    // The WAL of another server.
     let (other, _) = full(true);
     fs::copy(other.data().join("record.db-wal"), &wal).unwrap();
     refuses(&host.data(), &words);
@@ -274,7 +274,7 @@ fn start_tells_an_older_record_and_keeps_the_files() {
     fs::copy(&kept, host.data().join("record.db")).unwrap();
     let files = tree(&host.data().join("files"));
     assert_eq!(files.len(), 2);
-    // Each start warns until the newer record is back, and sweeps nothing.
+    // Each start warns until the newer record is restored, and deletes no content.
     for _ in 0..2 {
         host.restart();
         host.running().wait_err("THE RECORD IS OLDER THAN IT WAS");
@@ -306,7 +306,7 @@ fn start_makes_a_new_record_where_it_is_asked_for() {
     host.restart();
     assert!(!host.data().join("first-start").exists());
     host.stranger().joins("eve", &host.owner_link());
-    // The next one is a loss again.
+    // A missing record counts as a loss again.
     host.terminate().exits(0);
     move_away(&host, "record.db");
     refuses(&host.data(), &["record.db is missing or empty"]);
@@ -378,7 +378,7 @@ fn start_refuses_a_directory_that_others_can_write_to() {
         assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "{wide:o}");
     }
     mode(&data, 0o755);
-    // Who can write to a directory above it can exchange it.
+    // A user who can write to a parent directory can replace it.
     let above = root.path().join("above");
     fs::create_dir(&above).unwrap();
     mode(&above, 0o777);
@@ -390,7 +390,7 @@ fn start_refuses_a_directory_that_others_can_write_to() {
         running.wait_lines(1);
         running.signal(Signal::TERM);
         running.ended(LONG).exits(0);
-        // And so for the directories in it.
+        // The same for the directories inside.
         for inner in ["identity", "files", "files/partial"] {
             let was = fs::metadata(good.join(inner)).unwrap().permissions();
             mode(&good.join(inner), 0o777);
@@ -399,7 +399,7 @@ fn start_refuses_a_directory_that_others_can_write_to() {
             fs::set_permissions(good.join(inner), was).unwrap();
         }
     }
-    // Another user's.
+    // A directory of another user.
     if rustix::process::geteuid().is_root() {
         let theirs = root.path().join("theirs");
         fs::create_dir(&theirs).unwrap();
@@ -438,7 +438,7 @@ fn server_follows_no_link_in_its_directory() {
             fs::rename(kept, host.data().join(file)).unwrap();
         }
     }
-    // A file written by rename replaces the link.
+    // A file that is written by rename replaces the symbolic link.
     fs::write(&elsewhere, "kept").unwrap();
     fs::write(host.data().join("heads.tmp"), "").unwrap();
     fs::remove_file(host.data().join("heads.tmp")).unwrap();
@@ -469,7 +469,7 @@ fn address_that_cannot_be_listened_on_is_told_with_its_reason() {
         err.contains("does not have that address") && !err.contains("another program"),
         "{err}"
     );
-    // Root may take any port.
+    // Root may bind any port.
     if !rustix::process::geteuid().is_root() {
         let err = say(&["--port", "1"]);
         assert!(err.contains("CAP_NET_BIND_SERVICE") && !err.contains("another program"), "{err}");
@@ -553,7 +553,7 @@ fn ipv6_address_that_is_shown_is_one_that_login_takes() {
     let data = dir.path().join("data");
     let running = serve(&data, &["--host", "::1"]);
     if !running.wait_lines_for(1, LONG) {
-        // A machine without IPv6 says so.
+        // A machine without IPv6 reports that.
         let ran = running.ended(LONG).exits(2);
         assert!(ran.err.contains("::1"), "{ran:?}");
         return;
@@ -646,7 +646,7 @@ fn clock_behind_the_newest_entry_is_told_at_the_start() {
     }
 }
 
-/// A path that is something else than it should be, for every argument that is a path.
+/// Passes a path of each wrong kind to every argument that takes a path.
 #[test]
 fn path_arguments_of_the_wrong_kind_are_errors_and_no_panics() {
     let host = Host::start();

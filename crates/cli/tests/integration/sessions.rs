@@ -1,4 +1,4 @@
-//! Sessions as a person sees them: rekeys, what the logs say, and how long `chat` waits at its end.
+//! Sessions as a user sees them: rekeys, the logs, and how long `chat` waits at its end.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ fn client_log(person: &Person) -> String {
     std::fs::read_to_string(person.home.join("state/default/client.log")).unwrap()
 }
 
-/// The lines with all of these words.
+/// The lines that contain all of these words.
 fn with<'l>(log: &'l str, words: &[&str]) -> Vec<&'l str> {
     log.lines().filter(|line| words.iter().all(|word| line.contains(word))).collect()
 }
@@ -52,7 +52,7 @@ fn status_rekey_shows_both_epochs_and_both_logs_have_one() {
     let shown = ada.run(&["status", "--rekey"]).exits(0).out;
     assert!(shown.contains("\nrekey    epoch 0 before, epoch 1 now"), "{shown}");
     assert!(shown.contains("epoch 1, ") && shown.contains("1 rekeys, the last "), "{shown}");
-    // Without the option none is done.
+    // Without the option there is no rekey.
     let plain = ada.run(&["status", "--json"]).exits(0).json();
     assert_eq!((&plain[0]["rekey"], &plain[0]["lock2"]["epoch"]), (&Value::Null, &json!(0)));
     assert_eq!(plain[0]["lock2"]["last_rekey_seconds"], Value::Null);
@@ -141,7 +141,7 @@ fn client_log_has_sessions_and_sums_at_info() {
     let ended = with(&log, &[" INFO ", "session ended", "seconds=", "rekeys=0"]);
     assert_eq!(ended.len(), 1, "{log}");
     assert!(!ended[0].contains("error="), "{ended:?}");
-    // A file has a connection of its own.
+    // A file has a separate connection.
     let file = host.root().join("name-of-a-file");
     std::fs::write(&file, "content of it").unwrap();
     ada.run(&["put", file.to_str().unwrap(), "lobby"]).exits(0);
@@ -152,7 +152,7 @@ fn client_log_has_sessions_and_sums_at_info() {
     ada.run(&["people"]).exits(5);
     let log = client_log(&ada);
     assert_eq!(with(&log, &[" INFO ", "no session", &server]).len(), 1, "{log}");
-    // No text, no file's name, no secret, and nothing that takes `--verbose`.
+    // No text, no file name, no secret, and nothing that needs `--verbose`.
     let profile = ada.profile_text();
     let secret = profile.lines().find_map(|line| line.strip_prefix("secret = ")).unwrap();
     let secret = secret.trim_matches('"');
@@ -172,11 +172,11 @@ fn debug_log_has_sealed_bytes_of_classic_and_origin() {
     let text = "a text of a device";
     Line::new(&ports, "lamp", &lamp).unwrap().say(text).unwrap();
     Origin::new(&ports, &old).unwrap().say(text).unwrap();
-    // The server may write its last line after the client has its answer.
+    // The server may write its last log line after the client has its answer.
     host.terminate().exits(0);
     let log = host.log();
     for way in [" received ", " sent "] {
-        // Those of sessions name their `sid`.
+        // Lines of sessions contain their `sid`.
         let lines = with(&log, &["DEBUG", way, " peer=127.0.0.1:", " bytes="]);
         let mut peers = BTreeSet::new();
         for line in lines {
@@ -205,7 +205,7 @@ fn chat_exit_wait_leaves_out_time_while_stopped() {
     chat.write("said while it was away\nexit\n");
     chat.wait_err("waiting 6 s at most");
     chat.signal(Signal::STOP);
-    // Longer than its patience; how long does not matter.
+    // Longer than the patience limit; the exact time does not matter.
     std::thread::sleep(Duration::from_secs(8));
     host.restart();
     chat.signal(Signal::CONT);

@@ -1,4 +1,4 @@
-//! A server without a free connection slot is asked again by every command.
+//! Every command retries while a server has no free connection slot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,10 +9,10 @@ use crate::common::*;
 
 /// Nothing passes: the connection is closed before TLS.
 const CLOSED: Cut = Cut { bytes: 1, time: Duration::MAX };
-/// The server's first words of TLS pass.
+/// The server's first TLS messages pass.
 const DURING_TLS: Cut = Cut { bytes: 2_000, time: Duration::MAX };
 
-/// A relay that closes the next `left` connections, and carries those after them.
+/// A relay that closes the next `left` connections, and forwards later ones.
 fn closing(host: &Host, left: &Arc<AtomicUsize>, cut: Cut) -> Relay {
     let left = Arc::clone(left);
     let take = move |n: usize| n.checked_sub(1);

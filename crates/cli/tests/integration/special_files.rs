@@ -1,4 +1,4 @@
-//! Files that are pipes or devices, and a client's state that is not there any more.
+//! Files that are pipes or devices, and a client's state that was lost.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -15,7 +15,7 @@ fn pipe(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
 }
 
-/// The writing end, as soon as somebody waits for one.
+/// The writing end, once a process waits to read.
 fn writer(path: &Path) -> File {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let until = Instant::now() + LONG;
@@ -71,7 +71,7 @@ fn secret_comes_through_a_pipe_and_the_wait_for_it_ends() {
     ];
     for (who, args) in waits {
         let running = who.start(args);
-        // It reads, and nothing comes.
+        // It reads, and no data comes.
         let held = writer(&fifo);
         running.signal(Signal::TERM);
         running.ended(LONG).exits(130);
@@ -105,7 +105,7 @@ fn state_that_was_lost_is_told_from_a_first_use() {
             let words = if empty { "is empty" } else { "is missing" };
             assert!(ran.err.contains(words) && ran.err.contains("state.db-wal"), "{ran:?}");
         }
-        // Nothing was changed, so putting it back brings the message back.
+        // Nothing was changed, so restoring the file restores the message.
         let wal = fs::read(state.join("state.db-wal")).unwrap();
         assert!(wal == fs::read(kept.path().join("state.db-wal")).unwrap());
         fs::copy(kept.path().join("state.db"), state.join("state.db")).unwrap();

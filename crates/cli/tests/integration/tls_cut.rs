@@ -1,5 +1,5 @@
-//! Lock 1 ends in the middle: a real proxy with a certificate that its clients trust opens TLS
-//! and keeps everything it sees.
+//! TLS interception: a real proxy, whose certificate its clients trust, terminates TLS and keeps
+//! everything that it decrypts.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use twinlock_core::invite::InviteLink;
 
 const MESSAGES: usize = 10_000;
 
-/// What passed in the clear of lock 1, both directions of all connections.
+/// The decrypted TLS data, both directions of all connections.
 #[derive(Default, Clone)]
 struct Seen(Arc<Mutex<Vec<u8>>>);
 
@@ -53,14 +53,14 @@ fn a_proxy_that_ends_tls_sees_ten_thousand_messages_pass_and_can_read_none_of_it
     std::fs::write(&password_file, format!("{PASSWORD}\n")).unwrap();
     let password_file = password_file.to_str().unwrap();
 
-    // Somebody joins through it, with a password, by a link that names the proxy's key.
+    // A user joins through the proxy, with a password, by an invite link with the proxy's key.
     let link = proxy.forges(&ada.invites());
     let secret = *InviteLink::parse(&link).unwrap().secret.expose_secret();
     let bob = host.stranger();
     let joined =
         bob.run(&["join", "--user", "bob", "--password-file", password_file, &link]).exits(0);
     assert!(joined.err.contains("TLS ends somewhere between"), "{joined:?}");
-    // And logs in through it on another device, trusting the proxy as an authority.
+    // And logs in through it on another device, trusting the proxy as a CA.
     let account = format!("bob@{}", proxy.address);
     let ca_file = proxy.ca_file.to_str().unwrap();
     let phone = host.stranger();
@@ -86,12 +86,12 @@ fn a_proxy_that_ends_tls_sees_ten_thousand_messages_pass_and_can_read_none_of_it
     let cut = "TLS ends somewhere between this client and the server";
     assert!(log.lines().any(|line| line.contains(" WARN ") && line.contains(cut)), "{log}");
     assert!(log.contains("binding=Cut") && !log.contains(marker), "{log}");
-    // Whoever goes another way reads the same, and is warned of nothing.
+    // A client without the proxy reads the same, and gets no warning.
     let read = ada.run(&["history", "lobby", "--limit", "20000"]).exits(0);
     assert_eq!(read.out.matches(marker).count(), MESSAGES);
     assert_eq!(read.err, "");
 
-    // It saw everything there was: the handshakes name who logs in by password.
+    // The proxy saw everything: handshakes name the user of a password login.
     assert!(proxy.lines() >= 5, "{}", proxy.lines());
     assert!(seen.bytes() > MESSAGES * 50);
     assert!(seen.has(b"\x01\x00\x01\x03bob"));
@@ -114,7 +114,7 @@ fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
     let seen = Seen::default();
     let proxy = Proxy::start(&host, server_pin, seen.watch());
 
-    // The client's word.
+    // Required by the client.
     let strict = proxy.is_trusted_by(&bob, "require");
     let limit = Duration::from_secs(20);
     for args in [&["send", "lobby", "secret"][..], &["history", "lobby"], &["status"]] {
@@ -126,9 +126,9 @@ fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
     let refused = |line: &str| line.contains(" WARN ") && line.contains("no session");
     assert_eq!(log.lines().filter(|line| refused(line)).count(), 3, "{log}");
     assert!(!log.contains("session begun"), "{log}");
-    // What was written is kept, and goes out over a line that nobody cuts.
+    // Nothing was recorded; the message stays in the outbox.
     assert_eq!(ada.reads("lobby").len(), 0);
-    // Whoever joins and requires it leaves no profile, and the invite is good.
+    // A `join` that requires it leaves no profile, and the invite stays valid.
     let link = ada.invites();
     let carol = host.stranger();
     let join = |link: &str, code| {
@@ -156,7 +156,7 @@ fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
     assert!(!phone.profile_file().exists());
     assert_eq!(dave.run(&["devices", "--json"]).exits(0).json().len(), 1);
 
-    // The server's word, to a client that would go on.
+    // Required by the server, for a client that would accept it.
     host.terminate().exits(0);
     host.set_args(&["--binding", "require"]);
     host.restart();

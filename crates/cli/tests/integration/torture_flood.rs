@@ -1,8 +1,7 @@
-//! A flood of logins from everywhere, while somebody who is logged in talks.
+//! A flood of logins from many addresses, while a logged-in client sends messages.
 //!
-//! `TWINLOCK_TORTURE=full` (`make torture`) lasts longer and asserts how long an ack takes: that
-//! wants a machine that does nothing else. Without it the flood is short, and what is asserted does
-//! not depend on time.
+//! `TWINLOCK_TORTURE=full` (`make torture`) lasts longer and asserts the latency of acks; this
+//! needs an otherwise idle machine. Otherwise the flood is short, and no assertion depends on time.
 
 use std::io;
 use std::sync::Arc;
@@ -16,34 +15,34 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use twinlock_link::tls::TlsFault;
 
-/// Connections of the flood at once: more than may be not logged in.
+/// Concurrent connections of the flood: more than the unauthenticated slots.
 const ATTACKERS: usize = 600;
-/// Of those, who only send the first message of TLS: it costs them nothing.
+/// Those that send only the first TLS message, which costs them nothing.
 const CHEAP: usize = 200;
-/// The server's threads for those who are not logged in.
+/// The threads of the handshake runtime.
 const DOORS: &str = "twinlock-doors";
-/// What the server may keep for a connection that is not logged in: a message of TLS as long as one
-/// may be (64 KiB), a record each way, and what counts them. There are 512 of them at most.
+/// Memory for an unauthenticated connection: a TLS message of the maximum length (64 KiB), a record
+/// each way, and the bookkeeping. There are 512 of them at most.
 const EACH: usize = 128 * 1024;
 const PLACES: usize = 512;
-/// An ack takes longer on a machine that does something else.
+/// An ack takes longer than this on a busy machine.
 const QUIET: Duration = Duration::from_millis(10);
-/// What the flood must take of a core at the doors in each second. A machine of two, of which the
-/// attackers and the person want their part, leaves about one.
+/// Least share of a core that the flood must use in the handshake runtime in each second. A machine
+/// of two cores, shared with the attackers and the client, leaves about one.
 const LEAST: f64 = 0.5;
 /// The server's deadline for TLS.
 const TLS: Duration = Duration::from_secs(10);
-/// Between two messages of the person.
+/// Pause between two messages of the client.
 const PACE: Duration = Duration::from_millis(5);
 
-/// What the flood has got.
+/// Results of the flood.
 #[derive(Default)]
 struct Got {
     stop: AtomicBool,
     next: AtomicU32,
     challenges: AtomicUsize,
     busy: AtomicUsize,
-    /// For want of a place.
+    /// No slot was free.
     turned_away: AtomicUsize,
     /// At a deadline, or after TLS.
     dropped: AtomicUsize,
@@ -51,19 +50,19 @@ struct Got {
 }
 
 impl Got {
-    /// What a connection that ended before TLS stood was.
+    /// The counter for a connection that ended before TLS was established.
     fn left(&self, began: Instant) -> &AtomicUsize {
         if began.elapsed() < TLS { &self.turned_away } else { &self.dropped }
     }
 }
 
-/// Whether the server has gone, and not that it was never reached.
+/// Whether the server closed the connection, as opposed to never being reached.
 fn is_end(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
-/// Logs in as nobody, over and over, each time from another address.
+/// Logs in with an unknown device repeatedly, each time from another address.
 async fn attack(card: Card, got: Arc<Got>, hello: Arc<Vec<u8>>) {
     while !got.stop.load(Ordering::Relaxed) {
         let from = neighbour(got.next.fetch_add(1, Ordering::Relaxed));
@@ -72,7 +71,7 @@ async fn attack(card: Card, got: Arc<Got>, hello: Arc<Vec<u8>>) {
             let mut io = match card.tls_from(from).await {
                 Ok(io) => io,
                 Err(TlsFault::Io(error)) if is_end(&error) => return got.left(began),
-                // The flood would be thinner than it looks.
+                // Otherwise the flood would be thinner than it looks.
                 Err(error) => panic!("{error}"),
             };
             let mut header = [0; 4];
@@ -85,7 +84,7 @@ async fn attack(card: Card, got: Arc<Got>, hello: Arc<Vec<u8>>) {
     }
 }
 
-/// The first message of TLS as a client of ours sends it.
+/// The first TLS message of our client.
 async fn client_hello(card: &Card) -> Vec<u8> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let card = Card { address: listener.local_addr().unwrap(), ..card.clone() };
@@ -100,7 +99,7 @@ async fn client_hello(card: &Card) -> Vec<u8> {
     [&header[..], &record].concat()
 }
 
-/// Sends the same first message over and over, and goes once it is answered.
+/// Sends the same first message repeatedly, and disconnects once it is answered.
 async fn attack_tls(card: Card, got: Arc<Got>, first: Arc<Vec<u8>>) {
     while !got.stop.load(Ordering::Relaxed) {
         let from = neighbour(got.next.fetch_add(1, Ordering::Relaxed));
@@ -116,7 +115,7 @@ async fn attack_tls(card: Card, got: Arc<Got>, first: Arc<Vec<u8>>) {
     }
 }
 
-/// Talks for so long, and looks after each ack; how long each took, the slowest last.
+/// Sends messages for `lasts` and calls `look` after each ack; returns the latencies, sorted.
 fn talk(
     person: &tokio::runtime::Runtime,
     line: &mut Raw,
@@ -165,7 +164,7 @@ fn a_flood_of_logins_leaves_whoever_is_logged_in_alone() {
             flood.spawn_on(attack(card, got, hello.clone()), elsewhere.handle());
         }
     }
-    // Once the first were turned away, every place is taken.
+    // Once the first were turned away, every slot is taken.
     let full_house = async {
         while got.turned_away.load(Ordering::Relaxed) < 20 {
             tokio::time::sleep(PACE).await;
@@ -178,7 +177,7 @@ fn a_flood_of_logins_leaves_whoever_is_logged_in_alone() {
             .map(|n| n.load(Ordering::Relaxed))
     };
     let at_first = counts();
-    // A flood must not thin out while the acks are measured.
+    // The flood must not thin out while the acks are measured.
     let (mut seconds, mut last, mut second) = (Vec::new(), (cpu_before[0], at_first), began);
     let flooded = talk(&person, &mut line, lasts, || {
         let took = second.elapsed();
@@ -229,16 +228,16 @@ fn a_flood_of_logins_leaves_whoever_is_logged_in_alone() {
         "flood: of a core at the doors, CHALLENGE, turned away, in each second: {seconds:.2?}"
     );
     if full() {
-        // On a busy machine others take it.
+        // On a busy machine, other processes take that share.
         let thin =
             |(share, challenges, _): &(f64, usize, usize)| *share < LEAST || *challenges == 0;
         assert!(!seconds.is_empty() && !seconds.iter().any(thin), "{seconds:.2?}");
-        // Most of who waits does so in the kernel's queue, and there may be places for a moment.
+        // Most connections wait in the kernel's queue, and there may be free slots for a moment.
         let crowded = seconds.iter().filter(|(_, _, turned_away)| *turned_away > 0).count();
         assert!(crowded > seconds.len() * 3 / 4, "{seconds:.2?}");
     }
     assert!(grown < PLACES * EACH, "{} MiB", grown / MIB);
-    // What the lines share their threads with is little; the rest of the flood waits for itself.
+    // The flood uses mostly the handshake runtime, where it delays only itself.
     assert!(doors > all / 2.0, "{doors} of {all} s of CPU");
     if full() {
         let (before, now) = (at(&quiet, 0.99), at(&flooded, 0.99));

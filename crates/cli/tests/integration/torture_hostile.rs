@@ -1,9 +1,10 @@
-//! Whoever is slow on purpose, comes ten thousand times, never reads or never stops: each is ended
-//! in its time or waits, costs what is said here and no more, and nobody else notices.
+//! Clients that are deliberately slow, open ten thousand connections, never read, or never stop
+//! sending. The server ends each at its deadline or makes it wait. Each costs no more than the
+//! bounds below, and other clients are not affected.
 //!
-//! `TWINLOCK_TORTURE=full` (`make torture`) has full sizes, waits for every deadline and asserts
-//! when it came. Without it there are fewer of everything, and what is asserted holds on a slow
-//! machine too: there as well nothing ends before its deadline.
+//! `TWINLOCK_TORTURE=full` (`make torture`) uses full sizes, waits for every deadline and asserts
+//! its time. Otherwise all sizes are smaller, and the assertions also hold on a slow machine. In
+//! both cases nothing may end before its deadline.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
@@ -22,30 +23,30 @@ use twinlock_core::proto::{self, answer::Result as Answered, item::What, request
 use twinlock_link::line::Wake;
 use twinlock_link::tls::{Alpn, ClientTls, Trust};
 
-/// Places of those who are not logged in.
+/// Connection slots of unauthenticated connections.
 const PLACES: usize = 512;
-/// Of them, of one address.
+/// Slots of one address.
 const PLACES_EACH: usize = 8;
-/// What the server may keep for one: a message of TLS as long as one may be (64 KiB), a record each
-/// way (18 KiB each), and what counts them.
+/// Memory for one slot: a TLS message of the maximum length (64 KiB), a record each way (18 KiB
+/// each), and the bookkeeping.
 const UNKNOWN: usize = 128 * 1024;
-/// What a line may hold: 256 KiB sealed and a frame beyond it, what is read ahead (208 KiB) and
-/// decoded of it, 1 MiB of appends, a buffer of TLS. Doubled for what the allocator keeps of it.
+/// Memory of a session: 256 KiB sealed and one frame more, the read-ahead (208 KiB) and its decoded
+/// form, 1 MiB of appends, and a TLS buffer. Doubled for what the allocator keeps.
 const LINE: usize = 4 * MIB;
-/// And all lines together: the tails of followed conversations, 512 KiB each, here of one; what the
-/// record keeps of its pages for writing and reading, 2 MiB for each of five connections; the
-/// entries between recorder and followers.
+/// Memory of all sessions together: the tails of followed conversations, 512 KiB each, here of one;
+/// SQLite's page caches for writing and reading, 2 MiB for each of five connections; the entries
+/// between recorder and followers.
 const SHARED: usize = 24 * MIB;
-/// From accept to the end of TLS.
+/// From accept to the end of the TLS handshake.
 const TLS: Duration = Duration::from_secs(10);
-/// What comes later than a deadline on a quiet machine.
+/// Longest delay after a deadline on a quiet machine.
 const LATE: Duration = Duration::from_secs(1);
-/// A deadline counts from a moment after ours, so that nothing comes early; but clocks are coarse.
+/// A deadline starts after our own clock, so nothing ends early; but clocks are coarse.
 const EARLY: Duration = Duration::from_millis(100);
-/// Between two looks at the server.
+/// Interval between two checks of the server.
 const PACE: Duration = Duration::from_millis(5);
 
-/// Reads to the end, which comes; a reset is one.
+/// Reads until the stream ends, which has to happen; a reset also ends it.
 async fn ends(mut io: impl AsyncRead + Unpin) {
     let mut rest = Vec::new();
     let _reset = timeout(Duration::from_secs(120), io.read_to_end(&mut rest))
@@ -53,7 +54,7 @@ async fn ends(mut io: impl AsyncRead + Unpin) {
         .expect("the server drops it");
 }
 
-/// Sends a byte every 200 ms for as long as somebody takes it.
+/// Sends a byte every 200 ms until the peer stops accepting them.
 async fn drip(io: impl AsyncRead + AsyncWrite + Unpin, bytes: Vec<u8>) {
     let (read, mut write) = tokio::io::split(io);
     let dripping = async move {
@@ -71,13 +72,13 @@ async fn drip(io: impl AsyncRead + AsyncWrite + Unpin, bytes: Vec<u8>) {
     }
 }
 
-/// Says so much and no more.
+/// Sends these bytes and nothing more.
 async fn stops(mut io: impl AsyncRead + AsyncWrite + Unpin, after: &[u8]) {
     assert!(crate::common::raw::write(&mut io, after).await);
     ends(io).await;
 }
 
-/// Who has said HELLO and has CHALLENGE.
+/// A connection that has sent HELLO and received CHALLENGE.
 async fn challenged(card: &Card, from: Ipv4Addr) -> Io {
     let mut io = card.tls_from(from).await.unwrap();
     assert!(crate::common::raw::write(&mut io, &Card::hello()).await);
@@ -85,11 +86,12 @@ async fn challenged(card: &Card, from: Ipv4Addr) -> Io {
     io
 }
 
-/// The steps at which somebody can be slow, and how many of them, the first, end soon.
+/// The number of steps at which a client can be slow; the first `SOON` have short deadlines.
 const STEPS: usize = 15;
 const SOON: usize = 9;
 
-/// What a slow one does, and how long the server waits for it. Nothing that is begun is ever whole.
+/// The behaviour of a slow client, and how long the server waits for it. No message is ever
+/// complete.
 fn slow(card: &Card, classic: u16, step: usize) -> (&'static str, u64, BoxFuture) {
     let card = card.clone();
     let from = neighbour(step as u32);
@@ -156,7 +158,7 @@ fn slow(card: &Card, classic: u16, step: usize) -> (&'static str, u64, BoxFuture
 
 type BoxFuture = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Not before its deadline, and not long after.
+/// Asserts that the end came not before the deadline and not long after.
 fn in_time(what: &str, deadline: Duration, took: Duration) {
     eprintln!("hostile: who {what}: dropped after {took:.2?}");
     assert!(took + EARLY > deadline, "who {what} is dropped at once: {took:?}");
@@ -172,7 +174,7 @@ fn who_is_slow_at_any_step_is_dropped_in_time() {
     let said = host.running().out();
     let classic = said.lines().find_map(|line| line.strip_prefix("classic lines on ")).unwrap();
     let classic = classic.rsplit_once(':').unwrap().1.parse().unwrap();
-    // The others wait half a minute.
+    // The other steps take half a minute.
     let steps = if full() { STEPS } else { SOON };
     here().block_on(async {
         let mut slow_ones = JoinSet::new();
@@ -214,19 +216,19 @@ fn who_is_slow_behind_a_proxy_is_dropped_too() {
     });
 }
 
-/// Takes so many places, each from another address, and says the same at each.
+/// Opens one connection from each of these addresses and sends the same bytes on each.
 async fn fill(to: SocketAddr, from: Range<usize>, says: &[u8]) -> Vec<TcpStream> {
     let mut held = Vec::new();
     for n in from {
         let mut tcp = tcp_from(neighbour(n as u32), to).await.unwrap();
-        // Who is turned away is counted later.
+        // Refused connections are counted later.
         crate::common::raw::write(&mut tcp, says).await;
         held.push(tcp);
     }
     held
 }
 
-/// Whether the server has not dropped it.
+/// Whether the server has not closed it.
 fn is_open(tcp: &TcpStream) -> bool {
     tcp.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
@@ -235,7 +237,7 @@ fn open(held: &[TcpStream]) -> usize {
     held.iter().filter(|tcp| is_open(tcp)).count()
 }
 
-/// Fills every place with somebody who has sent as much as is kept, and measures.
+/// Fills every slot with a client that has sent as much as the server buffers, and measures memory.
 #[test]
 fn every_place_taken_by_somebody_slow_costs_what_is_said_and_comes_back() {
     let (host, person, elsewhere) = (Host::start(), here(), elsewhere());
@@ -243,7 +245,7 @@ fn every_place_taken_by_somebody_slow_costs_what_is_said_and_comes_back() {
     let (card, pid) = (Card::of(&ada), host.running().pid());
     let mut line = person.block_on(card.connect());
     let before = resident(pid);
-    // Records of one message, almost as long as one may be, less its last byte.
+    // Records of one message of nearly the maximum length, without its last byte.
     let message = [&[1, 0, 0xf0, 0][..], &[3; 0xefff]].concat();
     let records: Vec<u8> = message
         .chunks(16 * 1024)
@@ -251,7 +253,7 @@ fn every_place_taken_by_somebody_slow_costs_what_is_said_and_comes_back() {
         .collect();
     let held = elsewhere.block_on(fill(card.address, 0..PLACES, &records));
     let (grown, slow_ones) = person.block_on(async {
-        // Until it has taken all it takes.
+        // Until the server has buffered all that it accepts.
         let (mut grown, mut slow_ones, mut same) = (0, 0, 0);
         let until = Instant::now() + LONG;
         while same < 50 {
@@ -269,7 +271,7 @@ fn every_place_taken_by_somebody_slow_costs_what_is_said_and_comes_back() {
     );
     assert!(grown < PLACES * UNKNOWN, "{} MiB", grown / MIB);
     if full() {
-        // Elsewhere the first may have been dropped before the last came.
+        // On a slower machine, the server may have closed the first ones before the last connected.
         assert!(slow_ones > PLACES * 9 / 10, "{slow_ones}");
         assert!(grown < slow_ones * UNKNOWN, "{grown} bytes of {slow_ones}");
     }
@@ -286,8 +288,8 @@ fn every_place_taken_by_somebody_slow_costs_what_is_said_and_comes_back() {
             let places = open(&held);
             let more = card.tls_from([127, 0, 0, 1].into()).await.is_ok();
             times = if more && places == PLACES { times + 1 } else { 0 };
-            // A connection that was closed just now may not be seen at the first look. A slot is not
-            // evicted before it is a second old.
+            // A connection that was closed just now may not be seen at the first check. A slot is
+            // not evicted before it is a second old.
             if times == 2 && open(&held) < PLACES {
                 break;
             }
@@ -325,7 +327,7 @@ fn ten_thousand_connections_of_one_address_take_eight_places() {
         let one = async move {
             let began = Instant::now();
             let mut tcp = tcp_from(neighbour(7), address).await.unwrap();
-            // Who says nothing does not learn that the system has dropped it.
+            // A client that sends nothing does not notice that the system has dropped it.
             crate::common::raw::write(&mut tcp, &[0x16]).await;
             let _reset = timeout(LONG, tcp.read(&mut [0])).await.expect("it is dropped");
             began.elapsed()
@@ -357,17 +359,17 @@ fn ten_thousand_connections_of_one_address_take_eight_places() {
         took.len(),
         grown >> 10
     );
-    // Eight have a place until their deadline, and then others may; who has none does not wait. On
-    // a machine that does something else, who has none waits too.
+    // Eight hold a slot until their deadline, then the next ones; connections without a slot are
+    // closed at once. On a busy machine those wait too.
     assert!(waiting >= PLACES_EACH, "{waiting}");
     let turns = (lasted + EARLY).as_secs() / TLS.as_secs();
     assert!(!full() || waiting <= turns as usize * PLACES_EACH, "{waiting} in {lasted:?}");
-    // Those in the gate, and what is accepted and not yet looked at.
+    // Connections that hold a slot, and those accepted but not yet handled.
     assert!(grown < PLACES * UNKNOWN / 4, "{} MiB", grown / MIB);
     person.block_on(line.says("as before"));
 }
 
-/// Lines of one member each, which may be sixteen.
+/// Connections of one member, who may have sixteen.
 fn lines(card: &Card, count: usize) -> impl Future<Output = Vec<Raw>> {
     let card = card.clone();
     async move {
@@ -383,7 +385,7 @@ fn names(lines: &[Raw]) -> Vec<SessionId> {
     lines.iter().map(|line| line.line.session().id()).collect()
 }
 
-/// How many of these sessions the server still has: it logs their begin, and not their end.
+/// How many of these sessions still exist: the server has logged their start but not their end.
 fn alive(host: &Host, names: &[SessionId]) -> usize {
     let log = host.log();
     let alive = |name: &&SessionId| {
@@ -399,7 +401,7 @@ fn followers_that_never_read_cost_a_bounded_memory() {
     let (count, batches) = if full() { (15, 200) } else { (8, 30) };
     let root = tempfile::tempdir().unwrap();
     let config = root.path().join("settings");
-    // One user writes more than its rate.
+    // One user writes more than the rate limit.
     std::fs::write(&config, "[limits]\ntext-rate-kib = 0\n").unwrap();
     let host = Host::start_in(root, &["--config", config.to_str().unwrap()]);
     let ada = host.owner();
@@ -426,12 +428,12 @@ fn followers_that_never_read_cost_a_bounded_memory() {
             most / MIB
         );
         assert!(most < SHARED + (count + 1) * LINE, "{} MiB", most / MIB);
-        // A line that had been given up would cost nothing.
+        // A closed connection would cost nothing.
         assert_eq!(alive(&host, &names(&deaf)), count, "{}", host.log());
     });
 }
 
-/// Sends for as long as the server takes it, and hears nothing.
+/// Sends for as long as the server accepts data, and reads nothing.
 async fn sends(mut line: Raw, mut enough: watch::Receiver<bool>) -> Raw {
     line.be_deaf(true);
     loop {
@@ -455,7 +457,7 @@ fn senders_that_never_read_an_ack_cost_a_bounded_memory() {
     let bound = SHARED + (count + 1) * LINE;
     let root = tempfile::tempdir().unwrap();
     let config = root.path().join("settings");
-    // The rate of text would hold the senders up before their acks do.
+    // The text rate limit would block the senders before their acks do.
     std::fs::write(&config, "[limits]\ntext-rate-kib = 0\n").unwrap();
     let host = Host::start_in(root, &["--config", config.to_str().unwrap()]);
     let ada = host.owner();
@@ -471,15 +473,15 @@ fn senders_that_never_read_an_ack_cost_a_bounded_memory() {
         for line in deaf {
             senders.spawn(sends(line, told.clone()));
         }
-        // Until the server takes no more of any of them: the acks fill what the kernel holds, then
-        // what the server does, and then nothing is read.
+        // Until the server reads from none of them: the acks fill the kernel's buffers, then the
+        // server's, and then nothing is read.
         let (mut most, mut taken, mut since) = (0, 0, Instant::now());
         for said in 1.. {
             let now = person.says("undisturbed").await.n - said;
             most = resident(pid).saturating_sub(before).max(most);
             assert!(most < bound, "{} MiB after {now} messages", most / MIB);
             assert!(senders.try_join_next().is_none(), "a sender has ended");
-            // Acks that are neither read nor kept.
+            // More acks than could be buffered unread.
             assert!(now < count as u64 * 1_000_000, "{now} messages are taken");
             if now > taken {
                 (taken, since) = (now, Instant::now());
@@ -492,11 +494,11 @@ fn senders_that_never_read_an_ack_cost_a_bounded_memory() {
             "hostile: {count} senders, {taken} messages, no ack read: the server grew by {} MiB",
             most / MIB
         );
-        // A line that had been given up would cost nothing.
+        // A closed connection would cost nothing.
         assert_eq!(alive(&host, &deaf_ones), count, "{}", host.log());
         enough.send_replace(true);
         let mut late = senders.join_next().await.unwrap().unwrap();
-        // Who reads again gets every ack.
+        // A client that reads again receives every ack.
         late.be_deaf(false);
         let last = late.post([append(LOBBY, "I am back")]);
         let every_ack = async {

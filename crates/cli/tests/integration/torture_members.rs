@@ -1,10 +1,10 @@
-//! One member attacks the server with requests, or an outsider of the same address with connections;
-//! another member's work stays quick, and the WAL small.
+//! One member attacks the server with requests, or an outsider of the same address with
+//! connections; another member's requests stay fast, and the WAL small.
 //!
-//! `TWINLOCK_TORTURE=full` (`make torture`) builds a large record, attacks for longer and asserts the
-//! latency of the other member, for which the machine must be idle otherwise. Without it the record
-//! is small; the attacker gets answers, each request of the other member succeeds, and the WAL stays
-//! bounded.
+//! `TWINLOCK_TORTURE=full` (`make torture`) builds a large record, attacks for longer and asserts
+//! the latency of the other member, for which the machine must be idle otherwise. Without it the
+//! record is small; the attacker gets answers, each request of the other member succeeds, and the
+//! WAL stays bounded.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -28,22 +28,22 @@ use twinlock_link::OsEntropy;
 const BUDGET: f64 = 0.1;
 /// The other member's p99 for each operation under attack.
 const BOUND: Duration = Duration::from_millis(50);
-/// The WAL at its largest.
+/// Largest size of the WAL, bytes.
 const WAL: u64 = 128 << 20;
 /// Bytes of one text of the record.
 const TEXT: usize = 32_000;
-/// Between two answers of the other member.
+/// Pause between two requests of the other member.
 const PACE: Duration = Duration::from_millis(5);
 
-/// Until a record is indexed, at most.
+/// Longest time until the record is indexed.
 const INDEXED: Duration = Duration::from_secs(200);
 /// Bytes of requests in a frame.
 const FRAME: usize = 60_000;
 
-/// What the other member does, in this order.
+/// Operations of the other member, in this order.
 const OPERATIONS: [&str; 4] = ["append", "list", "search", "login"];
 
-/// Runs the attacker's thread within [`BUDGET`].
+/// Keeps the attacker's thread within [`BUDGET`].
 struct Budget {
     began: Instant,
 }
@@ -62,12 +62,12 @@ impl Budget {
     }
 }
 
-/// Posts requests in as few frames as they fit; the id of the last.
+/// Posts requests in as few frames as possible; returns the id of the last.
 fn post_all(line: &mut Raw, ops: impl IntoIterator<Item = Op>) -> u64 {
     let (mut frame, mut size, mut last) = (Vec::new(), 0, 0);
     let mut post = |frame: Vec<Op>| frame.len() as u64 + line.post(frame) - 1;
     for op in ops {
-        // An id and lengths come to each.
+        // Each request also has an id and lengths.
         let more = op.encoded_len() + 16;
         if size + more > FRAME {
             last = post(std::mem::take(&mut frame));
@@ -79,18 +79,19 @@ fn post_all(line: &mut Raw, ops: impl IntoIterator<Item = Op>) -> u64 {
     if frame.is_empty() { last } else { post(frame) }
 }
 
-/// Between the seeds of two connections.
+/// Distance between the seeds of two connections.
 const SEEDS: u64 = 30;
 
 /// One round of an attack.
 #[derive(Clone)]
 enum Attack {
-    /// Requests on each of twelve connections, which are then dropped. The number is another one
-    /// for each connection.
+    /// Requests on each of twelve connections, which are then dropped. The argument differs for
+    /// each connection.
     Member(fn(u64) -> Vec<Op>),
-    /// Files of a few bytes, as many as a session may upload at once, on each of twelve connections.
+    /// Files of a few bytes, as many as a session may upload at once, on each of twelve
+    /// connections.
     SmallFiles,
-    /// Connections that say nothing, and four with this HELLO that go no further.
+    /// Idle connections, and four that send this HELLO and stop.
     Outsider { idle: usize, hello: Vec<u8> },
 }
 
@@ -98,7 +99,7 @@ fn search(conversation: u64, text: &str) -> Op {
     Op::Search(proto::Search { conversation, text: text.to_owned(), before: 0, limit: 50 })
 }
 
-/// A word, beginnings of some and of thousands of words, and two that few texts contain together.
+/// A word, prefixes of some and of thousands of words, and two that few texts contain together.
 fn searches(_: u64) -> Vec<Op> {
     let texts = ["w", "w12", "w1234", "w12a w34b", "w1a2b3 w12"];
     texts.iter().cycle().take(2000).map(|text| search(LOBBY, text)).collect()
@@ -154,19 +155,19 @@ fn guess(name: &str) -> Vec<u8> {
     AwaitChallenge::start(guess, None, &mut OsEntropy).unwrap().1
 }
 
-/// Each connection is a login that wakes those who watch who is online.
+/// Each connection is a login that notifies the watchers of presence.
 fn logins(_: u64) -> Vec<Op> {
     vec![Op::ListPeople(proto::ListPeople { after: String::new(), watch: true })]
 }
 
-/// Unfinished uploads of the attacker, more of them than the server remembers hashes of.
+/// Unfinished uploads of the attacker, more than the number of hashes that the server caches.
 fn partials() -> u64 {
     if full() { 128 } else { 16 }
 }
 
 /// As many as a session may have open.
 const OPEN: u64 = 8;
-/// Size of each, and what the server has of it.
+/// Size of each upload, and the part that the server has.
 const UPLOAD: [usize; 2] = [16 * MIB, 7 * MIB];
 
 fn offer(n: u64) -> Op {
@@ -175,13 +176,13 @@ fn offer(n: u64) -> Op {
     Op::PutFile(proto::PutFile { conversation: LOBBY, message_id, file: Some(file) })
 }
 
-/// Uploads that are asked for and left, each of which the server has to hash.
+/// Offers abandoned uploads, each of which the server has to hash.
 fn offers(seed: u64) -> Vec<Op> {
     let first = seed / SEEDS * OPEN;
     (first..first + OPEN).map(|n| offer(n % partials())).collect()
 }
 
-/// Files that are looked up, and are none.
+/// Requests files by the numbers of entries that are not files.
 fn fetches(_: u64) -> Vec<Op> {
     let fetch = |n| Op::GetFile(proto::GetFile { conversation: LOBBY, n, ..Default::default() });
     (1..2000).map(fetch).collect()
@@ -209,7 +210,7 @@ async fn begin_upload(line: &mut Raw, n: u64) {
     timeout(LONG, taken).await.expect("the server takes the bytes");
 }
 
-/// Words enough that a prefix finds many of them.
+/// Enough words that a prefix finds many of them.
 fn text(seed: u64) -> String {
     let mut chance = Chance::from(seed);
     let mut text = String::with_capacity(TEXT + 16);
@@ -219,10 +220,10 @@ fn text(seed: u64) -> String {
     text
 }
 
-/// What the other member's operations took, each sorted.
+/// Durations of the other member's operations, each sorted.
 type Took = [Vec<Duration>; 4];
 
-/// Works for so long as a member does. Also returns the largest size of the file `wal`, bytes.
+/// Works as a member for `lasts`. Also returns the largest size of the file `wal`, bytes.
 fn work(person: &tokio::runtime::Runtime, card: &Card, lasts: Duration, wal: &Path) -> (Took, u64) {
     person.block_on(async {
         let (mut took, mut largest) = (Took::default(), 0);
@@ -243,7 +244,7 @@ fn work(person: &tokio::runtime::Runtime, card: &Card, lasts: Duration, wal: &Pa
                     _ => took.push(asked.elapsed()),
                 }
             }
-            // A login is the attacker's work for the server too; every tenth round is enough.
+            // A login costs the server as much as the attacker's; every tenth round is enough.
             if n.is_multiple_of(10) {
                 let asked = Instant::now();
                 let line = card.connect().await;
@@ -296,7 +297,7 @@ async fn member_round(
         // The server may still count the sessions of the last round.
         let Some(mut line) = card.try_connect().await else { continue };
         post_all(&mut line, ops(*seed));
-        // The requests leave; answers may come.
+        // Flushes the requests; answers may arrive.
         let came = timeout(Duration::from_millis(20), line.items()).await;
         let came = came.ok().flatten().map_or(0, |items| items.len());
         answers.fetch_add(came, Ordering::Relaxed);
@@ -353,7 +354,7 @@ async fn outsider_round(
         let came = timeout(LONG, came).await.expect("an answer or an end").unwrap_or(0);
         answers.fetch_add(usize::from(came > 0), Ordering::Relaxed);
     }
-    // This is about slots that are held, not about a flood of connections.
+    // The attack holds slots; it is not a flood of connections.
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
@@ -369,7 +370,7 @@ fn member_attacks_leave_other_members_quick() {
     let (card, evil) = (Card::of(&ada), Card::of(&mallory));
     let person = here();
 
-    // The record, with the limits on text turned off while it is made.
+    // Builds the record with the limits on text turned off.
     let texts = if full() { 15_600 } else { 300 };
     person.block_on(async {
         let mut line = card.connect().await;
@@ -389,13 +390,13 @@ fn member_attacks_leave_other_members_quick() {
             begin_upload(&mut evil.connect().await, n).await;
         }
     });
-    // What follows goes by the defaults, on a disk that has nothing left to write.
+    // From here on the defaults apply, on a disk without pending writes.
     host.terminate().exits(0);
     rustix::fs::sync();
     host.set_args(&[]);
     host.restart();
 
-    // What the index does not have yet is read by each search.
+    // Each search reads the unindexed part.
     let (asked, indexed) = (Instant::now(), Duration::from_millis(20));
     person.block_on(async {
         let mut line = card.connect().await;

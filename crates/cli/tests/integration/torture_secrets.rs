@@ -1,8 +1,8 @@
-//! After everything people do, no secret of theirs is in the server's memory, in its log or its
-//! record, nor in what a client keeps, but the device's own secret in its profile.
+//! After all operations of users, no secret remains in the server's memory, its log or its record,
+//! or in a client's files. The only exception is the device secret in the profile.
 //!
-//! The server is the real one. Most of what people do here the real program does; the keys that
-//! were used are known of the lines that the test itself is the client of.
+//! The server is the real binary, and so are most clients. Session keys are known only for
+//! connections whose client is the test itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt as _;
@@ -27,7 +27,7 @@ use twinlock_link::tls::{Alpn, ClientTls, Trust};
 const PASSWORD: &str = "correct horse battery staple";
 const SETTINGS: &str = "log-level = 'debug'\nclassic-port = 0\norigin-port = 0\n";
 
-/// The keys of a line that have served, as they pass.
+/// Collects the keys that a connection has used, as they change.
 struct Used {
     now: [[u8; 32]; 3],
     keys: Vec<(String, [u8; 32])>,
@@ -38,12 +38,13 @@ impl Used {
         Self { now: line.line.session().expose_keys().map(|key| *key), keys: Vec::new() }
     }
 
-    /// What was used since the last look.
+    /// Adds the keys used since the last call.
     fn look(&mut self, line: &Raw) {
         let now = line.line.session().expose_keys().map(|key| *key);
         for (i, way) in ["sent", "received"].into_iter().enumerate() {
             let mut key = self.now[i];
-            // After a rekey the old chain leads nowhere; what had passed of it is in its first few.
+            // After a rekey the old chain never reaches `now`; its first few keys include all used
+            // ones.
             for _ in 0..64 {
                 if key == now[i] {
                     break;
@@ -63,7 +64,7 @@ impl Used {
     }
 }
 
-/// Talks, sends a file and rekeys on a line of its own; the keys that have served.
+/// Sends messages and a file and rekeys on a separate connection; returns the used keys.
 async fn by_hand(card: &Card, messages: usize) -> (Raw, Used) {
     let mut line = card.connect().await;
     let mut used = Used::of(&line);
@@ -109,7 +110,7 @@ async fn by_hand(card: &Card, messages: usize) -> (Raw, Used) {
     (line, used)
 }
 
-/// A classic line with a few texts, and the end of it; the keys that have served.
+/// Sends a few texts on a classic connection and closes it; returns the used keys.
 async fn classic_line(port: u16, name: &str, psk: &ClassicKey) -> [[u8; 64]; 2] {
     let tcp = tcp_from([127, 0, 0, 1].into(), ([127, 0, 0, 1], port).into()).await.unwrap();
     let tls = ClientTls::new(Trust::Learn, Alpn::Optional).unwrap();
@@ -141,7 +142,7 @@ fn port(host: &Host, what: &str) -> u16 {
     address.rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
-/// The same finding in so many places is one line.
+/// Merges equal findings in many places into one line.
 fn shown(found: &[String]) -> String {
     let mut counts = BTreeMap::<(&str, &str), usize>::new();
     for line in found {
@@ -160,7 +161,7 @@ fn no_secret_stays_in_memory_in_the_log_in_the_record_or_in_what_clients_keep() 
     let pid = host.running().pid();
     let mut secrets = Needles::default();
 
-    // People join, by password and without, and log in by both; they talk and send a file.
+    // People join with and without a password, log in with both, send messages and a file.
     let link = host.owner_link();
     let invite = |link: &str| *InviteLink::parse(link).unwrap().secret.expose_secret();
     secrets.add("the owner's invite", &invite(&link));
@@ -188,7 +189,7 @@ fn no_secret_stays_in_memory_in_the_log_in_the_record_or_in_what_clients_keep() 
     let got = host.root().join("got.bin");
     ada.run(&["-v", "get", "lobby", "4", "-o", got.to_str().unwrap()]).exits(0);
 
-    // A classic line, and one that the test is the client of.
+    // A classic connection whose client is the test.
     let key = ada.run(&["classic", "add", "lamp", "--to", "lobby"]).exits(0).out;
     let key = data_encoding::HEXLOWER.decode(key.trim().as_bytes()).unwrap();
     secrets.add("a classic key", &key);
@@ -204,7 +205,7 @@ fn no_secret_stays_in_memory_in_the_log_in_the_record_or_in_what_clients_keep() 
         secrets.add(what, key);
     }
 
-    // While the line stands it has the keys of its next frames, and no others.
+    // An open connection has the keys of its next frames, and no others.
     let standing = secrets.find_in_memory(&mut image);
     let mut needed = Needles::default();
     for (what, key) in ["sending", "receiving", "root"].iter().zip(used.now) {
@@ -216,14 +217,14 @@ fn no_secret_stays_in_memory_in_the_log_in_the_record_or_in_what_clients_keep() 
     let sid = line.line.session().id();
     runtime.block_on(line.line.close(twinlock_core::frame::CloseCode::Bye));
     host.running().wait_err(&format!("session ended sid={sid}"));
-    // And once it has ended, none.
+    // A closed connection leaves none.
     for (what, key) in
         ["the last key, sent", "the last key, received", "the last root key"].iter().zip(last)
     {
         secrets.add(what, &key);
     }
     let gone = async {
-        // The line's task says so, and then it goes.
+        // The connection's task logs its end before it is dropped.
         for _ in 0..200 {
             if secrets.find_in_memory(&mut image).is_empty() {
                 return Vec::new();
@@ -251,7 +252,7 @@ fn no_secret_stays_in_memory_in_the_log_in_the_record_or_in_what_clients_keep() 
         assert!(!log.is_empty());
         let own = person.profile_file().display().to_string();
         for line in found {
-            // What a device logs in with has to be somewhere; it is in its profile and there alone.
+            // A device's own secret has to be stored; it is only in its profile.
             if line.starts_with("a device's secret") && line.ends_with(&own) {
                 profiles.insert(own.clone());
             } else {
@@ -269,7 +270,7 @@ fn a_server_that_dies_of_a_fault_leaves_no_core() {
     let before = getrlimit(Resource::Core);
     setrlimit(Resource::Core, Rlimit { current: before.maximum, maximum: before.maximum }).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    // Whether there are cores here at all.
+    // Check whether this system writes core dumps.
     let mut other = Command::new("sh");
     let other = other.args(["-c", "kill -s ABRT $$"]).current_dir(&dir).status().unwrap();
     if !other.core_dumped() {

@@ -1,9 +1,9 @@
-//! What is printed above the line that is being typed.
+//! Prints text above the line that is being edited.
 //!
-//! The editor's own way for that holds one text, which stays there when a line is entered before it
-//! is taken: the next one then waits for an editor that waits for its prompt. So the text is kept
-//! here, and goes out with the prompt, which is asked for here each time it is drawn. Only the wish
-//! that it be drawn takes the editor's way.
+//! The editor's external printer holds one message. If a line is entered before the editor takes
+//! that message, it stays there, and the next message blocks until the editor reads its next
+//! prompt. So this module keeps the text and returns it with the prompt, which the editor requests
+//! at each drawing. Only the request to draw uses the external printer.
 
 use std::io::{self, Write as _};
 use std::mem::take;
@@ -20,36 +20,36 @@ use tokio::time::timeout;
 use super::keys::Keys;
 use crate::output::{Gone, write_line};
 
-/// Has the editor draw its prompt. What it prints for that has to end a line: this one goes up
-/// first, and so changes nothing.
+/// Makes the editor draw its prompt. The printed text has to end a line; this one first moves the
+/// cursor up, and so changes nothing.
 const DRAW: &str = "\u{1b}[A\n";
-/// Ends the mode in which a terminal marks what is pasted, and a drawing that was begun.
+/// Ends bracketed paste mode and a synchronized update.
 const PLAIN: &str = "\u{1b}[?2004l\u{1b}[?2026l";
-/// Begins the former again.
+/// Enables bracketed paste mode again.
 const MARKED: &str = "\u{1b}[?2004h";
 
-/// How long the editor may take to come to rest.
+/// How long the editor may take to pause.
 const REST: Duration = Duration::from_secs(1);
 
 pub(super) struct Above {
     state: Mutex<State>,
     draw: SyncSender<()>,
-    /// The editor has come to rest.
+    /// The editor has paused or released the cursor.
     rests: Notify,
-    /// It need not rest any longer, or has drawn, or left the cursor.
+    /// The suspension has ended, or the editor has drawn or released the cursor.
     goes_on: Condvar,
 }
 
 struct State {
     /// The editor has the cursor.
     editing: bool,
-    /// It has drawn its prompt, before which it sets the terminal's mode.
+    /// It has drawn its prompt; it sets the terminal's mode before that.
     drawn: bool,
-    /// To be printed by it.
+    /// To be printed by the editor.
     text: String,
     /// The process is suspended, or about to be.
     suspended: bool,
-    /// The editor waits until it is not.
+    /// The editor waits for the end of the suspension.
     resting: bool,
     over: bool,
     keys: Keys,
@@ -58,7 +58,7 @@ struct State {
 impl Above {
     pub(super) fn new(keys: Keys, mut printer: Box<dyn ExternalPrinter + Send>) -> Arc<Self> {
         let (draw, wanted) = sync_channel(1);
-        // A thread, because it waits while a wish stands that the editor has not seen.
+        // On a thread, because printing blocks while the editor has an unseen request.
         std::thread::spawn(move || {
             while wanted.recv().is_ok() && printer.print(DRAW.to_owned()).is_ok() {}
         });
@@ -80,11 +80,11 @@ impl Above {
     }
 
     fn draw(&self) {
-        // If there is a wish already, it is seen after this.
+        // If a request is already pending, the editor takes it after this point.
         let _stands = self.draw.try_send(());
     }
 
-    /// Prints lines, in their order, whoever has the cursor.
+    /// Prints lines in order, with or without the editor holding the cursor.
     pub(super) fn print(&self, text: &str) -> Result<(), Gone> {
         let mut state = self.state();
         if !state.editing || state.over {
@@ -97,7 +97,7 @@ impl Above {
         Ok(())
     }
 
-    /// What goes above the prompt that is about to be drawn.
+    /// The text to print above the prompt that is about to be drawn.
     pub(super) fn take(&self) -> String {
         let mut state = self.state();
         state.drawn = true;
@@ -106,7 +106,7 @@ impl Above {
         if state.over { String::new() } else { take(&mut state.text) }
     }
 
-    /// The editor takes the cursor; `false`: it may not any more.
+    /// The editor takes the cursor; `false` if the chat is over.
     pub(super) fn begin_line(&self) -> bool {
         let mut state = self.rest(self.state());
         (state.editing, state.drawn) = (!state.over, false);
@@ -119,7 +119,7 @@ impl Above {
         state.editing = false;
         self.goes_on.notify_all();
         if state.over {
-            // It has set the mode again that it found.
+            // The editor restored the mode that it found.
             state.keys.give_back();
         } else {
             state.flush();
@@ -127,7 +127,7 @@ impl Above {
         }
     }
 
-    /// Waits while the process is suspended, and leaves the terminal alone.
+    /// Blocks while the process is suspended, without touching the terminal.
     fn rest<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         while state.suspended {
             state.resting = true;
@@ -138,7 +138,7 @@ impl Above {
         state
     }
 
-    /// Suspends the process with the terminal as it was, and takes it again when it goes on.
+    /// Suspends the process with the terminal restored; takes the terminal again on resume.
     pub(super) async fn suspend(&self) {
         if !has_a_shell() {
             return;
@@ -146,7 +146,7 @@ impl Above {
         let Ok(mut goes_on) = signal(SignalKind::from_raw(Signal::CONT.as_raw())) else { return };
         self.state().suspended = true;
         self.draw();
-        // An editor that draws nothing for so long waits for a key, and does not change the mode.
+        // An editor that draws nothing for this long waits for a key and does not change the mode.
         let _it_does = timeout(REST, async {
             while self.is_busy() {
                 self.rests.notified().await;
@@ -154,7 +154,7 @@ impl Above {
         })
         .await;
         self.leave();
-        // A thread may go on a little after this.
+        // A thread may run a little longer after this.
         let _stopped = kill_process(getpid(), Signal::STOP);
         goes_on.recv().await;
         let mut state = self.state();
@@ -181,7 +181,7 @@ impl Above {
         state.editing && !state.resting
     }
 
-    /// Gives the terminal back.
+    /// Restores the terminal.
     pub(super) fn end(&self) {
         let begins = |state: &mut State| state.editing && !state.drawn;
         let waited = self.goes_on.wait_timeout_while(self.state(), REST, begins);
@@ -190,7 +190,7 @@ impl Above {
             return;
         }
         if state.editing {
-            // What follows does not go on the line that was being typed.
+            // The next output does not continue the line that was being edited.
             say(&format!("{PLAIN}\r\n"));
         }
         state.flush();
@@ -204,14 +204,14 @@ impl State {
     }
 }
 
-/// Somebody is there who can let a suspended process go on. Where this is all that a window or a
-/// remote login runs, nobody is.
+/// Whether a shell can resume a suspended process. There is none if the chat is the only program of
+/// a window or a remote login.
 fn has_a_shell() -> bool {
     let (Some(parent), Ok(session)) = (getppid(), getsid(None)) else { return false };
     session != getpid() && getsid(Some(parent)) == Ok(session)
 }
 
-/// Whoever is gone is missed at the next line.
+/// Writes text. The next line detects a closed output.
 fn say(text: &str) {
     let mut out = io::stdout().lock();
     let _gone = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -1,4 +1,4 @@
-//! What can be typed in `chat` besides text.
+//! The commands of `chat`.
 
 use twinlock_core::id::Name;
 use twinlock_core::proto;
@@ -25,13 +25,13 @@ const HELP: &str = "\
 /quit             end; `exit` and Ctrl-D do too
 //TEXT            say /TEXT";
 
-/// What the tabulator completes at the beginning of a line.
+/// Completions for Tab at the beginning of a line.
 pub(super) const COMMANDS: &[&str] =
     &["/dm", "/get", "/help", "/history", "/join", "/put", "/quit", "/rooms", "/status", "/who"];
 
-/// Entries that `/history` shows.
+/// Entries that `/history` shows by default.
 const HISTORY: u64 = 20;
-/// And at most.
+/// Most entries that it shows.
 const MOST: u64 = 500;
 
 /// A line that was typed.
@@ -141,7 +141,7 @@ impl Talk {
         self.show_last(conversation, HISTORY).await?;
         self.news.remove(&conversation.id);
         self.mark_read(conversation.id, conversation.head);
-        // Followed from where the backlog ends, unless it is followed already.
+        // Follow from the end of the backlog, unless it is already followed.
         self.follow(conversation, conversation.head).await
     }
 
@@ -195,7 +195,7 @@ impl Talk {
                 break;
             }
             after = page.upto;
-            // Later entries are shown by the following of the conversation.
+            // Later entries arrive through the follow of the conversation.
             for entry in page.entries.iter().filter(|entry| entry.n <= found.head) {
                 self.screen.print(&human(&self.out, None, entry, &get_here(entry)))?;
             }

@@ -1,4 +1,4 @@
-//! Files in `chat`: sent and fetched on lines of their own while the talk goes on.
+//! Files in `chat`: sent and fetched on separate connections while the chat continues.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,23 +19,23 @@ use crate::exit::{Exit, Failure};
 use crate::open::Context;
 use crate::output::Style;
 
-/// Lines for files.
+/// Transfer connections.
 const JOBS: u8 = 3;
 
-/// What is on its way, and the lines it is on, which are there once they are needed.
+/// Running transfers and their connections, which are opened on first use.
 pub(super) struct Files {
     context: Context,
     lines: Option<(Transfers, mpsc::Receiver<Event>)>,
-    /// What each is, for people.
+    /// A description of each, for people.
     open: HashMap<JobId, String>,
     /// Files that threads examine before they are sent, with the target of each. A disk may not
     /// answer, which must not block the chat.
     looked_at: JoinSet<(String, Result<Found, TransferError>)>,
 }
 
-/// What happens to files.
+/// An event of a file.
 pub(super) enum News {
-    /// A file can be sent, or cannot.
+    /// A file was examined: it can be sent, or cannot.
     LookedAt(String, Result<Found, TransferError>),
     Moved(Event),
 }
@@ -50,12 +50,12 @@ impl Files {
         }
     }
 
-    /// How many are on their way.
+    /// Number of running transfers.
     pub(super) fn open(&self) -> usize {
         self.open.len() + self.looked_at.len()
     }
 
-    /// What happens to them. Cancel-safe.
+    /// The next event. Cancel-safe.
     pub(super) async fn next(&mut self) -> News {
         let Self { lines, looked_at, .. } = self;
         let moved = async {
@@ -68,7 +68,7 @@ impl Files {
         };
         tokio::select! {
             event = moved => News::Moved(event),
-            // One whose thread panicked has said so.
+            // A thread that panicked has already printed a message.
             Some(Ok((target, found))) = looked_at.join_next() => News::LookedAt(target, found),
         }
     }
@@ -83,7 +83,7 @@ impl Files {
 }
 
 impl Talk {
-    /// Begins to send a regular file. A pipe or a device is refused: it may never end.
+    /// Starts to send a regular file. A pipe or a device is refused, because it may never end.
     pub(super) fn put(&mut self, path: &str) -> Result<(), Failure> {
         let (path, target) = (home_of(path), self.target.to_string());
         let (home, profile) = (self.files.context.home()?, self.files.context.profile()?);
@@ -95,12 +95,12 @@ impl Talk {
         Ok(())
     }
 
-    /// Takes news of a file. Says whether something moved.
+    /// Handles an event of a file. Returns whether there was progress.
     pub(super) async fn take_file(&mut self, news: News) -> Result<bool, Failure> {
         match news {
             News::Moved(event) => self.moved(event),
             News::LookedAt(target, found) => {
-                // A file that cannot be sent ends nothing.
+                // A file that cannot be sent does not end the chat.
                 if let Err(failure) = self.send_file(&target, found).await {
                     if failure.exit == Exit::Done {
                         return Err(failure);
@@ -177,14 +177,14 @@ impl Talk {
                 self.note(&format!("{words} changed while it was sent; it begins anew"))?;
             }
             Event::Began { .. } | Event::Progress { .. } => {}
-            // The line that is talked on says it.
+            // The chat's own connection reports it.
             Event::Up(_) | Event::Down { .. } => return Ok(false),
         }
         Ok(true)
     }
 }
 
-/// `~/` as a shell has it, since none has seen this path.
+/// Expands `~/`, because no shell has processed this path.
 pub(super) fn home_of(path: &str) -> PathBuf {
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
     match (path.strip_prefix("~/"), home) {

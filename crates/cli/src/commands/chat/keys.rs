@@ -1,6 +1,7 @@
-//! The terminal's mode for as long as a chat has it: every key waits unseen until the editor reads
-//! it. Between two lines as well: in the terminal's own mode it would be shown wherever the cursor
-//! is, and keys like Ctrl-D would not come through.
+//! The terminal mode of a chat: each key waits without echo until the editor reads it.
+//!
+//! The mode also applies between two lines. In the original mode, the terminal would echo keys at
+//! the cursor, and would intercept keys like Ctrl-D.
 
 use std::io;
 
@@ -10,13 +11,13 @@ use rustix::termios::{
 
 /// The terminal's two modes.
 pub(super) struct Keys {
-    /// As it was before.
+    /// The original mode.
     before: Termios,
     unseen: Termios,
 }
 
 impl Keys {
-    /// Takes the keys.
+    /// Enters the mode without echo.
     pub(super) fn begin() -> io::Result<Self> {
         let before = tcgetattr(io::stdin())?;
         let mut unseen = before.clone();
@@ -37,7 +38,7 @@ impl Keys {
         Ok(keys)
     }
 
-    /// What waits already goes on waiting.
+    /// Keeps the input that is already queued.
     pub(super) fn take(&self) {
         let _gone = tcsetattr(io::stdin(), OptionalActions::Now, &self.unseen);
     }

@@ -1,9 +1,9 @@
-//! `chat`: talking line by line.
+//! `chat`: a line-based chat.
 //!
-//! What is typed goes into the outbox and gets its tick when it is recorded, so it may be typed
-//! while there is no line. What comes is printed above what is being typed. The room that is
-//! talked in is followed, and the lobby and all direct conversations beside it; those show where
-//! they are.
+//! A typed line goes into the outbox, so it can be typed while there is no connection, and gets a
+//! tick when it is recorded. Arriving entries are printed above the line that is being edited. The
+//! chat follows its current room, the lobby and all direct conversations; entries of the latter two
+//! show their conversation.
 
 mod above;
 mod command;
@@ -38,17 +38,18 @@ use command::{COMMANDS, Said};
 use files::Files;
 use screen::{Input, Screen, Suspensions};
 
-/// How long news of other rooms are gathered before they are mentioned, and between two mentions.
+/// How long news of other rooms is collected before it is mentioned, and the least interval between
+/// two mentions.
 const NEWS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-/// Entries shown of what was said before.
+/// Number of earlier entries shown at the start.
 const BACKLOG: u64 = 20;
-/// How long the end waits for what is not recorded yet, unless `--timeout` says.
+/// How long the end waits for unrecorded messages, unless `--timeout` is given.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a question may take before it is given up: there may be no line.
+/// Timeout of a request: there may be no connection.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Characters of a message repeated beside its tick.
+/// Characters of a message repeated after its tick.
 const TICK_TEXT: usize = 40;
-/// Before what this program says itself.
+/// Prefix of the program's own messages.
 const NOTE: &str = "-- ";
 
 struct Talk {
@@ -56,20 +57,20 @@ struct Talk {
     client: Client,
     screen: Screen,
     user: Name,
-    /// Where what is typed goes.
+    /// The target of typed text.
     target: Target,
     names: HashMap<ConversationId, String>,
-    /// Rooms that are followed for the number of their new entries only.
+    /// Rooms that are followed only to count their new entries.
     counted: HashSet<ConversationId>,
-    /// New entries of those that were not mentioned yet.
+    /// Numbers of new entries in those that were not mentioned yet.
     news: BTreeMap<ConversationId, u64>,
     /// When they are mentioned.
     news_at: Instant,
-    /// Typed here and not recorded yet, with its beginning.
+    /// The beginnings of messages that were typed here and are not recorded yet.
     waiting: HashMap<MessageId, String>,
-    /// The last text that went elsewhere than where is talked.
+    /// The last text that went elsewhere than to the current room.
     elsewhere: Option<MessageId>,
-    /// Typed here: their entries are not shown again. Bounded by what is typed.
+    /// Typed here: their entries are not shown again. Bounded by the amount of typing.
     own: HashMap<MessageId, ()>,
     files: Files,
     refused: u32,
@@ -77,14 +78,14 @@ struct Talk {
     failed: Option<Exit>,
     down: Option<ClientError>,
     was_up: bool,
-    /// The line is not the first: what is caught up with was missed.
+    /// This is not the first connection: entries that arrive late were missed.
     again: bool,
 }
 
 pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
-    // Before the terminal is taken: from then on neither ends this without giving it back.
+    // Before the terminal is taken: from then on, no signal ends this without restoring it.
     let interrupt = interrupted();
-    // Before anything that takes its time: what is typed meanwhile waits for the prompt.
+    // Before slow steps: keys that are typed during them wait for the prompt.
     let (screen, mut input, mut suspensions) = Screen::open(args.plain)?;
     if !screen.is_terminal() {
         context.out.check()?;
@@ -117,7 +118,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
     input.go_on(&talk.target.to_string());
     let patience = context.global.timeout.unwrap_or(PATIENCE);
     let ended = talk.run(&mut input, &mut suspensions, &mut events, interrupt, patience).await;
-    // What any process of the profile has settled is the truth.
+    // The outbox is authoritative: any process of the profile may have sent the messages.
     let seen = talk.look().await;
     talk.screen.restore();
     let ended = ended.and(seen.map(|_| ())).and(talk.screen.report());
@@ -151,7 +152,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
 }
 
 impl Talk {
-    /// Until the person ends it, or the input does and all of it is recorded.
+    /// Runs until the user ends it, or until the input ends and all of it is recorded.
     async fn run(
         &mut self,
         input: &mut Input,
@@ -163,7 +164,7 @@ impl Talk {
         let mut interrupt = std::pin::pin!(interrupt);
         let is_script = !self.screen.is_terminal();
         let mut begun = false;
-        // Goes on over everything else that happens: a question that is dropped is asked in vain.
+        // Kept across all iterations, because dropping the future would lose the request.
         let mut finding = std::pin::pin!(find(self.client.clone(), self.target.to_string()));
         let mut open = true;
         let mut bad_input = None;
@@ -180,7 +181,7 @@ impl Talk {
             if !waits {
                 closed_at = Instant::now();
             } else {
-                // Nobody reads keys any more, so those that end a program work again.
+                // No key is read any more, so signal keys (Ctrl-C) work again.
                 self.screen.restore();
                 if self.down.is_some() && !told {
                     told = true;
@@ -192,7 +193,8 @@ impl Talk {
                     begun = true;
                     match found {
                         Ok(found) => self.begin(found).await?,
-                        // The server refuses what was read before, so that none of it stays queued.
+                        // Wait until the server refuses the earlier lines, so that none stays
+                        // queued.
                         Err(failure) if is_script && !self.waiting.is_empty() => {
                             bad_input = Some(failure);
                             open = false;
@@ -206,7 +208,8 @@ impl Talk {
                         deadline.renew();
                         match self.take_line(&line).await {
                             Ok(goes_on) => open = goes_on,
-                            // The next line of a script may be meant for where this one failed to go.
+                            // The next line may be meant for the room that this one failed to
+                            // enter.
                             Err(failure) if is_script && failure.exit != Exit::Done => {
                                 bad_input = Some(failure.hint("no line after it was sent"));
                                 open = false;
@@ -218,7 +221,7 @@ impl Talk {
                         }
                     }
                     Some(Err(failure)) if failure.exit == Exit::Interrupted => return Err(failure),
-                    // What came before it is recorded all the same.
+                    // Earlier lines are still recorded.
                     Some(Err(failure)) => {
                         bad_input = Some(failure);
                         open = false;
@@ -230,7 +233,7 @@ impl Talk {
                     }
                 },
                 event = events.recv(), if limited.is_none() => match event {
-                    // A process that has a session sends what a script says.
+                    // Another process of the profile that has a session sends a script's messages.
                     Some(Event::Ended(Some(error @ ClientError::TooManySessions))) if is_script => {
                         limited = Some(Failure::from(error));
                     }
@@ -275,7 +278,7 @@ impl Talk {
         limited.filter(|_| unsettled).or(bad_input).map_or(Ok(()), Err)
     }
 
-    /// Whether the next line of a script depends on what is under way: a file, or a text for elsewhere.
+    /// Whether a script's next line depends on a pending file or a pending text for another room.
     fn must_settle(&self) -> bool {
         let is_waiting = |id: &MessageId| self.waiting.contains_key(id);
         self.files.open() > 0 || self.elsewhere.as_ref().is_some_and(is_waiting)
@@ -291,7 +294,8 @@ impl Talk {
         }
     }
 
-    /// Takes over what any process of this profile has settled. Says whether that was something.
+    /// Takes over outcomes that any process of this profile has settled. Returns whether any were
+    /// new.
     async fn look(&mut self) -> Result<bool, Failure> {
         let ids: Vec<MessageId> = self.waiting.keys().copied().collect();
         let (outbox, asked) = (self.client.state().outbox(), ids.clone());
@@ -324,7 +328,7 @@ impl Talk {
         self.print_error(&format!("not recorded: {text}  ({why})"))
     }
 
-    /// Follows what there is to follow.
+    /// Follows the conversations that were found.
     async fn begin(&mut self, found: Found) -> Result<(), Failure> {
         let Found { current, others, rooms, people } = found;
         let shown = if self.screen.is_terminal() { BACKLOG } else { 0 };
@@ -356,7 +360,7 @@ impl Talk {
         Ok(())
     }
 
-    /// Follows a room for the number of its new entries.
+    /// Follows a room only to count its new entries.
     async fn count(&mut self, room: &proto::Conversation) -> Result<(), Failure> {
         if self.names.contains_key(&room.id) {
             return Ok(());
@@ -375,16 +379,16 @@ impl Talk {
         Ok(())
     }
 
-    /// Moves the marker of what was read, for a person at a terminal.
+    /// Moves the read marker, for a person at a terminal.
     fn mark_read(&self, conversation: ConversationId, n: u64) {
         if self.screen.is_terminal() && n > 0 {
             let client = self.client.clone();
-            // The marker is a convenience; the next one moves it too.
+            // A lost marker is harmless; the next one replaces it.
             tokio::spawn(async move { client.mark_read(conversation, n).await.ok() });
         }
     }
 
-    /// Says whether the talk goes on.
+    /// Handles a typed line. Returns whether the chat continues.
     async fn take_line(&mut self, line: &str) -> Result<bool, Failure> {
         match Said::parse(line) {
             Said::Nothing => Ok(true),
@@ -504,7 +508,7 @@ impl Talk {
             self.screen.print(&human(&self.out, place.as_deref(), entry, &get))?;
         }
         if let Some(last) = entries.last() {
-            // All of them were shown, whatever is talked in.
+            // All of them were shown, in any room.
             self.mark_read(conversation, last.n);
         }
         Ok(())
@@ -513,7 +517,7 @@ impl Talk {
     fn tick(&mut self, message_id: &MessageId, ack: &Ack) -> Result<(), Failure> {
         let text = match self.waiting.remove(message_id) {
             Some(text) => text,
-            // Its tick was shown when another process was seen to have sent it.
+            // Its tick was shown when the outbox reported that another process had sent it.
             None if self.own.contains_key(message_id) => return Ok(()),
             None => "(queued earlier)".to_owned(),
         };
@@ -542,13 +546,13 @@ impl Talk {
         Ok(self.screen.print(&self.out.style(Style::Bad, &words))?)
     }
 
-    /// A word of this program's own.
+    /// Prints a message of the program itself.
     fn note(&mut self, words: &str) -> Result<(), Failure> {
         let words = self.out.fold(words, NOTE.len(), NOTE.len());
         Ok(self.screen.print(&self.out.style(Style::Dim, &format!("{NOTE}{words}")))?)
     }
 
-    /// A question to the server, which may not be there.
+    /// Sends a request to the server, which may be unreachable.
     async fn ask<T>(
         &self,
         question: impl Future<Output = Result<T, ClientError>>,
@@ -562,7 +566,7 @@ impl Talk {
         self.within(question).await
     }
 
-    /// The same for several questions in a row.
+    /// The same for several requests in a row.
     async fn within<T>(
         &self,
         questions: impl Future<Output = Result<T, Failure>>,
@@ -578,7 +582,7 @@ fn no_line() -> Failure {
     Failure::new(Exit::NoConnection, "there is no line now to ask the server")
 }
 
-/// A conversation as the tabulator completes it.
+/// A conversation as Tab completes it.
 fn completed(conversation: &proto::Conversation) -> String {
     match conversation.kind() {
         proto::conversation::Kind::Direct => target_of(conversation),
@@ -586,12 +590,12 @@ fn completed(conversation: &proto::Conversation) -> String {
     }
 }
 
-/// How a file of the room that is talked in is got.
+/// How to fetch a file of the current room.
 fn get_here(entry: &Entry) -> String {
     format!("get it with: /get {}", entry.n)
 }
 
-/// What is there when the talk begins.
+/// The conversations and people at the start.
 struct Found {
     current: proto::Conversation,
     /// The lobby and direct conversations, which are shown too.
@@ -601,7 +605,7 @@ struct Found {
     people: Vec<proto::Person>,
 }
 
-/// Asks until there is a line on which the answers come.
+/// Repeats the requests until a connection delivers the answers.
 async fn find(client: Client, target: String) -> Result<Found, Failure> {
     let once = async || -> Result<Found, ClientError> {
         let current = client.target(&target).await?;
@@ -612,14 +616,14 @@ async fn find(client: Client, target: String) -> Result<Found, Failure> {
         };
         let (others, mut rooms): (Vec<_>, Vec<_>) = all.into_iter().partition(is_shown);
         rooms.extend(client.conversations(true).await?);
-        // And from now on who comes.
+        // Also subscribes to presence from now on.
         let people = client.people(true).await?;
         Ok(Found { current, others, rooms, people })
     };
     loop {
         match once().await {
             Err(ClientError::Lost(_)) => {}
-            // The client's last event says why.
+            // The client's last event carries the reason.
             Err(ClientError::Closed | ClientError::TooManySessions) => std::future::pending().await,
             found => return Ok(found?),
         }

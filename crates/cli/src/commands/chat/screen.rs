@@ -1,7 +1,7 @@
-//! Where `chat` reads and prints: a terminal with a line editor, or plain streams.
+//! Input and output of `chat`: a terminal with a line editor, or plain streams.
 //!
-//! The editor runs on a thread of its own and prints what arrives above the line that is being
-//! typed. It keeps its history in memory only: what was said does not lie about on disk.
+//! The editor runs on a separate thread and prints arriving entries above the line that is being
+//! edited. It keeps its history in memory only, so that messages do not remain on disk.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -36,14 +36,14 @@ type Words = Arc<Mutex<BTreeSet<String>>>;
 pub(super) struct Screen {
     /// Both ends are a terminal.
     person: bool,
-    /// What is printed above the line that is being typed, where one is edited.
+    /// Prints above the line that is being edited, if there is an editor.
     above: Option<Arc<Above>>,
     words: Words,
-    /// Why a script's output is not written any more.
+    /// Why a script's output is no longer written.
     gone: Option<Gone>,
 }
 
-/// What is typed, line by line.
+/// Typed input, line by line.
 pub(super) struct Input {
     lines: mpsc::Receiver<Line>,
     /// Lets the editor ask for the next line, with this prompt.
@@ -51,12 +51,12 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// `None` at its end. Cancel-safe.
+    /// The next line, `None` at the end of the input. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Line> {
         self.lines.recv().await
     }
 
-    /// What came before is dealt with; the next line goes to `target`.
+    /// Requests the next line, which goes to `target`, after the previous one was handled.
     pub(super) fn go_on(&mut self, target: &str) {
         if let Some(prompts) = &self.prompts {
             let _ended = prompts.send(format!("{target}> "));
@@ -64,11 +64,11 @@ impl Input {
     }
 }
 
-/// When this process is to be suspended, where that takes more than the system does by itself.
+/// Requests to suspend this process, if that takes more than the system's default action.
 pub(super) struct Suspensions(Option<Signal>);
 
 impl Suspensions {
-    /// Whoever hears it calls [`Screen::suspend`]. Cancel-safe.
+    /// Resolves at a request; the caller then calls [`Screen::suspend`]. Cancel-safe.
     pub(super) async fn next(&mut self) {
         match &mut self.0 {
             Some(asked) => _ = asked.recv().await,
@@ -78,8 +78,8 @@ impl Suspensions {
 }
 
 impl Screen {
-    /// A line editor if both ends are a terminal that can be written to anywhere, else, or if
-    /// `plain` is asked for, lines without one.
+    /// Opens a line editor if both ends are a terminal that supports one. Otherwise, or with
+    /// `plain`, reads plain lines.
     pub(super) fn open(plain: bool) -> Result<(Self, Input, Suspensions), Failure> {
         let words = Words::default();
         let person = io::stdin().is_terminal() && io::stdout().is_terminal();
@@ -93,9 +93,10 @@ impl Screen {
         let keys =
             Keys::begin().map_err(|error| Failure::usage(format!("the terminal: {error}")))?;
         let failed = |error: ReadlineError| Failure::usage(format!("the terminal: {error}"));
-        // The colours are those of the prompt, which has none: it is how text gets above it.
+        // Forced, because the highlighted prompt is how text gets above it. The prompt has no
+        // colour.
         let config = Config::builder().auto_add_history(true).color_mode(ColorMode::Forced);
-        // Cycling through candidates would print nothing that arrives until the next key.
+        // Cycling through candidates would delay all output until the next key.
         let config = config.completion_type(CompletionType::List);
         let config = config.max_history_size(500).map_err(failed)?.build();
         let history = MemHistory::with_config(&config);
@@ -118,12 +119,12 @@ impl Screen {
         self.person
     }
 
-    /// Prints lines above what is being typed.
+    /// Prints lines above the line that is being edited.
     pub(super) fn print(&mut self, text: &str) -> Result<(), Gone> {
         match &self.above {
             Some(above) => above.print(text),
             None if self.person => write_line(text),
-            // The rest of a script is sent all the same.
+            // The rest of a script is still sent.
             None => {
                 if self.gone.is_none() {
                     self.gone = write_line(text).err();
@@ -133,7 +134,7 @@ impl Screen {
         }
     }
 
-    /// Fails if not all of a script's output was written, though its reader was there.
+    /// Fails if some of a script's output was not written although its reader still existed.
     pub(super) fn report(&mut self) -> Result<(), Failure> {
         match self.gone.take().map(Failure::from) {
             Some(failure) if failure.exit != Exit::Done => Err(failure.hint(REPORT)),
@@ -141,20 +142,20 @@ impl Screen {
         }
     }
 
-    /// Adds words that the tabulator completes: `#` and a room, or `@` and a user.
+    /// Adds words that Tab completes: `#` and a room, or `@` and a user.
     pub(super) fn complete_with(&self, words: impl IntoIterator<Item = String>) {
         self.words.lock().unwrap_or_else(PoisonError::into_inner).extend(words);
     }
 
-    /// Suspends this process with the terminal as it was, and takes it again when it goes on.
+    /// Suspends this process with the terminal restored; takes the terminal again on resume.
     pub(super) async fn suspend(&self) {
         if let Some(above) = &self.above {
             above.suspend().await;
         }
     }
 
-    /// Gives the terminal back as it was, also while the editor still waits for a line. What was
-    /// to be printed is printed, and nothing afterwards.
+    /// Restores the terminal, even if the editor still waits for a line. Pending text is printed,
+    /// and nothing afterwards.
     pub(super) fn restore(&mut self) {
         if let Some(above) = &self.above {
             above.end();
@@ -168,7 +169,7 @@ impl Drop for Screen {
     }
 }
 
-/// Where no line can be edited: the editor's own list.
+/// Whether the terminal cannot edit lines, by the editor's own list.
 fn dumb() -> bool {
     let cannot = |term: &OsStr| {
         ["dumb", "cons25", "emacs"].iter().any(|name| term.eq_ignore_ascii_case(name))
@@ -230,7 +231,7 @@ fn read_plain() -> mpsc::Receiver<Line> {
 struct Help {
     words: Words,
     above: Arc<Above>,
-    /// The line that is edited has text.
+    /// The line that is being edited has text.
     typed: Arc<AtomicBool>,
 }
 
@@ -249,8 +250,8 @@ impl Completer for Help {
     }
 }
 
-/// Where the completed word begins, and what it may become. `words` have `#` or `@` before them; a
-/// word that is typed without either gets none.
+/// The start of the completed word, and its candidates. `words` have a `#` or `@` prefix; a word
+/// that is typed without one gets none.
 fn complete(typed: &str, words: &BTreeSet<String>) -> (usize, Vec<String>) {
     if let Some(path) = typed.strip_prefix(PUT) {
         return (PUT.len(), paths(path));
@@ -273,8 +274,8 @@ fn complete(typed: &str, words: &BTreeSet<String>) -> (usize, Vec<String>) {
 
 const PUT: &str = "/put ";
 
-/// The paths that begin so; directories end with `/`. Hidden files are left out until their dot is
-/// typed.
+/// The paths that begin with `typed`; directories end with `/`. Hidden files are included only once
+/// their dot is typed.
 fn paths(typed: &str) -> Vec<String> {
     let (dir, name) = match typed.rfind('/') {
         Some(at) => typed.split_at(at + 1),
@@ -292,7 +293,7 @@ fn paths(typed: &str) -> Vec<String> {
             let hidden = found.starts_with('.') && !name.starts_with('.');
             let is_dir = Path::is_dir(&entry.path());
             let end = if is_dir { "/" } else { "" };
-            // A name with controls would act on the terminal.
+            // Control characters in a name would act on the terminal.
             let plain = !found.chars().any(char::is_control);
             (found.starts_with(name) && !hidden && plain).then(|| format!("{dir}{found}{end}"))
         })
@@ -302,7 +303,7 @@ fn paths(typed: &str) -> Vec<String> {
 }
 
 impl Highlighter for Help {
-    /// Called each time the prompt is drawn anew, on a row that was cleared.
+    /// Called at each drawing of the prompt, on a cleared row.
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _: bool) -> Cow<'b, str> {
         let text = self.above.take();
         if text.is_empty() { Cow::Borrowed(prompt) } else { Cow::Owned(text + prompt) }

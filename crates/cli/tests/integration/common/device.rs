@@ -1,4 +1,4 @@
-//! Devices of section 11, each of a thread of its own: classic lines and the origin's form.
+//! Devices of section 11, each on a separate thread: classic connections and the origin's form.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -15,18 +15,18 @@ use twinlock_link::OsEntropy;
 
 use super::{Host, Person};
 
-/// Where devices of one server connect, and what they trust.
+/// The addresses that the devices of one server connect to, and the certificates that they trust.
 #[derive(Clone)]
 pub struct Ports {
     pub lines: SocketAddr,
     pub origin: SocketAddr,
     trust: Arc<ClientConfig>,
-    /// Goes before everything else on each connection.
+    /// Sent before everything else on each connection.
     pub header: Vec<u8>,
 }
 
 impl Ports {
-    /// Of a server that runs with both.
+    /// The ports of a server that runs both listeners.
     pub fn of(host: &Host) -> Self {
         host.running().wait_lines(3);
         let said = host.running().out();
@@ -56,18 +56,18 @@ impl Ports {
 
 type Stream = BufReader<StreamOwned<ClientConnection, TcpStream>>;
 
-/// What says a text and gets an answer for it.
+/// Sends a text and waits for its answer.
 pub trait Device: Send {
     fn say(&mut self, text: &str) -> io::Result<String>;
 }
 
-/// A key as `classic add` prints it.
+/// Creates a key; returns it as `classic add` prints it.
 pub fn add_key(by: &Person, name: &str, room: &str, format: &str) -> [u8; 32] {
     let ran = by.run(&["classic", "add", name, "--to", room, "--format", format]).exits(0);
     data_encoding::HEXLOWER.decode(ran.out.trim().as_bytes()).unwrap().try_into().unwrap()
 }
 
-/// A classic line.
+/// A classic connection.
 pub struct Line {
     io: Stream,
     lines: Lines,
@@ -101,7 +101,7 @@ fn line(io: &mut Stream) -> io::Result<String> {
     Ok(line)
 }
 
-/// A client of the origin: no line ends, one message before its answer.
+/// An origin client: it sends no line ends, and waits for each answer.
 pub struct Origin {
     io: Stream,
     bridge: Bridge,

@@ -1,10 +1,10 @@
-//! The memory of a server's process, as a core dump would have it, and what is to be found in it.
+//! Searches the memory of a server's process, as a core dump would contain it.
 //!
-//! A server forbids others to look: `/proc/PID/mem` is closed to its own user once it is not
-//! dumpable. Who looks at the file has to open it before, and what was opened stays open. So a
-//! server to be watched gets its configuration through a pipe, and waits for it at a moment when it
-//! is this program already and has not forbidden anything yet. That works as root and as anybody;
-//! where the system lets nobody look at his own children (`ptrace_scope` 2 and above) it fails.
+//! A server denies access to its memory: once the process is not dumpable, even its own user cannot
+//! open `/proc/PID/mem`. A file that was opened earlier stays readable. So a watched server reads
+//! its configuration from a pipe, and is opened while it waits there. At that moment it already
+//! runs this program but has not denied access yet. This works for every user; it fails where the
+//! system forbids reading child processes (`ptrace_scope` 2 and above).
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -27,7 +27,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Of a process that may be looked at; it may not have to be later.
+    /// Opens a process that is accessible now; it may deny access later.
     fn of(pid: u32) -> Self {
         let open = |what: &str| {
             File::open(format!("/proc/{pid}/{what}"))
@@ -36,13 +36,13 @@ impl Image {
         Self { maps: open("maps"), mem: open("mem") }
     }
 
-    /// Whether anybody can open its memory now.
+    /// Whether the process's memory can be opened now.
     pub fn can_be_opened(pid: u32) -> bool {
         File::open(format!("/proc/{pid}/mem")).is_ok()
     }
 
-    /// Everything in it that can be written: stacks, heaps, static data. Where, and the bytes;
-    /// pages that were never touched are left out.
+    /// All writable memory, with its location: stacks, heaps, static data. Pages that were never
+    /// written are left out.
     pub fn read(&mut self) -> Vec<(String, Vec<u8>)> {
         let mut maps = String::new();
         self.maps.seek(SeekFrom::Start(0)).unwrap();
@@ -53,7 +53,7 @@ impl Image {
             let [from, to] = [from, to].map(|at| u64::from_str_radix(at, 16).unwrap());
             let name = line.split_whitespace().nth(5).unwrap_or("anonymous");
             let mut bytes = vec![0; (to - from) as usize];
-            // One that has gone since is of a thread that has ended.
+            // A mapping that no longer exists belonged to a thread that has ended.
             if self.mem.read_exact_at(&mut bytes, from).is_err() {
                 continue;
             }
@@ -73,7 +73,7 @@ impl Image {
     }
 }
 
-/// A server that is given these settings, and its memory.
+/// Starts a server with these settings, and opens its memory.
 pub fn watched(settings: &str) -> (Host, Image) {
     let root = tempfile::tempdir().unwrap();
     let config = root.path().join("settings");
@@ -88,7 +88,7 @@ pub fn watched(settings: &str) -> (Host, Image) {
     (host, image.unwrap())
 }
 
-/// The pipe, once somebody reads from it.
+/// Opens the pipe for writing once the server reads from it.
 fn opened_by_it(pipe: &Path) -> File {
     let until = Instant::now() + LONG;
     let mut options = OpenOptions::new();
@@ -102,17 +102,17 @@ fn opened_by_it(pipe: &Path) -> File {
     }
 }
 
-/// What must not be found, in each form that bytes take in memory, in files and on the wire.
+/// Secrets to search for, in each form that bytes take in memory, in files and on the network.
 #[derive(Default)]
 pub struct Needles {
     /// By their first eight bytes.
     all: HashMap<[u8; 8], Vec<(String, Vec<u8>)>>,
-    /// Of which the first three are in here.
+    /// A bit set that contains the first three bytes of each.
     begin: Vec<u64>,
 }
 
 impl Needles {
-    /// A secret of at least eight bytes. Of one with 32 or more each half counts as found.
+    /// Adds a secret of at least eight bytes. If it has 32 or more, each half counts as found.
     pub fn add(&mut self, what: &str, secret: &[u8]) {
         let parts: Vec<&[u8]> =
             if secret.len() >= 32 { secret.chunks_exact(16).collect() } else { vec![secret] };
@@ -123,8 +123,8 @@ impl Needles {
             self.put(&what, "in HEX", HEXUPPER.encode(part).into_bytes());
             let list: Vec<String> = part.iter().map(ToString::to_string).collect();
             self.put(&what, "as a list", list.join(", ").into_bytes());
-            // Within something longer, wherever it begins there: its characters that depend on
-            // nothing else.
+            // Inside a longer text, at each alignment: only the characters that depend on the
+            // secret alone.
             for before in 0..3 {
                 let padded = [&vec![0; before][..], part].concat();
                 let from = (before * 8).div_ceil(6);
@@ -147,12 +147,12 @@ impl Needles {
         self.all.entry(first).or_default().push((format!("{what} {form}"), bytes));
     }
 
-    /// How many forms of how many secrets there are.
+    /// The number of forms of all secrets.
     pub fn count(&self) -> usize {
         self.all.values().map(Vec::len).sum()
     }
 
-    /// What is found in these bytes, and where.
+    /// The matches in these bytes, and their offsets.
     pub fn find<'n>(&'n self, bytes: &[u8]) -> Vec<(usize, &'n str)> {
         let mut found = Vec::new();
         for (at, window) in bytes.windows(8).enumerate() {
@@ -169,7 +169,7 @@ impl Needles {
         found
     }
 
-    /// What is found in a process.
+    /// The matches in a process.
     pub fn find_in_memory(&self, image: &mut Image) -> Vec<String> {
         let mut found = Vec::new();
         let mut size = 0;
@@ -183,7 +183,7 @@ impl Needles {
         found
     }
 
-    /// What is found in the files below a directory, and how many files that are.
+    /// The number of files below a directory, and the matches in them.
     pub fn find_in_files(&self, dir: &Path) -> (usize, Vec<String>) {
         let (mut files, mut found) = (0, Vec::new());
         for entry in std::fs::read_dir(dir).unwrap() {

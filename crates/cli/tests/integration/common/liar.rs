@@ -1,5 +1,5 @@
-//! A server that lies: it has the real one's keys, logs in there as whoever comes to it, and hands
-//! on all that is said, but for what it is told to say otherwise.
+//! A malicious server: it has the real server's keys, logs in there with the account of its client,
+//! and forwards all messages, except those that a test changes.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -27,10 +27,10 @@ use twinlock_link::tls::{Alpn, ClientTls, ServerCert, ServerTls, Trust, channel_
 
 use crate::common::{Host, Person};
 
-/// What the server says.
+/// A message of the server.
 pub enum Said {
     Item(proto::Item),
-    /// Without data it is not said.
+    /// Without data it is not forwarded.
     Bulk {
         transfer: u32,
         offset: u64,
@@ -38,7 +38,7 @@ pub enum Said {
     },
 }
 
-/// Changes what is said.
+/// Changes a message.
 pub type Lie = Box<dyn FnMut(&mut Said) + Send>;
 
 pub struct Liar {
@@ -48,7 +48,7 @@ pub struct Liar {
 }
 
 impl Liar {
-    /// Plays `host` to `person`.
+    /// Impersonates `host` towards `person`.
     pub fn start(host: &Host, person: &Person) -> Self {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
@@ -67,23 +67,23 @@ impl Liar {
         Self { address, lie, _runtime: runtime }
     }
 
-    /// Where it is found.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on it lies like this.
+    /// Installs a lie for all later messages.
     pub fn says(&self, lie: impl FnMut(&mut Said) + Send + 'static) {
         *self.lie.lock().unwrap() = Box::new(lie);
     }
 
-    /// From now on it is honest.
+    /// Forwards all later messages unchanged.
     pub fn repents(&self) {
         self.says(|_| {});
     }
 }
 
-/// What is stolen from a server, and the account that it is used against.
+/// The keys that were stolen from a server, and the account that they are used against.
 struct Keys {
     setup: ServerSetup,
     inside: ServerTls,
@@ -116,7 +116,7 @@ fn config(info: Vec<u8>, exporter: Option<[u8; 32]>) -> Config {
     Config { binding, exporter, info, max_version: VERSION, timing: Timing::default() }
 }
 
-/// Ends when either line does.
+/// Forwards messages until either connection ends.
 async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, lie: &Mutex<Lie>) {
     let stream = keys.inside.accept(tcp).await.unwrap();
     let exporter = channel_binding(stream.get_ref().1).ok();
@@ -164,7 +164,7 @@ async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, lie: &Mutex<Lie>) {
     }
 }
 
-/// What a client says goes on as it is.
+/// Forwards a client's message unchanged.
 fn hand_on<A, B>(from: &mut Line<A>, to: &mut Line<B>) -> bool
 where
     A: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -180,7 +180,7 @@ where
     }
 }
 
-/// What the server says goes on as the lie wants it.
+/// Forwards a server's message after applying the lie.
 fn say<A, B>(from: &mut Line<A>, to: &mut Line<B>, lie: &Mutex<Lie>) -> bool
 where
     A: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,

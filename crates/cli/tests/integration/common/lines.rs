@@ -1,4 +1,4 @@
-//! Very many lines of one process: members who hold them, and logins without a client around them.
+//! Thousands of connections from one process: members that own them, and logins without a client.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -30,12 +30,12 @@ use crate::common::Person;
 
 /// Sessions that one user may have (section 9).
 pub const PER_USER: usize = 16;
-/// Logins under way at once from one address: less than the 8 that may be not logged in yet.
+/// Concurrent logins of one address: fewer than its 8 unauthenticated connections.
 pub const AT_ONCE: usize = 6;
 
 pub type Connected = Line<TlsStream<TcpStream>>;
 
-/// Where the server is and what its TLS shows.
+/// The server's port and the TLS configuration for it.
 pub struct To {
     port: u16,
     tls: ClientTls,
@@ -48,7 +48,7 @@ impl To {
         Self { port, tls: ClientTls::new(Trust::Pins(pins), Alpn::Required).unwrap() }
     }
 
-    /// Logs a device in and waits until the line stands. `from`: another address of this machine.
+    /// Logs a device in and waits for READY. `from`: another address of this machine.
     pub async fn connect(
         &self,
         profile: &Profile,
@@ -89,7 +89,7 @@ impl To {
     }
 }
 
-/// Enough members for all lines, each with a device.
+/// Registers enough members for all connections, each with a device.
 pub async fn members(owner: &Person, root: &Path, count: usize) -> Vec<Profile> {
     let home = Home::at(&owner.home);
     let default = Name::new("default").unwrap();

@@ -1,6 +1,5 @@
-//! The real binary: a server as a child process, people who each have a home, and commands with
-//! captured output and a hard limit of time. Every child is killed by its pid when its handle
-//! goes.
+//! Runs the real binary: a server as a child process, people with separate homes, and commands with
+//! captured output and a hard timeout. Dropping a handle kills its child by pid.
 
 pub mod device;
 pub mod image;
@@ -26,23 +25,23 @@ use tempfile::TempDir;
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_twinlock");
 
-/// Nothing ordinary takes longer unless it hangs; Argon2 on a busy machine is in it.
+/// Nothing ordinary takes longer unless it hangs; includes Argon2 on a busy machine.
 pub const LONG: Duration = Duration::from_secs(60);
 
 // ---- processes
 
-/// A child process. Its output is collected by threads, so that no pipe fills up.
+/// A child process. Threads collect its output, so that no pipe fills up.
 pub struct Running {
     child: Child,
     pub stdin: Option<ChildStdin>,
     out: Arc<Collected>,
     err: Arc<Collected>,
     readers: Vec<JoinHandle<()>>,
-    /// What it was, for messages.
+    /// The command, for messages.
     what: String,
 }
 
-/// How a process ended, and what it said.
+/// How a process ended, and its output.
 pub struct Ran {
     /// The exit code; `None` after a signal.
     pub code: Option<i32>,
@@ -80,7 +79,7 @@ impl Collected {
         String::from_utf8(self.bytes.lock().unwrap().0.clone()).expect("output is UTF-8")
     }
 
-    /// Waits until `enough` says so; `false` at its end or after `limit`.
+    /// Waits until `enough` returns true; `false` at the end of the output or after `limit`.
     fn wait(&self, limit: Duration, enough: impl Fn(&[u8]) -> bool) -> bool {
         let until = Instant::now() + limit;
         let mut bytes = self.bytes.lock().unwrap();
@@ -118,17 +117,17 @@ impl Running {
         kill_process(pid, signal).unwrap();
     }
 
-    /// What it has said so far.
+    /// Its standard output so far.
     pub fn out(&self) -> String {
         self.out.text()
     }
 
-    /// What it has complained of so far.
+    /// Its standard error so far.
     pub fn err(&self) -> String {
         self.err.text()
     }
 
-    /// Waits until standard output has so many lines.
+    /// Waits until standard output has this many lines.
     pub fn wait_lines(&self, lines: usize) {
         let enough = |bytes: &[u8]| bytes.iter().filter(|b| **b == b'\n').count() >= lines;
         let done = self.out.wait(LONG, enough);
@@ -136,7 +135,7 @@ impl Running {
         assert!(done, "{}: {lines} lines\n{}\n{}", self.what, end_of(&out), end_of(&err));
     }
 
-    /// Waits so long for so many lines on standard output, and says whether they came.
+    /// Waits up to `limit` for this many lines on standard output; returns whether they came.
     pub fn wait_lines_for(&self, lines: usize, limit: Duration) -> bool {
         let enough = |bytes: &[u8]| bytes.iter().filter(|b| **b == b'\n').count() >= lines;
         self.out.wait(limit, enough)
@@ -147,7 +146,7 @@ impl Running {
         self.wait_err_times(words, 1);
     }
 
-    /// Waits until standard error contains `words` so many times.
+    /// Waits until standard error contains `words` this many times.
     pub fn wait_err_times(&self, words: &str, times: usize) {
         let enough = |bytes: &[u8]| String::from_utf8_lossy(bytes).matches(words).count() >= times;
         let done = self.err.wait(LONG, enough);
@@ -165,12 +164,12 @@ impl Running {
         self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    /// Ends its standard input.
+    /// Closes its standard input.
     pub fn end_input(&mut self) {
         self.stdin = None;
     }
 
-    /// Waits for its end; one that takes longer than `limit` fails the test.
+    /// Waits for its end; fails the test if that takes longer than `limit`.
     pub fn ended(self, limit: Duration) -> Ran {
         let what = self.what.clone();
         let (status, ran) = self.end(limit);
@@ -178,7 +177,7 @@ impl Running {
         ran
     }
 
-    /// SIGKILL, and what it had said.
+    /// Sends SIGKILL; returns the output until then.
     pub fn killed(self) -> Ran {
         self.signal(Signal::KILL);
         self.ended(LONG)
@@ -208,7 +207,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // After an end in order this does nothing.
+        // Does nothing after a normal end.
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
@@ -221,7 +220,7 @@ impl fmt::Debug for Ran {
     }
 }
 
-/// The last of a text that may be megabytes.
+/// The end of a text that may be megabytes long.
 fn end_of(text: &str) -> &str {
     text.get(text.floor_char_boundary(text.len().saturating_sub(3000))..).unwrap_or_default()
 }
@@ -244,7 +243,7 @@ pub fn json_lines(text: &str) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The binary with nothing of this process's surroundings that could change what it does.
+/// The binary without environment variables that could change its behaviour.
 pub fn twinlock() -> Command {
     let mut command = Command::new(BINARY);
     for (name, _) in std::env::vars_os() {
@@ -258,7 +257,7 @@ pub fn twinlock() -> Command {
 
 // ---- the server
 
-/// A server on the loopback in a directory of its own.
+/// A server on the loopback address in a separate directory.
 pub struct Host {
     root: TempDir,
     port: u16,
@@ -274,17 +273,17 @@ impl Host {
         Self::start_with(&[])
     }
 
-    /// A new server that is given `args` at every start.
+    /// A new server that gets `args` at every start.
     pub fn start_with(args: &[&str]) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), args)
     }
 
-    /// A server whose record may be in `root/data` already.
+    /// A server whose record may already exist in `root/data`.
     pub fn start_in(root: TempDir, args: &[&str]) -> Self {
         Self::start_under(root, args, Vec::new())
     }
 
-    /// A server with an environment of its own at every start.
+    /// A server that gets these environment variables at every start.
     pub fn start_under(root: TempDir, args: &[&str], env: Vec<(String, PathBuf)>) -> Self {
         let args = args.iter().map(ToString::to_string).collect();
         let mut host = Self { root, port: 0, args, env, running: None, people: Mutex::new(0) };
@@ -292,12 +291,12 @@ impl Host {
         host
     }
 
-    /// Starts it (again), on the port it had, and waits until it listens.
+    /// Starts or restarts it on its previous port, and waits until it listens.
     pub fn restart(&mut self) {
         self.restart_when(|_| ());
     }
 
-    /// A new server; `begun` sees the process as soon as there is one.
+    /// A new server; `begun` gets the process as soon as it exists.
     pub fn start_when(root: TempDir, args: &[&str], begun: impl FnOnce(&Running)) -> Self {
         let args = args.iter().map(ToString::to_string).collect();
         let mut host =
@@ -322,7 +321,7 @@ impl Host {
         self.running = Some(running);
     }
 
-    /// Changes what it is given at the next start.
+    /// Changes its arguments at the next start.
     pub fn set_args(&mut self, args: &[&str]) {
         self.args = args.iter().map(ToString::to_string).collect();
     }
@@ -331,29 +330,29 @@ impl Host {
         self.running.as_ref().unwrap()
     }
 
-    /// SIGKILL, in the middle of whatever it does.
+    /// Sends SIGKILL at any moment of its work.
     pub fn kill(&mut self) {
         self.running.take().unwrap().killed();
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM; returns how it ended.
     pub fn terminate(&mut self) -> Ran {
         let running = self.running.take().unwrap();
         running.signal(Signal::TERM);
         running.ended(LONG)
     }
 
-    /// It dies; what of.
+    /// Waits for its death; returns the cause.
     pub fn died(mut self) -> ExitStatus {
         self.running.take().unwrap().end(LONG).0.expect("its end")
     }
 
-    /// It has been told to end; how it did.
+    /// Waits for a server that was asked to end; returns how it ended.
     pub fn gone(&mut self) -> Ran {
         self.running.take().unwrap().ended(LONG)
     }
 
-    /// The directory of everything here.
+    /// The directory of the server and its people.
     pub fn root(&self) -> &Path {
         self.root.path()
     }
@@ -371,7 +370,7 @@ impl Host {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
-    /// What it has logged.
+    /// The server's log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.data().join("server.log")).unwrap()
     }
@@ -382,7 +381,7 @@ impl Host {
         link.trim().to_owned()
     }
 
-    /// Somebody with a home and nothing in it.
+    /// A person with an empty home.
     pub fn stranger(&self) -> Person {
         let mut people = self.people.lock().unwrap();
         *people += 1;
@@ -403,7 +402,7 @@ impl Host {
 
 // ---- people
 
-/// Somebody with a home of their own, `TWINLOCK_HOME`.
+/// A person with a separate home, `TWINLOCK_HOME`.
 #[derive(Debug, Clone)]
 pub struct Person {
     pub home: PathBuf,
@@ -412,12 +411,12 @@ pub struct Person {
 }
 
 impl Person {
-    /// The same person, who goes by another address.
+    /// The same person, connecting to another address.
     pub fn by(&self, address: SocketAddr) -> Self {
         Self { address: Some(address), ..self.clone() }
     }
 
-    /// A command of theirs, for what the others here do not cover.
+    /// A command of this person, for uses that the methods below do not cover.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = twinlock();
         command.env("TWINLOCK_HOME", &self.home).env("HOME", &self.home).args(args);
@@ -432,12 +431,12 @@ impl Person {
         Running::start(&mut self.command(args))
     }
 
-    /// Runs a command to its end, with nothing on its standard input.
+    /// Runs a command to its end, with empty standard input.
     pub fn run(&self, args: &[&str]) -> Ran {
         self.run_with(args, "")
     }
 
-    /// Runs a command with `how` behind it in a shell: redirections, or a pipe whose failures count.
+    /// Runs a command with `how` after it in a shell: redirections, or a pipe whose failures count.
     pub fn run_in_shell(&self, args: &[&str], how: &str) -> Ran {
         let command = self.command(args);
         let mut shell = Command::new("bash");
@@ -452,42 +451,42 @@ impl Person {
         let mut running = self.start(args);
         let mut stdin = running.stdin.take().unwrap();
         let input = input.to_owned();
-        // A command that does not read its input ends all the same.
+        // A command that does not read its input still ends.
         let writer = std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
         let ran = running.ended(LONG);
         writer.join().unwrap();
         ran
     }
 
-    /// `join --no-password`, which has to work.
+    /// Runs `join --no-password`, which has to succeed.
     pub fn joins(self, name: &str, link: &str) -> Self {
         self.run(&["join", "--no-password", "--user", name, link]).exits(0);
         self
     }
 
-    /// A link for somebody else.
+    /// Creates an invite link for another person.
     pub fn invites(&self) -> String {
         self.run(&["invite"]).exits(0).out.trim().to_owned()
     }
 
-    /// The whole record of a conversation as this person reads it, oldest first, and with every
-    /// link checked on the way.
+    /// The whole record of a conversation as this person reads it, oldest first; the command
+    /// verifies every link.
     pub fn reads(&self, target: &str) -> Vec<serde_json::Value> {
         self.run(&["history", target, "--limit", "1000000", "--json"]).exits(0).json()
     }
 
-    /// Where the profile is.
+    /// The path of the profile.
     pub fn profile_file(&self) -> PathBuf {
         self.home.join("profiles/default.toml")
     }
 
-    /// The profile as it stands.
+    /// The current text of the profile.
     pub fn profile_text(&self) -> String {
         std::fs::read_to_string(self.profile_file()).unwrap()
     }
 }
 
-/// The texts of entries, in their order.
+/// The texts of entries, in order.
 pub fn texts(entries: &[serde_json::Value]) -> Vec<&str> {
     entries.iter().map(|entry| entry["text"].as_str().unwrap()).collect()
 }
@@ -497,19 +496,19 @@ pub fn lines(from: impl Read) -> impl Iterator<Item = String> {
     BufReader::new(from).lines().map(Result::unwrap)
 }
 
-// ---- how much, and chance
+// ---- scale and randomness
 
-/// How much of something a test does: what the variable says, else `usual`.
+/// The scale of a test: the value of the variable, or `usual`.
 pub fn scale(variable: &str, usual: usize) -> usize {
     let scale = std::env::var(variable).ok();
     scale.map_or(usual, |scale| scale.parse().unwrap_or_else(|_| panic!("{variable}={scale}")))
 }
 
-/// A small generator (SplitMix64) whose seed a failing test can be run again with.
+/// A small random generator (SplitMix64) with a seed, so that a failing test can be repeated.
 pub struct Chance(u64);
 
 impl Chance {
-    /// From `TWINLOCK_SEED`, else from the clock. Prints the seed.
+    /// Seeded from `TWINLOCK_SEED`, else from the clock. Prints the seed.
     pub fn new() -> Self {
         let seed = match std::env::var("TWINLOCK_SEED") {
             Ok(seed) => seed.parse().unwrap(),
@@ -522,7 +521,7 @@ impl Chance {
         Self(seed)
     }
 
-    /// From a number that another has drawn.
+    /// Seeded with a number from another generator.
     pub fn from(seed: u64) -> Self {
         Self(seed)
     }
@@ -535,7 +534,7 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    /// One of `from..to`.
+    /// A number in `from..to`.
     pub fn within(&mut self, from: u64, to: u64) -> u64 {
         from + self.next() % (to - from)
     }

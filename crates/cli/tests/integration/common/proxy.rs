@@ -1,4 +1,4 @@
-//! A proxy that ends lock 1 in the middle, and is shown all that passes.
+//! A proxy that intercepts TLS and passes the plaintext to a watcher.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,22 +16,22 @@ use twinlock_link::tls::{Alpn, ClientTls, ServerCert, ServerTls, Trust, spki_pin
 
 use crate::common::{Host, Person};
 
-/// A proxy that ends TLS of its clients and begins its own to the server.
+/// A proxy that terminates its clients' TLS and opens TLS to the server.
 pub struct Proxy {
     pub address: SocketAddr,
-    /// Its certificate, PEM, which clients can take for an authority.
+    /// Its certificate, PEM, which clients can trust as a CA.
     pub ca_file: PathBuf,
     pub pin: TlsPin,
     lines: Arc<AtomicUsize>,
     _runtime: Runtime,
 }
 
-/// Is shown what passes in the clear of lock 1, of one direction of one connection.
+/// Receives the decrypted TLS data of one direction of one connection.
 pub type Watch = Box<dyn FnMut(&[u8]) + Send>;
 
 impl Proxy {
-    /// A proxy before `host`, whose key is `server_pin`. `watch` makes who is shown what passes,
-    /// for each direction of each connection.
+    /// A proxy before `host`, whose key is `server_pin`. `watch` creates a watcher for each
+    /// direction of each connection.
     pub fn start(
         host: &Host,
         server_pin: TlsPin,
@@ -74,7 +74,7 @@ impl Proxy {
         Self { address, ca_file, pin, lines, _runtime: runtime }
     }
 
-    /// The somebody's invite that a forger hands on: to itself, and to its own key.
+    /// A forged invite link, with the proxy's address and key.
     pub fn forges(&self, link: &str) -> String {
         let mut link = InviteLink::parse(link).unwrap();
         link.address = Address::new("127.0.0.1", self.address.port()).unwrap();
@@ -82,8 +82,8 @@ impl Proxy {
         link.to_link().to_string()
     }
 
-    /// Makes a person's profile trust the proxy's certificate as an authority, and decide by
-    /// `binding`, as somebody does who edits it by hand.
+    /// Makes a person's profile trust the proxy's certificate as a CA, with this `binding`, as a
+    /// user can by editing the file.
     pub fn is_trusted_by(&self, person: &Person, binding: &str) -> Person {
         let text = person.profile_text();
         let (head, _) = text.split_once("[tls]").unwrap();
@@ -96,7 +96,7 @@ impl Proxy {
         person.by(self.address)
     }
 
-    /// How many lines passed.
+    /// The number of forwarded connections.
     pub fn lines(&self) -> usize {
         self.lines.load(Ordering::Relaxed)
     }
@@ -117,7 +117,7 @@ async fn carry(
     let _gone = to.shutdown().await;
 }
 
-/// A secret in each form in which it could stand somewhere.
+/// A secret in each form in which it could appear.
 pub fn forms(secret: &[u8]) -> [Vec<u8>; 5] {
     let hex = HEXLOWER.encode(secret);
     [

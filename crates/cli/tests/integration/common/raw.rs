@@ -1,5 +1,5 @@
-//! A device of somebody who joined with the real program, spoken for by hand over the crates beneath
-//! the SDK: it does what no client of ours does. And what a server's process shows of itself.
+//! A raw client built from the crates below the SDK, with the device of a person who joined through
+//! the real binary: it can violate what our clients respect. Also measures a server's process.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::pin::Pin;
@@ -34,7 +34,7 @@ use crate::common::{LONG, Person};
 pub const LOBBY: u64 = 1;
 pub const MIB: usize = 1 << 20;
 
-/// `make torture` sets it: full sizes, and what only a quiet machine can show.
+/// Set by `make torture`: full sizes, and assertions that need a quiet machine.
 pub fn full() -> bool {
     match std::env::var("TWINLOCK_TORTURE").as_deref() {
         Ok("full") => true,
@@ -56,11 +56,11 @@ pub fn resident(pid: u32) -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }
 
-/// CPU that a process has used: its threads of this name, and all of them.
+/// CPU time of a process: of its threads with this name, and of all threads.
 pub fn cpu(pid: u32, name: &str) -> [Duration; 2] {
     let mut used = [Duration::ZERO; 2];
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
-        // One that has ended meanwhile had little to do.
+        // A thread that has ended in between had used little.
         let Ok(stat) = std::fs::read_to_string(task.unwrap().path().join("stat")) else { continue };
         let (comm, fields) = stat.rsplit_once(')').unwrap();
         let ticks = fields.split_whitespace().skip(11).take(2);
@@ -74,25 +74,25 @@ pub fn cpu(pid: u32, name: &str) -> [Duration; 2] {
     used
 }
 
-/// A runtime whose threads only take what CPU others leave: whoever attacks has a machine of their
-/// own, and shares this one with the server for the test's sake only.
+/// A runtime whose threads take only idle CPU: real attackers have separate machines, and share
+/// this one with the server only in the test.
 pub fn elsewhere() -> tokio::runtime::Runtime {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let yielding = || rustix::process::setpriority_process(None, 19).unwrap();
     runtime.worker_threads(2).on_thread_start(yielding).enable_all().build().unwrap()
 }
 
-/// A runtime of one thread, for the person.
+/// A single-threaded runtime, for the legitimate client.
 pub fn here() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// The `n`th address of the loopback network that is not 127.0.0.1.
+/// The `n`th loopback address other than 127.0.0.1.
 pub fn neighbour(n: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x7f01_0000 + n % 0x00fe_0000)
 }
 
-/// A connection that comes from `from`.
+/// Connects from `from`.
 pub async fn tcp_from(from: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddrV4::new(from, 0).into())?;
@@ -101,7 +101,7 @@ pub async fn tcp_from(from: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStre
     Ok(stream)
 }
 
-/// Where the server is, what it shows, and a device of somebody there.
+/// The server's address, TLS configuration and key, and a device of one of its users.
 #[derive(Clone)]
 pub struct Card {
     pub address: SocketAddr,
@@ -129,7 +129,7 @@ impl Card {
         Credential::Device(self.device, DeviceSecret::new(&self.secret))
     }
 
-    /// A HELLO of a device that nobody has: the work for the server is the same.
+    /// A HELLO of an unknown device; it costs the server the same.
     pub fn hello() -> Vec<u8> {
         let nobody = Credential::Device(DeviceId(random()), DeviceSecret::new(&random()));
         AwaitChallenge::start(nobody, None, &mut OsEntropy).unwrap().1
@@ -141,12 +141,12 @@ impl Card {
         self.tls.connect("127.0.0.1", Deaf { tcp, deaf: Arc::default() }).await
     }
 
-    /// A line that stands.
+    /// Logs in and waits for READY.
     pub async fn connect(&self) -> Raw {
         timeout(LONG, self.log_in()).await.expect("a login")
     }
 
-    /// The same; `None` if the server ends it before READY.
+    /// The same; `None` if the server closes the connection before READY.
     pub async fn try_connect(&self) -> Option<Raw> {
         timeout(LONG, self.try_log_in()).await.expect("a login")
     }
@@ -162,7 +162,7 @@ impl Card {
     }
 }
 
-/// A socket that can be told to read nothing.
+/// A socket that can be set to read nothing.
 pub struct Deaf {
     tcp: TcpStream,
     pub deaf: Arc<AtomicBool>,
@@ -201,7 +201,7 @@ impl AsyncWrite for Deaf {
     }
 }
 
-/// A line, and what has come on it.
+/// An authenticated connection.
 pub struct Raw {
     pub line: Line<Io>,
     next: u64,
@@ -213,7 +213,7 @@ impl Raw {
     }
 
     /// # Errors
-    /// Why there was no READY.
+    /// Why READY did not arrive.
     pub async fn try_over(
         io: Io,
         credential: Credential,
@@ -241,12 +241,12 @@ impl Raw {
         }
     }
 
-    /// From now on reads nothing, or reads again.
+    /// Stops reading from the socket, or starts again.
     pub fn be_deaf(&self, deaf: bool) {
         self.line.stream().get_ref().0.deaf.store(deaf, Ordering::Relaxed);
     }
 
-    /// Seals a frame of requests; the ids begin with the one returned.
+    /// Seals a frame of requests; returns the id of the first.
     pub fn post(&mut self, ops: impl IntoIterator<Item = Op>) -> u64 {
         let first = self.next;
         let requests: Vec<_> =
@@ -257,7 +257,7 @@ impl Raw {
         first
     }
 
-    /// The items of the next frame that has some; `None` once the line has ended.
+    /// The items of the next frame that has some; `None` once the connection has ended.
     pub async fn items(&mut self) -> Option<Vec<What>> {
         loop {
             match self.line.wait(None).await {
@@ -300,7 +300,7 @@ impl Raw {
         self.answer(id).await
     }
 
-    /// Says something, which has to be recorded.
+    /// Sends a text, which has to be recorded.
     pub async fn says(&mut self, text: &str) -> proto::Ack {
         match self.ask(append(LOBBY, text)).await {
             Answered::Ack(ack) => ack,
@@ -317,7 +317,7 @@ pub fn append(conversation: u64, text: &str) -> Op {
     })
 }
 
-/// Writes it all, unless the other end has gone.
+/// Writes all bytes; `false` if the peer has closed the connection.
 pub async fn write(io: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> bool {
     io.write_all(bytes).await.is_ok() && io.flush().await.is_ok()
 }

@@ -1,4 +1,4 @@
-//! A TCP relay on the loopback that cuts the connections it carries.
+//! A TCP relay on the loopback address that cuts its connections.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -7,15 +7,15 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes of both directions with which both locks are about to stand.
+/// Bytes in both directions by which TLS and the session are nearly established.
 pub const UP: u64 = 7_000;
 
-/// When a connection is cut: by whichever comes first.
+/// When to cut a connection: whichever limit comes first.
 #[derive(Debug, Clone, Copy)]
 pub struct Cut {
-    /// After so many bytes of both directions together, wherever in a frame that is.
+    /// After this many bytes in both directions together, at any point of a frame.
     pub bytes: u64,
-    /// So long after [`UP`] bytes.
+    /// This long after [`UP`] bytes.
     pub time: Duration,
 }
 
@@ -29,7 +29,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Carries connections to `to`; `plan` says when each is cut.
+    /// Forwards connections to `to`; `plan` decides when each is cut.
     pub fn start(to: SocketAddr, mut plan: impl FnMut() -> Option<Cut> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -47,7 +47,7 @@ impl Relay {
         thread::spawn(move || {
             for client in listener.incoming() {
                 taken.fetch_add(1, Ordering::Relaxed);
-                // Without a server there is nothing to carry to.
+                // Without a server, drop the connection.
                 let Ok(server) = TcpStream::connect(to) else { continue };
                 let counts = (Arc::clone(&cuts), Arc::clone(&carried));
                 let carried = Carried::start(client.unwrap(), server, plan(), counts);
@@ -59,29 +59,29 @@ impl Relay {
         relay
     }
 
-    /// Cuts every connection that is up.
+    /// Cuts every open connection.
     pub fn cut(&self) {
         for carried in self.up.lock().unwrap().iter().filter_map(Weak::upgrade) {
             carried.end(true);
         }
     }
 
-    /// How many connections were cut while they were up.
+    /// The number of connections that were cut while open.
     pub fn cuts(&self) -> usize {
         self.cuts.load(Ordering::Relaxed)
     }
 
-    /// Bytes that passed, both ways.
+    /// Bytes forwarded, in both directions.
     pub fn carried(&self) -> u64 {
         self.carried.load(Ordering::Relaxed)
     }
 
-    /// How many connections were made.
+    /// The number of accepted connections.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many bytes have passed; `false` after `limit`.
+    /// Waits until this many bytes were forwarded; `false` after `limit`.
     pub fn wait_carried(&self, wanted: u64, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         while self.carried() < wanted {
@@ -131,7 +131,7 @@ impl Carried {
         Arc::downgrade(&carried)
     }
 
-    /// Ends it when its time has come.
+    /// Cuts the connection after this time.
     fn watch(&self, time: Duration) {
         let over = self.over.lock().unwrap();
         drop(self.ended.wait_timeout_while(over, time, |over| !*over).unwrap());
@@ -160,7 +160,7 @@ impl Carried {
                 return self.end(true);
             }
         }
-        // One end has said its last; the other may have more to say, but not for long.
+        // One end is closed; the other may still send, but only for a short time.
         let _gone = write.shutdown(Shutdown::Write);
         let over = self.over.lock().unwrap();
         let linger = Duration::from_secs(2);

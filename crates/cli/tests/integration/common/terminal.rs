@@ -1,4 +1,4 @@
-//! A terminal: a command on a pseudo-terminal of its own, and the screen as its person sees it.
+//! A command on a separate pseudo-terminal, and the screen that its user sees.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -17,17 +17,17 @@ use vt100::Parser;
 
 use super::LONG;
 
-/// Rows and columns of a terminal that nobody has made larger.
+/// Rows and columns of a terminal of the default size.
 pub const ROWS: u16 = 24;
 pub const COLUMNS: u16 = 80;
 
 /// A command on a terminal.
 pub struct Terminal {
     child: Child,
-    /// That is a shell, and the command its child.
+    /// The child is a shell, and the command the shell's child.
     shell: bool,
     master: File,
-    /// Kept open, so that what was printed can still be read after the command's end.
+    /// Kept open, so that output can still be read after the command's end.
     slave: File,
     screen: Arc<(Mutex<Seen>, Condvar)>,
     before: String,
@@ -35,18 +35,18 @@ pub struct Terminal {
 
 struct Seen {
     parser: Parser,
-    /// Every byte, for what a screen does not show.
+    /// Every output byte, including those that a screen does not show.
     bytes: Vec<u8>,
 }
 
 impl Terminal {
-    /// Starts a command whose controlling terminal this is.
+    /// Starts a command with this as its controlling terminal.
     pub fn start(command: &Command) -> Self {
         let words = [command.get_program()].into_iter().chain(command.get_args());
         Self::starts(words, command, false)
     }
 
-    /// The same, as a shell starts it, which waits for it and can let it go on.
+    /// The same under a shell, which waits for the command and can resume it.
     pub fn under_a_shell(command: &Command) -> Self {
         let shell = ["sh", "-c", "\"$@\"; exit $?", "sh"].map(OsStr::new).into_iter();
         let words = shell.chain([command.get_program()]).chain(command.get_args());
@@ -83,7 +83,7 @@ impl Terminal {
         let (mut from, to) = (master.try_clone().unwrap(), Arc::clone(&screen));
         std::thread::spawn(move || {
             let mut part = [0; 4096];
-            // Ends with an error once nobody holds the other side.
+            // Fails once no process has the other side open.
             while let Ok(read @ 1..) = from.read(&mut part) {
                 let mut seen = to.0.lock().unwrap();
                 seen.parser.process(&part[..read]);
@@ -94,28 +94,28 @@ impl Terminal {
         Self { child, shell, master, slave, screen, before }
     }
 
-    /// Types.
+    /// Sends keys.
     pub fn types(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Makes the window this large.
+    /// Resizes the window.
     pub fn resize(&self, rows: u16, columns: u16) {
         self.screen.0.lock().unwrap().parser.screen_mut().set_size(size(rows), size(columns));
         resize(&self.master, rows, columns);
     }
 
-    /// The lines of the screen, without those at the end that are empty.
+    /// The lines of the screen, without trailing empty ones.
     pub fn lines(&self) -> Vec<String> {
         lines(&self.screen.0.lock().unwrap())
     }
 
-    /// Everything that was printed.
+    /// The whole output.
     pub fn bytes(&self) -> String {
         String::from_utf8_lossy(&self.screen.0.lock().unwrap().bytes).into_owned()
     }
 
-    /// Waits until the screen looks like that.
+    /// Waits until the screen satisfies `looks`.
     #[track_caller]
     pub fn wait(&self, what: &str, looks: impl Fn(&[String]) -> bool) {
         let until = Instant::now() + LONG;
@@ -127,13 +127,13 @@ impl Terminal {
         }
     }
 
-    /// Waits until some line of the screen contains `words`.
+    /// Waits until a line of the screen contains `words`.
     #[track_caller]
     pub fn wait_for(&self, words: &str) {
         self.wait(words, |lines| lines.iter().any(|line| line.contains(words)));
     }
 
-    /// Waits until that was printed, whatever came after it.
+    /// Waits until the output contains `words`, at any place.
     #[track_caller]
     pub fn wait_printed(&self, words: &str) {
         let until = Instant::now() + LONG;
@@ -145,7 +145,7 @@ impl Terminal {
         }
     }
 
-    /// Waits until the last line of the screen is that.
+    /// Waits until the last line of the screen is `line`.
     #[track_caller]
     pub fn wait_last(&self, line: &str) {
         self.wait(line, |lines| lines.last().is_some_and(|last| last == line));
@@ -165,17 +165,17 @@ impl Terminal {
         Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
     }
 
-    /// Whether what is typed is shown.
+    /// Whether the terminal echoes keys.
     pub fn echoes(&self) -> bool {
         tcgetattr(&self.slave).unwrap().local_modes.contains(rustix::termios::LocalModes::ECHO)
     }
 
-    /// Whether Ctrl-C is more than a key.
+    /// Whether Ctrl-C sends a signal.
     pub fn interrupts(&self) -> bool {
         tcgetattr(&self.slave).unwrap().local_modes.contains(rustix::termios::LocalModes::ISIG)
     }
 
-    /// Waits until the command is suspended, and looks whether the terminal is as it was.
+    /// Waits until the command is suspended, and checks that the terminal is restored.
     #[track_caller]
     pub fn wait_stopped(&self) {
         let stat = format!("/proc/{}/stat", self.pid().as_raw_pid());
@@ -201,7 +201,7 @@ impl Terminal {
         !matches!(last, None | Some("l"))
     }
 
-    /// Waits for the end of the command, and looks whether it left the terminal as it was.
+    /// Waits for the end of the command, and checks that the terminal is restored.
     #[track_caller]
     pub fn ends(&mut self, code: i32) {
         let until = Instant::now() + LONG;
@@ -214,7 +214,7 @@ impl Terminal {
         };
         assert_eq!(status.code(), Some(code), "{:#?}", self.lines());
         assert_eq!(modes(&self.slave), self.before, "the terminal is not as it was");
-        // What it wrote last may still be on its way through the terminal.
+        // Its last output may still be in the terminal's buffer.
         while self.marks_what_is_pasted() {
             assert!(Instant::now() < until, "the terminal still marks what is pasted");
             std::thread::sleep(Duration::from_millis(2));

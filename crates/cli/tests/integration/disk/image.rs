@@ -1,11 +1,11 @@
-//! What a crash may leave: replays a disk's log up to some record and decides the fate of
-//! everything that was not synced by then.
+//! Builds what a crash may leave: replays a disk's log up to a record, and decides the fate of
+//! every change that was not synced by then.
 //!
-//! The rules are harsher than those of any one file system. What was written before the begin of
-//! a sync that has ended well is there. Any other write is there, is not, or is there in some of
-//! its 512-byte sectors. A name is there once its directory was synced; before that, names may be
-//! missing or back in any combination. What a failed sync was to bring stays in doubt whatever is
-//! synced later, as long as it is not written again: a kernel may count such pages as clean.
+//! The rules are stricter than those of any one file system. A write before the start of a
+//! successful sync survives. Any other write survives, is lost, or survives in some of its 512-byte
+//! sectors. A name survives once its directory was synced; before that, names may be missing or
+//! restored in any combination. After a failed sync, its writes stay doubtful after later syncs
+//! too, until they are written again: a kernel may mark such pages clean.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -33,11 +33,11 @@ pub enum Op {
     Alien(String),
 }
 
-/// Reads a log; data stays where it is.
+/// Parses a log; data is referenced, not copied.
 pub fn parse(log: &[u8]) -> Vec<Op> {
     let mut ops = Vec::new();
     let mut at = 0;
-    // The last record may be torn by a kill.
+    // A kill may have torn the last record.
     while at + HEAD <= log.len() {
         let word = |i: usize| u32::from_le_bytes(log[at + i..at + i + 4].try_into().unwrap());
         let long = |i: usize| u64::from_le_bytes(log[at + i..at + i + 8].try_into().unwrap());
@@ -74,7 +74,7 @@ pub fn parse(log: &[u8]) -> Vec<Op> {
 
 type Id = usize;
 
-/// A file's content: what is certain, and what came after it.
+/// A file's content: what is certain, and the later changes.
 #[derive(Debug, Default, Clone)]
 struct Content {
     certain: Vec<u8>,
@@ -98,7 +98,7 @@ enum Bytes {
 enum State {
     Pending,
     Synced,
-    /// A sync that was to bring it has failed.
+    /// A sync of it has failed.
     Doubtful,
 }
 
@@ -138,30 +138,30 @@ enum Node {
 pub struct Replay<'l> {
     log: &'l [u8],
     nodes: Vec<Node>,
-    /// The newest node of an inode's number.
+    /// The newest node of an inode number.
     by_ino: HashMap<u64, Id>,
     /// The tree as the server sees it.
     now: BTreeMap<PathBuf, Id>,
     root: PathBuf,
-    /// Syncs under way: which node, from which record on.
+    /// Running syncs: the node, and the record of their start.
     syncs: HashMap<u64, (Id, usize)>,
     done: usize,
 }
 
-/// What happens to what was not synced.
+/// The fate of changes that were not synced.
 #[derive(Debug, Clone, Copy)]
 pub enum Fate {
-    /// All of it is gone.
+    /// All are lost.
     Lost,
-    /// All of it is there, as after a kill.
+    /// All survive, as after a kill.
     Kept,
-    /// Each by itself is there or not.
+    /// Each survives or not, independently.
     Mixed,
-    /// Each sector by itself.
+    /// Each sector survives or not, independently.
     Torn,
-    /// Names are there, contents are not.
+    /// Names survive, contents do not.
     Hollow,
-    /// Contents are there, names are not.
+    /// Contents survive, names do not.
     Nameless,
 }
 
@@ -191,7 +191,7 @@ impl<'l> Replay<'l> {
         }
     }
 
-    /// Goes on to the record `end`.
+    /// Replays up to the record `end`.
     pub fn advance(&mut self, ops: &[Op], end: usize) {
         for op in &ops[self.done..end] {
             self.step(op);
@@ -276,7 +276,7 @@ impl<'l> Replay<'l> {
 
     fn synced(&mut self, id: Id, from: usize, good: bool) {
         match &mut self.nodes[id] {
-            // A journal that fails stops its file system; a later sync brings the names after all.
+            // A failing journal stops its file system; a later sync still makes the names durable.
             Node::Dir(_) if !good => {}
             Node::Dir(names) => {
                 let later = names.then.partition_point(|(index, _)| *index < from);
@@ -298,7 +298,7 @@ impl<'l> Replay<'l> {
         }
     }
 
-    /// Makes `into` what a crash at this point may leave of the directory that was watched.
+    /// Builds in `into` what a crash at this point may leave of the watched directory.
     pub fn crash(&self, into: &Path, fate: Fate, chance: &mut Chance) {
         let root = self.now[&self.root];
         self.lay_out(root, into, fate, chance);
@@ -310,7 +310,7 @@ impl<'l> Replay<'l> {
                 fs::create_dir_all(into).unwrap();
                 fs::set_permissions(into, mode(0o700)).unwrap();
                 let mut there = names.certain.clone();
-                // A journal brings names in their order, others do not.
+                // A journal keeps names in order; other file systems may not.
                 let in_order = chance.within(0, 2) == 0;
                 let cut = chance.within(0, names.then.len() as u64 + 1) as usize;
                 for (i, (_, name)) in names.then.iter().enumerate() {
@@ -359,7 +359,7 @@ fn mode(mode: u32) -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(mode)
 }
 
-/// Does what was done to a file, in the sectors that `kept` keeps.
+/// Applies a change to a file, in the sectors that `kept` selects.
 fn apply(what: &Bytes, to: &mut Vec<u8>, log: &[u8], mut kept: impl FnMut(usize) -> bool) {
     match what {
         Bytes::Truncate(size) => {

@@ -1,5 +1,5 @@
-//! A server's life on a watched disk, and what crashes leave of it: everything that was acknowledged
-//! has to be there once the real server has started on it.
+//! A server's life on a watched disk, and what crashes leave of it. The real server has to start on
+//! that, with everything that was acknowledged.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -17,18 +17,18 @@ use super::image::{Fate, Op, Replay, parse};
 use super::{Disk, Orders};
 use crate::common::*;
 
-/// Who writes where, with `name 00000 ` and so on before each line.
+/// Who writes to which room; each line begins with `name 00000 `, counting up.
 pub const WRITERS: [(&str, &str); 3] = [("ada", "lobby"), ("bob", "ops"), ("eve", "lobby")];
 
-/// A server's life, as its disk saw it.
+/// A server's life, as its disk recorded it.
 pub struct Life {
     /// For messages.
     pub kind: String,
     pub log: Vec<u8>,
     pub ops: Vec<Op>,
-    /// The record from which on everybody is there.
+    /// The record from which on all members exist.
     pub ready: usize,
-    /// Homes as they were then.
+    /// Copies of the homes at that point.
     pub homes: tempfile::TempDir,
     pub faults: u32,
 }
@@ -70,7 +70,7 @@ impl Acking {
         (Self { child, acked }, stdin, acks)
     }
 
-    /// How many acks are in the log.
+    /// The number of acks in the log.
     pub fn acked(&self) -> usize {
         self.acked.load(Ordering::Acquire)
     }
@@ -112,20 +112,20 @@ impl Stage {
         Self { disk, orders, host, people, homes }
     }
 
-    /// Runs a command of ada's to its end and writes down its acks.
+    /// Runs a command of ada to its end and logs its acks.
     pub fn acks(&self, args: &[&str], code: i32) {
         let (mut child, _, acks) = Acking::start(&self.people[0], args, &self.disk);
         assert_eq!(child.ended(), Some(code), "{args:?}");
         acks.join().unwrap();
     }
 
-    /// Ends in order.
+    /// Shuts the server down cleanly.
     pub fn life(mut self, kind: impl Debug) -> Life {
         self.host.terminate().exits(0);
         self.ended(kind)
     }
 
-    /// The server has ended.
+    /// Collects the life of a server that has ended.
     pub fn ended(self, kind: impl Debug) -> Life {
         let log = self.disk.log();
         let ops = parse(&log);
@@ -139,7 +139,7 @@ impl Stage {
 }
 
 impl Life {
-    /// Makes images of so many moments and judges each; says which promises were broken.
+    /// Builds `images` images of random moments and checks each; returns the broken promises.
     pub fn judge(&self, images: usize, chance: &mut Chance) -> (Tally, Vec<String>) {
         let all = self.ops.len();
         let marks: Vec<_> =
@@ -164,7 +164,7 @@ impl Life {
         (tally, broken)
     }
 
-    /// The log is all that happened: what it says is what is on the real disk.
+    /// Asserts that the log is complete: its replay equals the real disk.
     pub fn is_what_happened(&self, root: &Path) {
         let mut replay = Replay::new(&self.log);
         replay.advance(&self.ops, self.ops.len());
@@ -178,14 +178,14 @@ impl Life {
         assert!(real.len() > 3, "{:?}", real.keys());
     }
 
-    /// What is left where all that is not synced is lost just after the last ack.
+    /// Checks a crash just after the last ack that loses every unsynced change.
     pub fn keeps_its_last_ack(&self) -> Result<(), String> {
         let last = self.ops.iter().rposition(|op| matches!(op, Op::Mark(_))).unwrap();
         assert!(last > self.ready, "something is acknowledged");
         self.keeps(last + 1, Fate::Lost, 0)
     }
 
-    /// What is left of one moment.
+    /// Checks a crash at one moment.
     pub fn keeps(&self, moment: usize, fate: Fate, seed: u64) -> Result<(), String> {
         self.crash(&mut Replay::new(&self.log), moment, fate, seed, &mut Tally::default())
     }
@@ -224,10 +224,10 @@ pub struct Tally {
     pub files: usize,
 }
 
-/// The real server starts on what a crash has left, has all that was acknowledged, and goes on.
+/// Starts the real server on the remains of a crash; asserts that all acks hold and that it works.
 pub fn keeps(root: tempfile::TempDir, acked: &[Value], seed: u64) -> usize {
     let ada = Person { home: root.path().join("ada"), address: None };
-    // Memory that was shared is in no order after a crash; often it is there all the same.
+    // Shared memory is undefined after a crash, but the file often still exists.
     if seed.is_multiple_of(2) && root.path().join("data/record.db-wal").exists() {
         std::fs::write(root.path().join("data/record.db-shm"), vec![seed as u8; 32 * 1024])
             .unwrap();
@@ -271,7 +271,7 @@ pub fn copy(from: &Path, to: &Path) {
     assert!(done.unwrap().success());
 }
 
-/// All files below a directory that a crash must not harm.
+/// All files below a directory that a crash must not damage.
 pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     let mut dirs = vec![dir.to_owned()];

@@ -1,6 +1,6 @@
-//! The disk of a server as a test sees it: everything that the real binary writes and syncs, in
-//! its order, with the acks between them; and orders to fail. The server is loaded with a small
-//! library (`shim.c`, made by `cc`), so this is for Linux only.
+//! A server's disk under observation: every write and sync of the real binary in order, with the
+//! acks between them. A test can also order failures. The server loads a small library (`shim.c`,
+//! built with `cc`), so this is for Linux only.
 
 pub mod image;
 pub mod life;
@@ -13,12 +13,12 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// What stands in the log before each of its records: `struct record` of `shim.c`.
+/// Size of the header of a log record: `struct record` of `shim.c`.
 pub const HEAD: usize = 32;
 /// An ack, written into the log by the test.
 pub const MARK: u32 = 11;
 
-/// A library, a log and orders, beside the directory that is watched.
+/// The library, the log and the orders, outside the watched directory.
 pub struct Disk {
     dir: TempDir,
     root: PathBuf,
@@ -26,16 +26,16 @@ pub struct Disk {
     orders: File,
 }
 
-/// One file and one thread that something is done to.
+/// The file and the thread that a deed affects.
 #[derive(Debug, Clone, Copy)]
 pub struct Aim {
-    /// How the file's path ends.
+    /// The end of the file's path.
     pub file: &'static str,
-    /// As the server calls it; empty: any.
+    /// The server's name for the thread; empty: any.
     pub thread: &'static str,
 }
 
-/// What is done where it is aimed; by default nothing.
+/// The action on the target; none by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deed {
     FailSync,
@@ -45,7 +45,7 @@ pub enum Deed {
 }
 
 impl Deed {
-    /// Where its `struct aim` stands in the orders.
+    /// The offset of its `struct aim` in the orders.
     fn place(self) -> u64 {
         32 + 56 * self as u64
     }
@@ -54,16 +54,16 @@ impl Deed {
 pub const EIO: u32 = 5;
 pub const ENOSPC: u32 = 28;
 
-/// What the disk does from now on. By default it does what it should, at once.
+/// The behaviour of the disk from now on. By default every operation succeeds at once.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Orders {
-    /// What writes and new names fail with; 0: nothing.
+    /// The error of writes and of new names; 0: none.
     pub write_error: u32,
-    /// What syncs fail with.
+    /// The error of syncs.
     pub sync_error: u32,
-    /// One in so many of them, at random; 0: all.
+    /// One in this many fails, at random; 0: all.
     pub one_in: u32,
-    /// How long a sync takes at most, microseconds.
+    /// Longest duration of a sync, microseconds.
     pub longest_sync: u32,
     /// Syncs that do nothing.
     pub unsynced: Unsynced,
@@ -78,7 +78,7 @@ pub enum Unsynced {
 }
 
 impl Disk {
-    /// Watches what a server does below `root`, which is there and empty.
+    /// Watches a server below `root`, which exists and is empty.
     pub fn watching(root: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/disk/shim.c");
@@ -97,7 +97,7 @@ impl Disk {
         Self { dir, root: root.canonicalize().unwrap(), log, orders }
     }
 
-    /// What the server is started with.
+    /// The environment variables for the server.
     pub fn env(&self) -> Vec<(String, PathBuf)> {
         let of = |name: &str, path: PathBuf| (name.to_owned(), path);
         let in_dir = |name: &str| self.dir.path().join(name);
@@ -109,7 +109,7 @@ impl Disk {
         ]
     }
 
-    /// Holds for every write and sync that begins from now on.
+    /// Applies to every write and sync that begins from now on.
     pub fn order(&self, orders: Orders) {
         let Orders { write_error, sync_error, one_in, longest_sync, unsynced } = orders;
         let all = [write_error, sync_error, one_in, longest_sync, unsynced as u32];
@@ -117,14 +117,14 @@ impl Disk {
         self.orders.write_all_at(&bytes, 0).unwrap();
     }
 
-    /// How many writes and syncs have failed as ordered.
+    /// The number of writes and syncs that failed as ordered.
     pub fn faults(&self) -> u32 {
         let mut count = [0; 4];
         self.orders.read_exact_at(&mut count, 20).unwrap();
         u32::from_le_bytes(count)
     }
 
-    /// Does something to the next so many syncs or writes of one file by one thread.
+    /// Applies a deed to the next `times` syncs or writes of one file by one thread.
     pub fn aim(&self, deed: Deed, aim: Aim, times: u32, error: u32) {
         self.release(deed);
         let mut words = [0; 44];
@@ -136,40 +136,40 @@ impl Disk {
         self.orders.write_all_at(&times.to_le_bytes(), deed.place()).unwrap();
     }
 
-    /// Nothing is done any more where that was aimed; whatever is held goes on.
+    /// Cancels the deed; a held write continues.
     pub fn release(&self, deed: Deed) {
         self.orders.write_all_at(&0_u32.to_le_bytes(), deed.place()).unwrap();
     }
 
-    /// How often that was done since it was aimed.
+    /// How often the deed happened since it was aimed.
     pub fn hits(&self, deed: Deed) -> u32 {
         let mut count = [0; 4];
         self.orders.read_exact_at(&mut count, deed.place() + 4).unwrap();
         u32::from_le_bytes(count)
     }
 
-    /// From now on what a failed sync was to bring is gone from the file as well, as where a kernel
+    /// From now on, data of a failed sync also disappears from the file, as with a kernel that
     /// drops such pages and reads them again.
     pub fn forget_what_fails(&self) {
         self.orders.write_all_at(&1_u32.to_le_bytes(), 28).unwrap();
     }
 
-    /// The server is killed before the change that comes after so many others.
+    /// Kills the server after this many changes, before the next one.
     pub fn kill_after(&self, changes: u32) {
         self.orders.write_all_at(&(changes + 1).to_le_bytes(), 24).unwrap();
     }
 
-    /// Says in the log that something was acknowledged by now.
+    /// Logs that something was acknowledged by now.
     pub fn mark(&self, ack: &str) {
         let mut record = vec![0; HEAD];
         record[..4].copy_from_slice(&MARK.to_le_bytes());
         record[24..28].copy_from_slice(&u32::try_from(ack.len()).unwrap().to_le_bytes());
         record.extend_from_slice(ack.as_bytes());
-        // At once, as the library does.
+        // In a single write, as the library does.
         assert_eq!((&self.log).write(&record).unwrap(), record.len());
     }
 
-    /// All that was written down.
+    /// The whole log.
     pub fn log(&self) -> Vec<u8> {
         std::fs::read(self.dir.path().join("log")).unwrap()
     }
