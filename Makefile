@@ -51,7 +51,7 @@ bench: ## measure a server on this machine in a release build; writes docs/bench
 torture: ## test kills, power cuts, bad networks and disks, 5,000 reconnections, floods, timing: 20 minutes plus the build; TWINLOCK_SEED=N repeats a run
 	@./scripts/torture.sh $(CARGO_ARGS)
 
-files-run: ## transfer 10,000 files, one of 4 GiB, and one of 1 GiB with a hundred interruptions, in a release build (20 GiB of disk)
+files-run: ## transfer 10,000 files, one of 4 GiB, and one of 1 GiB up and down with a hundred interruptions, in a release build (20 GiB of disk)
 	TWINLOCK_TEST_FILES=full $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test integration files_many:: -- --nocapture
 	TWINLOCK_TORN=1024x100 $(CARGO) test $(CARGO_ARGS) --release --package twinlock --test integration files_torn:: -- --nocapture
 

@@ -2,14 +2,11 @@
 
 mod ranged;
 
-use std::fs::OpenOptions;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use serde::Deserialize;
 use twinlock_core::invite::Address;
 use twinlock_core::session::BindingPolicy;
@@ -286,14 +283,10 @@ fn read(path: &Path) -> Result<File, Failure> {
     })
 }
 
-/// Reads a regular file of limited size. A pipe would block the start, a device fill the memory.
+/// Reads a file, or a pipe such as a shell's `<(command)`, up to a limit: a device has no end.
 fn read_text(path: &Path) -> io::Result<String> {
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
     let mut text = String::new();
+    let file = std::fs::File::open(path)?;
     if file.take(LONGEST + 1).read_to_string(&mut text)? as u64 > LONGEST {
         return Err(io::Error::other(format!("it is longer than {LONGEST} bytes")));
     }

@@ -29,22 +29,26 @@ fn writer(path: &Path) -> File {
 }
 
 #[test]
-fn pipe_or_device_in_place_of_a_file_is_refused() {
+fn pipe_or_device_in_place_of_a_file_ends_with_the_reason() {
     let host = Host::start();
     let ada = host.owner();
     let root = TempDir::new().unwrap();
     let fifo = root.path().join("pipe");
     pipe(&fifo);
+    let data = root.path().join("data");
+    let serve = ["serve", "--port", "0", "--data", data.to_str().unwrap()];
     for path in [fifo.to_str().unwrap(), "/dev/zero"] {
-        let data = root.path().join("data");
-        let serve = |args: &[&str]| {
-            let data = ["serve", "--port", "0", "--data", data.to_str().unwrap()];
-            ada.run(&[&data, args].concat()).exits(2)
-        };
-        for ran in [serve(&["--config", path]), serve(&["--tls-cert", path, "--tls-key", path])] {
-            assert!(ran.err.contains("not a regular file"), "{path}: {ran:?}");
-        }
+        let tls = ["--tls-cert", path, "--tls-key", path];
+        let ran = ada.run(&[&serve[..], &tls].concat()).exits(2);
+        assert!(ran.err.contains("not a regular file"), "{path}: {ran:?}");
     }
+    // Settings may come through a pipe, up to a size.
+    let ran = ada.run(&[&serve[..], &["--config", "/dev/zero"]].concat()).exits(2);
+    assert!(ran.err.contains("longer than 1048576 bytes"), "{ran:?}");
+    let running = ada.start(&[&serve[..], &["--config", fifo.to_str().unwrap()]].concat());
+    writer(&fifo).write_all(b"port = \"x\"\n").unwrap();
+    let ran = running.ended(LONG).exits(2);
+    assert!(ran.err.contains("pipe:1: "), "{ran:?}");
     let profile = ada.home.join("profiles/default.toml");
     fs::remove_file(&profile).unwrap();
     pipe(&profile);

@@ -248,8 +248,12 @@ impl Keeper {
         Ok(())
     }
 
-    /// Writes that the record was closed in order.
+    /// Writes that the record was closed in order, unless a failed checkpoint has left a WAL.
     pub(super) fn write_closed(&self) {
+        let wal = std::fs::symlink_metadata(self.data.join("record.db-wal"));
+        if !wal.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            return;
+        }
         let heads = Heads { closed: true, ..self.written.clone() };
         if heads.known
             && let Err(Failed { error, path, .. }) = heads.write(&self.data, FILE)
