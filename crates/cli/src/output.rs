@@ -167,10 +167,6 @@ impl Output {
     }
 }
 
-/// The hint when only the output failed.
-pub(crate) const REPORT: &str =
-    "what the command was to do is done; only the report of it is not whole";
-
 /// The JSON events of a command that acts. The command continues if they can no longer be written.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -187,8 +183,12 @@ impl Report {
     }
 
     pub(crate) fn json(&mut self, value: &impl Serialize) {
+        self.line(&json(value));
+    }
+
+    pub(crate) fn line(&mut self, line: &str) {
         if self.gone.is_none() {
-            self.gone = self.out.json(value).err();
+            self.gone = self.out.line(line).err();
         }
     }
 
@@ -196,7 +196,8 @@ impl Report {
     /// Some events were not written although the reader still existed.
     pub(crate) fn end(self) -> Result<(), Failure> {
         match self.gone.map(Failure::from) {
-            Some(failure) if failure.exit != Exit::Done => Err(failure.hint(REPORT)),
+            Some(failure) if failure.exit != Exit::Done => Err(failure
+                .hint("what the command was to do is done; only the report of it is not whole")),
             _ => Ok(()),
         }
     }

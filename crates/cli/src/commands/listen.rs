@@ -403,11 +403,11 @@ fn has_terminal() -> bool {
     std::fs::File::open("/dev/tty").is_ok()
 }
 
-/// Asks a command to end (SIGTERM) if this is dropped before that: the next `listen` begins with the same
-/// entry.
+/// Sends SIGTERM to a command that is running when this is dropped: the next `listen` starts with
+/// the same entry.
 struct Ending {
     pid: Option<Pid>,
-    /// With all processes of its group.
+    /// The signal goes to the whole process group.
     group: bool,
 }
 

@@ -68,7 +68,7 @@ struct Talk {
     news_at: Instant,
     /// The beginnings of messages that were typed here and are not recorded yet.
     waiting: HashMap<MessageId, String>,
-    /// The last text that went elsewhere than to the current room.
+    /// The last text to another conversation than the current one.
     elsewhere: Option<MessageId>,
     /// Typed here: their entries are not shown again. Bounded by the amount of typing.
     own: HashMap<MessageId, ()>,
@@ -86,10 +86,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
     // Before the terminal is taken: from then on, no signal ends this without restoring it.
     let interrupt = interrupted();
     // Before slow steps: keys that are typed during them wait for the prompt.
-    let (screen, mut input, mut suspensions) = Screen::open(args.plain)?;
-    if !screen.is_terminal() {
-        context.out.check()?;
-    }
+    let (screen, mut input, mut suspensions) = Screen::open(args.plain, context.out)?;
     let Opened { client, mut events, user } = context.open(Options::default())?;
     let mut talk = Talk {
         out: context.out,
@@ -175,7 +172,8 @@ impl Talk {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while open || !self.waiting.is_empty() || self.files.open() > 0 {
-            // A script that waits for its last line is at an end as well, until that is settled.
+            // Until its last line is settled, a script reads no more; the deadline counts as after
+            // the end of the input.
             let settles = is_script && open && self.must_settle();
             let waits = !open || settles;
             if !waits {

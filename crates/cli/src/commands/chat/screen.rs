@@ -26,8 +26,8 @@ use super::above::Above;
 use super::command::COMMANDS;
 use super::keys::Keys;
 use crate::commands::input::LineReader;
-use crate::exit::{Exit, Failure};
-use crate::output::{Gone, REPORT, write_line};
+use crate::exit::Failure;
+use crate::output::{Gone, Output, Report, write_line};
 
 type Line = Result<String, Failure>;
 type Words = Arc<Mutex<BTreeSet<String>>>;
@@ -39,8 +39,8 @@ pub(super) struct Screen {
     /// Prints above the line that is being edited, if there is an editor.
     above: Option<Arc<Above>>,
     words: Words,
-    /// Why a script's output is no longer written.
-    gone: Option<Gone>,
+    /// The output of a script.
+    report: Option<Report>,
 }
 
 /// Typed input, line by line.
@@ -80,11 +80,12 @@ impl Suspensions {
 impl Screen {
     /// Opens a line editor if both ends are a terminal that supports one. Otherwise, or with
     /// `plain`, reads plain lines.
-    pub(super) fn open(plain: bool) -> Result<(Self, Input, Suspensions), Failure> {
+    pub(super) fn open(plain: bool, out: Output) -> Result<(Self, Input, Suspensions), Failure> {
         let words = Words::default();
         let person = io::stdin().is_terminal() && io::stdout().is_terminal();
         if !person || plain || dumb() {
-            let screen = Self { person, above: None, words, gone: None };
+            let report = if person { None } else { Some(Report::begin(out)?) };
+            let screen = Self { person, above: None, words, report };
             let input = Input { lines: read_plain(), prompts: None };
             return Ok((screen, input, Suspensions(None)));
         }
@@ -110,7 +111,7 @@ impl Screen {
         let (prompts, asked) = blocking::channel();
         let state = above.clone();
         std::thread::spawn(move || edit(editor, &lines, &asked, &state, &typed));
-        let screen = Self { person, above: Some(above), words, gone: None };
+        let screen = Self { person, above: Some(above), words, report: None };
         let input = Input { lines: read, prompts: Some(prompts) };
         Ok((screen, input, Suspensions(suspensions.ok())))
     }
@@ -126,8 +127,8 @@ impl Screen {
             None if self.person => write_line(text),
             // The rest of a script is still sent.
             None => {
-                if self.gone.is_none() {
-                    self.gone = write_line(text).err();
+                if let Some(report) = &mut self.report {
+                    report.line(text);
                 }
                 Ok(())
             }
@@ -136,10 +137,7 @@ impl Screen {
 
     /// Fails if some of a script's output was not written although its reader still existed.
     pub(super) fn report(&mut self) -> Result<(), Failure> {
-        match self.gone.take().map(Failure::from) {
-            Some(failure) if failure.exit != Exit::Done => Err(failure.hint(REPORT)),
-            _ => Ok(()),
-        }
+        self.report.take().map_or(Ok(()), Report::end)
     }
 
     /// Adds words that Tab completes: `#` and a room, or `@` and a user.
