@@ -28,8 +28,13 @@ use open::Context;
 use output::Output;
 use patience::Patience;
 
-/// Threads besides the runtime's workers: blocking calls, the terminal, the recorder.
-const OTHER_THREADS: usize = 4;
+/// Threads of a server besides the runtime's workers: the recorder, checkpoints, blocking calls.
+const SERVER_THREADS: usize = 4;
+/// Threads of a client besides the runtime's workers, for blocking calls and standard input. A blocking
+/// call waits for another one if there is no thread for it.
+const CLIENT_THREADS: usize = 2;
+/// Threads of a chat besides its worker: those of a client, the editor and its display.
+const CHAT_THREADS: usize = 4;
 
 /// Version and commit.
 pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("TWINLOCK_COMMIT"));
@@ -46,9 +51,10 @@ fn main() -> ExitCode {
         Command::Man { dir } => commands::generate::manual(&dir),
         Command::Serve(serve) => {
             let out = out.optional();
-            runtime(None).and_then(|runtime| runtime.block_on(commands::serve::run(*serve, &out)))
+            server_runtime()
+                .and_then(|runtime| runtime.block_on(commands::serve::run(*serve, &out)))
         }
-        command => runtime(Some(threads(&command))).and_then(|runtime| {
+        command => client_runtime(&command).and_then(|runtime| {
             let ended = runtime.block_on(interruptible(command, Context { global, out }));
             // Does not wait for a thread that is blocked on standard input.
             runtime.shutdown_background();
@@ -64,24 +70,35 @@ fn main() -> ExitCode {
     }
 }
 
-/// Worker threads of a client command.
-fn threads(command: &Command) -> usize {
-    match command {
-        Command::Bench(bench) => bench.threads.into(),
-        _ => 1,
+/// A runtime for a client command.
+fn client_runtime(command: &Command) -> Result<Runtime, Failure> {
+    let (workers, others) = match command {
+        Command::Bench(bench) => (bench.threads.into(), CLIENT_THREADS),
+        Command::Chat(_) => (1, CHAT_THREADS),
+        _ => (1, CLIENT_THREADS),
+    };
+    match workers {
+        // The main thread is the worker.
+        1 => runtime(Builder::new_current_thread(), others),
+        _ => runtime(several(workers), workers + others),
     }
 }
 
-/// A runtime with this number of threads; `None`, for a server, is one per core.
-fn runtime(threads: Option<usize>) -> Result<Runtime, Failure> {
-    let mut builder = match threads {
-        Some(1) => Builder::new_current_thread(),
-        _ => Builder::new_multi_thread(),
-    };
-    let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
-    let workers = threads.unwrap_or_else(cores);
+/// A runtime for a server, with a worker thread on each core.
+fn server_runtime() -> Result<Runtime, Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    runtime(several(cores), cores + SERVER_THREADS)
+}
+
+fn several(workers: usize) -> Builder {
+    let mut builder = Builder::new_multi_thread();
     builder.worker_threads(workers);
-    try_threads(workers + OTHER_THREADS)?;
+    builder
+}
+
+/// Builds a runtime if `threads` threads can be started.
+fn runtime(mut builder: Builder, threads: usize) -> Result<Runtime, Failure> {
+    try_threads(threads)?;
     let runtime = builder
         .enable_all()
         .build()

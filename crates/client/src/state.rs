@@ -53,6 +53,9 @@ const OPENING: &str = "opening";
 const FILES: [&str; 2] = ["state.db", "state.db-wal"];
 /// Maximum size of a database after an interrupted first use, in bytes.
 const PAGE: u64 = 4096;
+/// Pages in the WAL at which it is moved into the database. Every command reads the WAL when it opens
+/// the state, and `send` writes 11 pages, so this is one checkpoint (two more syncs) in 12 messages.
+const CHECKPOINT: i64 = 128;
 /// Maximum number of attempts to copy a database that another process writes.
 const COPIES: usize = 20;
 
@@ -483,9 +486,12 @@ fn connect(path: &Path) -> Result<Connection, StateError> {
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Texts of recorded messages leave no trace in free pages of the database. In the WAL they stay
-    // until it is overwritten from its start, after 4 MiB.
+    // until it is overwritten from its start, after [`CHECKPOINT`] pages.
     conn.pragma_update(None, "secure_delete", true)?;
-    migrations.to_latest(&mut conn).map_err(database)?;
+    conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
+    if migrations.pending_migrations(&conn).map_err(database)? != 0 {
+        migrations.to_latest(&mut conn).map_err(database)?;
+    }
     // From now on the database file alone shows that there was a state.
     if fs::metadata(path).map_err(DiskError::at(path))?.len() <= PAGE {
         conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;

@@ -417,3 +417,19 @@ fn a_file_that_is_no_database_is_an_error_and_stays() {
     assert!(matches!(refused, Err(StateError::Database(_))), "{refused:?}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
+
+/// Each command reads the whole WAL when it opens the state.
+#[test]
+fn wal_of_many_short_commands_stays_small() {
+    let mut fixture = Fixture::new();
+    let wal = fixture.home.state(&name("p")).join("state.db-wal");
+    for n in 1..=60 {
+        let outbox = fixture.open().outbox();
+        let id = fixture.enqueue(&outbox, "ops", "one command");
+        outbox.mark_recorded(&id, &ack(n)).unwrap();
+        drop(outbox);
+        let size = fs::metadata(&wal).unwrap().len();
+        assert!(size < 768 << 10, "{size} bytes after {n} commands");
+    }
+    assert_eq!(fixture.open().outbox().pending_count().unwrap(), 0);
+}
