@@ -26,3 +26,4 @@ else
 fi
 # Documents must not name missing files, headings or tests.
 ./scripts/documents.sh
+./scripts/wording.sh

@@ -59,7 +59,7 @@ pub(crate) async fn new_password(
         if *first == *secret("The same again: ", option).await? {
             return Ok(password);
         }
-        words("These were two different passwords.");
+        words("The two passwords differ.");
     }
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn can_ask() -> bool {
 /// Asks a question whose answer is visible; an empty answer means `default`.
 pub(crate) async fn ask(question: &str, default: Option<&str>) -> Result<String, Failure> {
     if !can_ask() {
-        return Err(Failure::usage("there is no terminal to ask on"));
+        return Err(Failure::usage("no terminal to ask on"));
     }
     let shown = default.map_or(String::new(), |d| format!(" [{d}]"));
     prompt(&format!("{question}{shown}: "));
@@ -154,7 +154,7 @@ pub(crate) async fn secret_file(
 
 async fn secret(question: &str, option: &str) -> Result<Zeroizing<String>, Failure> {
     if !can_ask() {
-        return Err(Failure::usage("there is no terminal to ask for the password")
+        return Err(Failure::usage("no terminal to ask for the password")
             .hint(format!("{option} FILE reads it from a file")));
     }
     let question = question.to_owned();
@@ -209,7 +209,7 @@ async fn waiting<T: Send + 'static>(
     answered.map_err(|error| match error.kind() {
         // Ctrl-C while keys are read one by one.
         io::ErrorKind::Interrupted => Failure::interrupted(),
-        _ => Failure::usage(format!("the answer could not be read: {error}")),
+        _ => Failure::usage(format!("the answer cannot be read: {error}")),
     })
 }
 

@@ -299,7 +299,7 @@ fn default_data() -> Result<PathBuf, Failure> {
     set("XDG_DATA_HOME")
         .or_else(|| Some(set("HOME")?.join(".local/share")))
         .map(|dir| dir.join("twinlock-server"))
-        .ok_or_else(|| Failure::usage("no place for the record: say --data DIR"))
+        .ok_or_else(|| Failure::usage("no directory for the record: use --data DIR"))
 }
 
 #[cfg(test)]

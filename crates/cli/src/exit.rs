@@ -38,7 +38,7 @@ pub(crate) enum Exit {
 }
 
 /// The rule for file names; users and rooms have another one.
-const FILE_NAME: &str = "the server does not take the file's name: 1 to 255 bytes without '/', \
+const FILE_NAME: &str = "the server does not accept the file's name: 1 to 255 bytes without '/', \
                          newlines and other control characters, and neither '.' nor '..'";
 
 impl Exit {
@@ -131,13 +131,13 @@ impl From<ClientError> for Failure {
             | ClientError::Truncated { .. }
             | ClientError::State(StateError::Conflict { .. } | StateError::AckChanged { .. }) => {
                 failure.hint(
-                    "this server's record is not what it was when you last saw it. Ask its owner \
+                    "this server's record differs from the one this client has seen. Ask its owner \
                      what happened (a backup put back?), and compare with others: \
                      `twinlock audit verify`",
                 )
             }
             ClientError::TlsCut => failure.hint(
-                "if a proxy is intended, its owner hands out invite links that say so; \
+                "if a proxy is intended, its owner issues invite links that say so; \
                  otherwise do not go on over this network",
             ),
             ClientError::Unreachable { .. } => {
@@ -157,7 +157,7 @@ impl From<TransferError> for Failure {
         match error {
             TransferError::Client(ClientError::Refused(no)) if no.why == Why::Storage => {
                 Self::new(exit, ClientError::Refused(no))
-                    .hint("once it has room, the same command goes on where it stopped")
+                    .hint("once it has free space, the same command resumes it")
             }
             TransferError::Client(ClientError::Refused(no)) if no.why == Why::NameBad => {
                 Self::new(exit, FILE_NAME).hint("`put --name NAME` records the file as NAME")

@@ -102,7 +102,7 @@ fn runtime(mut builder: Builder, threads: usize) -> Result<Runtime, Failure> {
     let runtime = builder
         .enable_all()
         .build()
-        .map_err(|error| Failure::usage(format!("the runtime could not be started: {error}")))?;
+        .map_err(|error| Failure::usage(format!("the runtime cannot be started: {error}")))?;
     outlive_large_files(&runtime);
     Ok(runtime)
 }

@@ -97,7 +97,7 @@ impl Context {
             // Once per process: `get` opens its profile twice.
             if !WARNED.swap(true, Ordering::Relaxed) {
                 self.out.warn(
-                    "this profile is on a read-only disk: reading works, but nothing is remembered",
+                    "this profile is on a read-only disk: reading works, but nothing is stored",
                 );
             }
         } else {
@@ -153,7 +153,7 @@ pub(crate) fn warn_about_tls(out: &Output, binding: Binding) {
 pub(crate) fn tls_warning(binding: Binding) -> Option<&'static str> {
     match binding {
         Binding::Cut => Some(
-            "TLS ends somewhere between you and the server: a proxy, or somebody with a forged \
+            "TLS is intercepted between you and the server: a proxy, or an attacker with a forged \
              certificate.\nThe inner lock held: nobody between reads what you write. Names, sizes \
              and times can be seen there.",
         ),
@@ -178,8 +178,8 @@ pub(crate) fn target_of(conversation: &proto::Conversation) -> String {
 pub(crate) fn why_down(error: &ClientError) -> String {
     match error {
         ClientError::Lost(details) => {
-            tracing::info!(%details, "line lost");
-            "the line was lost".to_owned()
+            tracing::info!(%details, "connection lost");
+            "the connection was lost".to_owned()
         }
         error => error.to_string(),
     }

@@ -175,7 +175,7 @@ impl Dial {
         let tcp = match connected.await {
             Ok(Err(error)) if is_closed(&error) => return Err(self.not_admitted()),
             Ok(tcp) => tcp.map_err(|error| unreachable(error.to_string()))?,
-            Err(_) => return Err(unreachable("nobody answers".to_owned())),
+            Err(_) => return Err(unreachable("no answer".to_owned())),
         };
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");

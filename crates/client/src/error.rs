@@ -77,10 +77,10 @@ pub enum ClientError {
         address: Address,
     },
     /// The connection ended.
-    #[error("the line was lost: {0}")]
+    #[error("the connection was lost: {0}")]
     Lost(String),
     /// The server asks for a later retry.
-    #[error("the server is busy; it asks to come back in {seconds} s")]
+    #[error("the server is busy; it asks to retry in {seconds} s")]
     Busy {
         /// The delay in seconds.
         seconds: u16,
@@ -93,12 +93,12 @@ pub enum ClientError {
     Distrusted(String),
     /// TLS is intercepted, and the profile requires that it is not.
     #[error(
-        "TLS ends somewhere between you and the server (a proxy, or somebody with a forged \
+        "TLS is intercepted between you and the server (a proxy, or an attacker with a forged \
          certificate), and this profile requires that it does not"
     )]
     TlsCut,
     /// The protocol version was lowered, although both ends support a higher one.
-    #[error("somebody between you and the server lowered the protocol version")]
+    #[error("the protocol version was downgraded between you and the server")]
     Downgrade,
     /// The server proved another key than the one this client knows.
     #[error(
@@ -125,11 +125,11 @@ pub enum ClientError {
     #[error("wrong password")]
     WrongPassword,
     /// The user has no password.
-    #[error("{0} has no password on this server, and so nothing that asks for one")]
+    #[error("{0} has no password on this server, so requests that need one are impossible")]
     NoPassword(Name),
     /// This program failed.
     #[error(
-        "{0}: this program failed, and the server has refused nothing; see its log, and try again"
+        "{0}: an internal failure of this program, not a refusal by the server; see the log and retry"
     )]
     Failed(&'static str),
     /// The server ended the session permanently.
@@ -184,10 +184,10 @@ pub enum ClientError {
     #[error("the server's list of {0} is out of order or has no end")]
     BadList(&'static str),
     /// The server violates the protocol.
-    #[error("the server does not keep to the protocol: {0}")]
+    #[error("the server violates the protocol: {0}")]
     Protocol(&'static str),
     /// No such room or user exists.
-    #[error("there is no {0} that you are in or can write to (see `twinlock rooms` and `people`)")]
+    #[error("you have no conversation {0} (see `twinlock rooms` and `people`)")]
     NoTarget(String),
     /// The client was closed.
     #[error("this client was closed")]

@@ -19,7 +19,7 @@ pub use crate::disk::DiskError;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HomeError {
     /// Neither `TWINLOCK_HOME` nor `HOME` is set.
-    #[error("no place for profiles: set TWINLOCK_HOME or HOME to a directory")]
+    #[error("no directory for profiles: set TWINLOCK_HOME or HOME to a directory")]
     NoHome,
     /// `TWINLOCK_HOME` is relative and there is no current directory.
     #[error(transparent)]

@@ -40,19 +40,19 @@ pub const MAX_LABEL: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ProfileError {
     /// The string is not a valid profile name.
-    #[error("'{}' names no profile: {}", got.escape_debug(), BadName)]
+    #[error("'{}' is not a profile name: {}", got.escape_debug(), BadName)]
     BadName {
         /// The given string.
         got: String,
     },
     /// No profile has this name.
-    #[error("there is no profile '{name}' yet: `twinlock join` or `twinlock login` makes one")]
+    #[error("no profile '{name}' exists: `twinlock join` or `twinlock login` creates one")]
     Missing {
         /// The profile's name.
         name: Name,
     },
     /// A profile of this name exists, and replacing it was not requested.
-    #[error("there is a profile '{name}' already: choose another name with --profile")]
+    #[error("profile '{name}' exists already: choose another name with --profile")]
     Exists {
         /// The profile's name.
         name: Name,
@@ -68,10 +68,10 @@ pub enum ProfileError {
         problem: String,
     },
     /// A value of a new profile is not allowed.
-    #[error("this makes no profile: {0}")]
+    #[error("invalid profile: {0}")]
     Unfit(&'static str),
     /// Another process has put another server, user or device into the profile.
-    #[error("profile '{name}' was replaced by another program meanwhile: start again")]
+    #[error("profile '{name}' was replaced by another program: start again")]
     Replaced {
         /// The profile's name.
         name: Name,
@@ -181,7 +181,7 @@ impl Profile {
         if let Some(mode) = disk::close_to_others(&file, &path)? {
             tracing::warn!(
                 path = %path.display(),
-                "the profile was open to others (mode {mode:03o}) and is closed now; \
+                "others could read the profile (mode {mode:03o}); its mode is now private; \
                  if they may have read it, revoke this device and enrol a new one"
             );
         }

@@ -57,7 +57,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.barred {
             return f.write_str(
-                "revoked until the server restarts, but not recorded: its disk takes no writes. \
+                "revoked until the server restarts, but not recorded: its disk does not accept writes. \
                  It records the revocation as soon as there is room; see that there is",
             );
         }
@@ -84,33 +84,33 @@ impl fmt::Display for Refusal {
 /// Messages for the reasons that name no limit.
 fn reason(why: Why) -> &'static str {
     match why {
-        Why::None => "the server said no, without a reason this program knows",
+        Why::None => "the server refused, for a reason this program does not know",
         Why::Unsupported => {
             "the server does not know this request; it may be older than this client"
         }
         Why::Malformed => "the server could not read the request",
-        Why::NotAllowed => "you may not do that (it wants another role, or another kind of login)",
-        Why::NotFound => "there is no such room, person or device, or you are not in it",
+        Why::NotAllowed => "you may not do that (it needs another role, or another kind of login)",
+        Why::NotFound => "no such room, person or device, or you are not a member",
         Why::NameTaken => "this name is taken; choose another",
         Why::NameBad => {
-            "the server does not take this name: 1 to 32 of a-z, 0-9, '.', '_' and '-', with \
+            "the server does not accept this name: 1 to 32 of a-z, 0-9, '.', '_' and '-', with \
              neither end one of the last three"
         }
         Why::TooLarge => "that is too large for the server",
-        Why::AlreadyUsed => "this invite was used already, or has expired; ask for a new one",
+        Why::AlreadyUsed => "this invite was already used, or has expired; ask for a new one",
         Why::Busy => "the server is busy",
         Why::Storage => "the server cannot write to its disk now (is it full?)",
         Why::LogInAgain => {
-            "the password was given more than five minutes ago, or has changed since; give it again"
+            "the password was entered more than five minutes ago, or has changed; enter it again"
         }
         Why::WrongPassword => "wrong password",
         Why::Ahead => "the server's record ends before an entry that this client names",
         Why::Quota => "that is more than the server keeps of one file or of one user",
-        Why::Hash => "what arrived is not what was sent; it was thrown away",
+        Why::Hash => "the received content does not match its hash and was discarded",
         Why::Damaged => {
             "the server's record is damaged: an entry, or the content of a file, is missing or cannot be read"
         }
-        Why::Limit => "the server keeps no more of them",
+        Why::Limit => "the server's limit is reached",
     }
 }
 
@@ -234,7 +234,7 @@ mod tests {
         );
         // A refusal from a newer server.
         let unknown = proto::Refusal { why: 16, limit: 999, most: 5, ..Default::default() };
-        assert_eq!(Refusal::from(unknown).to_string(), "the server keeps no more of them");
+        assert_eq!(Refusal::from(unknown).to_string(), "the server's limit is reached");
     }
 
     #[test]

@@ -93,7 +93,7 @@ async fn record(
     let pin = *server_key;
     let record: [u8; RECORD] = stretch(move || enrolment.finish(&response, &pin, &mut OsEntropy))
         .await?
-        .map_err(|_| ClientError::Protocol("a response that is no group element"))?;
+        .map_err(|_| ClientError::Protocol("the response is not a group element"))?;
     Ok(Bytes::copy_from_slice(&record))
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn begin(server: &Address, opened: &Opened) {
         "session begun"
     );
     if *binding == Binding::Cut {
-        tracing::warn!(%sid, %server, "TLS ends somewhere between this client and the server");
+        tracing::warn!(%sid, %server, "TLS is intercepted between this client and the server");
     }
 }
 

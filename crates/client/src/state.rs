@@ -86,7 +86,7 @@ pub enum StateError {
     },
     /// There was a state, and a part of it is missing.
     #[error(
-        "{} {state}, but {} shows that there was one; nothing was changed. Put {} back from its backup, or, to begin without the messages that were queued and the record's known links, move all of state.db* away",
+        "{} {state}, but {} shows that there was one; nothing was changed. Put {} back from its backup, or, to start without the queued messages and the record's known links, move all of state.db* away",
         path.display(),
         trace.display(),
         path.display()
@@ -114,7 +114,7 @@ pub enum StateError {
     #[error("this profile's state failed: {0}")]
     Database(String),
     /// The message is longer than an entry may be.
-    #[error("the message has {got} bytes, at most {max} are possible")]
+    #[error("the message has {got} bytes; the limit is {max}")]
     TooLarge {
         /// Its length in bytes.
         got: usize,
@@ -128,7 +128,7 @@ pub enum StateError {
         got: String,
     },
     /// The server sent a number that no record can have.
-    #[error("{got} is no number of an entry, a conversation or a time")]
+    #[error("{got} is not the number of an entry or conversation, nor a time")]
     OutOfRange {
         /// The number.
         got: u64,
@@ -149,7 +149,7 @@ pub enum StateError {
     },
     /// Tamper evidence: a message was acknowledged at another position than before, although the
     /// server always acknowledges an id at its first position.
-    #[error("message {message_id} was recorded at one place and is now acknowledged at another")]
+    #[error("message {message_id} was recorded at one position and is now acknowledged at another")]
     AckChanged {
         /// The message.
         message_id: MessageId,

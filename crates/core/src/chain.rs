@@ -95,7 +95,7 @@ impl Linked<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Broken {
     /// The entry does not belong here: not the next number, or of another conversation.
-    #[error("entry {got} of conversation {conversation} came where entry {expected} was due")]
+    #[error("entry {got} of conversation {conversation} arrived instead of entry {expected}")]
     Place {
         /// The conversation.
         conversation: ConversationId,

@@ -21,13 +21,13 @@ pub struct Password(Zeroizing<String>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BadPassword {
     /// Fewer than 8 bytes.
-    #[error("a password has at least 8 bytes")]
+    #[error("a password must have at least 8 bytes")]
     Short,
     /// More than 1024 bytes.
-    #[error("a password has at most 1024 bytes")]
+    #[error("a password can have at most 1024 bytes")]
     Long,
     /// U+0000..U+001F or U+007F.
-    #[error("a password has no control characters (is there a line end in the file?)")]
+    #[error("a password cannot contain control characters (does the file contain a line end?)")]
     Control,
 }
 

@@ -86,7 +86,7 @@ pub struct Header {
 
 /// The header is not that of a frame that is due: close, send nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("frame of type {frame:#04x} and {len} bytes where {due:?} is due")]
+#[error("frame of type {frame:#04x} and {len} bytes instead of {due:?}")]
 pub struct BadHeader {
     /// The type byte received.
     pub frame: u8,
@@ -162,7 +162,7 @@ pub enum ErrorCode {
     #[error("login refused")]
     Refused,
     /// The server could not decode the message.
-    #[error("the server found the first message malformed")]
+    #[error("the server rejected the first message as malformed")]
     Malformed,
     /// A code this version does not know.
     #[error("the server answered with error {0}")]
@@ -208,7 +208,7 @@ pub enum CloseCode {
     #[error("protocol violated")]
     Protocol,
     /// 2: TLS is terminated between the two ends.
-    #[error("TLS ends somewhere between us")]
+    #[error("TLS is intercepted")]
     Binding,
     /// 3: the client did not rekey in time.
     #[error("rekey overdue")]
@@ -225,8 +225,8 @@ pub enum CloseCode {
     /// 7: too many sessions, or another quota is reached.
     #[error("quota reached")]
     Quota,
-    /// 8: the server shuts down.
-    #[error("the server shuts down")]
+    /// 8: the server is shutting down.
+    #[error("the server is shutting down")]
     Shutdown,
     /// 9: an internal failure.
     #[error("internal failure")]
@@ -235,7 +235,7 @@ pub enum CloseCode {
     #[error("replaced by a newer session of this device")]
     Replaced,
     /// 11: both ends support a higher version.
-    #[error("somebody between us lowered the protocol version")]
+    #[error("the protocol version was downgraded in between")]
     Version,
     /// A code this version does not know.
     #[error("closed with code {0}")]

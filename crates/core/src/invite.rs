@@ -134,22 +134,22 @@ fn is_v6(host: &str) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BadLink {
     /// Not of the form `twinlock://host:port/#...`.
-    #[error("this is no invite link; it looks like twinlock://host:port/#...")]
+    #[error("not an invite link; one looks like twinlock://host:port/#...")]
     Form,
     /// Not base64url, or truncated.
-    #[error("the invite link is damaged or cut off; copy all of it")]
+    #[error("the invite link is damaged or truncated; copy all of it")]
     Encoding,
     /// Too long or too short for its flags.
     #[error("the invite link is incomplete; copy all of it")]
     Length,
     /// The checksum does not match.
-    #[error("the invite link has a typing error: its checksum does not match")]
+    #[error("the invite link contains a typo: its checksum does not match")]
     Checksum,
     /// Created by a later version.
     #[error("the invite link is of version {0}, this program knows version 1; update it")]
     Version(u8),
     /// Unknown flags, set by a later version.
-    #[error("the invite link wants something this program does not know; update it")]
+    #[error("the invite link requires a feature that this program does not know; update it")]
     Flags,
 }
 

@@ -87,7 +87,7 @@ pub enum OpenError {
 
 /// The payload exceeds the maximum of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("{got} bytes do not fit into a frame, which takes {most}")]
+#[error("{got} bytes exceed the frame limit of {most}")]
 pub struct TooLarge {
     /// Bytes to send.
     pub got: usize,

@@ -113,10 +113,10 @@ pub enum Fault {
     #[error("protocol violated: {0}")]
     Violation(&'static str),
     /// The policy requires a channel binding and the check did not succeed: CLOSE 2.
-    #[error("TLS ends somewhere between us")]
+    #[error("TLS is intercepted")]
     Binding,
     /// Both ends support a higher version: CLOSE 11.
-    #[error("somebody between us lowered the protocol version: {0} was possible")]
+    #[error("the protocol version was downgraded in between: {0} was possible")]
     Downgrade(u8),
     /// The client did not rekey in time: CLOSE 3.
     #[error("rekey overdue")]
@@ -125,7 +125,7 @@ pub enum Fault {
     #[error("the session is too old")]
     TooOld,
     /// The peer was silent for too long after a PING: CLOSE 6.
-    #[error("no sign of life from the other end")]
+    #[error("no answer from the peer")]
     Silent,
     /// A frame arrived after the session ended.
     #[error("the session has ended")]

@@ -40,7 +40,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 #[derive(Debug, Error)]
 pub enum LineError {
     /// The stream ended without CLOSE, or broke: a lost connection, not a regular end.
-    #[error("the line was cut{}", .0.as_ref().map(|e| format!(": {}", crate::io_words(e))).unwrap_or_default())]
+    #[error("the connection was lost{}", .0.as_ref().map(|e| format!(": {}", crate::io_words(e))).unwrap_or_default())]
     Cut(Option<io::Error>),
     /// A frame that was not due, or of an invalid length.
     #[error(transparent)]
@@ -52,10 +52,10 @@ pub enum LineError {
     #[error(transparent)]
     Refused(ErrorCode),
     /// A frame was not complete within 30 s.
-    #[error("a frame was begun and not finished")]
+    #[error("the peer did not complete a frame in time")]
     HalfFrame,
     /// The peer has accepted no byte for 30 s.
-    #[error("the other end takes no data")]
+    #[error("the peer accepts no data")]
     Stalled,
 }
 

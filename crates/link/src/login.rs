@@ -55,10 +55,10 @@ pub enum LoginError {
     #[error(transparent)]
     Header(#[from] BadHeader),
     /// The stream broke or ended.
-    #[error("the line was cut during the login: {}", crate::io_words(.0))]
+    #[error("the connection was lost during the login: {}", crate::io_words(.0))]
     Io(#[from] io::Error),
     /// The peer took too long.
-    #[error("the other end took too long to log in")]
+    #[error("the login took too long")]
     Timeout,
 }
 

@@ -30,7 +30,7 @@ pub enum ProxyError {
     #[error("the proxy speaks version 1 of the PROXY protocol; configure it for version 2")]
     Version1,
     /// The stream begins with something else.
-    #[error("the connection does not begin with a PROXY protocol header")]
+    #[error("the connection does not start with a PROXY protocol header")]
     NoHeader,
     /// Version and command are not those of version 2.
     #[error("the PROXY header has the unknown version and command {0:#04x}")]

@@ -130,13 +130,13 @@ impl Barred {
             };
             match done {
                 // Or it was revoked by another request before.
-                Ok(_) => tracing::info!(?revocation, "a revocation that had to wait is recorded"),
+                Ok(_) => tracing::info!(?revocation, "a deferred revocation is recorded"),
                 Err(error @ (StoreError::Full | StoreError::Database(_) | StoreError::Closed)) => {
                     tracing::debug!(?revocation, %error, "not recorded yet");
                     return;
                 }
                 Err(error) => {
-                    tracing::error!(?revocation, %error, "it holds until a restart only");
+                    tracing::error!(?revocation, %error, "it applies only until a restart");
                 }
             }
             self.written(&revocation);

@@ -94,7 +94,7 @@ fn be_nice(nice: Option<i32>) {
     if let Some(nice) = nice
         && let Err(error) = rustix::process::setpriority_process(None, nice)
     {
-        tracing::debug!(%error, "logins have the priority of everything else");
+        tracing::debug!(%error, "the priority of the handshake runtime could not be lowered");
     }
 }
 

@@ -161,7 +161,7 @@ impl Identity {
             Ok(left) if left >= WARN_BEFORE => {}
             Ok(left) => {
                 let days = left.as_secs() / DAY.as_secs();
-                tracing::warn!(days, "the TLS certificate ends soon");
+                tracing::warn!(days, "the TLS certificate expires soon");
             }
             Err(_) => tracing::error!(
                 "the TLS certificate has expired: only clients that pin its key still connect"
@@ -298,7 +298,7 @@ fn open_self_made(
         Some(key) => {
             if key_type == KeyType::Rsa2048 && !make::is_rsa(&key) {
                 tracing::warn!(
-                    "the server has a TLS key already, and it is no RSA key; it stays, since clients know the server by it"
+                    "the server already has a TLS key, which is not an RSA key; it is kept, because clients pin it"
                 );
             }
             key

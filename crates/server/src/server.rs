@@ -147,7 +147,7 @@ impl Shared {
         }
     }
 
-    /// Waits until the server shuts down. Cancel-safe.
+    /// Waits until the server is shutting down. Cancel-safe.
     pub(crate) async fn stopping(&self) {
         // `self` holds the sender, so the channel cannot close first.
         let mut stop = self.stop.subscribe();
@@ -179,13 +179,13 @@ pub enum StartError {
     Setup(PathBuf),
     /// A record exists, but its setup is missing. A new setup would lock out every user.
     #[error(
-        "{} is missing, but there is a record: restore it from its backup (without it no credential of this record works), or move the record away to begin anew",
+        "{} is missing, but there is a record: restore it from its backup (without it no credential of this record works), or move the record away to start over",
         .0.display()
     )]
     SetupLost(PathBuf),
     /// A record existed before, and it is missing or empty.
     #[error(
-        "{} is missing or empty, but {} shows that there was a record; nothing was changed. Put the record back from its backup. For a new record under the same identity, move record.db*, files/, heads* and owner-invite out of {} and make an empty file `first-start` there; for a new server, name another directory with --data",
+        "{} is missing or empty, but {} shows that there was a record; nothing was changed. Restore the record from its backup. To create a new record under the same identity, move record.db*, files/, heads* and owner-invite out of {} and create an empty file `first-start` there; for a new server, name another directory with --data",
         missing.display(),
         trace.display(),
         missing.parent().unwrap_or(missing).display()
@@ -198,7 +198,7 @@ pub enum StartError {
     },
     /// A record exists, but the generated TLS key that clients pin is missing.
     #[error(
-        "{} is missing, and clients know the server by it; nothing was changed. Put it back from its backup. To begin with a new key, which every client that pins the old one refuses, remove the line `tls-pin` from {}",
+        "{} is missing, and clients pin it; nothing was changed. Restore it from its backup. To start with a new key, which clients that pin the old one refuse, remove the line `tls-pin` from {}",
         key.display(),
         heads.display()
     )]
@@ -210,7 +210,7 @@ pub enum StartError {
     },
     /// Entries refer to files, but the directory of files is missing or empty.
     #[error(
-        "{dir} is missing or empty, but the record has files; nothing was changed. Mount it or put it back from its backup. To go on without the content of all files, make the directory {dir}/partial",
+        "{dir} is missing or empty, but the record has files; nothing was changed. Mount it or restore it from its backup. To start without the content of all files, create the directory {dir}/partial",
         dir = .0.display()
     )]
     FilesLost(PathBuf),
@@ -407,12 +407,12 @@ impl Server {
         let mut accepting = JoinSet::new();
         shared.door.spawn(&mut accepting, accept(shared.clone(), listener, session::serve));
         if let Some((listener, address)) = lines {
-            tracing::info!(target: FILE_ONLY, %address, "listening for classic lines");
+            tracing::info!(target: FILE_ONLY, %address, "listening for classic connections");
             let lines = accept(shared.clone(), listener, classic::serve_lines);
             shared.door.spawn(&mut accepting, lines);
         }
         if let Some((listener, address)) = origin {
-            tracing::warn!(%address, "listening for the origin's clients, without integrity");
+            tracing::warn!(%address, "listening for clients of the origin, without integrity");
             let origin = accept(shared.clone(), listener, classic::serve_origin);
             shared.door.spawn(&mut accepting, origin);
         }
@@ -550,7 +550,7 @@ impl Server {
         self.shared.hub.close_all(CloseCode::Shutdown);
         let ended = async { while self.accepting.join_next().await.is_some() {} };
         if timeout(self.shared.config.drain, ended).await.is_err() {
-            tracing::warn!(lines = self.shared.hub.count(), "lines were dropped");
+            tracing::warn!(lines = self.shared.hub.count(), "connections were dropped");
         }
         self.accepting.shutdown().await;
         self.upkeep.shutdown().await;
@@ -621,7 +621,7 @@ fn warn_of_another_key(known: Option<TlsPin>, current: Option<TlsPin>) {
     if let Some((before, now)) = known.zip(current)
         && before != now
     {
-        tracing::warn!(%before, %now, "the TLS key is another one than at the last start: clients that pin the one before refuse this server");
+        tracing::warn!(%before, %now, "the TLS key has changed since the last start: clients that pin the old key refuse this server");
     }
 }
 
@@ -709,7 +709,7 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
             },
             Some(ended) = lines.join_next() => {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "a line's task failed");
+                    tracing::error!(%error, "a connection's task failed");
                 }
             }
             () = &mut stopping => break,

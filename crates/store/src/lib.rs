@@ -376,13 +376,13 @@ pub enum StoreError {
     #[error("the record is damaged: {0}")]
     Damaged(String),
     /// An earlier append of the same [`Order`] failed.
-    #[error("what was to be recorded before could not be")]
+    #[error("an earlier append of this connection failed")]
     OutOfOrder,
     /// The store was closed.
     #[error("the record is closed")]
     Closed,
     /// The request would exceed a bound that the store was opened with; nothing was changed.
-    #[error("there are {1} already, which is the bound ({0:?})")]
+    #[error("the limit of {1} is reached ({0:?})")]
     TooMany(Bound, usize),
 }
 

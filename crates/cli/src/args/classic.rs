@@ -9,13 +9,13 @@ use super::{Json, Target, name};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Classic {
-    /// Make a key, which is printed once, and show how to use it
+    /// Create a key, print it once, and show how to use it
     Add(Add),
-    /// List the keys that can be used
+    /// List the valid keys
     List(Json),
-    /// Revoke a key, and end the lines under it
+    /// Revoke a key, and close its connections
     Revoke {
-        /// Its name
+        /// Name of the key
         #[arg(value_parser = name)]
         name: Name,
     },
@@ -23,21 +23,21 @@ pub(crate) enum Classic {
 
 #[derive(Debug, Args)]
 pub(crate) struct Add {
-    /// What to call it: it is shown with everything that comes under it
+    /// Name of the key, shown with each entry that it writes
     #[arg(value_parser = name)]
     pub(crate) name: Name,
-    /// The one room that it may write to
+    /// The only room that the key may write to
     #[arg(long, value_name = "ROOM")]
     pub(crate) to: Target,
-    /// jwe: JSON Web Encryption, a line each; origin, origin-hmac: the origin's own format, for
-    /// clients that cannot be changed
+    /// jwe: one JSON Web Encryption a line; origin, origin-hmac: the origin's format, for clients
+    /// that cannot be changed
     #[arg(long, default_value = "jwe")]
     pub(crate) format: Format,
-    /// Take the 32-byte key that unchanged programs have built in from this file (raw, hex or base64) instead of
-    /// making one; with --format origin or origin-hmac
+    /// Import the 32-byte key of unchanged programs from this file (raw, hex or base64), with
+    /// --format origin or origin-hmac
     #[arg(long, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
-    /// As a JSON object, without examples
+    /// Print a JSON object, without examples
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -59,7 +59,7 @@ pub(crate) struct Global {
     /// Which profile to use [env: TWINLOCK_PROFILE] [default: default]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Everywhere")]
     pub(crate) profile: Option<String>,
-    /// Connect there instead of where the profile says; it must be the same server
+    /// Connect to this address instead of the profile's; it must be the same server
     #[arg(
         long,
         global = true,
@@ -70,20 +70,20 @@ pub(crate) struct Global {
         help_heading = "Everywhere"
     )]
     pub(crate) address: Option<Address>,
-    /// Connect to this host: a name or an IP address; the port stays
+    /// Connect to this host, a name or an IP address; keep the port
     // `serve` defines `--host` and `--port` as its listening address.
     #[arg(long, global = true, value_name = "HOST", help_heading = "Everywhere")]
     pub(crate) host: Option<String>,
-    /// Connect to this port; the host stays
+    /// Connect to this port; keep the host
     #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
     pub(crate) port: Option<u16>,
-    /// Say nothing but what was asked for and what went wrong
+    /// Print only requested data and errors
     #[arg(long, short, global = true, help_heading = "Everywhere")]
     pub(crate) quiet: bool,
-    /// Write to the log what happens, and what is sent and received, sealed
+    /// Log at DEBUG, including sealed frames
     #[arg(long, short, global = true, help_heading = "Everywhere")]
     pub(crate) verbose: bool,
-    /// Give up after so long, such as 10s or 2m
+    /// Give up after this time, such as 10s or 2m
     #[arg(long, global = true, value_name = "TIME", value_parser = duration, help_heading = "Everywhere")]
     pub(crate) timeout: Option<Duration>,
     /// Colours: auto (on a terminal, unless NO_COLOR is set or TERM is dumb), always or never
@@ -136,10 +136,10 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  \
         twinlock serve                                   on this machine only\n  \
         twinlock serve --host 0.0.0.0 --public-host chat.example.org\n\n\
-        The first start makes identity, certificate and record, and prints one invite for the \
-        owner.\nSIGHUP reads the certificate anew; SIGTERM ends in order.")]
+        The first start creates identity, certificate and record, and prints one invite link for \
+        the owner.\nSIGHUP reloads the certificate; SIGTERM shuts down in order.")]
     Serve(Box<Serve>),
-    /// Use an invite: register with this device
+    /// Use an invite link: register and enrol this device
     #[command(after_help = "Examples:\n  \
         twinlock join 'twinlock://chat.example.org:8443/#AQ...'\n  \
         twinlock join --no-password --user sensor-1 LINK")]
@@ -147,10 +147,10 @@ pub(crate) enum Command {
     /// Log in with the password on a new device
     #[command(after_help = "Example:\n  twinlock login ada@chat.example.org")]
     Login(Login),
-    /// Talk
+    /// Chat, line by line
     #[command(
         after_help = "Examples:\n  twinlock chat\n  twinlock chat ops\n  twinlock chat @bob\n\n\
-        In it: /help /who /rooms /join /dm /history /put /get /status /quit; `exit` ends too."
+        Commands: /help /who /rooms /join /dm /history /put /get /status /quit; `exit` quits."
     )]
     Chat(Chat),
     /// Send a message, or each line of standard input
@@ -158,22 +158,22 @@ pub(crate) enum Command {
         override_usage = "twinlock send [OPTIONS] TARGET [--] [TEXT]",
         after_help = "Examples:\n  \
         twinlock send ops 'backup done'\n  \
-        twinlock send --json ops -- \"$TEXT\"    whatever TEXT begins with\n  \
+        twinlock send --json ops -- \"$TEXT\"    for any TEXT\n  \
         make 2>&1 | twinlock send @ada\n\n\
         Options go before TARGET. --timeout is how long to wait without progress [default: 30 s]. \
-        Returns 0 once all of it is on the server's disk. What could not be recorded stays in the \
-        outbox (exit 6) and goes out with the next `send`, `chat` or `listen`. Blank lines of the \
-        input are left out."
+        Exits with 0 when the server has everything on disk. A message that is not recorded in time \
+        stays in the outbox (exit 6); the next `send`, `chat` or `listen` sends it. Blank input \
+        lines are skipped."
     )]
     Send(Send),
-    /// Print what arrives
+    /// Print new entries
     #[command(after_help = "Examples:\n  \
         twinlock listen ops --json | jq .text\n  \
         twinlock listen --since all --count 10\n  \
         twinlock listen ops --exec ./handle    gets each entry as JSON on stdin\n\n\
-        It goes on where the last one of this profile ended, over lost lines too.")]
+        It resumes where the last `listen` of this profile ended, and reconnects.")]
     Listen(Listen),
-    /// List, drop or send the messages of the outbox
+    /// List, drop or resend the messages of the outbox
     #[command(
         subcommand,
         after_help = "Examples:\n  twinlock outbox list\n  twinlock outbox drop 019c3f\n  \
@@ -193,8 +193,8 @@ pub(crate) enum Command {
         twinlock put report.pdf photo.jpg ops\n  \
         twinlock put -r logs/ @ada\n  \
         tar c src | twinlock put - --name src.tar ops\n\n\
-        Returns 0 once all of them are on the server's disk. After any break the same command goes \
-        on where it stopped; a file that has changed since begins anew."
+        Exits with 0 when the server has all files on disk. After an interruption the same command \
+        resumes; a file that has changed is sent from the start."
     )]
     Put(Put),
     /// Fetch files, by the numbers of their entries
@@ -202,76 +202,76 @@ pub(crate) enum Command {
         twinlock get ops 12\n  \
         twinlock get ops 12 -o report.pdf\n  \
         twinlock get ops 12 -o - | tar t\n\n\
-        A file gets its name once its hash matched; until then it is .NAME.part, from which the \
-        same command goes on.")]
+        A file gets its name when its hash is verified. Until then it is .NAME.part, from which \
+        the same command resumes.")]
     Get(Get),
     /// List your rooms and conversations
     #[command(after_help = "Examples:\n  twinlock rooms\n  twinlock rooms --joinable --json")]
     Rooms(Rooms),
-    /// Make, join, leave and describe rooms
+    /// Create, join, leave and describe rooms
     #[command(
         subcommand,
         after_help = "Examples:\n  twinlock room create ops --topic 'what runs, and what does not'\n  \
                       twinlock room members ops"
     )]
     Room(Room),
-    /// List everybody on the server
+    /// List the server's users
     #[command(after_help = "Example:\n  twinlock people --json | jq -r .user")]
     People(Json),
     /// List your devices, or revoke one
     #[command(after_help = "Examples:\n  twinlock devices\n  twinlock devices revoke 3f9a")]
     Devices(Devices),
-    /// Hand out access: make an invite link
+    /// Create an invite link
     #[command(
         after_help = "Examples:\n  twinlock invite\n  twinlock invite --user bob --expires 2h\n  \
                       twinlock invite --public chat.example.org"
     )]
     Invite(Invite),
-    /// Make, list and revoke keys for devices and scripts in any language
+    /// Create, list and revoke keys for devices and scripts in any language
     #[command(
         subcommand,
         after_help = "Examples:\n  twinlock classic add lamp --to ops > lamp.key\n  \
                       twinlock classic list\n  twinlock classic revoke lamp\n\n\
-                      The server has to listen: twinlock serve --classic-port 8444"
+                      The server needs the listener: twinlock serve --classic-port 8444"
     )]
     Classic(Classic),
     /// Change your password
     #[command(after_help = "Example:\n  twinlock passwd")]
     Passwd(Passwd),
-    /// Show both locks as they stand
+    /// Show the state of both locks
     #[command(after_help = "Examples:\n  \
         twinlock status --json | jq .tls.binding\n  \
         twinlock status --rekey\n\n\
-        A client rekeys each session by itself, 10 minutes after the last rekey if there was\n\
-        traffic. `rekey-after = 60` in the profile's file, above [device], makes it 60 seconds;\n\
-        15 to 600 are possible.")]
+        A client rekeys each session 10 minutes after the last rekey if there was traffic.\n\
+        `rekey-after = 60` in the profile's file, above [device], sets 60 seconds; the range\n\
+        is 15 to 600.")]
     Status(Status),
     /// Check the record
     #[command(subcommand, after_help = "Example:\n  twinlock audit verify")]
     Audit(Audit),
-    /// Measure a server: messages, fan-out, idle lines, logins, files
+    /// Measure a server: messages, fan-out, idle connections, logins, files
     #[command(after_help = "Examples:\n  \
         twinlock bench\n  \
         twinlock bench ops --mode messages --lines 16 --window 64\n  \
         twinlock bench --mode idle --lines 10000 --users 625 --server-pid 4711\n  \
         twinlock bench --mode fanout,logins --seconds 10 --json\n\n\
-        Modes: messages, fanout, idle, logins, files. Each message is written into a room made\n\
-        for it (bench-...), acknowledged after fsync, and stays in the record; so does the file.\n\
-        The server is what is measured: there is no outbox here, and no link is checked.\n\
-        Ctrl-C ends a measurement with what it has.")]
+        Modes: messages, fanout, idle, logins, files. Messages go into a new room (bench-...), are\n\
+        acknowledged after fsync and stay in the record; so does the file. A record cannot\n\
+        remove entries yet. The client uses no outbox and verifies no links, so that the\n\
+        server is measured. Ctrl-C ends a measurement and prints its result so far.")]
     Bench(Bench),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  twinlock completions bash > ~/.local/share/bash-completion/completions/twinlock"
     )]
     Completions {
-        /// For which
+        /// The shell
         shell: clap_complete::Shell,
     },
     /// Write the manual pages into a directory
     #[command(after_help = "Example:\n  twinlock man ~/.local/share/man/man1")]
     Man {
-        /// Where
+        /// The directory
         dir: PathBuf,
     },
 }
@@ -280,47 +280,47 @@ pub(crate) enum Command {
 pub(crate) struct Join {
     /// The invite link; `-` reads it from standard input
     pub(crate) link: String,
-    /// The name you want; asked for on a terminal
+    /// Your user name; prompted for on a terminal
     #[arg(long, value_parser = name)]
     pub(crate) user: Option<Name>,
-    /// What to call this device [default: this machine's name]
+    /// Label of this device [default: this machine's name]
     #[arg(long, value_name = "LABEL", value_parser = label)]
     pub(crate) device: Option<String>,
     #[command(flatten)]
     pub(crate) password: PasswordFile,
-    /// Go without a password: who loses the last device loses the account
+    /// Set no password: losing the last device loses the account
     #[arg(long, conflicts_with = "password_file")]
     pub(crate) no_password: bool,
-    /// Stop when TLS ends between you and the server
+    /// Refuse to connect if TLS is intercepted
     #[arg(long)]
     pub(crate) require_binding: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Login {
-    /// Who and where
+    /// User and server
     #[arg(value_name = "USER@HOST[:PORT]", value_parser = account)]
     pub(crate) account: (Name, Address),
     #[command(flatten)]
     pub(crate) password: PasswordFile,
-    /// What to call this device [default: this machine's name]
+    /// Label of this device [default: this machine's name]
     #[arg(long, value_name = "LABEL", value_parser = label)]
     pub(crate) device: Option<String>,
-    /// Trust this certificate authority (PEM) and no other key
+    /// Trust only this certificate authority (PEM)
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// A proxy ends TLS before the server, and that is intended
+    /// A proxy terminates TLS in front of the server, as intended
     #[arg(long)]
     pub(crate) behind_proxy: bool,
-    /// Stop when TLS ends between you and the server
+    /// Refuse to connect if TLS is intercepted
     #[arg(long, conflicts_with = "behind_proxy")]
     pub(crate) require_binding: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PasswordFile {
-    /// Read the password from this file, `-` being standard input (its last line end is not part
-    /// of it) [env: TWINLOCK_PASSWORD holds the password itself]
+    /// Read the password from this file, or `-` for standard input; a final line end is removed
+    /// [env: TWINLOCK_PASSWORD holds the password itself]
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
 }
@@ -330,8 +330,7 @@ pub(crate) struct Chat {
     /// A room, or @ and a user
     #[arg(default_value = "lobby")]
     pub(crate) target: Target,
-    /// Plain lines without a line editor: nothing moves the cursor or redraws, for screen readers
-    /// and logs
+    /// No line editor: never move the cursor or redraw, for screen readers and logs
     #[arg(long)]
     pub(crate) plain: bool,
 }
@@ -356,29 +355,29 @@ impl Send {
 
 #[derive(Debug, Args)]
 pub(crate) struct Listen {
-    /// Rooms and @users; none: everything you are in
+    /// Rooms and @users [default: all your conversations]
     pub(crate) targets: Vec<Target>,
-    /// Where to begin: all, new, or after entry N [default: where the last one ended, else new]
+    /// Start at: all, new, or after entry N [default: where the last `listen` ended, else new]
     #[arg(long, value_name = "all|new|N")]
     pub(crate) since: Option<Since>,
-    /// End after so many entries
+    /// Exit after N entries
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
-    /// One JSON object a line
+    /// Print one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
-    /// Run this for each entry, which is handled once the command ends with 0;
-    /// keeps a place of its own, apart from what was printed
+    /// Run CMD for each entry, given as JSON on stdin; an entry is done when CMD exits with 0.
+    /// Resumes from a position of its own
     #[arg(long, value_name = "CMD", value_parser = text)]
     pub(crate) exec: Option<String>,
-    /// After N failures of the command put the entry into a file of dead letters and handle the
-    /// next one; 0: retry for ever
+    /// After N failures of CMD move the entry to the dead-letter file and continue; 0: retry
+    /// without limit
     #[arg(long, value_name = "N", default_value_t = 0, requires = "exec")]
     pub(crate) exec_tries: u32,
-    /// Fetch the files that come into this directory
+    /// Download incoming files into this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) get: Option<PathBuf>,
-    /// End once the entries that exist now are handled
+    /// Exit when the entries that exist now are done
     #[arg(long)]
     pub(crate) until_now: bool,
 }
@@ -387,13 +386,13 @@ pub(crate) struct Listen {
 pub(crate) enum Outbox {
     /// List the messages that are queued, or refused by the server
     List(Json),
-    /// Remove messages; one that was queued may have reached the server already
+    /// Remove messages; a queued message may already have reached the server
     Drop {
-        /// Their ids, or the first or last digits of one
+        /// Message ids, or the first or last digits of an id
         #[arg(required = true)]
         ids: Vec<String>,
     },
-    /// Queue the refused messages again, and send all of them
+    /// Queue the refused messages again, and send all messages
     Retry,
 }
 
@@ -401,20 +400,20 @@ pub(crate) enum Outbox {
 pub(crate) struct History {
     /// A room, or @ and a user
     pub(crate) target: Target,
-    /// How many entries at most
+    /// Print at most N entries
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(crate) limit: u64,
     /// Only entries before this one: a number, a time such as 09:30 or 2h, or `last`
     #[arg(long, value_name = "N|TIME|last")]
     pub(crate) before: Option<Point>,
-    /// Only entries from this one on
+    /// Only this entry and later ones
     #[arg(long, value_name = "N|TIME|last")]
     pub(crate) since: Option<Point>,
-    /// Only entries that contain all these words, newest first; the last one may be the beginning
-    /// of a word, from three letters on
+    /// Only entries with all these words, newest first; the last one may be the first three or
+    /// more letters of a word
     #[arg(long, value_name = "TEXT", value_parser = text)]
     pub(crate) search: Option<String>,
-    /// One JSON object a line
+    /// Print one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -424,7 +423,7 @@ pub(crate) struct Rooms {
     /// The rooms you could join, instead
     #[arg(long)]
     pub(crate) joinable: bool,
-    /// One JSON object a line
+    /// Print one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -453,7 +452,7 @@ pub(crate) enum Room {
     Members {
         /// Its name
         name: Target,
-        /// One JSON object a line
+        /// Print one JSON object a line
         #[arg(long)]
         json: bool,
     },
@@ -502,14 +501,14 @@ pub(crate) struct Status {
     /// Rekey the session, and show the epochs before and after
     #[arg(long)]
     pub(crate) rekey: bool,
-    /// One JSON object a line
+    /// Print one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Json {
-    /// One JSON object a line
+    /// Print one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -518,7 +517,7 @@ pub(crate) struct Json {
 pub(crate) struct Devices {
     #[command(subcommand)]
     pub(crate) action: Option<DeviceAction>,
-    /// One JSON object a line
+    /// Print one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
 }

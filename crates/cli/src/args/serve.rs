@@ -7,41 +7,41 @@ use clap::{Args, ValueEnum};
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// Where identity and record live [default: $XDG_DATA_HOME/twinlock-server]
+    /// Directory of identity and record [default: $XDG_DATA_HOME/twinlock-server]
     #[arg(long, value_name = "DIR", env = "TWINLOCK_DATA", hide_env_values = true)]
     pub(crate) data: Option<PathBuf>,
-    /// The address to listen on, or a name that resolves to one; 0.0.0.0 is all of them
+    /// Address to listen on, or a name that resolves to one; 0.0.0.0 for all
     /// [default: 127.0.0.1]
     #[arg(long, env = "TWINLOCK_HOST", hide_env_values = true)]
     pub(crate) host: Option<String>,
-    /// The port; 0 takes a free one [default: 8443]
+    /// Port to listen on; 0 for a free one [default: 8443]
     #[arg(long, env = "TWINLOCK_PORT", hide_env_values = true)]
     pub(crate) port: Option<u16>,
-    /// Read settings from this TOML file; flags and environment go before it
+    /// Read settings from this TOML file; flags and environment take precedence
     #[arg(long, value_name = "FILE", env = "TWINLOCK_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
-    /// What invite links name, if others reach this server under it
+    /// Address in invite links, under which others reach this server
     #[arg(long, value_name = "NAME[:PORT]", env = "TWINLOCK_PUBLIC_HOST", hide_env_values = true)]
     pub(crate) public_host: Option<String>,
-    /// Show the owner's invite as a QR code too; it is taller than 24 lines
+    /// Show the owner's invite link as a QR code too; it is taller than 24 lines
     #[arg(long)]
     pub(crate) qr: bool,
-    /// Your own certificate chain, PEM
+    /// Certificate chain, PEM
     #[arg(long, value_name = "FILE", env = "TWINLOCK_TLS_CERT", hide_env_values = true)]
     pub(crate) tls_cert: Option<PathBuf>,
-    /// Its private key, PEM
+    /// Private key of the certificate, PEM
     #[arg(long, value_name = "FILE", env = "TWINLOCK_TLS_KEY", hide_env_values = true)]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Of the self-made certificate [default: ecdsa]
+    /// Key type of the self-signed certificate [default: ecdsa]
     #[arg(long, value_name = "TYPE", env = "TWINLOCK_TLS_KEY_TYPE", hide_env_values = true)]
     pub(crate) tls_key_type: Option<KeyType>,
-    /// What to do when TLS ends between a client and this server [default: warn]
+    /// Policy for intercepted TLS [default: warn]
     #[arg(long, value_name = "POLICY", env = "TWINLOCK_BINDING", hide_env_values = true)]
     pub(crate) binding: Option<Binding>,
-    /// A proxy ends TLS before this listener
+    /// A proxy terminates TLS in front of this listener
     #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "TWINLOCK_BEHIND_PROXY", hide_env_values = true)]
     pub(crate) behind_proxy: Option<bool>,
-    /// Believe the PROXY protocol header (version 2) of this address
+    /// Accept the PROXY protocol header (version 2) from this address
     #[arg(
         long = "proxy",
         value_name = "ADDRESS",
@@ -50,16 +50,16 @@ pub(crate) struct Serve {
         value_delimiter = ','
     )]
     pub(crate) proxies: Vec<IpAddr>,
-    /// Listen on this port for classic lines: devices and scripts in any language [default: off]
+    /// Port for classic connections: devices and scripts in any language [default: off]
     #[arg(long, value_name = "PORT", env = "TWINLOCK_CLASSIC_PORT", hide_env_values = true)]
     pub(crate) classic_port: Option<u16>,
-    /// Listen on this port for the origin's own clients, without integrity [default: off]
+    /// Port for unchanged clients of the origin, without integrity [default: off]
     #[arg(long, value_name = "PORT", env = "TWINLOCK_ORIGIN_PORT", hide_env_values = true)]
     pub(crate) origin_port: Option<u16>,
-    /// Put each message's text into the log
+    /// Log the text of each message
     #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "TWINLOCK_LOG_MESSAGES", hide_env_values = true)]
     pub(crate) log_messages: Option<bool>,
-    /// How much to log: error, warn, info, debug [default: info]
+    /// Log level: error, warn, info, debug [default: info]
     #[arg(long, value_name = "LEVEL", env = "TWINLOCK_LOG_LEVEL", hide_env_values = true)]
     pub(crate) log_level: Option<LogLevel>,
     /// Log lines as JSON

@@ -130,12 +130,12 @@ fn split(words: Vec<String>, mut escaped: bool) -> Result<TargetAndText, Failure
     let mut words = words.into_iter().peekable();
     let target = words.next().unwrap_or_default();
     let target: Target = target.parse().map_err(|problem| {
-        Failure::usage(format!("'{}' is no TARGET: {problem}", target.escape_debug()))
+        Failure::usage(format!("'{}' is not a TARGET: {problem}", target.escape_debug()))
     })?;
     if !escaped && words.next_if(|word| word == ESCAPE).is_some() {
         escaped = true;
         if words.peek().is_none() {
-            return Err(Failure::usage(format!("no text is behind `--` after {target}"))
+            return Err(Failure::usage(format!("no text follows `--` after {target}"))
                 .hint("a text of two dashes is `-- --`; without `--`, each line of standard input is sent"));
         }
     }

@@ -60,7 +60,7 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
     // The clocks may differ.
     if seconds > 0 && asked_ms.saturating_sub(invite.expires_ms) > CLOCKS_MS {
         let until = local_time(invite.expires_ms);
-        context.out.warn(&format!("the server makes the invite shorter: it ends {until}"));
+        context.out.warn(&format!("the server shortens the invite: it expires {until}"));
     }
     client.close().await;
     let link = InviteLink {
@@ -106,7 +106,7 @@ pub(crate) async fn invite(args: Invite, context: &Context) -> Result<(), Failur
 }
 
 fn unseen(gone: Gone) -> Failure {
-    Failure::from(gone).hint("an invite was made that nobody has seen; it ends by itself")
+    Failure::from(gone).hint("an invite was made and could not be shown; it expires unused")
 }
 
 /// Largest difference between the clocks of client and server that does not count as a shortened
@@ -264,6 +264,6 @@ pub(crate) async fn passwd(args: Passwd, context: &Context) -> Result<(), Failur
         }
         Err(error) => return Err(error.into()),
     }
-    context.out.say("the password is changed; devices stay logged in");
+    context.out.say("the password is changed; devices stay enrolled");
     Ok(())
 }

@@ -38,8 +38,8 @@ pub(crate) async fn verify(args: Json, context: &Context) -> Result<(), Failure>
         show_missing(&context.out, args.json, conversation)?;
     }
     if broken > 0 {
-        return Err(Failure::new(Exit::Mismatch, "the record is not what it was").hint(
-            "keep this profile as it is: its receipts are the evidence. Ask the server's owner \
+        return Err(Failure::new(Exit::Mismatch, "the record was changed").hint(
+            "keep this profile unchanged: its receipts are the evidence. Ask the server's owner \
              what happened, and compare with others",
         ));
     }
@@ -52,7 +52,7 @@ pub(crate) async fn verify(args: Json, context: &Context) -> Result<(), Failure>
 /// it.
 fn show_missing(out: &Output, json: bool, conversation: u64) -> Result<(), Failure> {
     let name = format!("conversation {conversation}");
-    let problem = "it cannot be read any more, and was not left from this profile; if you left it \
+    let problem = "it cannot be read any more, and this profile did not leave it; if you left it \
                    from another device, join it again to check it";
     if json {
         out.json(&AuditJson {

@@ -128,7 +128,7 @@ async fn all(
     let mut load = Load::start(profile, plan, stop.clone()).await.map_err(failed)?;
     warn_about_tls(out, load.binding());
     out.say(&format!(
-        "All of it goes into the room {0} and stays there (`twinlock room join {0}`).",
+        "All entries go into the room {0} and stay there (`twinlock room join {0}`).",
         load.room()
     ));
     let modes = if args.mode.is_empty() { ALL } else { args.mode.as_slice() };
@@ -181,13 +181,14 @@ fn raise_open_files(lines: u64) -> Result<(), Failure> {
     if maximum.is_some_and(|maximum| maximum < lines) {
         let most = maximum.unwrap_or(0).saturating_sub(OTHERS);
         return Err(Failure::usage(format!(
-            "this machine allows a process {most} lines (its limit of open files)"
+            "this machine allows a process {most} connections (its limit of open files)"
         ))
         .hint("`ulimit -Hn`, or LimitNOFILE= of a service, is that limit"));
     }
     let wanted = Rlimit { current: maximum.or(Some(lines)), maximum };
-    setrlimit(Resource::Nofile, wanted)
-        .map_err(|error| Failure::usage(format!("the limit of open files stays: {error}")))
+    setrlimit(Resource::Nofile, wanted).map_err(|error| {
+        Failure::usage(format!("the limit of open files cannot be raised: {error}"))
+    })
 }
 
 /// Names the setting of the server that prevents the measurement, if one does.

@@ -33,12 +33,12 @@ pub(crate) async fn run(what: Classic, context: &Context) -> Result<(), Failure>
             client.revoke_classic_key(&name).await.map_err(|error| match refusal(&error) {
                 Some(Why::NotFound) => Failure::new(
                     Exit::ServerSaidNo,
-                    format!("there is no key {name} of yours; see `twinlock classic list`"),
+                    format!("you have no key {name}; see `twinlock classic list`"),
                 ),
                 _ => error.into(),
             })?;
             client.close().await;
-            context.out.say(&format!("key {name} is revoked, and its lines have ended"));
+            context.out.say(&format!("key {name} is revoked, and its connections are closed"));
             Ok(())
         }
     }
@@ -63,7 +63,7 @@ async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
     // The key is printed once: check the output before the server creates it.
     context.out.check()?;
     let Some(room) = args.to.room() else {
-        return Err(Failure::usage("a classic key writes to a room; say --to ROOM"));
+        return Err(Failure::usage("a classic key writes to a room: use --to ROOM"));
     };
     let imported = match &args.key_file {
         Some(_) if args.format == Format::Jwe => {
@@ -103,7 +103,7 @@ async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
             format!("the server has a key of the format {} already", word(form)),
         )
         .hint(
-            "a message of the origin's format names no key, so there can be one of each; \
+            "a message of the origin's format does not name its key, so only one key of each format can exist; \
              `twinlock classic list` shows it, and `twinlock classic revoke` ends it",
         ),
         _ => error.into(),
@@ -154,7 +154,7 @@ async fn read_key(file: &Path) -> Result<ClassicKey, Failure> {
         .filter(|decoded| decoded.len() == 32);
     let key = decoded.as_deref().unwrap_or(&*bytes);
     let key = <[u8; 32]>::try_from(key.as_slice()).map(Zeroizing::new).map_err(|_| {
-        failed("it holds no key: 32 bytes are needed, raw, as 64 hex digits or in base64".into())
+        failed("it does not contain a key: 32 bytes, raw, as 64 hex digits or in base64".into())
     })?;
     Ok(ClassicKey::new(&key))
 }
@@ -172,7 +172,7 @@ fn explain_imported(args: &ClassicAdd, host: &str, port: Option<u16>, context: &
     ));
     if port.is_none() {
         out.warn(
-            "The server does not listen for them now; its owner starts it with --origin-port PORT.",
+            "The server does not accept them now; its owner starts it with --origin-port PORT.",
         );
     }
     warn_of_shared(args, context);
@@ -198,7 +198,7 @@ fn explain(args: &ClassicAdd, host: &str, port: Option<u16>, context: &Context) 
         Format::Origin | Format::OriginHmac => (&args.name, "--origin-port"),
     };
     out.say(&format!(
-        "This key is told once: keep it in a file {name}.key that only its device can read. It can \
+        "This key is shown once: keep it in a file {name}.key that only its device can read. It can \
          write to {}, and nothing else.",
         args.to
     ));
@@ -206,7 +206,7 @@ fn explain(args: &ClassicAdd, host: &str, port: Option<u16>, context: &Context) 
         Some(port) => port.to_string(),
         None => {
             out.warn(&format!(
-                "The server does not listen for it now; its owner starts it with {flag} PORT."
+                "The server does not accept it now; its owner starts it with {flag} PORT."
             ));
             "PORT".to_owned()
         }
@@ -272,7 +272,7 @@ async fn list(args: Json, context: &Context) -> Result<(), Failure> {
         }
     }
     if keys.is_empty() && !args.json {
-        context.out.say("there is no classic key; `twinlock classic add` makes one");
+        context.out.say("no classic key exists; `twinlock classic add` creates one");
     }
     Ok(())
 }

@@ -52,7 +52,7 @@ pub(crate) async fn join(join: Join, context: &Context) -> Result<(), Failure> {
             && !ask::is_set("TWINLOCK_PASSWORD")
             && !ask::can_ask()
         {
-            return Err(Failure::usage("there is no terminal to ask for a password").hint(
+            return Err(Failure::usage("no terminal to ask for a password").hint(
                 "--password-file FILE reads it from a file; --no-password goes without one \
                  (a script, or a device that may be lost)",
             ));
@@ -104,7 +104,7 @@ fn taken_profile(context: &Context, home: &Home, name: &Name) -> Result<Option<P
 fn exists(known: &Profile) -> Failure {
     let (name, user) = (known.name(), known.user());
     let at = address_of(known).map(|at| format!(" on {at}")).unwrap_or_default();
-    Failure::usage(format!("there is a profile '{name}' already: {user}{at}"))
+    Failure::usage(format!("a profile '{name}' exists already: {user}{at}"))
         .hint("--profile NAME makes a second one; later commands take it too")
 }
 
@@ -118,7 +118,7 @@ async fn ask_profile(home: &Home, taken: &Profile, user: &Name) -> Result<Name, 
         let answer = ask::ask("Name of the new profile", default).await?;
         match Name::new(&answer.to_ascii_lowercase()) {
             Ok(name) if free(&name) => return Ok(name),
-            Ok(name) => crate::output::words(&format!("There is a profile '{name}' already.")),
+            Ok(name) => crate::output::words(&format!("A profile '{name}' exists already.")),
             Err(problem) => crate::output::words(&problem.to_string()),
         }
     }
@@ -128,7 +128,7 @@ async fn ask_profile(home: &Home, taken: &Profile, user: &Name) -> Result<Name, 
 fn not_invited(error: ClientError) -> Failure {
     match error {
         ClientError::LoginRefused => {
-            Failure::from(error).hint("an invite works once and not for long; ask for a new one")
+            Failure::from(error).hint("an invite works once and expires; ask for a new one")
         }
         error => error.into(),
     }
@@ -165,7 +165,7 @@ pub(crate) async fn login(login: Login, context: &Context) -> Result<(), Failure
     warn_about_tls(&context.out, binding);
     said(&profile, context);
     context.out.say(
-        "This server's key is known from now on. Read the words to its owner once, if you can.",
+        "This profile now pins the server's key. Compare the words with its owner once, if you can.",
     );
     Ok(())
 }
@@ -174,7 +174,7 @@ fn said(profile: &Profile, context: &Context) {
     let at = address_of(profile).map(|at| format!(" on {at}")).unwrap_or_default();
     let words = server_words(profile.server_key());
     context.out.say(&format!("You are {}{at}. Server words: {words}", profile.user()));
-    context.out.say(&format!("Say something: twinlock{} chat", named(profile.name())));
+    context.out.say(&format!("Start a chat: twinlock{} chat", named(profile.name())));
 }
 
 /// The option that selects a profile, if it is not the default one.
@@ -189,7 +189,7 @@ async fn ask_name(taken: Option<Name>) -> Result<Name, Failure> {
     if let Some(taken) = &taken {
         crate::output::words(&format!("The name {taken} is taken."));
     } else if !ask::can_ask() {
-        return Err(Failure::usage("which name do you want? Say it with --user NAME"));
+        return Err(Failure::usage("a user name is required: --user NAME"));
     }
     let here = std::env::var("USER").ok().map(|user| user.to_ascii_lowercase());
     let here = here.filter(|user| taken.is_none() && Name::new(user).is_ok());

@@ -54,7 +54,7 @@ pub(super) struct Fetching {
 impl Fetching {
     pub(super) fn start(context: &Context, dir: &Path, user: Name) -> Result<Self, Failure> {
         if !dir.is_dir() {
-            return Err(Failure::usage(format!("{} is no directory", dir.display())));
+            return Err(Failure::usage(format!("{} is not a directory", dir.display())));
         }
         let moving = Moving { limit: None, jobs: JOBS, json: false };
         let (transfers, events) = context.transfers(&moving)?;
@@ -87,7 +87,7 @@ impl Fetching {
                     Fetch::Coming(self.transfers.get(get)?)
                 }
                 Ok(Choice::None) => Fetch::Failed(Failure::usage(format!(
-                    "other files in {} have all names for it",
+                    "all names for it exist already in {}",
                     self.dir.display()
                 ))),
                 Err(failure) => Fetch::Failed(failure),
@@ -117,7 +117,7 @@ impl Fetching {
             let why = &failure.message;
             failure.message = format!("{name} of entry {n} of {target} was not fetched: {why}");
             failure.hint.get_or_insert(format!(
-                "the next `listen --get` tries it again; `listen {target} --since {n}` leaves it out"
+                "the next `listen --get` retries it; `listen {target} --since {n}` skips it"
             ));
             failure
         })

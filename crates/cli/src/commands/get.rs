@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
     let mut moves = Moves::new(context, &target, args.moving.json)?;
     let single = args.output.as_deref().filter(|path| !is_dir(path));
     if args.entries.len() > 1 && single.is_some() {
-        return Err(Failure::usage("several files go into a directory, which has to be there"));
+        return Err(Failure::usage("several files need an existing directory"));
     }
     let mut jobs = Vec::new();
     let mut names = HashSet::new();
@@ -204,7 +204,7 @@ pub(super) async fn entry(
         }
         (None, kind) => {
             let word = kind.word();
-            Err(Failure::usage(format!("entry {n} of {target} is no file (it is {word})")))
+            Err(Failure::usage(format!("entry {n} of {target} is not a file (it is {word})")))
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::open::Context;
 
 /// Entries requested at once; the server returns as many as fit a frame.
 const PAGE: u64 = 512;
-const NOTHING_FOUND: &str = "nothing was found (the last word is searched for as the beginning of a \
+const NOTHING_FOUND: &str = "nothing was found (the last word also matches as a prefix of a \
                              word from three letters on, a shorter one as a whole word)";
 /// Number of unreadable entries after which reading stops.
 const MOST_FAULTS: usize = 16;

@@ -23,7 +23,7 @@ pub(super) type Lines = mpsc::Receiver<Result<Vec<String>, Failure>>;
 /// Skips blank lines.
 pub(super) fn read_lines(out: &Output) -> Lines {
     if io::stdin().is_terminal() {
-        out.say("each line is a message; Ctrl-D ends");
+        out.say("each line is a message; Ctrl-D ends the input");
     }
     let (lines, received) = mpsc::channel(4);
     std::thread::spawn(move || {
@@ -96,7 +96,7 @@ impl<R: io::Read> LineReader<R> {
             }
         }
         let place = format!("line {} of the input", self.number);
-        let hint = "what came before it was sent; nothing after it";
+        let hint = "the lines before it were sent, none after it";
         if line.len() > MAX_TEXT {
             return Err(too_long(&place).hint(hint));
         }

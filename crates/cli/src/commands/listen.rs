@@ -259,7 +259,7 @@ impl Listening<'_> {
         if !changed.joined {
             self.behind.remove(&changed.id);
             if self.names.remove(&changed.id).is_some() && !self.args.targets.is_empty() {
-                self.context.out.warn("you are no longer in a room that was listened to");
+                self.context.out.warn("you have left a room that `listen` follows");
             }
             return Ok(());
         }
@@ -465,7 +465,7 @@ fn only_one(context: &Context) -> Result<Lock, Failure> {
     let (home, profile) = (context.home()?, context.profile()?);
     home.try_lock(profile.name(), EXECUTED)?.ok_or_else(|| {
         Failure::usage("another `listen --exec` of this profile is running")
-            .hint("a second one wants a profile of its own: --profile NAME")
+            .hint("a second one needs another profile: --profile NAME")
     })
 }
 

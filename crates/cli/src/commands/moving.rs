@@ -224,8 +224,7 @@ impl<'a> Moves<'a> {
             Some(error) => (Exit::NoConnection, crate::open::why_down(error)),
             None => (Exit::TimedOut, format!("nothing moved for {} s", patience.as_secs())),
         };
-        Failure::new(exit, format!("{files} not {verb}: {why}"))
-            .hint("the same command goes on where it stopped")
+        Failure::new(exit, format!("{files} not {verb}: {why}")).hint("the same command resumes it")
     }
 
     fn interrupted(&mut self, verb: &str) -> Failure {
@@ -233,7 +232,7 @@ impl<'a> Moves<'a> {
         let left = self.left();
         let files = if left == 1 { "1 file is".to_owned() } else { format!("{left} files are") };
         Failure::new(Exit::Interrupted, format!("interrupted; {files} not {verb}"))
-            .hint("the same command goes on where it stopped")
+            .hint("the same command resumes it")
     }
 
     /// Returns whether there was progress.
@@ -265,7 +264,9 @@ impl<'a> Moves<'a> {
                     }
                     let name = harmless(&shown.file.name);
                     self.say(|out| {
-                        out.say(&format!("{name} changed while it was sent; it begins anew"));
+                        out.say(&format!(
+                            "{name} changed while it was sent; sending it again from the start"
+                        ));
                     });
                 }
                 Ok(true)
@@ -387,7 +388,9 @@ impl<'a> Moves<'a> {
             return Err(failure);
         }
         if streamed && path.is_none() && entry.is_some() {
-            failure = failure.hint("what was written out cannot be taken back: do not use it");
+            failure = failure.hint(
+                "the bytes already written to standard output are not valid: do not use them",
+            );
         }
         if let Some(report) = &mut self.report {
             let path = path.as_deref().map(json_path);

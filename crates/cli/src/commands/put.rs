@@ -23,7 +23,7 @@ use crate::patience::Patience;
 /// Paths of standard input. If it is closed, it must not be read as an empty file.
 const STDIN_DEVICES: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 /// The remedy if there is no space for a copy of standard input.
-const NO_ROOM: &str = "nothing of it was sent: make room there and send it again, or send it as a \
+const NO_ROOM: &str = "nothing was sent: free space there and send it again, or send it as a \
                        file, which needs no copy";
 /// How often to check whether a source was read.
 const LOOK: Duration = Duration::from_millis(100);
@@ -44,7 +44,7 @@ pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure>
     let collected = tokio::select! {
         collected = collected => collected,
         () = stalled(&copies, context.global.timeout) => {
-            Err(Failure::new(Exit::TimedOut, "timed out: no source had a byte to read"))
+            Err(Failure::new(Exit::TimedOut, "timed out: no source delivered a byte"))
         }
         () = interrupted() => Err(Failure::interrupted()),
     };
@@ -85,7 +85,7 @@ async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<C
     let (home, profile, recursive) = (context.home()?, context.profile()?, args.recursive);
     if paths.iter().any(|path| is_stdin(path)) {
         let Some(name) = name else {
-            return Err(Failure::usage("what comes by standard input needs a --name"));
+            return Err(Failure::usage("standard input needs a --name"));
         };
         // Copy all of it: size and hash must be known before it is offered.
         let mut stdin = stdin()?;
@@ -183,7 +183,8 @@ impl Collector {
         let failed = |error: io::Error| Failure::usage(format!("{}: {error}", dir.display()));
         if above.split('/').count() > DEEPEST {
             let words = format!("{} is below more than {DEEPEST} directories", dir.display());
-            let failure = Failure::usage(words).hint("send it by itself, or as an archive");
+            let failure =
+                Failure::usage(words).hint("send that directory separately, or as an archive");
             return self.collected.failures.push(failure);
         }
         let entries = std::fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);

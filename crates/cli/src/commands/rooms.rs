@@ -50,7 +50,7 @@ pub(crate) async fn list(args: Rooms, context: &Context) -> Result<(), Failure> 
         }
     }
     if rooms.is_empty() && args.joinable {
-        context.out.say("there is no room that you are not in; `twinlock room create` makes one");
+        context.out.say("you are in every room; `twinlock room create` makes a new one");
     }
     Ok(())
 }
@@ -83,7 +83,7 @@ pub(crate) async fn run(room: Room, context: &Context) -> Result<(), Failure> {
     match room {
         Room::Create { name, topic } => {
             client.create_room(wants_room(&name)?, &topic).await?;
-            context.out.say(&format!("room {name} is there, and you are in it"));
+            context.out.say(&format!("room {name} exists, and you are a member"));
         }
         Room::Join { name } => {
             client.join_room(wants_room(&name)?).await?;
@@ -95,7 +95,7 @@ pub(crate) async fn run(room: Room, context: &Context) -> Result<(), Failure> {
                 // A higher role would not help: the lobby is the only room that cannot be left.
                 ClientError::Refused(no) if no.why == Why::NotAllowed => Failure::new(
                     Exit::ServerSaidNo,
-                    format!("everybody is in {name}: nobody can leave it"),
+                    format!("{name} cannot be left: every member is in it"),
                 ),
                 error => error.into(),
             })?;

@@ -172,7 +172,7 @@ async fn settle(
         let queued = waiting.len();
         let words = format!(
             "{queued} {} queued in the outbox, not recorded ({recorded} recorded); the next \
-             `send`, `listen` or `chat` sends what is left",
+             `send`, `listen` or `chat` sends the rest",
             if queued == 1 { "message is" } else { "messages are" },
         );
         return Err(match ended {
@@ -317,7 +317,7 @@ impl<'a> Sending<'a> {
 /// The explanation of the wait.
 pub(super) fn waits(messages: usize, patience: Duration) -> String {
     format!(
-        "waiting {} s at most until the server has recorded {messages} {}; Ctrl-C ends the wait, and a \
+        "waiting at most {} s until the server has recorded {messages} {}; Ctrl-C ends the wait, and a \
          message that is not recorded stays in the outbox",
         patience.as_secs().max(1),
         if messages == 1 { "message" } else { "messages" },

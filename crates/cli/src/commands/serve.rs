@@ -60,7 +60,7 @@ pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
     })?;
     out.line(&format!("listening on {}", server.local_addr()))?;
     if let Some(address) = server.classic_addr() {
-        out.line(&format!("classic lines on {address}"))?;
+        out.line(&format!("classic connections on {address}"))?;
     }
     if let Some(address) = server.origin_addr() {
         out.line(&format!("origin bridge on {address}"))?;

@@ -222,14 +222,16 @@ fn show(
                 out.line(&format!("{} {pin}", if nth == 0 { "pins    " } else { "        " }))?;
             }
         }
-        None => out.line("pins     none: a certificate authority vouches for the server")?,
+        None => out.line("pins     none: a certificate authority authenticates the server")?,
     }
     if let Some(tls) = tls {
         let verdict = match binding {
             Binding::Bound => out.style(Style::Good, "reaches the server"),
-            Binding::Cut => out.style(Style::Bad, "CUT: something between ends it"),
-            Binding::Unknown => out.style(Style::Warning, "unknown: the server does not say"),
-            Binding::Off => "not compared (a proxy ends it, as the invite said)".to_owned(),
+            Binding::Cut => out.style(Style::Bad, "INTERCEPTED between client and server"),
+            Binding::Unknown => out.style(Style::Warning, "unknown: the server sent no binding"),
+            Binding::Off => {
+                "not compared (a proxy terminates TLS, as the invite link says)".to_owned()
+            }
         };
         out.line(&format!(
             "lock 1   {}, {}, {}",

@@ -67,7 +67,7 @@ where
 {
     let text = String::deserialize(from)?;
     if text.is_empty() {
-        return Err(D::Error::custom("this is empty: name something, or leave the line out"));
+        return Err(D::Error::custom("this is empty: set a value, or remove the line"));
     }
     Ok(Some(text.into()))
 }

@@ -25,7 +25,7 @@ const DATABASE: &str = "/record.db";
 const CHECKPOINTER: &str = "checkpoint";
 const RECORDER: &str = "recorder";
 /// The log message after a successful reopening.
-const OPEN_AGAIN: &str = "the record is open again";
+const OPEN_AGAIN: &str = "the record was reopened";
 /// Lines of 30 KB that are too many for the recorder to checkpoint between two commits.
 const MANY: usize = 20;
 
@@ -211,7 +211,7 @@ fn a_record_that_cannot_be_opened_anew_is_opened_once_the_disk_is_well() {
     assert!(writing.log().contains("a commit failed"), "{}", writing.log());
     disk.release(Deed::Hold);
     let server = writing.stage.host.running();
-    server.wait_err_times("the record cannot be opened anew yet", 2);
+    server.wait_err_times("the record cannot be reopened yet", 2);
     let refused = bob.run(&["send", "--timeout", "2s", "ops", "bob 00000 refused"]).exits(6);
     assert!(refused.err.contains("the server cannot write to its disk now"), "{refused:?}");
     let read = bob.reads("lobby");

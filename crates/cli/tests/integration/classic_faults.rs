@@ -180,11 +180,12 @@ fn the_log_names_the_client_that_a_proxy_names() {
         b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x30\x39\x20\xfb".to_vec();
     Line::new(&ports, "lamp", &lamp).unwrap().say("through the proxy").unwrap();
     Origin::new(&ports, &old).unwrap().say("through the proxy").unwrap();
-    host.running().wait_err("classic line ended");
-    host.running().wait_err("origin's client ended");
-    for ended in
-        ["classic line ended peer=192.0.2.7:12345", "origin's client ended peer=192.0.2.7:12345"]
-    {
+    host.running().wait_err("classic connection ended");
+    host.running().wait_err("origin connection ended");
+    for ended in [
+        "classic connection ended peer=192.0.2.7:12345",
+        "origin connection ended peer=192.0.2.7:12345",
+    ] {
         assert!(host.running().err().contains(ended), "{ended}: {}", host.running().err());
     }
 }

@@ -198,7 +198,7 @@ fn a_server_whose_disk_fills_says_so_talks_on_and_takes_the_rest_once_there_is_r
     for word in ["one", "two"] {
         let full = stage.ada.run(&stage.put()).exits(7);
         assert!(full.err.contains("the server cannot write to its disk"), "{full:?}");
-        assert!(full.err.contains("the same command goes on where it stopped"), "{full:?}");
+        assert!(full.err.contains("the same command resumes it"), "{full:?}");
         let events = full.json();
         ids.push(events[0]["id"].clone());
         assert_eq!(events.last().unwrap()["exit"].as_u64(), Some(7));

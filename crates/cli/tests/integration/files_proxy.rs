@@ -171,7 +171,7 @@ fn a_proxy_that_ends_tls_sees_a_gib_pass_up_and_down_and_none_of_it() {
         let ran = ada.start(args).ended(TIME).exits(0);
         let took = began.elapsed();
         eprintln!("{}: {:.0} MB/s", args[0], SIZE as f64 / 1e6 / took.as_secs_f64());
-        assert!(ran.err.contains("TLS ends somewhere between"), "{ran:?}");
+        assert!(ran.err.contains("TLS is intercepted between"), "{ran:?}");
         let (seen, bytes) = found.take();
         assert!(bytes > SIZE, "it saw {bytes} bytes pass");
         assert_eq!(seen, HashMap::new(), "it saw of the file");

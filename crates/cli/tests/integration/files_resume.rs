@@ -267,7 +267,7 @@ fn ctrl_c_leaves_what_the_same_command_goes_on_with_and_says_so() {
     stage.wait(8 * MIB);
     putting.signal(Signal::INT);
     let ended = putting.ended(LONG).exits(130);
-    assert!(ended.err.contains("the same command goes on where it stopped"), "{}", ended.err);
+    assert!(ended.err.contains("the same command resumes it"), "{}", ended.err);
     let done = stage.person().run(&stage.put()).exits(0).json();
     assert!(done[0]["from"].as_u64().unwrap() >= 7 * MIB, "{}", done[0]);
     stage.holds(&stage.content);

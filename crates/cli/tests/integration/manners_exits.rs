@@ -201,7 +201,7 @@ fn refusals_name_the_room_or_person() {
         (&["room", "topic", "hidden", "new"], "hidden"),
         (&["room", "create", "hidden"], "hidden"),
         (&["room", "join", "nowhere"], "nowhere"),
-        (&["room", "leave", "lobby"], "nobody can leave it"),
+        (&["room", "leave", "lobby"], "cannot be left"),
     ] {
         let ran = ada.run(args).exits(7);
         assert!(ran.err.contains(about), "{args:?}: {ran:?}");
@@ -234,7 +234,7 @@ fn words_say_what_was_changed_or_missed() {
     assert!(found.out.is_empty() && found.err.contains("nothing was found"), "{found:?}");
     assert_eq!(ada.run(&["history", "lobby", "--search", "mor"]).exits(0).err, "");
     let invite = ada.run(&["invite", "--json", "--expires", "100d"]).exits(0);
-    for words in ["the server makes the invite shorter", "works on this machine only"] {
+    for words in ["the server shortens the invite", "works on this machine only"] {
         assert!(invite.err.contains(words), "{words}: {invite:?}");
     }
     for public in ["[::ffff:127.0.0.1]:7", "ip6-localhost:7"] {

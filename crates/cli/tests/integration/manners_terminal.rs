@@ -176,7 +176,7 @@ fn a_chat_that_waits_for_its_last_acks_can_be_interrupted() {
     chat.types("here\r");
     chat.wait_for("\u{2713} #1 here");
     host.kill();
-    chat.wait_for("-- the line was lost; trying again in");
+    chat.wait_for("-- the connection was lost; trying again in");
     chat.types("unheard\rexit\r");
     while !chat.interrupts() {
         std::thread::yield_now();
@@ -260,10 +260,10 @@ fn while_the_server_is_away_one_may_type_and_the_ticks_come_later() {
     chat.wait_for("\u{2713} #1 here");
     chat.types("half");
     host.kill();
-    chat.wait_for("-- the line was lost; trying again in");
+    chat.wait_for("-- the connection was lost; trying again in");
     chat.wait_last("lobby> half");
     chat.types(" said\rand more\r/who\r");
-    chat.wait_for("there is no line now to ask the server");
+    chat.wait_for("no connection to the server now");
     host.restart();
     chat.wait_for("-- connected again");
     chat.wait_for("\u{2713} #2 half said");
@@ -272,7 +272,7 @@ fn while_the_server_is_away_one_may_type_and_the_ticks_come_later() {
     assert_eq!(notices, 1, "{:#?}", chat.lines());
     // A library's error text for a cut connection is in no message and in no log.
     let log = std::fs::read_to_string(ada.home.join("state/default/client.log")).unwrap();
-    assert!(log.contains("line lost") && !log.contains("http"), "{log}");
+    assert!(log.contains("connection lost") && !log.contains("http"), "{log}");
     assert!(!chat.lines().iter().any(|line| line.contains("rustls")), "{:#?}", chat.lines());
     chat.types("exit\r");
     chat.ends(0);

@@ -59,14 +59,14 @@ fn a_proxy_that_ends_tls_sees_ten_thousand_messages_pass_and_can_read_none_of_it
     let bob = host.stranger();
     let joined =
         bob.run(&["join", "--user", "bob", "--password-file", password_file, &link]).exits(0);
-    assert!(joined.err.contains("TLS ends somewhere between"), "{joined:?}");
+    assert!(joined.err.contains("TLS is intercepted between"), "{joined:?}");
     // And logs in through it on another device, trusting the proxy as a CA.
     let account = format!("bob@{}", proxy.address);
     let ca_file = proxy.ca_file.to_str().unwrap();
     let phone = host.stranger();
     let login = ["login", &account, "--password-file", password_file, "--ca", ca_file];
     let logged_in = phone.run(&login).exits(0);
-    assert!(logged_in.err.contains("TLS ends somewhere between"), "{logged_in:?}");
+    assert!(logged_in.err.contains("TLS is intercepted between"), "{logged_in:?}");
 
     let [bob, phone] = [bob, phone].map(|person| proxy.is_trusted_by(&person, "warn"));
     let marker = "Kennwort-Zeile";
@@ -77,13 +77,13 @@ fn a_proxy_that_ends_tls_sees_ten_thousand_messages_pass_and_can_read_none_of_it
     let heard = listening.ended(LONG).exits(0);
     assert_eq!(heard.out.matches(marker).count(), MESSAGES);
     for said in [sent.err, heard.err] {
-        assert!(said.contains("TLS ends somewhere between"), "{said}");
+        assert!(said.contains("TLS is intercepted between"), "{said}");
         assert!(said.contains("The inner lock held"), "{said}");
     }
     let status = bob.run(&["status", "--json"]).exits(0);
     assert_eq!(status.json()[0]["tls"]["binding"], "cut");
     let log = std::fs::read_to_string(bob.home.join("state/default/client.log")).unwrap();
-    let cut = "TLS ends somewhere between this client and the server";
+    let cut = "TLS is intercepted between this client and the server";
     assert!(log.lines().any(|line| line.contains(" WARN ") && line.contains(cut)), "{log}");
     assert!(log.contains("binding=Cut") && !log.contains(marker), "{log}");
     // A client without the proxy reads the same, and gets no warning.
@@ -119,7 +119,7 @@ fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
     let limit = Duration::from_secs(20);
     for args in [&["send", "lobby", "secret"][..], &["history", "lobby"], &["status"]] {
         let ran = strict.start(args).ended(limit).exits(4);
-        assert!(ran.err.contains("TLS ends somewhere between"), "{ran:?}");
+        assert!(ran.err.contains("TLS is intercepted between"), "{ran:?}");
     }
     assert_eq!(proxy.lines(), 3);
     let log = std::fs::read_to_string(strict.home.join("state/default/client.log")).unwrap();
@@ -136,7 +136,7 @@ fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
         carol.run(&args).exits(code)
     };
     let refused = join(&proxy.forges(&link), 4);
-    assert!(refused.err.contains("TLS ends somewhere between"), "{refused:?}");
+    assert!(refused.err.contains("TLS is intercepted between"), "{refused:?}");
     assert!(!carol.profile_file().exists());
     join(&link, 0);
     assert!(carol.profile_text().contains("binding = \"require\""));
@@ -152,7 +152,7 @@ fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
     let ca_file = proxy.ca_file.to_str().unwrap();
     let login = ["login", &account, "--password-file", password_file, "--ca", ca_file];
     let refused = phone.run(&[&login[..], &["--require-binding"]].concat()).exits(4);
-    assert!(refused.err.contains("TLS ends somewhere between"), "{refused:?}");
+    assert!(refused.err.contains("TLS is intercepted between"), "{refused:?}");
     assert!(!phone.profile_file().exists());
     assert_eq!(dave.run(&["devices", "--json"]).exits(0).json().len(), 1);
 
@@ -163,7 +163,7 @@ fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
     let easy = proxy.is_trusted_by(&bob, "warn");
     for args in [&["send", "lobby", "secret"][..], &["history", "lobby"]] {
         let ran = easy.start(args).ended(limit).exits(4);
-        assert!(ran.err.contains("TLS ends somewhere between"), "{ran:?}");
+        assert!(ran.err.contains("TLS is intercepted between"), "{ran:?}");
     }
     assert_eq!(texts(&ada.reads("lobby")), ["straight"]);
     assert!(!seen.has(b"secret"));

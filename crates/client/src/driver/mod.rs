@@ -420,7 +420,7 @@ impl Driver {
                 return Err(error);
             }
             Done::Learned(Err(error)) => {
-                tracing::warn!(%error, "what READY said was not kept");
+                tracing::warn!(%error, "the facts of READY were not stored");
             }
             Done::Noted(noted) => noted?,
         }

@@ -151,7 +151,7 @@ impl Driver {
                 }
                 LineEvent::Closed(code) => return Err(closed(code)),
                 LineEvent::Bulk { .. } => {
-                    return Err(ClientError::Protocol("file bytes that nobody asked for"));
+                    return Err(ClientError::Protocol("file bytes that were not requested"));
                 }
                 LineEvent::Rekeyed(epoch) => {
                     session_log::rekeyed(line.session(), epoch);

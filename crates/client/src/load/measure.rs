@@ -211,7 +211,7 @@ async fn pause(time: Duration, lines: &mut Lines, stop: &mut Stop) -> Result<(),
         () = sleep(time) => Ok(()),
         () = stop.told() => Ok(()),
         Some(ended) = lines.join_next() => {
-            let lost = || ClientError::Lost("it ended by itself".to_owned());
+            let lost = || ClientError::Lost("the connection ended unexpectedly".to_owned());
             Err(ended.unwrap_or(Err(ClientError::Closed)).err().unwrap_or_else(lost).into())
         }
     }

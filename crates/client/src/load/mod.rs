@@ -99,16 +99,16 @@ pub enum LoadError {
     #[error(transparent)]
     Client(ClientError),
     /// The device has as many sessions as the server allows.
-    #[error("the server has no more sessions for one device")]
+    #[error("the server allows no more sessions for one device")]
     TooManyLines,
     /// The server allows fewer unacknowledged messages.
-    #[error("the server takes at most {most} unacknowledged messages on a line")]
+    #[error("the server accepts at most {most} unacknowledged messages on a connection")]
     Window {
         /// The server's limit.
         most: u32,
     },
     /// The server allows shorter texts only.
-    #[error("the server takes texts of at most {most} bytes")]
+    #[error("the server accepts texts of at most {most} bytes")]
     Size {
         /// The server's limit.
         most: u32,
@@ -119,8 +119,8 @@ pub enum LoadError {
     /// The resource use of a process cannot be read.
     #[error("what process {0} uses cannot be read from /proc (is it running on this machine?)")]
     NoProcess(u32),
-    /// The run was stopped before anything was measured.
-    #[error("stopped before anything was measured")]
+    /// The run was stopped before the measurement started.
+    #[error("stopped before the measurement started")]
     Stopped,
     /// A histogram could not be created.
     #[error("no histogram: {0}")]

@@ -249,7 +249,7 @@ fn judge(coming: &proto::FileComing, entry: &FileEntry, asked: u64) -> Result<()
         return Err(TransferError::OtherFile);
     }
     if coming.offset != asked && coming.offset != 0 {
-        return Err(TransferError::Astray("it begins where nobody asked for it"));
+        return Err(TransferError::Astray("it starts at an offset that was not requested"));
     }
     Ok(())
 }

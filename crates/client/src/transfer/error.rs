@@ -43,7 +43,7 @@ pub enum TransferError {
     #[error("{} exists already", .0.display())]
     Exists(PathBuf),
     /// Something that this program does not replace is at the path.
-    #[error("{} is {what}: it is not touched; remove it, or choose another place", path.display())]
+    #[error("{} is {what}: it is not overwritten; remove it, or choose another destination", path.display())]
     InTheWay {
         /// The path.
         path: PathBuf,
@@ -54,20 +54,20 @@ pub enum TransferError {
     #[error("{} is being fetched by another program", .0.display())]
     Taken(PathBuf),
     /// The received file does not match the hash in its entry.
-    #[error("what came is not the file that the entry names (another BLAKE3); it was thrown away")]
+    #[error("the received file does not match the BLAKE3 hash of its entry and was discarded")]
     Hash,
     /// The server offers another file than the entry names.
     #[error("the server offers another file than the entry names")]
     OtherFile,
     /// The server sent a wrong offset, by mistake or on purpose. It is not retried automatically,
     /// because that might never end.
-    #[error("the server is at a place in the file that cannot be: {0}")]
+    #[error("the server reports an impossible file offset: {0}")]
     Astray(&'static str),
     /// The output cannot be written to.
     #[error("the output cannot be written to: {0}")]
     Output(String),
     /// The reader of the output is gone.
-    #[error("nobody reads the output any longer")]
+    #[error("the reader of the output has exited")]
     Gone,
 }
 

@@ -232,7 +232,7 @@ impl Lane {
         let learn = learning(&shared.home, &shared.profile, &info);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = learn() {
-                tracing::warn!(%error, "what READY said was not kept");
+                tracing::warn!(%error, "the facts of READY were not stored");
             }
         });
         self.tell(Event::Up(Box::new(Up { info, binding, tls }))).await;

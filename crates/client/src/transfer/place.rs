@@ -305,7 +305,7 @@ fn open_part(dir: &File, name: &OsStr, path: &Path) -> Result<File, TransferErro
             return Err(in_the_way("no plain file"));
         }
         if found.uid() != rustix::process::geteuid().as_raw() || found.nlink() > 1 {
-            return Err(in_the_way("somebody else's file, or another file's link"));
+            return Err(in_the_way("a file of another user, or a link to another file"));
         }
         match file.try_lock() {
             Ok(()) => {}

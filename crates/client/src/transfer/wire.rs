@@ -143,7 +143,7 @@ impl Wire {
             };
             // No download is running, and hardly any request is outstanding.
             if matches!(incoming, Incoming::Bulk { .. }) || self.kept.len() >= KEPT {
-                let odd = ClientError::Protocol("bytes of a file that nobody asked for");
+                let odd = ClientError::Protocol("bytes of a file that was not requested");
                 return self.judge(Err(odd));
             }
             self.kept.push_back(incoming);

@@ -85,16 +85,16 @@ impl Form {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Closed {
     /// Not of the form of section 11.
-    #[error("a line has not the form of section 11")]
+    #[error("a line does not have the form of protocol section 11")]
     Form,
     /// The tag is wrong: another key, or the line was changed.
     #[error("a line is not authentic")]
     Tag,
     /// Authentic, but not the next line in sequence.
-    #[error("a line is not the one that is due")]
+    #[error("a line is out of sequence")]
     Place,
     /// Authentic, but not a text of at most 32768 bytes.
-    #[error("a line holds no text, or too much of it")]
+    #[error("a line contains no text, or too much")]
     Text,
 }
 

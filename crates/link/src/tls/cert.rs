@@ -33,19 +33,19 @@ pub struct ServerCert {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum CertFault {
     /// The chain contains no certificate.
-    #[error("there is no certificate in it")]
+    #[error("it contains no certificate")]
     NoCertificate,
     /// The chain is not PEM, or its first certificate is not X.509 v3.
     #[error("the certificate cannot be read")]
     BadCertificate,
     /// There is no private key, or only an encrypted one.
-    #[error("there is no private key in it, or only one that is locked with a passphrase")]
+    #[error("it contains no private key, or only one that is encrypted with a passphrase")]
     NoKey,
     /// The key cannot be decoded, or TLS 1.3 does not use its kind.
-    #[error("the private key cannot be read or is of an unknown kind")]
+    #[error("the private key cannot be read or is of an unsupported type")]
     BadKey,
     /// The key does not match the certificate.
-    #[error("the private key does not fit the certificate")]
+    #[error("the private key does not match the certificate")]
     Mismatch,
     /// The validity period has ended.
     #[error("the certificate expired {days} days ago")]

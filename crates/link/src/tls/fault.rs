@@ -10,7 +10,7 @@ use twinlock_core::id::TlsPin;
 #[derive(Debug, ThisError)]
 pub enum TlsFault {
     /// The end entity's key is not one of the pinned keys.
-    #[error("the server shows another TLS key ({got}) than the pinned one ({})", words(.expected))]
+    #[error("the server's TLS key ({got}) differs from the pinned key ({})", words(.expected))]
     Pin {
         /// The key that the server showed.
         got: TlsPin,
@@ -22,14 +22,14 @@ pub enum TlsFault {
     Untrusted(Distrust),
     /// The peer speaks TLS but not `twinlock/1`.
     #[error(
-        "the other end speaks TLS but not twinlock/1: it is another service, or a proxy ends TLS before the server"
+        "the other end speaks TLS but not twinlock/1: it is another service, or a proxy terminates TLS in front of the server"
     )]
     Alpn,
     /// The peer did not send TLS.
     #[error("the other end does not speak TLS")]
     NotTls,
     /// The name to connect to is neither a DNS name nor an IP address.
-    #[error("the server's name can be no name in a certificate")]
+    #[error("the server's name is not valid in a certificate")]
     Name,
     /// A root certificate from the caller cannot be used, or there are no roots.
     #[error("{0}")]
@@ -56,13 +56,13 @@ pub enum Distrust {
     #[error("no trusted authority issued it")]
     UnknownIssuer,
     /// It is for other names than the one connected to.
-    #[error("it is for another name")]
+    #[error("it is issued for another name")]
     WrongName,
     /// The validity period has ended.
     #[error("it has expired")]
     Expired,
     /// The validity period has not started, or the local clock is wrong.
-    #[error("it is not valid yet (or the clock here is wrong)")]
+    #[error("it is not yet valid (or the clock of this machine is wrong)")]
     NotYetValid,
     /// Its issuer revoked it.
     #[error("it was revoked")]
@@ -72,19 +72,19 @@ pub enum Distrust {
     Purpose,
     /// The peer could not sign with the certificate's key, or a trusted authority's signature on
     /// the certificate is invalid.
-    #[error("a signature is wrong: its owner or its issuer is another than it says")]
+    #[error("a signature is invalid: it does not come from the stated owner or issuer")]
     Signature,
     /// It cannot be decoded.
     #[error("it cannot be read")]
     Malformed,
     /// Anything else.
-    #[error("it breaks a rule for certificates")]
+    #[error("it violates a rule for certificates")]
     Other,
 }
 
 /// The pinning verifier's error inside a [`CertificateError`], for [`TlsFault`] to extract.
 #[derive(Debug, Clone, ThisError)]
-#[error("another key than the pinned one")]
+#[error("not the pinned key")]
 pub(super) struct WrongPin {
     pub(super) got: TlsPin,
     pub(super) expected: Vec<TlsPin>,

@@ -246,7 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
                 return Err(Ended::Wanted);
             }
             self.proven = true;
-            tracing::info!(user = %key.user, key = %key.name, "classic line");
+            tracing::info!(user = %key.user, key = %key.name, "classic connection");
         }
         Ok(entry(self.shared, key, Kind::CLASSIC, text))
     }

@@ -141,7 +141,7 @@ pub(crate) fn serve_lines(
             }
         };
         log_end(&shared, peer, &ended);
-        tracing::info!(%peer, %ended, "classic line ended");
+        tracing::info!(%peer, %ended, "classic connection ended");
     }
 }
 
@@ -173,7 +173,7 @@ pub(crate) fn serve_origin(
             }
         };
         log_end(&shared, peer, &ended);
-        tracing::info!(%peer, %ended, "origin's client ended");
+        tracing::info!(%peer, %ended, "origin connection ended");
     }
 }
 
@@ -243,29 +243,29 @@ async fn secure(
 /// Why a classic connection ended, for the log.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    #[error("ended by the other end")]
+    #[error("closed by the peer")]
     Bye,
     #[error(transparent)]
     Lost(#[from] Lost),
-    #[error("no line in time")]
+    #[error("no message in time")]
     Late,
     #[error("silence")]
     Silence,
     #[error(transparent)]
     Closed(#[from] Closed),
-    #[error("a message did not open")]
+    #[error("a message could not be decrypted")]
     NotOpened,
     #[error("its key was revoked")]
     Revoked,
-    #[error("its user is not in the conversation any more, or the key was revoked")]
+    #[error("its user has left the conversation, or the key was revoked")]
     NotAMember,
-    #[error("it had shown no key, and its place was wanted")]
+    #[error("evicted before it authenticated: its connection slot was needed")]
     Wanted,
     #[error("{0}")]
     Record(#[from] StoreError),
     #[error("{0}")]
     NotRecorded(#[from] Unrecorded),
-    #[error("the server shuts down")]
+    #[error("the server is shutting down")]
     Shutdown,
 }
 
@@ -315,6 +315,6 @@ fn log_end(shared: &Shared, peer: SocketAddr, ended: &Ended) {
     if matches!(ended, Ended::Closed(_) | Ended::NotOpened)
         && let Some(left_out) = shared.throttle.pass("classic line not opened", Instant::now())
     {
-        tracing::error!(%peer, %ended, left_out, "a message did not open");
+        tracing::error!(%peer, %ended, left_out, "a message could not be decrypted");
     }
 }

@@ -281,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         let way = keys.into_iter().nth(i);
         if let (Some((key, _)), false) = (&way, self.bound) {
             let form = key.form.word();
-            tracing::info!(user = %key.user, key = %key.name, form, "origin's client");
+            tracing::info!(user = %key.user, key = %key.name, form, "origin connection");
         }
         self.bound = true;
         self.keys = Some(way.into_iter().collect());

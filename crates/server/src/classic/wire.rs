@@ -31,7 +31,7 @@ pub(super) enum Lost {
     Cut(#[from] io::Error),
     #[error("a line is too long")]
     TooLong,
-    #[error("the other end takes no data")]
+    #[error("the peer accepts no data")]
     Stalled,
 }
 

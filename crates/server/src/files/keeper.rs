@@ -265,7 +265,7 @@ impl Files {
         }
         // If the entry was refused, or recorded before, the content may be unreferenced.
         if let Err(error) = self.collect(&hash).await {
-            tracing::warn!(%error, "content that may be of no entry was not looked at");
+            tracing::warn!(%error, "content that may be unreferenced was not checked");
         }
         appended.pop().ok_or(Denied::Because(Why::Storage))
     }
@@ -337,11 +337,11 @@ impl Files {
                 Ok(0) => {}
                 Ok(files) => tracing::warn!(
                     files,
-                    "content that no entry refers to is in files/unreferenced/ now, for 7 days: a \
+                    "unreferenced content was moved to files/unreferenced/, where it stays for 7 days: a \
                      crash left it, or this record is an older one"
                 ),
                 Err(error) => {
-                    tracing::warn!(%error, "content that nothing refers to was not all set aside");
+                    tracing::warn!(%error, "not all unreferenced content was moved");
                 }
             }
         }
@@ -349,10 +349,10 @@ impl Files {
             Ok(0) => {}
             Ok(files) => tracing::error!(
                 files,
-                "content that entries refer to is missing in files/: put it back from its backup, \
+                "content of entries is missing in files/: restore it from its backup, \
                  or have it sent again"
             ),
-            Err(error) => tracing::warn!(%error, "it was not looked whether all files are there"),
+            Err(error) => tracing::warn!(%error, "the content of files was not checked"),
         }
         loop {
             expire.tick().await;
@@ -406,14 +406,14 @@ impl Files {
     async fn expire(&self) {
         match self.blobs.expire(self.kept).await {
             Ok(0) => {}
-            Ok(uploads) => tracing::info!(uploads, "unfinished uploads have expired"),
-            Err(error) => tracing::warn!(%error, "unfinished uploads were not looked through"),
+            Ok(uploads) => tracing::info!(uploads, "partial uploads have expired"),
+            Err(error) => tracing::warn!(%error, "partial uploads were not checked"),
         }
         match self.blobs.expire_set_aside(SET_ASIDE).await {
             Ok(0) => {}
-            Ok(files) => tracing::info!(files, "content that no entry refers to was removed"),
+            Ok(files) => tracing::info!(files, "unreferenced content was removed"),
             Err(error) => {
-                tracing::warn!(%error, "content that no entry refers to was not removed");
+                tracing::warn!(%error, "unreferenced content was not removed");
             }
         }
     }

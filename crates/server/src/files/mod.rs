@@ -169,13 +169,13 @@ pub(crate) enum FilesError {
     #[error("the disk is full")]
     Full,
     /// The disk has no inodes left, except for the reserved ones.
-    #[error("the disk has room for no more files (inodes)")]
+    #[error("the disk has no free inodes")]
     NoInodes,
     /// The same upload was begun again on another connection.
-    #[error("another line goes on with this upload")]
+    #[error("another connection continues this upload")]
     Taken,
     /// Size or hash differs from what was promised. The peer's fault.
-    #[error("what was uploaded has another hash or size")]
+    #[error("the upload does not match its hash or size")]
     Hash,
     /// Content that the record refers to is missing or incomplete.
     #[error("the content of a file is damaged: {0}")]

@@ -22,14 +22,14 @@ pub enum IdentityError {
         error: io::Error,
     },
     /// The file is larger than any valid one.
-    #[error("{} is too large to be what it should be", path.display())]
+    #[error("{} is larger than any valid file of this kind", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
     /// A file is missing that no crash can have removed.
     #[error(
-        "{} is missing, though {} is there: put it back from a backup; or, to begin with a new identity that no client knows, remove the whole directory",
+        "{} is missing, though {} is there: restore it from a backup; or remove the whole directory to create a new identity, which no client knows",
         path.display(),
         found.display()
     )]
@@ -41,7 +41,7 @@ pub enum IdentityError {
     },
     /// The OPAQUE setup has the wrong length.
     #[error(
-        "{} has {got} bytes and should have 128: put it back from a backup, since no password, device or invite works without it",
+        "{} has {got} bytes instead of 128: restore it from a backup; without it no password, device or invite works",
         path.display()
     )]
     Setup {
@@ -59,7 +59,7 @@ pub enum IdentityError {
         fault: CertFault,
     },
     /// The certificate and the key do not belong together.
-    #[error("the private key in {} does not fit the certificate in {}", key.display(), cert.display())]
+    #[error("the private key in {} does not match the certificate in {}", key.display(), cert.display())]
     Mismatch {
         /// The certificate's file.
         cert: PathBuf,
@@ -68,7 +68,7 @@ pub enum IdentityError {
     },
     /// The key on disk is no longer the one in use, so renewing would change the pin.
     #[error(
-        "{} is another key than the one in use: the certificate is not renewed; reload to take the new key over",
+        "{} differs from the key in use: the certificate is not renewed; reload (SIGHUP) to use the new key",
         path.display()
     )]
     KeyReplaced {
@@ -82,7 +82,7 @@ pub enum IdentityError {
     #[error("cannot make a TLS key or certificate: {0}")]
     Make(#[from] rcgen::Error),
     /// The system provides no random bytes.
-    #[error("the system gives no random bytes: {0}")]
+    #[error("the system's random generator failed: {0}")]
     Random(#[from] getrandom::Error),
 }
 

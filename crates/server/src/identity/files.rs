@@ -92,7 +92,7 @@ pub(super) fn read_own_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityEr
     let mut file = open_own(path)?;
     let mode = file.metadata().map_err(failed("read", path))?.permissions().mode();
     if mode & WORLD != 0 {
-        tracing::warn!(path = %path.display(), "everybody on this machine can read the TLS key");
+        tracing::warn!(path = %path.display(), "all users of this machine can read the TLS key");
     }
     read(&mut file, path)
 }

@@ -78,10 +78,10 @@ async fn watch_clock(store: &dyn Store, look: impl Fn() -> Moment) {
         if step.abs() > LARGE {
             tracing::warn!(
                 seconds = seconds(step),
-                "the clock was set: the times of entries jump by this"
+                "the system clock was set: the times of entries jump by this"
             );
             if let Err(error) = check(store).await {
-                tracing::warn!(%error, "the newest entry was not looked at");
+                tracing::warn!(%error, "the newest entry was not checked");
             }
         }
     }

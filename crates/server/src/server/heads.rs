@@ -62,7 +62,7 @@ impl Heads {
         if self.closed
             && let Err(Failed { error, path, .. }) = self.write(data, FILE)
         {
-            tracing::warn!(%error, path = %path.display(), "the file of heads was not put back");
+            tracing::warn!(%error, path = %path.display(), "the heads file was not restored");
         }
     }
 
@@ -74,7 +74,7 @@ impl Heads {
         if heads.is_none() {
             tracing::warn!(
                 path = %path.display(),
-                "this file is damaged: an older record cannot be recognised"
+                "this file is damaged: an older record will not be detected"
             );
         }
         Ok(heads.unwrap_or_default())
@@ -170,7 +170,7 @@ pub(super) async fn compare(
     let path = data.join(MISSING);
     if lost.is_empty() {
         if before.known {
-            tracing::info!("the record has all entries again that it was missing");
+            tracing::info!("the record again has all entries that were missing");
             private::remove(&path)?;
         }
         return Ok(known.known);
@@ -192,7 +192,7 @@ async fn warn(lost: &[Newest], store: &dyn Store, path: &Path) -> Result<(), Sto
             conversation = at.conversation,
             n = at.n,
             head = head(store, at.conversation).await?,
-            "this entry was acknowledged, and the record does not have it"
+            "this acknowledged entry is missing in the record"
         );
     }
     tracing::error!(
@@ -258,14 +258,14 @@ impl Keeper {
         if heads.known
             && let Err(Failed { error, path, .. }) = heads.write(&self.data, FILE)
         {
-            tracing::warn!(%error, path = %path.display(), "the end of the record was not noted");
+            tracing::warn!(%error, path = %path.display(), "the orderly end was not written to the heads file");
         }
     }
 
     /// Like [`Keeper::write`], but only logs a failure.
     pub(super) async fn try_write(&mut self, store: &dyn Store) {
         if let Err(error) = self.write(store).await {
-            tracing::warn!(%error, "the file of heads was not written");
+            tracing::warn!(%error, "the heads file was not written");
         }
     }
 }

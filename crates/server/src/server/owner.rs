@@ -74,6 +74,6 @@ pub(super) fn forget(data: &Path) {
     let path = path(data);
     if let Err(failed) = private::remove(&path) {
         let error = failed.error;
-        tracing::warn!(%error, path = %path.display(), "the used owner invite was not removed");
+        tracing::warn!(%error, path = %path.display(), "the used owner-invite file was not removed");
     }
 }

@@ -358,7 +358,7 @@ impl<S: Transport> Serving<S> {
                     let software = Untrusted::new(software);
                     log_begin(&self.handle, self.line.session(), self.peer, &software, binding);
                     if binding == Binding::Cut {
-                        tracing::warn!(%sid, "TLS ends somewhere between this client and us");
+                        tracing::warn!(%sid, "TLS is intercepted between this client and the server");
                     }
                     let most = (&self.shared.config.limits).into();
                     let ready = self.shared.hub.ready(&self.handle, &info.instance, most);

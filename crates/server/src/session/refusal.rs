@@ -100,7 +100,7 @@ pub(crate) enum Unrecorded {
     #[error("the limit {} ({}) was reached", text_setting(.0.limit).unwrap_or("of text"), .0.most)]
     Limit(Refused),
     /// An earlier append of the same connection was refused.
-    #[error("an earlier append of the same line was refused")]
+    #[error("an earlier append of this connection was refused")]
     Behind(Refused),
 }
 

@@ -388,10 +388,10 @@ impl Asker<'_> {
         // The announced change is complete, whether or not the notice can be recorded.
         match self.shared.store.append(vec![entry]).await {
             Ok(said) if said.contains(&Appended::NotAMember) => {
-                tracing::warn!(conversation, "the server could not say something");
+                tracing::warn!(conversation, "a notice of the server was not recorded");
             }
             Ok(_) => {}
-            Err(error) => tracing::error!(%error, "the server could not say something"),
+            Err(error) => tracing::error!(%error, "a notice of the server was not recorded"),
         }
     }
 

@@ -58,6 +58,6 @@ async fn appends_are_summed_and_sessions_have_two_lines_in_the_log() {
         send(&mut caller.io, line).await;
         to_end(caller.io).await;
     }
-    let errors = log.wait(&["ERROR", "a message did not open"], 1).await;
+    let errors = log.wait(&["ERROR", "a message could not be decrypted"], 1).await;
     assert!(errors.len() <= 3, "{errors:?}");
 }

@@ -125,7 +125,9 @@ impl Checkpointer {
         match (finish, &done) {
             (_, Ok(true)) => FRAMES.set(0),
             (Finish::Restart, Ok(false)) => {
-                tracing::warn!("somebody reads the record for long: its -wal file goes on growing");
+                tracing::warn!(
+                    "a long read keeps the WAL from being checkpointed: it keeps growing"
+                );
             }
             _ => {}
         }
@@ -230,7 +232,7 @@ fn fails(state: &mut State, error: &rusqlite::Error) {
         );
     } else {
         // The next commits ask again; until then the WAL only takes more space.
-        tracing::warn!(%error, "a checkpoint failed; it will be tried again");
+        tracing::warn!(%error, "a checkpoint failed; it will be retried");
     }
 }
 

@@ -300,7 +300,7 @@ impl Opened {
                     }
                 }
             };
-            tracing::warn!("the record is open again");
+            tracing::warn!("the record was reopened");
         }
     }
 
@@ -321,7 +321,7 @@ impl Opened {
 
 /// Refuses commands until the next attempt to reopen the record. `false`: the store is closing.
 fn still_closed(error: &StoreError, waiting: &Receiver<Command>, batch: &mut Vec<Command>) -> bool {
-    tracing::error!(%error, "the record cannot be opened anew yet");
+    tracing::error!(%error, "the record cannot be reopened yet");
     recorder::refuse(waiting, batch, error, AGAIN)
 }
 

@@ -71,7 +71,7 @@ pub enum OpenError {
     },
     /// There was a record, but its database is missing, empty or not a database.
     #[error(
-        "{} {state}, but {} shows that there was a record; nothing was changed. Put {} back from its backup, or move both away to begin a new record",
+        "{} {state}, but {} shows that there was a record; nothing was changed. Restore {} from its backup, or move both away to create a new record",
         path.display(),
         trace.display(),
         path.display()
@@ -86,13 +86,13 @@ pub enum OpenError {
     },
     /// The file is a database, but contains no record.
     #[error(
-        "{} is a database without the record of this server; nothing was changed. Put the record back from its backup, or move this file away",
+        "{} is a database without the record of this server; nothing was changed. Restore the record from its backup, or move this file away",
         .0.display()
     )]
     NoRecord(PathBuf),
     /// The WAL does not belong to the database.
     #[error(
-        "{} and {} are not of the same time, or damaged: together they lack entries that were acknowledged ({problem}); nothing was changed. Put both back from one backup, or the database alone from a backup made with `sqlite3 .backup` and move the other away. To accept the loss, remove {}",
+        "{} and {} do not belong together, or are damaged: they lack acknowledged entries ({problem}); nothing was changed. Restore both from one backup, or the database alone from a backup made with `sqlite3 .backup` and move the other away. To accept the loss, remove {}",
         path.display(),
         beside(path, "-wal").display(),
         path.with_file_name("heads").display()
@@ -105,7 +105,7 @@ pub enum OpenError {
     },
     /// The record belongs to another server identity.
     #[error(
-        "{} belongs to a server with another key ({recorded}) than the one in use ({given}): put back the identity that belongs to it, or the record that belongs to this identity",
+        "{} belongs to a server with another key ({recorded}) than the one in use ({given}): restore the identity that belongs to it, or the record that belongs to this identity",
         path.display()
     )]
     OtherServer {
@@ -537,7 +537,7 @@ impl InPlace {
                      more. Stop the server, put the file back, and start it again",
                     path.display()
                 );
-                tracing::error!(%problem, "the record is not in its place");
+                tracing::error!(%problem, "a file of the record was moved");
                 let _first = self.lost.set(StoreError::Database(problem));
                 break;
             }
@@ -573,7 +573,7 @@ pub(super) fn cut_off(database: &Path, conn: &Connection) -> Result<(), StoreErr
     let length = match u64::try_from(frames) {
         Ok(0) if busy == 0 => 0,
         Ok(frames) if busy == 0 => WAL_HEAD + frames * (FRAME_HEAD + size),
-        _ => return Err(StoreError::Database("what is in the WAL is not known".into())),
+        _ => return Err(StoreError::Database("the state of the WAL is unknown".into())),
     };
     let wal = wal(database);
     let cut = open(OpenOptions::new().write(true), &wal).and_then(|file| {

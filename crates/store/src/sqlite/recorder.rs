@@ -299,7 +299,7 @@ impl Recorder<'_> {
                 // could be another process's.
                 let ours = begun && self.in_place.check().is_ok();
                 if ours && let Err(error) = open::cut_off(self.path, self.conn) {
-                    tracing::error!(%error, "what failed was not cut off; the next commit overwrites it");
+                    tracing::error!(%error, "the failed commit was not truncated; the next commit overwrites it");
                 }
                 self.cache.forget_all();
                 self.answer(answers, Some(error));
@@ -337,7 +337,7 @@ impl Recorder<'_> {
 
     fn index_some(&mut self) {
         if let Err(error) = self.index.step(self.conn) {
-            tracing::warn!(%error, "the search index stands still; searching reads instead");
+            tracing::warn!(%error, "the search index is not updated; searches scan the record");
         }
         self.checkpointer.committed(false);
         self.checkpointer.attend(self.conn);

@@ -216,7 +216,7 @@ impl Talk {
             facts.up.tls.suite.clone().unwrap_or_else(unknown),
             match crate::open::tls_warning(facts.up.binding) {
                 None => "reaches the server",
-                Some(_) => "may not reach the server: see `twinlock status`",
+                Some(_) => "may be intercepted: see `twinlock status`",
             },
         );
         let lock_2 = format!("lock 2: {}", session_words(&facts));

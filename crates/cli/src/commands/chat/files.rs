@@ -174,7 +174,9 @@ impl Talk {
             Event::Changed { job, message_id, .. } => {
                 self.own.insert(message_id, ());
                 let words = self.files.open.get(&job).cloned().unwrap_or_default();
-                self.note(&format!("{words} changed while it was sent; it begins anew"))?;
+                self.note(&format!(
+                    "{words} changed while it was sent; sending it again from the start"
+                ))?;
             }
             Event::Began { .. } | Event::Progress { .. } => {}
             // The chat's own connection reports it.

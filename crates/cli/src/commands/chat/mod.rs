@@ -109,7 +109,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
         again: false,
     };
     if talk.screen.is_terminal() && !context.global.quiet {
-        let words = format!("you are {}; /help lists what can be done, exit ends", talk.user);
+        let words = format!("you are {}; /help lists the commands, exit quits", talk.user);
         talk.note(&words)?;
     }
     input.go_on(&talk.target.to_string());
@@ -125,7 +125,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
     } else {
         context.out.warn(&format!(
             "{queued} of your messages {} queued in the outbox, not recorded; the next `chat`, \
-             `send` or `listen` sends what is left",
+             `send` or `listen` sends the rest",
             if queued == 1 { "is" } else { "are" }
         ));
     }
@@ -133,7 +133,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
     if files > 0 {
         context.out.warn(&format!(
             "{files} of your files {} not sent or fetched; the same again, here or with `put` and \
-             `get`, goes on where it stopped",
+             `get`, resumes where it stopped",
             if files == 1 { "is" } else { "are" }
         ));
     }
@@ -412,7 +412,7 @@ impl Talk {
                     format!("{name} is not used like this; /help shows how")
                 } else {
                     let word = Untrusted::new(word).render_line();
-                    format!("there is no {word}; /help lists what there is")
+                    format!("unknown command {word}; /help lists the commands")
                 };
                 self.complain(&words)?;
                 Ok(true)
@@ -577,7 +577,7 @@ impl Talk {
 }
 
 fn no_line() -> Failure {
-    Failure::new(Exit::NoConnection, "there is no line now to ask the server")
+    Failure::new(Exit::NoConnection, "no connection to the server now")
 }
 
 /// A conversation as Tab completes it.

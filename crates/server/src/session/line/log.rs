@@ -58,7 +58,7 @@ pub(super) fn log_end<S: Transport>(
     if let End::Line(error @ LineError::Fault(Fault::Tampered)) = end
         && let Some(left_out) = shared.throttle.pass("frame not opened", std::time::Instant::now())
     {
-        tracing::error!(%sid, user, %error, left_out, "a message did not open");
+        tracing::error!(%sid, user, %error, left_out, "a message could not be decrypted");
     }
     match end {
         End::Close(code) => {
