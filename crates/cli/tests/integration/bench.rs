@@ -160,7 +160,7 @@ fn what_the_server_does_not_take_is_said_with_its_limit() {
 fn started(host: &Host, ada: &Person, args: &[&str]) -> (Running, String) {
     let fixed = ["bench", "--mode", "messages,logins", "--seconds", "3600", "--json"];
     let running = ada.start(&[&fixed[..], args].concat());
-    running.wait_err("stays there");
+    running.wait_err("stay there");
     let said = running.err();
     let at = said.find("bench-").unwrap();
     let room = said[at..at + "bench-12345678".len()].to_owned();
@@ -207,6 +207,6 @@ fn a_server_that_goes_ends_it_and_one_that_is_gone_is_no_connection() {
     let (running, _) = started(&host, &ada, &[]);
     host.kill();
     let ran = running.ended(LONG).exits(5);
-    assert!(ran.err.contains("line was lost") && ran.out.is_empty(), "{ran:?}");
+    assert!(ran.err.contains("connection was lost") && ran.out.is_empty(), "{ran:?}");
     bench(&ada, &[]).exits(5);
 }

@@ -222,7 +222,7 @@ fn a_record_that_cannot_be_opened_anew_is_opened_once_the_disk_is_well() {
     disk.order(Orders::default());
     server.wait_err(OPEN_AGAIN);
     writing.goes_on();
-    keeps_every_ack(&writing.ends().life("open again"));
+    keeps_every_ack(&writing.ends().life("was reopened"));
 }
 
 #[test]

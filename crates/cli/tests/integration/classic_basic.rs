@@ -10,7 +10,7 @@ fn a_key_is_told_once_listed_and_revoked() {
     let added = ada.run(&["classic", "add", "Lamp", "--to", "ops"]).exits(0);
     let key = added.out.trim_end().to_owned();
     assert!(key.len() == 64 && key.bytes().all(|b| b.is_ascii_hexdigit()), "{added:?}");
-    assert!(added.err.contains("told once") && !added.err.contains(&key), "{added:?}");
+    assert!(added.err.contains("shown once") && !added.err.contains(&key), "{added:?}");
     let listed = ada.run(&["classic", "list", "--json"]).exits(0);
     let json = listed.json();
     assert_eq!(json.len(), 1);

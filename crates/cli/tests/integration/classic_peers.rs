@@ -107,7 +107,7 @@ fn assert_answers(answers: &str, entries: &[serde_json::Value], texts: &[String]
 #[test]
 fn peers_in_two_languages_exchange_a_thousand_lines_each_way() {
     let Stage { host, ada, .. } = stage("lamp", "jwe");
-    let port = port(&host, "classic lines on ");
+    let port = port(&host, "classic connections on ");
     let arguments = ["127.0.0.1", &port, "lamp", "lamp.key"];
     let (texts, input) = numbered("python", 0, 1000);
     let said = run(python(&example("classic_lines.py")), &host, &arguments, &input, MANY).exits(0);
@@ -130,7 +130,7 @@ fn peers_in_two_languages_exchange_a_thousand_lines_each_way() {
 #[test]
 fn peers_verify_tls_by_the_servers_certificate_and_are_closed_with_a_wrong_key() {
     let Stage { host, ada, .. } = stage("lamp", "jwe");
-    let port = port(&host, "classic lines on ");
+    let port = port(&host, "classic connections on ");
     std::fs::write(host.root().join("wrong.key"), "00".repeat(32)).unwrap();
     let ca = host.data().join("identity/tls-cert.pem");
     for program in [python(&example("classic_lines.py")), node("classic_lines.mjs")] {

@@ -252,7 +252,7 @@ fn what_is_no_file_or_not_allowed_is_said_with_its_exit_code() {
     let bob = host.member(&ada, "bob");
     ada.run(&["send", "lobby", "only words"]).exits(0);
     let ran = bob.run(&["get", "lobby", "1"]).exits(2);
-    assert!(ran.err.contains("is no file"), "{}", ran.err);
+    assert!(ran.err.contains("is not a file"), "{}", ran.err);
     assert!(bob.run(&["get", "lobby", "9"]).exits(7).err.contains("no entry 9"));
     ada.run(&["room", "create", "secret"]).exits(0);
     let path = write(&host.root().join("f"), b"content");

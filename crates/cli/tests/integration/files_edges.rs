@@ -313,7 +313,7 @@ fn get_replaces_only_a_regular_file() {
         for force in [&["--force"][..], &[]] {
             let get = ["get", "lobby", "1", "-o", place.to_str().unwrap()];
             let ran = ada.run(&[&get[..], force].concat()).exits(2);
-            assert!(ran.err.contains("it is not touched"), "{ran:?}");
+            assert!(ran.err.contains("it is not overwritten"), "{ran:?}");
             let kind = fs::symlink_metadata(place).unwrap().file_type();
             assert!(kind.is_fifo() || kind.is_socket() || kind.is_char_device(), "{place:?}");
         }

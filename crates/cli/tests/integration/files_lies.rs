@@ -88,7 +88,7 @@ fn moved(change: impl Fn(&mut u64, &mut Vec<u8>) + Send + 'static) -> crate::com
 
 #[test]
 fn whatever_a_server_says_of_a_file_that_comes_its_name_is_given_to_that_file_alone() {
-    const ASTRAY: &str = "at a place in the file that cannot be";
+    const ASTRAY: &str = "an impossible file offset";
     const OTHER: &str = "another file than the entry names";
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
@@ -111,7 +111,7 @@ fn whatever_a_server_says_of_a_file_that_comes_its_name_is_given_to_that_file_al
                 }
             }),
         ),
-        ("another byte", "another BLAKE3", moved(|offset, data| data[0] ^= u8::from(*offset > 0))),
+        ("another byte", "does not match the BLAKE3", moved(|offset, data| data[0] ^= u8::from(*offset > 0))),
     ];
     for (what, words, lie) in lies {
         liar.says(lie);
@@ -151,7 +151,7 @@ fn a_beginning_that_a_server_takes_for_good_and_is_not_costs_that_try_alone() {
         goes_on(said);
     });
     let ran = victim.start(&stage.get()).ended(SOON).exits(8);
-    assert!(ran.err.contains("another BLAKE3"), "{ran:?}");
+    assert!(ran.err.contains("does not match the BLAKE3"), "{ran:?}");
     assert_eq!(names(&stage.into), [""; 0], "neither the name nor a part that blocks the next");
     liar.repents();
     victim.run(&stage.get()).exits(0);
@@ -172,7 +172,7 @@ fn a_server_that_falls_silent_in_a_file_is_given_up_and_what_came_counts() {
     let get = [&stage.get()[..], &["--timeout", "3s", "--json"]].concat();
     let ran = victim.start(&get).ended(SOON).exits(9);
     assert!(ran.err.contains("nothing moved for 3 s"), "{ran:?}");
-    assert!(ran.err.contains("the same command goes on"), "{ran:?}");
+    assert!(ran.err.contains("the same command resumes"), "{ran:?}");
     assert_eq!(names(&stage.into), [".f.bin.part"]);
     liar.repents();
     let done = victim.run(&get).exits(0).json();
@@ -247,7 +247,7 @@ fn whatever_a_server_says_of_a_file_that_goes_it_ends_clearly_or_arrives_whole()
         liar.says(lie);
         let ran = victim.start(&stage.put()).ended(SOON);
         assert_eq!(ran.code, Some(8), "{what}: {ran:?}");
-        assert!(ran.err.contains("at a place in the file that cannot be"), "{what}: {ran:?}");
+        assert!(ran.err.contains("an impossible file offset"), "{what}: {ran:?}");
         assert_eq!(stage.ada.reads("lobby").len(), 0, "{what}");
     }
     // The server claims bytes that it does not have: the client sends everything.
@@ -265,7 +265,7 @@ fn whatever_a_server_says_of_a_file_that_goes_it_ends_clearly_or_arrives_whole()
         }
     });
     let ran = victim.start(&stage.put()).ended(SOON).exits(8);
-    assert!(ran.err.contains("record is not what it was"), "{ran:?}");
+    assert!(ran.err.contains("record differs"), "{ran:?}");
     liar.repents();
     victim.run(&stage.put()).exits(0);
     assert_eq!(victim.reads("lobby").len(), 2);

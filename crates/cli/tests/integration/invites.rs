@@ -27,7 +27,7 @@ fn of_two_who_use_one_invite_at_once_one_is_in_and_the_other_is_told_that_it_was
             } else {
                 // The loser of the race is refused inside its session, or at the login.
                 assert!(
-                    ran.err.contains("used already") || ran.err.contains("works once"),
+                    ran.err.contains("already used") || ran.err.contains("works once"),
                     "{ran:#?}"
                 );
                 assert!(!person.profile_file().exists());

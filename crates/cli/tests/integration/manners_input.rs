@@ -35,7 +35,7 @@ fn a_line_that_is_no_message_ends_the_input_and_what_came_before_it_is_recorded(
     let ada = host.owner();
     let ran = run_with_bytes(&ada, &["send", "lobby"], b"one\ntwo\n\xff\xfe\nfour\n").exits(2);
     assert!(ran.err.contains("line 3 of the input is not UTF-8"), "{ran:?}");
-    assert!(ran.err.contains("what came before it was sent"), "{ran:?}");
+    assert!(ran.err.contains("the lines before it were sent"), "{ran:?}");
     let longest = "x".repeat(32 * 1024);
     let input = format!("{longest}\n{longest}\r\nshort\n{longest}y\nnever\n");
     let ran = ada.run_with(&["send", "lobby"], &input).exits(2);

@@ -58,7 +58,7 @@ fn full_output_tells_that_the_work_is_done() {
     fs::write(ada.home.join("file"), "content").unwrap();
     for args in [&["send", "--json", "lobby", "x"][..], &["put", "--json", "file", "lobby"]] {
         let ran = ada.run_in_shell(args, ">/dev/full").exits(2);
-        assert!(ran.err.contains("what the command was to do is done"), "{args:?}: {ran:?}");
+        assert!(ran.err.contains("the command has done its work"), "{args:?}: {ran:?}");
     }
     assert_eq!(ada.reads("lobby").len(), 2);
 }
@@ -136,7 +136,7 @@ fn chat_script_is_sent_whole_whatever_becomes_of_its_output() {
     assert!(closed.err.contains("standard output"), "{closed:?}");
     fs::write(ada.home.join("script"), "one\ntwo\n").unwrap();
     let full = ada.run_in_shell(&["chat"], ">/dev/full <script").exits(2);
-    assert!(full.err.contains("what the command was to do is done"), "{full:?}");
+    assert!(full.err.contains("the command has done its work"), "{full:?}");
     let mut chat = ada.command(&["chat"]);
     let reader = chat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut chat = reader.unwrap();

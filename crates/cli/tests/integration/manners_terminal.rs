@@ -356,7 +356,7 @@ fn a_password_is_not_shown_and_ctrl_c_at_its_question_gives_the_terminal_back() 
         join.types(answer);
     }
     join.ends(0);
-    join.wait_for("two different passwords");
+    join.wait_for("two passwords differ");
     join.wait_for("You are bob on");
     // The server words may end in "open".
     let shown = ["sesame", "barley"].map(|word| join.bytes().contains(word));

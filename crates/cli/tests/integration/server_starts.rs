@@ -130,7 +130,7 @@ fn start_refuses_a_wal_of_another_time() {
     keep("wal", &wal);
     // The WAL next to an older record.
     put_back("first", &record);
-    let words = ["record.db-wal are not of the same time", "nothing was changed"];
+    let words = ["record.db-wal do not belong together", "nothing was changed"];
     refuses(&host.data(), &words);
     put_back("second", &record);
     host.restart();
@@ -251,7 +251,7 @@ fn start_refuses_files_that_are_not_mounted() {
     // The documented remedy lets it start, and the log counts the missing content.
     fs::create_dir(host.data().join("files/partial")).unwrap();
     host.restart();
-    host.running().wait_err("content that entries refer to is missing");
+    host.running().wait_err("content of entries is missing");
     assert_eq!(ada.reads("lobby").len(), 3);
     host.terminate().exits(0);
     fs::remove_dir_all(host.data().join("files")).unwrap();
@@ -288,7 +288,7 @@ fn start_tells_an_older_record_and_keeps_the_files() {
     }
     fs::rename(&newer, host.data().join("record.db")).unwrap();
     host.restart();
-    assert!(host.log().contains("has all entries again"));
+    assert!(host.log().contains("again has all entries"));
     assert!(!host.running().err().contains("OLDER"));
     assert!(!host.data().join("heads.missing").exists());
     assert_eq!(ada.reads("lobby").len(), 5);
@@ -301,7 +301,7 @@ fn start_makes_a_new_record_where_it_is_asked_for() {
         move_away(&host, part);
     }
     fs::remove_file(host.data().join("owner-invite")).ok();
-    refuses(&host.data(), &["make an empty file `first-start` there"]);
+    refuses(&host.data(), &["create an empty file `first-start` there"]);
     fs::write(host.data().join("first-start"), "").unwrap();
     host.restart();
     assert!(!host.data().join("first-start").exists());

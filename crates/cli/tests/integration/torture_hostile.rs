@@ -172,7 +172,7 @@ fn who_is_slow_at_any_step_is_dropped_in_time() {
     let card = Card::of(&ada);
     host.running().wait_lines(2);
     let said = host.running().out();
-    let classic = said.lines().find_map(|line| line.strip_prefix("classic lines on ")).unwrap();
+    let classic = said.lines().find_map(|line| line.strip_prefix("classic connections on ")).unwrap();
     let classic = classic.rsplit_once(':').unwrap().1.parse().unwrap();
     // The other steps take half a minute.
     let steps = if full() { STEPS } else { SOON };

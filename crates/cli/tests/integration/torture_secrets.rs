@@ -195,7 +195,7 @@ fn no_secret_stays_in_memory_in_the_log_in_the_record_or_in_what_clients_keep() 
     secrets.add("a classic key", &key);
     let runtime = here();
     let psk = ClassicKey::new(&key.try_into().unwrap());
-    let line_keys = runtime.block_on(classic_line(port(&host, "classic lines on "), "lamp", &psk));
+    let line_keys = runtime.block_on(classic_line(port(&host, "classic connections on "), "lamp", &psk));
     for key in line_keys {
         secrets.add("a key of a classic line", &key);
     }

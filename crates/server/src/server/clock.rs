@@ -119,7 +119,7 @@ mod tests {
             () = tokio::time::sleep(5 * LOOK) => {}
         }
         assert!(looks.get() > 3);
-        assert_eq!(log.with(&["the clock was set", "seconds=90"]).len(), 1, "{}", log.text());
+        assert_eq!(log.with(&["clock was set", "seconds=90"]).len(), 1, "{}", log.text());
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Ports {
         roots.add(CertificateDer::from_pem_file(cert).unwrap()).unwrap();
         let trust = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         Self {
-            lines: port("classic lines on ").unwrap(),
+            lines: port("classic connections on ").unwrap(),
             origin: port("origin bridge on ").unwrap(),
             trust: Arc::new(trust),
             header: Vec::new(),
