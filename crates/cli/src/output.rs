@@ -197,7 +197,7 @@ impl Report {
     pub(crate) fn end(self) -> Result<(), Failure> {
         match self.gone.map(Failure::from) {
             Some(failure) if failure.exit != Exit::Done => Err(failure
-                .hint("what the command was to do is done; only the report of it is not whole")),
+                .hint("the command has done its work; only its output is incomplete")),
             _ => Ok(()),
         }
     }
