@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use twinlock_core::frame::{HEADER, Header};
 use twinlock_core::session::{Event, Fault, Session};
-use twinlock_link::line::{Line, LineError, Wake};
+use twinlock_transport::connection::{Connection, ConnectionError, Wake};
 
 use crate::input::{Input, Seeded};
 use crate::login::{config, established};
@@ -45,7 +45,7 @@ pub(crate) fn line(data: &[u8]) {
     let whole = touched == bytes;
     let mut got = Vec::new();
     let error = block_on(async {
-        let mut line = Line::new(Pieces::new(touched, piece), server);
+        let mut line = Connection::new(Pieces::new(touched, piece), server);
         loop {
             match line.wait(None).await {
                 Ok(Wake::Frame) => {}
@@ -65,8 +65,8 @@ pub(crate) fn line(data: &[u8]) {
     });
     assert!(got.iter().collect::<Vec<_>>() == expected, "{} of {}", got.len(), expected.len());
     match error {
-        LineError::Cut(_) => {}
-        LineError::Fault(Fault::Tampered) | LineError::Header(_) => assert!(!whole),
+        ConnectionError::Cut(_) => {}
+        ConnectionError::Fault(Fault::Tampered) | ConnectionError::Header(_) => assert!(!whole),
         other => panic!("{other}"),
     }
 }

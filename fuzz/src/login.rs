@@ -6,7 +6,7 @@ use twinlock_core::handshake::{AwaitChallenge, Established, Hello};
 use twinlock_core::id::ServerKey;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::session::{BindingPolicy, Config};
-use twinlock_link::login::{Greeter, LoginError, login as log_in, parse_hello};
+use twinlock_transport::login::{Acceptor, LoginError, login as log_in, parse_hello};
 
 use crate::hello::{device, host};
 use crate::input::{Input, Seeded};
@@ -100,7 +100,7 @@ pub(crate) fn greeting(data: &[u8]) {
             Err(error) => assert!(!matches!(error, LoginError::Timeout | LoginError::Hello(_))),
         }
     } else {
-        let payload = block_on(Greeter::new(Pieces::new(bytes.clone(), piece)).read_hello());
+        let payload = block_on(Acceptor::new(Pieces::new(bytes.clone(), piece)).read_hello());
         if let Ok(payload) = payload {
             let len = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
             assert_eq!((bytes[0], bytes[1]), (1, 0));

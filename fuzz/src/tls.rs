@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use twinlock_link::tls::{CertFault, ServerCert, spki_pin};
+use twinlock_transport::tls::{CertFault, ServerCert, spki_pin};
 
 use crate::input::Input;
 

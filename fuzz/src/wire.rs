@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use tokio::time::{Duration, Instant};
 use twinlock_core::frame::{CloseCode, Due, ErrorCode, FrameType, HEADER, Header};
 use twinlock_core::limits::MAX_BULK;
-use twinlock_link::proxy::{MAX_BODY, ProxyError, read_header};
+use twinlock_transport::proxy::{MAX_BODY, ProxyError, read_header};
 
 use crate::input::Input;
 use crate::stream::block_on;

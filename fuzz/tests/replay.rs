@@ -4,6 +4,7 @@
 //! The random generator has a fixed seed, so that a failure points to a change and not to chance;
 //! `TWINLOCK_SEED` sets another.
 #![allow(
+    non_snake_case,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,

@@ -304,7 +304,6 @@ fn default_data() -> Result<PathBuf, Failure> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     /// Each number and its range, in the order of the file.
@@ -349,7 +348,7 @@ mod tests {
     ];
 
     #[test]
-    fn every_number_has_a_range_that_is_checked_with_its_line() {
+    fn config__number_out_of_range_reports_range_and_position() {
         // The names that the deserializer knows; the tables above must list all of them.
         for (table, names) in [("limits", &LIMITS[..]), ("timing", &TIMING[..])] {
             let unknown = toml::from_str::<File>(&format!("[{table}]\nno-such = 1\n")).unwrap_err();
@@ -378,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn port_out_of_range_is_refused_with_the_range() {
+    fn config__port_out_of_range_is_refused_with_range() {
         for name in ["port", "classic-port", "origin-port"] {
             for bad in ["70000", "-1"] {
                 let error = toml::from_str::<File>(&format!("{name} = {bad}")).unwrap_err();
@@ -389,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn every_number_reaches_the_setting_of_its_name() {
+    fn config__every_number_sets_its_named_setting() {
         // A different value for each, within its range.
         let table = |names: &[(&str, u64, u64)]| -> String {
             names.iter().zip(61..).map(|((name, ..), n)| format!("{name} = {n}\n")).collect()
@@ -441,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn host_is_an_address_a_scope_or_a_name() {
+    fn config__host_resolves_address_scope_or_name() {
         for (host, is) in [
             ("127.0.0.1", "127.0.0.1:5"),
             ("::1", "[::1]:5"),

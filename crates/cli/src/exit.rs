@@ -8,7 +8,7 @@ use twinlock_client::home::{DiskError, HomeError};
 use twinlock_client::profile::ProfileError;
 use twinlock_client::state::StateError;
 use twinlock_client::transfer::TransferError;
-use twinlock_core::proto::Why;
+use twinlock_core::proto::RefusalReason;
 
 use crate::args::Target;
 
@@ -72,8 +72,13 @@ impl Failure {
     }
 
     /// The server refuses the request.
-    pub(crate) fn refused(message: impl fmt::Display, why: Why) -> Self {
-        let of_target = [Why::NotFound, Why::NotAllowed, Why::NameTaken, Why::NameBad];
+    pub(crate) fn refused(message: impl fmt::Display, why: RefusalReason) -> Self {
+        let of_target = [
+            RefusalReason::NotFound,
+            RefusalReason::NotAllowed,
+            RefusalReason::NameTaken,
+            RefusalReason::NameBad,
+        ];
         Self { is_of_target: of_target.contains(&why), ..Self::new(Exit::ServerSaidNo, message) }
     }
 
@@ -155,11 +160,11 @@ impl From<TransferError> for Failure {
     fn from(error: TransferError) -> Self {
         let exit = exit_of(error.blame());
         match error {
-            TransferError::Client(ClientError::Refused(no)) if no.why == Why::Storage => {
+            TransferError::Client(ClientError::Refused(no)) if no.why == RefusalReason::Storage => {
                 Self::new(exit, ClientError::Refused(no))
                     .hint("once it has free space, the same command resumes it")
             }
-            TransferError::Client(ClientError::Refused(no)) if no.why == Why::NameBad => {
+            TransferError::Client(ClientError::Refused(no)) if no.why == RefusalReason::NameBad => {
                 Self::new(exit, FILE_NAME).hint("`put --name NAME` records the file as NAME")
             }
             TransferError::Client(error) => error.into(),

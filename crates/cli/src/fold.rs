@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_line_is_longer_than_the_terminal_and_none_begins_in_the_first_column() {
+    fn fold__lines_fit_terminal_and_are_indented() {
         let long = "x".repeat(61);
         let wide = "\u{4f60}\u{597d}".repeat(40);
         let spaces = format!("a{}12:00 bob: yes", " ".repeat(200));
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn words_stay_whole_and_nothing_but_blanks_is_lost() {
+    fn fold__breaks_between_words_and_keeps_all_text() {
         assert_eq!(fold("one two three", 10, 2, 20), "one two \n  three");
         assert_eq!(fold("one", 10, 2, 20), "one");
         let long = "y".repeat(50);

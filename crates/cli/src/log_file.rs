@@ -144,7 +144,6 @@ impl Write for LogFile {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn open(path: &Path) -> LogFile {
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn log_file_is_rotated_before_it_is_too_large() {
+    fn log_file__is_rotated_before_size_limit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.log");
         let (mut log, mut other) = (open(&path), open(&path));
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn log_file_that_was_moved_is_opened_again() {
+    fn log_file__is_reopened_after_move_or_removal() {
         let dir = tempfile::tempdir().unwrap();
         let (path, moved) = (dir.path().join("x.log"), dir.path().join("moved"));
         let mut log = open(&path);
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn log_file_follows_no_link() {
+    fn log_file__symlink_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let (path, target) = (dir.path().join("x.log"), dir.path().join("target"));
         for content in [None, Some("kept")] {

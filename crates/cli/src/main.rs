@@ -2,6 +2,8 @@
 //!
 //! Commands return an [`exit::Failure`] or nothing; only this module exits the process.
 
+#![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
+
 mod args;
 mod ask;
 mod commands;

@@ -196,8 +196,9 @@ impl Report {
     /// Some events were not written although the reader still existed.
     pub(crate) fn end(self) -> Result<(), Failure> {
         match self.gone.map(Failure::from) {
-            Some(failure) if failure.exit != Exit::Done => Err(failure
-                .hint("the command has done its work; only its output is incomplete")),
+            Some(failure) if failure.exit != Exit::Done => {
+                Err(failure.hint("the command has done its work; only its output is incomplete"))
+            }
             _ => Ok(()),
         }
     }
@@ -342,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_path_escapes_what_is_no_utf8() {
+    fn json_path__non_utf8_and_backslash_are_escaped() {
         use std::os::unix::ffi::OsStrExt as _;
         let path = |bytes| json_path(Path::new(std::ffi::OsStr::from_bytes(bytes)));
         assert_eq!(path(b"dir/caf\xc3\xa9 x"), "dir/caf\u{e9} x");
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_utc_with_milliseconds() {
+    fn timestamp__is_utc_with_milliseconds() {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(1_795_622_400_007), "2026-11-25T16:00:00.007Z");
         assert!(rfc3339(u64::MAX).starts_with("9999-"));

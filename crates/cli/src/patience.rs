@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn patience_counts_across_cancelled_waits_and_begins_again() {
+    async fn progress_timeout__spans_cancelled_waits_and_is_renewable() {
         let began = Instant::now();
         let mut patience = Patience::new(Duration::from_secs(5));
         for _ in 0..4 {
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn patience_does_not_count_time_in_which_nothing_ran() {
+    async fn progress_timeout__excludes_time_while_stopped() {
         let mut patience = Patience::new(Duration::from_secs(5));
         // As after SIGSTOP: the clock is far ahead before anything is polled again.
         advance(Duration::from_secs(100)).await;

@@ -19,10 +19,10 @@ use twinlock_core::id::{
 use twinlock_core::invite::Address;
 use twinlock_core::keys::{ClassicKey, InviteSecret};
 use twinlock_core::limits::{MAX_BODY, MAX_SEARCH, MAX_TOPIC, Timing};
-use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_core::session::{Binding, Facts as SessionFacts};
 use twinlock_core::text::Untrusted;
-use twinlock_link::tls::Facts as TlsFacts;
+use twinlock_transport::tls::Facts as TlsFacts;
 
 use crate::driver::{self, Command};
 use crate::error::{ClientError, Refusal};
@@ -58,7 +58,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             reconnect: true,
-            patience: crate::dial::PATIENCE,
+            patience: crate::connector::PATIENCE,
             send: true,
             address: None,
             first_delay: Duration::from_millis(200),
@@ -114,7 +114,7 @@ pub enum Event {
         /// The message.
         message_id: MessageId,
         /// The reason.
-        why: Why,
+        why: RefusalReason,
     },
     /// A conversation of this user is new or has changed, or the user has left it (not `joined`).
     Conversation(proto::Conversation),
@@ -367,7 +367,7 @@ impl Client {
             None => Op::FindRoom(proto::FindRoom { name: target.to_owned() }),
         };
         match self.conversation(op).await {
-            Err(ClientError::Refused(no)) if no.why == Why::NotFound => Err(nobody()),
+            Err(ClientError::Refused(no)) if no.why == RefusalReason::NotFound => Err(nobody()),
             found => found,
         }
     }
@@ -499,7 +499,7 @@ impl Client {
             Ok(_) => Err(unexpected()),
             // The record ends before `after`: tamper evidence if that entry is known to be
             // recorded.
-            Err(ClientError::Refused(no)) if no.why == Why::Ahead => {
+            Err(ClientError::Refused(no)) if no.why == RefusalReason::Ahead => {
                 record::check_head(conversation, after.saturating_sub(1), known)?;
                 Err(ClientError::Refused(no))
             }
@@ -643,7 +643,7 @@ impl Client {
         // An older server ignores the field and creates a key, which the clients do not have.
         if !new.key.is_empty() {
             self.revoke_classic_key(name).await?;
-            return Err(ClientError::Refused(Why::Unsupported.into()));
+            return Err(ClientError::Refused(RefusalReason::Unsupported.into()));
         }
         Ok(port(&new))
     }
@@ -800,5 +800,5 @@ fn check_size(op: &Op) -> Result<(), ClientError> {
         Op::Search(_) => (proto::Limit::SearchBytes, MAX_SEARCH as u64),
         _ => (proto::Limit::None, 0),
     };
-    Err(ClientError::Refused(Refusal { limit, most, ..proto::Why::TooLarge.into() }))
+    Err(ClientError::Refused(Refusal { limit, most, ..proto::RefusalReason::TooLarge.into() }))
 }

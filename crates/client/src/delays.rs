@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use twinlock_core::Entropy as _;
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 use crate::client::Options;
 use crate::error::ClientError;

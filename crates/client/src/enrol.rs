@@ -15,12 +15,14 @@ use twinlock_core::id::{DeviceId, Name, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::keys::{DeviceSecret, InviteSecret};
 use twinlock_core::limits::{Timing, VERSION};
-use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::proto::{
+    self, RefusalReason, answer::Result as Answered, item::What, request::Op,
+};
 use twinlock_core::session::{Binding, BindingPolicy, Event};
-use twinlock_link::line::Line;
-use twinlock_link::tls::Trust;
+use twinlock_transport::connection::Connection;
+use twinlock_transport::tls::Trust;
 
-use crate::dial::{Dial, Opened, PATIENCE, Stream};
+use crate::connector::{Connector, Opened, PATIENCE, Stream};
 use crate::error::{ClientError, closed};
 use crate::home::Home;
 use crate::profile::{NewProfile, Profile, ProfileError, TlsTrust};
@@ -173,12 +175,14 @@ pub async fn log_in(
         (_, file) => TlsTrust::Ca { file: file.clone() },
     };
     let dial = match (&known, &ca_file) {
-        (Some(known), None) => Dial::of(known, Some(address.clone()), Timing::default())?,
-        (_, None) => Dial::new(address.clone(), Trust::Learn, pin, binding, Timing::default())?,
+        (Some(known), None) => Connector::of(known, Some(address.clone()), Timing::default())?,
+        (_, None) => {
+            Connector::new(address.clone(), Trust::Learn, pin, binding, Timing::default())?
+        }
         (_, Some(file)) => {
-            let roots = crate::dial::roots(Some(file))?;
+            let roots = crate::connector::roots(Some(file))?;
             let trust = Trust::Ca { extra_roots: roots };
-            Dial::new(address.clone(), trust, pin, binding, Timing::default())?
+            Connector::new(address.clone(), trust, pin, binding, Timing::default())?
         }
     };
     let credential = Credential::User(user.clone(), password);
@@ -243,7 +247,7 @@ impl ByPassword {
         address: Option<Address>,
         password: Password,
     ) -> Result<Self, ClientError> {
-        let dial = Dial::of(profile, address, Timing::default())?;
+        let dial = Connector::of(profile, address, Timing::default())?;
         let credential = Credential::User(profile.user().clone(), password);
         let info = client_info(profile.label());
         let opened = dial.open_when_free(credential, &info, PATIENCE).await;
@@ -310,7 +314,7 @@ async fn learned(address: &Address, info: &proto::ServerInfo, shown: Option<TlsP
     let by_authority = TlsTrust::Ca { file: None };
     let Some(shown) = shown else { return by_authority };
     let roots = Trust::Ca { extra_roots: Vec::new() };
-    let dial = Dial::new(address.clone(), roots, None, BindingPolicy::Warn, Timing::default());
+    let dial = Connector::new(address.clone(), roots, None, BindingPolicy::Warn, Timing::default());
     let vouched = match dial {
         Ok(dial) => dial.connect().await.is_ok(),
         Err(_) => false,
@@ -348,7 +352,7 @@ fn binding_of(link: &InviteLink) -> BindingPolicy {
 }
 
 fn invite_used() -> ClientError {
-    ClientError::Refused(Why::AlreadyUsed.into())
+    ClientError::Refused(RefusalReason::AlreadyUsed.into())
 }
 
 async fn open_invite(link: &InviteLink, binding: BindingPolicy) -> Result<Opened, ClientError> {
@@ -357,7 +361,7 @@ async fn open_invite(link: &InviteLink, binding: BindingPolicy) -> Result<Opened
         None => Trust::Ca { extra_roots: Vec::new() },
     };
     let pin = Some(link.server_key);
-    let dial = Dial::new(link.address.clone(), trust, pin, binding, Timing::default())?;
+    let dial = Connector::new(link.address.clone(), trust, pin, binding, Timing::default())?;
     let secret = InviteSecret::new(link.secret.expose_secret());
     let credential = Credential::Invite(link.id, secret);
     let opened = dial.open_when_free(credential, &client_info(""), PATIENCE).await;
@@ -428,14 +432,14 @@ async fn finish(
 
 /// A connection for one request at a time.
 struct Desk {
-    line: Line<Stream>,
+    line: Connection<Stream>,
     asked: u64,
     /// After a login by invite, `Revoked` means that the invite was used on another connection.
     by_invite: bool,
 }
 
 impl Desk {
-    fn new(line: Line<Stream>) -> Self {
+    fn new(line: Connection<Stream>) -> Self {
         Self { line, asked: 0, by_invite: false }
     }
 

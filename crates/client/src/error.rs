@@ -7,11 +7,11 @@ use twinlock_core::chain::Broken;
 use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::id::{ConversationId, Name, ServerKey};
 use twinlock_core::invite::{Address, server_words};
-use twinlock_core::proto::Why;
+use twinlock_core::proto::RefusalReason;
 use twinlock_core::session::Fault;
-use twinlock_link::line::LineError;
-use twinlock_link::login::LoginError;
-use twinlock_link::tls::TlsFault;
+use twinlock_transport::connection::ConnectionError;
+use twinlock_transport::login::LoginError;
+use twinlock_transport::tls::TlsFault;
 
 use crate::home::DiskError;
 use crate::profile::ProfileError;
@@ -213,7 +213,9 @@ impl ClientError {
             )
             | Self::BadEntry { .. }
             | Self::BadList(_)
-            | Self::Refused(Refusal { why: Why::Damaged | Why::Hash, .. })
+            | Self::Refused(Refusal {
+                why: RefusalReason::Damaged | RefusalReason::Hash, ..
+            })
             | Self::Tampered(_)
             | Self::Missing { .. }
             | Self::Truncated { .. } => Blame::Record,
@@ -232,7 +234,10 @@ impl ClientError {
             | Self::NoPassword(_)
             | Self::Ended(_) => Blame::Us,
             Self::Refused(Refusal {
-                why: Why::AlreadyUsed | Why::LogInAgain | Why::WrongPassword,
+                why:
+                    RefusalReason::AlreadyUsed
+                    | RefusalReason::LogInAgain
+                    | RefusalReason::WrongPassword,
                 ..
             }) => Blame::Us,
             Self::Refused(_) | Self::NoTarget(_) | Self::TooManySessions => Blame::Request,
@@ -273,13 +278,13 @@ impl From<LoginError> for ClientError {
     }
 }
 
-impl From<LineError> for ClientError {
-    fn from(error: LineError) -> Self {
+impl From<ConnectionError> for ClientError {
+    fn from(error: ConnectionError) -> Self {
         match error {
-            LineError::Refused(ErrorCode::Busy(seconds)) => Self::Busy { seconds },
-            LineError::Refused(ErrorCode::Refused) => Self::LoginRefused,
-            LineError::Fault(Fault::Binding) => Self::TlsCut,
-            LineError::Fault(Fault::Downgrade(_)) => Self::Downgrade,
+            ConnectionError::Refused(ErrorCode::Busy(seconds)) => Self::Busy { seconds },
+            ConnectionError::Refused(ErrorCode::Refused) => Self::LoginRefused,
+            ConnectionError::Fault(Fault::Binding) => Self::TlsCut,
+            ConnectionError::Fault(Fault::Downgrade(_)) => Self::Downgrade,
             other => Self::Lost(other.to_string()),
         }
     }

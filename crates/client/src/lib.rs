@@ -7,9 +7,11 @@
 //! Work with a server: [`enrol`] creates a profile. [`client`] maintains a connection, sends the
 //! outbox, follows conversations and sends requests. [`record`] verifies entries.
 
+#![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
+
 pub mod client;
+mod connector;
 mod delays;
-mod dial;
 mod disk;
 mod driver;
 pub mod enrol;

@@ -20,7 +20,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use twinlock_core::Entropy;
 use twinlock_core::id::{ConversationId, Link, MessageId, Name, Salt};
 use twinlock_core::limits::MAX_TEXT;
-use twinlock_core::proto::{self, Why};
+use twinlock_core::proto::{self, RefusalReason};
 
 use crate::error::ClientError;
 use crate::receipts::{self, Known};
@@ -77,7 +77,7 @@ pub struct Refused {
     /// The message.
     pub message: Pending,
     /// The server's reason.
-    pub why: Why,
+    pub why: RefusalReason,
 }
 
 /// The outcome of a message.
@@ -88,7 +88,7 @@ pub enum Outcome {
     /// It is on the server's disk.
     Recorded(Ack),
     /// The server refused it.
-    Refused(Why),
+    Refused(RefusalReason),
 }
 
 /// The changes of one transaction; see [`Outbox::settle`].
@@ -97,7 +97,7 @@ pub struct Settle<'a> {
     /// Acks: see [`Outbox::mark_recorded_many`].
     pub recorded: &'a [(MessageId, Ack)],
     /// Refusals: see [`Outbox::mark_refused`].
-    pub refused: &'a [(MessageId, Why)],
+    pub refused: &'a [(MessageId, RefusalReason)],
     /// Release the claims of this process that have no outcome.
     pub release: bool,
     /// Claim messages, see [`Outbox::claim`], and return those that this process claimed when it
@@ -333,14 +333,18 @@ impl Outbox {
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn mark_refused(&self, message_id: &MessageId, why: Why) -> Result<(), StateError> {
+    pub fn mark_refused(
+        &self,
+        message_id: &MessageId,
+        why: RefusalReason,
+    ) -> Result<(), StateError> {
         self.state.write(|tx| self.note_refused(tx, &[(*message_id, why)]))
     }
 
     fn note_refused(
         &self,
         tx: &Transaction<'_>,
-        refused: &[(MessageId, Why)],
+        refused: &[(MessageId, RefusalReason)],
     ) -> Result<(), StateError> {
         let mut update = tx.prepare_cached(
             "UPDATE outbox SET state = ?3, why = ?4, claimed_by = NULL
@@ -556,9 +560,9 @@ fn pending(row: &Row<'_>) -> rusqlite::Result<Pending> {
     })
 }
 
-/// A reason of a later version reads as [`Why::None`].
-fn why(stored: Option<i32>) -> Why {
-    stored.and_then(|why| Why::try_from(why).ok()).unwrap_or(Why::None)
+/// A reason of a later version reads as [`RefusalReason::None`].
+fn why(stored: Option<i32>) -> RefusalReason {
+    stored.and_then(|why| RefusalReason::try_from(why).ok()).unwrap_or(RefusalReason::None)
 }
 
 fn row_limit(limit: usize) -> i64 {

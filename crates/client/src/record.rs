@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use prost::Message as _;
 use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Salt, Sender, ServerKey};
-use twinlock_core::proto::{self, Why};
+use twinlock_core::proto::{self, RefusalReason};
 use twinlock_core::text::Untrusted;
 
 use crate::client::{Client, Entry, FileEntry, blocking};
@@ -342,7 +342,7 @@ async fn walk(
         let expected = audited.entries + 1;
         let page = client.read_stored_links(id, audited.entries, AUDIT_PAGE).await;
         let page = page.map_err(|error| match error {
-            ClientError::Refused(Refusal { why: Why::Damaged, .. }) => {
+            ClientError::Refused(Refusal { why: RefusalReason::Damaged, .. }) => {
                 ClientError::Missing { conversation: id, n: expected }
             }
             other => other,
@@ -401,7 +401,6 @@ pub fn unexplained(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use twinlock_core::id::Name;
 
     use super::*;
@@ -427,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_what_the_link_covers_or_the_record_was_changed() {
+    fn entry_check__content_not_covered_by_link_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let receipts = receipts(dir.path());
         let start = Position::new(1, 0, Link([0; 32]));

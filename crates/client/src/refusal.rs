@@ -5,22 +5,22 @@
 
 use std::fmt;
 
-use twinlock_core::proto::{self, Limit, Role, Why};
+use twinlock_core::proto::{self, Limit, RefusalReason, Role};
 
 /// A refusal by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
     /// The reason.
-    pub why: Why,
-    /// With [`Why::Busy`] and [`Why::Storage`]: seconds until a retry makes sense.
+    pub why: RefusalReason,
+    /// With [`RefusalReason::Busy`] and [`RefusalReason::Storage`]: seconds until a retry makes sense.
     pub retry_seconds: u32,
     /// The limit that was reached, if the server names one.
     pub limit: Limit,
     /// The value of the limit, in the limit's unit; 0 if unknown.
     pub most: u64,
-    /// With [`Why::NotAllowed`]: the minimum role; `Role::None` if unknown.
+    /// With [`RefusalReason::NotAllowed`]: the minimum role; `Role::None` if unknown.
     pub role: Role,
-    /// With [`Why::Storage`]: the revocation is in effect until the server restarts, but not
+    /// With [`RefusalReason::Storage`]: the revocation is in effect until the server restarts, but not
     /// recorded.
     pub barred: bool,
 }
@@ -29,12 +29,12 @@ impl Refusal {
     /// Whether the same request may succeed later.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        matches!(self.why, Why::Busy | Why::Storage)
+        matches!(self.why, RefusalReason::Busy | RefusalReason::Storage)
     }
 }
 
-impl From<Why> for Refusal {
-    fn from(why: Why) -> Self {
+impl From<RefusalReason> for Refusal {
+    fn from(why: RefusalReason) -> Self {
         let (limit, role) = (Limit::None, Role::None);
         Self { why, retry_seconds: 0, limit, most: 0, role, barred: false }
     }
@@ -62,10 +62,10 @@ impl fmt::Display for Refusal {
             );
         }
         match (self.why, self.role) {
-            (Why::NotAllowed, Role::Admin) => {
+            (RefusalReason::NotAllowed, Role::Admin) => {
                 return f.write_str("you may not do that: it needs the role admin or owner");
             }
-            (Why::NotAllowed, Role::Owner) => {
+            (RefusalReason::NotAllowed, Role::Owner) => {
                 return f.write_str("you may not do that: it needs the role owner");
             }
             _ => {}
@@ -75,42 +75,46 @@ impl fmt::Display for Refusal {
             None => f.write_str(reason(self.why))?,
         }
         match self.why {
-            Why::Busy => write!(f, "; try again in {} s", self.retry_seconds.max(1)),
+            RefusalReason::Busy => write!(f, "; try again in {} s", self.retry_seconds.max(1)),
             _ => Ok(()),
         }
     }
 }
 
 /// Messages for the reasons that name no limit.
-fn reason(why: Why) -> &'static str {
+fn reason(why: RefusalReason) -> &'static str {
     match why {
-        Why::None => "the server refused, for a reason this program does not know",
-        Why::Unsupported => {
+        RefusalReason::None => "the server refused, for a reason this program does not know",
+        RefusalReason::Unsupported => {
             "the server does not know this request; it may be older than this client"
         }
-        Why::Malformed => "the server could not read the request",
-        Why::NotAllowed => "you may not do that (it needs another role, or another kind of login)",
-        Why::NotFound => "no such room, person or device, or you are not a member",
-        Why::NameTaken => "this name is taken; choose another",
-        Why::NameBad => {
+        RefusalReason::Malformed => "the server could not read the request",
+        RefusalReason::NotAllowed => {
+            "you may not do that (it needs another role, or another kind of login)"
+        }
+        RefusalReason::NotFound => "no such room, person or device, or you are not a member",
+        RefusalReason::NameTaken => "this name is taken; choose another",
+        RefusalReason::NameBad => {
             "the server does not accept this name: 1 to 32 of a-z, 0-9, '.', '_' and '-', with \
              neither end one of the last three"
         }
-        Why::TooLarge => "that is too large for the server",
-        Why::AlreadyUsed => "this invite was already used, or has expired; ask for a new one",
-        Why::Busy => "the server is busy",
-        Why::Storage => "the server cannot write to its disk now (is it full?)",
-        Why::LogInAgain => {
+        RefusalReason::TooLarge => "that is too large for the server",
+        RefusalReason::AlreadyUsed => {
+            "this invite was already used, or has expired; ask for a new one"
+        }
+        RefusalReason::Busy => "the server is busy",
+        RefusalReason::Storage => "the server cannot write to its disk now (is it full?)",
+        RefusalReason::LogInAgain => {
             "the password was entered more than five minutes ago, or has changed; enter it again"
         }
-        Why::WrongPassword => "wrong password",
-        Why::Ahead => "the server's record ends before an entry that this client names",
-        Why::Quota => "that is more than the server keeps of one file or of one user",
-        Why::Hash => "the received content does not match its hash and was discarded",
-        Why::Damaged => {
+        RefusalReason::WrongPassword => "wrong password",
+        RefusalReason::Ahead => "the server's record ends before an entry that this client names",
+        RefusalReason::Quota => "that is more than the server keeps of one file or of one user",
+        RefusalReason::Hash => "the received content does not match its hash and was discarded",
+        RefusalReason::Damaged => {
             "the server's record is damaged: an entry, or the content of a file, is missing or cannot be read"
         }
-        Why::Limit => "the server's limit is reached",
+        RefusalReason::Limit => "the server's limit is reached",
     }
 }
 
@@ -204,14 +208,14 @@ fn bytes(n: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use prost::Message as _;
 
     use super::*;
 
     #[test]
-    fn refusal_names_limit_figure_and_setting() {
-        let limited = |limit, most| Refusal { limit, most, ..Why::Limit.into() }.to_string();
+    fn refusal__names_limit_value_and_setting() {
+        let limited =
+            |limit, most| Refusal { limit, most, ..RefusalReason::Limit.into() }.to_string();
         assert_eq!(
             limited(Limit::RoomsPerUser, 256),
             "at most 256 rooms made by one user (limit `rooms-per-user` of the server)"
@@ -225,7 +229,7 @@ mod tests {
             retry_seconds: 7,
             limit: Limit::ChangesPerMinute,
             most: 60,
-            ..Why::Busy.into()
+            ..RefusalReason::Busy.into()
         };
         let busy = busy.to_string();
         assert!(
@@ -238,15 +242,15 @@ mod tests {
     }
 
     #[test]
-    fn refusal_names_the_role_that_may() {
-        let no = |role| Refusal { role, ..Why::NotAllowed.into() }.to_string();
+    fn refusal__names_the_required_role() {
+        let no = |role| Refusal { role, ..RefusalReason::NotAllowed.into() }.to_string();
         assert!(no(Role::Admin).contains("the role admin or owner"), "{}", no(Role::Admin));
         assert!(no(Role::Owner).ends_with("the role owner"), "{}", no(Role::Owner));
         assert!(no(Role::None).contains("another kind of login"), "{}", no(Role::None));
     }
 
     #[test]
-    fn refusal_is_read_by_a_client_that_knows_only_the_reason() {
+    fn refusal__older_client_decodes_reason_and_retry() {
         #[derive(Clone, PartialEq, prost::Message)]
         struct Older {
             #[prost(int32, tag = "1")]
@@ -255,7 +259,7 @@ mod tests {
             retry_seconds: u32,
         }
         let newer = proto::Refusal {
-            why: Why::Storage.into(),
+            why: RefusalReason::Storage.into(),
             retry_seconds: 5,
             limit: Limit::TextPerDay.into(),
             most: 1,
@@ -263,6 +267,6 @@ mod tests {
             barred: true,
         };
         let older = Older::decode(&*newer.encode_to_vec()).unwrap();
-        assert_eq!(older, Older { why: Why::Storage.into(), retry_seconds: 5 });
+        assert_eq!(older, Older { why: RefusalReason::Storage.into(), retry_seconds: 5 });
     }
 }

@@ -9,7 +9,7 @@ use twinlock_core::id::{DeviceId, ServerKey};
 use twinlock_core::keys::DeviceSecret;
 use twinlock_core::opaque::{RECORD, REQUEST, RESPONSE};
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 use crate::error::ClientError;
 
@@ -110,12 +110,11 @@ pub(crate) async fn stretch<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::panic, clippy::unwrap_used)]
     use super::*;
     use crate::error::Blame;
 
     #[tokio::test]
-    async fn local_failure_is_no_refusal_of_the_server() {
+    async fn password_stretch__panic_is_a_local_failure() {
         let failed = stretch(|| -> () { panic!("out of memory") }).await.unwrap_err();
         assert_eq!(failed.blame(), Blame::Here);
         assert!(failed.to_string().contains("this program"), "{failed}");

@@ -12,7 +12,7 @@ use twinlock_core::invite::Address;
 use twinlock_core::session::{Binding, Session};
 use twinlock_core::text::Untrusted;
 
-use crate::dial::Opened;
+use crate::connector::Opened;
 use crate::error::ClientError;
 
 /// Minimum interval between two counts of one conversation.

@@ -603,13 +603,12 @@ pub(crate) fn uint(stored: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use std::io::Write as _;
 
     use super::*;
 
     #[test]
-    fn what_is_written_is_synced_at_the_commit() {
+    fn state_db__opens_with_wal_full_sync_and_secure_delete() {
         let dir = tempfile::tempdir().unwrap();
         let conn = connect(&dir.path().join("state.db")).unwrap();
         let pragma = |name: &str| -> String {
@@ -627,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn copy_of_a_state_is_of_one_moment() {
+    fn state_copy__is_consistent_or_fails_as_busy() {
         let (dir, into) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (db, wal) = (dir.path().join("state.db"), dir.path().join("state.db-wal"));
         fs::write(&db, "1").unwrap();
@@ -656,7 +655,7 @@ mod tests {
     }
 
     #[test]
-    fn copy_is_made_only_where_nothing_can_be_written() {
+    fn state_copy__write_access_is_detected() {
         let dir = tempfile::tempdir().unwrap();
         assert!(may_write(dir.path()));
         fs::write(dir.path().join("state.db"), "").unwrap();
@@ -665,7 +664,7 @@ mod tests {
     }
 
     #[test]
-    fn every_migration_runs_on_what_the_one_before_left() {
+    fn state_db__migrations_run_in_sequence_and_none_is_missing() {
         Migrations::from_slice(MIGRATIONS).validate().unwrap();
         let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
         assert_eq!(files.count(), MIGRATIONS.len());

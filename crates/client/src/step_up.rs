@@ -4,9 +4,9 @@ use bytes::Bytes;
 use twinlock_core::credential::{Credential, Password};
 use twinlock_core::frame::KE2;
 use twinlock_core::id::Name;
-use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_core::step_up::StepUp;
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 use crate::client::Client;
 use crate::error::{ClientError, Refusal};
@@ -51,7 +51,7 @@ impl Client {
         match self.request(Op::StepUpFinish(finish)).await {
             Ok(Answered::Done(_)) => Ok(()),
             Ok(_) => Err(ClientError::Protocol("another answer than done")),
-            Err(ClientError::Refused(Refusal { why: Why::WrongPassword, .. })) => {
+            Err(ClientError::Refused(Refusal { why: RefusalReason::WrongPassword, .. })) => {
                 Err(ClientError::WrongPassword)
             }
             Err(error) => Err(error),

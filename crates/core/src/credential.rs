@@ -7,8 +7,8 @@ use unicode_normalization::UnicodeNormalization as _;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::id::{CredentialId, DeviceId, InviteId, Name};
-use crate::island::opaque::Stretching;
 use crate::keys::{DeviceSecret, InviteSecret};
+use crate::legacy_crypto::opaque::Stretching;
 use crate::schedule;
 
 /// Shortest and longest password after NFC, bytes of UTF-8.
@@ -126,14 +126,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_the_same_however_it_was_composed() {
+    fn password__composed_and_decomposed_forms_are_equal() {
         let composed = Password::new("Zo\u{eb} z\u{e4}hlt").unwrap();
         let decomposed = Password::new("Zoe\u{308} za\u{308}hlt").unwrap();
         assert_eq!(composed.0, decomposed.0);
     }
 
     #[test]
-    fn a_password_keeps_its_blanks_and_has_no_controls() {
+    fn password__spaces_kept_and_controls_or_bad_length_refused() {
         assert_eq!(Password::new(" 123456 ").unwrap().0.as_str(), " 123456 ");
         assert_eq!(Password::new("1234567").err(), Some(BadPassword::Short));
         assert_eq!(Password::new("12345678\n").err(), Some(BadPassword::Control));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_secret() {
+    fn credential__debug_shows_no_secret() {
         let name = Name::new("ada").unwrap();
         let user = Credential::User(name, Password::new("correct horse").unwrap());
         let device = Credential::Device(DeviceId([1; 16]), DeviceSecret::new(&[0x41; 32]));

@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_length_of_every_type_is_accepted_or_refused_as_section_3_says() {
+    fn frame__header_lengths_by_type_match_section_3() {
         let all = [Due::Hello, Due::Challenge, Due::Proof, Due::FirstSealed, Due::Session];
         let mut accepted = 0u32;
         for ty in 0..=255u8 {
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_read_back() {
+    fn frame__close_and_error_codes_round_trip() {
         for number in 0..=300 {
             assert_eq!(CloseCode::from_number(number).number(), number);
         }

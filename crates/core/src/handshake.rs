@@ -23,11 +23,11 @@ use crate::frame::{
     MIN_HELLO,
 };
 use crate::id::{CredentialId, ServerKey, SessionId};
-use crate::island::opaque::{
-    self, ClientEnrolment, ClientHandshake, RECORD, REQUEST, RESPONSE, ServerHandshake, ServerSetup,
-};
 use crate::kem::{self, KemSecret};
 use crate::keys::{ChainKey, RootKey};
+use crate::legacy_crypto::opaque::{
+    self, ClientEnrolment, ClientHandshake, RECORD, REQUEST, RESPONSE, ServerHandshake, ServerSetup,
+};
 use crate::limits::VERSION;
 use crate::seal::Chain;
 use crate::wiped::{self, wiped};

@@ -322,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_have_one_small_alphabet_and_no_punctuation_at_the_ends() {
+    fn name__invalid_alphabet_ends_or_length_is_rejected() {
         for good in ["a", "ada.lovelace-1815", "0", &"a".repeat(32)] {
             assert_eq!(Name::new(good).map(|n| n.to_string()), Ok(good.into()));
         }
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_reads_back_as_it_was_written() {
+    fn sender__round_trips_and_malformed_is_rejected() {
         let ada = Name::new("ada").unwrap();
         for sender in [
             Sender::Server,
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_id_wants_the_length_of_its_kind() {
+    fn credential_id__length_must_match_kind() {
         assert!(CredentialId::parse(2, &[0; 16]).is_ok());
         assert!(CredentialId::parse(3, &[0; 8]).is_ok());
         for (kind, len) in [(0, 8), (2, 15), (2, 17), (3, 7), (3, 16), (4, 8)] {

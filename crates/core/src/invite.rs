@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_without_a_port_takes_the_default() {
+    fn address__missing_port_uses_default_and_malformed_is_refused() {
         let parse = |text| Address::parse(text, Some(8443)).map(|a| a.to_string());
         assert_eq!(parse("example.org").as_deref(), Ok("example.org:8443"));
         assert_eq!(parse("example.org:1").as_deref(), Ok("example.org:1"));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_secret() {
+    fn invite_link__debug_shows_no_secret() {
         let link = InviteLink {
             address: Address::new("example.org", 1).unwrap(),
             id: InviteId([1; 8]),

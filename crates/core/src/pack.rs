@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn many_small_parts_fill_their_frames_and_keep_their_order() {
+    fn pack__small_parts_fill_frames_in_order() {
         let parts: Vec<usize> = vec![300; 64];
         let frames = pack(parts, 0, |n| *n);
         assert_eq!(padded(&frames), 16_384 + 4096);
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_more_is_made_only_where_it_saves_something() {
+    fn pack__extra_frame_only_where_it_saves_padding() {
         for parts in [vec![], vec![1], vec![100; 9], vec![300; 54], vec![500; 60]] {
             let frames = pack(parts.clone(), 0, |n| *n);
             assert!(frames.len() <= 1, "{parts:?}");
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_each_frame_has_besides_fits_too() {
+    fn pack__per_frame_overhead_stays_within_max_body() {
         for head in [1, 25, 512] {
             let frames = pack(vec![999; 300], head, |n| *n);
             assert!(frames.iter().all(|frame| frame.len() * 999 + head <= MAX_BODY));
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_is_larger_than_a_frame_goes_alone() {
+    fn pack__oversized_part_gets_its_own_frame() {
         let frames = pack(vec![10, MAX_BODY + 1, 20], 0, |n| *n);
         assert_eq!(frames, [vec![10], vec![MAX_BODY + 1], vec![20]]);
     }

@@ -7,9 +7,9 @@
 use zeroize::Zeroizing;
 
 use crate::frame::{KEM_CT, KEM_EK};
-use crate::island::x25519;
 use crate::kem::{self, KemSecret};
 use crate::keys::{ChainKey, RootKey};
+use crate::legacy_crypto::x25519;
 use crate::wiped::{self, wiped};
 use crate::{Entropy, schedule};
 

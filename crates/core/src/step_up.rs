@@ -15,7 +15,7 @@ use crate::credential::Credential;
 use crate::frame::{KE1, KE2, KE3};
 use crate::handshake::LoginRefused;
 use crate::id::{CredentialId, ServerKey, SessionId};
-use crate::island::opaque::{ClientHandshake, RECORD, ServerHandshake, ServerSetup};
+use crate::legacy_crypto::opaque::{ClientHandshake, RECORD, ServerHandshake, ServerSetup};
 use crate::wiped::{self, wiped};
 use crate::{Entropy, schedule};
 
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn step_up_proves_the_secret_in_its_own_session_only() {
+    fn step_up__wrong_secret_no_record_or_other_session_fails() {
         assert!(proves(9, 1, 1, true));
         assert!(!proves(8, 1, 1, true), "a wrong secret");
         assert!(!proves(9, 1, 1, false), "no record");
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn step_up_answer_of_one_session_is_none_in_another() {
+    fn step_up__answer_for_other_session_is_rejected() {
         let entropy = &mut Counting(1);
         let setup = ServerSetup::generate(entropy);
         let record = self_register(&setup, &credential(9), entropy).unwrap();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn step_up_takes_no_other_server() {
+    fn step_up__other_server_key_is_refused() {
         let entropy = &mut Counting(1);
         let setup = ServerSetup::generate(entropy);
         let record = self_register(&setup, &credential(9), entropy).unwrap();

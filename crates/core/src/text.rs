@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_acts_on_a_terminal_passes() {
+    fn text__terminal_controls_are_removed() {
         let evil = "a\u{1b}[2Jb\u{9b}31mc\rd\u{8}e\u{202e}f\u{2066}g\u{200b}h\u{feff}i\u{7f}j\0k";
         assert_eq!(Untrusted::new(evil).render(), "a[2Jb31mcdefghijk");
         assert_eq!(Untrusted::new("a\nb\tc").render(), "a\nb\tc");
@@ -381,7 +381,7 @@ mod tests {
     ];
 
     #[test]
-    fn text_with_selectors_looks_like_no_other() {
+    fn text__unneeded_variation_selectors_are_removed() {
         for (text, shown) in [
             ("pay\u{fe0f}pal", "paypal"),
             ("report\u{fe0f}.pdf", "report.pdf"),
@@ -395,14 +395,14 @@ mod tests {
     }
 
     #[test]
-    fn text_of_many_joiners_takes_linear_time() {
+    fn text__many_joiners_render_in_linear_time() {
         // Searching back over the marks at each joiner would take hours.
         let text = format!("x{}", "\u{301}\u{200c}".repeat(1 << 20));
         assert_eq!(Untrusted::new(text).render().chars().count(), 1 + (1 << 20));
     }
 
     #[test]
-    fn text_of_any_script_passes_unchanged() {
+    fn text__any_script_is_unchanged() {
         for text in SCRIPTS {
             assert_eq!(Untrusted::new(text).render(), text, "{}", text.escape_unicode());
             assert_eq!(Untrusted::new(text).escape(), text, "{}", text.escape_unicode());
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn invisible_characters_that_nothing_needs_do_not_pass() {
+    fn text__unneeded_invisible_characters_are_removed() {
         for (evil, shown) in [
             // Joiners in Latin, at an end, two in a row, between letters that join anyway.
             ("pay\u{200d}pal", "paypal"),
@@ -450,14 +450,14 @@ mod tests {
     }
 
     #[test]
-    fn a_log_line_cannot_be_forged() {
+    fn text__escape_prevents_log_injection() {
         let evil = Untrusted::new("x\n2026-01-01 INFO root logged in\u{1b}[1A\u{85}\"\\");
         assert_eq!(evil.escape(), "x\\n2026-01-01 INFO root logged in\\u{1b}[1A\\u{85}\\\"\\\\");
         assert_eq!(format!("{evil:?}"), format!("\"{}\"", evil.escape()));
     }
 
     #[test]
-    fn harmless_json_means_the_same() {
+    fn text__harmless_json_decodes_to_same_text() {
         let text = "a\u{9b}b\u{202e}c\u{e0041}d\u{7f}e\n👍";
         let json = serde_json::to_string(text).unwrap();
         let harmless = harmless_json(&json);

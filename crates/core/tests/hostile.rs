@@ -1,6 +1,12 @@
 //! Tests every decoder with malformed input: nothing panics, and accepted input is encoded back
 //! unchanged.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    non_snake_case,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -87,13 +93,13 @@ fn link() -> String {
 }
 
 #[test]
-fn the_good_inputs_that_are_mangled_here_are_good() {
+fn generated_input__unmodified_samples_are_valid() {
     assert!(Hello::parse(&hello()).is_ok());
     assert!(InviteLink::parse(&link()).is_ok());
 }
 
 #[test]
-fn a_hello_of_every_length_and_version_gets_the_answer_of_section_4() {
+fn hello__length_and_version_errors_match_section_4() {
     let good = hello();
     let mut answered = 0;
     for len in 1..1400 {
@@ -120,7 +126,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
 
     #[test]
-    fn headers_are_written_back_as_they_came(bytes in any::<[u8; HEADER]>()) {
+    fn frame__accepted_header_round_trips(bytes in any::<[u8; HEADER]>()) {
         for due in [Due::Hello, Due::Challenge, Due::Proof, Due::FirstSealed, Due::Session] {
             match Header::parse(bytes, due) {
                 Ok(header) => prop_assert_eq!(header.to_bytes(), bytes),
@@ -130,7 +136,7 @@ proptest! {
     }
 
     #[test]
-    fn errors_and_codes_are_written_back(payload in any::<[u8; 3]>(), code in any::<u16>()) {
+    fn frame__error_and_close_codes_round_trip(payload in any::<[u8; 3]>(), code in any::<u16>()) {
         let known = matches!(payload[0], 1..=4);
         let frame = ErrorCode::parse(payload).to_frame();
         prop_assert_eq!(frame[HEADER], payload[0]);
@@ -141,7 +147,7 @@ proptest! {
     }
 
     #[test]
-    fn a_hello_made_up_is_refused_or_names_its_credential(bytes in mangled(hello())) {
+    fn hello__modified_is_refused_or_keeps_credential_id(bytes in mangled(hello())) {
         if let Ok(parsed) = Hello::parse(&bytes) {
             let id = &bytes[4..][..usize::from(bytes[3])];
             let cid = [&bytes[2..3], id].concat();
@@ -152,12 +158,12 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_are_no_hello(bytes in vec(any::<u8>(), 0..1400)) {
+    fn hello__random_bytes_are_refused(bytes in vec(any::<u8>(), 0..1400)) {
         prop_assert!(Hello::parse(&bytes).is_err());
     }
 
     #[test]
-    fn an_invite_link_is_written_back(bytes in mangled(link().into_bytes())) {
+    fn invite_link__modified_is_refused_or_round_trips(bytes in mangled(link().into_bytes())) {
         let text = String::from_utf8_lossy(&bytes);
         if let Ok(parsed) = InviteLink::parse(&text) {
             assert_eq!(parsed.to_link().as_str(), text);
@@ -165,7 +171,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_panics_a_link_or_an_address(
+    fn invite_link__random_text_refused_and_address_round_trips(
         text in any::<String>(),
         host in "[a-z0-9.:\\[\\]%-]{0,12}",
         port in "[0-9+ -]{0,6}",
@@ -182,7 +188,7 @@ proptest! {
     }
 
     #[test]
-    fn senders_names_and_ids_are_written_back(
+    fn id__accepted_senders_names_and_ids_round_trip(
         bytes in prop_oneof![vec(any::<u8>(), 0..70), "[a-z.:/0-9_-]{0,70}".prop_map(String::into_bytes)],
         kind in 0..6u8,
     ) {
@@ -203,7 +209,7 @@ proptest! {
     }
 
     #[test]
-    fn classic_lines_made_up_open_nothing(
+    fn classic__generated_message_is_rejected(
         junk in prop_oneof![vec(any::<u8>(), 0..200), "[A-Za-z0-9._=+/ -]{0,200}".prop_map(String::into_bytes)],
         line in mangled(classic_line()),
     ) {
@@ -221,14 +227,14 @@ proptest! {
     }
 
     #[test]
-    fn no_password_panics_and_nfc_is_stable(text in any::<String>()) {
+    fn password__accepted_has_no_control_characters(text in any::<String>()) {
         if Password::new(&text).is_ok() {
             assert!(!text.contains(|c: char| c <= '\u{1f}' || c == '\u{7f}'));
         }
     }
 
     #[test]
-    fn rendered_text_acts_on_nothing(
+    fn text__output_has_no_terminal_controls(
         text in vec(
             prop_oneof![
                 any::<char>(),
@@ -264,7 +270,7 @@ proptest! {
     }
 
     #[test]
-    fn an_escaped_text_names_one_text(a in "[\\\\u{}0-9a-f\n\"\u{1b}]{0,8}", b in "[\\\\u{}0-9a-f\n\"\u{1b}]{0,8}") {
+    fn text__escape_is_injective(a in "[\\\\u{}0-9a-f\n\"\u{1b}]{0,8}", b in "[\\\\u{}0-9a-f\n\"\u{1b}]{0,8}") {
         let escape = |text: &str| Untrusted::new(text).escape();
         prop_assert_eq!(escape(&a) == escape(&b), a == b);
     }
@@ -296,7 +302,7 @@ proptest! {
 
     /// Re-encoding must preserve the message, not its bytes, because nothing hashes them.
     #[test]
-    fn requests_made_up_are_refused_or_mean_the_same_again(
+    fn proto__generated_request_is_refused_or_round_trips(
         bytes in prop_oneof![mangled(to_server()), vec(any::<u8>(), 0..80)],
     ) {
         if let Ok(message) = proto::ToServer::decode(&bytes[..]) {
@@ -305,7 +311,7 @@ proptest! {
     }
 
     #[test]
-    fn answers_made_up_are_refused_or_mean_the_same_again(
+    fn proto__generated_answer_is_refused_or_round_trips(
         bytes in prop_oneof![mangled(to_client()), vec(any::<u8>(), 0..80)],
     ) {
         if let Ok(message) = proto::ToClient::decode(&bytes[..]) {
@@ -316,7 +322,7 @@ proptest! {
 }
 
 #[test]
-fn groups_within_groups_are_refused_and_not_followed() {
+fn proto__nested_groups_are_refused() {
     // Groups are the only way to nest without limit in a schema without recursion.
     assert!(proto::ToServer::decode(&vec![0x7b; 65_531][..]).is_err());
     assert!(proto::ToClient::decode(&vec![0x7b; 65_531][..]).is_err());
@@ -326,7 +332,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
-    fn a_challenge_made_up_is_refused(change in 0..CHALLENGE, bit in 0..8u8, random in any::<bool>()) {
+    fn handshake__modified_challenge_and_random_proof_are_refused(change in 0..CHALLENGE, bit in 0..8u8, random in any::<bool>()) {
         let setup = ServerSetup::generate(&mut Os);
         let record = self_register(&setup, &device(), &mut Os).unwrap();
         let (client, hello) = AwaitChallenge::start(device(), None, &mut Os).unwrap();
@@ -345,7 +351,7 @@ proptest! {
     }
 
     #[test]
-    fn records_and_setups_made_up_panic_nothing(bytes in vec(any::<u8>(), RECORD), bit in any::<usize>()) {
+    fn handshake__random_record_or_modified_setup_does_not_panic(bytes in vec(any::<u8>(), RECORD), bit in any::<usize>()) {
         let setup = ServerSetup::generate(&mut Os);
         let mut record: [u8; RECORD] = bytes.try_into().unwrap();
         // The fake record, of the same length, replaces a stored record that does not decode.
@@ -364,7 +370,7 @@ proptest! {
     }
 
     #[test]
-    fn a_registration_response_made_up_gives_no_record(bytes in vec(any::<u8>(), RESPONSE)) {
+    fn enrolment__random_response_gives_no_record(bytes in vec(any::<u8>(), RESPONSE)) {
         let credential = device();
         let (enrolment, _) = Enrolment::start(&credential, &mut Os).unwrap();
         let response: [u8; RESPONSE] = bytes.try_into().unwrap();

@@ -5,12 +5,12 @@
 //! compiling this crate. After a change of the `.proto` file, run
 //! `TWINLOCK_WRITE_PROTO=1 cargo test -p twinlock-core --test proto_compiled`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(non_snake_case, clippy::unwrap_used)]
 
 use std::path::Path;
 
 #[test]
-fn proto_compiled_is_what_the_proto_file_says() {
+fn proto__compiled_code_matches_proto_file() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let descriptors = protox::compile(["twinlock.proto"], [root.join("proto")]).unwrap();
     let into = tempfile::tempdir().unwrap();

@@ -155,7 +155,7 @@ impl Barred {
 
 #[cfg(test)]
 mod tests {
-    use twinlock_core::proto::{self, Why, request::Op};
+    use twinlock_core::proto::{self, RefusalReason, request::Op};
 
     use super::*;
     use crate::common::classic::{add_key, list_keys, revoke_key};
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn revocation_that_waits_comes_before_all_other_writes() {
+    async fn barred__pending_revocation_refuses_other_writes() {
         let host = Host::start().await;
         let (laptop, mut ada) = host.owner().await;
         let barred = host.server.shared.barred.clone();
@@ -178,7 +178,7 @@ mod tests {
         ada.send_part(open, b"abc", 0, 3).await;
         let writing = barred.writing.lock().await;
         barred.bar(lamp());
-        assert_eq!(ada.end_file(open, b"abc").await, Err(Why::Storage));
+        assert_eq!(ada.end_file(open, b"abc").await, Err(RefusalReason::Storage));
         let room = || proto::CreateRoom { name: "room".into(), topic: String::new() };
         for op in [
             Op::CreateRoom(room()),
@@ -193,12 +193,12 @@ mod tests {
             append(LOBBY, "text"),
             Op::PutFile(put(random(), "x", 3)),
         ] {
-            assert_eq!(ada.ask(op.clone()).await.unwrap_err(), Why::Storage, "{op:?}");
+            assert_eq!(ada.ask(op.clone()).await.unwrap_err(), RefusalReason::Storage, "{op:?}");
         }
         // Reads, logins and other revocations continue.
         assert_eq!(ada.read(LOBBY, 0).await.unwrap().entries.len(), 0);
         let mut again = host.connect(laptop.credential()).await.unwrap();
-        assert_eq!(revoke_key(&mut again, "candle").await, Err(Why::NotFound));
+        assert_eq!(revoke_key(&mut again, "candle").await, Err(RefusalReason::NotFound));
         drop(writing);
         let written = async {
             while barred.is_unwritten() {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn revocation_that_waits_spares_a_new_key_of_the_name() {
+    async fn barred__pending_revocation_spares_new_key_of_same_name() {
         let host = Host::start().await;
         let (_, mut ada) = host.owner().await;
         let shared = &host.server.shared;

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_is_done_on_threads_that_yield_and_ends_with_who_waits_for_it() {
+    async fn handshake_runtime__low_priority_and_cancelled_with_caller() {
         let (doors, door) = Doors::open().unwrap();
         let name = || std::thread::current().name().map(ToOwned::to_owned);
         assert_eq!(door.run(async move { name() }).await.unwrap().unwrap(), "twinlock-doors");

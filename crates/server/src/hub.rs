@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_session_of_a_run_takes_the_place_of_the_older_even_at_the_limit() {
+    fn registry__same_instance_replaces_session_at_limit() {
         let hub = Arc::new(Hub::default());
         let most = Most { device: 2, password: 2 };
         let enter = |device| hub.enter(user("ada"), device, most).unwrap();
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_counted_by_device_and_passwords_apart() {
+    fn registry__sessions_limited_by_device_and_password() {
         let hub = Arc::new(Hub::default());
         let most = Most { device: 1, password: 2 };
         let enter = |device| hub.enter(user("ada"), device, most);
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_run_has_at_most_sixteen_bytes_and_none_is_one_too() {
+    fn registry__instance_id_is_at_most_16_bytes_or_empty() {
         let hub = Arc::new(Hub::default());
         let line = hub.enter(user("ada"), device(1), PLENTY).unwrap();
         assert_eq!(hub.ready(&line, &[0; 17], PLENTY), Err(CloseCode::Protocol));
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watcher_learns_what_changed_once_however_often_it_did() {
+    fn presence__repeated_changes_are_reported_once() {
         let hub = Arc::new(Hub::default());
         let watcher = hub.enter(user("ada"), device(1), PLENTY).unwrap();
         let seen = hub.watch_presence(&watcher);
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_comes_during_a_shutdown_goes_with_it() {
+    fn registry__session_during_shutdown_is_closed() {
         let hub = Arc::new(Hub::default());
         hub.close_all(CloseCode::Shutdown);
         let late = hub.enter(user("ada"), device(1), PLENTY).unwrap();
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_password_ends_the_other_sessions_by_password_alone() {
+    fn registry__password_change_closes_other_password_sessions() {
         let hub = Arc::new(Hub::default());
         let this = hub.enter(user("ada"), None, PLENTY).unwrap();
         let other = hub.enter(user("ada"), None, PLENTY).unwrap();

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use twinlock_core::id::TlsPin;
-use twinlock_link::tls::{CertFault, ServerCert};
+use twinlock_transport::tls::{CertFault, ServerCert};
 use zeroize::Zeroizing;
 
 pub use error::IdentityError;
@@ -177,7 +177,7 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`]; the old certificate stays, in memory and on disk.
     ///
-    /// [`ServerTls::reload`]: twinlock_link::tls::ServerTls::reload
+    /// [`ServerTls::reload`]: twinlock_transport::tls::ServerTls::reload
     pub fn renew_if_due(&mut self, now: SystemTime) -> Result<Option<ServerCert>, IdentityError> {
         if !self.is_self_made() || !self.is_due(now) {
             return Ok(None);

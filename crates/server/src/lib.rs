@@ -4,10 +4,7 @@
 //! [`Server::shutdown`]. It does not print, prompt or handle signals; the program does. The
 //! functions in [`process`] prepare the process before that.
 
-#![cfg_attr(
-    test,
-    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
-)]
+#![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
 // Unit tests use the test client of `tests/`, which names this crate as an external crate.
 #[cfg(test)]

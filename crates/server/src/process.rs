@@ -47,14 +47,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_descriptor_limit_goes_up_to_the_hard_one_and_stays() {
+    fn descriptor_limit__raised_to_hard_limit_idempotently() {
         let hard = getrlimit(Resource::Nofile).maximum;
         assert_eq!(raise_descriptor_limit().unwrap().now, hard);
         assert_eq!(raise_descriptor_limit().unwrap(), Descriptors { before: hard, now: hard });
     }
 
     #[test]
-    fn core_dumps_are_off_for_good() {
+    fn core_dumps__disabled_by_limit_and_not_dumpable() {
         forbid_core_dumps().unwrap();
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         assert_eq!(getrlimit(Resource::Core), none);

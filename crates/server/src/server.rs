@@ -26,11 +26,11 @@ use twinlock_core::id::{ConversationId, Name, ServerKey, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::session::BindingPolicy;
-use twinlock_link::OsEntropy;
-use twinlock_link::tls::{ServerTls, TlsFault};
 use twinlock_store::{
     OpenError, Person, Published, RecordLock, Role, SqliteStore, Store, StoreError,
 };
+use twinlock_transport::OsEntropy;
+use twinlock_transport::tls::{ServerTls, TlsFault};
 
 use crate::append_log::Names;
 use crate::barred::Barred;

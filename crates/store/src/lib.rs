@@ -7,6 +7,8 @@
 //! The store knows nothing of connections, sessions or the protocol. It never sees a password, a
 //! device secret or the OPAQUE setup, only the row key that is derived from the setup.
 
+#![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
+
 pub mod conformance;
 mod sqlite;
 

@@ -201,19 +201,18 @@ pub(super) fn rate(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use clap::CommandFactory as _;
 
     use super::*;
     use crate::args::Cli;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn args__clap_definition_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn a_target_is_a_room_or_a_user_in_any_usual_spelling() {
+    fn args__target_accepts_room_and_user_spellings() {
         let parse = |text: &str| text.parse::<Target>().map(|t| t.to_string());
         assert_eq!(parse("ops").as_deref(), Ok("ops"));
         assert_eq!(parse("#Ops").as_deref(), Ok("ops"));
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_written_as_people_do() {
+    fn args__duration_has_units_and_range() {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("48h"), Ok(Duration::from_secs(48 * 3600)));
         assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_is_a_number_a_time_or_the_last() {
+    fn args__point_is_number_time_or_last() {
         let point = |text: &str| text.parse::<Point>();
         assert_eq!(point("12"), Ok(Point::Number(12)));
         assert_eq!(point("#12"), Ok(Point::Number(12)));
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_has_units_and_a_least() {
+    fn args__rate_has_units_and_minimum() {
         for (text, bytes) in [
             ("16384", 16_384),
             ("16K", 16_384),
@@ -271,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_seconds_are_written_as_people_do() {
+    fn args__sizes_and_seconds_have_units() {
         assert_eq!(bytes("64M"), Ok(64 << 20));
         assert_eq!(bytes("1.5k"), Ok(1536));
         assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_takes_the_default_port() {
+    fn args__account_port_has_a_default() {
         let (user, address) = account("Ada@example.org").unwrap();
         assert_eq!((user.as_str(), address.to_string()), ("ada", "example.org:8443".to_owned()));
         assert_eq!(account("ada@[::1]:9").unwrap().1.to_string(), "[::1]:9");

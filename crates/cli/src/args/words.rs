@@ -160,7 +160,6 @@ fn split(words: Vec<String>, mut escaped: bool) -> Result<TargetAndText, Failure
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn words(words: &[&str]) -> Vec<String> {
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn help_is_asked_for_before_any_argument_only() {
+    fn args__help_is_recognized_only_without_arguments() {
         let command = adapt(Cli::command());
         let asked = |line: &str| {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_begins_with_a_dash_wants_the_escape() {
+    fn args__text_starting_with_dash_needs_escape() {
         let text = |list: &[&str], escaped| split(words(list), escaped).map(|split| split.text);
         assert_eq!(text(&["ops"], false).unwrap(), None);
         assert_eq!(text(&["ops", "-"], false).unwrap().as_deref(), Some("-"));

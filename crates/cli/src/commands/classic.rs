@@ -9,7 +9,7 @@ use serde::Serialize;
 use twinlock_client::ClientError;
 use twinlock_client::client::NewClassicKey;
 use twinlock_core::keys::ClassicKey;
-use twinlock_core::proto::{self, Why};
+use twinlock_core::proto::{self, RefusalReason};
 use zeroize::Zeroizing;
 
 use crate::args::{Classic, ClassicAdd, Format, Json};
@@ -31,7 +31,7 @@ pub(crate) async fn run(what: Classic, context: &Context) -> Result<(), Failure>
         Classic::Revoke { name } => {
             let client = context.ask_once()?;
             client.revoke_classic_key(&name).await.map_err(|error| match refusal(&error) {
-                Some(Why::NotFound) => Failure::new(
+                Some(RefusalReason::NotFound) => Failure::new(
                     Exit::ServerSaidNo,
                     format!("you have no key {name}; see `twinlock classic list`"),
                 ),
@@ -44,7 +44,7 @@ pub(crate) async fn run(what: Classic, context: &Context) -> Result<(), Failure>
     }
 }
 
-fn refusal(error: &ClientError) -> Option<Why> {
+fn refusal(error: &ClientError) -> Option<RefusalReason> {
     if let ClientError::Refused(refusal) = error { Some(refusal.why) } else { None }
 }
 
@@ -98,7 +98,7 @@ async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
         }
     };
     let (key, port) = added.map_err(|error| match refusal(&error) {
-        Some(Why::AlreadyUsed) => Failure::new(
+        Some(RefusalReason::AlreadyUsed) => Failure::new(
             Exit::ServerSaidNo,
             format!("the server has a key of the format {} already", word(form)),
         )

@@ -8,7 +8,7 @@ use twinlock_client::home::Home;
 use twinlock_client::profile::{DEFAULT, MAX_LABEL, Profile, ProfileError};
 use twinlock_core::id::Name;
 use twinlock_core::invite::{InviteLink, server_words};
-use twinlock_core::proto::{Role, Why};
+use twinlock_core::proto::{RefusalReason, Role};
 use zeroize::Zeroizing;
 
 use crate::args::{Join, Login};
@@ -73,7 +73,7 @@ pub(crate) async fn join(join: Join, context: &Context) -> Result<(), Failure> {
             require_binding: join.require_binding,
         };
         match enrol::join(&home, &profile, &link, new).await {
-            Err(ClientError::Refused(Refusal { why: Why::NameTaken, .. }))
+            Err(ClientError::Refused(Refusal { why: RefusalReason::NameTaken, .. }))
                 if join.user.is_none() && terms.user.is_none() && ask::can_ask() =>
             {
                 asked = Some(user);

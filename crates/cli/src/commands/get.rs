@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_are_fetched_together_have_each_a_name_of_its_own() {
+    fn get__files_of_one_command_get_distinct_names() {
         let mut names = HashSet::new();
         let mut take = |wanted: &str, n| unlike(&mut names, &[], wanted, n);
         assert_eq!(take("a-5.txt", 3), "a-5.txt");

@@ -128,7 +128,6 @@ fn too_long(what: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn read(bytes: &[u8]) -> (Vec<String>, Option<String>) {
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_comes_without_its_end() {
+    fn input__lines_are_read_without_line_ending() {
         let text = "\u{feff}one\r\n\n  two \nthree\r".as_bytes();
         let lines = ["one", "", "  two ", "three\r"].map(str::to_owned).to_vec();
         assert_eq!(read(text), (lines, None));
@@ -152,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_message_is_named_and_the_last() {
+    fn input__non_utf8_line_is_reported_and_ends_input() {
         let (lines, error) = read(b"good\n\xff\nmore\n");
         assert_eq!(lines, ["good"]);
         assert_eq!(error.unwrap(), "line 2 of the input is not UTF-8 text");
     }
 
     #[test]
-    fn the_longest_message_passes_with_any_line_end_and_a_longer_one_does_not() {
+    fn input__longest_message_is_accepted_and_longer_refused() {
         let longest = "x".repeat(MAX_TEXT);
         for end in ["", "\n", "\r\n"] {
             let (lines, error) = read(format!("{longest}{end}{longest}{end}").as_bytes());

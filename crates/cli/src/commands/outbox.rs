@@ -7,7 +7,7 @@ use twinlock_client::error::Refusal;
 use twinlock_client::outbox::Pending;
 use twinlock_client::state::StateError;
 use twinlock_core::id::MessageId;
-use twinlock_core::proto::Why;
+use twinlock_core::proto::RefusalReason;
 use twinlock_core::text::Untrusted;
 
 use super::send::{self, blocking};
@@ -33,7 +33,7 @@ struct MessageJson<'a> {
 /// A message, and why the server refused it if it did.
 struct Kept {
     message: Pending,
-    why: Option<Why>,
+    why: Option<RefusalReason>,
 }
 
 pub(crate) async fn run(what: Outbox, context: &Context) -> Result<(), Failure> {

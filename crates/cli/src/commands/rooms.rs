@@ -3,7 +3,7 @@
 use serde::Serialize;
 use twinlock_client::ClientError;
 use twinlock_core::id::Name;
-use twinlock_core::proto::{self, Why};
+use twinlock_core::proto::{self, RefusalReason};
 use twinlock_core::text::Untrusted;
 
 use crate::args::{Room, Rooms, Target, TargetAndText};
@@ -93,7 +93,7 @@ pub(crate) async fn run(room: Room, context: &Context) -> Result<(), Failure> {
             let room = client.target(wants_room(&name)?.as_str()).await?;
             client.leave_room(room.id).await.map_err(|error| match error {
                 // A higher role would not help: the lobby is the only room that cannot be left.
-                ClientError::Refused(no) if no.why == Why::NotAllowed => Failure::new(
+                ClientError::Refused(no) if no.why == RefusalReason::NotAllowed => Failure::new(
                     Exit::ServerSaidNo,
                     format!("{name} cannot be left: every member is in it"),
                 ),

@@ -14,8 +14,8 @@ use twinlock_client::outbox::{Ack, Outcome};
 use twinlock_client::state::StateError;
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::MessageId;
-use twinlock_core::proto::Why;
-use twinlock_link::OsEntropy;
+use twinlock_core::proto::RefusalReason;
+use twinlock_transport::OsEntropy;
 
 use super::input::{self, Lines};
 use crate::args::{Send, TargetAndText};
@@ -48,7 +48,7 @@ struct Sending<'a> {
     /// Dropped from the outbox by another process. One that was already sent may still be recorded.
     dropped: HashSet<MessageId>,
     recorded: u64,
-    refused: Option<Why>,
+    refused: Option<RefusalReason>,
     /// Why there is no connection now.
     down: Option<ClientError>,
     /// Why the server records nothing now.
@@ -286,7 +286,7 @@ impl<'a> Sending<'a> {
         Ok(true)
     }
 
-    fn refused(&mut self, message_id: &MessageId, why: Why) -> bool {
+    fn refused(&mut self, message_id: &MessageId, why: RefusalReason) -> bool {
         if self.waiting.remove(message_id) {
             self.refused = Some(why);
         }

@@ -43,7 +43,7 @@ fn count(entries: &[Value], kind: &str) -> u64 {
 }
 
 #[test]
-fn every_measurement_tells_what_the_record_has() {
+fn bench__measurements_match_record() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "before"]).exits(0);
@@ -90,7 +90,7 @@ fn texts_of(person: &Person, target: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_table_has_a_row_for_each_and_columns_that_stand_below_each_other() {
+fn bench__table_has_row_per_measurement_and_aligned_columns() {
     let host = Host::start();
     let ada = host.owner();
     let ran = bench(&ada, &["default", "--mode", "messages,files", "--quiet"]).exits(0);
@@ -109,7 +109,7 @@ fn the_table_has_a_row_for_each_and_columns_that_stand_below_each_other() {
 }
 
 #[test]
-fn more_lines_than_one_user_may_have_are_refused_and_go_with_more_users() {
+fn bench__sessions_over_user_limit_need_more_users() {
     let host = Host::start();
     let ada = host.owner();
     for mode in ["messages", "idle", "fanout"] {
@@ -132,7 +132,7 @@ fn more_lines_than_one_user_may_have_are_refused_and_go_with_more_users() {
 }
 
 #[test]
-fn what_the_server_does_not_take_is_said_with_its_limit() {
+fn bench__invalid_or_refused_arguments_are_reported() {
     let host = Host::start();
     let ada = host.owner();
     let ran = bench(&ada, &["--mode", "messages", "--window", "1025"]).exits(7);
@@ -174,7 +174,7 @@ fn started(host: &Host, ada: &Person, args: &[&str]) -> (Running, String) {
 }
 
 #[test]
-fn an_interrupt_ends_it_with_what_it_has() {
+fn bench__interrupt_reports_partial_results() {
     let host = Host::start();
     let ada = host.owner();
     let (running, room) = started(&host, &ada, &[]);
@@ -189,7 +189,7 @@ fn an_interrupt_ends_it_with_what_it_has() {
 }
 
 #[test]
-fn a_time_limit_ends_it_as_an_interrupt_does() {
+fn bench__timeout_reports_partial_results() {
     let host = Host::start();
     let ada = host.owner();
     let args = ["bench", "--mode", "messages", "--seconds", "3600", "--json", "--timeout", "500ms"];
@@ -201,7 +201,7 @@ fn a_time_limit_ends_it_as_an_interrupt_does() {
 }
 
 #[test]
-fn a_server_that_goes_ends_it_and_one_that_is_gone_is_no_connection() {
+fn bench__lost_or_missing_server_exits_5() {
     let mut host = Host::start();
     let ada = host.owner();
     let (running, _) = started(&host, &ada, &[]);

@@ -152,7 +152,7 @@ fn keeps_every_ack(life: &Life) {
 }
 
 #[test]
-fn what_half_a_checkpoint_moved_outlives_the_failed_sync_of_its_other_half() {
+fn checkpoint__acks_survive_failed_fsync_of_second_half() {
     for thread in [RECORDER, CHECKPOINTER] {
         let mut writing = Writing::new();
         writing.fails_to_sync(thread);
@@ -162,7 +162,7 @@ fn what_half_a_checkpoint_moved_outlives_the_failed_sync_of_its_other_half() {
 }
 
 #[test]
-fn a_kernel_that_forgets_what_it_failed_to_write_is_not_believed() {
+fn checkpoint__acks_survive_pages_dropped_by_failed_fsync() {
     for thread in [CHECKPOINTER, RECORDER] {
         let mut writing = Writing::new();
         writing.stage.disk.forget_what_fails();
@@ -176,7 +176,7 @@ fn a_kernel_that_forgets_what_it_failed_to_write_is_not_believed() {
 }
 
 #[test]
-fn a_checkpoint_whose_writes_fail_is_made_once_more() {
+fn checkpoint__failed_writes_are_retried() {
     for error in [EIO, ENOSPC] {
         let mut writing = Writing::new();
         writing.is_half_moved(MANY);
@@ -188,7 +188,7 @@ fn a_checkpoint_whose_writes_fail_is_made_once_more() {
 }
 
 #[test]
-fn a_failed_sync_of_the_wal_in_a_checkpoint_takes_nothing_back() {
+fn checkpoint__acks_survive_failed_wal_fsync() {
     let mut writing = Writing::new();
     let wal = Aim { file: "/record.db-wal", thread: CHECKPOINTER };
     writing.is_half_moved(MANY);
@@ -200,7 +200,7 @@ fn a_failed_sync_of_the_wal_in_a_checkpoint_takes_nothing_back() {
 }
 
 #[test]
-fn a_record_that_cannot_be_opened_anew_is_opened_once_the_disk_is_well() {
+fn checkpoint__record_reopens_once_disk_recovers() {
     let mut writing = Writing::new();
     writing.is_about_to_move();
     writing.says(MANY);
@@ -226,7 +226,7 @@ fn a_record_that_cannot_be_opened_anew_is_opened_once_the_disk_is_well() {
 }
 
 #[test]
-fn a_server_whose_last_sync_fails_leaves_all_to_the_next_one() {
+fn checkpoint__failed_last_fsync_is_recovered_by_next_start() {
     // The failing sync may belong to a last step of the index; then the server reopens its record.
     let ended = (0..20).find_map(|_| {
         let mut writing = Writing::new();

@@ -3,7 +3,7 @@
 use crate::common::Host;
 
 #[test]
-fn a_key_is_told_once_listed_and_revoked() {
+fn classic_key__is_shown_once_listed_and_revoked() {
     let host = Host::start_with(&["--classic-port", "0"]);
     let ada = host.owner();
     ada.run(&["room", "create", "ops"]).exits(0);
@@ -39,7 +39,7 @@ fn a_key_is_told_once_listed_and_revoked() {
 }
 
 #[test]
-fn a_key_as_json_is_all_that_a_program_needs() {
+fn classic_key__json_output_has_key_format_and_address() {
     let host = Host::start_with(&["--classic-port", "0"]);
     let ada = host.owner();
     let added = ada.run(&["classic", "add", "lamp", "--to", "lobby", "--json"]).exits(0);
@@ -63,7 +63,7 @@ fn a_key_as_json_is_all_that_a_program_needs() {
 }
 
 #[test]
-fn only_admins_make_keys_and_only_for_rooms_they_are_in() {
+fn classic_key__only_admin_in_the_room_can_add() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -79,7 +79,7 @@ fn only_admins_make_keys_and_only_for_rooms_they_are_in() {
 }
 
 #[test]
-fn the_ports_are_off_by_default_and_the_bridge_says_what_it_cannot_promise() {
+fn classic_listener__is_off_by_default_and_bridge_warns() {
     let mut host = Host::start();
     host.terminate().exits(0);
     host.set_args(&["--classic-port", "0", "--origin-port", "0"]);
@@ -106,7 +106,7 @@ fn the_ports_are_off_by_default_and_the_bridge_says_what_it_cannot_promise() {
 }
 
 #[test]
-fn classic_import_reads_raw_hex_and_base64_and_keeps_no_key_in_clear() {
+fn classic_key__import_raw_hex_base64_stores_no_clear_key() {
     let host = Host::start_with(&["--origin-port", "0"]);
     let ada = host.owner();
     let key: [u8; 32] = std::array::from_fn(|n| (n as u8).wrapping_mul(37) ^ 0xa5);

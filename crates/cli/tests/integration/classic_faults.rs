@@ -117,7 +117,7 @@ fn ops(host: &Host) -> Person {
 }
 
 #[test]
-fn every_answer_outlives_kills_in_the_middle_of_it() {
+fn classic__answered_text_survives_server_kill() {
     let mut host = Host::start_with(&BOTH);
     let ada = ops(&host);
     let ports = Ports::of(&host);
@@ -136,7 +136,7 @@ fn every_answer_outlives_kills_in_the_middle_of_it() {
 }
 
 #[test]
-fn a_full_disk_answers_nothing_and_once_there_is_room_all_goes_on() {
+fn classic__full_disk_gives_no_answer_and_later_recovers() {
     let host = Host::start_with(&BOTH);
     let ada = ops(&host);
     let talkers = talkers(&ada, &Ports::of(&host));
@@ -165,7 +165,7 @@ fn a_full_disk_answers_nothing_and_once_there_is_room_all_goes_on() {
 }
 
 #[test]
-fn the_log_names_the_client_that_a_proxy_names() {
+fn classic__log_shows_client_address_of_proxy_header() {
     let mut host = Host::start_with(&BOTH);
     let ada = ops(&host);
     let (lamp, old) = (add_key(&ada, "lamp", "ops", "jwe"), add_key(&ada, "old", "ops", "origin"));

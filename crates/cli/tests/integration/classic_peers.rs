@@ -105,7 +105,7 @@ fn assert_answers(answers: &str, entries: &[serde_json::Value], texts: &[String]
 }
 
 #[test]
-fn peers_in_two_languages_exchange_a_thousand_lines_each_way() {
+fn classic_peer__python_and_node_exchange_1000_messages() {
     let Stage { host, ada, .. } = stage("lamp", "jwe");
     let port = port(&host, "classic connections on ");
     let arguments = ["127.0.0.1", &port, "lamp", "lamp.key"];
@@ -128,7 +128,7 @@ fn peers_in_two_languages_exchange_a_thousand_lines_each_way() {
 }
 
 #[test]
-fn peers_verify_tls_by_the_servers_certificate_and_are_closed_with_a_wrong_key() {
+fn classic_peer__tls_is_verified_and_wrong_key_closes() {
     let Stage { host, ada, .. } = stage("lamp", "jwe");
     let port = port(&host, "classic connections on ");
     std::fs::write(host.root().join("wrong.key"), "00".repeat(32)).unwrap();
@@ -158,7 +158,7 @@ fn peers_verify_tls_by_the_servers_certificate_and_are_closed_with_a_wrong_key()
 }
 
 #[test]
-fn peers_of_the_origin_get_an_answer_to_each_of_a_thousand_messages_while_a_hundred_others_do() {
+fn classic_peer__origin_answers_each_message_of_101_clients() {
     const OTHERS: usize = 100;
     const EACH: usize = 1000;
     let host = Host::start_with(&["--classic-port", "0", "--origin-port", "0"]);
@@ -217,7 +217,7 @@ fn peers_of_the_origin_get_an_answer_to_each_of_a_thousand_messages_while_a_hund
 }
 
 #[test]
-fn peers_use_the_form_with_a_mac_and_openssl_the_form_without() {
+fn classic_peer__origin_hmac_and_openssl_are_recorded() {
     let Stage { host, ada, .. } = stage("oldmac", "origin-hmac");
     add(&host, &ada, "old", "origin");
     let port = port(&host, "origin bridge on ");
@@ -258,7 +258,7 @@ fn shown<'s>(said: &'s str, head: &str) -> &'s str {
 }
 
 #[test]
-fn peers_run_what_classic_add_shows_as_it_stands() {
+fn classic_peer__commands_of_classic_add_run_unchanged() {
     for (name, format, file, head) in [
         ("lamp", "jwe", "classic_lines.py", "Python, classic_lines.py"),
         ("old", "origin", "origin_client.py", "Python, origin_client.py"),

@@ -16,7 +16,7 @@ const IDLE: Duration = Duration::from_millis(60);
 const LAST: Duration = Duration::from_secs(150);
 
 #[test]
-fn over_a_thousand_disconnects_every_line_arrives_once_and_in_order() {
+fn reconnect__thousand_disconnects_deliver_once_in_order() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");

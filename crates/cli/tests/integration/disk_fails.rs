@@ -87,7 +87,7 @@ impl Stage {
 }
 
 #[test]
-fn a_full_disk_refuses_messages_in_words_reads_on_and_takes_them_once_there_is_room() {
+fn disk__full_refuses_appends_serves_reads_and_recovers() {
     let stage = Stage::new();
     let rounds = scale("TWINLOCK_FAULTS", 1);
     let (began, mut slowest, mut refused) = (Instant::now(), Duration::ZERO, Vec::new());
@@ -121,7 +121,7 @@ fn a_full_disk_refuses_messages_in_words_reads_on_and_takes_them_once_there_is_r
 }
 
 #[test]
-fn a_disk_that_fails_now_and_then_loses_no_message_and_no_order() {
+fn disk__intermittent_faults_lose_nothing_and_keep_order() {
     let stage = Stage::new();
     let rounds = scale("TWINLOCK_FAULTS", 1);
     let began = Instant::now();

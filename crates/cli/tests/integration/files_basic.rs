@@ -38,7 +38,7 @@ fn numbers(upto: u64) -> Vec<String> {
 }
 
 #[test]
-fn files_of_all_sizes_in_directories_arrive_with_their_names_modes_and_times() {
+fn transfer__files_arrive_with_names_modes_and_times() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -100,7 +100,7 @@ fn files_of_all_sizes_in_directories_arrive_with_their_names_modes_and_times() {
 }
 
 #[test]
-fn standard_input_goes_up_and_standard_output_gets_exactly_that() {
+fn transfer__stdin_to_stdout_is_byte_exact() {
     let host = Host::start();
     let ada = host.owner();
     for size in [0, 100_000, 2_000_001] {
@@ -129,7 +129,7 @@ fn standard_input_goes_up_and_standard_output_gets_exactly_that() {
 }
 
 #[test]
-fn nothing_is_overwritten_unasked_and_no_program_of_somebody_else_runs() {
+fn get__overwrite_needs_force_and_foreign_mode_is_dropped() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -183,7 +183,7 @@ fn nothing_is_overwritten_unasked_and_no_program_of_somebody_else_runs() {
 }
 
 #[test]
-fn hostile_names_are_refused_or_made_harmless_and_nothing_lands_elsewhere() {
+fn transfer__hostile_names_are_refused_or_sanitized() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -246,7 +246,7 @@ fn super_names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn what_is_no_file_or_not_allowed_is_said_with_its_exit_code() {
+fn transfer__no_file_or_no_access_has_its_exit_code() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -268,7 +268,7 @@ fn what_is_no_file_or_not_allowed_is_said_with_its_exit_code() {
 }
 
 #[test]
-fn events_have_stable_names_and_end_with_the_ack_or_the_entry() {
+fn transfer__json_events_have_stable_fields() {
     let host = Host::start();
     let ada = host.owner();
     let path = write(&host.root().join("f.bin"), &bytes(300_000, 1));
@@ -305,7 +305,7 @@ fn events_have_stable_names_and_end_with_the_ack_or_the_entry() {
 }
 
 #[test]
-fn who_listens_gets_the_files_that_come_each_once_and_in_order_with_the_words() {
+fn listen__get_downloads_each_file_once_in_order() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -345,7 +345,7 @@ fn who_listens_gets_the_files_that_come_each_once_and_in_order_with_the_words() 
 }
 
 #[test]
-fn a_chat_sends_and_fetches_files_and_ends_when_they_have_arrived() {
+fn chat__put_and_get_complete_before_exit() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -371,7 +371,7 @@ fn a_chat_sends_and_fetches_files_and_ends_when_they_have_arrived() {
 }
 
 #[test]
-fn a_limit_is_kept_by_all_lines_together() {
+fn transfer__rate_limit_covers_all_files_together() {
     let host = Host::start();
     let ada = host.owner();
     let paths: Vec<_> =

@@ -48,7 +48,7 @@ fn hash(content: &[u8]) -> String {
 // ---- sources
 
 #[test]
-fn put_reads_a_source_without_a_size_to_its_end() {
+fn put__source_without_size_is_read_to_its_end() {
     let host = Host::start();
     let ada = host.owner();
     // Files with a size of 0, and on most machines one of 4096, neither of which is their real
@@ -88,7 +88,7 @@ fn put_reads_a_source_without_a_size_to_its_end() {
 }
 
 #[test]
-fn put_of_a_silent_pipe_ends_at_its_timeout_and_leaves_no_copy() {
+fn put__silent_pipe_times_out_and_leaves_no_spool() {
     let host = Host::start();
     let ada = host.owner();
     let fifo = host.root().join("fifo");
@@ -122,7 +122,7 @@ fn put_of_a_silent_pipe_ends_at_its_timeout_and_leaves_no_copy() {
 }
 
 #[test]
-fn put_r_refuses_one_name_for_several_files_and_an_empty_directory() {
+fn put__recursive_refuses_name_for_many_and_empty_dir() {
     let host = Host::start();
     let ada = host.owner();
     let (from, text) = dir(&host, "logs");
@@ -138,7 +138,7 @@ fn put_r_refuses_one_name_for_several_files_and_an_empty_directory() {
 }
 
 #[test]
-fn put_r_sends_nothing_that_lies_deeper_than_a_receiver_keeps() {
+fn put__recursive_skips_too_deep_files_with_an_error() {
     let host = Host::start();
     let ada = host.owner();
     let (from, text) = dir(&host, "d");
@@ -157,7 +157,7 @@ fn put_r_sends_nothing_that_lies_deeper_than_a_receiver_keeps() {
 }
 
 #[test]
-fn chat_put_refuses_what_is_not_a_file() {
+fn chat_put__pipe_device_or_directory_is_refused() {
     let host = Host::start();
     let ada = host.owner();
     let fifo = host.root().join("fifo");
@@ -174,7 +174,7 @@ fn chat_put_refuses_what_is_not_a_file() {
 }
 
 #[test]
-fn put_of_a_file_that_changes_names_what_was_recorded() {
+fn put__changing_source_reports_the_recorded_file() {
     let host = Host::start();
     let ada = host.owner();
     let path = host.root().join("f.bin");
@@ -197,7 +197,7 @@ fn put_of_a_file_that_changes_names_what_was_recorded() {
 }
 
 #[test]
-fn put_after_a_lost_ack_names_what_was_recorded() {
+fn put__after_lost_ack_reports_the_recorded_file() {
     let host = Host::start();
     let ada = host.owner();
     let liar = Liar::start(&host, &ada);
@@ -231,7 +231,7 @@ fn put_after_a_lost_ack_names_what_was_recorded() {
 // ---- destinations
 
 #[test]
-fn listen_get_keeps_its_position_when_a_file_has_no_place() {
+fn listen_get__position_is_kept_when_file_cannot_be_saved() {
     let host = Host::start();
     let ada = host.owner();
     let (into, inbox) = dir(&host, "inbox");
@@ -277,7 +277,7 @@ fn listen_get_keeps_its_position_when_a_file_has_no_place() {
 }
 
 #[test]
-fn listen_get_finds_a_name_where_others_took_it() {
+fn listen_get__name_collision_picks_a_free_name() {
     let host = Host::start();
     let ada = host.owner();
     let (into, inbox) = dir(&host, "inbox");
@@ -292,7 +292,7 @@ fn listen_get_finds_a_name_where_others_took_it() {
 }
 
 #[test]
-fn get_replaces_only_a_regular_file() {
+fn get__replaces_only_a_regular_file() {
     let host = Host::start();
     let ada = host.owner();
     let path = write(&host.root().join("f.txt"), b"content");
@@ -326,7 +326,7 @@ fn get_replaces_only_a_regular_file() {
 // ---- directories
 
 #[test]
-fn put_r_keeps_the_structure_and_get_makes_it_again() {
+fn put__recursive_keeps_structure_and_follows_no_symlink() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -373,7 +373,7 @@ fn put_r_keeps_the_structure_and_get_makes_it_again() {
 }
 
 #[test]
-fn get_of_several_goes_on_after_a_wrong_number() {
+fn get__invalid_entry_number_does_not_stop_the_others() {
     let host = Host::start();
     let ada = host.owner();
     let path = write(&host.root().join("f.txt"), b"content");
@@ -396,7 +396,7 @@ fn get_of_several_goes_on_after_a_wrong_number() {
 // ---- paths
 
 #[test]
-fn json_lines_are_objects_for_a_path_that_is_no_utf8() {
+fn json_output__non_utf8_path_gives_valid_objects() {
     let host = Host::start();
     let ada = host.owner();
     let path = host.root().join(OsStr::from_bytes(b"caf\xe9\\1"));
@@ -427,7 +427,7 @@ fn json_lines_are_objects_for_a_path_that_is_no_utf8() {
 // ---- time
 
 #[test]
-fn transfers_of_a_stopped_process_go_on() {
+fn transfer__stopped_process_continues_without_timeout() {
     let host = Host::start();
     let ada = host.owner();
     let path = write(&host.root().join("f.bin"), &bytes(600_000, 6));

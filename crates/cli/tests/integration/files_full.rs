@@ -98,7 +98,7 @@ fn says_full(ran: &Ran, problem: &str) {
 }
 
 #[test]
-fn a_get_on_a_full_disk_says_so_and_goes_on_once_there_is_room() {
+fn get__full_disk_is_reported_and_later_resumes() {
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
     let get = ["get", "lobby", "1", "-o", stage.into.to_str().unwrap(), "--json"];
@@ -119,7 +119,7 @@ fn a_get_on_a_full_disk_says_so_and_goes_on_once_there_is_room() {
 }
 
 #[test]
-fn output_that_takes_no_more_is_said_and_not_tried_for_ever() {
+fn get__full_stdout_is_reported_and_not_retried() {
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
     let mut command = stage.ada.command(&["get", "lobby", "1", "-o", "-"]);
@@ -131,7 +131,7 @@ fn output_that_takes_no_more_is_said_and_not_tried_for_ever() {
 }
 
 #[test]
-fn who_listens_on_a_full_disk_ends_before_the_file_and_gets_it_the_next_time() {
+fn listen__full_disk_stops_before_file_and_next_run_resumes() {
     let stage = Stage::new();
     let listen = ["listen", "lobby", "--get", stage.into.to_str().unwrap(), "--count", "3"];
     stage.ada.run(&["send", "lobby", "long ago"]).exits(0);
@@ -150,7 +150,7 @@ fn who_listens_on_a_full_disk_ends_before_the_file_and_gets_it_the_next_time() {
 }
 
 #[test]
-fn what_comes_by_standard_input_and_has_no_room_is_said_and_leaves_nothing() {
+fn put__stdin_on_full_disk_is_reported_and_leaves_no_spool() {
     let stage = Stage::new();
     let put = ["put", "-", "--name", "in.bin", "lobby"];
     let start = |command: &mut Command| {
@@ -172,7 +172,7 @@ fn what_comes_by_standard_input_and_has_no_room_is_said_and_leaves_nothing() {
 }
 
 #[test]
-fn a_profile_whose_disk_is_full_says_so_and_is_good_afterwards() {
+fn profile__full_disk_is_reported_and_later_recovers() {
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
     let get = ["get", "lobby", "1", "-o", stage.into.to_str().unwrap()];
@@ -189,7 +189,7 @@ fn a_profile_whose_disk_is_full_says_so_and_is_good_afterwards() {
 }
 
 #[test]
-fn a_server_whose_disk_fills_says_so_talks_on_and_takes_the_rest_once_there_is_room() {
+fn server_disk__full_refuses_upload_keeps_text_then_resumes() {
     let stage = Stage::new();
     let bob = stage.host.member(&stage.ada, "bob");
     let listening = bob.start(&["listen", "lobby", "--since", "all", "--count", "4", "--json"]);
@@ -224,7 +224,7 @@ fn a_server_whose_disk_fills_says_so_talks_on_and_takes_the_rest_once_there_is_r
 }
 
 #[test]
-fn a_server_that_cannot_write_a_byte_reads_on_and_recovers_by_itself() {
+fn server_disk__unwritable_still_serves_reads_and_recovers() {
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
     limit(stage.host.running(), Some(0));

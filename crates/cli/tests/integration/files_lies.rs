@@ -87,7 +87,7 @@ fn moved(change: impl Fn(&mut u64, &mut Vec<u8>) + Send + 'static) -> crate::com
 }
 
 #[test]
-fn whatever_a_server_says_of_a_file_that_comes_its_name_is_given_to_that_file_alone() {
+fn download__false_metadata_or_bytes_are_refused() {
     const ASTRAY: &str = "an impossible file offset";
     const OTHER: &str = "another file than the entry names";
     let stage = Stage::new();
@@ -111,7 +111,11 @@ fn whatever_a_server_says_of_a_file_that_comes_its_name_is_given_to_that_file_al
                 }
             }),
         ),
-        ("another byte", "does not match the BLAKE3", moved(|offset, data| data[0] ^= u8::from(*offset > 0))),
+        (
+            "another byte",
+            "does not match the BLAKE3",
+            moved(|offset, data| data[0] ^= u8::from(*offset > 0)),
+        ),
     ];
     for (what, words, lie) in lies {
         liar.says(lie);
@@ -128,7 +132,7 @@ fn whatever_a_server_says_of_a_file_that_comes_its_name_is_given_to_that_file_al
 }
 
 #[test]
-fn a_beginning_that_a_server_takes_for_good_and_is_not_costs_that_try_alone() {
+fn download__corrupt_part_file_fails_once_and_is_removed() {
     // Few enough bytes that the server continues without an acknowledgement.
     const HAD: u64 = 50_000;
     let stage = Stage::new();
@@ -159,7 +163,7 @@ fn a_beginning_that_a_server_takes_for_good_and_is_not_costs_that_try_alone() {
 }
 
 #[test]
-fn a_server_that_falls_silent_in_a_file_is_given_up_and_what_came_counts() {
+fn download__stalled_server_times_out_and_resumes() {
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
     let liar = Liar::start(&stage.host, &stage.ada);
@@ -196,7 +200,7 @@ fn entry(change: impl Fn(&mut FileBody) + Send + 'static) -> crate::common::liar
 }
 
 #[test]
-fn a_name_a_size_or_a_hash_that_was_changed_in_an_entry_breaks_its_link() {
+fn file_entry__changed_metadata_breaks_its_link() {
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
     let liar = Liar::start(&stage.host, &stage.ada);
@@ -222,7 +226,7 @@ fn a_name_a_size_or_a_hash_that_was_changed_in_an_entry_breaks_its_link() {
 }
 
 #[test]
-fn whatever_a_server_says_of_a_file_that_goes_it_ends_clearly_or_arrives_whole() {
+fn upload__false_answers_are_refused_or_upload_succeeds() {
     let stage = Stage::new();
     let liar = Liar::start(&stage.host, &stage.ada);
     let victim = stage.ada.by(liar.address());
@@ -294,7 +298,7 @@ fn record(host: &Host, bodies: Vec<FileBody>) {
 }
 
 #[test]
-fn what_an_evil_record_names_lands_nowhere_but_where_it_was_wanted() {
+fn file_entry__hostile_names_stay_in_target_directory() {
     let mut stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
     let body = |name: &str, size: u64, hash: &blake3::Hash| FileBody {

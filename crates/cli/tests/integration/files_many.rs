@@ -126,7 +126,7 @@ fn hash_of(path: &Path) -> blake3::Hash {
 }
 
 #[test]
-fn many_files_and_a_large_one_go_up_and_down_and_no_end_needs_much_memory() {
+fn transfer__many_and_large_files_arrive_in_bounded_memory() {
     let Scale { files, up_to, large } = scale();
     let mut chance = Chance::new();
     let host = Host::start();

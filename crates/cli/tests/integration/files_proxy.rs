@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use twinlock_core::id::TlsPin;
 use twinlock_core::invite::InviteLink;
-use twinlock_link::tls::{Alpn, ClientTls, Trust};
+use twinlock_transport::tls::{Alpn, ClientTls, Trust};
 
 const SIZE: u64 = 1 << 30;
 const NAME: &str = "Quartalszahlen-geheim.ods";
@@ -130,7 +130,7 @@ fn look(wanted: Arc<Wanted>, found: Found) -> Watch {
 }
 
 #[test]
-fn whoever_looks_finds_any_sixteen_bytes_of_the_file_its_name_and_its_hash() {
+fn tls_interception__detector_finds_content_name_and_hash() {
     let mut content = vec![0; 10_000];
     Plain { at: 0 }.next(&mut content);
     let hash = *blake3::hash(&content).as_bytes();
@@ -155,7 +155,7 @@ fn whoever_looks_finds_any_sixteen_bytes_of_the_file_its_name_and_its_hash() {
 }
 
 #[test]
-fn a_proxy_that_ends_tls_sees_a_gib_pass_up_and_down_and_none_of_it() {
+fn tls_interception__proxy_sees_no_part_of_a_file() {
     let host = Host::start();
     let server_pin = InviteLink::parse(&host.owner_link()).unwrap().tls_pin.unwrap();
     let ada = host.owner();

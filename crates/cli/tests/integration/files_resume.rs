@@ -90,7 +90,7 @@ fn parts(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_put_that_was_killed_goes_on_as_the_same_message() {
+fn resume__killed_put_continues_as_the_same_message() {
     let stage = Stage::new();
     let mut ids = Vec::new();
     for at in [6, 13] {
@@ -112,7 +112,7 @@ fn a_put_that_was_killed_goes_on_as_the_same_message() {
 }
 
 #[test]
-fn a_put_goes_on_by_itself_when_the_server_is_killed() {
+fn resume__put_survives_server_kill() {
     let mut stage = Stage::new();
     let putting = stage.person().start(&stage.put());
     for at in [5, 12] {
@@ -130,7 +130,7 @@ fn a_put_goes_on_by_itself_when_the_server_is_killed() {
 }
 
 #[test]
-fn lines_that_are_cut_cost_little_up_and_down() {
+fn resume__cut_connections_add_few_bytes_to_put_and_get() {
     let mut chance = Chance::new();
     let mut left = 16;
     let stage = Stage::with(move || {
@@ -158,7 +158,7 @@ fn lines_that_are_cut_cost_little_up_and_down() {
 }
 
 #[test]
-fn a_get_that_was_killed_goes_on_and_shows_nothing_before_its_end() {
+fn resume__killed_get_continues_from_its_part_file() {
     let stage = Stage::new();
     stage.is_there();
     let into = stage.host.root().join("into");
@@ -179,7 +179,7 @@ fn a_get_that_was_killed_goes_on_and_shows_nothing_before_its_end() {
 }
 
 #[test]
-fn a_get_goes_on_by_itself_when_the_server_is_killed() {
+fn resume__get_survives_server_kill() {
     let mut stage = Stage::new();
     stage.is_there();
     let got = stage.host.root().join("got.bin");
@@ -196,7 +196,7 @@ fn a_get_goes_on_by_itself_when_the_server_is_killed() {
 }
 
 #[test]
-fn a_byte_that_changed_in_what_had_come_is_found_and_the_file_is_right() {
+fn resume__corrupt_part_file_is_detected_and_replaced() {
     let stage = Stage::new();
     stage.is_there();
     let into = stage.host.root().join("into");
@@ -218,7 +218,7 @@ fn a_byte_that_changed_in_what_had_come_is_found_and_the_file_is_right() {
 }
 
 #[test]
-fn a_source_that_changed_begins_anew_as_another_message() {
+fn resume__changed_source_restarts_as_a_new_message() {
     let stage = Stage::new();
     let putting = stage.person().start(&stage.put());
     stage.wait(8 * MIB);
@@ -232,7 +232,7 @@ fn a_source_that_changed_begins_anew_as_another_message() {
 }
 
 #[test]
-fn a_source_that_changes_back_to_its_old_time_is_found_by_its_hash() {
+fn resume__source_changed_under_same_mtime_is_detected() {
     let stage = Stage::new();
     let time = fs::metadata(&stage.path).unwrap().modified().unwrap();
     let putting = stage.person().start(&stage.put());
@@ -250,7 +250,7 @@ fn a_source_that_changes_back_to_its_old_time_is_found_by_its_hash() {
 }
 
 #[test]
-fn a_source_that_changes_meanwhile_is_sent_as_it_is_in_the_end() {
+fn resume__source_changed_during_put_is_sent_in_final_form() {
     let stage = Stage::new();
     let putting = stage.person().start(&stage.put());
     stage.wait(8 * MIB);
@@ -261,7 +261,7 @@ fn a_source_that_changes_meanwhile_is_sent_as_it_is_in_the_end() {
 }
 
 #[test]
-fn ctrl_c_leaves_what_the_same_command_goes_on_with_and_says_so() {
+fn resume__interrupt_keeps_progress_and_prints_a_hint() {
     let stage = Stage::new();
     let putting = stage.person().start(&stage.put());
     stage.wait(8 * MIB);
@@ -285,7 +285,7 @@ fn ctrl_c_leaves_what_the_same_command_goes_on_with_and_says_so() {
 }
 
 #[test]
-fn what_came_by_standard_input_goes_on_when_the_same_comes_again() {
+fn resume__stdin_put_continues_with_the_same_input() {
     let stage = Stage::new();
     let put = ["put", "-", "--name", "in.bin", "lobby", "--json", "--limit", RATE];
     let start = || {
@@ -306,7 +306,7 @@ fn what_came_by_standard_input_goes_on_when_the_same_comes_again() {
 }
 
 #[test]
-fn a_server_that_is_away_is_waited_for_and_then_given_up_with_its_exit_code() {
+fn resume__server_down_is_retried_until_timeout() {
     let mut stage = Stage::new();
     stage.is_there();
     stage.host.kill();
@@ -323,7 +323,7 @@ fn a_server_that_is_away_is_waited_for_and_then_given_up_with_its_exit_code() {
 }
 
 #[test]
-fn content_that_changed_on_the_servers_disk_is_not_taken_for_the_file() {
+fn get__content_damaged_on_server_is_refused() {
     let stage = Stage::new();
     stage.is_there();
     let hash = stage.ada.reads("lobby")[0]["file"]["blake3"].as_str().unwrap().to_owned();

@@ -80,7 +80,7 @@ fn id(ran: &Ran) -> String {
 }
 
 #[test]
-fn two_that_put_one_file_at_once_record_an_entry_each_and_its_content_once() {
+fn put__concurrent_same_file_stores_content_once() {
     let stage = Stage::new();
     let put = ["put", stage.path.to_str().unwrap(), "lobby", "--json", "--limit", RATE];
     // Exactly one of them resumes the upload that a third command began.
@@ -98,7 +98,7 @@ fn two_that_put_one_file_at_once_record_an_entry_each_and_its_content_once() {
 }
 
 #[test]
-fn two_that_send_the_same_from_standard_input_record_an_entry_each_and_keep_no_copy() {
+fn put__concurrent_stdin_records_both_and_keeps_no_spool() {
     let stage = Stage::new();
     let put = ["put", "-", "--name", "in.bin", "lobby", "--json", "--limit", RATE];
     let start = || {
@@ -120,7 +120,7 @@ fn two_that_send_the_same_from_standard_input_record_an_entry_each_and_keep_no_c
 }
 
 #[test]
-fn of_several_that_get_one_file_into_one_directory_one_does_and_the_others_say_why_not() {
+fn get__concurrent_same_destination_succeeds_once() {
     let stage = Stage::new();
     let put = ["put", stage.path.to_str().unwrap(), "lobby"];
     stage.ada.run(&put).exits(0);

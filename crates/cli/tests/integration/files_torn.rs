@@ -115,7 +115,7 @@ impl Torn {
 }
 
 #[test]
-fn a_torn_put_and_a_torn_get_move_hardly_more_than_the_file() {
+fn transfer__interruptions_cost_at_most_2_percent_extra() {
     let mut torn = Torn::new();
     let path = torn.path.to_str().unwrap().to_owned();
     torn.tear(&["put", &path, "lobby"]);

@@ -46,7 +46,7 @@ fn peak(person: &Person, args: &[&str]) -> (Ran, u64) {
 }
 
 #[test]
-fn lists_that_never_end_are_refused_in_bounded_memory() {
+fn list__endless_or_unordered_is_refused_in_bounded_memory() {
     let host = Host::start();
     let ada = host.owner();
     let liar = Liar::start(&host, &ada);
@@ -106,7 +106,7 @@ fn lists_that_never_end_are_refused_in_bounded_memory() {
 }
 
 #[test]
-fn search_results_that_do_not_fall_are_refused() {
+fn search__results_not_descending_are_refused() {
     let host = Host::start();
     let ada = host.owner();
     ada.run_with(&["send", "lobby"], "word 1\nword 2\nword 3\n").exits(0);
@@ -138,7 +138,7 @@ fn entry_2(change: impl Fn(&mut proto::Entry) + Send + 'static) -> crate::common
 }
 
 #[test]
-fn entries_that_cannot_be_shown_are_named_and_the_others_are_shown() {
+fn entry__invalid_is_reported_and_others_are_shown() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -178,7 +178,7 @@ fn entries_that_cannot_be_shown_are_named_and_the_others_are_shown() {
 }
 
 #[test]
-fn acks_with_a_time_that_cannot_be_are_not_taken() {
+fn ack__impossible_time_is_refused() {
     let host = Host::start();
     let ada = host.owner();
     let liar = Liar::start(&host, &ada);
@@ -192,7 +192,7 @@ fn acks_with_a_time_that_cannot_be_are_not_taken() {
 }
 
 #[test]
-fn history_that_stops_before_its_head_is_an_error() {
+fn history__truncated_before_head_is_an_error() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -209,7 +209,7 @@ fn history_that_stops_before_its_head_is_an_error() {
 }
 
 #[test]
-fn first_link_is_checked_by_all_that_read_from_the_start() {
+fn link__first_is_checked_by_every_read_from_start() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");

@@ -46,7 +46,7 @@ fn resident(pid: u32) -> usize {
 }
 
 #[test]
-fn ten_thousand_idle_lines_are_held_and_each_is_told_of_the_end() {
+fn idle_connections__cost_bounded_memory_and_each_gets_close() {
     let lines = room();
     let hard = getrlimit(Resource::Nofile).maximum;
     // The server starts with the limit of a login shell, and raises it.

@@ -3,7 +3,7 @@
 use crate::common::*;
 
 #[test]
-fn of_two_who_use_one_invite_at_once_one_is_in_and_the_other_is_told_that_it_was_used() {
+fn invite__concurrent_use_admits_one_and_refuses_other() {
     let host = Host::start();
     let ada = host.owner();
     for round in 0..5 {
@@ -44,7 +44,7 @@ fn of_two_who_use_one_invite_at_once_one_is_in_and_the_other_is_told_that_it_was
 }
 
 #[test]
-fn the_owners_invite_makes_one_owner_and_is_gone_from_the_disk() {
+fn invite__owner_invite_is_single_use_and_removed_from_disk() {
     let mut host = Host::start();
     let link = host.owner_link();
     let ada = host.owner();
@@ -60,7 +60,7 @@ fn the_owners_invite_makes_one_owner_and_is_gone_from_the_disk() {
 }
 
 #[test]
-fn invite_names_the_public_address_of_the_server_or_the_one_asked_for() {
+fn invite__names_public_or_requested_address() {
     let host = Host::start_with(&["--public-host", "chat.example.org:9000"]);
     assert!(host.owner_link().starts_with("twinlock://chat.example.org:9000/#"));
     let ada = host.stranger().by(host.address()).joins("ada", &host.owner_link());
@@ -87,7 +87,7 @@ fn invite_names_the_public_address_of_the_server_or_the_one_asked_for() {
 }
 
 #[test]
-fn the_first_join_names_the_next_step() {
+fn join__next_step_suggests_invite_to_owner_only() {
     let host = Host::start();
     let stranger = host.stranger();
     let link = host.owner_link();
@@ -100,7 +100,7 @@ fn the_first_join_names_the_next_step() {
 }
 
 #[test]
-fn host_and_port_stand_beside_address() {
+fn host_and_port__override_profile_address() {
     let host = Host::start_with(&["--host", "localhost"]);
     let ada = host.owner();
     let nowhere = ada.by(([127, 0, 0, 1], 1).into());

@@ -53,7 +53,7 @@ fn feed(mut stdin: ChildStdin, name: &str, stop: &AtomicBool) -> usize {
 }
 
 #[test]
-fn after_kills_under_load_every_ack_is_kept_and_every_line_is_there_once_and_in_order() {
+fn kill__under_load_keeps_every_ack_once_and_in_order() {
     let mut chance = Chance::new();
     let mut host = Host::start();
     let ada = host.owner();
@@ -219,7 +219,7 @@ fn verdict(person: &Person) -> (Option<i32>, Option<u64>) {
 }
 
 #[test]
-fn an_audit_names_the_entry_that_was_changed_whoever_asks() {
+fn audit__changed_entry_is_found_with_and_without_receipts() {
     let ended = Ended::new();
     let (_host, ada, bob) = ended.changed(|_| ());
     assert_eq!(verdict(&ada), (Some(0), None));
@@ -258,7 +258,7 @@ fn an_audit_names_the_entry_that_was_changed_whoever_asks() {
 }
 
 #[test]
-fn an_audit_by_anybody_who_knew_the_end_exposes_a_record_that_is_cut_short() {
+fn audit__truncated_record_is_exposed_by_receipts() {
     let ended = Ended::new();
     for left in [ENTRIES - 1, 4, 0] {
         let (_host, ada, bob) = ended.changed(|record| {
@@ -273,7 +273,7 @@ fn an_audit_by_anybody_who_knew_the_end_exposes_a_record_that_is_cut_short() {
 }
 
 #[test]
-fn a_record_that_was_rewritten_whole_is_exposed_by_one_receipt() {
+fn audit__rewritten_record_is_exposed_by_one_receipt() {
     // The strongest operator: another server with the same identity and without ada's entries.
     let root = tempfile::tempdir().unwrap();
     let mut host = Host::start_in(root, &[]);

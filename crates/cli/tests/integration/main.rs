@@ -11,6 +11,7 @@
     clippy::print_stdout,
     clippy::print_stderr,
     missing_docs,
+    non_snake_case,
     unreachable_pub
 )]
 

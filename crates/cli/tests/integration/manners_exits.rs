@@ -30,7 +30,7 @@ fn change(person: &Person, head: &str, digits: &str) {
 }
 
 #[test]
-fn each_way_to_end_has_its_code_and_says_why() {
+fn exit_code__each_error_has_code_and_reason() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -116,7 +116,7 @@ fn each_way_to_end_has_its_code_and_says_why() {
 }
 
 #[test]
-fn ctrl_c_and_a_polite_kill_end_with_130() {
+fn exit_code__interrupt_and_terminate_give_130() {
     let host = Host::start();
     let ada = host.owner();
     for signal in [Signal::INT, Signal::TERM] {
@@ -150,7 +150,7 @@ fn ctrl_c_and_a_polite_kill_end_with_130() {
 }
 
 #[test]
-fn a_server_says_which_of_its_own_things_is_wrong() {
+fn error__server_names_data_directory_or_port_in_use() {
     let host = Host::start();
     let data = host.data();
     let mut second = twinlock();
@@ -166,7 +166,7 @@ fn a_server_says_which_of_its_own_things_is_wrong() {
 }
 
 #[test]
-fn a_refused_file_name_is_told_the_rule_for_files() {
+fn error__refused_file_name_states_file_name_rule() {
     let host = Host::start();
     let ada = host.owner();
     let file = ada.home.join("two\nlines");
@@ -183,7 +183,7 @@ fn a_refused_file_name_is_told_the_rule_for_files() {
 }
 
 #[test]
-fn refusals_name_the_room_or_person() {
+fn error__refusal_names_room_or_person() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -209,7 +209,7 @@ fn refusals_name_the_room_or_person() {
 }
 
 #[test]
-fn requests_too_large_for_a_frame_are_refused_with_the_limit() {
+fn error__too_large_request_states_the_limit() {
     let host = Host::start();
     let ada = host.owner();
     let long = "x".repeat(70_000);
@@ -226,7 +226,7 @@ fn requests_too_large_for_a_frame_are_refused_with_the_limit() {
 }
 
 #[test]
-fn words_say_what_was_changed_or_missed() {
+fn notice__adjusted_or_missing_values_are_reported() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "morning"]).exits(0);

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use twinlock_core::credential::{Credential, Password};
 use twinlock_core::handshake::AwaitChallenge;
 use twinlock_core::id::Name;
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 const FIRST: &str = "correct horse battery";
 const SECOND: &str = "staple staple staple";
@@ -41,7 +41,7 @@ async fn guesses(card: &Card, from: Ipv4Addr) -> usize {
 }
 
 #[test]
-fn passwd_and_revoke_pass_while_somebody_guesses() {
+fn guessing__passwd_and_revoke_are_not_delayed() {
     let host = Host::start();
     let ada = host.owner();
     let account = format!("bob@{}", host.address());

@@ -53,7 +53,7 @@ const COMMANDS: &[&str] = &[
 ];
 
 #[test]
-fn help_of_every_command_fits_80_columns_and_shows_how() {
+fn help__every_command_fits_80_columns_with_example() {
     let main = run(&["--help"]).exits(0);
     for command in COMMANDS.iter().chain([&""]) {
         let mut args: Vec<&str> = command.split_whitespace().collect();
@@ -76,7 +76,7 @@ fn help_of_every_command_fits_80_columns_and_shows_how() {
 }
 
 #[test]
-fn a_mistyped_word_is_answered_with_the_one_that_was_meant() {
+fn help__mistyped_word_gets_a_suggestion() {
     for (typed, meant) in [
         (&["lisen"][..], "listen"),
         (&["send", "--jsn", "ops", "x"], "--json"),
@@ -91,7 +91,7 @@ fn a_mistyped_word_is_answered_with_the_one_that_was_meant() {
 }
 
 #[test]
-fn the_version_names_the_commit_and_scripts_and_pages_are_made() {
+fn help__version_commit_completions_and_man_pages_exist() {
     let version = run(&["--version"]).exits(0).out;
     let git = Command::new("git").args(["rev-parse", "HEAD"]).output().unwrap();
     let (name, commit) = version.trim().split_once(" (").unwrap_or((version.trim(), ""));
@@ -113,7 +113,7 @@ fn the_version_names_the_commit_and_scripts_and_pages_are_made() {
 }
 
 #[test]
-fn a_configuration_that_is_wrong_is_told_with_its_file_and_line() {
+fn config__error_names_file_and_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("twinlock.toml");
     let data = dir.path().join("data");
@@ -137,7 +137,7 @@ fn a_configuration_that_is_wrong_is_told_with_its_file_and_line() {
 }
 
 #[test]
-fn flags_go_before_the_environment_before_the_file_before_defaults() {
+fn config__precedence_is_flag_env_file_default() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("twinlock.toml");
     let data = dir.path().join("data");
@@ -178,7 +178,7 @@ fn flags_go_before_the_environment_before_the_file_before_defaults() {
 }
 
 #[test]
-fn the_first_start_hands_out_one_invite_and_the_second_is_silent_about_it() {
+fn owner_invite__is_printed_on_first_start_only() {
     let mut host = Host::start();
     let link = host.owner_link();
     host.running().wait_err("until it is used");
@@ -195,7 +195,7 @@ fn the_first_start_hands_out_one_invite_and_the_second_is_silent_about_it() {
 }
 
 #[test]
-fn the_profile_is_chosen_by_flag_before_environment() {
+fn profile__flag_overrides_environment() {
     let host = Host::start();
     let ada = host.owner();
     let link = ada.invites();

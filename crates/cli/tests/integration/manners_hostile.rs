@@ -38,7 +38,7 @@ fn assert_unforged(text: &str) {
 }
 
 #[test]
-fn text_of_others_does_nothing_in_history_listen_and_chat() {
+fn untrusted_text__is_harmless_in_history_listen_and_chat() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -83,7 +83,7 @@ fn text_of_others_does_nothing_in_history_listen_and_chat() {
 }
 
 #[test]
-fn topics_and_labels_of_others_do_nothing_where_they_are_listed() {
+fn untrusted_text__topics_and_labels_are_harmless_in_lists() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["room", "create", "ops", "--topic", EVIL]).exits(0);
@@ -126,7 +126,7 @@ fn topics_and_labels_of_others_do_nothing_where_they_are_listed() {
 }
 
 #[test]
-fn no_text_forges_a_line_of_the_log() {
+fn untrusted_text__cannot_forge_a_log_line() {
     for json in [false, true] {
         let mut host = Host::start_with(if json {
             &["--log-messages", "--log-json", "--log-level", "debug"]

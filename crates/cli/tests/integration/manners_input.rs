@@ -16,7 +16,7 @@ fn run_with_bytes(person: &Person, args: &[&str], input: &[u8]) -> Ran {
 }
 
 #[test]
-fn each_line_of_the_input_is_a_message_whatever_ends_it() {
+fn stdin__each_line_is_one_message_for_any_line_ending() {
     let host = Host::start();
     let ada = host.owner();
     ada.run_with(&["send", "lobby"], "one\n\n  \ntwo\r\n\r\n  three \nlast").exits(0);
@@ -30,7 +30,7 @@ fn each_line_of_the_input_is_a_message_whatever_ends_it() {
 }
 
 #[test]
-fn a_line_that_is_no_message_ends_the_input_and_what_came_before_it_is_recorded() {
+fn stdin__invalid_line_stops_input_after_earlier_are_sent() {
     let host = Host::start();
     let ada = host.owner();
     let ran = run_with_bytes(&ada, &["send", "lobby"], b"one\ntwo\n\xff\xfe\nfour\n").exits(2);
@@ -48,7 +48,7 @@ fn a_line_that_is_no_message_ends_the_input_and_what_came_before_it_is_recorded(
 }
 
 #[test]
-fn a_chat_in_a_pipe_prints_a_tick_for_each_line_and_ends_when_all_is_recorded() {
+fn chat__pipe_prints_tick_per_line_and_ends_when_recorded() {
     let host = Host::start();
     let ada = host.owner();
     let ran = ada.run_with(&["chat"], "a\nb\n").exits(0);
@@ -64,7 +64,7 @@ fn a_chat_in_a_pipe_prints_a_tick_for_each_line_and_ends_when_all_is_recorded() 
 }
 
 #[test]
-fn a_chat_obeys_its_commands() {
+fn chat__obeys_slash_commands() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -97,7 +97,7 @@ fn a_chat_obeys_its_commands() {
 }
 
 #[test]
-fn what_is_said_without_a_server_waits_and_says_so() {
+fn outbox__unsent_messages_are_reported_and_sent_later() {
     let mut host = Host::start();
     let ada = host.owner();
     host.kill();
@@ -118,7 +118,7 @@ fn what_is_said_without_a_server_waits_and_says_so() {
 }
 
 #[test]
-fn send_and_chat_say_what_they_wait_for_and_how_to_leave() {
+fn outbox__wait_notice_names_timeout_and_ctrl_c() {
     let mut host = Host::start();
     let ada = host.owner();
     host.kill();
@@ -139,7 +139,7 @@ fn send_and_chat_say_what_they_wait_for_and_how_to_leave() {
 }
 
 #[test]
-fn chat_and_send_count_what_another_process_has_sent() {
+fn outbox__sent_by_other_process_counts_as_sent() {
     let host = Host::start();
     let ada = host.owner();
     // This process of the profile sends the outbox; the others have no connection.

@@ -48,7 +48,7 @@ fn names(json: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_json_document_has_the_documented_fields_in_one_line() {
+fn json__documents_have_documented_fields_on_one_line() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -122,7 +122,7 @@ fn every_json_document_has_the_documented_fields_in_one_line() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_a_command_quietly() {
+fn stdout__closed_reader_ends_command_quietly() {
     let host = Host::start();
     let ada = host.owner();
     let lines: String = (0..3000).map(|n| format!("line {n} {}\n", "x".repeat(200))).collect();
@@ -150,7 +150,7 @@ fn a_reader_that_goes_away_ends_a_command_quietly() {
 }
 
 #[test]
-fn data_goes_to_standard_output_and_words_to_standard_error() {
+fn stdout__has_data_and_stderr_has_messages() {
     let host = Host::start();
     let ada = host.owner();
     let invite = ada.run(&["invite"]).exits(0);

@@ -6,7 +6,7 @@ use crate::common::*;
 use rustix::process::Signal;
 
 #[test]
-fn listen_goes_on_where_the_last_one_of_the_profile_ended() {
+fn listen__resumes_at_last_position_of_profile() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -26,7 +26,7 @@ fn listen_goes_on_where_the_last_one_of_the_profile_ended() {
 }
 
 #[test]
-fn listen_since_new_keeps_its_position_though_nothing_came() {
+fn listen__since_new_keeps_position_without_entries() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -38,7 +38,7 @@ fn listen_since_new_keeps_its_position_though_nothing_came() {
 }
 
 #[test]
-fn listen_since_all_keeps_its_first_position_before_an_entry_is_handled() {
+fn listen__since_all_keeps_position_before_first_handled_entry() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -58,7 +58,7 @@ fn listen_since_all_keeps_its_first_position_before_an_entry_is_handled() {
 }
 
 #[test]
-fn listen_without_targets_keeps_its_first_position_once_it_has_a_list() {
+fn listen__without_targets_keeps_position_once_list_is_known() {
     let mut host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -75,7 +75,7 @@ fn listen_without_targets_keeps_its_first_position_once_it_has_a_list() {
 }
 
 #[test]
-fn listen_timeout_ends_while_an_entry_is_handled() {
+fn listen__timeout_interrupts_exec_and_keeps_entry() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "one"]).exits(0);
@@ -89,7 +89,7 @@ fn listen_timeout_ends_while_an_entry_is_handled() {
 }
 
 #[test]
-fn the_first_listen_begins_with_what_comes_and_names_where_it_came_from() {
+fn listen__first_run_shows_only_new_entries_with_conversation() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -125,7 +125,7 @@ fn the_first_listen_begins_with_what_comes_and_names_where_it_came_from() {
 }
 
 #[test]
-fn an_entry_is_handled_once_its_command_ended_with_0() {
+fn exec__entry_is_retried_until_exit_code_0() {
     let host = Host::start();
     let ada = host.owner();
     ada.run_with(&["send", "lobby"], "one\ntwo\nthree\n").exits(0);
@@ -145,7 +145,7 @@ fn an_entry_is_handled_once_its_command_ended_with_0() {
 }
 
 #[test]
-fn after_a_kill_the_entry_whose_command_had_not_ended_comes_again() {
+fn exec__unfinished_entry_is_repeated_after_kill() {
     let host = Host::start();
     let ada = host.owner();
     ada.run_with(&["send", "lobby"], "one\ntwo\nthree\n").exits(0);
@@ -165,7 +165,7 @@ fn after_a_kill_the_entry_whose_command_had_not_ended_comes_again() {
 }
 
 #[test]
-fn exec_ends_with_the_listen_that_runs_it() {
+fn exec__ends_with_its_listen() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "one"]).exits(0);
@@ -199,7 +199,7 @@ fn exec_ends_with_the_listen_that_runs_it() {
 }
 
 #[test]
-fn exec_inherits_no_password() {
+fn exec__inherits_no_password() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "one"]).exits(0);
@@ -212,7 +212,7 @@ fn exec_inherits_no_password() {
 }
 
 #[test]
-fn exec_tries_puts_an_entry_aside_and_handles_the_next() {
+fn exec__failed_tries_move_entry_to_dead_letters() {
     use std::os::unix::fs::PermissionsExt as _;
     let host = Host::start();
     let ada = host.owner();
@@ -255,7 +255,7 @@ fn exec_tries_puts_an_entry_aside_and_handles_the_next() {
 }
 
 #[test]
-fn listen_ends_when_its_reader_has_gone() {
+fn listen__ends_when_reader_closes() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "one"]).exits(0);
@@ -280,7 +280,7 @@ fn listen_ends_when_its_reader_has_gone() {
 }
 
 #[test]
-fn listen_without_a_server_ends_with_5() {
+fn listen__without_server_exits_5() {
     let mut host = Host::start();
     let ada = host.owner();
     ada.run(&["listen", "lobby", "--timeout", "1s"]).exits(9);
@@ -290,7 +290,7 @@ fn listen_without_a_server_ends_with_5() {
 }
 
 #[test]
-fn profile_on_a_read_only_disk_reads() {
+fn profile__read_only_disk_allows_reads_only() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "nowhere", "refused"]).exits(7);
@@ -339,7 +339,7 @@ fn profile_on_a_read_only_disk_reads() {
 }
 
 #[test]
-fn closed_output_is_an_error_and_loses_no_entry() {
+fn listen__closed_output_is_an_error_and_loses_no_entry() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "zero"]).exits(0);
@@ -369,7 +369,7 @@ fn closed_output_is_an_error_and_loses_no_entry() {
 }
 
 #[test]
-fn listen_begins_with_a_room_where_its_user_joined() {
+fn listen__new_room_starts_at_join() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");

@@ -13,7 +13,7 @@ fn knowing(person: &Person, password: &str, args: &[&str]) -> Ran {
 }
 
 #[test]
-fn a_password_brings_back_who_lost_every_device_and_is_written_nowhere() {
+fn password__restores_account_without_devices_and_is_not_logged() {
     let mut host = Host::start_with(&["--log-level", "debug", "--log-messages"]);
     // Shown once, by design; the log does not have it either.
     let owner_link = host.owner_link();
@@ -100,7 +100,7 @@ fn a_password_brings_back_who_lost_every_device_and_is_written_nowhere() {
 }
 
 #[test]
-fn a_password_that_is_none_is_said_before_the_server_is_asked() {
+fn password__invalid_is_refused_and_keeps_invite_valid() {
     let host = Host::start();
     let ada = host.owner();
     let short = host.root().join("short");

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use crate::common::*;
 
 #[test]
-fn closed_input_is_an_error_and_not_empty() {
+fn stdin__closed_is_an_error_not_empty_input() {
     let host = Host::start();
     let ada = host.owner();
     for how in ["<&-", "0>unread"] {
@@ -29,7 +29,7 @@ fn closed_input_is_an_error_and_not_empty() {
 }
 
 #[test]
-fn closed_output_stops_a_command_before_it_acts() {
+fn stdout__closed_stops_command_before_it_acts() {
     let host = Host::start_with(&["--classic-port", "0"]);
     let ada = host.owner();
     fs::write(ada.home.join("file"), "content").unwrap();
@@ -52,7 +52,7 @@ fn closed_output_stops_a_command_before_it_acts() {
 }
 
 #[test]
-fn full_output_tells_that_the_work_is_done() {
+fn stdout__full_is_reported_after_work_is_done() {
     let host = Host::start();
     let ada = host.owner();
     fs::write(ada.home.join("file"), "content").unwrap();
@@ -64,7 +64,7 @@ fn full_output_tells_that_the_work_is_done() {
 }
 
 #[test]
-fn reader_that_has_gone_stops_no_file() {
+fn stdout__closed_reader_does_not_stop_transfers() {
     let host = Host::start();
     let ada = host.owner();
     fs::write(ada.home.join("a"), "one").unwrap();
@@ -83,7 +83,7 @@ fn reader_that_has_gone_stops_no_file() {
 }
 
 #[test]
-fn chat_script_ends_at_a_line_that_fails() {
+fn chat_script__ends_at_first_failing_line() {
     let host = Host::start();
     let ada = host.owner();
     let lines = [
@@ -113,7 +113,7 @@ fn chat_script_ends_at_a_line_that_fails() {
 }
 
 #[test]
-fn chat_script_that_waits_for_a_server_ends_after_its_timeout() {
+fn chat_script__without_server_ends_after_timeout() {
     let mut host = Host::start();
     let ada = host.owner();
     host.terminate();
@@ -129,7 +129,7 @@ fn chat_script_that_waits_for_a_server_ends_after_its_timeout() {
 }
 
 #[test]
-fn chat_script_is_sent_whole_whatever_becomes_of_its_output() {
+fn chat_script__failing_output_writes_do_not_stop_sending() {
     let host = Host::start();
     let ada = host.owner();
     let closed = ada.run_in_shell(&["chat"], ">&- <<< closed").exits(2);
@@ -152,7 +152,7 @@ fn chat_script_is_sent_whole_whatever_becomes_of_its_output() {
 }
 
 #[test]
-fn help_that_cannot_be_written_is_an_error() {
+fn help__unwritable_output_is_an_error() {
     let host = Host::start();
     let ada = host.owner();
     for args in [&["--help"][..], &["--version"], &["send", "-h"], &["help", "send"]] {

@@ -22,7 +22,7 @@ fn without_hours(lines: &[String]) -> Vec<&str> {
 }
 
 #[test]
-fn what_is_being_typed_stays_whole_whatever_arrives_and_whatever_script_it_is_in() {
+fn chat__typed_text_survives_incoming_entries_in_any_script() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -68,7 +68,7 @@ fn what_is_being_typed_stays_whole_whatever_arrives_and_whatever_script_it_is_in
 }
 
 #[test]
-fn what_is_typed_ahead_is_not_lost() {
+fn chat__typeahead_is_not_lost() {
     let host = Host::start();
     let ada = host.owner();
     for typed in ["one\rtwo\r/who\rthree\rexit\rnever\r", "half \u{4}\rexit\r\u{4}"] {
@@ -84,7 +84,7 @@ fn what_is_typed_ahead_is_not_lost() {
 }
 
 #[test]
-fn what_is_typed_while_much_arrives_is_not_lost_and_all_is_shown_in_its_order() {
+fn chat__input_during_burst_is_kept_and_output_in_order() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -126,7 +126,7 @@ fn what_is_typed_while_much_arrives_is_not_lost_and_all_is_shown_in_its_order() 
 }
 
 #[test]
-fn a_suspended_chat_gives_the_terminal_back_and_goes_on_where_it_was() {
+fn chat__suspend_restores_terminal_and_resumes_input() {
     let host = Host::start();
     let ada = host.owner();
     let mut chat = Terminal::under_a_shell(&ada.command(&["chat"]));
@@ -156,7 +156,7 @@ fn a_suspended_chat_gives_the_terminal_back_and_goes_on_where_it_was() {
 
 /// If the chat is the only program of a window, no shell could resume it.
 #[test]
-fn a_chat_without_a_shell_is_not_suspended() {
+fn chat__without_shell_is_not_suspended() {
     let host = Host::start();
     let ada = host.owner();
     let mut chat = chat(&ada);
@@ -169,7 +169,7 @@ fn a_chat_without_a_shell_is_not_suspended() {
 
 /// No key is read any more, but Ctrl-C still ends the wait.
 #[test]
-fn a_chat_that_waits_for_its_last_acks_can_be_interrupted() {
+fn chat__wait_for_last_acks_can_be_interrupted() {
     let mut host = Host::start();
     let ada = host.owner();
     let mut chat = chat(&ada);
@@ -186,7 +186,7 @@ fn a_chat_that_waits_for_its_last_acks_can_be_interrupted() {
 }
 
 #[test]
-fn a_terminal_that_no_line_can_be_edited_on_is_left_as_it_was() {
+fn chat__unsupported_terminal_is_left_unchanged() {
     let host = Host::start();
     let ada = host.owner();
     for term in ["emacs", "cons25", "DUMB", ""] {
@@ -198,7 +198,7 @@ fn a_terminal_that_no_line_can_be_edited_on_is_left_as_it_was() {
 }
 
 #[test]
-fn what_is_pasted_is_one_message_that_is_sent_when_its_person_says_so() {
+fn chat__paste_is_one_message_sent_on_enter() {
     let host = Host::start();
     let ada = host.owner();
     let mut chat = chat(&ada);
@@ -213,7 +213,7 @@ fn what_is_pasted_is_one_message_that_is_sent_when_its_person_says_so() {
 }
 
 #[test]
-fn every_end_of_a_chat_leaves_the_terminal_as_it_was() {
+fn chat__every_exit_restores_the_terminal() {
     let host = Host::start();
     let ada = host.owner();
     for (keys, code) in [("exit\r", 0), ("/quit\r", 0), ("\u{4}", 0), ("\u{3}", 130)] {
@@ -252,7 +252,7 @@ fn every_end_of_a_chat_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn while_the_server_is_away_one_may_type_and_the_ticks_come_later() {
+fn chat__input_while_disconnected_is_acked_after_reconnect() {
     let mut host = Host::start();
     let ada = host.owner();
     let mut chat = chat(&ada);
@@ -279,7 +279,7 @@ fn while_the_server_is_away_one_may_type_and_the_ticks_come_later() {
 }
 
 #[test]
-fn padded_text_shows_no_line_that_looks_like_somebody_elses() {
+fn terminal__padded_text_cannot_forge_a_users_line() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -312,7 +312,7 @@ fn padded_text_shows_no_line_that_looks_like_somebody_elses() {
 }
 
 #[test]
-fn a_password_is_not_shown_and_ctrl_c_at_its_question_gives_the_terminal_back() {
+fn password_prompt__hides_input_and_ctrl_c_restores_terminal() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.stranger();
@@ -365,7 +365,7 @@ fn a_password_is_not_shown_and_ctrl_c_at_its_question_gives_the_terminal_back() 
 }
 
 #[test]
-fn no_sequence_is_sent_to_a_dumb_terminal_and_no_colour_where_none_is_wanted() {
+fn terminal__dumb_or_no_color_gets_no_escape_sequences() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "hello"]).exits(0);
@@ -397,7 +397,7 @@ fn is_last_command(lines: &[String]) -> bool {
 }
 
 #[test]
-fn serve_shows_the_join_command_last_and_a_code_on_request() {
+fn serve__join_command_is_last_and_qr_code_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = twinlock();
     command.args(["serve", "--port", "0", "--data"]).arg(dir.path());
@@ -446,7 +446,7 @@ fn serve_shows_the_join_command_last_and_a_code_on_request() {
 }
 
 #[test]
-fn invite_shows_the_join_command_last_and_a_code_on_request() {
+fn invite__join_command_is_last_and_qr_code_on_request() {
     let host = Host::start();
     let ada = host.owner();
     let mut plain = Terminal::start(&ada.command(&["invite"]));
@@ -468,7 +468,7 @@ fn invite_shows_the_join_command_last_and_a_code_on_request() {
 }
 
 #[test]
-fn words_on_a_narrow_terminal_are_folded() {
+fn terminal__error_text_is_folded_to_its_width() {
     let host = Host::start();
     let ada = host.owner();
     let mut status = ada.command(&["room", "topic", "no-such-room-anywhere"]);
@@ -484,7 +484,7 @@ fn words_on_a_narrow_terminal_are_folded() {
 }
 
 #[test]
-fn a_second_join_offers_a_profile_named_after_the_user() {
+fn join__second_profile_is_named_after_the_user() {
     let host = Host::start();
     let ada = host.owner();
     let link = ada.invites();
@@ -515,7 +515,7 @@ fn a_second_join_offers_a_profile_named_after_the_user() {
 }
 
 #[test]
-fn ctrl_c_clears_a_line_and_ends_an_empty_one() {
+fn chat__ctrl_c_clears_text_and_exits_when_empty() {
     let host = Host::start();
     let ada = host.owner();
     let mut chat = chat(&ada);
@@ -534,7 +534,7 @@ fn ctrl_c_clears_a_line_and_ends_an_empty_one() {
 }
 
 #[test]
-fn chat_mentions_news_of_other_rooms_and_completes_names() {
+fn chat__other_rooms_are_counted_and_names_completed() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -587,7 +587,7 @@ fn chat_mentions_news_of_other_rooms_and_completes_names() {
 }
 
 #[test]
-fn unread_counts_begin_at_the_head_and_move_for_a_person_only() {
+fn read_marker__starts_at_head_and_moves_only_on_terminal() {
     let host = Host::start();
     let ada = host.owner();
     ada.run_with(&["send", "lobby"], "one\ntwo\n").exits(0);
@@ -612,7 +612,7 @@ fn unread_counts_begin_at_the_head_and_move_for_a_person_only() {
 }
 
 #[test]
-fn a_plain_chat_moves_no_cursor() {
+fn chat__plain_mode_sends_no_escape_sequences() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "before"]).exits(0);

@@ -3,7 +3,7 @@
 use crate::common::*;
 
 #[test]
-fn commands_of_one_profile_run_beside_each_other() {
+fn profile__concurrent_commands_do_not_interfere() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -34,7 +34,7 @@ fn commands_of_one_profile_run_beside_each_other() {
 }
 
 #[test]
-fn sessions_beyond_the_limit_end_with_7_and_send_tells_what_became_of_it() {
+fn sessions__over_limit_exit_7_and_outbox_is_still_sent() {
     let root = tempfile::tempdir().unwrap();
     let config = root.path().join("few.toml");
     std::fs::write(&config, "[limits]\nsessions-per-device = 3\n").unwrap();
@@ -69,7 +69,7 @@ fn sessions_beyond_the_limit_end_with_7_and_send_tells_what_became_of_it() {
 }
 
 #[test]
-fn revoke_and_passwd_work_when_all_sessions_of_the_device_are_in_use() {
+fn sessions__full_device_still_allows_revoke_and_passwd() {
     let root = tempfile::tempdir().unwrap();
     let config = root.path().join("few.toml");
     std::fs::write(&config, "[limits]\nsessions-per-device = 1\n").unwrap();
@@ -100,7 +100,7 @@ fn revoke_and_passwd_work_when_all_sessions_of_the_device_are_in_use() {
 }
 
 #[test]
-fn what_one_command_queued_another_sends_and_both_know() {
+fn outbox__concurrent_sends_are_recorded_once_and_all_acked() {
     let mut host = Host::start();
     let ada = host.owner();
     host.kill();

@@ -11,7 +11,7 @@ const DASHED: [&str; 9] =
     ["-h", "--help", "-q", "-v", "--json", "-V", "--timeout", "--timeout=1s", "-x"];
 
 #[test]
-fn send_refuses_a_text_that_looks_like_an_option() {
+fn options__option_like_text_needs_double_dash() {
     let host = Host::start();
     let ada = host.owner();
     for text in DASHED {
@@ -34,7 +34,7 @@ fn send_refuses_a_text_that_looks_like_an_option() {
 }
 
 #[test]
-fn option_values_and_topics_may_begin_with_a_dash() {
+fn options__values_may_start_with_dash_positionals_may_not() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "--", "-h stands here"]).exits(0);
@@ -66,7 +66,7 @@ fn option_values_and_topics_may_begin_with_a_dash() {
 }
 
 #[test]
-fn help_is_the_last_argument_or_an_error() {
+fn options__help_must_be_the_last_argument() {
     let host = Host::start();
     let ada = host.owner();
     let file = ada.home.join("-h.txt");
@@ -111,7 +111,7 @@ const VARIABLES: [&str; 18] = [
 ];
 
 #[test]
-fn empty_variables_count_as_unset() {
+fn options__empty_environment_variable_is_unset() {
     let dir = tempfile::tempdir().unwrap();
     let empty = |command: &mut std::process::Command| {
         for name in VARIABLES {
@@ -151,7 +151,7 @@ fn empty_variables_count_as_unset() {
 }
 
 #[test]
-fn listen_refuses_an_empty_command_and_directory() {
+fn options__empty_value_is_refused_and_handles_no_entry() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "one"]).exits(0);
@@ -171,7 +171,7 @@ fn listen_refuses_an_empty_command_and_directory() {
 
 /// Root has no process limit, so the test then runs the command as another user.
 #[test]
-fn command_that_gets_no_threads_ends_with_the_reason() {
+fn threads__start_failure_is_reported() {
     // Above it there is no directory that the other user may not enter.
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use rustix::process::Signal;
 
 #[test]
-fn what_is_sent_while_the_server_is_down_waits_and_goes_out_once_with_the_next_send() {
+fn outbox__offline_messages_are_sent_once_by_next_send() {
     let mut host = Host::start();
     let ada = host.owner();
     host.terminate().exits(0);
@@ -31,7 +31,7 @@ fn what_is_sent_while_the_server_is_down_waits_and_goes_out_once_with_the_next_s
 }
 
 #[test]
-fn what_a_killed_send_has_read_is_neither_lost_nor_doubled() {
+fn outbox__killed_send_loses_and_duplicates_nothing() {
     const LINES: usize = 5_000;
     let mut chance = Chance::new();
     let host = Host::start();
@@ -87,7 +87,7 @@ fn in_outbox(state: &std::path::Path) -> usize {
 }
 
 #[test]
-fn a_server_that_is_asked_to_end_keeps_every_ack_and_its_clients_come_back_by_themselves() {
+fn shutdown__keeps_every_ack_and_clients_reconnect() {
     const LINES: usize = 3_000;
     let root = tempfile::tempdir().unwrap();
     let config = root.path().join("server.toml");
@@ -133,7 +133,7 @@ fn a_server_that_is_asked_to_end_keeps_every_ack_and_its_clients_come_back_by_th
 }
 
 #[test]
-fn a_second_signal_ends_a_server_at_once_and_its_record_is_whole() {
+fn shutdown__second_signal_is_immediate_and_record_intact() {
     let mut host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "kept"]).exits(0);

@@ -4,7 +4,7 @@ use crate::common::*;
 use rustix::process::Signal;
 
 #[test]
-fn outbox_lists_drops_and_sends_what_is_queued() {
+fn outbox__queued_messages_are_listed_dropped_and_sent() {
     let mut host = Host::start();
     let ada = host.owner();
     let empty = ada.run(&["outbox", "list"]).exits(0);
@@ -46,7 +46,7 @@ fn outbox_lists_drops_and_sends_what_is_queued() {
 }
 
 #[test]
-fn outbox_drop_ends_the_wait_of_the_command_that_sends() {
+fn outbox__drop_ends_the_waiting_send() {
     let mut host = Host::start();
     let ada = host.owner();
     host.kill();
@@ -76,7 +76,7 @@ fn outbox_drop_ends_the_wait_of_the_command_that_sends() {
 }
 
 #[test]
-fn status_shows_what_is_known_without_a_server() {
+fn status__without_server_shows_local_state() {
     let mut host = Host::start();
     let ada = host.owner();
     let up = ada.run(&["status", "--json"]).exits(0).json().remove(0);
@@ -101,7 +101,7 @@ fn status_shows_what_is_known_without_a_server() {
 }
 
 #[test]
-fn status_shows_what_is_known_beside_a_server_that_hangs() {
+fn status__unresponsive_server_still_shows_local_state() {
     let host = Host::start();
     let ada = host.owner();
     host.running().signal(Signal::STOP);
@@ -111,7 +111,7 @@ fn status_shows_what_is_known_beside_a_server_that_hangs() {
 }
 
 #[test]
-fn listen_until_now_handles_what_exists_and_ends() {
+fn listen__until_now_processes_existing_and_exits() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -130,7 +130,7 @@ fn listen_until_now_handles_what_exists_and_ends() {
 }
 
 #[test]
-fn history_and_get_take_numbers_times_and_last() {
+fn history_and_get__accept_number_time_and_last() {
     let host = Host::start();
     let ada = host.owner();
     ada.run_with(&["send", "lobby"], "one\ntwo\nthree\n").exits(0);

@@ -117,7 +117,7 @@ fn put_files(ada: &Person, disk: &Arc<Disk>, stop: &AtomicBool, chance: &mut Cha
 }
 
 #[test]
-fn whenever_the_power_goes_the_server_starts_and_has_every_ack_and_every_file() {
+fn power_loss__server_starts_with_every_ack_and_file() {
     let mut chance = Chance::new();
     let images = scale("TWINLOCK_CRASHES", 12);
     let time = Duration::from_millis(if images < 100 { 1_500 } else { 8_000 });
@@ -145,7 +145,7 @@ fn whenever_the_power_goes_the_server_starts_and_has_every_ack_and_every_file() 
 }
 
 #[test]
-fn a_disk_that_syncs_nothing_is_found_out_by_these_tests() {
+fn power_loss__disk_that_ignores_fsync_is_detected() {
     let mut chance = Chance::new();
     for unsynced in [Unsynced::Files, Unsynced::Directories] {
         let time = Duration::from_millis(300);
@@ -156,7 +156,7 @@ fn a_disk_that_syncs_nothing_is_found_out_by_these_tests() {
 }
 
 #[test]
-fn a_commit_whose_sync_failed_is_written_anew_before_it_is_acknowledged() {
+fn fsync__failed_commit_is_rewritten_before_ack() {
     for killed in [false, true] {
         let mut stage = Stage::new(Orders::default());
         stage.acks(&["send", "--json", "lobby", "ada 00000 before"], 0);
@@ -177,7 +177,7 @@ fn a_commit_whose_sync_failed_is_written_anew_before_it_is_acknowledged() {
 }
 
 #[test]
-fn a_file_whose_sync_failed_is_sent_anew_before_it_is_recorded() {
+fn fsync__failed_upload_is_rewritten_before_ack() {
     let stage = Stage::new(Orders::default());
     let path = stage.host.root().join("some.bin");
     let put = ["put", path.to_str().unwrap(), "lobby", "--json"];

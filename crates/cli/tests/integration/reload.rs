@@ -58,7 +58,7 @@ fn shows(address: SocketAddr, cert: &CertificateDer<'static>) -> bool {
 }
 
 #[test]
-fn a_reload_changes_the_certificate_under_a_line_that_stays_and_a_broken_one_changes_nothing() {
+fn certificate_reload__keeps_connections_and_ignores_invalid() {
     let root = tempfile::tempdir().unwrap();
     let own = Own::new(root.path());
     let first = own.renew(1);

@@ -185,7 +185,7 @@ fn wait_up(fleet: &Fleet, lines: usize, began: Instant, limit: Duration) -> Dura
 }
 
 #[test]
-fn all_lines_are_back_soon_after_a_restart_and_nothing_is_lost() {
+fn reconnect__all_return_after_restart_without_loss() {
     let lines = scale("TWINLOCK_RETURNS", 400);
     let hard = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();

@@ -20,7 +20,7 @@ fn knowing(person: &Person, args: &[&str]) -> Ran {
 }
 
 #[test]
-fn revocation_on_a_full_disk_bars_at_once_and_is_recorded_first() {
+fn revocation__full_disk_bars_at_once_and_records_first() {
     let mut host = Host::start_with(&["--classic-port", "0"]);
     let ada = host.stranger();
     let link = host.owner_link();

@@ -27,7 +27,7 @@ fn syncs(person: &Person, args: &[&str], input: &str, code: i32) -> usize {
 }
 
 #[test]
-fn send_syncs_at_most_three_times() {
+fn send__one_message_costs_at_most_three_fsyncs() {
     let host = Host::start();
     let ada = host.owner();
     // The first one creates the database.
@@ -45,7 +45,7 @@ fn send_syncs_at_most_three_times() {
 }
 
 #[test]
-fn send_notes_refusals_together() {
+fn send__refusals_are_batched_into_few_fsyncs() {
     let host = Host::start();
     let ada = host.owner();
     ada.run(&["send", "lobby", "first"]).exits(0);

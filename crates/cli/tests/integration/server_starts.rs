@@ -84,7 +84,7 @@ fn move_away(host: &Host, part: &str) -> PathBuf {
 }
 
 #[test]
-fn start_refuses_a_lost_record_and_touches_nothing() {
+fn start__lost_record_is_refused_without_changes() {
     for kill in [false, true] {
         let (mut host, ada) = full(kill);
         let record = host.data().join("record.db");
@@ -110,7 +110,7 @@ fn start_refuses_a_lost_record_and_touches_nothing() {
 }
 
 #[test]
-fn start_refuses_a_wal_of_another_time() {
+fn start__mismatched_wal_is_refused() {
     let (mut host, ada) = full(false);
     let (record, wal) = (host.data().join("record.db"), host.data().join("record.db-wal"));
     let kept = TempDir::new().unwrap();
@@ -169,7 +169,7 @@ fn start_refuses_a_wal_of_another_time() {
 }
 
 #[test]
-fn start_refuses_a_database_without_the_record() {
+fn start__database_without_record_is_refused() {
     let (mut host, ada) = full(false);
     let record = host.data().join("record.db");
     let kept = move_away(&host, "record.db");
@@ -190,7 +190,7 @@ fn start_refuses_a_database_without_the_record() {
 }
 
 #[test]
-fn start_refuses_a_damaged_record_beside_its_wal() {
+fn start__damaged_record_beside_wal_is_refused() {
     let (mut host, ada) = full(true);
     assert!(fs::metadata(host.data().join("record.db-wal")).unwrap().len() > 0);
     let kept = move_away(&host, "record.db");
@@ -202,7 +202,7 @@ fn start_refuses_a_damaged_record_beside_its_wal() {
 }
 
 #[test]
-fn start_refuses_each_lost_part_of_the_identity() {
+fn start__lost_or_foreign_identity_is_refused() {
     let (mut host, ada) = full(false);
     for (part, words) in [
         ("identity", "opaque-setup is missing"),
@@ -242,7 +242,7 @@ fn start_refuses_each_lost_part_of_the_identity() {
 }
 
 #[test]
-fn start_refuses_files_that_are_not_mounted() {
+fn start__unmounted_files_directory_is_refused() {
     let (mut host, ada) = full(false);
     let kept = move_away(&host, "files");
     refuses(&host.data(), &["/files is missing or empty", "Mount it"]);
@@ -260,7 +260,7 @@ fn start_refuses_files_that_are_not_mounted() {
 }
 
 #[test]
-fn start_tells_an_older_record_and_keeps_the_files() {
+fn start__older_record_is_warned_and_keeps_files() {
     let (mut host, ada) = full(false);
     let kept = host.root().join("record.old");
     fs::copy(host.data().join("record.db"), &kept).unwrap();
@@ -295,7 +295,7 @@ fn start_tells_an_older_record_and_keeps_the_files() {
 }
 
 #[test]
-fn start_makes_a_new_record_where_it_is_asked_for() {
+fn start__first_start_file_allows_new_record() {
     let (mut host, _ada) = full(false);
     for part in ["record.db", "files", "heads"] {
         move_away(&host, part);
@@ -313,7 +313,7 @@ fn start_makes_a_new_record_where_it_is_asked_for() {
 }
 
 #[test]
-fn start_goes_on_after_any_crash_of_the_first() {
+fn start__first_start_resumes_after_crash_at_any_step() {
     // The files that exist at each step, in order.
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
@@ -344,7 +344,7 @@ fn start_goes_on_after_any_crash_of_the_first() {
 }
 
 #[test]
-fn first_starts_at_once_are_one_start_and_refusals() {
+fn start__concurrent_first_starts_leave_one_server() {
     for _ in 0..10 {
         let dir = TempDir::new().unwrap();
         let data = dir.path().join("data");
@@ -364,7 +364,7 @@ fn first_starts_at_once_are_one_start_and_refusals() {
 }
 
 #[test]
-fn start_refuses_a_directory_that_others_can_write_to() {
+fn start__directory_writable_by_others_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let mode = |path: &Path, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -411,7 +411,7 @@ fn start_refuses_a_directory_that_others_can_write_to() {
 }
 
 #[test]
-fn server_follows_no_link_in_its_directory() {
+fn start__symlinks_in_data_directory_are_not_followed() {
     let (mut host, ada) = full(true);
     let elsewhere = host.root().join("elsewhere");
     for file in [
@@ -451,7 +451,7 @@ fn server_follows_no_link_in_its_directory() {
 }
 
 #[test]
-fn address_that_cannot_be_listened_on_is_told_with_its_reason() {
+fn start__unusable_listen_address_error_names_reason() {
     let host = Host::start();
     let dir = tempfile::tempdir().unwrap();
     let taken = host.port().to_string();
@@ -477,7 +477,7 @@ fn address_that_cannot_be_listened_on_is_told_with_its_reason() {
 }
 
 #[test]
-fn serve_says_its_words_without_keys_and_errors_once() {
+fn start__console_output_has_no_keys_but_log_has() {
     let dir = tempfile::tempdir().unwrap();
     let hex64 =
         |text: &str| text.split(|c: char| !c.is_ascii_hexdigit()).any(|word| word.len() >= 64);
@@ -498,7 +498,7 @@ fn serve_says_its_words_without_keys_and_errors_once() {
 }
 
 #[test]
-fn owner_invite_is_there_before_a_connection_is_taken() {
+fn start__owner_invite_exists_before_first_connection() {
     let mut rounds = 0;
     for _ in 0..50 {
         let dir = TempDir::new().unwrap();
@@ -528,7 +528,7 @@ fn owner_invite_is_there_before_a_connection_is_taken() {
 }
 
 #[test]
-fn public_host_without_a_port_gets_the_real_one() {
+fn start__public_host_without_port_gets_listening_port() {
     let dir = tempfile::tempdir().unwrap();
     for (n, (public, port)) in
         [("chat.example", None), ("chat.example:77", Some(77))].iter().enumerate()
@@ -548,7 +548,7 @@ fn public_host_without_a_port_gets_the_real_one() {
 }
 
 #[test]
-fn ipv6_address_that_is_shown_is_one_that_login_takes() {
+fn start__shown_ipv6_address_is_accepted_by_login() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let running = serve(&data, &["--host", "::1"]);
@@ -582,7 +582,7 @@ fn ipv6_address_that_is_shown_is_one_that_login_takes() {
 }
 
 #[test]
-fn data_path_that_looks_like_a_uri_is_a_path() {
+fn data_path__uri_like_name_is_a_plain_path() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["file:x", "file:y?mode=memory", "file:///z", "a%20b#c"] {
         let mut command = twinlock();
@@ -609,7 +609,7 @@ fn data_path_that_looks_like_a_uri_is_a_path() {
 }
 
 #[test]
-fn log_that_was_moved_is_opened_again() {
+fn server_log__moved_file_is_reopened() {
     let host = Host::start();
     let log = host.data().join("server.log");
     let moved = host.root().join("moved.log");
@@ -631,7 +631,7 @@ fn log_that_was_moved_is_opened_again() {
 }
 
 #[test]
-fn clock_behind_the_newest_entry_is_told_at_the_start() {
+fn start__clock_behind_newest_entry_is_warned() {
     let (mut host, _ada) = full(false);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     for (ahead, warned) in [(3_600_000, true), (30_000, false)] {
@@ -648,7 +648,7 @@ fn clock_behind_the_newest_entry_is_told_at_the_start() {
 
 /// Passes a path of each wrong kind to every argument that takes a path.
 #[test]
-fn path_arguments_of_the_wrong_kind_are_errors_and_no_panics() {
+fn path_arguments__wrong_kind_does_not_panic() {
     let host = Host::start();
     let ada = host.owner();
     let file = host.root().join("file.txt");

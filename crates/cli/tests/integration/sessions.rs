@@ -35,7 +35,7 @@ fn set_rekey_after(person: &Person, value: &str) {
 // ---- rekeys
 
 #[test]
-fn status_rekey_shows_both_epochs_and_both_logs_have_one() {
+fn rekey__status_shows_epochs_and_both_logs_record_one() {
     let mut host = Host::start();
     let ada = host.owner();
     let status = ada.run(&["status", "--rekey", "--json"]).exits(0).json();
@@ -62,7 +62,7 @@ fn status_rekey_shows_both_epochs_and_both_logs_have_one() {
 }
 
 #[test]
-fn rekey_after_out_of_range_is_refused_with_the_range() {
+fn rekey__interval_out_of_range_is_refused_with_range() {
     let host = Host::start();
     let ada = host.owner();
     for value in ["1", "14", "601", "-15"] {
@@ -81,7 +81,7 @@ fn rekey_after_out_of_range_is_refused_with_the_range() {
 }
 
 #[test]
-fn rekey_after_rekeys_sessions_while_entries_flow() {
+fn rekey__interval_elapses_under_traffic_without_loss() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
@@ -122,7 +122,7 @@ fn rekey_after_rekeys_sessions_while_entries_flow() {
 // ---- logs
 
 #[test]
-fn client_log_has_sessions_and_sums_at_info() {
+fn client_log__has_sessions_and_sums_but_no_content() {
     let mut host = Host::start();
     let ada = host.owner();
     let lines: String = (0..300).map(|n| format!("a text of mine {n}\n")).collect();
@@ -162,7 +162,7 @@ fn client_log_has_sessions_and_sums_at_info() {
 }
 
 #[test]
-fn debug_log_has_sealed_bytes_of_classic_and_origin() {
+fn debug_log__classic_bytes_are_sealed_without_text_or_key() {
     let ports = ["--classic-port", "0", "--origin-port", "0", "--log-level", "debug"];
     let mut host = Host::start_with(&ports);
     let ada = host.owner();
@@ -197,7 +197,7 @@ fn debug_log_has_sealed_bytes_of_classic_and_origin() {
 // ---- time
 
 #[test]
-fn chat_exit_wait_leaves_out_time_while_stopped() {
+fn chat__exit_timeout_excludes_time_while_stopped() {
     let mut host = Host::start();
     let ada = host.owner();
     host.kill();

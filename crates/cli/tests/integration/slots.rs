@@ -22,7 +22,7 @@ fn closing(host: &Host, left: &Arc<AtomicUsize>, cut: Cut) -> Relay {
 }
 
 #[test]
-fn commands_ask_again_when_no_connection_slot_is_free() {
+fn connection_slot__commands_retry_when_none_is_free() {
     let host = Host::start();
     let ada = host.owner();
     let password = ada.home.join("password");
@@ -54,7 +54,7 @@ fn commands_ask_again_when_no_connection_slot_is_free() {
 
 /// A connection may lose its slot to a newer one at any step before the server's READY.
 #[test]
-fn commands_ask_again_when_cut_at_any_step_of_a_login() {
+fn connection_slot__commands_retry_after_cut_during_login() {
     let host = Host::start();
     let ada = host.owner();
     // A login is 6.6 kB, both ways.
@@ -68,7 +68,7 @@ fn commands_ask_again_when_cut_at_any_step_of_a_login() {
 }
 
 #[test]
-fn commands_without_a_connection_slot_say_so_in_time() {
+fn connection_slot__commands_report_exhaustion_at_timeout() {
     let host = Host::start();
     let ada = host.owner();
     let left = Arc::new(AtomicUsize::new(usize::MAX));
@@ -83,7 +83,7 @@ fn commands_without_a_connection_slot_say_so_in_time() {
 }
 
 #[test]
-fn many_commands_at_once_all_get_their_answer() {
+fn connection_slot__many_concurrent_commands_all_succeed() {
     let host = Host::start();
     let ada = host.owner();
     let many: Vec<_> = (0..30).map(|_| ada.start(&["--quiet", "people"])).collect();

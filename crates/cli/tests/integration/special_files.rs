@@ -29,7 +29,7 @@ fn writer(path: &Path) -> File {
 }
 
 #[test]
-fn pipe_or_device_in_place_of_a_file_ends_with_the_reason() {
+fn special_file__pipe_or_device_fails_with_the_reason() {
     let host = Host::start();
     let ada = host.owner();
     let root = TempDir::new().unwrap();
@@ -57,7 +57,7 @@ fn pipe_or_device_in_place_of_a_file_ends_with_the_reason() {
 }
 
 #[test]
-fn secret_comes_through_a_pipe_and_the_wait_for_it_ends() {
+fn special_file__secret_pipe_is_read_and_wait_interruptible() {
     let host = Host::start_with(&["--origin-port", "0"]);
     let ada = host.owner();
     let fifo = ada.home.join("pipe");
@@ -88,7 +88,7 @@ fn secret_comes_through_a_pipe_and_the_wait_for_it_ends() {
 }
 
 #[test]
-fn state_that_was_lost_is_told_from_a_first_use() {
+fn client_state__lost_file_is_refused_and_nothing_changed() {
     let mut host = Host::start();
     let ada = host.owner();
     host.terminate();

@@ -42,7 +42,7 @@ fn device_secret(person: &Person) -> Vec<u8> {
 }
 
 #[test]
-fn a_proxy_that_ends_tls_sees_ten_thousand_messages_pass_and_can_read_none_of_it() {
+fn tls_interception__proxy_cannot_read_messages_or_secrets() {
     const PASSWORD: &str = "nobody-in-between-reads-this";
     let host = Host::start_with(&["--host", "127.0.0.1"]);
     let server_pin = InviteLink::parse(&host.owner_link()).unwrap().tls_pin.unwrap();
@@ -106,7 +106,7 @@ fn a_proxy_that_ends_tls_sees_ten_thousand_messages_pass_and_can_read_none_of_it
 }
 
 #[test]
-fn where_tls_must_not_be_cut_nothing_is_sent_through_a_proxy_that_cuts_it() {
+fn tls_interception__require_binding_sends_nothing_via_proxy() {
     let mut host = Host::start();
     let server_pin = InviteLink::parse(&host.owner_link()).unwrap().tls_pin.unwrap();
     let ada = host.owner();

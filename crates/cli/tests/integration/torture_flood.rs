@@ -13,7 +13,7 @@ use crate::common::*;
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use twinlock_link::tls::TlsFault;
+use twinlock_transport::tls::TlsFault;
 
 /// Concurrent connections of the flood: more than the unauthenticated slots.
 const ATTACKERS: usize = 600;
@@ -142,7 +142,7 @@ fn at(took: &[Duration], part: f64) -> Duration {
 }
 
 #[test]
-fn a_flood_of_logins_leaves_whoever_is_logged_in_alone() {
+fn login_flood__session_is_served_and_memory_is_bounded() {
     let lasts = Duration::from_secs(if full() { 20 } else { 3 });
     let host = Host::start();
     let ada = host.owner();

@@ -20,8 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use twinlock_core::id::SessionId;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
-use twinlock_link::line::Wake;
-use twinlock_link::tls::{Alpn, ClientTls, Trust};
+use twinlock_transport::connection::Wake;
+use twinlock_transport::tls::{Alpn, ClientTls, Trust};
 
 /// Connection slots of unauthenticated connections.
 const PLACES: usize = 512;
@@ -166,13 +166,14 @@ fn in_time(what: &str, deadline: Duration, took: Duration) {
 }
 
 #[test]
-fn who_is_slow_at_any_step_is_dropped_in_time() {
+fn slow_client__is_dropped_at_the_deadline_of_each_step() {
     let host = Host::start_with(&["--classic-port", "0"]);
     let ada = host.owner();
     let card = Card::of(&ada);
     host.running().wait_lines(2);
     let said = host.running().out();
-    let classic = said.lines().find_map(|line| line.strip_prefix("classic connections on ")).unwrap();
+    let classic =
+        said.lines().find_map(|line| line.strip_prefix("classic connections on ")).unwrap();
     let classic = classic.rsplit_once(':').unwrap().1.parse().unwrap();
     // The other steps take half a minute.
     let steps = if full() { STEPS } else { SOON };
@@ -197,7 +198,7 @@ fn who_is_slow_at_any_step_is_dropped_in_time() {
 }
 
 #[test]
-fn who_is_slow_behind_a_proxy_is_dropped_too() {
+fn slow_client__is_dropped_at_the_proxy_header_deadline() {
     let host = Host::start_with(&["--proxy", "127.0.0.1"]);
     let key = host.address();
     here().block_on(async {
@@ -239,7 +240,7 @@ fn open(held: &[TcpStream]) -> usize {
 
 /// Fills every slot with a client that has sent as much as the server buffers, and measures memory.
 #[test]
-fn every_place_taken_by_somebody_slow_costs_what_is_said_and_comes_back() {
+fn connection_slot__slow_clients_are_bounded_and_slots_freed() {
     let (host, person, elsewhere) = (Host::start(), here(), elsewhere());
     let ada = host.owner();
     let (card, pid) = (Card::of(&ada), host.running().pid());
@@ -310,7 +311,7 @@ fn every_place_taken_by_somebody_slow_costs_what_is_said_and_comes_back() {
 }
 
 #[test]
-fn ten_thousand_connections_of_one_address_take_eight_places() {
+fn connection_slot__one_address_flood_gets_eight_slots() {
     let many = if full() { 10_000 } else { 1000 };
     let hard = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
@@ -397,7 +398,7 @@ fn alive(host: &Host, names: &[SessionId]) -> usize {
 }
 
 #[test]
-fn followers_that_never_read_cost_a_bounded_memory() {
+fn memory__stalled_followers_are_bounded() {
     let (count, batches) = if full() { (15, 200) } else { (8, 30) };
     let root = tempfile::tempdir().unwrap();
     let config = root.path().join("settings");
@@ -452,7 +453,7 @@ async fn sends(mut line: Raw, mut enough: watch::Receiver<bool>) -> Raw {
 }
 
 #[test]
-fn senders_that_never_read_an_ack_cost_a_bounded_memory() {
+fn memory__senders_that_read_no_acks_are_bounded() {
     let count = if full() { 15 } else { 2 };
     let bound = SHARED + (count + 1) * LINE;
     let root = tempfile::tempdir().unwrap();

@@ -22,7 +22,7 @@ use twinlock_core::credential::{Credential, Password};
 use twinlock_core::handshake::AwaitChallenge;
 use twinlock_core::id::Name;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 /// Share of a core that the attacker may use for itself.
 const BUDGET: f64 = 0.1;
@@ -359,7 +359,7 @@ async fn outsider_round(
 }
 
 #[test]
-fn member_attacks_leave_other_members_quick() {
+fn attack__other_member_is_served_and_wal_is_bounded() {
     let lasts = Duration::from_secs(if full() { 10 } else { 1 });
     let settings = tempfile::NamedTempFile::new().unwrap();
     let unlimited = "[limits]\ntext-rate-kib = 0\ntext-per-day-mib = 0\nchanges-per-minute = 0\n";

@@ -21,8 +21,8 @@ use twinlock_core::keys::ClassicKey;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_core::seal::frame_keys;
 use twinlock_core::session::Event;
-use twinlock_link::OsEntropy;
-use twinlock_link::tls::{Alpn, ClientTls, Trust};
+use twinlock_transport::OsEntropy;
+use twinlock_transport::tls::{Alpn, ClientTls, Trust};
 
 const PASSWORD: &str = "correct horse battery staple";
 const SETTINGS: &str = "log-level = 'debug'\nclassic-port = 0\norigin-port = 0\n";
@@ -155,7 +155,7 @@ fn shown(found: &[String]) -> String {
 }
 
 #[test]
-fn no_secret_stays_in_memory_in_the_log_in_the_record_or_in_what_clients_keep() {
+fn secrets__none_left_except_device_secret_in_its_profile() {
     let messages = if full() { 1000 } else { 40 };
     let (host, mut image) = watched(SETTINGS);
     let pid = host.running().pid();
@@ -195,7 +195,8 @@ fn no_secret_stays_in_memory_in_the_log_in_the_record_or_in_what_clients_keep() 
     secrets.add("a classic key", &key);
     let runtime = here();
     let psk = ClassicKey::new(&key.try_into().unwrap());
-    let line_keys = runtime.block_on(classic_line(port(&host, "classic connections on "), "lamp", &psk));
+    let line_keys =
+        runtime.block_on(classic_line(port(&host, "classic connections on "), "lamp", &psk));
     for key in line_keys {
         secrets.add("a key of a classic line", &key);
     }
@@ -266,7 +267,7 @@ fn no_secret_stays_in_memory_in_the_log_in_the_record_or_in_what_clients_keep() 
 }
 
 #[test]
-fn a_server_that_dies_of_a_fault_leaves_no_core() {
+fn secrets__crashed_server_leaves_no_core_dump() {
     let before = getrlimit(Resource::Core);
     setrlimit(Resource::Core, Rlimit { current: before.maximum, maximum: before.maximum }).unwrap();
     let dir = tempfile::tempdir().unwrap();

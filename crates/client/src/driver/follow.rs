@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use twinlock_core::chain::{Broken, Position};
 use twinlock_core::id::ConversationId;
-use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 
 use super::Done;
 use crate::client::{Entry, Event, blocking};
@@ -208,12 +208,12 @@ impl Follows {
                 Ok(None)
             }
             Ok(_) => Err(ClientError::Protocol("an answer to another question")),
-            Err(no) if no.why == Why::Ahead => {
+            Err(no) if no.why == RefusalReason::Ahead => {
                 let after = follow.after;
                 self.unchecked.push_back(Step::Ahead { conversation, after });
                 Ok(None)
             }
-            Err(no) if no.why == Why::NotFound => {
+            Err(no) if no.why == RefusalReason::NotFound => {
                 self.all.remove(&conversation);
                 let left = proto::Conversation { id: conversation, ..Default::default() };
                 Ok(Some(Event::Conversation(left)))
@@ -342,7 +342,7 @@ fn check(
                         let head = after.saturating_sub(1);
                         ClientError::Truncated { conversation, head, known: known.n }
                     }
-                    None => ClientError::Refused(Why::Ahead.into()),
+                    None => ClientError::Refused(RefusalReason::Ahead.into()),
                 });
             }
             Step::Entries { conversation, entries, generation } => {

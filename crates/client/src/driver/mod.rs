@@ -24,11 +24,11 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::keys::DeviceSecret;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 use crate::client::{Event, Facts, Options, Rekeyed, Up};
+use crate::connector::{Connector, Opened};
 use crate::delays::{Delays, GOOD_LINE};
-use crate::dial::{Dial, Opened};
 use crate::enrol::{client_info, learning};
 use crate::error::ClientError;
 use crate::home::Home;
@@ -98,7 +98,7 @@ struct Driver {
     home: Home,
     profile: Profile,
     options: Options,
-    dial: Dial,
+    dial: Connector,
     info: proto::ClientInfo,
     commands: mpsc::Receiver<Command>,
     ended: Arc<OnceLock<ClientError>>,
@@ -147,7 +147,7 @@ pub(crate) fn start(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let driver = Driver {
         home: home.clone(),
-        dial: Dial::of(&profile, options.address.clone(), options.timing.clone())?,
+        dial: Connector::of(&profile, options.address.clone(), options.timing.clone())?,
         profile,
         follows: Follows::new(state.receipts()),
         sending: Sending::new(state, options.send),
@@ -412,7 +412,7 @@ impl Driver {
             }
             Done::Learned(Ok(profile)) => {
                 let (address, timing) = (self.options.address.clone(), self.options.timing.clone());
-                self.dial = Dial::of(&profile, address, timing)?;
+                self.dial = Connector::of(&profile, address, timing)?;
                 self.profile = *profile;
             }
             // Continuing would send one account's messages as another.

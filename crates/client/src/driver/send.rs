@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use twinlock_core::id::{ConversationId, MessageId};
-use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 
 use super::{Asker, Done};
 use crate::client::blocking;
@@ -34,7 +34,7 @@ pub(super) struct Sending {
     targets: HashMap<String, Target>,
     in_flight: HashSet<MessageId>,
     recorded: Vec<(MessageId, Ack)>,
-    refused: Vec<(MessageId, Why)>,
+    refused: Vec<(MessageId, RefusalReason)>,
     settling: bool,
     /// There may be messages to claim.
     want: bool,
@@ -62,7 +62,7 @@ enum Target {
 /// The result of an outbox job.
 pub(super) struct Settled {
     pub(super) recorded: Vec<(MessageId, Ack)>,
-    pub(super) refused: Vec<(MessageId, Why)>,
+    pub(super) refused: Vec<(MessageId, RefusalReason)>,
     pub(super) claimed: Vec<Pending>,
     /// There may be more messages to claim.
     pub(super) filled: bool,

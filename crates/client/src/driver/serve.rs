@@ -8,11 +8,11 @@ use twinlock_core::limits::MAX_BODY;
 use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::Event as LineEvent;
-use twinlock_link::line::Line;
+use twinlock_transport::connection::Connection;
 
 use super::{Asker, Driver, Reply, put};
 use crate::client::{Event, Facts, MOST_LISTED, Rekeyed, Up};
-use crate::dial::Stream;
+use crate::connector::Stream;
 use crate::error::{ClientError, Refusal, closed};
 use crate::session_log;
 
@@ -52,7 +52,12 @@ impl Serving {
     }
 
     /// Adds a request to the current frame; seals a full frame first.
-    fn ask(&mut self, line: &mut Line<Stream>, op: Op, asker: Asker) -> Result<(), ClientError> {
+    fn ask(
+        &mut self,
+        line: &mut Connection<Stream>,
+        op: Op,
+        asker: Asker,
+    ) -> Result<(), ClientError> {
         let request = proto::Request { id: self.next, op: Some(op) };
         let bytes = size(&request);
         if self.frame_bytes + bytes > MAX_BODY {
@@ -66,7 +71,7 @@ impl Serving {
         Ok(())
     }
 
-    fn seal(&mut self, line: &mut Line<Stream>) -> Result<(), ClientError> {
+    fn seal(&mut self, line: &mut Connection<Stream>) -> Result<(), ClientError> {
         self.frame_bytes = 0;
         for requests in pack(std::mem::take(&mut self.frame), 0, size) {
             let frame = proto::ToServer { requests, ..Default::default() };
@@ -93,7 +98,7 @@ impl Driver {
     pub(super) fn pump(
         &mut self,
         serving: &mut Serving,
-        line: &mut Line<Stream>,
+        line: &mut Connection<Stream>,
     ) -> Result<(), ClientError> {
         for reply in self.facts.drain(..) {
             let session = line.session();
@@ -112,7 +117,7 @@ impl Driver {
             session.want_rekey();
             serving.rekeys.push((session.facts().epoch.0, reply));
         }
-        let busy = |serving: &Serving, line: &Line<Stream>| {
+        let busy = |serving: &Serving, line: &Connection<Stream>| {
             line.backlog() + serving.frame_bytes >= BACKLOG
         };
         while !busy(serving, line) && serving.asked.len() - serving.appends < ASKED {
@@ -140,7 +145,7 @@ impl Driver {
     pub(super) fn take_frames(
         &mut self,
         serving: &mut Serving,
-        line: &mut Line<Stream>,
+        line: &mut Connection<Stream>,
     ) -> Result<(), ClientError> {
         while line.has_frame().map_err(|e| ClientError::Lost(e.to_string()))? {
             let items = match line.open_frame()? {

@@ -120,7 +120,6 @@ fn odd() -> ClientError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use bytes::Bytes;
     use prost::Message as _;
     use twinlock_core::proto::{self, answer::Result as Answered, item::What};
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_what_decoding_would_show() {
+    fn count__yields_acks_entries_and_other_answers() {
         assert_eq!(
             news(&frame()).unwrap(),
             [News::Ack(1), News::Other(2), News::Entry(3), News::Entry(300), News::Ack(u64::MAX)]
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_was_cut_is_refused_or_shorter_and_never_more() {
+    fn count__truncated_frame_is_rejected_or_yields_a_prefix() {
         let whole = frame();
         let all = news(&whole).unwrap();
         for len in 0..whole.len() {

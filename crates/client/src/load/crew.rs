@@ -13,10 +13,10 @@ use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::keys::{DeviceSecret, InviteSecret};
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_core::session::BindingPolicy;
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 use super::{LoadError, Stop};
-use crate::dial::{Dial, Opened};
+use crate::connector::{Connector, Opened};
 use crate::enrol::{self, NewUser, client_info};
 use crate::error::{ClientError, closed};
 use crate::home::{DiskError, Home};
@@ -41,7 +41,7 @@ impl Member {
 
 /// The users that open connections, in turn.
 pub(super) struct Crew {
-    dial: Dial,
+    dial: Connector,
     members: Vec<Member>,
     /// Whether the users were created for this run.
     made: bool,
@@ -52,11 +52,11 @@ pub(super) struct Crew {
 
 impl Crew {
     /// The profile's device as the only user.
-    pub(super) fn of(profile: &Profile, dial: Dial) -> Self {
+    pub(super) fn of(profile: &Profile, dial: Connector) -> Self {
         Self::new(dial, vec![Member::of(profile)], profile.label(), false)
     }
 
-    fn new(dial: Dial, members: Vec<Member>, label: &str, made: bool) -> Self {
+    fn new(dial: Connector, members: Vec<Member>, label: &str, made: bool) -> Self {
         let mut instance = [0; 8];
         OsEntropy.fill(&mut instance);
         let instance = AtomicU64::new(u64::from_be_bytes(instance));
@@ -67,7 +67,7 @@ impl Crew {
     pub(super) async fn recruit(
         profile: &Profile,
         address: Option<Address>,
-        dial: Dial,
+        dial: Connector,
         users: usize,
         tag: &str,
         wire: &mut Wire,
@@ -109,7 +109,7 @@ impl Crew {
         Ok(Self::new(dial, members, "bench", true))
     }
 
-    pub(super) fn dial(&self) -> Dial {
+    pub(super) fn dial(&self) -> Connector {
         self.dial.clone()
     }
 

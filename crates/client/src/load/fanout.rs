@@ -11,13 +11,13 @@ use tokio::sync::{Notify, watch};
 use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_core::session::Event;
-use twinlock_link::line::Line;
+use twinlock_transport::connection::Connection;
 
 use super::count::{News, count};
 use super::measure::{Before, Gauge, Lines, Report, measure};
 use super::sender::{Sender, refusal};
 use super::{Load, LoadError, Shape, Stop};
-use crate::dial::Stream;
+use crate::connector::Stream;
 use crate::error::{ClientError, closed};
 use crate::transfer::wire::Wire;
 
@@ -74,7 +74,10 @@ impl Load {
     }
 
     /// Makes a connection follow the room from its end.
-    async fn follow(&self, line: Line<Stream>) -> Result<(Line<Stream>, u64), LoadError> {
+    async fn follow(
+        &self,
+        line: Connection<Stream>,
+    ) -> Result<(Connection<Stream>, u64), LoadError> {
         let mut wire = Wire::new(line);
         let find = proto::FindRoom { name: self.room.name.to_string() };
         let room = match wire.answer(Op::FindRoom(find)).await? {
@@ -88,7 +91,7 @@ impl Load {
             Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
             Err(no) => return Err(ClientError::Refused(no).into()),
         }
-        let mut line = wire.into_line();
+        let mut line = wire.into_connection();
         line.session_mut().set_following(true);
         Ok((line, room.head))
     }
@@ -131,7 +134,7 @@ async fn keep_sending(
 }
 
 async fn keep_following(
-    mut line: Line<Stream>,
+    mut line: Connection<Stream>,
     spread: Arc<Spread>,
     mut over: Stop,
 ) -> Result<(), ClientError> {

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use twinlock_core::Entropy as _;
-use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
-use twinlock_link::OsEntropy;
-use twinlock_link::pace::{ACK_EACH, FRAME, Pace};
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
+use twinlock_transport::OsEntropy;
+use twinlock_transport::flow_control::{ACK_EACH, FRAME, FlowControl};
 
 use super::measure::{Before, Gauge, Report};
 use super::{Load, LoadError};
@@ -60,8 +60,8 @@ async fn put(wire: &mut Wire, conversation: u64, size: u64) -> Result<u64, Clien
     let mut block = vec![0; FRAME];
     OsEntropy.fill(&mut block);
     let mut hasher = blake3::Hasher::new();
-    let mut pace = Pace::new(0, accepted.ack_each, Instant::now().into_std());
-    let acked = |incoming: Incoming, pace: &mut Pace| match incoming {
+    let mut pace = FlowControl::new(0, accepted.ack_each, Instant::now().into_std());
+    let acked = |incoming: Incoming, pace: &mut FlowControl| match incoming {
         Incoming::Acked { transfer: of, offset } if of == transfer => {
             let known = pace.acknowledge(offset, Instant::now().into_std());
             known.then_some(()).ok_or(ClientError::Protocol("it has more of a file than was sent"))
@@ -138,6 +138,6 @@ async fn get(wire: &mut Wire, conversation: u64, n: u64, size: u64) -> Result<()
     if *hasher.finalize().as_bytes() == *coming.hash {
         Ok(())
     } else {
-        Err(ClientError::Refused(Why::Hash.into()))
+        Err(ClientError::Refused(RefusalReason::Hash.into()))
     }
 }

@@ -6,11 +6,11 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::session::Event;
-use twinlock_link::line::Line;
+use twinlock_transport::connection::Connection;
 
 use super::measure::{Before, Gauge, Lines, Report};
 use super::{Load, LoadError, Shape, Stop};
-use crate::dial::Stream;
+use crate::connector::Stream;
 use crate::error::{ClientError, closed};
 
 impl Load {
@@ -44,7 +44,7 @@ impl Load {
 }
 
 /// Answers pings until the measurement is over.
-async fn hold(mut line: Line<Stream>, mut over: Stop) -> Result<(), ClientError> {
+async fn hold(mut line: Connection<Stream>, mut over: Stop) -> Result<(), ClientError> {
     loop {
         tokio::select! {
             wake = line.wait(None) => { wake?; }

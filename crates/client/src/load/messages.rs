@@ -7,7 +7,7 @@ use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use super::measure::{Before, Gauge, Lines, Report, measure};
 use super::sender::Sender;
 use super::{Load, LoadError, Shape};
-use crate::dial::Opened;
+use crate::connector::Opened;
 use crate::error::ClientError;
 use crate::transfer::wire::Wire;
 
@@ -52,7 +52,7 @@ impl Load {
                 Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
                 Err(no) => return Err(ClientError::Refused(no).into()),
             }
-            joined.push(Opened { line: wire.into_line(), ..opened });
+            joined.push(Opened { line: wire.into_connection(), ..opened });
         }
         Ok(joined)
     }

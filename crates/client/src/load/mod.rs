@@ -35,9 +35,9 @@ use twinlock_core::invite::Address;
 use twinlock_core::limits::Timing;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_core::session::Binding;
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
-use crate::dial::{Dial, Opened};
+use crate::connector::{Connector, Opened};
 use crate::error::ClientError;
 use crate::profile::Profile;
 use crate::transfer::wire::Wire;
@@ -182,7 +182,7 @@ impl Load {
             tag
         });
         let name = Name::new(&tag).map_err(|_| ClientError::Protocol("a room's name"))?;
-        let dial = Dial::of(profile, plan.address.clone(), Timing::default())?;
+        let dial = Connector::of(profile, plan.address.clone(), Timing::default())?;
         let crew = Crew::of(profile, dial.clone());
         let Opened { line, binding, .. } = crew.open(0).await?;
         let mut wire = Wire::new(line);

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_found_behind_any_name() {
+    fn process__cpu_ticks_are_parsed_after_any_process_name() {
         let stat = "7 (a) 9 (b) S 1 7 7 0 -1 4194304 100 0 0 0 12 30 0 0 20 0 1 0 5 6 7";
         assert_eq!(cpu_ticks(stat), Some(42));
         assert_eq!(cpu_ticks("7 (a) S 1 7"), None);
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn this_process_is_seen_and_one_that_is_not_there_is_said() {
+    fn process__own_is_measured_and_missing_is_an_error() {
         assert!(Process::own().resident() > Some(0));
         assert!(Process::own().cpu().is_some());
         // Larger than any process id that a kernel assigns.

@@ -11,11 +11,11 @@ use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::Event;
-use twinlock_link::OsEntropy;
-use twinlock_link::line::Line;
+use twinlock_transport::OsEntropy;
+use twinlock_transport::connection::Connection;
 
 use super::count::{News, count};
-use crate::dial::Stream;
+use crate::connector::Stream;
 use crate::enrol::now_ms;
 use crate::error::{ClientError, closed};
 
@@ -32,7 +32,7 @@ const WORDS: &[&str] = &[
 
 /// A connection and its outstanding messages.
 pub(super) struct Sender {
-    pub(super) line: Line<Stream>,
+    pub(super) line: Connection<Stream>,
     room: ConversationId,
     texts: Vec<Bytes>,
     /// The part of message ids before the message's number.
@@ -59,7 +59,7 @@ impl Entropy for Rest {
 }
 
 impl Sender {
-    pub(super) fn new(line: Line<Stream>, room: ConversationId, size: usize) -> Self {
+    pub(super) fn new(line: Connection<Stream>, room: ConversationId, size: usize) -> Self {
         let mut tag = [0; 6];
         OsEntropy.fill(&mut tag);
         let texts = (0..TEXTS).map(|n| text(size, n)).collect();
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_have_the_size_that_was_asked_for_and_words() {
+    fn load_text__has_requested_size_and_many_words() {
         for size in [1, 2, 255, 256, 32 * 1024] {
             for n in 0..TEXTS {
                 assert_eq!(text(size, n).len(), size);

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
-use twinlock_link::pace::{ACK_EACH, WINDOW};
+use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 
 use super::error::TransferError;
 use super::lane::Desk;

@@ -13,8 +13,8 @@ use twinlock_core::Entropy as _;
 use twinlock_core::credential::Credential;
 use twinlock_core::id::ConversationId;
 use twinlock_core::keys::DeviceSecret;
-use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
-use twinlock_link::OsEntropy;
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
+use twinlock_transport::OsEntropy;
 
 use super::download::Download;
 use super::error::TransferError;
@@ -23,8 +23,8 @@ use super::upload::{Sent, Upload};
 use super::wire::Wire;
 use super::{Event, JobId};
 use crate::client::{Options, Up};
+use crate::connector::{Connector, Opened};
 use crate::delays::{Delays, GOOD_LINE};
-use crate::dial::{Dial, Opened};
 use crate::enrol::{client_info, learning};
 use crate::error::{ClientError, Refusal};
 use crate::home::Home;
@@ -60,7 +60,7 @@ pub(super) struct Shared {
     pub(super) profile: Profile,
     pub(super) state: State,
     pub(super) options: Options,
-    pub(super) dial: Dial,
+    pub(super) dial: Connector,
     pub(super) limit: Arc<Limit>,
     pub(super) events: mpsc::Sender<Event>,
     /// The error after which no connection is attempted.
@@ -177,7 +177,7 @@ impl Lane {
             let pause = match &error {
                 // The connection still works.
                 TransferError::Client(ClientError::Refused(Refusal {
-                    why: Why::Busy,
+                    why: RefusalReason::Busy,
                     retry_seconds,
                     ..
                 })) => Duration::from_secs(u64::from((*retry_seconds).clamp(1, LONGEST_PAUSE))),
@@ -277,7 +277,7 @@ impl Lane {
                 Ok(found.id)
             }
             Ok(_) => Err(ClientError::Protocol("an answer to another question")),
-            Err(Refusal { why: Why::NotFound, .. }) => {
+            Err(Refusal { why: RefusalReason::NotFound, .. }) => {
                 Err(ClientError::NoTarget(target.to_owned()))
             }
             Err(no) => Err(ClientError::Refused(no)),
@@ -309,9 +309,9 @@ fn is_final(error: &TransferError) -> bool {
         TransferError::Client(ClientError::NoTarget(_))
         | TransferError::Changed(_)
         | TransferError::Size { .. } => true,
-        error => error
-            .refusal()
-            .is_some_and(|no| !matches!(no.why, Why::Busy | Why::Storage | Why::Quota)),
+        error => error.refusal().is_some_and(|no| {
+            !matches!(no.why, RefusalReason::Busy | RefusalReason::Storage | RefusalReason::Quota)
+        }),
     }
 }
 

@@ -44,11 +44,10 @@ impl Limit {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_limit_spreads_bytes_over_time_and_allows_a_short_burst() {
+    async fn rate_limit__spreads_bytes_and_allows_short_burst() {
         let limit = Limit::new(Some(1000));
         let began = Instant::now();
         assert_eq!(limit.grant(1000), None);
@@ -61,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_get_smaller_with_the_limit() {
+    fn rate_limit__frame_size_shrinks_with_limit() {
         assert_eq!(Limit::new(None).frame(262_144), 262_144);
         assert_eq!(Limit::new(Some(80_000)).frame(262_144), 10_000);
         assert_eq!(Limit::new(Some(1)).frame(262_144), SMALLEST);

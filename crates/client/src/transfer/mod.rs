@@ -28,10 +28,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use twinlock_core::id::MessageId;
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 use crate::client::{Options, Up, blocking};
-use crate::dial::Dial;
+use crate::connector::Connector;
 use crate::enrol::now_ms;
 use crate::error::ClientError;
 use crate::home::Home;
@@ -161,7 +161,7 @@ impl Transfers {
         let (told, events) = mpsc::channel(EVENTS);
         let shared = Arc::new(Shared {
             home: home.clone(),
-            dial: Dial::of(&profile, line.address.clone(), line.timing.clone())?,
+            dial: Connector::of(&profile, line.address.clone(), line.timing.clone())?,
             profile,
             state: state.clone(),
             options: line,

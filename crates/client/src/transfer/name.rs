@@ -82,11 +82,10 @@ pub fn marked(name: &str, mark: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing)]
     use super::*;
 
     #[test]
-    fn a_name_is_the_last_component_and_nothing_that_acts() {
+    fn file_name__is_reduced_to_harmless_last_component() {
         for (evil, safe) in [
             ("../../x", "x"),
             ("/etc/passwd", "passwd"),
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn path_becomes_harmless_directories_below() {
+    fn file_name__path_becomes_harmless_relative_directories() {
         let below = |path: &str| below(path).join("/");
         assert_eq!(below("logs/2026-11"), "logs/2026-11");
         assert_eq!(below("../../etc/./cron.d//x"), "etc/cron.d/x");
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_names_of_any_script_stay_as_they_are() {
+    fn file_name__ordinary_names_of_any_script_are_unchanged() {
         for name in
             ["a", "report (1).pdf", "Übung.tar.gz", "レポート.txt", "דוח.pdf", "👍🏽.png", "a:b?"]
         {
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_cut_between_characters_and_keeps_its_ending() {
+    fn file_name__truncated_between_characters_keeping_extension() {
         for name in ["é".repeat(200) + ".tar.gz", "x".repeat(300), "語".repeat(85) + ".txt"] {
             let safe = harmless(&name);
             assert!(safe.len() <= MAX, "{}", safe.len());
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_long_name_is_judged_and_not_what_it_was() {
+    fn file_name__checks_apply_after_truncation() {
         let blanks = |blank: &str| format!("CON{}x", blank.repeat(300));
         assert_eq!(harmless(&blanks(" ")), "_CON");
         assert_eq!(harmless(&blanks("\u{a0}")), "_CON");
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_goes_before_the_ending_and_fits() {
+    fn file_name__mark_is_inserted_before_extension_and_fits() {
         assert_eq!(marked("report.pdf", "12"), "report-12.pdf");
         assert_eq!(marked("README", "12"), "README-12");
         let long = "é".repeat(126) + ".md";

@@ -371,7 +371,6 @@ fn umask() -> u32 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -386,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_goes_on_and_gets_its_name_mode_and_time_at_the_end() {
+    fn part_file__resumes_and_gets_name_mode_and_time_at_end() {
         let dir = tempfile::tempdir().unwrap();
         let mut part = Part::open(place(dir.path()), 10).unwrap();
         part.write(b"hello").unwrap();
@@ -407,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_overwritten_unasked_not_even_what_comes_meanwhile() {
+    fn part_file__existing_file_is_replaced_only_with_force() {
         let dir = tempfile::tempdir().unwrap();
         let mut part = Part::open(place(dir.path()), 3).unwrap();
         part.write(b"new").unwrap();
@@ -422,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_way_is_not_followed_and_not_touched() {
+    fn part_file__links_are_not_followed_and_targets_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let victim = dir.path().join("victim");
         std::fs::write(&victim, "precious").unwrap();
@@ -456,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn link_to_a_device_or_pipe_is_never_replaced() {
+    fn part_file__link_to_device_or_pipe_is_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe");
         let mode = Mode::from_raw_mode(0o600);
@@ -485,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn two_do_not_write_one_part_and_more_than_the_file_is_thrown_away() {
+    fn part_file__second_writer_is_refused_and_oversize_discarded() {
         let dir = tempfile::tempdir().unwrap();
         let mut part = Part::open(place(dir.path()), 5).unwrap();
         assert!(matches!(Part::open(place(dir.path()), 5), Err(TransferError::Taken(_))));
@@ -498,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_names_have_parts_of_their_own() {
+    fn part_file__longest_names_get_distinct_part_names() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["é".repeat(127), "x".repeat(255), "x".repeat(254) + "y", "x".repeat(249)] {
             let place = Place { name: name.into(), ..place(dir.path()) };
@@ -515,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn rights_are_never_more_than_sent_and_never_another_users_program() {
+    fn part_file__final_mode_drops_setuid_and_foreign_exec() {
         let mode = |mode, own, keep| final_mode(Finish { mode, modified_ms: 0, own }, keep, 0o022);
         assert_eq!(mode(0o755, true, false), 0o755);
         assert_eq!(mode(0o755, false, false), 0o644);

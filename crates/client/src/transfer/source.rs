@@ -267,7 +267,6 @@ fn unlike_its_size(file: &File, source: &Source) -> TransferError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
     use super::*;
 
     fn file(bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_read_is_the_file_and_its_hash() {
+    async fn source__reads_match_content_and_hash_from_any_offset() {
         for size in [0, 1, 999, 1000, 1001, 5000] {
             let all = bytes(size);
             let (_dir, path) = file(&all);
@@ -308,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_changes_is_noticed_before_and_while_it_is_read() {
+    async fn source__change_is_detected_before_and_during_read() {
         let (_dir, path) = file(&bytes(10_000));
         let found = look(&path).unwrap();
         let mut reads = read(found.source.clone(), 0, Hasher::new(), 1000);
@@ -328,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_hashed_from_the_nearest_mark_and_marks_cover_the_last_megabytes() {
+    fn source__prefix_hash_uses_stored_states_of_last_megabytes() {
         let frame = 256 * 1024;
         let all = bytes(20 * 1024 * 1024 + 17);
         let (_dir, path) = file(&all);
@@ -353,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn source_size_is_relied_on_only_where_a_disk_holds_it() {
+    fn source__size_is_trusted_only_for_nonempty_disk_files() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
         std::fs::write(&file, "content").unwrap();
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn source_with_other_bytes_than_its_size_is_an_error() {
+    async fn source__content_not_matching_size_is_an_error() {
         let (_dir, path) = file(&bytes(1000));
         for size in [999, 1001] {
             // A file system that reports a wrong size reports the same one again.
@@ -383,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn only_files_are_sent() {
+    fn source__only_regular_files_are_accepted() {
         let dir = tempfile::tempdir().unwrap();
         let kind = |path: &Path| match look(path) {
             Err(TransferError::NotAFile { what, .. }) => what,

@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
-use twinlock_link::OsEntropy;
-use twinlock_link::pace::{FRAME, Pace};
+use twinlock_transport::OsEntropy;
+use twinlock_transport::flow_control::{FRAME, FlowControl};
 
 use super::error::TransferError;
 use super::lane::Desk;
@@ -21,7 +21,7 @@ use crate::outbox::Ack;
 use crate::uploads::Offer;
 
 /// Bytes sealed and not yet written above which no more frames are sealed. With one more frame the
-/// connection still reads ([`twinlock_link::line::HIGH_WATER`]). So it receives acks, and notices
+/// connection still reads ([`twinlock_transport::connection::HIGH_WATER`]). So it receives acks, and notices
 /// a half-closed connection, while it cannot write.
 const BACKLOG: usize = 96 * 1024;
 
@@ -69,7 +69,7 @@ impl Part {
 /// State of the upload on one connection.
 struct Sending {
     transfer: u32,
-    pace: Pace,
+    pace: FlowControl,
     /// Maximum size of a frame in bytes.
     frame: usize,
     /// Set when all bytes are sent: the request whose answer is the ack, and BLAKE3 of the file.
@@ -162,7 +162,7 @@ impl Upload {
         let frame = desk.limit.frame(FRAME);
         let at_once = frame * source::FRAMES;
         let reads = source::read(self.file.source.clone(), from, hasher, at_once);
-        let pace = Pace::new(from, accepted.ack_each, Instant::now().into_std());
+        let pace = FlowControl::new(from, accepted.ack_each, Instant::now().into_std());
         let sending = Sending { transfer: accepted.transfer, pace, frame, ended: None };
         match self.send(wire, sending, reads, desk).await {
             Ok((ack, hash)) => self.recorded(desk, &ack, hash).await,

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use prost::Message as _;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::proto::{
+    self, RefusalReason, answer::Result as Answered, item::What, request::Op,
+};
 use twinlock_core::session::{Event as LineEvent, SendError};
-use twinlock_link::line::{Line, Wake};
+use twinlock_transport::connection::{Connection, Wake};
 
-use crate::dial::Stream;
+use crate::connector::Stream;
 use crate::error::{ClientError, Refusal, closed};
 use crate::session_log;
 
@@ -19,7 +21,7 @@ const KEPT: usize = 64;
 
 /// An established connection.
 pub(crate) struct Wire {
-    line: Line<Stream>,
+    line: Connection<Stream>,
     items: VecDeque<proto::Item>,
     /// Items received while something else was awaited.
     kept: VecDeque<Incoming>,
@@ -46,7 +48,7 @@ pub(crate) enum Incoming {
     },
     Aborted {
         transfer: u32,
-        why: Why,
+        why: RefusalReason,
     },
     Bulk {
         transfer: u32,
@@ -58,7 +60,7 @@ pub(crate) enum Incoming {
 }
 
 impl Wire {
-    pub(crate) fn new(line: Line<Stream>) -> Self {
+    pub(crate) fn new(line: Connection<Stream>) -> Self {
         Self {
             line,
             items: VecDeque::new(),
@@ -227,7 +229,7 @@ impl Wire {
     }
 
     /// Returns the underlying connection, on which nothing may be outstanding.
-    pub(crate) fn into_line(self) -> Line<Stream> {
+    pub(crate) fn into_connection(self) -> Connection<Stream> {
         self.line
     }
 

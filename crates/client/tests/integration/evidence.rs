@@ -7,7 +7,7 @@ use twinlock_client::error::{Blame, ClientError};
 use twinlock_client::profile::ProfileError;
 use twinlock_client::record;
 use twinlock_core::invite::InviteLink;
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 const LOBBY: u64 = 1;
 
@@ -35,7 +35,7 @@ fn edit(world: &World, sql: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reading_while_the_same_profile_sends_is_no_alarm() {
+async fn evidence__reading_during_own_sends_raises_no_alarm() {
     let world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     let (sender, mut sent) = ada.start(quick());
@@ -69,7 +69,7 @@ async fn reading_while_the_same_profile_sends_is_no_alarm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_audit_reads_as_far_as_its_receipts_whatever_head_is_named() {
+async fn audit__reads_to_last_receipt_despite_lower_listed_head() {
     let mut world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     say(&ada, "lobby", 10).await;
@@ -95,7 +95,7 @@ async fn an_audit_reads_as_far_as_its_receipts_whatever_head_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn somebody_without_a_receipt_finds_the_entry_that_was_changed_too() {
+async fn audit__altered_entry_is_found_without_a_receipt() {
     let mut world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     say(&ada, "lobby", 10).await;
@@ -124,7 +124,7 @@ async fn somebody_without_a_receipt_finds_the_entry_that_was_changed_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_room_that_vanishes_is_missed_unless_it_was_left() {
+async fn evidence__vanished_room_is_reported_unless_left() {
     let mut world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     let (client, _events) = ada.start(asking());
@@ -148,7 +148,7 @@ async fn a_room_that_vanishes_is_missed_unless_it_was_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_profile_that_became_somebody_elses_ends_the_client_before_it_sends_as_them() {
+async fn profile__replacement_ends_client_on_reconnect() {
     let mut world = World::new(|config| config.come_back = std::time::Duration::ZERO).await;
     let ada = world.owner("ada").await;
     let (client, mut events) = ada.start(quick());
@@ -168,7 +168,7 @@ async fn a_profile_that_became_somebody_elses_ends_the_client_before_it_sends_as
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_client_without_a_line_had_taken_others_can_send() {
+async fn outbox__disconnected_client_keeps_no_claim() {
     let mut world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     let (client, mut events) = ada.start(quick());

@@ -12,8 +12,8 @@ use twinlock_client::error::{Blame, ClientError, Refusal};
 use twinlock_client::profile::Profile;
 use twinlock_core::id::ConversationId;
 use twinlock_core::invite::InviteLink;
-use twinlock_core::proto::Why;
-use twinlock_link::OsEntropy;
+use twinlock_core::proto::RefusalReason;
+use twinlock_transport::OsEntropy;
 
 /// The room of all users.
 const LOBBY: ConversationId = 1;
@@ -28,7 +28,7 @@ fn enqueue(person: &crate::common::Person, target: &str, lines: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rekeys_under_load_lose_nothing_and_change_no_order() {
+async fn rekey__under_load_loses_and_reorders_nothing() {
     let world = World::new(|config| config.timing.rekey_apart = Duration::ZERO).await;
     let ada = world.owner("ada").await;
     let mut options = quick();
@@ -59,7 +59,7 @@ async fn rekeys_under_load_lose_nothing_and_change_no_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rekeys_on_request_give_both_epochs_and_lose_no_entry() {
+async fn rekey__on_request_reports_epochs_and_loses_nothing() {
     const REKEYS: u32 = 10;
     let mut world = World::new(|config| config.timing.rekey_apart = Duration::ZERO).await;
     let ada = world.owner("ada").await;
@@ -96,7 +96,7 @@ async fn rekeys_on_request_give_both_epochs_and_lose_no_entry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_stops_taking_gets_everything_in_order_once_it_goes_on() {
+async fn driver__stalled_consumer_gets_all_entries_in_order() {
     let world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     let sent = lines(0, 9000);
@@ -126,7 +126,7 @@ async fn a_consumer_that_stops_taking_gets_everything_in_order_once_it_goes_on()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_restarts_of_the_server_everything_arrives_once_and_in_order() {
+async fn driver__delivers_once_in_order_over_server_restarts() {
     let mut world = World::new(|config| config.come_back = Duration::ZERO).await;
     let ada = world.owner("ada").await;
     let (client, mut events) = ada.start(quick());
@@ -161,7 +161,7 @@ async fn over_restarts_of_the_server_everything_arrives_once_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_server_will_not_record_is_told_and_kept() {
+async fn outbox__refused_messages_are_reported_and_kept() {
     let world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     enqueue(&ada, "nowhere", &lines(0, 3));
@@ -178,13 +178,13 @@ async fn what_the_server_will_not_record_is_told_and_kept() {
         refused.len() == 4 && recorded == 1
     })
     .await;
-    assert_eq!(refused, [Why::NotFound; 4]);
+    assert_eq!(refused, [RefusalReason::NotFound; 4]);
     client.close().await;
     assert_eq!(ada.state().outbox().refused(10).unwrap().len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_has_forgotten_what_it_acknowledged_is_found_out() {
+async fn evidence__lost_or_replaced_acked_entries_are_detected() {
     let mut world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     say(&ada, 3).await;
@@ -249,7 +249,7 @@ fn copy_dir(from: &Path, to: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_is_taken_leaves_no_profile_and_the_invite_unused() {
+async fn enrolment__taken_name_leaves_no_profile_and_invite_unused() {
     let world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     let (client, _events) = ada.start(quick());
@@ -257,7 +257,7 @@ async fn a_name_that_is_taken_leaves_no_profile_and_the_invite_unused() {
     let link = InviteLink::parse(&text).unwrap();
     let home = world.home("bob");
     let taken = enrol::join(&home, &name("default"), &link, new_user("ada")).await.unwrap_err();
-    let expected = Refusal::from(Why::NameTaken);
+    let expected = Refusal::from(RefusalReason::NameTaken);
     assert_eq!(taken, ClientError::Refused(expected));
     assert!(Profile::load(&home, &name("default")).is_err());
     world.join("bob", &text).await;
@@ -266,7 +266,7 @@ async fn a_name_that_is_taken_leaves_no_profile_and_the_invite_unused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_server_a_question_fails_at_once_and_a_follower_waits() {
+async fn driver__without_server_request_fails_and_follow_waits() {
     let mut world = World::new(|config| config.come_back = Duration::ZERO).await;
     let ada = world.owner("ada").await;
     say(&ada, 1).await;
@@ -285,7 +285,7 @@ async fn without_a_server_a_question_fails_at_once_and_a_follower_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_server_at_the_same_address_is_refused_before_anything_is_said() {
+async fn pin__another_server_at_same_address_is_refused() {
     let mut world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     world.stop().await;

@@ -17,7 +17,7 @@ use twinlock_core::id::ConversationId;
 use twinlock_core::invite::Address;
 use twinlock_core::limits::Timing;
 use twinlock_core::session::Fault;
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 /// The room of all users.
 const LOBBY: ConversationId = 1;
@@ -196,7 +196,7 @@ async fn writes(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_any_weather_every_line_arrives_once_and_in_order() {
+async fn network__faulty_delivers_messages_once_and_in_order() {
     let stage = Stage::new().await;
     let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Seen::default()));
     let mut writing = Vec::new();
@@ -307,7 +307,7 @@ async fn in_any_weather_every_line_arrives_once_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_line_that_went_silent_is_noticed_by_both_ends_in_time() {
+async fn network__silent_connection_is_detected_by_both_ends() {
     let stage = Stage::new().await;
     // The limit of the protocol, plus a margin for a busy machine.
     let (limit, _) = stage.dead_after();
@@ -343,7 +343,7 @@ async fn a_line_that_went_silent_is_noticed_by_both_ends_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_waits_for_an_ack_notices_a_dead_line_as_soon_as_whoever_follows() {
+async fn network__pending_ack_detects_dead_connection_like_follow() {
     let mut stage = Stage::new().await;
     // The client does not follow, and an idle connection may be silent for ten minutes.
     stage.timing.ping_idle = Duration::from_secs(600);

@@ -11,7 +11,7 @@ use twinlock_client::state::{State, StateError};
 use twinlock_core::Entropy;
 use twinlock_core::id::{Link, MessageId, Name, Salt, ServerKey};
 use twinlock_core::limits::MAX_TEXT;
-use twinlock_core::proto::Why;
+use twinlock_core::proto::RefusalReason;
 
 const NOW: u64 = 1_750_000_000_000;
 
@@ -90,7 +90,7 @@ fn bodies(messages: &[twinlock_client::outbox::Pending]) -> Vec<String> {
 }
 
 #[test]
-fn what_was_enqueued_is_pending_in_that_order_after_opening_again() {
+fn outbox__order_survives_reopening() {
     let mut f = Fixture::new();
     let outbox = f.open().outbox();
     // Later times first: the order is that of the calls, not of the clock.
@@ -109,7 +109,7 @@ fn what_was_enqueued_is_pending_in_that_order_after_opening_again() {
 }
 
 #[test]
-fn a_batch_is_kept_as_a_whole_or_not_at_all() {
+fn outbox__batch_is_all_or_nothing() {
     let mut f = Fixture::new();
     let outbox = f.open().outbox();
     let large = vec![b'x'; MAX_TEXT + 1];
@@ -121,7 +121,7 @@ fn a_batch_is_kept_as_a_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_target_has_one_spelling() {
+fn outbox__malformed_target_is_refused() {
     let mut f = Fixture::new();
     let outbox = f.open().outbox();
     for bad in ["#ops", "@", "", "Ops", "@@bob", "a b"] {
@@ -131,7 +131,7 @@ fn a_target_has_one_spelling() {
 }
 
 #[test]
-fn a_message_id_begins_with_the_time_and_is_new_each_time() {
+fn message_id__starts_with_time_and_is_unique() {
     let mut entropy = Counter(0);
     let early = message_id(NOW, &mut entropy);
     let late = message_id(NOW + 1, &mut entropy);
@@ -142,7 +142,7 @@ fn a_message_id_begins_with_the_time_and_is_new_each_time() {
 }
 
 #[test]
-fn a_recorded_message_is_pending_no_more_and_leaves_receipt_but_no_text() {
+fn outbox__recorded_message_leaves_receipt_and_no_text() {
     let mut f = Fixture::new();
     let state = f.open();
     let outbox = state.outbox();
@@ -162,7 +162,7 @@ fn a_recorded_message_is_pending_no_more_and_leaves_receipt_but_no_text() {
 }
 
 #[test]
-fn an_ack_for_another_place_is_tamper_evidence_and_changes_nothing() {
+fn outbox__conflicting_ack_is_refused_and_changes_nothing() {
     let mut f = Fixture::new();
     let state = f.open();
     let outbox = state.outbox();
@@ -179,19 +179,22 @@ fn an_ack_for_another_place_is_tamper_evidence_and_changes_nothing() {
 }
 
 #[test]
-fn a_refused_message_waits_for_its_writer_and_an_ack_beats_a_refusal() {
+fn outbox__refused_message_is_kept_and_ack_overrides_refusal() {
     let mut f = Fixture::new();
     let outbox = f.open().outbox();
     let (one, two) = (f.enqueue(&outbox, "ops", "1"), f.enqueue(&outbox, "ops", "2"));
-    outbox.mark_refused(&one, Why::NotFound).unwrap();
-    outbox.mark_refused(&two, Why::TooLarge).unwrap();
+    outbox.mark_refused(&one, RefusalReason::NotFound).unwrap();
+    outbox.mark_refused(&two, RefusalReason::TooLarge).unwrap();
     assert_eq!(outbox.pending_count(), Ok(0));
     outbox.mark_recorded(&two, &ack(1)).unwrap();
-    outbox.mark_refused(&two, Why::TooLarge).unwrap();
+    outbox.mark_refused(&two, RefusalReason::TooLarge).unwrap();
     assert_eq!(outbox.outcome(&two), Ok(Some(Outcome::Recorded(ack(1)))));
     let refused = outbox.refused(10).unwrap();
     assert_eq!(refused.len(), 1);
-    assert_eq!((&refused[0].message.body[..], refused[0].why), (&b"1"[..], Why::NotFound));
+    assert_eq!(
+        (&refused[0].message.body[..], refused[0].why),
+        (&b"1"[..], RefusalReason::NotFound)
+    );
     assert_eq!(outbox.discard(&one), Ok(true));
     assert_eq!(outbox.discard(&one), Ok(false));
     assert_eq!(outbox.discard(&two), Ok(false), "recorded");
@@ -199,13 +202,13 @@ fn a_refused_message_waits_for_its_writer_and_an_ack_beats_a_refusal() {
 }
 
 #[test]
-fn forgetting_takes_old_recorded_messages_only_and_leaves_receipts() {
+fn outbox__forget_removes_only_old_recorded_messages() {
     let mut f = Fixture::new();
     let state = f.open();
     let outbox = state.outbox();
     let ids: Vec<_> = (0..4).map(|_| f.enqueue(&outbox, "ops", "x")).collect();
     outbox.mark_recorded_many(&[(ids[0], ack(1)), (ids[1], ack(2))]).unwrap();
-    outbox.mark_refused(&ids[2], Why::NotFound).unwrap();
+    outbox.mark_refused(&ids[2], RefusalReason::NotFound).unwrap();
     assert_eq!(outbox.forget(NOW + 2), Ok(1));
     assert_eq!(outbox.outcome(&ids[0]), Ok(None));
     for kept in &ids[1..] {
@@ -218,7 +221,7 @@ fn forgetting_takes_old_recorded_messages_only_and_leaves_receipts() {
 }
 
 #[test]
-fn a_claimed_target_is_nobody_elses_until_marked_or_released() {
+fn claim__target_is_exclusive_until_marked_or_released() {
     let mut f = Fixture::new();
     let (one, two) = (f.open().outbox(), f.open().outbox());
     let first = f.enqueue(&one, "ops", "1");
@@ -237,7 +240,7 @@ fn a_claimed_target_is_nobody_elses_until_marked_or_released() {
 }
 
 #[test]
-fn claims_end_with_their_holder() {
+fn claim__ends_when_its_outbox_is_dropped() {
     let mut f = Fixture::new();
     let (one, two) = (f.open().outbox(), f.open().outbox());
     f.enqueue(&one, "ops", "1");
@@ -248,7 +251,7 @@ fn claims_end_with_their_holder() {
 }
 
 #[test]
-fn a_replaced_profile_neither_sends_nor_loses_what_was_written_for_the_other_account() {
+fn outbox__messages_of_another_account_are_kept_unsent() {
     let mut f = Fixture::new();
     let ada = f.open_for(1, "ada");
     let id = f.enqueue(&ada.outbox(), "ops", "for server 1");
@@ -264,7 +267,7 @@ fn a_replaced_profile_neither_sends_nor_loses_what_was_written_for_the_other_acc
 }
 
 #[test]
-fn another_handles_write_moves_the_change_number() {
+fn state_db__change_number_reflects_other_handles_writes() {
     let mut f = Fixture::new();
     let (one, two) = (f.open(), f.open());
     let before = one.changes().unwrap();
@@ -274,7 +277,7 @@ fn another_handles_write_moves_the_change_number() {
 }
 
 #[test]
-fn the_newest_known_link_only_moves_forward() {
+fn receipts__newest_known_link_only_advances() {
     let f = Fixture::new();
     let receipts = f.open().receipts();
     assert_eq!(receipts.known(1), Ok(None));
@@ -287,7 +290,7 @@ fn the_newest_known_link_only_moves_forward() {
 }
 
 #[test]
-fn what_was_known_stays_until_a_run_from_there_passes_it() {
+fn receipts__known_link_stays_until_a_run_passes_it() {
     let f = Fixture::new();
     let receipts = f.open().receipts();
     receipts.remember(&seen(5)).unwrap();
@@ -303,7 +306,7 @@ fn what_was_known_stays_until_a_run_from_there_passes_it() {
 }
 
 #[test]
-fn own_receipts_stay_when_reading_passes_them() {
+fn receipts__own_receipts_are_kept_when_reading_passes_them() {
     let mut f = Fixture::new();
     let state = f.open();
     let (outbox, receipts) = (state.outbox(), state.receipts());
@@ -323,7 +326,7 @@ fn own_receipts_stay_when_reading_passes_them() {
 }
 
 #[test]
-fn another_link_for_a_known_entry_is_a_conflict_and_nothing_of_its_batch_is_kept() {
+fn receipts__conflicting_link_is_refused_with_its_batch() {
     let mut f = Fixture::new();
     let state = f.open();
     let receipts = state.receipts();
@@ -344,7 +347,7 @@ fn another_link_for_a_known_entry_is_a_conflict_and_nothing_of_its_batch_is_kept
 }
 
 #[test]
-fn positions_move_forward_only_when_told_and_one_for_each_purpose() {
+fn position__only_advances_on_request_and_per_purpose() {
     let f = Fixture::new();
     let receipts = f.open().receipts();
     let at = |purpose, n| Handled { conversation: 1, purpose, n };
@@ -360,7 +363,7 @@ fn positions_move_forward_only_when_told_and_one_for_each_purpose() {
 }
 
 #[test]
-fn numbers_that_no_record_has_are_refused_without_harm() {
+fn state_db__out_of_range_numbers_are_refused() {
     let mut f = Fixture::new();
     let state = f.open();
     let (outbox, receipts) = (state.outbox(), state.receipts());
@@ -376,7 +379,7 @@ fn numbers_that_no_record_has_are_refused_without_harm() {
 }
 
 #[test]
-fn every_file_of_the_state_is_the_owners_alone() {
+fn state_db__files_are_private_to_the_owner() {
     let mut f = Fixture::new();
     let state = f.open();
     f.enqueue(&state.outbox(), "ops", "x");
@@ -393,7 +396,7 @@ fn every_file_of_the_state_is_the_owners_alone() {
 }
 
 #[test]
-fn a_newer_schema_is_refused_and_left_alone() {
+fn state_db__newer_schema_is_refused_and_unchanged() {
     let f = Fixture::new();
     drop(f.open());
     let path = f.home.state(&name("p")).join("state.db");
@@ -408,7 +411,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_an_error_and_stays() {
+fn state_db__file_that_is_no_database_is_refused_and_kept() {
     let f = Fixture::new();
     let path = f.home.make_state(&name("p")).unwrap().join("state.db");
     fs::write(&path, "this is somebody's diary, not a database".repeat(100)).unwrap();
@@ -420,7 +423,7 @@ fn a_file_that_is_no_database_is_an_error_and_stays() {
 
 /// Each command reads the whole WAL when it opens the state.
 #[test]
-fn wal_of_many_short_commands_stays_small() {
+fn state_db__wal_stays_small_over_many_short_commands() {
     let mut fixture = Fixture::new();
     let wal = fixture.home.state(&name("p")).join("state.db-wal");
     for n in 1..=60 {

@@ -67,7 +67,7 @@ fn edited(home: &Home, edit: impl Fn(String) -> String) -> ProfileError {
 }
 
 #[test]
-fn twinlock_home_comes_before_xdg_and_xdg_before_home() {
+fn home__twinlock_home_precedes_xdg_and_xdg_precedes_home() {
     let all = [
         ("TWINLOCK_HOME", "/t"),
         ("XDG_CONFIG_HOME", "/c"),
@@ -90,7 +90,7 @@ fn twinlock_home_comes_before_xdg_and_xdg_before_home() {
 }
 
 #[test]
-fn the_profile_asked_for_comes_before_the_environment_and_that_before_default() {
+fn profile__argument_precedes_environment_and_default() {
     let set = env(&[("TWINLOCK_PROFILE", "work")]);
     assert_eq!(profile::choose(Some("ops"), &set), Ok(name("ops")));
     assert_eq!(profile::choose(None, &set), Ok(name("work")));
@@ -103,7 +103,7 @@ fn the_profile_asked_for_comes_before_the_environment_and_that_before_default() 
 }
 
 #[test]
-fn a_profile_reads_back_as_it_was_made() {
+fn profile__reads_back_as_written() {
     let (_dir, home) = home();
     for tls in [
         TlsTrust::Pins(vec![TlsPin([9; 32]), TlsPin([8; 32])]),
@@ -131,7 +131,7 @@ fn a_profile_reads_back_as_it_was_made() {
 }
 
 #[test]
-fn only_the_owner_may_read_what_is_written() {
+fn profile__files_and_directories_are_private_to_owner() {
     let (_dir, home) = home();
     Profile::create(&home, &name("p"), new_profile()).unwrap();
     assert_eq!(mode(&file(&home, "p")), 0o600);
@@ -142,7 +142,7 @@ fn only_the_owner_may_read_what_is_written() {
 }
 
 #[test]
-fn what_was_opened_to_others_is_closed_again() {
+fn profile__widened_permissions_are_restored() {
     let (_dir, home) = home();
     Profile::create(&home, &name("p"), new_profile()).unwrap();
     let widen = |path: &Path, mode| {
@@ -157,7 +157,7 @@ fn what_was_opened_to_others_is_closed_again() {
 }
 
 #[test]
-fn an_existing_profile_is_replaced_only_on_request() {
+fn profile__existing_is_replaced_only_on_request() {
     let (_dir, home) = home();
     Profile::create(&home, &name("p"), new_profile()).unwrap();
     let before = fs::read(file(&home, "p")).unwrap();
@@ -171,7 +171,7 @@ fn an_existing_profile_is_replaced_only_on_request() {
 }
 
 #[test]
-fn a_broken_profile_can_be_replaced() {
+fn profile__malformed_can_be_replaced() {
     let (_dir, home) = home();
     edited(&home, |_| "?".into());
     Profile::replace(&home, &name("p"), new_profile()).unwrap();
@@ -179,7 +179,7 @@ fn a_broken_profile_can_be_replaced() {
 }
 
 #[test]
-fn the_minimum_version_of_a_server_never_goes_down() {
+fn profile__minimum_version_of_a_server_never_decreases() {
     let (_dir, home) = home();
     let mut profile = Profile::create(&home, &name("p"), new_profile()).unwrap();
     profile.raise_min_version(&home, 3).unwrap();
@@ -192,7 +192,7 @@ fn the_minimum_version_of_a_server_never_goes_down() {
 }
 
 #[test]
-fn a_change_keeps_what_another_process_changed_meanwhile() {
+fn profile__change_keeps_changes_of_another_handle() {
     let (_dir, home) = home();
     let mut one = Profile::create(&home, &name("p"), new_profile()).unwrap();
     let mut two = Profile::load(&home, &name("p")).unwrap();
@@ -208,7 +208,7 @@ fn a_change_keeps_what_another_process_changed_meanwhile() {
 }
 
 #[test]
-fn no_change_reaches_a_profile_of_another_server_user_or_device() {
+fn profile__change_after_replacement_is_refused() {
     let (_dir, home) = home();
     for other in [
         NewProfile { server_key: ServerKey([7; 32]), ..new_profile() },
@@ -226,7 +226,7 @@ fn no_change_reaches_a_profile_of_another_server_user_or_device() {
 }
 
 #[test]
-fn pins_are_learned_once_each_and_never_by_a_profile_that_trusts_a_ca() {
+fn profile__pins_are_learned_once_bounded_and_not_with_a_ca() {
     let (_dir, home) = home();
     let mut profile = Profile::create(&home, &name("p"), new_profile()).unwrap();
     profile.learn_pins(&home, &[]).unwrap();
@@ -242,7 +242,7 @@ fn pins_are_learned_once_each_and_never_by_a_profile_that_trusts_a_ca() {
 }
 
 #[test]
-fn an_unknown_key_is_an_error_that_names_file_and_line() {
+fn profile__unknown_key_error_names_file_and_line() {
     let (_dir, home) = home();
     let error = edited(&home, |text| text.replace("[device]", "[device]\ncolour = \"red\""));
     let text = fs::read_to_string(file(&home, "p")).unwrap();
@@ -255,7 +255,7 @@ fn an_unknown_key_is_an_error_that_names_file_and_line() {
 }
 
 #[test]
-fn a_wrong_value_is_an_error_that_names_its_line() {
+fn profile__invalid_value_error_names_its_line() {
     let (_dir, home) = home();
     let hex = |digit: &str| digit.repeat(32);
     let edits: &[(&str, String, String)] = &[
@@ -292,7 +292,7 @@ fn a_wrong_value_is_an_error_that_names_its_line() {
 }
 
 #[test]
-fn rekey_after_is_kept_by_changes_and_by_a_new_login() {
+fn profile__rekey_after_is_kept_for_the_same_server() {
     let (_dir, home) = home();
     let mut profile = Profile::create(&home, &name("p"), new_profile()).unwrap();
     assert_eq!(profile.rekey_after(), None);
@@ -312,7 +312,7 @@ fn rekey_after_is_kept_by_changes_and_by_a_new_login() {
 }
 
 #[test]
-fn no_error_about_a_profile_shows_the_secret() {
+fn profile__errors_never_show_the_secret() {
     let (_dir, home) = home();
     let secret = "a5".repeat(32);
     let line = format!("secret = \"{secret}\"");
@@ -330,7 +330,7 @@ fn no_error_about_a_profile_shows_the_secret() {
 }
 
 #[test]
-fn files_that_are_no_profiles_are_refused_without_reading_on() {
+fn profile__file_that_is_not_a_profile_is_refused() {
     let (_dir, home) = home();
     for bytes in [vec![0xff; 10], vec![b'#'; 70_000], Vec::new()] {
         Profile::replace(&home, &name("p"), new_profile()).unwrap();
@@ -343,7 +343,7 @@ fn files_that_are_no_profiles_are_refused_without_reading_on() {
 }
 
 #[test]
-fn what_cannot_be_read_back_is_not_written() {
+fn profile__invalid_values_are_not_written() {
     let (_dir, home) = home();
     for unfit in [
         NewProfile { host: "a/b".into(), ..new_profile() },
@@ -362,7 +362,7 @@ fn what_cannot_be_read_back_is_not_written() {
 }
 
 #[test]
-fn the_list_holds_profiles_only_and_in_order() {
+fn profile__list_is_sorted_and_has_profiles_only() {
     let (_dir, home) = home();
     assert_eq!(profile::list(&home), Ok(Vec::new()));
     for profile in ["work", "default", "a.b"] {
@@ -375,7 +375,7 @@ fn the_list_holds_profiles_only_and_in_order() {
 }
 
 #[test]
-fn debug_of_a_profile_shows_no_secret() {
+fn profile__debug_shows_no_secret() {
     let (_dir, home) = home();
     let profile = Profile::create(&home, &name("p"), new_profile()).unwrap();
     let expected = format!(
@@ -394,7 +394,7 @@ fn debug_of_a_profile_shows_no_secret() {
 }
 
 #[test]
-fn a_lock_keeps_others_out_until_it_is_dropped() {
+fn profile_lock__is_exclusive_until_dropped() {
     let (_dir, home) = home();
     let held = home.lock(&name("p"), "line").unwrap();
     assert!(home.try_lock(&name("p"), "line").unwrap().is_none());
@@ -405,7 +405,7 @@ fn a_lock_keeps_others_out_until_it_is_dropped() {
 }
 
 #[test]
-fn state_files_follow_no_symbolic_link() {
+fn state__symbolic_link_is_refused_and_target_unchanged() {
     let (dir, home) = home();
     let profile = name("default");
     let state = home.make_state(&profile).unwrap();

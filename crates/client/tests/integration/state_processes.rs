@@ -1,6 +1,6 @@
 //! One outbox shared by several processes, some of which are killed.
 //!
-//! The processes run this test program again. With `TWINLOCK_TEST_ROLE` set, [`child_process`]
+//! The processes run this test program again. With `TWINLOCK_TEST_ROLE` set, [`child_process__does_nothing_without_a_role`]
 //! plays that role instead of being a test.
 
 use std::collections::{HashMap, HashSet};
@@ -39,7 +39,12 @@ fn open(home: &Path) -> Outbox {
 
 fn spawn(role: &str, home: &Path, port: u16) -> Child {
     Command::new(env::current_exe().unwrap())
-        .args(["--exact", "state_processes::child_process", "--nocapture", "--test-threads=1"])
+        .args([
+            "--exact",
+            "state_processes::child_process__does_nothing_without_a_role",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env("TWINLOCK_TEST_ROLE", role)
         .env("TWINLOCK_TEST_HOME", home)
         .env("TWINLOCK_TEST_PORT", port.to_string())
@@ -52,7 +57,7 @@ fn spawn(role: &str, home: &Path, port: u16) -> Child {
 
 /// The entry point of the child processes; does nothing as a test.
 #[test]
-fn child_process() {
+fn child_process__does_nothing_without_a_role() {
     let Ok(role) = env::var("TWINLOCK_TEST_ROLE") else { return };
     let home = env::var_os("TWINLOCK_TEST_HOME").unwrap();
     let outbox = open(Path::new(&home));
@@ -160,7 +165,7 @@ fn orders(home: &Path, order: &[[u8; 16]]) -> [HashMap<String, Vec<[u8; 16]>>; 2
 }
 
 #[test]
-fn what_enqueue_returned_for_is_pending_after_kill_9() {
+fn outbox__enqueued_messages_survive_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     for _ in 0..5 {
         let mut child = spawn("write-until-killed", dir.path(), 0);
@@ -184,7 +189,7 @@ fn what_enqueue_returned_for_is_pending_after_kill_9() {
 }
 
 #[test]
-fn processes_that_share_an_outbox_send_everything_in_order_though_one_is_killed() {
+fn outbox__shared_by_processes_keeps_order_despite_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -12,7 +12,7 @@ use twinlock_client::error::Blame;
 use twinlock_client::transfer::{
     Event, Found, Get, Into, JobId, Moving, Place, TransferError, Transfers, look, name,
 };
-use twinlock_core::proto::Why;
+use twinlock_core::proto::RefusalReason;
 
 /// The room of all users.
 const LOBBY: u64 = 1;
@@ -49,7 +49,7 @@ async fn put(person: &Person, files: Vec<Found>) -> Vec<Event> {
     all
 }
 
-fn why(event: &Event) -> (Why, Blame) {
+fn why(event: &Event) -> (RefusalReason, Blame) {
     match event {
         Event::Failed { error, .. } => (error.refusal().unwrap().why, error.blame()),
         other => panic!("{other:?}"),
@@ -72,7 +72,7 @@ fn get(entry: &Entry, dir: &Path) -> Get {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_are_told_before_the_first_byte_and_block_nothing_that_fits() {
+async fn transfer__over_limit_is_refused_early_and_fitting_is_sent() {
     let world = World::new(|config| {
         config.limits.file = 100_000;
         config.limits.files_per_user = 150_000;
@@ -92,7 +92,7 @@ async fn limits_are_told_before_the_first_byte_and_block_nothing_that_fits() {
             break;
         }
     }
-    assert_eq!(why(seen.last().unwrap()), (Why::TooLarge, Blame::Request));
+    assert_eq!(why(seen.last().unwrap()), (RefusalReason::TooLarge, Blame::Request));
     assert!(!seen.iter().any(|event| matches!(event, Event::Began { .. })), "{seen:?}");
     assert_eq!(ada.state().uploads().count().unwrap(), 0, "it would be refused again");
     drop((transfers, events));
@@ -100,14 +100,14 @@ async fn limits_are_told_before_the_first_byte_and_block_nothing_that_fits() {
     let sent = put(&ada, vec![file(dir.path(), "fits", &vec![2; 100_000])]).await;
     assert!(matches!(sent[0], Event::Sent { .. }), "{sent:?}");
     let over = put(&ada, vec![file(dir.path(), "over", &vec![3; 60_000])]).await;
-    assert_eq!(why(&over[0]), (Why::Quota, Blame::Request));
+    assert_eq!(why(&over[0]), (RefusalReason::Quota, Blame::Request));
     let sent = put(&ada, vec![file(dir.path(), "small", &vec![4; 40_000])]).await;
     assert!(matches!(sent[0], Event::Sent { .. }), "{sent:?}");
     assert_eq!(entries(&ada).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_files_on_several_lines_beside_one_that_talks_all_arrive_once() {
+async fn transfer__many_files_arrive_once_beside_an_open_session() {
     let world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     let dir = tempfile::tempdir().unwrap();
@@ -149,7 +149,7 @@ async fn many_files_on_several_lines_beside_one_that_talks_all_arrive_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_wait_for_a_server_that_is_away_and_arrive_when_it_is_back() {
+async fn transfer__uploads_wait_until_server_is_reachable() {
     let mut world = World::new(|config| config.come_back = std::time::Duration::ZERO).await;
     let ada = world.owner("ada").await;
     let dir = tempfile::tempdir().unwrap();
@@ -171,7 +171,7 @@ async fn files_wait_for_a_server_that_is_away_and_arrive_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_that_lies_about_its_file_brings_nothing() {
+async fn transfer__wrong_size_or_hash_in_entry_leaves_no_file() {
     let world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     let dir = tempfile::tempdir().unwrap();

@@ -237,7 +237,7 @@ pub(crate) mod tests {
 
     /// Only a holder of the key can create such a line.
     #[test]
-    fn wrong_padding_under_a_right_tag_opens_nothing() {
+    fn jwe__wrong_padding_under_valid_tag_is_rejected() {
         let (key, iv, [header, _]) = (LineKey::new(&[7; 64]), [9; 16], HEADERS);
         let (mac_key, enc_key) = halves(&key);
         let mut c = [b'x'; 32];

@@ -285,7 +285,7 @@ mod laws {
     }
 
     #[test]
-    fn a_line_opens_once_in_its_place_in_its_direction_and_connection_only() {
+    fn classic__message_is_bound_to_position_direction_connection() {
         let (psk, rng) = (ClassicKey::new(&[7; 32]), &mut Counting(0));
         let (mut server, mut client) = ends(&psk, rng);
         let (mut other, mut also) = ends(&psk, rng);
@@ -306,7 +306,7 @@ mod laws {
     }
 
     #[test]
-    fn another_key_or_another_name_opens_nothing() {
+    fn classic__other_key_or_name_is_rejected() {
         let rng = &mut Counting(0);
         let (_, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
         let line = sealed(&mut client, "x", rng);
@@ -319,7 +319,7 @@ mod laws {
     }
 
     #[test]
-    fn every_changed_character_closes() {
+    fn classic__changed_truncated_or_extended_message_is_rejected() {
         let rng = &mut Counting(0);
         let (mut server, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
         let line = sealed(&mut client, "sixteen bytes ..", rng);
@@ -338,7 +338,7 @@ mod laws {
     }
 
     #[test]
-    fn the_longest_text_passes_and_one_byte_more_does_not() {
+    fn classic__text_over_maximum_length_is_rejected() {
         let rng = &mut Counting(0);
         let (mut server, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
         let longest = "x".repeat(MAX_TEXT);
@@ -350,7 +350,7 @@ mod laws {
     }
 
     #[test]
-    fn a_first_line_of_another_form_closes() {
+    fn classic__malformed_first_message_is_rejected() {
         let cn = BASE64URL_NOPAD.encode(&[2; 16]);
         let hear = |line: &str| Greeting::draw(&mut Counting(0)).hear(line.as_bytes()).map(drop);
         for good in ["a", "-", "lamp.kitchen-2", &"a".repeat(32)] {
@@ -376,7 +376,7 @@ mod laws {
     }
 
     #[test]
-    fn keys_come_from_root_name_and_salt() {
+    fn classic__key_depends_on_root_name_and_salt() {
         let root = |byte| ClassicRoot::new(&[byte; 32]);
         let key = |root: &ClassicRoot, name: &str, salt: u8| {
             *root.key(&Name::new(name).unwrap(), &[salt; 32]).expose_secret()
@@ -390,7 +390,7 @@ mod laws {
     }
 
     #[test]
-    fn classic_import_seals_under_root_name_and_salt() {
+    fn classic__imported_key_is_bound_to_root_name_and_salt() {
         let (root, name) = (ClassicRoot::new(&[1; 32]), Name::new("old").unwrap());
         let key = ClassicKey::new(&[9; 32]);
         let sealed = root.seal_imported(&name, &[3; 32], &key);

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_what_pkcs7_says() {
+    fn origin_bridge__padding_check_matches_pkcs7() {
         for pad in 0..=255u8 {
             let mut block = [b'x'; 16];
             for byte in block.iter_mut().rev().take(usize::from(pad)) {
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_utf8_before_its_padding() {
+    fn origin_bridge__text_before_padding_must_be_utf8() {
         let padded = |text: &[u8]| {
             let pad = 16 - text.len() % 16;
             [text, &vec![pad as u8; pad]].concat()
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn utf8_is_judged_as_the_standard_library_does() {
+    fn origin_bridge__utf8_check_matches_std() {
         let judge = |bytes: &[u8]| {
             assert_eq!(
                 bool::from(is_utf8(bytes)),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_of_one_form_and_jwe_is_none_of_them() {
+    fn origin_bridge__message_opens_in_its_own_form_only() {
         let key = ClassicKey::new(&[9; 32]);
         let bridge = |form| Bridge::new(form, &key).unwrap();
         assert!(Bridge::new(Form::Jwe, &key).is_none());
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_mac_every_changed_bit_is_seen() {
+    fn origin_bridge__hmac_detects_every_changed_bit() {
         let bridge = || Bridge::new(Form::OriginHmac, &ClassicKey::new(&[9; 32])).unwrap();
         let message = bridge().reversed().seal("hello", &mut Zeros);
         let bytes = BASE64.decode(message.as_bytes()).unwrap();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_8192_characters_opens_and_a_longer_one_does_not() {
+    fn origin_bridge__message_over_8192_characters_is_rejected() {
         let bridge = || Bridge::new(Form::Origin, &ClassicKey::new(&[9; 32])).unwrap();
         let message = |len: usize| bridge().reversed().seal(&"x".repeat(len), &mut Zeros);
         assert_eq!((message(6127).len(), message(6128).len()), (MAX_MESSAGE, MAX_MESSAGE + 24));

@@ -3,14 +3,14 @@
 
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClientInfo {
-    /// name and version, for the operator's eyes
+    /// name and version, informational
     #[prost(string, tag = "1")]
     pub software: ::prost::alloc::string::String,
-    /// what the person calls this device
+    /// the user's name for this device
     #[prost(string, tag = "2")]
     pub device_label: ::prost::alloc::string::String,
-    /// Which run of a program this is, drawn at its start, at most 16 bytes. A newer session of the
-    /// same device and instance takes the place of the older (CLOSE 10); none is an instance too.
+    /// Random id of the running program instance, at most 16 bytes. A newer session of the same device
+    /// and instance replaces the older one (CLOSE 10). An empty value counts as an instance too.
     #[prost(bytes = "bytes", tag = "3")]
     pub instance: ::prost::bytes::Bytes,
 }
@@ -21,10 +21,10 @@ pub struct ServerInfo {
     /// the server's clock, ms since 1970 UTC
     #[prost(uint64, tag = "2")]
     pub time_ms: u64,
-    /// who this session is; empty in an invite session
+    /// the authenticated user; empty in an invite session
     #[prost(string, tag = "3")]
     pub user: ::prost::alloc::string::String,
-    /// 16 bytes in a device session, else empty
+    /// 16 bytes in a device session, otherwise empty
     #[prost(bytes = "bytes", tag = "4")]
     pub device: ::prost::bytes::Bytes,
     #[prost(enumeration = "Role", tag = "5")]
@@ -38,19 +38,19 @@ pub struct ServerInfo {
     /// appends a client may have unacknowledged
     #[prost(uint32, tag = "8")]
     pub max_in_flight: u32,
-    /// in an invite session only
+    /// only in an invite session
     #[prost(message, optional, tag = "9")]
     pub invite: ::core::option::Option<InviteInfo>,
     /// this user has a password
     #[prost(bool, tag = "10")]
     pub password: bool,
-    /// HOST:PORT for invite links, as the operator set it; else empty
+    /// HOST:PORT for invite links as configured; otherwise empty
     #[prost(string, tag = "11")]
     pub public_address: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InviteInfo {
-    /// the name this invite is for; empty: choose one
+    /// the user name this invite is for; empty: the user chooses
     #[prost(string, tag = "1")]
     pub user: ::prost::alloc::string::String,
     #[prost(enumeration = "Role", tag = "2")]
@@ -64,13 +64,13 @@ pub struct InviteInfo {
 pub struct ToServer {
     #[prost(message, repeated, tag = "1")]
     pub requests: ::prost::alloc::vec::Vec<Request>,
-    /// of downloads; have no answer
+    /// of downloads; not answered
     #[prost(message, repeated, tag = "2")]
     pub file_acks: ::prost::alloc::vec::Vec<FileAck>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Request {
-    /// chosen by the client, comes back in the answer; never 0
+    /// chosen by the client, repeated in the answer; never 0
     #[prost(uint64, tag = "1")]
     pub id: u64,
     #[prost(oneof = "request::Op", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31")]
@@ -147,7 +147,7 @@ pub mod request {
 pub struct Append {
     #[prost(uint64, tag = "1")]
     pub conversation: u64,
-    /// 16 bytes, fresh for each message, the same when it is sent again
+    /// 16 bytes, unique for each message, unchanged when it is retried
     #[prost(bytes = "bytes", tag = "2")]
     pub message_id: ::prost::bytes::Bytes,
     /// UTF-8
@@ -158,7 +158,7 @@ pub struct Append {
 pub struct Follow {
     #[prost(uint64, tag = "1")]
     pub conversation: u64,
-    /// entries with a greater number flow from now on
+    /// subscribes to entries with a greater number
     #[prost(uint64, tag = "2")]
     pub after: u64,
 }
@@ -174,10 +174,10 @@ pub struct Read {
     /// entries with a greater number, ascending
     #[prost(uint64, tag = "2")]
     pub after: u64,
-    /// entries at most; the server may answer with fewer
+    /// maximum number of entries; the server may answer with fewer
     #[prost(uint32, tag = "3")]
     pub limit: u32,
-    /// each entry with the link stored for it, to find which one was changed
+    /// include each entry's stored link, to find a modified entry
     #[prost(bool, tag = "4")]
     pub links: bool,
 }
@@ -185,7 +185,7 @@ pub struct Read {
 pub struct Mark {
     #[prost(uint64, tag = "1")]
     pub conversation: u64,
-    /// read up to here; never moves back
+    /// read up to this number; never decreases
     #[prost(uint64, tag = "2")]
     pub n: u64,
 }
@@ -222,7 +222,7 @@ pub struct JoinRoom {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
-/// A room by its name, of those this user is in.
+/// Finds a room by name among this user's rooms.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FindRoom {
     #[prost(string, tag = "1")]
@@ -257,7 +257,7 @@ pub struct OpenDirect {
 pub struct ListPeople {
     #[prost(string, tag = "1")]
     pub after: ::prost::alloc::string::String,
-    /// and tell me from now on who comes and goes
+    /// subscribe to presence
     #[prost(bool, tag = "2")]
     pub watch: bool,
 }
@@ -265,19 +265,19 @@ pub struct ListPeople {
 pub struct MakeInvite {
     #[prost(enumeration = "Role", tag = "1")]
     pub role: i32,
-    /// empty: whoever uses it chooses a name
+    /// empty: the invited user chooses a name
     #[prost(string, tag = "2")]
     pub user: ::prost::alloc::string::String,
-    /// how long it is good; 0: the server's default
+    /// validity in seconds; 0: the server's default
     #[prost(uint64, tag = "3")]
     pub seconds: u64,
 }
-/// Fixes what is registered, before anything is blinded: an invite session registers a user
-/// together with its first device, with or without a password; a young password session enrols a
-/// device or replaces its own password. The answer is RegisterIds.
+/// Begins a registration. An invite session registers a user and its first device, with or without a
+/// password. A password session in its first 5 minutes enrols a device or replaces its user's password.
+/// The answer is RegisterIds.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisterBegin {
-    /// invite sessions only: the name wanted
+    /// only in invite sessions: the requested name
     #[prost(string, tag = "1")]
     pub user: ::prost::alloc::string::String,
     #[prost(bool, tag = "2")]
@@ -287,7 +287,7 @@ pub struct RegisterBegin {
     #[prost(string, tag = "4")]
     pub device_label: ::prost::alloc::string::String,
 }
-/// Step 1 of OPAQUE's registration for each credential begun, 32 bytes each. The answer is
+/// Step 1 of the OPAQUE registration of each credential, 32 bytes each. The answer is
 /// RegisterResponse (step 2).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisterEvaluate {
@@ -296,7 +296,7 @@ pub struct RegisterEvaluate {
     #[prost(bytes = "bytes", tag = "2")]
     pub device_request: ::prost::bytes::Bytes,
 }
-/// Step 3: the records, 192 bytes each. Everything is checked again and made in one transaction.
+/// Step 3: the OPAQUE records, 192 bytes each. The server checks all again and writes one transaction.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisterFinish {
     #[prost(bytes = "bytes", tag = "1")]
@@ -314,25 +314,24 @@ pub struct RevokeDevice {
 }
 // ---- step-up (docs/protocol.md, section 8)
 
-/// Step 1 of an OPAQUE login by this user's password, inside a device session. The answer is
-/// StepUpChallenge (step 2). BUSY: too many wrong passwords of this device.
+/// Step 1 of an OPAQUE login with this user's password, inside a device session. The answer is
+/// StepUpChallenge (step 2). BUSY: too many wrong passwords from this device.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StepUpBegin {
     /// 96 bytes
     #[prost(bytes = "bytes", tag = "1")]
     pub ke1: ::prost::bytes::Bytes,
 }
-/// Step 3. The answer is Done: for 5 minutes this session replaces the password and revokes any
-/// device of its user. WRONG_PASSWORD otherwise.
+/// Step 3. The answer is Done, or WRONG_PASSWORD. After Done this session may replace the password and
+/// revoke any device of its user for 5 minutes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StepUpFinish {
     /// 64 bytes
     #[prost(bytes = "bytes", tag = "1")]
     pub ke3: ::prost::bytes::Bytes,
 }
-/// Makes a key of this user's, which may append to this one conversation of its. Wants the role of
-/// an admin. The answer is NewClassicKey; ALREADY_USED where there is a key of this form of the
-/// origin bridge.
+/// Creates a key that may append to one conversation of this user. Requires the role admin. The answer
+/// is NewClassicKey, or ALREADY_USED if the origin bridge has a key of this form.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct AddClassicKey {
@@ -342,18 +341,18 @@ pub struct AddClassicKey {
     pub conversation: u64,
     #[prost(enumeration = "ClassicForm", tag = "3")]
     pub form: i32,
-    /// Of the origin bridge only: the 32 bytes that its unchanged programs have; empty: the server makes a key.
+    /// Only for the origin bridge: the 32-byte key of unchanged clients; empty: the server creates a key.
     #[prost(bytes = "bytes", tag = "4")]
     pub key: ::prost::bytes::Bytes,
 }
-/// Keys of all users for admins and owners, of this one for others. The answer is ClassicKeys.
+/// Lists the keys of all users for admins and owners, own keys for others. The answer is ClassicKeys.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListClassicKeys {
     /// paging: names greater than this
     #[prost(string, tag = "1")]
     pub after: ::prost::alloc::string::String,
 }
-/// A key of this user's; of anybody's for admins and owners. Ends the lines under it.
+/// Revokes an own key; for admins and owners, any key. Closes the connections that use it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RevokeClassicKey {
     #[prost(string, tag = "1")]
@@ -361,13 +360,13 @@ pub struct RevokeClassicKey {
 }
 // ---- files (docs/protocol.md, section 10) ------------------------------------------------
 
-/// A file to upload, offered again under the same message_id after any break. The answer is
-/// FileAccepted; or the Ack, if it was recorded before.
+/// Offers a file for upload; offered again with the same message_id after a disconnect. The answer is
+/// FileAccepted, or the Ack if the file is already recorded.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutFile {
     #[prost(uint64, tag = "1")]
     pub conversation: u64,
-    /// 16 bytes, fresh for each file
+    /// 16 bytes, unique for each file
     #[prost(bytes = "bytes", tag = "2")]
     pub message_id: ::prost::bytes::Bytes,
     #[prost(message, optional, tag = "3")]
@@ -381,20 +380,20 @@ pub struct FileMeta {
     /// bytes
     #[prost(uint64, tag = "2")]
     pub size: u64,
-    /// at most 127 bytes; empty: not known
+    /// at most 127 bytes; empty: unknown
     #[prost(string, tag = "3")]
     pub mime: ::prost::alloc::string::String,
-    /// permission bits, at most 0777; 0: not known
+    /// permission bits, at most 0777; 0: unknown
     #[prost(uint32, tag = "4")]
     pub mode: u32,
-    /// ms since 1970 UTC; 0: not known
+    /// ms since 1970 UTC; 0: unknown
     #[prost(uint64, tag = "5")]
     pub modified_ms: u64,
-    /// directories above it, `/` between; at most 1024 bytes; empty: none
+    /// parent directories, separated by `/`; at most 1024 bytes; empty: none
     #[prost(string, tag = "6")]
     pub path: ::prost::alloc::string::String,
 }
-/// The body of an entry of kind 3, as it is recorded.
+/// The recorded body of an entry of kind 3.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileBody {
     #[prost(message, optional, tag = "1")]
@@ -403,17 +402,17 @@ pub struct FileBody {
     #[prost(bytes = "bytes", tag = "2")]
     pub hash: ::prost::bytes::Bytes,
 }
-/// Go on: what the server has of it.
+/// The server accepts the upload, from this offset on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileAccepted {
     #[prost(uint32, tag = "1")]
     pub transfer: u32,
     #[prost(uint64, tag = "2")]
     pub offset: u64,
-    /// BLAKE3 of the first offset bytes; empty where offset is 0
+    /// BLAKE3 of the first offset bytes; empty if offset is 0
     #[prost(bytes = "bytes", tag = "3")]
     pub prefix_hash: ::prost::bytes::Bytes,
-    /// bytes after which the server acknowledges at the latest; 0: 1 MiB
+    /// the server acknowledges at least every so many bytes; 0: 1 MiB
     #[prost(uint32, tag = "4")]
     pub ack_each: u32,
 }
@@ -422,11 +421,11 @@ pub struct FileAccepted {
 pub struct EndFile {
     #[prost(uint32, tag = "1")]
     pub transfer: u32,
-    /// BLAKE3 of all of it, 32 bytes
+    /// BLAKE3 of the whole file, 32 bytes
     #[prost(bytes = "bytes", tag = "2")]
     pub hash: ::prost::bytes::Bytes,
 }
-/// A file to download. The answer is FileComing, after which BULK frames flow.
+/// Requests a download. The answer is FileComing, followed by BULK frames.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetFile {
     #[prost(uint64, tag = "1")]
@@ -434,13 +433,13 @@ pub struct GetFile {
     /// the entry's number
     #[prost(uint64, tag = "2")]
     pub n: u64,
-    /// what the client has of it
+    /// bytes that the client already has
     #[prost(uint64, tag = "3")]
     pub offset: u64,
-    /// BLAKE3 of that; empty where offset is 0
+    /// BLAKE3 of those bytes; empty if offset is 0
     #[prost(bytes = "bytes", tag = "4")]
     pub prefix_hash: ::prost::bytes::Bytes,
-    /// bytes after which the client acknowledges at the latest; 0: 1 MiB
+    /// the client acknowledges at least every so many bytes; 0: 1 MiB
     #[prost(uint32, tag = "5")]
     pub ack_each: u32,
 }
@@ -448,16 +447,16 @@ pub struct GetFile {
 pub struct FileComing {
     #[prost(uint32, tag = "1")]
     pub transfer: u32,
-    /// the one asked for where the prefix is the file's, else 0
+    /// the requested offset if prefix_hash matches, otherwise 0
     #[prost(uint64, tag = "2")]
     pub offset: u64,
     #[prost(uint64, tag = "3")]
     pub size: u64,
-    /// BLAKE3 of all of it, 32 bytes
+    /// BLAKE3 of the whole file, 32 bytes
     #[prost(bytes = "bytes", tag = "4")]
     pub hash: ::prost::bytes::Bytes,
 }
-/// The receiver has taken everything before offset; the sender may be 8 MiB ahead of it.
+/// The receiver has processed all bytes before offset. The sender may be 8 MiB ahead of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileAck {
     #[prost(uint32, tag = "1")]
@@ -465,18 +464,18 @@ pub struct FileAck {
     #[prost(uint64, tag = "2")]
     pub offset: u64,
 }
-/// Ends a transfer from the client's side. What an upload has sent stays for a later offer.
+/// The client aborts a transfer. The server keeps the received bytes of an upload for a later offer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AbortFile {
     #[prost(uint32, tag = "1")]
     pub transfer: u32,
 }
-/// Ends a transfer from the server's side.
+/// The server aborts a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileAborted {
     #[prost(uint32, tag = "1")]
     pub transfer: u32,
-    #[prost(enumeration = "Why", tag = "2")]
+    #[prost(enumeration = "RefusalReason", tag = "2")]
     pub why: i32,
 }
 // ---- APP, server to client ---------------------------------------------------------------
@@ -498,12 +497,12 @@ pub mod item {
     pub enum What {
         #[prost(message, tag = "1")]
         Answer(super::Answer),
-        /// to a follow, as they come
+        /// new entries of followed conversations
         #[prost(message, tag = "2")]
         Entries(super::Entries),
         #[prost(message, tag = "3")]
         Presence(super::Presence),
-        /// one of this user's is new or changed; or left (joined false)
+        /// a conversation of this user is new, changed or left (joined false)
         #[prost(message, tag = "4")]
         Conversation(super::Conversation),
         #[prost(message, tag = "5")]
@@ -513,7 +512,7 @@ pub mod item {
         FileAck(super::FileAck),
         #[prost(message, tag = "7")]
         FileAborted(super::FileAborted),
-        /// a follow has ended there
+        /// a follow ended at this entry
         #[prost(message, tag = "8")]
         Damaged(super::Damaged),
     }
@@ -585,10 +584,10 @@ pub struct Ack {
     #[prost(bytes = "bytes", tag = "5")]
     pub link: ::prost::bytes::Bytes,
 }
-/// Fields 3 to 6 say what the words need; a client that does not know them has `why`.
+/// Fields 3 to 6 are details for the message; a client that does not know them uses `why`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {
-    #[prost(enumeration = "Why", tag = "1")]
+    #[prost(enumeration = "RefusalReason", tag = "1")]
     pub why: i32,
     /// with BUSY and STORAGE
     #[prost(uint32, tag = "2")]
@@ -596,13 +595,13 @@ pub struct Refusal {
     /// which limit of the server was reached
     #[prost(enumeration = "Limit", tag = "3")]
     pub limit: i32,
-    /// its figure, in the unit that Limit names
+    /// the limit's value, in the unit that Limit names
     #[prost(uint64, tag = "4")]
     pub most: u64,
-    /// with NOT_ALLOWED: the least role that may
+    /// with NOT_ALLOWED: the minimum role required
     #[prost(enumeration = "Role", tag = "5")]
     pub role: i32,
-    /// with STORAGE: a revocation is not recorded, but holds until a restart
+    /// with STORAGE: the revocation is not recorded, but in force until a restart
     #[prost(bool, tag = "6")]
     pub barred: bool,
 }
@@ -612,10 +611,10 @@ pub struct Following {
     pub conversation: u64,
     #[prost(uint64, tag = "2")]
     pub after: u64,
-    /// link_after, so that the first entry can be checked
+    /// link_after, to verify the first entry
     #[prost(bytes = "bytes", tag = "3")]
     pub link_after: ::prost::bytes::Bytes,
-    /// the newest number now
+    /// the newest number at this time
     #[prost(uint64, tag = "4")]
     pub head: u64,
 }
@@ -627,7 +626,7 @@ pub struct Entries {
     #[prost(message, repeated, tag = "2")]
     pub entries: ::prost::alloc::vec::Vec<Entry>,
 }
-/// Answer to Read and Search. After Search the entries have gaps and link_after is empty.
+/// Answer to Read and Search. After Search, entries have gaps and link_after is empty.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Page {
     #[prost(uint64, tag = "1")]
@@ -662,10 +661,10 @@ pub struct Entry {
     pub salt: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "7")]
     pub body: ::prost::bytes::Bytes,
-    /// 32 bytes, in an erased entry only
+    /// 32 bytes, only in an erased entry
     #[prost(bytes = "bytes", tag = "8")]
     pub commit: ::prost::bytes::Bytes,
-    /// 32 bytes, link_n as stored; only where a Read asked for links
+    /// 32 bytes, the stored link_n; only if Read requested links
     #[prost(bytes = "bytes", tag = "9")]
     pub link: ::prost::bytes::Bytes,
 }
@@ -682,7 +681,7 @@ pub struct Conversation {
     pub id: u64,
     #[prost(enumeration = "conversation::Kind", tag = "2")]
     pub kind: i32,
-    /// of a room; of a direct conversation: the other person
+    /// the room's name; in a direct conversation, the other user
     #[prost(string, tag = "3")]
     pub name: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
@@ -702,7 +701,7 @@ pub struct Conversation {
     pub members: u32,
     #[prost(uint64, tag = "10")]
     pub created_ms: u64,
-    /// this user is in it
+    /// this user is a member
     #[prost(bool, tag = "11")]
     pub joined: bool,
     /// in lists: entries after `read` by this user, of the newest 100
@@ -781,10 +780,10 @@ pub struct Damaged {
     #[prost(uint64, tag = "2")]
     pub n: u64,
 }
-/// The server is about to close this line (CLOSE 8) and will be back.
+/// The server will close this connection (CLOSE 8) and restart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GoingAway {
-    /// when to come back, at the earliest
+    /// earliest time to reconnect, from now
     #[prost(uint32, tag = "1")]
     pub seconds: u32,
 }
@@ -794,7 +793,7 @@ pub struct Invite {
     /// 8 bytes
     #[prost(bytes = "bytes", tag = "1")]
     pub id: ::prost::bytes::Bytes,
-    /// 16 bytes; the server has forgotten it
+    /// 16 bytes; the server does not keep it
     #[prost(bytes = "bytes", tag = "2")]
     pub secret: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "3")]
@@ -803,10 +802,10 @@ pub struct Invite {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct NewClassicKey {
-    /// 32 bytes; told this once, and empty where the request brought the key
+    /// 32 bytes; sent once, and empty if the request supplied the key
     #[prost(bytes = "bytes", tag = "1")]
     pub key: ::prost::bytes::Bytes,
-    /// where its form is spoken; 0: nowhere now
+    /// port of the listener for this form; 0: not enabled
     #[prost(uint32, tag = "2")]
     pub port: u32,
 }
@@ -825,7 +824,7 @@ pub struct ClassicKey {
     pub user: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub conversation: u64,
-    /// the name of a room; empty: a direct conversation
+    /// the room's name; empty: a direct conversation
     #[prost(string, tag = "4")]
     pub room: ::prost::alloc::string::String,
     #[prost(enumeration = "ClassicForm", tag = "5")]
@@ -835,7 +834,7 @@ pub struct ClassicKey {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisterIds {
-    /// 16 bytes, drawn by the server; empty where no device was begun
+    /// 16 bytes, chosen by the server; empty if no device is registered
     #[prost(bytes = "bytes", tag = "1")]
     pub device: ::prost::bytes::Bytes,
     /// 32 bytes, must match the pin
@@ -844,7 +843,7 @@ pub struct RegisterIds {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisterResponse {
-    /// 64 bytes, where step 1 asked for it
+    /// 64 bytes, if step 1 contained a request for it
     #[prost(bytes = "bytes", tag = "1")]
     pub password_response: ::prost::bytes::Bytes,
     /// 64 bytes, likewise
@@ -871,10 +870,10 @@ pub struct Device {
     pub label: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub created_ms: u64,
-    /// last login, to the minute or so
+    /// last login, accurate to about a minute
     #[prost(uint64, tag = "4")]
     pub seen_ms: u64,
-    /// the one that asks
+    /// the requesting device
     #[prost(bool, tag = "5")]
     pub current: bool,
     #[prost(bool, tag = "6")]
@@ -915,7 +914,7 @@ impl Role {
 }
 // ---- classic keys (docs/protocol.md, section 11)
 
-/// What a key is for.
+/// The protocol that a key is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ClassicForm {
@@ -948,8 +947,7 @@ impl ClassicForm {
         }
     }
 }
-/// Limits of a server, each with its name under \[limits\] (docs/operating.md). Those that no setting
-/// changes say so.
+/// Limits of a server, named as under \[limits\] in docs/operating.md. Fixed limits are marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Limit {
@@ -970,7 +968,7 @@ pub enum Limit {
     SearchSeconds = 8,
     /// bytes of text by one user in 24 hours
     TextPerDay = 9,
-    /// bytes of the disk that text leaves free
+    /// bytes of disk space that text leaves free
     TextReserve = 10,
     /// bytes
     LargestFile = 11,
@@ -978,17 +976,17 @@ pub enum Limit {
     FilesPerUser = 12,
     /// files of one user
     FileCountPerUser = 13,
-    /// bytes of the disk that files leave free
+    /// bytes of disk space that files leave free
     DiskReserve = 15,
-    /// of a topic; no setting
+    /// bytes of a topic; fixed
     TopicBytes = 16,
-    /// of an entry's text; no setting
+    /// bytes of an entry's text; fixed
     TextBytes = 17,
-    /// of a search's words; no setting
+    /// bytes of a search query; fixed
     SearchBytes = 18,
-    /// registrations begun in one session; no setting
+    /// registrations begun in one session; fixed
     Registrations = 19,
-    /// files under way in one session; no setting
+    /// concurrent transfers of one session; fixed
     Transfers = 20,
 }
 impl Limit {
@@ -1049,49 +1047,49 @@ impl Limit {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
-pub enum Why {
-    None = 0,
-    /// this server does not know the request
+pub enum RefusalReason {
+    WhyNone = 0,
+    /// the server does not know the request
     Unsupported = 1,
-    /// a field is missing or has a wrong shape
+    /// a field is missing or invalid
     Malformed = 2,
-    /// this session or role may not do that
+    /// not permitted in this session or with this role
     NotAllowed = 3,
-    /// no such room, person, device or conversation of yours
+    /// no such room, user, device or conversation for this user
     NotFound = 4,
     NameTaken = 5,
-    /// not 1..32 of \[a-z0-9._-\] or punctuation at an end
+    /// not 1 to 32 of \[a-z0-9._-\], or punctuation at an end
     NameBad = 6,
     TooLarge = 7,
-    /// the invite
+    /// the invite was used
     AlreadyUsed = 8,
-    /// ask again after retry_seconds
+    /// retry after retry_seconds
     Busy = 9,
-    /// the server cannot write now (disk full?); reading goes on
+    /// the server cannot write now (disk full?); reading works
     Storage = 10,
-    /// the password was proven more than 5 minutes ago, or has changed since
+    /// the password was proven over 5 minutes ago, or changed since
     LogInAgain = 11,
-    /// the client names an entry that this record does not have
+    /// the request refers to an entry beyond the end of the record
     Ahead = 12,
-    /// with this file, all of this user's would be more than the server keeps
+    /// the file would exceed the user's quota
     Quota = 14,
-    /// what came is not what the hash says; it was thrown away
+    /// the received bytes do not match the hash and were discarded
     Hash = 15,
-    /// what was sent does not prove the password
+    /// the proof of the password is wrong
     WrongPassword = 18,
-    /// the record is not whole here; of a read, at the entry after 'after'
+    /// the record is damaged; for Read, at the entry after 'after'
     Damaged = 13,
-    /// there are as many as the server keeps; Refusal.limit says of what
+    /// a limit is reached; Refusal.limit says which
     Limit = 16,
 }
-impl Why {
+impl RefusalReason {
     /// String value of the enum field names used in the ProtoBuf definition.
     ///
     /// The values are not transformed in any way and thus are considered stable
     /// (if the ProtoBuf definition does not change) and safe for programmatic use.
     pub fn as_str_name(&self) -> &'static str {
         match self {
-            Self::None => "WHY_NONE",
+            Self::WhyNone => "WHY_NONE",
             Self::Unsupported => "UNSUPPORTED",
             Self::Malformed => "MALFORMED",
             Self::NotAllowed => "NOT_ALLOWED",
@@ -1114,7 +1112,7 @@ impl Why {
     /// Creates an enum from field names used in the ProtoBuf definition.
     pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
         match value {
-            "WHY_NONE" => Some(Self::None),
+            "WHY_NONE" => Some(Self::WhyNone),
             "UNSUPPORTED" => Some(Self::Unsupported),
             "MALFORMED" => Some(Self::Malformed),
             "NOT_ALLOWED" => Some(Self::NotAllowed),

@@ -11,8 +11,8 @@ use crate::handshake::{
     AwaitChallenge, AwaitProof, Enrolment, Established, Hello, HelloFault, judge_hello,
 };
 use crate::id::{DeviceId, InviteId, Name, ServerKey};
-use crate::island::opaque::{ClientEnrolment, ServerSetup};
 use crate::keys::{DeviceSecret, InviteSecret};
+use crate::legacy_crypto::opaque::{ClientEnrolment, ServerSetup};
 use crate::limits::{Timing, VERSION};
 use crate::schedule;
 use crate::session::{Binding, BindingPolicy, Config, Event, Session};

@@ -1,7 +1,7 @@
 //! Runs every file of the project's `vectors/` folder.
 //!
 //! Each row of the table below is a file and the test that runs it. A file without a row fails
-//! [`every_file_is_claimed`]. Each row states how many cases of which kind ran, so that no case is
+//! [`vectors__listed_files_match_directory`]. Each row states how many cases of which kind ran, so that no case is
 //! skipped silently.
 
 mod chain;
@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::Entropy;
 use crate::classic::tests as jwe;
-use crate::island::opaque::rfc9807;
+use crate::legacy_crypto::opaque::rfc9807;
 
 /// How many cases of each kind ran, or were skipped and why.
 pub(crate) type Counts = Vec<(&'static str, usize)>;
@@ -99,7 +99,7 @@ fn walk(dir: &Path, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_file_is_claimed() {
+fn vectors__listed_files_match_directory() {
     let mut found = BTreeSet::new();
     walk(&folder(), &mut found);
     for prose in [

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Case, Counts, Script, Tally};
 use crate::frame::{KEM_CT, KEM_EK};
-use crate::island::x25519 as dh;
+use crate::legacy_crypto::x25519 as dh;
 use crate::{kem, schedule, seal};
 
 /// All tests of a file, each with its group.

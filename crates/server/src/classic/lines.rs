@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use twinlock_core::chain::Kind;
 use twinlock_core::classic::{AHEAD, Form, Greeting, Heard, Lines, MAX_HELLO, MAX_LINE, answer};
 use twinlock_core::id::Name;
-use twinlock_link::OsEntropy;
 use twinlock_store::{Appended, ClassicKey};
+use twinlock_transport::OsEntropy;
 
 use super::wire::{Wake, Wire};
 use super::{Ended, append_log, entry};

@@ -25,9 +25,9 @@ use twinlock_core::classic::{Closed, Heard, Lines};
 use twinlock_core::id::{MessageId, Name, Sender};
 use twinlock_core::keys;
 use twinlock_core::opaque::ServerSetup;
-use twinlock_link::OsEntropy;
-use twinlock_link::tls::{ServerTls, TlsFault};
 use twinlock_store::{ClassicKey, NewEntry, StoreError};
+use twinlock_transport::OsEntropy;
+use twinlock_transport::tls::{ServerTls, TlsFault};
 
 use crate::append_log::{AppendLog, Who, write_text};
 use crate::config::Classic;

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use twinlock_core::chain::Kind;
 use twinlock_core::classic::Form;
 use twinlock_core::classic::origin::{Bridge, MAX_MESSAGE};
-use twinlock_link::OsEntropy;
 use twinlock_store::{Appended, ClassicKey, Receipt, StoreError};
+use twinlock_transport::OsEntropy;
 
 use super::wire::{Lost, Wake, Wire};
 use super::{Ended, append_log, entry};

@@ -5,9 +5,9 @@ use twinlock_core::Entropy as _;
 use twinlock_core::classic::Form;
 use twinlock_core::id::Name;
 use twinlock_core::keys;
-use twinlock_core::proto::{self, Why, answer::Result as Answered};
-use twinlock_link::OsEntropy;
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
 use twinlock_store::{AddedClassicKey, ClassicKey, Role};
+use twinlock_transport::OsEntropy;
 use zeroize::Zeroizing;
 
 use crate::append_log::with_name;
@@ -27,7 +27,7 @@ impl Asker<'_> {
             return needs(proto::Role::Admin);
         }
         let name = Name::new(&want.name).map_err(bad_name)?;
-        let Some(form) = form_from(want.form()) else { return refuse(Why::Malformed) };
+        let Some(form) = form_from(want.form()) else { return refuse(RefusalReason::Malformed) };
         let mut salt = [0; 32];
         OsEntropy.fill(&mut salt);
         let sealed = match <[u8; 32]>::try_from(want.key.as_ref()) {
@@ -37,7 +37,7 @@ impl Asker<'_> {
                 Some(self.shared.classic.root.seal_imported(&name, &salt, &key))
             }
             Err(_) if want.key.is_empty() => None,
-            _ => return refuse(Why::Malformed),
+            _ => return refuse(RefusalReason::Malformed),
         };
         let row = ClassicKey {
             name,
@@ -51,9 +51,9 @@ impl Asker<'_> {
         let added = self.shared.barred.add_classic_key(&*self.shared.store, row.clone()).await;
         match added.map_err(|e| storage(&e))? {
             AddedClassicKey::Added => {}
-            AddedClassicKey::NameTaken => return refuse(Why::NameTaken),
-            AddedClassicKey::FormTaken => return refuse(Why::AlreadyUsed),
-            AddedClassicKey::NotAMember => return refuse(Why::NotFound),
+            AddedClassicKey::NameTaken => return refuse(RefusalReason::NameTaken),
+            AddedClassicKey::FormTaken => return refuse(RefusalReason::AlreadyUsed),
+            AddedClassicKey::NotAMember => return refuse(RefusalReason::NotFound),
         }
         let classic = &self.shared.classic;
         let ClassicKey { name, user, conversation, .. } = &row;
@@ -100,10 +100,10 @@ impl Asker<'_> {
         let name = Name::new(&want.name).map_err(bad_name)?;
         let wanted = name.clone();
         let key = self.reading(|store| async move { store.classic_key(&wanted).await }).await?;
-        let Some(key) = key else { return refuse(Why::NotFound) };
+        let Some(key) = key else { return refuse(RefusalReason::NotFound) };
         // Only users who may see another user's key learn that it exists.
         if key.user != self.person.user && !self.is_admin().await? {
-            return refuse(Why::NotFound);
+            return refuse(RefusalReason::NotFound);
         }
         let by = &self.person.user;
         let answer = match self.shared.store.revoke_classic_key(&name).await {
@@ -112,7 +112,7 @@ impl Asker<'_> {
                 self.shared.barred.written(&Revocation::Key(name));
                 done()
             }
-            Ok(false) => return refuse(Why::NotFound),
+            Ok(false) => return refuse(RefusalReason::NotFound),
             Err(error) => {
                 tracing::warn!(%by, key = %name, "classic key barred until a restart: not recorded");
                 self.shared.barred.bar(Revocation::Key(name));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, timeout};
-use twinlock_link::Hex;
+use twinlock_transport::Hex;
 
 /// Size of a read. A bridge message and most lines fit.
 const READ_CHUNK: usize = 8 * 1024;
@@ -27,7 +27,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// The stream can no longer be used.
 #[derive(Debug, Error)]
 pub(super) enum Lost {
-    #[error("cut: {}", twinlock_link::io_words(.0))]
+    #[error("cut: {}", twinlock_transport::io_words(.0))]
     Cut(#[from] io::Error),
     #[error("a line is too long")]
     TooLong,
@@ -232,7 +232,7 @@ mod tests {
         SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
     #[tokio::test]
-    async fn lines_come_whole_however_they_are_cut() {
+    async fn classic_transport__fragmented_lines_are_reassembled() {
         let (here, mut there) = duplex(64 * 1024);
         let mut wire = Wire::new(here, PEER);
         let mut seen = Vec::new();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_that_is_too_long_is_none_with_its_end_and_without() {
+    async fn classic_transport__oversized_line_is_rejected() {
         for text in ["abcd", "abcd\n"] {
             let (here, mut there) = duplex(64);
             let mut wire = Wire::new(here, PEER);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_takes_nothing_is_seen_and_who_takes_all_gets_all() {
+    async fn classic_transport__stalled_peer_is_detected() {
         let (here, mut there) = duplex(16);
         let mut wire = Wire::new(here, PEER);
         wire.out().extend_from_slice(&[7; 100]);
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_that_nobody_takes_leave_no_room_until_somebody_does() {
+    async fn classic_transport__unread_answers_cause_backpressure() {
         let (here, mut there) = duplex(16);
         let mut wire = Wire::new(here, PEER);
         wire.out().extend_from_slice(&[7; OUT_MOST + 50]);

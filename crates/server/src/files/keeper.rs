@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::RwLock;
 use twinlock_core::id::{ConversationId, MessageId, Name};
-use twinlock_core::proto::{Limit, Why};
+use twinlock_core::proto::{Limit, RefusalReason};
 use twinlock_store::{
     Appended, Erased, FileRef, LEAST_CHARGE, NewEntry, Receipt, Store, StoreError,
 };
@@ -97,9 +97,9 @@ pub(crate) struct Offer {
 #[derive(Debug)]
 pub(crate) enum Denied {
     /// A reason of the protocol.
-    Because(Why),
+    Because(RefusalReason),
     /// A limit, with its value.
-    Over(Why, Limit, u64),
+    Over(RefusalReason, Limit, u64),
     /// A failure of the disk or the record.
     Failed(FilesError),
 }
@@ -163,10 +163,10 @@ impl Files {
             return Ok(Judged::Recorded(receipt));
         }
         if self.store.conversation(&id.user, conversation).await?.is_none() {
-            return Err(Denied::Because(Why::NotFound));
+            return Err(Denied::Because(RefusalReason::NotFound));
         }
         if id.size > self.largest {
-            return Err(Denied::Over(Why::TooLarge, Limit::LargestFile, self.largest));
+            return Err(Denied::Over(RefusalReason::TooLarge, Limit::LargestFile, self.largest));
         }
         // Claimed before the stored amount is read: of two concurrent offers that fit only one at a
         // time, none gets too much.
@@ -175,17 +175,21 @@ impl Files {
         let left = self.per_user.saturating_sub(stored.bytes).saturating_sub(others.of_user);
         let number = stored.files.saturating_add(others.number_of_user);
         if charge(id) > left {
-            return Err(Denied::Over(Why::Quota, Limit::FilesPerUser, self.per_user));
+            return Err(Denied::Over(RefusalReason::Quota, Limit::FilesPerUser, self.per_user));
         }
         if number >= self.number_per_user {
-            return Err(Denied::Over(Why::Quota, Limit::FileCountPerUser, self.number_per_user));
+            return Err(Denied::Over(
+                RefusalReason::Quota,
+                Limit::FileCountPerUser,
+                self.number_per_user,
+            ));
         }
         let had = self.make_way(id, left - charge(id)).await?;
         claim.set_written(had);
         let room = self.blobs.room().await?;
         // Content takes at least a block, however small it is.
         if charge(id).saturating_sub(had) > room.bytes.saturating_sub(others.to_come) {
-            return Err(Denied::Over(Why::Storage, Limit::DiskReserve, room.reserve));
+            return Err(Denied::Over(RefusalReason::Storage, Limit::DiskReserve, room.reserve));
         }
         // A partial upload has its inode already, and its content is a hard link to it.
         if had == 0 && room.files <= others.number {
@@ -267,7 +271,7 @@ impl Files {
         if let Err(error) = self.collect(&hash).await {
             tracing::warn!(%error, "content that may be unreferenced was not checked");
         }
-        appended.pop().ok_or(Denied::Because(Why::Storage))
+        appended.pop().ok_or(Denied::Because(RefusalReason::Storage))
     }
 
     /// Checks a file's entry against the reserve of text. Unwritten revocations come first.
@@ -276,7 +280,9 @@ impl Files {
             return Err(FilesError::Full.into());
         }
         let taken = self.text_room.take(entry.body.len() as u64 + ENTRY, Instant::now());
-        taken.map_err(|AtReserve(least)| Denied::Over(Why::Storage, Limit::TextReserve, least))
+        taken.map_err(|AtReserve(least)| {
+            Denied::Over(RefusalReason::Storage, Limit::TextReserve, least)
+        })
     }
 
     /// A turn at hashing, to compare with what a client has already.
@@ -304,7 +310,7 @@ impl Files {
         n: u64,
     ) -> Result<(FileRef, Box<dyn Blob>), Denied> {
         let file = self.store.file(user, conversation, n).await?;
-        let file = file.ok_or(Denied::Because(Why::NotFound))?;
+        let file = file.ok_or(Denied::Because(RefusalReason::NotFound))?;
         let blob = self.blobs.open(&file).await?;
         Ok((file, blob))
     }

@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_one_component_of_printable_text() {
+    fn file_name__one_component_of_printable_text() {
         for good in ["a", "Grüße aus 北京.txt", ".profile", "-rf *", "...", "a b", &"x".repeat(255)]
         {
             assert!(is_possible(good), "{good:?}");

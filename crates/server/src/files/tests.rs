@@ -31,7 +31,7 @@ fn count(dir: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn a_crash_after_the_content_has_its_name_costs_no_byte_and_blocks_nothing() {
+async fn upload__crash_after_commit_is_idempotent_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let data = vec![3; 100_000];
     let content = file(&data);
@@ -56,7 +56,7 @@ async fn a_crash_after_the_content_has_its_name_costs_no_byte_and_blocks_nothing
 }
 
 #[tokio::test]
-async fn content_that_comes_again_takes_the_place_of_what_is_there() {
+async fn content__repeated_upload_replaces_damaged_copy() {
     let dir = tempfile::tempdir().unwrap();
     let disk = open(dir.path());
     let data = vec![4; 1000];
@@ -81,7 +81,7 @@ async fn content_that_comes_again_takes_the_place_of_what_is_there() {
 
 /// A second connection restarts an upload whose content is shared by now.
 #[tokio::test]
-async fn what_has_the_name_of_its_content_is_never_written_to() {
+async fn content__restarted_upload_never_writes_to_it() {
     let dir = tempfile::tempdir().unwrap();
     let data = vec![6; 1000];
     let content = file(&data);
@@ -110,7 +110,7 @@ async fn what_has_the_name_of_its_content_is_never_written_to() {
 }
 
 #[tokio::test]
-async fn a_beginning_that_was_hashed_is_not_read_again_until_the_file_changes() {
+async fn prefix_hash__cached_until_file_changes() {
     let dir = tempfile::tempdir().unwrap();
     let disk = open(dir.path());
     let data: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
@@ -145,7 +145,7 @@ fn disk_path(dir: &Path, hash: &Hash) -> PathBuf {
 }
 
 #[tokio::test]
-async fn nothing_but_the_promised_bytes_is_sealed() {
+async fn upload__seal_requires_exact_size_and_hash() {
     let dir = tempfile::tempdir().unwrap();
     let disk = open(dir.path());
     let mut upload = write(&disk, &id("x", 4), b"abc").await;
@@ -158,7 +158,7 @@ async fn nothing_but_the_promised_bytes_is_sealed() {
 }
 
 #[tokio::test]
-async fn nothing_is_placed_but_what_was_sealed() {
+async fn upload__file_replaced_after_seal_is_not_published() {
     let dir = tempfile::tempdir().unwrap();
     let disk = open(dir.path());
     let mut upload = write(&disk, &id("x", 4), b"abcd").await;
@@ -172,7 +172,7 @@ async fn nothing_is_placed_but_what_was_sealed() {
 }
 
 #[tokio::test]
-async fn a_link_in_the_way_of_an_upload_is_not_followed() {
+async fn upload__symlink_is_not_followed() {
     let dir = tempfile::tempdir().unwrap();
     let disk = open(dir.path());
     drop(write(&disk, &id("x", 4), b"abc").await);
@@ -191,7 +191,7 @@ async fn a_link_in_the_way_of_an_upload_is_not_followed() {
 }
 
 #[tokio::test]
-async fn open_uploads_do_not_expire_and_left_ones_do_with_what_a_crash_left() {
+async fn partial_upload__expires_only_when_not_open() {
     let dir = tempfile::tempdir().unwrap();
     let disk = open(dir.path());
     let kept = write(&disk, &id("kept", 10), b"abc").await;
@@ -206,7 +206,7 @@ async fn open_uploads_do_not_expire_and_left_ones_do_with_what_a_crash_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_who_begin_an_upload_at_once_one_can_write() {
+async fn upload__one_of_concurrent_openers_can_write() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(open(dir.path()));
     drop(write(&disk, &id("x", 100), b"abc").await);
@@ -237,7 +237,7 @@ async fn of_many_who_begin_an_upload_at_once_one_can_write() {
 }
 
 #[tokio::test]
-async fn partial_uploads_are_read_again_only_once_changed() {
+async fn partial_upload__reread_only_after_change() {
     let dir = tempfile::tempdir().unwrap();
     let disk = open(dir.path());
     let all: Vec<_> = (0..300).map(|n| id(&n.to_string(), 10)).collect();
@@ -261,7 +261,7 @@ async fn partial_uploads_are_read_again_only_once_changed() {
 }
 
 #[tokio::test]
-async fn partial_uploads_are_hashed_in_turn() {
+async fn partial_upload__hashing_waits_for_turn() {
     let dir = tempfile::tempdir().unwrap();
     let (left, new) = (id("left", 10), id("new", 10));
     let disk = open(dir.path());
@@ -282,7 +282,7 @@ async fn partial_uploads_are_hashed_in_turn() {
 }
 
 #[test]
-fn room_leaves_bytes_and_inodes_to_the_record() {
+fn disk_room__reserves_bytes_and_inodes() {
     let mut disk = rustix::fs::statvfs(".").unwrap();
     (disk.f_frsize, disk.f_blocks, disk.f_bavail) = (4096, 1 << 20, 1000);
     for (all, free, files) in

@@ -49,13 +49,12 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use futures_util::FutureExt as _;
 
     use super::*;
 
     #[tokio::test]
-    async fn turns_of_one_user_leave_the_others_theirs() {
+    async fn file_turns__one_user_does_not_starve_others() {
         let turns = Turns::new();
         let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| Name::new(name).unwrap());
         let first = turns.take(&ada).await;

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_gets_what_follows_it_from_the_tail_or_is_sent_to_the_store() {
+    fn topic__cursor_reads_tail_or_is_sent_to_store() {
         let hub = Arc::new(Hub::default());
         let line = line(&hub);
         let following = hub.topics.follow(&line, 1);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn old_news_change_nothing() {
+    fn topic__repeated_publish_is_idempotent() {
         let hub = Arc::new(Hub::default());
         let line = line(&hub);
         let following = hub.topics.follow(&line, 1);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_does_not_look_is_told_once() {
+    fn topic__follower_is_notified_once_until_it_reads() {
         let hub = Arc::new(Hub::default());
         let line = line(&hub);
         let following = hub.topics.follow(&line, 1);
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_is_bounded_by_entries_and_bytes_and_ends_with_its_last_follower() {
+    fn topic__tail_is_bounded_and_freed_with_last_follower() {
         let hub = Arc::new(Hub::default());
         let line = line(&hub);
         let following = hub.topics.follow(&line, 1);

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
-use twinlock_link::tls::CertFault;
+use twinlock_transport::tls::CertFault;
 
 use crate::private::Failed;
 

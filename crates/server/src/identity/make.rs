@@ -10,7 +10,7 @@ use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::server::ParsedCertificate;
-use twinlock_link::tls::ServerCert;
+use twinlock_transport::tls::ServerCert;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{DAY, IdentityError, KeyType};

@@ -1,5 +1,3 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Barrier;
@@ -91,7 +89,7 @@ fn own_files(case: &Case, (cert, key): &(String, String)) -> Options {
 }
 
 #[test]
-fn the_first_start_makes_everything_for_the_owner_alone() {
+fn identity__first_start_creates_private_files() {
     let case = case();
     let identity = case.open();
     assert!(identity.is_new());
@@ -106,7 +104,7 @@ fn the_first_start_makes_everything_for_the_owner_alone() {
 }
 
 #[test]
-fn the_second_start_changes_nothing() {
+fn identity__second_start_changes_no_file() {
     let case = case();
     let first = case.open();
     let files = case.content();
@@ -118,7 +116,7 @@ fn the_second_start_changes_nothing() {
 }
 
 #[test]
-fn the_certificate_is_for_a_year_and_for_every_name() {
+fn certificate__valid_for_a_year_and_all_names() {
     let case = case();
     let names =
         ["Chat.Example.", "192.0.2.7", "2001:DB8::7", "localhost"].map(str::to_owned).into();
@@ -137,7 +135,7 @@ fn the_certificate_is_for_a_year_and_for_every_name() {
 }
 
 #[test]
-fn a_name_that_no_certificate_can_hold_is_refused_before_anything_is_made() {
+fn identity__invalid_name_is_refused_before_creation() {
     let case = case();
     let names = vec!["chat.example:8443".to_owned()];
     let error = case.open_at(case.now, Options { names, ..Options::default() }).unwrap_err();
@@ -146,7 +144,7 @@ fn a_name_that_no_certificate_can_hold_is_refused_before_anything_is_made() {
 }
 
 #[test]
-fn rsa_is_made_on_request_and_never_in_place_of_an_existing_key() {
+fn identity__rsa_on_request_never_replaces_existing_key() {
     let rsa = || Options { key_type: KeyType::Rsa2048, ..Options::default() };
     let fresh = case();
     let identity = fresh.open_at(fresh.now, rsa()).unwrap();
@@ -162,7 +160,7 @@ fn rsa_is_made_on_request_and_never_in_place_of_an_existing_key() {
 
 /// Every state that a crash of the first start can leave.
 #[test]
-fn any_crash_of_the_first_start_is_followed_by_a_start() {
+fn identity__first_start_recovers_from_any_crash() {
     let whole = case();
     whole.open();
     let of = |name: &str| fs::read(whole.path(name)).unwrap();
@@ -196,7 +194,7 @@ fn any_crash_of_the_first_start_is_followed_by_a_start() {
 }
 
 #[test]
-fn a_temporary_file_is_never_written_through_or_believed() {
+fn identity__stale_temporary_file_is_not_followed_or_used() {
     let case = case();
     fs::create_dir_all(&case.dir).unwrap();
     let elsewhere = case.dir.parent().unwrap().join("elsewhere");
@@ -211,7 +209,7 @@ fn a_temporary_file_is_never_written_through_or_believed() {
 }
 
 #[test]
-fn two_first_starts_at_once_make_one_identity() {
+fn identity__concurrent_first_starts_create_one() {
     for _ in 0..20 {
         let case = case();
         let ready = Barrier::new(2);
@@ -232,7 +230,7 @@ fn two_first_starts_at_once_make_one_identity() {
 }
 
 #[test]
-fn a_file_that_somebody_removed_is_not_made_anew() {
+fn identity__missing_setup_or_key_is_not_recreated() {
     for (gone, found) in [(SETUP, KEY), (KEY, CERT)] {
         let case = case();
         case.open();
@@ -250,7 +248,7 @@ fn a_file_that_somebody_removed_is_not_made_anew() {
 }
 
 #[test]
-fn a_removed_certificate_is_made_anew_with_the_same_key() {
+fn certificate__missing_is_recreated_with_same_key() {
     let case = case();
     let before = case.open().pin();
     fs::remove_file(case.path(CERT)).unwrap();
@@ -258,7 +256,7 @@ fn a_removed_certificate_is_made_anew_with_the_same_key() {
 }
 
 #[test]
-fn a_setup_of_any_other_length_is_refused_and_left_alone() {
+fn identity__setup_of_wrong_length_is_refused_unchanged() {
     let case = case();
     case.open();
     for length in [0, 1, SETUP_LEN - 1, SETUP_LEN + 1, 4096] {
@@ -275,7 +273,7 @@ fn a_setup_of_any_other_length_is_refused_and_left_alone() {
 }
 
 #[test]
-fn files_that_cannot_be_what_they_should_be_are_told_apart_by_name() {
+fn identity__unusable_file_error_names_the_file() {
     let case = case();
     case.open();
     let good: Vec<_> = [CERT, KEY].map(|name| fs::read(case.path(name)).unwrap()).into();
@@ -309,7 +307,7 @@ fn files_that_cannot_be_what_they_should_be_are_told_apart_by_name() {
 }
 
 #[test]
-fn a_key_that_does_not_fit_is_refused_and_both_files_are_named() {
+fn identity__key_mismatch_error_names_both_files() {
     let case = case();
     case.open();
     fs::write(case.path(KEY), pair(|_| ()).1).unwrap();
@@ -320,7 +318,7 @@ fn a_key_that_does_not_fit_is_refused_and_both_files_are_named() {
 }
 
 #[test]
-fn rights_of_others_are_taken_away() {
+fn identity__permissions_of_others_are_removed() {
     let case = case();
     case.open();
     for (path, wide, tight) in [
@@ -339,7 +337,7 @@ fn rights_of_others_are_taken_away() {
 }
 
 #[test]
-fn a_certificate_near_its_end_is_renewed_and_the_pin_stays() {
+fn certificate__renewed_near_expiry_with_same_pin() {
     let case = case();
     let mut identity = case.open();
     let (pin, end) = (identity.pin(), identity.expires_at());
@@ -361,7 +359,7 @@ fn a_certificate_near_its_end_is_renewed_and_the_pin_stays() {
 }
 
 #[test]
-fn a_start_renews_what_ended_while_the_server_was_off() {
+fn certificate__expired_is_renewed_at_start() {
     let case = case();
     let first = case.open();
     let later = case.now + 3 * YEAR;
@@ -371,7 +369,7 @@ fn a_start_renews_what_ended_while_the_server_was_off() {
 }
 
 #[test]
-fn a_certificate_made_under_a_wrong_clock_is_renewed_when_it_is_right() {
+fn certificate__made_under_wrong_clock_is_renewed() {
     let case = case();
     let stopped = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
     let first = case.open_at(stopped, Options::default()).unwrap();
@@ -390,7 +388,7 @@ fn a_certificate_made_under_a_wrong_clock_is_renewed_when_it_is_right() {
 }
 
 #[test]
-fn a_new_public_name_gets_a_new_certificate_with_the_same_key() {
+fn certificate__new_name_renews_with_same_key() {
     let case = case();
     let first = case.open();
     let names = vec!["chat.example".to_owned()];
@@ -405,7 +403,7 @@ fn a_new_public_name_gets_a_new_certificate_with_the_same_key() {
 }
 
 #[test]
-fn renewal_never_changes_the_key_by_the_way() {
+fn certificate__renewal_with_replaced_key_is_refused() {
     let case = case();
     let mut identity = case.open();
     let due = identity.expires_at() - DAY;
@@ -422,7 +420,7 @@ fn renewal_never_changes_the_key_by_the_way() {
 }
 
 #[test]
-fn a_failed_renewal_keeps_the_old_certificate() {
+fn certificate__failed_renewal_keeps_the_old_one() {
     let case = case();
     let mut identity = case.open();
     let end = identity.expires_at();
@@ -438,7 +436,7 @@ fn a_failed_renewal_keeps_the_old_certificate() {
 }
 
 #[test]
-fn a_certificate_that_is_not_self_made_is_never_replaced() {
+fn certificate__ca_issued_is_never_replaced() {
     let case = case();
     let mut ca = rcgen::CertificateParams::default();
     ca.distinguished_name.push(rcgen::DnType::CommonName, "an authority");
@@ -461,7 +459,7 @@ fn a_certificate_that_is_not_self_made_is_never_replaced() {
 }
 
 #[test]
-fn own_files_are_used_and_never_touched() {
+fn own_files__expired_are_served_and_never_modified() {
     let case = case();
     let files = pair(|params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));
     let options = own_files(&case, &files);
@@ -478,7 +476,7 @@ fn own_files_are_used_and_never_touched() {
 }
 
 #[test]
-fn own_files_that_are_missing_or_wrong_are_named() {
+fn own_files__mismatched_or_missing_are_refused() {
     let case = case();
     let (one, two) = (pair(|_| ()), pair(|_| ()));
     let options = own_files(&case, &(one.0, two.1));
@@ -491,7 +489,7 @@ fn own_files_that_are_missing_or_wrong_are_named() {
 }
 
 #[test]
-fn reload_takes_a_good_pair_over_and_keeps_the_old_one_otherwise() {
+fn reload__valid_pair_is_used_and_invalid_keeps_old() {
     let case = case();
     let options = own_files(&case, &pair(|_| ()));
     let own = options.own.clone().unwrap();
@@ -525,7 +523,7 @@ fn reload_takes_a_good_pair_over_and_keeps_the_old_one_otherwise() {
 }
 
 #[test]
-fn reload_of_a_self_made_certificate_renews_it_where_due() {
+fn reload__self_signed_certificate_is_renewed_if_due() {
     let case = case();
     let mut identity = case.open();
     let (pin, end) = (identity.pin(), identity.expires_at());
@@ -539,7 +537,7 @@ fn reload_of_a_self_made_certificate_renews_it_where_due() {
 }
 
 #[test]
-fn debug_and_errors_show_nothing_secret() {
+fn identity__debug_and_errors_show_no_secret() {
     let case = case();
     let identity = Identity::open_or_create(&case.dir, Options::default(), case.now, || {
         Zeroizing::new(*b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef")

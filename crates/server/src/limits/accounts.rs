@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn text_waits_for_the_index_where_a_user_has_written_much() {
+    fn text__unindexed_backlog_delays_only_above_burst() {
         let unindexed = Arc::new(AtomicU64::new(0));
         let seen = unindexed.clone();
         let seen = Unindexed(Arc::new(move || seen.load(Ordering::Relaxed)));
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn text_rate_lets_a_burst_pass_and_then_its_rate() {
+    fn text__rate_limit_allows_burst_then_steady_rate() {
         let (account, began) = account(MIB, 0, 0);
         // A client that waits exactly as long as required.
         let (mut now, mut written) = (began, 0_u64);
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn text_quota_is_of_a_rolling_day() {
+    fn text__quota_covers_rolling_day() {
         let (account, began) = account(0, 100, 0);
         let at = |hours: u64| began + Duration::from_secs(hours * HOUR + 60);
         account.write(60, at(0)).unwrap();
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn text_limits_of_zero_are_none() {
+    fn text__zero_limits_disable_rate_and_quota() {
         let (account, now) = account(0, 0, 0);
         for _ in 0..100 {
             account.write(1 << 40, now).unwrap();
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_few_a_minute() {
+    fn changes__rate_limit_returns_retry_delay() {
         let (account, began) = account(0, 0, 30);
         for _ in 0..30 {
             account.change(began).unwrap();

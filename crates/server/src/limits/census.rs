@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn census_names_an_address_with_most_connections_of_a_round() {
+    fn census__reports_address_with_majority_of_round() {
         let census = Census::default();
         let mut rounds = Vec::new();
         for n in 0..3 * ROUND {

@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn crowd_is_an_address_with_most_logins_and_many_users() {
+    fn crowd__needs_majority_of_logins_and_many_users() {
         let crowd = Crowd::default();
         assert!(!crowd.hides_many(origin(1)));
         // A household: most logins, few users.

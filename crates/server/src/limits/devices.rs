@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_have_a_bound_of_unfinished_logins_and_success_costs_nothing() {
+    fn devices__only_unfinished_logins_count_towards_limit() {
         let devices = Devices::new();
         let now = Instant::now();
         let [a, b] = [1, 2].map(|n| DeviceId([n; 16]));
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_that_do_not_exist_are_never_free_and_take_no_room() {
+    fn devices__unknown_ids_are_never_exempt_or_stored() {
         let devices = Devices::new();
         let now = Instant::now();
         for n in 0..1000_u16 {

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn fair_queue_alternates_between_users() {
+    fn fair_turns__alternate_between_users() {
         let fair = Fair::new(1);
         let (ada, bob) = (name("ada"), name("bob"));
         let mut held = fair.turn(&ada).now_or_never();
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn fair_queue_passes_over_requests_that_have_gone() {
+    fn fair_turns__cancelled_requests_are_skipped() {
         let fair = Fair::new(2);
         let ada = name("ada");
         let held = [fair.turn(&ada).now_or_never(), fair.turn(&ada).now_or_never()];
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fair_turn_lasts_until_the_work_of_a_dropped_caller_ends() {
+    async fn fair_turns__kept_until_work_of_dropped_caller_ends() {
         let fair = Fair::new(1);
         let (ada, bob) = (name("ada"), name("bob"));
         let runtime = Handle::current();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn fair_queue_keeps_few_cancelled_requests() {
+    fn fair_turns__cancelled_requests_do_not_accumulate() {
         let fair = Fair::new(1);
         let ada = name("ada");
         let _held = fair.turn(&ada).now_or_never();

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_ipv6_subscriber_is_one_origin_and_mapped_ipv4_is_ipv4() {
+    fn source__ipv6_prefix_is_64_bits_and_mapped_ipv4_is_ipv4() {
         let of = |text: &str| Origin::of(text.parse().unwrap());
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));

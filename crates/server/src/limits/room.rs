@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn text_leaves_its_reserve_of_the_disk() {
+    fn text_room__refused_at_disk_reserve() {
         let dir = tempfile::tempdir().unwrap();
         let now = Instant::now();
         let mut room = TextRoom::new(dir.path().to_owned(), Some(u64::MAX));

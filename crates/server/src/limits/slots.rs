@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_evict_the_oldest_of_the_lowest_rank() {
+    fn slots__full_evicts_oldest_of_lowest_rank() {
         let slots = Slots::new(4, 4, NAMES, Duration::ZERO);
         let (held, mut held_out) = slots.enter(Instant::now()).unwrap();
         let (device, mut device_out) = slots.enter(Instant::now()).unwrap();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_not_evicted_for_the_total_before_their_grace() {
+    fn slots__total_limit_evicts_only_after_grace_period() {
         let grace = Duration::from_secs(1);
         let slots = Slots::new(2, 1, NAMES, grace);
         let now = Instant::now();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_that_were_evicted_evict_nobody() {
+    fn slots__evicted_slot_evicts_no_other() {
         let slots = Slots::new(1, 1, NAMES, Duration::ZERO);
         let (lost, _eviction) = slots.enter(Instant::now()).unwrap();
         let (here, mut here_out) = slots.enter(Instant::now()).unwrap();
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_of_an_address_are_its_own() {
+    fn slots__address_limit_affects_only_that_address() {
         let slots = Slots::new(5, 2, NAMES, Duration::ZERO);
         let enter = |from: Origin| {
             let (permit, eviction) = slots.enter(Instant::now())?;

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn throttle_passes_one_of_a_kind_and_counts_the_rest() {
+    fn throttle__passes_one_per_kind_and_counts_suppressed() {
         let throttle = Throttle::default();
         let now = Instant::now();
         assert_eq!(throttle.pass("a", now), Some(0));

@@ -102,7 +102,7 @@ mod tests {
     use crate::common::log::Log;
 
     #[tokio::test]
-    async fn clock_that_is_set_while_the_server_runs_is_told() {
+    async fn clock__step_while_running_is_logged_once() {
         let host = Host::start().await;
         let log = Log::of(Level::WARN);
         tokio::time::pause();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_step_is_what_the_two_clocks_differ_by() {
+    fn clock__step_is_system_minus_steady_difference() {
         let at = |system, steady| Moment { system, steady };
         assert_eq!(at(11_000, 51_000).step_since(at(1000, 41_000)), 0);
         assert_eq!(at(111_000, 51_000).step_since(at(1000, 41_000)), 100_000);

@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_read_back_as_written_or_not_at_all() {
+    fn heads__round_trip_or_rejected_if_truncated() {
         let at = |conversation| Newest {
             seq: 9 + conversation,
             conversation,

@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use tokio::time::{Instant, sleep_until};
-use twinlock_core::proto::{Limit, Why};
+use twinlock_core::proto::{Limit, RefusalReason};
 use twinlock_store::{Answer, Appended, NewEntry, Order, StoreError};
 
 use super::refusal::{RETRY, Refused, Unrecorded};
@@ -257,7 +257,7 @@ impl Shared {
 }
 
 fn later(seconds: u64) -> Refused {
-    Refused::for_now(Why::Storage, u32::try_from(seconds).unwrap_or(u32::MAX))
+    Refused::for_now(RefusalReason::Storage, u32::try_from(seconds).unwrap_or(u32::MAX))
 }
 
 /// Copies a body out of its frame. A slice would keep the whole frame in memory as long as the

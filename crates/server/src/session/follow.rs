@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_encoded_beforehand_read_as_the_wire_says() {
+    fn follow__preencoded_entries_decode_as_protocol() {
         let entry = |n| proto::Entry { n, body: "hello".into(), ..proto::Entry::default() };
         let encoded = [3, 4].map(|n| Bytes::from(entry(n).encode_to_vec()));
         let entries = Some(EncodedEntries { conversation: 9, entries: encoded.to_vec() });

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_come_out_in_the_order_they_came_in() {
+    fn request_queue__keeps_order_across_frames() {
         let mut intake = Intake::default();
         for ids in [0..3, 3..3, 3..5] {
             intake.push(&body(ids));
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn intake_is_full_by_bytes_until_requests_are_taken() {
+    fn request_queue__full_by_bytes_until_frame_is_consumed() {
         let mut intake = Intake::default();
         let mut frames = 0;
         while !intake.is_full() {
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_come_out_without_a_request() {
+    fn request_queue__file_acks_are_returned_without_request() {
         let ack = |offset| FileAck { transfer: 2, offset };
         let mut intake = Intake::default();
         for offset in [7, 9] {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_requests_or_a_very_long_one_is_refused() {
+    fn request_queue__malformed_or_oversized_list_is_rejected() {
         let acks = ToServer { file_acks: vec![FileAck::default(); 2049], ..Default::default() };
         for bad in [vec![0x0a, 0xff], body(0..2049), acks.encode_to_vec(), vec![0xff; 10]] {
             let mut intake = Intake::default();

@@ -32,12 +32,12 @@ use tokio::time::{Instant, sleep_until};
 use twinlock_core::chain::Kind;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, Name, Sender};
-use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_core::session::{Binding, Event, SendError};
 use twinlock_core::text::Untrusted;
-use twinlock_link::line::{HIGH_WATER, Line, LineError, Wake};
-use twinlock_link::transport::Transport;
 use twinlock_store::{Appended, Holder, Person, StoreError};
+use twinlock_transport::connection::{Connection, ConnectionError, HIGH_WATER, Wake};
+use twinlock_transport::transport::Transport;
 
 use super::appends::{Appends, Batch, Recorded};
 use super::follow::{Cursors, ROOM};
@@ -80,14 +80,14 @@ enum End {
     /// Send this code and close.
     Close(CloseCode),
     /// The connection can send nothing more, or has sent its last frame.
-    Line(LineError),
+    Connection(ConnectionError),
     /// The peer has closed the session.
     Bye(CloseCode),
 }
 
-impl From<LineError> for End {
-    fn from(error: LineError) -> Self {
-        Self::Line(error)
+impl From<ConnectionError> for End {
+    fn from(error: ConnectionError) -> Self {
+        Self::Connection(error)
     }
 }
 
@@ -123,7 +123,7 @@ impl From<StoreError> for End {
 pub(crate) struct Serving<S> {
     shared: Arc<Shared>,
     handle: Entered,
-    line: Line<S>,
+    line: Connection<S>,
     rights: Rights,
     /// Step-up state of a device session, from its first step-up on.
     step_up: Option<Box<StepUp>>,
@@ -160,7 +160,7 @@ impl<S: Transport> Serving<S> {
     pub(crate) fn new(
         shared: Arc<Shared>,
         handle: Entered,
-        line: Line<S>,
+        line: Connection<S>,
         holder: Holder,
         origin: Option<Origin>,
         peer: SocketAddr,
@@ -475,7 +475,9 @@ impl<S: Transport> Serving<S> {
                     logged.push(Logged { conversation, n, bytes });
                     Answered::Ack(acks.ack(&receipt))
                 }
-                Appended::NotAMember => Answered::Refusal(Refused::from(Why::NotFound).into()),
+                Appended::NotAMember => {
+                    Answered::Refusal(Refused::from(RefusalReason::NotFound).into())
+                }
             };
             self.out.answer(session, asked.id, answer)?;
         }
@@ -539,11 +541,11 @@ impl<S: Transport> Serving<S> {
 }
 
 /// Ends a connection, with a CLOSE if one is due.
-async fn say_bye<S: AsyncRead + AsyncWrite + Unpin>(line: Line<S>, end: End) {
+async fn say_bye<S: AsyncRead + AsyncWrite + Unpin>(line: Connection<S>, end: End) {
     match end {
         End::Close(code) => line.close(code).await,
-        End::Line(LineError::Cut(_)) => {}
-        End::Bye(_) | End::Line(_) => line.finish().await,
+        End::Connection(ConnectionError::Cut(_)) => {}
+        End::Bye(_) | End::Connection(_) => line.finish().await,
     }
 }
 

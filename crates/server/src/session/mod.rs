@@ -29,9 +29,9 @@ use twinlock_core::limits::{MAX_TEXT, VERSION};
 use twinlock_core::opaque::RECORD;
 use twinlock_core::proto;
 use twinlock_core::session::{BindingPolicy, Config as SessionConfig};
-use twinlock_link::login::{Greeter, LoginError, parse_hello};
-use twinlock_link::{OsEntropy, proxy, tls};
 use twinlock_store::{Credential, Holder, LoginMethod, LookedUp, StoreError};
+use twinlock_transport::login::{Acceptor, LoginError, parse_hello};
+use twinlock_transport::{OsEntropy, proxy, tls};
 
 use crate::convert::{self, copy};
 use crate::hub::Owner;
@@ -129,7 +129,7 @@ async fn admit(
 
 /// A completed login, with its slot still held.
 struct Arrived {
-    greeter: Greeter<Stream>,
+    greeter: Acceptor<Stream>,
     login: Login,
     exporter: Option<[u8; 32]>,
     peer: SocketAddr,
@@ -177,7 +177,7 @@ async fn arrive(
         }
     };
     let exporter = tls::channel_binding(stream.get_ref().1).ok();
-    let mut greeter = Greeter::new(stream);
+    let mut greeter = Acceptor::new(stream);
     match log_in(&shared, &mut greeter, origin, &permit).await {
         Ok(login) => Some(Arrived { greeter, login, exporter, peer, origin, _permit: permit }),
         Err(Refusal::Limit(limit, code)) => {
@@ -309,7 +309,7 @@ impl From<StoreError> for Refusal {
 /// same whether the credential exists or not.
 async fn log_in(
     shared: &Shared,
-    greeter: &mut Greeter<Stream>,
+    greeter: &mut Acceptor<Stream>,
     origin: Option<Origin>,
     permit: &Permit,
 ) -> Result<Login, Refusal> {
@@ -462,7 +462,7 @@ async fn enter(
         max_version: VERSION,
         timing: shared.config.timing.clone(),
     };
-    let line = greeter.into_line(established, config);
+    let line = greeter.into_connection(established, config);
     let handle = match (entered, gone) {
         (Ok(handle), None) => handle,
         (Err(code), _) | (_, Some(code)) => {
@@ -534,7 +534,7 @@ mod tests {
 
     /// There may be ten thousand sessions, and each should cost 18 KiB including TLS and socket.
     #[test]
-    fn a_line_that_is_up_keeps_no_room_for_its_login_or_for_any_request() {
+    fn session__task_and_state_sizes_are_bounded() {
         let task = size(serve);
         let line = size_of::<Serving<Stream>>();
         assert!(task <= 1024 && line <= 3072, "{task} and {line} bytes");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use twinlock_core::id::BadName;
-use twinlock_core::proto::{self, Limit, Why};
+use twinlock_core::proto::{self, Limit, RefusalReason};
 use twinlock_store::{Bound, StoreError};
 
 use crate::limits::throttle::log_fault;
@@ -15,7 +15,7 @@ const RETRY_SECONDS: u32 = 5;
 /// Why a request was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refused {
-    pub(crate) why: Why,
+    pub(crate) why: RefusalReason,
     pub(crate) retry_seconds: u32,
     /// The limit that was reached, and its value.
     pub(crate) limit: Limit,
@@ -28,7 +28,7 @@ pub(crate) struct Refused {
 
 impl Refused {
     /// A temporary refusal.
-    pub(crate) fn for_now(why: Why, retry_seconds: u32) -> Self {
+    pub(crate) fn for_now(why: RefusalReason, retry_seconds: u32) -> Self {
         Self { retry_seconds, ..why.into() }
     }
 
@@ -38,8 +38,8 @@ impl Refused {
     }
 }
 
-impl From<Why> for Refused {
-    fn from(why: Why) -> Self {
+impl From<RefusalReason> for Refused {
+    fn from(why: RefusalReason) -> Self {
         let (limit, role) = (Limit::None, proto::Role::None);
         Self { why, retry_seconds: 0, limit, most: 0, role, barred: false }
     }
@@ -58,22 +58,22 @@ impl From<Refused> for proto::Refusal {
     }
 }
 
-pub(crate) fn refuse<T>(why: Why) -> Result<T, Refused> {
+pub(crate) fn refuse<T>(why: RefusalReason) -> Result<T, Refused> {
     Err(why.into())
 }
 
 /// Refuses a request that exceeds `limit`, which is `most` bytes.
 pub(crate) fn too_large<T>(limit: Limit, most: usize) -> Result<T, Refused> {
-    Err(Refused::from(Why::TooLarge).at(limit, most))
+    Err(Refused::from(RefusalReason::TooLarge).at(limit, most))
 }
 
 /// Refuses a request that needs at least this role.
 pub(crate) fn needs<T>(role: proto::Role) -> Result<T, Refused> {
-    Err(Refused { role, ..Why::NotAllowed.into() })
+    Err(Refused { role, ..RefusalReason::NotAllowed.into() })
 }
 
 pub(crate) fn bad_name(_: BadName) -> Refused {
-    Why::NameBad.into()
+    RefusalReason::NameBad.into()
 }
 
 /// The refusal for entries that were not recorded. The client keeps them and retries, whatever the
@@ -88,7 +88,7 @@ pub(crate) fn not_recorded(error: &Unrecorded) -> Refused {
             return *refused;
         }
     }
-    Refused::for_now(Why::Storage, RETRY_SECONDS)
+    Refused::for_now(RefusalReason::Storage, RETRY_SECONDS)
 }
 
 /// Why entries were not recorded.
@@ -138,12 +138,12 @@ fn limit_of(bound: Bound) -> Limit {
 /// server's, and whether it can retry.
 pub(crate) fn storage(error: &StoreError) -> Refused {
     if let StoreError::TooMany(bound, most) = error {
-        return Refused::from(Why::Limit).at(limit_of(*bound), *most);
+        return Refused::from(RefusalReason::Limit).at(limit_of(*bound), *most);
     }
     if let StoreError::Damaged(_) = error {
         log_fault("a request found the record damaged", error);
-        return Why::Damaged.into();
+        return RefusalReason::Damaged.into();
     }
     log_fault("a request failed", error);
-    Refused::for_now(Why::Storage, RETRY_SECONDS)
+    Refused::for_now(RefusalReason::Storage, RETRY_SECONDS)
 }

@@ -14,11 +14,11 @@ use twinlock_core::Entropy as _;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{CredentialId, DeviceId, InviteId, Name};
 use twinlock_core::opaque::{RECORD, REQUEST, ServerSetup};
-use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
-use twinlock_link::OsEntropy;
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_store::{
     Credential, Holder, InviteTerms, NewDevice, Registered, Registration as NewUser,
 };
+use twinlock_transport::OsEntropy;
 
 use super::refusal::{Refused, bad_name, refuse, storage};
 use crate::convert::copy;
@@ -75,7 +75,7 @@ impl Registrations {
             Op::RegisterBegin(want) => self.begin(shared, want).await,
             Op::RegisterEvaluate(want) => self.evaluate(shared, want).await,
             Op::RegisterFinish(want) => self.finish(shared, this, want).await,
-            _ => refuse(Why::NotAllowed),
+            _ => refuse(RefusalReason::NotAllowed),
         }
     }
 
@@ -87,27 +87,29 @@ impl Registrations {
     ) -> Result<Answered, Refused> {
         self.open = None;
         if self.begun >= MOST {
-            return Err(Refused::from(Why::NotAllowed).at(proto::Limit::Registrations, MOST));
+            return Err(
+                Refused::from(RefusalReason::NotAllowed).at(proto::Limit::Registrations, MOST)
+            );
         }
         self.begun += 1;
         if !wanted.password && !wanted.device {
-            return refuse(Why::Malformed);
+            return refuse(RefusalReason::Malformed);
         }
         let user = match &self.registrar {
             Registrar::User(user) => {
                 // Only one of the two, because they are committed separately.
                 if wanted.password && wanted.device {
-                    return refuse(Why::Malformed);
+                    return refuse(RefusalReason::Malformed);
                 }
                 user.clone()
             }
             Registrar::Invite(_, terms) => {
                 if !wanted.device {
-                    return refuse(Why::Malformed);
+                    return refuse(RefusalReason::Malformed);
                 }
                 let user = Name::new(&wanted.user).map_err(bad_name)?;
                 if terms.user.as_ref().is_some_and(|only| *only != user) {
-                    return refuse(Why::NotAllowed);
+                    return refuse(RefusalReason::NotAllowed);
                 }
                 user
             }
@@ -134,12 +136,12 @@ impl Registrations {
         requests: proto::RegisterEvaluate,
     ) -> Result<Answered, Refused> {
         let Some(mut open) = self.open.take().filter(|open| !open.evaluated) else {
-            return refuse(Why::NotAllowed);
+            return refuse(RefusalReason::NotAllowed);
         };
         if requests.password_request.is_empty() == open.password
             || requests.device_request.is_empty() == open.device.is_some()
         {
-            return refuse(Why::Malformed);
+            return refuse(RefusalReason::Malformed);
         }
         self.check_may_register(shared, &open.user).await?;
         let mut response = proto::RegisterResponse::default();
@@ -147,7 +149,7 @@ impl Registrations {
             if let Registrar::Invite(..) = self.registrar {
                 let guess = Guess { user: &open.user, source: self.source, known: false };
                 let taken = shared.guesses.take(Some(guess), None, Instant::now());
-                let busy = |wait: Wait| Refused::for_now(Why::Busy, u32::from(wait.0));
+                let busy = |wait: Wait| Refused::for_now(RefusalReason::Busy, u32::from(wait.0));
                 open.taken = Some(taken.map_err(busy)?);
             }
             let id = CredentialId::User(open.user.clone());
@@ -173,7 +175,7 @@ impl Registrations {
         records: proto::RegisterFinish,
     ) -> Result<Answered, Refused> {
         let Some(open) = self.open.take().filter(|open| open.evaluated) else {
-            return refuse(Why::NotAllowed);
+            return refuse(RefusalReason::NotAllowed);
         };
         let password = record(&records.password_record, open.password)?;
         let device_record = record(&records.device_record, open.device.is_some())?;
@@ -194,19 +196,19 @@ impl Registrations {
                             shared.guesses.give_back(taken);
                         }
                     }
-                    Registered::InviteGone => return refuse(Why::AlreadyUsed),
-                    Registered::NotThisName => return refuse(Why::NotAllowed),
-                    Registered::NameTaken => return refuse(Why::NameTaken),
+                    Registered::InviteGone => return refuse(RefusalReason::AlreadyUsed),
+                    Registered::NotThisName => return refuse(RefusalReason::NotAllowed),
+                    Registered::NameTaken => return refuse(RefusalReason::NameTaken),
                 }
             }
             Registrar::User(user) => {
                 let done = match (&password, device) {
                     (Some(record), _) => shared.store.set_password(user, record, now_ms).await,
                     (None, Some(device)) => shared.store.add_device(user, device, now_ms).await,
-                    (None, None) => return refuse(Why::Malformed),
+                    (None, None) => return refuse(RefusalReason::Malformed),
                 };
                 if !done.map_err(|e| storage(&e))? {
-                    return refuse(Why::NotFound);
+                    return refuse(RefusalReason::NotFound);
                 }
                 if password.is_some() {
                     tracing::info!(%user, "password changed");
@@ -226,15 +228,15 @@ impl Registrations {
         let invite = shared.store.credential(&id, shared.now_ms()).await;
         let invite = invite.map_err(|e| storage(&e))?;
         if !matches!(invite, Some(Credential { holder: Holder::Invite(_), .. })) {
-            return refuse(Why::AlreadyUsed);
+            return refuse(RefusalReason::AlreadyUsed);
         }
         let taken = shared.store.person(user).await.map_err(|e| storage(&e))?;
-        if taken.is_some() { refuse(Why::NameTaken) } else { Ok(()) }
+        if taken.is_some() { refuse(RefusalReason::NameTaken) } else { Ok(()) }
     }
 }
 
 fn evaluate(setup: &ServerSetup, id: &CredentialId, request: &Bytes) -> Result<Bytes, Refused> {
-    let malformed = Refused::from(Why::Malformed);
+    let malformed = Refused::from(RefusalReason::Malformed);
     let request: &[u8; REQUEST] = request.as_ref().try_into().map_err(|_| malformed)?;
     let response = setup.evaluate(&id.cid(), request).map_err(|_| malformed)?;
     Ok(copy(&response))
@@ -242,7 +244,7 @@ fn evaluate(setup: &ServerSetup, id: &CredentialId, request: &Bytes) -> Result<B
 
 /// The OPAQUE record, which must be present if it is wanted, and only then.
 fn record(bytes: &Bytes, wanted: bool) -> Result<Option<Vec<u8>>, Refused> {
-    let malformed = Refused::from(Why::Malformed);
+    let malformed = Refused::from(RefusalReason::Malformed);
     if !wanted {
         return if bytes.is_empty() { Ok(None) } else { Err(malformed) };
     }

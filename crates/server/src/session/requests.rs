@@ -13,12 +13,12 @@ use twinlock_core::handshake::self_register;
 use twinlock_core::id::{ConversationId, DeviceId, InviteId, Link, MessageId, Name, Sender};
 use twinlock_core::keys::InviteSecret;
 use twinlock_core::limits::{MAX_BODY, MAX_SEARCH, MAX_TOPIC};
-use twinlock_core::proto::{self, Why, answer::Result as Answered};
-use twinlock_link::OsEntropy;
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
 use twinlock_store::{
     Appended, Content, Conversation, Entry, InviteTerms, Joined, Limit, NewEntry, NewInvite, Page,
     Person, Role, SLICE, SearchFrom, Store, StoreError,
 };
+use twinlock_transport::OsEntropy;
 use zeroize::Zeroizing;
 
 use super::refusal::{Refused, bad_name, needs, refuse, storage, too_large};
@@ -54,7 +54,7 @@ impl Asker<'_> {
     pub(crate) async fn read(&self, want: proto::Read) -> Answer {
         let conversation = self.own(want.conversation).await?;
         if want.after > conversation.head {
-            return refuse(Why::Ahead);
+            return refuse(RefusalReason::Ahead);
         }
         let limit = Limit { entries: at_most(want.limit, PAGE.entries), ..PAGE };
         let page = self.page(want.conversation, want.after, limit).await?;
@@ -93,7 +93,7 @@ impl Asker<'_> {
     ) -> Result<proto::Following, Refused> {
         let conversation = self.own(want.conversation).await?;
         if want.after > conversation.head {
-            return refuse(Why::Ahead);
+            return refuse(RefusalReason::Ahead);
         }
         Ok(proto::Following {
             conversation: want.conversation,
@@ -114,7 +114,7 @@ impl Asker<'_> {
         let until = Instant::now() + time;
         let found = timeout_at(until, self.search_slices(&want, before, most, until)).await;
         let Some(found) = found.unwrap_or(Ok(None))? else {
-            let busy = Refused::for_now(Why::Busy, SEARCH_AGAIN);
+            let busy = Refused::for_now(RefusalReason::Busy, SEARCH_AGAIN);
             return Err(busy.at(proto::Limit::SearchSeconds, time.as_secs()));
         };
         Ok(Answered::Page(proto::Page {
@@ -189,7 +189,7 @@ impl Asker<'_> {
         account.change(Instant::now().into_std()).map_err(|wait| {
             let most = self.shared.config.limits.changes_per_minute;
             let again = u32::try_from(wait.as_secs().saturating_add(1)).unwrap_or(u32::MAX);
-            Refused::for_now(Why::Busy, again).at(proto::Limit::ChangesPerMinute, most)
+            Refused::for_now(RefusalReason::Busy, again).at(proto::Limit::ChangesPerMinute, most)
         })
     }
 
@@ -223,7 +223,9 @@ impl Asker<'_> {
         }
         self.change()?;
         let made = self.shared.store.create_room(&self.person.user, &name, &want.topic).await;
-        let Some(made) = made.map_err(|e| storage(&e))? else { return refuse(Why::NameTaken) };
+        let Some(made) = made.map_err(|e| storage(&e))? else {
+            return refuse(RefusalReason::NameTaken);
+        };
         self.shared.hub.tell_changed([&self.person.user], made.id);
         Ok(Answered::Conversation(convert::conversation(&made)))
     }
@@ -233,7 +235,7 @@ impl Asker<'_> {
         let user = self.person.user.clone();
         match self.reading(|store| async move { store.room(&user, &name).await }).await? {
             Some(room) => Ok(Answered::Conversation(convert::conversation(&room))),
-            None => refuse(Why::NotFound),
+            None => refuse(RefusalReason::NotFound),
         }
     }
 
@@ -241,7 +243,9 @@ impl Asker<'_> {
         let name = Name::new(&want.name).map_err(bad_name)?;
         self.change()?;
         let joined = self.shared.store.join_room(&self.person.user, &name).await;
-        let Some(joined) = joined.map_err(|e| storage(&e))? else { return refuse(Why::NotFound) };
+        let Some(joined) = joined.map_err(|e| storage(&e))? else {
+            return refuse(RefusalReason::NotFound);
+        };
         let Joined { conversation: joined, new } = joined;
         if new {
             self.tell_members(joined.id).await?;
@@ -255,7 +259,7 @@ impl Asker<'_> {
         self.change()?;
         let left = self.shared.store.leave_room(&self.person.user, want.conversation).await;
         if !left.map_err(|e| storage(&e))? {
-            return refuse(Why::NotAllowed);
+            return refuse(RefusalReason::NotAllowed);
         }
         // First, so that the user's other sessions stop following it.
         self.shared.hub.tell_changed([&self.person.user], want.conversation);
@@ -275,7 +279,7 @@ impl Asker<'_> {
             .set_topic(&self.person.user, want.conversation, &want.topic)
             .await
             .map_err(|e| storage(&e))?;
-        let Some(changed) = changed else { return refuse(Why::NotFound) };
+        let Some(changed) = changed else { return refuse(RefusalReason::NotFound) };
         let said = format!("{} set the topic: {}", self.person.user, want.topic);
         self.tell_members(want.conversation).await?;
         self.say(want.conversation, &said).await;
@@ -286,7 +290,9 @@ impl Asker<'_> {
         let other = Name::new(&want.user).map_err(bad_name)?;
         self.change()?;
         let opened = self.shared.store.open_direct(&self.person.user, &other).await;
-        let Some(opened) = opened.map_err(|e| storage(&e))? else { return refuse(Why::NotFound) };
+        let Some(opened) = opened.map_err(|e| storage(&e))? else {
+            return refuse(RefusalReason::NotFound);
+        };
         if opened.head == 0 {
             self.shared.hub.tell_changed([&self.person.user, &other], opened.id);
         }
@@ -331,7 +337,7 @@ impl Asker<'_> {
         if let Some(user) = user.clone()
             && self.reading(|store| async move { store.person(&user).await }).await?.is_some()
         {
-            return refuse(Why::NameTaken);
+            return refuse(RefusalReason::NameTaken);
         }
         let (id, secret, expires_ms) =
             make_invite(self.shared, role, user, want.seconds, Some(me.user)).await?;
@@ -349,11 +355,11 @@ impl Asker<'_> {
     /// Revokes the session's own device and no other: a stolen device must not lock out the rest.
     pub(crate) async fn revoke_device(&self, want: proto::RevokeDevice) -> Answer {
         match DeviceId::from_slice(&want.device) {
-            None => refuse(Why::Malformed),
+            None => refuse(RefusalReason::Malformed),
             Some(id) if id == *self.device => {
                 revoke_device(self.shared, &self.person.user, &id).await
             }
-            Some(_) => refuse(Why::NotAllowed),
+            Some(_) => refuse(RefusalReason::NotAllowed),
         }
     }
 
@@ -364,7 +370,7 @@ impl Asker<'_> {
         let user = self.person.user.clone();
         let found =
             self.reading(|store| async move { store.conversation(&user, id).await }).await?;
-        found.ok_or_else(|| Why::NotFound.into())
+        found.ok_or_else(|| RefusalReason::NotFound.into())
     }
 
     async fn members(
@@ -431,7 +437,7 @@ pub(crate) async fn list_devices(
 pub(crate) async fn revoke_device(shared: &Shared, user: &Name, device: &DeviceId) -> Answer {
     match shared.store.revoke_device(user, device).await {
         Ok(true) => {}
-        Ok(false) => return refuse(Why::NotFound),
+        Ok(false) => return refuse(RefusalReason::NotFound),
         Err(error) => {
             let no = storage(&error);
             // If the record cannot be read either, a live session shows whose device it is.
@@ -440,7 +446,7 @@ pub(crate) async fn revoke_device(shared: &Shared, user: &Name, device: &DeviceI
                 Err(_) => shared.hub.is_device_of(user, device),
             };
             if !is_own {
-                return refuse(Why::NotFound);
+                return refuse(RefusalReason::NotFound);
             }
             tracing::warn!(%user, %device, "device barred until a restart: not recorded");
             shared.barred.bar(Revocation::Device(user.clone(), *device));
@@ -476,7 +482,7 @@ pub(crate) async fn make_invite(
     let id = InviteId(id);
     let credential = Credential::Invite(id, InviteSecret::new(&secret));
     let record = self_register(&shared.setup, &credential, &mut OsEntropy)
-        .map_err(|_| Refused::from(Why::Storage))?
+        .map_err(|_| Refused::from(RefusalReason::Storage))?
         .to_vec();
     let terms = InviteTerms { role, user, expires_ms };
     let invite = NewInvite { id, record, terms, made_by, created_ms };

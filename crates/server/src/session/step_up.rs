@@ -10,10 +10,10 @@ use tokio::time::Instant as Monotonic;
 use twinlock_core::frame::{KE1, KE3};
 use twinlock_core::id::{CredentialId, DeviceId, Name, SessionId};
 use twinlock_core::opaque::RECORD;
-use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_core::step_up::AwaitStepUp;
-use twinlock_link::OsEntropy;
-use twinlock_link::login::PROOF_DEADLINE;
+use twinlock_transport::OsEntropy;
+use twinlock_transport::login::PROOF_DEADLINE;
 
 use super::refusal::{Refused, refuse, storage};
 use super::register::{Registrar, Registrations};
@@ -67,15 +67,15 @@ impl StepUp {
     ) -> Answer {
         self.begun = None;
         if self.count >= MOST {
-            return refuse(Why::NotAllowed);
+            return refuse(RefusalReason::NotAllowed);
         }
         self.count += 1;
-        let malformed = Refused::from(Why::Malformed);
+        let malformed = Refused::from(RefusalReason::Malformed);
         let ke1: &[u8; KE1] = want.ke1.as_ref().try_into().map_err(|_| malformed)?;
         let taken = shared.guesses.take_by_device(&self.device, Instant::now());
         let taken = taken.map_err(|wait| {
             tracing::info!(user = %self.user, device = %self.device, "too many wrong passwords");
-            Refused::for_now(Why::Busy, u32::from(wait.0))
+            Refused::for_now(RefusalReason::Busy, u32::from(wait.0))
         })?;
         let id = CredentialId::User(self.user.clone());
         let looked_up = shared.store.look_up(&id, shared.now_ms()).await;
@@ -90,16 +90,16 @@ impl StepUp {
     /// Handles KE3.
     pub(crate) fn finish(&mut self, shared: &Shared, want: &proto::StepUpFinish) -> Answer {
         let Some(Begun { state, record, taken, at }) = self.begun.take() else {
-            return refuse(Why::NotAllowed);
+            return refuse(RefusalReason::NotAllowed);
         };
         if at.elapsed() > PROOF_DEADLINE {
-            return refuse(Why::LogInAgain);
+            return refuse(RefusalReason::LogInAgain);
         }
-        let malformed = Refused::from(Why::Malformed);
+        let malformed = Refused::from(RefusalReason::Malformed);
         let ke3: &[u8; KE3] = want.ke3.as_ref().try_into().map_err(|_| malformed)?;
         let (Ok(()), Some(record)) = (state.finish(ke3), record) else {
             tracing::info!(user = %self.user, device = %self.device, "wrong password");
-            return refuse(Why::WrongPassword);
+            return refuse(RefusalReason::WrongPassword);
         };
         shared.guesses.give_back_to_device(taken);
         tracing::info!(user = %self.user, device = %self.device, "password proven");
@@ -110,14 +110,14 @@ impl StepUp {
 
     /// The proof, unless it has expired or the password has changed.
     async fn fresh(&mut self, shared: &Shared) -> Result<&mut Proven, Refused> {
-        let Some(proven) = &mut self.proven else { return refuse(Why::NotAllowed) };
+        let Some(proven) = &mut self.proven else { return refuse(RefusalReason::NotAllowed) };
         if proven.at.elapsed() > shared.config.limits.fresh_password {
-            return refuse(Why::LogInAgain);
+            return refuse(RefusalReason::LogInAgain);
         }
         let id = CredentialId::User(self.user.clone());
         let now = shared.store.credential(&id, shared.now_ms()).await.map_err(|e| storage(&e))?;
         if now.is_none_or(|now| now.record != proven.record) {
-            return refuse(Why::LogInAgain);
+            return refuse(RefusalReason::LogInAgain);
         }
         Ok(proven)
     }
@@ -131,7 +131,7 @@ impl StepUp {
         self.fresh(shared).await?;
         match DeviceId::from_slice(&want.device) {
             Some(id) => requests::revoke_device(shared, &self.user, &id).await,
-            None => refuse(Why::Malformed),
+            None => refuse(RefusalReason::Malformed),
         }
     }
 
@@ -139,7 +139,7 @@ impl StepUp {
     pub(crate) async fn register(&mut self, shared: &Shared, this: &Handle, op: Op) -> Answer {
         let proven = self.fresh(shared).await?;
         match op {
-            Op::RegisterBegin(want) if want.device => refuse(Why::NotAllowed),
+            Op::RegisterBegin(want) if want.device => refuse(RefusalReason::NotAllowed),
             op => proven.registrations.request(shared, this, op).await,
         }
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::classic::*;
 use crate::common::*;
-use twinlock_core::proto::{ClassicForm, Role, Why};
+use twinlock_core::proto::{ClassicForm, RefusalReason, Role};
 
 struct Stage {
     host: Host,
@@ -33,7 +33,7 @@ async fn create(client: &mut Client, name: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn each_line_is_answered_with_its_place_in_the_record() {
+async fn classic__ack_has_number_and_link_in_order() {
     let Stage { host, mut ada, room, lamp } = stage(|_| ()).await;
     let mut caller = Caller::new(&host, "lamp", &lamp).await;
     // Far more than the read-ahead, in one piece: the rest is read as answers leave.
@@ -65,7 +65,7 @@ async fn each_line_is_answered_with_its_place_in_the_record() {
 }
 
 #[tokio::test]
-async fn lines_in_pieces_and_together_with_the_end_are_recorded() {
+async fn classic__split_lines_and_lines_before_close_are_recorded() {
     let Stage { host, mut ada, room, lamp } = stage(|_| ()).await;
     let mut caller = Caller::new(&host, "lamp", &lamp).await;
     for byte in caller.sealed("byte by byte") {
@@ -119,7 +119,7 @@ fn hostile(caller: &mut Caller, what: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_bad_line_closes_without_a_word_and_leaves_nothing() {
+async fn classic__invalid_line_closes_silently_unrecorded() {
     // Each of these is closed for its content, long before any timeout.
     let Stage { host, mut ada, room, lamp } = stage(|_| ()).await;
     for what in [
@@ -157,7 +157,7 @@ async fn a_bad_line_closes_without_a_word_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_could_still_become_a_line_is_closed_once_it_is_late() {
+async fn classic__foreign_protocol_bytes_time_out_unrecorded() {
     let limit = Duration::from_millis(200);
     let half = |config: &mut twinlock_server::Config| config.classic.half_line = limit;
     let Stage { host, mut ada, room, lamp } = stage(half).await;
@@ -179,7 +179,7 @@ async fn what_could_still_become_a_line_is_closed_once_it_is_late() {
 }
 
 #[tokio::test]
-async fn what_was_sent_before_opens_nothing_again() {
+async fn classic__replay_and_reflection_are_rejected() {
     let Stage { host, mut ada, room, lamp } = stage(|_| ()).await;
     let mut caller = Caller::new(&host, "lamp", &lamp).await;
     let line = caller.sealed("once");
@@ -207,7 +207,7 @@ async fn what_was_sent_before_opens_nothing_again() {
 }
 
 #[tokio::test]
-async fn a_name_that_nobody_has_fails_like_a_wrong_key() {
+async fn classic__unknown_name_fails_like_wrong_key() {
     let Stage { host, mut ada, room, lamp } = stage(|_| ()).await;
     let gone = add_key(&mut ada, "gone", room, ClassicForm::JweLines).await.unwrap();
     revoke_key(&mut ada, "gone").await.unwrap();
@@ -236,7 +236,7 @@ async fn a_name_that_nobody_has_fails_like_a_wrong_key() {
 }
 
 #[tokio::test]
-async fn silence_and_half_lines_end_in_their_time() {
+async fn classic__idle_and_partial_line_time_out() {
     // Only one limit at a time is short; the others exceed every wait in this test. So the short
     // one ends the connection, and steps that must succeed need not be fast.
     let limit = Duration::from_millis(300);
@@ -273,7 +273,7 @@ async fn silence_and_half_lines_end_in_their_time() {
 }
 
 #[tokio::test]
-async fn a_revocation_ends_its_lines_and_no_others() {
+async fn classic__revocation_closes_only_connections_of_its_key() {
     let Stage { host, mut ada, room, lamp } = stage(|_| ()).await;
     let pump = add_key(&mut ada, "pump", room, ClassicForm::JweLines).await.unwrap();
     let mut one = Caller::new(&host, "lamp", &lamp).await;
@@ -299,27 +299,27 @@ async fn a_revocation_ends_its_lines_and_no_others() {
 }
 
 #[tokio::test]
-async fn admins_make_keys_and_everybody_sees_and_revokes_their_own() {
+async fn classic_key__admin_manages_all_and_member_none() {
     let Stage { host, mut ada, room, .. } = stage(|_| ()).await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     let jwe = ClassicForm::JweLines;
-    assert_eq!(add_key(&mut bob, "bobs", LOBBY, jwe).await, Err(Why::NotAllowed));
+    assert_eq!(add_key(&mut bob, "bobs", LOBBY, jwe).await, Err(RefusalReason::NotAllowed));
     let invite = ada.invite(Role::Admin, "eve").await.unwrap();
     let eve = host.join(&invite, "eve").await;
     let mut eve = host.connect(eve.credential()).await.unwrap();
     for (name, conversation, form, expected) in [
-        ("Bad Name", LOBBY, jwe, Why::NameBad),
-        ("x", room, jwe, Why::NotFound),
-        ("x", 4711, jwe, Why::NotFound),
-        ("x", LOBBY, ClassicForm::FormNone, Why::Malformed),
-        ("lamp", LOBBY, jwe, Why::NameTaken),
+        ("Bad Name", LOBBY, jwe, RefusalReason::NameBad),
+        ("x", room, jwe, RefusalReason::NotFound),
+        ("x", 4711, jwe, RefusalReason::NotFound),
+        ("x", LOBBY, ClassicForm::FormNone, RefusalReason::Malformed),
+        ("lamp", LOBBY, jwe, RefusalReason::NameTaken),
     ] {
         assert_eq!(add_key(&mut eve, name, conversation, form).await, Err(expected), "{name}");
     }
     add_key(&mut eve, "eves", LOBBY, jwe).await.unwrap();
     add_key(&mut eve, "plain", LOBBY, ClassicForm::Origin).await.unwrap();
     let again = add_key(&mut ada, "plain2", LOBBY, ClassicForm::Origin).await;
-    assert_eq!(again, Err(Why::AlreadyUsed));
+    assert_eq!(again, Err(RefusalReason::AlreadyUsed));
     let names = |keys: Vec<(String, String, String)>| {
         keys.into_iter()
             .map(|(name, user, room)| format!("{name} {user} {room}"))
@@ -330,14 +330,14 @@ async fn admins_make_keys_and_everybody_sees_and_revokes_their_own() {
     assert_eq!(names(list_keys(&mut eve).await), all);
     assert!(list_keys(&mut bob).await.is_empty());
     // Bob cannot distinguish a key that he may not see from one that does not exist.
-    assert_eq!(revoke_key(&mut bob, "lamp").await, Err(Why::NotFound));
-    assert_eq!(revoke_key(&mut bob, "nothing").await, Err(Why::NotFound));
+    assert_eq!(revoke_key(&mut bob, "lamp").await, Err(RefusalReason::NotFound));
+    assert_eq!(revoke_key(&mut bob, "nothing").await, Err(RefusalReason::NotFound));
     assert_eq!(revoke_key(&mut eve, "lamp").await, Ok(()));
-    assert_eq!(revoke_key(&mut eve, "lamp").await, Err(Why::NotFound));
+    assert_eq!(revoke_key(&mut eve, "lamp").await, Err(RefusalReason::NotFound));
 }
 
 #[tokio::test]
-async fn who_has_left_the_room_writes_to_it_no_more() {
+async fn classic__refused_after_user_leaves_room() {
     let Stage { host, mut ada, room, lamp } = stage(|_| ()).await;
     let mut caller = Caller::new(&host, "lamp", &lamp).await;
     caller.say("in it").await;
@@ -353,7 +353,7 @@ async fn who_has_left_the_room_writes_to_it_no_more() {
 }
 
 #[tokio::test]
-async fn connections_are_few_in_all_and_for_an_address_and_come_back() {
+async fn classic__connections_limited_in_total_and_per_address() {
     for (all, address) in [(100, 3), (3, 100)] {
         let few = |config: &mut twinlock_server::Config| {
             config.classic.connections = all;
@@ -381,7 +381,7 @@ async fn connections_are_few_in_all_and_for_an_address_and_come_back() {
 }
 
 #[tokio::test]
-async fn who_has_shown_no_key_makes_way_and_who_has_stays() {
+async fn classic__unauthenticated_is_evicted_and_authenticated_stays() {
     let few = |config: &mut twinlock_server::Config| config.classic.connections = 3;
     let Stage { host, lamp, .. } = stage(few).await;
     let mut known = Caller::new(&host, "lamp", &lamp).await;
@@ -407,7 +407,7 @@ async fn who_has_shown_no_key_makes_way_and_who_has_stays() {
 }
 
 #[tokio::test]
-async fn a_configured_proxy_says_whose_places_count() {
+async fn classic__proxy_header_address_is_used_for_limits() {
     let Stage { host, mut ada, lamp, .. } = stage(|_| ()).await;
     let old = add_key(&mut ada, "old", LOBBY, ClassicForm::Origin).await.unwrap();
     let few = |config: &mut twinlock_server::Config| {
@@ -429,7 +429,7 @@ async fn a_configured_proxy_says_whose_places_count() {
         let mut io = proxied(&host, origin, [192, 0, 2, client]).await.unwrap();
         send(
             &mut io,
-            format!("{}\n", old.seal("through the proxy", &mut twinlock_link::OsEntropy)),
+            format!("{}\n", old.seal("through the proxy", &mut twinlock_transport::OsEntropy)),
         )
         .await;
         assert!(!read_line(&mut io).await.is_empty());
@@ -447,7 +447,7 @@ async fn a_configured_proxy_says_whose_places_count() {
 }
 
 #[tokio::test]
-async fn what_was_taken_is_answered_before_the_server_ends() {
+async fn classic__recorded_lines_are_acked_before_shutdown() {
     let Stage { host, lamp, .. } = stage(|_| ()).await;
     let mut caller = Caller::new(&host, "lamp", &lamp).await;
     caller.say("first").await;
@@ -472,7 +472,7 @@ async fn what_was_taken_is_answered_before_the_server_ends() {
 }
 
 #[tokio::test]
-async fn classic_lines_count_towards_the_text_of_their_user() {
+async fn classic__text_counts_towards_user_rate_and_quota() {
     let Stage { host, mut ada, room, lamp } = stage(|config| {
         config.limits.text_rate = 64 * 1024;
         config.limits.text_burst = 32 * 1024;
@@ -495,5 +495,5 @@ async fn classic_lines_count_towards_the_text_of_their_user() {
     send(&mut caller.io, &last).await;
     assert_eq!(to_end(caller.io).await, b"");
     assert_eq!(ada.read(room, 0).await.unwrap().head, 12);
-    assert_eq!(ada.append(room, &text).await.map(|ack| ack.n), Err(Why::Storage));
+    assert_eq!(ada.append(room, &text).await.map(|ack| ack.n), Err(RefusalReason::Storage));
 }

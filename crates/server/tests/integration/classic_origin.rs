@@ -8,8 +8,8 @@ use data_encoding::BASE64;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use twinlock_core::classic::Form;
 use twinlock_core::classic::origin::Bridge;
-use twinlock_core::proto::{ClassicForm, Why};
-use twinlock_link::OsEntropy;
+use twinlock_core::proto::{ClassicForm, RefusalReason};
+use twinlock_transport::OsEntropy;
 
 struct Stage {
     host: Host,
@@ -53,7 +53,7 @@ fn is_receipt(text: &str) {
 }
 
 #[tokio::test]
-async fn messages_pass_without_a_line_end_with_one_and_in_pieces() {
+async fn bridge__messages_pass_with_or_without_newline_and_split() {
     // Tolerates any pause of the machine between two pieces.
     let patient = |config: &mut twinlock_server::Config| config.classic.pause = SOON;
     let Stage { host, mut ada, plain, mac } = stage(patient).await;
@@ -109,7 +109,7 @@ async fn messages_pass_without_a_line_end_with_one_and_in_pieces() {
 }
 
 #[tokio::test]
-async fn a_message_together_with_a_cut_is_recorded() {
+async fn bridge__message_followed_by_disconnect_is_recorded() {
     let Stage { host, mut ada, plain, .. } = stage(|_| ()).await;
     let bridge = bridge(Form::Origin, &plain);
     for (text, end) in [("cut", ""), ("cut after its line", "\n")] {
@@ -164,7 +164,7 @@ fn broken(plain: &Bridge, mac: &Bridge) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn what_does_not_open_closes_without_a_word_and_leaves_nothing() {
+async fn bridge__invalid_message_closes_silently_unrecorded() {
     let Stage { host, mut ada, plain, mac } = stage(|_| ()).await;
     let (plain, mac) = (bridge(Form::Origin, &plain), bridge(Form::OriginHmac, &mac));
     for (what, message) in broken(&plain, &mac) {
@@ -202,7 +202,7 @@ async fn what_does_not_open_closes_without_a_word_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn failures_are_held_a_few_at_a_time() {
+async fn bridge__tarpit_delays_few_failures_at_a_time() {
     let hold = Duration::from_secs(1);
     let Stage { host, plain, .. } = stage(|config| {
         config.classic.hold = hold;
@@ -237,7 +237,7 @@ async fn failures_are_held_a_few_at_a_time() {
 }
 
 #[tokio::test]
-async fn silence_ends_and_a_part_of_a_message_ends_sooner() {
+async fn bridge__idle_and_partial_message_time_out() {
     let limit = Duration::from_secs(2);
     let Stage { host, plain, .. } = stage(|config| config.classic.silence = limit).await;
     for first in [false, true] {
@@ -262,7 +262,7 @@ async fn silence_ends_and_a_part_of_a_message_ends_sooner() {
 
 /// Even at a steady pace: once a client has sent data, no other connection can displace it.
 #[tokio::test]
-async fn a_message_that_comes_drop_by_drop_ends_in_its_time() {
+async fn bridge__byte_by_byte_message_times_out() {
     let limit = Duration::from_millis(500);
     let Stage { host, .. } = stage(|config| config.classic.half_line = limit).await;
     let began = Instant::now();
@@ -284,7 +284,7 @@ async fn a_message_that_comes_drop_by_drop_ends_in_its_time() {
 }
 
 #[tokio::test]
-async fn who_has_sent_nothing_makes_way_and_who_waits_for_the_end_does_not() {
+async fn bridge__silent_connection_is_evicted_and_failed_is_not() {
     let few = |config: &mut twinlock_server::Config| {
         config.classic.connections = 3;
         config.classic.hold = 10 * SOON;
@@ -308,7 +308,7 @@ async fn who_has_sent_nothing_makes_way_and_who_waits_for_the_end_does_not() {
 }
 
 #[tokio::test]
-async fn without_a_key_nothing_opens_and_a_revoked_one_ends_its_connections() {
+async fn bridge__revoked_key_closes_connections_and_opens_none() {
     let Stage { host, mut ada, plain, mac } = stage(|_| ()).await;
     let (old, oldmac) = (bridge(Form::Origin, &plain), bridge(Form::OriginHmac, &mac));
     let mut one = try_bridge(&host).await.unwrap();
@@ -335,7 +335,7 @@ async fn without_a_key_nothing_opens_and_a_revoked_one_ends_its_connections() {
 }
 
 #[tokio::test]
-async fn many_clients_at_once_each_get_their_answers() {
+async fn bridge__concurrent_clients_get_their_answers() {
     let Stage { host, mut ada, plain, .. } = stage(|_| ()).await;
     let host = std::sync::Arc::new(host);
     let clients: Vec<_> = (0..100)
@@ -357,7 +357,7 @@ async fn many_clients_at_once_each_get_their_answers() {
 }
 
 #[tokio::test]
-async fn both_listeners_are_off_unless_asked_for() {
+async fn classic__listeners_are_off_by_default() {
     let host = Host::start().await;
     assert_eq!((host.server.classic_addr(), host.server.origin_addr()), (None, None));
     let (_, mut ada) = host.owner().await;
@@ -366,7 +366,7 @@ async fn both_listeners_are_off_unless_asked_for() {
 }
 
 #[tokio::test]
-async fn classic_import_opens_for_an_unchanged_client() {
+async fn bridge__imported_key_serves_unchanged_client() {
     let host = Host::start_with(both_ports).await;
     let (_, mut ada) = host.owner().await;
     let mut expected = Vec::new();
@@ -391,6 +391,6 @@ async fn classic_import_opens_for_an_unchanged_client() {
         (ClassicForm::Origin, &[7; 33]),
     ] {
         let refused = import_key(&mut ada, "other", LOBBY, form, key).await;
-        assert_eq!(refused, Err(Why::Malformed));
+        assert_eq!(refused, Err(RefusalReason::Malformed));
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 use twinlock_core::proto::answer::Result as Answered;
-use twinlock_core::proto::{self, Limit, Role, Why, request::Op};
+use twinlock_core::proto::{self, Limit, RefusalReason, Role, request::Op};
 
 /// A search request.
 fn search(conversation: u64, text: &str) -> Op {
@@ -25,7 +25,7 @@ async fn acks(client: &mut Client, ids: Vec<u64>) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn search_waits_for_few_slices_of_another_user() {
+async fn search__not_delayed_by_searches_of_another_user() {
     const LINES: usize = 12;
     let host = Host::start_with(|config| config.limits.text_rate = 0).await;
     let (device, mut ada) = host.owner().await;
@@ -65,19 +65,19 @@ async fn search_waits_for_few_slices_of_another_user() {
 }
 
 #[tokio::test]
-async fn search_beyond_its_deadline_is_busy() {
+async fn search__beyond_deadline_is_busy() {
     let host = Host::start_with(|config| config.limits.search = Duration::ZERO).await;
     let (_, mut ada) = host.owner().await;
     ada.append(LOBBY, "some words").await.unwrap();
     let no = refused(&mut ada, search(LOBBY, "words")).await;
-    assert_eq!(told(&no), (Why::Busy, Limit::SearchSeconds, 0));
+    assert_eq!(told(&no), (RefusalReason::Busy, Limit::SearchSeconds, 0));
     assert!(no.retry_seconds > 0);
     // Other requests are not busy.
     ada.append(LOBBY, "some more").await.unwrap();
 }
 
 #[tokio::test]
-async fn limits_of_a_user_are_told_with_their_figure() {
+async fn limits__refusal_reports_limit_and_value() {
     let host = Host::start_with(|config| {
         let limits = &mut config.limits;
         limits.bounds.rooms = 2;
@@ -97,14 +97,14 @@ async fn limits_of_a_user_are_told_with_their_figure() {
         rooms.push(conversation(ada.ask(create(name)).await.unwrap()).id);
     }
     let no = refused(&mut ada, create("three")).await;
-    assert_eq!(told(&no), (Why::Limit, Limit::RoomsPerUser, 2));
+    assert_eq!(told(&no), (RefusalReason::Limit, Limit::RoomsPerUser, 2));
     for name in ["four", "five"] {
         bob.ask(create(name)).await.unwrap();
     }
     ada.room("four").await.unwrap();
     let join = Op::JoinRoom(proto::JoinRoom { name: "five".to_owned() });
     let no = refused(&mut ada, join).await;
-    assert_eq!(told(&no), (Why::Limit, Limit::MembershipsPerUser, 4));
+    assert_eq!(told(&no), (RefusalReason::Limit, Limit::MembershipsPerUser, 4));
     let direct = Op::OpenDirect(proto::OpenDirect { user: "bob".to_owned() });
     assert_eq!(refused(&mut ada, direct).await.limit(), Limit::MembershipsPerUser);
 
@@ -114,7 +114,7 @@ async fn limits_of_a_user_are_told_with_their_figure() {
     ada.follow(LOBBY, 0).await.unwrap();
     let follow = |conversation| Op::Follow(proto::Follow { conversation, after: 0 });
     let no = refused(&mut ada, follow(rooms[1])).await;
-    assert_eq!(told(&no), (Why::Limit, Limit::FollowsPerSession, 2));
+    assert_eq!(told(&no), (RefusalReason::Limit, Limit::FollowsPerSession, 2));
     ada.ask(Op::Unfollow(proto::Unfollow { conversation: LOBBY })).await.unwrap();
     ada.follow(rooms[1], 0).await.unwrap();
 
@@ -124,9 +124,9 @@ async fn limits_of_a_user_are_told_with_their_figure() {
     let invite =
         || Op::MakeInvite(proto::MakeInvite { role: Role::Member.into(), ..Default::default() });
     let no = refused(&mut ada, invite()).await;
-    assert_eq!(told(&no), (Why::Limit, Limit::InvitesPerUser, 3));
+    assert_eq!(told(&no), (RefusalReason::Limit, Limit::InvitesPerUser, 3));
     let no = refused(&mut bob, invite()).await;
-    assert_eq!((no.why(), no.role()), (Why::NotAllowed, Role::Admin));
+    assert_eq!((no.why(), no.role()), (RefusalReason::NotAllowed, Role::Admin));
 
     let key = |name: &str| {
         let form = proto::ClassicForm::JweLines.into();
@@ -139,19 +139,19 @@ async fn limits_of_a_user_are_told_with_their_figure() {
     };
     ada.ask(key("lamp")).await.unwrap();
     let no = refused(&mut ada, key("pump")).await;
-    assert_eq!(told(&no), (Why::Limit, Limit::ClassicKeysPerUser, 1));
+    assert_eq!(told(&no), (RefusalReason::Limit, Limit::ClassicKeysPerUser, 1));
 
     let mut by_password = host.connect(password("ada", "correct horse")).await.unwrap();
     by_password.register("", None).await.unwrap();
-    assert_eq!(by_password.register("", None).await.err(), Some(Why::Limit));
+    assert_eq!(by_password.register("", None).await.err(), Some(RefusalReason::Limit));
     let topic = "x".repeat(513);
     let topic = Op::SetTopic(proto::SetTopic { conversation: LOBBY, topic });
     let no = refused(&mut ada, topic).await;
-    assert_eq!(told(&no), (Why::TooLarge, Limit::TopicBytes, 512));
+    assert_eq!(told(&no), (RefusalReason::TooLarge, Limit::TopicBytes, 512));
 }
 
 #[tokio::test]
-async fn changes_of_rooms_are_few_a_minute_and_messages_go_on() {
+async fn changes__rate_limit_does_not_affect_appends() {
     let host = Host::start_with(|config| config.limits.changes_per_minute = 3).await;
     let (_, mut ada) = host.owner().await;
     let topic = || Op::SetTopic(proto::SetTopic { conversation: LOBBY, topic: "again".to_owned() });
@@ -159,13 +159,13 @@ async fn changes_of_rooms_are_few_a_minute_and_messages_go_on() {
         ada.ask(topic()).await.unwrap();
     }
     let no = refused(&mut ada, topic()).await;
-    assert_eq!(told(&no), (Why::Busy, Limit::ChangesPerMinute, 3));
+    assert_eq!(told(&no), (RefusalReason::Busy, Limit::ChangesPerMinute, 3));
     assert!((1..=21).contains(&no.retry_seconds), "{}", no.retry_seconds);
     ada.append(LOBBY, "talks").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn text_rate_is_shared_by_the_sessions_of_a_user_and_keeps_order() {
+async fn text__rate_limit_is_per_user_and_keeps_order() {
     const EACH: usize = 24;
     let host = Host::start_with(|config| {
         config.limits.text_rate = 128 * 1024;
@@ -198,7 +198,7 @@ async fn text_rate_is_shared_by_the_sessions_of_a_user_and_keeps_order() {
 }
 
 #[tokio::test]
-async fn text_quota_refuses_what_is_behind_and_names_its_figure() {
+async fn text__quota_refusal_also_refuses_later_appends() {
     let host = Host::start_with(|config| config.limits.text_per_day = 20_000).await;
     let (device, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
@@ -215,20 +215,20 @@ async fn text_quota_refuses_what_is_behind_and_names_its_figure() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(answers[0], (Why::Storage, Limit::TextPerDay, 20_000));
-    assert_eq!(answers[1].0, Why::Storage, "{answers:?}");
+    assert_eq!(answers[0], (RefusalReason::Storage, Limit::TextPerDay, 20_000));
+    assert_eq!(answers[1].0, RefusalReason::Storage, "{answers:?}");
     // Another session has a separate order but the same quota.
     let mut other = host.connect(device.credential()).await.unwrap();
     other.append(LOBBY, "small").await.unwrap();
     let no = refused(&mut other, append(LOBBY, &large)).await;
-    assert_eq!(told(&no), (Why::Storage, Limit::TextPerDay, 20_000));
+    assert_eq!(told(&no), (RefusalReason::Storage, Limit::TextPerDay, 20_000));
     assert!(no.retry_seconds > 0 && no.retry_seconds <= 3600);
     bob.append(LOBBY, &large).await.unwrap();
     assert_eq!(bob.read(LOBBY, 0).await.unwrap().head, 4);
 }
 
 #[tokio::test]
-async fn text_quota_gives_back_nothing_that_it_was_not_charged() {
+async fn text__quota_refunds_only_charged_bytes() {
     let host = Host::start_with(|config| config.limits.text_per_day = 20_000).await;
     let (device, mut ada) = host.owner().await;
     let large = "x".repeat(9_000);
@@ -238,16 +238,16 @@ async fn text_quota_gives_back_nothing_that_it_was_not_charged() {
     // Each is refused, the later ones without a quota check: they follow a failed append.
     for _ in 0..5 {
         let no = refused(&mut ada, append(LOBBY, &large)).await;
-        assert_eq!(told(&no), (Why::Storage, Limit::TextPerDay, 20_000));
+        assert_eq!(told(&no), (RefusalReason::Storage, Limit::TextPerDay, 20_000));
     }
     let mut other = host.connect(device.credential()).await.unwrap();
     let no = refused(&mut other, append(LOBBY, &large)).await;
-    assert_eq!(told(&no), (Why::Storage, Limit::TextPerDay, 20_000));
+    assert_eq!(told(&no), (RefusalReason::Storage, Limit::TextPerDay, 20_000));
     assert_eq!(other.read(LOBBY, 0).await.unwrap().head, 2);
 }
 
 #[tokio::test]
-async fn text_leaves_a_reserve_that_control_writes_use() {
+async fn text__refused_at_reserve_while_control_writes_pass() {
     let host = Host::start().await;
     let mut invited = host.connect(host.owner_invite().credential()).await.unwrap();
     let device = invited.register("ada", Some("correct horse")).await.unwrap();
@@ -257,12 +257,12 @@ async fn text_leaves_a_reserve_that_control_writes_use() {
     let host = host.restart(|config| config.limits.text_reserve = Some(1 << 50)).await;
     let mut ada = host.connect(device.credential()).await.unwrap();
     let no = refused(&mut ada, append(LOBBY, "no room")).await;
-    assert_eq!(told(&no), (Why::Storage, Limit::TextReserve, 1 << 50));
+    assert_eq!(told(&no), (RefusalReason::Storage, Limit::TextReserve, 1 << 50));
     // The entry of a file counts as text.
-    assert_eq!(ada.upload(random(), "x", b"abc").await.unwrap_err(), Why::Storage);
+    assert_eq!(ada.upload(random(), "x", b"abc").await.unwrap_err(), RefusalReason::Storage);
     // Requests that control access still work.
     let (_, mut bob) = host.member(&mut ada, "bob").await;
-    assert_eq!(bob.append(LOBBY, "nor here").await, Err(Why::Storage));
+    assert_eq!(bob.append(LOBBY, "nor here").await, Err(RefusalReason::Storage));
     let mut by_password = host.connect(password("ada", "correct horse")).await.unwrap();
     by_password.begin("", true, false).await.unwrap();
     by_password.enrol(Some(password("ada", "battery staple")), None).await.unwrap();

@@ -19,7 +19,7 @@ async fn is_dropped(mut tcp: TcpStream) {
 }
 
 #[tokio::test]
-async fn connections_that_are_not_logged_in_are_few_in_all_and_end_in_time() {
+async fn unauthenticated__limited_in_total_and_by_deadline() {
     let host = Host::start_with(|config| {
         config.limits.unauthenticated = 3;
         config.limits.tls_deadline = Duration::from_millis(200);
@@ -43,12 +43,12 @@ fn open_doors(config: &mut Config) {
 }
 
 #[tokio::test]
-async fn a_hello_is_answered_with_what_is_wrong_with_it_or_dropped() {
+async fn hello__invalid_gets_error_or_is_dropped() {
     let host = Host::start_with(open_doors).await;
     let (_state, hello) = twinlock_core::handshake::AwaitChallenge::start(
         Device::unknown().credential(),
         None,
-        &mut twinlock_link::OsEntropy,
+        &mut twinlock_transport::OsEntropy,
     )
     .unwrap();
     let frame = |payload: &[u8]| {
@@ -92,7 +92,7 @@ async fn a_hello_is_answered_with_what_is_wrong_with_it_or_dropped() {
 }
 
 #[tokio::test]
-async fn hostile_bytes_at_every_stage_kill_nothing_and_leave_nothing_behind() {
+async fn hostile_bytes__any_stage_leaves_no_session() {
     let host = Host::start_with(open_doors).await;
     let (laptop, mut ada) = host.owner().await;
     for round in 0..60usize {
@@ -150,7 +150,7 @@ async fn established(mut io: Io, host: &Host, device: Device, ready: bool) -> Io
     use twinlock_core::session::{BindingPolicy, Config, Session};
     let (state, challenge) = hello(&mut io, device.credential()).await.unwrap();
     let (established, proof) =
-        state.handle_challenge(&challenge, &mut twinlock_link::OsEntropy).unwrap();
+        state.handle_challenge(&challenge, &mut twinlock_transport::OsEntropy).unwrap();
     assert_eq!(established.server_key(), host.key());
     io.write_all(&proof).await.unwrap();
     if ready {
@@ -175,7 +175,7 @@ async fn proxied(host: &Host, client: [u8; 4]) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_configured_proxy_says_whose_limits_count() {
+async fn proxy__header_address_is_used_for_limits() {
     let host = Host::start_with(|config| {
         config.proxies = vec!["127.0.0.1".parse().unwrap()];
         config.limits.logins_per_minute = 3;
@@ -210,7 +210,7 @@ async fn a_configured_proxy_says_whose_limits_count() {
 }
 
 #[tokio::test]
-async fn behind_a_proxy_that_names_nobody_no_address_is_limited_and_nothing_is_bound() {
+async fn proxy__no_header_disables_address_limits_and_binding() {
     let host = Host::start_with(|config| {
         config.behind_proxy = true;
         config.limits.logins_per_minute = 1;
@@ -230,7 +230,7 @@ async fn behind_a_proxy_that_names_nobody_no_address_is_limited_and_nothing_is_b
 }
 
 #[tokio::test]
-async fn logins_beyond_what_is_computed_at_once_wait_or_are_told_to() {
+async fn login__unfinished_handshakes_do_not_block_computation() {
     // One computation at a time suffices, because none waits for its client while it holds the
     // slot.
     let host = Host::start_with(|config| {
@@ -250,7 +250,7 @@ async fn logins_beyond_what_is_computed_at_once_wait_or_are_told_to() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_bye_is_forgotten_and_one_that_just_goes_too() {
+async fn session__removed_after_bye_and_after_disconnect() {
     let host = Host::start().await;
     let (laptop, ada) = host.owner().await;
     let mut other = host.connect(laptop.credential()).await.unwrap();
@@ -268,7 +268,7 @@ async fn a_client_that_says_bye_is_forgotten_and_one_that_just_goes_too() {
 }
 
 #[tokio::test]
-async fn no_limit_is_too_high_to_start_with() {
+async fn start__maximum_limit_values_are_accepted() {
     let host = Host::start_with(|config| {
         let limits = &mut config.limits;
         let counts = [

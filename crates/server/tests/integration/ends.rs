@@ -14,12 +14,12 @@ fn revoke(device: &Device) -> Op {
 }
 
 #[tokio::test]
-async fn a_device_revokes_itself_and_every_session_of_it_ends() {
+async fn device__own_revocation_closes_all_its_sessions() {
     let host = Host::start().await;
     let (laptop, mut ada) = host.owner().await;
     let (bobs, mut bob) = host.member(&mut ada, "bob").await;
     let mut second = host.connect(laptop.credential()).await.unwrap();
-    assert_eq!(ada.ask(revoke(&bobs)).await, Err(proto::Why::NotAllowed));
+    assert_eq!(ada.ask(revoke(&bobs)).await, Err(proto::RefusalReason::NotAllowed));
     ada.follow(LOBBY, 0).await.unwrap();
     ada.ask(revoke(&laptop)).await.map(done).unwrap();
     assert_eq!(ada.end().await.unwrap(), CloseCode::Revoked);
@@ -29,7 +29,7 @@ async fn a_device_revokes_itself_and_every_session_of_it_ends() {
 }
 
 #[tokio::test]
-async fn a_newer_session_of_the_same_run_replaces_the_older_and_another_run_does_not() {
+async fn session__newer_of_same_instance_replaces_older() {
     let host = Host::start().await;
     let (laptop, mut other) = host.owner().await;
     let run = b"run";
@@ -42,7 +42,7 @@ async fn a_newer_session_of_the_same_run_replaces_the_older_and_another_run_does
 }
 
 #[tokio::test]
-async fn sessions_of_a_device_are_sixteen_and_the_next_ends_until_one_goes() {
+async fn session__seventeenth_of_device_is_refused() {
     let host = Host::start().await;
     let (laptop, first) = host.owner().await;
     let mut sessions = vec![first];
@@ -61,7 +61,7 @@ async fn sessions_of_a_device_are_sixteen_and_the_next_ends_until_one_goes() {
 
 /// A stolen device opens as many sessions as it can, including unfinished logins.
 #[tokio::test]
-async fn sessions_of_a_stolen_device_do_not_keep_its_owner_out() {
+async fn session__stolen_device_does_not_block_other_logins() {
     let host = Host::start_with(|config| {
         config.limits.sessions_per_device = 2;
         config.limits.password_sessions_per_user = 1;
@@ -91,7 +91,7 @@ async fn sessions_of_a_stolen_device_do_not_keep_its_owner_out() {
 }
 
 #[tokio::test]
-async fn a_shutdown_acknowledges_all_it_took_says_when_to_come_back_and_closes() {
+async fn shutdown__acks_received_appends_and_sends_reconnect_delay() {
     let host = Host::start_with(|config| config.come_back = Duration::from_secs(7)).await;
     let (laptop, mut ada) = host.owner().await;
     let mut idle = host.connect(laptop.credential()).await.unwrap();
@@ -130,7 +130,7 @@ async fn a_shutdown_acknowledges_all_it_took_says_when_to_come_back_and_closes()
 }
 
 #[tokio::test]
-async fn shutdown_drops_requests_that_only_read() {
+async fn shutdown__drops_queued_read_requests() {
     const POSTED: usize = 1000;
     let host = Host::start_with(|config| config.drain = Duration::from_secs(60)).await;
     let (_, mut ada) = host.owner().await;
@@ -152,7 +152,7 @@ async fn shutdown_drops_requests_that_only_read() {
 }
 
 #[tokio::test]
-async fn a_shutdown_is_not_held_up_by_lines_that_read_nothing() {
+async fn shutdown__not_delayed_by_stalled_peer() {
     let host = Host::start_with(|config| config.drain = Duration::from_millis(500)).await;
     let (laptop, mut ada) = host.owner().await;
     let text = "x".repeat(32 * 1024);
@@ -175,7 +175,7 @@ async fn a_shutdown_is_not_held_up_by_lines_that_read_nothing() {
 }
 
 #[tokio::test]
-async fn a_restart_in_order_or_not_knows_everything() {
+async fn restart__clean_or_crash_keeps_record_and_identity() {
     let mut host = Host::start().await;
     let (laptop, mut ada) = host.owner().await;
     let invite = ada.invite(proto::Role::Member, "bob").await.unwrap();
@@ -195,7 +195,7 @@ async fn a_restart_in_order_or_not_knows_everything() {
 }
 
 #[tokio::test]
-async fn a_second_server_on_the_same_directory_does_not_start() {
+async fn start__second_server_on_same_directory_is_refused() {
     let host = Host::start().await;
     let second = Server::start(config(&host.dir.path().join("data"))).await;
     assert!(matches!(second.err().unwrap(), StartError::Record(_)));
@@ -203,7 +203,7 @@ async fn a_second_server_on_the_same_directory_does_not_start() {
 }
 
 #[tokio::test]
-async fn the_owner_invite_is_told_once_kept_private_and_removed_when_used() {
+async fn owner_invite__reported_once_private_and_removed_after_use() {
     use std::os::unix::fs::PermissionsExt as _;
     use twinlock_core::invite::{Address, InviteLink};
 
@@ -233,7 +233,7 @@ async fn the_owner_invite_is_told_once_kept_private_and_removed_when_used() {
 }
 
 #[tokio::test]
-async fn a_record_without_its_setup_is_not_given_a_new_one() {
+async fn start__record_without_setup_is_refused() {
     let host = Host::start().await;
     let Host { server, dir, .. } = host;
     server.shutdown().await.unwrap();
@@ -245,7 +245,7 @@ async fn a_record_without_its_setup_is_not_given_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_reloaded_certificate_serves_new_lines_and_a_wrong_one_changes_nothing() {
+async fn reload__valid_certificate_is_served_and_invalid_ignored() {
     let temp = tempfile::tempdir().unwrap();
     let own = twinlock_server::identity::OwnFiles {
         cert: temp.path().join("own.crt"),
@@ -283,7 +283,7 @@ async fn a_reloaded_certificate_serves_new_lines_and_a_wrong_one_changes_nothing
 }
 
 #[tokio::test]
-async fn tls_that_ends_in_the_middle_is_told_under_warn_and_refused_under_require() {
+async fn channel_binding__interception_warned_or_refused_by_policy() {
     let host = Host::start().await;
     let (laptop, _ada) = host.owner().await;
     let (address, pin) = middle(&host).await;
@@ -318,7 +318,7 @@ async fn tls_that_ends_in_the_middle_is_told_under_warn_and_refused_under_requir
 /// A relay that ends TLS with its own certificate and opens TLS to the server again.
 async fn middle(host: &Host) -> (std::net::SocketAddr, twinlock_core::id::TlsPin) {
     use rustls::pki_types::PrivateKeyDer;
-    use twinlock_link::tls::{ServerCert, ServerTls};
+    use twinlock_transport::tls::{ServerCert, ServerTls};
 
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -345,7 +345,7 @@ async fn middle(host: &Host) -> (std::net::SocketAddr, twinlock_core::id::TlsPin
 }
 
 #[tokio::test]
-async fn an_old_session_has_to_log_in_again_and_a_silent_one_is_idle() {
+async fn session__closed_at_maximum_age_and_when_idle() {
     let host = Host::start_with(|config| {
         config.timing.max_age = Duration::from_millis(600);
         config.timing.ping_idle = Duration::from_millis(100);
@@ -367,7 +367,7 @@ async fn an_old_session_has_to_log_in_again_and_a_silent_one_is_idle() {
 }
 
 #[tokio::test]
-async fn devices_are_listed_with_who_is_here() {
+async fn device__list_shows_current_and_online() {
     let host = Host::start().await;
     let (laptop, mut ada) = host.owner().await;
     let Ok(Answered::Devices(list)) = ada.ask(Op::ListDevices(proto::ListDevices {})).await else {

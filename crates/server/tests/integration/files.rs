@@ -11,7 +11,7 @@ use twinlock_core::proto;
 const MIB: usize = 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_of_any_size_goes_up_becomes_an_entry_and_comes_down_the_same() {
+async fn file__any_size_round_trips_as_entry() {
     let host = Host::start().await;
     let (laptop, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;

@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 use crate::common::files::*;
 use crate::common::*;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::proto::{self, Limit, Why, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::proto::{
+    self, Limit, RefusalReason, answer::Result as Answered, item::What, request::Op,
+};
 
 const MIB: usize = 1024 * 1024;
 
@@ -39,7 +41,7 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_goes_on_where_it_was_after_a_cut_a_restart_and_a_crash() {
+async fn upload__resumes_after_disconnect_restart_and_crash() {
     let mut host = Host::start().await;
     let (laptop, ada) = host.owner().await;
     drop(ada);
@@ -70,7 +72,7 @@ async fn an_upload_goes_on_where_it_was_after_a_cut_a_restart_and_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_prefix_hash_is_of_what_is_on_disk_and_a_damaged_beginning_is_sent_anew() {
+async fn upload__damaged_prefix_is_detected_and_sent_again() {
     let mut host = Host::start().await;
     let (laptop, ada) = host.owner().await;
     drop(ada);
@@ -102,7 +104,7 @@ async fn a_prefix_hash_is_of_what_is_on_disk_and_a_damaged_beginning_is_sent_ane
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_offers_an_upload_again_takes_it_over() {
+async fn upload__repeated_offer_aborts_the_earlier_transfer() {
     let host = Host::start().await;
     let (laptop, mut first) = host.owner().await;
     let mut second = host.connect(laptop.credential()).await.unwrap();
@@ -113,7 +115,7 @@ async fn who_offers_an_upload_again_takes_it_over() {
     let (_, sent) = second.upload(id, "x", &data).await.unwrap();
     assert_eq!(sent, 2 * MIB);
     first.line.session_mut().send_bulk(one.transfer, 2 << 20, &data[..100]).unwrap();
-    assert_eq!(first.aborted(one.transfer).await, Why::Busy);
+    assert_eq!(first.aborted(one.transfer).await, RefusalReason::Busy);
     // Data that is sent in the old transfer is dropped. Another size is another upload.
     first.line.session_mut().send_bulk(one.transfer, 77, &data[..100]).unwrap();
     assert_eq!(first.upload(id, "x", &data).await.unwrap().1, 0);
@@ -122,7 +124,7 @@ async fn who_offers_an_upload_again_takes_it_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_download_goes_on_only_from_a_beginning_that_is_the_files() {
+async fn download__resumes_only_after_matching_prefix() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let data = content(5, 3 * MIB + 1);
@@ -141,11 +143,11 @@ async fn a_download_goes_on_only_from_a_beginning_that_is_the_files() {
         assert!(got == data);
     }
     let odd = proto::GetFile { offset: 5, prefix_hash: copy(&[1; 31]), ..get(1) };
-    assert_eq!(ada.ask(Op::GetFile(odd)).await, Err(Why::Malformed));
+    assert_eq!(ada.ask(Op::GetFile(odd)).await, Err(RefusalReason::Malformed));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_was_recorded_gets_its_ack_whatever_is_offered_under_its_id() {
+async fn upload__recorded_id_returns_same_ack() {
     let host = Host::start_with(|config| config.limits.file = 100).await;
     let (_, mut ada) = host.owner().await;
     let (id, data): ([u8; 16], _) = (random(), content(1, 100));
@@ -160,19 +162,23 @@ async fn a_file_that_was_recorded_gets_its_ack_whatever_is_offered_under_its_id(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_no_file_can_be_is_refused_at_the_offer() {
+async fn upload__invalid_metadata_is_refused_at_offer() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     let long = "x".repeat(256);
     for name in ["", ".", "..", "a/b", "/etc/passwd", "../x", "a\0b", "a\nb", "\u{1b}[2J", &long] {
-        assert_eq!(ada.offer(put(random(), name, 1)).await, Err(Why::NameBad), "{name:?}");
+        assert_eq!(
+            ada.offer(put(random(), name, 1)).await,
+            Err(RefusalReason::NameBad),
+            "{name:?}"
+        );
     }
     let deep = "x/".repeat(512) + "x";
     for path in ["/", "a//b", "/etc", "a/", "..", "a/../b", "a/./b", "a\nb", &long, &deep] {
         let mut offer = put(random(), "x", 1);
         offer.file.as_mut().unwrap().path = path.to_owned();
-        assert_eq!(ada.offer(offer).await, Err(Why::NameBad), "{path:?}");
+        assert_eq!(ada.offer(offer).await, Err(RefusalReason::NameBad), "{path:?}");
     }
     let change = |change: fn(&mut proto::PutFile)| {
         let mut put = put(random(), "x", 1);
@@ -180,39 +186,39 @@ async fn what_no_file_can_be_is_refused_at_the_offer() {
         put
     };
     for (bad, why) in [
-        (change(|p| p.file = None), Why::Malformed),
-        (change(|p| p.message_id = copy(&[1; 15])), Why::Malformed),
-        (change(|p| p.file.as_mut().unwrap().mime = "x".repeat(128)), Why::Malformed),
-        (change(|p| p.file.as_mut().unwrap().mode = 0o4755), Why::Malformed),
-        (change(|p| p.file.as_mut().unwrap().size = u64::MAX), Why::TooLarge),
-        (change(|p| p.file.as_mut().unwrap().size = (16 << 30) + 1), Why::TooLarge),
-        (change(|p| p.conversation = 77), Why::NotFound),
+        (change(|p| p.file = None), RefusalReason::Malformed),
+        (change(|p| p.message_id = copy(&[1; 15])), RefusalReason::Malformed),
+        (change(|p| p.file.as_mut().unwrap().mime = "x".repeat(128)), RefusalReason::Malformed),
+        (change(|p| p.file.as_mut().unwrap().mode = 0o4755), RefusalReason::Malformed),
+        (change(|p| p.file.as_mut().unwrap().size = u64::MAX), RefusalReason::TooLarge),
+        (change(|p| p.file.as_mut().unwrap().size = (16 << 30) + 1), RefusalReason::TooLarge),
+        (change(|p| p.conversation = 77), RefusalReason::NotFound),
     ] {
         assert_eq!(ada.offer(bad).await, Err(why));
     }
     let room = proto::CreateRoom { name: "ops".to_owned(), topic: String::new() };
     let room = ada.ask(Op::CreateRoom(room)).await.map(conversation).unwrap().id;
     let there = proto::PutFile { conversation: room, ..put(random(), "x", 1) };
-    assert_eq!(bob.offer(there.clone()).await, Err(Why::NotFound));
+    assert_eq!(bob.offer(there.clone()).await, Err(RefusalReason::NotFound));
     let accepted = ada.offer(there).await.unwrap();
     ada.send_part(accepted.transfer, b"x", 0, 1).await;
     ada.end_file(accepted.transfer, b"x").await.unwrap();
     // A file in a room of others cannot be fetched either.
     let theirs = proto::GetFile { conversation: room, ..get(1) };
-    assert_eq!(bob.ask(Op::GetFile(theirs)).await, Err(Why::NotFound));
+    assert_eq!(bob.ask(Op::GetFile(theirs)).await, Err(RefusalReason::NotFound));
     ada.append(LOBBY, "a text").await.unwrap();
     for n in [0, 1, 2, u64::MAX] {
-        assert_eq!(bob.ask(Op::GetFile(get(n))).await, Err(Why::NotFound));
+        assert_eq!(bob.ask(Op::GetFile(get(n))).await, Err(RefusalReason::NotFound));
     }
     assert_eq!(blobs(&host).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_a_device_moves_files() {
+async fn transfer__refused_without_device_session() {
     let host = Host::start().await;
     let mut invited = host.connect(host.owner_invite().credential()).await.unwrap();
     let refused = invited.ask(Op::PutFile(put(random(), "x", 1))).await;
-    assert_eq!(refused, Err(Why::NotAllowed));
+    assert_eq!(refused, Err(RefusalReason::NotAllowed));
     invited.register("ada", Some("a password")).await.unwrap();
     let mut ada = host.connect(password("ada", "a password")).await.unwrap();
     for op in [
@@ -221,14 +227,14 @@ async fn only_a_device_moves_files() {
         Op::EndFile(proto::EndFile::default()),
         Op::AbortFile(proto::AbortFile::default()),
     ] {
-        assert_eq!(ada.ask(op).await, Err(Why::NotAllowed));
+        assert_eq!(ada.ask(op).await, Err(RefusalReason::NotAllowed));
     }
     ada.line.session_mut().send_bulk(3, 0, b"x").unwrap();
     assert_eq!(ada.end().await.unwrap(), CloseCode::Protocol);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bytes_in_a_wrong_place_end_the_line_and_are_not_seen() {
+async fn transfer__wrong_offset_or_direction_closes_session() {
     let host = Host::start().await;
     let (laptop, mut bob) = host.owner().await;
     let data = content(1, 12 * MIB);
@@ -269,7 +275,7 @@ async fn bytes_in_a_wrong_place_end_the_line_and_are_not_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_hash_throws_away_what_came_and_the_next_try_is_free() {
+async fn upload__wrong_hash_discards_data_and_allows_retry() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let (id, data): ([u8; 16], _) = (random(), content(1, 2 * MIB));
@@ -279,11 +285,11 @@ async fn another_hash_throws_away_what_came_and_the_next_try_is_free() {
         assert_eq!(accepted.offset, 0);
         ada.send_part(accepted.transfer, &data, 0, sent).await;
         let odd = proto::EndFile { transfer: accepted.transfer, hash: copy(&[1; 31]) };
-        assert_eq!(ada.ask(Op::EndFile(odd)).await, Err(Why::Malformed));
+        assert_eq!(ada.ask(Op::EndFile(odd)).await, Err(RefusalReason::Malformed));
         let end =
             || Op::EndFile(proto::EndFile { transfer: accepted.transfer, hash: hash.clone() });
-        assert_eq!(ada.ask(end()).await, Err(Why::Hash));
-        assert_eq!(ada.ask(end()).await, Err(Why::NotFound));
+        assert_eq!(ada.ask(end()).await, Err(RefusalReason::Hash));
+        assert_eq!(ada.ask(end()).await, Err(RefusalReason::NotFound));
         assert_eq!((blobs(&host), partials(&host)), (vec![], vec![]));
     }
     assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 0);
@@ -291,7 +297,7 @@ async fn another_hash_throws_away_what_came_and_the_next_try_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_aborted_upload_waits_for_a_later_offer_and_takes_no_more() {
+async fn transfer__abort_keeps_partial_and_drops_later_bytes() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let (id, data): ([u8; 16], _) = (random(), content(1, 5 * MIB));
@@ -301,9 +307,9 @@ async fn an_aborted_upload_waits_for_a_later_offer_and_takes_no_more() {
     let abort = |transfer| Op::AbortFile(proto::AbortFile { transfer });
     ada.ask(abort(transfer)).await.map(done).unwrap();
     ada.line.session_mut().send_bulk(transfer, 3 << 20, b"late").unwrap();
-    assert_eq!(ada.end_file(transfer, &data).await, Err(Why::NotFound));
+    assert_eq!(ada.end_file(transfer, &data).await, Err(RefusalReason::NotFound));
     assert_eq!(ada.ask(abort(transfer)).await.map(done), Ok(()));
-    assert_eq!(ada.ask(abort(transfer + 64)).await, Err(Why::NotFound));
+    assert_eq!(ada.ask(abort(transfer + 64)).await, Err(RefusalReason::NotFound));
     // All data sent before the abort is kept, once it is written.
     eventually("the last bytes are written", || partials(&host)[0].1 == 3 << 20).await;
     let (ack, sent) = ada.upload(id, "x", &data).await.unwrap();
@@ -319,7 +325,7 @@ async fn an_aborted_upload_waits_for_a_later_offer_and_takes_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_most_eight_transfers_are_open_and_a_ninth_can_come_again() {
+async fn transfer__ninth_is_busy_until_one_ends() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let mut open = Vec::new();
@@ -327,7 +333,10 @@ async fn at_most_eight_transfers_are_open_and_a_ninth_can_come_again() {
         open.push(ada.offer(put(random(), "x", 9)).await.unwrap().transfer);
     }
     for ninth in [Op::PutFile(put(random(), "x", 9)), Op::GetFile(get(1))] {
-        assert_eq!(told(&refused(&mut ada, ninth).await), (Why::Busy, Limit::Transfers, 8));
+        assert_eq!(
+            told(&refused(&mut ada, ninth).await),
+            (RefusalReason::Busy, Limit::Transfers, 8)
+        );
     }
     let abort = proto::AbortFile { transfer: open[0] };
     ada.ask(Op::AbortFile(abort)).await.map(done).unwrap();
@@ -336,7 +345,7 @@ async fn at_most_eight_transfers_are_open_and_a_ninth_can_come_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn quotas_charge_a_small_file_a_block_and_count_files() {
+async fn file_quota__counts_files_and_charges_whole_blocks() {
     let host = Host::start_with(|config| {
         config.limits.files_per_user = 4 * 4096 + 100;
         config.limits.files_number_per_user = 3;
@@ -349,22 +358,22 @@ async fn quotas_charge_a_small_file_a_block_and_count_files() {
         ada.upload(random(), "x", b"x").await.unwrap();
     }
     let open = ada.offer(put(random(), "x", 1)).await.unwrap();
-    assert_eq!(ada.offer(put(random(), "x", 1)).await, Err(Why::Quota));
+    assert_eq!(ada.offer(put(random(), "x", 1)).await, Err(RefusalReason::Quota));
     ada.send_part(open.transfer, b"x", 0, 1).await;
     ada.end_file(open.transfer, b"x").await.unwrap();
-    assert_eq!(ada.offer(put(random(), "x", 0)).await, Err(Why::Quota));
+    assert_eq!(ada.offer(put(random(), "x", 0)).await, Err(RefusalReason::Quota));
     assert!(host.server.erase(LOBBY, 1).await.unwrap());
     ada.upload(random(), "x", b"").await.unwrap();
     // Each small file counts as a block of 4 KiB: two of them leave 8,292 bytes.
     for _ in 0..2 {
         bob.upload(random(), "x", b"x").await.unwrap();
     }
-    assert_eq!(bob.offer(put(random(), "x", 8293)).await, Err(Why::Quota));
+    assert_eq!(bob.offer(put(random(), "x", 8293)).await, Err(RefusalReason::Quota));
     bob.upload(random(), "x", &content(1, 8292)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn quotas_count_what_is_kept_and_what_is_under_way() {
+async fn file_quota__counts_stored_and_open_uploads() {
     let host = Host::start_with(|config| {
         config.limits.file = 20_000;
         config.limits.files_per_user = 50_000;
@@ -372,26 +381,26 @@ async fn quotas_count_what_is_kept_and_what_is_under_way() {
     .await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
-    assert_eq!(ada.offer(put(random(), "x", 20_001)).await, Err(Why::TooLarge));
+    assert_eq!(ada.offer(put(random(), "x", 20_001)).await, Err(RefusalReason::TooLarge));
     // The same content twice counts twice.
     for _ in 0..2 {
         ada.upload(random(), "x", &content(1, 20_000)).await.unwrap();
     }
-    assert_eq!(ada.offer(put(random(), "x", 10_001)).await, Err(Why::Quota));
+    assert_eq!(ada.offer(put(random(), "x", 10_001)).await, Err(RefusalReason::Quota));
     let open = ada.offer(put(random(), "x", 5000)).await.unwrap();
-    assert_eq!(ada.offer(put(random(), "x", 5001)).await, Err(Why::Quota));
+    assert_eq!(ada.offer(put(random(), "x", 5001)).await, Err(RefusalReason::Quota));
     // A refused upload uses no quota, and each user has a separate quota.
     ada.offer(put(random(), "x", 5000)).await.unwrap();
     bob.upload(random(), "x", &content(1, 20_000)).await.unwrap();
     ada.send_part(open.transfer, &content(2, 5000), 0, 5000).await;
     ada.end_file(open.transfer, &content(2, 5000)).await.unwrap();
-    assert_eq!(ada.offer(put(random(), "x", 1)).await, Err(Why::Quota));
+    assert_eq!(ada.offer(put(random(), "x", 1)).await, Err(RefusalReason::Quota));
     assert!(host.server.erase(LOBBY, 1).await.unwrap());
     ada.upload(random(), "x", &content(3, 20_000)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_nobody_goes_on_with_makes_way_for_a_new_upload() {
+async fn partial_upload__discarded_when_new_upload_needs_quota() {
     let host = Host::start_with(|config| config.limits.files_per_user = 10 << 20).await;
     let (laptop, mut ada) = host.owner().await;
     let (old, data): ([u8; 16], _) = (random(), content(1, 8 * MIB));
@@ -405,7 +414,7 @@ async fn what_nobody_goes_on_with_makes_way_for_a_new_upload() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn partial_uploads_beyond_their_number_discard_the_oldest() {
+async fn partial_upload__oldest_is_discarded_above_limit() {
     let host = Host::start_with(|config| config.limits.partial_files_per_user = 2).await;
     let (laptop, mut ada) = host.owner().await;
     let ids: [[u8; 16]; 3] = [random(), random(), random()];
@@ -427,7 +436,7 @@ async fn partial_uploads_beyond_their_number_discard_the_oldest() {
 
 /// A disk with a thousand inodes, in a mount namespace of the child process below.
 #[test]
-fn disk_without_inodes_is_told_before_the_first_byte() {
+fn disk__no_free_inodes_is_refused_at_offer() {
     const ROLE: &str = "TWINLOCK_TEST_INODES";
     if std::env::var_os(ROLE).is_some() {
         tokio::runtime::Runtime::new().unwrap().block_on(use_up_the_inodes());
@@ -439,7 +448,7 @@ fn disk_without_inodes_is_told_before_the_first_byte() {
     let mut child = std::process::Command::new("unshare");
     child.arg(if rustix::process::geteuid().is_root() { "-m" } else { "-rm" });
     child.args(["sh", "-c", script]).arg(std::env::current_exe().unwrap());
-    child.args(["--exact", "files_broken::disk_without_inodes_is_told_before_the_first_byte"]);
+    child.args(["--exact", "files_broken::disk__no_free_inodes_is_refused_at_offer"]);
     let child = child.env(ROLE, "1").env("TMPDIR", disk.path()).output().unwrap();
     let said = String::from_utf8_lossy(&child.stdout);
     let ran = child.status.success() && said.contains("1 passed");
@@ -459,19 +468,19 @@ async fn use_up_the_inodes() {
         }
         fs::write(others.path().join(n.to_string()), "").unwrap();
     }
-    assert_eq!(ada.offer(put(random(), "x", 3)).await, Err(Why::Storage));
+    assert_eq!(ada.offer(put(random(), "x", 3)).await, Err(RefusalReason::Storage));
     ada.append(LOBBY, "talking goes on").await.unwrap();
     drop(others);
     ada.upload(random(), "x", b"two").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_is_told_before_the_first_byte_and_recovers() {
+async fn disk__reserve_reached_is_refused_at_offer_and_recovers() {
     let host = Host::start_with(|config| config.limits.disk_reserve = Some(u64::MAX)).await;
     let (laptop, mut ada) = host.owner().await;
     let (id, data): ([u8; 16], _) = (random(), content(1, MIB));
     let no = refused(&mut ada, Op::PutFile(put(id, "x", 1 << 20))).await;
-    assert_eq!(told(&no), (Why::Storage, Limit::DiskReserve, u64::MAX));
+    assert_eq!(told(&no), (RefusalReason::Storage, Limit::DiskReserve, u64::MAX));
     // Messages are still recorded.
     ada.append(LOBBY, "full").await.unwrap();
     assert_eq!((blobs(&host), partials(&host)), (vec![], vec![]));
@@ -486,7 +495,7 @@ const CHILD_LIMIT: u64 = 6 << 20;
 /// A disk that fills during an upload. The test runs in a process with a limit on file size, so
 /// that a write fails in the same way and place.
 #[test]
-fn a_disk_that_fills_ends_the_upload_clearly_and_leaves_the_way_free() {
+fn disk__write_failure_aborts_upload_and_later_one_passes() {
     const ROLE: &str = "TWINLOCK_TEST_FULL_DISK";
     if std::env::var_os(ROLE).is_some() {
         tokio::runtime::Runtime::new().unwrap().block_on(fill_the_disk());
@@ -497,10 +506,7 @@ fn a_disk_that_fills_ends_the_upload_clearly_and_leaves_the_way_free() {
     let child = std::process::Command::new("sh")
         .args(["-c", &script])
         .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "files_broken::a_disk_that_fills_ends_the_upload_clearly_and_leaves_the_way_free",
-        ])
+        .args(["--exact", "files_broken::disk__write_failure_aborts_upload_and_later_one_passes"])
         .env(ROLE, "1")
         .output()
         .unwrap();
@@ -522,8 +528,8 @@ async fn fill_the_disk() {
             assert_eq!(accepted.prefix_hash, hash(&data[..have]));
         }
         ada.send_part(accepted.transfer, &data, have, data.len()).await;
-        assert_eq!(ada.aborted(accepted.transfer).await, Why::Storage);
-        assert_eq!(ada.end_file(accepted.transfer, &data).await, Err(Why::NotFound));
+        assert_eq!(ada.aborted(accepted.transfer).await, RefusalReason::Storage);
+        assert_eq!(ada.end_file(accepted.transfer, &data).await, Err(RefusalReason::NotFound));
         assert_eq!(blobs(&host), []);
         ada.append(LOBBY, "talking goes on").await.unwrap();
     }
@@ -536,7 +542,7 @@ async fn fill_the_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_content_is_there_once_and_until_its_last_entry_is_erased() {
+async fn content__stored_once_until_last_entry_is_erased() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
@@ -552,7 +558,7 @@ async fn the_same_content_is_there_once_and_until_its_last_entry_is_erased() {
     assert_eq!(sizes(&host), [10, data.len() as u64]);
     assert!(host.server.erase(LOBBY, 1).await.unwrap());
     assert!(!host.server.erase(LOBBY, 1).await.unwrap());
-    assert_eq!(ada.ask(Op::GetFile(get(1))).await, Err(Why::NotFound));
+    assert_eq!(ada.ask(Op::GetFile(get(1))).await, Err(RefusalReason::NotFound));
     let mut got = Vec::new();
     ada.download(2, &mut got).await.unwrap();
     assert!(got == data);
@@ -566,7 +572,7 @@ async fn the_same_content_is_there_once_and_until_its_last_entry_is_erased() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn content_that_was_damaged_on_disk_is_noticed_and_mended_by_sending_it_again() {
+async fn content__damaged_is_detected_and_repaired_by_upload() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let data = content(1, 2 * MIB);
@@ -587,9 +593,9 @@ async fn content_that_was_damaged_on_disk_is_noticed_and_mended_by_sending_it_ag
         assert_eq!(answered.offset, expected);
     }
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(MIB as u64).unwrap();
-    assert_eq!(ada.ask(Op::GetFile(get(1))).await, Err(Why::Damaged));
+    assert_eq!(ada.ask(Op::GetFile(get(1))).await, Err(RefusalReason::Damaged));
     fs::remove_file(&path).unwrap();
-    assert_eq!(ada.ask(Op::GetFile(get(1))).await, Err(Why::Damaged));
+    assert_eq!(ada.ask(Op::GetFile(get(1))).await, Err(RefusalReason::Damaged));
     ada.upload(random(), "x", &data).await.unwrap();
     for n in [1, 2] {
         let mut got = Vec::new();
@@ -600,7 +606,7 @@ async fn content_that_was_damaged_on_disk_is_noticed_and_mended_by_sending_it_ag
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn content_that_ends_too_soon_while_it_is_sent_aborts_the_download() {
+async fn content__truncated_during_download_aborts_it() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     ada.upload(random(), "x", &content(1, 20 * MIB)).await.unwrap();
@@ -622,11 +628,11 @@ async fn content_that_ends_too_soon_while_it_is_sent_aborts_the_download() {
             }
         }
     };
-    assert_eq!(soon("FileAborted", aborted).await, Why::Damaged);
+    assert_eq!(soon("FileAborted", aborted).await, RefusalReason::Damaged);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_sweeps_old_uploads_and_content_without_an_entry_and_nothing_else() {
+async fn sweep__removes_only_expired_and_unreferenced_at_start() {
     let host = Host::start().await;
     let (laptop, mut ada) = host.owner().await;
     let kept = content(2, MIB);
@@ -660,7 +666,7 @@ async fn a_start_sweeps_old_uploads_and_content_without_an_entry_and_nothing_els
 
 /// An older record is restored, and then the newer one again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn content_that_was_set_aside_comes_back_with_its_record() {
+async fn content__quarantined_is_restored_with_newer_record() {
     let host = Host::start().await;
     let (laptop, mut ada) = host.owner().await;
     drop(ada);
@@ -691,7 +697,7 @@ async fn content_that_was_set_aside_comes_back_with_its_record() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_end_that_was_taken_is_recorded_through_a_shutdown_and_without_the_line() {
+async fn upload__accepted_end_is_recorded_despite_shutdown_or_cut() {
     let host = Host::start().await;
     let (laptop, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;

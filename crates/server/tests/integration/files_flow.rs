@@ -51,7 +51,7 @@ async fn both_ways(
         }
         let room = (sent < up.1.len() && sent - taken < 7 * MIB).then_some(0);
         if soon("progress", client.line.wait(room)).await.unwrap()
-            == twinlock_link::line::Wake::Frame
+            == twinlock_transport::connection::Wake::Frame
         {
             client.pump().await.unwrap();
         }
@@ -60,7 +60,7 @@ async fn both_ways(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn talk_is_answered_while_files_go_both_ways_on_the_same_line() {
+async fn transfer__append_is_acked_during_upload_and_download() {
     let host = Host::start().await;
     let (laptop, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
@@ -104,7 +104,7 @@ async fn talk_is_answered_while_files_go_both_ways_on_the_same_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_transfers_of_a_line_take_turns() {
+async fn transfer__concurrent_transfers_are_interleaved() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let (one, two) = (content(1, 6 * MIB + 1), content(2, 6 * MIB + 2));
@@ -145,7 +145,7 @@ async fn several_transfers_of_a_line_take_turns() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_acknowledges_nothing_gets_a_little_and_talks_on() {
+async fn download__unacknowledged_is_bounded_and_appends_continue() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let data = content(1, 20 * MIB);
@@ -167,7 +167,7 @@ async fn a_client_that_acknowledges_nothing_gets_a_little_and_talks_on() {
 }
 
 #[test]
-fn transfers_of_slow_readers_and_fast_senders_cost_their_buffers_alone() {
+fn transfer__memory_is_bounded_with_stalled_peers() {
     alone(async {
         let host = Host::start().await;
         let (laptop, mut ada) = host.owner().await;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use crate::common::*;
 use prost::Message as _;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::proto::{self, Why, item::What, request::Op};
+use twinlock_core::proto::{self, RefusalReason, item::What, request::Op};
 use twinlock_core::session::Config as SessionConfig;
 
 #[tokio::test]
-async fn more_appends_than_may_be_in_flight_are_taken_bit_by_bit_and_answered_in_order() {
+async fn append__beyond_in_flight_limit_is_acked_in_order() {
     let host = Host::start_with(|config| config.limits.in_flight = 4).await;
     let (laptop, mut ada) = host.owner().await;
     assert_eq!(ada.info.max_in_flight, 4);
@@ -26,7 +26,7 @@ async fn more_appends_than_may_be_in_flight_are_taken_bit_by_bit_and_answered_in
 }
 
 #[tokio::test]
-async fn what_was_on_its_way_when_an_append_failed_is_not_recorded_before_it() {
+async fn append__later_ones_fail_after_a_failed_append() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     // The record accepts every entry except this one.
@@ -35,10 +35,10 @@ async fn what_was_on_its_way_when_an_append_failed_is_not_recorded_before_it() {
                  BEGIN SELECT RAISE(ABORT, 'as on a disk that fails'); END";
     record.execute_batch(fails).unwrap();
     let (one, two) = (append(LOBBY, "one"), append(LOBBY, "two"));
-    assert_eq!(ada.ask(one.clone()).await, Err(Why::Storage));
+    assert_eq!(ada.ask(one.clone()).await, Err(RefusalReason::Storage));
     // For the server, this was sent before the client received the refusal.
     record.execute_batch("DROP TRIGGER fails").unwrap();
-    assert_eq!(ada.ask(two.clone()).await, Err(Why::Storage));
+    assert_eq!(ada.ask(two.clone()).await, Err(RefusalReason::Storage));
     // Other sessions are not affected.
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     assert_eq!(bob.append(LOBBY, "beside").await.unwrap().n, 1);
@@ -49,7 +49,7 @@ async fn what_was_on_its_way_when_an_append_failed_is_not_recorded_before_it() {
 }
 
 #[tokio::test]
-async fn a_frame_of_too_many_requests_or_of_none_is_a_violation() {
+async fn frame__malformed_or_oversized_closes_session() {
     let host = Host::start().await;
     let (laptop, _ada) = host.owner().await;
     let empty =
@@ -65,7 +65,7 @@ async fn a_frame_of_too_many_requests_or_of_none_is_a_violation() {
 }
 
 #[tokio::test]
-async fn a_rekey_comes_between_lines_and_loses_none_and_one_that_does_not_come_ends_the_line() {
+async fn rekey__frequent_loses_no_entry_and_overdue_closes() {
     let host = Host::start_with(|config| {
         config.timing.rekey_apart = Duration::ZERO;
         config.timing.rekey_overdue_frames = 50;
@@ -92,7 +92,7 @@ async fn a_rekey_comes_between_lines_and_loses_none_and_one_that_does_not_come_e
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_catches_up_is_answered_meanwhile() {
+async fn follow__requests_are_answered_during_catch_up() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
@@ -118,7 +118,7 @@ async fn who_catches_up_is_answered_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_busy_conversation_does_not_starve_the_others_of_a_follower() {
+async fn follow__busy_conversation_does_not_starve_others() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;

@@ -10,10 +10,10 @@ use crate::common::*;
 use tokio::net::TcpSocket;
 use twinlock_core::credential::Credential;
 use twinlock_core::frame::{CloseCode, ErrorCode};
-use twinlock_core::proto::{self, Role, Why, answer::Result as Answered, request::Op};
+use twinlock_core::proto::{self, RefusalReason, Role, answer::Result as Answered, request::Op};
 use twinlock_core::step_up::StepUp;
-use twinlock_link::OsEntropy;
 use twinlock_server::Config;
+use twinlock_transport::OsEntropy;
 
 const RIGHT: &str = "correct horse";
 const WRONG: &str = "wrong horse";
@@ -36,7 +36,7 @@ async fn guess(host: &Host, user: &str, source: u8) -> Result<(), ErrorCode> {
     hello(&mut io, password(user, WRONG)).await.map(drop)
 }
 
-async fn log_in(host: &Host, source: u8, right: &str) -> Result<Client, NoLine> {
+async fn log_in(host: &Host, source: u8, right: &str) -> Result<Client, NoConnection> {
     let io = tls_from(host, source).await;
     Client::over(io, password("ada", right), Some(host.key()), b"run", |_| ()).await
 }
@@ -63,7 +63,7 @@ async fn ada(change: impl FnOnce(&mut Config)) -> (Host, Device, Client) {
 }
 
 #[tokio::test]
-async fn guessing_of_an_outsider_keeps_the_right_person_out_nowhere() {
+async fn guess__one_attacker_does_not_block_owner() {
     let (host, ..) = ada(|_| ()).await;
     for name in ["ada", "nobody"] {
         let mut answers = Vec::new();
@@ -79,7 +79,7 @@ async fn guessing_of_an_outsider_keeps_the_right_person_out_nowhere() {
 }
 
 #[tokio::test]
-async fn guessing_from_many_addresses_stops_at_a_few_and_not_at_a_known_one() {
+async fn guess__many_addresses_are_limited_and_known_one_passes() {
     let (host, ..) = ada(|_| ()).await;
     for name in ["ada", "nobody"] {
         let mut got = 0;
@@ -109,7 +109,7 @@ async fn guessing_from_many_addresses_stops_at_a_few_and_not_at_a_known_one() {
 }
 
 #[tokio::test]
-async fn guess_device_logins_push_out_no_known_address() {
+async fn guess__device_logins_do_not_evict_known_address() {
     let (host, laptop, _line) = ada(|_| ()).await;
     log_in(&host, HOTEL, RIGHT).await.unwrap().bye().await;
     // The laptop is stolen, and the thief has many addresses.
@@ -131,7 +131,7 @@ async fn guess_device_logins_push_out_no_known_address() {
 }
 
 #[tokio::test]
-async fn guessing_from_an_address_that_hides_many_is_exempt_from_nothing() {
+async fn guess__crowd_address_is_not_a_known_source() {
     let (host, _, mut ada) = ada(|_| ()).await;
     // Most logins come from one address, and they are of five users.
     for n in 0..4 {
@@ -160,7 +160,11 @@ fn challenge(answered: Answered) -> [u8; 320] {
 }
 
 /// Proves a password inside this session; `None`: the client found that it is wrong.
-async fn step_up(client: &mut Client, host: &Host, guess: &str) -> Option<Result<(), Why>> {
+async fn step_up(
+    client: &mut Client,
+    host: &Host,
+    guess: &str,
+) -> Option<Result<(), RefusalReason>> {
     let sid = client.line.session().id();
     let (state, ke1) = StepUp::start(password("ada", guess), &sid, &mut OsEntropy).unwrap();
     let ke2 = match client.ask(begin(&ke1)).await {
@@ -184,7 +188,7 @@ async fn another_device(host: &Host) -> (Device, Client) {
 }
 
 #[tokio::test]
-async fn step_up_revokes_and_changes_the_password_while_outsiders_guess() {
+async fn step_up__revokes_and_changes_password_during_guessing() {
     let (host, _, mut line) = ada(|_| ()).await;
     let (phone, mut thief) = another_device(&host).await;
     // Now no login with this name succeeds, from any source.
@@ -194,18 +198,18 @@ async fn step_up_revokes_and_changes_the_password_while_outsiders_guess() {
     assert!(log_in(&host, HOME, RIGHT).await.is_err());
 
     // Without the password, a device may do neither.
-    assert_eq!(line.ask(revoke(&phone)).await, Err(Why::NotAllowed));
-    assert_eq!(line.begin("", true, false).await, Err(Why::NotAllowed));
+    assert_eq!(line.ask(revoke(&phone)).await, Err(RefusalReason::NotAllowed));
+    assert_eq!(line.begin("", true, false).await, Err(RefusalReason::NotAllowed));
     assert_eq!(step_up(&mut line, &host, RIGHT).await, Some(Ok(())));
     line.ask(revoke(&phone)).await.map(done).unwrap();
     assert_eq!(thief.end().await.unwrap(), CloseCode::Revoked);
     // A device still cannot enrol another one.
-    assert_eq!(line.begin("", false, true).await, Err(Why::NotAllowed));
-    assert_eq!(line.begin("", true, true).await, Err(Why::NotAllowed));
+    assert_eq!(line.begin("", false, true).await, Err(RefusalReason::NotAllowed));
+    assert_eq!(line.begin("", true, true).await, Err(RefusalReason::NotAllowed));
     line.begin("", true, false).await.unwrap();
     line.enrol(Some(password("ada", "battery staple")), None).await.unwrap();
     // The right ended with the old password; the session itself continues.
-    assert_eq!(line.ask(revoke(&Device::unknown())).await, Err(Why::LogInAgain));
+    assert_eq!(line.ask(revoke(&Device::unknown())).await, Err(RefusalReason::LogInAgain));
     line.append(LOBBY, "still here").await.unwrap();
     let host = host.restart(many_addresses).await;
     assert!(log_in(&host, HOME, RIGHT).await.err().unwrap().is_refused());
@@ -213,7 +217,7 @@ async fn step_up_revokes_and_changes_the_password_while_outsiders_guess() {
 }
 
 #[tokio::test]
-async fn step_up_guesses_count_for_the_device_alone() {
+async fn step_up__guesses_count_for_device_only() {
     let (host, _, mut line) = ada(|_| ()).await;
     let (_, mut phone) = another_device(&host).await;
     for _ in 0..5 {
@@ -225,7 +229,7 @@ async fn step_up_guesses_count_for_the_device_alone() {
     }
     let id = line.post(begin(&[0; 96]));
     let Answered::Refusal(refusal) = line.answer(id).await else { panic!("a sixth guess") };
-    assert_eq!(refusal.why(), Why::Busy);
+    assert_eq!(refusal.why(), RefusalReason::Busy);
     assert!((29..=31).contains(&refusal.retry_seconds), "{refusal:?}");
     // Another device, and a login with the password, are not slowed down.
     assert_eq!(step_up(&mut phone, &host, RIGHT).await, Some(Ok(())));
@@ -233,24 +237,24 @@ async fn step_up_guesses_count_for_the_device_alone() {
 }
 
 #[tokio::test]
-async fn step_up_with_a_wrong_password_or_made_up_bytes_gives_no_right() {
+async fn step_up__wrong_password_or_invalid_bytes_are_refused() {
     let (host, laptop, mut line) = ada(|_| ()).await;
     let (phone, _line) = another_device(&host).await;
     assert_eq!(step_up(&mut line, &host, WRONG).await, None);
-    assert_eq!(line.ask(finish(&[7; 64])).await, Err(Why::WrongPassword));
+    assert_eq!(line.ask(finish(&[7; 64])).await, Err(RefusalReason::WrongPassword));
     // Each step once, and in order.
-    assert_eq!(line.ask(finish(&[7; 64])).await, Err(Why::NotAllowed));
-    assert_eq!(line.ask(begin(&[1; 95])).await, Err(Why::Malformed));
-    assert_eq!(line.ask(begin(&[0xff; 96])).await, Err(Why::Malformed));
-    assert_eq!(line.ask(finish(&[7; 64])).await, Err(Why::NotAllowed));
-    assert_eq!(line.ask(revoke(&phone)).await, Err(Why::NotAllowed));
+    assert_eq!(line.ask(finish(&[7; 64])).await, Err(RefusalReason::NotAllowed));
+    assert_eq!(line.ask(begin(&[1; 95])).await, Err(RefusalReason::Malformed));
+    assert_eq!(line.ask(begin(&[0xff; 96])).await, Err(RefusalReason::Malformed));
+    assert_eq!(line.ask(finish(&[7; 64])).await, Err(RefusalReason::NotAllowed));
+    assert_eq!(line.ask(revoke(&phone)).await, Err(RefusalReason::NotAllowed));
     // A device can always revoke itself.
     let _answer = line.post(revoke(&laptop));
     assert_eq!(line.end().await.unwrap(), CloseCode::Revoked);
 }
 
 #[tokio::test]
-async fn step_up_cannot_be_carried_into_another_session() {
+async fn step_up__bound_to_its_session() {
     let (host, laptop, mut line) = ada(|_| ()).await;
     let (phone, _line) = another_device(&host).await;
     let mut thief = host.connect(laptop.credential()).await.unwrap();
@@ -262,15 +266,15 @@ async fn step_up_cannot_be_carried_into_another_session() {
     assert!(carried.finish(&theirs, &host.key(), &mut OsEntropy).is_err());
     let ours = challenge(line.ask(begin(&ke1)).await.unwrap());
     let ke3 = state.finish(&ours, &host.key(), &mut OsEntropy).unwrap();
-    assert_eq!(thief.ask(finish(&ke3)).await, Err(Why::WrongPassword));
+    assert_eq!(thief.ask(finish(&ke3)).await, Err(RefusalReason::WrongPassword));
     assert_eq!(line.ask(finish(&ke3)).await.map(done), Ok(()));
     // The right belongs to this session, not to the device.
-    assert_eq!(thief.ask(revoke(&phone)).await, Err(Why::NotAllowed));
+    assert_eq!(thief.ask(revoke(&phone)).await, Err(RefusalReason::NotAllowed));
     line.ask(revoke(&phone)).await.map(done).unwrap();
 }
 
 #[tokio::test]
-async fn step_up_ends_with_its_time_and_with_the_password() {
+async fn step_up__ends_at_timeout_and_on_password_change() {
     let (host, _, mut line) = ada(|_| ()).await;
     let (phone, mut other) = another_device(&host).await;
     assert_eq!(step_up(&mut line, &host, RIGHT).await, Some(Ok(())));
@@ -280,18 +284,18 @@ async fn step_up_ends_with_its_time_and_with_the_password() {
     other.begin("", true, false).await.unwrap();
     other.enrol(Some(password("ada", "battery staple")), None).await.unwrap();
     let change = line.enrol(Some(password("ada", "a thief's")), None).await;
-    assert_eq!(change, Err(Why::LogInAgain));
-    assert_eq!(line.ask(revoke(&phone)).await, Err(Why::LogInAgain));
+    assert_eq!(change, Err(RefusalReason::LogInAgain));
+    assert_eq!(line.ask(revoke(&phone)).await, Err(RefusalReason::LogInAgain));
 
     let host = host.restart(|config| config.limits.fresh_password = Duration::ZERO).await;
     let mut late = host.connect(phone.credential()).await.unwrap();
     assert_eq!(step_up(&mut late, &host, "battery staple").await, Some(Ok(())));
-    assert_eq!(late.begin("", true, false).await, Err(Why::LogInAgain));
-    assert_eq!(late.ask(revoke(&Device::unknown())).await, Err(Why::LogInAgain));
+    assert_eq!(late.begin("", true, false).await, Err(RefusalReason::LogInAgain));
+    assert_eq!(late.ask(revoke(&Device::unknown())).await, Err(RefusalReason::LogInAgain));
 }
 
 #[tokio::test]
-async fn step_up_is_for_device_sessions_of_users_with_a_password() {
+async fn step_up__needs_device_session_and_user_password() {
     let (host, _, mut ada) = ada(|_| ()).await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     let sid = bob.line.session().id();
@@ -300,13 +304,13 @@ async fn step_up_is_for_device_sessions_of_users_with_a_password() {
     // A user without a password gets the same answer as at a login.
     let ke2 = challenge(bob.ask(begin(&ke1)).await.unwrap());
     assert!(state.finish(&ke2, &host.key(), &mut OsEntropy).is_err());
-    assert_eq!(bob.ask(finish(&[7; 64])).await, Err(Why::WrongPassword));
+    assert_eq!(bob.ask(finish(&[7; 64])).await, Err(RefusalReason::WrongPassword));
 
     let invite = ada.invite(Role::Member, "").await.unwrap();
     let mut invited = host.connect(invite.credential()).await.unwrap();
     let mut by_password = log_in(&host, HOME, RIGHT).await.unwrap();
     for client in [&mut invited, &mut by_password] {
-        assert_eq!(client.ask(begin(&ke1)).await, Err(Why::NotAllowed));
-        assert_eq!(client.ask(finish(&[7; 64])).await, Err(Why::NotAllowed));
+        assert_eq!(client.ask(begin(&ke1)).await, Err(RefusalReason::NotAllowed));
+        assert_eq!(client.ask(finish(&[7; 64])).await, Err(RefusalReason::NotAllowed));
     }
 }

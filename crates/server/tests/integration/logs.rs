@@ -5,7 +5,7 @@ use crate::common::*;
 use tracing::Level;
 
 #[tokio::test]
-async fn the_log_has_no_unknown_name_no_secret_no_text_unasked_and_no_forged_line() {
+async fn log__no_unknown_name_secret_text_or_forged_line() {
     let log = Log::of(Level::TRACE);
 
     let host = Host::start_with(|config| config.limits.logins_per_minute = 1000).await;

@@ -15,7 +15,7 @@ fn number(line: &str, field: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn appends_are_summed_and_sessions_have_two_lines_in_the_log() {
+async fn log__appends_are_summed_and_sessions_log_two_lines() {
     let log = Log::of(Level::INFO);
     let host = Host::start_with(both_ports).await;
     let (laptop, mut ada) = host.owner().await;

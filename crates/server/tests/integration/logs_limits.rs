@@ -12,7 +12,7 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::ClassicForm;
 
 #[tokio::test]
-async fn limits_that_close_connections_are_logged_by_name() {
+async fn log__connection_limits_are_named_at_bounded_rate() {
     let log = Log::of(Level::INFO);
     let host = Host::start_with(|config| {
         both_ports(config);
@@ -52,7 +52,7 @@ async fn limits_that_close_connections_are_logged_by_name() {
 }
 
 #[tokio::test]
-async fn limits_that_close_classic_lines_are_logged_by_name() {
+async fn log__classic_limits_are_named_at_bounded_rate() {
     let log = Log::of(Level::INFO);
     let host = Host::start_with(both_ports).await;
     let (_, mut ada) = host.owner().await;
@@ -81,7 +81,7 @@ async fn limits_that_close_classic_lines_are_logged_by_name() {
 }
 
 #[tokio::test]
-async fn proxies_without_a_header_are_logged() {
+async fn log__missing_proxy_header_is_logged_once() {
     let log = Log::of(Level::INFO);
     let host = Host::start_with(|config| {
         config.proxies = vec![[127, 0, 0, 1].into()];

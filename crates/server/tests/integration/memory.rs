@@ -19,7 +19,7 @@ fn alone(test: impl Future<Output = ()>) {
 }
 
 #[test]
-fn followers_that_never_read_cost_a_position_while_others_go_on() {
+fn memory__stalled_followers_cost_only_a_cursor() {
     alone(async {
         let host = Host::start_with(|config| config.limits.text_rate = 0).await;
         let (laptop, mut ada) = host.owner().await;
@@ -55,7 +55,7 @@ fn followers_that_never_read_cost_a_position_while_others_go_on() {
 }
 
 #[test]
-fn answers_that_nobody_reads_stop_the_questions() {
+fn memory__unread_answers_cause_backpressure() {
     alone(async {
         let host = Host::start().await;
         let (laptop, mut ada) = host.owner().await;
@@ -83,7 +83,7 @@ fn answers_that_nobody_reads_stop_the_questions() {
 }
 
 #[test]
-fn a_sender_that_reads_no_acks_is_not_read_from() {
+fn memory__unread_acks_cause_backpressure() {
     alone(async {
         let host = Host::start().await;
         let (laptop, mut ada) = host.owner().await;

@@ -74,27 +74,27 @@ async fn queue_and_end(frames: usize, end: End) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn queue_is_dropped_when_the_connection_is_cut() {
+async fn request_queue__dropped_on_disconnect() {
     queue_and_end(1, End::Cut).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn queue_is_dropped_when_the_client_sends_close() {
+async fn request_queue__dropped_on_client_close() {
     queue_and_end(1, End::Close).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn queue_beyond_the_read_ahead_is_dropped_on_a_cut() {
+async fn request_queue__beyond_read_ahead_dropped_on_disconnect() {
     queue_and_end(12, End::Cut).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn queue_beyond_the_read_ahead_is_dropped_on_a_close() {
+async fn request_queue__beyond_read_ahead_dropped_on_client_close() {
     queue_and_end(12, End::Close).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn queue_is_dropped_at_the_maximum_age_of_its_session() {
+async fn request_queue__dropped_at_maximum_session_age() {
     let host = Host::start_with(|config| {
         config.timing.max_age = Duration::from_secs(2);
         config.limits.changes_per_minute = 0;
@@ -121,7 +121,7 @@ fn hold_record(host: &Host) -> rusqlite::Connection {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn session_ends_while_its_request_is_under_way() {
+async fn running_request__does_not_delay_session_end() {
     let host = start().await;
     let (laptop, mut ada) = host.owner().await;
     for end in [End::Cut, End::Close] {
@@ -141,7 +141,7 @@ async fn session_ends_while_its_request_is_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keep_alive_is_answered_while_a_request_is_under_way() {
+async fn running_request__does_not_block_keep_alive() {
     let host = start().await;
     let (laptop, ada) = host.owner().await;
     ada.bye().await;
@@ -162,7 +162,7 @@ async fn keep_alive_is_answered_while_a_request_is_under_way() {
 
 /// A revocation ends the device's sessions even if the session that requested it has ended.
 #[tokio::test(flavor = "multi_thread")]
-async fn revocation_goes_on_when_its_connection_is_cut() {
+async fn revocation__completes_after_requester_disconnects() {
     let host = Host::start_with(|config| config.timing.rekey_apart = Duration::ZERO).await;
     let mut ada = host.connect(host.owner_invite().credential()).await.unwrap();
     let laptop = ada.register("ada", Some("correct horse battery")).await.unwrap();
@@ -185,7 +185,7 @@ async fn revocation_goes_on_when_its_connection_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn appends_are_recorded_in_order_behind_a_long_queue() {
+async fn request_queue__appends_keep_order_beyond_read_ahead() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     // More than the read-ahead, alternating with requests that wait for the appends before them.

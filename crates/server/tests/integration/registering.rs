@@ -9,8 +9,8 @@ use twinlock_core::credential::Credential;
 use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::handshake::Enrolment;
 use twinlock_core::id::DeviceId;
-use twinlock_core::proto::{self, Role, Why, answer::Result as Answered, request::Op};
-use twinlock_link::OsEntropy;
+use twinlock_core::proto::{self, RefusalReason, Role, answer::Result as Answered, request::Op};
+use twinlock_transport::OsEntropy;
 
 /// A request that gets an answer only if the session may evaluate these credentials.
 fn evaluate(password: bool, device: bool) -> Op {
@@ -40,30 +40,30 @@ async fn invited(host: &Host, user: &str) -> (Client, Client, Invite) {
 }
 
 #[tokio::test]
-async fn an_invite_for_a_name_registers_no_other() {
+async fn invite__for_one_name_registers_no_other() {
     let host = Host::start().await;
     let (_ada, mut session, _) = invited(&host, "bob").await;
     assert_eq!(session.info.invite.as_ref().unwrap().user, "bob");
     for name in ["eve", "ada", "bob2"] {
-        assert_eq!(session.begin(name, true, true).await, Err(Why::NotAllowed), "{name}");
-        assert_eq!(session.ask(evaluate(true, true)).await, Err(Why::NotAllowed));
+        assert_eq!(session.begin(name, true, true).await, Err(RefusalReason::NotAllowed), "{name}");
+        assert_eq!(session.ask(evaluate(true, true)).await, Err(RefusalReason::NotAllowed));
     }
-    assert_eq!(session.begin("Bob", true, true).await, Err(Why::NameBad));
+    assert_eq!(session.begin("Bob", true, true).await, Err(RefusalReason::NameBad));
     session.register("bob", None).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_name_that_somebody_has_is_never_evaluated() {
+async fn registration__existing_name_is_refused_at_every_step() {
     let host = Host::start().await;
     let (mut ada, mut session, _) = invited(&host, "").await;
-    assert_eq!(session.begin("ada", true, true).await, Err(Why::NameTaken));
-    assert_eq!(session.ask(evaluate(true, true)).await, Err(Why::NotAllowed));
+    assert_eq!(session.begin("ada", true, true).await, Err(RefusalReason::NameTaken));
+    assert_eq!(session.ask(evaluate(true, true)).await, Err(RefusalReason::NotAllowed));
     // Taken between the start and step 1, and between step 1 and the commit.
     let ids = session.begin("bob", true, true).await.unwrap();
     let other = ada.invite(Role::Member, "").await.unwrap();
     host.join(&other, "bob").await;
-    assert_eq!(session.ask(evaluate(true, true)).await, Err(Why::NameTaken));
-    assert_eq!(session.ask(finish()).await, Err(Why::NotAllowed));
+    assert_eq!(session.ask(evaluate(true, true)).await, Err(RefusalReason::NameTaken));
+    assert_eq!(session.ask(finish()).await, Err(RefusalReason::NotAllowed));
 
     session.begin("carol", false, true).await.unwrap();
     assert!(session.ask(evaluate(false, true)).await.is_ok());
@@ -73,7 +73,7 @@ async fn a_name_that_somebody_has_is_never_evaluated() {
     let record = a_record(device);
     let records =
         proto::RegisterFinish { password_record: copy(&[]), device_record: copy(&record) };
-    assert_eq!(session.ask(Op::RegisterFinish(records)).await, Err(Why::NameTaken));
+    assert_eq!(session.ask(Op::RegisterFinish(records)).await, Err(RefusalReason::NameTaken));
     // The invite remains valid for a free name.
     session.register("dave", None).await.unwrap();
 }
@@ -86,39 +86,39 @@ fn a_record(device: Device) -> [u8; 192] {
 }
 
 #[tokio::test]
-async fn steps_out_of_order_or_twice_get_nothing() {
+async fn registration__repeated_or_misordered_steps_are_refused() {
     let host = Host::start().await;
     let (_ada, mut session, _) = invited(&host, "").await;
-    assert_eq!(session.ask(evaluate(true, true)).await, Err(Why::NotAllowed));
-    assert_eq!(session.ask(finish()).await, Err(Why::NotAllowed));
+    assert_eq!(session.ask(evaluate(true, true)).await, Err(RefusalReason::NotAllowed));
+    assert_eq!(session.ask(finish()).await, Err(RefusalReason::NotAllowed));
     session.begin("bob", false, true).await.unwrap();
-    assert_eq!(session.ask(finish()).await, Err(Why::NotAllowed));
+    assert_eq!(session.ask(finish()).await, Err(RefusalReason::NotAllowed));
     session.begin("bob", false, true).await.unwrap();
     assert!(session.ask(evaluate(false, true)).await.is_ok());
-    assert_eq!(session.ask(evaluate(false, true)).await, Err(Why::NotAllowed));
+    assert_eq!(session.ask(evaluate(false, true)).await, Err(RefusalReason::NotAllowed));
     // The second evaluation ended the registration.
-    assert_eq!(session.ask(finish()).await, Err(Why::NotAllowed));
+    assert_eq!(session.ask(finish()).await, Err(RefusalReason::NotAllowed));
     // An evaluation must match exactly what was begun.
     session.begin("bob", false, true).await.unwrap();
-    assert_eq!(session.ask(evaluate(true, true)).await, Err(Why::Malformed));
+    assert_eq!(session.ask(evaluate(true, true)).await, Err(RefusalReason::Malformed));
     session.begin("bob", true, true).await.unwrap();
-    assert_eq!(session.ask(evaluate(false, true)).await, Err(Why::Malformed));
+    assert_eq!(session.ask(evaluate(false, true)).await, Err(RefusalReason::Malformed));
 }
 
 #[tokio::test]
-async fn eight_registrations_are_begun_in_a_session_and_no_more() {
+async fn registration__ninth_begin_in_session_is_refused() {
     let host = Host::start().await;
     let (_ada, mut session, invite) = invited(&host, "").await;
     for n in 0..8 {
         assert!(session.begin(&format!("bob{n}"), false, true).await.is_ok());
     }
-    assert_eq!(session.begin("bob", false, true).await, Err(Why::NotAllowed));
-    assert_eq!(session.ask(evaluate(false, true)).await, Err(Why::NotAllowed));
+    assert_eq!(session.begin("bob", false, true).await, Err(RefusalReason::NotAllowed));
+    assert_eq!(session.ask(evaluate(false, true)).await, Err(RefusalReason::NotAllowed));
     host.join(&invite, "bob").await;
 }
 
 #[tokio::test]
-async fn each_evaluation_of_a_name_costs_a_token_of_that_name() {
+async fn registration__evaluation_counts_as_guess_at_name() {
     let host = Host::start().await;
     let (_ada, mut session, _) = invited(&host, "").await;
     for _ in 0..5 {
@@ -128,7 +128,7 @@ async fn each_evaluation_of_a_name_costs_a_token_of_that_name() {
     session.begin("bob", true, true).await.unwrap();
     let id = session.post(evaluate(true, true));
     let Answered::Refusal(refusal) = session.answer(id).await else { panic!() };
-    assert_eq!(refusal.why(), Why::Busy);
+    assert_eq!(refusal.why(), RefusalReason::Busy);
     assert!((1..=31).contains(&refusal.retry_seconds), "{refusal:?}");
     // A login with that name waits as well; another name does not.
     let hello = hello(&host, password("bob", "correct horse")).await;
@@ -143,19 +143,19 @@ async fn hello(host: &Host, credential: Credential) -> Result<(), ErrorCode> {
 }
 
 #[tokio::test]
-async fn a_device_registers_nothing_and_an_invite_does_nothing_else() {
+async fn invite__only_registers_and_device_cannot() {
     let host = Host::start().await;
     let (mut ada, mut session, _) = invited(&host, "").await;
-    assert_eq!(ada.begin("bob", true, true).await, Err(Why::NotAllowed));
-    assert_eq!(ada.ask(evaluate(true, true)).await, Err(Why::NotAllowed));
-    assert_eq!(ada.ask(finish()).await, Err(Why::NotAllowed));
+    assert_eq!(ada.begin("bob", true, true).await, Err(RefusalReason::NotAllowed));
+    assert_eq!(ada.ask(evaluate(true, true)).await, Err(RefusalReason::NotAllowed));
+    assert_eq!(ada.ask(finish()).await, Err(RefusalReason::NotAllowed));
 
     for op in everything_but_registering() {
-        assert_eq!(session.ask(op.clone()).await, Err(Why::NotAllowed), "{op:?}");
+        assert_eq!(session.ask(op.clone()).await, Err(RefusalReason::NotAllowed), "{op:?}");
     }
     // An invite registers a user together with a device.
-    assert_eq!(session.begin("bob", true, false).await, Err(Why::Malformed));
-    assert_eq!(session.begin("bob", false, false).await, Err(Why::Malformed));
+    assert_eq!(session.begin("bob", true, false).await, Err(RefusalReason::Malformed));
+    assert_eq!(session.begin("bob", false, false).await, Err(RefusalReason::Malformed));
     assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 0);
 }
 
@@ -185,7 +185,7 @@ fn everything_but_registering() -> Vec<Op> {
 }
 
 #[tokio::test]
-async fn a_password_session_manages_its_own_for_five_minutes_and_nothing_else() {
+async fn password_session__manages_only_own_credentials_while_fresh() {
     let host = Host::start_with(|config| config.limits.fresh_password = Duration::MAX).await;
     let mut session = host.connect(host.owner_invite().credential()).await.unwrap();
     let laptop = session.register("ada", Some("correct horse")).await.unwrap();
@@ -203,14 +203,18 @@ async fn a_password_session_manages_its_own_for_five_minutes_and_nothing_else() 
             Op::RevokeDevice(_) => {
                 let bobs = proto::RevokeDevice { device: copy(&bobs.id.0) };
                 let refused = by_password.ask(Op::RevokeDevice(bobs)).await;
-                assert_eq!(refused, Err(Why::NotFound));
+                assert_eq!(refused, Err(RefusalReason::NotFound));
             }
-            op => assert_eq!(by_password.ask(op.clone()).await, Err(Why::NotAllowed), "{op:?}"),
+            op => assert_eq!(
+                by_password.ask(op.clone()).await,
+                Err(RefusalReason::NotAllowed),
+                "{op:?}"
+            ),
         }
     }
     // The session registers only for its own user, whatever name it gives, and one credential at a
     // time.
-    assert_eq!(by_password.begin("bob", true, true).await, Err(Why::Malformed));
+    assert_eq!(by_password.begin("bob", true, true).await, Err(RefusalReason::Malformed));
     by_password.begin("bob", true, false).await.unwrap();
     let other = host.connect(password("ada", "correct horse")).await.unwrap();
     by_password.enrol(Some(password("ada", "battery staple")), None).await.unwrap();
@@ -229,13 +233,13 @@ async fn a_password_session_manages_its_own_for_five_minutes_and_nothing_else() 
 
     let host = host.restart(|config| config.limits.fresh_password = Duration::ZERO).await;
     let mut late = host.connect(password("ada", "battery staple")).await.unwrap();
-    assert_eq!(late.begin("", true, false).await, Err(Why::LogInAgain));
+    assert_eq!(late.begin("", true, false).await, Err(RefusalReason::LogInAgain));
     let list = Op::ListDevices(proto::ListDevices {});
-    assert_eq!(late.ask(list).await, Err(Why::LogInAgain));
+    assert_eq!(late.ask(list).await, Err(RefusalReason::LogInAgain));
 }
 
 #[tokio::test]
-async fn one_invite_used_at_the_same_moment_makes_one_user() {
+async fn invite__concurrent_use_creates_one_user() {
     let host = Host::start().await;
     let (mut ada, first, invite) = invited(&host, "").await;
     let mut sessions = vec![first];
@@ -272,9 +276,9 @@ async fn one_invite_used_at_the_same_moment_makes_one_user() {
         let (mut session, result) = racer.await.unwrap();
         match result {
             Ok(_) => winners += 1,
-            Err(why) => assert_eq!(why, Why::AlreadyUsed),
+            Err(why) => assert_eq!(why, RefusalReason::AlreadyUsed),
         }
-        assert_eq!(session.begin("late", false, true).await, Err(Why::AlreadyUsed));
+        assert_eq!(session.begin("late", false, true).await, Err(RefusalReason::AlreadyUsed));
     }
     assert_eq!(winners, 1);
     let people = Op::ListPeople(proto::ListPeople::default());
@@ -284,7 +288,7 @@ async fn one_invite_used_at_the_same_moment_makes_one_user() {
 }
 
 #[tokio::test]
-async fn an_invite_session_is_counted_too() {
+async fn invite__sessions_count_towards_limit() {
     let host = Host::start_with(|config| config.limits.sessions_per_device = 2).await;
     let invite = host.owner_invite();
     let _first = host.connect(invite.credential()).await.unwrap();
@@ -294,7 +298,7 @@ async fn an_invite_session_is_counted_too() {
 }
 
 #[tokio::test]
-async fn known_and_unknown_names_look_the_same() {
+async fn login__known_and_unknown_ids_get_same_answers() {
     let host = Host::start().await;
     let mut session = host.connect(host.owner_invite().credential()).await.unwrap();
     let laptop = session.register("ada", Some("correct horse")).await.unwrap();
@@ -348,7 +352,7 @@ async fn wrong_proof(host: &Host, credential: Credential) -> ErrorCode {
 }
 
 #[tokio::test]
-async fn guesses_slow_down_for_every_name_and_disturb_nobody_who_is_logged_in() {
+async fn login__guess_limit_spares_devices_and_open_sessions() {
     let host = Host::start_with(|config| config.limits.logins_per_minute = 1000).await;
     let (laptop, mut ada) = host.owner().await;
     // For existing and unknown names, with and without a PROOF.
@@ -364,7 +368,7 @@ async fn guesses_slow_down_for_every_name_and_disturb_nobody_who_is_logged_in() 
 }
 
 #[tokio::test]
-async fn one_address_tries_a_few_times_a_minute_and_success_costs_nothing() {
+async fn login__failures_are_rate_limited_per_address() {
     let host = Host::start_with(|config| config.limits.logins_per_minute = 6).await;
     let (laptop, _ada) = host.owner().await;
     for _ in 0..10 {

@@ -28,7 +28,7 @@ async fn is_busy(host: &Host, credential: Credential) -> bool {
 }
 
 #[tokio::test]
-async fn slots_of_idle_connections_go_to_who_logs_in() {
+async fn slots__idle_connections_are_evicted_for_login() {
     let host = Host::start().await;
     let (laptop, _ada) = host.owner().await;
     let mut idle = Vec::new();
@@ -48,7 +48,7 @@ async fn slots_of_idle_connections_go_to_who_logs_in() {
 }
 
 #[tokio::test]
-async fn slots_of_unfinished_logins_go_to_who_comes_later() {
+async fn slots__unfinished_logins_are_evicted_for_later_login() {
     let host = Host::start().await;
     let (laptop, _ada) = host.owner().await;
     let mut unfinished = Vec::new();
@@ -62,7 +62,7 @@ async fn slots_of_unfinished_logins_go_to_who_comes_later() {
 }
 
 #[tokio::test]
-async fn device_logs_in_from_an_exhausted_address() {
+async fn login__known_device_passes_at_exhausted_address() {
     let host = Host::start().await;
     let (laptop, mut ada) = host.owner().await;
     let phone = {
@@ -94,7 +94,7 @@ async fn device_logs_in_from_an_exhausted_address() {
 
 /// Members know each other's device ids. Unfinished logins with an id do not block its owner.
 #[tokio::test]
-async fn device_logs_in_while_others_use_its_id() {
+async fn login__known_device_passes_while_others_use_its_id() {
     let host = Host::start().await;
     let (laptop, _ada) = host.owner().await;
     let wrong = Device { secret: random(), ..laptop };

@@ -4,11 +4,11 @@ use crate::common::*;
 use twinlock_core::chain::{Kind, Linked, commit, link_0};
 use twinlock_core::id::{Link, MessageId, Salt, ServerKey};
 use twinlock_core::proto::answer::Result as Answered;
-use twinlock_core::proto::{self, Role, Why, item::What, request::Op};
+use twinlock_core::proto::{self, RefusalReason, Role, item::What, request::Op};
 use twinlock_core::session::Binding;
 
 #[tokio::test]
-async fn the_owner_registers_by_invite_and_logs_in_by_device_and_by_password() {
+async fn login__owner_by_invite_then_device_and_password() {
     let host = Host::start().await;
     let mut session = host.connect(host.owner_invite().credential()).await.unwrap();
     assert_eq!(session.info.role(), Role::None);
@@ -52,7 +52,7 @@ fn verify(after: &[u8], conversation: u64, entries: &[proto::Entry]) -> Link {
 }
 
 #[tokio::test]
-async fn what_is_acknowledged_is_read_followed_and_found_with_links_that_verify() {
+async fn append__acked_entries_are_read_followed_and_found() {
     let host = Host::start().await;
     let (device, mut ada) = host.owner().await;
     let lobby = ada.conversations().await;
@@ -84,13 +84,13 @@ async fn what_is_acknowledged_is_read_followed_and_found_with_links_that_verify(
     let links = ada.ask(Op::Read(links)).await.map(crate::common::page).unwrap();
     let links: Vec<_> = links.entries.into_iter().map(|entry| entry.link).collect();
     assert!(links.iter().eq(acks.iter().map(|ack| &ack.link)));
-    assert_eq!(ada.read(LOBBY, 6).await, Err(Why::Ahead));
-    assert_eq!(ada.follow(LOBBY, 6).await.map(drop), Err(Why::Ahead));
-    assert_eq!(ada.read(99, 0).await, Err(Why::NotFound));
+    assert_eq!(ada.read(LOBBY, 6).await, Err(RefusalReason::Ahead));
+    assert_eq!(ada.follow(LOBBY, 6).await.map(drop), Err(RefusalReason::Ahead));
+    assert_eq!(ada.read(99, 0).await, Err(RefusalReason::NotFound));
 }
 
 #[tokio::test]
-async fn a_message_sent_again_is_recorded_once() {
+async fn append__retry_with_same_id_is_recorded_once() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let id = random();
@@ -102,7 +102,7 @@ async fn a_message_sent_again_is_recorded_once() {
 }
 
 #[tokio::test]
-async fn requests_are_done_in_their_order_so_a_read_sees_the_lines_before_it() {
+async fn requests__read_sees_earlier_appends() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let read = || Op::Read(proto::Read { conversation: LOBBY, ..proto::Read::default() });
@@ -114,7 +114,7 @@ async fn requests_are_done_in_their_order_so_a_read_sees_the_lines_before_it() {
 }
 
 #[tokio::test]
-async fn two_people_talk_in_the_lobby_in_a_room_and_alone() {
+async fn conversation__lobby_room_and_direct_between_two_users() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
@@ -126,12 +126,12 @@ async fn two_people_talk_in_the_lobby_in_a_room_and_alone() {
     // A room is invisible to users who are not members.
     let create = proto::CreateRoom { name: "ops".into(), topic: "machines".into() };
     let ops = ada.ask(Op::CreateRoom(create.clone())).await.map(conversation).unwrap();
-    assert_eq!(ada.ask(Op::CreateRoom(create)).await, Err(Why::NameTaken));
-    assert_eq!(bob.append(ops.id, "let me in").await, Err(Why::NotFound));
-    assert_eq!(bob.read(ops.id, 0).await, Err(Why::NotFound));
-    assert_eq!(bob.follow(ops.id, 0).await.map(drop), Err(Why::NotFound));
+    assert_eq!(ada.ask(Op::CreateRoom(create)).await, Err(RefusalReason::NameTaken));
+    assert_eq!(bob.append(ops.id, "let me in").await, Err(RefusalReason::NotFound));
+    assert_eq!(bob.read(ops.id, 0).await, Err(RefusalReason::NotFound));
+    assert_eq!(bob.follow(ops.id, 0).await.map(drop), Err(RefusalReason::NotFound));
     let find = || Op::FindRoom(proto::FindRoom { name: "ops".into() });
-    assert_eq!(bob.ask(find()).await, Err(Why::NotFound));
+    assert_eq!(bob.ask(find()).await, Err(RefusalReason::NotFound));
     let joinable = proto::ListConversations { joinable: true, after: 0 };
     let joinable = bob.ask(Op::ListConversations(joinable)).await.unwrap();
     let Answered::Conversations(joinable) = joinable else { panic!("{joinable:?}") };
@@ -148,8 +148,8 @@ async fn two_people_talk_in_the_lobby_in_a_room_and_alone() {
     assert_eq!((entries[0].kind, entries[0].sender.len()), (2, 0));
     // Joining again is neither an error nor an entry.
     assert_eq!(bob.room("ops").await.unwrap().head, 2);
-    assert_eq!(bob.room("nowhere").await, Err(Why::NotFound));
-    assert_eq!(bob.room("#ops").await, Err(Why::NameBad));
+    assert_eq!(bob.room("nowhere").await, Err(RefusalReason::NotFound));
+    assert_eq!(bob.room("#ops").await, Err(RefusalReason::NameBad));
 
     let topic = proto::SetTopic { conversation: ops.id, topic: "quiet".into() };
     assert_eq!(bob.ask(Op::SetTopic(topic)).await.map(conversation).unwrap().topic, "quiet");
@@ -169,22 +169,22 @@ async fn two_people_talk_in_the_lobby_in_a_room_and_alone() {
         _ => None,
     };
     bob.pick("leaving", left).await;
-    assert_eq!(bob.read(ops.id, 0).await, Err(Why::NotFound));
+    assert_eq!(bob.read(ops.id, 0).await, Err(RefusalReason::NotFound));
     let lobby = proto::LeaveRoom { conversation: LOBBY };
-    assert_eq!(bob.ask(Op::LeaveRoom(lobby)).await, Err(Why::NotAllowed));
+    assert_eq!(bob.ask(Op::LeaveRoom(lobby)).await, Err(RefusalReason::NotAllowed));
 
     let direct = |user: &str| Op::OpenDirect(proto::OpenDirect { user: user.to_owned() });
     let alone = ada.ask(direct("bob")).await.map(conversation).unwrap();
     assert_eq!(bob.ask(direct("ada")).await.map(conversation).unwrap().id, alone.id);
-    assert_eq!(ada.ask(direct("nobody")).await, Err(Why::NotFound));
+    assert_eq!(ada.ask(direct("nobody")).await, Err(RefusalReason::NotFound));
     let (_, mut eve) = host.member(&mut ada, "eve").await;
-    assert_eq!(eve.read(alone.id, 0).await, Err(Why::NotFound));
+    assert_eq!(eve.read(alone.id, 0).await, Err(RefusalReason::NotFound));
     ada.append(alone.id, "only you").await.unwrap();
     assert_eq!(texts(&bob.read(alone.id, 0).await.unwrap().entries), ["only you"]);
 }
 
 #[tokio::test]
-async fn people_see_who_comes_and_goes_and_where_they_have_read_to() {
+async fn presence__online_state_and_read_marker_are_reported() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let (bobs, bob) = host.member(&mut ada, "bob").await;
@@ -234,7 +234,7 @@ async fn people_see_who_comes_and_goes_and_where_they_have_read_to() {
 }
 
 #[tokio::test]
-async fn text_that_cannot_be_is_refused_and_the_line_stays() {
+async fn append__invalid_text_is_refused_and_session_stays_open() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let raw = |message_id: &[u8], body: &[u8]| {
@@ -246,26 +246,26 @@ async fn text_that_cannot_be_is_refused_and_the_line_stays() {
     };
     let id = [1; 16];
     for (op, why) in [
-        (raw(&id[..15], b"x"), Why::Malformed),
-        (raw(&id, b""), Why::Malformed),
-        (raw(&id, b"\xff"), Why::Malformed),
-        (raw(&id, &vec![b'x'; 32 * 1024 + 1]), Why::TooLarge),
+        (raw(&id[..15], b"x"), RefusalReason::Malformed),
+        (raw(&id, b""), RefusalReason::Malformed),
+        (raw(&id, b"\xff"), RefusalReason::Malformed),
+        (raw(&id, &vec![b'x'; 32 * 1024 + 1]), RefusalReason::TooLarge),
     ] {
         assert_eq!(ada.ask(op).await, Err(why));
     }
     let long = "x".repeat(32 * 1024);
     assert_eq!(ada.append(LOBBY, &long).await.unwrap().n, 1);
     let topic = proto::SetTopic { conversation: LOBBY, topic: "x".repeat(513) };
-    assert_eq!(ada.ask(Op::SetTopic(topic)).await, Err(Why::TooLarge));
+    assert_eq!(ada.ask(Op::SetTopic(topic)).await, Err(RefusalReason::TooLarge));
     // A request that this server does not know, and one without an id.
     let unknown = [0x0a, 0x05, 0x08, 0x63, 0x82, 0x32, 0x00];
     ada.line.send_app(&unknown).unwrap();
     let Answered::Refusal(refusal) = ada.answer(0x63).await else { panic!() };
-    assert_eq!(refusal.why(), Why::Unsupported);
+    assert_eq!(refusal.why(), RefusalReason::Unsupported);
 }
 
 #[tokio::test]
-async fn a_long_list_of_rooms_with_long_topics_comes_in_parts() {
+async fn conversation__long_list_is_paginated() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     for n in 0..100 {
@@ -288,17 +288,17 @@ async fn a_long_list_of_rooms_with_long_topics_comes_in_parts() {
 }
 
 #[tokio::test]
-async fn roles_decide_who_invites_whom() {
+async fn invite__permitted_by_role() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
-    assert_eq!(bob.invite(Role::Member, "").await.map(drop), Err(Why::NotAllowed));
+    assert_eq!(bob.invite(Role::Member, "").await.map(drop), Err(RefusalReason::NotAllowed));
     let admin = ada.invite(Role::Admin, "carol").await.unwrap();
     let carol = host.join(&admin, "carol").await;
     let mut carol = host.connect(carol.credential()).await.unwrap();
     assert_eq!(carol.info.role(), Role::Admin);
-    assert_eq!(carol.invite(Role::Owner, "").await.map(drop), Err(Why::NotAllowed));
+    assert_eq!(carol.invite(Role::Owner, "").await.map(drop), Err(RefusalReason::NotAllowed));
     assert!(carol.invite(Role::Member, "").await.is_ok());
-    assert_eq!(carol.invite(Role::Member, "bob").await.map(drop), Err(Why::NameTaken));
-    assert_eq!(carol.invite(Role::Member, "Bob!").await.map(drop), Err(Why::NameBad));
+    assert_eq!(carol.invite(Role::Member, "bob").await.map(drop), Err(RefusalReason::NameTaken));
+    assert_eq!(carol.invite(Role::Member, "Bob!").await.map(drop), Err(RefusalReason::NameBad));
 }

@@ -23,7 +23,7 @@ use twinlock_core::keys::{ChainKey, ClassicKey};
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_core::seal::{Chain, MessageType};
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 /// Above this, two means differ by more than chance (dudect's bound).
 const T: f64 = 4.5;
@@ -146,7 +146,7 @@ impl Measured {
 }
 
 #[test]
-fn what_is_the_same_differs_by_chance_and_what_is_not_by_more() {
+fn timing__statistic_separates_equal_and_unequal_classes() {
     let part = || u64::from_be_bytes(random()) as f64 / u64::MAX as f64;
     // A tenth of the samples come from a machine at half speed.
     let took = || {
@@ -216,7 +216,7 @@ async fn logins(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_login_takes_as_long_for_who_is_there_as_for_who_is_not() {
+async fn timing__login_is_equal_for_known_and_unknown_ids() {
     let host = Host::start_with(|config| config.limits.logins_per_minute = 1_000_000).await;
     let (_laptop, mut ada) = host.owner().await;
     let name = |text: String| Name::new(&text).unwrap();
@@ -274,7 +274,7 @@ async fn a_login_takes_as_long_for_who_is_there_as_for_who_is_not() {
 }
 
 #[test]
-fn a_challenge_takes_as_long_with_a_record_as_without() {
+fn timing__challenge_is_equal_with_and_without_record() {
     let setup = ServerSetup::generate(&mut OsEntropy);
     let device = Device::unknown();
     let credential = device.credential();
@@ -293,7 +293,7 @@ fn a_challenge_takes_as_long_with_a_record_as_without() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_classic_key_is_found_as_fast_as_none() {
+async fn timing__classic_key_lookup_is_equal_for_unknown_names() {
     let host = Host::start_with(|config| {
         config.classic.lines = Some("127.0.0.1:0".parse().unwrap());
     })
@@ -385,7 +385,7 @@ fn frames(what: &'static str, frame: FrameType, seal: impl Fn(&mut Chain, &mut V
 }
 
 #[test]
-fn a_tag_is_refused_as_fast_wherever_it_is_wrong() {
+fn timing__tag_rejection_is_independent_of_wrong_byte() {
     frames("the tag of SEALED", FrameType::Sealed, |chain, out| {
         chain.seal(MessageType::App, &random::<100>(), out).unwrap();
     });
@@ -426,7 +426,7 @@ fn a_tag_is_refused_as_fast_wherever_it_is_wrong() {
 }
 
 #[test]
-fn the_bridge_refuses_padding_text_and_key_as_fast() {
+fn timing__bridge_rejection_is_equal_for_all_causes() {
     let classes = ["wrong padding", "wrong text", "both", "another key"];
     let message = |class| {
         let bridge = |key: &[u8; 32]| Bridge::new(Form::Origin, &ClassicKey::new(key)).unwrap();

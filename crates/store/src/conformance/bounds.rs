@@ -10,7 +10,7 @@ fn allowed<T>(
     results: impl IntoIterator<Item = Result<T, StoreError>>,
     bound: Bound,
     most: usize,
-) -> Result<usize, Why> {
+) -> Result<usize, Violation> {
     let mut done = 0;
     for result in results {
         match result {
@@ -24,7 +24,7 @@ fn allowed<T>(
 /// The results of all, started concurrently.
 async fn at_once<T: Send + 'static>(
     works: impl IntoIterator<Item = impl Future<Output = Result<T, StoreError>> + Send + 'static>,
-) -> Result<Vec<Result<T, StoreError>>, Why> {
+) -> Result<Vec<Result<T, StoreError>>, Violation> {
     let tasks: Vec<_> = works.into_iter().map(tokio::spawn).collect();
     let mut results = Vec::new();
     for task in tasks {
@@ -33,7 +33,7 @@ async fn at_once<T: Send + 'static>(
     Ok(results)
 }
 
-pub(super) async fn rooms_of_a_user_are_bounded_under_a_race(bench: &Bench) -> Lawful {
+pub(super) async fn bounds__rooms_of_a_user_are_limited_under_concurrency(bench: &Bench) -> Lawful {
     let store = bench.open_within(Bounds { rooms: 3, ..Bounds::default() })?;
     let (ada, bob) = (join(&*store, "ada").await?, join(&*store, "bob").await?);
     let many = (0..12).map(|i| {
@@ -64,7 +64,7 @@ pub(super) async fn rooms_of_a_user_are_bounded_under_a_race(bench: &Bench) -> L
     Ok(())
 }
 
-pub(super) async fn memberships_of_a_user_are_bounded(bench: &Bench) -> Lawful {
+pub(super) async fn bounds__memberships_of_a_user_are_limited(bench: &Bench) -> Lawful {
     let bounds = Bounds { memberships: 4, ..Bounds::default() };
     let store = bench.open_within(bounds)?;
     let ada = join(&*store, "ada").await?;
@@ -90,13 +90,13 @@ pub(super) async fn memberships_of_a_user_are_bounded(bench: &Bench) -> Lawful {
     equal!((own.len(), own.iter().filter(|c| direct(c)).count()), (4, 1));
     let called = crate::Form::Room(name("one")?);
     let one = own.iter().find(|found| found.form == called);
-    let one = one.ok_or_else(|| Why("the room is not listed".into()))?.id;
+    let one = one.ok_or_else(|| Violation("the room is not listed".into()))?.id;
     equal!(store.leave_room(&ada, one).await?, true);
     ensure!(store.join_room(&ada, &name("three")?).await?.is_some(), "there was room again");
     Ok(())
 }
 
-pub(super) async fn invites_that_are_open_are_bounded(bench: &Bench) -> Lawful {
+pub(super) async fn bounds__open_invites_of_a_user_are_limited(bench: &Bench) -> Lawful {
     let store = bench.open_within(Bounds { invites: 2, ..Bounds::default() })?;
     let ada = join(&*store, "ada").await?;
     let new = |expires_ms| {
@@ -121,7 +121,9 @@ pub(super) async fn invites_that_are_open_are_bounded(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn devices_of_a_user_are_bounded_under_a_race(bench: &Bench) -> Lawful {
+pub(super) async fn bounds__devices_of_a_user_are_limited_under_concurrency(
+    bench: &Bench,
+) -> Lawful {
     let store = bench.open_within(Bounds { devices: 4, ..Bounds::default() })?;
     let (ada, bob) = (join(&*store, "ada").await?, join(&*store, "bob").await?);
     let many = (0..10).map(|i| {
@@ -133,7 +135,7 @@ pub(super) async fn devices_of_a_user_are_bounded_under_a_race(bench: &Bench) ->
     let devices = store.devices(&ada).await?;
     equal!(devices.len(), 4);
     let one = devices.first().map(|device| device.id);
-    let one = one.ok_or_else(|| Why("no device".into()))?;
+    let one = one.ok_or_else(|| Violation("no device".into()))?;
     equal!(store.revoke_device(&ada, &one).await?, true);
     equal!(store.add_device(&ada, device("again"), START).await?, true);
     equal!(store.add_device(&bob, device("bobs"), START).await?, true);
@@ -141,7 +143,7 @@ pub(super) async fn devices_of_a_user_are_bounded_under_a_race(bench: &Bench) ->
     Ok(())
 }
 
-pub(super) async fn classic_keys_of_a_user_are_bounded(bench: &Bench) -> Lawful {
+pub(super) async fn bounds__classic_keys_of_a_user_are_limited(bench: &Bench) -> Lawful {
     let store = bench.open_within(Bounds { classic_keys: 2, ..Bounds::default() })?;
     let (ada, bob) = (join(&*store, "ada").await?, join(&*store, "bob").await?);
     let key = |user: &Name, called: &str| {
@@ -166,7 +168,7 @@ pub(super) async fn classic_keys_of_a_user_are_bounded(bench: &Bench) -> Lawful 
     equal!(store.add_classic_key(key(&bob, "e")?).await?, AddedClassicKey::Added);
     let listed = store.classic_keys(Some(&ada), None, 9).await?;
     equal!(listed.len(), 2);
-    let one = listed.first().ok_or_else(|| Why("no key".into()))?;
+    let one = listed.first().ok_or_else(|| Violation("no key".into()))?;
     equal!(store.revoke_classic_key(&one.key.name).await?, true);
     equal!(store.add_classic_key(key(&ada, "f")?).await?, AddedClassicKey::Added);
     Ok(())

@@ -5,7 +5,7 @@ use twinlock_core::classic::Form;
 use super::*;
 use crate::{AddedClassicKey, ClassicKey, LOBBY};
 
-fn key(user: &Name, called: &str, form: Form) -> Result<ClassicKey, Why> {
+fn key(user: &Name, called: &str, form: Form) -> Result<ClassicKey, Violation> {
     Ok(ClassicKey {
         name: name(called)?,
         user: user.clone(),
@@ -17,7 +17,7 @@ fn key(user: &Name, called: &str, form: Form) -> Result<ClassicKey, Why> {
     })
 }
 
-pub(super) async fn a_classic_key_is_there_until_it_is_revoked(bench: &Bench) -> Lawful {
+pub(super) async fn classic_key__is_found_until_revoked(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let lamp = key(&ada, "lamp", Form::Jwe)?;
@@ -50,7 +50,7 @@ pub(super) async fn a_classic_key_is_there_until_it_is_revoked(bench: &Bench) ->
     Ok(())
 }
 
-pub(super) async fn of_each_form_of_the_bridge_there_is_one_key(bench: &Bench) -> Lawful {
+pub(super) async fn classic_key__origin_bridge_has_one_key_per_form(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     for (form, called) in [(Form::Origin, "plain"), (Form::OriginHmac, "mac")] {
@@ -74,11 +74,11 @@ pub(super) async fn of_each_form_of_the_bridge_there_is_one_key(bench: &Bench) -
     Ok(())
 }
 
-pub(super) async fn a_classic_key_is_for_a_conversation_of_its_users(bench: &Bench) -> Lawful {
+pub(super) async fn classic_key__requires_membership_in_its_conversation(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let room = store.create_room(&ada, &name("ops")?, "").await?;
-    let room = room.ok_or_else(|| Why("no room".into()))?.id;
+    let room = room.ok_or_else(|| Violation("no room".into()))?.id;
     for (user, conversation, expected) in [
         (&bob, room, AddedClassicKey::NotAMember),
         (&ada, 4711, AddedClassicKey::NotAMember),
@@ -91,10 +91,11 @@ pub(super) async fn a_classic_key_is_for_a_conversation_of_its_users(bench: &Ben
     Ok(())
 }
 
-pub(super) async fn classic_keys_are_listed_by_name(bench: &Bench) -> Lawful {
+pub(super) async fn classic_key__list_is_sorted_by_name(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
-    let direct = store.open_direct(&ada, &bob).await?.ok_or_else(|| Why("no direct".into()))?.id;
+    let direct =
+        store.open_direct(&ada, &bob).await?.ok_or_else(|| Violation("no direct".into()))?.id;
     for (user, called, conversation) in [
         (&bob, "pump", LOBBY),
         (&ada, "lamp", LOBBY),
@@ -122,7 +123,7 @@ pub(super) async fn classic_keys_are_listed_by_name(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn what_came_under_a_classic_key_is_its_users(bench: &Bench) -> Lawful {
+pub(super) async fn classic_key__entry_sender_names_user_and_key(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let (ada, lamp) = (name("ada")?, name("lamp")?);
     let made = store.add_classic_key(key(&ada, "lamp", Form::Jwe)?).await?;
@@ -143,13 +144,13 @@ pub(super) async fn what_came_under_a_classic_key_is_its_users(bench: &Bench) ->
     Ok(())
 }
 
-pub(super) async fn nothing_is_recorded_under_a_key_that_is_revoked_or_for_elsewhere(
+pub(super) async fn classic_key__revoked_or_for_other_conversation_is_refused(
     bench: &Bench,
 ) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let room = store.create_room(&ada, &name("ops")?, "").await?;
-    let room = room.ok_or_else(|| Why("no room".into()))?.id;
+    let room = room.ok_or_else(|| Violation("no room".into()))?.id;
     let lamp = key(&ada, "lamp", Form::Jwe)?;
     let from_lamp = |conversation, text: &str| NewEntry {
         sender: Sender::Classic(ada.clone(), lamp.name.clone()),

@@ -15,11 +15,11 @@ fn file(user: &Name, file_name: &str, content: u8, size: u64) -> (NewEntry, File
     (NewEntry { kind: Kind::FILE, body, ..entry(LOBBY, user, "") }, FileRef { hash, size })
 }
 
-pub(super) async fn a_file_is_known_from_its_entry_on_to_its_members(bench: &Bench) -> Lawful {
+pub(super) async fn file__is_found_by_members_once_its_entry_is_recorded(bench: &Bench) -> Lawful {
     let mut store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let room = store.create_room(&ada, &name("ops")?, "").await?;
-    let room = room.ok_or_else(|| Why("no room".into()))?.id;
+    let room = room.ok_or_else(|| Violation("no room".into()))?.id;
     let (new, known) = file(&ada, "a.txt", 1, 7);
     let there = NewEntry { conversation: room, message_id: message_id(), ..new.clone() };
     // Sent twice, recorded once. The body is unchanged.
@@ -47,7 +47,7 @@ pub(super) async fn a_file_is_known_from_its_entry_on_to_its_members(bench: &Ben
     Ok(())
 }
 
-pub(super) async fn usage_is_the_sum_of_what_a_user_sent(bench: &Bench) -> Lawful {
+pub(super) async fn file__usage_is_the_sum_of_files_sent_by_a_user(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     equal!(store.stored(&ada).await?, Stored::default());
@@ -75,7 +75,9 @@ pub(super) async fn usage_is_the_sum_of_what_a_user_sent(bench: &Bench) -> Lawfu
     Ok(())
 }
 
-pub(super) async fn content_is_referenced_until_its_last_entry_is_erased(bench: &Bench) -> Lawful {
+pub(super) async fn file__content_is_referenced_until_last_entry_is_erased(
+    bench: &Bench,
+) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let (first, known) = file(&ada, "one", 9, 5);
@@ -94,7 +96,7 @@ pub(super) async fn content_is_referenced_until_its_last_entry_is_erased(bench: 
     bench.verified(&*store, LOBBY).await.map(|_| ())
 }
 
-pub(super) async fn file_hashes_are_listed_once_in_order(bench: &Bench) -> Lawful {
+pub(super) async fn file__hashes_are_listed_once_in_order(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     equal!(store.file_hashes(None, 10).await?, Vec::<[u8; 32]>::new());
@@ -107,7 +109,7 @@ pub(super) async fn file_hashes_are_listed_once_in_order(bench: &Bench) -> Lawfu
     Ok(())
 }
 
-pub(super) async fn a_body_that_is_no_file_is_an_entry_and_no_more(bench: &Bench) -> Lawful {
+pub(super) async fn file__malformed_body_is_an_entry_without_a_file(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let (good, known) = file(&ada, "good", 4, 3);
@@ -130,7 +132,7 @@ pub(super) async fn a_body_that_is_no_file_is_an_entry_and_no_more(bench: &Bench
     Ok(())
 }
 
-pub(super) async fn a_receipt_is_found_by_its_message_id(bench: &Bench) -> Lawful {
+pub(super) async fn receipt__is_found_by_its_message_id(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let new = entry(LOBBY, &ada, "x");
@@ -145,14 +147,14 @@ pub(super) async fn a_receipt_is_found_by_its_message_id(bench: &Bench) -> Lawfu
     Ok(())
 }
 
-pub(super) async fn a_file_is_found_by_the_words_of_its_name(bench: &Bench) -> Lawful {
+pub(super) async fn file__is_found_by_words_of_its_name(bench: &Bench) -> Lawful {
     let mut store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     // The hash bytes would read as words.
     let (report, _) = file(&ada, "Annual_report-2026.pdf", b'z', 1);
     say(&*store, report).await?;
     say(&*store, entry(LOBBY, &ada, "the annual picnic")).await?;
-    let found = async |store: &dyn Store, text: &str| -> Result<Vec<u64>, Why> {
+    let found = async |store: &dyn Store, text: &str| -> Result<Vec<u64>, Violation> {
         let found = store.search(LOBBY, text, u64::MAX, 10).await?;
         Ok(found.iter().map(|entry| entry.n).collect())
     };

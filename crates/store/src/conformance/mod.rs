@@ -4,6 +4,8 @@
 //! panicking, so that the suite is ordinary library code. A store's own test is one call and one
 //! assertion.
 
+#![allow(non_snake_case, reason = "tests are named feature__property")]
+
 mod bounds;
 mod classic;
 mod files;
@@ -51,25 +53,25 @@ pub struct Failure {
 }
 
 /// The outcome of a test.
-type Lawful = Result<(), Why>;
+type Lawful = Result<(), Violation>;
 
 /// A description of what was found instead.
 #[derive(Debug)]
-struct Why(String);
+struct Violation(String);
 
-impl From<StoreError> for Why {
+impl From<StoreError> for Violation {
     fn from(error: StoreError) -> Self {
         Self(error.to_string())
     }
 }
 
-impl From<tokio::task::JoinError> for Why {
+impl From<tokio::task::JoinError> for Violation {
     fn from(error: tokio::task::JoinError) -> Self {
         Self(error.to_string())
     }
 }
 
-impl From<String> for Why {
+impl From<String> for Violation {
     fn from(why: String) -> Self {
         Self(why)
     }
@@ -78,7 +80,7 @@ impl From<String> for Why {
 macro_rules! ensure {
     ($holds:expr, $($why:tt)+) => {
         if !$holds {
-            return Err($crate::conformance::Why(format!($($why)+)));
+            return Err($crate::conformance::Violation(format!($($why)+)));
         }
     };
 }
@@ -113,71 +115,71 @@ pub async fn run_all<G: Ground + 'static>(new: impl Fn() -> G) -> Result<usize, 
     }
     hold! {
         record:
-            entries_read_back_as_they_were_sent
-            numbers_have_no_gaps_and_answers_keep_their_order
-            a_message_id_is_recorded_once_wherever_it_comes_again
-            only_members_are_recorded
-            times_never_go_back
-            pages_end_where_they_are_told_to
-            watchers_hear_of_a_commit_before_its_ack_and_in_order
-            many_at_once_lose_and_double_nothing
-            an_append_whose_caller_goes_is_still_recorded
-            what_is_recorded_outlives_the_store
-            an_erased_entry_leaves_its_commit
-            newest_entries_are_one_a_conversation;
+            entry__reads_back_as_sent
+            append__numbers_have_no_gaps_and_answers_keep_order
+            append__repeated_message_id_is_recorded_once
+            append__non_members_are_refused
+            append__time_never_decreases_in_a_conversation
+            read__pages_respect_entry_and_byte_limits
+            watch__commit_is_published_before_its_ack_and_in_order
+            append__concurrent_calls_lose_and_duplicate_nothing
+            append__is_recorded_after_its_caller_is_dropped
+            record__entries_survive_close_and_reopen
+            erased_entry__keeps_its_commitment
+            newest_entries__are_one_per_conversation;
         rooms:
-            everybody_is_in_the_lobby_and_stays
-            a_room_has_one_name_and_a_name_one_room
-            rooms_are_joined_and_left
-            a_topic_is_its_members_to_set
-            two_people_have_one_direct_conversation
-            lists_go_on_where_they_ended
-            read_markers_only_go_forward
-            a_conversation_shows_its_newest_entry;
+            lobby__every_user_is_a_permanent_member
+            room__name_is_unique_under_concurrency
+            room__can_be_joined_and_left
+            room__topic_is_set_only_by_members
+            direct_conversation__is_unique_for_two_people
+            conversation__list_pages_continue_without_gaps
+            read_marker__only_advances
+            conversation__head_is_its_newest_entry;
         people:
-            an_invite_makes_one_user
-            an_invite_is_for_what_it_says
-            of_many_who_use_an_invite_at_once_one_wins
-            of_many_who_want_a_name_at_once_one_wins
-            a_credential_is_what_was_registered
-            a_password_is_replaced
-            devices_come_and_go
-            people_are_listed_by_name
-            source_is_known_for_thirty_days_to_its_user_alone
-            source_list_keeps_the_newest_of_a_user
-            source_of_device_logins_replaces_no_other
-            a_closed_store_says_so;
+            invite__registers_exactly_one_user
+            invite__is_limited_to_its_name_role_and_expiry
+            invite__one_of_concurrent_uses_succeeds
+            registration__concurrent_same_name_succeeds_once
+            credential__reads_back_as_registered
+            password__is_set_and_replaced
+            device__is_usable_and_listed_until_revoked
+            people__list_is_sorted_by_name
+            source__is_known_for_30_days_to_its_user_only
+            source__list_keeps_the_newest_of_a_user
+            source__device_login_replaces_no_other_source
+            store__closed_refuses_requests_and_keeps_acked_entries;
         search:
-            all_words_are_found_newest_first
-            a_search_goes_on_below_a_number
-            a_search_stays_in_its_conversation
-            what_was_just_recorded_is_found
-            what_is_erased_is_not_found
-            the_index_catches_up
-            no_text_is_more_than_words
-            a_search_in_slices_finds_what_one_finds
-            a_search_ends_with_enough_bytes;
+            search__all_words_match_newest_first
+            search__continues_below_a_number
+            search__stays_in_its_conversation
+            search__just_recorded_entries_are_found
+            search__erased_entries_are_not_found
+            index__catches_up_and_skips_erased_entries
+            search__text_is_never_query_syntax
+            search__slices_find_the_same_as_one_search
+            search__stops_at_its_byte_limit;
         bounds:
-            rooms_of_a_user_are_bounded_under_a_race
-            memberships_of_a_user_are_bounded
-            invites_that_are_open_are_bounded
-            devices_of_a_user_are_bounded_under_a_race
-            classic_keys_of_a_user_are_bounded;
+            bounds__rooms_of_a_user_are_limited_under_concurrency
+            bounds__memberships_of_a_user_are_limited
+            bounds__open_invites_of_a_user_are_limited
+            bounds__devices_of_a_user_are_limited_under_concurrency
+            bounds__classic_keys_of_a_user_are_limited;
         files:
-            a_file_is_known_from_its_entry_on_to_its_members
-            usage_is_the_sum_of_what_a_user_sent
-            content_is_referenced_until_its_last_entry_is_erased
-            file_hashes_are_listed_once_in_order
-            a_body_that_is_no_file_is_an_entry_and_no_more
-            a_receipt_is_found_by_its_message_id
-            a_file_is_found_by_the_words_of_its_name;
+            file__is_found_by_members_once_its_entry_is_recorded
+            file__usage_is_the_sum_of_files_sent_by_a_user
+            file__content_is_referenced_until_last_entry_is_erased
+            file__hashes_are_listed_once_in_order
+            file__malformed_body_is_an_entry_without_a_file
+            receipt__is_found_by_its_message_id
+            file__is_found_by_words_of_its_name;
         classic:
-            a_classic_key_is_there_until_it_is_revoked
-            of_each_form_of_the_bridge_there_is_one_key
-            a_classic_key_is_for_a_conversation_of_its_users
-            classic_keys_are_listed_by_name
-            what_came_under_a_classic_key_is_its_users
-            nothing_is_recorded_under_a_key_that_is_revoked_or_for_elsewhere;
+            classic_key__is_found_until_revoked
+            classic_key__origin_bridge_has_one_key_per_form
+            classic_key__requires_membership_in_its_conversation
+            classic_key__list_is_sorted_by_name
+            classic_key__entry_sender_names_user_and_key
+            classic_key__revoked_or_for_other_conversation_is_refused;
     }
     Ok(held)
 }
@@ -200,11 +202,11 @@ impl Bench {
         Self { ground, now: Arc::new(AtomicU64::new(START)) }
     }
 
-    fn open(&self) -> Result<Arc<dyn Store>, Why> {
+    fn open(&self) -> Result<Arc<dyn Store>, Violation> {
         self.open_within(Bounds::default())
     }
 
-    fn open_within(&self, bounds: Bounds) -> Result<Arc<dyn Store>, Why> {
+    fn open_within(&self, bounds: Bounds) -> Result<Arc<dyn Store>, Violation> {
         let now = self.now.clone();
         let clock: Clock = Arc::new(move || now.load(Ordering::Relaxed));
         Ok(self.ground.open(clock, bounds)?)
@@ -215,7 +217,7 @@ impl Bench {
     }
 
     /// Opens a store and registers these users.
-    async fn with(&self, users: &[&str]) -> Result<Arc<dyn Store>, Why> {
+    async fn with(&self, users: &[&str]) -> Result<Arc<dyn Store>, Violation> {
         let store = self.open()?;
         for user in users {
             join(&*store, user).await?;
@@ -228,7 +230,7 @@ impl Bench {
         &self,
         store: &dyn Store,
         conversation: ConversationId,
-    ) -> Result<Vec<Entry>, Why> {
+    ) -> Result<Vec<Entry>, Violation> {
         let link_0 = chain::link_0(&self.ground.server_key(), conversation);
         let mut position = Position::new(conversation, 0, link_0);
         let mut entries: Vec<Entry> = Vec::new();
@@ -263,12 +265,12 @@ fn advance(position: &mut Position, conversation: ConversationId, entry: &Entry)
         sender: &entry.sender,
         commit: &commit,
     };
-    position.advance(&linked, None).map_err(|broken| Why(broken.to_string()))?;
+    position.advance(&linked, None).map_err(|broken| Violation(broken.to_string()))?;
     Ok(())
 }
 
-fn name(name: &str) -> Result<Name, Why> {
-    Name::new(name).map_err(|error| Why(format!("{name}: {error}")))
+fn name(name: &str) -> Result<Name, Violation> {
+    Name::new(name).map_err(|error| Violation(format!("{name}: {error}")))
 }
 
 /// Returns a number that no other call returns.
@@ -289,7 +291,7 @@ fn device(label: &str) -> NewDevice {
     NewDevice { id, label: label.to_owned(), record: vec![id.0[7]; RECORD] }
 }
 
-async fn invite(store: &dyn Store, terms: InviteTerms) -> Result<InviteId, Why> {
+async fn invite(store: &dyn Store, terms: InviteTerms) -> Result<InviteId, Violation> {
     let id = InviteId(unique().to_be_bytes());
     let record = vec![id.0[7]; RECORD];
     store.add_invite(NewInvite { id, record, terms, made_by: None, created_ms: START }).await?;
@@ -305,7 +307,7 @@ fn registration(invite: InviteId, user: &Name) -> Registration {
 }
 
 /// Registers a user with a new invite.
-async fn join(store: &dyn Store, user: &str) -> Result<Name, Why> {
+async fn join(store: &dyn Store, user: &str) -> Result<Name, Violation> {
     let user = name(user)?;
     let invite = invite(store, terms(Role::Member)).await?;
     let registered = store.register(registration(invite, &user), START).await?;
@@ -324,15 +326,15 @@ fn entry(conversation: ConversationId, user: &Name, body: &str) -> NewEntry {
 }
 
 /// Appends one entry and returns its receipt.
-async fn say(store: &dyn Store, new: NewEntry) -> Result<Receipt, Why> {
+async fn say(store: &dyn Store, new: NewEntry) -> Result<Receipt, Violation> {
     let mut receipts = receipts(store.append(vec![new]).await?)?;
-    receipts.pop().ok_or_else(|| Why("an append was not answered".into()))
+    receipts.pop().ok_or_else(|| Violation("an append was not answered".into()))
 }
 
-fn receipts(answers: Vec<Appended>) -> Result<Vec<Receipt>, Why> {
+fn receipts(answers: Vec<Appended>) -> Result<Vec<Receipt>, Violation> {
     let receipt = |appended| match appended {
         Appended::Recorded(receipt) => Ok(receipt),
-        Appended::NotAMember => Err(Why("a member was not let in".into())),
+        Appended::NotAMember => Err(Violation("a member was not let in".into())),
     };
     answers.into_iter().map(receipt).collect()
 }

@@ -8,7 +8,7 @@ use crate::{
     LoginMethod, Person,
 };
 
-pub(super) async fn an_invite_makes_one_user(bench: &Bench) -> Lawful {
+pub(super) async fn invite__registers_exactly_one_user(bench: &Bench) -> Lawful {
     let store = bench.open()?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let invite = invite(&*store, terms(Role::Owner)).await?;
@@ -31,7 +31,7 @@ pub(super) async fn an_invite_makes_one_user(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn an_invite_is_for_what_it_says(bench: &Bench) -> Lawful {
+pub(super) async fn invite__is_limited_to_its_name_role_and_expiry(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let (ada, bob, carol) = (name("ada")?, name("bob")?, name("carol")?);
     let unknown = registration(InviteId([0xee; 8]), &bob);
@@ -60,7 +60,7 @@ pub(super) async fn an_invite_is_for_what_it_says(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn of_many_who_use_an_invite_at_once_one_wins(bench: &Bench) -> Lawful {
+pub(super) async fn invite__one_of_concurrent_uses_succeeds(bench: &Bench) -> Lawful {
     let store = bench.open()?;
     for round in 0..4 {
         let invite = invite(&*store, terms(Role::Member)).await?;
@@ -69,7 +69,7 @@ pub(super) async fn of_many_who_use_an_invite_at_once_one_wins(bench: &Bench) ->
                 let store = store.clone();
                 tokio::spawn(async move {
                     let user = name(&format!("user{round}.{i}"))?;
-                    Ok::<_, Why>(store.register(registration(invite, &user), START).await?)
+                    Ok::<_, Violation>(store.register(registration(invite, &user), START).await?)
                 })
             })
             .collect();
@@ -86,7 +86,7 @@ pub(super) async fn of_many_who_use_an_invite_at_once_one_wins(bench: &Bench) ->
     Ok(())
 }
 
-pub(super) async fn of_many_who_want_a_name_at_once_one_wins(bench: &Bench) -> Lawful {
+pub(super) async fn registration__concurrent_same_name_succeeds_once(bench: &Bench) -> Lawful {
     let store = bench.open()?;
     let ada = name("ada")?;
     let mut tasks = Vec::new();
@@ -94,7 +94,7 @@ pub(super) async fn of_many_who_want_a_name_at_once_one_wins(bench: &Bench) -> L
         let invite = invite(&*store, terms(Role::Member)).await?;
         let (store, ada) = (store.clone(), ada.clone());
         tasks.push(tokio::spawn(async move {
-            Ok::<_, Why>((invite, store.register(registration(invite, &ada), START).await?))
+            Ok::<_, Violation>((invite, store.register(registration(invite, &ada), START).await?))
         }));
     }
     let (mut winners, mut losers) = (0, Vec::new());
@@ -118,7 +118,7 @@ pub(super) async fn of_many_who_want_a_name_at_once_one_wins(bench: &Bench) -> L
     Ok(())
 }
 
-pub(super) async fn a_credential_is_what_was_registered(bench: &Bench) -> Lawful {
+pub(super) async fn credential__reads_back_as_registered(bench: &Bench) -> Lawful {
     let store = bench.with(&["bob"]).await?;
     let ada = name("ada")?;
     let terms = InviteTerms { user: Some(ada.clone()), ..terms(Role::Admin) };
@@ -137,7 +137,7 @@ pub(super) async fn a_credential_is_what_was_registered(bench: &Bench) -> Lawful
         device: Some(device.clone()),
     };
     let Registered::Done(person) = store.register(new, START).await? else {
-        return Err(Why("ada was not registered".into()));
+        return Err(Violation("ada was not registered".into()));
     };
     for (id, record, holder) in [
         (CredentialId::User(ada), vec![7; RECORD], Holder::User(person.clone())),
@@ -158,7 +158,7 @@ pub(super) async fn a_credential_is_what_was_registered(bench: &Bench) -> Lawful
     Ok(())
 }
 
-pub(super) async fn a_password_is_replaced(bench: &Bench) -> Lawful {
+pub(super) async fn password__is_set_and_replaced(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     equal!(store.person(&ada).await?.map(|p| p.password), Some(false));
@@ -175,7 +175,7 @@ pub(super) async fn a_password_is_replaced(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn devices_come_and_go(bench: &Bench) -> Lawful {
+pub(super) async fn device__is_usable_and_listed_until_revoked(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let (phone, desk) = (device("phone"), device("desk"));
@@ -215,7 +215,7 @@ pub(super) async fn devices_come_and_go(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn people_are_listed_by_name(bench: &Bench) -> Lawful {
+pub(super) async fn people__list_is_sorted_by_name(bench: &Bench) -> Lawful {
     let store = bench.with(&["eve", "ada", "dan", "bob", "carol"]).await?;
     for page in [1, 2, 5, 9] {
         let mut users: Vec<Name> = Vec::new();
@@ -237,7 +237,7 @@ pub(super) async fn people_are_listed_by_name(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn source_is_known_for_thirty_days_to_its_user_alone(bench: &Bench) -> Lawful {
+pub(super) async fn source__is_known_for_30_days_to_its_user_only(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob, unknown) = (name("ada")?, name("bob")?, name("unknown")?);
     let home: &[u8] = &[192, 0, 2, 1];
@@ -274,7 +274,7 @@ pub(super) async fn source_is_known_for_thirty_days_to_its_user_alone(bench: &Be
     Ok(())
 }
 
-pub(super) async fn source_list_keeps_the_newest_of_a_user(bench: &Bench) -> Lawful {
+pub(super) async fn source__list_keeps_the_newest_of_a_user(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     store.note_source(&bob, &[0], LoginMethod::Password, START).await?;
@@ -296,7 +296,7 @@ pub(super) async fn source_list_keeps_the_newest_of_a_user(bench: &Bench) -> Law
     Ok(())
 }
 
-pub(super) async fn source_of_device_logins_replaces_no_other(bench: &Bench) -> Lawful {
+pub(super) async fn source__device_login_replaces_no_other_source(bench: &Bench) -> Lawful {
     use LoginMethod::{Device, Password};
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
@@ -308,7 +308,7 @@ pub(super) async fn source_of_device_logins_replaces_no_other(bench: &Bench) -> 
         store.mark_read(user, LOBBY, 0).await?;
         Ok(())
     };
-    let is_known = async |user: &Name, source: u8| -> Result<bool, Why> {
+    let is_known = async |user: &Name, source: u8| -> Result<bool, Violation> {
         Ok(store.is_known_source(user, &[source], START).await?)
     };
     // Many device logins, after a password login (ada) and after a device login (bob).
@@ -353,7 +353,9 @@ pub(super) async fn source_of_device_logins_replaces_no_other(bench: &Bench) -> 
     Ok(())
 }
 
-pub(super) async fn a_closed_store_says_so(bench: &Bench) -> Lawful {
+pub(super) async fn store__closed_refuses_requests_and_keeps_acked_entries(
+    bench: &Bench,
+) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let waiting: Vec<_> = (0..50)

@@ -9,7 +9,7 @@ use twinlock_core::id::{DeviceId, Sender};
 use super::*;
 use crate::{LOBBY, Published};
 
-pub(super) async fn entries_read_back_as_they_were_sent(bench: &Bench) -> Lawful {
+pub(super) async fn entry__reads_back_as_sent(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let device = DeviceId([0xab; 16]);
@@ -40,7 +40,7 @@ pub(super) async fn entries_read_back_as_they_were_sent(bench: &Bench) -> Lawful
     Ok(())
 }
 
-pub(super) async fn numbers_have_no_gaps_and_answers_keep_their_order(bench: &Bench) -> Lawful {
+pub(super) async fn append__numbers_have_no_gaps_and_answers_keep_order(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let room = make_room(&*store, &ada, "ops").await?;
@@ -67,7 +67,9 @@ pub(super) async fn numbers_have_no_gaps_and_answers_keep_their_order(bench: &Be
             equal!(receipt.conversation, new.conversation);
             let Some(position) = position.get_mut(&new.conversation) else { continue };
             let content = receipt.salt.map(|salt| Content::Body(salt, new.body.clone()));
-            let Some(content) = content else { return Err(Why("a receipt has no salt".into())) };
+            let Some(content) = content else {
+                return Err(Violation("a receipt has no salt".into()));
+            };
             let stood = Entry {
                 n: receipt.n,
                 time_ms: receipt.time_ms,
@@ -90,7 +92,7 @@ pub(super) async fn numbers_have_no_gaps_and_answers_keep_their_order(bench: &Be
     Ok(())
 }
 
-pub(super) async fn a_message_id_is_recorded_once_wherever_it_comes_again(bench: &Bench) -> Lawful {
+pub(super) async fn append__repeated_message_id_is_recorded_once(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let room = make_room(&*store, &ada, "ops").await?;
@@ -144,7 +146,7 @@ pub(super) async fn a_message_id_is_recorded_once_wherever_it_comes_again(bench:
     Ok(())
 }
 
-pub(super) async fn only_members_are_recorded(bench: &Bench) -> Lawful {
+pub(super) async fn append__non_members_are_refused(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let room = make_room(&*store, &ada, "ops").await?;
@@ -175,7 +177,7 @@ pub(super) async fn only_members_are_recorded(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn times_never_go_back(bench: &Bench) -> Lawful {
+pub(super) async fn append__time_never_decreases_in_a_conversation(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let room = make_room(&*store, &ada, "ops").await?;
@@ -194,7 +196,7 @@ pub(super) async fn times_never_go_back(bench: &Bench) -> Lawful {
     bench.verified(&*store, LOBBY).await.map(|_| ())
 }
 
-pub(super) async fn pages_end_where_they_are_told_to(bench: &Bench) -> Lawful {
+pub(super) async fn read__pages_respect_entry_and_byte_limits(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let ten = "0123456789";
@@ -242,7 +244,9 @@ pub(super) async fn pages_end_where_they_are_told_to(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn watchers_hear_of_a_commit_before_its_ack_and_in_order(bench: &Bench) -> Lawful {
+pub(super) async fn watch__commit_is_published_before_its_ack_and_in_order(
+    bench: &Bench,
+) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let room = make_room(&*store, &ada, "ops").await?;
@@ -265,7 +269,7 @@ pub(super) async fn watchers_hear_of_a_commit_before_its_ack_and_in_order(bench:
     // A refused entry is not published.
     store.append(vec![entry(99, &ada, "x")]).await?;
     ensure!(early.try_recv().is_err(), "there was news of nothing");
-    let told = late.ok_or_else(|| Why("ten rounds have a fifth".into()))?.try_recv();
+    let told = late.ok_or_else(|| Violation("ten rounds have a fifth".into()))?.try_recv();
     equal!(told.map(|t| of(&t, room).first().map(|e| e.n)).ok(), Some(Some(23)));
     Ok(())
 }
@@ -279,7 +283,7 @@ fn numbers(receipts: &[Receipt]) -> Vec<u64> {
     receipts.iter().map(|r| r.n).collect()
 }
 
-pub(super) async fn many_at_once_lose_and_double_nothing(bench: &Bench) -> Lawful {
+pub(super) async fn append__concurrent_calls_lose_and_duplicate_nothing(bench: &Bench) -> Lawful {
     const TASKS: usize = 16;
     const CALLS: usize = 25;
     let names: Vec<String> = (0..TASKS).map(|i| format!("user{i}")).collect();
@@ -290,7 +294,7 @@ pub(super) async fn many_at_once_lose_and_double_nothing(bench: &Bench) -> Lawfu
         let mut heads = HashMap::new();
         let mut told = 0;
         while told < TASKS * CALLS * 3 {
-            let published = news.recv().await.map_err(|e| Why(e.to_string()))?;
+            let published = news.recv().await.map_err(|e| Violation(e.to_string()))?;
             for published in published.iter() {
                 let head = heads.entry(published.conversation).or_insert(0);
                 for entry in &published.entries {
@@ -301,7 +305,7 @@ pub(super) async fn many_at_once_lose_and_double_nothing(bench: &Bench) -> Lawfu
                 equal!(published.head, *head);
             }
         }
-        Ok::<_, Why>(())
+        Ok::<_, Violation>(())
     });
     let mut tasks = Vec::new();
     for user in names {
@@ -324,7 +328,7 @@ pub(super) async fn many_at_once_lose_and_double_nothing(bench: &Bench) -> Lawfu
                 let numbers = places.iter().filter(|p| p.0 == conversation).map(|p| p.1);
                 ensure!(numbers.is_sorted(), "{user}'s entries were shuffled");
             }
-            Ok::<_, Why>(places)
+            Ok::<_, Violation>(places)
         }));
     }
     let mut places = Vec::new();
@@ -339,7 +343,7 @@ pub(super) async fn many_at_once_lose_and_double_nothing(bench: &Bench) -> Lawfu
     Ok(())
 }
 
-pub(super) async fn an_append_whose_caller_goes_is_still_recorded(bench: &Bench) -> Lawful {
+pub(super) async fn append__is_recorded_after_its_caller_is_dropped(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let mut begun = Vec::new();
@@ -360,7 +364,7 @@ pub(super) async fn an_append_whose_caller_goes_is_still_recorded(bench: &Bench)
     Ok(())
 }
 
-pub(super) async fn what_is_recorded_outlives_the_store(bench: &Bench) -> Lawful {
+pub(super) async fn record__entries_survive_close_and_reopen(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let last = say(&*store, entry(LOBBY, &ada, "kept")).await?;
@@ -375,7 +379,7 @@ pub(super) async fn what_is_recorded_outlives_the_store(bench: &Bench) -> Lawful
     bench.verified(&*store, LOBBY).await.map(|_| ())
 }
 
-pub(super) async fn an_erased_entry_leaves_its_commit(bench: &Bench) -> Lawful {
+pub(super) async fn erased_entry__keeps_its_commitment(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let mut sent = Vec::new();
@@ -399,7 +403,7 @@ pub(super) async fn an_erased_entry_leaves_its_commit(bench: &Bench) -> Lawful {
         ["one", "", "", "four"].map(String::from).to_vec()
     );
     for ((new, receipt), read) in sent.iter().zip(&read).skip(1) {
-        let salt = receipt.salt.ok_or_else(|| Why("a receipt has no salt".into()))?;
+        let salt = receipt.salt.ok_or_else(|| Violation("a receipt has no salt".into()))?;
         equal!(read.content, Content::Erased(chain::commit(&salt, &new.body)));
         // Resent, it gets the same receipt, without the erased salt.
         let again = say(&*store, new.clone()).await?;
@@ -408,12 +412,16 @@ pub(super) async fn an_erased_entry_leaves_its_commit(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-async fn make_room(store: &dyn Store, user: &Name, room: &str) -> Result<ConversationId, Why> {
+async fn make_room(
+    store: &dyn Store,
+    user: &Name,
+    room: &str,
+) -> Result<ConversationId, Violation> {
     let made = store.create_room(user, &name(room)?, "").await?;
-    Ok(made.ok_or_else(|| Why(format!("room {room} was not made")))?.id)
+    Ok(made.ok_or_else(|| Violation(format!("room {room} was not made")))?.id)
 }
 
-pub(super) async fn newest_entries_are_one_a_conversation(bench: &Bench) -> Lawful {
+pub(super) async fn newest_entries__are_one_per_conversation(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let room = make_room(&*store, &ada, "ops").await?;
@@ -425,7 +433,7 @@ pub(super) async fn newest_entries_are_one_a_conversation(bench: &Bench) -> Lawf
     let newest = store.newest(10).await?;
     equal!(newest.iter().map(|at| at.conversation).collect::<Vec<_>>(), vec![room, LOBBY]);
     for at in &newest {
-        let receipt = last.get(&at.conversation).ok_or_else(|| Why("none".into()))?;
+        let receipt = last.get(&at.conversation).ok_or_else(|| Violation("none".into()))?;
         equal!((at.n, at.time_ms, at.link), (receipt.n, receipt.time_ms, receipt.link));
     }
     equal!(newest.first().zip(newest.last()).map(|(a, b)| a.seq - b.seq), Some(1));

@@ -3,20 +3,20 @@
 use super::*;
 use crate::{Conversation, Form, Joined, LOBBY, OWN_COUNTED};
 
-fn there(found: Option<Conversation>) -> Result<Conversation, Why> {
-    found.ok_or_else(|| Why("a conversation is not there".into()))
+fn there(found: Option<Conversation>) -> Result<Conversation, Violation> {
+    found.ok_or_else(|| Violation("a conversation is not there".into()))
 }
 
-async fn own_in_lobby(store: &dyn Store, user: &Name) -> Result<u64, Why> {
+async fn own_in_lobby(store: &dyn Store, user: &Name) -> Result<u64, Violation> {
     let list = store.conversations(user, false, 0, 1).await?;
     Ok(there(list.into_iter().next())?.own)
 }
 
-fn into(joined: Option<Joined>) -> Result<Joined, Why> {
-    joined.ok_or_else(|| Why("a room is not there".into()))
+fn into(joined: Option<Joined>) -> Result<Joined, Violation> {
+    joined.ok_or_else(|| Violation("a room is not there".into()))
 }
 
-pub(super) async fn everybody_is_in_the_lobby_and_stays(bench: &Bench) -> Lawful {
+pub(super) async fn lobby__every_user_is_a_permanent_member(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let lobby = there(store.conversation(&ada, LOBBY).await?)?;
@@ -35,7 +35,7 @@ pub(super) async fn everybody_is_in_the_lobby_and_stays(bench: &Bench) -> Lawful
     Ok(())
 }
 
-pub(super) async fn a_room_has_one_name_and_a_name_one_room(bench: &Bench) -> Lawful {
+pub(super) async fn room__name_is_unique_under_concurrency(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob, ops) = (name("ada")?, name("bob")?, name("ops")?);
     bench.set_clock(START + 9);
@@ -56,7 +56,7 @@ pub(super) async fn a_room_has_one_name_and_a_name_one_room(bench: &Bench) -> La
         .map(|_| {
             let (store, ada) = (store.clone(), ada.clone());
             tokio::spawn(async move {
-                store.create_room(&ada, &name("raced")?, "").await.map_err(Why::from)
+                store.create_room(&ada, &name("raced")?, "").await.map_err(Violation::from)
             })
         })
         .collect();
@@ -68,7 +68,7 @@ pub(super) async fn a_room_has_one_name_and_a_name_one_room(bench: &Bench) -> La
     Ok(())
 }
 
-pub(super) async fn rooms_are_joined_and_left(bench: &Bench) -> Lawful {
+pub(super) async fn room__can_be_joined_and_left(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob, ops) = (name("ada")?, name("bob")?, name("ops")?);
     let room = there(store.create_room(&ada, &ops, "").await?)?.id;
@@ -95,7 +95,7 @@ pub(super) async fn rooms_are_joined_and_left(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn a_topic_is_its_members_to_set(bench: &Bench) -> Lawful {
+pub(super) async fn room__topic_is_set_only_by_members(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let room = there(store.create_room(&ada, &name("ops")?, "old").await?)?;
@@ -109,7 +109,7 @@ pub(super) async fn a_topic_is_its_members_to_set(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn two_people_have_one_direct_conversation(bench: &Bench) -> Lawful {
+pub(super) async fn direct_conversation__is_unique_for_two_people(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob", "carol"]).await?;
     let (ada, bob, carol) = (name("ada")?, name("bob")?, name("carol")?);
     let there_is = there(store.open_direct(&bob, &ada).await?)?;
@@ -148,7 +148,7 @@ pub(super) async fn two_people_have_one_direct_conversation(bench: &Bench) -> La
     Ok(())
 }
 
-pub(super) async fn lists_go_on_where_they_ended(bench: &Bench) -> Lawful {
+pub(super) async fn conversation__list_pages_continue_without_gaps(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let mut made = vec![LOBBY];
@@ -190,7 +190,7 @@ pub(super) async fn lists_go_on_where_they_ended(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn read_markers_only_go_forward(bench: &Bench) -> Lawful {
+pub(super) async fn read_marker__only_advances(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     for _ in 0..5 {
@@ -240,7 +240,7 @@ pub(super) async fn read_markers_only_go_forward(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn a_conversation_shows_its_newest_entry(bench: &Bench) -> Lawful {
+pub(super) async fn conversation__head_is_its_newest_entry(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let room = there(store.create_room(&ada, &name("ops")?, "").await?)?;

@@ -11,7 +11,7 @@ async fn found(
     text: &str,
     before: u64,
     entries: usize,
-) -> Result<Vec<u64>, Why> {
+) -> Result<Vec<u64>, Violation> {
     let found = store.search(conversation, text, before, entries).await?;
     // A found entry equals the entry that a read returns.
     for entry in &found {
@@ -21,7 +21,7 @@ async fn found(
     Ok(found.iter().map(|e| e.n).collect())
 }
 
-async fn everywhere(store: &dyn Store, text: &str) -> Result<Vec<u64>, Why> {
+async fn everywhere(store: &dyn Store, text: &str) -> Result<Vec<u64>, Violation> {
     found(store, LOBBY, text, u64::MAX, 100).await
 }
 
@@ -30,7 +30,7 @@ async fn tell(store: &dyn Store, user: &Name, texts: &[&str]) -> Lawful {
     receipts(store.append(batch).await?).map(|_| ())
 }
 
-pub(super) async fn all_words_are_found_newest_first(bench: &Bench) -> Lawful {
+pub(super) async fn search__all_words_match_newest_first(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     tell(
         &*store,
@@ -55,14 +55,14 @@ pub(super) async fn all_words_are_found_newest_first(bench: &Bench) -> Lawful {
             let got = everywhere(store, text).await?;
             ensure!(got == expected, "{text:?} was found in {got:?}, expected {expected:?}");
         }
-        Ok::<_, Why>(())
+        Ok::<_, Violation>(())
     };
     check(&*store).await?;
     drop(store);
     check(&*bench.open()?).await
 }
 
-pub(super) async fn a_search_goes_on_below_a_number(bench: &Bench) -> Lawful {
+pub(super) async fn search__continues_below_a_number(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     for i in 0..30 {
@@ -86,7 +86,7 @@ pub(super) async fn a_search_goes_on_below_a_number(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn a_search_stays_in_its_conversation(bench: &Bench) -> Lawful {
+pub(super) async fn search__stays_in_its_conversation(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let mut rooms = vec![LOBBY];
@@ -109,7 +109,7 @@ pub(super) async fn a_search_stays_in_its_conversation(bench: &Bench) -> Lawful 
     Ok(())
 }
 
-pub(super) async fn what_was_just_recorded_is_found(bench: &Bench) -> Lawful {
+pub(super) async fn search__just_recorded_entries_are_found(bench: &Bench) -> Lawful {
     let mut store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let mut expected = Vec::new();
@@ -131,7 +131,7 @@ pub(super) async fn what_was_just_recorded_is_found(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn what_is_erased_is_not_found(bench: &Bench) -> Lawful {
+pub(super) async fn search__erased_entries_are_not_found(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     tell(&*store, &name("ada")?, &["secret one", "secret two", "secret three"]).await?;
     equal!(everywhere(&*store, "secret").await?, vec![3, 2, 1]);
@@ -144,7 +144,7 @@ pub(super) async fn what_is_erased_is_not_found(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn the_index_catches_up(bench: &Bench) -> Lawful {
+pub(super) async fn index__catches_up_and_skips_erased_entries(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     for round in 0..2 {
         let texts: Vec<_> = (0..200).map(|n| format!("needle {n} {}", "hay ".repeat(n))).collect();
@@ -165,7 +165,7 @@ pub(super) async fn the_index_catches_up(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn no_text_is_more_than_words(bench: &Bench) -> Lawful {
+pub(super) async fn search__text_is_never_query_syntax(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     tell(&*store, &name("ada")?, &["near the body or not", "x"]).await?;
     for (text, expected) in [
@@ -189,11 +189,11 @@ pub(super) async fn no_text_is_more_than_words(bench: &Bench) -> Lawful {
     Ok(())
 }
 
-pub(super) async fn a_search_in_slices_finds_what_one_finds(bench: &Bench) -> Lawful {
+pub(super) async fn search__slices_find_the_same_as_one_search(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let made = store.create_room(&ada, &name("ops")?, "").await?;
-    let ops = made.ok_or_else(|| Why("no room".into()))?.id;
+    let ops = made.ok_or_else(|| Violation("no room".into()))?.id;
     // More words with one prefix than a search looks up individually.
     let mut batch = Vec::new();
     for i in 0..400 {
@@ -232,7 +232,7 @@ pub(super) async fn a_search_in_slices_finds_what_one_finds(bench: &Bench) -> La
     Ok(())
 }
 
-pub(super) async fn a_search_ends_with_enough_bytes(bench: &Bench) -> Lawful {
+pub(super) async fn search__stops_at_its_byte_limit(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let long = format!("needle {}", "x".repeat(1000));

@@ -300,8 +300,6 @@ fn emptied(recorder: &Connection, wait: Duration) -> rusqlite::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use std::fs;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -318,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wal_is_emptied_while_somebody_always_reads() {
+    fn checkpoint__wal_is_emptied_despite_continuous_reads() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.db");
         let conn = Connection::open(&path).unwrap();

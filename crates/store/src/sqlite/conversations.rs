@@ -320,7 +320,6 @@ pub(super) fn mark_read(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::sqlite::open;
 
@@ -332,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn conversation_lists_and_names_are_found_by_index() {
+    fn conversation__lists_and_names_use_an_index() {
         let dir = tempfile::tempdir().unwrap();
         let conn = open::recorder(&dir.path().join("record.db"), &ServerKey([1; 32]), 1).unwrap();
         for sql in [list_sql(false), list_sql(true), named_sql()] {

@@ -356,13 +356,12 @@ fn role_from(role: u8) -> Result<Role, StoreError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use rusqlite::StatementStatus;
 
     use super::*;
 
     #[test]
-    fn a_miss_looks_as_often_as_a_hit_and_finds_as_much() {
+    fn credential__miss_costs_the_same_reads_as_a_hit() {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(include_str!("../../migrations/0001_record.sql")).unwrap();
         let key = RowKey::new(&[7; 32]);

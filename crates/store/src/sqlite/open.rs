@@ -638,18 +638,17 @@ fn lobby(conn: &Connection, server_key: &ServerKey, now_ms: u64) -> rusqlite::Re
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn every_migration_runs_on_what_the_one_before_left() {
+    fn record_db__migrations_run_in_sequence_and_none_is_missing() {
         Migrations::from_slice(MIGRATIONS).validate().unwrap();
         let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
         assert_eq!(files.count(), MIGRATIONS.len());
     }
 
     #[test]
-    fn what_is_written_is_synced_at_the_commit() {
+    fn record_db__opens_with_wal_full_sync_and_secure_delete() {
         let dir = tempfile::tempdir().unwrap();
         let path = resolve(&dir.path().join("record.db")).unwrap();
         let conn = recorder(&path, &ServerKey([1; 32]), 0).unwrap();

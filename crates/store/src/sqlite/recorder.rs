@@ -383,7 +383,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_takes_as_long_to_place_as_to_commit_within_limits() {
+    fn recorder__batch_size_balances_sequencing_and_commit() {
         let us = Duration::from_micros;
         assert_eq!(worth(1000, us(3000), us(1500)), 500);
         assert_eq!(worth(500, us(1500), us(3000)), 1000);

@@ -252,7 +252,6 @@ impl Search<'_> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use std::time::Duration;
 
     use rusqlite::StatementStatus;
@@ -304,7 +303,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn search_lists_a_frequent_word_at_the_cost_of_a_rare_one() {
+    fn search__word_list_cost_is_independent_of_frequency() {
         let [rare, frequent] = [10, 20_000].map(|entries| {
             let conn = record(entries, "common commonly commons");
             assert_eq!(slices(&conn, "comm", LONG), 1);
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn search_lists_words_once_for_all_slices() {
+    fn search__word_list_is_read_once_for_all_slices() {
         let conn = record(100, "common commonly commons");
         assert_eq!(slices(&conn, "comm", LONG), 1);
         // One seek for each word, and one for the end of the list.
@@ -327,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn search_passes_over_a_word_that_the_index_cut() {
+    fn search__word_truncated_by_the_index_is_skipped() {
         // More than 32 KiB after decomposition, cut inside a character of two bytes.
         let text = format!("commo{}", "\u{fb2c}".repeat(6000));
         let conn = record(1, &text);

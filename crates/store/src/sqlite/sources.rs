@@ -100,13 +100,12 @@ pub(super) fn forget(desk: &mut Desk<'_>, user: &Name) -> Result<u64, StoreError
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use rusqlite::StatementStatus;
 
     use super::*;
 
     #[test]
-    fn source_of_nobody_costs_the_reads_of_a_known_one() {
+    fn source__lookup_costs_the_same_for_known_and_unknown() {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(include_str!("../../migrations/0001_record.sql")).unwrap();
         conn.execute_batch(include_str!("../../migrations/0005_sources.sql")).unwrap();

@@ -135,11 +135,10 @@ impl Query {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn words_are_folded_and_taken_apart_the_same_everywhere() {
+    fn tokenizer__folds_case_and_accents_and_splits_words() {
         for (text, words) in [
             ("Hello, World!", "hello world"),
             ("Crème BRÛLÉE\n2x", "creme brulee 2x"),
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_wants_all_words_and_the_beginning_of_the_last() {
+    fn search_query__matches_all_words_and_prefix_of_the_last() {
         let body = "The quick brown fox".as_bytes();
         for (query, found) in [
             ("quick the", true),
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_query_is_fts_syntax() {
+    fn search_query__text_is_never_fts_syntax() {
         let query = Query::new("a\" OR body:* NEAR(b)").unwrap();
         assert_eq!(
             query.to_fts(7, &Last::AsItIs),

@@ -23,14 +23,14 @@ impl Ground for Dir {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_keeps_every_law_of_the_contract() {
+async fn conformance__sqlite_passes_every_test() {
     let run = conformance::run_all(|| Dir(tempfile::tempdir().unwrap()));
     let held = tokio::time::timeout(Duration::from_secs(120), run).await.unwrap();
     assert_eq!(held, Ok(59));
 }
 
 #[tokio::test]
-async fn a_runtime_of_one_thread_is_enough() {
+async fn conformance__single_thread_runtime_is_sufficient() {
     let run = conformance::run_all(|| Dir(tempfile::tempdir().unwrap()));
     let held = tokio::time::timeout(Duration::from_secs(120), run).await.unwrap();
     assert_eq!(held, Ok(59));

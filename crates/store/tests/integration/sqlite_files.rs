@@ -39,7 +39,7 @@ fn look(dir: &Path, sql: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn nobody_else_can_read_the_files() {
+async fn record_file__files_are_private_to_the_owner() {
     let dir = tempfile::tempdir().unwrap();
     // The permissions of an existing file are restricted.
     let path = dir.path().join("record.db");
@@ -60,7 +60,7 @@ async fn nobody_else_can_read_the_files() {
 }
 
 #[tokio::test]
-async fn a_second_opener_is_refused_until_the_first_is_gone() {
+async fn record_file__second_open_is_refused_until_first_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("record.db");
     let first = open(dir.path());
@@ -82,7 +82,7 @@ async fn a_second_opener_is_refused_until_the_first_is_gone() {
 }
 
 #[tokio::test]
-async fn a_record_dropped_with_work_in_it_is_whole_when_it_is_opened_again() {
+async fn record_file__dropped_with_pending_appends_is_complete() {
     let dir = tempfile::tempdir().unwrap();
     for round in 1..=10 {
         let store = open(dir.path());
@@ -103,7 +103,7 @@ async fn a_record_dropped_with_work_in_it_is_whole_when_it_is_opened_again() {
 }
 
 #[tokio::test]
-async fn a_closed_record_is_one_file() {
+async fn record_file__close_leaves_no_wal_and_a_complete_file() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
@@ -118,7 +118,7 @@ async fn a_closed_record_is_one_file() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused_and_left_alone() {
+async fn record_file__newer_schema_is_refused_and_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     let path = dir.path().join("record.db");
@@ -138,7 +138,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_file_that_is_no_record_is_refused_and_left_alone() {
+fn record_file__non_database_is_refused_and_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("record.db");
     let text = "this is not a database ".repeat(100);
@@ -150,7 +150,7 @@ fn a_file_that_is_no_record_is_refused_and_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_index_catches_up_and_finds_what_the_scan_found() {
+async fn index__results_equal_scan_after_catching_up() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
@@ -181,7 +181,7 @@ async fn the_index_catches_up_and_finds_what_the_scan_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn index_catches_up_while_messages_keep_coming() {
+async fn index__catches_up_during_continuous_appends() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
@@ -210,7 +210,7 @@ async fn index_catches_up_while_messages_keep_coming() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_erased_is_in_no_file() {
+async fn erased_entry__content_leaves_all_files() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
@@ -248,7 +248,7 @@ async fn say_mib(store: &dyn Store, dir: &Path, mib: usize) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_wal_stays_bounded_while_much_is_recorded() {
+async fn wal__stays_bounded_under_heavy_appends() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
@@ -311,7 +311,7 @@ impl Drop for AlwaysReads {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_wal_stays_bounded_while_somebody_always_reads() {
+async fn wal__stays_bounded_under_continuous_reads() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
@@ -324,7 +324,7 @@ async fn the_wal_stays_bounded_while_somebody_always_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_erased_is_forgotten_while_somebody_always_reads_and_others_write() {
+async fn erased_entry__content_leaves_files_despite_reads_and_writes() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
@@ -365,7 +365,7 @@ async fn what_is_erased_is_forgotten_while_somebody_always_reads_and_others_writ
 }
 
 #[tokio::test]
-async fn what_is_erased_is_forgotten_by_itself_after_a_read_and_after_a_crash() {
+async fn erased_entry__content_is_removed_after_a_read_or_crash() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
@@ -388,7 +388,7 @@ async fn what_is_erased_is_forgotten_by_itself_after_a_read_and_after_a_crash() 
 }
 
 #[tokio::test]
-async fn a_wal_without_its_database_is_not_thrown_away() {
+async fn wal__without_database_is_refused_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
@@ -415,7 +415,7 @@ async fn a_wal_without_its_database_is_not_thrown_away() {
 }
 
 #[tokio::test]
-async fn record_of_another_server_is_refused() {
+async fn record_file__of_another_server_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("record.db");
     open(dir.path()).close().await.unwrap();
@@ -426,7 +426,7 @@ async fn record_of_another_server_is_refused() {
 }
 
 #[tokio::test]
-async fn record_files_that_are_links_are_not_followed() {
+async fn record_file__symbolic_link_is_refused_and_not_followed() {
     let elsewhere = tempfile::tempdir().unwrap();
     for file in ["record.db", "record.db.lock", "record.db-wal", "record.db-shm"] {
         for target in ["there", "missing"] {
@@ -447,7 +447,7 @@ async fn record_files_that_are_links_are_not_followed() {
 }
 
 #[tokio::test]
-async fn file_of_another_kind_beside_the_record_is_refused() {
+async fn record_file__directory_as_side_file_is_refused() {
     for file in ["record.db-wal", "record.db-shm", "record.db.lock"] {
         let dir = tempfile::tempdir().unwrap();
         open(dir.path()).close().await.unwrap();
@@ -459,7 +459,7 @@ async fn file_of_another_kind_beside_the_record_is_refused() {
 }
 
 #[tokio::test]
-async fn record_that_was_replaced_while_it_is_open_acknowledges_nothing() {
+async fn record_file__replaced_while_open_acknowledges_nothing() {
     for file in ["record.db", "record.db-wal"] {
         for replaced in [false, true] {
             let dir = tempfile::tempdir().unwrap();
@@ -500,7 +500,7 @@ async fn record_that_was_replaced_while_it_is_open_acknowledges_nothing() {
 }
 
 #[tokio::test]
-async fn record_that_was_replaced_is_not_opened_anew() {
+async fn record_file__moved_while_open_makes_close_fail_in_time() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
@@ -510,7 +510,7 @@ async fn record_that_was_replaced_is_not_opened_anew() {
 }
 
 #[tokio::test]
-async fn record_path_is_never_a_uri() {
+async fn record_file__path_is_never_a_uri() {
     let before = std::env::current_dir().unwrap();
     let dir = tempfile::tempdir().unwrap();
     for name in ["file:x", "file:x?mode=memory", "a%20b"] {

@@ -5,7 +5,7 @@ use tokio::sync::broadcast::error::TryRecvError;
 use twinlock_store::{Appended, LOBBY, Order, Store, StoreError};
 
 #[tokio::test]
-async fn what_comes_after_a_batch_that_failed_is_not_recorded_before_it() {
+async fn full_disk__batch_after_a_failed_one_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
@@ -24,7 +24,7 @@ async fn what_comes_after_a_batch_that_failed_is_not_recorded_before_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_refuses_writes_reads_on_and_recovers_by_itself() {
+async fn full_disk__refuses_writes_allows_reads_and_recovers() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;

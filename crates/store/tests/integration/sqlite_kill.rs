@@ -14,7 +14,7 @@ const ROUNDS: usize = 20;
 const TASKS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_acked_entry_survives_a_kill() {
+async fn record__acked_entries_survive_a_kill() {
     if let Some(dir) = std::env::var_os(CHILD) {
         record_until_killed(Path::new(&dir)).await;
         return;
@@ -23,7 +23,7 @@ async fn every_acked_entry_survives_a_kill() {
     let mut acked: HashMap<(u64, u64), String> = HashMap::new();
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sqlite_kill::every_acked_entry_survives_a_kill", "--nocapture"])
+            .args(["--exact", "sqlite_kill::record__acked_entries_survive_a_kill", "--nocapture"])
             .env(CHILD, dir.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

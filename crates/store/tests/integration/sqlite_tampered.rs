@@ -58,7 +58,7 @@ async fn people() -> People {
 }
 
 #[tokio::test]
-async fn a_swapped_or_edited_row_is_no_credential() {
+async fn row_mac__edited_or_swapped_credential_is_refused() {
     let people = people().await;
     let password = |user: &str| CredentialId::User(name(user));
     let (ada, bob) = (CredentialId::Device(people.ada), CredentialId::Device(people.bob));
@@ -138,7 +138,7 @@ async fn a_swapped_or_edited_row_is_no_credential() {
 }
 
 #[tokio::test]
-async fn an_edited_role_is_nobodys() {
+async fn row_mac__edited_role_is_reported_as_damaged() {
     let people = people().await;
     edit(people.dir.path(), "UPDATE users SET role = 2 WHERE name = 'bob';");
     let store = open(people.dir.path());
@@ -148,7 +148,7 @@ async fn an_edited_role_is_nobodys() {
 }
 
 #[tokio::test]
-async fn an_edited_classic_key_is_none() {
+async fn row_mac__edited_classic_key_opens_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     for user in ["ada", "bob"] {
@@ -217,7 +217,7 @@ async fn an_edited_classic_key_is_none() {
 }
 
 #[tokio::test]
-async fn a_damaged_classic_key_hides_no_other() {
+async fn row_mac__damaged_classic_key_hides_no_other_key() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     for user in ["ada", "bob"] {
@@ -267,7 +267,7 @@ async fn a_damaged_classic_key_hides_no_other() {
 }
 
 #[tokio::test]
-async fn another_row_key_opens_nothing() {
+async fn row_mac__another_row_key_opens_no_credential() {
     let people = people().await;
     let options = twinlock_store::Options::new(
         crate::common::SERVER_KEY,
@@ -281,7 +281,7 @@ async fn another_row_key_opens_nothing() {
 }
 
 #[tokio::test]
-async fn an_altered_entry_breaks_the_chain_at_its_place() {
+async fn chain__altered_entry_breaks_link_at_its_number() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;
@@ -319,7 +319,7 @@ async fn an_altered_entry_breaks_the_chain_at_its_place() {
 }
 
 #[tokio::test]
-async fn a_missing_entry_is_told_and_not_passed_over() {
+async fn chain__missing_entry_is_reported_as_damaged() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     join(&*store, "ada").await;

@@ -231,11 +231,10 @@ impl Talk {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn text_is_text_and_slash_is_a_command() {
+    fn chat_command__input_is_text_command_quit_or_nothing() {
         assert_eq!(Said::parse("hello"), Said::Text("hello".into()));
         assert_eq!(Said::parse("  hello\r\n"), Said::Text("  hello".into()));
         assert_eq!(Said::parse("//etc"), Said::Text("/etc".into()));
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_take_names_in_any_usual_spelling() {
+    fn chat_command__arguments_are_normalized_or_rejected() {
         let room = Target::Room(Name::new("ops").unwrap());
         let bob = Name::new("bob").unwrap();
         assert_eq!(Said::parse("/join #Ops"), Said::Command(Command::Join(room)));

@@ -24,7 +24,7 @@ use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
 use twinlock_core::limits::MAX_TEXT;
 use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 use super::send::{LOOK, QUIET, blocking, now_ms, waits};
 use crate::args::{Chat, Target};

@@ -322,11 +322,10 @@ impl Helper for Help {}
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn completion_knows_commands_rooms_people_and_paths() {
+    fn chat_completion__covers_commands_rooms_users_and_paths() {
         let words = ["#lobby", "#ops", "@bob", "@bert"].map(str::to_owned).into_iter().collect();
         let found = |typed: &str| complete(typed, &words);
         let list = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();

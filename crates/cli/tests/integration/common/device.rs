@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use twinlock_core::classic::origin::Bridge;
 use twinlock_core::classic::{Form, Lines, call};
 use twinlock_core::keys::ClassicKey;
-use twinlock_link::OsEntropy;
+use twinlock_transport::OsEntropy;
 
 use super::{Host, Person};
 

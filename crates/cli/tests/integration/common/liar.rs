@@ -20,10 +20,10 @@ use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::proto;
 use twinlock_core::session::{BindingPolicy, Config, Event};
-use twinlock_link::OsEntropy;
-use twinlock_link::line::Line;
-use twinlock_link::login::{Greeter, login, parse_hello};
-use twinlock_link::tls::{Alpn, ClientTls, ServerCert, ServerTls, Trust, channel_binding};
+use twinlock_transport::OsEntropy;
+use twinlock_transport::connection::Connection;
+use twinlock_transport::login::{Acceptor, login, parse_hello};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerCert, ServerTls, Trust, channel_binding};
 
 use crate::common::{Host, Person};
 
@@ -120,7 +120,7 @@ fn config(info: Vec<u8>, exporter: Option<[u8; 32]>) -> Config {
 async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, lie: &Mutex<Lie>) {
     let stream = keys.inside.accept(tcp).await.unwrap();
     let exporter = channel_binding(stream.get_ref().1).ok();
-    let mut greeter = Greeter::new(stream);
+    let mut greeter = Acceptor::new(stream);
     let hello = parse_hello(&greeter.read_hello().await.unwrap()).unwrap();
     let record = self_register(&keys.setup, &keys.credential(), &mut OsEntropy).unwrap();
     let (state, challenge) = hello.challenge(&keys.setup, Some(&record), &mut OsEntropy).unwrap();
@@ -145,7 +145,7 @@ async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, lie: &Mutex<Lie>) {
             break info.to_vec();
         }
     };
-    let mut here = greeter.into_line(established, config(info, exporter));
+    let mut here = greeter.into_connection(established, config(info, exporter));
     loop {
         let (from_here, woken) = tokio::select! {
             woken = here.wait(None) => (true, woken),
@@ -165,7 +165,7 @@ async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, lie: &Mutex<Lie>) {
 }
 
 /// Forwards a client's message unchanged.
-fn hand_on<A, B>(from: &mut Line<A>, to: &mut Line<B>) -> bool
+fn hand_on<A, B>(from: &mut Connection<A>, to: &mut Connection<B>) -> bool
 where
     A: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     B: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -181,7 +181,7 @@ where
 }
 
 /// Forwards a server's message after applying the lie.
-fn say<A, B>(from: &mut Line<A>, to: &mut Line<B>, lie: &Mutex<Lie>) -> bool
+fn say<A, B>(from: &mut Connection<A>, to: &mut Connection<B>, lie: &Mutex<Lie>) -> bool
 where
     A: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     B: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,

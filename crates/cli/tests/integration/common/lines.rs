@@ -22,9 +22,9 @@ use twinlock_core::keys::DeviceSecret;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::proto::{self, Role};
 use twinlock_core::session::{BindingPolicy, Config, Event};
-use twinlock_link::line::Line;
-use twinlock_link::login::login;
-use twinlock_link::tls::{Alpn, ClientTls, Trust, channel_binding};
+use twinlock_transport::connection::Connection;
+use twinlock_transport::login::login;
+use twinlock_transport::tls::{Alpn, ClientTls, Trust, channel_binding};
 
 use crate::common::Person;
 
@@ -33,7 +33,7 @@ pub const PER_USER: usize = 16;
 /// Concurrent logins of one address: fewer than its 8 unauthenticated connections.
 pub const AT_ONCE: usize = 6;
 
-pub type Connected = Line<TlsStream<TcpStream>>;
+pub type Connected = Connection<TlsStream<TcpStream>>;
 
 /// The server's port and the TLS configuration for it.
 pub struct To {

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use twinlock_core::id::TlsPin;
 use twinlock_core::invite::{Address, InviteLink};
-use twinlock_link::tls::{Alpn, ClientTls, ServerCert, ServerTls, Trust, spki_pin};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerCert, ServerTls, Trust, spki_pin};
 
 use crate::common::{Host, Person};
 

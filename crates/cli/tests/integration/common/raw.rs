@@ -24,10 +24,10 @@ use twinlock_core::id::{DeviceId, Name, ServerKey};
 use twinlock_core::keys::DeviceSecret;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::{BindingPolicy, Config, Event};
-use twinlock_link::OsEntropy;
-use twinlock_link::line::{Line, LineError};
-use twinlock_link::login::login;
-use twinlock_link::tls::{Alpn, ClientTls, TlsFault, Trust, channel_binding};
+use twinlock_transport::OsEntropy;
+use twinlock_transport::connection::{Connection, ConnectionError};
+use twinlock_transport::login::login;
+use twinlock_transport::tls::{Alpn, ClientTls, TlsFault, Trust, channel_binding};
 
 use crate::common::{LONG, Person};
 
@@ -203,7 +203,7 @@ impl AsyncWrite for Deaf {
 
 /// An authenticated connection.
 pub struct Raw {
-    pub line: Line<Io>,
+    pub line: Connection<Io>,
     next: u64,
 }
 
@@ -262,7 +262,7 @@ impl Raw {
         loop {
             match self.line.wait(None).await {
                 Ok(_) => {}
-                Err(LineError::Cut(_)) => return None,
+                Err(ConnectionError::Cut(_)) => return None,
                 Err(error) => panic!("{error}"),
             }
             match self.line.open_frame().unwrap() {

@@ -36,7 +36,7 @@ impl World {
         // A random loopback address: while the server is down, no other test's connection can take
         // its port.
         let mut own = [0; 3];
-        twinlock_link::OsEntropy.fill(&mut own);
+        twinlock_transport::OsEntropy.fill(&mut own);
         let [a, b, c] = own;
         let listen = (Ipv4Addr::new(127, a, b, c.clamp(1, 254)), 0).into();
         let mut config = Config::new(data.clone(), listen);

@@ -12,7 +12,7 @@ fn is_violation<T>(result: &Result<T, Fault>) -> bool {
 }
 
 #[test]
-fn the_first_frame_is_ready_or_close() {
+fn session__first_frame_must_be_ready_or_close() {
     use MessageType as M;
     for role in ROLES {
         for mtype in [M::App, M::Rekey1, M::Rekey2, M::Rekey3, M::Ping, M::Pong] {
@@ -27,7 +27,7 @@ fn the_first_frame_is_ready_or_close() {
 }
 
 #[test]
-fn nothing_but_ready_is_sent_before_the_other_end_is_ready() {
+fn session__only_ready_is_sent_before_peer_is_ready() {
     for role in ROLES {
         let mut bare = Bare::new(role, config());
         assert_eq!(bare.session.send_app(b"early"), Err(SendError::NotOpen));
@@ -40,7 +40,7 @@ fn nothing_but_ready_is_sent_before_the_other_end_is_ready() {
 }
 
 #[test]
-fn a_bulk_frame_is_no_first_frame() {
+fn session__bulk_as_first_frame_is_refused() {
     // The client's reader refuses the header; the server's session refuses the frame.
     assert!(Header::parse([0x11, 0, 0, 29], Due::FirstSealed).is_err());
     let mut bare = Bare::new(Role::Server, config());
@@ -51,7 +51,7 @@ fn a_bulk_frame_is_no_first_frame() {
 }
 
 #[test]
-fn a_second_ready_is_refused() {
+fn session__second_ready_is_refused() {
     for role in ROLES {
         let mut bare = Bare::open(role);
         assert!(is_violation(&bare.say(MessageType::Ready, &ready(None, 1))));
@@ -60,7 +60,7 @@ fn a_second_ready_is_refused() {
 }
 
 #[test]
-fn a_malformed_ready_is_refused() {
+fn session__malformed_ready_is_refused() {
     let good = ready(Some([5; 32]), 1);
     let mut bodies: Vec<Vec<u8>> = (0..34).map(|len| good[..len].to_vec()).collect();
     let change = |at: usize, to: u8| {
@@ -80,7 +80,7 @@ fn a_malformed_ready_is_refused() {
 }
 
 #[test]
-fn a_lowered_version_is_close_11_before_anything_else() {
+fn session__downgrade_close_11_precedes_binding_check() {
     for (mine, theirs, fault) in [(1, 1, None), (1, 255, None), (2, 1, None), (2, 2, Some(2))] {
         let config = Config { max_version: mine, binding: BindingPolicy::Require, ..config() };
         let mut bare = Bare::new(Role::Client, config);
@@ -98,7 +98,7 @@ fn a_lowered_version_is_close_11_before_anything_else() {
 }
 
 #[test]
-fn the_binding_is_judged_as_each_policy_says() {
+fn channel_binding__result_follows_policy() {
     use Binding as B;
     use BindingPolicy as P;
     let (own, same, other) = (Some([5; 32]), Some([5; 32]), Some([6; 32]));
@@ -140,7 +140,7 @@ fn the_binding_is_judged_as_each_policy_says() {
 }
 
 #[test]
-fn a_body_of_a_wrong_length_is_refused() {
+fn session__wrong_body_length_is_refused() {
     use MessageType as M;
     for (mtype, right) in
         [(M::Ping, 8), (M::Pong, 8), (M::Close, 2), (M::Rekey1, REKEY1), (M::Rekey3, 0)]
@@ -155,7 +155,7 @@ fn a_body_of_a_wrong_length_is_refused() {
 }
 
 #[test]
-fn a_ping_is_echoed() {
+fn keep_alive__ping_is_echoed() {
     for role in ROLES {
         let mut bare = Bare::open(role);
         assert_eq!(bare.say(MessageType::Ping, b"\0\x01echoed"), Ok(Said::Nothing));
@@ -164,7 +164,7 @@ fn a_ping_is_echoed() {
 }
 
 #[test]
-fn messages_of_a_rekey_in_the_wrong_direction_or_state_are_refused() {
+fn rekey__message_in_wrong_direction_or_state_is_refused() {
     use MessageType as M;
     let cases = [
         (Role::Client, M::Rekey1, REKEY1),
@@ -202,7 +202,7 @@ fn rekey_with(bare: &mut Bare, delay: Duration) -> Result<Said, Fault> {
 }
 
 #[test]
-fn rekeys_come_apart_but_the_first_may_come_at_once() {
+fn rekey__minimum_interval_applies_after_the_first() {
     let mut bare = Bare::open(Role::Server);
     assert_eq!(rekey(&mut bare), Ok(Said::Rekeyed(1)));
     bare.now += APART;
@@ -215,7 +215,7 @@ fn rekeys_come_apart_but_the_first_may_come_at_once() {
 }
 
 #[test]
-fn a_rekey3_that_was_long_under_way_does_not_make_the_next_rekey_come_too_soon() {
+fn rekey__late_rekey3_does_not_delay_next_rekey() {
     let mut bare = Bare::open(Role::Server);
     let slow = Timing::default().rekey_pause - Duration::from_millis(1);
     assert_eq!(rekey_with(&mut bare, slow), Ok(Said::Rekeyed(1)));
@@ -224,14 +224,14 @@ fn a_rekey3_that_was_long_under_way_does_not_make_the_next_rekey_come_too_soon()
 }
 
 #[test]
-fn a_server_never_starts_a_rekey() {
+fn rekey__server_never_starts_one() {
     let mut bare = Bare::open(Role::Server);
     assert!(!bare.session.start_rekey(bare.now, &mut Seeded(7)));
     assert_eq!(bare.heard(), []);
 }
 
 #[test]
-fn a_client_starts_one_rekey_at_a_time_and_rests_after_it() {
+fn rekey__client_starts_one_at_a_time_with_minimum_interval() {
     let mut bare = Bare::open(Role::Client);
     let rk = RootKey::new(bare.session.root_key().expose_secret());
     assert!(bare.session.start_rekey(bare.now, &mut Seeded(8)));
@@ -250,7 +250,7 @@ fn a_client_starts_one_rekey_at_a_time_and_rests_after_it() {
 }
 
 #[test]
-fn a_wanted_rekey_starts_as_soon_as_one_may_and_is_done_once() {
+fn rekey__requested_starts_when_allowed_and_runs_once() {
     let mut bare = Bare::open(Role::Client);
     let pause = Timing::default().rekey_pause;
     for epoch in 1..=2 {
@@ -276,7 +276,7 @@ fn a_wanted_rekey_starts_as_soon_as_one_may_and_is_done_once() {
 }
 
 #[test]
-fn a_frame_that_is_not_authentic_ends_the_line_without_a_word() {
+fn session__forged_frame_closes_without_close_frame() {
     for role in ROLES {
         let mut bare = Bare::open(role);
         bare.session.send_app(b"on its way").unwrap();
@@ -294,7 +294,7 @@ fn a_frame_that_is_not_authentic_ends_the_line_without_a_word() {
 }
 
 #[test]
-fn whoever_reads_close_answers_bye_once() {
+fn session__close_is_answered_with_bye_once() {
     for role in ROLES {
         let mut bare = Bare::open(role);
         assert_eq!(bare.say(MessageType::Close, &[0, 5]), Ok(Said::Closed(CloseCode::Revoked)));
@@ -305,7 +305,7 @@ fn whoever_reads_close_answers_bye_once() {
 }
 
 #[test]
-fn what_no_frame_takes_is_refused_and_changes_nothing() {
+fn session__invalid_send_is_refused_without_state_change() {
     let mut bare = Bare::open(Role::Client);
     assert!(bare.session.send_app(&vec![0; MAX_BODY + 1]).is_err());
     assert!(bare.session.send_bulk(1, 0, &[]).is_err());
@@ -316,14 +316,14 @@ fn what_no_frame_takes_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn an_info_too_long_for_a_frame_is_left_out() {
+fn session__info_too_long_for_ready_is_omitted() {
     let config = Config { info: vec![1; MAX_BODY], exporter: None, ..config() };
     let mut bare = Bare::new(Role::Server, config);
     assert_eq!(bare.heard(), [(MessageType::Ready, ready(None, 1)[..34].to_vec())]);
 }
 
 #[test]
-fn a_line_that_is_never_quite_empty_keeps_little_of_what_it_sent() {
+fn session__partly_sent_backlog_uses_bounded_memory() {
     let mut bare = Bare::open(Role::Server);
     let mut most = 0;
     for _ in 0..2000 {
@@ -335,7 +335,7 @@ fn a_line_that_is_never_quite_empty_keeps_little_of_what_it_sent() {
 }
 
 #[test]
-fn debug_shows_no_secret() {
+fn session__debug_shows_no_secret() {
     let [client, server] = established(3);
     let shown = format!("{client:?}");
     let expected = format!(
@@ -357,7 +357,7 @@ fn debug_shows_no_secret() {
 }
 
 #[test]
-fn debug_of_a_message_shows_neither_secret_nor_text() {
+fn proto__debug_shows_no_secret_or_text() {
     use crate::proto::{Append, Entry, Invite};
     let secret = vec![0x41; 16];
     let invite = Invite { id: vec![0x42].into(), secret: secret.into(), expires_ms: 3 };

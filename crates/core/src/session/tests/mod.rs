@@ -11,8 +11,8 @@ use crate::credential::Credential;
 use crate::frame::HEADER;
 use crate::handshake::{AwaitChallenge, Hello, self_register};
 use crate::id::DeviceId;
-use crate::island::opaque::ServerSetup;
 use crate::keys::DeviceSecret;
+use crate::legacy_crypto::opaque::ServerSetup;
 
 /// A deterministic generator, random enough for test keys (splitmix64).
 pub(super) struct Seeded(pub(super) u64);

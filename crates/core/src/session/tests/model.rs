@@ -350,7 +350,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     #[test]
-    fn an_honest_line_delivers_everything_in_order_and_gets_stuck_nowhere(
+    fn session__reliable_network_delivers_in_order_without_stall(
         seed in any::<u64>(),
         ops in proptest::collection::vec(honest(), 1..150),
         close in proptest::option::of((0..2usize, any::<u16>())),
@@ -386,7 +386,7 @@ proptest! {
     }
 
     #[test]
-    fn a_hostile_line_delivers_a_beginning_in_order_or_dies(
+    fn session__hostile_network_delivers_prefix_and_dead_one_closes(
         seed in any::<u64>(),
         ops in proptest::collection::vec(hostile(), 1..150),
     ) {
@@ -409,7 +409,7 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_frame_ends_the_line_at_its_place(
+    fn session__modified_frame_is_not_delivered(
         seed in any::<u64>(),
         before in proptest::collection::vec((0..2usize, 0..600usize), 0..20),
         byte in any::<usize>(),

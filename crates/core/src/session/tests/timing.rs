@@ -11,7 +11,7 @@ fn due_in(bare: &Bare) -> Duration {
 }
 
 #[test]
-fn a_ping_follows_silence_and_silence_after_it_is_the_end() {
+fn keep_alive__ping_after_silence_then_close_without_pong() {
     for (following, silence) in [(true, 10), (false, 60)] {
         let mut bare = Bare::open(Role::Client);
         bare.session.set_following(following);
@@ -37,7 +37,7 @@ fn a_ping_follows_silence_and_silence_after_it_is_the_end() {
 }
 
 #[test]
-fn a_long_sleep_of_this_machine_still_asks_before_it_gives_up() {
+fn keep_alive__long_suspend_sends_ping_before_closing() {
     let mut bare = Bare::open(Role::Client);
     assert_eq!(bare.pass(3600 * SECOND), Ok(()));
     assert_eq!(bare.heard()[0].0, MessageType::Ping);
@@ -45,7 +45,7 @@ fn a_long_sleep_of_this_machine_still_asks_before_it_gives_up() {
 }
 
 #[test]
-fn an_end_that_never_gets_ready_is_given_up_without_a_ping() {
+fn keep_alive__unready_peer_times_out_without_ping() {
     let mut bare = Bare::new(Role::Server, config());
     assert_eq!(bare.pass(60 * SECOND), Ok(()));
     assert_eq!(bare.heard().len(), 1);
@@ -65,7 +65,7 @@ fn live(bare: &mut Bare, mut time: Duration) -> Result<(), Fault> {
 }
 
 #[test]
-fn the_client_rekeys_after_ten_minutes_with_traffic_and_never_without() {
+fn rekey__client_starts_after_10_minutes_only_with_traffic() {
     let mut bare = Bare::open(Role::Client);
     // READY counts as traffic.
     assert_eq!(live(&mut bare, 600 * SECOND - MILLI), Ok(()));
@@ -102,7 +102,7 @@ fn at_frame(bare: &mut Bare, sending: bool, n: u64) {
 }
 
 #[test]
-fn the_client_rekeys_after_2_to_the_20_frames_of_the_busier_direction() {
+fn rekey__client_starts_at_2_pow_20_frames_in_either_direction() {
     for sending in [true, false] {
         let mut bare = Bare::open(Role::Client);
         at_frame(&mut bare, sending, (1 << 20) - 1);
@@ -120,7 +120,7 @@ fn the_client_rekeys_after_2_to_the_20_frames_of_the_busier_direction() {
 }
 
 #[test]
-fn the_server_closes_when_a_rekey_is_overdue() {
+fn rekey__overdue_closes_server_session() {
     let mut bare = Bare::open(Role::Server);
     assert_eq!(live(&mut bare, 1800 * SECOND - MILLI), Ok(()));
     assert_eq!(live(&mut bare, MILLI), Err(Fault::RekeyOverdue));
@@ -138,7 +138,7 @@ fn the_server_closes_when_a_rekey_is_overdue() {
 }
 
 #[test]
-fn the_first_message_after_a_long_silence_leaves_time_for_a_rekey() {
+fn rekey__deadline_runs_from_first_message_after_silence() {
     for sending in [true, false] {
         let mut bare = Bare::open(Role::Server);
         // The state after a rekey without traffic since.
@@ -157,7 +157,7 @@ fn the_first_message_after_a_long_silence_leaves_time_for_a_rekey() {
 }
 
 #[test]
-fn the_server_closes_a_session_of_24_hours() {
+fn session__server_closes_after_24_hours() {
     let mut bare = Bare::open(Role::Server);
     // The state after a rekey without traffic since, so that only the age counts.
     (bare.session.epoch_traffic, bare.session.traffic_since) = (false, None);

@@ -76,7 +76,7 @@ fn guesses_in_a_day(pace: Option<u64>) -> u64 {
 }
 
 #[test]
-fn no_pace_gets_more_guesses_than_impatience() {
+fn guess__no_pace_exceeds_daily_maximum() {
     let impatient = guesses_in_a_day(None);
     assert!((96..=110).contains(&impatient), "{impatient}");
     for pace in [1, 29, 31, 59, 61, 151, 301, 601, 899, 901] {
@@ -86,7 +86,7 @@ fn no_pace_gets_more_guesses_than_impatience() {
 }
 
 #[test]
-fn pauses_double_from_half_a_minute_to_a_quarter_of_an_hour() {
+fn guess__wait_doubles_from_30_s_to_15_min() {
     let guesses = Guesses::new(1_000_000);
     let (ada, mut now) = (name("ada"), Instant::now());
     let mut waits = Vec::new();
@@ -101,7 +101,7 @@ fn pauses_double_from_half_a_minute_to_a_quarter_of_an_hour() {
 
 /// From one address: a retry every second, as in 468 tries in 8 minutes, or 100 HELLOs a day.
 #[test]
-fn guess_outsider_keeps_nobody_else_out() {
+fn guess__one_attacker_does_not_block_new_sources() {
     for pace in [seconds(1), seconds(864)] {
         let (guesses, ada) = (Guesses::new(1_000_000), name("ada"));
         let mut got = 0;
@@ -118,7 +118,7 @@ fn guess_outsider_keeps_nobody_else_out() {
 }
 
 #[test]
-fn guess_outsider_keeps_no_known_source_out() {
+fn guess__attackers_do_not_block_known_source() {
     for sources in [1, 20, 1000] {
         let (guesses, ada) = (Guesses::new(1_000_000), name("ada"));
         let home = Some(Guess { user: &ada, source: origin(1), known: true });
@@ -129,7 +129,7 @@ fn guess_outsider_keeps_no_known_source_out() {
 }
 
 #[test]
-fn guess_many_sources_together_get_few_a_day() {
+fn guess__many_sources_share_daily_maximum() {
     for sources in [2, 20, 1000] {
         let (guesses, ada) = (Guesses::new(1_000_000), name("ada"));
         let got = attack(&guesses, &ada, sources, seconds(60), |_, _| ());
@@ -141,7 +141,7 @@ fn guess_many_sources_together_get_few_a_day() {
 /// The arithmetic of docs/design/013-guessing.md: beyond the 10 that any guess may use, each of the
 /// first three guesses of a source occupies the run for 7.5 minutes.
 #[test]
-fn guess_few_sources_hold_up_a_new_address_for_a_while_only() {
+fn guess__few_sources_delay_new_address_for_limited_time() {
     for (sources, held) in [(1, 0), (3, 0), (10, 150), (20, 375)] {
         let (guesses, ada) = (Guesses::new(1_000_000), name("ada"));
         let mut last = Duration::ZERO;
@@ -156,7 +156,7 @@ fn guess_few_sources_hold_up_a_new_address_for_a_while_only() {
 }
 
 #[test]
-fn guess_wait_is_a_quarter_of_an_hour_at_most() {
+fn guess__wait_is_at_most_15_min() {
     let (guesses, ada, now) = (Guesses::new(1_000_000), name("ada"), Instant::now());
     for n in 0..100 {
         while guesses.take(from(&ada, n), None, now).is_ok() {}
@@ -167,7 +167,7 @@ fn guess_wait_is_a_quarter_of_an_hour_at_most() {
 }
 
 #[test]
-fn guess_known_source_has_its_own_run() {
+fn guess__known_source_has_separate_run() {
     let (guesses, ada, now) = (Guesses::new(1_000_000), name("ada"), Instant::now());
     let home = Some(Guess { user: &ada, source: origin(1), known: true });
     for _ in 0..5 {
@@ -180,7 +180,7 @@ fn guess_known_source_has_its_own_run() {
 }
 
 #[test]
-fn guess_device_counts_by_itself() {
+fn guess__devices_are_counted_separately() {
     let (guesses, ada, now) = (Guesses::new(1_000_000), name("ada"), Instant::now());
     while guesses.take(guess(&ada), None, now).is_ok() {}
     let (laptop, phone) = (DeviceId([1; 16]), DeviceId([2; 16]));
@@ -196,7 +196,7 @@ fn guess_device_counts_by_itself() {
 }
 
 #[test]
-fn made_up_names_do_not_push_out_the_one_that_is_guessed() {
+fn guess__generated_names_do_not_evict_guessed_name() {
     let guesses = Guesses::new(1_000_000);
     let (ada, now) = (name("ada"), Instant::now());
     while guesses.take(guess(&ada), None, now).is_ok() {}
@@ -208,7 +208,7 @@ fn made_up_names_do_not_push_out_the_one_that_is_guessed() {
 }
 
 #[test]
-fn a_success_costs_nothing_and_a_failure_of_another_name_neither() {
+fn guess__success_and_other_names_are_not_charged() {
     let guesses = Guesses::new(1_000_000);
     let (ada, bob, now) = (name("ada"), name("bob"), Instant::now());
     for _ in 0..100 {
@@ -222,7 +222,7 @@ fn a_success_costs_nothing_and_a_failure_of_another_name_neither() {
 }
 
 #[test]
-fn an_address_has_twenty_a_minute_and_devices_touch_no_name() {
+fn guess__address_rate_limit_without_name_adds_no_run() {
     let guesses = Guesses::new(20);
     let now = Instant::now();
     let origin = Some(Origin::of([192, 0, 2, 1].into()));
@@ -236,7 +236,7 @@ fn an_address_has_twenty_a_minute_and_devices_touch_no_name() {
 }
 
 #[test]
-fn quiet_hours_make_up_for_any_run() {
+fn guess__quiet_day_restores_full_burst() {
     let guesses = Guesses::new(1_000_000);
     let ada = name("ada");
     let now = Instant::now();
@@ -249,7 +249,7 @@ fn quiet_hours_make_up_for_any_run() {
 }
 
 #[test]
-fn the_tables_are_bounded() {
+fn guess__table_sizes_are_bounded() {
     let guesses = Guesses::new(20);
     let now = Instant::now();
     for n in 0..70_000 {

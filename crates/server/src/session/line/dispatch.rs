@@ -6,9 +6,9 @@ use tokio::time::Instant;
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{ConversationId, DeviceId, MessageId, Name, Sender, SessionId};
 use twinlock_core::limits::MAX_TEXT;
-use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
-use twinlock_link::transport::Transport;
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_store::{NewEntry, Person};
+use twinlock_transport::transport::Transport;
 
 use super::super::appends::own_body;
 use super::super::refusal::{Refused, refuse, too_large};
@@ -30,8 +30,8 @@ impl<S: Transport> Serving<S> {
             _ => Ok(()),
         };
         let result = match (op, &mut self.rights) {
-            (None, _) => refuse(Why::Unsupported),
-            (Some(_), _) if id == 0 => refuse(Why::Malformed),
+            (None, _) => refuse(RefusalReason::Unsupported),
+            (Some(_), _) if id == 0 => refuse(RefusalReason::Malformed),
             _ if let Err(refused) = may_write => Err(refused),
             (
                 Some(op @ (Op::PutFile(_) | Op::EndFile(_) | Op::GetFile(_) | Op::AbortFile(_))),
@@ -51,7 +51,8 @@ impl<S: Transport> Serving<S> {
             (Some(Op::Follow(want)), Rights::Device(..))
                 if self.cursors.is_full(want.conversation, most_follows) =>
             {
-                Err(Refused::from(Why::Limit).at(proto::Limit::FollowsPerSession, most_follows))
+                Err(Refused::from(RefusalReason::Limit)
+                    .at(proto::Limit::FollowsPerSession, most_follows))
             }
             (Some(op), Rights::Device(person, device)) => {
                 // Before the list is read, so that later changes are signalled.
@@ -77,7 +78,7 @@ impl<S: Transport> Serving<S> {
             (Some(op), Rights::Password(user, registrations)) => {
                 let age = Instant::now().into_std() - self.line.session().began();
                 if age > self.shared.config.limits.fresh_password {
-                    refuse(Why::LogInAgain)
+                    refuse(RefusalReason::LogInAgain)
                 } else {
                     let registering = Registering {
                         shared: self.shared.clone(),
@@ -129,16 +130,16 @@ impl<S: Transport> Serving<S> {
 
     pub(super) fn check_append(&self, id: u64, append: proto::Append) -> Result<NewEntry, Refused> {
         let Rights::Device(person, device) = &self.rights else {
-            return refuse(Why::NotAllowed);
+            return refuse(RefusalReason::NotAllowed);
         };
         let Some(message_id) = MessageId::from_slice(&append.message_id).filter(|_| id != 0) else {
-            return refuse(Why::Malformed);
+            return refuse(RefusalReason::Malformed);
         };
         if append.body.len() > MAX_TEXT {
             return too_large(proto::Limit::TextBytes, MAX_TEXT);
         }
         if append.body.is_empty() || std::str::from_utf8(&append.body).is_err() {
-            return refuse(Why::Malformed);
+            return refuse(RefusalReason::Malformed);
         }
         Ok(NewEntry {
             conversation: append.conversation,
@@ -224,7 +225,7 @@ impl Asking {
             }
             Op::StepUpFinish(want) => match &mut step_up {
                 Some(step_up) => step_up.finish(&shared, &want),
-                None => refuse(Why::NotAllowed),
+                None => refuse(RefusalReason::NotAllowed),
             },
             Op::AddClassicKey(want) => asker.add_classic_key(want).await,
             Op::ListClassicKeys(want) => asker.list_classic_keys(want).await,
@@ -237,7 +238,7 @@ impl Asking {
             op @ (Op::RegisterBegin(_) | Op::RegisterEvaluate(_) | Op::RegisterFinish(_)) => {
                 match &mut step_up {
                     Some(step_up) => step_up.register(&shared, &this, op).await,
-                    None => refuse(Why::NotAllowed),
+                    None => refuse(RefusalReason::NotAllowed),
                 }
             }
             Op::Unfollow(_)
@@ -245,7 +246,7 @@ impl Asking {
             | Op::PutFile(_)
             | Op::EndFile(_)
             | Op::GetFile(_)
-            | Op::AbortFile(_) => refuse(Why::Unsupported),
+            | Op::AbortFile(_) => refuse(RefusalReason::Unsupported),
         };
         Done { id, result, follow, registrations: None, step_up }
     }
@@ -269,10 +270,10 @@ impl Registering {
             }
             (Op::RevokeDevice(want), Some(user), _) => match DeviceId::from_slice(&want.device) {
                 Some(device) => requests::revoke_device(&shared, user, &device).await,
-                None => refuse(Why::Malformed),
+                None => refuse(RefusalReason::Malformed),
             },
             (op, _, Some(open)) => open.request(&shared, &this, op).await,
-            _ => refuse(Why::NotAllowed),
+            _ => refuse(RefusalReason::NotAllowed),
         };
         Done { id, result, follow: None, registrations, step_up: None }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
-use twinlock_link::line::{Line, LineError, Wake};
-use twinlock_link::transport::Transport;
+use twinlock_transport::connection::{Connection, ConnectionError, Wake};
+use twinlock_transport::transport::Transport;
 
 /// Interval between checks whether a peer that is not read has closed.
 const LOOK: Duration = Duration::from_millis(250);
@@ -26,16 +26,16 @@ pub(super) enum Ear {
 
 /// Writes and keeps the timers in any case, and reads as far as `ear` allows. Cancel-safe.
 pub(super) async fn listen<S: Transport>(
-    line: &mut Line<S>,
+    line: &mut Connection<S>,
     ear: Ear,
     room: Option<usize>,
-) -> Result<Wake, LineError> {
+) -> Result<Wake, ConnectionError> {
     match ear {
         Ear::Open => line.wait(room).await,
         Ear::Closed => hold_for(line, room).await,
         Ear::Watching => loop {
             if line.stream().has_peer_closed() {
-                return Err(LineError::Cut(None));
+                return Err(ConnectionError::Cut(None));
             }
             tokio::select! {
                 wake = hold_for(line, room) => return wake,
@@ -47,9 +47,9 @@ pub(super) async fn listen<S: Transport>(
 
 /// Reads nothing, and returns once there is room. Cancel-safe.
 async fn hold_for<S: AsyncRead + AsyncWrite + Unpin>(
-    line: &mut Line<S>,
+    line: &mut Connection<S>,
     room: Option<usize>,
-) -> Result<Wake, LineError> {
+) -> Result<Wake, ConnectionError> {
     poll_fn(|cx| {
         let held = pin!(line.hold()).poll(cx);
         match held {

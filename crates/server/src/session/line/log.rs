@@ -7,8 +7,8 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{CredentialId, Name};
 use twinlock_core::session::{Binding, Fault, Session};
 use twinlock_core::text::Untrusted;
-use twinlock_link::line::{Line, LineError};
-use twinlock_link::transport::Transport;
+use twinlock_transport::connection::{Connection, ConnectionError};
+use twinlock_transport::transport::Transport;
 
 use super::End;
 use crate::hub::Handle;
@@ -41,7 +41,7 @@ pub(super) fn log_begin(
 pub(super) fn log_end<S: Transport>(
     shared: &Shared,
     handle: &Handle,
-    line: &Line<S>,
+    line: &Connection<S>,
     peer: SocketAddr,
     end: &End,
     began: Instant,
@@ -55,7 +55,7 @@ pub(super) fn log_end<S: Transport>(
         };
         shared.throttle.closed_by(limit, peer);
     }
-    if let End::Line(error @ LineError::Fault(Fault::Tampered)) = end
+    if let End::Connection(error @ ConnectionError::Fault(Fault::Tampered)) = end
         && let Some(left_out) = shared.throttle.pass("frame not opened", std::time::Instant::now())
     {
         tracing::error!(%sid, user, %error, left_out, "a message could not be decrypted");
@@ -67,6 +67,6 @@ pub(super) fn log_end<S: Transport>(
         End::Bye(code) => {
             tracing::info!(%sid, user, seconds, %code, by = "client", "session ended");
         }
-        End::Line(error) => tracing::info!(%sid, user, seconds, %error, "session ended"),
+        End::Connection(error) => tracing::info!(%sid, user, seconds, %error, "session ended"),
     }
 }

@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, item::What};
-use twinlock_link::transport::Transport;
 use twinlock_store::{Conversation, StoreError};
+use twinlock_transport::transport::Transport;
 
 use super::super::follow::{Cursors, ROOM, Read};
 use super::job::next_finished;

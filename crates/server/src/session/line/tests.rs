@@ -1,7 +1,5 @@
 //! Sessions whose reads of the store wait, because all read turns are taken.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
 use std::pin::pin;
 use std::time::Duration;
 
@@ -85,7 +83,7 @@ async fn catching_up(host: &Host) -> (Device, Client, Held<'_>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn catch_up_that_waits_does_not_hold_up_appends() {
+async fn catch_up__waiting_does_not_delay_appends() {
     let host = Host::start().await;
     let (_, mut ada, held) = catching_up(&host).await;
     for n in 2..5 {
@@ -98,7 +96,7 @@ async fn catch_up_that_waits_does_not_hold_up_appends() {
 /// A hand-over that waits for the recorder's queue is next in it, so the appends of all other
 /// sessions wait for this session to poll it.
 #[tokio::test(flavor = "multi_thread")]
-async fn hand_over_is_polled_while_a_catch_up_waits() {
+async fn catch_up__waiting_does_not_block_append_hand_over() {
     let host = Host::start_with(|config| {
         config.timing.rekey_apart = Duration::ZERO;
         config.limits.text_rate = 0;
@@ -144,7 +142,7 @@ async fn hand_over_is_polled_while_a_catch_up_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn catch_up_that_waits_ends_with_a_revoked_session() {
+async fn catch_up__waiting_is_ended_by_revocation() {
     let host = Host::start().await;
     let (device, mut ada, _held) = catching_up(&host).await;
     host.server.shared.hub.close_device(&device.id, CloseCode::Revoked);
@@ -152,7 +150,7 @@ async fn catch_up_that_waits_ends_with_a_revoked_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn catch_up_that_waits_ends_with_its_connection() {
+async fn catch_up__waiting_is_cancelled_on_disconnect() {
     let host = Host::start().await;
     let (_, ada, held) = catching_up(&host).await;
     drop(ada);
@@ -167,7 +165,7 @@ async fn catch_up_that_waits_ends_with_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn catch_up_that_waits_ends_with_the_server() {
+async fn catch_up__waiting_does_not_block_shutdown() {
     let host = Host::start().await;
     let (_, mut ada, held) = catching_up(&host).await;
     drop(held);
@@ -191,7 +189,7 @@ async fn catch_up_that_waits_ends_with_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keep_alive_is_answered_while_a_catch_up_waits() {
+async fn catch_up__keep_alive_is_answered_while_waiting() {
     let host = Host::start().await;
     let (device, ada, held) = catching_up(&host).await;
     drop((ada, held));
@@ -211,7 +209,7 @@ async fn keep_alive_is_answered_while_a_catch_up_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changed_conversation_that_waits_holds_up_no_append() {
+async fn conversation_change__waiting_read_does_not_delay_appends() {
     let host = Host::start().await;
     let (device, mut ada) = host.owner().await;
     ada.follow(LOBBY, 0).await.unwrap();
@@ -238,7 +236,7 @@ async fn changed_conversation_that_waits_holds_up_no_append() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn follow_gets_each_entry_once_around_a_read_that_waits() {
+async fn follow__delayed_read_delivers_each_entry_once() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
@@ -264,7 +262,7 @@ async fn follow_gets_each_entry_once_around_a_read_that_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unfollow_drops_the_page_under_way() {
+async fn follow__unfollow_drops_pending_page() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     for _ in 0..3 {

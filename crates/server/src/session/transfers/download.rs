@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use twinlock_core::id::Name;
 use twinlock_core::session::{SendError, Session};
-use twinlock_link::pace::{FRAME, Pace};
 use twinlock_store::FileRef;
+use twinlock_transport::flow_control::{FRAME, FlowControl};
 
 use super::{Refused, Violation};
 use crate::files::{Blob, Denied, Files, Hash};
@@ -55,7 +55,7 @@ pub(super) struct Read {
 /// A download of a session.
 pub(super) struct Download {
     size: u64,
-    pace: Pace,
+    pace: FlowControl,
     /// Offset of the next read.
     read: u64,
     /// `None` while a job has it.
@@ -74,7 +74,7 @@ impl Download {
         let Found { file, blob, offset } = found;
         Self {
             size: file.size,
-            pace: Pace::new(offset, ack_each, now()),
+            pace: FlowControl::new(offset, ack_each, now()),
             read: offset,
             blob: Some(blob),
             buffer: Vec::new(),

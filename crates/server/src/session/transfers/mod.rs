@@ -7,7 +7,7 @@
 //! than the frame.
 //!
 //! A download has one read in progress and one buffer that is sent, within its [flow
-//! control](twinlock_link::pace) and only while the backlog is below [`ROOM`]. A slow disk or a
+//! control](twinlock_transport::flow_control) and only while the backlog is below [`ROOM`]. A slow disk or a
 //! slow peer therefore costs only these buffers; an idle transfer has none.
 //!
 //! [`ROOM`]: super::follow::ROOM
@@ -22,9 +22,11 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use twinlock_core::id::{DeviceId, MessageId, Name, Sender};
-use twinlock_core::proto::{self, Limit, Why, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::proto::{
+    self, Limit, RefusalReason, answer::Result as Answered, item::What, request::Op,
+};
 use twinlock_core::session::{SendError, Session};
-use twinlock_link::pace::ACK_EACH;
+use twinlock_transport::flow_control::ACK_EACH;
 
 use super::out::Out;
 use super::refusal::{Refused, refuse, storage};
@@ -100,7 +102,7 @@ impl Transfers {
             Op::EndFile(want) => self.end(id, &want),
             Op::GetFile(want) => self.get(user, id, &want),
             Op::AbortFile(want) => return Some(self.abort(want.transfer)),
-            _ => refuse(Why::Unsupported),
+            _ => refuse(RefusalReason::Unsupported),
         };
         begun.err().map(Err)
     }
@@ -112,7 +114,7 @@ impl Transfers {
         id: u64,
         want: proto::PutFile,
     ) -> Result<(), Refused> {
-        let message_id = MessageId::from_slice(&want.message_id).ok_or(Why::Malformed)?;
+        let message_id = MessageId::from_slice(&want.message_id).ok_or(RefusalReason::Malformed)?;
         let meta = upload::judge(want.file)?;
         self.have_room()?;
         self.asked += 1;
@@ -131,10 +133,10 @@ impl Transfers {
     }
 
     fn end(&mut self, id: u64, want: &proto::EndFile) -> Result<(), Refused> {
-        let hash = Hash::try_from(want.hash.as_ref()).map_err(|_| Why::Malformed)?;
-        let upload = self.uploads.get_mut(&want.transfer).ok_or(Why::NotFound)?;
+        let hash = Hash::try_from(want.hash.as_ref()).map_err(|_| RefusalReason::Malformed)?;
+        let upload = self.uploads.get_mut(&want.transfer).ok_or(RefusalReason::NotFound)?;
         if !upload.end(id, hash) {
-            return refuse(Why::NotFound);
+            return refuse(RefusalReason::NotFound);
         }
         self.advance(want.transfer);
         Ok(())
@@ -144,7 +146,8 @@ impl Transfers {
         let prefix = match want.offset {
             0 => None,
             offset => {
-                let hash = Hash::try_from(want.prefix_hash.as_ref()).map_err(|_| Why::Malformed)?;
+                let hash = Hash::try_from(want.prefix_hash.as_ref())
+                    .map_err(|_| RefusalReason::Malformed)?;
                 Some((offset, hash))
             }
         };
@@ -161,7 +164,7 @@ impl Transfers {
 
     fn abort(&mut self, transfer: u32) -> Result<Answered, Refused> {
         if transfer == 0 || transfer >= self.next {
-            return refuse(Why::NotFound);
+            return refuse(RefusalReason::NotFound);
         }
         self.downloads.remove(&transfer);
         if let Some(upload) = self.uploads.get_mut(&transfer) {
@@ -176,7 +179,7 @@ impl Transfers {
         let open = self.asked + uploads + self.downloads.len();
         // A transfer takes two numbers, and no number is reused.
         if open >= MOST || self.uploads.len() >= MOST + LEAVING || self.next > u32::MAX - 4 {
-            return Err(Refused::for_now(Why::Busy, 1).at(Limit::Transfers, MOST));
+            return Err(Refused::for_now(RefusalReason::Busy, 1).at(Limit::Transfers, MOST));
         }
         Ok(())
     }
@@ -355,7 +358,7 @@ impl Transfers {
                 // Runs to its end even if the session ends.
                 let recording = tokio::spawn(record.record(self.files.clone()));
                 self.jobs.push(Box::pin(async move {
-                    let failed = |_| Err(Refused::for_now(Why::Storage, 5));
+                    let failed = |_| Err(Refused::for_now(RefusalReason::Storage, 5));
                     let result = recording.await.unwrap_or_else(failed);
                     Done::Recorded { transfer, id, bytes, result }
                 }));
@@ -462,16 +465,16 @@ fn refusal(refused: Refused) -> Answered {
 /// Maps an error of the file store to a refusal; the details go to the log.
 fn why_of(error: FilesError) -> Refused {
     match error {
-        FilesError::Hash => Why::Hash.into(),
-        FilesError::Taken => Refused::for_now(Why::Busy, 1),
+        FilesError::Hash => RefusalReason::Hash.into(),
+        FilesError::Taken => Refused::for_now(RefusalReason::Busy, 1),
         FilesError::Record(error) => storage(&error),
         FilesError::Damaged(_) => {
             log_fault("a file is damaged", error);
-            Why::Damaged.into()
+            RefusalReason::Damaged.into()
         }
         FilesError::Full | FilesError::NoInodes | FilesError::Io { .. } => {
             log_fault("a file was not stored or read", error);
-            Refused::for_now(Why::Storage, 5)
+            Refused::for_now(RefusalReason::Storage, 5)
         }
     }
 }
@@ -480,8 +483,8 @@ impl From<Denied> for Refused {
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::Because(why) => why.into(),
-            Denied::Over(Why::Storage, limit, most) => {
-                Self::for_now(Why::Storage, 5).at(limit, most)
+            Denied::Over(RefusalReason::Storage, limit, most) => {
+                Self::for_now(RefusalReason::Storage, 5).at(limit, most)
             }
             Denied::Over(why, limit, most) => Self::from(why).at(limit, most),
             Denied::Failed(error) => why_of(error),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use prost::Message as _;
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
-use twinlock_core::proto::{self, Why};
-use twinlock_link::pace::{ACK_EACH, WINDOW};
+use twinlock_core::proto::{self, RefusalReason};
 use twinlock_store::{Appended, NewEntry, Receipt};
+use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 
 use super::{HELD, Refused, Violation, WORTH, refuse};
 use crate::convert::{self, copy};
@@ -24,14 +24,14 @@ const BUFFER: usize = 256 * 1024;
 
 /// Checks the metadata of a file.
 pub(super) fn judge(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, Refused> {
-    let meta = meta.ok_or(Why::Malformed)?;
+    let meta = meta.ok_or(RefusalReason::Malformed)?;
     if meta.mime.len() > MIME || meta.mode & !MODE != 0 {
-        return refuse(Why::Malformed);
+        return refuse(RefusalReason::Malformed);
     }
     // Directories follow the rules for file names, so none leads upwards.
     let is_below = meta.path.len() <= PATH && meta.path.split('/').all(is_possible);
     if !is_possible(&meta.name) || !(meta.path.is_empty() || is_below) {
-        return refuse(Why::NameBad);
+        return refuse(RefusalReason::NameBad);
     }
     Ok(meta)
 }
@@ -258,7 +258,7 @@ impl Recording {
         };
         match files.finish(offer, hash, entry).await? {
             Appended::Recorded(receipt) => Ok(convert::ack(&receipt)),
-            Appended::NotAMember => refuse(Why::NotFound),
+            Appended::NotAMember => refuse(RefusalReason::NotFound),
         }
     }
 }

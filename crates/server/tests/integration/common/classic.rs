@@ -5,10 +5,10 @@ use tokio::net::TcpStream;
 use twinlock_core::classic::origin::Bridge;
 use twinlock_core::classic::{Form, Lines, call};
 use twinlock_core::keys::ClassicKey;
-use twinlock_core::proto::{self, Why, answer::Result as Answered, request::Op};
-use twinlock_link::OsEntropy;
-use twinlock_link::tls::{Alpn, ClientTls, Trust};
+use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_server::Config;
+use twinlock_transport::OsEntropy;
+use twinlock_transport::tls::{Alpn, ClientTls, Trust};
 
 use super::{Client, Host, rest, soon};
 
@@ -24,7 +24,7 @@ pub async fn add_key(
     name: &str,
     conversation: u64,
     form: proto::ClassicForm,
-) -> Result<[u8; 32], Why> {
+) -> Result<[u8; 32], RefusalReason> {
     let made = import_key(client, name, conversation, form, &[]).await?;
     Ok(made.try_into().unwrap())
 }
@@ -36,7 +36,7 @@ pub async fn import_key(
     conversation: u64,
     form: proto::ClassicForm,
     key: &[u8],
-) -> Result<Vec<u8>, Why> {
+) -> Result<Vec<u8>, RefusalReason> {
     let (name, key) = (name.to_owned(), bytes::Bytes::copy_from_slice(key));
     let add = proto::AddClassicKey { name, conversation, form: form.into(), key };
     match client.ask(Op::AddClassicKey(add)).await? {
@@ -45,7 +45,7 @@ pub async fn import_key(
     }
 }
 
-pub async fn revoke_key(client: &mut Client, name: &str) -> Result<(), Why> {
+pub async fn revoke_key(client: &mut Client, name: &str) -> Result<(), RefusalReason> {
     let revoke = proto::RevokeClassicKey { name: name.to_owned() };
     client.ask(Op::RevokeClassicKey(revoke)).await.map(super::done)
 }

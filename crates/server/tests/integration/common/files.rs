@@ -67,7 +67,10 @@ fn walk(dir: &Path) -> Vec<(std::path::PathBuf, u64)> {
 }
 
 impl Client {
-    pub async fn offer(&mut self, put: proto::PutFile) -> Result<proto::FileAccepted, Why> {
+    pub async fn offer(
+        &mut self,
+        put: proto::PutFile,
+    ) -> Result<proto::FileAccepted, RefusalReason> {
         self.ask(Op::PutFile(put)).await.map(accepted)
     }
 
@@ -105,7 +108,11 @@ impl Client {
         self.post(Op::EndFile(proto::EndFile { transfer, hash: hash(data) }))
     }
 
-    pub async fn end_file(&mut self, transfer: u32, data: &[u8]) -> Result<proto::Ack, Why> {
+    pub async fn end_file(
+        &mut self,
+        transfer: u32,
+        data: &[u8],
+    ) -> Result<proto::Ack, RefusalReason> {
         self.ask(Op::EndFile(proto::EndFile { transfer, hash: hash(data) })).await.map(ack)
     }
 
@@ -115,7 +122,7 @@ impl Client {
         id: [u8; 16],
         name: &str,
         data: &[u8],
-    ) -> Result<(proto::Ack, usize), Why> {
+    ) -> Result<(proto::Ack, usize), RefusalReason> {
         let answered = self.ask(Op::PutFile(put(id, name, data.len() as u64))).await?;
         let accepted = match answered {
             Answered::Ack(ack) => return Ok((ack, 0)),
@@ -157,7 +164,7 @@ impl Client {
 
     /// Fetches a file and compares its hash; resumes from the end of `data` if that matches the
     /// file's prefix. Returns the offset of the resumption.
-    pub async fn download(&mut self, n: u64, data: &mut Vec<u8>) -> Result<u64, Why> {
+    pub async fn download(&mut self, n: u64, data: &mut Vec<u8>) -> Result<u64, RefusalReason> {
         let want = proto::GetFile {
             offset: data.len() as u64,
             prefix_hash: if data.is_empty() { Bytes::new() } else { hash(data) },
@@ -171,7 +178,7 @@ impl Client {
     }
 
     /// Waits until the server aborts a transfer.
-    pub async fn aborted(&mut self, transfer: u32) -> Why {
+    pub async fn aborted(&mut self, transfer: u32) -> RefusalReason {
         let pick = |item: &What| match item {
             What::FileAborted(aborted) if aborted.transfer == transfer => Some(aborted.why()),
             _ => None,

@@ -27,14 +27,16 @@ use twinlock_core::frame::{CHALLENGE, CloseCode, ErrorCode};
 use twinlock_core::handshake::{AwaitChallenge, Enrolment};
 use twinlock_core::id::{DeviceId, InviteId, Name, ServerKey, TlsPin};
 use twinlock_core::keys::{DeviceSecret, InviteSecret};
-use twinlock_core::proto::{self, Why, answer::Result as Answered, item::What, request::Op};
+use twinlock_core::proto::{
+    self, RefusalReason, answer::Result as Answered, item::What, request::Op,
+};
 use twinlock_core::session::{Binding, BindingPolicy, Config as SessionConfig, Event};
-use twinlock_link::OsEntropy;
-use twinlock_link::line::{Line, LineError, Wake};
-use twinlock_link::login::{LoginError, login};
-use twinlock_link::tls::{Alpn, ClientTls, TlsFault, Trust, channel_binding};
 use twinlock_server::{Config, Server, StartError};
 use twinlock_store::OpenError;
+use twinlock_transport::OsEntropy;
+use twinlock_transport::connection::{Connection, ConnectionError, Wake};
+use twinlock_transport::login::{LoginError, login};
+use twinlock_transport::tls::{Alpn, ClientTls, TlsFault, Trust, channel_binding};
 
 pub const LOBBY: u64 = 1;
 
@@ -129,7 +131,7 @@ impl Host {
         tls(self.address(), self.pin()).await
     }
 
-    pub async fn connect(&self, credential: Credential) -> Result<Client, NoLine> {
+    pub async fn connect(&self, credential: Credential) -> Result<Client, NoConnection> {
         self.connect_with(credential, &random::<16>(), |_| ()).await
     }
 
@@ -138,7 +140,7 @@ impl Host {
         credential: Credential,
         instance: &[u8],
         change: impl FnOnce(&mut SessionConfig),
-    ) -> Result<Client, NoLine> {
+    ) -> Result<Client, NoConnection> {
         Client::over(self.tls().await, credential, Some(self.key()), instance, change).await
     }
 
@@ -260,13 +262,13 @@ pub fn password(user: &str, password: &str) -> Credential {
 
 /// A failed login, or a connection that ended before READY.
 #[derive(Debug)]
-pub enum NoLine {
+pub enum NoConnection {
     Login(LoginError),
-    Line(#[expect(dead_code, reason = "shown where a test fails")] LineError),
+    Connection(#[expect(dead_code, reason = "shown where a test fails")] ConnectionError),
     Closed(CloseCode),
 }
 
-impl NoLine {
+impl NoConnection {
     /// The client found out from the CHALLENGE that the credential does not work.
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Login(LoginError::Refused(_)))
@@ -287,12 +289,12 @@ pub async fn refused(client: &mut Client, op: Op) -> proto::Refusal {
 }
 
 /// The reason, limit and figure of a refusal.
-pub fn told(refusal: &proto::Refusal) -> (Why, proto::Limit, u64) {
+pub fn told(refusal: &proto::Refusal) -> (RefusalReason, proto::Limit, u64) {
     (refusal.why(), refusal.limit(), refusal.most)
 }
 
 pub struct Client {
-    pub line: Line<Io>,
+    pub line: Connection<Io>,
     pub info: proto::ServerInfo,
     pub binding: Binding,
     key: ServerKey,
@@ -312,7 +314,7 @@ impl Client {
         pin: Option<ServerKey>,
         instance: &[u8],
         change: impl FnOnce(&mut SessionConfig),
-    ) -> Result<Self, NoLine> {
+    ) -> Result<Self, NoConnection> {
         let info = proto::ClientInfo {
             software: "tests".to_owned(),
             instance: instance.to_vec().into(),
@@ -327,7 +329,7 @@ impl Client {
         };
         change(&mut config);
         let line = soon("login", login(io, credential, pin, config)).await;
-        let line = line.map_err(NoLine::Login)?;
+        let line = line.map_err(NoConnection::Login)?;
         let mut client = Self {
             key: line.session().server_key(),
             line,
@@ -340,16 +342,16 @@ impl Client {
             closed: None,
         };
         while !client.line.session().is_open() {
-            soon("READY", client.pump()).await.map_err(NoLine::Line)?;
+            soon("READY", client.pump()).await.map_err(NoConnection::Connection)?;
             if let Some(code) = client.closed {
-                return Err(NoLine::Closed(code));
+                return Err(NoConnection::Closed(code));
             }
         }
         Ok(client)
     }
 
     /// Handles one frame.
-    pub async fn pump(&mut self) -> Result<(), LineError> {
+    pub async fn pump(&mut self) -> Result<(), ConnectionError> {
         self.line.wait(None).await?;
         match self.line.open_frame()? {
             Event::App(body) => {
@@ -421,7 +423,7 @@ impl Client {
         self.pick("answer", pick).await
     }
 
-    pub async fn ask(&mut self, op: Op) -> Result<Answered, Why> {
+    pub async fn ask(&mut self, op: Op) -> Result<Answered, RefusalReason> {
         let id = self.post(op);
         match self.answer(id).await {
             Answered::Refusal(refusal) => Err(refusal.why()),
@@ -435,7 +437,7 @@ impl Client {
     }
 
     /// Flushes outgoing frames.
-    pub async fn push_out(&mut self) -> Result<(), LineError> {
+    pub async fn push_out(&mut self) -> Result<(), ConnectionError> {
         while self.line.wait(Some(0)).await? == Wake::Frame {
             self.pump().await?;
         }
@@ -448,7 +450,7 @@ impl Client {
     }
 
     /// Reads until the server closes the connection; returns its code, or the error.
-    pub async fn end(&mut self) -> Result<CloseCode, LineError> {
+    pub async fn end(&mut self) -> Result<CloseCode, ConnectionError> {
         let end = async {
             loop {
                 if let Some(code) = self.closed {
@@ -467,11 +469,19 @@ impl Client {
 
     // ---- requests of users
 
-    pub async fn append(&mut self, conversation: u64, text: &str) -> Result<proto::Ack, Why> {
+    pub async fn append(
+        &mut self,
+        conversation: u64,
+        text: &str,
+    ) -> Result<proto::Ack, RefusalReason> {
         self.ask(append(conversation, text)).await.map(ack)
     }
 
-    pub async fn follow(&mut self, conversation: u64, after: u64) -> Result<proto::Following, Why> {
+    pub async fn follow(
+        &mut self,
+        conversation: u64,
+        after: u64,
+    ) -> Result<proto::Following, RefusalReason> {
         let op = Op::Follow(proto::Follow { conversation, after });
         match self.ask(op).await? {
             Answered::Following(following) => Ok(following),
@@ -492,7 +502,11 @@ impl Client {
         all
     }
 
-    pub async fn read(&mut self, conversation: u64, after: u64) -> Result<proto::Page, Why> {
+    pub async fn read(
+        &mut self,
+        conversation: u64,
+        after: u64,
+    ) -> Result<proto::Page, RefusalReason> {
         let op = Op::Read(proto::Read { conversation, after, ..proto::Read::default() });
         self.ask(op).await.map(page)
     }
@@ -505,12 +519,12 @@ impl Client {
         }
     }
 
-    pub async fn room(&mut self, name: &str) -> Result<proto::Conversation, Why> {
+    pub async fn room(&mut self, name: &str) -> Result<proto::Conversation, RefusalReason> {
         let name = name.to_owned();
         self.ask(Op::JoinRoom(proto::JoinRoom { name })).await.map(conversation)
     }
 
-    pub async fn invite(&mut self, role: proto::Role, user: &str) -> Result<Invite, Why> {
+    pub async fn invite(&mut self, role: proto::Role, user: &str) -> Result<Invite, RefusalReason> {
         let invite = proto::MakeInvite { role: role.into(), user: user.to_owned(), seconds: 0 };
         match self.ask(Op::MakeInvite(invite)).await? {
             Answered::Invite(invite) => Ok(Invite {
@@ -522,7 +536,11 @@ impl Client {
     }
 
     /// Registers a user with a device, and with a password if one is given.
-    pub async fn register(&mut self, user: &str, password: Option<&str>) -> Result<Device, Why> {
+    pub async fn register(
+        &mut self,
+        user: &str,
+        password: Option<&str>,
+    ) -> Result<Device, RefusalReason> {
         let ids = self.begin(user, password.is_some(), true).await?;
         let device =
             Device { id: ids.device.as_ref().try_into().map(DeviceId).unwrap(), secret: random() };
@@ -535,7 +553,7 @@ impl Client {
         user: &str,
         password: bool,
         device: bool,
-    ) -> Result<proto::RegisterIds, Why> {
+    ) -> Result<proto::RegisterIds, RefusalReason> {
         let begin = proto::RegisterBegin {
             user: user.to_owned(),
             password,
@@ -556,7 +574,7 @@ impl Client {
         &mut self,
         password: Option<Credential>,
         device: Option<Device>,
-    ) -> Result<(), Why> {
+    ) -> Result<(), RefusalReason> {
         let start = |credential| Enrolment::start(credential, &mut OsEntropy).unwrap();
         let password = password.map(start);
         let device = device.map(|device| start(device.credential()));

@@ -199,8 +199,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     fn state(failed: bool, due: bool) -> (State, Instant) {
@@ -209,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_recorder_has_its_turn_however_much_there_is_to_move() {
+    fn checkpoint_turn__recorder_gets_its_turn_at_any_wal_size() {
         let (mut state, now) = state(false, false);
         state.committed(WORTH - 1);
         assert!(!state.take(now));
@@ -230,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_once_the_wal_has_begun_anew() {
+    fn checkpoint_turn__no_rest_remains_after_wal_restart() {
         let (mut state, now) = state(false, false);
         state.committed(LITTLE - 1);
         state.idle();
@@ -245,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_for_long_is_waited_for_once_until_twice_as_much_is_there() {
+    fn checkpoint_turn__waits_for_reader_once_until_wal_doubles() {
         let (mut state, now) = state(false, false);
         let turn = |state: &mut State, frames, emptied| {
             state.committed(frames);
@@ -266,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_erased_is_forgotten_at_once_or_tried_again_in_a_while() {
+    fn checkpoint_turn__erased_is_removed_at_once_or_retried() {
         let (mut state, now) = state(false, false);
         state.committed(3);
         state.erase();
@@ -293,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_of_the_recorder_that_comes_in_time_forgets_too() {
+    fn checkpoint_turn__recorder_turn_when_due_removes_erased() {
         let (mut state, now) = state(false, true);
         state.committed(WORTH);
         assert!(state.take(now) && !state.moved());
@@ -301,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_left_is_tried_in_a_while_and_after_a_failed_sync_once_there_is_much_more() {
+    fn checkpoint_turn__delayed_after_a_crash_or_failed_sync() {
         let (mut crashed, now) = state(false, true);
         assert_eq!(crashed.again(), Some(now + AGAIN));
         assert!(!crashed.take(now) && crashed.take(now + AGAIN));

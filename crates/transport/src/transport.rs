@@ -34,15 +34,13 @@ impl<T: Transport> Transport for TlsStream<T> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
 
     use super::*;
 
     #[tokio::test]
-    async fn transport_shows_the_end_of_a_peer_before_unread_bytes() {
+    async fn transport__peer_close_is_detected_before_unread_bytes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();

@@ -1,4 +1,4 @@
-//! The handshake over a stream, both sides, up to a [`Line`].
+//! The handshake over a stream, both sides, up to a [`Connection`].
 //!
 //! On the server each step is a separate call, because limits, the semaphore and the record come
 //! between the steps. Every wait has a deadline (section 9).
@@ -19,7 +19,7 @@ use twinlock_core::id::{CredentialId, ServerKey};
 use twinlock_core::session::{Config, Session};
 
 use crate::OsEntropy;
-use crate::line::{Line, linger, now};
+use crate::connection::{Connection, linger, now};
 
 /// Time from TLS to HELLO (section 9).
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ pub async fn login<S: AsyncRead + AsyncWrite + Unpin>(
     credential: impl Into<Arc<Credential>>,
     pin: Option<ServerKey>,
     config: Config,
-) -> Result<Line<S>, LoginError> {
+) -> Result<Connection<S>, LoginError> {
     let credential = credential.into();
     let slow = matches!(credential.id(), CredentialId::User(_));
     let (state, hello) = AwaitChallenge::start(credential, pin, &mut OsEntropy)?;
@@ -105,15 +105,15 @@ pub async fn login<S: AsyncRead + AsyncWrite + Unpin>(
         finish()?
     };
     within(PROOF_DEADLINE, async { Ok(io.write_all(&proof).await?) }).await?;
-    Ok(Line::new(io, Session::new(established, config, now())))
+    Ok(Connection::new(io, Session::new(established, config, now())))
 }
 
 /// The server's side of a login, over a stream.
-pub struct Greeter<S> {
+pub struct Acceptor<S> {
     io: S,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Greeter<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Acceptor<S> {
     /// Takes a stream on which no byte of the handshake has passed.
     pub fn new(io: S) -> Self {
         Self { io }
@@ -125,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeter<S> {
     /// the limiter.
     ///
     /// # Errors
-    /// [`LoginError::Hello`]: answer with [`Greeter::refuse`]. Any other: drop the connection.
+    /// [`LoginError::Hello`]: answer with [`Acceptor::refuse`]. Any other: drop the connection.
     pub async fn read_hello(&mut self) -> Result<Vec<u8>, LoginError> {
         within(HELLO_DEADLINE, async {
             let header = read_header(&mut self.io, Due::Hello).await?;
@@ -168,8 +168,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeter<S> {
     }
 
     /// The connection, once PROOF is accepted.
-    pub fn into_line(self, established: Established, config: Config) -> Line<S> {
-        Line::new(self.io, Session::new(established, config, now()))
+    pub fn into_connection(self, established: Established, config: Config) -> Connection<S> {
+        Connection::new(self.io, Session::new(established, config, now()))
     }
 }
 

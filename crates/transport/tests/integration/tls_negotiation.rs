@@ -5,7 +5,7 @@ use rustls::HandshakeKind;
 use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use twinlock_link::tls::{
+use twinlock_transport::tls::{
     ALPN, Alpn, ClientTls, Facts, ServerTls, TlsFault, Trust, channel_binding,
 };
 
@@ -53,12 +53,12 @@ fn handshake_record(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn tls_1_2_is_compiled_out() {
+fn tls__only_version_1_3_is_compiled_in() {
     assert_eq!(rustls::ALL_VERSIONS, [&rustls::version::TLS13]);
 }
 
 #[tokio::test]
-async fn a_tls_1_2_client_gets_an_alert_and_no_line() {
+async fn tls__version_1_2_client_gets_fatal_alert() {
     let server = ServerTls::new(fresh()).unwrap();
     let (listener, address) = listen().await;
     let accept = async {
@@ -78,7 +78,7 @@ async fn a_tls_1_2_client_gets_an_alert_and_no_line() {
 }
 
 #[tokio::test]
-async fn a_tls_1_2_server_is_refused() {
+async fn tls__version_1_2_server_is_refused() {
     let cert = fresh();
     let client = pinning(&cert);
     let (listener, address) = listen().await;
@@ -104,7 +104,7 @@ async fn a_tls_1_2_server_is_refused() {
 }
 
 #[tokio::test]
-async fn the_hybrid_exchange_and_chacha20_are_negotiated() {
+async fn tls__hybrid_key_exchange_and_chacha20_are_negotiated() {
     let cert = fresh();
     let (server, client) =
         meet(&ServerTls::new(cert.clone()).unwrap(), &pinning(&cert), "localhost").await;
@@ -122,7 +122,7 @@ async fn the_hybrid_exchange_and_chacha20_are_negotiated() {
 }
 
 #[tokio::test]
-async fn the_server_insists_on_chacha20_where_the_client_has_it() {
+async fn tls__server_prefers_chacha20_over_client_order() {
     let cert = fresh();
     let server = ServerTls::new(cert.clone()).unwrap();
     let aes_first = foreign_client(
@@ -143,7 +143,7 @@ async fn the_server_insists_on_chacha20_where_the_client_has_it() {
 }
 
 #[tokio::test]
-async fn aes_256_is_accepted_and_aes_128_is_not() {
+async fn tls__aes_256_is_accepted_and_aes_128_is_refused() {
     let cert = fresh();
     let server = ServerTls::new(cert.clone()).unwrap();
     let only =
@@ -161,7 +161,7 @@ async fn aes_256_is_accepted_and_aes_128_is_not() {
 }
 
 #[tokio::test]
-async fn a_proxy_without_the_hybrid_exchange_is_not_locked_out() {
+async fn tls__client_without_hybrid_key_exchange_is_accepted() {
     let cert = fresh();
     let server = ServerTls::new(cert.clone()).unwrap();
     for (group, name) in [(kx_group::X25519, "X25519"), (kx_group::SECP256R1, "secp256r1")] {
@@ -173,7 +173,7 @@ async fn a_proxy_without_the_hybrid_exchange_is_not_locked_out() {
 }
 
 #[tokio::test]
-async fn the_second_connection_resumes_nothing() {
+async fn tls__repeated_connection_does_full_handshake() {
     let cert = fresh();
     let server = ServerTls::new(cert.clone()).unwrap();
     let client = pinning(&cert);
@@ -192,7 +192,7 @@ async fn the_second_connection_resumes_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_that_hoards_tickets_gets_none_either() {
+async fn tls__client_with_ticket_store_gets_no_tickets() {
     let cert = fresh();
     let server = ServerTls::new(cert.clone()).unwrap();
     let hoarder = foreign_client(&cert, |_| (), &[ALPN]);
@@ -208,10 +208,10 @@ async fn a_client_that_hoards_tickets_gets_none_either() {
 }
 
 #[tokio::test]
-async fn our_client_ignores_the_tickets_of_a_server_that_sends_them() {
+async fn tls__client_does_not_resume_with_received_tickets() {
     let key = rcgen::KeyPair::generate().unwrap();
     let chain = vec![certificate(&key, |_| ())];
-    let cert = twinlock_link::tls::ServerCert::from_der(chain.clone(), der(&key)).unwrap();
+    let cert = twinlock_transport::tls::ServerCert::from_der(chain.clone(), der(&key)).unwrap();
     let client = pinning(&cert);
     let config = foreign_server(chain, der(&key), &[ALPN]);
     for _ in 0..2 {
@@ -225,7 +225,7 @@ async fn our_client_ignores_the_tickets_of_a_server_that_sends_them() {
 }
 
 #[tokio::test]
-async fn the_binding_is_the_same_on_both_ends_and_new_on_each_connection() {
+async fn channel_binding__equal_on_both_ends_and_unique() {
     let cert = fresh();
     let server = ServerTls::new(cert.clone()).unwrap();
     let client = pinning(&cert);
@@ -241,7 +241,7 @@ async fn the_binding_is_the_same_on_both_ends_and_new_on_each_connection() {
 }
 
 #[tokio::test]
-async fn the_binding_is_the_exporter_of_rfc_9266() {
+async fn channel_binding__value_is_rfc_9266_exporter() {
     let cert = fresh();
     let server = ServerTls::new(cert.clone()).unwrap();
     let (accepted, connected) = meet(&server, &pinning(&cert), "localhost").await;
@@ -256,7 +256,7 @@ async fn the_binding_is_the_exporter_of_rfc_9266() {
 }
 
 #[tokio::test]
-async fn a_proxy_in_between_gives_each_side_another_binding() {
+async fn channel_binding__differs_on_both_sides_of_tls_proxy() {
     let (ours, proxys) = (fresh(), fresh());
     let server = ServerTls::new(ours.clone()).unwrap();
     let proxy = ServerTls::new(proxys.clone()).unwrap();
@@ -272,7 +272,7 @@ async fn a_proxy_in_between_gives_each_side_another_binding() {
 }
 
 #[tokio::test]
-async fn the_server_refuses_a_client_without_our_protocol() {
+async fn alpn__server_refuses_client_without_twinlock_1() {
     let cert = fresh();
     let server = ServerTls::new(cert.clone()).unwrap();
     for alpn in [&[][..], &[&b"h2"[..], b"http/1.1"]] {
@@ -285,10 +285,10 @@ async fn the_server_refuses_a_client_without_our_protocol() {
 }
 
 #[tokio::test]
-async fn only_a_client_that_knows_of_the_proxy_does_without_our_protocol() {
+async fn alpn__absence_is_accepted_only_by_client_behind_proxy() {
     let key = rcgen::KeyPair::generate().unwrap();
     let chain = vec![certificate(&key, |_| ())];
-    let cert = twinlock_link::tls::ServerCert::from_der(chain.clone(), der(&key)).unwrap();
+    let cert = twinlock_transport::tls::ServerCert::from_der(chain.clone(), der(&key)).unwrap();
     let through_proxy = ClientTls::new(Trust::Pins(vec![cert.pin()]), Alpn::Optional).unwrap();
 
     let silent = foreign_server(chain.clone(), der(&key), &[]);
@@ -306,7 +306,7 @@ async fn only_a_client_that_knows_of_the_proxy_does_without_our_protocol() {
 }
 
 #[tokio::test]
-async fn what_is_no_tls_is_called_so_and_silence_is_an_io_fault() {
+async fn tls__client_reports_plain_text_as_not_tls_and_eof_as_io() {
     let cert = fresh();
     let client = pinning(&cert);
     let answers: [(&[u8], bool); 2] = [(b"HTTP/1.1 400 Bad Request\r\n\r\n", true), (b"", false)];
@@ -338,7 +338,7 @@ async fn what_is_no_tls_is_called_so_and_silence_is_an_io_fault() {
 }
 
 #[tokio::test]
-async fn the_server_calls_plain_text_no_tls() {
+async fn tls__server_reports_plain_text_as_not_tls() {
     let server = ServerTls::new(fresh()).unwrap();
     let (listener, address) = listen().await;
     let accept = async {
@@ -359,7 +359,7 @@ async fn the_server_calls_plain_text_no_tls() {
 ///
 /// `.cargo/config.toml` disables it; a build can miss that setting.
 #[test]
-fn entropy_comes_from_the_kernel_alone() {
+fn entropy__cpu_jitter_source_is_not_linked() {
     let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
     let names = |name: &str| program.windows(name.len()).any(|bytes| bytes == name.as_bytes());
     assert!(names("_EVP_AEAD_CTX_seal"), "this build has no symbols to look at: no --release here");

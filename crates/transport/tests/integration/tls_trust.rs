@@ -10,7 +10,7 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use twinlock_core::id::TlsPin;
-use twinlock_link::tls::{
+use twinlock_transport::tls::{
     ALPN, Alpn, CertFault, ClientTls, Distrust, ServerCert, ServerTls, TlsFault, Trust, spki_pin,
 };
 
@@ -23,7 +23,7 @@ fn distrust<T>(result: Result<T, TlsFault>) -> Distrust {
 }
 
 #[tokio::test]
-async fn the_pinned_key_is_accepted_whatever_the_name_and_the_date() {
+async fn tls_trust__pinned_key_is_accepted_despite_name_and_expiry() {
     let expired = server_cert(|params| params.not_after = date_time_ymd(2001, 1, 1));
     let stranger = TlsPin([7; 32]);
     let pins = Trust::Pins(vec![stranger, expired.pin()]);
@@ -37,7 +37,7 @@ async fn the_pinned_key_is_accepted_whatever_the_name_and_the_date() {
 }
 
 #[tokio::test]
-async fn another_key_than_the_pinned_one_is_refused_and_both_are_named() {
+async fn tls_trust__other_key_is_refused_and_both_pins_reported() {
     let (ours, theirs) = (fresh(), fresh());
     let (accepted, connected) =
         meet(&ServerTls::new(theirs.clone()).unwrap(), &pinning(&ours), "localhost").await;
@@ -55,7 +55,7 @@ async fn another_key_than_the_pinned_one_is_refused_and_both_are_named() {
 }
 
 #[tokio::test]
-async fn without_pins_nobody_is_trusted() {
+async fn tls_trust__empty_pin_list_refuses_server() {
     let cert = fresh();
     let client = ClientTls::new(Trust::Pins(Vec::new()), Alpn::Required).unwrap();
     let (_, connected) = meet(&ServerTls::new(cert).unwrap(), &client, "localhost").await;
@@ -64,7 +64,7 @@ async fn without_pins_nobody_is_trusted() {
 
 /// The certificate is public: a server that shows it must also sign with its key.
 #[tokio::test]
-async fn the_right_certificate_with_a_signature_by_another_key_is_refused() {
+async fn tls_trust__signature_by_other_key_is_refused() {
     let (owner, thief) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let chain = vec![certificate(&owner, |_| ())];
     let cert = ServerCert::from_der(chain.clone(), der(&owner)).unwrap();
@@ -78,7 +78,7 @@ async fn the_right_certificate_with_a_signature_by_another_key_is_refused() {
 
 /// The end entity must match a pin, not a certificate further up the chain.
 #[tokio::test]
-async fn a_pinned_certificate_further_up_the_chain_does_not_count() {
+async fn tls_trust__pin_beyond_end_entity_does_not_count() {
     let (owner, thief) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let pinned = certificate(&owner, |_| ());
     let own = certificate(&thief, |_| ());
@@ -113,7 +113,7 @@ fn trusting_authority(root: &CertificateDer<'static>) -> ClientTls {
 }
 
 #[tokio::test]
-async fn an_authority_vouches_for_its_names_and_no_others() {
+async fn tls_trust__ca_certificate_is_valid_for_its_names_only() {
     let ca = authority("one");
     let server = ServerTls::new(issued(&ca, |_| ())).unwrap();
     let client = trusting_authority(ca.der());
@@ -131,7 +131,7 @@ async fn an_authority_vouches_for_its_names_and_no_others() {
 }
 
 #[tokio::test]
-async fn an_unknown_authority_and_a_wrong_time_or_purpose_are_refused() {
+async fn tls_trust__unknown_ca_wrong_time_or_purpose_is_refused() {
     let (ca, other, namesake) = (authority("one"), authority("two"), authority("one"));
     let client = trusting_authority(ca.der());
     let cases: [(ServerCert, Distrust); 5] = [
@@ -153,7 +153,7 @@ async fn an_unknown_authority_and_a_wrong_time_or_purpose_are_refused() {
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_can_be_its_own_root() {
+async fn tls_trust__self_signed_certificate_can_be_its_own_root() {
     let cert = fresh();
     let server = ServerTls::new(cert.clone()).unwrap();
     meet(&server, &trusting(&[&cert]), "localhost").await.1.unwrap();
@@ -162,14 +162,14 @@ async fn a_self_signed_certificate_can_be_its_own_root() {
 }
 
 #[test]
-fn a_root_that_cannot_be_read_is_told() {
+fn tls_trust__malformed_root_is_reported() {
     let extra_roots = vec![CertificateDer::from(b"nonsense".to_vec())];
     let fault = ClientTls::new(Trust::Ca { extra_roots }, Alpn::Required).unwrap_err();
     assert!(matches!(fault, TlsFault::Roots(_)));
 }
 
 #[tokio::test]
-async fn reload_keeps_live_lines_and_gives_the_new_certificate_to_the_next() {
+async fn tls_cert__reload_applies_to_new_connections_only() {
     let (old, new) = (fresh(), fresh());
     let server = ServerTls::new(old.clone()).unwrap();
     let (accepted, connected) = meet(&server, &pinning(&old), "localhost").await;
@@ -198,7 +198,7 @@ async fn reload_keeps_live_lines_and_gives_the_new_certificate_to_the_next() {
 
 /// A certificate that fails its checks does not become a [`ServerCert`], so it cannot be loaded.
 #[tokio::test]
-async fn a_bad_pair_never_gets_as_far_as_a_reload() {
+async fn tls_cert__mismatched_key_is_refused_and_old_cert_stays() {
     let old = fresh();
     let server = ServerTls::new(old.clone()).unwrap();
     let (one, two) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
@@ -211,7 +211,7 @@ async fn a_bad_pair_never_gets_as_far_as_a_reload() {
 }
 
 #[test]
-fn pem_files_are_read_and_each_fault_in_them_is_told_apart() {
+fn tls_cert__pem_is_read_and_each_fault_is_distinguished() {
     let key = KeyPair::generate().unwrap();
     let other = KeyPair::generate().unwrap();
     let cert =
@@ -244,7 +244,7 @@ fn pem_files_are_read_and_each_fault_in_them_is_told_apart() {
 }
 
 #[test]
-fn every_truncation_of_a_certificate_is_an_error() {
+fn tls_cert__truncated_is_rejected() {
     let key = KeyPair::generate().unwrap();
     let whole = certificate(&key, |_| ());
     for end in 0..whole.len() {
@@ -257,7 +257,7 @@ fn every_truncation_of_a_certificate_is_an_error() {
 }
 
 #[test]
-fn the_time_of_a_certificate_is_checked_on_request() {
+fn tls_cert__validity_period_is_checked() {
     let cert = server_cert(|params| {
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2021, 1, 1);
@@ -272,7 +272,7 @@ fn the_time_of_a_certificate_is_checked_on_request() {
 }
 
 #[test]
-fn debug_shows_pin_and_dates_and_nothing_of_the_key() {
+fn tls_cert__debug_shows_pin_and_is_short() {
     let cert = server_cert(|params| params.not_before = date_time_ymd(2020, 1, 1));
     let shown = format!("{cert:?}");
     let expected = format!("ServerCert {{ pin: TlsPin({}), not_before: ", cert.pin());

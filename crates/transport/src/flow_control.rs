@@ -70,7 +70,7 @@ impl Best {
 
 /// The flow control of one transfer: what is in flight, and the window.
 #[derive(Debug)]
-pub struct Pace {
+pub struct FlowControl {
     /// Offset at which this connection started.
     from: u64,
     sent: u64,
@@ -86,7 +86,7 @@ pub struct Pace {
     window: u64,
 }
 
-impl Pace {
+impl FlowControl {
     /// Starts at `offset`, with a receiver that acknowledges every `ack_each` bytes. 0, or more
     /// than 1 MiB, counts as 1 MiB.
     #[must_use]

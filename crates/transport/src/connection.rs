@@ -1,6 +1,6 @@
 //! One connection after login: a [`Session`] over a stream, driven by one task.
 //!
-//! One task owns both directions. [`Line::wait`] is the only place that waits: it writes outgoing
+//! One task owns both directions. [`Connection::wait`] is the only place that waits: it writes outgoing
 //! bytes, reads incoming bytes and runs the timers. It is cancel-safe, so a task can use it in a
 //! `select!` together with other futures. Everything else is synchronous: a frame is complete in
 //! the buffer before the task can be cancelled.
@@ -38,7 +38,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The reason why a connection ended.
 #[derive(Debug, Error)]
-pub enum LineError {
+pub enum ConnectionError {
     /// The stream ended without CLOSE, or broke: a lost connection, not a regular end.
     #[error("the connection was lost{}", .0.as_ref().map(|e| format!(": {}", crate::io_words(e))).unwrap_or_default())]
     Cut(Option<io::Error>),
@@ -59,13 +59,13 @@ pub enum LineError {
     Stalled,
 }
 
-impl From<io::Error> for LineError {
+impl From<io::Error> for ConnectionError {
     fn from(error: io::Error) -> Self {
         Self::Cut(Some(error))
     }
 }
 
-/// The result of [`Line::wait`].
+/// The result of [`Connection::wait`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wake {
     /// A frame can be opened.
@@ -75,7 +75,7 @@ pub enum Wake {
 }
 
 /// A session over a stream.
-pub struct Line<S> {
+pub struct Connection<S> {
     io: S,
     session: Session,
     input: Input,
@@ -122,7 +122,7 @@ impl Input {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Takes over a stream after the handshake.
     pub fn new(io: S, session: Session) -> Self {
         let now = now();
@@ -165,7 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.io
     }
 
-    /// Seals an APP frame. The next [`Line::wait`] sends it, many frames in one write.
+    /// Seals an APP frame. The next [`Connection::wait`] sends it, many frames in one write.
     ///
     /// # Errors
     /// [`SendError`].
@@ -184,21 +184,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.session.start_rekey(now(), &mut OsEntropy)
     }
 
-    /// Waits until a whole frame can be opened with [`Line::open_frame`].
+    /// Waits until a whole frame can be opened with [`Connection::open_frame`].
     ///
     /// With `room`, also returns once at most that many bytes are outgoing. Writes, reads and runs
     /// the timers while it waits. Cancel-safe.
     ///
     /// # Errors
-    /// [`LineError`]: call [`Line::finish`], which sends an outgoing CLOSE.
-    pub async fn wait(&mut self, room: Option<usize>) -> Result<Wake, LineError> {
+    /// [`ConnectionError`]: call [`Connection::finish`], which sends an outgoing CLOSE.
+    pub async fn wait(&mut self, room: Option<usize>) -> Result<Wake, ConnectionError> {
         poll_fn(|cx| self.poll_wake(cx, room)).await
     }
 
     /// Writes outgoing bytes and runs the timers, without reading, until the connection fails.
     ///
     /// For a caller that cannot accept more input now. Cancel-safe.
-    pub async fn hold(&mut self) -> LineError {
+    pub async fn hold(&mut self) -> ConnectionError {
         poll_fn(|cx| {
             self.poll_write_out(cx);
             self.rest();
@@ -232,11 +232,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         })
     }
 
-    /// Opens the frame that [`Line::wait`] waited for; without one, returns [`Event::Nothing`].
+    /// Opens the frame that [`Connection::wait`] waited for; without one, returns [`Event::Nothing`].
     ///
     /// # Errors
-    /// [`LineError`].
-    pub fn open_frame(&mut self) -> Result<Event<'_>, LineError> {
+    /// [`ConnectionError`].
+    pub fn open_frame(&mut self) -> Result<Event<'_>, ConnectionError> {
         if !self.judge(Self::has_frame)? {
             return Ok(Event::Nothing);
         }
@@ -249,7 +249,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         if header.frame == FrameType::Error {
             let payload = <[u8; 3]>::try_from(&*payload).unwrap_or_default();
             self.session.abandon();
-            return Err(LineError::Refused(ErrorCode::parse(payload)));
+            return Err(ConnectionError::Refused(ErrorCode::parse(payload)));
         }
         // Logged before it is opened, because opening overwrites it in place.
         tracing::debug!(
@@ -263,7 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         &mut self,
         cx: &mut Context<'_>,
         room: Option<usize>,
-    ) -> Poll<Result<Wake, LineError>> {
+    ) -> Poll<Result<Wake, ConnectionError>> {
         loop {
             self.poll_write_out(cx);
             if let Some(error) = self.take_broken() {
@@ -310,7 +310,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         ask(self).inspect_err(|_| self.session.abandon())
     }
 
-    fn handle_timeout(&mut self, cx: &mut Context<'_>) -> Result<(), LineError> {
+    fn handle_timeout(&mut self, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
         self.session.handle_timeout(now(), &mut OsEntropy)?;
         self.poll_write_out(cx);
         Ok(())
@@ -330,7 +330,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     /// The error of a connection that cannot be written, once the time for reading is over.
-    fn take_broken(&mut self) -> Option<LineError> {
+    fn take_broken(&mut self) -> Option<ConnectionError> {
         let late = self.broken.as_ref().is_some_and(|(_, until)| *until <= now());
         if late { self.broken.take().map(|(error, _)| error.into()) } else { None }
     }
@@ -373,7 +373,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     /// Reads until the stream has no more or a batch is full; `Ready` if anything arrived.
-    fn poll_read_in(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LineError> {
+    fn poll_read_in(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, ConnectionError> {
         self.input.compact();
         let mut came = false;
         while self.input.bytes.len() < READ_BATCH || !came {
@@ -389,10 +389,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                     break;
                 }
                 Poll::Ready(Ok(0)) => {
-                    return Err(LineError::Cut(self.broken.take().map(|(error, _)| error)));
+                    return Err(ConnectionError::Cut(self.broken.take().map(|(error, _)| error)));
                 }
                 Poll::Ready(Err(error)) => {
-                    return Err(LineError::Cut(Some(
+                    return Err(ConnectionError::Cut(Some(
                         self.broken.take().map_or(error, |(first, _)| first),
                     )));
                 }
@@ -410,7 +410,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     /// Handles due timers and arms the next one. `Pending` unless the connection ended.
-    fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, LineError>> {
+    fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, ConnectionError>> {
         loop {
             let now = now();
             let half = (!self.input.pending().is_empty())
@@ -423,10 +423,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             }
             let broken = self.broken.as_ref().map(|(_, until)| *until);
             if half.is_some_and(|at| at <= now) {
-                return Poll::Ready(Err(LineError::HalfFrame));
+                return Poll::Ready(Err(ConnectionError::HalfFrame));
             }
             if stuck.is_some_and(|at| at <= now) {
-                return Poll::Ready(Err(LineError::Stalled));
+                return Poll::Ready(Err(ConnectionError::Stalled));
             }
             if self.session.poll_timeout().is_some_and(|at| at <= now) {
                 self.handle_timeout(cx)?;
@@ -454,7 +454,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.finish().await;
     }
 
-    /// Sends the outgoing bytes, then ends as [`Line::close`] does.
+    /// Sends the outgoing bytes, then ends as [`Connection::close`] does.
     ///
     /// After a frame that is not authentic or not valid, it drops the connection at once.
     pub async fn finish(mut self) {

@@ -1,6 +1,4 @@
 //! What an idle connection keeps in memory.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-
 use std::future::Future as _;
 
 use tokio::io::{DuplexStream, duplex};
@@ -13,9 +11,9 @@ use twinlock_core::opaque::ServerSetup;
 use twinlock_core::session::{BindingPolicy, Config};
 
 use super::*;
-use crate::login::{Greeter, login, parse_hello};
+use crate::login::{Acceptor, login, parse_hello};
 
-async fn lines() -> (Line<DuplexStream>, Line<DuplexStream>) {
+async fn lines() -> (Connection<DuplexStream>, Connection<DuplexStream>) {
     let device = || Credential::Device(DeviceId([1; 16]), DeviceSecret::new(&[2; 32]));
     let config = || Config {
         binding: BindingPolicy::Off,
@@ -28,11 +26,11 @@ async fn lines() -> (Line<DuplexStream>, Line<DuplexStream>) {
     let greet = async {
         let setup = ServerSetup::generate(&mut OsEntropy);
         let record = self_register(&setup, &device(), &mut OsEntropy).unwrap();
-        let mut greeter = Greeter::new(server);
+        let mut greeter = Acceptor::new(server);
         let hello = parse_hello(&greeter.read_hello().await.unwrap()).unwrap();
         let (state, challenge) = hello.challenge(&setup, Some(&record), &mut OsEntropy).unwrap();
         let proof = greeter.exchange(&challenge).await.unwrap();
-        greeter.into_line(state.handle_proof(&proof).unwrap(), config())
+        greeter.into_connection(state.handle_proof(&proof).unwrap(), config())
     };
     let (mut server, client) = tokio::join!(greet, login(client, device(), None, config()));
     let mut client = client.unwrap();
@@ -46,7 +44,7 @@ async fn lines() -> (Line<DuplexStream>, Line<DuplexStream>) {
     (client, server)
 }
 
-async fn rest(line: &mut Line<DuplexStream>) {
+async fn rest(line: &mut Connection<DuplexStream>) {
     let mut wait = pin!(line.wait(None));
     poll_fn(|cx| {
         assert!(wait.as_mut().poll(cx).is_pending());
@@ -56,7 +54,7 @@ async fn rest(line: &mut Line<DuplexStream>) {
 }
 
 #[tokio::test]
-async fn an_idle_line_gives_its_memory_back() {
+async fn connection__idle_frees_input_buffer_and_is_below_1_kib() {
     let (mut client, mut server) = lines().await;
     for _ in 0..10 {
         client.send_app(&[1; 60_000]).unwrap();
@@ -72,11 +70,15 @@ async fn an_idle_line_gives_its_memory_back() {
         assert_eq!(line.frame_began, None);
     }
     // A server has tens of thousands of connections.
-    assert!(size_of::<Line<DuplexStream>>() < 1024, "{} bytes", size_of::<Line<DuplexStream>>());
+    assert!(
+        size_of::<Connection<DuplexStream>>() < 1024,
+        "{} bytes",
+        size_of::<Connection<DuplexStream>>()
+    );
 }
 
 #[test]
-fn what_is_left_of_the_input_moves_to_the_front() {
+fn connection__input_compaction_keeps_pending_bytes() {
     let mut input = Input { bytes: (0..100).collect(), start: 0 };
     assert_eq!(input.header(), Some([0, 1, 2, 3]));
     input.consume(90);

@@ -18,9 +18,9 @@ use twinlock_core::invite::Address;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::proto;
 use twinlock_core::session::{Binding, BindingPolicy, Config, Event};
-use twinlock_link::line::{Line, LineError};
-use twinlock_link::login::{LoginError, login};
-use twinlock_link::tls::{self, Alpn, ClientTls, Facts, TlsFault, Trust};
+use twinlock_transport::connection::{Connection, ConnectionError};
+use twinlock_transport::login::{LoginError, login};
+use twinlock_transport::tls::{self, Alpn, ClientTls, Facts, TlsFault, Trust};
 
 use crate::delays::Delays;
 use crate::error::{ClientError, closed};
@@ -44,7 +44,7 @@ pub(crate) type Stream = TlsStream<TcpStream>;
 
 /// The parameters of connections to a server.
 #[derive(Debug, Clone)]
-pub(crate) struct Dial {
+pub(crate) struct Connector {
     address: Address,
     tls: ClientTls,
     pin: Option<ServerKey>,
@@ -54,13 +54,13 @@ pub(crate) struct Dial {
 
 /// A ready session, and its properties.
 pub(crate) struct Opened {
-    pub(crate) line: Line<Stream>,
+    pub(crate) line: Connection<Stream>,
     pub(crate) info: proto::ServerInfo,
     pub(crate) binding: Binding,
     pub(crate) tls: Facts,
 }
 
-impl Dial {
+impl Connector {
     /// Creates the parameters. With [`Trust::Ca`] this reads the system's root certificates.
     pub(crate) fn new(
         address: Address,
@@ -128,7 +128,9 @@ impl Dial {
         let ready = timeout(READY_DEADLINE, ready(&mut line)).await;
         match ready.unwrap_or(Err(NotReady::Late)) {
             Ok((info, binding)) => Ok(Opened { line, info, binding, tls: facts }),
-            Err(NotReady::Line(LineError::Cut(error))) if error.as_ref().is_none_or(is_closed) => {
+            Err(NotReady::Connection(ConnectionError::Cut(error)))
+                if error.as_ref().is_none_or(is_closed) =>
+            {
                 Err(self.not_admitted())
             }
             Err(error) => {
@@ -201,22 +203,22 @@ fn is_closed(error: &io::Error) -> bool {
 
 /// Why a session did not get the server's READY.
 enum NotReady {
-    Line(LineError),
+    Connection(ConnectionError),
     Closed(CloseCode),
     Unreadable,
     Late,
 }
 
-impl From<LineError> for NotReady {
-    fn from(error: LineError) -> Self {
-        Self::Line(error)
+impl From<ConnectionError> for NotReady {
+    fn from(error: ConnectionError) -> Self {
+        Self::Connection(error)
     }
 }
 
 impl From<NotReady> for ClientError {
     fn from(error: NotReady) -> Self {
         match error {
-            NotReady::Line(error) => error.into(),
+            NotReady::Connection(error) => error.into(),
             NotReady::Closed(code) => closed(code),
             NotReady::Unreadable => Self::Protocol("its READY cannot be read"),
             NotReady::Late => Self::Lost("the server did not get ready in time".to_owned()),
@@ -224,7 +226,7 @@ impl From<NotReady> for ClientError {
     }
 }
 
-async fn ready(line: &mut Line<Stream>) -> Result<(proto::ServerInfo, Binding), NotReady> {
+async fn ready(line: &mut Connection<Stream>) -> Result<(proto::ServerInfo, Binding), NotReady> {
     loop {
         line.wait(None).await?;
         match line.open_frame()? {

@@ -15,9 +15,9 @@ use twinlock_core::keys::DeviceSecret;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::opaque::{RECORD, ServerSetup};
 use twinlock_core::session::{Binding, BindingPolicy, Config, Event};
-use twinlock_link::OsEntropy;
-use twinlock_link::line::{Line, LineError};
-use twinlock_link::login::{Greeter, LoginError, login, parse_hello};
+use twinlock_transport::OsEntropy;
+use twinlock_transport::connection::{Connection, ConnectionError};
+use twinlock_transport::login::{Acceptor, LoginError, login, parse_hello};
 
 pub fn device(secret: u8) -> Credential {
     Credential::Device(DeviceId([1; 16]), DeviceSecret::new(&[secret; 32]))
@@ -45,8 +45,8 @@ impl Host {
         &self,
         io: S,
         config: Config,
-    ) -> Result<Line<S>, LoginError> {
-        let mut greeter = Greeter::new(io);
+    ) -> Result<Connection<S>, LoginError> {
+        let mut greeter = Acceptor::new(io);
         let hello = match greeter.read_hello().await.and_then(|hello| parse_hello(&hello)) {
             Ok(hello) => hello,
             Err(error) => {
@@ -61,7 +61,7 @@ impl Host {
             hello.challenge(&self.setup, Some(&self.record), &mut OsEntropy).unwrap();
         let proof = greeter.exchange(&challenge).await?;
         match state.handle_proof(&proof) {
-            Ok(established) => Ok(greeter.into_line(established, config)),
+            Ok(established) => Ok(greeter.into_connection(established, config)),
             Err(refused) => {
                 greeter.refuse(ErrorCode::Refused).await;
                 Err(refused.into())
@@ -81,7 +81,7 @@ pub fn config() -> Config {
 }
 
 /// Client and server over any two ends, after both READY frames.
-pub async fn lines_over<C, S>(client: C, server: S) -> (Line<C>, Line<S>)
+pub async fn lines_over<C, S>(client: C, server: S) -> (Connection<C>, Connection<S>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -99,7 +99,7 @@ where
 }
 
 /// Client and server over a pipe that holds `room` bytes each way.
-pub async fn lines(room: usize) -> (Line<DuplexStream>, Line<DuplexStream>) {
+pub async fn lines(room: usize) -> (Connection<DuplexStream>, Connection<DuplexStream>) {
     let (client, server) = duplex(room);
     lines_over(client, server).await
 }
@@ -115,7 +115,9 @@ pub enum Said {
     Closed(CloseCode),
 }
 
-pub fn open<S: AsyncRead + AsyncWrite + Unpin>(line: &mut Line<S>) -> Result<Said, LineError> {
+pub fn open<S: AsyncRead + AsyncWrite + Unpin>(
+    line: &mut Connection<S>,
+) -> Result<Said, ConnectionError> {
     Ok(match line.open_frame()? {
         Event::Nothing => Said::Nothing,
         Event::Ready { binding, .. } => Said::Ready(binding),
@@ -128,14 +130,14 @@ pub fn open<S: AsyncRead + AsyncWrite + Unpin>(line: &mut Line<S>) -> Result<Sai
 
 /// Waits for the next frame and opens it.
 pub async fn next<S: AsyncRead + AsyncWrite + Unpin>(
-    line: &mut Line<S>,
-) -> Result<Said, LineError> {
+    line: &mut Connection<S>,
+) -> Result<Said, ConnectionError> {
     line.wait(None).await?;
     open(line)
 }
 
 /// Writes all outgoing bytes.
-pub async fn flush<S: AsyncRead + AsyncWrite + Unpin>(line: &mut Line<S>) {
+pub async fn flush<S: AsyncRead + AsyncWrite + Unpin>(line: &mut Connection<S>) {
     line.wait(Some(0)).await.unwrap();
 }
 

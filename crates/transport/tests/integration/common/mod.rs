@@ -12,7 +12,7 @@ use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{client, server};
-use twinlock_link::tls::{Alpn, ClientTls, ServerCert, ServerTls, TlsFault, Trust};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerCert, ServerTls, TlsFault, Trust};
 
 pub type ServerEnd = server::TlsStream<TcpStream>;
 pub type ClientEnd = client::TlsStream<TcpStream>;

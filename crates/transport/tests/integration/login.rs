@@ -13,19 +13,19 @@ use twinlock_core::frame::{ErrorCode, HEADER};
 use twinlock_core::handshake::{AwaitChallenge, HelloFault};
 use twinlock_core::id::ServerKey;
 use twinlock_core::session::{Binding, BindingPolicy, Config};
-use twinlock_link::OsEntropy;
-use twinlock_link::line::LineError;
-use twinlock_link::login::{
-    CHALLENGE_DEADLINE, Greeter, HELLO_DEADLINE, LoginError, PROOF_DEADLINE, login,
+use twinlock_transport::OsEntropy;
+use twinlock_transport::connection::ConnectionError;
+use twinlock_transport::login::{
+    Acceptor, CHALLENGE_DEADLINE, HELLO_DEADLINE, LoginError, PROOF_DEADLINE, login,
 };
-use twinlock_link::tls::{ServerTls, channel_binding};
+use twinlock_transport::tls::{ServerTls, channel_binding};
 
 fn is_end(error: &LoginError) -> bool {
     matches!(error, LoginError::Io(e) if e.kind() == ErrorKind::UnexpectedEof)
 }
 
 #[tokio::test]
-async fn a_login_in_crumbs_ends_in_two_lines_that_talk() {
+async fn login__fragmented_handshake_opens_session_on_both_ends() {
     let (mut client, mut server) = lines(7).await;
     assert_eq!(client.session().id(), server.session().id());
     client.send_app(b"hello").unwrap();
@@ -37,7 +37,7 @@ async fn a_login_in_crumbs_ends_in_two_lines_that_talk() {
 }
 
 #[tokio::test]
-async fn over_tls_both_ends_see_that_it_is_one_connection() {
+async fn login__tls_channel_binding_matches_on_both_ends() {
     let cert = fresh();
     let (server, client) =
         meet(&ServerTls::new(cert.clone()).unwrap(), &pinning(&cert), "localhost").await;
@@ -63,7 +63,7 @@ async fn over_tls_both_ends_see_that_it_is_one_connection() {
 }
 
 #[tokio::test]
-async fn a_client_that_refuses_has_sent_hello_and_nothing_else() {
+async fn login__refusing_client_sends_hello_only() {
     let host = Host::new();
     // A wrong secret, and a server that is not the pinned one.
     let (known, shown) = (ServerKey([9; 32]), host.key());
@@ -87,7 +87,7 @@ async fn a_client_that_refuses_has_sent_hello_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_server_is_told() {
+async fn login__server_error_code_reaches_client() {
     for code in [
         ErrorCode::Version(7),
         ErrorCode::Busy(900),
@@ -97,7 +97,7 @@ async fn an_error_of_the_server_is_told() {
     ] {
         let (client, server) = duplex(4096);
         let refuse = async {
-            let mut greeter = Greeter::new(server);
+            let mut greeter = Acceptor::new(server);
             greeter.read_hello().await.unwrap();
             greeter.refuse(code).await;
         };
@@ -110,7 +110,7 @@ async fn an_error_of_the_server_is_told() {
 }
 
 #[tokio::test]
-async fn a_wrong_proof_gets_error_3() {
+async fn login__wrong_proof_is_answered_with_error_3() {
     let host = Host::new();
     let (mut client, server) = duplex(4096);
     let forge = async {
@@ -133,11 +133,11 @@ async fn a_wrong_proof_gets_error_3() {
 }
 
 #[tokio::test]
-async fn an_error_after_proof_is_told_until_the_server_is_ready() {
+async fn login__error_after_proof_is_accepted_only_before_ready() {
     let host = Host::new();
     let (client, server) = duplex(4096);
     let revoke = async {
-        let mut greeter = Greeter::new(server);
+        let mut greeter = Acceptor::new(server);
         let hello = greeter.read_hello().await.unwrap();
         let hello = twinlock_core::handshake::Hello::parse(&hello).unwrap();
         let (_, challenge) =
@@ -148,7 +148,10 @@ async fn an_error_after_proof_is_told_until_the_server_is_ready() {
     let talk = async {
         let mut line = login(client, device(2), Some(host.key()), config()).await.unwrap();
         let refused = next(&mut line).await;
-        assert!(matches!(refused, Err(LineError::Refused(ErrorCode::Refused))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(ConnectionError::Refused(ErrorCode::Refused))),
+            "{refused:?}"
+        );
         line.finish().await;
     };
     tokio::join!(revoke, talk);
@@ -158,11 +161,11 @@ async fn an_error_after_proof_is_told_until_the_server_is_ready() {
     let (mut client, server) = lines_over(client, server).await;
     let mut server = server.into_stream();
     server.write_all(&ErrorCode::Refused.to_frame()).await.unwrap();
-    assert!(matches!(next(&mut client).await, Err(LineError::Header(_))));
+    assert!(matches!(next(&mut client).await, Err(ConnectionError::Header(_))));
 }
 
 #[tokio::test]
-async fn any_hello_of_another_version_learns_ours() {
+async fn login__other_version_is_answered_with_own_version() {
     for len in [1usize, 3, 1300, 70_000] {
         let host = Host::new();
         let (mut client, server) = duplex(64);
@@ -181,7 +184,7 @@ async fn any_hello_of_another_version_learns_ours() {
 }
 
 #[tokio::test]
-async fn a_hello_that_cannot_be_gets_no_answer() {
+async fn login__invalid_hello_gets_no_answer() {
     let host = Host::new();
     for head in [
         &[1, 0, 5, 4, 1][..],
@@ -209,7 +212,7 @@ async fn a_hello_that_cannot_be_gets_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_wait_of_a_login_has_its_deadline() {
+async fn login__each_step_times_out() {
     let host = Host::new();
     let begun = Instant::now();
     let (mut client, server) = duplex(4096);
@@ -245,7 +248,7 @@ async fn every_wait_of_a_login_has_its_deadline() {
 ///
 /// Nothing panics, no wait exceeds its deadline, and the server sends at most one ERROR or CLOSE.
 #[tokio::test(start_paused = true)]
-async fn junk_at_any_step_ends_the_line() {
+async fn login__random_bytes_at_any_step_end_connection() {
     let host = Host::new();
     for round in 0..300usize {
         let (mut client, server) = duplex(1 << 20);

@@ -11,8 +11,8 @@ use tokio::time::{Instant, timeout};
 use twinlock_core::Entropy;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::session::Fault;
-use twinlock_link::OsEntropy;
-use twinlock_link::line::{FRAME_DEADLINE, HIGH_WATER, LineError, Wake};
+use twinlock_transport::OsEntropy;
+use twinlock_transport::connection::{ConnectionError, FRAME_DEADLINE, HIGH_WATER, Wake};
 
 /// A body that contains its number, of varying length.
 fn body(i: usize) -> Vec<u8> {
@@ -31,7 +31,7 @@ async fn a_while() {
 }
 
 #[tokio::test]
-async fn a_wait_that_is_cancelled_at_any_moment_loses_nothing() {
+async fn connection__cancelled_wait_loses_no_frames() {
     const FRAMES: usize = 400;
     let (mut client, mut server) = lines(100).await;
     let send = async {
@@ -67,7 +67,7 @@ async fn a_wait_that_is_cancelled_at_any_moment_loses_nothing() {
 }
 
 #[tokio::test]
-async fn many_small_frames_leave_in_one_write() {
+async fn connection__small_frames_are_coalesced_into_one_write() {
     let (client, server) = duplex(1 << 20);
     let client = Counting::new(client);
     let writes = client.writes.clone();
@@ -84,7 +84,7 @@ async fn many_small_frames_leave_in_one_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_a_frame_ends_the_line_after_its_deadline() {
+async fn connection__incomplete_frame_times_out() {
     let (client, mut server) = lines(4096).await;
     let mut client = client.into_stream();
     let begun = Instant::now();
@@ -99,17 +99,17 @@ async fn half_a_frame_ends_the_line_after_its_deadline() {
         end = next(&mut server) => end,
         () = drip => panic!("the pipe stands"),
     };
-    assert!(matches!(end, Err(LineError::HalfFrame)), "{end:?}");
+    assert!(matches!(end, Err(ConnectionError::HalfFrame)), "{end:?}");
     assert_eq!(begun.elapsed().as_secs(), FRAME_DEADLINE.as_secs());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_takes_nothing_ends_the_line_after_30_seconds() {
+async fn connection__stalled_peer_times_out_after_30_s() {
     let (_client, mut server) = lines(4096).await;
     server.send_app(&[1; 10_000]).unwrap();
     let begun = Instant::now();
     let end = server.wait(Some(0)).await;
-    assert!(matches!(end, Err(LineError::Stalled)), "{end:?}");
+    assert!(matches!(end, Err(ConnectionError::Stalled)), "{end:?}");
     assert_eq!(begun.elapsed().as_secs(), 30);
     // Its last bytes find no room either; `finish` does not wait long for that.
     server.finish().await;
@@ -117,7 +117,7 @@ async fn a_peer_that_takes_nothing_ends_the_line_after_30_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_is_slow_but_takes_what_comes_is_not_given_up() {
+async fn connection__slow_reading_peer_is_not_timed_out() {
     let (client, mut server) = lines(4096).await;
     let mut client = client.into_stream();
     server.session_mut().set_following(true);
@@ -146,17 +146,17 @@ async fn a_peer_that_is_slow_but_takes_what_comes_is_not_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_peer_is_asked_and_then_given_up() {
+async fn keep_alive__silent_peer_times_out_after_20_s() {
     let (_client, mut server) = lines(4096).await;
     server.session_mut().set_following(true);
     let begun = Instant::now();
     let end = server.wait(None).await;
-    assert!(matches!(end, Err(LineError::Fault(Fault::Silent))), "{end:?}");
+    assert!(matches!(end, Err(ConnectionError::Fault(Fault::Silent))), "{end:?}");
     assert_eq!(begun.elapsed().as_secs(), 20);
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_idle_lines_keep_each_other_alive() {
+async fn keep_alive__idle_connections_stay_open() {
     let (mut client, mut server) = lines(4096).await;
     let both = async { tokio::join!(quiet(&mut client), quiet(&mut server)) };
     assert!(timeout(Duration::from_secs(3600), both).await.is_err());
@@ -165,7 +165,7 @@ async fn two_idle_lines_keep_each_other_alive() {
 
 /// Reads events that do not concern the caller, forever.
 async fn quiet<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
-    line: &mut twinlock_link::line::Line<S>,
+    line: &mut twinlock_transport::connection::Connection<S>,
 ) {
     loop {
         match next(line).await.unwrap() {
@@ -176,7 +176,7 @@ async fn quiet<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_line_that_is_never_idle_grows_old_all_the_same() {
+async fn connection__busy_still_enforces_session_timers() {
     // With a frame ready to be opened at every call.
     let (mut client, mut server) = lines(1 << 20).await;
     client.send_app(b"one").unwrap();
@@ -185,7 +185,7 @@ async fn a_line_that_is_never_idle_grows_old_all_the_same() {
     assert_eq!(server.wait(None).await.unwrap(), Wake::Frame);
     tokio::time::advance(Duration::from_secs(86_400)).await;
     let end = server.wait(None).await;
-    assert!(matches!(end, Err(LineError::Fault(Fault::TooOld))), "{end:?}");
+    assert!(matches!(end, Err(ConnectionError::Fault(Fault::TooOld))), "{end:?}");
 
     // With room to send at every call.
     let (mut client, server) = lines(1 << 20).await;
@@ -203,21 +203,21 @@ async fn a_line_that_is_never_idle_grows_old_all_the_same() {
 }
 
 #[tokio::test]
-async fn an_end_without_close_is_a_cut_and_not_a_bye() {
+async fn connection__eof_without_close_is_reported_as_cut() {
     let (client, mut server) = lines(4096).await;
     drop(client);
-    assert!(matches!(next(&mut server).await, Err(LineError::Cut(None))));
+    assert!(matches!(next(&mut server).await, Err(ConnectionError::Cut(None))));
 
     // In the middle of a frame as well.
     let (client, mut server) = lines(4096).await;
     let mut client = client.into_stream();
     client.write_all(&[0x10, 0]).await.unwrap();
     drop(client);
-    assert!(matches!(next(&mut server).await, Err(LineError::Cut(None))));
+    assert!(matches!(next(&mut server).await, Err(ConnectionError::Cut(None))));
 }
 
 #[tokio::test]
-async fn what_was_sent_before_close_arrives_before_it() {
+async fn close__queued_frames_arrive_before_it() {
     let (mut client, mut server) = lines(100).await;
     for i in 0..50 {
         client.send_app(&body(i)).unwrap();
@@ -235,7 +235,7 @@ async fn what_was_sent_before_close_arrives_before_it() {
 
 /// Over TCP, where closing a socket with unread bytes causes a reset that destroys the last frame.
 #[tokio::test]
-async fn close_reaches_a_peer_that_has_data_in_flight() {
+async fn close__reaches_peer_with_data_in_flight() {
     for _ in 0..5 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connect = TcpStream::connect(listener.local_addr().unwrap());
@@ -255,14 +255,17 @@ async fn close_reaches_a_peer_that_has_data_in_flight() {
 }
 
 #[tokio::test]
-async fn a_frame_that_is_not_authentic_or_cannot_be_drops_the_line_without_a_word() {
+async fn connection__invalid_frame_closes_without_close_frame() {
     for head in [[0x10, 0, 1, 0x20], [0x10, 0, 1, 0x21], [0x0e, 0, 0, 3], [0x42, 0, 0, 0]] {
         let (client, mut server) = lines(1 << 20).await;
         let mut client = client.into_stream();
         client.write_all(&[&head[..], &[0; 288]].concat()).await.unwrap();
         server.send_app(b"about to leave").unwrap();
         let end = next(&mut server).await;
-        let expected = matches!(end, Err(LineError::Header(_) | LineError::Fault(Fault::Tampered)));
+        let expected = matches!(
+            end,
+            Err(ConnectionError::Header(_) | ConnectionError::Fault(Fault::Tampered))
+        );
         assert!(expected, "{end:?}");
         let before = server.backlog();
         let refused = server.send_app(b"more");
@@ -279,7 +282,7 @@ async fn a_frame_that_is_not_authentic_or_cannot_be_drops_the_line_without_a_wor
 }
 
 #[tokio::test]
-async fn a_stuffed_line_reads_nothing_until_the_peer_takes_something() {
+async fn backpressure__full_backlog_stops_reads_until_peer_reads() {
     let (mut client, mut server) = lines(4096).await;
     while server.backlog() <= HIGH_WATER + 4096 {
         server.send_app(&[1; 30_000]).unwrap();
@@ -309,7 +312,7 @@ async fn a_stuffed_line_reads_nothing_until_the_peer_takes_something() {
 }
 
 #[tokio::test]
-async fn what_had_come_is_read_from_a_line_that_cannot_be_written_any_more() {
+async fn connection__received_frames_are_read_after_reset() {
     const FRAMES: usize = 3;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, accepted) =
@@ -328,7 +331,7 @@ async fn what_had_come_is_read_from_a_line_that_cannot_be_written_any_more() {
         assert_eq!(said, Said::App(vec![i as u8; 16_000]));
     }
     let ended = next(&mut client).await;
-    assert!(matches!(ended, Err(LineError::Cut(Some(_)))), "{ended:?}");
+    assert!(matches!(ended, Err(ConnectionError::Cut(Some(_)))), "{ended:?}");
     client.finish().await;
 }
 
@@ -376,7 +379,7 @@ impl tokio::io::AsyncWrite for HalfBroken {
 }
 
 #[tokio::test]
-async fn a_line_that_cannot_be_written_ends_soon_whatever_still_comes() {
+async fn connection__write_error_ends_it_within_2_s_despite_input() {
     let (client, server) = duplex(4096);
     let broken = std::sync::Arc::default();
     let client = HalfBroken { inner: client, broken: std::sync::Arc::clone(&broken) };
@@ -403,10 +406,10 @@ async fn a_line_that_cannot_be_written_ends_soon_whatever_still_comes() {
         ended = read => ended,
         () = talk => unreachable!(),
     };
-    assert!(matches!(ended, LineError::Cut(Some(_))), "{ended}");
+    assert!(matches!(ended, ConnectionError::Cut(Some(_))), "{ended}");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     // The same while nothing is read.
     client.send_app(b"x").unwrap();
     let ended = client.hold().await;
-    assert!(matches!(ended, LineError::Cut(Some(_))), "{ended}");
+    assert!(matches!(ended, ConnectionError::Cut(Some(_))), "{ended}");
 }

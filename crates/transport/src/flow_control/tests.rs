@@ -1,11 +1,9 @@
 //! A transfer over a simulated path with a rate, an RTT and an acknowledgement interval.
 
-#![allow(clippy::expect_used, clippy::panic)]
-
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{ACK_EACH, FRAME, LITTLE, Pace, RAREST, WINDOW};
+use super::{ACK_EACH, FRAME, FlowControl, LITTLE, RAREST, WINDOW};
 
 struct Way {
     /// Bytes per second.
@@ -38,7 +36,7 @@ impl Way {
     fn carries(&self, size: u64) -> Trip {
         let start = Instant::now();
         let mut now = start;
-        let mut pace = Pace::new(0, self.stride, now);
+        let mut pace = FlowControl::new(0, self.stride, now);
         // When the bottleneck is free again.
         let mut free = now;
         let mut acks: VecDeque<(Instant, u64)> = VecDeque::new();
@@ -75,7 +73,7 @@ impl Way {
 }
 
 #[test]
-fn what_is_on_its_way_is_little_more_than_fits() {
+fn flow_control__in_flight_stays_near_path_capacity() {
     let trip = Way::default().carries(512 << 20);
     assert!(trip.ahead < 5 * 500_000 / 2, "{}", trip.ahead);
     let slow = Way { rate: 16e6, delay: Duration::from_micros(200), ..Way::default() };
@@ -86,7 +84,7 @@ fn what_is_on_its_way_is_little_more_than_fits() {
 /// Two ends that take turns over a near path leave half of the machine idle. The larger window
 /// costs more on a break, but little compared with what the connection has carried.
 #[test]
-fn what_is_on_its_way_may_grow_with_what_was_carried_and_is_soon_gone() {
+fn flow_control__in_flight_grows_with_bytes_sent_up_to_bound() {
     let near = Way { rate: 400e6, delay: Duration::from_micros(100), ..Way::default() };
     let frugal = u64::from(ACK_EACH) + 2 * FRAME as u64;
     assert!(near.carries(10 << 20).ahead <= frugal);
@@ -98,7 +96,7 @@ fn what_is_on_its_way_may_grow_with_what_was_carried_and_is_soon_gone() {
 
 /// However long the transfer takes, the sender must not mistake its own queue for the path's RTT.
 #[test]
-fn what_is_on_its_way_does_not_grow_with_the_time() {
+fn flow_control__in_flight_does_not_grow_with_duration() {
     for (rate, micros) in [(100e6, 1_000), (16e6, 200), (10e6, 20_000), (2e6, 200)] {
         let delay = Duration::from_micros(micros);
         let way = Way { rate, delay, ..Way::default() };
@@ -110,7 +108,7 @@ fn what_is_on_its_way_does_not_grow_with_the_time() {
 }
 
 #[test]
-fn a_way_whose_length_varies_is_fed() {
+fn flow_control__jittery_path_keeps_throughput() {
     let (rate, size) = (60e6, 512 << 20);
     let (delay, jitter) = (Duration::from_millis(20), Duration::from_millis(50));
     let Trip { took, .. } = Way { rate, delay, jitter, ..Way::default() }.carries(size);
@@ -119,7 +117,7 @@ fn a_way_whose_length_varies_is_fed() {
 }
 
 #[test]
-fn a_long_way_is_filled_all_the_same() {
+fn flow_control__long_path_reaches_full_throughput() {
     for (rate, millis) in [(500e6, 1), (100e6, 20), (60e6, 100), (16e6, 0)] {
         let delay = Duration::from_millis(millis);
         let size = 512 << 20;
@@ -131,13 +129,13 @@ fn a_long_way_is_filled_all_the_same() {
 }
 
 #[test]
-fn never_more_than_the_protocol_allows() {
+fn flow_control__in_flight_never_exceeds_window() {
     let far = Way { rate: 1e9, delay: Duration::from_millis(300), ..Way::default() };
     assert!(far.carries(256 << 20).ahead <= WINDOW);
 }
 
 #[test]
-fn a_receiver_that_acknowledges_each_mib_only_is_not_waited_for_in_vain() {
+fn flow_control__rare_acks_do_not_stall_sender() {
     let delay = Duration::from_micros(100);
     for gap in [Duration::ZERO, Duration::from_millis(4)] {
         let rare = Way { delay, stride: RAREST, gap, ..Way::default() };
@@ -149,9 +147,9 @@ fn a_receiver_that_acknowledges_each_mib_only_is_not_waited_for_in_vain() {
 }
 
 #[test]
-fn an_acknowledgement_of_what_was_not_sent_is_none() {
+fn flow_control__ack_of_unsent_bytes_is_rejected() {
     let now = Instant::now();
-    let mut pace = Pace::new(100, ACK_EACH, now);
+    let mut pace = FlowControl::new(100, ACK_EACH, now);
     pace.send(50, now);
     assert!(!pace.acknowledge(151, now));
     assert!(pace.acknowledge(150, now));

@@ -8,11 +8,12 @@
     clippy::print_stdout,
     clippy::print_stderr,
     missing_docs,
+    non_snake_case,
     unreachable_pub
 )]
 
 mod common;
-mod line;
+mod connection;
 mod login;
 mod tls_negotiation;
 mod tls_trust;

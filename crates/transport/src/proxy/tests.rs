@@ -1,5 +1,3 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -44,7 +42,7 @@ async fn address(bytes: &[u8]) -> Option<SocketAddr> {
 }
 
 #[tokio::test]
-async fn gives_the_client_behind_the_proxy() {
+async fn proxy_header__client_address_is_returned() {
     let v4: SocketAddr = "192.0.2.7:49153".parse().unwrap();
     assert_eq!(address(&header(PROXY, TCP4, &tcp4())).await, Some(v4));
     let v6: SocketAddr = "[2001:db8::7]:49153".parse().unwrap();
@@ -53,7 +51,7 @@ async fn gives_the_client_behind_the_proxy() {
 }
 
 #[tokio::test]
-async fn gives_nobody_where_the_proxy_speaks_for_itself_or_does_not_know() {
+async fn proxy_header__local_unspec_or_unix_gives_no_address() {
     assert_eq!(address(&header(LOCAL, 0, &[])).await, None);
     assert_eq!(address(&header(LOCAL, TCP4, &tcp4())).await, None);
     assert_eq!(address(&header(LOCAL, 0xff, &[1, 2, 3])).await, None);
@@ -62,7 +60,7 @@ async fn gives_nobody_where_the_proxy_speaks_for_itself_or_does_not_know() {
 }
 
 #[tokio::test]
-async fn takes_the_header_and_not_one_byte_more() {
+async fn proxy_header__bytes_after_it_are_not_consumed() {
     let mut body = tcp4();
     body.extend([0x04, 0x00, 0x03, 1, 2, 3]);
     for mut bytes in [
@@ -79,7 +77,7 @@ async fn takes_the_header_and_not_one_byte_more() {
 }
 
 #[tokio::test]
-async fn every_truncation_is_an_error() {
+async fn proxy_header__truncated_is_rejected() {
     for whole in [header(PROXY, TCP4, &tcp4()), header(PROXY, TCP6, &tcp6("::1"))] {
         for end in 0..whole.len() {
             match parse(&whole[..end]).await.0 {
@@ -91,7 +89,7 @@ async fn every_truncation_is_an_error() {
 }
 
 #[tokio::test]
-async fn every_length_is_either_enough_and_bounded_or_an_error() {
+async fn proxy_header__length_out_of_range_is_rejected() {
     let body = vec![0; usize::from(u16::MAX)];
     for (family, need) in [(0x00, 0), (TCP4, 12), (TCP6, 36), (0x31, 216)] {
         for length in 0..=usize::from(u16::MAX) {
@@ -111,7 +109,7 @@ async fn every_length_is_either_enough_and_bounded_or_an_error() {
 }
 
 #[tokio::test]
-async fn every_command_and_family_that_is_not_ours_is_an_error() {
+async fn proxy_header__unknown_command_or_family_is_rejected() {
     for byte in 0..=u8::MAX {
         let (result, _) = parse(&header(byte, 0, &[])).await;
         match byte {
@@ -128,7 +126,7 @@ async fn every_command_and_family_that_is_not_ours_is_an_error() {
 }
 
 #[tokio::test]
-async fn version_1_and_other_protocols_are_refused() {
+async fn proxy_header__version_1_and_other_protocols_are_refused() {
     let v1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 49153 443\r\n";
     assert!(matches!(parse(v1).await.0, Err(ProxyError::Version1)));
     let unknown = b"PROXY UNKNOWN\r\n";
@@ -145,7 +143,7 @@ async fn version_1_and_other_protocols_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_header_that_trickles_is_cut_at_the_deadline() {
+async fn proxy_header__slow_sender_times_out_at_deadline() {
     let (mut proxy, mut server) = tokio::io::duplex(1024);
     let trickle = tokio::spawn(async move {
         for byte in header(PROXY, TCP4, &tcp4()) {
@@ -164,7 +162,7 @@ async fn a_header_that_trickles_is_cut_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_header_in_single_bytes_over_a_socket_leaves_the_rest() {
+async fn proxy_header__single_byte_writes_leave_rest_unread() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let to = listener.local_addr().unwrap();
     let proxy = tokio::spawn(async move {

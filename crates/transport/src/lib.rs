@@ -2,13 +2,15 @@
 //!
 //! This crate knows nothing about rooms or storage. [`tls`] sets up and verifies TLS on both ends.
 //! [`proxy`] reads the header that a configured proxy sends before TLS. [`login`] performs the
-//! session's handshake, and [`mod@line`] runs the session after it.
+//! session's handshake, and [`mod@connection`] runs the session after it.
 
+#![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
+
+pub mod connection;
 mod entropy;
+pub mod flow_control;
 mod hex;
-pub mod line;
 pub mod login;
-pub mod pace;
 pub mod proxy;
 pub mod tls;
 pub mod transport;
