@@ -1048,7 +1048,7 @@ impl Limit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RefusalReason {
-    WhyNone = 0,
+    None = 0,
     /// the server does not know the request
     Unsupported = 1,
     /// a field is missing or invalid
@@ -1089,7 +1089,7 @@ impl RefusalReason {
     /// (if the ProtoBuf definition does not change) and safe for programmatic use.
     pub fn as_str_name(&self) -> &'static str {
         match self {
-            Self::WhyNone => "WHY_NONE",
+            Self::None => "REFUSAL_REASON_NONE",
             Self::Unsupported => "UNSUPPORTED",
             Self::Malformed => "MALFORMED",
             Self::NotAllowed => "NOT_ALLOWED",
@@ -1112,7 +1112,7 @@ impl RefusalReason {
     /// Creates an enum from field names used in the ProtoBuf definition.
     pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
         match value {
-            "WHY_NONE" => Some(Self::WhyNone),
+            "REFUSAL_REASON_NONE" => Some(Self::None),
             "UNSUPPORTED" => Some(Self::Unsupported),
             "MALFORMED" => Some(Self::Malformed),
             "NOT_ALLOWED" => Some(Self::NotAllowed),
