@@ -24,7 +24,7 @@ The origin bridge has one lock and a half. Whoever ends TLS before it (a proxy, 
 forged certificate, which the origin's clients do not notice) cannot read messages, but can repeat \
 them, and alter those without a MAC; can tell by trying whether one opens, and so read it slowly; \
 and whoever has the key reads all that was ever sent under it. Its entries are marked as \
-unprotected. Prefer classic lines: `twinlock classic add NAME --to ROOM`.";
+unprotected. Prefer classic connections: `twinlock classic add NAME --to ROOM`.";
 
 /// Runs until SIGTERM or SIGINT; a second signal ends it at once.
 pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
