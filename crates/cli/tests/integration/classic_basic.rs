@@ -51,7 +51,10 @@ fn classic_key__json_output_has_key_format_and_address() {
     );
     host.running().wait_lines(2);
     let said = host.running().out();
-    assert!(said.contains(&format!("classic connections on 127.0.0.1:{}\n", json["port"])), "{said}");
+    assert!(
+        said.contains(&format!("classic connections on 127.0.0.1:{}\n", json["port"])),
+        "{said}"
+    );
     assert_eq!(json["key"].as_str().unwrap().len(), 64);
     // The other listener is off, and `classic add` reports that.
     let plain = ["classic", "add", "old", "--to", "lobby", "--format", "origin"];

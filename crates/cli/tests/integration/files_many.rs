@@ -32,7 +32,7 @@ fn scale() -> Scale {
     match std::env::var("TWINLOCK_TEST_FILES").as_deref() {
         Ok("full") => Scale { files: 10_000, up_to: MIB, large: 4 * KIB * MIB },
         Ok(other) => panic!("TWINLOCK_TEST_FILES={other}: only `full` is known"),
-        Err(_) => Scale { files: 1_000, up_to: 64 * KIB, large: 512 * MIB },
+        Err(_) => Scale { files: 300, up_to: 64 * KIB, large: 192 * MIB },
     }
 }
 

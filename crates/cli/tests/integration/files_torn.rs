@@ -2,7 +2,7 @@
 //! killed. The transferred bytes hardly exceed the file.
 //!
 //! `TWINLOCK_TORN=1024x100` sets the size to 1 GiB and the number of breaks to 100. The default has
-//! fewer breaks, further apart: with only twelve, the overhead varies too much for a tighter bound.
+//! fewer breaks, further apart: with so few, the overhead varies too much for a tighter bound.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
@@ -18,7 +18,7 @@ const MOVES: u64 = 128 * 1024;
 
 /// MiB and breaks.
 fn scale() -> (u64, u64) {
-    let scale = std::env::var("TWINLOCK_TORN").unwrap_or("256x12".into());
+    let scale = std::env::var("TWINLOCK_TORN").unwrap_or("128x6".into());
     let (size, breaks) = scale.split_once('x').expect("TWINLOCK_TORN is MIBxBREAKS");
     (size.parse().unwrap(), breaks.parse().unwrap())
 }

@@ -66,7 +66,7 @@ fn kill__under_load_keeps_every_ack_once_and_in_order() {
         .map(|i| Writer::start(people[i].clone(), WRITERS[i], targets[i], &stop))
         .collect::<Vec<_>>();
     let began = Instant::now();
-    let kills = scale("TWINLOCK_KILLS", 50);
+    let kills = scale("TWINLOCK_KILLS", 20);
     let (mut seen, mut loaded) = (0, 0);
     for round in 1..=kills {
         // The previous server is dead, so this one acknowledges everything from now on.
