@@ -171,12 +171,10 @@ impl From<TransferError> for Failure {
             // The same as for any other output.
             TransferError::Gone => Self::said(Exit::Done),
             TransferError::Exists(_) => {
-                Self::new(exit, &error).hint("--force overwrites it, and -o chooses another place")
+                Self::new(exit, &error).hint("--force overwrites it, and -o names another path")
             }
-            TransferError::Disk(error) if error.is_full() => Self::new(exit, &error).hint(
-                "make room there or choose another place; the same command goes on where it \
-                 stopped",
-            ),
+            TransferError::Disk(error) if error.is_full() => Self::new(exit, &error)
+                .hint("free space there or choose another directory; the same command resumes"),
             error => Self::new(exit, &error),
         }
     }

@@ -187,7 +187,9 @@ pub enum ClientError {
     #[error("the server violates the protocol: {0}")]
     Protocol(&'static str),
     /// No such room or user exists.
-    #[error("you have no conversation {0} (see `twinlock rooms` and `people`)")]
+    #[error(
+        "there is no {0} that you belong to or can write to (see `twinlock rooms` and `people`)"
+    )]
     NoTarget(String),
     /// The client was closed.
     #[error("this client was closed")]

@@ -250,7 +250,7 @@ impl From<Failed> for StartError {
 fn data_hint(error: &io::Error) -> &'static str {
     use io::ErrorKind::{QuotaExceeded, StorageFull};
     match error.kind() {
-        StorageFull | QuotaExceeded => "make room there, or name another directory with --data",
+        StorageFull | QuotaExceeded => "free space there, or name another directory with --data",
         _ => "name another directory with --data or mend its rights",
     }
 }

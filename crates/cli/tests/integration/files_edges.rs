@@ -383,7 +383,7 @@ fn get__invalid_entry_number_does_not_stop_the_others() {
     let (into, out) = dir(&host, "into");
     let get = ["get", "lobby", "2", "1", "99", "3", "-o", &out, "--json"];
     let ran = ada.run(&get).exits(7);
-    assert!(ran.err.contains("entry 2 of lobby is no file"), "{ran:?}");
+    assert!(ran.err.contains("entry 2 of lobby is not a file"), "{ran:?}");
     assert!(ran.err.contains("no entry 99 in lobby"), "{ran:?}");
     for name in ["f.txt", "g.txt"] {
         assert_eq!(fs::read(into.join(name)).unwrap(), b"content");

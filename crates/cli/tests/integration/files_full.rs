@@ -94,7 +94,7 @@ impl Stage {
 #[track_caller]
 fn says_full(ran: &Ran, problem: &str) {
     assert!(ran.err.contains(problem), "{ran:?}");
-    assert!(ran.err.contains("make room"), "{ran:?}");
+    assert!(ran.err.contains("free space"), "{ran:?}");
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn outbox__wait_notice_names_timeout_and_ctrl_c() {
     let send = ada.run(&["send", "--timeout", "2s", "lobby", "later"]).exits(6);
     let chat = ada.run_with(&["chat", "--timeout", "2s"], "later\nexit\n").exits(6);
     for ran in [send, chat] {
-        for words in ["waiting 2 s at most", "1 message", "Ctrl-C", "stays in the outbox"] {
+        for words in ["waiting at most 2 s", "1 message", "Ctrl-C", "stays in the outbox"] {
             assert!(ran.err.contains(words), "{words}: {ran:?}");
         }
     }
