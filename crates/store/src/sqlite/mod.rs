@@ -279,12 +279,14 @@ impl Opened {
                 Ok(Ended::Failed(failed)) => before = failed,
                 Err(error) if !before.failed => return Err(error),
                 Err(error) => {
+                    open::leave_files(&conn)?;
                     if !still_closed(&error, waiting, &mut batch) {
                         return Ok(());
                     }
                 }
             }
-            // Close every connection, so that SQLite forgets which pages it has checkpointed.
+            // Close every connection, so that SQLite forgets which pages it has checkpointed. The WAL
+            // stays: `in_place` knows this file, and a failed sync may have lost what it has.
             self.readers.without_any(|| drop(conn));
             conn = loop {
                 let again = || open::again(&self.path, &self.server_key, (self.clock)());

@@ -323,6 +323,8 @@ pub(super) fn again(
         other => database(other.to_string()),
     };
     let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sqlite)?;
+    // If an error follows, the WAL stays: a later attempt needs the same file.
+    leave_files(&conn).map_err(sqlite)?;
     let migrations = Migrations::from_slice(MIGRATIONS);
     let migration = |error: rusqlite_migration::Error| match error {
         rusqlite_migration::Error::RusqliteError { err, .. } => sqlite(err),
@@ -360,6 +362,7 @@ pub(super) fn again(
     // For the WAL's directory entry: SQLite syncs the directory with `fdatasync`, which is not
     // enough on some file systems.
     sync_directory(path).map_err(fault)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(sqlite)?;
     Ok(conn)
 }
 
@@ -645,6 +648,25 @@ mod tests {
         Migrations::from_slice(MIGRATIONS).validate().unwrap();
         let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
         assert_eq!(files.count(), MIGRATIONS.len());
+    }
+
+    /// The WAL may have entries that no other file has, and a running server knows it by its inode.
+    #[test]
+    fn record_db__failed_open_leaves_the_wal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = resolve(&dir.path().join("record.db")).unwrap();
+        let conn = recorder(&path, &ServerKey([1; 32]), 0).unwrap();
+        leave_files(&conn).unwrap();
+        drop(conn);
+        let before = device_and_inode(&wal(&path)).unwrap();
+        assert!(has_wal(&path));
+        let refused = again(&path, &ServerKey([2; 32]), 0);
+        assert!(matches!(refused, Err(OpenError::OtherServer { .. })), "{refused:?}");
+        assert_eq!(device_and_inode(&wal(&path)).unwrap(), before);
+        assert!(has_wal(&path));
+        // A connection that ends in order leaves one file.
+        drop(again(&path, &ServerKey([1; 32]), 0).unwrap());
+        assert!(!wal(&path).exists());
     }
 
     #[test]
