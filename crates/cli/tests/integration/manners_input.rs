@@ -133,7 +133,7 @@ fn outbox__wait_notice_names_timeout_and_ctrl_c() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let stuck = ada.by(silent.local_addr().unwrap());
     let ran = stuck.run(&["send", "--timeout", "5s", "lobby", "stuck"]).exits(6);
-    assert!(ran.err.contains("waiting 5 s at most"), "{ran:?}");
+    assert!(ran.err.contains("waiting at most 5 s"), "{ran:?}");
     let help = ada.run(&["send", "--help"]).exits(0).out;
     assert!(help.contains("--timeout") && help.contains("30 s"), "{help}");
 }
