@@ -230,7 +230,7 @@ away in memory with the server's directory in memory too; the whole commands rea
 used by something else a moment before. A whole `send` is a process from start to end, 51 times in turn with `mosquitto_pub -q 1`
 over TLS to a mosquitto on the same machine, where that is installed; mosquitto writes nothing to disk before it answers.
 
-`twinlock bench` measures any server that you have a profile of, and `cargo run --release -p twinlock-store --example append_rate`
+`twinlock bench` measures any server that you have a profile of, and `cargo run --release -p twinlock-store-embedded --example append_rate`
 the record alone. Both write real data.
 WORDS
 } >"$document"

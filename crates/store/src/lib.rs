@@ -1,4 +1,4 @@
-//! The record: the [`Store`] contract, and its SQLite implementation.
+//! The contract of the record: [`Store`].
 //!
 //! [`Store`] is everything that the server requires of its record. The contract assumes neither
 //! that this process is the only writer nor that anything is cached, so that several servers may
@@ -7,10 +7,7 @@
 //! The store knows nothing of connections, sessions or the protocol. It never sees a password, a
 //! device secret or the OPAQUE setup, only the row key that is derived from the setup.
 
-#![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
-
 pub mod conformance;
-mod sqlite;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,8 +24,6 @@ use twinlock_core::id::{
     Commit, ConversationId, CredentialId, DeviceId, InviteId, Link, MessageId, Name, Salt, Sender,
     ServerKey,
 };
-
-pub use sqlite::{Expected, OpenError, Options, RecordLock, SqliteStore};
 
 /// The room of all users. It is created with the record, and no member can leave it.
 pub const LOBBY: ConversationId = 1;
@@ -448,14 +443,14 @@ pub struct SearchFrom {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexPosition {
     /// Only entries with a `seq` below this.
-    below: i64,
+    pub below: i64,
     /// The indexed words that match a last word of four or more letters.
-    words: PrefixWords,
+    pub words: PrefixWords,
 }
 
 /// The indexed words that begin with the last word of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum PrefixWords {
+pub enum PrefixWords {
     /// The words read so far, ascending.
     Partial(Vec<String>),
     /// All words, ascending.
@@ -508,7 +503,8 @@ impl Order {
         self.0.load(Ordering::Acquire)
     }
 
-    pub(crate) fn fail(&self) {
+    /// Notes that an append of this order failed. For stores.
+    pub fn fail(&self) {
         self.0.store(true, Ordering::Release);
     }
 }
@@ -714,7 +710,9 @@ pub struct LookedUp {
 }
 
 impl LookedUp {
-    pub(crate) fn new(credential: Credential, usable: bool) -> Self {
+    /// A credential, or a stand-in that is not `usable`. For stores.
+    #[must_use]
+    pub fn new(credential: Credential, usable: bool) -> Self {
         Self { credential, usable }
     }
 

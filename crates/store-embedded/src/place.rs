@@ -11,9 +11,10 @@ use rusqlite::{Connection, OptionalExtension, Statement, params};
 use twinlock_core::chain::{self, Linked};
 use twinlock_core::id::{Commit, ConversationId, Link, Name, Salt, Sender, ServerKey};
 
-use super::row::{get_uint, int};
-use super::{classic, files};
-use crate::{Appended, Content, Entry, FileRef, NewEntry, Published, Receipt, StoreError};
+use crate::error::DbError;
+use crate::row::{get_uint, int};
+use crate::{classic, files};
+use twinlock_store::{Appended, Content, Entry, FileRef, NewEntry, Published, Receipt, StoreError};
 
 /// Approximate maximum of cached conversations and senders, some 100 bytes each. Beyond it the
 /// cache is dropped.
@@ -21,19 +22,19 @@ const REMEMBERED: usize = 65_536;
 
 /// An entry with everything that does not depend on its position. The caller prepares it, so that
 /// the recorder does not hash bodies.
-pub(super) struct Ready {
-    pub(super) new: NewEntry,
+pub(crate) struct Ready {
+    pub(crate) new: NewEntry,
     /// The sender in the encoding of protocol section 7.
-    pub(super) sender: Bytes,
-    pub(super) salt: Salt,
-    pub(super) commit: Commit,
+    pub(crate) sender: Bytes,
+    pub(crate) salt: Salt,
+    pub(crate) commit: Commit,
     /// The content that a file entry refers to.
-    pub(super) file: Option<FileRef>,
+    pub(crate) file: Option<FileRef>,
 }
 
 /// Cached state of active conversations, including the changes of the current transaction.
 #[derive(Default)]
-pub(super) struct Cache {
+pub(crate) struct Cache {
     conversations: HashMap<ConversationId, Line>,
     senders: usize,
 }
@@ -50,18 +51,18 @@ struct Line {
 
 impl Cache {
     /// Removes a user who has left or may have left.
-    pub(super) fn forget_member(&mut self, conversation: ConversationId, user: &Name) {
+    pub(crate) fn forget_member(&mut self, conversation: ConversationId, user: &Name) {
         if let Some(line) = self.conversations.get_mut(&conversation) {
             line.senders.remove(user);
         }
     }
 
-    pub(super) fn forget_all(&mut self) {
+    pub(crate) fn forget_all(&mut self) {
         *self = Self::default();
     }
 
     /// Call this between transactions.
-    pub(super) fn stay_small(&mut self) {
+    pub(crate) fn stay_small(&mut self) {
         if self.conversations.len() + self.senders > REMEMBERED {
             self.forget_all();
         }
@@ -69,7 +70,7 @@ impl Cache {
 }
 
 /// The prepared statements, and the entries of the current transaction.
-pub(super) struct Placer<'c> {
+pub(crate) struct Placer<'c> {
     conn: &'c Connection,
     begin: Statement<'c>,
     commit: Statement<'c>,
@@ -82,7 +83,7 @@ pub(super) struct Placer<'c> {
 }
 
 impl<'c> Placer<'c> {
-    pub(super) fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
+    pub(crate) fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
         let insert = conn.prepare(
             "INSERT INTO entries
                 (conversation, n, time_ms, user, message_id, kind, sender, link, salt, body)
@@ -103,25 +104,25 @@ impl<'c> Placer<'c> {
     }
 
     /// Resets the counts; `telling`: keep the entries for the watchers.
-    pub(super) fn begin(&mut self, telling: bool) {
+    pub(crate) fn begin(&mut self, telling: bool) {
         self.transaction += 1;
         (self.placed, self.placed_bytes) = (0, 0);
         self.telling = telling;
         self.published.clear();
     }
 
-    pub(super) fn begin_transaction(&mut self) -> Result<(), StoreError> {
-        self.begin.execute([])?;
+    pub(crate) fn begin_transaction(&mut self) -> Result<(), StoreError> {
+        self.begin.execute([]).map_err(DbError::from)?;
         Ok(())
     }
 
-    pub(super) fn commit(&mut self) -> Result<(), StoreError> {
-        self.commit.execute([])?;
+    pub(crate) fn commit(&mut self) -> Result<(), StoreError> {
+        self.commit.execute([]).map_err(DbError::from)?;
         Ok(())
     }
 
     /// Rolls back, unless SQLite has done so already.
-    pub(super) fn roll_back(&mut self) {
+    pub(crate) fn roll_back(&mut self) {
         self.published.clear();
         if !self.conn.is_autocommit()
             && let Err(error) = self.conn.execute_batch("ROLLBACK")
@@ -131,16 +132,16 @@ impl<'c> Placer<'c> {
     }
 
     /// Number of entries that the transaction has recorded.
-    pub(super) fn placed(&self) -> usize {
+    pub(crate) fn placed(&self) -> usize {
         self.placed
     }
 
     /// Size of their bodies, bytes.
-    pub(super) fn placed_bytes(&self) -> usize {
+    pub(crate) fn placed_bytes(&self) -> usize {
         self.placed_bytes
     }
 
-    pub(super) fn take_published(&mut self) -> Vec<Published> {
+    pub(crate) fn take_published(&mut self) -> Vec<Published> {
         std::mem::take(&mut self.published)
     }
 
@@ -148,13 +149,14 @@ impl<'c> Placer<'c> {
     ///
     /// # Errors
     /// The whole transaction is lost.
-    pub(super) fn place(
+    pub(crate) fn place(
         &mut self,
         cache: &mut Cache,
         entries: Vec<Ready>,
         now_ms: u64,
     ) -> Result<Vec<Appended>, StoreError> {
-        entries.into_iter().map(|entry| self.place_one(cache, entry, now_ms)).collect()
+        let placed = entries.into_iter().map(|entry| self.place_one(cache, entry, now_ms));
+        Ok(placed.collect::<Result<_, DbError>>()?)
     }
 
     fn place_one(
@@ -162,7 +164,7 @@ impl<'c> Placer<'c> {
         cache: &mut Cache,
         ready: Ready,
         now_ms: u64,
-    ) -> Result<Appended, StoreError> {
+    ) -> Result<Appended, DbError> {
         let conversation = ready.new.conversation;
         let Some(line) = line(self.conn, &mut cache.conversations, conversation)? else {
             return self.recorded_elsewhere(&ready.new);
@@ -201,7 +203,7 @@ impl<'c> Placer<'c> {
         };
         let link = linked.link(&line.link).ok_or_else(|| {
             // `Sender` has at most 65 bytes.
-            StoreError::Database("a sender is too long".into())
+            DbError(StoreError::Database("a sender is too long".into()))
         })?;
         let inserted = self.insert.execute(params![
             int(conversation),
@@ -254,7 +256,7 @@ impl<'c> Placer<'c> {
     /// Returns the receipt if the message was recorded before.
     ///
     /// A sender who is not a member, or no longer, still gets the receipt of such a message.
-    fn recorded_elsewhere(&self, new: &NewEntry) -> Result<Appended, StoreError> {
+    fn recorded_elsewhere(&self, new: &NewEntry) -> Result<Appended, DbError> {
         let user = match new.sender.user() {
             None => Some(0),
             Some(name) => self
@@ -276,7 +278,7 @@ fn line<'l>(
     conn: &Connection,
     conversations: &'l mut HashMap<ConversationId, Line>,
     conversation: ConversationId,
-) -> Result<Option<&'l mut Line>, StoreError> {
+) -> Result<Option<&'l mut Line>, DbError> {
     use std::collections::hash_map::Entry as Slot;
     match conversations.entry(conversation) {
         Slot::Occupied(line) => Ok(Some(line.into_mut())),
@@ -300,10 +302,10 @@ fn line<'l>(
 }
 
 /// The server key that a conversation's `link_0` covers, if the conversation exists.
-pub(super) fn server_key(
+pub(crate) fn server_key(
     conn: &Connection,
     conversation: ConversationId,
-) -> Result<Option<ServerKey>, StoreError> {
+) -> Result<Option<ServerKey>, DbError> {
     let key = conn
         .prepare_cached("SELECT server_key FROM conversations WHERE id = ?1")?
         .query_row([int(conversation)], |row| row.get(0).map(ServerKey))
@@ -315,7 +317,7 @@ fn member(
     conn: &Connection,
     conversation: ConversationId,
     user: &Name,
-) -> Result<Option<i64>, StoreError> {
+) -> Result<Option<i64>, DbError> {
     let id = conn
         .prepare_cached(
             "SELECT users.id FROM members JOIN users ON users.name = members.user
@@ -326,11 +328,11 @@ fn member(
     Ok(id)
 }
 
-pub(super) fn first_place(
+pub(crate) fn first_place(
     conn: &Connection,
     message_id: &[u8; 16],
     user: i64,
-) -> Result<Option<Receipt>, StoreError> {
+) -> Result<Option<Receipt>, DbError> {
     let receipt = conn
         .prepare_cached(
             "SELECT conversation, n, time_ms, salt, link FROM entries

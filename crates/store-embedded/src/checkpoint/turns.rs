@@ -16,11 +16,11 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The state that the previous opening of the record left.
 #[derive(Debug, Clone, Copy)]
-pub(in super::super) struct Before {
+pub(crate) struct Before {
     /// A sync failed.
-    pub(in super::super) failed: bool,
+    pub(crate) failed: bool,
     /// The WAL may still contain erased content.
-    pub(in super::super) due: bool,
+    pub(crate) due: bool,
 }
 
 /// Whose turn it is.

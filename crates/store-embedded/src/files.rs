@@ -8,19 +8,20 @@ use twinlock_core::chain::Kind;
 use twinlock_core::id::{ConversationId, MessageId, Name};
 use twinlock_core::proto::FileBody;
 
-use super::place::first_place;
-use super::row::{get_uint, int};
-use crate::{FileRef, Receipt, StoreError, Stored};
+use crate::error::DbError;
+use crate::place::first_place;
+use crate::row::{get_uint, int};
+use twinlock_store::{FileRef, Receipt, Stored};
 
 /// The content that a body of this kind refers to. The reference is always derived from the body,
 /// so no row can contradict it.
-pub(super) fn of_body(kind: Kind, body: &[u8]) -> Option<FileRef> {
+pub(crate) fn of_body(kind: Kind, body: &[u8]) -> Option<FileRef> {
     let FileBody { file, hash } = decode(kind, body)?;
     Some(FileRef { hash: hash.as_ref().try_into().ok()?, size: file?.size })
 }
 
 /// The searchable text of a body: for a file, its name.
-pub(super) fn text(kind: Kind, body: &[u8]) -> Cow<'_, [u8]> {
+pub(crate) fn text(kind: Kind, body: &[u8]) -> Cow<'_, [u8]> {
     match decode(kind, body) {
         Some(body) => body.file.map(|file| file.name).unwrap_or_default().into_bytes().into(),
         None => body.into(),
@@ -31,13 +32,13 @@ fn decode(kind: Kind, body: &[u8]) -> Option<FileBody> {
     if kind == Kind::FILE { FileBody::decode(body).ok() } else { None }
 }
 
-pub(super) fn insert(
+pub(crate) fn insert(
     conn: &Connection,
     conversation: ConversationId,
     n: u64,
     user: i64,
     file: &FileRef,
-) -> Result<(), StoreError> {
+) -> Result<(), DbError> {
     conn.prepare_cached(
         "INSERT INTO files (conversation, n, user, hash, size) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
@@ -52,11 +53,11 @@ pub(super) fn insert(
 }
 
 /// Removes the row of an entry, and returns its reference.
-pub(super) fn forget(
+pub(crate) fn forget(
     conn: &Connection,
     conversation: ConversationId,
     n: u64,
-) -> Result<Option<FileRef>, StoreError> {
+) -> Result<Option<FileRef>, DbError> {
     let file = conn
         .prepare_cached(
             "DELETE FROM files WHERE conversation = ?1 AND n = ?2 RETURNING hash, size",
@@ -68,12 +69,12 @@ pub(super) fn forget(
     Ok(file)
 }
 
-pub(super) fn one(
+pub(crate) fn one(
     conn: &Connection,
     user: &Name,
     conversation: ConversationId,
     n: u64,
-) -> Result<Option<FileRef>, StoreError> {
+) -> Result<Option<FileRef>, DbError> {
     let file = conn
         .prepare_cached(
             "SELECT hash, size FROM files JOIN members USING (conversation)
@@ -86,7 +87,7 @@ pub(super) fn one(
     Ok(file)
 }
 
-pub(super) fn stored(conn: &Connection, user: &Name) -> Result<Stored, StoreError> {
+pub(crate) fn stored(conn: &Connection, user: &Name) -> Result<Stored, DbError> {
     let stored = conn
         .prepare_cached(
             "SELECT bytes, files FROM stored JOIN users ON users.id = stored.user
@@ -99,11 +100,11 @@ pub(super) fn stored(conn: &Connection, user: &Name) -> Result<Stored, StoreErro
     Ok(stored.unwrap_or_default())
 }
 
-pub(super) fn hashes(
+pub(crate) fn hashes(
     conn: &Connection,
     after: Option<[u8; 32]>,
     limit: usize,
-) -> Result<Vec<[u8; 32]>, StoreError> {
+) -> Result<Vec<[u8; 32]>, DbError> {
     // Sorts before every hash.
     let after = after.as_ref().map_or(&[][..], |hash| hash.as_slice());
     let mut statement = conn
@@ -113,7 +114,7 @@ pub(super) fn hashes(
     Ok(hashes.collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn is_referenced(conn: &Connection, hash: &[u8; 32]) -> Result<bool, StoreError> {
+pub(crate) fn is_referenced(conn: &Connection, hash: &[u8; 32]) -> Result<bool, DbError> {
     let found = conn
         .prepare_cached("SELECT 1 FROM files WHERE hash = ?1 LIMIT 1")?
         .query_row([hash.as_slice()], |_| Ok(()))
@@ -121,11 +122,11 @@ pub(super) fn is_referenced(conn: &Connection, hash: &[u8; 32]) -> Result<bool, 
     Ok(found.is_some())
 }
 
-pub(super) fn receipt(
+pub(crate) fn receipt(
     conn: &Connection,
     user: &Name,
     message_id: &MessageId,
-) -> Result<Option<Receipt>, StoreError> {
+) -> Result<Option<Receipt>, DbError> {
     let id = conn
         .prepare_cached("SELECT id FROM users WHERE name = ?1")?
         .query_row([user.as_str()], |row| row.get(0))

@@ -4,21 +4,22 @@ use rusqlite::{Connection, params};
 use twinlock_core::id::{CredentialId, DeviceId, Name};
 use twinlock_core::keys::RowKey;
 
-use super::conversations::{self, bounded};
-use super::credentials::{self, State, Stored};
-use super::recorder::Desk;
-use super::row::{int, limit};
-use crate::{
+use crate::conversations::{self, bounded};
+use crate::credentials::{self, State, Stored};
+use crate::error::DbError;
+use crate::recorder::Desk;
+use crate::row::{int, limit};
+use twinlock_store::{
     Bound, Bounds, Device, LOBBY, NewDevice, NewInvite, Person, Registered, Registration,
     StoreError,
 };
 
-pub(super) fn list(
+pub(crate) fn list(
     conn: &Connection,
     key: &RowKey,
     after: Option<&Name>,
     most: usize,
-) -> Result<Vec<Person>, StoreError> {
+) -> Result<Vec<Person>, DbError> {
     let mut select = conn.prepare_cached(&format!(
         "SELECT {} FROM users WHERE name > ?1 ORDER BY name LIMIT ?2",
         credentials::PERSON
@@ -31,11 +32,11 @@ pub(super) fn list(
     Ok(people)
 }
 
-pub(super) fn devices(
+pub(crate) fn devices(
     conn: &Connection,
     key: &RowKey,
     user: &Name,
-) -> Result<Vec<Device>, StoreError> {
+) -> Result<Vec<Device>, DbError> {
     let mut select = conn.prepare_cached(&format!(
         "SELECT {} FROM credentials INDEXED BY devices
          WHERE user = ?1 AND state = 0 AND substr(cid, 1, 1) = x'02' ORDER BY created_ms, cid",
@@ -55,12 +56,12 @@ pub(super) fn devices(
     Ok(devices)
 }
 
-pub(super) fn add_invite(
+pub(crate) fn add_invite(
     desk: &mut Desk<'_>,
     key: &RowKey,
     invite: &NewInvite,
     bounds: &Bounds,
-) -> Result<(), StoreError> {
+) -> Result<(), DbError> {
     if let Some(maker) = &invite.made_by {
         let sql = "SELECT 1 FROM credentials INDEXED BY invites_open
              WHERE made_by = ?1 AND state = 0 AND expires_ms > ?2";
@@ -85,12 +86,12 @@ pub(super) fn add_invite(
     stored.write(desk.conn, key)
 }
 
-pub(super) fn register(
+pub(crate) fn register(
     desk: &mut Desk<'_>,
     key: &RowKey,
     registration: &Registration,
     now_ms: u64,
-) -> Result<Registered, StoreError> {
+) -> Result<Registered, DbError> {
     let Registration { invite, user, password, device } = registration;
     let Some(mut invite) = credentials::open_invite(desk.conn, key, invite, now_ms)? else {
         return Ok(Registered::InviteGone);
@@ -128,7 +129,7 @@ fn enrol(
     user: &Name,
     device: &NewDevice,
     now_ms: u64,
-) -> Result<(), StoreError> {
+) -> Result<(), DbError> {
     let id = CredentialId::Device(device.id);
     new_id(desk.conn, &id)?;
     let stored = Stored {
@@ -140,23 +141,23 @@ fn enrol(
 }
 
 /// Ids are random; an existing one is never overwritten.
-fn new_id(conn: &Connection, id: &CredentialId) -> Result<(), StoreError> {
+fn new_id(conn: &Connection, id: &CredentialId) -> Result<(), DbError> {
     let there =
         conn.prepare_cached("SELECT 1 FROM credentials WHERE cid = ?1")?.exists([id.cid()])?;
     if there {
-        return Err(StoreError::Database("a new credential has the id of another".into()));
+        return Err(StoreError::Database("a new credential has the id of another".into()).into());
     }
     Ok(())
 }
 
-pub(super) fn add_device(
+pub(crate) fn add_device(
     desk: &mut Desk<'_>,
     key: &RowKey,
     user: &Name,
     device: &NewDevice,
     now_ms: u64,
     bounds: &Bounds,
-) -> Result<bool, StoreError> {
+) -> Result<bool, DbError> {
     if credentials::person(desk.conn, key, user)?.is_none() {
         return Ok(false);
     }
@@ -167,13 +168,13 @@ pub(super) fn add_device(
     Ok(true)
 }
 
-pub(super) fn set_password(
+pub(crate) fn set_password(
     desk: &mut Desk<'_>,
     key: &RowKey,
     user: &Name,
     record: &[u8],
     now_ms: u64,
-) -> Result<bool, StoreError> {
+) -> Result<bool, DbError> {
     let Some(person) = credentials::person(desk.conn, key, user)? else { return Ok(false) };
     let id = CredentialId::User(user.clone());
     Stored::of_user(&id, user, record, now_ms).write(desk.conn, key)?;
@@ -183,12 +184,12 @@ pub(super) fn set_password(
     Ok(true)
 }
 
-pub(super) fn revoke_device(
+pub(crate) fn revoke_device(
     desk: &mut Desk<'_>,
     key: &RowKey,
     user: &Name,
     device: &DeviceId,
-) -> Result<bool, StoreError> {
+) -> Result<bool, DbError> {
     let stored = credentials::load(desk.conn, key, &CredentialId::Device(*device))?;
     let Some(mut stored) = stored else { return Ok(false) };
     if stored.user.as_ref() != Some(user) || stored.state != State::Usable {
@@ -199,11 +200,11 @@ pub(super) fn revoke_device(
     Ok(true)
 }
 
-pub(super) fn touch_device(
+pub(crate) fn touch_device(
     desk: &mut Desk<'_>,
     device: &DeviceId,
     now_ms: u64,
-) -> Result<(), StoreError> {
+) -> Result<(), DbError> {
     desk.conn
         .prepare_cached("UPDATE credentials SET seen_ms = ?2 WHERE cid = ?1 AND seen_ms < ?2")?
         .execute(params![CredentialId::Device(*device).cid(), int(now_ms)])?;

@@ -29,11 +29,12 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 
-pub(super) use turns::Before;
+pub(crate) use turns::Before;
 use turns::{Erased, Finish, LITTLE, Stage, State, WORTH};
 
-use super::open;
-use crate::StoreError;
+use crate::error::DbError;
+use crate::open;
+use twinlock_store::StoreError;
 
 /// How long the recorder waits for readers so that a large WAL can restart.
 const RESTART_WAIT: Duration = Duration::from_secs(1);
@@ -63,7 +64,7 @@ struct Shared {
 
 /// The recorder's handle of the checkpoint thread.
 #[derive(Debug)]
-pub(super) struct Checkpointer {
+pub(crate) struct Checkpointer {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -78,13 +79,13 @@ impl Checkpointer {
     ///
     /// # Errors
     /// [`StoreError::Database`] if the connection or the thread cannot be created.
-    pub(super) fn start(
+    pub(crate) fn start(
         path: &Path,
         recorder: &Connection,
         before: Before,
         wake: impl Fn() + Send + 'static,
     ) -> Result<Self, StoreError> {
-        let conn = open::checkpointer(path)?;
+        let conn = open::checkpointer(path).map_err(DbError::from)?;
         recorder.wal_hook(Some(count));
         let state = Mutex::new(State::new(before, Instant::now()));
         let shared = Arc::new(Shared { state, wake: Condvar::new() });
@@ -98,7 +99,7 @@ impl Checkpointer {
 
     /// Call this after each commit. `erased`: content was erased, and must be removed from the WAL
     /// too.
-    pub(super) fn committed(&self, erased: bool) {
+    pub(crate) fn committed(&self, erased: bool) {
         self.change(|state| {
             state.committed(FRAMES.get());
             if erased {
@@ -108,12 +109,12 @@ impl Checkpointer {
     }
 
     /// Call this when the recorder has nothing to do.
-    pub(super) fn idle(&self) {
+    pub(crate) fn idle(&self) {
         self.change(State::idle);
     }
 
     /// Call this between two transactions: does the recorder's part if it is the recorder's turn.
-    pub(super) fn attend(&self, recorder: &Connection) {
+    pub(crate) fn attend(&self, recorder: &Connection) {
         let Some(finish) = self.shared.lock().take_rest(Instant::now()) else {
             return;
         };
@@ -140,13 +141,13 @@ impl Checkpointer {
     }
 
     /// Whether a sync has failed and the record must be reopened.
-    pub(super) fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.shared.lock().stage == Stage::Failed
     }
 
     /// Ends the thread. If a sync failed, returns the state for the next opening, and closing
     /// `recorder` does not checkpoint.
-    pub(super) fn end(self, recorder: &Connection) -> rusqlite::Result<Option<Before>> {
+    pub(crate) fn end(self, recorder: &Connection) -> rusqlite::Result<Option<Before>> {
         let shared = self.shared.clone();
         drop(self);
         let state = shared.lock();

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use crate::common::{entry, join, links, name, open, options, say};
 use rusqlite::{Connection, OpenFlags};
 use twinlock_core::id::ServerKey;
-use twinlock_store::{LOBBY, NewEntry, OpenError, Options, RowKey, SqliteStore, Store};
+use twinlock_store::{LOBBY, NewEntry, RowKey, Store};
+use twinlock_store_embedded::{OpenError, Options, SqliteStore};
 
 /// Polls for up to ten seconds.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

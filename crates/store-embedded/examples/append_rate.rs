@@ -3,7 +3,7 @@
 //!
 //! The record is in a new directory below DIR (default: the system's temporary directory).
 //!
-//! `cargo run --release -p twinlock-store --example append_rate [DIR [SECONDS [ENTRIES A CALL]]]`
+//! `cargo run --release -p twinlock-store-embedded --example append_rate [DIR [SECONDS [ENTRIES A CALL]]]`
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used)]
 
 use std::path::PathBuf;
@@ -16,9 +16,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{DeviceId, InviteId, MessageId, Name, Sender, ServerKey};
 use twinlock_store::{
-    Appended, InviteTerms, LOBBY, NewDevice, NewEntry, NewInvite, Options, Registration, Role,
-    RowKey, SqliteStore, Store,
+    Appended, InviteTerms, LOBBY, NewDevice, NewEntry, NewInvite, Registration, Role, RowKey, Store,
 };
+use twinlock_store_embedded::{Options, SqliteStore};
 
 const TASKS: usize = 16;
 const BODY: usize = 256;

@@ -16,20 +16,21 @@ use rustix::io::Errno;
 use thiserror::Error;
 use twinlock_core::id::{Link, ServerKey};
 
-use super::Expected;
-use super::row::{get_uint, int};
-use crate::{LOBBY, Newest, StoreError};
+use crate::Expected;
+use crate::error::DbError;
+use crate::row::{get_uint, int};
+use twinlock_store::{LOBBY, Newest, StoreError};
 
 /// The numbered schema files. New ones are appended; released ones never change.
 const MIGRATIONS: &[M<'static>] = &[
-    M::up(include_str!("../../migrations/0001_record.sql")),
-    M::up(include_str!("../../migrations/0002_files.sql")),
-    M::up(include_str!("../../migrations/0003_classic.sql")),
-    M::up(include_str!("../../migrations/0004_bounds.sql")),
-    M::up(include_str!("../../migrations/0005_sources.sql")),
-    M::up(include_str!("../../migrations/0006_files_charged.sql")),
-    M::up(include_str!("../../migrations/0007_classic_import.sql")),
-    M::up(include_str!("../../migrations/0008_source_methods.sql")),
+    M::up(include_str!("../migrations/0001_record.sql")),
+    M::up(include_str!("../migrations/0002_files.sql")),
+    M::up(include_str!("../migrations/0003_classic.sql")),
+    M::up(include_str!("../migrations/0004_bounds.sql")),
+    M::up(include_str!("../migrations/0005_sources.sql")),
+    M::up(include_str!("../migrations/0006_files_charged.sql")),
+    M::up(include_str!("../migrations/0007_classic_import.sql")),
+    M::up(include_str!("../migrations/0008_source_methods.sql")),
 ];
 
 /// Page cache of the recorder's connection, KiB. It holds the right edges of the indexes; a larger
@@ -140,7 +141,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct RecordLock {
     /// Path of the database, with the symbolic links of its directory resolved.
-    pub(super) database: PathBuf,
+    pub(crate) database: PathBuf,
     _file: File,
     _directory: File,
 }
@@ -223,7 +224,7 @@ fn is_link() -> io::Error {
 ///
 /// Creates the database and the lobby if they are missing. The database has mode 0600, which SQLite
 /// copies to the WAL.
-pub(super) fn recorder(
+pub(crate) fn recorder(
     path: &Path,
     server_key: &ServerKey,
     now_ms: u64,
@@ -277,7 +278,7 @@ fn check_together(path: &Path, expected: &Expected) -> Result<(), OpenError> {
     };
     match look() {
         Ok(looked) => looked,
-        Err(error) => match StoreError::from(error) {
+        Err(error) => match DbError::from(error).0 {
             StoreError::Damaged(problem) if wal => Err(mixed(problem)),
             // `again` reports this error when it opens the database for writing.
             _ => Ok(()),
@@ -308,7 +309,7 @@ fn missing(conn: &Connection, entries: &[Newest]) -> rusqlite::Result<Option<New
 }
 
 /// Opens the recorder's connection to an existing database, and migrates it.
-pub(super) fn again(
+pub(crate) fn again(
     path: &Path,
     server_key: &ServerKey,
     now_ms: u64,
@@ -317,7 +318,7 @@ pub(super) fn again(
     check_beside(path)?;
     settle(path).map_err(fault)?;
     let database = |problem: String| OpenError::Database { path: path.to_path_buf(), problem };
-    let sqlite = |error: rusqlite::Error| match StoreError::from(error) {
+    let sqlite = |error: rusqlite::Error| match DbError::from(error).0 {
         StoreError::Full => fault(io::ErrorKind::StorageFull.into()),
         StoreError::Database(problem) | StoreError::Damaged(problem) => database(problem),
         other => database(other.to_string()),
@@ -378,14 +379,14 @@ fn durable(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Opens a connection that only reads.
-pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
+pub(crate) fn reader(path: &Path) -> rusqlite::Result<Connection> {
     let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     conn.pragma_update(None, "cache_size", -READER_CACHE)?;
     Ok(conn)
 }
 
 /// Opens the connection of the checkpoint thread.
-pub(super) fn checkpointer(path: &Path) -> rusqlite::Result<Connection> {
+pub(crate) fn checkpointer(path: &Path) -> rusqlite::Result<Connection> {
     let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "cache_size", -64)?;
@@ -408,13 +409,13 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
 /// usually for a few milliseconds.
 ///
 /// SQLite's own handler would sleep up to 100 ms at a time. Gives up after about ten seconds.
-pub(super) fn wait(tries: i32) -> bool {
+pub(crate) fn wait(tries: i32) -> bool {
     thread::sleep(Duration::from_micros(if tries < 2000 { 100 } else { 2000 }));
     tries < 7000
 }
 
 /// Busy handler for one of several attempts to empty the WAL: gives up after about 8 ms.
-pub(super) fn wait_briefly(tries: i32) -> bool {
+pub(crate) fn wait_briefly(tries: i32) -> bool {
     thread::sleep(Duration::from_micros(100));
     tries < 50
 }
@@ -506,14 +507,14 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
 /// A connection opened while another file has the name shares its `-shm` with the open connections,
 /// so putting the file back does not repair them. The first failure is therefore permanent.
 #[derive(Debug)]
-pub(super) struct InPlace {
+pub(crate) struct InPlace {
     opened: [(PathBuf, (u64, u64)); 2],
     lost: OnceLock<StoreError>,
 }
 
 impl InPlace {
     /// Call this after the connection's first read: from then on the WAL exists.
-    pub(super) fn of(database: &Path) -> io::Result<Self> {
+    pub(crate) fn of(database: &Path) -> io::Result<Self> {
         let [database, wal] = [database.to_owned(), wal(database)];
         let [of_database, of_wal] = [device_and_inode(&database)?, device_and_inode(&wal)?];
         let opened = [(database, of_database), (wal, of_wal)];
@@ -524,7 +525,7 @@ impl InPlace {
     ///
     /// # Errors
     /// [`StoreError::Database`] if one does not, or did not at an earlier check.
-    pub(super) fn check(&self) -> Result<(), StoreError> {
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
         if self.lost.get().is_none() {
             for (path, opened) in &self.opened {
                 let problem = match device_and_inode(path) {
@@ -552,12 +553,12 @@ fn device_and_inode(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Makes the connection leave database and WAL as they are when it closes.
-pub(super) fn leave_files(conn: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn leave_files(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
 }
 
 /// Whether the WAL of a record that is not open contains anything.
-pub(super) fn has_wal(database: &Path) -> bool {
+pub(crate) fn has_wal(database: &Path) -> bool {
     fs::symlink_metadata(wal(database)).is_ok_and(|meta| meta.len() > 0)
 }
 
@@ -566,20 +567,20 @@ pub(super) fn has_wal(database: &Path) -> bool {
 /// SQLite ignores such frames and later overwrites them. But a process that opens the record before
 /// that recovers the WAL from its beginning, and would take them for a commit that was never
 /// synced.
-pub(super) fn cut_off(database: &Path, conn: &Connection) -> Result<(), StoreError> {
+pub(crate) fn cut_off(database: &Path, conn: &Connection) -> Result<(), DbError> {
     let size: u64 = conn.pragma_query_value(None, "page_size", |row| get_uint(row, 0))?;
     let (busy, frames): (i64, i64) =
         conn.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let length = match u64::try_from(frames) {
         Ok(0) if busy == 0 => 0,
         Ok(frames) if busy == 0 => WAL_HEAD + frames * (FRAME_HEAD + size),
-        _ => return Err(StoreError::Database("the state of the WAL is unknown".into())),
+        _ => return Err(StoreError::Database("the state of the WAL is unknown".into()).into()),
     };
     let wal = wal(database);
     let cut = open(OpenOptions::new().write(true), &wal).and_then(|file| {
         if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
     });
-    cut.map_err(|error| StoreError::Database(format!("{}: {error}", wal.display())))
+    Ok(cut.map_err(|error| StoreError::Database(format!("{}: {error}", wal.display())))?)
 }
 
 /// Rewrites and syncs the WAL before SQLite recovers it.

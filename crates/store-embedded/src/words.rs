@@ -51,7 +51,7 @@ fn is_unspaced(c: char) -> bool {
 }
 
 /// The words of a text, separated by spaces, as they are indexed.
-pub(super) fn of_text(text: &[u8]) -> String {
+pub(crate) fn of_text(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let mut words = String::with_capacity(text.len());
     each(&text, |word| {
@@ -67,16 +67,16 @@ pub(super) fn of_text(text: &[u8]) -> String {
 ///
 /// It equals the prefix length of the index (`prefix` in its schema). A shorter prefix would match
 /// nearly everything.
-pub(super) const PREFIX: usize = 3;
+pub(crate) const PREFIX: usize = 3;
 
 /// A query: all of these words must match, the last one as a prefix if it has [`PREFIX`] letters.
-pub(super) struct Query {
+pub(crate) struct Query {
     whole: Vec<String>,
     prefix: Option<String>,
 }
 
 /// How the last word is looked up.
-pub(super) enum Last<'q> {
+pub(crate) enum Last<'q> {
     /// Unchanged: as a whole word, or as a prefix of [`PREFIX`] letters, which has a list in the
     /// index.
     AsItIs,
@@ -88,7 +88,7 @@ pub(super) enum Last<'q> {
 
 impl Query {
     /// Parses a query; `None`: it contains no word.
-    pub(super) fn new(text: &str) -> Option<Self> {
+    pub(crate) fn new(text: &str) -> Option<Self> {
         let mut whole = Vec::new();
         each(text, |word| whole.push(word.to_owned()));
         let is_long = whole.last()?.chars().nth(PREFIX - 1).is_some();
@@ -97,12 +97,12 @@ impl Query {
     }
 
     /// The prefix, if it is longer than the prefixes in the index.
-    pub(super) fn long_prefix(&self) -> Option<&str> {
+    pub(crate) fn long_prefix(&self) -> Option<&str> {
         self.prefix.as_deref().filter(|prefix| prefix.chars().nth(PREFIX).is_some())
     }
 
     /// The query in FTS5 syntax. Inside quotes, no character of a word has a meaning.
-    pub(super) fn to_fts(&self, place: u64, last: &Last<'_>) -> String {
+    pub(crate) fn to_fts(&self, place: u64, last: &Last<'_>) -> String {
         let quoted = |word: &str| format!("\"{word}\"");
         let mut all: Vec<String> = self.whole.iter().map(|word| quoted(word)).collect();
         match (&self.prefix, last) {
@@ -121,7 +121,7 @@ impl Query {
     }
 
     /// Whether a text matches the query.
-    pub(super) fn matches(&self, text: &[u8]) -> bool {
+    pub(crate) fn matches(&self, text: &[u8]) -> bool {
         let text = String::from_utf8_lossy(text);
         let mut missing: Vec<&str> = self.whole.iter().map(String::as_str).collect();
         let mut prefix = self.prefix.is_none();

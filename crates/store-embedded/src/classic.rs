@@ -6,11 +6,12 @@ use twinlock_core::classic::Form;
 use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::keys::RowKey;
 
-use super::conversations::bounded;
-use super::credentials;
-use super::recorder::Desk;
-use super::row::{get_name, get_optional_name, get_uint, int, sound};
-use crate::{AddedClassicKey, Bound, Bounds, ClassicKey, ListedClassicKey, StoreError};
+use crate::conversations::bounded;
+use crate::credentials;
+use crate::error::DbError;
+use crate::recorder::Desk;
+use crate::row::{get_name, get_optional_name, get_uint, int, sound};
+use twinlock_store::{AddedClassicKey, Bound, Bounds, ClassicKey, ListedClassicKey, StoreError};
 
 /// Columns that [`read_row`] reads.
 const COLUMNS: &str =
@@ -42,7 +43,7 @@ impl Stored {
     }
 
     /// Writes the row, and replaces one of the same name.
-    fn write(&self, conn: &Connection, key: &RowKey) -> Result<(), StoreError> {
+    fn write(&self, conn: &Connection, key: &RowKey) -> Result<(), DbError> {
         let ClassicKey { name, user, conversation, form, salt, sealed, created_ms } = &self.key;
         let mac = self.with_parts(|parts| key.mac(parts));
         conn.prepare_cached(
@@ -65,8 +66,8 @@ impl Stored {
     }
 }
 
-fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), StoreError> {
-    let unknown = |what: &str| StoreError::Damaged(format!("a classic key is {what}"));
+fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), DbError> {
+    let unknown = |what: &str| DbError(StoreError::Damaged(format!("a classic key is {what}")));
     let form = Form::from_number(row.get(3)?).ok_or_else(|| unknown("of no known form"))?;
     let revoked = match row.get(6)? {
         0u8 => false,
@@ -86,7 +87,7 @@ fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), StoreError> {
 }
 
 /// The row, if its MAC verifies; otherwise logs an error for the operator.
-fn verified(row: Result<(Stored, [u8; 32]), StoreError>, key: &RowKey) -> Option<Stored> {
+fn verified(row: Result<(Stored, [u8; 32]), DbError>, key: &RowKey) -> Option<Stored> {
     sound(row, |stored, mac| stored.with_parts(|parts| key.verify(parts, mac)))
         .inspect_err(|error| {
             tracing::error!(%error, "a classic key's row was changed: it is not accepted");
@@ -95,11 +96,11 @@ fn verified(row: Result<(Stored, [u8; 32]), StoreError>, key: &RowKey) -> Option
 }
 
 /// The usable key of this name. Reads two rows and verifies two MACs, on a hit and on a miss.
-pub(super) fn one(
+pub(crate) fn one(
     conn: &Connection,
     key: &RowKey,
     name: &Name,
-) -> Result<Option<ClassicKey>, StoreError> {
+) -> Result<Option<ClassicKey>, DbError> {
     let mut select =
         conn.prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;
     let found = select.query_and_then([name.as_str()], read_row)?.next();
@@ -122,11 +123,11 @@ pub(super) fn one(
 }
 
 /// The usable key of this form. There is at most one, unless an old row was restored.
-pub(super) fn of_form(
+pub(crate) fn of_form(
     conn: &Connection,
     key: &RowKey,
     form: Form,
-) -> Result<Option<ClassicKey>, StoreError> {
+) -> Result<Option<ClassicKey>, DbError> {
     for stored in unrevoked(conn, key, form)? {
         let name = stored.key.name.clone();
         if let Some(found) = usable(conn, key, &name, Some(stored))? {
@@ -138,7 +139,7 @@ pub(super) fn of_form(
 
 /// All keys of this form that are not revoked and whose MAC verifies, even if their user's row is
 /// damaged.
-fn unrevoked(conn: &Connection, key: &RowKey, form: Form) -> Result<Vec<Stored>, StoreError> {
+fn unrevoked(conn: &Connection, key: &RowKey, form: Form) -> Result<Vec<Stored>, DbError> {
     let mut select = conn.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM classic_keys k INDEXED BY classic_form
          WHERE k.form = ?1 AND k.state = 0"
@@ -155,12 +156,12 @@ fn unrevoked(conn: &Connection, key: &RowKey, form: Form) -> Result<Vec<Stored>,
 ///
 /// Reads only the key's row and does not verify its MAC: the sender has opened its connection with
 /// the key.
-pub(super) fn may_append(
+pub(crate) fn may_append(
     conn: &Connection,
     name: &Name,
     user: &Name,
     conversation: ConversationId,
-) -> Result<bool, StoreError> {
+) -> Result<bool, DbError> {
     let mut select = conn.prepare_cached(
         "SELECT 1 FROM classic_keys
          WHERE name = ?1 AND user = ?2 AND conversation = ?3 AND state = 0",
@@ -174,10 +175,10 @@ fn usable(
     key: &RowKey,
     name: &Name,
     found: Option<Stored>,
-) -> Result<Option<ClassicKey>, StoreError> {
+) -> Result<Option<ClassicKey>, DbError> {
     let user = found.as_ref().map_or(name, |stored| &stored.key.user);
     let person = match credentials::person(conn, key, user) {
-        Err(StoreError::Damaged(error)) => {
+        Err(DbError(StoreError::Damaged(error))) => {
             tracing::error!(%error, "a user's row was changed: its classic keys open nothing");
             None
         }
@@ -200,13 +201,13 @@ fn nobodys(name: &Name) -> Stored {
     Stored { key, revoked: true }
 }
 
-pub(super) fn list(
+pub(crate) fn list(
     conn: &Connection,
     key: &RowKey,
     of: Option<&Name>,
     after: Option<&Name>,
     most: usize,
-) -> Result<Vec<ListedClassicKey>, StoreError> {
+) -> Result<Vec<ListedClassicKey>, DbError> {
     let (index, whose) = match of {
         None => ("classic_usable", "?2 IS NULL"),
         Some(_) => ("classic_user", "k.user = ?2"),
@@ -229,12 +230,12 @@ pub(super) fn list(
     Ok(keys)
 }
 
-pub(super) fn add(
+pub(crate) fn add(
     desk: &mut Desk<'_>,
     key: &RowKey,
     new: &ClassicKey,
     bounds: &Bounds,
-) -> Result<AddedClassicKey, StoreError> {
+) -> Result<AddedClassicKey, DbError> {
     let mut select = desk
         .conn
         .prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;
@@ -264,7 +265,7 @@ pub(super) fn add(
     Ok(AddedClassicKey::Added)
 }
 
-pub(super) fn revoke(desk: &mut Desk<'_>, key: &RowKey, name: &Name) -> Result<bool, StoreError> {
+pub(crate) fn revoke(desk: &mut Desk<'_>, key: &RowKey, name: &Name) -> Result<bool, DbError> {
     let mut select = desk
         .conn
         .prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;

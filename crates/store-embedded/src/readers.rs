@@ -6,8 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::open::{self, InPlace, RecordLock};
-use crate::StoreError;
+use crate::error::DbError;
+use crate::open::{self, InPlace, RecordLock};
+use twinlock_store::StoreError;
 
 /// Maximum number of connections; each is opened when it is first needed.
 ///
@@ -17,7 +18,7 @@ const MOST: u32 = 4;
 
 /// The pool. A connection is lent for one call, which reads one snapshot of the record.
 #[derive(Debug)]
-pub(super) struct Readers {
+pub(crate) struct Readers {
     path: PathBuf,
     in_place: Arc<InPlace>,
     pool: Mutex<Pool>,
@@ -52,21 +53,21 @@ impl Drop for Out<'_> {
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf, in_place: Arc<InPlace>, lock: Arc<RecordLock>) -> Self {
+    pub(crate) fn new(path: PathBuf, in_place: Arc<InPlace>, lock: Arc<RecordLock>) -> Self {
         let turns = Arc::new(Semaphore::new(MOST as usize));
         let (pool, back) = (Mutex::default(), Condvar::new());
         Self { path, in_place, pool, back, turns, lock: Mutex::new(Some(lock)) }
     }
 
     /// Runs `read` on a connection, when one is free.
-    pub(super) async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
-        read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        read: impl FnOnce(&Connection) -> Result<T, DbError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let turn = self.turns.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let readers = self.clone();
         let done = tokio::task::spawn_blocking(move || {
-            let result = readers.lend(read);
+            let result = readers.lend(read).map_err(StoreError::from);
             drop(readers);
             drop(turn);
             result
@@ -74,10 +75,7 @@ impl Readers {
         done.await.map_err(|error| StoreError::Database(error.to_string()))?
     }
 
-    fn lend<T>(
-        &self,
-        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    fn lend<T>(&self, read: impl FnOnce(&Connection) -> Result<T, DbError>) -> Result<T, DbError> {
         let mut out = self.take();
         self.in_place.check()?;
         let conn = match out.conn.take() {
@@ -102,7 +100,7 @@ impl Readers {
     }
 
     /// Runs `work` while no connection is open; reads wait until it ends.
-    pub(super) fn without_any<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn without_any<T>(&self, work: impl FnOnce() -> T) -> T {
         let mut pool = self.pool();
         pool.barred = true;
         while pool.out > 0 {
@@ -121,7 +119,7 @@ impl Readers {
     }
 
     /// Waits for the reads in progress, then closes the connections.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         if let Ok(all) = self.turns.acquire_many(MOST).await {
             self.turns.close();
             drop(all);
@@ -132,7 +130,7 @@ impl Readers {
 
     /// Closes the unused connections. The recorder's connection must close last, because only it
     /// can delete the WAL.
-    pub(super) fn close_idle(&self) {
+    pub(crate) fn close_idle(&self) {
         self.pool().idle.clear();
     }
 

@@ -1,13 +1,16 @@
-//! The SQLite store: one file, WAL, `synchronous=FULL`.
+//! The store of one machine, on SQLite: one file, WAL, `synchronous=FULL`.
 //!
 //! One thread writes ([`recorder`]), a few connections read, and another thread checkpoints the
 //! WAL. A lock file ensures that only one process has the record open.
+
+#![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
 mod checkpoint;
 mod classic;
 mod conversations;
 mod credentials;
 mod entries;
+mod error;
 mod files;
 mod index;
 mod open;
@@ -34,11 +37,12 @@ use tokio::sync::{Semaphore, broadcast, oneshot};
 use twinlock_core::id::ServerKey;
 
 use checkpoint::{Before, Checkpointer};
+use error::DbError;
 pub use open::{OpenError, RecordLock};
 use readers::Readers;
 use recorder::{Command, Desk, Ended, Job, JobDone};
 
-use crate::{Bounds, Clock, Newest, Published, RowKey, StoreError};
+use twinlock_store::{Bounds, Clock, Newest, Published, RowKey, StoreError};
 
 /// Capacity of the recorder's queue, bytes: bodies, plus [`ENTRY`] for each entry.
 ///
@@ -217,19 +221,19 @@ impl SqliteStore {
     /// Once queued, it runs even if the caller drops this future.
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Desk<'_>) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&mut Desk<'_>) -> Result<T, DbError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.begin_write(work)?.await.unwrap_or(Err(StoreError::Closed))
     }
 
     fn begin_write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Desk<'_>) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&mut Desk<'_>) -> Result<T, DbError> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError> {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |desk| {
             let result = match desk {
-                Ok(desk) => work(desk),
+                Ok(desk) => work(desk).map_err(StoreError::from),
                 Err(error) => Err(error.clone()),
             };
             JobDone {

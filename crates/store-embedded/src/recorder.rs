@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
 
-use super::Opened;
-use super::checkpoint::{Before, Checkpointer};
-use super::index::Index;
-use super::open::{self, InPlace};
-use super::place::{Cache, Placer, Ready};
-use crate::{Appended, Clock, Order, Published, StoreError};
+use crate::Opened;
+use crate::checkpoint::{Before, Checkpointer};
+use crate::error::DbError;
+use crate::index::Index;
+use crate::open::{self, InPlace};
+use crate::place::{Cache, Placer, Ready};
+use twinlock_store::{Appended, Clock, Order, Published, StoreError};
 
 /// Approximate limits for the number of entries in one transaction.
 ///
@@ -39,7 +40,7 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const IDLE: Duration = Duration::from_millis(10);
 
 /// A command to the recorder.
-pub(super) enum Command {
+pub(crate) enum Command {
     /// Records entries.
     Append(Append),
     /// Runs any other write.
@@ -51,39 +52,39 @@ pub(super) enum Command {
 }
 
 /// The entries of one call, which are recorded together or not at all.
-pub(super) struct Append {
-    pub(super) entries: Vec<Ready>,
-    pub(super) order: Order,
-    pub(super) reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
+pub(crate) struct Append {
+    pub(crate) entries: Vec<Ready>,
+    pub(crate) order: Order,
+    pub(crate) reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
     /// Their space in the queue, released with the answer.
-    pub(super) room: OwnedSemaphorePermit,
+    pub(crate) room: OwnedSemaphorePermit,
 }
 
 /// A write other than an append.
 ///
 /// It runs inside a savepoint, or gets the error that prevents this. Its answer is sent after the
 /// commit.
-pub(super) type Job = Box<dyn FnOnce(Result<&mut Desk<'_>, &StoreError>) -> JobDone + Send>;
+pub(crate) type Job = Box<dyn FnOnce(Result<&mut Desk<'_>, &StoreError>) -> JobDone + Send>;
 
 /// Answers a job's caller; gets the error of the commit if that failed.
 type Farewell = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
 /// Whether to keep a job's changes, and how to answer its caller after the commit.
-pub(super) struct JobDone {
-    pub(super) keep: bool,
-    pub(super) answer: Farewell,
+pub(crate) struct JobDone {
+    pub(crate) keep: bool,
+    pub(crate) answer: Farewell,
 }
 
 /// What a job works with: the recorder's transaction.
-pub(super) struct Desk<'a> {
+pub(crate) struct Desk<'a> {
     /// The recorder's connection, inside a transaction.
-    pub(super) conn: &'a Connection,
+    pub(crate) conn: &'a Connection,
     /// A job may only remove cached state, because the transaction can still fail.
-    pub(super) cache: &'a mut Cache,
+    pub(crate) cache: &'a mut Cache,
     /// Milliseconds since 1970 UTC.
-    pub(super) now_ms: u64,
+    pub(crate) now_ms: u64,
     /// Set by a job that erased content: the WAL is emptied after the commit.
-    pub(super) erased: bool,
+    pub(crate) erased: bool,
 }
 
 enum Answer {
@@ -112,7 +113,7 @@ struct Recorder<'c> {
 }
 
 /// Why the recorder ended.
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// The store was closed or dropped; the error that closing met.
     Closed(Result<(), StoreError>),
     /// A sync failed, and the record must be reopened.
@@ -121,7 +122,7 @@ pub(super) enum Ended {
 
 /// Runs until the recorder ends. `batch` holds commands that were received but not processed;
 /// `started` is notified when the recorder can record for the first time.
-pub(super) fn run(
+pub(crate) fn run(
     Opened { path, in_place, clock, news, unindexed, .. }: &Opened,
     conn: &Connection,
     checkpointer: Checkpointer,
@@ -129,7 +130,7 @@ pub(super) fn run(
     batch: &mut Vec<Command>,
     started: &SyncSender<()>,
 ) -> Result<Ended, StoreError> {
-    let placer = Placer::new(conn)?;
+    let placer = Placer::new(conn).map_err(DbError::from)?;
     let index = Index::load(conn, unindexed.clone())?;
     started.try_send(()).ok();
     let (cache, worth) = (Cache::default(), BATCH_LEAST);
@@ -155,16 +156,18 @@ pub(super) fn run(
     let failed = recorder.checkpointer.end(conn);
     let in_place = recorder.in_place.check();
     if in_place.is_err() {
-        open::leave_files(conn)?;
+        open::leave_files(conn).map_err(DbError::from)?;
     }
     match failed {
         Ok(Some(failed)) if goes_on => Ok(Ended::Failed(failed)),
-        failed => Ok(Ended::Closed(in_place.and(failed.map(drop).map_err(StoreError::from)))),
+        failed => Ok(Ended::Closed(
+            in_place.and(failed.map(drop).map_err(|error| DbError::from(error).0)),
+        )),
     }
 }
 
 /// Answers all commands with `error` for `time`. `false`: the store is closing.
-pub(super) fn refuse(
+pub(crate) fn refuse(
     commands: &Receiver<Command>,
     batch: &mut Vec<Command>,
     error: &StoreError,
@@ -356,7 +359,7 @@ fn worth(placed: usize, placing: Duration, commit: Duration) -> usize {
 fn do_job(desk: &mut Desk<'_>, job: Job, failed: &mut Option<StoreError>) -> JobDone {
     let conn = desk.conn;
     let fail = |failed: &mut Option<StoreError>, error: rusqlite::Error| {
-        failed.get_or_insert_with(|| error.into());
+        failed.get_or_insert_with(|| DbError::from(error).0);
     };
     if failed.is_none()
         && let Err(error) = run_sql(conn, "SAVEPOINT job")
@@ -374,7 +377,7 @@ fn do_job(desk: &mut Desk<'_>, job: Job, failed: &mut Option<StoreError>) -> Job
     done
 }
 
-pub(super) fn run_sql(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
+pub(crate) fn run_sql(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
     conn.prepare_cached(sql)?.execute([]).map(|_| ())
 }
 

@@ -7,28 +7,29 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use twinlock_core::chain::{self, Kind};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Name, Salt, ServerKey};
 
-use super::place::server_key;
-use super::recorder::Desk;
-use super::row::{get_uint, int, limit};
-use super::{files, index};
-use crate::{Content, Entry, Erased, Limit, Newest, Page, StoreError};
+use crate::error::DbError;
+use crate::place::server_key;
+use crate::recorder::Desk;
+use crate::row::{get_uint, int, limit};
+use crate::{files, index};
+use twinlock_store::{Content, Entry, Erased, Limit, Newest, Page, StoreError};
 
 /// Columns that [`get_entry`] reads, in order.
-pub(super) const COLUMNS: &str =
+pub(crate) const COLUMNS: &str =
     "n, time_ms, message_id, kind, sender, entries.\"commit\", salt, entries.body, link";
 /// Number of these columns, which is the index of the first column after them.
-pub(super) const COLUMN_COUNT: usize = 9;
+pub(crate) const COLUMN_COUNT: usize = 9;
 /// Column index of the kind.
-pub(super) const KIND: usize = 3;
+pub(crate) const KIND: usize = 3;
 /// Column index of the body.
-pub(super) const BODY: usize = 7;
+pub(crate) const BODY: usize = 7;
 
 /// The entry's number in a row.
-pub(super) fn number(row: &Row<'_>) -> rusqlite::Result<u64> {
+pub(crate) fn number(row: &Row<'_>) -> rusqlite::Result<u64> {
     get_uint(row, 0)
 }
 
-pub(super) fn get_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+pub(crate) fn get_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let content = match row.get_ref(BODY)?.as_blob_or_null()? {
         Some(body) => Content::Body(Salt(row.get(6)?), Bytes::copy_from_slice(body)),
         None => Content::Erased(Commit(row.get(5)?)),
@@ -45,12 +46,12 @@ pub(super) fn get_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
 }
 
 /// Number of entries after number `after` that this user sent.
-pub(super) fn by_user_after(
+pub(crate) fn by_user_after(
     conn: &Connection,
     conversation: ConversationId,
     user: &Name,
     after: u64,
-) -> Result<u64, StoreError> {
+) -> Result<u64, DbError> {
     let count = conn
         .prepare_cached(
             "SELECT count(*) FROM entries WHERE conversation = ?1 AND n > ?2
@@ -61,11 +62,11 @@ pub(super) fn by_user_after(
 }
 
 /// The newest number of a conversation and its link; 0 and `link_0` while it is empty.
-pub(super) fn head(
+pub(crate) fn head(
     conn: &Connection,
     conversation: ConversationId,
     key: &ServerKey,
-) -> Result<(u64, Link), StoreError> {
+) -> Result<(u64, Link), DbError> {
     let newest = conn
         .prepare_cached(
             "SELECT n, link FROM entries WHERE conversation = ?1 ORDER BY n DESC LIMIT 1",
@@ -76,7 +77,7 @@ pub(super) fn head(
 }
 
 /// The newest entry of each conversation among the last `entries` of the record, newest first.
-pub(super) fn newest(conn: &Connection, entries: usize) -> Result<Vec<Newest>, StoreError> {
+pub(crate) fn newest(conn: &Connection, entries: usize) -> Result<Vec<Newest>, DbError> {
     let mut statement = conn.prepare_cached(
         "SELECT seq, conversation, n, time_ms, link FROM entries ORDER BY seq DESC LIMIT ?1",
     )?;
@@ -100,13 +101,13 @@ pub(super) fn newest(conn: &Connection, entries: usize) -> Result<Vec<Newest>, S
 }
 
 /// Reads a range of a conversation. `key` is the server key for one that does not exist.
-pub(super) fn read(
+pub(crate) fn read(
     conn: &Connection,
     conversation: ConversationId,
     after: u64,
     most: Limit,
     key: &ServerKey,
-) -> Result<Page, StoreError> {
+) -> Result<Page, DbError> {
     let key = server_key(conn, conversation)?.unwrap_or(*key);
     let (head, head_link) = head(conn, conversation, &key)?;
     if after >= head {
@@ -150,16 +151,16 @@ pub(super) fn read(
     Ok(Page { link_after, head, entries })
 }
 
-fn gap(conversation: ConversationId, n: u64) -> StoreError {
-    StoreError::Damaged(format!("entry {n} of conversation {conversation} is missing"))
+fn gap(conversation: ConversationId, n: u64) -> DbError {
+    StoreError::Damaged(format!("entry {n} of conversation {conversation} is missing")).into()
 }
 
 /// Erases salt and body of an entry, and keeps its commitment.
-pub(super) fn erase(
+pub(crate) fn erase(
     desk: &mut Desk<'_>,
     conversation: ConversationId,
     n: u64,
-) -> Result<Option<Erased>, StoreError> {
+) -> Result<Option<Erased>, DbError> {
     let found = desk
         .conn
         .prepare_cached(

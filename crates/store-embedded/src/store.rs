@@ -11,11 +11,11 @@ use twinlock_core::chain;
 use twinlock_core::classic::Form;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name, Salt};
 
-use super::place::Ready;
-use super::recorder::{Append, Command};
-use super::{ENTRY, QUEUE, SqliteStore};
-use super::{classic, conversations, credentials, entries, files, people, search, sources};
-use crate::{
+use crate::place::Ready;
+use crate::recorder::{Append, Command};
+use crate::{ENTRY, QUEUE, SqliteStore};
+use crate::{classic, conversations, credentials, entries, files, people, search, sources};
+use twinlock_store::{
     AddedClassicKey, Answer, ClassicKey, Conversation, Device, Erased, FileRef, Found, Joined,
     Limit, ListedClassicKey, LoginMethod, LookedUp, NewDevice, NewEntry, NewInvite, Newest, Order,
     Page, Person, Published, Receipt, Registered, Registration, SearchFrom, Store, StoreError,
@@ -342,7 +342,7 @@ impl Store for SqliteStore {
     async fn close(&self) -> Result<(), StoreError> {
         self.readers.close().await;
         let recorder = self.end();
-        let ended = tokio::task::spawn_blocking(move || super::join(recorder)).await;
+        let ended = tokio::task::spawn_blocking(move || crate::join(recorder)).await;
         ended.map_err(|error| StoreError::Database(error.to_string())).flatten()
     }
 }
@@ -370,7 +370,7 @@ fn ready(batch: Vec<NewEntry>, salts: &Salts) -> Result<Vec<Ready>, StoreError> 
 /// Random salts from the system, drawn in batches: a system call for each salt would cost more than
 /// the hash that uses it.
 #[derive(Default)]
-pub(super) struct Salts(Mutex<Vec<[u8; 16]>>);
+pub(crate) struct Salts(Mutex<Vec<[u8; 16]>>);
 
 /// Number of salts drawn at a time; 4 KiB.
 const SALTS: usize = 256;

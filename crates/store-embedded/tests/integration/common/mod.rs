@@ -9,9 +9,10 @@ use twinlock_core::id::{
     ConversationId, DeviceId, InviteId, Link, MessageId, Name, Sender, ServerKey,
 };
 use twinlock_store::{
-    Appended, Content, Entry, InviteTerms, Limit, NewDevice, NewEntry, NewInvite, Options, Receipt,
-    Registered, Registration, Role, RowKey, SqliteStore, Store,
+    Appended, Content, Entry, InviteTerms, Limit, NewDevice, NewEntry, NewInvite, Receipt,
+    Registered, Registration, Role, RowKey, Store,
 };
+use twinlock_store_embedded::{Options, SqliteStore};
 
 pub(crate) const SERVER_KEY: ServerKey = ServerKey([0x5e; 32]);
 

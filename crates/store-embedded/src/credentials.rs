@@ -9,15 +9,16 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use twinlock_core::id::{CredentialId, DeviceId, InviteId, Name};
 use twinlock_core::keys::RowKey;
 
-use super::row::{get_optional_name, get_uint, int, sound};
-use crate::{Credential, Holder, InviteTerms, LookedUp, Person, Role, StoreError};
+use crate::error::DbError;
+use crate::row::{get_optional_name, get_uint, int, sound};
+use twinlock_store::{Credential, Holder, InviteTerms, LookedUp, Person, Role, StoreError};
 
 /// Length of an OPAQUE record, bytes; only misses need it.
 const RECORD: usize = 192;
 
 /// The state of a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum State {
     Usable = 0,
     Revoked = 1,
     Used = 2,
@@ -25,18 +26,18 @@ pub(super) enum State {
 
 /// A row of `credentials`.
 #[derive(Debug, Clone)]
-pub(super) struct Stored {
-    pub(super) cid: Vec<u8>,
-    pub(super) user: Option<Name>,
-    pub(super) record: Vec<u8>,
-    pub(super) label: String,
-    pub(super) created_ms: u64,
-    pub(super) seen_ms: u64,
-    pub(super) role: Role,
-    pub(super) expires_ms: u64,
-    pub(super) made_by: Option<Name>,
-    pub(super) state: State,
-    pub(super) used_by: Option<Name>,
+pub(crate) struct Stored {
+    pub(crate) cid: Vec<u8>,
+    pub(crate) user: Option<Name>,
+    pub(crate) record: Vec<u8>,
+    pub(crate) label: String,
+    pub(crate) created_ms: u64,
+    pub(crate) seen_ms: u64,
+    pub(crate) role: Role,
+    pub(crate) expires_ms: u64,
+    pub(crate) made_by: Option<Name>,
+    pub(crate) state: State,
+    pub(crate) used_by: Option<Name>,
 }
 
 /// First byte of a device's `cid`: stand-ins are devices, because there soon are many. [`BEYOND`]
@@ -45,12 +46,12 @@ const DEVICE: u8 = 2;
 const BEYOND: [u8; 1] = [255];
 
 /// Columns that [`read_row`] reads.
-pub(super) const COLUMNS: &str =
+pub(crate) const COLUMNS: &str =
     "cid, user, record, label, created_ms, seen_ms, role, expires_ms, made_by, state, used_by, mac";
 
 impl Stored {
     /// A user's credential: the password, or a device.
-    pub(super) fn of_user(id: &CredentialId, user: &Name, record: &[u8], now_ms: u64) -> Self {
+    pub(crate) fn of_user(id: &CredentialId, user: &Name, record: &[u8], now_ms: u64) -> Self {
         Self {
             cid: id.cid(),
             user: Some(user.clone()),
@@ -91,7 +92,7 @@ impl Stored {
     }
 
     /// Writes the row, and replaces one with the same id.
-    pub(super) fn write(&self, conn: &Connection, key: &RowKey) -> Result<(), StoreError> {
+    pub(crate) fn write(&self, conn: &Connection, key: &RowKey) -> Result<(), DbError> {
         let name = |name: &Option<Name>| name.as_ref().map(Name::to_string);
         let mac = self.with_parts(|parts| key.mac(parts));
         conn.prepare_cached(&format!(
@@ -117,12 +118,12 @@ impl Stored {
 }
 
 /// Reads a row in the order of [`COLUMNS`], and its MAC.
-pub(super) fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), StoreError> {
+pub(crate) fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), DbError> {
     let state = match row.get(9)? {
         0u8 => State::Usable,
         1 => State::Revoked,
         2 => State::Used,
-        _ => return Err(StoreError::Damaged("a credential is in no known state".into())),
+        _ => return Err(StoreError::Damaged("a credential is in no known state".into()).into()),
     };
     let stored = Stored {
         cid: row.get(0)?,
@@ -141,8 +142,8 @@ pub(super) fn read_row(row: &Row<'_>) -> Result<(Stored, [u8; 32]), StoreError> 
 }
 
 /// The row's credential, if its MAC verifies; otherwise logs an error for the operator.
-pub(super) fn verified(
-    row: Result<(Stored, [u8; 32]), StoreError>,
+pub(crate) fn verified(
+    row: Result<(Stored, [u8; 32]), DbError>,
     key: &RowKey,
     id: &dyn std::fmt::Debug,
 ) -> Option<Stored> {
@@ -154,11 +155,11 @@ pub(super) fn verified(
 }
 
 /// Reads one credential; a miss reads and computes as much as a hit.
-pub(super) fn load(
+pub(crate) fn load(
     conn: &Connection,
     key: &RowKey,
     id: &CredentialId,
-) -> Result<Option<Stored>, StoreError> {
+) -> Result<Option<Stored>, DbError> {
     look(conn, key, id).map(|(stored, is_there)| is_there.then_some(stored))
 }
 
@@ -166,7 +167,7 @@ pub(super) fn load(
 ///
 /// Hits and misses both query twice and find one row. If the id has no row, the stand-in is read
 /// and its MAC is computed for nothing.
-fn look(conn: &Connection, key: &RowKey, id: &CredentialId) -> Result<(Stored, bool), StoreError> {
+fn look(conn: &Connection, key: &RowKey, id: &CredentialId) -> Result<(Stored, bool), DbError> {
     let cid = id.cid();
     // Stable for an id and different between ids. A single stand-in would always be in the
     // processor's cache, and its timing would reveal a miss.
@@ -191,17 +192,17 @@ fn look(conn: &Connection, key: &RowKey, id: &CredentialId) -> Result<(Stored, b
 }
 
 /// Looks up the credential of `id`. Reads two rows and verifies two MACs, on a hit and on a miss.
-pub(super) fn look_up(
+pub(crate) fn look_up(
     conn: &Connection,
     key: &RowKey,
     id: &CredentialId,
     now_ms: u64,
-) -> Result<LookedUp, StoreError> {
+) -> Result<LookedUp, DbError> {
     let (stored, is_there) = look(conn, key, id)?;
     let whom = stored.user.as_ref().or(stored.made_by.as_ref());
     let user = whom.cloned().unwrap_or_else(nobody);
     let person = match person(conn, key, &user) {
-        Err(StoreError::Damaged(error)) => {
+        Err(DbError(StoreError::Damaged(error))) => {
             tracing::error!(%user, %error, "a user's row was changed: it cannot log in");
             None
         }
@@ -222,23 +223,23 @@ pub(super) fn look_up(
 }
 
 impl Stored {
-    pub(super) fn terms(&self) -> InviteTerms {
+    pub(crate) fn terms(&self) -> InviteTerms {
         InviteTerms { role: self.role, user: self.user.clone(), expires_ms: self.expires_ms }
     }
 
     /// The id of a device's row.
-    pub(super) fn device(&self) -> Option<DeviceId> {
+    pub(crate) fn device(&self) -> Option<DeviceId> {
         DeviceId::from_slice(self.cid.get(1..)?)
     }
 }
 
 /// An invite that can be used at `now_ms`.
-pub(super) fn open_invite(
+pub(crate) fn open_invite(
     conn: &Connection,
     key: &RowKey,
     id: &InviteId,
     now_ms: u64,
-) -> Result<Option<Stored>, StoreError> {
+) -> Result<Option<Stored>, DbError> {
     let stored = load(conn, key, &CredentialId::Invite(*id))?;
     Ok(stored.filter(|s| s.state == State::Usable && now_ms < s.expires_ms))
 }
@@ -253,10 +254,10 @@ fn nobody() -> Name {
 // ---- people
 
 /// Sorts after every name.
-pub(super) const AFTER_NAMES: &str = "~";
+pub(crate) const AFTER_NAMES: &str = "~";
 
 /// Columns that [`get_person`] reads.
-pub(super) const PERSON: &str = "name, role, password, created_ms, mac";
+pub(crate) const PERSON: &str = "name, role, password, created_ms, mac";
 
 fn person_parts<T>(person: &Person, f: impl FnOnce(&[&[u8]]) -> T) -> T {
     f(&[
@@ -271,9 +272,9 @@ fn person_parts<T>(person: &Person, f: impl FnOnce(&[&[u8]]) -> T) -> T {
 ///
 /// # Errors
 /// [`StoreError::Damaged`] if its MAC does not verify.
-pub(super) fn get_person(row: &Row<'_>, key: &RowKey) -> Result<Person, StoreError> {
+pub(crate) fn get_person(row: &Row<'_>, key: &RowKey) -> Result<Person, DbError> {
     let person = Person {
-        user: super::row::get_name(row, 0)?,
+        user: crate::row::get_name(row, 0)?,
         role: role_from(row.get(1)?)?,
         password: row.get(2)?,
         created_ms: get_uint(row, 3)?,
@@ -282,16 +283,16 @@ pub(super) fn get_person(row: &Row<'_>, key: &RowKey) -> Result<Person, StoreErr
     if person_parts(&person, |parts| key.verify(parts, &mac)) {
         Ok(person)
     } else {
-        Err(StoreError::Damaged(format!("the MAC of user {} does not verify", person.user)))
+        Err(StoreError::Damaged(format!("the MAC of user {} does not verify", person.user)).into())
     }
 }
 
 /// One user; a miss reads and computes as much as a hit, as with [`load`].
-pub(super) fn person(
+pub(crate) fn person(
     conn: &Connection,
     key: &RowKey,
     user: &Name,
-) -> Result<Option<Person>, StoreError> {
+) -> Result<Option<Person>, DbError> {
     let mut select = conn.prepare_cached(&format!("SELECT {PERSON} FROM users WHERE name = ?1"))?;
     let get = |row: &Row<'_>| get_person(row, key);
     let found = select.query_and_then([user.as_str()], get)?.next();
@@ -308,11 +309,11 @@ pub(super) fn person(
 }
 
 /// Inserts or replaces a user's row.
-pub(super) fn write_person(
+pub(crate) fn write_person(
     conn: &Connection,
     key: &RowKey,
     person: &Person,
-) -> Result<(), StoreError> {
+) -> Result<(), DbError> {
     let mac = person_parts(person, |parts| key.mac(parts));
     conn.prepare_cached(&format!(
         "INSERT INTO users ({PERSON}) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -329,7 +330,7 @@ pub(super) fn write_person(
 }
 
 /// Whether a row has this name, even if its MAC does not verify.
-pub(super) fn is_taken(conn: &Connection, user: &Name) -> Result<bool, StoreError> {
+pub(crate) fn is_taken(conn: &Connection, user: &Name) -> Result<bool, DbError> {
     let there = conn
         .prepare_cached("SELECT 1 FROM users WHERE name = ?1")?
         .query_row([user.as_str()], |_| Ok(()))
@@ -345,12 +346,12 @@ fn role_to(role: Role) -> u8 {
     }
 }
 
-fn role_from(role: u8) -> Result<Role, StoreError> {
+fn role_from(role: u8) -> Result<Role, DbError> {
     match role {
         0 => Ok(Role::Member),
         1 => Ok(Role::Admin),
         2 => Ok(Role::Owner),
-        _ => Err(StoreError::Damaged("a row has no known role".into())),
+        _ => Err(StoreError::Damaged("a row has no known role".into()).into()),
     }
 }
 
@@ -363,7 +364,7 @@ mod tests {
     #[test]
     fn credential__miss_costs_the_same_reads_as_a_hit() {
         let conn = Connection::open_in_memory().unwrap();
-        conn.execute_batch(include_str!("../../migrations/0001_record.sql")).unwrap();
+        conn.execute_batch(include_str!("../migrations/0001_record.sql")).unwrap();
         let key = RowKey::new(&[7; 32]);
         let ada = Name::new("ada").unwrap();
         let person =
@@ -403,13 +404,15 @@ mod tests {
             (invite(3), false),
             (invite(4), false),
         ] {
-            let looked = look_up(&conn, &key, &id, 5).unwrap();
-            assert_eq!(looked.credential.record.len(), RECORD, "{id:?}");
-            assert_eq!(looked.into_credential().is_some(), there, "{id:?}");
-            let runs = selects.each_ref().map(|select| {
+            let (stored, _) = look(&conn, &key, &id).unwrap();
+            assert_eq!(stored.record.len(), RECORD, "{id:?}");
+            let reset = |select: &String| {
                 conn.prepare_cached(select).unwrap().reset_status(StatementStatus::Run)
-            });
-            assert_eq!(runs, [1; 4], "{id:?}");
+            };
+            selects.iter().map(reset).for_each(drop);
+            let looked = look_up(&conn, &key, &id, 5).unwrap();
+            assert_eq!(looked.into_credential().is_some(), there, "{id:?}");
+            assert_eq!(selects.each_ref().map(reset), [1; 4], "{id:?}");
         }
     }
 }

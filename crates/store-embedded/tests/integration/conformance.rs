@@ -6,7 +6,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use twinlock_core::id::ServerKey;
 use twinlock_store::conformance::{self, Ground};
-use twinlock_store::{Bounds, Clock, SqliteStore, Store};
+use twinlock_store::{Bounds, Clock, Store};
+use twinlock_store_embedded::SqliteStore;
 
 struct Dir(TempDir);
 

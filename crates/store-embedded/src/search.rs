@@ -14,11 +14,12 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::ConversationId;
 
-use super::entries::{self, BODY, COLUMN_COUNT, COLUMNS, KIND};
-use super::row::int;
-use super::words::{Last, Query};
-use super::{files, index};
-use crate::{Content, Entry, Found, IndexPosition, Limit, PrefixWords, SearchFrom, StoreError};
+use crate::entries::{self, BODY, COLUMN_COUNT, COLUMNS, KIND};
+use crate::error::DbError;
+use crate::row::int;
+use crate::words::{Last, Query};
+use crate::{files, index};
+use twinlock_store::{Content, Entry, Found, IndexPosition, Limit, PrefixWords, SearchFrom};
 
 /// Maximum number of words that are looked up individually for a prefix. With more, the search
 /// reads the entries.
@@ -57,15 +58,15 @@ enum Ended {
     At(SearchFrom),
 }
 
-/// See [`crate::Store::search_some`].
-pub(super) fn some(
+/// See [`twinlock_store::Store::search_some`].
+pub(crate) fn some(
     conn: &Connection,
     conversation: ConversationId,
     text: &str,
     from: SearchFrom,
     limit: Limit,
     until: Instant,
-) -> Result<Found, StoreError> {
+) -> Result<Found, DbError> {
     let Some(query) = Query::new(text) else {
         return Ok(Found { entries: Vec::new(), next: None });
     };
@@ -93,7 +94,7 @@ pub(super) fn some(
 
 impl Search<'_> {
     /// Searches the end of the conversation, which is not indexed yet.
-    fn tail(&mut self, done: i64) -> Result<Ended, StoreError> {
+    fn tail(&mut self, done: i64) -> Result<Ended, DbError> {
         let mut tail = self.conn.prepare_cached(&format!(
             "SELECT {COLUMNS}, seq FROM entries WHERE conversation = ?1 AND n < ?2 ORDER BY n DESC"
         ))?;
@@ -115,7 +116,7 @@ impl Search<'_> {
     }
 
     /// Searches the indexed entries from `position` on.
-    fn indexed(&mut self, mut position: IndexPosition) -> Result<Ended, StoreError> {
+    fn indexed(&mut self, mut position: IndexPosition) -> Result<Ended, DbError> {
         let Some(first) = self.place_of(0)? else { return Ok(Ended::All) };
         let last = match self.query.long_prefix() {
             None => Last::AsItIs,
@@ -171,7 +172,7 @@ impl Search<'_> {
         below: i64,
         from: i64,
         read: bool,
-    ) -> Result<Option<i64>, StoreError> {
+    ) -> Result<Option<i64>, DbError> {
         let mut rows = select.query(params![fts, below, from, int(self.conversation)])?;
         while let Some(row) = rows.next()? {
             let body = row.get_ref(BODY)?.as_blob_or_null()?;
@@ -204,7 +205,7 @@ impl Search<'_> {
     }
 
     /// `seq` of the conversation's first entry with a number of at least `n`.
-    fn place_of(&self, n: u64) -> Result<Option<i64>, StoreError> {
+    fn place_of(&self, n: u64) -> Result<Option<i64>, DbError> {
         let place = self
             .conn
             .prepare_cached(
@@ -220,11 +221,7 @@ impl Search<'_> {
     /// Adds at least one word, if there is another, and continues until the time is over. A word
     /// costs one seek, which reads the pages of that word's list (0.8 ms in a million entries) and
     /// none of its entries.
-    fn prefix_words(
-        &self,
-        prefix: &str,
-        mut words: Vec<String>,
-    ) -> Result<PrefixWords, StoreError> {
+    fn prefix_words(&self, prefix: &str, mut words: Vec<String>) -> Result<PrefixWords, DbError> {
         let mut seek = self.conn.prepare_cached(SEEK)?;
         loop {
             let from = match words.last() {
@@ -257,15 +254,15 @@ mod tests {
     use rusqlite::StatementStatus;
 
     use super::*;
-    use crate::sqlite::words;
+    use crate::words;
 
     /// The lobby with `entries` erased entries. The index still has `text` of each.
     fn record(entries: i64, text: &str) -> Connection {
         let conn = Connection::open_in_memory().unwrap();
         for migration in [
-            include_str!("../../migrations/0001_record.sql"),
-            include_str!("../../migrations/0003_classic.sql"),
-            include_str!("../../migrations/0004_bounds.sql"),
+            include_str!("../migrations/0001_record.sql"),
+            include_str!("../migrations/0003_classic.sql"),
+            include_str!("../migrations/0004_bounds.sql"),
         ] {
             conn.execute_batch(migration).unwrap();
         }

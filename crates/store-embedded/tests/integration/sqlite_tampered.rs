@@ -269,12 +269,12 @@ async fn row_mac__damaged_classic_key_hides_no_other_key() {
 #[tokio::test]
 async fn row_mac__another_row_key_opens_no_credential() {
     let people = people().await;
-    let options = twinlock_store::Options::new(
+    let options = twinlock_store_embedded::Options::new(
         crate::common::SERVER_KEY,
         twinlock_store::RowKey::new(&[0; 32]),
     );
     let path = people.dir.path().join("record.db");
-    let store = twinlock_store::SqliteStore::open(&path, options).unwrap();
+    let store = twinlock_store_embedded::SqliteStore::open(&path, options).unwrap();
     for id in [CredentialId::User(name("ada")), CredentialId::Device(people.ada)] {
         assert_eq!(store.credential(&id, 10).await, Ok(None));
     }

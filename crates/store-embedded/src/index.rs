@@ -3,7 +3,7 @@
 //! Recording does not wait for the index. The recorder indexes in small steps when it is idle, and
 //! between transactions when the backlog is large. The index's position is in the record, and each
 //! step updates it together with the words. A search uses the index up to that position and reads
-//! the rest, so that its cost grows with the backlog ([`crate::Store::unindexed`]).
+//! the rest, so that its cost grows with the backlog ([`twinlock_store::Store::unindexed`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,12 +13,12 @@ use rusqlite::{Connection, params};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::ConversationId;
 
-use super::ENTRY;
-use super::files;
-use super::recorder::run_sql;
-use super::row::limit;
-use super::words;
-use crate::StoreError;
+use crate::ENTRY;
+use crate::error::DbError;
+use crate::files;
+use crate::recorder::run_sql;
+use crate::row::limit;
+use crate::words;
 
 /// Limits of one step, entries and bytes. A step takes 1 to 6 ms and delays the next append by that
 /// time.
@@ -34,18 +34,18 @@ const FAR: u64 = 32 * 1024 * 1024;
 const SHARE: u32 = 50;
 
 /// The position and the backlog of the index.
-pub(super) struct Index {
+pub(crate) struct Index {
     /// `seq` of the last indexed entry.
     done: i64,
     /// Backlog, bytes: bodies of later entries, plus [`ENTRY`] for each. Shared with
-    /// [`crate::Store::unindexed`].
+    /// [`twinlock_store::Store::unindexed`].
     behind: Arc<AtomicU64>,
     /// When the last step ended, and how long it took.
     last: (Instant, Duration),
 }
 
 impl Index {
-    pub(super) fn load(conn: &Connection, behind: Arc<AtomicU64>) -> Result<Self, StoreError> {
+    pub(crate) fn load(conn: &Connection, behind: Arc<AtomicU64>) -> Result<Self, DbError> {
         let done = done(conn)?;
         let missing: i64 = conn.query_row(
             "SELECT coalesce(sum(coalesce(length(body), 0) + ?2), 0) FROM entries WHERE seq > ?1",
@@ -57,7 +57,7 @@ impl Index {
     }
 
     /// Adds `entries` new entries, with `bytes` of bodies in total, to the backlog.
-    pub(super) fn appended(&self, entries: usize, bytes: usize) {
+    pub(crate) fn appended(&self, entries: usize, bytes: usize) {
         self.behind.fetch_add((entries * ENTRY + bytes) as u64, Ordering::Relaxed);
     }
 
@@ -65,25 +65,25 @@ impl Index {
         self.behind.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.behind() > 0
     }
 
     /// Pause before the next step; `None`: the index waits until the recorder is idle.
-    pub(super) fn rest(&self) -> Option<Duration> {
+    pub(crate) fn rest(&self) -> Option<Duration> {
         let (ended, took) = self.last;
         (self.behind() > NEAR).then(|| took.saturating_sub(ended.elapsed()))
     }
 
     /// Whether a step must not wait for an empty command queue.
-    pub(super) fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         let (ended, took) = self.last;
         self.behind() > FAR && ended.elapsed() >= took * SHARE
     }
 
     /// Indexes some entries in a separate transaction. After an error it assumes that there is no
     /// backlog, and resumes after the next append.
-    pub(super) fn step(&mut self, conn: &Connection) -> Result<(), StoreError> {
+    pub(crate) fn step(&mut self, conn: &Connection) -> Result<(), DbError> {
         if !self.is_behind() {
             return Ok(());
         }
@@ -113,7 +113,7 @@ struct Taken {
     all: bool,
 }
 
-fn take_some(conn: &Connection, done: i64) -> Result<Taken, StoreError> {
+fn take_some(conn: &Connection, done: i64) -> Result<Taken, DbError> {
     run_sql(conn, "BEGIN IMMEDIATE")?;
     let taken = take_in(conn, done).and_then(|taken| {
         run_sql(conn, "COMMIT")?;
@@ -125,7 +125,7 @@ fn take_some(conn: &Connection, done: i64) -> Result<Taken, StoreError> {
     taken
 }
 
-fn take_in(conn: &Connection, done: i64) -> Result<Taken, StoreError> {
+fn take_in(conn: &Connection, done: i64) -> Result<Taken, DbError> {
     let mut next = conn.prepare_cached(
         "SELECT seq, conversation, body, kind FROM entries WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
@@ -153,18 +153,18 @@ fn take_in(conn: &Connection, done: i64) -> Result<Taken, StoreError> {
 }
 
 /// `seq` of the last indexed entry.
-pub(super) fn done(conn: &Connection) -> Result<i64, StoreError> {
+pub(crate) fn done(conn: &Connection) -> Result<i64, DbError> {
     Ok(conn.prepare_cached("SELECT seq FROM indexed")?.query_row([], |row| row.get(0))?)
 }
 
 /// Removes the words of an erased entry from the index.
-pub(super) fn forget(
+pub(crate) fn forget(
     conn: &Connection,
     seq: i64,
     conversation: ConversationId,
     kind: Kind,
     body: &[u8],
-) -> Result<(), StoreError> {
+) -> Result<(), DbError> {
     if seq <= done(conn)? {
         let text = files::text(kind, body);
         conn.prepare_cached(

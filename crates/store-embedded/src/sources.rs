@@ -7,9 +7,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 use twinlock_core::id::Name;
 use twinlock_core::keys::RowKey;
 
-use super::recorder::Desk;
-use super::row::{get_uint, int};
-use crate::{KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES, LoginMethod, StoreError};
+use crate::error::DbError;
+use crate::recorder::Desk;
+use crate::row::{get_uint, int};
+use twinlock_store::{KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES, LoginMethod};
 
 /// Time after which a login renews the stored time of a known source, ms.
 const RENEW_MS: u64 = 60 * 60 * 1000;
@@ -22,13 +23,13 @@ fn tag(key: &RowKey, user: &Name, source: &[u8]) -> [u8; 32] {
 
 /// Runs two queries and finds one row (if the table has any) on hits and misses alike; see
 /// `credentials::look`.
-pub(super) fn is_known(
+pub(crate) fn is_known(
     conn: &Connection,
     key: &RowKey,
     user: &Name,
     source: &[u8],
     now_ms: u64,
-) -> Result<bool, StoreError> {
+) -> Result<bool, DbError> {
     let tag = tag(key, user, source);
     // Stable for a tag and different between tags, like the row of a hit.
     let stand_in = key.mac(&[b"stand-in", &tag]);
@@ -45,15 +46,15 @@ pub(super) fn is_known(
     Ok(seen.is_some() & (now_ms.saturating_sub(seen_ms) <= KNOWN_SOURCE_MS))
 }
 
-/// See [`crate::Store::note_source`].
-pub(super) fn note(
+/// See [`twinlock_store::Store::note_source`].
+pub(crate) fn note(
     desk: &mut Desk<'_>,
     key: &RowKey,
     user: &Name,
     source: &[u8],
     method: LoginMethod,
     now_ms: u64,
-) -> Result<(), StoreError> {
+) -> Result<(), DbError> {
     desk.conn
         .prepare_cached("DELETE FROM sources WHERE user = ?1 AND seen_ms < ?2")?
         .execute(params![user.as_str(), int(now_ms.saturating_sub(KNOWN_SOURCE_MS))])?;
@@ -90,7 +91,7 @@ pub(super) fn note(
 }
 
 /// Removes all sources of a user, and returns their number.
-pub(super) fn forget(desk: &mut Desk<'_>, user: &Name) -> Result<u64, StoreError> {
+pub(crate) fn forget(desk: &mut Desk<'_>, user: &Name) -> Result<u64, DbError> {
     let gone = desk
         .conn
         .prepare_cached("DELETE FROM sources WHERE user = ?1")?
@@ -107,9 +108,9 @@ mod tests {
     #[test]
     fn source__lookup_costs_the_same_for_known_and_unknown() {
         let conn = Connection::open_in_memory().unwrap();
-        conn.execute_batch(include_str!("../../migrations/0001_record.sql")).unwrap();
-        conn.execute_batch(include_str!("../../migrations/0005_sources.sql")).unwrap();
-        conn.execute_batch(include_str!("../../migrations/0008_source_methods.sql")).unwrap();
+        conn.execute_batch(include_str!("../migrations/0001_record.sql")).unwrap();
+        conn.execute_batch(include_str!("../migrations/0005_sources.sql")).unwrap();
+        conn.execute_batch(include_str!("../migrations/0008_source_methods.sql")).unwrap();
         let key = RowKey::new(&[7; 32]);
         let [ada, nobody] = ["ada", "nobody"].map(|name| Name::new(name).unwrap());
         conn.execute(

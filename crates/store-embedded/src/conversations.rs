@@ -3,10 +3,11 @@
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use twinlock_core::id::{ConversationId, Name, ServerKey};
 
-use super::entries;
-use super::recorder::Desk;
-use super::row::{get_name, get_optional_name, get_uint, int, limit};
-use crate::{Bound, Bounds, Conversation, Form, Joined, LOBBY, OWN_COUNTED, StoreError};
+use crate::entries;
+use crate::error::DbError;
+use crate::recorder::Desk;
+use crate::row::{get_name, get_optional_name, get_uint, int, limit};
+use twinlock_store::{Bound, Bounds, Conversation, Form, Joined, LOBBY, OWN_COUNTED, StoreError};
 
 /// Columns that [`get`] reads, followed by the user's read marker; NULL: not a member.
 const COLUMNS: &str = "c.id, c.name, c.low, c.high, c.topic, c.server_key, c.members, c.created_ms";
@@ -21,7 +22,7 @@ const JOINABLE: &str = "FROM conversations c INDEXED BY rooms
 /// One of a user's conversations.
 const ONE: &str = "FROM conversations c JOIN members m ON m.conversation = c.id AND m.user = ?1";
 
-fn get(conn: &Connection, row: &Row<'_>, user: &Name) -> Result<Conversation, StoreError> {
+fn get(conn: &Connection, row: &Row<'_>, user: &Name) -> Result<Conversation, DbError> {
     let id = get_uint(row, 0)?;
     let form = match (get_optional_name(row, 1)?, row.get_ref(2)?) {
         (Some(room), _) => Form::Room(room),
@@ -33,7 +34,7 @@ fn get(conn: &Connection, row: &Row<'_>, user: &Name) -> Result<Conversation, St
     let server_key = ServerKey(row.get(5)?);
     let (head, head_link) = entries::head(conn, id, &server_key)?;
     let marker: Option<i64> = row.get(8)?;
-    let read = marker.map(super::row::uint).unwrap_or_default();
+    let read = marker.map(crate::row::uint).unwrap_or_default();
     Ok(Conversation {
         id,
         form,
@@ -55,13 +56,13 @@ fn list_sql(joinable: bool) -> String {
 }
 
 /// The conversations of a user, or the rooms that the user is not a member of.
-pub(super) fn list(
+pub(crate) fn list(
     conn: &Connection,
     user: &Name,
     joinable: bool,
     after: ConversationId,
     most: usize,
-) -> Result<Vec<Conversation>, StoreError> {
+) -> Result<Vec<Conversation>, DbError> {
     let mut select = conn.prepare_cached(&list_sql(joinable))?;
     let mut rows = select.query(params![user.as_str(), int(after), limit(most)])?;
     let mut list = Vec::new();
@@ -77,11 +78,11 @@ pub(super) fn list(
 }
 
 /// A conversation, if the user is a member.
-pub(super) fn one(
+pub(crate) fn one(
     conn: &Connection,
     user: &Name,
     id: ConversationId,
-) -> Result<Option<Conversation>, StoreError> {
+) -> Result<Option<Conversation>, DbError> {
     let mut select =
         conn.prepare_cached(&format!("SELECT {COLUMNS}, m.read {ONE} WHERE c.id = ?2"))?;
     let mut rows = select.query(params![user.as_str(), int(id)])?;
@@ -93,22 +94,22 @@ fn named_sql() -> String {
 }
 
 /// The room of this name, if the user is a member.
-pub(super) fn named(
+pub(crate) fn named(
     conn: &Connection,
     user: &Name,
     room: &Name,
-) -> Result<Option<Conversation>, StoreError> {
+) -> Result<Option<Conversation>, DbError> {
     let mut select = conn.prepare_cached(&named_sql())?;
     let mut rows = select.query(params![user.as_str(), room.as_str()])?;
     rows.next()?.map(|row| get(conn, row, user)).transpose()
 }
 
-pub(super) fn members(
+pub(crate) fn members(
     conn: &Connection,
     id: ConversationId,
     after: Option<&Name>,
     most: usize,
-) -> Result<Vec<Name>, StoreError> {
+) -> Result<Vec<Name>, DbError> {
     let mut select = conn.prepare_cached(
         "SELECT user FROM members WHERE conversation = ?1 AND user > ?2 ORDER BY user LIMIT ?3",
     )?;
@@ -119,7 +120,7 @@ pub(super) fn members(
 
 /// Adds a member, with everything up to the head marked as read. `false`: the user is a member
 /// already.
-pub(super) fn enter(desk: &Desk<'_>, user: &Name, id: ConversationId) -> Result<bool, StoreError> {
+pub(crate) fn enter(desk: &Desk<'_>, user: &Name, id: ConversationId) -> Result<bool, DbError> {
     let entered = desk
         .conn
         .prepare_cached(
@@ -134,7 +135,7 @@ pub(super) fn enter(desk: &Desk<'_>, user: &Name, id: ConversationId) -> Result<
     Ok(entered > 0)
 }
 
-fn recount(desk: &Desk<'_>, id: ConversationId, by: i64) -> Result<(), StoreError> {
+fn recount(desk: &Desk<'_>, id: ConversationId, by: i64) -> Result<(), DbError> {
     desk.conn
         .prepare_cached("UPDATE conversations SET members = members + ?2 WHERE id = ?1")?
         .execute(params![int(id), by])?;
@@ -142,38 +143,38 @@ fn recount(desk: &Desk<'_>, id: ConversationId, by: i64) -> Result<(), StoreErro
 }
 
 /// Reads a conversation that must exist after a write of this transaction.
-fn made(desk: &Desk<'_>, user: &Name, id: ConversationId) -> Result<Conversation, StoreError> {
+fn made(desk: &Desk<'_>, user: &Name, id: ConversationId) -> Result<Conversation, DbError> {
     one(desk.conn, user, id)?
-        .ok_or_else(|| StoreError::Database(format!("conversation {id} was not made")))
+        .ok_or_else(|| StoreError::Database(format!("conversation {id} was not made")).into())
 }
 
 /// Fails if `sql` selects at least `most` rows; counts no further.
-pub(super) fn bounded(
+pub(crate) fn bounded(
     conn: &Connection,
     sql: &str,
     of: impl Params,
     bound: Bound,
     most: usize,
-) -> Result<(), StoreError> {
+) -> Result<(), DbError> {
     let most_rows = limit(most);
     let count = format!("SELECT count(*) FROM ({sql} LIMIT {most_rows})");
     let there: i64 = conn.prepare_cached(&count)?.query_row(of, |row| row.get(0))?;
-    if there >= most_rows { Err(StoreError::TooMany(bound, most)) } else { Ok(()) }
+    if there >= most_rows { Err(StoreError::TooMany(bound, most).into()) } else { Ok(()) }
 }
 
-fn may_enter(conn: &Connection, user: &Name, bounds: &Bounds) -> Result<(), StoreError> {
+fn may_enter(conn: &Connection, user: &Name, bounds: &Bounds) -> Result<(), DbError> {
     let sql = "SELECT 1 FROM members WHERE user = ?1";
     bounded(conn, sql, [user.as_str()], Bound::Memberships, bounds.memberships)
 }
 
-pub(super) fn create_room(
+pub(crate) fn create_room(
     desk: &mut Desk<'_>,
     user: &Name,
     name: &Name,
     topic: &str,
     key: &ServerKey,
     bounds: &Bounds,
-) -> Result<Option<Conversation>, StoreError> {
+) -> Result<Option<Conversation>, DbError> {
     let taken = desk
         .conn
         .prepare_cached("SELECT 1 FROM conversations WHERE name = ?1")?
@@ -198,12 +199,12 @@ pub(super) fn create_room(
     made(desk, user, id).map(Some)
 }
 
-pub(super) fn join_room(
+pub(crate) fn join_room(
     desk: &mut Desk<'_>,
     user: &Name,
     name: &Name,
     bounds: &Bounds,
-) -> Result<Option<Joined>, StoreError> {
+) -> Result<Option<Joined>, DbError> {
     let id = desk
         .conn
         .prepare_cached("SELECT id FROM conversations WHERE name = ?1")?
@@ -218,7 +219,7 @@ pub(super) fn join_room(
     Ok(Some(Joined { conversation: made(desk, user, id)?, new: true }))
 }
 
-fn is_room(conn: &Connection, id: ConversationId) -> Result<bool, StoreError> {
+fn is_room(conn: &Connection, id: ConversationId) -> Result<bool, DbError> {
     let room = conn
         .prepare_cached("SELECT name IS NOT NULL FROM conversations WHERE id = ?1")?
         .query_row([int(id)], |row| row.get(0))
@@ -226,11 +227,11 @@ fn is_room(conn: &Connection, id: ConversationId) -> Result<bool, StoreError> {
     Ok(room.unwrap_or(false))
 }
 
-pub(super) fn leave_room(
+pub(crate) fn leave_room(
     desk: &mut Desk<'_>,
     user: &Name,
     id: ConversationId,
-) -> Result<bool, StoreError> {
+) -> Result<bool, DbError> {
     if id == LOBBY || !is_room(desk.conn, id)? {
         return Ok(false);
     }
@@ -245,12 +246,12 @@ pub(super) fn leave_room(
     Ok(left > 0)
 }
 
-pub(super) fn set_topic(
+pub(crate) fn set_topic(
     desk: &mut Desk<'_>,
     user: &Name,
     id: ConversationId,
     topic: &str,
-) -> Result<Option<Conversation>, StoreError> {
+) -> Result<Option<Conversation>, DbError> {
     if !is_room(desk.conn, id)? || one(desk.conn, user, id)?.is_none() {
         return Ok(None);
     }
@@ -260,13 +261,13 @@ pub(super) fn set_topic(
     one(desk.conn, user, id)
 }
 
-pub(super) fn open_direct(
+pub(crate) fn open_direct(
     desk: &mut Desk<'_>,
     user: &Name,
     other: &Name,
     key: &ServerKey,
     bounds: &Bounds,
-) -> Result<Option<Conversation>, StoreError> {
+) -> Result<Option<Conversation>, DbError> {
     let exists = |name: &Name| {
         desk.conn
             .prepare_cached("SELECT 1 FROM users WHERE name = ?1")?
@@ -293,7 +294,7 @@ pub(super) fn open_direct(
                      VALUES (?1, ?2, '', ?3, 0, ?4)",
                 )?
                 .execute(params![low.as_str(), high.as_str(), key.0, int(desk.now_ms)])?;
-            let id = super::row::uint(desk.conn.last_insert_rowid());
+            let id = crate::row::uint(desk.conn.last_insert_rowid());
             enter(desk, low, id)?;
             enter(desk, high, id)?;
             id
@@ -302,12 +303,12 @@ pub(super) fn open_direct(
     made(desk, user, id).map(Some)
 }
 
-pub(super) fn mark_read(
+pub(crate) fn mark_read(
     desk: &mut Desk<'_>,
     user: &Name,
     id: ConversationId,
     n: u64,
-) -> Result<(), StoreError> {
+) -> Result<(), DbError> {
     desk.conn
         .prepare_cached(
             "UPDATE members SET read = min(?3, head.n)
@@ -321,7 +322,7 @@ pub(super) fn mark_read(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sqlite::open;
+    use crate::open;
 
     /// SQLite's query plan.
     fn plan(conn: &Connection, sql: &str) -> String {
