@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod classic;
+mod contract;
 mod conversations;
 mod credentials;
 mod entries;
@@ -21,7 +22,6 @@ mod recorder;
 mod row;
 mod search;
 mod sources;
-mod store;
 mod words;
 
 use std::fmt;
@@ -120,7 +120,7 @@ pub struct SqliteStore {
     room: Arc<Semaphore>,
     /// Bytes that are recorded but not indexed.
     unindexed: Arc<AtomicU64>,
-    salts: store::Salts,
+    salts: contract::Salts,
     news: broadcast::Sender<Arc<[Published]>>,
     recorder: Mutex<Option<Recorder>>,
 }
@@ -195,7 +195,7 @@ impl SqliteStore {
             turn: tokio::sync::Mutex::new(()),
             room: Arc::new(Semaphore::new(QUEUE)),
             unindexed,
-            salts: store::Salts::default(),
+            salts: contract::Salts::default(),
             news,
             recorder: Mutex::new(Some(recorder)),
         }))

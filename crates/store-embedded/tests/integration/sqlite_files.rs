@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::common::contract::*;
 use crate::common::{entry, join, links, name, open, options, say};
 use rusqlite::{Connection, OpenFlags};
 use twinlock_core::id::ServerKey;

@@ -1,8 +1,9 @@
 //! Behaviour when the disk is full.
 
+use crate::common::contract::*;
 use crate::common::{entry, join, links, name, open, say};
 use tokio::sync::broadcast::error::TryRecvError;
-use twinlock_store::{Appended, LOBBY, Order, Store, StoreError};
+use twinlock_store::{Appended, LOBBY, Order, StoreError};
 
 #[tokio::test]
 async fn full_disk__batch_after_a_failed_one_is_refused() {

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::common::contract::*;
 use crate::common::{entry, join, links, name, open, say};
-use twinlock_store::{Appended, LOBBY, Store};
+use twinlock_store::{Appended, LOBBY};
 
 const CHILD: &str = "TWINLOCK_STORE_KILLED";
 const ROUNDS: usize = 20;

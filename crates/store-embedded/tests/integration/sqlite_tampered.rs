@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::common::contract::*;
 use crate::common::{entry, join, links, name, open, say};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -11,7 +12,7 @@ use twinlock_core::classic::Form;
 use twinlock_core::id::{CredentialId, DeviceId, InviteId};
 use twinlock_store::{
     AddedClassicKey, ClassicKey, InviteTerms, LOBBY, NewInvite, Registered, Registration, Role,
-    Store, StoreError,
+    StoreError,
 };
 
 fn edit(dir: &Path, sql: &str) {

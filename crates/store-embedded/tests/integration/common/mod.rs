@@ -14,6 +14,14 @@ use twinlock_store::{
 };
 use twinlock_store_embedded::{Options, SqliteStore};
 
+/// The traits of the contract, for their methods.
+pub(crate) mod contract {
+    pub(crate) use twinlock_store::{
+        Accounts as _, ClassicKeys as _, Close as _, Directory as _, EntryLog as _,
+        EntrySearch as _,
+    };
+}
+
 pub(crate) const SERVER_KEY: ServerKey = ServerKey([0x5e; 32]);
 
 pub(crate) const EVERYTHING: Limit = Limit { entries: 100_000, bytes: 1 << 30 };

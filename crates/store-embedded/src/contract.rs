@@ -1,4 +1,4 @@
-//! [`Store`] for SQLite: each method delegates to a module.
+//! The traits of the contract for [`SqliteStore`]: each method delegates to a module.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,14 +16,14 @@ use crate::recorder::{Append, Command};
 use crate::{ENTRY, QUEUE, SqliteStore};
 use crate::{classic, conversations, credentials, entries, files, people, search, sources};
 use twinlock_store::{
-    AddedClassicKey, Answer, ClassicKey, Conversation, Device, Erased, FileRef, Found, Joined,
-    Limit, ListedClassicKey, LoginMethod, LookedUp, NewDevice, NewEntry, NewInvite, Newest, Order,
-    Page, Person, Published, Receipt, Registered, Registration, SearchFrom, Store, StoreError,
-    Stored,
+    Accounts, AddedClassicKey, Answer, ClassicKey, ClassicKeys, Close, Conversation, Device,
+    Directory, EntryLog, EntrySearch, Erased, FileIndex, FileRef, Found, Joined, Limit,
+    ListedClassicKey, LoginMethod, LookedUp, NewDevice, NewEntry, NewInvite, Newest, Order, Page,
+    Person, Published, Receipt, Registered, Registration, SearchFrom, StoreError, Stored,
 };
 
 #[async_trait]
-impl Store for SqliteStore {
+impl EntryLog for SqliteStore {
     async fn hand_over(&self, batch: Vec<NewEntry>, order: &Order) -> Result<Answer, StoreError> {
         if batch.is_empty() {
             return Ok(Box::pin(std::future::ready(Ok(Vec::new()))));
@@ -51,27 +51,8 @@ impl Store for SqliteStore {
         self.readers.read(move |conn| entries::read(conn, conversation, after, limit, &key)).await
     }
 
-    async fn search_some(
-        &self,
-        conversation: ConversationId,
-        text: &str,
-        from: SearchFrom,
-        limit: Limit,
-        time: Duration,
-    ) -> Result<Found, StoreError> {
-        let text = text.to_owned();
-        self.readers
-            .read(move |conn| {
-                // From here on: the wait for a connection does not count.
-                let until = Instant::now() + time;
-                search::some(conn, conversation, &text, from, limit, until)
-            })
-            .await
-    }
-
-    fn unindexed(&self) -> u64 {
-        let queued = QUEUE.saturating_sub(self.room.available_permits());
-        self.unindexed.load(Ordering::Relaxed).saturating_add(queued as u64)
+    async fn newest(&self, entries: usize) -> Result<Vec<Newest>, StoreError> {
+        self.readers.read(move |conn| entries::newest(conn, entries)).await
     }
 
     fn watch(&self) -> broadcast::Receiver<Arc<[Published]>> {
@@ -94,39 +75,10 @@ impl Store for SqliteStore {
         let (user, message_id) = (user.clone(), *message_id);
         self.readers.read(move |conn| files::receipt(conn, &user, &message_id)).await
     }
+}
 
-    async fn file(
-        &self,
-        user: &Name,
-        conversation: ConversationId,
-        n: u64,
-    ) -> Result<Option<FileRef>, StoreError> {
-        let user = user.clone();
-        self.readers.read(move |conn| files::one(conn, &user, conversation, n)).await
-    }
-
-    async fn stored(&self, user: &Name) -> Result<Stored, StoreError> {
-        let user = user.clone();
-        self.readers.read(move |conn| files::stored(conn, &user)).await
-    }
-
-    async fn file_hashes(
-        &self,
-        after: Option<[u8; 32]>,
-        limit: usize,
-    ) -> Result<Vec<[u8; 32]>, StoreError> {
-        self.readers.read(move |conn| files::hashes(conn, after, limit)).await
-    }
-
-    async fn newest(&self, entries: usize) -> Result<Vec<Newest>, StoreError> {
-        self.readers.read(move |conn| entries::newest(conn, entries)).await
-    }
-
-    async fn is_referenced(&self, hash: &[u8; 32]) -> Result<bool, StoreError> {
-        let hash = *hash;
-        self.readers.read(move |conn| files::is_referenced(conn, &hash)).await
-    }
-
+#[async_trait]
+impl Directory for SqliteStore {
     async fn conversations(
         &self,
         user: &Name,
@@ -140,6 +92,11 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn room(&self, user: &Name, room: &Name) -> Result<Option<Conversation>, StoreError> {
+        let (user, room) = (user.clone(), room.clone());
+        self.readers.read(move |conn| conversations::named(conn, &user, &room)).await
+    }
+
     async fn conversation(
         &self,
         user: &Name,
@@ -147,11 +104,6 @@ impl Store for SqliteStore {
     ) -> Result<Option<Conversation>, StoreError> {
         let user = user.clone();
         self.readers.read(move |conn| conversations::one(conn, &user, id)).await
-    }
-
-    async fn room(&self, user: &Name, room: &Name) -> Result<Option<Conversation>, StoreError> {
-        let (user, room) = (user.clone(), room.clone());
-        self.readers.read(move |conn| conversations::named(conn, &user, &room)).await
     }
 
     async fn create_room(
@@ -212,7 +164,10 @@ impl Store for SqliteStore {
         let user = user.clone();
         self.write(move |desk| conversations::mark_read(desk, &user, id, n)).await
     }
+}
 
+#[async_trait]
+impl Accounts for SqliteStore {
     async fn look_up(&self, id: &CredentialId, now_ms: u64) -> Result<LookedUp, StoreError> {
         let (id, key) = (id.clone(), self.row_key.clone());
         self.readers.read(move |conn| credentials::look_up(conn, &key, &id, now_ms)).await
@@ -306,7 +261,67 @@ impl Store for SqliteStore {
         let (after, key) = (after.cloned(), self.row_key.clone());
         self.readers.read(move |conn| people::list(conn, &key, after.as_ref(), limit)).await
     }
+}
 
+#[async_trait]
+impl FileIndex for SqliteStore {
+    async fn file(
+        &self,
+        user: &Name,
+        conversation: ConversationId,
+        n: u64,
+    ) -> Result<Option<FileRef>, StoreError> {
+        let user = user.clone();
+        self.readers.read(move |conn| files::one(conn, &user, conversation, n)).await
+    }
+
+    async fn stored(&self, user: &Name) -> Result<Stored, StoreError> {
+        let user = user.clone();
+        self.readers.read(move |conn| files::stored(conn, &user)).await
+    }
+
+    async fn file_hashes(
+        &self,
+        after: Option<[u8; 32]>,
+        limit: usize,
+    ) -> Result<Vec<[u8; 32]>, StoreError> {
+        self.readers.read(move |conn| files::hashes(conn, after, limit)).await
+    }
+
+    async fn is_referenced(&self, hash: &[u8; 32]) -> Result<bool, StoreError> {
+        let hash = *hash;
+        self.readers.read(move |conn| files::is_referenced(conn, &hash)).await
+    }
+}
+
+#[async_trait]
+impl EntrySearch for SqliteStore {
+    async fn search_some(
+        &self,
+        conversation: ConversationId,
+        text: &str,
+        from: SearchFrom,
+        limit: Limit,
+        time: Duration,
+    ) -> Result<Found, StoreError> {
+        let text = text.to_owned();
+        self.readers
+            .read(move |conn| {
+                // From here on: the wait for a connection does not count.
+                let until = Instant::now() + time;
+                search::some(conn, conversation, &text, from, limit, until)
+            })
+            .await
+    }
+
+    fn unindexed(&self) -> u64 {
+        let queued = QUEUE.saturating_sub(self.room.available_permits());
+        self.unindexed.load(Ordering::Relaxed).saturating_add(queued as u64)
+    }
+}
+
+#[async_trait]
+impl ClassicKeys for SqliteStore {
     async fn add_classic_key(&self, new: ClassicKey) -> Result<AddedClassicKey, StoreError> {
         let (key, bounds) = (self.row_key.clone(), self.bounds);
         self.write(move |desk| classic::add(desk, &key, &new, &bounds)).await
@@ -338,7 +353,10 @@ impl Store for SqliteStore {
         let (name, key) = (name.clone(), self.row_key.clone());
         self.write(move |desk| classic::revoke(desk, &key, &name)).await
     }
+}
 
+#[async_trait]
+impl Close for SqliteStore {
     async fn close(&self) -> Result<(), StoreError> {
         self.readers.close().await;
         let recorder = self.end();
