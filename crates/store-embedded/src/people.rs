@@ -5,10 +5,11 @@ use twinlock_core::id::{CredentialId, DeviceId, Name};
 use twinlock_core::keys::RowKey;
 
 use crate::conversations::{self, bounded};
-use crate::credentials::{self, State, Stored};
+use crate::credentials;
 use crate::error::DbError;
 use crate::recorder::Desk;
 use crate::row::{int, limit};
+use twinlock_store::row_mac::{CredentialRow, CredentialState};
 use twinlock_store::{
     Bound, Bounds, Device, LOBBY, NewDevice, NewInvite, Person, Registered, Registration,
     StoreError,
@@ -45,11 +46,12 @@ pub(crate) fn devices(
     let mut rows = select.query([user.as_str()])?;
     let mut devices = Vec::new();
     while let Some(row) = rows.next()? {
-        let stored = credentials::verified(credentials::read_row(row), key, user);
-        if let Some(stored) = stored.filter(|stored| stored.state == State::Usable)
+        let row = credentials::read_row(row).map_err(StoreError::from);
+        let stored = CredentialRow::accepted(row, key, user);
+        if let Some(stored) = stored.filter(|stored| stored.state == CredentialState::Usable)
             && let Some(id) = stored.device()
         {
-            let Stored { label, created_ms, seen_ms, .. } = stored;
+            let CredentialRow { label, created_ms, seen_ms, .. } = stored;
             devices.push(Device { id, label, created_ms, seen_ms });
         }
     }
@@ -70,7 +72,7 @@ pub(crate) fn add_invite(
     }
     let id = CredentialId::Invite(invite.id);
     new_id(desk.conn, &id)?;
-    let stored = Stored {
+    let stored = CredentialRow {
         cid: id.cid(),
         user: invite.terms.user.clone(),
         record: invite.record.clone(),
@@ -80,10 +82,10 @@ pub(crate) fn add_invite(
         role: invite.terms.role,
         expires_ms: invite.terms.expires_ms,
         made_by: invite.made_by.clone(),
-        state: State::Usable,
+        state: CredentialState::Usable,
         used_by: None,
     };
-    stored.write(desk.conn, key)
+    credentials::write(desk.conn, key, &stored)
 }
 
 pub(crate) fn register(
@@ -111,15 +113,15 @@ pub(crate) fn register(
     credentials::write_person(desk.conn, key, &person)?;
     if let Some(record) = password {
         let id = CredentialId::User(user.clone());
-        Stored::of_user(&id, user, record, now_ms).write(desk.conn, key)?;
+        credentials::write(desk.conn, key, &CredentialRow::of_user(&id, user, record, now_ms))?;
     }
     if let Some(device) = device {
         enrol(desk, key, user, device, now_ms)?;
     }
     conversations::enter(desk, user, LOBBY)?;
-    invite.state = State::Used;
+    invite.state = CredentialState::Used;
     invite.used_by = Some(user.clone());
-    invite.write(desk.conn, key)?;
+    credentials::write(desk.conn, key, &invite)?;
     Ok(Registered::Done(person))
 }
 
@@ -132,12 +134,12 @@ fn enrol(
 ) -> Result<(), DbError> {
     let id = CredentialId::Device(device.id);
     new_id(desk.conn, &id)?;
-    let stored = Stored {
+    let stored = CredentialRow {
         label: device.label.clone(),
         seen_ms: now_ms,
-        ..Stored::of_user(&id, user, &device.record, now_ms)
+        ..CredentialRow::of_user(&id, user, &device.record, now_ms)
     };
-    stored.write(desk.conn, key)
+    credentials::write(desk.conn, key, &stored)
 }
 
 /// Ids are random; an existing one is never overwritten.
@@ -177,7 +179,7 @@ pub(crate) fn set_password(
 ) -> Result<bool, DbError> {
     let Some(person) = credentials::person(desk.conn, key, user)? else { return Ok(false) };
     let id = CredentialId::User(user.clone());
-    Stored::of_user(&id, user, record, now_ms).write(desk.conn, key)?;
+    credentials::write(desk.conn, key, &CredentialRow::of_user(&id, user, record, now_ms))?;
     if !person.password {
         credentials::write_person(desk.conn, key, &Person { password: true, ..person })?;
     }
@@ -192,11 +194,11 @@ pub(crate) fn revoke_device(
 ) -> Result<bool, DbError> {
     let stored = credentials::load(desk.conn, key, &CredentialId::Device(*device))?;
     let Some(mut stored) = stored else { return Ok(false) };
-    if stored.user.as_ref() != Some(user) || stored.state != State::Usable {
+    if stored.user.as_ref() != Some(user) || stored.state != CredentialState::Usable {
         return Ok(false);
     }
-    stored.state = State::Revoked;
-    stored.write(desk.conn, key)?;
+    stored.state = CredentialState::Revoked;
+    credentials::write(desk.conn, key, &stored)?;
     Ok(true)
 }
 

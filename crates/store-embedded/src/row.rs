@@ -1,7 +1,7 @@
 //! Conversion of values from and to SQLite, and of its errors.
 
-use rusqlite::Row;
 use rusqlite::types::Type;
+use rusqlite::{Params, Row, Statement};
 use twinlock_core::id::Name;
 
 use twinlock_store::StoreError;
@@ -24,20 +24,14 @@ pub(crate) fn limit(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// The content of a row, if its MAC verifies.
-///
-/// # Errors
-/// [`StoreError::Damaged`] if it does not; the error of `row` if that could not be read.
-pub(crate) fn sound<T>(
-    row: Result<(T, [u8; 32]), DbError>,
-    verifies: impl FnOnce(&T, &[u8; 32]) -> bool,
-) -> Result<T, DbError> {
-    let (held, mac) = row?;
-    if verifies(&held, &mac) {
-        Ok(held)
-    } else {
-        Err(StoreError::Damaged("its MAC does not verify".into()).into())
-    }
+/// Reads the first row of a query, as the functions of [`twinlock_store::equal_cost`] take it.
+pub(crate) fn first<T>(
+    select: &mut Statement<'_>,
+    of: impl Params,
+    read: impl FnMut(&Row<'_>) -> Result<T, DbError>,
+) -> rusqlite::Result<Option<Result<T, StoreError>>> {
+    let first = select.query_and_then(of, read)?.next();
+    Ok(first.map(|row| row.map_err(StoreError::from)))
 }
 
 pub(crate) fn get_uint(row: &Row<'_>, i: usize) -> rusqlite::Result<u64> {

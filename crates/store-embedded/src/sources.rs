@@ -10,19 +10,14 @@ use twinlock_core::keys::RowKey;
 use crate::error::DbError;
 use crate::recorder::Desk;
 use crate::row::{get_uint, int};
+use twinlock_store::equal_cost::{self, AFTER_TAGS, source_tag};
 use twinlock_store::{KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES, LoginMethod};
 
 /// Time after which a login renews the stored time of a known source, ms.
 const RENEW_MS: u64 = 60 * 60 * 1000;
-/// Sorts after every tag.
-const BEYOND: [u8; 33] = [255; 33];
-
-fn tag(key: &RowKey, user: &Name, source: &[u8]) -> [u8; 32] {
-    key.mac(&[b"source", user.as_str().as_bytes(), source])
-}
 
 /// Runs two queries and finds one row (if the table has any) on hits and misses alike; see
-/// `credentials::look`.
+/// [`twinlock_store::equal_cost`].
 pub(crate) fn is_known(
     conn: &Connection,
     key: &RowKey,
@@ -30,20 +25,18 @@ pub(crate) fn is_known(
     source: &[u8],
     now_ms: u64,
 ) -> Result<bool, DbError> {
-    let tag = tag(key, user, source);
-    // Stable for a tag and different between tags, like the row of a hit.
-    let stand_in = key.mac(&[b"stand-in", &tag]);
+    let tag = source_tag(key, user, source);
+    let stand_in = equal_cost::stand_in_tag(key, &tag);
     let seen = conn
         .prepare_cached("SELECT seen_ms FROM sources WHERE tag = ?1")?
         .query_row([tag], |row| get_uint(row, 0))
         .optional()?;
-    let after: &[u8] = if seen.is_some() { &BEYOND } else { &stand_in };
+    let after: &[u8] = if seen.is_some() { &AFTER_TAGS } else { &stand_in };
     let other = conn
         .prepare_cached("SELECT seen_ms FROM sources WHERE tag > ?1 LIMIT 1")?
         .query_row([after], |row| get_uint(row, 0))
         .optional()?;
-    let seen_ms = seen.or(other).unwrap_or_default();
-    Ok(seen.is_some() & (now_ms.saturating_sub(seen_ms) <= KNOWN_SOURCE_MS))
+    Ok(equal_cost::is_known_source(seen, other, now_ms))
 }
 
 /// See [`twinlock_store::Store::note_source`].
@@ -71,7 +64,7 @@ pub(crate) fn note(
              WHERE seen_ms + ?5 <= ?3 OR by_device > ?4",
         )?
         .execute(params![
-            tag(key, user, source),
+            source_tag(key, user, source),
             user.as_str(),
             int(now_ms),
             method == LoginMethod::Device,
@@ -121,7 +114,7 @@ mod tests {
         for n in 0..8u8 {
             conn.execute(
                 "INSERT INTO sources (tag, user, seen_ms) VALUES (?1, 'ada', 1000)",
-                [tag(&key, &ada, &[n])],
+                [source_tag(&key, &ada, &[n])],
             )
             .unwrap();
         }

@@ -8,14 +8,18 @@
 //! The store knows nothing of connections, sessions or the protocol. It never sees a password, a
 //! device secret or the OPAQUE setup, only the row key that is derived from the setup.
 
+#![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
+
 mod accounts;
 mod bounds;
 mod classic_keys;
 pub mod conformance;
 mod directory;
+pub mod equal_cost;
 mod error;
 mod files;
 mod log;
+pub mod row_mac;
 mod search;
 mod store;
 
