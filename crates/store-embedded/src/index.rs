@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, params};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::ConversationId;
+use twinlock_store::tokenizer;
 
 use crate::ENTRY;
 use crate::error::DbError;
 use crate::files;
 use crate::recorder::run_sql;
 use crate::row::limit;
-use crate::words;
 
 /// Limits of one step, entries and bytes. A step takes 1 to 6 ms and delays the next append by that
 /// time.
@@ -142,7 +142,7 @@ fn take_in(conn: &Connection, done: i64) -> Result<Taken, DbError> {
             bytes += body.len();
             let place: i64 = row.get(1)?;
             let text = files::text(Kind(row.get(3)?), body);
-            insert.execute(params![last, place.to_string(), words::of_text(&text)])?;
+            insert.execute(params![last, place.to_string(), tokenizer::of_text(&text)])?;
         }
     }
     if entries > 0 {
@@ -170,7 +170,7 @@ pub(crate) fn forget(
         conn.prepare_cached(
             "INSERT INTO words (words, rowid, place, body) VALUES ('delete', ?1, ?2, ?3)",
         )?
-        .execute(params![seq, conversation.to_string(), words::of_text(&text)])?;
+        .execute(params![seq, conversation.to_string(), tokenizer::of_text(&text)])?;
     }
     Ok(())
 }

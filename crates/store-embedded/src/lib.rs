@@ -13,6 +13,7 @@ mod credentials;
 mod entries;
 mod error;
 mod files;
+mod fts_query;
 mod index;
 mod open;
 mod people;
@@ -22,7 +23,6 @@ mod recorder;
 mod row;
 mod search;
 mod sources;
-mod words;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

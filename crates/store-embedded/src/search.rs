@@ -16,9 +16,10 @@ use twinlock_core::id::ConversationId;
 
 use crate::entries::{self, BODY, COLUMN_COUNT, COLUMNS, KIND};
 use crate::error::DbError;
+use crate::fts_query::{LastWord, long_prefix, to_fts};
 use crate::row::int;
-use crate::words::{Last, Query};
 use crate::{files, index};
+use twinlock_store::tokenizer::Query;
 use twinlock_store::{Content, Entry, Found, IndexPosition, Limit, PrefixWords, SearchFrom};
 
 /// Maximum number of words that are looked up individually for a prefix. With more, the search
@@ -118,8 +119,8 @@ impl Search<'_> {
     /// Searches the indexed entries from `position` on.
     fn indexed(&mut self, mut position: IndexPosition) -> Result<Ended, DbError> {
         let Some(first) = self.place_of(0)? else { return Ok(Ended::All) };
-        let last = match self.query.long_prefix() {
-            None => Last::AsItIs,
+        let last = match long_prefix(&self.query) {
+            None => LastWord::AsItIs,
             Some(prefix) => {
                 if let PrefixWords::Partial(words) = position.words {
                     position.words = self.prefix_words(prefix, words)?;
@@ -129,13 +130,13 @@ impl Search<'_> {
                 }
                 match &position.words {
                     PrefixWords::All(words) if words.is_empty() => return Ok(Ended::All),
-                    PrefixWords::All(words) => Last::Words(words),
-                    PrefixWords::TooMany | PrefixWords::Partial(_) => Last::Shortened,
+                    PrefixWords::All(words) => LastWord::Words(words),
+                    PrefixWords::TooMany | PrefixWords::Partial(_) => LastWord::Shortened,
                 }
             }
         };
-        let read = matches!(last, Last::Shortened);
-        let fts = self.query.to_fts(self.conversation, &last);
+        let read = matches!(last, LastWord::Shortened);
+        let fts = to_fts(&self.query, self.conversation, &last);
         let mut select = self.conn.prepare_cached(&format!(
             "SELECT {COLUMNS}, words.rowid FROM words CROSS JOIN entries ON entries.seq = words.rowid
              WHERE words MATCH ?1 AND words.rowid < ?2 AND words.rowid >= ?3 AND conversation = ?4
@@ -254,7 +255,7 @@ mod tests {
     use rusqlite::StatementStatus;
 
     use super::*;
-    use crate::words;
+    use twinlock_store::tokenizer;
 
     /// The lobby with `entries` erased entries. The index still has `text` of each.
     fn record(entries: i64, text: &str) -> Connection {
@@ -273,7 +274,7 @@ mod tests {
             SELECT n, 1, n, 1, 1, CAST(n AS BLOB), 1, x'', x'' FROM number";
         conn.execute(&format!("{numbers} {insert}"), [entries]).unwrap();
         let insert = "INSERT INTO words (rowid, place, body) SELECT n, '1', ?2 FROM number";
-        let text = words::of_text(text.as_bytes());
+        let text = tokenizer::of_text(text.as_bytes());
         conn.execute(&format!("{numbers} {insert}"), params![entries, text]).unwrap();
         conn.execute("UPDATE indexed SET seq = ?1", [entries]).unwrap();
         conn

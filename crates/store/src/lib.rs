@@ -22,6 +22,7 @@ mod log;
 pub mod row_mac;
 mod search;
 mod store;
+pub mod tokenizer;
 
 pub use accounts::{
     Accounts, Credential, Device, Holder, InviteTerms, KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS,

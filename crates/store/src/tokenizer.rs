@@ -1,4 +1,4 @@
-//! The tokenizer, for the index and for the scan of entries that are not indexed yet.
+//! The tokenizer, for the index, for queries, and for the scan of entries that are not indexed yet.
 //!
 //! A word is a run of letters, digits and marks, in lower case, in compatibility form and without
 //! accents. Scripts without spaces are split into characters, so that any part of a sentence
@@ -51,7 +51,8 @@ fn is_unspaced(c: char) -> bool {
 }
 
 /// The words of a text, separated by spaces, as they are indexed.
-pub(crate) fn of_text(text: &[u8]) -> String {
+#[must_use]
+pub fn of_text(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let mut words = String::with_capacity(text.len());
     each(&text, |word| {
@@ -65,30 +66,22 @@ pub(crate) fn of_text(text: &[u8]) -> String {
 
 /// Minimum length of a prefix match, letters.
 ///
-/// It equals the prefix length of the index (`prefix` in its schema). A shorter prefix would match
-/// nearly everything.
-pub(crate) const PREFIX: usize = 3;
+/// An index must find words by such a prefix. A shorter prefix would match nearly everything.
+pub const PREFIX: usize = 3;
 
 /// A query: all of these words must match, the last one as a prefix if it has [`PREFIX`] letters.
-pub(crate) struct Query {
-    whole: Vec<String>,
-    prefix: Option<String>,
-}
-
-/// How the last word is looked up.
-pub(crate) enum Last<'q> {
-    /// Unchanged: as a whole word, or as a prefix of [`PREFIX`] letters, which has a list in the
-    /// index.
-    AsItIs,
-    /// As one of these words, which are all that have the prefix.
-    Words(&'q [String]),
-    /// By its first [`PREFIX`] letters; matches must be verified against the entry.
-    Shortened,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// The words that match as a whole.
+    pub whole: Vec<String>,
+    /// The last word, if it matches as a prefix.
+    pub prefix: Option<String>,
 }
 
 impl Query {
     /// Parses a query; `None`: it contains no word.
-    pub(crate) fn new(text: &str) -> Option<Self> {
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
         let mut whole = Vec::new();
         each(text, |word| whole.push(word.to_owned()));
         let is_long = whole.last()?.chars().nth(PREFIX - 1).is_some();
@@ -96,32 +89,9 @@ impl Query {
         Some(Self { whole, prefix })
     }
 
-    /// The prefix, if it is longer than the prefixes in the index.
-    pub(crate) fn long_prefix(&self) -> Option<&str> {
-        self.prefix.as_deref().filter(|prefix| prefix.chars().nth(PREFIX).is_some())
-    }
-
-    /// The query in FTS5 syntax. Inside quotes, no character of a word has a meaning.
-    pub(crate) fn to_fts(&self, place: u64, last: &Last<'_>) -> String {
-        let quoted = |word: &str| format!("\"{word}\"");
-        let mut all: Vec<String> = self.whole.iter().map(|word| quoted(word)).collect();
-        match (&self.prefix, last) {
-            (None, _) => {}
-            (Some(prefix), Last::AsItIs) => all.push(format!("{} *", quoted(prefix))),
-            (Some(prefix), Last::Shortened) => {
-                let short: String = prefix.chars().take(PREFIX).collect();
-                all.push(format!("{} *", quoted(&short)));
-            }
-            (Some(_), Last::Words(words)) => {
-                let any: Vec<_> = words.iter().map(|word| quoted(word)).collect();
-                all.push(format!("({})", any.join(" OR ")));
-            }
-        }
-        format!("place : {} AND body : ({})", quoted(&place.to_string()), all.join(" AND "))
-    }
-
     /// Whether a text matches the query.
-    pub(crate) fn matches(&self, text: &[u8]) -> bool {
+    #[must_use]
+    pub fn matches(&self, text: &[u8]) -> bool {
         let text = String::from_utf8_lossy(text);
         let mut missing: Vec<&str> = self.whole.iter().map(String::as_str).collect();
         let mut prefix = self.prefix.is_none();
@@ -170,24 +140,5 @@ mod tests {
             assert_eq!(Query::new(query).unwrap().matches(body), found, "{query}");
         }
         assert!(Query::new(" -!\"").is_none());
-    }
-
-    #[test]
-    fn search_query__text_is_never_fts_syntax() {
-        let query = Query::new("a\" OR body:* NEAR(b)").unwrap();
-        assert_eq!(
-            query.to_fts(7, &Last::AsItIs),
-            "place : \"7\" AND body : (\"a\" AND \"or\" AND \"body\" AND \"near\" AND \"b\")"
-        );
-        let query = Query::new("a nearly\"").unwrap();
-        let words = ["nearly".to_owned(), "nearlyso".to_owned()];
-        for (last, expected) in [
-            (Last::AsItIs, "\"nearly\" *"),
-            (Last::Shortened, "\"nea\" *"),
-            (Last::Words(&words), "(\"nearly\" OR \"nearlyso\")"),
-        ] {
-            let expected = format!("place : \"7\" AND body : (\"a\" AND {expected})");
-            assert_eq!(query.to_fts(7, &last), expected);
-        }
     }
 }
