@@ -1,20 +1,18 @@
 //! The traits of the contract for [`SqliteStore`]: each method delegates to a module.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::sync::{broadcast, oneshot};
-use twinlock_core::chain;
 use twinlock_core::classic::Form;
-use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name, Salt};
+use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name};
 
-use crate::place::Ready;
 use crate::recorder::{Append, Command};
 use crate::{ENTRY, QUEUE, SqliteStore};
 use crate::{classic, conversations, credentials, entries, files, people, search, sources};
+use twinlock_store::sequencer::PreparedEntry;
 use twinlock_store::{
     Accounts, AddedClassicKey, Answer, ClassicKey, ClassicKeys, Close, Conversation, Device,
     Directory, EntryLog, EntrySearch, Erased, FileIndex, FileRef, Found, Joined, Limit,
@@ -30,7 +28,7 @@ impl EntryLog for SqliteStore {
         }
         let size = batch.iter().map(|entry| entry.body.len() + ENTRY).sum::<usize>().min(QUEUE);
         let size = u32::try_from(size).unwrap_or(u32::MAX);
-        let entries = ready(batch, &self.salts)?;
+        let entries = PreparedEntry::batch(batch, &self.salts)?;
         let (reply, answer) = oneshot::channel();
         let turn = self.turn.lock().await;
         let room = self.room.clone().acquire_many_owned(size).await;
@@ -73,7 +71,7 @@ impl EntryLog for SqliteStore {
         message_id: &MessageId,
     ) -> Result<Option<Receipt>, StoreError> {
         let (user, message_id) = (user.clone(), *message_id);
-        self.readers.read(move |conn| files::receipt(conn, &user, &message_id)).await
+        self.readers.read(move |conn| entries::receipt(conn, &user, &message_id)).await
     }
 }
 
@@ -362,51 +360,5 @@ impl Close for SqliteStore {
         let recorder = self.end();
         let ended = tokio::task::spawn_blocking(move || crate::join(recorder)).await;
         ended.map_err(|error| StoreError::Database(error.to_string())).flatten()
-    }
-}
-
-/// Draws salts and prepares entries on the caller's thread.
-fn ready(batch: Vec<NewEntry>, salts: &Salts) -> Result<Vec<Ready>, StoreError> {
-    let salts = salts.draw(batch.len())?;
-    let mut before: Option<(twinlock_core::id::Sender, Bytes)> = None;
-    let one = |(new, salt): (NewEntry, Salt)| {
-        let commit = chain::commit(&salt, &new.body);
-        let sender = match &before {
-            Some((sender, bytes)) if *sender == new.sender => bytes.clone(),
-            _ => {
-                let bytes = Bytes::from(new.sender.to_string());
-                before = Some((new.sender.clone(), bytes.clone()));
-                bytes
-            }
-        };
-        let file = files::of_body(new.kind, &new.body);
-        Ready { new, sender, salt, commit, file }
-    };
-    Ok(batch.into_iter().zip(salts).map(one).collect())
-}
-
-/// Random salts from the system, drawn in batches: a system call for each salt would cost more than
-/// the hash that uses it.
-#[derive(Default)]
-pub(crate) struct Salts(Mutex<Vec<[u8; 16]>>);
-
-/// Number of salts drawn at a time; 4 KiB.
-const SALTS: usize = 256;
-
-impl Salts {
-    /// Returns each salt only once.
-    fn draw(&self, count: usize) -> Result<Vec<Salt>, StoreError> {
-        let mut drawn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if drawn.len() < count {
-            let have = drawn.len();
-            drawn.resize(count.max(SALTS), [0; 16]);
-            let (_, new) = drawn.split_at_mut(have);
-            if let Err(error) = getrandom::fill(new.as_flattened_mut()) {
-                drawn.truncate(have);
-                return Err(StoreError::Database(format!("no randomness: {error}")));
-            }
-        }
-        let keep = drawn.len() - count;
-        Ok(drawn.drain(keep..).map(Salt).collect())
     }
 }

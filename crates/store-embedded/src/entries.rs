@@ -8,11 +8,10 @@ use twinlock_core::chain::{self, Kind};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Name, Salt, ServerKey};
 
 use crate::error::DbError;
-use crate::place::server_key;
 use crate::recorder::Desk;
 use crate::row::{get_uint, int, limit};
 use crate::{files, index};
-use twinlock_store::{Content, Entry, Erased, Limit, Newest, Page, StoreError};
+use twinlock_store::{Content, Entry, Erased, Limit, Newest, Page, Receipt, StoreError};
 
 /// Columns that [`get_entry`] reads, in order.
 pub(crate) const COLUMNS: &str =
@@ -153,6 +152,58 @@ pub(crate) fn read(
 
 fn gap(conversation: ConversationId, n: u64) -> DbError {
     StoreError::Damaged(format!("entry {n} of conversation {conversation} is missing")).into()
+}
+
+/// The receipt of the first entry of a user with this message id.
+pub(crate) fn first_receipt(
+    conn: &Connection,
+    message_id: &MessageId,
+    user: i64,
+) -> Result<Option<Receipt>, DbError> {
+    let receipt = conn
+        .prepare_cached(
+            "SELECT conversation, n, time_ms, salt, link FROM entries
+             WHERE message_id = ?1 AND user = ?2",
+        )?
+        .query_row(params![message_id.0.as_slice(), user], |row| {
+            Ok(Receipt {
+                conversation: get_uint(row, 0)?,
+                n: get_uint(row, 1)?,
+                time_ms: get_uint(row, 2)?,
+                salt: row.get::<_, Option<[u8; 16]>>(3)?.map(Salt),
+                link: Link(row.get(4)?),
+            })
+        })
+        .optional()?;
+    Ok(receipt)
+}
+
+/// The receipt of this user's message, if it was recorded.
+pub(crate) fn receipt(
+    conn: &Connection,
+    user: &Name,
+    message_id: &MessageId,
+) -> Result<Option<Receipt>, DbError> {
+    let id = conn
+        .prepare_cached("SELECT id FROM users WHERE name = ?1")?
+        .query_row([user.as_str()], |row| row.get(0))
+        .optional()?;
+    match id {
+        Some(id) => first_receipt(conn, message_id, id),
+        None => Ok(None),
+    }
+}
+
+/// The server key that a conversation's `link_0` covers, if the conversation exists.
+pub(crate) fn server_key(
+    conn: &Connection,
+    conversation: ConversationId,
+) -> Result<Option<ServerKey>, DbError> {
+    let key = conn
+        .prepare_cached("SELECT server_key FROM conversations WHERE id = ?1")?
+        .query_row([int(conversation)], |row| row.get(0).map(ServerKey))
+        .optional()?;
+    Ok(key)
 }
 
 /// Erases salt and body of an entry, and keeps its commitment.

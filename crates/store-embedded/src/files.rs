@@ -1,36 +1,11 @@
 //! References of file entries to content, in rows next to the entries.
 
-use std::borrow::Cow;
-
-use prost::Message as _;
 use rusqlite::{Connection, OptionalExtension, params};
-use twinlock_core::chain::Kind;
-use twinlock_core::id::{ConversationId, MessageId, Name};
-use twinlock_core::proto::FileBody;
+use twinlock_core::id::{ConversationId, Name};
 
 use crate::error::DbError;
-use crate::place::first_place;
 use crate::row::{get_uint, int};
-use twinlock_store::{FileRef, Receipt, Stored};
-
-/// The content that a body of this kind refers to. The reference is always derived from the body,
-/// so no row can contradict it.
-pub(crate) fn of_body(kind: Kind, body: &[u8]) -> Option<FileRef> {
-    let FileBody { file, hash } = decode(kind, body)?;
-    Some(FileRef { hash: hash.as_ref().try_into().ok()?, size: file?.size })
-}
-
-/// The searchable text of a body: for a file, its name.
-pub(crate) fn text(kind: Kind, body: &[u8]) -> Cow<'_, [u8]> {
-    match decode(kind, body) {
-        Some(body) => body.file.map(|file| file.name).unwrap_or_default().into_bytes().into(),
-        None => body.into(),
-    }
-}
-
-fn decode(kind: Kind, body: &[u8]) -> Option<FileBody> {
-    if kind == Kind::FILE { FileBody::decode(body).ok() } else { None }
-}
+use twinlock_store::{FileRef, Stored};
 
 pub(crate) fn insert(
     conn: &Connection,
@@ -120,19 +95,4 @@ pub(crate) fn is_referenced(conn: &Connection, hash: &[u8; 32]) -> Result<bool, 
         .query_row([hash.as_slice()], |_| Ok(()))
         .optional()?;
     Ok(found.is_some())
-}
-
-pub(crate) fn receipt(
-    conn: &Connection,
-    user: &Name,
-    message_id: &MessageId,
-) -> Result<Option<Receipt>, DbError> {
-    let id = conn
-        .prepare_cached("SELECT id FROM users WHERE name = ?1")?
-        .query_row([user.as_str()], |row| row.get(0))
-        .optional()?;
-    match id {
-        Some(id) => first_place(conn, &message_id.0, id),
-        None => Ok(None),
-    }
 }

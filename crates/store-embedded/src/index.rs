@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, params};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::ConversationId;
+use twinlock_store::file_body;
 use twinlock_store::tokenizer;
 
 use crate::ENTRY;
 use crate::error::DbError;
-use crate::files;
 use crate::recorder::run_sql;
 use crate::row::limit;
 
@@ -141,7 +141,7 @@ fn take_in(conn: &Connection, done: i64) -> Result<Taken, DbError> {
         if let Some(body) = row.get_ref(2)?.as_blob_or_null()? {
             bytes += body.len();
             let place: i64 = row.get(1)?;
-            let text = files::text(Kind(row.get(3)?), body);
+            let text = file_body::text(Kind(row.get(3)?), body);
             insert.execute(params![last, place.to_string(), tokenizer::of_text(&text)])?;
         }
     }
@@ -166,7 +166,7 @@ pub(crate) fn forget(
     body: &[u8],
 ) -> Result<(), DbError> {
     if seq <= done(conn)? {
-        let text = files::text(kind, body);
+        let text = file_body::text(kind, body);
         conn.prepare_cached(
             "INSERT INTO words (words, rowid, place, body) VALUES ('delete', ?1, ?2, ?3)",
         )?

@@ -11,13 +11,14 @@ mod contract;
 mod conversations;
 mod credentials;
 mod entries;
+mod entry_writer;
 mod error;
 mod files;
 mod fts_query;
+mod head_cache;
 mod index;
 mod open;
 mod people;
-mod place;
 mod readers;
 mod recorder;
 mod row;
@@ -42,6 +43,7 @@ pub use open::{OpenError, RecordLock};
 use readers::Readers;
 use recorder::{Command, Desk, Ended, Job, JobDone};
 
+use twinlock_store::sequencer::Salts;
 use twinlock_store::{Bounds, Clock, Newest, Published, RowKey, StoreError};
 
 /// Capacity of the recorder's queue, bytes: bodies, plus [`ENTRY`] for each entry.
@@ -120,7 +122,7 @@ pub struct SqliteStore {
     room: Arc<Semaphore>,
     /// Bytes that are recorded but not indexed.
     unindexed: Arc<AtomicU64>,
-    salts: contract::Salts,
+    salts: Salts,
     news: broadcast::Sender<Arc<[Published]>>,
     recorder: Mutex<Option<Recorder>>,
 }
@@ -195,7 +197,7 @@ impl SqliteStore {
             turn: tokio::sync::Mutex::new(()),
             room: Arc::new(Semaphore::new(QUEUE)),
             unindexed,
-            salts: contract::Salts::default(),
+            salts: Salts::default(),
             news,
             recorder: Mutex::new(Some(recorder)),
         }))

@@ -18,10 +18,12 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
 
 use crate::Opened;
 use crate::checkpoint::{Before, Checkpointer};
+use crate::entry_writer::EntryWriter;
 use crate::error::DbError;
+use crate::head_cache::HeadCache;
 use crate::index::Index;
 use crate::open::{self, InPlace};
-use crate::place::{Cache, Placer, Ready};
+use twinlock_store::sequencer::PreparedEntry;
 use twinlock_store::{Appended, Clock, Order, Published, StoreError};
 
 /// Approximate limits for the number of entries in one transaction.
@@ -53,7 +55,7 @@ pub(crate) enum Command {
 
 /// The entries of one call, which are recorded together or not at all.
 pub(crate) struct Append {
-    pub(crate) entries: Vec<Ready>,
+    pub(crate) entries: Vec<PreparedEntry>,
     pub(crate) order: Order,
     pub(crate) reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
     /// Their space in the queue, released with the answer.
@@ -80,7 +82,7 @@ pub(crate) struct Desk<'a> {
     /// The recorder's connection, inside a transaction.
     pub(crate) conn: &'a Connection,
     /// A job may only remove cached state, because the transaction can still fail.
-    pub(crate) cache: &'a mut Cache,
+    pub(crate) cache: &'a mut HeadCache,
     /// Milliseconds since 1970 UTC.
     pub(crate) now_ms: u64,
     /// Set by a job that erased content: the WAL is emptied after the commit.
@@ -102,8 +104,8 @@ struct Recorder<'c> {
     path: &'c Path,
     in_place: &'c InPlace,
     conn: &'c Connection,
-    placer: Placer<'c>,
-    cache: Cache,
+    writer: EntryWriter<'c>,
+    cache: HeadCache,
     index: Index,
     clock: Clock,
     news: broadcast::Sender<Arc<[Published]>>,
@@ -130,13 +132,13 @@ pub(crate) fn run(
     batch: &mut Vec<Command>,
     started: &SyncSender<()>,
 ) -> Result<Ended, StoreError> {
-    let placer = Placer::new(conn).map_err(DbError::from)?;
+    let writer = EntryWriter::new(conn).map_err(DbError::from)?;
     let index = Index::load(conn, unindexed.clone())?;
     started.try_send(()).ok();
-    let (cache, worth) = (Cache::default(), BATCH_LEAST);
+    let (cache, worth) = (HeadCache::default(), BATCH_LEAST);
     let (clock, news) = (clock.clone(), news.clone());
     let mut recorder =
-        Recorder { path, in_place, conn, placer, cache, index, clock, news, checkpointer, worth };
+        Recorder { path, in_place, conn, writer, cache, index, clock, news, checkpointer, worth };
     let (mut idle, mut goes_on) = (false, true);
     while goes_on {
         if batch.is_empty() {
@@ -250,10 +252,10 @@ impl Recorder<'_> {
     /// Records a batch in one transaction.
     fn record(&mut self, batch: &mut Vec<Command>) {
         let now_ms = (self.clock)();
-        self.placer.begin(self.news.receiver_count() > 0);
+        self.writer.begin(self.news.receiver_count() > 0);
         let mut erased = false;
         let mut answers = Vec::with_capacity(batch.len());
-        let mut failed = self.placer.begin_transaction().err();
+        let mut failed = self.writer.begin_transaction().err();
         let (begun, began) = (failed.is_none(), Instant::now());
         for command in batch.drain(..) {
             match command {
@@ -263,7 +265,7 @@ impl Recorder<'_> {
                         None if order.has_failed() => Err(StoreError::OutOfOrder),
                         Some(error) => Err(error.clone()),
                         None => {
-                            let placed = self.placer.place(&mut self.cache, entries, now_ms);
+                            let placed = self.writer.write(&mut self.cache, entries, now_ms);
                             placed.inspect_err(|error| failed = Some(error.clone()))
                         }
                     };
@@ -281,13 +283,13 @@ impl Recorder<'_> {
         }
         let placing = began.elapsed();
         let failed = failed.or_else(|| self.in_place.check().err());
-        let failed = failed.or_else(|| self.placer.commit().err());
+        let failed = failed.or_else(|| self.writer.commit().err());
         match &failed {
             None => {
-                let placed = self.placer.placed();
+                let placed = self.writer.written();
                 self.worth = worth(placed, placing, began.elapsed().saturating_sub(placing));
                 // Before the answers: a caller may read the index backlog at once.
-                self.index.appended(placed, self.placer.placed_bytes());
+                self.index.appended(placed, self.writer.written_bytes());
                 self.tell();
                 self.answer(answers, None);
                 self.checkpointer.committed(erased);
@@ -297,7 +299,7 @@ impl Recorder<'_> {
             }
             Some(error) => {
                 tracing::error!(%error, "a commit failed; nothing of it was recorded or acknowledged");
-                self.placer.roll_back();
+                self.writer.roll_back();
                 // Only under the write lock and in the file that was opened. Otherwise the frames
                 // could be another process's.
                 let ours = begun && self.in_place.check().is_ok();
@@ -312,7 +314,7 @@ impl Recorder<'_> {
     }
 
     fn tell(&mut self) {
-        let published = self.placer.take_published();
+        let published = self.writer.take_published();
         if !published.is_empty() {
             // Fails if there are no watchers.
             self.news.send(published.into()).ok();

@@ -17,8 +17,9 @@ use twinlock_core::id::ConversationId;
 use crate::entries::{self, BODY, COLUMN_COUNT, COLUMNS, KIND};
 use crate::error::DbError;
 use crate::fts_query::{LastWord, long_prefix, to_fts};
+use crate::index;
 use crate::row::int;
-use crate::{files, index};
+use twinlock_store::file_body;
 use twinlock_store::tokenizer::Query;
 use twinlock_store::{Content, Entry, Found, IndexPosition, Limit, PrefixWords, SearchFrom};
 
@@ -106,7 +107,7 @@ impl Search<'_> {
             let kind = Kind(row.get(KIND)?);
             let body = row.get_ref(BODY)?.as_blob_or_null()?;
             let n = entries::number(row)?;
-            if body.is_some_and(|body| self.query.matches(&files::text(kind, body))) {
+            if body.is_some_and(|body| self.query.matches(&file_body::text(kind, body))) {
                 self.take(entries::get_entry(row)?);
             }
             if self.is_over() {
@@ -179,7 +180,7 @@ impl Search<'_> {
             let body = row.get_ref(BODY)?.as_blob_or_null()?;
             let kind = Kind(row.get(KIND)?);
             let hit =
-                !read || body.is_some_and(|body| self.query.matches(&files::text(kind, body)));
+                !read || body.is_some_and(|body| self.query.matches(&file_body::text(kind, body)));
             // An erased entry has no body. Its words are gone from the index too, so this is only a
             // safeguard.
             if hit && body.is_some() {

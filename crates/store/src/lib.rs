@@ -17,10 +17,12 @@ pub mod conformance;
 mod directory;
 pub mod equal_cost;
 mod error;
+pub mod file_body;
 mod files;
 mod log;
 pub mod row_mac;
 mod search;
+pub mod sequencer;
 mod store;
 pub mod tokenizer;
 
