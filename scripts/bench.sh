@@ -234,7 +234,7 @@ ratio to another program is stable if both are measured alternately on the same 
 - A whole `send` is a process from start to exit, 51 times alternating with `mosquitto_pub -q 1` over TLS to a local mosquitto,
   where that is installed. Mosquitto writes nothing to disk before it answers.
 
-`twinlock bench` measures any server that you have a profile of, and `cargo run --release -p twinlock-store --example append_rate`
+`twinlock bench` measures any server that you have a profile of, and `cargo run --release -p twinlock-store-embedded --example append_rate`
 measures the record alone. Both write real data.
 WORDS
 } >"$document"

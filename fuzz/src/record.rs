@@ -8,7 +8,8 @@ use tokio::runtime::{Builder, Runtime};
 use twinlock_core::chain::{self, Kind, Linked, Position};
 use twinlock_core::id::{Link, MessageId, Salt, Sender, ServerKey};
 use twinlock_core::keys::RowKey;
-use twinlock_store::{Appended, LOBBY, NewEntry, Options, SqliteStore, Store};
+use twinlock_store::{Appended, EntryLog as _, EntrySearch as _, LOBBY, NewEntry};
+use twinlock_store_embedded::{Options, SqliteStore};
 
 use crate::input::Input;
 

@@ -26,9 +26,8 @@ use twinlock_core::id::{ConversationId, Name, ServerKey, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::session::BindingPolicy;
-use twinlock_store::{
-    OpenError, Person, Published, RecordLock, Role, SqliteStore, Store, StoreError,
-};
+use twinlock_store::{Person, Published, Role, Store, StoreError};
+use twinlock_store_embedded::{OpenError, RecordLock, SqliteStore};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::tls::{ServerTls, TlsFault};
 
@@ -597,7 +596,7 @@ fn open_store(
     start: Start,
     known: &Heads,
 ) -> Result<Arc<dyn Store>, StartError> {
-    let options = twinlock_store::Options::new(setup.server_key(), setup.row_key());
+    let options = twinlock_store_embedded::Options::new(setup.server_key(), setup.row_key());
     let options = options.bounds(config.limits.bounds);
     if start == Start::Later {
         lock.check(&known.expected())?;

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use twinlock_core::id::{ConversationId, Link, ServerKey, TlsPin};
-use twinlock_store::{Expected, Limit, Newest, Store, StoreError};
+use twinlock_store::{Limit, Newest, Store, StoreError};
+use twinlock_store_embedded::Expected;
 
 use super::StartError;
 use crate::private::{self, Failed};

@@ -32,7 +32,7 @@ use twinlock_core::proto::{
 };
 use twinlock_core::session::{Binding, BindingPolicy, Config as SessionConfig, Event};
 use twinlock_server::{Config, Server, StartError};
-use twinlock_store::OpenError;
+use twinlock_store_embedded::OpenError;
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::{Connection, ConnectionError, Wake};
 use twinlock_transport::login::{LoginError, login};
