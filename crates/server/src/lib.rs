@@ -15,6 +15,7 @@ extern crate self as twinlock_server;
 mod common;
 
 mod append_log;
+mod appends;
 mod barred;
 mod classic;
 mod config;
@@ -26,6 +27,7 @@ pub mod identity;
 mod limits;
 mod private;
 pub mod process;
+mod refusal;
 mod server;
 mod session;
 

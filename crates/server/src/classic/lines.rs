@@ -17,10 +17,10 @@ use twinlock_transport::OsEntropy;
 use super::wire::{Wake, Wire};
 use super::{Ended, append_log, entry};
 use crate::append_log::{AppendLog, Logged};
+use crate::appends::{Appends, Batch, Recorded};
 use crate::limits::slots::{Permit, Rank};
+use crate::refusal::not_recorded;
 use crate::server::Shared;
-use crate::session::appends::{Appends, Batch, Recorded};
-use crate::session::refusal::not_recorded;
 
 /// Serves a connection to its end.
 pub(super) async fn serve<S>(shared: &Arc<Shared>, mut wire: Wire<S>, permit: &Permit) -> Ended

@@ -32,9 +32,9 @@ use twinlock_transport::tls::{ServerTls, TlsFault};
 use crate::append_log::{AppendLog, Who, write_text};
 use crate::config::Classic;
 use crate::limits::slots::{Eviction, Permit, Slots};
+use crate::refusal::Unrecorded;
 use crate::server::Shared;
 use crate::session;
-use crate::session::refusal::Unrecorded;
 use wire::{Lost, Wire};
 
 /// The salt of keys that do not exist. It is never drawn for a key.

@@ -22,8 +22,8 @@ use super::{Ended, append_log, entry};
 use crate::append_log::{AppendLog, Logged};
 use crate::limits::accounts::ENTRY;
 use crate::limits::slots::{Permit, Rank};
+use crate::refusal::{Unrecorded, not_recorded};
 use crate::server::Shared;
-use crate::session::refusal::{Unrecorded, not_recorded};
 
 /// Serves a connection to its end.
 pub(super) async fn serve<S>(shared: &Arc<Shared>, wire: Wire<S>, permit: &Permit) -> Ended

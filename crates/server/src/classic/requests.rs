@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::append_log::with_name;
 use crate::barred::Revocation;
 use crate::convert::copy;
-use crate::session::refusal::{Refused, bad_name, needs, refuse, storage};
+use crate::refusal::{Refused, bad_name, needs, refuse, storage};
 use crate::session::requests::{Answer, Asker, LIST, done, page_after};
 
 impl Asker<'_> {

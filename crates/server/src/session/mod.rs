@@ -1,12 +1,10 @@
 //! One connection from accept to end: TLS, limits, the handshake, then the session. One task owns
 //! all of it.
 
-pub(crate) mod appends;
 mod follow;
 mod intake;
 mod line;
 mod out;
-pub(crate) mod refusal;
 mod register;
 pub(crate) mod requests;
 mod step_up;

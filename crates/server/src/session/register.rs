@@ -20,11 +20,11 @@ use twinlock_store::{
 };
 use twinlock_transport::OsEntropy;
 
-use super::refusal::{Refused, bad_name, refuse, storage};
 use crate::convert::copy;
 use crate::hub::Handle;
 use crate::limits::Origin;
 use crate::limits::guess::{Guess, Taken, Wait};
+use crate::refusal::{Refused, bad_name, refuse, storage};
 use crate::server::Shared;
 
 /// Registrations that may be begun in one session.

@@ -21,9 +21,9 @@ use twinlock_store::{
 use twinlock_transport::OsEntropy;
 use zeroize::Zeroizing;
 
-use super::refusal::{Refused, bad_name, needs, refuse, storage, too_large};
 use crate::barred::Revocation;
 use crate::convert::{self, copy};
+use crate::refusal::{Refused, bad_name, needs, refuse, storage, too_large};
 use crate::server::Shared;
 
 /// Rows of a list in one answer.

@@ -15,12 +15,12 @@ use twinlock_core::step_up::AwaitStepUp;
 use twinlock_transport::OsEntropy;
 use twinlock_transport::login::PROOF_DEADLINE;
 
-use super::refusal::{Refused, refuse, storage};
 use super::register::{Registrar, Registrations};
 use super::requests::{self, Answer, done};
 use crate::convert::copy;
 use crate::hub::Handle;
 use crate::limits::guess::TakenByDevice;
+use crate::refusal::{Refused, refuse, storage};
 use crate::server::Shared;
 
 /// Step-ups per session. They take no login permit, since outsiders can exhaust those.

@@ -10,14 +10,14 @@ use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, requ
 use twinlock_store::{NewEntry, Person};
 use twinlock_transport::transport::Transport;
 
-use super::super::appends::own_body;
-use super::super::refusal::{Refused, refuse, too_large};
 use super::super::register::Registrations;
 use super::super::requests::{self, Asker, done};
 use super::super::step_up::StepUp;
 use super::job::{Done, Job};
 use super::{End, Presence, Rights, Serving, files};
+use crate::appends::own_body;
 use crate::hub::Handle;
+use crate::refusal::{Refused, refuse, too_large};
 use crate::server::Shared;
 
 impl<S: Transport> Serving<S> {

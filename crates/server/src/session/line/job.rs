@@ -9,10 +9,10 @@ use futures_util::future::BoxFuture;
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto::answer::Result as Answered;
 
-use super::super::appends::Handed;
-use super::super::refusal::Refused;
 use super::super::register::Registrations;
 use super::super::step_up::StepUp;
+use crate::appends::Handed;
+use crate::refusal::Refused;
 
 /// A request in progress, or a hand-over of appends to the recorder.
 pub(super) struct Job {

@@ -29,10 +29,10 @@ use twinlock_core::session::{SendError, Session};
 use twinlock_transport::flow_control::ACK_EACH;
 
 use super::out::Out;
-use super::refusal::{Refused, refuse, storage};
 use crate::convert::{self, copy};
 use crate::files::{Blob, Denied, Files, FilesError, Hash, Upload};
 use crate::limits::throttle::log_fault;
+use crate::refusal::{Refused, refuse, storage};
 
 use download::{Download, Found, Read};
 use upload::{Accepted, Incoming, Step};

@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep_until};
 use twinlock_core::proto::{Limit, RefusalReason};
 use twinlock_store::{Answer, Appended, NewEntry, Order, StoreError};
 
-use super::refusal::{RETRY, Refused, Unrecorded};
 use crate::config::Limits;
 use crate::limits::accounts::{Account, ENTRY, OverQuota};
 use crate::limits::room::AtReserve;
+use crate::refusal::{RETRY, Refused, Unrecorded};
 use crate::server::Shared;
 
 /// Appends that go to the recorder together.
