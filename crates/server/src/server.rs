@@ -34,12 +34,13 @@ use twinlock_transport::tls::{ServerTls, TlsFault};
 
 use crate::append_log::Names;
 use crate::barred::Barred;
+use crate::bus::Bus;
+use crate::bus::local::LocalBus;
 use crate::classic::{self, ClassicShared};
 use crate::config::Config;
 use crate::convert::copy;
 use crate::doors::{Door, Doors};
 use crate::files::{Files, LocalDisk};
-use crate::hub::Hub;
 use crate::identity::{Identity, IdentityError, Options as IdentityOptions};
 use crate::limits::Origin;
 use crate::limits::accounts::{Accounts, Unindexed};
@@ -78,7 +79,7 @@ pub(crate) struct Shared {
     pub(crate) files: Arc<Files>,
     pub(crate) setup: ServerSetup,
     pub(crate) tls: ServerTls,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) bus: Arc<dyn Bus>,
     /// The handshake runtime, where logins run.
     pub(crate) door: Door,
     /// The main runtime, where sockets and sessions are.
@@ -372,7 +373,7 @@ impl Server {
             accounts: Accounts::new(limits, unindexed),
             text_room,
             barred,
-            hub: Arc::new(Hub::default()),
+            bus: Arc::new(LocalBus::default()),
             stop: watch::Sender::new(false),
             config,
             store,
@@ -487,7 +488,7 @@ impl Server {
     /// Number of sessions.
     #[must_use]
     pub fn lines(&self) -> usize {
-        self.shared.hub.count()
+        self.shared.bus.sessions()
     }
 
     /// Erases an entry: its salt and body, and a file's content unless another entry refers to it.
@@ -545,12 +546,12 @@ impl Server {
     /// [`StoreError`] if the record cannot be closed cleanly. No acknowledged entry is lost in that
     /// case.
     pub async fn shutdown(mut self) -> Result<(), StoreError> {
-        tracing::info!(lines = self.shared.hub.count(), "shutting down");
+        tracing::info!(lines = self.shared.bus.sessions(), "shutting down");
         self.shared.stop.send_replace(true);
-        self.shared.hub.close_all(CloseCode::Shutdown);
+        self.shared.bus.close_all(CloseCode::Shutdown);
         let ended = async { while self.accepting.join_next().await.is_some() {} };
         if timeout(self.shared.config.drain, ended).await.is_err() {
-            tracing::warn!(lines = self.shared.hub.count(), "connections were dropped");
+            tracing::warn!(lines = self.shared.bus.sessions(), "connections were dropped");
         }
         self.accepting.shutdown().await;
         self.upkeep.shutdown().await;
@@ -730,8 +731,8 @@ async fn keep_heads(store: &dyn Store, heads: &tokio::sync::Mutex<heads::Keeper>
 async fn publish(shared: Arc<Shared>, mut commits: broadcast::Receiver<Arc<[Published]>>) {
     loop {
         match commits.recv().await {
-            Ok(published) => shared.hub.topics.publish(&published),
-            Err(broadcast::error::RecvError::Lagged(_)) => shared.hub.topics.missed(),
+            Ok(published) => shared.bus.publish(&published),
+            Err(broadcast::error::RecvError::Lagged(_)) => shared.bus.missed(),
             Err(broadcast::error::RecvError::Closed) => return,
         }
     }

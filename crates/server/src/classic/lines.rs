@@ -42,7 +42,7 @@ where
         Err(closed) => return closed.into(),
     };
     // Before the key is looked up, so that any later revocation is signalled.
-    let revocations = shared.classic.revocations.subscribe();
+    let revocations = shared.bus.watch_keys();
     let (key, lines) = match key_and_lines(shared, heard).await {
         Ok(found) => found,
         Err(ended) => return ended,

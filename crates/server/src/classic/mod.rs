@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use twinlock_core::chain::Kind;
@@ -46,8 +46,6 @@ pub(crate) struct ClassicShared {
     pub(crate) origin: Port,
     tls: ServerTls,
     root: keys::ClassicRoot,
-    /// Counts revocations; each connection then checks whether its key still exists.
-    revocations: watch::Sender<u64>,
     /// Permits of the tarpit, for failed connections of the bridge.
     holds: Semaphore,
     here: AtomicUsize,
@@ -80,7 +78,6 @@ impl ClassicShared {
             origin: port(origin),
             tls: tls.without_alpn()?,
             root: setup.classic_root(),
-            revocations: watch::Sender::new(0),
             holds: Semaphore::new(config.holds.max(1)),
             here: AtomicUsize::new(0),
         })

@@ -31,7 +31,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // Before any key is looked up, so that any later revocation is signalled.
-    let revocations = shared.classic.revocations.subscribe();
+    let revocations = shared.bus.watch_keys();
     let mut origin = Origin {
         shared,
         permit,

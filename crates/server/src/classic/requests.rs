@@ -119,7 +119,7 @@ impl Asker<'_> {
                 Err(Refused { barred: true, ..storage(&error) })
             }
         };
-        self.shared.classic.revocations.send_modify(|count| *count += 1);
+        self.shared.bus.key_revoked();
         answer
     }
 }

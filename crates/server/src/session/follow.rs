@@ -18,8 +18,8 @@ use twinlock_store::{Limit, Page, StoreError};
 
 use super::out::Out;
 use super::requests::{ENTRY_HEAD, FRAME_HEAD};
+use crate::bus::{SessionHandle, Subscription, Tail};
 use crate::convert;
-use crate::hub::{Following, Handle, Tail};
 use crate::limits::throttle::log_fault;
 use crate::server::Shared;
 
@@ -47,7 +47,7 @@ pub(crate) struct Cursors {
 
 struct Cursor {
     position: u64,
-    following: Following,
+    following: Subscription,
 }
 
 /// A page that is being read.
@@ -92,12 +92,12 @@ impl Cursors {
     pub(crate) fn follow(
         &mut self,
         shared: &Shared,
-        line: &Arc<Handle>,
+        line: &Arc<SessionHandle>,
         conversation: ConversationId,
         position: u64,
     ) {
         self.forget_news(conversation);
-        let following = shared.hub.topics.follow(line, conversation);
+        let following = shared.bus.follow(line, conversation);
         self.at.insert(conversation, Cursor { position, following });
     }
 

@@ -47,8 +47,8 @@ use super::step_up::StepUp;
 use super::transfers::{Done, Transfers, Violation};
 use crate::append_log::{AppendLog, Logged, Who, with_name, write_text};
 use crate::appends::{Appends, Batch, Recorded};
+use crate::bus::RegisteredSession;
 use crate::convert;
-use crate::hub::Entered;
 use crate::limits::Origin;
 use crate::refusal::{Refused, not_recorded, storage};
 use crate::server::Shared;
@@ -122,7 +122,7 @@ impl From<StoreError> for End {
 /// The session of an authenticated client.
 pub(crate) struct Serving<S> {
     shared: Arc<Shared>,
-    handle: Entered,
+    handle: RegisteredSession,
     line: Connection<S>,
     rights: Rights,
     /// Step-up state of a device session, from its first step-up on.
@@ -159,7 +159,7 @@ impl<S: Transport> Serving<S> {
     /// Boxed, so that the futures that pass it on stay small.
     pub(crate) fn new(
         shared: Arc<Shared>,
-        handle: Entered,
+        handle: RegisteredSession,
         line: Connection<S>,
         holder: Holder,
         origin: Option<Origin>,
@@ -361,7 +361,7 @@ impl<S: Transport> Serving<S> {
                         tracing::warn!(%sid, "TLS is intercepted between this client and the server");
                     }
                     let most = (&self.shared.config.limits).into();
-                    let ready = self.shared.hub.ready(&self.handle, &info.instance, most);
+                    let ready = self.shared.bus.ready(&self.handle, &info.instance, most);
                     ready.map_err(End::Close)?;
                 }
                 Event::Closed(code) => return Err(End::Bye(code)),

@@ -31,8 +31,8 @@ use twinlock_store::{Credential, Holder, LoginMethod, LookedUp, StoreError};
 use twinlock_transport::login::{Acceptor, LoginError, parse_hello};
 use twinlock_transport::{OsEntropy, proxy, tls};
 
+use crate::bus::Owner;
 use crate::convert::{self, copy};
-use crate::hub::Owner;
 use crate::limits::Origin;
 use crate::limits::census::Majority;
 use crate::limits::guess::{Guess, Taken, Wait};
@@ -441,7 +441,7 @@ async fn enter(
         (Holder::Invite(_), CredentialId::Invite(id)) => (Owner::Invite(*id), None),
         (Holder::Invite(_), _) => return None,
     };
-    let entered = shared.hub.enter(owner, device, (&shared.config.limits).into());
+    let entered = shared.bus.enter(owner, device, (&shared.config.limits).into());
     // Only from here on does a revocation find this session, so earlier ones are checked now.
     let barred = device.is_some_and(|device| shared.barred.has_device(&device));
     let now = look_up(shared, &id).await.map(LookedUp::into_credential);

@@ -11,7 +11,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use twinlock_core::Entropy as _;
-use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{CredentialId, DeviceId, InviteId, Name};
 use twinlock_core::opaque::{RECORD, REQUEST, ServerSetup};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
@@ -20,8 +19,8 @@ use twinlock_store::{
 };
 use twinlock_transport::OsEntropy;
 
+use crate::bus::SessionHandle;
 use crate::convert::copy;
-use crate::hub::Handle;
 use crate::limits::Origin;
 use crate::limits::guess::{Guess, Taken, Wait};
 use crate::refusal::{Refused, bad_name, refuse, storage};
@@ -68,7 +67,7 @@ impl Registrations {
     pub(crate) async fn request(
         &mut self,
         shared: &Shared,
-        this: &Handle,
+        this: &SessionHandle,
         op: Op,
     ) -> Result<Answered, Refused> {
         match op {
@@ -171,7 +170,7 @@ impl Registrations {
     async fn finish(
         &mut self,
         shared: &Shared,
-        this: &Handle,
+        this: &SessionHandle,
         records: proto::RegisterFinish,
     ) -> Result<Answered, Refused> {
         let Some(open) = self.open.take().filter(|open| open.evaluated) else {
@@ -212,7 +211,7 @@ impl Registrations {
                 }
                 if password.is_some() {
                     tracing::info!(%user, "password changed");
-                    shared.hub.close_password_sessions(user, this, CloseCode::LogInAgain);
+                    shared.bus.password_changed(user, this);
                 } else {
                     tracing::info!(%user, "device enrolled");
                 }

@@ -1,5 +1,6 @@
 //! Requests of a device session other than append and follow (section 8).
 
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,6 @@ use tokio::time::{Instant, timeout_at};
 use twinlock_core::Entropy as _;
 use twinlock_core::chain::Kind;
 use twinlock_core::credential::Credential;
-use twinlock_core::frame::CloseCode;
 use twinlock_core::handshake::self_register;
 use twinlock_core::id::{ConversationId, DeviceId, InviteId, Link, MessageId, Name, Sender};
 use twinlock_core::keys::InviteSecret;
@@ -198,7 +198,7 @@ impl Asker<'_> {
         let marked =
             self.shared.store.mark_read(&self.person.user, want.conversation, want.n).await;
         marked.map_err(|e| storage(&e))?;
-        self.shared.hub.tell_changed([&self.person.user], want.conversation);
+        self.shared.bus.conversation_changed(from_ref(&self.person.user), want.conversation);
         done()
     }
 
@@ -226,7 +226,7 @@ impl Asker<'_> {
         let Some(made) = made.map_err(|e| storage(&e))? else {
             return refuse(RefusalReason::NameTaken);
         };
-        self.shared.hub.tell_changed([&self.person.user], made.id);
+        self.shared.bus.conversation_changed(from_ref(&self.person.user), made.id);
         Ok(Answered::Conversation(convert::conversation(&made)))
     }
 
@@ -262,7 +262,7 @@ impl Asker<'_> {
             return refuse(RefusalReason::NotAllowed);
         }
         // First, so that the user's other sessions stop following it.
-        self.shared.hub.tell_changed([&self.person.user], want.conversation);
+        self.shared.bus.conversation_changed(from_ref(&self.person.user), want.conversation);
         self.tell_members(want.conversation).await?;
         self.say(want.conversation, &format!("{} left", self.person.user)).await;
         done()
@@ -294,7 +294,7 @@ impl Asker<'_> {
             return refuse(RefusalReason::NotFound);
         };
         if opened.head == 0 {
-            self.shared.hub.tell_changed([&self.person.user, &other], opened.id);
+            self.shared.bus.conversation_changed(&[self.person.user.clone(), other], opened.id);
         }
         Ok(Answered::Conversation(convert::conversation(&opened)))
     }
@@ -316,7 +316,7 @@ impl Asker<'_> {
         let rows =
             self.reading(|store| async move { store.people(after.as_ref(), LIST + 1).await });
         let rows = rows.await?;
-        let online = |person: &Person| self.shared.hub.is_online(&person.user);
+        let online = |person: &Person| self.shared.bus.is_online(&person.user);
         Ok(Answered::People(proto::People {
             more: rows.len() > LIST,
             people: rows.iter().take(LIST).map(|p| convert::person(p, online(p))).collect(),
@@ -405,7 +405,7 @@ impl Asker<'_> {
         let mut after = None;
         loop {
             let rows = self.members(id, after, LIST).await?;
-            self.shared.hub.tell_changed(&rows, id);
+            self.shared.bus.conversation_changed(&rows, id);
             match rows.last() {
                 Some(last) if rows.len() == LIST => after = Some(last.clone()),
                 _ => return Ok(()),
@@ -428,7 +428,7 @@ pub(crate) async fn list_devices(
         created_ms: device.created_ms,
         seen_ms: device.seen_ms,
         current: Some(&device.id) == current,
-        online: shared.hub.is_device_online(&device.id),
+        online: shared.bus.is_device_online(&device.id),
     });
     // A frame holds about 400 devices. No user has that many, and omitting the rest is harmless.
     Ok(Answered::Devices(proto::Devices { devices: devices.take(4 * LIST).collect() }))
@@ -443,20 +443,20 @@ pub(crate) async fn revoke_device(shared: &Shared, user: &Name, device: &DeviceI
             // If the record cannot be read either, a live session shows whose device it is.
             let is_own = match shared.store.devices(user).await {
                 Ok(own) => own.iter().any(|own| own.id == *device),
-                Err(_) => shared.hub.is_device_of(user, device),
+                Err(_) => shared.bus.is_device_of(user, device),
             };
             if !is_own {
                 return refuse(RefusalReason::NotFound);
             }
             tracing::warn!(%user, %device, "device barred until a restart: not recorded");
             shared.barred.bar(Revocation::Device(user.clone(), *device));
-            shared.hub.close_device(device, CloseCode::Revoked);
+            shared.bus.device_revoked(device);
             return Err(Refused { barred: true, ..no });
         }
     }
     tracing::info!(%user, %device, "device revoked");
     shared.barred.written(&Revocation::Device(user.clone(), *device));
-    shared.hub.close_device(device, CloseCode::Revoked);
+    shared.bus.device_revoked(device);
     done()
 }
 

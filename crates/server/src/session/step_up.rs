@@ -17,8 +17,8 @@ use twinlock_transport::login::PROOF_DEADLINE;
 
 use super::register::{Registrar, Registrations};
 use super::requests::{self, Answer, done};
+use crate::bus::SessionHandle;
 use crate::convert::copy;
-use crate::hub::Handle;
 use crate::limits::guess::TakenByDevice;
 use crate::refusal::{Refused, refuse, storage};
 use crate::server::Shared;
@@ -136,7 +136,12 @@ impl StepUp {
     }
 
     /// Replaces the password. Only password sessions enrol devices.
-    pub(crate) async fn register(&mut self, shared: &Shared, this: &Handle, op: Op) -> Answer {
+    pub(crate) async fn register(
+        &mut self,
+        shared: &Shared,
+        this: &SessionHandle,
+        op: Op,
+    ) -> Answer {
         let proven = self.fresh(shared).await?;
         match op {
             Op::RegisterBegin(want) if want.device => refuse(RefusalReason::NotAllowed),

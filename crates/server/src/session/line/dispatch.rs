@@ -16,7 +16,7 @@ use super::super::step_up::StepUp;
 use super::job::{Done, Job};
 use super::{End, Presence, Rights, Serving, files};
 use crate::appends::own_body;
-use crate::hub::Handle;
+use crate::bus::SessionHandle;
 use crate::refusal::{Refused, refuse, too_large};
 use crate::server::Shared;
 
@@ -59,7 +59,7 @@ impl<S: Transport> Serving<S> {
                 if let Op::ListPeople(proto::ListPeople { watch: true, .. }) = op
                     && matches!(self.presence, Presence::Unwatched)
                 {
-                    self.presence = Presence::Told(self.shared.hub.watch_presence(&self.handle));
+                    self.presence = Presence::Told(self.shared.bus.watch_presence(&self.handle));
                 }
                 let only_reads = only_reads(&op);
                 let asking = Asking {
@@ -187,7 +187,7 @@ fn writes(op: &Op) -> bool {
 /// A request of a device session.
 struct Asking {
     shared: Arc<Shared>,
-    this: Arc<Handle>,
+    this: Arc<SessionHandle>,
     sid: SessionId,
     person: Arc<Person>,
     device: DeviceId,
@@ -255,7 +255,7 @@ impl Asking {
 /// A request of a session that may register.
 struct Registering {
     shared: Arc<Shared>,
-    this: Arc<Handle>,
+    this: Arc<SessionHandle>,
     /// The user of a password session, which also manages its own devices.
     user: Option<Name>,
     registrations: Option<Registrations>,

@@ -11,12 +11,12 @@ use twinlock_transport::connection::{Connection, ConnectionError};
 use twinlock_transport::transport::Transport;
 
 use super::End;
-use crate::hub::Handle;
+use crate::bus::SessionHandle;
 use crate::server::Shared;
 
 /// Logs the beginning of a session, once its client is ready.
 pub(super) fn log_begin(
-    handle: &Handle,
+    handle: &SessionHandle,
     session: &Session,
     peer: SocketAddr,
     software: &Untrusted,
@@ -40,7 +40,7 @@ pub(super) fn log_begin(
 /// Logs the end of a session.
 pub(super) fn log_end<S: Transport>(
     shared: &Shared,
-    handle: &Handle,
+    handle: &SessionHandle,
     line: &Connection<S>,
     peer: SocketAddr,
     end: &End,

@@ -16,8 +16,8 @@ use twinlock_transport::transport::Transport;
 use super::super::follow::{Cursors, ROOM, Read};
 use super::job::next_finished;
 use super::{End, PRESENCE, Presence, Rights, Serving, next_done};
+use crate::bus::PendingSignals;
 use crate::convert;
-use crate::hub::Mail;
 
 /// A changed conversation that is being looked up.
 pub(super) struct Looking {
@@ -50,7 +50,8 @@ pub(super) async fn next_news(cursors: &mut Cursors, looking: &mut Option<Lookin
 
 impl<S: Transport> Serving<S> {
     pub(super) async fn read_mail(&mut self) -> Result<(), End> {
-        let Mail { news, mut changed, presence, close } = self.handle.take_mail();
+        let PendingSignals { new_entries, mut changed, presence, close } =
+            self.handle.take_signals();
         if let Some(code) = close {
             return Err(self.last_words(code).await);
         }
@@ -59,7 +60,7 @@ impl<S: Transport> Serving<S> {
         if !self.line.session().is_open() {
             return Ok(());
         }
-        self.cursors.add_news(news);
+        self.cursors.add_news(new_entries);
         self.changed.append(&mut changed);
         if presence && let Presence::Told(seen) = self.presence {
             self.presence = Presence::Behind(seen);
@@ -161,7 +162,7 @@ impl<S: Transport> Serving<S> {
     }
 
     fn tell_presence(&mut self, seen: u64) -> Result<(), End> {
-        let (changes, seen) = self.shared.hub.presence_since(seen, PRESENCE);
+        let (changes, seen) = self.shared.bus.presence_since(seen, PRESENCE);
         let all = changes.len() < PRESENCE;
         self.presence = if all { Presence::Told(seen) } else { Presence::Behind(seen) };
         for (user, online) in changes {

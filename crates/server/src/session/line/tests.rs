@@ -50,7 +50,7 @@ impl<'h> Held<'h> {
 
 /// Simulates missed commits, so that every cursor reads from the store.
 fn make_behind(host: &Host) {
-    host.server.shared.hub.topics.missed();
+    host.server.shared.bus.missed();
 }
 
 fn has_entries(client: &Client) -> bool {
@@ -145,7 +145,7 @@ async fn catch_up__waiting_does_not_block_append_hand_over() {
 async fn catch_up__waiting_is_ended_by_revocation() {
     let host = Host::start().await;
     let (device, mut ada, _held) = catching_up(&host).await;
-    host.server.shared.hub.close_device(&device.id, CloseCode::Revoked);
+    host.server.shared.bus.device_revoked(&device.id);
     assert_eq!(ada.end().await.unwrap(), CloseCode::Revoked);
 }
 
@@ -175,7 +175,7 @@ async fn catch_up__waiting_does_not_block_shutdown() {
     for _ in 0..3 {
         turns.push(server.shared.reads.turn(&zoe).await);
     }
-    server.shared.hub.topics.missed();
+    server.shared.bus.missed();
     let waits = async {
         while server.shared.reads.waiting() == 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -215,7 +215,7 @@ async fn conversation_change__waiting_read_does_not_delay_appends() {
     ada.follow(LOBBY, 0).await.unwrap();
     let held = Held::all(&host).await;
     let name = Name::new("ada").unwrap();
-    host.server.shared.hub.tell_changed([&name], LOBBY);
+    host.server.shared.bus.conversation_changed(std::slice::from_ref(&name), LOBBY);
     held.until_a_read_waits().await;
     assert_eq!(ada.append(LOBBY, "while it waits").await.unwrap().n, 1);
     // The request must wait, so that the change is sent before its answer.
@@ -229,9 +229,9 @@ async fn conversation_change__waiting_read_does_not_delay_appends() {
     assert_eq!(ada.pick("the change", pick).await, LOBBY);
     ada.answer(list).await;
     let held = Held::all(&host).await;
-    host.server.shared.hub.tell_changed([&name], LOBBY);
+    host.server.shared.bus.conversation_changed(std::slice::from_ref(&name), LOBBY);
     held.until_a_read_waits().await;
-    host.server.shared.hub.close_device(&device.id, CloseCode::Revoked);
+    host.server.shared.bus.device_revoked(&device.id);
     assert_eq!(ada.end().await.unwrap(), CloseCode::Revoked);
 }
 

@@ -1,4 +1,4 @@
-//! Topics: the head and a short tail of recent entries of each followed conversation, in memory.
+//! PubSub: the head and a short tail of recent entries of each followed conversation, in memory.
 //!
 //! Each follower holds a position. One whose position is before the tail reads from the store.
 
@@ -11,7 +11,7 @@ use prost::Message as _;
 use twinlock_core::id::ConversationId;
 use twinlock_store::Published;
 
-use super::{Handle, lock};
+use super::signals::{SessionHandle, lock};
 use crate::convert;
 
 /// Entries kept in memory for each followed conversation.
@@ -25,18 +25,18 @@ const ALL_TAILS: usize = 64 * 1024 * 1024;
 /// Memory of an entry besides its bytes.
 const OVERHEAD: usize = 64;
 
-/// All followed conversations.
+/// Topics followed conversations.
 #[derive(Default)]
-pub(crate) struct Topics(Mutex<All>);
+pub(super) struct PubSub(Mutex<Topics>);
 
 #[derive(Default)]
-struct All {
-    by_id: HashMap<ConversationId, Topic>,
+struct Topics {
+    by_id: HashMap<ConversationId, ConversationTopic>,
     tail_bytes: usize,
 }
 
 #[derive(Default)]
-struct Topic {
+struct ConversationTopic {
     /// 0: unknown, read from the store.
     head: u64,
     /// Encoded entries up to the head, without gaps.
@@ -46,14 +46,14 @@ struct Topic {
 }
 
 struct Follower {
-    line: Arc<Handle>,
+    session: Arc<SessionHandle>,
     /// The session has been signalled and has not looked yet.
-    told: AtomicBool,
+    signalled: AtomicBool,
 }
 
 /// A session's subscription to a conversation; dropping it ends the subscription.
-pub(crate) struct Following {
-    topics: Arc<Topics>,
+pub(crate) struct Subscription {
+    pubsub: Arc<PubSub>,
     conversation: ConversationId,
     follower: Arc<Follower>,
 }
@@ -69,57 +69,58 @@ pub(crate) enum Tail {
     Behind,
 }
 
-impl Topics {
-    /// Subscribes `line` to a conversation, and signals it so that it looks for entries at once.
-    pub(crate) fn follow(
+impl PubSub {
+    /// Subscribes `session` to a conversation, and signals it so that it looks for entries at once.
+    pub(super) fn follow(
         self: &Arc<Self>,
-        line: &Arc<Handle>,
+        session: &Arc<SessionHandle>,
         conversation: ConversationId,
-    ) -> Following {
-        let follower = Arc::new(Follower { line: line.clone(), told: AtomicBool::new(true) });
+    ) -> Subscription {
+        let follower =
+            Arc::new(Follower { session: session.clone(), signalled: AtomicBool::new(true) });
         let mut all = lock(&self.0);
         all.by_id.entry(conversation).or_default().followers.push(follower.clone());
-        line.post(|mail| _ = mail.news.insert(conversation));
-        Following { topics: self.clone(), conversation, follower }
+        session.signal(|signals| _ = signals.new_entries.insert(conversation));
+        Subscription { pubsub: self.clone(), conversation, follower }
     }
 
     /// Adds committed entries to the tails and signals the followers.
-    pub(crate) fn publish(&self, published: &[Published]) {
+    pub(super) fn publish(&self, published: &[Published]) {
         let all = &mut *lock(&self.0);
-        for news in published {
-            let Some(topic) = all.by_id.get_mut(&news.conversation) else { continue };
+        for commit in published {
+            let Some(topic) = all.by_id.get_mut(&commit.conversation) else { continue };
             all.tail_bytes -= topic.tail_bytes;
-            topic.take_in(news);
-            topic.tell(news.conversation);
+            topic.take_in(commit);
+            topic.signal(commit.conversation);
             all.tail_bytes += topic.tail_bytes;
             if all.tail_bytes > ALL_TAILS {
-                all.by_id.values_mut().for_each(Topic::drop_tail);
+                all.by_id.values_mut().for_each(ConversationTopic::drop_tail);
                 all.tail_bytes = 0;
             }
         }
     }
 
     /// Forgets heads and tails after missed commits, and signals every follower.
-    pub(crate) fn missed(&self) {
+    pub(super) fn missed(&self) {
         let mut all = lock(&self.0);
         all.tail_bytes = 0;
         for (conversation, topic) in &mut all.by_id {
             topic.head = 0;
             topic.drop_tail();
-            topic.tell(*conversation);
+            topic.signal(*conversation);
         }
     }
 }
 
-impl Following {
+impl Subscription {
     /// Marks that the session looks now: later entries signal it again.
     pub(crate) fn look(&self) {
-        self.follower.told.store(false, Ordering::Release);
+        self.follower.signalled.store(false, Ordering::Release);
     }
 
     /// Entries after `position`: at most `most` of them, of about `bytes` bytes.
     pub(crate) fn after(&self, position: u64, most: usize, bytes: usize) -> Tail {
-        let all = lock(&self.topics.0);
+        let all = lock(&self.pubsub.0);
         let Some(topic) = all.by_id.get(&self.conversation).filter(|t| t.head != 0) else {
             return Tail::Behind;
         };
@@ -144,9 +145,9 @@ impl Following {
     }
 }
 
-impl Drop for Following {
+impl Drop for Subscription {
     fn drop(&mut self) {
-        let all = &mut *lock(&self.topics.0);
+        let all = &mut *lock(&self.pubsub.0);
         if let Some(topic) = all.by_id.get_mut(&self.conversation) {
             topic.followers.retain(|follower| !Arc::ptr_eq(follower, &self.follower));
             if topic.followers.is_empty() {
@@ -157,18 +158,18 @@ impl Drop for Following {
     }
 }
 
-impl Topic {
-    fn take_in(&mut self, news: &Published) {
-        if news.head <= self.head {
+impl ConversationTopic {
+    fn take_in(&mut self, commit: &Published) {
+        if commit.head <= self.head {
             return;
         }
-        if news.entries.first().is_none_or(|entry| entry.n != self.head + 1) {
+        if commit.entries.first().is_none_or(|entry| entry.n != self.head + 1) {
             self.drop_tail();
         }
-        self.head = news.head;
+        self.head = commit.head;
         // Encoding more than the tail holds is wasted work.
-        let skip = news.entries.len().saturating_sub(TAIL_ENTRIES);
-        for entry in news.entries.iter().skip(skip) {
+        let skip = commit.entries.len().saturating_sub(TAIL_ENTRIES);
+        for entry in commit.entries.iter().skip(skip) {
             let entry = Bytes::from(convert::entry(entry).encode_to_vec());
             self.tail_bytes += entry.len() + OVERHEAD;
             self.tail.push_back(entry);
@@ -184,10 +185,10 @@ impl Topic {
         self.tail_bytes = 0;
     }
 
-    fn tell(&self, conversation: ConversationId) {
+    fn signal(&self, conversation: ConversationId) {
         for follower in &self.followers {
-            if !follower.told.swap(true, Ordering::AcqRel) {
-                follower.line.post(|mail| _ = mail.news.insert(conversation));
+            if !follower.signalled.swap(true, Ordering::AcqRel) {
+                follower.session.signal(|signals| _ = signals.new_entries.insert(conversation));
             }
         }
     }
@@ -200,12 +201,13 @@ mod tests {
     use twinlock_core::proto;
     use twinlock_store::{Content, Entry};
 
-    use super::super::{Hub, Most, Owner};
+    use super::super::registry::{RegisteredSession, Registry, SessionLimits};
+    use super::super::signals::Owner;
     use super::*;
 
     const BIG: usize = usize::MAX;
 
-    fn news(numbers: std::ops::RangeInclusive<u64>, body: usize) -> [Published; 1] {
+    fn commits(numbers: std::ops::RangeInclusive<u64>, body: usize) -> [Published; 1] {
         let head = *numbers.end();
         let entry = |n| Entry {
             n,
@@ -219,9 +221,11 @@ mod tests {
         [Published { conversation: 1, head, entries: numbers.map(entry).collect() }]
     }
 
-    fn line(hub: &Arc<Hub>) -> super::super::Entered {
+    fn session() -> RegisteredSession {
         let ada = Owner::User(Name::new("ada").unwrap());
-        hub.enter(ada, Some(DeviceId([1; 16])), Most { device: 16, password: 16 }).unwrap()
+        Arc::new(Registry::default())
+            .enter(ada, Some(DeviceId([1; 16])), SessionLimits { device: 16, password: 16 })
+            .unwrap()
     }
 
     fn numbers(tail: Tail) -> Vec<u64> {
@@ -231,67 +235,67 @@ mod tests {
 
     #[test]
     fn topic__cursor_reads_tail_or_is_sent_to_store() {
-        let hub = Arc::new(Hub::default());
-        let line = line(&hub);
-        let following = hub.topics.follow(&line, 1);
+        let pubsub = Arc::new(PubSub::default());
+        let session = session();
+        let following = pubsub.follow(&session, 1);
         assert_eq!(following.after(0, 9, BIG), Tail::Behind);
-        hub.topics.publish(&news(5..=7, 10));
+        pubsub.publish(&commits(5..=7, 10));
         assert_eq!(following.after(3, 9, BIG), Tail::Behind);
         assert_eq!(numbers(following.after(4, 9, BIG)), [5, 6, 7]);
         assert_eq!(numbers(following.after(5, 1, BIG)), [6]);
         assert_eq!(numbers(following.after(4, 9, 1)), [5]);
         assert_eq!(following.after(7, 9, BIG), Tail::UpToDate);
-        hub.topics.publish(&news(8..=8, 10));
+        pubsub.publish(&commits(8..=8, 10));
         assert_eq!(numbers(following.after(5, 9, BIG)), [6, 7, 8]);
         // A gap: entry 9 was not published.
-        hub.topics.publish(&news(10..=10, 10));
+        pubsub.publish(&commits(10..=10, 10));
         assert_eq!(following.after(7, 9, BIG), Tail::Behind);
         assert_eq!(numbers(following.after(9, 9, BIG)), [10]);
-        hub.topics.missed();
+        pubsub.missed();
         assert_eq!(following.after(9, 9, BIG), Tail::Behind);
     }
 
     #[test]
     fn topic__repeated_publish_is_idempotent() {
-        let hub = Arc::new(Hub::default());
-        let line = line(&hub);
-        let following = hub.topics.follow(&line, 1);
-        hub.topics.publish(&news(5..=7, 10));
-        hub.topics.publish(&news(6..=7, 10));
+        let pubsub = Arc::new(PubSub::default());
+        let session = session();
+        let following = pubsub.follow(&session, 1);
+        pubsub.publish(&commits(5..=7, 10));
+        pubsub.publish(&commits(6..=7, 10));
         assert_eq!(numbers(following.after(4, 9, BIG)), [5, 6, 7]);
     }
 
     #[test]
     fn topic__follower_is_notified_once_until_it_reads() {
-        let hub = Arc::new(Hub::default());
-        let line = line(&hub);
-        let following = hub.topics.follow(&line, 1);
-        assert_eq!(line.take_mail().news.len(), 1);
-        hub.topics.publish(&news(1..=1, 10));
-        assert!(line.take_mail().news.is_empty());
+        let pubsub = Arc::new(PubSub::default());
+        let session = session();
+        let following = pubsub.follow(&session, 1);
+        assert_eq!(session.take_signals().new_entries.len(), 1);
+        pubsub.publish(&commits(1..=1, 10));
+        assert!(session.take_signals().new_entries.is_empty());
         following.look();
-        hub.topics.publish(&news(2..=2, 10));
-        hub.topics.publish(&news(3..=3, 10));
-        assert_eq!(line.take_mail().news.len(), 1);
+        pubsub.publish(&commits(2..=2, 10));
+        pubsub.publish(&commits(3..=3, 10));
+        assert_eq!(session.take_signals().new_entries.len(), 1);
     }
 
     #[test]
     fn topic__tail_is_bounded_and_freed_with_last_follower() {
-        let hub = Arc::new(Hub::default());
-        let line = line(&hub);
-        let following = hub.topics.follow(&line, 1);
-        hub.topics.publish(&news(1..=2000, 10));
+        let pubsub = Arc::new(PubSub::default());
+        let session = session();
+        let following = pubsub.follow(&session, 1);
+        pubsub.publish(&commits(1..=2000, 10));
         assert_eq!(following.after(2000 - 513, 9999, BIG), Tail::Behind);
         assert_eq!(numbers(following.after(2000 - 512, 9999, BIG)).len(), 512);
-        hub.topics.publish(&news(2001..=2100, 32 * 1024));
-        let bytes = lock(&hub.topics.0).tail_bytes;
+        pubsub.publish(&commits(2001..=2100, 32 * 1024));
+        let bytes = lock(&pubsub.0).tail_bytes;
         assert!((TAIL_BYTES / 2..=TAIL_BYTES).contains(&bytes), "{bytes}");
         // A new subscription survives the end of the old one.
-        let again = hub.topics.follow(&line, 1);
+        let again = pubsub.follow(&session, 1);
         drop(following);
         assert_eq!(numbers(again.after(2099, 9, BIG)), [2100]);
         drop(again);
-        let all = lock(&hub.topics.0);
+        let all = lock(&pubsub.0);
         assert!(all.by_id.is_empty() && all.tail_bytes == 0);
     }
 }

@@ -9,13 +9,13 @@ use twinlock_core::id::Name;
 
 /// Numbered changes, bounded by the number of users; about 100 bytes each.
 #[derive(Default)]
-pub(super) struct Presence {
+pub(super) struct PresenceLog {
     now: u64,
     by_change: BTreeMap<u64, Name>,
     last_change: HashMap<Name, u64>,
 }
 
-impl Presence {
+impl PresenceLog {
     /// The number of the newest change.
     pub(super) fn now(&self) -> u64 {
         self.now
