@@ -9,14 +9,12 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use tokio::time::{Instant, sleep_until};
-use twinlock_core::proto::{Limit, RefusalReason};
 use twinlock_store::{Answer, Appended, NewEntry, Order, StoreError};
 
 use crate::config::Limits;
-use crate::limits::accounts::{Account, ENTRY, OverQuota};
-use crate::limits::room::AtReserve;
+use crate::limits::accounts::{Account, ENTRY};
+use crate::record::Record;
 use crate::refusal::{RETRY, Refused, Unrecorded};
-use crate::server::Shared;
 
 /// Appends that go to the recorder together.
 #[derive(Default)]
@@ -134,8 +132,8 @@ impl Appends {
     }
 
     /// Hands a batch to the recorder.
-    pub(crate) async fn record(&mut self, shared: &Shared, batch: Batch) {
-        if let Some(handing) = self.begin(shared, batch) {
+    pub(crate) async fn record(&mut self, record: &Record, batch: Batch) {
+        if let Some(handing) = self.begin(record, batch) {
             let handed = handing.await;
             self.handed(handed);
         }
@@ -147,7 +145,7 @@ impl Appends {
     /// batches queue behind it. If it is dropped, nothing of the batch is recorded.
     pub(crate) fn begin(
         &mut self,
-        shared: &Shared,
+        record: &Record,
         batch: Batch,
     ) -> Option<BoxFuture<'static, Handed>> {
         let Batch { requests, entries, bytes } = batch;
@@ -166,7 +164,7 @@ impl Appends {
         };
         let charged = requests.iter().map(|asked| asked.bytes as u64 + ENTRY).sum();
         let no = no.or_else(|| {
-            let refused = shared.may_record(self.account.as_deref(), charged).err()?;
+            let refused = record.may_record(self.account.as_deref(), charged).err()?;
             self.refused = Some(refused);
             Some(Unrecorded::Limit(refused))
         });
@@ -175,7 +173,7 @@ impl Appends {
             self.queue.push_back(Box::pin(ready(refused)));
             return None;
         }
-        let (store, order) = (shared.store.clone(), self.order.clone());
+        let (store, order) = (record.store.clone(), self.order.clone());
         Some(Box::pin(async move {
             Handed { requests, answer: store.hand_over(entries, &order).await, charged }
         }))
@@ -231,33 +229,6 @@ impl Appends {
         }
         Some(recorded)
     }
-}
-
-impl Shared {
-    /// Whether a client's write other than a revocation is allowed: unwritten revocations come
-    /// first.
-    pub(crate) fn may_write(&self) -> Result<(), Refused> {
-        if self.barred.is_unwritten() { Err(later(RETRY.as_secs())) } else { Ok(()) }
-    }
-
-    /// Whether `bytes` of this user's text may be handed to the recorder now. Charges them if so.
-    pub(crate) fn may_record(&self, account: Option<&Account>, bytes: u64) -> Result<(), Refused> {
-        self.may_write()?;
-        let now = Instant::now().into_std();
-        if let Err(AtReserve(reserve)) = self.text_room.take(bytes, now) {
-            return Err(later(RETRY.as_secs()).at(Limit::TextReserve, reserve));
-        }
-        match account.map_or(Ok(()), |account| account.write(bytes, now)) {
-            Ok(()) => Ok(()),
-            Err(OverQuota { most, again }) => {
-                Err(later(again.as_secs().max(1)).at(Limit::TextPerDay, most))
-            }
-        }
-    }
-}
-
-fn later(seconds: u64) -> Refused {
-    Refused::for_now(RefusalReason::Storage, u32::try_from(seconds).unwrap_or(u32::MAX))
 }
 
 /// Copies a body out of its frame. A slice would keep the whole frame in memory as long as the

@@ -172,7 +172,7 @@ mod tests {
     async fn barred__pending_revocation_refuses_other_writes() {
         let host = Host::start().await;
         let (laptop, mut ada) = host.owner().await;
-        let barred = host.server.shared.barred.clone();
+        let barred = host.server.services.record.barred.clone();
         add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
         let open = ada.offer(put(random(), "x", 3)).await.unwrap().transfer;
         ada.send_part(open, b"abc", 0, 3).await;
@@ -215,18 +215,18 @@ mod tests {
     async fn barred__pending_revocation_spares_new_key_of_same_name() {
         let host = Host::start().await;
         let (_, mut ada) = host.owner().await;
-        let shared = &host.server.shared;
+        let record = &host.server.services.record;
         add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
-        let store = &*shared.store;
+        let store = &*record.store;
         let name = Name::new("lamp").unwrap();
         // The lock prevents an attempt before the request below revokes the key.
-        let writing = shared.barred.writing.lock().await;
-        shared.barred.bar(lamp());
+        let writing = record.barred.writing.lock().await;
+        record.barred.bar(lamp());
         revoke_key(&mut ada, "lamp").await.unwrap();
-        assert!(!shared.barred.is_unwritten());
+        assert!(!record.barred.is_unwritten());
         drop(writing);
         add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
-        assert!(!shared.barred.has_key(&name));
+        assert!(!record.barred.has_key(&name));
         // The name is barred while the new key is added.
         let barred = Barred::default();
         barred.bar(lamp());

@@ -3,8 +3,6 @@
 //! At most [`AHEAD`] lines are ahead of their answers; at that limit, nothing is read. An unknown
 //! or revoked key is handled like a wrong one, up to the first line that does not open.
 
-use std::sync::Arc;
-
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -16,43 +14,45 @@ use twinlock_transport::OsEntropy;
 
 use super::wire::{Wake, Wire};
 use super::{Ended, append_log, entry};
+use crate::admission::Admission;
 use crate::append_log::{AppendLog, Logged};
 use crate::appends::{Appends, Batch, Recorded};
 use crate::limits::slots::{Permit, Rank};
+use crate::record::Record;
 use crate::refusal::not_recorded;
-use crate::server::Shared;
+use crate::services::Services;
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S>(shared: &Arc<Shared>, mut wire: Wire<S>, permit: &Permit) -> Ended
+pub(super) async fn serve<S>(services: &Services, mut wire: Wire<S>, permit: &Permit) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let greeting = Greeting::draw(&mut OsEntropy);
     wire.out().extend_from_slice(greeting.line().as_bytes());
     let heard = tokio::select! {
-        line = timeout(shared.config.classic.greeting, hello(&mut wire)) => match line {
+        line = timeout(services.env.config.classic.greeting, hello(&mut wire)) => match line {
             Ok(Ok(line)) => greeting.hear(&line),
             Ok(Err(ended)) => return ended,
             Err(_) => return Ended::Late,
         },
-        () = shared.stopping() => return Ended::Shutdown,
+        () = services.env.stopping() => return Ended::Shutdown,
     };
     let heard = match heard {
         Ok(heard) => heard,
         Err(closed) => return closed.into(),
     };
     // Before the key is looked up, so that any later revocation is signalled.
-    let revocations = shared.bus.watch_keys();
-    let (key, lines) = match key_and_lines(shared, heard).await {
+    let revocations = services.bus.watch_keys();
+    let (key, lines) = match key_and_lines(&services.admission, &services.record, heard).await {
         Ok(found) => found,
         Err(ended) => return ended,
     };
     let now = Instant::now();
     let begun = (!wire.pending().is_empty()).then_some(now);
-    let account = key.as_ref().map(|key| shared.accounts.of(&key.user));
+    let account = key.as_ref().map(|key| services.record.accounts.of(&key.user));
     let log = key.as_ref().map(|key| append_log(key, Kind::CLASSIC));
     let line = Line {
-        shared,
+        services,
         permit,
         wire,
         lines,
@@ -85,23 +85,24 @@ where
 /// The key that the client names, if it exists, and the keys of the connection's lines. For an
 /// unknown name, those of a key that does not exist.
 pub(super) async fn key_and_lines(
-    shared: &Shared,
+    admission: &Admission,
+    record: &Record,
     heard: Heard,
 ) -> Result<(Option<ClassicKey>, Lines), Ended> {
     // An invalid name belongs to no key. The protocol allows names that the server does not accept;
     // they are looked up as a name without a key.
     #[allow(clippy::expect_used)]
     let name = Name::new(heard.kid()).unwrap_or_else(|_| Name::new("nobody").expect("a constant"));
-    let row = shared.store.classic_key(&name).await?;
+    let row = record.store.classic_key(&name).await?;
     let row = row.filter(|row| row.form == Form::Jwe && row.name.as_str() == heard.kid());
-    let row = row.filter(|row| !shared.barred.has_key(&row.name));
-    let psk = shared.classic.key(&name, row.as_ref());
+    let row = row.filter(|row| !record.barred.has_key(&row.name));
+    let psk = admission.classic_key(&name, row.as_ref());
     let lines = heard.lines(&psk);
     Ok((row, lines))
 }
 
 struct Line<'s, S> {
-    shared: &'s Arc<Shared>,
+    services: &'s Services,
     permit: &'s Permit,
     wire: Wire<S>,
     lines: Lines,
@@ -140,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
 
     fn end_log(&mut self) {
         if let Some(log) = &mut self.log {
-            log.end(self.shared);
+            log.end(&self.services.record);
         }
     }
 
@@ -163,12 +164,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         tokio::select! {
             biased;
             changed = self.revocations.changed() => {
-                // `shared` holds the sender.
+                // The bus holds the sender.
                 changed.map_err(|_| Ended::Shutdown)?;
                 self.look_again().await?;
             }
             Some(recorded) = self.appends.next() => self.answer(recorded)?,
-            () = self.shared.stopping(), if self.ending.is_none() => {
+            () = self.services.env.stopping(), if self.ending.is_none() => {
                 self.ending = Some(Ended::Shutdown);
             }
             wake = self.wire.wait(listen) => match wake? {
@@ -184,12 +185,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
     /// Whether another line may be ahead of its answer, in addition to those in `batch`.
     fn may_take(&self, batch: &Batch) -> bool {
         self.appends.count() + batch.len() < AHEAD
-            && self.appends.have_room(batch, &self.shared.config.limits)
+            && self.appends.have_room(batch, &self.services.env.config.limits)
             && self.wire.has_room()
     }
 
     fn deadline(&self, listen: bool) -> Instant {
-        let limits = &self.shared.config.classic;
+        let limits = &self.services.env.config.classic;
         let half = self.begun.filter(|_| listen).map(|begun| begun + limits.half_line);
         let silence = self.heard + limits.silence;
         let log = self.log.as_ref().and_then(AppendLog::due);
@@ -200,9 +201,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
     /// Checks the timeouts, and logs what is due.
     fn check_time(&mut self, listen: bool) -> Result<(), Ended> {
         if let Some(log) = &mut self.log {
-            log.write_due(self.shared, Instant::now());
+            log.write_due(&self.services.record, Instant::now());
         }
-        let limits = &self.shared.config.classic;
+        let limits = &self.services.env.config.classic;
         self.wire.check(limits.half_line)?;
         if self.begun.is_some_and(|begun| listen && begun.elapsed() >= limits.half_line) {
             return Err(Ended::Late);
@@ -233,7 +234,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
                 }
             }
         }
-        self.appends.record(self.shared, batch).await;
+        self.appends.record(&self.services.record, batch).await;
         broken.map_or(Ok(()), Err)
     }
 
@@ -248,7 +249,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
             self.proven = true;
             tracing::info!(user = %key.user, key = %key.name, "classic connection");
         }
-        Ok(entry(self.shared, key, Kind::CLASSIC, text))
+        Ok(entry(&self.services.env, &self.services.record, key, Kind::CLASSIC, text))
     }
 
     fn answer(&mut self, recorded: Recorded) -> Result<(), Ended> {
@@ -263,7 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
             let Appended::Recorded(receipt) = appended else { return Err(Ended::NotAMember) };
             if let Some(log) = &mut self.log {
                 let (conversation, n, bytes) = (receipt.conversation, receipt.n, asked.bytes);
-                log.note(self.shared, &[Logged { conversation, n, bytes }]);
+                log.note(&self.services.record, &[Logged { conversation, n, bytes }]);
             }
             let text = answer(receipt.conversation, receipt.n, &receipt.link);
             self.lines.seal(&text, &mut OsEntropy, self.wire.out());
@@ -277,8 +278,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
     /// close would reveal that the key existed.
     async fn look_again(&mut self) -> Result<(), Ended> {
         let Some(key) = &self.key else { return Ok(()) };
-        let now = self.shared.store.classic_key(&key.name).await?;
-        match now.as_ref() == Some(key) && !self.shared.barred.has_key(&key.name) {
+        let now = self.services.record.store.classic_key(&key.name).await?;
+        match now.as_ref() == Some(key) && !self.services.record.barred.has_key(&key.name) {
             true => Ok(()),
             false if self.proven => Err(Ended::Revoked),
             false => {

@@ -5,12 +5,10 @@
 //! a delay in the tarpit: this slows down attacks on the padding of the plain form. Only a few
 //! connections are in the tarpit at once, and others wait for their turn.
 
-use std::sync::Arc;
-
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use twinlock_core::chain::Kind;
 use twinlock_core::classic::Form;
 use twinlock_core::classic::origin::{Bridge, MAX_MESSAGE};
@@ -23,17 +21,17 @@ use crate::append_log::{AppendLog, Logged};
 use crate::limits::accounts::ENTRY;
 use crate::limits::slots::{Permit, Rank};
 use crate::refusal::{Unrecorded, not_recorded};
-use crate::server::Shared;
+use crate::services::Services;
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S>(shared: &Arc<Shared>, wire: Wire<S>, permit: &Permit) -> Ended
+pub(super) async fn serve<S>(services: &Services, wire: Wire<S>, permit: &Permit) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // Before any key is looked up, so that any later revocation is signalled.
-    let revocations = shared.bus.watch_keys();
+    let revocations = services.bus.watch_keys();
     let mut origin = Origin {
-        shared,
+        services,
         permit,
         wire,
         revocations,
@@ -46,13 +44,13 @@ where
     };
     let ended = origin.run().await;
     if let Some(log) = &mut origin.log {
-        log.end(shared);
+        log.end(&services.record);
     }
     // However it ends: a client that closes first has used its attempt all the same.
     if origin.tried || matches!(ended, Ended::NotOpened | Ended::Lost(Lost::TooLong)) {
         tokio::select! {
-            () = hold(shared) => {}
-            () = shared.stopping() => {}
+            () = services.admission.tarpit() => {}
+            () = services.env.stopping() => {}
         }
     }
     if matches!(ended, Ended::Bye | Ended::Shutdown) {
@@ -61,17 +59,11 @@ where
     ended
 }
 
-async fn hold(shared: &Shared) {
-    // The semaphore is never closed.
-    let _place = shared.classic.holds.acquire().await;
-    sleep(shared.config.classic.hold).await;
-}
-
 /// A key of the bridge, with its cipher.
 type Way = (ClassicKey, Bridge);
 
 struct Origin<'s, S> {
-    shared: &'s Arc<Shared>,
+    services: &'s Services,
     permit: &'s Permit,
     wire: Wire<S>,
     revocations: watch::Receiver<u64>,
@@ -111,15 +103,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         let ways = self.keys.as_ref().and_then(|keys| keys.first());
         let Some((key, bridge)) = ways else { return Err(Ended::NotOpened) };
         let bytes = text.len();
-        let account = self.shared.accounts.of(&key.user);
+        let account = self.services.record.accounts.of(&key.user);
         let charge = bytes as u64 + ENTRY;
-        if let Err(refused) = self.shared.may_record(Some(&account), charge) {
+        if let Err(refused) = self.services.record.may_record(Some(&account), charge) {
             let error = Unrecorded::Limit(refused);
             not_recorded(&error);
             return Err(error.into());
         }
-        let entry = entry(self.shared, key, Kind::UNPROTECTED, text);
-        let receipt = match self.shared.store.append(vec![entry]).await {
+        let entry = entry(&self.services.env, &self.services.record, key, Kind::UNPROTECTED, text);
+        let receipt = match self.services.record.store.append(vec![entry]).await {
             Ok(appended) => match appended.into_iter().next() {
                 Some(Appended::Recorded(receipt)) => receipt,
                 _ => return Err(Ended::NotAMember),
@@ -133,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         };
         let log = self.log.get_or_insert_with(|| append_log(key, Kind::UNPROTECTED));
         let (conversation, n) = (receipt.conversation, receipt.n);
-        log.note(self.shared, &[Logged { conversation, n, bytes }]);
+        log.note(&self.services.record, &[Logged { conversation, n, bytes }]);
         let mut answer = bridge.seal(&received_at(&receipt), &mut OsEntropy);
         if lf {
             answer.push('\n');
@@ -144,7 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
             let until = Instant::now() + wait;
             tokio::select! {
                 () = sleep_until(until) => {}
-                () = self.shared.stopping() => return Err(Ended::Shutdown),
+                () = self.services.env.stopping() => return Err(Ended::Shutdown),
                 // The answer is still sent.
                 wake = self.wire.wait(false) => {
                     wake?;
@@ -156,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
 
     /// Waits for a message that opens.
     async fn message(&mut self) -> Result<Message, Ended> {
-        let limits = &self.shared.config.classic;
+        let limits = &self.services.env.config.classic;
         let (mut heard, began) = (Instant::now(), Instant::now());
         // When the pending, incomplete message began.
         let mut begun = None;
@@ -166,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
                 self.revocations.mark_unchanged();
                 self.look_again().await?;
             }
-            if self.shared.stopping().now_or_never().is_some() {
+            if self.services.env.stopping().now_or_never().is_some() {
                 return Err(Ended::Shutdown);
             }
             if !self.wire.has_room() {
@@ -204,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
             tokio::select! {
                 biased;
                 changed = self.revocations.changed() => {
-                    // `shared` holds the sender.
+                    // The bus holds the sender.
                     changed.map_err(|_| Ended::Shutdown)?;
                     self.look_again().await?;
                 }
@@ -218,10 +210,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
                     }
                     Wake::End => return Err(Ended::Bye),
                 },
-                () = self.shared.stopping() => return Err(Ended::Shutdown),
+                () = self.services.env.stopping() => return Err(Ended::Shutdown),
                 () = sleep_until(late.min(look_at).min(log_at)) => {
                     if let Some(log) = &mut self.log {
-                        log.write_due(self.shared, Instant::now());
+                        log.write_due(&self.services.record, Instant::now());
                     }
                     self.wire.check(limits.half_line)?;
                     if !part && began.elapsed() >= limits.silence {
@@ -234,12 +226,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
 
     /// Waits until the peer has taken some of its answers.
     async fn make_room(&mut self) -> Result<(), Ended> {
-        let limit = self.shared.config.classic.half_line;
+        let limit = self.services.env.config.classic.half_line;
         while !self.wire.has_room() {
             let look_at = self.wire.look_at(limit).unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
-                () = self.shared.stopping() => return Err(Ended::Shutdown),
+                () = self.services.env.stopping() => return Err(Ended::Shutdown),
                 wake = self.wire.wait(false) => {
                     wake?;
                 }
@@ -291,11 +283,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
     async fn look_up(&self) -> Result<Vec<Way>, StoreError> {
         let mut keys = Vec::new();
         for form in [Form::OriginHmac, Form::Origin] {
-            if let Some(row) = self.shared.store.classic_key_of(form).await?
-                && !self.shared.barred.has_key(&row.name)
+            if let Some(row) = self.services.record.store.classic_key_of(form).await?
+                && !self.services.record.barred.has_key(&row.name)
             {
-                let shared = self.shared.classic.key(&row.name, Some(&row));
-                if let Some(bridge) = Bridge::new(form, &shared) {
+                let secret = self.services.admission.classic_key(&row.name, Some(&row));
+                if let Some(bridge) = Bridge::new(form, &secret) {
                     keys.push((row, bridge));
                 }
             }
@@ -310,8 +302,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
             return Ok(());
         }
         for (key, _) in self.keys.iter().flatten() {
-            let now = self.shared.store.classic_key(&key.name).await?;
-            if now.as_ref() != Some(key) || self.shared.barred.has_key(&key.name) {
+            let now = self.services.record.store.classic_key(&key.name).await?;
+            if now.as_ref() != Some(key) || self.services.record.barred.has_key(&key.name) {
                 return Err(Ended::Revoked);
             }
         }

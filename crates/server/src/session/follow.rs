@@ -16,12 +16,11 @@ use twinlock_core::proto::{self, item::What};
 use twinlock_core::session::Session;
 use twinlock_store::{Limit, Page, StoreError};
 
-use super::out::Out;
-use super::requests::{ENTRY_HEAD, FRAME_HEAD};
-use crate::bus::{SessionHandle, Subscription, Tail};
+use super::out::{ENTRY_HEAD, FRAME_HEAD, Out};
+use crate::bus::{Bus, SessionHandle, Subscription, Tail};
 use crate::convert;
 use crate::limits::throttle::log_fault;
-use crate::server::Shared;
+use crate::record::Record;
 
 /// Backlog, in bytes, from which on a session's cursors pause. About two full frames: enough to
 /// keep the connection busy while the next entries are read.
@@ -91,13 +90,13 @@ impl Cursors {
     /// Follows a conversation from `position` on. An existing cursor moves there.
     pub(crate) fn follow(
         &mut self,
-        shared: &Shared,
-        line: &Arc<SessionHandle>,
+        bus: &dyn Bus,
+        session: &Arc<SessionHandle>,
         conversation: ConversationId,
         position: u64,
     ) {
         self.forget_news(conversation);
-        let following = shared.bus.follow(line, conversation);
+        let following = bus.follow(session, conversation);
         self.at.insert(conversation, Cursor { position, following });
     }
 
@@ -209,7 +208,7 @@ impl Cursors {
     /// selects conversations that are not served now.
     pub(crate) fn pump(
         &mut self,
-        shared: &Arc<Shared>,
+        record: &Arc<Record>,
         user: &Name,
         session: &mut Session,
         out: &mut Out,
@@ -248,7 +247,7 @@ impl Cursors {
                         self.stored.insert(conversation);
                     } else {
                         self.stored.remove(&conversation);
-                        self.read(shared, user, conversation, position);
+                        self.read(record, user, conversation, position);
                     }
                 }
             }
@@ -269,14 +268,14 @@ impl Cursors {
 
     fn read(
         &mut self,
-        shared: &Arc<Shared>,
+        record: &Arc<Record>,
         user: &Name,
         conversation: ConversationId,
         position: u64,
     ) {
-        let (shared, user) = (shared.clone(), user.clone());
+        let (record, user) = (record.clone(), user.clone());
         let page = Box::pin(async move {
-            let read = shared
+            let read = record
                 .read(&user, |store| async move { store.read(conversation, position, PAGE).await });
             read.await
         });

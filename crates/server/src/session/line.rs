@@ -50,8 +50,9 @@ use crate::appends::{Appends, Batch, Recorded};
 use crate::bus::RegisteredSession;
 use crate::convert;
 use crate::limits::Origin;
+use crate::record::Record;
 use crate::refusal::{Refused, not_recorded, storage};
-use crate::server::Shared;
+use crate::services::Services;
 use ear::{Ear, listen};
 use job::{Finished, Job, next_finished};
 use log::{log_begin, log_end};
@@ -121,7 +122,7 @@ impl From<StoreError> for End {
 
 /// The session of an authenticated client.
 pub(crate) struct Serving<S> {
-    shared: Arc<Shared>,
+    services: Services,
     handle: RegisteredSession,
     line: Connection<S>,
     rights: Rights,
@@ -158,7 +159,7 @@ enum Presence {
 impl<S: Transport> Serving<S> {
     /// Boxed, so that the futures that pass it on stay small.
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        services: Services,
         handle: RegisteredSession,
         line: Connection<S>,
         holder: Holder,
@@ -193,9 +194,9 @@ impl<S: Transport> Serving<S> {
             // The store has returned another kind of credential than requested.
             _ => return None,
         };
-        let account = handle.user().map(|user| shared.accounts.of(user));
+        let account = handle.user().map(|user| services.record.accounts.of(user));
         Some(Box::new(Self {
-            shared,
+            services,
             handle,
             line,
             rights,
@@ -238,14 +239,14 @@ impl<S: Transport> Serving<S> {
             job,
             intake,
             mut log,
-            shared,
+            services,
             peer,
             began,
             ..
         } = *self;
         drop((appends, cursors, looking, job, intake));
-        log.end(&shared);
-        log_end(&shared, &handle, &line, peer, &end, began);
+        log.end(&services.record);
+        log_end(&services.env, &handle, &line, peer, &end, began);
         // With a large backlog, the session stays registered until that is written: a client that
         // ends sessions in a flood gets no more of them than one that keeps them. Other clients can
         // reconnect at once.
@@ -330,7 +331,7 @@ impl<S: Transport> Serving<S> {
             news = next_news(&mut self.cursors, &mut self.looking) => self.take_news(news)?,
             // Handled in the next turn.
             () = self.handle.woken() => {}
-            () = at(self.log.due()) => self.log.write_due(&self.shared, Instant::now()),
+            () = at(self.log.due()) => self.log.write_due(&self.services.record, Instant::now()),
         }
         Ok(())
     }
@@ -360,8 +361,8 @@ impl<S: Transport> Serving<S> {
                     if binding == Binding::Cut {
                         tracing::warn!(%sid, "TLS is intercepted between this client and the server");
                     }
-                    let most = (&self.shared.config.limits).into();
-                    let ready = self.shared.bus.ready(&self.handle, &info.instance, most);
+                    let most = (&self.services.env.config.limits).into();
+                    let ready = self.services.bus.ready(&self.handle, &info.instance, most);
                     ready.map_err(End::Close)?;
                 }
                 Event::Closed(code) => return Err(End::Bye(code)),
@@ -388,7 +389,7 @@ impl<S: Transport> Serving<S> {
         let room = self.line.backlog() + self.out.bytes() <= HIGH_WATER;
         Ok(match self.intake.peek()? {
             Some(proto::Request { op: Some(Op::Append(_)), .. }) => {
-                room && self.appends.have_room(&Batch::default(), &self.shared.config.limits)
+                room && self.appends.have_room(&Batch::default(), &self.services.env.config.limits)
             }
             // Earlier appends are answered first, so that a read sees them. Results of a lookup
             // must not be sent after an answer with newer ones.
@@ -399,7 +400,7 @@ impl<S: Transport> Serving<S> {
 
     /// Hands over the next appends as one batch, or starts one other request.
     fn work(&mut self) -> Result<(), End> {
-        let limits = &self.shared.config.limits;
+        let limits = &self.services.env.config.limits;
         let mut batch = Batch::default();
         loop {
             match self.intake.peek()? {
@@ -422,14 +423,14 @@ impl<S: Transport> Serving<S> {
                 }
             }
         }
-        if self.shared.config.log_messages
+        if self.services.env.config.log_messages
             && let Rights::Device(person, _) = &self.rights
         {
             for entry in batch.entries() {
-                write_text(&self.shared, &person.user, entry);
+                write_text(&self.services.record, &person.user, entry);
             }
         }
-        if let Some(mut handing) = self.appends.begin(&self.shared, batch) {
+        if let Some(mut handing) = self.appends.begin(&self.services.record, batch) {
             // The recorder usually has room at once.
             match (&mut handing).now_or_never() {
                 Some(handed) => self.appends.handed(handed),
@@ -481,7 +482,7 @@ impl<S: Transport> Serving<S> {
             };
             self.out.answer(session, asked.id, answer)?;
         }
-        self.log.note(&self.shared, &logged);
+        self.log.note(&self.services.record, &logged);
         Ok(())
     }
 
@@ -529,7 +530,7 @@ impl<S: Transport> Serving<S> {
         {
             let (sid, bytes) = (self.line.session().id(), *bytes);
             let (conversation, n) = (ack.conversation, ack.n);
-            with_name(&self.shared, &person.user, conversation, move |room| {
+            with_name(&self.services.record, &person.user, conversation, move |room| {
                 tracing::info!(%sid, room, conversation, n, bytes, "file recorded");
             });
         }
@@ -557,8 +558,8 @@ async fn at(until: Option<Instant>) {
     }
 }
 
-fn files<'f>(files: &'f mut Option<Box<Transfers>>, shared: &Shared) -> &'f mut Transfers {
-    files.get_or_insert_with(|| Box::new(Transfers::new(shared.files.clone())))
+fn files<'f>(files: &'f mut Option<Box<Transfers>>, record: &Record) -> &'f mut Transfers {
+    files.get_or_insert_with(|| Box::new(Transfers::new(record.files.clone())))
 }
 
 /// The output of the session's next file job. Cancel-safe.

@@ -7,6 +7,11 @@ use twinlock_core::proto::{self, answer::Result as Answered, item::What};
 use twinlock_core::session::{SendError, Session};
 use zeroize::Zeroize as _;
 
+/// Maximum overhead of a frame of entries, bytes.
+pub(crate) const FRAME_HEAD: usize = 512;
+/// Maximum tag and length before an encoded entry, bytes.
+pub(crate) const ENTRY_HEAD: usize = 6;
+
 /// Items collected for one frame.
 #[derive(Default)]
 pub(crate) struct Out {

@@ -11,22 +11,23 @@ use twinlock_store::{NewEntry, Person};
 use twinlock_transport::transport::Transport;
 
 use super::super::register::Registrations;
-use super::super::requests::{self, Asker, done};
+use super::super::requests::people;
+use super::super::requests::{Asker, done};
 use super::super::step_up::StepUp;
 use super::job::{Done, Job};
 use super::{End, Presence, Rights, Serving, files};
 use crate::appends::own_body;
 use crate::bus::SessionHandle;
 use crate::refusal::{Refused, refuse, too_large};
-use crate::server::Shared;
+use crate::services::Services;
 
 impl<S: Transport> Serving<S> {
     /// Starts the next request, or answers it.
     pub(super) fn begin_one(&mut self) -> Result<(), End> {
         let Some(proto::Request { id, op }) = self.intake.pop() else { return Ok(()) };
-        let most_follows = self.shared.config.limits.follows_per_session;
+        let most_follows = self.services.env.config.limits.follows_per_session;
         let may_write = match &op {
-            Some(op) if writes(op) => self.shared.may_write(),
+            Some(op) if writes(op) => self.services.record.may_write(),
             _ => Ok(()),
         };
         let result = match (op, &mut self.rights) {
@@ -37,7 +38,7 @@ impl<S: Transport> Serving<S> {
                 Some(op @ (Op::PutFile(_) | Op::EndFile(_) | Op::GetFile(_) | Op::AbortFile(_))),
                 Rights::Device(person, device),
             ) => {
-                let files = files(&mut self.files, &self.shared);
+                let files = files(&mut self.files, &self.services.record);
                 match files.request(&person.user, device, id, op) {
                     Some(result) => result,
                     // Answered once the disk has done its part; later requests continue.
@@ -59,11 +60,11 @@ impl<S: Transport> Serving<S> {
                 if let Op::ListPeople(proto::ListPeople { watch: true, .. }) = op
                     && matches!(self.presence, Presence::Unwatched)
                 {
-                    self.presence = Presence::Told(self.shared.bus.watch_presence(&self.handle));
+                    self.presence = Presence::Told(self.services.bus.watch_presence(&self.handle));
                 }
                 let only_reads = only_reads(&op);
                 let asking = Asking {
-                    shared: self.shared.clone(),
+                    services: self.services.clone(),
                     this: self.handle.clone(),
                     sid: self.line.session().id(),
                     person: person.clone(),
@@ -77,11 +78,11 @@ impl<S: Transport> Serving<S> {
             }
             (Some(op), Rights::Password(user, registrations)) => {
                 let age = Instant::now().into_std() - self.line.session().began();
-                if age > self.shared.config.limits.fresh_password {
+                if age > self.services.env.config.limits.fresh_password {
                     refuse(RefusalReason::LogInAgain)
                 } else {
                     let registering = Registering {
-                        shared: self.shared.clone(),
+                        services: self.services.clone(),
                         this: self.handle.clone(),
                         user: Some(user.clone()),
                         registrations: registrations.take(),
@@ -92,7 +93,7 @@ impl<S: Transport> Serving<S> {
             }
             (Some(op), Rights::Invite(registrations)) => {
                 let registering = Registering {
-                    shared: self.shared.clone(),
+                    services: self.services.clone(),
                     this: self.handle.clone(),
                     user: None,
                     registrations: registrations.take(),
@@ -108,7 +109,7 @@ impl<S: Transport> Serving<S> {
     pub(super) fn answer(&mut self, request: Done) -> Result<(), End> {
         let Done { id, result, follow, registrations, step_up } = request;
         if let Some((conversation, after)) = follow {
-            self.cursors.follow(&self.shared, &self.handle, conversation, after);
+            self.cursors.follow(&*self.services.bus, &self.handle, conversation, after);
             self.line.session_mut().set_following(true);
         }
         if let Some(registrations) = registrations
@@ -186,7 +187,7 @@ fn writes(op: &Op) -> bool {
 
 /// A request of a device session.
 struct Asking {
-    shared: Arc<Shared>,
+    services: Services,
     this: Arc<SessionHandle>,
     sid: SessionId,
     person: Arc<Person>,
@@ -196,8 +197,8 @@ struct Asking {
 
 impl Asking {
     async fn request(self, id: u64, op: Op) -> Done {
-        let Self { shared, this, sid, person, device, mut step_up } = self;
-        let asker = Asker { shared: &shared, person: &person, device: &device };
+        let Self { services, this, sid, person, device, mut step_up } = self;
+        let asker = Asker { services: &services, person: &person, device: &device };
         let mut follow = None;
         let result = match op {
             Op::Read(want) => asker.read(want).await,
@@ -215,16 +216,16 @@ impl Asking {
             Op::ListDevices(_) => asker.list_devices().await,
             Op::RevokeDevice(want) => match &mut step_up {
                 Some(step_up) if want.device != device.0.as_slice() => {
-                    step_up.revoke_device(&shared, &want).await
+                    step_up.revoke_device(&services, &want).await
                 }
                 _ => asker.revoke_device(want).await,
             },
             Op::StepUpBegin(want) => {
                 let new = || Box::new(StepUp::new(person.user.clone(), device));
-                step_up.get_or_insert_with(new).begin(&shared, sid, want).await
+                step_up.get_or_insert_with(new).begin(&services, sid, want).await
             }
             Op::StepUpFinish(want) => match &mut step_up {
-                Some(step_up) => step_up.finish(&shared, &want),
+                Some(step_up) => step_up.finish(&services.admission, &want),
                 None => refuse(RefusalReason::NotAllowed),
             },
             Op::AddClassicKey(want) => asker.add_classic_key(want).await,
@@ -237,7 +238,7 @@ impl Asking {
             }),
             op @ (Op::RegisterBegin(_) | Op::RegisterEvaluate(_) | Op::RegisterFinish(_)) => {
                 match &mut step_up {
-                    Some(step_up) => step_up.register(&shared, &this, op).await,
+                    Some(step_up) => step_up.register(&services, &this, op).await,
                     None => refuse(RefusalReason::NotAllowed),
                 }
             }
@@ -254,7 +255,7 @@ impl Asking {
 
 /// A request of a session that may register.
 struct Registering {
-    shared: Arc<Shared>,
+    services: Services,
     this: Arc<SessionHandle>,
     /// The user of a password session, which also manages its own devices.
     user: Option<Name>,
@@ -263,16 +264,16 @@ struct Registering {
 
 impl Registering {
     async fn request(self, id: u64, op: Op) -> Done {
-        let Self { shared, this, user, mut registrations } = self;
+        let Self { services, this, user, mut registrations } = self;
         let result = match (op, &user, &mut registrations) {
             (Op::ListDevices(_), Some(user), _) => {
-                requests::list_devices(&shared, user, None).await
+                people::list_devices(&services, user, None).await
             }
             (Op::RevokeDevice(want), Some(user), _) => match DeviceId::from_slice(&want.device) {
-                Some(device) => requests::revoke_device(&shared, user, &device).await,
+                Some(device) => people::revoke_device(&services, user, &device).await,
                 None => refuse(RefusalReason::Malformed),
             },
-            (op, _, Some(open)) => open.request(&shared, &this, op).await,
+            (op, _, Some(open)) => open.request(&services, &this, op).await,
             _ => refuse(RefusalReason::NotAllowed),
         };
         Done { id, result, follow: None, registrations, step_up: None }

@@ -12,7 +12,7 @@ use twinlock_transport::transport::Transport;
 
 use super::End;
 use crate::bus::SessionHandle;
-use crate::server::Shared;
+use crate::env::Env;
 
 /// Logs the beginning of a session, once its client is ready.
 pub(super) fn log_begin(
@@ -39,7 +39,7 @@ pub(super) fn log_begin(
 
 /// Logs the end of a session.
 pub(super) fn log_end<S: Transport>(
-    shared: &Shared,
+    env: &Env,
     handle: &SessionHandle,
     line: &Connection<S>,
     peer: SocketAddr,
@@ -53,10 +53,10 @@ pub(super) fn log_end<S: Transport>(
             CredentialId::User(_) => "password-sessions-per-user",
             CredentialId::Device(_) | CredentialId::Invite(_) => "sessions-per-device",
         };
-        shared.throttle.closed_by(limit, peer);
+        env.throttle.closed_by(limit, peer);
     }
     if let End::Connection(error @ ConnectionError::Fault(Fault::Tampered)) = end
-        && let Some(left_out) = shared.throttle.pass("frame not opened", std::time::Instant::now())
+        && let Some(left_out) = env.throttle.pass("frame not opened", std::time::Instant::now())
     {
         tracing::error!(%sid, user, %error, left_out, "a message could not be decrypted");
     }

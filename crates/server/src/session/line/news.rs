@@ -109,7 +109,13 @@ impl<S: Transport> Serving<S> {
         let waits = |conversation| {
             looking == Some(conversation) || changes && self.changed.contains(&conversation)
         };
-        self.cursors.pump(&self.shared, user, self.line.session_mut(), &mut self.out, waits);
+        self.cursors.pump(
+            &self.services.record,
+            user,
+            self.line.session_mut(),
+            &mut self.out,
+            waits,
+        );
         Ok(())
     }
 
@@ -124,10 +130,10 @@ impl<S: Transport> Serving<S> {
             && self.looking.is_none()
             && let Some(conversation) = self.changed.pop_first()
         {
-            let (shared, user) = (self.shared.clone(), person.user.clone());
+            let (record, user) = (self.services.record.clone(), person.user.clone());
             let found = Box::pin(async move {
                 let asker = user.clone();
-                let read = shared.read(&user, |store| async move {
+                let read = record.read(&user, |store| async move {
                     store.conversation(&asker, conversation).await
                 });
                 read.await
@@ -162,7 +168,7 @@ impl<S: Transport> Serving<S> {
     }
 
     fn tell_presence(&mut self, seen: u64) -> Result<(), End> {
-        let (changes, seen) = self.shared.bus.presence_since(seen, PRESENCE);
+        let (changes, seen) = self.services.bus.presence_since(seen, PRESENCE);
         let all = changes.len() < PRESENCE;
         self.presence = if all { Presence::Told(seen) } else { Presence::Behind(seen) };
         for (user, online) in changes {
@@ -198,7 +204,7 @@ impl<S: Transport> Serving<S> {
             let session = self.line.session_mut();
             if session.is_open() {
                 if code == CloseCode::Shutdown {
-                    let seconds = self.shared.config.come_back.as_secs();
+                    let seconds = self.services.env.config.come_back.as_secs();
                     let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
                     let away = What::GoingAway(proto::GoingAway { seconds });
                     self.out.push(session, away)?;

@@ -23,14 +23,14 @@ impl<'h> Held<'h> {
         let zoe = Name::new("zoe").unwrap();
         let mut turns = Vec::new();
         for _ in 0..3 {
-            turns.push(host.server.shared.reads.turn(&zoe).await);
+            turns.push(host.server.services.record.reads.turn(&zoe).await);
         }
         Self { host, turns }
     }
 
     async fn until_a_read_waits(&self) {
         let waits = async {
-            while self.host.server.shared.reads.waiting() == 0 {
+            while self.host.server.services.record.reads.waiting() == 0 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -41,7 +41,7 @@ impl<'h> Held<'h> {
     async fn let_one_read(&mut self) {
         self.until_a_read_waits().await;
         let zoe = Name::new("zoe").unwrap();
-        let mut mine = pin!(self.host.server.shared.reads.turn(&zoe));
+        let mut mine = pin!(self.host.server.services.record.reads.turn(&zoe));
         assert!(mine.as_mut().now_or_never().is_none());
         drop(self.turns.pop());
         self.turns.push(soon("a turn", mine).await);
@@ -50,7 +50,7 @@ impl<'h> Held<'h> {
 
 /// Simulates missed commits, so that every cursor reads from the store.
 fn make_behind(host: &Host) {
-    host.server.shared.bus.missed();
+    host.server.services.bus.missed();
 }
 
 fn has_entries(client: &Client) -> bool {
@@ -74,8 +74,8 @@ async fn catching_up(host: &Host) -> (Device, Client, Held<'_>) {
     ada.append(LOBBY, "first").await.unwrap();
     assert_eq!(texts(&ada.entries(LOBBY, 1).await), ["first"]);
     // Caches the name, so that the log's task does not wait for a turn as well.
-    let shared = &host.server.shared;
-    shared.names.of(shared, &Name::new("ada").unwrap(), LOBBY).await;
+    let record = &host.server.services.record;
+    record.conversation_name(&Name::new("ada").unwrap(), LOBBY).await;
     let held = Held::all(host).await;
     make_behind(host);
     held.until_a_read_waits().await;
@@ -145,7 +145,7 @@ async fn catch_up__waiting_does_not_block_append_hand_over() {
 async fn catch_up__waiting_is_ended_by_revocation() {
     let host = Host::start().await;
     let (device, mut ada, _held) = catching_up(&host).await;
-    host.server.shared.bus.device_revoked(&device.id);
+    host.server.services.bus.device_revoked(&device.id);
     assert_eq!(ada.end().await.unwrap(), CloseCode::Revoked);
 }
 
@@ -156,7 +156,7 @@ async fn catch_up__waiting_is_cancelled_on_disconnect() {
     drop(ada);
     sessions(&host, 0).await;
     let left = async {
-        while host.server.shared.reads.waiting() > 0 {
+        while host.server.services.record.reads.waiting() > 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
@@ -173,11 +173,11 @@ async fn catch_up__waiting_does_not_block_shutdown() {
     let zoe = Name::new("zoe").unwrap();
     let mut turns = Vec::new();
     for _ in 0..3 {
-        turns.push(server.shared.reads.turn(&zoe).await);
+        turns.push(server.services.record.reads.turn(&zoe).await);
     }
-    server.shared.bus.missed();
+    server.services.bus.missed();
     let waits = async {
-        while server.shared.reads.waiting() == 0 {
+        while server.services.record.reads.waiting() == 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
@@ -215,7 +215,7 @@ async fn conversation_change__waiting_read_does_not_delay_appends() {
     ada.follow(LOBBY, 0).await.unwrap();
     let held = Held::all(&host).await;
     let name = Name::new("ada").unwrap();
-    host.server.shared.bus.conversation_changed(std::slice::from_ref(&name), LOBBY);
+    host.server.services.bus.conversation_changed(std::slice::from_ref(&name), LOBBY);
     held.until_a_read_waits().await;
     assert_eq!(ada.append(LOBBY, "while it waits").await.unwrap().n, 1);
     // The request must wait, so that the change is sent before its answer.
@@ -229,9 +229,9 @@ async fn conversation_change__waiting_read_does_not_delay_appends() {
     assert_eq!(ada.pick("the change", pick).await, LOBBY);
     ada.answer(list).await;
     let held = Held::all(&host).await;
-    host.server.shared.bus.conversation_changed(std::slice::from_ref(&name), LOBBY);
+    host.server.services.bus.conversation_changed(std::slice::from_ref(&name), LOBBY);
     held.until_a_read_waits().await;
-    host.server.shared.bus.device_revoked(&device.id);
+    host.server.services.bus.device_revoked(&device.id);
     assert_eq!(ada.end().await.unwrap(), CloseCode::Revoked);
 }
 
@@ -278,7 +278,7 @@ async fn follow__unfollow_drops_pending_page() {
     held.until_a_read_waits().await;
     let unfollow = Op::Unfollow(proto::Unfollow { conversation: LOBBY });
     done(ada.ask(unfollow).await.unwrap());
-    assert_eq!(host.server.shared.reads.waiting(), 0);
+    assert_eq!(host.server.services.record.reads.waiting(), 0);
     drop(held);
     assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 3);
     assert!(!has_entries(&ada));

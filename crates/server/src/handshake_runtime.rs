@@ -18,18 +18,18 @@ const NICE: i32 = 10;
 
 /// The runtime; its threads end when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Doors(Option<Runtime>);
+pub(crate) struct HandshakeRuntime(Option<Runtime>);
 
 /// Handle for work on the runtime.
 #[derive(Debug, Clone)]
-pub(crate) struct Door(Handle);
+pub(crate) struct HandshakeHandle(Handle);
 
-impl Doors {
+impl HandshakeRuntime {
     /// Starts the threads.
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub(crate) fn open() -> io::Result<(Self, Door)> {
+    pub(crate) fn open() -> io::Result<(Self, HandshakeHandle)> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let nice = nicer();
         let runtime = Builder::new_multi_thread()
@@ -38,12 +38,12 @@ impl Doors {
             .on_thread_start(move || be_nice(nice))
             .enable_time()
             .build()?;
-        let door = Door(runtime.handle().clone());
-        Ok((Self(Some(runtime)), door))
+        let handle = HandshakeHandle(runtime.handle().clone());
+        Ok((Self(Some(runtime)), handle))
     }
 }
 
-impl Drop for Doors {
+impl Drop for HandshakeRuntime {
     fn drop(&mut self) {
         // This may run inside another runtime, which must not block on the end of threads.
         if let Some(runtime) = self.0.take() {
@@ -52,7 +52,7 @@ impl Drop for Doors {
     }
 }
 
-impl Door {
+impl HandshakeHandle {
     /// Spawns the work on this runtime, as one of `tasks`.
     pub(crate) fn spawn(
         &self,
@@ -104,26 +104,26 @@ mod tests {
 
     #[tokio::test]
     async fn handshake_runtime__low_priority_and_cancelled_with_caller() {
-        let (doors, door) = Doors::open().unwrap();
+        let (runtime, handle) = HandshakeRuntime::open().unwrap();
         let name = || std::thread::current().name().map(ToOwned::to_owned);
-        assert_eq!(door.run(async move { name() }).await.unwrap().unwrap(), "twinlock-doors");
+        assert_eq!(handle.run(async move { name() }).await.unwrap().unwrap(), "twinlock-doors");
         let nice = || rustix::process::getpriority_process(None).unwrap();
         let (own, nicer) = (nice(), nicer());
         if let Some(nicer) = nicer {
-            assert_eq!(door.run(async move { nice() }).await, Some(nicer));
+            assert_eq!(handle.run(async move { nice() }).await, Some(nicer));
             let blocking = async move { tokio::task::spawn_blocking(nice).await.unwrap() };
-            assert_eq!(door.run(blocking).await, Some(nicer));
+            assert_eq!(handle.run(blocking).await, Some(nicer));
             assert!(own < nicer || own == 19, "{own}");
         }
         assert_eq!(nice(), own);
         let (here, mut gone) = tokio::sync::oneshot::channel::<()>();
-        let waits = door.run(async move {
+        let waits = handle.run(async move {
             std::future::pending::<()>().await;
             drop(here);
         });
         assert!(tokio::time::timeout(std::time::Duration::from_millis(1), waits).await.is_err());
         assert!((&mut gone).await.is_err());
-        drop(doors);
-        assert_eq!(door.run(async {}).await, None);
+        drop(runtime);
+        assert_eq!(handle.run(async {}).await, None);
     }
 }

@@ -7,8 +7,11 @@ use twinlock_core::invite::{Address, InviteLink};
 use twinlock_store::Role;
 use zeroize::Zeroizing;
 
-use super::{Shared, StartError};
-use crate::{private, session};
+use super::make;
+use crate::admission::Admission;
+use crate::error::StartError;
+use crate::private;
+use crate::record::Record;
 
 /// Maximum size of the file, bytes: an invite link with a long host name.
 const LONGEST: u64 = 1024;
@@ -20,21 +23,23 @@ fn path(data: &Path) -> PathBuf {
 /// Creates the owner's invite link if no user has registered and no valid link exists.
 ///
 /// Returns the link only if it is new or changed, so an unchanged restart shows nothing.
-pub(super) async fn invite(
-    shared: &Shared,
+pub(crate) async fn invite(
+    admission: &Admission,
+    record: &Record,
     public: &Address,
     tls_pin: Option<TlsPin>,
 ) -> Result<Option<InviteLink>, StartError> {
-    if !shared.store.people(None, 1).await?.is_empty() {
-        forget(&shared.config.data);
+    let config = &admission.env().config;
+    if !record.store.people(None, 1).await?.is_empty() {
+        forget(&config.data);
         return Ok(None);
     }
-    let path = path(&shared.config.data);
+    let path = path(&config.data);
     let kept = read(&path);
     let (id, secret) = match kept.as_ref().and_then(|text| InviteLink::parse(text.trim()).ok()) {
-        Some(link) if works(shared, &link).await? => (link.id, link.secret),
+        Some(link) if works(admission, record, &link).await? => (link.id, link.secret),
         _ => {
-            let (id, secret, _) = session::make_invite(shared, Role::Owner, None, 0, None)
+            let (id, secret, _) = make(admission, record, Role::Owner, None, 0, None)
                 .await
                 .map_err(|_| StartError::OwnerInvite)?;
             (id, secret)
@@ -45,9 +50,9 @@ pub(super) async fn invite(
         address: public.clone(),
         id,
         secret,
-        server_key: shared.setup.server_key(),
+        server_key: admission.setup.server_key(),
         tls_pin,
-        proxy: shared.config.behind_proxy,
+        proxy: config.behind_proxy,
     };
     let mut text = link.to_link();
     text.push('\n');
@@ -58,9 +63,13 @@ pub(super) async fn invite(
     Ok(Some(link))
 }
 
-async fn works(shared: &Shared, link: &InviteLink) -> Result<bool, StartError> {
+async fn works(
+    admission: &Admission,
+    record: &Record,
+    link: &InviteLink,
+) -> Result<bool, StartError> {
     let id = CredentialId::Invite(link.id);
-    Ok(shared.store.credential(&id, shared.now_ms()).await?.is_some())
+    Ok(record.store.credential(&id, admission.env().now_ms()).await?.is_some())
 }
 
 /// Reads the file. An unreadable one counts as missing and is rewritten.
@@ -70,7 +79,7 @@ fn read(path: &Path) -> Option<Zeroizing<String>> {
 }
 
 /// Removes the file after the invite was used.
-pub(super) fn forget(data: &Path) {
+pub(crate) fn forget(data: &Path) {
     let path = path(data);
     if let Err(failed) = private::remove(&path) {
         let error = failed.error;

@@ -10,11 +10,13 @@ use twinlock_store::{AddedClassicKey, ClassicKey, Role};
 use twinlock_transport::OsEntropy;
 use zeroize::Zeroizing;
 
+use super::{Answer, Asker, LIST, done, page_after};
+use crate::admission::ListenerKind;
 use crate::append_log::with_name;
 use crate::barred::Revocation;
 use crate::convert::copy;
 use crate::refusal::{Refused, bad_name, needs, refuse, storage};
-use crate::session::requests::{Answer, Asker, LIST, done, page_after};
+use crate::services::Services;
 
 impl Asker<'_> {
     /// Reads the role from the record, because it may have been withdrawn since the session began.
@@ -34,7 +36,7 @@ impl Asker<'_> {
             // The key of JWE lines is always generated here: no existing program has one.
             Ok(key) if form != Form::Jwe => {
                 let key = keys::ClassicKey::new(&Zeroizing::new(key));
-                Some(self.shared.classic.root.seal_imported(&name, &salt, &key))
+                Some(self.services.admission.seal_imported(&name, &salt, &key))
             }
             Err(_) if want.key.is_empty() => None,
             _ => return refuse(RefusalReason::Malformed),
@@ -46,30 +48,31 @@ impl Asker<'_> {
             form,
             salt,
             sealed,
-            created_ms: self.shared.now_ms(),
+            created_ms: self.services.env.now_ms(),
         };
-        let added = self.shared.barred.add_classic_key(&*self.shared.store, row.clone()).await;
+        let record = &self.services.record;
+        let added = record.barred.add_classic_key(&*record.store, row.clone()).await;
         match added.map_err(|e| storage(&e))? {
             AddedClassicKey::Added => {}
             AddedClassicKey::NameTaken => return refuse(RefusalReason::NameTaken),
             AddedClassicKey::FormTaken => return refuse(RefusalReason::AlreadyUsed),
             AddedClassicKey::NotAMember => return refuse(RefusalReason::NotFound),
         }
-        let classic = &self.shared.classic;
+        let Services { admission, .. } = self.services;
         let ClassicKey { name, user, conversation, .. } = &row;
         let (made_by, key, conversation) = (user.clone(), name.clone(), *conversation);
         let (form_word, imported) = (form.word(), sealed.is_some());
-        with_name(self.shared, user, conversation, move |room| {
+        with_name(&self.services.record, user, conversation, move |room| {
             tracing::info!(user = %made_by, %key, room, conversation, form = form_word, imported, "classic key made");
         });
-        let port = match form {
-            Form::Jwe => &classic.lines,
-            Form::Origin | Form::OriginHmac => &classic.origin,
-        };
+        let port = admission.port(match form {
+            Form::Jwe => ListenerKind::Classic,
+            Form::Origin | Form::OriginHmac => ListenerKind::Origin,
+        });
         Ok(Answered::NewClassicKey(proto::NewClassicKey {
             // The importer has an imported key already.
             key: match sealed {
-                None => copy(classic.key(name, Some(&row)).expose_secret()),
+                None => copy(admission.classic_key(name, Some(&row)).expose_secret()),
                 Some(_) => Bytes::new(),
             },
             port: port.address.map_or(0, |address| address.port().into()),
@@ -106,20 +109,20 @@ impl Asker<'_> {
             return refuse(RefusalReason::NotFound);
         }
         let by = &self.person.user;
-        let answer = match self.shared.store.revoke_classic_key(&name).await {
+        let answer = match self.services.record.store.revoke_classic_key(&name).await {
             Ok(true) => {
                 tracing::info!(%by, key = %name, "classic key revoked");
-                self.shared.barred.written(&Revocation::Key(name));
+                self.services.record.barred.written(&Revocation::Key(name));
                 done()
             }
             Ok(false) => return refuse(RefusalReason::NotFound),
             Err(error) => {
                 tracing::warn!(%by, key = %name, "classic key barred until a restart: not recorded");
-                self.shared.barred.bar(Revocation::Key(name));
+                self.services.record.barred.bar(Revocation::Key(name));
                 Err(Refused { barred: true, ..storage(&error) })
             }
         };
-        self.shared.bus.key_revoked();
+        self.services.bus.key_revoked();
         answer
     }
 }

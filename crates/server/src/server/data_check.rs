@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use twinlock_store::Store;
 
-use super::StartError;
 use super::heads::Heads;
 use crate::config::Config;
+use crate::error::StartError;
 use crate::private::{self, Failed, failed};
 
 const MARK: &str = "first-start";
