@@ -1,11 +1,11 @@
 //! Sessions: one connection from accept to end. One task owns all of it.
 
 mod follow;
-mod intake;
-mod line;
-mod out;
+mod frame_writer;
 mod register;
+mod request_queue;
 mod requests;
+mod serve_loop;
 mod step_up;
 mod transfers;
 
@@ -38,14 +38,14 @@ use crate::limits::slots::{Eviction, Limit, Permit};
 use crate::limits::throttle::log_fault;
 use crate::services::Services;
 
-use line::Serving;
+use serve_loop::SessionLoop;
 
 /// Timeout for a peer that answers nothing, not even TCP keep-alive probes.
 const UNANSWERED: Duration = Duration::from_secs(60);
 /// Name of a limit that has no setting, for the log.
 const LOGIN_DEADLINE: Limit = "time for HELLO or PROOF";
 
-type Stream = TlsStream<TcpStream>;
+type TlsSocket = TlsStream<TcpStream>;
 
 /// Serves one connection to its end.
 pub(crate) fn serve(
@@ -57,13 +57,13 @@ pub(crate) fn serve(
     async move {
         let Some(slot) = slot else { return };
         // Boxed, so that an established session keeps no memory for its login.
-        let serving = tokio::select! {
-            serving = Box::pin(admit(&services, socket, peer, slot)) => serving,
+        let session = tokio::select! {
+            session = Box::pin(admit(&services, socket, peer, slot)) => session,
             () = services.env.stopping() => None,
         };
         drop(services);
-        if let Some(serving) = serving {
-            serving.run().await;
+        if let Some(session) = session {
+            session.run().await;
         }
     }
 }
@@ -75,7 +75,7 @@ async fn admit(
     peer: SocketAddr,
     // Held until the login is complete.
     (permit, mut eviction): (Permit, Eviction),
-) -> Option<Box<Serving<Stream>>> {
+) -> Option<Box<SessionLoop<TlsSocket>>> {
     let runtime = &services.admission.handshake_runtime;
     let arrived = tokio::select! {
         arrived = runtime.run(arrive(services.clone(), socket, peer, permit)) => arrived??,
@@ -89,7 +89,7 @@ async fn admit(
 
 /// A completed login, with its slot still held.
 struct Arrived {
-    acceptor: Acceptor<Stream>,
+    acceptor: Acceptor<TlsSocket>,
     login: CheckedLogin,
     exporter: Option<[u8; 32]>,
     peer: SocketAddr,
@@ -154,7 +154,7 @@ fn keep_alive(socket: &TcpStream) -> io::Result<()> {
 async fn enter(
     services: &Services,
     Arrived { acceptor, login, exporter, peer, origin, _permit }: Arrived,
-) -> Option<Box<Serving<Stream>>> {
+) -> Option<Box<SessionLoop<TlsSocket>>> {
     let Services { env, admission, record, bus } = services;
     let CheckedLogin { established, credential } = login;
     let sid = established.session_id();
@@ -212,7 +212,7 @@ async fn enter(
     {
         log_fault("last login not noted", error);
     }
-    Serving::new(services.clone(), handle, connection, holder, origin, peer)
+    SessionLoop::new(services.clone(), handle, connection, holder, origin, peer)
 }
 
 fn server_info(env: &Env, admission: &Admission, holder: &Holder) -> proto::ServerInfo {
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn session__task_and_state_sizes_are_bounded() {
         let task = size(serve);
-        let session = size_of::<Serving<Stream>>();
+        let session = size_of::<SessionLoop<TlsSocket>>();
         assert!(task <= 1024 && session <= 3072, "{task} and {session} bytes");
     }
 }

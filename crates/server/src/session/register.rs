@@ -48,10 +48,10 @@ pub(crate) struct Registrations {
     /// The source from which the invite is used.
     source: Option<Origin>,
     begun: u32,
-    open: Option<Open>,
+    open: Option<OpenRegistration>,
 }
 
-struct Open {
+struct OpenRegistration {
     user: Name,
     password: bool,
     device: Option<(DeviceId, String)>,
@@ -125,8 +125,13 @@ impl Registrations {
             device: device.as_ref().map(|(id, _)| copy(&id.0)).unwrap_or_default(),
             server_key: copy(&services.admission.setup.server_key().0),
         };
-        self.open =
-            Some(Open { user, password: wanted.password, device, evaluated: false, taken: None });
+        self.open = Some(OpenRegistration {
+            user,
+            password: wanted.password,
+            device,
+            evaluated: false,
+            taken: None,
+        });
         Ok(Answered::RegisterIds(ids))
     }
 

@@ -17,7 +17,7 @@ use twinlock_transport::login::PROOF_DEADLINE;
 
 use super::register::{Registrar, Registrations};
 use super::requests::people;
-use super::requests::{Answer, done};
+use super::requests::{RequestResult, done};
 use crate::admission::Admission;
 use crate::bus::SessionHandle;
 use crate::convert::copy;
@@ -29,17 +29,17 @@ use crate::services::Services;
 const MOST: u32 = 8;
 
 /// The step-up state of one device session.
-pub(crate) struct StepUp {
+pub(crate) struct SessionStepUp {
     user: Name,
     device: DeviceId,
     /// Number of step-ups begun.
     count: u32,
-    begun: Option<Begun>,
-    proven: Option<Proven>,
+    begun: Option<BegunStepUp>,
+    proven: Option<ProvenPassword>,
 }
 
 /// State between KE2 and KE3.
-struct Begun {
+struct BegunStepUp {
     state: AwaitStepUp,
     /// The OPAQUE record that the proof is checked against.
     record: Option<[u8; RECORD]>,
@@ -47,14 +47,14 @@ struct Begun {
     at: Monotonic,
 }
 
-struct Proven {
+struct ProvenPassword {
     /// The OPAQUE record that was proven. A change of the password ends step-ups of the old one.
     record: [u8; RECORD],
     at: Monotonic,
     registrations: Registrations,
 }
 
-impl StepUp {
+impl SessionStepUp {
     pub(crate) fn new(user: Name, device: DeviceId) -> Self {
         Self { user, device, count: 0, begun: None, proven: None }
     }
@@ -66,7 +66,7 @@ impl StepUp {
         services: &Services,
         sid: SessionId,
         want: proto::StepUpBegin,
-    ) -> Answer {
+    ) -> RequestResult {
         self.begun = None;
         if self.count >= MOST {
             return refuse(RefusalReason::NotAllowed);
@@ -91,13 +91,17 @@ impl StepUp {
             &mut OsEntropy,
         );
         let (state, ke2) = started.map_err(|_| malformed)?;
-        self.begun = Some(Begun { state, record, taken, at: Monotonic::now() });
+        self.begun = Some(BegunStepUp { state, record, taken, at: Monotonic::now() });
         Ok(Answered::StepUpChallenge(proto::StepUpChallenge { ke2: copy(&ke2) }))
     }
 
     /// Handles KE3.
-    pub(crate) fn finish(&mut self, admission: &Admission, want: &proto::StepUpFinish) -> Answer {
-        let Some(Begun { state, record, taken, at }) = self.begun.take() else {
+    pub(crate) fn finish(
+        &mut self,
+        admission: &Admission,
+        want: &proto::StepUpFinish,
+    ) -> RequestResult {
+        let Some(BegunStepUp { state, record, taken, at }) = self.begun.take() else {
             return refuse(RefusalReason::NotAllowed);
         };
         if at.elapsed() > PROOF_DEADLINE {
@@ -112,12 +116,12 @@ impl StepUp {
         admission.guesses.give_back_to_device(taken);
         tracing::info!(user = %self.user, device = %self.device, "password proven");
         let registrations = Registrations::new(Registrar::User(self.user.clone()), None);
-        self.proven = Some(Proven { record, at: Monotonic::now(), registrations });
+        self.proven = Some(ProvenPassword { record, at: Monotonic::now(), registrations });
         done()
     }
 
     /// The proof, unless it has expired or the password has changed.
-    async fn fresh(&mut self, services: &Services) -> Result<&mut Proven, Refused> {
+    async fn fresh(&mut self, services: &Services) -> Result<&mut ProvenPassword, Refused> {
         let Some(proven) = &mut self.proven else { return refuse(RefusalReason::NotAllowed) };
         if proven.at.elapsed() > services.env.config.limits.fresh_password {
             return refuse(RefusalReason::LogInAgain);
@@ -140,7 +144,7 @@ impl StepUp {
         &mut self,
         services: &Services,
         want: &proto::RevokeDevice,
-    ) -> Answer {
+    ) -> RequestResult {
         self.fresh(services).await?;
         match DeviceId::from_slice(&want.device) {
             Some(id) => people::revoke_device(services, &self.user, &id).await,
@@ -154,7 +158,7 @@ impl StepUp {
         services: &Services,
         this: &SessionHandle,
         op: Op,
-    ) -> Answer {
+    ) -> RequestResult {
         let proven = self.fresh(services).await?;
         match op {
             Op::RegisterBegin(want) if want.device => refuse(RefusalReason::NotAllowed),

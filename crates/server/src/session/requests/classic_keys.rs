@@ -10,7 +10,7 @@ use twinlock_store::{AddedClassicKey, ClassicKey, Role};
 use twinlock_transport::OsEntropy;
 use zeroize::Zeroizing;
 
-use super::{Answer, Asker, LIST, done, page_after};
+use super::{LIST, RequestContext, RequestResult, done, page_after};
 use crate::admission::ListenerKind;
 use crate::append_log::with_name;
 use crate::barred::Revocation;
@@ -18,13 +18,13 @@ use crate::convert::copy;
 use crate::refusal::{Refused, bad_name, needs, refuse, storage};
 use crate::services::Services;
 
-impl Asker<'_> {
+impl RequestContext<'_> {
     /// Reads the role from the record, because it may have been withdrawn since the session began.
     async fn is_admin(&self) -> Result<bool, Refused> {
         Ok(self.me().await?.is_some_and(|me| me.role >= Role::Admin))
     }
 
-    pub(crate) async fn add_classic_key(&self, want: proto::AddClassicKey) -> Answer {
+    pub(crate) async fn add_classic_key(&self, want: proto::AddClassicKey) -> RequestResult {
         if !self.is_admin().await? {
             return needs(proto::Role::Admin);
         }
@@ -79,7 +79,7 @@ impl Asker<'_> {
         }))
     }
 
-    pub(crate) async fn list_classic_keys(&self, want: proto::ListClassicKeys) -> Answer {
+    pub(crate) async fn list_classic_keys(&self, want: proto::ListClassicKeys) -> RequestResult {
         let all = self.is_admin().await?;
         let after = page_after(&want.after)?;
         let own = (!all).then(|| self.person.user.clone());
@@ -99,7 +99,7 @@ impl Asker<'_> {
         Ok(Answered::ClassicKeys(proto::ClassicKeys { keys: keys.collect(), more }))
     }
 
-    pub(crate) async fn revoke_classic_key(&self, want: proto::RevokeClassicKey) -> Answer {
+    pub(crate) async fn revoke_classic_key(&self, want: proto::RevokeClassicKey) -> RequestResult {
         let name = Name::new(&want.name).map_err(bad_name)?;
         let wanted = name.clone();
         let key = self.reading(|store| async move { store.classic_key(&wanted).await }).await?;

@@ -7,15 +7,15 @@ use twinlock_core::limits::MAX_TOPIC;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
 use twinlock_store::Joined;
 
-use super::{Answer, Asker, LIST, done, page_after};
+use super::{LIST, RequestContext, RequestResult, done, page_after};
 use crate::convert;
 use crate::refusal::{bad_name, refuse, storage, too_large};
 
 /// Rows of a list of conversations in one answer: 100 with long topics do not fit in a frame.
 const CONVERSATIONS: usize = 64;
 
-impl Asker<'_> {
-    pub(crate) async fn list_conversations(&self, want: proto::ListConversations) -> Answer {
+impl RequestContext<'_> {
+    pub(crate) async fn list_conversations(&self, want: proto::ListConversations) -> RequestResult {
         let (user, most) = (self.person.user.clone(), CONVERSATIONS + 1);
         let rows = self.reading(|store| async move {
             store.conversations(&user, want.joinable, want.after, most).await
@@ -27,7 +27,7 @@ impl Asker<'_> {
         }))
     }
 
-    pub(crate) async fn create_room(&self, want: proto::CreateRoom) -> Answer {
+    pub(crate) async fn create_room(&self, want: proto::CreateRoom) -> RequestResult {
         let name = Name::new(&want.name).map_err(bad_name)?;
         if want.topic.len() > MAX_TOPIC {
             return too_large(proto::Limit::TopicBytes, MAX_TOPIC);
@@ -42,7 +42,7 @@ impl Asker<'_> {
         Ok(Answered::Conversation(convert::conversation(&made)))
     }
 
-    pub(crate) async fn find_room(&self, want: proto::FindRoom) -> Answer {
+    pub(crate) async fn find_room(&self, want: proto::FindRoom) -> RequestResult {
         let name = Name::new(&want.name).map_err(bad_name)?;
         let user = self.person.user.clone();
         match self.reading(|store| async move { store.room(&user, &name).await }).await? {
@@ -51,7 +51,7 @@ impl Asker<'_> {
         }
     }
 
-    pub(crate) async fn join_room(&self, want: proto::JoinRoom) -> Answer {
+    pub(crate) async fn join_room(&self, want: proto::JoinRoom) -> RequestResult {
         let name = Name::new(&want.name).map_err(bad_name)?;
         self.change()?;
         let joined = self.services.record.store.join_room(&self.person.user, &name).await;
@@ -66,7 +66,7 @@ impl Asker<'_> {
         Ok(Answered::Conversation(convert::conversation(&joined)))
     }
 
-    pub(crate) async fn leave_room(&self, want: proto::LeaveRoom) -> Answer {
+    pub(crate) async fn leave_room(&self, want: proto::LeaveRoom) -> RequestResult {
         self.own(want.conversation).await?;
         self.change()?;
         let left =
@@ -81,7 +81,7 @@ impl Asker<'_> {
         done()
     }
 
-    pub(crate) async fn set_topic(&self, want: proto::SetTopic) -> Answer {
+    pub(crate) async fn set_topic(&self, want: proto::SetTopic) -> RequestResult {
         if want.topic.len() > MAX_TOPIC {
             return too_large(proto::Limit::TopicBytes, MAX_TOPIC);
         }
@@ -100,7 +100,7 @@ impl Asker<'_> {
         Ok(Answered::Conversation(convert::conversation(&changed)))
     }
 
-    pub(crate) async fn open_direct(&self, want: proto::OpenDirect) -> Answer {
+    pub(crate) async fn open_direct(&self, want: proto::OpenDirect) -> RequestResult {
         let other = Name::new(&want.user).map_err(bad_name)?;
         self.change()?;
         let opened = self.services.record.store.open_direct(&self.person.user, &other).await;
@@ -113,7 +113,7 @@ impl Asker<'_> {
         Ok(Answered::Conversation(convert::conversation(&opened)))
     }
 
-    pub(crate) async fn list_members(&self, want: proto::ListMembers) -> Answer {
+    pub(crate) async fn list_members(&self, want: proto::ListMembers) -> RequestResult {
         self.own(want.conversation).await?;
         let after = page_after(&want.after)?;
         let rows = self.members(want.conversation, after, LIST + 1).await?;

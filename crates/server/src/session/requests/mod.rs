@@ -21,15 +21,15 @@ use crate::services::Services;
 const LIST: usize = 100;
 
 /// The device session that sent the request.
-pub(super) struct Asker<'a> {
+pub(super) struct RequestContext<'a> {
     pub(super) services: &'a Services,
     pub(super) person: &'a Person,
     pub(super) device: &'a DeviceId,
 }
 
-pub(super) type Answer = Result<Answered, Refused>;
+pub(super) type RequestResult = Result<Answered, Refused>;
 
-impl Asker<'_> {
+impl RequestContext<'_> {
     /// Reads the record when it is this user's turn.
     async fn reading<T, R>(&self, read: impl FnOnce(Arc<dyn Store>) -> R) -> Result<T, Refused>
     where
@@ -116,6 +116,6 @@ fn page_after(after: &str) -> Result<Option<Name>, Refused> {
     if after.is_empty() { Ok(None) } else { Name::new(after).map(Some).map_err(bad_name) }
 }
 
-pub(super) fn done() -> Answer {
+pub(super) fn done() -> RequestResult {
     Ok(Answered::Done(proto::Done {}))
 }

@@ -4,15 +4,15 @@ use twinlock_core::id::{DeviceId, Name};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
 use twinlock_store::{Person, Role};
 
-use super::{Answer, Asker, LIST, done, page_after};
+use super::{LIST, RequestContext, RequestResult, done, page_after};
 use crate::barred::Revocation;
 use crate::convert::{self, copy};
 use crate::invites;
 use crate::refusal::{Refused, bad_name, needs, refuse, storage};
 use crate::services::Services;
 
-impl Asker<'_> {
-    pub(crate) async fn list_people(&self, want: proto::ListPeople) -> Answer {
+impl RequestContext<'_> {
+    pub(crate) async fn list_people(&self, want: proto::ListPeople) -> RequestResult {
         let after = page_after(&want.after)?;
         let rows =
             self.reading(|store| async move { store.people(after.as_ref(), LIST + 1).await });
@@ -24,7 +24,7 @@ impl Asker<'_> {
         }))
     }
 
-    pub(crate) async fn make_invite(&self, want: proto::MakeInvite) -> Answer {
+    pub(crate) async fn make_invite(&self, want: proto::MakeInvite) -> RequestResult {
         let role = convert::role_from(want.role).unwrap_or(Role::Member);
         // The role may have been withdrawn since the session began.
         let Some(me) = self.me().await?.filter(|me| me.role >= Role::Admin && me.role >= role)
@@ -50,12 +50,12 @@ impl Asker<'_> {
         }))
     }
 
-    pub(crate) async fn list_devices(&self) -> Answer {
+    pub(crate) async fn list_devices(&self) -> RequestResult {
         list_devices(self.services, &self.person.user, Some(self.device)).await
     }
 
     /// Revokes the session's own device and no other: a stolen device must not lock out the rest.
-    pub(crate) async fn revoke_device(&self, want: proto::RevokeDevice) -> Answer {
+    pub(crate) async fn revoke_device(&self, want: proto::RevokeDevice) -> RequestResult {
         match DeviceId::from_slice(&want.device) {
             None => refuse(RefusalReason::Malformed),
             Some(id) if id == *self.device => {
@@ -70,7 +70,7 @@ pub(in crate::session) async fn list_devices(
     services: &Services,
     user: &Name,
     current: Option<&DeviceId>,
-) -> Answer {
+) -> RequestResult {
     let owner = user.clone();
     let devices =
         services.record.read(user, |store| async move { store.devices(&owner).await }).await;
@@ -91,7 +91,7 @@ pub(in crate::session) async fn revoke_device(
     services: &Services,
     user: &Name,
     device: &DeviceId,
-) -> Answer {
+) -> RequestResult {
     match services.record.store.revoke_device(user, device).await {
         Ok(true) => {}
         Ok(false) => return refuse(RefusalReason::NotFound),

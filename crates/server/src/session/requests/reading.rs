@@ -10,18 +10,18 @@ use twinlock_core::limits::{MAX_BODY, MAX_SEARCH};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
 use twinlock_store::{Content, Entry, Limit, Page, SLICE, SearchFrom};
 
-use super::{Answer, Asker, LIST, at_most, done};
+use super::{LIST, RequestContext, RequestResult, at_most, done};
 use crate::convert::{self, copy};
 use crate::refusal::{Refused, refuse, storage, too_large};
-use crate::session::out::{ENTRY_HEAD, FRAME_HEAD};
+use crate::session::frame_writer::{ENTRY_HEAD, FRAME_HEAD};
 
 /// Maximum entries of one answer, and bytes of bodies requested from the store.
 const PAGE: Limit = Limit { entries: 512, bytes: 32 * 1024 };
 /// When to retry a search that took too long, seconds.
 const SEARCH_AGAIN: u32 = 5;
 
-impl Asker<'_> {
-    pub(crate) async fn read(&self, want: proto::Read) -> Answer {
+impl RequestContext<'_> {
+    pub(crate) async fn read(&self, want: proto::Read) -> RequestResult {
         let conversation = self.own(want.conversation).await?;
         if want.after > conversation.head {
             return refuse(RefusalReason::Ahead);
@@ -73,7 +73,7 @@ impl Asker<'_> {
         })
     }
 
-    pub(crate) async fn search(&self, want: proto::Search) -> Answer {
+    pub(crate) async fn search(&self, want: proto::Search) -> RequestResult {
         let conversation = self.own(want.conversation).await?;
         if want.text.len() > MAX_SEARCH {
             return too_large(proto::Limit::SearchBytes, MAX_SEARCH);
@@ -135,7 +135,7 @@ impl Asker<'_> {
         Ok(Some(all))
     }
 
-    pub(crate) async fn mark(&self, want: proto::Mark) -> Answer {
+    pub(crate) async fn mark(&self, want: proto::Mark) -> RequestResult {
         self.own(want.conversation).await?;
         let marked = self
             .services

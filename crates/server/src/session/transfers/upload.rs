@@ -9,7 +9,7 @@ use twinlock_core::proto::{self, RefusalReason};
 use twinlock_store::{Appended, NewEntry, Receipt};
 use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 
-use super::{HELD, Refused, Violation, WORTH, refuse};
+use super::{HELD, Refused, TransferViolation, WORTH, refuse};
 use crate::convert::{self, copy};
 use crate::files::{Claim, Files, Hash, Judged, Offer, Upload, UploadId, is_possible};
 
@@ -49,7 +49,7 @@ pub(super) struct Offered {
 pub(crate) enum Accepted {
     /// The file is already in the record.
     Recorded(Receipt),
-    Open(Box<Incoming>),
+    Open(Box<IncomingFile>),
 }
 
 impl Offered {
@@ -65,7 +65,7 @@ impl Offered {
         };
         let Offer { upload, claim } = files.begin(&id, claim).await?;
         let (have, prefix_hash) = upload.found();
-        Ok(Accepted::Open(Box::new(Incoming {
+        Ok(Accepted::Open(Box::new(IncomingFile {
             size,
             found: (have, prefix_hash),
             next: have,
@@ -78,12 +78,12 @@ impl Offered {
             io: Some(upload),
             claim: Some(claim),
             offered: Some(self),
-            phase: Phase::Comes,
+            phase: UploadPhase::Comes,
         })))
     }
 }
 
-enum Phase {
+enum UploadPhase {
     Comes,
     /// The client has sent all of it: the request to answer, and the hash that it names.
     Ends(u64, Hash),
@@ -94,7 +94,7 @@ enum Phase {
 }
 
 /// An upload of a session.
-pub(crate) struct Incoming {
+pub(crate) struct IncomingFile {
     size: u64,
     found: (u64, Hash),
     /// Offset of the next byte.
@@ -113,34 +113,34 @@ pub(crate) struct Incoming {
     io: Option<Box<dyn Upload>>,
     claim: Option<Claim>,
     offered: Option<Offered>,
-    phase: Phase,
+    phase: UploadPhase,
 }
 
 /// The next step of an upload.
-pub(super) enum Step {
+pub(super) enum UploadStep {
     Wait,
     Write(Box<dyn Upload>, bool, Vec<u8>),
     Record(u64, Box<Recording>),
     Gone,
 }
 
-impl Incoming {
+impl IncomingFile {
     pub(super) fn found(&self) -> (u64, Hash) {
         self.found
     }
 
     /// Takes the bytes of a frame. Bytes after the end of the upload was announced are dropped.
-    pub(super) fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), Violation> {
-        if !matches!(self.phase, Phase::Comes) {
+    pub(super) fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), TransferViolation> {
+        if !matches!(self.phase, UploadPhase::Comes) {
             return Ok(());
         }
         if !self.begun && offset == 0 && self.next > 0 {
             (self.anew, self.next, self.acked, self.written) = (true, 0, 0, 0);
         }
         self.begun = true;
-        let end = offset.checked_add(data.len() as u64).ok_or(Violation)?;
+        let end = offset.checked_add(data.len() as u64).ok_or(TransferViolation)?;
         if offset != self.next || end > self.size || end - self.acked > WINDOW {
-            return Err(Violation);
+            return Err(TransferViolation);
         }
         if self.buffer.capacity() == 0 {
             self.buffer.reserve(BUFFER);
@@ -165,54 +165,54 @@ impl Incoming {
 
     /// Marks the upload as complete. `false`: it was marked before or aborted.
     pub(super) fn end(&mut self, id: u64, hash: Hash) -> bool {
-        let comes = matches!(self.phase, Phase::Comes);
+        let comes = matches!(self.phase, UploadPhase::Comes);
         if comes {
-            self.phase = Phase::Ends(id, hash);
+            self.phase = UploadPhase::Ends(id, hash);
         }
         comes
     }
 
     /// Takes no more bytes. Received ones are written, for a later resume.
     pub(super) fn leave(&mut self) {
-        if matches!(self.phase, Phase::Comes) {
-            self.phase = Phase::Leaves;
+        if matches!(self.phase, UploadPhase::Comes) {
+            self.phase = UploadPhase::Leaves;
         }
     }
 
     pub(super) fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Leaves)
+        matches!(self.phase, UploadPhase::Leaves)
     }
 
     /// The request that waits for the end.
     pub(super) fn ending(&self) -> Option<u64> {
         match self.phase {
-            Phase::Ends(id, _) | Phase::IsRecorded(id) => Some(id),
-            Phase::Comes | Phase::Leaves => None,
+            UploadPhase::Ends(id, _) | UploadPhase::IsRecorded(id) => Some(id),
+            UploadPhase::Comes | UploadPhase::Leaves => None,
         }
     }
 
-    pub(super) fn next_step(&mut self) -> Step {
-        let Some(io) = self.io.take() else { return Step::Wait };
+    pub(super) fn next_step(&mut self) -> UploadStep {
+        let Some(io) = self.io.take() else { return UploadStep::Wait };
         if !self.buffer.is_empty() {
             let anew = std::mem::take(&mut self.anew);
             let next = std::mem::take(&mut self.spare);
-            return Step::Write(io, anew, std::mem::replace(&mut self.buffer, next));
+            return UploadStep::Write(io, anew, std::mem::replace(&mut self.buffer, next));
         }
         match self.phase {
-            Phase::Comes => {
+            UploadPhase::Comes => {
                 self.io = Some(io);
-                Step::Wait
+                UploadStep::Wait
             }
-            Phase::Leaves => Step::Gone,
-            Phase::Ends(id, hash) => {
+            UploadPhase::Leaves => UploadStep::Gone,
+            UploadPhase::Ends(id, hash) => {
                 let (Some(claim), Some(offered)) = (self.claim.take(), self.offered.take()) else {
-                    return Step::Gone;
+                    return UploadStep::Gone;
                 };
-                self.phase = Phase::IsRecorded(id);
+                self.phase = UploadPhase::IsRecorded(id);
                 let offer = Offer { upload: io, claim };
-                Step::Record(id, Box::new(Recording { offer, hash, offered }))
+                UploadStep::Record(id, Box::new(Recording { offer, hash, offered }))
             }
-            Phase::IsRecorded(_) => Step::Wait,
+            UploadPhase::IsRecorded(_) => UploadStep::Wait,
         }
     }
 
@@ -226,7 +226,7 @@ impl Incoming {
         // Kept only while bytes arrive.
         self.spare = if self.buffer.is_empty() { Vec::new() } else { spare };
         let due = self.written - self.acked >= u64::from(ACK_EACH) || self.written == self.size;
-        if due && matches!(self.phase, Phase::Comes) {
+        if due && matches!(self.phase, UploadPhase::Comes) {
             self.acked = self.written;
             return Some(self.acked);
         }

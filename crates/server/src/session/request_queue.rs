@@ -21,10 +21,10 @@ const FRAME: usize = 64;
 
 /// A frame that does not decode or contains too many requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Malformed;
+pub(crate) struct MalformedRequests;
 
 #[derive(Default)]
-pub(crate) struct Intake {
+pub(crate) struct RequestQueue {
     bodies: VecDeque<Bytes>,
     /// Bytes of `bodies`, with overhead.
     waiting: usize,
@@ -34,7 +34,7 @@ pub(crate) struct Intake {
     acks: Vec<FileAck>,
 }
 
-impl Intake {
+impl RequestQueue {
     /// Queues the body of an APP frame.
     pub(crate) fn push(&mut self, body: &[u8]) {
         self.waiting += body.len() + FRAME;
@@ -57,16 +57,16 @@ impl Intake {
     }
 
     /// The next request, if there is one.
-    pub(crate) fn peek(&mut self) -> Result<Option<&Request>, Malformed> {
+    pub(crate) fn peek(&mut self) -> Result<Option<&Request>, MalformedRequests> {
         while self.decoded.is_empty()
             && let Some(body) = self.bodies.pop_front()
         {
             self.current = body.len() + FRAME;
             self.waiting = self.waiting.saturating_sub(self.current);
             let ToServer { requests, mut file_acks } =
-                ToServer::decode(body).map_err(|_| Malformed)?;
+                ToServer::decode(body).map_err(|_| MalformedRequests)?;
             if requests.len() > MOST || file_acks.len() > MOST {
-                return Err(Malformed);
+                return Err(MalformedRequests);
             }
             self.decoded = requests.into();
             self.acks.append(&mut file_acks);
@@ -81,12 +81,12 @@ impl Intake {
         Ok(self.decoded.front())
     }
 
-    /// Takes the acknowledgements of the frames that [`Intake::peek`] has decoded.
+    /// Takes the acknowledgements of the frames that [`RequestQueue::peek`] has decoded.
     pub(crate) fn take_acks(&mut self) -> Vec<FileAck> {
         std::mem::take(&mut self.acks)
     }
 
-    /// Takes the request that [`Intake::peek`] returned.
+    /// Takes the request that [`RequestQueue::peek`] returned.
     pub(crate) fn pop(&mut self) -> Option<Request> {
         let request = self.decoded.pop_front();
         if self.decoded.is_empty() {
@@ -108,69 +108,69 @@ mod tests {
 
     #[test]
     fn request_queue__keeps_order_across_frames() {
-        let mut intake = Intake::default();
+        let mut queue = RequestQueue::default();
         for ids in [0..3, 3..3, 3..5] {
-            intake.push(&body(ids));
+            queue.push(&body(ids));
         }
         let mut seen = Vec::new();
-        while let Some(request) = intake.peek().unwrap().cloned() {
-            assert_eq!(intake.pop(), Some(request.clone()));
+        while let Some(request) = queue.peek().unwrap().cloned() {
+            assert_eq!(queue.pop(), Some(request.clone()));
             seen.push(request.id);
         }
         assert_eq!(seen, [0, 1, 2, 3, 4]);
-        assert!(intake.is_empty());
+        assert!(queue.is_empty());
     }
 
     #[test]
     fn request_queue__full_by_bytes_until_frame_is_consumed() {
-        let mut intake = Intake::default();
+        let mut queue = RequestQueue::default();
         let mut frames = 0;
-        while !intake.is_full() {
-            intake.push(&body(0..100));
+        while !queue.is_full() {
+            queue.push(&body(0..100));
             frames += 1;
         }
         let each = body(0..100).len() + FRAME;
         assert_eq!(frames, AHEAD.div_ceil(each));
         // A frame counts until its last request is taken.
         for _ in 0..100 {
-            assert!(intake.is_full());
-            assert!(intake.peek().unwrap().is_some());
-            intake.pop();
+            assert!(queue.is_full());
+            assert!(queue.peek().unwrap().is_some());
+            queue.pop();
         }
-        assert!(!intake.is_full());
-        while intake.peek().unwrap().is_some() {
-            intake.pop();
+        assert!(!queue.is_full());
+        while queue.peek().unwrap().is_some() {
+            queue.pop();
         }
-        assert!(intake.is_empty() && intake.waiting == 0 && intake.current == 0);
-        intake.push(&vec![0; AHEAD]);
-        assert!(intake.is_full());
-        intake.clear();
-        assert!(intake.is_empty() && !intake.is_full());
+        assert!(queue.is_empty() && queue.waiting == 0 && queue.current == 0);
+        queue.push(&vec![0; AHEAD]);
+        assert!(queue.is_full());
+        queue.clear();
+        assert!(queue.is_empty() && !queue.is_full());
     }
 
     #[test]
     fn request_queue__file_acks_are_returned_without_request() {
         let ack = |offset| FileAck { transfer: 2, offset };
-        let mut intake = Intake::default();
+        let mut queue = RequestQueue::default();
         for offset in [7, 9] {
             let acks = ToServer { file_acks: vec![ack(offset)], ..Default::default() };
-            intake.push(&acks.encode_to_vec());
+            queue.push(&acks.encode_to_vec());
         }
-        assert_eq!(intake.peek(), Ok(None));
-        assert_eq!(intake.take_acks(), [ack(7), ack(9)]);
-        assert_eq!(intake.take_acks(), []);
+        assert_eq!(queue.peek(), Ok(None));
+        assert_eq!(queue.take_acks(), [ack(7), ack(9)]);
+        assert_eq!(queue.take_acks(), []);
     }
 
     #[test]
     fn request_queue__malformed_or_oversized_list_is_rejected() {
         let acks = ToServer { file_acks: vec![FileAck::default(); 2049], ..Default::default() };
         for bad in [vec![0x0a, 0xff], body(0..2049), acks.encode_to_vec(), vec![0xff; 10]] {
-            let mut intake = Intake::default();
-            intake.push(&bad);
-            assert_eq!(intake.peek(), Err(Malformed));
+            let mut queue = RequestQueue::default();
+            queue.push(&bad);
+            assert_eq!(queue.peek(), Err(MalformedRequests));
         }
-        let mut intake = Intake::default();
-        intake.push(&body(0..2048));
-        assert!(intake.peek().is_ok());
+        let mut queue = RequestQueue::default();
+        queue.push(&body(0..2048));
+        assert!(queue.peek().is_ok());
     }
 }

@@ -10,26 +10,26 @@ use twinlock_core::id::ConversationId;
 use twinlock_core::proto::answer::Result as Answered;
 
 use super::super::register::Registrations;
-use super::super::step_up::StepUp;
+use super::super::step_up::SessionStepUp;
 use crate::appends::Handed;
 use crate::refusal::Refused;
 
 /// A request in progress, or a hand-over of appends to the recorder.
-pub(super) struct Job {
-    work: BoxFuture<'static, Finished>,
+pub(super) struct InProgress {
+    work: BoxFuture<'static, FinishedWork>,
     lasting: bool,
 }
 
 /// The output of a job.
-pub(super) enum Finished {
-    Request(Box<Done>),
+pub(super) enum FinishedWork {
+    Request(Box<CompletedRequest>),
     Handed(Handed),
     /// Its task panicked, which is logged there.
     Failed,
 }
 
 /// A completed request.
-pub(super) struct Done {
+pub(super) struct CompletedRequest {
     pub(super) id: u64,
     pub(super) result: Result<Answered, Refused>,
     /// A cursor to set together with the answer.
@@ -37,24 +37,27 @@ pub(super) struct Done {
     /// Returned by a request that may register.
     pub(super) registrations: Option<Registrations>,
     /// Returned by a request that may use the step-up.
-    pub(super) step_up: Option<Box<StepUp>>,
+    pub(super) step_up: Option<Box<SessionStepUp>>,
 }
 
-impl Job {
+impl InProgress {
     /// A job that ends with the session.
-    pub(super) fn reading(work: impl Future<Output = Done> + Send + 'static) -> Self {
-        Self { work: Box::pin(async { Finished::Request(Box::new(work.await)) }), lasting: false }
+    pub(super) fn reading(work: impl Future<Output = CompletedRequest> + Send + 'static) -> Self {
+        Self {
+            work: Box::pin(async { FinishedWork::Request(Box::new(work.await)) }),
+            lasting: false,
+        }
     }
 
     /// A job that runs to its end even if the session ends.
-    pub(super) fn changing(work: impl Future<Output = Done> + Send + 'static) -> Self {
+    pub(super) fn changing(work: impl Future<Output = CompletedRequest> + Send + 'static) -> Self {
         let task = tokio::spawn(work);
         let work = Box::pin(async {
             match task.await {
-                Ok(done) => Finished::Request(Box::new(done)),
+                Ok(done) => FinishedWork::Request(Box::new(done)),
                 Err(error) => {
                     tracing::error!(%error, "a request's task failed");
-                    Finished::Failed
+                    FinishedWork::Failed
                 }
             }
         });
@@ -64,7 +67,7 @@ impl Job {
     /// A hand-over of appends for which the recorder has no room yet. If dropped, they are not
     /// recorded.
     pub(super) fn handing(work: BoxFuture<'static, Handed>) -> Self {
-        Self { work: Box::pin(async { Finished::Handed(work.await) }), lasting: false }
+        Self { work: Box::pin(async { FinishedWork::Handed(work.await) }), lasting: false }
     }
 
     /// Whether the job runs to its end in any case.
@@ -74,8 +77,8 @@ impl Job {
 }
 
 /// The output of the job, which is then removed; `None` while there is none. Cancel-safe.
-pub(super) async fn next_finished(job: &mut Option<Job>) -> Option<Finished> {
-    let finished = job.as_mut()?.work.as_mut().await;
-    *job = None;
+pub(super) async fn next_finished(in_progress: &mut Option<InProgress>) -> Option<FinishedWork> {
+    let finished = in_progress.as_mut()?.work.as_mut().await;
+    *in_progress = None;
     Some(finished)
 }

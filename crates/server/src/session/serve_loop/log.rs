@@ -10,7 +10,7 @@ use twinlock_core::text::Untrusted;
 use twinlock_transport::connection::{Connection, ConnectionError};
 use twinlock_transport::transport::Transport;
 
-use super::End;
+use super::end::SessionEnd;
 use crate::bus::SessionHandle;
 use crate::env::Env;
 
@@ -41,32 +41,34 @@ pub(super) fn log_begin(
 pub(super) fn log_end<S: Transport>(
     env: &Env,
     handle: &SessionHandle,
-    line: &Connection<S>,
+    connection: &Connection<S>,
     peer: SocketAddr,
-    end: &End,
+    end: &SessionEnd,
     began: Instant,
 ) {
-    let (sid, user) = (line.session().id(), handle.user().map(Name::as_str));
+    let (sid, user) = (connection.session().id(), handle.user().map(Name::as_str));
     let seconds = began.elapsed().as_secs();
-    if let End::Close(CloseCode::Quota) = end {
-        let limit = match line.session().credential() {
+    if let SessionEnd::Close(CloseCode::Quota) = end {
+        let limit = match connection.session().credential() {
             CredentialId::User(_) => "password-sessions-per-user",
             CredentialId::Device(_) | CredentialId::Invite(_) => "sessions-per-device",
         };
         env.throttle.closed_by(limit, peer);
     }
-    if let End::Connection(error @ ConnectionError::Fault(Fault::Tampered)) = end
+    if let SessionEnd::Connection(error @ ConnectionError::Fault(Fault::Tampered)) = end
         && let Some(left_out) = env.throttle.pass("frame not opened", std::time::Instant::now())
     {
         tracing::error!(%sid, user, %error, left_out, "a message could not be decrypted");
     }
     match end {
-        End::Close(code) => {
+        SessionEnd::Close(code) => {
             tracing::info!(%sid, user, seconds, %code, by = "server", "session ended");
         }
-        End::Bye(code) => {
+        SessionEnd::Bye(code) => {
             tracing::info!(%sid, user, seconds, %code, by = "client", "session ended");
         }
-        End::Connection(error) => tracing::info!(%sid, user, seconds, %error, "session ended"),
+        SessionEnd::Connection(error) => {
+            tracing::info!(%sid, user, seconds, %error, "session ended")
+        }
     }
 }

@@ -15,30 +15,30 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// How much is read from the peer.
 #[derive(Clone, Copy)]
-pub(super) enum Ear {
+pub(super) enum ReadMode {
     /// Everything.
-    Open,
+    All,
     /// Nothing, but a close by the peer is detected.
-    Watching,
+    CloseOnly,
     /// Nothing: an upload waits for the disk, and its bytes are kept even if the peer has closed.
-    Closed,
+    Nothing,
 }
 
-/// Writes and keeps the timers in any case, and reads as far as `ear` allows. Cancel-safe.
-pub(super) async fn listen<S: Transport>(
-    line: &mut Connection<S>,
-    ear: Ear,
+/// Writes and keeps the timers in any case, and reads as far as `mode` allows. Cancel-safe.
+pub(super) async fn wait_for_peer<S: Transport>(
+    connection: &mut Connection<S>,
+    mode: ReadMode,
     room: Option<usize>,
 ) -> Result<Wake, ConnectionError> {
-    match ear {
-        Ear::Open => line.wait(room).await,
-        Ear::Closed => hold_for(line, room).await,
-        Ear::Watching => loop {
-            if line.stream().has_peer_closed() {
+    match mode {
+        ReadMode::All => connection.wait(room).await,
+        ReadMode::Nothing => wait_without_reading(connection, room).await,
+        ReadMode::CloseOnly => loop {
+            if connection.stream().has_peer_closed() {
                 return Err(ConnectionError::Cut(None));
             }
             tokio::select! {
-                wake = hold_for(line, room) => return wake,
+                wake = wait_without_reading(connection, room) => return wake,
                 () = sleep(LOOK) => {}
             }
         },
@@ -46,15 +46,15 @@ pub(super) async fn listen<S: Transport>(
 }
 
 /// Reads nothing, and returns once there is room. Cancel-safe.
-async fn hold_for<S: AsyncRead + AsyncWrite + Unpin>(
-    line: &mut Connection<S>,
+async fn wait_without_reading<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut Connection<S>,
     room: Option<usize>,
 ) -> Result<Wake, ConnectionError> {
     poll_fn(|cx| {
-        let held = pin!(line.hold()).poll(cx);
+        let held = pin!(connection.hold()).poll(cx);
         match held {
             Poll::Ready(error) => Poll::Ready(Err(error)),
-            Poll::Pending if room.is_some_and(|room| line.backlog() <= room) => {
+            Poll::Pending if room.is_some_and(|room| connection.backlog() <= room) => {
                 Poll::Ready(Ok(Wake::Room))
             }
             Poll::Pending => Poll::Pending,

@@ -14,14 +14,14 @@ pub(crate) const ENTRY_HEAD: usize = 6;
 
 /// Items collected for one frame.
 #[derive(Default)]
-pub(crate) struct Out {
+pub(crate) struct FrameWriter {
     items: Vec<proto::Item>,
     bytes: usize,
     /// One of the items contains a secret.
     secret: bool,
 }
 
-impl Out {
+impl FrameWriter {
     /// Adds an item; a frame that would overflow is sent first.
     pub(crate) fn push(&mut self, session: &mut Session, what: What) -> Result<(), SendError> {
         let item = proto::Item { what: Some(what) };
@@ -71,7 +71,7 @@ impl Out {
     }
 }
 
-impl Drop for Out {
+impl Drop for FrameWriter {
     fn drop(&mut self) {
         if self.secret {
             // The session ended before the secret was sent.

@@ -12,19 +12,21 @@ use twinlock_transport::transport::Transport;
 
 use super::super::register::Registrations;
 use super::super::requests::people;
-use super::super::requests::{Asker, done};
-use super::super::step_up::StepUp;
-use super::job::{Done, Job};
-use super::{End, Presence, Rights, Serving, files};
+use super::super::requests::{RequestContext, done};
+use super::super::step_up::SessionStepUp;
+use super::end::SessionEnd;
+use super::files::files;
+use super::in_progress::{CompletedRequest, InProgress};
+use super::{PresenceProgress, Rights, SessionLoop};
 use crate::appends::own_body;
 use crate::bus::SessionHandle;
 use crate::refusal::{Refused, refuse, too_large};
 use crate::services::Services;
 
-impl<S: Transport> Serving<S> {
+impl<S: Transport> SessionLoop<S> {
     /// Starts the next request, or answers it.
-    pub(super) fn begin_one(&mut self) -> Result<(), End> {
-        let Some(proto::Request { id, op }) = self.intake.pop() else { return Ok(()) };
+    pub(super) fn begin_one(&mut self) -> Result<(), SessionEnd> {
+        let Some(proto::Request { id, op }) = self.queue.pop() else { return Ok(()) };
         let most_follows = self.services.env.config.limits.follows_per_session;
         let may_write = match &op {
             Some(op) if writes(op) => self.services.record.may_write(),
@@ -58,59 +60,70 @@ impl<S: Transport> Serving<S> {
             (Some(op), Rights::Device(person, device)) => {
                 // Before the list is read, so that later changes are signalled.
                 if let Op::ListPeople(proto::ListPeople { watch: true, .. }) = op
-                    && matches!(self.presence, Presence::Unwatched)
+                    && matches!(self.presence, PresenceProgress::Unwatched)
                 {
-                    self.presence = Presence::Told(self.services.bus.watch_presence(&self.handle));
+                    self.presence =
+                        PresenceProgress::Sent(self.services.bus.watch_presence(&self.handle));
                 }
                 let only_reads = only_reads(&op);
-                let asking = Asking {
+                let request = DeviceRequest {
                     services: self.services.clone(),
                     this: self.handle.clone(),
-                    sid: self.line.session().id(),
+                    sid: self.connection.session().id(),
                     person: person.clone(),
                     device: *device,
                     // Moved into a request that may use it, until its answer.
                     step_up: if only_reads { None } else { self.step_up.take() },
                 };
-                let work = asking.request(id, op);
-                self.job = Some(if only_reads { Job::reading(work) } else { Job::changing(work) });
+                let work = request.request(id, op);
+                self.in_progress = Some(if only_reads {
+                    InProgress::reading(work)
+                } else {
+                    InProgress::changing(work)
+                });
                 return Ok(());
             }
             (Some(op), Rights::Password(user, registrations)) => {
-                let age = Instant::now().into_std() - self.line.session().began();
+                let age = Instant::now().into_std() - self.connection.session().began();
                 if age > self.services.env.config.limits.fresh_password {
                     refuse(RefusalReason::LogInAgain)
                 } else {
-                    let registering = Registering {
+                    let request = RegistrationRequest {
                         services: self.services.clone(),
                         this: self.handle.clone(),
                         user: Some(user.clone()),
                         registrations: registrations.take(),
                     };
-                    self.job = Some(Job::changing(registering.request(id, op)));
+                    self.in_progress = Some(InProgress::changing(request.request(id, op)));
                     return Ok(());
                 }
             }
             (Some(op), Rights::Invite(registrations)) => {
-                let registering = Registering {
+                let request = RegistrationRequest {
                     services: self.services.clone(),
                     this: self.handle.clone(),
                     user: None,
                     registrations: registrations.take(),
                 };
-                self.job = Some(Job::changing(registering.request(id, op)));
+                self.in_progress = Some(InProgress::changing(request.request(id, op)));
                 return Ok(());
             }
         };
-        self.answer(Done { id, result, follow: None, registrations: None, step_up: None })
+        self.answer(CompletedRequest {
+            id,
+            result,
+            follow: None,
+            registrations: None,
+            step_up: None,
+        })
     }
 
     /// Answers a completed request.
-    pub(super) fn answer(&mut self, request: Done) -> Result<(), End> {
-        let Done { id, result, follow, registrations, step_up } = request;
+    pub(super) fn answer(&mut self, request: CompletedRequest) -> Result<(), SessionEnd> {
+        let CompletedRequest { id, result, follow, registrations, step_up } = request;
         if let Some((conversation, after)) = follow {
             self.cursors.follow(&*self.services.bus, &self.handle, conversation, after);
-            self.line.session_mut().set_following(true);
+            self.connection.session_mut().set_following(true);
         }
         if let Some(registrations) = registrations
             && let Rights::Password(_, place) | Rights::Invite(place) = &mut self.rights
@@ -121,12 +134,12 @@ impl<S: Transport> Serving<S> {
             self.step_up = step_up;
         }
         let result = result.unwrap_or_else(|refused| Answered::Refusal(refused.into()));
-        Ok(self.out.answer(self.line.session_mut(), id, result)?)
+        Ok(self.writer.answer(self.connection.session_mut(), id, result)?)
     }
 
     pub(super) fn unfollow(&mut self, conversation: ConversationId) {
         self.cursors.unfollow(conversation);
-        self.line.session_mut().set_following(!self.cursors.is_empty());
+        self.connection.session_mut().set_following(!self.cursors.is_empty());
     }
 
     pub(super) fn check_append(&self, id: u64, append: proto::Append) -> Result<NewEntry, Refused> {
@@ -186,53 +199,53 @@ fn writes(op: &Op) -> bool {
 }
 
 /// A request of a device session.
-struct Asking {
+struct DeviceRequest {
     services: Services,
     this: Arc<SessionHandle>,
     sid: SessionId,
     person: Arc<Person>,
     device: DeviceId,
-    step_up: Option<Box<StepUp>>,
+    step_up: Option<Box<SessionStepUp>>,
 }
 
-impl Asking {
-    async fn request(self, id: u64, op: Op) -> Done {
+impl DeviceRequest {
+    async fn request(self, id: u64, op: Op) -> CompletedRequest {
         let Self { services, this, sid, person, device, mut step_up } = self;
-        let asker = Asker { services: &services, person: &person, device: &device };
+        let context = RequestContext { services: &services, person: &person, device: &device };
         let mut follow = None;
         let result = match op {
-            Op::Read(want) => asker.read(want).await,
-            Op::Mark(want) => asker.mark(want).await,
-            Op::Search(want) => asker.search(want).await,
-            Op::ListConversations(want) => asker.list_conversations(want).await,
-            Op::CreateRoom(want) => asker.create_room(want).await,
-            Op::JoinRoom(want) => asker.join_room(want).await,
-            Op::FindRoom(want) => asker.find_room(want).await,
-            Op::LeaveRoom(want) => asker.leave_room(want).await,
-            Op::ListMembers(want) => asker.list_members(want).await,
-            Op::SetTopic(want) => asker.set_topic(want).await,
-            Op::OpenDirect(want) => asker.open_direct(want).await,
-            Op::MakeInvite(want) => asker.make_invite(want).await,
-            Op::ListDevices(_) => asker.list_devices().await,
+            Op::Read(want) => context.read(want).await,
+            Op::Mark(want) => context.mark(want).await,
+            Op::Search(want) => context.search(want).await,
+            Op::ListConversations(want) => context.list_conversations(want).await,
+            Op::CreateRoom(want) => context.create_room(want).await,
+            Op::JoinRoom(want) => context.join_room(want).await,
+            Op::FindRoom(want) => context.find_room(want).await,
+            Op::LeaveRoom(want) => context.leave_room(want).await,
+            Op::ListMembers(want) => context.list_members(want).await,
+            Op::SetTopic(want) => context.set_topic(want).await,
+            Op::OpenDirect(want) => context.open_direct(want).await,
+            Op::MakeInvite(want) => context.make_invite(want).await,
+            Op::ListDevices(_) => context.list_devices().await,
             Op::RevokeDevice(want) => match &mut step_up {
                 Some(step_up) if want.device != device.0.as_slice() => {
                     step_up.revoke_device(&services, &want).await
                 }
-                _ => asker.revoke_device(want).await,
+                _ => context.revoke_device(want).await,
             },
             Op::StepUpBegin(want) => {
-                let new = || Box::new(StepUp::new(person.user.clone(), device));
+                let new = || Box::new(SessionStepUp::new(person.user.clone(), device));
                 step_up.get_or_insert_with(new).begin(&services, sid, want).await
             }
             Op::StepUpFinish(want) => match &mut step_up {
                 Some(step_up) => step_up.finish(&services.admission, &want),
                 None => refuse(RefusalReason::NotAllowed),
             },
-            Op::AddClassicKey(want) => asker.add_classic_key(want).await,
-            Op::ListClassicKeys(want) => asker.list_classic_keys(want).await,
-            Op::RevokeClassicKey(want) => asker.revoke_classic_key(want).await,
-            Op::ListPeople(want) => asker.list_people(want).await,
-            Op::Follow(want) => asker.look_to_follow(&want).await.map(|following| {
+            Op::AddClassicKey(want) => context.add_classic_key(want).await,
+            Op::ListClassicKeys(want) => context.list_classic_keys(want).await,
+            Op::RevokeClassicKey(want) => context.revoke_classic_key(want).await,
+            Op::ListPeople(want) => context.list_people(want).await,
+            Op::Follow(want) => context.look_to_follow(&want).await.map(|following| {
                 follow = Some((want.conversation, want.after));
                 Answered::Following(following)
             }),
@@ -249,12 +262,12 @@ impl Asking {
             | Op::GetFile(_)
             | Op::AbortFile(_) => refuse(RefusalReason::Unsupported),
         };
-        Done { id, result, follow, registrations: None, step_up }
+        CompletedRequest { id, result, follow, registrations: None, step_up }
     }
 }
 
 /// A request of a session that may register.
-struct Registering {
+struct RegistrationRequest {
     services: Services,
     this: Arc<SessionHandle>,
     /// The user of a password session, which also manages its own devices.
@@ -262,8 +275,8 @@ struct Registering {
     registrations: Option<Registrations>,
 }
 
-impl Registering {
-    async fn request(self, id: u64, op: Op) -> Done {
+impl RegistrationRequest {
+    async fn request(self, id: u64, op: Op) -> CompletedRequest {
         let Self { services, this, user, mut registrations } = self;
         let result = match (op, &user, &mut registrations) {
             (Op::ListDevices(_), Some(user), _) => {
@@ -276,6 +289,6 @@ impl Registering {
             (op, _, Some(open)) => open.request(&services, &this, op).await,
             _ => refuse(RefusalReason::NotAllowed),
         };
-        Done { id, result, follow: None, registrations, step_up: None }
+        CompletedRequest { id, result, follow: None, registrations, step_up: None }
     }
 }
