@@ -51,13 +51,13 @@ pub(crate) fn write_text(record: &Arc<Record>, user: &Name, entry: &NewEntry) {
 /// Unlogged appends of one session.
 pub(crate) struct AppendLog {
     /// `None`: the session cannot append.
-    who: Option<Who>,
-    sums: HashMap<ConversationId, Sum>,
+    who: Option<AppendSender>,
+    sums: HashMap<ConversationId, AppendSum>,
 }
 
 /// A recorded append.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Logged {
+pub(crate) struct RecordedAppend {
     pub(crate) conversation: ConversationId,
     pub(crate) n: u64,
     /// Length of the body.
@@ -66,7 +66,7 @@ pub(crate) struct Logged {
 
 /// The sender of appends.
 #[derive(Clone)]
-pub(crate) struct Who {
+pub(crate) struct AppendSender {
     pub(crate) user: Name,
     /// As entries name it.
     pub(crate) sender: Arc<str>,
@@ -76,7 +76,7 @@ pub(crate) struct Who {
 
 /// Appends to a conversation that are not logged yet.
 #[derive(Debug, Clone, Copy)]
-struct Sum {
+struct AppendSum {
     count: u64,
     bytes: u64,
     last: u64,
@@ -85,19 +85,19 @@ struct Sum {
 }
 
 impl AppendLog {
-    pub(crate) fn new(who: Option<Who>) -> Self {
+    pub(crate) fn new(who: Option<AppendSender>) -> Self {
         Self { who, sums: HashMap::new() }
     }
 
     /// Counts recorded appends, and logs what is due.
-    pub(crate) fn note(&mut self, record: &Arc<Record>, recorded: &[Logged]) {
+    pub(crate) fn note(&mut self, record: &Arc<Record>, recorded: &[RecordedAppend]) {
         let Some(who) = &self.who else { return };
         if tracing::enabled!(tracing::Level::DEBUG) {
             write_each(record, who, recorded.to_vec());
         }
         let now = Instant::now();
         for one in recorded {
-            let fresh = Sum { count: 0, bytes: 0, last: 0, next: now };
+            let fresh = AppendSum { count: 0, bytes: 0, last: 0, next: now };
             let sum = self.sums.entry(one.conversation).or_insert(fresh);
             sum.count += 1;
             sum.bytes += one.bytes as u64;
@@ -123,7 +123,7 @@ impl AppendLog {
                 return false;
             }
             due.push((*conversation, *sum));
-            *sum = Sum { count: 0, bytes: 0, last: 0, next: now + EACH };
+            *sum = AppendSum { count: 0, bytes: 0, last: 0, next: now + EACH };
             true
         });
         write_sums(record, who, due);
@@ -137,10 +137,10 @@ impl AppendLog {
     }
 }
 
-fn write_each(record: &Arc<Record>, who: &Who, recorded: Vec<Logged>) {
+fn write_each(record: &Arc<Record>, who: &AppendSender, recorded: Vec<RecordedAppend>) {
     let (record, who) = (record.clone(), who.clone());
     tokio::spawn(async move {
-        for Logged { conversation, n, bytes } in recorded {
+        for RecordedAppend { conversation, n, bytes } in recorded {
             let name = record.conversation_name(&who.user, conversation).await;
             tracing::debug!(
                 sid = who.sid.map(tracing::field::display),
@@ -157,13 +157,13 @@ fn write_each(record: &Arc<Record>, who: &Who, recorded: Vec<Logged>) {
 }
 
 /// Logs sums in one task, so that a session waits for at most one read of a name at a time.
-fn write_sums(record: &Arc<Record>, who: &Who, sums: Vec<(ConversationId, Sum)>) {
+fn write_sums(record: &Arc<Record>, who: &AppendSender, sums: Vec<(ConversationId, AppendSum)>) {
     if sums.is_empty() {
         return;
     }
     let (record, who) = (record.clone(), who.clone());
     tokio::spawn(async move {
-        for (conversation, Sum { count, bytes, last, .. }) in sums {
+        for (conversation, AppendSum { count, bytes, last, .. }) in sums {
             let name = record.conversation_name(&who.user, conversation).await;
             tracing::info!(
                 sid = who.sid.map(tracing::field::display),

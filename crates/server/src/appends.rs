@@ -14,27 +14,27 @@ use twinlock_store::{Answer, Appended, NewEntry, Order, StoreError};
 use crate::config::Limits;
 use crate::limits::accounts::{Account, ENTRY};
 use crate::record::Record;
-use crate::refusal::{RETRY, Refused, Unrecorded};
+use crate::refusal::{RETRY, RequestRefusal, Unrecorded};
 
 /// Appends that go to the recorder together.
 #[derive(Default)]
-pub(crate) struct Batch {
-    requests: Vec<Asked>,
+pub(crate) struct AppendBatch {
+    requests: Vec<AppendRequest>,
     entries: Vec<NewEntry>,
     bytes: usize,
 }
 
 /// The request of an append.
-pub(crate) struct Asked {
+pub(crate) struct AppendRequest {
     /// The request's id.
     pub(crate) id: u64,
     /// Length of the body, for the log.
     pub(crate) bytes: usize,
 }
 
-impl Batch {
+impl AppendBatch {
     pub(crate) fn push(&mut self, id: u64, entry: NewEntry) {
-        self.requests.push(Asked { id, bytes: entry.body.len() });
+        self.requests.push(AppendRequest { id, bytes: entry.body.len() });
         self.bytes += entry.body.len();
         self.entries.push(entry);
     }
@@ -53,21 +53,21 @@ impl Batch {
 }
 
 /// A batch that was handed to the recorder.
-pub(crate) struct Handed {
-    requests: Vec<Asked>,
+pub(crate) struct HandedBatch {
+    requests: Vec<AppendRequest>,
     answer: Result<Answer, StoreError>,
     charged: u64,
 }
 
 /// A batch that the recorder has answered.
-pub(crate) struct Recorded {
-    pub(crate) requests: Vec<Asked>,
+pub(crate) struct AnsweredBatch {
+    pub(crate) requests: Vec<AppendRequest>,
     pub(crate) result: Result<Vec<Appended>, Unrecorded>,
     /// Bytes charged to the account; 0 if the recorder never had the batch.
     charged: u64,
 }
 
-impl Recorded {
+impl AnsweredBatch {
     /// The answer to an empty batch.
     fn nothing() -> Self {
         Self { requests: Vec::new(), result: Ok(Vec::new()), charged: 0 }
@@ -81,7 +81,7 @@ pub(crate) struct Appends {
     account: Option<Arc<Account>>,
     /// Until then, an append waits for the user's rate.
     slowed: Cell<Option<Instant>>,
-    queue: FuturesOrdered<BoxFuture<'static, Recorded>>,
+    queue: FuturesOrdered<BoxFuture<'static, AnsweredBatch>>,
     requests: usize,
     bytes: usize,
     /// After a batch fails, those behind it fail too, until none is in flight.
@@ -90,9 +90,9 @@ pub(crate) struct Appends {
     /// failure.
     refusing: Option<Instant>,
     /// Why a batch was not handed over. Batches behind it get the same refusal.
-    refused: Option<Refused>,
+    refused: Option<RequestRefusal>,
     /// The limit that caused `refusing`, if one did.
-    refusing_for: Option<Refused>,
+    refusing_for: Option<RequestRefusal>,
 }
 
 impl Appends {
@@ -115,7 +115,7 @@ impl Appends {
     ///
     /// If none is in flight, the first always may, so that no append waits forever. An exceeded
     /// text rate is the exception: [`Appends::next`] then wakes the session later.
-    pub(crate) fn have_room(&self, batch: &Batch, limits: &Limits) -> bool {
+    pub(crate) fn have_room(&self, batch: &AppendBatch, limits: &Limits) -> bool {
         if batch.is_empty()
             && let Some(account) = &self.account
         {
@@ -132,7 +132,7 @@ impl Appends {
     }
 
     /// Hands a batch to the recorder.
-    pub(crate) async fn record(&mut self, record: &Record, batch: Batch) {
+    pub(crate) async fn record(&mut self, record: &Record, batch: AppendBatch) {
         if let Some(handing) = self.begin(record, batch) {
             let handed = handing.await;
             self.handed(handed);
@@ -146,9 +146,9 @@ impl Appends {
     pub(crate) fn begin(
         &mut self,
         record: &Record,
-        batch: Batch,
-    ) -> Option<BoxFuture<'static, Handed>> {
-        let Batch { requests, entries, bytes } = batch;
+        batch: AppendBatch,
+    ) -> Option<BoxFuture<'static, HandedBatch>> {
+        let AppendBatch { requests, entries, bytes } = batch;
         if entries.is_empty() {
             return None;
         }
@@ -169,31 +169,31 @@ impl Appends {
             Some(Unrecorded::Limit(refused))
         });
         if let Some(no) = no {
-            let refused = Recorded { requests, result: Err(no), charged: 0 };
+            let refused = AnsweredBatch { requests, result: Err(no), charged: 0 };
             self.queue.push_back(Box::pin(ready(refused)));
             return None;
         }
         let (store, order) = (record.store.clone(), self.order.clone());
         Some(Box::pin(async move {
-            Handed { requests, answer: store.hand_over(entries, &order).await, charged }
+            HandedBatch { requests, answer: store.hand_over(entries, &order).await, charged }
         }))
     }
 
     /// Adds a batch that the recorder has taken or refused.
-    pub(crate) fn handed(&mut self, Handed { requests, answer, charged }: Handed) {
+    pub(crate) fn handed(&mut self, HandedBatch { requests, answer, charged }: HandedBatch) {
         self.queue.push_back(Box::pin(async move {
             let result = match answer {
                 Ok(answer) => answer.await.map_err(Unrecorded::from),
                 Err(error) => Err(error.into()),
             };
-            Recorded { requests, result, charged }
+            AnsweredBatch { requests, result, charged }
         }));
     }
 
     /// The recorder's next answer; `None` while nothing is in flight.
     ///
     /// Returns an empty answer once an append has waited for its user's rate. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Option<Recorded> {
+    pub(crate) async fn next(&mut self) -> Option<AnsweredBatch> {
         let recorded = match self.slowed.get() {
             None => self.queue.next().await?,
             Some(until) => tokio::select! {
@@ -201,7 +201,7 @@ impl Appends {
                 Some(recorded) = self.queue.next() => recorded,
                 () = sleep_until(until) => {
                     self.slowed.set(None);
-                    return Some(Recorded::nothing());
+                    return Some(AnsweredBatch::nothing());
                 }
             },
         };

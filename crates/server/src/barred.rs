@@ -27,8 +27,8 @@ pub(crate) enum Revocation {
 
 #[derive(Debug, Default)]
 pub(crate) struct Barred {
-    inner: Mutex<Inner>,
-    /// Number of credentials in `inner`, so that a login need not lock it.
+    barred: Mutex<BarredCredentials>,
+    /// Number of credentials in `barred`, so that a login need not lock it.
     count: AtomicUsize,
     /// Number of unwritten revocations.
     unwritten: AtomicUsize,
@@ -39,7 +39,7 @@ pub(crate) struct Barred {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct BarredCredentials {
     devices: HashMap<DeviceId, Name>,
     keys: HashSet<Name>,
     unwritten: Vec<Revocation>,
@@ -48,20 +48,20 @@ struct Inner {
 impl Barred {
     /// Bars a credential from now on.
     pub(crate) fn bar(&self, revocation: Revocation) {
-        let mut inner = self.lock();
+        let mut barred = self.lock();
         match &revocation {
             Revocation::Device(user, device) => {
-                inner.devices.insert(*device, user.clone());
+                barred.devices.insert(*device, user.clone());
             }
             Revocation::Key(name) => {
-                inner.keys.insert(name.clone());
+                barred.keys.insert(name.clone());
             }
         }
-        if !inner.unwritten.contains(&revocation) {
-            inner.unwritten.push(revocation);
+        if !barred.unwritten.contains(&revocation) {
+            barred.unwritten.push(revocation);
         }
-        self.count(&inner);
-        drop(inner);
+        self.count(&barred);
+        drop(barred);
         self.more.notify_one();
     }
 
@@ -92,9 +92,9 @@ impl Barred {
 
     /// Marks the revocation as recorded.
     pub(crate) fn written(&self, revocation: &Revocation) {
-        let mut inner = self.lock();
-        inner.unwritten.retain(|other| other != revocation);
-        self.count(&inner);
+        let mut barred = self.lock();
+        barred.unwritten.retain(|other| other != revocation);
+        self.count(&barred);
     }
 
     /// Whether a revocation is unwritten. It must be written before anything else.
@@ -143,13 +143,13 @@ impl Barred {
         }
     }
 
-    fn count(&self, inner: &Inner) {
-        self.count.store(inner.devices.len() + inner.keys.len(), Ordering::Release);
-        self.unwritten.store(inner.unwritten.len(), Ordering::Release);
+    fn count(&self, barred: &BarredCredentials) {
+        self.count.store(barred.devices.len() + barred.keys.len(), Ordering::Release);
+        self.unwritten.store(barred.unwritten.len(), Ordering::Release);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BarredCredentials> {
+        self.barred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

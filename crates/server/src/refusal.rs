@@ -14,7 +14,7 @@ const RETRY_SECONDS: u32 = 5;
 
 /// Why a request was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub(crate) struct RequestRefusal {
     pub(crate) why: RefusalReason,
     pub(crate) retry_seconds: u32,
     /// The limit that was reached, and its value.
@@ -26,7 +26,7 @@ pub(crate) struct Refused {
     pub(crate) barred: bool,
 }
 
-impl Refused {
+impl RequestRefusal {
     /// A temporary refusal.
     pub(crate) fn for_now(why: RefusalReason, retry_seconds: u32) -> Self {
         Self { retry_seconds, ..why.into() }
@@ -38,15 +38,15 @@ impl Refused {
     }
 }
 
-impl From<RefusalReason> for Refused {
+impl From<RefusalReason> for RequestRefusal {
     fn from(why: RefusalReason) -> Self {
         let (limit, role) = (Limit::None, proto::Role::None);
         Self { why, retry_seconds: 0, limit, most: 0, role, barred: false }
     }
 }
 
-impl From<Refused> for proto::Refusal {
-    fn from(refused: Refused) -> Self {
+impl From<RequestRefusal> for proto::Refusal {
+    fn from(refused: RequestRefusal) -> Self {
         Self {
             why: refused.why.into(),
             retry_seconds: refused.retry_seconds,
@@ -58,28 +58,28 @@ impl From<Refused> for proto::Refusal {
     }
 }
 
-pub(crate) fn refuse<T>(why: RefusalReason) -> Result<T, Refused> {
+pub(crate) fn refuse<T>(why: RefusalReason) -> Result<T, RequestRefusal> {
     Err(why.into())
 }
 
 /// Refuses a request that exceeds `limit`, which is `most` bytes.
-pub(crate) fn too_large<T>(limit: Limit, most: usize) -> Result<T, Refused> {
-    Err(Refused::from(RefusalReason::TooLarge).at(limit, most))
+pub(crate) fn too_large<T>(limit: Limit, most: usize) -> Result<T, RequestRefusal> {
+    Err(RequestRefusal::from(RefusalReason::TooLarge).at(limit, most))
 }
 
 /// Refuses a request that needs at least this role.
-pub(crate) fn needs<T>(role: proto::Role) -> Result<T, Refused> {
-    Err(Refused { role, ..RefusalReason::NotAllowed.into() })
+pub(crate) fn needs<T>(role: proto::Role) -> Result<T, RequestRefusal> {
+    Err(RequestRefusal { role, ..RefusalReason::NotAllowed.into() })
 }
 
-pub(crate) fn bad_name(_: BadName) -> Refused {
+pub(crate) fn bad_name(_: BadName) -> RequestRefusal {
     RefusalReason::NameBad.into()
 }
 
 /// The refusal for entries that were not recorded. The client keeps them and retries, whatever the
 /// reason: damage in one place of the record must not make it give up entries that other
 /// conversations or a repaired record can still take.
-pub(crate) fn not_recorded(error: &Unrecorded) -> Refused {
+pub(crate) fn not_recorded(error: &Unrecorded) -> RequestRefusal {
     match error {
         Unrecorded::Store(StoreError::OutOfOrder) => tracing::debug!(%error, "not recorded"),
         Unrecorded::Store(error) => log_fault("not recorded", error),
@@ -88,7 +88,7 @@ pub(crate) fn not_recorded(error: &Unrecorded) -> Refused {
             return *refused;
         }
     }
-    Refused::for_now(RefusalReason::Storage, RETRY_SECONDS)
+    RequestRefusal::for_now(RefusalReason::Storage, RETRY_SECONDS)
 }
 
 /// Why entries were not recorded.
@@ -98,10 +98,10 @@ pub(crate) enum Unrecorded {
     Store(#[from] StoreError),
     /// They were not handed over because of a limit.
     #[error("the limit {} ({}) was reached", text_setting(.0.limit).unwrap_or("of text"), .0.most)]
-    Limit(Refused),
+    Limit(RequestRefusal),
     /// An earlier append of the same connection was refused.
     #[error("an earlier append of this connection was refused")]
-    Behind(Refused),
+    Behind(RequestRefusal),
 }
 
 impl Unrecorded {
@@ -136,14 +136,14 @@ fn limit_of(bound: Bound) -> Limit {
 
 /// Maps an error of the store. The log has the details; the client learns that the fault is the
 /// server's, and whether it can retry.
-pub(crate) fn storage(error: &StoreError) -> Refused {
+pub(crate) fn storage(error: &StoreError) -> RequestRefusal {
     if let StoreError::TooMany(bound, most) = error {
-        return Refused::from(RefusalReason::Limit).at(limit_of(*bound), *most);
+        return RequestRefusal::from(RefusalReason::Limit).at(limit_of(*bound), *most);
     }
     if let StoreError::Damaged(_) = error {
         log_fault("a request found the record damaged", error);
         return RefusalReason::Damaged.into();
     }
     log_fault("a request failed", error);
-    Refused::for_now(RefusalReason::Storage, RETRY_SECONDS)
+    RequestRefusal::for_now(RefusalReason::Storage, RETRY_SECONDS)
 }

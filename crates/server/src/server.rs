@@ -29,7 +29,7 @@ use crate::admission::login::ask;
 use crate::error::StartError;
 use crate::handshake_runtime::HandshakeRuntime;
 use crate::identity::{Identity, IdentityError};
-use crate::limits::Origin;
+use crate::limits::SourcePrefix;
 use crate::services::Services;
 use crate::{classic, private};
 
@@ -120,7 +120,7 @@ impl Server {
 
     /// Number of sessions.
     #[must_use]
-    pub fn lines(&self) -> usize {
+    pub fn sessions(&self) -> usize {
         self.services.bus.sessions()
     }
 
@@ -140,7 +140,7 @@ impl Server {
     /// whether the answer takes equally long for every credential.
     #[doc(hidden)]
     pub async fn answer_hello(&self, hello: &[u8]) -> Option<(AwaitProof, Vec<u8>)> {
-        let origin = Origin::of(std::net::Ipv4Addr::LOCALHOST.into());
+        let origin = SourcePrefix::of(std::net::Ipv4Addr::LOCALHOST.into());
         let Services { admission, record, .. } = &self.services;
         let asked = ask(admission, record, hello, Some(origin)).await.ok()?;
         // Such a test repeats the same names, which must not exhaust their limits.

@@ -9,15 +9,15 @@ use tokio_rustls::server::TlsStream;
 use twinlock_transport::proxy;
 
 use super::{Admission, ListenerKind};
-use crate::limits::Origin;
+use crate::limits::SourcePrefix;
 use crate::limits::census::Majority;
-use crate::limits::slots::{Eviction, Limit, Permit};
+use crate::limits::connection_limiter::{Eviction, LimitName, Permit};
 
 /// Minimum interval between warnings that most connections come from one address.
 const MAJORITY: Duration = Duration::from_secs(60 * 60);
 /// Names of limits that have no setting, for the log.
-const TLS_DEADLINE: Limit = "time for TLS";
-const PROXY_DEADLINE: Limit = "time for a PROXY header";
+const TLS_DEADLINE: LimitName = "time for TLS";
+const PROXY_DEADLINE: LimitName = "time for a PROXY header";
 
 /// A connection that has completed TLS, with its slot still held.
 pub(crate) struct SecuredConnection {
@@ -25,7 +25,7 @@ pub(crate) struct SecuredConnection {
     /// The client's address, from a PROXY header if there is one.
     pub(crate) peer: SocketAddr,
     /// The source whose limits apply; `None` if clients cannot be distinguished.
-    pub(crate) origin: Option<Origin>,
+    pub(crate) source: Option<SourcePrefix>,
     pub(crate) permit: Permit,
 }
 
@@ -39,16 +39,17 @@ impl Admission {
         kind: ListenerKind,
         peer: SocketAddr,
     ) -> Option<(Permit, Eviction)> {
-        let origin = self.direct_origin(peer);
-        if let Some(origin) = origin.filter(|_| self.env.config.proxies.is_empty()) {
-            self.warn_of_a_majority(origin);
+        let source = self.direct_source(peer);
+        if let Some(source) = source.filter(|_| self.env.config.proxies.is_empty()) {
+            self.warn_of_a_majority(source);
         }
-        let entered = self.port(kind).slots.enter(Instant::now()).and_then(|(permit, eviction)| {
-            if let Some(origin) = origin {
-                permit.comes_from(origin)?;
-            }
-            Ok((permit, eviction))
-        });
+        let entered =
+            self.port(kind).limiter.enter(Instant::now()).and_then(|(permit, eviction)| {
+                if let Some(source) = source {
+                    permit.comes_from(source)?;
+                }
+                Ok((permit, eviction))
+            });
         match entered {
             Ok(slot) => Some(slot),
             Err(limit) => {
@@ -69,23 +70,23 @@ impl Admission {
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%peer, %error, "no TCP_NODELAY");
         }
-        let (origin, peer) = match self.origin(&mut socket, peer).await {
-            Ok(origin) => origin,
+        let (source, peer) = match self.source(&mut socket, peer).await {
+            Ok(source) => source,
             Err(error) => {
-                self.log_no_origin(peer, &error);
+                self.log_no_source(peer, &error);
                 return None;
             }
         };
         // Without a source (behind a proxy that names none) only the total limit applies.
-        if let Some(origin) = origin
-            && let Err(limit) = permit.comes_from(origin)
+        if let Some(source) = source
+            && let Err(limit) = permit.comes_from(source)
         {
             self.env.throttle.closed_by(limit, peer);
             return None;
         }
         let accepted = self.port(kind).tls.accept(socket);
         match timeout(self.env.config.limits.tls_deadline, accepted).await {
-            Ok(Ok(stream)) => Some(SecuredConnection { stream, peer, origin, permit }),
+            Ok(Ok(stream)) => Some(SecuredConnection { stream, peer, source, permit }),
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "no TLS");
                 None
@@ -99,21 +100,24 @@ impl Admission {
 
     /// The source whose limits apply, `None` if clients cannot be distinguished; and the client's
     /// address for the log.
-    async fn origin(
+    async fn source(
         &self,
         socket: &mut TcpStream,
         peer: SocketAddr,
-    ) -> Result<(Option<Origin>, SocketAddr), proxy::ProxyError> {
+    ) -> Result<(Option<SourcePrefix>, SocketAddr), proxy::ProxyError> {
         if self.sends_proxy_header(peer) {
             let deadline = tokio::time::Instant::now() + self.env.config.limits.tls_deadline;
             let client = proxy::read_header(socket, deadline).await?;
-            return Ok((client.map(|client| Origin::of(client.ip())), client.unwrap_or(peer)));
+            return Ok((
+                client.map(|client| SourcePrefix::of(client.ip())),
+                client.unwrap_or(peer),
+            ));
         }
-        Ok((self.direct_origin(peer), peer))
+        Ok((self.direct_source(peer), peer))
     }
 
     /// Logs why the source is unknown.
-    fn log_no_origin(&self, peer: SocketAddr, error: &proxy::ProxyError) {
+    fn log_no_source(&self, peer: SocketAddr, error: &proxy::ProxyError) {
         match error {
             proxy::ProxyError::Timeout => self.env.throttle.closed_by(PROXY_DEADLINE, peer),
             // A proxy may probe whether the port is open.
@@ -131,19 +135,19 @@ impl Admission {
     }
 
     /// The source of a connection, if its peer's address is the client's.
-    fn direct_origin(&self, peer: SocketAddr) -> Option<Origin> {
+    fn direct_source(&self, peer: SocketAddr) -> Option<SourcePrefix> {
         let hidden = self.env.config.behind_proxy || self.sends_proxy_header(peer);
-        (!hidden).then(|| Origin::of(peer.ip()))
+        (!hidden).then(|| SourcePrefix::of(peer.ip()))
     }
 
     /// Warns if most connections come from one address: behind a proxy without a PROXY header all
     /// clients share one address's limits.
-    fn warn_of_a_majority(&self, origin: Origin) {
-        if let Some(Majority { origin, count, of }) = self.census.note(origin)
+    fn warn_of_a_majority(&self, source: SourcePrefix) {
+        if let Some(Majority { source, count, of }) = self.census.note(source)
             && self.env.throttle.pass_each("majority", MAJORITY, Instant::now()).is_some()
         {
             tracing::warn!(
-                address = %origin,
+                address = %source,
                 "{count} of the last {of} connections came from one address, whose limits they share; \
                  if a proxy is there, have it send a PROXY header (version 2) and name it with --proxy"
             );

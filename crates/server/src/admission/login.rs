@@ -14,9 +14,9 @@ use twinlock_transport::OsEntropy;
 use twinlock_transport::login::{Acceptor, LoginError, parse_hello};
 
 use super::Admission;
-use crate::limits::Origin;
-use crate::limits::guess::{Guess, Taken, Wait};
-use crate::limits::slots::{Limit, Permit, Rank};
+use crate::limits::SourcePrefix;
+use crate::limits::connection_limiter::{LimitName, Permit, Rank};
+use crate::limits::guess::{CountedLogin, Guess, Wait};
 use crate::limits::throttle::log_fault;
 use crate::record::Record;
 
@@ -35,7 +35,7 @@ pub(crate) struct CheckedLogin {
 pub(crate) enum LoginRefusal {
     Answer(ErrorCode),
     /// The same, because of a limit.
-    Limit(Limit, ErrorCode),
+    Limit(LimitName, ErrorCode),
     Drop(LoginError),
 }
 
@@ -49,7 +49,7 @@ impl From<LoginError> for LoginRefusal {
 }
 
 impl LoginRefusal {
-    fn wait(limit: Limit, Wait(seconds): Wait) -> Self {
+    fn wait(limit: LimitName, Wait(seconds): Wait) -> Self {
         Self::Limit(limit, ErrorCode::Busy(seconds))
     }
 }
@@ -68,13 +68,13 @@ pub(crate) async fn log_in(
     admission: &Admission,
     record: &Record,
     acceptor: &mut Acceptor<TlsStream<TcpStream>>,
-    origin: Option<Origin>,
+    source: Option<SourcePrefix>,
     permit: &Permit,
 ) -> Result<CheckedLogin, LoginRefusal> {
     let payload = acceptor.read_hello().await?;
     permit.rise(Rank::Login);
     let AnsweredHello { state, challenge, looked_up, taken, device } =
-        ask(admission, record, &payload, origin).await?;
+        ask(admission, record, &payload, source).await?;
     if device.is_some() {
         permit.rise(Rank::Device);
     }
@@ -92,7 +92,7 @@ pub(crate) struct AnsweredHello {
     pub(crate) state: AwaitProof,
     pub(crate) challenge: Vec<u8>,
     looked_up: LookedUp,
-    pub(crate) taken: Taken,
+    pub(crate) taken: CountedLogin,
     /// The login counts for this existing device and not for its address.
     pub(crate) device: Option<DeviceId>,
 }
@@ -102,7 +102,7 @@ pub(crate) async fn ask(
     admission: &Admission,
     record: &Record,
     payload: &[u8],
-    origin: Option<Origin>,
+    source: Option<SourcePrefix>,
 ) -> Result<AnsweredHello, LoginRefusal> {
     let permit = timeout(QUEUE, admission.handshakes.acquire()).await;
     let Ok(Ok(_permit)) = permit else {
@@ -118,19 +118,19 @@ pub(crate) async fn ask(
             let looked_up = record.look_up(&id, now_ms).await?;
             let exists = looked_up.record::<RECORD>().is_some();
             let free = admission.devices.take(device, exists, now);
-            let taken = admission.guesses.take(None, origin.filter(|_| !free), now);
+            let taken = admission.guesses.take(None, source.filter(|_| !free), now);
             let taken = taken.map_err(|wait| LoginRefusal::wait("logins-per-minute", wait))?;
             (looked_up, taken, free.then_some(*device))
         }
         CredentialId::User(user) => {
-            let known = is_known(admission, record, user, origin).await?;
-            let guess = Guess { user, source: origin, known };
-            let taken = admission.guesses.take(Some(guess), origin, now);
+            let known = is_known(admission, record, user, source).await?;
+            let guess = Guess { user, source, known };
+            let taken = admission.guesses.take(Some(guess), source, now);
             let taken = taken.map_err(|wait| LoginRefusal::wait("guesses", wait))?;
             (record.look_up(&id, now_ms).await?, taken, None)
         }
         CredentialId::Invite(_) => {
-            let taken = admission.guesses.take(None, origin, now);
+            let taken = admission.guesses.take(None, source, now);
             let taken = taken.map_err(|wait| LoginRefusal::wait("logins-per-minute", wait))?;
             (record.look_up(&id, now_ms).await?, taken, None)
         }
@@ -149,17 +149,17 @@ async fn is_known(
     admission: &Admission,
     record: &Record,
     user: &Name,
-    origin: Option<Origin>,
+    source: Option<SourcePrefix>,
 ) -> Result<bool, StoreError> {
-    let Some(origin) = origin else { return Ok(false) };
-    let known = record.is_known_source(user, origin.bytes(), admission.env.now_ms()).await?;
-    Ok(!hides_many(admission, origin) & known)
+    let Some(source) = source else { return Ok(false) };
+    let known = record.is_known_source(user, source.bytes(), admission.env.now_ms()).await?;
+    Ok(!hides_many(admission, source) & known)
 }
 
 /// Whether many users share this address. With PROXY headers configured, addresses are the clients'
 /// own.
-fn hides_many(admission: &Admission, origin: Origin) -> bool {
-    admission.env.config.proxies.is_empty() && admission.guesses.crowd.hides_many(origin)
+fn hides_many(admission: &Admission, source: SourcePrefix) -> bool {
+    admission.env.config.proxies.is_empty() && admission.guesses.crowd.hides_many(source)
 }
 
 /// Records the source of a successful login.
@@ -167,16 +167,16 @@ pub(crate) async fn note_source(
     admission: &Admission,
     record: &Record,
     user: &Name,
-    origin: Option<Origin>,
+    source: Option<SourcePrefix>,
     method: LoginMethod,
 ) {
-    let Some(origin) = origin else { return };
-    admission.guesses.crowd.note(origin, user);
-    if hides_many(admission, origin) || record.may_write().is_err() {
+    let Some(source) = source else { return };
+    admission.guesses.crowd.note(source, user);
+    if hides_many(admission, source) || record.may_write().is_err() {
         return;
     }
     let noted =
-        record.store.note_source(user, &origin.bytes(), method, admission.env.now_ms()).await;
+        record.store.note_source(user, &source.bytes(), method, admission.env.now_ms()).await;
     if let Err(error) = noted {
         log_fault("the source of a login was not noted", error);
     }
@@ -184,7 +184,7 @@ pub(crate) async fn note_source(
 
 impl Admission {
     /// Undoes the counts of a login that succeeded.
-    pub(crate) fn give_back(&self, taken: Taken, device: Option<&DeviceId>) {
+    pub(crate) fn give_back(&self, taken: CountedLogin, device: Option<&DeviceId>) {
         self.guesses.give_back(taken);
         if let Some(device) = device {
             self.devices.give_back(device);

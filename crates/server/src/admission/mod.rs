@@ -24,9 +24,9 @@ use crate::convert::copy;
 use crate::env::Env;
 use crate::handshake_runtime::HandshakeHandle;
 use crate::limits::census::Census;
-use crate::limits::devices::Devices;
+use crate::limits::connection_limiter::ConnectionLimiter;
+use crate::limits::devices::DeviceLogins;
 use crate::limits::guess::Guesses;
-use crate::limits::slots::Slots;
 
 /// Age at which an unauthenticated connection gives up its slot to a newer one from another
 /// address. Longer than a login takes on a server that is not flooded.
@@ -46,10 +46,10 @@ pub(crate) enum ListenerKind {
 }
 
 /// What a listener admits.
-pub(crate) struct Port {
+pub(crate) struct ListenerPort {
     /// The listening address, if the listener is enabled.
     pub(crate) address: Option<SocketAddr>,
-    slots: Slots,
+    limiter: ConnectionLimiter,
     tls: ServerTls,
 }
 
@@ -60,9 +60,9 @@ pub(crate) struct Admission {
     classic_root: keys::ClassicRoot,
     /// Where logins run.
     pub(crate) handshake_runtime: HandshakeHandle,
-    ports: [Port; 3],
+    ports: [ListenerPort; 3],
     pub(crate) guesses: Guesses,
-    devices: Devices,
+    devices: DeviceLogins,
     census: Census,
     /// Permits of login computations.
     handshakes: Semaphore,
@@ -85,14 +85,14 @@ impl Admission {
     ) -> Result<Self, TlsFault> {
         let limits = &env.config.limits;
         let classic = &env.config.classic;
-        let session_slots = Slots::new(
+        let session_limiter = ConnectionLimiter::new(
             limits.unauthenticated,
             limits.unauthenticated_per_address,
             ["unauthenticated", "unauthenticated-per-address"],
             GRACE,
         );
-        let classic_slots = || {
-            Slots::new(
+        let classic_limiter = || {
+            ConnectionLimiter::new(
                 classic.connections,
                 classic.connections_per_address,
                 ["classic-connections", "classic-connections-per-address"],
@@ -102,9 +102,9 @@ impl Admission {
         let plain = tls.without_alpn()?;
         let [sessions, lines, origin] = addresses;
         let ports = [
-            Port { address: sessions, slots: session_slots, tls },
-            Port { address: lines, slots: classic_slots(), tls: plain.clone() },
-            Port { address: origin, slots: classic_slots(), tls: plain },
+            ListenerPort { address: sessions, limiter: session_limiter, tls },
+            ListenerPort { address: lines, limiter: classic_limiter(), tls: plain.clone() },
+            ListenerPort { address: origin, limiter: classic_limiter(), tls: plain },
         ];
         Ok(Self {
             classic_root: setup.classic_root(),
@@ -112,7 +112,7 @@ impl Admission {
             handshake_runtime,
             ports,
             guesses: Guesses::new(limits.logins_per_minute),
-            devices: Devices::new(),
+            devices: DeviceLogins::new(),
             census: Census::default(),
             handshakes: Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)),
             tarpit: Semaphore::new(classic.tarpit_slots.max(1)),
@@ -126,7 +126,7 @@ impl Admission {
         &self.env
     }
 
-    pub(crate) fn port(&self, kind: ListenerKind) -> &Port {
+    pub(crate) fn port(&self, kind: ListenerKind) -> &ListenerPort {
         let [sessions, classic, origin] = &self.ports;
         match kind {
             ListenerKind::Sessions => sessions,

@@ -2,12 +2,12 @@
 //! devices and scripts in any language. All that either can do is append to the one conversation of
 //! a key.
 //!
-//! [`lines`] implements JWE lines, [`origin`] the format of the Python design; [`wire`] is the
+//! [`jwe`] implements JWE lines, [`origin`] the format of the Python design; [`line_stream`] is the
 //! stream that both use. A connection is one task. The peer learns of no error.
 
-mod lines;
+mod jwe;
+mod line_stream;
 mod origin;
-mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,13 +24,13 @@ use twinlock_transport::OsEntropy;
 
 use crate::admission::arrival::SecuredConnection;
 use crate::admission::{Admission, ListenerKind};
-use crate::append_log::{AppendLog, Who, write_text};
+use crate::append_log::{AppendLog, AppendSender, write_text};
 use crate::env::Env;
-use crate::limits::slots::{Eviction, Permit};
+use crate::limits::connection_limiter::{Eviction, Permit};
 use crate::record::Record;
 use crate::refusal::Unrecorded;
 use crate::services::Services;
-use wire::{Lost, Wire};
+use line_stream::{LineStream, StreamLost};
 
 /// Serves one classic connection to its end.
 pub(crate) fn serve_lines(
@@ -45,10 +45,10 @@ pub(crate) fn serve_lines(
         else {
             return;
         };
-        let Admitted { wire, peer, permit, mut eviction } = admitted;
+        let Admitted { stream, peer, permit, mut eviction } = admitted;
         let _counted = services.admission.count_classic();
         let ended = tokio::select! {
-            ended = lines::serve(&services, wire, &permit) => ended,
+            ended = jwe::serve(&services, stream, &permit) => ended,
             limit = eviction.wait() => {
                 services.env.throttle.closed_by(limit, peer);
                 return;
@@ -59,9 +59,9 @@ pub(crate) fn serve_lines(
     }
 }
 
-/// Derives the line keys as [`lines`] does, for tests that measure the time.
+/// Derives the line keys as [`jwe`] does, for tests that measure the time.
 pub(crate) async fn hear(admission: &Admission, record: &Record, heard: Heard) -> Option<Lines> {
-    lines::key_and_lines(admission, record, heard).await.ok().map(|(_key, lines)| lines)
+    jwe::key_and_lines(admission, record, heard).await.ok().map(|(_key, lines)| lines)
 }
 
 /// Serves one connection of the origin bridge to its end.
@@ -77,10 +77,10 @@ pub(crate) fn serve_origin(
         else {
             return;
         };
-        let Admitted { wire, peer, permit, mut eviction } = admitted;
+        let Admitted { stream, peer, permit, mut eviction } = admitted;
         let _counted = services.admission.count_classic();
         let ended = tokio::select! {
-            ended = origin::serve(&services, wire, &permit) => ended,
+            ended = origin::serve(&services, stream, &permit) => ended,
             limit = eviction.wait() => {
                 services.env.throttle.closed_by(limit, peer);
                 return;
@@ -93,7 +93,7 @@ pub(crate) fn serve_origin(
 
 /// A connection that has completed TLS.
 struct Admitted {
-    wire: Wire<TlsStream<TcpStream>>,
+    stream: LineStream<TlsStream<TcpStream>>,
     /// The client's address, from a PROXY header if there is one.
     peer: SocketAddr,
     permit: Permit,
@@ -120,16 +120,16 @@ async fn admit(
         () = env.stopping() => return None,
     };
     let SecuredConnection { stream, peer, permit, .. } = secured;
-    Some(Admitted { wire: Wire::new(stream, peer), peer, permit, eviction })
+    Some(Admitted { stream: LineStream::new(stream, peer), peer, permit, eviction })
 }
 
 /// Why a classic connection ended, for the log.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+enum ClassicEnd {
     #[error("closed by the peer")]
     Bye,
     #[error(transparent)]
-    Lost(#[from] Lost),
+    Lost(#[from] StreamLost),
     #[error("no message in time")]
     Late,
     #[error("silence")]
@@ -152,7 +152,7 @@ enum Ended {
     Shutdown,
 }
 
-impl Ended {
+impl ClassicEnd {
     /// The limit that closed the connection, by its setting or by what it bounds.
     fn limit(&self) -> Option<&'static str> {
         match self {
@@ -181,7 +181,7 @@ fn entry(env: &Env, record: &Arc<Record>, key: &ClassicKey, kind: Kind, text: St
 
 /// The log of appends under a key.
 fn append_log(key: &ClassicKey, kind: Kind) -> AppendLog {
-    AppendLog::new(Some(Who {
+    AppendLog::new(Some(AppendSender {
         user: key.user.clone(),
         sender: Sender::Classic(key.user.clone(), key.name.clone()).to_string().into(),
         kind,
@@ -191,11 +191,11 @@ fn append_log(key: &ClassicKey, kind: Kind) -> AppendLog {
 
 /// Logs a limit by its name, and a message that did not open as an error: a wrong key, or a change
 /// in transit. Any peer can cause both at will, so these lines are throttled.
-fn log_end(env: &Env, peer: SocketAddr, ended: &Ended) {
+fn log_end(env: &Env, peer: SocketAddr, ended: &ClassicEnd) {
     if let Some(limit) = ended.limit() {
         env.throttle.closed_by(limit, peer);
     }
-    if matches!(ended, Ended::Closed(_) | Ended::NotOpened)
+    if matches!(ended, ClassicEnd::Closed(_) | ClassicEnd::NotOpened)
         && let Some(left_out) = env.throttle.pass("classic line not opened", Instant::now())
     {
         tracing::error!(%peer, %ended, left_out, "a message could not be decrypted");

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::admission::Admission;
 use crate::record::Record;
-use crate::refusal::{Refused, storage};
+use crate::refusal::{RequestRefusal, storage};
 
 /// Creates an invite. Its secret exists only in the returned copy.
 pub(crate) async fn make(
@@ -24,7 +24,7 @@ pub(crate) async fn make(
     user: Option<Name>,
     seconds: u64,
     made_by: Option<Name>,
-) -> Result<(InviteId, InviteSecret, u64), Refused> {
+) -> Result<(InviteId, InviteSecret, u64), RequestRefusal> {
     let limits = &admission.env().config.limits;
     let seconds = match seconds {
         0 => limits.invite.as_secs(),
@@ -39,7 +39,7 @@ pub(crate) async fn make(
     let id = InviteId(id);
     let credential = Credential::Invite(id, InviteSecret::new(&secret));
     let opaque_record = self_register(&admission.setup, &credential, &mut OsEntropy)
-        .map_err(|_| Refused::from(RefusalReason::Storage))?
+        .map_err(|_| RequestRefusal::from(RefusalReason::Storage))?
         .to_vec();
     let terms = InviteTerms { role, user, expires_ms };
     let invite = NewInvite { id, record: opaque_record, terms, made_by, created_ms };

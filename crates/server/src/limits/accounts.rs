@@ -74,9 +74,9 @@ pub(crate) struct Account {
 
 #[derive(Debug)]
 struct Books {
-    text: Bucket,
-    slow: Bucket,
-    changes: Bucket,
+    text: RateBucket,
+    slow: RateBucket,
+    changes: RateBucket,
     hours: [u64; HOURS],
     /// The hour of the newest element of `hours`, since the accounts began.
     hour: u64,
@@ -84,7 +84,7 @@ struct Books {
 
 /// Token bucket of a rate; a negative amount is a debt.
 #[derive(Debug)]
-struct Bucket {
+struct RateBucket {
     left: i64,
     at: Instant,
 }
@@ -122,7 +122,7 @@ impl Accounts {
 
 impl Account {
     fn new(rates: Rates, unindexed: Unindexed, began: Instant) -> Self {
-        let full = |rate: Rate| Bucket { left: signed(rate.burst), at: began };
+        let full = |rate: Rate| RateBucket { left: signed(rate.burst), at: began };
         let (text, slow, changes) = (full(rates.text), full(rates.slow), full(rates.changes));
         let books = Books { text, slow, changes, hours: [0; HOURS], hour: 0 };
         Self { rates, unindexed, began, books: Mutex::new(books) }
@@ -213,7 +213,7 @@ fn slot(hour: u64) -> usize {
     usize::try_from(hour % HOURS as u64).unwrap_or_default()
 }
 
-impl Bucket {
+impl RateBucket {
     fn refill(&mut self, rate: Rate, now: Instant) {
         let passed = now.saturating_duration_since(self.at).as_nanos();
         let (amount, seconds) = (u128::from(rate.amount), u128::from(rate.seconds));

@@ -11,12 +11,12 @@ use twinlock_store::{Form, LookedUp, Store, StoreError};
 
 use crate::barred::Barred;
 use crate::config::Config;
-use crate::files::{Files, LocalDisk};
+use crate::files::{FilePolicy, LocalDisk};
 use crate::limits::accounts::{Account, Accounts, OverQuota, Unindexed};
-use crate::limits::fair::{Fair, Turn};
-use crate::limits::room::{AtReserve, TextRoom};
+use crate::limits::fair::{Fair, FairTurn};
+use crate::limits::text_reserve::{AtReserve, TextReserve};
 use crate::private::Failed;
-use crate::refusal::{RETRY, Refused};
+use crate::refusal::{RETRY, RequestRefusal};
 use names::Names;
 
 /// Concurrent reads of the record by sessions. The store has one more connection.
@@ -25,12 +25,12 @@ const READS: usize = 3;
 /// The record of a server.
 pub(crate) struct Record {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) files: Arc<Files>,
+    pub(crate) files: Arc<FilePolicy>,
     /// Rates and quotas of users.
     pub(crate) accounts: Accounts,
     /// Revocations that are not written yet.
     pub(crate) barred: Arc<Barred>,
-    text_room: Arc<TextRoom>,
+    text_reserve: Arc<TextReserve>,
     /// Turns for reads of the record by sessions ([`Record::read`]). Fewer than the store's
     /// connections, so that sessions leave one to logins.
     pub(crate) reads: Fair,
@@ -53,9 +53,10 @@ impl Record {
     ) -> Result<Self, Failed> {
         let limits = &config.limits;
         let disk = Box::new(LocalDisk::open(config.data.join("files"), limits.disk_reserve)?);
-        let text_room = Arc::new(TextRoom::new(config.data.clone(), limits.text_reserve));
+        let text_reserve = Arc::new(TextReserve::new(config.data.clone(), limits.text_reserve));
         let barred = Arc::new(Barred::default());
-        let files = Files::new(disk, store.clone(), limits, text_room.clone(), barred.clone());
+        let files =
+            FilePolicy::new(disk, store.clone(), limits, text_reserve.clone(), barred.clone());
         let indexed = store.clone();
         let unindexed = Unindexed(Arc::new(move || indexed.unindexed()));
         Ok(Self {
@@ -63,7 +64,7 @@ impl Record {
             files: Arc::new(files),
             accounts: Accounts::new(limits, unindexed),
             barred,
-            text_room,
+            text_reserve,
             reads: Fair::new(READS),
             searches: Fair::new(1),
             names: Names::new(),
@@ -89,7 +90,7 @@ impl Record {
     }
 
     /// Waits for `user`'s turn to search.
-    pub(crate) async fn search_turn(&self, user: &Name) -> Turn {
+    pub(crate) async fn search_turn(&self, user: &Name) -> FairTurn {
         self.searches.turn(user).await
     }
 
@@ -120,15 +121,19 @@ impl Record {
 
     /// Whether a client's write other than a revocation is allowed: unwritten revocations come
     /// first.
-    pub(crate) fn may_write(&self) -> Result<(), Refused> {
+    pub(crate) fn may_write(&self) -> Result<(), RequestRefusal> {
         if self.barred.is_unwritten() { Err(later(RETRY.as_secs())) } else { Ok(()) }
     }
 
     /// Whether `bytes` of this user's text may be handed to the recorder now. Charges them if so.
-    pub(crate) fn may_record(&self, account: Option<&Account>, bytes: u64) -> Result<(), Refused> {
+    pub(crate) fn may_record(
+        &self,
+        account: Option<&Account>,
+        bytes: u64,
+    ) -> Result<(), RequestRefusal> {
         self.may_write()?;
         let now = tokio::time::Instant::now().into_std();
-        if let Err(AtReserve(reserve)) = self.text_room.take(bytes, now) {
+        if let Err(AtReserve(reserve)) = self.text_reserve.take(bytes, now) {
             return Err(later(RETRY.as_secs()).at(Limit::TextReserve, reserve));
         }
         match account.map_or(Ok(()), |account| account.write(bytes, now)) {
@@ -167,6 +172,6 @@ impl Record {
     }
 }
 
-fn later(seconds: u64) -> Refused {
-    Refused::for_now(RefusalReason::Storage, u32::try_from(seconds).unwrap_or(u32::MAX))
+fn later(seconds: u64) -> RequestRefusal {
+    RequestRefusal::for_now(RefusalReason::Storage, u32::try_from(seconds).unwrap_or(u32::MAX))
 }

@@ -23,7 +23,7 @@ const IDENTITY: [&str; 3] =
 
 /// Kind of start, by the state of the data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
+pub(super) enum StartKind {
     /// The record does not exist yet, or the first start was interrupted.
     First,
     /// A record exists.
@@ -31,11 +31,11 @@ pub(super) enum Start {
 }
 
 /// Inspects the data directory and marks the beginning of a first start. Changes nothing else.
-pub(super) fn look(data: &Path, config: &Config, heads: &Heads) -> Result<Start, StartError> {
+pub(super) fn look(data: &Path, config: &Config, heads: &Heads) -> Result<StartKind, StartError> {
     let marked = private::is_there(&data.join(MARK))?;
     if has_record(data)? {
         check_identity(data, config, heads, marked)?;
-        return Ok(if marked { Start::First } else { Start::Later });
+        return Ok(if marked { StartKind::First } else { StartKind::Later });
     }
     if let Some(trace) = trace(data, marked)? {
         return Err(StartError::RecordLost { missing: data.join("record.db"), trace });
@@ -43,7 +43,7 @@ pub(super) fn look(data: &Path, config: &Config, heads: &Heads) -> Result<Start,
     if !marked {
         private::write(&data.join(MARK), b"")?;
     }
-    Ok(Start::First)
+    Ok(StartKind::First)
 }
 
 /// Completes a first start: from here on a missing record is a lost one.

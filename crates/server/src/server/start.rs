@@ -12,7 +12,7 @@ use twinlock_store::{RecordLock, SqliteStore, Store};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::tls::ServerTls;
 
-use super::data_check::{self, Start};
+use super::data_check::{self, StartKind};
 use super::heads::{self, HeadFile, Heads};
 use super::listeners::{BoundSocket, accept, address_of, public_address};
 use super::{FILE_ONLY, Server, clock, upkeep};
@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::env::Env;
 use crate::error::StartError;
 use crate::handshake_runtime::HandshakeRuntime;
-use crate::identity::{Identity, Options as IdentityOptions};
+use crate::identity::{Identity, IdentityOptions};
 use crate::invites::owner;
 use crate::record::Record;
 use crate::services::Services;
@@ -56,7 +56,7 @@ impl Server {
         setup: ServerSetup,
         store: Arc<dyn Store>,
         known: &Heads,
-        start: Start,
+        start: StartKind,
     ) -> Result<Self, StartError> {
         let data = config.data.clone();
         // A self-signed certificate is trusted only by its pin.
@@ -88,7 +88,7 @@ impl Server {
         let owner_invite = owner::invite(admission, record, &public, pin).await?;
         let key = admission.setup.server_key();
         let mut heads = HeadFile::new(&data, key, self_made);
-        if start == Start::First {
+        if start == StartKind::First {
             heads.write(&*store).await?;
             data_check::begun(&data)?;
         } else {
@@ -99,7 +99,7 @@ impl Server {
         let lines = lines.map(BoundSocket::listen).transpose()?;
         let origin = origin.map(BoundSocket::listen).transpose()?;
         let identity = Arc::new(Mutex::new(identity));
-        let sweep = whole && start == Start::Later;
+        let sweep = whole && start == StartKind::Later;
         let upkeep = upkeep::spawn(&services, &identity, &heads, sweep);
         let mut accepting = JoinSet::new();
         let runs = &admission.handshake_runtime;
@@ -161,12 +161,12 @@ fn open_store(
     config: &Config,
     setup: &ServerSetup,
     lock: RecordLock,
-    start: Start,
+    start: StartKind,
     known: &Heads,
 ) -> Result<Arc<dyn Store>, StartError> {
     let options = twinlock_store::Options::new(setup.server_key(), setup.row_key());
     let options = options.bounds(config.limits.bounds);
-    if start == Start::Later {
+    if start == StartKind::Later {
         lock.check(&known.expected())?;
         known.note_opening(&config.data)?;
     }

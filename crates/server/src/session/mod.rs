@@ -33,8 +33,8 @@ use crate::admission::{Admission, ListenerKind};
 use crate::bus::Owner;
 use crate::convert::{self, copy};
 use crate::env::Env;
-use crate::limits::Origin;
-use crate::limits::slots::{Eviction, Limit, Permit};
+use crate::limits::SourcePrefix;
+use crate::limits::connection_limiter::{Eviction, LimitName, Permit};
 use crate::limits::throttle::log_fault;
 use crate::services::Services;
 
@@ -43,7 +43,7 @@ use serve_loop::SessionLoop;
 /// Timeout for a peer that answers nothing, not even TCP keep-alive probes.
 const UNANSWERED: Duration = Duration::from_secs(60);
 /// Name of a limit that has no setting, for the log.
-const LOGIN_DEADLINE: Limit = "time for HELLO or PROOF";
+const LOGIN_DEADLINE: LimitName = "time for HELLO or PROOF";
 
 type TlsSocket = TlsStream<TcpStream>;
 
@@ -93,7 +93,7 @@ struct Arrived {
     login: CheckedLogin,
     exporter: Option<[u8; 32]>,
     peer: SocketAddr,
-    origin: Option<Origin>,
+    source: Option<SourcePrefix>,
     _permit: Permit,
 }
 
@@ -109,11 +109,11 @@ async fn arrive(
         tracing::debug!(%peer, %error, "no TCP keep-alive");
     }
     let secured = admission.secure(ListenerKind::Sessions, socket, peer, permit).await?;
-    let SecuredConnection { stream, peer, origin, permit } = secured;
+    let SecuredConnection { stream, peer, source, permit } = secured;
     let exporter = tls::channel_binding(stream.get_ref().1).ok();
     let mut acceptor = Acceptor::new(stream);
-    match log_in(&admission, &record, &mut acceptor, origin, &permit).await {
-        Ok(login) => Some(Arrived { acceptor, login, exporter, peer, origin, _permit: permit }),
+    match log_in(&admission, &record, &mut acceptor, source, &permit).await {
+        Ok(login) => Some(Arrived { acceptor, login, exporter, peer, source, _permit: permit }),
         Err(LoginRefusal::Limit(limit, code)) => {
             env.throttle.closed_by(limit, peer);
             acceptor.refuse(code).await;
@@ -153,7 +153,7 @@ fn keep_alive(socket: &TcpStream) -> io::Result<()> {
 /// Registers the session of a completed login.
 async fn enter(
     services: &Services,
-    Arrived { acceptor, login, exporter, peer, origin, _permit }: Arrived,
+    Arrived { acceptor, login, exporter, peer, source, _permit }: Arrived,
 ) -> Option<Box<SessionLoop<TlsSocket>>> {
     let Services { env, admission, record, bus } = services;
     let CheckedLogin { established, credential } = login;
@@ -203,7 +203,7 @@ async fn enter(
         Holder::Invite(_) => None,
     };
     if let Some((user, method)) = user {
-        note_source(admission, record, user, origin, method).await;
+        note_source(admission, record, user, source, method).await;
     }
     // The rest is logged once the client is ready.
     if let Holder::Device(_, device) = &holder
@@ -212,7 +212,7 @@ async fn enter(
     {
         log_fault("last login not noted", error);
     }
-    SessionLoop::new(services.clone(), handle, connection, holder, origin, peer)
+    SessionLoop::new(services.clone(), handle, connection, holder, source, peer)
 }
 
 fn server_info(env: &Env, admission: &Admission, holder: &Holder) -> proto::ServerInfo {

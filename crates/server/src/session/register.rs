@@ -23,9 +23,9 @@ use crate::bus::SessionHandle;
 use crate::convert::copy;
 use crate::env::Env;
 use crate::invites::owner;
-use crate::limits::Origin;
-use crate::limits::guess::{Guess, Taken, Wait};
-use crate::refusal::{Refused, bad_name, refuse, storage};
+use crate::limits::SourcePrefix;
+use crate::limits::guess::{CountedLogin, Guess, Wait};
+use crate::refusal::{RequestRefusal, bad_name, refuse, storage};
 use crate::services::Services;
 
 /// Registrations that may be begun in one session.
@@ -46,7 +46,7 @@ pub(crate) enum Registrar {
 pub(crate) struct Registrations {
     registrar: Registrar,
     /// The source from which the invite is used.
-    source: Option<Origin>,
+    source: Option<SourcePrefix>,
     begun: u32,
     open: Option<OpenRegistration>,
 }
@@ -57,11 +57,11 @@ struct OpenRegistration {
     device: Option<(DeviceId, String)>,
     evaluated: bool,
     /// The evaluation as a guess, given back once the user exists.
-    taken: Option<Taken>,
+    taken: Option<CountedLogin>,
 }
 
 impl Registrations {
-    pub(crate) fn new(registrar: Registrar, source: Option<Origin>) -> Self {
+    pub(crate) fn new(registrar: Registrar, source: Option<SourcePrefix>) -> Self {
         Self { registrar, source, begun: 0, open: None }
     }
 
@@ -71,7 +71,7 @@ impl Registrations {
         services: &Services,
         this: &SessionHandle,
         op: Op,
-    ) -> Result<Answered, Refused> {
+    ) -> Result<Answered, RequestRefusal> {
         match op {
             Op::RegisterBegin(want) => self.begin(services, want).await,
             Op::RegisterEvaluate(want) => self.evaluate(services, want).await,
@@ -85,12 +85,11 @@ impl Registrations {
         &mut self,
         services: &Services,
         wanted: proto::RegisterBegin,
-    ) -> Result<Answered, Refused> {
+    ) -> Result<Answered, RequestRefusal> {
         self.open = None;
         if self.begun >= MOST {
-            return Err(
-                Refused::from(RefusalReason::NotAllowed).at(proto::Limit::Registrations, MOST)
-            );
+            return Err(RequestRefusal::from(RefusalReason::NotAllowed)
+                .at(proto::Limit::Registrations, MOST));
         }
         self.begun += 1;
         if !wanted.password && !wanted.device {
@@ -140,7 +139,7 @@ impl Registrations {
         &mut self,
         services: &Services,
         requests: proto::RegisterEvaluate,
-    ) -> Result<Answered, Refused> {
+    ) -> Result<Answered, RequestRefusal> {
         let Some(mut open) = self.open.take().filter(|open| !open.evaluated) else {
             return refuse(RefusalReason::NotAllowed);
         };
@@ -155,7 +154,8 @@ impl Registrations {
             if let Registrar::Invite(..) = self.registrar {
                 let guess = Guess { user: &open.user, source: self.source, known: false };
                 let taken = services.admission.guesses.take(Some(guess), None, Instant::now());
-                let busy = |wait: Wait| Refused::for_now(RefusalReason::Busy, u32::from(wait.0));
+                let busy =
+                    |wait: Wait| RequestRefusal::for_now(RefusalReason::Busy, u32::from(wait.0));
                 open.taken = Some(taken.map_err(busy)?);
             }
             let id = CredentialId::User(open.user.clone());
@@ -181,7 +181,7 @@ impl Registrations {
         services: &Services,
         this: &SessionHandle,
         records: proto::RegisterFinish,
-    ) -> Result<Answered, Refused> {
+    ) -> Result<Answered, RequestRefusal> {
         let Some(open) = self.open.take().filter(|open| open.evaluated) else {
             return refuse(RefusalReason::NotAllowed);
         };
@@ -234,7 +234,11 @@ impl Registrations {
     }
 
     /// Checks what may have changed since the session began.
-    async fn check_may_register(&self, services: &Services, user: &Name) -> Result<(), Refused> {
+    async fn check_may_register(
+        &self,
+        services: &Services,
+        user: &Name,
+    ) -> Result<(), RequestRefusal> {
         let Registrar::Invite(id, _) = &self.registrar else { return Ok(()) };
         let id = CredentialId::Invite(*id);
         let invite = services.record.store.credential(&id, services.env.now_ms()).await;
@@ -255,16 +259,20 @@ fn registered(env: &Env, person: &Person) {
     }
 }
 
-fn evaluate(setup: &ServerSetup, id: &CredentialId, request: &Bytes) -> Result<Bytes, Refused> {
-    let malformed = Refused::from(RefusalReason::Malformed);
+fn evaluate(
+    setup: &ServerSetup,
+    id: &CredentialId,
+    request: &Bytes,
+) -> Result<Bytes, RequestRefusal> {
+    let malformed = RequestRefusal::from(RefusalReason::Malformed);
     let request: &[u8; REQUEST] = request.as_ref().try_into().map_err(|_| malformed)?;
     let response = setup.evaluate(&id.cid(), request).map_err(|_| malformed)?;
     Ok(copy(&response))
 }
 
 /// The OPAQUE record, which must be present if it is wanted, and only then.
-fn record(bytes: &Bytes, wanted: bool) -> Result<Option<Vec<u8>>, Refused> {
-    let malformed = Refused::from(RefusalReason::Malformed);
+fn record(bytes: &Bytes, wanted: bool) -> Result<Option<Vec<u8>>, RequestRefusal> {
+    let malformed = RequestRefusal::from(RefusalReason::Malformed);
     if !wanted {
         return if bytes.is_empty() { Ok(None) } else { Err(malformed) };
     }

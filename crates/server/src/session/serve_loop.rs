@@ -46,12 +46,12 @@ use super::register::{Registrar, Registrations};
 use super::request_queue::RequestQueue;
 use super::step_up::SessionStepUp;
 use super::transfers::{SessionTransfers, TransferViolation};
-use crate::append_log::{AppendLog, Logged, Who, write_text};
-use crate::appends::{Appends, Batch, Recorded};
+use crate::append_log::{AppendLog, AppendSender, RecordedAppend, write_text};
+use crate::appends::{AnsweredBatch, AppendBatch, Appends};
 use crate::bus::RegisteredSession;
 use crate::convert;
-use crate::limits::Origin;
-use crate::refusal::{Refused, not_recorded};
+use crate::limits::SourcePrefix;
+use crate::refusal::{RequestRefusal, not_recorded};
 use crate::services::Services;
 use end::{SessionEnd, send_close};
 use files::next_done;
@@ -62,8 +62,6 @@ use updates::{ConversationLookup, next_read};
 
 /// Backlog at the end, in bytes, up to which a session leaves the registry at once.
 const LITTLE: usize = 16 * 1024;
-/// Presence changes sent at a time.
-const PRESENCE: usize = 500;
 /// Characters of the client's software name that are logged.
 const SOFTWARE: usize = 64;
 
@@ -121,11 +119,11 @@ impl<S: Transport> SessionLoop<S> {
         handle: RegisteredSession,
         connection: Connection<S>,
         holder: Holder,
-        origin: Option<Origin>,
+        source: Option<SourcePrefix>,
         peer: SocketAddr,
     ) -> Option<Box<Self>> {
         let sid = connection.session().id();
-        let who = |user: &Name, device: Option<&DeviceId>| Who {
+        let who = |user: &Name, device: Option<&DeviceId>| AppendSender {
             user: user.clone(),
             sender: Sender::new(user, device).to_string().into(),
             kind: Kind::TEXT,
@@ -142,12 +140,12 @@ impl<S: Transport> SessionLoop<S> {
             }
             (Holder::User(person), CredentialId::User(_)) => {
                 let registrar = Registrar::User(person.user.clone());
-                let registrations = Registrations::new(registrar, origin);
+                let registrations = Registrations::new(registrar, source);
                 Rights::Password(person.user, Some(registrations))
             }
             (Holder::Invite(terms), CredentialId::Invite(id)) => {
                 let registrar = Registrar::Invite(*id, terms);
-                Rights::Invite(Some(Registrations::new(registrar, origin)))
+                Rights::Invite(Some(Registrations::new(registrar, source)))
             }
             // The store has returned another kind of credential than requested.
             _ => return None,
@@ -353,7 +351,9 @@ impl<S: Transport> SessionLoop<S> {
         let room = self.connection.backlog() + self.writer.bytes() <= HIGH_WATER;
         Ok(match self.queue.peek()? {
             Some(proto::Request { op: Some(Op::Append(_)), .. }) => {
-                room && self.appends.have_room(&Batch::default(), &self.services.env.config.limits)
+                room && self
+                    .appends
+                    .have_room(&AppendBatch::default(), &self.services.env.config.limits)
             }
             // Earlier appends are answered first, so that a read sees them. Results of a lookup
             // must not be sent after an answer with newer ones.
@@ -365,7 +365,7 @@ impl<S: Transport> SessionLoop<S> {
     /// Hands over the next appends as one batch, or starts one other request.
     fn work(&mut self) -> Result<(), SessionEnd> {
         let limits = &self.services.env.config.limits;
-        let mut batch = Batch::default();
+        let mut batch = AppendBatch::default();
         loop {
             match self.queue.peek()? {
                 Some(proto::Request { op: Some(Op::Append(_)), .. }) => {}
@@ -417,8 +417,8 @@ impl<S: Transport> SessionLoop<S> {
 
     // ---- appends
 
-    fn acknowledge(&mut self, recorded: Recorded) -> Result<(), SessionEnd> {
-        let Recorded { requests, result, .. } = recorded;
+    fn acknowledge(&mut self, recorded: AnsweredBatch) -> Result<(), SessionEnd> {
+        let AnsweredBatch { requests, result, .. } = recorded;
         let session = self.connection.session_mut();
         let appended = match result {
             Ok(appended) => appended,
@@ -436,11 +436,11 @@ impl<S: Transport> SessionLoop<S> {
             let answer = match appended {
                 Appended::Recorded(receipt) => {
                     let (conversation, n, bytes) = (receipt.conversation, receipt.n, asked.bytes);
-                    logged.push(Logged { conversation, n, bytes });
+                    logged.push(RecordedAppend { conversation, n, bytes });
                     Answered::Ack(acks.ack(&receipt))
                 }
                 Appended::NotAMember => {
-                    Answered::Refusal(Refused::from(RefusalReason::NotFound).into())
+                    Answered::Refusal(RequestRefusal::from(RefusalReason::NotFound).into())
                 }
             };
             self.writer.answer(session, asked.id, answer)?;

@@ -21,8 +21,8 @@ use super::requests::{RequestResult, done};
 use crate::admission::Admission;
 use crate::bus::SessionHandle;
 use crate::convert::copy;
-use crate::limits::guess::TakenByDevice;
-use crate::refusal::{Refused, refuse, storage};
+use crate::limits::guess::CountedStepUp;
+use crate::refusal::{RequestRefusal, refuse, storage};
 use crate::services::Services;
 
 /// Step-ups per session. They take no login permit, since outsiders can exhaust those.
@@ -43,7 +43,7 @@ struct BegunStepUp {
     state: AwaitStepUp,
     /// The OPAQUE record that the proof is checked against.
     record: Option<[u8; RECORD]>,
-    taken: TakenByDevice,
+    taken: CountedStepUp,
     at: Monotonic,
 }
 
@@ -72,12 +72,12 @@ impl SessionStepUp {
             return refuse(RefusalReason::NotAllowed);
         }
         self.count += 1;
-        let malformed = Refused::from(RefusalReason::Malformed);
+        let malformed = RequestRefusal::from(RefusalReason::Malformed);
         let ke1: &[u8; KE1] = want.ke1.as_ref().try_into().map_err(|_| malformed)?;
         let taken = services.admission.guesses.take_by_device(&self.device, Instant::now());
         let taken = taken.map_err(|wait| {
             tracing::info!(user = %self.user, device = %self.device, "too many wrong passwords");
-            Refused::for_now(RefusalReason::Busy, u32::from(wait.0))
+            RequestRefusal::for_now(RefusalReason::Busy, u32::from(wait.0))
         })?;
         let id = CredentialId::User(self.user.clone());
         let looked_up = services.record.store.look_up(&id, services.env.now_ms()).await;
@@ -107,7 +107,7 @@ impl SessionStepUp {
         if at.elapsed() > PROOF_DEADLINE {
             return refuse(RefusalReason::LogInAgain);
         }
-        let malformed = Refused::from(RefusalReason::Malformed);
+        let malformed = RequestRefusal::from(RefusalReason::Malformed);
         let ke3: &[u8; KE3] = want.ke3.as_ref().try_into().map_err(|_| malformed)?;
         let (Ok(()), Some(record)) = (state.finish(ke3), record) else {
             tracing::info!(user = %self.user, device = %self.device, "wrong password");
@@ -121,7 +121,7 @@ impl SessionStepUp {
     }
 
     /// The proof, unless it has expired or the password has changed.
-    async fn fresh(&mut self, services: &Services) -> Result<&mut ProvenPassword, Refused> {
+    async fn fresh(&mut self, services: &Services) -> Result<&mut ProvenPassword, RequestRefusal> {
         let Some(proven) = &mut self.proven else { return refuse(RefusalReason::NotAllowed) };
         if proven.at.elapsed() > services.env.config.limits.fresh_password {
             return refuse(RefusalReason::LogInAgain);

@@ -15,12 +15,12 @@ use crate::admission::ListenerKind;
 use crate::append_log::with_name;
 use crate::barred::Revocation;
 use crate::convert::copy;
-use crate::refusal::{Refused, bad_name, needs, refuse, storage};
+use crate::refusal::{RequestRefusal, bad_name, needs, refuse, storage};
 use crate::services::Services;
 
 impl RequestContext<'_> {
     /// Reads the role from the record, because it may have been withdrawn since the session began.
-    async fn is_admin(&self) -> Result<bool, Refused> {
+    async fn is_admin(&self) -> Result<bool, RequestRefusal> {
         Ok(self.me().await?.is_some_and(|me| me.role >= Role::Admin))
     }
 
@@ -119,7 +119,7 @@ impl RequestContext<'_> {
             Err(error) => {
                 tracing::warn!(%by, key = %name, "classic key barred until a restart: not recorded");
                 self.services.record.barred.bar(Revocation::Key(name));
-                Err(Refused { barred: true, ..storage(&error) })
+                Err(RequestRefusal { barred: true, ..storage(&error) })
             }
         };
         self.services.bus.key_revoked();

@@ -14,7 +14,7 @@ use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
 use twinlock_store::{Appended, Conversation, NewEntry, Person, Store, StoreError};
 use twinlock_transport::OsEntropy;
 
-use crate::refusal::{Refused, bad_name, storage};
+use crate::refusal::{RequestRefusal, bad_name, storage};
 use crate::services::Services;
 
 /// Rows of a list in one answer.
@@ -27,11 +27,14 @@ pub(super) struct RequestContext<'a> {
     pub(super) device: &'a DeviceId,
 }
 
-pub(super) type RequestResult = Result<Answered, Refused>;
+pub(super) type RequestResult = Result<Answered, RequestRefusal>;
 
 impl RequestContext<'_> {
     /// Reads the record when it is this user's turn.
-    async fn reading<T, R>(&self, read: impl FnOnce(Arc<dyn Store>) -> R) -> Result<T, Refused>
+    async fn reading<T, R>(
+        &self,
+        read: impl FnOnce(Arc<dyn Store>) -> R,
+    ) -> Result<T, RequestRefusal>
     where
         T: Send + 'static,
         R: Future<Output = Result<T, StoreError>> + Send + 'static,
@@ -40,23 +43,24 @@ impl RequestContext<'_> {
     }
 
     /// This user as currently recorded.
-    async fn me(&self) -> Result<Option<Person>, Refused> {
+    async fn me(&self) -> Result<Option<Person>, RequestRefusal> {
         let user = self.person.user.clone();
         self.reading(|store| async move { store.person(&user).await }).await
     }
 
     /// Counts a change that the server announces to others.
-    fn change(&self) -> Result<(), Refused> {
+    fn change(&self) -> Result<(), RequestRefusal> {
         let account = self.services.record.accounts.of(&self.person.user);
         account.change(Instant::now().into_std()).map_err(|wait| {
             let most = self.services.env.config.limits.changes_per_minute;
             let again = u32::try_from(wait.as_secs().saturating_add(1)).unwrap_or(u32::MAX);
-            Refused::for_now(RefusalReason::Busy, again).at(proto::Limit::ChangesPerMinute, most)
+            RequestRefusal::for_now(RefusalReason::Busy, again)
+                .at(proto::Limit::ChangesPerMinute, most)
         })
     }
 
     /// A conversation of which this user is a member.
-    async fn own(&self, id: ConversationId) -> Result<Conversation, Refused> {
+    async fn own(&self, id: ConversationId) -> Result<Conversation, RequestRefusal> {
         let user = self.person.user.clone();
         let found =
             self.reading(|store| async move { store.conversation(&user, id).await }).await?;
@@ -68,7 +72,7 @@ impl RequestContext<'_> {
         id: ConversationId,
         after: Option<Name>,
         most: usize,
-    ) -> Result<Vec<Name>, Refused> {
+    ) -> Result<Vec<Name>, RequestRefusal> {
         self.reading(|store| async move { store.members(id, after.as_ref(), most).await }).await
     }
 
@@ -91,7 +95,7 @@ impl RequestContext<'_> {
         }
     }
 
-    async fn tell_members(&self, id: ConversationId) -> Result<(), Refused> {
+    async fn tell_members(&self, id: ConversationId) -> Result<(), RequestRefusal> {
         let mut after = None;
         loop {
             let rows = self.members(id, after, LIST).await?;
@@ -112,7 +116,7 @@ fn at_most(wanted: u32, most: usize) -> usize {
     }
 }
 
-fn page_after(after: &str) -> Result<Option<Name>, Refused> {
+fn page_after(after: &str) -> Result<Option<Name>, RequestRefusal> {
     if after.is_empty() { Ok(None) } else { Name::new(after).map(Some).map_err(bad_name) }
 }
 

@@ -8,7 +8,7 @@ use super::{LIST, RequestContext, RequestResult, done, page_after};
 use crate::barred::Revocation;
 use crate::convert::{self, copy};
 use crate::invites;
-use crate::refusal::{Refused, bad_name, needs, refuse, storage};
+use crate::refusal::{RequestRefusal, bad_name, needs, refuse, storage};
 use crate::services::Services;
 
 impl RequestContext<'_> {
@@ -108,7 +108,7 @@ pub(in crate::session) async fn revoke_device(
             tracing::warn!(%user, %device, "device barred until a restart: not recorded");
             services.record.barred.bar(Revocation::Device(user.clone(), *device));
             services.bus.device_revoked(device);
-            return Err(Refused { barred: true, ..no });
+            return Err(RequestRefusal { barred: true, ..no });
         }
     }
     tracing::info!(%user, %device, "device revoked");

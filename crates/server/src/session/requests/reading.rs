@@ -12,7 +12,7 @@ use twinlock_store::{Content, Entry, Limit, Page, SLICE, SearchFrom};
 
 use super::{LIST, RequestContext, RequestResult, at_most, done};
 use crate::convert::{self, copy};
-use crate::refusal::{Refused, refuse, storage, too_large};
+use crate::refusal::{RequestRefusal, refuse, storage, too_large};
 use crate::session::frame_writer::{ENTRY_HEAD, FRAME_HEAD};
 
 /// Maximum entries of one answer, and bytes of bodies requested from the store.
@@ -42,7 +42,7 @@ impl RequestContext<'_> {
     }
 
     /// The stored link of entry `n`, or the initial link if `n` is 0.
-    async fn link(&self, conversation: ConversationId, n: u64) -> Result<Link, Refused> {
+    async fn link(&self, conversation: ConversationId, n: u64) -> Result<Link, RequestRefusal> {
         let one = Limit { entries: 1, bytes: 0 };
         Ok(self.page(conversation, n, one).await?.link_after)
     }
@@ -52,7 +52,7 @@ impl RequestContext<'_> {
         conversation: ConversationId,
         after: u64,
         limit: Limit,
-    ) -> Result<Page, Refused> {
+    ) -> Result<Page, RequestRefusal> {
         self.reading(|store| async move { store.read(conversation, after, limit).await }).await
     }
 
@@ -60,7 +60,7 @@ impl RequestContext<'_> {
     pub(crate) async fn look_to_follow(
         &self,
         want: &proto::Follow,
-    ) -> Result<proto::Following, Refused> {
+    ) -> Result<proto::Following, RequestRefusal> {
         let conversation = self.own(want.conversation).await?;
         if want.after > conversation.head {
             return refuse(RefusalReason::Ahead);
@@ -84,7 +84,7 @@ impl RequestContext<'_> {
         let until = Instant::now() + time;
         let found = timeout_at(until, self.search_slices(&want, before, most, until)).await;
         let Some(found) = found.unwrap_or(Ok(None))? else {
-            let busy = Refused::for_now(RefusalReason::Busy, SEARCH_AGAIN);
+            let busy = RequestRefusal::for_now(RefusalReason::Busy, SEARCH_AGAIN);
             return Err(busy.at(proto::Limit::SearchSeconds, time.as_secs()));
         };
         Ok(Answered::Page(proto::Page {
@@ -103,7 +103,7 @@ impl RequestContext<'_> {
         before: u64,
         most: usize,
         until: Instant,
-    ) -> Result<Option<Vec<Entry>>, Refused> {
+    ) -> Result<Option<Vec<Entry>>, RequestRefusal> {
         let mut all = Vec::new();
         let mut room = MAX_BODY;
         let mut from = Some(SearchFrom::below(before));

@@ -20,7 +20,7 @@ use super::in_progress::{CompletedRequest, InProgress};
 use super::{PresenceProgress, Rights, SessionLoop};
 use crate::appends::own_body;
 use crate::bus::SessionHandle;
-use crate::refusal::{Refused, refuse, too_large};
+use crate::refusal::{RequestRefusal, refuse, too_large};
 use crate::services::Services;
 
 impl<S: Transport> SessionLoop<S> {
@@ -54,7 +54,7 @@ impl<S: Transport> SessionLoop<S> {
             (Some(Op::Follow(want)), Rights::Device(..))
                 if self.cursors.is_full(want.conversation, most_follows) =>
             {
-                Err(Refused::from(RefusalReason::Limit)
+                Err(RequestRefusal::from(RefusalReason::Limit)
                     .at(proto::Limit::FollowsPerSession, most_follows))
             }
             (Some(op), Rights::Device(person, device)) => {
@@ -126,9 +126,9 @@ impl<S: Transport> SessionLoop<S> {
             self.connection.session_mut().set_following(true);
         }
         if let Some(registrations) = registrations
-            && let Rights::Password(_, place) | Rights::Invite(place) = &mut self.rights
+            && let Rights::Password(_, returned) | Rights::Invite(returned) = &mut self.rights
         {
-            *place = Some(registrations);
+            *returned = Some(registrations);
         }
         if step_up.is_some() {
             self.step_up = step_up;
@@ -142,7 +142,11 @@ impl<S: Transport> SessionLoop<S> {
         self.connection.session_mut().set_following(!self.cursors.is_empty());
     }
 
-    pub(super) fn check_append(&self, id: u64, append: proto::Append) -> Result<NewEntry, Refused> {
+    pub(super) fn check_append(
+        &self,
+        id: u64,
+        append: proto::Append,
+    ) -> Result<NewEntry, RequestRefusal> {
         let Rights::Device(person, device) = &self.rights else {
             return refuse(RefusalReason::NotAllowed);
         };

@@ -11,8 +11,8 @@ use twinlock_core::proto::answer::Result as Answered;
 
 use super::super::register::Registrations;
 use super::super::step_up::SessionStepUp;
-use crate::appends::Handed;
-use crate::refusal::Refused;
+use crate::appends::HandedBatch;
+use crate::refusal::RequestRefusal;
 
 /// A request in progress, or a hand-over of appends to the recorder.
 pub(super) struct InProgress {
@@ -23,7 +23,7 @@ pub(super) struct InProgress {
 /// The output of a job.
 pub(super) enum FinishedWork {
     Request(Box<CompletedRequest>),
-    Handed(Handed),
+    Handed(HandedBatch),
     /// Its task panicked, which is logged there.
     Failed,
 }
@@ -31,7 +31,7 @@ pub(super) enum FinishedWork {
 /// A completed request.
 pub(super) struct CompletedRequest {
     pub(super) id: u64,
-    pub(super) result: Result<Answered, Refused>,
+    pub(super) result: Result<Answered, RequestRefusal>,
     /// A cursor to set together with the answer.
     pub(super) follow: Option<(ConversationId, u64)>,
     /// Returned by a request that may register.
@@ -66,7 +66,7 @@ impl InProgress {
 
     /// A hand-over of appends for which the recorder has no room yet. If dropped, they are not
     /// recorded.
-    pub(super) fn handing(work: BoxFuture<'static, Handed>) -> Self {
+    pub(super) fn handing(work: BoxFuture<'static, HandedBatch>) -> Self {
         Self { work: Box::pin(async { FinishedWork::Handed(work.await) }), lasting: false }
     }
 

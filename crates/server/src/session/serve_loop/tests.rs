@@ -10,12 +10,12 @@ use twinlock_core::proto::{self, item::What, request::Op};
 use twinlock_core::session::Config as SessionConfig;
 
 use crate::common::*;
-use crate::limits::fair::Turn;
+use crate::limits::fair::FairTurn;
 
 /// All read turns, held by a user that does nothing else.
 struct Held<'h> {
     host: &'h Host,
-    turns: Vec<Turn>,
+    turns: Vec<FairTurn>,
 }
 
 impl<'h> Held<'h> {
@@ -59,7 +59,7 @@ fn has_entries(client: &Client) -> bool {
 
 async fn sessions(host: &Host, left: usize) {
     let gone = async {
-        while host.server.lines() > left {
+        while host.server.sessions() > left {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -17,9 +17,12 @@ use super::super::follow::{Cursors, ROOM, ReadPage};
 use super::end::SessionEnd;
 use super::files::next_done;
 use super::in_progress::next_finished;
-use super::{PRESENCE, PresenceProgress, Rights, SessionLoop};
+use super::{PresenceProgress, Rights, SessionLoop};
 use crate::bus::PendingSignals;
 use crate::convert;
+
+/// Presence changes sent at a time.
+const PRESENCE: usize = 500;
 
 /// A changed conversation that is being looked up.
 pub(super) struct ConversationLookup {

@@ -8,8 +8,9 @@ use twinlock_core::session::{SendError, Session};
 use twinlock_store::FileRef;
 use twinlock_transport::flow_control::{FRAME, FlowControl};
 
-use super::{Refused, TransferViolation};
-use crate::files::{Blob, Denied, Files, Hash};
+use super::violation::TransferViolation;
+use crate::files::{Blob, Denied, FilePolicy, Hash};
+use crate::refusal::RequestRefusal;
 
 /// Bytes read at a time: whole frames, about half a MiB. A download has at most two of these in
 /// memory.
@@ -24,14 +25,14 @@ pub(crate) struct FoundFile {
 }
 
 pub(super) async fn find(
-    files: &Arc<Files>,
+    files: &Arc<FilePolicy>,
     user: &Name,
     conversation: u64,
     n: u64,
     prefix: Option<(u64, Hash)>,
-) -> Result<FoundFile, Refused> {
+) -> Result<FoundFile, RequestRefusal> {
     let of = user.clone();
-    let open = |files: Arc<Files>| async move { files.open(&of, conversation, n).await };
+    let open = |files: Arc<FilePolicy>| async move { files.open(&of, conversation, n).await };
     let (file, blob) = files.look_up(user, open).await?;
     let offset = match prefix {
         Some((length, hash)) if length <= file.size => {

@@ -2,8 +2,8 @@
 //!
 //! The session's task copies, seals and opens; reads, writes and hashes are jobs on threads that
 //! may block on the disk. An upload has one write in progress and one buffer that fills at the same
-//! time; while that contains [`HELD`] bytes, the connection is not read. A write starts when
-//! nothing more can be read, or with [`WORTH`] bytes: waking a thread for each frame costs more
+//! time; while that contains [`HELD`](upload::HELD) bytes, the connection is not read. A write starts when
+//! nothing more can be read, or with [`WORTH`](upload::WORTH) bytes: waking a thread for each frame costs more
 //! than the frame.
 //!
 //! A download has one read in progress and one buffer that is sent, within its [flow
@@ -14,6 +14,7 @@
 
 mod download;
 mod upload;
+mod violation;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,29 +31,22 @@ use twinlock_transport::flow_control::ACK_EACH;
 
 use super::frame_writer::FrameWriter;
 use crate::convert::{self, copy};
-use crate::files::{Blob, Denied, Files, FilesError, Hash, Upload};
+use crate::files::{Blob, Denied, FilePolicy, FilesError, Hash, OpenUpload};
 use crate::limits::throttle::log_fault;
-use crate::refusal::{Refused, refuse, storage};
+use crate::refusal::{RequestRefusal, refuse, storage};
 
 use download::{FoundFile, NextRead, OutgoingFile};
 use upload::{Accepted, IncomingFile, UploadStep};
+pub(crate) use violation::TransferViolation;
 
 /// Concurrent transfers of a session.
 const MOST: usize = 8;
-/// Bytes of an upload waiting for the disk beyond which the connection is not read.
-const HELD: usize = 1 << 20;
-/// Bytes of an upload that are written even if more can be read.
-const WORTH: usize = HELD / 2;
 /// Aborted uploads whose last bytes are still being written, in addition to [`MOST`].
 const LEAVING: usize = 8;
 
-/// A BULK frame or an acknowledgement that violates what was agreed: CLOSE 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TransferViolation;
-
 /// The transfers of one session.
 pub(crate) struct SessionTransfers {
-    files: Arc<Files>,
+    files: Arc<FilePolicy>,
     /// Number of the next transfer. Uploads are odd and downloads even, so that past transfers are
     /// recognised without being remembered.
     next: u32,
@@ -67,15 +61,15 @@ pub(crate) struct SessionTransfers {
 
 /// The output of a job.
 pub(crate) enum FinishedJob {
-    Accepted { id: u64, result: Result<Accepted, Refused> },
-    Wrote { transfer: u32, upload: Box<dyn Upload>, result: Result<Vec<u8>, FilesError> },
-    Recorded { transfer: u32, id: u64, bytes: u64, result: Result<proto::Ack, Refused> },
-    Found { id: u64, ack_each: u32, result: Result<FoundFile, Refused> },
+    Accepted { id: u64, result: Result<Accepted, RequestRefusal> },
+    Wrote { transfer: u32, upload: Box<dyn OpenUpload>, result: Result<Vec<u8>, FilesError> },
+    Recorded { transfer: u32, id: u64, bytes: u64, result: Result<proto::Ack, RequestRefusal> },
+    Found { id: u64, ack_each: u32, result: Result<FoundFile, RequestRefusal> },
     Read { transfer: u32, blob: Box<dyn Blob>, result: Result<Vec<u8>, FilesError> },
 }
 
 impl SessionTransfers {
-    pub(crate) fn new(files: Arc<Files>) -> Self {
+    pub(crate) fn new(files: Arc<FilePolicy>) -> Self {
         Self {
             files,
             next: 2,
@@ -96,7 +90,7 @@ impl SessionTransfers {
         device: &DeviceId,
         id: u64,
         op: Op,
-    ) -> Option<Result<Answered, Refused>> {
+    ) -> Option<Result<Answered, RequestRefusal>> {
         let begun = match op {
             Op::PutFile(want) => self.put(user, device, id, want),
             Op::EndFile(want) => self.end(id, &want),
@@ -113,7 +107,7 @@ impl SessionTransfers {
         device: &DeviceId,
         id: u64,
         want: proto::PutFile,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), RequestRefusal> {
         let message_id = MessageId::from_slice(&want.message_id).ok_or(RefusalReason::Malformed)?;
         let meta = upload::judge(want.file)?;
         self.have_room()?;
@@ -132,7 +126,7 @@ impl SessionTransfers {
         Ok(())
     }
 
-    fn end(&mut self, id: u64, want: &proto::EndFile) -> Result<(), Refused> {
+    fn end(&mut self, id: u64, want: &proto::EndFile) -> Result<(), RequestRefusal> {
         let hash = Hash::try_from(want.hash.as_ref()).map_err(|_| RefusalReason::Malformed)?;
         let upload = self.uploads.get_mut(&want.transfer).ok_or(RefusalReason::NotFound)?;
         if !upload.end(id, hash) {
@@ -142,7 +136,7 @@ impl SessionTransfers {
         Ok(())
     }
 
-    fn get(&mut self, user: &Name, id: u64, want: &proto::GetFile) -> Result<(), Refused> {
+    fn get(&mut self, user: &Name, id: u64, want: &proto::GetFile) -> Result<(), RequestRefusal> {
         let prefix = match want.offset {
             0 => None,
             offset => {
@@ -162,7 +156,7 @@ impl SessionTransfers {
         Ok(())
     }
 
-    fn abort(&mut self, transfer: u32) -> Result<Answered, Refused> {
+    fn abort(&mut self, transfer: u32) -> Result<Answered, RequestRefusal> {
         if transfer == 0 || transfer >= self.next {
             return refuse(RefusalReason::NotFound);
         }
@@ -174,12 +168,12 @@ impl SessionTransfers {
         super::requests::done()
     }
 
-    fn have_room(&self) -> Result<(), Refused> {
+    fn have_room(&self) -> Result<(), RequestRefusal> {
         let uploads = self.uploads.values().filter(|upload| !upload.is_leaving()).count();
         let open = self.asked + uploads + self.downloads.len();
         // A transfer takes two numbers, and no number is reused.
         if open >= MOST || self.uploads.len() >= MOST + LEAVING || self.next > u32::MAX - 4 {
-            return Err(Refused::for_now(RefusalReason::Busy, 1).at(Limit::Transfers, MOST));
+            return Err(RequestRefusal::for_now(RefusalReason::Busy, 1).at(Limit::Transfers, MOST));
         }
         Ok(())
     }
@@ -359,7 +353,7 @@ impl SessionTransfers {
                 // Runs to its end even if the session ends.
                 let recording = tokio::spawn(record.record(self.files.clone()));
                 self.jobs.push(Box::pin(async move {
-                    let failed = |_| Err(Refused::for_now(RefusalReason::Storage, 5));
+                    let failed = |_| Err(RequestRefusal::for_now(RefusalReason::Storage, 5));
                     let result = recording.await.unwrap_or_else(failed);
                     FinishedJob::Recorded { transfer, id, bytes, result }
                 }));
@@ -370,7 +364,7 @@ impl SessionTransfers {
     fn wrote(
         &mut self,
         transfer: u32,
-        io: Box<dyn Upload>,
+        io: Box<dyn OpenUpload>,
         result: Result<Vec<u8>, FilesError>,
     ) -> Option<What> {
         let upload = self.uploads.get_mut(&transfer)?;
@@ -387,7 +381,7 @@ impl SessionTransfers {
                 Some(match waiting {
                     // The pending request for the end gets the refusal.
                     Some(id) => {
-                        let refusal = Answered::Refusal(Refused::from(why).into());
+                        let refusal = Answered::Refusal(RequestRefusal::from(why).into());
                         What::Answer(proto::Answer { id, result: Some(refusal) })
                     }
                     None => What::FileAborted(proto::FileAborted { transfer, why: why.into() }),
@@ -461,15 +455,15 @@ impl SessionTransfers {
     }
 }
 
-fn refusal(refused: Refused) -> Answered {
+fn refusal(refused: RequestRefusal) -> Answered {
     Answered::Refusal(refused.into())
 }
 
 /// Maps an error of the file store to a refusal; the details go to the log.
-fn why_of(error: FilesError) -> Refused {
+fn why_of(error: FilesError) -> RequestRefusal {
     match error {
         FilesError::Hash => RefusalReason::Hash.into(),
-        FilesError::Taken => Refused::for_now(RefusalReason::Busy, 1),
+        FilesError::Taken => RequestRefusal::for_now(RefusalReason::Busy, 1),
         FilesError::Record(error) => storage(&error),
         FilesError::Damaged(_) => {
             log_fault("a file is damaged", error);
@@ -477,12 +471,12 @@ fn why_of(error: FilesError) -> Refused {
         }
         FilesError::Full | FilesError::NoInodes | FilesError::Io { .. } => {
             log_fault("a file was not stored or read", error);
-            Refused::for_now(RefusalReason::Storage, 5)
+            RequestRefusal::for_now(RefusalReason::Storage, 5)
         }
     }
 }
 
-impl From<Denied> for Refused {
+impl From<Denied> for RequestRefusal {
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::Because(why) => why.into(),

@@ -9,10 +9,17 @@ use twinlock_core::proto::{self, RefusalReason};
 use twinlock_store::{Appended, NewEntry, Receipt};
 use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 
-use super::{HELD, Refused, TransferViolation, WORTH, refuse};
+use super::violation::TransferViolation;
 use crate::convert::{self, copy};
-use crate::files::{Claim, Files, Hash, Judged, Offer, Upload, UploadId, is_possible};
+use crate::files::{
+    ClaimedUpload, FilePolicy, Hash, Judged, OpenUpload, QuotaClaim, UploadId, is_possible,
+};
+use crate::refusal::{RequestRefusal, refuse};
 
+/// Bytes of an upload waiting for the disk beyond which the connection is not read.
+pub(super) const HELD: usize = 1 << 20;
+/// Bytes of an upload that are written even if more can be read.
+pub(super) const WORTH: usize = HELD / 2;
 /// Maximum length of a media type, bytes.
 const MIME: usize = 127;
 /// Maximum length of a path of directories, bytes.
@@ -23,7 +30,7 @@ const MODE: u32 = 0o777;
 const BUFFER: usize = 256 * 1024;
 
 /// Checks the metadata of a file.
-pub(super) fn judge(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, Refused> {
+pub(super) fn judge(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, RequestRefusal> {
     let meta = meta.ok_or(RefusalReason::Malformed)?;
     if meta.mime.len() > MIME || meta.mode & !MODE != 0 {
         return refuse(RefusalReason::Malformed);
@@ -53,17 +60,18 @@ pub(crate) enum Accepted {
 }
 
 impl Offered {
-    pub(super) async fn accept(self, files: &Arc<Files>) -> Result<Accepted, Refused> {
+    pub(super) async fn accept(self, files: &Arc<FilePolicy>) -> Result<Accepted, RequestRefusal> {
         let (name, size) = (&self.meta.name, self.meta.size);
         let id = UploadId::new(&self.user, &self.message_id, self.conversation, name, size);
         let (offer, message_id, conversation) = (id.clone(), self.message_id, self.conversation);
-        let judge =
-            |files: Arc<Files>| async move { files.judge(&offer, &message_id, conversation).await };
+        let judge = |files: Arc<FilePolicy>| async move {
+            files.judge(&offer, &message_id, conversation).await
+        };
         let claim = match files.look_up(&self.user, judge).await? {
             Judged::Recorded(receipt) => return Ok(Accepted::Recorded(receipt)),
             Judged::Fits(claim) => claim,
         };
-        let Offer { upload, claim } = files.begin(&id, claim).await?;
+        let ClaimedUpload { upload, claim } = files.begin(&id, claim).await?;
         let (have, prefix_hash) = upload.found();
         Ok(Accepted::Open(Box::new(IncomingFile {
             size,
@@ -110,8 +118,8 @@ pub(crate) struct IncomingFile {
     buffer: Vec<u8>,
     spare: Vec<u8>,
     /// `None` while a job has it.
-    io: Option<Box<dyn Upload>>,
-    claim: Option<Claim>,
+    io: Option<Box<dyn OpenUpload>>,
+    claim: Option<QuotaClaim>,
     offered: Option<Offered>,
     phase: UploadPhase,
 }
@@ -119,7 +127,7 @@ pub(crate) struct IncomingFile {
 /// The next step of an upload.
 pub(super) enum UploadStep {
     Wait,
-    Write(Box<dyn Upload>, bool, Vec<u8>),
+    Write(Box<dyn OpenUpload>, bool, Vec<u8>),
     Record(u64, Box<Recording>),
     Gone,
 }
@@ -209,7 +217,7 @@ impl IncomingFile {
                     return UploadStep::Gone;
                 };
                 self.phase = UploadPhase::IsRecorded(id);
-                let offer = Offer { upload: io, claim };
+                let offer = ClaimedUpload { upload: io, claim };
                 UploadStep::Record(id, Box::new(Recording { offer, hash, offered }))
             }
             UploadPhase::IsRecorded(_) => UploadStep::Wait,
@@ -217,7 +225,7 @@ impl IncomingFile {
     }
 
     /// Handles the end of a write. Returns the offset to acknowledge, if that is worth a frame.
-    pub(super) fn wrote(&mut self, io: Box<dyn Upload>, spare: Vec<u8>) -> Option<u64> {
+    pub(super) fn wrote(&mut self, io: Box<dyn OpenUpload>, spare: Vec<u8>) -> Option<u64> {
         self.io = Some(io);
         self.written = self.next - self.buffer.len() as u64;
         if let Some(claim) = &self.claim {
@@ -236,7 +244,7 @@ impl IncomingFile {
 
 /// Everything that is needed to record a file.
 pub(super) struct Recording {
-    offer: Offer,
+    offer: ClaimedUpload,
     hash: Hash,
     offered: Offered,
 }
@@ -246,7 +254,10 @@ impl Recording {
         self.offered.meta.size
     }
 
-    pub(super) async fn record(self: Box<Self>, files: Arc<Files>) -> Result<proto::Ack, Refused> {
+    pub(super) async fn record(
+        self: Box<Self>,
+        files: Arc<FilePolicy>,
+    ) -> Result<proto::Ack, RequestRefusal> {
         let Self { offer, hash, offered } = *self;
         let body = proto::FileBody { file: Some(offered.meta), hash: copy(&hash) };
         let entry = NewEntry {

@@ -14,29 +14,29 @@ use twinlock_core::id::Name;
 const AT_ONCE: usize = 2;
 
 /// The turns of a server.
-pub(crate) struct Turns {
+pub(crate) struct HashTurns {
     all: Arc<Semaphore>,
     /// Semaphores of users who have a turn or wait for one.
     users: Mutex<HashMap<Name, Arc<Semaphore>>>,
 }
 
 /// A turn, kept until the hash is computed.
-pub(crate) struct Turn {
+pub(crate) struct HashTurn {
     _user: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
 }
 
-impl Turns {
+impl HashTurns {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { all: Arc::new(Semaphore::new(AT_ONCE)), users: Mutex::default() })
     }
 
     /// Waits for a turn. Never returns `None`: the semaphores are not closed.
-    pub(super) async fn take(&self, user: &Name) -> Option<Turn> {
+    pub(super) async fn take(&self, user: &Name) -> Option<HashTurn> {
         let mine = self.of(user);
         let user = mine.acquire_owned().await.ok()?;
         let all = self.all.clone().acquire_owned().await.ok()?;
-        Some(Turn { _user: user, _all: all })
+        Some(HashTurn { _user: user, _all: all })
     }
 
     fn of(&self, user: &Name) -> Arc<Semaphore> {
@@ -55,7 +55,7 @@ mod tests {
 
     #[tokio::test]
     async fn file_turns__one_user_does_not_starve_others() {
-        let turns = Turns::new();
+        let turns = HashTurns::new();
         let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| Name::new(name).unwrap());
         let first = turns.take(&ada).await;
         let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(turns.take(&ada))).collect();

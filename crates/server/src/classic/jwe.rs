@@ -12,30 +12,34 @@ use twinlock_core::id::Name;
 use twinlock_store::{Appended, ClassicKey};
 use twinlock_transport::OsEntropy;
 
-use super::wire::{Wake, Wire};
-use super::{Ended, append_log, entry};
+use super::line_stream::{LineStream, StreamWake};
+use super::{ClassicEnd, append_log, entry};
 use crate::admission::Admission;
-use crate::append_log::{AppendLog, Logged};
-use crate::appends::{Appends, Batch, Recorded};
-use crate::limits::slots::{Permit, Rank};
+use crate::append_log::{AppendLog, RecordedAppend};
+use crate::appends::{AnsweredBatch, AppendBatch, Appends};
+use crate::limits::connection_limiter::{Permit, Rank};
 use crate::record::Record;
 use crate::refusal::not_recorded;
 use crate::services::Services;
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S>(services: &Services, mut wire: Wire<S>, permit: &Permit) -> Ended
+pub(super) async fn serve<S>(
+    services: &Services,
+    mut stream: LineStream<S>,
+    permit: &Permit,
+) -> ClassicEnd
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let greeting = Greeting::draw(&mut OsEntropy);
-    wire.out().extend_from_slice(greeting.line().as_bytes());
+    stream.out().extend_from_slice(greeting.line().as_bytes());
     let heard = tokio::select! {
-        line = timeout(services.env.config.classic.greeting, hello(&mut wire)) => match line {
+        line = timeout(services.env.config.classic.greeting, hello(&mut stream)) => match line {
             Ok(Ok(line)) => greeting.hear(&line),
             Ok(Err(ended)) => return ended,
-            Err(_) => return Ended::Late,
+            Err(_) => return ClassicEnd::Late,
         },
-        () = services.env.stopping() => return Ended::Shutdown,
+        () = services.env.stopping() => return ClassicEnd::Shutdown,
     };
     let heard = match heard {
         Ok(heard) => heard,
@@ -48,13 +52,13 @@ where
         Err(ended) => return ended,
     };
     let now = Instant::now();
-    let begun = (!wire.pending().is_empty()).then_some(now);
+    let begun = (!stream.pending().is_empty()).then_some(now);
     let account = key.as_ref().map(|key| services.record.accounts.of(&key.user));
     let log = key.as_ref().map(|key| append_log(key, Kind::CLASSIC));
-    let line = Line {
+    let connection = JweConnection {
         services,
         permit,
-        wire,
+        stream,
         lines,
         key,
         revocations,
@@ -65,19 +69,19 @@ where
         proven: false,
         log,
     };
-    line.run().await
+    connection.run().await
 }
 
-async fn hello<S>(wire: &mut Wire<S>) -> Result<Vec<u8>, Ended>
+async fn hello<S>(stream: &mut LineStream<S>) -> Result<Vec<u8>, ClassicEnd>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
-        if let Some(line) = wire.take_line(MAX_HELLO)? {
+        if let Some(line) = stream.take_line(MAX_HELLO)? {
             return Ok(line);
         }
-        if wire.wait(true).await? == Wake::End {
-            return Err(Ended::Bye);
+        if stream.wait(true).await? == StreamWake::End {
+            return Err(ClassicEnd::Bye);
         }
     }
 }
@@ -88,7 +92,7 @@ pub(super) async fn key_and_lines(
     admission: &Admission,
     record: &Record,
     heard: Heard,
-) -> Result<(Option<ClassicKey>, Lines), Ended> {
+) -> Result<(Option<ClassicKey>, Lines), ClassicEnd> {
     // An invalid name belongs to no key. The protocol allows names that the server does not accept;
     // they are looked up as a name without a key.
     #[allow(clippy::expect_used)]
@@ -101,17 +105,17 @@ pub(super) async fn key_and_lines(
     Ok((row, lines))
 }
 
-struct Line<'s, S> {
+struct JweConnection<'s, S> {
     services: &'s Services,
     permit: &'s Permit,
-    wire: Wire<S>,
+    stream: LineStream<S>,
     lines: Lines,
     /// `None`: the key does not exist, so no line opens.
     key: Option<ClassicKey>,
     revocations: watch::Receiver<u64>,
     appends: Appends,
     /// Set once nothing more is read; the connection ends when everything is answered.
-    ending: Option<Ended>,
+    ending: Option<ClassicEnd>,
     /// Time of the last line.
     heard: Instant,
     /// Since when part of a line is pending.
@@ -121,8 +125,8 @@ struct Line<'s, S> {
     log: Option<AppendLog>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
-    async fn run(mut self) -> Ended {
+impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
+    async fn run(mut self) -> ClassicEnd {
         loop {
             match self.turn().await {
                 Ok(()) => {}
@@ -133,8 +137,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
             }
             if self.ending.is_some() && self.appends.is_empty() {
                 self.end_log();
-                self.wire.finish().await;
-                return self.ending.unwrap_or(Ended::Bye);
+                self.stream.finish().await;
+                return self.ending.unwrap_or(ClassicEnd::Bye);
             }
         }
     }
@@ -146,16 +150,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
     }
 
     /// Hands over the complete lines, then waits for the next event.
-    async fn turn(&mut self) -> Result<(), Ended> {
+    async fn turn(&mut self) -> Result<(), ClassicEnd> {
         // A key that was revoked before a line arrived must not open it.
-        if self.revocations.has_changed().map_err(|_| Ended::Shutdown)? {
+        if self.revocations.has_changed().map_err(|_| ClassicEnd::Shutdown)? {
             self.revocations.mark_unchanged();
             self.look_again().await?;
         }
         if self.ending.is_none() {
             self.take_lines().await?;
         }
-        let listen = self.ending.is_none() && self.may_take(&Batch::default());
+        let listen = self.ending.is_none() && self.may_take(&AppendBatch::default());
         if !listen {
             // A client that is not read is not late.
             self.begun = self.begun.map(|_| Instant::now());
@@ -165,17 +169,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
             biased;
             changed = self.revocations.changed() => {
                 // The bus holds the sender.
-                changed.map_err(|_| Ended::Shutdown)?;
+                changed.map_err(|_| ClassicEnd::Shutdown)?;
                 self.look_again().await?;
             }
             Some(recorded) = self.appends.next() => self.answer(recorded)?,
             () = self.services.env.stopping(), if self.ending.is_none() => {
-                self.ending = Some(Ended::Shutdown);
+                self.ending = Some(ClassicEnd::Shutdown);
             }
-            wake = self.wire.wait(listen) => match wake? {
-                Wake::Data => _ = self.begun.get_or_insert_with(Instant::now),
-                Wake::End => self.ending = Some(Ended::Bye),
-                Wake::Room => {}
+            wake = self.stream.wait(listen) => match wake? {
+                StreamWake::Data => _ = self.begun.get_or_insert_with(Instant::now),
+                StreamWake::End => self.ending = Some(ClassicEnd::Bye),
+                StreamWake::Room => {}
             },
             () = sleep_until(deadline) => self.check_time(listen)?,
         }
@@ -183,10 +187,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
     }
 
     /// Whether another line may be ahead of its answer, in addition to those in `batch`.
-    fn may_take(&self, batch: &Batch) -> bool {
+    fn may_take(&self, batch: &AppendBatch) -> bool {
         self.appends.count() + batch.len() < AHEAD
             && self.appends.have_room(batch, &self.services.env.config.limits)
-            && self.wire.has_room()
+            && self.stream.has_room()
     }
 
     fn deadline(&self, listen: bool) -> Instant {
@@ -194,29 +198,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         let half = self.begun.filter(|_| listen).map(|begun| begun + limits.half_line);
         let silence = self.heard + limits.silence;
         let log = self.log.as_ref().and_then(AppendLog::due);
-        let all = [half, self.wire.look_at(limits.half_line), log];
+        let all = [half, self.stream.look_at(limits.half_line), log];
         all.into_iter().flatten().fold(silence, Instant::min)
     }
 
     /// Checks the timeouts, and logs what is due.
-    fn check_time(&mut self, listen: bool) -> Result<(), Ended> {
+    fn check_time(&mut self, listen: bool) -> Result<(), ClassicEnd> {
         if let Some(log) = &mut self.log {
             log.write_due(&self.services.record, Instant::now());
         }
         let limits = &self.services.env.config.classic;
-        self.wire.check(limits.half_line)?;
+        self.stream.check(limits.half_line)?;
         if self.begun.is_some_and(|begun| listen && begun.elapsed() >= limits.half_line) {
-            return Err(Ended::Late);
+            return Err(ClassicEnd::Late);
         }
-        if self.heard.elapsed() >= limits.silence { Err(Ended::Silence) } else { Ok(()) }
+        if self.heard.elapsed() >= limits.silence { Err(ClassicEnd::Silence) } else { Ok(()) }
     }
 
     /// Opens the complete lines, as many as may be ahead, and hands them over together.
-    async fn take_lines(&mut self) -> Result<(), Ended> {
-        let mut batch = Batch::default();
+    async fn take_lines(&mut self) -> Result<(), ClassicEnd> {
+        let mut batch = AppendBatch::default();
         let mut broken = None;
         while self.may_take(&batch) {
-            let line = match self.wire.take_line(MAX_LINE) {
+            let line = match self.stream.take_line(MAX_LINE) {
                 Ok(Some(line)) => line,
                 Ok(None) => break,
                 Err(lost) => {
@@ -225,7 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
                 }
             };
             self.heard = Instant::now();
-            self.begun = (!self.wire.pending().is_empty()).then_some(self.heard);
+            self.begun = (!self.stream.pending().is_empty()).then_some(self.heard);
             match self.open(&line) {
                 Ok(entry) => batch.push(0, entry),
                 Err(ended) => {
@@ -238,13 +242,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         broken.map_or(Ok(()), Err)
     }
 
-    fn open(&mut self, line: &[u8]) -> Result<twinlock_store::NewEntry, Ended> {
+    fn open(&mut self, line: &[u8]) -> Result<twinlock_store::NewEntry, ClassicEnd> {
         let text = self.lines.open(line)?;
         // A key that does not exist opens nothing.
         let key = self.key.as_ref().ok_or(twinlock_core::classic::Closed::Tag)?;
         if !self.proven {
             if !self.permit.rise(Rank::Held) {
-                return Err(Ended::Wanted);
+                return Err(ClassicEnd::Wanted);
             }
             self.proven = true;
             tracing::info!(user = %key.user, key = %key.name, "classic connection");
@@ -252,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         Ok(entry(&self.services.env, &self.services.record, key, Kind::CLASSIC, text))
     }
 
-    fn answer(&mut self, recorded: Recorded) -> Result<(), Ended> {
+    fn answer(&mut self, recorded: AnsweredBatch) -> Result<(), ClassicEnd> {
         let appended = match recorded.result {
             Ok(appended) => appended,
             Err(error) => {
@@ -261,13 +265,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
             }
         };
         for (asked, appended) in recorded.requests.iter().zip(appended) {
-            let Appended::Recorded(receipt) = appended else { return Err(Ended::NotAMember) };
+            let Appended::Recorded(receipt) = appended else { return Err(ClassicEnd::NotAMember) };
             if let Some(log) = &mut self.log {
                 let (conversation, n, bytes) = (receipt.conversation, receipt.n, asked.bytes);
-                log.note(&self.services.record, &[Logged { conversation, n, bytes }]);
+                log.note(&self.services.record, &[RecordedAppend { conversation, n, bytes }]);
             }
             let text = answer(receipt.conversation, receipt.n, &receipt.link);
-            self.lines.seal(&text, &mut OsEntropy, self.wire.out());
+            self.lines.seal(&text, &mut OsEntropy, self.stream.out());
         }
         Ok(())
     }
@@ -276,12 +280,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
     ///
     /// Until the client has proven a key, its revocation changes nothing that the client can see. A
     /// close would reveal that the key existed.
-    async fn look_again(&mut self) -> Result<(), Ended> {
+    async fn look_again(&mut self) -> Result<(), ClassicEnd> {
         let Some(key) = &self.key else { return Ok(()) };
         let now = self.services.record.store.classic_key(&key.name).await?;
         match now.as_ref() == Some(key) && !self.services.record.barred.has_key(&key.name) {
             true => Ok(()),
-            false if self.proven => Err(Ended::Revoked),
+            false if self.proven => Err(ClassicEnd::Revoked),
             false => {
                 self.key = None;
                 Ok(())

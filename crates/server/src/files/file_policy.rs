@@ -14,12 +14,12 @@ use twinlock_store::{
     Appended, Erased, FileRef, LEAST_CHARGE, NewEntry, Receipt, Store, StoreError,
 };
 
-use super::{Blob, Blobs, FilesError, Hash, Partial, Turn, Turns, Upload, UploadId};
+use super::{Blob, Blobs, FilesError, Hash, HashTurn, HashTurns, OpenUpload, Partial, UploadId};
 use crate::barred::Barred;
 use crate::config::Limits;
 use crate::limits::accounts::ENTRY;
 use crate::limits::fair::Fair;
-use crate::limits::room::{AtReserve, TextRoom};
+use crate::limits::text_reserve::{AtReserve, TextReserve};
 
 /// Interval between checks for abandoned uploads.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
@@ -33,10 +33,10 @@ const PAGE: usize = 1000;
 const LOOKUPS: usize = 2;
 
 /// The files of a server.
-pub(crate) struct Files {
+pub(crate) struct FilePolicy {
     blobs: Box<dyn Blobs>,
     store: Arc<dyn Store>,
-    text_room: Arc<TextRoom>,
+    text_reserve: Arc<TextReserve>,
     barred: Arc<Barred>,
     largest: u64,
     per_user: u64,
@@ -48,7 +48,7 @@ pub(crate) struct Files {
     /// whether an entry refers to content, and removing it.
     placing: RwLock<()>,
     lookups: Fair,
-    turns: Arc<Turns>,
+    turns: Arc<HashTurns>,
 }
 
 /// What open uploads will take of disk and quotas.
@@ -59,20 +59,20 @@ struct Claims {
 }
 
 /// An upload's claim to disk space and quota, until it is dropped.
-pub(crate) struct Claim {
+pub(crate) struct QuotaClaim {
     claims: Arc<Mutex<Claims>>,
     number: u64,
     written: Arc<AtomicU64>,
 }
 
-impl Claim {
+impl QuotaClaim {
     /// Sets how many bytes of the upload are on disk.
     pub(crate) fn set_written(&self, bytes: u64) {
         self.written.store(bytes, Ordering::Relaxed);
     }
 }
 
-impl Drop for Claim {
+impl Drop for QuotaClaim {
     fn drop(&mut self) {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         claims.by_number.remove(&self.number);
@@ -84,13 +84,13 @@ pub(crate) enum Judged {
     /// The message is in the record already.
     Recorded(Receipt),
     /// Quota and disk have space for it, which the claim reserves.
-    Fits(Claim),
+    Fits(QuotaClaim),
 }
 
 /// An open upload, with its claim.
-pub(crate) struct Offer {
-    pub(crate) upload: Box<dyn Upload>,
-    pub(crate) claim: Claim,
+pub(crate) struct ClaimedUpload {
+    pub(crate) upload: Box<dyn OpenUpload>,
+    pub(crate) claim: QuotaClaim,
 }
 
 /// Why an offer was refused, or an upload was not recorded.
@@ -110,18 +110,18 @@ impl<E: Into<FilesError>> From<E> for Denied {
     }
 }
 
-impl Files {
+impl FilePolicy {
     pub(crate) fn new(
         blobs: Box<dyn Blobs>,
         store: Arc<dyn Store>,
         limits: &Limits,
-        text_room: Arc<TextRoom>,
+        text_reserve: Arc<TextReserve>,
         barred: Arc<Barred>,
     ) -> Self {
         Self {
             blobs,
             store,
-            text_room,
+            text_reserve,
             barred,
             largest: limits.file,
             per_user: limits.files_per_user,
@@ -131,7 +131,7 @@ impl Files {
             claims: Arc::default(),
             placing: RwLock::new(()),
             lookups: Fair::new(LOOKUPS),
-            turns: Turns::new(),
+            turns: HashTurns::new(),
         }
     }
 
@@ -199,11 +199,15 @@ impl Files {
     }
 
     /// Opens the upload of an offer that fits.
-    pub(crate) async fn begin(&self, id: &UploadId, claim: Claim) -> Result<Offer, Denied> {
-        Ok(Offer { upload: self.blobs.begin(id, &self.turns).await?, claim })
+    pub(crate) async fn begin(
+        &self,
+        id: &UploadId,
+        claim: QuotaClaim,
+    ) -> Result<ClaimedUpload, Denied> {
+        Ok(ClaimedUpload { upload: self.blobs.begin(id, &self.turns).await?, claim })
     }
 
-    fn claim(&self, id: &UploadId) -> (Claim, Others) {
+    fn claim(&self, id: &UploadId) -> (QuotaClaim, Others) {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         let mut others = Others::default();
         for (other, written) in claims.by_number.values().filter(|(other, _)| other != id) {
@@ -218,7 +222,7 @@ impl Files {
         let (number, written) = (claims.next, Arc::new(AtomicU64::new(0)));
         claims.next += 1;
         claims.by_number.insert(number, (id.clone(), written.clone()));
-        (Claim { claims: self.claims.clone(), number, written }, others)
+        (QuotaClaim { claims: self.claims.clone(), number, written }, others)
     }
 
     /// Discards partial uploads of this user that are not open, the oldest first, until the rest
@@ -247,7 +251,7 @@ impl Files {
     /// hash is discarded.
     pub(crate) async fn finish(
         &self,
-        Offer { mut upload, claim }: Offer,
+        ClaimedUpload { mut upload, claim }: ClaimedUpload,
         hash: Hash,
         entry: NewEntry,
     ) -> Result<Appended, Denied> {
@@ -279,14 +283,14 @@ impl Files {
         if self.barred.is_unwritten() {
             return Err(FilesError::Full.into());
         }
-        let taken = self.text_room.take(entry.body.len() as u64 + ENTRY, Instant::now());
+        let taken = self.text_reserve.take(entry.body.len() as u64 + ENTRY, Instant::now());
         taken.map_err(|AtReserve(least)| {
             Denied::Over(RefusalReason::Storage, Limit::TextReserve, least)
         })
     }
 
     /// A turn at hashing, to compare with what a client has already.
-    pub(crate) async fn hashing(&self, user: &Name) -> Option<Turn> {
+    pub(crate) async fn hashing(&self, user: &Name) -> Option<HashTurn> {
         self.turns.take(user).await
     }
 

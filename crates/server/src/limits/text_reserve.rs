@@ -17,15 +17,15 @@ const LEAST: Duration = Duration::from_millis(10);
 const COST: u64 = 4;
 
 #[derive(Debug)]
-pub(crate) struct TextRoom {
+pub(crate) struct TextReserve {
     dir: PathBuf,
     reserve: Option<u64>,
-    last: Mutex<Last>,
+    last: Mutex<DiskMeasurement>,
 }
 
 /// The last measurement of the disk.
 #[derive(Debug, Default)]
-struct Last {
+struct DiskMeasurement {
     at: Option<Instant>,
     /// Free space above the reserve, bytes.
     room: u64,
@@ -38,7 +38,7 @@ struct Last {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AtReserve(pub(crate) u64);
 
-impl TextRoom {
+impl TextReserve {
     /// For the disk of `dir`. `reserve`: bytes; `None`: the smaller of 256 MiB and 1.25 %.
     pub(crate) fn new(dir: PathBuf, reserve: Option<u64>) -> Self {
         Self { dir, reserve, last: Mutex::default() }
@@ -56,15 +56,16 @@ impl TextRoom {
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let age = last.at.map(|at| now.saturating_duration_since(at));
-        let fits =
-            |last: &Last| last.written.saturating_add(bytes).saturating_mul(COST) <= last.room;
+        let fits = |last: &DiskMeasurement| {
+            last.written.saturating_add(bytes).saturating_mul(COST) <= last.room
+        };
         if age.is_none_or(|age| age >= LOOK || (age >= LEAST && !fits(&last) && last.room > 0)) {
             match rustix::fs::statvfs(&self.dir) {
                 Ok(disk) => {
                     let all = disk.f_blocks.saturating_mul(disk.f_frsize);
                     let reserve = self.reserve.unwrap_or_else(|| RESERVE.min(all / RESERVE_PART));
                     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-                    *last = Last {
+                    *last = DiskMeasurement {
                         at: Some(now),
                         room: free.saturating_sub(reserve),
                         reserve,
@@ -73,7 +74,8 @@ impl TextRoom {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the free space of the record's disk is not known");
-                    *last = Last { at: Some(now), room: u64::MAX, reserve: 0, written: 0 };
+                    *last =
+                        DiskMeasurement { at: Some(now), room: u64::MAX, reserve: 0, written: 0 };
                 }
             }
         }
@@ -90,7 +92,7 @@ impl TextRoom {
 mod tests {
     use super::*;
 
-    fn free(room: &TextRoom) -> u64 {
+    fn free(room: &TextReserve) -> u64 {
         let disk = rustix::fs::statvfs(&room.dir).unwrap();
         disk.f_bavail * disk.f_frsize
     }
@@ -99,7 +101,7 @@ mod tests {
     fn text_room__refused_at_disk_reserve() {
         let dir = tempfile::tempdir().unwrap();
         let now = Instant::now();
-        let mut room = TextRoom::new(dir.path().to_owned(), Some(u64::MAX));
+        let mut room = TextReserve::new(dir.path().to_owned(), Some(u64::MAX));
         assert_eq!(room.take(1, now), Err(AtReserve(u64::MAX)));
         // No new measurement within a second.
         room.reserve = Some(1);
@@ -110,7 +112,7 @@ mod tests {
         let much = free(&room) / 2;
         assert!(room.take(much, now + LOOK).is_err());
         room.take(1, now + LOOK * 2).unwrap();
-        let none = TextRoom::new(dir.path().to_owned(), Some(0));
+        let none = TextReserve::new(dir.path().to_owned(), Some(0));
         none.take(u64::MAX, now).unwrap();
     }
 }

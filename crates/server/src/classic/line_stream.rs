@@ -1,6 +1,6 @@
 //! A stream of lines: buffers input until a line is complete, and output until it is sent.
 //!
-//! Only [`Wire::wait`] waits before the final [`Wire::finish`]. It is cancel-safe.
+//! Only [`LineStream::wait`] waits before the final [`LineStream::finish`]. It is cancel-safe.
 
 use std::future::poll_fn;
 use std::io;
@@ -26,7 +26,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The stream can no longer be used.
 #[derive(Debug, Error)]
-pub(super) enum Lost {
+pub(super) enum StreamLost {
     #[error("cut: {}", twinlock_transport::io_words(.0))]
     Cut(#[from] io::Error),
     #[error("a line is too long")]
@@ -35,9 +35,9 @@ pub(super) enum Lost {
     Stalled,
 }
 
-/// Why [`Wire::wait`] returned.
+/// Why [`LineStream::wait`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wake {
+pub(super) enum StreamWake {
     /// More bytes arrived, and no more are readable for now.
     Data,
     /// The peer sends no more.
@@ -46,7 +46,7 @@ pub(super) enum Wake {
     Room,
 }
 
-pub(super) struct Wire<S> {
+pub(super) struct LineStream<S> {
     stream: S,
     /// The peer's address, for the log.
     peer: SocketAddr,
@@ -61,7 +61,7 @@ pub(super) struct Wire<S> {
     stuck: Option<Instant>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
     pub(super) fn new(stream: S, peer: SocketAddr) -> Self {
         Self {
             stream,
@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// The next line without its LF, of at most `most` bytes.
-    pub(super) fn take_line(&mut self, most: usize) -> Result<Option<Vec<u8>>, Lost> {
+    pub(super) fn take_line(&mut self, most: usize) -> Result<Option<Vec<u8>>, StreamLost> {
         let unsearched = self.inbox.get(self.searched..).unwrap_or_default();
         match unsearched.iter().position(|b| *b == b'\n').map(|at| at + self.searched) {
             Some(at) if at <= most => {
@@ -90,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 self.searched = self.inbox.len();
                 Ok(None)
             }
-            _ => Err(Lost::TooLong),
+            _ => Err(StreamLost::TooLong),
         }
     }
 
@@ -125,27 +125,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Checks that the peer takes bytes.
     ///
     /// # Errors
-    /// [`Lost::Stalled`] if it has taken none for `limit`.
-    pub(super) fn check(&self, limit: Duration) -> Result<(), Lost> {
+    /// [`StreamLost::Stalled`] if it has taken none for `limit`.
+    pub(super) fn check(&self, limit: Duration) -> Result<(), StreamLost> {
         match self.stuck {
-            Some(since) if since.elapsed() >= limit => Err(Lost::Stalled),
+            Some(since) if since.elapsed() >= limit => Err(StreamLost::Stalled),
             _ => Ok(()),
         }
     }
 
     /// Sends pending bytes and, with `listen`, receives, until there is something to process.
     /// Cancel-safe.
-    pub(super) async fn wait(&mut self, listen: bool) -> Result<Wake, Lost> {
+    pub(super) async fn wait(&mut self, listen: bool) -> Result<StreamWake, StreamLost> {
         poll_fn(|cx| self.poll_wait(cx, listen)).await
     }
 
-    fn poll_wait(&mut self, cx: &mut Context<'_>, listen: bool) -> Poll<Result<Wake, Lost>> {
+    fn poll_wait(
+        &mut self,
+        cx: &mut Context<'_>,
+        listen: bool,
+    ) -> Poll<Result<StreamWake, StreamLost>> {
         let had_room = self.has_room();
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
             return Poll::Ready(Err(error.into()));
         }
         if self.has_room() && !had_room {
-            return Poll::Ready(Ok(Wake::Room));
+            return Poll::Ready(Ok(StreamWake::Room));
         }
         if listen { self.poll_receive(cx) } else { Poll::Pending }
     }
@@ -179,7 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, Lost>> {
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<StreamWake, StreamLost>> {
         let before = self.inbox.len();
         while !self.ended {
             let mut space = [0; READ_CHUNK];
@@ -206,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         // Bytes that arrived before the end are processed first.
         let data = self.inbox.len() > before;
-        Poll::Ready(Ok(if data { Wake::Data } else { Wake::End }))
+        Poll::Ready(Ok(if data { StreamWake::Data } else { StreamWake::End }))
     }
 
     /// Sends the pending bytes, and closes the stream.
@@ -234,12 +238,12 @@ mod tests {
     #[tokio::test]
     async fn classic_transport__fragmented_lines_are_reassembled() {
         let (here, mut there) = duplex(64 * 1024);
-        let mut wire = Wire::new(here, PEER);
+        let mut stream = LineStream::new(here, PEER);
         let mut seen = Vec::new();
         for piece in [&b"a"[..], b"bc\nd\n\ne", b"f", b"\n"] {
             there.write_all(piece).await.unwrap();
-            assert_eq!(wire.wait(true).await.unwrap(), Wake::Data);
-            while let Some(line) = wire.take_line(3).unwrap() {
+            assert_eq!(stream.wait(true).await.unwrap(), StreamWake::Data);
+            while let Some(line) = stream.take_line(3).unwrap() {
                 seen.push(String::from_utf8(line).unwrap());
             }
         }
@@ -247,10 +251,10 @@ mod tests {
         // Bytes that arrive together with the end come before it.
         there.write_all(b"g").await.unwrap();
         drop(there);
-        assert_eq!(wire.wait(true).await.unwrap(), Wake::Data);
-        assert_eq!(wire.pending(), b"g");
+        assert_eq!(stream.wait(true).await.unwrap(), StreamWake::Data);
+        assert_eq!(stream.pending(), b"g");
         for _ in 0..2 {
-            assert_eq!(wire.wait(true).await.unwrap(), Wake::End);
+            assert_eq!(stream.wait(true).await.unwrap(), StreamWake::End);
         }
     }
 
@@ -258,44 +262,44 @@ mod tests {
     async fn classic_transport__oversized_line_is_rejected() {
         for text in ["abcd", "abcd\n"] {
             let (here, mut there) = duplex(64);
-            let mut wire = Wire::new(here, PEER);
+            let mut stream = LineStream::new(here, PEER);
             there.write_all(text.as_bytes()).await.unwrap();
-            wire.wait(true).await.unwrap();
-            assert!(matches!(wire.take_line(3), Err(Lost::TooLong)));
+            stream.wait(true).await.unwrap();
+            assert!(matches!(stream.take_line(3), Err(StreamLost::TooLong)));
         }
     }
 
     #[tokio::test]
     async fn classic_transport__stalled_peer_is_detected() {
         let (here, mut there) = duplex(16);
-        let mut wire = Wire::new(here, PEER);
-        wire.out().extend_from_slice(&[7; 100]);
-        let waited = timeout(Duration::from_millis(1), wire.wait(true)).await;
-        assert!(waited.is_err() && wire.look_at(Duration::ZERO).is_some());
-        assert!(matches!(wire.check(Duration::ZERO), Err(Lost::Stalled)));
-        assert!(wire.check(Duration::from_secs(60)).is_ok());
+        let mut stream = LineStream::new(here, PEER);
+        stream.out().extend_from_slice(&[7; 100]);
+        let waited = timeout(Duration::from_millis(1), stream.wait(true)).await;
+        assert!(waited.is_err() && stream.look_at(Duration::ZERO).is_some());
+        assert!(matches!(stream.check(Duration::ZERO), Err(StreamLost::Stalled)));
+        assert!(stream.check(Duration::from_secs(60)).is_ok());
         let read = async {
             let mut all = Vec::new();
             there.read_to_end(&mut all).await.unwrap();
             all
         };
-        assert_eq!(tokio::join!(wire.finish(), read).1, [7; 100]);
+        assert_eq!(tokio::join!(stream.finish(), read).1, [7; 100]);
     }
 
     #[tokio::test]
     async fn classic_transport__unread_answers_cause_backpressure() {
         let (here, mut there) = duplex(16);
-        let mut wire = Wire::new(here, PEER);
-        wire.out().extend_from_slice(&[7; OUT_MOST + 50]);
-        assert!(!wire.has_room());
-        let waited = timeout(Duration::from_millis(1), wire.wait(false)).await;
-        assert!(waited.is_err() && !wire.has_room());
+        let mut stream = LineStream::new(here, PEER);
+        stream.out().extend_from_slice(&[7; OUT_MOST + 50]);
+        assert!(!stream.has_room());
+        let waited = timeout(Duration::from_millis(1), stream.wait(false)).await;
+        assert!(waited.is_err() && !stream.has_room());
         let read = async {
             let mut some = [0; 60];
             there.read_exact(&mut some).await.unwrap();
         };
-        let (woken, ()) = tokio::join!(wire.wait(false), read);
-        assert_eq!(woken.unwrap(), Wake::Room);
-        assert!(wire.has_room());
+        let (woken, ()) = tokio::join!(stream.wait(false), read);
+        assert_eq!(woken.unwrap(), StreamWake::Room);
+        assert!(stream.has_room());
     }
 }

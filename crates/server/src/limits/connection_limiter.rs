@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::Origin;
+use super::SourcePrefix;
 
 /// Progress of a connection, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,24 +31,24 @@ pub(crate) enum Rank {
 }
 
 /// A limit that was reached, named by its setting.
-pub(crate) type Limit = &'static str;
+pub(crate) type LimitName = &'static str;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Slots(Arc<Inner>);
+pub(crate) struct ConnectionLimiter(Arc<LimiterState>);
 
 #[derive(Debug)]
-struct Inner {
+struct LimiterState {
     most: usize,
     most_per_origin: usize,
     /// Names of the two limits.
-    names: [Limit; 2],
+    names: [LimitName; 2],
     /// Age from which on a slot may be evicted for the total limit.
     grace: Duration,
-    taken: Mutex<Taken>,
+    taken: Mutex<TakenSlots>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct TakenSlots {
     /// Number of slots ever taken.
     ever: u64,
     /// Slots by their number, and so by age.
@@ -58,25 +58,25 @@ struct Taken {
 #[derive(Debug)]
 struct Slot {
     since: Instant,
-    origin: Option<Origin>,
+    origin: Option<SourcePrefix>,
     rank: Rank,
-    evict: oneshot::Sender<Limit>,
+    evict: oneshot::Sender<LimitName>,
 }
 
 /// A slot, released when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    slots: Arc<Inner>,
+    slots: Arc<LimiterState>,
     number: u64,
 }
 
 /// Notifies the holder of a slot that it was evicted.
-pub(crate) struct Eviction(oneshot::Receiver<Limit>);
+pub(crate) struct Eviction(oneshot::Receiver<LimitName>);
 
 impl Eviction {
     /// Resolves once the slot is evicted, with the limit that was reached. Never resolves if the
     /// slot is released or held. Must not be polled again after it has resolved.
-    pub(crate) async fn wait(&mut self) -> Limit {
+    pub(crate) async fn wait(&mut self) -> LimitName {
         match (&mut self.0).await {
             Ok(limit) => limit,
             Err(_) => std::future::pending().await,
@@ -84,7 +84,7 @@ impl Eviction {
     }
 }
 
-impl Slots {
+impl ConnectionLimiter {
     /// Creates the slots of a listener.
     ///
     /// `names`: the settings for `most` and `most_per_origin`. `grace`: the age from which on a
@@ -92,17 +92,23 @@ impl Slots {
     pub(crate) fn new(
         most: usize,
         most_per_origin: usize,
-        names: [Limit; 2],
+        names: [LimitName; 2],
         grace: Duration,
     ) -> Self {
-        Self(Arc::new(Inner { most, most_per_origin, names, grace, taken: Mutex::default() }))
+        Self(Arc::new(LimiterState {
+            most,
+            most_per_origin,
+            names,
+            grace,
+            taken: Mutex::default(),
+        }))
     }
 
     /// Takes a slot.
     ///
     /// # Errors
     /// The limit, if all slots are taken, and each is held or too young.
-    pub(crate) fn enter(&self, now: Instant) -> Result<(Permit, Eviction), Limit> {
+    pub(crate) fn enter(&self, now: Instant) -> Result<(Permit, Eviction), LimitName> {
         let [limit, _] = self.0.names;
         let old = |slot: &Slot| now.saturating_duration_since(slot.since) >= self.0.grace;
         let mut taken = self.0.taken();
@@ -122,7 +128,7 @@ impl Permit {
     ///
     /// # Errors
     /// The limit, if all slots of the address are taken and held, or if this slot was evicted.
-    pub(crate) fn comes_from(&self, origin: Origin) -> Result<(), Limit> {
+    pub(crate) fn comes_from(&self, origin: SourcePrefix) -> Result<(), LimitName> {
         let [all, limit] = self.slots.names;
         let mut taken = self.slots.taken();
         match taken.slots.get(&self.number) {
@@ -153,15 +159,15 @@ impl Permit {
     }
 }
 
-impl Inner {
-    fn taken(&self) -> MutexGuard<'_, Taken> {
+impl LimiterState {
+    fn taken(&self) -> MutexGuard<'_, TakenSlots> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Taken {
+impl TakenSlots {
     /// Evicts the oldest slot of the lowest rank among those that `of` accepts. It is free at once.
-    fn evict(&mut self, limit: Limit, of: impl Fn(&Slot) -> bool) -> bool {
+    fn evict(&mut self, limit: LimitName, of: impl Fn(&Slot) -> bool) -> bool {
         let may_go = self.slots.iter().filter(|(_, slot)| slot.rank < Rank::Held && of(slot));
         let Some((&number, _)) = may_go.min_by_key(|(number, slot)| (slot.rank, **number)) else {
             return false;
@@ -186,77 +192,77 @@ mod tests {
 
     use super::*;
 
-    const NAMES: [Limit; 2] = ["all", "address"];
+    const NAMES: [LimitName; 2] = ["all", "address"];
 
-    fn origin(n: u8) -> Origin {
-        Origin::of([192, 0, 2, n].into())
+    fn origin(n: u8) -> SourcePrefix {
+        SourcePrefix::of([192, 0, 2, n].into())
     }
 
-    fn evicted(eviction: &mut Eviction) -> Option<Limit> {
+    fn evicted(eviction: &mut Eviction) -> Option<LimitName> {
         eviction.wait().now_or_never()
     }
 
     #[test]
     fn slots__full_evicts_oldest_of_lowest_rank() {
-        let slots = Slots::new(4, 4, NAMES, Duration::ZERO);
-        let (held, mut held_out) = slots.enter(Instant::now()).unwrap();
-        let (device, mut device_out) = slots.enter(Instant::now()).unwrap();
-        let (login, mut login_out) = slots.enter(Instant::now()).unwrap();
-        let (_idle, mut idle_out) = slots.enter(Instant::now()).unwrap();
+        let limiter = ConnectionLimiter::new(4, 4, NAMES, Duration::ZERO);
+        let (held, mut held_out) = limiter.enter(Instant::now()).unwrap();
+        let (device, mut device_out) = limiter.enter(Instant::now()).unwrap();
+        let (login, mut login_out) = limiter.enter(Instant::now()).unwrap();
+        let (_idle, mut idle_out) = limiter.enter(Instant::now()).unwrap();
         assert!(held.rise(Rank::Held) && device.rise(Rank::Device) && login.rise(Rank::Login));
         // A rank never falls.
         assert!(device.rise(Rank::Login));
         let mut newer = Vec::new();
         for out in [&mut idle_out, &mut login_out, &mut device_out] {
-            let (newest, mut newest_out) = slots.enter(Instant::now()).unwrap();
+            let (newest, mut newest_out) = limiter.enter(Instant::now()).unwrap();
             assert!(newest.rise(Rank::Held));
             assert_eq!([evicted(out), evicted(&mut newest_out)], [Some("all"), None]);
             newer.push(newest);
         }
         assert!(!device.rise(Rank::Held));
-        assert_eq!(slots.enter(Instant::now()).map(drop), Err("all"));
+        assert_eq!(limiter.enter(Instant::now()).map(drop), Err("all"));
         assert_eq!(evicted(&mut held_out), None);
         drop(held);
-        assert!(slots.enter(Instant::now()).is_ok());
+        assert!(limiter.enter(Instant::now()).is_ok());
     }
 
     #[test]
     fn slots__total_limit_evicts_only_after_grace_period() {
         let grace = Duration::from_secs(1);
-        let slots = Slots::new(2, 1, NAMES, grace);
+        let limiter = ConnectionLimiter::new(2, 1, NAMES, grace);
         let now = Instant::now();
-        let (a, mut a_out) = slots.enter(now).unwrap();
-        let (b, mut b_out) = slots.enter(now + grace / 2).unwrap();
-        assert_eq!(slots.enter(now + grace / 2).map(drop), Err("all"));
-        let (c, _c_out) = slots.enter(now + grace).unwrap();
+        let (a, mut a_out) = limiter.enter(now).unwrap();
+        let (b, mut b_out) = limiter.enter(now + grace / 2).unwrap();
+        assert_eq!(limiter.enter(now + grace / 2).map(drop), Err("all"));
+        let (c, _c_out) = limiter.enter(now + grace).unwrap();
         assert_eq!([evicted(&mut a_out), evicted(&mut b_out)], [Some("all"), None]);
         drop((a, c));
         // The limit of an address has no grace period.
-        let (d, _d_out) = slots.enter(now + grace).unwrap();
+        let (d, _d_out) = limiter.enter(now + grace).unwrap();
         assert_eq!([b.comes_from(origin(1)), d.comes_from(origin(1))], [Ok(()); 2]);
         assert_eq!(evicted(&mut b_out), Some("address"));
     }
 
     #[test]
     fn slots__evicted_slot_evicts_no_other() {
-        let slots = Slots::new(1, 1, NAMES, Duration::ZERO);
-        let (lost, _eviction) = slots.enter(Instant::now()).unwrap();
-        let (here, mut here_out) = slots.enter(Instant::now()).unwrap();
+        let limiter = ConnectionLimiter::new(1, 1, NAMES, Duration::ZERO);
+        let (lost, _eviction) = limiter.enter(Instant::now()).unwrap();
+        let (here, mut here_out) = limiter.enter(Instant::now()).unwrap();
         assert_eq!(here.comes_from(origin(1)), Ok(()));
         assert_eq!(lost.comes_from(origin(1)), Err("all"));
         drop(lost);
         assert_eq!(evicted(&mut here_out), None);
         drop(here);
-        assert!(slots.0.taken().slots.is_empty());
+        assert!(limiter.0.taken().slots.is_empty());
         // A released slot was not evicted.
         assert_eq!(evicted(&mut here_out), None);
     }
 
     #[test]
     fn slots__address_limit_affects_only_that_address() {
-        let slots = Slots::new(5, 2, NAMES, Duration::ZERO);
-        let enter = |from: Origin| {
-            let (permit, eviction) = slots.enter(Instant::now())?;
+        let limiter = ConnectionLimiter::new(5, 2, NAMES, Duration::ZERO);
+        let enter = |from: SourcePrefix| {
+            let (permit, eviction) = limiter.enter(Instant::now())?;
             permit.comes_from(from).map(|()| (permit, eviction))
         };
         let (other, mut other_out) = enter(origin(2)).unwrap();
@@ -271,7 +277,7 @@ mod tests {
         assert_eq!(enter(origin(1)).map(drop), Err("address"));
         assert!(evicted(&mut other_out).is_none() && other.rise(Rank::Held));
         // Without an address, only the total limit applies.
-        assert!(slots.enter(Instant::now()).is_ok());
+        assert!(limiter.enter(Instant::now()).is_ok());
         drop((a, b));
         assert!(enter(origin(1)).is_ok());
     }
