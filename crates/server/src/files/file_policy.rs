@@ -1,9 +1,7 @@
 //! The file policy: limits on what users store, and content that lives as long as entries refer to
 //! it.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -14,6 +12,7 @@ use twinlock_store::{
     Appended, Erased, FileRef, LEAST_CHARGE, NewEntry, Receipt, Store, StoreError,
 };
 
+use super::claims::{Claims, QuotaClaim, charge};
 use super::{Blob, Blobs, FilesError, Hash, HashTurn, HashTurns, OpenUpload, Partial, UploadId};
 use crate::barred::Barred;
 use crate::config::Limits;
@@ -21,62 +20,27 @@ use crate::limits::accounts::ENTRY;
 use crate::limits::fair::Fair;
 use crate::limits::text_reserve::{AtReserve, TextReserve};
 
-/// Interval between checks for abandoned uploads.
-const SWEEP: Duration = Duration::from_secs(60 * 60);
-/// How long unreferenced content stays in quarantine: the record may be older than the files, and
-/// the operator may still restore the right one.
-const SET_ASIDE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Hashes read from the record at a time.
-const PAGE: usize = 1000;
 /// Concurrent lookups for transfers, for all users. They share threads and record connections with
 /// logins.
 const LOOKUPS: usize = 2;
 
 /// The files of a server.
 pub(crate) struct FilePolicy {
-    blobs: Box<dyn Blobs>,
-    store: Arc<dyn Store>,
+    pub(super) blobs: Box<dyn Blobs>,
+    pub(super) store: Arc<dyn Store>,
     text_reserve: Arc<TextReserve>,
     barred: Arc<Barred>,
     largest: u64,
     per_user: u64,
     number_per_user: u64,
     partials_per_user: usize,
-    kept: Duration,
-    claims: Arc<Mutex<Claims>>,
+    pub(super) kept: Duration,
+    claims: Claims,
     /// Shared from the placing of content to the recording of its entry; exclusive for checking
     /// whether an entry refers to content, and removing it.
-    placing: RwLock<()>,
+    pub(super) placing: RwLock<()>,
     lookups: Fair,
     turns: Arc<HashTurns>,
-}
-
-/// What open uploads will take of disk and quotas.
-#[derive(Default)]
-struct Claims {
-    next: u64,
-    by_number: HashMap<u64, (UploadId, Arc<AtomicU64>)>,
-}
-
-/// An upload's claim to disk space and quota, until it is dropped.
-pub(crate) struct QuotaClaim {
-    claims: Arc<Mutex<Claims>>,
-    number: u64,
-    written: Arc<AtomicU64>,
-}
-
-impl QuotaClaim {
-    /// Sets how many bytes of the upload are on disk.
-    pub(crate) fn set_written(&self, bytes: u64) {
-        self.written.store(bytes, Ordering::Relaxed);
-    }
-}
-
-impl Drop for QuotaClaim {
-    fn drop(&mut self) {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        claims.by_number.remove(&self.number);
-    }
 }
 
 /// An offer that passed all checks.
@@ -128,7 +92,7 @@ impl FilePolicy {
             number_per_user: limits.files_number_per_user,
             partials_per_user: limits.partial_files_per_user,
             kept: limits.partial_files,
-            claims: Arc::default(),
+            claims: Claims::default(),
             placing: RwLock::new(()),
             lookups: Fair::new(LOOKUPS),
             turns: HashTurns::new(),
@@ -170,7 +134,7 @@ impl FilePolicy {
         }
         // Claimed before the stored amount is read: of two concurrent offers that fit only one at a
         // time, none gets too much.
-        let (claim, others) = self.claim(id);
+        let (claim, others) = self.claims.claim(id);
         let stored = self.store.stored(&id.user).await?;
         let left = self.per_user.saturating_sub(stored.bytes).saturating_sub(others.of_user);
         let number = stored.files.saturating_add(others.number_of_user);
@@ -205,24 +169,6 @@ impl FilePolicy {
         claim: QuotaClaim,
     ) -> Result<ClaimedUpload, Denied> {
         Ok(ClaimedUpload { upload: self.blobs.begin(id, &self.turns).await?, claim })
-    }
-
-    fn claim(&self, id: &UploadId) -> (QuotaClaim, Others) {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut others = Others::default();
-        for (other, written) in claims.by_number.values().filter(|(other, _)| other != id) {
-            let to_come = other.size.saturating_sub(written.load(Ordering::Relaxed));
-            others.to_come = others.to_come.saturating_add(to_come);
-            others.number += 1;
-            if other.user == id.user {
-                others.of_user = others.of_user.saturating_add(charge(other));
-                others.number_of_user += 1;
-            }
-        }
-        let (number, written) = (claims.next, Arc::new(AtomicU64::new(0)));
-        claims.next += 1;
-        claims.by_number.insert(number, (id.clone(), written.clone()));
-        (QuotaClaim { claims: self.claims.clone(), number, written }, others)
     }
 
     /// Discards partial uploads of this user that are not open, the oldest first, until the rest
@@ -333,116 +279,4 @@ impl FilePolicy {
         }
         Ok(erased.is_some())
     }
-
-    /// Expires partial uploads and quarantined content, at the start and every hour.
-    ///
-    /// With `sweep`, quarantines the content that crashes have left. Without it, the record may be
-    /// older than the files, and all content stays.
-    pub(crate) async fn upkeep(&self, sweep: bool) {
-        let mut expire = tokio::time::interval(SWEEP);
-        expire.tick().await;
-        self.expire().await;
-        if sweep {
-            match self.set_aside_all().await {
-                Ok(0) => {}
-                Ok(files) => tracing::warn!(
-                    files,
-                    "unreferenced content was moved to files/unreferenced/, where it stays for 7 days: a \
-                     crash left it, or this record is an older one"
-                ),
-                Err(error) => {
-                    tracing::warn!(%error, "not all unreferenced content was moved");
-                }
-            }
-        }
-        match self.count_missing().await {
-            Ok(0) => {}
-            Ok(files) => tracing::error!(
-                files,
-                "content of entries is missing in files/: restore it from its backup, \
-                 or have it sent again"
-            ),
-            Err(error) => tracing::warn!(%error, "the content of files was not checked"),
-        }
-        loop {
-            expire.tick().await;
-            self.expire().await;
-        }
-    }
-
-    async fn set_aside_all(&self) -> Result<usize, FilesError> {
-        let mut files = 0;
-        for first in 0..=u8::MAX {
-            for hash in self.blobs.hashes(first).await? {
-                if self.store.is_referenced(&hash).await? {
-                    continue;
-                }
-                let _alone = self.placing.write().await;
-                if !self.store.is_referenced(&hash).await? {
-                    self.blobs.set_aside(&hash).await?;
-                    files += 1;
-                }
-            }
-        }
-        Ok(files)
-    }
-
-    /// Number of missing contents that entries refer to. Quarantined ones are restored.
-    async fn count_missing(&self) -> Result<usize, FilesError> {
-        let (mut missing, mut after) = (0, None);
-        // The hashes on disk that begin with `first`.
-        let (mut first, mut there) = (None, HashSet::new());
-        loop {
-            let hashes = self.store.file_hashes(after, PAGE).await?;
-            let Some(last) = hashes.last() else { return Ok(missing) };
-            after = Some(*last);
-            for hash in hashes {
-                if first != hash.first().copied() {
-                    first = hash.first().copied();
-                    there =
-                        self.blobs.hashes(first.unwrap_or_default()).await?.into_iter().collect();
-                }
-                // An entry erased since the list was read refers to nothing.
-                if !there.contains(&hash)
-                    && self.store.is_referenced(&hash).await?
-                    && !self.blobs.bring_back(&hash).await?
-                {
-                    missing += 1;
-                }
-            }
-        }
-    }
-
-    async fn expire(&self) {
-        match self.blobs.expire(self.kept).await {
-            Ok(0) => {}
-            Ok(uploads) => tracing::info!(uploads, "partial uploads have expired"),
-            Err(error) => tracing::warn!(%error, "partial uploads were not checked"),
-        }
-        match self.blobs.expire_set_aside(SET_ASIDE).await {
-            Ok(0) => {}
-            Ok(files) => tracing::info!(files, "unreferenced content was removed"),
-            Err(error) => {
-                tracing::warn!(%error, "unreferenced content was not removed");
-            }
-        }
-    }
-}
-
-/// Bytes that an upload is charged.
-fn charge(id: &UploadId) -> u64 {
-    id.size.max(LEAST_CHARGE)
-}
-
-/// Claims of other uploads.
-#[derive(Default)]
-struct Others {
-    /// Bytes of this user's uploads.
-    of_user: u64,
-    /// Number of this user's uploads.
-    number_of_user: u64,
-    /// Bytes of all users' uploads that are not written yet.
-    to_come: u64,
-    /// Number of all users' uploads.
-    number: u64,
 }

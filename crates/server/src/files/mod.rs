@@ -5,6 +5,7 @@
 //! disk. [`FilePolicy`] decides who may store how much, keeps content while an entry refers to it,
 //! and removes it afterwards. The record describes the files; this module knows nothing of sessions.
 
+mod claims;
 mod disk;
 mod disk_io;
 mod file_policy;
@@ -12,6 +13,7 @@ mod hash_turns;
 mod name;
 mod partial;
 mod prefix;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -24,8 +26,9 @@ use thiserror::Error;
 use twinlock_core::id::{ConversationId, MessageId, Name};
 use twinlock_store::{FileRef, StoreError};
 
+pub(crate) use claims::QuotaClaim;
 pub(crate) use disk::LocalDisk;
-pub(crate) use file_policy::{ClaimedUpload, Denied, FilePolicy, Judged, QuotaClaim};
+pub(crate) use file_policy::{ClaimedUpload, Denied, FilePolicy, Judged};
 pub(crate) use hash_turns::{HashTurn, HashTurns};
 pub(crate) use name::is_possible;
 

@@ -8,7 +8,7 @@ use twinlock_core::session::{SendError, Session};
 use twinlock_store::FileRef;
 use twinlock_transport::flow_control::{FRAME, FlowControl};
 
-use super::violation::TransferViolation;
+use super::failure::TransferViolation;
 use crate::files::{Blob, Denied, FilePolicy, Hash};
 use crate::refusal::RequestRefusal;
 

@@ -13,8 +13,8 @@
 //! [`ROOM`]: super::follow::ROOM
 
 mod download;
+mod failure;
 mod upload;
-mod violation;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,13 +31,13 @@ use twinlock_transport::flow_control::ACK_EACH;
 
 use super::frame_writer::FrameWriter;
 use crate::convert::{self, copy};
-use crate::files::{Blob, Denied, FilePolicy, FilesError, Hash, OpenUpload};
-use crate::limits::throttle::log_fault;
-use crate::refusal::{RequestRefusal, refuse, storage};
+use crate::files::{Blob, FilePolicy, FilesError, Hash, OpenUpload};
+use crate::refusal::{RequestRefusal, refuse};
 
 use download::{FoundFile, NextRead, OutgoingFile};
+pub(crate) use failure::TransferViolation;
+use failure::why_of;
 use upload::{Accepted, IncomingFile, UploadStep};
-pub(crate) use violation::TransferViolation;
 
 /// Concurrent transfers of a session.
 const MOST: usize = 8;
@@ -457,34 +457,4 @@ impl SessionTransfers {
 
 fn refusal(refused: RequestRefusal) -> Answered {
     Answered::Refusal(refused.into())
-}
-
-/// Maps an error of the file store to a refusal; the details go to the log.
-fn why_of(error: FilesError) -> RequestRefusal {
-    match error {
-        FilesError::Hash => RefusalReason::Hash.into(),
-        FilesError::Taken => RequestRefusal::for_now(RefusalReason::Busy, 1),
-        FilesError::Record(error) => storage(&error),
-        FilesError::Damaged(_) => {
-            log_fault("a file is damaged", error);
-            RefusalReason::Damaged.into()
-        }
-        FilesError::Full | FilesError::NoInodes | FilesError::Io { .. } => {
-            log_fault("a file was not stored or read", error);
-            RequestRefusal::for_now(RefusalReason::Storage, 5)
-        }
-    }
-}
-
-impl From<Denied> for RequestRefusal {
-    fn from(denied: Denied) -> Self {
-        match denied {
-            Denied::Because(why) => why.into(),
-            Denied::Over(RefusalReason::Storage, limit, most) => {
-                Self::for_now(RefusalReason::Storage, 5).at(limit, most)
-            }
-            Denied::Over(why, limit, most) => Self::from(why).at(limit, most),
-            Denied::Failed(error) => why_of(error),
-        }
-    }
 }

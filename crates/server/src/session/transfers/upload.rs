@@ -9,7 +9,7 @@ use twinlock_core::proto::{self, RefusalReason};
 use twinlock_store::{Appended, NewEntry, Receipt};
 use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 
-use super::violation::TransferViolation;
+use super::failure::TransferViolation;
 use crate::convert::{self, copy};
 use crate::files::{
     ClaimedUpload, FilePolicy, Hash, Judged, OpenUpload, QuotaClaim, UploadId, is_possible,
