@@ -98,10 +98,10 @@ pub struct Classic {
     /// Silence after which a bridge message that does not open counts as failed. Default 200 ms.
     pub pause: Duration,
     /// Tarpit: delay before a failed connection of the bridge is closed. Default 1 s.
-    pub hold: Duration,
-    /// Connections in the tarpit at once. With [`Classic::hold`] this limits the guesses that the
+    pub tarpit_delay: Duration,
+    /// Connections in the tarpit at once. With [`Classic::tarpit_delay`] this limits the guesses that the
     /// bridge accepts per second, from all clients together. Default 4.
-    pub holds: usize,
+    pub tarpit_slots: usize,
 }
 
 impl Default for Classic {
@@ -115,8 +115,8 @@ impl Default for Classic {
             half_line: Duration::from_secs(30),
             silence: Duration::from_secs(30 * 60),
             pause: Duration::from_millis(200),
-            hold: Duration::from_secs(1),
-            holds: 4,
+            tarpit_delay: Duration::from_secs(1),
+            tarpit_slots: 4,
         }
     }
 }

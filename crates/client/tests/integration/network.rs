@@ -68,7 +68,7 @@ impl Stage {
         }
         client.close().await;
         people.insert(0, ada);
-        while world.server.as_ref().unwrap().lines() > 0 {
+        while world.server.as_ref().unwrap().sessions() > 0 {
             sleep(Duration::from_millis(5)).await;
         }
         Self { world, weather, timing, people, chance, lasts }
@@ -86,7 +86,7 @@ impl Stage {
     }
 
     fn lines(&self) -> usize {
-        self.world.server.as_ref().unwrap().lines()
+        self.world.server.as_ref().unwrap().sessions()
     }
 
     /// Time after which a silent connection is dead: one that follows or waits, and any other.

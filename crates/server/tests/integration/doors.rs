@@ -137,7 +137,7 @@ async fn hostile_bytes__any_stage_leaves_no_session() {
         client.bye().await;
     }
     let gone = async {
-        while host.server.lines() > 1 {
+        while host.server.sessions() > 1 {
             tokio::task::yield_now().await;
         }
     };
@@ -254,10 +254,10 @@ async fn session__removed_after_bye_and_after_disconnect() {
     let host = Host::start().await;
     let (laptop, ada) = host.owner().await;
     let mut other = host.connect(laptop.credential()).await.unwrap();
-    assert_eq!(host.server.lines(), 2);
+    assert_eq!(host.server.sessions(), 2);
     ada.bye().await;
     let gone = async |lines| {
-        while host.server.lines() > lines {
+        while host.server.sessions() > lines {
             tokio::task::yield_now().await;
         }
     };

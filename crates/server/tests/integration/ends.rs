@@ -357,7 +357,7 @@ async fn session__closed_at_maximum_age_and_when_idle() {
     // This one stops reading and writing after the login.
     let mut silent = host.connect(laptop.credential()).await.unwrap();
     let gone = async {
-        while host.server.lines() > 0 {
+        while host.server.sessions() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
