@@ -29,7 +29,6 @@ use crate::legacy_crypto::opaque::{
     self, ClientEnrolment, ClientHandshake, RECORD, REQUEST, RESPONSE, ServerHandshake, ServerSetup,
 };
 use crate::limits::VERSION;
-use crate::seal::Chain;
 use crate::wiped::{self, wiped};
 use crate::{Entropy, schedule};
 
@@ -76,9 +75,10 @@ impl Established {
     /// Both chains, client to server first, instead of a session.
     ///
     /// For tests that play an authenticated peer and send what no session would send.
-    #[doc(hidden)]
+    #[cfg(feature = "test-util")]
     #[must_use]
-    pub fn into_chains(self) -> [Chain; 2] {
+    pub fn into_chains(self) -> [crate::seal::Chain; 2] {
+        use crate::seal::Chain;
         [Chain::new(self.ck_c2s, 0), Chain::new(self.ck_s2c, 0)]
     }
 }

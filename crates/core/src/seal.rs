@@ -128,6 +128,7 @@ impl Chain {
         self.n
     }
 
+    #[cfg(any(test, feature = "test-util"))]
     pub(crate) fn key(&self) -> &ChainKey {
         &self.key
     }
@@ -323,7 +324,7 @@ impl Chain {
 ///
 /// In order: the message key, the two keys of a SEALED frame, the key of a BULK frame. For tests
 /// that search memory for leaked keys.
-#[doc(hidden)]
+#[cfg(feature = "test-util")]
 #[must_use]
 pub fn frame_keys(ck: &[u8; 32]) -> ([[u8; 32]; 4], [u8; 32]) {
     let (mk, next) = ChainKey::new(ck).peek();

@@ -21,7 +21,6 @@ mod time;
 use std::time::Instant;
 
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use crate::Entropy;
 use crate::frame::{CloseCode, Due, Header};
@@ -409,12 +408,12 @@ impl Session {
     /// The current keys: of the sending chain, of the receiving chain, and the root key.
     ///
     /// For tests that search memory for used keys.
-    #[doc(hidden)]
+    #[cfg(feature = "test-util")]
     #[must_use]
-    pub fn expose_keys(&self) -> [Zeroizing<[u8; 32]>; 3] {
+    pub fn expose_keys(&self) -> [zeroize::Zeroizing<[u8; 32]>; 3] {
         let (send, recv) = (self.send.key(), self.recv.key());
         [send.expose_secret(), recv.expose_secret(), self.rk.expose_secret()]
-            .map(|key| Zeroizing::new(*key))
+            .map(|key| zeroize::Zeroizing::new(*key))
     }
 
     // ---- out

@@ -4,6 +4,8 @@ mod clock;
 mod heads;
 mod owner;
 mod parts;
+#[cfg(feature = "test-util")]
+mod test_util;
 
 use std::future::poll_fn;
 use std::io;
@@ -19,9 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use twinlock_core::classic::{Heard, Lines};
 use twinlock_core::frame::CloseCode;
-use twinlock_core::handshake::AwaitProof;
 use twinlock_core::id::{ConversationId, Name, ServerKey, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::opaque::ServerSetup;
@@ -41,7 +41,6 @@ use crate::doors::{Door, Doors};
 use crate::files::{Files, LocalDisk};
 use crate::hub::Hub;
 use crate::identity::{Identity, IdentityError, Options as IdentityOptions};
-use crate::limits::Origin;
 use crate::limits::accounts::{Accounts, Unindexed};
 use crate::limits::census::Census;
 use crate::limits::devices::Devices;
@@ -498,29 +497,6 @@ impl Server {
     /// [`StoreError`].
     pub async fn erase(&self, conversation: ConversationId, n: u64) -> Result<bool, StoreError> {
         self.shared.files.erase(conversation, n).await
-    }
-
-    /// Does all of a server's work from HELLO to CHALLENGE, for a client at 127.0.0.1.
-    ///
-    /// Returns `None` if the server answers with an ERROR or not at all. For tests that measure
-    /// whether the answer takes equally long for every credential.
-    #[doc(hidden)]
-    pub async fn answer_hello(&self, hello: &[u8]) -> Option<(AwaitProof, Vec<u8>)> {
-        let origin = Origin::of(std::net::Ipv4Addr::LOCALHOST.into());
-        let asked = session::ask(&self.shared, hello, Some(origin)).await.ok()?;
-        // Such a test repeats the same names, which must not exhaust their limits.
-        self.shared.guesses.give_back(asked.taken);
-        if let Some(device) = asked.device {
-            self.shared.devices.give_back(&device);
-        }
-        Some((asked.state, asked.challenge))
-    }
-
-    /// Does all of a server's work from a classic connection's first line to the keys of its lines.
-    /// For tests, like [`Server::answer_hello`].
-    #[doc(hidden)]
-    pub async fn hear_classic(&self, heard: Heard) -> Option<Lines> {
-        classic::hear(&self.shared, heard).await
     }
 
     /// Reloads the certificate (SIGHUP). Open connections stay. Blocks on two small files.

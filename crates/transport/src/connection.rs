@@ -161,6 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Leaves the connection without a CLOSE and returns the stream.
+    #[cfg(feature = "test-util")]
     pub fn into_stream(self) -> S {
         self.io
     }

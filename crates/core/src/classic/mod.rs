@@ -17,7 +17,6 @@ pub(crate) use jwe::tests;
 
 use data_encoding::BASE64URL_NOPAD;
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use crate::Entropy;
 use crate::id::{ConversationId, Link};
@@ -229,10 +228,10 @@ impl Lines {
 
     /// The keys of the reading and the writing direction, for tests that search memory for leaked
     /// keys.
-    #[doc(hidden)]
+    #[cfg(feature = "test-util")]
     #[must_use]
-    pub fn expose_keys(&self) -> [Zeroizing<[u8; 64]>; 2] {
-        [&self.read, &self.write].map(|way| Zeroizing::new(*way.key.expose_secret()))
+    pub fn expose_keys(&self) -> [zeroize::Zeroizing<[u8; 64]>; 2] {
+        [&self.read, &self.write].map(|way| zeroize::Zeroizing::new(*way.key.expose_secret()))
     }
 
     /// Appends the next line, with its LF, to `out`. Draws 16 bytes. The caller limits texts to

@@ -70,7 +70,8 @@ impl Bridge {
         wiped::<{ wiped::FRAME }, _>(|| self.write.seal(&iv, text))
     }
 
-    /// The client's end with the same key.
+    /// The client's end with the same key. Twinlock itself is always the server.
+    #[cfg(any(test, feature = "test-util"))]
     #[must_use]
     pub fn reversed(self) -> Self {
         Self { read: self.write, write: self.read }

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use twinlock_core::chain::Kind;
-use twinlock_core::classic::{Closed, Heard, Lines};
+use twinlock_core::classic::Closed;
 use twinlock_core::id::{MessageId, Name, Sender};
 use twinlock_core::keys;
 use twinlock_core::opaque::ServerSetup;
@@ -146,7 +146,11 @@ pub(crate) fn serve_lines(
 }
 
 /// Derives the line keys as [`lines`] does, for tests that measure the time.
-pub(crate) async fn hear(shared: &Shared, heard: Heard) -> Option<Lines> {
+#[cfg(feature = "test-util")]
+pub(crate) async fn hear(
+    shared: &Shared,
+    heard: twinlock_core::classic::Heard,
+) -> Option<twinlock_core::classic::Lines> {
     lines::key_and_lines(shared, heard).await.ok().map(|(_key, lines)| lines)
 }
 

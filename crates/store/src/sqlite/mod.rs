@@ -202,7 +202,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// [`StoreError`].
-    #[doc(hidden)]
+    #[cfg(feature = "test-util")]
     pub async fn limit_pages(&self, pages: Option<u32>) -> Result<(), StoreError> {
         let pages = pages.unwrap_or(u32::MAX - 1);
         self.write(move |desk| {
