@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use twinlock_core::frame::{HEADER, Header};
 use twinlock_core::session::{Event, Fault, Session};
+use twinlock_testing::Rng;
 use twinlock_transport::connection::{Connection, ConnectionError, Wake};
 
-use crate::input::{Input, Seeded};
+use crate::input::Input;
 use crate::login::{config, established};
 use crate::pair::Message;
 use crate::stream::{Pieces, block_on};
@@ -21,7 +22,7 @@ pub(crate) fn line(data: &[u8]) {
         (Session::new(client, config(), now), Session::new(server, config(), now));
     let mut ready = server.outgoing().to_vec();
     let header = Header::parse(*ready.first_chunk().unwrap(), client.due()).unwrap();
-    client.handle_frame(header, &mut ready[HEADER..], now, &mut Seeded(1)).unwrap();
+    client.handle_frame(header, &mut ready[HEADER..], now, &mut Rng::from_seed(1)).unwrap();
 
     // Where each message ends in the stream, and the message.
     let mut sent = Vec::new();

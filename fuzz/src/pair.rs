@@ -7,8 +7,9 @@ use twinlock_core::frame::{CloseCode, Due, FrameType, HEADER, Header};
 use twinlock_core::handshake::Established;
 use twinlock_core::limits::Timing;
 use twinlock_core::session::{Config, Event, Fault, Session};
+use twinlock_testing::Rng;
 
-use crate::input::{Input, Seeded};
+use crate::input::Input;
 use crate::login::{config, established};
 
 /// Steps of one input: enough for several rekeys, few enough for many inputs per second.
@@ -52,7 +53,7 @@ impl End {
         !self.cut && self.fault.is_none() && !self.session.is_closed()
     }
 
-    fn read(&mut self, now: Instant, entropy: &mut Seeded) {
+    fn read(&mut self, now: Instant, entropy: &mut Rng) {
         while self.is_alive() {
             let Some(&bytes) = self.input.first_chunk() else { return };
             let header = match Header::parse(bytes, self.session.due()) {
@@ -98,7 +99,7 @@ struct Pair {
     /// Frames in transit to the end of the same index; the first may be partly delivered.
     wires: [VecDeque<Vec<u8>>; 2],
     now: Instant,
-    entropy: Seeded,
+    entropy: Rng,
     /// The input has interfered with the frames.
     meddled: bool,
     is_cut: bool,
@@ -112,7 +113,7 @@ impl Pair {
             ends: established(seed).map(|end| End::new(end, now)),
             wires: [VecDeque::new(), VecDeque::new()],
             now,
-            entropy: Seeded(seed),
+            entropy: Rng::from_seed(seed),
             meddled: false,
             is_cut: false,
             counter: 0,
@@ -232,7 +233,7 @@ impl Pair {
                 };
                 let mut body = vec![0; len];
                 self.counter += 1;
-                twinlock_core::Entropy::fill(&mut Seeded(self.counter), &mut body);
+                twinlock_core::Entropy::fill(&mut Rng::from_seed(self.counter), &mut body);
                 let end = &mut self.ends[from];
                 if kind < 2 {
                     if end.session.send_app(&body).is_ok() {

@@ -10,8 +10,9 @@ use twinlock_core::frame::{CloseCode, Due, HEADER, Header};
 use twinlock_core::handshake::Role;
 use twinlock_core::seal::{Chain, MessageType, Opened};
 use twinlock_core::session::{Binding, Event, Fault, SendError, Session};
+use twinlock_testing::Rng;
 
-use crate::input::{Input, Seeded};
+use crate::input::Input;
 use crate::login::{config, established};
 
 const STEPS: usize = 60;
@@ -23,7 +24,7 @@ struct Peer {
     send: Chain,
     recv: Chain,
     now: Instant,
-    entropy: Seeded,
+    entropy: Rng,
     /// Whether the peer can open what the session seals, which ends when the session's chain
     /// switches.
     hears: bool,
@@ -63,7 +64,7 @@ impl Peer {
         };
         let now = Instant::now();
         let session = Session::new(mine, config(), now);
-        Self { role, session, send, recv, now, entropy: Seeded(seed), hears: true }
+        Self { role, session, send, recv, now, entropy: Rng::from_seed(seed), hears: true }
     }
 
     fn say(&mut self, mtype: MessageType, body: &[u8]) -> Result<Said, Fault> {

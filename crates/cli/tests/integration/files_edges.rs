@@ -15,11 +15,6 @@ use rustix::process::Signal;
 use twinlock_core::proto::answer::Result as Answered;
 use twinlock_core::proto::item::What;
 
-fn bytes(n: usize, seed: u64) -> Vec<u8> {
-    let mut chance = Chance::from(seed);
-    (0..n).map(|_| (chance.next() >> 24) as u8).collect()
-}
-
 fn write(path: &Path, content: &[u8]) -> String {
     fs::write(path, content).unwrap();
     path.to_str().unwrap().to_owned()

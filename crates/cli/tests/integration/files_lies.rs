@@ -22,10 +22,6 @@ const SIZE: u64 = 1_000_003;
 /// Shorter than the patience limit of 30 s: nothing here takes as long.
 const SOON: Duration = Duration::from_secs(20);
 
-fn bytes(n: u64) -> Vec<u8> {
-    (0..n).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as u8).collect()
-}
-
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
     let mut names: Vec<_> =
@@ -46,7 +42,7 @@ impl Stage {
     fn new() -> Self {
         let host = Host::start();
         let ada = host.owner();
-        let (path, content) = (host.root().join("f.bin"), bytes(SIZE));
+        let (path, content) = (host.root().join("f.bin"), bytes(SIZE as usize, 1));
         fs::write(&path, &content).unwrap();
         let into = host.root().join("into");
         fs::create_dir(&into).unwrap();

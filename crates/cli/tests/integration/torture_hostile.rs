@@ -411,11 +411,11 @@ fn memory__stalled_followers_are_bounded() {
     here().block_on(async {
         let mut sender = card.connect().await;
         let before = resident(pid);
-        let mut deaf = lines(&bob, count).await;
-        for line in &mut deaf {
+        let mut stalled = lines(&bob, count).await;
+        for line in &mut stalled {
             let follow = proto::Follow { conversation: LOBBY, after: 0 };
             line.ask(Op::Follow(follow)).await;
-            line.be_deaf(true);
+            line.set_stalled(true);
         }
         let (text, mut most) = ("x".repeat(32 * 1024), 0);
         for _ in 0..batches {
@@ -430,13 +430,13 @@ fn memory__stalled_followers_are_bounded() {
         );
         assert!(most < SHARED + (count + 1) * LINE, "{} MiB", most / MIB);
         // A closed connection would cost nothing.
-        assert_eq!(alive(&host, &names(&deaf)), count, "{}", host.log());
+        assert_eq!(alive(&host, &names(&stalled)), count, "{}", host.log());
     });
 }
 
 /// Sends for as long as the server accepts data, and reads nothing.
 async fn sends(mut line: Raw, mut enough: watch::Receiver<bool>) -> Raw {
-    line.be_deaf(true);
+    line.set_stalled(true);
     loop {
         line.post((0..500).map(|_| append(LOBBY, "x")));
         while let left @ 1.. = line.line.backlog() {
@@ -467,11 +467,11 @@ fn memory__senders_that_read_no_acks_are_bounded() {
     here().block_on(async {
         let mut person = card.connect().await;
         let before = resident(pid);
-        let deaf = lines(&bob, count).await;
-        let deaf_ones = names(&deaf);
+        let stalled = lines(&bob, count).await;
+        let stalled_names = names(&stalled);
         let (enough, told) = watch::channel(false);
         let mut senders = JoinSet::new();
-        for line in deaf {
+        for line in stalled {
             senders.spawn(sends(line, told.clone()));
         }
         // Until the server reads from none of them: the acks fill the kernel's buffers, then the
@@ -496,11 +496,11 @@ fn memory__senders_that_read_no_acks_are_bounded() {
             most / MIB
         );
         // A closed connection would cost nothing.
-        assert_eq!(alive(&host, &deaf_ones), count, "{}", host.log());
+        assert_eq!(alive(&host, &stalled_names), count, "{}", host.log());
         enough.send_replace(true);
         let mut late = senders.join_next().await.unwrap().unwrap();
         // A client that reads again receives every ack.
-        late.be_deaf(false);
+        late.set_stalled(false);
         let last = late.post([append(LOBBY, "I am back")]);
         let every_ack = async {
             let mut acks = 0;

@@ -159,10 +159,10 @@ async fn shutdown__not_delayed_by_stalled_peer() {
     for _ in 0..400 {
         ada.append(LOBBY, &text).await.unwrap();
     }
-    let mut deaf = host.connect(laptop.credential()).await.unwrap();
-    deaf.post(Op::Follow(proto::Follow { conversation: LOBBY, after: 0 }));
-    deaf.be_deaf(true);
-    deaf.push_out().await.unwrap();
+    let mut stalled = host.connect(laptop.credential()).await.unwrap();
+    stalled.post(Op::Follow(proto::Follow { conversation: LOBBY, after: 0 }));
+    stalled.set_stalled(true);
+    stalled.push_out().await.unwrap();
     let Host { server, dir, .. } = host;
     let began = std::time::Instant::now();
     let (ended, shut) = tokio::join!(ada.end(), server.shutdown());

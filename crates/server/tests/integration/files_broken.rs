@@ -9,6 +9,7 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{
     self, Limit, RefusalReason, answer::Result as Answered, item::What, request::Op,
 };
+use twinlock_testing::bytes;
 
 const MIB: usize = 1024 * 1024;
 
@@ -46,7 +47,7 @@ async fn upload__resumes_after_disconnect_restart_and_crash() {
     let (laptop, ada) = host.owner().await;
     drop(ada);
     for (round, n) in (0..3_u8).zip(1..) {
-        let data = content(round, 20 * MIB + 7);
+        let data = bytes(20 * MIB + 7, round.into());
         let id: [u8; 16] = random();
         let mut ada = host.connect(laptop.credential()).await.unwrap();
         let acked = half(&mut ada, id, &data).await;
@@ -76,7 +77,7 @@ async fn upload__damaged_prefix_is_detected_and_sent_again() {
     let mut host = Host::start().await;
     let (laptop, ada) = host.owner().await;
     drop(ada);
-    let data = content(1, 6 * MIB);
+    let data = bytes(6 * MIB, 1);
     for (restarted, n) in [false, true].into_iter().zip(1..) {
         let id: [u8; 16] = random();
         let mut ada = host.connect(laptop.credential()).await.unwrap();
@@ -108,7 +109,7 @@ async fn upload__repeated_offer_aborts_the_earlier_transfer() {
     let host = Host::start().await;
     let (laptop, mut first) = host.owner().await;
     let mut second = host.connect(laptop.credential()).await.unwrap();
-    let (id, data): ([u8; 16], _) = (random(), content(3, 4 * MIB));
+    let (id, data): ([u8; 16], _) = (random(), bytes(4 * MIB, 3));
     let one = first.offer(put(id, "x", data.len() as u64)).await.unwrap();
     first.send_part(one.transfer, &data, 0, 2 * MIB).await;
     eventually("it is written", || partials(&host)[0].1 == 2 << 20).await;
@@ -127,7 +128,7 @@ async fn upload__repeated_offer_aborts_the_earlier_transfer() {
 async fn download__resumes_only_after_matching_prefix() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
-    let data = content(5, 3 * MIB + 1);
+    let data = bytes(3 * MIB + 1, 5);
     ada.upload(random(), "x", &data).await.unwrap();
     let mut other = data[..MIB].to_vec();
     other[7] ^= 1;
@@ -150,11 +151,11 @@ async fn download__resumes_only_after_matching_prefix() {
 async fn upload__recorded_id_returns_same_ack() {
     let host = Host::start_with(|config| config.limits.file = 100).await;
     let (_, mut ada) = host.owner().await;
-    let (id, data): ([u8; 16], _) = (random(), content(1, 100));
+    let (id, data): ([u8; 16], _) = (random(), bytes(100, 1));
     let (ack, sent) = ada.upload(id, "x", &data).await.unwrap();
     assert_eq!(sent, 100);
     assert_eq!(ada.upload(id, "x", &data).await.unwrap(), (ack.clone(), 0));
-    assert_eq!(ada.upload(id, "another", &content(2, 4000)).await.unwrap(), (ack, 0));
+    assert_eq!(ada.upload(id, "another", &bytes(4000, 2)).await.unwrap(), (ack, 0));
     // The id of a text counts as used too.
     let text: [u8; 16] = random();
     let said = ada.ask(append_as(text, LOBBY, "text")).await.map(crate::common::ack).unwrap();
@@ -237,7 +238,7 @@ async fn transfer__refused_without_device_session() {
 async fn transfer__wrong_offset_or_direction_closes_session() {
     let host = Host::start().await;
     let (laptop, mut bob) = host.owner().await;
-    let data = content(1, 12 * MIB);
+    let data = bytes(12 * MIB, 1);
     let fetched = bob.upload(random(), "there", &data).await.unwrap().0.n;
     // Offsets and lengths of the frames, 10 bytes in all; the last one exceeds the window.
     let wrong: [&[(u64, usize)]; 6] = [
@@ -278,7 +279,7 @@ async fn transfer__wrong_offset_or_direction_closes_session() {
 async fn upload__wrong_hash_discards_data_and_allows_retry() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
-    let (id, data): ([u8; 16], _) = (random(), content(1, 2 * MIB));
+    let (id, data): ([u8; 16], _) = (random(), bytes(2 * MIB, 1));
     let put = || put(id, "x", 2 << 20);
     for (sent, hash) in [(2 * MIB, hash(b"other")), (MIB, hash(&data[..MIB])), (0, hash(b""))] {
         let accepted = ada.offer(put()).await.unwrap();
@@ -300,7 +301,7 @@ async fn upload__wrong_hash_discards_data_and_allows_retry() {
 async fn transfer__abort_keeps_partial_and_drops_later_bytes() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
-    let (id, data): ([u8; 16], _) = (random(), content(1, 5 * MIB));
+    let (id, data): ([u8; 16], _) = (random(), bytes(5 * MIB, 1));
     let accepted = ada.offer(put(id, "x", 5 << 20)).await.unwrap();
     let transfer = accepted.transfer;
     ada.send_part(transfer, &data, 0, 3 * MIB).await;
@@ -369,7 +370,7 @@ async fn file_quota__counts_files_and_charges_whole_blocks() {
         bob.upload(random(), "x", b"x").await.unwrap();
     }
     assert_eq!(bob.offer(put(random(), "x", 8293)).await, Err(RefusalReason::Quota));
-    bob.upload(random(), "x", &content(1, 8292)).await.unwrap();
+    bob.upload(random(), "x", &bytes(8292, 1)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -384,32 +385,32 @@ async fn file_quota__counts_stored_and_open_uploads() {
     assert_eq!(ada.offer(put(random(), "x", 20_001)).await, Err(RefusalReason::TooLarge));
     // The same content twice counts twice.
     for _ in 0..2 {
-        ada.upload(random(), "x", &content(1, 20_000)).await.unwrap();
+        ada.upload(random(), "x", &bytes(20_000, 1)).await.unwrap();
     }
     assert_eq!(ada.offer(put(random(), "x", 10_001)).await, Err(RefusalReason::Quota));
     let open = ada.offer(put(random(), "x", 5000)).await.unwrap();
     assert_eq!(ada.offer(put(random(), "x", 5001)).await, Err(RefusalReason::Quota));
     // A refused upload uses no quota, and each user has a separate quota.
     ada.offer(put(random(), "x", 5000)).await.unwrap();
-    bob.upload(random(), "x", &content(1, 20_000)).await.unwrap();
-    ada.send_part(open.transfer, &content(2, 5000), 0, 5000).await;
-    ada.end_file(open.transfer, &content(2, 5000)).await.unwrap();
+    bob.upload(random(), "x", &bytes(20_000, 1)).await.unwrap();
+    ada.send_part(open.transfer, &bytes(5000, 2), 0, 5000).await;
+    ada.end_file(open.transfer, &bytes(5000, 2)).await.unwrap();
     assert_eq!(ada.offer(put(random(), "x", 1)).await, Err(RefusalReason::Quota));
     assert!(host.server.erase(LOBBY, 1).await.unwrap());
-    ada.upload(random(), "x", &content(3, 20_000)).await.unwrap();
+    ada.upload(random(), "x", &bytes(20_000, 3)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partial_upload__discarded_when_new_upload_needs_quota() {
     let host = Host::start_with(|config| config.limits.files_per_user = 10 << 20).await;
     let (laptop, mut ada) = host.owner().await;
-    let (old, data): ([u8; 16], _) = (random(), content(1, 8 * MIB));
+    let (old, data): ([u8; 16], _) = (random(), bytes(8 * MIB, 1));
     half(&mut ada, old, &data).await;
     ada.bye().await;
     let mut ada = host.connect(laptop.credential()).await.unwrap();
-    ada.upload(random(), "x", &content(2, 5 * MIB)).await.unwrap();
+    ada.upload(random(), "x", &bytes(5 * MIB, 2)).await.unwrap();
     assert_eq!(partials(&host).len(), 1, "there was room for both");
-    ada.upload(random(), "x", &content(3, 3 * MIB)).await.unwrap();
+    ada.upload(random(), "x", &bytes(3 * MIB, 3)).await.unwrap();
     assert_eq!(partials(&host), []);
 }
 
@@ -418,7 +419,7 @@ async fn partial_upload__oldest_is_discarded_above_limit() {
     let host = Host::start_with(|config| config.limits.partial_files_per_user = 2).await;
     let (laptop, mut ada) = host.owner().await;
     let ids: [[u8; 16]; 3] = [random(), random(), random()];
-    let data = content(1, 2 * MIB);
+    let data = bytes(2 * MIB, 1);
     for id in ids {
         half(&mut ada, id, &data).await;
         ada.bye().await;
@@ -478,7 +479,7 @@ async fn use_up_the_inodes() {
 async fn disk__reserve_reached_is_refused_at_offer_and_recovers() {
     let host = Host::start_with(|config| config.limits.disk_reserve = Some(u64::MAX)).await;
     let (laptop, mut ada) = host.owner().await;
-    let (id, data): ([u8; 16], _) = (random(), content(1, MIB));
+    let (id, data): ([u8; 16], _) = (random(), bytes(MIB, 1));
     let no = refused(&mut ada, Op::PutFile(put(id, "x", 1 << 20))).await;
     assert_eq!(told(&no), (RefusalReason::Storage, Limit::DiskReserve, u64::MAX));
     // Messages are still recorded.
@@ -518,7 +519,7 @@ fn disk__write_failure_aborts_upload_and_later_one_passes() {
 async fn fill_the_disk() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
-    let (id, data): ([u8; 16], _) = (random(), content(1, 8 * MIB));
+    let (id, data): ([u8; 16], _) = (random(), bytes(8 * MIB, 1));
     for _ in 0..2 {
         let accepted = ada.offer(put(id, "x", 8 << 20)).await.unwrap();
         assert!(accepted.offset <= CHILD_LIMIT);
@@ -534,7 +535,7 @@ async fn fill_the_disk() {
         ada.append(LOBBY, "talking goes on").await.unwrap();
     }
     // A file that fits is still accepted.
-    let small = content(2, 3 * MIB);
+    let small = bytes(3 * MIB, 2);
     assert_eq!(ada.upload(random(), "small", &small).await.unwrap().0.n, 3);
     let mut got = Vec::new();
     ada.download(3, &mut got).await.unwrap();
@@ -546,10 +547,10 @@ async fn content__stored_once_until_last_entry_is_erased() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
-    let data = content(1, MIB + 5);
+    let data = bytes(MIB + 5, 1);
     ada.upload(random(), "hers", &data).await.unwrap();
     bob.upload(random(), "his", &data).await.unwrap();
-    bob.upload(random(), "another", &content(2, 10)).await.unwrap();
+    bob.upload(random(), "another", &bytes(10, 2)).await.unwrap();
     let sizes = |host: &Host| {
         let mut sizes: Vec<_> = blobs(host).into_iter().map(|(_, size)| size).collect();
         sizes.sort_unstable();
@@ -575,7 +576,7 @@ async fn content__stored_once_until_last_entry_is_erased() {
 async fn content__damaged_is_detected_and_repaired_by_upload() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
-    let data = content(1, 2 * MIB);
+    let data = bytes(2 * MIB, 1);
     ada.upload(random(), "x", &data).await.unwrap();
     let path = blobs(&host).remove(0).0;
     flip(&path, 1_500_000);
@@ -609,7 +610,7 @@ async fn content__damaged_is_detected_and_repaired_by_upload() {
 async fn content__truncated_during_download_aborts_it() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
-    ada.upload(random(), "x", &content(1, 20 * MIB)).await.unwrap();
+    ada.upload(random(), "x", &bytes(20 * MIB, 1)).await.unwrap();
     let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
     // Without acknowledgements the server can have read only the window.
     let path = blobs(&host).remove(0).0;
@@ -635,9 +636,9 @@ async fn content__truncated_during_download_aborts_it() {
 async fn sweep__removes_only_expired_and_unreferenced_at_start() {
     let host = Host::start().await;
     let (laptop, mut ada) = host.owner().await;
-    let kept = content(2, MIB);
+    let kept = bytes(MIB, 2);
     ada.upload(random(), "kept", &kept).await.unwrap();
-    let (id, data): ([u8; 16], _) = (random(), content(1, 4 * MIB));
+    let (id, data): ([u8; 16], _) = (random(), bytes(4 * MIB, 1));
     half(&mut ada, id, &data).await;
     drop(ada);
     let orphan = host.dir.path().join("data/files/ab");
@@ -674,7 +675,7 @@ async fn content__quarantined_is_restored_with_newer_record() {
     let data = host.dir.path().join("data");
     let older = fs::read(data.join("record.db")).unwrap();
     ada = host.connect(laptop.credential()).await.unwrap();
-    let kept = content(2, MIB);
+    let kept = bytes(MIB, 2);
     ada.upload(random(), "kept", &kept).await.unwrap();
     drop(ada);
     let Host { server, dir, .. } = host;
@@ -702,7 +703,7 @@ async fn upload__accepted_end_is_recorded_despite_shutdown_or_cut() {
     let (laptop, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     bob.follow(LOBBY, 0).await.unwrap();
-    let data = content(1, 40 * MIB);
+    let data = bytes(40 * MIB, 1);
     let accepted = ada.offer(put(random(), "x", data.len() as u64)).await.unwrap();
     ada.send_part(accepted.transfer, &data, 0, data.len()).await;
     ada.post_end(accepted.transfer, &data);
@@ -711,7 +712,7 @@ async fn upload__accepted_end_is_recorded_despite_shutdown_or_cut() {
     drop(ada);
     assert_eq!(bob.entries(LOBBY, 1).await[0].kind, 3);
     let mut ada = host.connect(laptop.credential()).await.unwrap();
-    let other = content(2, 40 * MIB);
+    let other = bytes(40 * MIB, 2);
     let accepted = ada.offer(put(random(), "x", other.len() as u64)).await.unwrap();
     ada.send_part(accepted.transfer, &other, 0, other.len()).await;
     let end = ada.post_end(accepted.transfer, &other);

@@ -11,13 +11,6 @@ pub fn hash(data: &[u8]) -> Bytes {
     copy(blake3::hash(data).as_bytes())
 }
 
-/// Bytes without repetitions, different for each `seed`.
-pub fn content(seed: u8, size: usize) -> Vec<u8> {
-    let mut data = vec![0; size];
-    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut data);
-    data
-}
-
 pub fn put(id: [u8; 16], name: &str, size: u64) -> proto::PutFile {
     let file = proto::FileMeta { name: name.to_owned(), size, ..proto::FileMeta::default() };
     proto::PutFile { conversation: LOBBY, message_id: copy(&id), file: Some(file) }
