@@ -1,7 +1,7 @@
 //! A faulty network: every message arrives once and in order, and dead connections are detected.
 //!
 //! By default the main test runs for some seconds, with keep-alive times of a tenth or less.
-//! `TWINLOCK_WEATHER=260` runs it for 260 seconds, with the keep-alive times of the protocol.
+//! `TWINLOCK_NETWORK=260` runs it for 260 seconds, with the keep-alive times of the protocol.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,7 +28,7 @@ const LATE: Duration = Duration::from_secs(3);
 
 /// The duration of the main test, and the keep-alive times of both ends.
 fn scale() -> (Duration, Timing) {
-    let seconds = std::env::var("TWINLOCK_WEATHER").map(|seconds| seconds.parse().unwrap());
+    let seconds = std::env::var("TWINLOCK_NETWORK").map(|seconds| seconds.parse().unwrap());
     let seconds = seconds.unwrap_or(SECONDS);
     let mut timing = Timing::default();
     if seconds < 60 {

@@ -3,8 +3,8 @@
 
 pub mod device;
 pub mod image;
-pub mod liar;
 pub mod lines;
+pub mod malicious_server;
 pub mod proxy;
 pub mod raw;
 pub mod terminal;

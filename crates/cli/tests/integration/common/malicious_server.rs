@@ -39,32 +39,32 @@ pub enum Said {
 }
 
 /// Changes a message.
-pub type Lie = Box<dyn FnMut(&mut Said) + Send>;
+pub type Tampering = Box<dyn FnMut(&mut Said) + Send>;
 
-pub struct Liar {
+pub struct MaliciousServer {
     address: SocketAddr,
-    lie: Arc<Mutex<Lie>>,
+    tampering: Arc<Mutex<Tampering>>,
     _runtime: Runtime,
 }
 
-impl Liar {
+impl MaliciousServer {
     /// Impersonates `host` towards `person`.
     pub fn start(host: &Host, person: &Person) -> Self {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let lie: Arc<Mutex<Lie>> = Arc::new(Mutex::new(Box::new(|_| {})));
+        let tampering: Arc<Mutex<Tampering>> = Arc::new(Mutex::new(Box::new(|_| {})));
         let keys = Arc::new(Keys::new(host, person));
-        let (to, lies) = (host.address(), lie.clone());
+        let (to, shared) = (host.address(), tampering.clone());
         runtime.spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let (keys, lies) = (keys.clone(), lies.clone());
-                tokio::spawn(async move { carry(tcp, to, &keys, &lies).await });
+                let (keys, shared) = (keys.clone(), shared.clone());
+                tokio::spawn(async move { carry(tcp, to, &keys, &shared).await });
             }
         });
-        Self { address, lie, _runtime: runtime }
+        Self { address, tampering, _runtime: runtime }
     }
 
     /// The address that it listens on.
@@ -72,14 +72,14 @@ impl Liar {
         self.address
     }
 
-    /// Installs a lie for all later messages.
-    pub fn says(&self, lie: impl FnMut(&mut Said) + Send + 'static) {
-        *self.lie.lock().unwrap() = Box::new(lie);
+    /// Applies this change to all later messages.
+    pub fn install(&self, tampering: impl FnMut(&mut Said) + Send + 'static) {
+        *self.tampering.lock().unwrap() = Box::new(tampering);
     }
 
     /// Forwards all later messages unchanged.
-    pub fn repents(&self) {
-        self.says(|_| {});
+    pub fn reset(&self) {
+        self.install(|_| {});
     }
 }
 
@@ -117,7 +117,7 @@ fn config(info: Vec<u8>, exporter: Option<[u8; 32]>) -> Config {
 }
 
 /// Forwards messages until either connection ends.
-async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, lie: &Mutex<Lie>) {
+async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, tampering: &Mutex<Tampering>) {
     let stream = keys.inside.accept(tcp).await.unwrap();
     let exporter = channel_binding(stream.get_ref().1).ok();
     let mut greeter = Acceptor::new(stream);
@@ -155,7 +155,7 @@ async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, lie: &Mutex<Lie>) {
             && if from_here {
                 hand_on(&mut here, &mut there)
             } else {
-                say(&mut there, &mut here, lie)
+                say(&mut there, &mut here, tampering)
             };
         if !goes_on {
             tokio::join!(here.close(CloseCode::Bye), there.close(CloseCode::Bye));
@@ -180,19 +180,19 @@ where
     }
 }
 
-/// Forwards a server's message after applying the lie.
-fn say<A, B>(from: &mut Connection<A>, to: &mut Connection<B>, lie: &Mutex<Lie>) -> bool
+/// Forwards a server's message after the change that the test installed.
+fn say<A, B>(from: &mut Connection<A>, to: &mut Connection<B>, tampering: &Mutex<Tampering>) -> bool
 where
     A: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     B: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    let mut lie = lie.lock().unwrap();
+    let mut tampering = tampering.lock().unwrap();
     match from.open_frame() {
         Ok(Event::App(body)) => {
             let said = proto::ToClient::decode(body).unwrap();
             let items = said.items.into_iter().map(|item| {
                 let mut said = Said::Item(item);
-                lie(&mut said);
+                tampering(&mut said);
                 match said {
                     Said::Item(item) => item,
                     Said::Bulk { .. } => panic!("an item stays one"),
@@ -203,7 +203,7 @@ where
         }
         Ok(Event::Bulk { transfer, offset, data }) => {
             let mut said = Said::Bulk { transfer, offset, data: data.to_vec() };
-            lie(&mut said);
+            tampering(&mut said);
             match said {
                 Said::Bulk { data, .. } if data.is_empty() => true,
                 Said::Bulk { transfer, offset, data } => {
