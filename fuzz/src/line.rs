@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use twinlock_core::frame::{HEADER, Header};
-use twinlock_core::session::{Event, Fault, Session};
+use twinlock_core::session::{Session, SessionEvent, SessionFault};
 use twinlock_testing::Rng;
 use twinlock_transport::connection::{Connection, ConnectionError, Wake};
 
@@ -54,11 +54,11 @@ pub(crate) fn line(data: &[u8]) {
                 Err(error) => return error,
             }
             match line.open_frame() {
-                Ok(Event::App(body)) => got.push(Message::App(body.to_vec())),
-                Ok(Event::Bulk { transfer, offset, data }) => {
+                Ok(SessionEvent::App(body)) => got.push(Message::App(body.to_vec())),
+                Ok(SessionEvent::Bulk { transfer, offset, data }) => {
                     got.push(Message::Bulk(transfer, offset, data.to_vec()));
                 }
-                Ok(Event::Ready { .. }) => {}
+                Ok(SessionEvent::Ready { .. }) => {}
                 Ok(other) => panic!("{other:?} that nobody said"),
                 Err(error) => return error,
             }
@@ -67,7 +67,9 @@ pub(crate) fn line(data: &[u8]) {
     assert!(got.iter().collect::<Vec<_>>() == expected, "{} of {}", got.len(), expected.len());
     match error {
         ConnectionError::Cut(_) => {}
-        ConnectionError::Fault(Fault::Tampered) | ConnectionError::Header(_) => assert!(!whole),
+        ConnectionError::Fault(SessionFault::Tampered) | ConnectionError::Header(_) => {
+            assert!(!whole)
+        }
         other => panic!("{other}"),
     }
 }

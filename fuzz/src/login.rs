@@ -5,7 +5,7 @@ use twinlock_core::frame::{CHALLENGE, Due, HEADER, Header, KE3};
 use twinlock_core::handshake::{AwaitChallenge, Established, Hello};
 use twinlock_core::id::ServerKey;
 use twinlock_core::limits::{Timing, VERSION};
-use twinlock_core::session::{BindingPolicy, Config};
+use twinlock_core::session::{BindingPolicy, SessionConfig};
 use twinlock_testing::Rng;
 use twinlock_transport::login::{Acceptor, LoginError, login as log_in, parse_hello};
 
@@ -28,8 +28,8 @@ pub(crate) fn established(seed: u64) -> [Established; 2] {
 }
 
 /// The session configuration of the targets.
-pub(crate) fn config() -> Config {
-    Config {
+pub(crate) fn config() -> SessionConfig {
+    SessionConfig {
         binding: BindingPolicy::Warn,
         exporter: Some([5; 32]),
         info: b"info".to_vec(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use twinlock_core::frame::{CloseCode, Due, FrameType, HEADER, Header};
 use twinlock_core::handshake::Established;
 use twinlock_core::limits::Timing;
-use twinlock_core::session::{Config, Event, Fault, Session};
+use twinlock_core::session::{Session, SessionConfig, SessionEvent, SessionFault};
 use twinlock_testing::Rng;
 
 use crate::input::Input;
@@ -28,7 +28,7 @@ struct End {
     sent: Vec<Message>,
     got: Vec<Message>,
     closed: Option<CloseCode>,
-    fault: Option<Fault>,
+    fault: Option<SessionFault>,
     /// An invalid header: the reader closes the connection.
     cut: bool,
     epoch: u32,
@@ -36,7 +36,7 @@ struct End {
 
 impl End {
     fn new(established: Established, now: Instant) -> Self {
-        let config = Config { timing: timing(), ..config() };
+        let config = SessionConfig { timing: timing(), ..config() };
         Self {
             session: Session::new(established, config, now),
             input: Vec::new(),
@@ -70,19 +70,19 @@ impl End {
             let mut frame = std::mem::replace(&mut self.input, rest);
             let before = self.session.facts();
             match self.session.handle_frame(header, &mut frame[HEADER..], now, entropy) {
-                Ok(Event::App(body)) => self.got.push(Message::App(body.to_vec())),
-                Ok(Event::Bulk { transfer, offset, data }) => {
+                Ok(SessionEvent::App(body)) => self.got.push(Message::App(body.to_vec())),
+                Ok(SessionEvent::Bulk { transfer, offset, data }) => {
                     self.got.push(Message::Bulk(transfer, offset, data.to_vec()));
                 }
-                Ok(Event::Rekeyed(epoch)) => {
+                Ok(SessionEvent::Rekeyed(epoch)) => {
                     assert_eq!(epoch, self.epoch + 1);
                     self.epoch = epoch;
                 }
-                Ok(Event::Closed(code)) => self.closed = Some(code),
-                Ok(Event::Ready { info, .. }) => assert_eq!(info, b"info"),
-                Ok(Event::Nothing) => {}
+                Ok(SessionEvent::Closed(code)) => self.closed = Some(code),
+                Ok(SessionEvent::Ready { info, .. }) => assert_eq!(info, b"info"),
+                Ok(SessionEvent::Nothing) => {}
                 Err(fault) => {
-                    if fault == Fault::Tampered {
+                    if fault == SessionFault::Tampered {
                         // A failed open changes nothing and sends nothing.
                         assert_eq!(self.session.facts(), before);
                         assert!(self.session.outgoing().is_empty());
@@ -278,8 +278,8 @@ impl Pair {
             assert!(sent.starts_with(got), "{} of {} messages", got.len(), sent.len());
         }
         for end in &self.ends {
-            let accused =
-                end.cut || matches!(end.fault, Some(Fault::Tampered | Fault::Violation(_)));
+            let accused = end.cut
+                || matches!(end.fault, Some(SessionFault::Tampered | SessionFault::Violation(_)));
             assert!(self.meddled || !accused, "{:?}", end.fault);
         }
     }
@@ -337,7 +337,7 @@ pub(crate) fn session(data: &[u8]) {
             assert!(pair.ends[0].epoch > epoch, "a rekey that may start does not");
         } else {
             // Time alone ends a connection only by its maximum age.
-            let old = |end: &End| end.fault.is_none() || end.fault == Some(Fault::TooOld);
+            let old = |end: &End| end.fault.is_none() || end.fault == Some(SessionFault::TooOld);
             let faults = [0, 1].map(|i| pair.ends[i].fault);
             assert!(pair.ends.iter().all(old), "{faults:?}");
         }

@@ -35,7 +35,7 @@ use crate::{Entropy, schedule};
 /// A completed handshake: both ends are authenticated. Holds the keys of epoch 0.
 #[derive(Debug)]
 pub struct Established {
-    pub(crate) role: Role,
+    pub(crate) role: Side,
     pub(crate) ck_c2s: ChainKey,
     pub(crate) ck_s2c: ChainKey,
     pub(crate) rk: RootKey,
@@ -46,7 +46,7 @@ pub struct Established {
 
 /// Which end of a connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum Side {
     /// Connects, logs in, starts rekeys.
     Client,
     /// Accepts connections.
@@ -193,7 +193,7 @@ impl AwaitChallenge {
             return Err(NotLoggedIn::OtherServer { known, shown });
         }
         let established = establish(
-            Role::Client,
+            Side::Client,
             [&self.hello, challenge, &finished.ke3],
             &finished.session_key,
             &ss,
@@ -339,7 +339,7 @@ impl AwaitProof {
             .finish(proof, &self.credential.cid(), &self.context)
             .map_err(|_| LoginRefused)?;
         Ok(establish(
-            Role::Server,
+            Side::Server,
             [&self.hello, &self.challenge, proof],
             &session_key,
             &self.ss,
@@ -356,7 +356,7 @@ fn context(hello: &[u8], kem_ct: &[u8; KEM_CT]) -> Vec<u8> {
 
 /// Derives `th`, `root` and the keys of epoch 0.
 fn establish(
-    role: Role,
+    role: Side,
     [hello, challenge, proof]: [&[u8]; 3],
     session_key: &[u8; 64],
     ss: &[u8; 32],

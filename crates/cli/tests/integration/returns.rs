@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use twinlock_client::profile::Profile;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
-use twinlock_core::session::Event;
+use twinlock_core::session::SessionEvent;
 
 /// All have reconnected within this time.
 const BACK: Duration = Duration::from_secs(30);
@@ -128,12 +128,12 @@ impl One {
                 Ok(Ok(_)) => {}
             }
             match line.open_frame() {
-                Ok(Event::App(body)) => {
+                Ok(SessionEvent::App(body)) => {
                     for item in proto::ToClient::decode(body).unwrap().items {
                         self.take(item, fleet);
                     }
                 }
-                Ok(Event::Closed(_)) | Err(_) => return line.finish().await,
+                Ok(SessionEvent::Closed(_)) | Err(_) => return line.finish().await,
                 Ok(_) => {}
             }
         }

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use twinlock_core::id::SessionId;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
 use twinlock_transport::connection::Wake;
-use twinlock_transport::tls::{Alpn, ClientTls, Trust};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust};
 
 /// Connection slots of unauthenticated connections.
 const PLACES: usize = 512;
@@ -99,7 +99,7 @@ fn slow(card: &Card, classic: u16, step: usize) -> (&'static str, u64, BoxFuture
     let tcp = move |to| async move { tcp_from(from, to).await.unwrap() };
     let tls = move |card: Card| async move { card.tls_from(from).await.unwrap() };
     let lines = || {
-        let tls = ClientTls::new(Trust::Learn, Alpn::Optional).unwrap();
+        let tls = ClientTls::new(ServerTrust::Learn, Alpn::Optional).unwrap();
         Card { address: classic, tls, ..card.clone() }
     };
     let record = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc][..], &[3; 500]].concat();

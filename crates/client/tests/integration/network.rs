@@ -15,7 +15,7 @@ use twinlock_client::error::ClientError;
 use twinlock_core::id::ConversationId;
 use twinlock_core::invite::Address;
 use twinlock_core::limits::Timing;
-use twinlock_core::session::Fault;
+use twinlock_core::session::SessionFault;
 use twinlock_testing::{FaultyNetwork, Rng};
 use twinlock_transport::OsEntropy;
 
@@ -147,7 +147,7 @@ impl Seen {
                 let stood = std::mem::take(up);
                 self.standing.fetch_sub(usize::from(stood), Ordering::Relaxed);
                 self.downs.fetch_add(1, Ordering::Relaxed);
-                let silent = *error == ClientError::Lost(Fault::Silent.to_string());
+                let silent = *error == ClientError::Lost(SessionFault::Silent.to_string());
                 self.silent.fetch_add(usize::from(silent), Ordering::Relaxed);
             }
             _ => {}

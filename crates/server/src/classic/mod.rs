@@ -150,7 +150,7 @@ pub(crate) fn serve_lines(
 pub(crate) async fn hear(
     shared: &Shared,
     heard: twinlock_core::classic::Heard,
-) -> Option<twinlock_core::classic::Lines> {
+) -> Option<twinlock_core::classic::ClassicChannel> {
     lines::key_and_lines(shared, heard).await.ok().map(|(_key, lines)| lines)
 }
 

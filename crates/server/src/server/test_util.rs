@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use twinlock_core::classic::{Heard, Lines};
+use twinlock_core::classic::{ClassicChannel, Heard};
 use twinlock_core::handshake::AwaitProof;
 
 use super::Server;
@@ -25,7 +25,7 @@ impl Server {
     }
 
     /// Does all of a server's work from a classic connection's first line to the keys of its lines.
-    pub async fn hear_classic(&self, heard: Heard) -> Option<Lines> {
+    pub async fn hear_classic(&self, heard: Heard) -> Option<ClassicChannel> {
         classic::hear(&self.shared, heard).await
     }
 }

@@ -33,7 +33,7 @@ use twinlock_core::chain::Kind;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, Name, Sender};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
-use twinlock_core::session::{Binding, Event, SendError};
+use twinlock_core::session::{Binding, SendError, SessionEvent};
 use twinlock_core::text::Untrusted;
 use twinlock_store::{Appended, Holder, Person, StoreError};
 use twinlock_transport::connection::{Connection, ConnectionError, HIGH_WATER, Wake};
@@ -351,8 +351,8 @@ impl<S: Transport> Serving<S> {
         while !self.is_held() && !matches!(self.line.has_frame(), Ok(false)) {
             let sid = self.line.session().id();
             match self.line.open_frame()? {
-                Event::App(body) => self.intake.push(body),
-                Event::Ready { info, binding } => {
+                SessionEvent::App(body) => self.intake.push(body),
+                SessionEvent::Ready { info, binding } => {
                     let info = proto::ClientInfo::decode(info).unwrap_or_default();
                     let software: String = info.software.chars().take(SOFTWARE).collect();
                     let software = Untrusted::new(software);
@@ -364,16 +364,16 @@ impl<S: Transport> Serving<S> {
                     let ready = self.shared.hub.ready(&self.handle, &info.instance, most);
                     ready.map_err(End::Close)?;
                 }
-                Event::Closed(code) => return Err(End::Bye(code)),
-                Event::Bulk { transfer, offset, data } => match &mut self.files {
+                SessionEvent::Closed(code) => return Err(End::Bye(code)),
+                SessionEvent::Bulk { transfer, offset, data } => match &mut self.files {
                     Some(files) => files.take(transfer, offset, data)?,
                     None => return Err(Violation.into()),
                 },
-                Event::Rekeyed(epoch) => {
+                SessionEvent::Rekeyed(epoch) => {
                     let user = self.handle.user().map(Name::as_str);
                     tracing::info!(%sid, user, epoch, "rekeyed");
                 }
-                Event::Nothing => {}
+                SessionEvent::Nothing => {}
             }
         }
         Ok(())

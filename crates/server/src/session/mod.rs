@@ -28,7 +28,7 @@ use twinlock_core::id::{CredentialId, DeviceId, Name};
 use twinlock_core::limits::{MAX_TEXT, VERSION};
 use twinlock_core::opaque::RECORD;
 use twinlock_core::proto;
-use twinlock_core::session::{BindingPolicy, Config as SessionConfig};
+use twinlock_core::session::{BindingPolicy, SessionConfig};
 use twinlock_store::{Credential, Holder, LoginMethod, LookedUp, StoreError};
 use twinlock_transport::login::{Acceptor, LoginError, parse_hello};
 use twinlock_transport::{OsEntropy, proxy, tls};

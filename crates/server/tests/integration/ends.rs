@@ -301,7 +301,7 @@ async fn channel_binding__interception_warned_or_refused_by_policy() {
     assert_eq!(direct.binding, Binding::Bound);
     for policy in [BindingPolicy::Warn, BindingPolicy::Off] {
         let io = tls(address, pin).await;
-        let change = |config: &mut twinlock_core::session::Config| config.binding = policy;
+        let change = |config: &mut twinlock_core::session::SessionConfig| config.binding = policy;
         let client = Client::over(io, laptop.credential(), Some(host.key()), b"", change).await;
         let code = match client {
             Ok(mut client) => client.end().await.unwrap(),

@@ -19,11 +19,13 @@ use twinlock_core::keys::DeviceSecret;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::proto;
-use twinlock_core::session::{BindingPolicy, Config, Event};
+use twinlock_core::session::{BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::Connection;
 use twinlock_transport::login::{Acceptor, login, parse_hello};
-use twinlock_transport::tls::{Alpn, ClientTls, ServerCert, ServerTls, Trust, channel_binding};
+use twinlock_transport::tls::{
+    Alpn, ClientTls, ServerCert, ServerTls, ServerTrust, channel_binding,
+};
 
 use crate::common::{Host, Person};
 
@@ -98,7 +100,7 @@ impl Keys {
         let setup = ServerSetup::from_bytes(setup.as_slice().try_into().unwrap()).unwrap();
         let cert = ServerCert::from_pem(&read("tls-cert.pem"), &read("tls-key.pem")).unwrap();
         let inside = ServerTls::new(cert).unwrap();
-        let pins = Trust::Pins(vec![inside.spki_pin()]);
+        let pins = ServerTrust::Pins(vec![inside.spki_pin()]);
         let outside = ClientTls::new(pins, Alpn::Required).unwrap();
         let name = Name::new("default").unwrap();
         let profile = Profile::load(&Home::at(&person.home), &name).unwrap();
@@ -111,9 +113,9 @@ impl Keys {
     }
 }
 
-fn config(info: Vec<u8>, exporter: Option<[u8; 32]>) -> Config {
+fn config(info: Vec<u8>, exporter: Option<[u8; 32]>) -> SessionConfig {
     let binding = BindingPolicy::Warn;
-    Config { binding, exporter, info, max_version: VERSION, timing: Timing::default() }
+    SessionConfig { binding, exporter, info, max_version: VERSION, timing: Timing::default() }
 }
 
 /// Forwards messages until either connection ends.
@@ -141,7 +143,7 @@ async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, tampering: &Mutex<Ta
     let mut there = login(server, keys.credential(), pin, config_there).await.unwrap();
     let info = loop {
         there.wait(None).await.unwrap();
-        if let Event::Ready { info, .. } = there.open_frame().unwrap() {
+        if let SessionEvent::Ready { info, .. } = there.open_frame().unwrap() {
             break info.to_vec();
         }
     };
@@ -171,11 +173,11 @@ where
     B: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     match from.open_frame() {
-        Ok(Event::App(body)) => to.send_app(body).is_ok(),
-        Ok(Event::Bulk { transfer, offset, data }) => {
+        Ok(SessionEvent::App(body)) => to.send_app(body).is_ok(),
+        Ok(SessionEvent::Bulk { transfer, offset, data }) => {
             to.session_mut().send_bulk(transfer, offset, data).is_ok()
         }
-        Ok(Event::Closed(_)) | Err(_) => false,
+        Ok(SessionEvent::Closed(_)) | Err(_) => false,
         Ok(_) => true,
     }
 }
@@ -188,7 +190,7 @@ where
 {
     let mut tampering = tampering.lock().unwrap();
     match from.open_frame() {
-        Ok(Event::App(body)) => {
+        Ok(SessionEvent::App(body)) => {
             let said = proto::ToClient::decode(body).unwrap();
             let items = said.items.into_iter().map(|item| {
                 let mut said = Said::Item(item);
@@ -201,7 +203,7 @@ where
             let said = proto::ToClient { items: items.collect() };
             to.send_app(&said.encode_to_vec()).is_ok()
         }
-        Ok(Event::Bulk { transfer, offset, data }) => {
+        Ok(SessionEvent::Bulk { transfer, offset, data }) => {
             let mut said = Said::Bulk { transfer, offset, data: data.to_vec() };
             tampering(&mut said);
             match said {
@@ -212,7 +214,7 @@ where
                 Said::Item(_) => panic!("bytes stay bytes"),
             }
         }
-        Ok(Event::Closed(_)) | Err(_) => false,
+        Ok(SessionEvent::Closed(_)) | Err(_) => false,
         Ok(_) => true,
     }
 }

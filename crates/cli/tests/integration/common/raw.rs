@@ -18,13 +18,13 @@ use twinlock_core::handshake::AwaitChallenge;
 use twinlock_core::id::{DeviceId, Name, ServerKey};
 use twinlock_core::keys::DeviceSecret;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
-use twinlock_core::session::{BindingPolicy, Config, Event};
+use twinlock_core::session::{BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_testing::StalledSocket;
 pub use twinlock_testing::random;
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::{Connection, ConnectionError};
 use twinlock_transport::login::login;
-use twinlock_transport::tls::{Alpn, ClientTls, TlsFault, Trust, channel_binding};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust, TlsFault, channel_binding};
 
 use crate::common::{LONG, Person};
 
@@ -109,7 +109,7 @@ impl Card {
         let TlsTrust::Pins(pins) = profile.tls() else { panic!("no pins") };
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], profile.port())),
-            tls: ClientTls::new(Trust::Pins(pins), Alpn::Required).unwrap(),
+            tls: ClientTls::new(ServerTrust::Pins(pins), Alpn::Required).unwrap(),
             key: *profile.server_key(),
             device: *profile.device(),
             secret: *profile.secret().expose_secret(),
@@ -177,7 +177,7 @@ impl Raw {
             instance: Bytes::copy_from_slice(&random::<16>()),
             ..proto::ClientInfo::default()
         };
-        let config = Config {
+        let config = SessionConfig {
             binding: BindingPolicy::Require,
             exporter: channel_binding(io.get_ref().1).ok(),
             info: info.encode_to_vec(),
@@ -188,8 +188,8 @@ impl Raw {
         loop {
             line.wait(None).await?;
             match line.open_frame()? {
-                Event::Ready { .. } => return Ok(Self { line, next: 1 }),
-                Event::Closed(code) => return Err(format!("{code:?}").into()),
+                SessionEvent::Ready { .. } => return Ok(Self { line, next: 1 }),
+                SessionEvent::Closed(code) => return Err(format!("{code:?}").into()),
                 _ => {}
             }
         }
@@ -220,11 +220,11 @@ impl Raw {
                 Err(error) => panic!("{error}"),
             }
             match self.line.open_frame().unwrap() {
-                Event::App(body) => {
+                SessionEvent::App(body) => {
                     let items = proto::ToClient::decode(body).unwrap().items;
                     return Some(items.into_iter().filter_map(|item| item.what).collect());
                 }
-                Event::Closed(code) => {
+                SessionEvent::Closed(code) => {
                     assert_ne!(code, CloseCode::Protocol);
                     return None;
                 }

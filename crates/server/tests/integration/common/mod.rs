@@ -24,7 +24,7 @@ use twinlock_core::keys::{DeviceSecret, InviteSecret};
 use twinlock_core::proto::{
     self, RefusalReason, answer::Result as Answered, item::What, request::Op,
 };
-use twinlock_core::session::{Binding, BindingPolicy, Config as SessionConfig, Event};
+use twinlock_core::session::{Binding, BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_server::{Config, Server, StartError};
 use twinlock_store::OpenError;
 use twinlock_testing::StalledSocket;
@@ -32,7 +32,7 @@ pub use twinlock_testing::random;
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::{Connection, ConnectionError, Wake};
 use twinlock_transport::login::{LoginError, login};
-use twinlock_transport::tls::{Alpn, ClientTls, TlsFault, Trust, channel_binding};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust, TlsFault, channel_binding};
 
 pub const LOBBY: u64 = 1;
 
@@ -171,7 +171,7 @@ pub async fn tls(address: SocketAddr, pin: TlsPin) -> Io {
 
 pub async fn tls_over(tcp: TcpStream, pin: TlsPin) -> Result<Io, TlsFault> {
     tcp.set_nodelay(true).unwrap();
-    let tls = ClientTls::new(Trust::Pins(vec![pin]), Alpn::Required).unwrap();
+    let tls = ClientTls::new(ServerTrust::Pins(vec![pin]), Alpn::Required).unwrap();
     soon("TLS", tls.connect("localhost", StalledSocket::new(tcp))).await
 }
 
@@ -307,19 +307,19 @@ impl Client {
     pub async fn pump(&mut self) -> Result<(), ConnectionError> {
         self.line.wait(None).await?;
         match self.line.open_frame()? {
-            Event::App(body) => {
+            SessionEvent::App(body) => {
                 let items = proto::ToClient::decode(body).unwrap().items;
                 self.items.extend(items.into_iter().filter_map(|item| item.what));
             }
-            Event::Ready { info, binding } => {
+            SessionEvent::Ready { info, binding } => {
                 self.info = proto::ServerInfo::decode(info).unwrap();
                 self.binding = binding;
             }
-            Event::Closed(code) => self.closed = Some(code),
-            Event::Bulk { transfer, offset, data } => {
+            SessionEvent::Closed(code) => self.closed = Some(code),
+            SessionEvent::Bulk { transfer, offset, data } => {
                 self.bulk.push_back((transfer, offset, data.to_vec()));
             }
-            Event::Nothing | Event::Rekeyed(_) => {}
+            SessionEvent::Nothing | SessionEvent::Rekeyed(_) => {}
         }
         Ok(())
     }
