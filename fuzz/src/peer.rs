@@ -19,7 +19,7 @@ const STEPS: usize = 60;
 
 /// A session, and its peer as bare chains.
 struct Peer {
-    role: Side,
+    side: Side,
     session: Session,
     send: Chain,
     recv: Chain,
@@ -51,20 +51,20 @@ enum PeerEvent {
 }
 
 impl Peer {
-    fn new(role: Side, seed: u64) -> Self {
+    fn new(side: Side, seed: u64) -> Self {
         let [client, server] = established(seed);
-        let (mine, theirs) = match role {
+        let (mine, theirs) = match side {
             Side::Client => (client, server),
             Side::Server => (server, client),
         };
         let [c2s, s2c] = theirs.into_chains();
-        let (send, recv) = match role {
+        let (send, recv) = match side {
             Side::Client => (s2c, c2s),
             Side::Server => (c2s, s2c),
         };
         let now = Instant::now();
         let session = Session::new(mine, config(), now);
-        Self { role, session, send, recv, now, entropy: Rng::from_seed(seed), hears: true }
+        Self { side, session, send, recv, now, entropy: Rng::from_seed(seed), hears: true }
     }
 
     fn say(&mut self, mtype: MessageType, body: &[u8]) -> Result<PeerEvent, SessionFault> {
@@ -158,7 +158,7 @@ struct Model {
 }
 
 impl Model {
-    fn then(&self, role: Side, mtype: MessageType, body: &[u8], changed: bool) -> Then {
+    fn then(&self, side: Side, mtype: MessageType, body: &[u8], changed: bool) -> Then {
         use MessageType as M;
         let when =
             |right: bool, said: PeerEvent| if right { Then::Event(said) } else { Then::Violation };
@@ -186,16 +186,16 @@ impl Model {
             _ if !self.open => Then::Violation,
             M::App => Then::Event(PeerEvent::App(body.to_vec())),
             M::Ping | M::Pong => when(body.len() == 8, PeerEvent::Nothing),
-            M::Rekey1 => match role == Side::Server && !self.rekeying && body.len() == 1216 {
+            M::Rekey1 => match side == Side::Server && !self.rekeying && body.len() == 1216 {
                 true if changed => Then::Either(PeerEvent::Nothing),
                 right => when(right, PeerEvent::Nothing),
             },
-            M::Rekey2 => match role == Side::Client && self.rekeying && body.len() == 1120 {
+            M::Rekey2 => match side == Side::Client && self.rekeying && body.len() == 1120 {
                 true if changed => Then::Either(PeerEvent::Rekeyed(1)),
                 right => when(right, PeerEvent::Rekeyed(1)),
             },
             M::Rekey3 => {
-                let right = role == Side::Server && self.rekeying && body.is_empty();
+                let right = side == Side::Server && self.rekeying && body.is_empty();
                 when(right, PeerEvent::Rekeyed(1))
             }
         }
@@ -206,8 +206,8 @@ impl Model {
 /// CLOSE 1 and its end.
 pub(crate) fn peer(data: &[u8]) {
     let mut input = Input(data);
-    let role = if input.flag() { Side::Server } else { Side::Client };
-    let mut peer = Peer::new(role, u64::from(input.byte()));
+    let side = if input.flag() { Side::Server } else { Side::Client };
+    let mut peer = Peer::new(side, u64::from(input.byte()));
     let mut model = Model::default();
     let sent = peer.heard();
     assert!(matches!(&sent[..], [(MessageType::Ready, _)]));
@@ -242,7 +242,7 @@ pub(crate) fn peer(data: &[u8]) {
             }
             13 | 14 => {
                 let started = peer.session.start_rekey(peer.now, &mut peer.entropy);
-                assert_eq!(started, role == Side::Client && model.open && !model.rekeying);
+                assert_eq!(started, side == Side::Client && model.open && !model.rekeying);
                 model.rekeying |= started;
                 assert!(
                     !started
@@ -280,7 +280,7 @@ fn say(peer: &mut Peer, model: &mut Model, kind: u8, input: &mut Input<'_>) -> b
     let changed = input.change(&mut body);
     let was_hearing = peer.hears;
     let said = peer.say(mtype, &body);
-    let expected = match (model.then(peer.role, mtype, &body, changed), &said) {
+    let expected = match (model.then(peer.side, mtype, &body, changed), &said) {
         (Then::Either(said), Ok(_)) => Then::Event(said),
         (Then::Either(_), Err(_)) => Then::Violation,
         (then, _) => then,

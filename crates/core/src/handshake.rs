@@ -35,7 +35,7 @@ use crate::{Entropy, schedule};
 /// A completed handshake: both ends are authenticated. Holds the keys of epoch 0.
 #[derive(Debug)]
 pub struct Established {
-    pub(crate) role: Side,
+    pub(crate) side: Side,
     pub(crate) ck_c2s: ChainKey,
     pub(crate) ck_s2c: ChainKey,
     pub(crate) rk: RootKey,
@@ -356,7 +356,7 @@ fn context(hello: &[u8], kem_ct: &[u8; KEM_CT]) -> Vec<u8> {
 
 /// Derives `th`, `root` and the keys of epoch 0.
 fn establish(
-    role: Side,
+    side: Side,
     [hello, challenge, proof]: [&[u8]; 3],
     session_key: &[u8; 64],
     ss: &[u8; 32],
@@ -371,7 +371,7 @@ fn establish(
     let root = schedule::extract(&th, ikm.as_slice());
     let sid: Zeroizing<[u8; 16]> = schedule::expand(&root, &[schedule::SID]);
     Established {
-        role,
+        side,
         ck_c2s: ChainKey::new(&schedule::expand(&root, &[schedule::C2S])),
         ck_s2c: ChainKey::new(&schedule::expand(&root, &[schedule::S2C])),
         rk: RootKey::new(&schedule::expand(&root, &[schedule::RK])),

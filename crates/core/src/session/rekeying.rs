@@ -16,7 +16,7 @@ impl Session {
     pub fn start_rekey(&mut self, now: Instant, entropy: &mut dyn Entropy) -> bool {
         let rested =
             self.last_rekey.is_none_or(|last| now >= last + self.config.timing.rekey_pause);
-        let may = self.role == Side::Client
+        let may = self.side == Side::Client
             && self.phase == Phase::Open
             && matches!(self.rekey, Rekey::Idle)
             && rested;
@@ -42,7 +42,7 @@ impl Session {
         entropy: &mut dyn Entropy,
     ) -> Result<SessionEvent<'a>, SessionFault> {
         let rekey1 = body.try_into().map_err(|_| SessionFault::Violation("length of REKEY1"))?;
-        if self.role == Side::Client {
+        if self.side == Side::Client {
             return Err(SessionFault::Violation("REKEY1 from the server"));
         }
         if !matches!(self.rekey, Rekey::Idle) {
@@ -109,7 +109,7 @@ impl Session {
     }
 
     fn begin_epoch<'a>(&mut self, epoch: u32, now: Instant) -> SessionEvent<'a> {
-        if self.role == Side::Client {
+        if self.side == Side::Client {
             self.last_rekey = Some(now);
         }
         self.epoch_began = now;

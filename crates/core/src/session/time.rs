@@ -36,7 +36,7 @@ impl Session {
     /// When the client starts a rekey.
     fn rekey_due(&self) -> Option<Instant> {
         let timing = &self.config.timing;
-        let wanted = self.role == Side::Client
+        let wanted = self.side == Side::Client
             && self.phase == Phase::Open
             && matches!(self.rekey, Rekey::Idle);
         if !wanted {
@@ -59,7 +59,7 @@ impl Session {
     /// session.
     fn overdue_at(&self) -> Option<Instant> {
         let timing = &self.config.timing;
-        if self.role == Side::Client {
+        if self.side == Side::Client {
             None
         } else if self.busier() >= timing.rekey_overdue_frames {
             Some(self.epoch_began)
@@ -71,7 +71,7 @@ impl Session {
     }
 
     fn age_end(&self) -> Option<Instant> {
-        (self.role == Side::Server).then(|| self.began + self.config.timing.max_age)
+        (self.side == Side::Server).then(|| self.began + self.config.timing.max_age)
     }
 
     /// Performs what is due: PING, rekey, or the end of the session.

@@ -36,8 +36,8 @@ struct RekeyEnd {
 }
 
 impl RekeyEnd {
-    fn new(role: Side, start: &Value, now: Instant) -> Self {
-        let session = session(role, start, now);
+    fn new(side: Side, start: &Value, now: Instant) -> Self {
+        let session = session(side, start, now);
         Self { session, sealed: VecDeque::new(), unread: VecDeque::new(), events: Vec::new() }
     }
 
@@ -67,7 +67,7 @@ fn replay(file: &Value, tally: &mut Tally) {
     let mut now = Instant::now();
     let mut script = Script::of(&file["draws"]);
     let mut ends =
-        [Side::Client, Side::Server].map(|role| RekeyEnd::new(role, &file["start"], now));
+        [Side::Client, Side::Server].map(|side| RekeyEnd::new(side, &file["start"], now));
     for step in file.list("log") {
         let this = usize::from(step.text("who") == "server");
         let [client, server] = &mut ends;
@@ -169,10 +169,10 @@ fn handle<'a>(
 }
 
 /// A session after both READY frames, as `start` describes it.
-fn session(role: Side, start: &Value, now: Instant) -> Session {
+fn session(side: Side, start: &Value, now: Instant) -> Session {
     assert_eq!(start.num("epoch"), 0);
     let established = Established {
-        role,
+        side,
         ck_c2s: ChainKey::new(&start.bytes("ck_c2s")),
         ck_s2c: ChainKey::new(&start.bytes("ck_s2c")),
         rk: RootKey::new(&start.bytes("rk")),
@@ -187,7 +187,7 @@ fn session(role: Side, start: &Value, now: Instant) -> Session {
         max_version: VERSION,
         timing: Timing { max_age: Duration::from_secs(86400), ..Timing::default() },
     };
-    let (send, recv) = match role {
+    let (send, recv) = match side {
         Side::Client => (start.num("n_c2s"), start.num("n_s2c")),
         Side::Server => (start.num("n_s2c"), start.num("n_c2s")),
     };

@@ -4,7 +4,7 @@ use super::*;
 use crate::limits::{MAX_BODY, MAX_BULK};
 use crate::rekey::{REKEY1, answer};
 
-const ROLES: [Side; 2] = [Side::Client, Side::Server];
+const SIDES: [Side; 2] = [Side::Client, Side::Server];
 const APART: Duration = Duration::from_secs(10);
 
 fn is_violation<T>(result: &Result<T, SessionFault>) -> bool {
@@ -14,13 +14,13 @@ fn is_violation<T>(result: &Result<T, SessionFault>) -> bool {
 #[test]
 fn session__first_frame_must_be_ready_or_close() {
     use MessageType as M;
-    for role in ROLES {
+    for side in SIDES {
         for mtype in [M::App, M::Rekey1, M::Rekey2, M::Rekey3, M::Ping, M::Pong] {
-            let mut bare = Bare::new(role, config());
+            let mut bare = Bare::new(side, config());
             assert!(is_violation(&bare.say(mtype, &[0; 8])), "{mtype:?}");
             bare.assert_closed(CloseCode::Protocol);
         }
-        let mut bare = Bare::new(role, config());
+        let mut bare = Bare::new(side, config());
         assert_eq!(bare.say(M::Close, &[0, 8]), Ok(Said::Closed(CloseCode::Shutdown)));
         bare.assert_closed(CloseCode::Bye);
     }
@@ -28,8 +28,8 @@ fn session__first_frame_must_be_ready_or_close() {
 
 #[test]
 fn session__only_ready_is_sent_before_peer_is_ready() {
-    for role in ROLES {
-        let mut bare = Bare::new(role, config());
+    for side in SIDES {
+        let mut bare = Bare::new(side, config());
         assert_eq!(bare.session.send_app(b"early"), Err(SendError::NotOpen));
         assert_eq!(bare.session.send_bulk(1, 0, b"early"), Err(SendError::NotOpen));
         assert!(!bare.session.start_rekey(bare.now, &mut Seeded(4)));
@@ -52,8 +52,8 @@ fn session__bulk_as_first_frame_is_refused() {
 
 #[test]
 fn session__second_ready_is_refused() {
-    for role in ROLES {
-        let mut bare = Bare::open(role);
+    for side in SIDES {
+        let mut bare = Bare::open(side);
         assert!(is_violation(&bare.say(MessageType::Ready, &ready(None, 1))));
         bare.assert_closed(CloseCode::Protocol);
     }
@@ -119,9 +119,9 @@ fn channel_binding__result_follows_policy() {
         (P::Off, own, other, Some(B::Off)),
         (P::Off, own, None, Some(B::Off)),
     ];
-    for role in ROLES {
+    for side in SIDES {
         for (binding, exporter, theirs, expected) in matrix {
-            let mut bare = Bare::new(role, SessionConfig { binding, exporter, ..config() });
+            let mut bare = Bare::new(side, SessionConfig { binding, exporter, ..config() });
             let said = bare.say(MessageType::Ready, &ready(theirs, 1));
             match expected {
                 Some(seen) => {
@@ -157,8 +157,8 @@ fn session__wrong_body_length_is_refused() {
 
 #[test]
 fn keep_alive__ping_is_echoed() {
-    for role in ROLES {
-        let mut bare = Bare::open(role);
+    for side in SIDES {
+        let mut bare = Bare::open(side);
         assert_eq!(bare.say(MessageType::Ping, b"\0\x01echoed"), Ok(Said::Nothing));
         assert_eq!(bare.heard(), [(MessageType::Pong, b"\0\x01echoed".to_vec())]);
     }
@@ -174,9 +174,9 @@ fn rekey__message_in_wrong_direction_or_state_is_refused() {
         (Side::Server, M::Rekey2, crate::rekey::REKEY2),
         (Side::Server, M::Rekey3, 0),
     ];
-    for (role, mtype, len) in cases {
-        let mut bare = Bare::open(role);
-        assert!(is_violation(&bare.say(mtype, &vec![1; len])), "{mtype:?} at the {role:?}");
+    for (side, mtype, len) in cases {
+        let mut bare = Bare::open(side);
+        assert!(is_violation(&bare.say(mtype, &vec![1; len])), "{mtype:?} at the {side:?}");
         bare.assert_closed(CloseCode::Protocol);
     }
 }
@@ -278,8 +278,8 @@ fn rekey__requested_starts_when_allowed_and_runs_once() {
 
 #[test]
 fn session__forged_frame_closes_without_close_frame() {
-    for role in ROLES {
-        let mut bare = Bare::open(role);
+    for side in SIDES {
+        let mut bare = Bare::open(side);
         bare.session.send_app(b"on its way").unwrap();
         let mut frame = Vec::new();
         bare.send.seal(MessageType::App, b"hello", &mut frame).unwrap();
@@ -296,8 +296,8 @@ fn session__forged_frame_closes_without_close_frame() {
 
 #[test]
 fn session__close_is_answered_with_bye_once() {
-    for role in ROLES {
-        let mut bare = Bare::open(role);
+    for side in SIDES {
+        let mut bare = Bare::open(side);
         assert_eq!(bare.say(MessageType::Close, &[0, 5]), Ok(Said::Closed(CloseCode::Revoked)));
         assert_eq!(bare.heard(), [(MessageType::Close, vec![0, 0])]);
         bare.session.close(CloseCode::Quota);
@@ -340,7 +340,7 @@ fn session__debug_shows_no_secret() {
     let [client, server] = established(3);
     let shown = format!("{client:?}");
     let expected = format!(
-        "Established {{ role: Client, ck_c2s: ChainKey(..), ck_s2c: ChainKey(..), rk: RootKey(..), \
+        "Established {{ side: Client, ck_c2s: ChainKey(..), ck_s2c: ChainKey(..), rk: RootKey(..), \
          sid: {:?}, server_key: {:?}, credential: Device({:?}) }}",
         client.sid,
         client.server_key,

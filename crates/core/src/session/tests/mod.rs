@@ -13,6 +13,7 @@ use crate::handshake::{AwaitChallenge, Hello, self_register};
 use crate::id::DeviceId;
 use crate::keys::DeviceSecret;
 use crate::legacy_crypto::opaque::ServerSetup;
+use crate::limits::Timing;
 use crate::test_entropy::Seeded;
 
 /// Both ends of a device's login, client first.
@@ -50,13 +51,13 @@ pub(super) struct Bare {
 }
 
 impl Bare {
-    pub(super) fn new(role: Side, config: SessionConfig) -> Self {
+    pub(super) fn new(side: Side, config: SessionConfig) -> Self {
         let [client, server] = established(1);
-        let (mine, theirs) = match role {
+        let (mine, theirs) = match side {
             Side::Client => (client, server),
             Side::Server => (server, client),
         };
-        let (send, recv) = match role {
+        let (send, recv) = match side {
             Side::Client => (theirs.ck_s2c, theirs.ck_c2s),
             Side::Server => (theirs.ck_c2s, theirs.ck_s2c),
         };
@@ -66,8 +67,8 @@ impl Bare {
     }
 
     /// Creates a session after both READY frames.
-    pub(super) fn open(role: Side) -> Self {
-        let mut bare = Self::new(role, config());
+    pub(super) fn open(side: Side) -> Self {
+        let mut bare = Self::new(side, config());
         assert!(matches!(bare.say(MessageType::Ready, &ready(None, VERSION)), Ok(Said::Ready(_))));
         assert_eq!(bare.heard(), [(MessageType::Ready, ready(Some([5; 32]), VERSION))]);
         bare
