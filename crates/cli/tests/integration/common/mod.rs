@@ -1,6 +1,7 @@
 //! Runs the real binary: a server as a child process, people with separate homes, and commands with
 //! captured output and a hard timeout. Dropping a handle kills its child by pid.
 
+pub mod data_dir;
 pub mod device;
 pub mod image;
 pub mod lines;
