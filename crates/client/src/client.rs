@@ -20,9 +20,9 @@ use twinlock_core::invite::Address;
 use twinlock_core::keys::{ClassicKey, InviteSecret};
 use twinlock_core::limits::{MAX_BODY, MAX_SEARCH, MAX_TOPIC, Timing};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
-use twinlock_core::session::{Binding, Facts as SessionFacts};
+use twinlock_core::session::{Binding, SessionFacts};
 use twinlock_core::text::Untrusted;
-use twinlock_transport::tls::Facts as TlsFacts;
+use twinlock_transport::tls::TlsFacts;
 
 use crate::driver::{self, Command};
 use crate::error::{ClientError, Refusal};

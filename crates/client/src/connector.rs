@@ -17,10 +17,10 @@ use twinlock_core::id::ServerKey;
 use twinlock_core::invite::Address;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::proto;
-use twinlock_core::session::{Binding, BindingPolicy, Config, Event};
+use twinlock_core::session::{Binding, BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_transport::connection::{Connection, ConnectionError};
 use twinlock_transport::login::{LoginError, login};
-use twinlock_transport::tls::{self, Alpn, ClientTls, Facts, TlsFault, Trust};
+use twinlock_transport::tls::{self, Alpn, ClientTls, ServerTrust, TlsFacts, TlsFault};
 
 use crate::delays::Delays;
 use crate::error::{ClientError, closed};
@@ -57,14 +57,14 @@ pub(crate) struct Opened {
     pub(crate) line: Connection<Stream>,
     pub(crate) info: proto::ServerInfo,
     pub(crate) binding: Binding,
-    pub(crate) tls: Facts,
+    pub(crate) tls: TlsFacts,
 }
 
 impl Connector {
-    /// Creates the parameters. With [`Trust::Ca`] this reads the system's root certificates.
+    /// Creates the parameters. With [`ServerTrust::Ca`] this reads the system's root certificates.
     pub(crate) fn new(
         address: Address,
-        trust: Trust,
+        trust: ServerTrust,
         pin: Option<ServerKey>,
         binding: BindingPolicy,
         timing: Timing,
@@ -86,8 +86,8 @@ impl Connector {
             return Err(ClientError::Outdated(profile.min_version()));
         }
         let trust = match profile.tls() {
-            TlsTrust::Pins(pins) => Trust::Pins(pins),
-            TlsTrust::Ca { file } => Trust::Ca { extra_roots: roots(file.as_deref())? },
+            TlsTrust::Pins(pins) => ServerTrust::Pins(pins),
+            TlsTrust::Ca { file } => ServerTrust::Ca { extra_roots: roots(file.as_deref())? },
         };
         let key = Some(*profile.server_key());
         let address = match address {
@@ -111,9 +111,9 @@ impl Connector {
         info: &proto::ClientInfo,
     ) -> Result<Opened, ClientError> {
         let stream = self.connect().await?;
-        let facts = Facts::of(stream.get_ref().1);
+        let facts = TlsFacts::of(stream.get_ref().1);
         let exporter = tls::channel_binding(stream.get_ref().1).ok();
-        let config = Config {
+        let config = SessionConfig {
             binding: self.binding,
             exporter: exporter.filter(|_| self.binding != BindingPolicy::Off),
             info: info.encode_to_vec(),
@@ -230,11 +230,11 @@ async fn ready(line: &mut Connection<Stream>) -> Result<(proto::ServerInfo, Bind
     loop {
         line.wait(None).await?;
         match line.open_frame()? {
-            Event::Ready { info, binding } => {
+            SessionEvent::Ready { info, binding } => {
                 let info = proto::ServerInfo::decode(info).map_err(|_| NotReady::Unreadable)?;
                 return Ok((info, binding));
             }
-            Event::Closed(code) => return Err(NotReady::Closed(code)),
+            SessionEvent::Closed(code) => return Err(NotReady::Closed(code)),
             _ => {}
         }
     }

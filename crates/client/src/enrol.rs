@@ -18,9 +18,9 @@ use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::proto::{
     self, RefusalReason, answer::Result as Answered, item::What, request::Op,
 };
-use twinlock_core::session::{Binding, BindingPolicy, Event};
+use twinlock_core::session::{Binding, BindingPolicy, SessionEvent};
 use twinlock_transport::connection::Connection;
-use twinlock_transport::tls::Trust;
+use twinlock_transport::tls::ServerTrust;
 
 use crate::connector::{Connector, Opened, PATIENCE, Stream};
 use crate::error::{ClientError, closed};
@@ -177,11 +177,11 @@ pub async fn log_in(
     let dial = match (&known, &ca_file) {
         (Some(known), None) => Connector::of(known, Some(address.clone()), Timing::default())?,
         (_, None) => {
-            Connector::new(address.clone(), Trust::Learn, pin, binding, Timing::default())?
+            Connector::new(address.clone(), ServerTrust::Learn, pin, binding, Timing::default())?
         }
         (_, Some(file)) => {
             let roots = crate::connector::roots(Some(file))?;
-            let trust = Trust::Ca { extra_roots: roots };
+            let trust = ServerTrust::Ca { extra_roots: roots };
             Connector::new(address.clone(), trust, pin, binding, Timing::default())?
         }
     };
@@ -313,7 +313,7 @@ async fn learned(address: &Address, info: &proto::ServerInfo, shown: Option<TlsP
     }
     let by_authority = TlsTrust::Ca { file: None };
     let Some(shown) = shown else { return by_authority };
-    let roots = Trust::Ca { extra_roots: Vec::new() };
+    let roots = ServerTrust::Ca { extra_roots: Vec::new() };
     let dial = Connector::new(address.clone(), roots, None, BindingPolicy::Warn, Timing::default());
     let vouched = match dial {
         Ok(dial) => dial.connect().await.is_ok(),
@@ -357,8 +357,8 @@ fn invite_used() -> ClientError {
 
 async fn open_invite(link: &InviteLink, binding: BindingPolicy) -> Result<Opened, ClientError> {
     let trust = match link.tls_pin {
-        Some(pin) => Trust::Pins(vec![pin]),
-        None => Trust::Ca { extra_roots: Vec::new() },
+        Some(pin) => ServerTrust::Pins(vec![pin]),
+        None => ServerTrust::Ca { extra_roots: Vec::new() },
     };
     let pin = Some(link.server_key);
     let dial = Connector::new(link.address.clone(), trust, pin, binding, Timing::default())?;
@@ -447,13 +447,15 @@ impl Desk {
         loop {
             self.line.wait(None).await?;
             let items = match self.line.open_frame()? {
-                Event::App(body) => {
+                SessionEvent::App(body) => {
                     proto::ToClient::decode(body)
                         .map_err(|_| ClientError::Protocol("a frame that cannot be read"))?
                         .items
                 }
-                Event::Closed(CloseCode::Revoked) if self.by_invite => return Err(invite_used()),
-                Event::Closed(code) => return Err(closed(code)),
+                SessionEvent::Closed(CloseCode::Revoked) if self.by_invite => {
+                    return Err(invite_used());
+                }
+                SessionEvent::Closed(code) => return Err(closed(code)),
                 _ => continue,
             };
             for item in items {

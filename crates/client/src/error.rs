@@ -8,7 +8,7 @@ use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::id::{ConversationId, Name, ServerKey};
 use twinlock_core::invite::{Address, server_words};
 use twinlock_core::proto::RefusalReason;
-use twinlock_core::session::Fault;
+use twinlock_core::session::SessionFault;
 use twinlock_transport::connection::ConnectionError;
 use twinlock_transport::login::LoginError;
 use twinlock_transport::tls::TlsFault;
@@ -285,8 +285,8 @@ impl From<ConnectionError> for ClientError {
         match error {
             ConnectionError::Refused(ErrorCode::Busy(seconds)) => Self::Busy { seconds },
             ConnectionError::Refused(ErrorCode::Refused) => Self::LoginRefused,
-            ConnectionError::Fault(Fault::Binding) => Self::TlsCut,
-            ConnectionError::Fault(Fault::Downgrade(_)) => Self::Downgrade,
+            ConnectionError::Fault(SessionFault::Binding) => Self::TlsCut,
+            ConnectionError::Fault(SessionFault::Downgrade(_)) => Self::Downgrade,
             other => Self::Lost(other.to_string()),
         }
     }

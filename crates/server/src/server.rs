@@ -8,6 +8,8 @@ mod data_check;
 mod heads;
 mod listeners;
 mod start;
+#[cfg(feature = "test-util")]
+mod test_util;
 mod upkeep;
 
 use std::net::SocketAddr;
@@ -17,21 +19,17 @@ use std::time::SystemTime;
 
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use twinlock_core::classic::{Heard, Lines};
 use twinlock_core::frame::CloseCode;
-use twinlock_core::handshake::AwaitProof;
 use twinlock_core::id::{ConversationId, ServerKey, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_store::StoreError;
 
 use crate::admission::ListenerKind;
-use crate::admission::login::ask;
 use crate::error::StartError;
 use crate::handshake_runtime::HandshakeRuntime;
 use crate::identity::{Identity, IdentityError};
-use crate::limits::SourcePrefix;
 use crate::services::Services;
-use crate::{classic, private};
+use crate::private;
 
 use heads::HeadFile;
 
@@ -132,27 +130,6 @@ impl Server {
     /// [`StoreError`].
     pub async fn erase(&self, conversation: ConversationId, n: u64) -> Result<bool, StoreError> {
         self.services.record.files.erase(conversation, n).await
-    }
-
-    /// Does all of a server's work from HELLO to CHALLENGE, for a client at 127.0.0.1.
-    ///
-    /// Returns `None` if the server answers with an ERROR or not at all. For tests that measure
-    /// whether the answer takes equally long for every credential.
-    #[doc(hidden)]
-    pub async fn answer_hello(&self, hello: &[u8]) -> Option<(AwaitProof, Vec<u8>)> {
-        let origin = SourcePrefix::of(std::net::Ipv4Addr::LOCALHOST.into());
-        let Services { admission, record, .. } = &self.services;
-        let asked = ask(admission, record, hello, Some(origin)).await.ok()?;
-        // Such a test repeats the same names, which must not exhaust their limits.
-        admission.give_back(asked.taken, asked.device.as_ref());
-        Some((asked.state, asked.challenge))
-    }
-
-    /// Does all of a server's work from a classic connection's first line to the keys of its lines.
-    /// For tests, like [`Server::answer_hello`].
-    #[doc(hidden)]
-    pub async fn hear_classic(&self, heard: Heard) -> Option<Lines> {
-        classic::hear(&self.services.admission, &self.services.record, heard).await
     }
 
     /// Reloads the certificate (SIGHUP). Open connections stay. Blocks on two small files.

@@ -208,7 +208,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// [`StoreError`].
-    #[doc(hidden)]
+    #[cfg(feature = "test-util")]
     pub async fn limit_pages(&self, pages: Option<u32>) -> Result<(), StoreError> {
         let pages = pages.unwrap_or(u32::MAX - 1);
         self.write(move |desk| {
@@ -285,7 +285,7 @@ impl Opened {
                 Ok(Ended::Failed(failed)) => before = failed,
                 Err(error) if !before.failed => return Err(error),
                 Err(error) => {
-                    open::leave_files(&conn)?;
+                    open::leave_files(&conn).map_err(DbError::from)?;
                     if !still_closed(&error, waiting, &mut batch) {
                         return Ok(());
                     }

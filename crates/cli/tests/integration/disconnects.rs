@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::common::raw::full;
-use crate::common::relay::{Cut, Relay, UP};
 use crate::common::*;
+use twinlock_testing::FaultyNetwork;
+use twinlock_testing::faulty_network::{Cut, ESTABLISHED};
 
 /// Messages for each cut.
 const PER_CUT: usize = 20;
@@ -22,17 +23,17 @@ fn reconnect__many_disconnects_deliver_once_in_order() {
     let host = Host::start();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
-    let mut chance = Chance::new();
+    let mut rng = Rng::from_env();
     // Some more, because a connection may end before it is cut.
     let mut left = cuts_wanted + cuts_wanted / 50;
-    let relay = Arc::new(Relay::start(host.address(), move || {
+    let network = Arc::new(FaultyNetwork::cutting(host.address(), move || {
         left = left.checked_sub(1)?;
-        let mut cut = Cut { bytes: u64::MAX, time: Duration::from_millis(chance.within(8, 45)) };
-        match chance.within(0, 100) {
+        let mut cut = Cut { bytes: u64::MAX, time: Duration::from_millis(rng.within(8, 45)) };
+        match rng.within(0, 100) {
             // Within one of the two handshakes.
-            0 | 1 => cut.bytes = chance.within(0, UP),
+            0 | 1 => cut.bytes = rng.within(0, ESTABLISHED),
             // Anywhere in the data after them.
-            2..20 => cut = Cut { bytes: chance.within(UP, 40_000), time: IDLE },
+            2..20 => cut = Cut { bytes: rng.within(ESTABLISHED, 40_000), time: IDLE },
             // At a random time.
             _ => {}
         }
@@ -40,12 +41,12 @@ fn reconnect__many_disconnects_deliver_once_in_order() {
     }));
     let listen =
         ["listen", "lobby", "--since", "all", "--json", "--count", &lines_sent.to_string()];
-    let listening = bob.by(relay.address).start(&listen);
-    let mut sending = ada.by(relay.address).start(&["send", "--json", "lobby"]);
+    let listening = bob.by(network.address).start(&listen);
+    let mut sending = ada.by(network.address).start(&["send", "--json", "lobby"]);
     let began = Instant::now();
     // Lines are fed at the pace of the cuts, so that there is always data in flight to cut.
     let mut stdin = sending.stdin.take().unwrap();
-    let pace = Arc::clone(&relay);
+    let pace = Arc::clone(&network);
     let feeding = std::thread::spawn(move || {
         let mut lines = 0..lines_sent;
         for turn in 0.. {
@@ -74,7 +75,7 @@ fn reconnect__many_disconnects_deliver_once_in_order() {
     let sent = sending.ended(limit).exits(0);
     let heard = listening.ended(limit).exits(0);
     feeding.join().unwrap();
-    let (cuts, made) = (relay.cuts(), relay.taken());
+    let (cuts, made) = (network.cuts(), network.accepted());
     eprintln!(
         "network: {lines_sent} messages over {cuts} cuts of {made} connections in {:?}",
         began.elapsed()

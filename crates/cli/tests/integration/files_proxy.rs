@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use twinlock_core::id::TlsPin;
 use twinlock_core::invite::InviteLink;
-use twinlock_transport::tls::{Alpn, ClientTls, Trust};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust};
 
 /// Size of the file; `make torture` sends a GiB.
 fn size() -> u64 {
@@ -206,7 +206,7 @@ fn tls_interception__proxy_sees_no_part_of_a_file() {
 
 /// Sends data inside TLS without the session's encryption.
 fn say(to: SocketAddr, pin: TlsPin, what: &[u8]) {
-    let tls = ClientTls::new(Trust::Pins(vec![pin]), Alpn::Required).unwrap();
+    let tls = ClientTls::new(ServerTrust::Pins(vec![pin]), Alpn::Required).unwrap();
     Runtime::new().unwrap().block_on(async {
         let tcp = TcpStream::connect(to).await.unwrap();
         let mut stream = tls.connect("localhost", tcp).await.unwrap();

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::session::Event;
+use twinlock_core::session::SessionEvent;
 
 /// Descriptors that are not connections, on either side.
 const OTHERS: u64 = 300;
@@ -34,7 +34,7 @@ fn room() -> usize {
 async fn idle(mut line: Connected) -> CloseCode {
     loop {
         line.wait(None).await.unwrap();
-        if let Event::Closed(code) = line.open_frame().unwrap() {
+        if let SessionEvent::Closed(code) = line.open_frame().unwrap() {
             line.finish().await;
             return code;
         }

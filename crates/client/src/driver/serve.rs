@@ -7,7 +7,7 @@ use twinlock_core::id::ServerKey;
 use twinlock_core::limits::MAX_BODY;
 use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
-use twinlock_core::session::Event as LineEvent;
+use twinlock_core::session::SessionEvent;
 use twinlock_transport::connection::Connection;
 
 use super::{Asker, Driver, Reply, put};
@@ -149,23 +149,23 @@ impl Driver {
     ) -> Result<(), ClientError> {
         while line.has_frame().map_err(|e| ClientError::Lost(e.to_string()))? {
             let items = match line.open_frame()? {
-                LineEvent::App(body) => {
+                SessionEvent::App(body) => {
                     proto::ToClient::decode(bytes::Bytes::copy_from_slice(body))
                         .map_err(|_| ClientError::Protocol("a frame that cannot be read"))?
                         .items
                 }
-                LineEvent::Closed(code) => return Err(closed(code)),
-                LineEvent::Bulk { .. } => {
+                SessionEvent::Closed(code) => return Err(closed(code)),
+                SessionEvent::Bulk { .. } => {
                     return Err(ClientError::Protocol("file bytes that were not requested"));
                 }
-                LineEvent::Rekeyed(epoch) => {
+                SessionEvent::Rekeyed(epoch) => {
                     session_log::rekeyed(line.session(), epoch);
                     for (before, reply) in serving.rekeys.drain(..) {
                         let _gone = reply.send(Ok(Rekeyed { before, after: epoch }));
                     }
                     continue;
                 }
-                LineEvent::Ready { .. } | LineEvent::Nothing => continue,
+                SessionEvent::Ready { .. } | SessionEvent::Nothing => continue,
             };
             for item in items {
                 self.take_item(serving, item)?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
-use twinlock_core::session::Event;
+use twinlock_core::session::SessionEvent;
 use twinlock_transport::connection::Connection;
 
 use super::count::{News, count};
@@ -151,8 +151,8 @@ async fn keep_following(
         let now = spread.now();
         while line.has_frame().map_err(|error| ClientError::Lost(error.to_string()))? {
             let body = match line.open_frame()? {
-                Event::App(body) => body,
-                Event::Closed(code) => return Err(closed(code)),
+                SessionEvent::App(body) => body,
+                SessionEvent::Closed(code) => return Err(closed(code)),
                 _ => continue,
             };
             let mut refused = false;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::session::Event;
+use twinlock_core::session::SessionEvent;
 use twinlock_transport::connection::Connection;
 
 use super::measure::{Before, Gauge, Lines, Report};
@@ -53,7 +53,7 @@ async fn hold(mut line: Connection<Stream>, mut over: Stop) -> Result<(), Client
                 return Ok(());
             }
         }
-        if let Event::Closed(code) = line.open_frame()? {
+        if let SessionEvent::Closed(code) = line.open_frame()? {
             return Err(closed(code));
         }
     }

@@ -10,7 +10,7 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
-use twinlock_core::session::Event;
+use twinlock_core::session::SessionEvent;
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::Connection;
 
@@ -109,8 +109,8 @@ impl Sender {
         let now = Instant::now();
         while line.has_frame().map_err(|error| ClientError::Lost(error.to_string()))? {
             let body = match line.open_frame()? {
-                Event::App(body) => body,
-                Event::Closed(code) => return Err(closed(code)),
+                SessionEvent::App(body) => body,
+                SessionEvent::Closed(code) => return Err(closed(code)),
                 _ => continue,
             };
             let oldest = *next + 1 - sent.len() as u64;

@@ -9,7 +9,7 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{
     self, RefusalReason, answer::Result as Answered, item::What, request::Op,
 };
-use twinlock_core::session::{Event as LineEvent, SendError};
+use twinlock_core::session::{SendError, SessionEvent};
 use twinlock_transport::connection::{Connection, Wake};
 
 use crate::connector::Stream;
@@ -174,14 +174,14 @@ impl Wire {
             }
             let opened = self.line.open_frame();
             let outcome = match opened {
-                Ok(LineEvent::Bulk { transfer, offset, data }) => {
+                Ok(SessionEvent::Bulk { transfer, offset, data }) => {
                     return Ok(Incoming::Bulk { transfer, offset, data: data.to_vec() });
                 }
-                Ok(LineEvent::App(body)) => proto::ToClient::decode(body)
+                Ok(SessionEvent::App(body)) => proto::ToClient::decode(body)
                     .map_err(|_| ClientError::Protocol("a frame that cannot be read"))
                     .map(|message| message.items),
-                Ok(LineEvent::Closed(code)) => Err(closed(code)),
-                Ok(LineEvent::Rekeyed(epoch)) => {
+                Ok(SessionEvent::Closed(code)) => Err(closed(code)),
+                Ok(SessionEvent::Rekeyed(epoch)) => {
                     session_log::rekeyed(self.line.session(), epoch);
                     Ok(Vec::new())
                 }

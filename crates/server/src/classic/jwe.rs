@@ -7,7 +7,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use twinlock_core::chain::Kind;
-use twinlock_core::classic::{AHEAD, Form, Greeting, Heard, Lines, MAX_HELLO, MAX_LINE, answer};
+use twinlock_core::classic::{
+    AHEAD, ClassicChannel, Form, Greeting, Heard, MAX_HELLO, MAX_LINE, answer,
+};
 use twinlock_core::id::Name;
 use twinlock_store::{Appended, ClassicKey};
 use twinlock_transport::OsEntropy;
@@ -92,7 +94,7 @@ pub(super) async fn key_and_lines(
     admission: &Admission,
     record: &Record,
     heard: Heard,
-) -> Result<(Option<ClassicKey>, Lines), ClassicEnd> {
+) -> Result<(Option<ClassicKey>, ClassicChannel), ClassicEnd> {
     // An invalid name belongs to no key. The protocol allows names that the server does not accept;
     // they are looked up as a name without a key.
     #[allow(clippy::expect_used)]
@@ -109,7 +111,7 @@ struct JweConnection<'s, S> {
     services: &'s Services,
     permit: &'s Permit,
     stream: LineStream<S>,
-    lines: Lines,
+    lines: ClassicChannel,
     /// `None`: the key does not exist, so no line opens.
     key: Option<ClassicKey>,
     revocations: watch::Receiver<u64>,

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use twinlock_core::chain::Kind;
-use twinlock_core::classic::{Closed, Heard, Lines};
+use twinlock_core::classic::Closed;
 use twinlock_core::id::{MessageId, Sender};
 use twinlock_store::{ClassicKey, NewEntry, StoreError};
 use twinlock_transport::OsEntropy;
@@ -60,7 +60,12 @@ pub(crate) fn serve_lines(
 }
 
 /// Derives the line keys as [`jwe`] does, for tests that measure the time.
-pub(crate) async fn hear(admission: &Admission, record: &Record, heard: Heard) -> Option<Lines> {
+#[cfg(feature = "test-util")]
+pub(crate) async fn hear(
+    admission: &Admission,
+    record: &Record,
+    heard: twinlock_core::classic::Heard,
+) -> Option<twinlock_core::classic::ClassicChannel> {
     jwe::key_and_lines(admission, record, heard).await.ok().map(|(_key, lines)| lines)
 }
 

@@ -21,7 +21,7 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::id::CredentialId;
 use twinlock_core::limits::{MAX_TEXT, VERSION};
 use twinlock_core::proto;
-use twinlock_core::session::{BindingPolicy, Config as SessionConfig};
+use twinlock_core::session::{BindingPolicy, SessionConfig};
 use twinlock_store::{Holder, LoginMethod, LookedUp};
 use twinlock_transport::login::{Acceptor, LoginError};
 use twinlock_transport::tls;

@@ -34,7 +34,7 @@ use twinlock_core::chain::Kind;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, Name, Sender};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
-use twinlock_core::session::{Binding, Event};
+use twinlock_core::session::{Binding, SessionEvent};
 use twinlock_core::text::Untrusted;
 use twinlock_store::{Appended, Holder, Person};
 use twinlock_transport::connection::{Connection, HIGH_WATER, Wake};
@@ -308,8 +308,8 @@ impl<S: Transport> SessionLoop<S> {
         while !self.is_blocked_by_disk() && !matches!(self.connection.has_frame(), Ok(false)) {
             let sid = self.connection.session().id();
             match self.connection.open_frame()? {
-                Event::App(body) => self.queue.push(body),
-                Event::Ready { info, binding } => {
+                SessionEvent::App(body) => self.queue.push(body),
+                SessionEvent::Ready { info, binding } => {
                     let info = proto::ClientInfo::decode(info).unwrap_or_default();
                     let software: String = info.software.chars().take(SOFTWARE).collect();
                     let software = Untrusted::new(software);
@@ -327,16 +327,16 @@ impl<S: Transport> SessionLoop<S> {
                     let ready = self.services.bus.ready(&self.handle, &info.instance, most);
                     ready.map_err(SessionEnd::Close)?;
                 }
-                Event::Closed(code) => return Err(SessionEnd::Bye(code)),
-                Event::Bulk { transfer, offset, data } => match &mut self.files {
+                SessionEvent::Closed(code) => return Err(SessionEnd::Bye(code)),
+                SessionEvent::Bulk { transfer, offset, data } => match &mut self.files {
                     Some(files) => files.take(transfer, offset, data)?,
                     None => return Err(TransferViolation.into()),
                 },
-                Event::Rekeyed(epoch) => {
+                SessionEvent::Rekeyed(epoch) => {
                     let user = self.handle.user().map(Name::as_str);
                     tracing::info!(%sid, user, epoch, "rekeyed");
                 }
-                Event::Nothing => {}
+                SessionEvent::Nothing => {}
             }
         }
         Ok(())

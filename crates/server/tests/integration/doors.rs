@@ -147,14 +147,14 @@ async fn hostile_bytes__any_stage_leaves_no_session() {
 
 /// Performs a raw login up to PROOF, or up to READY, and returns the stream.
 async fn established(mut io: Io, host: &Host, device: Device, ready: bool) -> Io {
-    use twinlock_core::session::{BindingPolicy, Config, Session};
+    use twinlock_core::session::{BindingPolicy, Session, SessionConfig};
     let (state, challenge) = hello(&mut io, device.credential()).await.unwrap();
     let (established, proof) =
         state.handle_challenge(&challenge, &mut twinlock_transport::OsEntropy).unwrap();
     assert_eq!(established.server_key(), host.key());
     io.write_all(&proof).await.unwrap();
     if ready {
-        let config = Config {
+        let config = SessionConfig {
             binding: BindingPolicy::Off,
             exporter: None,
             info: Vec::new(),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::common::*;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{self, request::Op};
-use twinlock_core::session::Config as SessionConfig;
+use twinlock_core::session::SessionConfig;
 
 /// Requests of a frame.
 const FRAME: usize = 2000;

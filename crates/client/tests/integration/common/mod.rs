@@ -1,6 +1,4 @@
 //! A real server in this process, and users who join it.
-pub mod weather;
-
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;

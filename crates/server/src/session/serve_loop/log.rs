@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::time::Instant;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{CredentialId, Name};
-use twinlock_core::session::{Binding, Fault, Session};
+use twinlock_core::session::{Binding, Session, SessionFault};
 use twinlock_core::text::Untrusted;
 use twinlock_transport::connection::{Connection, ConnectionError};
 use twinlock_transport::transport::Transport;
@@ -55,7 +55,7 @@ pub(super) fn log_end<S: Transport>(
         };
         env.throttle.closed_by(limit, peer);
     }
-    if let SessionEnd::Connection(error @ ConnectionError::Fault(Fault::Tampered)) = end
+    if let SessionEnd::Connection(error @ ConnectionError::Fault(SessionFault::Tampered)) = end
         && let Some(left_out) = env.throttle.pass("frame not opened", std::time::Instant::now())
     {
         tracing::error!(%sid, user, %error, left_out, "a message could not be decrypted");

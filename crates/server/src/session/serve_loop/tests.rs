@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::Name;
 use twinlock_core::proto::{self, item::What, request::Op};
-use twinlock_core::session::Config as SessionConfig;
+use twinlock_core::session::SessionConfig;
 
 use crate::common::*;
 use crate::limits::fair::FairTurn;

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
+use twinlock_core::chain::{self, Broken, Kind, Position};
 use twinlock_core::id::{
     ConversationId, DeviceId, InviteId, Link, MessageId, Name, Sender, ServerKey,
 };
 use twinlock_store::{
-    Appended, Content, Entry, InviteTerms, Limit, NewDevice, NewEntry, NewInvite, Receipt,
-    Registered, Registration, Role, RowKey, Store,
+    Appended, InviteTerms, Limit, NewDevice, NewEntry, NewInvite, Receipt, Registered,
+    Registration, Role, RowKey, Store,
 };
 use twinlock_store_embedded::{Options, SqliteStore};
+use twinlock_testing::links::advance_stored;
 
 /// The traits of the contract, for their methods.
 pub(crate) mod contract {
@@ -96,28 +97,7 @@ pub(crate) async fn links(
             return Ok(links);
         }
         for entry in &page.entries {
-            links.push(advance(&mut position, conversation, entry)?);
+            links.push(advance_stored(&mut position, conversation, entry)?);
         }
     }
-}
-
-pub(crate) fn advance(
-    position: &mut Position,
-    conversation: ConversationId,
-    entry: &Entry,
-) -> Result<Link, Broken> {
-    let commit = match &entry.content {
-        Content::Body(salt, body) => chain::commit(salt, body),
-        Content::Erased(commit) => *commit,
-    };
-    let linked = Linked {
-        conversation,
-        n: entry.n,
-        time_ms: entry.time_ms,
-        message_id: &entry.message_id,
-        kind: entry.kind,
-        sender: &entry.sender,
-        commit: &commit,
-    };
-    position.advance(&linked, None)
 }

@@ -14,7 +14,7 @@ use twinlock_core::id::{DeviceId, ServerKey};
 use twinlock_core::keys::DeviceSecret;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::opaque::{RECORD, ServerSetup};
-use twinlock_core::session::{Binding, BindingPolicy, Config, Event};
+use twinlock_core::session::{Binding, BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::{Connection, ConnectionError};
 use twinlock_transport::login::{Acceptor, LoginError, login, parse_hello};
@@ -24,12 +24,12 @@ pub fn device(secret: u8) -> Credential {
 }
 
 /// A server that knows the device with secret 2.
-pub struct Host {
+pub struct HandshakeServer {
     pub setup: ServerSetup,
     pub record: [u8; RECORD],
 }
 
-impl Host {
+impl HandshakeServer {
     pub fn new() -> Self {
         let setup = ServerSetup::generate(&mut OsEntropy);
         let record = self_register(&setup, &device(2), &mut OsEntropy).unwrap();
@@ -41,37 +41,37 @@ impl Host {
     }
 
     /// The server's side of a login, as the server performs it, without its limits.
-    pub async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+    pub async fn accept_login<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         io: S,
-        config: Config,
+        config: SessionConfig,
     ) -> Result<Connection<S>, LoginError> {
-        let mut greeter = Acceptor::new(io);
-        let hello = match greeter.read_hello().await.and_then(|hello| parse_hello(&hello)) {
+        let mut acceptor = Acceptor::new(io);
+        let hello = match acceptor.read_hello().await.and_then(|hello| parse_hello(&hello)) {
             Ok(hello) => hello,
             Err(error) => {
                 if let LoginError::Hello(twinlock_core::handshake::HelloFault::Answer(code)) = error
                 {
-                    greeter.refuse(code).await;
+                    acceptor.refuse(code).await;
                 }
                 return Err(error);
             }
         };
         let (state, challenge) =
             hello.challenge(&self.setup, Some(&self.record), &mut OsEntropy).unwrap();
-        let proof = greeter.exchange(&challenge).await?;
+        let proof = acceptor.exchange(&challenge).await?;
         match state.handle_proof(&proof) {
-            Ok(established) => Ok(greeter.into_connection(established, config)),
+            Ok(established) => Ok(acceptor.into_connection(established, config)),
             Err(refused) => {
-                greeter.refuse(ErrorCode::Refused).await;
+                acceptor.refuse(ErrorCode::Refused).await;
                 Err(refused.into())
             }
         }
     }
 }
 
-pub fn config() -> Config {
-    Config {
+pub fn config() -> SessionConfig {
+    SessionConfig {
         binding: BindingPolicy::Off,
         exporter: None,
         info: b"info".to_vec(),
@@ -81,32 +81,35 @@ pub fn config() -> Config {
 }
 
 /// Client and server over any two ends, after both READY frames.
-pub async fn lines_over<C, S>(client: C, server: S) -> (Connection<C>, Connection<S>)
+pub async fn connected_over<C, S>(client: C, server: S) -> (Connection<C>, Connection<S>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let host = Host::new();
+    let host = HandshakeServer::new();
     let (server, client) = tokio::join!(
-        host.greet(server, config()),
+        host.accept_login(server, config()),
         login(client, device(2), Some(host.key()), config())
     );
     let (mut client, mut server) = (client.unwrap(), server.unwrap());
     // Client first: its READY needs no room in the other direction.
     let (a, b) = tokio::join!(next(&mut client), next(&mut server));
-    assert_eq!((a.unwrap(), b.unwrap()), (Said::Ready(Binding::Off), Said::Ready(Binding::Off)));
+    assert_eq!(
+        (a.unwrap(), b.unwrap()),
+        (OwnedEvent::Ready(Binding::Off), OwnedEvent::Ready(Binding::Off))
+    );
     (client, server)
 }
 
 /// Client and server over a pipe that holds `room` bytes each way.
-pub async fn lines(room: usize) -> (Connection<DuplexStream>, Connection<DuplexStream>) {
+pub async fn connected(room: usize) -> (Connection<DuplexStream>, Connection<DuplexStream>) {
     let (client, server) = duplex(room);
-    lines_over(client, server).await
+    connected_over(client, server).await
 }
 
 /// An event that owns its content.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum OwnedEvent {
     Nothing,
     Ready(Binding),
     App(Vec<u8>),
@@ -116,29 +119,29 @@ pub enum Said {
 }
 
 pub fn open<S: AsyncRead + AsyncWrite + Unpin>(
-    line: &mut Connection<S>,
-) -> Result<Said, ConnectionError> {
-    Ok(match line.open_frame()? {
-        Event::Nothing => Said::Nothing,
-        Event::Ready { binding, .. } => Said::Ready(binding),
-        Event::App(body) => Said::App(body.to_vec()),
-        Event::Bulk { data, .. } => Said::Bulk(data.to_vec()),
-        Event::Rekeyed(epoch) => Said::Rekeyed(epoch),
-        Event::Closed(code) => Said::Closed(code),
+    connection: &mut Connection<S>,
+) -> Result<OwnedEvent, ConnectionError> {
+    Ok(match connection.open_frame()? {
+        SessionEvent::Nothing => OwnedEvent::Nothing,
+        SessionEvent::Ready { binding, .. } => OwnedEvent::Ready(binding),
+        SessionEvent::App(body) => OwnedEvent::App(body.to_vec()),
+        SessionEvent::Bulk { data, .. } => OwnedEvent::Bulk(data.to_vec()),
+        SessionEvent::Rekeyed(epoch) => OwnedEvent::Rekeyed(epoch),
+        SessionEvent::Closed(code) => OwnedEvent::Closed(code),
     })
 }
 
 /// Waits for the next frame and opens it.
 pub async fn next<S: AsyncRead + AsyncWrite + Unpin>(
-    line: &mut Connection<S>,
-) -> Result<Said, ConnectionError> {
-    line.wait(None).await?;
-    open(line)
+    connection: &mut Connection<S>,
+) -> Result<OwnedEvent, ConnectionError> {
+    connection.wait(None).await?;
+    open(connection)
 }
 
 /// Writes all outgoing bytes.
-pub async fn flush<S: AsyncRead + AsyncWrite + Unpin>(line: &mut Connection<S>) {
-    line.wait(Some(0)).await.unwrap();
+pub async fn flush<S: AsyncRead + AsyncWrite + Unpin>(connection: &mut Connection<S>) {
+    connection.wait(Some(0)).await.unwrap();
 }
 
 /// Polls a future once.
@@ -147,19 +150,19 @@ pub async fn look<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
 }
 
 /// Counts the writes that reach the underlying stream, and their bytes.
-pub struct Counting<S> {
+pub struct CountingStream<S> {
     pub inner: S,
     pub writes: Arc<AtomicUsize>,
     pub bytes: Arc<AtomicUsize>,
 }
 
-impl<S> Counting<S> {
+impl<S> CountingStream<S> {
     pub fn new(inner: S) -> Self {
         Self { inner, writes: Arc::default(), bytes: Arc::default() }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counting<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CountingStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -169,7 +172,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counting<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counting<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CountingStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

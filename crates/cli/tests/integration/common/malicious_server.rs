@@ -19,11 +19,13 @@ use twinlock_core::keys::DeviceSecret;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::proto;
-use twinlock_core::session::{BindingPolicy, Config, Event};
+use twinlock_core::session::{BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::Connection;
 use twinlock_transport::login::{Acceptor, login, parse_hello};
-use twinlock_transport::tls::{Alpn, ClientTls, ServerCert, ServerTls, Trust, channel_binding};
+use twinlock_transport::tls::{
+    Alpn, ClientTls, ServerCert, ServerTls, ServerTrust, channel_binding,
+};
 
 use crate::common::{Host, Person};
 
@@ -39,32 +41,32 @@ pub enum Said {
 }
 
 /// Changes a message.
-pub type Lie = Box<dyn FnMut(&mut Said) + Send>;
+pub type Tampering = Box<dyn FnMut(&mut Said) + Send>;
 
-pub struct Liar {
+pub struct MaliciousServer {
     address: SocketAddr,
-    lie: Arc<Mutex<Lie>>,
+    tampering: Arc<Mutex<Tampering>>,
     _runtime: Runtime,
 }
 
-impl Liar {
+impl MaliciousServer {
     /// Impersonates `host` towards `person`.
     pub fn start(host: &Host, person: &Person) -> Self {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let lie: Arc<Mutex<Lie>> = Arc::new(Mutex::new(Box::new(|_| {})));
+        let tampering: Arc<Mutex<Tampering>> = Arc::new(Mutex::new(Box::new(|_| {})));
         let keys = Arc::new(Keys::new(host, person));
-        let (to, lies) = (host.address(), lie.clone());
+        let (to, shared) = (host.address(), tampering.clone());
         runtime.spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let (keys, lies) = (keys.clone(), lies.clone());
-                tokio::spawn(async move { carry(tcp, to, &keys, &lies).await });
+                let (keys, shared) = (keys.clone(), shared.clone());
+                tokio::spawn(async move { carry(tcp, to, &keys, &shared).await });
             }
         });
-        Self { address, lie, _runtime: runtime }
+        Self { address, tampering, _runtime: runtime }
     }
 
     /// The address that it listens on.
@@ -72,14 +74,14 @@ impl Liar {
         self.address
     }
 
-    /// Installs a lie for all later messages.
-    pub fn says(&self, lie: impl FnMut(&mut Said) + Send + 'static) {
-        *self.lie.lock().unwrap() = Box::new(lie);
+    /// Applies this change to all later messages.
+    pub fn install(&self, tampering: impl FnMut(&mut Said) + Send + 'static) {
+        *self.tampering.lock().unwrap() = Box::new(tampering);
     }
 
     /// Forwards all later messages unchanged.
-    pub fn repents(&self) {
-        self.says(|_| {});
+    pub fn reset(&self) {
+        self.install(|_| {});
     }
 }
 
@@ -98,7 +100,7 @@ impl Keys {
         let setup = ServerSetup::from_bytes(setup.as_slice().try_into().unwrap()).unwrap();
         let cert = ServerCert::from_pem(&read("tls-cert.pem"), &read("tls-key.pem")).unwrap();
         let inside = ServerTls::new(cert).unwrap();
-        let pins = Trust::Pins(vec![inside.spki_pin()]);
+        let pins = ServerTrust::Pins(vec![inside.spki_pin()]);
         let outside = ClientTls::new(pins, Alpn::Required).unwrap();
         let name = Name::new("default").unwrap();
         let profile = Profile::load(&Home::at(&person.home), &name).unwrap();
@@ -111,13 +113,13 @@ impl Keys {
     }
 }
 
-fn config(info: Vec<u8>, exporter: Option<[u8; 32]>) -> Config {
+fn config(info: Vec<u8>, exporter: Option<[u8; 32]>) -> SessionConfig {
     let binding = BindingPolicy::Warn;
-    Config { binding, exporter, info, max_version: VERSION, timing: Timing::default() }
+    SessionConfig { binding, exporter, info, max_version: VERSION, timing: Timing::default() }
 }
 
 /// Forwards messages until either connection ends.
-async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, lie: &Mutex<Lie>) {
+async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, tampering: &Mutex<Tampering>) {
     let stream = keys.inside.accept(tcp).await.unwrap();
     let exporter = channel_binding(stream.get_ref().1).ok();
     let mut greeter = Acceptor::new(stream);
@@ -141,7 +143,7 @@ async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, lie: &Mutex<Lie>) {
     let mut there = login(server, keys.credential(), pin, config_there).await.unwrap();
     let info = loop {
         there.wait(None).await.unwrap();
-        if let Event::Ready { info, .. } = there.open_frame().unwrap() {
+        if let SessionEvent::Ready { info, .. } = there.open_frame().unwrap() {
             break info.to_vec();
         }
     };
@@ -155,7 +157,7 @@ async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, lie: &Mutex<Lie>) {
             && if from_here {
                 hand_on(&mut here, &mut there)
             } else {
-                say(&mut there, &mut here, lie)
+                say(&mut there, &mut here, tampering)
             };
         if !goes_on {
             tokio::join!(here.close(CloseCode::Bye), there.close(CloseCode::Bye));
@@ -171,28 +173,28 @@ where
     B: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     match from.open_frame() {
-        Ok(Event::App(body)) => to.send_app(body).is_ok(),
-        Ok(Event::Bulk { transfer, offset, data }) => {
+        Ok(SessionEvent::App(body)) => to.send_app(body).is_ok(),
+        Ok(SessionEvent::Bulk { transfer, offset, data }) => {
             to.session_mut().send_bulk(transfer, offset, data).is_ok()
         }
-        Ok(Event::Closed(_)) | Err(_) => false,
+        Ok(SessionEvent::Closed(_)) | Err(_) => false,
         Ok(_) => true,
     }
 }
 
-/// Forwards a server's message after applying the lie.
-fn say<A, B>(from: &mut Connection<A>, to: &mut Connection<B>, lie: &Mutex<Lie>) -> bool
+/// Forwards a server's message after the change that the test installed.
+fn say<A, B>(from: &mut Connection<A>, to: &mut Connection<B>, tampering: &Mutex<Tampering>) -> bool
 where
     A: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     B: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    let mut lie = lie.lock().unwrap();
+    let mut tampering = tampering.lock().unwrap();
     match from.open_frame() {
-        Ok(Event::App(body)) => {
+        Ok(SessionEvent::App(body)) => {
             let said = proto::ToClient::decode(body).unwrap();
             let items = said.items.into_iter().map(|item| {
                 let mut said = Said::Item(item);
-                lie(&mut said);
+                tampering(&mut said);
                 match said {
                     Said::Item(item) => item,
                     Said::Bulk { .. } => panic!("an item stays one"),
@@ -201,9 +203,9 @@ where
             let said = proto::ToClient { items: items.collect() };
             to.send_app(&said.encode_to_vec()).is_ok()
         }
-        Ok(Event::Bulk { transfer, offset, data }) => {
+        Ok(SessionEvent::Bulk { transfer, offset, data }) => {
             let mut said = Said::Bulk { transfer, offset, data: data.to_vec() };
-            lie(&mut said);
+            tampering(&mut said);
             match said {
                 Said::Bulk { data, .. } if data.is_empty() => true,
                 Said::Bulk { transfer, offset, data } => {
@@ -212,7 +214,7 @@ where
                 Said::Item(_) => panic!("bytes stay bytes"),
             }
         }
-        Ok(Event::Closed(_)) | Err(_) => false,
+        Ok(SessionEvent::Closed(_)) | Err(_) => false,
         Ok(_) => true,
     }
 }
