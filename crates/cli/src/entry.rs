@@ -10,8 +10,9 @@ use twinlock_client::outbox::Ack;
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{MessageId, Sender};
 
+use crate::clock::{local_time, rfc3339};
 use crate::fold::columns;
-use crate::output::{Output, Style, json_path, local_time, rfc3339};
+use crate::output::{Output, Style, json_path};
 
 /// An entry in JSON. Fields without a value are null: `from` of the server's own entries, `text` of
 /// an erased entry, `link` of a search result.

@@ -6,6 +6,8 @@
 
 mod args;
 mod ask;
+mod blocking;
+mod clock;
 mod commands;
 mod config;
 mod entry;
@@ -16,6 +18,8 @@ mod logging;
 mod open;
 mod output;
 mod patience;
+mod retry;
+mod signals;
 
 use std::num::NonZero;
 use std::process::ExitCode;
@@ -29,6 +33,7 @@ use exit::{Exit, Failure};
 use open::Context;
 use output::Output;
 use patience::Patience;
+use signals::{interrupted, outlive_large_files};
 
 /// Threads of a server besides the runtime's workers: the recorder, checkpoints, blocking calls.
 const SERVER_THREADS: usize = 4;
@@ -127,16 +132,6 @@ fn try_threads(count: usize) -> Result<(), Failure> {
     })
 }
 
-/// Turns SIGXFSZ into a write error. A file that reaches the process's size limit (`ulimit -f`,
-/// systemd's `LimitFSIZE=`) then fails like a full disk, instead of killing the program silently.
-/// The signal is caught, not ignored, because the commands of `--exec` would inherit that.
-fn outlive_large_files(runtime: &Runtime) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let _inside = runtime.enter();
-    // If catching fails, the default action stays. Once caught, it stays caught.
-    let _nobody_waits = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
-}
-
 /// Runs a client command until it ends, is interrupted, or exceeds `--timeout`.
 async fn interruptible(command: Command, context: Context) -> Result<(), Failure> {
     let timeout = context.global.timeout;
@@ -167,21 +162,5 @@ async fn interruptible(command: Command, context: Context) -> Result<(), Failure
         ended = run => ended,
         () = interrupted() => Err(Failure::interrupted()),
         () = late => Err(Failure::new(Exit::TimedOut, "timed out")),
-    }
-}
-
-/// Resolves at SIGINT (Ctrl-C) or SIGTERM; signals are caught from this call on.
-pub(crate) fn interrupted() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{Signal, SignalKind, signal};
-    let wait = async |caught: std::io::Result<Signal>| match caught {
-        Ok(mut caught) => _ = caught.recv().await,
-        Err(_) => std::future::pending().await,
-    };
-    let (int, term) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    async move {
-        tokio::select! {
-            () = wait(int) => {}
-            () = wait(term) => {}
-        }
     }
 }

@@ -14,11 +14,11 @@ use twinlock_core::text::Untrusted;
 
 use crate::args::{DeviceAction, Devices, Invite, Passwd, PasswordFile, Role};
 use crate::ask;
-use crate::commands::send::now_ms;
+use crate::clock::{local_time, now_ms, rfc3339};
 use crate::commands::serve::{join_command, local_only, qr};
 use crate::exit::{Exit, Failure};
 use crate::open::{Context, address_of};
-use crate::output::{Gone, Style, local_time, rfc3339};
+use crate::output::{Gone, Style};
 
 #[derive(Debug, Serialize)]
 struct InviteJson<'a> {

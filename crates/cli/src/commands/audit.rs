@@ -3,8 +3,8 @@
 use serde::Serialize;
 use twinlock_client::record::{self, Audited};
 
-use super::send::blocking;
 use crate::args::Json;
+use crate::blocking::blocking;
 use crate::exit::{Exit, Failure};
 use crate::open::{Context, target_of};
 use crate::output::{Output, Style};

@@ -11,9 +11,9 @@ use twinlock_client::profile::Profile;
 
 use crate::args::{Bench, Mode};
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
 use crate::open::{Context, warn_about_tls};
 use crate::output::Style;
+use crate::signals::interrupted;
 
 /// The default measurements. Idle connections come first, because a server does not return all
 /// memory of earlier load.

@@ -14,9 +14,10 @@ use zeroize::Zeroizing;
 
 use crate::args::{Classic, ClassicAdd, Format, Json};
 use crate::ask::secret_file;
+use crate::clock::{local_time, rfc3339};
 use crate::exit::{Exit, Failure};
 use crate::open::Context;
-use crate::output::{Gone, local_time, rfc3339};
+use crate::output::Gone;
 
 /// Complete programs, which the tests run.
 const LINES_PY: &str = include_str!("../../../../examples/classic_lines.py");

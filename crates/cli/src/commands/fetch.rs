@@ -19,8 +19,8 @@ use twinlock_core::id::{ConversationId, Name};
 
 use super::get::is_own;
 use super::moving::harmless;
-use super::send::blocking;
 use crate::args::Moving;
+use crate::blocking::blocking;
 use crate::exit::Failure;
 use crate::open::Context;
 

@@ -15,14 +15,14 @@ use twinlock_client::{Client, Event, Options};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{ConversationId, Name, Sender};
 
-use super::listen::again;
 use super::moving::{File, Moves, PATIENCE};
 use super::points::file_at;
 use crate::args::{Get, Point};
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
 use crate::open::{Context, Opened, why_down};
 use crate::patience::Patience;
+use crate::retry::until_answered;
+use crate::signals::interrupted;
 
 /// Chooses a safe name that is not in `names` for the same directory, and adds it. The later of two
 /// files of one name gets its entry's number, and also a counter if that name is taken.
@@ -150,10 +150,12 @@ async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read,
     });
     let mut patience = Patience::new(context.global.timeout.unwrap_or(PATIENCE));
     let found = async {
-        let conversation = again(&client, async |client| client.target(target).await).await?;
+        let conversation =
+            until_answered(&client, async |client| client.target(target).await).await?;
         let mut entries = Vec::with_capacity(points.len());
         let read = async |after, limit| {
-            again(&client, async |client| client.read(conversation.id, after, limit).await).await
+            until_answered(&client, async |client| client.read(conversation.id, after, limit).await)
+                .await
         };
         for point in points {
             let n = file_at(&read, conversation.head, *point).await?.ok_or_else(|| {
@@ -190,7 +192,8 @@ pub(super) async fn entry(
         Failure::new(Exit::ServerSaidNo, format!("there is no entry {n} in {target}"))
             .hint("`twinlock history` shows what there is")
     };
-    let page = again(client, async |client| client.read(conversation, n - 1, 1).await).await;
+    let page =
+        until_answered(client, async |client| client.read(conversation, n - 1, 1).await).await;
     let page = match page {
         // The conversation ends before `n`.
         Err(failure) if failure.exit == Exit::ServerSaidNo => return Err(none()),

@@ -25,14 +25,15 @@ use twinlock_core::proto;
 
 use super::fetch::Fetching;
 use super::moving::harmless;
-use super::send::blocking;
 use crate::args::{Listen, Since};
 use crate::ask::SECRET_VARIABLES;
+use crate::blocking::blocking;
 use crate::entry::{EntryJson, get_it, human};
 use crate::exit::{Exit, Failure};
 use crate::open::{Context, Opened, target_of, trying_again, warn_about_tls, why_down};
 use crate::output::{json, reader_gone};
 use crate::patience::Patience;
+use crate::retry::until_answered;
 
 /// The position that printing keeps, see [`twinlock_client::receipts`].
 const PRINTED: &str = "listen";
@@ -207,11 +208,14 @@ impl Listening<'_> {
         let targets: Vec<_> = self.args.targets.iter().map(ToString::to_string).collect();
         Box::pin(async move {
             if targets.is_empty() {
-                return again(&client, async |client| client.conversations(false).await).await;
+                return until_answered(&client, async |client| client.conversations(false).await)
+                    .await;
             }
             let mut found = Vec::new();
             for target in targets {
-                found.push(again(&client, async |client| client.target(&target).await).await?);
+                found.push(
+                    until_answered(&client, async |client| client.target(&target).await).await?,
+                );
             }
             Ok(found)
         })
@@ -467,21 +471,4 @@ fn only_one(context: &Context) -> Result<Lock, Failure> {
         Failure::usage("another `listen --exec` of this profile is running")
             .hint("a second one needs another profile: --profile NAME")
     })
-}
-
-/// Repeats a request until a connection delivers the answer.
-pub(super) async fn again<T>(
-    client: &Client,
-    ask: impl AsyncFn(&Client) -> Result<T, ClientError>,
-) -> Result<T, Failure> {
-    loop {
-        match ask(client).await {
-            Err(ClientError::Lost(_)) => {}
-            Err(ClientError::Closed) => {
-                // The client's last event carries the reason.
-                std::future::pending::<()>().await;
-            }
-            answered => return Ok(answered?),
-        }
-    }
 }

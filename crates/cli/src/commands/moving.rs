@@ -19,10 +19,10 @@ use twinlock_core::text::Untrusted;
 
 use crate::entry::{AckJson, EntryJson, FileJson};
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
 use crate::open::{Context, trying_again, warn_about_tls};
 use crate::output::{Output, Report, json_path};
 use crate::patience::Patience;
+use crate::signals::interrupted;
 
 /// How long a transfer waits without progress before it fails, unless `--timeout` is given.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);

@@ -10,11 +10,13 @@ use twinlock_core::id::MessageId;
 use twinlock_core::proto::RefusalReason;
 use twinlock_core::text::Untrusted;
 
-use super::send::{self, blocking};
+use super::send;
 use crate::args::{Json, Outbox};
+use crate::blocking::blocking;
+use crate::clock::{local_time, rfc3339};
 use crate::exit::{Exit, Failure};
 use crate::open::Context;
-use crate::output::{Style, local_time, rfc3339};
+use crate::output::Style;
 
 /// Fewest digits of an id that identify a message; fewer are probably a typing error.
 const FEWEST_DIGITS: usize = 4;

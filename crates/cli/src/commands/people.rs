@@ -4,9 +4,10 @@ use serde::Serialize;
 use twinlock_core::proto::{self, Role};
 
 use crate::args::Json;
+use crate::clock::rfc3339;
 use crate::exit::Failure;
 use crate::open::Context;
-use crate::output::{Style, rfc3339};
+use crate::output::Style;
 
 #[derive(Debug, Serialize)]
 struct PersonJson<'a> {

@@ -12,13 +12,13 @@ use twinlock_client::transfer::name::DEEPEST;
 use twinlock_client::transfer::{Copies, Found, TransferError, gather, spool};
 
 use super::moving::{File, Moves, harmless};
-use super::send::blocking;
 use crate::args::Put;
 use crate::ask::stdin;
+use crate::blocking::blocking;
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
 use crate::open::Context;
 use crate::patience::Patience;
+use crate::signals::interrupted;
 
 /// Paths of standard input. If it is closed, it must not be read as an empty file.
 const STDIN_DEVICES: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];

@@ -19,12 +19,14 @@ use twinlock_transport::OsEntropy;
 
 use super::input::{self, Lines};
 use crate::args::{Send, TargetAndText};
+use crate::blocking::blocking;
+use crate::clock::now_ms;
 use crate::entry::AckJson;
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
 use crate::open::{Context, Opened, trying_again, warn_about_tls, why_down};
 use crate::output::{Output, Report};
 use crate::patience::Patience;
+use crate::signals::interrupted;
 
 /// How long to wait without an acknowledgement or new input, unless `--timeout` is given.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -328,25 +330,5 @@ async fn next(input: &mut Option<Lines>) -> Option<Result<Vec<String>, Failure>>
     match input {
         Some(lines) => lines.recv().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Milliseconds since 1970 UTC.
-pub(crate) fn now_ms() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
-}
-
-/// Runs work that waits for the disk on a blocking thread.
-pub(crate) async fn blocking<T, E>(
-    work: impl FnOnce() -> Result<T, E> + std::marker::Send + 'static,
-) -> Result<T, Failure>
-where
-    T: std::marker::Send + 'static,
-    E: std::marker::Send + 'static,
-    Failure: From<E>,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => Ok(done?),
-        Err(_) => Err(Failure::usage("the state of the profile could not be used")),
     }
 }

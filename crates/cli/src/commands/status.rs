@@ -10,8 +10,8 @@ use twinlock_core::proto::{self, request::Op};
 use twinlock_core::session::Binding;
 use twinlock_core::text::Untrusted;
 
-use super::send::blocking;
 use crate::args::Status;
+use crate::blocking::blocking;
 use crate::exit::{Exit, Failure};
 use crate::open::Context;
 use crate::output::{Output, Style};

@@ -26,14 +26,16 @@ use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 use twinlock_transport::OsEntropy;
 
-use super::send::{LOOK, QUIET, blocking, now_ms, waits};
+use super::send::{LOOK, QUIET, waits};
 use crate::args::{Chat, Target};
+use crate::blocking::blocking;
+use crate::clock::now_ms;
 use crate::entry::{get_it, human};
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
 use crate::open::{Context, Opened, target_of, tls_warning, trying_again};
 use crate::output::{Output, Style};
 use crate::patience::{self, Patience};
+use crate::signals::interrupted;
 use command::{COMMANDS, Said};
 use files::Files;
 use screen::{Input, Screen, Suspensions};
