@@ -10,6 +10,8 @@ mod blocking;
 mod clock;
 mod commands;
 mod config;
+mod connection_text;
+mod conversation;
 mod entry;
 mod exit;
 mod fold;

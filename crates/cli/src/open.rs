@@ -9,13 +9,12 @@ use twinlock_client::home::Home;
 use twinlock_client::profile::{self, Profile};
 use twinlock_client::state::State;
 use twinlock_client::transfer::{self, Transfers};
-use twinlock_client::{Client, ClientError, Event, Options};
+use twinlock_client::{Client, Event, Options};
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
-use twinlock_core::proto;
-use twinlock_core::session::Binding;
 
 use crate::args::{Global, Moving};
+use crate::connection_text::{trying_again, warn_about_tls};
 use crate::exit::Failure;
 use crate::logging::Logs;
 use crate::output::Output;
@@ -140,52 +139,4 @@ impl Context {
 pub(crate) fn address_of(profile: &Profile) -> Result<Address, Failure> {
     Address::new(profile.host(), profile.port())
         .map_err(|_| Failure::usage("the profile's host is neither a name nor an address"))
-}
-
-/// Warns the user when TLS does not reach the server.
-pub(crate) fn warn_about_tls(out: &Output, binding: Binding) {
-    if let Some(warning) = tls_warning(binding) {
-        out.warn(warning);
-    }
-}
-
-/// The warning about TLS, if one is due.
-pub(crate) fn tls_warning(binding: Binding) -> Option<&'static str> {
-    match binding {
-        Binding::Cut => Some(
-            "TLS is intercepted between you and the server: a proxy, or an attacker with a forged \
-             certificate.\nThe inner lock held: nobody between reads what you write. Names, sizes \
-             and times can be seen there.",
-        ),
-        Binding::Unknown => Some(
-            "The server says nothing about its end of TLS, so it is not known whether anybody \
-             ends it in between.\nThe inner lock held.",
-        ),
-        Binding::Bound | Binding::Off => None,
-    }
-}
-
-/// The spelling of a conversation on the command line.
-pub(crate) fn target_of(conversation: &proto::Conversation) -> String {
-    match conversation.kind() {
-        proto::conversation::Kind::Direct => format!("@{}", conversation.name),
-        _ => conversation.name.clone(),
-    }
-}
-
-/// Why the connection is down, for people. The system's error text for a broken stream goes to the
-/// log.
-pub(crate) fn why_down(error: &ClientError) -> String {
-    match error {
-        ClientError::Lost(details) => {
-            tracing::info!(%details, "connection lost");
-            "the connection was lost".to_owned()
-        }
-        error => error.to_string(),
-    }
-}
-
-/// The message about a lost connection, printed once per loss.
-pub(crate) fn trying_again(error: &ClientError, retry: Duration) -> String {
-    format!("{}; trying again in {} s", why_down(error), retry.as_secs().max(1))
 }

@@ -10,8 +10,9 @@ use twinlock_client::load::{self, Latency, Load, LoadError, Plan, Report, Shape,
 use twinlock_client::profile::Profile;
 
 use crate::args::{Bench, Mode};
+use crate::connection_text::warn_about_tls;
 use crate::exit::{Exit, Failure};
-use crate::open::{Context, warn_about_tls};
+use crate::open::Context;
 use crate::output::Style;
 use crate::signals::interrupted;
 

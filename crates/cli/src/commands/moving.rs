@@ -17,9 +17,10 @@ use twinlock_client::transfer::{Event, JobId, TransferError, Transfers};
 use twinlock_core::id::MessageId;
 use twinlock_core::text::Untrusted;
 
+use crate::connection_text::{trying_again, warn_about_tls, why_down};
 use crate::entry::{AckJson, EntryJson, FileJson};
 use crate::exit::{Exit, Failure};
-use crate::open::{Context, trying_again, warn_about_tls};
+use crate::open::Context;
 use crate::output::{Output, Report, json_path};
 use crate::patience::Patience;
 use crate::signals::interrupted;
@@ -221,7 +222,7 @@ impl<'a> Moves<'a> {
         let left = self.left();
         let files = if left == 1 { "1 file is".to_owned() } else { format!("{left} files are") };
         let (exit, why) = match &self.down {
-            Some(error) => (Exit::NoConnection, crate::open::why_down(error)),
+            Some(error) => (Exit::NoConnection, why_down(error)),
             None => (Exit::TimedOut, format!("nothing moved for {} s", patience.as_secs())),
         };
         Failure::new(exit, format!("{files} not {verb}: {why}")).hint("the same command resumes it")

@@ -7,8 +7,9 @@ use twinlock_core::proto::{self, RefusalReason};
 use twinlock_core::text::Untrusted;
 
 use crate::args::{Room, Rooms, Target, TargetAndText};
+use crate::conversation::{target_of, unread};
 use crate::exit::{Exit, Failure};
-use crate::open::{Context, target_of};
+use crate::open::Context;
 use crate::output::Style;
 
 #[derive(Debug, Serialize)]
@@ -20,11 +21,6 @@ struct RoomJson<'a> {
     unread: u64,
     members: u32,
     joined: bool,
-}
-
-/// Entries after the read marker, except the user's own among the newest 100.
-pub(crate) fn unread(room: &proto::Conversation) -> u64 {
-    room.head.saturating_sub(room.read).saturating_sub(room.own)
 }
 
 pub(crate) async fn list(args: Rooms, context: &Context) -> Result<(), Failure> {

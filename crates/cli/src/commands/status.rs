@@ -1,6 +1,5 @@
 //! `status`: the state of both locks, with `--rekey` after a rekey.
 
-use indicatif::HumanDuration;
 use serde::Serialize;
 use twinlock_client::client::{Facts, Rekeyed};
 use twinlock_client::profile::{Profile, TlsTrust};
@@ -12,6 +11,7 @@ use twinlock_core::text::Untrusted;
 
 use crate::args::Status;
 use crate::blocking::blocking;
+use crate::connection_text::session_words;
 use crate::exit::{Exit, Failure};
 use crate::open::Context;
 use crate::output::{Output, Style};
@@ -131,22 +131,6 @@ async fn rekey(client: &Client) -> Result<Rekeyed, ClientError> {
         Ok(_) | Err(ClientError::Refused(_)) => Ok(rekeyed),
         Err(error) => Err(error),
     }
-}
-
-/// The running session as text: id, age, epoch, frames, rekeys.
-pub(crate) fn session_words(facts: &Facts) -> String {
-    let Facts { session, id, age, since_rekey, .. } = facts;
-    let (epoch, (sent, received)) = (session.epoch.0, session.frames);
-    let last = match since_rekey {
-        Some(since) => format!(", the last {} ago", HumanDuration(*since)),
-        None => String::new(),
-    };
-    format!(
-        "session {id} for {}, epoch {epoch}, {sent} frames sent, {received} received, \
-         {} rekeys{last}",
-        HumanDuration(*age),
-        session.rekeys
-    )
 }
 
 /// Fills in the local part.
