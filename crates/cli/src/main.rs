@@ -11,17 +11,17 @@ mod clock;
 mod commands;
 mod config;
 mod connection_text;
+mod context;
 mod conversation;
 mod entry;
 mod exit;
-mod fold;
 mod log_file;
 mod logging;
-mod open;
 mod output;
-mod patience;
+mod progress_timeout;
 mod retry;
 mod signals;
+mod wrap;
 
 use std::num::NonZero;
 use std::process::ExitCode;
@@ -31,10 +31,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::runtime::{Builder, Runtime};
 
 use args::{Cli, Command};
+use context::Context;
 use exit::{Exit, Failure};
-use open::Context;
 use output::Output;
-use patience::Patience;
+use progress_timeout::after;
 use signals::{interrupted, outlive_large_files};
 
 /// Threads of a server besides the runtime's workers: the recorder, checkpoints, blocking calls.
@@ -154,15 +154,9 @@ async fn interruptible(command: Command, context: Context) -> Result<(), Failure
     if own_end {
         return run.await;
     }
-    let late = async {
-        match timeout {
-            Some(time) => Patience::new(time).is_over().await,
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
         ended = run => ended,
         () = interrupted() => Err(Failure::interrupted()),
-        () = late => Err(Failure::new(Exit::TimedOut, "timed out")),
+        () = after(timeout) => Err(Failure::new(Exit::TimedOut, "timed out")),
     }
 }

@@ -17,7 +17,7 @@ use twinlock_core::text::harmless_json;
 
 use crate::args::{Color, Global};
 use crate::exit::{Exit, Failure};
-use crate::fold::fold;
+use crate::wrap::wrap;
 
 /// Settings of the output.
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +113,7 @@ impl Output {
         }
     }
 
-    /// Prints the same without folding, for a command to copy or a QR code.
+    /// Prints the same without wrapping, for a command to copy or a QR code.
     pub(crate) fn say_as_is(&self, text: &str) {
         if !self.quiet {
             write_words(text);
@@ -122,7 +122,7 @@ impl Output {
 
     /// Prints a warning, also with `--quiet`.
     pub(crate) fn warn(&self, text: &str) {
-        write_words(&self.err_style(Style::Warning, &fold_lines(text)));
+        write_words(&self.err_style(Style::Warning, &wrap_lines(text)));
     }
 
     /// Prints why a command failed.
@@ -131,19 +131,19 @@ impl Output {
         if !failure.message.is_empty() {
             let head = "twinlock:";
             // Indented: it may contain untrusted text.
-            let message = fold(&failure.message, head.len() + 1, 2, width);
+            let message = wrap(&failure.message, head.len() + 1, 2, width);
             write_words(&format!("{} {message}", self.err_style(Style::Bad, head)));
         }
         if let Some(hint) = &failure.hint {
-            write_words(&format!("  {}", fold(hint, 2, 2, width)));
+            write_words(&format!("  {}", wrap(hint, 2, 2, width)));
         }
     }
 
-    /// Folds text that begins after `used` columns if standard output is a terminal, and indents
-    /// the further lines; see [`crate::fold`].
-    pub(crate) fn fold(&self, text: &str, used: usize, indent: usize) -> String {
+    /// Wraps text that begins after `used` columns if standard output is a terminal, and indents
+    /// the further lines; see [`crate::wrap`].
+    pub(crate) fn wrap(&self, text: &str, used: usize, indent: usize) -> String {
         // Queried each time, because a window can be resized.
-        fold(text, used, indent, columns(io::stdout()))
+        wrap(text, used, indent, columns(io::stdout()))
     }
 
     /// Whether standard output is a terminal.
@@ -240,9 +240,9 @@ pub(crate) fn write_line(line: &str) -> Result<(), Gone> {
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Gone)
 }
 
-/// Prints a message, folded if standard error is a terminal.
+/// Prints a message, wrapped if standard error is a terminal.
 pub(crate) fn words(text: &str) {
-    write_words(&fold_lines(text));
+    write_words(&wrap_lines(text));
 }
 
 /// Columns of a stream's terminal; unlimited if it is not a terminal or the size is unknown.
@@ -255,9 +255,9 @@ fn words_width() -> usize {
     columns(io::stderr())
 }
 
-fn fold_lines(text: &str) -> String {
+fn wrap_lines(text: &str) -> String {
     let width = words_width();
-    let lines: Vec<_> = text.split('\n').map(|line| fold(line, 0, 0, width)).collect();
+    let lines: Vec<_> = text.split('\n').map(|line| wrap(line, 0, 0, width)).collect();
     lines.join("\n")
 }
 

@@ -16,8 +16,8 @@ use crate::args::{DeviceAction, Devices, Invite, Passwd, PasswordFile, Role};
 use crate::ask;
 use crate::clock::{local_time, now_ms, rfc3339};
 use crate::commands::serve::{join_command, local_only, qr};
+use crate::context::{Context, address_of};
 use crate::exit::{Exit, Failure};
-use crate::open::{Context, address_of};
 use crate::output::{Gone, Style};
 
 #[derive(Debug, Serialize)]
@@ -164,7 +164,7 @@ pub(crate) async fn devices(args: Devices, context: &Context) -> Result<(), Fail
             (false, false) => state(&format!("seen {}", local_time(device.seen_ms))),
         };
         // The label comes last: it is the only part that another person wrote.
-        let label = context.out.fold(&label, id.len() + 2 + STATE + 2, 4);
+        let label = context.out.wrap(&label, id.len() + 2 + STATE + 2, 4);
         context.out.line(&format!("{id}  {state}  {label}"))?;
     }
     Ok(())

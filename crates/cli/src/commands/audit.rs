@@ -5,9 +5,9 @@ use twinlock_client::record::{self, Audited};
 
 use crate::args::Json;
 use crate::blocking::blocking;
+use crate::context::Context;
 use crate::conversation::target_of;
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
 use crate::output::{Output, Style};
 
 #[derive(Debug, Serialize)]

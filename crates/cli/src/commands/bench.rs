@@ -11,8 +11,8 @@ use twinlock_client::profile::Profile;
 
 use crate::args::{Bench, Mode};
 use crate::connection_text::warn_about_tls;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
 use crate::output::Style;
 use crate::signals::interrupted;
 

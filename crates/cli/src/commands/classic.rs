@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 use crate::args::{Classic, ClassicAdd, Format, Json};
 use crate::ask::secret_file;
 use crate::clock::{local_time, rfc3339};
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
 use crate::output::Gone;
 
 /// Complete programs, which the tests run.

@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 use crate::args::{Join, Login};
 use crate::ask;
 use crate::connection_text::{tls_warning, warn_about_tls};
+use crate::context::{Context, address_of};
 use crate::exit::Failure;
-use crate::open::{Context, address_of};
 
 /// Longest link that is read from standard input, bytes.
 const LINK: u64 = 4096;

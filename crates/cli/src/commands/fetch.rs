@@ -21,8 +21,8 @@ use super::get::is_own;
 use super::moving::harmless;
 use crate::args::Moving;
 use crate::blocking::blocking;
+use crate::context::Context;
 use crate::exit::Failure;
-use crate::open::Context;
 
 /// Transfer connections.
 const JOBS: u8 = 3;

@@ -15,13 +15,13 @@ use twinlock_client::{Client, Event, Options};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{ConversationId, Name, Sender};
 
-use super::moving::{File, Moves, PATIENCE};
+use super::moving::{File, Moves, PROGRESS_TIMEOUT};
 use super::points::file_at;
 use crate::args::{Get, Point};
 use crate::connection_text::why_down;
+use crate::context::{Context, Opened};
 use crate::exit::{Exit, Failure};
-use crate::open::{Context, Opened};
-use crate::patience::Patience;
+use crate::progress_timeout::ProgressTimeout;
 use crate::retry::until_answered;
 use crate::signals::interrupted;
 
@@ -128,7 +128,7 @@ fn stdout() -> Result<Box<dyn Write + Send>, Failure> {
 /// The conversation, each number with its entry or a failure, and this user.
 type Read = (ConversationId, Vec<(u64, Result<Entry, Failure>)>, Name);
 
-/// Reads the entries across reconnects, until `Patience` ends.
+/// Reads the entries across reconnects, until the timeout.
 async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read, Failure> {
     let options = Options { send: false, ..Options::default() };
     let Opened { client, mut events, user } = context.open(options)?;
@@ -149,7 +149,7 @@ async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read,
             }
         }
     });
-    let mut patience = Patience::new(context.global.timeout.unwrap_or(PATIENCE));
+    let mut timeout = ProgressTimeout::new(context.global.timeout.unwrap_or(PROGRESS_TIMEOUT));
     let found = async {
         let conversation =
             until_answered(&client, async |client| client.target(target).await).await?;
@@ -169,7 +169,7 @@ async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read,
     let (conversation, entries) = tokio::select! {
         found = found => found?,
         Ok(error) = &mut ended => return Err(error.into()),
-        () = patience.is_over() => {
+        () = timeout.is_over() => {
             let why = down.borrow().clone();
             return Err(match why {
                 Some(error) => Failure::new(Exit::NoConnection, why_down(&error)),

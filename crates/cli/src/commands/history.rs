@@ -8,9 +8,9 @@ use twinlock_core::id::ConversationId;
 
 use super::points::first_at;
 use crate::args::History;
+use crate::context::Context;
 use crate::entry::{EntryJson, get_it, numbered};
 use crate::exit::Failure;
-use crate::open::Context;
 
 /// Entries requested at once; the server returns as many as fit a frame.
 const PAGE: u64 = 512;

@@ -29,12 +29,12 @@ use crate::args::{Listen, Since};
 use crate::ask::SECRET_VARIABLES;
 use crate::blocking::blocking;
 use crate::connection_text::{trying_again, warn_about_tls, why_down};
+use crate::context::{Context, Opened};
 use crate::conversation::target_of;
 use crate::entry::{EntryJson, get_it, human};
 use crate::exit::{Exit, Failure};
-use crate::open::{Context, Opened};
 use crate::output::{json, reader_gone};
-use crate::patience::Patience;
+use crate::progress_timeout::after;
 use crate::retry::until_answered;
 
 /// The position that printing keeps, see [`twinlock_client::receipts`].
@@ -447,14 +447,6 @@ fn beginning(conversation: &proto::Conversation) -> u64 {
     match conversation.kind() {
         proto::conversation::Kind::Direct => 0,
         _ => conversation.read.min(conversation.head),
-    }
-}
-
-/// Resolves at the end of `--timeout`, which counts from the start.
-async fn after(timeout: Option<Duration>) {
-    match timeout {
-        Some(timeout) => Patience::new(timeout).is_over().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -23,8 +23,8 @@ pub(crate) mod serve;
 mod status;
 
 use crate::args::{Audit, Command};
+use crate::context::Context;
 use crate::exit::Failure;
-use crate::open::Context;
 
 /// Runs a client command.
 pub(crate) async fn run(command: Command, mut context: Context) -> Result<(), Failure> {

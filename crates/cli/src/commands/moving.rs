@@ -18,15 +18,15 @@ use twinlock_core::id::MessageId;
 use twinlock_core::text::Untrusted;
 
 use crate::connection_text::{trying_again, warn_about_tls, why_down};
+use crate::context::Context;
 use crate::entry::{AckJson, EntryJson, FileJson};
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
 use crate::output::{Output, Report, json_path};
-use crate::patience::Patience;
+use crate::progress_timeout::ProgressTimeout;
 use crate::signals::interrupted;
 
 /// How long a transfer waits without progress before it fails, unless `--timeout` is given.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval between two progress events of one file.
 const TOLD: Duration = Duration::from_secs(1);
 /// A progress bar; the file name has up to 24 columns.
@@ -190,18 +190,18 @@ impl<'a> Moves<'a> {
         mut events: mpsc::Receiver<Event>,
         verb: &str,
     ) -> Result<(), Failure> {
-        let patience = self.context.global.timeout.unwrap_or(PATIENCE);
-        let mut deadline = Patience::new(patience);
+        let patience = self.context.global.timeout.unwrap_or(PROGRESS_TIMEOUT);
+        let mut timeout = ProgressTimeout::new(patience);
         let mut interrupt = std::pin::pin!(interrupted());
         while !self.open.is_empty() {
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => if self.take(event)? {
-                        deadline.renew();
+                        timeout.renew();
                     },
                     None => break,
                 },
-                () = deadline.is_over() => return Err(self.gave_up(patience, verb)),
+                () = timeout.is_over() => return Err(self.gave_up(patience, verb)),
                 () = &mut interrupt => return Err(self.interrupted(verb)),
             }
         }

@@ -14,8 +14,8 @@ use super::send;
 use crate::args::{Json, Outbox};
 use crate::blocking::blocking;
 use crate::clock::{local_time, rfc3339};
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
 use crate::output::Style;
 
 /// Fewest digits of an id that identify a message; fewer are probably a typing error.
@@ -82,7 +82,7 @@ async fn list(args: Json, context: &Context) -> Result<(), Failure> {
         let head = format!("{id}  {state:7}  {time}  {target}: ");
         let reason = reason.map(|reason| format!("  ({reason})")).unwrap_or_default();
         let words = text.render_line() + &reason;
-        let words = context.out.fold(&words, head.len(), 4);
+        let words = context.out.wrap(&words, head.len(), 4);
         let state = context.out.style(style, &format!("{state:7}"));
         context.out.line(&format!("{id}  {state}  {time}  {target}: {words}"))?;
     }

@@ -5,8 +5,8 @@ use twinlock_core::proto::{self, Role};
 
 use crate::args::Json;
 use crate::clock::rfc3339;
+use crate::context::Context;
 use crate::exit::Failure;
-use crate::open::Context;
 use crate::output::Style;
 
 #[derive(Debug, Serialize)]

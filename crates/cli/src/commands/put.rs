@@ -15,9 +15,9 @@ use super::moving::{File, Moves, harmless};
 use crate::args::Put;
 use crate::ask::stdin;
 use crate::blocking::blocking;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
-use crate::patience::Patience;
+use crate::progress_timeout::ProgressTimeout;
 use crate::signals::interrupted;
 
 /// Paths of standard input. If it is closed, it must not be read as an empty file.
@@ -116,17 +116,17 @@ async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<C
 /// Resolves once no source has delivered a byte for the time of `--timeout`.
 async fn stalled(copies: &Copies, timeout: Option<Duration>) {
     let Some(timeout) = timeout else { return std::future::pending().await };
-    let mut patience = Patience::new(timeout);
+    let mut timeout = ProgressTimeout::new(timeout);
     let mut seen = copies.bytes();
     loop {
         let over = tokio::select! {
-            () = patience.is_over() => true,
+            () = timeout.is_over() => true,
             () = sleep(LOOK) => false,
         };
         let now = copies.bytes();
         if now != seen {
             seen = now;
-            patience.renew();
+            timeout.renew();
         } else if over {
             return;
         }

@@ -7,9 +7,9 @@ use twinlock_core::proto::{self, RefusalReason};
 use twinlock_core::text::Untrusted;
 
 use crate::args::{Room, Rooms, Target, TargetAndText};
+use crate::context::Context;
 use crate::conversation::{target_of, unread};
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
 use crate::output::Style;
 
 #[derive(Debug, Serialize)]
@@ -69,7 +69,7 @@ fn line(
         topic => format!("  {topic}"),
     };
     let used = padded.len() + people.len() + new.len();
-    let topic = context.out.fold(&topic, used, 4);
+    let topic = context.out.wrap(&topic, used, 4);
     let padded = context.out.style(Style::Bold, &padded);
     format!("{padded}{people}{new}{}", context.out.style(Style::Dim, &topic))
 }

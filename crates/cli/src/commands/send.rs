@@ -22,15 +22,15 @@ use crate::args::{Send, TargetAndText};
 use crate::blocking::blocking;
 use crate::clock::now_ms;
 use crate::connection_text::{trying_again, warn_about_tls, why_down};
+use crate::context::{Context, Opened};
 use crate::entry::AckJson;
 use crate::exit::{Exit, Failure};
-use crate::open::{Context, Opened};
 use crate::output::{Output, Report};
-use crate::patience::Patience;
+use crate::progress_timeout::ProgressTimeout;
 use crate::signals::interrupted;
 
 /// How long to wait without an acknowledgement or new input, unless `--timeout` is given.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long without an acknowledgement before the wait is explained.
 pub(super) const QUIET: Duration = Duration::from_secs(3);
 /// Outcomes looked up at once.
@@ -107,7 +107,7 @@ async fn settle(
 ) -> Result<(), Failure> {
     let patience = sending.patience;
     let mut bad_input = None;
-    let mut deadline = Patience::new(patience);
+    let mut timeout = ProgressTimeout::new(patience);
     let mut moved_at = Instant::now();
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -123,7 +123,7 @@ async fn settle(
         tokio::select! {
             lines = next(&mut input), if sending.waiting.len() < AHEAD => match lines {
                 Some(Ok(lines)) => {
-                    deadline.renew();
+                    timeout.renew();
                     sending.enqueue(lines).await?;
                 }
                 Some(Err(failure)) => {
@@ -139,16 +139,16 @@ async fn settle(
                 Some(Event::Ended(error)) => break error.map(Failure::from),
                 Some(event) => if sending.take(event)? {
                     moved_at = Instant::now();
-                    deadline.renew();
+                    timeout.renew();
                 },
                 None => break None,
             },
             _ = look.tick(), if late => if sending.look().await? {
                 moved_at = Instant::now();
-                deadline.renew();
+                timeout.renew();
             },
             () = sleep_until(moved_at + QUIET), if late && !sending.told => sending.tell(),
-            () = deadline.is_over(), if late => break limited.take(),
+            () = timeout.is_over(), if late => break limited.take(),
             () = &mut interrupt => break Some(Failure::interrupted()),
         }
     };
@@ -221,7 +221,7 @@ impl<'a> Sending<'a> {
             refused: None,
             down: None,
             held: None,
-            patience: context.global.timeout.unwrap_or(PATIENCE),
+            patience: context.global.timeout.unwrap_or(PROGRESS_TIMEOUT),
             told: false,
         };
         Ok((sending, events))

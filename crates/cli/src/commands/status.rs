@@ -12,10 +12,10 @@ use twinlock_core::text::Untrusted;
 use crate::args::Status;
 use crate::blocking::blocking;
 use crate::connection_text::session_words;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
 use crate::output::{Output, Style};
-use crate::patience::within;
+use crate::progress_timeout::within;
 
 /// The status in JSON. Fields that need the server are null without it.
 #[derive(Debug, Serialize)]

@@ -171,7 +171,7 @@ impl Talk {
             };
             let line = format!("{state}  {}", Untrusted::new(room.topic.clone()).render_line());
             let used = target_of(room).len();
-            self.screen.print(&format!("{name}{}", self.out.fold(line.trim_end(), used, 4)))?;
+            self.screen.print(&format!("{name}{}", self.out.wrap(line.trim_end(), used, 4)))?;
         }
         Ok(())
     }

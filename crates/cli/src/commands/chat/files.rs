@@ -15,8 +15,8 @@ use super::Talk;
 use crate::args::Moving;
 use crate::commands::get::{entry, is_own};
 use crate::commands::moving::harmless;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
 use crate::output::Style;
 
 /// Transfer connections.

@@ -31,12 +31,12 @@ use crate::args::{Chat, Target};
 use crate::blocking::blocking;
 use crate::clock::now_ms;
 use crate::connection_text::{tls_warning, trying_again};
+use crate::context::{Context, Opened};
 use crate::conversation::target_of;
 use crate::entry::{get_it, human};
 use crate::exit::{Exit, Failure};
-use crate::open::{Context, Opened};
 use crate::output::{Output, Style};
-use crate::patience::{self, Patience};
+use crate::progress_timeout::{self, ProgressTimeout};
 use crate::signals::interrupted;
 use command::{COMMANDS, Said};
 use files::Files;
@@ -170,7 +170,7 @@ impl Talk {
         let mut open = true;
         let mut bad_input = None;
         let mut limited = None;
-        let mut deadline = Patience::new(patience);
+        let mut deadline = ProgressTimeout::new(patience);
         let mut told = false;
         let mut closed_at = Instant::now();
         let mut look = interval(LOOK);
@@ -544,13 +544,13 @@ impl Talk {
 
     /// Prints an error, folded at the terminal's width.
     fn print_error(&mut self, words: &str) -> Result<(), Failure> {
-        let words = self.out.fold(words, 0, 2);
+        let words = self.out.wrap(words, 0, 2);
         Ok(self.screen.print(&self.out.style(Style::Bad, &words))?)
     }
 
     /// Prints a message of the program itself.
     fn note(&mut self, words: &str) -> Result<(), Failure> {
-        let words = self.out.fold(words, NOTE.len(), NOTE.len());
+        let words = self.out.wrap(words, NOTE.len(), NOTE.len());
         Ok(self.screen.print(&self.out.style(Style::Dim, &format!("{NOTE}{words}")))?)
     }
 
@@ -576,7 +576,7 @@ impl Talk {
         if self.down.is_some() {
             return Err(no_line());
         }
-        patience::within(ANSWER, questions).await.unwrap_or_else(|| Err(no_line()))
+        progress_timeout::within(ANSWER, questions).await.unwrap_or_else(|| Err(no_line()))
     }
 }
 
