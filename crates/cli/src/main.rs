@@ -15,12 +15,16 @@ mod context;
 mod conversation;
 mod entry;
 mod exit;
+mod input;
 mod log_file;
 mod logging;
+mod lookup;
+mod outbox_delivery;
 mod output;
 mod progress_timeout;
 mod retry;
 mod signals;
+mod transfer_progress;
 mod wrap;
 
 use std::num::NonZero;

@@ -13,7 +13,7 @@ use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use tokio::io::Interest;
 use tokio::net::unix::pipe::Sender;
-use twinlock_core::text::harmless_json;
+use twinlock_core::text::{Untrusted, harmless_json};
 
 use crate::args::{Color, Global};
 use crate::exit::{Exit, Failure};
@@ -274,6 +274,11 @@ pub(crate) fn prompt(text: &str) {
 
 fn paint(on: bool, style: Style, text: &str) -> String {
     if on { format!("\u{1b}[{}m{text}\u{1b}[0m", style.code()) } else { text.to_owned() }
+}
+
+/// A name or path, safe to show to people.
+pub(crate) fn harmless(text: &str) -> String {
+    Untrusted::new(text).render_line()
 }
 
 /// A JSON document on one line, safe to print on a terminal.

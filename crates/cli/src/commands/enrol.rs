@@ -16,6 +16,7 @@ use crate::ask;
 use crate::connection_text::{tls_warning, warn_about_tls};
 use crate::context::{Context, address_of};
 use crate::exit::Failure;
+use crate::input::stdin;
 
 /// Longest link that is read from standard input, bytes.
 const LINK: u64 = 4096;
@@ -205,7 +206,7 @@ async fn ask_name(taken: Option<Name>) -> Result<Name, Failure> {
 
 fn link_from_stdin() -> Result<Zeroizing<String>, Failure> {
     let mut text = Zeroizing::new(String::with_capacity(LINK as usize));
-    ask::stdin()?
+    stdin()?
         .take(LINK)
         .read_to_string(&mut text)
         .map_err(|error| Failure::usage(format!("standard input: {error}")))?;

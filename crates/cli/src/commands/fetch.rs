@@ -17,12 +17,12 @@ use twinlock_client::client::{Entry, FileEntry};
 use twinlock_client::transfer::{Event, Get, Into, JobId, Place, Transfers, hash_file, name};
 use twinlock_core::id::{ConversationId, Name};
 
-use super::get::is_own;
-use super::moving::harmless;
 use crate::args::Moving;
 use crate::blocking::blocking;
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::lookup::is_own;
+use crate::output::harmless;
 
 /// Transfer connections.
 const JOBS: u8 = 3;

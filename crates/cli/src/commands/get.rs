@@ -9,21 +9,20 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
-use twinlock_client::client::{Entry, FileEntry};
+use twinlock_client::client::Entry;
 use twinlock_client::transfer::{Get as GetJob, Into, Place, name};
-use twinlock_client::{Client, Event, Options};
-use twinlock_core::chain::Kind;
-use twinlock_core::id::{ConversationId, Name, Sender};
+use twinlock_client::{Event, Options};
+use twinlock_core::id::{ConversationId, Name};
 
-use super::moving::{File, Moves, PROGRESS_TIMEOUT};
-use super::points::file_at;
 use crate::args::{Get, Point};
 use crate::connection_text::why_down;
 use crate::context::{Context, Opened};
 use crate::exit::{Exit, Failure};
+use crate::lookup::{file_at, file_entry, is_own};
 use crate::progress_timeout::ProgressTimeout;
 use crate::retry::until_answered;
 use crate::signals::interrupted;
+use crate::transfer_progress::{File, Moves, PROGRESS_TIMEOUT};
 
 /// Chooses a safe name that is not in `names` for the same directory, and adds it. The later of two
 /// files of one name gets its entry's number, and also a counter if that name is taken.
@@ -103,11 +102,6 @@ pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
     moves.run(transfers, events, "fetched").await
 }
 
-/// Whether this user sent the entry.
-pub(super) fn is_own(entry: &Entry, user: &Name) -> bool {
-    entry.sender.as_ref().and_then(Sender::user) == Some(user)
-}
-
 fn is_dir(path: &Path) -> bool {
     path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
 }
@@ -162,7 +156,7 @@ async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read,
             let n = file_at(&read, conversation.head, *point).await?.ok_or_else(|| {
                 Failure::new(Exit::ServerSaidNo, format!("no such file in {target}"))
             })?;
-            entries.push((n, entry(&client, conversation.id, n, target).await));
+            entries.push((n, file_entry(&client, conversation.id, n, target).await));
         }
         Ok::<_, Failure>((conversation.id, entries))
     };
@@ -180,37 +174,6 @@ async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read,
     };
     client.close().await;
     Ok((conversation, entries, user))
-}
-
-/// Reads the entry of a file.
-pub(super) async fn entry(
-    client: &Client,
-    conversation: ConversationId,
-    n: u64,
-    target: &str,
-) -> Result<Entry, Failure> {
-    let none = || {
-        Failure::new(Exit::ServerSaidNo, format!("there is no entry {n} in {target}"))
-            .hint("`twinlock history` shows what there is")
-    };
-    let page =
-        until_answered(client, async |client| client.read(conversation, n - 1, 1).await).await;
-    let page = match page {
-        // The conversation ends before `n`.
-        Err(failure) if failure.exit == Exit::ServerSaidNo => return Err(none()),
-        page => page?,
-    };
-    let entry = page.entries.into_iter().next().filter(|entry| entry.n == n).ok_or_else(none)?;
-    match (&entry.file, entry.kind) {
-        (Some(FileEntry { .. }), _) => Ok(entry),
-        (None, Kind::FILE) => {
-            Err(Failure::new(Exit::ServerSaidNo, format!("the file of entry {n} was erased")))
-        }
-        (None, kind) => {
-            let word = kind.word();
-            Err(Failure::usage(format!("entry {n} of {target} is not a file (it is {word})")))
-        }
-    }
 }
 
 #[cfg(test)]

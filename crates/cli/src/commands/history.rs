@@ -6,11 +6,11 @@ use twinlock_client::client::Entry;
 use twinlock_client::{Client, ClientError};
 use twinlock_core::id::ConversationId;
 
-use super::points::first_at;
 use crate::args::History;
 use crate::context::Context;
 use crate::entry::{EntryJson, get_it, numbered};
 use crate::exit::Failure;
+use crate::lookup::first_at;
 
 /// Entries requested at once; the server returns as many as fit a frame.
 const PAGE: u64 = 512;

@@ -24,7 +24,6 @@ use twinlock_core::id::ConversationId;
 use twinlock_core::proto;
 
 use super::fetch::Fetching;
-use super::moving::harmless;
 use crate::args::{Listen, Since};
 use crate::ask::SECRET_VARIABLES;
 use crate::blocking::blocking;
@@ -33,7 +32,7 @@ use crate::context::{Context, Opened};
 use crate::conversation::target_of;
 use crate::entry::{EntryJson, get_it, human};
 use crate::exit::{Exit, Failure};
-use crate::output::{json, reader_gone};
+use crate::output::{harmless, json, reader_gone};
 use crate::progress_timeout::after;
 use crate::retry::until_answered;
 

@@ -10,12 +10,12 @@ use twinlock_core::id::MessageId;
 use twinlock_core::proto::RefusalReason;
 use twinlock_core::text::Untrusted;
 
-use super::send;
 use crate::args::{Json, Outbox};
 use crate::blocking::blocking;
 use crate::clock::{local_time, rfc3339};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::outbox_delivery::Delivery;
 use crate::output::Style;
 
 /// Fewest digits of an id that identify a message; fewer are probably a typing error.
@@ -42,7 +42,7 @@ pub(crate) async fn run(what: Outbox, context: &Context) -> Result<(), Failure> 
     match what {
         Outbox::List(json) => list(json, context).await,
         Outbox::Drop { ids } => discard(&ids, context).await,
-        Outbox::Retry => send::retry(context).await,
+        Outbox::Retry => retry(context).await,
     }
 }
 
@@ -128,5 +128,17 @@ async fn discard(ids: &[String], context: &Context) -> Result<(), Failure> {
         format!("{count} messages are dropped")
     };
     context.out.say(&words);
+    Ok(())
+}
+
+async fn retry(context: &Context) -> Result<(), Failure> {
+    let mut delivery = Delivery::open(context, String::new(), None)?;
+    let queued = delivery.resend().await?;
+    delivery.settle(None).await?;
+    context.out.say(&match queued {
+        0 => "the outbox is empty".to_owned(),
+        1 => "1 message is recorded".to_owned(),
+        queued => format!("{queued} messages are recorded"),
+    });
     Ok(())
 }

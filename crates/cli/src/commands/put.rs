@@ -11,14 +11,15 @@ use twinlock_client::profile::Profile;
 use twinlock_client::transfer::name::DEEPEST;
 use twinlock_client::transfer::{Copies, Found, TransferError, gather, spool};
 
-use super::moving::{File, Moves, harmless};
 use crate::args::Put;
-use crate::ask::stdin;
 use crate::blocking::blocking;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::input::stdin;
+use crate::output::harmless;
 use crate::progress_timeout::ProgressTimeout;
 use crate::signals::interrupted;
+use crate::transfer_progress::{File, Moves};
 
 /// Paths of standard input. If it is closed, it must not be read as an empty file.
 const STDIN_DEVICES: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];

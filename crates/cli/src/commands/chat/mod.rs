@@ -26,7 +26,6 @@ use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 use twinlock_transport::OsEntropy;
 
-use super::send::{LOOK, QUIET, waits};
 use crate::args::{Chat, Target};
 use crate::blocking::blocking;
 use crate::clock::now_ms;
@@ -35,6 +34,7 @@ use crate::context::{Context, Opened};
 use crate::conversation::target_of;
 use crate::entry::{get_it, human};
 use crate::exit::{Exit, Failure};
+use crate::outbox_delivery::{LOOK, QUIET, waits};
 use crate::output::{Output, Style};
 use crate::progress_timeout::{self, ProgressTimeout};
 use crate::signals::interrupted;

@@ -25,8 +25,8 @@ use tokio::sync::mpsc;
 use super::above::Above;
 use super::command::COMMANDS;
 use super::keys::Keys;
-use crate::commands::input::LineReader;
 use crate::exit::Failure;
+use crate::input::LineReader;
 use crate::output::{Gone, Output, Report, write_line};
 
 type Line = Result<String, Failure>;

@@ -15,18 +15,17 @@ use twinlock_client::client::Entry;
 use twinlock_client::outbox::Ack;
 use twinlock_client::transfer::{Event, JobId, TransferError, Transfers};
 use twinlock_core::id::MessageId;
-use twinlock_core::text::Untrusted;
 
 use crate::connection_text::{trying_again, warn_about_tls, why_down};
 use crate::context::Context;
 use crate::entry::{AckJson, EntryJson, FileJson};
 use crate::exit::{Exit, Failure};
-use crate::output::{Output, Report, json_path};
+use crate::output::{Output, Report, harmless, json_path};
 use crate::progress_timeout::ProgressTimeout;
 use crate::signals::interrupted;
 
 /// How long a transfer waits without progress before it fails, unless `--timeout` is given.
-pub(super) const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval between two progress events of one file.
 const TOLD: Duration = Duration::from_secs(1);
 /// A progress bar; the file name has up to 24 columns.
@@ -34,17 +33,17 @@ const BAR: &str =
     "{prefix:24!} {wide_bar} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>5}";
 
 /// A file of this command.
-pub(super) struct File {
+pub(crate) struct File {
     /// The name that its sender gave it.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// The directories above it at the sender.
-    pub(super) dir: String,
-    pub(super) size: u64,
-    pub(super) id: MessageId,
+    pub(crate) dir: String,
+    pub(crate) size: u64,
+    pub(crate) id: MessageId,
     /// Its source or destination path.
-    pub(super) path: Option<PathBuf>,
+    pub(crate) path: Option<PathBuf>,
     /// The entry of a file that is fetched.
-    pub(super) entry: Option<Entry>,
+    pub(crate) entry: Option<Entry>,
 }
 
 struct Shown {
@@ -55,7 +54,7 @@ struct Shown {
 }
 
 /// Running transfers, and how they are shown.
-pub(super) struct Moves<'a> {
+pub(crate) struct Moves<'a> {
     context: &'a Context,
     target: String,
     report: Option<Report>,
@@ -135,7 +134,7 @@ struct NoSourceJson<'a> {
 }
 
 impl<'a> Moves<'a> {
-    pub(super) fn new(context: &'a Context, target: &str, json: bool) -> Result<Self, Failure> {
+    pub(crate) fn new(context: &'a Context, target: &str, json: bool) -> Result<Self, Failure> {
         let report = json.then(|| Report::begin(context.out)).transpose()?;
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let bars = io::stderr().is_terminal() && !context.global.quiet && !dumb;
@@ -153,19 +152,19 @@ impl<'a> Moves<'a> {
         })
     }
 
-    pub(super) fn add(&mut self, job: JobId, file: File) {
+    pub(crate) fn add(&mut self, job: JobId, file: File) {
         self.open.insert(job, Shown { file, bar: None, told: Instant::now(), began: false });
     }
 
     /// Reports a failure before the transfer started.
-    pub(super) fn fails(&mut self, failure: &Failure) {
+    pub(crate) fn fails(&mut self, failure: &Failure) {
         let worst = self.failed.map_or(failure.exit, |exit| exit.worse(failure.exit));
         self.failed = Some(worst);
         self.say(|out| out.failure(failure));
     }
 
     /// Reports a source that cannot be sent.
-    pub(super) fn no_source(&mut self, failure: &Failure) {
+    pub(crate) fn no_source(&mut self, failure: &Failure) {
         if let Some(report) = &mut self.report {
             let (exit, error) = (failure.exit as u8, &failure.message);
             report.json(&NoSourceJson { event: "failed", exit, error });
@@ -174,7 +173,7 @@ impl<'a> Moves<'a> {
     }
 
     /// Reports that entry `n` cannot be fetched; the others continue.
-    pub(super) fn no_entry(&mut self, n: u64, failure: &Failure) {
+    pub(crate) fn no_entry(&mut self, n: u64, failure: &Failure) {
         if let Some(report) = &mut self.report {
             let (event, conversation) = ("failed", &self.target);
             let (exit, error) = (failure.exit as u8, &failure.message);
@@ -184,7 +183,7 @@ impl<'a> Moves<'a> {
     }
 
     /// Runs until all files have arrived or failed.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         mut self,
         transfers: Transfers,
         mut events: mpsc::Receiver<Event>,
@@ -417,9 +416,4 @@ impl<'a> Moves<'a> {
             let _gone = bars.clear();
         }
     }
-}
-
-/// A name or path, safe to show to people.
-pub(super) fn harmless(text: &str) -> String {
-    Untrusted::new(text).render_line()
 }
