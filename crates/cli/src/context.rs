@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
+use twinlock_client::enrol::ByPassword;
 use twinlock_client::home::Home;
 use twinlock_client::profile::{self, Profile};
 use twinlock_client::state::State;
 use twinlock_client::transfer::{self, Transfers};
-use twinlock_client::{Client, Event, Options};
+use twinlock_client::{Client, ClientError, Event, Options};
+use twinlock_core::credential::Password;
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
 
@@ -133,6 +135,23 @@ impl Context {
         });
         Ok(client)
     }
+
+    /// A session by the password, for a device that is shut out.
+    pub(crate) async fn open_by_password(
+        &self,
+        profile: &Profile,
+        password: Password,
+    ) -> Result<ByPassword, Failure> {
+        Ok(ByPassword::open(profile, self.global.address.clone(), password).await?)
+    }
+}
+
+/// Whether this device cannot log in, now or at all; the password still can.
+pub(crate) fn is_shut_out(error: &ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::LoginRefused | ClientError::Ended(_) | ClientError::TooManySessions
+    )
 }
 
 /// The address of a profile's server.

@@ -13,9 +13,11 @@ mod config;
 mod connection_text;
 mod context;
 mod conversation;
+mod enrolment;
 mod entry;
 mod exit;
 mod input;
+mod invite_text;
 mod log_file;
 mod logging;
 mod lookup;
@@ -60,8 +62,8 @@ fn main() -> ExitCode {
         _ if SystemTime::now() < UNIX_EPOCH => {
             Err(Failure::usage("the clock of this machine is before 1970").hint("set it right"))
         }
-        Command::Completions { shell } => commands::generate::completions(shell, &out),
-        Command::Man { dir } => commands::generate::manual(&dir),
+        Command::Completions { shell } => commands::completions::run(shell, &out),
+        Command::Man { dir } => commands::man::run(&dir),
         Command::Serve(serve) => {
             let out = out.optional();
             server_runtime()

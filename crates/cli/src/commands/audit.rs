@@ -21,7 +21,7 @@ struct AuditJson {
     problem: Option<String>,
 }
 
-pub(crate) async fn verify(args: Json, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: Json, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let conversations = client.conversations(false).await?;
     let mine: Vec<u64> = conversations.iter().map(|c| c.id).collect();

@@ -1,19 +1,24 @@
 //! The commands, one file each.
 
-mod access;
 mod audit;
 mod bench;
 mod chat;
 mod classic;
-mod enrol;
+pub(crate) mod completions;
+mod devices;
 mod fetch;
-pub(crate) mod generate;
 mod get;
 mod history;
+mod invite;
+mod join;
 mod listen;
+mod login;
+pub(crate) mod man;
 mod outbox;
+mod passwd;
 mod people;
 mod put;
+mod room;
 mod rooms;
 mod send;
 pub(crate) mod serve;
@@ -30,8 +35,8 @@ pub(crate) async fn run(command: Command, mut context: Context) -> Result<(), Fa
     }
     let subject = command.subject();
     let ended = match command {
-        Command::Join(join) => enrol::join(join, &context).await,
-        Command::Login(login) => enrol::login(login, &context).await,
+        Command::Join(join) => join::run(join, &context).await,
+        Command::Login(login) => login::run(login, &context).await,
         Command::Chat(chat) => chat::run(chat, context).await,
         Command::Send(send) => send::run(send, &context).await,
         Command::Listen(listen) => listen::run(listen, &context).await,
@@ -39,15 +44,15 @@ pub(crate) async fn run(command: Command, mut context: Context) -> Result<(), Fa
         Command::History(history) => history::run(history, &context).await,
         Command::Put(put) => put::run(put, &context).await,
         Command::Get(get) => get::run(get, &context).await,
-        Command::Rooms(rooms) => rooms::list(rooms, &context).await,
-        Command::Room(room) => rooms::run(room, &context).await,
-        Command::People(json) => people::list(json, &context).await,
-        Command::Devices(devices) => access::devices(devices, &context).await,
-        Command::Invite(invite) => access::invite(invite, &context).await,
+        Command::Rooms(rooms) => rooms::run(rooms, &context).await,
+        Command::Room(room) => room::run(room, &context).await,
+        Command::People(json) => people::run(json, &context).await,
+        Command::Devices(devices) => devices::run(devices, &context).await,
+        Command::Invite(invite) => invite::run(invite, &context).await,
         Command::Classic(what) => classic::run(what, &context).await,
-        Command::Passwd(passwd) => access::passwd(passwd, &context).await,
+        Command::Passwd(passwd) => passwd::run(passwd, &context).await,
         Command::Status(args) => status::run(args, &context).await,
-        Command::Audit(Audit::Verify(json)) => audit::verify(json, &context).await,
+        Command::Audit(Audit::Verify(json)) => audit::run(json, &context).await,
         Command::Bench(bench) => bench::run(bench, context).await,
         // `main` handles these without a runtime.
         Command::Serve(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),

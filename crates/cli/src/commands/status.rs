@@ -13,6 +13,7 @@ use crate::args::Status;
 use crate::blocking::blocking;
 use crate::connection_text::session_words;
 use crate::context::Context;
+use crate::conversation::role_word;
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style};
 use crate::progress_timeout::within;
@@ -162,7 +163,7 @@ fn known(profile: &Profile, context: &Context, outbox: OutboxJson) -> Result<Sta
 /// Adds the facts of the session and of the server.
 fn add(status: &mut StatusJson, facts: Facts) {
     let Facts { up, session, id, age, since_rekey, .. } = facts;
-    status.role = Some(super::people::role(up.info.role()));
+    status.role = Some(role_word(up.info.role()));
     status.server_software = Some(Untrusted::new(up.info.software).render_line());
     status.tls = Some(TlsJson {
         version: up.tls.version,
