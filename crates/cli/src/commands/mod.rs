@@ -6,7 +6,6 @@ mod chat;
 mod classic;
 pub(crate) mod completions;
 mod devices;
-mod fetch;
 mod get;
 mod history;
 mod invite;
