@@ -14,7 +14,7 @@ use twinlock_core::text::Untrusted;
 use twinlock_server::identity::{KeyType as ServerKeyType, OwnFiles};
 use twinlock_server::{Classic, Config, Limits};
 
-use crate::args::{Binding, KeyType, LogLevel, PORT, Serve};
+use crate::args::{Binding, DEFAULT_PORT, KeyType, LogLevel, Serve};
 use crate::exit::Failure;
 use ranged::{Ranged, not_empty};
 
@@ -135,7 +135,7 @@ impl Settings {
             None => File::default(),
         };
         let host = serve.host.or(file.host).unwrap_or_else(|| "127.0.0.1".to_owned());
-        let port = serve.port.or(file.port.map(Port::port)).unwrap_or(PORT);
+        let port = serve.port.or(file.port.map(Port::port)).unwrap_or(DEFAULT_PORT);
         let data = match serve.data.or(file.data) {
             Some(data) => data,
             None => default_data()?,
@@ -143,7 +143,7 @@ impl Settings {
         let listen = resolve(&host, port)?;
         let mut config = Config::new(data, listen);
         if let Some(public) = serve.public_host.or(file.public_host) {
-            config.public = Some(Address::parse(&public, Some(PORT)).map_err(|_| {
+            config.public = Some(Address::parse(&public, Some(DEFAULT_PORT)).map_err(|_| {
                 Failure::usage(format!("--public-host {public:?} is neither NAME nor NAME:PORT"))
             })?);
             config.public_port_follows = Address::parse(&public, None).is_err();

@@ -26,6 +26,7 @@ mod output;
 mod progress_timeout;
 mod retry;
 mod signals;
+mod target;
 mod transfer_progress;
 mod wrap;
 
@@ -51,12 +52,9 @@ const CLIENT_THREADS: usize = 2;
 /// Threads of a chat besides its worker: those of a client, the editor and its display.
 const CHAT_THREADS: usize = 4;
 
-/// Version and commit.
-pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("TWINLOCK_COMMIT"));
-
 fn main() -> ExitCode {
     let Cli { global, command } = args::parse();
-    let out = Output::new(&global);
+    let out = Output::new(global.color, global.quiet);
     let ended = match command {
         // Certificates and entries cannot represent such times.
         _ if SystemTime::now() < UNIX_EPOCH => {

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use rustix::fs::OFlags;
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
@@ -15,7 +16,6 @@ use tokio::io::Interest;
 use tokio::net::unix::pipe::Sender;
 use twinlock_core::text::{Untrusted, harmless_json};
 
-use crate::args::{Color, Global};
 use crate::exit::{Exit, Failure};
 use crate::wrap::wrap;
 
@@ -29,6 +29,14 @@ pub(crate) struct Output {
     terminal: bool,
     color_out: bool,
     color_err: bool,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
 }
 
 /// A colour, by meaning.
@@ -54,16 +62,16 @@ impl Style {
 }
 
 impl Output {
-    pub(crate) fn new(global: &Global) -> Self {
+    pub(crate) fn new(color: Color, quiet: bool) -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
             || std::env::var_os("TERM").is_some_and(|v| v.is_empty() || v == "dumb");
-        let on = |terminal: bool| match global.color {
+        let on = |terminal: bool| match color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => terminal && !plain,
         };
         Self {
-            quiet: global.quiet,
+            quiet,
             optional: false,
             terminal: io::stdout().is_terminal(),
             color_out: on(io::stdout().is_terminal()),

@@ -6,12 +6,13 @@ use clap::{Args, ValueEnum};
 use twinlock_core::id::Name;
 use twinlock_core::limits::MAX_TEXT;
 
-use super::values::{bytes, name, seconds};
+use super::values::{bytes, seconds};
+use crate::target::lowercase_name;
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// Profile of the server to measure [default: as for every command]
-    #[arg(id = "server-profile", value_name = "PROFILE", value_parser = name, conflicts_with = "profile")]
+    #[arg(id = "server-profile", value_name = "PROFILE", value_parser = lowercase_name, conflicts_with = "profile")]
     pub(crate) profile: Option<Name>,
     /// Measurements, separated by commas [default: all, in turn]
     #[arg(long, value_name = "MODE", value_delimiter = ',', hide_possible_values = true)]

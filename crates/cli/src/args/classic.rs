@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use twinlock_core::id::Name;
 
-use super::{Json, Target, name};
+use super::common::Json;
+use crate::target::{Target, lowercase_name};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Classic {
@@ -16,7 +17,7 @@ pub(crate) enum Classic {
     /// Revoke a key, and close its connections
     Revoke {
         /// Name of the key
-        #[arg(value_parser = name)]
+        #[arg(value_parser = lowercase_name)]
         name: Name,
     },
 }
@@ -24,7 +25,7 @@ pub(crate) enum Classic {
 #[derive(Debug, Args)]
 pub(crate) struct Add {
     /// Name of the key, shown with each entry that it writes
-    #[arg(value_parser = name)]
+    #[arg(value_parser = lowercase_name)]
     pub(crate) name: Name,
     /// The only room that the key may write to
     #[arg(long, value_name = "ROOM")]

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::{Point, Target, rate};
+use super::values::{Point, rate};
+use crate::target::Target;
 
 #[derive(Debug, Args)]
 pub(crate) struct Put {

@@ -5,9 +5,10 @@ use twinlock_core::id::Name;
 use twinlock_core::proto::RefusalReason;
 use twinlock_core::text::Untrusted;
 
-use crate::args::{Room, Target, TargetAndText};
+use crate::args::{Room, TargetAndText};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::target::Target;
 
 pub(crate) async fn run(room: Room, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;

@@ -5,12 +5,12 @@ use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 
 use super::{Talk, get_here};
-use crate::args::Target;
 use crate::connection_text::{session_words, tls_warning};
 use crate::conversation::{target_of, unread};
 use crate::entry::human;
 use crate::exit::Failure;
 use crate::output::Style;
+use crate::target::Target;
 
 const HELP: &str = "\
 /who              who is online, and who is here

@@ -26,7 +26,7 @@ use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 use twinlock_transport::OsEntropy;
 
-use crate::args::{Chat, Target};
+use crate::args::Chat;
 use crate::blocking::blocking;
 use crate::clock::now_ms;
 use crate::connection_text::{tls_warning, trying_again};
@@ -38,6 +38,7 @@ use crate::outbox_delivery::{LOOK, QUIET, waits};
 use crate::output::{Output, Style};
 use crate::progress_timeout::{self, ProgressTimeout};
 use crate::signals::interrupted;
+use crate::target::Target;
 use command::{COMMANDS, Said};
 use files::Files;
 use screen::{Input, Screen, Suspensions};
