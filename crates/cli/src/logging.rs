@@ -14,9 +14,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use twinlock_server::FILE_ONLY;
 
-use crate::args::LogLevel;
 use crate::clock::{now_ms, rfc3339};
 use crate::log_file::{LogFile, Reopen};
+use crate::settings::LogLevel;
 
 impl From<LogLevel> for LevelFilter {
     fn from(level: LogLevel) -> Self {

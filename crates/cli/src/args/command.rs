@@ -12,8 +12,8 @@ use super::enrolment::{Join, Login};
 use super::files::{Get, Put};
 use super::messages::{Chat, History, Listen, Outbox, Send};
 use super::rooms::{Room, Rooms, Topic};
-use super::serve::Serve;
 use super::status::{Audit, Status};
+use crate::settings::ServeArgs;
 use crate::target::Target;
 
 /// Version and commit.
@@ -52,7 +52,7 @@ pub(crate) enum Command {
         twinlock serve --host 0.0.0.0 --public-host chat.example.org\n\n\
         The first start creates identity, certificate and record, and prints one invite link for \
         the owner.\nSIGHUP reloads the certificate; SIGTERM shuts down in order.")]
-    Serve(Box<Serve>),
+    Serve(Box<ServeArgs>),
     /// Use an invite link: register and enrol this device
     #[command(after_help = "Examples:\n  \
         twinlock join 'twinlock://chat.example.org:8443/#AQ...'\n  \

@@ -7,10 +7,8 @@ use twinlock_client::transfer::SLOWEST;
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
 
+use crate::settings::DEFAULT_PORT;
 use crate::target::lowercase_name;
-
-/// The default port of a server.
-pub(crate) const DEFAULT_PORT: u16 = 8443;
 
 /// Where `listen` starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,13 +8,12 @@ use tracing::level_filters::LevelFilter;
 use twinlock_core::invite::{InviteLink, server_words};
 use twinlock_server::{FILE_ONLY, Server, make_data_directory, process};
 
-use crate::args::Serve;
 use crate::ask::is_set;
-use crate::config::Settings;
 use crate::exit::Failure;
 use crate::invite_text::{join_command, local_only, qr};
 use crate::logging::Logs;
 use crate::output::Output;
+use crate::settings::{ServeArgs, Settings};
 
 /// The guarantees that the origin bridge lacks, printed at every start.
 const ORIGIN_WARNING: &str = "\
@@ -25,7 +24,7 @@ and whoever has the key reads all that was ever sent under it. Its entries are m
 unprotected. Prefer classic lines: `twinlock classic add NAME --to ROOM`.";
 
 /// Runs until SIGTERM or SIGINT; a second signal ends it at once.
-pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
+pub(crate) async fn run(serve: ServeArgs, out: &Output) -> Result<(), Failure> {
     let code = serve.qr;
     let Settings { server: mut config, log_level, log_json } = Settings::new(serve)?;
     // Logging starts before the server, so this creates the directory of both.
