@@ -15,7 +15,7 @@ use twinlock_core::credential::Password;
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
 
-use crate::args::{Global, Moving};
+use crate::args::{GlobalArgs, TransferArgs};
 use crate::connection_text::{trying_again, warn_about_tls};
 use crate::exit::Failure;
 use crate::logging::Logs;
@@ -27,7 +27,7 @@ static WARNED: AtomicBool = AtomicBool::new(false);
 /// The global options and the output of a command.
 #[derive(Clone)]
 pub(crate) struct Context {
-    pub(crate) global: Global,
+    pub(crate) global: GlobalArgs,
     pub(crate) out: Output,
 }
 
@@ -75,11 +75,11 @@ impl Context {
     /// Opens the profile and prepares file transfers.
     pub(crate) fn transfers(
         &self,
-        moving: &Moving,
+        args: &TransferArgs,
     ) -> Result<(Transfers, mpsc::Receiver<transfer::Event>), Failure> {
         let (home, profile, state) = self.begin()?;
         let line = Options { address: self.global.address.clone(), ..Options::default() };
-        let moving = transfer::Moving { line, jobs: moving.jobs.into(), limit: moving.limit };
+        let moving = transfer::Moving { line, jobs: args.jobs.into(), limit: args.limit };
         Ok(Transfers::start(&home, profile, state, moving)?)
     }
 

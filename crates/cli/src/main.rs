@@ -37,7 +37,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::{Builder, Runtime};
 
-use args::{Cli, Command};
+use args::{Cli, CliCommand};
 use context::Context;
 use exit::{Exit, Failure};
 use output::Output;
@@ -60,9 +60,9 @@ fn main() -> ExitCode {
         _ if SystemTime::now() < UNIX_EPOCH => {
             Err(Failure::usage("the clock of this machine is before 1970").hint("set it right"))
         }
-        Command::Completions { shell } => commands::completions::run(shell, &out),
-        Command::Man { dir } => commands::man::run(&dir),
-        Command::Serve(serve) => {
+        CliCommand::Completions { shell } => commands::completions::run(shell, &out),
+        CliCommand::Man { dir } => commands::man::run(&dir),
+        CliCommand::Serve(serve) => {
             let out = out.optional();
             server_runtime()
                 .and_then(|runtime| runtime.block_on(commands::serve::run(*serve, &out)))
@@ -84,10 +84,10 @@ fn main() -> ExitCode {
 }
 
 /// A runtime for a client command.
-fn client_runtime(command: &Command) -> Result<Runtime, Failure> {
+fn client_runtime(command: &CliCommand) -> Result<Runtime, Failure> {
     let (workers, others) = match command {
-        Command::Bench(bench) => (bench.threads.into(), CLIENT_THREADS),
-        Command::Chat(_) => (1, CHAT_THREADS),
+        CliCommand::Bench(bench) => (bench.threads.into(), CLIENT_THREADS),
+        CliCommand::Chat(_) => (1, CHAT_THREADS),
         _ => (1, CLIENT_THREADS),
     };
     match workers {
@@ -139,20 +139,20 @@ fn try_threads(count: usize) -> Result<(), Failure> {
 }
 
 /// Runs a client command until it ends, is interrupted, or exceeds `--timeout`.
-async fn interruptible(command: Command, context: Context) -> Result<(), Failure> {
+async fn interruptible(command: CliCommand, context: Context) -> Result<(), Failure> {
     let timeout = context.global.timeout;
     // These handle interrupts themselves and report what is not done.
     let own_end = matches!(
         command,
-        Command::Send(_)
-            | Command::Outbox(_)
-            | Command::Chat(_)
-            | Command::Put(_)
-            | Command::Get(_)
-            | Command::Bench(_)
+        CliCommand::Send(_)
+            | CliCommand::Outbox(_)
+            | CliCommand::Chat(_)
+            | CliCommand::Put(_)
+            | CliCommand::Get(_)
+            | CliCommand::Bench(_)
     );
     // `listen` knows whether it is connected; `status` shows local data without a connection.
-    let own_timeout = matches!(command, Command::Listen(_) | Command::Status(_));
+    let own_timeout = matches!(command, CliCommand::Listen(_) | CliCommand::Status(_));
     let timeout = timeout.filter(|_| !own_timeout);
     let run = commands::run(command, context);
     if own_end {

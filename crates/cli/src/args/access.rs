@@ -6,12 +6,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use twinlock_core::id::Name;
 
-use super::common::PasswordFile;
+use super::common::PasswordArgs;
 use super::values::duration;
 use crate::target::lowercase_name;
 
 #[derive(Debug, Args)]
-pub(crate) struct Devices {
+pub(crate) struct DevicesArgs {
     #[command(subcommand)]
     pub(crate) action: Option<DeviceAction>,
     /// Print one JSON object a line
@@ -26,15 +26,15 @@ pub(crate) enum DeviceAction {
         /// Its id, or the first digits of it
         id: String,
         #[command(flatten)]
-        password: PasswordFile,
+        password: PasswordArgs,
     },
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Invite {
+pub(crate) struct InviteArgs {
     /// What whoever uses it may do
     #[arg(long, default_value = "member")]
-    pub(crate) role: Role,
+    pub(crate) role: InviteRole,
     /// How long it is good [default: 48h]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) expires: Option<Duration>,
@@ -54,14 +54,14 @@ pub(crate) struct Invite {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Role {
+pub(crate) enum InviteRole {
     Member,
     Admin,
     Owner,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Passwd {
+pub(crate) struct PasswdArgs {
     /// Read the present password from this file [env: TWINLOCK_PASSWORD]
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use super::access::{Devices, Invite, Passwd};
-use super::bench::Bench;
-use super::classic::Classic;
-use super::common::{Global, Json};
-use super::enrolment::{Join, Login};
-use super::files::{Get, Put};
-use super::messages::{Chat, History, Listen, Outbox, Send};
-use super::rooms::{Room, Rooms, Topic};
-use super::status::{Audit, Status};
+use super::access::{DevicesArgs, InviteArgs, PasswdArgs};
+use super::bench::BenchArgs;
+use super::classic::ClassicCommand;
+use super::common::{GlobalArgs, JsonArgs};
+use super::enrolment::{JoinArgs, LoginArgs};
+use super::files::{GetArgs, PutArgs};
+use super::messages::{ChatArgs, HistoryArgs, ListenArgs, OutboxCommand, SendArgs};
+use super::rooms::{RoomCommand, RoomsArgs, TopicArgs};
+use super::status::{AuditCommand, StatusArgs};
 use crate::settings::ServeArgs;
 use crate::target::Target;
 
@@ -39,13 +39,13 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("TWINLOCK_COMMIT")
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
-    pub(crate) global: Global,
+    pub(crate) global: GlobalArgs,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum CliCommand {
     /// Run a server
     #[command(after_help = "Examples:\n  \
         twinlock serve                                   on this machine only\n  \
@@ -57,16 +57,16 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  \
         twinlock join 'twinlock://chat.example.org:8443/#AQ...'\n  \
         twinlock join --no-password --user sensor-1 LINK")]
-    Join(Join),
+    Join(JoinArgs),
     /// Log in with the password on a new device
     #[command(after_help = "Example:\n  twinlock login ada@chat.example.org")]
-    Login(Login),
+    Login(LoginArgs),
     /// Chat, line by line
     #[command(
         after_help = "Examples:\n  twinlock chat\n  twinlock chat ops\n  twinlock chat @bob\n\n\
         Commands: /help /who /rooms /join /dm /history /put /get /status /quit; `exit` quits."
     )]
-    Chat(Chat),
+    Chat(ChatArgs),
     /// Send a message, or each line of standard input
     #[command(
         override_usage = "twinlock send [OPTIONS] TARGET [--] [TEXT]",
@@ -79,27 +79,27 @@ pub(crate) enum Command {
         stays in the outbox (exit 6); the next `send`, `chat` or `listen` sends it. Blank input \
         lines are skipped."
     )]
-    Send(Send),
+    Send(SendArgs),
     /// Print new entries
     #[command(after_help = "Examples:\n  \
         twinlock listen ops --json | jq .text\n  \
         twinlock listen --since all --count 10\n  \
         twinlock listen ops --exec ./handle    gets each entry as JSON on stdin\n\n\
         It resumes where the last `listen` of this profile ended, and reconnects.")]
-    Listen(Listen),
+    Listen(ListenArgs),
     /// List, drop or resend the messages of the outbox
     #[command(
         subcommand,
         after_help = "Examples:\n  twinlock outbox list\n  twinlock outbox drop 019c3f\n  \
                       twinlock outbox retry"
     )]
-    Outbox(Outbox),
+    Outbox(OutboxCommand),
     /// Read the record
     #[command(
         after_help = "Examples:\n  twinlock history ops --limit 20\n  twinlock history ops --since 2h\n  \
                       twinlock history ops --search 'disk full'"
     )]
-    History(History),
+    History(HistoryArgs),
     /// Send files
     #[command(
         override_usage = "twinlock put [OPTIONS] FILE... TARGET",
@@ -110,7 +110,7 @@ pub(crate) enum Command {
         Exits with 0 when the server has all files on disk. After an interruption the same command \
         resumes; a file that has changed is sent from the start."
     )]
-    Put(Put),
+    Put(PutArgs),
     /// Fetch files, by the numbers of their entries
     #[command(after_help = "Examples:\n  \
         twinlock get ops 12\n  \
@@ -118,29 +118,29 @@ pub(crate) enum Command {
         twinlock get ops 12 -o - | tar t\n\n\
         A file gets its name when its hash is verified. Until then it is .NAME.part, from which \
         the same command resumes.")]
-    Get(Get),
+    Get(GetArgs),
     /// List your rooms and conversations
     #[command(after_help = "Examples:\n  twinlock rooms\n  twinlock rooms --joinable --json")]
-    Rooms(Rooms),
+    Rooms(RoomsArgs),
     /// Create, join, leave and describe rooms
     #[command(
         subcommand,
         after_help = "Examples:\n  twinlock room create ops --topic 'what runs, and what does not'\n  \
                       twinlock room members ops"
     )]
-    Room(Room),
+    Room(RoomCommand),
     /// List the server's users
     #[command(after_help = "Example:\n  twinlock people --json | jq -r .user")]
-    People(Json),
+    People(JsonArgs),
     /// List your devices, or revoke one
     #[command(after_help = "Examples:\n  twinlock devices\n  twinlock devices revoke 3f9a")]
-    Devices(Devices),
+    Devices(DevicesArgs),
     /// Create an invite link
     #[command(
         after_help = "Examples:\n  twinlock invite\n  twinlock invite --user bob --expires 2h\n  \
                       twinlock invite --public chat.example.org"
     )]
-    Invite(Invite),
+    Invite(InviteArgs),
     /// Create, list and revoke keys for devices and scripts in any language
     #[command(
         subcommand,
@@ -148,10 +148,10 @@ pub(crate) enum Command {
                       twinlock classic list\n  twinlock classic revoke lamp\n\n\
                       The server needs the listener: twinlock serve --classic-port 8444"
     )]
-    Classic(Classic),
+    Classic(ClassicCommand),
     /// Change your password
     #[command(after_help = "Example:\n  twinlock passwd")]
-    Passwd(Passwd),
+    Passwd(PasswdArgs),
     /// Show the state of both locks
     #[command(after_help = "Examples:\n  \
         twinlock status --json | jq .tls.binding\n  \
@@ -159,10 +159,10 @@ pub(crate) enum Command {
         A client rekeys each session 10 minutes after the last rekey if there was traffic.\n\
         `rekey-after = 60` in the profile's file, above [device], sets 60 seconds; the range\n\
         is 15 to 600.")]
-    Status(Status),
+    Status(StatusArgs),
     /// Check the record
     #[command(subcommand, after_help = "Example:\n  twinlock audit verify")]
-    Audit(Audit),
+    Audit(AuditCommand),
     /// Measure a server: messages, fan-out, idle connections, logins, files
     #[command(after_help = "Examples:\n  \
         twinlock bench\n  \
@@ -173,7 +173,7 @@ pub(crate) enum Command {
         acknowledged after fsync and stay in the record; so does the file. A record cannot\n\
         remove entries yet. The client uses no outbox and verifies no links, so that the\n\
         server is measured. Ctrl-C ends a measurement and prints its result so far.")]
-    Bench(Bench),
+    Bench(BenchArgs),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  twinlock completions bash > ~/.local/share/bash-completion/completions/twinlock"
@@ -190,21 +190,20 @@ pub(crate) enum Command {
     },
 }
 
-impl Command {
+impl CliCommand {
     /// The room or person that the command is about, if any.
     pub(crate) fn subject(&self) -> Option<Target> {
         match self {
-            Self::Send(Send { words, .. }) | Self::Room(Room::Topic(Topic { words })) => {
-                words.first()?.parse().ok()
-            }
+            Self::Send(SendArgs { words, .. })
+            | Self::Room(RoomCommand::Topic(TopicArgs { words })) => words.first()?.parse().ok(),
             Self::Put(put) => put.files.last()?.to_str()?.parse().ok(),
             Self::History(history) => Some(history.target.clone()),
             Self::Get(get) => Some(get.target.clone()),
             Self::Room(
-                Room::Create { name, .. }
-                | Room::Join { name }
-                | Room::Leave { name }
-                | Room::Members { name, .. },
+                RoomCommand::Create { name, .. }
+                | RoomCommand::Join { name }
+                | RoomCommand::Leave { name }
+                | RoomCommand::Members { name, .. },
             ) => Some(name.clone()),
             _ => None,
         }

@@ -12,7 +12,7 @@ use crate::output::Color;
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Global {
+pub(crate) struct GlobalArgs {
     /// Which profile to use [env: TWINLOCK_PROFILE] [default: default]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Everywhere")]
     pub(crate) profile: Option<String>,
@@ -56,7 +56,7 @@ pub(crate) struct Global {
     pub(crate) color: Color,
 }
 
-impl Global {
+impl GlobalArgs {
     /// The address to use instead of `known`: `--address`, with `--host` and `--port` replacing
     /// their part of it. `None` if none of the three is given.
     ///
@@ -80,14 +80,14 @@ impl Global {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Json {
+pub(crate) struct JsonArgs {
     /// Print one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PasswordFile {
+pub(crate) struct PasswordArgs {
     /// Read the password from this file, or `-` for standard input; a final line end is removed
     /// [env: TWINLOCK_PASSWORD holds the password itself]
     #[arg(long, value_name = "FILE")]

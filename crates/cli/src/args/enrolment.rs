@@ -6,12 +6,12 @@ use clap::Args;
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
 
-use super::common::PasswordFile;
+use super::common::PasswordArgs;
 use super::values::{account, label};
 use crate::target::lowercase_name;
 
 #[derive(Debug, Args)]
-pub(crate) struct Join {
+pub(crate) struct JoinArgs {
     /// The invite link; `-` reads it from standard input
     pub(crate) link: String,
     /// Your user name; prompted for on a terminal
@@ -21,7 +21,7 @@ pub(crate) struct Join {
     #[arg(long, value_name = "LABEL", value_parser = label)]
     pub(crate) device: Option<String>,
     #[command(flatten)]
-    pub(crate) password: PasswordFile,
+    pub(crate) password: PasswordArgs,
     /// Set no password: losing the last device loses the account
     #[arg(long, conflicts_with = "password_file")]
     pub(crate) no_password: bool,
@@ -31,12 +31,12 @@ pub(crate) struct Join {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Login {
+pub(crate) struct LoginArgs {
     /// User and server
     #[arg(value_name = "USER@HOST[:PORT]", value_parser = account)]
     pub(crate) account: (Name, Address),
     #[command(flatten)]
-    pub(crate) password: PasswordFile,
+    pub(crate) password: PasswordArgs,
     /// Label of this device [default: this machine's name]
     #[arg(long, value_name = "LABEL", value_parser = label)]
     pub(crate) device: Option<String>,

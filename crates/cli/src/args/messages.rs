@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::common::Json;
+use super::common::JsonArgs;
 use super::text_argument::{TargetAndText, target_and_text};
 use super::values::{Point, Since, text};
 use crate::exit::Failure;
 use crate::target::Target;
 
 #[derive(Debug, Args)]
-pub(crate) struct Chat {
+pub(crate) struct ChatArgs {
     /// A room, or @ and a user
     #[arg(default_value = "lobby")]
     pub(crate) target: Target,
@@ -21,7 +21,7 @@ pub(crate) struct Chat {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Send {
+pub(crate) struct SendArgs {
     /// A room, or @ and a user; then the message. Without TEXT, or with `-`, each line of standard
     /// input is one message. A TEXT that begins with `-` goes after `--`
     #[arg(required = true, trailing_var_arg = true, value_name = "TARGET [--] [TEXT]")]
@@ -31,7 +31,7 @@ pub(crate) struct Send {
     pub(crate) json: bool,
 }
 
-impl Send {
+impl SendArgs {
     /// Splits the arguments into target and text.
     pub(crate) fn take_words(&mut self) -> Result<TargetAndText, Failure> {
         target_and_text(std::mem::take(&mut self.words))
@@ -39,7 +39,7 @@ impl Send {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Listen {
+pub(crate) struct ListenArgs {
     /// Rooms and @users [default: all your conversations]
     pub(crate) targets: Vec<Target>,
     /// Start at: all, new, or after entry N [default: where the last `listen` ended, else new]
@@ -68,9 +68,9 @@ pub(crate) struct Listen {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Outbox {
+pub(crate) enum OutboxCommand {
     /// List the messages that are queued, or refused by the server
-    List(Json),
+    List(JsonArgs),
     /// Remove messages; a queued message may already have reached the server
     Drop {
         /// Message ids, or the first or last digits of an id
@@ -82,7 +82,7 @@ pub(crate) enum Outbox {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct History {
+pub(crate) struct HistoryArgs {
     /// A room, or @ and a user
     pub(crate) target: Target,
     /// Print at most N entries

@@ -7,7 +7,7 @@ use crate::exit::Failure;
 use crate::target::Target;
 
 #[derive(Debug, Args)]
-pub(crate) struct Rooms {
+pub(crate) struct RoomsArgs {
     /// The rooms you could join, instead
     #[arg(long)]
     pub(crate) joinable: bool,
@@ -17,7 +17,7 @@ pub(crate) struct Rooms {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Room {
+pub(crate) enum RoomCommand {
     /// Make a room that everybody on the server can join
     Create {
         /// Its name
@@ -46,17 +46,17 @@ pub(crate) enum Room {
     },
     /// Show the topic of a room, or set it
     #[command(override_usage = "twinlock room topic [OPTIONS] ROOM [--] [TEXT]")]
-    Topic(Topic),
+    Topic(TopicArgs),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Topic {
+pub(crate) struct TopicArgs {
     /// The room; then the new topic. A TEXT that begins with `-` goes after `--`
     #[arg(required = true, trailing_var_arg = true, value_name = "ROOM [--] [TEXT]")]
     pub(super) words: Vec<String>,
 }
 
-impl Topic {
+impl TopicArgs {
     /// Splits the arguments into room and new topic.
     pub(crate) fn take_words(self) -> Result<TargetAndText, Failure> {
         target_and_text(self.words)

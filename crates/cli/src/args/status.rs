@@ -2,10 +2,10 @@
 
 use clap::{Args, Subcommand};
 
-use super::common::Json;
+use super::common::JsonArgs;
 
 #[derive(Debug, Args)]
-pub(crate) struct Status {
+pub(crate) struct StatusArgs {
     /// Rekey the session, and show the epochs before and after
     #[arg(long)]
     pub(crate) rekey: bool,
@@ -15,7 +15,7 @@ pub(crate) struct Status {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Audit {
+pub(crate) enum AuditCommand {
     /// Re-read the record and check every link against the receipts this profile holds
-    Verify(Json),
+    Verify(JsonArgs),
 }

@@ -6,7 +6,7 @@ use twinlock_core::id::DeviceId;
 use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 
-use crate::args::{DeviceAction, Devices, PasswordFile};
+use crate::args::{DeviceAction, DevicesArgs, PasswordArgs};
 use crate::ask;
 use crate::clock::{local_time, rfc3339};
 use crate::context::{Context, is_shut_out};
@@ -26,7 +26,7 @@ struct DeviceJson<'a> {
     current: bool,
 }
 
-pub(crate) async fn run(args: Devices, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: DevicesArgs, context: &Context) -> Result<(), Failure> {
     if let Some(DeviceAction::Revoke { id, password }) = args.action {
         return revoke(&id, &password, context).await;
     }
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: Devices, context: &Context) -> Result<(), Failure>
 /// Fewest digits of an id that identify a device; fewer are probably a typing error.
 const FEWEST_DIGITS: usize = 4;
 
-async fn revoke(wanted: &str, password: &PasswordFile, context: &Context) -> Result<(), Failure> {
+async fn revoke(wanted: &str, password: &PasswordArgs, context: &Context) -> Result<(), Failure> {
     let wanted = wanted.to_ascii_lowercase();
     if wanted.len() < FEWEST_DIGITS {
         return Err(Failure::usage(format!(

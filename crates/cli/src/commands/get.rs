@@ -14,7 +14,7 @@ use twinlock_client::transfer::{Get as GetJob, Into, Place, name};
 use twinlock_client::{Event, Options};
 use twinlock_core::id::{ConversationId, Name};
 
-use crate::args::{Get, Point};
+use crate::args::{GetArgs, Point};
 use crate::connection_text::why_down;
 use crate::context::{Context, Opened};
 use crate::exit::{Exit, Failure};
@@ -43,15 +43,15 @@ fn unlike(
     name
 }
 
-pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: GetArgs, context: &Context) -> Result<(), Failure> {
     let to_stdout = args.output.as_deref().is_some_and(|path| path.as_os_str() == "-");
-    if to_stdout && (args.entries.len() > 1 || args.moving.json) {
-        let what = if args.moving.json { "--json" } else { "several files" };
+    if to_stdout && (args.entries.len() > 1 || args.transfer.json) {
+        let what = if args.transfer.json { "--json" } else { "several files" };
         return Err(Failure::usage(format!("{what} and `-o -` do not go together")));
     }
     let target = args.target.to_string();
     let (conversation, entries, user) = read(&target, &args.entries, context).await?;
-    let mut moves = Moves::new(context, &target, args.moving.json)?;
+    let mut moves = Moves::new(context, &target, args.transfer.json)?;
     let single = args.output.as_deref().filter(|path| !is_dir(path));
     if args.entries.len() > 1 && single.is_some() {
         return Err(Failure::usage("several files need an existing directory"));
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
         }
         jobs.push((entry, file, place));
     }
-    let (transfers, events) = context.transfers(&args.moving)?;
+    let (transfers, events) = context.transfers(&args.transfer)?;
     for (entry, file, place) in jobs {
         let path = place.as_ref().map(Place::path);
         let into = match place {

@@ -8,7 +8,7 @@ use twinlock_core::invite::{Address, InviteLink, server_words};
 use twinlock_core::proto;
 use twinlock_core::session::BindingPolicy;
 
-use crate::args::{Invite, Role};
+use crate::args::{InviteArgs, InviteRole};
 use crate::clock::{local_time, now_ms, rfc3339};
 use crate::context::{Context, address_of};
 use crate::conversation::role_word;
@@ -32,7 +32,7 @@ struct InviteJson<'a> {
     words: String,
 }
 
-pub(crate) async fn run(args: Invite, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: InviteArgs, context: &Context) -> Result<(), Failure> {
     // The link is printed once: check the output before the server creates the invite.
     context.out.check()?;
     let profile = context.profile()?;
@@ -44,9 +44,9 @@ pub(crate) async fn run(args: Invite, context: &Context) -> Result<(), Failure> 
     let public = public.map(|text| public_address(text, connects.port())).transpose()?;
     let client = context.ask_once()?;
     let role = match args.role {
-        Role::Member => proto::Role::Member,
-        Role::Admin => proto::Role::Admin,
-        Role::Owner => proto::Role::Owner,
+        InviteRole::Member => proto::Role::Member,
+        InviteRole::Admin => proto::Role::Admin,
+        InviteRole::Owner => proto::Role::Owner,
     };
     let seconds = args.expires.map_or(0, |time| time.as_secs().max(1));
     // All fallible steps come first, because an invite without its link is useless.

@@ -9,7 +9,7 @@ use twinlock_core::invite::InviteLink;
 use twinlock_core::proto::{RefusalReason, Role};
 use zeroize::Zeroizing;
 
-use crate::args::Join;
+use crate::args::JoinArgs;
 use crate::ask;
 use crate::connection_text::{tls_warning, warn_about_tls};
 use crate::context::Context;
@@ -21,7 +21,7 @@ use crate::output::words;
 /// Longest link that is read from standard input, bytes.
 const LINK: u64 = 4096;
 
-pub(crate) async fn run(join: Join, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(join: JoinArgs, context: &Context) -> Result<(), Failure> {
     let home = context.home()?;
     let mut profile = context.profile_name()?;
     let taken = taken_profile(context, &home, &profile)?;

@@ -3,14 +3,14 @@
 use twinlock_client::enrol::{self, Returning};
 use twinlock_client::profile::Profile;
 
-use crate::args::Login;
+use crate::args::LoginArgs;
 use crate::ask;
 use crate::connection_text::warn_about_tls;
 use crate::context::Context;
 use crate::enrolment::{announce, ask_profile, taken_profile, this_machine};
 use crate::exit::Failure;
 
-pub(crate) async fn run(login: Login, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(login: LoginArgs, context: &Context) -> Result<(), Failure> {
     let home = context.home()?;
     let mut profile = context.profile_name()?;
     let (user, named) = login.account;

@@ -10,7 +10,7 @@ use twinlock_core::id::MessageId;
 use twinlock_core::proto::RefusalReason;
 use twinlock_core::text::Untrusted;
 
-use crate::args::{Json, Outbox};
+use crate::args::{JsonArgs, OutboxCommand};
 use crate::blocking::blocking;
 use crate::clock::{local_time, rfc3339};
 use crate::context::Context;
@@ -38,11 +38,11 @@ struct Kept {
     why: Option<RefusalReason>,
 }
 
-pub(crate) async fn run(what: Outbox, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(what: OutboxCommand, context: &Context) -> Result<(), Failure> {
     match what {
-        Outbox::List(json) => list(json, context).await,
-        Outbox::Drop { ids } => discard(&ids, context).await,
-        Outbox::Retry => retry(context).await,
+        OutboxCommand::List(json) => list(json, context).await,
+        OutboxCommand::Drop { ids } => discard(&ids, context).await,
+        OutboxCommand::Retry => retry(context).await,
     }
 }
 
@@ -59,7 +59,7 @@ async fn kept(context: &Context) -> Result<Vec<Kept>, Failure> {
     .await
 }
 
-async fn list(args: Json, context: &Context) -> Result<(), Failure> {
+async fn list(args: JsonArgs, context: &Context) -> Result<(), Failure> {
     let kept = kept(context).await?;
     for Kept { message, why } in &kept {
         let id = message.message_id.to_string();

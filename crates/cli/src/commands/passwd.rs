@@ -1,11 +1,11 @@
 //! `passwd`: changes this user's password.
 
-use crate::args::Passwd;
+use crate::args::PasswdArgs;
 use crate::ask;
 use crate::context::{Context, is_shut_out};
 use crate::exit::Failure;
 
-pub(crate) async fn run(args: Passwd, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: PasswdArgs, context: &Context) -> Result<(), Failure> {
     let profile = context.profile()?;
     let user = profile.user();
     let old = ask::password(

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use twinlock_core::proto::{self, Role};
 
-use crate::args::Json;
+use crate::args::JsonArgs;
 use crate::clock::rfc3339;
 use crate::context::Context;
 use crate::conversation::role_word;
@@ -18,7 +18,7 @@ struct PersonJson<'a> {
     since: String,
 }
 
-pub(crate) async fn run(args: Json, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: JsonArgs, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let people = client.people(false).await?;
     client.close().await;

@@ -11,7 +11,7 @@ use twinlock_client::profile::Profile;
 use twinlock_client::transfer::name::DEEPEST;
 use twinlock_client::transfer::{Copies, Found, TransferError, gather, spool};
 
-use crate::args::Put;
+use crate::args::PutArgs;
 use crate::blocking::blocking;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
@@ -29,7 +29,7 @@ const NO_ROOM: &str = "nothing was sent: free space there and send it again, or 
 /// How often to check whether a source was read.
 const LOOK: Duration = Duration::from_millis(100);
 
-pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(mut args: PutArgs, context: &Context) -> Result<(), Failure> {
     let target = args.take_target().map_err(Failure::usage)?.to_string();
     let stdin = args.files.iter().any(|file| is_stdin(file));
     if args.files.len() > 1 && (stdin || args.name.is_some()) {
@@ -39,7 +39,7 @@ pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure>
     if args.name.as_ref().is_some_and(String::is_empty) {
         return Err(Failure::usage("--name is empty"));
     }
-    let mut moves = Moves::new(context, &target, args.moving.json)?;
+    let mut moves = Moves::new(context, &target, args.transfer.json)?;
     let copies = Copies::default();
     let collected = collect(&mut args, context, &copies);
     let collected = tokio::select! {
@@ -60,7 +60,7 @@ pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure>
     if files.is_empty() && failures.is_empty() {
         return Err(Failure::usage("nothing is sent: no regular file is in the directory"));
     }
-    let (transfers, events) = context.transfers(&args.moving)?;
+    let (transfers, events) = context.transfers(&args.transfer)?;
     let shown: Vec<_> = files
         .iter()
         .map(|file| {
@@ -81,7 +81,11 @@ fn is_stdin(file: &Path) -> bool {
 }
 
 /// Examines the sources and copies those without a size.
-async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<Collected, Failure> {
+async fn collect(
+    args: &mut PutArgs,
+    context: &Context,
+    copies: &Copies,
+) -> Result<Collected, Failure> {
     let (paths, name, copies) = (std::mem::take(&mut args.files), args.name.take(), copies.clone());
     let (home, profile, recursive) = (context.home()?, context.profile()?, args.recursive);
     if paths.iter().any(|path| is_stdin(path)) {

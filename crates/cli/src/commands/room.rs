@@ -5,23 +5,23 @@ use twinlock_core::id::Name;
 use twinlock_core::proto::RefusalReason;
 use twinlock_core::text::Untrusted;
 
-use crate::args::{Room, TargetAndText};
+use crate::args::{RoomCommand, TargetAndText};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::target::Target;
 
-pub(crate) async fn run(room: Room, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(room: RoomCommand, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     match room {
-        Room::Create { name, topic } => {
+        RoomCommand::Create { name, topic } => {
             client.create_room(wants_room(&name)?, &topic).await?;
             context.out.say(&format!("room {name} exists, and you are a member"));
         }
-        Room::Join { name } => {
+        RoomCommand::Join { name } => {
             client.join_room(wants_room(&name)?).await?;
             context.out.say(&format!("you are in {name}"));
         }
-        Room::Leave { name } => {
+        RoomCommand::Leave { name } => {
             let room = client.target(wants_room(&name)?.as_str()).await?;
             client.leave_room(room.id).await.map_err(|error| match error {
                 // A higher role would not help: the lobby is the only room that cannot be left.
@@ -33,7 +33,7 @@ pub(crate) async fn run(room: Room, context: &Context) -> Result<(), Failure> {
             })?;
             context.out.say(&format!("you left {name}"));
         }
-        Room::Members { name, json } => {
+        RoomCommand::Members { name, json } => {
             let room = client.target(wants_room(&name)?.as_str()).await?;
             for user in client.members(room.id).await? {
                 if json {
@@ -43,7 +43,7 @@ pub(crate) async fn run(room: Room, context: &Context) -> Result<(), Failure> {
                 }
             }
         }
-        Room::Topic(topic) => {
+        RoomCommand::Topic(topic) => {
             let TargetAndText { target, text, .. } = topic.take_words()?;
             let room = client.target(wants_room(&target)?.as_str()).await?;
             match text {

@@ -4,7 +4,7 @@ use serde::Serialize;
 use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 
-use crate::args::Rooms;
+use crate::args::RoomsArgs;
 use crate::context::Context;
 use crate::conversation::{target_of, unread};
 use crate::exit::Failure;
@@ -21,7 +21,7 @@ struct RoomJson<'a> {
     joined: bool,
 }
 
-pub(crate) async fn run(args: Rooms, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: RoomsArgs, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let rooms = client.conversations(args.joinable).await?;
     client.close().await;

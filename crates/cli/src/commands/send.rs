@@ -1,13 +1,13 @@
 //! `send`: queues messages in the outbox; exits with 0 once all are on the server's disk.
 
-use crate::args::{Send, TargetAndText};
+use crate::args::{SendArgs, TargetAndText};
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::input;
 use crate::outbox_delivery::Delivery;
 use crate::output::Report;
 
-pub(crate) async fn run(mut send: Send, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(mut send: SendArgs, context: &Context) -> Result<(), Failure> {
     let TargetAndText { target, text, escaped } = send.take_words()?;
     let report = send.json.then(|| Report::begin(context.out)).transpose()?;
     let mut delivery = Delivery::open(context, target.to_string(), report)?;

@@ -9,7 +9,7 @@ use twinlock_core::proto::{self, request::Op};
 use twinlock_core::session::Binding;
 use twinlock_core::text::Untrusted;
 
-use crate::args::Status;
+use crate::args::StatusArgs;
 use crate::blocking::blocking;
 use crate::connection_text::session_words;
 use crate::context::Context;
@@ -81,7 +81,7 @@ const LOBBY: &str = "lobby";
 /// The count of refused messages stops here.
 const REFUSED: usize = 10_000;
 
-pub(crate) async fn run(args: Status, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: StatusArgs, context: &Context) -> Result<(), Failure> {
     let profile = context.profile()?;
     let client = context.ask_once()?;
     let facts = async {

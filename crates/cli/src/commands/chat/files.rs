@@ -12,7 +12,7 @@ use twinlock_client::transfer::{
 };
 
 use super::Talk;
-use crate::args::Moving;
+use crate::args::TransferArgs;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::lookup::{file_entry, is_own};
@@ -76,7 +76,9 @@ impl Files {
     fn transfers(&mut self) -> Result<&Transfers, Failure> {
         let lines = match self.lines.take() {
             Some(lines) => lines,
-            None => self.context.transfers(&Moving { limit: None, jobs: JOBS, json: false })?,
+            None => {
+                self.context.transfers(&TransferArgs { limit: None, jobs: JOBS, json: false })?
+            }
         };
         Ok(&self.lines.insert(lines).0)
     }

@@ -26,7 +26,7 @@ use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 use twinlock_transport::OsEntropy;
 
-use crate::args::Chat;
+use crate::args::ChatArgs;
 use crate::blocking::blocking;
 use crate::clock::now_ms;
 use crate::connection_text::{tls_warning, trying_again};
@@ -87,7 +87,7 @@ struct Talk {
     again: bool,
 }
 
-pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: ChatArgs, context: Context) -> Result<(), Failure> {
     // Before the terminal is taken: from then on, no signal ends this without restoring it.
     let interrupt = interrupted();
     // Before slow steps: keys that are typed during them wait for the prompt.

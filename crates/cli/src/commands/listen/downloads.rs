@@ -17,7 +17,7 @@ use twinlock_client::client::{Entry, FileEntry};
 use twinlock_client::transfer::{Event, Get, Into, JobId, Place, Transfers, hash_file, name};
 use twinlock_core::id::{ConversationId, Name};
 
-use crate::args::Moving;
+use crate::args::TransferArgs;
 use crate::blocking::blocking;
 use crate::context::Context;
 use crate::exit::Failure;
@@ -57,8 +57,8 @@ impl Downloads {
         if !dir.is_dir() {
             return Err(Failure::usage(format!("{} is not a directory", dir.display())));
         }
-        let moving = Moving { limit: None, jobs: JOBS, json: false };
-        let (transfers, events) = context.transfers(&moving)?;
+        let options = TransferArgs { limit: None, jobs: JOBS, json: false };
+        let (transfers, events) = context.transfers(&options)?;
         let (dir, taken, ended) = (dir.to_path_buf(), HashSet::new(), HashMap::new());
         Ok(Self { transfers, events, dir, user, taken, ended, down: None })
     }

@@ -21,7 +21,7 @@ use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto;
 
-use crate::args::{Listen, Since};
+use crate::args::{ListenArgs, Since};
 use crate::blocking::blocking;
 use crate::connection_text::{trying_again, warn_about_tls, why_down};
 use crate::context::{Context, Opened};
@@ -45,7 +45,7 @@ const MARKING: Duration = Duration::from_secs(1);
 struct Listening<'a> {
     context: &'a Context,
     client: Client,
-    args: Listen,
+    args: ListenArgs,
     names: HashMap<ConversationId, String>,
     left: Option<u64>,
     downloads: Option<Downloads>,
@@ -60,7 +60,7 @@ struct Listening<'a> {
 
 type Finding = Pin<Box<dyn Future<Output = Result<Vec<proto::Conversation>, Failure>>>>;
 
-pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: ListenArgs, context: &Context) -> Result<(), Failure> {
     // A long-running `listen` also sends the outbox.
     let Opened { client, mut events, user } = context.open(Options::default())?;
     if args.exec.is_some() && client.state().is_read_only() {
