@@ -32,7 +32,7 @@ pub(crate) struct Context {
 }
 
 /// An opened profile with its running client.
-pub(crate) struct Opened {
+pub(crate) struct OpenProfile {
     pub(crate) client: Client,
     pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) user: Name,
@@ -64,12 +64,12 @@ impl Context {
     }
 
     /// Opens the profile and starts its client.
-    pub(crate) fn open(&self, mut options: Options) -> Result<Opened, Failure> {
+    pub(crate) fn open(&self, mut options: Options) -> Result<OpenProfile, Failure> {
         let (home, profile, state) = self.begin()?;
         let user = profile.user().clone();
         options.address.clone_from(&self.global.address);
         let (client, events) = Client::start(&home, profile, state, options)?;
-        Ok(Opened { client, events, user })
+        Ok(OpenProfile { client, events, user })
     }
 
     /// Opens the profile and prepares file transfers.
@@ -118,7 +118,7 @@ impl Context {
         if let Some(timeout) = self.global.timeout {
             options.patience = timeout;
         }
-        let Opened { client, mut events, .. } = self.open(options)?;
+        let OpenProfile { client, mut events, .. } = self.open(options)?;
         let out = self.out;
         tokio::spawn(async move {
             let mut down = false;

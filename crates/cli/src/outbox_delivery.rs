@@ -20,11 +20,11 @@ use twinlock_transport::OsEntropy;
 use crate::blocking::blocking;
 use crate::clock::now_ms;
 use crate::connection_text::{trying_again, warn_about_tls, why_down};
-use crate::context::{Context, Opened};
+use crate::context::{Context, OpenProfile};
 use crate::entry::AckJson;
 use crate::exit::{Exit, Failure};
 use crate::input::LineBatches;
-use crate::output::{Output, Report};
+use crate::output::{JsonEvents, Output};
 use crate::progress_timeout::ProgressTimeout;
 use crate::signals::interrupted;
 
@@ -47,7 +47,7 @@ pub(crate) struct Delivery<'a> {
     /// As spelled on the command line.
     target: String,
     /// Prints the acks, with `--json`.
-    report: Option<Report>,
+    report: Option<JsonEvents>,
     waiting: HashSet<MessageId>,
     /// Dropped from the outbox by another process. One that was already sent may still be recorded.
     dropped: HashSet<MessageId>,
@@ -68,9 +68,9 @@ impl<'a> Delivery<'a> {
     pub(crate) fn open(
         context: &'a Context,
         target: String,
-        report: Option<Report>,
+        report: Option<JsonEvents>,
     ) -> Result<Self, Failure> {
-        let Opened { client, events, .. } = context.open(Options::default())?;
+        let OpenProfile { client, events, .. } = context.open(Options::default())?;
         Ok(Self {
             out: &context.out,
             client,
@@ -223,7 +223,7 @@ impl<'a> Delivery<'a> {
                 Err(Failure::refused(format!("not recorded: {}", Refusal::from(why)), why))
             }
             _ if !dropped.is_empty() => Err(Failure::said(Exit::ServerSaidNo)),
-            _ => report.map_or(Ok(()), Report::end),
+            _ => report.map_or(Ok(()), JsonEvents::end),
         }
     }
 

@@ -175,12 +175,12 @@ impl Output {
 
 /// The JSON events of a command that acts. The command continues if they can no longer be written.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct JsonEvents {
     out: Output,
     gone: Option<Gone>,
 }
 
-impl Report {
+impl JsonEvents {
     /// # Errors
     /// Standard output cannot be written to.
     pub(crate) fn begin(out: Output) -> Result<Self, Failure> {

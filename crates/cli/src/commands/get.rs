@@ -16,13 +16,13 @@ use twinlock_core::id::{ConversationId, Name};
 
 use crate::args::{GetArgs, Point};
 use crate::connection_text::why_down;
-use crate::context::{Context, Opened};
+use crate::context::{Context, OpenProfile};
 use crate::exit::{Exit, Failure};
 use crate::lookup::{file_at, file_entry, is_own};
 use crate::progress_timeout::ProgressTimeout;
 use crate::retry::until_answered;
 use crate::signals::interrupted;
-use crate::transfer_progress::{File, Moves, PROGRESS_TIMEOUT};
+use crate::transfer_progress::{PROGRESS_TIMEOUT, TransferProgress, TransferredFile};
 
 /// Chooses a safe name that is not in `names` for the same directory, and adds it. The later of two
 /// files of one name gets its entry's number, and also a counter if that name is taken.
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: GetArgs, context: &Context) -> Result<(), Failure>
     }
     let target = args.target.to_string();
     let (conversation, entries, user) = read(&target, &args.entries, context).await?;
-    let mut moves = Moves::new(context, &target, args.transfer.json)?;
+    let mut progress = TransferProgress::new(context, &target, args.transfer.json)?;
     let single = args.output.as_deref().filter(|path| !is_dir(path));
     if args.entries.len() > 1 && single.is_some() {
         return Err(Failure::usage("several files need an existing directory"));
@@ -62,7 +62,7 @@ pub(crate) async fn run(args: GetArgs, context: &Context) -> Result<(), Failure>
         let entry = match entry {
             Ok(entry) => entry,
             Err(failure) => {
-                moves.no_entry(n, &failure);
+                progress.no_entry(n, &failure);
                 continue;
             }
         };
@@ -80,7 +80,7 @@ pub(crate) async fn run(args: GetArgs, context: &Context) -> Result<(), Failure>
         let (force, keep_mode) = (args.force, args.keep_mode);
         let place = place.map(|(dir, below, name)| Place { dir, below, name, force, keep_mode });
         if let Some(Err(error)) = place.as_ref().map(Place::check) {
-            moves.no_entry(n, &error.into());
+            progress.no_entry(n, &error.into());
             continue;
         }
         jobs.push((entry, file, place));
@@ -97,9 +97,9 @@ pub(crate) async fn run(args: GetArgs, context: &Context) -> Result<(), Failure>
         let file_dir = file.path.expose_raw().to_owned();
         let job = transfers.get(GetJob { conversation, n, file, own, into })?;
         let (dir, id) = (file_dir, entry.message_id);
-        moves.add(job, File { name, dir, size, id, path, entry: Some(entry) });
+        progress.add(job, TransferredFile { name, dir, size, id, path, entry: Some(entry) });
     }
-    moves.run(transfers, events, "fetched").await
+    progress.run(transfers, events, "fetched").await
 }
 
 fn is_dir(path: &Path) -> bool {
@@ -120,12 +120,16 @@ fn stdout() -> Result<Box<dyn Write + Send>, Failure> {
 }
 
 /// The conversation, each number with its entry or a failure, and this user.
-type Read = (ConversationId, Vec<(u64, Result<Entry, Failure>)>, Name);
+type RequestedFiles = (ConversationId, Vec<(u64, Result<Entry, Failure>)>, Name);
 
 /// Reads the entries across reconnects, until the timeout.
-async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read, Failure> {
+async fn read(
+    target: &str,
+    points: &[Point],
+    context: &Context,
+) -> Result<RequestedFiles, Failure> {
     let options = Options { send: false, ..Options::default() };
-    let Opened { client, mut events, user } = context.open(options)?;
+    let OpenProfile { client, mut events, user } = context.open(options)?;
     let (told, down) = watch::channel(None);
     let (end, mut ended) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {

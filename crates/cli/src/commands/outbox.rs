@@ -33,7 +33,7 @@ struct MessageJson<'a> {
 }
 
 /// A message, and why the server refused it if it did.
-struct Kept {
+struct OutboxMessage {
     message: Pending,
     why: Option<RefusalReason>,
 }
@@ -47,21 +47,21 @@ pub(crate) async fn run(what: OutboxCommand, context: &Context) -> Result<(), Fa
 }
 
 /// All messages, the queued ones first.
-async fn kept(context: &Context) -> Result<Vec<Kept>, Failure> {
+async fn messages(context: &Context) -> Result<Vec<OutboxMessage>, Failure> {
     let outbox = context.state()?.outbox();
     blocking(move || {
         let queued = outbox.pending(usize::MAX)?.into_iter();
         let refused = outbox.refused(usize::MAX)?.into_iter();
-        let queued = queued.map(|message| Kept { message, why: None });
-        let refused = refused.map(|no| Kept { message: no.message, why: Some(no.why) });
+        let queued = queued.map(|message| OutboxMessage { message, why: None });
+        let refused = refused.map(|no| OutboxMessage { message: no.message, why: Some(no.why) });
         Ok::<_, StateError>(queued.chain(refused).collect())
     })
     .await
 }
 
 async fn list(args: JsonArgs, context: &Context) -> Result<(), Failure> {
-    let kept = kept(context).await?;
-    for Kept { message, why } in &kept {
+    let messages = messages(context).await?;
+    for OutboxMessage { message, why } in &messages {
         let id = message.message_id.to_string();
         let text = Untrusted::from_bytes(&message.body);
         let state = if why.is_some() { "refused" } else { "queued" };
@@ -86,14 +86,14 @@ async fn list(args: JsonArgs, context: &Context) -> Result<(), Failure> {
         let state = context.out.style(style, &format!("{state:7}"));
         context.out.line(&format!("{id}  {state}  {time}  {target}: {words}"))?;
     }
-    if kept.is_empty() {
+    if messages.is_empty() {
         context.out.say("the outbox is empty");
     }
     Ok(())
 }
 
 async fn discard(ids: &[String], context: &Context) -> Result<(), Failure> {
-    let kept = kept(context).await?;
+    let messages = messages(context).await?;
     let mut dropped: HashSet<MessageId> = HashSet::new();
     for wanted in ids {
         let wanted = wanted.to_ascii_lowercase();
@@ -106,7 +106,7 @@ async fn discard(ids: &[String], context: &Context) -> Result<(), Failure> {
             let id = id.to_string();
             id.starts_with(&wanted) || id.ends_with(&wanted)
         };
-        let mut matching = kept.iter().map(|kept| kept.message.message_id).filter(is_it);
+        let mut matching = messages.iter().map(|each| each.message.message_id).filter(is_it);
         let (first, second) = (matching.next(), matching.next());
         match (first, second) {
             (Some(id), None) => _ = dropped.insert(id),

@@ -5,11 +5,11 @@ use crate::context::Context;
 use crate::exit::Failure;
 use crate::input;
 use crate::outbox_delivery::Delivery;
-use crate::output::Report;
+use crate::output::JsonEvents;
 
 pub(crate) async fn run(mut send: SendArgs, context: &Context) -> Result<(), Failure> {
     let TargetAndText { target, text, escaped } = send.take_words()?;
-    let report = send.json.then(|| Report::begin(context.out)).transpose()?;
+    let report = send.json.then(|| JsonEvents::begin(context.out)).transpose()?;
     let mut delivery = Delivery::open(context, target.to_string(), report)?;
     let input = match text.filter(|text| escaped || text != "-") {
         Some(text) => {

@@ -30,7 +30,7 @@ use crate::args::ChatArgs;
 use crate::blocking::blocking;
 use crate::clock::now_ms;
 use crate::connection_text::{tls_warning, trying_again};
-use crate::context::{Context, Opened};
+use crate::context::{Context, OpenProfile};
 use crate::conversation::target_of;
 use crate::entry::{get_it, human};
 use crate::exit::{Exit, Failure};
@@ -92,7 +92,7 @@ pub(crate) async fn run(args: ChatArgs, context: Context) -> Result<(), Failure>
     let interrupt = interrupted();
     // Before slow steps: keys that are typed during them wait for the prompt.
     let (screen, mut input, mut suspensions) = Screen::open(args.plain, context.out)?;
-    let Opened { client, mut events, user } = context.open(Options::default())?;
+    let OpenProfile { client, mut events, user } = context.open(Options::default())?;
     let mut talk = Talk {
         out: context.out,
         client,

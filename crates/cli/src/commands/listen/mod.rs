@@ -24,7 +24,7 @@ use twinlock_core::proto;
 use crate::args::{ListenArgs, Since};
 use crate::blocking::blocking;
 use crate::connection_text::{trying_again, warn_about_tls, why_down};
-use crate::context::{Context, Opened};
+use crate::context::{Context, OpenProfile};
 use crate::conversation::target_of;
 use crate::entry::{EntryJson, get_it, human};
 use crate::exit::{Exit, Failure};
@@ -62,7 +62,7 @@ type Finding = Pin<Box<dyn Future<Output = Result<Vec<proto::Conversation>, Fail
 
 pub(crate) async fn run(args: ListenArgs, context: &Context) -> Result<(), Failure> {
     // A long-running `listen` also sends the outbox.
-    let Opened { client, mut events, user } = context.open(Options::default())?;
+    let OpenProfile { client, mut events, user } = context.open(Options::default())?;
     if args.exec.is_some() && client.state().is_read_only() {
         return Err(Failure::usage(
             "`listen --exec` has to keep its position, and this profile cannot be written to",

@@ -1,13 +1,14 @@
 //! Shows file transfers of `put`, `get`, `listen` and `chat`: on a terminal as bars with rate and
 //! time left, otherwise as a line for each finished file, or as JSON events.
 
+mod events;
+
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use twinlock_client::ClientError;
@@ -20,20 +21,21 @@ use crate::connection_text::{trying_again, warn_about_tls, why_down};
 use crate::context::Context;
 use crate::entry::{AckJson, EntryJson, FileJson};
 use crate::exit::{Exit, Failure};
-use crate::output::{Output, Report, harmless, json_path};
+use crate::output::{JsonEvents, Output, harmless, json_path};
 use crate::progress_timeout::ProgressTimeout;
 use crate::signals::interrupted;
+use events::{FailedJson, GotJson, NoEntryJson, NoSourceJson, ProgressJson, SentJson, StartJson};
 
 /// How long a transfer waits without progress before it fails, unless `--timeout` is given.
 pub(crate) const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval between two progress events of one file.
-const TOLD: Duration = Duration::from_secs(1);
+const EVENT_INTERVAL: Duration = Duration::from_secs(1);
 /// A progress bar; the file name has up to 24 columns.
 const BAR: &str =
     "{prefix:24!} {wide_bar} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>5}";
 
 /// A file of this command.
-pub(crate) struct File {
+pub(crate) struct TransferredFile {
     /// The name that its sender gave it.
     pub(crate) name: String,
     /// The directories above it at the sender.
@@ -46,20 +48,20 @@ pub(crate) struct File {
     pub(crate) entry: Option<Entry>,
 }
 
-struct Shown {
-    file: File,
+struct RunningTransfer {
+    file: TransferredFile,
     bar: Option<ProgressBar>,
     told: Instant,
     began: bool,
 }
 
 /// Running transfers, and how they are shown.
-pub(crate) struct Moves<'a> {
+pub(crate) struct TransferProgress<'a> {
     context: &'a Context,
     target: String,
-    report: Option<Report>,
+    report: Option<JsonEvents>,
     bars: Option<MultiProgress>,
-    open: HashMap<JobId, Shown>,
+    open: HashMap<JobId, RunningTransfer>,
     /// Why there is no connection now.
     down: Option<ClientError>,
     warned: bool,
@@ -67,75 +69,9 @@ pub(crate) struct Moves<'a> {
     done: usize,
 }
 
-#[derive(Serialize)]
-struct StartJson<'a> {
-    event: &'static str,
-    id: String,
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-    size: u64,
-    from: u64,
-}
-
-#[derive(Serialize)]
-struct ProgressJson<'a> {
-    event: &'static str,
-    id: String,
-    name: &'a str,
-    size: u64,
-    done: u64,
-}
-
-#[derive(Serialize)]
-struct SentJson<'a> {
-    event: &'static str,
-    #[serde(flatten)]
-    ack: AckJson<'a>,
-    file: FileJson<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-}
-
-#[derive(Serialize)]
-struct GotJson<'a> {
-    event: &'static str,
-    #[serde(flatten)]
-    entry: EntryJson<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-}
-
-#[derive(Serialize)]
-struct FailedJson<'a> {
-    event: &'static str,
-    id: String,
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-    exit: u8,
-    error: &'a str,
-}
-
-#[derive(Serialize)]
-struct NoEntryJson<'a> {
-    event: &'static str,
-    conversation: &'a str,
-    n: u64,
-    exit: u8,
-    error: &'a str,
-}
-
-#[derive(Serialize)]
-struct NoSourceJson<'a> {
-    event: &'static str,
-    exit: u8,
-    error: &'a str,
-}
-
-impl<'a> Moves<'a> {
+impl<'a> TransferProgress<'a> {
     pub(crate) fn new(context: &'a Context, target: &str, json: bool) -> Result<Self, Failure> {
-        let report = json.then(|| Report::begin(context.out)).transpose()?;
+        let report = json.then(|| JsonEvents::begin(context.out)).transpose()?;
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let bars = io::stderr().is_terminal() && !context.global.quiet && !dumb;
         let bars = bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
@@ -152,8 +88,9 @@ impl<'a> Moves<'a> {
         })
     }
 
-    pub(crate) fn add(&mut self, job: JobId, file: File) {
-        self.open.insert(job, Shown { file, bar: None, told: Instant::now(), began: false });
+    pub(crate) fn add(&mut self, job: JobId, file: TransferredFile) {
+        self.open
+            .insert(job, RunningTransfer { file, bar: None, told: Instant::now(), began: false });
     }
 
     /// Reports a failure before the transfer started.
@@ -208,7 +145,7 @@ impl<'a> Moves<'a> {
         transfers.close().await;
         match self.failed {
             Some(exit) => Err(Failure::said(exit)),
-            None => self.report.map_or(Ok(()), Report::end),
+            None => self.report.map_or(Ok(()), JsonEvents::end),
         }
     }
 
@@ -281,7 +218,7 @@ impl<'a> Moves<'a> {
 
     fn began(&mut self, job: JobId, from: u64) -> Result<bool, Failure> {
         let Some(shown) = self.open.get_mut(&job) else { return Ok(false) };
-        let File { name, size, id, path, .. } = &shown.file;
+        let TransferredFile { name, size, id, path, .. } = &shown.file;
         if let Some(bars) = &self.bars {
             let bar = shown.bar.get_or_insert_with(|| {
                 let bar = ProgressBar::new(*size).with_prefix(harmless(name));
@@ -318,18 +255,18 @@ impl<'a> Moves<'a> {
             bar.set_position(done);
         }
         if let Some(report) = &mut self.report
-            && shown.told.elapsed() >= TOLD
+            && shown.told.elapsed() >= EVENT_INTERVAL
         {
             shown.told = Instant::now();
-            let File { name, size, id, .. } = &shown.file;
+            let TransferredFile { name, size, id, .. } = &shown.file;
             let (event, id) = ("progress", id.to_string());
             report.json(&ProgressJson { event, id, name, size: *size, done });
         }
         Ok(true)
     }
 
-    fn end(&mut self, job: JobId) -> Option<File> {
-        let Shown { file, bar, .. } = self.open.remove(&job)?;
+    fn end(&mut self, job: JobId) -> Option<TransferredFile> {
+        let RunningTransfer { file, bar, .. } = self.open.remove(&job)?;
         if let (Some(bar), Some(bars)) = (bar, &self.bars) {
             bar.finish_and_clear();
             bars.remove(&bar);
@@ -344,7 +281,7 @@ impl<'a> Moves<'a> {
         ack: &Ack,
         (size, hash): (u64, &[u8; 32]),
     ) -> Result<bool, Failure> {
-        let Some(File { name, dir, path, .. }) = self.end(job) else { return Ok(false) };
+        let Some(TransferredFile { name, dir, path, .. }) = self.end(job) else { return Ok(false) };
         self.done += 1;
         let target = self.target.clone();
         if let Some(report) = &mut self.report {
@@ -361,7 +298,9 @@ impl<'a> Moves<'a> {
     }
 
     fn got(&mut self, job: JobId, path: Option<PathBuf>) -> Result<bool, Failure> {
-        let Some(File { name, size, entry, .. }) = self.end(job) else { return Ok(false) };
+        let Some(TransferredFile { name, size, entry, .. }) = self.end(job) else {
+            return Ok(false);
+        };
         self.done += 1;
         if let (Some(report), Some(entry)) = (&mut self.report, &entry) {
             let (event, entry) = ("done", EntryJson::new(&self.target, entry));
@@ -382,7 +321,9 @@ impl<'a> Moves<'a> {
 
     fn lost(&mut self, job: JobId, error: TransferError) -> Result<bool, Failure> {
         let streamed = matches!(error, TransferError::Hash);
-        let Some(File { name, id, path, entry, .. }) = self.end(job) else { return Ok(false) };
+        let Some(TransferredFile { name, id, path, entry, .. }) = self.end(job) else {
+            return Ok(false);
+        };
         let mut failure = Failure::from(error);
         if failure.exit == Exit::Done {
             return Err(failure);
