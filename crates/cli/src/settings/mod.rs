@@ -11,14 +11,13 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
 use twinlock_core::invite::Address;
-use twinlock_core::session::BindingPolicy;
 use twinlock_core::text::Untrusted;
 use twinlock_server::Config;
-use twinlock_server::identity::{KeyType, OwnFiles};
+use twinlock_server::identity::OwnFiles;
 
 use crate::exit::Failure;
+use options::DEFAULT_HOST;
 pub(crate) use options::{DEFAULT_PORT, LogLevel, ServeArgs};
-use options::{TlsInterceptionPolicy, TlsKeyType};
 
 /// Longest configuration file that is read, bytes.
 const LONGEST: u64 = 1 << 20;
@@ -38,7 +37,7 @@ impl Settings {
             Some(path) => read(path)?,
             None => ServeArgs::default(),
         };
-        let host = serve.host.or(file.host).unwrap_or_else(|| "127.0.0.1".to_owned());
+        let host = serve.host.or(file.host).unwrap_or_else(|| DEFAULT_HOST.to_owned());
         let port = serve.port.or(file.port).unwrap_or(DEFAULT_PORT);
         let data = match serve.data.or(file.data) {
             Some(data) => data,
@@ -58,16 +57,14 @@ impl Settings {
             (None, None) => None,
             _ => return Err(Failure::usage("--tls-cert and --tls-key go together")),
         };
-        config.key_type = match serve.tls_key_type.or(file.tls_key_type) {
-            None | Some(TlsKeyType::Ecdsa) => KeyType::default(),
-            Some(TlsKeyType::Rsa2048) => KeyType::Rsa2048,
-        };
-        config.binding = match serve.binding.or(file.binding) {
-            None | Some(TlsInterceptionPolicy::Warn) => BindingPolicy::Warn,
-            Some(TlsInterceptionPolicy::Require) => BindingPolicy::Require,
-            Some(TlsInterceptionPolicy::Off) => BindingPolicy::Off,
-        };
-        config.behind_proxy = serve.behind_proxy.or(file.behind_proxy).unwrap_or(false);
+        if let Some(key_type) = serve.tls_key_type.or(file.tls_key_type) {
+            config.key_type = key_type.into();
+        }
+        if let Some(policy) = serve.binding.or(file.binding) {
+            config.binding = policy.into();
+        }
+        config.behind_proxy =
+            serve.behind_proxy.or(file.behind_proxy).unwrap_or(config.behind_proxy);
         config.proxies = if serve.proxies.is_empty() { file.proxies } else { serve.proxies };
         let beside = |port: u16| {
             let mut beside = listen;
@@ -76,7 +73,8 @@ impl Settings {
         };
         config.classic.lines = serve.classic_port.or(file.classic_port).map(beside);
         config.classic.origin = serve.origin_port.or(file.origin_port).map(beside);
-        config.log_messages = serve.log_messages.or(file.log_messages).unwrap_or(false);
+        config.log_messages =
+            serve.log_messages.or(file.log_messages).unwrap_or(config.log_messages);
         file.limits.apply(&mut config);
         file.timing.apply(&mut config);
         Ok(Self {

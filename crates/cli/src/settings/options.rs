@@ -6,10 +6,14 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
+use twinlock_core::session::BindingPolicy;
+use twinlock_server::identity::KeyType;
 
 use super::numbers::{LimitsFile, TimingFile};
 use super::ranged::{not_empty, port};
 
+/// The default of `--host`: this machine only.
+pub(super) const DEFAULT_HOST: &str = "127.0.0.1";
 /// The default of `--port`, and the port of an address without one.
 pub(crate) const DEFAULT_PORT: u16 = 8443;
 
@@ -102,6 +106,15 @@ pub(crate) enum TlsKeyType {
     Rsa2048,
 }
 
+impl From<TlsKeyType> for KeyType {
+    fn from(key_type: TlsKeyType) -> Self {
+        match key_type {
+            TlsKeyType::Ecdsa => Self::Ecdsa,
+            TlsKeyType::Rsa2048 => Self::Rsa2048,
+        }
+    }
+}
+
 /// What the server does about TLS that is terminated in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -109,6 +122,16 @@ pub(crate) enum TlsInterceptionPolicy {
     Require,
     Warn,
     Off,
+}
+
+impl From<TlsInterceptionPolicy> for BindingPolicy {
+    fn from(policy: TlsInterceptionPolicy) -> Self {
+        match policy {
+            TlsInterceptionPolicy::Require => Self::Require,
+            TlsInterceptionPolicy::Warn => Self::Warn,
+            TlsInterceptionPolicy::Off => Self::Off,
+        }
+    }
 }
 
 /// The least severe events that are logged.
