@@ -10,7 +10,7 @@ use twinlock_client::state::StateError;
 use twinlock_client::transfer::TransferError;
 use twinlock_core::proto::RefusalReason;
 
-use crate::args::Target;
+use crate::target::Target;
 
 /// The documented exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -28,8 +28,8 @@ use crate::admission::ListenerKind;
 use crate::error::StartError;
 use crate::handshake_runtime::HandshakeRuntime;
 use crate::identity::{Identity, IdentityError};
-use crate::services::Services;
 use crate::private;
+use crate::services::Services;
 
 use heads::HeadFile;
 

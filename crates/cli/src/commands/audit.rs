@@ -3,10 +3,11 @@
 use serde::Serialize;
 use twinlock_client::record::{self, Audited};
 
-use super::send::blocking;
-use crate::args::Json;
+use crate::args::JsonArgs;
+use crate::blocking::blocking;
+use crate::context::Context;
+use crate::conversation::target_of;
 use crate::exit::{Exit, Failure};
-use crate::open::{Context, target_of};
 use crate::output::{Output, Style};
 
 #[derive(Debug, Serialize)]
@@ -20,7 +21,7 @@ struct AuditJson {
     problem: Option<String>,
 }
 
-pub(crate) async fn verify(args: Json, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: JsonArgs, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let conversations = client.conversations(false).await?;
     let mine: Vec<u64> = conversations.iter().map(|c| c.id).collect();

@@ -9,15 +9,17 @@ use twinlock_client::ClientError;
 use twinlock_client::load::{self, Latency, Load, LoadError, Plan, Report, Shape, Stop};
 use twinlock_client::profile::Profile;
 
-use crate::args::{Bench, Mode};
+use crate::args::{BenchArgs, BenchMode};
+use crate::connection_text::warn_about_tls;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
-use crate::open::{Context, warn_about_tls};
 use crate::output::Style;
+use crate::signals::interrupted;
 
 /// The default measurements. Idle connections come first, because a server does not return all
 /// memory of earlier load.
-const ALL: &[Mode] = &[Mode::Idle, Mode::Messages, Mode::Fanout, Mode::Logins, Mode::Files];
+const ALL: &[BenchMode] =
+    &[BenchMode::Idle, BenchMode::Messages, BenchMode::Fanout, BenchMode::Logins, BenchMode::Files];
 /// File descriptors that are not connections.
 const OTHERS: u64 = 64;
 /// How long the last answers may take after a request to end.
@@ -65,7 +67,7 @@ struct ServerJson {
     bytes_per_line: Option<u64>,
 }
 
-pub(crate) async fn run(args: Bench, mut context: Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: BenchArgs, mut context: Context) -> Result<(), Failure> {
     if let Some(profile) = &args.profile {
         context.global.profile = Some(profile.to_string());
     }
@@ -121,7 +123,7 @@ async fn all(
     profile: &Profile,
     plan: Plan,
     stop: Stop,
-    args: &Bench,
+    args: &BenchArgs,
     context: &Context,
 ) -> Result<(), Failure> {
     let Context { out, .. } = context;
@@ -212,26 +214,26 @@ fn failed(error: LoadError) -> Failure {
     }
 }
 
-impl From<&Mode> for load::Mode {
-    fn from(mode: &Mode) -> Self {
+impl From<&BenchMode> for load::Mode {
+    fn from(mode: &BenchMode) -> Self {
         match mode {
-            Mode::Messages => Self::Messages,
-            Mode::Fanout => Self::Fanout,
-            Mode::Idle => Self::Idle,
-            Mode::Logins => Self::Logins,
-            Mode::Files => Self::Files,
+            BenchMode::Messages => Self::Messages,
+            BenchMode::Fanout => Self::Fanout,
+            BenchMode::Idle => Self::Idle,
+            BenchMode::Logins => Self::Logins,
+            BenchMode::Files => Self::Files,
         }
     }
 }
 
 /// The unit that a mode counts.
-fn unit(mode: Mode) -> &'static str {
+fn unit(mode: BenchMode) -> &'static str {
     match mode {
-        Mode::Messages => "acks",
-        Mode::Fanout => "deliveries",
-        Mode::Idle => "lines",
-        Mode::Logins => "logins",
-        Mode::Files => "bytes",
+        BenchMode::Messages => "acks",
+        BenchMode::Fanout => "deliveries",
+        BenchMode::Idle => "lines",
+        BenchMode::Logins => "logins",
+        BenchMode::Files => "bytes",
     }
 }
 
@@ -243,11 +245,11 @@ fn heading(server: bool) -> String {
     )
 }
 
-fn row(mode: Mode, report: &Report, args: &Bench) -> String {
+fn row(mode: BenchMode, report: &Report, args: &BenchArgs) -> String {
     let shape = Shaped::of(mode, args);
     let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let rate = match mode {
-        Mode::Files => format!("{:.1} MB", report.rate() / 1e6),
+        BenchMode::Files => format!("{:.1} MB", report.rate() / 1e6),
         _ => format!("{:.0} {}", report.rate(), unit(mode)),
     };
     let time = |pick: fn(Latency) -> u64| match report.latency {
@@ -256,11 +258,11 @@ fn row(mode: Mode, report: &Report, args: &Bench) -> String {
     };
     let used = match (mode, report.server) {
         (_, None) => String::new(),
-        (Mode::Idle, Some(_)) => {
+        (BenchMode::Idle, Some(_)) => {
             let bytes = bytes_per_line(mode, report).unwrap_or(0);
             format!("  {:.1} KiB a line", bytes as f64 / 1024.0)
         }
-        (Mode::Files, Some(server)) => {
+        (BenchMode::Files, Some(server)) => {
             let gib = report.count as f64 / (1024.0 * MIB);
             format!("  {:.2} s CPU a GiB", server.cpu.as_secs_f64() / gib)
         }
@@ -278,7 +280,7 @@ fn row(mode: Mode, report: &Report, args: &Bench) -> String {
     )
 }
 
-fn json<'a>(mode: Mode, report: &Report, room: &'a str, args: &Bench) -> ReportJson<'a> {
+fn json<'a>(mode: BenchMode, report: &Report, room: &'a str, args: &BenchArgs) -> ReportJson<'a> {
     let Shaped { lines, window, size } = Shaped::of(mode, args);
     ReportJson {
         what: report.what,
@@ -316,11 +318,11 @@ struct Shaped {
 }
 
 impl Shaped {
-    fn of(mode: Mode, args: &Bench) -> Self {
-        let messages = matches!(mode, Mode::Messages | Mode::Fanout);
+    fn of(mode: BenchMode, args: &BenchArgs) -> Self {
+        let messages = matches!(mode, BenchMode::Messages | BenchMode::Fanout);
         let lines = match mode {
-            Mode::Files => None,
-            Mode::Logins => Some(args.lines.min(load::LOGINS_AT_ONCE)),
+            BenchMode::Files => None,
+            BenchMode::Logins => Some(args.lines.min(load::LOGINS_AT_ONCE)),
             _ => Some(args.lines),
         };
         Self { lines, window: messages.then_some(args.window), size: messages.then_some(args.size) }
@@ -332,7 +334,7 @@ fn each(cpu: Duration, count: u64) -> f64 {
     cpu.as_secs_f64() * 1e6 / count.max(1) as f64
 }
 
-fn bytes_per_line(mode: Mode, report: &Report) -> Option<u64> {
-    let server = report.server.filter(|_| mode == Mode::Idle)?;
+fn bytes_per_line(mode: BenchMode, report: &Report) -> Option<u64> {
+    let server = report.server.filter(|_| mode == BenchMode::Idle)?;
     server.resident.saturating_sub(server.resident_before).checked_div(report.count)
 }

@@ -5,13 +5,12 @@ use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 
 use super::{Talk, get_here};
-use crate::args::Target;
-use crate::commands::rooms;
-use crate::commands::status::session_words;
+use crate::connection_text::{session_words, tls_warning};
+use crate::conversation::{target_of, unread};
 use crate::entry::human;
 use crate::exit::Failure;
-use crate::open::target_of;
 use crate::output::Style;
+use crate::target::Target;
 
 const HELP: &str = "\
 /who              who is online, and who is here
@@ -164,7 +163,7 @@ impl Talk {
         let joinable = self.ask(self.client.conversations(true)).await?;
         for room in own.iter().chain(&joinable) {
             let name = self.out.style(Style::Bold, &target_of(room));
-            let unread = rooms::unread(room);
+            let unread = unread(room);
             let state = match (room.joined, unread) {
                 (false, _) => "  (join it with /join)".to_owned(),
                 (true, 0) => String::new(),
@@ -172,7 +171,7 @@ impl Talk {
             };
             let line = format!("{state}  {}", Untrusted::new(room.topic.clone()).render_line());
             let used = target_of(room).len();
-            self.screen.print(&format!("{name}{}", self.out.fold(line.trim_end(), used, 4)))?;
+            self.screen.print(&format!("{name}{}", self.out.wrap(line.trim_end(), used, 4)))?;
         }
         Ok(())
     }
@@ -214,7 +213,7 @@ impl Talk {
             facts.up.tls.version.clone().unwrap_or_else(unknown),
             facts.up.tls.group.clone().unwrap_or_else(unknown),
             facts.up.tls.suite.clone().unwrap_or_else(unknown),
-            match crate::open::tls_warning(facts.up.binding) {
+            match tls_warning(facts.up.binding) {
                 None => "reaches the server",
                 Some(_) => "may be intercepted: see `twinlock status`",
             },

@@ -12,12 +12,12 @@ use twinlock_client::transfer::{
 };
 
 use super::Talk;
-use crate::args::Moving;
-use crate::commands::get::{entry, is_own};
-use crate::commands::moving::harmless;
+use crate::args::TransferArgs;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
+use crate::lookup::{file_entry, is_own};
 use crate::output::Style;
+use crate::output::harmless;
 
 /// Transfer connections.
 const JOBS: u8 = 3;
@@ -76,7 +76,9 @@ impl Files {
     fn transfers(&mut self) -> Result<&Transfers, Failure> {
         let lines = match self.lines.take() {
             Some(lines) => lines,
-            None => self.context.transfers(&Moving { limit: None, jobs: JOBS, json: false })?,
+            None => {
+                self.context.transfers(&TransferArgs { limit: None, jobs: JOBS, json: false })?
+            }
         };
         Ok(&self.lines.insert(lines).0)
     }
@@ -138,7 +140,7 @@ impl Talk {
         let target = self.target.to_string();
         let found = self.ask(self.client.target(&target)).await?;
         let client = self.client.clone();
-        let entry = self.within(entry(&client, found.id, n, &target)).await?;
+        let entry = self.within(file_entry(&client, found.id, n, &target)).await?;
         let Some(file) = entry.file.clone() else { return Ok(()) };
         let name = name::harmless(file.name.expose_raw());
         let words = format!("{name} ({})", HumanBytes(file.size));

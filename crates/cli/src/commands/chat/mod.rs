@@ -26,14 +26,19 @@ use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 use twinlock_transport::OsEntropy;
 
-use super::send::{LOOK, QUIET, blocking, now_ms, waits};
-use crate::args::{Chat, Target};
+use crate::args::ChatArgs;
+use crate::blocking::blocking;
+use crate::clock::now_ms;
+use crate::connection_text::{tls_warning, trying_again};
+use crate::context::{Context, OpenProfile};
+use crate::conversation::target_of;
 use crate::entry::{get_it, human};
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
-use crate::open::{Context, Opened, target_of, tls_warning, trying_again};
+use crate::outbox_delivery::{LOOK, QUIET, waits};
 use crate::output::{Output, Style};
-use crate::patience::{self, Patience};
+use crate::progress_timeout::{self, ProgressTimeout};
+use crate::signals::interrupted;
+use crate::target::Target;
 use command::{COMMANDS, Said};
 use files::Files;
 use screen::{Input, Screen, Suspensions};
@@ -82,12 +87,12 @@ struct Talk {
     again: bool,
 }
 
-pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: ChatArgs, context: Context) -> Result<(), Failure> {
     // Before the terminal is taken: from then on, no signal ends this without restoring it.
     let interrupt = interrupted();
     // Before slow steps: keys that are typed during them wait for the prompt.
     let (screen, mut input, mut suspensions) = Screen::open(args.plain, context.out)?;
-    let Opened { client, mut events, user } = context.open(Options::default())?;
+    let OpenProfile { client, mut events, user } = context.open(Options::default())?;
     let mut talk = Talk {
         out: context.out,
         client,
@@ -166,7 +171,7 @@ impl Talk {
         let mut open = true;
         let mut bad_input = None;
         let mut limited = None;
-        let mut deadline = Patience::new(patience);
+        let mut deadline = ProgressTimeout::new(patience);
         let mut told = false;
         let mut closed_at = Instant::now();
         let mut look = interval(LOOK);
@@ -540,13 +545,13 @@ impl Talk {
 
     /// Prints an error, folded at the terminal's width.
     fn print_error(&mut self, words: &str) -> Result<(), Failure> {
-        let words = self.out.fold(words, 0, 2);
+        let words = self.out.wrap(words, 0, 2);
         Ok(self.screen.print(&self.out.style(Style::Bad, &words))?)
     }
 
     /// Prints a message of the program itself.
     fn note(&mut self, words: &str) -> Result<(), Failure> {
-        let words = self.out.fold(words, NOTE.len(), NOTE.len());
+        let words = self.out.wrap(words, NOTE.len(), NOTE.len());
         Ok(self.screen.print(&self.out.style(Style::Dim, &format!("{NOTE}{words}")))?)
     }
 
@@ -572,7 +577,7 @@ impl Talk {
         if self.down.is_some() {
             return Err(no_line());
         }
-        patience::within(ANSWER, questions).await.unwrap_or_else(|| Err(no_line()))
+        progress_timeout::within(ANSWER, questions).await.unwrap_or_else(|| Err(no_line()))
     }
 }
 

@@ -25,9 +25,9 @@ use tokio::sync::mpsc;
 use super::above::Above;
 use super::command::COMMANDS;
 use super::keys::Keys;
-use crate::commands::input::LineReader;
 use crate::exit::Failure;
-use crate::output::{Gone, Output, Report, write_line};
+use crate::input::LineReader;
+use crate::output::{Gone, JsonEvents, Output, write_line};
 
 type Line = Result<String, Failure>;
 type Words = Arc<Mutex<BTreeSet<String>>>;
@@ -40,7 +40,7 @@ pub(super) struct Screen {
     above: Option<Arc<Above>>,
     words: Words,
     /// The output of a script.
-    report: Option<Report>,
+    report: Option<JsonEvents>,
 }
 
 /// Typed input, line by line.
@@ -84,7 +84,7 @@ impl Screen {
         let words = Words::default();
         let person = io::stdin().is_terminal() && io::stdout().is_terminal();
         if !person || plain || dumb() {
-            let report = if person { None } else { Some(Report::begin(out)?) };
+            let report = if person { None } else { Some(JsonEvents::begin(out)?) };
             let screen = Self { person, above: None, words, report };
             let input = Input { lines: read_plain(), prompts: None };
             return Ok((screen, input, Suspensions(None)));
@@ -137,7 +137,7 @@ impl Screen {
 
     /// Fails if some of a script's output was not written although its reader still existed.
     pub(super) fn report(&mut self) -> Result<(), Failure> {
-        self.report.take().map_or(Ok(()), Report::end)
+        self.report.take().map_or(Ok(()), JsonEvents::end)
     }
 
     /// Adds words that Tab completes: `#` and a room, or `@` and a user.

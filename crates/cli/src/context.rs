@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
+use twinlock_client::enrol::ByPassword;
 use twinlock_client::home::Home;
 use twinlock_client::profile::{self, Profile};
 use twinlock_client::state::State;
 use twinlock_client::transfer::{self, Transfers};
 use twinlock_client::{Client, ClientError, Event, Options};
+use twinlock_core::credential::Password;
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
-use twinlock_core::proto;
-use twinlock_core::session::Binding;
 
-use crate::args::{Global, Moving};
+use crate::args::{GlobalArgs, TransferArgs};
+use crate::connection_text::{trying_again, warn_about_tls};
 use crate::exit::Failure;
 use crate::logging::Logs;
 use crate::output::Output;
@@ -26,12 +27,12 @@ static WARNED: AtomicBool = AtomicBool::new(false);
 /// The global options and the output of a command.
 #[derive(Clone)]
 pub(crate) struct Context {
-    pub(crate) global: Global,
+    pub(crate) global: GlobalArgs,
     pub(crate) out: Output,
 }
 
 /// An opened profile with its running client.
-pub(crate) struct Opened {
+pub(crate) struct OpenProfile {
     pub(crate) client: Client,
     pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) user: Name,
@@ -63,22 +64,22 @@ impl Context {
     }
 
     /// Opens the profile and starts its client.
-    pub(crate) fn open(&self, mut options: Options) -> Result<Opened, Failure> {
+    pub(crate) fn open(&self, mut options: Options) -> Result<OpenProfile, Failure> {
         let (home, profile, state) = self.begin()?;
         let user = profile.user().clone();
         options.address.clone_from(&self.global.address);
         let (client, events) = Client::start(&home, profile, state, options)?;
-        Ok(Opened { client, events, user })
+        Ok(OpenProfile { client, events, user })
     }
 
     /// Opens the profile and prepares file transfers.
     pub(crate) fn transfers(
         &self,
-        moving: &Moving,
+        args: &TransferArgs,
     ) -> Result<(Transfers, mpsc::Receiver<transfer::Event>), Failure> {
         let (home, profile, state) = self.begin()?;
         let line = Options { address: self.global.address.clone(), ..Options::default() };
-        let moving = transfer::Moving { line, jobs: moving.jobs.into(), limit: moving.limit };
+        let moving = transfer::Moving { line, jobs: args.jobs.into(), limit: args.limit };
         Ok(Transfers::start(&home, profile, state, moving)?)
     }
 
@@ -117,7 +118,7 @@ impl Context {
         if let Some(timeout) = self.global.timeout {
             options.patience = timeout;
         }
-        let Opened { client, mut events, .. } = self.open(options)?;
+        let OpenProfile { client, mut events, .. } = self.open(options)?;
         let out = self.out;
         tokio::spawn(async move {
             let mut down = false;
@@ -134,58 +135,27 @@ impl Context {
         });
         Ok(client)
     }
+
+    /// A session by the password, for a device that is shut out.
+    pub(crate) async fn open_by_password(
+        &self,
+        profile: &Profile,
+        password: Password,
+    ) -> Result<ByPassword, Failure> {
+        Ok(ByPassword::open(profile, self.global.address.clone(), password).await?)
+    }
+}
+
+/// Whether this device cannot log in, now or at all; the password still can.
+pub(crate) fn is_shut_out(error: &ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::LoginRefused | ClientError::Ended(_) | ClientError::TooManySessions
+    )
 }
 
 /// The address of a profile's server.
 pub(crate) fn address_of(profile: &Profile) -> Result<Address, Failure> {
     Address::new(profile.host(), profile.port())
         .map_err(|_| Failure::usage("the profile's host is neither a name nor an address"))
-}
-
-/// Warns the user when TLS does not reach the server.
-pub(crate) fn warn_about_tls(out: &Output, binding: Binding) {
-    if let Some(warning) = tls_warning(binding) {
-        out.warn(warning);
-    }
-}
-
-/// The warning about TLS, if one is due.
-pub(crate) fn tls_warning(binding: Binding) -> Option<&'static str> {
-    match binding {
-        Binding::Cut => Some(
-            "TLS is intercepted between you and the server: a proxy, or an attacker with a forged \
-             certificate.\nThe inner lock held: nobody between reads what you write. Names, sizes \
-             and times can be seen there.",
-        ),
-        Binding::Unknown => Some(
-            "The server says nothing about its end of TLS, so it is not known whether anybody \
-             ends it in between.\nThe inner lock held.",
-        ),
-        Binding::Bound | Binding::Off => None,
-    }
-}
-
-/// The spelling of a conversation on the command line.
-pub(crate) fn target_of(conversation: &proto::Conversation) -> String {
-    match conversation.kind() {
-        proto::conversation::Kind::Direct => format!("@{}", conversation.name),
-        _ => conversation.name.clone(),
-    }
-}
-
-/// Why the connection is down, for people. The system's error text for a broken stream goes to the
-/// log.
-pub(crate) fn why_down(error: &ClientError) -> String {
-    match error {
-        ClientError::Lost(details) => {
-            tracing::info!(%details, "connection lost");
-            "the connection was lost".to_owned()
-        }
-        error => error.to_string(),
-    }
-}
-
-/// The message about a lost connection, printed once per loss.
-pub(crate) fn trying_again(error: &ClientError, retry: Duration) -> String {
-    format!("{}; trying again in {} s", why_down(error), retry.as_secs().max(1))
 }

@@ -5,54 +5,50 @@
 //! an entry and loses none. With `--exec-tries`, an entry whose command keeps failing is handled
 //! once it is in the profile's dead-letter file.
 
+mod downloads;
+mod exec;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::{Pin, pin};
-use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use twinlock_client::client::Entry;
-use twinlock_client::home::Lock;
 use twinlock_client::receipts::Handled;
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto;
 
-use super::fetch::Fetching;
-use super::moving::harmless;
-use super::send::blocking;
-use crate::args::{Listen, Since};
-use crate::ask::SECRET_VARIABLES;
+use crate::args::{ListenArgs, Since};
+use crate::blocking::blocking;
+use crate::connection_text::{trying_again, warn_about_tls, why_down};
+use crate::context::{Context, OpenProfile};
+use crate::conversation::target_of;
 use crate::entry::{EntryJson, get_it, human};
 use crate::exit::{Exit, Failure};
-use crate::open::{Context, Opened, target_of, trying_again, warn_about_tls, why_down};
-use crate::output::{json, reader_gone};
-use crate::patience::Patience;
+use crate::output::{harmless, json, reader_gone};
+use crate::progress_timeout::after;
+use crate::retry::until_answered;
+use downloads::Downloads;
+use exec::{EXECUTED, ExecCommand, only_one};
 
 /// The position that printing keeps, see [`twinlock_client::receipts`].
 const PRINTED: &str = "listen";
-/// The position of `--exec`. It is separate, because a printed entry is not a handled one.
-const EXECUTED: &str = "exec";
 /// A position under this id records that all conversations were followed once. A direct
 /// conversation that is found later is then new. No conversation has this id.
 const EVERYTHING: ConversationId = 0;
 /// How long the end waits for a read marker, which is a convenience.
 const MARKING: Duration = Duration::from_secs(1);
-/// Back-off after a failed `--exec`: the first and the longest delay.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 struct Listening<'a> {
     context: &'a Context,
     client: Client,
-    args: Listen,
+    args: ListenArgs,
     names: HashMap<ConversationId, String>,
     left: Option<u64>,
-    fetching: Option<Fetching>,
+    downloads: Option<Downloads>,
     purpose: &'static str,
     /// The profile has followed all conversations before.
     resumes: bool,
@@ -64,9 +60,9 @@ struct Listening<'a> {
 
 type Finding = Pin<Box<dyn Future<Output = Result<Vec<proto::Conversation>, Failure>>>>;
 
-pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: ListenArgs, context: &Context) -> Result<(), Failure> {
     // A long-running `listen` also sends the outbox.
-    let Opened { client, mut events, user } = context.open(Options::default())?;
+    let OpenProfile { client, mut events, user } = context.open(Options::default())?;
     if args.exec.is_some() && client.state().is_read_only() {
         return Err(Failure::usage(
             "`listen --exec` has to keep its position, and this profile cannot be written to",
@@ -78,15 +74,15 @@ pub(crate) async fn run(args: Listen, context: &Context) -> Result<(), Failure> 
         None => (PRINTED, None),
     };
     let left = args.count;
-    let fetching =
-        args.get.as_deref().map(|dir| Fetching::start(context, dir, user)).transpose()?;
+    let downloads =
+        args.get.as_deref().map(|dir| Downloads::start(context, dir, user)).transpose()?;
     let mut listening = Listening {
         context,
         client,
         args,
         names: HashMap::new(),
         left,
-        fetching,
+        downloads,
         purpose,
         resumes: false,
         behind: HashSet::new(),
@@ -181,7 +177,7 @@ impl Listening<'_> {
 
     /// The failure of `--timeout`; `down` is why there is no connection.
     fn timed_out(&self, down: Option<&ClientError>) -> Failure {
-        match down.or_else(|| self.fetching.as_ref()?.down()) {
+        match down.or_else(|| self.downloads.as_ref()?.down()) {
             Some(error) => Failure::new(Exit::NoConnection, why_down(error)),
             None => Failure::new(Exit::TimedOut, "timed out"),
         }
@@ -207,11 +203,14 @@ impl Listening<'_> {
         let targets: Vec<_> = self.args.targets.iter().map(ToString::to_string).collect();
         Box::pin(async move {
             if targets.is_empty() {
-                return again(&client, async |client| client.conversations(false).await).await;
+                return until_answered(&client, async |client| client.conversations(false).await)
+                    .await;
             }
             let mut found = Vec::new();
             for target in targets {
-                found.push(again(&client, async |client| client.target(&target).await).await?);
+                found.push(
+                    until_answered(&client, async |client| client.target(&target).await).await?,
+                );
             }
             Ok(found)
         })
@@ -281,23 +280,25 @@ impl Listening<'_> {
             *left -= entries.len() as u64;
         }
         let name = self.name(conversation);
-        let mut fetches = match &mut self.fetching {
-            Some(fetching) => fetching.begin(&name, conversation, &entries).await?,
+        let mut started = match &mut self.downloads {
+            Some(downloads) => downloads.begin(&name, conversation, &entries).await?,
             None => BTreeMap::new(),
         };
         let mut lines = String::new();
         for (at, entry) in entries.iter().enumerate() {
-            let fetch = fetches.remove(&entry.n);
-            if fetch.is_some() {
+            let download = started.remove(&entry.n);
+            if download.is_some() {
                 // Entries before a file do not wait for it.
                 self.print(&mut lines, conversation, entry.n - 1).await?;
             }
-            let saved = match (&mut self.fetching, fetch) {
-                (Some(fetching), Some(fetch)) => fetching.wait(fetch, &name, entry).await?,
+            let saved = match (&mut self.downloads, download) {
+                (Some(downloads), Some(download)) => downloads.wait(download, &name, entry).await?,
                 _ => None,
             };
             if let Some(command) = &self.args.exec {
-                self.exec(command, &name, entry, saved.as_deref()).await?;
+                let command =
+                    ExecCommand { context: self.context, command, tries: self.args.exec_tries };
+                command.run(&name, entry, saved.as_deref()).await?;
                 self.handled(conversation, entry.n).await?;
                 continue;
             }
@@ -347,91 +348,6 @@ impl Listening<'_> {
         let keep = move || receipts.advance(&Handled { conversation, purpose, n });
         blocking(keep).await
     }
-
-    /// Runs the command with the entry as JSON on standard input until it exits with 0, or has
-    /// failed `--exec-tries` times; then the entry becomes a dead letter.
-    async fn exec(
-        &self,
-        command: &str,
-        name: &str,
-        entry: &Entry,
-        saved: Option<&Path>,
-    ) -> Result<(), Failure> {
-        let document = json(&EntryJson::new(name, entry).saved(saved)) + "\n";
-        let mut pause = RETRY.0;
-        let mut tries = 0;
-        loop {
-            let failed = |error| Failure::usage(format!("--exec could not be run: {error}"));
-            let mut child = Command::new("sh");
-            SECRET_VARIABLES.iter().for_each(|name| _ = child.env_remove(name));
-            let child = child.args(["-c", command]).stdin(Stdio::piped());
-            let alone = !has_terminal();
-            if alone {
-                child.process_group(0);
-            }
-            let mut child = child.spawn().map_err(failed)?;
-            let mut group = Ending::of(&child, alone);
-            if let Some(mut stdin) = child.stdin.take() {
-                // A command may exit without reading it.
-                let _unread = stdin.write_all(document.as_bytes()).await;
-            }
-            let status = child.wait().await.map_err(failed)?;
-            group.pid = None;
-            if status.success() {
-                return Ok(());
-            }
-            tries += 1;
-            let head = format!("--exec ended with {status} for entry {} of {name}", entry.n);
-            if tries == self.args.exec_tries {
-                let file = self.bury(document).await?;
-                let (words, file) = (if tries == 1 { "try" } else { "tries" }, file.display());
-                let words = format!("{head} after {tries} {words}; the entry is now in {file}");
-                self.context.out.warn(&words);
-                return Ok(());
-            }
-            let seconds = pause.as_secs();
-            self.context.out.warn(&format!("{head}; trying again in {seconds} s"));
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY.1);
-        }
-    }
-}
-
-/// Whether this process has a controlling terminal. A command in another process group could not
-/// read from it, and Ctrl-Z would not stop it.
-fn has_terminal() -> bool {
-    std::fs::File::open("/dev/tty").is_ok()
-}
-
-/// Sends SIGTERM to a command that is running when this is dropped: the next `listen` starts with
-/// the same entry.
-struct Ending {
-    pid: Option<Pid>,
-    /// The signal goes to the whole process group.
-    group: bool,
-}
-
-impl Ending {
-    fn of(child: &Child, group: bool) -> Self {
-        Self { pid: child.id().and_then(|id| Pid::from_raw(id.cast_signed())), group }
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let kill = if self.group { kill_process_group } else { kill_process };
-        if let Some(pid) = self.pid {
-            let _gone = kill(pid, Signal::TERM);
-        }
-    }
-}
-
-impl Listening<'_> {
-    /// Appends an entry to this profile's dead letters and returns their path.
-    async fn bury(&self, document: String) -> Result<PathBuf, Failure> {
-        let (home, profile) = (self.context.home()?, self.context.profile_name()?);
-        blocking(move || home.add_dead_letter(&profile, document.as_bytes())).await
-    }
 }
 
 /// The position after which a conversation without a stored position is new. A direct one is new
@@ -444,44 +360,9 @@ fn beginning(conversation: &proto::Conversation) -> u64 {
     }
 }
 
-/// Resolves at the end of `--timeout`, which counts from the start.
-async fn after(timeout: Option<Duration>) {
-    match timeout {
-        Some(timeout) => Patience::new(timeout).is_over().await,
-        None => std::future::pending().await,
-    }
-}
-
 async fn next(finding: &mut Option<Finding>) -> Result<Vec<proto::Conversation>, Failure> {
     match finding {
         Some(finding) => finding.await,
         None => std::future::pending().await,
-    }
-}
-
-/// Allows one `--exec` per profile: two would share a position, and each would skip entries that
-/// the other is still executing.
-fn only_one(context: &Context) -> Result<Lock, Failure> {
-    let (home, profile) = (context.home()?, context.profile()?);
-    home.try_lock(profile.name(), EXECUTED)?.ok_or_else(|| {
-        Failure::usage("another `listen --exec` of this profile is running")
-            .hint("a second one needs another profile: --profile NAME")
-    })
-}
-
-/// Repeats a request until a connection delivers the answer.
-pub(super) async fn again<T>(
-    client: &Client,
-    ask: impl AsyncFn(&Client) -> Result<T, ClientError>,
-) -> Result<T, Failure> {
-    loop {
-        match ask(client).await {
-            Err(ClientError::Lost(_)) => {}
-            Err(ClientError::Closed) => {
-                // The client's last event carries the reason.
-                std::future::pending::<()>().await;
-            }
-            answered => return Ok(answered?),
-        }
     }
 }

@@ -1,17 +1,21 @@
-//! Resolves a number, a time or `last` to an entry.
+//! Looks up entries: by number, by time, the newest, the next file.
 
-use twinlock_client::client::Entry;
+use twinlock_client::Client;
+use twinlock_client::client::{Entry, FileEntry};
 use twinlock_client::record::Page;
+use twinlock_core::chain::Kind;
+use twinlock_core::id::{ConversationId, Name, Sender};
 
 use crate::args::Point;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
+use crate::retry::until_answered;
 
 /// Entries requested at once while searching for a file.
 const PAGE: u32 = 512;
 
 /// The number of the first entry at or after a point; one past the newest if there is none. `read`
 /// returns entries after a number, up to a limit.
-pub(super) async fn first_at(
+pub(crate) async fn first_at(
     read: impl AsyncFn(u64, u32) -> Result<Page, Failure>,
     head: u64,
     point: Point,
@@ -35,7 +39,7 @@ pub(super) async fn first_at(
 }
 
 /// The first file at or after a point; for `last`, the newest one.
-pub(super) async fn file_at(
+pub(crate) async fn file_at(
     read: impl AsyncFn(u64, u32) -> Result<Page, Failure>,
     head: u64,
     point: Point,
@@ -79,4 +83,40 @@ pub(super) async fn file_at(
             Ok(None)
         }
     }
+}
+
+/// Entry `n`, which has to be a file; `target` is its conversation on the command line.
+pub(crate) async fn file_entry(
+    client: &Client,
+    conversation: ConversationId,
+    n: u64,
+    target: &str,
+) -> Result<Entry, Failure> {
+    let none = || {
+        Failure::new(Exit::ServerSaidNo, format!("there is no entry {n} in {target}"))
+            .hint("`twinlock history` shows what there is")
+    };
+    let page =
+        until_answered(client, async |client| client.read(conversation, n - 1, 1).await).await;
+    let page = match page {
+        // The conversation ends before `n`.
+        Err(failure) if failure.exit == Exit::ServerSaidNo => return Err(none()),
+        page => page?,
+    };
+    let entry = page.entries.into_iter().next().filter(|entry| entry.n == n).ok_or_else(none)?;
+    match (&entry.file, entry.kind) {
+        (Some(FileEntry { .. }), _) => Ok(entry),
+        (None, Kind::FILE) => {
+            Err(Failure::new(Exit::ServerSaidNo, format!("the file of entry {n} was erased")))
+        }
+        (None, kind) => {
+            let word = kind.word();
+            Err(Failure::usage(format!("entry {n} of {target} is not a file (it is {word})")))
+        }
+    }
+}
+
+/// Whether this user sent the entry.
+pub(crate) fn is_own(entry: &Entry, user: &Name) -> bool {
+    entry.sender.as_ref().and_then(Sender::user) == Some(user)
 }

@@ -1,11 +1,11 @@
-//! Reads messages from standard input, one per line.
+//! Reads standard input: as it is, or as messages, one per line.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 
+use rustix::fs::OFlags;
 use tokio::sync::mpsc;
 use twinlock_core::limits::MAX_TEXT;
 
-use crate::ask::stdin;
 use crate::exit::Failure;
 use crate::output::Output;
 
@@ -17,11 +17,26 @@ const BUFFER: usize = 128 * 1024;
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Batches of lines as they arrive; a line that is not a valid message is the last item.
-pub(super) type Lines = mpsc::Receiver<Result<Vec<String>, Failure>>;
+pub(crate) type LineBatches = mpsc::Receiver<Result<Vec<String>, Failure>>;
+
+/// Standard input.
+///
+/// # Errors
+/// It is closed or open for writing only. The standard library treats both as empty input.
+/// See `c/closed_streams.c`.
+pub(crate) fn stdin() -> Result<io::Stdin, Failure> {
+    let failed = |why: &dyn std::fmt::Display| Failure::usage(format!("standard input: {why}"));
+    let stdin = io::stdin();
+    let flags = rustix::fs::fcntl_getfl(&stdin).map_err(|error| failed(&error))?;
+    if flags & OFlags::RWMODE == OFlags::WRONLY {
+        return Err(failed(&"it is closed, or not open for reading"));
+    }
+    Ok(stdin)
+}
 
 /// Reads standard input on a separate thread and batches the lines that are already available.
 /// Skips blank lines.
-pub(super) fn read_lines(out: &Output) -> Lines {
+pub(crate) fn read_lines(out: &Output) -> LineBatches {
     if io::stdin().is_terminal() {
         out.say("each line is a message; Ctrl-D ends the input");
     }
@@ -57,14 +72,14 @@ pub(super) fn read_lines(out: &Output) -> Lines {
 }
 
 /// Reads lines of bounded length.
-pub(super) struct LineReader<R> {
+pub(crate) struct LineReader<R> {
     input: io::BufReader<R>,
     /// Number of the last line read, from 1.
     number: u64,
 }
 
 impl LineReader<io::Stdin> {
-    pub(super) fn stdin() -> Result<Self, Failure> {
+    pub(crate) fn stdin() -> Result<Self, Failure> {
         Ok(Self::new(stdin()?))
     }
 }
@@ -76,7 +91,7 @@ impl<R: io::Read> LineReader<R> {
 
     /// The next line without its end, `None` at the end of the input. The error for an invalid
     /// message names the line; nothing can be read after it.
-    pub(super) fn next_line(&mut self) -> Result<Option<String>, Failure> {
+    pub(crate) fn next_line(&mut self) -> Result<Option<String>, Failure> {
         let mut line = Vec::new();
         // Room for the mark, the line end and one byte more, which shows that the message is too
         // long.
@@ -112,7 +127,7 @@ impl<R: io::Read> LineReader<R> {
 }
 
 /// Fails if the text is not a valid message.
-pub(super) fn check_text(text: &str) -> Result<(), Failure> {
+pub(crate) fn check_text(text: &str) -> Result<(), Failure> {
     if text.len() > MAX_TEXT {
         Err(too_long("the message"))
     } else if text.trim().is_empty() {

@@ -1,13 +1,14 @@
 //! Shows file transfers of `put`, `get`, `listen` and `chat`: on a terminal as bars with rate and
 //! time left, otherwise as a line for each finished file, or as JSON events.
 
+mod events;
+
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use twinlock_client::ClientError;
@@ -15,51 +16,52 @@ use twinlock_client::client::Entry;
 use twinlock_client::outbox::Ack;
 use twinlock_client::transfer::{Event, JobId, TransferError, Transfers};
 use twinlock_core::id::MessageId;
-use twinlock_core::text::Untrusted;
 
+use crate::connection_text::{trying_again, warn_about_tls, why_down};
+use crate::context::Context;
 use crate::entry::{AckJson, EntryJson, FileJson};
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
-use crate::open::{Context, trying_again, warn_about_tls};
-use crate::output::{Output, Report, json_path};
-use crate::patience::Patience;
+use crate::output::{JsonEvents, Output, harmless, json_path};
+use crate::progress_timeout::ProgressTimeout;
+use crate::signals::interrupted;
+use events::{FailedJson, GotJson, NoEntryJson, NoSourceJson, ProgressJson, SentJson, StartJson};
 
 /// How long a transfer waits without progress before it fails, unless `--timeout` is given.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval between two progress events of one file.
-const TOLD: Duration = Duration::from_secs(1);
+const EVENT_INTERVAL: Duration = Duration::from_secs(1);
 /// A progress bar; the file name has up to 24 columns.
 const BAR: &str =
     "{prefix:24!} {wide_bar} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>5}";
 
 /// A file of this command.
-pub(super) struct File {
+pub(crate) struct TransferredFile {
     /// The name that its sender gave it.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// The directories above it at the sender.
-    pub(super) dir: String,
-    pub(super) size: u64,
-    pub(super) id: MessageId,
+    pub(crate) dir: String,
+    pub(crate) size: u64,
+    pub(crate) id: MessageId,
     /// Its source or destination path.
-    pub(super) path: Option<PathBuf>,
+    pub(crate) path: Option<PathBuf>,
     /// The entry of a file that is fetched.
-    pub(super) entry: Option<Entry>,
+    pub(crate) entry: Option<Entry>,
 }
 
-struct Shown {
-    file: File,
+struct RunningTransfer {
+    file: TransferredFile,
     bar: Option<ProgressBar>,
     told: Instant,
     began: bool,
 }
 
 /// Running transfers, and how they are shown.
-pub(super) struct Moves<'a> {
+pub(crate) struct TransferProgress<'a> {
     context: &'a Context,
     target: String,
-    report: Option<Report>,
+    report: Option<JsonEvents>,
     bars: Option<MultiProgress>,
-    open: HashMap<JobId, Shown>,
+    open: HashMap<JobId, RunningTransfer>,
     /// Why there is no connection now.
     down: Option<ClientError>,
     warned: bool,
@@ -67,75 +69,9 @@ pub(super) struct Moves<'a> {
     done: usize,
 }
 
-#[derive(Serialize)]
-struct StartJson<'a> {
-    event: &'static str,
-    id: String,
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-    size: u64,
-    from: u64,
-}
-
-#[derive(Serialize)]
-struct ProgressJson<'a> {
-    event: &'static str,
-    id: String,
-    name: &'a str,
-    size: u64,
-    done: u64,
-}
-
-#[derive(Serialize)]
-struct SentJson<'a> {
-    event: &'static str,
-    #[serde(flatten)]
-    ack: AckJson<'a>,
-    file: FileJson<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-}
-
-#[derive(Serialize)]
-struct GotJson<'a> {
-    event: &'static str,
-    #[serde(flatten)]
-    entry: EntryJson<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-}
-
-#[derive(Serialize)]
-struct FailedJson<'a> {
-    event: &'static str,
-    id: String,
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-    exit: u8,
-    error: &'a str,
-}
-
-#[derive(Serialize)]
-struct NoEntryJson<'a> {
-    event: &'static str,
-    conversation: &'a str,
-    n: u64,
-    exit: u8,
-    error: &'a str,
-}
-
-#[derive(Serialize)]
-struct NoSourceJson<'a> {
-    event: &'static str,
-    exit: u8,
-    error: &'a str,
-}
-
-impl<'a> Moves<'a> {
-    pub(super) fn new(context: &'a Context, target: &str, json: bool) -> Result<Self, Failure> {
-        let report = json.then(|| Report::begin(context.out)).transpose()?;
+impl<'a> TransferProgress<'a> {
+    pub(crate) fn new(context: &'a Context, target: &str, json: bool) -> Result<Self, Failure> {
+        let report = json.then(|| JsonEvents::begin(context.out)).transpose()?;
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let bars = io::stderr().is_terminal() && !context.global.quiet && !dumb;
         let bars = bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
@@ -152,19 +88,20 @@ impl<'a> Moves<'a> {
         })
     }
 
-    pub(super) fn add(&mut self, job: JobId, file: File) {
-        self.open.insert(job, Shown { file, bar: None, told: Instant::now(), began: false });
+    pub(crate) fn add(&mut self, job: JobId, file: TransferredFile) {
+        self.open
+            .insert(job, RunningTransfer { file, bar: None, told: Instant::now(), began: false });
     }
 
     /// Reports a failure before the transfer started.
-    pub(super) fn fails(&mut self, failure: &Failure) {
+    pub(crate) fn fails(&mut self, failure: &Failure) {
         let worst = self.failed.map_or(failure.exit, |exit| exit.worse(failure.exit));
         self.failed = Some(worst);
         self.say(|out| out.failure(failure));
     }
 
     /// Reports a source that cannot be sent.
-    pub(super) fn no_source(&mut self, failure: &Failure) {
+    pub(crate) fn no_source(&mut self, failure: &Failure) {
         if let Some(report) = &mut self.report {
             let (exit, error) = (failure.exit as u8, &failure.message);
             report.json(&NoSourceJson { event: "failed", exit, error });
@@ -173,7 +110,7 @@ impl<'a> Moves<'a> {
     }
 
     /// Reports that entry `n` cannot be fetched; the others continue.
-    pub(super) fn no_entry(&mut self, n: u64, failure: &Failure) {
+    pub(crate) fn no_entry(&mut self, n: u64, failure: &Failure) {
         if let Some(report) = &mut self.report {
             let (event, conversation) = ("failed", &self.target);
             let (exit, error) = (failure.exit as u8, &failure.message);
@@ -183,24 +120,24 @@ impl<'a> Moves<'a> {
     }
 
     /// Runs until all files have arrived or failed.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         mut self,
         transfers: Transfers,
         mut events: mpsc::Receiver<Event>,
         verb: &str,
     ) -> Result<(), Failure> {
-        let patience = self.context.global.timeout.unwrap_or(PATIENCE);
-        let mut deadline = Patience::new(patience);
+        let patience = self.context.global.timeout.unwrap_or(PROGRESS_TIMEOUT);
+        let mut timeout = ProgressTimeout::new(patience);
         let mut interrupt = std::pin::pin!(interrupted());
         while !self.open.is_empty() {
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => if self.take(event)? {
-                        deadline.renew();
+                        timeout.renew();
                     },
                     None => break,
                 },
-                () = deadline.is_over() => return Err(self.gave_up(patience, verb)),
+                () = timeout.is_over() => return Err(self.gave_up(patience, verb)),
                 () = &mut interrupt => return Err(self.interrupted(verb)),
             }
         }
@@ -208,7 +145,7 @@ impl<'a> Moves<'a> {
         transfers.close().await;
         match self.failed {
             Some(exit) => Err(Failure::said(exit)),
-            None => self.report.map_or(Ok(()), Report::end),
+            None => self.report.map_or(Ok(()), JsonEvents::end),
         }
     }
 
@@ -221,7 +158,7 @@ impl<'a> Moves<'a> {
         let left = self.left();
         let files = if left == 1 { "1 file is".to_owned() } else { format!("{left} files are") };
         let (exit, why) = match &self.down {
-            Some(error) => (Exit::NoConnection, crate::open::why_down(error)),
+            Some(error) => (Exit::NoConnection, why_down(error)),
             None => (Exit::TimedOut, format!("nothing moved for {} s", patience.as_secs())),
         };
         Failure::new(exit, format!("{files} not {verb}: {why}")).hint("the same command resumes it")
@@ -281,7 +218,7 @@ impl<'a> Moves<'a> {
 
     fn began(&mut self, job: JobId, from: u64) -> Result<bool, Failure> {
         let Some(shown) = self.open.get_mut(&job) else { return Ok(false) };
-        let File { name, size, id, path, .. } = &shown.file;
+        let TransferredFile { name, size, id, path, .. } = &shown.file;
         if let Some(bars) = &self.bars {
             let bar = shown.bar.get_or_insert_with(|| {
                 let bar = ProgressBar::new(*size).with_prefix(harmless(name));
@@ -318,18 +255,18 @@ impl<'a> Moves<'a> {
             bar.set_position(done);
         }
         if let Some(report) = &mut self.report
-            && shown.told.elapsed() >= TOLD
+            && shown.told.elapsed() >= EVENT_INTERVAL
         {
             shown.told = Instant::now();
-            let File { name, size, id, .. } = &shown.file;
+            let TransferredFile { name, size, id, .. } = &shown.file;
             let (event, id) = ("progress", id.to_string());
             report.json(&ProgressJson { event, id, name, size: *size, done });
         }
         Ok(true)
     }
 
-    fn end(&mut self, job: JobId) -> Option<File> {
-        let Shown { file, bar, .. } = self.open.remove(&job)?;
+    fn end(&mut self, job: JobId) -> Option<TransferredFile> {
+        let RunningTransfer { file, bar, .. } = self.open.remove(&job)?;
         if let (Some(bar), Some(bars)) = (bar, &self.bars) {
             bar.finish_and_clear();
             bars.remove(&bar);
@@ -344,7 +281,7 @@ impl<'a> Moves<'a> {
         ack: &Ack,
         (size, hash): (u64, &[u8; 32]),
     ) -> Result<bool, Failure> {
-        let Some(File { name, dir, path, .. }) = self.end(job) else { return Ok(false) };
+        let Some(TransferredFile { name, dir, path, .. }) = self.end(job) else { return Ok(false) };
         self.done += 1;
         let target = self.target.clone();
         if let Some(report) = &mut self.report {
@@ -361,7 +298,9 @@ impl<'a> Moves<'a> {
     }
 
     fn got(&mut self, job: JobId, path: Option<PathBuf>) -> Result<bool, Failure> {
-        let Some(File { name, size, entry, .. }) = self.end(job) else { return Ok(false) };
+        let Some(TransferredFile { name, size, entry, .. }) = self.end(job) else {
+            return Ok(false);
+        };
         self.done += 1;
         if let (Some(report), Some(entry)) = (&mut self.report, &entry) {
             let (event, entry) = ("done", EntryJson::new(&self.target, entry));
@@ -382,7 +321,9 @@ impl<'a> Moves<'a> {
 
     fn lost(&mut self, job: JobId, error: TransferError) -> Result<bool, Failure> {
         let streamed = matches!(error, TransferError::Hash);
-        let Some(File { name, id, path, entry, .. }) = self.end(job) else { return Ok(false) };
+        let Some(TransferredFile { name, id, path, entry, .. }) = self.end(job) else {
+            return Ok(false);
+        };
         let mut failure = Failure::from(error);
         if failure.exit == Exit::Done {
             return Err(failure);
@@ -416,9 +357,4 @@ impl<'a> Moves<'a> {
             let _gone = bars.clear();
         }
     }
-}
-
-/// A name or path, safe to show to people.
-pub(super) fn harmless(text: &str) -> String {
-    Untrusted::new(text).render_line()
 }

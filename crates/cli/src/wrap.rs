@@ -1,7 +1,7 @@
-//! Folds text to the width of a terminal.
+//! Wraps text to the width of a terminal.
 //!
 //! A terminal breaks a long line at its right edge and continues in the first column. Padded text
-//! could then imitate another user's line. Folded lines fit the terminal, and all but the first are
+//! could then imitate another user's line. Wrapped lines fit the terminal, and all but the first are
 //! indented, so that the terminal breaks none of them.
 
 use unicode_width::UnicodeWidthChar as _;
@@ -11,10 +11,10 @@ const TAB: usize = 8;
 /// Narrower terminals are treated as this wide, because indentation does not fit into them.
 const NARROWEST: usize = 20;
 
-/// Folds `text`, which begins after `used` columns, to `width` columns. Each line but the first is
+/// Wraps `text`, which begins after `used` columns, to `width` columns. Each line but the first is
 /// indented by `indent` blanks, also after the newlines of the text. Words are not broken if they
 /// fit.
-pub(crate) fn fold(text: &str, used: usize, indent: usize, width: usize) -> String {
+pub(crate) fn wrap(text: &str, used: usize, indent: usize, width: usize) -> String {
     let width = width.max(NARROWEST);
     let mut out = String::with_capacity(text.len() + text.len() / 8);
     let mut column = used;
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fold__lines_fit_terminal_and_are_indented() {
+    fn wrap__lines_fit_terminal_and_are_indented() {
         let long = "x".repeat(61);
         let wide = "\u{4f60}\u{597d}".repeat(40);
         let spaces = format!("a{}12:00 bob: yes", " ".repeat(200));
@@ -77,8 +77,8 @@ mod tests {
         for text in [&long, &wide, &spaces, &emoji, &tabs, "a\n\nb\n", "some words and more words"]
         {
             for width in [20, 21, 40, 80] {
-                let folded = fold(text, 11, 6, width);
-                for (nth, line) in folded.split('\n').enumerate() {
+                let wrapped = wrap(text, 11, 6, width);
+                for (nth, line) in wrapped.split('\n').enumerate() {
                     let used = if nth == 0 { 11 } else { 0 };
                     assert!(used + columns(line) <= width, "{width}: {line:?}");
                     assert!(nth == 0 || line.starts_with("      "), "{width}: {line:?}");
@@ -88,11 +88,11 @@ mod tests {
     }
 
     #[test]
-    fn fold__breaks_between_words_and_keeps_all_text() {
-        assert_eq!(fold("one two three", 10, 2, 20), "one two \n  three");
-        assert_eq!(fold("one", 10, 2, 20), "one");
+    fn wrap__breaks_between_words_and_keeps_all_text() {
+        assert_eq!(wrap("one two three", 10, 2, 20), "one two \n  three");
+        assert_eq!(wrap("one", 10, 2, 20), "one");
         let long = "y".repeat(50);
-        assert_eq!(fold(&long, 0, 4, 20).replace(['\n', ' '], ""), long);
-        assert_eq!(fold("e\u{301}\u{5e9}\u{5dc}", 0, 0, 20), "e\u{301}\u{5e9}\u{5dc}");
+        assert_eq!(wrap(&long, 0, 4, 20).replace(['\n', ' '], ""), long);
+        assert_eq!(wrap("e\u{301}\u{5e9}\u{5dc}", 0, 0, 20), "e\u{301}\u{5e9}\u{5dc}");
     }
 }

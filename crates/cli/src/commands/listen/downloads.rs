@@ -17,12 +17,12 @@ use twinlock_client::client::{Entry, FileEntry};
 use twinlock_client::transfer::{Event, Get, Into, JobId, Place, Transfers, hash_file, name};
 use twinlock_core::id::{ConversationId, Name};
 
-use super::get::is_own;
-use super::moving::harmless;
-use super::send::blocking;
-use crate::args::Moving;
+use crate::args::TransferArgs;
+use crate::blocking::blocking;
+use crate::context::Context;
 use crate::exit::Failure;
-use crate::open::Context;
+use crate::lookup::is_own;
+use crate::output::harmless;
 
 /// Transfer connections.
 const JOBS: u8 = 3;
@@ -30,16 +30,17 @@ const JOBS: u8 = 3;
 const NAMES: usize = 1000;
 
 /// A file to be placed in the directory.
-pub(super) enum Fetch {
+pub(super) enum EntryDownload {
     /// The file exists.
     Have(PathBuf),
     /// The transfer is running.
-    Coming(JobId),
+    Running(JobId),
     /// The directory has no destination for it.
     Failed(Failure),
 }
 
-pub(super) struct Fetching {
+/// The downloads into the directory of `--get`.
+pub(super) struct Downloads {
     transfers: Transfers,
     events: mpsc::Receiver<Event>,
     dir: PathBuf,
@@ -51,13 +52,13 @@ pub(super) struct Fetching {
     down: Option<ClientError>,
 }
 
-impl Fetching {
+impl Downloads {
     pub(super) fn start(context: &Context, dir: &Path, user: Name) -> Result<Self, Failure> {
         if !dir.is_dir() {
             return Err(Failure::usage(format!("{} is not a directory", dir.display())));
         }
-        let moving = Moving { limit: None, jobs: JOBS, json: false };
-        let (transfers, events) = context.transfers(&moving)?;
+        let options = TransferArgs { limit: None, jobs: JOBS, json: false };
+        let (transfers, events) = context.transfers(&options)?;
         let (dir, taken, ended) = (dir.to_path_buf(), HashSet::new(), HashMap::new());
         Ok(Self { transfers, events, dir, user, taken, ended, down: None })
     }
@@ -73,28 +74,28 @@ impl Fetching {
         target: &str,
         conversation: ConversationId,
         entries: &[Entry],
-    ) -> Result<BTreeMap<u64, Fetch>, Failure> {
-        let mut fetches = BTreeMap::new();
+    ) -> Result<BTreeMap<u64, EntryDownload>, Failure> {
+        let mut downloads = BTreeMap::new();
         for entry in entries {
             let Some(file) = entry.file.clone() else { continue };
-            let fetch = match self.choose(target, entry.n, &file).await {
-                Ok(Choice::Have(path)) => Fetch::Have(path),
+            let download = match self.choose(target, entry.n, &file).await {
+                Ok(Choice::Have(path)) => EntryDownload::Have(path),
                 Ok(Choice::Free(place)) => {
                     self.taken.insert(place.path());
                     let (n, own) = (entry.n, is_own(entry, &self.user));
                     let into = Into::Place(place);
                     let get = Get { conversation, n, file, own, into };
-                    Fetch::Coming(self.transfers.get(get)?)
+                    EntryDownload::Running(self.transfers.get(get)?)
                 }
-                Ok(Choice::None) => Fetch::Failed(Failure::usage(format!(
+                Ok(Choice::None) => EntryDownload::Failed(Failure::usage(format!(
                     "all names for it exist already in {}",
                     self.dir.display()
                 ))),
-                Err(failure) => Fetch::Failed(failure),
+                Err(failure) => EntryDownload::Failed(failure),
             };
-            fetches.insert(entry.n, fetch);
+            downloads.insert(entry.n, download);
         }
-        Ok(fetches)
+        Ok(downloads)
     }
 
     /// Waits for one file and returns its path.
@@ -102,14 +103,14 @@ impl Fetching {
     /// A failure names the entry. The entry is not handled, and the next run retries it.
     pub(super) async fn wait(
         &mut self,
-        fetch: Fetch,
+        download: EntryDownload,
         target: &str,
         entry: &Entry,
     ) -> Result<Option<PathBuf>, Failure> {
-        let ended = match fetch {
-            Fetch::Have(path) => Ok(Some(path)),
-            Fetch::Failed(failure) => Err(failure),
-            Fetch::Coming(job) => self.end_of(job).await,
+        let ended = match download {
+            EntryDownload::Have(path) => Ok(Some(path)),
+            EntryDownload::Failed(failure) => Err(failure),
+            EntryDownload::Running(job) => self.end_of(job).await,
         };
         ended.map_err(|mut failure| {
             let name = entry.file.as_ref().map(|file| harmless(file.name.expose_raw()));

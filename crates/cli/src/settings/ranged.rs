@@ -14,17 +14,6 @@ impl<const LEAST: u64, const MOST: u64> Ranged<LEAST, MOST> {
     pub(super) fn get(self) -> u64 {
         self.0
     }
-
-    /// The value as a `usize`. No `MOST` exceeds `usize::MAX`.
-    pub(super) fn size(self) -> usize {
-        usize::try_from(self.0).unwrap_or(usize::MAX)
-    }
-}
-
-impl Ranged<0, 65_535> {
-    pub(super) fn port(self) -> u16 {
-        u16::try_from(self.0).unwrap_or(u16::MAX)
-    }
 }
 
 struct Range<const LEAST: u64, const MOST: u64>;
@@ -70,4 +59,10 @@ where
         return Err(D::Error::custom("this is empty: set a value, or remove the line"));
     }
     Ok(Some(text.into()))
+}
+
+/// A port; 0 selects any free one.
+pub(super) fn port<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
+    let port = Ranged::<0, { u16::MAX as u64 }>::deserialize(from)?;
+    Ok(u16::try_from(port.get()).ok())
 }
