@@ -36,8 +36,6 @@ const READY_DEADLINE: Duration = Duration::from_secs(10);
 /// First and maximum delay between requests for a connection slot. A slot is occupied during a
 /// login, some ms, or until the server's deadline of 5 s.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// Default time that a one-shot command waits for a connection slot.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The stream under a session.
 pub(crate) type Stream = TlsStream<TcpStream>;

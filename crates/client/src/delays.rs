@@ -6,8 +6,8 @@ use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use twinlock_core::Entropy as _;
 use twinlock_transport::OsEntropy;
 
-use crate::client::Options;
 use crate::error::ClientError;
+use crate::model::Options;
 
 /// Maximum delay of the first attempt after a good connection. It is random, so that clients that a
 /// server dropped together do not reconnect in the same instant.

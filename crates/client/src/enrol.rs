@@ -4,7 +4,7 @@
 //! leaves a device whose secret is lost.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -22,10 +22,13 @@ use twinlock_core::session::{Binding, BindingPolicy, Event};
 use twinlock_transport::connection::Connection;
 use twinlock_transport::tls::Trust;
 
-use crate::connector::{Connector, Opened, PATIENCE, Stream};
+use crate::clock::now_ms;
+use crate::connector::{Connector, Opened, Stream};
 use crate::error::{ClientError, closed};
 use crate::home::Home;
+use crate::model::PATIENCE;
 use crate::profile::{NewProfile, Profile, ProfileError, TlsTrust};
+use crate::ready::{client_info, pins_of};
 use crate::register::{self, Ask};
 
 /// Timeout for one answer.
@@ -322,21 +325,6 @@ async fn learned(address: &Address, info: &proto::ServerInfo, shown: Option<TlsP
     if vouched { by_authority } else { TlsTrust::Pins(vec![shown]) }
 }
 
-/// This program's description for the operator.
-pub(crate) fn client_info(label: &str) -> proto::ClientInfo {
-    proto::ClientInfo {
-        software: concat!("twinlock ", env!("CARGO_PKG_VERSION")).to_owned(),
-        device_label: label.to_owned(),
-        instance: Bytes::new(),
-    }
-}
-
-/// Milliseconds since 1970 UTC.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 fn refuse_existing(home: &Home, name: &Name) -> Result<(), ClientError> {
     match Profile::load(home, name) {
         Err(ProfileError::Missing { .. }) => Ok(()),
@@ -371,39 +359,6 @@ async fn open_invite(link: &InviteLink, binding: BindingPolicy) -> Result<Opened
 /// The pins that the server names, or the one that accepted this connection.
 fn pins(info: &proto::ServerInfo, used: TlsPin) -> TlsTrust {
     TlsTrust::Pins(pins_of(info).unwrap_or_else(|| vec![used]))
-}
-
-/// The pins that the server names, if it names any.
-pub(crate) fn pins_of(info: &proto::ServerInfo) -> Option<Vec<TlsPin>> {
-    let pins: Vec<_> = info
-        .tls_pins
-        .iter()
-        .filter_map(|pin| TlsPin::from_slice(pin))
-        .take(crate::profile::MAX_PINS)
-        .collect();
-    (!pins.is_empty()).then_some(pins)
-}
-
-/// The blocking work that stores what READY says for the next connection. It fails if another
-/// program has put another server or user into the profile.
-pub(crate) fn learning(
-    home: &Home,
-    profile: &Profile,
-    info: &proto::ServerInfo,
-) -> impl FnOnce() -> Result<Profile, ClientError> + Send + use<> {
-    let (home, name, pins) = (home.clone(), profile.name().clone(), pins_of(info));
-    let (key, user) = (*profile.server_key(), profile.user().clone());
-    move || {
-        let mut profile = Profile::load(&home, &name)?;
-        if *profile.server_key() != key || *profile.user() != user {
-            return Err(ProfileError::Replaced { name }.into());
-        }
-        if let Some(pins) = pins {
-            profile.learn_pins(&home, &pins)?;
-        }
-        profile.raise_min_version(&home, VERSION)?;
-        Ok(profile)
-    }
 }
 
 /// The last step: the server creates the credentials of a profile that is already on disk.

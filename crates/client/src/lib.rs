@@ -9,7 +9,9 @@
 
 #![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
+mod blocking;
 pub mod client;
+mod clock;
 mod connector;
 mod delays;
 mod disk;
@@ -17,9 +19,12 @@ mod driver;
 pub mod enrol;
 pub mod error;
 pub mod home;
+mod limits;
 pub mod load;
+pub mod model;
 pub mod outbox;
 pub mod profile;
+mod ready;
 pub mod receipts;
 pub mod record;
 mod refusal;
@@ -30,5 +35,6 @@ mod step_up;
 pub mod transfer;
 pub mod uploads;
 
-pub use client::{Client, Event, Options};
+pub use client::Client;
 pub use error::ClientError;
+pub use model::{Event, Options};

@@ -9,8 +9,10 @@ use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Salt, Sender, S
 use twinlock_core::proto::{self, RefusalReason};
 use twinlock_core::text::Untrusted;
 
-use crate::client::{Client, Entry, FileEntry, blocking};
+use crate::blocking::blocking;
+use crate::client::Client;
 use crate::error::{Blame, ClientError, Refusal};
+use crate::model::{Entry, FileEntry};
 use crate::receipts::{Handled, Known, Receipts, Seen};
 use crate::state::StateError;
 

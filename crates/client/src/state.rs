@@ -28,9 +28,9 @@ use tempfile::TempDir;
 use thiserror::Error;
 use twinlock_core::id::{ConversationId, Link, MessageId, Name, ServerKey};
 
-use crate::client::MOST_LISTED;
 use crate::disk;
 use crate::home::{DiskError, Home};
+use crate::limits::MAX_LISTED;
 use crate::outbox::Outbox;
 use crate::profile::Profile;
 use crate::receipts::Receipts;
@@ -331,7 +331,7 @@ impl State {
     /// conversations.
     pub(crate) fn learn_origin(&self, conversation: ConversationId, key: ServerKey) -> bool {
         let mut origins = self.shared.origins.lock().unwrap_or_else(PoisonError::into_inner);
-        if origins.len() >= MOST_LISTED && !origins.contains_key(&conversation) {
+        if origins.len() >= MAX_LISTED && !origins.contains_key(&conversation) {
             return false;
         }
         origins.insert(conversation, key);

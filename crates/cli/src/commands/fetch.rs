@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 use twinlock_client::ClientError;
-use twinlock_client::client::{Entry, FileEntry};
+use twinlock_client::model::{Entry, FileEntry};
 use twinlock_client::transfer::{Event, Get, Into, JobId, Place, Transfers, hash_file, name};
 use twinlock_core::id::{ConversationId, Name};
 

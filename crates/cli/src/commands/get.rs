@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
-use twinlock_client::client::{Entry, FileEntry};
+use twinlock_client::model::{Entry, FileEntry};
 use twinlock_client::transfer::{Get as GetJob, Into, Place, name};
 use twinlock_client::{Client, Event, Options};
 use twinlock_core::chain::Kind;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use twinlock_client::ClientError;
-use twinlock_client::client::Entry;
+use twinlock_client::model::Entry;
 use twinlock_client::outbox::Ack;
 use twinlock_client::transfer::{Event, JobId, TransferError, Transfers};
 use twinlock_core::id::MessageId;

@@ -1,6 +1,6 @@
 //! Resolves a number, a time or `last` to an entry.
 
-use twinlock_client::client::Entry;
+use twinlock_client::model::Entry;
 use twinlock_client::record::Page;
 
 use crate::args::Point;

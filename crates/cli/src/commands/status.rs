@@ -2,7 +2,7 @@
 
 use indicatif::HumanDuration;
 use serde::Serialize;
-use twinlock_client::client::{Facts, Rekeyed};
+use twinlock_client::model::{Facts, Rekeyed};
 use twinlock_client::profile::{Profile, TlsTrust};
 use twinlock_client::{Client, ClientError};
 use twinlock_core::invite::server_words;

@@ -17,8 +17,9 @@ use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 
 use super::Done;
-use crate::client::{Entry, Event, blocking};
+use crate::blocking::blocking;
 use crate::error::{ClientError, Refusal};
+use crate::model::{Entry, Event};
 use crate::receipts::Receipts;
 use crate::record::{self, known_head};
 

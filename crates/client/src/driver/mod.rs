@@ -26,13 +26,14 @@ use twinlock_core::keys::DeviceSecret;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_transport::OsEntropy;
 
-use crate::client::{Event, Facts, Options, Rekeyed, Up};
+use crate::blocking::blocking;
 use crate::connector::{Connector, Opened};
 use crate::delays::{Delays, GOOD_LINE};
-use crate::enrol::{client_info, learning};
 use crate::error::ClientError;
 use crate::home::Home;
+use crate::model::{Event, Facts, Options, Rekeyed, Up};
 use crate::profile::{Profile, ProfileError};
+use crate::ready::{client_info, learning};
 use crate::session_log::{self, Sums};
 use crate::state::State;
 use follow::{Checked, Follows};
@@ -432,7 +433,7 @@ impl Driver {
         let receipts = self.follows.receipts();
         self.jobs.push(Box::pin(async move {
             let note = move || crate::record::note_left(&receipts, conversation);
-            Done::Noted(crate::client::blocking(note).await)
+            Done::Noted(blocking(note).await)
         }));
     }
 
@@ -440,7 +441,7 @@ impl Driver {
     fn learn(&mut self, info: &proto::ServerInfo) {
         let learn = learning(&self.home, &self.profile, info);
         self.jobs.push(Box::pin(async move {
-            Done::Learned(crate::client::blocking(move || learn().map(Box::new)).await)
+            Done::Learned(blocking(move || learn().map(Box::new)).await)
         }));
     }
 }

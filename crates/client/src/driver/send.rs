@@ -14,7 +14,7 @@ use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 
 use super::{Asker, Done};
-use crate::client::blocking;
+use crate::blocking::blocking;
 use crate::error::{ClientError, Refusal};
 use crate::outbox::{Ack, Claim, Pending, Settle};
 use crate::state::State;

@@ -11,13 +11,14 @@ use twinlock_core::session::Event as LineEvent;
 use twinlock_transport::connection::Connection;
 
 use super::{Asker, Driver, Reply, put};
-use crate::client::{Event, Facts, MOST_LISTED, Rekeyed, Up};
 use crate::connector::Stream;
 use crate::error::{ClientError, Refusal, closed};
+use crate::limits::MAX_LISTED;
+use crate::model::{Event, Facts, Rekeyed, Up};
 use crate::session_log;
 
 /// Maximum number of events that wait for the consumer: about one per user and conversation.
-const MOST_EVENTS: usize = MOST_LISTED;
+const MOST_EVENTS: usize = MAX_LISTED;
 /// Maximum number of unanswered requests on the connection, not counting appends.
 const ASKED: usize = 128;
 /// Bytes sealed and not yet written above which no more frames are sealed.

@@ -17,10 +17,11 @@ use twinlock_transport::OsEntropy;
 
 use super::{LoadError, Stop};
 use crate::connector::{Connector, Opened};
-use crate::enrol::{self, NewUser, client_info};
+use crate::enrol::{self, NewUser};
 use crate::error::{ClientError, closed};
 use crate::home::{DiskError, Home};
 use crate::profile::{Profile, TlsTrust};
+use crate::ready::client_info;
 use crate::transfer::wire::Wire;
 
 /// Maximum number of concurrent logins. Fewer than the 8 unauthenticated connections that a server

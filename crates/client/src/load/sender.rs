@@ -15,8 +15,8 @@ use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::Connection;
 
 use super::count::{News, count};
+use crate::clock::now_ms;
 use crate::connector::Stream;
-use crate::enrol::now_ms;
 use crate::error::{ClientError, closed};
 
 /// Number of texts that a connection sends in turn.

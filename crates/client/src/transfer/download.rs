@@ -15,8 +15,8 @@ use super::error::TransferError;
 use super::lane::Desk;
 use super::place::{Finish, Part, Place};
 use super::wire::{Incoming, Wire};
-use crate::client::FileEntry;
 use crate::error::ClientError;
+use crate::model::FileEntry;
 
 /// A file to fetch.
 pub struct Get {

@@ -22,13 +22,13 @@ use super::limit::Limit;
 use super::upload::{Sent, Upload};
 use super::wire::Wire;
 use super::{Event, JobId};
-use crate::client::{Options, Up};
 use crate::connector::{Connector, Opened};
 use crate::delays::{Delays, GOOD_LINE};
-use crate::enrol::{client_info, learning};
 use crate::error::{ClientError, Refusal};
 use crate::home::Home;
+use crate::model::{Options, Up};
 use crate::profile::Profile;
+use crate::ready::{client_info, learning};
 use crate::session_log;
 use crate::state::State;
 

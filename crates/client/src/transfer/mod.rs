@@ -30,11 +30,12 @@ use tokio::task::JoinSet;
 use twinlock_core::id::MessageId;
 use twinlock_transport::OsEntropy;
 
-use crate::client::{Options, Up, blocking};
+use crate::blocking::blocking;
+use crate::clock::now_ms;
 use crate::connector::Connector;
-use crate::enrol::now_ms;
 use crate::error::ClientError;
 use crate::home::Home;
+use crate::model::{Options, Up};
 use crate::outbox::Ack;
 use crate::profile::Profile;
 use crate::state::State;

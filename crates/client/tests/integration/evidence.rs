@@ -1,9 +1,9 @@
 //! Changes of the record that a client must detect, and normal events that it must not report.
 
 use crate::common::{World, name, new_user, next, quick, until};
-use twinlock_client::client::{Event, Options};
 use twinlock_client::enrol;
 use twinlock_client::error::{Blame, ClientError};
+use twinlock_client::model::{Event, Options};
 use twinlock_client::profile::ProfileError;
 use twinlock_client::record;
 use twinlock_core::invite::InviteLink;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::common::{LONG, World, name, new_user, next, quick, text, until};
 use tokio::time::timeout;
-use twinlock_client::client::{Event, Options, Rekeyed};
 use twinlock_client::enrol;
 use twinlock_client::error::{Blame, ClientError, Refusal};
+use twinlock_client::model::{Event, Options, Rekeyed};
 use twinlock_client::profile::Profile;
 use twinlock_core::id::ConversationId;
 use twinlock_core::invite::InviteLink;

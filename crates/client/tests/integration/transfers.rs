@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::common::{LONG, Person, World, quick};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use twinlock_client::client::Entry;
 use twinlock_client::error::Blame;
+use twinlock_client::model::Entry;
 use twinlock_client::transfer::{
     Event, Found, Get, Into, JobId, Moving, Place, TransferError, Transfers, look, name,
 };

@@ -16,8 +16,8 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use twinlock_client::client::Entry;
 use twinlock_client::error::Refusal;
+use twinlock_client::model::Entry;
 use twinlock_client::outbox::{Ack, Outcome};
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
