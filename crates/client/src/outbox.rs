@@ -125,11 +125,15 @@ pub struct Outbox {
     state: State,
 }
 
-impl Outbox {
-    pub(crate) fn new(state: State) -> Self {
-        Self { state }
+impl State {
+    /// The outgoing messages.
+    #[must_use]
+    pub fn outbox(&self) -> Outbox {
+        Outbox { state: self.clone() }
     }
+}
 
+impl Outbox {
     /// Stores a message for `target`, a room's name or `@` and a user name. It is on disk when this
     /// returns.
     ///

@@ -89,11 +89,15 @@ pub struct Uploads {
     state: State,
 }
 
-impl Uploads {
-    pub(crate) fn new(state: State) -> Self {
-        Self { state }
+impl State {
+    /// The outgoing files.
+    #[must_use]
+    pub fn uploads(&self) -> Uploads {
+        Uploads { state: self.clone() }
     }
+}
 
+impl Uploads {
     /// Stores offers, all or nothing, with one disk sync. An upload that began before resumes under
     /// its message id if the file is unchanged and no other process sends it.
     ///
