@@ -9,6 +9,7 @@
 
 #![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
+pub mod audit;
 mod blocking;
 pub mod client;
 mod clock;
