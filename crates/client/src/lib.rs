@@ -32,7 +32,6 @@ mod refusal;
 mod register;
 mod session_log;
 pub mod state;
-mod step_up;
 pub mod transfer;
 pub mod uploads;
 

@@ -8,7 +8,7 @@ use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, requ
 use twinlock_core::step_up::StepUp;
 use twinlock_transport::OsEntropy;
 
-use crate::client::Client;
+use super::Client;
 use crate::error::{ClientError, Refusal};
 use crate::register::{self, Ask};
 
