@@ -10,14 +10,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use twinlock_core::chain::{Broken, Position};
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 
-use super::Done;
-use crate::blocking::blocking;
 use crate::error::{ClientError, Refusal};
 use crate::model::{Entry, Event};
 use crate::receipts::Receipts;
@@ -251,18 +247,18 @@ impl Follows {
         }
     }
 
-    /// Starts a check of received entries, unless one is running.
-    pub(super) fn check(&mut self, jobs: &FuturesUnordered<BoxFuture<'static, Done>>) {
+    /// The check of received entries, which blocks; `None` if there are none, or one is running.
+    pub(super) fn check(
+        &mut self,
+    ) -> Option<impl FnOnce() -> Result<Checked, ClientError> + Send + use<>> {
         if self.checking || self.unchecked.is_empty() {
-            return;
+            return None;
         }
         self.checking = true;
         let steps = std::mem::take(&mut self.unchecked);
         let positions = std::mem::take(&mut self.positions);
         let receipts = self.receipts.clone();
-        jobs.push(Box::pin(async move {
-            Done::Checked(blocking(move || check(&receipts, positions, steps)).await)
-        }));
+        Some(move || check(&receipts, positions, steps))
     }
 
     /// Handles the result of a check; returns the events for the consumer.

@@ -5,6 +5,7 @@
 //! results of disk jobs. Disk access runs on blocking threads, one job of a kind at a time. Work
 //! that arrives during a job is batched into the next one.
 
+mod command;
 mod follow;
 mod send;
 mod serve;
@@ -21,9 +22,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use twinlock_core::Entropy as _;
 use twinlock_core::credential::Credential;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::id::{ConversationId, MessageId};
+use twinlock_core::id::ConversationId;
 use twinlock_core::keys::DeviceSecret;
-use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
+use twinlock_core::proto::{self, request::Op};
 use twinlock_transport::OsEntropy;
 
 use crate::blocking::blocking;
@@ -36,6 +37,8 @@ use crate::profile::{Profile, ProfileError};
 use crate::ready::{client_info, learning};
 use crate::session_log::{self, Sums};
 use crate::state::State;
+use command::Recipient;
+pub(crate) use command::{Command, Reply};
 use follow::{Checked, Follows};
 use send::{Sending, Settled};
 use serve::Serving;
@@ -48,36 +51,6 @@ const EVENTS: usize = 16;
 const WAITING: usize = 256;
 /// Interval of the checks whether another process has added to the outbox.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// A command from a handle to the task.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Follow { conversation: ConversationId, after: u64 },
-    Unfollow { conversation: ConversationId },
-    Written,
-    Hurry,
-    Facts(Reply<Facts>),
-    Rekey(Reply<Rekeyed>),
-    Request { op: Box<Op>, reply: Reply<Answered> },
-    Close(oneshot::Sender<()>),
-}
-
-type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
-
-/// The recipient of an answer.
-#[derive(Debug)]
-enum Asker {
-    /// A caller of the handle.
-    Caller(Reply<Answered>),
-    /// The outbox, for this message.
-    Append(MessageId),
-    /// The outbox, which looks up this target.
-    Target(String),
-    /// A follow.
-    Follow(ConversationId),
-    /// No recipient.
-    Nobody,
-}
 
 /// The result of a disk job.
 enum Done {
@@ -107,7 +80,7 @@ struct Driver {
     /// Events that the consumer has not taken.
     queue: VecDeque<Event>,
     /// Requests that wait for a connection.
-    waiting: VecDeque<(Op, Asker)>,
+    waiting: VecDeque<(Op, Recipient)>,
     facts: Vec<Reply<Facts>>,
     /// Rekey requests that wait for a connection.
     rekeys: Vec<Reply<Rekeyed>>,
@@ -177,13 +150,13 @@ impl Driver {
     async fn run(mut self) {
         let stop = self.live().await;
         self.sending.line_ended();
-        self.sending.settle(&self.jobs, false);
+        self.settle(false);
         // Writes the server's acks to disk before any caller learns of the end.
         while let Some(done) = self.jobs.next().await {
             if self.take_done(done).is_err() {
                 break;
             }
-            self.sending.settle(&self.jobs, false);
+            self.settle(false);
         }
         self.sums.end();
         let (error, reply) = match stop {
@@ -195,10 +168,10 @@ impl Driver {
         let _first = self.ended.set(fail.clone());
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            refuse(command, &fail);
+            command.refuse(&fail);
         }
         for (_, asker) in self.waiting.drain(..) {
-            if let Asker::Caller(reply) = asker {
+            if let Recipient::Caller(reply) = asker {
                 let _gone = reply.send(Err(fail.clone()));
             }
         }
@@ -238,7 +211,7 @@ impl Driver {
                 Err(Stop::Failed(error)) => {
                     session_log::failed(self.dial.address(), &error);
                     self.sending.line_ended();
-                    self.sending.settle(&self.jobs, false);
+                    self.settle(false);
                     error
                 }
                 Err(stop) => return stop,
@@ -360,6 +333,20 @@ impl Driver {
         None
     }
 
+    /// Starts to write results to disk and to claim messages, unless that is running.
+    fn settle(&mut self, connected: bool) {
+        if let Some(work) = self.sending.settle(connected) {
+            self.jobs.push(Box::pin(async move { Done::Settled(blocking(work).await) }));
+        }
+    }
+
+    /// Starts to verify received entries, unless that is running.
+    fn check(&mut self) {
+        if let Some(work) = self.follows.check() {
+            self.jobs.push(Box::pin(async move { Done::Checked(blocking(work).await) }));
+        }
+    }
+
     fn take_command(&mut self, command: Command) {
         match command {
             Command::Follow { conversation, after } => self.follows.begin(conversation, after),
@@ -375,7 +362,7 @@ impl Driver {
                 let _gone = reply.send(Err(ClientError::Lost(full)));
             }
             Command::Request { op, reply } => {
-                self.waiting.push_back((*op, Asker::Caller(reply)));
+                self.waiting.push_back((*op, Recipient::Caller(reply)));
             }
             Command::Close(_) => {}
         }
@@ -400,7 +387,7 @@ impl Driver {
                 self.sending.settled(claimed, filled, changes);
                 // Settles what arrived during the job; without a connection, releases the claims
                 // for other processes.
-                self.sending.settle(&self.jobs, self.connected);
+                self.settle(self.connected);
             }
             Done::Checked(checked) => {
                 let mut checked = checked?;
@@ -458,15 +445,4 @@ fn put(queue: &mut VecDeque<Event>, event: Event) {
     };
     queue.retain(|old| !stale(old));
     queue.push_back(event);
-}
-
-/// Answers a command with an error, because the task has ended.
-fn refuse(command: Command, error: &ClientError) {
-    match command {
-        Command::Request { reply, .. } => drop(reply.send(Err(error.clone()))),
-        Command::Facts(reply) => drop(reply.send(Err(error.clone()))),
-        Command::Rekey(reply) => drop(reply.send(Err(error.clone()))),
-        Command::Close(reply) => drop(reply.send(())),
-        Command::Follow { .. } | Command::Unfollow { .. } | Command::Written | Command::Hurry => {}
-    }
 }

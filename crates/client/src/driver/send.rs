@@ -7,14 +7,11 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 
-use super::{Asker, Done};
-use crate::blocking::blocking;
+use super::command::Recipient;
 use crate::error::{ClientError, Refusal};
 use crate::outbox::{Ack, Claim, Pending, Settle};
 use crate::state::State;
@@ -141,7 +138,7 @@ impl Sending {
     }
 
     /// The next request, if one may be sent.
-    pub(super) fn next(&mut self) -> Option<(Op, Asker)> {
+    pub(super) fn next(&mut self) -> Option<(Op, Recipient)> {
         if self.hold.is_some() {
             return None;
         }
@@ -156,7 +153,7 @@ impl Sending {
                         body: message.body,
                     };
                     self.in_flight.insert(message.message_id);
-                    return Some((Op::Append(append), Asker::Append(message.message_id)));
+                    return Some((Op::Append(append), Recipient::Append(message.message_id)));
                 }
                 Some(Target::Asked) => {}
                 None => {
@@ -171,7 +168,7 @@ impl Sending {
             Some(user) => Op::OpenDirect(proto::OpenDirect { user: user.to_owned() }),
             None => Op::FindRoom(proto::FindRoom { name: target.clone() }),
         };
-        Some((op, Asker::Target(target)))
+        Some((op, Recipient::Target(target)))
     }
 
     /// The refusal that stops sending, if it is new.
@@ -243,14 +240,14 @@ impl Sending {
         self.release = true;
     }
 
-    /// Starts a job that writes results to disk and claims more messages, unless one is running.
+    /// The work that writes results to disk and claims more messages, which blocks; `None` if there
+    /// is nothing to do, or it is running.
     pub(super) fn settle(
         &mut self,
-        jobs: &FuturesUnordered<BoxFuture<'static, Done>>,
         connected: bool,
-    ) {
+    ) -> Option<impl FnOnce() -> Result<Settled, ClientError> + Send + use<>> {
         if self.settling {
-            return;
+            return None;
         }
         let outstanding =
             self.in_flight.len() + self.queues.values().map(VecDeque::len).sum::<usize>();
@@ -260,7 +257,7 @@ impl Sending {
         let release = self.release && self.in_flight.is_empty();
         let looking = may_claim && (self.want || self.look);
         if self.recorded.is_empty() && self.refused.is_empty() && !release && !looking {
-            return;
+            return None;
         }
         self.settling = true;
         let sure = self.want && may_claim;
@@ -274,7 +271,7 @@ impl Sending {
         let refused = std::mem::take(&mut self.refused);
         let (state, before) = (self.state.clone(), self.changes);
         let held = self.held_messages();
-        let work = move || {
+        Some(move || {
             let changes = if claim > 0 { Some(state.changes()?) } else { before };
             let claims = claim > 0 && (sure || changes != before);
             let mut claimed = Vec::new();
@@ -288,8 +285,7 @@ impl Sending {
             }
             let filled = claims && claimed.len() == claim;
             Ok(Settled { recorded, refused, claimed, filled, changes })
-        };
-        jobs.push(Box::pin(async move { Done::Settled(blocking(work).await) }));
+        })
     }
 
     /// Ids of the claimed messages in memory.

@@ -10,7 +10,8 @@ use twinlock_core::proto::{self, answer::Result as Answered, item::What, request
 use twinlock_core::session::Event as LineEvent;
 use twinlock_transport::connection::Connection;
 
-use super::{Asker, Driver, Reply, put};
+use super::command::{Recipient, Reply};
+use super::{Driver, put};
 use crate::connector::Stream;
 use crate::error::{ClientError, Refusal, closed};
 use crate::limits::MAX_LISTED;
@@ -29,7 +30,7 @@ const REQUEST_HEAD: usize = 6;
 /// State of one connection, dropped with it.
 pub(super) struct Serving {
     pub(super) up: Up,
-    asked: HashMap<u64, Asker>,
+    asked: HashMap<u64, Recipient>,
     /// Callers that wait for a rekey, with the epoch at their request.
     rekeys: Vec<(u32, Reply<Rekeyed>)>,
     next: u64,
@@ -57,14 +58,14 @@ impl Serving {
         &mut self,
         line: &mut Connection<Stream>,
         op: Op,
-        asker: Asker,
+        asker: Recipient,
     ) -> Result<(), ClientError> {
         let request = proto::Request { id: self.next, op: Some(op) };
         let bytes = size(&request);
         if self.frame_bytes + bytes > MAX_BODY {
             self.seal(line)?;
         }
-        self.appends += usize::from(matches!(asker, Asker::Append(_)));
+        self.appends += usize::from(matches!(asker, Recipient::Append(_)));
         self.asked.insert(self.next, asker);
         self.next += 1;
         self.frame_bytes += bytes;
@@ -82,9 +83,9 @@ impl Serving {
         Ok(())
     }
 
-    fn answered(&mut self, id: u64) -> Option<Asker> {
+    fn answered(&mut self, id: u64) -> Option<Recipient> {
         let asker = self.asked.remove(&id)?;
-        self.appends -= usize::from(matches!(asker, Asker::Append(_)));
+        self.appends -= usize::from(matches!(asker, Recipient::Append(_)));
         Some(asker)
     }
 }
@@ -126,7 +127,7 @@ impl Driver {
             serving.ask(line, op, asker)?;
         }
         for (op, conversation) in self.follows.requests() {
-            let asker = conversation.map_or(Asker::Nobody, Asker::Follow);
+            let asker = conversation.map_or(Recipient::Discard, Recipient::Follow);
             serving.ask(line, op, asker)?;
         }
         while !busy(serving, line) {
@@ -137,8 +138,8 @@ impl Driver {
         // A sender that waits for an ack must notice a dead connection as soon as a follower.
         let watching = self.follows.any() || self.sending.waits();
         line.session_mut().set_following(watching);
-        self.sending.settle(&self.jobs, true);
-        self.follows.check(&self.jobs);
+        self.settle(true);
+        self.check();
         Ok(())
     }
 
@@ -226,18 +227,18 @@ impl Driver {
             _ => {}
         }
         match serving.answered(answer.id) {
-            Some(Asker::Caller(reply)) => {
+            Some(Recipient::Caller(reply)) => {
                 let _gone = reply.send(result.map_err(ClientError::Refused));
             }
-            Some(Asker::Append(message_id)) => {
+            Some(Recipient::Append(message_id)) => {
                 self.moved |= matches!(result, Ok(Answered::Ack(_)));
                 self.sending.answered(message_id, result)?;
             }
-            Some(Asker::Target(target)) => self.sending.found(target, result)?,
-            Some(Asker::Follow(conversation)) => {
+            Some(Recipient::Target(target)) => self.sending.found(target, result)?,
+            Some(Recipient::Follow(conversation)) => {
                 self.queue.extend(self.follows.answered(conversation, result)?);
             }
-            Some(Asker::Nobody) => {}
+            Some(Recipient::Discard) => {}
             None => return Err(ClientError::Protocol("an answer to nothing")),
         }
         if let Some((no, retry)) = self.sending.take_news() {
@@ -267,12 +268,12 @@ impl Driver {
             let _gone = reply.send(Err(why.clone()));
         }
         for asker in serving.asked.into_values() {
-            if let Asker::Caller(reply) = asker {
+            if let Recipient::Caller(reply) = asker {
                 let _gone = reply.send(Err(why.clone()));
             }
         }
         self.follows.line_ended();
         self.sending.line_ended();
-        self.sending.settle(&self.jobs, false);
+        self.settle(false);
     }
 }
