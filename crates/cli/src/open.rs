@@ -75,10 +75,14 @@ impl Context {
     pub(crate) fn transfers(
         &self,
         moving: &Moving,
-    ) -> Result<(Transfers, mpsc::Receiver<transfer::Event>), Failure> {
+    ) -> Result<(Transfers, mpsc::Receiver<transfer::TransferEvent>), Failure> {
         let (home, profile, state) = self.begin()?;
         let line = Options { address: self.global.address.clone(), ..Options::default() };
-        let moving = transfer::Moving { line, jobs: moving.jobs.into(), limit: moving.limit };
+        let moving = transfer::TransferOptions {
+            connection: line,
+            jobs: moving.jobs.into(),
+            limit: moving.limit,
+        };
         Ok(Transfers::start(&home, profile, state, moving)?)
     }
 

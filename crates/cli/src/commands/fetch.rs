@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 use twinlock_client::ClientError;
 use twinlock_client::model::{Entry, FileEntry};
-use twinlock_client::transfer::{Event, Get, Into, JobId, Place, Transfers, hash_file, name};
+use twinlock_client::transfer::{
+    Get, Into, JobId, Place, TransferEvent as Event, Transfers, hash_file, name,
+};
 use twinlock_core::id::{ConversationId, Name};
 
 use super::get::is_own;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use twinlock_client::ClientError;
 use twinlock_client::model::Entry;
 use twinlock_client::outbox::Ack;
-use twinlock_client::transfer::{Event, JobId, TransferError, Transfers};
+use twinlock_client::transfer::{JobId, TransferError, TransferEvent as Event, Transfers};
 use twinlock_core::id::MessageId;
 use twinlock_core::text::Untrusted;
 

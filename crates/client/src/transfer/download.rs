@@ -11,8 +11,8 @@ use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 
+use super::context::JobContext;
 use super::error::TransferError;
-use super::lane::Desk;
 use super::place::{Finish, Part, Place};
 use super::wire::{Incoming, Wire};
 use crate::error::ClientError;
@@ -156,7 +156,7 @@ impl Download {
     pub(super) async fn run(
         &mut self,
         wire: &mut Wire,
-        desk: &Desk,
+        context: &JobContext,
     ) -> Result<Option<PathBuf>, TransferError> {
         let Some(mut sink) = self.sink.take() else { return Err(ClientError::Closed.into()) };
         let (offset, size) = (sink.written(), self.get.file.size);
@@ -190,9 +190,9 @@ impl Download {
             wire.ask(Op::AbortFile(proto::AbortFile { transfer }))?;
             return Err(error);
         }
-        desk.began(coming.offset).await;
+        context.began(coming.offset).await;
         let mut writing = Writing::start(sink);
-        let received = receive(wire, &coming, &mut writing, size, desk).await;
+        let received = receive(wire, &coming, &mut writing, size, context).await;
         drop(writing.parts);
         let (sink, wrote) =
             writing.ended.await.map_err(|_| TransferError::from(ClientError::Closed))?;
@@ -259,7 +259,7 @@ async fn receive(
     coming: &proto::FileComing,
     writing: &mut Writing,
     size: u64,
-    desk: &Desk,
+    context: &JobContext,
 ) -> Result<(), TransferError> {
     let transfer = coming.transfer;
     let (mut got, mut acked) = (coming.offset, coming.offset);
@@ -276,11 +276,11 @@ async fn receive(
                     got = end;
                     wire.moved = true;
                     // If the thread has ended, it returns the error.
-                    due = desk.limit.grant(data.len()).or(due);
+                    due = context.limit.grant(data.len()).or(due);
                     if writing.parts.send(data).is_err() {
                         return Ok(());
                     }
-                    desk.progress(got);
+                    context.progress(got);
                 }
                 Incoming::Aborted { transfer: of, why } if of == transfer => {
                     return Err(ClientError::Refused(why.into()).into());

@@ -16,12 +16,13 @@ use twinlock_core::keys::DeviceSecret;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_transport::OsEntropy;
 
+use super::context::JobContext;
 use super::download::Download;
 use super::error::TransferError;
 use super::limit::Limit;
+use super::model::{JobId, TransferEvent};
 use super::upload::{Sent, Upload};
 use super::wire::Wire;
-use super::{Event, JobId};
 use crate::connector::{Connector, Opened};
 use crate::delays::{Delays, GOOD_LINE};
 use crate::error::{ClientError, Refusal};
@@ -34,8 +35,6 @@ use crate::state::State;
 
 /// Idle time after which a connection is closed, because sessions are limited.
 const IDLE: Duration = Duration::from_secs(10);
-/// Minimum interval between two progress events.
-const TOLD: Duration = Duration::from_millis(100);
 /// Maximum number of restarts of a file that changes during its upload.
 const ANEW: u32 = 2;
 /// Maximum delay in seconds that the server can request.
@@ -62,44 +61,9 @@ pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) dial: Connector,
     pub(super) limit: Arc<Limit>,
-    pub(super) events: mpsc::Sender<Event>,
+    pub(super) events: mpsc::Sender<TransferEvent>,
     /// The error after which no connection is attempted.
     pub(super) fatal: Mutex<Option<ClientError>>,
-}
-
-/// The context of a transfer, without its connection.
-pub(super) struct Desk {
-    job: JobId,
-    events: mpsc::Sender<Event>,
-    pub(super) limit: Arc<Limit>,
-    pub(super) state: State,
-    told: Mutex<(Instant, u64)>,
-}
-
-impl Desk {
-    fn new(shared: &Shared, job: JobId) -> Self {
-        Self {
-            job,
-            events: shared.events.clone(),
-            limit: shared.limit.clone(),
-            state: shared.state.clone(),
-            told: Mutex::new((Instant::now(), 0)),
-        }
-    }
-
-    /// Reports that the transfer begins at byte `from`.
-    pub(super) async fn began(&self, from: u64) {
-        let _gone = self.events.send(Event::Began { job: self.job, from }).await;
-    }
-
-    /// Reports progress, at intervals, unless the event channel is full.
-    pub(super) fn progress(&self, done: u64) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.1 != done && told.0.elapsed() >= TOLD {
-            *told = (Instant::now(), done);
-            let _full = self.events.try_send(Event::Progress { job: self.job, done });
-        }
-    }
 }
 
 pub(super) struct Lane {
@@ -145,12 +109,17 @@ impl Lane {
 
     /// Runs a job, over as many connections as it takes; returns the last one if it still works.
     async fn work(&mut self, id: JobId, mut job: Job, mut wire: Option<Wire>) -> Option<Wire> {
-        let desk = Desk::new(&self.shared, id);
+        let context = JobContext::new(
+            id,
+            self.shared.events.clone(),
+            self.shared.limit.clone(),
+            self.shared.state.clone(),
+        );
         let mut delays = Delays::new(&self.shared.options);
         let mut anew = 0;
         loop {
             let began = Instant::now();
-            let outcome = self.once(&mut job, &mut wire, &desk).await;
+            let outcome = self.once(&mut job, &mut wire, &context).await;
             let error = match outcome {
                 Ok(outcome) => {
                     self.tell(done(id, &job, outcome)).await;
@@ -162,11 +131,11 @@ impl Lane {
             let error = match (error, &mut job) {
                 (TransferError::Changed(_), Job::Put(upload)) if anew < ANEW => {
                     anew += 1;
-                    match upload.renew(&desk).await {
+                    match upload.renew(&context).await {
                         Ok(()) => {
                             let message_id = upload.message_id;
                             let size = upload.file.source.size;
-                            self.tell(Event::Changed { job: id, message_id, size }).await;
+                            self.tell(TransferEvent::Changed { job: id, message_id, size }).await;
                             continue;
                         }
                         Err(error) => error,
@@ -191,13 +160,13 @@ impl Lane {
                 }
                 _ => {
                     end(ended);
-                    self.failed(id, &mut job, error, &desk).await;
+                    self.failed(id, &mut job, error, &context).await;
                     return wire;
                 }
             };
             end(ended);
             if let TransferError::Client(error) = error {
-                self.tell(Event::Down { error, retry: pause }).await;
+                self.tell(TransferEvent::Down { error, retry: pause }).await;
             }
             sleep(pause).await;
         }
@@ -235,7 +204,7 @@ impl Lane {
                 tracing::warn!(%error, "the facts of READY were not stored");
             }
         });
-        self.tell(Event::Up(Box::new(Up { info, binding, tls }))).await;
+        self.tell(TransferEvent::Up(Box::new(Up { info, binding, tls }))).await;
         Ok(Wire::new(line))
     }
 
@@ -243,7 +212,7 @@ impl Lane {
         &mut self,
         job: &mut Job,
         wire: &mut Option<Wire>,
-        desk: &Desk,
+        context: &JobContext,
     ) -> Result<Outcome, TransferError> {
         if let Job::Get(download) = job {
             // Reports a problem with the destination before anything else.
@@ -253,9 +222,9 @@ impl Lane {
         match job {
             Job::Put(upload) => {
                 let conversation = self.conversation(wire, &upload.target).await?;
-                upload.run(wire, conversation, desk).await.map(Outcome::Sent)
+                upload.run(wire, conversation, context).await.map(Outcome::Sent)
             }
-            Job::Get(download) => download.run(wire, desk).await.map(Outcome::Got),
+            Job::Get(download) => download.run(wire, context).await.map(Outcome::Got),
         }
     }
 
@@ -284,20 +253,26 @@ impl Lane {
         }
     }
 
-    async fn failed(&self, id: JobId, job: &mut Job, mut error: TransferError, desk: &Desk) {
+    async fn failed(
+        &self,
+        id: JobId,
+        job: &mut Job,
+        mut error: TransferError,
+        context: &JobContext,
+    ) {
         match job {
             Job::Get(download) => download.leave(),
             Job::Put(upload) if is_final(&error) => {
-                if let Err(worse) = upload.forget(desk).await {
+                if let Err(worse) = upload.forget(context).await {
                     error = worse;
                 }
             }
             Job::Put(_) => {}
         }
-        self.tell(Event::Failed { job: id, error }).await;
+        self.tell(TransferEvent::Failed { job: id, error }).await;
     }
 
-    async fn tell(&self, event: Event) {
+    async fn tell(&self, event: TransferEvent) {
         // The consumer is gone; the transfers continue.
         let _gone = self.shared.events.send(event).await;
     }
@@ -315,7 +290,7 @@ fn is_final(error: &TransferError) -> bool {
     }
 }
 
-fn done(job: JobId, what: &Job, outcome: Outcome) -> Event {
+fn done(job: JobId, what: &Job, outcome: Outcome) -> TransferEvent {
     match (outcome, what) {
         (Outcome::Sent(Sent { ack, size, hash }), Job::Put(upload)) => {
             let (conversation, n) = (ack.conversation, ack.n);
@@ -326,10 +301,12 @@ fn done(job: JobId, what: &Job, outcome: Outcome) -> Event {
                 bytes = size,
                 "file recorded"
             );
-            Event::Sent { job, message_id: upload.message_id, ack, size, hash }
+            TransferEvent::Sent { job, message_id: upload.message_id, ack, size, hash }
         }
-        (Outcome::Got(path), _) => Event::Got { job, path },
-        (Outcome::Sent(_), Job::Get(_)) => Event::Failed { job, error: ClientError::Closed.into() },
+        (Outcome::Got(path), _) => TransferEvent::Got { job, path },
+        (Outcome::Sent(_), Job::Get(_)) => {
+            TransferEvent::Failed { job, error: ClientError::Closed.into() }
+        }
     }
 }
 

@@ -10,10 +10,12 @@
 //!
 //! Not here: which file goes where under which name, beyond making a name [harmless](name).
 
+mod context;
 mod download;
 mod error;
 mod lane;
 mod limit;
+mod model;
 pub mod name;
 mod place;
 mod source;
@@ -23,11 +25,9 @@ pub(crate) mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use twinlock_core::id::MessageId;
 use twinlock_transport::OsEntropy;
 
 use crate::blocking::blocking;
@@ -35,8 +35,6 @@ use crate::clock::now_ms;
 use crate::connector::Connector;
 use crate::error::ClientError;
 use crate::home::Home;
-use crate::model::{Options, Up};
-use crate::outbox::Ack;
 use crate::profile::Profile;
 use crate::state::State;
 pub use crate::uploads::{Begun, Source};
@@ -44,6 +42,7 @@ pub use download::{Get, Into};
 pub use error::TransferError;
 use lane::{Job, Lane, Queue, Shared};
 use limit::Limit;
+pub use model::{JOBS, JobId, SLOWEST, TransferEvent, TransferOptions};
 pub use place::Place;
 pub use source::{Found, hash_file, look};
 pub use spool::{Copies, gather, spool};
@@ -51,92 +50,6 @@ use upload::Upload;
 
 /// Capacity of the event channel.
 const EVENTS: usize = 64;
-/// Default number of connections. The server allows 16 sessions per user, and one file at a time on
-/// each connection fills most networks.
-pub const JOBS: usize = 3;
-
-/// The id of a transfer in this [`Transfers`].
-pub type JobId = u64;
-
-/// An event of the transfers.
-#[derive(Debug)]
-pub enum Event {
-    /// A connection is ready.
-    Up(Box<Up>),
-    /// A connection was lost or could not be established, or the server is busy.
-    Down {
-        /// The cause.
-        error: ClientError,
-        /// Time until the next attempt.
-        retry: Duration,
-    },
-    /// A transfer begins, or resumes after a lost connection.
-    Began {
-        /// The transfer.
-        job: JobId,
-        /// Bytes that were transferred before.
-        from: u64,
-    },
-    /// A transfer makes progress; reported at intervals.
-    Progress {
-        /// The transfer.
-        job: JobId,
-        /// Bytes transferred so far.
-        done: u64,
-    },
-    /// The file changed during the upload, which restarts as another message.
-    Changed {
-        /// The transfer.
-        job: JobId,
-        /// The new message id.
-        message_id: MessageId,
-        /// The new size in bytes.
-        size: u64,
-    },
-    /// A file is on the server's disk, and its entry is recorded.
-    Sent {
-        /// The transfer.
-        job: JobId,
-        /// The message id.
-        message_id: MessageId,
-        /// Position, time and link of the entry.
-        ack: Ack,
-        /// Size of the recorded file in bytes.
-        size: u64,
-        /// BLAKE3 hash of the file.
-        hash: [u8; 32],
-    },
-    /// A file has arrived, and its hash matches.
-    Got {
-        /// The transfer.
-        job: JobId,
-        /// The file's path; `None` if it went to a stream.
-        path: Option<std::path::PathBuf>,
-    },
-    /// A transfer failed.
-    Failed {
-        /// The transfer.
-        job: JobId,
-        /// The cause.
-        error: TransferError,
-    },
-}
-
-/// Settings of transfers.
-#[derive(Debug, Clone, Default)]
-pub struct Moving {
-    /// Settings of each connection; `send` has no effect.
-    pub line: Options,
-    /// Number of connections; 0: [`JOBS`].
-    pub jobs: usize,
-    /// Bytes per second of all connections together, at least 16 KiB/s ([`SLOWEST`]): the server
-    /// considers a connection dead that reads more slowly.
-    pub limit: Option<u64>,
-}
-
-/// The minimum of [`Moving::limit`] in bytes per second.
-pub const SLOWEST: u64 = 16 * 1024;
-
 /// The handle to the connections. Dropping it aborts the transfers; [`Transfers::close`] completes
 /// them.
 #[derive(Debug)]
@@ -156,16 +69,16 @@ impl Transfers {
         home: &Home,
         profile: Profile,
         state: State,
-        moving: Moving,
-    ) -> Result<(Self, mpsc::Receiver<Event>), ClientError> {
-        let Moving { line, jobs, limit } = moving;
+        options: TransferOptions,
+    ) -> Result<(Self, mpsc::Receiver<TransferEvent>), ClientError> {
+        let TransferOptions { connection, jobs, limit } = options;
         let (told, events) = mpsc::channel(EVENTS);
         let shared = Arc::new(Shared {
             home: home.clone(),
-            dial: Connector::of(&profile, line.address.clone(), line.timing.clone())?,
+            dial: Connector::of(&profile, connection.address.clone(), connection.timing.clone())?,
             profile,
             state: state.clone(),
-            options: line,
+            options: connection,
             limit: Arc::new(Limit::new(limit.map(|limit| limit.max(SLOWEST)))),
             events: told,
             fatal: Mutex::new(None),

@@ -9,8 +9,8 @@ use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::flow_control::{FRAME, FlowControl};
 
+use super::context::JobContext;
 use super::error::TransferError;
-use super::lane::Desk;
 use super::limit::Limit;
 use super::source::{self, Found, Marks, Read};
 use super::wire::{Incoming, Wire};
@@ -119,7 +119,7 @@ impl Upload {
         &mut self,
         wire: &mut Wire,
         conversation: ConversationId,
-        desk: &Desk,
+        context: &JobContext,
     ) -> Result<Sent, TransferError> {
         let Found { name, path, source, mode, modified_ms, .. } = &self.file;
         let size = source.size;
@@ -138,13 +138,13 @@ impl Upload {
             // The file was recorded before, and the ack was lost.
             Ok(Answered::Ack(ack)) => {
                 let hash = *self.prefix(wire, size).await?.finalize().as_bytes();
-                desk.began(size).await;
+                context.began(size).await;
                 let recorded = recorded_as(wire, &ack).await?;
                 if recorded.is_some_and(|there| there != (size, hash)) {
                     // The file has changed since, without a trace in its size and time.
                     return Err(TransferError::Changed(self.file.source.path.clone()));
                 }
-                return self.recorded(desk, &ack, hash).await;
+                return self.recorded(context, &ack, hash).await;
             }
             Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
             Err(no) => return Err(ClientError::Refused(no).into()),
@@ -158,14 +158,14 @@ impl Upload {
         let same = accepted.offset == 0 || *hasher.finalize().as_bytes() == *accepted.prefix_hash;
         let (from, hasher) =
             if same { (accepted.offset, hasher) } else { (0, blake3::Hasher::new()) };
-        desk.began(from).await;
-        let frame = desk.limit.frame(FRAME);
+        context.began(from).await;
+        let frame = context.limit.frame(FRAME);
         let at_once = frame * source::FRAMES;
         let reads = source::read(self.file.source.clone(), from, hasher, at_once);
         let pace = FlowControl::new(from, accepted.ack_each, Instant::now().into_std());
         let sending = Sending { transfer: accepted.transfer, pace, frame, ended: None };
-        match self.send(wire, sending, reads, desk).await {
-            Ok((ack, hash)) => self.recorded(desk, &ack, hash).await,
+        match self.send(wire, sending, reads, context).await {
+            Ok((ack, hash)) => self.recorded(context, &ack, hash).await,
             Err(error) => {
                 if !wire.is_dead() {
                     // The server keeps the received part for the next offer.
@@ -190,7 +190,7 @@ impl Upload {
         wire: &mut Wire,
         mut sending: Sending,
         mut reads: mpsc::Receiver<Read>,
-        desk: &Desk,
+        context: &JobContext,
     ) -> Result<(proto::Ack, [u8; 32]), TransferError> {
         let (transfer, from) = (sending.transfer, sending.pace.sent());
         let mut ready: Option<Part> = None;
@@ -215,7 +215,7 @@ impl Upload {
                 wire.send_bulk(transfer, sending.pace.sent(), data)?;
                 sending.pace.send(bytes, now.into_std());
                 part.sent += bytes;
-                part.at = desk.limit.grant(part.next().len());
+                part.at = context.limit.grant(part.next().len());
                 if let Some(sent) = ready.take_if(|part| part.next().is_empty()) {
                     self.marks.put(sending.pace.sent(), *sent.after);
                 }
@@ -224,7 +224,7 @@ impl Upload {
                 biased;
                 read = reads.recv(), if ready.is_none() && sending.ended.is_none() => match read {
                     Some(Read::Some(data, after)) => {
-                        ready = Some(Part::new(data, sending.frame, after, &desk.limit));
+                        ready = Some(Part::new(data, sending.frame, after, &context.limit));
                     }
                     Some(Read::End(hash)) => {
                         let whole = Bytes::copy_from_slice(&hash);
@@ -243,18 +243,18 @@ impl Upload {
             }
             // Counts sent bytes, not acknowledged ones, so that a slow connection shows progress,
             // too.
-            desk.progress(sending.pace.sent().saturating_sub(wire.backlog() as u64).max(from));
+            context.progress(sending.pace.sent().saturating_sub(wire.backlog() as u64).max(from));
         }
     }
 
     async fn recorded(
         &self,
-        desk: &Desk,
+        context: &JobContext,
         ack: &proto::Ack,
         hash: [u8; 32],
     ) -> Result<Sent, TransferError> {
         let ack = Ack::read(ack)?;
-        let (uploads, id) = (desk.state.uploads(), self.message_id);
+        let (uploads, id) = (context.state.uploads(), self.message_id);
         blocking(move || Ok(uploads.finish(&id, &ack)?)).await?;
         if self.file.hash.is_some() {
             self.remove_spooled();
@@ -263,14 +263,14 @@ impl Upload {
     }
 
     /// Restarts the upload of a changed file, as another message.
-    pub(super) async fn renew(&mut self, desk: &Desk) -> Result<(), TransferError> {
+    pub(super) async fn renew(&mut self, context: &JobContext) -> Result<(), TransferError> {
         let path = self.file.source.path.clone();
         let found = tokio::task::spawn_blocking(move || source::look(&path)).await;
         let found = found.unwrap_or(Err(ClientError::Closed.into()))?;
         let (name, path) = (self.file.name.clone(), self.file.path.clone());
         self.file = Found { name, path, ..found };
         let offer = self.file.offer(&self.target);
-        let (uploads, old) = (desk.state.uploads(), self.message_id);
+        let (uploads, old) = (context.state.uploads(), self.message_id);
         let renew = move || Ok(uploads.renew(&old, &offer, now_ms(), &mut OsEntropy)?);
         self.message_id = blocking(renew).await?;
         (self.marks, self.there) = (Marks::default(), 0);
@@ -278,8 +278,8 @@ impl Upload {
     }
 
     /// Drops an upload that the server refuses.
-    pub(super) async fn forget(&self, desk: &Desk) -> Result<(), TransferError> {
-        let (uploads, id) = (desk.state.uploads(), self.message_id);
+    pub(super) async fn forget(&self, context: &JobContext) -> Result<(), TransferError> {
+        let (uploads, id) = (context.state.uploads(), self.message_id);
         blocking(move || Ok(uploads.forget(&id)?)).await?;
         if self.file.hash.is_some() {
             self.remove_spooled();

@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use twinlock_client::error::Blame;
 use twinlock_client::transfer::{
-    Copies, Event, Found, Get, Into, JobId, Place, TransferError, Transfers, gather, look, name,
+    Copies, Found, Get, Into, JobId, Place, TransferError, TransferEvent as Event, Transfers,
+    gather, look, name,
 };
 
 use super::Talk;
