@@ -30,6 +30,8 @@ pub mod receipts;
 pub mod record;
 mod refusal;
 mod register;
+mod registration_client;
+mod request_connection;
 mod session_log;
 pub mod state;
 pub mod transfer;

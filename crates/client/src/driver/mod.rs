@@ -263,20 +263,20 @@ impl Driver {
     /// Serves a connection until it or the task ends.
     async fn serve(&mut self, opened: Opened) -> Result<Stop, ClientError> {
         session_log::begin(self.dial.address(), &opened);
-        let Opened { mut line, info, binding, tls } = opened;
+        let Opened { line, info, binding, tls } = opened;
         self.learn(&info);
         let up = Up { info, binding, tls };
         self.queue.push_back(Event::Up(Box::new(up.clone())));
-        let mut serving = Serving::new(up);
+        let mut serving = Serving::new(up, line);
         self.connected = true;
         self.sending.line_began(&serving.up.info);
         let end = loop {
-            if let Err(error) = self.pump(&mut serving, &mut line) {
+            if let Err(error) = self.pump(&mut serving) {
                 break Err(error);
             }
             let turn = tokio::select! {
-                wake = line.wait(None) => match wake {
-                    Ok(_) => self.take_frames(&mut serving, &mut line).map(|()| None),
+                wake = serving.requests.connection_mut().wait(None) => match wake {
+                    Ok(_) => self.take_frames(&mut serving).map(|()| None),
                     Err(error) => Err(error.into()),
                 },
                 stop = self.background() => Ok(stop),
@@ -289,18 +289,18 @@ impl Driver {
         };
         self.connected = false;
         session_log::end(
-            line.session(),
+            serving.requests.connection().session(),
             match &end {
                 Ok(Stop::Failed(error)) | Err(error) => Some(error),
                 Ok(Stop::Asked(_)) => None,
             },
         );
-        self.line_ended(serving, end.as_ref().err());
+        self.connection_ended(&mut serving, end.as_ref().err());
+        let connection = serving.requests.into_connection();
         // Sending the last frames takes up to a second; only the end of the task waits for it.
         match &end {
-            Ok(Stop::Asked(_)) => line.close(CloseCode::Bye).await,
-            Ok(Stop::Failed(_)) => line.close(CloseCode::Bye).await,
-            Err(_) => drop(tokio::spawn(line.finish())),
+            Ok(_) => connection.close(CloseCode::Bye).await,
+            Err(_) => drop(tokio::spawn(connection.finish())),
         }
         end
     }

@@ -22,7 +22,7 @@ use crate::error::{ClientError, closed};
 use crate::home::{DiskError, Home};
 use crate::profile::{Profile, TlsTrust};
 use crate::ready::client_info;
-use crate::transfer::wire::Wire;
+use crate::request_connection::RequestConnection;
 
 /// Maximum number of concurrent logins. Fewer than the 8 unauthenticated connections that a server
 /// allows per address, so that it needs no special settings.
@@ -71,7 +71,7 @@ impl Crew {
         dial: Connector,
         users: usize,
         tag: &str,
-        wire: &mut Wire,
+        wire: &mut RequestConnection<()>,
         stop: &Stop,
     ) -> Result<Self, LoadError> {
         let address = match address {
@@ -175,13 +175,12 @@ impl Crew {
             }
             let (crew, device) = (self.clone(), Bytes::copy_from_slice(&member.device.0));
             leaving.spawn(async move {
-                let mut wire = Wire::new(crew.open(n).await?.line);
-                let revoked = wire.answer(Op::RevokeDevice(proto::RevokeDevice { device })).await;
+                let mut wire = RequestConnection::new(crew.open(n).await?.line);
+                let revoked = wire.request(Op::RevokeDevice(proto::RevokeDevice { device })).await;
                 wire.close().await;
                 match revoked {
                     // The server closes this same connection, so its answer may be lost.
                     Err(error) if error == closed(CloseCode::Revoked) => Ok(()),
-                    Ok(Err(no)) => Err(ClientError::Refused(no)),
                     revoked => revoked.map(drop),
                 }
             });
@@ -202,13 +201,11 @@ fn joined(
 async fn invite(
     profile: &Profile,
     address: Address,
-    wire: &mut Wire,
+    wire: &mut RequestConnection<()>,
 ) -> Result<InviteLink, ClientError> {
     let make = proto::MakeInvite { role: proto::Role::Member.into(), ..Default::default() };
-    let invite = match wire.answer(Op::MakeInvite(make)).await? {
-        Ok(Answered::Invite(invite)) => invite,
-        Ok(_) => return Err(ClientError::Protocol("an answer to another question")),
-        Err(no) => return Err(ClientError::Refused(no)),
+    let Answered::Invite(invite) = wire.request(Op::MakeInvite(make)).await? else {
+        return Err(ClientError::Protocol("an answer to another question"));
     };
     let odd = || ClientError::Protocol("an invite");
     let secret = <[u8; 16]>::try_from(invite.secret.as_ref()).map_err(|_| odd())?;

@@ -19,7 +19,7 @@ use super::sender::{Sender, refusal};
 use super::{Load, LoadError, Shape, Stop};
 use crate::connector::Stream;
 use crate::error::{ClientError, closed};
-use crate::transfer::wire::Wire;
+use crate::request_connection::RequestConnection;
 
 /// State that the sender and the followers share.
 struct Spread {
@@ -78,19 +78,15 @@ impl Load {
         &self,
         line: Connection<Stream>,
     ) -> Result<(Connection<Stream>, u64), LoadError> {
-        let mut wire = Wire::new(line);
+        let mut wire = RequestConnection::new(line);
         let find = proto::FindRoom { name: self.room.name.to_string() };
-        let room = match wire.answer(Op::FindRoom(find)).await? {
-            Ok(Answered::Conversation(room)) => room,
-            Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
-            Err(no) => return Err(ClientError::Refused(no).into()),
+        let Answered::Conversation(room) = wire.request(Op::FindRoom(find)).await? else {
+            return Err(ClientError::Protocol("an answer to another question").into());
         };
         let follow = proto::Follow { conversation: room.id, after: room.head };
-        match wire.answer(Op::Follow(follow)).await? {
-            Ok(Answered::Following(_)) => {}
-            Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
-            Err(no) => return Err(ClientError::Refused(no).into()),
-        }
+        let Answered::Following(_) = wire.request(Op::Follow(follow)).await? else {
+            return Err(ClientError::Protocol("an answer to another question").into());
+        };
         let mut line = wire.into_connection();
         line.session_mut().set_following(true);
         Ok((line, room.head))

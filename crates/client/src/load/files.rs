@@ -7,14 +7,16 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use twinlock_core::Entropy as _;
-use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
+use twinlock_core::proto::{
+    self, RefusalReason, answer::Result as Answered, item::What, request::Op,
+};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::flow_control::{ACK_EACH, FRAME, FlowControl};
 
 use super::measure::{Before, Gauge, Report};
 use super::{Load, LoadError};
 use crate::error::ClientError;
-use crate::transfer::wire::{Incoming, Wire};
+use crate::request_connection::{Received, RequestConnection};
 
 /// Bytes sealed and not yet written above which no more frames are sealed.
 const BACKLOG: usize = 96 * 1024;
@@ -24,7 +26,7 @@ impl Load {
     pub(super) async fn files(&mut self, size: u64) -> Result<Vec<Report>, LoadError> {
         let gauge = Gauge::new()?;
         let opened = self.open(1, None).await?.pop().ok_or(ClientError::Closed)?;
-        let mut wire = Wire::new(opened.line);
+        let mut wire = RequestConnection::new(opened.line);
         let before = Before::now(self.server);
         let mut stop = self.stop.clone();
         let moved = async {
@@ -44,16 +46,18 @@ impl Load {
 }
 
 /// Sends a file; returns the number of its entry.
-async fn put(wire: &mut Wire, conversation: u64, size: u64) -> Result<u64, ClientError> {
+async fn put(
+    wire: &mut RequestConnection<()>,
+    conversation: u64,
+    size: u64,
+) -> Result<u64, ClientError> {
     let mut id = [0; 16];
     OsEntropy.fill(&mut id);
     let file = proto::FileMeta { name: "bench.bin".to_owned(), size, ..Default::default() };
     let message_id = Bytes::copy_from_slice(&id);
     let put = proto::PutFile { conversation, message_id, file: Some(file) };
-    let accepted = match wire.answer(Op::PutFile(put)).await? {
-        Ok(Answered::FileAccepted(accepted)) => accepted,
-        Ok(_) => return Err(ClientError::Protocol("an answer to another question")),
-        Err(no) => return Err(ClientError::Refused(no)),
+    let Answered::FileAccepted(accepted) = wire.request(Op::PutFile(put)).await? else {
+        return Err(ClientError::Protocol("an answer to another question"));
     };
     let transfer = accepted.transfer;
     // Random, so that the server does not store the same content already.
@@ -61,13 +65,13 @@ async fn put(wire: &mut Wire, conversation: u64, size: u64) -> Result<u64, Clien
     OsEntropy.fill(&mut block);
     let mut hasher = blake3::Hasher::new();
     let mut pace = FlowControl::new(0, accepted.ack_each, Instant::now().into_std());
-    let acked = |incoming: Incoming, pace: &mut FlowControl| match incoming {
-        Incoming::Acked { transfer: of, offset } if of == transfer => {
-            let known = pace.acknowledge(offset, Instant::now().into_std());
+    let acked = |received: Received<()>, pace: &mut FlowControl| match received {
+        Received::Item(What::FileAck(ack)) if ack.transfer == transfer => {
+            let known = pace.acknowledge(ack.offset, Instant::now().into_std());
             known.then_some(()).ok_or(ClientError::Protocol("it has more of a file than was sent"))
         }
-        Incoming::Aborted { transfer: of, why } if of == transfer => {
-            Err(ClientError::Refused(why.into()))
+        Received::Item(What::FileAborted(no)) if no.transfer == transfer => {
+            Err(ClientError::Refused(no.why().into()))
         }
         _ => Ok(()),
     };
@@ -76,8 +80,8 @@ async fn put(wire: &mut Wire, conversation: u64, size: u64) -> Result<u64, Clien
         let may = pace.may(left);
         if may && wire.backlog() < BACKLOG {
             // Receives first: a connection with room to write never waits, so it would never read.
-            if let Some(incoming) = wire.next(None).now_or_never() {
-                acked(incoming?, &mut pace)?;
+            if let Some(received) = wire.receive(None).now_or_never() {
+                acked(received?, &mut pace)?;
                 continue;
             }
             let data = block.get(..left).unwrap_or_default();
@@ -85,31 +89,34 @@ async fn put(wire: &mut Wire, conversation: u64, size: u64) -> Result<u64, Clien
             wire.send_bulk(transfer, pace.sent(), data)?;
             pace.send(left, Instant::now().into_std());
         } else {
-            acked(wire.next(may.then_some(BACKLOG - 1)).await?, &mut pace)?;
+            acked(wire.receive(may.then_some(BACKLOG - 1)).await?, &mut pace)?;
         }
     }
     let hash = Bytes::copy_from_slice(hasher.finalize().as_bytes());
-    let asked = wire.ask(Op::EndFile(proto::EndFile { transfer, hash }))?;
+    let asked = wire.ask(Op::EndFile(proto::EndFile { transfer, hash }), ())?;
     loop {
-        match wire.next(None).await? {
-            Incoming::Answer { id, result: Ok(Answered::Ack(ack)) } if id == asked => {
+        match wire.receive(None).await? {
+            Received::Answer { id, result: Ok(Answered::Ack(ack)), .. } if id == asked => {
                 return Ok(ack.n);
             }
-            Incoming::Answer { id, result: Err(no) } if id == asked => {
+            Received::Answer { id, result: Err(no), .. } if id == asked => {
                 return Err(ClientError::Refused(no));
             }
-            incoming => acked(incoming, &mut pace)?,
+            received => acked(received, &mut pace)?,
         }
     }
 }
 
 /// Fetches a file, verifies its hash and discards it.
-async fn get(wire: &mut Wire, conversation: u64, n: u64, size: u64) -> Result<(), ClientError> {
+async fn get(
+    wire: &mut RequestConnection<()>,
+    conversation: u64,
+    n: u64,
+    size: u64,
+) -> Result<(), ClientError> {
     let get = proto::GetFile { conversation, n, ack_each: ACK_EACH, ..Default::default() };
-    let coming = match wire.answer(Op::GetFile(get)).await? {
-        Ok(Answered::FileComing(coming)) => coming,
-        Ok(_) => return Err(ClientError::Protocol("an answer to another question")),
-        Err(no) => return Err(ClientError::Refused(no)),
+    let Answered::FileComing(coming) = wire.request(Op::GetFile(get)).await? else {
+        return Err(ClientError::Protocol("an answer to another question"));
     };
     let transfer = coming.transfer;
     if coming.size != size || coming.offset != 0 {
@@ -117,8 +124,8 @@ async fn get(wire: &mut Wire, conversation: u64, n: u64, size: u64) -> Result<()
     }
     let (mut hasher, mut got, mut acked) = (blake3::Hasher::new(), 0, 0);
     while got < size {
-        match wire.next(None).await? {
-            Incoming::Bulk { transfer: of, offset, data } if of == transfer => {
+        match wire.receive(None).await? {
+            Received::Bulk { transfer: of, offset, data } if of == transfer => {
                 if offset != got {
                     return Err(ClientError::Protocol("file bytes out of order"));
                 }
@@ -129,8 +136,8 @@ async fn get(wire: &mut Wire, conversation: u64, n: u64, size: u64) -> Result<()
                     wire.ack(transfer, got)?;
                 }
             }
-            Incoming::Aborted { transfer: of, why } if of == transfer => {
-                return Err(ClientError::Refused(why.into()));
+            Received::Item(What::FileAborted(no)) if no.transfer == transfer => {
+                return Err(ClientError::Refused(no.why().into()));
             }
             _ => {}
         }

@@ -9,7 +9,7 @@ use super::sender::Sender;
 use super::{Load, LoadError, Shape};
 use crate::connector::Opened;
 use crate::error::ClientError;
-use crate::transfer::wire::Wire;
+use crate::request_connection::RequestConnection;
 
 impl Load {
     pub(super) async fn messages(&mut self, shape: Shape) -> Result<Report, LoadError> {
@@ -45,13 +45,11 @@ impl Load {
         }
         let mut joined = Vec::with_capacity(lines);
         for opened in all {
-            let mut wire = Wire::new(opened.line);
+            let mut wire = RequestConnection::new(opened.line);
             let join = proto::JoinRoom { name: self.room.name.to_string() };
-            match wire.answer(Op::JoinRoom(join)).await? {
-                Ok(Answered::Conversation(_)) => {}
-                Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
-                Err(no) => return Err(ClientError::Refused(no).into()),
-            }
+            let Answered::Conversation(_) = wire.request(Op::JoinRoom(join)).await? else {
+                return Err(ClientError::Protocol("an answer to another question").into());
+            };
             joined.push(Opened { line: wire.into_connection(), ..opened });
         }
         Ok(joined)

@@ -40,7 +40,7 @@ use twinlock_transport::OsEntropy;
 use crate::connector::{Connector, Opened};
 use crate::error::ClientError;
 use crate::profile::Profile;
-use crate::transfer::wire::Wire;
+use crate::request_connection::RequestConnection;
 use crew::Crew;
 pub use measure::{Latency, Report, ServerCost};
 use process::Process;
@@ -185,15 +185,14 @@ impl Load {
         let dial = Connector::of(profile, plan.address.clone(), Timing::default())?;
         let crew = Crew::of(profile, dial.clone());
         let Opened { line, binding, .. } = crew.open(0).await?;
-        let mut wire = Wire::new(line);
+        let mut wire = RequestConnection::new(line);
         let made = async {
             let topic = "made by a load generator".to_owned();
             let create = proto::CreateRoom { name: name.to_string(), topic };
-            let room = match wire.answer(Op::CreateRoom(create)).await? {
-                Ok(Answered::Conversation(room)) => Room { id: room.id, name },
-                Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
-                Err(no) => return Err(ClientError::Refused(no).into()),
+            let Answered::Conversation(room) = wire.request(Op::CreateRoom(create)).await? else {
+                return Err(ClientError::Protocol("an answer to another question").into());
             };
+            let room = Room { id: room.id, name };
             let crew = match plan.users {
                 0 => crew,
                 users => {
@@ -242,11 +241,11 @@ impl Load {
     pub async fn end(self, profile: &Profile) -> Result<(), LoadError> {
         self.crew.dismiss().await?;
         let own = Crew::of(profile, self.crew.dial());
-        let mut wire = Wire::new(own.open(0).await?.line);
+        let mut wire = RequestConnection::new(own.open(0).await?.line);
         let leave = proto::LeaveRoom { conversation: self.room.id };
-        let left = wire.answer(Op::LeaveRoom(leave)).await;
+        let left = wire.request(Op::LeaveRoom(leave)).await;
         wire.close().await;
-        left?.map(drop).map_err(|no| ClientError::Refused(no).into())
+        left.map(drop).map_err(LoadError::from)
     }
 }
 

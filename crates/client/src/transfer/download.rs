@@ -14,7 +14,7 @@ use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 use super::context::JobContext;
 use super::error::TransferError;
 use super::place::{Finish, Part, Place};
-use super::wire::{Incoming, Wire};
+use super::wire::{Incoming, TransferConnection};
 use crate::error::ClientError;
 use crate::model::FileEntry;
 
@@ -155,7 +155,7 @@ impl Download {
     /// Requests the missing part, and moves the complete file to its destination.
     pub(super) async fn run(
         &mut self,
-        wire: &mut Wire,
+        connection: &mut TransferConnection,
         context: &JobContext,
     ) -> Result<Option<PathBuf>, TransferError> {
         let Some(mut sink) = self.sink.take() else { return Err(ClientError::Closed.into()) };
@@ -164,7 +164,7 @@ impl Download {
             if offset == 0 { Bytes::new() } else { Bytes::copy_from_slice(&sink.hash()) };
         let GetFile { conversation, n, .. } = self.get;
         let ask = proto::GetFile { conversation, n, offset, prefix_hash, ack_each: ACK_EACH };
-        let answer = match wire.answer(Op::GetFile(ask)).await {
+        let answer = match connection.answer(Op::GetFile(ask)).await {
             Ok(answer) => answer,
             Err(error) => {
                 self.sink = Some(sink);
@@ -187,22 +187,22 @@ impl Download {
             .and_then(|()| if coming.offset == 0 && offset > 0 { sink.rewind() } else { Ok(()) });
         if let Err(error) = begun {
             self.sink = Some(sink);
-            wire.ask(Op::AbortFile(proto::AbortFile { transfer }))?;
+            connection.ask(Op::AbortFile(proto::AbortFile { transfer }))?;
             return Err(error);
         }
         context.began(coming.offset).await;
         let mut writing = Writing::start(sink);
-        let received = receive(wire, &coming, &mut writing, size, context).await;
+        let received = receive(connection, &coming, &mut writing, size, context).await;
         drop(writing.parts);
         let (sink, wrote) =
             writing.ended.await.map_err(|_| TransferError::from(ClientError::Closed))?;
         self.sink = Some(sink);
         let whole = wrote.and(received);
-        if whole.is_err() && !wire.is_dead() {
-            wire.ask(Op::AbortFile(proto::AbortFile { transfer }))?;
+        if whole.is_err() && !connection.is_dead() {
+            connection.ask(Op::AbortFile(proto::AbortFile { transfer }))?;
         }
         whole?;
-        wire.moved = true;
+        connection.moved = true;
         self.finish().await
     }
 
@@ -255,7 +255,7 @@ fn judge(coming: &proto::FileComing, entry: &FileEntry, asked: u64) -> Result<()
 }
 
 async fn receive(
-    wire: &mut Wire,
+    connection: &mut TransferConnection,
     coming: &proto::FileComing,
     writing: &mut Writing,
     size: u64,
@@ -267,14 +267,14 @@ async fn receive(
     let mut due = None;
     while got < size {
         tokio::select! {
-            incoming = wire.next(None) => match incoming? {
+            incoming = connection.next(None) => match incoming? {
                 Incoming::Bulk { transfer: of, offset, data } if of == transfer => {
                     let end = offset.saturating_add(data.len() as u64);
                     if offset != got || end > size || end > acked + WINDOW {
                         return Err(TransferError::Astray("its bytes are out of order"));
                     }
                     got = end;
-                    wire.moved = true;
+                    connection.moved = true;
                     // If the thread has ended, it returns the error.
                     due = context.limit.grant(data.len()).or(due);
                     if writing.parts.send(data).is_err() {
@@ -295,7 +295,7 @@ async fn receive(
                 let written = *writing.written.borrow_and_update();
                 if written >= acked + u64::from(ACK_EACH) {
                     acked = written;
-                    wire.ack(transfer, acked)?;
+                    connection.ack(transfer, acked)?;
                 }
             }
         }

@@ -22,7 +22,7 @@ use super::error::TransferError;
 use super::limit::Limit;
 use super::model::{JobId, TransferEvent};
 use super::upload::{Sent, Upload};
-use super::wire::Wire;
+use super::wire::TransferConnection;
 use crate::connector::{Connector, Opened};
 use crate::delays::{Delays, GOOD_LINE};
 use crate::error::{ClientError, Refusal};
@@ -85,30 +85,35 @@ impl Lane {
     }
 
     pub(super) async fn run(mut self) {
-        let mut wire = None;
+        let mut connection = None;
         loop {
             let queue = self.queue.clone();
             let next = async move { queue.lock().await.recv().await };
-            let taken = match wire {
+            let taken = match connection {
                 None => next.await,
                 Some(_) => match timeout(IDLE, next).await {
                     Ok(taken) => taken,
                     Err(_) => {
-                        end(wire.take());
+                        end(connection.take());
                         continue;
                     }
                 },
             };
             let Some((id, job)) = taken else { break };
-            wire = self.work(id, job, wire).await;
+            connection = self.work(id, job, connection).await;
         }
-        if let Some(wire) = wire {
-            wire.close().await;
+        if let Some(connection) = connection {
+            connection.close().await;
         }
     }
 
     /// Runs a job, over as many connections as it takes; returns the last one if it still works.
-    async fn work(&mut self, id: JobId, mut job: Job, mut wire: Option<Wire>) -> Option<Wire> {
+    async fn work(
+        &mut self,
+        id: JobId,
+        mut job: Job,
+        mut connection: Option<TransferConnection>,
+    ) -> Option<TransferConnection> {
         let context = JobContext::new(
             id,
             self.shared.events.clone(),
@@ -119,15 +124,15 @@ impl Lane {
         let mut anew = 0;
         loop {
             let began = Instant::now();
-            let outcome = self.once(&mut job, &mut wire, &context).await;
+            let outcome = self.once(&mut job, &mut connection, &context).await;
             let error = match outcome {
                 Ok(outcome) => {
                     self.tell(done(id, &job, outcome)).await;
-                    return wire;
+                    return connection;
                 }
                 Err(error) => error,
             };
-            let ended = wire.take_if(|wire| wire.is_dead());
+            let ended = connection.take_if(|connection| connection.is_dead());
             let error = match (error, &mut job) {
                 (TransferError::Changed(_), Job::Put(upload)) if anew < ANEW => {
                     anew += 1;
@@ -153,15 +158,16 @@ impl Lane {
                 TransferError::Client(error)
                     if error.is_passing() && self.shared.options.reconnect =>
                 {
-                    let (moved, hint) =
-                        ended.as_ref().map_or((false, None), |wire| (wire.moved, wire.come_back));
+                    let (moved, hint) = ended.as_ref().map_or((false, None), |connection| {
+                        (connection.moved, connection.retry_after)
+                    });
                     let good = moved || (ended.is_some() && began.elapsed() > GOOD_LINE);
                     delays.after(good, error, hint)
                 }
                 _ => {
                     end(ended);
                     self.failed(id, &mut job, error, &context).await;
-                    return wire;
+                    return connection;
                 }
             };
             end(ended);
@@ -173,15 +179,18 @@ impl Lane {
     }
 
     /// The existing connection, or a new one.
-    async fn line<'a>(&self, wire: &'a mut Option<Wire>) -> Result<&'a mut Wire, ClientError> {
-        let opened = match wire {
-            Some(wire) => return Ok(wire),
+    async fn line<'a>(
+        &self,
+        connection: &'a mut Option<TransferConnection>,
+    ) -> Result<&'a mut TransferConnection, ClientError> {
+        let opened = match connection {
+            Some(connection) => return Ok(connection),
             None => self.connect().await?,
         };
-        Ok(wire.insert(opened))
+        Ok(connection.insert(opened))
     }
 
-    async fn connect(&self) -> Result<Wire, ClientError> {
+    async fn connect(&self) -> Result<TransferConnection, ClientError> {
         let shared = &self.shared;
         if let Some(error) = shared.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Err(error);
@@ -205,32 +214,32 @@ impl Lane {
             }
         });
         self.tell(TransferEvent::Up(Box::new(Up { info, binding, tls }))).await;
-        Ok(Wire::new(line))
+        Ok(TransferConnection::new(line))
     }
 
     async fn once(
         &mut self,
         job: &mut Job,
-        wire: &mut Option<Wire>,
+        connection: &mut Option<TransferConnection>,
         context: &JobContext,
     ) -> Result<Outcome, TransferError> {
         if let Job::Get(download) = job {
             // Reports a problem with the destination before anything else.
             download.open().await?;
         }
-        let wire = self.line(wire).await?;
+        let connection = self.line(connection).await?;
         match job {
             Job::Put(upload) => {
-                let conversation = self.conversation(wire, &upload.target).await?;
-                upload.run(wire, conversation, context).await.map(Outcome::Sent)
+                let conversation = self.conversation(connection, &upload.target).await?;
+                upload.run(connection, conversation, context).await.map(Outcome::Sent)
             }
-            Job::Get(download) => download.run(wire, context).await.map(Outcome::Got),
+            Job::Get(download) => download.run(connection, context).await.map(Outcome::Got),
         }
     }
 
     async fn conversation(
         &mut self,
-        wire: &mut Wire,
+        connection: &mut TransferConnection,
         target: &str,
     ) -> Result<ConversationId, ClientError> {
         if let Some(known) = self.conversations.get(target) {
@@ -240,7 +249,7 @@ impl Lane {
             Some(user) => Op::OpenDirect(proto::OpenDirect { user: user.to_owned() }),
             None => Op::FindRoom(proto::FindRoom { name: target.to_owned() }),
         };
-        match wire.answer(op).await? {
+        match connection.answer(op).await? {
             Ok(Answered::Conversation(found)) => {
                 self.conversations.insert(target.to_owned(), found.id);
                 Ok(found.id)
@@ -311,8 +320,8 @@ fn done(job: JobId, what: &Job, outcome: Outcome) -> TransferEvent {
 }
 
 /// Closes a connection in the background: sending the last frames takes up to a second.
-fn end(wire: Option<Wire>) {
-    if let Some(wire) = wire {
-        tokio::spawn(wire.close());
+fn end(connection: Option<TransferConnection>) {
+    if let Some(connection) = connection {
+        tokio::spawn(connection.close());
     }
 }

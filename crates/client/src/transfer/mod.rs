@@ -21,7 +21,7 @@ mod place;
 mod source;
 mod spool;
 mod upload;
-pub(crate) mod wire;
+mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -13,7 +13,7 @@ use super::context::JobContext;
 use super::error::TransferError;
 use super::limit::Limit;
 use super::source::{self, Found, Marks, Read};
-use super::wire::{Incoming, Wire};
+use super::wire::{Incoming, TransferConnection};
 use crate::blocking::blocking;
 use crate::clock::now_ms;
 use crate::error::ClientError;
@@ -81,21 +81,21 @@ impl Sending {
     fn take(
         &mut self,
         incoming: Incoming,
-        wire: &mut Wire,
+        connection: &mut TransferConnection,
     ) -> Result<Option<(proto::Ack, [u8; 32])>, TransferError> {
         match incoming {
             Incoming::Acked { transfer, offset } if transfer == self.transfer => {
                 if !self.pace.acknowledge(offset, Instant::now().into_std()) {
                     return Err(TransferError::Astray("it has more than was sent"));
                 }
-                wire.moved = true;
+                connection.moved = true;
             }
             Incoming::Aborted { transfer, why } if transfer == self.transfer => {
                 return Err(ClientError::Refused(why.into()).into());
             }
             Incoming::Answer { id, result } => match (result, self.ended) {
                 (Ok(Answered::Ack(ack)), Some((asked, hash))) if id == asked => {
-                    wire.moved = true;
+                    connection.moved = true;
                     return Ok(Some((ack, hash)));
                 }
                 (Err(no), Some((asked, _))) if id == asked => {
@@ -117,7 +117,7 @@ impl Upload {
     /// Offers the file and sends the part that the server does not have.
     pub(super) async fn run(
         &mut self,
-        wire: &mut Wire,
+        connection: &mut TransferConnection,
         conversation: ConversationId,
         context: &JobContext,
     ) -> Result<Sent, TransferError> {
@@ -133,13 +133,13 @@ impl Upload {
         };
         let message_id = Bytes::copy_from_slice(&self.message_id.0);
         let put = proto::PutFile { conversation, message_id, file: Some(file) };
-        let accepted = match wire.answer(Op::PutFile(put)).await? {
+        let accepted = match connection.answer(Op::PutFile(put)).await? {
             Ok(Answered::FileAccepted(accepted)) => accepted,
             // The file was recorded before, and the ack was lost.
             Ok(Answered::Ack(ack)) => {
-                let hash = *self.prefix(wire, size).await?.finalize().as_bytes();
+                let hash = *self.prefix(connection, size).await?.finalize().as_bytes();
                 context.began(size).await;
-                let recorded = recorded_as(wire, &ack).await?;
+                let recorded = recorded_as(connection, &ack).await?;
                 if recorded.is_some_and(|there| there != (size, hash)) {
                     // The file has changed since, without a trace in its size and time.
                     return Err(TransferError::Changed(self.file.source.path.clone()));
@@ -153,8 +153,8 @@ impl Upload {
             return Err(TransferError::Astray("it has more than there is"));
         }
         // The previous connection made progress, although it was lost before an ack.
-        wire.moved |= accepted.offset > std::mem::replace(&mut self.there, accepted.offset);
-        let hasher = self.prefix(wire, accepted.offset).await?;
+        connection.moved |= accepted.offset > std::mem::replace(&mut self.there, accepted.offset);
+        let hasher = self.prefix(connection, accepted.offset).await?;
         let same = accepted.offset == 0 || *hasher.finalize().as_bytes() == *accepted.prefix_hash;
         let (from, hasher) =
             if same { (accepted.offset, hasher) } else { (0, blake3::Hasher::new()) };
@@ -164,30 +164,34 @@ impl Upload {
         let reads = source::read(self.file.source.clone(), from, hasher, at_once);
         let pace = FlowControl::new(from, accepted.ack_each, Instant::now().into_std());
         let sending = Sending { transfer: accepted.transfer, pace, frame, ended: None };
-        match self.send(wire, sending, reads, context).await {
+        match self.send(connection, sending, reads, context).await {
             Ok((ack, hash)) => self.recorded(context, &ack, hash).await,
             Err(error) => {
-                if !wire.is_dead() {
+                if !connection.is_dead() {
                     // The server keeps the received part for the next offer.
                     let abort = proto::AbortFile { transfer: accepted.transfer };
-                    wire.ask(Op::AbortFile(abort))?;
+                    connection.ask(Op::AbortFile(abort))?;
                 }
                 Err(error)
             }
         }
     }
 
-    async fn prefix(&self, wire: &mut Wire, upto: u64) -> Result<blake3::Hasher, TransferError> {
+    async fn prefix(
+        &self,
+        connection: &mut TransferConnection,
+        upto: u64,
+    ) -> Result<blake3::Hasher, TransferError> {
         let (source, marks) = (self.file.source.clone(), self.marks.clone());
         let hash = tokio::task::spawn_blocking(move || source::prefix(&source, &marks, upto));
-        wire.during(hash).await?.unwrap_or(Err(ClientError::Closed.into()))
+        connection.during(hash).await?.unwrap_or(Err(ClientError::Closed.into()))
     }
 
     /// Sends as far ahead of the server's acks as flow control allows, and waits for the ack of the
     /// file.
     async fn send(
         &mut self,
-        wire: &mut Wire,
+        connection: &mut TransferConnection,
         mut sending: Sending,
         mut reads: mpsc::Receiver<Read>,
         context: &JobContext,
@@ -200,11 +204,11 @@ impl Upload {
             let may = part.is_some_and(|part| sending.pace.may(part.next().len()));
             let due = part.and_then(|part| part.at).filter(|at| *at > now);
             let goes = may && due.is_none();
-            if goes && wire.backlog() < BACKLOG {
+            if goes && connection.backlog() < BACKLOG {
                 // Receives first: a connection with room to write never waits, so it would never
                 // read.
-                if let Some(incoming) = wire.next(None).now_or_never() {
-                    if let Some(whole) = sending.take(incoming?, wire)? {
+                if let Some(incoming) = connection.next(None).now_or_never() {
+                    if let Some(whole) = sending.take(incoming?, connection)? {
                         return Ok(whole);
                     }
                     continue;
@@ -212,7 +216,7 @@ impl Upload {
                 let Some(part) = &mut ready else { continue };
                 let data = part.next();
                 let bytes = data.len();
-                wire.send_bulk(transfer, sending.pace.sent(), data)?;
+                connection.send_bulk(transfer, sending.pace.sent(), data)?;
                 sending.pace.send(bytes, now.into_std());
                 part.sent += bytes;
                 part.at = context.limit.grant(part.next().len());
@@ -229,13 +233,13 @@ impl Upload {
                     Some(Read::End(hash)) => {
                         let whole = Bytes::copy_from_slice(&hash);
                         let end = proto::EndFile { transfer, hash: whole };
-                        sending.ended = Some((wire.ask(Op::EndFile(end))?, hash));
+                        sending.ended = Some((connection.ask(Op::EndFile(end))?, hash));
                     }
                     Some(Read::Failed(error)) => return Err(error),
                     None => return Err(ClientError::Closed.into()),
                 },
-                incoming = wire.next(goes.then_some(BACKLOG - 1)) => {
-                    if let Some(whole) = sending.take(incoming?, wire)? {
+                incoming = connection.next(goes.then_some(BACKLOG - 1)) => {
+                    if let Some(whole) = sending.take(incoming?, connection)? {
                         return Ok(whole);
                     }
                 }
@@ -243,7 +247,9 @@ impl Upload {
             }
             // Counts sent bytes, not acknowledged ones, so that a slow connection shows progress,
             // too.
-            context.progress(sending.pace.sent().saturating_sub(wire.backlog() as u64).max(from));
+            context.progress(
+                sending.pace.sent().saturating_sub(connection.backlog() as u64).max(from),
+            );
         }
     }
 
@@ -295,12 +301,12 @@ impl Upload {
 
 /// Size and hash of the file in a recorded entry; `None` if the entry was erased since.
 async fn recorded_as(
-    wire: &mut Wire,
+    connection: &mut TransferConnection,
     ack: &proto::Ack,
 ) -> Result<Option<(u64, [u8; 32])>, TransferError> {
     let (conversation, n) = (ack.conversation, ack.n);
     let read = proto::Read { conversation, after: n.saturating_sub(1), limit: 1, links: false };
-    let page = match wire.answer(Op::Read(read)).await? {
+    let page = match connection.answer(Op::Read(read)).await? {
         Ok(Answered::Page(page)) => page,
         Ok(_) => return Err(ClientError::Protocol("an answer to another question").into()),
         Err(no) => return Err(ClientError::Refused(no).into()),

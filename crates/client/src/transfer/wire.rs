@@ -1,43 +1,33 @@
-//! One transfer connection: sends requests, receives answers and file bytes.
+//! One transfer connection: requests, answers and file bytes.
 
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
-use prost::Message as _;
-use twinlock_core::frame::CloseCode;
-use twinlock_core::proto::{
-    self, RefusalReason, answer::Result as Answered, item::What, request::Op,
-};
-use twinlock_core::session::{Event as LineEvent, SendError};
-use twinlock_transport::connection::{Connection, Wake};
+use twinlock_core::proto::{RefusalReason, answer::Result as Answered, item::What, request::Op};
+use twinlock_transport::connection::Connection;
 
 use crate::connector::Stream;
-use crate::error::{ClientError, Refusal, closed};
-use crate::session_log;
+use crate::error::{ClientError, Refusal};
+use crate::request_connection::{Received, RequestConnection};
 
 /// Maximum number of items received during hashing; more cannot be answers to anything.
-const KEPT: usize = 64;
+const MAX_KEPT: usize = 64;
 
 /// An established connection.
-pub(crate) struct Wire {
-    line: Connection<Stream>,
-    items: VecDeque<proto::Item>,
+pub(super) struct TransferConnection {
+    requests: RequestConnection<()>,
     /// Items received while something else was awaited.
     kept: VecDeque<Incoming>,
-    next_id: u64,
     /// Downtime that the server announced.
-    pub(crate) come_back: Option<Duration>,
+    pub(super) retry_after: Option<Duration>,
     /// Whether a file, or a part of one, was transferred on this connection.
-    pub(crate) moved: bool,
-    dead: bool,
-    /// The error that ended the connection.
-    why: Option<ClientError>,
+    pub(super) moved: bool,
 }
 
 /// A received item.
 #[derive(Debug)]
-pub(crate) enum Incoming {
+pub(super) enum Incoming {
     Answer {
         id: u64,
         result: Result<Answered, Refusal>,
@@ -59,67 +49,48 @@ pub(crate) enum Incoming {
     Room,
 }
 
-impl Wire {
-    pub(crate) fn new(line: Connection<Stream>) -> Self {
+impl TransferConnection {
+    pub(super) fn new(connection: Connection<Stream>) -> Self {
         Self {
-            line,
-            items: VecDeque::new(),
+            requests: RequestConnection::new(connection),
             kept: VecDeque::new(),
-            next_id: 1,
-            come_back: None,
+            retry_after: None,
             moved: false,
-            dead: false,
-            why: None,
         }
     }
 
     /// Whether the connection has failed.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.dead
+    pub(super) fn is_dead(&self) -> bool {
+        self.requests.is_dead()
     }
 
     /// Bytes sealed and not yet written.
-    pub(crate) fn backlog(&self) -> usize {
-        self.line.backlog()
+    pub(super) fn backlog(&self) -> usize {
+        self.requests.backlog()
     }
 
     /// Sends a request; returns the id of its answer.
-    pub(crate) fn ask(&mut self, op: Op) -> Result<u64, ClientError> {
-        let id = self.next_id;
-        self.next_id += 1;
-        let requests = vec![proto::Request { id, op: Some(op) }];
-        self.send(&proto::ToServer { requests, ..Default::default() })?;
-        Ok(id)
+    pub(super) fn ask(&mut self, op: Op) -> Result<u64, ClientError> {
+        self.requests.ask(op, ())
     }
 
     /// Acknowledges all bytes before `offset`.
-    pub(crate) fn ack(&mut self, transfer: u32, offset: u64) -> Result<(), ClientError> {
-        let file_acks = vec![proto::FileAck { transfer, offset }];
-        self.send(&proto::ToServer { file_acks, ..Default::default() })
-    }
-
-    fn send(&mut self, message: &proto::ToServer) -> Result<(), ClientError> {
-        let sent = self.line.send_app(&message.encode_to_vec());
-        self.sent(sent)
+    pub(super) fn ack(&mut self, transfer: u32, offset: u64) -> Result<(), ClientError> {
+        self.requests.ack(transfer, offset)
     }
 
     /// Seals a part of a file.
-    pub(crate) fn send_bulk(
+    pub(super) fn send_bulk(
         &mut self,
         transfer: u32,
         offset: u64,
         data: &[u8],
     ) -> Result<(), ClientError> {
-        let sent = self.line.session_mut().send_bulk(transfer, offset, data);
-        self.sent(sent)
-    }
-
-    fn sent(&mut self, sent: Result<(), SendError>) -> Result<(), ClientError> {
-        self.judge(sent.map_err(|error| ClientError::Lost(error.to_string())))
+        self.requests.send_bulk(transfer, offset, data)
     }
 
     /// Sends a request and waits for the answer. Drops earlier items, whose transfers have ended.
-    pub(crate) async fn answer(
+    pub(super) async fn answer(
         &mut self,
         op: Op,
     ) -> Result<Result<Answered, Refusal>, ClientError> {
@@ -133,7 +104,7 @@ impl Wire {
     }
 
     /// Serves the connection while `work` runs elsewhere; keeps received items for later.
-    pub(crate) async fn during<T>(
+    pub(super) async fn during<T>(
         &mut self,
         work: impl Future<Output = T>,
     ) -> Result<T, ClientError> {
@@ -144,9 +115,9 @@ impl Wire {
                 incoming = self.receive(None) => incoming?,
             };
             // No download is running, and hardly any request is outstanding.
-            if matches!(incoming, Incoming::Bulk { .. }) || self.kept.len() >= KEPT {
+            if matches!(incoming, Incoming::Bulk { .. }) || self.kept.len() >= MAX_KEPT {
                 let odd = ClientError::Protocol("bytes of a file that was not requested");
-                return self.judge(Err(odd));
+                return self.requests.judge(Err(odd));
             }
             self.kept.push_back(incoming);
         }
@@ -154,7 +125,7 @@ impl Wire {
 
     /// The next received item; with `room`, [`Incoming::Room`] when at most that many bytes wait to
     /// be written. Cancel-safe. After an error the connection is [dead](Self::is_dead).
-    pub(crate) async fn next(&mut self, room: Option<usize>) -> Result<Incoming, ClientError> {
+    pub(super) async fn next(&mut self, room: Option<usize>) -> Result<Incoming, ClientError> {
         match self.kept.pop_front() {
             Some(kept) => Ok(kept),
             None => self.receive(room).await,
@@ -163,83 +134,29 @@ impl Wire {
 
     async fn receive(&mut self, room: Option<usize>) -> Result<Incoming, ClientError> {
         loop {
-            while let Some(item) = self.items.pop_front() {
-                if let Some(incoming) = self.take(item)? {
-                    return Ok(incoming);
+            return Ok(match self.requests.receive(room).await? {
+                Received::Answer { id, result, .. } => Incoming::Answer { id, result },
+                Received::Bulk { transfer, offset, data } => {
+                    Incoming::Bulk { transfer, offset, data }
                 }
-            }
-            let woken = self.line.wait(room).await;
-            if self.judge(woken.map_err(ClientError::from))? == Wake::Room {
-                return Ok(Incoming::Room);
-            }
-            let opened = self.line.open_frame();
-            let outcome = match opened {
-                Ok(LineEvent::Bulk { transfer, offset, data }) => {
-                    return Ok(Incoming::Bulk { transfer, offset, data: data.to_vec() });
+                Received::Room => Incoming::Room,
+                Received::Item(What::FileAck(ack)) => {
+                    Incoming::Acked { transfer: ack.transfer, offset: ack.offset }
                 }
-                Ok(LineEvent::App(body)) => proto::ToClient::decode(body)
-                    .map_err(|_| ClientError::Protocol("a frame that cannot be read"))
-                    .map(|message| message.items),
-                Ok(LineEvent::Closed(code)) => Err(closed(code)),
-                Ok(LineEvent::Rekeyed(epoch)) => {
-                    session_log::rekeyed(self.line.session(), epoch);
-                    Ok(Vec::new())
+                Received::Item(What::FileAborted(no)) => {
+                    Incoming::Aborted { transfer: no.transfer, why: no.why() }
                 }
-                Ok(_) => Ok(Vec::new()),
-                Err(error) => Err(error.into()),
-            };
-            let items = self.judge(outcome)?;
-            self.items.extend(items);
+                Received::Item(What::GoingAway(away)) => {
+                    self.retry_after = Some(Duration::from_secs(u64::from(away.seconds)));
+                    continue;
+                }
+                Received::Item(_) | Received::Rekeyed(_) => continue,
+            });
         }
-    }
-
-    fn judge<T>(&mut self, outcome: Result<T, ClientError>) -> Result<T, ClientError> {
-        if let Err(error) = &outcome {
-            self.dead = true;
-            self.why.get_or_insert_with(|| error.clone());
-        }
-        outcome
-    }
-
-    fn take(&mut self, item: proto::Item) -> Result<Option<Incoming>, ClientError> {
-        Ok(match item.what {
-            Some(What::Answer(answer)) => {
-                let result = match answer.result {
-                    Some(Answered::Refusal(no)) => Err(Refusal::from(no)),
-                    Some(answered) => Ok(answered),
-                    None => {
-                        let odd = ClientError::Protocol("an answer of a kind it was not asked for");
-                        return self.judge(Err(odd));
-                    }
-                };
-                Some(Incoming::Answer { id: answer.id, result })
-            }
-            Some(What::FileAck(ack)) => {
-                Some(Incoming::Acked { transfer: ack.transfer, offset: ack.offset })
-            }
-            Some(What::FileAborted(no)) => {
-                Some(Incoming::Aborted { transfer: no.transfer, why: no.why() })
-            }
-            Some(What::GoingAway(away)) => {
-                self.come_back = Some(Duration::from_secs(u64::from(away.seconds)));
-                None
-            }
-            _ => None,
-        })
-    }
-
-    /// Returns the underlying connection, on which nothing may be outstanding.
-    pub(crate) fn into_connection(self) -> Connection<Stream> {
-        self.line
     }
 
     /// Closes the connection; after an error only sends what is still queued.
-    pub(crate) async fn close(self) {
-        session_log::end(self.line.session(), self.why.as_ref());
-        if self.dead {
-            self.line.finish().await;
-        } else {
-            self.line.close(CloseCode::Bye).await;
-        }
+    pub(super) async fn close(self) {
+        self.requests.close().await;
     }
 }
