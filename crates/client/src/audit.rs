@@ -6,7 +6,7 @@ use twinlock_core::proto::{self, RefusalReason};
 
 use crate::blocking::blocking;
 use crate::client::Client;
-use crate::error::{Blame, ClientError, Refusal};
+use crate::error::{ClientError, Fault, Refusal};
 use crate::receipts::Receipts;
 use crate::record::{check_head, has_left};
 use crate::state::StateError;
@@ -63,7 +63,7 @@ pub async fn audit(
     let newest = known.last().map_or(0, |known| known.n);
     match walk(client, &key, newest, &mut audited).await {
         Ok(()) => {}
-        Err(error) if error.blame() == Blame::Record => audited.fault = Some(error),
+        Err(error) if error.fault() == Fault::Record => audited.fault = Some(error),
         // An unreadable answer ends the audit of this conversation only.
         Err(error @ ClientError::Protocol(_)) => audited.fault = Some(error),
         Err(error) => return Err(error),

@@ -8,7 +8,7 @@ use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::id::{ConversationId, Name, ServerKey};
 use twinlock_core::invite::{Address, server_words};
 use twinlock_core::proto::RefusalReason;
-use twinlock_core::session::Fault;
+use twinlock_core::session::Fault as SessionFault;
 use twinlock_transport::connection::ConnectionError;
 use twinlock_transport::login::LoginError;
 use twinlock_transport::tls::TlsFault;
@@ -20,13 +20,13 @@ use crate::state::StateError;
 
 /// The side at fault; a program decides by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blame {
+pub enum Fault {
     /// This machine: its disk, its profile.
-    Here,
+    Local,
     /// The credentials: the server refuses them.
-    Us,
+    Credentials,
     /// The server's identity: not the known server, or a TLS interception that is not allowed.
-    Them,
+    ServerIdentity,
     /// There is no connection to the server; a retry may succeed.
     Network,
     /// The server refuses a request.
@@ -197,7 +197,7 @@ pub enum ClientError {
 impl ClientError {
     /// The side at fault.
     #[must_use]
-    pub fn blame(&self) -> Blame {
+    pub fn fault(&self) -> Fault {
         match self {
             Self::Profile(_)
             | Self::Disk(_)
@@ -205,7 +205,7 @@ impl ClientError {
             | Self::NoAddress(_)
             | Self::Outdated(_)
             | Self::Failed(_)
-            | Self::Closed => Blame::Here,
+            | Self::Closed => Fault::Local,
             Self::State(
                 StateError::Conflict { .. }
                 | StateError::AckChanged { .. }
@@ -218,36 +218,36 @@ impl ClientError {
             })
             | Self::Tampered(_)
             | Self::Missing { .. }
-            | Self::Truncated { .. } => Blame::Record,
-            Self::State(_) => Blame::Here,
+            | Self::Truncated { .. } => Fault::Record,
+            Self::State(_) => Fault::Local,
             Self::Unreachable { .. }
             | Self::NotAdmitted { .. }
             | Self::Lost(_)
             | Self::Busy { .. }
-            | Self::Protocol(_) => Blame::Network,
+            | Self::Protocol(_) => Fault::Network,
             Self::Distrusted(_) | Self::OtherServer { .. } | Self::TlsCut | Self::Downgrade => {
-                Blame::Them
+                Fault::ServerIdentity
             }
             Self::LoginRefused
             | Self::PasswordRefused
             | Self::WrongPassword
             | Self::NoPassword(_)
-            | Self::Ended(_) => Blame::Us,
+            | Self::Ended(_) => Fault::Credentials,
             Self::Refused(Refusal {
                 why:
                     RefusalReason::AlreadyUsed
                     | RefusalReason::LogInAgain
                     | RefusalReason::WrongPassword,
                 ..
-            }) => Blame::Us,
-            Self::Refused(_) | Self::NoTarget(_) | Self::TooManySessions => Blame::Request,
+            }) => Fault::Credentials,
+            Self::Refused(_) | Self::NoTarget(_) | Self::TooManySessions => Fault::Request,
         }
     }
 
     /// Whether an automatic retry may succeed.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
-        self.blame() == Blame::Network
+    pub fn is_retryable(&self) -> bool {
+        self.fault() == Fault::Network
     }
 
     /// Whether the server has no capacity for a connection or a login now. That is brief, so even a
@@ -283,8 +283,8 @@ impl From<ConnectionError> for ClientError {
         match error {
             ConnectionError::Refused(ErrorCode::Busy(seconds)) => Self::Busy { seconds },
             ConnectionError::Refused(ErrorCode::Refused) => Self::LoginRefused,
-            ConnectionError::Fault(Fault::Binding) => Self::TlsCut,
-            ConnectionError::Fault(Fault::Downgrade(_)) => Self::Downgrade,
+            ConnectionError::Fault(SessionFault::Binding) => Self::TlsCut,
+            ConnectionError::Fault(SessionFault::Downgrade(_)) => Self::Downgrade,
             other => Self::Lost(other.to_string()),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use twinlock_client::error::{Blame, Refusal};
+use twinlock_client::error::{Fault, Refusal};
 use twinlock_client::outbox::{Ack, Outcome};
 use twinlock_client::state::StateError;
 use twinlock_client::{Client, ClientError, Event, Options};
@@ -84,7 +84,7 @@ pub(super) async fn retry(context: &Context) -> Result<(), Failure> {
         Ok::<_, StateError>(outbox.pending(usize::MAX)?.into_iter().map(|m| m.message_id))
     });
     sending.waiting.extend(queued.await?);
-    let _closed = sending.client.written().await;
+    let _closed = sending.client.notify_enqueued().await;
     let queued = sending.waiting.len();
     settle(sending, events, None, context).await?;
     context.out.say(&match queued {
@@ -233,7 +233,7 @@ impl<'a> Sending<'a> {
         });
         self.waiting.extend(ids.await?);
         // The event loop notices the end of the client.
-        let _closed = self.client.written().await;
+        let _closed = self.client.notify_enqueued().await;
         Ok(())
     }
 
@@ -248,7 +248,7 @@ impl<'a> Sending<'a> {
                 Ok(false)
             }
             Event::Down { error, retry } => {
-                if self.down.is_none() && error.blame() == Blame::Network {
+                if self.down.is_none() && error.fault() == Fault::Network {
                     self.out.say(&trying_again(&error, retry));
                     self.tell();
                 }

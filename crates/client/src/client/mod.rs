@@ -2,7 +2,7 @@
 //! follows conversations, and the handle to it.
 //!
 //! Outgoing messages go into the outbox first ([`crate::outbox`]) and are sent from there; the
-//! writer then calls [`Client::written`]. Incoming entries arrive as [`Event`]s, checked against
+//! writer then calls [`Client::notify_enqueued`]. Incoming entries arrive as [`Event`]s, checked against
 //! the links that this profile knows. They are in order and without gaps across any number of
 //! reconnects. If the consumer is slow, the task stops following until the consumer has caught up.
 
@@ -84,16 +84,16 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Closed`].
-    pub async fn written(&self) -> Result<(), ClientError> {
-        self.command(Command::Written).await
+    pub async fn notify_enqueued(&self) -> Result<(), ClientError> {
+        self.command(Command::Enqueued).await
     }
 
     /// Connects at once instead of waiting for the next attempt.
     ///
     /// # Errors
     /// [`ClientError::Closed`].
-    pub async fn hurry(&self) -> Result<(), ClientError> {
-        self.command(Command::Hurry).await
+    pub async fn reconnect_now(&self) -> Result<(), ClientError> {
+        self.command(Command::ReconnectNow).await
     }
 
     /// The current state of TLS and of the session. Waits for a connection.

@@ -14,7 +14,7 @@ impl Client {
     /// fewer. Verifies their links against each other and against those that this profile knows.
     ///
     /// # Errors
-    /// [`ClientError`]; those with [`crate::error::Blame::Record`] are tamper evidence.
+    /// [`ClientError`]; those with [`crate::error::Fault::Record`] are tamper evidence.
     pub async fn read(
         &self,
         conversation: ConversationId,

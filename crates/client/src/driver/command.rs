@@ -12,8 +12,8 @@ use crate::model::{Facts, Rekeyed};
 pub(crate) enum Command {
     Follow { conversation: ConversationId, after: u64 },
     Unfollow { conversation: ConversationId },
-    Written,
-    Hurry,
+    Enqueued,
+    ReconnectNow,
     Facts(Reply<Facts>),
     Rekey(Reply<Rekeyed>),
     Request { op: Box<Op>, reply: Reply<Answered> },
@@ -46,7 +46,7 @@ impl Command {
             Self::Facts(reply) => drop(reply.send(Err(error.clone()))),
             Self::Rekey(reply) => drop(reply.send(Err(error.clone()))),
             Self::Close(reply) => drop(reply.send(())),
-            Self::Follow { .. } | Self::Unfollow { .. } | Self::Written | Self::Hurry => {}
+            Self::Follow { .. } | Self::Unfollow { .. } | Self::Enqueued | Self::ReconnectNow => {}
         }
     }
 }

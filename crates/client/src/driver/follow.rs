@@ -215,7 +215,7 @@ impl Follows {
                 let left = proto::Conversation { id: conversation, ..Default::default() };
                 Ok(Some(Event::Conversation(left)))
             }
-            Err(no) if no.is_passing() => {
+            Err(no) if no.is_retryable() => {
                 Err(ClientError::Lost(ClientError::Refused(no).to_string()))
             }
             Err(no) => Err(ClientError::Refused(no)),

@@ -89,9 +89,9 @@ struct Driver {
     follows: Follows,
     sending: Sending,
     /// A caller wants to reconnect without a delay.
-    hurry: bool,
+    reconnect_now: bool,
     /// Downtime that the server announced.
-    come_back: Option<Duration>,
+    retry_after: Option<Duration>,
     /// An ack or an entry arrived on this connection. A login alone is not progress: the delays
     /// grow for a server that drops clients right after it.
     moved: bool,
@@ -137,8 +137,8 @@ pub(crate) fn start(
         sums: Sums::default(),
         jobs: FuturesUnordered::new(),
         look,
-        hurry: false,
-        come_back: None,
+        reconnect_now: false,
+        retry_after: None,
         moved: false,
         connected: false,
     };
@@ -217,10 +217,10 @@ impl Driver {
                 Err(stop) => return stop,
             };
             let again = self.options.reconnect || error.wants_a_slot();
-            if !error.is_passing() || !again {
+            if !error.is_retryable() || !again {
                 return Stop::Failed(error);
             }
-            let retry = delays.after(good, &error, self.come_back.take());
+            let retry = delays.after(good, &error, self.retry_after.take());
             if !self.options.reconnect && Instant::now() + retry >= patient_until {
                 return Stop::Failed(error);
             }
@@ -246,7 +246,7 @@ impl Driver {
 
     /// Waits before the next attempt, and does the background work concurrently.
     async fn pause(&mut self, error: ClientError, retry: Duration) -> Option<Stop> {
-        self.hurry = false;
+        self.reconnect_now = false;
         put(&mut self.queue, Event::Down { error, retry });
         let until = Instant::now() + retry;
         loop {
@@ -254,7 +254,7 @@ impl Driver {
                 () = sleep_until(until) => return None,
                 stop = self.background() => if stop.is_some() { return stop },
             }
-            if self.hurry {
+            if self.reconnect_now {
                 return None;
             }
         }
@@ -353,8 +353,8 @@ impl Driver {
             Command::Unfollow { conversation } => {
                 self.follows.end(conversation);
             }
-            Command::Written => self.sending.written(),
-            Command::Hurry => self.hurry = true,
+            Command::Enqueued => self.sending.notify_enqueued(),
+            Command::ReconnectNow => self.reconnect_now = true,
             Command::Facts(reply) => self.facts.push(reply),
             Command::Rekey(reply) => self.rekeys.push(reply),
             Command::Request { reply, .. } if self.waiting.len() >= WAITING => {

@@ -120,7 +120,7 @@ impl Sending {
     }
 
     /// Notes that this process has added to the outbox.
-    pub(super) fn written(&mut self) {
+    pub(super) fn notify_enqueued(&mut self) {
         self.want = true;
     }
 
@@ -195,7 +195,7 @@ impl Sending {
                 self.recorded.push((message_id, Ack::read(&ack)?));
             }
             Ok(_) => return Err(ClientError::Protocol("another answer than an ack")),
-            Err(no) if no.is_passing() => self.hold_on(no),
+            Err(no) if no.is_retryable() => self.hold_on(no),
             Err(no) => self.refused.push((message_id, no.why)),
         }
         Ok(())
@@ -214,7 +214,7 @@ impl Sending {
             Ok(_) => return Err(ClientError::Protocol("another answer than a conversation")),
             Err(no) => {
                 self.targets.remove(&target);
-                if no.is_passing() {
+                if no.is_retryable() {
                     self.hold_on(no);
                 } else if let Some(queue) = self.queues.remove(&target) {
                     self.refused.extend(queue.into_iter().map(|m| (m.message_id, no.why)));

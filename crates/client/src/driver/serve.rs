@@ -141,7 +141,7 @@ impl Driver {
                 put(&mut self.queue, Event::Conversation(conversation));
             }
             What::GoingAway(away) => {
-                self.come_back = Some(std::time::Duration::from_secs(u64::from(away.seconds)));
+                self.retry_after = Some(std::time::Duration::from_secs(u64::from(away.seconds)));
             }
             What::Damaged(proto::Damaged { conversation, n }) => {
                 return Err(ClientError::Missing { conversation, n });
@@ -201,7 +201,7 @@ impl Driver {
     /// retryable.
     pub(super) fn connection_ended(&mut self, serving: &mut Serving, why: Option<&ClientError>) {
         let lost = ClientError::Lost("it ended before the answer came".to_owned());
-        let why = why.filter(|why| !why.is_passing()).unwrap_or(&lost);
+        let why = why.filter(|why| !why.is_retryable()).unwrap_or(&lost);
         for (_, reply) in serving.rekeys.drain(..) {
             let _gone = reply.send(Err(why.clone()));
         }

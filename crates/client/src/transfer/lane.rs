@@ -156,7 +156,7 @@ impl Lane {
                     ..
                 })) => Duration::from_secs(u64::from((*retry_seconds).clamp(1, LONGEST_PAUSE))),
                 TransferError::Client(error)
-                    if error.is_passing() && self.shared.options.reconnect =>
+                    if error.is_retryable() && self.shared.options.reconnect =>
                 {
                     let (moved, hint) = ended.as_ref().map_or((false, None), |connection| {
                         (connection.moved, connection.retry_after)
@@ -199,7 +199,7 @@ impl Lane {
         let credential = Credential::Device(*shared.profile.device(), secret);
         let opened = shared.dial.open(credential, &self.info).await.inspect_err(|error| {
             session_log::failed(shared.dial.address(), error);
-            if !error.is_passing() {
+            if !error.is_retryable() {
                 let mut fatal = shared.fatal.lock().unwrap_or_else(PoisonError::into_inner);
                 *fatal = Some(error.clone());
             }

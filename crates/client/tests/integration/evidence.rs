@@ -3,7 +3,7 @@
 use crate::common::{World, name, new_user, next, quick, until};
 use twinlock_client::audit;
 use twinlock_client::enrol;
-use twinlock_client::error::{Blame, ClientError};
+use twinlock_client::error::{ClientError, Fault};
 use twinlock_client::model::{Event, Options};
 use twinlock_client::profile::ProfileError;
 use twinlock_core::invite::InviteLink;
@@ -46,7 +46,7 @@ async fn evidence__reading_during_own_sends_raises_no_alarm() {
         let outbox = ada.state().outbox();
         let lines = (0..20).map(|_| ("lobby", text.as_bytes()));
         outbox.enqueue_many(lines, 1, &mut OsEntropy).unwrap();
-        sender.written().await.unwrap();
+        sender.notify_enqueued().await.unwrap();
         // The acks are not awaited: they arrive during this read.
         let page = reader.read(LOBBY, 0, 512).await.unwrap();
         assert!(page.head >= page.entries.len() as u64);
@@ -90,7 +90,7 @@ async fn audit__reads_to_last_receipt_despite_lower_listed_head() {
     let listed = client.target("lobby").await.unwrap();
     let audited = audit::audit(&client, listed).await.unwrap();
     assert_eq!(audited.broken_at(), Some(8), "{:?}", audited.fault);
-    assert_eq!(audited.fault.unwrap().blame(), Blame::Record);
+    assert_eq!(audited.fault.unwrap().fault(), Fault::Record);
     client.close().await;
 }
 
@@ -177,7 +177,7 @@ async fn outbox__disconnected_client_keeps_no_claim() {
     until(&mut events, |event| matches!(event, Event::Down { .. })).await;
     let other = ada.state();
     other.outbox().enqueue("lobby", b"x", 1, &mut OsEntropy).unwrap();
-    client.written().await.unwrap();
+    client.notify_enqueued().await.unwrap();
     assert_eq!(other.outbox().claim(10).unwrap().len(), 1);
     client.close().await;
 }

@@ -177,7 +177,7 @@ async fn writes(
             sent += lines.len();
             let messages = lines.iter().map(|line| ("lobby", line.as_bytes()));
             outbox.outbox().enqueue_many(messages, 1, &mut OsEntropy).unwrap();
-            client.written().await.unwrap();
+            client.notify_enqueued().await.unwrap();
         } else if recorded == sent {
             client.close().await;
             return sent;
@@ -353,7 +353,7 @@ async fn network__pending_ack_detects_dead_connection_like_follow() {
     let outbox = stage.people[0].state();
     let message = [("lobby", &b"is anybody there?"[..])];
     outbox.outbox().enqueue_many(message, 1, &mut OsEntropy).unwrap();
-    client.written().await.unwrap();
+    client.notify_enqueued().await.unwrap();
     let began = Instant::now();
     let (limit, _) = stage.dead_after();
     crate::common::until(&mut events, |event| matches!(event, Event::Down { .. })).await;

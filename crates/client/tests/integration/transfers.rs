@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::common::{LONG, Person, World, quick};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use twinlock_client::error::Blame;
+use twinlock_client::error::Fault;
 use twinlock_client::model::Entry;
 use twinlock_client::transfer::{
     Found, Get, Into, JobId, Place, TransferError, TransferEvent, TransferOptions, Transfers, look,
@@ -53,9 +53,9 @@ async fn put(person: &Person, files: Vec<Found>) -> Vec<TransferEvent> {
     all
 }
 
-fn why(event: &TransferEvent) -> (RefusalReason, Blame) {
+fn why(event: &TransferEvent) -> (RefusalReason, Fault) {
     match event {
-        TransferEvent::Failed { error, .. } => (error.refusal().unwrap().why, error.blame()),
+        TransferEvent::Failed { error, .. } => (error.refusal().unwrap().why, error.fault()),
         other => panic!("{other:?}"),
     }
 }
@@ -96,7 +96,7 @@ async fn transfer__over_limit_is_refused_early_and_fitting_is_sent() {
             break;
         }
     }
-    assert_eq!(why(seen.last().unwrap()), (RefusalReason::TooLarge, Blame::Request));
+    assert_eq!(why(seen.last().unwrap()), (RefusalReason::TooLarge, Fault::Request));
     assert!(!seen.iter().any(|event| matches!(event, TransferEvent::Began { .. })), "{seen:?}");
     assert_eq!(ada.state().uploads().count().unwrap(), 0, "it would be refused again");
     drop((transfers, events));
@@ -104,7 +104,7 @@ async fn transfer__over_limit_is_refused_early_and_fitting_is_sent() {
     let sent = put(&ada, vec![file(dir.path(), "fits", &vec![2; 100_000])]).await;
     assert!(matches!(sent[0], TransferEvent::Sent { .. }), "{sent:?}");
     let over = put(&ada, vec![file(dir.path(), "over", &vec![3; 60_000])]).await;
-    assert_eq!(why(&over[0]), (RefusalReason::Quota, Blame::Request));
+    assert_eq!(why(&over[0]), (RefusalReason::Quota, Fault::Request));
     let sent = put(&ada, vec![file(dir.path(), "small", &vec![4; 40_000])]).await;
     assert!(matches!(sent[0], TransferEvent::Sent { .. }), "{sent:?}");
     assert_eq!(entries(&ada).await.len(), 2);
@@ -191,7 +191,7 @@ async fn transfer__wrong_size_or_hash_in_entry_leaves_no_file() {
         transfers.get(lie).unwrap();
         match ended(&mut events).await {
             TransferEvent::Failed { error, .. } => {
-                assert_eq!((&error, error.blame()), (&TransferError::OtherFile, Blame::Record));
+                assert_eq!((&error, error.fault()), (&TransferError::OtherFile, Fault::Record));
             }
             other => panic!("{other:?}"),
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use indicatif::HumanBytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use twinlock_client::error::Blame;
+use twinlock_client::error::Fault;
 use twinlock_client::transfer::{
     Copies, Found, Get, Into, JobId, Place, TransferError, TransferEvent as Event, Transfers,
     gather, look, name,
@@ -167,7 +167,7 @@ impl Talk {
             }
             Event::Failed { job, error } => {
                 let words = self.files.open.remove(&job).unwrap_or_default();
-                self.refused += u32::from(error.blame() == Blame::Request);
+                self.refused += u32::from(error.fault() == Fault::Request);
                 let failure = Failure::from(error);
                 self.file_failed(failure.exit);
                 self.print_error(&format!("{words}: {}", failure.message))?;

@@ -435,7 +435,7 @@ impl Talk {
         }
         self.waiting.insert(id, if elsewhere { format!("[{target}] {begins}") } else { begins });
         self.own.insert(id, ());
-        let _closed = self.client.written().await;
+        let _closed = self.client.notify_enqueued().await;
         Ok(())
     }
 
