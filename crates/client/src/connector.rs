@@ -38,7 +38,7 @@ const READY_DEADLINE: Duration = Duration::from_secs(10);
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The stream under a session.
-pub(crate) type Stream = TlsStream<TcpStream>;
+pub(crate) type ClientStream = TlsStream<TcpStream>;
 
 /// The parameters of connections to a server.
 #[derive(Debug, Clone)]
@@ -51,8 +51,8 @@ pub(crate) struct Connector {
 }
 
 /// A ready session, and its properties.
-pub(crate) struct Opened {
-    pub(crate) line: Connection<Stream>,
+pub(crate) struct ReadySession {
+    pub(crate) connection: Connection<ClientStream>,
     pub(crate) info: proto::ServerInfo,
     pub(crate) binding: Binding,
     pub(crate) tls: Facts,
@@ -107,7 +107,7 @@ impl Connector {
         &self,
         credential: impl Into<Arc<Credential>>,
         info: &proto::ClientInfo,
-    ) -> Result<Opened, ClientError> {
+    ) -> Result<ReadySession, ClientError> {
         let stream = self.connect().await?;
         let facts = Facts::of(stream.get_ref().1);
         let exporter = tls::channel_binding(stream.get_ref().1).ok();
@@ -118,21 +118,21 @@ impl Connector {
             max_version: VERSION,
             timing: self.timing.clone(),
         };
-        let mut line =
+        let mut connection =
             login(stream, credential, self.pin, config).await.map_err(|error| match error {
                 LoginError::Io(error) if is_closed(&error) => self.not_admitted(),
                 error => error.into(),
             })?;
-        let ready = timeout(READY_DEADLINE, ready(&mut line)).await;
+        let ready = timeout(READY_DEADLINE, ready(&mut connection)).await;
         match ready.unwrap_or(Err(NotReady::Late)) {
-            Ok((info, binding)) => Ok(Opened { line, info, binding, tls: facts }),
+            Ok((info, binding)) => Ok(ReadySession { connection, info, binding, tls: facts }),
             Err(NotReady::Connection(ConnectionError::Cut(error)))
                 if error.as_ref().is_none_or(is_closed) =>
             {
                 Err(self.not_admitted())
             }
             Err(error) => {
-                line.finish().await;
+                connection.finish().await;
                 Err(error.into())
             }
         }
@@ -144,7 +144,7 @@ impl Connector {
         credential: Credential,
         info: &proto::ClientInfo,
         patience: Duration,
-    ) -> Result<Opened, ClientError> {
+    ) -> Result<ReadySession, ClientError> {
         let credential = Arc::new(credential);
         let until = Instant::now() + patience;
         let mut delays = Delays::between(AGAIN.0, AGAIN.1);
@@ -167,7 +167,7 @@ impl Connector {
         ClientError::NotAdmitted { address: self.address.clone() }
     }
 
-    pub(crate) async fn connect(&self) -> Result<Stream, ClientError> {
+    pub(crate) async fn connect(&self) -> Result<ClientStream, ClientError> {
         let unreachable =
             |problem: String| ClientError::Unreachable { address: self.address.clone(), problem };
         let host = self.address.bare_host();
@@ -224,10 +224,12 @@ impl From<NotReady> for ClientError {
     }
 }
 
-async fn ready(line: &mut Connection<Stream>) -> Result<(proto::ServerInfo, Binding), NotReady> {
+async fn ready(
+    connection: &mut Connection<ClientStream>,
+) -> Result<(proto::ServerInfo, Binding), NotReady> {
     loop {
-        line.wait(None).await?;
-        match line.open_frame()? {
+        connection.wait(None).await?;
+        match connection.open_frame()? {
             Event::Ready { info, binding } => {
                 let info = proto::ServerInfo::decode(info).map_err(|_| NotReady::Unreadable)?;
                 return Ok((info, binding));

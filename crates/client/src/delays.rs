@@ -13,7 +13,7 @@ use crate::model::Options;
 /// server dropped together do not reconnect in the same instant.
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// A connection that lasted this long is good, whatever its traffic.
-pub(crate) const GOOD_LINE: Duration = Duration::from_secs(10);
+pub(crate) const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
 /// The delays between the attempts of one task: exponential, with jitter and a maximum.
 pub(crate) struct Delays {

@@ -17,7 +17,7 @@ use twinlock_core::session::{Binding, BindingPolicy};
 use twinlock_transport::tls::Trust;
 
 use crate::clock::now_ms;
-use crate::connector::{Connector, Opened};
+use crate::connector::{Connector, ReadySession};
 use crate::error::ClientError;
 use crate::home::Home;
 use crate::model::PATIENCE;
@@ -80,7 +80,7 @@ pub struct Returning {
 pub async fn look(link: &InviteLink) -> Result<Terms, ClientError> {
     let opened = open_invite(link, binding_of(link)).await?;
     let invite = opened.info.invite.unwrap_or_default();
-    opened.line.close(CloseCode::Bye).await;
+    opened.connection.close(CloseCode::Bye).await;
     let user = match invite.user.as_str() {
         "" => None,
         user => Some(Name::new(user).map_err(|_| ClientError::Protocol("the invite's name"))?),
@@ -102,8 +102,8 @@ pub async fn join(
     refuse_existing(home, profile)?;
     let NewUser { user, label, password, require_binding } = new;
     let binding = if require_binding { BindingPolicy::Require } else { binding_of(link) };
-    let Opened { line, info, .. } = open_invite(link, binding).await?;
-    let mut session = RegistrationClient::by_invite(line);
+    let ReadySession { connection, info, .. } = open_invite(link, binding).await?;
+    let mut session = RegistrationClient::by_invite(connection);
     let begin = proto::RegisterBegin {
         user: user.to_string(),
         password: password.is_some(),
@@ -169,7 +169,7 @@ pub async fn log_in(
         (Some(known), None) => known.tls(),
         (_, file) => TlsTrust::Ca { file: file.clone() },
     };
-    let dial = match (&known, &ca_file) {
+    let connector = match (&known, &ca_file) {
         (Some(known), None) => Connector::of(known, Some(address.clone()), Timing::default())?,
         (_, None) => {
             Connector::new(address.clone(), Trust::Learn, pin, binding, Timing::default())?
@@ -181,10 +181,11 @@ pub async fn log_in(
         }
     };
     let credential = Credential::User(user.clone(), password);
-    let opened = dial.open_when_free(credential, &client_info(&label), PATIENCE).await;
-    let Opened { line, info, binding: seen, tls: facts } = opened.map_err(by_password)?;
-    let server_key = line.session().server_key();
-    let mut session = RegistrationClient::new(line);
+    let opened = connector.open_when_free(credential, &client_info(&label), PATIENCE).await;
+    let ReadySession { connection, info, binding: seen, tls: facts } =
+        opened.map_err(by_password)?;
+    let server_key = connection.session().server_key();
+    let mut session = RegistrationClient::new(connection);
     let begin = proto::RegisterBegin {
         device: true,
         device_label: label.clone(),
@@ -242,11 +243,11 @@ impl ByPassword {
         address: Option<Address>,
         password: Password,
     ) -> Result<Self, ClientError> {
-        let dial = Connector::of(profile, address, Timing::default())?;
+        let connector = Connector::of(profile, address, Timing::default())?;
         let credential = Credential::User(profile.user().clone(), password);
         let info = client_info(profile.label());
-        let opened = dial.open_when_free(credential, &info, PATIENCE).await;
-        Ok(Self(RegistrationClient::new(opened.map_err(by_password)?.line)))
+        let opened = connector.open_when_free(credential, &info, PATIENCE).await;
+        Ok(Self(RegistrationClient::new(opened.map_err(by_password)?.connection)))
     }
 
     /// The user's devices.
@@ -309,9 +310,10 @@ async fn learned(address: &Address, info: &proto::ServerInfo, shown: Option<TlsP
     let by_authority = TlsTrust::Ca { file: None };
     let Some(shown) = shown else { return by_authority };
     let roots = Trust::Ca { extra_roots: Vec::new() };
-    let dial = Connector::new(address.clone(), roots, None, BindingPolicy::Warn, Timing::default());
-    let vouched = match dial {
-        Ok(dial) => dial.connect().await.is_ok(),
+    let connector =
+        Connector::new(address.clone(), roots, None, BindingPolicy::Warn, Timing::default());
+    let vouched = match connector {
+        Ok(connector) => connector.connect().await.is_ok(),
         Err(_) => false,
     };
     if vouched { by_authority } else { TlsTrust::Pins(vec![shown]) }
@@ -331,16 +333,19 @@ fn binding_of(link: &InviteLink) -> BindingPolicy {
     if link.proxy { BindingPolicy::Off } else { BindingPolicy::Warn }
 }
 
-async fn open_invite(link: &InviteLink, binding: BindingPolicy) -> Result<Opened, ClientError> {
+async fn open_invite(
+    link: &InviteLink,
+    binding: BindingPolicy,
+) -> Result<ReadySession, ClientError> {
     let trust = match link.tls_pin {
         Some(pin) => Trust::Pins(vec![pin]),
         None => Trust::Ca { extra_roots: Vec::new() },
     };
     let pin = Some(link.server_key);
-    let dial = Connector::new(link.address.clone(), trust, pin, binding, Timing::default())?;
+    let connector = Connector::new(link.address.clone(), trust, pin, binding, Timing::default())?;
     let secret = InviteSecret::new(link.secret.expose_secret());
     let credential = Credential::Invite(link.id, secret);
-    let opened = dial.open_when_free(credential, &client_info(""), PATIENCE).await;
+    let opened = connector.open_when_free(credential, &client_info(""), PATIENCE).await;
     opened.map_err(invite_used)
 }
 

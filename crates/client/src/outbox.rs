@@ -73,7 +73,7 @@ pub struct Pending {
 
 /// A message that the server refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedMessage {
     /// The message.
     pub message: Pending,
     /// The server's reason.
@@ -82,7 +82,7 @@ pub struct Refused {
 
 /// The outcome of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum MessageOutcome {
     /// Neither ack nor refusal yet.
     Pending,
     /// It is on the server's disk.
@@ -364,7 +364,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn outcome(&self, message_id: &MessageId) -> Result<Option<Outcome>, StateError> {
+    pub fn outcome(&self, message_id: &MessageId) -> Result<Option<MessageOutcome>, StateError> {
         self.state.read(|tx| outcome(tx, self.state.account(), message_id))
     }
 
@@ -372,7 +372,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn outcomes(&self, ids: &[MessageId]) -> Result<Vec<Option<Outcome>>, StateError> {
+    pub fn outcomes(&self, ids: &[MessageId]) -> Result<Vec<Option<MessageOutcome>>, StateError> {
         let account = self.state.account();
         self.state.read(|tx| ids.iter().map(|id| outcome(tx, account, id)).collect())
     }
@@ -381,14 +381,15 @@ impl Outbox {
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn refused(&self, limit: usize) -> Result<Vec<Refused>, StateError> {
+    pub fn refused(&self, limit: usize) -> Result<Vec<RefusedMessage>, StateError> {
         self.state.read(|tx| {
             let mut select = tx.prepare_cached(
                 "SELECT message_id, target, body, enqueued_ms, why FROM outbox
                  WHERE account = ?1 AND state = ?2 ORDER BY seq LIMIT ?3",
             )?;
-            let refused =
-                |row: &Row<'_>| Ok(Refused { message: pending(row)?, why: why(row.get("why")?) });
+            let refused = |row: &Row<'_>| {
+                Ok(RefusedMessage { message: pending(row)?, why: why(row.get("why")?) })
+            };
             let rows = select
                 .query_map(params![self.state.account(), REFUSED, row_limit(limit)], refused)?;
             Ok(rows.collect::<Result<_, _>>()?)
@@ -507,9 +508,13 @@ fn record(
     match outcome(tx, account, message_id)? {
         None => Ok(()),
         // The salt is not compared: it disappears when the entry is erased.
-        Some(Outcome::Recorded(known)) if (Ack { salt: ack.salt, ..known }) == *ack => Ok(()),
-        Some(Outcome::Recorded(_)) => Err(StateError::AckChanged { message_id: *message_id }),
-        Some(Outcome::Pending | Outcome::Refused(_)) => {
+        Some(MessageOutcome::Recorded(known)) if (Ack { salt: ack.salt, ..known }) == *ack => {
+            Ok(())
+        }
+        Some(MessageOutcome::Recorded(_)) => {
+            Err(StateError::AckChanged { message_id: *message_id })
+        }
+        Some(MessageOutcome::Pending | MessageOutcome::Refused(_)) => {
             let mut update = tx.prepare_cached(
                 "UPDATE outbox SET state = ?3, conversation = ?4, n = ?5, time_ms = ?6, salt = ?7,
                      link = ?8, body = x'', claimed_by = NULL, why = NULL
@@ -534,22 +539,22 @@ fn outcome(
     tx: &Transaction<'_>,
     account: i64,
     message_id: &MessageId,
-) -> Result<Option<Outcome>, StateError> {
+) -> Result<Option<MessageOutcome>, StateError> {
     let mut select = tx.prepare_cached(
         "SELECT state, why, conversation, n, time_ms, salt, link FROM outbox
          WHERE account = ?1 AND message_id = ?2",
     )?;
     let read = |row: &Row<'_>| {
         Ok(match row.get("state")? {
-            PENDING => Outcome::Pending,
-            RECORDED => Outcome::Recorded(Ack {
+            PENDING => MessageOutcome::Pending,
+            RECORDED => MessageOutcome::Recorded(Ack {
                 conversation: uint(row.get("conversation")?),
                 n: uint(row.get("n")?),
                 time_ms: uint(row.get("time_ms")?),
                 salt: row.get::<_, Option<_>>("salt")?.map(Salt),
                 link: Link(row.get("link")?),
             }),
-            _ => Outcome::Refused(why(row.get("why")?)),
+            _ => MessageOutcome::Refused(why(row.get("why")?)),
         })
     };
     Ok(select.query_row(params![account, message_id.0], read).optional()?)

@@ -182,8 +182,8 @@ fn check(
     let mut read = unchecked(conversation, entry)?;
     let unlike = Broken::Link { conversation, n: entry.n };
     let commit = match content(entry).ok_or(unlike)? {
-        Content::Body(salt) => chain::commit(&salt, &entry.body),
-        Content::Erased(commit) => commit,
+        EntryContent::Body(salt) => chain::commit(&salt, &entry.body),
+        EntryContent::Erased(commit) => commit,
     };
     let linked = Linked {
         conversation,
@@ -221,9 +221,9 @@ pub(crate) fn unchecked(
     }
     let kind = Kind(u8::try_from(entry.kind).map_err(|_| malformed())?);
     let (text, file) = match content(entry) {
-        Some(Content::Body(_)) if kind == Kind::FILE => (None, file(&entry.body)),
-        Some(Content::Body(_)) => (Some(Untrusted::from_bytes(&entry.body)), None),
-        Some(Content::Erased(_)) | None => (None, None),
+        Some(EntryContent::Body(_)) if kind == Kind::FILE => (None, file(&entry.body)),
+        Some(EntryContent::Body(_)) => (Some(Untrusted::from_bytes(&entry.body)), None),
+        Some(EntryContent::Erased(_)) | None => (None, None),
     };
     Ok(Entry {
         n: entry.n,
@@ -246,19 +246,19 @@ fn file(body: &[u8]) -> Option<FileEntry> {
     Some(FileEntry { name, path, size, mode: mode & 0o777, modified_ms, hash })
 }
 
-enum Content {
+enum EntryContent {
     Body(Salt),
     Erased(Commit),
 }
 
 /// The content of an entry: a body with its salt, or the commitment of an erased one. What is shown
 /// must be what the link covers, so any mixture is rejected.
-fn content(entry: &proto::Entry) -> Option<Content> {
+fn content(entry: &proto::Entry) -> Option<EntryContent> {
     let (salt, commit) = (Salt::from_slice(&entry.salt), Commit::from_slice(&entry.commit));
     match (salt, commit) {
-        (Some(salt), None) if entry.commit.is_empty() => Some(Content::Body(salt)),
+        (Some(salt), None) if entry.commit.is_empty() => Some(EntryContent::Body(salt)),
         (None, Some(commit)) if entry.salt.is_empty() && entry.body.is_empty() => {
-            Some(Content::Erased(commit))
+            Some(EntryContent::Erased(commit))
         }
         _ => None,
     }

@@ -7,7 +7,7 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_transport::connection::Connection;
 
-use crate::connector::Stream;
+use crate::connector::ClientStream;
 use crate::error::{ClientError, closed};
 use crate::register::Ask;
 use crate::request_connection::RequestConnection;
@@ -22,11 +22,11 @@ pub(crate) struct RegistrationClient {
 }
 
 impl RegistrationClient {
-    pub(crate) fn new(connection: Connection<Stream>) -> Self {
+    pub(crate) fn new(connection: Connection<ClientStream>) -> Self {
         Self { requests: RequestConnection::new(connection), by_invite: false }
     }
 
-    pub(crate) fn by_invite(connection: Connection<Stream>) -> Self {
+    pub(crate) fn by_invite(connection: Connection<ClientStream>) -> Self {
         Self { by_invite: true, ..Self::new(connection) }
     }
 

@@ -14,7 +14,7 @@ use twinlock_core::proto::{self, answer::Result as Answered, item::What, request
 use twinlock_core::session::{Event as SessionEvent, SendError};
 use twinlock_transport::connection::{Connection, Wake};
 
-use crate::connector::Stream;
+use crate::connector::ClientStream;
 use crate::error::{ClientError, Refusal, closed};
 use crate::session_log;
 
@@ -24,7 +24,7 @@ const REQUEST_HEAD: usize = 6;
 /// A connection that sends requests and receives answers and items. `R` names the recipient of an
 /// answer.
 pub(crate) struct RequestConnection<R> {
-    connection: Connection<Stream>,
+    connection: Connection<ClientStream>,
     next_id: u64,
     outstanding: HashMap<u64, R>,
     /// Requests for the next frame.
@@ -57,7 +57,7 @@ pub(crate) enum Received<R> {
 
 impl<R> RequestConnection<R> {
     /// Takes a connection on which no request is outstanding.
-    pub(crate) fn new(connection: Connection<Stream>) -> Self {
+    pub(crate) fn new(connection: Connection<ClientStream>) -> Self {
         Self {
             connection,
             next_id: 1,
@@ -69,16 +69,16 @@ impl<R> RequestConnection<R> {
         }
     }
 
-    pub(crate) fn connection(&self) -> &Connection<Stream> {
+    pub(crate) fn connection(&self) -> &Connection<ClientStream> {
         &self.connection
     }
 
-    pub(crate) fn connection_mut(&mut self) -> &mut Connection<Stream> {
+    pub(crate) fn connection_mut(&mut self) -> &mut Connection<ClientStream> {
         &mut self.connection
     }
 
     /// Returns the underlying connection. Outstanding requests lose their answers.
-    pub(crate) fn into_connection(self) -> Connection<Stream> {
+    pub(crate) fn into_connection(self) -> Connection<ClientStream> {
         self.connection
     }
 

@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use twinlock_client::ClientError;
 use twinlock_client::model::{Entry, FileEntry};
 use twinlock_client::transfer::{
-    Get, Into, JobId, Place, TransferEvent as Event, Transfers, hash_file, name,
+    Destination, DownloadRequest, DownloadTarget, JobId, TransferEvent as Event, Transfers,
+    hash_file, name,
 };
 use twinlock_core::id::{ConversationId, Name};
 
@@ -84,8 +85,8 @@ impl Fetching {
                 Ok(Choice::Free(place)) => {
                     self.taken.insert(place.path());
                     let (n, own) = (entry.n, is_own(entry, &self.user));
-                    let into = Into::Place(place);
-                    let get = Get { conversation, n, file, own, into };
+                    let into = DownloadTarget::File(place);
+                    let get = DownloadRequest { conversation, n, file, own, into };
                     Fetch::Coming(self.transfers.get(get)?)
                 }
                 Ok(Choice::None) => Fetch::Failed(Failure::usage(format!(
@@ -161,7 +162,7 @@ impl Fetching {
 
 enum Choice {
     Have(PathBuf),
-    Free(Place),
+    Free(Destination),
     None,
 }
 
@@ -191,7 +192,7 @@ fn choose(
     let below = if is_open { below } else { Vec::new() };
     for name in names {
         let (dir, below, name) = (dir.to_path_buf(), below.clone(), name.into());
-        let place = Place { dir, below, name, force: false, keep_mode: false };
+        let place = Destination { dir, below, name, force: false, keep_mode: false };
         let path = place.path();
         if taken.iter().any(|taken| taken.starts_with(&path)) {
             continue;

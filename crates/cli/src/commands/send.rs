@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use twinlock_client::error::{Fault, Refusal};
-use twinlock_client::outbox::{Ack, Outcome};
+use twinlock_client::outbox::{Ack, MessageOutcome};
 use twinlock_client::state::StateError;
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::MessageId;
@@ -303,9 +303,9 @@ impl<'a> Sending<'a> {
             let outcomes = blocking(move || outbox.outcomes(&asked)).await?;
             for (id, outcome) in some.iter().zip(outcomes) {
                 moved |= match outcome {
-                    Some(Outcome::Recorded(ack)) => self.recorded(id, &ack)?,
-                    Some(Outcome::Refused(why)) => self.refused(id, why),
-                    Some(Outcome::Pending) => false,
+                    Some(MessageOutcome::Recorded(ack)) => self.recorded(id, &ack)?,
+                    Some(MessageOutcome::Refused(why)) => self.refused(id, why),
+                    Some(MessageOutcome::Pending) => false,
                     None => self.waiting.remove(id) && self.dropped.insert(*id),
                 };
             }

@@ -20,7 +20,7 @@ use twinlock_core::id::ConversationId;
 use twinlock_core::limits::{MAX_BODY, MAX_SEARCH, MAX_TOPIC};
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 
-use crate::driver::{self, Command};
+use crate::driver::{self, DriverCommand};
 use crate::error::{ClientError, Refusal};
 use crate::home::Home;
 use crate::model::{Event, Facts, Options, Rekeyed};
@@ -30,7 +30,7 @@ use crate::state::State;
 /// The handle to a client's task. Clones share the task, which ends with the last of them.
 #[derive(Debug, Clone)]
 pub struct Client {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<DriverCommand>,
     state: State,
     /// Why the task has ended, once it has.
     ended: Arc<OnceLock<ClientError>>,
@@ -69,7 +69,7 @@ impl Client {
         conversation: ConversationId,
         after: u64,
     ) -> Result<(), ClientError> {
-        self.command(Command::Follow { conversation, after }).await
+        self.command(DriverCommand::Follow { conversation, after }).await
     }
 
     /// Stops following a conversation.
@@ -77,7 +77,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Closed`].
     pub async fn unfollow(&self, conversation: ConversationId) -> Result<(), ClientError> {
-        self.command(Command::Unfollow { conversation }).await
+        self.command(DriverCommand::Unfollow { conversation }).await
     }
 
     /// Notifies the task of new messages in the outbox.
@@ -85,7 +85,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Closed`].
     pub async fn notify_enqueued(&self) -> Result<(), ClientError> {
-        self.command(Command::Enqueued).await
+        self.command(DriverCommand::Enqueued).await
     }
 
     /// Connects at once instead of waiting for the next attempt.
@@ -93,7 +93,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Closed`].
     pub async fn reconnect_now(&self) -> Result<(), ClientError> {
-        self.command(Command::ReconnectNow).await
+        self.command(DriverCommand::ReconnectNow).await
     }
 
     /// The current state of TLS and of the session. Waits for a connection.
@@ -102,7 +102,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn facts(&self) -> Result<Facts, ClientError> {
         let (reply, answer) = oneshot::channel();
-        self.command(Command::Facts(reply)).await?;
+        self.command(DriverCommand::Facts(reply)).await?;
         answer.await.unwrap_or_else(|_| Err(self.end()))
     }
 
@@ -115,14 +115,14 @@ impl Client {
     /// [`ClientError`], also if the connection is lost before the rekey is complete.
     pub async fn rekey(&self) -> Result<Rekeyed, ClientError> {
         let (reply, answer) = oneshot::channel();
-        self.command(Command::Rekey(reply)).await?;
+        self.command(DriverCommand::Rekey(reply)).await?;
         answer.await.unwrap_or_else(|_| Err(self.end()))
     }
 
     /// Closes the session and ends the task. Messages without an ack stay in the outbox.
     pub async fn close(self) {
         let (reply, done) = oneshot::channel();
-        if self.command(Command::Close(reply)).await.is_ok() {
+        if self.command(DriverCommand::Close(reply)).await.is_ok() {
             let _ended = done.await;
         }
     }
@@ -135,11 +135,11 @@ impl Client {
     pub async fn request(&self, op: Op) -> Result<Answered, ClientError> {
         check_size(&op)?;
         let (reply, answer) = oneshot::channel();
-        self.command(Command::Request { op: Box::new(op), reply }).await?;
+        self.command(DriverCommand::Request { op: Box::new(op), reply }).await?;
         answer.await.unwrap_or_else(|_| Err(self.end()))
     }
 
-    async fn command(&self, command: Command) -> Result<(), ClientError> {
+    async fn command(&self, command: DriverCommand) -> Result<(), ClientError> {
         self.commands.send(command).await.map_err(|_| self.end())
     }
 

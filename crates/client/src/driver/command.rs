@@ -9,7 +9,7 @@ use crate::model::{Facts, Rekeyed};
 
 /// A command from a handle to the task.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum DriverCommand {
     Follow { conversation: ConversationId, after: u64 },
     Unfollow { conversation: ConversationId },
     Enqueued,
@@ -38,7 +38,7 @@ pub(super) enum Recipient {
     Discard,
 }
 
-impl Command {
+impl DriverCommand {
     /// Answers a command with an error, because the task has ended.
     pub(super) fn refuse(self, error: &ClientError) {
         match self {

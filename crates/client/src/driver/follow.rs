@@ -26,10 +26,10 @@ const MOST_ENTRIES: usize = 2048;
 /// All followed conversations.
 pub(super) struct Follows {
     receipts: Receipts,
-    all: BTreeMap<ConversationId, Follow>,
+    all: BTreeMap<ConversationId, FollowState>,
     /// Verified position of each conversation; moved out while a check runs.
     positions: BTreeMap<ConversationId, Position>,
-    unchecked: VecDeque<Step>,
+    unchecked: VecDeque<UncheckedStep>,
     checking: bool,
     /// Entries that were received and not delivered to the consumer.
     held: usize,
@@ -39,7 +39,7 @@ pub(super) struct Follows {
     generations: u64,
 }
 
-struct Follow {
+struct FollowState {
     /// Number of the newest received entry.
     after: u64,
     flow: Flow,
@@ -60,7 +60,7 @@ enum Flow {
 }
 
 /// Something to verify, in order of arrival.
-enum Step {
+enum UncheckedStep {
     /// The server's answer to a follow.
     Begin {
         following: proto::Following,
@@ -128,20 +128,20 @@ impl Follows {
     pub(super) fn begin(&mut self, conversation: ConversationId, after: u64) {
         self.generations += 1;
         let generation = self.generations;
-        let new = Follow { after, flow: Flow::Off, catching_up: None, owed: 0, generation };
+        let new = FollowState { after, flow: Flow::Off, catching_up: None, owed: 0, generation };
         self.all.entry(conversation).or_insert(new);
     }
 
     /// Stops following.
     pub(super) fn end(&mut self, conversation: ConversationId) {
         self.unchecked.retain(|step| match step {
-            Step::Entries { conversation: id, entries, .. } if *id == conversation => {
+            UncheckedStep::Entries { conversation: id, entries, .. } if *id == conversation => {
                 self.held = self.held.saturating_sub(entries.len());
                 false
             }
-            Step::Begin { following, .. } => following.conversation != conversation,
-            Step::Ahead { conversation: id, .. } => *id != conversation,
-            Step::Entries { .. } => true,
+            UncheckedStep::Begin { following, .. } => following.conversation != conversation,
+            UncheckedStep::Ahead { conversation: id, .. } => *id != conversation,
+            UncheckedStep::Entries { .. } => true,
         });
         self.positions.remove(&conversation);
         let ended = self.all.remove(&conversation);
@@ -150,7 +150,7 @@ impl Follows {
         }
     }
 
-    pub(super) fn line_ended(&mut self) {
+    pub(super) fn connection_ended(&mut self) {
         self.ended.clear();
         for follow in self.all.values_mut() {
             follow.flow = Flow::Off;
@@ -200,14 +200,14 @@ impl Follows {
                 if following.after == follow.after && following.conversation == conversation {
                     follow.flow = Flow::On;
                     let (owed, generation) = (follow.owed, follow.generation);
-                    self.unchecked.push_back(Step::Begin { following, owed, generation });
+                    self.unchecked.push_back(UncheckedStep::Begin { following, owed, generation });
                 }
                 Ok(None)
             }
             Ok(_) => Err(ClientError::Protocol("an answer to another question")),
             Err(no) if no.why == RefusalReason::Ahead => {
                 let after = follow.after;
-                self.unchecked.push_back(Step::Ahead { conversation, after });
+                self.unchecked.push_back(UncheckedStep::Ahead { conversation, after });
                 Ok(None)
             }
             Err(no) if no.why == RefusalReason::NotFound => {
@@ -233,10 +233,16 @@ impl Follows {
         self.held += entries.len();
         let generation = follow.generation;
         match self.unchecked.back_mut() {
-            Some(Step::Entries { generation: of, entries: before, .. }) if *of == generation => {
+            Some(UncheckedStep::Entries { generation: of, entries: before, .. })
+                if *of == generation =>
+            {
                 before.append(&mut entries);
             }
-            _ => self.unchecked.push_back(Step::Entries { conversation, entries, generation }),
+            _ => self.unchecked.push_back(UncheckedStep::Entries {
+                conversation,
+                entries,
+                generation,
+            }),
         }
     }
 
@@ -312,12 +318,12 @@ impl Follows {
 fn check(
     receipts: &Receipts,
     mut positions: BTreeMap<ConversationId, Position>,
-    steps: VecDeque<Step>,
+    steps: VecDeque<UncheckedStep>,
 ) -> Result<Checked, ClientError> {
     let mut checked = Vec::new();
     for step in steps {
         match step {
-            Step::Begin { following, owed, generation } => {
+            UncheckedStep::Begin { following, owed, generation } => {
                 let proto::Following { conversation, after, head, .. } = following;
                 record::check_head(conversation, head, owed)?;
                 let begins = record::begin(receipts, conversation, after, &following.link_after)?;
@@ -332,7 +338,7 @@ fn check(
                 let known = if owed > 0 { 0 } else { known_head(receipts, conversation)? };
                 checked.push(CheckedStep::Began { following, known, generation });
             }
-            Step::Ahead { conversation, after } => {
+            UncheckedStep::Ahead { conversation, after } => {
                 let known = receipts.known(conversation)?.filter(|known| known.n >= after);
                 return Err(match known {
                     Some(known) => {
@@ -342,7 +348,7 @@ fn check(
                     None => ClientError::Refused(RefusalReason::Ahead.into()),
                 });
             }
-            Step::Entries { conversation, entries, generation } => {
+            UncheckedStep::Entries { conversation, entries, generation } => {
                 let position = positions
                     .get_mut(&conversation)
                     .ok_or(ClientError::Protocol("entries before the answer to a follow"))?;

@@ -28,20 +28,20 @@ use twinlock_core::proto::{self, request::Op};
 use twinlock_transport::OsEntropy;
 
 use crate::blocking::blocking;
-use crate::connector::{Connector, Opened};
-use crate::delays::{Delays, GOOD_LINE};
+use crate::connector::{Connector, ReadySession};
+use crate::delays::{Delays, GOOD_CONNECTION};
 use crate::error::ClientError;
 use crate::home::Home;
 use crate::model::{Event, Facts, Options, Rekeyed, Up};
 use crate::profile::{Profile, ProfileError};
 use crate::ready::{client_info, learning};
-use crate::session_log::{self, Sums};
+use crate::session_log::{self, RecordedCounts};
 use crate::state::State;
 use command::Recipient;
-pub(crate) use command::{Command, Reply};
+pub(crate) use command::{DriverCommand, Reply};
 use follow::{Checked, Follows};
-use send::{Sending, Settled};
-use serve::Serving;
+use send::{OutboxSender, Settled};
+use serve::ServedConnection;
 
 /// Capacity of the command channel.
 const COMMANDS: usize = 64;
@@ -53,7 +53,7 @@ const WAITING: usize = 256;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The result of a disk job.
-enum Done {
+enum JobResult {
     Settled(Result<Settled, ClientError>),
     Checked(Result<Checked, ClientError>),
     Learned(Result<Box<Profile>, ClientError>),
@@ -61,7 +61,7 @@ enum Done {
 }
 
 /// Why the task ends.
-enum Stop {
+enum StopReason {
     /// A handle closed it, or the last handle was dropped.
     Asked(Option<oneshot::Sender<()>>),
     /// An error that is not retried.
@@ -72,9 +72,9 @@ struct Driver {
     home: Home,
     profile: Profile,
     options: Options,
-    dial: Connector,
+    connector: Connector,
     info: proto::ClientInfo,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<DriverCommand>,
     ended: Arc<OnceLock<ClientError>>,
     events: mpsc::Sender<Event>,
     /// Events that the consumer has not taken.
@@ -84,10 +84,10 @@ struct Driver {
     facts: Vec<Reply<Facts>>,
     /// Rekey requests that wait for a connection.
     rekeys: Vec<Reply<Rekeyed>>,
-    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    jobs: FuturesUnordered<BoxFuture<'static, JobResult>>,
     look: Interval,
     follows: Follows,
-    sending: Sending,
+    sending: OutboxSender,
     /// A caller wants to reconnect without a delay.
     reconnect_now: bool,
     /// Downtime that the server announced.
@@ -98,7 +98,7 @@ struct Driver {
     /// Whether a connection exists.
     connected: bool,
     /// Counts of recorded messages, for the log.
-    sums: Sums,
+    sums: RecordedCounts,
 }
 
 /// Starts the task.
@@ -108,7 +108,7 @@ pub(crate) fn start(
     state: State,
     options: Options,
     ended: Arc<OnceLock<ClientError>>,
-) -> Result<(mpsc::Sender<Command>, mpsc::Receiver<Event>), ClientError> {
+) -> Result<(mpsc::Sender<DriverCommand>, mpsc::Receiver<Event>), ClientError> {
     let (commands, taken) = mpsc::channel(COMMANDS);
     let (told, events) = mpsc::channel(EVENTS);
     let mut instance = [0; 8];
@@ -121,10 +121,10 @@ pub(crate) fn start(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let driver = Driver {
         home: home.clone(),
-        dial: Connector::of(&profile, options.address.clone(), options.timing.clone())?,
+        connector: Connector::of(&profile, options.address.clone(), options.timing.clone())?,
         profile,
         follows: Follows::new(state.receipts()),
-        sending: Sending::new(state, options.send),
+        sending: OutboxSender::new(state, options.send),
         options,
         info,
         commands: taken,
@@ -134,7 +134,7 @@ pub(crate) fn start(
         waiting: VecDeque::new(),
         facts: Vec::new(),
         rekeys: Vec::new(),
-        sums: Sums::default(),
+        sums: RecordedCounts::default(),
         jobs: FuturesUnordered::new(),
         look,
         reconnect_now: false,
@@ -149,7 +149,7 @@ pub(crate) fn start(
 impl Driver {
     async fn run(mut self) {
         let stop = self.live().await;
-        self.sending.line_ended();
+        self.sending.connection_ended();
         self.settle(false);
         // Writes the server's acks to disk before any caller learns of the end.
         while let Some(done) = self.jobs.next().await {
@@ -160,8 +160,8 @@ impl Driver {
         }
         self.sums.end();
         let (error, reply) = match stop {
-            Stop::Asked(reply) => (None, reply),
-            Stop::Failed(error) => (Some(error), None),
+            StopReason::Asked(reply) => (None, reply),
+            StopReason::Failed(error) => (Some(error), None),
         };
         let fail = error.clone().unwrap_or(ClientError::Closed);
         // Set before any request fails with it.
@@ -193,7 +193,7 @@ impl Driver {
     }
 
     /// Serves one connection after the other until the task ends.
-    async fn live(&mut self) -> Stop {
+    async fn live(&mut self) -> StopReason {
         let mut delays = Delays::new(&self.options);
         let patient_until = Instant::now() + self.options.patience;
         loop {
@@ -205,12 +205,12 @@ impl Driver {
                         Ok(stop) => return stop,
                         Err(error) => error,
                     };
-                    good = std::mem::take(&mut self.moved) || began.elapsed() > GOOD_LINE;
+                    good = std::mem::take(&mut self.moved) || began.elapsed() > GOOD_CONNECTION;
                     error
                 }
-                Err(Stop::Failed(error)) => {
-                    session_log::failed(self.dial.address(), &error);
-                    self.sending.line_ended();
+                Err(StopReason::Failed(error)) => {
+                    session_log::failed(self.connector.address(), &error);
+                    self.sending.connection_ended();
                     self.settle(false);
                     error
                 }
@@ -218,11 +218,11 @@ impl Driver {
             };
             let again = self.options.reconnect || error.wants_a_slot();
             if !error.is_retryable() || !again {
-                return Stop::Failed(error);
+                return StopReason::Failed(error);
             }
             let retry = delays.after(good, &error, self.retry_after.take());
             if !self.options.reconnect && Instant::now() + retry >= patient_until {
-                return Stop::Failed(error);
+                return StopReason::Failed(error);
             }
             if let Some(stop) = self.pause(error, retry).await {
                 return stop;
@@ -231,21 +231,21 @@ impl Driver {
     }
 
     /// Connects, and does the background work concurrently.
-    async fn connect(&mut self) -> Result<Opened, Stop> {
+    async fn connect(&mut self) -> Result<ReadySession, StopReason> {
         let secret = DeviceSecret::new(self.profile.secret().expose_secret());
         let credential = Credential::Device(*self.profile.device(), secret);
-        let (dial, info) = (self.dial.clone(), self.info.clone());
-        let mut opening = Box::pin(async move { dial.open(credential, &info).await });
+        let (connector, info) = (self.connector.clone(), self.info.clone());
+        let mut opening = Box::pin(async move { connector.open(credential, &info).await });
         loop {
             tokio::select! {
-                opened = &mut opening => return opened.map_err(Stop::Failed),
+                opened = &mut opening => return opened.map_err(StopReason::Failed),
                 stop = self.background() => if let Some(stop) = stop { return Err(stop) },
             }
         }
     }
 
     /// Waits before the next attempt, and does the background work concurrently.
-    async fn pause(&mut self, error: ClientError, retry: Duration) -> Option<Stop> {
+    async fn pause(&mut self, error: ClientError, retry: Duration) -> Option<StopReason> {
         self.reconnect_now = false;
         put(&mut self.queue, Event::Down { error, retry });
         let until = Instant::now() + retry;
@@ -261,15 +261,15 @@ impl Driver {
     }
 
     /// Serves a connection until it or the task ends.
-    async fn serve(&mut self, opened: Opened) -> Result<Stop, ClientError> {
-        session_log::begin(self.dial.address(), &opened);
-        let Opened { line, info, binding, tls } = opened;
+    async fn serve(&mut self, opened: ReadySession) -> Result<StopReason, ClientError> {
+        session_log::begin(self.connector.address(), &opened);
+        let ReadySession { connection, info, binding, tls } = opened;
         self.learn(&info);
         let up = Up { info, binding, tls };
         self.queue.push_back(Event::Up(Box::new(up.clone())));
-        let mut serving = Serving::new(up, line);
+        let mut serving = ServedConnection::new(up, connection);
         self.connected = true;
-        self.sending.line_began(&serving.up.info);
+        self.sending.connection_began(&serving.up.info);
         let end = loop {
             if let Err(error) = self.pump(&mut serving) {
                 break Err(error);
@@ -291,8 +291,8 @@ impl Driver {
         session_log::end(
             serving.requests.connection().session(),
             match &end {
-                Ok(Stop::Failed(error)) | Err(error) => Some(error),
-                Ok(Stop::Asked(_)) => None,
+                Ok(StopReason::Failed(error)) | Err(error) => Some(error),
+                Ok(StopReason::Asked(_)) => None,
             },
         );
         self.connection_ended(&mut serving, end.as_ref().err());
@@ -306,13 +306,13 @@ impl Driver {
     }
 
     /// Does one piece of the work that needs no connection. Cancel-safe.
-    async fn background(&mut self) -> Option<Stop> {
+    async fn background(&mut self) -> Option<StopReason> {
         let events = self.events.clone();
         tokio::select! {
             command = self.commands.recv() => match command {
-                Some(Command::Close(reply)) => return Some(Stop::Asked(Some(reply))),
+                Some(DriverCommand::Close(reply)) => return Some(StopReason::Asked(Some(reply))),
                 Some(command) => self.take_command(command),
-                None => return Some(Stop::Asked(None)),
+                None => return Some(StopReason::Asked(None)),
             },
             permit = events.reserve(), if !self.queue.is_empty() => match permit {
                 Ok(permit) => if let Some(event) = self.queue.pop_front() {
@@ -323,7 +323,7 @@ impl Driver {
                 Err(_) => self.queue.clear(),
             },
             Some(done) = self.jobs.next() => if let Err(error) = self.take_done(done) {
-                return Some(Stop::Failed(error));
+                return Some(StopReason::Failed(error));
             },
             _ = self.look.tick(), if self.options.send => {
                 self.sending.look();
@@ -336,41 +336,43 @@ impl Driver {
     /// Starts to write results to disk and to claim messages, unless that is running.
     fn settle(&mut self, connected: bool) {
         if let Some(work) = self.sending.settle(connected) {
-            self.jobs.push(Box::pin(async move { Done::Settled(blocking(work).await) }));
+            self.jobs.push(Box::pin(async move { JobResult::Settled(blocking(work).await) }));
         }
     }
 
     /// Starts to verify received entries, unless that is running.
     fn check(&mut self) {
         if let Some(work) = self.follows.check() {
-            self.jobs.push(Box::pin(async move { Done::Checked(blocking(work).await) }));
+            self.jobs.push(Box::pin(async move { JobResult::Checked(blocking(work).await) }));
         }
     }
 
-    fn take_command(&mut self, command: Command) {
+    fn take_command(&mut self, command: DriverCommand) {
         match command {
-            Command::Follow { conversation, after } => self.follows.begin(conversation, after),
-            Command::Unfollow { conversation } => {
+            DriverCommand::Follow { conversation, after } => {
+                self.follows.begin(conversation, after)
+            }
+            DriverCommand::Unfollow { conversation } => {
                 self.follows.end(conversation);
             }
-            Command::Enqueued => self.sending.notify_enqueued(),
-            Command::ReconnectNow => self.reconnect_now = true,
-            Command::Facts(reply) => self.facts.push(reply),
-            Command::Rekey(reply) => self.rekeys.push(reply),
-            Command::Request { reply, .. } if self.waiting.len() >= WAITING => {
+            DriverCommand::Enqueued => self.sending.notify_enqueued(),
+            DriverCommand::ReconnectNow => self.reconnect_now = true,
+            DriverCommand::Facts(reply) => self.facts.push(reply),
+            DriverCommand::Rekey(reply) => self.rekeys.push(reply),
+            DriverCommand::Request { reply, .. } if self.waiting.len() >= WAITING => {
                 let full = "too many questions wait for it".to_owned();
                 let _gone = reply.send(Err(ClientError::Lost(full)));
             }
-            Command::Request { op, reply } => {
+            DriverCommand::Request { op, reply } => {
                 self.waiting.push_back((*op, Recipient::Caller(reply)));
             }
-            Command::Close(_) => {}
+            DriverCommand::Close(_) => {}
         }
     }
 
-    fn take_done(&mut self, done: Done) -> Result<(), ClientError> {
+    fn take_done(&mut self, done: JobResult) -> Result<(), ClientError> {
         match done {
-            Done::Settled(settled) => {
+            JobResult::Settled(settled) => {
                 let Settled { recorded, refused, claimed, filled, changes } = settled?;
                 for (message_id, ack) in recorded {
                     let to = || self.sending.target_of(ack.conversation);
@@ -389,7 +391,7 @@ impl Driver {
                 // for other processes.
                 self.settle(self.connected);
             }
-            Done::Checked(checked) => {
+            JobResult::Checked(checked) => {
                 let mut checked = checked?;
                 let fault = checked.fault.take();
                 let events = self.follows.checked(checked);
@@ -398,19 +400,21 @@ impl Driver {
                     return Err(fault);
                 }
             }
-            Done::Learned(Ok(profile)) => {
+            JobResult::Learned(Ok(profile)) => {
                 let (address, timing) = (self.options.address.clone(), self.options.timing.clone());
-                self.dial = Connector::of(&profile, address, timing)?;
+                self.connector = Connector::of(&profile, address, timing)?;
                 self.profile = *profile;
             }
             // Continuing would send one account's messages as another.
-            Done::Learned(Err(error @ ClientError::Profile(ProfileError::Replaced { .. }))) => {
+            JobResult::Learned(Err(
+                error @ ClientError::Profile(ProfileError::Replaced { .. }),
+            )) => {
                 return Err(error);
             }
-            Done::Learned(Err(error)) => {
+            JobResult::Learned(Err(error)) => {
                 tracing::warn!(%error, "the facts of READY were not stored");
             }
-            Done::Noted(noted) => noted?,
+            JobResult::Noted(noted) => noted?,
         }
         Ok(())
     }
@@ -420,7 +424,7 @@ impl Driver {
         let receipts = self.follows.receipts();
         self.jobs.push(Box::pin(async move {
             let note = move || crate::record::note_left(&receipts, conversation);
-            Done::Noted(blocking(note).await)
+            JobResult::Noted(blocking(note).await)
         }));
     }
 
@@ -428,7 +432,7 @@ impl Driver {
     fn learn(&mut self, info: &proto::ServerInfo) {
         let learn = learning(&self.home, &self.profile, info);
         self.jobs.push(Box::pin(async move {
-            Done::Learned(blocking(move || learn().map(Box::new)).await)
+            JobResult::Learned(blocking(move || learn().map(Box::new)).await)
         }));
     }
 }

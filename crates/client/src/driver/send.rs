@@ -22,13 +22,13 @@ const WINDOW: usize = 512;
 /// Ticks of [`super::LOOK`] between two searches for claims of dead processes.
 const SWEEP: u32 = 20;
 
-pub(super) struct Sending {
+pub(super) struct OutboxSender {
     state: State,
     enabled: bool,
     window: usize,
     /// Messages that are claimed and not sent, by target.
     queues: BTreeMap<String, VecDeque<Pending>>,
-    targets: HashMap<String, Target>,
+    targets: HashMap<String, TargetState>,
     in_flight: HashSet<MessageId>,
     recorded: Vec<(MessageId, Ack)>,
     refused: Vec<(MessageId, RefusalReason)>,
@@ -51,7 +51,7 @@ pub(super) struct Sending {
 }
 
 /// The conversation of a target, on this connection.
-enum Target {
+enum TargetState {
     Asked,
     Known(ConversationId),
 }
@@ -66,10 +66,11 @@ pub(super) struct Settled {
     pub(super) changes: Option<i64>,
 }
 
-impl Sending {
+impl OutboxSender {
     /// The target that messages to a conversation name.
     pub(super) fn target_of(&self, conversation: ConversationId) -> Option<String> {
-        let is_it = |target: &Target| matches!(target, Target::Known(id) if *id == conversation);
+        let is_it =
+            |target: &TargetState| matches!(target, TargetState::Known(id) if *id == conversation);
         let found = self.targets.iter().find(|(_, target)| is_it(target));
         found.map(|(name, _)| name.clone())
     }
@@ -99,7 +100,7 @@ impl Sending {
         }
     }
 
-    pub(super) fn line_began(&mut self, info: &proto::ServerInfo) {
+    pub(super) fn connection_began(&mut self, info: &proto::ServerInfo) {
         self.state.set_sends_now(self.enabled);
         let most = usize::try_from(info.max_in_flight).unwrap_or(WINDOW);
         self.window = most.clamp(1, WINDOW);
@@ -108,7 +109,7 @@ impl Sending {
     }
 
     /// Handles a connection that was lost or not established; another process may have one.
-    pub(super) fn line_ended(&mut self) {
+    pub(super) fn connection_ended(&mut self) {
         self.state.set_sends_now(false);
         self.begin_again();
         self.in_flight.clear();
@@ -145,7 +146,7 @@ impl Sending {
         let mut ask = None;
         for (target, queue) in &mut self.queues {
             match self.targets.get(target) {
-                Some(Target::Known(conversation)) => {
+                Some(TargetState::Known(conversation)) => {
                     let Some(message) = queue.pop_front() else { continue };
                     let append = proto::Append {
                         conversation: *conversation,
@@ -155,7 +156,7 @@ impl Sending {
                     self.in_flight.insert(message.message_id);
                     return Some((Op::Append(append), Recipient::Append(message.message_id)));
                 }
-                Some(Target::Asked) => {}
+                Some(TargetState::Asked) => {}
                 None => {
                     ask = Some(target.clone());
                     break;
@@ -163,7 +164,7 @@ impl Sending {
             }
         }
         let target = ask?;
-        self.targets.insert(target.clone(), Target::Asked);
+        self.targets.insert(target.clone(), TargetState::Asked);
         let op = match target.strip_prefix('@') {
             Some(user) => Op::OpenDirect(proto::OpenDirect { user: user.to_owned() }),
             None => Op::FindRoom(proto::FindRoom { name: target.clone() }),
@@ -178,7 +179,7 @@ impl Sending {
 
     /// Whether an answer is outstanding.
     pub(super) fn waits(&self) -> bool {
-        let asked = |target: &Target| matches!(target, Target::Asked);
+        let asked = |target: &TargetState| matches!(target, TargetState::Asked);
         !self.in_flight.is_empty() || self.targets.values().any(asked)
     }
 
@@ -209,7 +210,7 @@ impl Sending {
     ) -> Result<(), ClientError> {
         match answer {
             Ok(Answered::Conversation(found)) => {
-                self.targets.insert(target, Target::Known(found.id));
+                self.targets.insert(target, TargetState::Known(found.id));
             }
             Ok(_) => return Err(ClientError::Protocol("another answer than a conversation")),
             Err(no) => {

@@ -6,7 +6,7 @@ use twinlock_transport::connection::Connection;
 
 use super::command::{Recipient, Reply};
 use super::{Driver, put};
-use crate::connector::Stream;
+use crate::connector::ClientStream;
 use crate::error::{ClientError, Refusal};
 use crate::limits::MAX_LISTED;
 use crate::model::{Event, Facts, Rekeyed, Up};
@@ -20,7 +20,7 @@ const MAX_OUTSTANDING: usize = 128;
 const BACKLOG: usize = 128 * 1024;
 
 /// State of one connection, dropped with it.
-pub(super) struct Serving {
+pub(super) struct ServedConnection {
     pub(super) up: Up,
     pub(super) requests: RequestConnection<Recipient>,
     /// Callers that wait for a rekey, with the epoch at their request.
@@ -29,8 +29,8 @@ pub(super) struct Serving {
     appends: usize,
 }
 
-impl Serving {
-    pub(super) fn new(up: Up, connection: Connection<Stream>) -> Self {
+impl ServedConnection {
+    pub(super) fn new(up: Up, connection: Connection<ClientStream>) -> Self {
         Self { up, requests: RequestConnection::new(connection), rekeys: Vec::new(), appends: 0 }
     }
 
@@ -50,7 +50,7 @@ impl Serving {
 
 impl Driver {
     /// Sends queued requests as far as the limits allow.
-    pub(super) fn pump(&mut self, serving: &mut Serving) -> Result<(), ClientError> {
+    pub(super) fn pump(&mut self, serving: &mut ServedConnection) -> Result<(), ClientError> {
         for reply in self.facts.drain(..) {
             let session = serving.requests.connection().session();
             let facts = Facts {
@@ -89,7 +89,10 @@ impl Driver {
     }
 
     /// Handles every complete frame.
-    pub(super) fn take_frames(&mut self, serving: &mut Serving) -> Result<(), ClientError> {
+    pub(super) fn take_frames(
+        &mut self,
+        serving: &mut ServedConnection,
+    ) -> Result<(), ClientError> {
         while let Some(received) = serving.requests.try_receive()? {
             match received {
                 Received::Answer { recipient, result, .. } => {
@@ -199,7 +202,11 @@ impl Driver {
 
     /// Fails the outstanding requests of a lost connection; with its error, if that is not
     /// retryable.
-    pub(super) fn connection_ended(&mut self, serving: &mut Serving, why: Option<&ClientError>) {
+    pub(super) fn connection_ended(
+        &mut self,
+        serving: &mut ServedConnection,
+        why: Option<&ClientError>,
+    ) {
         let lost = ClientError::Lost("it ended before the answer came".to_owned());
         let why = why.filter(|why| !why.is_retryable()).unwrap_or(&lost);
         for (_, reply) in serving.rekeys.drain(..) {
@@ -210,8 +217,8 @@ impl Driver {
                 let _gone = reply.send(Err(why.clone()));
             }
         }
-        self.follows.line_ended();
-        self.sending.line_ended();
+        self.follows.connection_ended();
+        self.sending.connection_ended();
         self.settle(false);
     }
 }

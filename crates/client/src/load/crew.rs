@@ -16,7 +16,7 @@ use twinlock_core::session::BindingPolicy;
 use twinlock_transport::OsEntropy;
 
 use super::{LoadError, Stop};
-use crate::connector::{Connector, Opened};
+use crate::connector::{Connector, ReadySession};
 use crate::enrol::{self, NewUser};
 use crate::error::{ClientError, closed};
 use crate::home::{DiskError, Home};
@@ -120,7 +120,7 @@ impl Crew {
     }
 
     /// Opens the `n`th connection.
-    pub(super) async fn open(&self, n: usize) -> Result<Opened, ClientError> {
+    pub(super) async fn open(&self, n: usize) -> Result<ReadySession, ClientError> {
         let of = n.checked_rem(self.members.len()).unwrap_or(0);
         let member = self.members.get(of).ok_or(ClientError::Closed)?;
         let secret = DeviceSecret::new(member.secret.expose_secret());
@@ -138,7 +138,7 @@ impl Crew {
         self: &Arc<Self>,
         lines: usize,
         stop: &Stop,
-        mut take: impl FnMut(Opened),
+        mut take: impl FnMut(ReadySession),
     ) -> Result<(), LoadError> {
         let mut opening = JoinSet::new();
         let (mut asked, mut up) = (0, 0);
@@ -175,7 +175,7 @@ impl Crew {
             }
             let (crew, device) = (self.clone(), Bytes::copy_from_slice(&member.device.0));
             leaving.spawn(async move {
-                let mut wire = RequestConnection::new(crew.open(n).await?.line);
+                let mut wire = RequestConnection::new(crew.open(n).await?.connection);
                 let revoked = wire.request(Op::RevokeDevice(proto::RevokeDevice { device })).await;
                 wire.close().await;
                 match revoked {

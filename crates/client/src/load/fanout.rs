@@ -17,7 +17,7 @@ use super::count::{News, count};
 use super::measure::{Before, Gauge, Lines, Report, measure};
 use super::sender::{Sender, refusal};
 use super::{Load, LoadError, Shape, Stop};
-use crate::connector::Stream;
+use crate::connector::ClientStream;
 use crate::error::{ClientError, closed};
 use crate::request_connection::RequestConnection;
 
@@ -48,10 +48,10 @@ impl Load {
     pub(super) async fn fanout(&mut self, shape: Shape) -> Result<Report, LoadError> {
         let before = Before::now(self.server);
         let mut opened = self.open(shape.lines + 1, Some(shape)).await?;
-        let sender = opened.pop().ok_or(ClientError::Closed)?.line;
+        let sender = opened.pop().ok_or(ClientError::Closed)?.connection;
         let (mut followers, mut head) = (Vec::with_capacity(shape.lines), 0);
         for opened in opened {
-            let (line, at) = self.follow(opened.line).await?;
+            let (line, at) = self.follow(opened.connection).await?;
             followers.push(line);
             head = at;
         }
@@ -76,8 +76,8 @@ impl Load {
     /// Makes a connection follow the room from its end.
     async fn follow(
         &self,
-        line: Connection<Stream>,
-    ) -> Result<(Connection<Stream>, u64), LoadError> {
+        line: Connection<ClientStream>,
+    ) -> Result<(Connection<ClientStream>, u64), LoadError> {
         let mut wire = RequestConnection::new(line);
         let find = proto::FindRoom { name: self.room.name.to_string() };
         let Answered::Conversation(room) = wire.request(Op::FindRoom(find)).await? else {
@@ -119,7 +119,7 @@ async fn keep_sending(
             return Ok(());
         }
         tokio::select! {
-            wake = sender.line.wait(None) => {
+            wake = sender.connection.wait(None) => {
                 wake?;
                 sender.take(&mut took)?;
                 took.clear();
@@ -130,7 +130,7 @@ async fn keep_sending(
 }
 
 async fn keep_following(
-    mut line: Connection<Stream>,
+    mut line: Connection<ClientStream>,
     spread: Arc<Spread>,
     mut over: Stop,
 ) -> Result<(), ClientError> {

@@ -26,7 +26,7 @@ impl Load {
     pub(super) async fn files(&mut self, size: u64) -> Result<Vec<Report>, LoadError> {
         let gauge = Gauge::new()?;
         let opened = self.open(1, None).await?.pop().ok_or(ClientError::Closed)?;
-        let mut wire = RequestConnection::new(opened.line);
+        let mut wire = RequestConnection::new(opened.connection);
         let before = Before::now(self.server);
         let mut stop = self.stop.clone();
         let moved = async {

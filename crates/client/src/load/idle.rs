@@ -10,7 +10,7 @@ use twinlock_transport::connection::Connection;
 
 use super::measure::{Before, Gauge, Lines, Report};
 use super::{Load, LoadError, Shape, Stop};
-use crate::connector::Stream;
+use crate::connector::ClientStream;
 use crate::error::{ClientError, closed};
 
 impl Load {
@@ -24,7 +24,7 @@ impl Load {
         let (mut lines, began, mut up) = (Lines::new(), Instant::now(), 0);
         let opened = self.crew.open_each(shape.lines, &self.stop, |opened| {
             up += 1;
-            lines.spawn(hold(opened.line, ends.clone()));
+            lines.spawn(hold(opened.connection, ends.clone()));
         });
         opened.await?;
         let opening = began.elapsed();
@@ -44,7 +44,7 @@ impl Load {
 }
 
 /// Answers pings until the measurement is over.
-async fn hold(mut line: Connection<Stream>, mut over: Stop) -> Result<(), ClientError> {
+async fn hold(mut line: Connection<ClientStream>, mut over: Stop) -> Result<(), ClientError> {
     loop {
         tokio::select! {
             wake = line.wait(None) => { wake?; }

@@ -28,7 +28,7 @@ async fn keep_logging_in(n: usize, crew: Arc<Crew>, gauge: Arc<Gauge>) -> Result
         let began = Instant::now();
         let opened = crew.open(n).await?;
         gauge.came(1, once(began.elapsed()));
-        opened.line.close(CloseCode::Bye).await;
+        opened.connection.close(CloseCode::Bye).await;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use super::measure::{Before, Gauge, Lines, Report, measure};
 use super::sender::Sender;
 use super::{Load, LoadError, Shape};
-use crate::connector::Opened;
+use crate::connector::ReadySession;
 use crate::error::ClientError;
 use crate::request_connection::RequestConnection;
 
@@ -17,7 +17,7 @@ impl Load {
         let before = Before::now(self.server);
         let mut lines = Lines::new();
         for opened in self.open(shape.lines, Some(shape)).await? {
-            let sender = Sender::new(opened.line, self.room.id, shape.size);
+            let sender = Sender::new(opened.connection, self.room.id, shape.size);
             lines.spawn(keep_sending(sender, shape.window, gauge.clone()));
         }
         measure("messages", before, shape.time, &gauge, lines, &mut self.stop).await
@@ -28,10 +28,10 @@ impl Load {
         &self,
         lines: usize,
         shape: Option<Shape>,
-    ) -> Result<Vec<Opened>, LoadError> {
+    ) -> Result<Vec<ReadySession>, LoadError> {
         let mut all = Vec::with_capacity(lines);
         self.crew.open_each(lines, &self.stop, |opened| all.push(opened)).await?;
-        if let (Some(shape), Some(Opened { info, .. })) = (shape, all.first()) {
+        if let (Some(shape), Some(ReadySession { info, .. })) = (shape, all.first()) {
             let (window, size) = (info.max_in_flight, info.max_text);
             if shape.window > usize::try_from(window).unwrap_or(usize::MAX) {
                 return Err(LoadError::Window { most: window });
@@ -45,12 +45,12 @@ impl Load {
         }
         let mut joined = Vec::with_capacity(lines);
         for opened in all {
-            let mut wire = RequestConnection::new(opened.line);
+            let mut wire = RequestConnection::new(opened.connection);
             let join = proto::JoinRoom { name: self.room.name.to_string() };
             let Answered::Conversation(_) = wire.request(Op::JoinRoom(join)).await? else {
                 return Err(ClientError::Protocol("an answer to another question").into());
             };
-            joined.push(Opened { line: wire.into_connection(), ..opened });
+            joined.push(ReadySession { connection: wire.into_connection(), ..opened });
         }
         Ok(joined)
     }
@@ -69,7 +69,7 @@ async fn keep_sending(
             sender.close().await;
             return Ok(());
         }
-        sender.line.wait(None).await?;
+        sender.connection.wait(None).await?;
         sender.take(&mut took)?;
         gauge.came(took.len() as u64, took.drain(..));
     }

@@ -37,7 +37,7 @@ use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_core::session::Binding;
 use twinlock_transport::OsEntropy;
 
-use crate::connector::{Connector, Opened};
+use crate::connector::{Connector, ReadySession};
 use crate::error::ClientError;
 use crate::profile::Profile;
 use crate::request_connection::RequestConnection;
@@ -184,7 +184,7 @@ impl Load {
         let name = Name::new(&tag).map_err(|_| ClientError::Protocol("a room's name"))?;
         let dial = Connector::of(profile, plan.address.clone(), Timing::default())?;
         let crew = Crew::of(profile, dial.clone());
-        let Opened { line, binding, .. } = crew.open(0).await?;
+        let ReadySession { connection: line, binding, .. } = crew.open(0).await?;
         let mut wire = RequestConnection::new(line);
         let made = async {
             let topic = "made by a load generator".to_owned();
@@ -241,7 +241,7 @@ impl Load {
     pub async fn end(self, profile: &Profile) -> Result<(), LoadError> {
         self.crew.dismiss().await?;
         let own = Crew::of(profile, self.crew.dial());
-        let mut wire = RequestConnection::new(own.open(0).await?.line);
+        let mut wire = RequestConnection::new(own.open(0).await?.connection);
         let leave = proto::LeaveRoom { conversation: self.room.id };
         let left = wire.request(Op::LeaveRoom(leave)).await;
         wire.close().await;

@@ -16,7 +16,7 @@ use twinlock_transport::connection::Connection;
 
 use super::count::{News, count};
 use crate::clock::now_ms;
-use crate::connector::Stream;
+use crate::connector::ClientStream;
 use crate::error::{ClientError, closed};
 
 /// Number of texts that a connection sends in turn.
@@ -32,7 +32,7 @@ const WORDS: &[&str] = &[
 
 /// A connection and its outstanding messages.
 pub(super) struct Sender {
-    pub(super) line: Connection<Stream>,
+    pub(super) connection: Connection<ClientStream>,
     room: ConversationId,
     texts: Vec<Bytes>,
     /// The part of message ids before the message's number.
@@ -59,11 +59,11 @@ impl Entropy for Rest {
 }
 
 impl Sender {
-    pub(super) fn new(line: Connection<Stream>, room: ConversationId, size: usize) -> Self {
+    pub(super) fn new(line: Connection<ClientStream>, room: ConversationId, size: usize) -> Self {
         let mut tag = [0; 6];
         OsEntropy.fill(&mut tag);
         let texts = (0..TEXTS).map(|n| text(size, n)).collect();
-        Self { line, room, texts, tag, next: 0, sent: VecDeque::new(), outstanding: 0 }
+        Self { connection: line, room, texts, tag, next: 0, sent: VecDeque::new(), outstanding: 0 }
     }
 
     pub(super) fn outstanding(&self) -> usize {
@@ -84,7 +84,7 @@ impl Sender {
         self.outstanding += messages;
         for requests in pack(requests, 0, |request| request.encoded_len() + HEAD) {
             let frame = proto::ToServer { requests, ..Default::default() };
-            let sent = self.line.send_app(&frame.encode_to_vec());
+            let sent = self.connection.send_app(&frame.encode_to_vec());
             sent.map_err(|error| ClientError::Lost(error.to_string()))?;
         }
         Ok(())
@@ -105,7 +105,7 @@ impl Sender {
 
     /// Handles the complete frames; adds the latencies of the acknowledged messages to `took`.
     pub(super) fn take(&mut self, took: &mut Vec<Duration>) -> Result<(), ClientError> {
-        let Self { line, sent, next, outstanding, .. } = self;
+        let Self { connection: line, sent, next, outstanding, .. } = self;
         let now = Instant::now();
         while line.has_frame().map_err(|error| ClientError::Lost(error.to_string()))? {
             let body = match line.open_frame()? {
@@ -141,7 +141,7 @@ impl Sender {
     }
 
     pub(super) async fn close(self) {
-        self.line.close(CloseCode::Bye).await;
+        self.connection.close(CloseCode::Bye).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::limit::Limit;
+use super::limit::RateLimit;
 use super::model::{JobId, TransferEvent};
 use crate::state::State;
 
@@ -17,7 +17,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct JobContext {
     job: JobId,
     events: mpsc::Sender<TransferEvent>,
-    pub(super) limit: Arc<Limit>,
+    pub(super) limit: Arc<RateLimit>,
     pub(super) state: State,
     /// When progress was reported last, and the bytes then.
     reported: Mutex<(Instant, u64)>,
@@ -27,7 +27,7 @@ impl JobContext {
     pub(super) fn new(
         job: JobId,
         events: mpsc::Sender<TransferEvent>,
-        limit: Arc<Limit>,
+        limit: Arc<RateLimit>,
         state: State,
     ) -> Self {
         Self { job, events, limit, state, reported: Mutex::new((Instant::now(), 0)) }

@@ -12,14 +12,14 @@ use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 
 use super::context::JobContext;
+use super::destination::{Destination, FinalAttributes, PartFile};
 use super::error::TransferError;
-use super::place::{Finish, Part, Place};
-use super::wire::{Incoming, TransferConnection};
+use super::transfer_connection::{TransferConnection, TransferItem};
 use crate::error::ClientError;
 use crate::model::FileEntry;
 
 /// A file to fetch.
-pub struct Get {
+pub struct DownloadRequest {
     /// The conversation of its entry.
     pub conversation: ConversationId,
     /// The entry's number.
@@ -29,25 +29,25 @@ pub struct Get {
     /// Whether this user sent it.
     pub own: bool,
     /// The destination.
-    pub into: Into,
+    pub into: DownloadTarget,
 }
 
 /// The destination of a file.
-pub enum Into {
+pub enum DownloadTarget {
     /// A file on disk.
-    Place(Place),
+    File(Destination),
     /// A stream, written as bytes arrive; its reader must not trust them before the end.
     Stream(Box<dyn Write + Send>),
 }
 
-pub(super) struct Download {
-    pub(super) get: GetFile,
-    place: Option<Place>,
+pub(super) struct FileDownload {
+    pub(super) get: RequestedFile,
+    place: Option<Destination>,
     sink: Option<Sink>,
 }
 
-/// [`Get`] without the destination.
-pub(super) struct GetFile {
+/// [`DownloadRequest`] without the destination.
+pub(super) struct RequestedFile {
     conversation: ConversationId,
     n: u64,
     file: FileEntry,
@@ -55,7 +55,7 @@ pub(super) struct GetFile {
 }
 
 enum Sink {
-    Part(Part),
+    Part(PartFile),
     Stream { out: Box<dyn Write + Send>, written: u64, hasher: Hasher },
 }
 
@@ -95,7 +95,7 @@ impl Sink {
         }
     }
 
-    fn finish(self, finish: Finish) -> Result<Option<PathBuf>, TransferError> {
+    fn finish(self, finish: FinalAttributes) -> Result<Option<PathBuf>, TransferError> {
         match self {
             Self::Part(part) => part.finish(finish).map(Some),
             Self::Stream { mut out, .. } => out.flush().map_err(output).map(|()| None),
@@ -140,16 +140,16 @@ impl Writing {
     }
 }
 
-impl Download {
-    pub(super) fn new(get: Get) -> Self {
-        let Get { conversation, n, file, own, into } = get;
+impl FileDownload {
+    pub(super) fn new(get: DownloadRequest) -> Self {
+        let DownloadRequest { conversation, n, file, own, into } = get;
         let (place, sink) = match into {
-            Into::Place(place) => (Some(place), None),
-            Into::Stream(out) => {
+            DownloadTarget::File(place) => (Some(place), None),
+            DownloadTarget::Stream(out) => {
                 (None, Some(Sink::Stream { out, written: 0, hasher: Hasher::new() }))
             }
         };
-        Self { get: GetFile { conversation, n, file, own }, place, sink }
+        Self { get: RequestedFile { conversation, n, file, own }, place, sink }
     }
 
     /// Requests the missing part, and moves the complete file to its destination.
@@ -162,7 +162,7 @@ impl Download {
         let (offset, size) = (sink.written(), self.get.file.size);
         let prefix_hash =
             if offset == 0 { Bytes::new() } else { Bytes::copy_from_slice(&sink.hash()) };
-        let GetFile { conversation, n, .. } = self.get;
+        let RequestedFile { conversation, n, .. } = self.get;
         let ask = proto::GetFile { conversation, n, offset, prefix_hash, ack_each: ACK_EACH };
         let answer = match connection.answer(Op::GetFile(ask)).await {
             Ok(answer) => answer,
@@ -212,7 +212,8 @@ impl Download {
             && let Some(place) = self.place.clone()
         {
             let size = self.get.file.size;
-            let open = tokio::task::spawn_blocking(move || Part::open(place, size).map(Sink::Part));
+            let open =
+                tokio::task::spawn_blocking(move || PartFile::open(place, size).map(Sink::Part));
             self.sink = Some(open.await.unwrap_or(Err(ClientError::Closed.into()))?);
         }
         Ok(())
@@ -222,7 +223,7 @@ impl Download {
     async fn finish(&mut self) -> Result<Option<PathBuf>, TransferError> {
         let Some(sink) = self.sink.take() else { return Err(ClientError::Closed.into()) };
         let FileEntry { mode, modified_ms, hash, .. } = self.get.file;
-        let finish = Finish { mode, modified_ms, own: self.get.own };
+        let finish = FinalAttributes { mode, modified_ms, own: self.get.own };
         let done = tokio::task::spawn_blocking(move || {
             if sink.hash() == hash {
                 return sink.finish(finish);
@@ -268,7 +269,7 @@ async fn receive(
     while got < size {
         tokio::select! {
             incoming = connection.next(None) => match incoming? {
-                Incoming::Bulk { transfer: of, offset, data } if of == transfer => {
+                TransferItem::Bulk { transfer: of, offset, data } if of == transfer => {
                     let end = offset.saturating_add(data.len() as u64);
                     if offset != got || end > size || end > acked + WINDOW {
                         return Err(TransferError::Astray("its bytes are out of order"));
@@ -282,7 +283,7 @@ async fn receive(
                     }
                     context.progress(got);
                 }
-                Incoming::Aborted { transfer: of, why } if of == transfer => {
+                TransferItem::Aborted { transfer: of, why } if of == transfer => {
                     return Err(ClientError::Refused(why.into()).into());
                 }
                 _ => {}

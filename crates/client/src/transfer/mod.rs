@@ -5,23 +5,23 @@
 //! files do not delay messages.
 //!
 //! A transfer resumes after any interruption. An outgoing file is kept in the profile's state
-//! ([`crate::uploads`]), an incoming one in a part file at its destination ([`Place`]). Both ends
+//! ([`crate::uploads`]), an incoming one in a part file at its destination ([`Destination`]). Both ends
 //! compare the hash of what exists before any byte is sent.
 //!
 //! Not here: which file goes where under which name, beyond making a name [harmless](name).
 
 mod context;
+mod destination;
 mod download;
 mod error;
-mod lane;
 mod limit;
 mod model;
 pub mod name;
-mod place;
 mod source;
 mod spool;
+mod transfer_connection;
 mod upload;
-mod wire;
+mod worker;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,16 +37,16 @@ use crate::error::ClientError;
 use crate::home::Home;
 use crate::profile::Profile;
 use crate::state::State;
-pub use crate::uploads::{Begun, Source};
-pub use download::{Get, Into};
+pub use crate::uploads::{BegunUpload, SourceFile};
+pub use destination::Destination;
+pub use download::{DownloadRequest, DownloadTarget};
 pub use error::TransferError;
-use lane::{Job, Lane, Queue, Shared};
-use limit::Limit;
+use limit::RateLimit;
 pub use model::{JOBS, JobId, SLOWEST, TransferEvent, TransferOptions};
-pub use place::Place;
-pub use source::{Found, hash_file, look};
+pub use source::{LocalFile, hash_file, look};
 pub use spool::{Copies, gather, spool};
-use upload::Upload;
+use upload::FileUpload;
+use worker::{JobQueue, TransferJob, TransferWorker, WorkerEnvironment};
 
 /// Capacity of the event channel.
 const EVENTS: usize = 64;
@@ -54,10 +54,10 @@ const EVENTS: usize = 64;
 /// them.
 #[derive(Debug)]
 pub struct Transfers {
-    queue: mpsc::UnboundedSender<(JobId, Job)>,
+    queue: mpsc::UnboundedSender<(JobId, TransferJob)>,
     state: State,
     next: AtomicU64,
-    lanes: JoinSet<()>,
+    workers: JoinSet<()>,
 }
 
 impl Transfers {
@@ -73,23 +73,27 @@ impl Transfers {
     ) -> Result<(Self, mpsc::Receiver<TransferEvent>), ClientError> {
         let TransferOptions { connection, jobs, limit } = options;
         let (told, events) = mpsc::channel(EVENTS);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(WorkerEnvironment {
             home: home.clone(),
-            dial: Connector::of(&profile, connection.address.clone(), connection.timing.clone())?,
+            connector: Connector::of(
+                &profile,
+                connection.address.clone(),
+                connection.timing.clone(),
+            )?,
             profile,
             state: state.clone(),
             options: connection,
-            limit: Arc::new(Limit::new(limit.map(|limit| limit.max(SLOWEST)))),
+            limit: Arc::new(RateLimit::new(limit.map(|limit| limit.max(SLOWEST)))),
             events: told,
             fatal: Mutex::new(None),
         });
         let (queue, taken) = mpsc::unbounded_channel();
-        let taken: Queue = Arc::new(tokio::sync::Mutex::new(taken));
-        let mut lanes = JoinSet::new();
+        let taken: JobQueue = Arc::new(tokio::sync::Mutex::new(taken));
+        let mut workers = JoinSet::new();
         for _ in 0..if jobs == 0 { JOBS } else { jobs } {
-            lanes.spawn(Lane::new(shared.clone(), taken.clone()).run());
+            workers.spawn(TransferWorker::new(shared.clone(), taken.clone()).run());
         }
-        Ok((Self { queue, state, next: AtomicU64::new(1), lanes }, events))
+        Ok((Self { queue, state, next: AtomicU64::new(1), workers }, events))
     }
 
     /// Sends files to `target`, a room's name or `@` and a user name.
@@ -102,8 +106,8 @@ impl Transfers {
     pub async fn put(
         &self,
         target: &str,
-        files: Vec<Found>,
-    ) -> Result<Vec<(JobId, Begun)>, ClientError> {
+        files: Vec<LocalFile>,
+    ) -> Result<Vec<(JobId, BegunUpload)>, ClientError> {
         let offers: Vec<_> = files.iter().map(|file| file.offer(target)).collect();
         let uploads = self.state.uploads();
         let begin = move || Ok(uploads.begin(&offers, now_ms(), &mut OsEntropy)?);
@@ -114,8 +118,8 @@ impl Transfers {
                 // A spooled copy of an earlier attempt with the same content.
                 let _gone = std::fs::remove_file(replaced);
             }
-            let upload = Upload::new(target.to_owned(), file, begun.message_id);
-            jobs.push((self.add(Job::Put(Box::new(upload)))?, begun));
+            let upload = FileUpload::new(target.to_owned(), file, begun.message_id);
+            jobs.push((self.add(TransferJob::Put(Box::new(upload)))?, begun));
         }
         Ok(jobs)
     }
@@ -124,11 +128,11 @@ impl Transfers {
     ///
     /// # Errors
     /// [`ClientError::Closed`].
-    pub fn get(&self, get: Get) -> Result<JobId, ClientError> {
-        self.add(Job::Get(Box::new(download::Download::new(get))))
+    pub fn get(&self, get: DownloadRequest) -> Result<JobId, ClientError> {
+        self.add(TransferJob::Get(Box::new(download::FileDownload::new(get))))
     }
 
-    fn add(&self, job: Job) -> Result<JobId, ClientError> {
+    fn add(&self, job: TransferJob) -> Result<JobId, ClientError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.queue.send((id, job)).map_err(|_| ClientError::Closed)?;
         Ok(id)
@@ -137,8 +141,8 @@ impl Transfers {
     /// Waits until all transfers are complete, and closes the connections. The caller must continue
     /// to take events.
     pub async fn close(self) {
-        let Self { queue, mut lanes, .. } = self;
+        let Self { queue, mut workers, .. } = self;
         drop(queue);
-        while lanes.join_next().await.is_some() {}
+        while workers.join_next().await.is_some() {}
     }
 }

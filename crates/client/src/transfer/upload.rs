@@ -11,14 +11,14 @@ use twinlock_transport::flow_control::{FRAME, FlowControl};
 
 use super::context::JobContext;
 use super::error::TransferError;
-use super::limit::Limit;
-use super::source::{self, Found, Marks, Read};
-use super::wire::{Incoming, TransferConnection};
+use super::limit::RateLimit;
+use super::source::{self, LocalFile, Marks, SourceRead};
+use super::transfer_connection::{TransferConnection, TransferItem};
 use crate::blocking::blocking;
 use crate::clock::now_ms;
 use crate::error::ClientError;
 use crate::outbox::Ack;
-use crate::uploads::Offer;
+use crate::uploads::UploadOffer;
 
 /// Bytes sealed and not yet written above which no more frames are sealed. With one more frame the
 /// connection still reads ([`twinlock_transport::connection::HIGH_WATER`]). So it receives acks, and notices
@@ -26,9 +26,9 @@ use crate::uploads::Offer;
 const BACKLOG: usize = 96 * 1024;
 
 /// A file to send.
-pub(super) struct Upload {
+pub(super) struct FileUpload {
     pub(super) target: String,
-    pub(super) file: Found,
+    pub(super) file: LocalFile,
     pub(super) message_id: MessageId,
     marks: Marks,
     /// Bytes that the server had at its last report.
@@ -36,14 +36,14 @@ pub(super) struct Upload {
 }
 
 /// A file that is on the server's disk.
-pub(super) struct Sent {
+pub(super) struct SentFile {
     pub(super) ack: Ack,
     pub(super) size: u64,
     pub(super) hash: [u8; 32],
 }
 
 /// Bytes read from the file, sent frame by frame.
-struct Part {
+struct Chunk {
     data: Vec<u8>,
     sent: usize,
     /// Maximum size of a frame in bytes.
@@ -53,8 +53,8 @@ struct Part {
     at: Option<Instant>,
 }
 
-impl Part {
-    fn new(data: Vec<u8>, frame: usize, after: Box<blake3::Hasher>, limit: &Limit) -> Self {
+impl Chunk {
+    fn new(data: Vec<u8>, frame: usize, after: Box<blake3::Hasher>, limit: &RateLimit) -> Self {
         let mut part = Self { data, sent: 0, frame, after, at: None };
         part.at = limit.grant(part.next().len());
         part
@@ -67,7 +67,7 @@ impl Part {
 }
 
 /// State of the upload on one connection.
-struct Sending {
+struct UploadStream {
     transfer: u32,
     pace: FlowControl,
     /// Maximum size of a frame in bytes.
@@ -76,24 +76,24 @@ struct Sending {
     ended: Option<(u64, [u8; 32])>,
 }
 
-impl Sending {
+impl UploadStream {
     /// Handles a received item; returns the ack of the file when it arrives.
     fn take(
         &mut self,
-        incoming: Incoming,
+        incoming: TransferItem,
         connection: &mut TransferConnection,
     ) -> Result<Option<(proto::Ack, [u8; 32])>, TransferError> {
         match incoming {
-            Incoming::Acked { transfer, offset } if transfer == self.transfer => {
+            TransferItem::Acked { transfer, offset } if transfer == self.transfer => {
                 if !self.pace.acknowledge(offset, Instant::now().into_std()) {
                     return Err(TransferError::Astray("it has more than was sent"));
                 }
                 connection.moved = true;
             }
-            Incoming::Aborted { transfer, why } if transfer == self.transfer => {
+            TransferItem::Aborted { transfer, why } if transfer == self.transfer => {
                 return Err(ClientError::Refused(why.into()).into());
             }
-            Incoming::Answer { id, result } => match (result, self.ended) {
+            TransferItem::Answer { id, result } => match (result, self.ended) {
                 (Ok(Answered::Ack(ack)), Some((asked, hash))) if id == asked => {
                     connection.moved = true;
                     return Ok(Some((ack, hash)));
@@ -109,8 +109,8 @@ impl Sending {
     }
 }
 
-impl Upload {
-    pub(super) fn new(target: String, file: Found, message_id: MessageId) -> Self {
+impl FileUpload {
+    pub(super) fn new(target: String, file: LocalFile, message_id: MessageId) -> Self {
         Self { target, file, message_id, marks: Marks::default(), there: 0 }
     }
 
@@ -120,8 +120,8 @@ impl Upload {
         connection: &mut TransferConnection,
         conversation: ConversationId,
         context: &JobContext,
-    ) -> Result<Sent, TransferError> {
-        let Found { name, path, source, mode, modified_ms, .. } = &self.file;
+    ) -> Result<SentFile, TransferError> {
+        let LocalFile { name, path, source, mode, modified_ms, .. } = &self.file;
         let size = source.size;
         let file = proto::FileMeta {
             name: name.clone(),
@@ -163,7 +163,7 @@ impl Upload {
         let at_once = frame * source::FRAMES;
         let reads = source::read(self.file.source.clone(), from, hasher, at_once);
         let pace = FlowControl::new(from, accepted.ack_each, Instant::now().into_std());
-        let sending = Sending { transfer: accepted.transfer, pace, frame, ended: None };
+        let sending = UploadStream { transfer: accepted.transfer, pace, frame, ended: None };
         match self.send(connection, sending, reads, context).await {
             Ok((ack, hash)) => self.recorded(context, &ack, hash).await,
             Err(error) => {
@@ -192,12 +192,12 @@ impl Upload {
     async fn send(
         &mut self,
         connection: &mut TransferConnection,
-        mut sending: Sending,
-        mut reads: mpsc::Receiver<Read>,
+        mut sending: UploadStream,
+        mut reads: mpsc::Receiver<SourceRead>,
         context: &JobContext,
     ) -> Result<(proto::Ack, [u8; 32]), TransferError> {
         let (transfer, from) = (sending.transfer, sending.pace.sent());
-        let mut ready: Option<Part> = None;
+        let mut ready: Option<Chunk> = None;
         loop {
             let now = Instant::now();
             let part = ready.as_ref();
@@ -227,15 +227,15 @@ impl Upload {
             tokio::select! {
                 biased;
                 read = reads.recv(), if ready.is_none() && sending.ended.is_none() => match read {
-                    Some(Read::Some(data, after)) => {
-                        ready = Some(Part::new(data, sending.frame, after, &context.limit));
+                    Some(SourceRead::Some(data, after)) => {
+                        ready = Some(Chunk::new(data, sending.frame, after, &context.limit));
                     }
-                    Some(Read::End(hash)) => {
+                    Some(SourceRead::End(hash)) => {
                         let whole = Bytes::copy_from_slice(&hash);
                         let end = proto::EndFile { transfer, hash: whole };
                         sending.ended = Some((connection.ask(Op::EndFile(end))?, hash));
                     }
-                    Some(Read::Failed(error)) => return Err(error),
+                    Some(SourceRead::Failed(error)) => return Err(error),
                     None => return Err(ClientError::Closed.into()),
                 },
                 incoming = connection.next(goes.then_some(BACKLOG - 1)) => {
@@ -258,14 +258,14 @@ impl Upload {
         context: &JobContext,
         ack: &proto::Ack,
         hash: [u8; 32],
-    ) -> Result<Sent, TransferError> {
+    ) -> Result<SentFile, TransferError> {
         let ack = Ack::read(ack)?;
         let (uploads, id) = (context.state.uploads(), self.message_id);
         blocking(move || Ok(uploads.finish(&id, &ack)?)).await?;
         if self.file.hash.is_some() {
             self.remove_spooled();
         }
-        Ok(Sent { ack, size: self.file.source.size, hash })
+        Ok(SentFile { ack, size: self.file.source.size, hash })
     }
 
     /// Restarts the upload of a changed file, as another message.
@@ -274,7 +274,7 @@ impl Upload {
         let found = tokio::task::spawn_blocking(move || source::look(&path)).await;
         let found = found.unwrap_or(Err(ClientError::Closed.into()))?;
         let (name, path) = (self.file.name.clone(), self.file.path.clone());
-        self.file = Found { name, path, ..found };
+        self.file = LocalFile { name, path, ..found };
         let offer = self.file.offer(&self.target);
         let (uploads, old) = (context.state.uploads(), self.message_id);
         let renew = move || Ok(uploads.renew(&old, &offer, now_ms(), &mut OsEntropy)?);
@@ -318,9 +318,9 @@ async fn recorded_as(
     Ok(file.map(|file| (file.size, file.hash)))
 }
 
-impl Found {
-    pub(super) fn offer(&self, target: &str) -> Offer {
-        Offer {
+impl LocalFile {
+    pub(super) fn offer(&self, target: &str) -> UploadOffer {
+        UploadOffer {
             target: target.to_owned(),
             name: self.name.clone(),
             source: self.source.clone(),

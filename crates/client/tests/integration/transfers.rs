@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use twinlock_client::error::Fault;
 use twinlock_client::model::Entry;
 use twinlock_client::transfer::{
-    Found, Get, Into, JobId, Place, TransferError, TransferEvent, TransferOptions, Transfers, look,
-    name,
+    Destination, DownloadRequest, DownloadTarget, JobId, LocalFile, TransferError, TransferEvent,
+    TransferOptions, Transfers, look, name,
 };
 use twinlock_core::proto::RefusalReason;
 
@@ -23,7 +23,7 @@ fn start(person: &Person, jobs: usize) -> (Transfers, mpsc::Receiver<TransferEve
     Transfers::start(&person.home, person.profile(), person.state(), moving).unwrap()
 }
 
-fn file(dir: &Path, name: &str, content: &[u8]) -> Found {
+fn file(dir: &Path, name: &str, content: &[u8]) -> LocalFile {
     fs::write(dir.join(name), content).unwrap();
     look(&dir.join(name)).unwrap()
 }
@@ -41,7 +41,7 @@ async fn ended(events: &mut mpsc::Receiver<TransferEvent>) -> TransferEvent {
     }
 }
 
-async fn put(person: &Person, files: Vec<Found>) -> Vec<TransferEvent> {
+async fn put(person: &Person, files: Vec<LocalFile>) -> Vec<TransferEvent> {
     let (transfers, mut events) = start(person, 3);
     let jobs = transfers.put("lobby", files).await.unwrap();
     let mut all = Vec::new();
@@ -67,12 +67,18 @@ async fn entries(person: &Person) -> Vec<Entry> {
     page.entries
 }
 
-fn get(entry: &Entry, dir: &Path) -> Get {
+fn get(entry: &Entry, dir: &Path) -> DownloadRequest {
     let file = entry.file.clone().unwrap();
     let name = name::harmless(file.name.expose_raw()).into();
     let (dir, below) = (PathBuf::from(dir), Vec::new());
-    let place = Place { dir, below, name, force: false, keep_mode: false };
-    Get { conversation: LOBBY, n: entry.n, file, own: true, into: Into::Place(place) }
+    let place = Destination { dir, below, name, force: false, keep_mode: false };
+    DownloadRequest {
+        conversation: LOBBY,
+        n: entry.n,
+        file,
+        own: true,
+        into: DownloadTarget::File(place),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use twinlock_client::error::Fault;
 use twinlock_client::transfer::{
-    Copies, Found, Get, Into, JobId, Place, TransferError, TransferEvent as Event, Transfers,
-    gather, look, name,
+    Copies, Destination, DownloadRequest, DownloadTarget, JobId, LocalFile, TransferError,
+    TransferEvent as Event, Transfers, gather, look, name,
 };
 
 use super::Talk;
@@ -31,13 +31,13 @@ pub(super) struct Files {
     open: HashMap<JobId, String>,
     /// Files that threads examine before they are sent, with the target of each. A disk may not
     /// answer, which must not block the chat.
-    looked_at: JoinSet<(String, Result<Found, TransferError>)>,
+    looked_at: JoinSet<(String, Result<LocalFile, TransferError>)>,
 }
 
 /// An event of a file.
 pub(super) enum News {
     /// A file was examined: it can be sent, or cannot.
-    LookedAt(String, Result<Found, TransferError>),
+    LookedAt(String, Result<LocalFile, TransferError>),
     Moved(Event),
 }
 
@@ -123,7 +123,7 @@ impl Talk {
     async fn send_file(
         &mut self,
         target: &str,
-        found: Result<Found, TransferError>,
+        found: Result<LocalFile, TransferError>,
     ) -> Result<(), Failure> {
         let file = found?;
         let words = format!("{} ({})", harmless(&file.name), HumanBytes(file.source.size));
@@ -144,10 +144,10 @@ impl Talk {
         let name = name::harmless(file.name.expose_raw());
         let words = format!("{name} ({})", HumanBytes(file.size));
         let (dir, below) = (PathBuf::from("."), name::below(file.path.expose_raw()));
-        let place = Place { dir, below, name: name.into(), force: false, keep_mode: false };
+        let place = Destination { dir, below, name: name.into(), force: false, keep_mode: false };
         place.check()?;
         let (conversation, own) = (found.id, is_own(&entry, &self.user));
-        let get = Get { conversation, n, file, own, into: Into::Place(place) };
+        let get = DownloadRequest { conversation, n, file, own, into: DownloadTarget::File(place) };
         let job = self.files.transfers()?.get(get)?;
         self.files.open.insert(job, words.clone());
         self.note(&format!("fetching {words}"))

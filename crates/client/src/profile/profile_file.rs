@@ -31,7 +31,7 @@ const HEAD: &str = "\
 /// The content of the file, key by key.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Form {
+pub(super) struct ProfileFile {
     pub(super) host: String,
     pub(super) port: u16,
     #[serde(with = "text")]
@@ -79,7 +79,7 @@ enum Trust {
 #[serde(transparent)]
 struct Pin(#[serde(with = "text")] TlsPin);
 
-impl Form {
+impl ProfileFile {
     pub(super) fn new(new: NewProfile) -> Result<Self, ProfileError> {
         let mut form = Self {
             host: new.host,
@@ -176,10 +176,10 @@ impl Form {
     }
 }
 
-pub(super) fn parse(text: &str, path: &Path) -> Result<Form, ProfileError> {
+pub(super) fn parse(text: &str, path: &Path) -> Result<ProfileFile, ProfileError> {
     let malformed =
         |line, problem| ProfileError::Malformed { path: path.to_path_buf(), line, problem };
-    let form: Form = toml::from_str(text).map_err(|error| {
+    let form: ProfileFile = toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
         let line = 1 + text.bytes().take(start).filter(|b| *b == b'\n').count();
         malformed(line, error.message().replace(char::is_control, " "))
@@ -200,7 +200,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Form, ProfileError> {
     }
 }
 
-pub(super) fn print(form: &Form) -> Result<Zeroizing<String>, ProfileError> {
+pub(super) fn print(form: &ProfileFile) -> Result<Zeroizing<String>, ProfileError> {
     let body = toml::to_string(form).map(Zeroizing::new);
     // The only value left that TOML cannot hold.
     let body = body.map_err(|_| ProfileError::Unfit("ca_file is not UTF-8"))?;

@@ -8,7 +8,7 @@
 //! change applies to the file's current content. It fails if that names another server, user or
 //! device than this process loaded.
 
-mod form;
+mod profile_file;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::disk::{self, Existing};
 use crate::home::{DiskError, Home};
-use form::Form;
+use profile_file::ProfileFile;
 
 /// The profile that is used if none is named.
 pub const DEFAULT: &str = "default";
@@ -124,7 +124,7 @@ pub struct NewProfile {
 #[derive(Debug)]
 pub struct Profile {
     name: Name,
-    form: Form,
+    form: ProfileFile,
 }
 
 /// The profile name to use: `asked`, else `TWINLOCK_PROFILE` of `env`, else [`DEFAULT`].
@@ -186,7 +186,7 @@ impl Profile {
             );
         }
         let text = read(file, &path)?;
-        Ok(Self { name: name.clone(), form: form::parse(&text, &path)? })
+        Ok(Self { name: name.clone(), form: profile_file::parse(&text, &path)? })
     }
 
     /// Writes a new profile. It is on disk when this returns.
@@ -194,7 +194,7 @@ impl Profile {
     /// # Errors
     /// [`ProfileError::Exists`], [`ProfileError::Unfit`], [`ProfileError::Disk`].
     pub fn create(home: &Home, name: &Name, new: NewProfile) -> Result<Self, ProfileError> {
-        let form = Form::new(new)?;
+        let form = ProfileFile::new(new)?;
         write(home, name, &form, Existing::Keep)?;
         Ok(Self { name: name.clone(), form })
     }
@@ -206,7 +206,7 @@ impl Profile {
     /// # Errors
     /// [`ProfileError::Unfit`], [`ProfileError::Disk`].
     pub fn replace(home: &Home, name: &Name, new: NewProfile) -> Result<Self, ProfileError> {
-        let mut form = Form::new(new)?;
+        let mut form = ProfileFile::new(new)?;
         let _lock = home.lock(name, LOCK)?;
         // An unreadable file may be replaced; it has no minimum version to keep.
         if let Ok(old) = Self::load(home, name)
@@ -393,7 +393,7 @@ impl Profile {
     fn change(
         &mut self,
         home: &Home,
-        change: impl FnOnce(&mut Form) -> Result<(), ProfileError>,
+        change: impl FnOnce(&mut ProfileFile) -> Result<(), ProfileError>,
     ) -> Result<(), ProfileError> {
         let _lock = home.lock(&self.name, LOCK)?;
         let mut form = Self::load(home, &self.name)?.form;
@@ -435,9 +435,14 @@ fn malformed(path: &Path, problem: &str) -> ProfileError {
     ProfileError::Malformed { path: path.to_path_buf(), line: 1, problem: problem.to_owned() }
 }
 
-fn write(home: &Home, name: &Name, form: &Form, existing: Existing) -> Result<(), ProfileError> {
+fn write(
+    home: &Home,
+    name: &Name,
+    form: &ProfileFile,
+    existing: Existing,
+) -> Result<(), ProfileError> {
     home.make_profiles()?;
-    let text = form::print(form)?;
+    let text = profile_file::print(form)?;
     disk::write_whole(&path(home, name), text.as_bytes(), existing).map_err(|error| {
         match error.kind {
             ErrorKind::AlreadyExists => ProfileError::Exists { name: name.clone() },

@@ -17,14 +17,14 @@ use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, requ
 use twinlock_transport::OsEntropy;
 
 use super::context::JobContext;
-use super::download::Download;
+use super::download::FileDownload;
 use super::error::TransferError;
-use super::limit::Limit;
+use super::limit::RateLimit;
 use super::model::{JobId, TransferEvent};
-use super::upload::{Sent, Upload};
-use super::wire::TransferConnection;
-use crate::connector::{Connector, Opened};
-use crate::delays::{Delays, GOOD_LINE};
+use super::transfer_connection::TransferConnection;
+use super::upload::{FileUpload, SentFile};
+use crate::connector::{Connector, ReadySession};
+use crate::delays::{Delays, GOOD_CONNECTION};
 use crate::error::{ClientError, Refusal};
 use crate::home::Home;
 use crate::model::{Options, Up};
@@ -41,40 +41,40 @@ const ANEW: u32 = 2;
 const LONGEST_PAUSE: u32 = 60;
 
 /// The jobs; the next free connection takes one.
-pub(super) type Queue = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<(JobId, Job)>>>;
+pub(super) type JobQueue = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<(JobId, TransferJob)>>>;
 
-pub(super) enum Job {
-    Put(Box<Upload>),
-    Get(Box<Download>),
+pub(super) enum TransferJob {
+    Put(Box<FileUpload>),
+    Get(Box<FileDownload>),
 }
 
-enum Outcome {
-    Sent(Sent),
+enum TransferOutcome {
+    Sent(SentFile),
     Got(Option<PathBuf>),
 }
 
 /// State that all connections share.
-pub(super) struct Shared {
+pub(super) struct WorkerEnvironment {
     pub(super) home: Home,
     pub(super) profile: Profile,
     pub(super) state: State,
     pub(super) options: Options,
-    pub(super) dial: Connector,
-    pub(super) limit: Arc<Limit>,
+    pub(super) connector: Connector,
+    pub(super) limit: Arc<RateLimit>,
     pub(super) events: mpsc::Sender<TransferEvent>,
     /// The error after which no connection is attempted.
     pub(super) fatal: Mutex<Option<ClientError>>,
 }
 
-pub(super) struct Lane {
-    shared: Arc<Shared>,
-    queue: Queue,
+pub(super) struct TransferWorker {
+    shared: Arc<WorkerEnvironment>,
+    queue: JobQueue,
     info: proto::ClientInfo,
     conversations: HashMap<String, ConversationId>,
 }
 
-impl Lane {
-    pub(super) fn new(shared: Arc<Shared>, queue: Queue) -> Self {
+impl TransferWorker {
+    pub(super) fn new(shared: Arc<WorkerEnvironment>, queue: JobQueue) -> Self {
         let mut instance = [0; 8];
         OsEntropy.fill(&mut instance);
         let info = proto::ClientInfo {
@@ -111,7 +111,7 @@ impl Lane {
     async fn work(
         &mut self,
         id: JobId,
-        mut job: Job,
+        mut job: TransferJob,
         mut connection: Option<TransferConnection>,
     ) -> Option<TransferConnection> {
         let context = JobContext::new(
@@ -134,7 +134,7 @@ impl Lane {
             };
             let ended = connection.take_if(|connection| connection.is_dead());
             let error = match (error, &mut job) {
-                (TransferError::Changed(_), Job::Put(upload)) if anew < ANEW => {
+                (TransferError::Changed(_), TransferJob::Put(upload)) if anew < ANEW => {
                     anew += 1;
                     match upload.renew(&context).await {
                         Ok(()) => {
@@ -161,7 +161,7 @@ impl Lane {
                     let (moved, hint) = ended.as_ref().map_or((false, None), |connection| {
                         (connection.moved, connection.retry_after)
                     });
-                    let good = moved || (ended.is_some() && began.elapsed() > GOOD_LINE);
+                    let good = moved || (ended.is_some() && began.elapsed() > GOOD_CONNECTION);
                     delays.after(good, error, hint)
                 }
                 _ => {
@@ -179,7 +179,7 @@ impl Lane {
     }
 
     /// The existing connection, or a new one.
-    async fn line<'a>(
+    async fn connection<'a>(
         &self,
         connection: &'a mut Option<TransferConnection>,
     ) -> Result<&'a mut TransferConnection, ClientError> {
@@ -197,16 +197,16 @@ impl Lane {
         }
         let secret = DeviceSecret::new(shared.profile.secret().expose_secret());
         let credential = Credential::Device(*shared.profile.device(), secret);
-        let opened = shared.dial.open(credential, &self.info).await.inspect_err(|error| {
-            session_log::failed(shared.dial.address(), error);
+        let opened = shared.connector.open(credential, &self.info).await.inspect_err(|error| {
+            session_log::failed(shared.connector.address(), error);
             if !error.is_retryable() {
                 let mut fatal = shared.fatal.lock().unwrap_or_else(PoisonError::into_inner);
                 *fatal = Some(error.clone());
             }
         });
         let opened = opened?;
-        session_log::begin(shared.dial.address(), &opened);
-        let Opened { line, info, binding, tls } = opened;
+        session_log::begin(shared.connector.address(), &opened);
+        let ReadySession { connection, info, binding, tls } = opened;
         let learn = learning(&shared.home, &shared.profile, &info);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = learn() {
@@ -214,26 +214,28 @@ impl Lane {
             }
         });
         self.tell(TransferEvent::Up(Box::new(Up { info, binding, tls }))).await;
-        Ok(TransferConnection::new(line))
+        Ok(TransferConnection::new(connection))
     }
 
     async fn once(
         &mut self,
-        job: &mut Job,
+        job: &mut TransferJob,
         connection: &mut Option<TransferConnection>,
         context: &JobContext,
-    ) -> Result<Outcome, TransferError> {
-        if let Job::Get(download) = job {
+    ) -> Result<TransferOutcome, TransferError> {
+        if let TransferJob::Get(download) = job {
             // Reports a problem with the destination before anything else.
             download.open().await?;
         }
-        let connection = self.line(connection).await?;
+        let connection = self.connection(connection).await?;
         match job {
-            Job::Put(upload) => {
+            TransferJob::Put(upload) => {
                 let conversation = self.conversation(connection, &upload.target).await?;
-                upload.run(connection, conversation, context).await.map(Outcome::Sent)
+                upload.run(connection, conversation, context).await.map(TransferOutcome::Sent)
             }
-            Job::Get(download) => download.run(connection, context).await.map(Outcome::Got),
+            TransferJob::Get(download) => {
+                download.run(connection, context).await.map(TransferOutcome::Got)
+            }
         }
     }
 
@@ -265,18 +267,18 @@ impl Lane {
     async fn failed(
         &self,
         id: JobId,
-        job: &mut Job,
+        job: &mut TransferJob,
         mut error: TransferError,
         context: &JobContext,
     ) {
         match job {
-            Job::Get(download) => download.leave(),
-            Job::Put(upload) if is_final(&error) => {
+            TransferJob::Get(download) => download.leave(),
+            TransferJob::Put(upload) if is_final(&error) => {
                 if let Err(worse) = upload.forget(context).await {
                     error = worse;
                 }
             }
-            Job::Put(_) => {}
+            TransferJob::Put(_) => {}
         }
         self.tell(TransferEvent::Failed { job: id, error }).await;
     }
@@ -299,9 +301,9 @@ fn is_final(error: &TransferError) -> bool {
     }
 }
 
-fn done(job: JobId, what: &Job, outcome: Outcome) -> TransferEvent {
+fn done(job: JobId, what: &TransferJob, outcome: TransferOutcome) -> TransferEvent {
     match (outcome, what) {
-        (Outcome::Sent(Sent { ack, size, hash }), Job::Put(upload)) => {
+        (TransferOutcome::Sent(SentFile { ack, size, hash }), TransferJob::Put(upload)) => {
             let (conversation, n) = (ack.conversation, ack.n);
             tracing::info!(
                 to = upload.target.as_str(),
@@ -312,8 +314,8 @@ fn done(job: JobId, what: &Job, outcome: Outcome) -> TransferEvent {
             );
             TransferEvent::Sent { job, message_id: upload.message_id, ack, size, hash }
         }
-        (Outcome::Got(path), _) => TransferEvent::Got { job, path },
-        (Outcome::Sent(_), Job::Get(_)) => {
+        (TransferOutcome::Got(path), _) => TransferEvent::Got { job, path },
+        (TransferOutcome::Sent(_), TransferJob::Get(_)) => {
             TransferEvent::Failed { job, error: ClientError::Closed.into() }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use twinlock_core::proto::{RefusalReason, answer::Result as Answered, item::What, request::Op};
 use twinlock_transport::connection::Connection;
 
-use crate::connector::Stream;
+use crate::connector::ClientStream;
 use crate::error::{ClientError, Refusal};
 use crate::request_connection::{Received, RequestConnection};
 
@@ -18,7 +18,7 @@ const MAX_KEPT: usize = 64;
 pub(super) struct TransferConnection {
     requests: RequestConnection<()>,
     /// Items received while something else was awaited.
-    kept: VecDeque<Incoming>,
+    kept: VecDeque<TransferItem>,
     /// Downtime that the server announced.
     pub(super) retry_after: Option<Duration>,
     /// Whether a file, or a part of one, was transferred on this connection.
@@ -27,7 +27,7 @@ pub(super) struct TransferConnection {
 
 /// A received item.
 #[derive(Debug)]
-pub(super) enum Incoming {
+pub(super) enum TransferItem {
     Answer {
         id: u64,
         result: Result<Answered, Refusal>,
@@ -50,7 +50,7 @@ pub(super) enum Incoming {
 }
 
 impl TransferConnection {
-    pub(super) fn new(connection: Connection<Stream>) -> Self {
+    pub(super) fn new(connection: Connection<ClientStream>) -> Self {
         Self {
             requests: RequestConnection::new(connection),
             kept: VecDeque::new(),
@@ -97,7 +97,7 @@ impl TransferConnection {
         let asked = self.ask(op)?;
         loop {
             match self.next(None).await? {
-                Incoming::Answer { id, result } if id == asked => return Ok(result),
+                TransferItem::Answer { id, result } if id == asked => return Ok(result),
                 _ => {}
             }
         }
@@ -115,7 +115,7 @@ impl TransferConnection {
                 incoming = self.receive(None) => incoming?,
             };
             // No download is running, and hardly any request is outstanding.
-            if matches!(incoming, Incoming::Bulk { .. }) || self.kept.len() >= MAX_KEPT {
+            if matches!(incoming, TransferItem::Bulk { .. }) || self.kept.len() >= MAX_KEPT {
                 let odd = ClientError::Protocol("bytes of a file that was not requested");
                 return self.requests.judge(Err(odd));
             }
@@ -123,28 +123,28 @@ impl TransferConnection {
         }
     }
 
-    /// The next received item; with `room`, [`Incoming::Room`] when at most that many bytes wait to
+    /// The next received item; with `room`, [`TransferItem::Room`] when at most that many bytes wait to
     /// be written. Cancel-safe. After an error the connection is [dead](Self::is_dead).
-    pub(super) async fn next(&mut self, room: Option<usize>) -> Result<Incoming, ClientError> {
+    pub(super) async fn next(&mut self, room: Option<usize>) -> Result<TransferItem, ClientError> {
         match self.kept.pop_front() {
             Some(kept) => Ok(kept),
             None => self.receive(room).await,
         }
     }
 
-    async fn receive(&mut self, room: Option<usize>) -> Result<Incoming, ClientError> {
+    async fn receive(&mut self, room: Option<usize>) -> Result<TransferItem, ClientError> {
         loop {
             return Ok(match self.requests.receive(room).await? {
-                Received::Answer { id, result, .. } => Incoming::Answer { id, result },
+                Received::Answer { id, result, .. } => TransferItem::Answer { id, result },
                 Received::Bulk { transfer, offset, data } => {
-                    Incoming::Bulk { transfer, offset, data }
+                    TransferItem::Bulk { transfer, offset, data }
                 }
-                Received::Room => Incoming::Room,
+                Received::Room => TransferItem::Room,
                 Received::Item(What::FileAck(ack)) => {
-                    Incoming::Acked { transfer: ack.transfer, offset: ack.offset }
+                    TransferItem::Acked { transfer: ack.transfer, offset: ack.offset }
                 }
                 Received::Item(What::FileAborted(no)) => {
-                    Incoming::Aborted { transfer: no.transfer, why: no.why() }
+                    TransferItem::Aborted { transfer: no.transfer, why: no.why() }
                 }
                 Received::Item(What::GoingAway(away)) => {
                     self.retry_after = Some(Duration::from_secs(u64::from(away.seconds)));

@@ -31,7 +31,7 @@ const TRIES: usize = 5;
 
 /// The destination of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Destination {
     /// The directory, which exists.
     pub dir: PathBuf,
     /// Directories below it, created if they are missing; a symbolic link among them is not
@@ -46,7 +46,7 @@ pub struct Place {
     pub keep_mode: bool,
 }
 
-impl Place {
+impl Destination {
     /// The file's path.
     #[must_use]
     pub fn path(&self) -> PathBuf {
@@ -149,7 +149,7 @@ fn in_the_way(path: &Path, kind: FileType) -> TransferError {
 
 /// Properties of the complete file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Finish {
+pub(super) struct FinalAttributes {
     /// The sender's mode; 0 if unknown.
     pub(super) mode: u32,
     /// Modification time, ms since 1970 UTC; 0 if unknown.
@@ -160,20 +160,20 @@ pub(super) struct Finish {
 
 /// A part file.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct PartFile {
     dir: File,
     name: OsString,
     path: PathBuf,
     file: File,
-    place: Place,
+    place: Destination,
     written: u64,
     hasher: Hasher,
 }
 
-impl Part {
+impl PartFile {
     /// Creates the part file, or opens and hashes that of an earlier attempt. Discards the part if
     /// it has more than `size` bytes. Blocks.
-    pub(super) fn open(place: Place, size: u64) -> Result<Self, TransferError> {
+    pub(super) fn open(place: Destination, size: u64) -> Result<Self, TransferError> {
         place.check()?;
         let dir = place.open_dir()?;
         let name = part_name(&place.name);
@@ -224,7 +224,7 @@ impl Part {
 
     /// Gives the complete file its mode, its time and its name; it is on disk when this returns.
     /// Blocks.
-    pub(super) fn finish(self, finish: Finish) -> Result<PathBuf, TransferError> {
+    pub(super) fn finish(self, finish: FinalAttributes) -> Result<PathBuf, TransferError> {
         let at = || DiskError::at(&self.path);
         let mode = final_mode(finish, self.place.keep_mode, umask());
         self.file.set_permissions(Permissions::from_mode(mode)).map_err(at())?;
@@ -355,7 +355,7 @@ fn part_name(name: &OsStr) -> OsString {
 
 /// The sender's mode without the bits of the umask. Execute bits remain only for an own file or
 /// with `keep_mode`. Never set-uid, set-gid or sticky.
-fn final_mode(finish: Finish, keep_mode: bool, umask: u32) -> u32 {
+fn final_mode(finish: FinalAttributes, keep_mode: bool, umask: u32) -> u32 {
     let most = if finish.own || keep_mode { 0o777 } else { 0o666 };
     let sent = if finish.mode == 0 { 0o666 } else { finish.mode };
     sent & most & !umask
@@ -375,24 +375,24 @@ mod tests {
 
     use super::*;
 
-    fn place(dir: &Path) -> Place {
+    fn place(dir: &Path) -> Destination {
         let (dir, below) = (dir.to_path_buf(), Vec::new());
-        Place { dir, below, name: "f.txt".into(), force: false, keep_mode: false }
+        Destination { dir, below, name: "f.txt".into(), force: false, keep_mode: false }
     }
 
-    fn finish() -> Finish {
-        Finish { mode: 0o644, modified_ms: 1_000_000_000_123, own: true }
+    fn finish() -> FinalAttributes {
+        FinalAttributes { mode: 0o644, modified_ms: 1_000_000_000_123, own: true }
     }
 
     #[test]
     fn part_file__resumes_and_gets_name_mode_and_time_at_end() {
         let dir = tempfile::tempdir().unwrap();
-        let mut part = Part::open(place(dir.path()), 10).unwrap();
+        let mut part = PartFile::open(place(dir.path()), 10).unwrap();
         part.write(b"hello").unwrap();
         let hidden = dir.path().join(".f.txt.part");
         assert_eq!(std::fs::metadata(&hidden).unwrap().mode() & 0o777, 0o600);
         part.leave();
-        let mut part = Part::open(place(dir.path()), 10).unwrap();
+        let mut part = PartFile::open(place(dir.path()), 10).unwrap();
         assert_eq!((part.written(), part.hash()), (5, *blake3::hash(b"hello").as_bytes()));
         part.write(b"world").unwrap();
         assert_eq!(part.hash(), *blake3::hash(b"helloworld").as_bytes());
@@ -408,13 +408,13 @@ mod tests {
     #[test]
     fn part_file__existing_file_is_replaced_only_with_force() {
         let dir = tempfile::tempdir().unwrap();
-        let mut part = Part::open(place(dir.path()), 3).unwrap();
+        let mut part = PartFile::open(place(dir.path()), 3).unwrap();
         part.write(b"new").unwrap();
         std::fs::write(dir.path().join("f.txt"), "old").unwrap();
         assert!(matches!(part.finish(finish()), Err(TransferError::Exists(_))));
-        assert!(matches!(Part::open(place(dir.path()), 3), Err(TransferError::Exists(_))));
+        assert!(matches!(PartFile::open(place(dir.path()), 3), Err(TransferError::Exists(_))));
         assert_eq!(std::fs::read(dir.path().join("f.txt")).unwrap(), b"old");
-        let part = Part::open(Place { force: true, ..place(dir.path()) }, 3).unwrap();
+        let part = PartFile::open(Destination { force: true, ..place(dir.path()) }, 3).unwrap();
         assert_eq!(part.written(), 3, "what had come is still there");
         part.finish(finish()).unwrap();
         assert_eq!(std::fs::read(dir.path().join("f.txt")).unwrap(), b"new");
@@ -426,7 +426,7 @@ mod tests {
         let victim = dir.path().join("victim");
         std::fs::write(&victim, "precious").unwrap();
         let part = dir.path().join(".f.txt.part");
-        let refused = |what: &str| match Part::open(place(dir.path()), 100) {
+        let refused = |what: &str| match PartFile::open(place(dir.path()), 100) {
             Err(TransferError::InTheWay { .. }) => {}
             other => panic!("{what}: {other:?}"),
         };
@@ -446,8 +446,8 @@ mod tests {
         // At the final name, a link counts as an existing file, dangling or not; `force` replaces
         // the link itself.
         symlink(&victim, dir.path().join("f.txt")).unwrap();
-        assert!(matches!(Part::open(place(dir.path()), 3), Err(TransferError::Exists(_))));
-        let mut part = Part::open(Place { force: true, ..place(dir.path()) }, 3).unwrap();
+        assert!(matches!(PartFile::open(place(dir.path()), 3), Err(TransferError::Exists(_))));
+        let mut part = PartFile::open(Destination { force: true, ..place(dir.path()) }, 3).unwrap();
         part.write(b"new").unwrap();
         part.finish(finish()).unwrap();
         assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
@@ -463,7 +463,7 @@ mod tests {
         let link = dir.path().join("f.txt");
         let own = std::path::PathBuf::from("/proc/self/exe");
         let targets = [pipe, "/dev/null".into(), dir.path().to_path_buf(), own, "f.txt".into()];
-        let begun = |force| Part::open(Place { force, ..place(dir.path()) }, 3);
+        let begun = |force| PartFile::open(Destination { force, ..place(dir.path()) }, 3);
         for target in &targets {
             symlink(target, &link).unwrap();
             for force in [false, true] {
@@ -486,11 +486,11 @@ mod tests {
     #[test]
     fn part_file__second_writer_is_refused_and_oversize_discarded() {
         let dir = tempfile::tempdir().unwrap();
-        let mut part = Part::open(place(dir.path()), 5).unwrap();
-        assert!(matches!(Part::open(place(dir.path()), 5), Err(TransferError::Taken(_))));
+        let mut part = PartFile::open(place(dir.path()), 5).unwrap();
+        assert!(matches!(PartFile::open(place(dir.path()), 5), Err(TransferError::Taken(_))));
         part.write(b"hello").unwrap();
         part.leave();
-        let part = Part::open(place(dir.path()), 4).unwrap();
+        let part = PartFile::open(place(dir.path()), 4).unwrap();
         assert_eq!(part.written(), 0);
         part.leave();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "an empty part is left");
@@ -500,8 +500,8 @@ mod tests {
     fn part_file__longest_names_get_distinct_part_names() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["é".repeat(127), "x".repeat(255), "x".repeat(254) + "y", "x".repeat(249)] {
-            let place = Place { name: name.into(), ..place(dir.path()) };
-            let mut part = Part::open(place.clone(), 3).unwrap();
+            let place = Destination { name: name.into(), ..place(dir.path()) };
+            let mut part = PartFile::open(place.clone(), 3).unwrap();
             assert_eq!(part.written(), 0);
             part.write(b"abc").unwrap();
             part.finish(finish()).unwrap();
@@ -515,7 +515,9 @@ mod tests {
 
     #[test]
     fn part_file__final_mode_drops_setuid_and_foreign_exec() {
-        let mode = |mode, own, keep| final_mode(Finish { mode, modified_ms: 0, own }, keep, 0o022);
+        let mode = |mode, own, keep| {
+            final_mode(FinalAttributes { mode, modified_ms: 0, own }, keep, 0o022)
+        };
         assert_eq!(mode(0o755, true, false), 0o755);
         assert_eq!(mode(0o755, false, false), 0o644);
         assert_eq!(mode(0o755, false, true), 0o755);
