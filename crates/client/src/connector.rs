@@ -38,11 +38,11 @@ const READY_DEADLINE: Duration = Duration::from_secs(10);
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The stream under a session.
-pub(crate) type ClientStream = TlsStream<TcpStream>;
+pub type ClientStream = TlsStream<TcpStream>;
 
 /// The parameters of connections to a server.
 #[derive(Debug, Clone)]
-pub(crate) struct Connector {
+pub struct Connector {
     address: Address,
     tls: ClientTls,
     pin: Option<ServerKey>,
@@ -51,11 +51,15 @@ pub(crate) struct Connector {
 }
 
 /// A ready session, and its properties.
-pub(crate) struct ReadySession {
-    pub(crate) connection: Connection<ClientStream>,
-    pub(crate) info: proto::ServerInfo,
-    pub(crate) binding: Binding,
-    pub(crate) tls: Facts,
+pub struct ReadySession {
+    /// The connection, on which both ends have sent READY.
+    pub connection: Connection<ClientStream>,
+    /// The server's READY.
+    pub info: proto::ServerInfo,
+    /// The result of the channel binding.
+    pub binding: Binding,
+    /// The parameters of TLS.
+    pub tls: Facts,
 }
 
 impl Connector {
@@ -75,7 +79,10 @@ impl Connector {
 
     /// Takes the parameters of a profile, or of the same server at another address. The profile's
     /// `rekey-after` overrides that of `timing`.
-    pub(crate) fn of(
+    ///
+    /// # Errors
+    /// [`ClientError`] if the profile cannot be used.
+    pub fn of(
         profile: &Profile,
         address: Option<Address>,
         timing: Timing,
@@ -103,7 +110,10 @@ impl Connector {
     }
 
     /// Connects, logs in, and waits for the server's READY.
-    pub(crate) async fn open(
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn open(
         &self,
         credential: impl Into<Arc<Credential>>,
         info: &proto::ClientInfo,

@@ -291,7 +291,8 @@ impl From<ConnectionError> for ClientError {
 }
 
 /// The error for a CLOSE of the server.
-pub(crate) fn closed(code: CloseCode) -> ClientError {
+#[must_use]
+pub fn closed(code: CloseCode) -> ClientError {
     match code {
         CloseCode::Binding => ClientError::TlsCut,
         CloseCode::Version => ClientError::Downgrade,

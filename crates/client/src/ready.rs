@@ -10,7 +10,7 @@ use crate::home::Home;
 use crate::profile::{Profile, ProfileError};
 
 /// This program's description for the operator.
-pub(crate) fn client_info(label: &str) -> proto::ClientInfo {
+pub fn client_info(label: &str) -> proto::ClientInfo {
     proto::ClientInfo {
         software: concat!("twinlock ", env!("CARGO_PKG_VERSION")).to_owned(),
         device_label: label.to_owned(),

@@ -1,7 +1,8 @@
 //! Requests and answers on one connection: ids, outstanding requests, and the frames of both
 //! directions.
 //!
-//! The driver, the transfers and the registration each add what they do with answers and items.
+//! A program that converses uses [`crate::Client`]; this is below it, and for programs that measure
+//! a server. The driver, the transfers and the registration each add what they do with answers and items.
 
 use std::collections::HashMap;
 
@@ -23,7 +24,7 @@ const REQUEST_HEAD: usize = 6;
 
 /// A connection that sends requests and receives answers and items. `R` names the recipient of an
 /// answer.
-pub(crate) struct RequestConnection<R> {
+pub struct RequestConnection<R> {
     connection: Connection<ClientStream>,
     next_id: u64,
     outstanding: HashMap<u64, R>,
@@ -37,18 +38,27 @@ pub(crate) struct RequestConnection<R> {
 }
 
 /// Something that arrived.
-pub(crate) enum Received<R> {
+pub enum Received<R> {
     /// The answer to the request with this id.
     Answer {
+        /// The request's id.
         id: u64,
         /// `None`: no such request is outstanding.
         recipient: Option<R>,
+        /// What the server answers, or why it refuses.
         result: Result<Answered, Refusal>,
     },
     /// An item that is not an answer.
     Item(What),
     /// A part of a file.
-    Bulk { transfer: u32, offset: u64, data: Vec<u8> },
+    Bulk {
+        /// The transfer's number on this connection.
+        transfer: u32,
+        /// Where the part begins in the file.
+        offset: u64,
+        /// The part.
+        data: Vec<u8>,
+    },
     /// Both directions are in this epoch.
     Rekeyed(u32),
     /// No more bytes wait to be written than requested.
@@ -57,7 +67,7 @@ pub(crate) enum Received<R> {
 
 impl<R> RequestConnection<R> {
     /// Takes a connection on which no request is outstanding.
-    pub(crate) fn new(connection: Connection<ClientStream>) -> Self {
+    pub fn new(connection: Connection<ClientStream>) -> Self {
         Self {
             connection,
             next_id: 1,
@@ -69,36 +79,38 @@ impl<R> RequestConnection<R> {
         }
     }
 
-    pub(crate) fn connection(&self) -> &Connection<ClientStream> {
+    /// The underlying connection.
+    pub fn connection(&self) -> &Connection<ClientStream> {
         &self.connection
     }
 
-    pub(crate) fn connection_mut(&mut self) -> &mut Connection<ClientStream> {
+    /// The underlying connection; to send requests past this type mixes up the ids.
+    pub fn connection_mut(&mut self) -> &mut Connection<ClientStream> {
         &mut self.connection
     }
 
     /// Returns the underlying connection. Outstanding requests lose their answers.
-    pub(crate) fn into_connection(self) -> Connection<ClientStream> {
+    pub fn into_connection(self) -> Connection<ClientStream> {
         self.connection
     }
 
     /// Bytes that wait to be written.
-    pub(crate) fn backlog(&self) -> usize {
+    pub fn backlog(&self) -> usize {
         self.connection.backlog() + self.frame_bytes
     }
 
     /// Number of requests without an answer.
-    pub(crate) fn outstanding(&self) -> usize {
+    pub fn outstanding(&self) -> usize {
         self.outstanding.len()
     }
 
     /// Removes the requests without an answer, and returns their recipients.
-    pub(crate) fn take_outstanding(&mut self) -> impl Iterator<Item = R> + use<R> {
+    pub fn take_outstanding(&mut self) -> impl Iterator<Item = R> + use<R> {
         std::mem::take(&mut self.outstanding).into_values()
     }
 
     /// Adds a request to the next frame; seals a full frame first. Returns the request's id.
-    pub(crate) fn queue(&mut self, op: Op, recipient: R) -> Result<u64, ClientError> {
+    pub fn queue(&mut self, op: Op, recipient: R) -> Result<u64, ClientError> {
         let id = self.next_id;
         let request = proto::Request { id, op: Some(op) };
         let bytes = size(&request);
@@ -113,7 +125,7 @@ impl<R> RequestConnection<R> {
     }
 
     /// Seals the queued requests.
-    pub(crate) fn flush(&mut self) -> Result<(), ClientError> {
+    pub fn flush(&mut self) -> Result<(), ClientError> {
         self.frame_bytes = 0;
         for requests in pack(std::mem::take(&mut self.frame), 0, size) {
             self.send(&proto::ToServer { requests, ..Default::default() })?;
@@ -122,20 +134,20 @@ impl<R> RequestConnection<R> {
     }
 
     /// Seals a request; returns its id.
-    pub(crate) fn ask(&mut self, op: Op, recipient: R) -> Result<u64, ClientError> {
+    pub fn ask(&mut self, op: Op, recipient: R) -> Result<u64, ClientError> {
         let id = self.queue(op, recipient)?;
         self.flush()?;
         Ok(id)
     }
 
     /// Acknowledges all bytes of a file before `offset`.
-    pub(crate) fn ack(&mut self, transfer: u32, offset: u64) -> Result<(), ClientError> {
+    pub fn ack(&mut self, transfer: u32, offset: u64) -> Result<(), ClientError> {
         let file_acks = vec![proto::FileAck { transfer, offset }];
         self.send(&proto::ToServer { file_acks, ..Default::default() })
     }
 
     /// Seals a part of a file.
-    pub(crate) fn send_bulk(
+    pub fn send_bulk(
         &mut self,
         transfer: u32,
         offset: u64,
@@ -155,12 +167,12 @@ impl<R> RequestConnection<R> {
     }
 
     /// Whether the connection has failed.
-    pub(crate) fn is_dead(&self) -> bool {
+    pub fn is_dead(&self) -> bool {
         self.failure.is_some()
     }
 
     /// Marks the connection as failed if this is an error.
-    pub(crate) fn judge<T>(&mut self, outcome: Result<T, ClientError>) -> Result<T, ClientError> {
+    pub fn judge<T>(&mut self, outcome: Result<T, ClientError>) -> Result<T, ClientError> {
         if let Err(error) = &outcome {
             self.failure.get_or_insert_with(|| error.clone());
         }
@@ -168,7 +180,7 @@ impl<R> RequestConnection<R> {
     }
 
     /// Closes the connection; after an error only sends what is still queued.
-    pub(crate) async fn close(self) {
+    pub async fn close(self) {
         session_log::end(self.connection.session(), self.failure.as_ref());
         match self.failure {
             Some(_) => self.connection.finish().await,
@@ -178,10 +190,7 @@ impl<R> RequestConnection<R> {
 
     /// Waits for the next item; with `room`, also for at most that many bytes to be outgoing.
     /// Cancel-safe. After an error the connection is [dead](Self::is_dead).
-    pub(crate) async fn receive(
-        &mut self,
-        room: Option<usize>,
-    ) -> Result<Received<R>, ClientError> {
+    pub async fn receive(&mut self, room: Option<usize>) -> Result<Received<R>, ClientError> {
         let received = self.wait(room).await;
         self.judge(received)
     }
@@ -201,7 +210,7 @@ impl<R> RequestConnection<R> {
     }
 
     /// The next item, if a whole frame with it is here.
-    pub(crate) fn try_receive(&mut self) -> Result<Option<Received<R>>, ClientError> {
+    pub fn try_receive(&mut self) -> Result<Option<Received<R>>, ClientError> {
         let received = self.take();
         self.judge(received)
     }
@@ -263,7 +272,7 @@ impl RequestConnection<()> {
     ///
     /// # Errors
     /// [`ClientError`]; only [`ClientError::Refused`] leaves the connection usable.
-    pub(crate) async fn request(&mut self, op: Op) -> Result<Answered, ClientError> {
+    pub async fn request(&mut self, op: Op) -> Result<Answered, ClientError> {
         let asked = self.ask(op, ())?;
         loop {
             match self.receive(None).await? {

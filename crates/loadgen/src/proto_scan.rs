@@ -3,23 +3,22 @@
 //! A hundred followers on one machine would otherwise measure their own decoding.
 
 use prost::encoding::{WireType, decode_key, decode_varint};
-
-use crate::error::ClientError;
+use twinlock_client::ClientError;
 
 /// Field numbers of `twinlock.proto`.
 mod field {
-    pub(super) const ITEMS: u32 = 1;
-    pub(super) const ANSWER: u32 = 1;
-    pub(super) const ENTRIES: u32 = 2;
-    pub(super) const ANSWER_ID: u32 = 1;
-    pub(super) const ANSWER_ACK: u32 = 2;
-    pub(super) const ENTRIES_ENTRY: u32 = 2;
-    pub(super) const ENTRY_N: u32 = 1;
+    pub(crate) const ITEMS: u32 = 1;
+    pub(crate) const ANSWER: u32 = 1;
+    pub(crate) const ENTRIES: u32 = 2;
+    pub(crate) const ANSWER_ID: u32 = 1;
+    pub(crate) const ANSWER_ACK: u32 = 2;
+    pub(crate) const ENTRIES_ENTRY: u32 = 2;
+    pub(crate) const ENTRY_N: u32 = 1;
 }
 
 /// An item that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
+pub(crate) enum ScannedItem {
     /// The request with this id is recorded.
     Ack(u64),
     /// The request with this id has another answer.
@@ -29,7 +28,7 @@ pub(super) enum News {
 }
 
 /// A field's value, decoded as far as needed.
-enum Value<'a> {
+enum FieldValue<'a> {
     Number(u64),
     Bytes(&'a [u8]),
     Fixed,
@@ -39,19 +38,19 @@ enum Value<'a> {
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, ClientError> {
+    fn next(&mut self) -> Result<Option<(u32, FieldValue<'a>)>, ClientError> {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let (number, wire) = decode_key(&mut self.0).map_err(|_| odd())?;
-        let value = match wire {
-            WireType::Varint => Value::Number(decode_varint(&mut self.0).map_err(|_| odd())?),
+        let (number, requests) = decode_key(&mut self.0).map_err(|_| odd())?;
+        let value = match requests {
+            WireType::Varint => FieldValue::Number(decode_varint(&mut self.0).map_err(|_| odd())?),
             WireType::LengthDelimited => {
                 let len = decode_varint(&mut self.0).map_err(|_| odd())?;
-                Value::Bytes(self.take(usize::try_from(len).unwrap_or(usize::MAX))?)
+                FieldValue::Bytes(self.take(usize::try_from(len).unwrap_or(usize::MAX))?)
             }
-            WireType::SixtyFourBit => self.take(8).map(|_| Value::Fixed)?,
-            WireType::ThirtyTwoBit => self.take(4).map(|_| Value::Fixed)?,
+            WireType::SixtyFourBit => self.take(8).map(|_| FieldValue::Fixed)?,
+            WireType::ThirtyTwoBit => self.take(4).map(|_| FieldValue::Fixed)?,
             WireType::StartGroup | WireType::EndGroup => return Err(odd()),
         };
         Ok(Some((number, value)))
@@ -65,18 +64,18 @@ impl<'a> Fields<'a> {
 }
 
 /// Reports the items of a `ToClient`, in order.
-pub(super) fn count(
+pub(crate) fn scan(
     body: &[u8],
-    mut tell: impl FnMut(News) -> Result<(), ClientError>,
+    mut tell: impl FnMut(ScannedItem) -> Result<(), ClientError>,
 ) -> Result<(), ClientError> {
     let mut items = Fields(body);
     while let Some((number, value)) = items.next()? {
-        let (field::ITEMS, Value::Bytes(item)) = (number, value) else { continue };
+        let (field::ITEMS, FieldValue::Bytes(item)) = (number, value) else { continue };
         let mut what = Fields(item);
         while let Some((number, value)) = what.next()? {
             match (number, value) {
-                (field::ANSWER, Value::Bytes(answer)) => tell(count_answer(answer)?)?,
-                (field::ENTRIES, Value::Bytes(entries)) => count_entries(entries, &mut tell)?,
+                (field::ANSWER, FieldValue::Bytes(answer)) => tell(scan_answer(answer)?)?,
+                (field::ENTRIES, FieldValue::Bytes(entries)) => scan_entries(entries, &mut tell)?,
                 _ => {}
             }
         }
@@ -84,29 +83,29 @@ pub(super) fn count(
     Ok(())
 }
 
-fn count_answer(answer: &[u8]) -> Result<News, ClientError> {
+fn scan_answer(answer: &[u8]) -> Result<ScannedItem, ClientError> {
     let (mut fields, mut id, mut ack) = (Fields(answer), 0, false);
     while let Some((number, value)) = fields.next()? {
         match (number, value) {
-            (field::ANSWER_ID, Value::Number(of)) => id = of,
-            (field::ANSWER_ACK, Value::Bytes(_)) => ack = true,
+            (field::ANSWER_ID, FieldValue::Number(of)) => id = of,
+            (field::ANSWER_ACK, FieldValue::Bytes(_)) => ack = true,
             _ => {}
         }
     }
-    Ok(if ack { News::Ack(id) } else { News::Other(id) })
+    Ok(if ack { ScannedItem::Ack(id) } else { ScannedItem::Other(id) })
 }
 
-fn count_entries(
+fn scan_entries(
     entries: &[u8],
-    tell: &mut impl FnMut(News) -> Result<(), ClientError>,
+    tell: &mut impl FnMut(ScannedItem) -> Result<(), ClientError>,
 ) -> Result<(), ClientError> {
     let mut fields = Fields(entries);
     while let Some((number, value)) = fields.next()? {
-        let (field::ENTRIES_ENTRY, Value::Bytes(entry)) = (number, value) else { continue };
+        let (field::ENTRIES_ENTRY, FieldValue::Bytes(entry)) = (number, value) else { continue };
         let mut entry = Fields(entry);
         while let Some((number, value)) = entry.next()? {
-            if let (field::ENTRY_N, Value::Number(n)) = (number, value) {
-                tell(News::Entry(n))?;
+            if let (field::ENTRY_N, FieldValue::Number(n)) = (number, value) {
+                tell(ScannedItem::Entry(n))?;
                 break;
             }
         }
@@ -122,14 +121,15 @@ fn odd() -> ClientError {
 mod tests {
     use bytes::Bytes;
     use prost::Message as _;
+    use twinlock_client::error::ClientError;
     use twinlock_core::proto::{self, answer::Result as Answered, item::What};
 
     use super::*;
 
-    fn news(body: &[u8]) -> Result<Vec<News>, ClientError> {
+    fn scanned(body: &[u8]) -> Result<Vec<ScannedItem>, ClientError> {
         let mut all = Vec::new();
-        count(body, |news| {
-            all.push(news);
+        scan(body, |scanned| {
+            all.push(scanned);
             Ok(())
         })?;
         Ok(all)
@@ -153,24 +153,30 @@ mod tests {
     }
 
     #[test]
-    fn count__yields_acks_entries_and_other_answers() {
+    fn scan__yields_acks_entries_and_other_answers() {
         assert_eq!(
-            news(&frame()).unwrap(),
-            [News::Ack(1), News::Other(2), News::Entry(3), News::Entry(300), News::Ack(u64::MAX)]
+            scanned(&frame()).unwrap(),
+            [
+                ScannedItem::Ack(1),
+                ScannedItem::Other(2),
+                ScannedItem::Entry(3),
+                ScannedItem::Entry(300),
+                ScannedItem::Ack(u64::MAX)
+            ]
         );
-        assert_eq!(news(&[]).unwrap(), []);
+        assert_eq!(scanned(&[]).unwrap(), []);
     }
 
     #[test]
-    fn count__truncated_frame_is_rejected_or_yields_a_prefix() {
+    fn scan__truncated_frame_is_rejected_or_yields_a_prefix() {
         let whole = frame();
-        let all = news(&whole).unwrap();
+        let all = scanned(&whole).unwrap();
         for len in 0..whole.len() {
-            if let Ok(some) = news(&whole[..len]) {
+            if let Ok(some) = scanned(&whole[..len]) {
                 assert!(all.starts_with(&some), "{len}: {some:?}");
                 assert!(some.len() < all.len(), "{len}");
             }
         }
-        assert!(news(&[0xff; 40]).is_err());
+        assert!(scanned(&[0xff; 40]).is_err());
     }
 }

@@ -8,18 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
+use twinlock_client::connector::ClientStream;
+use twinlock_client::error::{ClientError, closed};
+use twinlock_client::request_connection::RequestConnection;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_core::session::Event;
 use twinlock_transport::connection::Connection;
 
-use super::count::{News, count};
-use super::measure::{Before, Gauge, Lines, Report, measure};
-use super::sender::{Sender, refusal};
-use super::{Load, LoadError, Shape, Stop};
-use crate::connector::ClientStream;
-use crate::error::{ClientError, closed};
-use crate::request_connection::RequestConnection;
+use crate::load::Load;
+use crate::measure::{ConnectionTasks, Gauge, ResourceSnapshot, measure};
+use crate::model::{LoadError, Measurement, Shape, StopSignal};
+use crate::proto_scan::{ScannedItem, scan};
+use crate::sender::{MessageSender, refusal};
 
 /// State that the sender and the followers share.
 struct Spread {
@@ -45,61 +46,61 @@ impl Spread {
 }
 
 impl Load {
-    pub(super) async fn fanout(&mut self, shape: Shape) -> Result<Report, LoadError> {
-        let before = Before::now(self.server);
-        let mut opened = self.open(shape.lines + 1, Some(shape)).await?;
+    pub(crate) async fn fanout(&mut self, shape: Shape) -> Result<Measurement, LoadError> {
+        let before = ResourceSnapshot::now(self.server);
+        let mut opened = self.open(shape.connections + 1, Some(shape)).await?;
         let sender = opened.pop().ok_or(ClientError::Closed)?.connection;
-        let (mut followers, mut head) = (Vec::with_capacity(shape.lines), 0);
+        let (mut followers, mut head) = (Vec::with_capacity(shape.connections), 0);
         for opened in opened {
-            let (line, at) = self.follow(opened.connection).await?;
-            followers.push(line);
+            let (connection, at) = self.follow(opened.connection).await?;
+            followers.push(connection);
             head = at;
         }
         let spread = Arc::new(Spread {
             gauge: Gauge::new()?,
             began: Instant::now(),
             head,
-            sent: (0..shape.window * shape.lines).map(|_| AtomicU64::new(0)).collect(),
+            sent: (0..shape.window * shape.connections).map(|_| AtomicU64::new(0)).collect(),
             delivered: Notify::new(),
         });
         let (over, ends) = watch::channel(false);
-        let ends = Stop::new(ends);
-        let mut lines = Lines::new();
-        for line in followers {
-            lines.spawn(keep_following(line, spread.clone(), ends.clone()));
+        let ends = StopSignal::new(ends);
+        let mut tasks = ConnectionTasks::new();
+        for connection in followers {
+            tasks.spawn(keep_following(connection, spread.clone(), ends.clone()));
         }
-        let sender = Sender::new(sender, self.room.id, shape.size);
-        lines.spawn(keep_sending(sender, shape, spread.clone(), over));
-        measure("fanout", before, shape.time, &spread.gauge, lines, &mut self.stop).await
+        let sender = MessageSender::new(sender, self.room.id, shape.size);
+        tasks.spawn(keep_sending(sender, shape, spread.clone(), over));
+        measure("fanout", before, shape.time, &spread.gauge, tasks, &mut self.stop).await
     }
 
     /// Makes a connection follow the room from its end.
     async fn follow(
         &self,
-        line: Connection<ClientStream>,
+        connection: Connection<ClientStream>,
     ) -> Result<(Connection<ClientStream>, u64), LoadError> {
-        let mut wire = RequestConnection::new(line);
+        let mut requests = RequestConnection::new(connection);
         let find = proto::FindRoom { name: self.room.name.to_string() };
-        let Answered::Conversation(room) = wire.request(Op::FindRoom(find)).await? else {
+        let Answered::Conversation(room) = requests.request(Op::FindRoom(find)).await? else {
             return Err(ClientError::Protocol("an answer to another question").into());
         };
         let follow = proto::Follow { conversation: room.id, after: room.head };
-        let Answered::Following(_) = wire.request(Op::Follow(follow)).await? else {
+        let Answered::Following(_) = requests.request(Op::Follow(follow)).await? else {
             return Err(ClientError::Protocol("an answer to another question").into());
         };
-        let mut line = wire.into_connection();
-        line.session_mut().set_following(true);
-        Ok((line, room.head))
+        let mut connection = requests.into_connection();
+        connection.session_mut().set_following(true);
+        Ok((connection, room.head))
     }
 }
 
 async fn keep_sending(
-    mut sender: Sender,
+    mut sender: MessageSender,
     shape: Shape,
     spread: Arc<Spread>,
     over: watch::Sender<bool>,
 ) -> Result<(), ClientError> {
-    let (window, followers) = (shape.window as u64, (shape.lines as u64).max(1));
+    let (window, followers) = (shape.window as u64, (shape.connections as u64).max(1));
     let mut took = Vec::new();
     loop {
         let everywhere = spread.gauge.total() / followers;
@@ -130,39 +131,41 @@ async fn keep_sending(
 }
 
 async fn keep_following(
-    mut line: Connection<ClientStream>,
+    mut connection: Connection<ClientStream>,
     spread: Arc<Spread>,
-    mut over: Stop,
+    mut over: StopSignal,
 ) -> Result<(), ClientError> {
     let (mut last, mut took) = (spread.head, Vec::new());
     loop {
         tokio::select! {
             biased;
-            wake = line.wait(None) => { wake?; }
-            () = over.told() => {
-                line.close(CloseCode::Bye).await;
+            wake = connection.wait(None) => { wake?; }
+            () = over.stopped() => {
+                connection.close(CloseCode::Bye).await;
                 return Ok(());
             }
         }
         let now = spread.now();
-        while line.has_frame().map_err(|error| ClientError::Lost(error.to_string()))? {
-            let body = match line.open_frame()? {
+        while connection.has_frame().map_err(|error| ClientError::Lost(error.to_string()))? {
+            let body = match connection.open_frame()? {
                 Event::App(body) => body,
                 Event::Closed(code) => return Err(closed(code)),
                 _ => continue,
             };
             let mut refused = false;
-            count(body, |news| {
-                match news {
-                    News::Entry(n) if n == last + 1 => {
+            scan(body, |scanned| {
+                match scanned {
+                    ScannedItem::Entry(n) if n == last + 1 => {
                         let message = last - spread.head;
                         last = n;
                         let sent = spread.slot(message).map_or(now, |slot| slot.load(Relaxed));
                         took.push(Duration::from_micros(now.saturating_sub(sent)));
                     }
-                    News::Entry(_) => return Err(ClientError::Protocol("entries out of order")),
-                    News::Ack(_) => {}
-                    News::Other(_) => refused = true,
+                    ScannedItem::Entry(_) => {
+                        return Err(ClientError::Protocol("entries out of order"));
+                    }
+                    ScannedItem::Ack(_) => {}
+                    ScannedItem::Other(_) => refused = true,
                 }
                 Ok(())
             })?;

@@ -6,6 +6,8 @@
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
+use twinlock_client::error::ClientError;
+use twinlock_client::request_connection::{Received, RequestConnection};
 use twinlock_core::Entropy as _;
 use twinlock_core::proto::{
     self, RefusalReason, answer::Result as Answered, item::What, request::Op,
@@ -13,41 +15,40 @@ use twinlock_core::proto::{
 use twinlock_transport::OsEntropy;
 use twinlock_transport::flow_control::{ACK_EACH, FRAME, FlowControl};
 
-use super::measure::{Before, Gauge, Report};
-use super::{Load, LoadError};
-use crate::error::ClientError;
-use crate::request_connection::{Received, RequestConnection};
+use crate::load::Load;
+use crate::measure::{Gauge, ResourceSnapshot};
+use crate::model::{LoadError, Measurement};
 
 /// Bytes sealed and not yet written above which no more frames are sealed.
 const BACKLOG: usize = 96 * 1024;
 
 impl Load {
     /// Sends a file of `size` bytes and fetches it.
-    pub(super) async fn files(&mut self, size: u64) -> Result<Vec<Report>, LoadError> {
+    pub(crate) async fn files(&mut self, size: u64) -> Result<Vec<Measurement>, LoadError> {
         let gauge = Gauge::new()?;
         let opened = self.open(1, None).await?.pop().ok_or(ClientError::Closed)?;
-        let mut wire = RequestConnection::new(opened.connection);
-        let before = Before::now(self.server);
+        let mut requests = RequestConnection::new(opened.connection);
+        let before = ResourceSnapshot::now(self.server);
         let mut stop = self.stop.clone();
         let moved = async {
-            let n = put(&mut wire, self.room.id, size).await?;
+            let n = put(&mut requests, self.room.id, size).await?;
             let sent = before.report("put", size, &gauge);
-            let before = Before::now(self.server);
-            get(&mut wire, self.room.id, n, size).await?;
+            let before = ResourceSnapshot::now(self.server);
+            get(&mut requests, self.room.id, n, size).await?;
             Ok::<_, ClientError>(vec![sent, before.report("get", size, &gauge)])
         };
         let moved = tokio::select! {
             moved = moved => moved.map_err(LoadError::from),
-            () = stop.told() => Err(LoadError::Stopped),
+            () = stop.stopped() => Err(LoadError::Stopped),
         };
-        wire.close().await;
+        requests.close().await;
         moved
     }
 }
 
 /// Sends a file; returns the number of its entry.
 async fn put(
-    wire: &mut RequestConnection<()>,
+    requests: &mut RequestConnection<()>,
     conversation: u64,
     size: u64,
 ) -> Result<u64, ClientError> {
@@ -56,7 +57,7 @@ async fn put(
     let file = proto::FileMeta { name: "bench.bin".to_owned(), size, ..Default::default() };
     let message_id = Bytes::copy_from_slice(&id);
     let put = proto::PutFile { conversation, message_id, file: Some(file) };
-    let Answered::FileAccepted(accepted) = wire.request(Op::PutFile(put)).await? else {
+    let Answered::FileAccepted(accepted) = requests.request(Op::PutFile(put)).await? else {
         return Err(ClientError::Protocol("an answer to another question"));
     };
     let transfer = accepted.transfer;
@@ -78,24 +79,24 @@ async fn put(
     while pace.sent() < size {
         let left = usize::try_from(size - pace.sent()).unwrap_or(FRAME).min(FRAME);
         let may = pace.may(left);
-        if may && wire.backlog() < BACKLOG {
+        if may && requests.backlog() < BACKLOG {
             // Receives first: a connection with room to write never waits, so it would never read.
-            if let Some(received) = wire.receive(None).now_or_never() {
+            if let Some(received) = requests.receive(None).now_or_never() {
                 acked(received?, &mut pace)?;
                 continue;
             }
             let data = block.get(..left).unwrap_or_default();
             hasher.update(data);
-            wire.send_bulk(transfer, pace.sent(), data)?;
+            requests.send_bulk(transfer, pace.sent(), data)?;
             pace.send(left, Instant::now().into_std());
         } else {
-            acked(wire.receive(may.then_some(BACKLOG - 1)).await?, &mut pace)?;
+            acked(requests.receive(may.then_some(BACKLOG - 1)).await?, &mut pace)?;
         }
     }
     let hash = Bytes::copy_from_slice(hasher.finalize().as_bytes());
-    let asked = wire.ask(Op::EndFile(proto::EndFile { transfer, hash }), ())?;
+    let asked = requests.ask(Op::EndFile(proto::EndFile { transfer, hash }), ())?;
     loop {
-        match wire.receive(None).await? {
+        match requests.receive(None).await? {
             Received::Answer { id, result: Ok(Answered::Ack(ack)), .. } if id == asked => {
                 return Ok(ack.n);
             }
@@ -109,13 +110,13 @@ async fn put(
 
 /// Fetches a file, verifies its hash and discards it.
 async fn get(
-    wire: &mut RequestConnection<()>,
+    requests: &mut RequestConnection<()>,
     conversation: u64,
     n: u64,
     size: u64,
 ) -> Result<(), ClientError> {
     let get = proto::GetFile { conversation, n, ack_each: ACK_EACH, ..Default::default() };
-    let Answered::FileComing(coming) = wire.request(Op::GetFile(get)).await? else {
+    let Answered::FileComing(coming) = requests.request(Op::GetFile(get)).await? else {
         return Err(ClientError::Protocol("an answer to another question"));
     };
     let transfer = coming.transfer;
@@ -124,7 +125,7 @@ async fn get(
     }
     let (mut hasher, mut got, mut acked) = (blake3::Hasher::new(), 0, 0);
     while got < size {
-        match wire.receive(None).await? {
+        match requests.receive(None).await? {
             Received::Bulk { transfer: of, offset, data } if of == transfer => {
                 if offset != got {
                     return Err(ClientError::Protocol("file bytes out of order"));
@@ -133,7 +134,7 @@ async fn get(
                 got += data.len() as u64;
                 if got >= acked + u64::from(ACK_EACH) {
                     acked = got;
-                    wire.ack(transfer, got)?;
+                    requests.ack(transfer, got)?;
                 }
             }
             Received::Item(What::FileAborted(no)) if no.transfer == transfer => {

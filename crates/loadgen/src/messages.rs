@@ -2,35 +2,36 @@
 
 use std::sync::Arc;
 
+use twinlock_client::connector::ReadySession;
+use twinlock_client::error::ClientError;
+use twinlock_client::request_connection::RequestConnection;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 
-use super::measure::{Before, Gauge, Lines, Report, measure};
-use super::sender::Sender;
-use super::{Load, LoadError, Shape};
-use crate::connector::ReadySession;
-use crate::error::ClientError;
-use crate::request_connection::RequestConnection;
+use crate::load::Load;
+use crate::measure::{ConnectionTasks, Gauge, ResourceSnapshot, measure};
+use crate::model::{LoadError, Measurement, Shape};
+use crate::sender::MessageSender;
 
 impl Load {
-    pub(super) async fn messages(&mut self, shape: Shape) -> Result<Report, LoadError> {
+    pub(crate) async fn messages(&mut self, shape: Shape) -> Result<Measurement, LoadError> {
         let gauge = Gauge::new()?;
-        let before = Before::now(self.server);
-        let mut lines = Lines::new();
-        for opened in self.open(shape.lines, Some(shape)).await? {
-            let sender = Sender::new(opened.connection, self.room.id, shape.size);
-            lines.spawn(keep_sending(sender, shape.window, gauge.clone()));
+        let before = ResourceSnapshot::now(self.server);
+        let mut tasks = ConnectionTasks::new();
+        for opened in self.open(shape.connections, Some(shape)).await? {
+            let sender = MessageSender::new(opened.connection, self.room.id, shape.size);
+            tasks.spawn(keep_sending(sender, shape.window, gauge.clone()));
         }
-        measure("messages", before, shape.time, &gauge, lines, &mut self.stop).await
+        measure("messages", before, shape.time, &gauge, tasks, &mut self.stop).await
     }
 
     /// Opens connections of users in the room. With a shape, checks it against the server's limits.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
-        lines: usize,
+        connections: usize,
         shape: Option<Shape>,
     ) -> Result<Vec<ReadySession>, LoadError> {
-        let mut all = Vec::with_capacity(lines);
-        self.crew.open_each(lines, &self.stop, |opened| all.push(opened)).await?;
+        let mut all = Vec::with_capacity(connections);
+        self.users.open_each(connections, &self.stop, |opened| all.push(opened)).await?;
         if let (Some(shape), Some(ReadySession { info, .. })) = (shape, all.first()) {
             let (window, size) = (info.max_in_flight, info.max_text);
             if shape.window > usize::try_from(window).unwrap_or(usize::MAX) {
@@ -40,24 +41,24 @@ impl Load {
                 return Err(LoadError::Size { most: size });
             }
         }
-        if !self.crew.is_made() {
+        if !self.users.is_made() {
             return Ok(all);
         }
-        let mut joined = Vec::with_capacity(lines);
+        let mut joined = Vec::with_capacity(connections);
         for opened in all {
-            let mut wire = RequestConnection::new(opened.connection);
+            let mut requests = RequestConnection::new(opened.connection);
             let join = proto::JoinRoom { name: self.room.name.to_string() };
-            let Answered::Conversation(_) = wire.request(Op::JoinRoom(join)).await? else {
+            let Answered::Conversation(_) = requests.request(Op::JoinRoom(join)).await? else {
                 return Err(ClientError::Protocol("an answer to another question").into());
             };
-            joined.push(ReadySession { connection: wire.into_connection(), ..opened });
+            joined.push(ReadySession { connection: requests.into_connection(), ..opened });
         }
         Ok(joined)
     }
 }
 
 async fn keep_sending(
-    mut sender: Sender,
+    mut sender: MessageSender,
     window: usize,
     gauge: Arc<Gauge>,
 ) -> Result<(), ClientError> {

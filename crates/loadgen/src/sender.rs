@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message as _;
+use twinlock_client::clock::now_ms;
+use twinlock_client::connector::ClientStream;
+use twinlock_client::error::{ClientError, closed};
 use twinlock_core::Entropy;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, MessageId};
@@ -14,10 +17,7 @@ use twinlock_core::session::Event;
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::Connection;
 
-use super::count::{News, count};
-use crate::clock::now_ms;
-use crate::connector::ClientStream;
-use crate::error::{ClientError, closed};
+use crate::proto_scan::{ScannedItem, scan};
 
 /// Number of texts that a connection sends in turn.
 const TEXTS: usize = 16;
@@ -31,8 +31,8 @@ const WORDS: &[&str] = &[
 ];
 
 /// A connection and its outstanding messages.
-pub(super) struct Sender {
-    pub(super) connection: Connection<ClientStream>,
+pub(crate) struct MessageSender {
+    pub(crate) connection: Connection<ClientStream>,
     room: ConversationId,
     texts: Vec<Bytes>,
     /// The part of message ids before the message's number.
@@ -45,12 +45,12 @@ pub(super) struct Sender {
 
 /// The part of a message id after the time: drawn once per connection, then counted up. Kernel
 /// randomness for each message would cost the client more than sealing it.
-struct Rest {
+struct MessageIdEntropy {
     tag: [u8; 6],
     number: u64,
 }
 
-impl Entropy for Rest {
+impl Entropy for MessageIdEntropy {
     fn fill(&mut self, bytes: &mut [u8]) {
         let [_, _, _, _, number @ ..] = self.number.to_be_bytes();
         let rest = self.tag.into_iter().chain(number);
@@ -58,25 +58,29 @@ impl Entropy for Rest {
     }
 }
 
-impl Sender {
-    pub(super) fn new(line: Connection<ClientStream>, room: ConversationId, size: usize) -> Self {
+impl MessageSender {
+    pub(crate) fn new(
+        connection: Connection<ClientStream>,
+        room: ConversationId,
+        size: usize,
+    ) -> Self {
         let mut tag = [0; 6];
         OsEntropy.fill(&mut tag);
         let texts = (0..TEXTS).map(|n| text(size, n)).collect();
-        Self { connection: line, room, texts, tag, next: 0, sent: VecDeque::new(), outstanding: 0 }
+        Self { connection, room, texts, tag, next: 0, sent: VecDeque::new(), outstanding: 0 }
     }
 
-    pub(super) fn outstanding(&self) -> usize {
+    pub(crate) fn outstanding(&self) -> usize {
         self.outstanding
     }
 
     /// Number of messages sent so far.
-    pub(super) fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.next
     }
 
     /// Seals this many messages, as many per frame as fit.
-    pub(super) fn send(&mut self, messages: usize) -> Result<(), ClientError> {
+    pub(crate) fn send(&mut self, messages: usize) -> Result<(), ClientError> {
         let now = Instant::now();
         let now_ms = now_ms();
         let requests: Vec<_> = (0..messages).map(|_| self.request(now_ms)).collect();
@@ -93,7 +97,8 @@ impl Sender {
     fn request(&mut self, now_ms: u64) -> proto::Request {
         let turn = usize::try_from(self.next).unwrap_or(0) % self.texts.len().max(1);
         // A time and a distinct rest, as in other clients.
-        let id = MessageId::fresh(now_ms, &mut Rest { tag: self.tag, number: self.next });
+        let id =
+            MessageId::fresh(now_ms, &mut MessageIdEntropy { tag: self.tag, number: self.next });
         self.next += 1;
         let append = proto::Append {
             conversation: self.room,
@@ -104,20 +109,20 @@ impl Sender {
     }
 
     /// Handles the complete frames; adds the latencies of the acknowledged messages to `took`.
-    pub(super) fn take(&mut self, took: &mut Vec<Duration>) -> Result<(), ClientError> {
-        let Self { connection: line, sent, next, outstanding, .. } = self;
+    pub(crate) fn take(&mut self, took: &mut Vec<Duration>) -> Result<(), ClientError> {
+        let Self { connection, sent, next, outstanding, .. } = self;
         let now = Instant::now();
-        while line.has_frame().map_err(|error| ClientError::Lost(error.to_string()))? {
-            let body = match line.open_frame()? {
+        while connection.has_frame().map_err(|error| ClientError::Lost(error.to_string()))? {
+            let body = match connection.open_frame()? {
                 Event::App(body) => body,
                 Event::Closed(code) => return Err(closed(code)),
                 _ => continue,
             };
             let oldest = *next + 1 - sent.len() as u64;
             let mut refused = false;
-            count(body, |news| {
-                match news {
-                    News::Ack(id) => {
+            scan(body, |scanned| {
+                match scanned {
+                    ScannedItem::Ack(id) => {
                         let at = id.checked_sub(oldest).and_then(|at| usize::try_from(at).ok());
                         let slot = at.and_then(|at| sent.get_mut(at));
                         let at = slot.and_then(Option::take);
@@ -125,8 +130,8 @@ impl Sender {
                         took.push(now - at);
                         *outstanding -= 1;
                     }
-                    News::Other(_) => refused = true,
-                    News::Entry(_) => {}
+                    ScannedItem::Other(_) => refused = true,
+                    ScannedItem::Entry(_) => {}
                 }
                 Ok(())
             })?;
@@ -140,13 +145,13 @@ impl Sender {
         Ok(())
     }
 
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         self.connection.close(CloseCode::Bye).await;
     }
 }
 
 /// The first refusal in a frame.
-pub(super) fn refusal(body: &[u8]) -> ClientError {
+pub(crate) fn refusal(body: &[u8]) -> ClientError {
     let items = proto::ToClient::decode(body).map(|frame| frame.items).unwrap_or_default();
     let no = items.into_iter().find_map(|item| match item.what {
         Some(What::Answer(proto::Answer { result: Some(Answered::Refusal(no)), .. })) => Some(no),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::LoadError;
+use crate::model::LoadError;
 
 /// A process.
 #[derive(Debug, Clone, Copy)]
