@@ -9,6 +9,7 @@ mod command;
 mod follow;
 mod send;
 mod serve;
+mod served_connection;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -41,7 +42,7 @@ use command::Recipient;
 pub(crate) use command::{DriverCommand, Reply};
 use follow::{Checked, Follows};
 use send::{OutboxSender, Settled};
-use serve::ServedConnection;
+use served_connection::ServedConnection;
 
 /// Capacity of the command channel.
 const COMMANDS: usize = 64;

@@ -1,53 +1,18 @@
-//! One connection: sends requests, receives answers and entries.
+//! What the driver does on one connection: sends requests, receives answers and entries.
 
 use twinlock_core::id::ServerKey;
-use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
-use twinlock_transport::connection::Connection;
+use twinlock_core::proto::{self, answer::Result as Answered, item::What};
 
-use super::command::{Recipient, Reply};
+use super::command::Recipient;
+use super::served_connection::ServedConnection;
 use super::{Driver, put};
-use crate::connector::ClientStream;
 use crate::error::{ClientError, Refusal};
 use crate::limits::MAX_LISTED;
-use crate::model::{Event, Facts, Rekeyed, Up};
-use crate::request_connection::{Received, RequestConnection};
+use crate::model::{Event, Facts, Rekeyed};
+use crate::request_connection::Received;
 
 /// Maximum number of events that wait for the consumer: about one per user and conversation.
 const MAX_EVENTS: usize = MAX_LISTED;
-/// Maximum number of unanswered requests on the connection, not counting appends.
-const MAX_OUTSTANDING: usize = 128;
-/// Bytes sealed and not yet written above which no more frames are sealed.
-const BACKLOG: usize = 128 * 1024;
-
-/// State of one connection, dropped with it.
-pub(super) struct ServedConnection {
-    pub(super) up: Up,
-    pub(super) requests: RequestConnection<Recipient>,
-    /// Callers that wait for a rekey, with the epoch at their request.
-    rekeys: Vec<(u32, Reply<Rekeyed>)>,
-    /// Number of appends among the outstanding requests.
-    appends: usize,
-}
-
-impl ServedConnection {
-    pub(super) fn new(up: Up, connection: Connection<ClientStream>) -> Self {
-        Self { up, requests: RequestConnection::new(connection), rekeys: Vec::new(), appends: 0 }
-    }
-
-    fn queue(&mut self, op: Op, recipient: Recipient) -> Result<(), ClientError> {
-        self.appends += usize::from(matches!(recipient, Recipient::Append(_)));
-        self.requests.queue(op, recipient).map(drop)
-    }
-
-    fn is_busy(&self) -> bool {
-        self.requests.backlog() >= BACKLOG
-    }
-
-    fn has_room(&self) -> bool {
-        self.requests.outstanding() - self.appends < MAX_OUTSTANDING
-    }
-}
-
 impl Driver {
     /// Sends queued requests as far as the limits allow.
     pub(super) fn pump(&mut self, serving: &mut ServedConnection) -> Result<(), ClientError> {

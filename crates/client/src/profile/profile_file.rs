@@ -15,7 +15,7 @@ use twinlock_core::keys::DeviceSecret;
 use twinlock_core::session::BindingPolicy;
 use zeroize::Zeroizing;
 
-use super::{MAX_LABEL, MAX_PINS, NewProfile, ProfileError, TlsTrust};
+use super::model::{MAX_LABEL, MAX_PINS, NewProfile, ProfileError, TlsTrust};
 
 /// Maximum length of a DNS name in bytes (RFC 1035).
 const MAX_HOST: usize = 253;
