@@ -12,8 +12,9 @@ use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 
 use super::context::JobContext;
-use super::destination::{Destination, FinalAttributes, PartFile};
+use super::destination::Destination;
 use super::error::TransferError;
+use super::part_file::{FinalAttributes, PartFile};
 use super::transfer_connection::{TransferConnection, TransferItem};
 use crate::error::ClientError;
 use crate::model::FileEntry;

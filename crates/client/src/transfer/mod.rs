@@ -17,6 +17,7 @@ mod error;
 mod limit;
 mod model;
 pub mod name;
+mod part_file;
 mod source;
 mod spool;
 mod transfer_connection;

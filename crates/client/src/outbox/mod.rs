@@ -12,107 +12,24 @@
 //! Each transaction costs one disk sync. A process with a session claims messages in the
 //! transaction that enqueues them, and [`Outbox::settle`] writes all results in one.
 
+mod model;
+mod rows;
+
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 
-use bytes::Bytes;
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{Row, Transaction, params};
 use twinlock_core::Entropy;
-use twinlock_core::id::{ConversationId, Link, MessageId, Name, Salt};
-use twinlock_core::limits::MAX_TEXT;
-use twinlock_core::proto::{self, RefusalReason};
+use twinlock_core::id::MessageId;
+use twinlock_core::proto::RefusalReason;
 
-use crate::error::ClientError;
 use crate::receipts::{self, Known};
 use crate::state::{State, StateError, int, uint};
-
-const PENDING: i64 = 0;
-const RECORDED: i64 = 1;
-const REFUSED: i64 = 2;
-
-/// The server's acknowledgement that a message is on its disk (PROTOCOL section 7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ack {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// The number of its entry, from 1.
-    pub n: u64,
-    /// Time of recording, in ms since 1970 UTC, by the server's clock.
-    pub time_ms: u64,
-    /// `None` if the entry is already erased.
-    pub salt: Option<Salt>,
-    /// `link_n`.
-    pub link: Link,
-}
-
-impl Ack {
-    /// Decodes the server's message.
-    pub(crate) fn read(ack: &proto::Ack) -> Result<Self, ClientError> {
-        Ok(Self {
-            conversation: ack.conversation,
-            n: ack.n,
-            time_ms: ack.time_ms,
-            salt: Salt::from_slice(&ack.salt),
-            link: Link::from_slice(&ack.link).ok_or(ClientError::Protocol("length of a link"))?,
-        })
-    }
-}
-
-/// A message without ack or refusal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pending {
-    /// The message id, the same in each attempt.
-    pub message_id: MessageId,
-    /// A room's name, or `@` and a user name.
-    pub target: String,
-    /// At most [`MAX_TEXT`] bytes.
-    pub body: Bytes,
-    /// Time of enqueueing, in ms since 1970 UTC, by this machine's clock.
-    pub enqueued_ms: u64,
-}
-
-/// A message that the server refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusedMessage {
-    /// The message.
-    pub message: Pending,
-    /// The server's reason.
-    pub why: RefusalReason,
-}
-
-/// The outcome of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MessageOutcome {
-    /// Neither ack nor refusal yet.
-    Pending,
-    /// It is on the server's disk.
-    Recorded(Ack),
-    /// The server refused it.
-    Refused(RefusalReason),
-}
-
-/// The changes of one transaction; see [`Outbox::settle`].
-#[derive(Debug, Default)]
-pub struct Settle<'a> {
-    /// Acks: see [`Outbox::mark_recorded_many`].
-    pub recorded: &'a [(MessageId, Ack)],
-    /// Refusals: see [`Outbox::mark_refused`].
-    pub refused: &'a [(MessageId, RefusalReason)],
-    /// Release the claims of this process that have no outcome.
-    pub release: bool,
-    /// Claim messages, see [`Outbox::claim`], and return those that this process claimed when it
-    /// enqueued them.
-    pub claim: Option<Claim>,
-}
-
-/// The parameters of a claim.
-#[derive(Debug, Default)]
-pub struct Claim {
-    /// Maximum number of messages.
-    pub limit: usize,
-    /// Claimed messages that the process has in memory already.
-    pub held: HashSet<MessageId>,
-}
+pub use model::{Ack, Claim, MessageOutcome, Pending, RefusedMessage, Settle};
+use rows::{
+    PENDING, RECORDED, REFUSED, check, free_claims_of_the_dead, outcome, pending, record,
+    release_all, row_limit, why,
+};
 
 /// A new message id.
 pub fn message_id(now_ms: u64, entropy: &mut (impl Entropy + ?Sized)) -> MessageId {
@@ -466,114 +383,4 @@ impl Outbox {
             Ok(forgotten as u64)
         })
     }
-}
-
-fn check(target: &str, body: &[u8]) -> Result<(), StateError> {
-    // Each target has one spelling; otherwise its messages could be reordered.
-    if Name::new(target.strip_prefix('@').unwrap_or(target)).is_err() {
-        return Err(StateError::BadTarget { got: target.to_owned() });
-    }
-    if body.len() > MAX_TEXT {
-        return Err(StateError::TooLarge { got: body.len(), max: MAX_TEXT });
-    }
-    Ok(())
-}
-
-fn release_all(tx: &Transaction<'_>, me: &str) -> Result<(), StateError> {
-    tx.execute("UPDATE outbox SET claimed_by = NULL WHERE claimed_by = ?1", [me])?;
-    Ok(())
-}
-
-fn free_claims_of_the_dead(
-    tx: &Transaction<'_>,
-    me: &str,
-    is_alive: &dyn Fn(&str) -> bool,
-) -> Result<(), StateError> {
-    let mut select = tx.prepare_cached(
-        "SELECT DISTINCT claimed_by FROM outbox WHERE claimed_by IS NOT NULL AND claimed_by != ?1",
-    )?;
-    let others = select.query_map([me], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
-    for other in others.iter().filter(|other| !is_alive(other)) {
-        tx.execute("UPDATE outbox SET claimed_by = NULL WHERE claimed_by = ?1", [other])?;
-    }
-    Ok(())
-}
-
-fn record(
-    tx: &Transaction<'_>,
-    account: i64,
-    message_id: &MessageId,
-    ack: &Ack,
-) -> Result<(), StateError> {
-    match outcome(tx, account, message_id)? {
-        None => Ok(()),
-        // The salt is not compared: it disappears when the entry is erased.
-        Some(MessageOutcome::Recorded(known)) if (Ack { salt: ack.salt, ..known }) == *ack => {
-            Ok(())
-        }
-        Some(MessageOutcome::Recorded(_)) => {
-            Err(StateError::AckChanged { message_id: *message_id })
-        }
-        Some(MessageOutcome::Pending | MessageOutcome::Refused(_)) => {
-            let mut update = tx.prepare_cached(
-                "UPDATE outbox SET state = ?3, conversation = ?4, n = ?5, time_ms = ?6, salt = ?7,
-                     link = ?8, body = x'', claimed_by = NULL, why = NULL
-                 WHERE account = ?1 AND message_id = ?2",
-            )?;
-            update.execute(params![
-                account,
-                message_id.0,
-                RECORDED,
-                int(ack.conversation)?,
-                int(ack.n)?,
-                int(ack.time_ms)?,
-                ack.salt.map(|salt| salt.0),
-                ack.link.0,
-            ])?;
-            Ok(())
-        }
-    }
-}
-
-fn outcome(
-    tx: &Transaction<'_>,
-    account: i64,
-    message_id: &MessageId,
-) -> Result<Option<MessageOutcome>, StateError> {
-    let mut select = tx.prepare_cached(
-        "SELECT state, why, conversation, n, time_ms, salt, link FROM outbox
-         WHERE account = ?1 AND message_id = ?2",
-    )?;
-    let read = |row: &Row<'_>| {
-        Ok(match row.get("state")? {
-            PENDING => MessageOutcome::Pending,
-            RECORDED => MessageOutcome::Recorded(Ack {
-                conversation: uint(row.get("conversation")?),
-                n: uint(row.get("n")?),
-                time_ms: uint(row.get("time_ms")?),
-                salt: row.get::<_, Option<_>>("salt")?.map(Salt),
-                link: Link(row.get("link")?),
-            }),
-            _ => MessageOutcome::Refused(why(row.get("why")?)),
-        })
-    };
-    Ok(select.query_row(params![account, message_id.0], read).optional()?)
-}
-
-fn pending(row: &Row<'_>) -> rusqlite::Result<Pending> {
-    Ok(Pending {
-        message_id: MessageId(row.get("message_id")?),
-        target: row.get("target")?,
-        body: row.get::<_, Vec<u8>>("body")?.into(),
-        enqueued_ms: uint(row.get("enqueued_ms")?),
-    })
-}
-
-/// A reason of a later version reads as [`RefusalReason::None`].
-fn why(stored: Option<i32>) -> RefusalReason {
-    stored.and_then(|why| RefusalReason::try_from(why).ok()).unwrap_or(RefusalReason::None)
-}
-
-fn row_limit(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }
