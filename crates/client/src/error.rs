@@ -6,14 +6,14 @@ use thiserror::Error;
 use twinlock_core::chain::Broken;
 use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::id::{ConversationId, Name, ServerKey};
-use twinlock_core::invite::{Address, server_words};
+use twinlock_core::invite::{Address, BadLink, server_words};
 use twinlock_core::proto::RefusalReason;
 use twinlock_core::session::Fault as SessionFault;
 use twinlock_transport::connection::ConnectionError;
 use twinlock_transport::login::LoginError;
 use twinlock_transport::tls::TlsFault;
 
-use crate::home::DiskError;
+use crate::home::{DiskError, HomeError};
 use crate::profile::ProfileError;
 pub use crate::refusal::Refusal;
 use crate::state::StateError;
@@ -189,6 +189,18 @@ pub enum ClientError {
     /// No such room or user exists.
     #[error("you have no conversation {0} (see `twinlock rooms` and `people`)")]
     NoTarget(String),
+    /// A string is not a user name.
+    #[error("'{}' is not a user name", .0.escape_debug())]
+    NotAName(String),
+    /// An invite link is invalid.
+    #[error(transparent)]
+    InviteLink(#[from] BadLink),
+    /// There is no location for profiles.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The caller of [`crate::Client::start`] takes the events that conversations need.
+    #[error("this client's events are taken: conversations need a client from `Client::open`")]
+    EventsTaken,
     /// The client was closed.
     #[error("this client was closed")]
     Closed,
@@ -205,6 +217,10 @@ impl ClientError {
             | Self::NoAddress(_)
             | Self::Outdated(_)
             | Self::Failed(_)
+            | Self::NotAName(_)
+            | Self::InviteLink(_)
+            | Self::Home(_)
+            | Self::EventsTaken
             | Self::Closed => Fault::Local,
             Self::State(
                 StateError::Conflict { .. }

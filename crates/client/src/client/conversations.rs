@@ -45,7 +45,7 @@ impl Client {
             Some(user) => Op::OpenDirect(proto::OpenDirect { user: user.to_owned() }),
             None => Op::FindRoom(proto::FindRoom { name: target.to_owned() }),
         };
-        match self.conversation(op).await {
+        match self.ask_conversation(op).await {
             Err(ClientError::Refused(no)) if no.why == RefusalReason::NotFound => Err(nobody()),
             found => found,
         }
@@ -61,7 +61,7 @@ impl Client {
         topic: &str,
     ) -> Result<proto::Conversation, ClientError> {
         let create = proto::CreateRoom { name: name.to_string(), topic: topic.to_owned() };
-        self.conversation(Op::CreateRoom(create)).await
+        self.ask_conversation(Op::CreateRoom(create)).await
     }
 
     /// Joins a public room.
@@ -69,7 +69,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn join_room(&self, name: &Name) -> Result<proto::Conversation, ClientError> {
-        self.conversation(Op::JoinRoom(proto::JoinRoom { name: name.to_string() })).await
+        self.ask_conversation(Op::JoinRoom(proto::JoinRoom { name: name.to_string() })).await
     }
 
     /// Leaves a room.
@@ -92,7 +92,7 @@ impl Client {
         topic: &str,
     ) -> Result<proto::Conversation, ClientError> {
         let topic = topic.to_owned();
-        self.conversation(Op::SetTopic(proto::SetTopic { conversation, topic })).await
+        self.ask_conversation(Op::SetTopic(proto::SetTopic { conversation, topic })).await
     }
 
     /// All members of a conversation, sorted.

@@ -9,6 +9,7 @@
 mod classic_keys;
 mod conversations;
 mod listing;
+mod open;
 mod people;
 mod reading;
 mod step_up;
@@ -22,6 +23,7 @@ use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 
 use crate::driver::{self, DriverCommand};
 use crate::error::{ClientError, Refusal};
+use crate::event_router::EventRouter;
 use crate::home::Home;
 use crate::model::{Event, Facts, Options, Rekeyed};
 use crate::profile::Profile;
@@ -34,6 +36,8 @@ pub struct Client {
     state: State,
     /// Why the task has ended, once it has.
     ended: Arc<OnceLock<ClientError>>,
+    /// Who waits for events; `None`: the caller of [`Client::start`] takes them.
+    router: Option<EventRouter>,
 }
 
 impl Client {
@@ -50,7 +54,7 @@ impl Client {
         let ended = Arc::new(OnceLock::new());
         let (commands, events) =
             driver::start(home, profile, state.clone(), options, ended.clone())?;
-        Ok((Self { commands, state, ended }, events))
+        Ok((Self { commands, state, ended, router: None }, events))
     }
 
     /// The profile's state: outbox and receipts.
@@ -149,7 +153,7 @@ impl Client {
     }
 
     /// Sends a request that a conversation answers.
-    async fn conversation(&self, op: Op) -> Result<proto::Conversation, ClientError> {
+    async fn ask_conversation(&self, op: Op) -> Result<proto::Conversation, ClientError> {
         match self.request(op).await? {
             Answered::Conversation(conversation) => Ok(conversation),
             _ => Err(unexpected()),

@@ -1,4 +1,4 @@
-//! The task behind a [`crate::client::Client`]: connects, serves the connection, reconnects.
+//! The task behind a [`crate::Client`]: connects, serves the connection, reconnects.
 //!
 //! One task owns all state. Connecting, pausing and serving each run concurrently with
 //! [`Driver::background`], which takes commands, delivers events to the consumer and collects the
