@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::HumanDuration;
 use twinlock_client::ClientError;
-use twinlock_client::client::Facts;
+use twinlock_client::model::Facts;
 use twinlock_core::session::Binding;
 
 use crate::output::Output;

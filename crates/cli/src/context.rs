@@ -76,11 +76,12 @@ impl Context {
     pub(crate) fn transfers(
         &self,
         args: &TransferArgs,
-    ) -> Result<(Transfers, mpsc::Receiver<transfer::Event>), Failure> {
+    ) -> Result<(Transfers, mpsc::Receiver<transfer::TransferEvent>), Failure> {
         let (home, profile, state) = self.begin()?;
-        let line = Options { address: self.global.address.clone(), ..Options::default() };
-        let moving = transfer::Moving { line, jobs: args.jobs.into(), limit: args.limit };
-        Ok(Transfers::start(&home, profile, state, moving)?)
+        let connection = Options { address: self.global.address.clone(), ..Options::default() };
+        let options =
+            transfer::TransferOptions { connection, jobs: args.jobs.into(), limit: args.limit };
+        Ok(Transfers::start(&home, profile, state, options)?)
     }
 
     /// The state of the profile, without a connection to its server.

@@ -5,7 +5,7 @@ use std::path::Path;
 use data_encoding::HEXLOWER;
 use indicatif::HumanBytes;
 use serde::Serialize;
-use twinlock_client::client::Entry;
+use twinlock_client::model::Entry;
 use twinlock_client::outbox::Ack;
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{MessageId, Sender};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use twinlock_client::error::{Blame, ClientError};
+use twinlock_client::error::{ClientError, Fault};
 use twinlock_client::home::{DiskError, HomeError};
 use twinlock_client::profile::ProfileError;
 use twinlock_client::state::StateError;
@@ -116,20 +116,20 @@ impl Failure {
     }
 }
 
-fn exit_of(blame: Blame) -> Exit {
-    match blame {
-        Blame::Here => Exit::Usage,
-        Blame::Us => Exit::Refused,
-        Blame::Them => Exit::NotTrusted,
-        Blame::Network => Exit::NoConnection,
-        Blame::Request => Exit::ServerSaidNo,
-        Blame::Record => Exit::Mismatch,
+fn exit_of(fault: Fault) -> Exit {
+    match fault {
+        Fault::Local => Exit::Usage,
+        Fault::Credentials => Exit::Refused,
+        Fault::ServerIdentity => Exit::NotTrusted,
+        Fault::Network => Exit::NoConnection,
+        Fault::Request => Exit::ServerSaidNo,
+        Fault::Record => Exit::Mismatch,
     }
 }
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let exit = exit_of(error.blame());
+        let exit = exit_of(error.fault());
         let failure = Self::new(exit, &error);
         match error {
             ClientError::Tampered(_)
@@ -158,7 +158,7 @@ impl From<ClientError> for Failure {
 
 impl From<TransferError> for Failure {
     fn from(error: TransferError) -> Self {
-        let exit = exit_of(error.blame());
+        let exit = exit_of(error.fault());
         match error {
             TransferError::Client(ClientError::Refused(no)) if no.why == RefusalReason::Storage => {
                 Self::new(exit, ClientError::Refused(no))

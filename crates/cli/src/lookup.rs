@@ -1,7 +1,7 @@
 //! Looks up entries: by number, by time, the newest, the next file.
 
 use twinlock_client::Client;
-use twinlock_client::client::{Entry, FileEntry};
+use twinlock_client::model::{Entry, FileEntry};
 use twinlock_client::record::Page;
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{ConversationId, Name, Sender};

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use twinlock_client::error::{Blame, Refusal};
-use twinlock_client::outbox::{Ack, Outcome};
+use twinlock_client::error::{Fault, Refusal};
+use twinlock_client::outbox::{Ack, MessageOutcome};
 use twinlock_client::state::StateError;
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::MessageId;
@@ -98,7 +98,7 @@ impl<'a> Delivery<'a> {
         });
         self.waiting.extend(ids.await?);
         // The event loop notices the end of the client.
-        let _closed = self.client.written().await;
+        let _closed = self.client.notify_enqueued().await;
         Ok(())
     }
 
@@ -110,7 +110,7 @@ impl<'a> Delivery<'a> {
             Ok::<_, StateError>(outbox.pending(usize::MAX)?.into_iter().map(|m| m.message_id))
         });
         self.waiting.extend(queued.await?);
-        let _closed = self.client.written().await;
+        let _closed = self.client.notify_enqueued().await;
         Ok(self.waiting.len())
     }
 
@@ -238,7 +238,7 @@ impl<'a> Delivery<'a> {
                 Ok(false)
             }
             Event::Down { error, retry } => {
-                if self.down.is_none() && error.blame() == Blame::Network {
+                if self.down.is_none() && error.fault() == Fault::Network {
                     self.out.say(&trying_again(&error, retry));
                     self.tell();
                 }
@@ -293,9 +293,9 @@ impl<'a> Delivery<'a> {
             let outcomes = blocking(move || outbox.outcomes(&asked)).await?;
             for (id, outcome) in some.iter().zip(outcomes) {
                 moved |= match outcome {
-                    Some(Outcome::Recorded(ack)) => self.recorded(id, &ack)?,
-                    Some(Outcome::Refused(why)) => self.refused(id, why),
-                    Some(Outcome::Pending) => false,
+                    Some(MessageOutcome::Recorded(ack)) => self.recorded(id, &ack)?,
+                    Some(MessageOutcome::Refused(why)) => self.refused(id, why),
+                    Some(MessageOutcome::Pending) => false,
                     None => self.waiting.remove(id) && self.dropped.insert(*id),
                 };
             }

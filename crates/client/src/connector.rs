@@ -36,15 +36,13 @@ const READY_DEADLINE: Duration = Duration::from_secs(10);
 /// First and maximum delay between requests for a connection slot. A slot is occupied during a
 /// login, some ms, or until the server's deadline of 5 s.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// Default time that a one-shot command waits for a connection slot.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The stream under a session.
-pub(crate) type Stream = TlsStream<TcpStream>;
+pub type ClientStream = TlsStream<TcpStream>;
 
 /// The parameters of connections to a server.
 #[derive(Debug, Clone)]
-pub(crate) struct Connector {
+pub struct Connector {
     address: Address,
     tls: ClientTls,
     pin: Option<ServerKey>,
@@ -53,11 +51,15 @@ pub(crate) struct Connector {
 }
 
 /// A ready session, and its properties.
-pub(crate) struct Opened {
-    pub(crate) line: Connection<Stream>,
-    pub(crate) info: proto::ServerInfo,
-    pub(crate) binding: Binding,
-    pub(crate) tls: TlsFacts,
+pub struct ReadySession {
+    /// The connection, on which both ends have sent READY.
+    pub connection: Connection<ClientStream>,
+    /// The server's READY.
+    pub info: proto::ServerInfo,
+    /// The result of the channel binding.
+    pub binding: Binding,
+    /// The parameters of TLS.
+    pub tls: TlsFacts,
 }
 
 impl Connector {
@@ -77,7 +79,10 @@ impl Connector {
 
     /// Takes the parameters of a profile, or of the same server at another address. The profile's
     /// `rekey-after` overrides that of `timing`.
-    pub(crate) fn of(
+    ///
+    /// # Errors
+    /// [`ClientError`] if the profile cannot be used.
+    pub fn of(
         profile: &Profile,
         address: Option<Address>,
         timing: Timing,
@@ -105,11 +110,14 @@ impl Connector {
     }
 
     /// Connects, logs in, and waits for the server's READY.
-    pub(crate) async fn open(
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn open(
         &self,
         credential: impl Into<Arc<Credential>>,
         info: &proto::ClientInfo,
-    ) -> Result<Opened, ClientError> {
+    ) -> Result<ReadySession, ClientError> {
         let stream = self.connect().await?;
         let facts = TlsFacts::of(stream.get_ref().1);
         let exporter = tls::channel_binding(stream.get_ref().1).ok();
@@ -120,21 +128,21 @@ impl Connector {
             max_version: VERSION,
             timing: self.timing.clone(),
         };
-        let mut line =
+        let mut connection =
             login(stream, credential, self.pin, config).await.map_err(|error| match error {
                 LoginError::Io(error) if is_closed(&error) => self.not_admitted(),
                 error => error.into(),
             })?;
-        let ready = timeout(READY_DEADLINE, ready(&mut line)).await;
+        let ready = timeout(READY_DEADLINE, ready(&mut connection)).await;
         match ready.unwrap_or(Err(NotReady::Late)) {
-            Ok((info, binding)) => Ok(Opened { line, info, binding, tls: facts }),
+            Ok((info, binding)) => Ok(ReadySession { connection, info, binding, tls: facts }),
             Err(NotReady::Connection(ConnectionError::Cut(error)))
                 if error.as_ref().is_none_or(is_closed) =>
             {
                 Err(self.not_admitted())
             }
             Err(error) => {
-                line.finish().await;
+                connection.finish().await;
                 Err(error.into())
             }
         }
@@ -146,7 +154,7 @@ impl Connector {
         credential: Credential,
         info: &proto::ClientInfo,
         patience: Duration,
-    ) -> Result<Opened, ClientError> {
+    ) -> Result<ReadySession, ClientError> {
         let credential = Arc::new(credential);
         let until = Instant::now() + patience;
         let mut delays = Delays::between(AGAIN.0, AGAIN.1);
@@ -169,7 +177,7 @@ impl Connector {
         ClientError::NotAdmitted { address: self.address.clone() }
     }
 
-    pub(crate) async fn connect(&self) -> Result<Stream, ClientError> {
+    pub(crate) async fn connect(&self) -> Result<ClientStream, ClientError> {
         let unreachable =
             |problem: String| ClientError::Unreachable { address: self.address.clone(), problem };
         let host = self.address.bare_host();
@@ -226,10 +234,12 @@ impl From<NotReady> for ClientError {
     }
 }
 
-async fn ready(line: &mut Connection<Stream>) -> Result<(proto::ServerInfo, Binding), NotReady> {
+async fn ready(
+    connection: &mut Connection<ClientStream>,
+) -> Result<(proto::ServerInfo, Binding), NotReady> {
     loop {
-        line.wait(None).await?;
-        match line.open_frame()? {
+        connection.wait(None).await?;
+        match connection.open_frame()? {
             SessionEvent::Ready { info, binding } => {
                 let info = proto::ServerInfo::decode(info).map_err(|_| NotReady::Unreadable)?;
                 return Ok((info, binding));

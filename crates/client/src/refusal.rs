@@ -28,7 +28,7 @@ pub struct Refusal {
 impl Refusal {
     /// Whether the same request may succeed later.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
         matches!(self.why, RefusalReason::Busy | RefusalReason::Storage)
     }
 }

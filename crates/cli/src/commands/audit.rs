@@ -1,7 +1,7 @@
 //! `audit verify`: reads the whole record again and checks every link.
 
 use serde::Serialize;
-use twinlock_client::record::{self, Audited};
+use twinlock_client::audit::{self, Audited};
 
 use crate::args::JsonArgs;
 use crate::blocking::blocking;
@@ -27,12 +27,12 @@ pub(crate) async fn run(args: JsonArgs, context: &Context) -> Result<(), Failure
     let mine: Vec<u64> = conversations.iter().map(|c| c.id).collect();
     let mut broken = 0;
     for conversation in conversations {
-        let audited = record::audit(&client, conversation).await?;
+        let audited = audit::audit(&client, conversation).await?;
         broken += u32::from(audited.fault.is_some());
         show(&context.out, args.json, &audited)?;
     }
     let receipts = client.state().receipts();
-    let missing = blocking(move || record::unexplained(&receipts, &mine)).await?;
+    let missing = blocking(move || audit::unexplained(&receipts, &mine)).await?;
     client.close().await;
     for conversation in missing {
         broken += 1;

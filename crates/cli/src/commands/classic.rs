@@ -7,7 +7,7 @@ use data_encoding::{
 };
 use serde::Serialize;
 use twinlock_client::ClientError;
-use twinlock_client::client::NewClassicKey;
+use twinlock_client::model::NewClassicKey;
 use twinlock_core::keys::ClassicKey;
 use twinlock_core::proto::{self, RefusalReason};
 use zeroize::Zeroizing;

@@ -9,8 +9,8 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
-use twinlock_client::client::Entry;
-use twinlock_client::transfer::{Get as GetJob, Into, Place, name};
+use twinlock_client::model::Entry;
+use twinlock_client::transfer::{Destination, DownloadRequest, DownloadTarget, name};
 use twinlock_client::{Event, Options};
 use twinlock_core::id::{ConversationId, Name};
 
@@ -78,8 +78,9 @@ pub(crate) async fn run(args: GetArgs, context: &Context) -> Result<(), Failure>
             }
         };
         let (force, keep_mode) = (args.force, args.keep_mode);
-        let place = place.map(|(dir, below, name)| Place { dir, below, name, force, keep_mode });
-        if let Some(Err(error)) = place.as_ref().map(Place::check) {
+        let place =
+            place.map(|(dir, below, name)| Destination { dir, below, name, force, keep_mode });
+        if let Some(Err(error)) = place.as_ref().map(Destination::check) {
             progress.no_entry(n, &error.into());
             continue;
         }
@@ -87,15 +88,15 @@ pub(crate) async fn run(args: GetArgs, context: &Context) -> Result<(), Failure>
     }
     let (transfers, events) = context.transfers(&args.transfer)?;
     for (entry, file, place) in jobs {
-        let path = place.as_ref().map(Place::path);
+        let path = place.as_ref().map(Destination::path);
         let into = match place {
-            Some(place) => Into::Place(place),
-            None => Into::Stream(stdout()?),
+            Some(place) => DownloadTarget::File(place),
+            None => DownloadTarget::Stream(stdout()?),
         };
         let (n, own) = (entry.n, is_own(&entry, &user));
         let (name, size) = (file.name.expose_raw().to_owned(), file.size);
         let file_dir = file.path.expose_raw().to_owned();
-        let job = transfers.get(GetJob { conversation, n, file, own, into })?;
+        let job = transfers.get(DownloadRequest { conversation, n, file, own, into })?;
         let (dir, id) = (file_dir, entry.message_id);
         progress.add(job, TransferredFile { name, dir, size, id, path, entry: Some(entry) });
     }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use twinlock_client::client::Entry;
+use twinlock_client::model::Entry;
 use twinlock_client::{Client, ClientError};
 use twinlock_core::id::ConversationId;
 

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use twinlock_client::home::Home;
 use twinlock_client::profile::Profile;
 use twinlock_client::transfer::name::DEEPEST;
-use twinlock_client::transfer::{Copies, Found, TransferError, gather, spool};
+use twinlock_client::transfer::{Copies, LocalFile, TransferError, gather, spool};
 
 use crate::args::PutArgs;
 use crate::blocking::blocking;
@@ -143,7 +143,7 @@ async fn stalled(copies: &Copies, timeout: Option<Duration>) {
 /// The files to send, and those that cannot be sent.
 #[derive(Default)]
 struct Sources {
-    files: Vec<Found>,
+    files: Vec<LocalFile>,
     failures: Vec<Failure>,
     /// Symbolic links, which are skipped.
     links: Vec<PathBuf>,
@@ -179,7 +179,7 @@ impl SourceCollector {
 
     fn add(&mut self, path: &Path, above: &str) {
         match gather(&self.home, &self.profile, path, &self.copies) {
-            Ok(found) => self.sources.files.push(Found { path: above.to_owned(), ..found }),
+            Ok(found) => self.sources.files.push(LocalFile { path: above.to_owned(), ..found }),
             Err(error) => self.sources.failures.push(no_room(error)),
         }
     }

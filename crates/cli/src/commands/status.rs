@@ -1,7 +1,7 @@
 //! `status`: the state of both locks, with `--rekey` after a rekey.
 
 use serde::Serialize;
-use twinlock_client::client::{Facts, Rekeyed};
+use twinlock_client::model::{Facts, Rekeyed};
 use twinlock_client::profile::{Profile, TlsTrust};
 use twinlock_client::{Client, ClientError};
 use twinlock_core::invite::server_words;

@@ -12,9 +12,9 @@ use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, Prog
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use twinlock_client::ClientError;
-use twinlock_client::client::Entry;
+use twinlock_client::model::Entry;
 use twinlock_client::outbox::Ack;
-use twinlock_client::transfer::{Event, JobId, TransferError, Transfers};
+use twinlock_client::transfer::{JobId, TransferError, TransferEvent as Event, Transfers};
 use twinlock_core::id::MessageId;
 
 use crate::connection_text::{trying_again, warn_about_tls, why_down};

@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::common::{Person, World, text};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
-use twinlock_client::client::{Client, Event, Options};
 use twinlock_client::error::ClientError;
+use twinlock_client::{Client, Event, Options};
 use twinlock_core::id::ConversationId;
 use twinlock_core::invite::Address;
 use twinlock_core::limits::Timing;
@@ -179,7 +179,7 @@ async fn writes(
             sent += lines.len();
             let messages = lines.iter().map(|line| ("lobby", line.as_bytes()));
             outbox.outbox().enqueue_many(messages, 1, &mut OsEntropy).unwrap();
-            client.written().await.unwrap();
+            client.notify_enqueued().await.unwrap();
         } else if recorded == sent {
             client.close().await;
             return sent;
@@ -355,7 +355,7 @@ async fn network__pending_ack_detects_dead_connection_like_follow() {
     let outbox = stage.people[0].state();
     let message = [("lobby", &b"is anybody there?"[..])];
     outbox.outbox().enqueue_many(message, 1, &mut OsEntropy).unwrap();
-    client.written().await.unwrap();
+    client.notify_enqueued().await.unwrap();
     let began = Instant::now();
     let (limit, _) = stage.dead_after();
     crate::common::until(&mut events, |event| matches!(event, Event::Down { .. })).await;

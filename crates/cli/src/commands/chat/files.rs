@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use indicatif::HumanBytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use twinlock_client::error::Blame;
+use twinlock_client::error::Fault;
 use twinlock_client::transfer::{
-    Copies, Event, Found, Get, Into, JobId, Place, TransferError, Transfers, gather, look, name,
+    Copies, Destination, DownloadRequest, DownloadTarget, JobId, LocalFile, TransferError,
+    TransferEvent as Event, Transfers, gather, look, name,
 };
 
 use super::Talk;
@@ -30,13 +31,13 @@ pub(super) struct Files {
     open: HashMap<JobId, String>,
     /// Files that threads examine before they are sent, with the target of each. A disk may not
     /// answer, which must not block the chat.
-    looked_at: JoinSet<(String, Result<Found, TransferError>)>,
+    looked_at: JoinSet<(String, Result<LocalFile, TransferError>)>,
 }
 
 /// An event of a file.
 pub(super) enum News {
     /// A file was examined: it can be sent, or cannot.
-    LookedAt(String, Result<Found, TransferError>),
+    LookedAt(String, Result<LocalFile, TransferError>),
     Moved(Event),
 }
 
@@ -124,7 +125,7 @@ impl Talk {
     async fn send_file(
         &mut self,
         target: &str,
-        found: Result<Found, TransferError>,
+        found: Result<LocalFile, TransferError>,
     ) -> Result<(), Failure> {
         let file = found?;
         let words = format!("{} ({})", harmless(&file.name), HumanBytes(file.source.size));
@@ -145,10 +146,10 @@ impl Talk {
         let name = name::harmless(file.name.expose_raw());
         let words = format!("{name} ({})", HumanBytes(file.size));
         let (dir, below) = (PathBuf::from("."), name::below(file.path.expose_raw()));
-        let place = Place { dir, below, name: name.into(), force: false, keep_mode: false };
+        let place = Destination { dir, below, name: name.into(), force: false, keep_mode: false };
         place.check()?;
         let (conversation, own) = (found.id, is_own(&entry, &self.user));
-        let get = Get { conversation, n, file, own, into: Into::Place(place) };
+        let get = DownloadRequest { conversation, n, file, own, into: DownloadTarget::File(place) };
         let job = self.files.transfers()?.get(get)?;
         self.files.open.insert(job, words.clone());
         self.note(&format!("fetching {words}"))
@@ -168,7 +169,7 @@ impl Talk {
             }
             Event::Failed { job, error } => {
                 let words = self.files.open.remove(&job).unwrap_or_default();
-                self.refused += u32::from(error.blame() == Blame::Request);
+                self.refused += u32::from(error.fault() == Fault::Request);
                 let failure = Failure::from(error);
                 self.file_failed(failure.exit);
                 self.print_error(&format!("{words}: {}", failure.message))?;

@@ -16,9 +16,9 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use twinlock_client::client::Entry;
 use twinlock_client::error::Refusal;
-use twinlock_client::outbox::{Ack, Outcome};
+use twinlock_client::model::Entry;
+use twinlock_client::outbox::{Ack, MessageOutcome};
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
 use twinlock_core::limits::MAX_TEXT;
@@ -306,9 +306,9 @@ impl Talk {
         let (mut recorded, mut refused, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
         for (id, outcome) in ids.iter().zip(outcomes) {
             match outcome {
-                Some(Outcome::Recorded(ack)) => recorded.push((id, ack)),
-                Some(Outcome::Refused(why)) => refused.push((id, why)),
-                Some(Outcome::Pending) => {}
+                Some(MessageOutcome::Recorded(ack)) => recorded.push((id, ack)),
+                Some(MessageOutcome::Refused(why)) => refused.push((id, why)),
+                Some(MessageOutcome::Pending) => {}
                 None => dropped.push(id),
             }
         }
@@ -440,7 +440,7 @@ impl Talk {
         }
         self.waiting.insert(id, if elsewhere { format!("[{target}] {begins}") } else { begins });
         self.own.insert(id, ());
-        let _closed = self.client.written().await;
+        let _closed = self.client.notify_enqueued().await;
         Ok(())
     }
 

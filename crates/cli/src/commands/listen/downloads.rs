@@ -13,8 +13,11 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 use twinlock_client::ClientError;
-use twinlock_client::client::{Entry, FileEntry};
-use twinlock_client::transfer::{Event, Get, Into, JobId, Place, Transfers, hash_file, name};
+use twinlock_client::model::{Entry, FileEntry};
+use twinlock_client::transfer::{
+    Destination, DownloadRequest, DownloadTarget, JobId, TransferEvent as Event, Transfers,
+    hash_file, name,
+};
 use twinlock_core::id::{ConversationId, Name};
 
 use crate::args::TransferArgs;
@@ -83,8 +86,8 @@ impl Downloads {
                 Ok(Choice::Free(place)) => {
                     self.taken.insert(place.path());
                     let (n, own) = (entry.n, is_own(entry, &self.user));
-                    let into = Into::Place(place);
-                    let get = Get { conversation, n, file, own, into };
+                    let into = DownloadTarget::File(place);
+                    let get = DownloadRequest { conversation, n, file, own, into };
                     EntryDownload::Running(self.transfers.get(get)?)
                 }
                 Ok(Choice::None) => EntryDownload::Failed(Failure::usage(format!(
@@ -160,7 +163,7 @@ impl Downloads {
 
 enum Choice {
     Have(PathBuf),
-    Free(Place),
+    Free(Destination),
     None,
 }
 
@@ -190,7 +193,7 @@ fn choose(
     let below = if is_open { below } else { Vec::new() };
     for name in names {
         let (dir, below, name) = (dir.to_path_buf(), below.clone(), name.into());
-        let place = Place { dir, below, name, force: false, keep_mode: false };
+        let place = Destination { dir, below, name, force: false, keep_mode: false };
         let path = place.path();
         if taken.iter().any(|taken| taken.starts_with(&path)) {
             continue;

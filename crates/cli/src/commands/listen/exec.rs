@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
-use twinlock_client::client::Entry;
 use twinlock_client::home::Lock;
+use twinlock_client::model::Entry;
 
 use crate::ask::SECRET_VARIABLES;
 use crate::blocking::blocking;

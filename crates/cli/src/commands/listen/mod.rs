@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use twinlock_client::client::Entry;
+use twinlock_client::model::Entry;
 use twinlock_client::receipts::Handled;
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::ConversationId;
