@@ -26,6 +26,8 @@ use zeroize::Zeroizing;
 
 pub use error::IdentityError;
 use files::Folder;
+use make::DAY;
+pub use make::KeyType;
 
 const SETUP: &str = "opaque-setup";
 const KEY: &str = "tls-key.pem";
@@ -37,22 +39,11 @@ pub const SETUP_LEN: usize = 128;
 /// Boxed, so that moving the identity leaves no copies behind.
 type Setup = Box<Zeroizing<[u8; SETUP_LEN]>>;
 
-const DAY: Duration = Duration::from_secs(86_400);
 /// A self-signed certificate with less time left than this is renewed.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
 /// With less time left than this, the log has a warning: the renewal failed, or is up to the
 /// operator.
 const WARN_BEFORE: Duration = Duration::from_secs(21 * 86_400);
-
-/// The type of key that the first start generates. An existing key stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KeyType {
-    /// ECDSA on P-256.
-    #[default]
-    Ecdsa,
-    /// RSA with 2048 bits.
-    Rsa2048,
-}
 
 /// A certificate and key that the operator manages.
 #[derive(Debug, Clone)]

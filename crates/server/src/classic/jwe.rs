@@ -14,8 +14,9 @@ use twinlock_core::id::Name;
 use twinlock_store::{Appended, ClassicKey};
 use twinlock_transport::OsEntropy;
 
+use super::end::ClassicEnd;
+use super::entry::{append_log, entry};
 use super::line_stream::{LineStream, StreamWake};
-use super::{ClassicEnd, append_log, entry};
 use crate::admission::Admission;
 use crate::append_log::{AppendLog, RecordedAppend};
 use crate::appends::{AnsweredBatch, AppendBatch, Appends};

@@ -5,32 +5,24 @@
 //! [`jwe`] implements JWE lines, [`origin`] the format of the Python design; [`line_stream`] is the
 //! stream that both use. A connection is one task. The peer learns of no error.
 
+mod end;
+mod entry;
 mod jwe;
 mod line_stream;
 mod origin;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Instant;
 
-use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
-use twinlock_core::chain::Kind;
-use twinlock_core::classic::Closed;
-use twinlock_core::id::{MessageId, Sender};
-use twinlock_store::{ClassicKey, NewEntry, StoreError};
-use twinlock_transport::OsEntropy;
 
 use crate::admission::arrival::SecuredConnection;
 use crate::admission::{Admission, ListenerKind};
-use crate::append_log::{AppendLog, AppendSender, write_text};
-use crate::env::Env;
 use crate::limits::connection_limiter::{Eviction, Permit};
 use crate::record::Record;
-use crate::refusal::Unrecorded;
 use crate::services::Services;
-use line_stream::{LineStream, StreamLost};
+use end::log_end;
+use line_stream::LineStream;
 
 /// Serves one classic connection to its end.
 pub(crate) fn serve_lines(
@@ -126,83 +118,4 @@ async fn admit(
     };
     let SecuredConnection { stream, peer, permit, .. } = secured;
     Some(Admitted { stream: LineStream::new(stream, peer), peer, permit, eviction })
-}
-
-/// Why a classic connection ended, for the log.
-#[derive(Debug, thiserror::Error)]
-enum ClassicEnd {
-    #[error("closed by the peer")]
-    Bye,
-    #[error(transparent)]
-    Lost(#[from] StreamLost),
-    #[error("no message in time")]
-    Late,
-    #[error("silence")]
-    Silence,
-    #[error(transparent)]
-    Closed(#[from] Closed),
-    #[error("a message could not be decrypted")]
-    NotOpened,
-    #[error("its key was revoked")]
-    Revoked,
-    #[error("its user has left the conversation, or the key was revoked")]
-    NotAMember,
-    #[error("evicted before it authenticated: its connection slot was needed")]
-    Wanted,
-    #[error("{0}")]
-    Record(#[from] StoreError),
-    #[error("{0}")]
-    NotRecorded(#[from] Unrecorded),
-    #[error("the server is shutting down")]
-    Shutdown,
-}
-
-impl ClassicEnd {
-    /// The limit that closed the connection, by its setting or by what it bounds.
-    fn limit(&self) -> Option<&'static str> {
-        match self {
-            Self::Late => Some("time to the first message"),
-            Self::Silence => Some("time between messages"),
-            Self::NotRecorded(unrecorded) => unrecorded.limit(),
-            _ => None,
-        }
-    }
-}
-
-/// The entry of a text that arrived under a key.
-fn entry(env: &Env, record: &Arc<Record>, key: &ClassicKey, kind: Kind, text: String) -> NewEntry {
-    let entry = NewEntry {
-        conversation: key.conversation,
-        sender: Sender::Classic(key.user.clone(), key.name.clone()),
-        message_id: MessageId::fresh(env.now_ms(), &mut OsEntropy),
-        kind,
-        body: Bytes::from(text),
-    };
-    if env.config.log_messages {
-        write_text(record, &key.user, &entry);
-    }
-    entry
-}
-
-/// The log of appends under a key.
-fn append_log(key: &ClassicKey, kind: Kind) -> AppendLog {
-    AppendLog::new(Some(AppendSender {
-        user: key.user.clone(),
-        sender: Sender::Classic(key.user.clone(), key.name.clone()).to_string().into(),
-        kind,
-        sid: None,
-    }))
-}
-
-/// Logs a limit by its name, and a message that did not open as an error: a wrong key, or a change
-/// in transit. Any peer can cause both at will, so these lines are throttled.
-fn log_end(env: &Env, peer: SocketAddr, ended: &ClassicEnd) {
-    if let Some(limit) = ended.limit() {
-        env.throttle.closed_by(limit, peer);
-    }
-    if matches!(ended, ClassicEnd::Closed(_) | ClassicEnd::NotOpened)
-        && let Some(left_out) = env.throttle.pass("classic line not opened", Instant::now())
-    {
-        tracing::error!(%peer, %ended, left_out, "a message could not be decrypted");
-    }
 }

@@ -15,8 +15,9 @@ use twinlock_core::classic::origin::{Bridge, MAX_MESSAGE};
 use twinlock_store::{Appended, ClassicKey, Receipt, StoreError};
 use twinlock_transport::OsEntropy;
 
+use super::end::ClassicEnd;
+use super::entry::{append_log, entry};
 use super::line_stream::{LineStream, StreamLost, StreamWake};
-use super::{ClassicEnd, append_log, entry};
 use crate::append_log::{AppendLog, RecordedAppend};
 use crate::limits::accounts::ENTRY;
 use crate::limits::connection_limiter::{Permit, Rank};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use twinlock_store::LEAST_CHARGE;
 
-use super::UploadId;
+use super::contract::UploadId;
 
 /// What open uploads will take of disk and quotas.
 #[derive(Default)]

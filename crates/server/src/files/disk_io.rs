@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::FilesError;
+use super::contract::FilesError;
 use crate::private;
 
 /// Bytes read at a time for hashing: they are still in the processor's cache then.

@@ -13,7 +13,8 @@ use twinlock_store::{
 };
 
 use super::claims::{Claims, QuotaClaim, charge};
-use super::{Blob, Blobs, FilesError, Hash, HashTurn, HashTurns, OpenUpload, Partial, UploadId};
+use super::contract::{Blob, Blobs, FilesError, Hash, OpenUpload, Partial, UploadId};
+use super::hash_turns::{HashTurn, HashTurns};
 use crate::barred::Barred;
 use crate::config::Limits;
 use crate::limits::accounts::ENTRY;

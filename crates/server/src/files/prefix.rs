@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Mutex;
 
-use super::Hash;
+use super::contract::Hash;
 use super::disk_io::{READ, Stamp, lock, stamp};
 
 /// States that are kept; about 2 KiB each.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::FilesError;
+use super::contract::FilesError;
 use super::file_policy::FilePolicy;
 
 /// Interval between checks for abandoned uploads.

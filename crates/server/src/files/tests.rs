@@ -1,9 +1,15 @@
 //! Properties of the local disk that no session can show.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use twinlock_core::id::{MessageId, Name};
+use twinlock_store::FileRef;
+
+use super::contract::{Blobs, DiskRoom};
+use super::hash_turns::HashTurns;
 use super::*;
 
 fn open(dir: &Path) -> LocalDisk {
@@ -290,8 +296,8 @@ fn disk_room__reserves_bytes_and_inodes() {
     {
         (disk.f_files, disk.f_favail) = (all, free);
         let (bytes, reserve) = (904 << 12, 96 << 12);
-        assert_eq!(disk::room_of(&disk, Some(reserve)), DiskRoom { bytes, files, reserve });
+        assert_eq!(directory::room_of(&disk, Some(reserve)), DiskRoom { bytes, files, reserve });
     }
     // 5 % of 4 GiB are more than the free space.
-    assert_eq!(disk::room_of(&disk, None).bytes, 0);
+    assert_eq!(directory::room_of(&disk, None).bytes, 0);
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
-use super::IdentityError;
+use super::error::IdentityError;
 use crate::private::{self, DIR_MODE, FILE_MODE};
 
 /// Far above any certificate chain; a wrong path must not fill the memory.

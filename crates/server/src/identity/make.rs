@@ -1,6 +1,6 @@
 //! Generation of keys and self-signed certificates.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -13,11 +13,22 @@ use rustls::server::ParsedCertificate;
 use twinlock_transport::tls::ServerCert;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{DAY, IdentityError, KeyType};
+use super::error::IdentityError;
 
 /// Validity of a self-signed certificate, days from now. Browsers and some libraries refuse more
 /// than 398 in all.
 const VALID_DAYS: u32 = 365;
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+
+/// The type of key that the first start generates. An existing key stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyType {
+    /// ECDSA on P-256.
+    #[default]
+    Ecdsa,
+    /// RSA with 2048 bits.
+    Rsa2048,
+}
 
 /// Every name of a self-signed certificate: the constant ones, this machine's, and `wanted`.
 pub(super) fn all_names(wanted: &[String]) -> Result<Vec<String>, IdentityError> {
