@@ -181,6 +181,14 @@ impl Messages {
     }
 }
 
+impl Drop for Messages {
+    fn drop(&mut self) {
+        if let Some(subscription) = &self.subscription {
+            self.conversation.router.unsubscribe(self.conversation.id, subscription);
+        }
+    }
+}
+
 impl Message {
     /// Its number in the conversation, from 1.
     #[must_use]

@@ -121,6 +121,14 @@ impl EventRouter {
         subscription
     }
 
+    /// Ends a subscription, unless a later one has its place.
+    pub(crate) fn unsubscribe(&self, conversation: ConversationId, of: &Arc<Subscription>) {
+        let mut routes = self.routes();
+        if routes.conversations.get(&conversation).is_some_and(|now| Arc::ptr_eq(now, of)) {
+            routes.conversations.remove(&conversation);
+        }
+    }
+
     fn settle(&self, message_id: MessageId, result: MessageResult) {
         let waiter = self.routes().messages.remove(&message_id);
         if let Some(waiter) = waiter {

@@ -111,7 +111,7 @@ pub(crate) fn start(
     ended: Arc<OnceLock<ClientError>>,
 ) -> Result<(mpsc::Sender<DriverCommand>, mpsc::Receiver<Event>), ClientError> {
     let (commands, taken) = mpsc::channel(COMMANDS);
-    let (told, events) = mpsc::channel(EVENTS);
+    let (sender, events) = mpsc::channel(EVENTS);
     let mut instance = [0; 8];
     OsEntropy.fill(&mut instance);
     let info = proto::ClientInfo {
@@ -130,7 +130,7 @@ pub(crate) fn start(
         info,
         commands: taken,
         ended,
-        events: told,
+        events: sender,
         queue: VecDeque::new(),
         waiting: VecDeque::new(),
         facts: Vec::new(),

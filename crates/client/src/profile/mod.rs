@@ -34,7 +34,7 @@ const MAX_FILE: u64 = 64 * 1024;
 #[derive(Debug)]
 pub struct Profile {
     name: Name,
-    form: ProfileFile,
+    content: ProfileFile,
 }
 
 /// The profile name to use: `asked`, else `TWINLOCK_PROFILE` of `env`, else [`DEFAULT`].
@@ -96,7 +96,7 @@ impl Profile {
             );
         }
         let text = read(file, &path)?;
-        Ok(Self { name: name.clone(), form: profile_file::parse(&text, &path)? })
+        Ok(Self { name: name.clone(), content: profile_file::parse(&text, &path)? })
     }
 
     /// Writes a new profile. It is on disk when this returns.
@@ -104,9 +104,9 @@ impl Profile {
     /// # Errors
     /// [`ProfileError::Exists`], [`ProfileError::Unfit`], [`ProfileError::Disk`].
     pub fn create(home: &Home, name: &Name, new: NewProfile) -> Result<Self, ProfileError> {
-        let form = ProfileFile::new(new)?;
-        write(home, name, &form, Existing::Keep)?;
-        Ok(Self { name: name.clone(), form })
+        let content = ProfileFile::new(new)?;
+        write(home, name, &content, Existing::Keep)?;
+        Ok(Self { name: name.clone(), content })
     }
 
     /// Writes a profile and replaces an existing one, even one of another server, user or device.
@@ -116,17 +116,17 @@ impl Profile {
     /// # Errors
     /// [`ProfileError::Unfit`], [`ProfileError::Disk`].
     pub fn replace(home: &Home, name: &Name, new: NewProfile) -> Result<Self, ProfileError> {
-        let mut form = ProfileFile::new(new)?;
+        let mut content = ProfileFile::new(new)?;
         let _lock = home.lock(name, LOCK)?;
         // An unreadable file may be replaced; it has no minimum version to keep.
         if let Ok(old) = Self::load(home, name)
-            && old.form.server_key == form.server_key
+            && old.content.server_key == content.server_key
         {
-            form.min_version = form.min_version.max(old.form.min_version);
-            form.rekey_after = old.form.rekey_after;
+            content.min_version = content.min_version.max(old.content.min_version);
+            content.rekey_after = old.content.rekey_after;
         }
-        write(home, name, &form, Existing::Replace)?;
-        Ok(Self { name: name.clone(), form })
+        write(home, name, &content, Existing::Replace)?;
+        Ok(Self { name: name.clone(), content })
     }
 
     /// Removes the file, because the enrolment that it was written for failed. Keeps the state.
@@ -147,13 +147,13 @@ impl Profile {
     /// The server's DNS name, or IP address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.form.host
+        &self.content.host
     }
 
     /// The server's port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.form.port
+        self.content.port
     }
 
     /// Host and port in the form of `login` and invite links: an IPv6 address is in brackets.
@@ -166,62 +166,62 @@ impl Profile {
     /// The key that the server must prove.
     #[must_use]
     pub fn server_key(&self) -> &ServerKey {
-        &self.form.server_key
+        &self.content.server_key
     }
 
     /// How the server's TLS certificate is verified.
     #[must_use]
     pub fn tls(&self) -> TlsTrust {
-        self.form.trust()
+        self.content.trust()
     }
 
     /// The reaction to TLS interception.
     #[must_use]
     pub fn binding(&self) -> BindingPolicy {
-        self.form.binding
+        self.content.binding
     }
 
     /// The user's name.
     #[must_use]
     pub fn user(&self) -> &Name {
-        &self.form.user
+        &self.content.user
     }
 
     /// This device's credential id.
     #[must_use]
     pub fn device(&self) -> &DeviceId {
-        &self.form.device.id
+        &self.content.device.id
     }
 
     /// This device's secret.
     #[must_use]
     pub fn secret(&self) -> &DeviceSecret {
-        &self.form.device.secret
+        &self.content.device.secret
     }
 
     /// The user's label for this device.
     #[must_use]
     pub fn label(&self) -> &str {
-        &self.form.device.label
+        &self.content.device.label
     }
 
     /// The lowest protocol version to use with this server.
     #[must_use]
     pub fn min_version(&self) -> u8 {
-        self.form.min_version
+        self.content.min_version
     }
 
     /// `rekey-after` of the file: the client rekeys a session this long after the last rekey, if
     /// there was traffic. `None`: the protocol's 10 minutes.
     #[must_use]
     pub fn rekey_after(&self) -> Option<Duration> {
-        self.form.rekey_after()
+        self.content.rekey_after()
     }
 
     /// Time of creation, in ms since 1970 UTC.
     #[must_use]
     pub fn created_ms(&self) -> u64 {
-        self.form.created_ms
+        self.content.created_ms
     }
 
     /// Adopts the pins that the server sent inside the session, newest first, at most [`MAX_PINS`].
@@ -238,9 +238,9 @@ impl Profile {
         }
         match self.tls() {
             TlsTrust::Pins(known) if !learned.is_empty() && known != learned => {
-                self.change(home, |form| {
-                    if matches!(form.trust(), TlsTrust::Pins(_)) {
-                        form.set_trust(TlsTrust::Pins(learned));
+                self.change(home, |content| {
+                    if matches!(content.trust(), TlsTrust::Pins(_)) {
+                        content.set_trust(TlsTrust::Pins(learned));
                     }
                     Ok(())
                 })
@@ -258,8 +258,8 @@ impl Profile {
         if version <= self.min_version() {
             return Ok(());
         }
-        self.change(home, |form| {
-            form.min_version = form.min_version.max(version);
+        self.change(home, |content| {
+            content.min_version = content.min_version.max(version);
             Ok(())
         })
     }
@@ -269,8 +269,8 @@ impl Profile {
     /// # Errors
     /// [`ProfileError`]; the profile is unchanged then.
     pub fn set_binding(&mut self, home: &Home, binding: BindingPolicy) -> Result<(), ProfileError> {
-        self.change(home, |form| {
-            form.binding = binding;
+        self.change(home, |content| {
+            content.binding = binding;
             Ok(())
         })
     }
@@ -280,8 +280,8 @@ impl Profile {
     /// # Errors
     /// [`ProfileError`]; the profile is unchanged then.
     pub fn set_tls(&mut self, home: &Home, tls: TlsTrust) -> Result<(), ProfileError> {
-        self.change(home, |form| {
-            form.set_trust(tls);
+        self.change(home, |content| {
+            content.set_trust(tls);
             Ok(())
         })
     }
@@ -291,9 +291,9 @@ impl Profile {
     /// # Errors
     /// [`ProfileError`]; the profile is unchanged then.
     pub fn set_address(&mut self, home: &Home, host: &str, port: u16) -> Result<(), ProfileError> {
-        self.change(home, |form| {
-            host.clone_into(&mut form.host);
-            form.port = port;
+        self.change(home, |content| {
+            host.clone_into(&mut content.host);
+            content.port = port;
             Ok(())
         })
     }
@@ -306,17 +306,17 @@ impl Profile {
         change: impl FnOnce(&mut ProfileFile) -> Result<(), ProfileError>,
     ) -> Result<(), ProfileError> {
         let _lock = home.lock(&self.name, LOCK)?;
-        let mut form = Self::load(home, &self.name)?.form;
-        if form.server_key != self.form.server_key
-            || form.user != self.form.user
-            || form.device.id != self.form.device.id
+        let mut content = Self::load(home, &self.name)?.content;
+        if content.server_key != self.content.server_key
+            || content.user != self.content.user
+            || content.device.id != self.content.device.id
         {
             return Err(ProfileError::Replaced { name: self.name.clone() });
         }
-        change(&mut form)?;
-        form.check()?;
-        write(home, &self.name, &form, Existing::Replace)?;
-        self.form = form;
+        change(&mut content)?;
+        content.check()?;
+        write(home, &self.name, &content, Existing::Replace)?;
+        self.content = content;
         Ok(())
     }
 }
@@ -348,11 +348,11 @@ fn malformed(path: &Path, problem: &str) -> ProfileError {
 fn write(
     home: &Home,
     name: &Name,
-    form: &ProfileFile,
+    content: &ProfileFile,
     existing: Existing,
 ) -> Result<(), ProfileError> {
     home.make_profiles()?;
-    let text = profile_file::print(form)?;
+    let text = profile_file::print(content)?;
     disk::write_whole(&path(home, name), text.as_bytes(), existing).map_err(|error| {
         match error.kind {
             ErrorKind::AlreadyExists => ProfileError::Exists { name: name.clone() },

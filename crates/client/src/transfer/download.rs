@@ -122,7 +122,7 @@ impl Writing {
     /// The queue needs no bound: the server is never more than the window ahead.
     fn start(mut sink: Sink) -> Self {
         let (parts, mut taken) = mpsc::unbounded_channel::<Vec<u8>>();
-        let (told, written) = watch::channel(sink.written());
+        let (progress, written) = watch::channel(sink.written());
         let ended = tokio::task::spawn_blocking(move || {
             let mut last = sink.written();
             while let Some(part) = taken.blocking_recv() {
@@ -132,7 +132,7 @@ impl Writing {
                 // Each update wakes the task, so there is one per acknowledged amount.
                 if sink.written() - last >= u64::from(ACK_EACH) || taken.is_empty() {
                     last = sink.written();
-                    told.send_replace(last);
+                    progress.send_replace(last);
                 }
             }
             (sink, Ok(()))

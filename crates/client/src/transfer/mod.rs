@@ -73,7 +73,7 @@ impl Transfers {
         options: TransferOptions,
     ) -> Result<(Self, mpsc::Receiver<TransferEvent>), ClientError> {
         let TransferOptions { connection, jobs, limit } = options;
-        let (told, events) = mpsc::channel(EVENTS);
+        let (sender, events) = mpsc::channel(EVENTS);
         let shared = Arc::new(WorkerEnvironment {
             home: home.clone(),
             connector: Connector::of(
@@ -85,7 +85,7 @@ impl Transfers {
             state: state.clone(),
             options: connection,
             limit: Arc::new(RateLimit::new(limit.map(|limit| limit.max(SLOWEST)))),
-            events: told,
+            events: sender,
             fatal: Mutex::new(None),
         });
         let (queue, taken) = mpsc::unbounded_channel();

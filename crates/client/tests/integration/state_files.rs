@@ -379,7 +379,7 @@ fn profile__debug_shows_no_secret() {
     let (_dir, home) = home();
     let profile = Profile::create(&home, &name("p"), new_profile()).unwrap();
     let expected = format!(
-        "Profile {{ name: Name(\"p\"), form: Form {{ host: \"chat.example.org\", port: 8443, \
+        "Profile {{ name: Name(\"p\"), content: ProfileFile {{ host: \"chat.example.org\", port: 8443, \
          server_key: ServerKey({}), user: Name(\"ada\"), binding: Warn, min_version: 1, \
          created_ms: 1750000000000, rekey_after: None, device: Device {{ id: DeviceId({}), \
          label: \"laptop\", secret: DeviceSecret(..) }}, tls: Tls {{ trust: Pin, \
