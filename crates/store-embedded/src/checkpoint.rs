@@ -5,7 +5,7 @@
 //! two commits, and the WAL restarts. So the WAL stays bounded under any load, and no commit waits
 //! for a long checkpoint as long as the disk keeps up.
 //!
-//! Thread and recorder take turns ([`Stage`]). After its part the thread waits for the recorder, so
+//! Thread and recorder take turns ([`CheckpointStage`]). After its part the thread waits for the recorder, so
 //! that a disk that is slower than the recorder slows the recorder down. Waiting for readers is
 //! also the recorder's part: any other connection would need the write lock for it, and the
 //! recorder holds that nearly all the time.
@@ -17,8 +17,6 @@
 //! the recorder closes every connection and reopens the record. SQLite then recovers the WAL from
 //! its beginning, where all frames still are.
 
-mod turns;
-
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -28,13 +26,14 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
+use twinlock_store::StoreError;
 
-pub(crate) use turns::Before;
-use turns::{Erased, Finish, LITTLE, Stage, State, WORTH};
-
+pub(crate) use crate::checkpoint_state::PriorCheckpoints;
+use crate::checkpoint_state::{
+    CheckpointStage, CheckpointState, ErasedContent, LITTLE, RecorderPart, WORTH,
+};
 use crate::error::DbError;
 use crate::open;
-use twinlock_store::StoreError;
 
 /// How long the recorder waits for readers so that a large WAL can restart.
 const RESTART_WAIT: Duration = Duration::from_secs(1);
@@ -57,15 +56,15 @@ fn count(_: &Wal, frames: std::ffi::c_int) -> rusqlite::Result<()> {
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
+struct SharedState {
+    state: Mutex<CheckpointState>,
     wake: Condvar,
 }
 
 /// The recorder's handle of the checkpoint thread.
 #[derive(Debug)]
 pub(crate) struct Checkpointer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -82,13 +81,13 @@ impl Checkpointer {
     pub(crate) fn start(
         path: &Path,
         recorder: &Connection,
-        before: Before,
+        before: PriorCheckpoints,
         wake: impl Fn() + Send + 'static,
     ) -> Result<Self, StoreError> {
         let conn = open::checkpointer(path).map_err(DbError::from)?;
         recorder.wal_hook(Some(count));
-        let state = Mutex::new(State::new(before, Instant::now()));
-        let shared = Arc::new(Shared { state, wake: Condvar::new() });
+        let state = Mutex::new(CheckpointState::new(before, Instant::now()));
+        let shared = Arc::new(SharedState { state, wake: Condvar::new() });
         let theirs = shared.clone();
         let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || {
             run(&theirs, &conn, &wake);
@@ -110,7 +109,7 @@ impl Checkpointer {
 
     /// Call this when the recorder has nothing to do.
     pub(crate) fn idle(&self) {
-        self.change(State::idle);
+        self.change(CheckpointState::idle);
     }
 
     /// Call this between two transactions: does the recorder's part if it is the recorder's turn.
@@ -119,13 +118,13 @@ impl Checkpointer {
             return;
         };
         let done = match finish {
-            Finish::Rest => passive(recorder).map(|_| false),
-            Finish::Forget => emptied(recorder, FORGET_WAIT),
-            Finish::Restart => emptied(recorder, RESTART_WAIT),
+            RecorderPart::Rest => passive(recorder).map(|_| false),
+            RecorderPart::Forget => emptied(recorder, FORGET_WAIT),
+            RecorderPart::Restart => emptied(recorder, RESTART_WAIT),
         };
         match (finish, &done) {
             (_, Ok(true)) => FRAMES.set(0),
-            (Finish::Restart, Ok(false)) => {
+            (RecorderPart::Restart, Ok(false)) => {
                 tracing::warn!(
                     "a long read keeps the WAL from being checkpointed: it keeps growing"
                 );
@@ -142,24 +141,24 @@ impl Checkpointer {
 
     /// Whether a sync has failed and the record must be reopened.
     pub(crate) fn has_failed(&self) -> bool {
-        self.shared.lock().stage == Stage::Failed
+        self.shared.lock().stage == CheckpointStage::Failed
     }
 
     /// Ends the thread. If a sync failed, returns the state for the next opening, and closing
     /// `recorder` does not checkpoint.
-    pub(crate) fn end(self, recorder: &Connection) -> rusqlite::Result<Option<Before>> {
+    pub(crate) fn end(self, recorder: &Connection) -> rusqlite::Result<Option<PriorCheckpoints>> {
         let shared = self.shared.clone();
         drop(self);
         let state = shared.lock();
-        if state.stage != Stage::Failed {
+        if state.stage != CheckpointStage::Failed {
             return Ok(None);
         }
         recorder.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        Ok(Some(Before { failed: true, due: state.erased != Erased::No }))
+        Ok(Some(PriorCheckpoints { failed: true, due: state.erased != ErasedContent::No }))
     }
 
     /// Changes the state, and wakes the thread if the stage changes or the thread must stop.
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut CheckpointState)) {
         let mut state = self.shared.lock();
         let before = state.stage;
         change(&mut state);
@@ -180,14 +179,14 @@ impl Drop for Checkpointer {
     }
 }
 
-fn run(shared: &Shared, conn: &Connection, wake: &dyn Fn()) {
+fn run(shared: &SharedState, conn: &Connection, wake: &dyn Fn()) {
     while shared.turn() {
         let moved = checkpointed(shared, conn);
         let mut state = shared.lock();
         let mut tell = state.moved();
         if let Err(error) = moved {
             fails(&mut state, &error);
-            tell |= state.stage == Stage::Failed;
+            tell |= state.stage == CheckpointStage::Failed;
         }
         drop(state);
         if tell {
@@ -196,8 +195,8 @@ fn run(shared: &Shared, conn: &Connection, wake: &dyn Fn()) {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl SharedState {
+    fn lock(&self) -> MutexGuard<'_, CheckpointState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -223,9 +222,9 @@ impl Shared {
 }
 
 /// Handles a failed checkpoint. A failed sync is final until the record is reopened.
-fn fails(state: &mut State, error: &rusqlite::Error) {
+fn fails(state: &mut CheckpointState, error: &rusqlite::Error) {
     if is_of_a_sync(error) {
-        state.stage = Stage::Failed;
+        state.stage = CheckpointStage::Failed;
         tracing::error!(
             %error,
             "the disk failed to keep the record's file; all is in its -wal file, and the record \
@@ -244,7 +243,7 @@ fn is_of_a_sync(error: &rusqlite::Error) -> bool {
 }
 
 /// Checkpoints until few frames remain, or until it is clear that the recorder is faster.
-fn checkpointed(shared: &Shared, conn: &Connection) -> rusqlite::Result<()> {
+fn checkpointed(shared: &SharedState, conn: &Connection) -> rusqlite::Result<()> {
     let mut before = u32::MAX;
     for _ in 0..ROUNDS {
         let moved = passive(conn)?;

@@ -5,15 +5,15 @@ use rusqlite::{Connection, Row, params};
 use twinlock_core::classic::Form;
 use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::keys::RowKey;
+use twinlock_store::equal_cost::{self, AFTER_NAMES};
+use twinlock_store::row_mac::{ClassicKeyRow, MacRow as _};
+use twinlock_store::{AddedClassicKey, Bound, Bounds, ClassicKey, ListedClassicKey, StoreError};
 
 use crate::conversations::bounded;
 use crate::credentials;
 use crate::error::DbError;
-use crate::recorder::Desk;
 use crate::row::{first, get_name, get_optional_name, get_uint, int};
-use twinlock_store::equal_cost::{self, AFTER_NAMES};
-use twinlock_store::row_mac::{ClassicKeyRow, MacRow as _};
-use twinlock_store::{AddedClassicKey, Bound, Bounds, ClassicKey, ListedClassicKey, StoreError};
+use crate::write_transaction::WriteTransaction;
 
 /// Columns that [`read_row`] reads.
 const COLUMNS: &str =
@@ -169,12 +169,12 @@ pub(crate) fn list(
 }
 
 pub(crate) fn add(
-    desk: &mut Desk<'_>,
+    transaction: &mut WriteTransaction<'_>,
     key: &RowKey,
     new: &ClassicKey,
     bounds: &Bounds,
 ) -> Result<AddedClassicKey, DbError> {
-    let mut select = desk
+    let mut select = transaction
         .conn
         .prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;
     let mut rows = select.query([new.name.as_str()])?;
@@ -186,10 +186,10 @@ pub(crate) fn add(
         }
     }
     // Messages of the bridge do not name their key.
-    if new.form != Form::Jwe && !unrevoked(desk.conn, key, new.form)?.is_empty() {
+    if new.form != Form::Jwe && !unrevoked(transaction.conn, key, new.form)?.is_empty() {
         return Ok(AddedClassicKey::FormTaken);
     }
-    let member = desk
+    let member = transaction
         .conn
         .prepare_cached("SELECT 1 FROM members WHERE conversation = ?1 AND user = ?2")?
         .exists(params![int(new.conversation), new.user.as_str()])?;
@@ -197,13 +197,17 @@ pub(crate) fn add(
         return Ok(AddedClassicKey::NotAMember);
     }
     let sql = "SELECT 1 FROM classic_keys INDEXED BY classic_user WHERE user = ?1 AND state = 0";
-    bounded(desk.conn, sql, [new.user.as_str()], Bound::ClassicKeys, bounds.classic_keys)?;
-    write(desk.conn, key, &ClassicKeyRow { key: new.clone(), revoked: false })?;
+    bounded(transaction.conn, sql, [new.user.as_str()], Bound::ClassicKeys, bounds.classic_keys)?;
+    write(transaction.conn, key, &ClassicKeyRow { key: new.clone(), revoked: false })?;
     Ok(AddedClassicKey::Added)
 }
 
-pub(crate) fn revoke(desk: &mut Desk<'_>, key: &RowKey, name: &Name) -> Result<bool, DbError> {
-    let mut select = desk
+pub(crate) fn revoke(
+    transaction: &mut WriteTransaction<'_>,
+    key: &RowKey,
+    name: &Name,
+) -> Result<bool, DbError> {
+    let mut select = transaction
         .conn
         .prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;
     let mut rows = select.query([name.as_str()])?;
@@ -212,6 +216,6 @@ pub(crate) fn revoke(desk: &mut Desk<'_>, key: &RowKey, name: &Name) -> Result<b
         None => None,
     };
     let Some(stored) = stored.filter(|stored| !stored.revoked) else { return Ok(false) };
-    write(desk.conn, key, &ClassicKeyRow { revoked: true, ..stored })?;
+    write(transaction.conn, key, &ClassicKeyRow { revoked: true, ..stored })?;
     Ok(true)
 }

@@ -8,10 +8,6 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, oneshot};
 use twinlock_core::classic::Form;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name};
-
-use crate::recorder::{Append, Command};
-use crate::{ENTRY, QUEUE, SqliteStore};
-use crate::{classic, conversations, credentials, entries, files, people, search, sources};
 use twinlock_store::sequencer::PreparedEntry;
 use twinlock_store::{
     Accounts, AddedClassicKey, Answer, ClassicKey, ClassicKeys, Close, Conversation, Device,
@@ -19,6 +15,11 @@ use twinlock_store::{
     ListedClassicKey, LoginMethod, LookedUp, NewDevice, NewEntry, NewInvite, Newest, Order, Page,
     Person, Published, Receipt, Registered, Registration, SearchFrom, StoreError, Stored,
 };
+
+use crate::index::ENTRY;
+use crate::recorder::{AppendCommand, RecorderCommand};
+use crate::store::{QUEUE, SqliteStore, join};
+use crate::{classic, conversations, credentials, entries, files, people, search, sources};
 
 #[async_trait]
 impl EntryLog for SqliteStore {
@@ -33,8 +34,8 @@ impl EntryLog for SqliteStore {
         let turn = self.turn.lock().await;
         let room = self.room.clone().acquire_many_owned(size).await;
         let room = room.map_err(|_| StoreError::Closed)?;
-        let append = Append { entries, order: order.clone(), reply, room };
-        self.commands.send(Command::Append(append)).map_err(|_| StoreError::Closed)?;
+        let append = AppendCommand { entries, order: order.clone(), reply, room };
+        self.commands.send(RecorderCommand::Append(append)).map_err(|_| StoreError::Closed)?;
         drop(turn);
         Ok(Box::pin(async { answer.await.unwrap_or(Err(StoreError::Closed)) }))
     }
@@ -62,7 +63,7 @@ impl EntryLog for SqliteStore {
         conversation: ConversationId,
         n: u64,
     ) -> Result<Option<Erased>, StoreError> {
-        self.write(move |desk| entries::erase(desk, conversation, n)).await
+        self.write(move |transaction| entries::erase(transaction, conversation, n)).await
     }
 
     async fn receipt(
@@ -112,20 +113,21 @@ impl Directory for SqliteStore {
     ) -> Result<Option<Conversation>, StoreError> {
         let (user, name, topic) = (user.clone(), name.clone(), topic.to_owned());
         let (key, bounds) = (self.server_key, self.bounds);
-        self.write(move |desk| {
-            conversations::create_room(desk, &user, &name, &topic, &key, &bounds)
+        self.write(move |transaction| {
+            conversations::create_room(transaction, &user, &name, &topic, &key, &bounds)
         })
         .await
     }
 
     async fn join_room(&self, user: &Name, name: &Name) -> Result<Option<Joined>, StoreError> {
         let (user, name, bounds) = (user.clone(), name.clone(), self.bounds);
-        self.write(move |desk| conversations::join_room(desk, &user, &name, &bounds)).await
+        self.write(move |transaction| conversations::join_room(transaction, &user, &name, &bounds))
+            .await
     }
 
     async fn leave_room(&self, user: &Name, id: ConversationId) -> Result<bool, StoreError> {
         let user = user.clone();
-        self.write(move |desk| conversations::leave_room(desk, &user, id)).await
+        self.write(move |transaction| conversations::leave_room(transaction, &user, id)).await
     }
 
     async fn set_topic(
@@ -135,7 +137,8 @@ impl Directory for SqliteStore {
         topic: &str,
     ) -> Result<Option<Conversation>, StoreError> {
         let (user, topic) = (user.clone(), topic.to_owned());
-        self.write(move |desk| conversations::set_topic(desk, &user, id, &topic)).await
+        self.write(move |transaction| conversations::set_topic(transaction, &user, id, &topic))
+            .await
     }
 
     async fn open_direct(
@@ -145,7 +148,10 @@ impl Directory for SqliteStore {
     ) -> Result<Option<Conversation>, StoreError> {
         let (user, other) = (user.clone(), other.clone());
         let (key, bounds) = (self.server_key, self.bounds);
-        self.write(move |desk| conversations::open_direct(desk, &user, &other, &key, &bounds)).await
+        self.write(move |transaction| {
+            conversations::open_direct(transaction, &user, &other, &key, &bounds)
+        })
+        .await
     }
 
     async fn members(
@@ -160,7 +166,7 @@ impl Directory for SqliteStore {
 
     async fn mark_read(&self, user: &Name, id: ConversationId, n: u64) -> Result<(), StoreError> {
         let user = user.clone();
-        self.write(move |desk| conversations::mark_read(desk, &user, id, n)).await
+        self.write(move |transaction| conversations::mark_read(transaction, &user, id, n)).await
     }
 }
 
@@ -173,7 +179,7 @@ impl Accounts for SqliteStore {
 
     async fn add_invite(&self, invite: NewInvite) -> Result<(), StoreError> {
         let (key, bounds) = (self.row_key.clone(), self.bounds);
-        self.write(move |desk| people::add_invite(desk, &key, &invite, &bounds)).await
+        self.write(move |transaction| people::add_invite(transaction, &key, &invite, &bounds)).await
     }
 
     async fn register(
@@ -182,7 +188,8 @@ impl Accounts for SqliteStore {
         now_ms: u64,
     ) -> Result<Registered, StoreError> {
         let key = self.row_key.clone();
-        self.write(move |desk| people::register(desk, &key, &registration, now_ms)).await
+        self.write(move |transaction| people::register(transaction, &key, &registration, now_ms))
+            .await
     }
 
     async fn add_device(
@@ -192,8 +199,10 @@ impl Accounts for SqliteStore {
         now_ms: u64,
     ) -> Result<bool, StoreError> {
         let (user, key, bounds) = (user.clone(), self.row_key.clone(), self.bounds);
-        self.write(move |desk| people::add_device(desk, &key, &user, &device, now_ms, &bounds))
-            .await
+        self.write(move |transaction| {
+            people::add_device(transaction, &key, &user, &device, now_ms, &bounds)
+        })
+        .await
     }
 
     async fn set_password(
@@ -203,7 +212,10 @@ impl Accounts for SqliteStore {
         now_ms: u64,
     ) -> Result<bool, StoreError> {
         let (user, key, record) = (user.clone(), self.row_key.clone(), record.to_vec());
-        self.write(move |desk| people::set_password(desk, &key, &user, &record, now_ms)).await
+        self.write(move |transaction| {
+            people::set_password(transaction, &key, &user, &record, now_ms)
+        })
+        .await
     }
 
     async fn devices(&self, user: &Name) -> Result<Vec<Device>, StoreError> {
@@ -213,13 +225,15 @@ impl Accounts for SqliteStore {
 
     async fn revoke_device(&self, user: &Name, device: &DeviceId) -> Result<bool, StoreError> {
         let (user, key, device) = (user.clone(), self.row_key.clone(), *device);
-        self.write(move |desk| people::revoke_device(desk, &key, &user, &device)).await
+        self.write(move |transaction| people::revoke_device(transaction, &key, &user, &device))
+            .await
     }
 
     async fn touch_device(&self, device: &DeviceId, now_ms: u64) -> Result<(), StoreError> {
         let device = *device;
         // Shares the next commit; the caller does not wait.
-        self.begin_write(move |desk| people::touch_device(desk, &device, now_ms)).map(|_| ())
+        self.begin_write(move |transaction| people::touch_device(transaction, &device, now_ms))
+            .map(|_| ())
     }
 
     async fn is_known_source(
@@ -241,13 +255,15 @@ impl Accounts for SqliteStore {
     ) -> Result<(), StoreError> {
         let (user, source, key) = (user.clone(), source.to_vec(), self.row_key.clone());
         // Shares the next commit; the caller does not wait.
-        self.begin_write(move |desk| sources::note(desk, &key, &user, &source, method, now_ms))
-            .map(|_| ())
+        self.begin_write(move |transaction| {
+            sources::note(transaction, &key, &user, &source, method, now_ms)
+        })
+        .map(|_| ())
     }
 
     async fn forget_sources(&self, user: &Name) -> Result<u64, StoreError> {
         let user = user.clone();
-        self.write(move |desk| sources::forget(desk, &user)).await
+        self.write(move |transaction| sources::forget(transaction, &user)).await
     }
 
     async fn person(&self, user: &Name) -> Result<Option<Person>, StoreError> {
@@ -322,7 +338,7 @@ impl EntrySearch for SqliteStore {
 impl ClassicKeys for SqliteStore {
     async fn add_classic_key(&self, new: ClassicKey) -> Result<AddedClassicKey, StoreError> {
         let (key, bounds) = (self.row_key.clone(), self.bounds);
-        self.write(move |desk| classic::add(desk, &key, &new, &bounds)).await
+        self.write(move |transaction| classic::add(transaction, &key, &new, &bounds)).await
     }
 
     async fn classic_key(&self, name: &Name) -> Result<Option<ClassicKey>, StoreError> {
@@ -349,7 +365,7 @@ impl ClassicKeys for SqliteStore {
 
     async fn revoke_classic_key(&self, name: &Name) -> Result<bool, StoreError> {
         let (name, key) = (name.clone(), self.row_key.clone());
-        self.write(move |desk| classic::revoke(desk, &key, &name)).await
+        self.write(move |transaction| classic::revoke(transaction, &key, &name)).await
     }
 }
 
@@ -358,7 +374,7 @@ impl Close for SqliteStore {
     async fn close(&self) -> Result<(), StoreError> {
         self.readers.close().await;
         let recorder = self.end();
-        let ended = tokio::task::spawn_blocking(move || crate::join(recorder)).await;
+        let ended = tokio::task::spawn_blocking(move || join(recorder)).await;
         ended.map_err(|error| StoreError::Database(error.to_string())).flatten()
     }
 }

@@ -2,12 +2,12 @@
 
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use twinlock_core::id::{ConversationId, Name, ServerKey};
+use twinlock_store::{Bound, Bounds, Conversation, Form, Joined, LOBBY, OWN_COUNTED, StoreError};
 
 use crate::entries;
 use crate::error::DbError;
-use crate::recorder::Desk;
 use crate::row::{get_name, get_optional_name, get_uint, int, limit};
-use twinlock_store::{Bound, Bounds, Conversation, Form, Joined, LOBBY, OWN_COUNTED, StoreError};
+use crate::write_transaction::WriteTransaction;
 
 /// Columns that [`get`] reads, followed by the user's read marker; NULL: not a member.
 const COLUMNS: &str = "c.id, c.name, c.low, c.high, c.topic, c.server_key, c.members, c.created_ms";
@@ -120,8 +120,12 @@ pub(crate) fn members(
 
 /// Adds a member, with everything up to the head marked as read. `false`: the user is a member
 /// already.
-pub(crate) fn enter(desk: &Desk<'_>, user: &Name, id: ConversationId) -> Result<bool, DbError> {
-    let entered = desk
+pub(crate) fn enter(
+    transaction: &WriteTransaction<'_>,
+    user: &Name,
+    id: ConversationId,
+) -> Result<bool, DbError> {
+    let entered = transaction
         .conn
         .prepare_cached(
             "INSERT INTO members (conversation, user, read)
@@ -130,21 +134,26 @@ pub(crate) fn enter(desk: &Desk<'_>, user: &Name, id: ConversationId) -> Result<
         )?
         .execute(params![int(id), user.as_str()])?;
     if entered > 0 {
-        recount(desk, id, 1)?;
+        recount(transaction, id, 1)?;
     }
     Ok(entered > 0)
 }
 
-fn recount(desk: &Desk<'_>, id: ConversationId, by: i64) -> Result<(), DbError> {
-    desk.conn
+fn recount(transaction: &WriteTransaction<'_>, id: ConversationId, by: i64) -> Result<(), DbError> {
+    transaction
+        .conn
         .prepare_cached("UPDATE conversations SET members = members + ?2 WHERE id = ?1")?
         .execute(params![int(id), by])?;
     Ok(())
 }
 
 /// Reads a conversation that must exist after a write of this transaction.
-fn made(desk: &Desk<'_>, user: &Name, id: ConversationId) -> Result<Conversation, DbError> {
-    one(desk.conn, user, id)?
+fn made(
+    transaction: &WriteTransaction<'_>,
+    user: &Name,
+    id: ConversationId,
+) -> Result<Conversation, DbError> {
+    one(transaction.conn, user, id)?
         .ok_or_else(|| StoreError::Database(format!("conversation {id} was not made")).into())
 }
 
@@ -168,14 +177,14 @@ fn may_enter(conn: &Connection, user: &Name, bounds: &Bounds) -> Result<(), DbEr
 }
 
 pub(crate) fn create_room(
-    desk: &mut Desk<'_>,
+    transaction: &mut WriteTransaction<'_>,
     user: &Name,
     name: &Name,
     topic: &str,
     key: &ServerKey,
     bounds: &Bounds,
 ) -> Result<Option<Conversation>, DbError> {
-    let taken = desk
+    let taken = transaction
         .conn
         .prepare_cached("SELECT 1 FROM conversations WHERE name = ?1")?
         .exists([name.as_str()])?;
@@ -183,40 +192,40 @@ pub(crate) fn create_room(
         return Ok(None);
     }
     let sql = "SELECT 1 FROM conversations WHERE made_by = ?1";
-    bounded(desk.conn, sql, [user.as_str()], Bound::Rooms, bounds.rooms)?;
-    may_enter(desk.conn, user, bounds)?;
-    let id = desk
+    bounded(transaction.conn, sql, [user.as_str()], Bound::Rooms, bounds.rooms)?;
+    may_enter(transaction.conn, user, bounds)?;
+    let id = transaction
         .conn
         .prepare_cached(
             "INSERT INTO conversations (name, topic, server_key, members, created_ms, made_by)
              VALUES (?1, ?2, ?3, 0, ?4, ?5) RETURNING id",
         )?
         .query_row(
-            params![name.as_str(), topic, key.0, int(desk.now_ms), user.as_str()],
+            params![name.as_str(), topic, key.0, int(transaction.now_ms), user.as_str()],
             |row| get_uint(row, 0),
         )?;
-    enter(desk, user, id)?;
-    made(desk, user, id).map(Some)
+    enter(transaction, user, id)?;
+    made(transaction, user, id).map(Some)
 }
 
 pub(crate) fn join_room(
-    desk: &mut Desk<'_>,
+    transaction: &mut WriteTransaction<'_>,
     user: &Name,
     name: &Name,
     bounds: &Bounds,
 ) -> Result<Option<Joined>, DbError> {
-    let id = desk
+    let id = transaction
         .conn
         .prepare_cached("SELECT id FROM conversations WHERE name = ?1")?
         .query_row([name.as_str()], |row| get_uint(row, 0))
         .optional()?;
     let Some(id) = id else { return Ok(None) };
-    if let Some(conversation) = one(desk.conn, user, id)? {
+    if let Some(conversation) = one(transaction.conn, user, id)? {
         return Ok(Some(Joined { conversation, new: false }));
     }
-    may_enter(desk.conn, user, bounds)?;
-    enter(desk, user, id)?;
-    Ok(Some(Joined { conversation: made(desk, user, id)?, new: true }))
+    may_enter(transaction.conn, user, bounds)?;
+    enter(transaction, user, id)?;
+    Ok(Some(Joined { conversation: made(transaction, user, id)?, new: true }))
 }
 
 fn is_room(conn: &Connection, id: ConversationId) -> Result<bool, DbError> {
@@ -228,48 +237,50 @@ fn is_room(conn: &Connection, id: ConversationId) -> Result<bool, DbError> {
 }
 
 pub(crate) fn leave_room(
-    desk: &mut Desk<'_>,
+    transaction: &mut WriteTransaction<'_>,
     user: &Name,
     id: ConversationId,
 ) -> Result<bool, DbError> {
-    if id == LOBBY || !is_room(desk.conn, id)? {
+    if id == LOBBY || !is_room(transaction.conn, id)? {
         return Ok(false);
     }
-    let left = desk
+    let left = transaction
         .conn
         .prepare_cached("DELETE FROM members WHERE conversation = ?1 AND user = ?2")?
         .execute(params![int(id), user.as_str()])?;
-    desk.cache.forget_member(id, user);
+    transaction.cache.forget_member(id, user);
     if left > 0 {
-        recount(desk, id, -1)?;
+        recount(transaction, id, -1)?;
     }
     Ok(left > 0)
 }
 
 pub(crate) fn set_topic(
-    desk: &mut Desk<'_>,
+    transaction: &mut WriteTransaction<'_>,
     user: &Name,
     id: ConversationId,
     topic: &str,
 ) -> Result<Option<Conversation>, DbError> {
-    if !is_room(desk.conn, id)? || one(desk.conn, user, id)?.is_none() {
+    if !is_room(transaction.conn, id)? || one(transaction.conn, user, id)?.is_none() {
         return Ok(None);
     }
-    desk.conn
+    transaction
+        .conn
         .prepare_cached("UPDATE conversations SET topic = ?2 WHERE id = ?1")?
         .execute(params![int(id), topic])?;
-    one(desk.conn, user, id)
+    one(transaction.conn, user, id)
 }
 
 pub(crate) fn open_direct(
-    desk: &mut Desk<'_>,
+    transaction: &mut WriteTransaction<'_>,
     user: &Name,
     other: &Name,
     key: &ServerKey,
     bounds: &Bounds,
 ) -> Result<Option<Conversation>, DbError> {
     let exists = |name: &Name| {
-        desk.conn
+        transaction
+            .conn
             .prepare_cached("SELECT 1 FROM users WHERE name = ?1")?
             .query_row([name.as_str()], |_| Ok(()))
             .optional()
@@ -279,7 +290,7 @@ pub(crate) fn open_direct(
     }
     let (low, high) = if user <= other { (user, other) } else { (other, user) };
     let pair = params![low.as_str(), high.as_str()];
-    let there = desk
+    let there = transaction
         .conn
         .prepare_cached("SELECT id FROM conversations WHERE low = ?1 AND high = ?2")?
         .query_row(pair, |row| get_uint(row, 0))
@@ -287,29 +298,31 @@ pub(crate) fn open_direct(
     let id = match there {
         Some(id) => id,
         None => {
-            may_enter(desk.conn, user, bounds)?;
-            desk.conn
+            may_enter(transaction.conn, user, bounds)?;
+            transaction
+                .conn
                 .prepare_cached(
                     "INSERT INTO conversations (low, high, topic, server_key, members, created_ms)
                      VALUES (?1, ?2, '', ?3, 0, ?4)",
                 )?
-                .execute(params![low.as_str(), high.as_str(), key.0, int(desk.now_ms)])?;
-            let id = crate::row::uint(desk.conn.last_insert_rowid());
-            enter(desk, low, id)?;
-            enter(desk, high, id)?;
+                .execute(params![low.as_str(), high.as_str(), key.0, int(transaction.now_ms)])?;
+            let id = crate::row::uint(transaction.conn.last_insert_rowid());
+            enter(transaction, low, id)?;
+            enter(transaction, high, id)?;
             id
         }
     };
-    made(desk, user, id).map(Some)
+    made(transaction, user, id).map(Some)
 }
 
 pub(crate) fn mark_read(
-    desk: &mut Desk<'_>,
+    transaction: &mut WriteTransaction<'_>,
     user: &Name,
     id: ConversationId,
     n: u64,
 ) -> Result<(), DbError> {
-    desk.conn
+    transaction
+        .conn
         .prepare_cached(
             "UPDATE members SET read = min(?3, head.n)
              FROM (SELECT coalesce(max(n), 0) AS n FROM entries WHERE conversation = ?1) AS head

@@ -3,12 +3,12 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use twinlock_core::id::{CredentialId, InviteId, Name};
 use twinlock_core::keys::RowKey;
-
-use crate::error::DbError;
-use crate::row::{first, get_name, get_optional_name, get_uint, int};
 use twinlock_store::equal_cost::{self, AFTER_CIDS, AFTER_NAMES};
 use twinlock_store::row_mac::{CredentialRow, CredentialState, MacRow as _};
 use twinlock_store::{LookedUp, Person, Role, StoreError};
+
+use crate::error::DbError;
+use crate::row::{first, get_name, get_optional_name, get_uint, int};
 
 /// Columns that [`read_row`] reads.
 pub(crate) const COLUMNS: &str =

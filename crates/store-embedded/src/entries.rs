@@ -6,12 +6,12 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use twinlock_core::chain::{self, Kind};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Name, Salt, ServerKey};
+use twinlock_store::{Content, Entry, Erased, Limit, Newest, Page, Receipt, StoreError};
 
 use crate::error::DbError;
-use crate::recorder::Desk;
 use crate::row::{get_uint, int, limit};
+use crate::write_transaction::WriteTransaction;
 use crate::{files, index};
-use twinlock_store::{Content, Entry, Erased, Limit, Newest, Page, Receipt, StoreError};
 
 /// Columns that [`get_entry`] reads, in order.
 pub(crate) const COLUMNS: &str =
@@ -208,11 +208,11 @@ pub(crate) fn server_key(
 
 /// Erases salt and body of an entry, and keeps its commitment.
 pub(crate) fn erase(
-    desk: &mut Desk<'_>,
+    transaction: &mut WriteTransaction<'_>,
     conversation: ConversationId,
     n: u64,
 ) -> Result<Option<Erased>, DbError> {
-    let found = desk
+    let found = transaction
         .conn
         .prepare_cached(
             "SELECT seq, salt, body, kind FROM entries WHERE conversation = ?1 AND n = ?2",
@@ -224,14 +224,15 @@ pub(crate) fn erase(
         })
         .optional()?;
     let Some((seq, Some((salt, body)), kind)) = found else { return Ok(None) };
-    index::forget(desk.conn, seq, conversation, kind, &body)?;
-    let file = files::forget(desk.conn, conversation, n)?;
+    index::forget(transaction.conn, seq, conversation, kind, &body)?;
+    let file = files::forget(transaction.conn, conversation, n)?;
     let commit = chain::commit(&Salt(salt), &body);
-    desk.conn
+    transaction
+        .conn
         .prepare_cached(
             "UPDATE entries SET \"commit\" = ?2, salt = NULL, body = NULL WHERE seq = ?1",
         )?
         .execute(params![seq, commit.0])?;
-    desk.erased = true;
+    transaction.erased = true;
     Ok(Some(Erased { file }))
 }

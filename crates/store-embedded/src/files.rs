@@ -2,10 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use twinlock_core::id::{ConversationId, Name};
+use twinlock_store::{FileRef, Stored};
 
 use crate::error::DbError;
 use crate::row::{get_uint, int};
-use twinlock_store::{FileRef, Stored};
 
 pub(crate) fn insert(
     conn: &Connection,

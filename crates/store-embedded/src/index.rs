@@ -15,11 +15,11 @@ use twinlock_core::id::ConversationId;
 use twinlock_store::file_body;
 use twinlock_store::tokenizer;
 
-use crate::ENTRY;
 use crate::error::DbError;
-use crate::recorder::run_sql;
-use crate::row::limit;
+use crate::row::{limit, run_sql};
 
+/// Size of an entry in a queue or backlog apart from its body, bytes.
+pub(crate) const ENTRY: usize = 256;
 /// Limits of one step, entries and bytes. A step takes 1 to 6 ms and delays the next append by that
 /// time.
 const STEP_ENTRIES: usize = 64;
@@ -104,7 +104,7 @@ impl Index {
 }
 
 /// The result of a step.
-struct Taken {
+struct IndexStep {
     /// `seq` of the last entry of the step.
     last: i64,
     /// Bytes, counted as in [`Index::behind`].
@@ -113,7 +113,7 @@ struct Taken {
     all: bool,
 }
 
-fn take_some(conn: &Connection, done: i64) -> Result<Taken, DbError> {
+fn take_some(conn: &Connection, done: i64) -> Result<IndexStep, DbError> {
     run_sql(conn, "BEGIN IMMEDIATE")?;
     let taken = take_in(conn, done).and_then(|taken| {
         run_sql(conn, "COMMIT")?;
@@ -125,7 +125,7 @@ fn take_some(conn: &Connection, done: i64) -> Result<Taken, DbError> {
     taken
 }
 
-fn take_in(conn: &Connection, done: i64) -> Result<Taken, DbError> {
+fn take_in(conn: &Connection, done: i64) -> Result<IndexStep, DbError> {
     let mut next = conn.prepare_cached(
         "SELECT seq, conversation, body, kind FROM entries WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
@@ -149,7 +149,7 @@ fn take_in(conn: &Connection, done: i64) -> Result<Taken, DbError> {
         conn.prepare_cached("UPDATE indexed SET seq = ?1")?.execute([last])?;
     }
     let all = entries < STEP_ENTRIES && bytes < STEP_BYTES;
-    Ok(Taken { last, bytes: bytes + entries * ENTRY, all })
+    Ok(IndexStep { last, bytes: bytes + entries * ENTRY, all })
 }
 
 /// `seq` of the last indexed entry.

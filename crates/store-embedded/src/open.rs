@@ -15,11 +15,11 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use thiserror::Error;
 use twinlock_core::id::{Link, ServerKey};
-
-use crate::Expected;
-use crate::error::DbError;
-use crate::row::{get_uint, int};
 use twinlock_store::{LOBBY, Newest, StoreError};
+
+use crate::error::DbError;
+use crate::options::Expected;
+use crate::row::{get_uint, int};
 
 /// The numbered schema files. New ones are appended; released ones never change.
 const MIGRATIONS: &[M<'static>] = &[

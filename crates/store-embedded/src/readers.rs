@@ -5,10 +5,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
+use twinlock_store::StoreError;
 
 use crate::error::DbError;
 use crate::open::{self, InPlace, RecordLock};
-use twinlock_store::StoreError;
 
 /// Maximum number of connections; each is opened when it is first needed.
 ///
@@ -21,7 +21,7 @@ const MOST: u32 = 4;
 pub(crate) struct Readers {
     path: PathBuf,
     in_place: Arc<InPlace>,
-    pool: Mutex<Pool>,
+    pool: Mutex<ConnectionPool>,
     /// Notified when a connection is returned, or when lending is allowed again.
     back: Condvar,
     turns: Arc<Semaphore>,
@@ -30,7 +30,7 @@ pub(crate) struct Readers {
 }
 
 #[derive(Debug, Default)]
-struct Pool {
+struct ConnectionPool {
     idle: Vec<Connection>,
     out: u32,
     /// No connection may be lent.
@@ -38,12 +38,12 @@ struct Pool {
 }
 
 /// A lent connection; it returns to the pool when this is dropped.
-struct Out<'r> {
+struct LentConnection<'r> {
     readers: &'r Readers,
     conn: Option<Connection>,
 }
 
-impl Drop for Out<'_> {
+impl Drop for LentConnection<'_> {
     fn drop(&mut self) {
         let mut pool = self.readers.pool();
         pool.out = pool.out.saturating_sub(1);
@@ -90,13 +90,13 @@ impl Readers {
         result
     }
 
-    fn take(&self) -> Out<'_> {
+    fn take(&self) -> LentConnection<'_> {
         let mut pool = self.pool();
         while pool.barred {
             pool = self.wait(pool);
         }
         pool.out += 1;
-        Out { readers: self, conn: pool.idle.pop() }
+        LentConnection { readers: self, conn: pool.idle.pop() }
     }
 
     /// Runs `work` while no connection is open; reads wait until it ends.
@@ -114,7 +114,7 @@ impl Readers {
         done
     }
 
-    fn wait<'p>(&self, pool: MutexGuard<'p, Pool>) -> MutexGuard<'p, Pool> {
+    fn wait<'p>(&self, pool: MutexGuard<'p, ConnectionPool>) -> MutexGuard<'p, ConnectionPool> {
         self.back.wait(pool).unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -134,7 +134,7 @@ impl Readers {
         self.pool().idle.clear();
     }
 
-    fn pool(&self) -> MutexGuard<'_, Pool> {
+    fn pool(&self) -> MutexGuard<'_, ConnectionPool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

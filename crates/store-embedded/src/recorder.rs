@@ -8,23 +8,27 @@
 //! undoes only its own changes. If the commit fails, every caller in it gets the error, and the
 //! recorder drops its cache.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
+use twinlock_core::id::ServerKey;
+use twinlock_store::sequencer::PreparedEntry;
+use twinlock_store::{Appended, Clock, Order, Published, StoreError};
 
-use crate::Opened;
-use crate::checkpoint::{Before, Checkpointer};
+use crate::checkpoint::{Checkpointer, PriorCheckpoints};
 use crate::entry_writer::EntryWriter;
 use crate::error::DbError;
 use crate::head_cache::HeadCache;
 use crate::index::Index;
 use crate::open::{self, InPlace};
-use twinlock_store::sequencer::PreparedEntry;
-use twinlock_store::{Appended, Clock, Order, Published, StoreError};
+use crate::readers::Readers;
+use crate::row::run_sql;
+use crate::write_transaction::WriteTransaction;
 
 /// Approximate limits for the number of entries in one transaction.
 ///
@@ -42,11 +46,11 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const IDLE: Duration = Duration::from_millis(10);
 
 /// A command to the recorder.
-pub(crate) enum Command {
+pub(crate) enum RecorderCommand {
     /// Records entries.
-    Append(Append),
+    Append(AppendCommand),
     /// Runs any other write.
-    Job(Job),
+    Job(WriteJob),
     /// Wakes the recorder to attend to the checkpointer.
     Look,
     /// Ends the recorder after the commands before it.
@@ -54,7 +58,7 @@ pub(crate) enum Command {
 }
 
 /// The entries of one call, which are recorded together or not at all.
-pub(crate) struct Append {
+pub(crate) struct AppendCommand {
     pub(crate) entries: Vec<PreparedEntry>,
     pub(crate) order: Order,
     pub(crate) reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
@@ -66,37 +70,26 @@ pub(crate) struct Append {
 ///
 /// It runs inside a savepoint, or gets the error that prevents this. Its answer is sent after the
 /// commit.
-pub(crate) type Job = Box<dyn FnOnce(Result<&mut Desk<'_>, &StoreError>) -> JobDone + Send>;
+pub(crate) type WriteJob =
+    Box<dyn FnOnce(Result<&mut WriteTransaction<'_>, &StoreError>) -> FinishedJob + Send>;
 
 /// Answers a job's caller; gets the error of the commit if that failed.
-type Farewell = Box<dyn FnOnce(Option<&StoreError>) + Send>;
+type JobAnswer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
 /// Whether to keep a job's changes, and how to answer its caller after the commit.
-pub(crate) struct JobDone {
+pub(crate) struct FinishedJob {
     pub(crate) keep: bool,
-    pub(crate) answer: Farewell,
+    pub(crate) answer: JobAnswer,
 }
 
-/// What a job works with: the recorder's transaction.
-pub(crate) struct Desk<'a> {
-    /// The recorder's connection, inside a transaction.
-    pub(crate) conn: &'a Connection,
-    /// A job may only remove cached state, because the transaction can still fail.
-    pub(crate) cache: &'a mut HeadCache,
-    /// Milliseconds since 1970 UTC.
-    pub(crate) now_ms: u64,
-    /// Set by a job that erased content: the WAL is emptied after the commit.
-    pub(crate) erased: bool,
-}
-
-enum Answer {
+enum PendingAnswer {
     Append {
         placed: Result<Vec<Appended>, StoreError>,
         order: Order,
         reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
         room: OwnedSemaphorePermit,
     },
-    Job(JobDone),
+    Job(FinishedJob),
 }
 
 /// The recorder's state between transactions.
@@ -114,24 +107,36 @@ struct Recorder<'c> {
     worth: usize,
 }
 
+/// What the recorder's thread keeps while it reopens its record.
+pub(crate) struct RecorderContext {
+    pub(crate) path: PathBuf,
+    pub(crate) in_place: Arc<open::InPlace>,
+    pub(crate) server_key: ServerKey,
+    pub(crate) clock: Clock,
+    pub(crate) readers: Arc<Readers>,
+    pub(crate) commands: Sender<RecorderCommand>,
+    pub(crate) news: broadcast::Sender<Arc<[Published]>>,
+    pub(crate) unindexed: Arc<AtomicU64>,
+}
+
 /// Why the recorder ended.
-pub(crate) enum Ended {
+pub(crate) enum RecorderEnd {
     /// The store was closed or dropped; the error that closing met.
     Closed(Result<(), StoreError>),
     /// A sync failed, and the record must be reopened.
-    Failed(Before),
+    Failed(PriorCheckpoints),
 }
 
 /// Runs until the recorder ends. `batch` holds commands that were received but not processed;
 /// `started` is notified when the recorder can record for the first time.
 pub(crate) fn run(
-    Opened { path, in_place, clock, news, unindexed, .. }: &Opened,
+    RecorderContext { path, in_place, clock, news, unindexed, .. }: &RecorderContext,
     conn: &Connection,
     checkpointer: Checkpointer,
-    commands: &Receiver<Command>,
-    batch: &mut Vec<Command>,
+    commands: &Receiver<RecorderCommand>,
+    batch: &mut Vec<RecorderCommand>,
     started: &SyncSender<()>,
-) -> Result<Ended, StoreError> {
+) -> Result<RecorderEnd, StoreError> {
     let writer = EntryWriter::new(conn).map_err(DbError::from)?;
     let index = Index::load(conn, unindexed.clone())?;
     started.try_send(()).ok();
@@ -161,8 +166,8 @@ pub(crate) fn run(
         open::leave_files(conn).map_err(DbError::from)?;
     }
     match failed {
-        Ok(Some(failed)) if goes_on => Ok(Ended::Failed(failed)),
-        failed => Ok(Ended::Closed(
+        Ok(Some(failed)) if goes_on => Ok(RecorderEnd::Failed(failed)),
+        failed => Ok(RecorderEnd::Closed(
             in_place.and(failed.map(drop).map_err(|error| DbError::from(error).0)),
         )),
     }
@@ -170,8 +175,8 @@ pub(crate) fn run(
 
 /// Answers all commands with `error` for `time`. `false`: the store is closing.
 pub(crate) fn refuse(
-    commands: &Receiver<Command>,
-    batch: &mut Vec<Command>,
+    commands: &Receiver<RecorderCommand>,
+    batch: &mut Vec<RecorderCommand>,
     error: &StoreError,
     time: Duration,
 ) -> bool {
@@ -179,14 +184,14 @@ pub(crate) fn refuse(
     loop {
         for command in batch.drain(..) {
             match command {
-                Command::Append(Append { order, reply, room, .. }) => {
+                RecorderCommand::Append(AppendCommand { order, reply, room, .. }) => {
                     order.fail();
                     drop(room);
                     reply.send(Err(error.clone())).ok();
                 }
-                Command::Job(job) => (job(Err(error)).answer)(Some(error)),
-                Command::Look => {}
-                Command::Close => return false,
+                RecorderCommand::Job(job) => (job(Err(error)).answer)(Some(error)),
+                RecorderCommand::Look => {}
+                RecorderCommand::Close => return false,
             }
         }
         match commands.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -202,8 +207,8 @@ impl Recorder<'_> {
     /// these are the last.
     fn collect(
         &mut self,
-        commands: &Receiver<Command>,
-        batch: &mut Vec<Command>,
+        commands: &Receiver<RecorderCommand>,
+        batch: &mut Vec<RecorderCommand>,
         idle: &mut bool,
     ) -> bool {
         let first = loop {
@@ -233,13 +238,13 @@ impl Recorder<'_> {
         let mut next = Some(first);
         while let Some(command) = next.take() {
             match &command {
-                Command::Append(append) => {
+                RecorderCommand::Append(append) => {
                     entries += append.entries.len();
                     bytes += append.entries.iter().map(|e| e.new.body.len()).sum::<usize>();
                 }
-                Command::Job(_) => entries += 1,
-                Command::Look => return true,
-                Command::Close => return false,
+                RecorderCommand::Job(_) => entries += 1,
+                RecorderCommand::Look => return true,
+                RecorderCommand::Close => return false,
             }
             batch.push(command);
             if entries < self.worth && bytes < BATCH_BYTES {
@@ -250,7 +255,7 @@ impl Recorder<'_> {
     }
 
     /// Records a batch in one transaction.
-    fn record(&mut self, batch: &mut Vec<Command>) {
+    fn record(&mut self, batch: &mut Vec<RecorderCommand>) {
         let now_ms = (self.clock)();
         self.writer.begin(self.news.receiver_count() > 0);
         let mut erased = false;
@@ -259,7 +264,7 @@ impl Recorder<'_> {
         let (begun, began) = (failed.is_none(), Instant::now());
         for command in batch.drain(..) {
             match command {
-                Command::Append(Append { entries, order, reply, room }) => {
+                RecorderCommand::Append(AppendCommand { entries, order, reply, room }) => {
                     let placed = match &failed {
                         // The rest of the transaction is not affected.
                         None if order.has_failed() => Err(StoreError::OutOfOrder),
@@ -269,16 +274,16 @@ impl Recorder<'_> {
                             placed.inspect_err(|error| failed = Some(error.clone()))
                         }
                     };
-                    answers.push(Answer::Append { placed, order, reply, room });
+                    answers.push(PendingAnswer::Append { placed, order, reply, room });
                 }
-                Command::Job(job) => {
+                RecorderCommand::Job(job) => {
                     let (conn, cache) = (self.conn, &mut self.cache);
-                    let mut desk = Desk { conn, cache, now_ms, erased: false };
-                    let done = do_job(&mut desk, job, &mut failed);
-                    erased |= desk.erased;
-                    answers.push(Answer::Job(done));
+                    let mut transaction = WriteTransaction { conn, cache, now_ms, erased: false };
+                    let done = run_job(&mut transaction, job, &mut failed);
+                    erased |= transaction.erased;
+                    answers.push(PendingAnswer::Job(done));
                 }
-                Command::Look | Command::Close => {}
+                RecorderCommand::Look | RecorderCommand::Close => {}
             }
         }
         let placing = began.elapsed();
@@ -288,9 +293,9 @@ impl Recorder<'_> {
             None => {
                 let placed = self.writer.written();
                 self.worth = worth(placed, placing, began.elapsed().saturating_sub(placing));
-                // Before the answers: a caller may read the index backlog at once.
+                // PriorCheckpoints the answers: a caller may read the index backlog at once.
                 self.index.appended(placed, self.writer.written_bytes());
-                self.tell();
+                self.publish();
                 self.answer(answers, None);
                 self.checkpointer.committed(erased);
                 if self.index.is_due() {
@@ -313,7 +318,7 @@ impl Recorder<'_> {
         self.cache.stay_small();
     }
 
-    fn tell(&mut self) {
+    fn publish(&mut self) {
         let published = self.writer.take_published();
         if !published.is_empty() {
             // Fails if there are no watchers.
@@ -321,21 +326,21 @@ impl Recorder<'_> {
         }
     }
 
-    fn answer(&self, answers: Vec<Answer>, failed: Option<&StoreError>) {
+    fn answer(&self, answers: Vec<PendingAnswer>, failed: Option<&StoreError>) {
         // A send fails if the caller has gone.
         for answer in answers {
             match (answer, failed) {
-                (Answer::Append { placed, reply, room, .. }, None) => {
+                (PendingAnswer::Append { placed, reply, room, .. }, None) => {
                     drop(room);
                     reply.send(placed).ok();
                 }
-                (Answer::Append { order, reply, room, .. }, Some(error)) => {
-                    // Before any caller gets the error.
+                (PendingAnswer::Append { order, reply, room, .. }, Some(error)) => {
+                    // PriorCheckpoints any caller gets the error.
                     order.fail();
                     drop(room);
                     reply.send(Err(error.clone())).ok();
                 }
-                (Answer::Job(done), failed) => (done.answer)(failed),
+                (PendingAnswer::Job(done), failed) => (done.answer)(failed),
             }
         }
     }
@@ -358,8 +363,12 @@ fn worth(placed: usize, placing: Duration, commit: Duration) -> usize {
 }
 
 /// Runs a job in its savepoint. Sets `failed` if the whole transaction is lost.
-fn do_job(desk: &mut Desk<'_>, job: Job, failed: &mut Option<StoreError>) -> JobDone {
-    let conn = desk.conn;
+fn run_job(
+    transaction: &mut WriteTransaction<'_>,
+    job: WriteJob,
+    failed: &mut Option<StoreError>,
+) -> FinishedJob {
+    let conn = transaction.conn;
     let fail = |failed: &mut Option<StoreError>, error: rusqlite::Error| {
         failed.get_or_insert_with(|| DbError::from(error).0);
     };
@@ -371,16 +380,12 @@ fn do_job(desk: &mut Desk<'_>, job: Job, failed: &mut Option<StoreError>) -> Job
     if let Some(error) = failed {
         return job(Err(error));
     }
-    let done = job(Ok(desk));
+    let done = job(Ok(transaction));
     let undone = if done.keep { Ok(()) } else { run_sql(conn, "ROLLBACK TO job") };
     if let Err(error) = undone.and_then(|()| run_sql(conn, "RELEASE job")) {
         fail(failed, error);
     }
     done
-}
-
-pub(crate) fn run_sql(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
-    conn.prepare_cached(sql)?.execute([]).map(|_| ())
 }
 
 #[cfg(test)]

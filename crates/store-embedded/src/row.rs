@@ -1,9 +1,8 @@
-//! Conversion of values from and to SQLite, and of its errors.
+//! Conversion of values from and to SQLite, and small helpers for statements.
 
 use rusqlite::types::Type;
-use rusqlite::{Params, Row, Statement};
+use rusqlite::{Connection, Params, Row, Statement};
 use twinlock_core::id::Name;
-
 use twinlock_store::StoreError;
 
 use crate::error::DbError;
@@ -49,4 +48,9 @@ pub(crate) fn get_optional_name(row: &Row<'_>, i: usize) -> rusqlite::Result<Opt
         rusqlite::types::ValueRef::Null => Ok(None),
         _ => get_name(row, i).map(Some),
     }
+}
+
+/// Runs a statement without parameters or result.
+pub(crate) fn run_sql(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached(sql)?.execute([]).map(|_| ())
 }

@@ -13,15 +13,15 @@ use std::time::Instant;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::ConversationId;
+use twinlock_store::file_body;
+use twinlock_store::tokenizer::Query;
+use twinlock_store::{Content, Entry, Found, IndexPosition, Limit, PrefixWords, SearchFrom};
 
 use crate::entries::{self, BODY, COLUMN_COUNT, COLUMNS, KIND};
 use crate::error::DbError;
 use crate::fts_query::{LastWord, long_prefix, to_fts};
 use crate::index;
 use crate::row::int;
-use twinlock_store::file_body;
-use twinlock_store::tokenizer::Query;
-use twinlock_store::{Content, Entry, Found, IndexPosition, Limit, PrefixWords, SearchFrom};
 
 /// Maximum number of words that are looked up individually for a prefix. With more, the search
 /// reads the entries.
@@ -41,7 +41,7 @@ const WINDOW: i64 = 4096;
 const LARGEST: i64 = 256 * 1024;
 
 /// A search slice in progress.
-struct Search<'a> {
+struct SearchSlice<'a> {
     conn: &'a Connection,
     conversation: ConversationId,
     query: Query,
@@ -53,7 +53,7 @@ struct Search<'a> {
 }
 
 /// How a part of a search ended.
-enum Ended {
+enum SearchEnd {
     /// The part is complete.
     All,
     /// A limit or the time was reached; the search resumes here.
@@ -74,12 +74,13 @@ pub(crate) fn some(
     };
     let before = from.before;
     let (entries, bytes) = (Vec::new(), 0);
-    let mut search = Search { conn, conversation, query, before, limit, until, entries, bytes };
+    let mut search =
+        SearchSlice { conn, conversation, query, before, limit, until, entries, bytes };
     let done = index::done(conn)?;
     let ended = match from.position {
         Some(position) => search.indexed(position)?,
         None => match search.tail(done)? {
-            Ended::All => {
+            SearchEnd::All => {
                 let below = search.place_of(before)?.unwrap_or(i64::MAX);
                 let below = below.min(done.saturating_add(1));
                 search.indexed(IndexPosition { below, words: PrefixWords::Partial(Vec::new()) })?
@@ -88,15 +89,15 @@ pub(crate) fn some(
         },
     };
     let next = match ended {
-        Ended::All => None,
-        Ended::At(next) => Some(next),
+        SearchEnd::All => None,
+        SearchEnd::At(next) => Some(next),
     };
     Ok(Found { entries: search.entries, next })
 }
 
-impl Search<'_> {
+impl SearchSlice<'_> {
     /// Searches the end of the conversation, which is not indexed yet.
-    fn tail(&mut self, done: i64) -> Result<Ended, DbError> {
+    fn tail(&mut self, done: i64) -> Result<SearchEnd, DbError> {
         let mut tail = self.conn.prepare_cached(&format!(
             "SELECT {COLUMNS}, seq FROM entries WHERE conversation = ?1 AND n < ?2 ORDER BY n DESC"
         ))?;
@@ -111,15 +112,15 @@ impl Search<'_> {
                 self.take(entries::get_entry(row)?);
             }
             if self.is_over() {
-                return Ok(Ended::At(SearchFrom::below(n)));
+                return Ok(SearchEnd::At(SearchFrom::below(n)));
             }
         }
-        Ok(Ended::All)
+        Ok(SearchEnd::All)
     }
 
     /// Searches the indexed entries from `position` on.
-    fn indexed(&mut self, mut position: IndexPosition) -> Result<Ended, DbError> {
-        let Some(first) = self.place_of(0)? else { return Ok(Ended::All) };
+    fn indexed(&mut self, mut position: IndexPosition) -> Result<SearchEnd, DbError> {
+        let Some(first) = self.place_of(0)? else { return Ok(SearchEnd::All) };
         let last = match long_prefix(&self.query) {
             None => LastWord::AsItIs,
             Some(prefix) => {
@@ -130,7 +131,7 @@ impl Search<'_> {
                     }
                 }
                 match &position.words {
-                    PrefixWords::All(words) if words.is_empty() => return Ok(Ended::All),
+                    PrefixWords::All(words) if words.is_empty() => return Ok(SearchEnd::All),
                     PrefixWords::All(words) => LastWord::Words(words),
                     PrefixWords::TooMany | PrefixWords::Partial(_) => LastWord::Shortened,
                 }
@@ -159,11 +160,11 @@ impl Search<'_> {
                 window = (window / 4).max(WINDOW / 4);
             }
         }
-        Ok(Ended::All)
+        Ok(SearchEnd::All)
     }
 
-    fn at(&self, position: IndexPosition) -> Ended {
-        Ended::At(SearchFrom { before: self.before, position: Some(position) })
+    fn at(&self, position: IndexPosition) -> SearchEnd {
+        SearchEnd::At(SearchFrom { before: self.before, position: Some(position) })
     }
 
     /// Searches entries from `from` to below `below`. Returns where it stopped, if it did.

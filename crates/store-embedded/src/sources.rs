@@ -6,12 +6,12 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use twinlock_core::id::Name;
 use twinlock_core::keys::RowKey;
-
-use crate::error::DbError;
-use crate::recorder::Desk;
-use crate::row::{get_uint, int};
 use twinlock_store::equal_cost::{self, AFTER_TAGS, source_tag};
 use twinlock_store::{KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES, LoginMethod};
+
+use crate::error::DbError;
+use crate::row::{get_uint, int};
+use crate::write_transaction::WriteTransaction;
 
 /// Time after which a login renews the stored time of a known source, ms.
 const RENEW_MS: u64 = 60 * 60 * 1000;
@@ -41,17 +41,18 @@ pub(crate) fn is_known(
 
 /// See [`twinlock_store::Store::note_source`].
 pub(crate) fn note(
-    desk: &mut Desk<'_>,
+    transaction: &mut WriteTransaction<'_>,
     key: &RowKey,
     user: &Name,
     source: &[u8],
     method: LoginMethod,
     now_ms: u64,
 ) -> Result<(), DbError> {
-    desk.conn
+    transaction
+        .conn
         .prepare_cached("DELETE FROM sources WHERE user = ?1 AND seen_ms < ?2")?
         .execute(params![user.as_str(), int(now_ms.saturating_sub(KNOWN_SOURCE_MS))])?;
-    let written = desk
+    let written = transaction
         .conn
         .prepare_cached(
             "INSERT INTO sources (tag, user, seen_ms, by_device)
@@ -73,7 +74,8 @@ pub(crate) fn note(
             KNOWN_DEVICE_SOURCES,
         ])?;
     if written > 0 {
-        desk.conn
+        transaction
+            .conn
             .prepare_cached(
                 "DELETE FROM sources WHERE tag IN (SELECT tag FROM sources WHERE user = ?1
                  ORDER BY by_device, seen_ms DESC LIMIT -1 OFFSET ?2)",
@@ -84,8 +86,8 @@ pub(crate) fn note(
 }
 
 /// Removes all sources of a user, and returns their number.
-pub(crate) fn forget(desk: &mut Desk<'_>, user: &Name) -> Result<u64, DbError> {
-    let gone = desk
+pub(crate) fn forget(transaction: &mut WriteTransaction<'_>, user: &Name) -> Result<u64, DbError> {
+    let gone = transaction
         .conn
         .prepare_cached("DELETE FROM sources WHERE user = ?1")?
         .execute([user.as_str()])?;

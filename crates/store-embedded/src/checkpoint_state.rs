@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 ///
 /// Smaller checkpoints write the same hot pages more often. Larger ones keep the disk from the
 /// commits' syncs for longer, and lengthen the WAL and the recovery after a crash.
-pub(super) const WORTH: u32 = 1024;
+pub(crate) const WORTH: u32 = 1024;
 /// Frames that are few enough to checkpoint between two commits: 512 KiB, less than a millisecond.
-pub(super) const LITTLE: u32 = 128;
+pub(crate) const LITTLE: u32 = 128;
 /// Frames from which the recorder waits for readers so that the WAL can restart: 64 MiB.
 const LARGE: u32 = 16 * WORTH;
 /// Delay before another attempt to remove erased content from the WAL.
@@ -16,7 +16,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The state that the previous opening of the record left.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Before {
+pub(crate) struct PriorCheckpoints {
     /// A sync failed.
     pub(crate) failed: bool,
     /// The WAL may still contain erased content.
@@ -25,7 +25,7 @@ pub(crate) struct Before {
 
 /// Whose turn it is.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum CheckpointStage {
     /// Waiting for more frames.
     #[default]
     Idle,
@@ -44,7 +44,7 @@ pub(super) enum Stage {
 
 /// Whether the WAL may still contain erased content.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Erased {
+pub(crate) enum ErasedContent {
     #[default]
     No,
     /// It may, and the WAL must be emptied.
@@ -56,7 +56,7 @@ pub(super) enum Erased {
 
 /// What the recorder does in its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Finish {
+pub(crate) enum RecorderPart {
     /// Checkpoint the rest, as far as readers allow it.
     Rest,
     /// Remove erased content by emptying the WAL, waiting a moment for readers.
@@ -67,73 +67,79 @@ pub(super) enum Finish {
 
 /// The state that recorder and thread share.
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) stage: Stage,
-    pub(super) erased: Erased,
+pub(crate) struct CheckpointState {
+    pub(crate) stage: CheckpointStage,
+    pub(crate) erased: ErasedContent,
     /// Frames in the WAL after the last commit.
-    pub(super) frames: u32,
+    pub(crate) frames: u32,
     /// Frames from which a checkpoint is due; `None`: [`WORTH`] more than after the next commit.
     next: Option<u32>,
     /// Frames from which the recorder waits for readers.
     large: u32,
-    pub(super) stop: bool,
+    pub(crate) stop: bool,
 }
 
-impl State {
-    pub(super) fn new(before: Before, now: Instant) -> Self {
+impl CheckpointState {
+    pub(crate) fn new(before: PriorCheckpoints, now: Instant) -> Self {
         let (stage, next) = match before.failed {
-            true => (Stage::Resting, None),
-            false => (Stage::Idle, Some(WORTH)),
+            true => (CheckpointStage::Resting, None),
+            false => (CheckpointStage::Idle, Some(WORTH)),
         };
-        let erased = if before.due { Erased::Later(now + AGAIN) } else { Erased::No };
+        let erased = if before.due { ErasedContent::Later(now + AGAIN) } else { ErasedContent::No };
         Self { stage, erased, frames: 0, next, large: LARGE, stop: false }
     }
 
-    fn begins_anew(&mut self) {
+    fn restart(&mut self) {
         (self.next, self.large) = (Some(WORTH), LARGE);
         match self.stage {
-            Stage::Resting => self.stage = Stage::Idle,
+            CheckpointStage::Resting => self.stage = CheckpointStage::Idle,
             // The WAL restarts only when everything is checkpointed.
-            Stage::Left if self.erased != Erased::Now => self.stage = Stage::Idle,
+            CheckpointStage::Left if self.erased != ErasedContent::Now => {
+                self.stage = CheckpointStage::Idle
+            }
             _ => {}
         }
     }
 
-    pub(super) fn committed(&mut self, frames: u32) {
+    pub(crate) fn committed(&mut self, frames: u32) {
         if frames < self.frames {
-            self.begins_anew();
+            self.restart();
         }
         self.frames = frames;
         let more = frames.saturating_add(WORTH);
         let next = *self.next.get_or_insert(more);
-        if frames >= next && matches!(self.stage, Stage::Idle | Stage::Resting) {
+        if frames >= next && matches!(self.stage, CheckpointStage::Idle | CheckpointStage::Resting)
+        {
             self.next = Some(more);
-            self.stage = Stage::Asked;
+            self.stage = CheckpointStage::Asked;
         }
     }
 
     /// The recorder is idle: checkpoint now, if there are enough frames.
-    pub(super) fn idle(&mut self) {
-        if self.frames >= LITTLE && self.stage == Stage::Idle {
-            self.stage = Stage::Asked;
+    pub(crate) fn idle(&mut self) {
+        if self.frames >= LITTLE && self.stage == CheckpointStage::Idle {
+            self.stage = CheckpointStage::Asked;
         }
     }
 
     /// Content was erased, and must be removed from the WAL too.
-    pub(super) fn erase(&mut self) {
+    pub(crate) fn erase(&mut self) {
         // `Later` stays: frequent erasures must not wait for the same reader each time.
-        if self.erased == Erased::No {
-            self.erased = Erased::Now;
+        if self.erased == ErasedContent::No {
+            self.erased = ErasedContent::Now;
         }
-        if matches!(self.stage, Stage::Idle | Stage::Resting) {
-            self.stage = Stage::Asked;
+        if matches!(self.stage, CheckpointStage::Idle | CheckpointStage::Resting) {
+            self.stage = CheckpointStage::Asked;
         }
     }
 
     /// When emptying the WAL is tried again, unless a turn comes earlier.
-    pub(super) fn again(&self) -> Option<Instant> {
+    pub(crate) fn again(&self) -> Option<Instant> {
         match (self.erased, self.stage) {
-            (Erased::Later(at), Stage::Idle | Stage::Asked | Stage::Left) => Some(at),
+            (
+                ErasedContent::Later(at),
+                CheckpointStage::Idle | CheckpointStage::Asked | CheckpointStage::Left,
+            ) => Some(at),
             _ => None,
         }
     }
@@ -141,58 +147,58 @@ impl State {
     fn is_again(&mut self, now: Instant) -> bool {
         let again = self.again().is_some_and(|at| now >= at);
         if again {
-            self.erased = Erased::Now;
+            self.erased = ErasedContent::Now;
         }
         again
     }
 
     /// Takes the thread's turn; `false`: it is not the thread's turn.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         // A retry takes the turn back from the recorder, which may be idle: `moved` then wakes it.
-        let takes = self.is_again(now) || self.stage == Stage::Asked;
+        let takes = self.is_again(now) || self.stage == CheckpointStage::Asked;
         if takes {
-            self.stage = Stage::Moving;
+            self.stage = CheckpointStage::Moving;
         }
         takes
     }
 
     /// Ends the thread's turn. Returns whether to wake the recorder.
-    pub(super) fn moved(&mut self) -> bool {
-        self.stage = Stage::Left;
-        self.erased == Erased::Now
+    pub(crate) fn moved(&mut self) -> bool {
+        self.stage = CheckpointStage::Left;
+        self.erased == ErasedContent::Now
     }
 
     /// Takes the recorder's turn; `None`: it is not the recorder's turn.
-    pub(super) fn take_rest(&mut self, now: Instant) -> Option<Finish> {
-        if self.stage != Stage::Left {
+    pub(crate) fn take_rest(&mut self, now: Instant) -> Option<RecorderPart> {
+        if self.stage != CheckpointStage::Left {
             return None;
         }
         self.is_again(now);
-        self.stage = Stage::Moving;
+        self.stage = CheckpointStage::Moving;
         Some(match self.erased {
             // Overlapping readers can prevent a restart for as long as the recorder does not wait
             // for them.
-            _ if self.frames >= self.large => Finish::Restart,
-            Erased::Now => Finish::Forget,
-            Erased::No | Erased::Later(_) => Finish::Rest,
+            _ if self.frames >= self.large => RecorderPart::Restart,
+            ErasedContent::Now => RecorderPart::Forget,
+            ErasedContent::No | ErasedContent::Later(_) => RecorderPart::Rest,
         })
     }
 
     /// Ends the recorder's turn. `emptied`: whether the WAL was emptied; `None`: the checkpoint
     /// failed.
-    pub(super) fn finished(&mut self, finish: Finish, emptied: Option<bool>, now: Instant) {
-        self.stage = Stage::Idle;
+    pub(crate) fn finished(&mut self, finish: RecorderPart, emptied: Option<bool>, now: Instant) {
+        self.stage = CheckpointStage::Idle;
         if emptied == Some(true) {
-            self.erased = Erased::No;
+            self.erased = ErasedContent::No;
             self.frames = 0;
-            return self.begins_anew();
+            return self.restart();
         }
-        if finish == Finish::Restart && emptied.is_some() {
+        if finish == RecorderPart::Restart && emptied.is_some() {
             // Do not wait for the same long reader again until the WAL has doubled.
             self.large = self.frames.saturating_mul(2);
         }
-        if self.erased == Erased::Now {
-            self.erased = Erased::Later(now + AGAIN);
+        if self.erased == ErasedContent::Now {
+            self.erased = ErasedContent::Later(now + AGAIN);
         }
     }
 }
@@ -201,9 +207,9 @@ impl State {
 mod tests {
     use super::*;
 
-    fn state(failed: bool, due: bool) -> (State, Instant) {
+    fn state(failed: bool, due: bool) -> (CheckpointState, Instant) {
         let now = Instant::now();
-        (State::new(Before { failed, due }, now), now)
+        (CheckpointState::new(PriorCheckpoints { failed, due }, now), now)
     }
 
     #[test]
@@ -220,9 +226,9 @@ mod tests {
         state.committed(8 * WORTH);
         state.idle();
         assert!(!state.take(now));
-        assert_eq!(state.take_rest(now), Some(Finish::Rest));
+        assert_eq!(state.take_rest(now), Some(RecorderPart::Rest));
         assert!(!state.take(now) && state.take_rest(now).is_none());
-        state.finished(Finish::Rest, Some(false), now);
+        state.finished(RecorderPart::Rest, Some(false), now);
         state.committed(8 * WORTH + 1);
         assert!(state.take(now));
     }
@@ -245,22 +251,22 @@ mod tests {
     #[test]
     fn checkpoint_turn__waits_for_reader_once_until_wal_doubles() {
         let (mut state, now) = state(false, false);
-        let turn = |state: &mut State, frames, emptied| {
+        let turn = |state: &mut CheckpointState, frames, emptied| {
             state.committed(frames);
             assert!(state.take(now) && !state.moved());
             let finish = state.take_rest(now).unwrap();
             state.finished(finish, emptied, now);
             finish
         };
-        assert_eq!(turn(&mut state, LARGE - 1, Some(false)), Finish::Rest);
+        assert_eq!(turn(&mut state, LARGE - 1, Some(false)), RecorderPart::Rest);
         // A failed checkpoint does not raise the limit.
-        assert_eq!(turn(&mut state, LARGE + WORTH, None), Finish::Restart);
-        assert_eq!(turn(&mut state, LARGE + 2 * WORTH, Some(false)), Finish::Restart);
-        assert_eq!(turn(&mut state, LARGE + 3 * WORTH, Some(false)), Finish::Rest);
-        assert_eq!(turn(&mut state, 2 * (LARGE + 2 * WORTH), Some(false)), Finish::Restart);
+        assert_eq!(turn(&mut state, LARGE + WORTH, None), RecorderPart::Restart);
+        assert_eq!(turn(&mut state, LARGE + 2 * WORTH, Some(false)), RecorderPart::Restart);
+        assert_eq!(turn(&mut state, LARGE + 3 * WORTH, Some(false)), RecorderPart::Rest);
+        assert_eq!(turn(&mut state, 2 * (LARGE + 2 * WORTH), Some(false)), RecorderPart::Restart);
         state.committed(1);
-        assert_eq!(turn(&mut state, LARGE, Some(true)), Finish::Restart);
-        assert_eq!(turn(&mut state, WORTH, Some(false)), Finish::Rest);
+        assert_eq!(turn(&mut state, LARGE, Some(true)), RecorderPart::Restart);
+        assert_eq!(turn(&mut state, WORTH, Some(false)), RecorderPart::Rest);
     }
 
     #[test]
@@ -273,20 +279,20 @@ mod tests {
         assert!(state.moved());
         // Although the WAL restarts, old frames behind the new ones may still contain it.
         state.committed(2);
-        assert_eq!(state.take_rest(now), Some(Finish::Forget));
-        state.finished(Finish::Forget, Some(false), now);
+        assert_eq!(state.take_rest(now), Some(RecorderPart::Forget));
+        state.finished(RecorderPart::Forget, Some(false), now);
         let again = now + AGAIN;
         assert_eq!(state.again(), Some(again));
         // Until then the recorder waits for no reader, whatever else is erased, and the time stays.
         state.erase();
         state.committed(WORTH);
         assert!(state.take(now) && !state.moved());
-        assert_eq!(state.take_rest(now), Some(Finish::Rest));
-        state.finished(Finish::Rest, Some(false), now);
+        assert_eq!(state.take_rest(now), Some(RecorderPart::Rest));
+        state.finished(RecorderPart::Rest, Some(false), now);
         assert_eq!(state.again(), Some(again));
         assert!(!state.take(now) && state.take(again) && state.moved());
-        assert_eq!(state.take_rest(again), Some(Finish::Forget));
-        state.finished(Finish::Forget, Some(true), again);
+        assert_eq!(state.take_rest(again), Some(RecorderPart::Forget));
+        state.finished(RecorderPart::Forget, Some(true), again);
         assert!(state.again().is_none() && !state.take(again));
     }
 
@@ -295,7 +301,7 @@ mod tests {
         let (mut state, now) = state(false, true);
         state.committed(WORTH);
         assert!(state.take(now) && !state.moved());
-        assert_eq!(state.take_rest(now + AGAIN), Some(Finish::Forget));
+        assert_eq!(state.take_rest(now + AGAIN), Some(RecorderPart::Forget));
     }
 
     #[test]
