@@ -136,10 +136,11 @@ impl Talk {
         target: Target,
         conversation: &proto::Conversation,
     ) -> Result<(), Failure> {
+        self.conversations.open(target.to_string());
         self.target = target;
         self.note(&format!("you are talking in {}", target_of(conversation)))?;
         self.show_last(conversation, HISTORY).await?;
-        self.news.remove(&conversation.id);
+        self.digest.remove(conversation.id);
         self.mark_read(conversation.id, conversation.head);
         // Follow from the end of the backlog, unless it is already followed.
         self.follow(conversation, conversation.head).await

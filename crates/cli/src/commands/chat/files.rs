@@ -128,7 +128,7 @@ impl Talk {
         let words = format!("{} ({})", harmless(&file.name), HumanBytes(file.source.size));
         let jobs = self.files.transfers()?.put(target, vec![file]).await?;
         for (job, begun) in jobs {
-            self.own.insert(begun.message_id, ());
+            self.composer.add_file(begun.message_id);
             self.files.open.insert(job, format!("{words} to {target}"));
         }
         self.note(&format!("sending {words}"))
@@ -172,7 +172,7 @@ impl Talk {
                 self.print_error(&format!("{words}: {}", failure.message))?;
             }
             Event::Changed { job, message_id, .. } => {
-                self.own.insert(message_id, ());
+                self.composer.add_file(message_id);
                 let words = self.files.open.get(&job).cloned().unwrap_or_default();
                 self.note(&format!(
                     "{words} changed while it was sent; sending it again from the start"

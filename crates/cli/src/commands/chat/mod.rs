@@ -11,16 +11,16 @@ mod files;
 mod keys;
 mod screen;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use twinlock_app::{
+    ActivityDigest, Composer, ConversationList, MessageState, OwnMessage, Preview, Rejection,
+    Settlement, Visibility,
+};
 use twinlock_client::client::Entry;
-use twinlock_client::error::Refusal;
-use twinlock_client::outbox::{Ack, Outcome};
 use twinlock_client::{Client, ClientError, Event, Options};
-use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
+use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::limits::MAX_TEXT;
 use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
@@ -38,9 +38,6 @@ use command::{COMMANDS, Said};
 use files::Files;
 use screen::{Input, Screen, Suspensions};
 
-/// How long news of other rooms is collected before it is mentioned, and the least interval between
-/// two mentions.
-const NEWS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Number of earlier entries shown at the start.
 const BACKLOG: u64 = 20;
 /// How long the end waits for unrecorded messages, unless `--timeout` is given.
@@ -59,19 +56,10 @@ struct Talk {
     user: Name,
     /// The target of typed text.
     target: Target,
-    names: HashMap<ConversationId, String>,
-    /// Rooms that are followed only to count their new entries.
-    counted: HashSet<ConversationId>,
-    /// Numbers of new entries in those that were not mentioned yet.
-    news: BTreeMap<ConversationId, u64>,
-    /// When they are mentioned.
-    news_at: Instant,
-    /// The beginnings of messages that were typed here and are not recorded yet.
-    waiting: HashMap<MessageId, String>,
-    /// The last text to another conversation than the current one.
-    elsewhere: Option<MessageId>,
-    /// Typed here: their entries are not shown again. Bounded by the amount of typing.
-    own: HashMap<MessageId, ()>,
+    conversations: ConversationList,
+    /// New entries of rooms that are only counted.
+    digest: ActivityDigest,
+    composer: Composer,
     files: Files,
     refused: u32,
     /// The worst exit code of a failed file, without a terminal.
@@ -92,15 +80,11 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
         out: context.out,
         client,
         screen,
+        conversations: ConversationList::new(user.clone(), args.target.to_string()),
         user,
         target: args.target,
-        names: HashMap::new(),
-        counted: HashSet::new(),
-        news: BTreeMap::new(),
-        news_at: Instant::now(),
-        waiting: HashMap::new(),
-        elsewhere: None,
-        own: HashMap::new(),
+        digest: ActivityDigest::new(std::time::Instant::now()),
+        composer: Composer::default(),
         files: Files::new(&context),
         refused: 0,
         failed: None,
@@ -119,7 +103,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
     let seen = talk.look().await;
     talk.screen.restore();
     let ended = ended.and(seen.map(|_| ())).and(talk.screen.report());
-    let queued = talk.waiting.len();
+    let (queued, refused) = (talk.composer.queued_count(), talk.refused_count());
     if queued == 0 {
         talk.client.close().await;
     } else {
@@ -143,7 +127,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
         }
         Err(failure) if failure.exit != Exit::NoConnection || queued == 0 => Err(failure),
         _ if queued + files > 0 => Err(Failure::said(Exit::Queued)),
-        _ if talk.refused > 0 => Err(Failure::said(Exit::ServerSaidNo)),
+        _ if refused > 0 => Err(Failure::said(Exit::ServerSaidNo)),
         _ => talk.failed.map_or(Ok(()), |exit| Err(Failure::said(exit))),
     }
 }
@@ -171,7 +155,7 @@ impl Talk {
         let mut closed_at = Instant::now();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while open || !self.waiting.is_empty() || self.files.open() > 0 {
+        while open || self.composer.queued_count() > 0 || self.files.open() > 0 {
             // Until its last line is settled, a script reads no more; the deadline counts as after
             // the end of the input.
             let settles = is_script && open && self.must_settle();
@@ -186,6 +170,7 @@ impl Talk {
                     self.say_what_is_waited_for(patience);
                 }
             }
+            let digest_due = self.digest.poll_timeout().map(Instant::from_std);
             tokio::select! {
                 found = &mut finding, if !begun => {
                     begun = true;
@@ -193,7 +178,7 @@ impl Talk {
                         Ok(found) => self.begin(found).await?,
                         // Wait until the server refuses the earlier lines, so that none stays
                         // queued.
-                        Err(failure) if is_script && !self.waiting.is_empty() => {
+                        Err(failure) if is_script && self.composer.queued_count() > 0 => {
                             bad_input = Some(failure);
                             open = false;
                             deadline.renew();
@@ -249,7 +234,7 @@ impl Talk {
                     deadline.renew();
                 },
                 // Another process of this profile may have sent it.
-                _ = look.tick(), if !self.waiting.is_empty() => if self.look().await? {
+                _ = look.tick(), if self.composer.queued_count() > 0 => if self.look().await? {
                     deadline.renew();
                 },
                 () = sleep_until(closed_at + QUIET), if waits && !told => {
@@ -262,28 +247,29 @@ impl Talk {
                     }
                     break;
                 }
-                () = sleep_until(self.news_at), if !self.news.is_empty() => self.tell_news()?,
+                () = sleep_until(digest_due.unwrap_or(closed_at)), if digest_due.is_some() => {
+                    self.announce_activity()?;
+                }
                 () = suspensions.next() => self.screen.suspend().await,
                 () = &mut interrupt => return Err(Failure::interrupted()),
             }
-            if is_script && open && (self.refused > 0 || self.failed.is_some()) {
+            if is_script && open && (self.refused_count() > 0 || self.failed.is_some()) {
                 self.out.warn("no line after it was sent");
                 open = false;
                 deadline.renew();
             }
         }
-        let unsettled = !self.waiting.is_empty() || self.files.open() > 0;
+        let unsettled = self.composer.queued_count() > 0 || self.files.open() > 0;
         limited.filter(|_| unsettled).or(bad_input).map_or(Ok(()), Err)
     }
 
     /// Whether a script's next line depends on a pending file or a pending text for another room.
     fn must_settle(&self) -> bool {
-        let is_waiting = |id: &MessageId| self.waiting.contains_key(id);
-        self.files.open() > 0 || self.elsewhere.as_ref().is_some_and(is_waiting)
+        self.files.open() > 0 || self.composer.has_queued_aside()
     }
 
     fn say_what_is_waited_for(&self, patience: Duration) {
-        let (messages, files) = (self.waiting.len(), self.files.open());
+        let (messages, files) = (self.composer.queued_count(), self.files.open());
         if messages > 0 {
             self.out.say(&waits(messages, patience));
         } else if files > 0 {
@@ -295,34 +281,38 @@ impl Talk {
     /// Takes over outcomes that any process of this profile has settled. Returns whether any were
     /// new.
     async fn look(&mut self) -> Result<bool, Failure> {
-        let ids: Vec<MessageId> = self.waiting.keys().copied().collect();
+        let ids = self.composer.queued();
         let (outbox, asked) = (self.client.state().outbox(), ids.clone());
         let outcomes = blocking(move || outbox.outcomes(&asked)).await?;
-        let (mut recorded, mut refused, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, outcome) in ids.iter().zip(outcomes) {
-            match outcome {
-                Some(Outcome::Recorded(ack)) => recorded.push((id, ack)),
-                Some(Outcome::Refused(why)) => refused.push((id, why)),
-                Some(Outcome::Pending) => {}
-                None => dropped.push(id),
-            }
+        let settled = self.composer.take_outcomes(ids.into_iter().zip(outcomes));
+        for settlement in &settled {
+            self.show_settled(settlement)?;
         }
-        recorded.sort_by_key(|(_, ack)| (ack.conversation, ack.n));
-        for (id, ack) in &recorded {
-            self.tick(id, ack)?;
-        }
-        for (id, why) in &refused {
-            self.refuse(id, &Refusal::from(*why))?;
-        }
-        for id in &dropped {
-            self.refuse(id, &"another command dropped it from the outbox")?;
-        }
-        Ok(recorded.len() + refused.len() + dropped.len() > 0)
+        Ok(!settled.is_empty())
     }
 
-    fn refuse(&mut self, message_id: &MessageId, why: &impl Display) -> Result<(), Failure> {
-        let Some(text) = self.waiting.remove(message_id) else { return Ok(()) };
-        self.refused += 1;
+    fn refused_count(&self) -> u32 {
+        self.composer.rejected_count() + self.refused
+    }
+
+    /// Prints a tick for a recorded message, or why it is not recorded.
+    fn show_settled(&mut self, settlement: &Settlement) -> Result<(), Failure> {
+        let text = settlement.message.as_ref().map(|message| {
+            let text = message.preview.at_most(TICK_TEXT);
+            if message.is_aside { format!("[{}] {text}", message.target) } else { text }
+        });
+        let text = text.unwrap_or_else(|| "(queued earlier)".to_owned());
+        let why = match settlement.state {
+            MessageState::Queued => return Ok(()),
+            MessageState::Recorded { n } => {
+                let tick = self.out.style(Style::Good, "\u{2713}");
+                return Ok(self.screen.print(&format!("{tick} #{n} {text}"))?);
+            }
+            MessageState::Rejected(Rejection::Refused(refusal)) => refusal.to_string(),
+            MessageState::Rejected(Rejection::Dropped) => {
+                "another command dropped it from the outbox".to_owned()
+            }
+        };
         self.print_error(&format!("not recorded: {text}  ({why})"))
     }
 
@@ -352,7 +342,7 @@ impl Talk {
         conversation: &proto::Conversation,
         after: u64,
     ) -> Result<(), Failure> {
-        if self.names.insert(conversation.id, target_of(conversation)).is_none() {
+        if self.conversations.add(conversation, Visibility::Shown, after) {
             self.client.follow(conversation.id, after).await?;
         }
         Ok(())
@@ -360,26 +350,25 @@ impl Talk {
 
     /// Follows a room only to count its new entries.
     async fn count(&mut self, room: &proto::Conversation) -> Result<(), Failure> {
-        if self.names.contains_key(&room.id) {
-            return Ok(());
+        if self.conversations.add(room, Visibility::Counted, room.head) {
+            self.client.follow(room.id, room.head).await?;
         }
-        self.counted.insert(room.id);
-        self.names.insert(room.id, target_of(room));
-        Ok(self.client.follow(room.id, room.head).await?)
+        Ok(())
     }
 
-    fn tell_news(&mut self) -> Result<(), Failure> {
-        for (conversation, entries) in std::mem::take(&mut self.news) {
-            let name = self.names.get(&conversation).cloned().unwrap_or_default();
-            self.note(&format!("{entries} new in {name}"))?;
+    fn announce_activity(&mut self) -> Result<(), Failure> {
+        for (conversation, entries) in self.digest.take(std::time::Instant::now()) {
+            let name = self.conversations.target(conversation);
+            let words = format!("{entries} new in {name}");
+            self.note(&words)?;
         }
-        self.news_at = Instant::now() + NEWS.1;
         Ok(())
     }
 
     /// Moves the read marker, for a person at a terminal.
-    fn mark_read(&self, conversation: ConversationId, n: u64) {
+    fn mark_read(&mut self, conversation: ConversationId, n: u64) {
         if self.screen.is_terminal() && n > 0 {
+            self.conversations.read_up_to(conversation, n);
             let client = self.client.clone();
             // A lost marker is harmless; the next one replaces it.
             tokio::spawn(async move { client.mark_read(conversation, n).await.ok() });
@@ -428,13 +417,9 @@ impl Talk {
         let (name, body) = (target.to_string(), text.to_owned());
         let enqueue = move || outbox.enqueue(&name, body.as_bytes(), now_ms(), &mut OsEntropy);
         let id = blocking(enqueue).await?;
-        let begins = beginning(text);
-        let elsewhere = *target != self.target;
-        if elsewhere {
-            self.elsewhere = Some(id);
-        }
-        self.waiting.insert(id, if elsewhere { format!("[{target}] {begins}") } else { begins });
-        self.own.insert(id, ());
+        let preview = Preview::new(text);
+        let is_aside = *target != self.target;
+        self.composer.queue(id, OwnMessage { target: target.to_string(), preview, is_aside });
         let _closed = self.client.written().await;
         Ok(())
     }
@@ -462,13 +447,24 @@ impl Talk {
             Event::Held { error, retry } => self.note(&trying_again(&error, retry)),
             Event::Entries { conversation, entries } => self.show(conversation, &entries).await,
             Event::CaughtUp { conversation, entries }
-                if entries > 0 && self.again && !self.counted.contains(&conversation) =>
+                if entries > 0 && self.again && !self.is_counted(conversation) =>
             {
-                let name = self.names.get(&conversation).cloned().unwrap_or_default();
-                self.note(&format!("caught up with {name}: {entries}"))
+                let words = format!(
+                    "caught up with {}: {entries}",
+                    self.conversations.target(conversation)
+                );
+                self.note(&words)
             }
-            Event::Recorded { message_id, ack } => self.tick(&message_id, &ack),
-            Event::Refused { message_id, why } => self.refuse(&message_id, &Refusal::from(why)),
+            Event::Recorded { message_id, ack } => match self.composer.recorded(message_id, &ack) {
+                Some(settlement) => self.show_settled(&settlement),
+                None => Ok(()),
+            },
+            Event::Refused { message_id, why } => {
+                match self.composer.rejected(message_id, Rejection::Refused(why.into())) {
+                    Some(settlement) => self.show_settled(&settlement),
+                    None => Ok(()),
+                }
+            }
             Event::Conversation(changed) if begun => self.changed(changed).await,
             Event::Presence { user, .. } => {
                 self.screen.complete_with([format!("@{user}")]);
@@ -483,22 +479,17 @@ impl Talk {
         conversation: ConversationId,
         entries: &[Entry],
     ) -> Result<(), Failure> {
-        let name = self.names.get(&conversation).cloned().unwrap_or_default();
-        let here = name == self.target.to_string();
-        if self.counted.contains(&conversation) && !here {
-            let own =
-                |entry: &&Entry| entry.sender.as_ref().and_then(Sender::user) == Some(&self.user);
-            let new = entries.len() - entries.iter().filter(own).count();
-            if new > 0 && self.screen.is_terminal() {
-                if self.news.is_empty() {
-                    self.news_at = self.news_at.max(Instant::now() + NEWS.0);
-                }
-                *self.news.entry(conversation).or_default() += new as u64;
+        let arrival = self.conversations.arrived(conversation, entries);
+        if !arrival.is_shown {
+            if self.screen.is_terminal() {
+                self.digest.add(conversation, arrival.of_others, std::time::Instant::now());
             }
             return Ok(());
         }
+        let here = arrival.is_here;
+        let name = self.conversations.target(conversation).to_owned();
         for entry in entries {
-            if self.own.contains_key(&entry.message_id) {
+            if self.composer.is_own(&entry.message_id) {
                 continue;
             }
             let place = (!here).then(|| format!("[{name}]"));
@@ -512,15 +503,9 @@ impl Talk {
         Ok(())
     }
 
-    fn tick(&mut self, message_id: &MessageId, ack: &Ack) -> Result<(), Failure> {
-        let text = match self.waiting.remove(message_id) {
-            Some(text) => text,
-            // Its tick was shown when the outbox reported that another process had sent it.
-            None if self.own.contains_key(message_id) => return Ok(()),
-            None => "(queued earlier)".to_owned(),
-        };
-        let tick = self.out.style(Style::Good, "\u{2713}");
-        Ok(self.screen.print(&format!("{tick} #{} {text}", ack.n))?)
+    fn is_counted(&self, conversation: ConversationId) -> bool {
+        let view = self.conversations.get(conversation);
+        view.is_some_and(|view| view.visibility == Visibility::Counted)
     }
 
     async fn changed(&mut self, changed: proto::Conversation) -> Result<(), Failure> {
@@ -625,13 +610,5 @@ async fn find(client: Client, target: String) -> Result<Found, Failure> {
             Err(ClientError::Closed | ClientError::TooManySessions) => std::future::pending().await,
             found => return Ok(found?),
         }
-    }
-}
-
-fn beginning(text: &str) -> String {
-    let line = Untrusted::new(text).render_line();
-    match line.char_indices().nth(TICK_TEXT) {
-        Some((end, _)) => format!("{}\u{2026}", line.get(..end).unwrap_or_default()),
-        None => line,
     }
 }
