@@ -114,6 +114,15 @@ impl Composer {
         self.states.entry(message_id).or_insert(MessageState::Queued);
     }
 
+    /// Takes the report that a file and its message are recorded.
+    pub fn file_recorded(&mut self, message_id: MessageId, n: u64) {
+        if !self.queued.contains_key(&message_id)
+            && let Some(state) = self.states.get_mut(&message_id)
+        {
+            *state = MessageState::Recorded { n };
+        }
+    }
+
     /// Takes the report that the server has recorded a message. Returns the change, if this is the
     /// first report.
     pub fn recorded(&mut self, message_id: MessageId, ack: &Ack) -> Option<Settlement> {

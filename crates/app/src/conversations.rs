@@ -52,7 +52,8 @@ pub struct ConversationView {
 }
 
 impl ConversationView {
-    fn new(found: &proto::Conversation, visibility: Visibility, after: u64) -> Self {
+    /// A conversation as the server describes it; later entries than `after` will arrive.
+    pub(crate) fn new(found: &proto::Conversation, visibility: Visibility, after: u64) -> Self {
         let unread = found.head.saturating_sub(found.read).saturating_sub(found.own);
         let direct = found.kind() == proto::conversation::Kind::Direct;
         Self {
@@ -165,6 +166,13 @@ impl ConversationList {
         }
     }
 
+    /// Notes that the user has left a conversation.
+    pub fn left(&mut self, conversation: ConversationId) {
+        if let Some(view) = self.all.get_mut(&conversation) {
+            view.is_joined = false;
+        }
+    }
+
     /// A known conversation.
     #[must_use]
     pub fn get(&self, conversation: ConversationId) -> Option<&ConversationView> {
@@ -184,10 +192,18 @@ impl ConversationList {
 }
 
 /// The name of a conversation as a target.
-fn target_of(conversation: &proto::Conversation) -> String {
+pub(crate) fn target_of(conversation: &proto::Conversation) -> String {
     match conversation.kind() {
         proto::conversation::Kind::Direct => format!("@{}", conversation.name),
         _ => conversation.name.clone(),
+    }
+}
+
+/// A conversation as a user writes it: `#` and a room's name, or `@` and a user name.
+pub(crate) fn written(conversation: &proto::Conversation) -> String {
+    match conversation.kind() {
+        proto::conversation::Kind::Direct => target_of(conversation),
+        _ => format!("#{}", conversation.name),
     }
 }
 

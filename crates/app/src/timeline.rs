@@ -1,0 +1,150 @@
+//! The entries of one conversation that are on the screen or near it.
+//!
+//! The timeline is a window of the record: ascending numbers, each entry once. It is bounded; a
+//! renderer reads older entries again when the user scrolls back.
+
+use std::collections::VecDeque;
+
+use twinlock_client::client::Entry;
+use twinlock_core::id::Name;
+
+use crate::mentions::mentions;
+
+/// An entry as a timeline shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimelineItem {
+    /// The entry.
+    pub entry: Entry,
+    /// This program sent it, so that its text may be on the screen already.
+    pub is_own: bool,
+    /// It mentions the user.
+    pub is_mention: bool,
+}
+
+impl TimelineItem {
+    /// The item of an entry. `is_own`: this program sent it.
+    #[must_use]
+    pub fn new(entry: Entry, user: &Name, is_own: bool) -> Self {
+        let is_mention = entry.text.as_ref().is_some_and(|text| mentions(text.expose_raw(), user));
+        Self { entry, is_own, is_mention }
+    }
+}
+
+/// A window of a conversation's entries.
+#[derive(Debug)]
+pub struct Timeline {
+    items: VecDeque<TimelineItem>,
+    capacity: usize,
+    /// The number of the newest entry that was added, also if it was removed since.
+    newest: u64,
+}
+
+impl Timeline {
+    /// An empty timeline of at most so many entries.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { items: VecDeque::new(), capacity, newest: 0 }
+    }
+
+    /// Adds new entries, and removes the oldest ones beyond the capacity. Returns the entries that
+    /// are new, in the order of the record.
+    pub fn append(&mut self, mut items: Vec<TimelineItem>) -> Vec<TimelineItem> {
+        let mut newest = self.newest;
+        items.retain(|item| {
+            let is_new = item.entry.n > newest;
+            newest = newest.max(item.entry.n);
+            is_new
+        });
+        self.newest = newest;
+        let kept = items.len().min(self.capacity);
+        self.items.extend(items.iter().skip(items.len() - kept).cloned());
+        let over = self.items.len().saturating_sub(self.capacity);
+        self.items.drain(..over);
+        items
+    }
+
+    /// Adds entries before the oldest one, as far as the capacity allows: the newest of them first.
+    /// Entries that are not older are left out.
+    pub fn prepend(&mut self, items: Vec<TimelineItem>) {
+        for item in items.into_iter().rev() {
+            if self.items.len() >= self.capacity {
+                return;
+            }
+            if self.items.front().is_none_or(|first| item.entry.n < first.entry.n) {
+                self.newest = self.newest.max(item.entry.n);
+                self.items.push_front(item);
+            }
+        }
+    }
+
+    /// The entries, oldest first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &TimelineItem> {
+        self.items.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use twinlock_core::chain::Kind;
+    use twinlock_core::id::{MessageId, Sender};
+    use twinlock_core::text::Untrusted;
+
+    use super::*;
+
+    fn item(n: u64) -> TimelineItem {
+        let bob = Name::new("bob").unwrap();
+        let entry = Entry {
+            n,
+            time_ms: n,
+            message_id: MessageId([0; 16]),
+            kind: Kind::TEXT,
+            sender: Some(Sender::User(bob.clone(), None)),
+            text: Some(Untrusted::new("hi @bob")),
+            file: None,
+            link: None,
+        };
+        TimelineItem::new(entry, &bob, false)
+    }
+
+    proptest! {
+        #[test]
+        fn timeline__is_in_order_of_the_record_without_duplicates(
+            capacity in 0..20_usize,
+            steps in prop::collection::vec((any::<bool>(), 1..60_u64, 1..10_u64), 0..30)
+        ) {
+            let mut timeline = Timeline::new(capacity);
+            let mut shown = 0;
+            for (is_append, from, count) in steps {
+                let run: Vec<_> = (from..from + count).map(item).collect();
+                if is_append {
+                    for new in timeline.append(run) {
+                        prop_assert!(new.entry.n > shown, "shown twice or out of order");
+                        shown = new.entry.n;
+                    }
+                } else {
+                    timeline.prepend(run);
+                    shown = shown.max(timeline.iter().next_back().map_or(0, |item| item.entry.n));
+                }
+                let numbers: Vec<_> = timeline.iter().map(|item| item.entry.n).collect();
+                prop_assert!(numbers.is_sorted_by(|a, b| a < b), "{:?}", numbers);
+                prop_assert!(numbers.len() <= capacity);
+            }
+        }
+    }
+
+    #[test]
+    fn timeline__keeps_the_newest_entries() {
+        let mut timeline = Timeline::new(3);
+        assert!(item(1).is_mention);
+        assert_eq!(timeline.append((5..10).map(item).collect()).len(), 5);
+        let numbers = |t: &Timeline| t.iter().map(|item| item.entry.n).collect::<Vec<_>>();
+        assert_eq!(numbers(&timeline), [7, 8, 9]);
+        timeline.prepend((1..7).map(item).collect());
+        assert_eq!(numbers(&timeline), [7, 8, 9]);
+        let mut timeline = Timeline::new(5);
+        timeline.append((8..10).map(item).collect());
+        timeline.prepend((1..8).map(item).collect());
+        assert_eq!(numbers(&timeline), [5, 6, 7, 8, 9]);
+    }
+}
