@@ -218,18 +218,10 @@ impl Composer {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use twinlock_core::id::Link;
     use twinlock_core::proto::RefusalReason;
 
     use super::*;
-
-    fn id(i: u8) -> MessageId {
-        MessageId([i; 16])
-    }
-
-    fn ack(n: u64) -> Ack {
-        Ack { conversation: 1, n, time_ms: 0, salt: None, link: Link([0; 32]) }
-    }
+    use crate::fixtures::{ack, id};
 
     fn message(is_aside: bool) -> OwnMessage {
         OwnMessage { target: "ops".into(), preview: Preview::new("hello"), is_aside }

@@ -210,35 +210,9 @@ pub(crate) fn written(conversation: &proto::Conversation) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use twinlock_core::chain::Kind;
-    use twinlock_core::id::MessageId;
 
     use super::*;
-
-    const USERS: [&str; 3] = ["alice", "bob", "carol"];
-
-    fn name(name: &str) -> Name {
-        Name::new(name).unwrap()
-    }
-
-    fn entry(n: u64, from: usize, text: &str) -> Entry {
-        Entry {
-            n,
-            time_ms: n,
-            message_id: MessageId([0; 16]),
-            kind: Kind::TEXT,
-            sender: Some(Sender::User(name(USERS[from]), None)),
-            text: Some(Untrusted::new(text)),
-            file: None,
-            link: None,
-        }
-    }
-
-    fn room(id: ConversationId, head: u64, read: u64) -> proto::Conversation {
-        let kind = proto::conversation::Kind::Room.into();
-        let name = format!("room{id}");
-        proto::Conversation { id, kind, name, head, read, joined: true, ..Default::default() }
-    }
+    use crate::fixtures::{ALICE, BOB, USERS, entry, name, room};
 
     fn list() -> ConversationList {
         ConversationList::new(name("alice"), "room1".to_owned())
@@ -281,8 +255,8 @@ mod tests {
                         for (from, is_mention) in some {
                             n += 1;
                             let text = if is_mention { "hi @alice" } else { "hi" };
-                            entries.push(entry(n, from, text));
-                            if from != 0 {
+                            entries.push(entry(n, USERS[from], text));
+                            if USERS[from] != ALICE {
                                 unread.push((n, is_mention));
                             }
                         }
@@ -328,11 +302,11 @@ mod tests {
     fn conversations__backlog_is_not_unread() {
         let mut list = list();
         list.add(&room(1, 30, 30), Visibility::Shown, 10);
-        let backlog: Vec<_> = (11..=30).map(|n| entry(n, 1, "hi @alice")).collect();
+        let backlog: Vec<_> = (11..=30).map(|n| entry(n, BOB, "hi @alice")).collect();
         let arrival = list.arrived(1, &backlog);
         assert_eq!(arrival, Arrival { is_here: true, is_shown: true, of_others: 20 });
         assert_eq!(list.get(1).unwrap().unread, 0);
-        list.arrived(1, &[entry(31, 1, "hi @alice"), entry(32, 0, "@alice")]);
+        list.arrived(1, &[entry(31, BOB, "hi @alice"), entry(32, ALICE, "@alice")]);
         assert_eq!((list.get(1).unwrap().unread, list.get(1).unwrap().mentions), (1, 1));
     }
 
@@ -341,10 +315,10 @@ mod tests {
         let mut list = list();
         list.add(&room(1, 0, 0), Visibility::Shown, 0);
         list.add(&room(2, 0, 0), Visibility::Counted, 0);
-        assert!(!list.arrived(2, &[entry(1, 1, "x")]).is_shown);
+        assert!(!list.arrived(2, &[entry(1, BOB, "x")]).is_shown);
         list.open("room2".to_owned());
-        assert!(list.arrived(2, &[entry(2, 1, "x")]).is_shown);
-        let arrival = list.arrived(1, &[entry(1, 1, "x")]);
+        assert!(list.arrived(2, &[entry(2, BOB, "x")]).is_shown);
+        let arrival = list.arrived(1, &[entry(1, BOB, "x")]);
         assert_eq!((arrival.is_here, arrival.is_shown), (false, true));
     }
 }

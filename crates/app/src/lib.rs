@@ -20,10 +20,14 @@ mod conversations;
 mod digest;
 mod effect;
 mod events;
+#[cfg(test)]
+mod fixtures;
 mod intent;
 mod mentions;
 mod outcomes;
 mod perform;
+#[cfg(test)]
+mod tests;
 mod timeline;
 mod transfers;
 

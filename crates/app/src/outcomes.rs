@@ -11,7 +11,7 @@ use crate::composer::{OwnMessage, Preview};
 use crate::conversations::{ConversationView, Visibility, target_of, written};
 use crate::effect::{ClientEffect, EffectOutcome, HistoryPosition};
 use crate::perform::Roster;
-use crate::timeline::TimelineItem;
+use crate::timeline::{Timeline, TimelineItem};
 
 /// Number of earlier entries that are shown when a conversation is opened.
 const OPENED_ENTRIES: u64 = 20;
@@ -108,13 +108,15 @@ impl App {
         let mut entries = page.entries;
         // Later entries arrive because the conversation is followed.
         entries.retain(|entry| entry.n <= upto && page.upto > after);
-        if let Some(timeline) = self.timelines.get_mut(&conversation) {
-            let items = entries.iter().map(|entry| {
-                let is_own = self.composer.is_own(&entry.message_id);
-                TimelineItem::new(entry.clone(), &self.user, is_own)
-            });
-            timeline.prepend(items.collect());
-        }
+        let items = entries.iter().map(|entry| {
+            let is_own = self.composer.is_own(&entry.message_id);
+            TimelineItem::new(entry.clone(), &self.user, is_own)
+        });
+        let capacity = self.options.timeline_entries;
+        self.timelines
+            .entry(conversation)
+            .or_insert_with(|| Timeline::new(capacity))
+            .add_history(items.collect());
         self.change(Change::History(entries));
         if let Some(fault) = page.faults.into_iter().next().filter(|_| page.upto > after) {
             return Err(fault);

@@ -35,7 +35,7 @@ impl TimelineItem {
 pub struct Timeline {
     items: VecDeque<TimelineItem>,
     capacity: usize,
-    /// The number of the newest entry that was added, also if it was removed since.
+    /// The number of the newest entry that arrived, also if it was removed since.
     newest: u64,
 }
 
@@ -46,8 +46,8 @@ impl Timeline {
         Self { items: VecDeque::new(), capacity, newest: 0 }
     }
 
-    /// Adds new entries, and removes the oldest ones beyond the capacity. Returns the entries that
-    /// are new, in the order of the record.
+    /// Adds entries that arrived, and removes the oldest ones beyond the capacity. Returns those that
+    /// had not arrived before, in the order of the record.
     pub fn append(&mut self, mut items: Vec<TimelineItem>) -> Vec<TimelineItem> {
         let mut newest = self.newest;
         items.retain(|item| {
@@ -56,24 +56,34 @@ impl Timeline {
             is_new
         });
         self.newest = newest;
-        let kept = items.len().min(self.capacity);
-        self.items.extend(items.iter().skip(items.len() - kept).cloned());
+        for item in items.iter().skip(items.len().saturating_sub(self.capacity)) {
+            self.insert(item.clone());
+        }
         let over = self.items.len().saturating_sub(self.capacity);
         self.items.drain(..over);
         items
     }
 
-    /// Adds entries before the oldest one, as far as the capacity allows: the newest of them first.
-    /// Entries that are not older are left out.
-    pub fn prepend(&mut self, items: Vec<TimelineItem>) {
+    /// Adds entries that were read from the server, as far as the capacity allows: the newest of
+    /// them first.
+    pub fn add_history(&mut self, items: Vec<TimelineItem>) {
         for item in items.into_iter().rev() {
             if self.items.len() >= self.capacity {
                 return;
             }
-            if self.items.front().is_none_or(|first| item.entry.n < first.entry.n) {
-                self.newest = self.newest.max(item.entry.n);
-                self.items.push_front(item);
+            self.insert(item);
+        }
+    }
+
+    /// Inserts an entry at its place, or replaces it.
+    fn insert(&mut self, item: TimelineItem) {
+        match self.items.binary_search_by_key(&item.entry.n, |item| item.entry.n) {
+            Ok(at) => {
+                if let Some(known) = self.items.get_mut(at) {
+                    *known = item;
+                }
             }
+            Err(at) => self.items.insert(at, item),
         }
     }
 
@@ -86,25 +96,12 @@ impl Timeline {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use twinlock_core::chain::Kind;
-    use twinlock_core::id::{MessageId, Sender};
-    use twinlock_core::text::Untrusted;
 
     use super::*;
+    use crate::fixtures::{BOB, entry, name};
 
     fn item(n: u64) -> TimelineItem {
-        let bob = Name::new("bob").unwrap();
-        let entry = Entry {
-            n,
-            time_ms: n,
-            message_id: MessageId([0; 16]),
-            kind: Kind::TEXT,
-            sender: Some(Sender::User(bob.clone(), None)),
-            text: Some(Untrusted::new("hi @bob")),
-            file: None,
-            link: None,
-        };
-        TimelineItem::new(entry, &bob, false)
+        TimelineItem::new(entry(n, BOB, "hi @bob"), &name(BOB), false)
     }
 
     proptest! {
@@ -123,8 +120,7 @@ mod tests {
                         shown = new.entry.n;
                     }
                 } else {
-                    timeline.prepend(run);
-                    shown = shown.max(timeline.iter().next_back().map_or(0, |item| item.entry.n));
+                    timeline.add_history(run);
                 }
                 let numbers: Vec<_> = timeline.iter().map(|item| item.entry.n).collect();
                 prop_assert!(numbers.is_sorted_by(|a, b| a < b), "{:?}", numbers);
@@ -140,11 +136,12 @@ mod tests {
         assert_eq!(timeline.append((5..10).map(item).collect()).len(), 5);
         let numbers = |t: &Timeline| t.iter().map(|item| item.entry.n).collect::<Vec<_>>();
         assert_eq!(numbers(&timeline), [7, 8, 9]);
-        timeline.prepend((1..7).map(item).collect());
+        timeline.add_history((1..7).map(item).collect());
         assert_eq!(numbers(&timeline), [7, 8, 9]);
         let mut timeline = Timeline::new(5);
+        timeline.add_history(vec![item(9)]);
         timeline.append((8..10).map(item).collect());
-        timeline.prepend((1..8).map(item).collect());
+        timeline.add_history((1..8).map(item).collect());
         assert_eq!(numbers(&timeline), [5, 6, 7, 8, 9]);
     }
 }

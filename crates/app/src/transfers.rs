@@ -39,7 +39,7 @@ pub enum TransferChange {
     Progressed(JobId),
     /// The file changed while it was sent; it is sent again from the start.
     Restarted {
-        /// The transfer.
+        /// The transfer before the change.
         transfer: TransferView,
         /// The message of the new attempt.
         message_id: MessageId,
@@ -110,9 +110,10 @@ impl TransferList {
                 Some(TransferChange::Failed { transfer, error })
             }
             Event::Changed { job, message_id, size } => {
-                let transfer = self.running.get_mut(&job)?;
-                (transfer.size, transfer.done) = (size, 0);
-                Some(TransferChange::Restarted { transfer: transfer.clone(), message_id })
+                let running = self.running.get_mut(&job)?;
+                let transfer = running.clone();
+                (running.size, running.done) = (size, 0);
+                Some(TransferChange::Restarted { transfer, message_id })
             }
             Event::Began { job, from: done } | Event::Progress { job, done } => {
                 let transfer = self.running.get_mut(&job)?;
@@ -139,10 +140,9 @@ impl TransferList {
 mod tests {
     use proptest::prelude::*;
     use twinlock_client::ClientError;
-    use twinlock_client::outbox::Ack;
-    use twinlock_core::id::Link;
 
     use super::*;
+    use crate::fixtures::{ack, id};
 
     fn view(size: u64) -> TransferView {
         let direction = TransferDirection::Sending;
@@ -150,14 +150,13 @@ mod tests {
     }
 
     fn event(job: JobId, kind: u8, bytes: u64) -> Event {
-        let message_id = MessageId([7; 16]);
-        let link = Link([0; 32]);
+        let message_id = id(7);
         match kind {
             0 => Event::Began { job, from: bytes },
             1 => Event::Progress { job, done: bytes },
             2 => Event::Changed { job, message_id, size: bytes },
             3 => {
-                let ack = Ack { conversation: 1, n: bytes, time_ms: 0, salt: None, link };
+                let ack = ack(bytes);
                 Event::Sent { job, message_id, ack, size: bytes, hash: [0; 32] }
             }
             4 => Event::Got { job, path: None },
