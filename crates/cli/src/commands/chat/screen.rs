@@ -22,42 +22,42 @@ use rustyline::{ColorMode, CompletionType, Config, Editor, Helper};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::above::Above;
 use super::command::COMMANDS;
+use super::external_printer::LinePrinter;
 use super::keys::Keys;
 use crate::commands::input::LineReader;
 use crate::exit::Failure;
 use crate::output::{Gone, Output, Report, write_line};
 
-type Line = Result<String, Failure>;
-type Words = Arc<Mutex<BTreeSet<String>>>;
+type TypedLine = Result<String, Failure>;
+type Completions = Arc<Mutex<BTreeSet<String>>>;
 
 /// Where to print.
 pub(super) struct Screen {
     /// Both ends are a terminal.
-    person: bool,
+    is_terminal: bool,
     /// Prints above the line that is being edited, if there is an editor.
-    above: Option<Arc<Above>>,
-    words: Words,
+    printer: Option<Arc<LinePrinter>>,
+    words: Completions,
     /// The output of a script.
     report: Option<Report>,
 }
 
 /// Typed input, line by line.
 pub(super) struct Input {
-    lines: mpsc::Receiver<Line>,
+    lines: mpsc::Receiver<TypedLine>,
     /// Lets the editor ask for the next line, with this prompt.
     prompts: Option<blocking::Sender<String>>,
 }
 
 impl Input {
     /// The next line, `None` at the end of the input. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Line> {
+    pub(super) async fn next(&mut self) -> Option<TypedLine> {
         self.lines.recv().await
     }
 
     /// Requests the next line, which goes to `target`, after the previous one was handled.
-    pub(super) fn go_on(&mut self, target: &str) {
+    pub(super) fn request_line(&mut self, target: &str) {
         if let Some(prompts) = &self.prompts {
             let _ended = prompts.send(format!("{target}> "));
         }
@@ -81,11 +81,11 @@ impl Screen {
     /// Opens a line editor if both ends are a terminal that supports one. Otherwise, or with
     /// `plain`, reads plain lines.
     pub(super) fn open(plain: bool, out: Output) -> Result<(Self, Input, Suspensions), Failure> {
-        let words = Words::default();
-        let person = io::stdin().is_terminal() && io::stdout().is_terminal();
-        if !person || plain || dumb() {
-            let report = if person { None } else { Some(Report::begin(out)?) };
-            let screen = Self { person, above: None, words, report };
+        let words = Completions::default();
+        let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+        if !is_terminal || plain || dumb() {
+            let report = if is_terminal { None } else { Some(Report::begin(out)?) };
+            let screen = Self { is_terminal, printer: None, words, report };
             let input = Input { lines: read_plain(), prompts: None };
             return Ok((screen, input, Suspensions(None)));
         }
@@ -102,29 +102,30 @@ impl Screen {
         let config = config.max_history_size(500).map_err(failed)?.build();
         let history = MemHistory::with_config(&config);
         let mut editor = Editor::with_history(config, history).map_err(failed)?;
-        let printer = editor.create_external_printer().map_err(failed)?;
-        let above = Above::new(keys, Box::new(printer));
+        let external = editor.create_external_printer().map_err(failed)?;
+        let printer = LinePrinter::new(keys, Box::new(external));
         let typed = Arc::new(AtomicBool::new(false));
-        let help = Help { words: words.clone(), above: above.clone(), typed: typed.clone() };
+        let help =
+            LineHelper { words: words.clone(), printer: printer.clone(), typed: typed.clone() };
         editor.set_helper(Some(help));
         let (lines, read) = mpsc::channel(1);
         let (prompts, asked) = blocking::channel();
-        let state = above.clone();
-        std::thread::spawn(move || edit(editor, &lines, &asked, &state, &typed));
-        let screen = Self { person, above: Some(above), words, report: None };
+        let above = printer.clone();
+        std::thread::spawn(move || edit(editor, &lines, &asked, &above, &typed));
+        let screen = Self { is_terminal, printer: Some(printer), words, report: None };
         let input = Input { lines: read, prompts: Some(prompts) };
         Ok((screen, input, Suspensions(suspensions.ok())))
     }
 
     pub(super) fn is_terminal(&self) -> bool {
-        self.person
+        self.is_terminal
     }
 
     /// Prints lines above the line that is being edited.
     pub(super) fn print(&mut self, text: &str) -> Result<(), Gone> {
-        match &self.above {
-            Some(above) => above.print(text),
-            None if self.person => write_line(text),
+        match &self.printer {
+            Some(printer) => printer.print(text),
+            None if self.is_terminal => write_line(text),
             // The rest of a script is still sent.
             None => {
                 if let Some(report) = &mut self.report {
@@ -147,16 +148,16 @@ impl Screen {
 
     /// Suspends this process with the terminal restored; takes the terminal again on resume.
     pub(super) async fn suspend(&self) {
-        if let Some(above) = &self.above {
-            above.suspend().await;
+        if let Some(printer) = &self.printer {
+            printer.suspend().await;
         }
     }
 
     /// Restores the terminal, even if the editor still waits for a line. Pending text is printed,
     /// and nothing afterwards.
     pub(super) fn restore(&mut self) {
-        if let Some(above) = &self.above {
-            above.end();
+        if let Some(printer) = &self.printer {
+            printer.end();
         }
     }
 }
@@ -176,20 +177,20 @@ fn dumb() -> bool {
 }
 
 fn edit(
-    mut editor: Editor<Help, MemHistory>,
-    lines: &mpsc::Sender<Line>,
+    mut editor: Editor<LineHelper, MemHistory>,
+    lines: &mpsc::Sender<TypedLine>,
     prompts: &blocking::Receiver<String>,
-    above: &Above,
+    printer: &LinePrinter,
     typed: &AtomicBool,
 ) {
     let mut cleared = None;
     while let Some(prompt) = cleared.take().or_else(|| prompts.recv().ok()) {
-        if !above.begin_line() {
+        if !printer.begin_line() {
             return;
         }
         typed.store(false, Ordering::Relaxed);
         let read = editor.readline(&prompt);
-        above.end_line();
+        printer.end_line();
         // Ctrl-C on a line with text clears it; on an empty line it ends the chat.
         if matches!(read, Err(ReadlineError::Interrupted)) && typed.load(Ordering::Relaxed) {
             cleared = Some(prompt);
@@ -208,7 +209,7 @@ fn edit(
     }
 }
 
-fn read_plain() -> mpsc::Receiver<Line> {
+fn read_plain() -> mpsc::Receiver<TypedLine> {
     let (lines, read) = mpsc::channel(64);
     std::thread::spawn(move || {
         let mut input = match LineReader::stdin() {
@@ -226,14 +227,14 @@ fn read_plain() -> mpsc::Receiver<Line> {
 }
 
 /// Completes commands, paths, and the names of rooms and people, and prints above the prompt.
-struct Help {
-    words: Words,
-    above: Arc<Above>,
+struct LineHelper {
+    words: Completions,
+    printer: Arc<LinePrinter>,
     /// The line that is being edited has text.
     typed: Arc<AtomicBool>,
 }
 
-impl Completer for Help {
+impl Completer for LineHelper {
     type Candidate = String;
 
     fn complete(
@@ -280,7 +281,7 @@ fn paths(typed: &str) -> Vec<String> {
         None => ("", typed),
     };
     let Ok(entries) =
-        std::fs::read_dir(super::files::home_of(if dir.is_empty() { "." } else { dir }))
+        std::fs::read_dir(super::files::expand_home(if dir.is_empty() { "." } else { dir }))
     else {
         return Vec::new();
     };
@@ -300,15 +301,15 @@ fn paths(typed: &str) -> Vec<String> {
     found
 }
 
-impl Highlighter for Help {
+impl Highlighter for LineHelper {
     /// Called at each drawing of the prompt, on a cleared row.
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _: bool) -> Cow<'b, str> {
-        let text = self.above.take();
+        let text = self.printer.take();
         if text.is_empty() { Cow::Borrowed(prompt) } else { Cow::Owned(text + prompt) }
     }
 }
 
-impl Hinter for Help {
+impl Hinter for LineHelper {
     type Hint = String;
 
     /// Gives no hint; it is called whenever the line changes.
@@ -317,8 +318,8 @@ impl Hinter for Help {
         None
     }
 }
-impl Validator for Help {}
-impl Helper for Help {}
+impl Validator for LineHelper {}
+impl Helper for LineHelper {}
 
 #[cfg(test)]
 mod tests {
