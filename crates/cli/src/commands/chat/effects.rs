@@ -1,4 +1,4 @@
-//! Performs the effects of the app, and shows what comes of them.
+//! Performs the effects of the app, and renders the changes.
 
 use std::time::Duration;
 

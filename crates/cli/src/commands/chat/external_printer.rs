@@ -38,7 +38,7 @@ pub(super) struct LinePrinter {
     /// The editor has paused or released the cursor.
     paused: Notify,
     /// The suspension has ended, or the editor has drawn or released the cursor.
-    resumed: Condvar,
+    changed: Condvar,
 }
 
 struct PrinterState {
@@ -72,8 +72,8 @@ impl LinePrinter {
             over: false,
             keys,
         };
-        let (state, paused, resumed) = (Mutex::new(state), Notify::new(), Condvar::new());
-        Arc::new(Self { state, draw, paused, resumed })
+        let (state, paused, changed) = (Mutex::new(state), Notify::new(), Condvar::new());
+        Arc::new(Self { state, draw, paused, changed })
     }
 
     fn state(&self) -> MutexGuard<'_, PrinterState> {
@@ -102,7 +102,7 @@ impl LinePrinter {
     pub(super) fn take(&self) -> String {
         let mut state = self.state();
         state.drawn = true;
-        self.resumed.notify_all();
+        self.changed.notify_all();
         let mut state = self.wait_while_suspended(state);
         if state.over { String::new() } else { take(&mut state.text) }
     }
@@ -118,7 +118,7 @@ impl LinePrinter {
     pub(super) fn end_line(&self) {
         let mut state = self.state();
         state.editing = false;
-        self.resumed.notify_all();
+        self.changed.notify_all();
         if state.over {
             // The editor restored the mode that it found.
             state.keys.give_back();
@@ -136,7 +136,7 @@ impl LinePrinter {
         while state.suspended {
             state.is_paused = true;
             self.paused.notify_one();
-            state = self.resumed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.is_paused = false;
         state
@@ -169,7 +169,7 @@ impl LinePrinter {
             }
         }
         state.suspended = false;
-        self.resumed.notify_all();
+        self.changed.notify_all();
     }
 
     fn leave(&self) {
@@ -188,7 +188,7 @@ impl LinePrinter {
     /// Restores the terminal.
     pub(super) fn end(&self) {
         let begins = |state: &mut PrinterState| state.editing && !state.drawn;
-        let waited = self.resumed.wait_timeout_while(self.state(), PAUSE, begins);
+        let waited = self.changed.wait_timeout_while(self.state(), PAUSE, begins);
         let (mut state, _late) = waited.unwrap_or_else(PoisonError::into_inner);
         if std::mem::replace(&mut state.over, true) {
             return;

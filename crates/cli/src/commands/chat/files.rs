@@ -20,7 +20,7 @@ use crate::open::Context;
 const JOBS: u8 = 3;
 
 /// The transfer connections, which are opened on first use, and the files that are examined.
-pub(super) struct Files {
+pub(super) struct FileTransfers {
     context: Context,
     transfers: Option<(Transfers, mpsc::Receiver<Event>)>,
     /// Files that threads examine before they are sent, with the target of each. A disk may not
@@ -40,7 +40,7 @@ pub(super) enum FileEvent {
     Transfer(Event),
 }
 
-impl Files {
+impl FileTransfers {
     pub(super) fn new(context: &Context) -> Self {
         Self { context: context.clone(), transfers: None, examined: JoinSet::new() }
     }

@@ -6,11 +6,13 @@
 //! show their conversation.
 //!
 //! The state of the chat is in the view models of [`twinlock_app`]. Here, `command` parses lines
-//! into intents, `effects` performs what the models ask for, `render` prints their changes, and the
-//! loop below decides when the chat ends.
+//! into intents, `effects` performs what the models ask for, `render` prints their changes, and
+//! `event_loop` decides when the chat ends.
 
 mod command;
+mod completion;
 mod effects;
+mod event_loop;
 mod external_printer;
 mod files;
 mod keys;
@@ -19,21 +21,18 @@ mod screen;
 
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use twinlock_app::{App, AppOptions, Intent, load_roster};
-use twinlock_client::{Client, ClientError, Event, Options};
+use twinlock_app::{App, AppOptions, Intent};
+use twinlock_client::{Client, Options};
 use twinlock_core::text::Untrusted;
 
-use super::send::{LOOK, QUIET, waits};
 use crate::args::Chat;
 use crate::exit::{Exit, Failure};
 use crate::interrupted;
 use crate::open::{Context, Opened};
 use crate::output::Output;
-use crate::patience::Patience;
 use command::{COMMANDS, ChatInput, HELP};
-use files::Files;
-use screen::{Input, Screen, Suspensions};
+use files::FileTransfers;
+use screen::Screen;
 
 /// Number of earlier entries shown at the start.
 const BACKLOG: u64 = 20;
@@ -46,7 +45,7 @@ struct LineChat {
     app: App,
     client: Client,
     screen: Screen,
-    files: Files,
+    files: FileTransfers,
     /// Number of files that the server refused.
     refused_files: u32,
     /// The worst exit code of a failed file, without a terminal.
@@ -71,7 +70,7 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
         app: App::new(user, args.target.to_string(), options, now),
         client,
         screen,
-        files: Files::new(&context),
+        files: FileTransfers::new(&context),
         refused_files: 0,
         failed: None,
     };
@@ -116,161 +115,6 @@ pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
 }
 
 impl LineChat {
-    /// Runs until the user ends it, or until the input ends and all of it is recorded.
-    async fn run(
-        &mut self,
-        input: &mut Input,
-        suspensions: &mut Suspensions,
-        events: &mut tokio::sync::mpsc::Receiver<Event>,
-        interrupt: impl Future<Output = ()>,
-        patience: Duration,
-    ) -> Result<(), Failure> {
-        let mut interrupt = std::pin::pin!(interrupt);
-        let is_script = !self.screen.is_terminal();
-        let mut is_loaded = false;
-        // Kept across all iterations, because dropping the future would lose the request.
-        let (client, target) =
-            (self.client.clone(), self.app.conversations().open_target().to_owned());
-        let mut loading = std::pin::pin!(load_roster(&client, &target));
-        let mut open = true;
-        let mut bad_input = None;
-        let mut limited = None;
-        let mut deadline = Patience::new(patience);
-        let mut is_explained = false;
-        let mut closed_at = Instant::now();
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while open || self.is_unsettled() {
-            // Until its last line is settled, a script reads no more; the deadline counts as after
-            // the end of the input.
-            let settles = is_script && open && self.must_settle();
-            let waits = !open || settles;
-            if !waits {
-                closed_at = Instant::now();
-            } else {
-                // No key is read any more, so signal keys (Ctrl-C) work again.
-                self.screen.restore();
-                if self.app.connection().is_down() && !is_explained {
-                    is_explained = true;
-                    self.explain_wait(patience);
-                }
-            }
-            let timeout = self.app.poll_timeout().map(Instant::from_std);
-            tokio::select! {
-                roster = &mut loading, if !is_loaded => {
-                    is_loaded = true;
-                    match roster.map_err(Failure::from) {
-                        Ok(roster) => {
-                            self.app.handle_roster(roster);
-                            self.update().await?;
-                        }
-                        // Wait until the server refuses the earlier lines, so that none stays
-                        // queued.
-                        Err(failure) if is_script && self.app.composer().queued_count() > 0 => {
-                            bad_input = Some(failure);
-                            open = false;
-                            deadline.renew();
-                        }
-                        Err(failure) => return Err(failure),
-                    }
-                }
-                line = input.next(), if open && !settles => match line {
-                    Some(Ok(line)) => {
-                        deadline.renew();
-                        match self.take_line(&line).await {
-                            Ok(is_open) => open = is_open,
-                            // The next line may be meant for the room that this one failed to
-                            // enter.
-                            Err(failure) if is_script && failure.exit != Exit::Done => {
-                                bad_input = Some(failure.hint("no line after it was sent"));
-                                open = false;
-                            }
-                            Err(failure) => return Err(failure),
-                        }
-                        if open {
-                            input.request_line(self.app.conversations().open_target());
-                        }
-                    }
-                    Some(Err(failure)) if failure.exit == Exit::Interrupted => return Err(failure),
-                    // Earlier lines are still recorded.
-                    Some(Err(failure)) => {
-                        bad_input = Some(failure);
-                        open = false;
-                        deadline.renew();
-                    }
-                    None => {
-                        open = false;
-                        deadline.renew();
-                    }
-                },
-                event = events.recv(), if limited.is_none() => match event {
-                    // Another process of the profile that has a session sends a script's messages.
-                    Some(Event::Ended(Some(error @ ClientError::TooManySessions))) if is_script => {
-                        limited = Some(Failure::from(error));
-                    }
-                    Some(Event::Ended(Some(error))) => return Err(error.into()),
-                    Some(Event::Ended(None)) => return Ok(()),
-                    None => return Err(ClientError::Closed.into()),
-                    Some(event) => {
-                        if matches!(event, Event::Recorded { .. }) {
-                            deadline.renew();
-                        }
-                        self.app.handle_event(event, std::time::Instant::now());
-                        self.update().await?;
-                    }
-                },
-                event = self.files.next() => if self.take_file_event(event).await? {
-                    deadline.renew();
-                },
-                // Another process of this profile may have sent it.
-                _ = look.tick(), if self.app.composer().queued_count() > 0 => {
-                    if self.check_outbox().await? {
-                        deadline.renew();
-                    }
-                }
-                () = sleep_until(closed_at + QUIET), if waits && !is_explained => {
-                    is_explained = true;
-                    self.explain_wait(patience);
-                }
-                () = deadline.is_over(), if waits => {
-                    if settles {
-                        self.out.warn("no line after it was sent");
-                    }
-                    break;
-                }
-                () = sleep_until(timeout.unwrap_or(closed_at)), if timeout.is_some() => {
-                    self.app.handle_timeout(std::time::Instant::now());
-                    self.update().await?;
-                }
-                () = suspensions.next() => self.screen.suspend().await,
-                () = &mut interrupt => return Err(Failure::interrupted()),
-            }
-            if is_script && open && (self.refused_count() > 0 || self.failed.is_some()) {
-                self.out.warn("no line after it was sent");
-                open = false;
-                deadline.renew();
-            }
-        }
-        let unsettled = self.is_unsettled();
-        limited.filter(|_| unsettled).or(bad_input).map_or(Ok(()), Err)
-    }
-
-    /// Whether a script's next line depends on a pending file or a pending text for another room.
-    fn must_settle(&self) -> bool {
-        self.app.transfers().open_count() > 0 || self.app.composer().has_queued_aside()
-    }
-
-    fn explain_wait(&self, patience: Duration) {
-        let (messages, files) =
-            (self.app.composer().queued_count(), self.app.transfers().open_count());
-        if messages > 0 {
-            self.out.say(&waits(messages, patience));
-        } else if files > 0 {
-            let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
-            self.out.say(&format!("waiting for {files}; Ctrl-C ends the wait"));
-        }
-    }
-
     fn is_unsettled(&self) -> bool {
         self.app.composer().queued_count() > 0 || self.app.transfers().open_count() > 0
     }
