@@ -4,8 +4,8 @@
 //! state. Reports come from two sources, the client's events and the outbox, which other processes
 //! of the profile change too; the first report wins, and later ones have no effect.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use twinlock_client::error::Refusal;
 use twinlock_client::outbox::{Ack, Outcome};
@@ -95,9 +95,14 @@ pub struct Settlement {
 #[derive(Debug, Default)]
 pub struct Composer {
     states: HashMap<MessageId, MessageState>,
-    /// The messages in [`MessageState::Queued`], except files.
-    queued: HashMap<MessageId, OwnMessage>,
-    rejected: u32,
+    /// The messages in [`MessageState::Queued`], except files, each with its place in the order of
+    /// sending.
+    queued: HashMap<MessageId, (u64, OwnMessage)>,
+    /// Number of queued messages that are aside. A script asks after each line.
+    queued_asides: usize,
+    /// By the order of sending.
+    rejected: BTreeMap<u64, (MessageId, OwnMessage)>,
+    next: u64,
 }
 
 impl Composer {
@@ -105,8 +110,16 @@ impl Composer {
     pub fn queue(&mut self, message_id: MessageId, message: OwnMessage) {
         if let Entry::Vacant(state) = self.states.entry(message_id) {
             state.insert(MessageState::Queued);
-            self.queued.insert(message_id, message);
+            self.queued_asides += usize::from(message.is_aside);
+            self.queued.insert(message_id, (self.next, message));
+            self.next += 1;
         }
+    }
+
+    fn unqueue(&mut self, message_id: &MessageId) -> Option<(u64, OwnMessage)> {
+        let (order, message) = self.queued.remove(message_id)?;
+        self.queued_asides -= usize::from(message.is_aside);
+        Some((order, message))
     }
 
     /// Adds the message of a file that is being sent.
@@ -127,7 +140,7 @@ impl Composer {
     /// first report.
     pub fn recorded(&mut self, message_id: MessageId, ack: &Ack) -> Option<Settlement> {
         let state = MessageState::Recorded { n: ack.n };
-        let message = self.queued.remove(&message_id);
+        let message = self.unqueue(&message_id).map(|(_, message)| message);
         match self.states.get(&message_id) {
             // A file's state changes with its transfer, or its final state is known.
             Some(_) if message.is_none() => return None,
@@ -141,11 +154,11 @@ impl Composer {
     /// Takes the report that a message will not be recorded. Returns the change, if this is the
     /// first report and the message is of this program.
     pub fn rejected(&mut self, message_id: MessageId, why: Rejection) -> Option<Settlement> {
-        let message = Some(self.queued.remove(&message_id)?);
+        let (order, message) = self.unqueue(&message_id)?;
         let state = MessageState::Rejected(why);
         self.states.insert(message_id, state);
-        self.rejected += 1;
-        Some(Settlement { message_id, message, state })
+        self.rejected.insert(order, (message_id, message.clone()));
+        Some(Settlement { message_id, message: Some(message), state })
     }
 
     /// Takes the outcomes that the outbox has, `None` for a message that it does not have. Returns
@@ -193,13 +206,24 @@ impl Composer {
     /// Whether a queued message is for another conversation than the one that was open.
     #[must_use]
     pub fn has_queued_aside(&self) -> bool {
-        self.queued.values().any(|message| message.is_aside)
+        self.queued_asides > 0
     }
 
     /// Number of rejected messages.
     #[must_use]
-    pub fn rejected_count(&self) -> u32 {
-        self.rejected
+    pub fn rejected_count(&self) -> usize {
+        self.rejected.len()
+    }
+
+    /// The messages that are queued or rejected, in the order of sending. Recorded messages are in
+    /// the timeline of their conversation.
+    #[must_use]
+    pub fn unrecorded(&self) -> Vec<(MessageId, &OwnMessage)> {
+        let queued = self.queued.iter().map(|(id, (order, message))| (*order, *id, message));
+        let rejected = self.rejected.iter().map(|(order, (id, message))| (*order, *id, message));
+        let mut all: Vec<_> = queued.chain(rejected).collect();
+        all.sort_unstable_by_key(|(order, ..)| *order);
+        all.into_iter().map(|(_, id, message)| (id, message)).collect()
     }
 
     /// The state of an own message; `None` if this program did not send it.
@@ -228,7 +252,7 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Step {
+    enum ComposerStep {
         Queue(u8, bool),
         AddFile(u8),
         Recorded(u8, u64),
@@ -236,14 +260,14 @@ mod tests {
         Outcomes(Vec<(u8, u8)>),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = ComposerStep> {
         let any_id = 0..8_u8;
         prop_oneof![
-            (any_id.clone(), any::<bool>()).prop_map(|(i, aside)| Step::Queue(i, aside)),
-            (8..10_u8).prop_map(Step::AddFile),
-            (0..10_u8, 1..100_u64).prop_map(|(i, n)| Step::Recorded(i, n)),
-            any_id.clone().prop_map(Step::Refused),
-            prop::collection::vec((any_id, 0..4_u8), 0..6).prop_map(Step::Outcomes),
+            (any_id.clone(), any::<bool>()).prop_map(|(i, aside)| ComposerStep::Queue(i, aside)),
+            (8..10_u8).prop_map(ComposerStep::AddFile),
+            (0..10_u8, 1..100_u64).prop_map(|(i, n)| ComposerStep::Recorded(i, n)),
+            any_id.clone().prop_map(ComposerStep::Refused),
+            prop::collection::vec((any_id, 0..4_u8), 0..6).prop_map(ComposerStep::Outcomes),
         ]
     }
 
@@ -254,23 +278,28 @@ mod tests {
         ) {
             let mut composer = Composer::default();
             let (mut added, mut finals) = (HashMap::new(), HashMap::new());
+            // In order, without those that are recorded.
+            let mut sent = Vec::new();
             for step in steps {
                 let changes: Vec<Settlement> = match step {
-                    Step::Queue(i, is_aside) => {
+                    ComposerStep::Queue(i, is_aside) => {
                         composer.queue(id(i), message(is_aside));
-                        added.entry(id(i)).or_insert(is_aside);
+                        added.entry(id(i)).or_insert_with(|| {
+                            sent.push(id(i));
+                            is_aside
+                        });
                         Vec::new()
                     }
-                    Step::AddFile(i) => {
+                    ComposerStep::AddFile(i) => {
                         composer.add_file(id(i));
                         Vec::new()
                     }
-                    Step::Recorded(i, n) => composer.recorded(id(i), &ack(n)).into_iter().collect(),
-                    Step::Refused(i) => {
+                    ComposerStep::Recorded(i, n) => composer.recorded(id(i), &ack(n)).into_iter().collect(),
+                    ComposerStep::Refused(i) => {
                         let why = Rejection::Refused(RefusalReason::NotAllowed.into());
                         composer.rejected(id(i), why).into_iter().collect()
                     }
-                    Step::Outcomes(outcomes) => {
+                    ComposerStep::Outcomes(outcomes) => {
                         composer.take_outcomes(outcomes.into_iter().map(|(i, outcome)| {
                             (id(i), match outcome {
                                 0 => None,
@@ -305,7 +334,10 @@ mod tests {
                 );
                 let rejected =
                     finals.values().filter(|s| matches!(s, MessageState::Rejected(_))).count();
-                prop_assert_eq!(composer.rejected_count() as usize, rejected);
+                prop_assert_eq!(composer.rejected_count(), rejected);
+                sent.retain(|id| !matches!(finals.get(id), Some(MessageState::Recorded { .. })));
+                let unrecorded: Vec<_> = composer.unrecorded().iter().map(|(id, _)| *id).collect();
+                prop_assert_eq!(&unrecorded, &sent);
             }
         }
 

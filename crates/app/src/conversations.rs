@@ -200,7 +200,7 @@ pub(crate) fn target_of(conversation: &proto::Conversation) -> String {
 }
 
 /// A conversation as a user writes it: `#` and a room's name, or `@` and a user name.
-pub(crate) fn written(conversation: &proto::Conversation) -> String {
+pub(crate) fn typed_name(conversation: &proto::Conversation) -> String {
     match conversation.kind() {
         proto::conversation::Kind::Direct => target_of(conversation),
         _ => format!("#{}", conversation.name),
@@ -219,18 +219,18 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Step {
+    enum UnreadStep {
         Arrive(Vec<(usize, bool)>),
         /// Read so much of what there is, in percent.
         Read(u64),
         ReadElsewhere(u64),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = UnreadStep> {
         prop_oneof![
-            prop::collection::vec((0..3_usize, any::<bool>()), 1..5).prop_map(Step::Arrive),
-            (0..=100_u64).prop_map(Step::Read),
-            (0..=100_u64).prop_map(Step::ReadElsewhere),
+            prop::collection::vec((0..3_usize, any::<bool>()), 1..5).prop_map(UnreadStep::Arrive),
+            (0..=100_u64).prop_map(UnreadStep::Read),
+            (0..=100_u64).prop_map(UnreadStep::ReadElsewhere),
         ]
     }
 
@@ -250,7 +250,7 @@ mod tests {
             let mut is_exact = true;
             for step in steps {
                 match step {
-                    Step::Arrive(some) => {
+                    UnreadStep::Arrive(some) => {
                         let mut entries = Vec::new();
                         for (from, is_mention) in some {
                             n += 1;
@@ -268,13 +268,13 @@ mod tests {
                         // The same again changes nothing.
                         prop_assert_eq!(list.arrived(1, &entries).of_others, 0);
                     }
-                    Step::Read(part) => {
+                    UnreadStep::Read(part) => {
                         let before = read;
                         read = before.max(n * part / 100);
                         is_exact = read == n || is_exact && read == before;
                         list.read_up_to(1, read);
                     }
-                    Step::ReadElsewhere(part) => {
+                    UnreadStep::ReadElsewhere(part) => {
                         let before = read;
                         read = before.max(n * part / 100);
                         is_exact = read == n || is_exact && read == before;

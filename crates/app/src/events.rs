@@ -11,7 +11,7 @@ use twinlock_core::proto;
 use crate::app::App;
 use crate::change::Change;
 use crate::composer::Rejection;
-use crate::conversations::{Visibility, written};
+use crate::conversations::{Visibility, typed_name};
 use crate::effect::ClientEffect;
 use crate::timeline::{Timeline, TimelineItem};
 use crate::transfers::TransferChange;
@@ -97,7 +97,7 @@ impl App {
     }
 
     fn conversation_changed(&mut self, changed: &proto::Conversation) {
-        self.change(Change::Names(vec![written(changed)]));
+        self.change(Change::Names(vec![typed_name(changed)]));
         if !changed.joined {
             self.conversations.left(changed.id);
             return;

@@ -9,6 +9,21 @@
 //! entries of a conversation. [`Composer`] has the user's own messages with the state of each.
 //! [`TransferList`] has the files under way. [`ConnectionView`] has the state of the connection.
 //! [`ActivityDigest`] collects new entries of conversations that are not shown.
+//!
+//! ```
+//! use std::time::Instant;
+//!
+//! use twinlock_app::{App, AppOptions, ClientEffect, Effect, Intent};
+//! use twinlock_core::id::Name;
+//!
+//! let options = AppOptions { is_interactive: true, backlog: 20, timeline_entries: 500 };
+//! let ada = Name::new("ada").expect("a valid name");
+//! let mut app = App::new(ada, "lobby".to_owned(), options, Instant::now());
+//! app.handle_intent(Intent::Send { text: "hello".to_owned() }).expect("a short text");
+//! // The caller performs effects, and returns their outcomes.
+//! let Some(Effect::Client(effect)) = app.poll_effect() else { panic!("no effect") };
+//! assert!(matches!(effect, ClientEffect::Enqueue { target, .. } if target == "lobby"));
+//! ```
 
 #![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 

@@ -8,7 +8,7 @@ use twinlock_core::text::Untrusted;
 use crate::app::App;
 use crate::change::Change;
 use crate::composer::{OwnMessage, Preview};
-use crate::conversations::{ConversationView, Visibility, target_of, written};
+use crate::conversations::{ConversationView, Visibility, target_of, typed_name};
 use crate::effect::{ClientEffect, EffectOutcome, HistoryPosition};
 use crate::perform::Roster;
 use crate::timeline::{Timeline, TimelineItem};
@@ -21,7 +21,7 @@ impl App {
     pub fn handle_roster(&mut self, roster: Roster) {
         self.is_ready = true;
         let Roster { open, shown, rooms, people } = roster;
-        let names = shown.iter().chain([&open]).chain(&rooms).map(written);
+        let names = shown.iter().chain([&open]).chain(&rooms).map(typed_name);
         let people = people.into_iter().map(|person| format!("@{}", person.user));
         let names = names.chain(people).collect();
         self.change(Change::Names(names));
@@ -96,8 +96,8 @@ impl App {
             self.effect(ClientEffect::ReadPage(position));
         } else if let Some(opened) = position.opens {
             self.digest.remove(opened.id);
-            self.mark_read(opened.id, opened.head);
             self.follow(&opened, Visibility::Shown, opened.head);
+            self.mark_read(opened.id, opened.head);
         }
     }
 
@@ -108,11 +108,12 @@ impl App {
         let mut entries = page.entries;
         // Later entries arrive because the conversation is followed.
         entries.retain(|entry| entry.n <= upto && page.upto > after);
-        let items = entries.iter().map(|entry| {
+        let capacity = self.options.timeline_entries;
+        let kept = entries.iter().skip(entries.len().saturating_sub(capacity));
+        let items = kept.map(|entry| {
             let is_own = self.composer.is_own(&entry.message_id);
             TimelineItem::new(entry.clone(), &self.user, is_own)
         });
-        let capacity = self.options.timeline_entries;
         self.timelines
             .entry(conversation)
             .or_insert_with(|| Timeline::new(capacity))

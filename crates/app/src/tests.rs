@@ -48,7 +48,7 @@ fn effects(app: &mut App) -> Vec<ClientEffect> {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum AppStep {
     /// Entries of a conversation by these users; the flag: again from an earlier number.
     Entries(ConversationId, Vec<usize>, bool),
     Open(ConversationId),
@@ -58,23 +58,23 @@ enum Step {
     Wait(u64),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = AppStep> {
     let users = prop::collection::vec(0..3_usize, 1..5);
     prop_oneof![
         4 => (1..5_u64, users, any::<bool>()).prop_map(|(c, users, again)| {
-            Step::Entries(c, users, again)
+            AppStep::Entries(c, users, again)
         }),
-        1 => (1..5_u64).prop_map(Step::Open),
-        2 => (1..9_u8).prop_map(Step::Send),
-        2 => (1..9_u8).prop_map(Step::Recorded),
-        1 => (1..9_u8).prop_map(Step::Refused),
-        1 => (0..20_u64).prop_map(Step::Wait),
+        1 => (1..5_u64).prop_map(AppStep::Open),
+        2 => (1..9_u8).prop_map(AppStep::Send),
+        2 => (1..9_u8).prop_map(AppStep::Recorded),
+        1 => (1..9_u8).prop_map(AppStep::Refused),
+        1 => (0..20_u64).prop_map(AppStep::Wait),
     ]
 }
 
 /// What the app should have shown, kept in the simplest way.
 #[derive(Default)]
-struct Expected {
+struct ExpectedState {
     heads: BTreeMap<ConversationId, u64>,
     unread: BTreeMap<ConversationId, u64>,
     open: ConversationId,
@@ -90,12 +90,12 @@ proptest! {
     ) {
         let mut now = Instant::now();
         let mut app = app(now);
-        let mut expected = Expected { open: 1, ..Expected::default() };
+        let mut expected = ExpectedState { open: 1, ..ExpectedState::default() };
         let followed: Vec<_> = effects(&mut app).into_iter().collect();
         prop_assert_eq!(followed.len(), 4);
         for step in steps {
             match step {
-                Step::Entries(conversation, users, again) => {
+                AppStep::Entries(conversation, users, again) => {
                     let head = expected.heads.entry(conversation).or_default();
                     let first = if again { (*head).max(1) } else { *head + 1 };
                     let entries: Vec<_> = users
@@ -111,7 +111,7 @@ proptest! {
                     *unread = if is_shown { 0 } else { *unread + of_others };
                     app.handle_event(Event::Entries { conversation, entries }, now);
                 }
-                Step::Open(conversation) => {
+                AppStep::Open(conversation) => {
                     let head = expected.heads.get(&conversation).copied().unwrap_or_default();
                     let found = match conversation {
                         4 => direct(4, BOB, head),
@@ -135,7 +135,7 @@ proptest! {
                         app.handle_outcome(EffectOutcome::Page(position, page)).unwrap();
                     }
                 }
-                Step::Send(i) => {
+                AppStep::Send(i) => {
                     if !expected.sent.contains(&i) {
                         expected.sent.push(i);
                         let (target, text) = ("room1".to_owned(), "hi".to_owned());
@@ -145,19 +145,19 @@ proptest! {
                         app.handle_outcome(queued).unwrap();
                     }
                 }
-                Step::Recorded(i) if expected.sent.contains(&i) => {
+                AppStep::Recorded(i) if expected.sent.contains(&i) => {
                     app.handle_event(Event::Recorded { message_id: id(i), ack: ack(1) }, now);
                     expected.settled.entry(i).or_default();
                 }
-                Step::Refused(i) => {
+                AppStep::Refused(i) => {
                     let (message_id, why) = (id(i), RefusalReason::Limit);
                     app.handle_event(Event::Refused { message_id, why }, now);
                     if expected.sent.contains(&i) {
                         expected.settled.entry(i).or_default();
                     }
                 }
-                Step::Recorded(_) => {}
-                Step::Wait(seconds) => {
+                AppStep::Recorded(_) => {}
+                AppStep::Wait(seconds) => {
                     now += Duration::from_secs(seconds);
                     app.handle_timeout(now);
                 }
@@ -227,6 +227,27 @@ fn app__follows_the_roster_and_new_conversations_once() {
     left.joined = false;
     app.handle_event(Event::Conversation(left), now);
     assert!(!app.conversations().get(5).unwrap().is_joined);
+}
+
+#[test]
+fn app__opening_a_room_reads_its_last_entries() {
+    let mut app = app(Instant::now());
+    effects(&mut app);
+    app.handle_outcome(EffectOutcome::Found(room(5, 30, 0))).unwrap();
+    assert_eq!(app.conversations().open_target(), "room5");
+    let Some(ClientEffect::ReadPage(position)) = effects(&mut app).pop() else { panic!("no page") };
+    assert_eq!((position.after, position.upto), (10, 30));
+    let entries = (11..=31).map(|n| entry(n, BOB, "hi")).collect();
+    let link_after = Link([0; 32]);
+    let page = Page { link_after, head: 31, entries, faults: Vec::new(), upto: 31 };
+    app.handle_outcome(EffectOutcome::Page(position, page)).unwrap();
+    let last = effects(&mut app);
+    let follow = ClientEffect::Follow { conversation: 5, after: 30 };
+    assert_eq!(last, [follow, ClientEffect::MarkRead { conversation: 5, n: 30 }]);
+    let view = app.conversations().get(5).unwrap();
+    assert_eq!((view.read, view.unread), (30, 0));
+    let newest = app.timeline(5).unwrap().iter().next_back().unwrap().entry.n;
+    assert_eq!(newest, 30, "a later entry arrives because the room is followed");
 }
 
 #[test]

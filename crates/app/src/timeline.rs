@@ -40,7 +40,7 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// An empty timeline of at most so many entries.
+    /// An empty timeline of at most `capacity` entries.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self { items: VecDeque::new(), capacity, newest: 0 }
@@ -59,8 +59,7 @@ impl Timeline {
         for item in items.iter().skip(items.len().saturating_sub(self.capacity)) {
             self.insert(item.clone());
         }
-        let over = self.items.len().saturating_sub(self.capacity);
-        self.items.drain(..over);
+        self.trim();
         items
     }
 
@@ -68,11 +67,18 @@ impl Timeline {
     /// them first.
     pub fn add_history(&mut self, items: Vec<TimelineItem>) {
         for item in items.into_iter().rev() {
-            if self.items.len() >= self.capacity {
+            let is_full = self.items.len() >= self.capacity;
+            if is_full && self.items.front().is_none_or(|first| item.entry.n < first.entry.n) {
                 return;
             }
             self.insert(item);
+            self.trim();
         }
+    }
+
+    fn trim(&mut self) {
+        let over = self.items.len().saturating_sub(self.capacity);
+        self.items.drain(..over);
     }
 
     /// Inserts an entry at its place, or replaces it.
@@ -143,5 +149,8 @@ mod tests {
         timeline.append((8..10).map(item).collect());
         timeline.add_history((1..8).map(item).collect());
         assert_eq!(numbers(&timeline), [5, 6, 7, 8, 9]);
+        // Pages of history ascend.
+        timeline.add_history((10..13).map(item).collect());
+        assert_eq!(numbers(&timeline), [8, 9, 10, 11, 12]);
     }
 }

@@ -47,7 +47,7 @@ struct LineChat {
     screen: Screen,
     files: FileTransfers,
     /// Number of files that the server refused.
-    refused_files: u32,
+    refused_files: usize,
     /// The worst exit code of a failed file, without a terminal.
     failed: Option<Exit>,
 }
@@ -120,7 +120,7 @@ impl LineChat {
     }
 
     /// Number of messages and files that the server refused.
-    fn refused_count(&self) -> u32 {
+    fn refused_count(&self) -> usize {
         self.app.composer().rejected_count() + self.refused_files
     }
 

@@ -139,7 +139,7 @@ impl LineChat {
                 words(&transfer)
             )),
             TransferChange::Failed { transfer, error } => {
-                self.refused_files += u32::from(error.blame() == Blame::Request);
+                self.refused_files += usize::from(error.blame() == Blame::Request);
                 let failure = Failure::from(error);
                 self.note_failed_file(failure.exit);
                 self.print_error(&format!("{}: {}", words(&transfer), failure.message))
