@@ -11,7 +11,7 @@ use twinlock_core::proto;
 /// Work outside the models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Work for [`crate::perform`].
+    /// Work for [`crate::perform()`].
     Client(ClientEffect),
     /// Work with files, which is the caller's: it knows directories and overwriting.
     File(FileEffect),

@@ -3,7 +3,7 @@
 //! The models keep what a user sees and nothing of how it looks. They do no I/O, read no clock and
 //! print nothing. [`App`] brings them together: it takes [`Intent`]s, events of
 //! [`twinlock_client`] and the time, and returns [`Change`]s to render and [`Effect`]s to perform.
-//! Only [`perform`] and [`load_roster`] use a client.
+//! Only [`perform()`] and [`load_roster`] use a client.
 //!
 //! [`ConversationList`] has rooms and people with unread counts and mentions. [`Timeline`] has the
 //! entries of a conversation. [`Composer`] has the user's own messages with the state of each.
