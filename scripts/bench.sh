@@ -160,7 +160,7 @@ row 'server CPU per acked message, 16 x 64' \
     "$(calc '%.2f us' "$(field cpu_us_each "$dir/16x64" | median)")" '2.0 us'
 row 'deliveries/s, 1 sender to 100 followers' \
     "$(calc '%d' "$(field per_second "$dir/fanout" | median)")" '500 000'
-row "memory of an idle line, $idle of them" "$kib KiB" '18 KiB'
+row "memory of an idle connection, with $idle of them" "$kib KiB" '18 KiB'
 row 'full login, server CPU' \
     "$(calc '%.2f ms' "$(field cpu_us_each "$dir/logins" | median) / 1000")" '0.40 ms'
 
@@ -182,9 +182,9 @@ grep '"put"' "$shm/files" >"$shm/put"
 grep '"get"' "$shm/files" >"$shm/get"
 stop_server
 rm -rf "$shm/server"
-row "a line sends a file of $mib MiB, memory to memory" \
+row "upload of a file of $mib MiB on one connection, memory to memory" \
     "$(calc '%d MB/s' "$(field per_second "$shm/put" | median) / 1e6")" '1 200 MB/s'
-row "a line fetches it, memory to memory" \
+row "download of the same, memory to memory" \
     "$(calc '%d MB/s' "$(field per_second "$shm/get" | median) / 1e6")" '1 200 MB/s'
 BENCH_DIR=$memory TWINLOCK=$twinlock ./scripts/bench-files.sh "$mib" "$rounds" >"$shm/commands"
 for way in put get; do
@@ -205,36 +205,40 @@ noise=$(calc '%.1f' "$busiest / 10")
     printf -- '- **Date:** %s, commit %s\n' "$(date -u +%Y-%m-%dT%H:%MZ)" "$commit"
     printf -- '- **Disk:** a synced write of 4 KiB takes %s ms\n' "${sync_ms:-?}"
     printf -- '- **Quiet?** At most %s %% of the CPU was in use before a measurement%s\n\n' "$noise" \
-        "$(if ((busiest > 50)); then echo ': **something else was running; these figures say little**'; fi)"
+        "$(if ((busiest > 50)); then echo ': **other programs were running; the figures are unreliable**'; fi)"
     cat "$dir/rows"
     cat <<'WORDS'
 
-**Ratios count, not figures.** The same figure moves by a third within an hour on one machine, and by more with the disk. What
-tells something is the ratio to another program that was measured in the same hour on the same machine, in turn with it: some are
-in [010](design/010-what-limits-the-speed.md#compared-with-other-programs).
+**Compare ratios, not figures.** The same figure varies by a third within an hour on one machine, and more with the disk. The
+ratio to another program is stable if both are measured alternately on the same machine; some ratios are in
+[010](design/010-what-limits-the-speed.md#compared-with-other-programs).
 
 ## How it is measured
 
-Client and server share the machine and its loopback. A release build; the server in a fresh directory on the disk to be
-measured, without a rate and a quota of text (`text-rate-kib` and `text-per-day-mib` 0), the record alone with `sessions-per-device`
-raised, idle lines with 16 lines for each user. Every
-figure is over both locks, TLS 1.3 and sealed frames, and every ack comes after the sync. Messages have 256 bytes of words. The
-full-text index of them is made when the server has nothing else to do, and mostly so after a window: some 8 us of CPU a message that are
-not in the figures. "C x W" is C lines with W messages outstanding on each; the client sends again for each ack that
-comes. One thread of the client drives all lines. There is 1 s of warm-up, then a window; the median of the rounds is shown.
-Latencies are from sealing to the opened ack, in an HDR histogram of three digits. A fan-out has at most 16 messages
-whose deliveries are outstanding, counted over all followers. CPU is the server's own user and system time from `/proc`, in
-ticks of 10 ms; what the kernel does for the disk elsewhere is not in it. Memory of a line is what the server's resident memory
-grew by, for each. A login is TCP, TLS, OPAQUE with ML-KEM, READY, and the bye, six at once. Files are made up and thrown
-away in memory with the server's directory in memory too; the whole commands read and write files there. All of that memory was
-used by something else a moment before. A whole `send` is a process from start to end, 51 times in turn with `mosquitto_pub -q 1`
-over TLS to a mosquitto on the same machine, where that is installed; mosquitto writes nothing to disk before it answers.
+- Client and server are release builds on one machine and use its loopback. The server has a new directory on the measured disk.
+  Rate and quota of text are off (`text-rate-kib` and `text-per-day-mib` 0). `sessions-per-device` is raised, except for the idle
+  connections, which belong to users with 16 connections each.
+- Every figure includes both locks, TLS 1.3 and sealed frames. Every ack is sent after the sync.
+- "C x W" is C connections with W messages of 256 bytes outstanding on each; the client sends another message for each ack. One
+  client thread drives all connections. After 1 s of warm-up a window is measured; the table shows the median of the rounds.
+- The full-text index is updated when the server is idle, mostly after a window. Its cost, about 8 us of CPU a message, is not
+  included.
+- A latency is the time from sealing a message to opening its ack, in an HDR histogram of three digits.
+- A fan-out has at most 16 messages whose deliveries are outstanding, counted over all followers.
+- CPU is the server's user and system time from `/proc`, in ticks of 10 ms. Work of the kernel for the disk in other threads is
+  not included.
+- Memory of a connection is the growth of the server's resident memory divided by the number of connections.
+- A login is TCP, TLS, OPAQUE with ML-KEM, READY and CLOSE; six run concurrently.
+- Files are generated and discarded in memory, with the server's directory in memory too. The whole commands read and write
+  files there. That memory was used and freed just before.
+- A whole `send` is a process from start to exit, 51 times alternating with `mosquitto_pub -q 1` over TLS to a local mosquitto,
+  where that is installed. Mosquitto writes nothing to disk before it answers.
 
-`twinlock bench` measures any server that you have a profile of, and `cargo run --release -p twinlock-store --example append_rate`
-the record alone. Both write real data.
+`twinlock bench` measures any server that you have a profile of, and `cargo run --release -p twinlock-store-embedded --example append_rate`
+measures the record alone. Both write real data.
 WORDS
 } >"$document"
 printf '\nwritten: %s\n' "$document"
 if ((busiest > 50)); then
-    printf 'something else used %s %% of the CPU before a measurement: not a quiet machine\n' "$noise"
+    printf 'other programs used %s %% of the CPU before a measurement: the machine was not quiet\n' "$noise"
 fi

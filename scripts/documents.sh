@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks that files and headings exist that documents link to, and tests that they name. A name in
-# backticks with at least three underscores counts as a test.
+# backticks counts as a test if it has the form feature__property or at least three underscores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +22,9 @@ documents() {
 }
 
 # shellcheck disable=SC2016 # not expansions
-names() { documents | xargs grep -hoE '`[a-z0-9]+(_[a-z0-9]+){3,}`' | tr -d '`' | sort -u; }
+names() {
+    documents | xargs grep -hoE '`[a-z0-9]+(__?[a-z0-9]+)+`' | tr -d '`' | grep -E '__|(_.*){3}' | sort -u
+}
 
 checked=0
 broken=0

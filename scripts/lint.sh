@@ -9,6 +9,11 @@ scripts=(scripts/*.sh examples/*.sh .ci/run)
 "$cargo" fmt --all --check
 "$cargo" clippy "$@" --workspace --all-targets -- -D warnings
 RUSTDOCFLAGS='-D warnings' "$cargo" doc "$@" --workspace --no-deps --document-private-items --quiet
+# The program must not contain the functions that only tests may call: some of them expose keys.
+if "$cargo" tree "$@" --package twinlock --edges no-dev --format '{p} {f}' | grep -w test-util; then
+    echo 'a build of the program has the feature test-util' >&2
+    exit 1
+fi
 for script in "${scripts[@]}"; do
     bash -n "$script"
 done

@@ -45,6 +45,6 @@ sed 's/\x1b\[[0-9;]*m//g' "$log" | awk '
         if (passed == 0) exit 1
     }'
 if [[ -n $without ]]; then
-    echo "NOT RUN: classic lines against libraries of other languages, because: $without"
+    echo "NOT RUN: classic connections against libraries of other languages, because: $without"
 fi
 exit "$failed"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the fault-injection and attack tests with full rounds: kills, power cuts, a bad network,
-# thousands of reconnections, a full or failing disk, floods and slow peers, secrets, attacking
+# thousands of reconnections and idle connections, TLS interception of a GiB, a full or failing disk, floods and slow peers, secrets, attacking
 # members, timing; the last three in a release build. Takes at most half an hour on two otherwise idle
 # cores, because some tests assert times. `make test` runs the same tests with a few rounds and
 # wide limits. Arguments are passed to cargo.
@@ -14,7 +14,7 @@ cargo=${CARGO:-cargo}
 export TWINLOCK_SEED=${TWINLOCK_SEED:-$(($(od -An -N4 -tu4 /dev/urandom)))}
 export TWINLOCK_KILLS=${TWINLOCK_KILLS:-200}
 export TWINLOCK_CRASHES=${TWINLOCK_CRASHES:-200}
-export TWINLOCK_WEATHER=${TWINLOCK_WEATHER:-260}
+export TWINLOCK_NETWORK=${TWINLOCK_NETWORK:-260}
 export TWINLOCK_RETURNS=${TWINLOCK_RETURNS:-5000}
 export TWINLOCK_FAULTS=${TWINLOCK_FAULTS:-3}
 export TWINLOCK_TORTURE=full
@@ -71,7 +71,10 @@ part twinlock kills::after_kills
 part twinlock power::
 part twinlock checkpoints::
 part twinlock-client network::
+part twinlock disconnects::
 part twinlock returns::
+part twinlock idle::
+part twinlock files_proxy::
 part twinlock disk_fails::
 part twinlock torture_flood::
 part twinlock torture_hostile::

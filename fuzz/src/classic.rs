@@ -6,14 +6,15 @@ use twinlock_core::classic::origin::{Bridge, MAX_MESSAGE};
 use twinlock_core::classic::{Closed, Form, Greeting, call};
 use twinlock_core::keys::ClassicKey;
 use twinlock_core::limits::MAX_TEXT;
+use twinlock_testing::Rng;
 
-use crate::input::{Input, Seeded};
+use crate::input::Input;
 
 /// A client's first line is accepted only if it is valid, and names the key that it contains. A
 /// line opens to its text once, in sequence and in its direction; any other line changes nothing.
 pub(crate) fn classic(data: &[u8]) {
     let mut input = Input(data);
-    let mut entropy = Seeded(u64::from(input.byte()));
+    let mut entropy = Rng::from_seed(u64::from(input.byte()));
     let line = input.part();
     if let Ok(heard) = Greeting::draw(&mut entropy).hear(line) {
         let (kid, nonce) = std::str::from_utf8(line).unwrap().split_once(' ').unwrap();
@@ -74,7 +75,7 @@ pub(crate) fn origin(data: &[u8]) {
     let form = [Form::Origin, Form::OriginHmac][usize::from(input.below(2))];
     let bridge = || Bridge::new(form, &ClassicKey::new(&[7; 32])).unwrap();
     let (server, client) = (bridge(), bridge().reversed());
-    let mut entropy = Seeded(u64::from(input.byte()));
+    let mut entropy = Rng::from_seed(u64::from(input.byte()));
     let text = String::from_utf8_lossy(input.part()).into_owned();
     let sealed = client.seal(&text, &mut entropy).into_bytes();
     assert!(server.open(&sealed) == Some(text));

@@ -8,8 +8,9 @@ use twinlock_core::handshake::{AwaitChallenge, Enrolment, Hello, HelloFault, sel
 use twinlock_core::id::{CredentialId, DeviceId, InviteId};
 use twinlock_core::keys::{DeviceSecret, InviteSecret};
 use twinlock_core::opaque::{RECORD, REQUEST, RESPONSE, SETUP, ServerSetup};
+use twinlock_testing::Rng;
 
-use crate::input::{Input, Seeded};
+use crate::input::Input;
 
 /// A device that the host knows.
 pub(crate) fn device(secret: u8) -> Credential {
@@ -24,7 +25,7 @@ fn invite() -> Credential {
 pub(crate) fn host() -> &'static (ServerSetup, [u8; RECORD]) {
     static HOST: OnceLock<(ServerSetup, [u8; RECORD])> = OnceLock::new();
     HOST.get_or_init(|| {
-        let entropy = &mut Seeded(1);
+        let entropy = &mut Rng::from_seed(1);
         let setup = ServerSetup::generate(entropy);
         let record = self_register(&setup, &device(9), entropy).unwrap();
         (setup, record)
@@ -35,7 +36,8 @@ fn good() -> &'static [Vec<u8>; 2] {
     static GOOD: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
     GOOD.get_or_init(|| {
         [device(9), invite()].map(|credential| {
-            AwaitChallenge::start(credential, None, &mut Seeded(2)).unwrap().1[HEADER..].to_vec()
+            AwaitChallenge::start(credential, None, &mut Rng::from_seed(2)).unwrap().1[HEADER..]
+                .to_vec()
         })
     })
 }
@@ -81,7 +83,7 @@ pub(crate) fn hello(data: &[u8]) {
         assert_eq!(name.as_str().as_bytes(), id);
     }
     let (setup, record) = host();
-    let entropy = &mut Seeded(3);
+    let entropy = &mut Rng::from_seed(3);
     let (_, hit) = hello.challenge(setup, Some(record), entropy).unwrap();
     let (_, miss) = Hello::parse(&payload).unwrap().challenge(setup, None, entropy).unwrap();
     assert_eq!((hit.len(), &hit[..HEADER]), (HEADER + CHALLENGE, &miss[..HEADER]));
@@ -93,7 +95,7 @@ pub(crate) fn hello(data: &[u8]) {
 pub(crate) fn enrolment(data: &[u8]) {
     let mut input = Input(data);
     let (setup, _) = host();
-    let entropy = &mut Seeded(u64::from(input.byte()));
+    let entropy = &mut Rng::from_seed(u64::from(input.byte()));
     let credential = if input.flag() { device(9) } else { invite() };
     let cid = credential.id().cid();
     let (enrolment, mut request) = Enrolment::start(&credential, entropy).unwrap();
@@ -118,7 +120,7 @@ pub(crate) fn enrolment(data: &[u8]) {
 }
 
 fn logs_in(setup: &ServerSetup, record: &[u8; RECORD], credential: Credential) -> bool {
-    let entropy = &mut Seeded(4);
+    let entropy = &mut Rng::from_seed(4);
     let (client, hello) =
         AwaitChallenge::start(credential, Some(setup.server_key()), entropy).unwrap();
     let hello = Hello::parse(&hello[HEADER..]).unwrap();

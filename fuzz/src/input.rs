@@ -1,6 +1,4 @@
-//! How a target reads its input, and randomness that depends on the input.
-
-use twinlock_core::Entropy;
+//! How a target reads its input.
 
 /// Bytes that are read from the front; zeros follow the end.
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
@@ -83,26 +81,5 @@ impl<'a> Input<'a> {
             good[at] ^= self.byte();
         }
         *good != before
-    }
-}
-
-/// A deterministic generator, random enough for test keys (SplitMix64).
-pub struct Seeded(pub u64);
-
-impl Seeded {
-    /// The next 64 bits.
-    pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
-impl Entropy for Seeded {
-    fn fill(&mut self, out: &mut [u8]) {
-        for chunk in out.chunks_mut(8) {
-            chunk.copy_from_slice(&self.draw().to_le_bytes()[..chunk.len()]);
-        }
     }
 }

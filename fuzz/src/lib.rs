@@ -27,8 +27,6 @@ mod text;
 mod tls;
 mod wire;
 
-pub use input::Seeded;
-
 /// An invariant of some part of the program.
 pub type Target = fn(&[u8]);
 

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use twinlock_core::frame::{HEADER, Header};
-use twinlock_core::session::{Event, Fault, Session};
+use twinlock_core::session::{Session, SessionEvent, SessionFault};
+use twinlock_testing::Rng;
 use twinlock_transport::connection::{Connection, ConnectionError, Wake};
 
-use crate::input::{Input, Seeded};
+use crate::input::Input;
 use crate::login::{config, established};
 use crate::pair::Message;
 use crate::stream::{Pieces, block_on};
@@ -21,7 +22,7 @@ pub(crate) fn line(data: &[u8]) {
         (Session::new(client, config(), now), Session::new(server, config(), now));
     let mut ready = server.outgoing().to_vec();
     let header = Header::parse(*ready.first_chunk().unwrap(), client.due()).unwrap();
-    client.handle_frame(header, &mut ready[HEADER..], now, &mut Seeded(1)).unwrap();
+    client.handle_frame(header, &mut ready[HEADER..], now, &mut Rng::from_seed(1)).unwrap();
 
     // Where each message ends in the stream, and the message.
     let mut sent = Vec::new();
@@ -53,11 +54,11 @@ pub(crate) fn line(data: &[u8]) {
                 Err(error) => return error,
             }
             match line.open_frame() {
-                Ok(Event::App(body)) => got.push(Message::App(body.to_vec())),
-                Ok(Event::Bulk { transfer, offset, data }) => {
+                Ok(SessionEvent::App(body)) => got.push(Message::App(body.to_vec())),
+                Ok(SessionEvent::Bulk { transfer, offset, data }) => {
                     got.push(Message::Bulk(transfer, offset, data.to_vec()));
                 }
-                Ok(Event::Ready { .. }) => {}
+                Ok(SessionEvent::Ready { .. }) => {}
                 Ok(other) => panic!("{other:?} that nobody said"),
                 Err(error) => return error,
             }
@@ -66,7 +67,9 @@ pub(crate) fn line(data: &[u8]) {
     assert!(got.iter().collect::<Vec<_>>() == expected, "{} of {}", got.len(), expected.len());
     match error {
         ConnectionError::Cut(_) => {}
-        ConnectionError::Fault(Fault::Tampered) | ConnectionError::Header(_) => assert!(!whole),
+        ConnectionError::Fault(SessionFault::Tampered) | ConnectionError::Header(_) => {
+            assert!(!whole)
+        }
         other => panic!("{other}"),
     }
 }

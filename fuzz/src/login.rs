@@ -5,17 +5,18 @@ use twinlock_core::frame::{CHALLENGE, Due, HEADER, Header, KE3};
 use twinlock_core::handshake::{AwaitChallenge, Established, Hello};
 use twinlock_core::id::ServerKey;
 use twinlock_core::limits::{Timing, VERSION};
-use twinlock_core::session::{BindingPolicy, Config};
+use twinlock_core::session::{BindingPolicy, SessionConfig};
+use twinlock_testing::Rng;
 use twinlock_transport::login::{Acceptor, LoginError, login as log_in, parse_hello};
 
 use crate::hello::{device, host};
-use crate::input::{Input, Seeded};
+use crate::input::Input;
 use crate::stream::{Pieces, block_on};
 
 /// Both ends of a device's login, client first.
 pub(crate) fn established(seed: u64) -> [Established; 2] {
     let (setup, record) = host();
-    let entropy = &mut Seeded(seed);
+    let entropy = &mut Rng::from_seed(seed);
     let pin = Some(setup.server_key());
     let (client, hello) = AwaitChallenge::start(device(9), pin, entropy).unwrap();
     let hello = Hello::parse(&hello[HEADER..]).unwrap();
@@ -27,8 +28,8 @@ pub(crate) fn established(seed: u64) -> [Established; 2] {
 }
 
 /// The session configuration of the targets.
-pub(crate) fn config() -> Config {
-    Config {
+pub(crate) fn config() -> SessionConfig {
+    SessionConfig {
         binding: BindingPolicy::Warn,
         exporter: Some([5; 32]),
         info: b"info".to_vec(),
@@ -42,7 +43,7 @@ pub(crate) fn config() -> Config {
 pub(crate) fn login(data: &[u8]) {
     let mut input = Input(data);
     let (setup, record) = host();
-    let entropy = &mut Seeded(u64::from(input.byte()));
+    let entropy = &mut Rng::from_seed(u64::from(input.byte()));
     let (known, knows, pinned) = (!input.flag(), !input.flag(), !input.flag());
     let pin = if pinned { setup.server_key() } else { ServerKey([8; 32]) };
     let secret = if knows { 9 } else { 10 };

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use twinlock_core::frame::{CloseCode, Due, FrameType, HEADER, Header};
 use twinlock_core::handshake::Established;
 use twinlock_core::limits::Timing;
-use twinlock_core::session::{Config, Event, Fault, Session};
+use twinlock_core::session::{Session, SessionConfig, SessionEvent, SessionFault};
+use twinlock_testing::Rng;
 
-use crate::input::{Input, Seeded};
+use crate::input::Input;
 use crate::login::{config, established};
 
 /// Steps of one input: enough for several rekeys, few enough for many inputs per second.
@@ -27,7 +28,7 @@ struct End {
     sent: Vec<Message>,
     got: Vec<Message>,
     closed: Option<CloseCode>,
-    fault: Option<Fault>,
+    fault: Option<SessionFault>,
     /// An invalid header: the reader closes the connection.
     cut: bool,
     epoch: u32,
@@ -35,7 +36,7 @@ struct End {
 
 impl End {
     fn new(established: Established, now: Instant) -> Self {
-        let config = Config { timing: timing(), ..config() };
+        let config = SessionConfig { timing: timing(), ..config() };
         Self {
             session: Session::new(established, config, now),
             input: Vec::new(),
@@ -52,7 +53,7 @@ impl End {
         !self.cut && self.fault.is_none() && !self.session.is_closed()
     }
 
-    fn read(&mut self, now: Instant, entropy: &mut Seeded) {
+    fn read(&mut self, now: Instant, entropy: &mut Rng) {
         while self.is_alive() {
             let Some(&bytes) = self.input.first_chunk() else { return };
             let header = match Header::parse(bytes, self.session.due()) {
@@ -69,19 +70,19 @@ impl End {
             let mut frame = std::mem::replace(&mut self.input, rest);
             let before = self.session.facts();
             match self.session.handle_frame(header, &mut frame[HEADER..], now, entropy) {
-                Ok(Event::App(body)) => self.got.push(Message::App(body.to_vec())),
-                Ok(Event::Bulk { transfer, offset, data }) => {
+                Ok(SessionEvent::App(body)) => self.got.push(Message::App(body.to_vec())),
+                Ok(SessionEvent::Bulk { transfer, offset, data }) => {
                     self.got.push(Message::Bulk(transfer, offset, data.to_vec()));
                 }
-                Ok(Event::Rekeyed(epoch)) => {
+                Ok(SessionEvent::Rekeyed(epoch)) => {
                     assert_eq!(epoch, self.epoch + 1);
                     self.epoch = epoch;
                 }
-                Ok(Event::Closed(code)) => self.closed = Some(code),
-                Ok(Event::Ready { info, .. }) => assert_eq!(info, b"info"),
-                Ok(Event::Nothing) => {}
+                Ok(SessionEvent::Closed(code)) => self.closed = Some(code),
+                Ok(SessionEvent::Ready { info, .. }) => assert_eq!(info, b"info"),
+                Ok(SessionEvent::Nothing) => {}
                 Err(fault) => {
-                    if fault == Fault::Tampered {
+                    if fault == SessionFault::Tampered {
                         // A failed open changes nothing and sends nothing.
                         assert_eq!(self.session.facts(), before);
                         assert!(self.session.outgoing().is_empty());
@@ -98,7 +99,7 @@ struct Pair {
     /// Frames in transit to the end of the same index; the first may be partly delivered.
     wires: [VecDeque<Vec<u8>>; 2],
     now: Instant,
-    entropy: Seeded,
+    entropy: Rng,
     /// The input has interfered with the frames.
     meddled: bool,
     is_cut: bool,
@@ -112,7 +113,7 @@ impl Pair {
             ends: established(seed).map(|end| End::new(end, now)),
             wires: [VecDeque::new(), VecDeque::new()],
             now,
-            entropy: Seeded(seed),
+            entropy: Rng::from_seed(seed),
             meddled: false,
             is_cut: false,
             counter: 0,
@@ -232,7 +233,7 @@ impl Pair {
                 };
                 let mut body = vec![0; len];
                 self.counter += 1;
-                twinlock_core::Entropy::fill(&mut Seeded(self.counter), &mut body);
+                twinlock_core::Entropy::fill(&mut Rng::from_seed(self.counter), &mut body);
                 let end = &mut self.ends[from];
                 if kind < 2 {
                     if end.session.send_app(&body).is_ok() {
@@ -277,8 +278,8 @@ impl Pair {
             assert!(sent.starts_with(got), "{} of {} messages", got.len(), sent.len());
         }
         for end in &self.ends {
-            let accused =
-                end.cut || matches!(end.fault, Some(Fault::Tampered | Fault::Violation(_)));
+            let accused = end.cut
+                || matches!(end.fault, Some(SessionFault::Tampered | SessionFault::Violation(_)));
             assert!(self.meddled || !accused, "{:?}", end.fault);
         }
     }
@@ -336,7 +337,7 @@ pub(crate) fn session(data: &[u8]) {
             assert!(pair.ends[0].epoch > epoch, "a rekey that may start does not");
         } else {
             // Time alone ends a connection only by its maximum age.
-            let old = |end: &End| end.fault.is_none() || end.fault == Some(Fault::TooOld);
+            let old = |end: &End| end.fault.is_none() || end.fault == Some(SessionFault::TooOld);
             let faults = [0, 1].map(|i| pair.ends[i].fault);
             assert!(pair.ends.iter().all(old), "{faults:?}");
         }

@@ -7,23 +7,24 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use twinlock_core::frame::{CloseCode, Due, HEADER, Header};
-use twinlock_core::handshake::Role;
-use twinlock_core::seal::{Chain, MessageType, Opened};
-use twinlock_core::session::{Binding, Event, Fault, SendError, Session};
+use twinlock_core::handshake::Side;
+use twinlock_core::seal::{Chain, MessageType, OpenedFrame};
+use twinlock_core::session::{Binding, SendError, Session, SessionEvent, SessionFault};
+use twinlock_testing::Rng;
 
-use crate::input::{Input, Seeded};
+use crate::input::Input;
 use crate::login::{config, established};
 
 const STEPS: usize = 60;
 
 /// A session, and its peer as bare chains.
 struct Peer {
-    role: Role,
+    side: Side,
     session: Session,
     send: Chain,
     recv: Chain,
     now: Instant,
-    entropy: Seeded,
+    entropy: Rng,
     /// Whether the peer can open what the session seals, which ends when the session's chain
     /// switches.
     hears: bool,
@@ -32,15 +33,15 @@ struct Peer {
 /// The expected result of a message.
 #[derive(Debug, PartialEq, Eq)]
 enum Then {
-    Event(Said),
+    Event(PeerEvent),
     Violation,
     /// Changed keys, which may still be valid.
-    Either(Said),
+    Either(PeerEvent),
 }
 
-/// An [`Event`] that owns its content.
+/// An [`SessionEvent`] that owns its content.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+enum PeerEvent {
     Nothing,
     Ready(Binding, Vec<u8>),
     App(Vec<u8>),
@@ -50,40 +51,42 @@ enum Said {
 }
 
 impl Peer {
-    fn new(role: Role, seed: u64) -> Self {
+    fn new(side: Side, seed: u64) -> Self {
         let [client, server] = established(seed);
-        let (mine, theirs) = match role {
-            Role::Client => (client, server),
-            Role::Server => (server, client),
+        let (mine, theirs) = match side {
+            Side::Client => (client, server),
+            Side::Server => (server, client),
         };
         let [c2s, s2c] = theirs.into_chains();
-        let (send, recv) = match role {
-            Role::Client => (s2c, c2s),
-            Role::Server => (c2s, s2c),
+        let (send, recv) = match side {
+            Side::Client => (s2c, c2s),
+            Side::Server => (c2s, s2c),
         };
         let now = Instant::now();
         let session = Session::new(mine, config(), now);
-        Self { role, session, send, recv, now, entropy: Seeded(seed), hears: true }
+        Self { side, session, send, recv, now, entropy: Rng::from_seed(seed), hears: true }
     }
 
-    fn say(&mut self, mtype: MessageType, body: &[u8]) -> Result<Said, Fault> {
+    fn say(&mut self, mtype: MessageType, body: &[u8]) -> Result<PeerEvent, SessionFault> {
         let mut frame = Vec::new();
         self.send.seal(mtype, body, &mut frame).unwrap();
         self.read(&mut frame)
     }
 
-    fn read(&mut self, frame: &mut [u8]) -> Result<Said, Fault> {
+    fn read(&mut self, frame: &mut [u8]) -> Result<PeerEvent, SessionFault> {
         let (header, payload) = frame.split_first_chunk_mut::<HEADER>().unwrap();
         let header = Header::parse(*header, Due::Session).unwrap();
         self.session.handle_bytes(self.now);
         let event = self.session.handle_frame(header, payload, self.now, &mut self.entropy)?;
         Ok(match event {
-            Event::Nothing => Said::Nothing,
-            Event::Ready { binding, info } => Said::Ready(binding, info.to_vec()),
-            Event::App(body) => Said::App(body.to_vec()),
-            Event::Bulk { transfer, offset, data } => Said::Bulk(transfer, offset, data.to_vec()),
-            Event::Rekeyed(epoch) => Said::Rekeyed(epoch),
-            Event::Closed(code) => Said::Closed(code),
+            SessionEvent::Nothing => PeerEvent::Nothing,
+            SessionEvent::Ready { binding, info } => PeerEvent::Ready(binding, info.to_vec()),
+            SessionEvent::App(body) => PeerEvent::App(body.to_vec()),
+            SessionEvent::Bulk { transfer, offset, data } => {
+                PeerEvent::Bulk(transfer, offset, data.to_vec())
+            }
+            SessionEvent::Rekeyed(epoch) => PeerEvent::Rekeyed(epoch),
+            SessionEvent::Closed(code) => PeerEvent::Closed(code),
         })
     }
 
@@ -98,11 +101,11 @@ impl Peer {
             let (frame, after) = rest.split_at_mut(HEADER + header.len);
             if self.hears {
                 match self.recv.open(header, &mut frame[HEADER..]).unwrap() {
-                    Opened::Message(mtype, body) => {
+                    OpenedFrame::Message(mtype, body) => {
                         self.hears = !matches!(mtype, MessageType::Rekey2 | MessageType::Rekey3);
                         heard.push((mtype, body.to_vec()));
                     }
-                    Opened::Bulk { .. } => panic!("no BULK is sent here"),
+                    OpenedFrame::Bulk { .. } => panic!("no BULK is sent here"),
                 }
             }
             rest = after;
@@ -120,7 +123,7 @@ impl Peer {
             assert_eq!(heard.last(), Some(&close));
         }
         assert_eq!(self.session.send_app(b"more"), Err(SendError::NotOpen));
-        assert_eq!(self.say(MessageType::App, b"more"), Err(Fault::Ended));
+        assert_eq!(self.say(MessageType::App, b"more"), Err(SessionFault::Ended));
         assert!(self.session.outgoing().is_empty());
     }
 }
@@ -131,11 +134,11 @@ impl Peer {
 fn rekey_bodies() -> &'static [Vec<u8>; 2] {
     static BODIES: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
     BODIES.get_or_init(|| {
-        let mut client = Peer::new(Role::Client, 1);
+        let mut client = Peer::new(Side::Client, 1);
         client.say(MessageType::Ready, &ready([5; 32])).unwrap();
         assert!(client.session.start_rekey(client.now, &mut client.entropy));
         let rekey1 = client.heard().pop().unwrap().1;
-        let mut server = Peer::new(Role::Server, 1);
+        let mut server = Peer::new(Side::Server, 1);
         server.say(MessageType::Ready, &ready([5; 32])).unwrap();
         server.say(MessageType::Rekey1, &rekey1).unwrap();
         [rekey1, server.heard().pop().unwrap().1]
@@ -155,14 +158,14 @@ struct Model {
 }
 
 impl Model {
-    fn then(&self, role: Role, mtype: MessageType, body: &[u8], changed: bool) -> Then {
+    fn then(&self, side: Side, mtype: MessageType, body: &[u8], changed: bool) -> Then {
         use MessageType as M;
         let when =
-            |right: bool, said: Said| if right { Then::Event(said) } else { Then::Violation };
+            |right: bool, said: PeerEvent| if right { Then::Event(said) } else { Then::Violation };
         match mtype {
             M::Close => match body.try_into() {
                 Ok(code) => {
-                    Then::Event(Said::Closed(CloseCode::from_number(u16::from_be_bytes(code))))
+                    Then::Event(PeerEvent::Closed(CloseCode::from_number(u16::from_be_bytes(code))))
                 }
                 Err(_) => Then::Violation,
             },
@@ -177,23 +180,23 @@ impl Model {
                     _ => Binding::Unknown,
                 };
                 let right = (bound == 1 || bound == 0 && value == [0; 32]) && version > 0;
-                when(right, Said::Ready(binding, info.to_vec()))
+                when(right, PeerEvent::Ready(binding, info.to_vec()))
             }
             M::Ready => Then::Violation,
             _ if !self.open => Then::Violation,
-            M::App => Then::Event(Said::App(body.to_vec())),
-            M::Ping | M::Pong => when(body.len() == 8, Said::Nothing),
-            M::Rekey1 => match role == Role::Server && !self.rekeying && body.len() == 1216 {
-                true if changed => Then::Either(Said::Nothing),
-                right => when(right, Said::Nothing),
+            M::App => Then::Event(PeerEvent::App(body.to_vec())),
+            M::Ping | M::Pong => when(body.len() == 8, PeerEvent::Nothing),
+            M::Rekey1 => match side == Side::Server && !self.rekeying && body.len() == 1216 {
+                true if changed => Then::Either(PeerEvent::Nothing),
+                right => when(right, PeerEvent::Nothing),
             },
-            M::Rekey2 => match role == Role::Client && self.rekeying && body.len() == 1120 {
-                true if changed => Then::Either(Said::Rekeyed(1)),
-                right => when(right, Said::Rekeyed(1)),
+            M::Rekey2 => match side == Side::Client && self.rekeying && body.len() == 1120 {
+                true if changed => Then::Either(PeerEvent::Rekeyed(1)),
+                right => when(right, PeerEvent::Rekeyed(1)),
             },
             M::Rekey3 => {
-                let right = role == Role::Server && self.rekeying && body.is_empty();
-                when(right, Said::Rekeyed(1))
+                let right = side == Side::Server && self.rekeying && body.is_empty();
+                when(right, PeerEvent::Rekeyed(1))
             }
         }
     }
@@ -203,8 +206,8 @@ impl Model {
 /// CLOSE 1 and its end.
 pub(crate) fn peer(data: &[u8]) {
     let mut input = Input(data);
-    let role = if input.flag() { Role::Server } else { Role::Client };
-    let mut peer = Peer::new(role, u64::from(input.byte()));
+    let side = if input.flag() { Side::Server } else { Side::Client };
+    let mut peer = Peer::new(side, u64::from(input.byte()));
     let mut model = Model::default();
     let sent = peer.heard();
     assert!(matches!(&sent[..], [(MessageType::Ready, _)]));
@@ -224,10 +227,10 @@ pub(crate) fn peer(data: &[u8]) {
                 peer.send.seal_bulk(3, u64::MAX, &data, &mut frame).unwrap();
                 let said = peer.read(&mut frame);
                 if !model.open {
-                    assert!(matches!(said, Err(Fault::Violation(_))));
+                    assert!(matches!(said, Err(SessionFault::Violation(_))));
                     return peer.assert_ended(Some(CloseCode::Protocol));
                 }
-                assert_eq!(said, Ok(Said::Bulk(3, u64::MAX, data)));
+                assert_eq!(said, Ok(PeerEvent::Bulk(3, u64::MAX, data)));
             }
             12 => {
                 let body = input.part();
@@ -239,7 +242,7 @@ pub(crate) fn peer(data: &[u8]) {
             }
             13 | 14 => {
                 let started = peer.session.start_rekey(peer.now, &mut peer.entropy);
-                assert_eq!(started, role == Role::Client && model.open && !model.rekeying);
+                assert_eq!(started, side == Side::Client && model.open && !model.rekeying);
                 model.rekeying |= started;
                 assert!(
                     !started
@@ -277,14 +280,14 @@ fn say(peer: &mut Peer, model: &mut Model, kind: u8, input: &mut Input<'_>) -> b
     let changed = input.change(&mut body);
     let was_hearing = peer.hears;
     let said = peer.say(mtype, &body);
-    let expected = match (model.then(peer.role, mtype, &body, changed), &said) {
+    let expected = match (model.then(peer.side, mtype, &body, changed), &said) {
         (Then::Either(said), Ok(_)) => Then::Event(said),
         (Then::Either(_), Err(_)) => Then::Violation,
         (then, _) => then,
     };
     match (expected, said) {
         (Then::Event(expected), Ok(said)) => assert_eq!(said, expected),
-        (Then::Violation, Err(Fault::Violation(_))) => {
+        (Then::Violation, Err(SessionFault::Violation(_))) => {
             peer.assert_ended(Some(CloseCode::Protocol));
             return false;
         }
@@ -304,7 +307,7 @@ fn say(peer: &mut Peer, model: &mut Model, kind: u8, input: &mut Input<'_>) -> b
         }
         // From here on, the keys are those of the other connection, which the peer does not have.
         M::Rekey2 | M::Rekey3 => {
-            assert_eq!(peer.say(M::App, b"of the old epoch"), Err(Fault::Tampered));
+            assert_eq!(peer.say(M::App, b"of the old epoch"), Err(SessionFault::Tampered));
             assert!(peer.session.is_closed() && peer.session.outgoing().is_empty());
             return false;
         }

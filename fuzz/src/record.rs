@@ -8,13 +8,14 @@ use tokio::runtime::{Builder, Runtime};
 use twinlock_core::chain::{self, Kind, Linked, Position};
 use twinlock_core::id::{Link, MessageId, Salt, Sender, ServerKey};
 use twinlock_core::keys::RowKey;
-use twinlock_store::{Appended, LOBBY, NewEntry, Options, SqliteStore, Store};
+use twinlock_store::{Appended, EntryLog as _, EntrySearch as _, LOBBY, NewEntry};
+use twinlock_store_embedded::{Options, SqliteStore};
 
 use crate::input::Input;
 
 /// The parts of an entry.
 #[derive(Clone, PartialEq, Eq)]
-struct Parts {
+struct EntryParts {
     conversation: u64,
     n: u64,
     time_ms: u64,
@@ -25,7 +26,7 @@ struct Parts {
     body: Vec<u8>,
 }
 
-impl Parts {
+impl EntryParts {
     fn advance(&self, position: &mut Position, claimed: Option<&Link>) -> Option<Link> {
         let before = position.clone();
         let commit = chain::commit(&self.salt, &self.body);
@@ -59,7 +60,7 @@ pub(crate) fn chain(data: &[u8]) {
     while !input.is_empty() {
         let before = position.clone();
         time_ms = time_ms.saturating_add(u64::from(input.u16()));
-        let entry = Parts {
+        let entry = EntryParts {
             conversation,
             n: before.n().saturating_add(1),
             time_ms,
@@ -104,15 +105,15 @@ const BODIES: [&str; 6] = [
     "\u{1b}[31mred",
 ];
 
-struct Open {
+struct OpenRecord {
     runtime: Runtime,
     store: Arc<SqliteStore>,
     _dir: TempDir,
 }
 
 /// A record with a few entries, created once.
-fn open() -> &'static Open {
-    static OPEN: OnceLock<Open> = OnceLock::new();
+fn open() -> &'static OpenRecord {
+    static OPEN: OnceLock<OpenRecord> = OnceLock::new();
     OPEN.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         let options = Options::new(ServerKey([3; 32]), RowKey::new(&[4; 32]));
@@ -128,7 +129,7 @@ fn open() -> &'static Open {
         let entries = (1..).zip(&BODIES).map(entry).collect();
         let appended = runtime.block_on(store.append(entries)).unwrap();
         assert!(appended.iter().all(|one| matches!(one, Appended::Recorded(_))));
-        Open { runtime, store, _dir: dir }
+        OpenRecord { runtime, store, _dir: dir }
     })
 }
 
@@ -136,7 +137,7 @@ fn open() -> &'static Open {
 /// of an entry, as a query, finds that entry.
 pub(crate) fn search(data: &[u8]) {
     let mut input = Input(data);
-    let Open { runtime, store, .. } = open();
+    let OpenRecord { runtime, store, .. } = open();
     let (which, before) = (usize::from(input.byte()), u64::from(input.byte()));
     let text = String::from_utf8_lossy(input.take(256)).into_owned();
     let look = |text: &str, before| runtime.block_on(store.search(LOBBY, text, before, 4)).unwrap();

@@ -1,9 +1,10 @@
 //! The protobuf messages of READY and APP frames.
 
 use prost::Message;
-use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
-use twinlock_core::id::{Link, MessageId, Salt, Sender, ServerKey};
+use twinlock_core::chain::{self, Position};
+use twinlock_core::id::{Sender, ServerKey};
 use twinlock_core::proto::{self, item::What, request::Op};
+use twinlock_testing::links::advance_sent;
 
 use crate::text::acts;
 
@@ -43,7 +44,7 @@ pub(crate) fn answers(data: &[u8]) {
         let mut position = Position::new(entries.conversation, first, link);
         for entry in &entries.entries {
             let before = position.clone();
-            let result = advance(&mut position, entries.conversation, entry);
+            let result = advance_sent(&mut position, entries.conversation, entry);
             match result {
                 Ok(link) => assert!(position.n() == entry.n && *position.link() == link),
                 Err(broken) => assert!(position == before && broken.at() == entry.n),
@@ -57,23 +58,4 @@ pub(crate) fn answers(data: &[u8]) {
             assert_eq!(shown, format!("{hidden:?}"), "the body shows");
         }
     }
-}
-
-fn advance(
-    position: &mut Position,
-    conversation: u64,
-    entry: &proto::Entry,
-) -> Result<Link, Broken> {
-    let zeros = || Salt([0; 16]);
-    let commit = chain::commit(&Salt::from_slice(&entry.salt).unwrap_or_else(zeros), &entry.body);
-    let linked = Linked {
-        conversation,
-        n: entry.n,
-        time_ms: entry.time_ms,
-        message_id: &MessageId::from_slice(&entry.message_id).unwrap_or(MessageId([0; 16])),
-        kind: Kind(entry.kind as u8),
-        sender: &entry.sender,
-        commit: &commit,
-    };
-    position.advance(&linked, None)
 }

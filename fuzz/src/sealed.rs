@@ -3,7 +3,7 @@
 use twinlock_core::frame::{Due, HEADER, Header};
 use twinlock_core::keys::ChainKey;
 use twinlock_core::limits::{MAX_BODY, MAX_BULK};
-use twinlock_core::seal::{Chain, MessageType, OpenError, Opened};
+use twinlock_core::seal::{Chain, MessageType, OpenFrameError, OpenedFrame};
 
 use crate::input::Input;
 
@@ -72,9 +72,9 @@ pub(crate) fn sealed(data: &[u8]) {
         }
         let opened = recv.open(header, &mut frame[HEADER..]);
         let expected = if bulk {
-            Opened::Bulk { transfer, offset, data: &body }
+            OpenedFrame::Bulk { transfer, offset, data: &body }
         } else {
-            Opened::Message(mtype, &body)
+            OpenedFrame::Message(mtype, &body)
         };
         assert_eq!(opened, Ok(expected));
         assert_eq!((recv.epoch(), recv.frames()), (epoch, send.frames()));
@@ -86,6 +86,6 @@ fn refused(recv: &mut Chain, mut frame: Vec<u8>) {
     let Some((bytes, payload)) = frame.split_first_chunk_mut::<HEADER>() else { return };
     // The reader passes only whole frames, but `open` does not rely on it.
     let Ok(header) = Header::parse(*bytes, Due::Session) else { return };
-    assert_eq!(recv.open(header, payload), Err(OpenError::Drop));
+    assert_eq!(recv.open(header, payload), Err(OpenFrameError::Drop));
     assert_eq!((recv.epoch(), recv.frames()), facts);
 }

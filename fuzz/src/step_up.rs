@@ -3,16 +3,17 @@
 use twinlock_core::frame::{KE1, KE2, KE3};
 use twinlock_core::id::{ServerKey, SessionId};
 use twinlock_core::step_up::{AwaitStepUp, StepUp};
+use twinlock_testing::Rng;
 
 use crate::hello::{device, host};
-use crate::input::{Input, Seeded};
+use crate::input::Input;
 
 /// The server accepts a proof if and only if both ends saw the same messages in the same session,
 /// the secret is the record's and the server is the pinned one.
 pub(crate) fn step_up(data: &[u8]) {
     let mut input = Input(data);
     let (setup, record) = host();
-    let entropy = &mut Seeded(u64::from(input.byte()));
+    let entropy = &mut Rng::from_seed(u64::from(input.byte()));
     let (known, knows, pinned) = (!input.flag(), !input.flag(), !input.flag());
     let pin = if pinned { setup.server_key() } else { ServerKey([8; 32]) };
     let secret = if knows { 9 } else { 10 };

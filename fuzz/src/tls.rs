@@ -15,21 +15,21 @@ fn key() -> Vec<u8> {
     [&head[..], &[7; 32]].concat()
 }
 
-struct Pair {
+struct TlsPair {
     chain: Vec<u8>,
     chain_pem: String,
     key_pem: String,
 }
 
-fn good() -> &'static Pair {
-    static GOOD: OnceLock<Pair> = OnceLock::new();
+fn good() -> &'static TlsPair {
+    static GOOD: OnceLock<TlsPair> = OnceLock::new();
     GOOD.get_or_init(|| {
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key()));
         let pair = KeyPair::try_from(&der).unwrap();
         let params = CertificateParams::new(vec!["example.org".to_owned()]).unwrap();
         let cert = params.self_signed(&pair).unwrap();
         let chain_pem = cert.pem();
-        Pair { chain: cert.der().to_vec(), chain_pem, key_pem: pair.serialize_pem() }
+        TlsPair { chain: cert.der().to_vec(), chain_pem, key_pem: pair.serialize_pem() }
     })
 }
 

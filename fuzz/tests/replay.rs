@@ -18,7 +18,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use twinlock_fuzz::{Seeded, TARGETS, for_each_target, run};
+use twinlock_fuzz::{TARGETS, for_each_target, run};
+use twinlock_testing::Rng;
 
 /// Mutated copies for each target, and the time after which fewer are enough: a busy machine tries
 /// fewer, but at least a tenth.
@@ -68,11 +69,11 @@ fn replay(target: &str) {
         Ok(seed) => seed.parse().expect("TWINLOCK_SEED is a number"),
         Err(_) => 1,
     };
-    let mut chance = Seeded(seed);
+    let mut rng = Rng::from_seed(seed);
     let began = Instant::now();
     let mut tried = 0;
     while tried < COPIES && (tried < COPIES / 10 || began.elapsed() < ENOUGH) {
-        let input = changed(&corpus, &mut chance);
+        let input = changed(&corpus, &mut rng);
         tried += 1;
         try_on(target, &input, || format!("copy {tried} with TWINLOCK_SEED={seed}"));
     }
@@ -87,8 +88,8 @@ fn try_on(target: &str, input: &[u8], what: impl FnOnce() -> String) {
 }
 
 /// A file of the corpus with parts changed, duplicated, dropped or copied from another file.
-fn changed(corpus: &[(String, Vec<u8>)], chance: &mut Seeded) -> Vec<u8> {
-    let mut pick = |n: usize| (chance.draw() % n.max(1) as u64) as usize;
+fn changed(corpus: &[(String, Vec<u8>)], rng: &mut Rng) -> Vec<u8> {
+    let mut pick = |n: usize| (rng.draw() % n.max(1) as u64) as usize;
     let mut input = corpus[pick(corpus.len())].1.clone();
     for _ in 0..=pick(6) {
         let at = pick(input.len() + 1);

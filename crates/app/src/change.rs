@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use twinlock_client::ClientError;
-use twinlock_client::client::{Entry, Facts};
+use twinlock_client::model::{Entry, Facts};
 use twinlock_core::id::ConversationId;
 use twinlock_core::session::Binding;
 use twinlock_core::text::Untrusted;

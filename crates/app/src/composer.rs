@@ -8,7 +8,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use twinlock_client::error::Refusal;
-use twinlock_client::outbox::{Ack, Outcome};
+use twinlock_client::outbox::{Ack, MessageOutcome};
 use twinlock_core::id::MessageId;
 use twinlock_core::text::Untrusted;
 
@@ -165,16 +165,16 @@ impl Composer {
     /// the changes: recorded messages in the order of the record, then rejected ones.
     pub fn take_outcomes(
         &mut self,
-        outcomes: impl IntoIterator<Item = (MessageId, Option<Outcome>)>,
+        outcomes: impl IntoIterator<Item = (MessageId, Option<MessageOutcome>)>,
     ) -> Vec<Settlement> {
         let (mut recorded, mut rejected) = (Vec::new(), Vec::new());
         for (message_id, outcome) in outcomes {
             match outcome {
-                Some(Outcome::Recorded(ack)) => recorded.push((message_id, ack)),
-                Some(Outcome::Refused(why)) => {
+                Some(MessageOutcome::Recorded(ack)) => recorded.push((message_id, ack)),
+                Some(MessageOutcome::Refused(why)) => {
                     rejected.push((message_id, Rejection::Refused(why.into())));
                 }
-                Some(Outcome::Pending) => {}
+                Some(MessageOutcome::Pending) => {}
                 None => rejected.push((message_id, Rejection::Dropped)),
             }
         }
@@ -303,9 +303,9 @@ mod tests {
                         composer.take_outcomes(outcomes.into_iter().map(|(i, outcome)| {
                             (id(i), match outcome {
                                 0 => None,
-                                1 => Some(Outcome::Pending),
-                                2 => Some(Outcome::Recorded(ack(u64::from(i) + 1))),
-                                _ => Some(Outcome::Refused(RefusalReason::Limit)),
+                                1 => Some(MessageOutcome::Pending),
+                                2 => Some(MessageOutcome::Recorded(ack(u64::from(i) + 1))),
+                                _ => Some(MessageOutcome::Refused(RefusalReason::Limit)),
                             })
                         }))
                     }
@@ -360,9 +360,9 @@ mod tests {
         }
         let changes = composer.take_outcomes([
             (id(1), None),
-            (id(2), Some(Outcome::Refused(RefusalReason::NotAllowed))),
-            (id(3), Some(Outcome::Recorded(ack(9)))),
-            (id(4), Some(Outcome::Recorded(ack(8)))),
+            (id(2), Some(MessageOutcome::Refused(RefusalReason::NotAllowed))),
+            (id(3), Some(MessageOutcome::Recorded(ack(9)))),
+            (id(4), Some(MessageOutcome::Recorded(ack(8)))),
         ]);
         let order: Vec<_> = changes.iter().map(|change| change.message_id).collect();
         assert_eq!(order, [id(4), id(3), id(2), id(1)]);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use twinlock_client::client::Entry;
+use twinlock_client::model::Entry;
 use twinlock_core::id::{ConversationId, Name, Sender};
 use twinlock_core::proto;
 use twinlock_core::text::Untrusted;

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use twinlock_client::client::Facts;
-use twinlock_client::outbox::Outcome;
+use twinlock_client::model::Facts;
+use twinlock_client::outbox::MessageOutcome;
 use twinlock_client::record::Page;
 use twinlock_core::id::{ConversationId, MessageId, Name};
 use twinlock_core::proto;
@@ -134,7 +134,7 @@ pub enum EffectOutcome {
         is_aside: bool,
     },
     /// What the outbox has of messages.
-    OutboxChecked(Vec<(MessageId, Option<Outcome>)>),
+    OutboxChecked(Vec<(MessageId, Option<MessageOutcome>)>),
     /// A conversation to open.
     Found(proto::Conversation),
     /// A conversation whose last entries are to be read.

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use twinlock_client::Event;
-use twinlock_client::client::Entry;
-use twinlock_client::transfer;
+use twinlock_client::model::Entry;
+use twinlock_client::transfer::TransferEvent;
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto;
 
@@ -50,9 +50,9 @@ impl App {
 
     /// Takes an event of the transfers. Returns whether it is about a file: other events are about
     /// the connections of the transfers, whose state the client reports too.
-    pub fn handle_transfer(&mut self, event: transfer::Event) -> bool {
-        let is_of_file = !matches!(event, transfer::Event::Up(_) | transfer::Event::Down { .. });
-        if let transfer::Event::Changed { message_id, .. } = &event {
+    pub fn handle_transfer(&mut self, event: TransferEvent) -> bool {
+        let is_of_file = !matches!(event, TransferEvent::Up(_) | TransferEvent::Down { .. });
+        if let TransferEvent::Changed { message_id, .. } = &event {
             self.composer.add_file(*message_id);
         }
         if let Some(change) = self.transfers.take(event) {

@@ -1,6 +1,6 @@
 //! Entries and conversations for tests.
 
-use twinlock_client::client::Entry;
+use twinlock_client::model::Entry;
 use twinlock_client::outbox::Ack;
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{ConversationId, Link, MessageId, Name, Sender};

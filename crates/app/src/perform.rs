@@ -77,7 +77,7 @@ pub async fn perform(
             let (name, body) = (target.clone(), text.clone());
             let enqueue = move || outbox.enqueue(&name, body.as_bytes(), now_ms, &mut OsEntropy);
             let message_id = spawn_blocking(enqueue).await.map_err(disk_job)??;
-            let _closed = client.written().await;
+            let _closed = client.notify_enqueued().await;
             EffectOutcome::Queued { message_id, target, text, is_aside }
         }
         ClientEffect::CheckOutbox(ids) => {

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use twinlock_client::client::Entry;
+use twinlock_client::model::Entry;
 use twinlock_core::id::Name;
 
 use crate::mentions::mentions;

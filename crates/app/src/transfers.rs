@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use twinlock_client::transfer::{Event, JobId, TransferError};
+use twinlock_client::transfer::{JobId, TransferError, TransferEvent};
 use twinlock_core::id::MessageId;
 
 /// The direction of a transfer.
@@ -95,27 +95,27 @@ impl TransferList {
 
     /// Takes an event of the transfers. Returns the change of a running transfer, `None` for other
     /// events.
-    pub fn take(&mut self, event: Event) -> Option<TransferChange> {
+    pub fn take(&mut self, event: TransferEvent) -> Option<TransferChange> {
         match event {
-            Event::Sent { job, message_id, ack, .. } => {
+            TransferEvent::Sent { job, message_id, ack, .. } => {
                 let transfer = self.running.remove(&job)?;
                 Some(TransferChange::Recorded { transfer, message_id, n: ack.n })
             }
-            Event::Got { job, path } => {
+            TransferEvent::Got { job, path } => {
                 let transfer = self.running.remove(&job)?;
                 Some(TransferChange::Saved { transfer, path })
             }
-            Event::Failed { job, error } => {
+            TransferEvent::Failed { job, error } => {
                 let transfer = self.running.remove(&job)?;
                 Some(TransferChange::Failed { transfer, error })
             }
-            Event::Changed { job, message_id, size } => {
+            TransferEvent::Changed { job, message_id, size } => {
                 let running = self.running.get_mut(&job)?;
                 let transfer = running.clone();
                 (running.size, running.done) = (size, 0);
                 Some(TransferChange::Restarted { transfer, message_id })
             }
-            Event::Began { job, from: done } | Event::Progress { job, done } => {
+            TransferEvent::Began { job, from: done } | TransferEvent::Progress { job, done } => {
                 let transfer = self.running.get_mut(&job)?;
                 transfer.done = done.min(transfer.size);
                 Some(TransferChange::Progressed(job))
@@ -149,18 +149,18 @@ mod tests {
         TransferView { direction, name: "a".into(), target: "ops".into(), size, done: 0 }
     }
 
-    fn event(job: JobId, kind: u8, bytes: u64) -> Event {
+    fn event(job: JobId, kind: u8, bytes: u64) -> TransferEvent {
         let message_id = id(7);
         match kind {
-            0 => Event::Began { job, from: bytes },
-            1 => Event::Progress { job, done: bytes },
-            2 => Event::Changed { job, message_id, size: bytes },
+            0 => TransferEvent::Began { job, from: bytes },
+            1 => TransferEvent::Progress { job, done: bytes },
+            2 => TransferEvent::Changed { job, message_id, size: bytes },
             3 => {
                 let ack = ack(bytes);
-                Event::Sent { job, message_id, ack, size: bytes, hash: [0; 32] }
+                TransferEvent::Sent { job, message_id, ack, size: bytes, hash: [0; 32] }
             }
-            4 => Event::Got { job, path: None },
-            _ => Event::Failed { job, error: ClientError::Closed.into() },
+            4 => TransferEvent::Got { job, path: None },
+            _ => TransferEvent::Failed { job, error: ClientError::Closed.into() },
         }
     }
 

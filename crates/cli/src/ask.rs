@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use twinlock_core::credential::Password;
 use zeroize::Zeroizing;
 
 use crate::exit::Failure;
+use crate::input::stdin;
 use crate::output::{prompt, words};
 
 /// How long a dropped question may take to end or to wait for a key.
@@ -66,21 +66,6 @@ pub(crate) async fn new_password(
 /// Whether an environment variable is set and not empty.
 pub(crate) fn is_set(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| !value.is_empty())
-}
-
-/// Standard input.
-///
-/// # Errors
-/// It is closed or open for writing only. The standard library treats both as empty input.
-/// See `c/closed_streams.c`.
-pub(crate) fn stdin() -> Result<io::Stdin, Failure> {
-    let failed = |why: &dyn std::fmt::Display| Failure::usage(format!("standard input: {why}"));
-    let stdin = io::stdin();
-    let flags = rustix::fs::fcntl_getfl(&stdin).map_err(|error| failed(&error))?;
-    if flags & OFlags::RWMODE == OFlags::WRONLY {
-        return Err(failed(&"it is closed, or not open for reading"));
-    }
-    Ok(stdin)
 }
 
 /// Whether a user can be asked.

@@ -5,13 +5,14 @@ use std::path::Path;
 use data_encoding::HEXLOWER;
 use indicatif::HumanBytes;
 use serde::Serialize;
-use twinlock_client::client::Entry;
+use twinlock_client::model::Entry;
 use twinlock_client::outbox::Ack;
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{MessageId, Sender};
 
-use crate::fold::columns;
-use crate::output::{Output, Style, json_path, local_time, rfc3339};
+use crate::clock::{local_time, rfc3339};
+use crate::output::{Output, Style, json_path};
+use crate::wrap::columns;
 
 /// An entry in JSON. Fields without a value are null: `from` of the server's own entries, `text` of
 /// an erased entry, `link` of a search result.
@@ -144,7 +145,7 @@ fn shown(out: &Output, time: String, place: Option<&str>, entry: &Entry, get: &s
         }
         (None, None) => ("(erased)".to_owned(), true),
     };
-    let fold = |used: usize, text: &str| match out.fold(text, used, INDENT) {
+    let wrap = |used: usize, text: &str| match out.wrap(text, used, INDENT) {
         text if erased => out.style(Style::Dim, &text),
         text => text,
     };
@@ -162,11 +163,11 @@ fn shown(out: &Output, time: String, place: Option<&str>, entry: &Entry, get: &s
                 Kind::UNPROTECTED => " (unprotected)",
                 _ => "",
             };
-            let text = fold(used + who.len() + mark.len() + 2, &text);
+            let text = wrap(used + who.len() + mark.len() + 2, &text);
             format!("{head} {}{mark}: {text}", out.style(Style::Bold, &who))
         }
         None => {
-            format!("{head} {}", out.style(Style::Dim, &format!("* {}", fold(used + 2, &text))))
+            format!("{head} {}", out.style(Style::Dim, &format!("* {}", wrap(used + 2, &text))))
         }
     }
 }

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use twinlock_client::error::{Blame, ClientError};
+use twinlock_client::error::{ClientError, Fault};
 use twinlock_client::home::{DiskError, HomeError};
 use twinlock_client::profile::ProfileError;
 use twinlock_client::state::StateError;
 use twinlock_client::transfer::TransferError;
 use twinlock_core::proto::RefusalReason;
 
-use crate::args::Target;
+use crate::target::Target;
 
 /// The documented exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,20 +116,20 @@ impl Failure {
     }
 }
 
-fn exit_of(blame: Blame) -> Exit {
-    match blame {
-        Blame::Here => Exit::Usage,
-        Blame::Us => Exit::Refused,
-        Blame::Them => Exit::NotTrusted,
-        Blame::Network => Exit::NoConnection,
-        Blame::Request => Exit::ServerSaidNo,
-        Blame::Record => Exit::Mismatch,
+fn exit_of(fault: Fault) -> Exit {
+    match fault {
+        Fault::Local => Exit::Usage,
+        Fault::Credentials => Exit::Refused,
+        Fault::ServerIdentity => Exit::NotTrusted,
+        Fault::Network => Exit::NoConnection,
+        Fault::Request => Exit::ServerSaidNo,
+        Fault::Record => Exit::Mismatch,
     }
 }
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let exit = exit_of(error.blame());
+        let exit = exit_of(error.fault());
         let failure = Self::new(exit, &error);
         match error {
             ClientError::Tampered(_)
@@ -158,7 +158,7 @@ impl From<ClientError> for Failure {
 
 impl From<TransferError> for Failure {
     fn from(error: TransferError) -> Self {
-        let exit = exit_of(error.blame());
+        let exit = exit_of(error.fault());
         match error {
             TransferError::Client(ClientError::Refused(no)) if no.why == RefusalReason::Storage => {
                 Self::new(exit, ClientError::Refused(no))
@@ -171,12 +171,10 @@ impl From<TransferError> for Failure {
             // The same as for any other output.
             TransferError::Gone => Self::said(Exit::Done),
             TransferError::Exists(_) => {
-                Self::new(exit, &error).hint("--force overwrites it, and -o chooses another place")
+                Self::new(exit, &error).hint("--force overwrites it, and -o names another path")
             }
-            TransferError::Disk(error) if error.is_full() => Self::new(exit, &error).hint(
-                "make room there or choose another place; the same command goes on where it \
-                 stopped",
-            ),
+            TransferError::Disk(error) if error.is_full() => Self::new(exit, &error)
+                .hint("free space there or choose another directory; the same command resumes"),
             error => Self::new(exit, &error),
         }
     }

@@ -37,18 +37,18 @@ pub(crate) struct LogFile {
     path: PathBuf,
     most: u64,
     /// `None` while it cannot be opened.
-    open: Option<Open>,
+    open: Option<OpenLog>,
     looked: Instant,
     reopen: Reopen,
 }
 
-struct Open {
+struct OpenLog {
     file: File,
     /// Device and inode.
     id: (u64, u64),
 }
 
-impl Open {
+impl OpenLog {
     /// Does not follow a symbolic link, so that a log never overwrites the link's target.
     fn new(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
@@ -82,7 +82,7 @@ impl LogFile {
     /// # Errors
     /// The system's error, or the path is a symbolic link or not a regular file.
     pub(crate) fn open(path: &Path, reopen: Reopen) -> io::Result<Self> {
-        let open = Some(Open::new(path)?);
+        let open = Some(OpenLog::new(path)?);
         let looked = Instant::now();
         Ok(Self { path: path.to_owned(), most: FILE_BYTES, open, looked, reopen })
     }
@@ -97,7 +97,7 @@ impl LogFile {
         self.looked = now;
         let there = fs::symlink_metadata(&self.path).ok().map(|meta| (meta.dev(), meta.ino()));
         if there.is_none() || there != self.open.as_ref().map(|open| open.id) {
-            self.open = Open::new(&self.path).ok();
+            self.open = OpenLog::new(&self.path).ok();
         }
     }
 
@@ -113,7 +113,7 @@ impl LogFile {
         }
         // If the rename fails, keep writing to the same file.
         if fs::rename(&self.path, numbered(1)).is_ok() {
-            self.open = Open::new(&self.path).ok();
+            self.open = OpenLog::new(&self.path).ok();
         }
     }
 }
@@ -122,7 +122,8 @@ impl Write for LogFile {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.look();
         let (length, most) = (line.len() as u64, self.most);
-        let is_full = |open: &Option<Open>| open.as_ref().is_some_and(|o| o.is_full(length, most));
+        let is_full =
+            |open: &Option<OpenLog>| open.as_ref().is_some_and(|o| o.is_full(length, most));
         if is_full(&self.open) {
             // Another process may have rotated it.
             self.reopen.now();

@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 
-use jiff::Timestamp;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
@@ -15,8 +14,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use twinlock_server::FILE_ONLY;
 
-use crate::args::LogLevel;
+use crate::clock::{now_ms, rfc3339};
 use crate::log_file::{LogFile, Reopen};
+use crate::settings::LogLevel;
 
 impl From<LogLevel> for LevelFilter {
     fn from(level: LogLevel) -> Self {
@@ -78,6 +78,6 @@ struct Utc;
 
 impl FormatTime for Utc {
     fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
-        write!(w, "{}", Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"))
+        w.write_str(&rfc3339(now_ms()))
     }
 }

@@ -6,16 +6,29 @@
 
 mod args;
 mod ask;
+mod blocking;
+mod clock;
 mod commands;
-mod config;
+mod connection_text;
+mod context;
+mod conversation;
+mod enrolment;
 mod entry;
 mod exit;
-mod fold;
+mod input;
+mod invite_text;
 mod log_file;
 mod logging;
-mod open;
+mod lookup;
+mod outbox_delivery;
 mod output;
-mod patience;
+mod progress_timeout;
+mod retry;
+mod settings;
+mod signals;
+mod target;
+mod transfer_progress;
+mod wrap;
 
 use std::num::NonZero;
 use std::process::ExitCode;
@@ -24,11 +37,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::{Builder, Runtime};
 
-use args::{Cli, Command};
+use args::{Cli, CliCommand};
+use context::Context;
 use exit::{Exit, Failure};
-use open::Context;
 use output::Output;
-use patience::Patience;
+use progress_timeout::after;
+use signals::{interrupted, outlive_large_files};
 
 /// Threads of a server besides the runtime's workers: the recorder, checkpoints, blocking calls.
 const SERVER_THREADS: usize = 4;
@@ -38,20 +52,17 @@ const CLIENT_THREADS: usize = 2;
 /// Threads of a chat besides its worker: those of a client, the editor and its display.
 const CHAT_THREADS: usize = 4;
 
-/// Version and commit.
-pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("TWINLOCK_COMMIT"));
-
 fn main() -> ExitCode {
     let Cli { global, command } = args::parse();
-    let out = Output::new(&global);
+    let out = Output::new(global.color, global.quiet);
     let ended = match command {
         // Certificates and entries cannot represent such times.
         _ if SystemTime::now() < UNIX_EPOCH => {
             Err(Failure::usage("the clock of this machine is before 1970").hint("set it right"))
         }
-        Command::Completions { shell } => commands::generate::completions(shell, &out),
-        Command::Man { dir } => commands::generate::manual(&dir),
-        Command::Serve(serve) => {
+        CliCommand::Completions { shell } => commands::completions::run(shell, &out),
+        CliCommand::Man { dir } => commands::man::run(&dir),
+        CliCommand::Serve(serve) => {
             let out = out.optional();
             server_runtime()
                 .and_then(|runtime| runtime.block_on(commands::serve::run(*serve, &out)))
@@ -73,10 +84,10 @@ fn main() -> ExitCode {
 }
 
 /// A runtime for a client command.
-fn client_runtime(command: &Command) -> Result<Runtime, Failure> {
+fn client_runtime(command: &CliCommand) -> Result<Runtime, Failure> {
     let (workers, others) = match command {
-        Command::Bench(bench) => (bench.threads.into(), CLIENT_THREADS),
-        Command::Chat(_) => (1, CHAT_THREADS),
+        CliCommand::Bench(bench) => (bench.threads.into(), CLIENT_THREADS),
+        CliCommand::Chat(_) => (1, CHAT_THREADS),
         _ => (1, CLIENT_THREADS),
     };
     match workers {
@@ -127,61 +138,29 @@ fn try_threads(count: usize) -> Result<(), Failure> {
     })
 }
 
-/// Turns SIGXFSZ into a write error. A file that reaches the process's size limit (`ulimit -f`,
-/// systemd's `LimitFSIZE=`) then fails like a full disk, instead of killing the program silently.
-/// The signal is caught, not ignored, because the commands of `--exec` would inherit that.
-fn outlive_large_files(runtime: &Runtime) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let _inside = runtime.enter();
-    // If catching fails, the default action stays. Once caught, it stays caught.
-    let _nobody_waits = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
-}
-
 /// Runs a client command until it ends, is interrupted, or exceeds `--timeout`.
-async fn interruptible(command: Command, context: Context) -> Result<(), Failure> {
+async fn interruptible(command: CliCommand, context: Context) -> Result<(), Failure> {
     let timeout = context.global.timeout;
     // These handle interrupts themselves and report what is not done.
     let own_end = matches!(
         command,
-        Command::Send(_)
-            | Command::Outbox(_)
-            | Command::Chat(_)
-            | Command::Put(_)
-            | Command::Get(_)
-            | Command::Bench(_)
+        CliCommand::Send(_)
+            | CliCommand::Outbox(_)
+            | CliCommand::Chat(_)
+            | CliCommand::Put(_)
+            | CliCommand::Get(_)
+            | CliCommand::Bench(_)
     );
     // `listen` knows whether it is connected; `status` shows local data without a connection.
-    let own_timeout = matches!(command, Command::Listen(_) | Command::Status(_));
+    let own_timeout = matches!(command, CliCommand::Listen(_) | CliCommand::Status(_));
     let timeout = timeout.filter(|_| !own_timeout);
     let run = commands::run(command, context);
     if own_end {
         return run.await;
     }
-    let late = async {
-        match timeout {
-            Some(time) => Patience::new(time).is_over().await,
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
         ended = run => ended,
         () = interrupted() => Err(Failure::interrupted()),
-        () = late => Err(Failure::new(Exit::TimedOut, "timed out")),
-    }
-}
-
-/// Resolves at SIGINT (Ctrl-C) or SIGTERM; signals are caught from this call on.
-pub(crate) fn interrupted() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{Signal, SignalKind, signal};
-    let wait = async |caught: std::io::Result<Signal>| match caught {
-        Ok(mut caught) => _ = caught.recv().await,
-        Err(_) => std::future::pending().await,
-    };
-    let (int, term) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    async move {
-        tokio::select! {
-            () = wait(int) => {}
-            () = wait(term) => {}
-        }
+        () = after(timeout) => Err(Failure::new(Exit::TimedOut, "timed out")),
     }
 }

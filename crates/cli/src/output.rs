@@ -8,18 +8,16 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
+use clap::ValueEnum;
 use rustix::fs::OFlags;
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use tokio::io::Interest;
 use tokio::net::unix::pipe::Sender;
-use twinlock_core::text::harmless_json;
+use twinlock_core::text::{Untrusted, harmless_json};
 
-use crate::args::{Color, Global};
 use crate::exit::{Exit, Failure};
-use crate::fold::fold;
+use crate::wrap::wrap;
 
 /// Settings of the output.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +29,14 @@ pub(crate) struct Output {
     terminal: bool,
     color_out: bool,
     color_err: bool,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
 }
 
 /// A colour, by meaning.
@@ -56,16 +62,16 @@ impl Style {
 }
 
 impl Output {
-    pub(crate) fn new(global: &Global) -> Self {
+    pub(crate) fn new(color: Color, quiet: bool) -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
             || std::env::var_os("TERM").is_some_and(|v| v.is_empty() || v == "dumb");
-        let on = |terminal: bool| match global.color {
+        let on = |terminal: bool| match color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => terminal && !plain,
         };
         Self {
-            quiet: global.quiet,
+            quiet,
             optional: false,
             terminal: io::stdout().is_terminal(),
             color_out: on(io::stdout().is_terminal()),
@@ -115,7 +121,7 @@ impl Output {
         }
     }
 
-    /// Prints the same without folding, for a command to copy or a QR code.
+    /// Prints the same without wrapping, for a command to copy or a QR code.
     pub(crate) fn say_as_is(&self, text: &str) {
         if !self.quiet {
             write_words(text);
@@ -124,7 +130,7 @@ impl Output {
 
     /// Prints a warning, also with `--quiet`.
     pub(crate) fn warn(&self, text: &str) {
-        write_words(&self.err_style(Style::Warning, &fold_lines(text)));
+        write_words(&self.err_style(Style::Warning, &wrap_lines(text)));
     }
 
     /// Prints why a command failed.
@@ -133,19 +139,19 @@ impl Output {
         if !failure.message.is_empty() {
             let head = "twinlock:";
             // Indented: it may contain untrusted text.
-            let message = fold(&failure.message, head.len() + 1, 2, width);
+            let message = wrap(&failure.message, head.len() + 1, 2, width);
             write_words(&format!("{} {message}", self.err_style(Style::Bad, head)));
         }
         if let Some(hint) = &failure.hint {
-            write_words(&format!("  {}", fold(hint, 2, 2, width)));
+            write_words(&format!("  {}", wrap(hint, 2, 2, width)));
         }
     }
 
-    /// Folds text that begins after `used` columns if standard output is a terminal, and indents
-    /// the further lines; see [`crate::fold`].
-    pub(crate) fn fold(&self, text: &str, used: usize, indent: usize) -> String {
+    /// Wraps text that begins after `used` columns if standard output is a terminal, and indents
+    /// the further lines; see [`crate::wrap`].
+    pub(crate) fn wrap(&self, text: &str, used: usize, indent: usize) -> String {
         // Queried each time, because a window can be resized.
-        fold(text, used, indent, columns(io::stdout()))
+        wrap(text, used, indent, columns(io::stdout()))
     }
 
     /// Whether standard output is a terminal.
@@ -169,12 +175,12 @@ impl Output {
 
 /// The JSON events of a command that acts. The command continues if they can no longer be written.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct JsonEvents {
     out: Output,
     gone: Option<Gone>,
 }
 
-impl Report {
+impl JsonEvents {
     /// # Errors
     /// Standard output cannot be written to.
     pub(crate) fn begin(out: Output) -> Result<Self, Failure> {
@@ -242,9 +248,9 @@ pub(crate) fn write_line(line: &str) -> Result<(), Gone> {
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Gone)
 }
 
-/// Prints a message, folded if standard error is a terminal.
+/// Prints a message, wrapped if standard error is a terminal.
 pub(crate) fn words(text: &str) {
-    write_words(&fold_lines(text));
+    write_words(&wrap_lines(text));
 }
 
 /// Columns of a stream's terminal; unlimited if it is not a terminal or the size is unknown.
@@ -257,9 +263,9 @@ fn words_width() -> usize {
     columns(io::stderr())
 }
 
-fn fold_lines(text: &str) -> String {
+fn wrap_lines(text: &str) -> String {
     let width = words_width();
-    let lines: Vec<_> = text.split('\n').map(|line| fold(line, 0, 0, width)).collect();
+    let lines: Vec<_> = text.split('\n').map(|line| wrap(line, 0, 0, width)).collect();
     lines.join("\n")
 }
 
@@ -276,6 +282,11 @@ pub(crate) fn prompt(text: &str) {
 
 fn paint(on: bool, style: Style, text: &str) -> String {
     if on { format!("\u{1b}[{}m{text}\u{1b}[0m", style.code()) } else { text.to_owned() }
+}
+
+/// A name or path, safe to show to people.
+pub(crate) fn harmless(text: &str) -> String {
+    Untrusted::new(text).render_line()
 }
 
 /// A JSON document on one line, safe to print on a terminal.
@@ -319,25 +330,6 @@ impl From<Gone> for Failure {
     }
 }
 
-/// RFC 3339 UTC with milliseconds.
-pub(crate) fn rfc3339(time_ms: u64) -> String {
-    timestamp(time_ms).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
-}
-
-/// Local time for people: the time of day, and the date if it is not today.
-pub(crate) fn local_time(time_ms: u64) -> String {
-    let zone = TimeZone::system();
-    let time = timestamp(time_ms).to_zoned_datetime(zone.clone());
-    let today = Timestamp::now().to_zoned_datetime(zone).date();
-    let form = if time.date() == today { "%H:%M" } else { "%Y-%m-%d %H:%M" };
-    time.strftime(form).to_string()
-}
-
-fn timestamp(time_ms: u64) -> Timestamp {
-    let ms = i64::try_from(time_ms).unwrap_or(i64::MAX);
-    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -350,12 +342,5 @@ mod tests {
         // Otherwise this name would look like the next one.
         assert_eq!(path(b"caf\\xe9"), "caf\\\\xe9");
         assert_eq!(path(b"dir/caf\xe9\\\xff.txt"), "dir/caf\\xe9\\\\\\xff.txt");
-    }
-
-    #[test]
-    fn timestamp__is_utc_with_milliseconds() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(rfc3339(1_795_622_400_007), "2026-11-25T16:00:00.007Z");
-        assert!(rfc3339(u64::MAX).starts_with("9999-"));
     }
 }

@@ -17,10 +17,10 @@ use twinlock_core::id::ServerKey;
 use twinlock_core::invite::Address;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::proto;
-use twinlock_core::session::{Binding, BindingPolicy, Config, Event};
+use twinlock_core::session::{Binding, BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_transport::connection::{Connection, ConnectionError};
 use twinlock_transport::login::{LoginError, login};
-use twinlock_transport::tls::{self, Alpn, ClientTls, Facts, TlsFault, Trust};
+use twinlock_transport::tls::{self, Alpn, ClientTls, ServerTrust, TlsFacts, TlsFault};
 
 use crate::delays::Delays;
 use crate::error::{ClientError, closed};
@@ -36,15 +36,13 @@ const READY_DEADLINE: Duration = Duration::from_secs(10);
 /// First and maximum delay between requests for a connection slot. A slot is occupied during a
 /// login, some ms, or until the server's deadline of 5 s.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// Default time that a one-shot command waits for a connection slot.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The stream under a session.
-pub(crate) type Stream = TlsStream<TcpStream>;
+pub type ClientStream = TlsStream<TcpStream>;
 
 /// The parameters of connections to a server.
 #[derive(Debug, Clone)]
-pub(crate) struct Connector {
+pub struct Connector {
     address: Address,
     tls: ClientTls,
     pin: Option<ServerKey>,
@@ -53,18 +51,22 @@ pub(crate) struct Connector {
 }
 
 /// A ready session, and its properties.
-pub(crate) struct Opened {
-    pub(crate) line: Connection<Stream>,
-    pub(crate) info: proto::ServerInfo,
-    pub(crate) binding: Binding,
-    pub(crate) tls: Facts,
+pub struct ReadySession {
+    /// The connection, on which both ends have sent READY.
+    pub connection: Connection<ClientStream>,
+    /// The server's READY.
+    pub info: proto::ServerInfo,
+    /// The result of the channel binding.
+    pub binding: Binding,
+    /// The parameters of TLS.
+    pub tls: TlsFacts,
 }
 
 impl Connector {
-    /// Creates the parameters. With [`Trust::Ca`] this reads the system's root certificates.
+    /// Creates the parameters. With [`ServerTrust::Ca`] this reads the system's root certificates.
     pub(crate) fn new(
         address: Address,
-        trust: Trust,
+        trust: ServerTrust,
         pin: Option<ServerKey>,
         binding: BindingPolicy,
         timing: Timing,
@@ -77,7 +79,10 @@ impl Connector {
 
     /// Takes the parameters of a profile, or of the same server at another address. The profile's
     /// `rekey-after` overrides that of `timing`.
-    pub(crate) fn of(
+    ///
+    /// # Errors
+    /// [`ClientError`] if the profile cannot be used.
+    pub fn of(
         profile: &Profile,
         address: Option<Address>,
         timing: Timing,
@@ -86,8 +91,8 @@ impl Connector {
             return Err(ClientError::Outdated(profile.min_version()));
         }
         let trust = match profile.tls() {
-            TlsTrust::Pins(pins) => Trust::Pins(pins),
-            TlsTrust::Ca { file } => Trust::Ca { extra_roots: roots(file.as_deref())? },
+            TlsTrust::Pins(pins) => ServerTrust::Pins(pins),
+            TlsTrust::Ca { file } => ServerTrust::Ca { extra_roots: roots(file.as_deref())? },
         };
         let key = Some(*profile.server_key());
         let address = match address {
@@ -105,36 +110,39 @@ impl Connector {
     }
 
     /// Connects, logs in, and waits for the server's READY.
-    pub(crate) async fn open(
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn open(
         &self,
         credential: impl Into<Arc<Credential>>,
         info: &proto::ClientInfo,
-    ) -> Result<Opened, ClientError> {
+    ) -> Result<ReadySession, ClientError> {
         let stream = self.connect().await?;
-        let facts = Facts::of(stream.get_ref().1);
+        let facts = TlsFacts::of(stream.get_ref().1);
         let exporter = tls::channel_binding(stream.get_ref().1).ok();
-        let config = Config {
+        let config = SessionConfig {
             binding: self.binding,
             exporter: exporter.filter(|_| self.binding != BindingPolicy::Off),
             info: info.encode_to_vec(),
             max_version: VERSION,
             timing: self.timing.clone(),
         };
-        let mut line =
+        let mut connection =
             login(stream, credential, self.pin, config).await.map_err(|error| match error {
                 LoginError::Io(error) if is_closed(&error) => self.not_admitted(),
                 error => error.into(),
             })?;
-        let ready = timeout(READY_DEADLINE, ready(&mut line)).await;
+        let ready = timeout(READY_DEADLINE, ready(&mut connection)).await;
         match ready.unwrap_or(Err(NotReady::Late)) {
-            Ok((info, binding)) => Ok(Opened { line, info, binding, tls: facts }),
+            Ok((info, binding)) => Ok(ReadySession { connection, info, binding, tls: facts }),
             Err(NotReady::Connection(ConnectionError::Cut(error)))
                 if error.as_ref().is_none_or(is_closed) =>
             {
                 Err(self.not_admitted())
             }
             Err(error) => {
-                line.finish().await;
+                connection.finish().await;
                 Err(error.into())
             }
         }
@@ -146,7 +154,7 @@ impl Connector {
         credential: Credential,
         info: &proto::ClientInfo,
         patience: Duration,
-    ) -> Result<Opened, ClientError> {
+    ) -> Result<ReadySession, ClientError> {
         let credential = Arc::new(credential);
         let until = Instant::now() + patience;
         let mut delays = Delays::between(AGAIN.0, AGAIN.1);
@@ -169,7 +177,7 @@ impl Connector {
         ClientError::NotAdmitted { address: self.address.clone() }
     }
 
-    pub(crate) async fn connect(&self) -> Result<Stream, ClientError> {
+    pub(crate) async fn connect(&self) -> Result<ClientStream, ClientError> {
         let unreachable =
             |problem: String| ClientError::Unreachable { address: self.address.clone(), problem };
         let host = self.address.bare_host();
@@ -226,15 +234,17 @@ impl From<NotReady> for ClientError {
     }
 }
 
-async fn ready(line: &mut Connection<Stream>) -> Result<(proto::ServerInfo, Binding), NotReady> {
+async fn ready(
+    connection: &mut Connection<ClientStream>,
+) -> Result<(proto::ServerInfo, Binding), NotReady> {
     loop {
-        line.wait(None).await?;
-        match line.open_frame()? {
-            Event::Ready { info, binding } => {
+        connection.wait(None).await?;
+        match connection.open_frame()? {
+            SessionEvent::Ready { info, binding } => {
                 let info = proto::ServerInfo::decode(info).map_err(|_| NotReady::Unreadable)?;
                 return Ok((info, binding));
             }
-            Event::Closed(code) => return Err(NotReady::Closed(code)),
+            SessionEvent::Closed(code) => return Err(NotReady::Closed(code)),
             _ => {}
         }
     }

@@ -6,14 +6,14 @@ use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use twinlock_core::Entropy as _;
 use twinlock_transport::OsEntropy;
 
-use crate::client::Options;
 use crate::error::ClientError;
+use crate::model::Options;
 
 /// Maximum delay of the first attempt after a good connection. It is random, so that clients that a
 /// server dropped together do not reconnect in the same instant.
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// A connection that lasted this long is good, whatever its traffic.
-pub(crate) const GOOD_LINE: Duration = Duration::from_secs(10);
+pub(crate) const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
 /// The delays between the attempts of one task: exponential, with jitter and a maximum.
 pub(crate) struct Delays {

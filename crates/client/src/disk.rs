@@ -45,7 +45,7 @@ impl DiskError {
     }
 
     /// Adds the path to an I/O error, for `map_err`.
-    pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self {
             path: path.to_path_buf(),
             kind: error.kind(),

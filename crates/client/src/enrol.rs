@@ -4,32 +4,27 @@
 //! leaves a device whose secret is lost.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use prost::Message as _;
-use tokio::time::timeout;
 use twinlock_core::credential::{Credential, Password};
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{DeviceId, Name, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::keys::{DeviceSecret, InviteSecret};
 use twinlock_core::limits::{Timing, VERSION};
-use twinlock_core::proto::{
-    self, RefusalReason, answer::Result as Answered, item::What, request::Op,
-};
-use twinlock_core::session::{Binding, BindingPolicy, Event};
-use twinlock_transport::connection::Connection;
-use twinlock_transport::tls::Trust;
+use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
+use twinlock_core::session::{Binding, BindingPolicy};
+use twinlock_transport::tls::ServerTrust;
 
-use crate::connector::{Connector, Opened, PATIENCE, Stream};
-use crate::error::{ClientError, closed};
+use crate::clock::now_ms;
+use crate::connector::{Connector, ReadySession};
+use crate::error::ClientError;
 use crate::home::Home;
+use crate::model::PATIENCE;
 use crate::profile::{NewProfile, Profile, ProfileError, TlsTrust};
-use crate::register::{self, Ask};
-
-/// Timeout for one answer.
-const ANSWER: Duration = Duration::from_secs(30);
+use crate::ready::{client_info, pins_of};
+use crate::register::{self, Ask as _};
+use crate::registration_client::{RegistrationClient, invite_used};
 
 /// The terms of an invite, as the server reports them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +80,7 @@ pub struct Returning {
 pub async fn look(link: &InviteLink) -> Result<Terms, ClientError> {
     let opened = open_invite(link, binding_of(link)).await?;
     let invite = opened.info.invite.unwrap_or_default();
-    opened.line.close(CloseCode::Bye).await;
+    opened.connection.close(CloseCode::Bye).await;
     let user = match invite.user.as_str() {
         "" => None,
         user => Some(Name::new(user).map_err(|_| ClientError::Protocol("the invite's name"))?),
@@ -107,20 +102,20 @@ pub async fn join(
     refuse_existing(home, profile)?;
     let NewUser { user, label, password, require_binding } = new;
     let binding = if require_binding { BindingPolicy::Require } else { binding_of(link) };
-    let Opened { line, info, .. } = open_invite(link, binding).await?;
-    let mut desk = Desk { by_invite: true, ..Desk::new(line) };
+    let ReadySession { connection, info, .. } = open_invite(link, binding).await?;
+    let mut session = RegistrationClient::by_invite(connection);
     let begin = proto::RegisterBegin {
         user: user.to_string(),
         password: password.is_some(),
         device: true,
         device_label: label.clone(),
     };
-    let (device, secret) = register::begin(&mut desk, begin, &link.server_key).await?;
+    let (device, secret) = register::begin(&mut session, begin, &link.server_key).await?;
     let device = device.ok_or(ClientError::Protocol("no device id"))?;
     let password = password.map(|password| Credential::User(user.clone(), password));
     let copy = DeviceSecret::new(secret.expose_secret());
     let records =
-        register::evaluate(&mut desk, password, Some((device, copy)), &link.server_key).await?;
+        register::evaluate(&mut session, password, Some((device, copy)), &link.server_key).await?;
     let tls = match link.tls_pin {
         Some(pin) => pins(&info, pin),
         None => TlsTrust::Ca { file: None },
@@ -139,7 +134,7 @@ pub async fn join(
         created_ms: now_ms(),
     };
     let made = Profile::create(home, profile, new)?;
-    finish(home, desk, records, made).await
+    finish(home, session, records, made).await
 }
 
 /// Enrols this device with the user's password, and creates the profile.
@@ -174,31 +169,32 @@ pub async fn log_in(
         (Some(known), None) => known.tls(),
         (_, file) => TlsTrust::Ca { file: file.clone() },
     };
-    let dial = match (&known, &ca_file) {
+    let connector = match (&known, &ca_file) {
         (Some(known), None) => Connector::of(known, Some(address.clone()), Timing::default())?,
         (_, None) => {
-            Connector::new(address.clone(), Trust::Learn, pin, binding, Timing::default())?
+            Connector::new(address.clone(), ServerTrust::Learn, pin, binding, Timing::default())?
         }
         (_, Some(file)) => {
             let roots = crate::connector::roots(Some(file))?;
-            let trust = Trust::Ca { extra_roots: roots };
+            let trust = ServerTrust::Ca { extra_roots: roots };
             Connector::new(address.clone(), trust, pin, binding, Timing::default())?
         }
     };
     let credential = Credential::User(user.clone(), password);
-    let opened = dial.open_when_free(credential, &client_info(&label), PATIENCE).await;
-    let Opened { line, info, binding: seen, tls: facts } = opened.map_err(by_password)?;
-    let server_key = line.session().server_key();
-    let mut desk = Desk::new(line);
+    let opened = connector.open_when_free(credential, &client_info(&label), PATIENCE).await;
+    let ReadySession { connection, info, binding: seen, tls: facts } =
+        opened.map_err(by_password)?;
+    let server_key = connection.session().server_key();
+    let mut session = RegistrationClient::new(connection);
     let begin = proto::RegisterBegin {
         device: true,
         device_label: label.clone(),
         ..proto::RegisterBegin::default()
     };
-    let (device, secret) = register::begin(&mut desk, begin, &server_key).await?;
+    let (device, secret) = register::begin(&mut session, begin, &server_key).await?;
     let device = device.ok_or(ClientError::Protocol("no device id"))?;
     let copy = DeviceSecret::new(secret.expose_secret());
-    let records = register::evaluate(&mut desk, None, Some((device, copy)), &server_key).await?;
+    let records = register::evaluate(&mut session, None, Some((device, copy)), &server_key).await?;
     // The shown TLS key counts only if TLS reaches the server; otherwise only the server's pins do.
     let tls = match (&known, ca_file, facts.peer_pin) {
         (Some(_), None, _) | (_, Some(_), _) => trust,
@@ -223,19 +219,19 @@ pub async fn log_in(
     match known {
         // The old secret may still work, so it is replaced only when the new one works.
         Some(_) => {
-            register::finish(&mut desk, records).await?;
+            register::finish(&mut session, records).await?;
             Ok((Profile::replace(home, profile, new)?, seen))
         }
         None => {
             let made = Profile::create(home, profile, new)?;
-            Ok((finish(home, desk, records, made).await?, seen))
+            Ok((finish(home, session, records, made).await?, seen))
         }
     }
 }
 
 /// A session by the password of a profile's user, if the device cannot log in. If it can, use
 /// [`crate::Client::prove_password`].
-pub struct ByPassword(Desk);
+pub struct ByPassword(RegistrationClient);
 
 impl ByPassword {
     /// Logs in.
@@ -247,11 +243,11 @@ impl ByPassword {
         address: Option<Address>,
         password: Password,
     ) -> Result<Self, ClientError> {
-        let dial = Connector::of(profile, address, Timing::default())?;
+        let connector = Connector::of(profile, address, Timing::default())?;
         let credential = Credential::User(profile.user().clone(), password);
         let info = client_info(profile.label());
-        let opened = dial.open_when_free(credential, &info, PATIENCE).await;
-        Ok(Self(Desk::new(opened.map_err(by_password)?.line)))
+        let opened = connector.open_when_free(credential, &info, PATIENCE).await;
+        Ok(Self(RegistrationClient::new(opened.map_err(by_password)?.connection)))
     }
 
     /// The user's devices.
@@ -272,7 +268,7 @@ impl ByPassword {
     pub async fn revoke_device(mut self, device: &DeviceId) -> Result<(), ClientError> {
         let revoke = proto::RevokeDevice { device: Bytes::copy_from_slice(&device.0) };
         self.0.ask(Op::RevokeDevice(revoke)).await?;
-        self.0.line.close(CloseCode::Bye).await;
+        self.0.close().await;
         Ok(())
     }
 
@@ -290,7 +286,7 @@ impl ByPassword {
         let new = Some(Credential::User(profile.user().clone(), new));
         let records = register::evaluate(&mut self.0, new, None, profile.server_key()).await?;
         register::finish(&mut self.0, records).await?;
-        self.0.line.close(CloseCode::Bye).await;
+        self.0.close().await;
         Ok(())
     }
 }
@@ -313,28 +309,14 @@ async fn learned(address: &Address, info: &proto::ServerInfo, shown: Option<TlsP
     }
     let by_authority = TlsTrust::Ca { file: None };
     let Some(shown) = shown else { return by_authority };
-    let roots = Trust::Ca { extra_roots: Vec::new() };
-    let dial = Connector::new(address.clone(), roots, None, BindingPolicy::Warn, Timing::default());
-    let vouched = match dial {
-        Ok(dial) => dial.connect().await.is_ok(),
+    let roots = ServerTrust::Ca { extra_roots: Vec::new() };
+    let connector =
+        Connector::new(address.clone(), roots, None, BindingPolicy::Warn, Timing::default());
+    let vouched = match connector {
+        Ok(connector) => connector.connect().await.is_ok(),
         Err(_) => false,
     };
     if vouched { by_authority } else { TlsTrust::Pins(vec![shown]) }
-}
-
-/// This program's description for the operator.
-pub(crate) fn client_info(label: &str) -> proto::ClientInfo {
-    proto::ClientInfo {
-        software: concat!("twinlock ", env!("CARGO_PKG_VERSION")).to_owned(),
-        device_label: label.to_owned(),
-        instance: Bytes::new(),
-    }
-}
-
-/// Milliseconds since 1970 UTC.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn refuse_existing(home: &Home, name: &Name) -> Result<(), ClientError> {
@@ -351,21 +333,20 @@ fn binding_of(link: &InviteLink) -> BindingPolicy {
     if link.proxy { BindingPolicy::Off } else { BindingPolicy::Warn }
 }
 
-fn invite_used() -> ClientError {
-    ClientError::Refused(RefusalReason::AlreadyUsed.into())
-}
-
-async fn open_invite(link: &InviteLink, binding: BindingPolicy) -> Result<Opened, ClientError> {
+async fn open_invite(
+    link: &InviteLink,
+    binding: BindingPolicy,
+) -> Result<ReadySession, ClientError> {
     let trust = match link.tls_pin {
-        Some(pin) => Trust::Pins(vec![pin]),
-        None => Trust::Ca { extra_roots: Vec::new() },
+        Some(pin) => ServerTrust::Pins(vec![pin]),
+        None => ServerTrust::Ca { extra_roots: Vec::new() },
     };
     let pin = Some(link.server_key);
-    let dial = Connector::new(link.address.clone(), trust, pin, binding, Timing::default())?;
+    let connector = Connector::new(link.address.clone(), trust, pin, binding, Timing::default())?;
     let secret = InviteSecret::new(link.secret.expose_secret());
     let credential = Credential::Invite(link.id, secret);
-    let opened = dial.open_when_free(credential, &client_info(""), PATIENCE).await;
-    opened.map_err(|error| if error == closed(CloseCode::Revoked) { invite_used() } else { error })
+    let opened = connector.open_when_free(credential, &client_info(""), PATIENCE).await;
+    opened.map_err(invite_used)
 }
 
 /// The pins that the server names, or the one that accepted this connection.
@@ -373,49 +354,16 @@ fn pins(info: &proto::ServerInfo, used: TlsPin) -> TlsTrust {
     TlsTrust::Pins(pins_of(info).unwrap_or_else(|| vec![used]))
 }
 
-/// The pins that the server names, if it names any.
-pub(crate) fn pins_of(info: &proto::ServerInfo) -> Option<Vec<TlsPin>> {
-    let pins: Vec<_> = info
-        .tls_pins
-        .iter()
-        .filter_map(|pin| TlsPin::from_slice(pin))
-        .take(crate::profile::MAX_PINS)
-        .collect();
-    (!pins.is_empty()).then_some(pins)
-}
-
-/// The blocking work that stores what READY says for the next connection. It fails if another
-/// program has put another server or user into the profile.
-pub(crate) fn learning(
-    home: &Home,
-    profile: &Profile,
-    info: &proto::ServerInfo,
-) -> impl FnOnce() -> Result<Profile, ClientError> + Send + use<> {
-    let (home, name, pins) = (home.clone(), profile.name().clone(), pins_of(info));
-    let (key, user) = (*profile.server_key(), profile.user().clone());
-    move || {
-        let mut profile = Profile::load(&home, &name)?;
-        if *profile.server_key() != key || *profile.user() != user {
-            return Err(ProfileError::Replaced { name }.into());
-        }
-        if let Some(pins) = pins {
-            profile.learn_pins(&home, &pins)?;
-        }
-        profile.raise_min_version(&home, VERSION)?;
-        Ok(profile)
-    }
-}
-
 /// The last step: the server creates the credentials of a profile that is already on disk.
 async fn finish(
     home: &Home,
-    mut desk: Desk,
+    mut session: RegistrationClient,
     records: proto::RegisterFinish,
     made: Profile,
 ) -> Result<Profile, ClientError> {
-    match register::finish(&mut desk, records).await {
+    match register::finish(&mut session, records).await {
         Ok(()) => {
-            desk.line.close(CloseCode::Bye).await;
+            session.close().await;
             Ok(made)
         }
         Err(error @ ClientError::Refused(_)) => {
@@ -427,58 +375,5 @@ async fn finish(
              `twinlock status` tells. If that says \"login refused\", remove the profile and use \
              the invite or the password again"
         ))),
-    }
-}
-
-/// A connection for one request at a time.
-struct Desk {
-    line: Connection<Stream>,
-    asked: u64,
-    /// After a login by invite, `Revoked` means that the invite was used on another connection.
-    by_invite: bool,
-}
-
-impl Desk {
-    fn new(line: Connection<Stream>) -> Self {
-        Self { line, asked: 0, by_invite: false }
-    }
-
-    async fn answer(&mut self) -> Result<Answered, ClientError> {
-        loop {
-            self.line.wait(None).await?;
-            let items = match self.line.open_frame()? {
-                Event::App(body) => {
-                    proto::ToClient::decode(body)
-                        .map_err(|_| ClientError::Protocol("a frame that cannot be read"))?
-                        .items
-                }
-                Event::Closed(CloseCode::Revoked) if self.by_invite => return Err(invite_used()),
-                Event::Closed(code) => return Err(closed(code)),
-                _ => continue,
-            };
-            for item in items {
-                if let Some(What::Answer(proto::Answer { id, result })) = item.what
-                    && id == self.asked
-                {
-                    return match result {
-                        Some(Answered::Refusal(no)) => Err(ClientError::Refused(no.into())),
-                        Some(answered) => Ok(answered),
-                        None => Err(ClientError::Protocol("an empty answer")),
-                    };
-                }
-            }
-        }
-    }
-}
-
-impl Ask for Desk {
-    async fn ask(&mut self, op: Op) -> Result<Answered, ClientError> {
-        self.asked += 1;
-        let request = proto::Request { id: self.asked, op: Some(op) };
-        let body =
-            proto::ToServer { requests: vec![request], ..Default::default() }.encode_to_vec();
-        self.line.send_app(&body).map_err(|e| ClientError::Lost(e.to_string()))?;
-        let late = || ClientError::Lost("the server did not answer in time".to_owned());
-        timeout(ANSWER, self.answer()).await.unwrap_or_else(|_| Err(late()))
     }
 }

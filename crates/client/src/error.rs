@@ -6,27 +6,27 @@ use thiserror::Error;
 use twinlock_core::chain::Broken;
 use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::id::{ConversationId, Name, ServerKey};
-use twinlock_core::invite::{Address, server_words};
+use twinlock_core::invite::{Address, BadLink, server_words};
 use twinlock_core::proto::RefusalReason;
-use twinlock_core::session::Fault;
+use twinlock_core::session::SessionFault;
 use twinlock_transport::connection::ConnectionError;
 use twinlock_transport::login::LoginError;
 use twinlock_transport::tls::TlsFault;
 
-use crate::home::DiskError;
+use crate::home::{DiskError, HomeError};
 use crate::profile::ProfileError;
 pub use crate::refusal::Refusal;
 use crate::state::StateError;
 
 /// The side at fault; a program decides by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blame {
+pub enum Fault {
     /// This machine: its disk, its profile.
-    Here,
+    Local,
     /// The credentials: the server refuses them.
-    Us,
+    Credentials,
     /// The server's identity: not the known server, or a TLS interception that is not allowed.
-    Them,
+    ServerIdentity,
     /// There is no connection to the server; a retry may succeed.
     Network,
     /// The server refuses a request.
@@ -187,8 +187,22 @@ pub enum ClientError {
     #[error("the server violates the protocol: {0}")]
     Protocol(&'static str),
     /// No such room or user exists.
-    #[error("you have no conversation {0} (see `twinlock rooms` and `people`)")]
+    #[error(
+        "there is no {0} that you belong to or can write to (see `twinlock rooms` and `people`)"
+    )]
     NoTarget(String),
+    /// A string is not a user name.
+    #[error("'{}' is not a user name", .0.escape_debug())]
+    NotAName(String),
+    /// An invite link is invalid.
+    #[error(transparent)]
+    InviteLink(#[from] BadLink),
+    /// There is no location for profiles.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The caller of [`crate::Client::start`] takes the events that conversations need.
+    #[error("this client's events are taken: conversations need a client from `Client::open`")]
+    EventsTaken,
     /// The client was closed.
     #[error("this client was closed")]
     Closed,
@@ -197,7 +211,7 @@ pub enum ClientError {
 impl ClientError {
     /// The side at fault.
     #[must_use]
-    pub fn blame(&self) -> Blame {
+    pub fn fault(&self) -> Fault {
         match self {
             Self::Profile(_)
             | Self::Disk(_)
@@ -205,7 +219,11 @@ impl ClientError {
             | Self::NoAddress(_)
             | Self::Outdated(_)
             | Self::Failed(_)
-            | Self::Closed => Blame::Here,
+            | Self::NotAName(_)
+            | Self::InviteLink(_)
+            | Self::Home(_)
+            | Self::EventsTaken
+            | Self::Closed => Fault::Local,
             Self::State(
                 StateError::Conflict { .. }
                 | StateError::AckChanged { .. }
@@ -218,36 +236,36 @@ impl ClientError {
             })
             | Self::Tampered(_)
             | Self::Missing { .. }
-            | Self::Truncated { .. } => Blame::Record,
-            Self::State(_) => Blame::Here,
+            | Self::Truncated { .. } => Fault::Record,
+            Self::State(_) => Fault::Local,
             Self::Unreachable { .. }
             | Self::NotAdmitted { .. }
             | Self::Lost(_)
             | Self::Busy { .. }
-            | Self::Protocol(_) => Blame::Network,
+            | Self::Protocol(_) => Fault::Network,
             Self::Distrusted(_) | Self::OtherServer { .. } | Self::TlsCut | Self::Downgrade => {
-                Blame::Them
+                Fault::ServerIdentity
             }
             Self::LoginRefused
             | Self::PasswordRefused
             | Self::WrongPassword
             | Self::NoPassword(_)
-            | Self::Ended(_) => Blame::Us,
+            | Self::Ended(_) => Fault::Credentials,
             Self::Refused(Refusal {
                 why:
                     RefusalReason::AlreadyUsed
                     | RefusalReason::LogInAgain
                     | RefusalReason::WrongPassword,
                 ..
-            }) => Blame::Us,
-            Self::Refused(_) | Self::NoTarget(_) | Self::TooManySessions => Blame::Request,
+            }) => Fault::Credentials,
+            Self::Refused(_) | Self::NoTarget(_) | Self::TooManySessions => Fault::Request,
         }
     }
 
     /// Whether an automatic retry may succeed.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
-        self.blame() == Blame::Network
+    pub fn is_retryable(&self) -> bool {
+        self.fault() == Fault::Network
     }
 
     /// Whether the server has no capacity for a connection or a login now. That is brief, so even a
@@ -283,15 +301,16 @@ impl From<ConnectionError> for ClientError {
         match error {
             ConnectionError::Refused(ErrorCode::Busy(seconds)) => Self::Busy { seconds },
             ConnectionError::Refused(ErrorCode::Refused) => Self::LoginRefused,
-            ConnectionError::Fault(Fault::Binding) => Self::TlsCut,
-            ConnectionError::Fault(Fault::Downgrade(_)) => Self::Downgrade,
+            ConnectionError::Fault(SessionFault::Binding) => Self::TlsCut,
+            ConnectionError::Fault(SessionFault::Downgrade(_)) => Self::Downgrade,
             other => Self::Lost(other.to_string()),
         }
     }
 }
 
 /// The error for a CLOSE of the server.
-pub(crate) fn closed(code: CloseCode) -> ClientError {
+#[must_use]
+pub fn closed(code: CloseCode) -> ClientError {
     match code {
         CloseCode::Binding => ClientError::TlsCut,
         CloseCode::Version => ClientError::Downgrade,

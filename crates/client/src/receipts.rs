@@ -58,11 +58,15 @@ pub struct Receipts {
     state: State,
 }
 
-impl Receipts {
-    pub(crate) fn new(state: State) -> Self {
-        Self { state }
+impl State {
+    /// The known links.
+    #[must_use]
+    pub fn receipts(&self) -> Receipts {
+        Receipts { state: self.clone() }
     }
+}
 
+impl Receipts {
     /// The server key in a conversation's `link_0`.
     pub(crate) fn origin(&self, conversation: ConversationId) -> ServerKey {
         self.state.origin(conversation)

@@ -5,20 +5,16 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
-use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Salt, Sender, ServerKey};
-use twinlock_core::proto::{self, RefusalReason};
+use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Salt, Sender};
+use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 
-use crate::client::{Client, Entry, FileEntry, blocking};
-use crate::error::{Blame, ClientError, Refusal};
+use crate::error::ClientError;
+use crate::model::{Entry, FileEntry};
 use crate::receipts::{Handled, Known, Receipts, Seen};
-use crate::state::StateError;
 
 /// The purpose whose position marks a conversation as left.
 const LEFT: &str = "left";
-/// Entries per read during an audit; the server returns as many as fit into a frame.
-const AUDIT_PAGE: u32 = 512;
-
 /// A page of entries that were read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
@@ -186,8 +182,8 @@ fn check(
     let mut read = unchecked(conversation, entry)?;
     let unlike = Broken::Link { conversation, n: entry.n };
     let commit = match content(entry).ok_or(unlike)? {
-        Content::Body(salt) => chain::commit(&salt, &entry.body),
-        Content::Erased(commit) => commit,
+        EntryContent::Body(salt) => chain::commit(&salt, &entry.body),
+        EntryContent::Erased(commit) => commit,
     };
     let linked = Linked {
         conversation,
@@ -225,9 +221,9 @@ pub(crate) fn unchecked(
     }
     let kind = Kind(u8::try_from(entry.kind).map_err(|_| malformed())?);
     let (text, file) = match content(entry) {
-        Some(Content::Body(_)) if kind == Kind::FILE => (None, file(&entry.body)),
-        Some(Content::Body(_)) => (Some(Untrusted::from_bytes(&entry.body)), None),
-        Some(Content::Erased(_)) | None => (None, None),
+        Some(EntryContent::Body(_)) if kind == Kind::FILE => (None, file(&entry.body)),
+        Some(EntryContent::Body(_)) => (Some(Untrusted::from_bytes(&entry.body)), None),
+        Some(EntryContent::Erased(_)) | None => (None, None),
     };
     Ok(Entry {
         n: entry.n,
@@ -250,118 +246,22 @@ fn file(body: &[u8]) -> Option<FileEntry> {
     Some(FileEntry { name, path, size, mode: mode & 0o777, modified_ms, hash })
 }
 
-enum Content {
+enum EntryContent {
     Body(Salt),
     Erased(Commit),
 }
 
 /// The content of an entry: a body with its salt, or the commitment of an erased one. What is shown
 /// must be what the link covers, so any mixture is rejected.
-fn content(entry: &proto::Entry) -> Option<Content> {
+fn content(entry: &proto::Entry) -> Option<EntryContent> {
     let (salt, commit) = (Salt::from_slice(&entry.salt), Commit::from_slice(&entry.commit));
     match (salt, commit) {
-        (Some(salt), None) if entry.commit.is_empty() => Some(Content::Body(salt)),
+        (Some(salt), None) if entry.commit.is_empty() => Some(EntryContent::Body(salt)),
         (None, Some(commit)) if entry.salt.is_empty() && entry.body.is_empty() => {
-            Some(Content::Erased(commit))
+            Some(EntryContent::Erased(commit))
         }
         _ => None,
     }
-}
-
-/// The result of an audit of one conversation.
-#[derive(Debug)]
-pub struct Audited {
-    /// The conversation.
-    pub conversation: proto::Conversation,
-    /// Number of entries read and verified.
-    pub entries: u64,
-    /// Number of their links that this profile knew and that matched.
-    pub receipts: u64,
-    /// The fault at which reading stopped.
-    pub fault: Option<ClientError>,
-}
-
-impl Audited {
-    /// The first entry that is not as it was recorded, if there is one.
-    #[must_use]
-    pub fn broken_at(&self) -> Option<u64> {
-        match self.fault.as_ref()? {
-            ClientError::Tampered(broken) => Some(broken.at()),
-            ClientError::Truncated { head, .. } => Some(head + 1),
-            ClientError::Missing { n, .. } | ClientError::BadEntry { n, .. } => Some(*n),
-            ClientError::State(StateError::Conflict { n, .. }) => Some(*n),
-            _ => None,
-        }
-    }
-}
-
-/// Reads a conversation from its beginning. Verifies every link, each receipt of this profile, and
-/// the server's head.
-///
-/// # Errors
-/// [`ClientError`] if the conversation cannot be read; faults of the record are in
-/// [`Audited::fault`].
-pub async fn audit(
-    client: &Client,
-    conversation: proto::Conversation,
-) -> Result<Audited, ClientError> {
-    let id = conversation.id;
-    let key = ServerKey::from_slice(&conversation.server_key)
-        .ok_or(ClientError::Protocol("length of a server key"))?;
-    let receipts = client.state().receipts();
-    let known = {
-        let receipts = receipts.clone();
-        blocking(move || Ok(receipts.all_for(id)?)).await?
-    };
-    let mut audited = Audited { conversation, entries: 0, receipts: 0, fault: None };
-    let newest = known.last().map_or(0, |known| known.n);
-    match walk(client, &key, newest, &mut audited).await {
-        Ok(()) => {}
-        Err(error) if error.blame() == Blame::Record => audited.fault = Some(error),
-        // An unreadable answer ends the audit of this conversation only.
-        Err(error @ ClientError::Protocol(_)) => audited.fault = Some(error),
-        Err(error) => return Err(error),
-    }
-    let matched = known.iter().filter(|known| known.n <= audited.entries);
-    audited.receipts = matched.count() as u64;
-    Ok(audited)
-}
-
-/// Reads up to the server's head or the newest known entry, whichever is later. Does not wait for
-/// entries recorded during the audit. An empty record is read once.
-async fn walk(
-    client: &Client,
-    key: &ServerKey,
-    newest: u64,
-    audited: &mut Audited,
-) -> Result<(), ClientError> {
-    let proto::Conversation { id, head, ref head_link, .. } = audited.conversation;
-    let (end, head_link) = (head.max(newest), Link::from_slice(head_link));
-    let mut before = chain::link_0(key, id);
-    loop {
-        let expected = audited.entries + 1;
-        let page = client.read_stored_links(id, audited.entries, AUDIT_PAGE).await;
-        let page = page.map_err(|error| match error {
-            ClientError::Refused(Refusal { why: RefusalReason::Damaged, .. }) => {
-                ClientError::Missing { conversation: id, n: expected }
-            }
-            other => other,
-        })?;
-        if page.link_after != before {
-            return Err(Broken::Link { conversation: id, n: audited.entries }.into());
-        }
-        let Some(last) = page.entries.last() else { break };
-        let at_head = page.entries.iter().find(|entry| entry.n == head);
-        if at_head.is_some_and(|entry| entry.link != head_link) {
-            return Err(Broken::Link { conversation: id, n: head }.into());
-        }
-        audited.entries = last.n;
-        before = last.link.unwrap_or(before);
-        if audited.entries >= end {
-            break;
-        }
-    }
-    check_head(id, audited.entries, end)
 }
 
 /// Stores that this user has left a conversation. It cannot be read from then on, which is not
@@ -377,31 +277,21 @@ pub(crate) fn note_left(
     Ok(receipts.advance(&Handled { conversation, purpose: LEFT, n })?)
 }
 
-/// The conversations with receipts of this profile that are neither in `listed` nor known to be
-/// left.
+/// Whether this user has left a conversation, after all that is known of it.
 ///
 /// # Errors
 /// [`ClientError`].
-pub fn unexplained(
+pub(crate) fn has_left(
     receipts: &Receipts,
-    listed: &[ConversationId],
-) -> Result<Vec<ConversationId>, ClientError> {
-    let mut missing = Vec::new();
-    for conversation in receipts.conversations()? {
-        if listed.contains(&conversation) {
-            continue;
-        }
-        let known = known_head(receipts, conversation)?;
-        if receipts.position(conversation, LEFT)?.is_none_or(|left| left < known) {
-            missing.push(conversation);
-        }
-    }
-    Ok(missing)
+    conversation: ConversationId,
+) -> Result<bool, ClientError> {
+    let known = known_head(receipts, conversation)?;
+    Ok(receipts.position(conversation, LEFT)?.is_some_and(|left| left >= known))
 }
 
 #[cfg(test)]
 mod tests {
-    use twinlock_core::id::Name;
+    use twinlock_core::id::{Name, ServerKey};
 
     use super::*;
     use crate::home::Home;

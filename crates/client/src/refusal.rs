@@ -28,7 +28,7 @@ pub struct Refusal {
 impl Refusal {
     /// Whether the same request may succeed later.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
         matches!(self.why, RefusalReason::Busy | RefusalReason::Storage)
     }
 }
@@ -166,7 +166,7 @@ fn limit(limit: Limit, most: u64) -> Option<String> {
         Limit::TextReserve => (
             format!("text leaves {} of the server's disk free", bytes(most)),
             "text-reserve-mib",
-            "; its operator has to make room",
+            "; its operator has to free disk space",
         ),
         Limit::LargestFile => {
             (format!("at most {} for one file", bytes(most)), "largest-file-mib", "")
@@ -180,7 +180,7 @@ fn limit(limit: Limit, most: u64) -> Option<String> {
         Limit::DiskReserve => (
             format!("files leave {} of the server's disk free", bytes(most)),
             "disk-reserve-mib",
-            "; its operator has to make room",
+            "; its operator has to free disk space",
         ),
         Limit::TopicBytes => (format!("a topic has at most {most} bytes"), "", ""),
         Limit::TextBytes => (format!("a message has at most {most} bytes"), "", ""),

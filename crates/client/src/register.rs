@@ -111,12 +111,12 @@ pub(crate) async fn stretch<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Blame;
+    use crate::error::Fault;
 
     #[tokio::test]
     async fn password_stretch__panic_is_a_local_failure() {
         let failed = stretch(|| -> () { panic!("out of memory") }).await.unwrap_err();
-        assert_eq!(failed.blame(), Blame::Here);
+        assert_eq!(failed.fault(), Fault::Local);
         assert!(failed.to_string().contains("this program"), "{failed}");
     }
 }

@@ -12,7 +12,7 @@ use twinlock_core::invite::Address;
 use twinlock_core::session::{Binding, Session};
 use twinlock_core::text::Untrusted;
 
-use crate::connector::Opened;
+use crate::connector::ReadySession;
 use crate::error::ClientError;
 
 /// Minimum interval between two counts of one conversation.
@@ -21,9 +21,9 @@ const EACH: Duration = Duration::from_secs(10);
 const SOFTWARE: usize = 64;
 
 /// Logs a session that is ready.
-pub(crate) fn begin(server: &Address, opened: &Opened) {
-    let Opened { line, info, binding, tls } = opened;
-    let session = line.session();
+pub(crate) fn begin(server: &Address, opened: &ReadySession) {
+    let ReadySession { connection, info, binding, tls } = opened;
+    let session = connection.session();
     let sid = session.id();
     let software: String = info.software.chars().take(SOFTWARE).collect();
     tracing::info!(
@@ -65,10 +65,10 @@ pub(crate) fn end(session: &Session, error: Option<&ClientError>) {
 
 /// Counts of recorded messages that are not in the log yet.
 #[derive(Debug, Default)]
-pub(crate) struct Sums(BTreeMap<ConversationId, Sum>);
+pub(crate) struct RecordedCounts(BTreeMap<ConversationId, RecordedCount>);
 
 #[derive(Debug)]
-struct Sum {
+struct RecordedCount {
     /// The target that the messages name.
     to: Option<String>,
     count: u64,
@@ -77,7 +77,7 @@ struct Sum {
     next: Instant,
 }
 
-impl Sums {
+impl RecordedCounts {
     /// Counts the recorded message with number `n`; `to` returns its target.
     pub(crate) fn note(
         &mut self,
@@ -85,7 +85,7 @@ impl Sums {
         n: u64,
         to: impl FnOnce() -> Option<String>,
     ) {
-        let fresh = || Sum { to: to(), count: 0, last: 0, next: Instant::now() };
+        let fresh = || RecordedCount { to: to(), count: 0, last: 0, next: Instant::now() };
         let sum = self.0.entry(conversation).or_insert_with(fresh);
         sum.count += 1;
         sum.last = sum.last.max(n);
@@ -113,7 +113,7 @@ impl Sums {
     }
 }
 
-impl Sum {
+impl RecordedCount {
     fn write(&self, conversation: ConversationId) {
         let Self { to, count, last, .. } = self;
         if *count > 0 {

@@ -25,7 +25,7 @@ const OLDEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A file as it was when its upload began.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct SourceFile {
     /// An absolute path.
     pub path: PathBuf,
     /// Size in bytes.
@@ -38,7 +38,7 @@ pub struct Source {
     pub device: u64,
 }
 
-impl Source {
+impl SourceFile {
     /// The source at `path`, which is absolute, from the file's metadata.
     #[must_use]
     pub fn of(path: &Path, found: &Metadata) -> Self {
@@ -61,20 +61,20 @@ impl Source {
 
 /// A file to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer {
+pub struct UploadOffer {
     /// A room's name, or `@` and a user name.
     pub target: String,
     /// The name for the recipients.
     pub name: String,
     /// The file.
-    pub source: Source,
+    pub source: SourceFile,
     /// BLAKE3 of a spooled copy, whose path is temporary; identifies the same content.
     pub hash: Option<[u8; 32]>,
 }
 
 /// An offer that was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Begun {
+pub struct BegunUpload {
     /// The message id of the upload.
     pub message_id: MessageId,
     /// Whether an earlier upload is resumed.
@@ -89,11 +89,15 @@ pub struct Uploads {
     state: State,
 }
 
-impl Uploads {
-    pub(crate) fn new(state: State) -> Self {
-        Self { state }
+impl State {
+    /// The outgoing files.
+    #[must_use]
+    pub fn uploads(&self) -> Uploads {
+        Uploads { state: self.clone() }
     }
+}
 
+impl Uploads {
     /// Stores offers, all or nothing, with one disk sync. An upload that began before resumes under
     /// its message id if the file is unchanged and no other process sends it.
     ///
@@ -101,10 +105,10 @@ impl Uploads {
     /// [`StateError`]; nothing is stored then.
     pub fn begin(
         &self,
-        offers: &[Offer],
+        offers: &[UploadOffer],
         now_ms: u64,
         entropy: &mut (impl Entropy + ?Sized),
-    ) -> Result<Vec<Begun>, StateError> {
+    ) -> Result<Vec<BegunUpload>, StateError> {
         self.state.wants_disk()?;
         if let Some(bad) = offers.iter().find(|offer| !is_target(&offer.target)) {
             return Err(StateError::BadTarget { got: bad.target.clone() });
@@ -117,12 +121,12 @@ impl Uploads {
                     Some((message_id, path)) => {
                         self.take_up(tx, &message_id, offer, me)?;
                         let replaced = (path != offer.source.path).then_some(path);
-                        Begun { message_id, again: true, replaced }
+                        BegunUpload { message_id, again: true, replaced }
                     }
                     None => {
                         let message_id = message_id(now_ms, entropy);
                         self.insert(tx, &message_id, offer, me, now_ms)?;
-                        Begun { message_id, again: false, replaced: None }
+                        BegunUpload { message_id, again: false, replaced: None }
                     }
                 };
                 begun.push(one);
@@ -136,7 +140,7 @@ impl Uploads {
     fn earlier(
         &self,
         tx: &Transaction<'_>,
-        offer: &Offer,
+        offer: &UploadOffer,
         now_ms: u64,
         is_free: impl Fn(Option<&str>) -> bool,
     ) -> Result<Option<(MessageId, PathBuf)>, StateError> {
@@ -147,7 +151,7 @@ impl Uploads {
                  (?4 IS NULL AND path = ?3) OR hash = ?4) ORDER BY begun_ms",
         )?;
         let at = params![self.state.account(), offer.target, path, offer.hash];
-        let rows = select.query_map(at, Kept::read)?.collect::<Result<Vec<_>, _>>()?;
+        let rows = select.query_map(at, StoredUpload::read)?.collect::<Result<Vec<_>, _>>()?;
         let oldest = now_ms.saturating_sub(OLDEST.as_millis().try_into().unwrap_or(u64::MAX));
         let mut found = None;
         for kept in rows.into_iter().filter(|kept| is_free(kept.claimed_by.as_deref())) {
@@ -167,7 +171,7 @@ impl Uploads {
         &self,
         tx: &Transaction<'_>,
         message_id: &MessageId,
-        offer: &Offer,
+        offer: &UploadOffer,
         me: &str,
     ) -> Result<(), StateError> {
         let source = &offer.source;
@@ -191,7 +195,7 @@ impl Uploads {
         &self,
         tx: &Transaction<'_>,
         message_id: &MessageId,
-        offer: &Offer,
+        offer: &UploadOffer,
         me: &str,
         now_ms: u64,
     ) -> Result<(), StateError> {
@@ -225,7 +229,7 @@ impl Uploads {
     pub fn renew(
         &self,
         old: &MessageId,
-        offer: &Offer,
+        offer: &UploadOffer,
         now_ms: u64,
         entropy: &mut (impl Entropy + ?Sized),
     ) -> Result<MessageId, StateError> {
@@ -275,21 +279,21 @@ impl Uploads {
     }
 }
 
-struct Kept {
+struct StoredUpload {
     message_id: MessageId,
     name: String,
-    source: Source,
+    source: SourceFile,
     claimed_by: Option<String>,
     begun_ms: u64,
 }
 
-impl Kept {
+impl StoredUpload {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let path: Vec<u8> = row.get("path")?;
         Ok(Self {
             message_id: MessageId(row.get("message_id")?),
             name: row.get("name")?,
-            source: Source {
+            source: SourceFile {
                 path: PathBuf::from(OsString::from_vec(path)),
                 size: row.get::<_, i64>("size")?.unsigned_abs(),
                 modified_ns: row.get("modified_ns")?,

@@ -29,14 +29,13 @@ use crate::legacy_crypto::opaque::{
     self, ClientEnrolment, ClientHandshake, RECORD, REQUEST, RESPONSE, ServerHandshake, ServerSetup,
 };
 use crate::limits::VERSION;
-use crate::seal::Chain;
 use crate::wiped::{self, wiped};
 use crate::{Entropy, schedule};
 
 /// A completed handshake: both ends are authenticated. Holds the keys of epoch 0.
 #[derive(Debug)]
 pub struct Established {
-    pub(crate) role: Role,
+    pub(crate) side: Side,
     pub(crate) ck_c2s: ChainKey,
     pub(crate) ck_s2c: ChainKey,
     pub(crate) rk: RootKey,
@@ -47,7 +46,7 @@ pub struct Established {
 
 /// Which end of a connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum Side {
     /// Connects, logs in, starts rekeys.
     Client,
     /// Accepts connections.
@@ -76,9 +75,10 @@ impl Established {
     /// Both chains, client to server first, instead of a session.
     ///
     /// For tests that play an authenticated peer and send what no session would send.
-    #[doc(hidden)]
+    #[cfg(feature = "test-util")]
     #[must_use]
-    pub fn into_chains(self) -> [Chain; 2] {
+    pub fn into_chains(self) -> [crate::seal::Chain; 2] {
+        use crate::seal::Chain;
         [Chain::new(self.ck_c2s, 0), Chain::new(self.ck_s2c, 0)]
     }
 }
@@ -193,7 +193,7 @@ impl AwaitChallenge {
             return Err(NotLoggedIn::OtherServer { known, shown });
         }
         let established = establish(
-            Role::Client,
+            Side::Client,
             [&self.hello, challenge, &finished.ke3],
             &finished.session_key,
             &ss,
@@ -339,7 +339,7 @@ impl AwaitProof {
             .finish(proof, &self.credential.cid(), &self.context)
             .map_err(|_| LoginRefused)?;
         Ok(establish(
-            Role::Server,
+            Side::Server,
             [&self.hello, &self.challenge, proof],
             &session_key,
             &self.ss,
@@ -356,7 +356,7 @@ fn context(hello: &[u8], kem_ct: &[u8; KEM_CT]) -> Vec<u8> {
 
 /// Derives `th`, `root` and the keys of epoch 0.
 fn establish(
-    role: Role,
+    side: Side,
     [hello, challenge, proof]: [&[u8]; 3],
     session_key: &[u8; 64],
     ss: &[u8; 32],
@@ -371,7 +371,7 @@ fn establish(
     let root = schedule::extract(&th, ikm.as_slice());
     let sid: Zeroizing<[u8; 16]> = schedule::expand(&root, &[schedule::SID]);
     Established {
-        role,
+        side,
         ck_c2s: ChainKey::new(&schedule::expand(&root, &[schedule::C2S])),
         ck_s2c: ChainKey::new(&schedule::expand(&root, &[schedule::S2C])),
         rk: RootKey::new(&schedule::expand(&root, &[schedule::RK])),

@@ -33,6 +33,8 @@ mod schedule;
 pub mod seal;
 pub mod session;
 pub mod step_up;
+#[cfg(test)]
+mod test_entropy;
 pub mod text;
 #[cfg(test)]
 mod vectors;

@@ -60,7 +60,7 @@ impl MessageType {
 
 /// An authentic frame, opened in place.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Opened<'a> {
+pub enum OpenedFrame<'a> {
     /// From a SEALED frame.
     Message(MessageType, &'a [u8]),
     /// From a BULK frame.
@@ -76,7 +76,7 @@ pub enum Opened<'a> {
 
 /// A frame failed to open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum OpenError {
+pub enum OpenFrameError {
     /// The tag is wrong: close the connection without an answer. Nothing has changed.
     #[error("a frame was not authentic")]
     Drop,
@@ -128,6 +128,7 @@ impl Chain {
         self.n
     }
 
+    #[cfg(any(test, feature = "test-util"))]
     pub(crate) fn key(&self) -> &ChainKey {
         &self.key
     }
@@ -240,19 +241,19 @@ impl Chain {
     /// Opens a frame in place.
     ///
     /// # Errors
-    /// [`OpenError`]. The chain has advanced only on a violation, which ends the session.
+    /// [`OpenFrameError`]. The chain has advanced only on a violation, which ends the session.
     pub fn open<'a>(
         &mut self,
         header: Header,
         payload: &'a mut [u8],
-    ) -> Result<Opened<'a>, OpenError> {
+    ) -> Result<OpenedFrame<'a>, OpenFrameError> {
         if payload.len() != header.len {
-            return Err(OpenError::Drop);
+            return Err(OpenFrameError::Drop);
         }
         match header.frame {
             FrameType::Sealed => wiped::<{ wiped::FRAME }, _>(|| self.open_sealed(header, payload)),
             FrameType::Bulk => wiped::<{ wiped::FRAME }, _>(|| self.open_bulk(header, payload)),
-            _ => Err(OpenError::Drop),
+            _ => Err(OpenFrameError::Drop),
         }
     }
 
@@ -260,58 +261,60 @@ impl Chain {
         &mut self,
         header: Header,
         payload: &'a mut [u8],
-    ) -> Result<Opened<'a>, OpenError> {
+    ) -> Result<OpenedFrame<'a>, OpenFrameError> {
         let ad = self.ad(header);
         let (mk, next) = self.key.peek();
         let keys = MessageKeys::derive(&mk);
-        let (c, tag) =
-            payload.split_at_mut_checked(header.len.saturating_sub(MAC)).ok_or(OpenError::Drop)?;
+        let (c, tag) = payload
+            .split_at_mut_checked(header.len.saturating_sub(MAC))
+            .ok_or(OpenFrameError::Drop)?;
         if !schedule::hmac_verify(keys.mac_key(), &[&ad, c], tag) {
-            return Err(OpenError::Drop);
+            return Err(OpenFrameError::Drop);
         }
         self.key.replace(&next);
         self.n += 1;
 
         let bucket_len = c.len();
-        let inner =
-            cbc_decrypt(keys.key(), keys.iv(), c).ok_or(OpenError::Violation("wrong padding"))?;
+        let inner = cbc_decrypt(keys.key(), keys.iv(), c)
+            .ok_or(OpenFrameError::Violation("wrong padding"))?;
         if inner.len() + 1 != bucket_len {
-            return Err(OpenError::Violation("padding of more than one byte"));
+            return Err(OpenFrameError::Violation("padding of more than one byte"));
         }
         let (&[mtype, a, b, l], rest) =
-            inner.split_first_chunk().ok_or(OpenError::Violation("no inner header"))?;
+            inner.split_first_chunk().ok_or(OpenFrameError::Violation("no inner header"))?;
         let body_len = u32::from_be_bytes([0, a, b, l]) as usize;
         let (body, fill) = rest
             .split_at_checked(body_len)
-            .ok_or(OpenError::Violation("a body longer than its frame"))?;
+            .ok_or(OpenFrameError::Violation("a body longer than its frame"))?;
         if bucket(body_len) != bucket_len {
-            return Err(OpenError::Violation("a bucket larger than needed"));
+            return Err(OpenFrameError::Violation("a bucket larger than needed"));
         }
         if fill.iter().any(|&b| b != 0) {
-            return Err(OpenError::Violation("a fill that is not zero"));
+            return Err(OpenFrameError::Violation("a fill that is not zero"));
         }
-        let mtype = MessageType::parse(mtype).ok_or(OpenError::Violation("a reserved type"))?;
-        Ok(Opened::Message(mtype, body))
+        let mtype =
+            MessageType::parse(mtype).ok_or(OpenFrameError::Violation("a reserved type"))?;
+        Ok(OpenedFrame::Message(mtype, body))
     }
 
     fn open_bulk<'a>(
         &mut self,
         header: Header,
         payload: &'a mut [u8],
-    ) -> Result<Opened<'a>, OpenError> {
-        let (prefix, rest) = payload.split_first_chunk_mut().ok_or(OpenError::Drop)?;
+    ) -> Result<OpenedFrame<'a>, OpenFrameError> {
+        let (prefix, rest) = payload.split_first_chunk_mut().ok_or(OpenFrameError::Drop)?;
         let prefix: [u8; BULK_PREFIX] = *prefix;
         let aad = bulk_aad(&self.ad(header), &prefix);
         let (mk, next) = self.key.peek();
         let keys = BulkKeys::derive(&mk);
-        let (data, tag) = rest.split_last_chunk_mut().ok_or(OpenError::Drop)?;
+        let (data, tag) = rest.split_last_chunk_mut().ok_or(OpenFrameError::Drop)?;
         if !gcm_decrypt(keys.key(), keys.nonce(), &aad, data, tag) {
-            return Err(OpenError::Drop);
+            return Err(OpenFrameError::Drop);
         }
         self.key.replace(&next);
         self.n += 1;
         let [t0, t1, t2, t3, offset @ ..] = prefix;
-        Ok(Opened::Bulk {
+        Ok(OpenedFrame::Bulk {
             transfer: u32::from_be_bytes([t0, t1, t2, t3]),
             offset: u64::from_be_bytes(offset),
             data,
@@ -323,7 +326,7 @@ impl Chain {
 ///
 /// In order: the message key, the two keys of a SEALED frame, the key of a BULK frame. For tests
 /// that search memory for leaked keys.
-#[doc(hidden)]
+#[cfg(feature = "test-util")]
 #[must_use]
 pub fn frame_keys(ck: &[u8; 32]) -> ([[u8; 32]; 4], [u8; 32]) {
     let (mk, next) = ChainKey::new(ck).peek();

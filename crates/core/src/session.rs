@@ -4,178 +4,41 @@
 //! step. The calling order for the driver:
 //!
 //! - [`Session::handle_bytes`] when any bytes arrive, [`Session::handle_frame`] for each whole
-//!   frame; its [`Event`] borrows from the payload, which was opened in place;
+//!   frame; its [`SessionEvent`] borrows from the payload, which was opened in place;
 //! - [`Session::handle_timeout`] at [`Session::poll_timeout`];
 //! - after any call: send the bytes of [`Session::outgoing`] and pass the number of bytes sent to
 //!   [`Session::sent`];
 //! - once [`Session::is_closed`]: flush, shut down the sending direction, read and discard for up
 //!   to 1 s.
 //!
-//! A [`Fault`] ends the session; its CLOSE, if it has one, is already in the outgoing bytes.
+//! A [`SessionFault`] ends the session; its CLOSE, if it has one, is already in the outgoing bytes.
 
 mod rekeying;
 #[cfg(test)]
 mod tests;
 mod time;
+mod types;
 
 use std::time::Instant;
 
-use thiserror::Error;
-use zeroize::Zeroizing;
-
 use crate::Entropy;
 use crate::frame::{CloseCode, Due, Header};
-use crate::handshake::{Established, Role};
+use crate::handshake::{Established, Side};
 use crate::id::{CredentialId, ServerKey, SessionId};
 use crate::keys::{ChainKey, RootKey};
-use crate::limits::{Timing, VERSION};
+use crate::limits::VERSION;
 use crate::rekey::AwaitRekey2;
-use crate::seal::{Chain, MessageType, OpenError, Opened, TooLarge};
+use crate::seal::{Chain, MessageType, OpenFrameError, OpenedFrame, TooLarge};
+
+pub use types::{
+    Binding, BindingPolicy, SendError, SessionConfig, SessionEvent, SessionFacts, SessionFault,
+};
 
 /// Bytes of READY before its protobuf: binding flag, binding value, highest version.
 const READY_PREFIX: usize = 34;
 
-/// What one end does when TLS is terminated in between (section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BindingPolicy {
-    /// Continues only if both ends see the same TLS connection.
-    Require,
-    /// Continues and warns the user.
-    Warn,
-    /// A proxy is expected: sends no value and compares none.
-    Off,
-}
-
-/// What is known about TLS once both READY frames have arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Binding {
-    /// Both ends see the same TLS connection.
-    Bound,
-    /// They do not: TLS is terminated in between. The session's own encryption is intact.
-    Cut,
-    /// One end at least has no value, so nothing is known.
-    Unknown,
-    /// This end does not check.
-    Off,
-}
-
-/// The configuration of a session.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// This end's policy.
-    pub binding: BindingPolicy,
-    /// This end's tls-exporter value (RFC 9266), 32 bytes; `None` without TLS.
-    pub exporter: Option<[u8; 32]>,
-    /// This end's Info for READY, encoded protobuf, at most 65497 bytes.
-    pub info: Vec<u8>,
-    /// The highest version this end speaks.
-    pub max_version: u8,
-    /// Rekey, keep-alive and age limits.
-    pub timing: Timing,
-}
-
-/// The result of a frame.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// Nothing for the caller: a ping, a step of a rekey.
-    Nothing,
-    /// The peer is ready; requests may be sent from now on.
-    Ready {
-        /// The peer's Info, encoded protobuf.
-        info: &'a [u8],
-        /// What is known about TLS.
-        binding: Binding,
-    },
-    /// The body of an APP frame, encoded protobuf.
-    App(&'a [u8]),
-    /// File bytes.
-    Bulk {
-        /// The transfer's number.
-        transfer: u32,
-        /// Offset in the file, bytes.
-        offset: u64,
-        /// 1..=262144 bytes.
-        data: &'a [u8],
-    },
-    /// Both directions have switched to this epoch, as seen from this end.
-    Rekeyed(u32),
-    /// The peer closed the session.
-    Closed(CloseCode),
-}
-
-/// The reason why this end ended the session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Fault {
-    /// A frame was not authentic. Nothing is sent.
-    #[error("a frame was not authentic")]
-    Tampered,
-    /// The peer violated the protocol: CLOSE 1.
-    #[error("protocol violated: {0}")]
-    Violation(&'static str),
-    /// The policy requires a channel binding and the check did not succeed: CLOSE 2.
-    #[error("TLS is intercepted")]
-    Binding,
-    /// Both ends support a higher version: CLOSE 11.
-    #[error("the protocol version was downgraded in between: {0} was possible")]
-    Downgrade(u8),
-    /// The client did not rekey in time: CLOSE 3.
-    #[error("rekey overdue")]
-    RekeyOverdue,
-    /// The session reached its maximum age, 24 h by default: CLOSE 4.
-    #[error("the session is too old")]
-    TooOld,
-    /// The peer was silent for too long after a PING: CLOSE 6.
-    #[error("no answer from the peer")]
-    Silent,
-    /// A frame arrived after the session ended.
-    #[error("the session has ended")]
-    Ended,
-}
-
-impl Fault {
-    /// The CLOSE to send to the peer, if any.
-    #[must_use]
-    pub fn close_code(&self) -> Option<CloseCode> {
-        match self {
-            Self::Tampered | Self::Ended => None,
-            Self::Violation(_) => Some(CloseCode::Protocol),
-            Self::Binding => Some(CloseCode::Binding),
-            Self::Downgrade(_) => Some(CloseCode::Version),
-            Self::RekeyOverdue => Some(CloseCode::RekeyOverdue),
-            Self::TooOld => Some(CloseCode::LogInAgain),
-            Self::Silent => Some(CloseCode::Idle),
-        }
-    }
-}
-
-/// A message could not be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum SendError {
-    /// The peer's READY has not arrived, or the session has ended.
-    #[error("the session is not open")]
-    NotOpen,
-    /// The payload exceeds the maximum of a frame.
-    #[error(transparent)]
-    TooLarge(#[from] TooLarge),
-}
-
-/// Counters and states for `status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Facts {
-    /// Epoch of the sending and the receiving direction.
-    pub epoch: (u32, u32),
-    /// Frames sent and received in this epoch.
-    pub frames: (u64, u64),
-    /// Rekeys completed.
-    pub rekeys: u32,
-    /// Time of the last rekey; `None` before the first.
-    pub last_rekey: Option<Instant>,
-    /// What is known about TLS; `None` before READY.
-    pub binding: Option<Binding>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Phase {
     AwaitReady,
     Open,
     Ended,
@@ -192,9 +55,9 @@ enum Rekey {
 
 /// One end of an authenticated connection.
 pub struct Session {
-    role: Role,
-    config: Config,
-    state: State,
+    side: Side,
+    config: SessionConfig,
+    phase: Phase,
     send: Chain,
     recv: Chain,
     rk: RootKey,
@@ -255,22 +118,22 @@ impl Outgoing {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Session({}, {:?}, {:?})", self.sid, self.role, self.state)
+        write!(f, "Session({}, {:?}, {:?})", self.sid, self.side, self.phase)
     }
 }
 
 impl Session {
     /// Starts a session. Its READY is the first of the outgoing bytes.
     #[must_use]
-    pub fn new(established: Established, config: Config, now: Instant) -> Self {
-        let Established { role, ck_c2s, ck_s2c, rk, sid, server_key, credential } = established;
-        let (send, recv) = match role {
-            Role::Client => (ck_c2s, ck_s2c),
-            Role::Server => (ck_s2c, ck_c2s),
+    pub fn new(established: Established, config: SessionConfig, now: Instant) -> Self {
+        let Established { side, ck_c2s, ck_s2c, rk, sid, server_key, credential } = established;
+        let (send, recv) = match side {
+            Side::Client => (ck_c2s, ck_s2c),
+            Side::Server => (ck_s2c, ck_c2s),
         };
         let mut session = Self {
-            role,
-            state: State::AwaitReady,
+            side,
+            phase: Phase::AwaitReady,
             send: Chain::new(send, 0),
             recv: Chain::new(recv, 0),
             rk,
@@ -302,22 +165,22 @@ impl Session {
     #[cfg(test)]
     pub(crate) fn resumed(
         established: Established,
-        config: Config,
+        config: SessionConfig,
         now: Instant,
         sent: u64,
         received: u64,
     ) -> Self {
         let key = |key: &ChainKey| ChainKey::new(key.expose_secret());
         let (ck_c2s, ck_s2c) = (key(&established.ck_c2s), key(&established.ck_s2c));
-        let (send, recv) = match established.role {
-            Role::Client => (ck_c2s, ck_s2c),
-            Role::Server => (ck_s2c, ck_c2s),
+        let (send, recv) = match established.side {
+            Side::Client => (ck_c2s, ck_s2c),
+            Side::Server => (ck_s2c, ck_c2s),
         };
         let mut session = Self::new(established, config, now);
         session.send = Chain::at(send, 0, sent);
         session.recv = Chain::at(recv, 0, received);
         session.out = Outgoing::default();
-        session.state = State::Open;
+        session.phase = Phase::Open;
         session
     }
 
@@ -375,8 +238,8 @@ impl Session {
 
     /// Counters and states for `status`.
     #[must_use]
-    pub fn facts(&self) -> Facts {
-        Facts {
+    pub fn facts(&self) -> SessionFacts {
+        SessionFacts {
             epoch: (self.send.epoch(), self.recv.epoch()),
             frames: (self.send.frames(), self.recv.frames()),
             rekeys: self.rekeys,
@@ -388,20 +251,20 @@ impl Session {
     /// Whether requests may be sent.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.state == State::Open
+        self.phase == Phase::Open
     }
 
     /// Whether the session has ended: only the outgoing bytes are still sent, and nothing is read.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.state == State::Ended
+        self.phase == Phase::Ended
     }
 
     /// Which frame headers the reader must expect.
     #[must_use]
     pub fn due(&self) -> Due {
-        match (self.state, self.role) {
-            (State::AwaitReady, Role::Client) => Due::FirstSealed,
+        match (self.phase, self.side) {
+            (Phase::AwaitReady, Side::Client) => Due::FirstSealed,
             _ => Due::Session,
         }
     }
@@ -409,12 +272,12 @@ impl Session {
     /// The current keys: of the sending chain, of the receiving chain, and the root key.
     ///
     /// For tests that search memory for used keys.
-    #[doc(hidden)]
+    #[cfg(feature = "test-util")]
     #[must_use]
-    pub fn expose_keys(&self) -> [Zeroizing<[u8; 32]>; 3] {
+    pub fn expose_keys(&self) -> [zeroize::Zeroizing<[u8; 32]>; 3] {
         let (send, recv) = (self.send.key(), self.recv.key());
         [send.expose_secret(), recv.expose_secret(), self.rk.expose_secret()]
-            .map(|key| Zeroizing::new(*key))
+            .map(|key| zeroize::Zeroizing::new(*key))
     }
 
     // ---- out
@@ -435,7 +298,7 @@ impl Session {
     /// # Errors
     /// [`SendError`].
     pub fn send_app(&mut self, body: &[u8]) -> Result<(), SendError> {
-        if self.state != State::Open {
+        if self.phase != Phase::Open {
             return Err(SendError::NotOpen);
         }
         self.queue(MessageType::App, body)?;
@@ -448,7 +311,7 @@ impl Session {
     /// # Errors
     /// [`SendError`].
     pub fn send_bulk(&mut self, transfer: u32, offset: u64, data: &[u8]) -> Result<(), SendError> {
-        if self.state != State::Open {
+        if self.phase != Phase::Open {
             return Err(SendError::NotOpen);
         }
         self.send.seal_bulk(transfer, offset, data, &mut self.out.bytes)?;
@@ -458,11 +321,11 @@ impl Session {
 
     /// Ends the session with this code. Calling it again has no effect.
     pub fn close(&mut self, code: CloseCode) {
-        if !self.close_sent && self.state != State::Ended {
+        if !self.close_sent && self.phase != Phase::Ended {
             self.close_sent = true;
             let _fits = self.queue(MessageType::Close, &code.number().to_be_bytes());
         }
-        self.state = State::Ended;
+        self.phase = Phase::Ended;
         self.rekey = Rekey::Idle;
     }
 
@@ -471,7 +334,7 @@ impl Session {
     /// For an invalid frame header, which only the reader sees.
     pub fn abandon(&mut self) {
         self.out = Outgoing::default();
-        self.state = State::Ended;
+        self.phase = Phase::Ended;
         self.rekey = Rekey::Idle;
     }
 
@@ -500,26 +363,26 @@ impl Session {
     /// [`Header::parse`] must have accepted its header under [`Session::due`].
     ///
     /// # Errors
-    /// [`Fault`]: the session has ended; its CLOSE, if it has one, is outgoing.
+    /// [`SessionFault`]: the session has ended; its CLOSE, if it has one, is outgoing.
     pub fn handle_frame<'a>(
         &mut self,
         header: Header,
         payload: &'a mut [u8],
         now: Instant,
         entropy: &mut dyn Entropy,
-    ) -> Result<Event<'a>, Fault> {
-        if self.state == State::Ended {
-            return Err(Fault::Ended);
+    ) -> Result<SessionEvent<'a>, SessionFault> {
+        if self.phase == Phase::Ended {
+            return Err(SessionFault::Ended);
         }
         let result = match self.recv.open(header, payload) {
             Ok(opened) => self.handle_opened(opened, now, entropy),
-            Err(OpenError::Violation(what)) => Err(Fault::Violation(what)),
-            Err(OpenError::Drop) => Err(Fault::Tampered),
+            Err(OpenFrameError::Violation(what)) => Err(SessionFault::Violation(what)),
+            Err(OpenFrameError::Drop) => Err(SessionFault::Tampered),
         };
         result.inspect_err(|fault| self.fail(fault))
     }
 
-    fn fail(&mut self, fault: &Fault) {
+    fn fail(&mut self, fault: &SessionFault) {
         match fault.close_code() {
             Some(code) => self.close(code),
             None => self.abandon(),
@@ -528,60 +391,67 @@ impl Session {
 
     fn handle_opened<'a>(
         &mut self,
-        opened: Opened<'a>,
+        opened: OpenedFrame<'a>,
         now: Instant,
         entropy: &mut dyn Entropy,
-    ) -> Result<Event<'a>, Fault> {
+    ) -> Result<SessionEvent<'a>, SessionFault> {
         use MessageType as M;
-        match (opened, self.state) {
-            (Opened::Message(M::Close, body), _) => {
-                let code = body.try_into().map_err(|_| Fault::Violation("length of CLOSE"))?;
+        match (opened, self.phase) {
+            (OpenedFrame::Message(M::Close, body), _) => {
+                let code =
+                    body.try_into().map_err(|_| SessionFault::Violation("length of CLOSE"))?;
                 self.close(CloseCode::Bye);
-                Ok(Event::Closed(CloseCode::from_number(u16::from_be_bytes(code))))
+                Ok(SessionEvent::Closed(CloseCode::from_number(u16::from_be_bytes(code))))
             }
-            (Opened::Message(M::Ready, body), State::AwaitReady) => self.handle_ready(body),
-            (Opened::Message(M::Ready, _), _) => Err(Fault::Violation("a second READY")),
-            (_, State::AwaitReady) => Err(Fault::Violation("a first frame other than READY")),
-            (Opened::Message(M::App, body), _) => {
+            (OpenedFrame::Message(M::Ready, body), Phase::AwaitReady) => self.handle_ready(body),
+            (OpenedFrame::Message(M::Ready, _), _) => {
+                Err(SessionFault::Violation("a second READY"))
+            }
+            (_, Phase::AwaitReady) => {
+                Err(SessionFault::Violation("a first frame other than READY"))
+            }
+            (OpenedFrame::Message(M::App, body), _) => {
                 self.epoch_traffic = true;
-                Ok(Event::App(body))
+                Ok(SessionEvent::App(body))
             }
-            (Opened::Bulk { transfer, offset, data }, _) => {
+            (OpenedFrame::Bulk { transfer, offset, data }, _) => {
                 self.epoch_traffic = true;
-                Ok(Event::Bulk { transfer, offset, data })
+                Ok(SessionEvent::Bulk { transfer, offset, data })
             }
-            (Opened::Message(M::Ping, body), _) => {
+            (OpenedFrame::Message(M::Ping, body), _) => {
                 let echo: [u8; 8] =
-                    body.try_into().map_err(|_| Fault::Violation("length of PING"))?;
+                    body.try_into().map_err(|_| SessionFault::Violation("length of PING"))?;
                 let _fits = self.queue(M::Pong, &echo);
-                Ok(Event::Nothing)
+                Ok(SessionEvent::Nothing)
             }
-            (Opened::Message(M::Pong, body), _) if body.len() == 8 => Ok(Event::Nothing),
-            (Opened::Message(M::Pong, _), _) => Err(Fault::Violation("length of PONG")),
-            (Opened::Message(M::Rekey1, body), _) => self.handle_rekey1(body, now, entropy),
-            (Opened::Message(M::Rekey2, body), _) => self.handle_rekey2(body, now),
-            (Opened::Message(M::Rekey3, body), _) => self.handle_rekey3(body, now),
+            (OpenedFrame::Message(M::Pong, body), _) if body.len() == 8 => {
+                Ok(SessionEvent::Nothing)
+            }
+            (OpenedFrame::Message(M::Pong, _), _) => Err(SessionFault::Violation("length of PONG")),
+            (OpenedFrame::Message(M::Rekey1, body), _) => self.handle_rekey1(body, now, entropy),
+            (OpenedFrame::Message(M::Rekey2, body), _) => self.handle_rekey2(body, now),
+            (OpenedFrame::Message(M::Rekey3, body), _) => self.handle_rekey3(body, now),
         }
     }
 
-    fn handle_ready<'a>(&mut self, body: &'a [u8]) -> Result<Event<'a>, Fault> {
-        let short = Fault::Violation("length of READY");
+    fn handle_ready<'a>(&mut self, body: &'a [u8]) -> Result<SessionEvent<'a>, SessionFault> {
+        let short = SessionFault::Violation("length of READY");
         let (&[binding, value @ .., max_version], info) =
             body.split_first_chunk::<READY_PREFIX>().ok_or(short)?;
         if binding > 1 || (binding == 0 && value != [0; 32]) || max_version == 0 {
-            return Err(Fault::Violation("form of READY"));
+            return Err(SessionFault::Violation("form of READY"));
         }
         let possible = max_version.min(self.config.max_version);
         if possible > VERSION {
-            return Err(Fault::Downgrade(possible));
+            return Err(SessionFault::Downgrade(possible));
         }
         let binding = self.judge_binding((binding == 1).then_some(value))?;
         self.binding = Some(binding);
-        self.state = State::Open;
-        Ok(Event::Ready { info, binding })
+        self.phase = Phase::Open;
+        Ok(SessionEvent::Ready { info, binding })
     }
 
-    fn judge_binding(&self, peer: Option<[u8; 32]>) -> Result<Binding, Fault> {
+    fn judge_binding(&self, peer: Option<[u8; 32]>) -> Result<Binding, SessionFault> {
         let seen = match (self.config.exporter, peer) {
             (Some(own), Some(peer)) if own == peer => Binding::Bound,
             (Some(_), Some(_)) => Binding::Cut,
@@ -590,7 +460,7 @@ impl Session {
         match (self.config.binding, seen) {
             (BindingPolicy::Off, _) => Ok(Binding::Off),
             (BindingPolicy::Require, Binding::Bound) | (BindingPolicy::Warn, _) => Ok(seen),
-            (BindingPolicy::Require, _) => Err(Fault::Binding),
+            (BindingPolicy::Require, _) => Err(SessionFault::Binding),
         }
     }
 }

@@ -118,17 +118,7 @@ mod tests {
     use crate::handshake::self_register;
     use crate::id::DeviceId;
     use crate::keys::DeviceSecret;
-
-    struct Counting(u8);
-
-    impl Entropy for Counting {
-        fn fill(&mut self, out: &mut [u8]) {
-            for byte in out {
-                self.0 = self.0.wrapping_mul(5).wrapping_add(7);
-                *byte = self.0;
-            }
-        }
-    }
+    use crate::test_entropy::Seeded;
 
     /// Uses a device's secret instead of a password, because stretching a password takes 1 s.
     fn credential(secret: u8) -> Credential {
@@ -137,7 +127,7 @@ mod tests {
 
     /// Whether `secret` is proven if the client is in session `client` and the server in `server`.
     fn proves(secret: u8, client: u8, server: u8, known: bool) -> bool {
-        let entropy = &mut Counting(1);
+        let entropy = &mut Seeded(1);
         let setup = ServerSetup::generate(entropy);
         let record = self_register(&setup, &credential(9), entropy).unwrap();
         let (sid, there) = (SessionId([client; 16]), SessionId([server; 16]));
@@ -165,7 +155,7 @@ mod tests {
 
     #[test]
     fn step_up__answer_for_other_session_is_rejected() {
-        let entropy = &mut Counting(1);
+        let entropy = &mut Seeded(1);
         let setup = ServerSetup::generate(entropy);
         let record = self_register(&setup, &credential(9), entropy).unwrap();
         let id = credential(9).id();
@@ -173,7 +163,7 @@ mod tests {
         let (state, ke1) = StepUp::start(credential(9), &here, entropy).unwrap();
         // Both answers draw the same bytes, so only the session differs.
         let answer = |sid| {
-            AwaitStepUp::start(&setup, Some(&record), &ke1, &id, sid, &mut Counting(3)).unwrap()
+            AwaitStepUp::start(&setup, Some(&record), &ke1, &id, sid, &mut Seeded(3)).unwrap()
         };
         let ((right, ke2), (wrong, _)) = (answer(&here), answer(&there));
         let ke3 = state.finish(&ke2, &setup.server_key(), entropy).unwrap();
@@ -183,7 +173,7 @@ mod tests {
 
     #[test]
     fn step_up__other_server_key_is_refused() {
-        let entropy = &mut Counting(1);
+        let entropy = &mut Seeded(1);
         let setup = ServerSetup::generate(entropy);
         let record = self_register(&setup, &credential(9), entropy).unwrap();
         let sid = SessionId([1; 16]);

@@ -120,7 +120,7 @@ pub fn harmless_json(json: &str) -> Cow<'_, str> {
 /// Newline and tab count as harmful; callers that allow them check the character first. Dropped
 /// characters are not context for later ones, so that the result is idempotent.
 fn judged(text: &str) -> impl Iterator<Item = (char, bool)> {
-    let mut before = Before::default();
+    let mut before = Preceding::default();
     text.char_indices().map(move |(at, c)| {
         let harmful = is_special(c) && !belongs(text, at, &before, c);
         match c {
@@ -134,14 +134,14 @@ fn judged(text: &str) -> impl Iterator<Item = (char, bool)> {
 
 /// The context that the rules need of the kept characters. Bounded, for linear run time.
 #[derive(Default)]
-struct Before {
+struct Preceding {
     /// The newest characters, newest first.
     last: [Option<char>; 3],
     /// The newest character that is not transparent to joining.
     opaque: Option<char>,
 }
 
-impl Before {
+impl Preceding {
     fn push(&mut self, c: char) {
         let [newest, older, _] = self.last;
         self.last = [Some(c), newest, older];
@@ -206,7 +206,7 @@ fn is_special(c: char) -> bool {
 ///
 /// Accepts joiners as in RFC 5892, appendix A (CONTEXTJ), UAX #31 and UTS #51, variation selectors
 /// after a character with variants, and the tags of a flag. `before` describes the kept characters.
-fn belongs(text: &str, at: usize, before: &Before, c: char) -> bool {
+fn belongs(text: &str, at: usize, before: &Preceding, c: char) -> bool {
     let after = text.get(at + c.len_utf8()..).unwrap_or_default();
     let base = before.newest();
     match c {
@@ -253,7 +253,7 @@ fn is_virama(c: char) -> bool {
 
 /// Whether the position follows a virama, or is between a letter and its virama (Bengali and
 /// Kannada RA).
-fn in_conjunct(before: &Before, after: &str) -> bool {
+fn in_conjunct(before: &Preceding, after: &str) -> bool {
     let Some(last) = before.newest() else { return false };
     let has_virama =
         |next: char| is_virama(next) && SCRIPT.get(next) == SCRIPT.get(last) && !is_special(last);
@@ -262,7 +262,7 @@ fn in_conjunct(before: &Before, after: &str) -> bool {
 
 /// The joining types of the surrounding letters, ignoring transparent marks. `None` if another
 /// invisible character follows, which may be kept or dropped.
-fn joining(before: &Before, after: &str) -> Option<(JoiningType, JoiningType)> {
+fn joining(before: &Preceding, after: &str) -> Option<(JoiningType, JoiningType)> {
     let left = before.opaque;
     // Stops at the next joiner at the latest, so no mark is examined twice.
     let right = after.chars().find(is_opaque);
@@ -282,17 +282,17 @@ fn joins_previous(kind: JoiningType) -> bool {
 }
 
 /// Whether the surrounding letters would join.
-fn breaks_a_join(before: &Before, after: &str) -> bool {
+fn breaks_a_join(before: &Preceding, after: &str) -> bool {
     joining(before, after).is_some_and(|(left, right)| joins_next(left) && joins_previous(right))
 }
 
 /// Whether exactly one side has a letter that takes its joined shape.
-fn shapes_a_letter(before: &Before, after: &str) -> bool {
+fn shapes_a_letter(before: &Preceding, after: &str) -> bool {
     joining(before, after).is_some_and(|(left, right)| joins_next(left) != joins_previous(right))
 }
 
 /// Whether there is an emoji on both sides.
-fn joins_pictographs(before: &Before, after: &str) -> bool {
+fn joins_pictographs(before: &Preceding, after: &str) -> bool {
     let is_base = |c: &char| *c != '\u{fe0f}' && !MODIFIER.contains(*c);
     // A pictograph has at most one modifier and one selector.
     let base = before.last.iter().flatten().copied().find(is_base);

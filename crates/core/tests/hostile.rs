@@ -34,9 +34,9 @@ impl Entropy for Os {
     }
 }
 
-struct Zeros;
+struct ZeroEntropy;
 
-impl Entropy for Zeros {
+impl Entropy for ZeroEntropy {
     fn fill(&mut self, out: &mut [u8]) {
         out.fill(0);
     }
@@ -47,13 +47,13 @@ const CLASSIC_HELLO: &[u8] = b"lamp AAAAAAAAAAAAAAAAAAAAAA";
 
 /// The next line of a classic connection whose random draws are all zero; always the same.
 fn classic_line() -> Vec<u8> {
-    let greeting = Greeting::draw(&mut Zeros).line();
+    let greeting = Greeting::draw(&mut ZeroEntropy).line();
     let key = ClassicKey::new(&[7; 32]);
     let (hello, mut lines) =
-        call("lamp", &key, greeting.trim_end().as_bytes(), &mut Zeros).unwrap();
+        call("lamp", &key, greeting.trim_end().as_bytes(), &mut ZeroEntropy).unwrap();
     assert_eq!(hello.trim_end().as_bytes(), CLASSIC_HELLO);
     let mut line = Vec::new();
-    lines.seal("the line that is due", &mut Zeros, &mut line);
+    lines.seal("the line that is due", &mut ZeroEntropy, &mut line);
     line.pop();
     line
 }
@@ -214,7 +214,7 @@ proptest! {
         line in mangled(classic_line()),
     ) {
         let key = ClassicKey::new(&[7; 32]);
-        let mut server = Greeting::draw(&mut Zeros).hear(CLASSIC_HELLO).unwrap().lines(&key);
+        let mut server = Greeting::draw(&mut ZeroEntropy).hear(CLASSIC_HELLO).unwrap().lines(&key);
         for bytes in [&junk, &line] {
             let _any = Greeting::draw(&mut Os).hear(bytes);
             let _any = call("lamp", &key, bytes, &mut Os);

@@ -27,8 +27,8 @@ pub(crate) enum Revocation {
 
 #[derive(Debug, Default)]
 pub(crate) struct Barred {
-    inner: Mutex<Inner>,
-    /// Number of credentials in `inner`, so that a login need not lock it.
+    barred: Mutex<BarredCredentials>,
+    /// Number of credentials in `barred`, so that a login need not lock it.
     count: AtomicUsize,
     /// Number of unwritten revocations.
     unwritten: AtomicUsize,
@@ -39,7 +39,7 @@ pub(crate) struct Barred {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct BarredCredentials {
     devices: HashMap<DeviceId, Name>,
     keys: HashSet<Name>,
     unwritten: Vec<Revocation>,
@@ -48,20 +48,20 @@ struct Inner {
 impl Barred {
     /// Bars a credential from now on.
     pub(crate) fn bar(&self, revocation: Revocation) {
-        let mut inner = self.lock();
+        let mut barred = self.lock();
         match &revocation {
             Revocation::Device(user, device) => {
-                inner.devices.insert(*device, user.clone());
+                barred.devices.insert(*device, user.clone());
             }
             Revocation::Key(name) => {
-                inner.keys.insert(name.clone());
+                barred.keys.insert(name.clone());
             }
         }
-        if !inner.unwritten.contains(&revocation) {
-            inner.unwritten.push(revocation);
+        if !barred.unwritten.contains(&revocation) {
+            barred.unwritten.push(revocation);
         }
-        self.count(&inner);
-        drop(inner);
+        self.count(&barred);
+        drop(barred);
         self.more.notify_one();
     }
 
@@ -92,9 +92,9 @@ impl Barred {
 
     /// Marks the revocation as recorded.
     pub(crate) fn written(&self, revocation: &Revocation) {
-        let mut inner = self.lock();
-        inner.unwritten.retain(|other| other != revocation);
-        self.count(&inner);
+        let mut barred = self.lock();
+        barred.unwritten.retain(|other| other != revocation);
+        self.count(&barred);
     }
 
     /// Whether a revocation is unwritten. It must be written before anything else.
@@ -143,13 +143,13 @@ impl Barred {
         }
     }
 
-    fn count(&self, inner: &Inner) {
-        self.count.store(inner.devices.len() + inner.keys.len(), Ordering::Release);
-        self.unwritten.store(inner.unwritten.len(), Ordering::Release);
+    fn count(&self, barred: &BarredCredentials) {
+        self.count.store(barred.devices.len() + barred.keys.len(), Ordering::Release);
+        self.unwritten.store(barred.unwritten.len(), Ordering::Release);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BarredCredentials> {
+        self.barred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
     async fn barred__pending_revocation_refuses_other_writes() {
         let host = Host::start().await;
         let (laptop, mut ada) = host.owner().await;
-        let barred = host.server.shared.barred.clone();
+        let barred = host.server.services.record.barred.clone();
         add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
         let open = ada.offer(put(random(), "x", 3)).await.unwrap().transfer;
         ada.send_part(open, b"abc", 0, 3).await;
@@ -215,18 +215,18 @@ mod tests {
     async fn barred__pending_revocation_spares_new_key_of_same_name() {
         let host = Host::start().await;
         let (_, mut ada) = host.owner().await;
-        let shared = &host.server.shared;
+        let record = &host.server.services.record;
         add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
-        let store = &*shared.store;
+        let store = &*record.store;
         let name = Name::new("lamp").unwrap();
         // The lock prevents an attempt before the request below revokes the key.
-        let writing = shared.barred.writing.lock().await;
-        shared.barred.bar(lamp());
+        let writing = record.barred.writing.lock().await;
+        record.barred.bar(lamp());
         revoke_key(&mut ada, "lamp").await.unwrap();
-        assert!(!shared.barred.is_unwritten());
+        assert!(!record.barred.is_unwritten());
         drop(writing);
         add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
-        assert!(!shared.barred.has_key(&name));
+        assert!(!record.barred.has_key(&name));
         // The name is barred while the new key is added.
         let barred = Barred::default();
         barred.bar(lamp());

@@ -12,6 +12,40 @@ use twinlock_store::Bounds;
 
 use crate::identity::{KeyType, OwnFiles};
 
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Declares a struct with the default of each field beside it, and in its documentation.
+macro_rules! with_defaults {
+    (
+        $(#[$docs:meta])*
+        pub struct $name:ident {
+            $($(#[$field_docs:meta])* pub $field:ident: $type:ty = $default:expr,)*
+        }
+    ) => {
+        $(#[$docs])*
+        pub struct $name {
+            $(
+                $(#[$field_docs])*
+                ///
+                #[doc = concat!("Default: `", stringify!($default), "`.")]
+                pub $field: $type,
+            )*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Everything that a server needs to start.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -75,163 +109,114 @@ impl Config {
     }
 }
 
-/// The listeners of section 11: for devices and scripts in any language, and for unchanged clients
-/// of the Python design.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Classic {
-    /// Listening address for classic connections. Default: none.
-    pub lines: Option<SocketAddr>,
-    /// Listening address of the origin bridge. Default: none.
-    pub origin: Option<SocketAddr>,
-    /// Connections of each of the two listeners. Default 512; each costs about 30 KiB. When all are
-    /// taken, a new connection evicts the oldest unauthenticated one.
-    pub connections: usize,
-    /// The same for one IPv4 address or IPv6 /64. Default 128: devices often share an address.
-    pub connections_per_address: usize,
-    /// Timeout from the end of the TLS handshake to the line with the key's name. Default 10 s.
-    pub greeting: Duration,
-    /// Timeout from the first byte of a line to its last, and for the peer to take a byte. Default
-    /// 30 s. (A bridge message without a line end has [`Classic::pause`].)
-    pub half_line: Duration,
-    /// Timeout without a line. Default 30 min.
-    pub silence: Duration,
-    /// Silence after which a bridge message that does not open counts as failed. Default 200 ms.
-    pub pause: Duration,
-    /// Tarpit: delay before a failed connection of the bridge is closed. Default 1 s.
-    pub hold: Duration,
-    /// Connections in the tarpit at once. With [`Classic::hold`] this limits the guesses that the
-    /// bridge accepts per second, from all clients together. Default 4.
-    pub holds: usize,
-}
-
-impl Default for Classic {
-    fn default() -> Self {
-        Self {
-            lines: None,
-            origin: None,
-            connections: 512,
-            connections_per_address: 128,
-            greeting: Duration::from_secs(10),
-            half_line: Duration::from_secs(30),
-            silence: Duration::from_secs(30 * 60),
-            pause: Duration::from_millis(200),
-            hold: Duration::from_secs(1),
-            holds: 4,
-        }
+with_defaults! {
+    /// The listeners of section 11: for devices and scripts in any language, and for unchanged
+    /// clients of the Python design.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Classic {
+        /// Listening address for classic connections.
+        pub lines: Option<SocketAddr> = None,
+        /// Listening address of the origin bridge.
+        pub origin: Option<SocketAddr> = None,
+        /// Connections of each of the two listeners; each costs about 30 KiB. When all are taken, a
+        /// new connection evicts the oldest unauthenticated one.
+        pub connections: usize = 512,
+        /// The same for one IPv4 address or IPv6 /64; devices often share an address.
+        pub connections_per_address: usize = 128,
+        /// Timeout from the end of the TLS handshake to the line with the key's name.
+        pub greeting: Duration = Duration::from_secs(10),
+        /// Timeout from the first byte of a line to its last, and for the peer to take a byte. (A
+        /// bridge message without a line end has [`Classic::pause`].)
+        pub half_line: Duration = Duration::from_secs(30),
+        /// Timeout without a line.
+        pub silence: Duration = Duration::from_secs(30 * 60),
+        /// Silence after which a bridge message that does not open counts as failed.
+        pub pause: Duration = Duration::from_millis(200),
+        /// Tarpit: delay before a failed connection of the bridge is closed.
+        pub tarpit_delay: Duration = Duration::from_secs(1),
+        /// Connections in the tarpit at once. With [`Classic::tarpit_delay`] this limits the guesses that
+        /// the bridge accepts per second, from all clients together.
+        pub tarpit_slots: usize = 4,
     }
 }
 
-/// Limits on resources and times.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Unauthenticated connections in all. Default 512; each costs about 40 KiB.
-    pub unauthenticated: usize,
-    /// The same for one IPv4 address or IPv6 /64. Default 8.
-    pub unauthenticated_per_address: usize,
-    /// Timeout of the TLS handshake. Default 10 s.
-    pub tls_deadline: Duration,
-    /// Concurrent login computations. Default 2 x cores.
-    pub handshakes: usize,
-    /// Failed or unfinished logins per minute of one address. Default 20.
-    pub logins_per_minute: u32,
-    /// Sessions of one device, or of one invite. Default 16; each costs about 12 KiB while idle.
-    pub sessions_per_device: usize,
-    /// Password sessions of one user, apart from those of devices. Default 4. One more replaces the
-    /// oldest, so that a session that revokes a device is always admitted.
-    pub password_sessions_per_user: usize,
-    /// Unacknowledged appends of a session. Default 1024; each can take 32 KiB.
-    pub in_flight: usize,
-    /// Bytes of their bodies, beyond which nothing more is read. Default 1 MiB.
-    pub in_flight_bytes: usize,
-    /// How long a password session may enrol devices and change the password. Default 5 min.
-    pub fresh_password: Duration,
-    /// Lifetime of an invite that does not specify one. Default 48 h.
-    pub invite: Duration,
-    /// Maximum lifetime of an invite. Default 30 days.
-    pub longest_invite: Duration,
-    /// Maximum size of a file, bytes. Default 16 GiB. A larger value costs disk space, and time to
-    /// resume a broken transfer after a restart: the existing bytes are hashed at about 2 GiB a
-    /// second.
-    pub file: u64,
-    /// Bytes of one user's files that are not erased, and of its uploads. Content that several
-    /// entries share counts for each, and a small file as 4 KiB. Default 64 GiB; costs disk space.
-    pub files_per_user: u64,
-    /// Reserve: bytes of the disk that files leave free, so that the record can still be written
-    /// when they have filled the rest. Default (`None`): 1 GiB or 5 % of the disk, whichever is
-    /// less. Less than a few hundred MiB endangers messages; more only takes space from files.
-    pub disk_reserve: Option<u64>,
-    /// Rooms, memberships, invites, devices and classic keys of one user.
-    pub bounds: Bounds,
-    /// Conversations followed in one session. Default 4096; each costs about 200 bytes.
-    pub follows_per_session: usize,
-    /// Room changes by one user per minute: rooms created, joined or left, topics, direct
-    /// conversations opened. Default 300, and as many in a burst; each is announced to the whole
-    /// room. 0: unlimited.
-    pub changes_per_minute: u32,
-    /// Maximum duration of a search, including its waits for others. Default 10 s. A larger value
-    /// makes other users' searches wait for their turns more often.
-    pub search: Duration,
-    /// Bytes of text per second of one user, for all its sessions and classic keys together. Each
-    /// entry counts as 256 bytes more. Beyond [`Limits::text_burst`] the user's connections are
-    /// read more slowly. Default 2 MiB. More lets one user take more of the disk's write rate. 0:
-    /// unlimited, also while searches are slow.
-    pub text_rate: u64,
-    /// The same while more than 1 MiB of the record is unindexed, which every search has to scan.
-    /// The burst is four seconds of this rate. Default 256 KiB. More lets one user slow down
-    /// others' searches. 0: no separate rate.
-    pub text_rate_unindexed: u64,
-    /// Burst of [`Limits::text_rate`], bytes. Default 32 MiB.
-    pub text_burst: u64,
-    /// Bytes of text of one user in 24 hours, counted by the hour, like [`Limits::text_rate`]; text
-    /// beyond it is refused. A restart forgets the count. Default 4 GiB; costs two to three times
-    /// as much disk space. 0: unlimited.
-    pub text_per_day: u64,
-    /// Reserve: bytes of the disk that text leaves free, so that revocations, passwords, invites
-    /// and registrations can still be written. Default (`None`): 256 MiB or 1.25 % of the disk,
-    /// whichever is less. 0: none.
-    pub text_reserve: Option<u64>,
-    /// Number of one user's files that are not erased. Default 100,000; each costs an inode and a
-    /// block of the disk.
-    pub files_number_per_user: u64,
-    /// Partial uploads of one user; a new one replaces the oldest. Default 256; each costs an
-    /// inode, and every offer lists them.
-    pub partial_files_per_user: usize,
-    /// How long a broken upload can be resumed. Default 24 h. A larger value costs disk space for
-    /// abandoned uploads.
-    pub partial_files: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            unauthenticated: 512,
-            unauthenticated_per_address: 8,
-            tls_deadline: Duration::from_secs(10),
-            handshakes: 2 * cores,
-            logins_per_minute: 20,
-            sessions_per_device: 16,
-            password_sessions_per_user: 4,
-            in_flight: 1024,
-            in_flight_bytes: 1024 * 1024,
-            fresh_password: Duration::from_secs(5 * 60),
-            invite: Duration::from_secs(48 * 60 * 60),
-            longest_invite: Duration::from_secs(30 * 24 * 60 * 60),
-            file: 16 << 30,
-            files_per_user: 64 << 30,
-            files_number_per_user: 100_000,
-            disk_reserve: None,
-            bounds: Bounds::default(),
-            follows_per_session: 4096,
-            changes_per_minute: 300,
-            search: Duration::from_secs(10),
-            text_rate: 2 << 20,
-            text_rate_unindexed: 256 << 10,
-            text_burst: 32 << 20,
-            text_per_day: 4 << 30,
-            text_reserve: None,
-            partial_files_per_user: 256,
-            partial_files: Duration::from_secs(24 * 60 * 60),
-        }
+with_defaults! {
+    /// Limits on resources and times.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Limits {
+        /// Unauthenticated connections in all; each costs about 40 KiB.
+        pub unauthenticated: usize = 512,
+        /// The same for one IPv4 address or IPv6 /64.
+        pub unauthenticated_per_address: usize = 8,
+        /// Timeout of the TLS handshake.
+        pub tls_deadline: Duration = Duration::from_secs(10),
+        /// Concurrent login computations.
+        pub handshakes: usize = 2 * cores(),
+        /// Failed or unfinished logins per minute of one address.
+        pub logins_per_minute: u32 = 20,
+        /// Sessions of one device, or of one invite; each costs about 12 KiB while idle.
+        pub sessions_per_device: usize = 16,
+        /// Password sessions of one user, apart from those of devices. One more replaces the
+        /// oldest, so that a session that revokes a device is always admitted.
+        pub password_sessions_per_user: usize = 4,
+        /// Unacknowledged appends of a session; each can take 32 KiB.
+        pub in_flight: usize = 1024,
+        /// Bytes of their bodies, beyond which nothing more is read.
+        pub in_flight_bytes: usize = 1024 * 1024,
+        /// How long a password session may enrol devices and change the password.
+        pub fresh_password: Duration = Duration::from_secs(5 * 60),
+        /// Lifetime of an invite that does not specify one.
+        pub invite: Duration = Duration::from_secs(48 * 60 * 60),
+        /// Maximum lifetime of an invite.
+        pub longest_invite: Duration = Duration::from_secs(30 * 24 * 60 * 60),
+        /// Maximum size of a file, bytes. A larger value costs disk space, and time to resume a
+        /// broken transfer after a restart: the existing bytes are hashed at about 2 GiB a second.
+        pub file: u64 = 16 * GIB,
+        /// Bytes of one user's files that are not erased, and of its uploads. Content that several
+        /// entries share counts for each, and a small file as 4 KiB. Costs disk space.
+        pub files_per_user: u64 = 64 * GIB,
+        /// Reserve: bytes of the disk that files leave free, so that the record can still be
+        /// written when they have filled the rest. `None`: 1 GiB or 5 % of the disk, whichever is
+        /// less. Less than a few hundred MiB endangers messages; more only takes space from files.
+        pub disk_reserve: Option<u64> = None,
+        /// Rooms, memberships, invites, devices and classic keys of one user.
+        pub bounds: Bounds = Bounds::default(),
+        /// Conversations followed in one session; each costs about 200 bytes.
+        pub follows_per_session: usize = 4096,
+        /// Room changes by one user per minute: rooms created, joined or left, topics, direct
+        /// conversations opened; as many in a burst. Each is announced to the whole room. 0:
+        /// unlimited.
+        pub changes_per_minute: u32 = 300,
+        /// Maximum duration of a search, including its waits for others. A larger value makes other
+        /// users' searches wait for their turns more often.
+        pub search: Duration = Duration::from_secs(10),
+        /// Bytes of text per second of one user, for all its sessions and classic keys together.
+        /// Each entry counts as 256 bytes more. Beyond [`Limits::text_burst`] the user's
+        /// connections are read more slowly. More lets one user take more of the disk's write rate.
+        /// 0: unlimited, also while searches are slow.
+        pub text_rate: u64 = 2 * MIB,
+        /// The same while more than 1 MiB of the record is unindexed, which every search has to
+        /// scan. The burst is four seconds of this rate. More lets one user slow down others'
+        /// searches. 0: no separate rate.
+        pub text_rate_unindexed: u64 = 256 * KIB,
+        /// Burst of [`Limits::text_rate`], bytes.
+        pub text_burst: u64 = 32 * MIB,
+        /// Bytes of text of one user in 24 hours, counted by the hour, like [`Limits::text_rate`];
+        /// text beyond it is refused. A restart forgets the count. Costs two to three times as much
+        /// disk space. 0: unlimited.
+        pub text_per_day: u64 = 4 * GIB,
+        /// Reserve: bytes of the disk that text leaves free, so that revocations, passwords,
+        /// invites and registrations can still be written. `None`: 256 MiB or 1.25 % of the disk,
+        /// whichever is less. 0: none.
+        pub text_reserve: Option<u64> = None,
+        /// Number of one user's files that are not erased; each costs an inode and a block of the
+        /// disk.
+        pub files_number_per_user: u64 = 100_000,
+        /// Partial uploads of one user; a new one replaces the oldest. Each costs an inode, and
+        /// every offer lists them.
+        pub partial_files_per_user: usize = 256,
+        /// How long a broken upload can be resumed. A larger value costs disk space for abandoned
+        /// uploads.
+        pub partial_files: Duration = Duration::from_secs(24 * 60 * 60),
     }
 }

@@ -65,7 +65,7 @@ pub struct OwnFiles {
 
 /// Options of an identity.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct IdentityOptions {
     /// For the key that the first start generates.
     pub key_type: KeyType,
     /// DNS names and IP addresses for the self-signed certificate, without ports, in addition to
@@ -97,11 +97,11 @@ impl Identity {
     /// [`IdentityError`], which names the file.
     pub fn open_or_create(
         dir: &Path,
-        options: Options,
+        options: IdentityOptions,
         now: SystemTime,
         new_setup: impl FnOnce() -> Zeroizing<[u8; SETUP_LEN]>,
     ) -> Result<Self, IdentityError> {
-        let Options { key_type, names, own } = options;
+        let IdentityOptions { key_type, names, own } = options;
         let names = make::all_names(&names)?;
         let folder = Folder::open_or_create(dir)?;
         let (setup, is_new) = open_setup(&folder, new_setup)?;

@@ -14,20 +14,29 @@ extern crate self as twinlock_server;
 #[allow(dead_code, unreachable_pub)]
 mod common;
 
+mod admission;
 mod append_log;
+mod appends;
 mod barred;
+mod bus;
 mod classic;
 mod config;
 mod convert;
-mod doors;
+mod env;
+mod error;
 mod files;
-mod hub;
+mod handshake_runtime;
 pub mod identity;
+mod invites;
 mod limits;
 mod private;
 pub mod process;
+mod record;
+mod refusal;
 mod server;
+mod services;
 mod session;
 
 pub use config::{Classic, Config, Limits};
-pub use server::{FILE_ONLY, Server, StartError, make_data_directory};
+pub use error::StartError;
+pub use server::{FILE_ONLY, Server, make_data_directory};

@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Sleep, sleep_until, timeout};
 use twinlock_core::frame::{BadHeader, CloseCode, ErrorCode, FrameType, HEADER, Header};
-use twinlock_core::session::{Event, Fault, SendError, Session};
+use twinlock_core::session::{SendError, Session, SessionEvent, SessionFault};
 
 use crate::{Hex, OsEntropy};
 
@@ -47,7 +47,7 @@ pub enum ConnectionError {
     Header(#[from] BadHeader),
     /// The session ended with a fault.
     #[error(transparent)]
-    Fault(#[from] Fault),
+    Fault(#[from] SessionFault),
     /// The server answered the login with an ERROR.
     #[error(transparent)]
     Refused(ErrorCode),
@@ -78,7 +78,7 @@ pub enum Wake {
 pub struct Connection<S> {
     io: S,
     session: Session,
-    input: Input,
+    input: ReadBuffer,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
     /// When the frame in the input began.
@@ -92,12 +92,12 @@ pub struct Connection<S> {
 
 /// Bytes read and not yet handled. Keeps no allocation while empty.
 #[derive(Default)]
-struct Input {
+struct ReadBuffer {
     bytes: Vec<u8>,
     start: usize,
 }
 
-impl Input {
+impl ReadBuffer {
     fn pending(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
     }
@@ -129,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self {
             io,
             session,
-            input: Input::default(),
+            input: ReadBuffer::default(),
             timer: Box::pin(sleep_until(now.into())),
             timer_at: now,
             frame_began: None,
@@ -161,6 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Leaves the connection without a CLOSE and returns the stream.
+    #[cfg(feature = "test-util")]
     pub fn into_stream(self) -> S {
         self.io
     }
@@ -232,15 +233,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         })
     }
 
-    /// Opens the frame that [`Connection::wait`] waited for; without one, returns [`Event::Nothing`].
+    /// Opens the frame that [`Connection::wait`] waited for; without one, returns [`SessionEvent::Nothing`].
     ///
     /// # Errors
     /// [`ConnectionError`].
-    pub fn open_frame(&mut self) -> Result<Event<'_>, ConnectionError> {
+    pub fn open_frame(&mut self) -> Result<SessionEvent<'_>, ConnectionError> {
         if !self.judge(Self::has_frame)? {
-            return Ok(Event::Nothing);
+            return Ok(SessionEvent::Nothing);
         }
-        let Some(bytes) = self.input.header() else { return Ok(Event::Nothing) };
+        let Some(bytes) = self.input.header() else { return Ok(SessionEvent::Nothing) };
         let header = Header::parse(bytes, self.session.due())?;
         let start = self.input.start + HEADER;
         self.input.consume(HEADER + header.len);
@@ -279,8 +280,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 return Poll::Ready(Ok(Wake::Frame));
             }
-            let has_room = |line: &Self| {
-                line.broken.is_none() && room.is_some_and(|room| line.backlog() <= room)
+            let has_room = |this: &Self| {
+                this.broken.is_none() && room.is_some_and(|room| this.backlog() <= room)
             };
             if has_room(self) && !due {
                 return Poll::Ready(Ok(Wake::Room));

@@ -44,7 +44,7 @@ const MEMORY: Duration = Duration::from_secs(5);
 
 /// A frame in flight.
 #[derive(Debug)]
-struct Sent {
+struct SentFrame {
     end: u64,
     at: Instant,
     /// What had been acknowledged when it was sent, and when that was.
@@ -75,7 +75,7 @@ pub struct FlowControl {
     from: u64,
     sent: u64,
     acked: (u64, Instant),
-    way: VecDeque<Sent>,
+    way: VecDeque<SentFrame>,
     /// Minimum window. With less in flight, the receiver might never acknowledge.
     least: u64,
     now: Best,
@@ -133,7 +133,7 @@ impl FlowControl {
             // Nothing was in flight: the pause was the sender's and does not measure the path.
             self.acked.1 = now;
         }
-        self.way.push_back(Sent { end: self.sent, at: now, acked: self.acked });
+        self.way.push_back(SentFrame { end: self.sent, at: now, acked: self.acked });
     }
 
     /// The receiver has taken everything before `offset`; an older offset changes nothing. Returns
@@ -157,7 +157,7 @@ impl FlowControl {
         true
     }
 
-    fn learn(&mut self, sent: &Sent, now: Instant) {
+    fn learn(&mut self, sent: &SentFrame, now: Instant) {
         let age = now.saturating_duration_since(self.since);
         if age > MEMORY {
             self.before = if age > 2 * MEMORY { Best::NONE } else { self.now };

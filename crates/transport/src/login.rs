@@ -16,7 +16,7 @@ use twinlock_core::handshake::{
     AwaitChallenge, Established, Hello, HelloFault, LoginRefused, NotLoggedIn, judge_hello,
 };
 use twinlock_core::id::{CredentialId, ServerKey};
-use twinlock_core::session::{Config, Session};
+use twinlock_core::session::{Session, SessionConfig};
 
 use crate::OsEntropy;
 use crate::connection::{Connection, linger, now};
@@ -79,7 +79,7 @@ pub async fn login<S: AsyncRead + AsyncWrite + Unpin>(
     mut io: S,
     credential: impl Into<Arc<Credential>>,
     pin: Option<ServerKey>,
-    config: Config,
+    config: SessionConfig,
 ) -> Result<Connection<S>, LoginError> {
     let credential = credential.into();
     let slow = matches!(credential.id(), CredentialId::User(_));
@@ -168,7 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Acceptor<S> {
     }
 
     /// The connection, once PROOF is accepted.
-    pub fn into_connection(self, established: Established, config: Config) -> Connection<S> {
+    pub fn into_connection(self, established: Established, config: SessionConfig) -> Connection<S> {
         Connection::new(self.io, Session::new(established, config, now()))
     }
 }

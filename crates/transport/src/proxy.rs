@@ -92,18 +92,18 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<SocketAddr>
         return Ok(None);
     }
     source(family, body).map_err(|fault| match fault {
-        Fault::Family => ProxyError::Family(family),
-        Fault::Short => ProxyError::Length(length),
+        AddressFault::Family => ProxyError::Family(family),
+        AddressFault::Short => ProxyError::Length(length),
     })
 }
 
-enum Fault {
+enum AddressFault {
     Family,
     Short,
 }
 
 /// The source address of a body: source, destination, source port, destination port.
-fn source(family: u8, body: &[u8]) -> Result<Option<SocketAddr>, Fault> {
+fn source(family: u8, body: &[u8]) -> Result<Option<SocketAddr>, AddressFault> {
     const UNSPECIFIED: u8 = 0x00;
     const TCP4: u8 = 0x11;
     const TCP6: u8 = 0x21;
@@ -113,20 +113,20 @@ fn source(family: u8, body: &[u8]) -> Result<Option<SocketAddr>, Fault> {
         UNSPECIFIED => Ok(None),
         TCP4 => {
             let &[a, b, c, d, _, _, _, _, high, low, _, _] =
-                body.first_chunk::<12>().ok_or(Fault::Short)?;
+                body.first_chunk::<12>().ok_or(AddressFault::Short)?;
             let port = u16::from_be_bytes([high, low]);
             Ok(Some((Ipv4Addr::new(a, b, c, d), port).into()))
         }
         TCP6 => {
-            let (ip, rest) = body.split_first_chunk::<16>().ok_or(Fault::Short)?;
-            let (_, ports) = rest.split_first_chunk::<16>().ok_or(Fault::Short)?;
-            let &[high, low, _, _] = ports.first_chunk::<4>().ok_or(Fault::Short)?;
+            let (ip, rest) = body.split_first_chunk::<16>().ok_or(AddressFault::Short)?;
+            let (_, ports) = rest.split_first_chunk::<16>().ok_or(AddressFault::Short)?;
+            let &[high, low, _, _] = ports.first_chunk::<4>().ok_or(AddressFault::Short)?;
             let ip = Ipv6Addr::from(*ip).to_canonical();
             Ok(Some((ip, u16::from_be_bytes([high, low])).into()))
         }
         UNIX_STREAM if body.len() >= UNIX_BODY => Ok(None),
-        UNIX_STREAM => Err(Fault::Short),
-        _ => Err(Fault::Family),
+        UNIX_STREAM => Err(AddressFault::Short),
+        _ => Err(AddressFault::Family),
     }
 }
 

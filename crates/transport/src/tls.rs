@@ -3,7 +3,7 @@
 //! Both ends are set up only here, so that the same choices hold everywhere: no TLS 1.2, no
 //! tickets, no resumption, no early data, no certificate compression, no key log, ALPN
 //! `twinlock/1`. [`ServerTls`] and [`ClientTls`] create connections, [`channel_binding`] returns
-//! the value that READY compares, and [`Facts`] lists what was negotiated, for `status`.
+//! the value that READY compares, and [`TlsFacts`] lists what was negotiated, for `status`.
 //!
 //! ChaCha20-Poly1305 comes first, and the server insists on it if the client supports it: the
 //! session uses AES, and by preference the two layers do not share a cipher. The hybrid key
@@ -27,8 +27,8 @@ use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 use twinlock_core::id::TlsPin;
 
 pub use cert::{CertFault, ServerCert};
-pub use client::{Alpn, ClientTls, Trust};
-pub use facts::Facts;
+pub use client::{Alpn, ClientTls, ServerTrust};
+pub use facts::TlsFacts;
 pub use fault::{Distrust, TlsFault};
 pub use server::ServerTls;
 

@@ -6,16 +6,17 @@ use clap::{Args, ValueEnum};
 use twinlock_core::id::Name;
 use twinlock_core::limits::MAX_TEXT;
 
-use super::values::{bytes, name, seconds};
+use super::values::{bytes, seconds};
+use crate::target::lowercase_name;
 
 #[derive(Debug, Args)]
-pub(crate) struct Bench {
+pub(crate) struct BenchArgs {
     /// Profile of the server to measure [default: as for every command]
-    #[arg(id = "server-profile", value_name = "PROFILE", value_parser = name, conflicts_with = "profile")]
+    #[arg(id = "server-profile", value_name = "PROFILE", value_parser = lowercase_name, conflicts_with = "profile")]
     pub(crate) profile: Option<Name>,
     /// Measurements, separated by commas [default: all, in turn]
     #[arg(long, value_name = "MODE", value_delimiter = ',', hide_possible_values = true)]
-    pub(crate) mode: Vec<Mode>,
+    pub(crate) mode: Vec<BenchMode>,
     /// Number of connections; fan-out: followers; logins: concurrent, at most 6
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) lines: u32,
@@ -47,7 +48,7 @@ pub(crate) struct Bench {
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mode {
+pub(crate) enum BenchMode {
     /// Messages and their acks.
     Messages,
     /// One line sends, the others follow.

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::{Point, Target, rate};
+use super::values::{Point, rate};
+use crate::target::Target;
 
 #[derive(Debug, Args)]
-pub(crate) struct Put {
+pub(crate) struct PutArgs {
     /// Files, pipes or devices, or `-` for standard input; then the target: a room, or @ and a user
     // A single list, because an option between two lists would end the first.
     #[arg(required = true, num_args = 1.., value_name = "FILE... TARGET")]
@@ -19,10 +20,10 @@ pub(crate) struct Put {
     #[arg(long, short)]
     pub(crate) recursive: bool,
     #[command(flatten)]
-    pub(crate) moving: Moving,
+    pub(crate) transfer: TransferArgs,
 }
 
-impl Put {
+impl PutArgs {
     /// Removes the target from the end of the list.
     pub(crate) fn take_target(&mut self) -> Result<Target, String> {
         let last = self.files.pop().filter(|_| !self.files.is_empty());
@@ -34,7 +35,7 @@ impl Put {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Get {
+pub(crate) struct GetArgs {
     /// A room, or @ and a user
     pub(crate) target: Target,
     /// The files' entries: a number, `last`, or a time (the first file from then on)
@@ -50,11 +51,11 @@ pub(crate) struct Get {
     #[arg(long)]
     pub(crate) keep_mode: bool,
     #[command(flatten)]
-    pub(crate) moving: Moving,
+    pub(crate) transfer: TransferArgs,
 }
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Moving {
+pub(crate) struct TransferArgs {
     /// Limit the total rate in bytes a second, such as 500K or 2.5M (at least 16K)
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub(crate) limit: Option<u64>,

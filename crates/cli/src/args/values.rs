@@ -7,44 +7,8 @@ use twinlock_client::transfer::SLOWEST;
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
 
-use super::PORT;
-
-/// A room's name, or `@` and a user's name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Target {
-    Room(Name),
-    User(Name),
-}
-
-impl Target {
-    /// The room, for commands that need one.
-    pub(crate) fn room(&self) -> Option<&Name> {
-        match self {
-            Self::Room(name) => Some(name),
-            Self::User(_) => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Room(name) => write!(f, "{name}"),
-            Self::User(name) => write!(f, "@{name}"),
-        }
-    }
-}
-
-impl std::str::FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix('@') {
-            Some(user) => name(user).map(Self::User),
-            None => name(text.strip_prefix('#').unwrap_or(text)).map(Self::Room),
-        }
-    }
-}
+use crate::settings::DEFAULT_PORT;
+use crate::target::lowercase_name;
 
 /// Where `listen` starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,11 +86,6 @@ const DAY: u64 = 24 * 3600;
 /// the current time.
 const LONGEST: u64 = 100 * 365 * DAY;
 
-/// A name in lower case, because people capitalize names.
-pub(super) fn name(text: &str) -> Result<Name, String> {
-    Name::new(&text.to_ascii_lowercase()).map_err(|error| error.to_string())
-}
-
 pub(super) fn label(text: &str) -> Result<String, String> {
     let label = text.trim();
     if label.is_empty() || label.len() > MAX_LABEL || label.chars().any(char::is_control) {
@@ -141,12 +100,12 @@ pub(super) fn text(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn address(text: &str) -> Result<Address, String> {
-    Address::parse(text, Some(PORT)).map_err(|_| "HOST or HOST:PORT".to_owned())
+    Address::parse(text, Some(DEFAULT_PORT)).map_err(|_| "HOST or HOST:PORT".to_owned())
 }
 
 pub(super) fn account(text: &str) -> Result<(Name, Address), String> {
     let (user, server) = text.split_once('@').ok_or("USER@HOST[:PORT]")?;
-    Ok((name(user)?, address(server)?))
+    Ok((lowercase_name(user)?, address(server)?))
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -209,17 +168,6 @@ mod tests {
     #[test]
     fn args__clap_definition_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn args__target_accepts_room_and_user_spellings() {
-        let parse = |text: &str| text.parse::<Target>().map(|t| t.to_string());
-        assert_eq!(parse("ops").as_deref(), Ok("ops"));
-        assert_eq!(parse("#Ops").as_deref(), Ok("ops"));
-        assert_eq!(parse("@Ada").as_deref(), Ok("@ada"));
-        for bad in ["", "@", "#", "a b", "@@a", "ä"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

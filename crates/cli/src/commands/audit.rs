@@ -1,12 +1,13 @@
 //! `audit verify`: reads the whole record again and checks every link.
 
 use serde::Serialize;
-use twinlock_client::record::{self, Audited};
+use twinlock_client::audit::{self, Audited};
 
-use super::send::blocking;
-use crate::args::Json;
+use crate::args::JsonArgs;
+use crate::blocking::blocking;
+use crate::context::Context;
+use crate::conversation::target_of;
 use crate::exit::{Exit, Failure};
-use crate::open::{Context, target_of};
 use crate::output::{Output, Style};
 
 #[derive(Debug, Serialize)]
@@ -20,18 +21,18 @@ struct AuditJson {
     problem: Option<String>,
 }
 
-pub(crate) async fn verify(args: Json, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: JsonArgs, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let conversations = client.conversations(false).await?;
     let mine: Vec<u64> = conversations.iter().map(|c| c.id).collect();
     let mut broken = 0;
     for conversation in conversations {
-        let audited = record::audit(&client, conversation).await?;
+        let audited = audit::audit(&client, conversation).await?;
         broken += u32::from(audited.fault.is_some());
         show(&context.out, args.json, &audited)?;
     }
     let receipts = client.state().receipts();
-    let missing = blocking(move || record::unexplained(&receipts, &mine)).await?;
+    let missing = blocking(move || audit::unexplained(&receipts, &mine)).await?;
     client.close().await;
     for conversation in missing {
         broken += 1;

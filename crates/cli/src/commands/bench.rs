@@ -2,24 +2,26 @@
 
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::sync::watch;
 use twinlock_client::ClientError;
-use twinlock_client::load::{self, Latency, Load, LoadError, Plan, Report, Shape, Stop};
 use twinlock_client::profile::Profile;
+use twinlock_loadgen::{
+    LOGINS_AT_ONCE, Latency, Load, LoadError, LoadMode, Measurement, OpenFilesError, Plan, Shape,
+    StopSignal, raise_open_files,
+};
 
-use crate::args::{Bench, Mode};
+use crate::args::{BenchArgs, BenchMode};
+use crate::connection_text::warn_about_tls;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
-use crate::open::{Context, warn_about_tls};
 use crate::output::Style;
+use crate::signals::interrupted;
 
 /// The default measurements. Idle connections come first, because a server does not return all
 /// memory of earlier load.
-const ALL: &[Mode] = &[Mode::Idle, Mode::Messages, Mode::Fanout, Mode::Logins, Mode::Files];
-/// File descriptors that are not connections.
-const OTHERS: u64 = 64;
+const ALL: &[BenchMode] =
+    &[BenchMode::Idle, BenchMode::Messages, BenchMode::Fanout, BenchMode::Logins, BenchMode::Files];
 /// How long the last answers may take after a request to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const MIB: f64 = 1024.0 * 1024.0;
@@ -65,12 +67,12 @@ struct ServerJson {
     bytes_per_line: Option<u64>,
 }
 
-pub(crate) async fn run(args: Bench, mut context: Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: BenchArgs, mut context: Context) -> Result<(), Failure> {
     if let Some(profile) = &args.profile {
         context.global.profile = Some(profile.to_string());
     }
     let profile = context.profile()?;
-    raise_open_files(u64::from(args.lines) + OTHERS)?;
+    raise_open_files(u64::from(args.lines)).map_err(too_many)?;
     let (tell, told) = watch::channel(false);
     let timeout = context.global.timeout;
     let ending = tokio::spawn(async move {
@@ -93,7 +95,7 @@ pub(crate) async fn run(args: Bench, mut context: Context) -> Result<(), Failure
         server: args.server_pid,
     };
     let measured = tokio::select! {
-        measured = all(&profile, plan, Stop::new(told.clone()), &args, &context) => measured,
+        measured = all(&profile, plan, StopSignal::new(told.clone()), &args, &context) => measured,
         // A second Ctrl-C does not wait for the last answers.
         () = twice() => return Err(Failure::interrupted()),
         // The server does not answer.
@@ -120,8 +122,8 @@ async fn overdue(mut told: watch::Receiver<bool>) {
 async fn all(
     profile: &Profile,
     plan: Plan,
-    stop: Stop,
-    args: &Bench,
+    stop: StopSignal,
+    args: &BenchArgs,
     context: &Context,
 ) -> Result<(), Failure> {
     let Context { out, .. } = context;
@@ -133,7 +135,7 @@ async fn all(
     ));
     let modes = if args.mode.is_empty() { ALL } else { args.mode.as_slice() };
     let shape = Shape {
-        lines: args.lines as usize,
+        connections: args.lines as usize,
         window: args.window as usize,
         size: args.size as usize,
         file: args.file,
@@ -145,7 +147,7 @@ async fn all(
     }
     let mut ended = Ok(());
     for mode in modes {
-        match load.run(mode.into(), shape).await {
+        match load.run((*mode).into(), shape).await {
             Ok(reports) => {
                 for report in reports {
                     if args.json {
@@ -157,7 +159,7 @@ async fn all(
             }
             Err(error) => ended = Err(failed(error)),
         }
-        if ended.is_err() || stop.is_told() {
+        if ended.is_err() || stop.is_stopped() {
             break;
         }
     }
@@ -171,24 +173,14 @@ async fn twice() {
     interrupted().await;
 }
 
-/// Raises the limit on open files, because each connection uses a descriptor; fails if it is too
-/// low.
-fn raise_open_files(lines: u64) -> Result<(), Failure> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_none_or(|current| current >= lines) {
-        return Ok(());
+fn too_many(error: OpenFilesError) -> Failure {
+    let failure = Failure::usage(error.to_string());
+    match error {
+        OpenFilesError::HardLimit { .. } => {
+            failure.hint("`ulimit -Hn`, or LimitNOFILE= of a service, is that limit")
+        }
+        OpenFilesError::Raise(_) => failure,
     }
-    if maximum.is_some_and(|maximum| maximum < lines) {
-        let most = maximum.unwrap_or(0).saturating_sub(OTHERS);
-        return Err(Failure::usage(format!(
-            "this machine allows a process {most} connections (its limit of open files)"
-        ))
-        .hint("`ulimit -Hn`, or LimitNOFILE= of a service, is that limit"));
-    }
-    let wanted = Rlimit { current: maximum.or(Some(lines)), maximum };
-    setrlimit(Resource::Nofile, wanted).map_err(|error| {
-        Failure::usage(format!("the limit of open files cannot be raised: {error}"))
-    })
 }
 
 /// Names the setting of the server that prevents the measurement, if one does.
@@ -201,7 +193,7 @@ fn failed(error: LoadError) -> Failure {
         ),
         LoadError::Client(error) => error.into(),
         LoadError::Stopped => Failure::said(Exit::Interrupted),
-        LoadError::TooManyLines => Failure::new(Exit::ServerSaidNo, said).hint(
+        LoadError::TooManySessions => Failure::new(Exit::ServerSaidNo, said).hint(
             "`sessions-per-device` under [limits] of its configuration is that limit, and other \
              programs of yours count; --users N spreads the lines over N users, and wants a \
              profile that may invite",
@@ -212,26 +204,15 @@ fn failed(error: LoadError) -> Failure {
     }
 }
 
-impl From<&Mode> for load::Mode {
-    fn from(mode: &Mode) -> Self {
+impl From<BenchMode> for LoadMode {
+    fn from(mode: BenchMode) -> Self {
         match mode {
-            Mode::Messages => Self::Messages,
-            Mode::Fanout => Self::Fanout,
-            Mode::Idle => Self::Idle,
-            Mode::Logins => Self::Logins,
-            Mode::Files => Self::Files,
+            BenchMode::Messages => Self::Messages,
+            BenchMode::Fanout => Self::Fanout,
+            BenchMode::Idle => Self::Idle,
+            BenchMode::Logins => Self::Logins,
+            BenchMode::Files => Self::Files,
         }
-    }
-}
-
-/// The unit that a mode counts.
-fn unit(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Messages => "acks",
-        Mode::Fanout => "deliveries",
-        Mode::Idle => "lines",
-        Mode::Logins => "logins",
-        Mode::Files => "bytes",
     }
 }
 
@@ -243,12 +224,12 @@ fn heading(server: bool) -> String {
     )
 }
 
-fn row(mode: Mode, report: &Report, args: &Bench) -> String {
+fn row(mode: BenchMode, report: &Measurement, args: &BenchArgs) -> String {
     let shape = Shaped::of(mode, args);
     let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let rate = match mode {
-        Mode::Files => format!("{:.1} MB", report.rate() / 1e6),
-        _ => format!("{:.0} {}", report.rate(), unit(mode)),
+        BenchMode::Files => format!("{:.1} MB", report.rate() / 1e6),
+        _ => format!("{:.0} {}", report.rate(), LoadMode::from(mode).unit()),
     };
     let time = |pick: fn(Latency) -> u64| match report.latency {
         Some(latency) => format!("{:.3} ms", pick(latency) as f64 / 1e3),
@@ -256,15 +237,15 @@ fn row(mode: Mode, report: &Report, args: &Bench) -> String {
     };
     let used = match (mode, report.server) {
         (_, None) => String::new(),
-        (Mode::Idle, Some(_)) => {
-            let bytes = bytes_per_line(mode, report).unwrap_or(0);
+        (BenchMode::Idle, Some(_)) => {
+            let bytes = report.bytes_each().unwrap_or(0);
             format!("  {:.1} KiB a line", bytes as f64 / 1024.0)
         }
-        (Mode::Files, Some(server)) => {
+        (BenchMode::Files, Some(server)) => {
             let gib = report.count as f64 / (1024.0 * MIB);
             format!("  {:.2} s CPU a GiB", server.cpu.as_secs_f64() / gib)
         }
-        (_, Some(server)) => format!("  {:.2} us CPU each", each(server.cpu, report.count)),
+        (_, Some(server)) => format!("  {:.2} us CPU each", report.micros_each(server.cpu)),
     };
     format!(
         "{:8} {:>6} {:>6} {:>6} {rate:>19} {:>9} {:>9} {:>9}{used}",
@@ -278,7 +259,12 @@ fn row(mode: Mode, report: &Report, args: &Bench) -> String {
     )
 }
 
-fn json<'a>(mode: Mode, report: &Report, room: &'a str, args: &Bench) -> ReportJson<'a> {
+fn json<'a>(
+    mode: BenchMode,
+    report: &Measurement,
+    room: &'a str,
+    args: &BenchArgs,
+) -> ReportJson<'a> {
     let Shaped { lines, window, size } = Shaped::of(mode, args);
     ReportJson {
         what: report.what,
@@ -289,7 +275,7 @@ fn json<'a>(mode: Mode, report: &Report, room: &'a str, args: &Bench) -> ReportJ
         seconds: report.seconds,
         count: report.count,
         total: report.total,
-        unit: unit(mode),
+        unit: LoadMode::from(mode).unit(),
         per_second: report.rate(),
         latency_us: report.latency.map(|latency| LatencyJson {
             p50: latency.p50,
@@ -299,12 +285,12 @@ fn json<'a>(mode: Mode, report: &Report, room: &'a str, args: &Bench) -> ReportJ
             max: latency.max,
         }),
         server: report.server.map(|server| ServerJson {
-            cpu_us_each: each(server.cpu, report.count),
+            cpu_us_each: report.micros_each(server.cpu),
             resident_before_bytes: server.resident_before,
             resident_bytes: server.resident,
-            bytes_per_line: bytes_per_line(mode, report),
+            bytes_per_line: report.bytes_each().filter(|_| mode == BenchMode::Idle),
         }),
-        client_cpu_us_each: report.client_cpu.map(|cpu| each(cpu, report.count)),
+        client_cpu_us_each: report.client_cpu.map(|cpu| report.micros_each(cpu)),
     }
 }
 
@@ -316,23 +302,13 @@ struct Shaped {
 }
 
 impl Shaped {
-    fn of(mode: Mode, args: &Bench) -> Self {
-        let messages = matches!(mode, Mode::Messages | Mode::Fanout);
+    fn of(mode: BenchMode, args: &BenchArgs) -> Self {
+        let messages = matches!(mode, BenchMode::Messages | BenchMode::Fanout);
         let lines = match mode {
-            Mode::Files => None,
-            Mode::Logins => Some(args.lines.min(load::LOGINS_AT_ONCE)),
+            BenchMode::Files => None,
+            BenchMode::Logins => Some(args.lines.min(LOGINS_AT_ONCE)),
             _ => Some(args.lines),
         };
         Self { lines, window: messages.then_some(args.window), size: messages.then_some(args.size) }
     }
-}
-
-/// Microseconds per item.
-fn each(cpu: Duration, count: u64) -> f64 {
-    cpu.as_secs_f64() * 1e6 / count.max(1) as f64
-}
-
-fn bytes_per_line(mode: Mode, report: &Report) -> Option<u64> {
-    let server = report.server.filter(|_| mode == Mode::Idle)?;
-    server.resident.saturating_sub(server.resident_before).checked_div(report.count)
 }

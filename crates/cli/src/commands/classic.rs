@@ -7,16 +7,17 @@ use data_encoding::{
 };
 use serde::Serialize;
 use twinlock_client::ClientError;
-use twinlock_client::client::NewClassicKey;
+use twinlock_client::model::NewClassicKey;
 use twinlock_core::keys::ClassicKey;
 use twinlock_core::proto::{self, RefusalReason};
 use zeroize::Zeroizing;
 
-use crate::args::{Classic, ClassicAdd, Format, Json};
+use crate::args::{ClassicAddArgs, ClassicCommand, ClassicFormat, JsonArgs};
 use crate::ask::secret_file;
+use crate::clock::{local_time, rfc3339};
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
-use crate::output::{Gone, local_time, rfc3339};
+use crate::output::Gone;
 
 /// Complete programs, which the tests run.
 const LINES_PY: &str = include_str!("../../../../examples/classic_lines.py");
@@ -24,11 +25,11 @@ const ORIGIN_PY: &str = include_str!("../../../../examples/origin_client.py");
 /// Sends a message in the plain form with a shell and openssl only; takes keys as arguments.
 const ORIGIN_SH: &str = include_str!("../../../../examples/origin_client.sh");
 
-pub(crate) async fn run(what: Classic, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(what: ClassicCommand, context: &Context) -> Result<(), Failure> {
     match what {
-        Classic::Add(add) => self::add(add, context).await,
-        Classic::List(json) => list(json, context).await,
-        Classic::Revoke { name } => {
+        ClassicCommand::Add(add) => self::add(add, context).await,
+        ClassicCommand::List(json) => list(json, context).await,
+        ClassicCommand::Revoke { name } => {
             let client = context.ask_once()?;
             client.revoke_classic_key(&name).await.map_err(|error| match refusal(&error) {
                 Some(RefusalReason::NotFound) => Failure::new(
@@ -59,14 +60,14 @@ struct NewKeyJson<'a> {
     port: Option<u16>,
 }
 
-async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
+async fn add(args: ClassicAddArgs, context: &Context) -> Result<(), Failure> {
     // The key is printed once: check the output before the server creates it.
     context.out.check()?;
     let Some(room) = args.to.room() else {
         return Err(Failure::usage("a classic key writes to a room: use --to ROOM"));
     };
     let imported = match &args.key_file {
-        Some(_) if args.format == Format::Jwe => {
+        Some(_) if args.format == ClassicFormat::Jwe => {
             return Err(Failure::usage(
                 "--key-file goes with --format origin or origin-hmac: the key of a classic line is \
                  always made by the server",
@@ -83,9 +84,9 @@ async fn add(args: ClassicAdd, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let conversation = client.target(room.as_str()).await?.id;
     let form = match args.format {
-        Format::Jwe => proto::ClassicForm::JweLines,
-        Format::Origin => proto::ClassicForm::Origin,
-        Format::OriginHmac => proto::ClassicForm::OriginHmac,
+        ClassicFormat::Jwe => proto::ClassicForm::JweLines,
+        ClassicFormat::Origin => proto::ClassicForm::Origin,
+        ClassicFormat::OriginHmac => proto::ClassicForm::OriginHmac,
     };
     let added = match &imported {
         None => {
@@ -160,7 +161,7 @@ async fn read_key(file: &Path) -> Result<ClassicKey, Failure> {
 }
 
 /// Explains what a key shared by programs means, and where they connect.
-fn explain_imported(args: &ClassicAdd, host: &str, port: Option<u16>, context: &Context) {
+fn explain_imported(args: &ClassicAddArgs, host: &str, port: Option<u16>, context: &Context) {
     let out = &context.out;
     let name = &args.name;
     out.say(&format!(
@@ -178,7 +179,7 @@ fn explain_imported(args: &ClassicAdd, host: &str, port: Option<u16>, context: &
     warn_of_shared(args, context);
 }
 
-fn warn_of_shared(args: &ClassicAdd, context: &Context) {
+fn warn_of_shared(args: &ClassicAddArgs, context: &Context) {
     let name = &args.name;
     context.out.warn(&format!(
         "A shared key: each program that has it built in can write as {name} and read what the \
@@ -191,11 +192,11 @@ fn warn_of_shared(args: &ClassicAdd, context: &Context) {
 }
 
 /// Explains the use of the key with complete programs that contain this server's address.
-fn explain(args: &ClassicAdd, host: &str, port: Option<u16>, context: &Context) {
+fn explain(args: &ClassicAddArgs, host: &str, port: Option<u16>, context: &Context) {
     let out = &context.out;
     let (name, flag) = match args.format {
-        Format::Jwe => (&args.name, "--classic-port"),
-        Format::Origin | Format::OriginHmac => (&args.name, "--origin-port"),
+        ClassicFormat::Jwe => (&args.name, "--classic-port"),
+        ClassicFormat::Origin | ClassicFormat::OriginHmac => (&args.name, "--origin-port"),
     };
     out.say(&format!(
         "This key is shown once: keep it in a file {name}.key that only its device can read. It can \
@@ -216,11 +217,11 @@ fn explain(args: &ClassicAdd, host: &str, port: Option<u16>, context: &Context) 
         out.say(&format!("\n--- shell\necho 'hello' | python3 {file} {arguments}\n---"));
     };
     match args.format {
-        Format::Jwe => {
+        ClassicFormat::Jwe => {
             let arguments = format!("{host} {port} {name} {name}.key");
             python(LINES_PY, "classic_lines.py", "joserfc", &arguments);
         }
-        Format::Origin => {
+        ClassicFormat::Origin => {
             let arguments = format!("{host} {port} {name}.key");
             python(ORIGIN_PY, "origin_client.py", "pycryptodome", &arguments);
             out.say(&format!(
@@ -228,7 +229,7 @@ fn explain(args: &ClassicAdd, host: &str, port: Option<u16>, context: &Context) 
                  echo 'hello' | bash origin_client.sh {arguments}"
             ));
         }
-        Format::OriginHmac => {
+        ClassicFormat::OriginHmac => {
             let arguments = format!("{host} {port} {name}.key hmac");
             python(ORIGIN_PY, "origin_client.py", "pycryptodome", &arguments);
         }
@@ -245,7 +246,7 @@ struct KeyJson<'a> {
     since: String,
 }
 
-async fn list(args: Json, context: &Context) -> Result<(), Failure> {
+async fn list(args: JsonArgs, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let keys = client.classic_keys().await?;
     client.close().await;

@@ -9,20 +9,20 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
-use twinlock_client::client::{Entry, FileEntry};
-use twinlock_client::transfer::{Get as GetJob, Into, Place, name};
-use twinlock_client::{Client, Event, Options};
-use twinlock_core::chain::Kind;
-use twinlock_core::id::{ConversationId, Name, Sender};
+use twinlock_client::model::Entry;
+use twinlock_client::transfer::{Destination, DownloadRequest, DownloadTarget, name};
+use twinlock_client::{Event, Options};
+use twinlock_core::id::{ConversationId, Name};
 
-use super::listen::again;
-use super::moving::{File, Moves, PATIENCE};
-use super::points::file_at;
-use crate::args::{Get, Point};
+use crate::args::{GetArgs, Point};
+use crate::connection_text::why_down;
+use crate::context::{Context, OpenProfile};
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
-use crate::open::{Context, Opened, why_down};
-use crate::patience::Patience;
+use crate::lookup::{file_at, file_entry, is_own};
+use crate::progress_timeout::ProgressTimeout;
+use crate::retry::until_answered;
+use crate::signals::interrupted;
+use crate::transfer_progress::{PROGRESS_TIMEOUT, TransferProgress, TransferredFile};
 
 /// Chooses a safe name that is not in `names` for the same directory, and adds it. The later of two
 /// files of one name gets its entry's number, and also a counter if that name is taken.
@@ -43,15 +43,15 @@ fn unlike(
     name
 }
 
-pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: GetArgs, context: &Context) -> Result<(), Failure> {
     let to_stdout = args.output.as_deref().is_some_and(|path| path.as_os_str() == "-");
-    if to_stdout && (args.entries.len() > 1 || args.moving.json) {
-        let what = if args.moving.json { "--json" } else { "several files" };
+    if to_stdout && (args.entries.len() > 1 || args.transfer.json) {
+        let what = if args.transfer.json { "--json" } else { "several files" };
         return Err(Failure::usage(format!("{what} and `-o -` do not go together")));
     }
     let target = args.target.to_string();
     let (conversation, entries, user) = read(&target, &args.entries, context).await?;
-    let mut moves = Moves::new(context, &target, args.moving.json)?;
+    let mut progress = TransferProgress::new(context, &target, args.transfer.json)?;
     let single = args.output.as_deref().filter(|path| !is_dir(path));
     if args.entries.len() > 1 && single.is_some() {
         return Err(Failure::usage("several files need an existing directory"));
@@ -62,7 +62,7 @@ pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
         let entry = match entry {
             Ok(entry) => entry,
             Err(failure) => {
-                moves.no_entry(n, &failure);
+                progress.no_entry(n, &failure);
                 continue;
             }
         };
@@ -78,33 +78,29 @@ pub(crate) async fn run(args: Get, context: &Context) -> Result<(), Failure> {
             }
         };
         let (force, keep_mode) = (args.force, args.keep_mode);
-        let place = place.map(|(dir, below, name)| Place { dir, below, name, force, keep_mode });
-        if let Some(Err(error)) = place.as_ref().map(Place::check) {
-            moves.no_entry(n, &error.into());
+        let place =
+            place.map(|(dir, below, name)| Destination { dir, below, name, force, keep_mode });
+        if let Some(Err(error)) = place.as_ref().map(Destination::check) {
+            progress.no_entry(n, &error.into());
             continue;
         }
         jobs.push((entry, file, place));
     }
-    let (transfers, events) = context.transfers(&args.moving)?;
+    let (transfers, events) = context.transfers(&args.transfer)?;
     for (entry, file, place) in jobs {
-        let path = place.as_ref().map(Place::path);
+        let path = place.as_ref().map(Destination::path);
         let into = match place {
-            Some(place) => Into::Place(place),
-            None => Into::Stream(stdout()?),
+            Some(place) => DownloadTarget::File(place),
+            None => DownloadTarget::Stream(stdout()?),
         };
         let (n, own) = (entry.n, is_own(&entry, &user));
         let (name, size) = (file.name.expose_raw().to_owned(), file.size);
         let file_dir = file.path.expose_raw().to_owned();
-        let job = transfers.get(GetJob { conversation, n, file, own, into })?;
+        let job = transfers.get(DownloadRequest { conversation, n, file, own, into })?;
         let (dir, id) = (file_dir, entry.message_id);
-        moves.add(job, File { name, dir, size, id, path, entry: Some(entry) });
+        progress.add(job, TransferredFile { name, dir, size, id, path, entry: Some(entry) });
     }
-    moves.run(transfers, events, "fetched").await
-}
-
-/// Whether this user sent the entry.
-pub(super) fn is_own(entry: &Entry, user: &Name) -> bool {
-    entry.sender.as_ref().and_then(Sender::user) == Some(user)
+    progress.run(transfers, events, "fetched").await
 }
 
 fn is_dir(path: &Path) -> bool {
@@ -125,12 +121,16 @@ fn stdout() -> Result<Box<dyn Write + Send>, Failure> {
 }
 
 /// The conversation, each number with its entry or a failure, and this user.
-type Read = (ConversationId, Vec<(u64, Result<Entry, Failure>)>, Name);
+type RequestedFiles = (ConversationId, Vec<(u64, Result<Entry, Failure>)>, Name);
 
-/// Reads the entries across reconnects, until `Patience` ends.
-async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read, Failure> {
+/// Reads the entries across reconnects, until the timeout.
+async fn read(
+    target: &str,
+    points: &[Point],
+    context: &Context,
+) -> Result<RequestedFiles, Failure> {
     let options = Options { send: false, ..Options::default() };
-    let Opened { client, mut events, user } = context.open(options)?;
+    let OpenProfile { client, mut events, user } = context.open(options)?;
     let (told, down) = watch::channel(None);
     let (end, mut ended) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
@@ -148,25 +148,27 @@ async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read,
             }
         }
     });
-    let mut patience = Patience::new(context.global.timeout.unwrap_or(PATIENCE));
+    let mut timeout = ProgressTimeout::new(context.global.timeout.unwrap_or(PROGRESS_TIMEOUT));
     let found = async {
-        let conversation = again(&client, async |client| client.target(target).await).await?;
+        let conversation =
+            until_answered(&client, async |client| client.target(target).await).await?;
         let mut entries = Vec::with_capacity(points.len());
         let read = async |after, limit| {
-            again(&client, async |client| client.read(conversation.id, after, limit).await).await
+            until_answered(&client, async |client| client.read(conversation.id, after, limit).await)
+                .await
         };
         for point in points {
             let n = file_at(&read, conversation.head, *point).await?.ok_or_else(|| {
                 Failure::new(Exit::ServerSaidNo, format!("no such file in {target}"))
             })?;
-            entries.push((n, entry(&client, conversation.id, n, target).await));
+            entries.push((n, file_entry(&client, conversation.id, n, target).await));
         }
         Ok::<_, Failure>((conversation.id, entries))
     };
     let (conversation, entries) = tokio::select! {
         found = found => found?,
         Ok(error) = &mut ended => return Err(error.into()),
-        () = patience.is_over() => {
+        () = timeout.is_over() => {
             let why = down.borrow().clone();
             return Err(match why {
                 Some(error) => Failure::new(Exit::NoConnection, why_down(&error)),
@@ -177,36 +179,6 @@ async fn read(target: &str, points: &[Point], context: &Context) -> Result<Read,
     };
     client.close().await;
     Ok((conversation, entries, user))
-}
-
-/// Reads the entry of a file.
-pub(super) async fn entry(
-    client: &Client,
-    conversation: ConversationId,
-    n: u64,
-    target: &str,
-) -> Result<Entry, Failure> {
-    let none = || {
-        Failure::new(Exit::ServerSaidNo, format!("there is no entry {n} in {target}"))
-            .hint("`twinlock history` shows what there is")
-    };
-    let page = again(client, async |client| client.read(conversation, n - 1, 1).await).await;
-    let page = match page {
-        // The conversation ends before `n`.
-        Err(failure) if failure.exit == Exit::ServerSaidNo => return Err(none()),
-        page => page?,
-    };
-    let entry = page.entries.into_iter().next().filter(|entry| entry.n == n).ok_or_else(none)?;
-    match (&entry.file, entry.kind) {
-        (Some(FileEntry { .. }), _) => Ok(entry),
-        (None, Kind::FILE) => {
-            Err(Failure::new(Exit::ServerSaidNo, format!("the file of entry {n} was erased")))
-        }
-        (None, kind) => {
-            let word = kind.word();
-            Err(Failure::usage(format!("entry {n} of {target} is not a file (it is {word})")))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,15 +2,15 @@
 
 use std::cell::Cell;
 
-use twinlock_client::client::Entry;
+use twinlock_client::model::Entry;
 use twinlock_client::{Client, ClientError};
 use twinlock_core::id::ConversationId;
 
-use super::points::first_at;
-use crate::args::History;
+use crate::args::HistoryArgs;
+use crate::context::Context;
 use crate::entry::{EntryJson, get_it, numbered};
 use crate::exit::Failure;
-use crate::open::Context;
+use crate::lookup::first_at;
 
 /// Entries requested at once; the server returns as many as fit a frame.
 const PAGE: u64 = 512;
@@ -19,7 +19,7 @@ const NOTHING_FOUND: &str = "nothing was found (the last word also matches as a 
 /// Number of unreadable entries after which reading stops.
 const MOST_FAULTS: usize = 16;
 
-pub(crate) async fn run(args: History, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: HistoryArgs, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let target = args.target.to_string();
     let conversation = client.target(&target).await?;

@@ -1,59 +1,60 @@
 //! The commands, one file each.
 
-mod access;
 mod audit;
 mod bench;
 mod chat;
 mod classic;
-mod enrol;
-mod fetch;
-pub(crate) mod generate;
+pub(crate) mod completions;
+mod devices;
 mod get;
 mod history;
-mod input;
+mod invite;
+mod join;
 mod listen;
-mod moving;
+mod login;
+pub(crate) mod man;
 mod outbox;
+mod passwd;
 mod people;
-mod points;
 mod put;
+mod room;
 mod rooms;
 mod send;
 pub(crate) mod serve;
 mod status;
 
-use crate::args::{Audit, Command};
+use crate::args::{AuditCommand, CliCommand};
+use crate::context::Context;
 use crate::exit::Failure;
-use crate::open::Context;
 
 /// Runs a client command.
-pub(crate) async fn run(command: Command, mut context: Context) -> Result<(), Failure> {
-    if !matches!(command, Command::Join(_) | Command::Login(_)) {
+pub(crate) async fn run(command: CliCommand, mut context: Context) -> Result<(), Failure> {
+    if !matches!(command, CliCommand::Join(_) | CliCommand::Login(_)) {
         context.find_address()?;
     }
     let subject = command.subject();
     let ended = match command {
-        Command::Join(join) => enrol::join(join, &context).await,
-        Command::Login(login) => enrol::login(login, &context).await,
-        Command::Chat(chat) => chat::run(chat, context).await,
-        Command::Send(send) => send::run(send, &context).await,
-        Command::Listen(listen) => listen::run(listen, &context).await,
-        Command::Outbox(what) => outbox::run(what, &context).await,
-        Command::History(history) => history::run(history, &context).await,
-        Command::Put(put) => put::run(put, &context).await,
-        Command::Get(get) => get::run(get, &context).await,
-        Command::Rooms(rooms) => rooms::list(rooms, &context).await,
-        Command::Room(room) => rooms::run(room, &context).await,
-        Command::People(json) => people::list(json, &context).await,
-        Command::Devices(devices) => access::devices(devices, &context).await,
-        Command::Invite(invite) => access::invite(invite, &context).await,
-        Command::Classic(what) => classic::run(what, &context).await,
-        Command::Passwd(passwd) => access::passwd(passwd, &context).await,
-        Command::Status(args) => status::run(args, &context).await,
-        Command::Audit(Audit::Verify(json)) => audit::verify(json, &context).await,
-        Command::Bench(bench) => bench::run(bench, context).await,
+        CliCommand::Join(join) => join::run(join, &context).await,
+        CliCommand::Login(login) => login::run(login, &context).await,
+        CliCommand::Chat(chat) => chat::run(chat, context).await,
+        CliCommand::Send(send) => send::run(send, &context).await,
+        CliCommand::Listen(listen) => listen::run(listen, &context).await,
+        CliCommand::Outbox(what) => outbox::run(what, &context).await,
+        CliCommand::History(history) => history::run(history, &context).await,
+        CliCommand::Put(put) => put::run(put, &context).await,
+        CliCommand::Get(get) => get::run(get, &context).await,
+        CliCommand::Rooms(rooms) => rooms::run(rooms, &context).await,
+        CliCommand::Room(room) => room::run(room, &context).await,
+        CliCommand::People(json) => people::run(json, &context).await,
+        CliCommand::Devices(devices) => devices::run(devices, &context).await,
+        CliCommand::Invite(invite) => invite::run(invite, &context).await,
+        CliCommand::Classic(what) => classic::run(what, &context).await,
+        CliCommand::Passwd(passwd) => passwd::run(passwd, &context).await,
+        CliCommand::Status(args) => status::run(args, &context).await,
+        CliCommand::Audit(AuditCommand::Verify(json)) => audit::run(json, &context).await,
+        CliCommand::Bench(bench) => bench::run(bench, context).await,
         // `main` handles these without a runtime.
-        Command::Serve(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        CliCommand::Serve(_) | CliCommand::Completions { .. } | CliCommand::Man { .. } => Ok(()),
     };
     ended.map_err(|failure| match subject {
         Some(subject) => failure.about(&subject),

@@ -10,11 +10,13 @@ use twinlock_core::id::MessageId;
 use twinlock_core::proto::RefusalReason;
 use twinlock_core::text::Untrusted;
 
-use super::send::{self, blocking};
-use crate::args::{Json, Outbox};
+use crate::args::{JsonArgs, OutboxCommand};
+use crate::blocking::blocking;
+use crate::clock::{local_time, rfc3339};
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
-use crate::output::{Style, local_time, rfc3339};
+use crate::outbox_delivery::Delivery;
+use crate::output::Style;
 
 /// Fewest digits of an id that identify a message; fewer are probably a typing error.
 const FEWEST_DIGITS: usize = 4;
@@ -31,35 +33,35 @@ struct MessageJson<'a> {
 }
 
 /// A message, and why the server refused it if it did.
-struct Kept {
+struct OutboxMessage {
     message: Pending,
     why: Option<RefusalReason>,
 }
 
-pub(crate) async fn run(what: Outbox, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(what: OutboxCommand, context: &Context) -> Result<(), Failure> {
     match what {
-        Outbox::List(json) => list(json, context).await,
-        Outbox::Drop { ids } => discard(&ids, context).await,
-        Outbox::Retry => send::retry(context).await,
+        OutboxCommand::List(json) => list(json, context).await,
+        OutboxCommand::Drop { ids } => discard(&ids, context).await,
+        OutboxCommand::Retry => retry(context).await,
     }
 }
 
 /// All messages, the queued ones first.
-async fn kept(context: &Context) -> Result<Vec<Kept>, Failure> {
+async fn messages(context: &Context) -> Result<Vec<OutboxMessage>, Failure> {
     let outbox = context.state()?.outbox();
     blocking(move || {
         let queued = outbox.pending(usize::MAX)?.into_iter();
         let refused = outbox.refused(usize::MAX)?.into_iter();
-        let queued = queued.map(|message| Kept { message, why: None });
-        let refused = refused.map(|no| Kept { message: no.message, why: Some(no.why) });
+        let queued = queued.map(|message| OutboxMessage { message, why: None });
+        let refused = refused.map(|no| OutboxMessage { message: no.message, why: Some(no.why) });
         Ok::<_, StateError>(queued.chain(refused).collect())
     })
     .await
 }
 
-async fn list(args: Json, context: &Context) -> Result<(), Failure> {
-    let kept = kept(context).await?;
-    for Kept { message, why } in &kept {
+async fn list(args: JsonArgs, context: &Context) -> Result<(), Failure> {
+    let messages = messages(context).await?;
+    for OutboxMessage { message, why } in &messages {
         let id = message.message_id.to_string();
         let text = Untrusted::from_bytes(&message.body);
         let state = if why.is_some() { "refused" } else { "queued" };
@@ -80,18 +82,18 @@ async fn list(args: Json, context: &Context) -> Result<(), Failure> {
         let head = format!("{id}  {state:7}  {time}  {target}: ");
         let reason = reason.map(|reason| format!("  ({reason})")).unwrap_or_default();
         let words = text.render_line() + &reason;
-        let words = context.out.fold(&words, head.len(), 4);
+        let words = context.out.wrap(&words, head.len(), 4);
         let state = context.out.style(style, &format!("{state:7}"));
         context.out.line(&format!("{id}  {state}  {time}  {target}: {words}"))?;
     }
-    if kept.is_empty() {
+    if messages.is_empty() {
         context.out.say("the outbox is empty");
     }
     Ok(())
 }
 
 async fn discard(ids: &[String], context: &Context) -> Result<(), Failure> {
-    let kept = kept(context).await?;
+    let messages = messages(context).await?;
     let mut dropped: HashSet<MessageId> = HashSet::new();
     for wanted in ids {
         let wanted = wanted.to_ascii_lowercase();
@@ -104,7 +106,7 @@ async fn discard(ids: &[String], context: &Context) -> Result<(), Failure> {
             let id = id.to_string();
             id.starts_with(&wanted) || id.ends_with(&wanted)
         };
-        let mut matching = kept.iter().map(|kept| kept.message.message_id).filter(is_it);
+        let mut matching = messages.iter().map(|each| each.message.message_id).filter(is_it);
         let (first, second) = (matching.next(), matching.next());
         match (first, second) {
             (Some(id), None) => _ = dropped.insert(id),
@@ -126,5 +128,17 @@ async fn discard(ids: &[String], context: &Context) -> Result<(), Failure> {
         format!("{count} messages are dropped")
     };
     context.out.say(&words);
+    Ok(())
+}
+
+async fn retry(context: &Context) -> Result<(), Failure> {
+    let mut delivery = Delivery::open(context, String::new(), None)?;
+    let queued = delivery.resend().await?;
+    delivery.settle(None).await?;
+    context.out.say(&match queued {
+        0 => "the outbox is empty".to_owned(),
+        1 => "1 message is recorded".to_owned(),
+        queued => format!("{queued} messages are recorded"),
+    });
     Ok(())
 }

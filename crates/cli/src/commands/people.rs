@@ -3,10 +3,12 @@
 use serde::Serialize;
 use twinlock_core::proto::{self, Role};
 
-use crate::args::Json;
+use crate::args::JsonArgs;
+use crate::clock::rfc3339;
+use crate::context::Context;
+use crate::conversation::role_word;
 use crate::exit::Failure;
-use crate::open::Context;
-use crate::output::{Style, rfc3339};
+use crate::output::Style;
 
 #[derive(Debug, Serialize)]
 struct PersonJson<'a> {
@@ -16,7 +18,7 @@ struct PersonJson<'a> {
     since: String,
 }
 
-pub(crate) async fn list(args: Json, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: JsonArgs, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let people = client.people(false).await?;
     client.close().await;
@@ -25,7 +27,7 @@ pub(crate) async fn list(args: Json, context: &Context) -> Result<(), Failure> {
         if args.json {
             context.out.json(&PersonJson {
                 user: &person.user,
-                role: role(person.role()),
+                role: role_word(person.role()),
                 online: person.online,
                 since: rfc3339(person.created_ms),
             })?;
@@ -40,17 +42,8 @@ fn line(context: &Context, person: &proto::Person, width: usize) -> String {
     let user = format!("{:width$}", person.user);
     let online = if person.online { context.out.style(Style::Good, "online") } else { "-".into() };
     let role = match person.role() {
-        Role::Admin | Role::Owner => format!("  {}", role(person.role())),
+        Role::Admin | Role::Owner => format!("  {}", role_word(person.role())),
         _ => String::new(),
     };
     format!("{user}  {online}{role}")
-}
-
-pub(crate) fn role(role: Role) -> &'static str {
-    match role {
-        Role::None => "none",
-        Role::Member => "member",
-        Role::Admin => "admin",
-        Role::Owner => "owner",
-    }
 }

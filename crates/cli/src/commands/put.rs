@@ -9,16 +9,17 @@ use tokio::time::sleep;
 use twinlock_client::home::Home;
 use twinlock_client::profile::Profile;
 use twinlock_client::transfer::name::DEEPEST;
-use twinlock_client::transfer::{Copies, Found, TransferError, gather, spool};
+use twinlock_client::transfer::{Copies, LocalFile, TransferError, gather, spool};
 
-use super::moving::{File, Moves, harmless};
-use super::send::blocking;
-use crate::args::Put;
-use crate::ask::stdin;
+use crate::args::PutArgs;
+use crate::blocking::blocking;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
-use crate::open::Context;
-use crate::patience::Patience;
+use crate::input::stdin;
+use crate::output::harmless;
+use crate::progress_timeout::ProgressTimeout;
+use crate::signals::interrupted;
+use crate::transfer_progress::{TransferProgress, TransferredFile};
 
 /// Paths of standard input. If it is closed, it must not be read as an empty file.
 const STDIN_DEVICES: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
@@ -28,7 +29,7 @@ const NO_ROOM: &str = "nothing was sent: free space there and send it again, or 
 /// How often to check whether a source was read.
 const LOOK: Duration = Duration::from_millis(100);
 
-pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(mut args: PutArgs, context: &Context) -> Result<(), Failure> {
     let target = args.take_target().map_err(Failure::usage)?.to_string();
     let stdin = args.files.iter().any(|file| is_stdin(file));
     if args.files.len() > 1 && (stdin || args.name.is_some()) {
@@ -38,28 +39,28 @@ pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure>
     if args.name.as_ref().is_some_and(String::is_empty) {
         return Err(Failure::usage("--name is empty"));
     }
-    let mut moves = Moves::new(context, &target, args.moving.json)?;
+    let mut progress = TransferProgress::new(context, &target, args.transfer.json)?;
     let copies = Copies::default();
-    let collected = collect(&mut args, context, &copies);
-    let collected = tokio::select! {
-        collected = collected => collected,
+    let sources = collect(&mut args, context, &copies);
+    let sources = tokio::select! {
+        sources = sources => sources,
         () = stalled(&copies, context.global.timeout) => {
             Err(Failure::new(Exit::TimedOut, "timed out: no source delivered a byte"))
         }
         () = interrupted() => Err(Failure::interrupted()),
     };
-    let Collected { files, failures, links } = collected.inspect_err(|_| copies.discard())?;
+    let Sources { files, failures, links } = sources.inspect_err(|_| copies.discard())?;
     for link in &links {
         let link = harmless(&link.to_string_lossy());
         context.out.warn(&format!("{link} is a symbolic link, which -r leaves out"));
     }
     for failure in &failures {
-        moves.no_source(failure);
+        progress.no_source(failure);
     }
     if files.is_empty() && failures.is_empty() {
         return Err(Failure::usage("nothing is sent: no regular file is in the directory"));
     }
-    let (transfers, events) = context.transfers(&args.moving)?;
+    let (transfers, events) = context.transfers(&args.transfer)?;
     let shown: Vec<_> = files
         .iter()
         .map(|file| {
@@ -70,9 +71,10 @@ pub(crate) async fn run(mut args: Put, context: &Context) -> Result<(), Failure>
         .collect();
     let jobs = transfers.put(&target, files).await.inspect_err(|_| copies.discard())?;
     for ((job, begun), (name, dir, size, path)) in jobs.into_iter().zip(shown) {
-        moves.add(job, File { name, dir, size, id: begun.message_id, path, entry: None });
+        progress
+            .add(job, TransferredFile { name, dir, size, id: begun.message_id, path, entry: None });
     }
-    moves.run(transfers, events, "sent").await
+    progress.run(transfers, events, "sent").await
 }
 
 fn is_stdin(file: &Path) -> bool {
@@ -80,7 +82,11 @@ fn is_stdin(file: &Path) -> bool {
 }
 
 /// Examines the sources and copies those without a size.
-async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<Collected, Failure> {
+async fn collect(
+    args: &mut PutArgs,
+    context: &Context,
+    copies: &Copies,
+) -> Result<Sources, Failure> {
     let (paths, name, copies) = (std::mem::take(&mut args.files), args.name.take(), copies.clone());
     let (home, profile, recursive) = (context.home()?, context.profile()?, args.recursive);
     if paths.iter().any(|path| is_stdin(path)) {
@@ -91,15 +97,16 @@ async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<C
         let mut stdin = stdin()?;
         let copy = move || spool(&home, &profile, &name, &mut stdin, &copies).map_err(no_room);
         let files = vec![blocking(copy).await?];
-        return Ok(Collected { files, ..Collected::default() });
+        return Ok(Sources { files, ..Sources::default() });
     }
     if paths.iter().any(|path| STDIN_DEVICES.iter().any(|device| path == Path::new(device))) {
         stdin()?;
     }
-    let collector = Collector { home, profile, recursive, copies, collected: Collected::default() };
-    let mut collected = blocking(move || Ok::<_, Failure>(collector.collect(&paths))).await?;
+    let collector =
+        SourceCollector { home, profile, recursive, copies, sources: Sources::default() };
+    let mut sources = blocking(move || Ok::<_, Failure>(collector.collect(&paths))).await?;
     if let Some(name) = name {
-        match collected.files.as_mut_slice() {
+        match sources.files.as_mut_slice() {
             [] => {}
             [file] => file.name = name,
             several => {
@@ -110,23 +117,23 @@ async fn collect(args: &mut Put, context: &Context, copies: &Copies) -> Result<C
             }
         }
     }
-    Ok(collected)
+    Ok(sources)
 }
 
 /// Resolves once no source has delivered a byte for the time of `--timeout`.
 async fn stalled(copies: &Copies, timeout: Option<Duration>) {
     let Some(timeout) = timeout else { return std::future::pending().await };
-    let mut patience = Patience::new(timeout);
+    let mut timeout = ProgressTimeout::new(timeout);
     let mut seen = copies.bytes();
     loop {
         let over = tokio::select! {
-            () = patience.is_over() => true,
+            () = timeout.is_over() => true,
             () = sleep(LOOK) => false,
         };
         let now = copies.bytes();
         if now != seen {
             seen = now;
-            patience.renew();
+            timeout.renew();
         } else if over {
             return;
         }
@@ -135,24 +142,24 @@ async fn stalled(copies: &Copies, timeout: Option<Duration>) {
 
 /// The files to send, and those that cannot be sent.
 #[derive(Default)]
-struct Collected {
-    files: Vec<Found>,
+struct Sources {
+    files: Vec<LocalFile>,
     failures: Vec<Failure>,
     /// Symbolic links, which are skipped.
     links: Vec<PathBuf>,
 }
 
 /// Examines named files and, with `recursive`, those in directories.
-struct Collector {
+struct SourceCollector {
     home: Home,
     profile: Profile,
     recursive: bool,
     copies: Copies,
-    collected: Collected,
+    sources: Sources,
 }
 
-impl Collector {
-    fn collect(mut self, paths: &[PathBuf]) -> Collected {
+impl SourceCollector {
+    fn collect(mut self, paths: &[PathBuf]) -> Sources {
         for path in paths {
             match path.is_dir() {
                 true if self.recursive => {
@@ -162,18 +169,18 @@ impl Collector {
                 true => {
                     let words = format!("{} is a directory", path.display());
                     let failure = Failure::usage(words).hint("-r sends the files in it");
-                    self.collected.failures.push(failure);
+                    self.sources.failures.push(failure);
                 }
                 false => self.add(path, ""),
             }
         }
-        self.collected
+        self.sources
     }
 
     fn add(&mut self, path: &Path, above: &str) {
         match gather(&self.home, &self.profile, path, &self.copies) {
-            Ok(found) => self.collected.files.push(Found { path: above.to_owned(), ..found }),
-            Err(error) => self.collected.failures.push(no_room(error)),
+            Ok(found) => self.sources.files.push(LocalFile { path: above.to_owned(), ..found }),
+            Err(error) => self.sources.failures.push(no_room(error)),
         }
     }
 
@@ -185,12 +192,12 @@ impl Collector {
             let words = format!("{} is below more than {DEEPEST} directories", dir.display());
             let failure =
                 Failure::usage(words).hint("send that directory separately, or as an archive");
-            return self.collected.failures.push(failure);
+            return self.sources.failures.push(failure);
         }
         let entries = std::fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         let mut entries = match entries {
             Ok(entries) => entries,
-            Err(error) => return self.collected.failures.push(failed(error)),
+            Err(error) => return self.sources.failures.push(failed(error)),
         };
         entries.sort_by_key(std::fs::DirEntry::file_name);
         for entry in entries {
@@ -201,14 +208,14 @@ impl Collector {
                     let slash = if above.is_empty() { "" } else { "/" };
                     self.walk(&path, &format!("{above}{slash}{}", name.to_string_lossy()));
                 }
-                Ok(kind) if kind.is_symlink() => self.collected.links.push(path),
+                Ok(kind) if kind.is_symlink() => self.sources.links.push(path),
                 Ok(kind) if kind.is_file() => self.add(&path, above),
                 Ok(_) => {
                     let words =
                         format!("{} is not a regular file: name it without -r", path.display());
-                    self.collected.failures.push(Failure::usage(words));
+                    self.sources.failures.push(Failure::usage(words));
                 }
-                Err(error) => self.collected.failures.push(failed(error)),
+                Err(error) => self.sources.failures.push(failed(error)),
             }
         }
     }

@@ -1,14 +1,13 @@
-//! `rooms` and `room`: list and manage rooms.
+//! `rooms`: lists rooms and direct conversations.
 
 use serde::Serialize;
-use twinlock_client::ClientError;
-use twinlock_core::id::Name;
-use twinlock_core::proto::{self, RefusalReason};
+use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 
-use crate::args::{Room, Rooms, Target, TargetAndText};
-use crate::exit::{Exit, Failure};
-use crate::open::{Context, target_of};
+use crate::args::RoomsArgs;
+use crate::context::Context;
+use crate::conversation::{target_of, unread};
+use crate::exit::Failure;
 use crate::output::Style;
 
 #[derive(Debug, Serialize)]
@@ -22,12 +21,7 @@ struct RoomJson<'a> {
     joined: bool,
 }
 
-/// Entries after the read marker, except the user's own among the newest 100.
-pub(crate) fn unread(room: &proto::Conversation) -> u64 {
-    room.head.saturating_sub(room.read).saturating_sub(room.own)
-}
-
-pub(crate) async fn list(args: Rooms, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: RoomsArgs, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let rooms = client.conversations(args.joinable).await?;
     client.close().await;
@@ -73,57 +67,7 @@ fn line(
         topic => format!("  {topic}"),
     };
     let used = padded.len() + people.len() + new.len();
-    let topic = context.out.fold(&topic, used, 4);
+    let topic = context.out.wrap(&topic, used, 4);
     let padded = context.out.style(Style::Bold, &padded);
     format!("{padded}{people}{new}{}", context.out.style(Style::Dim, &topic))
-}
-
-pub(crate) async fn run(room: Room, context: &Context) -> Result<(), Failure> {
-    let client = context.ask_once()?;
-    match room {
-        Room::Create { name, topic } => {
-            client.create_room(wants_room(&name)?, &topic).await?;
-            context.out.say(&format!("room {name} exists, and you are a member"));
-        }
-        Room::Join { name } => {
-            client.join_room(wants_room(&name)?).await?;
-            context.out.say(&format!("you are in {name}"));
-        }
-        Room::Leave { name } => {
-            let room = client.target(wants_room(&name)?.as_str()).await?;
-            client.leave_room(room.id).await.map_err(|error| match error {
-                // A higher role would not help: the lobby is the only room that cannot be left.
-                ClientError::Refused(no) if no.why == RefusalReason::NotAllowed => Failure::new(
-                    Exit::ServerSaidNo,
-                    format!("{name} cannot be left: every member is in it"),
-                ),
-                error => error.into(),
-            })?;
-            context.out.say(&format!("you left {name}"));
-        }
-        Room::Members { name, json } => {
-            let room = client.target(wants_room(&name)?.as_str()).await?;
-            for user in client.members(room.id).await? {
-                if json {
-                    context.out.json(&serde_json::json!({ "user": user }))?;
-                } else {
-                    context.out.line(&user)?;
-                }
-            }
-        }
-        Room::Topic(topic) => {
-            let TargetAndText { target, text, .. } = topic.take_words()?;
-            let room = client.target(wants_room(&target)?.as_str()).await?;
-            match text {
-                Some(text) => _ = client.set_topic(room.id, &text).await?,
-                None => context.out.line(&Untrusted::new(room.topic).render_line())?,
-            }
-        }
-    }
-    client.close().await;
-    Ok(())
-}
-
-fn wants_room(target: &Target) -> Result<&Name, Failure> {
-    target.room().ok_or_else(|| Failure::usage(format!("{target} is a person, not a room")))
 }

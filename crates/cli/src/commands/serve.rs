@@ -3,20 +3,17 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use qrcode::QrCode;
-use qrcode::render::unicode::Dense1x2;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
-use twinlock_core::invite::{Address, InviteLink, server_words};
+use twinlock_core::invite::{InviteLink, server_words};
 use twinlock_server::{FILE_ONLY, Server, make_data_directory, process};
-use zeroize::Zeroizing;
 
-use crate::args::Serve;
 use crate::ask::is_set;
-use crate::config::Settings;
 use crate::exit::Failure;
+use crate::invite_text::{join_command, local_only, qr};
 use crate::logging::Logs;
 use crate::output::Output;
+use crate::settings::{ServeArgs, Settings};
 
 /// The guarantees that the origin bridge lacks, printed at every start.
 const ORIGIN_WARNING: &str = "\
@@ -24,10 +21,10 @@ The origin bridge has one lock and a half. Whoever ends TLS before it (a proxy, 
 forged certificate, which the origin's clients do not notice) cannot read messages, but can repeat \
 them, and alter those without a MAC; can tell by trying whether one opens, and so read it slowly; \
 and whoever has the key reads all that was ever sent under it. Its entries are marked as \
-unprotected. Prefer classic lines: `twinlock classic add NAME --to ROOM`.";
+unprotected. Prefer classic connections: `twinlock classic add NAME --to ROOM`.";
 
 /// Runs until SIGTERM or SIGINT; a second signal ends it at once.
-pub(crate) async fn run(serve: Serve, out: &Output) -> Result<(), Failure> {
+pub(crate) async fn run(serve: ServeArgs, out: &Output) -> Result<(), Failure> {
     let code = serve.qr;
     let Settings { server: mut config, log_level, log_json } = Settings::new(serve)?;
     // Logging starts before the server, so this creates the directory of both.
@@ -136,61 +133,4 @@ fn server_options(listening: IpAddr) -> String {
         let all = if listening.is_ipv6() { "::" } else { "0.0.0.0" };
         format!("start the server with --host {all} --public-host ADDRESS")
     }
-}
-
-/// Names of the loopback address.
-const LOCAL_NAMES: [&str; 3] = ["localhost", "ip6-localhost", "ip6-loopback"];
-
-/// The warning for a link whose `address` works on this machine only. It lists the machine's
-/// addresses (with `ipv6` also the IPv6 ones) and the `remedy`, which names an ADDRESS.
-pub(crate) fn local_only(address: &Address, remedy: &str, ipv6: bool) -> Option<String> {
-    let host = address.bare_host();
-    let name = host.trim_end_matches('.').to_ascii_lowercase();
-    let is_local = match host.parse::<IpAddr>() {
-        Ok(ip) => ip.to_canonical().is_loopback() || ip.is_unspecified(),
-        Err(_) => LOCAL_NAMES.contains(&&*name) || name.ends_with(".localhost"),
-    };
-    let addresses = || match own_addresses(ipv6) {
-        found if found.is_empty() => "this machine has no other address now".to_owned(),
-        found => format!("this machine has {}", found.join(", ")),
-    };
-    is_local.then(|| {
-        format!(
-            "\nThis link works on this machine only ({address}). For other machines, {remedy}, \
-             ADDRESS being a name of this machine or one of its addresses; {}.",
-            addresses()
-        )
-    })
-}
-
-/// Addresses under which others may reach this machine, IPv4 first.
-fn own_addresses(ipv6: bool) -> Vec<String> {
-    let mut found: Vec<IpAddr> = if_addrs::get_if_addrs()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|interface| !interface.is_loopback() && !interface.is_link_local())
-        .map(|interface| interface.ip())
-        .filter(|ip| ipv6 || ip.is_ipv4())
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    found.iter().map(ToString::to_string).collect()
-}
-
-/// The command that uses an invite link.
-pub(crate) fn join_command(link: &str) -> Zeroizing<String> {
-    // Allocated once, so that growing leaves no copy unwiped.
-    let mut command = Zeroizing::new(String::with_capacity(link.len() + 32));
-    for part in ["twinlock join '", link, "'"] {
-        command.push_str(part);
-    }
-    command
-}
-
-/// A QR code in half blocks, for terminals.
-pub(crate) fn qr(text: &str) -> Option<String> {
-    let code = QrCode::new(text).ok()?;
-    let light_on_dark =
-        code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
-    Some(light_on_dark)
 }

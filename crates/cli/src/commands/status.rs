@@ -1,8 +1,7 @@
 //! `status`: the state of both locks, with `--rekey` after a rekey.
 
-use indicatif::HumanDuration;
 use serde::Serialize;
-use twinlock_client::client::{Facts, Rekeyed};
+use twinlock_client::model::{Facts, Rekeyed};
 use twinlock_client::profile::{Profile, TlsTrust};
 use twinlock_client::{Client, ClientError};
 use twinlock_core::invite::server_words;
@@ -10,12 +9,14 @@ use twinlock_core::proto::{self, request::Op};
 use twinlock_core::session::Binding;
 use twinlock_core::text::Untrusted;
 
-use super::send::blocking;
-use crate::args::Status;
+use crate::args::StatusArgs;
+use crate::blocking::blocking;
+use crate::connection_text::session_words;
+use crate::context::Context;
+use crate::conversation::role_word;
 use crate::exit::{Exit, Failure};
-use crate::open::Context;
 use crate::output::{Output, Style};
-use crate::patience::within;
+use crate::progress_timeout::within;
 
 /// The status in JSON. Fields that need the server are null without it.
 #[derive(Debug, Serialize)]
@@ -80,7 +81,7 @@ const LOBBY: &str = "lobby";
 /// The count of refused messages stops here.
 const REFUSED: usize = 10_000;
 
-pub(crate) async fn run(args: Status, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: StatusArgs, context: &Context) -> Result<(), Failure> {
     let profile = context.profile()?;
     let client = context.ask_once()?;
     let facts = async {
@@ -133,22 +134,6 @@ async fn rekey(client: &Client) -> Result<Rekeyed, ClientError> {
     }
 }
 
-/// The running session as text: id, age, epoch, frames, rekeys.
-pub(crate) fn session_words(facts: &Facts) -> String {
-    let Facts { session, id, age, since_rekey, .. } = facts;
-    let (epoch, (sent, received)) = (session.epoch.0, session.frames);
-    let last = match since_rekey {
-        Some(since) => format!(", the last {} ago", HumanDuration(*since)),
-        None => String::new(),
-    };
-    format!(
-        "session {id} for {}, epoch {epoch}, {sent} frames sent, {received} received, \
-         {} rekeys{last}",
-        HumanDuration(*age),
-        session.rekeys
-    )
-}
-
 /// Fills in the local part.
 fn known(profile: &Profile, context: &Context, outbox: OutboxJson) -> Result<StatusJson, Failure> {
     let server = match &context.global.address {
@@ -178,7 +163,7 @@ fn known(profile: &Profile, context: &Context, outbox: OutboxJson) -> Result<Sta
 /// Adds the facts of the session and of the server.
 fn add(status: &mut StatusJson, facts: Facts) {
     let Facts { up, session, id, age, since_rekey, .. } = facts;
-    status.role = Some(super::people::role(up.info.role()));
+    status.role = Some(role_word(up.info.role()));
     status.server_software = Some(Untrusted::new(up.info.software).render_line());
     status.tls = Some(TlsJson {
         version: up.tls.version,

@@ -49,7 +49,7 @@ fn bench__measurements_match_record() {
     ada.run(&["send", "lobby", "before"]).exits(0);
     let pid = host.running().pid().to_string();
     let ran = bench(&ada, &["--json", "--server-pid", &pid]).exits(0);
-    assert!(ran.err.contains("bench-") && ran.err.contains("stays"), "{ran:?}");
+    assert!(ran.err.contains("bench-") && ran.err.contains("stay there"), "{ran:?}");
     let all = measured(&ran);
     let what: Vec<_> = all.keys().map(String::as_str).collect();
     assert_eq!(what, ["fanout", "get", "idle", "logins", "messages", "put"]);

@@ -51,7 +51,10 @@ fn classic_key__json_output_has_key_format_and_address() {
     );
     host.running().wait_lines(2);
     let said = host.running().out();
-    assert!(said.contains(&format!("classic lines on 127.0.0.1:{}\n", json["port"])), "{said}");
+    assert!(
+        said.contains(&format!("classic connections on 127.0.0.1:{}\n", json["port"])),
+        "{said}"
+    );
     assert_eq!(json["key"].as_str().unwrap().len(), 64);
     // The other listener is off, and `classic add` reports that.
     let plain = ["classic", "add", "old", "--to", "lobby", "--format", "origin"];
@@ -86,7 +89,7 @@ fn classic_listener__is_off_by_default_and_bridge_warns() {
     host.restart();
     host.running().wait_lines(3);
     let said = host.running().out();
-    assert!(said.contains("\nclassic lines on 127.0.0.1:"), "{said}");
+    assert!(said.contains("\nclassic connections on 127.0.0.1:"), "{said}");
     assert!(said.contains("\norigin bridge on 127.0.0.1:"), "{said}");
     host.running().wait_err("Its entries are marked as unprotected");
     let ran = host.terminate().exits(0);
@@ -97,7 +100,7 @@ fn classic_listener__is_off_by_default_and_bridge_warns() {
     host.set_args(&["--config", file.to_str().unwrap()]);
     host.restart();
     host.running().wait_lines(2);
-    assert!(host.running().out().contains("\nclassic lines on 127.0.0.1:"));
+    assert!(host.running().out().contains("\nclassic connections on 127.0.0.1:"));
     let ran = host.terminate().exits(0);
     assert!(!ran.out.contains("origin") && !ran.err.contains("unprotected"), "{ran:?}");
     host.set_args(&[]);

@@ -8,18 +8,6 @@ use std::time::{Duration, SystemTime};
 
 use crate::common::*;
 
-/// Bytes without patterns of the protocol.
-fn bytes(n: usize, seed: u64) -> Vec<u8> {
-    let mut word = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = |_| {
-        word ^= word << 13;
-        word ^= word >> 7;
-        word ^= word << 17;
-        (word >> 24) as u8
-    };
-    (0..n).map(next).collect()
-}
-
 fn write(path: &Path, content: &[u8]) -> String {
     fs::write(path, content).unwrap();
     path.to_str().unwrap().to_owned()

@@ -8,17 +8,12 @@ use std::os::unix::fs::{FileTypeExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::liar::{Liar, Said};
+use crate::common::malicious_server::{MaliciousServer, Said};
 use crate::common::*;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use twinlock_core::proto::answer::Result as Answered;
 use twinlock_core::proto::item::What;
-
-fn bytes(n: usize, seed: u64) -> Vec<u8> {
-    let mut chance = Chance::from(seed);
-    (0..n).map(|_| (chance.next() >> 24) as u8).collect()
-}
 
 fn write(path: &Path, content: &[u8]) -> String {
     fs::write(path, content).unwrap();
@@ -200,14 +195,14 @@ fn put__changing_source_reports_the_recorded_file() {
 fn put__after_lost_ack_reports_the_recorded_file() {
     let host = Host::start();
     let ada = host.owner();
-    let liar = Liar::start(&host, &ada);
-    let victim = ada.by(liar.address());
+    let malicious = MaliciousServer::start(&host, &ada);
+    let victim = ada.by(malicious.address());
     let path = host.root().join("f.bin");
     let (old, new) = (bytes(50_000, 4), bytes(50_000, 5));
     let text = write(&path, &old);
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
     // The ack of the complete file never arrives.
-    liar.says(|said| {
+    malicious.install(|said| {
         if let Said::Item(item) = said
             && let Some(What::Answer(answer)) = &item.what
             && matches!(answer.result, Some(Answered::Ack(_)))
@@ -383,7 +378,7 @@ fn get__invalid_entry_number_does_not_stop_the_others() {
     let (into, out) = dir(&host, "into");
     let get = ["get", "lobby", "2", "1", "99", "3", "-o", &out, "--json"];
     let ran = ada.run(&get).exits(7);
-    assert!(ran.err.contains("entry 2 of lobby is no file"), "{ran:?}");
+    assert!(ran.err.contains("entry 2 of lobby is not a file"), "{ran:?}");
     assert!(ran.err.contains("no entry 99 in lobby"), "{ran:?}");
     for name in ["f.txt", "g.txt"] {
         assert_eq!(fs::read(into.join(name)).unwrap(), b"content");

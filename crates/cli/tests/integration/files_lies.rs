@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::liar::{Liar, Said};
+use crate::common::malicious_server::{MaliciousServer, Said};
 use crate::common::*;
 use bytes::Bytes;
 use prost::Message as _;
@@ -16,15 +16,12 @@ use twinlock_core::opaque::ServerSetup;
 use twinlock_core::proto::answer::Result as Answered;
 use twinlock_core::proto::item::What;
 use twinlock_core::proto::{self, FileBody, FileMeta};
-use twinlock_store::{Appended, LOBBY, NewEntry, Options, SqliteStore, Store as _};
+use twinlock_store::{Appended, EntryLog as _, LOBBY, NewEntry};
+use twinlock_store_embedded::{Options, SqliteStore};
 
 const SIZE: u64 = 1_000_003;
 /// Shorter than the patience limit of 30 s: nothing here takes as long.
 const SOON: Duration = Duration::from_secs(20);
-
-fn bytes(n: u64) -> Vec<u8> {
-    (0..n).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as u8).collect()
-}
 
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
@@ -46,7 +43,7 @@ impl Stage {
     fn new() -> Self {
         let host = Host::start();
         let ada = host.owner();
-        let (path, content) = (host.root().join("f.bin"), bytes(SIZE));
+        let (path, content) = (host.root().join("f.bin"), bytes(SIZE as usize, 1));
         fs::write(&path, &content).unwrap();
         let into = host.root().join("into");
         fs::create_dir(&into).unwrap();
@@ -67,7 +64,9 @@ impl Stage {
 }
 
 /// Changes the server's description of a download.
-fn coming(change: impl Fn(&mut proto::FileComing) + Send + 'static) -> crate::common::liar::Lie {
+fn coming(
+    change: impl Fn(&mut proto::FileComing) + Send + 'static,
+) -> crate::common::malicious_server::Tampering {
     Box::new(move |said| {
         if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
             && let Some(Answered::FileComing(coming)) = &mut answer.result
@@ -78,7 +77,9 @@ fn coming(change: impl Fn(&mut proto::FileComing) + Send + 'static) -> crate::co
 }
 
 /// Changes the bytes of a download, and their offset.
-fn moved(change: impl Fn(&mut u64, &mut Vec<u8>) + Send + 'static) -> crate::common::liar::Lie {
+fn moved(
+    change: impl Fn(&mut u64, &mut Vec<u8>) + Send + 'static,
+) -> crate::common::malicious_server::Tampering {
     Box::new(move |said| {
         if let Said::Bulk { offset, data, .. } = said {
             change(offset, data);
@@ -92,9 +93,9 @@ fn download__false_metadata_or_bytes_are_refused() {
     const OTHER: &str = "another file than the entry names";
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
-    let liar = Liar::start(&stage.host, &stage.ada);
-    let victim = stage.ada.by(liar.address());
-    let lies: [(&str, &str, crate::common::liar::Lie); 9] = [
+    let malicious = MaliciousServer::start(&stage.host, &stage.ada);
+    let victim = stage.ada.by(malicious.address());
+    let lies: [(&str, &str, crate::common::malicious_server::Tampering); 9] = [
         ("larger", OTHER, coming(|coming| coming.size += 1)),
         ("smaller", OTHER, coming(|coming| coming.size -= 1)),
         ("another hash", OTHER, coming(|coming| coming.hash = Bytes::from_static(&[7; 32]))),
@@ -118,12 +119,12 @@ fn download__false_metadata_or_bytes_are_refused() {
         ),
     ];
     for (what, words, lie) in lies {
-        liar.says(lie);
+        malicious.install(lie);
         let ran = victim.start(&stage.get()).ended(SOON);
         assert_eq!(ran.code, Some(8), "{what}: {ran:?}");
         assert!(ran.err.contains(words), "{what}: {ran:?}");
         assert!(!stage.got().exists(), "{what}");
-        liar.repents();
+        malicious.reset();
         victim.run(&stage.get()).exits(0);
         assert_eq!(names(&stage.into), ["f.bin"], "{what}");
         assert!(fs::read(stage.got()).unwrap() == stage.content, "{what}");
@@ -137,8 +138,8 @@ fn download__corrupt_part_file_fails_once_and_is_removed() {
     const HAD: u64 = 50_000;
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
-    let liar = Liar::start(&stage.host, &stage.ada);
-    let victim = stage.ada.by(liar.address());
+    let malicious = MaliciousServer::start(&stage.host, &stage.ada);
+    let victim = stage.ada.by(malicious.address());
     let part = stage.into.join(".f.bin.part");
     let mut had = stage.content[..HAD as usize].to_vec();
     had[1000] ^= 1;
@@ -150,14 +151,14 @@ fn download__corrupt_part_file_fails_once_and_is_removed() {
         data.drain(..known);
         *offset += known as u64;
     });
-    liar.says(move |said| {
+    malicious.install(move |said| {
         agrees(said);
         goes_on(said);
     });
     let ran = victim.start(&stage.get()).ended(SOON).exits(8);
     assert!(ran.err.contains("does not match the BLAKE3"), "{ran:?}");
     assert_eq!(names(&stage.into), [""; 0], "neither the name nor a part that blocks the next");
-    liar.repents();
+    malicious.reset();
     victim.run(&stage.get()).exits(0);
     assert!(fs::read(stage.got()).unwrap() == stage.content);
 }
@@ -166,9 +167,9 @@ fn download__corrupt_part_file_fails_once_and_is_removed() {
 fn download__stalled_server_times_out_and_resumes() {
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
-    let liar = Liar::start(&stage.host, &stage.ada);
-    let victim = stage.ada.by(liar.address());
-    liar.says(moved(|offset, data| {
+    let malicious = MaliciousServer::start(&stage.host, &stage.ada);
+    let victim = stage.ada.by(malicious.address());
+    malicious.install(moved(|offset, data| {
         if *offset > 0 {
             data.clear();
         }
@@ -178,14 +179,16 @@ fn download__stalled_server_times_out_and_resumes() {
     assert!(ran.err.contains("nothing moved for 3 s"), "{ran:?}");
     assert!(ran.err.contains("the same command resumes"), "{ran:?}");
     assert_eq!(names(&stage.into), [".f.bin.part"]);
-    liar.repents();
+    malicious.reset();
     let done = victim.run(&get).exits(0).json();
     assert!(done[0]["from"].as_u64().unwrap() > 0, "{}", done[0]);
     assert!(fs::read(stage.got()).unwrap() == stage.content);
 }
 
 /// Changes the files that entries describe.
-fn entry(change: impl Fn(&mut FileBody) + Send + 'static) -> crate::common::liar::Lie {
+fn entry(
+    change: impl Fn(&mut FileBody) + Send + 'static,
+) -> crate::common::malicious_server::Tampering {
     Box::new(move |said| {
         if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
             && let Some(Answered::Page(page)) = &mut answer.result
@@ -203,8 +206,8 @@ fn entry(change: impl Fn(&mut FileBody) + Send + 'static) -> crate::common::liar
 fn file_entry__changed_metadata_breaks_its_link() {
     let stage = Stage::new();
     stage.ada.run(&stage.put()).exits(0);
-    let liar = Liar::start(&stage.host, &stage.ada);
-    let victim = stage.ada.by(liar.address());
+    let malicious = MaliciousServer::start(&stage.host, &stage.ada);
+    let victim = stage.ada.by(malicious.address());
     let meta = |body: &mut FileBody, change: fn(&mut FileMeta)| {
         change(body.file.as_mut().unwrap());
     };
@@ -215,12 +218,12 @@ fn file_entry__changed_metadata_breaks_its_link() {
         entry(|body| body.hash = Bytes::from_static(&[7; 32])),
     ];
     for lie in lies {
-        liar.says(lie);
+        malicious.install(lie);
         let ran = victim.start(&stage.get()).ended(SOON).exits(8);
         assert!(ran.err.contains("the record was changed"), "{ran:?}");
         assert_eq!(names(&stage.into), [""; 0]);
     }
-    liar.repents();
+    malicious.reset();
     victim.run(&stage.get()).exits(0);
     assert!(fs::read(stage.got()).unwrap() == stage.content);
 }
@@ -228,18 +231,19 @@ fn file_entry__changed_metadata_breaks_its_link() {
 #[test]
 fn upload__false_answers_are_refused_or_upload_succeeds() {
     let stage = Stage::new();
-    let liar = Liar::start(&stage.host, &stage.ada);
-    let victim = stage.ada.by(liar.address());
-    let accepted = |change: fn(&mut proto::FileAccepted)| -> crate::common::liar::Lie {
-        Box::new(move |said| {
-            if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
-                && let Some(Answered::FileAccepted(accepted)) = &mut answer.result
-            {
-                change(accepted);
-            }
-        })
-    };
-    let acked: crate::common::liar::Lie = Box::new(|said| {
+    let malicious = MaliciousServer::start(&stage.host, &stage.ada);
+    let victim = stage.ada.by(malicious.address());
+    let accepted =
+        |change: fn(&mut proto::FileAccepted)| -> crate::common::malicious_server::Tampering {
+            Box::new(move |said| {
+                if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
+                    && let Some(Answered::FileAccepted(accepted)) = &mut answer.result
+                {
+                    change(accepted);
+                }
+            })
+        };
+    let acked: crate::common::malicious_server::Tampering = Box::new(|said| {
         if let Said::Item(proto::Item { what: Some(What::FileAck(ack)) }) = said {
             ack.offset = SIZE + 1;
         }
@@ -248,20 +252,20 @@ fn upload__false_answers_are_refused_or_upload_succeeds() {
         ("more than there is", accepted(|accepted| accepted.offset = SIZE + 1)),
         ("an ack of more than was sent", acked),
     ] {
-        liar.says(lie);
+        malicious.install(lie);
         let ran = victim.start(&stage.put()).ended(SOON);
         assert_eq!(ran.code, Some(8), "{what}: {ran:?}");
         assert!(ran.err.contains("an impossible file offset"), "{what}: {ran:?}");
         assert_eq!(stage.ada.reads("lobby").len(), 0, "{what}");
     }
     // The server claims bytes that it does not have: the client sends everything.
-    liar.says(accepted(|accepted| {
+    malicious.install(accepted(|accepted| {
         accepted.offset = 1000;
         accepted.prefix_hash = Bytes::from_static(&[7; 32]);
     }));
     victim.run(&stage.put()).exits(0);
     // The server acknowledges another entry's number. That the upload succeeded is detected later.
-    liar.says(|said| {
+    malicious.install(|said| {
         if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
             && let Some(Answered::Ack(ack)) = &mut answer.result
         {
@@ -270,7 +274,7 @@ fn upload__false_answers_are_refused_or_upload_succeeds() {
     });
     let ran = victim.start(&stage.put()).ended(SOON).exits(8);
     assert!(ran.err.contains("record differs"), "{ran:?}");
-    liar.repents();
+    malicious.reset();
     victim.run(&stage.put()).exits(0);
     assert_eq!(victim.reads("lobby").len(), 2);
     victim.run(&stage.get()).exits(0);

@@ -32,7 +32,7 @@ fn scale() -> Scale {
     match std::env::var("TWINLOCK_TEST_FILES").as_deref() {
         Ok("full") => Scale { files: 10_000, up_to: MIB, large: 4 * KIB * MIB },
         Ok(other) => panic!("TWINLOCK_TEST_FILES={other}: only `full` is known"),
-        Err(_) => Scale { files: 1_000, up_to: 64 * KIB, large: 512 * MIB },
+        Err(_) => Scale { files: 300, up_to: 64 * KIB, large: 192 * MIB },
     }
 }
 
@@ -97,13 +97,13 @@ impl Stage {
 }
 
 /// Writes a file whose bytes occur in no other.
-fn write(path: &Path, size: u64, chance: &mut Chance) -> blake3::Hash {
+fn write(path: &Path, size: u64, rng: &mut Rng) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     let mut file = BufWriter::with_capacity(256 * 1024, File::create(path).unwrap());
     let mut left = size;
     while left > 0 {
         let mut part = [0; 4096];
-        let (seed, step) = (chance.next(), chance.next() | 1);
+        let (seed, step) = (rng.draw(), rng.draw() | 1);
         for (at, word) in part.chunks_exact_mut(8).enumerate() {
             word.copy_from_slice(&seed.wrapping_add(step.wrapping_mul(at as u64)).to_le_bytes());
         }
@@ -128,13 +128,13 @@ fn hash_of(path: &Path) -> blake3::Hash {
 #[test]
 fn transfer__many_and_large_files_arrive_in_bounded_memory() {
     let Scale { files, up_to, large } = scale();
-    let mut chance = Chance::new();
+    let mut rng = Rng::from_env();
     let host = Host::start();
     let stage = Stage { ada: host.owner(), host };
     let (from, into) = (stage.host.root().join("from"), stage.host.root().join("into"));
     fs::create_dir(&into).unwrap();
     // Includes the smallest and the largest size.
-    let mut sizes: Vec<_> = (2..files).map(|_| chance.within(0, up_to + 1)).collect();
+    let mut sizes: Vec<_> = (2..files).map(|_| rng.within(0, up_to + 1)).collect();
     sizes.extend([0, up_to]);
     let bytes = sizes.iter().sum();
     let mut hashes = BTreeMap::new();
@@ -143,7 +143,7 @@ fn transfer__many_and_large_files_arrive_in_bounded_memory() {
         fs::create_dir_all(&dir).unwrap();
         let name = format!("f{at:05}.bin");
         let path = dir.join(name);
-        let hash = write(&path, size, &mut chance);
+        let hash = write(&path, size, &mut rng);
         hashes.insert(path.strip_prefix(stage.host.root()).unwrap().to_owned(), hash);
     }
     let put = ["put", "-r", from.to_str().unwrap(), "lobby", "--quiet"];
@@ -169,7 +169,7 @@ fn transfer__many_and_large_files_arrive_in_bounded_memory() {
     assert!(got == hashes, "{} of {files} came as they were sent", got.len());
 
     let path = stage.host.root().join("large.bin");
-    let hash = write(&path, large, &mut chance);
+    let hash = write(&path, large, &mut rng);
     let what = format!("{} MiB", large / MIB);
     let put = ["put", path.to_str().unwrap(), "lobby"];
     stage.run(&format!("{what} up"), large, &put);

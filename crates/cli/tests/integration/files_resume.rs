@@ -6,9 +6,10 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::common::relay::{Cut, Relay};
 use crate::common::*;
 use rustix::process::Signal;
+use twinlock_testing::FaultyNetwork;
+use twinlock_testing::faulty_network::Cut;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 24 * MIB + 12_345;
@@ -17,21 +18,10 @@ const RATE: &str = "16M";
 /// Bytes that may be sent again after a kill: those in flight.
 const LOST: u64 = MIB;
 
-fn bytes(n: u64, seed: u64) -> Vec<u8> {
-    let mut word = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = |_| {
-        word ^= word << 13;
-        word ^= word >> 7;
-        word ^= word << 17;
-        (word >> 24) as u8
-    };
-    (0..n).map(next).collect()
-}
-
 struct Stage {
     host: Host,
     ada: Person,
-    relay: Relay,
+    network: FaultyNetwork,
     path: PathBuf,
     content: Vec<u8>,
 }
@@ -44,28 +34,28 @@ impl Stage {
     fn with(plan: impl FnMut() -> Option<Cut> + Send + 'static) -> Self {
         let host = Host::start();
         let ada = host.owner();
-        let relay = Relay::start(host.address(), plan);
-        let (path, content) = (host.root().join("big.bin"), bytes(SIZE, 7));
+        let network = FaultyNetwork::cutting(host.address(), plan);
+        let (path, content) = (host.root().join("big.bin"), bytes(SIZE as usize, 7));
         fs::write(&path, &content).unwrap();
-        Self { host, ada, relay, path, content }
+        Self { host, ada, network, path, content }
     }
 
-    /// A client that connects through the relay.
+    /// A client that connects through the network.
     fn person(&self) -> Person {
-        self.ada.by(self.relay.address)
+        self.ada.by(self.network.address)
     }
 
     fn put(&self) -> [&str; 6] {
         ["put", self.path.to_str().unwrap(), "lobby", "--json", "--limit", RATE]
     }
 
-    /// Uploads the file without the relay.
+    /// Uploads the file directly, without the faulty network.
     fn is_there(&self) {
         self.ada.run(&["put", self.path.to_str().unwrap(), "lobby"]).exits(0);
     }
 
     fn wait(&self, bytes: u64) {
-        assert!(self.relay.wait_carried(bytes, LONG), "{} of {bytes}", self.relay.carried());
+        assert!(self.network.wait_bytes(bytes, LONG), "{} of {bytes}", self.network.bytes());
     }
 
     /// Asserts that the only file of the lobby has this content.
@@ -78,7 +68,7 @@ impl Stage {
     }
 
     fn carried_at_most(&self, most: u64, what: &str) {
-        let carried = self.relay.carried();
+        let carried = self.network.bytes();
         eprintln!("{what}: {carried} bytes for {SIZE}, {} more", carried.saturating_sub(SIZE));
         assert!(carried <= most, "{what}: {carried} bytes, at most {most}");
     }
@@ -131,23 +121,23 @@ fn resume__put_survives_server_kill() {
 
 #[test]
 fn resume__cut_connections_add_few_bytes_to_put_and_get() {
-    let mut chance = Chance::new();
+    let mut rng = Rng::from_env();
     let mut left = 16;
     let stage = Stage::with(move || {
         left -= 1;
-        let bytes = chance.within(2 * MIB, 4 * MIB);
+        let bytes = rng.within(2 * MIB, 4 * MIB);
         (left >= 0).then_some(Cut { bytes, time: LONG })
     });
     let path = stage.path.to_str().unwrap();
     stage.person().run(&["put", path, "lobby"]).exits(0);
-    let (up, cuts) = (stage.relay.carried(), stage.relay.cuts());
+    let (up, cuts) = (stage.network.bytes(), stage.network.cuts());
     eprintln!("up: {} more for {cuts} cuts", up - SIZE);
     assert!(cuts >= 5, "{cuts}");
     // A cut loses half a frame, and a login takes 10 KB.
     assert!(up < SIZE * 102 / 100 + cuts as u64 * MIB / 2, "{up}");
     let got = stage.host.root().join("down.bin");
     stage.person().run(&["get", "lobby", "1", "-o", got.to_str().unwrap()]).exits(0);
-    let (down, cuts) = (stage.relay.carried() - up, stage.relay.cuts() - cuts);
+    let (down, cuts) = (stage.network.bytes() - up, stage.network.cuts() - cuts);
     eprintln!("down: {} more for {cuts} cuts", down - SIZE);
     assert!(down < SIZE * 102 / 100 + cuts as u64 * MIB / 2, "{down}");
     assert!(fs::read(got).unwrap() == stage.content);
@@ -223,7 +213,7 @@ fn resume__changed_source_restarts_as_a_new_message() {
     let putting = stage.person().start(&stage.put());
     stage.wait(8 * MIB);
     let first = json_lines(&putting.killed().out)[0]["id"].clone();
-    let changed = bytes(SIZE, 8);
+    let changed = bytes(SIZE as usize, 8);
     fs::write(&stage.path, &changed).unwrap();
     let done = stage.person().run(&stage.put()).exits(0).json();
     assert_eq!(done[0]["from"].as_u64(), Some(0));
@@ -275,7 +265,7 @@ fn resume__interrupt_keeps_progress_and_prints_a_hint() {
     fs::create_dir(&into).unwrap();
     let get = ["get", "lobby", "1", "-o", into.to_str().unwrap(), "--json", "--limit", RATE];
     let getting = stage.person().start(&get);
-    let before = stage.relay.carried();
+    let before = stage.network.bytes();
     stage.wait(before + 8 * MIB);
     getting.signal(Signal::TERM);
     getting.ended(LONG).exits(130);

@@ -4,24 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::relay::Relay;
 use crate::common::*;
+use twinlock_testing::FaultyNetwork;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 4 * MIB + 77;
 /// Slow enough for all of them to run at the same time.
 const RATE: &str = "4M";
-
-fn bytes(n: u64, seed: u64) -> Vec<u8> {
-    let mut chance = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = |_| {
-        chance ^= chance << 13;
-        chance ^= chance >> 7;
-        chance ^= chance << 17;
-        (chance >> 24) as u8
-    };
-    (0..n).map(next).collect()
-}
 
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
@@ -50,7 +39,7 @@ impl Stage {
     fn new() -> Self {
         let host = Host::start();
         let ada = host.owner();
-        let (path, content) = (host.root().join("big.bin"), bytes(SIZE, 3));
+        let (path, content) = (host.root().join("big.bin"), bytes(SIZE as usize, 3));
         fs::write(&path, &content).unwrap();
         let into = host.root().join("into");
         fs::create_dir(&into).unwrap();
@@ -84,9 +73,9 @@ fn put__concurrent_same_file_stores_content_once() {
     let stage = Stage::new();
     let put = ["put", stage.path.to_str().unwrap(), "lobby", "--json", "--limit", RATE];
     // Exactly one of them resumes the upload that a third command began.
-    let relay = Relay::start(stage.host.address(), || None);
-    let killed = stage.ada.by(relay.address).start(&put);
-    assert!(relay.wait_carried(2 * MIB, LONG), "{}", relay.carried());
+    let network = FaultyNetwork::start(stage.host.address());
+    let killed = stage.ada.by(network.address).start(&put);
+    assert!(network.wait_bytes(2 * MIB, LONG), "{}", network.bytes());
     let begun = id(&killed.killed());
     let both = [stage.ada.start(&put), stage.ada.start(&put)];
     let sent = both.map(|putting| putting.ended(LONG).exits(0));

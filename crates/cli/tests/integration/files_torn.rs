@@ -2,15 +2,15 @@
 //! killed. The transferred bytes hardly exceed the file.
 //!
 //! `TWINLOCK_TORN=1024x100` sets the size to 1 GiB and the number of breaks to 100. The default has
-//! fewer breaks, further apart: with only twelve, the overhead varies too much for a tighter bound.
+//! fewer breaks, further apart: with so few, the overhead varies too much for a tighter bound.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::common::relay::Relay;
 use crate::common::*;
+use twinlock_testing::FaultyNetwork;
 
 const MIB: u64 = 1 << 20;
 /// Bytes after a break that exceed a login.
@@ -18,7 +18,7 @@ const MOVES: u64 = 128 * 1024;
 
 /// MiB and breaks.
 fn scale() -> (u64, u64) {
-    let scale = std::env::var("TWINLOCK_TORN").unwrap_or("256x12".into());
+    let scale = std::env::var("TWINLOCK_TORN").unwrap_or("128x6".into());
     let (size, breaks) = scale.split_once('x').expect("TWINLOCK_TORN is MIBxBREAKS");
     (size.parse().unwrap(), breaks.parse().unwrap())
 }
@@ -30,11 +30,11 @@ const RESUMED: Duration = Duration::from_secs(5);
 struct Torn {
     host: Host,
     ada: Person,
-    relay: Relay,
+    network: FaultyNetwork,
     path: PathBuf,
     size: u64,
     breaks: u64,
-    chance: Chance,
+    rng: Rng,
 }
 
 impl Torn {
@@ -43,35 +43,35 @@ impl Torn {
         let size = mib * MIB + 4321;
         let host = Host::start();
         let ada = host.owner();
-        let relay = Relay::start(host.address(), || None);
-        let mut chance = Chance::new();
+        let network = FaultyNetwork::start(host.address());
+        let mut rng = Rng::from_env();
         let path = host.root().join("big.bin");
         let mut file = BufWriter::new(fs::File::create(&path).unwrap());
         for _ in 0..size / 8 {
-            file.write_all(&chance.next().to_le_bytes()).unwrap();
+            file.write_all(&rng.draw().to_le_bytes()).unwrap();
         }
         file.write_all(&[7; 7][..(size % 8) as usize]).unwrap();
         file.into_inner().unwrap().sync_all().unwrap();
-        Self { host, ada, relay, path, size, breaks, chance }
+        Self { host, ada, network, path, size, breaks, rng }
     }
 
     /// Runs the command until it ends, breaks it repeatedly, and asserts the transferred bytes.
     fn tear(&mut self, args: &[&str]) {
-        let person = self.ada.by(self.relay.address);
-        let start = self.relay.carried();
+        let person = self.ada.by(self.network.address);
+        let start = self.network.bytes();
         let mut running = person.start(args);
-        let first = self.chance.within(0, 3);
+        let first = self.rng.within(0, 3);
         let (mut slowest, mut last) = (Duration::ZERO, start);
         for done in 0..self.breaks {
             // Spread over the file, at random.
             let part = self.size / (self.breaks + 1);
-            let at = start + part * done + self.chance.within(part / 4, part);
+            let at = start + part * done + self.rng.within(part / 4, part);
             let at = at.max(last + MOVES);
-            assert!(self.relay.wait_carried(at, LONG), "{at}: {}", running.err());
+            assert!(self.network.wait_bytes(at, LONG), "{at}: {}", running.err());
             // Each kind equally often.
             let kind = (done + first) % 3;
             match kind {
-                0 => self.relay.cut(),
+                0 => drop(self.network.cut()),
                 1 => {
                     running.killed();
                     running = person.start(args);
@@ -82,12 +82,12 @@ impl Torn {
                 }
             }
             let broken = Instant::now();
-            last = self.relay.carried();
-            assert!(self.relay.wait_carried(last + MOVES, LONG), "{kind}: {}", running.err());
+            last = self.network.bytes();
+            assert!(self.network.wait_bytes(last + MOVES, LONG), "{kind}: {}", running.err());
             slowest = slowest.max(broken.elapsed());
         }
         running.ended(LONG).exits(0);
-        let carried = self.relay.carried() - start;
+        let carried = self.network.bytes() - start;
         let ratio = carried as f64 / self.size as f64;
         eprintln!(
             "{}: {} breaks, {ratio:.4} of its size on the wire, moves again after {slowest:?}",

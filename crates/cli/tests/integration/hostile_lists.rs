@@ -1,7 +1,7 @@
 //! A malicious server with endless lists, invalid entries, and conversations that begin with
 //! another link. The client reports them, shows the rest, and its memory stays bounded.
 
-use crate::common::liar::{Liar, Said};
+use crate::common::malicious_server::{MaliciousServer, Said};
 use crate::common::*;
 use twinlock_core::proto;
 use twinlock_core::proto::answer::Result as Answered;
@@ -11,7 +11,9 @@ use twinlock_core::proto::item::What;
 const LARGEST: u64 = 400_000;
 
 /// Changes answers.
-fn answers(change: impl Fn(&mut Answered) + Send + 'static) -> crate::common::liar::Lie {
+fn answers(
+    change: impl Fn(&mut Answered) + Send + 'static,
+) -> crate::common::malicious_server::Tampering {
     Box::new(move |said| {
         if let Said::Item(proto::Item { what: Some(What::Answer(answer)) }) = said
             && let Some(result) = &mut answer.result
@@ -49,15 +51,15 @@ fn peak(person: &Person, args: &[&str]) -> (Ran, u64) {
 fn list__endless_or_unordered_is_refused_in_bounded_memory() {
     let host = Host::start();
     let ada = host.owner();
-    let liar = Liar::start(&host, &ada);
-    let victim = ada.by(liar.address());
+    let malicious = MaliciousServer::start(&host, &ada);
+    let victim = ada.by(malicious.address());
     for rising in [false, true] {
         let count = std::sync::atomic::AtomicU64::new(1);
         let next = move || match rising {
             true => count.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
             false => 7,
         };
-        liar.says(answers(move |answer| match answer {
+        malicious.install(answers(move |answer| match answer {
             Answered::Conversations(some) => {
                 some.more = true;
                 let kind = proto::conversation::Kind::Room.into();
@@ -110,19 +112,21 @@ fn search__results_not_descending_are_refused() {
     let host = Host::start();
     let ada = host.owner();
     ada.run_with(&["send", "lobby"], "word 1\nword 2\nword 3\n").exits(0);
-    let liar = Liar::start(&host, &ada);
-    liar.says(answers(|answer| {
+    let malicious = MaliciousServer::start(&host, &ada);
+    malicious.install(answers(|answer| {
         if let Answered::Page(page) = answer {
             page.entries.iter_mut().for_each(|entry| entry.n = 3);
         }
     }));
     let search = ["history", "lobby", "--search", "word", "--limit", "100000"];
-    let ran = ada.by(liar.address()).run(&search).exits(8);
+    let ran = ada.by(malicious.address()).run(&search).exits(8);
     assert!(ran.err.contains("search results"), "{ran:?}");
 }
 
 /// Changes entry 2 in pages and in follows.
-fn entry_2(change: impl Fn(&mut proto::Entry) + Send + 'static) -> crate::common::liar::Lie {
+fn entry_2(
+    change: impl Fn(&mut proto::Entry) + Send + 'static,
+) -> crate::common::malicious_server::Tampering {
     Box::new(move |said| {
         let Said::Item(item) = said else { return };
         let entries = match &mut item.what {
@@ -145,16 +149,16 @@ fn entry__invalid_is_reported_and_others_are_shown() {
     ada.run_with(&["send", "lobby"], "word 1\nword 2\nword 3\n").exits(0);
     // Ada knows the links of these entries, bob none.
     for person in [&ada, &bob] {
-        let liar = Liar::start(&host, person);
-        let victim = person.by(liar.address());
-        let lies: [crate::common::liar::Lie; 4] = [
+        let malicious = MaliciousServer::start(&host, person);
+        let victim = person.by(malicious.address());
+        let lies: [crate::common::malicious_server::Tampering; 4] = [
             entry_2(|entry| entry.time_ms = u64::MAX),
             entry_2(|entry| entry.time_ms = 1 << 60),
             entry_2(|entry| entry.kind = 300),
             entry_2(|entry| entry.message_id = vec![1].into()),
         ];
         for lie in lies {
-            liar.says(lie);
+            malicious.install(lie);
             let history = victim.run(&["history", "lobby"]).exits(8);
             assert!(history.err.contains("entry 2 of conversation"), "{history:?}");
             assert!(
@@ -171,7 +175,7 @@ fn entry__invalid_is_reported_and_others_are_shown() {
             assert!(heard.err.contains("entry 2 of conversation"), "{heard:?}");
             let audit = victim.run(&["audit", "verify"]).exits(8);
             assert!(audit.out.contains("entry 2"), "{audit:?}");
-            liar.repents();
+            malicious.reset();
             assert_eq!(texts(&victim.reads("lobby")).len(), 3, "nothing false is remembered");
         }
     }
@@ -181,13 +185,13 @@ fn entry__invalid_is_reported_and_others_are_shown() {
 fn ack__impossible_time_is_refused() {
     let host = Host::start();
     let ada = host.owner();
-    let liar = Liar::start(&host, &ada);
-    liar.says(answers(|answer| {
+    let malicious = MaliciousServer::start(&host, &ada);
+    malicious.install(answers(|answer| {
         if let Answered::Ack(ack) = answer {
             ack.time_ms = u64::MAX;
         }
     }));
-    let ran = ada.by(liar.address()).run(&["send", "lobby", "x"]);
+    let ran = ada.by(malicious.address()).run(&["send", "lobby", "x"]);
     assert_eq!(ran.code, Some(8), "{ran:?}");
 }
 
@@ -197,13 +201,13 @@ fn history__truncated_before_head_is_an_error() {
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
     ada.run_with(&["send", "lobby"], "1\n2\n3\n").exits(0);
-    let liar = Liar::start(&host, &bob);
-    liar.says(answers(|answer| {
+    let malicious = MaliciousServer::start(&host, &bob);
+    malicious.install(answers(|answer| {
         if let Answered::Page(page) = answer {
             page.entries.retain(|entry| entry.n < 2);
         }
     }));
-    let ran = bob.by(liar.address()).run(&["history", "lobby", "--json"]).exits(8);
+    let ran = bob.by(malicious.address()).run(&["history", "lobby", "--json"]).exits(8);
     assert_eq!(texts(&ran.json()), ["1"]);
     assert!(ran.err.contains("entry 2"), "{ran:?}");
 }
@@ -216,10 +220,10 @@ fn link__first_is_checked_by_every_read_from_start() {
     let path = host.root().join("f");
     std::fs::write(&path, "content").unwrap();
     ada.run(&["put", path.to_str().unwrap(), "lobby"]).exits(0);
-    let liar = Liar::start(&host, &bob);
-    let victim = bob.by(liar.address());
+    let malicious = MaliciousServer::start(&host, &bob);
+    let victim = bob.by(malicious.address());
     // A record of one entry with valid links, except the first one.
-    liar.says(answers(|answer| match answer {
+    malicious.install(answers(|answer| match answer {
         Answered::Page(page) if page.after == 0 => page.link_after = vec![7; 32].into(),
         Answered::Following(following) if following.after == 0 => {
             following.link_after = vec![7; 32].into();
@@ -240,6 +244,6 @@ fn link__first_is_checked_by_every_read_from_start() {
         assert_eq!(ran.code, Some(8), "{args:?}: {ran:?}");
         assert!(!ran.out.contains("sent a file"), "{args:?}: {ran:?}");
     }
-    liar.repents();
+    malicious.reset();
     assert_eq!(victim.run(&["history", "lobby"]).exits(0).out.lines().count(), 1);
 }

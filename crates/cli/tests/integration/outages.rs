@@ -33,7 +33,7 @@ fn outbox__offline_messages_are_sent_once_by_next_send() {
 #[test]
 fn outbox__killed_send_loses_and_duplicates_nothing() {
     const LINES: usize = 5_000;
-    let mut chance = Chance::new();
+    let mut rng = Rng::from_env();
     let host = Host::start();
     let ada = host.owner();
     let outbox = ada.home.join("state/default");
@@ -56,7 +56,7 @@ fn outbox__killed_send_loses_and_duplicates_nothing() {
             kills += 1;
             // While it reads, sends and receives acks.
             sending.wait_lines(1);
-            std::thread::sleep(Duration::from_millis(chance.within(0, 60)));
+            std::thread::sleep(Duration::from_millis(rng.within(0, 60)));
             acked += sending.killed().json().len();
         } else {
             sending.ended(LONG).exits(0);

@@ -33,7 +33,7 @@ enum Kind {
 }
 
 impl Life {
-    fn lived(kind: Kind, unsynced: Unsynced, time: Duration, chance: &mut Chance) -> Self {
+    fn lived(kind: Kind, unsynced: Unsynced, time: Duration, rng: &mut Rng) -> Self {
         let mut stage = Stage::new(Orders { longest_sync: SLOW, unsynced, ..Orders::default() });
         let (orders, ada) = (stage.orders, stage.people[0].clone());
         let stop = Arc::new(AtomicBool::new(false));
@@ -41,27 +41,27 @@ impl Life {
         for (person, (name, target)) in stage.people.iter().zip(WRITERS) {
             let send = ["send", "--json", target];
             let (child, stdin, acks) = Acking::start(person, &send, &stage.disk);
-            let (stop, chance) = (Arc::clone(&stop), Chance::from(chance.next()));
-            let feeding = std::thread::spawn(move || feed(stdin, name, &stop, chance));
+            let (stop, rng) = (Arc::clone(&stop), Rng::from_seed(rng.draw()));
+            let feeding = std::thread::spawn(move || feed(stdin, name, &stop, rng));
             writing.push((child, acks, feeding));
         }
         let putting = {
             let (disk, stop) = (Arc::clone(&stage.disk), Arc::clone(&stop));
-            let (mut chance, dir) = (Chance::from(chance.next()), stage.host.root().join("to-put"));
-            std::thread::spawn(move || put_files(&ada, &disk, &stop, &mut chance, &dir))
+            let (mut rng, dir) = (Rng::from_seed(rng.draw()), stage.host.root().join("to-put"));
+            std::thread::spawn(move || put_files(&ada, &disk, &stop, &mut rng, &dir))
         };
         let (until, limit) = (Instant::now() + time, Instant::now() + time + LONG);
         while Instant::now() < until || (kind == Kind::Failing && stage.disk.faults() < 3) {
             assert!(Instant::now() < limit, "nothing is synced: {}", stage.host.log());
             let sync_error = if kind == Kind::Failing { EIO } else { 0 };
             stage.disk.order(Orders { sync_error, one_in: 6, ..orders });
-            if kind != Kind::Steady && chance.within(0, 3) > 0 {
-                stage.disk.kill_after(chance.within(0, 600) as u32);
+            if kind != Kind::Steady && rng.within(0, 3) > 0 {
+                stage.disk.kill_after(rng.within(0, 600) as u32);
                 assert_eq!(stage.host.gone().code, None, "it is killed");
                 stage.disk.order(orders);
                 stage.host.restart();
             } else {
-                std::thread::sleep(Duration::from_millis(chance.within(50, 500)));
+                std::thread::sleep(Duration::from_millis(rng.within(50, 500)));
             }
         }
         stage.disk.order(orders);
@@ -77,27 +77,27 @@ impl Life {
 }
 
 /// Lines of all lengths, in bursts and with pauses.
-fn feed(mut stdin: ChildStdin, name: &str, stop: &AtomicBool, mut chance: Chance) {
+fn feed(mut stdin: ChildStdin, name: &str, stop: &AtomicBool, mut rng: Rng) {
     let mut n = 0;
     while !stop.load(Ordering::Relaxed) {
-        let burst = if chance.within(0, 10) == 0 { 60 } else { chance.within(1, 4) };
+        let burst = if rng.within(0, 10) == 0 { 60 } else { rng.within(1, 4) };
         for _ in 0..burst {
-            let length = chance.within(0, 40).pow(2) as usize;
+            let length = rng.within(0, 40).pow(2) as usize;
             writeln!(stdin, "{name} {n:05} {}", "x".repeat(length)).unwrap();
             n += 1;
         }
-        std::thread::sleep(Duration::from_millis(chance.within(1, 60)));
+        std::thread::sleep(Duration::from_millis(rng.within(1, 60)));
     }
 }
 
 /// Uploads files of all sizes one after the other, retrying each until it is recorded.
-fn put_files(ada: &Person, disk: &Arc<Disk>, stop: &AtomicBool, chance: &mut Chance, dir: &Path) {
+fn put_files(ada: &Person, disk: &Arc<Disk>, stop: &AtomicBool, rng: &mut Rng, dir: &Path) {
     std::fs::create_dir(dir).unwrap();
     let path = dir.join("some.bin");
     while !stop.load(Ordering::Relaxed) {
-        let size = chance.within(1, 600).pow(2);
+        let size = rng.within(1, 600).pow(2);
         let content: Vec<_> =
-            (0..size.div_ceil(8)).flat_map(|_| chance.next().to_le_bytes()).collect();
+            (0..size.div_ceil(8)).flat_map(|_| rng.draw().to_le_bytes()).collect();
         std::fs::write(&path, content).unwrap();
         let put = ["put", path.to_str().unwrap(), "lobby", "--json"];
         let limit = Instant::now() + LONG;
@@ -118,7 +118,7 @@ fn put_files(ada: &Person, disk: &Arc<Disk>, stop: &AtomicBool, chance: &mut Cha
 
 #[test]
 fn power_loss__server_starts_with_every_ack_and_file() {
-    let mut chance = Chance::new();
+    let mut rng = Rng::from_env();
     let images = scale("TWINLOCK_CRASHES", 12);
     let time = Duration::from_millis(if images < 100 { 1_500 } else { 8_000 });
     let began = Instant::now();
@@ -127,9 +127,9 @@ fn power_loss__server_starts_with_every_ack_and_file() {
     let (few, some) = ((images / 6).max(2), (images / 3).max(2));
     let most = images.saturating_sub(few + some).max(2);
     for (kind, part) in [(Kind::Steady, few), (Kind::Killed, some), (Kind::Failing, most)] {
-        let life = Life::lived(kind, Unsynced::None, time, &mut chance);
+        let life = Life::lived(kind, Unsynced::None, time, &mut rng);
         assert_eq!(life.faults > 0, kind == Kind::Failing, "{kind:?}: {} faults", life.faults);
-        let (tally, more) = life.judge(part, &mut chance);
+        let (tally, more) = life.judge(part, &mut rng);
         eprintln!("power: {kind:?}: {} records, {} faults, {tally:?}", life.ops.len(), life.faults);
         broken.extend(more);
         all.insert(format!("{kind:?}"), tally);
@@ -146,10 +146,10 @@ fn power_loss__server_starts_with_every_ack_and_file() {
 
 #[test]
 fn power_loss__disk_that_ignores_fsync_is_detected() {
-    let mut chance = Chance::new();
+    let mut rng = Rng::from_env();
     for unsynced in [Unsynced::Files, Unsynced::Directories] {
         let time = Duration::from_millis(300);
-        let life = Life::lived(Kind::Steady, unsynced, time, &mut chance);
+        let life = Life::lived(Kind::Steady, unsynced, time, &mut rng);
         let broken = life.keeps_its_last_ack().unwrap_err();
         eprintln!("{unsynced:?} are not synced: {}", broken.lines().next().unwrap());
     }

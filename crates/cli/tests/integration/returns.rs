@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use twinlock_client::profile::Profile;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
-use twinlock_core::session::Event;
+use twinlock_core::session::SessionEvent;
 
 /// All have reconnected within this time.
 const BACK: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ const AWAY: Duration = Duration::from_secs(1);
 struct Fleet {
     to: To,
     members: Vec<Profile>,
-    chance: Mutex<Chance>,
+    rng: Mutex<Rng>,
     up: AtomicUsize,
     /// Failed attempts.
     failed: AtomicUsize,
@@ -49,15 +49,15 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn chance(&self) -> f64 {
-        self.chance.lock().unwrap().within(0, 1_000) as f64 / 1_000.0
+    fn rng(&self) -> f64 {
+        self.rng.lock().unwrap().within(0, 1_000) as f64 / 1_000.0
     }
 
     /// Keeps a connection up with the back-off of a client: the first attempt within a tenth of a
     /// second, the next after half a second, then doubling.
     async fn live(self: Arc<Self>, n: usize) {
         let mut one = One { n, heard: 0, wrote: 0, room: None, asked: None };
-        let mut pause = Duration::from_millis(100).mul_f64(self.chance());
+        let mut pause = Duration::from_millis(100).mul_f64(self.rng());
         let mut next = Duration::from_millis(500);
         while !self.over.load(Ordering::Relaxed) {
             sleep(pause).await;
@@ -69,12 +69,12 @@ impl Fleet {
                     self.up.fetch_add(1, Ordering::Relaxed);
                     one.serve(line, &self).await;
                     self.up.fetch_sub(1, Ordering::Relaxed);
-                    pause = Duration::from_millis(100).mul_f64(self.chance());
+                    pause = Duration::from_millis(100).mul_f64(self.rng());
                     next = Duration::from_millis(500);
                 }
                 Err(_) => {
                     self.failed.fetch_add(1, Ordering::Relaxed);
-                    pause = next.mul_f64(1.0 + self.chance());
+                    pause = next.mul_f64(1.0 + self.rng());
                     next = (next * 2).min(Duration::from_secs(30));
                 }
             }
@@ -128,12 +128,12 @@ impl One {
                 Ok(Ok(_)) => {}
             }
             match line.open_frame() {
-                Ok(Event::App(body)) => {
+                Ok(SessionEvent::App(body)) => {
                     for item in proto::ToClient::decode(body).unwrap().items {
                         self.take(item, fleet);
                     }
                 }
-                Ok(Event::Closed(_)) | Err(_) => return line.finish().await,
+                Ok(SessionEvent::Closed(_)) | Err(_) => return line.finish().await,
                 Ok(_) => {}
             }
         }
@@ -190,7 +190,7 @@ fn reconnect__all_return_after_restart_without_loss() {
     let hard = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
     assert!(hard.is_none_or(|hard| hard > lines as u64 + 300), "too few open files: {hard:?}");
-    let chance = Mutex::new(Chance::new());
+    let rng = Mutex::new(Rng::from_env());
     let mut host = Host::start();
     let ada = host.owner();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -200,7 +200,7 @@ fn reconnect__all_return_after_restart_without_loss() {
     let fleet = Arc::new(Fleet {
         to: To::new(host.port(), &members[0]),
         members,
-        chance,
+        rng,
         up: AtomicUsize::new(0),
         failed: AtomicUsize::new(0),
         round: AtomicU64::new(0),

@@ -203,7 +203,7 @@ fn chat__exit_timeout_excludes_time_while_stopped() {
     host.kill();
     let mut chat = ada.start(&["chat", "--timeout", "6s"]);
     chat.write("said while it was away\nexit\n");
-    chat.wait_err("waiting 6 s at most");
+    chat.wait_err("waiting at most 6 s");
     chat.signal(Signal::STOP);
     // Longer than the patience limit; the exact time does not matter.
     std::thread::sleep(Duration::from_secs(8));

@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::relay::{Cut, Relay};
 use crate::common::*;
+use twinlock_testing::FaultyNetwork;
+use twinlock_testing::faulty_network::Cut;
 
 /// Nothing passes: the connection is closed before TLS.
 const CLOSED: Cut = Cut { bytes: 1, time: Duration::MAX };
 /// The server's first TLS messages pass.
 const DURING_TLS: Cut = Cut { bytes: 2_000, time: Duration::MAX };
 
-/// A relay that closes the next `left` connections, and forwards later ones.
-fn closing(host: &Host, left: &Arc<AtomicUsize>, cut: Cut) -> Relay {
+/// A network that closes the next `left` connections, and forwards later ones.
+fn closing(host: &Host, left: &Arc<AtomicUsize>, cut: Cut) -> FaultyNetwork {
     let left = Arc::clone(left);
     let take = move |n: usize| n.checked_sub(1);
-    Relay::start(host.address(), move || {
+    FaultyNetwork::cutting(host.address(), move || {
         left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok().map(|_| cut)
     })
 }
@@ -30,8 +31,8 @@ fn connection_slot__commands_retry_when_none_is_free() {
     let password = password.to_str().unwrap();
     for cut in [CLOSED, DURING_TLS] {
         let left = Arc::new(AtomicUsize::new(0));
-        let relay = closing(&host, &left, cut);
-        let through = ada.by(relay.address);
+        let network = closing(&host, &left, cut);
+        let through = ada.by(network.address);
         for args in [&["people"][..], &["status"], &["history", "lobby"], &["invite"], &["rooms"]] {
             left.store(3, Ordering::Relaxed);
             let ran = through.run(args).exits(0);
@@ -42,10 +43,10 @@ fn connection_slot__commands_retry_when_none_is_free() {
         let link = ada.invites();
         left.store(2, Ordering::Relaxed);
         let join = ["join", "--user", name, "--password-file", password, &link];
-        let guest = host.stranger().by(relay.address);
+        let guest = host.stranger().by(network.address);
         guest.run(&join).exits(0);
         left.store(2, Ordering::Relaxed);
-        let account = format!("{name}@{}", relay.address);
+        let account = format!("{name}@{}", network.address);
         let login = ["login", "--password-file", password, &account];
         host.stranger().run(&login).exits(0);
         assert_eq!(left.load(Ordering::Relaxed), 0);
@@ -60,9 +61,9 @@ fn connection_slot__commands_retry_after_cut_during_login() {
     // A login is 6.6 kB, both ways.
     for bytes in (500..=6_500).step_by(1_000) {
         let left = Arc::new(AtomicUsize::new(1));
-        let relay = closing(&host, &left, Cut { bytes, time: Duration::MAX });
-        let ran = ada.by(relay.address).run(&["people"]).exits(0);
-        assert_eq!(relay.taken(), 2, "cut after {bytes} bytes");
+        let network = closing(&host, &left, Cut { bytes, time: Duration::MAX });
+        let ran = ada.by(network.address).run(&["people"]).exits(0);
+        assert_eq!(network.accepted(), 2, "cut after {bytes} bytes");
         assert!(ran.err.contains("no connection slot was free"), "{bytes} bytes: {ran:?}");
     }
 }
@@ -72,8 +73,8 @@ fn connection_slot__commands_report_exhaustion_at_timeout() {
     let host = Host::start();
     let ada = host.owner();
     let left = Arc::new(AtomicUsize::new(usize::MAX));
-    let relay = closing(&host, &left, CLOSED);
-    let through = ada.by(relay.address);
+    let network = closing(&host, &left, CLOSED);
+    let through = ada.by(network.address);
     let ran = through.run(&["--timeout", "2s", "people"]).exits(5);
     assert!(ran.err.contains("no connection slot was free"), "{ran:?}");
     assert!(!ran.err.contains("is the server running"), "{ran:?}");

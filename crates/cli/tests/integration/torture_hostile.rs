@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use twinlock_core::id::SessionId;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
 use twinlock_transport::connection::Wake;
-use twinlock_transport::tls::{Alpn, ClientTls, Trust};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust};
 
 /// Connection slots of unauthenticated connections.
 const PLACES: usize = 512;
@@ -99,7 +99,7 @@ fn slow(card: &Card, classic: u16, step: usize) -> (&'static str, u64, BoxFuture
     let tcp = move |to| async move { tcp_from(from, to).await.unwrap() };
     let tls = move |card: Card| async move { card.tls_from(from).await.unwrap() };
     let lines = || {
-        let tls = ClientTls::new(Trust::Learn, Alpn::Optional).unwrap();
+        let tls = ClientTls::new(ServerTrust::Learn, Alpn::Optional).unwrap();
         Card { address: classic, tls, ..card.clone() }
     };
     let record = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc][..], &[3; 500]].concat();
@@ -411,11 +411,11 @@ fn memory__stalled_followers_are_bounded() {
     here().block_on(async {
         let mut sender = card.connect().await;
         let before = resident(pid);
-        let mut deaf = lines(&bob, count).await;
-        for line in &mut deaf {
+        let mut stalled = lines(&bob, count).await;
+        for line in &mut stalled {
             let follow = proto::Follow { conversation: LOBBY, after: 0 };
             line.ask(Op::Follow(follow)).await;
-            line.be_deaf(true);
+            line.set_stalled(true);
         }
         let (text, mut most) = ("x".repeat(32 * 1024), 0);
         for _ in 0..batches {
@@ -430,13 +430,13 @@ fn memory__stalled_followers_are_bounded() {
         );
         assert!(most < SHARED + (count + 1) * LINE, "{} MiB", most / MIB);
         // A closed connection would cost nothing.
-        assert_eq!(alive(&host, &names(&deaf)), count, "{}", host.log());
+        assert_eq!(alive(&host, &names(&stalled)), count, "{}", host.log());
     });
 }
 
 /// Sends for as long as the server accepts data, and reads nothing.
 async fn sends(mut line: Raw, mut enough: watch::Receiver<bool>) -> Raw {
-    line.be_deaf(true);
+    line.set_stalled(true);
     loop {
         line.post((0..500).map(|_| append(LOBBY, "x")));
         while let left @ 1.. = line.line.backlog() {
@@ -467,11 +467,11 @@ fn memory__senders_that_read_no_acks_are_bounded() {
     here().block_on(async {
         let mut person = card.connect().await;
         let before = resident(pid);
-        let deaf = lines(&bob, count).await;
-        let deaf_ones = names(&deaf);
+        let stalled = lines(&bob, count).await;
+        let stalled_names = names(&stalled);
         let (enough, told) = watch::channel(false);
         let mut senders = JoinSet::new();
-        for line in deaf {
+        for line in stalled {
             senders.spawn(sends(line, told.clone()));
         }
         // Until the server reads from none of them: the acks fill the kernel's buffers, then the
@@ -496,11 +496,11 @@ fn memory__senders_that_read_no_acks_are_bounded() {
             most / MIB
         );
         // A closed connection would cost nothing.
-        assert_eq!(alive(&host, &deaf_ones), count, "{}", host.log());
+        assert_eq!(alive(&host, &stalled_names), count, "{}", host.log());
         enough.send_replace(true);
         let mut late = senders.join_next().await.unwrap().unwrap();
         // A client that reads again receives every ack.
-        late.be_deaf(false);
+        late.set_stalled(false);
         let last = late.post([append(LOBBY, "I am back")]);
         let every_ack = async {
             let mut acks = 0;

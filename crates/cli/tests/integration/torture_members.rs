@@ -212,10 +212,10 @@ async fn begin_upload(line: &mut Raw, n: u64) {
 
 /// Enough words that a prefix finds many of them.
 fn text(seed: u64) -> String {
-    let mut chance = Chance::from(seed);
+    let mut rng = Rng::from_seed(seed);
     let mut text = String::with_capacity(TEXT + 16);
     while text.len() < TEXT {
-        text.push_str(&format!("w{:x} ", chance.next() & 0xff_ffff));
+        text.push_str(&format!("w{:x} ", rng.draw() & 0xff_ffff));
     }
     text
 }

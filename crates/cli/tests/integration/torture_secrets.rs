@@ -20,9 +20,9 @@ use twinlock_core::invite::InviteLink;
 use twinlock_core::keys::ClassicKey;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_core::seal::frame_keys;
-use twinlock_core::session::Event;
+use twinlock_core::session::SessionEvent;
 use twinlock_transport::OsEntropy;
-use twinlock_transport::tls::{Alpn, ClientTls, Trust};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust};
 
 const PASSWORD: &str = "correct horse battery staple";
 const SETTINGS: &str = "log-level = 'debug'\nclassic-port = 0\norigin-port = 0\n";
@@ -95,7 +95,7 @@ async fn by_hand(card: &Card, messages: usize) -> (Raw, Used) {
         loop {
             line.line.wait(None).await.unwrap();
             used.look(&line);
-            let rekeyed = matches!(line.line.open_frame().unwrap(), Event::Rekeyed(1));
+            let rekeyed = matches!(line.line.open_frame().unwrap(), SessionEvent::Rekeyed(1));
             used.look(&line);
             if rekeyed {
                 return;
@@ -113,7 +113,7 @@ async fn by_hand(card: &Card, messages: usize) -> (Raw, Used) {
 /// Sends a few texts on a classic connection and closes it; returns the used keys.
 async fn classic_line(port: u16, name: &str, psk: &ClassicKey) -> [[u8; 64]; 2] {
     let tcp = tcp_from([127, 0, 0, 1].into(), ([127, 0, 0, 1], port).into()).await.unwrap();
-    let tls = ClientTls::new(Trust::Learn, Alpn::Optional).unwrap();
+    let tls = ClientTls::new(ServerTrust::Learn, Alpn::Optional).unwrap();
     let mut io = BufReader::new(tls.connect("127.0.0.1", tcp).await.unwrap());
     let mut line = Vec::new();
     io.read_until(b'\n', &mut line).await.unwrap();

@@ -10,15 +10,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use twinlock_core::chain::{Broken, Position};
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 
-use super::Done;
-use crate::client::{Entry, Event, blocking};
 use crate::error::{ClientError, Refusal};
+use crate::model::{Entry, Event};
 use crate::receipts::Receipts;
 use crate::record::{self, known_head};
 
@@ -29,10 +26,10 @@ const MOST_ENTRIES: usize = 2048;
 /// All followed conversations.
 pub(super) struct Follows {
     receipts: Receipts,
-    all: BTreeMap<ConversationId, Follow>,
+    all: BTreeMap<ConversationId, FollowState>,
     /// Verified position of each conversation; moved out while a check runs.
     positions: BTreeMap<ConversationId, Position>,
-    unchecked: VecDeque<Step>,
+    unchecked: VecDeque<UncheckedStep>,
     checking: bool,
     /// Entries that were received and not delivered to the consumer.
     held: usize,
@@ -42,7 +39,7 @@ pub(super) struct Follows {
     generations: u64,
 }
 
-struct Follow {
+struct FollowState {
     /// Number of the newest received entry.
     after: u64,
     flow: Flow,
@@ -63,7 +60,7 @@ enum Flow {
 }
 
 /// Something to verify, in order of arrival.
-enum Step {
+enum UncheckedStep {
     /// The server's answer to a follow.
     Begin {
         following: proto::Following,
@@ -131,20 +128,20 @@ impl Follows {
     pub(super) fn begin(&mut self, conversation: ConversationId, after: u64) {
         self.generations += 1;
         let generation = self.generations;
-        let new = Follow { after, flow: Flow::Off, catching_up: None, owed: 0, generation };
+        let new = FollowState { after, flow: Flow::Off, catching_up: None, owed: 0, generation };
         self.all.entry(conversation).or_insert(new);
     }
 
     /// Stops following.
     pub(super) fn end(&mut self, conversation: ConversationId) {
         self.unchecked.retain(|step| match step {
-            Step::Entries { conversation: id, entries, .. } if *id == conversation => {
+            UncheckedStep::Entries { conversation: id, entries, .. } if *id == conversation => {
                 self.held = self.held.saturating_sub(entries.len());
                 false
             }
-            Step::Begin { following, .. } => following.conversation != conversation,
-            Step::Ahead { conversation: id, .. } => *id != conversation,
-            Step::Entries { .. } => true,
+            UncheckedStep::Begin { following, .. } => following.conversation != conversation,
+            UncheckedStep::Ahead { conversation: id, .. } => *id != conversation,
+            UncheckedStep::Entries { .. } => true,
         });
         self.positions.remove(&conversation);
         let ended = self.all.remove(&conversation);
@@ -153,7 +150,7 @@ impl Follows {
         }
     }
 
-    pub(super) fn line_ended(&mut self) {
+    pub(super) fn connection_ended(&mut self) {
         self.ended.clear();
         for follow in self.all.values_mut() {
             follow.flow = Flow::Off;
@@ -203,14 +200,14 @@ impl Follows {
                 if following.after == follow.after && following.conversation == conversation {
                     follow.flow = Flow::On;
                     let (owed, generation) = (follow.owed, follow.generation);
-                    self.unchecked.push_back(Step::Begin { following, owed, generation });
+                    self.unchecked.push_back(UncheckedStep::Begin { following, owed, generation });
                 }
                 Ok(None)
             }
             Ok(_) => Err(ClientError::Protocol("an answer to another question")),
             Err(no) if no.why == RefusalReason::Ahead => {
                 let after = follow.after;
-                self.unchecked.push_back(Step::Ahead { conversation, after });
+                self.unchecked.push_back(UncheckedStep::Ahead { conversation, after });
                 Ok(None)
             }
             Err(no) if no.why == RefusalReason::NotFound => {
@@ -218,7 +215,7 @@ impl Follows {
                 let left = proto::Conversation { id: conversation, ..Default::default() };
                 Ok(Some(Event::Conversation(left)))
             }
-            Err(no) if no.is_passing() => {
+            Err(no) if no.is_retryable() => {
                 Err(ClientError::Lost(ClientError::Refused(no).to_string()))
             }
             Err(no) => Err(ClientError::Refused(no)),
@@ -236,10 +233,16 @@ impl Follows {
         self.held += entries.len();
         let generation = follow.generation;
         match self.unchecked.back_mut() {
-            Some(Step::Entries { generation: of, entries: before, .. }) if *of == generation => {
+            Some(UncheckedStep::Entries { generation: of, entries: before, .. })
+                if *of == generation =>
+            {
                 before.append(&mut entries);
             }
-            _ => self.unchecked.push_back(Step::Entries { conversation, entries, generation }),
+            _ => self.unchecked.push_back(UncheckedStep::Entries {
+                conversation,
+                entries,
+                generation,
+            }),
         }
     }
 
@@ -250,18 +253,18 @@ impl Follows {
         }
     }
 
-    /// Starts a check of received entries, unless one is running.
-    pub(super) fn check(&mut self, jobs: &FuturesUnordered<BoxFuture<'static, Done>>) {
+    /// The check of received entries, which blocks; `None` if there are none, or one is running.
+    pub(super) fn check(
+        &mut self,
+    ) -> Option<impl FnOnce() -> Result<Checked, ClientError> + Send + use<>> {
         if self.checking || self.unchecked.is_empty() {
-            return;
+            return None;
         }
         self.checking = true;
         let steps = std::mem::take(&mut self.unchecked);
         let positions = std::mem::take(&mut self.positions);
         let receipts = self.receipts.clone();
-        jobs.push(Box::pin(async move {
-            Done::Checked(blocking(move || check(&receipts, positions, steps)).await)
-        }));
+        Some(move || check(&receipts, positions, steps))
     }
 
     /// Handles the result of a check; returns the events for the consumer.
@@ -315,12 +318,12 @@ impl Follows {
 fn check(
     receipts: &Receipts,
     mut positions: BTreeMap<ConversationId, Position>,
-    steps: VecDeque<Step>,
+    steps: VecDeque<UncheckedStep>,
 ) -> Result<Checked, ClientError> {
     let mut checked = Vec::new();
     for step in steps {
         match step {
-            Step::Begin { following, owed, generation } => {
+            UncheckedStep::Begin { following, owed, generation } => {
                 let proto::Following { conversation, after, head, .. } = following;
                 record::check_head(conversation, head, owed)?;
                 let begins = record::begin(receipts, conversation, after, &following.link_after)?;
@@ -335,7 +338,7 @@ fn check(
                 let known = if owed > 0 { 0 } else { known_head(receipts, conversation)? };
                 checked.push(CheckedStep::Began { following, known, generation });
             }
-            Step::Ahead { conversation, after } => {
+            UncheckedStep::Ahead { conversation, after } => {
                 let known = receipts.known(conversation)?.filter(|known| known.n >= after);
                 return Err(match known {
                     Some(known) => {
@@ -345,7 +348,7 @@ fn check(
                     None => ClientError::Refused(RefusalReason::Ahead.into()),
                 });
             }
-            Step::Entries { conversation, entries, generation } => {
+            UncheckedStep::Entries { conversation, entries, generation } => {
                 let position = positions
                     .get_mut(&conversation)
                     .ok_or(ClientError::Protocol("entries before the answer to a follow"))?;

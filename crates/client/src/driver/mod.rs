@@ -1,13 +1,15 @@
-//! The task behind a [`crate::client::Client`]: connects, serves the connection, reconnects.
+//! The task behind a [`crate::Client`]: connects, serves the connection, reconnects.
 //!
 //! One task owns all state. Connecting, pausing and serving each run concurrently with
 //! [`Driver::background`], which takes commands, delivers events to the consumer and collects the
 //! results of disk jobs. Disk access runs on blocking threads, one job of a kind at a time. Work
 //! that arrives during a job is batched into the next one.
 
+mod command;
 mod follow;
 mod send;
 mod serve;
+mod served_connection;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -21,23 +23,26 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use twinlock_core::Entropy as _;
 use twinlock_core::credential::Credential;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::id::{ConversationId, MessageId};
+use twinlock_core::id::ConversationId;
 use twinlock_core::keys::DeviceSecret;
-use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
+use twinlock_core::proto::{self, request::Op};
 use twinlock_transport::OsEntropy;
 
-use crate::client::{Event, Facts, Options, Rekeyed, Up};
-use crate::connector::{Connector, Opened};
-use crate::delays::{Delays, GOOD_LINE};
-use crate::enrol::{client_info, learning};
+use crate::blocking::blocking;
+use crate::connector::{Connector, ReadySession};
+use crate::delays::{Delays, GOOD_CONNECTION};
 use crate::error::ClientError;
 use crate::home::Home;
+use crate::model::{Event, Facts, Options, Rekeyed, Up};
 use crate::profile::{Profile, ProfileError};
-use crate::session_log::{self, Sums};
+use crate::ready::{client_info, learning};
+use crate::session_log::{self, RecordedCounts};
 use crate::state::State;
+use command::Recipient;
+pub(crate) use command::{DriverCommand, Reply};
 use follow::{Checked, Follows};
-use send::{Sending, Settled};
-use serve::Serving;
+use send::{OutboxSender, Settled};
+use served_connection::ServedConnection;
 
 /// Capacity of the command channel.
 const COMMANDS: usize = 64;
@@ -48,38 +53,8 @@ const WAITING: usize = 256;
 /// Interval of the checks whether another process has added to the outbox.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A command from a handle to the task.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Follow { conversation: ConversationId, after: u64 },
-    Unfollow { conversation: ConversationId },
-    Written,
-    Hurry,
-    Facts(Reply<Facts>),
-    Rekey(Reply<Rekeyed>),
-    Request { op: Box<Op>, reply: Reply<Answered> },
-    Close(oneshot::Sender<()>),
-}
-
-type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
-
-/// The recipient of an answer.
-#[derive(Debug)]
-enum Asker {
-    /// A caller of the handle.
-    Caller(Reply<Answered>),
-    /// The outbox, for this message.
-    Append(MessageId),
-    /// The outbox, which looks up this target.
-    Target(String),
-    /// A follow.
-    Follow(ConversationId),
-    /// No recipient.
-    Nobody,
-}
-
 /// The result of a disk job.
-enum Done {
+enum JobResult {
     Settled(Result<Settled, ClientError>),
     Checked(Result<Checked, ClientError>),
     Learned(Result<Box<Profile>, ClientError>),
@@ -87,7 +62,7 @@ enum Done {
 }
 
 /// Why the task ends.
-enum Stop {
+enum StopReason {
     /// A handle closed it, or the last handle was dropped.
     Asked(Option<oneshot::Sender<()>>),
     /// An error that is not retried.
@@ -98,33 +73,33 @@ struct Driver {
     home: Home,
     profile: Profile,
     options: Options,
-    dial: Connector,
+    connector: Connector,
     info: proto::ClientInfo,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<DriverCommand>,
     ended: Arc<OnceLock<ClientError>>,
     events: mpsc::Sender<Event>,
     /// Events that the consumer has not taken.
     queue: VecDeque<Event>,
     /// Requests that wait for a connection.
-    waiting: VecDeque<(Op, Asker)>,
+    waiting: VecDeque<(Op, Recipient)>,
     facts: Vec<Reply<Facts>>,
     /// Rekey requests that wait for a connection.
     rekeys: Vec<Reply<Rekeyed>>,
-    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    jobs: FuturesUnordered<BoxFuture<'static, JobResult>>,
     look: Interval,
     follows: Follows,
-    sending: Sending,
+    sending: OutboxSender,
     /// A caller wants to reconnect without a delay.
-    hurry: bool,
+    reconnect_now: bool,
     /// Downtime that the server announced.
-    come_back: Option<Duration>,
+    retry_after: Option<Duration>,
     /// An ack or an entry arrived on this connection. A login alone is not progress: the delays
     /// grow for a server that drops clients right after it.
     moved: bool,
     /// Whether a connection exists.
     connected: bool,
     /// Counts of recorded messages, for the log.
-    sums: Sums,
+    sums: RecordedCounts,
 }
 
 /// Starts the task.
@@ -134,7 +109,7 @@ pub(crate) fn start(
     state: State,
     options: Options,
     ended: Arc<OnceLock<ClientError>>,
-) -> Result<(mpsc::Sender<Command>, mpsc::Receiver<Event>), ClientError> {
+) -> Result<(mpsc::Sender<DriverCommand>, mpsc::Receiver<Event>), ClientError> {
     let (commands, taken) = mpsc::channel(COMMANDS);
     let (told, events) = mpsc::channel(EVENTS);
     let mut instance = [0; 8];
@@ -147,10 +122,10 @@ pub(crate) fn start(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let driver = Driver {
         home: home.clone(),
-        dial: Connector::of(&profile, options.address.clone(), options.timing.clone())?,
+        connector: Connector::of(&profile, options.address.clone(), options.timing.clone())?,
         profile,
         follows: Follows::new(state.receipts()),
-        sending: Sending::new(state, options.send),
+        sending: OutboxSender::new(state, options.send),
         options,
         info,
         commands: taken,
@@ -160,11 +135,11 @@ pub(crate) fn start(
         waiting: VecDeque::new(),
         facts: Vec::new(),
         rekeys: Vec::new(),
-        sums: Sums::default(),
+        sums: RecordedCounts::default(),
         jobs: FuturesUnordered::new(),
         look,
-        hurry: false,
-        come_back: None,
+        reconnect_now: false,
+        retry_after: None,
         moved: false,
         connected: false,
     };
@@ -175,29 +150,29 @@ pub(crate) fn start(
 impl Driver {
     async fn run(mut self) {
         let stop = self.live().await;
-        self.sending.line_ended();
-        self.sending.settle(&self.jobs, false);
+        self.sending.connection_ended();
+        self.settle(false);
         // Writes the server's acks to disk before any caller learns of the end.
         while let Some(done) = self.jobs.next().await {
             if self.take_done(done).is_err() {
                 break;
             }
-            self.sending.settle(&self.jobs, false);
+            self.settle(false);
         }
         self.sums.end();
         let (error, reply) = match stop {
-            Stop::Asked(reply) => (None, reply),
-            Stop::Failed(error) => (Some(error), None),
+            StopReason::Asked(reply) => (None, reply),
+            StopReason::Failed(error) => (Some(error), None),
         };
         let fail = error.clone().unwrap_or(ClientError::Closed);
         // Set before any request fails with it.
         let _first = self.ended.set(fail.clone());
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            refuse(command, &fail);
+            command.refuse(&fail);
         }
         for (_, asker) in self.waiting.drain(..) {
-            if let Asker::Caller(reply) = asker {
+            if let Recipient::Caller(reply) = asker {
                 let _gone = reply.send(Err(fail.clone()));
             }
         }
@@ -219,7 +194,7 @@ impl Driver {
     }
 
     /// Serves one connection after the other until the task ends.
-    async fn live(&mut self) -> Stop {
+    async fn live(&mut self) -> StopReason {
         let mut delays = Delays::new(&self.options);
         let patient_until = Instant::now() + self.options.patience;
         loop {
@@ -231,24 +206,24 @@ impl Driver {
                         Ok(stop) => return stop,
                         Err(error) => error,
                     };
-                    good = std::mem::take(&mut self.moved) || began.elapsed() > GOOD_LINE;
+                    good = std::mem::take(&mut self.moved) || began.elapsed() > GOOD_CONNECTION;
                     error
                 }
-                Err(Stop::Failed(error)) => {
-                    session_log::failed(self.dial.address(), &error);
-                    self.sending.line_ended();
-                    self.sending.settle(&self.jobs, false);
+                Err(StopReason::Failed(error)) => {
+                    session_log::failed(self.connector.address(), &error);
+                    self.sending.connection_ended();
+                    self.settle(false);
                     error
                 }
                 Err(stop) => return stop,
             };
             let again = self.options.reconnect || error.wants_a_slot();
-            if !error.is_passing() || !again {
-                return Stop::Failed(error);
+            if !error.is_retryable() || !again {
+                return StopReason::Failed(error);
             }
-            let retry = delays.after(good, &error, self.come_back.take());
+            let retry = delays.after(good, &error, self.retry_after.take());
             if !self.options.reconnect && Instant::now() + retry >= patient_until {
-                return Stop::Failed(error);
+                return StopReason::Failed(error);
             }
             if let Some(stop) = self.pause(error, retry).await {
                 return stop;
@@ -257,22 +232,22 @@ impl Driver {
     }
 
     /// Connects, and does the background work concurrently.
-    async fn connect(&mut self) -> Result<Opened, Stop> {
+    async fn connect(&mut self) -> Result<ReadySession, StopReason> {
         let secret = DeviceSecret::new(self.profile.secret().expose_secret());
         let credential = Credential::Device(*self.profile.device(), secret);
-        let (dial, info) = (self.dial.clone(), self.info.clone());
-        let mut opening = Box::pin(async move { dial.open(credential, &info).await });
+        let (connector, info) = (self.connector.clone(), self.info.clone());
+        let mut opening = Box::pin(async move { connector.open(credential, &info).await });
         loop {
             tokio::select! {
-                opened = &mut opening => return opened.map_err(Stop::Failed),
+                opened = &mut opening => return opened.map_err(StopReason::Failed),
                 stop = self.background() => if let Some(stop) = stop { return Err(stop) },
             }
         }
     }
 
     /// Waits before the next attempt, and does the background work concurrently.
-    async fn pause(&mut self, error: ClientError, retry: Duration) -> Option<Stop> {
-        self.hurry = false;
+    async fn pause(&mut self, error: ClientError, retry: Duration) -> Option<StopReason> {
+        self.reconnect_now = false;
         put(&mut self.queue, Event::Down { error, retry });
         let until = Instant::now() + retry;
         loop {
@@ -280,29 +255,29 @@ impl Driver {
                 () = sleep_until(until) => return None,
                 stop = self.background() => if stop.is_some() { return stop },
             }
-            if self.hurry {
+            if self.reconnect_now {
                 return None;
             }
         }
     }
 
     /// Serves a connection until it or the task ends.
-    async fn serve(&mut self, opened: Opened) -> Result<Stop, ClientError> {
-        session_log::begin(self.dial.address(), &opened);
-        let Opened { mut line, info, binding, tls } = opened;
+    async fn serve(&mut self, opened: ReadySession) -> Result<StopReason, ClientError> {
+        session_log::begin(self.connector.address(), &opened);
+        let ReadySession { connection, info, binding, tls } = opened;
         self.learn(&info);
         let up = Up { info, binding, tls };
         self.queue.push_back(Event::Up(Box::new(up.clone())));
-        let mut serving = Serving::new(up);
+        let mut serving = ServedConnection::new(up, connection);
         self.connected = true;
-        self.sending.line_began(&serving.up.info);
+        self.sending.connection_began(&serving.up.info);
         let end = loop {
-            if let Err(error) = self.pump(&mut serving, &mut line) {
+            if let Err(error) = self.pump(&mut serving) {
                 break Err(error);
             }
             let turn = tokio::select! {
-                wake = line.wait(None) => match wake {
-                    Ok(_) => self.take_frames(&mut serving, &mut line).map(|()| None),
+                wake = serving.requests.connection_mut().wait(None) => match wake {
+                    Ok(_) => self.take_frames(&mut serving).map(|()| None),
                     Err(error) => Err(error.into()),
                 },
                 stop = self.background() => Ok(stop),
@@ -315,30 +290,30 @@ impl Driver {
         };
         self.connected = false;
         session_log::end(
-            line.session(),
+            serving.requests.connection().session(),
             match &end {
-                Ok(Stop::Failed(error)) | Err(error) => Some(error),
-                Ok(Stop::Asked(_)) => None,
+                Ok(StopReason::Failed(error)) | Err(error) => Some(error),
+                Ok(StopReason::Asked(_)) => None,
             },
         );
-        self.line_ended(serving, end.as_ref().err());
+        self.connection_ended(&mut serving, end.as_ref().err());
+        let connection = serving.requests.into_connection();
         // Sending the last frames takes up to a second; only the end of the task waits for it.
         match &end {
-            Ok(Stop::Asked(_)) => line.close(CloseCode::Bye).await,
-            Ok(Stop::Failed(_)) => line.close(CloseCode::Bye).await,
-            Err(_) => drop(tokio::spawn(line.finish())),
+            Ok(_) => connection.close(CloseCode::Bye).await,
+            Err(_) => drop(tokio::spawn(connection.finish())),
         }
         end
     }
 
     /// Does one piece of the work that needs no connection. Cancel-safe.
-    async fn background(&mut self) -> Option<Stop> {
+    async fn background(&mut self) -> Option<StopReason> {
         let events = self.events.clone();
         tokio::select! {
             command = self.commands.recv() => match command {
-                Some(Command::Close(reply)) => return Some(Stop::Asked(Some(reply))),
+                Some(DriverCommand::Close(reply)) => return Some(StopReason::Asked(Some(reply))),
                 Some(command) => self.take_command(command),
-                None => return Some(Stop::Asked(None)),
+                None => return Some(StopReason::Asked(None)),
             },
             permit = events.reserve(), if !self.queue.is_empty() => match permit {
                 Ok(permit) => if let Some(event) = self.queue.pop_front() {
@@ -349,7 +324,7 @@ impl Driver {
                 Err(_) => self.queue.clear(),
             },
             Some(done) = self.jobs.next() => if let Err(error) = self.take_done(done) {
-                return Some(Stop::Failed(error));
+                return Some(StopReason::Failed(error));
             },
             _ = self.look.tick(), if self.options.send => {
                 self.sending.look();
@@ -359,30 +334,46 @@ impl Driver {
         None
     }
 
-    fn take_command(&mut self, command: Command) {
-        match command {
-            Command::Follow { conversation, after } => self.follows.begin(conversation, after),
-            Command::Unfollow { conversation } => {
-                self.follows.end(conversation);
-            }
-            Command::Written => self.sending.written(),
-            Command::Hurry => self.hurry = true,
-            Command::Facts(reply) => self.facts.push(reply),
-            Command::Rekey(reply) => self.rekeys.push(reply),
-            Command::Request { reply, .. } if self.waiting.len() >= WAITING => {
-                let full = "too many questions wait for it".to_owned();
-                let _gone = reply.send(Err(ClientError::Lost(full)));
-            }
-            Command::Request { op, reply } => {
-                self.waiting.push_back((*op, Asker::Caller(reply)));
-            }
-            Command::Close(_) => {}
+    /// Starts to write results to disk and to claim messages, unless that is running.
+    fn settle(&mut self, connected: bool) {
+        if let Some(work) = self.sending.settle(connected) {
+            self.jobs.push(Box::pin(async move { JobResult::Settled(blocking(work).await) }));
         }
     }
 
-    fn take_done(&mut self, done: Done) -> Result<(), ClientError> {
+    /// Starts to verify received entries, unless that is running.
+    fn check(&mut self) {
+        if let Some(work) = self.follows.check() {
+            self.jobs.push(Box::pin(async move { JobResult::Checked(blocking(work).await) }));
+        }
+    }
+
+    fn take_command(&mut self, command: DriverCommand) {
+        match command {
+            DriverCommand::Follow { conversation, after } => {
+                self.follows.begin(conversation, after)
+            }
+            DriverCommand::Unfollow { conversation } => {
+                self.follows.end(conversation);
+            }
+            DriverCommand::Enqueued => self.sending.notify_enqueued(),
+            DriverCommand::ReconnectNow => self.reconnect_now = true,
+            DriverCommand::Facts(reply) => self.facts.push(reply),
+            DriverCommand::Rekey(reply) => self.rekeys.push(reply),
+            DriverCommand::Request { reply, .. } if self.waiting.len() >= WAITING => {
+                let full = "too many questions wait for it".to_owned();
+                let _gone = reply.send(Err(ClientError::Lost(full)));
+            }
+            DriverCommand::Request { op, reply } => {
+                self.waiting.push_back((*op, Recipient::Caller(reply)));
+            }
+            DriverCommand::Close(_) => {}
+        }
+    }
+
+    fn take_done(&mut self, done: JobResult) -> Result<(), ClientError> {
         match done {
-            Done::Settled(settled) => {
+            JobResult::Settled(settled) => {
                 let Settled { recorded, refused, claimed, filled, changes } = settled?;
                 for (message_id, ack) in recorded {
                     let to = || self.sending.target_of(ack.conversation);
@@ -399,9 +390,9 @@ impl Driver {
                 self.sending.settled(claimed, filled, changes);
                 // Settles what arrived during the job; without a connection, releases the claims
                 // for other processes.
-                self.sending.settle(&self.jobs, self.connected);
+                self.settle(self.connected);
             }
-            Done::Checked(checked) => {
+            JobResult::Checked(checked) => {
                 let mut checked = checked?;
                 let fault = checked.fault.take();
                 let events = self.follows.checked(checked);
@@ -410,19 +401,21 @@ impl Driver {
                     return Err(fault);
                 }
             }
-            Done::Learned(Ok(profile)) => {
+            JobResult::Learned(Ok(profile)) => {
                 let (address, timing) = (self.options.address.clone(), self.options.timing.clone());
-                self.dial = Connector::of(&profile, address, timing)?;
+                self.connector = Connector::of(&profile, address, timing)?;
                 self.profile = *profile;
             }
             // Continuing would send one account's messages as another.
-            Done::Learned(Err(error @ ClientError::Profile(ProfileError::Replaced { .. }))) => {
+            JobResult::Learned(Err(
+                error @ ClientError::Profile(ProfileError::Replaced { .. }),
+            )) => {
                 return Err(error);
             }
-            Done::Learned(Err(error)) => {
+            JobResult::Learned(Err(error)) => {
                 tracing::warn!(%error, "the facts of READY were not stored");
             }
-            Done::Noted(noted) => noted?,
+            JobResult::Noted(noted) => noted?,
         }
         Ok(())
     }
@@ -432,7 +425,7 @@ impl Driver {
         let receipts = self.follows.receipts();
         self.jobs.push(Box::pin(async move {
             let note = move || crate::record::note_left(&receipts, conversation);
-            Done::Noted(crate::client::blocking(note).await)
+            JobResult::Noted(blocking(note).await)
         }));
     }
 
@@ -440,7 +433,7 @@ impl Driver {
     fn learn(&mut self, info: &proto::ServerInfo) {
         let learn = learning(&self.home, &self.profile, info);
         self.jobs.push(Box::pin(async move {
-            Done::Learned(crate::client::blocking(move || learn().map(Box::new)).await)
+            JobResult::Learned(blocking(move || learn().map(Box::new)).await)
         }));
     }
 }
@@ -457,15 +450,4 @@ fn put(queue: &mut VecDeque<Event>, event: Event) {
     };
     queue.retain(|old| !stale(old));
     queue.push_back(event);
-}
-
-/// Answers a command with an error, because the task has ended.
-fn refuse(command: Command, error: &ClientError) {
-    match command {
-        Command::Request { reply, .. } => drop(reply.send(Err(error.clone()))),
-        Command::Facts(reply) => drop(reply.send(Err(error.clone()))),
-        Command::Rekey(reply) => drop(reply.send(Err(error.clone()))),
-        Command::Close(reply) => drop(reply.send(())),
-        Command::Follow { .. } | Command::Unfollow { .. } | Command::Written | Command::Hurry => {}
-    }
 }

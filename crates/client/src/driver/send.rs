@@ -7,14 +7,11 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 
-use super::{Asker, Done};
-use crate::client::blocking;
+use super::command::Recipient;
 use crate::error::{ClientError, Refusal};
 use crate::outbox::{Ack, Claim, Pending, Settle};
 use crate::state::State;
@@ -25,13 +22,13 @@ const WINDOW: usize = 512;
 /// Ticks of [`super::LOOK`] between two searches for claims of dead processes.
 const SWEEP: u32 = 20;
 
-pub(super) struct Sending {
+pub(super) struct OutboxSender {
     state: State,
     enabled: bool,
     window: usize,
     /// Messages that are claimed and not sent, by target.
     queues: BTreeMap<String, VecDeque<Pending>>,
-    targets: HashMap<String, Target>,
+    targets: HashMap<String, TargetState>,
     in_flight: HashSet<MessageId>,
     recorded: Vec<(MessageId, Ack)>,
     refused: Vec<(MessageId, RefusalReason)>,
@@ -54,7 +51,7 @@ pub(super) struct Sending {
 }
 
 /// The conversation of a target, on this connection.
-enum Target {
+enum TargetState {
     Asked,
     Known(ConversationId),
 }
@@ -69,10 +66,11 @@ pub(super) struct Settled {
     pub(super) changes: Option<i64>,
 }
 
-impl Sending {
+impl OutboxSender {
     /// The target that messages to a conversation name.
     pub(super) fn target_of(&self, conversation: ConversationId) -> Option<String> {
-        let is_it = |target: &Target| matches!(target, Target::Known(id) if *id == conversation);
+        let is_it =
+            |target: &TargetState| matches!(target, TargetState::Known(id) if *id == conversation);
         let found = self.targets.iter().find(|(_, target)| is_it(target));
         found.map(|(name, _)| name.clone())
     }
@@ -102,7 +100,7 @@ impl Sending {
         }
     }
 
-    pub(super) fn line_began(&mut self, info: &proto::ServerInfo) {
+    pub(super) fn connection_began(&mut self, info: &proto::ServerInfo) {
         self.state.set_sends_now(self.enabled);
         let most = usize::try_from(info.max_in_flight).unwrap_or(WINDOW);
         self.window = most.clamp(1, WINDOW);
@@ -111,7 +109,7 @@ impl Sending {
     }
 
     /// Handles a connection that was lost or not established; another process may have one.
-    pub(super) fn line_ended(&mut self) {
+    pub(super) fn connection_ended(&mut self) {
         self.state.set_sends_now(false);
         self.begin_again();
         self.in_flight.clear();
@@ -123,7 +121,7 @@ impl Sending {
     }
 
     /// Notes that this process has added to the outbox.
-    pub(super) fn written(&mut self) {
+    pub(super) fn notify_enqueued(&mut self) {
         self.want = true;
     }
 
@@ -141,14 +139,14 @@ impl Sending {
     }
 
     /// The next request, if one may be sent.
-    pub(super) fn next(&mut self) -> Option<(Op, Asker)> {
+    pub(super) fn next(&mut self) -> Option<(Op, Recipient)> {
         if self.hold.is_some() {
             return None;
         }
         let mut ask = None;
         for (target, queue) in &mut self.queues {
             match self.targets.get(target) {
-                Some(Target::Known(conversation)) => {
+                Some(TargetState::Known(conversation)) => {
                     let Some(message) = queue.pop_front() else { continue };
                     let append = proto::Append {
                         conversation: *conversation,
@@ -156,9 +154,9 @@ impl Sending {
                         body: message.body,
                     };
                     self.in_flight.insert(message.message_id);
-                    return Some((Op::Append(append), Asker::Append(message.message_id)));
+                    return Some((Op::Append(append), Recipient::Append(message.message_id)));
                 }
-                Some(Target::Asked) => {}
+                Some(TargetState::Asked) => {}
                 None => {
                     ask = Some(target.clone());
                     break;
@@ -166,12 +164,12 @@ impl Sending {
             }
         }
         let target = ask?;
-        self.targets.insert(target.clone(), Target::Asked);
+        self.targets.insert(target.clone(), TargetState::Asked);
         let op = match target.strip_prefix('@') {
             Some(user) => Op::OpenDirect(proto::OpenDirect { user: user.to_owned() }),
             None => Op::FindRoom(proto::FindRoom { name: target.clone() }),
         };
-        Some((op, Asker::Target(target)))
+        Some((op, Recipient::Target(target)))
     }
 
     /// The refusal that stops sending, if it is new.
@@ -181,7 +179,7 @@ impl Sending {
 
     /// Whether an answer is outstanding.
     pub(super) fn waits(&self) -> bool {
-        let asked = |target: &Target| matches!(target, Target::Asked);
+        let asked = |target: &TargetState| matches!(target, TargetState::Asked);
         !self.in_flight.is_empty() || self.targets.values().any(asked)
     }
 
@@ -198,7 +196,7 @@ impl Sending {
                 self.recorded.push((message_id, Ack::read(&ack)?));
             }
             Ok(_) => return Err(ClientError::Protocol("another answer than an ack")),
-            Err(no) if no.is_passing() => self.hold_on(no),
+            Err(no) if no.is_retryable() => self.hold_on(no),
             Err(no) => self.refused.push((message_id, no.why)),
         }
         Ok(())
@@ -212,12 +210,12 @@ impl Sending {
     ) -> Result<(), ClientError> {
         match answer {
             Ok(Answered::Conversation(found)) => {
-                self.targets.insert(target, Target::Known(found.id));
+                self.targets.insert(target, TargetState::Known(found.id));
             }
             Ok(_) => return Err(ClientError::Protocol("another answer than a conversation")),
             Err(no) => {
                 self.targets.remove(&target);
-                if no.is_passing() {
+                if no.is_retryable() {
                     self.hold_on(no);
                 } else if let Some(queue) = self.queues.remove(&target) {
                     self.refused.extend(queue.into_iter().map(|m| (m.message_id, no.why)));
@@ -243,14 +241,14 @@ impl Sending {
         self.release = true;
     }
 
-    /// Starts a job that writes results to disk and claims more messages, unless one is running.
+    /// The work that writes results to disk and claims more messages, which blocks; `None` if there
+    /// is nothing to do, or it is running.
     pub(super) fn settle(
         &mut self,
-        jobs: &FuturesUnordered<BoxFuture<'static, Done>>,
         connected: bool,
-    ) {
+    ) -> Option<impl FnOnce() -> Result<Settled, ClientError> + Send + use<>> {
         if self.settling {
-            return;
+            return None;
         }
         let outstanding =
             self.in_flight.len() + self.queues.values().map(VecDeque::len).sum::<usize>();
@@ -260,7 +258,7 @@ impl Sending {
         let release = self.release && self.in_flight.is_empty();
         let looking = may_claim && (self.want || self.look);
         if self.recorded.is_empty() && self.refused.is_empty() && !release && !looking {
-            return;
+            return None;
         }
         self.settling = true;
         let sure = self.want && may_claim;
@@ -274,7 +272,7 @@ impl Sending {
         let refused = std::mem::take(&mut self.refused);
         let (state, before) = (self.state.clone(), self.changes);
         let held = self.held_messages();
-        let work = move || {
+        Some(move || {
             let changes = if claim > 0 { Some(state.changes()?) } else { before };
             let claims = claim > 0 && (sure || changes != before);
             let mut claimed = Vec::new();
@@ -288,8 +286,7 @@ impl Sending {
             }
             let filled = claims && claimed.len() == claim;
             Ok(Settled { recorded, refused, claimed, filled, changes })
-        };
-        jobs.push(Box::pin(async move { Done::Settled(blocking(work).await) }));
+        })
     }
 
     /// Ids of the claimed messages in memory.

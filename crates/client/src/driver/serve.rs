@@ -1,107 +1,23 @@
-//! One connection: sends requests, receives answers and entries.
+//! What the driver does on one connection: sends requests, receives answers and entries.
 
-use std::collections::HashMap;
-
-use prost::Message as _;
 use twinlock_core::id::ServerKey;
-use twinlock_core::limits::MAX_BODY;
-use twinlock_core::pack::pack;
-use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
-use twinlock_core::session::Event as LineEvent;
-use twinlock_transport::connection::Connection;
+use twinlock_core::proto::{self, answer::Result as Answered, item::What};
 
-use super::{Asker, Driver, Reply, put};
-use crate::client::{Event, Facts, MOST_LISTED, Rekeyed, Up};
-use crate::connector::Stream;
-use crate::error::{ClientError, Refusal, closed};
-use crate::session_log;
+use super::command::Recipient;
+use super::served_connection::ServedConnection;
+use super::{Driver, put};
+use crate::error::{ClientError, Refusal};
+use crate::limits::MAX_LISTED;
+use crate::model::{Event, Facts, Rekeyed};
+use crate::request_connection::Received;
 
 /// Maximum number of events that wait for the consumer: about one per user and conversation.
-const MOST_EVENTS: usize = MOST_LISTED;
-/// Maximum number of unanswered requests on the connection, not counting appends.
-const ASKED: usize = 128;
-/// Bytes sealed and not yet written above which no more frames are sealed.
-const BACKLOG: usize = 128 * 1024;
-/// Overhead of a request in a frame in bytes: tag and length.
-const REQUEST_HEAD: usize = 6;
-
-/// State of one connection, dropped with it.
-pub(super) struct Serving {
-    pub(super) up: Up,
-    asked: HashMap<u64, Asker>,
-    /// Callers that wait for a rekey, with the epoch at their request.
-    rekeys: Vec<(u32, Reply<Rekeyed>)>,
-    next: u64,
-    appends: usize,
-    /// Requests for the next frame.
-    frame: Vec<proto::Request>,
-    frame_bytes: usize,
-}
-
-impl Serving {
-    pub(super) fn new(up: Up) -> Self {
-        Self {
-            up,
-            asked: HashMap::new(),
-            rekeys: Vec::new(),
-            next: 1,
-            appends: 0,
-            frame: Vec::new(),
-            frame_bytes: 0,
-        }
-    }
-
-    /// Adds a request to the current frame; seals a full frame first.
-    fn ask(
-        &mut self,
-        line: &mut Connection<Stream>,
-        op: Op,
-        asker: Asker,
-    ) -> Result<(), ClientError> {
-        let request = proto::Request { id: self.next, op: Some(op) };
-        let bytes = size(&request);
-        if self.frame_bytes + bytes > MAX_BODY {
-            self.seal(line)?;
-        }
-        self.appends += usize::from(matches!(asker, Asker::Append(_)));
-        self.asked.insert(self.next, asker);
-        self.next += 1;
-        self.frame_bytes += bytes;
-        self.frame.push(request);
-        Ok(())
-    }
-
-    fn seal(&mut self, line: &mut Connection<Stream>) -> Result<(), ClientError> {
-        self.frame_bytes = 0;
-        for requests in pack(std::mem::take(&mut self.frame), 0, size) {
-            let frame = proto::ToServer { requests, ..Default::default() };
-            let sent = line.send_app(&frame.encode_to_vec());
-            sent.map_err(|error| ClientError::Lost(error.to_string()))?;
-        }
-        Ok(())
-    }
-
-    fn answered(&mut self, id: u64) -> Option<Asker> {
-        let asker = self.asked.remove(&id)?;
-        self.appends -= usize::from(matches!(asker, Asker::Append(_)));
-        Some(asker)
-    }
-}
-
-/// Size of a request in a frame, in bytes.
-fn size(request: &proto::Request) -> usize {
-    request.encoded_len() + REQUEST_HEAD
-}
-
+const MAX_EVENTS: usize = MAX_LISTED;
 impl Driver {
     /// Sends queued requests as far as the limits allow.
-    pub(super) fn pump(
-        &mut self,
-        serving: &mut Serving,
-        line: &mut Connection<Stream>,
-    ) -> Result<(), ClientError> {
+    pub(super) fn pump(&mut self, serving: &mut ServedConnection) -> Result<(), ClientError> {
         for reply in self.facts.drain(..) {
-            let session = line.session();
+            let session = serving.requests.connection().session();
             let facts = Facts {
                 up: serving.up.clone(),
                 session: session.facts(),
@@ -113,81 +29,78 @@ impl Driver {
             let _gone = reply.send(Ok(facts));
         }
         for reply in self.rekeys.drain(..) {
-            let session = line.session_mut();
+            let session = serving.requests.connection_mut().session_mut();
             session.want_rekey();
             serving.rekeys.push((session.facts().epoch.0, reply));
         }
-        let busy = |serving: &Serving, line: &Connection<Stream>| {
-            line.backlog() + serving.frame_bytes >= BACKLOG
-        };
-        while !busy(serving, line) && serving.asked.len() - serving.appends < ASKED {
-            let Some((op, asker)) = self.waiting.pop_front() else { break };
-            serving.ask(line, op, asker)?;
+        while !serving.is_busy() && serving.has_room() {
+            let Some((op, recipient)) = self.waiting.pop_front() else { break };
+            serving.queue(op, recipient)?;
         }
         for (op, conversation) in self.follows.requests() {
-            let asker = conversation.map_or(Asker::Nobody, Asker::Follow);
-            serving.ask(line, op, asker)?;
+            serving.queue(op, conversation.map_or(Recipient::Discard, Recipient::Follow))?;
         }
-        while !busy(serving, line) {
-            let Some((op, asker)) = self.sending.next() else { break };
-            serving.ask(line, op, asker)?;
+        while !serving.is_busy() {
+            let Some((op, recipient)) = self.sending.next() else { break };
+            serving.queue(op, recipient)?;
         }
-        serving.seal(line)?;
+        serving.requests.flush()?;
         // A sender that waits for an ack must notice a dead connection as soon as a follower.
         let watching = self.follows.any() || self.sending.waits();
-        line.session_mut().set_following(watching);
-        self.sending.settle(&self.jobs, true);
-        self.follows.check(&self.jobs);
+        serving.requests.connection_mut().session_mut().set_following(watching);
+        self.settle(true);
+        self.check();
         Ok(())
     }
 
     /// Handles every complete frame.
     pub(super) fn take_frames(
         &mut self,
-        serving: &mut Serving,
-        line: &mut Connection<Stream>,
+        serving: &mut ServedConnection,
     ) -> Result<(), ClientError> {
-        while line.has_frame().map_err(|e| ClientError::Lost(e.to_string()))? {
-            let items = match line.open_frame()? {
-                LineEvent::App(body) => {
-                    proto::ToClient::decode(bytes::Bytes::copy_from_slice(body))
-                        .map_err(|_| ClientError::Protocol("a frame that cannot be read"))?
-                        .items
+        while let Some(received) = serving.requests.try_receive()? {
+            match received {
+                Received::Answer { recipient, result, .. } => {
+                    self.check_queue()?;
+                    serving.appends -= usize::from(matches!(recipient, Some(Recipient::Append(_))));
+                    self.take_answer(recipient, result)?;
                 }
-                LineEvent::Closed(code) => return Err(closed(code)),
-                LineEvent::Bulk { .. } => {
-                    return Err(ClientError::Protocol("file bytes that were not requested"));
+                Received::Item(what) => {
+                    self.check_queue()?;
+                    self.take_item(what)?;
                 }
-                LineEvent::Rekeyed(epoch) => {
-                    session_log::rekeyed(line.session(), epoch);
+                Received::Rekeyed(epoch) => {
                     for (before, reply) in serving.rekeys.drain(..) {
                         let _gone = reply.send(Ok(Rekeyed { before, after: epoch }));
                     }
-                    continue;
                 }
-                LineEvent::Ready { .. } | LineEvent::Nothing => continue,
-            };
-            for item in items {
-                self.take_item(serving, item)?;
+                Received::Bulk { .. } => {
+                    return Err(ClientError::Protocol("file bytes that were not requested"));
+                }
+                Received::Room => {}
             }
         }
         Ok(())
     }
 
-    fn take_item(&mut self, serving: &mut Serving, item: proto::Item) -> Result<(), ClientError> {
-        if self.queue.len() >= MOST_EVENTS {
+    /// Limits the events that the consumer has not taken.
+    fn check_queue(&self) -> Result<(), ClientError> {
+        if self.queue.len() >= MAX_EVENTS {
             return Err(ClientError::BadList("changes"));
         }
-        match item.what {
-            Some(What::Answer(answer)) => self.take_answer(serving, answer)?,
-            Some(What::Entries(entries)) => {
+        Ok(())
+    }
+
+    fn take_item(&mut self, what: What) -> Result<(), ClientError> {
+        match what {
+            What::Entries(entries) => {
                 self.moved = true;
                 self.follows.arrived(entries.conversation, entries.entries);
             }
-            Some(What::Presence(proto::Presence { user, online })) => {
+            What::Presence(proto::Presence { user, online }) => {
                 put(&mut self.queue, Event::Presence { user, online });
             }
-            Some(What::Conversation(conversation)) => {
+            What::Conversation(conversation) => {
                 self.learn_origins(std::slice::from_ref(&conversation))?;
                 if !conversation.joined {
                     self.follows.end(conversation.id);
@@ -195,48 +108,43 @@ impl Driver {
                 }
                 put(&mut self.queue, Event::Conversation(conversation));
             }
-            Some(What::GoingAway(away)) => {
-                self.come_back = Some(std::time::Duration::from_secs(u64::from(away.seconds)));
+            What::GoingAway(away) => {
+                self.retry_after = Some(std::time::Duration::from_secs(u64::from(away.seconds)));
             }
-            Some(What::Damaged(proto::Damaged { conversation, n })) => {
+            What::Damaged(proto::Damaged { conversation, n }) => {
                 return Err(ClientError::Missing { conversation, n });
             }
             // Transfers use separate connections.
-            Some(What::FileAck(_) | What::FileAborted(_)) => {}
-            // An item of a later protocol version.
-            None => {}
+            What::FileAck(_) | What::FileAborted(_) => {}
+            // The connection yields answers apart from items.
+            What::Answer(_) => {}
         }
         Ok(())
     }
 
     fn take_answer(
         &mut self,
-        serving: &mut Serving,
-        answer: proto::Answer,
+        recipient: Option<Recipient>,
+        result: Result<Answered, Refusal>,
     ) -> Result<(), ClientError> {
-        let result = match answer.result {
-            Some(Answered::Refusal(no)) => Err(Refusal::from(no)),
-            Some(answered) => Ok(answered),
-            None => return Err(ClientError::Protocol("an answer of a kind it was not asked for")),
-        };
         match &result {
             Ok(Answered::Conversation(one)) => self.learn_origins(std::slice::from_ref(one))?,
             Ok(Answered::Conversations(some)) => self.learn_origins(&some.conversations)?,
             _ => {}
         }
-        match serving.answered(answer.id) {
-            Some(Asker::Caller(reply)) => {
+        match recipient {
+            Some(Recipient::Caller(reply)) => {
                 let _gone = reply.send(result.map_err(ClientError::Refused));
             }
-            Some(Asker::Append(message_id)) => {
+            Some(Recipient::Append(message_id)) => {
                 self.moved |= matches!(result, Ok(Answered::Ack(_)));
                 self.sending.answered(message_id, result)?;
             }
-            Some(Asker::Target(target)) => self.sending.found(target, result)?,
-            Some(Asker::Follow(conversation)) => {
+            Some(Recipient::Target(target)) => self.sending.found(target, result)?,
+            Some(Recipient::Follow(conversation)) => {
                 self.queue.extend(self.follows.answered(conversation, result)?);
             }
-            Some(Asker::Nobody) => {}
+            Some(Recipient::Discard) => {}
             None => return Err(ClientError::Protocol("an answer to nothing")),
         }
         if let Some((no, retry)) = self.sending.take_news() {
@@ -259,19 +167,23 @@ impl Driver {
 
     /// Fails the outstanding requests of a lost connection; with its error, if that is not
     /// retryable.
-    pub(super) fn line_ended(&mut self, serving: Serving, why: Option<&ClientError>) {
+    pub(super) fn connection_ended(
+        &mut self,
+        serving: &mut ServedConnection,
+        why: Option<&ClientError>,
+    ) {
         let lost = ClientError::Lost("it ended before the answer came".to_owned());
-        let why = why.filter(|why| !why.is_passing()).unwrap_or(&lost);
-        for (_, reply) in serving.rekeys {
+        let why = why.filter(|why| !why.is_retryable()).unwrap_or(&lost);
+        for (_, reply) in serving.rekeys.drain(..) {
             let _gone = reply.send(Err(why.clone()));
         }
-        for asker in serving.asked.into_values() {
-            if let Asker::Caller(reply) = asker {
+        for recipient in serving.requests.take_outstanding() {
+            if let Recipient::Caller(reply) = recipient {
                 let _gone = reply.send(Err(why.clone()));
             }
         }
-        self.follows.line_ended();
-        self.sending.line_ended();
-        self.sending.settle(&self.jobs, false);
+        self.follows.connection_ended();
+        self.sending.connection_ended();
+        self.settle(false);
     }
 }

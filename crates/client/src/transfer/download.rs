@@ -11,15 +11,16 @@ use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 
+use super::context::JobContext;
+use super::destination::Destination;
 use super::error::TransferError;
-use super::lane::Desk;
-use super::place::{Finish, Part, Place};
-use super::wire::{Incoming, Wire};
-use crate::client::FileEntry;
+use super::part_file::{FinalAttributes, PartFile};
+use super::transfer_connection::{TransferConnection, TransferItem};
 use crate::error::ClientError;
+use crate::model::FileEntry;
 
 /// A file to fetch.
-pub struct Get {
+pub struct DownloadRequest {
     /// The conversation of its entry.
     pub conversation: ConversationId,
     /// The entry's number.
@@ -29,25 +30,25 @@ pub struct Get {
     /// Whether this user sent it.
     pub own: bool,
     /// The destination.
-    pub into: Into,
+    pub into: DownloadTarget,
 }
 
 /// The destination of a file.
-pub enum Into {
+pub enum DownloadTarget {
     /// A file on disk.
-    Place(Place),
+    File(Destination),
     /// A stream, written as bytes arrive; its reader must not trust them before the end.
     Stream(Box<dyn Write + Send>),
 }
 
-pub(super) struct Download {
-    pub(super) get: GetFile,
-    place: Option<Place>,
+pub(super) struct FileDownload {
+    pub(super) get: RequestedFile,
+    place: Option<Destination>,
     sink: Option<Sink>,
 }
 
-/// [`Get`] without the destination.
-pub(super) struct GetFile {
+/// [`DownloadRequest`] without the destination.
+pub(super) struct RequestedFile {
     conversation: ConversationId,
     n: u64,
     file: FileEntry,
@@ -55,7 +56,7 @@ pub(super) struct GetFile {
 }
 
 enum Sink {
-    Part(Part),
+    Part(PartFile),
     Stream { out: Box<dyn Write + Send>, written: u64, hasher: Hasher },
 }
 
@@ -95,7 +96,7 @@ impl Sink {
         }
     }
 
-    fn finish(self, finish: Finish) -> Result<Option<PathBuf>, TransferError> {
+    fn finish(self, finish: FinalAttributes) -> Result<Option<PathBuf>, TransferError> {
         match self {
             Self::Part(part) => part.finish(finish).map(Some),
             Self::Stream { mut out, .. } => out.flush().map_err(output).map(|()| None),
@@ -140,31 +141,31 @@ impl Writing {
     }
 }
 
-impl Download {
-    pub(super) fn new(get: Get) -> Self {
-        let Get { conversation, n, file, own, into } = get;
+impl FileDownload {
+    pub(super) fn new(get: DownloadRequest) -> Self {
+        let DownloadRequest { conversation, n, file, own, into } = get;
         let (place, sink) = match into {
-            Into::Place(place) => (Some(place), None),
-            Into::Stream(out) => {
+            DownloadTarget::File(place) => (Some(place), None),
+            DownloadTarget::Stream(out) => {
                 (None, Some(Sink::Stream { out, written: 0, hasher: Hasher::new() }))
             }
         };
-        Self { get: GetFile { conversation, n, file, own }, place, sink }
+        Self { get: RequestedFile { conversation, n, file, own }, place, sink }
     }
 
     /// Requests the missing part, and moves the complete file to its destination.
     pub(super) async fn run(
         &mut self,
-        wire: &mut Wire,
-        desk: &Desk,
+        connection: &mut TransferConnection,
+        context: &JobContext,
     ) -> Result<Option<PathBuf>, TransferError> {
         let Some(mut sink) = self.sink.take() else { return Err(ClientError::Closed.into()) };
         let (offset, size) = (sink.written(), self.get.file.size);
         let prefix_hash =
             if offset == 0 { Bytes::new() } else { Bytes::copy_from_slice(&sink.hash()) };
-        let GetFile { conversation, n, .. } = self.get;
+        let RequestedFile { conversation, n, .. } = self.get;
         let ask = proto::GetFile { conversation, n, offset, prefix_hash, ack_each: ACK_EACH };
-        let answer = match wire.answer(Op::GetFile(ask)).await {
+        let answer = match connection.answer(Op::GetFile(ask)).await {
             Ok(answer) => answer,
             Err(error) => {
                 self.sink = Some(sink);
@@ -187,22 +188,22 @@ impl Download {
             .and_then(|()| if coming.offset == 0 && offset > 0 { sink.rewind() } else { Ok(()) });
         if let Err(error) = begun {
             self.sink = Some(sink);
-            wire.ask(Op::AbortFile(proto::AbortFile { transfer }))?;
+            connection.ask(Op::AbortFile(proto::AbortFile { transfer }))?;
             return Err(error);
         }
-        desk.began(coming.offset).await;
+        context.began(coming.offset).await;
         let mut writing = Writing::start(sink);
-        let received = receive(wire, &coming, &mut writing, size, desk).await;
+        let received = receive(connection, &coming, &mut writing, size, context).await;
         drop(writing.parts);
         let (sink, wrote) =
             writing.ended.await.map_err(|_| TransferError::from(ClientError::Closed))?;
         self.sink = Some(sink);
         let whole = wrote.and(received);
-        if whole.is_err() && !wire.is_dead() {
-            wire.ask(Op::AbortFile(proto::AbortFile { transfer }))?;
+        if whole.is_err() && !connection.is_dead() {
+            connection.ask(Op::AbortFile(proto::AbortFile { transfer }))?;
         }
         whole?;
-        wire.moved = true;
+        connection.moved = true;
         self.finish().await
     }
 
@@ -212,7 +213,8 @@ impl Download {
             && let Some(place) = self.place.clone()
         {
             let size = self.get.file.size;
-            let open = tokio::task::spawn_blocking(move || Part::open(place, size).map(Sink::Part));
+            let open =
+                tokio::task::spawn_blocking(move || PartFile::open(place, size).map(Sink::Part));
             self.sink = Some(open.await.unwrap_or(Err(ClientError::Closed.into()))?);
         }
         Ok(())
@@ -222,7 +224,7 @@ impl Download {
     async fn finish(&mut self) -> Result<Option<PathBuf>, TransferError> {
         let Some(sink) = self.sink.take() else { return Err(ClientError::Closed.into()) };
         let FileEntry { mode, modified_ms, hash, .. } = self.get.file;
-        let finish = Finish { mode, modified_ms, own: self.get.own };
+        let finish = FinalAttributes { mode, modified_ms, own: self.get.own };
         let done = tokio::task::spawn_blocking(move || {
             if sink.hash() == hash {
                 return sink.finish(finish);
@@ -255,11 +257,11 @@ fn judge(coming: &proto::FileComing, entry: &FileEntry, asked: u64) -> Result<()
 }
 
 async fn receive(
-    wire: &mut Wire,
+    connection: &mut TransferConnection,
     coming: &proto::FileComing,
     writing: &mut Writing,
     size: u64,
-    desk: &Desk,
+    context: &JobContext,
 ) -> Result<(), TransferError> {
     let transfer = coming.transfer;
     let (mut got, mut acked) = (coming.offset, coming.offset);
@@ -267,22 +269,22 @@ async fn receive(
     let mut due = None;
     while got < size {
         tokio::select! {
-            incoming = wire.next(None) => match incoming? {
-                Incoming::Bulk { transfer: of, offset, data } if of == transfer => {
+            incoming = connection.next(None) => match incoming? {
+                TransferItem::Bulk { transfer: of, offset, data } if of == transfer => {
                     let end = offset.saturating_add(data.len() as u64);
                     if offset != got || end > size || end > acked + WINDOW {
                         return Err(TransferError::Astray("its bytes are out of order"));
                     }
                     got = end;
-                    wire.moved = true;
+                    connection.moved = true;
                     // If the thread has ended, it returns the error.
-                    due = desk.limit.grant(data.len()).or(due);
+                    due = context.limit.grant(data.len()).or(due);
                     if writing.parts.send(data).is_err() {
                         return Ok(());
                     }
-                    desk.progress(got);
+                    context.progress(got);
                 }
-                Incoming::Aborted { transfer: of, why } if of == transfer => {
+                TransferItem::Aborted { transfer: of, why } if of == transfer => {
                     return Err(ClientError::Refused(why.into()).into());
                 }
                 _ => {}
@@ -295,7 +297,7 @@ async fn receive(
                 let written = *writing.written.borrow_and_update();
                 if written >= acked + u64::from(ACK_EACH) {
                     acked = written;
-                    wire.ack(transfer, acked)?;
+                    connection.ack(transfer, acked)?;
                 }
             }
         }

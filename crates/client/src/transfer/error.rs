@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::disk::DiskError;
-use crate::error::{Blame, ClientError, Refusal};
+use crate::error::{ClientError, Fault, Refusal};
 use crate::state::StateError;
 
 /// An error of a file transfer.
@@ -74,10 +74,10 @@ pub enum TransferError {
 impl TransferError {
     /// The side at fault.
     #[must_use]
-    pub fn blame(&self) -> Blame {
+    pub fn fault(&self) -> Fault {
         match self {
-            Self::Client(error) => error.blame(),
-            Self::Hash | Self::OtherFile | Self::Astray(_) => Blame::Record,
+            Self::Client(error) => error.fault(),
+            Self::Hash | Self::OtherFile | Self::Astray(_) => Fault::Record,
             Self::Disk(_)
             | Self::Changed(_)
             | Self::Size { .. }
@@ -86,7 +86,7 @@ impl TransferError {
             | Self::InTheWay { .. }
             | Self::Taken(_)
             | Self::Output(_)
-            | Self::Gone => Blame::Here,
+            | Self::Gone => Fault::Local,
         }
     }
 

@@ -12,13 +12,13 @@ const SMALLEST: usize = 4 * 1024;
 
 /// The limit; without a rate nothing waits.
 #[derive(Debug)]
-pub(super) struct Limit {
+pub(super) struct RateLimit {
     rate: Option<u64>,
     /// Time at which all granted bytes are sent.
     free: Mutex<Instant>,
 }
 
-impl Limit {
+impl RateLimit {
     /// `rate`: bytes per second; 0 counts as 1.
     pub(super) fn new(rate: Option<u64>) -> Self {
         Self { rate: rate.map(|rate| rate.max(1)), free: Mutex::new(Instant::now()) }
@@ -48,7 +48,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn rate_limit__spreads_bytes_and_allows_short_burst() {
-        let limit = Limit::new(Some(1000));
+        let limit = RateLimit::new(Some(1000));
         let began = Instant::now();
         assert_eq!(limit.grant(1000), None);
         assert_eq!(limit.grant(500).unwrap() - began, Duration::from_secs(1));
@@ -56,13 +56,13 @@ mod tests {
         assert_eq!(limit.grant(250), None, "what was not used is used");
         assert_eq!(limit.grant(1), None, "as is this moment's");
         assert!(limit.grant(1).is_some(), "and no more");
-        assert_eq!(Limit::new(None).grant(usize::MAX), None);
+        assert_eq!(RateLimit::new(None).grant(usize::MAX), None);
     }
 
     #[test]
     fn rate_limit__frame_size_shrinks_with_limit() {
-        assert_eq!(Limit::new(None).frame(262_144), 262_144);
-        assert_eq!(Limit::new(Some(80_000)).frame(262_144), 10_000);
-        assert_eq!(Limit::new(Some(1)).frame(262_144), SMALLEST);
+        assert_eq!(RateLimit::new(None).frame(262_144), 262_144);
+        assert_eq!(RateLimit::new(Some(80_000)).frame(262_144), 10_000);
+        assert_eq!(RateLimit::new(Some(1)).frame(262_144), SMALLEST);
     }
 }

@@ -5,145 +5,60 @@
 //! files do not delay messages.
 //!
 //! A transfer resumes after any interruption. An outgoing file is kept in the profile's state
-//! ([`crate::uploads`]), an incoming one in a part file at its destination ([`Place`]). Both ends
+//! ([`crate::uploads`]), an incoming one in a part file at its destination ([`Destination`]). Both ends
 //! compare the hash of what exists before any byte is sent.
 //!
 //! Not here: which file goes where under which name, beyond making a name [harmless](name).
 
+mod context;
+mod destination;
 mod download;
 mod error;
-mod lane;
 mod limit;
+mod model;
 pub mod name;
-mod place;
+mod part_file;
 mod source;
 mod spool;
+mod transfer_connection;
 mod upload;
-pub(crate) mod wire;
+mod worker;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use twinlock_core::id::MessageId;
 use twinlock_transport::OsEntropy;
 
-use crate::client::{Options, Up, blocking};
+use crate::blocking::blocking;
+use crate::clock::now_ms;
 use crate::connector::Connector;
-use crate::enrol::now_ms;
 use crate::error::ClientError;
 use crate::home::Home;
-use crate::outbox::Ack;
 use crate::profile::Profile;
 use crate::state::State;
-pub use crate::uploads::{Begun, Source};
-pub use download::{Get, Into};
+pub use crate::uploads::{BegunUpload, SourceFile};
+pub use destination::Destination;
+pub use download::{DownloadRequest, DownloadTarget};
 pub use error::TransferError;
-use lane::{Job, Lane, Queue, Shared};
-use limit::Limit;
-pub use place::Place;
-pub use source::{Found, hash_file, look};
+use limit::RateLimit;
+pub use model::{JOBS, JobId, SLOWEST, TransferEvent, TransferOptions};
+pub use source::{LocalFile, hash_file, look};
 pub use spool::{Copies, gather, spool};
-use upload::Upload;
+use upload::FileUpload;
+use worker::{JobQueue, TransferJob, TransferWorker, WorkerEnvironment};
 
 /// Capacity of the event channel.
 const EVENTS: usize = 64;
-/// Default number of connections. The server allows 16 sessions per user, and one file at a time on
-/// each connection fills most networks.
-pub const JOBS: usize = 3;
-
-/// The id of a transfer in this [`Transfers`].
-pub type JobId = u64;
-
-/// An event of the transfers.
-#[derive(Debug)]
-pub enum Event {
-    /// A connection is ready.
-    Up(Box<Up>),
-    /// A connection was lost or could not be established, or the server is busy.
-    Down {
-        /// The cause.
-        error: ClientError,
-        /// Time until the next attempt.
-        retry: Duration,
-    },
-    /// A transfer begins, or resumes after a lost connection.
-    Began {
-        /// The transfer.
-        job: JobId,
-        /// Bytes that were transferred before.
-        from: u64,
-    },
-    /// A transfer makes progress; reported at intervals.
-    Progress {
-        /// The transfer.
-        job: JobId,
-        /// Bytes transferred so far.
-        done: u64,
-    },
-    /// The file changed during the upload, which restarts as another message.
-    Changed {
-        /// The transfer.
-        job: JobId,
-        /// The new message id.
-        message_id: MessageId,
-        /// The new size in bytes.
-        size: u64,
-    },
-    /// A file is on the server's disk, and its entry is recorded.
-    Sent {
-        /// The transfer.
-        job: JobId,
-        /// The message id.
-        message_id: MessageId,
-        /// Position, time and link of the entry.
-        ack: Ack,
-        /// Size of the recorded file in bytes.
-        size: u64,
-        /// BLAKE3 hash of the file.
-        hash: [u8; 32],
-    },
-    /// A file has arrived, and its hash matches.
-    Got {
-        /// The transfer.
-        job: JobId,
-        /// The file's path; `None` if it went to a stream.
-        path: Option<std::path::PathBuf>,
-    },
-    /// A transfer failed.
-    Failed {
-        /// The transfer.
-        job: JobId,
-        /// The cause.
-        error: TransferError,
-    },
-}
-
-/// Settings of transfers.
-#[derive(Debug, Clone, Default)]
-pub struct Moving {
-    /// Settings of each connection; `send` has no effect.
-    pub line: Options,
-    /// Number of connections; 0: [`JOBS`].
-    pub jobs: usize,
-    /// Bytes per second of all connections together, at least 16 KiB/s ([`SLOWEST`]): the server
-    /// considers a connection dead that reads more slowly.
-    pub limit: Option<u64>,
-}
-
-/// The minimum of [`Moving::limit`] in bytes per second.
-pub const SLOWEST: u64 = 16 * 1024;
-
 /// The handle to the connections. Dropping it aborts the transfers; [`Transfers::close`] completes
 /// them.
 #[derive(Debug)]
 pub struct Transfers {
-    queue: mpsc::UnboundedSender<(JobId, Job)>,
+    queue: mpsc::UnboundedSender<(JobId, TransferJob)>,
     state: State,
     next: AtomicU64,
-    lanes: JoinSet<()>,
+    workers: JoinSet<()>,
 }
 
 impl Transfers {
@@ -155,27 +70,31 @@ impl Transfers {
         home: &Home,
         profile: Profile,
         state: State,
-        moving: Moving,
-    ) -> Result<(Self, mpsc::Receiver<Event>), ClientError> {
-        let Moving { line, jobs, limit } = moving;
+        options: TransferOptions,
+    ) -> Result<(Self, mpsc::Receiver<TransferEvent>), ClientError> {
+        let TransferOptions { connection, jobs, limit } = options;
         let (told, events) = mpsc::channel(EVENTS);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(WorkerEnvironment {
             home: home.clone(),
-            dial: Connector::of(&profile, line.address.clone(), line.timing.clone())?,
+            connector: Connector::of(
+                &profile,
+                connection.address.clone(),
+                connection.timing.clone(),
+            )?,
             profile,
             state: state.clone(),
-            options: line,
-            limit: Arc::new(Limit::new(limit.map(|limit| limit.max(SLOWEST)))),
+            options: connection,
+            limit: Arc::new(RateLimit::new(limit.map(|limit| limit.max(SLOWEST)))),
             events: told,
             fatal: Mutex::new(None),
         });
         let (queue, taken) = mpsc::unbounded_channel();
-        let taken: Queue = Arc::new(tokio::sync::Mutex::new(taken));
-        let mut lanes = JoinSet::new();
+        let taken: JobQueue = Arc::new(tokio::sync::Mutex::new(taken));
+        let mut workers = JoinSet::new();
         for _ in 0..if jobs == 0 { JOBS } else { jobs } {
-            lanes.spawn(Lane::new(shared.clone(), taken.clone()).run());
+            workers.spawn(TransferWorker::new(shared.clone(), taken.clone()).run());
         }
-        Ok((Self { queue, state, next: AtomicU64::new(1), lanes }, events))
+        Ok((Self { queue, state, next: AtomicU64::new(1), workers }, events))
     }
 
     /// Sends files to `target`, a room's name or `@` and a user name.
@@ -188,8 +107,8 @@ impl Transfers {
     pub async fn put(
         &self,
         target: &str,
-        files: Vec<Found>,
-    ) -> Result<Vec<(JobId, Begun)>, ClientError> {
+        files: Vec<LocalFile>,
+    ) -> Result<Vec<(JobId, BegunUpload)>, ClientError> {
         let offers: Vec<_> = files.iter().map(|file| file.offer(target)).collect();
         let uploads = self.state.uploads();
         let begin = move || Ok(uploads.begin(&offers, now_ms(), &mut OsEntropy)?);
@@ -200,8 +119,8 @@ impl Transfers {
                 // A spooled copy of an earlier attempt with the same content.
                 let _gone = std::fs::remove_file(replaced);
             }
-            let upload = Upload::new(target.to_owned(), file, begun.message_id);
-            jobs.push((self.add(Job::Put(Box::new(upload)))?, begun));
+            let upload = FileUpload::new(target.to_owned(), file, begun.message_id);
+            jobs.push((self.add(TransferJob::Put(Box::new(upload)))?, begun));
         }
         Ok(jobs)
     }
@@ -210,11 +129,11 @@ impl Transfers {
     ///
     /// # Errors
     /// [`ClientError::Closed`].
-    pub fn get(&self, get: Get) -> Result<JobId, ClientError> {
-        self.add(Job::Get(Box::new(download::Download::new(get))))
+    pub fn get(&self, get: DownloadRequest) -> Result<JobId, ClientError> {
+        self.add(TransferJob::Get(Box::new(download::FileDownload::new(get))))
     }
 
-    fn add(&self, job: Job) -> Result<JobId, ClientError> {
+    fn add(&self, job: TransferJob) -> Result<JobId, ClientError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.queue.send((id, job)).map_err(|_| ClientError::Closed)?;
         Ok(id)
@@ -223,8 +142,8 @@ impl Transfers {
     /// Waits until all transfers are complete, and closes the connections. The caller must continue
     /// to take events.
     pub async fn close(self) {
-        let Self { queue, mut lanes, .. } = self;
+        let Self { queue, mut workers, .. } = self;
         drop(queue);
-        while lanes.join_next().await.is_some() {}
+        while workers.join_next().await.is_some() {}
     }
 }

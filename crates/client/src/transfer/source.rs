@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::error::TransferError;
 use crate::disk::DiskError;
-use crate::uploads::Source;
+use crate::uploads::SourceFile;
 
 /// Number of parts that are read ahead.
 const AHEAD: usize = 4;
@@ -34,18 +34,18 @@ const APART: u64 = 128 * 1024;
 
 /// A file that can be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct LocalFile {
     /// The name for the recipients; see `FileMeta` for what the server accepts.
     pub name: String,
     /// The directories above it for the recipients, separated by `/`; empty: none.
     pub path: String,
     /// The file, as it was when it was examined.
-    pub source: Source,
+    pub source: SourceFile,
     /// Permission bits, at most 0777; 0 if there are none to keep.
     pub mode: u32,
     /// Modification time, ms since 1970 UTC; 0 if there is none to keep.
     pub modified_ms: u64,
-    /// BLAKE3 of a spooled copy; see [`crate::uploads::Offer`].
+    /// BLAKE3 of a spooled copy; see [`crate::uploads::UploadOffer`].
     pub hash: Option<[u8; 32]>,
 }
 
@@ -80,7 +80,7 @@ pub(super) fn kind(path: &Path) -> Result<SourceKind, TransferError> {
 ///
 /// # Errors
 /// [`TransferError::NotAFile`] for anything but a regular file, or [`TransferError::Disk`].
-pub fn look(path: &Path) -> Result<Found, TransferError> {
+pub fn look(path: &Path) -> Result<LocalFile, TransferError> {
     use std::os::unix::fs::PermissionsExt as _;
     let absolute = std::path::absolute(path).map_err(DiskError::at(path))?;
     let found = std::fs::metadata(&absolute).map_err(DiskError::at(path))?;
@@ -93,8 +93,8 @@ pub fn look(path: &Path) -> Result<Found, TransferError> {
         return Err(TransferError::NotAFile { path: path.to_path_buf(), what });
     }
     let name = absolute.file_name().map(|name| name.to_string_lossy().into_owned());
-    let source = Source::of(&absolute, &found);
-    Ok(Found {
+    let source = SourceFile::of(&absolute, &found);
+    Ok(LocalFile {
         name: name.unwrap_or_default(),
         path: String::new(),
         mode: found.permissions().mode() & 0o777,
@@ -105,7 +105,7 @@ pub fn look(path: &Path) -> Result<Found, TransferError> {
 }
 
 /// Opens the source if it is unchanged. Blocks.
-fn open(source: &Source) -> Result<File, TransferError> {
+fn open(source: &SourceFile) -> Result<File, TransferError> {
     let at = || DiskError::at(&source.path);
     // Nonblocking: the file may have become a pipe.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -117,9 +117,9 @@ fn open(source: &Source) -> Result<File, TransferError> {
     Ok(file)
 }
 
-fn is_still(file: &File, source: &Source) -> Result<bool, TransferError> {
+fn is_still(file: &File, source: &SourceFile) -> Result<bool, TransferError> {
     let now = file.metadata().map_err(DiskError::at(&source.path))?;
-    Ok(now.is_file() && Source::of(&source.path, &now) == *source)
+    Ok(now.is_file() && SourceFile::of(&source.path, &now) == *source)
 }
 
 /// The hash states over the last [`REMEMBERED`] bytes.
@@ -147,7 +147,11 @@ impl Marks {
 }
 
 /// The hash state after the first `upto` bytes, from the nearest stored state. Blocks.
-pub(super) fn prefix(source: &Source, marks: &Marks, upto: u64) -> Result<Hasher, TransferError> {
+pub(super) fn prefix(
+    source: &SourceFile,
+    marks: &Marks,
+    upto: u64,
+) -> Result<Hasher, TransferError> {
     let (from, mut hasher) = marks.before(upto);
     if from == upto {
         return Ok(hasher);
@@ -197,7 +201,7 @@ pub fn hash_file(path: &Path) -> Result<[u8; 32], TransferError> {
 }
 
 /// A result of the reader thread.
-pub(super) enum Read {
+pub(super) enum SourceRead {
     /// The next bytes, at least one, and the hash state after them.
     Some(Vec<u8>, Box<Hasher>),
     /// The end of the unchanged file, and BLAKE3 of all of it.
@@ -208,13 +212,18 @@ pub(super) enum Read {
 
 /// Reads `source` from byte `from` on a thread, in parts of `size` bytes. `hasher` has hashed the
 /// bytes before. The thread ends when the receiver is dropped.
-pub(super) fn read(source: Source, from: u64, hasher: Hasher, size: usize) -> mpsc::Receiver<Read> {
+pub(super) fn read(
+    source: SourceFile,
+    from: u64,
+    hasher: Hasher,
+    size: usize,
+) -> mpsc::Receiver<SourceRead> {
     let (reads, taken) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
         let last = match read_all(&source, from, hasher, size, &reads) {
-            Ok(Some(hash)) => Read::End(hash),
+            Ok(Some(hash)) => SourceRead::End(hash),
             Ok(None) => return,
-            Err(error) => Read::Failed(error),
+            Err(error) => SourceRead::Failed(error),
         };
         let _gone = reads.blocking_send(last);
     });
@@ -223,11 +232,11 @@ pub(super) fn read(source: Source, from: u64, hasher: Hasher, size: usize) -> mp
 
 /// Reads the rest; returns its hash, or `None` if the receiver was dropped.
 fn read_all(
-    source: &Source,
+    source: &SourceFile,
     from: u64,
     mut hasher: Hasher,
     size: usize,
-    reads: &mpsc::Sender<Read>,
+    reads: &mpsc::Sender<SourceRead>,
 ) -> Result<Option<[u8; 32]>, TransferError> {
     let at = || DiskError::at(&source.path);
     let mut file = open(source)?;
@@ -242,7 +251,7 @@ fn read_all(
         })?;
         left -= want as u64;
         hasher.update(&part);
-        if reads.blocking_send(Read::Some(part, Box::new(hasher.clone()))).is_err() {
+        if reads.blocking_send(SourceRead::Some(part, Box::new(hasher.clone()))).is_err() {
             return Ok(None);
         }
     }
@@ -257,7 +266,7 @@ fn read_all(
 }
 
 /// The error for more or fewer bytes than the size: the file changed, or its file system is wrong.
-fn unlike_its_size(file: &File, source: &Source) -> TransferError {
+fn unlike_its_size(file: &File, source: &SourceFile) -> TransferError {
     match is_still(file, source) {
         Ok(true) => TransferError::Size { path: source.path.clone(), size: source.size },
         Ok(false) => TransferError::Changed(source.path.clone()),
@@ -293,12 +302,12 @@ mod tests {
                 let mut got = all[..from].to_vec();
                 let hash = loop {
                     match reads.recv().await.unwrap() {
-                        Read::Some(part, after) => {
+                        SourceRead::Some(part, after) => {
                             got.extend(part);
                             assert_eq!(after.finalize(), blake3::hash(&got));
                         }
-                        Read::End(hash) => break hash,
-                        Read::Failed(error) => panic!("{error}"),
+                        SourceRead::End(hash) => break hash,
+                        SourceRead::Failed(error) => panic!("{error}"),
                     }
                 };
                 assert_eq!((got == all, hash), (true, *blake3::hash(&all).as_bytes()));
@@ -311,19 +320,19 @@ mod tests {
         let (_dir, path) = file(&bytes(10_000));
         let found = look(&path).unwrap();
         let mut reads = read(found.source.clone(), 0, Hasher::new(), 1000);
-        assert!(matches!(reads.recv().await, Some(Read::Some(..))));
+        assert!(matches!(reads.recv().await, Some(SourceRead::Some(..))));
         // Four parts are read ahead, but not the end.
         let mut longer = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
         std::io::Write::write_all(&mut longer, b"more").unwrap();
         let last = loop {
             match reads.recv().await.unwrap() {
-                Read::Some(..) => {}
+                SourceRead::Some(..) => {}
                 last => break last,
             }
         };
-        assert!(matches!(last, Read::Failed(TransferError::Changed(_))));
+        assert!(matches!(last, SourceRead::Failed(TransferError::Changed(_))));
         let mut reads = read(found.source, 0, Hasher::new(), 1000);
-        assert!(matches!(reads.recv().await, Some(Read::Failed(TransferError::Changed(_)))));
+        assert!(matches!(reads.recv().await, Some(SourceRead::Failed(TransferError::Changed(_)))));
     }
 
     #[test]
@@ -369,7 +378,7 @@ mod tests {
         let (_dir, path) = file(&bytes(1000));
         for size in [999, 1001] {
             // A file system that reports a wrong size reports the same one again.
-            let found = Source { size, ..look(&path).unwrap().source };
+            let found = SourceFile { size, ..look(&path).unwrap().source };
             let file = File::open(&path).unwrap();
             let error = unlike_its_size(&file, &found);
             assert_eq!(error, TransferError::Changed(path.clone()));
@@ -378,7 +387,7 @@ mod tests {
         assert_eq!(source.size, 0);
         let mut reads = read(source, 0, Hasher::new(), 1000);
         let last = reads.recv().await.unwrap();
-        assert!(matches!(last, Read::Failed(TransferError::Size { size: 0, .. })));
+        assert!(matches!(last, SourceRead::Failed(TransferError::Size { size: 0, .. })));
     }
 
     #[test]

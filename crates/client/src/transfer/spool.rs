@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::error::TransferError;
-use super::source::{Found, SourceKind, kind, look};
+use super::source::{LocalFile, SourceKind, kind, look};
 use crate::disk::{self, DiskError};
 use crate::home::Home;
 use crate::profile::Profile;
-use crate::uploads::Source;
+use crate::uploads::SourceFile;
 
 /// The directory, below the profile's state.
 const DIR: &str = "spool";
@@ -66,7 +66,7 @@ pub fn gather(
     profile: &Profile,
     path: &Path,
     copies: &Copies,
-) -> Result<Found, TransferError> {
+) -> Result<LocalFile, TransferError> {
     match kind(path)? {
         SourceKind::Sized => return look(path),
         SourceKind::None(what) => {
@@ -102,7 +102,7 @@ pub fn spool(
     name: &str,
     input: &mut impl Read,
     copies: &Copies,
-) -> Result<Found, TransferError> {
+) -> Result<LocalFile, TransferError> {
     spool_from(home, profile, (name, Path::new("standard input")), input, copies)
 }
 
@@ -113,7 +113,7 @@ fn spool_from(
     (name, from): (&str, &Path),
     input: &mut impl Read,
     copies: &Copies,
-) -> Result<Found, TransferError> {
+) -> Result<LocalFile, TransferError> {
     let dir = home.make_state(profile.name())?.join(DIR);
     disk::make_private_dir(&dir)?;
     sweep(&dir)?;
@@ -141,10 +141,10 @@ fn spool_from(
     }
     let (file, path) = file.keep().map_err(|error| DiskError::at(&dir)(error.error))?;
     let found = file.metadata().map_err(DiskError::at(&path))?;
-    Ok(Found {
+    Ok(LocalFile {
         name: name.to_owned(),
         path: String::new(),
-        source: Source::of(&path, &found),
+        source: SourceFile::of(&path, &found),
         mode: 0,
         modified_ms: 0,
         hash: Some(*hasher.finalize().as_bytes()),

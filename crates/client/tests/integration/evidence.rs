@@ -1,11 +1,11 @@
 //! Changes of the record that a client must detect, and normal events that it must not report.
 
 use crate::common::{World, name, new_user, next, quick, until};
-use twinlock_client::client::{Event, Options};
+use twinlock_client::audit;
 use twinlock_client::enrol;
-use twinlock_client::error::{Blame, ClientError};
+use twinlock_client::error::{ClientError, Fault};
+use twinlock_client::model::{Event, Options};
 use twinlock_client::profile::ProfileError;
-use twinlock_client::record;
 use twinlock_core::invite::InviteLink;
 use twinlock_transport::OsEntropy;
 
@@ -46,7 +46,7 @@ async fn evidence__reading_during_own_sends_raises_no_alarm() {
         let outbox = ada.state().outbox();
         let lines = (0..20).map(|_| ("lobby", text.as_bytes()));
         outbox.enqueue_many(lines, 1, &mut OsEntropy).unwrap();
-        sender.written().await.unwrap();
+        sender.notify_enqueued().await.unwrap();
         // The acks are not awaited: they arrive during this read.
         let page = reader.read(LOBBY, 0, 512).await.unwrap();
         assert!(page.head >= page.entries.len() as u64);
@@ -75,11 +75,11 @@ async fn audit__reads_to_last_receipt_despite_lower_listed_head() {
     say(&ada, "lobby", 10).await;
     let (client, _events) = ada.start(asking());
     let mut listed = client.target("lobby").await.unwrap();
-    assert_eq!(record::audit(&client, listed.clone()).await.unwrap().receipts, 10);
+    assert_eq!(audit::audit(&client, listed.clone()).await.unwrap().receipts, 10);
     // A listing with a lower head does not shorten the audit.
     listed.head = 5;
     listed.head_link = vec![0; 32].into();
-    let audited = record::audit(&client, listed.clone()).await.unwrap();
+    let audited = audit::audit(&client, listed.clone()).await.unwrap();
     assert_eq!(audited.broken_at(), Some(5), "{:?}", audited.fault);
     client.close().await;
 
@@ -88,9 +88,9 @@ async fn audit__reads_to_last_receipt_despite_lower_listed_head() {
     world.start().await;
     let (client, _events) = ada.start(asking());
     let listed = client.target("lobby").await.unwrap();
-    let audited = record::audit(&client, listed).await.unwrap();
+    let audited = audit::audit(&client, listed).await.unwrap();
     assert_eq!(audited.broken_at(), Some(8), "{:?}", audited.fault);
-    assert_eq!(audited.fault.unwrap().blame(), Blame::Record);
+    assert_eq!(audited.fault.unwrap().fault(), Fault::Record);
     client.close().await;
 }
 
@@ -114,7 +114,7 @@ async fn audit__altered_entry_is_found_without_a_receipt() {
         world.start().await;
         let (client, _events) = bob.start(asking());
         let listed = client.target("lobby").await.unwrap();
-        let audited = record::audit(&client, listed).await.unwrap();
+        let audited = audit::audit(&client, listed).await.unwrap();
         assert_eq!(audited.broken_at(), Some(broken), "{change}: {:?}", audited.fault);
         client.close().await;
         world.stop().await;
@@ -134,7 +134,7 @@ async fn evidence__vanished_room_is_reported_unless_left() {
     say(&ada, "dev", 1).await;
     client.leave_room(dev.id).await.unwrap();
     let receipts = client.state().receipts();
-    assert_eq!(record::unexplained(&receipts, &[LOBBY, ops.id]), Ok(vec![]));
+    assert_eq!(audit::unexplained(&receipts, &[LOBBY, ops.id]), Ok(vec![]));
     client.close().await;
 
     world.stop().await;
@@ -143,7 +143,7 @@ async fn evidence__vanished_room_is_reported_unless_left() {
     let (client, _events) = ada.start(asking());
     let listed: Vec<u64> =
         client.conversations(false).await.unwrap().iter().map(|c| c.id).collect();
-    assert_eq!(record::unexplained(&receipts, &listed), Ok(vec![ops.id]));
+    assert_eq!(audit::unexplained(&receipts, &listed), Ok(vec![ops.id]));
     client.close().await;
 }
 
@@ -177,7 +177,7 @@ async fn outbox__disconnected_client_keeps_no_claim() {
     until(&mut events, |event| matches!(event, Event::Down { .. })).await;
     let other = ada.state();
     other.outbox().enqueue("lobby", b"x", 1, &mut OsEntropy).unwrap();
-    client.written().await.unwrap();
+    client.notify_enqueued().await.unwrap();
     assert_eq!(other.outbox().claim(10).unwrap().len(), 1);
     client.close().await;
 }

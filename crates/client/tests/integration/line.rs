@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::common::{LONG, World, name, new_user, next, quick, text, until};
 use tokio::time::timeout;
-use twinlock_client::client::{Event, Options, Rekeyed};
 use twinlock_client::enrol;
-use twinlock_client::error::{Blame, ClientError, Refusal};
+use twinlock_client::error::{ClientError, Fault, Refusal};
+use twinlock_client::model::{Event, Options, Rekeyed};
 use twinlock_client::profile::Profile;
 use twinlock_core::id::ConversationId;
 use twinlock_core::invite::InviteLink;
@@ -39,7 +39,7 @@ async fn rekey__under_load_loses_and_reorders_nothing() {
     let sent = lines(0, 3000);
     for some in sent.chunks(10) {
         enqueue(&ada, "lobby", some);
-        client.written().await.unwrap();
+        client.notify_enqueued().await.unwrap();
     }
     let mut got = Vec::new();
     let mut acked = BTreeSet::new();
@@ -72,7 +72,7 @@ async fn rekey__on_request_reports_epochs_and_loses_nothing() {
     let forcing = async {
         for (before, some) in (0..REKEYS).zip(sent.chunks(100)) {
             enqueue(&ada, "lobby", some);
-            client.written().await.unwrap();
+            client.notify_enqueued().await.unwrap();
             let rekeyed = timeout(LONG, client.rekey()).await.unwrap().unwrap();
             assert_eq!(rekeyed, Rekeyed { before, after: before + 1 });
         }
@@ -135,7 +135,7 @@ async fn driver__delivers_once_in_order_over_server_restarts() {
     let mut got: Vec<String> = Vec::new();
     for (round, some) in sent.chunks(400).enumerate() {
         enqueue(&ada, "lobby", some);
-        client.written().await.unwrap();
+        client.notify_enqueued().await.unwrap();
         // The server stops in the middle of the batch.
         let half = round * 400 + 100;
         until(&mut events, |event| {
@@ -209,7 +209,7 @@ async fn evidence__lost_or_replaced_acked_entries_are_detected() {
         }
     };
     assert_eq!(error, truncated);
-    assert_eq!(error.blame(), Blame::Record);
+    assert_eq!(error.fault(), Fault::Record);
 
     // Other entries take the numbers of the lost ones.
     let bob = {
@@ -274,7 +274,7 @@ async fn driver__without_server_request_fails_and_follow_waits() {
     let once = Options { reconnect: false, send: false, ..quick() };
     let (client, _events) = ada.start(once);
     let error = timeout(LONG, client.people(false)).await.unwrap().unwrap_err();
-    assert_eq!(error.blame(), Blame::Network);
+    assert_eq!(error.fault(), Fault::Network);
 
     let (client, mut events) = ada.start(quick());
     client.follow(LOBBY, 0).await.unwrap();
@@ -294,5 +294,5 @@ async fn pin__another_server_at_same_address_is_refused() {
     world.start().await;
     let (client, _events) = ada.start(Options { reconnect: true, ..quick() });
     let error = client.people(false).await.unwrap_err();
-    assert_eq!(error.blame(), Blame::Them, "{error:?}");
+    assert_eq!(error.fault(), Fault::ServerIdentity, "{error:?}");
 }

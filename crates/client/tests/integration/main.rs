@@ -14,6 +14,7 @@
 
 mod common;
 mod evidence;
+mod front_door;
 mod line;
 mod network;
 mod state_db;

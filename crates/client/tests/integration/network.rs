@@ -1,22 +1,22 @@
 //! A faulty network: every message arrives once and in order, and dead connections are detected.
 //!
 //! By default the main test runs for some seconds, with keep-alive times of a tenth or less.
-//! `TWINLOCK_WEATHER=260` runs it for 260 seconds, with the keep-alive times of the protocol.
+//! `TWINLOCK_NETWORK=260` runs it for 260 seconds, with the keep-alive times of the protocol.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common::weather::{Chance, Weather};
 use crate::common::{Person, World, text};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
-use twinlock_client::client::{Client, Event, Options};
 use twinlock_client::error::ClientError;
+use twinlock_client::{Client, Event, Options};
 use twinlock_core::id::ConversationId;
 use twinlock_core::invite::Address;
 use twinlock_core::limits::Timing;
-use twinlock_core::session::Fault;
+use twinlock_core::session::SessionFault;
+use twinlock_testing::{FaultyNetwork, Rng};
 use twinlock_transport::OsEntropy;
 
 /// The room of all users.
@@ -28,7 +28,7 @@ const LATE: Duration = Duration::from_secs(3);
 
 /// The duration of the main test, and the keep-alive times of both ends.
 fn scale() -> (Duration, Timing) {
-    let seconds = std::env::var("TWINLOCK_WEATHER").map(|seconds| seconds.parse().unwrap());
+    let seconds = std::env::var("TWINLOCK_NETWORK").map(|seconds| seconds.parse().unwrap());
     let seconds = seconds.unwrap_or(SECONDS);
     let mut timing = Timing::default();
     if seconds < 60 {
@@ -41,10 +41,10 @@ fn scale() -> (Duration, Timing) {
 
 struct Stage {
     world: World,
-    weather: Weather,
+    network: FaultyNetwork,
     timing: Timing,
     people: Vec<Person>,
-    chance: Chance,
+    rng: Mutex<Rng>,
     lasts: Duration,
 }
 
@@ -58,8 +58,9 @@ impl Stage {
             config.limits.logins_per_minute = 100_000;
         })
         .await;
-        let chance = Chance::new();
-        let weather = Weather::before(world.config.listen, &chance).await;
+        let mut rng = Rng::from_env();
+        let of_network = Rng::from_seed(rng.draw());
+        let network = FaultyNetwork::random(world.config.listen, of_network);
         let ada = world.owner("ada").await;
         let (client, _events) = ada.start(crate::common::quick());
         let mut people = Vec::new();
@@ -68,14 +69,14 @@ impl Stage {
         }
         client.close().await;
         people.insert(0, ada);
-        while world.server.as_ref().unwrap().lines() > 0 {
+        while world.server.as_ref().unwrap().sessions() > 0 {
             sleep(Duration::from_millis(5)).await;
         }
-        Self { world, weather, timing, people, chance, lasts }
+        Self { world, network, timing, people, rng: Mutex::new(rng), lasts }
     }
 
     fn start(&self, who: usize) -> (Client, mpsc::Receiver<Event>) {
-        let address = Address::new("127.0.0.1", self.weather.address.port()).unwrap();
+        let address = Address::new("127.0.0.1", self.network.address.port()).unwrap();
         let options = Options {
             address: Some(address),
             timing: self.timing.clone(),
@@ -86,7 +87,7 @@ impl Stage {
     }
 
     fn lines(&self) -> usize {
-        self.world.server.as_ref().unwrap().lines()
+        self.world.server.as_ref().unwrap().sessions()
     }
 
     /// Time after which a silent connection is dead: one that follows or waits, and any other.
@@ -97,18 +98,19 @@ impl Stage {
 
     /// Delays and cuts until `until`. Returns the number of single cuts, cuts of all, and delays.
     async fn blow(&self, until: Instant) -> [usize; 3] {
-        let (weather, chance) = (&self.weather, &self.chance);
+        let network = &self.network;
+        let draw = |from, to| self.rng.lock().unwrap().within(from, to);
         let mut counts = [0; 3];
         while Instant::now() < until {
-            match chance.within(0, 10) {
-                0..3 => counts[0] += usize::from(weather.cut_one()),
-                3 => counts[1] += usize::from(weather.cut()),
+            match draw(0, 10) {
+                0..3 => counts[0] += usize::from(network.cut_one()),
+                3 => counts[1] += usize::from(network.cut()),
                 _ => {
-                    weather.set_delay(Duration::from_millis(chance.within(0, 60)));
+                    network.set_delay(Duration::from_millis(draw(0, 60)));
                     counts[2] += 1;
                 }
             }
-            sleep(Duration::from_millis(chance.within(20, 400))).await;
+            sleep(Duration::from_millis(draw(20, 400))).await;
         }
         counts
     }
@@ -116,8 +118,8 @@ impl Stage {
     /// Waits without cuts until every client is connected and `whole` connections are healthy.
     async fn calm(&self, seen: &Seen, whole: usize) {
         let until = Instant::now() + self.dead_after().1 + crate::common::LONG;
-        while seen.standing() < self.people.len() || self.weather.whole() < whole {
-            let now = (seen.standing(), self.weather.whole());
+        while seen.standing() < self.people.len() || self.network.healthy() < whole {
+            let now = (seen.standing(), self.network.healthy());
             assert!(Instant::now() < until, "lines that stand, and that are not silent: {now:?}");
             sleep(Duration::from_millis(5)).await;
         }
@@ -145,7 +147,7 @@ impl Seen {
                 let stood = std::mem::take(up);
                 self.standing.fetch_sub(usize::from(stood), Ordering::Relaxed);
                 self.downs.fetch_add(1, Ordering::Relaxed);
-                let silent = *error == ClientError::Lost(Fault::Silent.to_string());
+                let silent = *error == ClientError::Lost(SessionFault::Silent.to_string());
                 self.silent.fetch_add(usize::from(silent), Ordering::Relaxed);
             }
             _ => {}
@@ -177,7 +179,7 @@ async fn writes(
             sent += lines.len();
             let messages = lines.iter().map(|line| ("lobby", line.as_bytes()));
             outbox.outbox().enqueue_many(messages, 1, &mut OsEntropy).unwrap();
-            client.written().await.unwrap();
+            client.notify_enqueued().await.unwrap();
         } else if recorded == sent {
             client.close().await;
             return sent;
@@ -224,7 +226,7 @@ async fn network__faulty_delivers_messages_once_and_in_order() {
         }
     });
 
-    let weather = &stage.weather;
+    let network = &stage.network;
     let began = Instant::now();
     let for_part = |part| Instant::now() + stage.lasts.mul_f64(part);
     let mut counts = Vec::new();
@@ -233,7 +235,7 @@ async fn network__faulty_delivers_messages_once_and_in_order() {
     for (ends, lines) in [([true, false], 1), ([false, true], 1), ([true, true], 2)] {
         counts.push(stage.blow(for_part(0.1)).await);
         stage.calm(&seen, lines).await;
-        weather.swallow(ends, lines);
+        network.silence(ends, lines);
     }
     counts.push(stage.blow(for_part(0.1)).await);
     // A partition, until both ends of every connection have detected it.
@@ -242,7 +244,7 @@ async fn network__faulty_delivers_messages_once_and_in_order() {
     stage.calm(&seen, everybody).await;
     let silent = seen.silent();
     let parting = Instant::now();
-    weather.part(true);
+    network.partition(true);
     let none = stage.blow(Instant::now() + any.max(stage.lasts.mul_f64(0.47))).await;
     let until = Instant::now() + LATE;
     while (seen.standing(), stage.lines()) != (0, 0) {
@@ -253,9 +255,9 @@ async fn network__faulty_delivers_messages_once_and_in_order() {
     assert_eq!(none[..2], [0, 0], "nothing is cut while nothing passes");
     assert_eq!(seen.silent() - silent, everybody, "each client noticed by itself");
     let parted = parting.elapsed();
-    weather.part(false);
+    network.partition(false);
     counts.push(stage.blow(for_part(0.13)).await);
-    weather.set_delay(Duration::ZERO);
+    network.set_delay(Duration::ZERO);
     stop.store(true, Ordering::Relaxed);
     let mut sent = Vec::new();
     for writing in writing {
@@ -270,13 +272,13 @@ async fn network__faulty_delivers_messages_once_and_in_order() {
     }
     // The last silent connections may still have to be detected.
     let until = Instant::now() + any + LATE;
-    while weather.silences().iter().any(|silence| silence.left.contains(&None)) {
-        assert!(Instant::now() < until, "{:?}", weather.silences());
+    while network.silences().iter().any(|silence| silence.left.contains(&None)) {
+        assert!(Instant::now() < until, "{:?}", network.silences());
         sleep(Duration::from_millis(5)).await;
     }
     reader.close().await;
     reading.await.unwrap();
-    let silences = weather.silences();
+    let silences = network.silences();
     let slowest = [0, 1].map(|end| silences.iter().filter_map(|s| s.left[end]).max().unwrap());
     let [one, every, delays] = [0, 1, 2].map(|n| counts.iter().map(|c| c[n]).sum::<usize>());
     eprintln!(
@@ -287,7 +289,7 @@ async fn network__faulty_delivers_messages_once_and_in_order() {
         silences.len(),
         slowest[0],
         slowest[1],
-        weather.taken.load(Ordering::Relaxed),
+        network.accepted(),
         seen.downs.load(Ordering::Relaxed)
     );
     assert_eq!(silences.len(), 1 + 1 + 2 + everybody, "{silences:?}");
@@ -318,9 +320,9 @@ async fn network__silent_connection_is_detected_by_both_ends() {
         crate::common::until(&mut events, |event| matches!(event, Event::CaughtUp { .. })).await;
         assert_eq!(stage.lines(), 1);
         let began = Instant::now();
-        stage.weather.swallow(ends, 1);
+        stage.network.silence(ends, 1);
         // New connections wait: a reconnect would count as a connection of the server.
-        stage.weather.hold(true);
+        stage.network.pause(true);
         let server = async {
             while stage.lines() > 0 {
                 sleep(Duration::from_millis(5)).await;
@@ -334,7 +336,7 @@ async fn network__silent_connection_is_detected_by_both_ends() {
         let (client, server) = tokio::join!(client, server);
         eprintln!("network: silent {ends:?}: the client after {client:?}, the server {server:?}");
         assert!(client < limit + late && server < limit + late, "{client:?} {server:?}");
-        stage.weather.hold(false);
+        stage.network.pause(false);
         reader.close().await;
         while stage.lines() > 0 {
             sleep(Duration::from_millis(5)).await;
@@ -349,11 +351,11 @@ async fn network__pending_ack_detects_dead_connection_like_follow() {
     stage.timing.ping_idle = Duration::from_secs(600);
     let (client, mut events) = stage.start(0);
     crate::common::until(&mut events, |event| matches!(event, Event::Up(_))).await;
-    stage.weather.swallow([true, true], 1);
+    stage.network.silence([true, true], 1);
     let outbox = stage.people[0].state();
     let message = [("lobby", &b"is anybody there?"[..])];
     outbox.outbox().enqueue_many(message, 1, &mut OsEntropy).unwrap();
-    client.written().await.unwrap();
+    client.notify_enqueued().await.unwrap();
     let began = Instant::now();
     let (limit, _) = stage.dead_after();
     crate::common::until(&mut events, |event| matches!(event, Event::Down { .. })).await;

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use twinlock_client::home::Home;
-use twinlock_client::outbox::{Ack, Outbox, Outcome, message_id};
+use twinlock_client::outbox::{Ack, MessageOutcome, Outbox, message_id};
 use twinlock_client::receipts::{Handled, Known, Seen};
 use twinlock_client::state::{State, StateError};
 use twinlock_core::Entropy;
@@ -147,12 +147,12 @@ fn outbox__recorded_message_leaves_receipt_and_no_text() {
     let state = f.open();
     let outbox = state.outbox();
     let id = f.enqueue(&outbox, "ops", "a text to be found");
-    assert_eq!(outbox.outcome(&id), Ok(Some(Outcome::Pending)));
+    assert_eq!(outbox.outcome(&id), Ok(Some(MessageOutcome::Pending)));
     outbox.mark_recorded(&id, &ack(7)).unwrap();
     outbox.mark_recorded(&id, &Ack { salt: None, ..ack(7) }).expect("the same ack, erased since");
     assert_eq!(
         outbox.outcomes(&[id, MessageId([9; 16])]),
-        Ok(vec![Some(Outcome::Recorded(ack(7))), None])
+        Ok(vec![Some(MessageOutcome::Recorded(ack(7))), None])
     );
     assert_eq!(outbox.pending(1), Ok(Vec::new()));
     assert_eq!(state.receipts().all_for(1), Ok(vec![known(7)]));
@@ -174,7 +174,7 @@ fn outbox__conflicting_ack_is_refused_and_changes_nothing() {
     }
     let relinked = outbox.mark_recorded(&next, &Ack { link: forged(7).link, ..ack(7) });
     assert_eq!(relinked, Err(conflict(7)));
-    assert_eq!(outbox.outcome(&next), Ok(Some(Outcome::Pending)));
+    assert_eq!(outbox.outcome(&next), Ok(Some(MessageOutcome::Pending)));
     assert_eq!(state.receipts().all_for(1), Ok(vec![known(7)]));
 }
 
@@ -188,7 +188,7 @@ fn outbox__refused_message_is_kept_and_ack_overrides_refusal() {
     assert_eq!(outbox.pending_count(), Ok(0));
     outbox.mark_recorded(&two, &ack(1)).unwrap();
     outbox.mark_refused(&two, RefusalReason::TooLarge).unwrap();
-    assert_eq!(outbox.outcome(&two), Ok(Some(Outcome::Recorded(ack(1)))));
+    assert_eq!(outbox.outcome(&two), Ok(Some(MessageOutcome::Recorded(ack(1)))));
     let refused = outbox.refused(10).unwrap();
     assert_eq!(refused.len(), 1);
     assert_eq!(
@@ -374,7 +374,7 @@ fn state_db__out_of_range_numbers_are_refused() {
     assert_eq!(outbox.mark_recorded(&id, &Ack { time_ms: u64::MAX, ..ack(1) }), max);
     assert_eq!(outbox.mark_recorded(&id, &Ack { conversation: u64::MAX, ..ack(1) }), max);
     assert_eq!(receipts.remember(&Seen { last: Known { n: u64::MAX, ..known(1) }, after: 0 }), max);
-    assert_eq!(outbox.outcome(&id), Ok(Some(Outcome::Pending)));
+    assert_eq!(outbox.outcome(&id), Ok(Some(MessageOutcome::Pending)));
     assert_eq!(receipts.all_for(1), Ok(Vec::new()));
 }
 

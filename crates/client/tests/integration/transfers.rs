@@ -7,37 +7,41 @@ use std::path::{Path, PathBuf};
 use crate::common::{LONG, Person, World, quick};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use twinlock_client::client::Entry;
-use twinlock_client::error::Blame;
+use twinlock_client::error::Fault;
+use twinlock_client::model::Entry;
 use twinlock_client::transfer::{
-    Event, Found, Get, Into, JobId, Moving, Place, TransferError, Transfers, look, name,
+    Destination, DownloadRequest, DownloadTarget, JobId, LocalFile, TransferError, TransferEvent,
+    TransferOptions, Transfers, look, name,
 };
 use twinlock_core::proto::RefusalReason;
 
 /// The room of all users.
 const LOBBY: u64 = 1;
 
-fn start(person: &Person, jobs: usize) -> (Transfers, mpsc::Receiver<Event>) {
-    let moving = Moving { line: quick(), jobs, limit: None };
+fn start(person: &Person, jobs: usize) -> (Transfers, mpsc::Receiver<TransferEvent>) {
+    let moving = TransferOptions { connection: quick(), jobs, limit: None };
     Transfers::start(&person.home, person.profile(), person.state(), moving).unwrap()
 }
 
-fn file(dir: &Path, name: &str, content: &[u8]) -> Found {
+fn file(dir: &Path, name: &str, content: &[u8]) -> LocalFile {
     fs::write(dir.join(name), content).unwrap();
     look(&dir.join(name)).unwrap()
 }
 
 /// The next event that ends a job.
-async fn ended(events: &mut mpsc::Receiver<Event>) -> Event {
+async fn ended(events: &mut mpsc::Receiver<TransferEvent>) -> TransferEvent {
     loop {
         let event = timeout(LONG, events.recv()).await.unwrap().unwrap();
-        if matches!(event, Event::Sent { .. } | Event::Got { .. } | Event::Failed { .. }) {
+        if matches!(
+            event,
+            TransferEvent::Sent { .. } | TransferEvent::Got { .. } | TransferEvent::Failed { .. }
+        ) {
             return event;
         }
     }
 }
 
-async fn put(person: &Person, files: Vec<Found>) -> Vec<Event> {
+async fn put(person: &Person, files: Vec<LocalFile>) -> Vec<TransferEvent> {
     let (transfers, mut events) = start(person, 3);
     let jobs = transfers.put("lobby", files).await.unwrap();
     let mut all = Vec::new();
@@ -49,9 +53,9 @@ async fn put(person: &Person, files: Vec<Found>) -> Vec<Event> {
     all
 }
 
-fn why(event: &Event) -> (RefusalReason, Blame) {
+fn why(event: &TransferEvent) -> (RefusalReason, Fault) {
     match event {
-        Event::Failed { error, .. } => (error.refusal().unwrap().why, error.blame()),
+        TransferEvent::Failed { error, .. } => (error.refusal().unwrap().why, error.fault()),
         other => panic!("{other:?}"),
     }
 }
@@ -63,12 +67,18 @@ async fn entries(person: &Person) -> Vec<Entry> {
     page.entries
 }
 
-fn get(entry: &Entry, dir: &Path) -> Get {
+fn get(entry: &Entry, dir: &Path) -> DownloadRequest {
     let file = entry.file.clone().unwrap();
     let name = name::harmless(file.name.expose_raw()).into();
     let (dir, below) = (PathBuf::from(dir), Vec::new());
-    let place = Place { dir, below, name, force: false, keep_mode: false };
-    Get { conversation: LOBBY, n: entry.n, file, own: true, into: Into::Place(place) }
+    let place = Destination { dir, below, name, force: false, keep_mode: false };
+    DownloadRequest {
+        conversation: LOBBY,
+        n: entry.n,
+        file,
+        own: true,
+        into: DownloadTarget::File(place),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,23 +96,23 @@ async fn transfer__over_limit_is_refused_early_and_fitting_is_sent() {
     let mut seen = Vec::new();
     loop {
         let event = timeout(LONG, events.recv()).await.unwrap().unwrap();
-        let last = matches!(event, Event::Failed { .. });
+        let last = matches!(event, TransferEvent::Failed { .. });
         seen.push(event);
         if last {
             break;
         }
     }
-    assert_eq!(why(seen.last().unwrap()), (RefusalReason::TooLarge, Blame::Request));
-    assert!(!seen.iter().any(|event| matches!(event, Event::Began { .. })), "{seen:?}");
+    assert_eq!(why(seen.last().unwrap()), (RefusalReason::TooLarge, Fault::Request));
+    assert!(!seen.iter().any(|event| matches!(event, TransferEvent::Began { .. })), "{seen:?}");
     assert_eq!(ada.state().uploads().count().unwrap(), 0, "it would be refused again");
     drop((transfers, events));
 
     let sent = put(&ada, vec![file(dir.path(), "fits", &vec![2; 100_000])]).await;
-    assert!(matches!(sent[0], Event::Sent { .. }), "{sent:?}");
+    assert!(matches!(sent[0], TransferEvent::Sent { .. }), "{sent:?}");
     let over = put(&ada, vec![file(dir.path(), "over", &vec![3; 60_000])]).await;
-    assert_eq!(why(&over[0]), (RefusalReason::Quota, Blame::Request));
+    assert_eq!(why(&over[0]), (RefusalReason::Quota, Fault::Request));
     let sent = put(&ada, vec![file(dir.path(), "small", &vec![4; 40_000])]).await;
-    assert!(matches!(sent[0], Event::Sent { .. }), "{sent:?}");
+    assert!(matches!(sent[0], TransferEvent::Sent { .. }), "{sent:?}");
     assert_eq!(entries(&ada).await.len(), 2);
 }
 
@@ -119,7 +129,7 @@ async fn transfer__many_files_arrive_once_beside_an_open_session() {
     let mut numbers: Vec<_> = sent
         .iter()
         .map(|event| match event {
-            Event::Sent { ack, .. } => ack.n,
+            TransferEvent::Sent { ack, .. } => ack.n,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -140,7 +150,7 @@ async fn transfer__many_files_arrive_once_beside_an_open_session() {
         all.iter().map(|entry| transfers.get(get(entry, into.path())).unwrap()).collect();
     for _ in jobs {
         let event = ended(&mut events).await;
-        assert!(matches!(event, Event::Got { .. }), "{event:?}");
+        assert!(matches!(event, TransferEvent::Got { .. }), "{event:?}");
     }
     for at in 0..200_usize {
         let got = fs::read(into.path().join(format!("f{at}"))).unwrap();
@@ -158,12 +168,12 @@ async fn transfer__uploads_wait_until_server_is_reachable() {
     let files = vec![file(dir.path(), "a", b"a"), file(dir.path(), "b", &vec![7; 3_000_000])];
     transfers.put("lobby", files).await.unwrap();
     let down = timeout(LONG, events.recv()).await.unwrap().unwrap();
-    assert!(matches!(down, Event::Down { .. }), "{down:?}");
+    assert!(matches!(down, TransferEvent::Down { .. }), "{down:?}");
     assert_eq!(ada.state().uploads().count().unwrap(), 2, "the intent is on disk");
     world.start().await;
     for _ in 0..2 {
         let event = ended(&mut events).await;
-        assert!(matches!(event, Event::Sent { .. }), "{event:?}");
+        assert!(matches!(event, TransferEvent::Sent { .. }), "{event:?}");
     }
     drop(events);
     transfers.close().await;
@@ -186,8 +196,8 @@ async fn transfer__wrong_size_or_hash_in_entry_leaves_no_file() {
     for lie in [size, hash] {
         transfers.get(lie).unwrap();
         match ended(&mut events).await {
-            Event::Failed { error, .. } => {
-                assert_eq!((&error, error.blame()), (&TransferError::OtherFile, Blame::Record));
+            TransferEvent::Failed { error, .. } => {
+                assert_eq!((&error, error.fault()), (&TransferError::OtherFile, Fault::Record));
             }
             other => panic!("{other:?}"),
         }
@@ -196,5 +206,5 @@ async fn transfer__wrong_size_or_hash_in_entry_leaves_no_file() {
     // The connection still works, and the correct reference succeeds on it.
     transfers.get(get(&entry, into.path())).unwrap();
     let event = ended(&mut events).await;
-    assert!(matches!(event, Event::Got { .. }), "{event:?}");
+    assert!(matches!(event, TransferEvent::Got { .. }), "{event:?}");
 }

@@ -21,7 +21,8 @@ const HEADERS: [&[u8]; 2] = [
 
 /// Opens a line without its LF. Verifies the tag before it decrypts anything.
 pub(super) fn open(key: &LineKey, line: &[u8]) -> Result<Zeroizing<Vec<u8>>, Closed> {
-    let Parts { header, encrypted_key, iv, mut c, tag } = Parts::parse(line).ok_or(Closed::Form)?;
+    let JweParts { header, encrypted_key, iv, mut c, tag } =
+        JweParts::parse(line).ok_or(Closed::Form)?;
     if !HEADERS.contains(&header) || !encrypted_key.is_empty() {
         return Err(Closed::Form);
     }
@@ -49,7 +50,7 @@ pub(super) fn seal(key: &LineKey, iv: &[u8; 16], plain: &[u8], out: &mut Vec<u8>
 
 /// The five parts of a compact serialisation. All but the header are decoded, because the tag
 /// covers the header's encoded bytes.
-struct Parts<'a> {
+struct JweParts<'a> {
     header: &'a [u8],
     encrypted_key: &'a [u8],
     iv: [u8; 16],
@@ -58,7 +59,7 @@ struct Parts<'a> {
     tag: [u8; 32],
 }
 
-impl<'a> Parts<'a> {
+impl<'a> JweParts<'a> {
     fn parse(line: &'a [u8]) -> Option<Self> {
         let mut parts = line.split(|b| *b == b'.');
         let mut next = || parts.next();
@@ -210,7 +211,7 @@ pub(crate) mod tests {
     }
 
     fn open_wrapped(kek: &[u8; 32], jwe: &[u8]) -> Option<Vec<u8>> {
-        let mut parts = Parts::parse(jwe)?;
+        let mut parts = JweParts::parse(jwe)?;
         let key = unwrap_key(kek, &BASE64URL_NOPAD.decode(parts.encrypted_key).ok()?)?;
         let key = LineKey::new(&key);
         cbc_hs512_open(&key, parts.header, &parts.iv, &mut parts.c, &parts.tag).map(<[u8]>::to_vec)

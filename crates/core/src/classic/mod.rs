@@ -5,7 +5,7 @@
 //! A classic connection carries one JWE per line inside TLS (`jwe` implements the only format).
 //! Both ends draw a nonce and derive the connection's keys from both, so that a recorded line is
 //! invalid on any other connection. `seq` in the plaintext prevents replay within one connection.
-//! [`Greeting`] becomes [`Heard`] becomes [`Lines`]; each step consumes the one before it. The
+//! [`Greeting`] becomes [`Heard`] becomes [`ClassicChannel`]; each step consumes the one before it. The
 //! origin's own format, which has no integrity protection, is in [`origin`].
 //!
 //! Errors are returned to the caller, for its log; the peer learns nothing about them.
@@ -17,7 +17,6 @@ pub(crate) use jwe::tests;
 
 use data_encoding::BASE64URL_NOPAD;
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use crate::Entropy;
 use crate::id::{ConversationId, Link};
@@ -32,7 +31,7 @@ pub const MAX_LINE: usize = 49_152;
 /// Longest first line of a client, bytes: a name of 32 bytes, a blank and 22 characters.
 pub const MAX_HELLO: usize = 32 + 1 + NONCE_CHARS;
 
-/// Lines that a client may send ahead of their answers.
+/// ClassicChannel that a client may send ahead of their answers.
 pub const AHEAD: usize = 64;
 
 /// Characters of a nonce in base64url.
@@ -151,10 +150,10 @@ impl Heard {
     /// The connection's two directions, for the server. Only the client's first sealed line proves
     /// that the client has the key.
     #[must_use]
-    pub fn lines(self, psk: &ClassicKey) -> Lines {
+    pub fn lines(self, psk: &ClassicKey) -> ClassicChannel {
         let [c2s, s2c] =
             wiped::<{ wiped::FRAME }, _>(|| line_keys(psk, &self.sn, &self.cn, &self.kid));
-        Lines { read: Way::new(c2s), write: Way::new(s2c) }
+        ClassicChannel { read: ChannelDirection::new(c2s), write: ChannelDirection::new(s2c) }
     }
 }
 
@@ -167,14 +166,17 @@ pub fn call(
     psk: &ClassicKey,
     greeting: &[u8],
     entropy: &mut (impl Entropy + ?Sized),
-) -> Result<(String, Lines), Closed> {
+) -> Result<(String, ClassicChannel), Closed> {
     let greeting = std::str::from_utf8(greeting).map_err(|_| Closed::Form)?;
     let sn = nonce(greeting.strip_prefix(GREETING).ok_or(Closed::Form)?)?;
     let mut cn = [0; 16];
     entropy.fill(&mut cn);
     let [c2s, s2c] = line_keys(psk, &sn, &cn, kid);
     let line = format!("{kid} {}\n", BASE64URL_NOPAD.encode(&cn));
-    Ok((line, Lines { read: Way::new(s2c), write: Way::new(c2s) }))
+    Ok((
+        line,
+        ClassicChannel { read: ChannelDirection::new(s2c), write: ChannelDirection::new(c2s) },
+    ))
 }
 
 fn nonce(text: &str) -> Result<[u8; 16], Closed> {
@@ -192,12 +194,12 @@ pub(crate) fn line_keys(psk: &ClassicKey, sn: &[u8; 16], cn: &[u8; 16], kid: &st
 
 /// One direction: its key, and the next sequence number.
 #[derive(Debug)]
-struct Way {
+struct ChannelDirection {
     key: LineKey,
     seq: u64,
 }
 
-impl Way {
+impl ChannelDirection {
     fn new(key: LineKey) -> Self {
         Self { key, seq: 0 }
     }
@@ -205,12 +207,12 @@ impl Way {
 
 /// Both directions of a classic connection, at either end.
 #[derive(Debug)]
-pub struct Lines {
-    read: Way,
-    write: Way,
+pub struct ClassicChannel {
+    read: ChannelDirection,
+    write: ChannelDirection,
 }
 
-impl Lines {
+impl ClassicChannel {
     /// Opens the next line, given without its LF.
     ///
     /// # Errors
@@ -229,10 +231,10 @@ impl Lines {
 
     /// The keys of the reading and the writing direction, for tests that search memory for leaked
     /// keys.
-    #[doc(hidden)]
+    #[cfg(feature = "test-util")]
     #[must_use]
-    pub fn expose_keys(&self) -> [Zeroizing<[u8; 64]>; 2] {
-        [&self.read, &self.write].map(|way| Zeroizing::new(*way.key.expose_secret()))
+    pub fn expose_keys(&self) -> [zeroize::Zeroizing<[u8; 64]>; 2] {
+        [&self.read, &self.write].map(|way| zeroize::Zeroizing::new(*way.key.expose_secret()))
     }
 
     /// Appends the next line, with its LF, to `out`. Draws 16 bytes. The caller limits texts to
@@ -258,17 +260,9 @@ mod laws {
     use super::*;
     use crate::id::Name;
     use crate::keys::ClassicRoot;
+    use crate::test_entropy::Seeded;
 
-    struct Counting(u8);
-
-    impl Entropy for Counting {
-        fn fill(&mut self, out: &mut [u8]) {
-            self.0 += 1;
-            out.fill(self.0);
-        }
-    }
-
-    fn ends(psk: &ClassicKey, entropy: &mut Counting) -> (Lines, Lines) {
+    fn ends(psk: &ClassicKey, entropy: &mut Seeded) -> (ClassicChannel, ClassicChannel) {
         let greeting = Greeting::draw(entropy);
         let (hello, client) =
             call("lamp", psk, greeting.line().trim_end().as_bytes(), entropy).unwrap();
@@ -277,7 +271,7 @@ mod laws {
         (heard.lines(psk), client)
     }
 
-    fn sealed(from: &mut Lines, text: &str, entropy: &mut Counting) -> Vec<u8> {
+    fn sealed(from: &mut ClassicChannel, text: &str, entropy: &mut Seeded) -> Vec<u8> {
         let mut line = Vec::new();
         from.seal(text, entropy, &mut line);
         assert_eq!(line.pop(), Some(b'\n'));
@@ -286,7 +280,7 @@ mod laws {
 
     #[test]
     fn classic__message_is_bound_to_position_direction_connection() {
-        let (psk, rng) = (ClassicKey::new(&[7; 32]), &mut Counting(0));
+        let (psk, rng) = (ClassicKey::new(&[7; 32]), &mut Seeded(0));
         let (mut server, mut client) = ends(&psk, rng);
         let (mut other, mut also) = ends(&psk, rng);
         let [a, b, c] = ["", "b", "Grüße ☃"].map(|text| sealed(&mut client, text, rng));
@@ -307,7 +301,7 @@ mod laws {
 
     #[test]
     fn classic__other_key_or_name_is_rejected() {
-        let rng = &mut Counting(0);
+        let rng = &mut Seeded(0);
         let (_, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
         let line = sealed(&mut client, "x", rng);
         for (kid, psk) in [("lamp", [8; 32]), ("lamb", [7; 32])] {
@@ -320,7 +314,7 @@ mod laws {
 
     #[test]
     fn classic__changed_truncated_or_extended_message_is_rejected() {
-        let rng = &mut Counting(0);
+        let rng = &mut Seeded(0);
         let (mut server, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
         let line = sealed(&mut client, "sixteen bytes ..", rng);
         for i in 0..line.len() {
@@ -339,7 +333,7 @@ mod laws {
 
     #[test]
     fn classic__text_over_maximum_length_is_rejected() {
-        let rng = &mut Counting(0);
+        let rng = &mut Seeded(0);
         let (mut server, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
         let longest = "x".repeat(MAX_TEXT);
         let line = sealed(&mut client, &longest, rng);
@@ -352,7 +346,7 @@ mod laws {
     #[test]
     fn classic__malformed_first_message_is_rejected() {
         let cn = BASE64URL_NOPAD.encode(&[2; 16]);
-        let hear = |line: &str| Greeting::draw(&mut Counting(0)).hear(line.as_bytes()).map(drop);
+        let hear = |line: &str| Greeting::draw(&mut Seeded(0)).hear(line.as_bytes()).map(drop);
         for good in ["a", "-", "lamp.kitchen-2", &"a".repeat(32)] {
             assert_eq!(hear(&format!("{good} {cn}")), Ok(()), "{good}");
         }

@@ -27,19 +27,19 @@ const TAG: usize = 32;
 /// Both directions of a key of one of the two forms, as the server uses them.
 #[derive(Debug)]
 pub struct Bridge {
-    read: Way,
-    write: Way,
+    read: BridgeDirection,
+    write: BridgeDirection,
 }
 
 /// One direction. Without a MAC key it has the plain form, whose directions are identical.
-struct Way {
+struct BridgeDirection {
     key: ClassicKey,
     mac_key: Option<ClassicKey>,
 }
 
-impl std::fmt::Debug for Way {
+impl std::fmt::Debug for BridgeDirection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Way(..)")
+        f.write_str("BridgeDirection(..)")
     }
 }
 
@@ -49,10 +49,13 @@ impl Bridge {
     pub fn new(form: Form, shared: &ClassicKey) -> Option<Self> {
         let way = |dir: &str| match form {
             Form::Jwe => None,
-            Form::Origin => {
-                Some(Way { key: ClassicKey::new(shared.expose_secret()), mac_key: None })
+            Form::Origin => Some(BridgeDirection {
+                key: ClassicKey::new(shared.expose_secret()),
+                mac_key: None,
+            }),
+            Form::OriginHmac => {
+                Some(wiped::<{ wiped::FRAME }, _>(|| BridgeDirection::with_mac(shared, dir)))
             }
-            Form::OriginHmac => Some(wiped::<{ wiped::FRAME }, _>(|| Way::with_mac(shared, dir))),
         };
         Some(Self { read: way("c2s")?, write: way("s2c")? })
     }
@@ -70,14 +73,15 @@ impl Bridge {
         wiped::<{ wiped::FRAME }, _>(|| self.write.seal(&iv, text))
     }
 
-    /// The client's end with the same key.
+    /// The client's end with the same key. Twinlock itself is always the server.
+    #[cfg(any(test, feature = "test-util"))]
     #[must_use]
     pub fn reversed(self) -> Self {
         Self { read: self.write, write: self.read }
     }
 }
 
-impl Way {
+impl BridgeDirection {
     /// `key[32] || mac_key[32] = Expand(Extract("tl1 origin", shared), "tl1 origin " || dir, 64)`.
     fn with_mac(shared: &ClassicKey, dir: &str) -> Self {
         let prk = schedule::extract(schedule::ORIGIN, shared.expose_secret());
@@ -183,14 +187,7 @@ fn padding(blocks: &[u8]) -> (Choice, u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Zeros;
-
-    impl Entropy for Zeros {
-        fn fill(&mut self, out: &mut [u8]) {
-            out.fill(0);
-        }
-    }
+    use crate::test_entropy::Zeros;
 
     #[test]
     fn origin_bridge__padding_check_matches_pkcs7() {

@@ -11,9 +11,9 @@ pub(crate) mod x25519;
 use crate::Entropy;
 
 /// Adapts an [`Entropy`] to crates that need a `rand_core` 0.6 generator.
-pub(crate) struct Rng<'a>(pub(crate) &'a mut dyn Entropy);
+pub(crate) struct RngAdapter<'a>(pub(crate) &'a mut dyn Entropy);
 
-impl rand_core_06::RngCore for Rng<'_> {
+impl rand_core_06::RngCore for RngAdapter<'_> {
     fn next_u32(&mut self) -> u32 {
         let mut bytes = [0; 4];
         self.0.fill(&mut bytes);
@@ -36,4 +36,4 @@ impl rand_core_06::RngCore for Rng<'_> {
     }
 }
 
-impl rand_core_06::CryptoRng for Rng<'_> {}
+impl rand_core_06::CryptoRng for RngAdapter<'_> {}

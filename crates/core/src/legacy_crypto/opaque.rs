@@ -16,7 +16,7 @@ use sha2_010::Sha512;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::Rng;
+use super::RngAdapter;
 use crate::Entropy;
 use crate::frame::{KE1, KE2, KE3};
 use crate::id::ServerKey;
@@ -85,7 +85,7 @@ impl Ksf for Stretching {
 /// Bytes from the peer are malformed or do not match. The error does not show which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("OPAQUE refused")]
-pub struct Refused;
+pub struct OpaqueRefused;
 
 fn identifiers(cid: &[u8]) -> Identifiers<'_> {
     Identifiers { client: Some(cid), server: None }
@@ -112,7 +112,7 @@ impl ServerSetup {
     /// Generates a new server's setup. Draws 64 (private key), 64 (OPRF seed) and 64 bytes (fake
     /// record's key).
     pub fn generate(entropy: &mut dyn Entropy) -> Self {
-        Self::new(opaque_ke::ServerSetup::new(&mut Rng(entropy)))
+        Self::new(opaque_ke::ServerSetup::new(&mut RngAdapter(entropy)))
     }
 
     fn new(inner: opaque_ke::ServerSetup<Suite>) -> Self {
@@ -126,9 +126,9 @@ impl ServerSetup {
     /// Decodes a stored setup.
     ///
     /// # Errors
-    /// [`Refused`] if the bytes are not a setup.
-    pub fn from_bytes(bytes: &[u8; SETUP]) -> Result<Self, Refused> {
-        let inner = opaque_ke::ServerSetup::deserialize(bytes).map_err(|_| Refused)?;
+    /// [`OpaqueRefused`] if the bytes are not a setup.
+    pub fn from_bytes(bytes: &[u8; SETUP]) -> Result<Self, OpaqueRefused> {
+        let inner = opaque_ke::ServerSetup::deserialize(bytes).map_err(|_| OpaqueRefused)?;
         Ok(Self::new(inner))
     }
 
@@ -164,19 +164,24 @@ impl ServerSetup {
     /// it is an oracle.
     ///
     /// # Errors
-    /// [`Refused`] if the request is not a group element.
-    pub fn evaluate(&self, cid: &[u8], request: &[u8; REQUEST]) -> Result<[u8; RESPONSE], Refused> {
-        let request = RegistrationRequest::deserialize(request).map_err(|_| Refused)?;
-        let started = ServerRegistration::start(&self.inner, request, cid).map_err(|_| Refused)?;
+    /// [`OpaqueRefused`] if the request is not a group element.
+    pub fn evaluate(
+        &self,
+        cid: &[u8],
+        request: &[u8; REQUEST],
+    ) -> Result<[u8; RESPONSE], OpaqueRefused> {
+        let request = RegistrationRequest::deserialize(request).map_err(|_| OpaqueRefused)?;
+        let started =
+            ServerRegistration::start(&self.inner, request, cid).map_err(|_| OpaqueRefused)?;
         Ok(started.message.serialize().into())
     }
 
     /// Registration, step 4: checks that a record can be stored.
     ///
     /// # Errors
-    /// [`Refused`].
-    pub fn check_record(record: &[u8; RECORD]) -> Result<(), Refused> {
-        RegistrationUpload::<Suite>::deserialize(record).map(drop).map_err(|_| Refused)
+    /// [`OpaqueRefused`].
+    pub fn check_record(record: &[u8; RECORD]) -> Result<(), OpaqueRefused> {
+        RegistrationUpload::<Suite>::deserialize(record).map(drop).map_err(|_| OpaqueRefused)
     }
 
     /// Login, step 2: `KE2`.
@@ -190,24 +195,24 @@ impl ServerSetup {
         cid: &[u8],
         context: &[u8],
         entropy: &mut dyn Entropy,
-    ) -> Result<(ServerHandshake, [u8; KE2]), Refused> {
-        let ke1 = CredentialRequest::deserialize(ke1).map_err(|_| Refused)?;
+    ) -> Result<(ServerHandshake, [u8; KE2]), OpaqueRefused> {
+        let ke1 = CredentialRequest::deserialize(ke1).map_err(|_| OpaqueRefused)?;
         let decoded = ServerRegistration::deserialize(record.unwrap_or(&self.decoy));
         // A stored record that does not decode counts as none; it must not look different.
         let known = record.and(decoded.ok());
         let parameters =
             ServerLoginParameters { context: Some(context), identifiers: identifiers(cid) };
         let started =
-            ServerLogin::start(&mut Rng(entropy), &self.inner, known, ke1, cid, parameters)
-                .map_err(|_| Refused)?;
-        let ke2 = started.message.serialize().as_slice().try_into().map_err(|_| Refused)?;
+            ServerLogin::start(&mut RngAdapter(entropy), &self.inner, known, ke1, cid, parameters)
+                .map_err(|_| OpaqueRefused)?;
+        let ke2 = started.message.serialize().as_slice().try_into().map_err(|_| OpaqueRefused)?;
         Ok((ServerHandshake { state: started.state }, ke2))
     }
 }
 
 /// Checks that a KE1 decodes; refuses identity elements.
-pub(crate) fn check_ke1(ke1: &[u8; KE1]) -> Result<(), Refused> {
-    CredentialRequest::<Suite>::deserialize(ke1).map(drop).map_err(|_| Refused)
+pub(crate) fn check_ke1(ke1: &[u8; KE1]) -> Result<(), OpaqueRefused> {
+    CredentialRequest::<Suite>::deserialize(ke1).map(drop).map_err(|_| OpaqueRefused)
 }
 
 /// The server between KE2 and KE3.
@@ -222,12 +227,12 @@ impl ServerHandshake {
         ke3: &[u8; KE3],
         cid: &[u8],
         context: &[u8],
-    ) -> Result<Zeroizing<[u8; 64]>, Refused> {
-        let ke3 = CredentialFinalization::deserialize(ke3).map_err(|_| Refused)?;
+    ) -> Result<Zeroizing<[u8; 64]>, OpaqueRefused> {
+        let ke3 = CredentialFinalization::deserialize(ke3).map_err(|_| OpaqueRefused)?;
         let parameters =
             ServerLoginParameters { context: Some(context), identifiers: identifiers(cid) };
         let state = self.state.clone();
-        let finished = state.finish(ke3, parameters).map_err(|_| Refused)?;
+        let finished = state.finish(ke3, parameters).map_err(|_| OpaqueRefused)?;
         Ok(Zeroizing::new(finished.session_key.into()))
     }
 }
@@ -249,9 +254,10 @@ impl ClientHandshake {
     pub(crate) fn start(
         password: &[u8],
         entropy: &mut dyn Entropy,
-    ) -> Result<(Self, [u8; KE1]), Refused> {
-        let started = ClientLogin::start(&mut Rng(entropy), password).map_err(|_| Refused)?;
-        let ke1 = started.message.serialize().as_slice().try_into().map_err(|_| Refused)?;
+    ) -> Result<(Self, [u8; KE1]), OpaqueRefused> {
+        let started =
+            ClientLogin::start(&mut RngAdapter(entropy), password).map_err(|_| OpaqueRefused)?;
+        let ke1 = started.message.serialize().as_slice().try_into().map_err(|_| OpaqueRefused)?;
         Ok((Self { state: started.state }, ke1))
     }
 
@@ -265,12 +271,14 @@ impl ClientHandshake {
         context: &[u8],
         stretching: Stretching,
         entropy: &mut dyn Entropy,
-    ) -> Result<ClientFinish, Refused> {
-        let ke2 = CredentialResponse::deserialize(ke2).map_err(|_| Refused)?;
+    ) -> Result<ClientFinish, OpaqueRefused> {
+        let ke2 = CredentialResponse::deserialize(ke2).map_err(|_| OpaqueRefused)?;
         let parameters =
             ClientLoginFinishParameters::new(Some(context), identifiers(cid), Some(&stretching));
-        let finished =
-            self.state.finish(&mut Rng(entropy), password, ke2, parameters).map_err(|_| Refused)?;
+        let finished = self
+            .state
+            .finish(&mut RngAdapter(entropy), password, ke2, parameters)
+            .map_err(|_| OpaqueRefused)?;
         Ok(ClientFinish {
             ke3: finished.message.serialize().into(),
             session_key: Zeroizing::new(finished.session_key.into()),
@@ -297,9 +305,9 @@ impl ClientEnrolment {
     pub(crate) fn start(
         password: &[u8],
         entropy: &mut dyn Entropy,
-    ) -> Result<(Self, [u8; REQUEST]), Refused> {
-        let started =
-            ClientRegistration::start(&mut Rng(entropy), password).map_err(|_| Refused)?;
+    ) -> Result<(Self, [u8; REQUEST]), OpaqueRefused> {
+        let started = ClientRegistration::start(&mut RngAdapter(entropy), password)
+            .map_err(|_| OpaqueRefused)?;
         let request = started.message.serialize().into();
         Ok((Self { state: started.state }, request))
     }
@@ -312,16 +320,21 @@ impl ClientEnrolment {
         cid: &[u8],
         stretching: Stretching,
         entropy: &mut dyn Entropy,
-    ) -> Result<EnrolmentFinish, Refused> {
-        let response = RegistrationResponse::deserialize(response).map_err(|_| Refused)?;
+    ) -> Result<EnrolmentFinish, OpaqueRefused> {
+        let response = RegistrationResponse::deserialize(response).map_err(|_| OpaqueRefused)?;
         let parameters =
             ClientRegistrationFinishParameters::new(identifiers(cid), Some(&stretching));
         let finished = self
             .state
-            .finish(&mut Rng(entropy), password, response, parameters)
-            .map_err(|_| Refused)?;
+            .finish(&mut RngAdapter(entropy), password, response, parameters)
+            .map_err(|_| OpaqueRefused)?;
         Ok(EnrolmentFinish {
-            record: finished.message.serialize().as_slice().try_into().map_err(|_| Refused)?,
+            record: finished
+                .message
+                .serialize()
+                .as_slice()
+                .try_into()
+                .map_err(|_| OpaqueRefused)?,
             server_key: ServerKey(finished.server_s_pk.serialize().into()),
             #[cfg(test)]
             export_key: finished.export_key.to_vec(),

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::{Event, Fault, Rekey, Session, State};
+use super::{Phase, Rekey, Session, SessionEvent, SessionFault};
 use crate::Entropy;
-use crate::handshake::Role;
+use crate::handshake::Side;
 use crate::rekey::{self, AwaitRekey2};
 use crate::seal::{Chain, MessageType};
 
@@ -16,8 +16,8 @@ impl Session {
     pub fn start_rekey(&mut self, now: Instant, entropy: &mut dyn Entropy) -> bool {
         let rested =
             self.last_rekey.is_none_or(|last| now >= last + self.config.timing.rekey_pause);
-        let may = self.role == Role::Client
-            && self.state == State::Open
+        let may = self.side == Side::Client
+            && self.phase == Phase::Open
             && matches!(self.rekey, Rekey::Idle)
             && rested;
         if may {
@@ -40,21 +40,21 @@ impl Session {
         body: &[u8],
         now: Instant,
         entropy: &mut dyn Entropy,
-    ) -> Result<Event<'a>, Fault> {
-        let rekey1 = body.try_into().map_err(|_| Fault::Violation("length of REKEY1"))?;
-        if self.role == Role::Client {
-            return Err(Fault::Violation("REKEY1 from the server"));
+    ) -> Result<SessionEvent<'a>, SessionFault> {
+        let rekey1 = body.try_into().map_err(|_| SessionFault::Violation("length of REKEY1"))?;
+        if self.side == Side::Client {
+            return Err(SessionFault::Violation("REKEY1 from the server"));
         }
         if !matches!(self.rekey, Rekey::Idle) {
-            return Err(Fault::Violation("REKEY1 during a rekey"));
+            return Err(SessionFault::Violation("REKEY1 during a rekey"));
         }
         let apart = self.config.timing.rekey_apart;
         if self.last_rekey.is_some_and(|last| now < last + apart) {
-            return Err(Fault::Violation("REKEY1 too soon after the last rekey"));
+            return Err(SessionFault::Violation("REKEY1 too soon after the last rekey"));
         }
         let epoch = self.next_epoch()?;
         let (keys, rekey2) = rekey::answer(rekey1, epoch, &self.rk, entropy)
-            .map_err(|_| Fault::Violation("keys of REKEY1"))?;
+            .map_err(|_| SessionFault::Violation("keys of REKEY1"))?;
         let _fits = self.queue(MessageType::Rekey2, &rekey2);
         self.send = Chain::new(keys.ck_s2c, epoch);
         self.rk = keys.rk;
@@ -62,22 +62,22 @@ impl Session {
         // From here and not from REKEY3: the client's pause starts at REKEY2. However long REKEY3
         // takes, the client's next REKEY1 cannot arrive too soon.
         self.last_rekey = Some(now);
-        Ok(Event::Nothing)
+        Ok(SessionEvent::Nothing)
     }
 
     pub(super) fn handle_rekey2<'a>(
         &mut self,
         body: &[u8],
         now: Instant,
-    ) -> Result<Event<'a>, Fault> {
-        let rekey2 = body.try_into().map_err(|_| Fault::Violation("length of REKEY2"))?;
+    ) -> Result<SessionEvent<'a>, SessionFault> {
+        let rekey2 = body.try_into().map_err(|_| SessionFault::Violation("length of REKEY2"))?;
         let epoch = self.next_epoch()?;
         let Rekey::AwaitRekey2(pending) = std::mem::replace(&mut self.rekey, Rekey::Idle) else {
-            return Err(Fault::Violation("REKEY2 without REKEY1"));
+            return Err(SessionFault::Violation("REKEY2 without REKEY1"));
         };
         let keys = pending
             .finish(rekey2, epoch, &self.rk)
-            .map_err(|_| Fault::Violation("keys of REKEY2"))?;
+            .map_err(|_| SessionFault::Violation("keys of REKEY2"))?;
         let _fits = self.queue(MessageType::Rekey3, &[]);
         self.send = Chain::new(keys.ck_c2s, epoch);
         self.recv = Chain::new(keys.ck_s2c, epoch);
@@ -89,9 +89,9 @@ impl Session {
         &mut self,
         body: &[u8],
         now: Instant,
-    ) -> Result<Event<'a>, Fault> {
+    ) -> Result<SessionEvent<'a>, SessionFault> {
         if !body.is_empty() {
-            return Err(Fault::Violation("length of REKEY3"));
+            return Err(SessionFault::Violation("length of REKEY3"));
         }
         let epoch = self.next_epoch()?;
         match std::mem::replace(&mut self.rekey, Rekey::Idle) {
@@ -99,17 +99,17 @@ impl Session {
                 self.recv = Chain::new(ck_c2s, epoch);
                 Ok(self.begin_epoch(epoch, now))
             }
-            _ => Err(Fault::Violation("REKEY3 with no rekey under way")),
+            _ => Err(SessionFault::Violation("REKEY3 with no rekey under way")),
         }
     }
 
     /// The epoch after the receiving direction's, which switches last at both ends.
-    fn next_epoch(&self) -> Result<u32, Fault> {
-        self.recv.epoch().checked_add(1).ok_or(Fault::RekeyOverdue)
+    fn next_epoch(&self) -> Result<u32, SessionFault> {
+        self.recv.epoch().checked_add(1).ok_or(SessionFault::RekeyOverdue)
     }
 
-    fn begin_epoch<'a>(&mut self, epoch: u32, now: Instant) -> Event<'a> {
-        if self.role == Role::Client {
+    fn begin_epoch<'a>(&mut self, epoch: u32, now: Instant) -> SessionEvent<'a> {
+        if self.side == Side::Client {
             self.last_rekey = Some(now);
         }
         self.epoch_began = now;
@@ -117,6 +117,6 @@ impl Session {
         self.traffic_since = None;
         self.rekey_wanted = false;
         self.rekeys += 1;
-        Event::Rekeyed(epoch)
+        SessionEvent::Rekeyed(epoch)
     }
 }

@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
-use super::{Fault, Rekey, Session, State};
+use super::{Phase, Rekey, Session, SessionFault};
 use crate::Entropy;
-use crate::handshake::Role;
+use crate::handshake::Side;
 use crate::seal::MessageType;
 
 impl Session {
     /// When to call [`Session::handle_timeout`] next. Ask again after every call.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.state == State::Ended {
+        if self.phase == Phase::Ended {
             return None;
         }
         [Some(self.keep_alive_due()), self.rekey_due(), self.overdue_at(), self.age_end()]
@@ -36,8 +36,8 @@ impl Session {
     /// When the client starts a rekey.
     fn rekey_due(&self) -> Option<Instant> {
         let timing = &self.config.timing;
-        let wanted = self.role == Role::Client
-            && self.state == State::Open
+        let wanted = self.side == Side::Client
+            && self.phase == Phase::Open
             && matches!(self.rekey, Rekey::Idle);
         if !wanted {
             return None;
@@ -59,7 +59,7 @@ impl Session {
     /// session.
     fn overdue_at(&self) -> Option<Instant> {
         let timing = &self.config.timing;
-        if self.role == Role::Client {
+        if self.side == Side::Client {
             None
         } else if self.busier() >= timing.rekey_overdue_frames {
             Some(self.epoch_began)
@@ -71,15 +71,19 @@ impl Session {
     }
 
     fn age_end(&self) -> Option<Instant> {
-        (self.role == Role::Server).then(|| self.began + self.config.timing.max_age)
+        (self.side == Side::Server).then(|| self.began + self.config.timing.max_age)
     }
 
     /// Performs what is due: PING, rekey, or the end of the session.
     ///
     /// # Errors
-    /// [`Fault`]: the session has ended; its CLOSE is outgoing.
-    pub fn handle_timeout(&mut self, now: Instant, entropy: &mut dyn Entropy) -> Result<(), Fault> {
-        if self.state == State::Ended {
+    /// [`SessionFault`]: the session has ended; its CLOSE is outgoing.
+    pub fn handle_timeout(
+        &mut self,
+        now: Instant,
+        entropy: &mut dyn Entropy,
+    ) -> Result<(), SessionFault> {
+        if self.phase == Phase::Ended {
             return Ok(());
         }
         if self.epoch_traffic {
@@ -87,21 +91,21 @@ impl Session {
         }
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.age_end()) {
-            self.fail(&Fault::TooOld);
-            return Err(Fault::TooOld);
+            self.fail(&SessionFault::TooOld);
+            return Err(SessionFault::TooOld);
         }
         if due(self.overdue_at()) {
-            self.fail(&Fault::RekeyOverdue);
-            return Err(Fault::RekeyOverdue);
+            self.fail(&SessionFault::RekeyOverdue);
+            return Err(SessionFault::RekeyOverdue);
         }
         if due(Some(self.keep_alive_due())) {
             if self.ping_sent.is_some() {
-                self.fail(&Fault::Silent);
-                return Err(Fault::Silent);
+                self.fail(&SessionFault::Silent);
+                return Err(SessionFault::Silent);
             }
             self.ping_sent = Some(now);
             // Before READY, only READY and CLOSE may be sent; the silence still counts.
-            if self.state == State::Open {
+            if self.phase == Phase::Open {
                 self.ping = self.ping.wrapping_add(1);
                 let _fits = self.queue(MessageType::Ping, &self.ping.to_be_bytes());
             }

@@ -4,9 +4,10 @@ use serde_json::Value;
 
 use super::{Case, Counts, Script, Tally};
 use crate::classic::origin::Bridge;
-use crate::classic::{Form, Greeting, Lines, answer, call, line_keys};
+use crate::classic::{ClassicChannel, Form, Greeting, answer, call, line_keys};
 use crate::id::Link;
 use crate::keys::ClassicKey;
+use crate::test_entropy::Zeros;
 
 pub(super) fn run(file: &Value) -> Counts {
     let mut tally = Tally::expect(&["lines", "lines refused", "origin messages", "origin refused"]);
@@ -60,7 +61,7 @@ fn keys(file: &Value) {
 }
 
 /// Both ends after the first lines.
-fn ends(file: &Value) -> (Lines, Lines) {
+fn ends(file: &Value) -> (ClassicChannel, ClassicChannel) {
     let psk = ClassicKey::new(&file.bytes("psk"));
     let drawn = |name: &str| {
         let mut script = Script::default();
@@ -80,14 +81,6 @@ fn once(case: &Value) -> Script {
     let mut script = Script::default();
     script.push("iv", case.hex("iv"));
     script
-}
-
-struct Zeros;
-
-impl crate::Entropy for Zeros {
-    fn fill(&mut self, out: &mut [u8]) {
-        out.fill(0);
-    }
 }
 
 fn origin(origin: &Value, tally: &mut Tally) {

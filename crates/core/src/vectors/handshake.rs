@@ -15,7 +15,7 @@ use crate::keys::{DeviceSecret, InviteSecret};
 use crate::legacy_crypto::opaque::{ClientEnrolment, ServerSetup};
 use crate::limits::{Timing, VERSION};
 use crate::schedule;
-use crate::session::{Binding, BindingPolicy, Config, Event, Session};
+use crate::session::{Binding, BindingPolicy, Session, SessionConfig, SessionEvent};
 
 pub(super) fn run(file: &Value) -> Counts {
     let setup = setup(&file["setup"]);
@@ -156,7 +156,7 @@ fn keys(case: &Value, challenge: &[u8], client: &Established, server: &Establish
 
 fn ready(case: &Value, client: Established, server: Established) {
     let now = Instant::now();
-    let config = |info: &str| Config {
+    let config = |info: &str| SessionConfig {
         binding: BindingPolicy::Require,
         exporter: Some(case.bytes("tls_exporter")),
         info: case.hex(info),
@@ -179,7 +179,7 @@ fn read_ready(case: &Value, from: &Session, to: &mut Session, whose: &str) {
     let header = Header::parse(*frame.first_chunk().unwrap(), to.due()).unwrap();
     let mut payload = frame[HEADER..].to_vec();
     let event = to.handle_frame(header, &mut payload, Instant::now(), &mut Script::default());
-    assert_eq!(event, Ok(Event::Ready { info: &info, binding: Binding::Bound }));
+    assert_eq!(event, Ok(SessionEvent::Ready { info: &info, binding: Binding::Bound }));
 }
 
 fn bad_hellos(file: &Value, tally: &mut Tally) {

@@ -8,12 +8,13 @@ use serde_json::Value;
 use super::{Case, Counts, Script, Tally};
 use crate::Entropy;
 use crate::frame::{CloseCode, Due, HEADER, Header};
-use crate::handshake::{Established, Role};
+use crate::handshake::{Established, Side};
 use crate::id::{CredentialId, DeviceId, ServerKey, SessionId};
 use crate::keys::{ChainKey, RootKey};
 use crate::limits::{Timing, VERSION};
-use crate::seal::{Chain, MessageType, Opened};
-use crate::session::{BindingPolicy, Config, Event, Fault, Session};
+use crate::seal::{Chain, MessageType, OpenedFrame};
+use crate::session::{BindingPolicy, Session, SessionConfig, SessionEvent, SessionFault};
+use crate::test_entropy::Zeros;
 
 pub(super) fn run(file: &Value) -> Counts {
     let mut tally = Tally::default();
@@ -27,16 +28,16 @@ pub(super) fn run(file: &Value) -> Counts {
 
 /// One end, with the frames that it has sealed and not delivered, and those that it has yet to
 /// read.
-struct End {
+struct RekeyEnd {
     session: Session,
     sealed: VecDeque<Vec<u8>>,
     unread: VecDeque<Vec<u8>>,
     events: Vec<Value>,
 }
 
-impl End {
-    fn new(role: Role, start: &Value, now: Instant) -> Self {
-        let session = session(role, start, now);
+impl RekeyEnd {
+    fn new(side: Side, start: &Value, now: Instant) -> Self {
+        let session = session(side, start, now);
         Self { session, sealed: VecDeque::new(), unread: VecDeque::new(), events: Vec::new() }
     }
 
@@ -54,7 +55,7 @@ impl End {
     fn read_one(&mut self, now: Instant, entropy: &mut dyn Entropy) -> bool {
         let Some(mut frame) = self.unread.pop_front() else { return false };
         match handle(&mut self.session, &mut frame, now, entropy).unwrap() {
-            Event::Nothing => {}
+            SessionEvent::Nothing => {}
             event => self.events.push(described(&event)),
         }
         self.collect();
@@ -65,7 +66,8 @@ impl End {
 fn replay(file: &Value, tally: &mut Tally) {
     let mut now = Instant::now();
     let mut script = Script::of(&file["draws"]);
-    let mut ends = [Role::Client, Role::Server].map(|role| End::new(role, &file["start"], now));
+    let mut ends =
+        [Side::Client, Side::Server].map(|side| RekeyEnd::new(side, &file["start"], now));
     for step in file.list("log") {
         let this = usize::from(step.text("who") == "server");
         let [client, server] = &mut ends;
@@ -113,37 +115,35 @@ fn replay(file: &Value, tally: &mut Tally) {
     }
 }
 
-fn described(event: &Event<'_>) -> Value {
+fn described(event: &SessionEvent<'_>) -> Value {
     let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
     match event {
-        Event::App(body) => serde_json::json!({"event": "app", "body": hex(body)}),
-        Event::Bulk { transfer, offset, data } => serde_json::json!({
+        SessionEvent::App(body) => serde_json::json!({"event": "app", "body": hex(body)}),
+        SessionEvent::Bulk { transfer, offset, data } => serde_json::json!({
             "event": "bulk", "transfer": transfer, "offset": offset, "data": hex(data)
         }),
-        Event::Rekeyed(epoch) => serde_json::json!({"event": "rekeyed", "epoch": epoch}),
+        SessionEvent::Rekeyed(epoch) => serde_json::json!({"event": "rekeyed", "epoch": epoch}),
         other => panic!("{other:?}"),
     }
 }
 
 /// Frames from the client that lead to CLOSE 1.
 fn refused(start: &Value, case: &Value) {
-    struct Zeros;
-    impl Entropy for Zeros {
-        fn fill(&mut self, out: &mut [u8]) {
-            out.fill(0);
-        }
-    }
     let now = Instant::now();
-    let mut server = session(Role::Server, start, now);
+    let mut server = session(Side::Server, start, now);
     let frames = case.list("c2s_frames");
     assert_eq!(case.text("expected"), "CLOSE 1");
     for (i, frame) in frames.iter().enumerate() {
         let mut frame = data_encoding::HEXLOWER.decode(frame.as_str().unwrap().as_bytes()).unwrap();
         let event = handle(&mut server, &mut frame, now, &mut Zeros);
         if i + 1 < frames.len() {
-            assert_eq!(event, Ok(Event::Nothing));
+            assert_eq!(event, Ok(SessionEvent::Nothing));
         } else {
-            assert!(matches!(event, Err(Fault::Violation(_))), "{}: {event:?}", case.text("name"));
+            assert!(
+                matches!(event, Err(SessionFault::Violation(_))),
+                "{}: {event:?}",
+                case.text("name")
+            );
         }
     }
     assert!(server.is_closed());
@@ -153,7 +153,7 @@ fn refused(start: &Value, case: &Value) {
         let mut chain = Chain::at(ChainKey::new(&start.bytes("ck_s2c")), 0, start.num("n_s2c"));
         let code = CloseCode::Protocol.number().to_be_bytes();
         let opened = chain.open(header, &mut answer[HEADER..]);
-        assert_eq!(opened, Ok(Opened::Message(MessageType::Close, &code)));
+        assert_eq!(opened, Ok(OpenedFrame::Message(MessageType::Close, &code)));
     }
 }
 
@@ -162,17 +162,17 @@ fn handle<'a>(
     frame: &'a mut [u8],
     now: Instant,
     entropy: &mut dyn Entropy,
-) -> Result<Event<'a>, Fault> {
+) -> Result<SessionEvent<'a>, SessionFault> {
     let (header, payload) = frame.split_first_chunk_mut::<HEADER>().unwrap();
     let header = Header::parse(*header, session.due()).unwrap();
     session.handle_frame(header, payload, now, entropy)
 }
 
 /// A session after both READY frames, as `start` describes it.
-fn session(role: Role, start: &Value, now: Instant) -> Session {
+fn session(side: Side, start: &Value, now: Instant) -> Session {
     assert_eq!(start.num("epoch"), 0);
     let established = Established {
-        role,
+        side,
         ck_c2s: ChainKey::new(&start.bytes("ck_c2s")),
         ck_s2c: ChainKey::new(&start.bytes("ck_s2c")),
         rk: RootKey::new(&start.bytes("rk")),
@@ -180,16 +180,16 @@ fn session(role: Role, start: &Value, now: Instant) -> Session {
         server_key: ServerKey([0; 32]),
         credential: CredentialId::Device(DeviceId([0; 16])),
     };
-    let config = Config {
+    let config = SessionConfig {
         binding: BindingPolicy::Off,
         exporter: None,
         info: Vec::new(),
         max_version: VERSION,
         timing: Timing { max_age: Duration::from_secs(86400), ..Timing::default() },
     };
-    let (send, recv) = match role {
-        Role::Client => (start.num("n_c2s"), start.num("n_s2c")),
-        Role::Server => (start.num("n_s2c"), start.num("n_c2s")),
+    let (send, recv) = match side {
+        Side::Client => (start.num("n_c2s"), start.num("n_s2c")),
+        Side::Server => (start.num("n_s2c"), start.num("n_c2s")),
     };
     Session::resumed(established, config, now, send, recv)
 }

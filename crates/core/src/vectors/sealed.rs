@@ -7,7 +7,7 @@ use super::{Case, Counts, Tally};
 use crate::frame::{Due, HEADER, Header};
 use crate::keys::ChainKey;
 use crate::schedule;
-use crate::seal::{Chain, MessageType, OpenError, Opened, TooLarge};
+use crate::seal::{Chain, MessageType, OpenFrameError, OpenedFrame, TooLarge};
 
 pub(super) fn run_sealed(file: &Value) -> Counts {
     let mut tally =
@@ -64,10 +64,10 @@ fn chain_run(run: &Value, ck: &[u8; 32], n: u64) -> usize {
         assert_eq!(sender.key().expose_secret(), &case.bytes("ck_next"));
 
         match open(&mut receiver, &mut frame).unwrap().unwrap() {
-            Opened::Message(m, body) => {
+            OpenedFrame::Message(m, body) => {
                 assert_eq!((m, body), (mtype(case), &case.hex("body")[..]));
             }
-            Opened::Bulk { transfer, offset, data: got } => {
+            OpenedFrame::Bulk { transfer, offset, data: got } => {
                 let place = (u64::from(transfer), offset);
                 assert_eq!(place, (case.num("transfer"), case.num("offset")));
                 assert_eq!(got, data(case));
@@ -98,7 +98,7 @@ fn edge(case: &Value) {
     same_frame(case, &frame);
     let mut receiver = Chain::new(ChainKey::new(&case.bytes("ck")), 0);
     let opened = open(&mut receiver, &mut frame).unwrap();
-    assert_eq!(opened, Ok(Opened::Message(mtype(case), &body)));
+    assert_eq!(opened, Ok(OpenedFrame::Message(mtype(case), &body)));
 }
 
 /// One frame, read by a receiver at epoch 0 and n 0.
@@ -115,8 +115,8 @@ fn single(case: &Value) -> &'static str {
     let outcome = match open(&mut chain, &mut frame) {
         None => "close",
         Some(Ok(_)) => "opens",
-        Some(Err(OpenError::Drop)) => "drop",
-        Some(Err(OpenError::Violation(_))) => "CLOSE 1",
+        Some(Err(OpenFrameError::Drop)) => "drop",
+        Some(Err(OpenFrameError::Violation(_))) => "CLOSE 1",
     };
     assert_eq!(outcome, case.text("expected"), "{name}");
     if outcome == "close" || outcome == "drop" {
@@ -128,7 +128,10 @@ fn single(case: &Value) -> &'static str {
 }
 
 /// `None` if the header alone closes the connection.
-fn open<'a>(chain: &mut Chain, frame: &'a mut [u8]) -> Option<Result<Opened<'a>, OpenError>> {
+fn open<'a>(
+    chain: &mut Chain,
+    frame: &'a mut [u8],
+) -> Option<Result<OpenedFrame<'a>, OpenFrameError>> {
     let (header, payload) = frame.split_first_chunk_mut::<HEADER>().unwrap();
     let header = Header::parse(*header, Due::Session).ok()?;
     Some(chain.open(header, payload))

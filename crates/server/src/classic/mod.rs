@@ -2,184 +2,103 @@
 //! devices and scripts in any language. All that either can do is append to the one conversation of
 //! a key.
 //!
-//! [`lines`] implements JWE lines, [`origin`] the format of the Python design; [`wire`] is the
+//! [`jwe`] implements JWE lines, [`origin`] the format of the Python design; [`line_stream`] is the
 //! stream that both use. A connection is one task. The peer learns of no error.
 
-mod lines;
+mod jwe;
+mod line_stream;
 mod origin;
-mod requests;
-mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use twinlock_core::chain::Kind;
-use twinlock_core::classic::{Closed, Heard, Lines};
-use twinlock_core::id::{MessageId, Name, Sender};
-use twinlock_core::keys;
-use twinlock_core::opaque::ServerSetup;
+use twinlock_core::classic::Closed;
+use twinlock_core::id::{MessageId, Sender};
 use twinlock_store::{ClassicKey, NewEntry, StoreError};
 use twinlock_transport::OsEntropy;
-use twinlock_transport::tls::{ServerTls, TlsFault};
 
-use crate::append_log::{AppendLog, Who, write_text};
-use crate::config::Classic;
-use crate::limits::slots::{Eviction, Permit, Slots};
-use crate::server::Shared;
-use crate::session;
-use crate::session::refusal::Unrecorded;
-use wire::{Lost, Wire};
-
-/// The salt of keys that do not exist. It is never drawn for a key.
-const NOBODYS: [u8; 32] = [0; 32];
-
-/// State shared by all classic connections.
-pub(crate) struct ClassicShared {
-    pub(crate) lines: Port,
-    pub(crate) origin: Port,
-    tls: ServerTls,
-    root: keys::ClassicRoot,
-    /// Counts revocations; each connection then checks whether its key still exists.
-    revocations: watch::Sender<u64>,
-    /// Permits of the tarpit, for failed connections of the bridge.
-    holds: Semaphore,
-    here: AtomicUsize,
-}
-
-/// One of the two listeners.
-pub(crate) struct Port {
-    pub(crate) address: Option<SocketAddr>,
-    slots: Slots,
-}
-
-impl ClassicShared {
-    pub(crate) fn new(
-        config: &Classic,
-        [lines, origin]: [Option<SocketAddr>; 2],
-        tls: &ServerTls,
-        setup: &ServerSetup,
-    ) -> Result<Self, TlsFault> {
-        let port = |address| Port {
-            address,
-            slots: Slots::new(
-                config.connections,
-                config.connections_per_address,
-                ["classic-connections", "classic-connections-per-address"],
-                Duration::ZERO,
-            ),
-        };
-        Ok(Self {
-            lines: port(lines),
-            origin: port(origin),
-            tls: tls.without_alpn()?,
-            root: setup.classic_root(),
-            revocations: watch::Sender::new(0),
-            holds: Semaphore::new(config.holds.max(1)),
-            here: AtomicUsize::new(0),
-        })
-    }
-
-    /// The key of a row or, with the same work, one that does not exist.
-    fn key(&self, name: &Name, row: Option<&ClassicKey>) -> keys::ClassicKey {
-        match row {
-            Some(ClassicKey { salt, sealed: Some(sealed), .. }) => {
-                self.root.open_imported(name, salt, sealed)
-            }
-            row => self.root.key(name, row.map_or(&NOBODYS, |row| &row.salt)),
-        }
-    }
-
-    /// Number of connections that have completed TLS.
-    pub(crate) fn connections(&self) -> usize {
-        self.here.load(Ordering::Relaxed)
-    }
-}
-
-/// Counts a connection until it is dropped.
-struct Here<'s>(&'s AtomicUsize);
-
-impl<'s> Here<'s> {
-    fn new(count: &'s AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Here<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+use crate::admission::arrival::SecuredConnection;
+use crate::admission::{Admission, ListenerKind};
+use crate::append_log::{AppendLog, AppendSender, write_text};
+use crate::env::Env;
+use crate::limits::connection_limiter::{Eviction, Permit};
+use crate::record::Record;
+use crate::refusal::Unrecorded;
+use crate::services::Services;
+use line_stream::{LineStream, StreamLost};
 
 /// Serves one classic connection to its end.
 pub(crate) fn serve_lines(
-    shared: Arc<Shared>,
+    services: Services,
     socket: TcpStream,
     peer: SocketAddr,
 ) -> impl Future<Output = ()> + Send {
-    let slot = session::take_slot(&shared, &shared.classic.lines.slots, peer);
+    let slot = services.admission.take_slot(ListenerKind::Classic, peer);
     async move {
         let Some(slot) = slot else { return };
-        let Some(Admitted { wire, peer, permit, mut eviction }) =
-            admit(&shared, socket, peer, slot).await
+        let Some(admitted) = admit(&services, ListenerKind::Classic, socket, peer, slot).await
         else {
             return;
         };
-        let _here = Here::new(&shared.classic.here);
+        let Admitted { stream, peer, permit, mut eviction } = admitted;
+        let _counted = services.admission.count_classic();
         let ended = tokio::select! {
-            ended = lines::serve(&shared, wire, &permit) => ended,
+            ended = jwe::serve(&services, stream, &permit) => ended,
             limit = eviction.wait() => {
-                shared.throttle.closed_by(limit, peer);
+                services.env.throttle.closed_by(limit, peer);
                 return;
             }
         };
-        log_end(&shared, peer, &ended);
+        log_end(&services.env, peer, &ended);
         tracing::info!(%peer, %ended, "classic connection ended");
     }
 }
 
-/// Derives the line keys as [`lines`] does, for tests that measure the time.
-pub(crate) async fn hear(shared: &Shared, heard: Heard) -> Option<Lines> {
-    lines::key_and_lines(shared, heard).await.ok().map(|(_key, lines)| lines)
+/// Derives the line keys as [`jwe`] does, for tests that measure the time.
+#[cfg(feature = "test-util")]
+pub(crate) async fn hear(
+    admission: &Admission,
+    record: &Record,
+    heard: twinlock_core::classic::Heard,
+) -> Option<twinlock_core::classic::ClassicChannel> {
+    jwe::key_and_lines(admission, record, heard).await.ok().map(|(_key, lines)| lines)
 }
 
 /// Serves one connection of the origin bridge to its end.
 pub(crate) fn serve_origin(
-    shared: Arc<Shared>,
+    services: Services,
     socket: TcpStream,
     peer: SocketAddr,
 ) -> impl Future<Output = ()> + Send {
-    let slot = session::take_slot(&shared, &shared.classic.origin.slots, peer);
+    let slot = services.admission.take_slot(ListenerKind::Origin, peer);
     async move {
         let Some(slot) = slot else { return };
-        let Some(Admitted { wire, peer, permit, mut eviction }) =
-            admit(&shared, socket, peer, slot).await
+        let Some(admitted) = admit(&services, ListenerKind::Origin, socket, peer, slot).await
         else {
             return;
         };
-        let _here = Here::new(&shared.classic.here);
+        let Admitted { stream, peer, permit, mut eviction } = admitted;
+        let _counted = services.admission.count_classic();
         let ended = tokio::select! {
-            ended = origin::serve(&shared, wire, &permit) => ended,
+            ended = origin::serve(&services, stream, &permit) => ended,
             limit = eviction.wait() => {
-                shared.throttle.closed_by(limit, peer);
+                services.env.throttle.closed_by(limit, peer);
                 return;
             }
         };
-        log_end(&shared, peer, &ended);
+        log_end(&services.env, peer, &ended);
         tracing::info!(%peer, %ended, "origin connection ended");
     }
 }
 
 /// A connection that has completed TLS.
 struct Admitted {
-    wire: Wire<TlsStream<TcpStream>>,
+    stream: LineStream<TlsStream<TcpStream>>,
     /// The client's address, from a PROXY header if there is one.
     peer: SocketAddr,
     permit: Permit,
@@ -188,65 +107,34 @@ struct Admitted {
 
 /// Performs TLS on the handshake runtime, unless the connection is evicted first.
 async fn admit(
-    shared: &Arc<Shared>,
+    services: &Services,
+    kind: ListenerKind,
     socket: TcpStream,
     peer: SocketAddr,
     (permit, mut eviction): (Permit, Eviction),
 ) -> Option<Admitted> {
-    let (wire, peer, permit) = tokio::select! {
-        secured = shared.door.run(secure(shared.clone(), socket, peer, permit)) => secured??,
+    let Services { env, admission, .. } = services;
+    let work = admission.clone();
+    let secure = async move { work.secure(kind, socket, peer, permit).await };
+    let secured = tokio::select! {
+        secured = admission.handshake_runtime.run(secure) => secured??,
         limit = eviction.wait() => {
-            shared.throttle.closed_by(limit, peer);
+            env.throttle.closed_by(limit, peer);
             return None;
         }
-        () = shared.stopping() => return None,
+        () = env.stopping() => return None,
     };
-    Some(Admitted { wire, peer, permit, eviction })
-}
-
-/// Determines the origin and performs TLS. Runs on the handshake runtime.
-async fn secure(
-    shared: Arc<Shared>,
-    mut socket: TcpStream,
-    peer: SocketAddr,
-    permit: Permit,
-) -> Option<(Wire<TlsStream<TcpStream>>, SocketAddr, Permit)> {
-    if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "no TCP_NODELAY");
-    }
-    let (origin, peer) = match session::origin(&shared, &mut socket, peer).await {
-        Ok(origin) => origin,
-        Err(error) => {
-            session::no_origin(&shared, peer, &error);
-            return None;
-        }
-    };
-    if let Some(origin) = origin
-        && let Err(limit) = permit.comes_from(origin)
-    {
-        shared.throttle.closed_by(limit, peer);
-        return None;
-    }
-    match timeout(shared.config.limits.tls_deadline, shared.classic.tls.accept(socket)).await {
-        Ok(Ok(stream)) => Some((Wire::new(stream, peer), peer, permit)),
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "no TLS");
-            None
-        }
-        Err(_) => {
-            shared.throttle.closed_by(session::TLS_DEADLINE, peer);
-            None
-        }
-    }
+    let SecuredConnection { stream, peer, permit, .. } = secured;
+    Some(Admitted { stream: LineStream::new(stream, peer), peer, permit, eviction })
 }
 
 /// Why a classic connection ended, for the log.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+enum ClassicEnd {
     #[error("closed by the peer")]
     Bye,
     #[error(transparent)]
-    Lost(#[from] Lost),
+    Lost(#[from] StreamLost),
     #[error("no message in time")]
     Late,
     #[error("silence")]
@@ -269,7 +157,7 @@ enum Ended {
     Shutdown,
 }
 
-impl Ended {
+impl ClassicEnd {
     /// The limit that closed the connection, by its setting or by what it bounds.
     fn limit(&self) -> Option<&'static str> {
         match self {
@@ -282,23 +170,23 @@ impl Ended {
 }
 
 /// The entry of a text that arrived under a key.
-fn entry(shared: &Arc<Shared>, key: &ClassicKey, kind: Kind, text: String) -> NewEntry {
+fn entry(env: &Env, record: &Arc<Record>, key: &ClassicKey, kind: Kind, text: String) -> NewEntry {
     let entry = NewEntry {
         conversation: key.conversation,
         sender: Sender::Classic(key.user.clone(), key.name.clone()),
-        message_id: MessageId::fresh(shared.now_ms(), &mut OsEntropy),
+        message_id: MessageId::fresh(env.now_ms(), &mut OsEntropy),
         kind,
         body: Bytes::from(text),
     };
-    if shared.config.log_messages {
-        write_text(shared, &key.user, &entry);
+    if env.config.log_messages {
+        write_text(record, &key.user, &entry);
     }
     entry
 }
 
 /// The log of appends under a key.
 fn append_log(key: &ClassicKey, kind: Kind) -> AppendLog {
-    AppendLog::new(Some(Who {
+    AppendLog::new(Some(AppendSender {
         user: key.user.clone(),
         sender: Sender::Classic(key.user.clone(), key.name.clone()).to_string().into(),
         kind,
@@ -308,12 +196,12 @@ fn append_log(key: &ClassicKey, kind: Kind) -> AppendLog {
 
 /// Logs a limit by its name, and a message that did not open as an error: a wrong key, or a change
 /// in transit. Any peer can cause both at will, so these lines are throttled.
-fn log_end(shared: &Shared, peer: SocketAddr, ended: &Ended) {
+fn log_end(env: &Env, peer: SocketAddr, ended: &ClassicEnd) {
     if let Some(limit) = ended.limit() {
-        shared.throttle.closed_by(limit, peer);
+        env.throttle.closed_by(limit, peer);
     }
-    if matches!(ended, Ended::Closed(_) | Ended::NotOpened)
-        && let Some(left_out) = shared.throttle.pass("classic line not opened", Instant::now())
+    if matches!(ended, ClassicEnd::Closed(_) | ClassicEnd::NotOpened)
+        && let Some(left_out) = env.throttle.pass("classic line not opened", Instant::now())
     {
         tracing::error!(%peer, %ended, left_out, "a message could not be decrypted");
     }

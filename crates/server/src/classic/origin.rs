@@ -5,37 +5,39 @@
 //! a delay in the tarpit: this slows down attacks on the padding of the plain form. Only a few
 //! connections are in the tarpit at once, and others wait for their turn.
 
-use std::sync::Arc;
-
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use twinlock_core::chain::Kind;
 use twinlock_core::classic::Form;
 use twinlock_core::classic::origin::{Bridge, MAX_MESSAGE};
 use twinlock_store::{Appended, ClassicKey, Receipt, StoreError};
 use twinlock_transport::OsEntropy;
 
-use super::wire::{Lost, Wake, Wire};
-use super::{Ended, append_log, entry};
-use crate::append_log::{AppendLog, Logged};
+use super::line_stream::{LineStream, StreamLost, StreamWake};
+use super::{ClassicEnd, append_log, entry};
+use crate::append_log::{AppendLog, RecordedAppend};
 use crate::limits::accounts::ENTRY;
-use crate::limits::slots::{Permit, Rank};
-use crate::server::Shared;
-use crate::session::refusal::{Unrecorded, not_recorded};
+use crate::limits::connection_limiter::{Permit, Rank};
+use crate::refusal::{Unrecorded, not_recorded};
+use crate::services::Services;
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S>(shared: &Arc<Shared>, wire: Wire<S>, permit: &Permit) -> Ended
+pub(super) async fn serve<S>(
+    services: &Services,
+    stream: LineStream<S>,
+    permit: &Permit,
+) -> ClassicEnd
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // Before any key is looked up, so that any later revocation is signalled.
-    let revocations = shared.classic.revocations.subscribe();
-    let mut origin = Origin {
-        shared,
+    let revocations = services.bus.watch_keys();
+    let mut connection = BridgeConnection {
+        services,
         permit,
-        wire,
+        stream,
         revocations,
         keys: None,
         bound: false,
@@ -44,39 +46,35 @@ where
         tried: false,
         log: None,
     };
-    let ended = origin.run().await;
-    if let Some(log) = &mut origin.log {
-        log.end(shared);
+    let ended = connection.run().await;
+    if let Some(log) = &mut connection.log {
+        log.end(&services.record);
     }
     // However it ends: a client that closes first has used its attempt all the same.
-    if origin.tried || matches!(ended, Ended::NotOpened | Ended::Lost(Lost::TooLong)) {
+    if connection.tried
+        || matches!(ended, ClassicEnd::NotOpened | ClassicEnd::Lost(StreamLost::TooLong))
+    {
         tokio::select! {
-            () = hold(shared) => {}
-            () = shared.stopping() => {}
+            () = services.admission.tarpit() => {}
+            () = services.env.stopping() => {}
         }
     }
-    if matches!(ended, Ended::Bye | Ended::Shutdown) {
-        origin.wire.finish().await;
+    if matches!(ended, ClassicEnd::Bye | ClassicEnd::Shutdown) {
+        connection.stream.finish().await;
     }
     ended
 }
 
-async fn hold(shared: &Shared) {
-    // The semaphore is never closed.
-    let _place = shared.classic.holds.acquire().await;
-    sleep(shared.config.classic.hold).await;
-}
-
 /// A key of the bridge, with its cipher.
-type Way = (ClassicKey, Bridge);
+type BridgeKey = (ClassicKey, Bridge);
 
-struct Origin<'s, S> {
-    shared: &'s Arc<Shared>,
+struct BridgeConnection<'s, S> {
+    services: &'s Services,
     permit: &'s Permit,
-    wire: Wire<S>,
+    stream: LineStream<S>,
     revocations: watch::Receiver<u64>,
     /// The keys that a message may use; looked up with the first bytes.
-    keys: Option<Vec<Way>>,
+    keys: Option<Vec<BridgeKey>>,
     /// A message has opened, and from then on only its key counts.
     bound: bool,
     /// A message ended with LF, so the next ones are expected to.
@@ -90,14 +88,14 @@ struct Origin<'s, S> {
 }
 
 /// A message that opened.
-struct Message {
+struct BridgeMessage {
     text: String,
     /// It ended with LF, so the answer does.
     lf: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
-    async fn run(&mut self) -> Ended {
+impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
+    async fn run(&mut self) -> ClassicEnd {
         loop {
             if let Err(ended) = self.one().await {
                 return ended;
@@ -106,23 +104,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
     }
 
     /// Receives a message and answers it.
-    async fn one(&mut self) -> Result<(), Ended> {
-        let Message { text, lf } = self.message().await?;
+    async fn one(&mut self) -> Result<(), ClassicEnd> {
+        let BridgeMessage { text, lf } = self.message().await?;
         let ways = self.keys.as_ref().and_then(|keys| keys.first());
-        let Some((key, bridge)) = ways else { return Err(Ended::NotOpened) };
+        let Some((key, bridge)) = ways else { return Err(ClassicEnd::NotOpened) };
         let bytes = text.len();
-        let account = self.shared.accounts.of(&key.user);
+        let account = self.services.record.accounts.of(&key.user);
         let charge = bytes as u64 + ENTRY;
-        if let Err(refused) = self.shared.may_record(Some(&account), charge) {
+        if let Err(refused) = self.services.record.may_record(Some(&account), charge) {
             let error = Unrecorded::Limit(refused);
             not_recorded(&error);
             return Err(error.into());
         }
-        let entry = entry(self.shared, key, Kind::UNPROTECTED, text);
-        let receipt = match self.shared.store.append(vec![entry]).await {
+        let entry = entry(&self.services.env, &self.services.record, key, Kind::UNPROTECTED, text);
+        let receipt = match self.services.record.store.append(vec![entry]).await {
             Ok(appended) => match appended.into_iter().next() {
                 Some(Appended::Recorded(receipt)) => receipt,
-                _ => return Err(Ended::NotAMember),
+                _ => return Err(ClassicEnd::NotAMember),
             },
             Err(error) => {
                 account.give_back(charge);
@@ -133,20 +131,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         };
         let log = self.log.get_or_insert_with(|| append_log(key, Kind::UNPROTECTED));
         let (conversation, n) = (receipt.conversation, receipt.n);
-        log.note(self.shared, &[Logged { conversation, n, bytes }]);
+        log.note(&self.services.record, &[RecordedAppend { conversation, n, bytes }]);
         let mut answer = bridge.seal(&received_at(&receipt), &mut OsEntropy);
         if lf {
             answer.push('\n');
         }
-        self.wire.out().extend_from_slice(answer.as_bytes());
+        self.stream.out().extend_from_slice(answer.as_bytes());
         // Nothing is read while the user's rate is exceeded.
         while let Some(wait) = account.text_wait(Instant::now().into_std()) {
             let until = Instant::now() + wait;
             tokio::select! {
                 () = sleep_until(until) => {}
-                () = self.shared.stopping() => return Err(Ended::Shutdown),
+                () = self.services.env.stopping() => return Err(ClassicEnd::Shutdown),
                 // The answer is still sent.
-                wake = self.wire.wait(false) => {
+                wake = self.stream.wait(false) => {
                     wake?;
                 }
             }
@@ -155,77 +153,77 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
     }
 
     /// Waits for a message that opens.
-    async fn message(&mut self) -> Result<Message, Ended> {
-        let limits = &self.shared.config.classic;
+    async fn message(&mut self) -> Result<BridgeMessage, ClassicEnd> {
+        let limits = &self.services.env.config.classic;
         let (mut heard, began) = (Instant::now(), Instant::now());
         // When the pending, incomplete message began.
         let mut begun = None;
         loop {
             // Checked even if the next message is already buffered.
-            if self.revocations.has_changed().map_err(|_| Ended::Shutdown)? {
+            if self.revocations.has_changed().map_err(|_| ClassicEnd::Shutdown)? {
                 self.revocations.mark_unchanged();
                 self.look_again().await?;
             }
-            if self.shared.stopping().now_or_never().is_some() {
-                return Err(Ended::Shutdown);
+            if self.services.env.stopping().now_or_never().is_some() {
+                return Err(ClassicEnd::Shutdown);
             }
-            if !self.wire.has_room() {
+            if !self.stream.has_room() {
                 self.make_room().await?;
                 heard = Instant::now();
             }
-            if let Some(line) = self.wire.take_line(MAX_MESSAGE)? {
+            if let Some(line) = self.stream.take_line(MAX_MESSAGE)? {
                 self.lines = true;
                 if std::mem::take(&mut self.loose) && line.is_empty() {
                     continue;
                 }
-                let text = self.open(&line).await?.ok_or(Ended::NotOpened)?;
-                return Ok(Message { text, lf: true });
+                let text = self.open(&line).await?.ok_or(ClassicEnd::NotOpened)?;
+                return Ok(BridgeMessage { text, lf: true });
             }
             let pause = heard.elapsed() >= limits.pause;
             if (pause || !self.lines)
                 && let Some(text) = self.open_pending().await?
             {
-                self.wire.clear();
+                self.stream.clear();
                 self.loose = true;
-                return Ok(Message { text, lf: false });
+                return Ok(BridgeMessage { text, lf: false });
             }
-            let part = !self.wire.pending().is_empty();
+            let part = !self.stream.pending().is_empty();
             begun = if part { begun.or_else(|| Some(Instant::now())) } else { None };
             let whole_by = begun.map(|begun| begun + limits.half_line);
             if part && (pause || whole_by.is_some_and(|by| by <= Instant::now())) {
-                return Err(Ended::NotOpened);
+                return Err(ClassicEnd::NotOpened);
             }
             let late = match whole_by {
                 Some(by) => by.min(heard + limits.pause),
                 None => began + limits.silence,
             };
-            let look_at = self.wire.look_at(limits.half_line).unwrap_or(late);
+            let look_at = self.stream.look_at(limits.half_line).unwrap_or(late);
             let log_at = self.log.as_ref().and_then(AppendLog::due).unwrap_or(late);
             tokio::select! {
                 biased;
                 changed = self.revocations.changed() => {
-                    // `shared` holds the sender.
-                    changed.map_err(|_| Ended::Shutdown)?;
+                    // The bus holds the sender.
+                    changed.map_err(|_| ClassicEnd::Shutdown)?;
                     self.look_again().await?;
                 }
-                wake = self.wire.wait(true) => match wake? {
-                    Wake::Data => heard = Instant::now(),
-                    Wake::Room => {}
-                    Wake::End if self.lines && part => {
-                        let text = self.open_pending().await?.ok_or(Ended::Bye)?;
-                        self.wire.clear();
-                        return Ok(Message { text, lf: false });
+                wake = self.stream.wait(true) => match wake? {
+                    StreamWake::Data => heard = Instant::now(),
+                    StreamWake::Room => {}
+                    StreamWake::End if self.lines && part => {
+                        let text = self.open_pending().await?.ok_or(ClassicEnd::Bye)?;
+                        self.stream.clear();
+                        return Ok(BridgeMessage { text, lf: false });
                     }
-                    Wake::End => return Err(Ended::Bye),
+                    StreamWake::End => return Err(ClassicEnd::Bye),
                 },
-                () = self.shared.stopping() => return Err(Ended::Shutdown),
+                () = self.services.env.stopping() => return Err(ClassicEnd::Shutdown),
                 () = sleep_until(late.min(look_at).min(log_at)) => {
                     if let Some(log) = &mut self.log {
-                        log.write_due(self.shared, Instant::now());
+                        log.write_due(&self.services.record, Instant::now());
                     }
-                    self.wire.check(limits.half_line)?;
+                    self.stream.check(limits.half_line)?;
                     if !part && began.elapsed() >= limits.silence {
-                        return Err(Ended::Silence);
+                        return Err(ClassicEnd::Silence);
                     }
                 }
             }
@@ -233,39 +231,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
     }
 
     /// Waits until the peer has taken some of its answers.
-    async fn make_room(&mut self) -> Result<(), Ended> {
-        let limit = self.shared.config.classic.half_line;
-        while !self.wire.has_room() {
-            let look_at = self.wire.look_at(limit).unwrap_or_else(Instant::now);
+    async fn make_room(&mut self) -> Result<(), ClassicEnd> {
+        let limit = self.services.env.config.classic.half_line;
+        while !self.stream.has_room() {
+            let look_at = self.stream.look_at(limit).unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
-                () = self.shared.stopping() => return Err(Ended::Shutdown),
-                wake = self.wire.wait(false) => {
+                () = self.services.env.stopping() => return Err(ClassicEnd::Shutdown),
+                wake = self.stream.wait(false) => {
                     wake?;
                 }
-                () = sleep_until(look_at) => self.wire.check(limit)?,
+                () = sleep_until(look_at) => self.stream.check(limit)?,
             }
         }
         Ok(())
     }
 
     /// The text of a message without a line end, if it is complete.
-    async fn open_pending(&mut self) -> Result<Option<String>, Ended> {
+    async fn open_pending(&mut self) -> Result<Option<String>, ClassicEnd> {
         // Complete base64 has a multiple of four characters; decoding checks the rest.
-        if self.wire.pending().is_empty() || !self.wire.pending().len().is_multiple_of(4) {
+        if self.stream.pending().is_empty() || !self.stream.pending().len().is_multiple_of(4) {
             return Ok(None);
         }
-        let pending = self.wire.pending().to_vec();
+        let pending = self.stream.pending().to_vec();
         self.open(&pending).await
     }
 
     /// The text of a message under one of the keys, which then is the connection's only key. The
     /// form with a MAC is tried first: a message that passes its MAC can be of no other key.
-    async fn open(&mut self, message: &[u8]) -> Result<Option<String>, Ended> {
+    async fn open(&mut self, message: &[u8]) -> Result<Option<String>, ClassicEnd> {
         // Before the attempt: a failed one enters the tarpit, and an eviction by a new connection
         // must not shorten that.
         if !self.tried && !self.bound && !self.permit.rise(Rank::Held) {
-            return Err(Ended::Wanted);
+            return Err(ClassicEnd::Wanted);
         }
         let keys = match self.keys.take() {
             Some(keys) => keys,
@@ -288,14 +286,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
         Ok(Some(text))
     }
 
-    async fn look_up(&self) -> Result<Vec<Way>, StoreError> {
+    async fn look_up(&self) -> Result<Vec<BridgeKey>, StoreError> {
         let mut keys = Vec::new();
         for form in [Form::OriginHmac, Form::Origin] {
-            if let Some(row) = self.shared.store.classic_key_of(form).await?
-                && !self.shared.barred.has_key(&row.name)
+            if let Some(row) = self.services.record.store.classic_key_of(form).await?
+                && !self.services.record.barred.has_key(&row.name)
             {
-                let shared = self.shared.classic.key(&row.name, Some(&row));
-                if let Some(bridge) = Bridge::new(form, &shared) {
+                let secret = self.services.admission.classic_key(&row.name, Some(&row));
+                if let Some(bridge) = Bridge::new(form, &secret) {
                     keys.push((row, bridge));
                 }
             }
@@ -304,15 +302,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Origin<'_, S> {
     }
 
     /// Checks after a revocation whether this connection's key still exists.
-    async fn look_again(&mut self) -> Result<(), Ended> {
+    async fn look_again(&mut self) -> Result<(), ClassicEnd> {
         if !self.bound {
             self.keys = None;
             return Ok(());
         }
         for (key, _) in self.keys.iter().flatten() {
-            let now = self.shared.store.classic_key(&key.name).await?;
-            if now.as_ref() != Some(key) || self.shared.barred.has_key(&key.name) {
-                return Err(Ended::Revoked);
+            let now = self.services.record.store.classic_key(&key.name).await?;
+            if now.as_ref() != Some(key) || self.services.record.barred.has_key(&key.name) {
+                return Err(ClassicEnd::Revoked);
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self as stdio, ErrorKind};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -19,9 +19,12 @@ use rustix::fs::StatVfs;
 use twinlock_core::id::Name;
 use twinlock_store::FileRef;
 
+use super::disk_io::{blocking, io, lock, remove};
 use super::partial::{self, Table};
 use super::prefix::Prefixes;
-use super::{Blob, Blobs, FilesError, Hash, Partial, Room, Turn, Turns, Upload, UploadId};
+use super::{
+    Blob, Blobs, DiskRoom, FilesError, Hash, HashTurn, HashTurns, OpenUpload, Partial, UploadId,
+};
 use crate::private;
 
 /// The default reserve: the smaller of a number of bytes and a fraction (1/20) of the disk.
@@ -90,7 +93,7 @@ impl Disk {
     }
 
     /// The space that may still be used. Fast enough to call before each write.
-    pub(super) fn room(&self) -> Result<Room, FilesError> {
+    pub(super) fn room(&self) -> Result<DiskRoom, FilesError> {
         let disk = rustix::fs::statvfs(&self.dir).map_err(|e| io("read", &self.dir)(e.into()))?;
         Ok(room_of(&disk, self.reserve))
     }
@@ -205,7 +208,7 @@ fn is_older(meta: &fs::Metadata, now: SystemTime, age: Duration) -> bool {
 }
 
 /// Free bytes and inodes of a disk beyond the reserve.
-pub(super) fn room_of(disk: &StatVfs, reserve: Option<u64>) -> Room {
+pub(super) fn room_of(disk: &StatVfs, reserve: Option<u64>) -> DiskRoom {
     let all = disk.f_blocks.saturating_mul(disk.f_frsize);
     let reserve = reserve.unwrap_or_else(|| RESERVE.min(all / RESERVE_PART));
     let bytes = disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(reserve);
@@ -214,7 +217,7 @@ pub(super) fn room_of(disk: &StatVfs, reserve: Option<u64>) -> Room {
         0 => u64::MAX,
         all => disk.f_favail.saturating_sub(INODES.min(all / INODES_PART)),
     };
-    Room { bytes, files, reserve }
+    DiskRoom { bytes, files, reserve }
 }
 
 /// The directory of partial uploads. Directories of content have names of two characters.
@@ -224,7 +227,11 @@ const ASIDE: &str = "unreferenced";
 
 #[async_trait]
 impl Blobs for LocalDisk {
-    async fn begin(&self, id: &UploadId, turns: &Turns) -> Result<Box<dyn Upload>, FilesError> {
+    async fn begin(
+        &self,
+        id: &UploadId,
+        turns: &HashTurns,
+    ) -> Result<Box<dyn OpenUpload>, FilesError> {
         let (disk, id) = (self.0.clone(), id.clone());
         let (looked, of) = (disk.clone(), id.clone());
         let turn = match blocking(move || Ok(partial::must_be_read(&looked, &of))).await? {
@@ -267,7 +274,7 @@ impl Blobs for LocalDisk {
             if found != size {
                 return Err(damaged(format!("it has {found} bytes of {size}")));
             }
-            Ok(Box::new(Content { disk, file: Arc::new(file), path }) as Box<dyn Blob>)
+            Ok(Box::new(ContentFile { disk, file: Arc::new(file), path }) as Box<dyn Blob>)
         })
         .await
     }
@@ -298,20 +305,20 @@ impl Blobs for LocalDisk {
         Ok(paths.iter().filter_map(|(path, _)| hash_of(path)).collect())
     }
 
-    async fn room(&self) -> Result<Room, FilesError> {
+    async fn room(&self) -> Result<DiskRoom, FilesError> {
         let disk = self.0.clone();
         blocking(move || disk.room()).await
     }
 }
 
 /// Open content.
-struct Content {
+struct ContentFile {
     disk: Arc<Disk>,
     file: Arc<File>,
     path: PathBuf,
 }
 
-impl Content {
+impl ContentFile {
     async fn with_file<T: Send + 'static>(
         &self,
         work: impl FnOnce(&File) -> stdio::Result<T> + Send + 'static,
@@ -325,8 +332,8 @@ impl Content {
 }
 
 #[async_trait]
-impl Blob for Content {
-    async fn prefix_hash(&self, length: u64, turn: Option<Turn>) -> Result<Hash, FilesError> {
+impl Blob for ContentFile {
+    async fn prefix_hash(&self, length: u64, turn: Option<HashTurn>) -> Result<Hash, FilesError> {
         let disk = self.disk.clone();
         self.with_file(move |file| {
             let hash = disk.prefixes.hash(file, length);
@@ -372,36 +379,4 @@ fn entries(dir: &Path) -> Result<Vec<(PathBuf, fs::Metadata)>, FilesError> {
 
 fn hash_of(path: &Path) -> Option<Hash> {
     HEXLOWER.decode(path.file_name()?.to_str()?.as_bytes()).ok()?.try_into().ok()
-}
-
-pub(super) fn remove(path: &Path) -> Result<(), FilesError> {
-    Ok(private::remove(path)?)
-}
-
-/// Runs work that may block on the disk, on a separate thread. It continues if the caller is
-/// dropped.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
-) -> Result<T, FilesError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(io("use", Path::new("a thread"))(stdio::Error::other(error))))
-}
-
-pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(stdio::Error) -> FilesError {
-    move |error| match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            FilesError::Full
-        }
-        _ => FilesError::Io { doing, path: path.to_owned(), error },
-    }
-}
-
-impl From<private::Failed> for FilesError {
-    fn from(private::Failed { doing, path, error }: private::Failed) -> Self {
-        io(doing, &path)(error)
-    }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

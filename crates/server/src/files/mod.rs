@@ -2,17 +2,20 @@
 //! it.
 //!
 //! [`Blobs`] keeps content by its BLAKE3 hash, and partial uploads; object storage can replace the
-//! disk. [`Files`] decides who may store how much, keeps content while an entry refers to it, and
-//! removes it afterwards. The record describes the files; this module knows nothing of sessions.
+//! disk. [`FilePolicy`] decides who may store how much, keeps content while an entry refers to it,
+//! and removes it afterwards. The record describes the files; this module knows nothing of sessions.
 
+mod claims;
 mod disk;
-mod keeper;
+mod disk_io;
+mod file_policy;
+mod hash_turns;
 mod name;
 mod partial;
 mod prefix;
+mod sweep;
 #[cfg(test)]
 mod tests;
-mod turns;
 
 use std::io;
 use std::path::PathBuf;
@@ -23,10 +26,11 @@ use thiserror::Error;
 use twinlock_core::id::{ConversationId, MessageId, Name};
 use twinlock_store::{FileRef, StoreError};
 
+pub(crate) use claims::QuotaClaim;
 pub(crate) use disk::LocalDisk;
-pub(crate) use keeper::{Claim, Denied, Files, Judged, Offer};
+pub(crate) use file_policy::{ClaimedUpload, Denied, FilePolicy, Judged};
+pub(crate) use hash_turns::{HashTurn, HashTurns};
 pub(crate) use name::is_possible;
-pub(crate) use turns::{Turn, Turns};
 
 /// BLAKE3 of a file or of a prefix of it.
 pub(crate) type Hash = [u8; 32];
@@ -64,7 +68,11 @@ impl UploadId {
 pub(crate) trait Blobs: Send + Sync + 'static {
     /// Opens a partial upload, or creates one. Another connection that has it open loses it. Waits
     /// for a turn if the partial content must be read.
-    async fn begin(&self, id: &UploadId, turns: &Turns) -> Result<Box<dyn Upload>, FilesError>;
+    async fn begin(
+        &self,
+        id: &UploadId,
+        turns: &HashTurns,
+    ) -> Result<Box<dyn OpenUpload>, FilesError>;
 
     /// The partial uploads of a user.
     async fn partials(&self, user: &Name) -> Result<Vec<Partial>, FilesError>;
@@ -94,12 +102,12 @@ pub(crate) trait Blobs: Send + Sync + 'static {
     async fn hashes(&self, first: u8) -> Result<Vec<Hash>, FilesError>;
 
     /// The space that may still be used.
-    async fn room(&self) -> Result<Room, FilesError>;
+    async fn room(&self) -> Result<DiskRoom, FilesError>;
 }
 
 /// An open upload. If dropped, it stays for a later [`Blobs::begin`].
 #[async_trait]
-pub(crate) trait Upload: Send {
+pub(crate) trait OpenUpload: Send {
     /// Its size when it was opened, and its hash.
     fn found(&self) -> (u64, Hash);
 
@@ -123,7 +131,7 @@ pub(crate) trait Upload: Send {
 pub(crate) trait Blob: Send {
     /// BLAKE3 of the first `length` bytes. Unchanged bytes that were hashed before need not be read
     /// again. Keeps the turn until the end, even if the caller is dropped.
-    async fn prefix_hash(&self, length: u64, turn: Option<Turn>) -> Result<Hash, FilesError>;
+    async fn prefix_hash(&self, length: u64, turn: Option<HashTurn>) -> Result<Hash, FilesError>;
 
     /// Reads `length` bytes into `buffer`, replacing its content.
     async fn read(
@@ -136,7 +144,7 @@ pub(crate) trait Blob: Send {
 
 /// Available space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Room {
+pub(crate) struct DiskRoom {
     pub(crate) bytes: u64,
     /// Number of files: free inodes, on a disk that counts them.
     pub(crate) files: u64,

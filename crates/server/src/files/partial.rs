@@ -3,8 +3,8 @@
 //! `DIR/files/partial/<user>/<key>` contains the bytes so far; its length is the offset. The state
 //! of its hash is kept in memory as long as the upload exists, so a resumed upload reads nothing.
 //! After a restart, or a change of the file by another process, it is read again, in turn
-//! ([`super::Turns`]). The state is not kept on disk: an upload is synced only at its end, so after
-//! a power cut only a read shows whether the bytes exist.
+//! ([`super::HashTurns`]). The state is not kept on disk: an upload is synced only at its end, so
+//! after a power cut only a read shows whether the bytes exist.
 //!
 //! Each open upload is a lease. Beginning the upload again takes over the previous lease, once a
 //! write in progress has ended: two connections never write to one file.
@@ -12,15 +12,16 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, TryLockError};
 
 use async_trait::async_trait;
 use twinlock_core::id::Name;
 
-use super::disk::{Disk, blocking, io, lock, remove};
-use super::{FilesError, Hash, Upload, UploadId};
+use super::disk::Disk;
+use super::disk_io::{READ, Stamp, blocking, io, lock, remove, stamp};
+use super::{FilesError, Hash, OpenUpload, UploadId};
 use crate::private::{self, FILE_MODE};
 
 /// Uploads without a connection whose file is kept open. Each costs about 2 KiB and a descriptor.
@@ -28,16 +29,14 @@ const REMEMBERED: usize = 64;
 /// Further uploads whose hash is kept; each costs about 2 KiB. Beyond that, the oldest of the user
 /// with the most is dropped; a user has 256 partial uploads by default.
 const PUT_AWAY: usize = 4096;
-/// Bytes read at a time for hashing: they are still in the processor's cache then.
-pub(super) const READ: usize = 256 * 1024;
 
 /// The file of an upload as this server left it. `None`: another lease has taken it.
-type Lease = Arc<Mutex<Option<Open>>>;
+type Lease = Arc<Mutex<Option<OpenPartial>>>;
 
 /// Open and remembered uploads.
 #[derive(Default)]
 pub(super) struct Table {
-    by_key: HashMap<Hash, Entry>,
+    by_key: HashMap<Hash, PartialEntry>,
     put_away: HashMap<Hash, PutAway>,
     next: u64,
 }
@@ -58,15 +57,15 @@ impl PutAway {
     }
 
     /// Opens the file again. `None`: it is another file, or has changed.
-    fn open(self, path: &Path) -> Option<Open> {
+    fn open(self, path: &Path) -> Option<OpenPartial> {
         let Self { hasher, at, stamp: known, .. } = self;
         let file = private::open(options().create(false), path).ok()?;
         let stamp = stamp(&file.metadata().ok()?);
-        (stamp == known).then_some(Open { file, hasher, at, stamp })
+        (stamp == known).then_some(OpenPartial { file, hasher, at, stamp })
     }
 }
 
-struct Entry {
+struct PartialEntry {
     user: Name,
     lease: Lease,
     open: bool,
@@ -74,7 +73,7 @@ struct Entry {
     left: u64,
 }
 
-impl Entry {
+impl PartialEntry {
     /// Takes the file, so that pending work of a closed connection finds none. `false`: the work is
     /// in progress.
     fn take(&self) -> bool {
@@ -132,8 +131,8 @@ impl Table {
             Err(TryLockError::Poisoned(open)) => open.into_inner().take(),
             Err(TryLockError::WouldBlock) => return,
         };
-        let Some(Entry { user, left, .. }) = self.by_key.remove(key) else { return };
-        if let Some(Open { hasher, at, stamp, .. }) = open {
+        let Some(PartialEntry { user, left, .. }) = self.by_key.remove(key) else { return };
+        if let Some(OpenPartial { hasher, at, stamp, .. }) = open {
             self.put_away.insert(*key, PutAway { user, hasher, at, stamp, left });
         }
         if self.put_away.len() > PUT_AWAY {
@@ -176,18 +175,11 @@ pub(super) fn must_be_read(disk: &Disk, id: &UploadId) -> bool {
 }
 
 /// A file that is being written, with the hash of its content.
-struct Open {
+struct OpenPartial {
     file: File,
     hasher: blake3::Hasher,
     at: u64,
     stamp: Stamp,
-}
-
-/// Detects changes of a file: device, inode, size, time of the last write.
-pub(super) type Stamp = (u64, u64, u64, i64, i64);
-
-pub(super) fn stamp(meta: &fs::Metadata) -> Stamp {
-    (meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec())
 }
 
 fn options() -> OpenOptions {
@@ -196,7 +188,7 @@ fn options() -> OpenOptions {
     options
 }
 
-impl Open {
+impl OpenPartial {
     /// Opens or creates the file and reads its content.
     fn from_disk(path: &Path) -> std::io::Result<Self> {
         let mut file = private::open(options().create(true).truncate(false), path)?;
@@ -259,12 +251,12 @@ struct Writer {
 
 /// Opens an upload. Blocks while another connection's last write ends, and while the existing bytes
 /// are read.
-pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn Upload>, FilesError> {
+pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn OpenUpload>, FilesError> {
     let path = disk.partial(&id.user, &id.key);
     let lease = Lease::default();
     // Locked until the file is open: a connection that takes over the lease waits for that.
     let mut mine = lock(&lease);
-    let entry = Entry { user: id.user.clone(), lease: lease.clone(), open: true, left: 0 };
+    let entry = PartialEntry { user: id.user.clone(), lease: lease.clone(), open: true, left: 0 };
     let mut table = lock(&disk.table);
     let before = table.by_key.insert(id.key, entry);
     let put_away = table.put_away.remove(&id.key);
@@ -276,7 +268,7 @@ pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn Upload>, Fi
         Some(open) if open.is_as_left(&path) => Ok(open),
         _ => disk
             .make_user(&id.user)
-            .and_then(|()| Open::from_disk(&path).map_err(io("write", &path))),
+            .and_then(|()| OpenPartial::from_disk(&path).map_err(io("write", &path))),
     };
     let opened = opened.and_then(|mut open| {
         // Larger than the offer: not written by this server.
@@ -293,14 +285,16 @@ pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn Upload>, Fi
     drop(mine);
     // After an error, its drop releases the upload.
     let writer = Writer { disk, id, path, lease, found };
-    result.map(|()| Box::new(writer) as Box<dyn Upload>)
+    result.map(|()| Box::new(writer) as Box<dyn OpenUpload>)
 }
 
 impl Writer {
     /// Runs `work` with the file, on a thread that may block.
     async fn with_file<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Disk, &UploadId, &Path, &mut Open) -> Result<T, FilesError> + Send + 'static,
+        work: impl FnOnce(&Disk, &UploadId, &Path, &mut OpenPartial) -> Result<T, FilesError>
+        + Send
+        + 'static,
     ) -> Result<T, FilesError> {
         let (disk, id, path) = (self.disk.clone(), self.id.clone(), self.path.clone());
         let lease = self.lease.clone();
@@ -313,7 +307,7 @@ impl Writer {
 }
 
 #[async_trait]
-impl Upload for Writer {
+impl OpenUpload for Writer {
     fn found(&self) -> (u64, Hash) {
         self.found
     }

@@ -11,13 +11,12 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Mutex;
 
 use super::Hash;
-use super::disk::lock;
-use super::partial::{READ, Stamp, stamp};
+use super::disk_io::{READ, Stamp, lock, stamp};
 
 /// States that are kept; about 2 KiB each.
 const KEPT: usize = 64;
 
-struct State {
+struct PrefixState {
     stamp: Stamp,
     length: u64,
     hasher: blake3::Hasher,
@@ -25,7 +24,7 @@ struct State {
 
 /// The most recent hash states, of all content.
 #[derive(Default)]
-pub(super) struct Prefixes(Mutex<VecDeque<State>>);
+pub(super) struct Prefixes(Mutex<VecDeque<PrefixState>>);
 
 impl Prefixes {
     /// BLAKE3 of the first `length` bytes. Blocks.
@@ -41,7 +40,7 @@ impl Prefixes {
             at += some.len() as u64;
         }
         let hash = *hasher.finalize().as_bytes();
-        self.keep(State { stamp, length, hasher });
+        self.keep(PrefixState { stamp, length, hasher });
         Ok(hash)
     }
 
@@ -53,7 +52,7 @@ impl Prefixes {
             .map_or_else(|| (0, blake3::Hasher::new()), |s| (s.length, s.hasher.clone()))
     }
 
-    fn keep(&self, new: State) {
+    fn keep(&self, new: PrefixState) {
         let mut states = lock(&self.0);
         states.retain(|state| (state.stamp, state.length) != (new.stamp, new.length));
         states.push_back(new);

@@ -19,8 +19,8 @@ fn file(data: &[u8]) -> FileRef {
     FileRef { hash: *blake3::hash(data).as_bytes(), size: data.len() as u64 }
 }
 
-async fn write(disk: &LocalDisk, id: &UploadId, data: &[u8]) -> Box<dyn Upload> {
-    let mut upload = disk.begin(id, &Turns::new()).await.unwrap();
+async fn write(disk: &LocalDisk, id: &UploadId, data: &[u8]) -> Box<dyn OpenUpload> {
+    let mut upload = disk.begin(id, &HashTurns::new()).await.unwrap();
     upload.write(true, data.to_vec()).await.unwrap();
     upload
 }
@@ -39,7 +39,7 @@ async fn upload__crash_after_commit_is_idempotent_and_loses_nothing() {
         let disk = open(dir.path());
         let mut upload = match round {
             0 => write(&disk, &id("x", data.len()), &data).await,
-            _ => disk.begin(&id("x", data.len()), &Turns::new()).await.unwrap(),
+            _ => disk.begin(&id("x", data.len()), &HashTurns::new()).await.unwrap(),
         };
         assert_eq!(round > 0, upload.found() == (content.size, content.hash));
         upload.seal(&content.hash).await.unwrap();
@@ -96,7 +96,7 @@ async fn content__restarted_upload_never_writes_to_it() {
         first.place(&content.hash).await.unwrap();
         let anew = open(dir.path());
         let disk = if restarted { &anew } else { &disk };
-        let mut second = disk.begin(&id("x", data.len()), &Turns::new()).await.unwrap();
+        let mut second = disk.begin(&id("x", data.len()), &HashTurns::new()).await.unwrap();
         assert_eq!(second.found(), (content.size, content.hash));
         second.write(true, vec![7; 10]).await.unwrap();
         second.write(false, vec![7; 990]).await.unwrap();
@@ -184,7 +184,7 @@ async fn upload__symlink_is_not_followed() {
     std::os::unix::fs::symlink(&elsewhere, &partial).unwrap();
     let disk = open(dir.path());
     assert!(matches!(
-        disk.begin(&id("x", 4), &Turns::new()).await.map(drop),
+        disk.begin(&id("x", 4), &HashTurns::new()).await.map(drop),
         Err(FilesError::Io { .. })
     ));
     assert_eq!(fs::read(&elsewhere).unwrap(), b"abc");
@@ -212,7 +212,7 @@ async fn upload__one_of_concurrent_openers_can_write() {
     drop(write(&disk, &id("x", 100), b"abc").await);
     let begin = || {
         let disk = disk.clone();
-        tokio::spawn(async move { disk.begin(&id("x", 100), &Turns::new()).await.unwrap() })
+        tokio::spawn(async move { disk.begin(&id("x", 100), &HashTurns::new()).await.unwrap() })
     };
     let begun: Vec<_> = (0..16).map(|_| begin()).collect();
     let mut uploads = Vec::new();
@@ -231,7 +231,7 @@ async fn upload__one_of_concurrent_openers_can_write() {
     assert_eq!(wrote, 1);
     drop(uploads);
     assert_eq!(
-        disk.begin(&id("x", 100), &Turns::new()).await.unwrap().found(),
+        disk.begin(&id("x", 100), &HashTurns::new()).await.unwrap().found(),
         (4, file(b"abcd").hash)
     );
 }
@@ -253,7 +253,7 @@ async fn partial_upload__reread_only_after_change() {
     }
     for (n, id) in all.iter().enumerate() {
         let is = if [0, 299].contains(&n) { b"abd" } else { b"abc" };
-        let mut upload = disk.begin(id, &Turns::new()).await.unwrap();
+        let mut upload = disk.begin(id, &HashTurns::new()).await.unwrap();
         assert_eq!(upload.found(), (3, file(is).hash), "{n}");
         upload.write(false, b"e".to_vec()).await.unwrap();
     }
@@ -266,7 +266,7 @@ async fn partial_upload__hashing_waits_for_turn() {
     let (left, new) = (id("left", 10), id("new", 10));
     let disk = open(dir.path());
     drop(write(&disk, &left, b"abc").await);
-    let turns = Turns::new();
+    let turns = HashTurns::new();
     let bob = turns.take(&Name::new("bob").unwrap()).await;
     let eve = turns.take(&Name::new("eve").unwrap()).await;
     // A remembered or new upload needs no turn.
@@ -290,7 +290,7 @@ fn disk_room__reserves_bytes_and_inodes() {
     {
         (disk.f_files, disk.f_favail) = (all, free);
         let (bytes, reserve) = (904 << 12, 96 << 12);
-        assert_eq!(disk::room_of(&disk, Some(reserve)), Room { bytes, files, reserve });
+        assert_eq!(disk::room_of(&disk, Some(reserve)), DiskRoom { bytes, files, reserve });
     }
     // 5 % of 4 GiB are more than the free space.
     assert_eq!(disk::room_of(&disk, None).bytes, 0);

@@ -9,39 +9,45 @@ use super::*;
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// A data directory that does not exist yet, and a clock.
-struct Case {
+struct IdentityCase {
     _temp: TempDir,
     dir: PathBuf,
     now: SystemTime,
 }
 
-fn case() -> Case {
+fn case() -> IdentityCase {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("data").join("identity");
-    Case { _temp: temp, dir, now: SystemTime::now() }
+    IdentityCase { _temp: temp, dir, now: SystemTime::now() }
 }
 
 fn setup_of(byte: u8) -> impl FnOnce() -> Zeroizing<[u8; SETUP_LEN]> {
     move || Zeroizing::new([byte; SETUP_LEN])
 }
 
-impl Case {
-    fn open_at(&self, now: SystemTime, options: Options) -> Result<Identity, IdentityError> {
+impl IdentityCase {
+    fn open_at(
+        &self,
+        now: SystemTime,
+        options: IdentityOptions,
+    ) -> Result<Identity, IdentityError> {
         Identity::open_or_create(&self.dir, options, now, setup_of(1))
     }
 
     fn open(&self) -> Identity {
-        self.open_at(self.now, Options::default()).unwrap()
+        self.open_at(self.now, IdentityOptions::default()).unwrap()
     }
 
     /// An open that must find a complete identity.
     fn reopen(&self, now: SystemTime) -> Identity {
-        Identity::open_or_create(&self.dir, Options::default(), now, || panic!("asked again"))
-            .unwrap()
+        Identity::open_or_create(&self.dir, IdentityOptions::default(), now, || {
+            panic!("asked again")
+        })
+        .unwrap()
     }
 
     fn refusal(&self) -> IdentityError {
-        self.open_at(self.now, Options::default()).unwrap_err()
+        self.open_at(self.now, IdentityOptions::default()).unwrap_err()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -80,12 +86,12 @@ fn pair(change: impl FnOnce(&mut rcgen::CertificateParams)) -> (String, String) 
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
-fn own_files(case: &Case, (cert, key): &(String, String)) -> Options {
+fn own_files(case: &IdentityCase, (cert, key): &(String, String)) -> IdentityOptions {
     let at = case.dir.parent().unwrap().parent().unwrap();
     let own = OwnFiles { cert: at.join("own.crt"), key: at.join("own.key") };
     fs::write(&own.cert, cert).unwrap();
     fs::write(&own.key, key).unwrap();
-    Options { own: Some(own), ..Options::default() }
+    IdentityOptions { own: Some(own), ..IdentityOptions::default() }
 }
 
 #[test]
@@ -120,7 +126,8 @@ fn certificate__valid_for_a_year_and_all_names() {
     let case = case();
     let names =
         ["Chat.Example.", "192.0.2.7", "2001:DB8::7", "localhost"].map(str::to_owned).into();
-    let identity = case.open_at(case.now, Options { names, ..Options::default() }).unwrap();
+    let identity =
+        case.open_at(case.now, IdentityOptions { names, ..IdentityOptions::default() }).unwrap();
     let left = identity.expires_at().duration_since(case.now).unwrap();
     assert!(left > YEAR - DAY && left <= YEAR, "{left:?}");
 
@@ -138,14 +145,16 @@ fn certificate__valid_for_a_year_and_all_names() {
 fn identity__invalid_name_is_refused_before_creation() {
     let case = case();
     let names = vec!["chat.example:8443".to_owned()];
-    let error = case.open_at(case.now, Options { names, ..Options::default() }).unwrap_err();
+    let error = case
+        .open_at(case.now, IdentityOptions { names, ..IdentityOptions::default() })
+        .unwrap_err();
     assert!(matches!(&error, IdentityError::Name(name) if name == "chat.example:8443"), "{error}");
     assert!(!case.dir.exists());
 }
 
 #[test]
 fn identity__rsa_on_request_never_replaces_existing_key() {
-    let rsa = || Options { key_type: KeyType::Rsa2048, ..Options::default() };
+    let rsa = || IdentityOptions { key_type: KeyType::Rsa2048, ..IdentityOptions::default() };
     let fresh = case();
     let identity = fresh.open_at(fresh.now, rsa()).unwrap();
     let key = fs::read(fresh.path(KEY)).unwrap();
@@ -215,8 +224,13 @@ fn identity__concurrent_first_starts_create_one() {
         let ready = Barrier::new(2);
         let open = |byte| {
             ready.wait();
-            Identity::open_or_create(&case.dir, Options::default(), case.now, setup_of(byte))
-                .unwrap()
+            Identity::open_or_create(
+                &case.dir,
+                IdentityOptions::default(),
+                case.now,
+                setup_of(byte),
+            )
+            .unwrap()
         };
         let (one, two) = std::thread::scope(|scope| {
             let one = scope.spawn(|| open(1));
@@ -372,7 +386,7 @@ fn certificate__expired_is_renewed_at_start() {
 fn certificate__made_under_wrong_clock_is_renewed() {
     let case = case();
     let stopped = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-    let first = case.open_at(stopped, Options::default()).unwrap();
+    let first = case.open_at(stopped, IdentityOptions::default()).unwrap();
     let right = case.reopen(case.now);
     assert_eq!(right.pin(), first.pin());
     assert_eq!(right.certificate().check_time(case.now), Ok(()));
@@ -392,7 +406,7 @@ fn certificate__new_name_renews_with_same_key() {
     let case = case();
     let first = case.open();
     let names = vec!["chat.example".to_owned()];
-    let options = Options { names: names.clone(), ..Options::default() };
+    let options = IdentityOptions { names: names.clone(), ..IdentityOptions::default() };
     let second = case.open_at(case.now, options).unwrap();
     assert_eq!(second.pin(), first.pin());
     assert!(make::covers(&second.certificate(), &names));
@@ -539,7 +553,7 @@ fn reload__self_signed_certificate_is_renewed_if_due() {
 #[test]
 fn identity__debug_and_errors_show_no_secret() {
     let case = case();
-    let identity = Identity::open_or_create(&case.dir, Options::default(), case.now, || {
+    let identity = Identity::open_or_create(&case.dir, IdentityOptions::default(), case.now, || {
         Zeroizing::new(*b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef")
     })
     .unwrap();

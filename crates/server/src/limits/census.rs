@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::Origin;
+use super::SourcePrefix;
 
 /// Connections in a round.
 const ROUND: usize = 100;
@@ -15,13 +15,13 @@ pub(crate) struct Census(Mutex<Round>);
 #[derive(Debug, Default)]
 struct Round {
     seen: usize,
-    by_origin: HashMap<Origin, usize>,
+    by_source: HashMap<SourcePrefix, usize>,
 }
 
 /// An address with more than half of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Majority {
-    pub(crate) origin: Origin,
+    pub(crate) source: SourcePrefix,
     pub(crate) count: usize,
     pub(crate) of: usize,
 }
@@ -29,16 +29,16 @@ pub(crate) struct Majority {
 impl Census {
     /// Counts a connection. At the end of a round, returns the address with more than half of it,
     /// if any.
-    pub(crate) fn note(&self, origin: Origin) -> Option<Majority> {
+    pub(crate) fn note(&self, source: SourcePrefix) -> Option<Majority> {
         let mut round = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         round.seen += 1;
-        *round.by_origin.entry(origin).or_default() += 1;
+        *round.by_source.entry(source).or_default() += 1;
         if round.seen < ROUND {
             return None;
         }
-        let Round { by_origin, .. } = std::mem::take(&mut *round);
-        let (origin, count) = by_origin.into_iter().max_by_key(|(_, count)| *count)?;
-        (count > ROUND / 2).then_some(Majority { origin, count, of: ROUND })
+        let Round { by_source, .. } = std::mem::take(&mut *round);
+        let (source, count) = by_source.into_iter().max_by_key(|(_, count)| *count)?;
+        (count > ROUND / 2).then_some(Majority { source, count, of: ROUND })
     }
 }
 
@@ -46,8 +46,8 @@ impl Census {
 mod tests {
     use super::*;
 
-    fn origin(n: usize) -> Origin {
-        Origin::of([192, 0, 2, u8::try_from(n).unwrap()].into())
+    fn source(n: usize) -> SourcePrefix {
+        SourcePrefix::of([192, 0, 2, u8::try_from(n).unwrap()].into())
     }
 
     #[test]
@@ -61,8 +61,8 @@ mod tests {
                 1 => n % ROUND / (ROUND / 2 + 1),
                 _ => n % 50,
             };
-            rounds.extend(census.note(origin(from)));
+            rounds.extend(census.note(source(from)));
         }
-        assert_eq!(rounds, [Majority { origin: origin(0), count: ROUND / 2 + 1, of: ROUND }]);
+        assert_eq!(rounds, [Majority { source: source(0), count: ROUND / 2 + 1, of: ROUND }]);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use twinlock_core::id::Name;
 
-use super::Origin;
+use super::SourcePrefix;
 
 /// Recent logins that are considered; about 60 bytes each.
 const LOGINS: usize = 256;
@@ -18,22 +18,22 @@ const MANY: usize = 5;
 
 /// The most recent logins: source and user.
 #[derive(Debug, Default)]
-pub(crate) struct Crowd(Mutex<VecDeque<(Origin, Name)>>);
+pub(crate) struct Crowd(Mutex<VecDeque<(SourcePrefix, Name)>>);
 
 impl Crowd {
-    /// Counts a login of `user` from `origin`.
-    pub(crate) fn note(&self, origin: Origin, user: &Name) {
+    /// Counts a login of `user` from `source`.
+    pub(crate) fn note(&self, source: SourcePrefix, user: &Name) {
         let mut logins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if logins.len() == LOGINS {
             logins.pop_front();
         }
-        logins.push_back((origin, user.clone()));
+        logins.push_back((source, user.clone()));
     }
 
-    /// Whether more than half of the recent logins came from `origin`, from many users.
-    pub(crate) fn hides_many(&self, origin: Origin) -> bool {
+    /// Whether more than half of the recent logins came from `source`, from many users.
+    pub(crate) fn hides_many(&self, source: SourcePrefix) -> bool {
         let logins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = || logins.iter().filter(|(from, _)| *from == origin);
+        let here = || logins.iter().filter(|(from, _)| *from == source);
         here().count() > logins.len() / 2
             && here().map(|(_, user)| user).collect::<HashSet<_>>().len() >= MANY
     }
@@ -47,30 +47,30 @@ mod tests {
         Name::new(&format!("user{n}")).unwrap()
     }
 
-    fn origin(n: u8) -> Origin {
-        Origin::of([192, 0, 2, n].into())
+    fn source(n: u8) -> SourcePrefix {
+        SourcePrefix::of([192, 0, 2, n].into())
     }
 
     #[test]
     fn crowd__needs_majority_of_logins_and_many_users() {
         let crowd = Crowd::default();
-        assert!(!crowd.hides_many(origin(1)));
+        assert!(!crowd.hides_many(source(1)));
         // A household: most logins, few users.
         for n in 0..1000 {
-            crowd.note(origin(1), &name(n % (MANY - 1)));
+            crowd.note(source(1), &name(n % (MANY - 1)));
         }
-        assert!(!crowd.hides_many(origin(1)));
-        crowd.note(origin(1), &name(MANY));
-        assert!(crowd.hides_many(origin(1)));
-        assert!(!crowd.hides_many(origin(2)));
+        assert!(!crowd.hides_many(source(1)));
+        crowd.note(source(1), &name(MANY));
+        assert!(crowd.hides_many(source(1)));
+        assert!(!crowd.hides_many(source(2)));
         // Many users, but not most logins.
         for n in 0..LOGINS / 2 {
-            crowd.note(origin(2), &name(n));
+            crowd.note(source(2), &name(n));
         }
-        assert!(!crowd.hides_many(origin(1)));
-        assert!(!crowd.hides_many(origin(2)));
-        crowd.note(origin(2), &name(0));
-        assert!(crowd.hides_many(origin(2)));
+        assert!(!crowd.hides_many(source(1)));
+        assert!(!crowd.hides_many(source(2)));
+        crowd.note(source(2), &name(0));
+        assert!(crowd.hides_many(source(2)));
         assert_eq!(crowd.0.lock().unwrap().len(), LOGINS);
     }
 }

@@ -21,7 +21,7 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const NOBODY: DeviceId = DeviceId([0; 16]);
 
 /// Unfinished logins by device.
-pub(crate) struct Devices(Mutex<LruCache<DeviceId, Unfinished>>);
+pub(crate) struct DeviceLogins(Mutex<LruCache<DeviceId, Unfinished>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Unfinished {
@@ -29,7 +29,7 @@ struct Unfinished {
     since: Instant,
 }
 
-impl Devices {
+impl DeviceLogins {
     pub(crate) fn new() -> Self {
         Self(Mutex::new(LruCache::new(KEPT)))
     }
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn devices__only_unfinished_logins_count_towards_limit() {
-        let devices = Devices::new();
+        let devices = DeviceLogins::new();
         let now = Instant::now();
         let [a, b] = [1, 2].map(|n| DeviceId([n; 16]));
         for _ in 0..100 {
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn devices__unknown_ids_are_never_exempt_or_stored() {
-        let devices = Devices::new();
+        let devices = DeviceLogins::new();
         let now = Instant::now();
         for n in 0..1000_u16 {
             let made_up = DeviceId([n.to_be_bytes(); 8].concat().try_into().unwrap());

@@ -13,42 +13,42 @@ use twinlock_core::id::Name;
 
 /// Waiting requests, one queue for each user, served in turn.
 #[derive(Debug, Clone)]
-pub(crate) struct Fair(Arc<Mutex<State>>);
+pub(crate) struct Fair(Arc<Mutex<FairState>>);
 
 #[derive(Debug)]
-struct State {
+struct FairState {
     free: usize,
-    waiting: HashMap<Name, VecDeque<oneshot::Sender<Turn>>>,
+    waiting: HashMap<Name, VecDeque<oneshot::Sender<FairTurn>>>,
     /// Users with requests in `waiting`, the next one first.
     users: VecDeque<Name>,
 }
 
 /// A turn, which ends when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn(Option<Fair>);
+pub(crate) struct FairTurn(Option<Fair>);
 
 impl Fair {
     /// Allows `at_once` turns at the same time, at least one.
     pub(crate) fn new(at_once: usize) -> Self {
         let (waiting, users) = Default::default();
-        Self(Arc::new(Mutex::new(State { free: at_once.max(1), waiting, users })))
+        Self(Arc::new(Mutex::new(FairState { free: at_once.max(1), waiting, users })))
     }
 
     /// Waits for a turn of this user. Cancel-safe: a turn that arrives too late passes to the next
     /// request.
-    pub(crate) async fn turn(&self, user: &Name) -> Turn {
+    pub(crate) async fn turn(&self, user: &Name) -> FairTurn {
         let mine = {
             let mut state = self.lock();
             if state.free > 0 {
                 state.free -= 1;
-                return Turn(Some(self.clone()));
+                return FairTurn(Some(self.clone()));
             }
             let (sender, mine) = oneshot::channel();
             state.add(user, sender);
             mine
         };
         // The sender is dropped only with the queue, which `self` keeps alive.
-        mine.await.unwrap_or(Turn(None))
+        mine.await.unwrap_or(FairTurn(None))
     }
 
     /// Runs `work` in a task on `runtime` when it is this user's turn.
@@ -77,7 +77,7 @@ impl Fair {
     /// Number of requests that wait for a turn.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
-        let open = |queue: &VecDeque<oneshot::Sender<Turn>>| {
+        let open = |queue: &VecDeque<oneshot::Sender<FairTurn>>| {
             queue.iter().filter(|waiting| !waiting.is_closed()).count()
         };
         self.lock().waiting.values().map(open).sum()
@@ -95,7 +95,7 @@ impl Fair {
                     }
                 }
             };
-            match next.send(Turn(Some(self.clone()))) {
+            match next.send(FairTurn(Some(self.clone()))) {
                 Ok(()) => return,
                 // The request is gone. Dropping its turn here would recurse into this function.
                 Err(mut turn) => turn.0 = None,
@@ -103,13 +103,13 @@ impl Fair {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FairState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn add(&mut self, user: &Name, sender: oneshot::Sender<Turn>) {
+impl FairState {
+    fn add(&mut self, user: &Name, sender: oneshot::Sender<FairTurn>) {
         let queue = self.waiting.entry(user.clone()).or_default();
         if queue.is_empty() {
             self.users.push_back(user.clone());
@@ -122,7 +122,7 @@ impl State {
         queue.push_back(sender);
     }
 
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+    fn next(&mut self) -> Option<oneshot::Sender<FairTurn>> {
         loop {
             let user = self.users.pop_front()?;
             let Some(queue) = self.waiting.get_mut(&user) else { continue };
@@ -139,7 +139,7 @@ impl State {
     }
 }
 
-impl Drop for Turn {
+impl Drop for FairTurn {
     fn drop(&mut self) {
         if let Some(fair) = self.0.take() {
             fair.pass_on();

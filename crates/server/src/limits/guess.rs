@@ -23,9 +23,10 @@ use std::time::Instant;
 use lru::LruCache;
 use twinlock_core::id::{DeviceId, Name};
 
-use super::Origin;
+use super::SourcePrefix;
 use super::crowd::Crowd;
-use pace::{Bucket, Guessed, NameRun, Run};
+pub(crate) use pace::Wait;
+use pace::{Guessed, LoginBucket, NameRun, Run};
 
 /// Names, sources and addresses remembered, each; least recently used first to go, about 100 bytes
 /// each.
@@ -37,28 +38,17 @@ const DEVICES: NonZeroUsize = NonZeroUsize::new(8_192).unwrap();
 const LOOKED_THROUGH: usize = 16;
 
 /// A source of guesses at a name; `None`: all connections without a known address.
-type Source = (Name, Option<Origin>);
+type NameAndSource = (Name, Option<SourcePrefix>);
 
 /// Counts by name and source, by name, by device and by address.
 pub(crate) struct Guesses {
-    sources: Mutex<LruCache<Source, Run>>,
+    sources: Mutex<LruCache<NameAndSource, Run>>,
     names: Mutex<LruCache<Name, NameRun>>,
     devices: Mutex<LruCache<DeviceId, Run>>,
-    origins: Mutex<LruCache<Origin, Bucket>>,
+    by_address: Mutex<LruCache<SourcePrefix, LoginBucket>>,
     per_minute: u32,
     /// Excludes shared addresses from the known sources.
     pub(crate) crowd: Crowd,
-}
-
-/// Refused for now: retry after this many seconds, at least 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Wait(pub(crate) u16);
-
-impl Wait {
-    fn until(at: Instant, now: Instant) -> Self {
-        let seconds = at.saturating_duration_since(now).as_secs().saturating_add(1);
-        Self(u16::try_from(seconds).unwrap_or(u16::MAX))
-    }
 }
 
 /// A guess at a user's password.
@@ -67,7 +57,7 @@ pub(crate) struct Guess<'a> {
     /// The user whose password is guessed.
     pub(crate) user: &'a Name,
     /// Where the guess comes from.
-    pub(crate) source: Option<Origin>,
+    pub(crate) source: Option<SourcePrefix>,
     /// The user has logged in from there recently: the name's run neither stops nor counts the
     /// guess.
     pub(crate) known: bool,
@@ -76,14 +66,14 @@ pub(crate) struct Guess<'a> {
 /// What was counted for one login.
 #[derive(Debug)]
 #[must_use = "a success gives it back"]
-pub(crate) struct Taken {
-    guess: Option<Counted>,
-    origin: Option<Origin>,
+pub(crate) struct CountedLogin {
+    guess: Option<CountedGuess>,
+    address: Option<SourcePrefix>,
 }
 
 #[derive(Debug)]
-struct Counted {
-    source: Source,
+struct CountedGuess {
+    source: NameAndSource,
     /// The name's run was counted too.
     name: bool,
     /// The time of the previous guess.
@@ -93,7 +83,7 @@ struct Counted {
 /// A counted step-up guess of a device.
 #[derive(Debug)]
 #[must_use = "a success gives it back"]
-pub(crate) struct TakenByDevice {
+pub(crate) struct CountedStepUp {
     device: DeviceId,
     before: Instant,
 }
@@ -104,7 +94,7 @@ impl Guesses {
             sources: Mutex::new(LruCache::new(KEPT)),
             names: Mutex::new(LruCache::new(KEPT)),
             devices: Mutex::new(LruCache::new(DEVICES)),
-            origins: Mutex::new(LruCache::new(KEPT)),
+            by_address: Mutex::new(LruCache::new(KEPT)),
             per_minute: logins_per_minute.max(1),
             crowd: Crowd::default(),
         }
@@ -115,18 +105,18 @@ impl Guesses {
     pub(crate) fn take(
         &self,
         guess: Option<Guess<'_>>,
-        origin: Option<Origin>,
+        address: Option<SourcePrefix>,
         now: Instant,
-    ) -> Result<Taken, Wait> {
-        if let Some(origin) = origin {
-            let fresh = Bucket::new(self.per_minute, now);
-            lock(&self.origins).get_or_insert_mut(origin, || fresh).take(now)?;
+    ) -> Result<CountedLogin, Wait> {
+        if let Some(address) = address {
+            let fresh = LoginBucket::new(self.per_minute, now);
+            lock(&self.by_address).get_or_insert_mut(address, || fresh).take(now)?;
         }
         let guess = guess.map(|guess| self.count(guess, now)).transpose()?;
-        Ok(Taken { guess, origin })
+        Ok(CountedLogin { guess, address })
     }
 
-    fn count(&self, guess: Guess<'_>, now: Instant) -> Result<Counted, Wait> {
+    fn count(&self, guess: Guess<'_>, now: Instant) -> Result<CountedGuess, Wait> {
         let source = (guess.user.clone(), guess.source);
         let mut sources = lock(&self.sources);
         make_room(&mut sources, &source, now);
@@ -142,17 +132,17 @@ impl Guesses {
         if !guess.known {
             taken?;
         }
-        Ok(Counted { source, name: !guess.known, before: run.count(now) })
+        Ok(CountedGuess { source, name: !guess.known, before: run.count(now) })
     }
 
     /// Undoes the counts of a login that succeeded.
-    pub(crate) fn give_back(&self, taken: Taken) {
-        if let Some(origin) = taken.origin
-            && let Some(bucket) = lock(&self.origins).get_mut(&origin)
+    pub(crate) fn give_back(&self, taken: CountedLogin) {
+        if let Some(address) = taken.address
+            && let Some(bucket) = lock(&self.by_address).get_mut(&address)
         {
             bucket.give_back();
         }
-        let Some(Counted { source, name, before }) = taken.guess else { return };
+        let Some(CountedGuess { source, name, before }) = taken.guess else { return };
         if let Some(run) = lock(&self.sources).get_mut(&source) {
             run.give_back(before);
         }
@@ -167,16 +157,16 @@ impl Guesses {
         &self,
         device: &DeviceId,
         now: Instant,
-    ) -> Result<TakenByDevice, Wait> {
+    ) -> Result<CountedStepUp, Wait> {
         let mut devices = lock(&self.devices);
         make_room(&mut devices, device, now);
         let run = devices.get_or_insert_mut(*device, || Run::new(now));
         run.check(now)?;
-        Ok(TakenByDevice { device: *device, before: run.count(now) })
+        Ok(CountedStepUp { device: *device, before: run.count(now) })
     }
 
     /// Undoes the count of a step-up that succeeded.
-    pub(crate) fn give_back_to_device(&self, taken: TakenByDevice) {
+    pub(crate) fn give_back_to_device(&self, taken: CountedStepUp) {
         if let Some(run) = lock(&self.devices).get_mut(&taken.device) {
             run.give_back(taken.before);
         }

@@ -10,10 +10,10 @@ const EACH: Duration = Duration::from_secs(10);
 
 /// The last line and the number of omitted ones, by kind.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle(Mutex<HashMap<&'static str, Logged>>);
+pub(crate) struct Throttle(Mutex<HashMap<&'static str, LastLine>>);
 
 #[derive(Debug, Clone, Copy)]
-struct Logged {
+struct LastLine {
     last: Instant,
     left_out: u64,
 }
@@ -40,7 +40,7 @@ impl Throttle {
             }
             logged => {
                 let left_out = logged.map_or(0, |logged| logged.left_out);
-                kinds.insert(kind, Logged { last: now, left_out: 0 });
+                kinds.insert(kind, LastLine { last: now, left_out: 0 });
                 Some(left_out)
             }
         }

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use twinlock_core::id::{ConversationId, Link, ServerKey, TlsPin};
-use twinlock_store::{Expected, Limit, Newest, Store, StoreError};
+use twinlock_store::{Limit, Newest, Store, StoreError};
+use twinlock_store_embedded::Expected;
 
-use super::StartError;
+use crate::error::StartError;
 use crate::private::{self, Failed};
 
 pub(super) const FILE: &str = "heads";
@@ -215,12 +216,12 @@ async fn head(store: &dyn Store, conversation: ConversationId) -> Result<u64, St
 }
 
 /// Writes the head file.
-pub(super) struct Keeper {
+pub(super) struct HeadFile {
     data: std::path::PathBuf,
     written: Heads,
 }
 
-impl Keeper {
+impl HeadFile {
     pub(super) fn new(data: &Path, server: ServerKey, tls_pin: Option<TlsPin>) -> Self {
         let written = Heads {
             known: false,
@@ -262,7 +263,7 @@ impl Keeper {
         }
     }
 
-    /// Like [`Keeper::write`], but only logs a failure.
+    /// Like [`HeadFile::write`], but only logs a failure.
     pub(super) async fn try_write(&mut self, store: &dyn Store) {
         if let Err(error) = self.write(store).await {
             tracing::warn!(%error, "the heads file was not written");

@@ -16,12 +16,11 @@ use twinlock_core::proto::{self, item::What};
 use twinlock_core::session::Session;
 use twinlock_store::{Limit, Page, StoreError};
 
-use super::out::Out;
-use super::requests::{ENTRY_HEAD, FRAME_HEAD};
+use super::frame_writer::{ENTRY_HEAD, FRAME_HEAD, FrameWriter};
+use crate::bus::{Bus, SessionHandle, Subscription, Tail};
 use crate::convert;
-use crate::hub::{Following, Handle, Tail};
 use crate::limits::throttle::log_fault;
-use crate::server::Shared;
+use crate::record::Record;
 
 /// Backlog, in bytes, from which on a session's cursors pause. About two full frames: enough to
 /// keep the connection busy while the next entries are read.
@@ -37,7 +36,7 @@ pub(crate) struct Cursors {
     /// Conversations whose next entries are only in the store. Disjoint from `behind`.
     stored: BTreeSet<ConversationId>,
     /// The page that is being read for one of them.
-    reading: Option<Reading>,
+    reading: Option<PageInProgress>,
     /// A cursor pauses because of the backlog.
     stuffed: bool,
     /// The conversation served last. They take turns, so that a busy one does not starve the
@@ -47,11 +46,11 @@ pub(crate) struct Cursors {
 
 struct Cursor {
     position: u64,
-    following: Following,
+    following: Subscription,
 }
 
 /// A page that is being read.
-struct Reading {
+struct PageInProgress {
     conversation: ConversationId,
     /// Position of the cursor that the page continues.
     position: u64,
@@ -59,7 +58,7 @@ struct Reading {
 }
 
 /// A page that was read.
-pub(crate) struct Read {
+pub(crate) struct ReadPage {
     conversation: ConversationId,
     position: u64,
     page: Result<Page, StoreError>,
@@ -91,24 +90,24 @@ impl Cursors {
     /// Follows a conversation from `position` on. An existing cursor moves there.
     pub(crate) fn follow(
         &mut self,
-        shared: &Shared,
-        line: &Arc<Handle>,
+        bus: &dyn Bus,
+        session: &Arc<SessionHandle>,
         conversation: ConversationId,
         position: u64,
     ) {
-        self.forget_news(conversation);
-        let following = shared.hub.topics.follow(line, conversation);
+        self.forget_new_entries(conversation);
+        let following = bus.follow(session, conversation);
         self.at.insert(conversation, Cursor { position, following });
     }
 
     pub(crate) fn unfollow(&mut self, conversation: ConversationId) {
         self.at.remove(&conversation);
-        self.forget_news(conversation);
+        self.forget_new_entries(conversation);
     }
 
     /// Forgets pending entries of this conversation, and the page in progress, which continues a
     /// cursor that is gone.
-    fn forget_news(&mut self, conversation: ConversationId) {
+    fn forget_new_entries(&mut self, conversation: ConversationId) {
         self.behind.remove(&conversation);
         self.stored.remove(&conversation);
         self.reading.take_if(|reading| reading.conversation == conversation);
@@ -124,7 +123,7 @@ impl Cursors {
     }
 
     /// Notes that these conversations have entries after their cursors.
-    pub(crate) fn add_news(&mut self, mut conversations: BTreeSet<ConversationId>) {
+    pub(crate) fn add_new_entries(&mut self, mut conversations: BTreeSet<ConversationId>) {
         for conversation in &conversations {
             self.stored.remove(conversation);
         }
@@ -149,14 +148,14 @@ impl Cursors {
 
     /// The page in progress, once it is read; pending while there is none. Poll it as long as it
     /// exists, because it may hold a read turn.
-    pub(crate) fn poll_page(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
-        let Some(Reading { conversation, position, page }) = &mut self.reading else {
+    pub(crate) fn poll_page(&mut self, cx: &mut Context<'_>) -> Poll<ReadPage> {
+        let Some(PageInProgress { conversation, position, page }) = &mut self.reading else {
             return Poll::Pending;
         };
         let (conversation, position) = (*conversation, *position);
         let page = ready!(page.as_mut().poll(cx));
         self.reading = None;
-        Poll::Ready(Read { conversation, position, page })
+        Poll::Ready(ReadPage { conversation, position, page })
     }
 
     /// Drops the page in progress.
@@ -170,11 +169,11 @@ impl Cursors {
     /// [`StoreError`] other than [`StoreError::Damaged`], which ends only this follow.
     pub(crate) fn take_page(
         &mut self,
-        read: Read,
+        read: ReadPage,
         session: &mut Session,
-        out: &mut Out,
+        writer: &mut FrameWriter,
     ) -> Result<(), StoreError> {
-        let Read { conversation, position, page } = read;
+        let ReadPage { conversation, position, page } = read;
         let cursor = self.at.get_mut(&conversation);
         let Some(cursor) = cursor.filter(|cursor| cursor.position == position) else {
             return Ok(());
@@ -184,7 +183,7 @@ impl Cursors {
                 let error = format!("conversation {conversation}: {what}");
                 log_fault("a follower found the record damaged", error);
                 self.unfollow(conversation);
-                let _ended = out.push(session, damaged(conversation, position + 1));
+                let _ended = writer.push(session, damaged(conversation, position + 1));
                 return Ok(());
             }
             page => page?,
@@ -197,7 +196,7 @@ impl Cursors {
         self.stored.remove(&conversation);
         self.behind.insert(conversation);
         let encode = |entry| Bytes::from(convert::entry(entry).encode_to_vec());
-        let _ended = out.flush(session);
+        let _ended = writer.flush(session);
         send(conversation, page.entries.iter().map(encode).collect(), session);
         Ok(())
     }
@@ -209,10 +208,10 @@ impl Cursors {
     /// selects conversations that are not served now.
     pub(crate) fn pump(
         &mut self,
-        shared: &Arc<Shared>,
+        record: &Arc<Record>,
         user: &Name,
         session: &mut Session,
-        out: &mut Out,
+        writer: &mut FrameWriter,
         waits: impl Fn(ConversationId) -> bool,
     ) {
         self.stuffed = false;
@@ -220,24 +219,26 @@ impl Cursors {
             && let Some(conversation) = self.next(&waits)
         {
             // A session that has ended accepts nothing; its driver notices the end.
-            let _ended = out.flush(session);
+            let _ended = writer.flush(session);
             if session.outgoing().len() >= self.room() {
                 self.stuffed = true;
                 return;
             }
             self.served = conversation;
             let Some(cursor) = self.at.get_mut(&conversation) else {
-                self.forget_news(conversation);
+                self.forget_new_entries(conversation);
                 continue;
             };
             // Before the read: entries that arrive during it signal the session again.
             cursor.following.look();
             match cursor.following.after(cursor.position, PAGE.entries, PAGE.bytes) {
-                Tail::UpToDate => self.forget_news(conversation),
-                Tail::Entries(entries) if entries.is_empty() => self.forget_news(conversation),
+                Tail::UpToDate => self.forget_new_entries(conversation),
+                Tail::Entries(entries) if entries.is_empty() => {
+                    self.forget_new_entries(conversation)
+                }
                 Tail::Entries(entries) => {
                     cursor.position += entries.len() as u64;
-                    self.forget_news(conversation);
+                    self.forget_new_entries(conversation);
                     self.behind.insert(conversation);
                     send(conversation, entries, session);
                 }
@@ -248,7 +249,7 @@ impl Cursors {
                         self.stored.insert(conversation);
                     } else {
                         self.stored.remove(&conversation);
-                        self.read(shared, user, conversation, position);
+                        self.read(record, user, conversation, position);
                     }
                 }
             }
@@ -269,18 +270,18 @@ impl Cursors {
 
     fn read(
         &mut self,
-        shared: &Arc<Shared>,
+        record: &Arc<Record>,
         user: &Name,
         conversation: ConversationId,
         position: u64,
     ) {
-        let (shared, user) = (shared.clone(), user.clone());
+        let (record, user) = (record.clone(), user.clone());
         let page = Box::pin(async move {
-            let read = shared
+            let read = record
                 .read(&user, |store| async move { store.read(conversation, position, PAGE).await });
             read.await
         });
-        self.reading = Some(Reading { conversation, position, page });
+        self.reading = Some(PageInProgress { conversation, position, page });
     }
 }
 

@@ -11,21 +11,22 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use twinlock_core::Entropy as _;
-use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{CredentialId, DeviceId, InviteId, Name};
 use twinlock_core::opaque::{RECORD, REQUEST, ServerSetup};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_store::{
-    Credential, Holder, InviteTerms, NewDevice, Registered, Registration as NewUser,
+    Credential, Holder, InviteTerms, NewDevice, Person, Registered, Registration as NewUser, Role,
 };
 use twinlock_transport::OsEntropy;
 
-use super::refusal::{Refused, bad_name, refuse, storage};
+use crate::bus::SessionHandle;
 use crate::convert::copy;
-use crate::hub::Handle;
-use crate::limits::Origin;
-use crate::limits::guess::{Guess, Taken, Wait};
-use crate::server::Shared;
+use crate::env::Env;
+use crate::invites::owner;
+use crate::limits::SourcePrefix;
+use crate::limits::guess::{CountedLogin, Guess, Wait};
+use crate::refusal::{RequestRefusal, bad_name, refuse, storage};
+use crate::services::Services;
 
 /// Registrations that may be begun in one session.
 const MOST: u32 = 8;
@@ -45,36 +46,36 @@ pub(crate) enum Registrar {
 pub(crate) struct Registrations {
     registrar: Registrar,
     /// The source from which the invite is used.
-    source: Option<Origin>,
+    source: Option<SourcePrefix>,
     begun: u32,
-    open: Option<Open>,
+    open: Option<OpenRegistration>,
 }
 
-struct Open {
+struct OpenRegistration {
     user: Name,
     password: bool,
     device: Option<(DeviceId, String)>,
     evaluated: bool,
     /// The evaluation as a guess, given back once the user exists.
-    taken: Option<Taken>,
+    taken: Option<CountedLogin>,
 }
 
 impl Registrations {
-    pub(crate) fn new(registrar: Registrar, source: Option<Origin>) -> Self {
+    pub(crate) fn new(registrar: Registrar, source: Option<SourcePrefix>) -> Self {
         Self { registrar, source, begun: 0, open: None }
     }
 
     /// Handles one of the three requests of a registration.
     pub(crate) async fn request(
         &mut self,
-        shared: &Shared,
-        this: &Handle,
+        services: &Services,
+        this: &SessionHandle,
         op: Op,
-    ) -> Result<Answered, Refused> {
+    ) -> Result<Answered, RequestRefusal> {
         match op {
-            Op::RegisterBegin(want) => self.begin(shared, want).await,
-            Op::RegisterEvaluate(want) => self.evaluate(shared, want).await,
-            Op::RegisterFinish(want) => self.finish(shared, this, want).await,
+            Op::RegisterBegin(want) => self.begin(services, want).await,
+            Op::RegisterEvaluate(want) => self.evaluate(services, want).await,
+            Op::RegisterFinish(want) => self.finish(services, this, want).await,
             _ => refuse(RefusalReason::NotAllowed),
         }
     }
@@ -82,14 +83,13 @@ impl Registrations {
     /// Fixes what is registered, and draws the device's id.
     async fn begin(
         &mut self,
-        shared: &Shared,
+        services: &Services,
         wanted: proto::RegisterBegin,
-    ) -> Result<Answered, Refused> {
+    ) -> Result<Answered, RequestRefusal> {
         self.open = None;
         if self.begun >= MOST {
-            return Err(
-                Refused::from(RefusalReason::NotAllowed).at(proto::Limit::Registrations, MOST)
-            );
+            return Err(RequestRefusal::from(RefusalReason::NotAllowed)
+                .at(proto::Limit::Registrations, MOST));
         }
         self.begun += 1;
         if !wanted.password && !wanted.device {
@@ -114,7 +114,7 @@ impl Registrations {
                 user
             }
         };
-        self.check_may_register(shared, &user).await?;
+        self.check_may_register(services, &user).await?;
         let device = wanted.device.then(|| {
             let mut id = [0; 16];
             OsEntropy.fill(&mut id);
@@ -122,19 +122,24 @@ impl Registrations {
         });
         let ids = proto::RegisterIds {
             device: device.as_ref().map(|(id, _)| copy(&id.0)).unwrap_or_default(),
-            server_key: copy(&shared.setup.server_key().0),
+            server_key: copy(&services.admission.setup.server_key().0),
         };
-        self.open =
-            Some(Open { user, password: wanted.password, device, evaluated: false, taken: None });
+        self.open = Some(OpenRegistration {
+            user,
+            password: wanted.password,
+            device,
+            evaluated: false,
+            taken: None,
+        });
         Ok(Answered::RegisterIds(ids))
     }
 
     /// Steps 1 and 2 of OPAQUE registration, once for each registration begun.
     async fn evaluate(
         &mut self,
-        shared: &Shared,
+        services: &Services,
         requests: proto::RegisterEvaluate,
-    ) -> Result<Answered, Refused> {
+    ) -> Result<Answered, RequestRefusal> {
         let Some(mut open) = self.open.take().filter(|open| !open.evaluated) else {
             return refuse(RefusalReason::NotAllowed);
         };
@@ -143,21 +148,24 @@ impl Registrations {
         {
             return refuse(RefusalReason::Malformed);
         }
-        self.check_may_register(shared, &open.user).await?;
+        self.check_may_register(services, &open.user).await?;
         let mut response = proto::RegisterResponse::default();
         if open.password {
             if let Registrar::Invite(..) = self.registrar {
                 let guess = Guess { user: &open.user, source: self.source, known: false };
-                let taken = shared.guesses.take(Some(guess), None, Instant::now());
-                let busy = |wait: Wait| Refused::for_now(RefusalReason::Busy, u32::from(wait.0));
+                let taken = services.admission.guesses.take(Some(guess), None, Instant::now());
+                let busy =
+                    |wait: Wait| RequestRefusal::for_now(RefusalReason::Busy, u32::from(wait.0));
                 open.taken = Some(taken.map_err(busy)?);
             }
             let id = CredentialId::User(open.user.clone());
-            response.password_response = evaluate(&shared.setup, &id, &requests.password_request)?;
+            response.password_response =
+                evaluate(&services.admission.setup, &id, &requests.password_request)?;
         }
         if let Some((device, _)) = &open.device {
             let id = CredentialId::Device(*device);
-            response.device_response = evaluate(&shared.setup, &id, &requests.device_request)?;
+            response.device_response =
+                evaluate(&services.admission.setup, &id, &requests.device_request)?;
         }
         open.evaluated = true;
         self.open = Some(open);
@@ -170,10 +178,10 @@ impl Registrations {
     /// are closed.
     async fn finish(
         &mut self,
-        shared: &Shared,
-        this: &Handle,
+        services: &Services,
+        this: &SessionHandle,
         records: proto::RegisterFinish,
-    ) -> Result<Answered, Refused> {
+    ) -> Result<Answered, RequestRefusal> {
         let Some(open) = self.open.take().filter(|open| open.evaluated) else {
             return refuse(RefusalReason::NotAllowed);
         };
@@ -184,16 +192,16 @@ impl Registrations {
             label,
             record,
         });
-        let now_ms = shared.now_ms();
+        let now_ms = services.env.now_ms();
         match &self.registrar {
             Registrar::Invite(invite, _) => {
                 let registration = NewUser { invite: *invite, user: open.user, password, device };
-                let done = shared.store.register(registration, now_ms).await;
+                let done = services.record.store.register(registration, now_ms).await;
                 match done.map_err(|e| storage(&e))? {
                     Registered::Done(person) => {
-                        shared.registered(&person);
+                        registered(&services.env, &person);
                         if let Some(taken) = open.taken {
-                            shared.guesses.give_back(taken);
+                            services.admission.guesses.give_back(taken);
                         }
                     }
                     Registered::InviteGone => return refuse(RefusalReason::AlreadyUsed),
@@ -203,8 +211,12 @@ impl Registrations {
             }
             Registrar::User(user) => {
                 let done = match (&password, device) {
-                    (Some(record), _) => shared.store.set_password(user, record, now_ms).await,
-                    (None, Some(device)) => shared.store.add_device(user, device, now_ms).await,
+                    (Some(record), _) => {
+                        services.record.store.set_password(user, record, now_ms).await
+                    }
+                    (None, Some(device)) => {
+                        services.record.store.add_device(user, device, now_ms).await
+                    }
                     (None, None) => return refuse(RefusalReason::Malformed),
                 };
                 if !done.map_err(|e| storage(&e))? {
@@ -212,7 +224,7 @@ impl Registrations {
                 }
                 if password.is_some() {
                     tracing::info!(%user, "password changed");
-                    shared.hub.close_password_sessions(user, this, CloseCode::LogInAgain);
+                    services.bus.password_changed(user, this);
                 } else {
                     tracing::info!(%user, "device enrolled");
                 }
@@ -222,29 +234,45 @@ impl Registrations {
     }
 
     /// Checks what may have changed since the session began.
-    async fn check_may_register(&self, shared: &Shared, user: &Name) -> Result<(), Refused> {
+    async fn check_may_register(
+        &self,
+        services: &Services,
+        user: &Name,
+    ) -> Result<(), RequestRefusal> {
         let Registrar::Invite(id, _) = &self.registrar else { return Ok(()) };
         let id = CredentialId::Invite(*id);
-        let invite = shared.store.credential(&id, shared.now_ms()).await;
+        let invite = services.record.store.credential(&id, services.env.now_ms()).await;
         let invite = invite.map_err(|e| storage(&e))?;
         if !matches!(invite, Some(Credential { holder: Holder::Invite(_), .. })) {
             return refuse(RefusalReason::AlreadyUsed);
         }
-        let taken = shared.store.person(user).await.map_err(|e| storage(&e))?;
+        let taken = services.record.store.person(user).await.map_err(|e| storage(&e))?;
         if taken.is_some() { refuse(RefusalReason::NameTaken) } else { Ok(()) }
     }
 }
 
-fn evaluate(setup: &ServerSetup, id: &CredentialId, request: &Bytes) -> Result<Bytes, Refused> {
-    let malformed = Refused::from(RefusalReason::Malformed);
+/// Logs a registration, and removes the owner invite once the owner has registered.
+fn registered(env: &Env, person: &Person) {
+    tracing::info!(user = %person.user, "registered");
+    if person.role == Role::Owner {
+        owner::forget(&env.config.data);
+    }
+}
+
+fn evaluate(
+    setup: &ServerSetup,
+    id: &CredentialId,
+    request: &Bytes,
+) -> Result<Bytes, RequestRefusal> {
+    let malformed = RequestRefusal::from(RefusalReason::Malformed);
     let request: &[u8; REQUEST] = request.as_ref().try_into().map_err(|_| malformed)?;
     let response = setup.evaluate(&id.cid(), request).map_err(|_| malformed)?;
     Ok(copy(&response))
 }
 
 /// The OPAQUE record, which must be present if it is wanted, and only then.
-fn record(bytes: &Bytes, wanted: bool) -> Result<Option<Vec<u8>>, Refused> {
-    let malformed = Refused::from(RefusalReason::Malformed);
+fn record(bytes: &Bytes, wanted: bool) -> Result<Option<Vec<u8>>, RequestRefusal> {
+    let malformed = RequestRefusal::from(RefusalReason::Malformed);
     if !wanted {
         return if bytes.is_empty() { Ok(None) } else { Err(malformed) };
     }

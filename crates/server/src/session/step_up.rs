@@ -15,44 +15,46 @@ use twinlock_core::step_up::AwaitStepUp;
 use twinlock_transport::OsEntropy;
 use twinlock_transport::login::PROOF_DEADLINE;
 
-use super::refusal::{Refused, refuse, storage};
 use super::register::{Registrar, Registrations};
-use super::requests::{self, Answer, done};
+use super::requests::people;
+use super::requests::{RequestResult, done};
+use crate::admission::Admission;
+use crate::bus::SessionHandle;
 use crate::convert::copy;
-use crate::hub::Handle;
-use crate::limits::guess::TakenByDevice;
-use crate::server::Shared;
+use crate::limits::guess::CountedStepUp;
+use crate::refusal::{RequestRefusal, refuse, storage};
+use crate::services::Services;
 
 /// Step-ups per session. They take no login permit, since outsiders can exhaust those.
 const MOST: u32 = 8;
 
 /// The step-up state of one device session.
-pub(crate) struct StepUp {
+pub(crate) struct SessionStepUp {
     user: Name,
     device: DeviceId,
     /// Number of step-ups begun.
     count: u32,
-    begun: Option<Begun>,
-    proven: Option<Proven>,
+    begun: Option<BegunStepUp>,
+    proven: Option<ProvenPassword>,
 }
 
 /// State between KE2 and KE3.
-struct Begun {
+struct BegunStepUp {
     state: AwaitStepUp,
     /// The OPAQUE record that the proof is checked against.
     record: Option<[u8; RECORD]>,
-    taken: TakenByDevice,
+    taken: CountedStepUp,
     at: Monotonic,
 }
 
-struct Proven {
+struct ProvenPassword {
     /// The OPAQUE record that was proven. A change of the password ends step-ups of the old one.
     record: [u8; RECORD],
     at: Monotonic,
     registrations: Registrations,
 }
 
-impl StepUp {
+impl SessionStepUp {
     pub(crate) fn new(user: Name, device: DeviceId) -> Self {
         Self { user, device, count: 0, begun: None, proven: None }
     }
@@ -61,61 +63,76 @@ impl StepUp {
     /// guess is counted now.
     pub(crate) async fn begin(
         &mut self,
-        shared: &Shared,
+        services: &Services,
         sid: SessionId,
         want: proto::StepUpBegin,
-    ) -> Answer {
+    ) -> RequestResult {
         self.begun = None;
         if self.count >= MOST {
             return refuse(RefusalReason::NotAllowed);
         }
         self.count += 1;
-        let malformed = Refused::from(RefusalReason::Malformed);
+        let malformed = RequestRefusal::from(RefusalReason::Malformed);
         let ke1: &[u8; KE1] = want.ke1.as_ref().try_into().map_err(|_| malformed)?;
-        let taken = shared.guesses.take_by_device(&self.device, Instant::now());
+        let taken = services.admission.guesses.take_by_device(&self.device, Instant::now());
         let taken = taken.map_err(|wait| {
             tracing::info!(user = %self.user, device = %self.device, "too many wrong passwords");
-            Refused::for_now(RefusalReason::Busy, u32::from(wait.0))
+            RequestRefusal::for_now(RefusalReason::Busy, u32::from(wait.0))
         })?;
         let id = CredentialId::User(self.user.clone());
-        let looked_up = shared.store.look_up(&id, shared.now_ms()).await;
+        let looked_up = services.record.store.look_up(&id, services.env.now_ms()).await;
         let record = looked_up.map_err(|e| storage(&e))?.record::<RECORD>();
-        let started =
-            AwaitStepUp::start(&shared.setup, record.as_ref(), ke1, &id, &sid, &mut OsEntropy);
+        let started = AwaitStepUp::start(
+            &services.admission.setup,
+            record.as_ref(),
+            ke1,
+            &id,
+            &sid,
+            &mut OsEntropy,
+        );
         let (state, ke2) = started.map_err(|_| malformed)?;
-        self.begun = Some(Begun { state, record, taken, at: Monotonic::now() });
+        self.begun = Some(BegunStepUp { state, record, taken, at: Monotonic::now() });
         Ok(Answered::StepUpChallenge(proto::StepUpChallenge { ke2: copy(&ke2) }))
     }
 
     /// Handles KE3.
-    pub(crate) fn finish(&mut self, shared: &Shared, want: &proto::StepUpFinish) -> Answer {
-        let Some(Begun { state, record, taken, at }) = self.begun.take() else {
+    pub(crate) fn finish(
+        &mut self,
+        admission: &Admission,
+        want: &proto::StepUpFinish,
+    ) -> RequestResult {
+        let Some(BegunStepUp { state, record, taken, at }) = self.begun.take() else {
             return refuse(RefusalReason::NotAllowed);
         };
         if at.elapsed() > PROOF_DEADLINE {
             return refuse(RefusalReason::LogInAgain);
         }
-        let malformed = Refused::from(RefusalReason::Malformed);
+        let malformed = RequestRefusal::from(RefusalReason::Malformed);
         let ke3: &[u8; KE3] = want.ke3.as_ref().try_into().map_err(|_| malformed)?;
         let (Ok(()), Some(record)) = (state.finish(ke3), record) else {
             tracing::info!(user = %self.user, device = %self.device, "wrong password");
             return refuse(RefusalReason::WrongPassword);
         };
-        shared.guesses.give_back_to_device(taken);
+        admission.guesses.give_back_to_device(taken);
         tracing::info!(user = %self.user, device = %self.device, "password proven");
         let registrations = Registrations::new(Registrar::User(self.user.clone()), None);
-        self.proven = Some(Proven { record, at: Monotonic::now(), registrations });
+        self.proven = Some(ProvenPassword { record, at: Monotonic::now(), registrations });
         done()
     }
 
     /// The proof, unless it has expired or the password has changed.
-    async fn fresh(&mut self, shared: &Shared) -> Result<&mut Proven, Refused> {
+    async fn fresh(&mut self, services: &Services) -> Result<&mut ProvenPassword, RequestRefusal> {
         let Some(proven) = &mut self.proven else { return refuse(RefusalReason::NotAllowed) };
-        if proven.at.elapsed() > shared.config.limits.fresh_password {
+        if proven.at.elapsed() > services.env.config.limits.fresh_password {
             return refuse(RefusalReason::LogInAgain);
         }
         let id = CredentialId::User(self.user.clone());
-        let now = shared.store.credential(&id, shared.now_ms()).await.map_err(|e| storage(&e))?;
+        let now = services
+            .record
+            .store
+            .credential(&id, services.env.now_ms())
+            .await
+            .map_err(|e| storage(&e))?;
         if now.is_none_or(|now| now.record != proven.record) {
             return refuse(RefusalReason::LogInAgain);
         }
@@ -125,22 +142,27 @@ impl StepUp {
     /// Revokes any device of the user.
     pub(crate) async fn revoke_device(
         &mut self,
-        shared: &Shared,
+        services: &Services,
         want: &proto::RevokeDevice,
-    ) -> Answer {
-        self.fresh(shared).await?;
+    ) -> RequestResult {
+        self.fresh(services).await?;
         match DeviceId::from_slice(&want.device) {
-            Some(id) => requests::revoke_device(shared, &self.user, &id).await,
+            Some(id) => people::revoke_device(services, &self.user, &id).await,
             None => refuse(RefusalReason::Malformed),
         }
     }
 
     /// Replaces the password. Only password sessions enrol devices.
-    pub(crate) async fn register(&mut self, shared: &Shared, this: &Handle, op: Op) -> Answer {
-        let proven = self.fresh(shared).await?;
+    pub(crate) async fn register(
+        &mut self,
+        services: &Services,
+        this: &SessionHandle,
+        op: Op,
+    ) -> RequestResult {
+        let proven = self.fresh(services).await?;
         match op {
             Op::RegisterBegin(want) if want.device => refuse(RefusalReason::NotAllowed),
-            op => proven.registrations.request(shared, this, op).await,
+            op => proven.registrations.request(services, this, op).await,
         }
     }
 }

@@ -22,7 +22,7 @@ struct Stage {
 async fn stage(change: impl FnOnce(&mut twinlock_server::Config)) -> Stage {
     let host = Host::start_with(|config| {
         both_ports(config);
-        config.classic.hold = Duration::from_millis(1);
+        config.classic.tarpit_delay = Duration::from_millis(1);
         change(config);
     })
     .await;
@@ -205,8 +205,8 @@ async fn bridge__invalid_message_closes_silently_unrecorded() {
 async fn bridge__tarpit_delays_few_failures_at_a_time() {
     let hold = Duration::from_secs(1);
     let Stage { host, plain, .. } = stage(|config| {
-        config.classic.hold = hold;
-        config.classic.holds = 2;
+        config.classic.tarpit_delay = hold;
+        config.classic.tarpit_slots = 2;
     })
     .await;
     let began = Instant::now();
@@ -287,7 +287,7 @@ async fn bridge__byte_by_byte_message_times_out() {
 async fn bridge__silent_connection_is_evicted_and_failed_is_not() {
     let few = |config: &mut twinlock_server::Config| {
         config.classic.connections = 3;
-        config.classic.hold = 10 * SOON;
+        config.classic.tarpit_delay = 10 * SOON;
     };
     let Stage { host, plain, .. } = stage(few).await;
     let mut known = try_bridge(&host).await.unwrap();

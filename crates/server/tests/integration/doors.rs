@@ -137,7 +137,7 @@ async fn hostile_bytes__any_stage_leaves_no_session() {
         client.bye().await;
     }
     let gone = async {
-        while host.server.lines() > 1 {
+        while host.server.sessions() > 1 {
             tokio::task::yield_now().await;
         }
     };
@@ -147,14 +147,14 @@ async fn hostile_bytes__any_stage_leaves_no_session() {
 
 /// Performs a raw login up to PROOF, or up to READY, and returns the stream.
 async fn established(mut io: Io, host: &Host, device: Device, ready: bool) -> Io {
-    use twinlock_core::session::{BindingPolicy, Config, Session};
+    use twinlock_core::session::{BindingPolicy, Session, SessionConfig};
     let (state, challenge) = hello(&mut io, device.credential()).await.unwrap();
     let (established, proof) =
         state.handle_challenge(&challenge, &mut twinlock_transport::OsEntropy).unwrap();
     assert_eq!(established.server_key(), host.key());
     io.write_all(&proof).await.unwrap();
     if ready {
-        let config = Config {
+        let config = SessionConfig {
             binding: BindingPolicy::Off,
             exporter: None,
             info: Vec::new(),
@@ -254,10 +254,10 @@ async fn session__removed_after_bye_and_after_disconnect() {
     let host = Host::start().await;
     let (laptop, ada) = host.owner().await;
     let mut other = host.connect(laptop.credential()).await.unwrap();
-    assert_eq!(host.server.lines(), 2);
+    assert_eq!(host.server.sessions(), 2);
     ada.bye().await;
     let gone = async |lines| {
-        while host.server.lines() > lines {
+        while host.server.sessions() > lines {
             tokio::task::yield_now().await;
         }
     };

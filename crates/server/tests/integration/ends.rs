@@ -159,10 +159,10 @@ async fn shutdown__not_delayed_by_stalled_peer() {
     for _ in 0..400 {
         ada.append(LOBBY, &text).await.unwrap();
     }
-    let mut deaf = host.connect(laptop.credential()).await.unwrap();
-    deaf.post(Op::Follow(proto::Follow { conversation: LOBBY, after: 0 }));
-    deaf.be_deaf(true);
-    deaf.push_out().await.unwrap();
+    let mut stalled = host.connect(laptop.credential()).await.unwrap();
+    stalled.post(Op::Follow(proto::Follow { conversation: LOBBY, after: 0 }));
+    stalled.set_stalled(true);
+    stalled.push_out().await.unwrap();
     let Host { server, dir, .. } = host;
     let began = std::time::Instant::now();
     let (ended, shut) = tokio::join!(ada.end(), server.shutdown());
@@ -301,7 +301,7 @@ async fn channel_binding__interception_warned_or_refused_by_policy() {
     assert_eq!(direct.binding, Binding::Bound);
     for policy in [BindingPolicy::Warn, BindingPolicy::Off] {
         let io = tls(address, pin).await;
-        let change = |config: &mut twinlock_core::session::Config| config.binding = policy;
+        let change = |config: &mut twinlock_core::session::SessionConfig| config.binding = policy;
         let client = Client::over(io, laptop.credential(), Some(host.key()), b"", change).await;
         let code = match client {
             Ok(mut client) => client.end().await.unwrap(),
@@ -357,7 +357,7 @@ async fn session__closed_at_maximum_age_and_when_idle() {
     // This one stops reading and writing after the login.
     let mut silent = host.connect(laptop.credential()).await.unwrap();
     let gone = async {
-        while host.server.lines() > 0 {
+        while host.server.sessions() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

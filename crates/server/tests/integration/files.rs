@@ -7,6 +7,7 @@ use crate::common::files::*;
 use crate::common::*;
 use prost::Message as _;
 use twinlock_core::proto;
+use twinlock_testing::bytes;
 
 const MIB: usize = 1024 * 1024;
 
@@ -17,7 +18,7 @@ async fn file__any_size_round_trips_as_entry() {
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     bob.follow(LOBBY, 0).await.unwrap();
     for (n, size) in (1..).zip([0, 1, 4095, 65_537, MIB, MIB + 1, 40 * MIB + 3]) {
-        let data = content(u8::try_from(n).unwrap(), size);
+        let data = bytes(size, n as u64);
         let id: [u8; 16] = random();
         let file = proto::FileMeta {
             name: format!("file {n}.bin"),

@@ -7,6 +7,7 @@ use crate::common::files::*;
 use crate::common::*;
 use tokio::time::timeout;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
+use twinlock_testing::bytes;
 
 const MIB: usize = 1024 * 1024;
 
@@ -64,7 +65,7 @@ async fn transfer__append_is_acked_during_upload_and_download() {
     let host = Host::start().await;
     let (laptop, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
-    let (theirs, ours) = (content(1, 64 * MIB), content(2, 64 * MIB));
+    let (theirs, ours) = (bytes(64 * MIB, 1), bytes(64 * MIB, 2));
     bob.upload(random(), "theirs", &theirs).await.unwrap();
     let mut ada = host.connect(laptop.credential()).await.unwrap();
     ada.follow(LOBBY, 1).await.unwrap();
@@ -107,7 +108,7 @@ async fn transfer__append_is_acked_during_upload_and_download() {
 async fn transfer__concurrent_transfers_are_interleaved() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
-    let (one, two) = (content(1, 6 * MIB + 1), content(2, 6 * MIB + 2));
+    let (one, two) = (bytes(6 * MIB + 1, 1), bytes(6 * MIB + 2, 2));
     let a = ada.offer(put(random(), "one", one.len() as u64)).await.unwrap().transfer;
     let b = ada.offer(put(random(), "two", two.len() as u64)).await.unwrap().transfer;
     assert_ne!(a, b);
@@ -148,7 +149,7 @@ async fn transfer__concurrent_transfers_are_interleaved() {
 async fn download__unacknowledged_is_bounded_and_appends_continue() {
     let host = Host::start().await;
     let (_, mut ada) = host.owner().await;
-    let data = content(1, 20 * MIB);
+    let data = bytes(20 * MIB, 1);
     ada.upload(random(), "x", &data).await.unwrap();
     let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
     let came = |ada: &Client| ada.bulk.iter().map(|(_, _, data)| data.len()).sum::<usize>();
@@ -171,9 +172,9 @@ fn transfer__memory_is_bounded_with_stalled_peers() {
     alone(async {
         let host = Host::start().await;
         let (laptop, mut ada) = host.owner().await;
-        let data = content(1, 64 * MIB);
+        let data = bytes(64 * MIB, 1);
         ada.upload(random(), "x", &data).await.unwrap();
-        let mut deaf = Vec::new();
+        let mut stalled = Vec::new();
         let before = resident();
         for _ in 0..4 {
             let mut client = host.connect(laptop.credential()).await.unwrap();
@@ -181,9 +182,9 @@ fn transfer__memory_is_bounded_with_stalled_peers() {
             for id in ids {
                 assert!(matches!(client.answer(id).await, Answered::FileComing(_)));
             }
-            client.be_deaf(true);
+            client.set_stalled(true);
             client.bulk.clear();
-            deaf.push(client);
+            stalled.push(client);
         }
         let mut most = 0;
         for seed in 2..6 {
@@ -198,7 +199,7 @@ fn transfer__memory_is_bounded_with_stalled_peers() {
         // 32 downloads of 64 MiB that no client reads, and 256 MiB of uploads in parallel: a MiB
         // and a connection's backlog for each download, and the memory of the client itself.
         assert!(most < 64 * MIB, "{} MiB", most / MIB);
-        drop(deaf);
+        drop(stalled);
         ada.append(LOBBY, "undisturbed").await.unwrap();
     });
 }

@@ -6,7 +6,7 @@ use crate::common::*;
 use prost::Message as _;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{self, RefusalReason, item::What, request::Op};
-use twinlock_core::session::Config as SessionConfig;
+use twinlock_core::session::SessionConfig;
 
 #[tokio::test]
 async fn append__beyond_in_flight_limit_is_acked_in_order() {

@@ -24,12 +24,12 @@ fn memory__stalled_followers_cost_only_a_cursor() {
         let host = Host::start_with(|config| config.limits.text_rate = 0).await;
         let (laptop, mut ada) = host.owner().await;
         let (_, mut bob) = host.member(&mut ada, "bob").await;
-        let mut deaf = Vec::new();
+        let mut stalled = Vec::new();
         for _ in 0..10 {
             let mut client = host.connect(laptop.credential()).await.unwrap();
             client.follow(LOBBY, 0).await.unwrap();
-            client.be_deaf(true);
-            deaf.push(client);
+            client.set_stalled(true);
+            stalled.push(client);
         }
         bob.follow(LOBBY, 0).await.unwrap();
         let before = resident();
@@ -47,8 +47,8 @@ fn memory__stalled_followers_cost_only_a_cursor() {
         assert_eq!(seen, 64 * 32);
         assert!(most < 40 * MIB, "{} MiB", most / MIB);
         // A client that reads again receives everything, in order.
-        let mut late = deaf.pop().unwrap();
-        late.be_deaf(false);
+        let mut late = stalled.pop().unwrap();
+        late.set_stalled(false);
         let entries = late.entries(LOBBY, 64 * 32).await;
         assert!(entries.iter().map(|entry| entry.n).eq(1..=64 * 32));
     });
@@ -63,7 +63,7 @@ fn memory__unread_answers_cause_backpressure() {
             ada.append(LOBBY, &"x".repeat(32 * 1000)).await.unwrap();
         }
         let mut greedy = host.connect(laptop.credential()).await.unwrap();
-        greedy.be_deaf(true);
+        greedy.set_stalled(true);
         let before = resident();
         // 32 KiB for each 14 bytes: 64 MiB of answers.
         let read = || Op::Read(proto::Read { conversation: LOBBY, ..proto::Read::default() });
@@ -75,7 +75,7 @@ fn memory__unread_answers_cause_backpressure() {
         }
         let grown = resident().saturating_sub(before);
         assert!(grown < 10 * MIB, "{} MiB", grown / MIB);
-        greedy.be_deaf(false);
+        greedy.set_stalled(false);
         for id in ids {
             assert_eq!(page(greedy.answer(id).await).head, 2);
         }
@@ -88,7 +88,7 @@ fn memory__unread_acks_cause_backpressure() {
         let host = Host::start().await;
         let (laptop, mut ada) = host.owner().await;
         let mut sender = host.connect(laptop.credential()).await.unwrap();
-        sender.be_deaf(true);
+        sender.set_stalled(true);
         let before = resident();
         let mut ids = Vec::new();
         // The kernel's buffers take a few MiB; then nothing moves.
@@ -106,7 +106,7 @@ fn memory__unread_acks_cause_backpressure() {
         let grown = resident().saturating_sub(before);
         assert!(grown < 40 * MIB, "{} MiB", grown / MIB);
         assert!(ada.append(LOBBY, "undisturbed").await.is_ok());
-        sender.be_deaf(false);
+        sender.set_stalled(false);
         let mut last = 0;
         for id in ids {
             let n = ack(sender.answer(id).await).n;

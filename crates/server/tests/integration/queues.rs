@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::common::*;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{self, request::Op};
-use twinlock_core::session::Config as SessionConfig;
+use twinlock_core::session::SessionConfig;
 
 /// Requests of a frame.
 const FRAME: usize = 2000;
@@ -28,7 +28,7 @@ async fn head(client: &mut Client) -> u64 {
 /// Waits until this many sessions are left.
 async fn sessions(host: &Host, left: usize) {
     let gone = async {
-        while host.server.lines() > left {
+        while host.server.sessions() > left {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -177,7 +177,7 @@ async fn revocation__completes_after_requester_disconnects() {
     while ada.line.session().facts().rekeys == 0 {
         soon("a rekey", ada.pump()).await.unwrap();
     }
-    let left = host.server.lines() - 1;
+    let left = host.server.sessions() - 1;
     drop(ada);
     sessions(&host, left).await;
     held.execute_batch("ROLLBACK").unwrap();

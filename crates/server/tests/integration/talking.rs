@@ -1,11 +1,12 @@
 //! What users do on a server: register, log in, send, follow, read, search, see presence.
 
 use crate::common::*;
-use twinlock_core::chain::{Kind, Linked, commit, link_0};
-use twinlock_core::id::{Link, MessageId, Salt, ServerKey};
+use twinlock_core::chain::link_0;
+use twinlock_core::id::ServerKey;
 use twinlock_core::proto::answer::Result as Answered;
 use twinlock_core::proto::{self, RefusalReason, Role, item::What, request::Op};
 use twinlock_core::session::Binding;
+use twinlock_testing::links::verify_sent;
 
 #[tokio::test]
 async fn login__owner_by_invite_then_device_and_password() {
@@ -34,23 +35,6 @@ async fn login__owner_by_invite_then_device_and_password() {
     assert!(host.connect(password("ada", "battery staple")).await.is_ok());
 }
 
-/// Verifies every link of `entries` from `after` on; returns the last one.
-fn verify(after: &[u8], conversation: u64, entries: &[proto::Entry]) -> Link {
-    entries.iter().fold(Link::from_slice(after).unwrap(), |link, entry| {
-        let salt = Salt::from_slice(&entry.salt).unwrap();
-        let linked = Linked {
-            conversation,
-            n: entry.n,
-            time_ms: entry.time_ms,
-            message_id: &MessageId::from_slice(&entry.message_id).unwrap(),
-            kind: Kind(u8::try_from(entry.kind).unwrap()),
-            sender: &entry.sender,
-            commit: &commit(&salt, &entry.body),
-        };
-        linked.link(&link).unwrap()
-    })
-}
-
 #[tokio::test]
 async fn append__acked_entries_are_read_followed_and_found() {
     let host = Host::start().await;
@@ -70,7 +54,7 @@ async fn append__acked_entries_are_read_followed_and_found() {
     let entries = ada.entries(LOBBY, 5).await;
     assert_eq!(texts(&entries), ["line 1", "line 2", "line 3", "line 4", "line 5"]);
     assert_eq!(entries[0].sender, format!("ada/{}", &device.id.to_string()[..8]).as_bytes());
-    assert_eq!(verify(&following.link_after, LOBBY, &entries).0.as_slice(), acks[4].link);
+    assert_eq!(verify_sent(LOBBY, (0, &following.link_after), &entries).0.as_slice(), acks[4].link);
 
     let page = ada.read(LOBBY, 2).await.unwrap();
     assert_eq!(page.link_after, acks[1].link);

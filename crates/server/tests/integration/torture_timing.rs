@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::common::*;
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use twinlock_core::classic::origin::Bridge;
-use twinlock_core::classic::{self, Form, Greeting, Lines};
+use twinlock_core::classic::{self, ClassicChannel, Form, Greeting};
 use twinlock_core::frame::{CloseCode, FrameType, HEADER, Header};
 use twinlock_core::handshake::{AwaitChallenge, Hello, self_register};
 use twinlock_core::id::{CredentialId, InviteId, Name};
@@ -408,7 +408,7 @@ fn timing__tag_rejection_is_independent_of_wrong_byte() {
         spoil(&mut tag, 32, class);
         (server, [&line[..dot], BASE64URL_NOPAD.encode(&tag).as_bytes()].concat())
     };
-    let open = |(server, line): &mut (Lines, Vec<u8>)| server.open(line).is_ok();
+    let open = |(server, line): &mut (ClassicChannel, Vec<u8>)| server.open(line).is_ok();
     compare("the tag of a classic line", &WHERE, line, open);
     // The bridge with a MAC.
     let message = |class| {

@@ -8,14 +8,14 @@ use twinlock_core::id::DeviceId;
 use twinlock_core::keys::DeviceSecret;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::opaque::ServerSetup;
-use twinlock_core::session::{BindingPolicy, Config};
+use twinlock_core::session::{BindingPolicy, SessionConfig};
 
 use super::*;
 use crate::login::{Acceptor, login, parse_hello};
 
-async fn lines() -> (Connection<DuplexStream>, Connection<DuplexStream>) {
+async fn connected() -> (Connection<DuplexStream>, Connection<DuplexStream>) {
     let device = || Credential::Device(DeviceId([1; 16]), DeviceSecret::new(&[2; 32]));
-    let config = || Config {
+    let config = || SessionConfig {
         binding: BindingPolicy::Off,
         exporter: None,
         info: Vec::new(),
@@ -34,18 +34,18 @@ async fn lines() -> (Connection<DuplexStream>, Connection<DuplexStream>) {
     };
     let (mut server, client) = tokio::join!(greet, login(client, device(), None, config()));
     let mut client = client.unwrap();
-    for line in [&mut client, &mut server] {
-        line.wait(Some(0)).await.unwrap();
+    for connection in [&mut client, &mut server] {
+        connection.wait(Some(0)).await.unwrap();
     }
-    for line in [&mut client, &mut server] {
-        line.wait(None).await.unwrap();
-        line.open_frame().unwrap();
+    for connection in [&mut client, &mut server] {
+        connection.wait(None).await.unwrap();
+        connection.open_frame().unwrap();
     }
     (client, server)
 }
 
-async fn rest(line: &mut Connection<DuplexStream>) {
-    let mut wait = pin!(line.wait(None));
+async fn rest(connection: &mut Connection<DuplexStream>) {
+    let mut wait = pin!(connection.wait(None));
     poll_fn(|cx| {
         assert!(wait.as_mut().poll(cx).is_pending());
         Poll::Ready(())
@@ -55,19 +55,19 @@ async fn rest(line: &mut Connection<DuplexStream>) {
 
 #[tokio::test]
 async fn connection__idle_frees_input_buffer_and_is_below_1_kib() {
-    let (mut client, mut server) = lines().await;
+    let (mut client, mut server) = connected().await;
     for _ in 0..10 {
         client.send_app(&[1; 60_000]).unwrap();
     }
     client.wait(Some(0)).await.unwrap();
     for _ in 0..10 {
         server.wait(None).await.unwrap();
-        assert!(matches!(server.open_frame().unwrap(), Event::App(_)));
+        assert!(matches!(server.open_frame().unwrap(), SessionEvent::App(_)));
     }
-    for line in [&mut client, &mut server] {
-        rest(line).await;
-        assert_eq!(line.input.bytes.capacity(), 0);
-        assert_eq!(line.frame_began, None);
+    for connection in [&mut client, &mut server] {
+        rest(connection).await;
+        assert_eq!(connection.input.bytes.capacity(), 0);
+        assert_eq!(connection.frame_began, None);
     }
     // A server has tens of thousands of connections.
     assert!(
@@ -79,7 +79,7 @@ async fn connection__idle_frees_input_buffer_and_is_below_1_kib() {
 
 #[test]
 fn connection__input_compaction_keeps_pending_bytes() {
-    let mut input = Input { bytes: (0..100).collect(), start: 0 };
+    let mut input = ReadBuffer { bytes: (0..100).collect(), start: 0 };
     assert_eq!(input.header(), Some([0, 1, 2, 3]));
     input.consume(90);
     input.compact();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{ACK_EACH, FRAME, FlowControl, LITTLE, RAREST, WINDOW};
 
-struct Way {
+struct SimulatedPath {
     /// Bytes per second.
     rate: f64,
     /// Round-trip time.
@@ -18,7 +18,7 @@ struct Way {
     jitter: Duration,
 }
 
-impl Default for Way {
+impl Default for SimulatedPath {
     fn default() -> Self {
         let delay = Duration::from_millis(1);
         Self { rate: 500e6, delay, stride: ACK_EACH, gap: Duration::ZERO, jitter: Duration::ZERO }
@@ -31,7 +31,7 @@ struct Trip {
     ahead: u64,
 }
 
-impl Way {
+impl SimulatedPath {
     /// Sends `size` bytes and returns how long that takes.
     fn carries(&self, size: u64) -> Trip {
         let start = Instant::now();
@@ -74,9 +74,10 @@ impl Way {
 
 #[test]
 fn flow_control__in_flight_stays_near_path_capacity() {
-    let trip = Way::default().carries(512 << 20);
+    let trip = SimulatedPath::default().carries(512 << 20);
     assert!(trip.ahead < 5 * 500_000 / 2, "{}", trip.ahead);
-    let slow = Way { rate: 16e6, delay: Duration::from_micros(200), ..Way::default() };
+    let slow =
+        SimulatedPath { rate: 16e6, delay: Duration::from_micros(200), ..SimulatedPath::default() };
     let trip = slow.carries(64 << 20);
     assert!(trip.ahead <= 256 << 10, "{}", trip.ahead);
 }
@@ -85,7 +86,11 @@ fn flow_control__in_flight_stays_near_path_capacity() {
 /// costs more on a break, but little compared with what the connection has carried.
 #[test]
 fn flow_control__in_flight_grows_with_bytes_sent_up_to_bound() {
-    let near = Way { rate: 400e6, delay: Duration::from_micros(100), ..Way::default() };
+    let near = SimulatedPath {
+        rate: 400e6,
+        delay: Duration::from_micros(100),
+        ..SimulatedPath::default()
+    };
     let frugal = u64::from(ACK_EACH) + 2 * FRAME as u64;
     assert!(near.carries(10 << 20).ahead <= frugal);
     let some = near.carries(64 << 20).ahead;
@@ -99,7 +104,7 @@ fn flow_control__in_flight_grows_with_bytes_sent_up_to_bound() {
 fn flow_control__in_flight_does_not_grow_with_duration() {
     for (rate, micros) in [(100e6, 1_000), (16e6, 200), (10e6, 20_000), (2e6, 200)] {
         let delay = Duration::from_micros(micros);
-        let way = Way { rate, delay, ..Way::default() };
+        let way = SimulatedPath { rate, delay, ..SimulatedPath::default() };
         let ahead = way.carries((rate * 200.0) as u64).ahead;
         let fits = rate * delay.as_secs_f64() + f64::from(ACK_EACH);
         let most = 2.5 * fits.max(256e3);
@@ -111,7 +116,8 @@ fn flow_control__in_flight_does_not_grow_with_duration() {
 fn flow_control__jittery_path_keeps_throughput() {
     let (rate, size) = (60e6, 512 << 20);
     let (delay, jitter) = (Duration::from_millis(20), Duration::from_millis(50));
-    let Trip { took, .. } = Way { rate, delay, jitter, ..Way::default() }.carries(size);
+    let Trip { took, .. } =
+        SimulatedPath { rate, delay, jitter, ..SimulatedPath::default() }.carries(size);
     let ratio = took.as_secs_f64() / (size as f64 / rate);
     assert!(ratio < 1.5, "{ratio}");
 }
@@ -121,7 +127,8 @@ fn flow_control__long_path_reaches_full_throughput() {
     for (rate, millis) in [(500e6, 1), (100e6, 20), (60e6, 100), (16e6, 0)] {
         let delay = Duration::from_millis(millis);
         let size = 512 << 20;
-        let Trip { took, .. } = Way { rate, delay, ..Way::default() }.carries(size);
+        let Trip { took, .. } =
+            SimulatedPath { rate, delay, ..SimulatedPath::default() }.carries(size);
         let ideal = size as f64 / rate + 2.0 * delay.as_secs_f64();
         let ratio = took.as_secs_f64() / ideal;
         assert!(ratio < 1.15, "{rate} bytes a second, {millis} ms: {ratio}");
@@ -130,7 +137,8 @@ fn flow_control__long_path_reaches_full_throughput() {
 
 #[test]
 fn flow_control__in_flight_never_exceeds_window() {
-    let far = Way { rate: 1e9, delay: Duration::from_millis(300), ..Way::default() };
+    let far =
+        SimulatedPath { rate: 1e9, delay: Duration::from_millis(300), ..SimulatedPath::default() };
     assert!(far.carries(256 << 20).ahead <= WINDOW);
 }
 
@@ -138,7 +146,7 @@ fn flow_control__in_flight_never_exceeds_window() {
 fn flow_control__rare_acks_do_not_stall_sender() {
     let delay = Duration::from_micros(100);
     for gap in [Duration::ZERO, Duration::from_millis(4)] {
-        let rare = Way { delay, stride: RAREST, gap, ..Way::default() };
+        let rare = SimulatedPath { delay, stride: RAREST, gap, ..SimulatedPath::default() };
         let size = 64 << 20;
         let Trip { took, .. } = rare.carries(size);
         let ideal = (size as f64 / 500e6).max(gap.as_secs_f64() * (size / FRAME as u64) as f64);

@@ -22,7 +22,7 @@ use super::{ALPN, TlsFault, VERSIONS, pin_of, provider};
 
 /// Which server a client trusts.
 #[derive(Debug, Clone)]
-pub enum Trust {
+pub enum ServerTrust {
     /// The owner of one of these keys. Name, issuer and expiry are not checked: the key is the
     /// identity. An empty list trusts no server.
     Pins(Vec<TlsPin>),
@@ -64,23 +64,23 @@ impl std::fmt::Debug for ClientTls {
 }
 
 impl ClientTls {
-    /// Sets up a client. With [`Trust::Ca`] this reads the system's root certificates from disk,
+    /// Sets up a client. With [`ServerTrust::Ca`] this reads the system's root certificates from disk,
     /// which blocks for some milliseconds.
     ///
     /// # Errors
     /// [`TlsFault::Roots`] if an extra root cannot be read or there are no roots.
-    pub fn new(trust: Trust, alpn: Alpn) -> Result<Self, TlsFault> {
-        let name_matters = matches!(trust, Trust::Ca { .. });
+    pub fn new(trust: ServerTrust, alpn: Alpn) -> Result<Self, TlsFault> {
+        let name_matters = matches!(trust, ServerTrust::Ca { .. });
         let verifier: Arc<dyn ServerCertVerifier> = match trust {
-            Trust::Pins(pins) => Arc::new(PinVerifier {
+            ServerTrust::Pins(pins) => Arc::new(PinVerifier {
                 pins: Some(pins),
                 algorithms: provider().signature_verification_algorithms,
             }),
-            Trust::Learn => Arc::new(PinVerifier {
+            ServerTrust::Learn => Arc::new(PinVerifier {
                 pins: None,
                 algorithms: provider().signature_verification_algorithms,
             }),
-            Trust::Ca { extra_roots } => {
+            ServerTrust::Ca { extra_roots } => {
                 let roots = Arc::new(roots(extra_roots)?);
                 WebPkiServerVerifier::builder_with_provider(roots, provider())
                     .build()

@@ -10,7 +10,7 @@ use super::spki_pin;
 /// The names are those of the IANA registries, except for the version. `None` before the handshake
 /// is complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct TlsFacts {
     /// `TLS 1.3`.
     pub version: Option<String>,
     /// The key exchange, such as `X25519MLKEM768`.
@@ -23,7 +23,7 @@ pub struct Facts {
     pub alpn: Option<String>,
 }
 
-impl Facts {
+impl TlsFacts {
     /// Reads them from `stream.get_ref().1`.
     #[must_use]
     pub fn of(connection: &CommonState) -> Self {

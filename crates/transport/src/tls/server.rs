@@ -18,16 +18,16 @@ use super::{ALPN, ServerCert, TlsFault, VERSIONS, provider};
 /// Cheap to clone; all clones share the certificate.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    acceptor: Acceptor,
+    acceptor: DebugAcceptor,
     current: Arc<Current>,
     /// Whether the client must offer `twinlock/1`.
     alpn: bool,
 }
 
 #[derive(Clone)]
-struct Acceptor(TlsAcceptor);
+struct DebugAcceptor(TlsAcceptor);
 
-impl std::fmt::Debug for Acceptor {
+impl std::fmt::Debug for DebugAcceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("TlsAcceptor")
     }
@@ -85,7 +85,7 @@ impl ServerTls {
         config.max_early_data_size = 0;
         config.cert_compressors = Vec::new();
         config.cert_decompressors = Vec::new();
-        Ok(Self { acceptor: Acceptor(TlsAcceptor::from(Arc::new(config))), current, alpn })
+        Ok(Self { acceptor: DebugAcceptor(TlsAcceptor::from(Arc::new(config))), current, alpn })
     }
 
     /// Performs the handshake with a client. Sets no timeout: the listener does (10 s).

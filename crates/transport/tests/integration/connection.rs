@@ -4,13 +4,13 @@ use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::common::lines::*;
+use crate::common::connected::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use twinlock_core::Entropy;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::session::Fault;
+use twinlock_core::session::SessionFault;
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::{ConnectionError, FRAME_DEADLINE, HIGH_WATER, Wake};
 
@@ -33,7 +33,7 @@ async fn a_while() {
 #[tokio::test]
 async fn connection__cancelled_wait_loses_no_frames() {
     const FRAMES: usize = 400;
-    let (mut client, mut server) = lines(100).await;
+    let (mut client, mut server) = connected(100).await;
     let send = async {
         for i in 0..FRAMES {
             server.send_app(&body(i)).unwrap();
@@ -56,7 +56,7 @@ async fn connection__cancelled_wait_loses_no_frames() {
                 () = a_while() => cancelled += 1,
                 woken = client.wait(None) => {
                     assert_eq!(woken.unwrap(), Wake::Frame);
-                    assert_eq!(open(&mut client).unwrap(), Said::App(body(got)));
+                    assert_eq!(open(&mut client).unwrap(), OwnedEvent::App(body(got)));
                     got += 1;
                 }
             }
@@ -69,9 +69,9 @@ async fn connection__cancelled_wait_loses_no_frames() {
 #[tokio::test]
 async fn connection__small_frames_are_coalesced_into_one_write() {
     let (client, server) = duplex(1 << 20);
-    let client = Counting::new(client);
+    let client = CountingStream::new(client);
     let writes = client.writes.clone();
-    let (mut client, mut server) = lines_over(client, server).await;
+    let (mut client, mut server) = connected_over(client, server).await;
     let before = writes.load(Ordering::Relaxed);
     for i in 0..300 {
         client.send_app(&[i as u8; 20]).unwrap();
@@ -79,13 +79,13 @@ async fn connection__small_frames_are_coalesced_into_one_write() {
     flush(&mut client).await;
     assert_eq!(writes.load(Ordering::Relaxed) - before, 1);
     for i in 0..300 {
-        assert_eq!(next(&mut server).await.unwrap(), Said::App(vec![i as u8; 20]));
+        assert_eq!(next(&mut server).await.unwrap(), OwnedEvent::App(vec![i as u8; 20]));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn connection__incomplete_frame_times_out() {
-    let (client, mut server) = lines(4096).await;
+    let (client, mut server) = connected(4096).await;
     let mut client = client.into_stream();
     let begun = Instant::now();
     client.write_all(&[0x10, 0, 1, 0x20, 7, 7]).await.unwrap();
@@ -105,7 +105,7 @@ async fn connection__incomplete_frame_times_out() {
 
 #[tokio::test(start_paused = true)]
 async fn connection__stalled_peer_times_out_after_30_s() {
-    let (_client, mut server) = lines(4096).await;
+    let (_client, mut server) = connected(4096).await;
     server.send_app(&[1; 10_000]).unwrap();
     let begun = Instant::now();
     let end = server.wait(Some(0)).await;
@@ -118,7 +118,7 @@ async fn connection__stalled_peer_times_out_after_30_s() {
 
 #[tokio::test(start_paused = true)]
 async fn connection__slow_reading_peer_is_not_timed_out() {
-    let (client, mut server) = lines(4096).await;
+    let (client, mut server) = connected(4096).await;
     let mut client = client.into_stream();
     server.session_mut().set_following(true);
     // The client has sent half a frame, and from then on the server reads nothing.
@@ -147,17 +147,17 @@ async fn connection__slow_reading_peer_is_not_timed_out() {
 
 #[tokio::test(start_paused = true)]
 async fn keep_alive__silent_peer_times_out_after_20_s() {
-    let (_client, mut server) = lines(4096).await;
+    let (_client, mut server) = connected(4096).await;
     server.session_mut().set_following(true);
     let begun = Instant::now();
     let end = server.wait(None).await;
-    assert!(matches!(end, Err(ConnectionError::Fault(Fault::Silent))), "{end:?}");
+    assert!(matches!(end, Err(ConnectionError::Fault(SessionFault::Silent))), "{end:?}");
     assert_eq!(begun.elapsed().as_secs(), 20);
 }
 
 #[tokio::test(start_paused = true)]
 async fn keep_alive__idle_connections_stay_open() {
-    let (mut client, mut server) = lines(4096).await;
+    let (mut client, mut server) = connected(4096).await;
     let both = async { tokio::join!(quiet(&mut client), quiet(&mut server)) };
     assert!(timeout(Duration::from_secs(3600), both).await.is_err());
     assert!(client.session().is_open() && server.session().is_open());
@@ -165,11 +165,11 @@ async fn keep_alive__idle_connections_stay_open() {
 
 /// Reads events that do not concern the caller, forever.
 async fn quiet<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
-    line: &mut twinlock_transport::connection::Connection<S>,
+    connection: &mut twinlock_transport::connection::Connection<S>,
 ) {
     loop {
-        match next(line).await.unwrap() {
-            Said::Nothing | Said::Rekeyed(_) => {}
+        match next(connection).await.unwrap() {
+            OwnedEvent::Nothing | OwnedEvent::Rekeyed(_) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -178,22 +178,22 @@ async fn quiet<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
 #[tokio::test(start_paused = true)]
 async fn connection__busy_still_enforces_session_timers() {
     // With a frame ready to be opened at every call.
-    let (mut client, mut server) = lines(1 << 20).await;
+    let (mut client, mut server) = connected(1 << 20).await;
     client.send_app(b"one").unwrap();
     client.send_app(b"two").unwrap();
     flush(&mut client).await;
     assert_eq!(server.wait(None).await.unwrap(), Wake::Frame);
     tokio::time::advance(Duration::from_secs(86_400)).await;
     let end = server.wait(None).await;
-    assert!(matches!(end, Err(ConnectionError::Fault(Fault::TooOld))), "{end:?}");
+    assert!(matches!(end, Err(ConnectionError::Fault(SessionFault::TooOld))), "{end:?}");
 
     // With room to send at every call.
-    let (mut client, server) = lines(1 << 20).await;
+    let (mut client, server) = connected(1 << 20).await;
     assert_eq!(client.wait(Some(HIGH_WATER)).await.unwrap(), Wake::Room);
     tokio::time::advance(Duration::from_secs(600)).await;
     assert_eq!(client.wait(Some(HIGH_WATER)).await.unwrap(), Wake::Room);
     let mut server = server;
-    assert_eq!(next(&mut server).await.unwrap(), Said::Nothing);
+    assert_eq!(next(&mut server).await.unwrap(), OwnedEvent::Nothing);
     assert!(server.backlog() > 0, "a PONG or a REKEY2 is the answer");
     // The client must also read what the peer sends, or it would consider the peer dead.
     flush(&mut server).await;
@@ -204,12 +204,12 @@ async fn connection__busy_still_enforces_session_timers() {
 
 #[tokio::test]
 async fn connection__eof_without_close_is_reported_as_cut() {
-    let (client, mut server) = lines(4096).await;
+    let (client, mut server) = connected(4096).await;
     drop(client);
     assert!(matches!(next(&mut server).await, Err(ConnectionError::Cut(None))));
 
     // In the middle of a frame as well.
-    let (client, mut server) = lines(4096).await;
+    let (client, mut server) = connected(4096).await;
     let mut client = client.into_stream();
     client.write_all(&[0x10, 0]).await.unwrap();
     drop(client);
@@ -218,15 +218,15 @@ async fn connection__eof_without_close_is_reported_as_cut() {
 
 #[tokio::test]
 async fn close__queued_frames_arrive_before_it() {
-    let (mut client, mut server) = lines(100).await;
+    let (mut client, mut server) = connected(100).await;
     for i in 0..50 {
         client.send_app(&body(i)).unwrap();
     }
     let read = async {
         for i in 0..50 {
-            assert_eq!(next(&mut server).await.unwrap(), Said::App(body(i)));
+            assert_eq!(next(&mut server).await.unwrap(), OwnedEvent::App(body(i)));
         }
-        assert_eq!(next(&mut server).await.unwrap(), Said::Closed(CloseCode::Bye));
+        assert_eq!(next(&mut server).await.unwrap(), OwnedEvent::Closed(CloseCode::Bye));
         server.finish().await;
     };
     let both = async { tokio::join!(client.close(CloseCode::Bye), read) };
@@ -240,13 +240,13 @@ async fn close__reaches_peer_with_data_in_flight() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connect = TcpStream::connect(listener.local_addr().unwrap());
         let (client, server) = tokio::join!(connect, listener.accept());
-        let (mut client, server) = lines_over(client.unwrap(), server.unwrap().0).await;
+        let (mut client, server) = connected_over(client.unwrap(), server.unwrap().0).await;
         for _ in 0..30 {
             client.send_app(&[3; 60_000]).unwrap();
         }
         let talk = async {
             // Bytes that the server has not read must not prevent its CLOSE from arriving.
-            assert_eq!(next(&mut client).await.unwrap(), Said::Closed(CloseCode::Quota));
+            assert_eq!(next(&mut client).await.unwrap(), OwnedEvent::Closed(CloseCode::Quota));
             client.finish().await;
         };
         let both = async { tokio::join!(server.close(CloseCode::Quota), talk) };
@@ -257,14 +257,14 @@ async fn close__reaches_peer_with_data_in_flight() {
 #[tokio::test]
 async fn connection__invalid_frame_closes_without_close_frame() {
     for head in [[0x10, 0, 1, 0x20], [0x10, 0, 1, 0x21], [0x0e, 0, 0, 3], [0x42, 0, 0, 0]] {
-        let (client, mut server) = lines(1 << 20).await;
+        let (client, mut server) = connected(1 << 20).await;
         let mut client = client.into_stream();
         client.write_all(&[&head[..], &[0; 288]].concat()).await.unwrap();
         server.send_app(b"about to leave").unwrap();
         let end = next(&mut server).await;
         let expected = matches!(
             end,
-            Err(ConnectionError::Header(_) | ConnectionError::Fault(Fault::Tampered))
+            Err(ConnectionError::Header(_) | ConnectionError::Fault(SessionFault::Tampered))
         );
         assert!(expected, "{end:?}");
         let before = server.backlog();
@@ -283,7 +283,7 @@ async fn connection__invalid_frame_closes_without_close_frame() {
 
 #[tokio::test]
 async fn backpressure__full_backlog_stops_reads_until_peer_reads() {
-    let (mut client, mut server) = lines(4096).await;
+    let (mut client, mut server) = connected(4096).await;
     while server.backlog() <= HIGH_WATER + 4096 {
         server.send_app(&[1; 30_000]).unwrap();
     }
@@ -300,13 +300,13 @@ async fn backpressure__full_backlog_stops_reads_until_peer_reads() {
     // Once the client reads, both directions move.
     let at_server = async {
         for i in 0..20 {
-            assert_eq!(next(&mut server).await.unwrap(), Said::App(body(i)));
+            assert_eq!(next(&mut server).await.unwrap(), OwnedEvent::App(body(i)));
         }
     };
     let mut sink = tokio::io::sink();
     let moving = async { tokio::join!(write, at_server) };
     tokio::select! {
-        _ended = tokio::io::copy(&mut reader, &mut sink) => panic!("the line stands"),
+        _ended = tokio::io::copy(&mut reader, &mut sink) => panic!("the connection is open"),
         done = timeout(Duration::from_secs(10), moving) => done.unwrap().0.unwrap(),
     }
 }
@@ -317,7 +317,7 @@ async fn connection__received_frames_are_read_after_reset() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, accepted) =
         tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-    let (mut client, mut server) = lines_over(client.unwrap(), accepted.unwrap().0).await;
+    let (mut client, mut server) = connected_over(client.unwrap(), accepted.unwrap().0).await;
     for i in 0..FRAMES {
         server.send_app(&vec![i as u8; 16_000]).unwrap();
     }
@@ -328,7 +328,7 @@ async fn connection__received_frames_are_read_after_reset() {
     client.send_app(b"nobody takes this").unwrap();
     for i in 0..FRAMES {
         let said = next(&mut client).await.unwrap();
-        assert_eq!(said, Said::App(vec![i as u8; 16_000]));
+        assert_eq!(said, OwnedEvent::App(vec![i as u8; 16_000]));
     }
     let ended = next(&mut client).await;
     assert!(matches!(ended, Err(ConnectionError::Cut(Some(_)))), "{ended:?}");
@@ -383,7 +383,7 @@ async fn connection__write_error_ends_it_within_2_s_despite_input() {
     let (client, server) = duplex(4096);
     let broken = std::sync::Arc::default();
     let client = HalfBroken { inner: client, broken: std::sync::Arc::clone(&broken) };
-    let (mut client, mut server) = lines_over(client, server).await;
+    let (mut client, mut server) = connected_over(client, server).await;
     broken.store(true, Ordering::Relaxed);
     client.send_app(b"nobody takes this").unwrap();
     tokio::time::pause();

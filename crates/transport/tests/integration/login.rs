@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::common::lines::*;
+use crate::common::connected::*;
 use crate::common::{fresh, meet, pinning};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::time::{Instant, timeout};
@@ -12,7 +12,7 @@ use twinlock_core::Entropy;
 use twinlock_core::frame::{ErrorCode, HEADER};
 use twinlock_core::handshake::{AwaitChallenge, HelloFault};
 use twinlock_core::id::ServerKey;
-use twinlock_core::session::{Binding, BindingPolicy, Config};
+use twinlock_core::session::{Binding, BindingPolicy, SessionConfig};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::ConnectionError;
 use twinlock_transport::login::{
@@ -26,14 +26,14 @@ fn is_end(error: &LoginError) -> bool {
 
 #[tokio::test]
 async fn login__fragmented_handshake_opens_session_on_both_ends() {
-    let (mut client, mut server) = lines(7).await;
+    let (mut client, mut server) = connected(7).await;
     assert_eq!(client.session().id(), server.session().id());
     client.send_app(b"hello").unwrap();
     server.send_app(b"and to you").unwrap();
     let (at_client, at_server) = tokio::join!(next(&mut client), next(&mut server));
-    assert_eq!(at_client.unwrap(), Said::App(b"and to you".to_vec()));
+    assert_eq!(at_client.unwrap(), OwnedEvent::App(b"and to you".to_vec()));
     // The client's wait ended with its frame; its own bytes may not all have been sent.
-    assert_eq!(at_server.unwrap(), Said::App(b"hello".to_vec()));
+    assert_eq!(at_server.unwrap(), OwnedEvent::App(b"hello".to_vec()));
 }
 
 #[tokio::test]
@@ -42,37 +42,40 @@ async fn login__tls_channel_binding_matches_on_both_ends() {
     let (server, client) =
         meet(&ServerTls::new(cert.clone()).unwrap(), &pinning(&cert), "localhost").await;
     let (server, client) = (server.unwrap(), client.unwrap());
-    let bound =
-        |exporter| Config { binding: BindingPolicy::Require, exporter: Some(exporter), ..config() };
+    let bound = |exporter| SessionConfig {
+        binding: BindingPolicy::Require,
+        exporter: Some(exporter),
+        ..config()
+    };
     let at_server = bound(channel_binding(server.get_ref().1).unwrap());
     let at_client = bound(channel_binding(client.get_ref().1).unwrap());
-    let host = Host::new();
+    let host = HandshakeServer::new();
     let (server, client) = tokio::join!(
-        host.greet(server, at_server),
+        host.accept_login(server, at_server),
         login(client, device(2), Some(host.key()), at_client)
     );
     let (mut server, mut client) = (server.unwrap(), client.unwrap());
     let (a, b) = tokio::join!(next(&mut client), next(&mut server));
     assert_eq!(
         (a.unwrap(), b.unwrap()),
-        (Said::Ready(Binding::Bound), Said::Ready(Binding::Bound))
+        (OwnedEvent::Ready(Binding::Bound), OwnedEvent::Ready(Binding::Bound))
     );
     client.send_app(&[7; 60_000]).unwrap();
     let (_, got) = tokio::join!(flush(&mut client), next(&mut server));
-    assert_eq!(got.unwrap(), Said::App(vec![7; 60_000]));
+    assert_eq!(got.unwrap(), OwnedEvent::App(vec![7; 60_000]));
 }
 
 #[tokio::test]
 async fn login__refusing_client_sends_hello_only() {
-    let host = Host::new();
+    let host = HandshakeServer::new();
     // A wrong secret, and a server that is not the pinned one.
     let (known, shown) = (ServerKey([9; 32]), host.key());
     for (secret, pin) in [(3, shown), (2, known), (3, known)] {
         let (client, server) = duplex(4096);
-        let client = Counting::new(client);
+        let client = CountingStream::new(client);
         let bytes = client.bytes.clone();
         let login = login(client, device(secret), Some(pin), config());
-        let (greeted, refused) = tokio::join!(host.greet(server, config()), login);
+        let (greeted, refused) = tokio::join!(host.accept_login(server, config()), login);
         // Only a server that knows the credential proves that its key differs from the pinned one.
         match refused.err() {
             Some(LoginError::OtherServer { known: pinned, shown: key }) => {
@@ -97,9 +100,9 @@ async fn login__server_error_code_reaches_client() {
     ] {
         let (client, server) = duplex(4096);
         let refuse = async {
-            let mut greeter = Acceptor::new(server);
-            greeter.read_hello().await.unwrap();
-            greeter.refuse(code).await;
+            let mut acceptor = Acceptor::new(server);
+            acceptor.read_hello().await.unwrap();
+            acceptor.refuse(code).await;
         };
         let ((), refused) = tokio::join!(refuse, login(client, device(2), None, config()));
         match refused.err() {
@@ -111,7 +114,7 @@ async fn login__server_error_code_reaches_client() {
 
 #[tokio::test]
 async fn login__wrong_proof_is_answered_with_error_3() {
-    let host = Host::new();
+    let host = HandshakeServer::new();
     let (mut client, server) = duplex(4096);
     let forge = async {
         let (state, hello) = AwaitChallenge::start(device(2), None, &mut OsEntropy).unwrap();
@@ -127,38 +130,38 @@ async fn login__wrong_proof_is_answered_with_error_3() {
         drop(client);
         answer
     };
-    let (greeted, answer) = tokio::join!(host.greet(server, config()), forge);
+    let (greeted, answer) = tokio::join!(host.accept_login(server, config()), forge);
     assert!(matches!(greeted.err(), Some(LoginError::Refused(_))));
     assert_eq!(answer, ErrorCode::Refused.to_frame());
 }
 
 #[tokio::test]
 async fn login__error_after_proof_is_accepted_only_before_ready() {
-    let host = Host::new();
+    let host = HandshakeServer::new();
     let (client, server) = duplex(4096);
     let revoke = async {
-        let mut greeter = Acceptor::new(server);
-        let hello = greeter.read_hello().await.unwrap();
+        let mut acceptor = Acceptor::new(server);
+        let hello = acceptor.read_hello().await.unwrap();
         let hello = twinlock_core::handshake::Hello::parse(&hello).unwrap();
         let (_, challenge) =
             hello.challenge(&host.setup, Some(&host.record), &mut OsEntropy).unwrap();
-        greeter.exchange(&challenge).await.unwrap();
-        greeter.refuse(ErrorCode::Refused).await;
+        acceptor.exchange(&challenge).await.unwrap();
+        acceptor.refuse(ErrorCode::Refused).await;
     };
     let talk = async {
-        let mut line = login(client, device(2), Some(host.key()), config()).await.unwrap();
-        let refused = next(&mut line).await;
+        let mut connection = login(client, device(2), Some(host.key()), config()).await.unwrap();
+        let refused = next(&mut connection).await;
         assert!(
             matches!(refused, Err(ConnectionError::Refused(ErrorCode::Refused))),
             "{refused:?}"
         );
-        line.finish().await;
+        connection.finish().await;
     };
     tokio::join!(revoke, talk);
 
     // After the server's READY, an ERROR is an invalid frame.
     let (client, server) = duplex(4096);
-    let (mut client, server) = lines_over(client, server).await;
+    let (mut client, server) = connected_over(client, server).await;
     let mut server = server.into_stream();
     server.write_all(&ErrorCode::Refused.to_frame()).await.unwrap();
     assert!(matches!(next(&mut client).await, Err(ConnectionError::Header(_))));
@@ -167,7 +170,7 @@ async fn login__error_after_proof_is_accepted_only_before_ready() {
 #[tokio::test]
 async fn login__other_version_is_answered_with_own_version() {
     for len in [1usize, 3, 1300, 70_000] {
-        let host = Host::new();
+        let host = HandshakeServer::new();
         let (mut client, server) = duplex(64);
         let ask = async {
             let [_, a, b, c] = u32::try_from(len).unwrap().to_be_bytes();
@@ -177,7 +180,7 @@ async fn login__other_version_is_answered_with_own_version() {
             drop(client);
             answer
         };
-        let (greeted, answer) = tokio::join!(host.greet(server, config()), ask);
+        let (greeted, answer) = tokio::join!(host.accept_login(server, config()), ask);
         assert!(matches!(greeted.err(), Some(LoginError::Hello(HelloFault::Answer(_)))));
         assert_eq!(&answer[..], ErrorCode::Version(1).to_frame());
     }
@@ -185,7 +188,7 @@ async fn login__other_version_is_answered_with_own_version() {
 
 #[tokio::test]
 async fn login__invalid_hello_gets_no_answer() {
-    let host = Host::new();
+    let host = HandshakeServer::new();
     for head in [
         &[1, 0, 5, 4, 1][..],
         &[1, 0, 5, 0x25, 1],
@@ -197,7 +200,7 @@ async fn login__invalid_hello_gets_no_answer() {
     ] {
         let (mut client, server) = duplex(4096);
         client.write_all(head).await.unwrap();
-        let greeted = host.greet(server, config()).await.err();
+        let greeted = host.accept_login(server, config()).await.err();
         assert!(
             matches!(
                 greeted,
@@ -213,7 +216,7 @@ async fn login__invalid_hello_gets_no_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn login__each_step_times_out() {
-    let host = Host::new();
+    let host = HandshakeServer::new();
     let begun = Instant::now();
     let (mut client, server) = duplex(4096);
     // One byte per second does not complete a HELLO.
@@ -225,7 +228,7 @@ async fn login__each_step_times_out() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
-    let (greeted, ()) = tokio::join!(host.greet(server, config()), drip);
+    let (greeted, ()) = tokio::join!(host.accept_login(server, config()), drip);
     assert!(matches!(greeted.err(), Some(LoginError::Timeout)));
     assert!(begun.elapsed() >= HELLO_DEADLINE);
 
@@ -233,7 +236,7 @@ async fn login__each_step_times_out() {
     let (mut client, server) = duplex(4096);
     let (_, hello) = AwaitChallenge::start(device(2), None, &mut OsEntropy).unwrap();
     client.write_all(&hello).await.unwrap();
-    let greeted = host.greet(server, config()).await;
+    let greeted = host.accept_login(server, config()).await;
     assert!(matches!(greeted.err(), Some(LoginError::Timeout)));
     assert_eq!(begun.elapsed().as_secs(), PROOF_DEADLINE.as_secs());
 
@@ -249,7 +252,7 @@ async fn login__each_step_times_out() {
 /// Nothing panics, no wait exceeds its deadline, and the server sends at most one ERROR or CLOSE.
 #[tokio::test(start_paused = true)]
 async fn login__random_bytes_at_any_step_end_connection() {
-    let host = Host::new();
+    let host = HandshakeServer::new();
     for round in 0..300usize {
         let (mut client, server) = duplex(1 << 20);
         let mut junk = vec![0; round * 11];
@@ -279,15 +282,15 @@ async fn login__random_bytes_at_any_step_end_connection() {
             answer
         };
         let serve = async {
-            match host.greet(server, config()).await {
-                Ok(mut line) => {
+            match host.accept_login(server, config()).await {
+                Ok(mut connection) => {
                     let end = loop {
-                        match next(&mut line).await {
-                            Ok(said) => assert_eq!(said, Said::Nothing),
+                        match next(&mut connection).await {
+                            Ok(said) => assert_eq!(said, OwnedEvent::Nothing),
                             Err(error) => break error,
                         }
                     };
-                    line.finish().await;
+                    connection.finish().await;
                     format!("{end:?}")
                 }
                 Err(error) => format!("{error:?}"),

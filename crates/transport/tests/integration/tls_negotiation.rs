@@ -6,7 +6,7 @@ use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use twinlock_transport::tls::{
-    ALPN, Alpn, ClientTls, Facts, ServerTls, TlsFault, Trust, channel_binding,
+    ALPN, Alpn, ClientTls, ServerTls, ServerTrust, TlsFacts, TlsFault, channel_binding,
 };
 
 const FATAL: u8 = 2;
@@ -109,8 +109,8 @@ async fn tls__hybrid_key_exchange_and_chacha20_are_negotiated() {
     let (server, client) =
         meet(&ServerTls::new(cert.clone()).unwrap(), &pinning(&cert), "localhost").await;
     let (server, client) = (server.unwrap(), client.unwrap());
-    let facts = Facts::of(client.get_ref().1);
-    let expected = Facts {
+    let facts = TlsFacts::of(client.get_ref().1);
+    let expected = TlsFacts {
         version: Some("TLS 1.3".to_owned()),
         group: Some("X25519MLKEM768".to_owned()),
         suite: Some("TLS13_CHACHA20_POLY1305_SHA256".to_owned()),
@@ -118,7 +118,7 @@ async fn tls__hybrid_key_exchange_and_chacha20_are_negotiated() {
         alpn: Some("twinlock/1".to_owned()),
     };
     assert_eq!(facts, expected);
-    assert_eq!(Facts::of(server.get_ref().1), Facts { peer_pin: None, ..expected });
+    assert_eq!(TlsFacts::of(server.get_ref().1), TlsFacts { peer_pin: None, ..expected });
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn tls__server_prefers_chacha20_over_client_order() {
     );
     let (accepted, connected) = meet_foreign_client(&server, aes_first).await;
     connected.unwrap();
-    let suite = Facts::of(accepted.unwrap().get_ref().1).suite;
+    let suite = TlsFacts::of(accepted.unwrap().get_ref().1).suite;
     assert_eq!(suite.as_deref(), Some("TLS13_CHACHA20_POLY1305_SHA256"));
 }
 
@@ -151,7 +151,7 @@ async fn tls__aes_256_is_accepted_and_aes_128_is_refused() {
 
     let aes_256 = only(cipher_suite::TLS13_AES_256_GCM_SHA384);
     let (accepted, _client) = meet_foreign_client(&server, aes_256).await;
-    let suite = Facts::of(accepted.unwrap().get_ref().1).suite;
+    let suite = TlsFacts::of(accepted.unwrap().get_ref().1).suite;
     assert_eq!(suite.as_deref(), Some("TLS13_AES_256_GCM_SHA384"));
 
     let aes_128 = only(cipher_suite::TLS13_AES_128_GCM_SHA256);
@@ -167,7 +167,7 @@ async fn tls__client_without_hybrid_key_exchange_is_accepted() {
     for (group, name) in [(kx_group::X25519, "X25519"), (kx_group::SECP256R1, "secp256r1")] {
         let classic = foreign_client(&cert, |provider| provider.kx_groups = vec![group], &[ALPN]);
         let (accepted, _client) = meet_foreign_client(&server, classic).await;
-        let facts = Facts::of(accepted.unwrap().get_ref().1);
+        let facts = TlsFacts::of(accepted.unwrap().get_ref().1);
         assert_eq!(facts.group.as_deref(), Some(name));
     }
 }
@@ -281,7 +281,7 @@ async fn alpn__server_refuses_client_without_twinlock_1() {
     }
     let both = foreign_client(&cert, |_| (), &[b"h2", ALPN]);
     let (accepted, _client) = meet_foreign_client(&server, both).await;
-    assert_eq!(Facts::of(accepted.unwrap().get_ref().1).alpn.as_deref(), Some("twinlock/1"));
+    assert_eq!(TlsFacts::of(accepted.unwrap().get_ref().1).alpn.as_deref(), Some("twinlock/1"));
 }
 
 #[tokio::test]
@@ -289,13 +289,14 @@ async fn alpn__absence_is_accepted_only_by_client_behind_proxy() {
     let key = rcgen::KeyPair::generate().unwrap();
     let chain = vec![certificate(&key, |_| ())];
     let cert = twinlock_transport::tls::ServerCert::from_der(chain.clone(), der(&key)).unwrap();
-    let through_proxy = ClientTls::new(Trust::Pins(vec![cert.pin()]), Alpn::Optional).unwrap();
+    let through_proxy =
+        ClientTls::new(ServerTrust::Pins(vec![cert.pin()]), Alpn::Optional).unwrap();
 
     let silent = foreign_server(chain.clone(), der(&key), &[]);
     let direct = meet_foreign_server(silent.clone(), &pinning(&cert)).await;
     assert!(matches!(direct, Err(TlsFault::Alpn)), "{direct:?}");
     let proxied = meet_foreign_server(silent, &through_proxy).await.unwrap();
-    assert_eq!(Facts::of(proxied.get_ref().1).alpn, None);
+    assert_eq!(TlsFacts::of(proxied.get_ref().1).alpn, None);
 
     // A proxy that supports only other protocols rejects the handshake itself.
     let web = foreign_server(chain, der(&key), &[b"h2"]);

@@ -11,7 +11,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use twinlock_core::id::TlsPin;
 use twinlock_transport::tls::{
-    ALPN, Alpn, CertFault, ClientTls, Distrust, ServerCert, ServerTls, TlsFault, Trust, spki_pin,
+    ALPN, Alpn, CertFault, ClientTls, Distrust, ServerCert, ServerTls, ServerTrust, TlsFault,
+    spki_pin,
 };
 
 fn distrust<T>(result: Result<T, TlsFault>) -> Distrust {
@@ -26,7 +27,7 @@ fn distrust<T>(result: Result<T, TlsFault>) -> Distrust {
 async fn tls_trust__pinned_key_is_accepted_despite_name_and_expiry() {
     let expired = server_cert(|params| params.not_after = date_time_ymd(2001, 1, 1));
     let stranger = TlsPin([7; 32]);
-    let pins = Trust::Pins(vec![stranger, expired.pin()]);
+    let pins = ServerTrust::Pins(vec![stranger, expired.pin()]);
     let client = ClientTls::new(pins, Alpn::Required).unwrap();
     let server = ServerTls::new(expired).unwrap();
     for name in ["elsewhere.example", "192.0.2.1", "fe80::1%eth0", "no name at all"] {
@@ -57,7 +58,7 @@ async fn tls_trust__other_key_is_refused_and_both_pins_reported() {
 #[tokio::test]
 async fn tls_trust__empty_pin_list_refuses_server() {
     let cert = fresh();
-    let client = ClientTls::new(Trust::Pins(Vec::new()), Alpn::Required).unwrap();
+    let client = ClientTls::new(ServerTrust::Pins(Vec::new()), Alpn::Required).unwrap();
     let (_, connected) = meet(&ServerTls::new(cert).unwrap(), &client, "localhost").await;
     assert!(matches!(connected, Err(TlsFault::Pin { expected, .. }) if expected.is_empty()));
 }
@@ -109,7 +110,7 @@ fn issued(
 }
 
 fn trusting_authority(root: &CertificateDer<'static>) -> ClientTls {
-    ClientTls::new(Trust::Ca { extra_roots: vec![root.clone()] }, Alpn::Required).unwrap()
+    ClientTls::new(ServerTrust::Ca { extra_roots: vec![root.clone()] }, Alpn::Required).unwrap()
 }
 
 #[tokio::test]
@@ -164,7 +165,7 @@ async fn tls_trust__self_signed_certificate_can_be_its_own_root() {
 #[test]
 fn tls_trust__malformed_root_is_reported() {
     let extra_roots = vec![CertificateDer::from(b"nonsense".to_vec())];
-    let fault = ClientTls::new(Trust::Ca { extra_roots }, Alpn::Required).unwrap_err();
+    let fault = ClientTls::new(ServerTrust::Ca { extra_roots }, Alpn::Required).unwrap_err();
     assert!(matches!(fault, TlsFault::Roots(_)));
 }
 

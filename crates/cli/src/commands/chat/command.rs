@@ -4,7 +4,7 @@ use twinlock_app::Intent;
 use twinlock_core::id::Name;
 
 use super::files::expand_home;
-use crate::args::Target;
+use crate::target::Target;
 
 /// The answer to `/help`.
 pub(super) const HELP: &str = "\

@@ -6,10 +6,10 @@ use twinlock_app::{ClientEffect, Effect, FileEffect, perform};
 use twinlock_client::ClientError;
 
 use super::LineChat;
-use crate::args::Target;
-use crate::commands::send::now_ms;
+use crate::clock::now_ms;
 use crate::exit::{Exit, Failure};
-use crate::patience;
+use crate::progress_timeout;
+use crate::target::Target;
 
 /// Timeout of a request: there may be no connection.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ impl LineChat {
         if self.app.connection().is_down() {
             return Err(not_connected());
         }
-        patience::within(ANSWER, requests).await.unwrap_or_else(|| Err(not_connected()))
+        progress_timeout::within(ANSWER, requests).await.unwrap_or_else(|| Err(not_connected()))
     }
 }
 

@@ -9,9 +9,9 @@ use twinlock_client::{ClientError, Event};
 
 use super::LineChat;
 use super::screen::{Suspensions, TypedInput, TypedLine};
-use crate::commands::send::{LOOK, QUIET, waits};
 use crate::exit::{Exit, Failure};
-use crate::patience::Patience;
+use crate::outbox_delivery::{LOOK, QUIET, waits};
+use crate::progress_timeout::ProgressTimeout;
 
 /// What a failed line of a script adds to its message.
 const REST_NOT_SENT: &str = "no line after it was sent";
@@ -28,7 +28,7 @@ struct LoopState {
     /// messages.
     no_session: Option<Failure>,
     /// How long the chat waits for unsettled messages and files.
-    deadline: Patience,
+    deadline: ProgressTimeout,
     /// The wait has been explained.
     is_explained: bool,
     waits_since: Instant,
@@ -64,7 +64,7 @@ impl LineChat {
             is_open: true,
             bad_input: None,
             no_session: None,
-            deadline: Patience::new(patience),
+            deadline: ProgressTimeout::new(patience),
             is_explained: false,
             waits_since: Instant::now(),
         };

@@ -6,15 +6,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use twinlock_app::{TransferDirection, TransferView};
 use twinlock_client::transfer::{
-    Copies, Event, Found, Get, Into, Place, TransferError, Transfers, gather, look, name,
+    Copies, Destination, DownloadRequest, DownloadTarget, LocalFile, TransferError, TransferEvent,
+    Transfers, gather, look, name,
 };
 
 use super::LineChat;
-use crate::args::Moving;
-use crate::commands::get::{entry, is_own};
-use crate::commands::moving::harmless;
+use crate::args::TransferArgs;
+use crate::context::Context;
 use crate::exit::Failure;
-use crate::open::Context;
+use crate::lookup::{file_entry, is_own};
+use crate::output::harmless;
 
 /// Transfer connections.
 const JOBS: u8 = 3;
@@ -22,10 +23,10 @@ const JOBS: u8 = 3;
 /// The transfer connections, which are opened on first use, and the files that are examined.
 pub(super) struct FileTransfers {
     context: Context,
-    transfers: Option<(Transfers, mpsc::Receiver<Event>)>,
+    transfers: Option<(Transfers, mpsc::Receiver<TransferEvent>)>,
     /// Files that threads examine before they are sent, with the target of each. A disk may not
     /// answer, which must not block the chat.
-    examined: JoinSet<(String, Result<Found, TransferError>)>,
+    examined: JoinSet<(String, Result<LocalFile, TransferError>)>,
 }
 
 /// An event of a file.
@@ -33,11 +34,11 @@ pub(super) enum FileEvent {
     /// A file was examined: it can be sent to the target, or cannot.
     Examined {
         target: String,
-        found: Result<Found, TransferError>,
+        found: Result<LocalFile, TransferError>,
     },
     /// The thread has already printed a message.
     ExaminationPanicked,
-    Transfer(Event),
+    Transfer(TransferEvent),
 }
 
 impl FileTransfers {
@@ -68,7 +69,9 @@ impl FileTransfers {
     fn transfers(&mut self) -> Result<&Transfers, Failure> {
         let transfers = match self.transfers.take() {
             Some(transfers) => transfers,
-            None => self.context.transfers(&Moving { limit: None, jobs: JOBS, json: false })?,
+            None => {
+                self.context.transfers(&TransferArgs { limit: None, jobs: JOBS, json: false })?
+            }
         };
         Ok(&self.transfers.insert(transfers).0)
     }
@@ -115,7 +118,7 @@ impl LineChat {
     async fn send_file(
         &mut self,
         target: String,
-        found: Result<Found, TransferError>,
+        found: Result<LocalFile, TransferError>,
     ) -> Result<(), Failure> {
         let file = found?;
         let transfer = TransferView {
@@ -135,7 +138,7 @@ impl LineChat {
     /// Starts to fetch the file of an entry.
     pub(super) async fn get(&mut self, target: &str, n: u64) -> Result<(), Failure> {
         let found = self.ask(self.client.target(target)).await?;
-        let entry = self.within(entry(&self.client, found.id, n, target)).await?;
+        let entry = self.within(file_entry(&self.client, found.id, n, target)).await?;
         let Some(file) = entry.file.clone() else { return Ok(()) };
         let name = name::harmless(file.name.expose_raw());
         let transfer = TransferView {
@@ -146,10 +149,10 @@ impl LineChat {
             done: 0,
         };
         let (dir, below) = (PathBuf::from("."), name::below(file.path.expose_raw()));
-        let place = Place { dir, below, name: name.into(), force: false, keep_mode: false };
+        let place = Destination { dir, below, name: name.into(), force: false, keep_mode: false };
         place.check()?;
         let (conversation, own) = (found.id, is_own(&entry, self.app.user()));
-        let get = Get { conversation, n, file, own, into: Into::Place(place) };
+        let get = DownloadRequest { conversation, n, file, own, into: DownloadTarget::File(place) };
         let job = self.files.transfers()?.get(get)?;
         self.app.start_transfer(job, transfer, None);
         Ok(())

@@ -25,11 +25,11 @@ use twinlock_app::{App, AppOptions, Intent};
 use twinlock_client::{Client, Options};
 use twinlock_core::text::Untrusted;
 
-use crate::args::Chat;
+use crate::args::ChatArgs;
+use crate::context::{Context, OpenProfile};
 use crate::exit::{Exit, Failure};
-use crate::interrupted;
-use crate::open::{Context, Opened};
 use crate::output::Output;
+use crate::signals::interrupted;
 use command::{COMMANDS, ChatInput, HELP};
 use files::FileTransfers;
 use screen::Screen;
@@ -52,12 +52,12 @@ struct LineChat {
     failed: Option<Exit>,
 }
 
-pub(crate) async fn run(args: Chat, context: Context) -> Result<(), Failure> {
+pub(crate) async fn run(args: ChatArgs, context: Context) -> Result<(), Failure> {
     // Before the terminal is taken: from then on, no signal ends this without restoring it.
     let interrupt = interrupted();
     // Before slow steps: keys that are typed during them wait for the prompt.
     let (screen, mut input, mut suspensions) = Screen::open(args.plain, context.out)?;
-    let Opened { client, mut events, user } = context.open(Options::default())?;
+    let OpenProfile { client, mut events, user } = context.open(Options::default())?;
     let options = AppOptions {
         is_interactive: screen.is_terminal(),
         backlog: if screen.is_terminal() { BACKLOG } else { 0 },

@@ -5,17 +5,15 @@ use twinlock_app::{
     Change, ConversationView, MessageState, Rejection, Settlement, TimelineItem, TransferChange,
     TransferDirection, TransferView,
 };
-use twinlock_client::client::{Entry, Facts};
-use twinlock_client::error::Blame;
+use twinlock_client::error::Fault;
+use twinlock_client::model::{Entry, Facts};
 use twinlock_core::text::Untrusted;
 
 use super::LineChat;
-use crate::commands::moving::harmless;
-use crate::commands::status::session_words;
+use crate::connection_text::{session_words, tls_warning, trying_again};
 use crate::entry::{get_it, human};
 use crate::exit::{Exit, Failure};
-use crate::open::{tls_warning, trying_again};
-use crate::output::Style;
+use crate::output::{Style, harmless};
 
 /// Characters of a message repeated after its tick.
 const TICK_TEXT: usize = 40;
@@ -139,7 +137,7 @@ impl LineChat {
                 words(&transfer)
             )),
             TransferChange::Failed { transfer, error } => {
-                self.refused_files += usize::from(error.blame() == Blame::Request);
+                self.refused_files += usize::from(error.fault() == Fault::Request);
                 let failure = Failure::from(error);
                 self.note_failed_file(failure.exit);
                 self.print_error(&format!("{}: {}", words(&transfer), failure.message))
@@ -163,7 +161,7 @@ impl LineChat {
             (true, unread) => format!("  {unread} unread"),
         };
         let line = format!("{state}  {}", room.topic.render_line());
-        let line = self.out.fold(line.trim_end(), room.target.len(), 4);
+        let line = self.out.wrap(line.trim_end(), room.target.len(), 4);
         Ok(self.screen.print(&format!("{name}{line}"))?)
     }
 
@@ -197,13 +195,13 @@ impl LineChat {
 
     /// Prints an error, folded at the terminal's width.
     pub(super) fn print_error(&mut self, words: &str) -> Result<(), Failure> {
-        let words = self.out.fold(words, 0, 2);
+        let words = self.out.wrap(words, 0, 2);
         Ok(self.screen.print(&self.out.style(Style::Bad, &words))?)
     }
 
     /// Prints a message of the program itself.
     pub(super) fn note(&mut self, words: &str) -> Result<(), Failure> {
-        let words = self.out.fold(words, NOTE.len(), NOTE.len());
+        let words = self.out.wrap(words, NOTE.len(), NOTE.len());
         Ok(self.screen.print(&self.out.style(Style::Dim, &format!("{NOTE}{words}")))?)
     }
 }

@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use super::completion::{Completions, LineHelper};
 use super::external_printer::LinePrinter;
 use super::keys::Keys;
-use crate::commands::input::LineReader;
 use crate::exit::Failure;
-use crate::output::{Gone, Output, Report, write_line};
+use crate::input::LineReader;
+use crate::output::{Gone, JsonEvents, Output, write_line};
 
 pub(super) type TypedLine = Result<String, Failure>;
 
@@ -32,7 +32,7 @@ pub(super) struct Screen {
     printer: Option<Arc<LinePrinter>>,
     words: Completions,
     /// The output of a script.
-    report: Option<Report>,
+    report: Option<JsonEvents>,
 }
 
 /// Typed input, line by line.
@@ -79,7 +79,7 @@ impl Screen {
         let words = Completions::default();
         let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
         if !is_terminal || plain || dumb() {
-            let report = if is_terminal { None } else { Some(Report::begin(out)?) };
+            let report = if is_terminal { None } else { Some(JsonEvents::begin(out)?) };
             let screen = Self { is_terminal, printer: None, words, report };
             let input = TypedInput { lines: read_plain(), prompts: None };
             return Ok((screen, input, Suspensions(None)));
@@ -133,7 +133,7 @@ impl Screen {
 
     /// Fails if some of a script's output was not written although its reader still existed.
     pub(super) fn report(&mut self) -> Result<(), Failure> {
-        self.report.take().map_or(Ok(()), Report::end)
+        self.report.take().map_or(Ok(()), JsonEvents::end)
     }
 
     /// Adds words that Tab completes: `#` and a room, or `@` and a user.

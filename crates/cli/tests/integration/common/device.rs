@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use twinlock_core::classic::origin::Bridge;
-use twinlock_core::classic::{Form, Lines, call};
+use twinlock_core::classic::{ClassicChannel, Form, call};
 use twinlock_core::keys::ClassicKey;
 use twinlock_transport::OsEntropy;
 
@@ -70,7 +70,7 @@ pub fn add_key(by: &Person, name: &str, room: &str, format: &str) -> [u8; 32] {
 /// A classic connection.
 pub struct Line {
     io: Stream,
-    lines: Lines,
+    lines: ClassicChannel,
 }
 
 impl Line {

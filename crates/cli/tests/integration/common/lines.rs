@@ -21,10 +21,10 @@ use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::keys::DeviceSecret;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::proto::{self, Role};
-use twinlock_core::session::{BindingPolicy, Config, Event};
+use twinlock_core::session::{BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_transport::connection::Connection;
 use twinlock_transport::login::login;
-use twinlock_transport::tls::{Alpn, ClientTls, Trust, channel_binding};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust, channel_binding};
 
 use crate::common::Person;
 
@@ -45,7 +45,7 @@ impl To {
     /// The server of a member, on this port.
     pub fn new(port: u16, member: &Profile) -> Self {
         let TlsTrust::Pins(pins) = member.tls() else { panic!("no pins") };
-        Self { port, tls: ClientTls::new(Trust::Pins(pins), Alpn::Required).unwrap() }
+        Self { port, tls: ClientTls::new(ServerTrust::Pins(pins), Alpn::Required).unwrap() }
     }
 
     /// Logs a device in and waits for READY. `from`: another address of this machine.
@@ -67,7 +67,7 @@ impl To {
             instance: Bytes::copy_from_slice(&instance.to_be_bytes()),
             ..proto::ClientInfo::default()
         };
-        let config = Config {
+        let config = SessionConfig {
             binding: BindingPolicy::Require,
             exporter: channel_binding(stream.get_ref().1).ok(),
             info: info.encode_to_vec(),
@@ -81,8 +81,8 @@ impl To {
         loop {
             line.wait(None).await.map_err(|error| error.to_string())?;
             match line.open_frame().map_err(|error| error.to_string())? {
-                Event::Ready { .. } => return Ok(line),
-                Event::Closed(code) => return Err(format!("{code:?}")),
+                SessionEvent::Ready { .. } => return Ok(line),
+                SessionEvent::Closed(code) => return Err(format!("{code:?}")),
                 _ => {}
             }
         }

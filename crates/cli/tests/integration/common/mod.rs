@@ -1,13 +1,13 @@
 //! Runs the real binary: a server as a child process, people with separate homes, and commands with
 //! captured output and a hard timeout. Dropping a handle kills its child by pid.
 
+pub mod data_dir;
 pub mod device;
 pub mod image;
-pub mod liar;
 pub mod lines;
+pub mod malicious_server;
 pub mod proxy;
 pub mod raw;
-pub mod relay;
 pub mod terminal;
 
 use std::fmt;
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+pub use twinlock_testing::{Rng, bytes};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_twinlock");
@@ -496,46 +497,10 @@ pub fn lines(from: impl Read) -> impl Iterator<Item = String> {
     BufReader::new(from).lines().map(Result::unwrap)
 }
 
-// ---- scale and randomness
+// ---- scale
 
 /// The scale of a test: the value of the variable, or `usual`.
 pub fn scale(variable: &str, usual: usize) -> usize {
     let scale = std::env::var(variable).ok();
     scale.map_or(usual, |scale| scale.parse().unwrap_or_else(|_| panic!("{variable}={scale}")))
-}
-
-/// A small random generator (SplitMix64) with a seed, so that a failing test can be repeated.
-pub struct Chance(u64);
-
-impl Chance {
-    /// Seeded from `TWINLOCK_SEED`, else from the clock. Prints the seed.
-    pub fn new() -> Self {
-        let seed = match std::env::var("TWINLOCK_SEED") {
-            Ok(seed) => seed.parse().unwrap(),
-            Err(_) => {
-                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-                u64::try_from(now.unwrap().as_nanos() & u128::from(u64::MAX)).unwrap()
-            }
-        };
-        eprintln!("TWINLOCK_SEED={seed}");
-        Self(seed)
-    }
-
-    /// Seeded with a number from another generator.
-    pub fn from(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// A number in `from..to`.
-    pub fn within(&mut self, from: u64, to: u64) -> u64 {
-        from + self.next() % (to - from)
-    }
 }

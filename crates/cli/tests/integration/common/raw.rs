@@ -2,32 +2,29 @@
 //! the real binary: it can violate what our clients respect. Also measures a server's process.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use twinlock_client::home::Home;
 use twinlock_client::profile::{Profile, TlsTrust};
-use twinlock_core::Entropy as _;
 use twinlock_core::credential::Credential;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::handshake::AwaitChallenge;
 use twinlock_core::id::{DeviceId, Name, ServerKey};
 use twinlock_core::keys::DeviceSecret;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
-use twinlock_core::session::{BindingPolicy, Config, Event};
+use twinlock_core::session::{BindingPolicy, SessionConfig, SessionEvent};
+use twinlock_testing::StalledSocket;
+pub use twinlock_testing::random;
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::{Connection, ConnectionError};
 use twinlock_transport::login::login;
-use twinlock_transport::tls::{Alpn, ClientTls, TlsFault, Trust, channel_binding};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust, TlsFault, channel_binding};
 
 use crate::common::{LONG, Person};
 
@@ -41,12 +38,6 @@ pub fn full() -> bool {
         Ok(other) => panic!("TWINLOCK_TORTURE={other}: it is full or not set"),
         Err(_) => false,
     }
-}
-
-pub fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    OsEntropy.fill(&mut bytes);
-    bytes
 }
 
 /// Resident memory of a process, bytes.
@@ -118,7 +109,7 @@ impl Card {
         let TlsTrust::Pins(pins) = profile.tls() else { panic!("no pins") };
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], profile.port())),
-            tls: ClientTls::new(Trust::Pins(pins), Alpn::Required).unwrap(),
+            tls: ClientTls::new(ServerTrust::Pins(pins), Alpn::Required).unwrap(),
             key: *profile.server_key(),
             device: *profile.device(),
             secret: *profile.secret().expose_secret(),
@@ -138,7 +129,7 @@ impl Card {
     /// TLS over a connection from `from`.
     pub async fn tls_from(&self, from: Ipv4Addr) -> Result<Io, TlsFault> {
         let tcp = tcp_from(from, self.address).await?;
-        self.tls.connect("127.0.0.1", Deaf { tcp, deaf: Arc::default() }).await
+        self.tls.connect("127.0.0.1", StalledSocket::new(tcp)).await
     }
 
     /// Logs in and waits for READY.
@@ -162,44 +153,7 @@ impl Card {
     }
 }
 
-/// A socket that can be set to read nothing.
-pub struct Deaf {
-    tcp: TcpStream,
-    pub deaf: Arc<AtomicBool>,
-}
-
-pub type Io = TlsStream<Deaf>;
-
-impl AsyncRead for Deaf {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        if self.deaf.load(Ordering::Relaxed) {
-            return Poll::Pending;
-        }
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Deaf {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-}
+pub type Io = TlsStream<StalledSocket>;
 
 /// An authenticated connection.
 pub struct Raw {
@@ -223,7 +177,7 @@ impl Raw {
             instance: Bytes::copy_from_slice(&random::<16>()),
             ..proto::ClientInfo::default()
         };
-        let config = Config {
+        let config = SessionConfig {
             binding: BindingPolicy::Require,
             exporter: channel_binding(io.get_ref().1).ok(),
             info: info.encode_to_vec(),
@@ -234,16 +188,16 @@ impl Raw {
         loop {
             line.wait(None).await?;
             match line.open_frame()? {
-                Event::Ready { .. } => return Ok(Self { line, next: 1 }),
-                Event::Closed(code) => return Err(format!("{code:?}").into()),
+                SessionEvent::Ready { .. } => return Ok(Self { line, next: 1 }),
+                SessionEvent::Closed(code) => return Err(format!("{code:?}").into()),
                 _ => {}
             }
         }
     }
 
     /// Stops reading from the socket, or starts again.
-    pub fn be_deaf(&self, deaf: bool) {
-        self.line.stream().get_ref().0.deaf.store(deaf, Ordering::Relaxed);
+    pub fn set_stalled(&self, stalled: bool) {
+        self.line.stream().get_ref().0.set_stalled(stalled);
     }
 
     /// Seals a frame of requests; returns the id of the first.
@@ -266,11 +220,11 @@ impl Raw {
                 Err(error) => panic!("{error}"),
             }
             match self.line.open_frame().unwrap() {
-                Event::App(body) => {
+                SessionEvent::App(body) => {
                     let items = proto::ToClient::decode(body).unwrap().items;
                     return Some(items.into_iter().filter_map(|item| item.what).collect());
                 }
-                Event::Closed(code) => {
+                SessionEvent::Closed(code) => {
                     assert_ne!(code, CloseCode::Protocol);
                     return None;
                 }

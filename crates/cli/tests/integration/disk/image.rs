@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{HEAD, MARK};
-use crate::common::Chance;
+use crate::common::Rng;
 
 const SECTOR: usize = 512;
 
@@ -166,8 +166,8 @@ pub enum Fate {
 }
 
 impl Fate {
-    pub fn drawn(chance: &mut Chance) -> Self {
-        match chance.within(0, 9) {
+    pub fn drawn(rng: &mut Rng) -> Self {
+        match rng.within(0, 9) {
             0 | 1 => Self::Lost,
             2 => Self::Kept,
             3 | 4 => Self::Mixed,
@@ -299,40 +299,40 @@ impl<'l> Replay<'l> {
     }
 
     /// Builds in `into` what a crash at this point may leave of the watched directory.
-    pub fn crash(&self, into: &Path, fate: Fate, chance: &mut Chance) {
+    pub fn crash(&self, into: &Path, fate: Fate, rng: &mut Rng) {
         let root = self.now[&self.root];
-        self.lay_out(root, into, fate, chance);
+        self.lay_out(root, into, fate, rng);
     }
 
-    fn lay_out(&self, id: Id, into: &Path, fate: Fate, chance: &mut Chance) {
+    fn lay_out(&self, id: Id, into: &Path, fate: Fate, rng: &mut Rng) {
         match &self.nodes[id] {
             Node::Dir(names) => {
                 fs::create_dir_all(into).unwrap();
                 fs::set_permissions(into, mode(0o700)).unwrap();
                 let mut there = names.certain.clone();
                 // A journal keeps names in order; other file systems may not.
-                let in_order = chance.within(0, 2) == 0;
-                let cut = chance.within(0, names.then.len() as u64 + 1) as usize;
+                let in_order = rng.within(0, 2) == 0;
+                let cut = rng.within(0, names.then.len() as u64 + 1) as usize;
                 for (i, (_, name)) in names.then.iter().enumerate() {
                     let kept = match fate {
                         Fate::Lost | Fate::Nameless => false,
                         Fate::Kept | Fate::Hollow => true,
                         Fate::Mixed | Fate::Torn if in_order => i < cut,
-                        Fate::Mixed | Fate::Torn => chance.within(0, 2) == 0,
+                        Fate::Mixed | Fate::Torn => rng.within(0, 2) == 0,
                     };
                     if kept {
                         name.apply(&mut there);
                     }
                 }
                 for (path, id) in there {
-                    self.lay_out(id, &into.join(path.file_name().unwrap()), fate, chance);
+                    self.lay_out(id, &into.join(path.file_name().unwrap()), fate, rng);
                 }
             }
             Node::File(content) => {
                 let mut bytes = content.certain.clone();
                 for change in &content.then {
                     let certain = change.state == State::Synced;
-                    let whole = chance.within(0, 2) == 0;
+                    let whole = rng.within(0, 2) == 0;
                     let torn = matches!(fate, Fate::Torn);
                     let kept = match fate {
                         _ if certain => true,
@@ -344,7 +344,7 @@ impl<'l> Replay<'l> {
                     if kept && (certain || !torn) {
                         apply(&change.what, &mut bytes, self.log, |_| true);
                     } else if kept {
-                        let mut sector = |_| chance.within(0, 2) == 0;
+                        let mut sector = |_| rng.within(0, 2) == 0;
                         apply(&change.what, &mut bytes, self.log, &mut sector);
                     }
                 }

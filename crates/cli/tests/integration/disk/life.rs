@@ -140,22 +140,22 @@ impl Stage {
 
 impl Life {
     /// Builds `images` images of random moments and checks each; returns the broken promises.
-    pub fn judge(&self, images: usize, chance: &mut Chance) -> (Tally, Vec<String>) {
+    pub fn judge(&self, images: usize, rng: &mut Rng) -> (Tally, Vec<String>) {
         let all = self.ops.len();
         let marks: Vec<_> =
             (self.ready..all).filter(|i| matches!(self.ops[*i], Op::Mark(_))).collect();
         // Half of them just after an ack.
         let mut moments: Vec<_> = (0..images)
             .map(|i| match i % 2 {
-                0 => marks[chance.within(0, marks.len() as u64) as usize] + 1,
-                _ => chance.within(self.ready as u64 + 1, all as u64 + 1) as usize,
+                0 => marks[rng.within(0, marks.len() as u64) as usize] + 1,
+                _ => rng.within(self.ready as u64 + 1, all as u64 + 1) as usize,
             })
             .collect();
         moments.sort_unstable();
         let mut replay = Replay::new(&self.log);
         let (mut tally, mut broken) = (Tally::default(), Vec::new());
         for moment in moments {
-            let (fate, seed) = (Fate::drawn(chance), chance.next());
+            let (fate, seed) = (Fate::drawn(rng), rng.draw());
             match self.crash(&mut replay, moment, fate, seed, &mut tally) {
                 Ok(()) => {}
                 Err(why) => broken.push(why),
@@ -169,7 +169,7 @@ impl Life {
         let mut replay = Replay::new(&self.log);
         replay.advance(&self.ops, self.ops.len());
         let image = tempfile::tempdir().unwrap();
-        replay.crash(image.path(), Fate::Kept, &mut Chance::from(0));
+        replay.crash(image.path(), Fate::Kept, &mut Rng::from_seed(0));
         let [real, said] = [root, image.path()].map(|root| files(&root.join("data")));
         assert_eq!(real.keys().collect::<Vec<_>>(), said.keys().collect::<Vec<_>>());
         for (name, content) in &real {
@@ -200,7 +200,7 @@ impl Life {
     ) -> Result<(), String> {
         replay.advance(&self.ops, moment);
         let root = tempfile::tempdir().unwrap();
-        replay.crash(root.path(), fate, &mut Chance::from(seed));
+        replay.crash(root.path(), fate, &mut Rng::from_seed(seed));
         copy(&self.homes.path().join("ada"), &root.path().join("ada"));
         let acked = self.ops[self.ready + 1..moment].iter().filter_map(|op| match op {
             Op::Mark(ack) => Some(serde_json::from_str::<Value>(ack).unwrap()),

@@ -1,6 +1,4 @@
 //! A real server in this process, and users who join it.
-pub mod weather;
-
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,11 +6,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use twinlock_client::client::{Client, Entry, Event, Options};
 use twinlock_client::enrol::{self, NewUser};
 use twinlock_client::home::Home;
+use twinlock_client::model::Entry;
 use twinlock_client::profile::Profile;
 use twinlock_client::state::State;
+use twinlock_client::{Client, Event, Options};
 use twinlock_core::Entropy as _;
 use twinlock_core::id::Name;
 use twinlock_core::invite::InviteLink;

@@ -90,13 +90,14 @@ fn real(case: &Value) {
         ("blind", wide(inputs, "blind_registration")),
         ("envelope nonce", inputs.hex("envelope_nonce")),
     ]);
-    let client = ClientRegistration::<Suite>::start(&mut Rng(&mut draws), &password).unwrap();
+    let client =
+        ClientRegistration::<Suite>::start(&mut RngAdapter(&mut draws), &password).unwrap();
     assert_eq!(client.message.serialize()[..], outputs.hex("registration_request"));
     let response = ServerRegistration::start(&server, client.message, &id).unwrap().message;
     assert_eq!(response.serialize()[..], outputs.hex("registration_response"));
     let parameters = ClientRegistrationFinishParameters::new(ids.lend(), Some(&stretching));
     let registered =
-        client.state.finish(&mut Rng(&mut draws), &password, response, parameters).unwrap();
+        client.state.finish(&mut RngAdapter(&mut draws), &password, response, parameters).unwrap();
     assert_eq!(registered.message.serialize()[..], outputs.hex("registration_upload"));
     assert_eq!(registered.export_key[..], outputs.hex("export_key"));
     let [key, masking, envelope] = ["client_public_key", "masking_key", "envelope"];
@@ -110,14 +111,14 @@ fn real(case: &Value) {
         ("client key share seed", inputs.hex("client_keyshare_seed")),
         ("client nonce", inputs.hex("client_nonce")),
     ]);
-    let client = ClientLogin::<Suite>::start(&mut Rng(&mut draws), &password).unwrap();
+    let client = ClientLogin::<Suite>::start(&mut RngAdapter(&mut draws), &password).unwrap();
     assert_eq!(client.message.serialize()[..], outputs.hex("KE1"));
     draws.done();
 
     let mut draws = server_draws(inputs, vec![0; 64]);
     let parameters = || ServerLoginParameters { context: Some(&context), identifiers: ids.lend() };
     let record = ServerRegistration::deserialize(&upload).unwrap();
-    let rng = &mut Rng(&mut draws);
+    let rng = &mut RngAdapter(&mut draws);
     let ke1 = client.message.clone();
     let started = ServerLogin::start(rng, &server, Some(record), ke1, &id, parameters()).unwrap();
     assert_eq!(started.message.serialize()[..], outputs.hex("KE2"));
@@ -125,7 +126,7 @@ fn real(case: &Value) {
 
     let mut draws = Script::default();
     let finish = ClientLoginFinishParameters::new(Some(&context), ids.lend(), Some(&stretching));
-    let rng = &mut Rng(&mut draws);
+    let rng = &mut RngAdapter(&mut draws);
     let finished = client.state.finish(rng, &password, started.message, finish).unwrap();
     assert_eq!(finished.message.serialize()[..], outputs.hex("KE3"));
     assert_eq!(finished.session_key[..], outputs.hex("session_key"));
@@ -144,7 +145,8 @@ fn fake(case: &Value) {
     let parameters = ServerLoginParameters { context: Some(&context), identifiers: ids.lend() };
     let id = inputs.hex("credential_identifier");
     let started =
-        ServerLogin::start(&mut Rng(&mut draws), &server, None, ke1, &id, parameters).unwrap();
+        ServerLogin::start(&mut RngAdapter(&mut draws), &server, None, ke1, &id, parameters)
+            .unwrap();
     assert_eq!(started.message.serialize()[..], case["outputs"].hex("KE2"));
     draws.done();
 }

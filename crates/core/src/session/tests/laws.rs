@@ -4,23 +4,23 @@ use super::*;
 use crate::limits::{MAX_BODY, MAX_BULK};
 use crate::rekey::{REKEY1, answer};
 
-const ROLES: [Role; 2] = [Role::Client, Role::Server];
+const SIDES: [Side; 2] = [Side::Client, Side::Server];
 const APART: Duration = Duration::from_secs(10);
 
-fn is_violation<T>(result: &Result<T, Fault>) -> bool {
-    matches!(result, Err(Fault::Violation(_)))
+fn is_violation<T>(result: &Result<T, SessionFault>) -> bool {
+    matches!(result, Err(SessionFault::Violation(_)))
 }
 
 #[test]
 fn session__first_frame_must_be_ready_or_close() {
     use MessageType as M;
-    for role in ROLES {
+    for side in SIDES {
         for mtype in [M::App, M::Rekey1, M::Rekey2, M::Rekey3, M::Ping, M::Pong] {
-            let mut bare = Bare::new(role, config());
+            let mut bare = Bare::new(side, config());
             assert!(is_violation(&bare.say(mtype, &[0; 8])), "{mtype:?}");
             bare.assert_closed(CloseCode::Protocol);
         }
-        let mut bare = Bare::new(role, config());
+        let mut bare = Bare::new(side, config());
         assert_eq!(bare.say(M::Close, &[0, 8]), Ok(Said::Closed(CloseCode::Shutdown)));
         bare.assert_closed(CloseCode::Bye);
     }
@@ -28,8 +28,8 @@ fn session__first_frame_must_be_ready_or_close() {
 
 #[test]
 fn session__only_ready_is_sent_before_peer_is_ready() {
-    for role in ROLES {
-        let mut bare = Bare::new(role, config());
+    for side in SIDES {
+        let mut bare = Bare::new(side, config());
         assert_eq!(bare.session.send_app(b"early"), Err(SendError::NotOpen));
         assert_eq!(bare.session.send_bulk(1, 0, b"early"), Err(SendError::NotOpen));
         assert!(!bare.session.start_rekey(bare.now, &mut Seeded(4)));
@@ -43,7 +43,7 @@ fn session__only_ready_is_sent_before_peer_is_ready() {
 fn session__bulk_as_first_frame_is_refused() {
     // The client's reader refuses the header; the server's session refuses the frame.
     assert!(Header::parse([0x11, 0, 0, 29], Due::FirstSealed).is_err());
-    let mut bare = Bare::new(Role::Server, config());
+    let mut bare = Bare::new(Side::Server, config());
     let mut frame = Vec::new();
     bare.send.seal_bulk(1, 0, b"x", &mut frame).unwrap();
     assert!(is_violation(&bare.read(&mut frame)));
@@ -52,8 +52,8 @@ fn session__bulk_as_first_frame_is_refused() {
 
 #[test]
 fn session__second_ready_is_refused() {
-    for role in ROLES {
-        let mut bare = Bare::open(role);
+    for side in SIDES {
+        let mut bare = Bare::open(side);
         assert!(is_violation(&bare.say(MessageType::Ready, &ready(None, 1))));
         bare.assert_closed(CloseCode::Protocol);
     }
@@ -71,26 +71,27 @@ fn session__malformed_ready_is_refused() {
     // An unknown binding flag, a value without a binding, version 0.
     bodies.extend([change(0, 2), change(0, 255), change(1, 1), change(32, 1), change(33, 0)]);
     for body in bodies {
-        let mut bare = Bare::new(Role::Server, config());
+        let mut bare = Bare::new(Side::Server, config());
         assert!(is_violation(&bare.say(MessageType::Ready, &body)), "{body:?}");
         bare.assert_closed(CloseCode::Protocol);
     }
-    let mut bare = Bare::new(Role::Server, config());
+    let mut bare = Bare::new(Side::Server, config());
     assert_eq!(bare.say(MessageType::Ready, &good[..34]), Ok(Said::Ready(Binding::Bound)));
 }
 
 #[test]
 fn session__downgrade_close_11_precedes_binding_check() {
     for (mine, theirs, fault) in [(1, 1, None), (1, 255, None), (2, 1, None), (2, 2, Some(2))] {
-        let config = Config { max_version: mine, binding: BindingPolicy::Require, ..config() };
-        let mut bare = Bare::new(Role::Client, config);
+        let config =
+            SessionConfig { max_version: mine, binding: BindingPolicy::Require, ..config() };
+        let mut bare = Bare::new(Side::Client, config);
         // With a lowered version, the binding does not match either: 11 takes precedence.
         let value = if fault.is_some() { [6; 32] } else { [5; 32] };
         let said = bare.say(MessageType::Ready, &ready(Some(value), theirs));
         match fault {
             None => assert_eq!(said, Ok(Said::Ready(Binding::Bound))),
             Some(possible) => {
-                assert_eq!(said, Err(Fault::Downgrade(possible)));
+                assert_eq!(said, Err(SessionFault::Downgrade(possible)));
                 bare.assert_closed(CloseCode::Version);
             }
         }
@@ -118,9 +119,9 @@ fn channel_binding__result_follows_policy() {
         (P::Off, own, other, Some(B::Off)),
         (P::Off, own, None, Some(B::Off)),
     ];
-    for role in ROLES {
+    for side in SIDES {
         for (binding, exporter, theirs, expected) in matrix {
-            let mut bare = Bare::new(role, Config { binding, exporter, ..config() });
+            let mut bare = Bare::new(side, SessionConfig { binding, exporter, ..config() });
             let said = bare.say(MessageType::Ready, &ready(theirs, 1));
             match expected {
                 Some(seen) => {
@@ -131,7 +132,7 @@ fn channel_binding__result_follows_policy() {
                     assert_eq!(bare.heard(), [(MessageType::Ready, ready(said, 1))]);
                 }
                 None => {
-                    assert_eq!(said, Err(Fault::Binding));
+                    assert_eq!(said, Err(SessionFault::Binding));
                     bare.assert_closed(CloseCode::Binding);
                 }
             }
@@ -147,7 +148,7 @@ fn session__wrong_body_length_is_refused() {
     {
         for len in [0, 1, 2, 3, 7, 8, 9, REKEY1 - 1, REKEY1 + 1].into_iter().filter(|&l| l != right)
         {
-            let mut bare = Bare::open(Role::Server);
+            let mut bare = Bare::open(Side::Server);
             assert!(is_violation(&bare.say(mtype, &vec![0; len])), "{mtype:?} of {len}");
             bare.assert_closed(CloseCode::Protocol);
         }
@@ -156,8 +157,8 @@ fn session__wrong_body_length_is_refused() {
 
 #[test]
 fn keep_alive__ping_is_echoed() {
-    for role in ROLES {
-        let mut bare = Bare::open(role);
+    for side in SIDES {
+        let mut bare = Bare::open(side);
         assert_eq!(bare.say(MessageType::Ping, b"\0\x01echoed"), Ok(Said::Nothing));
         assert_eq!(bare.heard(), [(MessageType::Pong, b"\0\x01echoed".to_vec())]);
     }
@@ -167,26 +168,26 @@ fn keep_alive__ping_is_echoed() {
 fn rekey__message_in_wrong_direction_or_state_is_refused() {
     use MessageType as M;
     let cases = [
-        (Role::Client, M::Rekey1, REKEY1),
-        (Role::Client, M::Rekey2, crate::rekey::REKEY2),
-        (Role::Client, M::Rekey3, 0),
-        (Role::Server, M::Rekey2, crate::rekey::REKEY2),
-        (Role::Server, M::Rekey3, 0),
+        (Side::Client, M::Rekey1, REKEY1),
+        (Side::Client, M::Rekey2, crate::rekey::REKEY2),
+        (Side::Client, M::Rekey3, 0),
+        (Side::Server, M::Rekey2, crate::rekey::REKEY2),
+        (Side::Server, M::Rekey3, 0),
     ];
-    for (role, mtype, len) in cases {
-        let mut bare = Bare::open(role);
-        assert!(is_violation(&bare.say(mtype, &vec![1; len])), "{mtype:?} at the {role:?}");
+    for (side, mtype, len) in cases {
+        let mut bare = Bare::open(side);
+        assert!(is_violation(&bare.say(mtype, &vec![1; len])), "{mtype:?} at the {side:?}");
         bare.assert_closed(CloseCode::Protocol);
     }
 }
 
 /// The peer, a client, performs a whole rekey.
-fn rekey(bare: &mut Bare) -> Result<Said, Fault> {
+fn rekey(bare: &mut Bare) -> Result<Said, SessionFault> {
     rekey_with(bare, Duration::ZERO)
 }
 
 /// The same, with REKEY3 delayed by `delay`.
-fn rekey_with(bare: &mut Bare, delay: Duration) -> Result<Said, Fault> {
+fn rekey_with(bare: &mut Bare, delay: Duration) -> Result<Said, SessionFault> {
     let client = AwaitRekey2::start(&mut Seeded(5));
     let rk = RootKey::new(bare.session.root_key().expose_secret());
     bare.say(MessageType::Rekey1, client.body())?;
@@ -203,7 +204,7 @@ fn rekey_with(bare: &mut Bare, delay: Duration) -> Result<Said, Fault> {
 
 #[test]
 fn rekey__minimum_interval_applies_after_the_first() {
-    let mut bare = Bare::open(Role::Server);
+    let mut bare = Bare::open(Side::Server);
     assert_eq!(rekey(&mut bare), Ok(Said::Rekeyed(1)));
     bare.now += APART;
     assert_eq!(rekey(&mut bare), Ok(Said::Rekeyed(2)));
@@ -216,7 +217,7 @@ fn rekey__minimum_interval_applies_after_the_first() {
 
 #[test]
 fn rekey__late_rekey3_does_not_delay_next_rekey() {
-    let mut bare = Bare::open(Role::Server);
+    let mut bare = Bare::open(Side::Server);
     let slow = Timing::default().rekey_pause - Duration::from_millis(1);
     assert_eq!(rekey_with(&mut bare, slow), Ok(Said::Rekeyed(1)));
     bare.now += Duration::from_millis(1);
@@ -225,14 +226,14 @@ fn rekey__late_rekey3_does_not_delay_next_rekey() {
 
 #[test]
 fn rekey__server_never_starts_one() {
-    let mut bare = Bare::open(Role::Server);
+    let mut bare = Bare::open(Side::Server);
     assert!(!bare.session.start_rekey(bare.now, &mut Seeded(7)));
     assert_eq!(bare.heard(), []);
 }
 
 #[test]
 fn rekey__client_starts_one_at_a_time_with_minimum_interval() {
-    let mut bare = Bare::open(Role::Client);
+    let mut bare = Bare::open(Side::Client);
     let rk = RootKey::new(bare.session.root_key().expose_secret());
     assert!(bare.session.start_rekey(bare.now, &mut Seeded(8)));
     assert!(!bare.session.start_rekey(bare.now, &mut Seeded(9)));
@@ -251,7 +252,7 @@ fn rekey__client_starts_one_at_a_time_with_minimum_interval() {
 
 #[test]
 fn rekey__requested_starts_when_allowed_and_runs_once() {
-    let mut bare = Bare::open(Role::Client);
+    let mut bare = Bare::open(Side::Client);
     let pause = Timing::default().rekey_pause;
     for epoch in 1..=2 {
         let rk = RootKey::new(bare.session.root_key().expose_secret());
@@ -277,13 +278,13 @@ fn rekey__requested_starts_when_allowed_and_runs_once() {
 
 #[test]
 fn session__forged_frame_closes_without_close_frame() {
-    for role in ROLES {
-        let mut bare = Bare::open(role);
+    for side in SIDES {
+        let mut bare = Bare::open(side);
         bare.session.send_app(b"on its way").unwrap();
         let mut frame = Vec::new();
         bare.send.seal(MessageType::App, b"hello", &mut frame).unwrap();
         *frame.last_mut().unwrap() ^= 1;
-        assert_eq!(bare.read(&mut frame), Err(Fault::Tampered));
+        assert_eq!(bare.read(&mut frame), Err(SessionFault::Tampered));
         assert!(bare.session.is_closed());
         assert_eq!(bare.session.outgoing(), b"");
         bare.session.close(CloseCode::Bye);
@@ -295,8 +296,8 @@ fn session__forged_frame_closes_without_close_frame() {
 
 #[test]
 fn session__close_is_answered_with_bye_once() {
-    for role in ROLES {
-        let mut bare = Bare::open(role);
+    for side in SIDES {
+        let mut bare = Bare::open(side);
         assert_eq!(bare.say(MessageType::Close, &[0, 5]), Ok(Said::Closed(CloseCode::Revoked)));
         assert_eq!(bare.heard(), [(MessageType::Close, vec![0, 0])]);
         bare.session.close(CloseCode::Quota);
@@ -306,7 +307,7 @@ fn session__close_is_answered_with_bye_once() {
 
 #[test]
 fn session__invalid_send_is_refused_without_state_change() {
-    let mut bare = Bare::open(Role::Client);
+    let mut bare = Bare::open(Side::Client);
     assert!(bare.session.send_app(&vec![0; MAX_BODY + 1]).is_err());
     assert!(bare.session.send_bulk(1, 0, &[]).is_err());
     assert!(bare.session.send_bulk(1, 0, &vec![0; MAX_BULK + 1]).is_err());
@@ -317,14 +318,14 @@ fn session__invalid_send_is_refused_without_state_change() {
 
 #[test]
 fn session__info_too_long_for_ready_is_omitted() {
-    let config = Config { info: vec![1; MAX_BODY], exporter: None, ..config() };
-    let mut bare = Bare::new(Role::Server, config);
+    let config = SessionConfig { info: vec![1; MAX_BODY], exporter: None, ..config() };
+    let mut bare = Bare::new(Side::Server, config);
     assert_eq!(bare.heard(), [(MessageType::Ready, ready(None, 1)[..34].to_vec())]);
 }
 
 #[test]
 fn session__partly_sent_backlog_uses_bounded_memory() {
-    let mut bare = Bare::open(Role::Server);
+    let mut bare = Bare::open(Side::Server);
     let mut most = 0;
     for _ in 0..2000 {
         bare.session.send_app(&[0; 8000]).unwrap();
@@ -339,7 +340,7 @@ fn session__debug_shows_no_secret() {
     let [client, server] = established(3);
     let shown = format!("{client:?}");
     let expected = format!(
-        "Established {{ role: Client, ck_c2s: ChainKey(..), ck_s2c: ChainKey(..), rk: RootKey(..), \
+        "Established {{ side: Client, ck_c2s: ChainKey(..), ck_s2c: ChainKey(..), rk: RootKey(..), \
          sid: {:?}, server_key: {:?}, credential: Device({:?}) }}",
         client.sid,
         client.server_key,

@@ -13,26 +13,8 @@ use crate::handshake::{AwaitChallenge, Hello, self_register};
 use crate::id::DeviceId;
 use crate::keys::DeviceSecret;
 use crate::legacy_crypto::opaque::ServerSetup;
-
-/// A deterministic generator, random enough for test keys (splitmix64).
-pub(super) struct Seeded(pub(super) u64);
-
-impl Seeded {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
-impl Entropy for Seeded {
-    fn fill(&mut self, out: &mut [u8]) {
-        for chunk in out.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
-        }
-    }
-}
+use crate::limits::Timing;
+use crate::test_entropy::Seeded;
 
 /// Both ends of a device's login, client first.
 pub(super) fn established(seed: u64) -> [Established; 2] {
@@ -50,8 +32,8 @@ pub(super) fn established(seed: u64) -> [Established; 2] {
     [client, server]
 }
 
-pub(super) fn config() -> Config {
-    Config {
+pub(super) fn config() -> SessionConfig {
+    SessionConfig {
         binding: BindingPolicy::Warn,
         exporter: Some([5; 32]),
         info: b"info".to_vec(),
@@ -69,15 +51,15 @@ pub(super) struct Bare {
 }
 
 impl Bare {
-    pub(super) fn new(role: Role, config: Config) -> Self {
+    pub(super) fn new(side: Side, config: SessionConfig) -> Self {
         let [client, server] = established(1);
-        let (mine, theirs) = match role {
-            Role::Client => (client, server),
-            Role::Server => (server, client),
+        let (mine, theirs) = match side {
+            Side::Client => (client, server),
+            Side::Server => (server, client),
         };
-        let (send, recv) = match role {
-            Role::Client => (theirs.ck_s2c, theirs.ck_c2s),
-            Role::Server => (theirs.ck_c2s, theirs.ck_s2c),
+        let (send, recv) = match side {
+            Side::Client => (theirs.ck_s2c, theirs.ck_c2s),
+            Side::Server => (theirs.ck_c2s, theirs.ck_s2c),
         };
         let now = Instant::now();
         let session = Session::new(mine, config, now);
@@ -85,32 +67,32 @@ impl Bare {
     }
 
     /// Creates a session after both READY frames.
-    pub(super) fn open(role: Role) -> Self {
-        let mut bare = Self::new(role, config());
+    pub(super) fn open(side: Side) -> Self {
+        let mut bare = Self::new(side, config());
         assert!(matches!(bare.say(MessageType::Ready, &ready(None, VERSION)), Ok(Said::Ready(_))));
         assert_eq!(bare.heard(), [(MessageType::Ready, ready(Some([5; 32]), VERSION))]);
         bare
     }
 
     /// The peer seals this message and the session reads it.
-    pub(super) fn say(&mut self, mtype: MessageType, body: &[u8]) -> Result<Said, Fault> {
+    pub(super) fn say(&mut self, mtype: MessageType, body: &[u8]) -> Result<Said, SessionFault> {
         let mut frame = Vec::new();
         self.send.seal(mtype, body, &mut frame).unwrap();
         self.read(&mut frame)
     }
 
-    pub(super) fn read(&mut self, frame: &mut [u8]) -> Result<Said, Fault> {
+    pub(super) fn read(&mut self, frame: &mut [u8]) -> Result<Said, SessionFault> {
         let (header, payload) = frame.split_first_chunk_mut::<HEADER>().unwrap();
         let header = Header::parse(*header, self.session.due()).unwrap();
         self.session.handle_bytes(self.now);
         let event = self.session.handle_frame(header, payload, self.now, &mut Seeded(2))?;
         Ok(match event {
-            Event::Nothing => Said::Nothing,
-            Event::Ready { binding, .. } => Said::Ready(binding),
-            Event::App(body) => Said::App(body.to_vec()),
-            Event::Bulk { .. } => Said::Bulk,
-            Event::Rekeyed(epoch) => Said::Rekeyed(epoch),
-            Event::Closed(code) => Said::Closed(code),
+            SessionEvent::Nothing => Said::Nothing,
+            SessionEvent::Ready { binding, .. } => Said::Ready(binding),
+            SessionEvent::App(body) => Said::App(body.to_vec()),
+            SessionEvent::Bulk { .. } => Said::Bulk,
+            SessionEvent::Rekeyed(epoch) => Said::Rekeyed(epoch),
+            SessionEvent::Closed(code) => Said::Closed(code),
         })
     }
 
@@ -124,8 +106,8 @@ impl Bare {
             let header = Header::parse(*rest.first_chunk().unwrap(), Due::Session).unwrap();
             let (frame, after) = rest.split_at_mut(HEADER + header.len);
             match self.recv.open(header, &mut frame[HEADER..]).unwrap() {
-                Opened::Message(mtype, body) => heard.push((mtype, body.to_vec())),
-                Opened::Bulk { .. } => panic!("no BULK is sent here"),
+                OpenedFrame::Message(mtype, body) => heard.push((mtype, body.to_vec())),
+                OpenedFrame::Bulk { .. } => panic!("no BULK is sent here"),
             }
             rest = after;
         }
@@ -139,17 +121,17 @@ impl Bare {
         assert_eq!(self.heard().last(), Some(&close));
         assert_eq!(self.session.poll_timeout(), None);
         assert_eq!(self.session.send_app(b"more"), Err(SendError::NotOpen));
-        assert_eq!(self.say(MessageType::App, b"more"), Err(Fault::Ended));
+        assert_eq!(self.say(MessageType::App, b"more"), Err(SessionFault::Ended));
         assert_eq!(self.session.outgoing(), b"");
     }
 
-    pub(super) fn pass(&mut self, time: Duration) -> Result<(), Fault> {
+    pub(super) fn pass(&mut self, time: Duration) -> Result<(), SessionFault> {
         self.now += time;
         self.session.handle_timeout(self.now, &mut Seeded(3))
     }
 }
 
-/// An [`Event`] that owns its content.
+/// An [`SessionEvent`] that owns its content.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said {
     Nothing,

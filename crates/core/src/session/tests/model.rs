@@ -11,26 +11,26 @@ use super::*;
 
 /// A sent message, which must arrive unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Message {
+enum ModelMessage {
     App(Vec<u8>),
     Bulk(u32, u64, Vec<u8>),
 }
 
-struct End {
+struct ModelEnd {
     session: Session,
     input: Vec<u8>,
-    sent: Vec<Message>,
-    got: Vec<Message>,
+    sent: Vec<ModelMessage>,
+    got: Vec<ModelMessage>,
     closed: Option<CloseCode>,
-    fault: Option<Fault>,
+    fault: Option<SessionFault>,
     /// An invalid header, or an ERROR: the reader closes the connection.
     cut: bool,
     epoch: u32,
 }
 
-impl End {
+impl ModelEnd {
     fn new(established: Established, timing: &Timing, now: Instant) -> Self {
-        let config = Config { timing: timing.clone(), ..config() };
+        let config = SessionConfig { timing: timing.clone(), ..config() };
         Self {
             session: Session::new(established, config, now),
             input: Vec::new(),
@@ -65,16 +65,16 @@ impl End {
                 return;
             }
             match self.session.handle_frame(header, &mut frame[HEADER..], now, entropy) {
-                Ok(Event::App(body)) => self.got.push(Message::App(body.to_vec())),
-                Ok(Event::Bulk { transfer, offset, data }) => {
-                    self.got.push(Message::Bulk(transfer, offset, data.to_vec()));
+                Ok(SessionEvent::App(body)) => self.got.push(ModelMessage::App(body.to_vec())),
+                Ok(SessionEvent::Bulk { transfer, offset, data }) => {
+                    self.got.push(ModelMessage::Bulk(transfer, offset, data.to_vec()));
                 }
-                Ok(Event::Rekeyed(epoch)) => {
+                Ok(SessionEvent::Rekeyed(epoch)) => {
                     assert_eq!(epoch, self.epoch + 1);
                     self.epoch = epoch;
                 }
-                Ok(Event::Closed(code)) => self.closed = Some(code),
-                Ok(Event::Ready { .. } | Event::Nothing) => {}
+                Ok(SessionEvent::Closed(code)) => self.closed = Some(code),
+                Ok(SessionEvent::Ready { .. } | SessionEvent::Nothing) => {}
                 Err(fault) => self.fault = Some(fault),
             }
         }
@@ -92,7 +92,7 @@ enum Meddling {
 }
 
 #[derive(Debug, Clone)]
-enum Op {
+enum ModelStep {
     App(usize, usize),
     Bulk(usize, usize),
     Rekey,
@@ -104,8 +104,8 @@ enum Op {
     Cut,
 }
 
-struct Pair {
-    ends: [End; 2],
+struct ModelPair {
+    ends: [ModelEnd; 2],
     /// Frames in transit to the end of the same index; the first may be partly delivered.
     wires: [VecDeque<Vec<u8>>; 2],
     now: Instant,
@@ -117,11 +117,11 @@ struct Pair {
     counter: u64,
 }
 
-impl Pair {
+impl ModelPair {
     fn new(seed: u64, timing: &Timing) -> Self {
         let now = Instant::now();
         let mut pair = Self {
-            ends: established(seed).map(|end| End::new(end, timing, now)),
+            ends: established(seed).map(|end| ModelEnd::new(end, timing, now)),
             wires: [VecDeque::new(), VecDeque::new()],
             now,
             entropy: Seeded(seed),
@@ -241,32 +241,32 @@ impl Pair {
         self.meddled = true;
     }
 
-    fn run(&mut self, op: &Op) {
+    fn run(&mut self, op: &ModelStep) {
         match *op {
-            Op::App(from, len) => {
+            ModelStep::App(from, len) => {
                 let body = self.body(len);
                 if self.ends[from].session.send_app(&body).is_ok() {
-                    self.ends[from].sent.push(Message::App(body));
+                    self.ends[from].sent.push(ModelMessage::App(body));
                 }
             }
-            Op::Bulk(from, len) => {
+            ModelStep::Bulk(from, len) => {
                 let data = self.body(len);
                 let (transfer, offset) = (self.counter as u32, self.counter << 33);
                 if self.ends[from].session.send_bulk(transfer, offset, &data).is_ok() {
-                    self.ends[from].sent.push(Message::Bulk(transfer, offset, data));
+                    self.ends[from].sent.push(ModelMessage::Bulk(transfer, offset, data));
                 }
             }
-            Op::Rekey => {
+            ModelStep::Rekey => {
                 self.ends[0].session.start_rekey(self.now, &mut self.entropy);
             }
-            Op::Pass(millis) => self.pass(Duration::from_millis(millis)),
-            Op::Deliver(to, n) => drop(self.deliver(to, n)),
-            Op::Follow(end, following) => self.ends[end].session.set_following(following),
-            Op::Close(end, code) => {
+            ModelStep::Pass(millis) => self.pass(Duration::from_millis(millis)),
+            ModelStep::Deliver(to, n) => drop(self.deliver(to, n)),
+            ModelStep::Follow(end, following) => self.ends[end].session.set_following(following),
+            ModelStep::Close(end, code) => {
                 self.ends[end].session.close(CloseCode::from_number(code));
             }
-            Op::Meddle(to, at, ref how) => self.meddle(to, at, how),
-            Op::Cut => {
+            ModelStep::Meddle(to, at, ref how) => self.meddle(to, at, how),
+            ModelStep::Cut => {
                 self.is_cut = true;
                 self.wires = [VecDeque::new(), VecDeque::new()];
             }
@@ -315,19 +315,19 @@ fn size() -> impl Strategy<Value = usize> {
     prop_oneof![4 => 0..300usize, 1 => 0..5000usize, 1 => Just(65_531usize)]
 }
 
-fn honest() -> impl Strategy<Value = Op> {
+fn honest() -> impl Strategy<Value = ModelStep> {
     prop_oneof![
-        4 => (0..2usize, size()).prop_map(|(from, len)| Op::App(from, len)),
-        2 => (0..2usize, 1..3000usize).prop_map(|(from, len)| Op::Bulk(from, len)),
-        2 => Just(Op::Rekey),
-        2 => (0..4000u64).prop_map(Op::Pass),
-        5 => (0..2usize, 1..3000usize).prop_map(|(to, n)| Op::Deliver(to, n)),
-        2 => (0..2usize).prop_map(|to| Op::Deliver(to, usize::MAX)),
-        1 => (0..2usize, any::<bool>()).prop_map(|(end, f)| Op::Follow(end, f)),
+        4 => (0..2usize, size()).prop_map(|(from, len)| ModelStep::App(from, len)),
+        2 => (0..2usize, 1..3000usize).prop_map(|(from, len)| ModelStep::Bulk(from, len)),
+        2 => Just(ModelStep::Rekey),
+        2 => (0..4000u64).prop_map(ModelStep::Pass),
+        5 => (0..2usize, 1..3000usize).prop_map(|(to, n)| ModelStep::Deliver(to, n)),
+        2 => (0..2usize).prop_map(|to| ModelStep::Deliver(to, usize::MAX)),
+        1 => (0..2usize, any::<bool>()).prop_map(|(end, f)| ModelStep::Follow(end, f)),
     ]
 }
 
-fn hostile() -> impl Strategy<Value = Op> {
+fn hostile() -> impl Strategy<Value = ModelStep> {
     let meddling = prop_oneof![
         4 => (any::<usize>(), any::<u8>()).prop_map(|(byte, bit)| Meddling::Flip(byte, bit)),
         2 => (0..HEADER, any::<u8>()).prop_map(|(byte, bit)| Meddling::Flip(byte, bit)),
@@ -339,10 +339,10 @@ fn hostile() -> impl Strategy<Value = Op> {
     ];
     prop_oneof![
         30 => honest(),
-        1 => (0..2usize, any::<usize>(), meddling).prop_map(|(to, at, how)| Op::Meddle(to, at, how)),
-        1 => (0..2usize, any::<u16>()).prop_map(|(end, code)| Op::Close(end, code)),
-        1 => (10_000..100_000u64).prop_map(Op::Pass),
-        1 => Just(Op::Cut),
+        1 => (0..2usize, any::<usize>(), meddling).prop_map(|(to, at, how)| ModelStep::Meddle(to, at, how)),
+        1 => (0..2usize, any::<u16>()).prop_map(|(end, code)| ModelStep::Close(end, code)),
+        1 => (10_000..100_000u64).prop_map(ModelStep::Pass),
+        1 => Just(ModelStep::Cut),
     ]
 }
 
@@ -355,7 +355,7 @@ proptest! {
         ops in proptest::collection::vec(honest(), 1..150),
         close in proptest::option::of((0..2usize, any::<u16>())),
     ) {
-        let mut pair = Pair::new(seed, &timing());
+        let mut pair = ModelPair::new(seed, &timing());
         for op in &ops {
             pair.run(op);
             // A working network delivers within seconds.
@@ -369,15 +369,15 @@ proptest! {
         // A rekey that is allowed starts and completes.
         let epoch = pair.ends[0].epoch;
         pair.pass(Duration::from_secs(16));
-        pair.run(&Op::Rekey);
-        pair.run(&Op::App(1, 5));
+        pair.run(&ModelStep::Rekey);
+        pair.run(&ModelStep::App(1, 5));
         pair.drain();
         pair.assert_at_rest();
         prop_assert_eq!(pair.ends[0].epoch, epoch + 1);
         if let Some((end, code)) = close {
-            pair.run(&Op::App(end, 10));
-            pair.run(&Op::Rekey);
-            pair.run(&Op::Close(end, code));
+            pair.run(&ModelStep::App(end, 10));
+            pair.run(&ModelStep::Rekey);
+            pair.run(&ModelStep::Close(end, code));
             pair.drain();
             prop_assert_eq!(&pair.ends[1 - end].got, &pair.ends[end].sent);
             prop_assert_eq!(pair.ends[1 - end].closed, Some(CloseCode::from_number(code)));
@@ -390,13 +390,13 @@ proptest! {
         seed in any::<u64>(),
         ops in proptest::collection::vec(hostile(), 1..150),
     ) {
-        let mut pair = Pair::new(seed, &timing());
+        let mut pair = ModelPair::new(seed, &timing());
         for op in &ops {
             pair.run(op);
         }
         pair.drain();
         pair.assert_beginnings();
-        let all_alive = pair.ends.iter().all(End::is_alive);
+        let all_alive = pair.ends.iter().all(ModelEnd::is_alive);
         if all_alive && !pair.meddled && !pair.is_cut {
             pair.assert_at_rest();
         }
@@ -405,7 +405,7 @@ proptest! {
         for _ in 0..10 {
             pair.pass(Duration::from_secs(60));
         }
-        prop_assert!(!pair.ends.iter().any(End::is_alive));
+        prop_assert!(!pair.ends.iter().any(ModelEnd::is_alive));
     }
 
     #[test]
@@ -416,22 +416,22 @@ proptest! {
         bit in 0..8u8,
         bulk in any::<bool>(),
     ) {
-        let mut pair = Pair::new(seed, &timing());
+        let mut pair = ModelPair::new(seed, &timing());
         pair.drain();
         for (from, len) in before {
-            pair.run(&Op::App(from, len));
+            pair.run(&ModelStep::App(from, len));
             pair.drain();
         }
         let read = pair.ends[1].got.len();
         let (epoch, frames) = (pair.ends[1].session.recv.epoch(), pair.ends[1].session.recv.frames());
         let key = *pair.ends[1].session.recv.key().expose_secret();
-        pair.run(&if bulk { Op::Bulk(0, 700) } else { Op::App(0, 700) });
-        pair.run(&Op::Meddle(1, 0, Meddling::Flip(byte, bit)));
+        pair.run(&if bulk { ModelStep::Bulk(0, 700) } else { ModelStep::App(0, 700) });
+        pair.run(&ModelStep::Meddle(1, 0, Meddling::Flip(byte, bit)));
         pair.drain();
         let end = &pair.ends[1];
         // After a flip that raised the length, the reader waits for bytes that never arrive.
         prop_assert!(!end.is_alive() || !end.input.is_empty());
-        prop_assert!(matches!(end.fault, None | Some(Fault::Tampered)));
+        prop_assert!(matches!(end.fault, None | Some(SessionFault::Tampered)));
         prop_assert_eq!(end.got.len(), read);
         // A failed open has changed nothing.
         prop_assert_eq!((end.session.recv.epoch(), end.session.recv.frames()), (epoch, frames));

@@ -13,7 +13,7 @@ fn due_in(bare: &Bare) -> Duration {
 #[test]
 fn keep_alive__ping_after_silence_then_close_without_pong() {
     for (following, silence) in [(true, 10), (false, 60)] {
-        let mut bare = Bare::open(Role::Client);
+        let mut bare = Bare::open(Side::Client);
         bare.session.set_following(following);
         assert_eq!(due_in(&bare), silence * SECOND);
         assert_eq!(bare.pass(silence * SECOND - MILLI), Ok(()));
@@ -31,14 +31,14 @@ fn keep_alive__ping_after_silence_then_close_without_pong() {
 
         assert_eq!(bare.pass(silence * SECOND), Ok(()));
         assert_eq!(due_in(&bare), 10 * SECOND);
-        assert_eq!(bare.pass(10 * SECOND), Err(Fault::Silent));
+        assert_eq!(bare.pass(10 * SECOND), Err(SessionFault::Silent));
         bare.assert_closed(CloseCode::Idle);
     }
 }
 
 #[test]
 fn keep_alive__long_suspend_sends_ping_before_closing() {
-    let mut bare = Bare::open(Role::Client);
+    let mut bare = Bare::open(Side::Client);
     assert_eq!(bare.pass(3600 * SECOND), Ok(()));
     assert_eq!(bare.heard()[0].0, MessageType::Ping);
     assert_eq!(due_in(&bare), 10 * SECOND);
@@ -46,15 +46,15 @@ fn keep_alive__long_suspend_sends_ping_before_closing() {
 
 #[test]
 fn keep_alive__unready_peer_times_out_without_ping() {
-    let mut bare = Bare::new(Role::Server, config());
+    let mut bare = Bare::new(Side::Server, config());
     assert_eq!(bare.pass(60 * SECOND), Ok(()));
     assert_eq!(bare.heard().len(), 1);
-    assert_eq!(bare.pass(10 * SECOND), Err(Fault::Silent));
+    assert_eq!(bare.pass(10 * SECOND), Err(SessionFault::Silent));
     bare.assert_closed(CloseCode::Idle);
 }
 
 /// Lets time pass with a received byte every 50 s.
-fn live(bare: &mut Bare, mut time: Duration) -> Result<(), Fault> {
+fn live(bare: &mut Bare, mut time: Duration) -> Result<(), SessionFault> {
     while !time.is_zero() {
         let step = time.min(50 * SECOND);
         time -= step;
@@ -66,7 +66,7 @@ fn live(bare: &mut Bare, mut time: Duration) -> Result<(), Fault> {
 
 #[test]
 fn rekey__client_starts_after_10_minutes_only_with_traffic() {
-    let mut bare = Bare::open(Role::Client);
+    let mut bare = Bare::open(Side::Client);
     // READY counts as traffic.
     assert_eq!(live(&mut bare, 600 * SECOND - MILLI), Ok(()));
     assert_eq!(bare.heard(), []);
@@ -104,7 +104,7 @@ fn at_frame(bare: &mut Bare, sending: bool, n: u64) {
 #[test]
 fn rekey__client_starts_at_2_pow_20_frames_in_either_direction() {
     for sending in [true, false] {
-        let mut bare = Bare::open(Role::Client);
+        let mut bare = Bare::open(Side::Client);
         at_frame(&mut bare, sending, (1 << 20) - 1);
         assert_eq!(bare.pass(MILLI), Ok(()));
         assert_eq!(bare.heard(), []);
@@ -121,18 +121,18 @@ fn rekey__client_starts_at_2_pow_20_frames_in_either_direction() {
 
 #[test]
 fn rekey__overdue_closes_server_session() {
-    let mut bare = Bare::open(Role::Server);
+    let mut bare = Bare::open(Side::Server);
     assert_eq!(live(&mut bare, 1800 * SECOND - MILLI), Ok(()));
-    assert_eq!(live(&mut bare, MILLI), Err(Fault::RekeyOverdue));
+    assert_eq!(live(&mut bare, MILLI), Err(SessionFault::RekeyOverdue));
     bare.assert_closed(CloseCode::RekeyOverdue);
 
     for sending in [true, false] {
-        let mut bare = Bare::open(Role::Server);
+        let mut bare = Bare::open(Side::Server);
         at_frame(&mut bare, sending, (1 << 22) - 1);
         assert_eq!(bare.pass(MILLI), Ok(()));
         at_frame(&mut bare, sending, 1 << 22);
         assert!(bare.session.poll_timeout().unwrap() <= bare.now);
-        assert_eq!(bare.pass(MILLI), Err(Fault::RekeyOverdue));
+        assert_eq!(bare.pass(MILLI), Err(SessionFault::RekeyOverdue));
         bare.assert_closed(CloseCode::RekeyOverdue);
     }
 }
@@ -140,7 +140,7 @@ fn rekey__overdue_closes_server_session() {
 #[test]
 fn rekey__deadline_runs_from_first_message_after_silence() {
     for sending in [true, false] {
-        let mut bare = Bare::open(Role::Server);
+        let mut bare = Bare::open(Side::Server);
         // The state after a rekey without traffic since.
         (bare.session.epoch_traffic, bare.session.traffic_since) = (false, None);
         assert_eq!(live(&mut bare, 7200 * SECOND), Ok(()));
@@ -151,21 +151,21 @@ fn rekey__deadline_runs_from_first_message_after_silence() {
         }
         assert_eq!(bare.pass(Duration::ZERO), Ok(()));
         assert_eq!(live(&mut bare, 1800 * SECOND - MILLI), Ok(()));
-        assert_eq!(live(&mut bare, MILLI), Err(Fault::RekeyOverdue));
+        assert_eq!(live(&mut bare, MILLI), Err(SessionFault::RekeyOverdue));
         bare.assert_closed(CloseCode::RekeyOverdue);
     }
 }
 
 #[test]
 fn session__server_closes_after_24_hours() {
-    let mut bare = Bare::open(Role::Server);
+    let mut bare = Bare::open(Side::Server);
     // The state after a rekey without traffic since, so that only the age counts.
     (bare.session.epoch_traffic, bare.session.traffic_since) = (false, None);
     assert_eq!(live(&mut bare, 86_400 * SECOND - MILLI), Ok(()));
-    assert_eq!(live(&mut bare, MILLI), Err(Fault::TooOld));
+    assert_eq!(live(&mut bare, MILLI), Err(SessionFault::TooOld));
     bare.assert_closed(CloseCode::LogInAgain);
 
-    let mut bare = Bare::open(Role::Client);
+    let mut bare = Bare::open(Side::Client);
     bare.session.epoch_traffic = false;
     assert_eq!(live(&mut bare, 2 * 86_400 * SECOND), Ok(()));
     assert!(bare.session.is_open());

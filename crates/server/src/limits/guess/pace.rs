@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::Wait;
-
 /// Guesses at a name that one source may make without a pause.
 pub(super) const AT_ONCE: u32 = 5;
 /// The first pause after them; each further guess doubles it.
@@ -25,6 +23,17 @@ const RESERVED: u32 = 10;
 /// Time after which a name's run becomes one shorter, so 192 guesses a day. One source has at most
 /// 96 a day once its pauses are longest, so one source alone does not fill the run.
 pub(super) const NAME_STEP: Duration = Duration::from_secs(7 * 60 + 30);
+
+/// Refused for now: retry after this many seconds, at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wait(pub(crate) u16);
+
+impl Wait {
+    fn until(at: Instant, now: Instant) -> Self {
+        let seconds = at.saturating_duration_since(now).as_secs().saturating_add(1);
+        Self(u16::try_from(seconds).unwrap_or(u16::MAX))
+    }
+}
 
 /// Guesses of one source at one name, or of one device at its user's password.
 #[derive(Debug, Clone, Copy)]
@@ -141,7 +150,7 @@ impl Guessed for NameRun {
 
 /// Token bucket for the logins of one address.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket {
+pub(super) struct LoginBucket {
     tokens: u32,
     most: u32,
     /// Time until the next token.
@@ -150,7 +159,7 @@ pub(super) struct Bucket {
     since: Instant,
 }
 
-impl Bucket {
+impl LoginBucket {
     pub(super) fn new(per_minute: u32, now: Instant) -> Self {
         let step = Duration::from_secs(60) / per_minute;
         Self { tokens: per_minute, most: per_minute, step, since: now }

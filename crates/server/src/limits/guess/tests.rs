@@ -13,8 +13,8 @@ fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn origin(n: u32) -> Option<Origin> {
-    Some(Origin::of((0x0a00_0000 + n).to_be_bytes().into()))
+fn origin(n: u32) -> Option<SourcePrefix> {
+    Some(SourcePrefix::of((0x0a00_0000 + n).to_be_bytes().into()))
 }
 
 /// A guess from an unknown source.
@@ -225,7 +225,7 @@ fn guess__success_and_other_names_are_not_charged() {
 fn guess__address_rate_limit_without_name_adds_no_run() {
     let guesses = Guesses::new(20);
     let now = Instant::now();
-    let origin = Some(Origin::of([192, 0, 2, 1].into()));
+    let origin = Some(SourcePrefix::of([192, 0, 2, 1].into()));
     for _ in 0..20 {
         guesses.take(None, origin, now).map(drop).unwrap();
     }

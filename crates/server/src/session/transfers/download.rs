@@ -8,15 +8,16 @@ use twinlock_core::session::{SendError, Session};
 use twinlock_store::FileRef;
 use twinlock_transport::flow_control::{FRAME, FlowControl};
 
-use super::{Refused, Violation};
-use crate::files::{Blob, Denied, Files, Hash};
+use super::failure::TransferViolation;
+use crate::files::{Blob, Denied, FilePolicy, Hash};
+use crate::refusal::RequestRefusal;
 
 /// Bytes read at a time: whole frames, about half a MiB. A download has at most two of these in
 /// memory.
 const PIECE: usize = 8 * FRAME;
 
 /// A requested file.
-pub(crate) struct Found {
+pub(crate) struct FoundFile {
     pub(super) file: FileRef,
     pub(super) blob: Box<dyn Blob>,
     /// Where the download begins: the client has the same bytes up to here.
@@ -24,14 +25,14 @@ pub(crate) struct Found {
 }
 
 pub(super) async fn find(
-    files: &Arc<Files>,
+    files: &Arc<FilePolicy>,
     user: &Name,
     conversation: u64,
     n: u64,
     prefix: Option<(u64, Hash)>,
-) -> Result<Found, Refused> {
+) -> Result<FoundFile, RequestRefusal> {
     let of = user.clone();
-    let open = |files: Arc<Files>| async move { files.open(&of, conversation, n).await };
+    let open = |files: Arc<FilePolicy>| async move { files.open(&of, conversation, n).await };
     let (file, blob) = files.look_up(user, open).await?;
     let offset = match prefix {
         Some((length, hash)) if length <= file.size => {
@@ -41,11 +42,11 @@ pub(super) async fn find(
         }
         _ => 0,
     };
-    Ok(Found { file, blob, offset })
+    Ok(FoundFile { file, blob, offset })
 }
 
 /// The next read, and its buffer.
-pub(super) struct Read {
+pub(super) struct NextRead {
     pub(super) blob: Box<dyn Blob>,
     pub(super) offset: u64,
     pub(super) length: usize,
@@ -53,7 +54,7 @@ pub(super) struct Read {
 }
 
 /// A download of a session.
-pub(super) struct Download {
+pub(super) struct OutgoingFile {
     size: u64,
     pace: FlowControl,
     /// Offset of the next read.
@@ -68,10 +69,10 @@ pub(super) struct Download {
     spare: Vec<u8>,
 }
 
-impl Download {
+impl OutgoingFile {
     /// Starts a download to a client that acknowledges each `ack_each` bytes.
-    pub(super) fn new(found: Found, ack_each: u32) -> Self {
-        let Found { file, blob, offset } = found;
+    pub(super) fn new(found: FoundFile, ack_each: u32) -> Self {
+        let FoundFile { file, blob, offset } = found;
         Self {
             size: file.size,
             pace: FlowControl::new(offset, ack_each, now()),
@@ -90,12 +91,12 @@ impl Download {
 
     /// Handles an acknowledgement. One of unsent bytes is a violation; an older one changes
     /// nothing.
-    pub(super) fn acknowledge(&mut self, offset: u64) -> Result<(), Violation> {
-        if self.pace.acknowledge(offset, now()) { Ok(()) } else { Err(Violation) }
+    pub(super) fn acknowledge(&mut self, offset: u64) -> Result<(), TransferViolation> {
+        if self.pace.acknowledge(offset, now()) { Ok(()) } else { Err(TransferViolation) }
     }
 
     /// The next read: one piece ahead of the bytes being sent.
-    pub(super) fn next_read(&mut self) -> Option<Read> {
+    pub(super) fn next_read(&mut self) -> Option<NextRead> {
         if !self.ready.is_empty() || self.read >= self.size {
             return None;
         }
@@ -103,7 +104,7 @@ impl Download {
         let blob = self.blob.take()?;
         let offset = self.read;
         self.read += length as u64;
-        Some(Read { blob, offset, length, buffer: std::mem::take(&mut self.spare) })
+        Some(NextRead { blob, offset, length, buffer: std::mem::take(&mut self.spare) })
     }
 
     pub(super) fn have_read(&mut self, blob: Box<dyn Blob>, data: Vec<u8>) {

@@ -2,8 +2,8 @@
 //!
 //! The session's task copies, seals and opens; reads, writes and hashes are jobs on threads that
 //! may block on the disk. An upload has one write in progress and one buffer that fills at the same
-//! time; while that contains [`HELD`] bytes, the connection is not read. A write starts when
-//! nothing more can be read, or with [`WORTH`] bytes: waking a thread for each frame costs more
+//! time; while that contains [`HELD`](upload::HELD) bytes, the connection is not read. A write starts when
+//! nothing more can be read, or with [`WORTH`](upload::WORTH) bytes: waking a thread for each frame costs more
 //! than the frame.
 //!
 //! A download has one read in progress and one buffer that is sent, within its [flow
@@ -13,6 +13,7 @@
 //! [`ROOM`]: super::follow::ROOM
 
 mod download;
+mod failure;
 mod upload;
 
 use std::collections::BTreeMap;
@@ -28,54 +29,47 @@ use twinlock_core::proto::{
 use twinlock_core::session::{SendError, Session};
 use twinlock_transport::flow_control::ACK_EACH;
 
-use super::out::Out;
-use super::refusal::{Refused, refuse, storage};
+use super::frame_writer::FrameWriter;
 use crate::convert::{self, copy};
-use crate::files::{Blob, Denied, Files, FilesError, Hash, Upload};
-use crate::limits::throttle::log_fault;
+use crate::files::{Blob, FilePolicy, FilesError, Hash, OpenUpload};
+use crate::refusal::{RequestRefusal, refuse};
 
-use download::{Download, Found, Read};
-use upload::{Accepted, Incoming, Step};
+use download::{FoundFile, NextRead, OutgoingFile};
+pub(crate) use failure::TransferViolation;
+use failure::why_of;
+use upload::{Accepted, IncomingFile, UploadStep};
 
 /// Concurrent transfers of a session.
 const MOST: usize = 8;
-/// Bytes of an upload waiting for the disk beyond which the connection is not read.
-const HELD: usize = 1 << 20;
-/// Bytes of an upload that are written even if more can be read.
-const WORTH: usize = HELD / 2;
 /// Aborted uploads whose last bytes are still being written, in addition to [`MOST`].
 const LEAVING: usize = 8;
 
-/// A BULK frame or an acknowledgement that violates what was agreed: CLOSE 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Violation;
-
 /// The transfers of one session.
-pub(crate) struct Transfers {
-    files: Arc<Files>,
+pub(crate) struct SessionTransfers {
+    files: Arc<FilePolicy>,
     /// Number of the next transfer. Uploads are odd and downloads even, so that past transfers are
     /// recognised without being remembered.
     next: u32,
     /// Offers and requests that are being looked up.
     asked: usize,
-    uploads: BTreeMap<u32, Incoming>,
-    downloads: BTreeMap<u32, Download>,
+    uploads: BTreeMap<u32, IncomingFile>,
+    downloads: BTreeMap<u32, OutgoingFile>,
     /// The download that was served last: they take turns.
     served: u32,
-    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    jobs: FuturesUnordered<BoxFuture<'static, FinishedJob>>,
 }
 
 /// The output of a job.
-pub(crate) enum Done {
-    Accepted { id: u64, result: Result<Accepted, Refused> },
-    Wrote { transfer: u32, upload: Box<dyn Upload>, result: Result<Vec<u8>, FilesError> },
-    Recorded { transfer: u32, id: u64, bytes: u64, result: Result<proto::Ack, Refused> },
-    Found { id: u64, ack_each: u32, result: Result<Found, Refused> },
+pub(crate) enum FinishedJob {
+    Accepted { id: u64, result: Result<Accepted, RequestRefusal> },
+    Wrote { transfer: u32, upload: Box<dyn OpenUpload>, result: Result<Vec<u8>, FilesError> },
+    Recorded { transfer: u32, id: u64, bytes: u64, result: Result<proto::Ack, RequestRefusal> },
+    Found { id: u64, ack_each: u32, result: Result<FoundFile, RequestRefusal> },
     Read { transfer: u32, blob: Box<dyn Blob>, result: Result<Vec<u8>, FilesError> },
 }
 
-impl Transfers {
-    pub(crate) fn new(files: Arc<Files>) -> Self {
+impl SessionTransfers {
+    pub(crate) fn new(files: Arc<FilePolicy>) -> Self {
         Self {
             files,
             next: 2,
@@ -96,7 +90,7 @@ impl Transfers {
         device: &DeviceId,
         id: u64,
         op: Op,
-    ) -> Option<Result<Answered, Refused>> {
+    ) -> Option<Result<Answered, RequestRefusal>> {
         let begun = match op {
             Op::PutFile(want) => self.put(user, device, id, want),
             Op::EndFile(want) => self.end(id, &want),
@@ -113,7 +107,7 @@ impl Transfers {
         device: &DeviceId,
         id: u64,
         want: proto::PutFile,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), RequestRefusal> {
         let message_id = MessageId::from_slice(&want.message_id).ok_or(RefusalReason::Malformed)?;
         let meta = upload::judge(want.file)?;
         self.have_room()?;
@@ -127,12 +121,12 @@ impl Transfers {
         };
         let files = self.files.clone();
         self.jobs.push(Box::pin(async move {
-            Done::Accepted { id, result: offered.accept(&files).await }
+            FinishedJob::Accepted { id, result: offered.accept(&files).await }
         }));
         Ok(())
     }
 
-    fn end(&mut self, id: u64, want: &proto::EndFile) -> Result<(), Refused> {
+    fn end(&mut self, id: u64, want: &proto::EndFile) -> Result<(), RequestRefusal> {
         let hash = Hash::try_from(want.hash.as_ref()).map_err(|_| RefusalReason::Malformed)?;
         let upload = self.uploads.get_mut(&want.transfer).ok_or(RefusalReason::NotFound)?;
         if !upload.end(id, hash) {
@@ -142,7 +136,7 @@ impl Transfers {
         Ok(())
     }
 
-    fn get(&mut self, user: &Name, id: u64, want: &proto::GetFile) -> Result<(), Refused> {
+    fn get(&mut self, user: &Name, id: u64, want: &proto::GetFile) -> Result<(), RequestRefusal> {
         let prefix = match want.offset {
             0 => None,
             offset => {
@@ -157,12 +151,12 @@ impl Transfers {
         let (conversation, n, ack_each) = (want.conversation, want.n, want.ack_each);
         self.jobs.push(Box::pin(async move {
             let result = download::find(&files, &user, conversation, n, prefix).await;
-            Done::Found { id, ack_each, result }
+            FinishedJob::Found { id, ack_each, result }
         }));
         Ok(())
     }
 
-    fn abort(&mut self, transfer: u32) -> Result<Answered, Refused> {
+    fn abort(&mut self, transfer: u32) -> Result<Answered, RequestRefusal> {
         if transfer == 0 || transfer >= self.next {
             return refuse(RefusalReason::NotFound);
         }
@@ -174,12 +168,12 @@ impl Transfers {
         super::requests::done()
     }
 
-    fn have_room(&self) -> Result<(), Refused> {
+    fn have_room(&self) -> Result<(), RequestRefusal> {
         let uploads = self.uploads.values().filter(|upload| !upload.is_leaving()).count();
         let open = self.asked + uploads + self.downloads.len();
         // A transfer takes two numbers, and no number is reused.
         if open >= MOST || self.uploads.len() >= MOST + LEAVING || self.next > u32::MAX - 4 {
-            return Err(Refused::for_now(RefusalReason::Busy, 1).at(Limit::Transfers, MOST));
+            return Err(RequestRefusal::for_now(RefusalReason::Busy, 1).at(Limit::Transfers, MOST));
         }
         Ok(())
     }
@@ -198,9 +192,9 @@ impl Transfers {
         transfer: u32,
         offset: u64,
         data: &[u8],
-    ) -> Result<(), Violation> {
+    ) -> Result<(), TransferViolation> {
         if transfer.is_multiple_of(2) || transfer >= self.next {
-            return Err(Violation);
+            return Err(TransferViolation);
         }
         if let Some(upload) = self.uploads.get_mut(&transfer) {
             upload.take(offset, data)?;
@@ -213,12 +207,13 @@ impl Transfers {
 
     /// Whether received bytes can be written now.
     pub(crate) fn can_write(&self) -> bool {
-        self.uploads.values().any(Incoming::can_write)
+        self.uploads.values().any(IncomingFile::can_write)
     }
 
     /// Writes the received bytes, however few.
     pub(crate) fn write(&mut self) {
-        let can = |(transfer, upload): (&u32, &Incoming)| upload.can_write().then_some(*transfer);
+        let can =
+            |(transfer, upload): (&u32, &IncomingFile)| upload.can_write().then_some(*transfer);
         let some: Vec<u32> = self.uploads.iter().filter_map(can).collect();
         for transfer in some {
             self.advance(transfer);
@@ -226,9 +221,9 @@ impl Transfers {
     }
 
     /// Handles an acknowledgement from the client.
-    pub(crate) fn acknowledge(&mut self, ack: &proto::FileAck) -> Result<(), Violation> {
+    pub(crate) fn acknowledge(&mut self, ack: &proto::FileAck) -> Result<(), TransferViolation> {
         if ack.transfer == 0 || ack.transfer % 2 == 1 || ack.transfer >= self.next {
-            return Err(Violation);
+            return Err(TransferViolation);
         }
         if let Some(download) = self.downloads.get_mut(&ack.transfer) {
             download.acknowledge(ack.offset)?;
@@ -238,18 +233,18 @@ impl Transfers {
 
     /// Whether an upload has as many bytes waiting for the disk as allowed.
     pub(crate) fn are_stuffed(&self) -> bool {
-        self.uploads.values().any(Incoming::is_stuffed)
+        self.uploads.values().any(IncomingFile::is_stuffed)
     }
 
     /// Whether a download has bytes to send and waits for room.
     pub(crate) fn want_room(&self) -> bool {
-        self.downloads.values().any(Download::can_send)
+        self.downloads.values().any(OutgoingFile::can_send)
     }
 
     /// Seals bytes of the downloads in turn, until the backlog is `most` bytes.
     pub(crate) fn send(&mut self, session: &mut Session, most: usize) -> Result<(), SendError> {
         while session.outgoing().len() < most && session.is_open() {
-            let can = |(_, download): &(&u32, &mut Download)| download.can_send();
+            let can = |(_, download): &(&u32, &mut OutgoingFile)| download.can_send();
             let after = self.downloads.range_mut(self.served.saturating_add(1)..).find(can);
             let next = match after {
                 Some(next) => Some(next),
@@ -270,7 +265,7 @@ impl Transfers {
     // ---- jobs
 
     /// The output of the next job; `None` while there is none. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Option<Done> {
+    pub(crate) async fn next(&mut self) -> Option<FinishedJob> {
         let done = self.jobs.next().await?;
         if self.jobs.is_empty() {
             // An idle session keeps no buffer.
@@ -282,34 +277,34 @@ impl Transfers {
     /// Continues after a job, and sends its results.
     pub(crate) fn settle(
         &mut self,
-        done: Done,
+        done: FinishedJob,
         session: &mut Session,
-        out: &mut Out,
+        writer: &mut FrameWriter,
     ) -> Result<(), SendError> {
         match done {
-            Done::Accepted { id, result } => {
+            FinishedJob::Accepted { id, result } => {
                 self.asked -= 1;
                 let answer = result.map(|accepted| self.accept(accepted));
-                out.answer(session, id, answer.unwrap_or_else(refusal))
+                writer.answer(session, id, answer.unwrap_or_else(refusal))
             }
-            Done::Found { id, ack_each, result } => {
+            FinishedJob::Found { id, ack_each, result } => {
                 self.asked -= 1;
                 let answer = result.map(|found| self.deliver(found, ack_each));
-                out.answer(session, id, answer.unwrap_or_else(refusal))
+                writer.answer(session, id, answer.unwrap_or_else(refusal))
             }
-            Done::Wrote { transfer, upload, result } => {
+            FinishedJob::Wrote { transfer, upload, result } => {
                 let said = self.wrote(transfer, upload, result);
                 // The connection may always have more to read, so other uploads are written here.
                 self.write();
-                said.map_or(Ok(()), |what| out.push(session, what))
+                said.map_or(Ok(()), |what| writer.push(session, what))
             }
-            Done::Read { transfer, blob, result } => {
+            FinishedJob::Read { transfer, blob, result } => {
                 let said = self.have_read(transfer, blob, result);
-                said.map_or(Ok(()), |what| out.push(session, what))
+                said.map_or(Ok(()), |what| writer.push(session, what))
             }
-            Done::Recorded { transfer, id, result, .. } => {
+            FinishedJob::Recorded { transfer, id, result, .. } => {
                 self.uploads.remove(&transfer);
-                out.answer(session, id, result.map_or_else(refusal, Answered::Ack))
+                writer.answer(session, id, result.map_or_else(refusal, Answered::Ack))
             }
         }
     }
@@ -331,11 +326,11 @@ impl Transfers {
         })
     }
 
-    fn deliver(&mut self, found: Found, ack_each: u32) -> Answered {
+    fn deliver(&mut self, found: FoundFile, ack_each: u32) -> Answered {
         let transfer = self.number(false);
         let (offset, size, hash) = (found.offset, found.file.size, copy(&found.file.hash));
         if offset < size {
-            self.downloads.insert(transfer, Download::new(found, ack_each));
+            self.downloads.insert(transfer, OutgoingFile::new(found, ack_each));
             self.read_on(transfer);
         }
         Answered::FileComing(proto::FileComing { transfer, offset, size, hash })
@@ -345,22 +340,22 @@ impl Transfers {
     fn advance(&mut self, transfer: u32) {
         let Some(upload) = self.uploads.get_mut(&transfer) else { return };
         match upload.next_step() {
-            Step::Wait => {}
-            Step::Gone => {
+            UploadStep::Wait => {}
+            UploadStep::Gone => {
                 self.uploads.remove(&transfer);
             }
-            Step::Write(mut upload, anew, data) => self.jobs.push(Box::pin(async move {
+            UploadStep::Write(mut upload, anew, data) => self.jobs.push(Box::pin(async move {
                 let result = upload.write(anew, data).await;
-                Done::Wrote { transfer, upload, result }
+                FinishedJob::Wrote { transfer, upload, result }
             })),
-            Step::Record(id, record) => {
+            UploadStep::Record(id, record) => {
                 let bytes = record.bytes();
                 // Runs to its end even if the session ends.
                 let recording = tokio::spawn(record.record(self.files.clone()));
                 self.jobs.push(Box::pin(async move {
-                    let failed = |_| Err(Refused::for_now(RefusalReason::Storage, 5));
+                    let failed = |_| Err(RequestRefusal::for_now(RefusalReason::Storage, 5));
                     let result = recording.await.unwrap_or_else(failed);
-                    Done::Recorded { transfer, id, bytes, result }
+                    FinishedJob::Recorded { transfer, id, bytes, result }
                 }));
             }
         }
@@ -369,7 +364,7 @@ impl Transfers {
     fn wrote(
         &mut self,
         transfer: u32,
-        io: Box<dyn Upload>,
+        io: Box<dyn OpenUpload>,
         result: Result<Vec<u8>, FilesError>,
     ) -> Option<What> {
         let upload = self.uploads.get_mut(&transfer)?;
@@ -386,7 +381,7 @@ impl Transfers {
                 Some(match waiting {
                     // The pending request for the end gets the refusal.
                     Some(id) => {
-                        let refusal = Answered::Refusal(Refused::from(why).into());
+                        let refusal = Answered::Refusal(RequestRefusal::from(why).into());
                         What::Answer(proto::Answer { id, result: Some(refusal) })
                     }
                     None => What::FileAborted(proto::FileAborted { transfer, why: why.into() }),
@@ -398,10 +393,10 @@ impl Transfers {
     /// Reads the next piece, if it is needed and no read is in progress.
     fn read_on(&mut self, transfer: u32) {
         let Some(download) = self.downloads.get_mut(&transfer) else { return };
-        let Some(Read { blob, offset, length, buffer }) = download.next_read() else { return };
+        let Some(NextRead { blob, offset, length, buffer }) = download.next_read() else { return };
         self.jobs.push(Box::pin(async move {
             let result = blob.read(offset, length, buffer).await;
-            Done::Read { transfer, blob, result }
+            FinishedJob::Read { transfer, blob, result }
         }));
     }
 
@@ -448,46 +443,18 @@ impl Transfers {
             && let Some(done) = self.jobs.next().await
         {
             match done {
-                Done::Wrote { transfer, upload, result } => {
+                FinishedJob::Wrote { transfer, upload, result } => {
                     _ = self.wrote(transfer, upload, result);
                 }
-                Done::Recorded { transfer, .. } => _ = self.uploads.remove(&transfer),
-                Done::Accepted { .. } | Done::Found { .. } | Done::Read { .. } => {}
+                FinishedJob::Recorded { transfer, .. } => _ = self.uploads.remove(&transfer),
+                FinishedJob::Accepted { .. }
+                | FinishedJob::Found { .. }
+                | FinishedJob::Read { .. } => {}
             }
         }
     }
 }
 
-fn refusal(refused: Refused) -> Answered {
+fn refusal(refused: RequestRefusal) -> Answered {
     Answered::Refusal(refused.into())
-}
-
-/// Maps an error of the file store to a refusal; the details go to the log.
-fn why_of(error: FilesError) -> Refused {
-    match error {
-        FilesError::Hash => RefusalReason::Hash.into(),
-        FilesError::Taken => Refused::for_now(RefusalReason::Busy, 1),
-        FilesError::Record(error) => storage(&error),
-        FilesError::Damaged(_) => {
-            log_fault("a file is damaged", error);
-            RefusalReason::Damaged.into()
-        }
-        FilesError::Full | FilesError::NoInodes | FilesError::Io { .. } => {
-            log_fault("a file was not stored or read", error);
-            Refused::for_now(RefusalReason::Storage, 5)
-        }
-    }
-}
-
-impl From<Denied> for Refused {
-    fn from(denied: Denied) -> Self {
-        match denied {
-            Denied::Because(why) => why.into(),
-            Denied::Over(RefusalReason::Storage, limit, most) => {
-                Self::for_now(RefusalReason::Storage, 5).at(limit, most)
-            }
-            Denied::Over(why, limit, most) => Self::from(why).at(limit, most),
-            Denied::Failed(error) => why_of(error),
-        }
-    }
 }

@@ -9,10 +9,17 @@ use twinlock_core::proto::{self, RefusalReason};
 use twinlock_store::{Appended, NewEntry, Receipt};
 use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 
-use super::{HELD, Refused, Violation, WORTH, refuse};
+use super::failure::TransferViolation;
 use crate::convert::{self, copy};
-use crate::files::{Claim, Files, Hash, Judged, Offer, Upload, UploadId, is_possible};
+use crate::files::{
+    ClaimedUpload, FilePolicy, Hash, Judged, OpenUpload, QuotaClaim, UploadId, is_possible,
+};
+use crate::refusal::{RequestRefusal, refuse};
 
+/// Bytes of an upload waiting for the disk beyond which the connection is not read.
+pub(super) const HELD: usize = 1 << 20;
+/// Bytes of an upload that are written even if more can be read.
+pub(super) const WORTH: usize = HELD / 2;
 /// Maximum length of a media type, bytes.
 const MIME: usize = 127;
 /// Maximum length of a path of directories, bytes.
@@ -23,7 +30,7 @@ const MODE: u32 = 0o777;
 const BUFFER: usize = 256 * 1024;
 
 /// Checks the metadata of a file.
-pub(super) fn judge(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, Refused> {
+pub(super) fn judge(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, RequestRefusal> {
     let meta = meta.ok_or(RefusalReason::Malformed)?;
     if meta.mime.len() > MIME || meta.mode & !MODE != 0 {
         return refuse(RefusalReason::Malformed);
@@ -49,23 +56,24 @@ pub(super) struct Offered {
 pub(crate) enum Accepted {
     /// The file is already in the record.
     Recorded(Receipt),
-    Open(Box<Incoming>),
+    Open(Box<IncomingFile>),
 }
 
 impl Offered {
-    pub(super) async fn accept(self, files: &Arc<Files>) -> Result<Accepted, Refused> {
+    pub(super) async fn accept(self, files: &Arc<FilePolicy>) -> Result<Accepted, RequestRefusal> {
         let (name, size) = (&self.meta.name, self.meta.size);
         let id = UploadId::new(&self.user, &self.message_id, self.conversation, name, size);
         let (offer, message_id, conversation) = (id.clone(), self.message_id, self.conversation);
-        let judge =
-            |files: Arc<Files>| async move { files.judge(&offer, &message_id, conversation).await };
+        let judge = |files: Arc<FilePolicy>| async move {
+            files.judge(&offer, &message_id, conversation).await
+        };
         let claim = match files.look_up(&self.user, judge).await? {
             Judged::Recorded(receipt) => return Ok(Accepted::Recorded(receipt)),
             Judged::Fits(claim) => claim,
         };
-        let Offer { upload, claim } = files.begin(&id, claim).await?;
+        let ClaimedUpload { upload, claim } = files.begin(&id, claim).await?;
         let (have, prefix_hash) = upload.found();
-        Ok(Accepted::Open(Box::new(Incoming {
+        Ok(Accepted::Open(Box::new(IncomingFile {
             size,
             found: (have, prefix_hash),
             next: have,
@@ -78,12 +86,12 @@ impl Offered {
             io: Some(upload),
             claim: Some(claim),
             offered: Some(self),
-            phase: Phase::Comes,
+            phase: UploadPhase::Comes,
         })))
     }
 }
 
-enum Phase {
+enum UploadPhase {
     Comes,
     /// The client has sent all of it: the request to answer, and the hash that it names.
     Ends(u64, Hash),
@@ -94,7 +102,7 @@ enum Phase {
 }
 
 /// An upload of a session.
-pub(crate) struct Incoming {
+pub(crate) struct IncomingFile {
     size: u64,
     found: (u64, Hash),
     /// Offset of the next byte.
@@ -110,37 +118,37 @@ pub(crate) struct Incoming {
     buffer: Vec<u8>,
     spare: Vec<u8>,
     /// `None` while a job has it.
-    io: Option<Box<dyn Upload>>,
-    claim: Option<Claim>,
+    io: Option<Box<dyn OpenUpload>>,
+    claim: Option<QuotaClaim>,
     offered: Option<Offered>,
-    phase: Phase,
+    phase: UploadPhase,
 }
 
 /// The next step of an upload.
-pub(super) enum Step {
+pub(super) enum UploadStep {
     Wait,
-    Write(Box<dyn Upload>, bool, Vec<u8>),
+    Write(Box<dyn OpenUpload>, bool, Vec<u8>),
     Record(u64, Box<Recording>),
     Gone,
 }
 
-impl Incoming {
+impl IncomingFile {
     pub(super) fn found(&self) -> (u64, Hash) {
         self.found
     }
 
     /// Takes the bytes of a frame. Bytes after the end of the upload was announced are dropped.
-    pub(super) fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), Violation> {
-        if !matches!(self.phase, Phase::Comes) {
+    pub(super) fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), TransferViolation> {
+        if !matches!(self.phase, UploadPhase::Comes) {
             return Ok(());
         }
         if !self.begun && offset == 0 && self.next > 0 {
             (self.anew, self.next, self.acked, self.written) = (true, 0, 0, 0);
         }
         self.begun = true;
-        let end = offset.checked_add(data.len() as u64).ok_or(Violation)?;
+        let end = offset.checked_add(data.len() as u64).ok_or(TransferViolation)?;
         if offset != self.next || end > self.size || end - self.acked > WINDOW {
-            return Err(Violation);
+            return Err(TransferViolation);
         }
         if self.buffer.capacity() == 0 {
             self.buffer.reserve(BUFFER);
@@ -165,59 +173,59 @@ impl Incoming {
 
     /// Marks the upload as complete. `false`: it was marked before or aborted.
     pub(super) fn end(&mut self, id: u64, hash: Hash) -> bool {
-        let comes = matches!(self.phase, Phase::Comes);
+        let comes = matches!(self.phase, UploadPhase::Comes);
         if comes {
-            self.phase = Phase::Ends(id, hash);
+            self.phase = UploadPhase::Ends(id, hash);
         }
         comes
     }
 
     /// Takes no more bytes. Received ones are written, for a later resume.
     pub(super) fn leave(&mut self) {
-        if matches!(self.phase, Phase::Comes) {
-            self.phase = Phase::Leaves;
+        if matches!(self.phase, UploadPhase::Comes) {
+            self.phase = UploadPhase::Leaves;
         }
     }
 
     pub(super) fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Leaves)
+        matches!(self.phase, UploadPhase::Leaves)
     }
 
     /// The request that waits for the end.
     pub(super) fn ending(&self) -> Option<u64> {
         match self.phase {
-            Phase::Ends(id, _) | Phase::IsRecorded(id) => Some(id),
-            Phase::Comes | Phase::Leaves => None,
+            UploadPhase::Ends(id, _) | UploadPhase::IsRecorded(id) => Some(id),
+            UploadPhase::Comes | UploadPhase::Leaves => None,
         }
     }
 
-    pub(super) fn next_step(&mut self) -> Step {
-        let Some(io) = self.io.take() else { return Step::Wait };
+    pub(super) fn next_step(&mut self) -> UploadStep {
+        let Some(io) = self.io.take() else { return UploadStep::Wait };
         if !self.buffer.is_empty() {
             let anew = std::mem::take(&mut self.anew);
             let next = std::mem::take(&mut self.spare);
-            return Step::Write(io, anew, std::mem::replace(&mut self.buffer, next));
+            return UploadStep::Write(io, anew, std::mem::replace(&mut self.buffer, next));
         }
         match self.phase {
-            Phase::Comes => {
+            UploadPhase::Comes => {
                 self.io = Some(io);
-                Step::Wait
+                UploadStep::Wait
             }
-            Phase::Leaves => Step::Gone,
-            Phase::Ends(id, hash) => {
+            UploadPhase::Leaves => UploadStep::Gone,
+            UploadPhase::Ends(id, hash) => {
                 let (Some(claim), Some(offered)) = (self.claim.take(), self.offered.take()) else {
-                    return Step::Gone;
+                    return UploadStep::Gone;
                 };
-                self.phase = Phase::IsRecorded(id);
-                let offer = Offer { upload: io, claim };
-                Step::Record(id, Box::new(Recording { offer, hash, offered }))
+                self.phase = UploadPhase::IsRecorded(id);
+                let offer = ClaimedUpload { upload: io, claim };
+                UploadStep::Record(id, Box::new(Recording { offer, hash, offered }))
             }
-            Phase::IsRecorded(_) => Step::Wait,
+            UploadPhase::IsRecorded(_) => UploadStep::Wait,
         }
     }
 
     /// Handles the end of a write. Returns the offset to acknowledge, if that is worth a frame.
-    pub(super) fn wrote(&mut self, io: Box<dyn Upload>, spare: Vec<u8>) -> Option<u64> {
+    pub(super) fn wrote(&mut self, io: Box<dyn OpenUpload>, spare: Vec<u8>) -> Option<u64> {
         self.io = Some(io);
         self.written = self.next - self.buffer.len() as u64;
         if let Some(claim) = &self.claim {
@@ -226,7 +234,7 @@ impl Incoming {
         // Kept only while bytes arrive.
         self.spare = if self.buffer.is_empty() { Vec::new() } else { spare };
         let due = self.written - self.acked >= u64::from(ACK_EACH) || self.written == self.size;
-        if due && matches!(self.phase, Phase::Comes) {
+        if due && matches!(self.phase, UploadPhase::Comes) {
             self.acked = self.written;
             return Some(self.acked);
         }
@@ -236,7 +244,7 @@ impl Incoming {
 
 /// Everything that is needed to record a file.
 pub(super) struct Recording {
-    offer: Offer,
+    offer: ClaimedUpload,
     hash: Hash,
     offered: Offered,
 }
@@ -246,7 +254,10 @@ impl Recording {
         self.offered.meta.size
     }
 
-    pub(super) async fn record(self: Box<Self>, files: Arc<Files>) -> Result<proto::Ack, Refused> {
+    pub(super) async fn record(
+        self: Box<Self>,
+        files: Arc<FilePolicy>,
+    ) -> Result<proto::Ack, RequestRefusal> {
         let Self { offer, hash, offered } = *self;
         let body = proto::FileBody { file: Some(offered.meta), hash: copy(&hash) };
         let entry = NewEntry {

@@ -3,12 +3,12 @@
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use twinlock_core::classic::origin::Bridge;
-use twinlock_core::classic::{Form, Lines, call};
+use twinlock_core::classic::{ClassicChannel, Form, call};
 use twinlock_core::keys::ClassicKey;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_server::Config;
 use twinlock_transport::OsEntropy;
-use twinlock_transport::tls::{Alpn, ClientTls, Trust};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust};
 
 use super::{Client, Host, rest, soon};
 
@@ -78,7 +78,7 @@ pub async fn proxied(
 
 async fn over(host: &Host, tcp: TcpStream) -> Option<Stream> {
     tcp.set_nodelay(true).unwrap();
-    let tls = ClientTls::new(Trust::Pins(vec![host.pin()]), Alpn::Optional).unwrap();
+    let tls = ClientTls::new(ServerTrust::Pins(vec![host.pin()]), Alpn::Optional).unwrap();
     soon("TLS", tls.connect("localhost", tcp)).await.ok().map(BufReader::new)
 }
 
@@ -112,7 +112,7 @@ pub async fn to_end(mut io: Stream) -> Vec<u8> {
 /// A classic connection that has sent its kid line.
 pub struct Caller {
     pub io: Stream,
-    pub lines: Lines,
+    pub lines: ClassicChannel,
     /// Its kid line.
     pub hello: String,
 }

@@ -11,13 +11,6 @@ pub fn hash(data: &[u8]) -> Bytes {
     copy(blake3::hash(data).as_bytes())
 }
 
-/// Bytes without repetitions, different for each `seed`.
-pub fn content(seed: u8, size: usize) -> Vec<u8> {
-    let mut data = vec![0; size];
-    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut data);
-    data
-}
-
 pub fn put(id: [u8; 16], name: &str, size: u64) -> proto::PutFile {
     let file = proto::FileMeta { name: name.to_owned(), size, ..proto::FileMeta::default() };
     proto::PutFile { conversation: LOBBY, message_id: copy(&id), file: Some(file) }
@@ -64,6 +57,34 @@ fn walk(dir: &Path) -> Vec<(std::path::PathBuf, u64)> {
         }
     }
     all
+}
+
+/// Sends half of an upload; returns an offset that the server has certainly acknowledged.
+pub async fn half(client: &mut Client, id: [u8; 16], data: &[u8]) -> u64 {
+    let accepted = client.offer(put(id, "half", data.len() as u64)).await.unwrap();
+    let half = data.len() / 2;
+    client.send_part(accepted.transfer, data, 0, half).await;
+    let pick = |item: &What| match item {
+        What::FileAck(ack) if ack.offset as usize > half / 2 => Some(ack.offset),
+        _ => None,
+    };
+    client.pick("acknowledgement", pick).await
+}
+
+pub fn flip(path: &std::path::Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Polls until a condition holds that no connection reports.
+pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(what, wait).await;
 }
 
 impl Client {

@@ -5,23 +5,17 @@ pub mod files;
 pub mod log;
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
-use twinlock_core::Entropy as _;
 use twinlock_core::credential::{Credential, Password};
 use twinlock_core::frame::{CHALLENGE, CloseCode, ErrorCode};
 use twinlock_core::handshake::{AwaitChallenge, Enrolment};
@@ -30,13 +24,15 @@ use twinlock_core::keys::{DeviceSecret, InviteSecret};
 use twinlock_core::proto::{
     self, RefusalReason, answer::Result as Answered, item::What, request::Op,
 };
-use twinlock_core::session::{Binding, BindingPolicy, Config as SessionConfig, Event};
+use twinlock_core::session::{Binding, BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_server::{Config, Server, StartError};
-use twinlock_store::OpenError;
+use twinlock_store_embedded::OpenError;
+use twinlock_testing::StalledSocket;
+pub use twinlock_testing::random;
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::{Connection, ConnectionError, Wake};
 use twinlock_transport::login::{LoginError, login};
-use twinlock_transport::tls::{Alpn, ClientTls, TlsFault, Trust, channel_binding};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust, TlsFault, channel_binding};
 
 pub const LOBBY: u64 = 1;
 
@@ -45,12 +41,6 @@ pub const SOON: Duration = Duration::from_secs(20);
 
 pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     timeout(SOON, work).await.unwrap_or_else(|_| panic!("{what} takes too long"))
-}
-
-pub fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    OsEntropy.fill(&mut bytes);
-    bytes
 }
 
 // ---- the server
@@ -181,48 +171,11 @@ pub async fn tls(address: SocketAddr, pin: TlsPin) -> Io {
 
 pub async fn tls_over(tcp: TcpStream, pin: TlsPin) -> Result<Io, TlsFault> {
     tcp.set_nodelay(true).unwrap();
-    let tls = ClientTls::new(Trust::Pins(vec![pin]), Alpn::Required).unwrap();
-    soon("TLS", tls.connect("localhost", Deaf { tcp, deaf: Arc::default() })).await
+    let tls = ClientTls::new(ServerTrust::Pins(vec![pin]), Alpn::Required).unwrap();
+    soon("TLS", tls.connect("localhost", StalledSocket::new(tcp))).await
 }
 
-pub type Io = TlsStream<Deaf>;
-
-/// A socket that can be set to read nothing.
-pub struct Deaf {
-    tcp: TcpStream,
-    pub deaf: Arc<AtomicBool>,
-}
-
-impl AsyncRead for Deaf {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.deaf.load(Ordering::Relaxed) {
-            return Poll::Pending;
-        }
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Deaf {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-}
+pub type Io = TlsStream<StalledSocket>;
 
 // ---- credentials
 
@@ -354,19 +307,19 @@ impl Client {
     pub async fn pump(&mut self) -> Result<(), ConnectionError> {
         self.line.wait(None).await?;
         match self.line.open_frame()? {
-            Event::App(body) => {
+            SessionEvent::App(body) => {
                 let items = proto::ToClient::decode(body).unwrap().items;
                 self.items.extend(items.into_iter().filter_map(|item| item.what));
             }
-            Event::Ready { info, binding } => {
+            SessionEvent::Ready { info, binding } => {
                 self.info = proto::ServerInfo::decode(info).unwrap();
                 self.binding = binding;
             }
-            Event::Closed(code) => self.closed = Some(code),
-            Event::Bulk { transfer, offset, data } => {
+            SessionEvent::Closed(code) => self.closed = Some(code),
+            SessionEvent::Bulk { transfer, offset, data } => {
                 self.bulk.push_back((transfer, offset, data.to_vec()));
             }
-            Event::Nothing | Event::Rekeyed(_) => {}
+            SessionEvent::Nothing | SessionEvent::Rekeyed(_) => {}
         }
         Ok(())
     }
@@ -432,8 +385,8 @@ impl Client {
     }
 
     /// Stops reading from the socket, or starts again.
-    pub fn be_deaf(&self, deaf: bool) {
-        self.line.stream().get_ref().0.deaf.store(deaf, Ordering::Relaxed);
+    pub fn set_stalled(&self, stalled: bool) {
+        self.line.stream().get_ref().0.set_stalled(stalled);
     }
 
     /// Flushes outgoing frames.

@@ -1,6 +1,6 @@
 //! Two ends of TLS over loopback sockets.
 
-pub mod lines;
+pub mod connected;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{client, server};
-use twinlock_transport::tls::{Alpn, ClientTls, ServerCert, ServerTls, TlsFault, Trust};
+use twinlock_transport::tls::{Alpn, ClientTls, ServerCert, ServerTls, ServerTrust, TlsFault};
 
 pub type ServerEnd = server::TlsStream<TcpStream>;
 pub type ClientEnd = client::TlsStream<TcpStream>;
@@ -41,12 +41,12 @@ pub fn fresh() -> ServerCert {
 }
 
 pub fn pinning(cert: &ServerCert) -> ClientTls {
-    ClientTls::new(Trust::Pins(vec![cert.pin()]), Alpn::Required).unwrap()
+    ClientTls::new(ServerTrust::Pins(vec![cert.pin()]), Alpn::Required).unwrap()
 }
 
 pub fn trusting(roots: &[&ServerCert]) -> ClientTls {
     let extra_roots = roots.iter().map(|cert| cert.chain()[0].clone()).collect();
-    ClientTls::new(Trust::Ca { extra_roots }, Alpn::Required).unwrap()
+    ClientTls::new(ServerTrust::Ca { extra_roots }, Alpn::Required).unwrap()
 }
 
 pub async fn listen() -> (TcpListener, SocketAddr) {

@@ -1,0 +1,95 @@
+//! Arguments of all or several commands.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use twinlock_core::invite::Address;
+
+use super::values::{address, duration};
+use crate::exit::Failure;
+use crate::output::Color;
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GlobalArgs {
+    /// Which profile to use [env: TWINLOCK_PROFILE] [default: default]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Everywhere")]
+    pub(crate) profile: Option<String>,
+    /// Connect to this address instead of the profile's; it must be the same server
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        env = "TWINLOCK_ADDRESS",
+        hide_env_values = true,
+        value_parser = address,
+        help_heading = "Everywhere"
+    )]
+    pub(crate) address: Option<Address>,
+    /// Connect to this host, a name or an IP address; keep the port
+    // `serve` defines `--host` and `--port` as its listening address.
+    #[arg(long, global = true, value_name = "HOST", help_heading = "Everywhere")]
+    pub(crate) host: Option<String>,
+    /// Connect to this port; keep the host
+    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
+    pub(crate) port: Option<u16>,
+    /// Print only requested data and errors
+    #[arg(long, short, global = true, help_heading = "Everywhere")]
+    pub(crate) quiet: bool,
+    /// Log at DEBUG, including sealed frames
+    #[arg(long, short, global = true, help_heading = "Everywhere")]
+    pub(crate) verbose: bool,
+    /// Give up after this time, such as 10s or 2m
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, help_heading = "Everywhere")]
+    pub(crate) timeout: Option<Duration>,
+    /// Colours: auto (on a terminal, unless NO_COLOR is set or TERM is dumb), always or never
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_default_value = true,
+        hide_possible_values = true,
+        help_heading = "Everywhere"
+    )]
+    pub(crate) color: Color,
+}
+
+impl GlobalArgs {
+    /// The address to use instead of `known`: `--address`, with `--host` and `--port` replacing
+    /// their part of it. `None` if none of the three is given.
+    ///
+    /// # Errors
+    /// The parts do not form an address.
+    pub(crate) fn reach(&self, known: &Address) -> Result<Option<Address>, Failure> {
+        if self.host.is_none() && self.port.is_none() {
+            return Ok(self.address.clone());
+        }
+        let base = self.address.as_ref().unwrap_or(known);
+        let host = self.host.as_deref().unwrap_or(base.host());
+        let port = self.port.unwrap_or(base.port());
+        Address::new(host, port).map(Some).map_err(|_| {
+            Failure::usage(format!(
+                "--host '{}' --port {port} is not an address",
+                host.escape_debug()
+            ))
+            .hint("--host takes a name or an IP address, --port takes 1 to 65535")
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JsonArgs {
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PasswordArgs {
+    /// Read the password from this file, or `-` for standard input; a final line end is removed
+    /// [env: TWINLOCK_PASSWORD holds the password itself]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+}

@@ -1,0 +1,116 @@
+//! `devices`: lists this user's devices, and revokes one.
+
+use serde::Serialize;
+use twinlock_client::ClientError;
+use twinlock_core::id::DeviceId;
+use twinlock_core::proto;
+use twinlock_core::text::Untrusted;
+
+use crate::args::{DeviceAction, DevicesArgs, PasswordArgs};
+use crate::ask;
+use crate::clock::{local_time, rfc3339};
+use crate::context::{Context, is_shut_out};
+use crate::exit::{Exit, Failure};
+use crate::output::Style;
+
+/// Columns of a device's state: "seen", a date and a time.
+const STATE: usize = 21;
+
+#[derive(Debug, Serialize)]
+struct DeviceJson<'a> {
+    device: String,
+    label: &'a str,
+    since: String,
+    seen: String,
+    online: bool,
+    current: bool,
+}
+
+pub(crate) async fn run(args: DevicesArgs, context: &Context) -> Result<(), Failure> {
+    if let Some(DeviceAction::Revoke { id, password }) = args.action {
+        return revoke(&id, &password, context).await;
+    }
+    let client = context.ask_once()?;
+    let devices = client.devices().await?;
+    client.close().await;
+    for device in &devices {
+        let id = DeviceId::from_slice(&device.id).map(|id| id.to_string()).unwrap_or_default();
+        if args.json {
+            context.out.json(&DeviceJson {
+                device: id,
+                label: &device.label,
+                since: rfc3339(device.created_ms),
+                seen: rfc3339(device.seen_ms),
+                online: device.online,
+                current: device.current,
+            })?;
+            continue;
+        }
+        let label = Untrusted::new(device.label.clone()).render_line();
+        let state = |words: &str| format!("{words:STATE$}");
+        let state = match (device.current, device.online) {
+            (true, _) => context.out.style(Style::Good, &state("this device")),
+            (false, true) => context.out.style(Style::Good, &state("online")),
+            (false, false) => state(&format!("seen {}", local_time(device.seen_ms))),
+        };
+        // The label comes last: it is the only part that another person wrote.
+        let label = context.out.wrap(&label, id.len() + 2 + STATE + 2, 4);
+        context.out.line(&format!("{id}  {state}  {label}"))?;
+    }
+    Ok(())
+}
+
+/// Fewest digits of an id that identify a device; fewer are probably a typing error.
+const FEWEST_DIGITS: usize = 4;
+
+async fn revoke(wanted: &str, password: &PasswordArgs, context: &Context) -> Result<(), Failure> {
+    let wanted = wanted.to_ascii_lowercase();
+    if wanted.len() < FEWEST_DIGITS {
+        return Err(Failure::usage(format!(
+            "at least {FEWEST_DIGITS} digits of the device's id; see `twinlock devices`"
+        )));
+    }
+    let profile = context.profile()?;
+    let question = format!("Password of {}: ", profile.user());
+    let ask = || ask::password(password.password_file.as_deref(), "TWINLOCK_PASSWORD", &question);
+    let client = context.ask_once()?;
+    let id = match client.devices().await {
+        Ok(devices) => {
+            let (id, current) = find(&devices, &wanted)?;
+            if !current {
+                client.prove_password(profile.user(), ask().await?).await?;
+            }
+            match client.revoke_device(&id).await {
+                Ok(()) => client.close().await,
+                // The server closes this very connection; its answer may not arrive.
+                Err(ClientError::Ended(_)) if current => {}
+                Err(error) => return Err(error.into()),
+            }
+            id
+        }
+        Err(error) if is_shut_out(&error) => {
+            let mut session = context.open_by_password(&profile, ask().await?).await?;
+            let (id, _) = find(&session.devices().await?, &wanted)?;
+            session.revoke_device(&id).await?;
+            id
+        }
+        Err(error) => return Err(error.into()),
+    };
+    context.out.say(&format!("device {id} is locked out"));
+    Ok(())
+}
+
+/// The only device whose id begins with `wanted`, and whether it is this one.
+fn find(devices: &[proto::Device], wanted: &str) -> Result<(DeviceId, bool), Failure> {
+    let ids = devices.iter().filter_map(|d| Some((DeviceId::from_slice(&d.id)?, d.current)));
+    let matches: Vec<_> = ids.filter(|(id, _)| id.to_string().starts_with(wanted)).collect();
+    if let [found] = matches.as_slice() {
+        return Ok(*found);
+    }
+    let words = if matches.is_empty() {
+        format!("no device of yours begins with {wanted:?}")
+    } else {
+        format!("several devices of yours begin with {wanted:?}")
+    };
+    Err(Failure::new(Exit::ServerSaidNo, format!("{words}; see `twinlock devices`")))
+}

@@ -1,0 +1,77 @@
+//! Requests about users, invites and devices.
+
+use bytes::Bytes;
+use twinlock_core::id::{DeviceId, InviteId, Name};
+use twinlock_core::keys::InviteSecret;
+use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
+
+use super::listing::Listing;
+use super::{Client, unexpected};
+use crate::error::ClientError;
+use crate::model::NewInvite;
+
+impl Client {
+    /// All users of the server, sorted. With `watch`, changes of presence are reported from now on,
+    /// for as long as this connection lasts.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn people(&self, watch: bool) -> Result<Vec<proto::Person>, ClientError> {
+        let mut all = Listing::new("people", |person: &proto::Person| person.user.clone());
+        loop {
+            let after = all.last().unwrap_or_default();
+            let list = proto::ListPeople { after, watch };
+            match self.request(Op::ListPeople(list)).await? {
+                Answered::People(some) => {
+                    if let Some(all) = all.add(some.people, some.more)? {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+
+    /// Creates an invite that is valid for `seconds`; 0: the server's default.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn make_invite(
+        &self,
+        role: proto::Role,
+        user: Option<&Name>,
+        seconds: u64,
+    ) -> Result<NewInvite, ClientError> {
+        let user = user.map(ToString::to_string).unwrap_or_default();
+        let make = proto::MakeInvite { role: role.into(), user, seconds };
+        let Answered::Invite(invite) = self.request(Op::MakeInvite(make)).await? else {
+            return Err(unexpected());
+        };
+        let secret = <[u8; 16]>::try_from(invite.secret.as_ref()).map_err(|_| unexpected())?;
+        Ok(NewInvite {
+            id: InviteId::from_slice(&invite.id).ok_or_else(unexpected)?,
+            secret: InviteSecret::new(&secret),
+            expires_ms: invite.expires_ms,
+        })
+    }
+
+    /// This user's devices.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn devices(&self) -> Result<Vec<proto::Device>, ClientError> {
+        match self.request(Op::ListDevices(proto::ListDevices {})).await? {
+            Answered::Devices(devices) => Ok(devices.devices),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Revokes a device: this one, or after [`Client::prove_password`] any other of this user.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn revoke_device(&self, device: &DeviceId) -> Result<(), ClientError> {
+        let device = Bytes::copy_from_slice(&device.0);
+        self.done(Op::RevokeDevice(proto::RevokeDevice { device })).await
+    }
+}

@@ -1,0 +1,156 @@
+//! A connection from accept to the end of its TLS handshake: its slot, its source, TLS.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use twinlock_transport::proxy;
+
+use super::{Admission, ListenerKind};
+use crate::limits::SourcePrefix;
+use crate::limits::census::Majority;
+use crate::limits::connection_limiter::{Eviction, LimitName, Permit};
+
+/// Minimum interval between warnings that most connections come from one address.
+const MAJORITY: Duration = Duration::from_secs(60 * 60);
+/// Names of limits that have no setting, for the log.
+const TLS_DEADLINE: LimitName = "time for TLS";
+const PROXY_DEADLINE: LimitName = "time for a PROXY header";
+
+/// A connection that has completed TLS, with its slot still held.
+pub(crate) struct SecuredConnection {
+    pub(crate) stream: TlsStream<TcpStream>,
+    /// The client's address, from a PROXY header if there is one.
+    pub(crate) peer: SocketAddr,
+    /// The source whose limits apply; `None` if clients cannot be distinguished.
+    pub(crate) source: Option<SourcePrefix>,
+    pub(crate) permit: Permit,
+}
+
+impl Admission {
+    /// Takes a slot for a connection, and counts it for its address unless a PROXY header follows.
+    ///
+    /// Runs at accept, not in the connection's task: tasks start in any order, and the oldest
+    /// connection must be the one that is evicted.
+    pub(crate) fn take_slot(
+        &self,
+        kind: ListenerKind,
+        peer: SocketAddr,
+    ) -> Option<(Permit, Eviction)> {
+        let source = self.direct_source(peer);
+        if let Some(source) = source.filter(|_| self.env.config.proxies.is_empty()) {
+            self.warn_of_a_majority(source);
+        }
+        let entered =
+            self.port(kind).limiter.enter(Instant::now()).and_then(|(permit, eviction)| {
+                if let Some(source) = source {
+                    permit.comes_from(source)?;
+                }
+                Ok((permit, eviction))
+            });
+        match entered {
+            Ok(slot) => Some(slot),
+            Err(limit) => {
+                self.env.throttle.closed_by(limit, peer);
+                None
+            }
+        }
+    }
+
+    /// Determines the source of a connection, and performs TLS. Runs on the handshake runtime.
+    pub(crate) async fn secure(
+        &self,
+        kind: ListenerKind,
+        mut socket: TcpStream,
+        peer: SocketAddr,
+        permit: Permit,
+    ) -> Option<SecuredConnection> {
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "no TCP_NODELAY");
+        }
+        let (source, peer) = match self.source(&mut socket, peer).await {
+            Ok(source) => source,
+            Err(error) => {
+                self.log_no_source(peer, &error);
+                return None;
+            }
+        };
+        // Without a source (behind a proxy that names none) only the total limit applies.
+        if let Some(source) = source
+            && let Err(limit) = permit.comes_from(source)
+        {
+            self.env.throttle.closed_by(limit, peer);
+            return None;
+        }
+        let accepted = self.port(kind).tls.accept(socket);
+        match timeout(self.env.config.limits.tls_deadline, accepted).await {
+            Ok(Ok(stream)) => Some(SecuredConnection { stream, peer, source, permit }),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "no TLS");
+                None
+            }
+            Err(_) => {
+                self.env.throttle.closed_by(TLS_DEADLINE, peer);
+                None
+            }
+        }
+    }
+
+    /// The source whose limits apply, `None` if clients cannot be distinguished; and the client's
+    /// address for the log.
+    async fn source(
+        &self,
+        socket: &mut TcpStream,
+        peer: SocketAddr,
+    ) -> Result<(Option<SourcePrefix>, SocketAddr), proxy::ProxyError> {
+        if self.sends_proxy_header(peer) {
+            let deadline = tokio::time::Instant::now() + self.env.config.limits.tls_deadline;
+            let client = proxy::read_header(socket, deadline).await?;
+            return Ok((
+                client.map(|client| SourcePrefix::of(client.ip())),
+                client.unwrap_or(peer),
+            ));
+        }
+        Ok((self.direct_source(peer), peer))
+    }
+
+    /// Logs why the source is unknown.
+    fn log_no_source(&self, peer: SocketAddr, error: &proxy::ProxyError) {
+        match error {
+            proxy::ProxyError::Timeout => self.env.throttle.closed_by(PROXY_DEADLINE, peer),
+            // A proxy may probe whether the port is open.
+            proxy::ProxyError::Io(error) => tracing::debug!(%peer, %error, "no PROXY header"),
+            error => {
+                if let Some(left_out) = self.env.throttle.pass("PROXY header", Instant::now()) {
+                    tracing::warn!(%peer, %error, left_out, "a proxy sent no PROXY header");
+                }
+            }
+        }
+    }
+
+    fn sends_proxy_header(&self, peer: SocketAddr) -> bool {
+        self.env.config.proxies.contains(&peer.ip().to_canonical())
+    }
+
+    /// The source of a connection, if its peer's address is the client's.
+    fn direct_source(&self, peer: SocketAddr) -> Option<SourcePrefix> {
+        let hidden = self.env.config.behind_proxy || self.sends_proxy_header(peer);
+        (!hidden).then(|| SourcePrefix::of(peer.ip()))
+    }
+
+    /// Warns if most connections come from one address: behind a proxy without a PROXY header all
+    /// clients share one address's limits.
+    fn warn_of_a_majority(&self, source: SourcePrefix) {
+        if let Some(Majority { source, count, of }) = self.census.note(source)
+            && self.env.throttle.pass_each("majority", MAJORITY, Instant::now()).is_some()
+        {
+            tracing::warn!(
+                address = %source,
+                "{count} of the last {of} connections came from one address, whose limits they share; \
+                 if a proxy is there, have it send a PROXY header (version 2) and name it with --proxy"
+            );
+        }
+    }
+}

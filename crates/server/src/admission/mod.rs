@@ -1,0 +1,202 @@
+//! Admission: who may connect, and who may log in.
+//!
+//! Everything that happens to a connection before it is authenticated belongs here: its slot
+//! ([`arrival`]), TLS, the handshake with its limits ([`login`]), and the tarpit.
+
+pub(crate) mod arrival;
+pub(crate) mod login;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use twinlock_core::id::Name;
+use twinlock_core::keys;
+use twinlock_core::opaque::ServerSetup;
+use twinlock_core::session::BindingPolicy;
+use twinlock_store::ClassicKey;
+use twinlock_transport::tls::{ServerTls, TlsFault};
+
+use crate::convert::copy;
+use crate::env::Env;
+use crate::handshake_runtime::HandshakeHandle;
+use crate::limits::census::Census;
+use crate::limits::connection_limiter::ConnectionLimiter;
+use crate::limits::devices::DeviceLogins;
+use crate::limits::guess::Guesses;
+
+/// Age at which an unauthenticated connection gives up its slot to a newer one from another
+/// address. Longer than a login takes on a server that is not flooded.
+const GRACE: Duration = Duration::from_secs(1);
+/// The salt of classic keys that do not exist. It is never drawn for a key.
+const NO_KEY_SALT: [u8; 32] = [0; 32];
+
+/// A listener, and so the kind of the connections that it accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ListenerKind {
+    /// Sessions.
+    Sessions,
+    /// Classic connections.
+    Classic,
+    /// The origin bridge.
+    Origin,
+}
+
+/// What a listener admits.
+pub(crate) struct ListenerPort {
+    /// The listening address, if the listener is enabled.
+    pub(crate) address: Option<SocketAddr>,
+    limiter: ConnectionLimiter,
+    tls: ServerTls,
+}
+
+/// Admission of connections and logins.
+pub(crate) struct Admission {
+    env: Arc<Env>,
+    pub(crate) setup: ServerSetup,
+    classic_root: keys::ClassicRoot,
+    /// Where logins run.
+    pub(crate) handshake_runtime: HandshakeHandle,
+    ports: [ListenerPort; 3],
+    pub(crate) guesses: Guesses,
+    devices: DeviceLogins,
+    census: Census,
+    /// Permits of login computations.
+    handshakes: Semaphore,
+    /// Permits of the tarpit, for failed connections of the bridge.
+    tarpit: Semaphore,
+    classic_connections: AtomicUsize,
+}
+
+impl Admission {
+    /// `addresses`: of the listeners, in the order of [`ListenerKind`].
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub(crate) fn new(
+        env: Arc<Env>,
+        setup: ServerSetup,
+        tls: ServerTls,
+        handshake_runtime: HandshakeHandle,
+        addresses: [Option<SocketAddr>; 3],
+    ) -> Result<Self, TlsFault> {
+        let limits = &env.config.limits;
+        let classic = &env.config.classic;
+        let session_limiter = ConnectionLimiter::new(
+            limits.unauthenticated,
+            limits.unauthenticated_per_address,
+            ["unauthenticated", "unauthenticated-per-address"],
+            GRACE,
+        );
+        let classic_limiter = || {
+            ConnectionLimiter::new(
+                classic.connections,
+                classic.connections_per_address,
+                ["classic-connections", "classic-connections-per-address"],
+                Duration::ZERO,
+            )
+        };
+        let plain = tls.without_alpn()?;
+        let [sessions, lines, origin] = addresses;
+        let ports = [
+            ListenerPort { address: sessions, limiter: session_limiter, tls },
+            ListenerPort { address: lines, limiter: classic_limiter(), tls: plain.clone() },
+            ListenerPort { address: origin, limiter: classic_limiter(), tls: plain },
+        ];
+        Ok(Self {
+            classic_root: setup.classic_root(),
+            setup,
+            handshake_runtime,
+            ports,
+            guesses: Guesses::new(limits.logins_per_minute),
+            devices: DeviceLogins::new(),
+            census: Census::default(),
+            handshakes: Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)),
+            tarpit: Semaphore::new(classic.tarpit_slots.max(1)),
+            classic_connections: AtomicUsize::new(0),
+            env,
+        })
+    }
+
+    /// The environment of the server.
+    pub(crate) fn env(&self) -> &Env {
+        &self.env
+    }
+
+    pub(crate) fn port(&self, kind: ListenerKind) -> &ListenerPort {
+        let [sessions, classic, origin] = &self.ports;
+        match kind {
+            ListenerKind::Sessions => sessions,
+            ListenerKind::Classic => classic,
+            ListenerKind::Origin => origin,
+        }
+    }
+
+    /// TLS of the sessions' listener. All listeners share its certificate.
+    pub(crate) fn tls(&self) -> &ServerTls {
+        &self.port(ListenerKind::Sessions).tls
+    }
+
+    pub(crate) fn binding(&self) -> BindingPolicy {
+        let config = &self.env.config;
+        if config.behind_proxy { BindingPolicy::Off } else { config.binding }
+    }
+
+    /// Pins that clients should accept from now on. Empty behind a proxy, which presents its own
+    /// certificate, and for a certificate from a CA, whose successor may have another key.
+    pub(crate) fn tls_pins(&self) -> Vec<Bytes> {
+        let tls = self.tls();
+        let pinned = !self.env.config.behind_proxy && tls.is_self_issued();
+        if pinned { vec![copy(&tls.spki_pin().0)] } else { Vec::new() }
+    }
+
+    /// The classic key of a row or, with the same work, one that does not exist.
+    pub(crate) fn classic_key(&self, name: &Name, row: Option<&ClassicKey>) -> keys::ClassicKey {
+        match row {
+            Some(ClassicKey { salt, sealed: Some(sealed), .. }) => {
+                self.classic_root.open_imported(name, salt, sealed)
+            }
+            row => self.classic_root.key(name, row.map_or(&NO_KEY_SALT, |row| &row.salt)),
+        }
+    }
+
+    /// Seals an imported classic key for the record.
+    pub(crate) fn seal_imported(
+        &self,
+        name: &Name,
+        salt: &[u8; 32],
+        key: &keys::ClassicKey,
+    ) -> [u8; 32] {
+        self.classic_root.seal_imported(name, salt, key)
+    }
+
+    /// Delays the end of a failed bridge connection. Only a few are delayed at a time.
+    pub(crate) async fn tarpit(&self) {
+        // The semaphore is never closed.
+        let _permit = self.tarpit.acquire().await;
+        tokio::time::sleep(self.env.config.classic.tarpit_delay).await;
+    }
+
+    /// Counts a classic connection that has completed TLS, until the result is dropped.
+    pub(crate) fn count_classic(&self) -> ClassicCount<'_> {
+        self.classic_connections.fetch_add(1, Ordering::Relaxed);
+        ClassicCount(&self.classic_connections)
+    }
+
+    /// Number of classic connections that have completed TLS.
+    pub(crate) fn classic_connections(&self) -> usize {
+        self.classic_connections.load(Ordering::Relaxed)
+    }
+}
+
+/// A counted classic connection.
+pub(crate) struct ClassicCount<'s>(&'s AtomicUsize);
+
+impl Drop for ClassicCount<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,135 @@
+//! Checks that the parts of the data directory belong together and none was lost.
+//!
+//! A first start creates every part; a later start creates none. An empty record in place of a lost
+//! one would end every credential, and the sweep would remove every file. The first start writes
+//! `first-start` before anything else and removes it once the record exists, so an interrupted
+//! first start differs from a loss.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use twinlock_store::Store;
+
+use super::heads::Heads;
+use crate::config::Config;
+use crate::error::StartError;
+use crate::private::{self, Failed, failed};
+
+const MARK: &str = "first-start";
+/// Files of the identity, in the order of their creation.
+const IDENTITY: [&str; 3] =
+    ["identity/opaque-setup", "identity/tls-key.pem", "identity/tls-cert.pem"];
+
+/// Kind of start, by the state of the data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StartKind {
+    /// The record does not exist yet, or the first start was interrupted.
+    First,
+    /// A record exists.
+    Later,
+}
+
+/// Inspects the data directory and marks the beginning of a first start. Changes nothing else.
+pub(super) fn look(data: &Path, config: &Config, heads: &Heads) -> Result<StartKind, StartError> {
+    let marked = private::is_there(&data.join(MARK))?;
+    if has_record(data)? {
+        check_identity(data, config, heads, marked)?;
+        return Ok(if marked { StartKind::First } else { StartKind::Later });
+    }
+    if let Some(trace) = trace(data, marked)? {
+        return Err(StartError::RecordLost { missing: data.join("record.db"), trace });
+    }
+    if !marked {
+        private::write(&data.join(MARK), b"")?;
+    }
+    Ok(StartKind::First)
+}
+
+/// Completes a first start: from here on a missing record is a lost one.
+pub(super) fn begun(data: &Path) -> Result<(), Failed> {
+    private::remove(&data.join(MARK))
+}
+
+/// Fails if the record refers to files and none exists, as when their disk is not mounted.
+pub(super) async fn check_files(data: &Path, store: &dyn Store) -> Result<(), StartError> {
+    let dir = data.join("files");
+    if is_empty(&dir)? && !store.file_hashes(None, 1).await?.is_empty() {
+        return Err(StartError::FilesLost(dir));
+    }
+    Ok(())
+}
+
+/// Whether there is a record. An empty file counts as none: SQLite makes it a new database.
+fn has_record(data: &Path) -> Result<bool, Failed> {
+    let path = data.join("record.db");
+    match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        // The store reports anything that is not a regular file.
+        found => found.map(|meta| meta.len() > 0 || !meta.is_file()).map_err(failed("read", &path)),
+    }
+}
+
+fn check_identity(
+    data: &Path,
+    config: &Config,
+    heads: &Heads,
+    marked: bool,
+) -> Result<(), StartError> {
+    let [setup, key, cert] = IDENTITY.map(|file| data.join(file));
+    if !private::is_there(&setup)? {
+        return Err(StartError::SetupLost(setup));
+    }
+    let self_made = config.own_files.is_none() && heads.tls_pin.is_some() && !marked;
+    if self_made && !private::is_there(&key)? && !private::is_there(&cert)? {
+        return Err(StartError::TlsKeyLost { key, heads: data.join(super::heads::FILE) });
+    }
+    Ok(())
+}
+
+/// Finds evidence of a lost record. During an incomplete first start, the files that it creates
+/// before the record are not evidence.
+fn trace(data: &Path, marked: bool) -> Result<Option<PathBuf>, Failed> {
+    for file in ["record.db-wal", super::heads::FILE, super::heads::MISSING, "owner-invite"] {
+        let path = data.join(file);
+        // A record that was closed in order may leave an empty WAL.
+        if fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() > 0) {
+            return Ok(Some(path));
+        }
+    }
+    let files = data.join("files");
+    for dir in listed(&files)? {
+        let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let holds = match name {
+            "partial" => listed(&dir)?.iter().any(|user| !is_empty(user).unwrap_or(true)),
+            // The first two hex digits of hashes.
+            _ if name.len() == 2 && name.bytes().all(|b| b.is_ascii_hexdigit()) => !is_empty(&dir)?,
+            // Not the server's, such as `lost+found` of a file system that is mounted here.
+            _ => false,
+        };
+        if holds {
+            return Ok(Some(files));
+        }
+    }
+    for file in IDENTITY.map(|file| data.join(file)) {
+        if !marked && private::is_there(&file)? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
+}
+
+fn is_empty(dir: &Path) -> Result<bool, Failed> {
+    Ok(listed(dir)?.is_empty())
+}
+
+/// The paths in a directory; empty if it does not exist.
+fn listed(dir: &Path) -> Result<Vec<PathBuf>, Failed> {
+    let list = match fs::read_dir(dir) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        list => list.map_err(failed("read", dir))?,
+    };
+    list.map(|entry| entry.map(|entry| entry.path()).map_err(failed("read", dir))).collect()
+}

@@ -1,0 +1,364 @@
+//! The traits of the contract for [`SqliteStore`]: each method delegates to a module.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::{broadcast, oneshot};
+use twinlock_core::classic::Form;
+use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name};
+
+use crate::recorder::{Append, Command};
+use crate::{ENTRY, QUEUE, SqliteStore};
+use crate::{classic, conversations, credentials, entries, files, people, search, sources};
+use twinlock_store::sequencer::PreparedEntry;
+use twinlock_store::{
+    Accounts, AddedClassicKey, Answer, ClassicKey, ClassicKeys, Close, Conversation, Device,
+    Directory, EntryLog, EntrySearch, Erased, FileIndex, FileRef, Found, Joined, Limit,
+    ListedClassicKey, LoginMethod, LookedUp, NewDevice, NewEntry, NewInvite, Newest, Order, Page,
+    Person, Published, Receipt, Registered, Registration, SearchFrom, StoreError, Stored,
+};
+
+#[async_trait]
+impl EntryLog for SqliteStore {
+    async fn hand_over(&self, batch: Vec<NewEntry>, order: &Order) -> Result<Answer, StoreError> {
+        if batch.is_empty() {
+            return Ok(Box::pin(std::future::ready(Ok(Vec::new()))));
+        }
+        let size = batch.iter().map(|entry| entry.body.len() + ENTRY).sum::<usize>().min(QUEUE);
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let entries = PreparedEntry::batch(batch, &self.salts)?;
+        let (reply, answer) = oneshot::channel();
+        let turn = self.turn.lock().await;
+        let room = self.room.clone().acquire_many_owned(size).await;
+        let room = room.map_err(|_| StoreError::Closed)?;
+        let append = Append { entries, order: order.clone(), reply, room };
+        self.commands.send(Command::Append(append)).map_err(|_| StoreError::Closed)?;
+        drop(turn);
+        Ok(Box::pin(async { answer.await.unwrap_or(Err(StoreError::Closed)) }))
+    }
+
+    async fn read(
+        &self,
+        conversation: ConversationId,
+        after: u64,
+        limit: Limit,
+    ) -> Result<Page, StoreError> {
+        let key = self.server_key;
+        self.readers.read(move |conn| entries::read(conn, conversation, after, limit, &key)).await
+    }
+
+    async fn newest(&self, entries: usize) -> Result<Vec<Newest>, StoreError> {
+        self.readers.read(move |conn| entries::newest(conn, entries)).await
+    }
+
+    fn watch(&self) -> broadcast::Receiver<Arc<[Published]>> {
+        self.news.subscribe()
+    }
+
+    async fn erase(
+        &self,
+        conversation: ConversationId,
+        n: u64,
+    ) -> Result<Option<Erased>, StoreError> {
+        self.write(move |desk| entries::erase(desk, conversation, n)).await
+    }
+
+    async fn receipt(
+        &self,
+        user: &Name,
+        message_id: &MessageId,
+    ) -> Result<Option<Receipt>, StoreError> {
+        let (user, message_id) = (user.clone(), *message_id);
+        self.readers.read(move |conn| entries::receipt(conn, &user, &message_id)).await
+    }
+}
+
+#[async_trait]
+impl Directory for SqliteStore {
+    async fn conversations(
+        &self,
+        user: &Name,
+        joinable: bool,
+        after: ConversationId,
+        limit: usize,
+    ) -> Result<Vec<Conversation>, StoreError> {
+        let user = user.clone();
+        self.readers
+            .read(move |conn| conversations::list(conn, &user, joinable, after, limit))
+            .await
+    }
+
+    async fn room(&self, user: &Name, room: &Name) -> Result<Option<Conversation>, StoreError> {
+        let (user, room) = (user.clone(), room.clone());
+        self.readers.read(move |conn| conversations::named(conn, &user, &room)).await
+    }
+
+    async fn conversation(
+        &self,
+        user: &Name,
+        id: ConversationId,
+    ) -> Result<Option<Conversation>, StoreError> {
+        let user = user.clone();
+        self.readers.read(move |conn| conversations::one(conn, &user, id)).await
+    }
+
+    async fn create_room(
+        &self,
+        user: &Name,
+        name: &Name,
+        topic: &str,
+    ) -> Result<Option<Conversation>, StoreError> {
+        let (user, name, topic) = (user.clone(), name.clone(), topic.to_owned());
+        let (key, bounds) = (self.server_key, self.bounds);
+        self.write(move |desk| {
+            conversations::create_room(desk, &user, &name, &topic, &key, &bounds)
+        })
+        .await
+    }
+
+    async fn join_room(&self, user: &Name, name: &Name) -> Result<Option<Joined>, StoreError> {
+        let (user, name, bounds) = (user.clone(), name.clone(), self.bounds);
+        self.write(move |desk| conversations::join_room(desk, &user, &name, &bounds)).await
+    }
+
+    async fn leave_room(&self, user: &Name, id: ConversationId) -> Result<bool, StoreError> {
+        let user = user.clone();
+        self.write(move |desk| conversations::leave_room(desk, &user, id)).await
+    }
+
+    async fn set_topic(
+        &self,
+        user: &Name,
+        id: ConversationId,
+        topic: &str,
+    ) -> Result<Option<Conversation>, StoreError> {
+        let (user, topic) = (user.clone(), topic.to_owned());
+        self.write(move |desk| conversations::set_topic(desk, &user, id, &topic)).await
+    }
+
+    async fn open_direct(
+        &self,
+        user: &Name,
+        other: &Name,
+    ) -> Result<Option<Conversation>, StoreError> {
+        let (user, other) = (user.clone(), other.clone());
+        let (key, bounds) = (self.server_key, self.bounds);
+        self.write(move |desk| conversations::open_direct(desk, &user, &other, &key, &bounds)).await
+    }
+
+    async fn members(
+        &self,
+        id: ConversationId,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<Name>, StoreError> {
+        let after = after.cloned();
+        self.readers.read(move |conn| conversations::members(conn, id, after.as_ref(), limit)).await
+    }
+
+    async fn mark_read(&self, user: &Name, id: ConversationId, n: u64) -> Result<(), StoreError> {
+        let user = user.clone();
+        self.write(move |desk| conversations::mark_read(desk, &user, id, n)).await
+    }
+}
+
+#[async_trait]
+impl Accounts for SqliteStore {
+    async fn look_up(&self, id: &CredentialId, now_ms: u64) -> Result<LookedUp, StoreError> {
+        let (id, key) = (id.clone(), self.row_key.clone());
+        self.readers.read(move |conn| credentials::look_up(conn, &key, &id, now_ms)).await
+    }
+
+    async fn add_invite(&self, invite: NewInvite) -> Result<(), StoreError> {
+        let (key, bounds) = (self.row_key.clone(), self.bounds);
+        self.write(move |desk| people::add_invite(desk, &key, &invite, &bounds)).await
+    }
+
+    async fn register(
+        &self,
+        registration: Registration,
+        now_ms: u64,
+    ) -> Result<Registered, StoreError> {
+        let key = self.row_key.clone();
+        self.write(move |desk| people::register(desk, &key, &registration, now_ms)).await
+    }
+
+    async fn add_device(
+        &self,
+        user: &Name,
+        device: NewDevice,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let (user, key, bounds) = (user.clone(), self.row_key.clone(), self.bounds);
+        self.write(move |desk| people::add_device(desk, &key, &user, &device, now_ms, &bounds))
+            .await
+    }
+
+    async fn set_password(
+        &self,
+        user: &Name,
+        record: &[u8],
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let (user, key, record) = (user.clone(), self.row_key.clone(), record.to_vec());
+        self.write(move |desk| people::set_password(desk, &key, &user, &record, now_ms)).await
+    }
+
+    async fn devices(&self, user: &Name) -> Result<Vec<Device>, StoreError> {
+        let (user, key) = (user.clone(), self.row_key.clone());
+        self.readers.read(move |conn| people::devices(conn, &key, &user)).await
+    }
+
+    async fn revoke_device(&self, user: &Name, device: &DeviceId) -> Result<bool, StoreError> {
+        let (user, key, device) = (user.clone(), self.row_key.clone(), *device);
+        self.write(move |desk| people::revoke_device(desk, &key, &user, &device)).await
+    }
+
+    async fn touch_device(&self, device: &DeviceId, now_ms: u64) -> Result<(), StoreError> {
+        let device = *device;
+        // Shares the next commit; the caller does not wait.
+        self.begin_write(move |desk| people::touch_device(desk, &device, now_ms)).map(|_| ())
+    }
+
+    async fn is_known_source(
+        &self,
+        user: &Name,
+        source: &[u8],
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let (user, source, key) = (user.clone(), source.to_vec(), self.row_key.clone());
+        self.readers.read(move |conn| sources::is_known(conn, &key, &user, &source, now_ms)).await
+    }
+
+    async fn note_source(
+        &self,
+        user: &Name,
+        source: &[u8],
+        method: LoginMethod,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let (user, source, key) = (user.clone(), source.to_vec(), self.row_key.clone());
+        // Shares the next commit; the caller does not wait.
+        self.begin_write(move |desk| sources::note(desk, &key, &user, &source, method, now_ms))
+            .map(|_| ())
+    }
+
+    async fn forget_sources(&self, user: &Name) -> Result<u64, StoreError> {
+        let user = user.clone();
+        self.write(move |desk| sources::forget(desk, &user)).await
+    }
+
+    async fn person(&self, user: &Name) -> Result<Option<Person>, StoreError> {
+        let (user, key) = (user.clone(), self.row_key.clone());
+        self.readers.read(move |conn| credentials::person(conn, &key, &user)).await
+    }
+
+    async fn people(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Person>, StoreError> {
+        let (after, key) = (after.cloned(), self.row_key.clone());
+        self.readers.read(move |conn| people::list(conn, &key, after.as_ref(), limit)).await
+    }
+}
+
+#[async_trait]
+impl FileIndex for SqliteStore {
+    async fn file(
+        &self,
+        user: &Name,
+        conversation: ConversationId,
+        n: u64,
+    ) -> Result<Option<FileRef>, StoreError> {
+        let user = user.clone();
+        self.readers.read(move |conn| files::one(conn, &user, conversation, n)).await
+    }
+
+    async fn stored(&self, user: &Name) -> Result<Stored, StoreError> {
+        let user = user.clone();
+        self.readers.read(move |conn| files::stored(conn, &user)).await
+    }
+
+    async fn file_hashes(
+        &self,
+        after: Option<[u8; 32]>,
+        limit: usize,
+    ) -> Result<Vec<[u8; 32]>, StoreError> {
+        self.readers.read(move |conn| files::hashes(conn, after, limit)).await
+    }
+
+    async fn is_referenced(&self, hash: &[u8; 32]) -> Result<bool, StoreError> {
+        let hash = *hash;
+        self.readers.read(move |conn| files::is_referenced(conn, &hash)).await
+    }
+}
+
+#[async_trait]
+impl EntrySearch for SqliteStore {
+    async fn search_some(
+        &self,
+        conversation: ConversationId,
+        text: &str,
+        from: SearchFrom,
+        limit: Limit,
+        time: Duration,
+    ) -> Result<Found, StoreError> {
+        let text = text.to_owned();
+        self.readers
+            .read(move |conn| {
+                // From here on: the wait for a connection does not count.
+                let until = Instant::now() + time;
+                search::some(conn, conversation, &text, from, limit, until)
+            })
+            .await
+    }
+
+    fn unindexed(&self) -> u64 {
+        let queued = QUEUE.saturating_sub(self.room.available_permits());
+        self.unindexed.load(Ordering::Relaxed).saturating_add(queued as u64)
+    }
+}
+
+#[async_trait]
+impl ClassicKeys for SqliteStore {
+    async fn add_classic_key(&self, new: ClassicKey) -> Result<AddedClassicKey, StoreError> {
+        let (key, bounds) = (self.row_key.clone(), self.bounds);
+        self.write(move |desk| classic::add(desk, &key, &new, &bounds)).await
+    }
+
+    async fn classic_key(&self, name: &Name) -> Result<Option<ClassicKey>, StoreError> {
+        let (name, key) = (name.clone(), self.row_key.clone());
+        self.readers.read(move |conn| classic::one(conn, &key, &name)).await
+    }
+
+    async fn classic_key_of(&self, form: Form) -> Result<Option<ClassicKey>, StoreError> {
+        let key = self.row_key.clone();
+        self.readers.read(move |conn| classic::of_form(conn, &key, form)).await
+    }
+
+    async fn classic_keys(
+        &self,
+        of: Option<&Name>,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<ListedClassicKey>, StoreError> {
+        let (of, after, key) = (of.cloned(), after.cloned(), self.row_key.clone());
+        self.readers
+            .read(move |conn| classic::list(conn, &key, of.as_ref(), after.as_ref(), limit))
+            .await
+    }
+
+    async fn revoke_classic_key(&self, name: &Name) -> Result<bool, StoreError> {
+        let (name, key) = (name.clone(), self.row_key.clone());
+        self.write(move |desk| classic::revoke(desk, &key, &name)).await
+    }
+}
+
+#[async_trait]
+impl Close for SqliteStore {
+    async fn close(&self) -> Result<(), StoreError> {
+        self.readers.close().await;
+        let recorder = self.end();
+        let ended = tokio::task::spawn_blocking(move || crate::join(recorder)).await;
+        ended.map_err(|error| StoreError::Database(error.to_string())).flatten()
+    }
+}

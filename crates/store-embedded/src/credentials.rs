@@ -1,0 +1,243 @@
+//! Credential and user rows. Their MACs and the look-ups of equal cost are those of the contract.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use twinlock_core::id::{CredentialId, InviteId, Name};
+use twinlock_core::keys::RowKey;
+
+use crate::error::DbError;
+use crate::row::{first, get_name, get_optional_name, get_uint, int};
+use twinlock_store::equal_cost::{self, AFTER_CIDS, AFTER_NAMES};
+use twinlock_store::row_mac::{CredentialRow, CredentialState, MacRow as _};
+use twinlock_store::{LookedUp, Person, Role, StoreError};
+
+/// Columns that [`read_row`] reads.
+pub(crate) const COLUMNS: &str =
+    "cid, user, record, label, created_ms, seen_ms, role, expires_ms, made_by, state, used_by, mac";
+
+/// Writes a row, and replaces one with the same id.
+pub(crate) fn write(conn: &Connection, key: &RowKey, row: &CredentialRow) -> Result<(), DbError> {
+    let name = |name: &Option<Name>| name.as_ref().map(Name::to_string);
+    let mac = row.mac(key);
+    conn.prepare_cached(&format!(
+        "INSERT OR REPLACE INTO credentials ({COLUMNS})
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+    ))?
+    .execute(params![
+        row.cid,
+        name(&row.user),
+        row.record,
+        row.label,
+        int(row.created_ms),
+        int(row.seen_ms),
+        row.role.number(),
+        int(row.expires_ms),
+        name(&row.made_by),
+        row.state.number(),
+        name(&row.used_by),
+        mac,
+    ])?;
+    Ok(())
+}
+
+/// Reads a row in the order of [`COLUMNS`], and its MAC.
+pub(crate) fn read_row(row: &Row<'_>) -> Result<(CredentialRow, [u8; 32]), DbError> {
+    let credential = CredentialRow {
+        cid: row.get(0)?,
+        user: get_optional_name(row, 1)?,
+        record: row.get(2)?,
+        label: row.get(3)?,
+        created_ms: get_uint(row, 4)?,
+        seen_ms: get_uint(row, 5)?,
+        role: Role::from_number(row.get(6)?)?,
+        expires_ms: get_uint(row, 7)?,
+        made_by: get_optional_name(row, 8)?,
+        state: CredentialState::from_number(row.get(9)?)?,
+        used_by: get_optional_name(row, 10)?,
+    };
+    Ok((credential, row.get(11)?))
+}
+
+/// Reads one credential; a miss reads and computes as much as a hit.
+pub(crate) fn load(
+    conn: &Connection,
+    key: &RowKey,
+    id: &CredentialId,
+) -> Result<Option<CredentialRow>, DbError> {
+    look(conn, key, id).map(|(row, is_there)| is_there.then_some(row))
+}
+
+/// The row and `true`, or a stand-in and `false`.
+///
+/// Hits and misses both query twice and find one row.
+fn look(
+    conn: &Connection,
+    key: &RowKey,
+    id: &CredentialId,
+) -> Result<(CredentialRow, bool), DbError> {
+    let cid = id.cid();
+    let stand_in = equal_cost::stand_in_cid(key, id);
+    let mut select =
+        conn.prepare_cached(&format!("SELECT {COLUMNS} FROM credentials WHERE cid = ?1"))?;
+    let found = first(&mut select, [&*cid], read_row)?;
+    let mut select =
+        conn.prepare_cached(&format!("SELECT {COLUMNS} FROM credentials WHERE cid > ?1 LIMIT 1"))?;
+    let after: &[u8] = if found.is_some() { &AFTER_CIDS } else { &stand_in };
+    let other = first(&mut select, [after], read_row)?;
+    Ok(equal_cost::credential_row(found, other, key, id))
+}
+
+/// Looks up the credential of `id`. Reads two rows and verifies two MACs, on a hit and on a miss.
+pub(crate) fn look_up(
+    conn: &Connection,
+    key: &RowKey,
+    id: &CredentialId,
+    now_ms: u64,
+) -> Result<LookedUp, DbError> {
+    let found = look(conn, key, id)?;
+    let person = person(conn, key, &equal_cost::user_of(&found.0)).map_err(StoreError::from);
+    Ok(equal_cost::look_up(id, found, person, now_ms)?)
+}
+
+/// An invite that can be used at `now_ms`.
+pub(crate) fn open_invite(
+    conn: &Connection,
+    key: &RowKey,
+    id: &InviteId,
+    now_ms: u64,
+) -> Result<Option<CredentialRow>, DbError> {
+    let stored = load(conn, key, &CredentialId::Invite(*id))?;
+    Ok(stored.filter(|s| s.state == CredentialState::Usable && now_ms < s.expires_ms))
+}
+
+// ---- people
+
+/// Columns that [`get_person`] reads.
+pub(crate) const PERSON: &str = "name, role, password, created_ms, mac";
+
+/// Reads a user's row in the order of [`PERSON`].
+///
+/// # Errors
+/// [`StoreError::Damaged`] if its MAC does not verify.
+pub(crate) fn get_person(row: &Row<'_>, key: &RowKey) -> Result<Person, DbError> {
+    let person = Person {
+        user: get_name(row, 0)?,
+        role: Role::from_number(row.get(1)?)?,
+        password: row.get(2)?,
+        created_ms: get_uint(row, 3)?,
+    };
+    Ok(equal_cost::verified_person(Ok((person, row.get(4)?)), key)?)
+}
+
+/// One user; a miss reads and computes as much as a hit, as with [`load`].
+pub(crate) fn person(
+    conn: &Connection,
+    key: &RowKey,
+    user: &Name,
+) -> Result<Option<Person>, DbError> {
+    let get = |row: &Row<'_>| get_person(row, key);
+    let mut select = conn.prepare_cached(&format!("SELECT {PERSON} FROM users WHERE name = ?1"))?;
+    let found = first(&mut select, [user.as_str()], get)?;
+    let mut select =
+        conn.prepare_cached(&format!("SELECT {PERSON} FROM users WHERE name > ?1 LIMIT 1"))?;
+    let after = if found.is_some() { AFTER_NAMES } else { "" };
+    let other = first(&mut select, [after], get)?;
+    Ok(equal_cost::person(found, other, key, user)?)
+}
+
+/// Inserts or replaces a user's row.
+pub(crate) fn write_person(
+    conn: &Connection,
+    key: &RowKey,
+    person: &Person,
+) -> Result<(), DbError> {
+    let mac = person.mac(key);
+    conn.prepare_cached(&format!(
+        "INSERT INTO users ({PERSON}) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (name) DO UPDATE SET role = ?2, password = ?3, created_ms = ?4, mac = ?5"
+    ))?
+    .execute(params![
+        person.user.as_str(),
+        person.role.number(),
+        person.password,
+        int(person.created_ms),
+        mac
+    ])?;
+    Ok(())
+}
+
+/// Whether a row has this name, even if its MAC does not verify.
+pub(crate) fn is_taken(conn: &Connection, user: &Name) -> Result<bool, DbError> {
+    let there = conn
+        .prepare_cached("SELECT 1 FROM users WHERE name = ?1")?
+        .query_row([user.as_str()], |_| Ok(()))
+        .optional()?;
+    Ok(there.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+    use twinlock_core::id::DeviceId;
+
+    const RECORD: usize = 192;
+
+    #[test]
+    fn credential__miss_costs_the_same_reads_as_a_hit() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(include_str!("../migrations/0001_record.sql")).unwrap();
+        let key = RowKey::new(&[7; 32]);
+        let ada = Name::new("ada").unwrap();
+        let person =
+            Person { user: ada.clone(), role: Role::Member, password: true, created_ms: 1 };
+        write_person(&conn, &key, &person).unwrap();
+        let device = |n| CredentialId::Device(DeviceId([n; 16]));
+        let user = CredentialId::User(ada.clone());
+        for id in [&user, &device(1), &device(2)] {
+            write(&conn, &key, &CredentialRow::of_user(id, &ada, &[9; RECORD], 1)).unwrap();
+        }
+        let mut revoked = CredentialRow::of_user(&device(2), &ada, &[9; RECORD], 1);
+        revoked.state = CredentialState::Revoked;
+        write(&conn, &key, &revoked).unwrap();
+        let invite = |n| CredentialId::Invite(InviteId([n; 8]));
+        for (n, state, expires_ms) in [
+            (1, CredentialState::Usable, 6),
+            (2, CredentialState::Used, 6),
+            (3, CredentialState::Usable, 5),
+        ] {
+            let made = CredentialRow::of_user(&invite(n), &ada, &[9; RECORD], 1);
+            let made_by = Some(ada.clone());
+            let row = CredentialRow { user: None, made_by, state, expires_ms, ..made };
+            write(&conn, &key, &row).unwrap();
+        }
+        let selects = [
+            format!("SELECT {COLUMNS} FROM credentials WHERE cid = ?1"),
+            format!("SELECT {COLUMNS} FROM credentials WHERE cid > ?1 LIMIT 1"),
+            format!("SELECT {PERSON} FROM users WHERE name = ?1"),
+            format!("SELECT {PERSON} FROM users WHERE name > ?1 LIMIT 1"),
+        ];
+        let nobody = CredentialId::User(Name::new("bob").unwrap());
+        for (id, there) in [
+            (user, true),
+            (device(1), true),
+            (device(2), false),
+            (device(3), false),
+            (nobody, false),
+            (invite(1), true),
+            (invite(2), false),
+            (invite(3), false),
+            (invite(4), false),
+        ] {
+            let (stored, _) = look(&conn, &key, &id).unwrap();
+            assert_eq!(stored.record.len(), RECORD, "{id:?}");
+            let reset = |select: &String| {
+                conn.prepare_cached(select).unwrap().reset_status(StatementStatus::Run)
+            };
+            selects.iter().map(reset).for_each(drop);
+            let looked = look_up(&conn, &key, &id, 5).unwrap();
+            assert_eq!(looked.into_credential().is_some(), there, "{id:?}");
+            assert_eq!(selects.each_ref().map(reset), [1; 4], "{id:?}");
+        }
+    }
+}

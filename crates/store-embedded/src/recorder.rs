@@ -1,0 +1,401 @@
+//! The recorder: the only thread that writes.
+//!
+//! It takes all waiting commands, runs them in one transaction and syncs once, at the commit. It
+//! then publishes the entries to the watchers and answers each caller. So the batch grows with the
+//! load and with the cost of a commit, and no timer delays it.
+//!
+//! Other writes are jobs in the same transactions. Each has a savepoint, so that a failed job
+//! undoes only its own changes. If the commit fails, every caller in it gets the error, and the
+//! recorder drops its cache.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
+
+use crate::Opened;
+use crate::checkpoint::{Before, Checkpointer};
+use crate::entry_writer::EntryWriter;
+use crate::error::DbError;
+use crate::head_cache::HeadCache;
+use crate::index::Index;
+use crate::open::{self, InPlace};
+use twinlock_store::sequencer::PreparedEntry;
+use twinlock_store::{Appended, Clock, Order, Published, StoreError};
+
+/// Approximate limits for the number of entries in one transaction.
+///
+/// The recorder takes as many entries as it can insert in the time of one commit. In a larger
+/// transaction the first entries wait longer, and all callers are idle until the same commit. A
+/// smaller one does not justify its fsync.
+const BATCH_LEAST: usize = 256;
+const BATCH_MOST: usize = 4096;
+/// Approximate limit for the bodies in one transaction, bytes. A larger batch of long texts delays
+/// other users' appends, and a published batch stays in memory until the slowest watcher has read
+/// it.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Time without commands after which the recorder starts to index. A client that sends its next
+/// message after each ack pauses for less, and finds the recorder free.
+const IDLE: Duration = Duration::from_millis(10);
+
+/// A command to the recorder.
+pub(crate) enum Command {
+    /// Records entries.
+    Append(Append),
+    /// Runs any other write.
+    Job(Job),
+    /// Wakes the recorder to attend to the checkpointer.
+    Look,
+    /// Ends the recorder after the commands before it.
+    Close,
+}
+
+/// The entries of one call, which are recorded together or not at all.
+pub(crate) struct Append {
+    pub(crate) entries: Vec<PreparedEntry>,
+    pub(crate) order: Order,
+    pub(crate) reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
+    /// Their space in the queue, released with the answer.
+    pub(crate) room: OwnedSemaphorePermit,
+}
+
+/// A write other than an append.
+///
+/// It runs inside a savepoint, or gets the error that prevents this. Its answer is sent after the
+/// commit.
+pub(crate) type Job = Box<dyn FnOnce(Result<&mut Desk<'_>, &StoreError>) -> JobDone + Send>;
+
+/// Answers a job's caller; gets the error of the commit if that failed.
+type Farewell = Box<dyn FnOnce(Option<&StoreError>) + Send>;
+
+/// Whether to keep a job's changes, and how to answer its caller after the commit.
+pub(crate) struct JobDone {
+    pub(crate) keep: bool,
+    pub(crate) answer: Farewell,
+}
+
+/// What a job works with: the recorder's transaction.
+pub(crate) struct Desk<'a> {
+    /// The recorder's connection, inside a transaction.
+    pub(crate) conn: &'a Connection,
+    /// A job may only remove cached state, because the transaction can still fail.
+    pub(crate) cache: &'a mut HeadCache,
+    /// Milliseconds since 1970 UTC.
+    pub(crate) now_ms: u64,
+    /// Set by a job that erased content: the WAL is emptied after the commit.
+    pub(crate) erased: bool,
+}
+
+enum Answer {
+    Append {
+        placed: Result<Vec<Appended>, StoreError>,
+        order: Order,
+        reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
+        room: OwnedSemaphorePermit,
+    },
+    Job(JobDone),
+}
+
+/// The recorder's state between transactions.
+struct Recorder<'c> {
+    path: &'c Path,
+    in_place: &'c InPlace,
+    conn: &'c Connection,
+    writer: EntryWriter<'c>,
+    cache: HeadCache,
+    index: Index,
+    clock: Clock,
+    news: broadcast::Sender<Arc<[Published]>>,
+    checkpointer: Checkpointer,
+    /// Number of entries that currently justify a commit.
+    worth: usize,
+}
+
+/// Why the recorder ended.
+pub(crate) enum Ended {
+    /// The store was closed or dropped; the error that closing met.
+    Closed(Result<(), StoreError>),
+    /// A sync failed, and the record must be reopened.
+    Failed(Before),
+}
+
+/// Runs until the recorder ends. `batch` holds commands that were received but not processed;
+/// `started` is notified when the recorder can record for the first time.
+pub(crate) fn run(
+    Opened { path, in_place, clock, news, unindexed, .. }: &Opened,
+    conn: &Connection,
+    checkpointer: Checkpointer,
+    commands: &Receiver<Command>,
+    batch: &mut Vec<Command>,
+    started: &SyncSender<()>,
+) -> Result<Ended, StoreError> {
+    let writer = EntryWriter::new(conn).map_err(DbError::from)?;
+    let index = Index::load(conn, unindexed.clone())?;
+    started.try_send(()).ok();
+    let (cache, worth) = (HeadCache::default(), BATCH_LEAST);
+    let (clock, news) = (clock.clone(), news.clone());
+    let mut recorder =
+        Recorder { path, in_place, conn, writer, cache, index, clock, news, checkpointer, worth };
+    let (mut idle, mut goes_on) = (false, true);
+    while goes_on {
+        if batch.is_empty() {
+            goes_on = recorder.collect(commands, batch, &mut idle);
+        }
+        // After a failed sync, reads can return old pages.
+        if recorder.checkpointer.has_failed() {
+            break;
+        }
+        if !batch.is_empty() {
+            recorder.record(batch);
+        }
+        if goes_on {
+            recorder.checkpointer.attend(conn);
+        }
+    }
+    let failed = recorder.checkpointer.end(conn);
+    let in_place = recorder.in_place.check();
+    if in_place.is_err() {
+        open::leave_files(conn).map_err(DbError::from)?;
+    }
+    match failed {
+        Ok(Some(failed)) if goes_on => Ok(Ended::Failed(failed)),
+        failed => Ok(Ended::Closed(
+            in_place.and(failed.map(drop).map_err(|error| DbError::from(error).0)),
+        )),
+    }
+}
+
+/// Answers all commands with `error` for `time`. `false`: the store is closing.
+pub(crate) fn refuse(
+    commands: &Receiver<Command>,
+    batch: &mut Vec<Command>,
+    error: &StoreError,
+    time: Duration,
+) -> bool {
+    let until = Instant::now() + time;
+    loop {
+        for command in batch.drain(..) {
+            match command {
+                Command::Append(Append { order, reply, room, .. }) => {
+                    order.fail();
+                    drop(room);
+                    reply.send(Err(error.clone())).ok();
+                }
+                Command::Job(job) => (job(Err(error)).answer)(Some(error)),
+                Command::Look => {}
+                Command::Close => return false,
+            }
+        }
+        match commands.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(command) => batch.push(command),
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+    }
+}
+
+impl Recorder<'_> {
+    /// Waits for commands and takes those that are queued; indexes while there are none. `false`:
+    /// these are the last.
+    fn collect(
+        &mut self,
+        commands: &Receiver<Command>,
+        batch: &mut Vec<Command>,
+        idle: &mut bool,
+    ) -> bool {
+        let first = loop {
+            if self.checkpointer.has_failed() {
+                return true;
+            }
+            if *idle && !self.index.is_behind() {
+                self.checkpointer.idle();
+                match commands.recv() {
+                    Ok(command) => break command,
+                    Err(_) => return false,
+                }
+            }
+            let rest = self.index.rest().filter(|rest| *rest < IDLE);
+            let wait = if *idle { Duration::ZERO } else { rest.unwrap_or(IDLE) };
+            match commands.recv_timeout(wait) {
+                Ok(command) => break command,
+                Err(RecvTimeoutError::Timeout) => {
+                    *idle |= rest.is_none();
+                    self.index_some();
+                }
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        };
+        *idle = false;
+        let (mut entries, mut bytes) = (0, 0);
+        let mut next = Some(first);
+        while let Some(command) = next.take() {
+            match &command {
+                Command::Append(append) => {
+                    entries += append.entries.len();
+                    bytes += append.entries.iter().map(|e| e.new.body.len()).sum::<usize>();
+                }
+                Command::Job(_) => entries += 1,
+                Command::Look => return true,
+                Command::Close => return false,
+            }
+            batch.push(command);
+            if entries < self.worth && bytes < BATCH_BYTES {
+                next = commands.try_recv().ok();
+            }
+        }
+        true
+    }
+
+    /// Records a batch in one transaction.
+    fn record(&mut self, batch: &mut Vec<Command>) {
+        let now_ms = (self.clock)();
+        self.writer.begin(self.news.receiver_count() > 0);
+        let mut erased = false;
+        let mut answers = Vec::with_capacity(batch.len());
+        let mut failed = self.writer.begin_transaction().err();
+        let (begun, began) = (failed.is_none(), Instant::now());
+        for command in batch.drain(..) {
+            match command {
+                Command::Append(Append { entries, order, reply, room }) => {
+                    let placed = match &failed {
+                        // The rest of the transaction is not affected.
+                        None if order.has_failed() => Err(StoreError::OutOfOrder),
+                        Some(error) => Err(error.clone()),
+                        None => {
+                            let placed = self.writer.write(&mut self.cache, entries, now_ms);
+                            placed.inspect_err(|error| failed = Some(error.clone()))
+                        }
+                    };
+                    answers.push(Answer::Append { placed, order, reply, room });
+                }
+                Command::Job(job) => {
+                    let (conn, cache) = (self.conn, &mut self.cache);
+                    let mut desk = Desk { conn, cache, now_ms, erased: false };
+                    let done = do_job(&mut desk, job, &mut failed);
+                    erased |= desk.erased;
+                    answers.push(Answer::Job(done));
+                }
+                Command::Look | Command::Close => {}
+            }
+        }
+        let placing = began.elapsed();
+        let failed = failed.or_else(|| self.in_place.check().err());
+        let failed = failed.or_else(|| self.writer.commit().err());
+        match &failed {
+            None => {
+                let placed = self.writer.written();
+                self.worth = worth(placed, placing, began.elapsed().saturating_sub(placing));
+                // Before the answers: a caller may read the index backlog at once.
+                self.index.appended(placed, self.writer.written_bytes());
+                self.tell();
+                self.answer(answers, None);
+                self.checkpointer.committed(erased);
+                if self.index.is_due() {
+                    self.index_some();
+                }
+            }
+            Some(error) => {
+                tracing::error!(%error, "a commit failed; nothing of it was recorded or acknowledged");
+                self.writer.roll_back();
+                // Only under the write lock and in the file that was opened. Otherwise the frames
+                // could be another process's.
+                let ours = begun && self.in_place.check().is_ok();
+                if ours && let Err(error) = open::cut_off(self.path, self.conn) {
+                    tracing::error!(%error, "the failed commit was not truncated; the next commit overwrites it");
+                }
+                self.cache.forget_all();
+                self.answer(answers, Some(error));
+            }
+        }
+        self.cache.stay_small();
+    }
+
+    fn tell(&mut self) {
+        let published = self.writer.take_published();
+        if !published.is_empty() {
+            // Fails if there are no watchers.
+            self.news.send(published.into()).ok();
+        }
+    }
+
+    fn answer(&self, answers: Vec<Answer>, failed: Option<&StoreError>) {
+        // A send fails if the caller has gone.
+        for answer in answers {
+            match (answer, failed) {
+                (Answer::Append { placed, reply, room, .. }, None) => {
+                    drop(room);
+                    reply.send(placed).ok();
+                }
+                (Answer::Append { order, reply, room, .. }, Some(error)) => {
+                    // Before any caller gets the error.
+                    order.fail();
+                    drop(room);
+                    reply.send(Err(error.clone())).ok();
+                }
+                (Answer::Job(done), failed) => (done.answer)(failed),
+            }
+        }
+    }
+
+    fn index_some(&mut self) {
+        if let Err(error) = self.index.step(self.conn) {
+            tracing::warn!(%error, "the search index is not updated; searches scan the record");
+        }
+        self.checkpointer.committed(false);
+        self.checkpointer.attend(self.conn);
+    }
+}
+
+/// The number of entries that take as long to insert as `commit`, if `placed` entries took
+/// `placing`.
+fn worth(placed: usize, placing: Duration, commit: Duration) -> usize {
+    let placed = u128::try_from(placed).unwrap_or(u128::MAX);
+    let worth = placed.saturating_mul(commit.as_nanos()) / placing.as_nanos().max(1);
+    usize::try_from(worth).unwrap_or(usize::MAX).clamp(BATCH_LEAST, BATCH_MOST)
+}
+
+/// Runs a job in its savepoint. Sets `failed` if the whole transaction is lost.
+fn do_job(desk: &mut Desk<'_>, job: Job, failed: &mut Option<StoreError>) -> JobDone {
+    let conn = desk.conn;
+    let fail = |failed: &mut Option<StoreError>, error: rusqlite::Error| {
+        failed.get_or_insert_with(|| DbError::from(error).0);
+    };
+    if failed.is_none()
+        && let Err(error) = run_sql(conn, "SAVEPOINT job")
+    {
+        fail(failed, error);
+    }
+    if let Some(error) = failed {
+        return job(Err(error));
+    }
+    let done = job(Ok(desk));
+    let undone = if done.keep { Ok(()) } else { run_sql(conn, "ROLLBACK TO job") };
+    if let Err(error) = undone.and_then(|()| run_sql(conn, "RELEASE job")) {
+        fail(failed, error);
+    }
+    done
+}
+
+pub(crate) fn run_sql(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorder__batch_size_balances_sequencing_and_commit() {
+        let us = Duration::from_micros;
+        assert_eq!(worth(1000, us(3000), us(1500)), 500);
+        assert_eq!(worth(500, us(1500), us(3000)), 1000);
+        assert_eq!(worth(1000, us(3000), us(30)), BATCH_LEAST);
+        assert_eq!(worth(1, us(5), us(1_000_000)), BATCH_MOST);
+        // A clock with no progress, and a transaction without entries.
+        assert_eq!(worth(usize::MAX, us(0), Duration::MAX), BATCH_MOST);
+        assert_eq!(worth(0, us(0), us(0)), BATCH_LEAST);
+    }
+}

@@ -1,0 +1,214 @@
+//! The log of entries: appends, reads and new heads.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::broadcast;
+use twinlock_core::chain::Kind;
+use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Name, Salt, Sender};
+
+use crate::error::StoreError;
+use crate::files::FileRef;
+
+/// The entries of all conversations.
+#[async_trait]
+pub trait EntryLog: Send + Sync + 'static {
+    /// Queues a batch of entries for the recorder. Resolves when the batch is queued.
+    ///
+    /// The recorder records batches in the order of these calls and answers each entry in the order
+    /// of the batch. Batches in the queue share a transaction (group commit); each batch is
+    /// recorded as a whole or not at all. This future waits only while the queue is full. Poll it
+    /// to completion: later callers queue behind it. Dropping the returned [`Answer`] does not
+    /// cancel the append.
+    async fn hand_over(&self, batch: Vec<NewEntry>, order: &Order) -> Result<Answer, StoreError>;
+
+    /// Queues a batch with [`Self::hand_over`] and waits for its answer.
+    async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>, StoreError> {
+        self.hand_over(batch, &Order::default()).await?.await
+    }
+
+    /// Reads entries with numbers greater than `after`, in ascending order.
+    ///
+    /// Returns at most `limit.entries` entries with about `limit.bytes` of bodies, but at least one
+    /// entry if there is one. The page ends before a missing entry; if that is the first entry, the
+    /// error is [`StoreError::Damaged`]. At or past the head the page is empty, and `link_after` is
+    /// the head's link. A conversation that does not exist is empty.
+    async fn read(
+        &self,
+        conversation: ConversationId,
+        after: u64,
+        limit: Limit,
+    ) -> Result<Page, StoreError>;
+
+    /// The newest entry of each conversation among the last `entries` of the whole record, newest
+    /// first.
+    async fn newest(&self, entries: usize) -> Result<Vec<Newest>, StoreError>;
+
+    /// Subscribes to all later commits, in order for each conversation. A receiver that lags gets
+    /// an error and must read the heads itself.
+    fn watch(&self) -> broadcast::Receiver<Arc<[Published]>>;
+
+    /// Removes salt and body of an entry and keeps its commitment, so that the links still verify.
+    /// `None`: the entry does not exist, or it is erased already.
+    async fn erase(
+        &self,
+        conversation: ConversationId,
+        n: u64,
+    ) -> Result<Option<Erased>, StoreError>;
+
+    /// The receipt of this user's message, if it was recorded.
+    async fn receipt(
+        &self,
+        user: &Name,
+        message_id: &MessageId,
+    ) -> Result<Option<Receipt>, StoreError>;
+}
+
+/// Resolves to the outcome of an append once its transaction has ended.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<Appended>, StoreError>> + Send>>;
+
+/// Appends whose order matters.
+///
+/// After one append of an order fails, later ones fail too ([`StoreError::OutOfOrder`]), so that
+/// resending all of them keeps the order. Clones share one order; a new order starts without a
+/// failure.
+#[derive(Debug, Clone, Default)]
+pub struct Order(Arc<AtomicBool>);
+
+impl Order {
+    /// Whether an append of this order has failed.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Notes that an append of this order failed. For stores.
+    pub fn fail(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// An entry to be recorded. The store assigns number, time, salt and link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEntry {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The author; [`Sender::Server`] needs no membership.
+    pub sender: Sender,
+    /// Unique for a user over all conversations.
+    pub message_id: MessageId,
+    /// Text, system, file and others.
+    pub kind: Kind,
+    /// The body, as received.
+    pub body: Bytes,
+}
+
+/// The answer to one [`NewEntry`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Appended {
+    /// The entry is on disk. For a repeated `message_id`, the receipt of the first recording.
+    Recorded(Receipt),
+    /// The conversation does not exist, or the sender is not a member. Or the sender's classic key
+    /// is revoked, or bound to another conversation.
+    NotAMember,
+}
+
+/// Position, time and link of a recorded entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The entry's number.
+    pub n: u64,
+    /// Milliseconds since 1970 UTC.
+    pub time_ms: u64,
+    /// `None` once the entry is erased.
+    pub salt: Option<Salt>,
+    /// The entry's link, `link_n`.
+    pub link: Link,
+}
+
+/// A recorded entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The entry's number.
+    pub n: u64,
+    /// Milliseconds since 1970 UTC.
+    pub time_ms: u64,
+    /// The id that the client assigned.
+    pub message_id: MessageId,
+    /// Text, system, file and others.
+    pub kind: Kind,
+    /// [`Sender`] in its protocol encoding, kept as bytes because the link covers these bytes.
+    pub sender: Bytes,
+    /// The body, or its commitment.
+    pub content: Content,
+    /// `link_n`, as stored when the entry was recorded.
+    pub link: Link,
+}
+
+/// The body of an entry, or its commitment once erased.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// The body as recorded, and its salt.
+    Body(Salt, Bytes),
+    /// The commitment of an erased entry.
+    Erased(Commit),
+}
+
+/// The newest entry of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Newest {
+    /// The entry's position in the whole record; each entry increments it by one.
+    pub seq: u64,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The entry's number.
+    pub n: u64,
+    /// Milliseconds since 1970 UTC.
+    pub time_ms: u64,
+    /// The entry's link, `link_n`.
+    pub link: Link,
+}
+
+/// The result of erasing an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Erased {
+    /// The file that the entry referred to. Its content can be deleted unless another entry refers
+    /// to it.
+    pub file: Option<FileRef>,
+}
+
+/// Limits of one read.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// Maximum number of entries.
+    pub entries: usize,
+    /// Approximate maximum of body bytes.
+    pub bytes: usize,
+}
+
+/// A range of a conversation's entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The link of entry `after`, against which the first entry's link is verified.
+    pub link_after: Link,
+    /// The newest number of the conversation.
+    pub head: u64,
+    /// Entries in ascending order, without gaps, from `after + 1`.
+    pub entries: Vec<Entry>,
+}
+
+/// New entries of one conversation, published after the commit and before the acks.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Its newest number.
+    pub head: u64,
+    /// The new entries up to `head`, without gaps, if this process recorded them.
+    pub entries: Vec<Entry>,
+}

@@ -1,0 +1,104 @@
+//! The search for words.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use twinlock_core::id::ConversationId;
+
+use crate::error::StoreError;
+use crate::log::{Entry, Limit};
+
+/// Time of one slice of a search. Between slices, other reads and checkpoints run.
+pub const SLICE: Duration = Duration::from_millis(20);
+
+/// The search for entries by their words.
+#[async_trait]
+pub trait EntrySearch: Send + Sync + 'static {
+    /// Searches for entries that contain all words of `text`, newest first, for about `time`.
+    ///
+    /// A last word of three or more letters matches as a prefix. [`Found::next`] says where the
+    /// search resumes. The call reads one snapshot of the record, which delays checkpoints until it
+    /// returns. It finds at most `limit.entries` entries with about `limit.bytes` of bodies, but at
+    /// least one entry if there is one.
+    async fn search_some(
+        &self,
+        conversation: ConversationId,
+        text: &str,
+        from: SearchFrom,
+        limit: Limit,
+        time: Duration,
+    ) -> Result<Found, StoreError>;
+
+    /// Approximate number of bytes that a search may have to read because they are not indexed yet.
+    /// Counts bodies, plus 256 for each entry; 0 when the index is up to date.
+    fn unindexed(&self) -> u64;
+
+    /// Repeats [`Self::search_some`] below `before` until it is complete or has `entries` entries.
+    /// Its time is not bounded.
+    async fn search(
+        &self,
+        conversation: ConversationId,
+        text: &str,
+        before: u64,
+        entries: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let mut all = Vec::new();
+        let mut from = Some(SearchFrom::below(before));
+        while let Some(at) = from
+            && all.len() < entries
+        {
+            let limit = Limit { entries: entries - all.len(), bytes: usize::MAX };
+            let found = self.search_some(conversation, text, at, limit, SLICE).await?;
+            all.extend(found.entries);
+            from = found.next;
+        }
+        Ok(all)
+    }
+}
+
+/// Where a search starts or resumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchFrom {
+    /// Only entries with numbers below this.
+    pub before: u64,
+    /// The position in the index, once the search has reached it.
+    pub position: Option<IndexPosition>,
+}
+
+impl SearchFrom {
+    /// Starts at the newest entry with a number below `before`.
+    #[must_use]
+    pub fn below(before: u64) -> Self {
+        Self { before, position: None }
+    }
+}
+
+/// A search's position in the index, with the words that earlier slices have read. Opaque to
+/// callers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexPosition {
+    /// Only entries with a `seq` below this.
+    pub below: i64,
+    /// The indexed words that match a last word of four or more letters.
+    pub words: PrefixWords,
+}
+
+/// The indexed words that begin with the last word of a search.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PrefixWords {
+    /// The words read so far, ascending.
+    Partial(Vec<String>),
+    /// All words, ascending.
+    All(Vec<String>),
+    /// More words than the search looks up individually.
+    TooMany,
+}
+
+/// The result of one slice of a search.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Matching entries, newest first.
+    pub entries: Vec<Entry>,
+    /// Where the search resumes; `None`: it is complete.
+    pub next: Option<SearchFrom>,
+}

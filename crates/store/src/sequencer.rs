@@ -1,0 +1,258 @@
+//! The sequencer: gives an entry its number, time and link, or finds that it gets none.
+//!
+//! It is a pure function over the head of a conversation. A store with one writer keeps the heads
+//! in memory; one with several writers reads them under a lock. Either writes the entry and uses
+//! the returned head for the next one.
+
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use twinlock_core::chain::{self, Linked};
+use twinlock_core::id::{Commit, ConversationId, Link, Salt, Sender, ServerKey};
+
+use crate::error::StoreError;
+use crate::file_body;
+use crate::files::FileRef;
+use crate::log::{Appended, Content, Entry, NewEntry, Receipt};
+
+/// An entry with everything that does not depend on its position. The caller of an append prepares
+/// it, so that the recorder does not hash bodies.
+#[derive(Debug, Clone)]
+pub struct PreparedEntry {
+    /// The entry as received.
+    pub new: NewEntry,
+    /// The sender in the encoding of protocol section 7.
+    pub sender: Bytes,
+    /// Its salt.
+    pub salt: Salt,
+    /// The commitment to salt and body.
+    pub commit: Commit,
+    /// The content that a file entry refers to.
+    pub file: Option<FileRef>,
+}
+
+impl PreparedEntry {
+    /// Prepares a batch.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`] if the system has no randomness.
+    pub fn batch(batch: Vec<NewEntry>, salts: &Salts) -> Result<Vec<Self>, StoreError> {
+        let salts = salts.draw(batch.len())?;
+        let mut before: Option<(Sender, Bytes)> = None;
+        let one = |(new, salt): (NewEntry, Salt)| {
+            let commit = chain::commit(&salt, &new.body);
+            let sender = match &before {
+                Some((sender, bytes)) if *sender == new.sender => bytes.clone(),
+                _ => {
+                    let bytes = Bytes::from(new.sender.to_string());
+                    before = Some((new.sender.clone(), bytes.clone()));
+                    bytes
+                }
+            };
+            let file = file_body::reference(new.kind, &new.body);
+            Self { new, sender, salt, commit, file }
+        };
+        Ok(batch.into_iter().zip(salts).map(one).collect())
+    }
+
+    /// The receipt of this entry, which is at `head`.
+    #[must_use]
+    pub fn receipt(&self, head: &ConversationHead) -> Receipt {
+        let ConversationHead { n, time_ms, link } = *head;
+        let conversation = self.new.conversation;
+        Receipt { conversation, n, time_ms, salt: Some(self.salt), link }
+    }
+
+    /// The recorded form of this entry, which is at `head`.
+    #[must_use]
+    pub fn into_entry(self, head: &ConversationHead) -> Entry {
+        let ConversationHead { n, time_ms, link } = *head;
+        let NewEntry { message_id, kind, body, .. } = self.new;
+        let content = Content::Body(self.salt, body);
+        Entry { n, time_ms, message_id, kind, sender: self.sender, content, link }
+    }
+}
+
+/// The newest entry of a conversation, as far as the next entry depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConversationHead {
+    /// Its number; 0: the conversation is empty.
+    pub n: u64,
+    /// Its time, ms since 1970 UTC.
+    pub time_ms: u64,
+    /// Its link; `link_0` of an empty conversation.
+    pub link: Link,
+}
+
+impl ConversationHead {
+    /// The head of an empty conversation.
+    #[must_use]
+    pub fn empty(server_key: &ServerKey, conversation: ConversationId) -> Self {
+        Self { n: 0, time_ms: 0, link: chain::link_0(server_key, conversation) }
+    }
+}
+
+/// What the sequencer decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sequenced {
+    /// The entry is new. This is the head after it, with the entry's number, time and link.
+    Next(ConversationHead),
+    /// The entry is not recorded; this is its answer.
+    Answered(Appended),
+}
+
+/// Decides the position of an entry.
+///
+/// `head` is the head of its conversation; `None`: the conversation does not exist, or the sender
+/// may not append to it. `first` is the receipt of the first entry of this user with the same
+/// message id. It counts even if the sender is no longer a member. A store whose unique index
+/// detects duplicates may pass `None` for an entry with a head, and call this again with the
+/// receipt if the index reports a conflict.
+///
+/// # Errors
+/// [`StoreError::Database`] if the sender is longer than a link can cover.
+pub fn sequence(
+    head: Option<&ConversationHead>,
+    first: Option<Receipt>,
+    entry: &PreparedEntry,
+    now_ms: u64,
+) -> Result<Sequenced, StoreError> {
+    if let Some(first) = first {
+        return Ok(Sequenced::Answered(Appended::Recorded(first)));
+    }
+    let Some(head) = head else { return Ok(Sequenced::Answered(Appended::NotAMember)) };
+    let n = head.n + 1;
+    let time_ms = now_ms.max(head.time_ms);
+    let linked = Linked {
+        conversation: entry.new.conversation,
+        n,
+        time_ms,
+        message_id: &entry.new.message_id,
+        kind: entry.new.kind,
+        sender: &entry.sender,
+        commit: &entry.commit,
+    };
+    let link = linked.link(&head.link).ok_or_else(|| {
+        // `Sender` has at most 65 bytes.
+        StoreError::Database("a sender is too long".into())
+    })?;
+    Ok(Sequenced::Next(ConversationHead { n, time_ms, link }))
+}
+
+/// Random salts from the system, drawn in batches: a system call for each salt would cost more than
+/// the hash that uses it.
+#[derive(Default)]
+pub struct Salts(Mutex<Vec<[u8; 16]>>);
+
+/// Number of salts drawn at a time; 4 KiB.
+const SALTS: usize = 256;
+
+impl Salts {
+    /// Returns each salt only once.
+    fn draw(&self, count: usize) -> Result<Vec<Salt>, StoreError> {
+        let mut drawn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if drawn.len() < count {
+            let have = drawn.len();
+            drawn.resize(count.max(SALTS), [0; 16]);
+            let (_, new) = drawn.split_at_mut(have);
+            if let Err(error) = getrandom::fill(new.as_flattened_mut()) {
+                drawn.truncate(have);
+                return Err(StoreError::Database(format!("no randomness: {error}")));
+            }
+        }
+        let keep = drawn.len() - count;
+        Ok(drawn.drain(keep..).map(Salt).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use twinlock_core::chain::{Kind, Position};
+    use twinlock_core::id::{MessageId, Name};
+
+    use super::*;
+
+    const CONVERSATION: ConversationId = 7;
+    const SERVER_KEY: ServerKey = ServerKey([1; 32]);
+
+    fn empty() -> ConversationHead {
+        ConversationHead::empty(&SERVER_KEY, CONVERSATION)
+    }
+
+    fn prepared(count: u8) -> Vec<PreparedEntry> {
+        let sender = Sender::new(&Name::new("ada").unwrap(), None);
+        let new = |n: u8| NewEntry {
+            conversation: CONVERSATION,
+            sender: if n == 2 { Sender::Server } else { sender.clone() },
+            message_id: MessageId([n; 16]),
+            kind: Kind::TEXT,
+            body: Bytes::from(vec![n]),
+        };
+        PreparedEntry::batch((0..count).map(new).collect(), &Salts::default()).unwrap()
+    }
+
+    fn next(head: &ConversationHead, entry: &PreparedEntry, now_ms: u64) -> ConversationHead {
+        match sequence(Some(head), None, entry, now_ms).unwrap() {
+            Sequenced::Next(next) => next,
+            Sequenced::Answered(answer) => panic!("{answer:?}"),
+        }
+    }
+
+    #[test]
+    fn sequencer__numbers_and_links_verify_as_a_client_does() {
+        let mut head = empty();
+        let mut position = Position::new(CONVERSATION, 0, head.link);
+        for entry in prepared(5) {
+            head = next(&head, &entry, 10);
+            let recorded = entry.clone().into_entry(&head);
+            let linked = Linked {
+                conversation: CONVERSATION,
+                n: recorded.n,
+                time_ms: recorded.time_ms,
+                message_id: &recorded.message_id,
+                kind: recorded.kind,
+                sender: &recorded.sender,
+                commit: &entry.commit,
+            };
+            assert_eq!(position.advance(&linked, None).unwrap(), recorded.link);
+            let receipt = entry.receipt(&head);
+            assert_eq!((receipt.n, receipt.time_ms, receipt.link), (head.n, 10, head.link));
+            assert_eq!(recorded.content, Content::Body(receipt.salt.unwrap(), entry.new.body));
+        }
+        assert_eq!(head.n, 5);
+    }
+
+    #[test]
+    fn sequencer__time_never_decreases() {
+        let entries = prepared(3);
+        let mut head = empty();
+        let times = [(5, 5), (3, 5), (6, 6)];
+        for (entry, (now_ms, time_ms)) in entries.iter().zip(times) {
+            head = next(&head, entry, now_ms);
+            assert_eq!(head.time_ms, time_ms);
+        }
+    }
+
+    #[test]
+    fn sequencer__duplicate_gets_its_first_receipt_also_after_leaving() {
+        let entries = prepared(1);
+        let first = entries[0].receipt(&next(&empty(), &entries[0], 1));
+        for head in [Some(&empty()), None] {
+            let again = sequence(head, Some(first.clone()), &entries[0], 9).unwrap();
+            assert_eq!(again, Sequenced::Answered(Appended::Recorded(first.clone())));
+        }
+        let refused = sequence(None, None, &entries[0], 9).unwrap();
+        assert_eq!(refused, Sequenced::Answered(Appended::NotAMember));
+    }
+
+    #[test]
+    fn sequencer__salts_are_distinct() {
+        let salts = Salts::default();
+        let counts = [1, 300, 2, 256];
+        let all: Vec<_> = counts.into_iter().flat_map(|count| salts.draw(count).unwrap()).collect();
+        assert_eq!(all.len(), 559);
+        assert_eq!(all.iter().map(|salt| salt.0).collect::<HashSet<_>>().len(), 559);
+    }
+}
