@@ -1,66 +1,56 @@
 //! Files in `chat`: sent and fetched on separate connections while the chat continues.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use indicatif::HumanBytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use twinlock_client::error::Fault;
+use twinlock_app::{TransferDirection, TransferView};
 use twinlock_client::transfer::{
-    Copies, Destination, DownloadRequest, DownloadTarget, JobId, LocalFile, TransferError,
-    TransferEvent as Event, Transfers, gather, look, name,
+    Copies, Destination, DownloadRequest, DownloadTarget, LocalFile, TransferError, TransferEvent,
+    Transfers, gather, look, name,
 };
 
-use super::Talk;
+use super::LineChat;
 use crate::args::TransferArgs;
 use crate::context::Context;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::lookup::{file_entry, is_own};
-use crate::output::Style;
 use crate::output::harmless;
 
 /// Transfer connections.
 const JOBS: u8 = 3;
 
-/// Running transfers and their connections, which are opened on first use.
-pub(super) struct Files {
+/// The transfer connections, which are opened on first use, and the files that are examined.
+pub(super) struct FileTransfers {
     context: Context,
-    lines: Option<(Transfers, mpsc::Receiver<Event>)>,
-    /// A description of each, for people.
-    open: HashMap<JobId, String>,
+    transfers: Option<(Transfers, mpsc::Receiver<TransferEvent>)>,
     /// Files that threads examine before they are sent, with the target of each. A disk may not
     /// answer, which must not block the chat.
-    looked_at: JoinSet<(String, Result<LocalFile, TransferError>)>,
+    examined: JoinSet<(String, Result<LocalFile, TransferError>)>,
 }
 
 /// An event of a file.
-pub(super) enum News {
-    /// A file was examined: it can be sent, or cannot.
-    LookedAt(String, Result<LocalFile, TransferError>),
-    Moved(Event),
+pub(super) enum FileEvent {
+    /// A file was examined: it can be sent to the target, or cannot.
+    Examined {
+        target: String,
+        found: Result<LocalFile, TransferError>,
+    },
+    /// The thread has already printed a message.
+    ExaminationPanicked,
+    Transfer(TransferEvent),
 }
 
-impl Files {
+impl FileTransfers {
     pub(super) fn new(context: &Context) -> Self {
-        Self {
-            context: context.clone(),
-            lines: None,
-            open: HashMap::new(),
-            looked_at: JoinSet::new(),
-        }
-    }
-
-    /// Number of running transfers.
-    pub(super) fn open(&self) -> usize {
-        self.open.len() + self.looked_at.len()
+        Self { context: context.clone(), transfers: None, examined: JoinSet::new() }
     }
 
     /// The next event. Cancel-safe.
-    pub(super) async fn next(&mut self) -> News {
-        let Self { lines, looked_at, .. } = self;
-        let moved = async {
-            if let Some((_, events)) = lines
+    pub(super) async fn next(&mut self) -> FileEvent {
+        let Self { transfers, examined, .. } = self;
+        let event = async {
+            if let Some((_, events)) = transfers
                 && let Some(event) = events.recv().await
             {
                 return event;
@@ -68,29 +58,34 @@ impl Files {
             std::future::pending().await
         };
         tokio::select! {
-            event = moved => News::Moved(event),
-            // A thread that panicked has already printed a message.
-            Some(Ok((target, found))) = looked_at.join_next() => News::LookedAt(target, found),
+            event = event => FileEvent::Transfer(event),
+            Some(joined) = examined.join_next() => match joined {
+                Ok((target, found)) => FileEvent::Examined { target, found },
+                Err(_) => FileEvent::ExaminationPanicked,
+            },
         }
     }
 
     fn transfers(&mut self) -> Result<&Transfers, Failure> {
-        let lines = match self.lines.take() {
-            Some(lines) => lines,
+        let transfers = match self.transfers.take() {
+            Some(transfers) => transfers,
             None => {
                 self.context.transfers(&TransferArgs { limit: None, jobs: JOBS, json: false })?
             }
         };
-        Ok(&self.lines.insert(lines).0)
+        Ok(&self.transfers.insert(transfers).0)
     }
 }
 
-impl Talk {
+impl LineChat {
     /// Starts to send a regular file. A pipe or a device is refused, because it may never end.
-    pub(super) fn put(&mut self, path: &str) -> Result<(), Failure> {
-        let (path, target) = (home_of(path), self.target.to_string());
-        let (home, profile) = (self.files.context.home()?, self.files.context.profile()?);
-        self.files.looked_at.spawn_blocking(move || {
+    pub(super) fn put(&mut self, path: PathBuf, target: String) -> Result<(), Failure> {
+        let places = self.files.context.home().and_then(|home| {
+            let profile = self.files.context.profile()?;
+            Ok((home, profile))
+        });
+        let (home, profile) = places.inspect_err(|_| self.app.end_examination())?;
+        self.files.examined.spawn_blocking(move || {
             let found =
                 look(&path).and_then(|_| gather(&home, &profile, &path, &Copies::default()));
             (target, found)
@@ -99,98 +94,73 @@ impl Talk {
     }
 
     /// Handles an event of a file. Returns whether there was progress.
-    pub(super) async fn take_file(&mut self, news: News) -> Result<bool, Failure> {
-        match news {
-            News::Moved(event) => self.moved(event),
-            News::LookedAt(target, found) => {
+    pub(super) async fn take_file_event(&mut self, event: FileEvent) -> Result<bool, Failure> {
+        let is_progress = match event {
+            FileEvent::Transfer(event) => self.app.handle_transfer(event),
+            FileEvent::Examined { target, found } => {
+                self.app.end_examination();
                 // A file that cannot be sent does not end the chat.
-                if let Err(failure) = self.send_file(&target, found).await {
-                    if failure.exit == Exit::Done {
-                        return Err(failure);
-                    }
-                    self.file_failed(failure.exit);
+                if let Err(failure) = self.send_file(target, found).await {
+                    self.note_failed_file(failure.exit);
                     self.print_error(&failure.message)?;
                 }
-                Ok(true)
+                true
             }
-        }
-    }
-
-    fn file_failed(&mut self, exit: Exit) {
-        if !self.screen.is_terminal() {
-            self.failed = Some(self.failed.map_or(exit, |failed| failed.worse(exit)));
-        }
+            FileEvent::ExaminationPanicked => {
+                self.app.end_examination();
+                false
+            }
+        };
+        self.update().await?;
+        Ok(is_progress)
     }
 
     async fn send_file(
         &mut self,
-        target: &str,
+        target: String,
         found: Result<LocalFile, TransferError>,
     ) -> Result<(), Failure> {
         let file = found?;
-        let words = format!("{} ({})", harmless(&file.name), HumanBytes(file.source.size));
-        let jobs = self.files.transfers()?.put(target, vec![file]).await?;
+        let transfer = TransferView {
+            direction: TransferDirection::Sending,
+            name: harmless(&file.name),
+            size: file.source.size,
+            done: 0,
+            target,
+        };
+        let jobs = self.files.transfers()?.put(&transfer.target, vec![file]).await?;
         for (job, begun) in jobs {
-            self.own.insert(begun.message_id, ());
-            self.files.open.insert(job, format!("{words} to {target}"));
+            self.app.start_transfer(job, transfer.clone(), Some(begun.message_id));
         }
-        self.note(&format!("sending {words}"))
+        Ok(())
     }
 
-    pub(super) async fn get(&mut self, n: u64) -> Result<(), Failure> {
-        let target = self.target.to_string();
-        let found = self.ask(self.client.target(&target)).await?;
-        let client = self.client.clone();
-        let entry = self.within(file_entry(&client, found.id, n, &target)).await?;
+    /// Starts to fetch the file of an entry.
+    pub(super) async fn get(&mut self, target: &str, n: u64) -> Result<(), Failure> {
+        let found = self.ask(self.client.target(target)).await?;
+        let entry = self.within(file_entry(&self.client, found.id, n, target)).await?;
         let Some(file) = entry.file.clone() else { return Ok(()) };
         let name = name::harmless(file.name.expose_raw());
-        let words = format!("{name} ({})", HumanBytes(file.size));
+        let transfer = TransferView {
+            direction: TransferDirection::Fetching,
+            name: name.to_string(),
+            target: target.to_owned(),
+            size: file.size,
+            done: 0,
+        };
         let (dir, below) = (PathBuf::from("."), name::below(file.path.expose_raw()));
         let place = Destination { dir, below, name: name.into(), force: false, keep_mode: false };
         place.check()?;
-        let (conversation, own) = (found.id, is_own(&entry, &self.user));
+        let (conversation, own) = (found.id, is_own(&entry, self.app.user()));
         let get = DownloadRequest { conversation, n, file, own, into: DownloadTarget::File(place) };
         let job = self.files.transfers()?.get(get)?;
-        self.files.open.insert(job, words.clone());
-        self.note(&format!("fetching {words}"))
-    }
-
-    fn moved(&mut self, event: Event) -> Result<bool, Failure> {
-        match event {
-            Event::Sent { job, ack, .. } => {
-                let Some(words) = self.files.open.remove(&job) else { return Ok(true) };
-                let tick = self.out.style(Style::Good, "\u{2713}");
-                self.screen.print(&format!("{tick} #{} {words}", ack.n))?;
-            }
-            Event::Got { job, path } => {
-                let words = self.files.open.remove(&job).unwrap_or_default();
-                let path = path.unwrap_or_default();
-                self.note(&format!("saved {words} as {}", harmless(&path.to_string_lossy())))?;
-            }
-            Event::Failed { job, error } => {
-                let words = self.files.open.remove(&job).unwrap_or_default();
-                self.refused += u32::from(error.fault() == Fault::Request);
-                let failure = Failure::from(error);
-                self.file_failed(failure.exit);
-                self.print_error(&format!("{words}: {}", failure.message))?;
-            }
-            Event::Changed { job, message_id, .. } => {
-                self.own.insert(message_id, ());
-                let words = self.files.open.get(&job).cloned().unwrap_or_default();
-                self.note(&format!(
-                    "{words} changed while it was sent; sending it again from the start"
-                ))?;
-            }
-            Event::Began { .. } | Event::Progress { .. } => {}
-            // The chat's own connection reports it.
-            Event::Up(_) | Event::Down { .. } => return Ok(false),
-        }
-        Ok(true)
+        self.app.start_transfer(job, transfer, None);
+        Ok(())
     }
 }
 
 /// Expands `~/`, because no shell has processed this path.
-pub(super) fn home_of(path: &str) -> PathBuf {
+pub(super) fn expand_home(path: &str) -> PathBuf {
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
     match (path.strip_prefix("~/"), home) {
         (Some(rest), Some(home)) => Path::new(&home).join(rest),

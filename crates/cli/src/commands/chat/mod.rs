@@ -4,87 +4,52 @@
 //! tick when it is recorded. Arriving entries are printed above the line that is being edited. The
 //! chat follows its current room, the lobby and all direct conversations; entries of the latter two
 //! show their conversation.
+//!
+//! The state of the chat is in the view models of [`twinlock_app`]. Here, `command` parses lines
+//! into intents, `effects` performs what the models ask for, `render` prints their changes, and
+//! `event_loop` decides when the chat ends.
 
-mod above;
 mod command;
+mod completion;
+mod effects;
+mod event_loop;
+mod external_printer;
 mod files;
 mod keys;
+mod render;
 mod screen;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt::Display;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use twinlock_client::error::Refusal;
-use twinlock_client::model::Entry;
-use twinlock_client::outbox::{Ack, MessageOutcome};
-use twinlock_client::{Client, ClientError, Event, Options};
-use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
-use twinlock_core::limits::MAX_TEXT;
-use twinlock_core::proto;
+use twinlock_app::{App, AppOptions, Intent};
+use twinlock_client::{Client, Options};
 use twinlock_core::text::Untrusted;
-use twinlock_transport::OsEntropy;
 
 use crate::args::ChatArgs;
-use crate::blocking::blocking;
-use crate::clock::now_ms;
-use crate::connection_text::{tls_warning, trying_again};
 use crate::context::{Context, OpenProfile};
-use crate::conversation::target_of;
-use crate::entry::{get_it, human};
 use crate::exit::{Exit, Failure};
-use crate::outbox_delivery::{LOOK, QUIET, waits};
-use crate::output::{Output, Style};
-use crate::progress_timeout::{self, ProgressTimeout};
+use crate::output::Output;
 use crate::signals::interrupted;
-use crate::target::Target;
-use command::{COMMANDS, Said};
-use files::Files;
-use screen::{Input, Screen, Suspensions};
+use command::{COMMANDS, ChatInput, HELP};
+use files::FileTransfers;
+use screen::Screen;
 
-/// How long news of other rooms is collected before it is mentioned, and the least interval between
-/// two mentions.
-const NEWS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Number of earlier entries shown at the start.
 const BACKLOG: u64 = 20;
 /// How long the end waits for unrecorded messages, unless `--timeout` is given.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Timeout of a request: there may be no connection.
-const ANSWER: Duration = Duration::from_secs(10);
-/// Characters of a message repeated after its tick.
-const TICK_TEXT: usize = 40;
-/// Prefix of the program's own messages.
-const NOTE: &str = "-- ";
 
-struct Talk {
+/// A line-based renderer of an [`App`], with what the app needs from outside.
+struct LineChat {
     out: Output,
+    app: App,
     client: Client,
     screen: Screen,
-    user: Name,
-    /// The target of typed text.
-    target: Target,
-    names: HashMap<ConversationId, String>,
-    /// Rooms that are followed only to count their new entries.
-    counted: HashSet<ConversationId>,
-    /// Numbers of new entries in those that were not mentioned yet.
-    news: BTreeMap<ConversationId, u64>,
-    /// When they are mentioned.
-    news_at: Instant,
-    /// The beginnings of messages that were typed here and are not recorded yet.
-    waiting: HashMap<MessageId, String>,
-    /// The last text to another conversation than the current one.
-    elsewhere: Option<MessageId>,
-    /// Typed here: their entries are not shown again. Bounded by the amount of typing.
-    own: HashMap<MessageId, ()>,
-    files: Files,
-    refused: u32,
+    files: FileTransfers,
+    /// Number of files that the server refused.
+    refused_files: usize,
     /// The worst exit code of a failed file, without a terminal.
     failed: Option<Exit>,
-    down: Option<ClientError>,
-    was_up: bool,
-    /// This is not the first connection: entries that arrive late were missed.
-    again: bool,
 }
 
 pub(crate) async fn run(args: ChatArgs, context: Context) -> Result<(), Failure> {
@@ -93,40 +58,36 @@ pub(crate) async fn run(args: ChatArgs, context: Context) -> Result<(), Failure>
     // Before slow steps: keys that are typed during them wait for the prompt.
     let (screen, mut input, mut suspensions) = Screen::open(args.plain, context.out)?;
     let OpenProfile { client, mut events, user } = context.open(Options::default())?;
-    let mut talk = Talk {
+    let options = AppOptions {
+        is_interactive: screen.is_terminal(),
+        backlog: if screen.is_terminal() { BACKLOG } else { 0 },
+        // The terminal keeps what was printed.
+        timeline_entries: 0,
+    };
+    let now = std::time::Instant::now();
+    let mut chat = LineChat {
         out: context.out,
+        app: App::new(user, args.target.to_string(), options, now),
         client,
         screen,
-        user,
-        target: args.target,
-        names: HashMap::new(),
-        counted: HashSet::new(),
-        news: BTreeMap::new(),
-        news_at: Instant::now(),
-        waiting: HashMap::new(),
-        elsewhere: None,
-        own: HashMap::new(),
-        files: Files::new(&context),
-        refused: 0,
+        files: FileTransfers::new(&context),
+        refused_files: 0,
         failed: None,
-        down: None,
-        was_up: false,
-        again: false,
     };
-    if talk.screen.is_terminal() && !context.global.quiet {
-        let words = format!("you are {}; /help lists the commands, exit quits", talk.user);
-        talk.note(&words)?;
+    if chat.screen.is_terminal() && !context.global.quiet {
+        let words = format!("you are {}; /help lists the commands, exit quits", chat.app.user());
+        chat.note(&words)?;
     }
-    input.go_on(&talk.target.to_string());
+    input.request_line(chat.app.conversations().open_target());
     let patience = context.global.timeout.unwrap_or(PATIENCE);
-    let ended = talk.run(&mut input, &mut suspensions, &mut events, interrupt, patience).await;
+    let ended = chat.run(&mut input, &mut suspensions, &mut events, interrupt, patience).await;
     // The outbox is authoritative: any process of the profile may have sent the messages.
-    let seen = talk.look().await;
-    talk.screen.restore();
-    let ended = ended.and(seen.map(|_| ())).and(talk.screen.report());
-    let queued = talk.waiting.len();
+    let checked = chat.check_outbox().await;
+    chat.screen.restore();
+    let ended = ended.and(checked.map(|_| ())).and(chat.screen.report());
+    let (queued, refused) = (chat.app.composer().queued_count(), chat.refused_count());
     if queued == 0 {
-        talk.client.close().await;
+        chat.client.close().await;
     } else {
         context.out.warn(&format!(
             "{queued} of your messages {} queued in the outbox, not recorded; the next `chat`, \
@@ -134,7 +95,7 @@ pub(crate) async fn run(args: ChatArgs, context: Context) -> Result<(), Failure>
             if queued == 1 { "is" } else { "are" }
         ));
     }
-    let files = talk.files.open();
+    let files = chat.app.transfers().open_count();
     if files > 0 {
         context.out.warn(&format!(
             "{files} of your files {} not sent or fetched; the same again, here or with `put` and \
@@ -148,495 +109,69 @@ pub(crate) async fn run(args: ChatArgs, context: Context) -> Result<(), Failure>
         }
         Err(failure) if failure.exit != Exit::NoConnection || queued == 0 => Err(failure),
         _ if queued + files > 0 => Err(Failure::said(Exit::Queued)),
-        _ if talk.refused > 0 => Err(Failure::said(Exit::ServerSaidNo)),
-        _ => talk.failed.map_or(Ok(()), |exit| Err(Failure::said(exit))),
+        _ if refused > 0 => Err(Failure::said(Exit::ServerSaidNo)),
+        _ => chat.failed.map_or(Ok(()), |exit| Err(Failure::said(exit))),
     }
 }
 
-impl Talk {
-    /// Runs until the user ends it, or until the input ends and all of it is recorded.
-    async fn run(
-        &mut self,
-        input: &mut Input,
-        suspensions: &mut Suspensions,
-        events: &mut tokio::sync::mpsc::Receiver<Event>,
-        interrupt: impl Future<Output = ()>,
-        patience: Duration,
-    ) -> Result<(), Failure> {
-        let mut interrupt = std::pin::pin!(interrupt);
-        let is_script = !self.screen.is_terminal();
-        let mut begun = false;
-        // Kept across all iterations, because dropping the future would lose the request.
-        let mut finding = std::pin::pin!(find(self.client.clone(), self.target.to_string()));
-        let mut open = true;
-        let mut bad_input = None;
-        let mut limited = None;
-        let mut deadline = ProgressTimeout::new(patience);
-        let mut told = false;
-        let mut closed_at = Instant::now();
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while open || !self.waiting.is_empty() || self.files.open() > 0 {
-            // Until its last line is settled, a script reads no more; the deadline counts as after
-            // the end of the input.
-            let settles = is_script && open && self.must_settle();
-            let waits = !open || settles;
-            if !waits {
-                closed_at = Instant::now();
-            } else {
-                // No key is read any more, so signal keys (Ctrl-C) work again.
-                self.screen.restore();
-                if self.down.is_some() && !told {
-                    told = true;
-                    self.say_what_is_waited_for(patience);
-                }
-            }
-            tokio::select! {
-                found = &mut finding, if !begun => {
-                    begun = true;
-                    match found {
-                        Ok(found) => self.begin(found).await?,
-                        // Wait until the server refuses the earlier lines, so that none stays
-                        // queued.
-                        Err(failure) if is_script && !self.waiting.is_empty() => {
-                            bad_input = Some(failure);
-                            open = false;
-                            deadline.renew();
-                        }
-                        Err(failure) => return Err(failure),
-                    }
-                }
-                line = input.next(), if open && !settles => match line {
-                    Some(Ok(line)) => {
-                        deadline.renew();
-                        match self.take_line(&line).await {
-                            Ok(goes_on) => open = goes_on,
-                            // The next line may be meant for the room that this one failed to
-                            // enter.
-                            Err(failure) if is_script && failure.exit != Exit::Done => {
-                                bad_input = Some(failure.hint("no line after it was sent"));
-                                open = false;
-                            }
-                            Err(failure) => return Err(failure),
-                        }
-                        if open {
-                            input.go_on(&self.target.to_string());
-                        }
-                    }
-                    Some(Err(failure)) if failure.exit == Exit::Interrupted => return Err(failure),
-                    // Earlier lines are still recorded.
-                    Some(Err(failure)) => {
-                        bad_input = Some(failure);
-                        open = false;
-                        deadline.renew();
-                    }
-                    None => {
-                        open = false;
-                        deadline.renew();
-                    }
-                },
-                event = events.recv(), if limited.is_none() => match event {
-                    // Another process of the profile that has a session sends a script's messages.
-                    Some(Event::Ended(Some(error @ ClientError::TooManySessions))) if is_script => {
-                        limited = Some(Failure::from(error));
-                    }
-                    Some(Event::Ended(Some(error))) => return Err(error.into()),
-                    Some(Event::Ended(None)) => return Ok(()),
-                    None => return Err(ClientError::Closed.into()),
-                    Some(event) => {
-                        if matches!(event, Event::Recorded { .. }) {
-                            deadline.renew();
-                        }
-                        self.take_event(event, begun).await?;
-                    }
-                },
-                news = self.files.next() => if self.take_file(news).await? {
-                    deadline.renew();
-                },
-                // Another process of this profile may have sent it.
-                _ = look.tick(), if !self.waiting.is_empty() => if self.look().await? {
-                    deadline.renew();
-                },
-                () = sleep_until(closed_at + QUIET), if waits && !told => {
-                    told = true;
-                    self.say_what_is_waited_for(patience);
-                }
-                () = deadline.is_over(), if waits => {
-                    if settles {
-                        self.out.warn("no line after it was sent");
-                    }
-                    break;
-                }
-                () = sleep_until(self.news_at), if !self.news.is_empty() => self.tell_news()?,
-                () = suspensions.next() => self.screen.suspend().await,
-                () = &mut interrupt => return Err(Failure::interrupted()),
-            }
-            if is_script && open && (self.refused > 0 || self.failed.is_some()) {
-                self.out.warn("no line after it was sent");
-                open = false;
-                deadline.renew();
-            }
-        }
-        let unsettled = !self.waiting.is_empty() || self.files.open() > 0;
-        limited.filter(|_| unsettled).or(bad_input).map_or(Ok(()), Err)
+impl LineChat {
+    fn is_unsettled(&self) -> bool {
+        self.app.composer().queued_count() > 0 || self.app.transfers().open_count() > 0
     }
 
-    /// Whether a script's next line depends on a pending file or a pending text for another room.
-    fn must_settle(&self) -> bool {
-        let is_waiting = |id: &MessageId| self.waiting.contains_key(id);
-        self.files.open() > 0 || self.elsewhere.as_ref().is_some_and(is_waiting)
-    }
-
-    fn say_what_is_waited_for(&self, patience: Duration) {
-        let (messages, files) = (self.waiting.len(), self.files.open());
-        if messages > 0 {
-            self.out.say(&waits(messages, patience));
-        } else if files > 0 {
-            let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
-            self.out.say(&format!("waiting for {files}; Ctrl-C ends the wait"));
-        }
+    /// Number of messages and files that the server refused.
+    fn refused_count(&self) -> usize {
+        self.app.composer().rejected_count() + self.refused_files
     }
 
     /// Takes over outcomes that any process of this profile has settled. Returns whether any were
     /// new.
-    async fn look(&mut self) -> Result<bool, Failure> {
-        let ids: Vec<MessageId> = self.waiting.keys().copied().collect();
-        let (outbox, asked) = (self.client.state().outbox(), ids.clone());
-        let outcomes = blocking(move || outbox.outcomes(&asked)).await?;
-        let (mut recorded, mut refused, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, outcome) in ids.iter().zip(outcomes) {
-            match outcome {
-                Some(MessageOutcome::Recorded(ack)) => recorded.push((id, ack)),
-                Some(MessageOutcome::Refused(why)) => refused.push((id, why)),
-                Some(MessageOutcome::Pending) => {}
-                None => dropped.push(id),
-            }
-        }
-        recorded.sort_by_key(|(_, ack)| (ack.conversation, ack.n));
-        for (id, ack) in &recorded {
-            self.tick(id, ack)?;
-        }
-        for (id, why) in &refused {
-            self.refuse(id, &Refusal::from(*why))?;
-        }
-        for id in &dropped {
-            self.refuse(id, &"another command dropped it from the outbox")?;
-        }
-        Ok(recorded.len() + refused.len() + dropped.len() > 0)
-    }
-
-    fn refuse(&mut self, message_id: &MessageId, why: &impl Display) -> Result<(), Failure> {
-        let Some(text) = self.waiting.remove(message_id) else { return Ok(()) };
-        self.refused += 1;
-        self.print_error(&format!("not recorded: {text}  ({why})"))
-    }
-
-    /// Follows the conversations that were found.
-    async fn begin(&mut self, found: Found) -> Result<(), Failure> {
-        let Found { current, others, rooms, people } = found;
-        let shown = if self.screen.is_terminal() { BACKLOG } else { 0 };
-        let names = others.iter().chain([&current]).chain(&rooms).map(completed);
-        self.screen.complete_with(names);
-        self.screen.complete_with(people.into_iter().map(|person| format!("@{}", person.user)));
-        for conversation in others {
-            self.follow(&conversation, conversation.head).await?;
-        }
-        for room in rooms.into_iter().filter(|room| room.joined) {
-            self.count(&room).await?;
-        }
-        self.follow(&current, current.head.saturating_sub(shown)).await?;
-        if !current.topic.is_empty() && self.screen.is_terminal() {
-            let topic = Untrusted::new(current.topic).render_line();
-            self.note(&format!("topic: {topic}"))?;
-        }
-        Ok(())
-    }
-
-    async fn follow(
-        &mut self,
-        conversation: &proto::Conversation,
-        after: u64,
-    ) -> Result<(), Failure> {
-        if self.names.insert(conversation.id, target_of(conversation)).is_none() {
-            self.client.follow(conversation.id, after).await?;
-        }
-        Ok(())
-    }
-
-    /// Follows a room only to count its new entries.
-    async fn count(&mut self, room: &proto::Conversation) -> Result<(), Failure> {
-        if self.names.contains_key(&room.id) {
-            return Ok(());
-        }
-        self.counted.insert(room.id);
-        self.names.insert(room.id, target_of(room));
-        Ok(self.client.follow(room.id, room.head).await?)
-    }
-
-    fn tell_news(&mut self) -> Result<(), Failure> {
-        for (conversation, entries) in std::mem::take(&mut self.news) {
-            let name = self.names.get(&conversation).cloned().unwrap_or_default();
-            self.note(&format!("{entries} new in {name}"))?;
-        }
-        self.news_at = Instant::now() + NEWS.1;
-        Ok(())
-    }
-
-    /// Moves the read marker, for a person at a terminal.
-    fn mark_read(&self, conversation: ConversationId, n: u64) {
-        if self.screen.is_terminal() && n > 0 {
-            let client = self.client.clone();
-            // A lost marker is harmless; the next one replaces it.
-            tokio::spawn(async move { client.mark_read(conversation, n).await.ok() });
-        }
+    async fn check_outbox(&mut self) -> Result<bool, Failure> {
+        let queued = self.app.composer().queued_count();
+        self.app.check_outbox();
+        self.update().await?;
+        Ok(self.app.composer().queued_count() < queued)
     }
 
     /// Handles a typed line. Returns whether the chat continues.
     async fn take_line(&mut self, line: &str) -> Result<bool, Failure> {
-        match Said::parse(line) {
-            Said::Nothing => Ok(true),
-            Said::Text(text) => {
-                let target = self.target.clone();
-                self.say(&target, &text).await?;
-                Ok(true)
-            }
-            Said::Quit => Ok(false),
-            Said::Command(command) => {
+        match ChatInput::parse(line) {
+            ChatInput::Empty => {}
+            ChatInput::Quit => return Ok(false),
+            ChatInput::Help => self.screen.print(HELP)?,
+            ChatInput::Intent(intent @ Intent::Send { .. }) => self.take_intent(intent).await?,
+            ChatInput::Intent(intent) => {
                 // A failed command ends a script, but not a chat on a terminal.
-                if let Err(failure) = self.obey(command).await {
+                if let Err(failure) = self.take_intent(intent).await {
                     if failure.exit == Exit::Done || !self.screen.is_terminal() {
                         return Err(failure);
                     }
                     self.print_error(&failure.message)?;
                 }
-                Ok(true)
             }
-            Said::Unknown(word) => {
-                let name = word.split_whitespace().next().unwrap_or_default();
+            ChatInput::Invalid(line) => {
+                let name = line.split_whitespace().next().unwrap_or_default();
                 let words = if COMMANDS.contains(&name) {
                     format!("{name} is not used like this; /help shows how")
                 } else {
-                    let word = Untrusted::new(word).render_line();
-                    format!("unknown command {word}; /help lists the commands")
+                    let line = Untrusted::new(line).render_line();
+                    format!("unknown command {line}; /help lists the commands")
                 };
-                self.complain(&words)?;
-                Ok(true)
+                self.reject_line(&words)?;
             }
         }
+        Ok(true)
     }
 
-    async fn say(&mut self, target: &Target, text: &str) -> Result<(), Failure> {
-        if text.len() > MAX_TEXT {
-            return self.complain(&format!("too long: a message has at most {MAX_TEXT} bytes"));
-        }
-        let outbox = self.client.state().outbox();
-        let (name, body) = (target.to_string(), text.to_owned());
-        let enqueue = move || outbox.enqueue(&name, body.as_bytes(), now_ms(), &mut OsEntropy);
-        let id = blocking(enqueue).await?;
-        let begins = beginning(text);
-        let elsewhere = *target != self.target;
-        if elsewhere {
-            self.elsewhere = Some(id);
-        }
-        self.waiting.insert(id, if elsewhere { format!("[{target}] {begins}") } else { begins });
-        self.own.insert(id, ());
-        let _closed = self.client.notify_enqueued().await;
-        Ok(())
-    }
-
-    async fn take_event(&mut self, event: Event, begun: bool) -> Result<(), Failure> {
-        match event {
-            Event::Up(up) => {
-                if self.down.take().is_some() {
-                    self.note(if self.was_up { "connected again" } else { "connected" })?;
-                }
-                self.again = self.was_up;
-                self.was_up = true;
-                if let Some(warning) = tls_warning(up.binding) {
-                    self.screen.print(&self.out.style(Style::Warning, warning))?;
-                }
-                Ok(())
-            }
-            Event::Down { error, retry } => {
-                if self.down.is_none() {
-                    self.note(&trying_again(&error, retry))?;
-                }
-                self.down = Some(error);
-                Ok(())
-            }
-            Event::Held { error, retry } => self.note(&trying_again(&error, retry)),
-            Event::Entries { conversation, entries } => self.show(conversation, &entries).await,
-            Event::CaughtUp { conversation, entries }
-                if entries > 0 && self.again && !self.counted.contains(&conversation) =>
-            {
-                let name = self.names.get(&conversation).cloned().unwrap_or_default();
-                self.note(&format!("caught up with {name}: {entries}"))
-            }
-            Event::Recorded { message_id, ack } => self.tick(&message_id, &ack),
-            Event::Refused { message_id, why } => self.refuse(&message_id, &Refusal::from(why)),
-            Event::Conversation(changed) if begun => self.changed(changed).await,
-            Event::Presence { user, .. } => {
-                self.screen.complete_with([format!("@{user}")]);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    async fn show(
-        &mut self,
-        conversation: ConversationId,
-        entries: &[Entry],
-    ) -> Result<(), Failure> {
-        let name = self.names.get(&conversation).cloned().unwrap_or_default();
-        let here = name == self.target.to_string();
-        if self.counted.contains(&conversation) && !here {
-            let own =
-                |entry: &&Entry| entry.sender.as_ref().and_then(Sender::user) == Some(&self.user);
-            let new = entries.len() - entries.iter().filter(own).count();
-            if new > 0 && self.screen.is_terminal() {
-                if self.news.is_empty() {
-                    self.news_at = self.news_at.max(Instant::now() + NEWS.0);
-                }
-                *self.news.entry(conversation).or_default() += new as u64;
-            }
-            return Ok(());
-        }
-        for entry in entries {
-            if self.own.contains_key(&entry.message_id) {
-                continue;
-            }
-            let place = (!here).then(|| format!("[{name}]"));
-            let get = if here { get_here(entry) } else { get_it(&name, entry) };
-            self.screen.print(&human(&self.out, place.as_deref(), entry, &get))?;
-        }
-        if let Some(last) = entries.last() {
-            // All of them were shown, in any room.
-            self.mark_read(conversation, last.n);
-        }
-        Ok(())
-    }
-
-    fn tick(&mut self, message_id: &MessageId, ack: &Ack) -> Result<(), Failure> {
-        let text = match self.waiting.remove(message_id) {
-            Some(text) => text,
-            // Its tick was shown when the outbox reported that another process had sent it.
-            None if self.own.contains_key(message_id) => return Ok(()),
-            None => "(queued earlier)".to_owned(),
-        };
-        let tick = self.out.style(Style::Good, "\u{2713}");
-        Ok(self.screen.print(&format!("{tick} #{} {text}", ack.n))?)
-    }
-
-    async fn changed(&mut self, changed: proto::Conversation) -> Result<(), Failure> {
-        let direct = changed.kind() == proto::conversation::Kind::Direct;
-        self.screen.complete_with([completed(&changed)]);
-        match (changed.joined, direct) {
-            (true, true) => self.follow(&changed, 0).await,
-            (true, false) => self.count(&changed).await,
-            (false, _) => Ok(()),
+    async fn take_intent(&mut self, intent: Intent) -> Result<(), Failure> {
+        match self.app.handle_intent(intent) {
+            Ok(()) => self.update().await,
+            Err(error) => self.reject_line(&error.to_string()),
         }
     }
 
     /// Reports a bad line: as a note on a terminal, else as an error that ends the script.
-    fn complain(&mut self, words: &str) -> Result<(), Failure> {
+    fn reject_line(&mut self, words: &str) -> Result<(), Failure> {
         if self.screen.is_terminal() { self.note(words) } else { Err(Failure::usage(words)) }
-    }
-
-    /// Prints an error, folded at the terminal's width.
-    fn print_error(&mut self, words: &str) -> Result<(), Failure> {
-        let words = self.out.wrap(words, 0, 2);
-        Ok(self.screen.print(&self.out.style(Style::Bad, &words))?)
-    }
-
-    /// Prints a message of the program itself.
-    fn note(&mut self, words: &str) -> Result<(), Failure> {
-        let words = self.out.wrap(words, NOTE.len(), NOTE.len());
-        Ok(self.screen.print(&self.out.style(Style::Dim, &format!("{NOTE}{words}")))?)
-    }
-
-    /// Sends a request to the server, which may be unreachable.
-    async fn ask<T>(
-        &self,
-        question: impl Future<Output = Result<T, ClientError>>,
-    ) -> Result<T, Failure> {
-        let question = async {
-            match question.await {
-                Err(ClientError::Lost(_)) => Err(no_line()),
-                answer => Ok(answer?),
-            }
-        };
-        self.within(question).await
-    }
-
-    /// The same for several requests in a row.
-    async fn within<T>(
-        &self,
-        questions: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        if self.down.is_some() {
-            return Err(no_line());
-        }
-        progress_timeout::within(ANSWER, questions).await.unwrap_or_else(|| Err(no_line()))
-    }
-}
-
-fn no_line() -> Failure {
-    Failure::new(Exit::NoConnection, "no connection to the server now")
-}
-
-/// A conversation as Tab completes it.
-fn completed(conversation: &proto::Conversation) -> String {
-    match conversation.kind() {
-        proto::conversation::Kind::Direct => target_of(conversation),
-        _ => format!("#{}", conversation.name),
-    }
-}
-
-/// How to fetch a file of the current room.
-fn get_here(entry: &Entry) -> String {
-    format!("get it with: /get {}", entry.n)
-}
-
-/// The conversations and people at the start.
-struct Found {
-    current: proto::Conversation,
-    /// The lobby and direct conversations, which are shown too.
-    others: Vec<proto::Conversation>,
-    /// The other rooms, joined or not.
-    rooms: Vec<proto::Conversation>,
-    people: Vec<proto::Person>,
-}
-
-/// Repeats the requests until a connection delivers the answers.
-async fn find(client: Client, target: String) -> Result<Found, Failure> {
-    let once = async || -> Result<Found, ClientError> {
-        let current = client.target(&target).await?;
-        let mut all = client.conversations(false).await?;
-        all.retain(|other| other.id != current.id);
-        let is_shown = |other: &proto::Conversation| {
-            other.name == "lobby" || other.kind() == proto::conversation::Kind::Direct
-        };
-        let (others, mut rooms): (Vec<_>, Vec<_>) = all.into_iter().partition(is_shown);
-        rooms.extend(client.conversations(true).await?);
-        // Also subscribes to presence from now on.
-        let people = client.people(true).await?;
-        Ok(Found { current, others, rooms, people })
-    };
-    loop {
-        match once().await {
-            Err(ClientError::Lost(_)) => {}
-            // The client's last event carries the reason.
-            Err(ClientError::Closed | ClientError::TooManySessions) => std::future::pending().await,
-            found => return Ok(found?),
-        }
-    }
-}
-
-fn beginning(text: &str) -> String {
-    let line = Untrusted::new(text).render_line();
-    match line.char_indices().nth(TICK_TEXT) {
-        Some((end, _)) => format!("{}\u{2026}", line.get(..end).unwrap_or_default()),
-        None => line,
     }
 }

@@ -29,18 +29,19 @@ const PLAIN: &str = "\u{1b}[?2004l\u{1b}[?2026l";
 const MARKED: &str = "\u{1b}[?2004h";
 
 /// How long the editor may take to pause.
-const REST: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(1);
 
-pub(super) struct Above {
-    state: Mutex<State>,
+/// Prints lines above the prompt, and suspends the process around the editor.
+pub(super) struct LinePrinter {
+    state: Mutex<PrinterState>,
     draw: SyncSender<()>,
     /// The editor has paused or released the cursor.
-    rests: Notify,
+    paused: Notify,
     /// The suspension has ended, or the editor has drawn or released the cursor.
-    goes_on: Condvar,
+    changed: Condvar,
 }
 
-struct State {
+struct PrinterState {
     /// The editor has the cursor.
     editing: bool,
     /// It has drawn its prompt; it sets the terminal's mode before that.
@@ -50,32 +51,32 @@ struct State {
     /// The process is suspended, or about to be.
     suspended: bool,
     /// The editor waits for the end of the suspension.
-    resting: bool,
+    is_paused: bool,
     over: bool,
     keys: Keys,
 }
 
-impl Above {
+impl LinePrinter {
     pub(super) fn new(keys: Keys, mut printer: Box<dyn ExternalPrinter + Send>) -> Arc<Self> {
         let (draw, wanted) = sync_channel(1);
         // On a thread, because printing blocks while the editor has an unseen request.
         std::thread::spawn(move || {
             while wanted.recv().is_ok() && printer.print(DRAW.to_owned()).is_ok() {}
         });
-        let state = State {
+        let state = PrinterState {
             editing: false,
             drawn: false,
             text: String::new(),
             suspended: false,
-            resting: false,
+            is_paused: false,
             over: false,
             keys,
         };
-        let (state, rests, goes_on) = (Mutex::new(state), Notify::new(), Condvar::new());
-        Arc::new(Self { state, draw, rests, goes_on })
+        let (state, paused, changed) = (Mutex::new(state), Notify::new(), Condvar::new());
+        Arc::new(Self { state, draw, paused, changed })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PrinterState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -101,14 +102,14 @@ impl Above {
     pub(super) fn take(&self) -> String {
         let mut state = self.state();
         state.drawn = true;
-        self.goes_on.notify_all();
-        let mut state = self.rest(state);
+        self.changed.notify_all();
+        let mut state = self.wait_while_suspended(state);
         if state.over { String::new() } else { take(&mut state.text) }
     }
 
     /// The editor takes the cursor; `false` if the chat is over.
     pub(super) fn begin_line(&self) -> bool {
-        let mut state = self.rest(self.state());
+        let mut state = self.wait_while_suspended(self.state());
         (state.editing, state.drawn) = (!state.over, false);
         state.editing
     }
@@ -117,24 +118,27 @@ impl Above {
     pub(super) fn end_line(&self) {
         let mut state = self.state();
         state.editing = false;
-        self.goes_on.notify_all();
+        self.changed.notify_all();
         if state.over {
             // The editor restored the mode that it found.
             state.keys.give_back();
         } else {
             state.flush();
-            self.rests.notify_one();
+            self.paused.notify_one();
         }
     }
 
     /// Blocks while the process is suspended, without touching the terminal.
-    fn rest<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn wait_while_suspended<'a>(
+        &self,
+        mut state: MutexGuard<'a, PrinterState>,
+    ) -> MutexGuard<'a, PrinterState> {
         while state.suspended {
-            state.resting = true;
-            self.rests.notify_one();
-            state = self.goes_on.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.is_paused = true;
+            self.paused.notify_one();
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.resting = false;
+        state.is_paused = false;
         state
     }
 
@@ -143,20 +147,20 @@ impl Above {
         if !has_a_shell() {
             return;
         }
-        let Ok(mut goes_on) = signal(SignalKind::from_raw(Signal::CONT.as_raw())) else { return };
+        let Ok(mut resumed) = signal(SignalKind::from_raw(Signal::CONT.as_raw())) else { return };
         self.state().suspended = true;
         self.draw();
         // An editor that draws nothing for this long waits for a key and does not change the mode.
-        let _it_does = timeout(REST, async {
+        let _it_does = timeout(PAUSE, async {
             while self.is_busy() {
-                self.rests.notified().await;
+                self.paused.notified().await;
             }
         })
         .await;
         self.leave();
         // A thread may run a little longer after this.
         let _stopped = kill_process(getpid(), Signal::STOP);
-        goes_on.recv().await;
+        resumed.recv().await;
         let mut state = self.state();
         if !state.over {
             state.keys.take();
@@ -165,7 +169,7 @@ impl Above {
             }
         }
         state.suspended = false;
-        self.goes_on.notify_all();
+        self.changed.notify_all();
     }
 
     fn leave(&self) {
@@ -178,13 +182,13 @@ impl Above {
 
     fn is_busy(&self) -> bool {
         let state = self.state();
-        state.editing && !state.resting
+        state.editing && !state.is_paused
     }
 
     /// Restores the terminal.
     pub(super) fn end(&self) {
-        let begins = |state: &mut State| state.editing && !state.drawn;
-        let waited = self.goes_on.wait_timeout_while(self.state(), REST, begins);
+        let begins = |state: &mut PrinterState| state.editing && !state.drawn;
+        let waited = self.changed.wait_timeout_while(self.state(), PAUSE, begins);
         let (mut state, _late) = waited.unwrap_or_else(PoisonError::into_inner);
         if std::mem::replace(&mut state.over, true) {
             return;
@@ -198,7 +202,7 @@ impl Above {
     }
 }
 
-impl State {
+impl PrinterState {
     fn flush(&mut self) {
         say(&take(&mut self.text));
     }

@@ -1,0 +1,216 @@
+//! The view models of one chat together, as a state machine without I/O.
+//!
+//! The caller repeats, after each input: take all changes ([`App::poll_change`]) and render them,
+//! then take an effect ([`App::poll_effect`]), perform it and return its outcome
+//! ([`App::handle_outcome`]). Inputs are intents, events of the client and of the transfers, and
+//! the time ([`App::handle_timeout`], when [`App::poll_timeout`] is due).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use twinlock_core::id::{ConversationId, MessageId, Name};
+use twinlock_core::limits::MAX_TEXT;
+
+use crate::change::Change;
+use crate::composer::{Composer, Settlement};
+use crate::connection::ConnectionView;
+use crate::conversations::ConversationList;
+use crate::digest::ActivityDigest;
+use crate::effect::{ClientEffect, Effect, FileEffect};
+use crate::intent::{Intent, IntentError};
+use crate::timeline::Timeline;
+use crate::transfers::{TransferList, TransferView};
+
+/// Settings of an [`App`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppOptions {
+    /// A person reads what is shown: read markers move, and activity elsewhere is announced.
+    pub is_interactive: bool,
+    /// Number of earlier entries of the first conversation that are shown at the start.
+    pub backlog: u64,
+    /// Number of entries that the timeline of each conversation keeps. 0 for a renderer that does
+    /// not draw an entry twice.
+    pub timeline_entries: usize,
+}
+
+/// The state of a chat.
+#[derive(Debug)]
+pub struct App {
+    pub(crate) options: AppOptions,
+    pub(crate) user: Name,
+    pub(crate) conversations: ConversationList,
+    pub(crate) timelines: BTreeMap<ConversationId, Timeline>,
+    pub(crate) composer: Composer,
+    pub(crate) transfers: TransferList,
+    pub(crate) connection: ConnectionView,
+    pub(crate) digest: ActivityDigest,
+    /// The user's conversations are known.
+    pub(crate) is_ready: bool,
+    changes: VecDeque<Change>,
+    effects: VecDeque<Effect>,
+}
+
+impl App {
+    /// A chat of `user` that begins in the conversation `open`: a room's name, or `@` and a user
+    /// name.
+    #[must_use]
+    pub fn new(user: Name, open: String, options: AppOptions, now: Instant) -> Self {
+        Self {
+            options,
+            conversations: ConversationList::new(user.clone(), open),
+            user,
+            timelines: BTreeMap::new(),
+            composer: Composer::default(),
+            transfers: TransferList::default(),
+            connection: ConnectionView::default(),
+            digest: ActivityDigest::new(now),
+            is_ready: false,
+            changes: VecDeque::new(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// The user.
+    #[must_use]
+    pub fn user(&self) -> &Name {
+        &self.user
+    }
+
+    /// The conversations.
+    #[must_use]
+    pub fn conversations(&self) -> &ConversationList {
+        &self.conversations
+    }
+
+    /// The timeline of a conversation, if entries of it have arrived.
+    #[must_use]
+    pub fn timeline(&self, conversation: ConversationId) -> Option<&Timeline> {
+        self.timelines.get(&conversation)
+    }
+
+    /// The own messages.
+    #[must_use]
+    pub fn composer(&self) -> &Composer {
+        &self.composer
+    }
+
+    /// The transfers.
+    #[must_use]
+    pub fn transfers(&self) -> &TransferList {
+        &self.transfers
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn connection(&self) -> &ConnectionView {
+        &self.connection
+    }
+
+    /// The next change to render.
+    pub fn poll_change(&mut self) -> Option<Change> {
+        self.changes.pop_front()
+    }
+
+    /// The next effect to perform. One that fails is reported by the caller and has no outcome.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.digest.poll_timeout()
+    }
+
+    /// Announces what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for (conversation, entries) in self.digest.take(now) {
+            let target = self.conversations.target(conversation).to_owned();
+            self.change(Change::Activity { target, entries });
+        }
+    }
+
+    /// Takes a wish of the user.
+    ///
+    /// # Errors
+    /// [`IntentError`]; nothing has changed then.
+    pub fn handle_intent(&mut self, intent: Intent) -> Result<(), IntentError> {
+        let target = self.conversations.open_target().to_owned();
+        let effect = match intent {
+            Intent::Send { text } => return self.send(target, text),
+            Intent::SendDirect { user, text } => return self.send(format!("@{user}"), text),
+            Intent::OpenRoom(room) => ClientEffect::JoinRoom(room),
+            Intent::OpenDirect(user) => ClientEffect::OpenDirect(user),
+            Intent::ShowHistory { entries } => ClientEffect::FindForHistory { target, entries },
+            Intent::ShowPeople => ClientEffect::ListPeople,
+            Intent::ShowRooms => ClientEffect::ListRooms,
+            Intent::ShowStatus => ClientEffect::ReadFacts,
+            Intent::SendFile { path } => {
+                self.transfers.begin_examination();
+                self.effects.push_back(Effect::File(FileEffect::Send { path, target }));
+                return Ok(());
+            }
+            Intent::FetchFile { n } => {
+                self.effects.push_back(Effect::File(FileEffect::Fetch { target, n }));
+                return Ok(());
+            }
+        };
+        self.effect(effect);
+        Ok(())
+    }
+
+    fn send(&mut self, target: String, text: String) -> Result<(), IntentError> {
+        if text.len() > MAX_TEXT {
+            return Err(IntentError::TextTooLong { most: MAX_TEXT });
+        }
+        let is_aside = target != self.conversations.open_target();
+        self.effect(ClientEffect::Enqueue { target, text, is_aside });
+        Ok(())
+    }
+
+    /// Asks for the outcomes of all queued messages: another process of the profile may have sent
+    /// them. To be called at intervals while messages are queued.
+    pub fn check_outbox(&mut self) {
+        self.effect(ClientEffect::CheckOutbox(self.composer.queued()));
+    }
+
+    /// Notes that a file of [`FileEffect::Send`] was examined. It is then sent
+    /// ([`Self::start_transfer`]), or cannot be.
+    pub fn end_examination(&mut self) {
+        self.transfers.end_examination();
+    }
+
+    /// Adds a transfer that the caller has queued, with its message if it is sent.
+    pub fn start_transfer(
+        &mut self,
+        job: twinlock_client::transfer::JobId,
+        transfer: TransferView,
+        message_id: Option<MessageId>,
+    ) {
+        if let Some(message_id) = message_id {
+            self.composer.add_file(message_id);
+        }
+        let change = self.transfers.start(job, transfer);
+        self.change(Change::Transfer(change));
+    }
+
+    pub(crate) fn change(&mut self, change: Change) {
+        self.changes.push_back(change);
+    }
+
+    pub(crate) fn effect(&mut self, effect: ClientEffect) {
+        self.effects.push_back(Effect::Client(effect));
+    }
+
+    pub(crate) fn settled(&mut self, settlements: impl IntoIterator<Item = Settlement>) {
+        self.changes.extend(settlements.into_iter().map(Change::Settled));
+    }
+
+    /// Moves the read marker, if a person reads.
+    pub(crate) fn mark_read(&mut self, conversation: ConversationId, n: u64) {
+        if self.options.is_interactive && n > 0 {
+            self.conversations.read_up_to(conversation, n);
+            self.effect(ClientEffect::MarkRead { conversation, n });
+        }
+    }
+}
