@@ -185,7 +185,7 @@ fn join__second_profile_is_named_after_the_user() {
     let refused = ada.by(([127, 0, 0, 1], 1).into());
     let ran = refused.run(&["join", "--no-password", "--user", "bob", &link]).exits(2);
     assert!(
-        ran.err.contains("'default' already: ada on") && ran.err.contains("--profile"),
+        ran.err.contains("'default' exists already: ada on") && ran.err.contains("--profile"),
         "{ran:?}"
     );
     let login = refused.run(&["login", "bob@127.0.0.1:1"]).exits(2);
