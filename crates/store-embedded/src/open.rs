@@ -323,9 +323,12 @@ pub(crate) fn again(
         StoreError::Database(problem) | StoreError::Damaged(problem) => database(problem),
         other => database(other.to_string()),
     };
+    let had_wal = fs::symlink_metadata(wal(path)).is_ok();
     let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sqlite)?;
-    // If an error follows, the WAL stays: a later attempt needs the same file.
-    leave_files(&conn).map_err(sqlite)?;
+    // If an error follows, an existing WAL stays: a later attempt needs the same file.
+    if had_wal {
+        leave_files(&conn).map_err(sqlite)?;
+    }
     let migrations = Migrations::from_slice(MIGRATIONS);
     let migration = |error: rusqlite_migration::Error| match error {
         rusqlite_migration::Error::RusqliteError { err, .. } => sqlite(err),

@@ -194,7 +194,7 @@ fn join__second_profile_is_named_after_the_user() {
     let mut join =
         Terminal::start(&ada.command(&["join", "--no-password", "--user", "bob", &link]));
     join.wait_last("Name of the new profile [bob]:");
-    assert!(join.lines().concat().contains("'default' already"), "{:#?}", join.lines());
+    assert!(join.lines().concat().contains("'default' exists already"), "{:#?}", join.lines());
     join.types("default\r");
     join.wait("the question again", |lines| {
         lines.iter().filter(|line| line.starts_with("Name of the new profile")).count() == 2
