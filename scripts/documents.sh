@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks that files and headings exist that documents link to, and tests that they name. A name in
+# Checks that files and headings exist that documents link to, and paths and tests that they name. A name in
 # backticks counts as a test if it has the form feature__property or at least three underscores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -53,6 +53,16 @@ while IFS= read -r name; do
         broken=$((broken + 1))
     fi
 done < <(names)
+
+# Paths in backticks that begin with a directory of the sources.
+# shellcheck disable=SC2016 # not expansions
+while IFS= read -r path; do
+    checked=$((checked + 1))
+    if [[ ! -e $path ]]; then
+        echo "there is no $path, which a document names" >&2
+        broken=$((broken + 1))
+    fi
+done < <(documents | xargs grep -hoE '`(crates|scripts|fuzz)/[A-Za-z0-9_./-]+`' | tr -d '`' | sort -u)
 
 echo "documents: $checked links, $tests tests named, $broken broken"
 ((broken == 0))
