@@ -9,6 +9,7 @@ use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Name, Salt, Ser
 use twinlock_store::{Content, Entry, Erased, Limit, Newest, Page, Receipt, StoreError};
 
 use crate::error::DbError;
+use crate::head_cache::server_key;
 use crate::row::{get_uint, int, limit};
 use crate::write_transaction::WriteTransaction;
 use crate::{files, index};
@@ -192,18 +193,6 @@ pub(crate) fn receipt(
         Some(id) => first_receipt(conn, message_id, id),
         None => Ok(None),
     }
-}
-
-/// The server key that a conversation's `link_0` covers, if the conversation exists.
-pub(crate) fn server_key(
-    conn: &Connection,
-    conversation: ConversationId,
-) -> Result<Option<ServerKey>, DbError> {
-    let key = conn
-        .prepare_cached("SELECT server_key FROM conversations WHERE id = ?1")?
-        .query_row([int(conversation)], |row| row.get(0).map(ServerKey))
-        .optional()?;
-    Ok(key)
 }
 
 /// Erases salt and body of an entry, and keeps its commitment.

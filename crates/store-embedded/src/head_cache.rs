@@ -5,10 +5,9 @@
 use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use twinlock_core::id::{ConversationId, Link, Name};
+use twinlock_core::id::{ConversationId, Link, Name, ServerKey};
 use twinlock_store::sequencer::ConversationHead;
 
-use crate::entries::server_key;
 use crate::error::DbError;
 use crate::row::{get_uint, int};
 
@@ -116,4 +115,16 @@ fn member(
         .query_row(params![int(conversation), user.as_str()], |row| row.get(0))
         .optional()?;
     Ok(id)
+}
+
+/// The server key that a conversation's `link_0` covers, if the conversation exists.
+pub(crate) fn server_key(
+    conn: &Connection,
+    conversation: ConversationId,
+) -> Result<Option<ServerKey>, DbError> {
+    let key = conn
+        .prepare_cached("SELECT server_key FROM conversations WHERE id = ?1")?
+        .query_row([int(conversation)], |row| row.get(0).map(ServerKey))
+        .optional()?;
+    Ok(key)
 }

@@ -90,7 +90,7 @@ pub(super) async fn bounds__memberships_of_a_user_are_limited(bench: &Bench) -> 
     equal!((own.len(), own.iter().filter(|c| direct(c)).count()), (4, 1));
     let called = crate::Form::Room(name("one")?);
     let one = own.iter().find(|found| found.form == called);
-    let one = one.ok_or_else(|| Violation("the room is not listed".into()))?.id;
+    let one = one.ok_or_else(|| Violation::new("the room is not listed"))?.id;
     equal!(store.leave_room(&ada, one).await?, true);
     ensure!(store.join_room(&ada, &name("three")?).await?.is_some(), "there was room again");
     Ok(())
@@ -135,7 +135,7 @@ pub(super) async fn bounds__devices_of_a_user_are_limited_under_concurrency(
     let devices = store.devices(&ada).await?;
     equal!(devices.len(), 4);
     let one = devices.first().map(|device| device.id);
-    let one = one.ok_or_else(|| Violation("no device".into()))?;
+    let one = one.ok_or_else(|| Violation::new("no device"))?;
     equal!(store.revoke_device(&ada, &one).await?, true);
     equal!(store.add_device(&ada, device("again"), START).await?, true);
     equal!(store.add_device(&bob, device("bobs"), START).await?, true);
@@ -168,7 +168,7 @@ pub(super) async fn bounds__classic_keys_of_a_user_are_limited(bench: &Bench) ->
     equal!(store.add_classic_key(key(&bob, "e")?).await?, AddedClassicKey::Added);
     let listed = store.classic_keys(Some(&ada), None, 9).await?;
     equal!(listed.len(), 2);
-    let one = listed.first().ok_or_else(|| Violation("no key".into()))?;
+    let one = listed.first().ok_or_else(|| Violation::new("no key"))?;
     equal!(store.revoke_classic_key(&one.key.name).await?, true);
     equal!(store.add_classic_key(key(&ada, "f")?).await?, AddedClassicKey::Added);
     Ok(())

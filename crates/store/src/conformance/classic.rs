@@ -78,7 +78,7 @@ pub(super) async fn classic_key__requires_membership_in_its_conversation(bench: 
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let room = store.create_room(&ada, &name("ops")?, "").await?;
-    let room = room.ok_or_else(|| Violation("no room".into()))?.id;
+    let room = room.ok_or_else(|| Violation::new("no room"))?.id;
     for (user, conversation, expected) in [
         (&bob, room, AddedClassicKey::NotAMember),
         (&ada, 4711, AddedClassicKey::NotAMember),
@@ -95,7 +95,7 @@ pub(super) async fn classic_key__list_is_sorted_by_name(bench: &Bench) -> Lawful
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let direct =
-        store.open_direct(&ada, &bob).await?.ok_or_else(|| Violation("no direct".into()))?.id;
+        store.open_direct(&ada, &bob).await?.ok_or_else(|| Violation::new("no direct"))?.id;
     for (user, called, conversation) in [
         (&bob, "pump", LOBBY),
         (&ada, "lamp", LOBBY),
@@ -150,7 +150,7 @@ pub(super) async fn classic_key__revoked_or_for_other_conversation_is_refused(
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let room = store.create_room(&ada, &name("ops")?, "").await?;
-    let room = room.ok_or_else(|| Violation("no room".into()))?.id;
+    let room = room.ok_or_else(|| Violation::new("no room"))?.id;
     let lamp = key(&ada, "lamp", Form::Jwe)?;
     let from_lamp = |conversation, text: &str| NewEntry {
         sender: Sender::Classic(ada.clone(), lamp.name.clone()),

@@ -19,7 +19,7 @@ pub(super) async fn file__is_found_by_members_once_its_entry_is_recorded(bench: 
     let mut store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let room = store.create_room(&ada, &name("ops")?, "").await?;
-    let room = room.ok_or_else(|| Violation("no room".into()))?.id;
+    let room = room.ok_or_else(|| Violation::new("no room"))?.id;
     let (new, known) = file(&ada, "a.txt", 1, 7);
     let there = NewEntry { conversation: room, message_id: message_id(), ..new.clone() };
     // Sent twice, recorded once. The body is unchanged.

@@ -16,6 +16,7 @@ mod search;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -45,7 +46,7 @@ pub trait Ground: Send + Sync {
 /// A conformance test that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{law}: {why}")]
-pub struct Failure {
+pub struct ConformanceFailure {
     /// Name of the test.
     pub law: &'static str,
     /// What was found instead.
@@ -55,32 +56,43 @@ pub struct Failure {
 /// The outcome of a test.
 type Lawful = Result<(), Violation>;
 
-/// A description of what was found instead.
+/// What was found instead, and the line of the test that found it.
 #[derive(Debug)]
 struct Violation(String);
 
+impl Violation {
+    /// Prefixes `why` with the line that found it.
+    #[track_caller]
+    fn new(why: impl fmt::Display) -> Self {
+        Self(format!("{}: {why}", Location::caller()))
+    }
+}
+
 impl From<StoreError> for Violation {
+    #[track_caller]
     fn from(error: StoreError) -> Self {
-        Self(error.to_string())
+        Self::new(error)
     }
 }
 
 impl From<tokio::task::JoinError> for Violation {
+    #[track_caller]
     fn from(error: tokio::task::JoinError) -> Self {
-        Self(error.to_string())
+        Self::new(error)
     }
 }
 
 impl From<String> for Violation {
+    #[track_caller]
     fn from(why: String) -> Self {
-        Self(why)
+        Self::new(why)
     }
 }
 
 macro_rules! ensure {
     ($holds:expr, $($why:tt)+) => {
         if !$holds {
-            return Err($crate::conformance::Violation(format!($($why)+)));
+            return Err($crate::conformance::Violation::new(format!($($why)+)));
         }
     };
 }
@@ -93,6 +105,7 @@ macro_rules! equal {
 
 use {ensure, equal};
 
+#[track_caller]
 fn same<T: PartialEq + fmt::Debug>(got: &T, expected: &T, what: &str) -> Lawful {
     ensure!(got == expected, "{what} is {got:?}, expected {expected:?}");
     Ok(())
@@ -102,14 +115,16 @@ fn same<T: PartialEq + fmt::Debug>(got: &T, expected: &T, what: &str) -> Lawful 
 ///
 /// # Errors
 /// The first test that fails.
-pub async fn run_all<G: Ground + 'static>(new: impl Fn() -> G) -> Result<usize, Failure> {
+pub async fn run_all<G: Ground + 'static>(
+    new: impl Fn() -> G,
+) -> Result<usize, ConformanceFailure> {
     let mut held = 0;
     macro_rules! hold {
         ($($module:ident: $($law:ident)+;)+) => {$($({
             let bench = Bench::new(Box::new(new()));
             $module::$law(&bench)
                 .await
-                .map_err(|why| Failure { law: stringify!($law), why: why.0 })?;
+                .map_err(|why| ConformanceFailure { law: stringify!($law), why: why.0 })?;
             held += 1;
         })+)+};
     }
@@ -265,12 +280,12 @@ fn advance(position: &mut Position, conversation: ConversationId, entry: &Entry)
         sender: &entry.sender,
         commit: &commit,
     };
-    position.advance(&linked, None).map_err(|broken| Violation(broken.to_string()))?;
+    position.advance(&linked, None).map_err(Violation::new)?;
     Ok(())
 }
 
 fn name(name: &str) -> Result<Name, Violation> {
-    Name::new(name).map_err(|error| Violation(format!("{name}: {error}")))
+    Name::new(name).map_err(|error| Violation::new(format!("{name}: {error}")))
 }
 
 /// Returns a number that no other call returns.
@@ -328,13 +343,13 @@ fn entry(conversation: ConversationId, user: &Name, body: &str) -> NewEntry {
 /// Appends one entry and returns its receipt.
 async fn say(store: &dyn Store, new: NewEntry) -> Result<Receipt, Violation> {
     let mut receipts = receipts(store.append(vec![new]).await?)?;
-    receipts.pop().ok_or_else(|| Violation("an append was not answered".into()))
+    receipts.pop().ok_or_else(|| Violation::new("an append was not answered"))
 }
 
 fn receipts(answers: Vec<Appended>) -> Result<Vec<Receipt>, Violation> {
     let receipt = |appended| match appended {
         Appended::Recorded(receipt) => Ok(receipt),
-        Appended::NotAMember => Err(Violation("a member was not let in".into())),
+        Appended::NotAMember => Err(Violation::new("a member was not let in")),
     };
     answers.into_iter().map(receipt).collect()
 }
@@ -348,4 +363,31 @@ fn body(entry: &Entry) -> String {
 
 fn distinct<T: Eq + std::hash::Hash>(items: impl IntoIterator<Item = T>) -> usize {
     items.into_iter().collect::<HashSet<_>>().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conformance__failure_names_the_line_that_found_it() {
+        fn compared() -> Lawful {
+            equal!(1, 2);
+            Ok(())
+        }
+        fn ensured() -> Lawful {
+            ensure!(1 > 2, "no");
+            Ok(())
+        }
+        fn converted() -> Lawful {
+            Err(StoreError::Closed)?;
+            Ok(())
+        }
+        // The line of each function's check, counted from this one.
+        let here = line!();
+        for (outcome, above) in [(compared(), 12), (ensured(), 8), (converted(), 4)] {
+            let why = outcome.unwrap_err().0;
+            assert!(why.starts_with(&format!("{}:{}:", file!(), here - above)), "{why}");
+        }
+    }
 }

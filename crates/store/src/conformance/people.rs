@@ -137,7 +137,7 @@ pub(super) async fn credential__reads_back_as_registered(bench: &Bench) -> Lawfu
         device: Some(device.clone()),
     };
     let Registered::Done(person) = store.register(new, START).await? else {
-        return Err(Violation("ada was not registered".into()));
+        return Err(Violation::new("ada was not registered"));
     };
     for (id, record, holder) in [
         (CredentialId::User(ada), vec![7; RECORD], Holder::User(person.clone())),

@@ -68,7 +68,7 @@ pub(super) async fn append__numbers_have_no_gaps_and_answers_keep_order(bench: &
             let Some(position) = position.get_mut(&new.conversation) else { continue };
             let content = receipt.salt.map(|salt| Content::Body(salt, new.body.clone()));
             let Some(content) = content else {
-                return Err(Violation("a receipt has no salt".into()));
+                return Err(Violation::new("a receipt has no salt"));
             };
             let stood = Entry {
                 n: receipt.n,
@@ -269,7 +269,7 @@ pub(super) async fn watch__commit_is_published_before_its_ack_and_in_order(
     // A refused entry is not published.
     store.append(vec![entry(99, &ada, "x")]).await?;
     ensure!(early.try_recv().is_err(), "there was news of nothing");
-    let told = late.ok_or_else(|| Violation("ten rounds have a fifth".into()))?.try_recv();
+    let told = late.ok_or_else(|| Violation::new("ten rounds have a fifth"))?.try_recv();
     equal!(told.map(|t| of(&t, room).first().map(|e| e.n)).ok(), Some(Some(23)));
     Ok(())
 }
@@ -294,7 +294,7 @@ pub(super) async fn append__concurrent_calls_lose_and_duplicate_nothing(bench: &
         let mut heads = HashMap::new();
         let mut told = 0;
         while told < TASKS * CALLS * 3 {
-            let published = news.recv().await.map_err(|e| Violation(e.to_string()))?;
+            let published = news.recv().await.map_err(Violation::new)?;
             for published in published.iter() {
                 let head = heads.entry(published.conversation).or_insert(0);
                 for entry in &published.entries {
@@ -403,7 +403,7 @@ pub(super) async fn erased_entry__keeps_its_commitment(bench: &Bench) -> Lawful 
         ["one", "", "", "four"].map(String::from).to_vec()
     );
     for ((new, receipt), read) in sent.iter().zip(&read).skip(1) {
-        let salt = receipt.salt.ok_or_else(|| Violation("a receipt has no salt".into()))?;
+        let salt = receipt.salt.ok_or_else(|| Violation::new("a receipt has no salt"))?;
         equal!(read.content, Content::Erased(chain::commit(&salt, &new.body)));
         // Resent, it gets the same receipt, without the erased salt.
         let again = say(&*store, new.clone()).await?;
@@ -418,7 +418,7 @@ async fn make_room(
     room: &str,
 ) -> Result<ConversationId, Violation> {
     let made = store.create_room(user, &name(room)?, "").await?;
-    Ok(made.ok_or_else(|| Violation(format!("room {room} was not made")))?.id)
+    Ok(made.ok_or_else(|| Violation::new(format!("room {room} was not made")))?.id)
 }
 
 pub(super) async fn newest_entries__are_one_per_conversation(bench: &Bench) -> Lawful {
@@ -433,7 +433,7 @@ pub(super) async fn newest_entries__are_one_per_conversation(bench: &Bench) -> L
     let newest = store.newest(10).await?;
     equal!(newest.iter().map(|at| at.conversation).collect::<Vec<_>>(), vec![room, LOBBY]);
     for at in &newest {
-        let receipt = last.get(&at.conversation).ok_or_else(|| Violation("none".into()))?;
+        let receipt = last.get(&at.conversation).ok_or_else(|| Violation::new("none"))?;
         equal!((at.n, at.time_ms, at.link), (receipt.n, receipt.time_ms, receipt.link));
     }
     equal!(newest.first().zip(newest.last()).map(|(a, b)| a.seq - b.seq), Some(1));

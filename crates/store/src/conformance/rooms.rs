@@ -4,7 +4,7 @@ use super::*;
 use crate::{Conversation, Form, Joined, LOBBY, OWN_COUNTED};
 
 fn there(found: Option<Conversation>) -> Result<Conversation, Violation> {
-    found.ok_or_else(|| Violation("a conversation is not there".into()))
+    found.ok_or_else(|| Violation::new("a conversation is not there"))
 }
 
 async fn own_in_lobby(store: &dyn Store, user: &Name) -> Result<u64, Violation> {
@@ -13,7 +13,7 @@ async fn own_in_lobby(store: &dyn Store, user: &Name) -> Result<u64, Violation> 
 }
 
 fn into(joined: Option<Joined>) -> Result<Joined, Violation> {
-    joined.ok_or_else(|| Violation("a room is not there".into()))
+    joined.ok_or_else(|| Violation::new("a room is not there"))
 }
 
 pub(super) async fn lobby__every_user_is_a_permanent_member(bench: &Bench) -> Lawful {

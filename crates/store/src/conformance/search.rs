@@ -193,7 +193,7 @@ pub(super) async fn search__slices_find_the_same_as_one_search(bench: &Bench) ->
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let made = store.create_room(&ada, &name("ops")?, "").await?;
-    let ops = made.ok_or_else(|| Violation("no room".into()))?.id;
+    let ops = made.ok_or_else(|| Violation::new("no room"))?.id;
     // More words with one prefix than a search looks up individually.
     let mut batch = Vec::new();
     for i in 0..400 {
