@@ -73,7 +73,7 @@ impl Barred {
         self.count.load(Ordering::Acquire) > 0 && self.lock().keys.contains(name)
     }
 
-    /// Calls [`Store::add_classic_key`], and lifts the bar on the name of the new key. The record
+    /// Calls [`ClassicKeys::add_classic_key`](twinlock_store::ClassicKeys::add_classic_key), and lifts the bar on the name of the new key. The record
     /// accepts a key only after its predecessor was revoked.
     pub(crate) async fn add_classic_key(
         &self,

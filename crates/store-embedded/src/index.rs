@@ -3,7 +3,7 @@
 //! Recording does not wait for the index. The recorder indexes in small steps when it is idle, and
 //! between transactions when the backlog is large. The index's position is in the record, and each
 //! step updates it together with the words. A search uses the index up to that position and reads
-//! the rest, so that its cost grows with the backlog ([`twinlock_store::Store::unindexed`]).
+//! the rest, so that its cost grows with the backlog ([`twinlock_store::EntrySearch::unindexed`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,7 +38,7 @@ pub(crate) struct Index {
     /// `seq` of the last indexed entry.
     done: i64,
     /// Backlog, bytes: bodies of later entries, plus [`ENTRY`] for each. Shared with
-    /// [`twinlock_store::Store::unindexed`].
+    /// [`twinlock_store::EntrySearch::unindexed`].
     behind: Arc<AtomicU64>,
     /// When the last step ended, and how long it took.
     last: (Instant, Duration),

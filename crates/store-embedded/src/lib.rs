@@ -1,6 +1,6 @@
 //! The store of one machine, on SQLite: one file, WAL, `synchronous=FULL`.
 //!
-//! One thread writes ([`recorder`]), a few connections read, and another thread checkpoints the
+//! One thread writes (`recorder`), a few connections read, and another thread checkpoints the
 //! WAL. A lock file ensures that only one process has the record open.
 
 #![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]

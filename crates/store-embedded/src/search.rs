@@ -60,7 +60,7 @@ enum SearchEnd {
     At(SearchFrom),
 }
 
-/// See [`twinlock_store::Store::search_some`].
+/// See [`twinlock_store::EntrySearch::search_some`].
 pub(crate) fn some(
     conn: &Connection,
     conversation: ConversationId,

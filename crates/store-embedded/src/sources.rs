@@ -39,7 +39,7 @@ pub(crate) fn is_known(
     Ok(equal_cost::is_known_source(seen, other, now_ms))
 }
 
-/// See [`twinlock_store::Store::note_source`].
+/// See [`twinlock_store::Accounts::note_source`].
 pub(crate) fn note(
     transaction: &mut WriteTransaction<'_>,
     key: &RowKey,

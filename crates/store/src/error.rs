@@ -16,7 +16,7 @@ pub enum StoreError {
     /// A row does not match its MAC, or its values are invalid.
     #[error("the record is damaged: {0}")]
     Damaged(String),
-    /// An earlier append of the same [`Order`] failed.
+    /// An earlier append of the same [`Order`](crate::Order) failed.
     #[error("an earlier append of this connection failed")]
     OutOfOrder,
     /// The store was closed.

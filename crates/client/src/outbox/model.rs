@@ -43,7 +43,7 @@ pub struct Pending {
     pub message_id: MessageId,
     /// A room's name, or `@` and a user name.
     pub target: String,
-    /// At most [`MAX_TEXT`] bytes.
+    /// At most [`MAX_TEXT`](twinlock_core::limits::MAX_TEXT) bytes.
     pub body: Bytes,
     /// Time of enqueueing, in ms since 1970 UTC, by this machine's clock.
     pub enqueued_ms: u64,

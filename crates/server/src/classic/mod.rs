@@ -16,10 +16,9 @@ use std::net::SocketAddr;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::admission::ListenerKind;
 use crate::admission::arrival::SecuredConnection;
-use crate::admission::{Admission, ListenerKind};
 use crate::limits::connection_limiter::{Eviction, Permit};
-use crate::record::Record;
 use crate::services::Services;
 use end::log_end;
 use line_stream::LineStream;
@@ -54,8 +53,8 @@ pub(crate) fn serve_lines(
 /// Derives the line keys as [`jwe`] does, for tests that measure the time.
 #[cfg(feature = "test-util")]
 pub(crate) async fn hear(
-    admission: &Admission,
-    record: &Record,
+    admission: &crate::admission::Admission,
+    record: &crate::record::Record,
     heard: twinlock_core::classic::Heard,
 ) -> Option<twinlock_core::classic::ClassicChannel> {
     jwe::key_and_lines(admission, record, heard).await.ok().map(|(_key, lines)| lines)

@@ -18,7 +18,7 @@ async fn file__any_size_round_trips_as_entry() {
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     bob.follow(LOBBY, 0).await.unwrap();
     for (n, size) in (1..).zip([0, 1, 4095, 65_537, MIB, MIB + 1, 40 * MIB + 3]) {
-        let data = bytes(size, n as u64);
+        let data = bytes(size, n);
         let id: [u8; 16] = random();
         let file = proto::FileMeta {
             name: format!("file {n}.bin"),
