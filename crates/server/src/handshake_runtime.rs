@@ -34,7 +34,7 @@ impl HandshakeRuntime {
         let nice = nicer();
         let runtime = Builder::new_multi_thread()
             .worker_threads(cores)
-            .thread_name("twinlock-doors")
+            .thread_name("twinlock-login")
             .on_thread_start(move || be_nice(nice))
             .enable_time()
             .build()?;
@@ -106,7 +106,7 @@ mod tests {
     async fn handshake_runtime__low_priority_and_cancelled_with_caller() {
         let (runtime, handle) = HandshakeRuntime::open().unwrap();
         let name = || std::thread::current().name().map(ToOwned::to_owned);
-        assert_eq!(handle.run(async move { name() }).await.unwrap().unwrap(), "twinlock-doors");
+        assert_eq!(handle.run(async move { name() }).await.unwrap().unwrap(), "twinlock-login");
         let nice = || rustix::process::getpriority_process(None).unwrap();
         let (own, nicer) = (nice(), nicer());
         if let Some(nicer) = nicer {

@@ -1,4 +1,4 @@
-//! The traits of the contract for [`SqliteStore`]: each method delegates to a module.
+//! The traits of the contract for [`EmbeddedStore`]: each method delegates to a module.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,11 +18,11 @@ use twinlock_store::{
 
 use crate::index::ENTRY;
 use crate::recorder::{AppendCommand, RecorderCommand};
-use crate::store::{QUEUE, SqliteStore, join};
+use crate::store::{QUEUE, EmbeddedStore, join};
 use crate::{classic, conversations, credentials, entries, files, people, search, sources};
 
 #[async_trait]
-impl EntryLog for SqliteStore {
+impl EntryLog for EmbeddedStore {
     async fn hand_over(&self, batch: Vec<NewEntry>, order: &Order) -> Result<Answer, StoreError> {
         if batch.is_empty() {
             return Ok(Box::pin(std::future::ready(Ok(Vec::new()))));
@@ -77,7 +77,7 @@ impl EntryLog for SqliteStore {
 }
 
 #[async_trait]
-impl Directory for SqliteStore {
+impl Directory for EmbeddedStore {
     async fn conversations(
         &self,
         user: &Name,
@@ -171,7 +171,7 @@ impl Directory for SqliteStore {
 }
 
 #[async_trait]
-impl Accounts for SqliteStore {
+impl Accounts for EmbeddedStore {
     async fn look_up(&self, id: &CredentialId, now_ms: u64) -> Result<LookedUp, StoreError> {
         let (id, key) = (id.clone(), self.row_key.clone());
         self.readers.read(move |conn| credentials::look_up(conn, &key, &id, now_ms)).await
@@ -278,7 +278,7 @@ impl Accounts for SqliteStore {
 }
 
 #[async_trait]
-impl FileIndex for SqliteStore {
+impl FileIndex for EmbeddedStore {
     async fn file(
         &self,
         user: &Name,
@@ -309,7 +309,7 @@ impl FileIndex for SqliteStore {
 }
 
 #[async_trait]
-impl EntrySearch for SqliteStore {
+impl EntrySearch for EmbeddedStore {
     async fn search_some(
         &self,
         conversation: ConversationId,
@@ -335,7 +335,7 @@ impl EntrySearch for SqliteStore {
 }
 
 #[async_trait]
-impl ClassicKeys for SqliteStore {
+impl ClassicKeys for EmbeddedStore {
     async fn add_classic_key(&self, new: ClassicKey) -> Result<AddedClassicKey, StoreError> {
         let (key, bounds) = (self.row_key.clone(), self.bounds);
         self.write(move |transaction| classic::add(transaction, &key, &new, &bounds)).await
@@ -370,7 +370,7 @@ impl ClassicKeys for SqliteStore {
 }
 
 #[async_trait]
-impl Close for SqliteStore {
+impl Close for EmbeddedStore {
     async fn close(&self) -> Result<(), StoreError> {
         self.readers.close().await;
         let recorder = self.end();

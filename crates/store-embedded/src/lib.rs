@@ -32,4 +32,4 @@ mod write_transaction;
 
 pub use open::{OpenError, RecordLock};
 pub use options::{Expected, Options};
-pub use store::SqliteStore;
+pub use store::EmbeddedStore;

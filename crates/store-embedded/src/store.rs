@@ -33,7 +33,7 @@ const NEWS: usize = 64;
 pub(crate) type RecorderThread = JoinHandle<Result<(), StoreError>>;
 
 /// A record in one SQLite file. Dropping it completes queued writes and waits for them.
-pub struct SqliteStore {
+pub struct EmbeddedStore {
     pub(crate) server_key: ServerKey,
     pub(crate) row_key: Arc<RowKey>,
     pub(crate) bounds: Bounds,
@@ -50,13 +50,13 @@ pub struct SqliteStore {
     pub(crate) recorder: Mutex<Option<RecorderThread>>,
 }
 
-impl fmt::Debug for SqliteStore {
+impl fmt::Debug for EmbeddedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqliteStore").field("readers", &self.readers).finish_non_exhaustive()
+        f.debug_struct("EmbeddedStore").field("readers", &self.readers).finish_non_exhaustive()
     }
 }
 
-impl SqliteStore {
+impl EmbeddedStore {
     /// Opens the record at `path` (`record.db`, with its WAL and lock file in the same directory),
     /// and creates it if it is missing. Blocks while it migrates the schema.
     ///
@@ -186,7 +186,7 @@ pub(crate) fn join(recorder: Option<RecorderThread>) -> Result<(), StoreError> {
     recorder.map_or(Ok(()), |recorder| recorder.join().unwrap_or_else(|_| Err(failed())))
 }
 
-impl Drop for SqliteStore {
+impl Drop for EmbeddedStore {
     fn drop(&mut self) {
         self.readers.close_idle();
         // The error is logged; callers that need it use `close`.

@@ -20,7 +20,7 @@ const ATTACKERS: usize = 600;
 /// Those that send only the first TLS message, which costs them nothing.
 const CHEAP: usize = 200;
 /// The threads of the handshake runtime.
-const DOORS: &str = "twinlock-doors";
+const HANDSHAKE_THREADS: &str = "twinlock-login";
 /// Memory for an unauthenticated connection: a TLS message of the maximum length (64 KiB), a record
 /// each way, and the bookkeeping. There are 512 of them at most.
 const EACH: usize = 128 * 1024;
@@ -171,7 +171,7 @@ fn login_flood__session_is_served_and_memory_is_bounded() {
         }
     };
     person.block_on(async { timeout(LONG, full_house).await }).expect("a full house");
-    let (cpu_before, began) = (cpu(pid, DOORS), Instant::now());
+    let (cpu_before, began) = (cpu(pid, HANDSHAKE_THREADS), Instant::now());
     let counts = || {
         [&got.challenges, &got.busy, &got.turned_away, &got.dropped, &got.cheap]
             .map(|n| n.load(Ordering::Relaxed))
@@ -182,14 +182,14 @@ fn login_flood__session_is_served_and_memory_is_bounded() {
     let flooded = talk(&person, &mut line, lasts, || {
         let took = second.elapsed();
         if took >= Duration::from_secs(1) {
-            let now = (cpu(pid, DOORS)[0], counts());
+            let now = (cpu(pid, HANDSHAKE_THREADS)[0], counts());
             let share = now.0.saturating_sub(last.0).as_secs_f64() / took.as_secs_f64();
             seconds.push((share, now.1[0] - last.1[0], now.1[2] - last.1[2]));
             (last, second) = (now, Instant::now());
         }
     });
-    let (cpu_after, took) = (cpu(pid, DOORS), began.elapsed());
-    let [doors, all] = [0, 1].map(|i| (cpu_after[i] - cpu_before[i]).as_secs_f64());
+    let (cpu_after, took) = (cpu(pid, HANDSHAKE_THREADS), began.elapsed());
+    let [handshakes, all] = [0, 1].map(|i| (cpu_after[i] - cpu_before[i]).as_secs_f64());
     let grown = resident(pid).saturating_sub(before);
     let done: Vec<_> = counts().iter().zip(at_first).map(|(now, then)| now - then).collect();
     got.stop.store(true, Ordering::Relaxed);
@@ -202,15 +202,15 @@ fn login_flood__session_is_served_and_memory_is_bounded() {
     let each = |n: usize| n as f64 / took.as_secs_f64();
     eprintln!(
         "flood: {:.0} CHALLENGE, {:.0} ERROR busy, {:.0} turned away, {:.0} dropped later, \
-         {:.0} of TLS alone a second; the server took {:.0} % of a core, {:.0} % of that at its \
-         doors, and grew by {:.1} MiB",
+         {:.0} of TLS alone a second; the server took {:.0} % of a core, {:.0} % of that in \
+         handshakes, and grew by {:.1} MiB",
         each(done[0]),
         each(done[1]),
         each(done[2]),
         each(done[3]),
         each(done[4]),
         100.0 * all / took.as_secs_f64(),
-        100.0 * doors / all,
+        100.0 * handshakes / all,
         grown as f64 / MIB as f64,
     );
     for (what, took) in [("quiet", &quiet), ("flooded", &flooded)] {

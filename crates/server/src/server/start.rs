@@ -9,7 +9,7 @@ use twinlock_core::id::TlsPin;
 use twinlock_core::invite::Address;
 use twinlock_core::opaque::ServerSetup;
 use twinlock_store::Store;
-use twinlock_store_embedded::{RecordLock, SqliteStore};
+use twinlock_store_embedded::{RecordLock, EmbeddedStore};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::tls::ServerTls;
 
@@ -171,7 +171,7 @@ fn open_store(
         lock.check(&known.expected())?;
         known.note_opening(&config.data)?;
     }
-    SqliteStore::open_locked(lock, options).map(|store| -> Arc<dyn Store> { store }).map_err(
+    EmbeddedStore::open_locked(lock, options).map(|store| -> Arc<dyn Store> { store }).map_err(
         |error| {
             known.put_back(&config.data);
             error.into()

@@ -16,7 +16,7 @@ mod classic_lines;
 mod classic_origin;
 mod common;
 mod costs;
-mod doors;
+mod handshake_runtime;
 mod ends;
 mod files;
 mod files_content;

@@ -7,14 +7,14 @@ use tempfile::TempDir;
 use twinlock_core::id::ServerKey;
 use twinlock_store::conformance::{self, Ground};
 use twinlock_store::{Bounds, Clock, Store};
-use twinlock_store_embedded::SqliteStore;
+use twinlock_store_embedded::EmbeddedStore;
 
 struct Dir(TempDir);
 
 impl Ground for Dir {
     fn open(&self, clock: Clock, bounds: Bounds) -> Result<Arc<dyn Store>, String> {
         let options = crate::common::options().clock(clock).bounds(bounds);
-        let store = SqliteStore::open(&self.0.path().join("record.db"), options);
+        let store = EmbeddedStore::open(&self.0.path().join("record.db"), options);
         Ok(store.map_err(|error| error.to_string())?)
     }
 

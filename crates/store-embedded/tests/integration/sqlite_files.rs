@@ -13,7 +13,7 @@ use crate::common::{entry, join, links, name, open, options, say};
 use rusqlite::{Connection, OpenFlags};
 use twinlock_core::id::ServerKey;
 use twinlock_store::{LOBBY, NewEntry, RowKey, Store};
-use twinlock_store_embedded::{OpenError, Options, SqliteStore};
+use twinlock_store_embedded::{OpenError, Options, EmbeddedStore};
 
 /// Polls for up to ten seconds.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -67,7 +67,7 @@ async fn record_file__second_open_is_refused_until_first_is_dropped() {
     let path = dir.path().join("record.db");
     let first = open(dir.path());
     join(&*first, "ada").await;
-    let second = SqliteStore::open(&path, options());
+    let second = EmbeddedStore::open(&path, options());
     match second {
         Err(error @ OpenError::InUse(_)) => {
             assert!(error.to_string().contains("another server"), "{error}");
@@ -75,7 +75,7 @@ async fn record_file__second_open_is_refused_until_first_is_dropped() {
         other => panic!("{other:?}"),
     }
     fs::remove_file(dir.path().join("record.db.lock")).unwrap();
-    assert!(matches!(SqliteStore::open(&path, options()), Err(OpenError::InUse(_))));
+    assert!(matches!(EmbeddedStore::open(&path, options()), Err(OpenError::InUse(_))));
     // The first store still works.
     say(&*first, entry(LOBBY, "ada", "x")).await;
     drop(first);
@@ -128,7 +128,7 @@ async fn record_file__newer_schema_is_refused_and_unchanged() {
     conn.pragma_update(None, "user_version", 99).unwrap();
     drop(conn);
     let before = fs::read(&path).unwrap();
-    match SqliteStore::open(&path, options()) {
+    match EmbeddedStore::open(&path, options()) {
         Err(error @ OpenError::NewerSchema { found: 99, known, .. }) => {
             let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
             assert_eq!(known, files.count());
@@ -145,10 +145,10 @@ fn record_file__non_database_is_refused_and_unchanged() {
     let path = dir.path().join("record.db");
     let text = "this is not a database ".repeat(100);
     fs::write(&path, &text).unwrap();
-    assert!(matches!(SqliteStore::open(&path, options()), Err(OpenError::Database { .. })));
+    assert!(matches!(EmbeddedStore::open(&path, options()), Err(OpenError::Database { .. })));
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     let nowhere = dir.path().join("missing/record.db");
-    assert!(matches!(SqliteStore::open(&nowhere, options()), Err(OpenError::File { .. })));
+    assert!(matches!(EmbeddedStore::open(&nowhere, options()), Err(OpenError::File { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -400,7 +400,7 @@ async fn wal__without_database_is_refused_and_kept() {
     fs::copy(dir.path().join("record.db-wal"), &wal).unwrap();
     let before = fs::read(&wal).unwrap();
     assert!(!before.is_empty());
-    let refused = SqliteStore::open(&left.path().join("record.db"), options()).unwrap_err();
+    let refused = EmbeddedStore::open(&left.path().join("record.db"), options()).unwrap_err();
     assert!(matches!(&refused, OpenError::Lost { .. }), "{refused}");
     assert!(refused.to_string().contains("-wal"), "{refused}");
     assert_eq!(fs::read(&wal).unwrap(), before);
@@ -409,7 +409,7 @@ async fn wal__without_database_is_refused_and_kept() {
     for other in ["", "something else, ", "x"] {
         let content = other.repeat(600);
         fs::write(left.path().join("record.db"), &content).unwrap();
-        let refused = SqliteStore::open(&left.path().join("record.db"), options()).unwrap_err();
+        let refused = EmbeddedStore::open(&left.path().join("record.db"), options()).unwrap_err();
         assert!(matches!(&refused, OpenError::Lost { .. }), "{refused}");
         assert_eq!(fs::read(&wal).unwrap(), before);
         assert_eq!(fs::read_to_string(left.path().join("record.db")).unwrap(), content);
@@ -422,7 +422,7 @@ async fn record_file__of_another_server_is_refused() {
     let path = dir.path().join("record.db");
     open(dir.path()).close().await.unwrap();
     let other = Options::new(ServerKey([7; 32]), RowKey::new(&[0x4b; 32]));
-    let refused = SqliteStore::open(&path, other).unwrap_err();
+    let refused = EmbeddedStore::open(&path, other).unwrap_err();
     assert!(matches!(&refused, OpenError::OtherServer { .. }), "{refused}");
     open(dir.path()).close().await.unwrap();
 }
@@ -440,7 +440,7 @@ async fn record_file__symbolic_link_is_refused_and_not_followed() {
             open(dir.path()).close().await.unwrap();
             fs::remove_file(dir.path().join(file)).ok();
             std::os::unix::fs::symlink(&target, dir.path().join(file)).unwrap();
-            let refused = SqliteStore::open(&dir.path().join("record.db"), options()).unwrap_err();
+            let refused = EmbeddedStore::open(&dir.path().join("record.db"), options()).unwrap_err();
             assert!(refused.to_string().contains("symbolic link"), "{file}: {refused}");
             assert_eq!(target.exists(), target.ends_with("there"), "{file}");
         }
@@ -455,7 +455,7 @@ async fn record_file__directory_as_side_file_is_refused() {
         open(dir.path()).close().await.unwrap();
         fs::remove_file(dir.path().join(file)).ok();
         fs::create_dir(dir.path().join(file)).unwrap();
-        let refused = SqliteStore::open(&dir.path().join("record.db"), options()).unwrap_err();
+        let refused = EmbeddedStore::open(&dir.path().join("record.db"), options()).unwrap_err();
         assert!(refused.to_string().contains(&format!("{file}: ")), "{file}: {refused}");
     }
 }
@@ -520,7 +520,7 @@ async fn record_file__path_is_never_a_uri() {
         // A relative path, as on a command line.
         std::env::set_current_dir(dir.path()).unwrap();
         let path = Path::new(name).join("record.db");
-        let store = SqliteStore::open(&path, options()).unwrap();
+        let store = EmbeddedStore::open(&path, options()).unwrap();
         join(&*store, "ada").await;
         store.close().await.unwrap();
         assert!(fs::metadata(dir.path().join(name).join("record.db")).unwrap().len() > 0, "{name}");

@@ -276,7 +276,7 @@ async fn row_mac__another_row_key_opens_no_credential() {
         twinlock_store::RowKey::new(&[0; 32]),
     );
     let path = people.dir.path().join("record.db");
-    let store = twinlock_store_embedded::SqliteStore::open(&path, options).unwrap();
+    let store = twinlock_store_embedded::EmbeddedStore::open(&path, options).unwrap();
     for id in [CredentialId::User(name("ada")), CredentialId::Device(people.ada)] {
         assert_eq!(store.credential(&id, 10).await, Ok(None));
     }

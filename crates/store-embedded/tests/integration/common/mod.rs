@@ -12,7 +12,7 @@ use twinlock_store::{
     Appended, InviteTerms, Limit, NewDevice, NewEntry, NewInvite, Receipt, Registered,
     Registration, Role, RowKey, Store,
 };
-use twinlock_store_embedded::{Options, SqliteStore};
+use twinlock_store_embedded::{Options, EmbeddedStore};
 use twinlock_testing::links::advance_stored;
 
 /// The traits of the contract, for their methods.
@@ -31,8 +31,8 @@ pub(crate) fn options() -> Options {
     Options::new(SERVER_KEY, RowKey::new(&[0x4b; 32]))
 }
 
-pub(crate) fn open(dir: &Path) -> Arc<SqliteStore> {
-    SqliteStore::open(&dir.join("record.db"), options()).unwrap()
+pub(crate) fn open(dir: &Path) -> Arc<EmbeddedStore> {
+    EmbeddedStore::open(&dir.join("record.db"), options()).unwrap()
 }
 
 pub(crate) fn name(name: &str) -> Name {

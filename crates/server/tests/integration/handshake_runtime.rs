@@ -37,14 +37,14 @@ async fn unauthenticated__limited_in_total_and_by_deadline() {
 }
 
 /// Raises the limits for many hostile connections.
-fn open_doors(config: &mut Config) {
+fn allow_many_logins(config: &mut Config) {
     config.limits.unauthenticated_per_address = 512;
     config.limits.logins_per_minute = 1_000_000;
 }
 
 #[tokio::test]
 async fn hello__invalid_gets_error_or_is_dropped() {
-    let host = Host::start_with(open_doors).await;
+    let host = Host::start_with(allow_many_logins).await;
     let (_state, hello) = twinlock_core::handshake::AwaitChallenge::start(
         Device::unknown().credential(),
         None,
@@ -93,7 +93,7 @@ async fn hello__invalid_gets_error_or_is_dropped() {
 
 #[tokio::test]
 async fn hostile_bytes__any_stage_leaves_no_session() {
-    let host = Host::start_with(open_doors).await;
+    let host = Host::start_with(allow_many_logins).await;
     let (laptop, mut ada) = host.owner().await;
     for round in 0..60usize {
         let noise: Vec<u8> = (0..40).flat_map(|_| random::<64>()).collect();
@@ -234,7 +234,7 @@ async fn login__unfinished_handshakes_do_not_block_computation() {
     // One computation at a time suffices, because none waits for its client while it holds the
     // slot.
     let host = Host::start_with(|config| {
-        open_doors(config);
+        allow_many_logins(config);
         config.limits.handshakes = 1;
     })
     .await;
