@@ -231,7 +231,9 @@ pub(crate) fn recorder(
 ) -> Result<Connection, OpenError> {
     private(path)?;
     check_form(path)?;
-    again(path, server_key, now_ms)
+    // An empty WAL goes with a failed start, as it came.
+    let keep_wal = has_wal(path);
+    again(path, server_key, now_ms, keep_wal)
 }
 
 /// Checks the database together with its WAL, without writing to either.
@@ -308,11 +310,13 @@ fn missing(conn: &Connection, entries: &[Newest]) -> rusqlite::Result<Option<New
     Ok(None)
 }
 
-/// Opens the recorder's connection to an existing database, and migrates it.
+/// Opens the recorder's connection to an existing database, and migrates it. `keep_wal`: whether the
+/// WAL stays if that fails.
 pub(crate) fn again(
     path: &Path,
     server_key: &ServerKey,
     now_ms: u64,
+    keep_wal: bool,
 ) -> Result<Connection, OpenError> {
     let fault = |error| OpenError::File { path: path.to_path_buf(), error };
     check_beside(path)?;
@@ -323,10 +327,8 @@ pub(crate) fn again(
         StoreError::Database(problem) | StoreError::Damaged(problem) => database(problem),
         other => database(other.to_string()),
     };
-    let had_wal = fs::symlink_metadata(wal(path)).is_ok();
     let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sqlite)?;
-    // If an error follows, an existing WAL stays: a later attempt needs the same file.
-    if had_wal {
+    if keep_wal {
         leave_files(&conn).map_err(sqlite)?;
     }
     let migrations = Migrations::from_slice(MIGRATIONS);
@@ -664,12 +666,12 @@ mod tests {
         drop(conn);
         let before = device_and_inode(&wal(&path)).unwrap();
         assert!(has_wal(&path));
-        let refused = again(&path, &ServerKey([2; 32]), 0);
+        let refused = again(&path, &ServerKey([2; 32]), 0, true);
         assert!(matches!(refused, Err(OpenError::OtherServer { .. })), "{refused:?}");
         assert_eq!(device_and_inode(&wal(&path)).unwrap(), before);
         assert!(has_wal(&path));
         // A connection that ends in order leaves one file.
-        drop(again(&path, &ServerKey([1; 32]), 0).unwrap());
+        drop(again(&path, &ServerKey([1; 32]), 0, true).unwrap());
         assert!(!wal(&path).exists());
     }
 

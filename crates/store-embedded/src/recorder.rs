@@ -293,7 +293,7 @@ impl Recorder<'_> {
             None => {
                 let placed = self.writer.written();
                 self.worth = worth(placed, placing, began.elapsed().saturating_sub(placing));
-                // PriorCheckpoints the answers: a caller may read the index backlog at once.
+                // Before the answers: a caller may read the index backlog at once.
                 self.index.appended(placed, self.writer.written_bytes());
                 self.publish();
                 self.answer(answers, None);
@@ -335,7 +335,7 @@ impl Recorder<'_> {
                     reply.send(placed).ok();
                 }
                 (PendingAnswer::Append { order, reply, room, .. }, Some(error)) => {
-                    // PriorCheckpoints any caller gets the error.
+                    // Before any caller gets the error.
                     order.fail();
                     drop(room);
                     reply.send(Err(error.clone())).ok();

@@ -7,7 +7,6 @@ use rusqlite::Connection;
 use twinlock_store::StoreError;
 
 use crate::checkpoint::{Checkpointer, PriorCheckpoints};
-use crate::error::DbError;
 use crate::open;
 use crate::recorder::{self, RecorderCommand, RecorderContext, RecorderEnd};
 
@@ -30,7 +29,9 @@ impl RecorderContext {
                 Ok(RecorderEnd::Failed(failed)) => before = failed,
                 Err(error) if !before.failed => return Err(error),
                 Err(error) => {
-                    open::leave_files(&conn).map_err(DbError::from)?;
+                    if let Err(error) = open::leave_files(&conn) {
+                        tracing::error!(%error, "the WAL may be removed when the record is reopened");
+                    }
                     if !still_closed(&error, waiting, &mut batch) {
                         return Ok(());
                     }
@@ -40,7 +41,8 @@ impl RecorderContext {
             // stays: `in_place` knows this file, and a failed sync may have lost what it has.
             self.readers.without_any(|| drop(conn));
             conn = loop {
-                let again = || open::again(&self.path, &self.server_key, (self.clock)());
+                // The store knows the WAL as the file that it opened first.
+                let again = || open::again(&self.path, &self.server_key, (self.clock)(), true);
                 let opened = self.in_place.check().and_then(|()| {
                     again().map_err(|error| StoreError::Database(error.to_string()))
                 });

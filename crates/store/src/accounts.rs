@@ -122,7 +122,7 @@ pub struct Credential {
 /// stand-in, this difference would reveal a miss.
 #[derive(Debug)]
 pub struct LookedUp {
-    credential: Credential,
+    pub(crate) credential: Credential,
     usable: bool,
 }
 

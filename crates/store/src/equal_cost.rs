@@ -255,6 +255,8 @@ mod tests {
             let found = credential_row(found, other, &key(), &id);
             assert_eq!(found.0.record.len(), RECORD);
             let looked = look_up(&id, found, Ok(Some(ada())), 5).unwrap();
+            // A miss carries as many bytes as a hit.
+            assert_eq!(looked.credential.record.len(), RECORD);
             assert_eq!(looked.record::<RECORD>().is_some(), hit);
         }
     }

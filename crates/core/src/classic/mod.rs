@@ -31,7 +31,7 @@ pub const MAX_LINE: usize = 49_152;
 /// Longest first line of a client, bytes: a name of 32 bytes, a blank and 22 characters.
 pub const MAX_HELLO: usize = 32 + 1 + NONCE_CHARS;
 
-/// ClassicChannel that a client may send ahead of their answers.
+/// Lines that a client may send ahead of their answers.
 pub const AHEAD: usize = 64;
 
 /// Characters of a nonce in base64url.

@@ -1,4 +1,4 @@
-//! PubSub: the head and a short tail of recent entries of each followed conversation, in memory.
+//! Topics: the head and a short tail of recent entries of each followed conversation, in memory.
 //!
 //! Each follower holds a position. One whose position is before the tail reads from the store.
 
@@ -25,7 +25,7 @@ const ALL_TAILS: usize = 64 * 1024 * 1024;
 /// Memory of an entry besides its bytes.
 const OVERHEAD: usize = 64;
 
-/// Topics followed conversations.
+/// All followed conversations.
 #[derive(Default)]
 pub(super) struct PubSub(Mutex<Topics>);
 
