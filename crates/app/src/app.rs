@@ -1,9 +1,15 @@
-//! The view models of one chat together, as a state machine without I/O.
+//! [`App`] combines the view models of one chat into a state machine without I/O.
 //!
-//! The caller repeats, after each input: take all changes ([`App::poll_change`]) and render them,
-//! then take an effect ([`App::poll_effect`]), perform it and return its outcome
-//! ([`App::handle_outcome`]). Inputs are intents, events of the client and of the transfers, and
-//! the time ([`App::handle_timeout`], when [`App::poll_timeout`] is due).
+//! Its inputs are intents ([`App::handle_intent`]), events of the client and of the transfers
+//! ([`App::handle_event`], [`App::handle_transfer`]) and the time ([`App::handle_timeout`], when
+//! [`App::poll_timeout`] is due). After each input the caller repeats until nothing is left:
+//!
+//! 1. take all changes ([`App::poll_change`]) and render them;
+//! 2. take one effect ([`App::poll_effect`]), perform it and return its outcome
+//!    ([`App::handle_outcome`]).
+//!
+//! The app neither renders nor performs anything. A file effect is the caller's, because the caller
+//! knows directories and whether a file may be overwritten.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -24,12 +30,13 @@ use crate::transfers::{TransferList, TransferView};
 /// Settings of an [`App`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppOptions {
-    /// A person reads what is shown: read markers move, and activity elsewhere is announced.
+    /// A person reads the output, so the app moves read markers and announces activity in
+    /// conversations that are not shown.
     pub is_interactive: bool,
-    /// Number of earlier entries of the first conversation that are shown at the start.
+    /// Number of earlier entries that the first conversation shows at the start.
     pub backlog: u64,
-    /// Number of entries that the timeline of each conversation keeps. 0 for a renderer that does
-    /// not draw an entry twice.
+    /// Number of entries that each timeline keeps. 0 for a renderer that never draws an entry
+    /// again.
     pub timeline_entries: usize,
 }
 
@@ -51,8 +58,8 @@ pub struct App {
 }
 
 impl App {
-    /// A chat of `user` that begins in the conversation `open`: a room's name, or `@` and a user
-    /// name.
+    /// Creates a chat of `user`. `open` is the conversation to open first: a room's name, or `@`
+    /// and a user name.
     #[must_use]
     pub fn new(user: Name, open: String, options: AppOptions, now: Instant) -> Self {
         Self {
@@ -70,13 +77,13 @@ impl App {
         }
     }
 
-    /// The user.
+    /// The user of this chat.
     #[must_use]
     pub fn user(&self) -> &Name {
         &self.user
     }
 
-    /// The conversations.
+    /// The user's conversations, with unread counts and mentions.
     #[must_use]
     pub fn conversations(&self) -> &ConversationList {
         &self.conversations
@@ -88,19 +95,19 @@ impl App {
         self.timelines.get(&conversation)
     }
 
-    /// The own messages.
+    /// The user's own messages, with the state of each.
     #[must_use]
     pub fn composer(&self) -> &Composer {
         &self.composer
     }
 
-    /// The transfers.
+    /// The running transfers.
     #[must_use]
     pub fn transfers(&self) -> &TransferList {
         &self.transfers
     }
 
-    /// The connection.
+    /// The state of the connection.
     #[must_use]
     pub fn connection(&self) -> &ConnectionView {
         &self.connection
@@ -111,7 +118,8 @@ impl App {
         self.changes.pop_front()
     }
 
-    /// The next effect to perform. One that fails is reported by the caller and has no outcome.
+    /// The next effect to perform. If an effect fails, the caller reports the error and returns no
+    /// outcome.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
@@ -122,7 +130,7 @@ impl App {
         self.digest.poll_timeout()
     }
 
-    /// Announces what is due.
+    /// Announces the collected activity ([`Change::Activity`]), if it is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         for (conversation, entries) in self.digest.take(now) {
             let target = self.conversations.target(conversation).to_owned();
@@ -130,10 +138,10 @@ impl App {
         }
     }
 
-    /// Takes a wish of the user.
+    /// Handles an intent of the user.
     ///
     /// # Errors
-    /// [`IntentError`]; nothing has changed then.
+    /// [`IntentError`]: the intent has no effect.
     pub fn handle_intent(&mut self, intent: Intent) -> Result<(), IntentError> {
         let target = self.conversations.open_target().to_owned();
         let effect = match intent {
@@ -168,19 +176,19 @@ impl App {
         Ok(())
     }
 
-    /// Asks for the outcomes of all queued messages: another process of the profile may have sent
-    /// them. To be called at intervals while messages are queued.
+    /// Queues an effect that looks up the outcomes of all queued messages, because another process
+    /// of the profile may have sent them. Call this at intervals while messages are queued.
     pub fn check_outbox(&mut self) {
         self.effect(ClientEffect::CheckOutbox(self.composer.queued()));
     }
 
-    /// Notes that a file of [`FileEffect::Send`] was examined. It is then sent
-    /// ([`Self::start_transfer`]), or cannot be.
+    /// Notes that the examination of a file ([`FileEffect::Send`]) has ended. If the file can be
+    /// sent, [`Self::start_transfer`] follows.
     pub fn end_examination(&mut self) {
         self.transfers.end_examination();
     }
 
-    /// Adds a transfer that the caller has queued, with its message if it is sent.
+    /// Adds a transfer that the caller has queued. `message_id` is that of an upload.
     pub fn start_transfer(
         &mut self,
         job: twinlock_client::transfer::JobId,
@@ -206,7 +214,7 @@ impl App {
         self.changes.extend(settlements.into_iter().map(Change::Settled));
     }
 
-    /// Moves the read marker, if a person reads.
+    /// Moves the read marker, if a person reads the output.
     pub(crate) fn mark_read(&mut self, conversation: ConversationId, n: u64) {
         if self.options.is_interactive && n > 0 {
             self.conversations.read_up_to(conversation, n);

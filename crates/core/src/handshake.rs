@@ -1,15 +1,17 @@
-//! The handshake (section 4), one type for each step.
+//! The handshake (section 4) and registration (section 8), one type for each step.
 //!
-//! Each step consumes the one before it. A session can only be created from [`Established`].
+//! Each step consumes the one before it, and a session can only be created from [`Established`].
+//! No step does I/O: the caller transmits the frames.
 //!
 //! ```text
-//! client  AwaitChallenge::start          HELLO  ->
-//!                                               <-  CHALLENGE   Hello::parse, Hello::challenge
-//!         AwaitChallenge::handle_challenge PROOF ->             AwaitProof::handle_proof
+//! client                                            server
+//! AwaitChallenge::start              HELLO ->       Hello::parse
+//! AwaitChallenge::handle_challenge   <- CHALLENGE   Hello::challenge
+//!                                    PROOF ->       AwaitProof::handle_proof
 //! ```
 //!
-//! A client that fails sends nothing. CHALLENGE already shows the client whether its password is
-//! right; a malicious server must not learn more from the client than from a broken connection.
+//! A client that fails after CHALLENGE sends nothing. CHALLENGE already shows the client whether
+//! its password is right. To a malicious server, a failure must look like a lost connection.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ use crate::limits::VERSION;
 use crate::wiped::{self, wiped};
 use crate::{Entropy, schedule};
 
-/// A completed handshake: both ends are authenticated. Holds the keys of epoch 0.
+/// A completed handshake, which authenticated both ends. Contains the keys of epoch 0.
 #[derive(Debug)]
 pub struct Established {
     pub(crate) side: Side,
@@ -47,34 +49,34 @@ pub struct Established {
 /// Which end of a connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Connects, logs in, starts rekeys.
+    /// The end that connects, logs in and starts rekeys.
     Client,
-    /// Accepts connections.
+    /// The end that accepts connections.
     Server,
 }
 
 impl Established {
-    /// The session's name in logs and status.
+    /// The session's public identifier, for logs and status.
     #[must_use]
     pub fn session_id(&self) -> SessionId {
         self.sid
     }
 
-    /// The server's key: equal to the pin if there was one, else the key to pin now.
+    /// The server's key. It equals the pin; without a pin, the client pins it now.
     #[must_use]
     pub fn server_key(&self) -> ServerKey {
         self.server_key
     }
 
-    /// The credential that logged in.
+    /// The credential of the login.
     #[must_use]
     pub fn credential(&self) -> &CredentialId {
         &self.credential
     }
 
-    /// Both chains, client to server first, instead of a session.
+    /// The chains of both directions, client to server first.
     ///
-    /// For tests that play an authenticated peer and send what no session would send.
+    /// For tests that act as an authenticated peer and send frames that no session would send.
     #[cfg(feature = "test-util")]
     #[must_use]
     pub fn into_chains(self) -> [crate::seal::Chain; 2] {
@@ -83,23 +85,24 @@ impl Established {
     }
 }
 
-/// A handshake or registration failed. Nothing is sent.
+/// A handshake or registration failed. A client sends nothing more; a server answers a bad PROOF
+/// with ERROR 3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("login refused")]
 pub struct LoginRefused;
 
-/// The reason why a client stops after CHALLENGE. It sends nothing, so the server cannot learn it.
+/// Why a client stops after CHALLENGE. It sends nothing, so the server does not learn the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NotLoggedIn {
     /// The secret is wrong, or the server failed to authenticate itself.
     #[error("login refused")]
     Refused,
-    /// The server knows the credential, but its key is not the pinned one.
+    /// The server has the credential's record, but its key is not the pinned one.
     #[error("the server's key is {shown}, not {known}")]
     OtherServer {
         /// The pinned key.
         known: ServerKey,
-        /// The key that the server showed.
+        /// The key that the server presented.
         shown: ServerKey,
     },
 }
@@ -112,7 +115,7 @@ impl From<LoginRefused> for NotLoggedIn {
 
 // ---- client ------------------------------------------------------------------------------
 
-/// The client has sent HELLO.
+/// State of a client that has sent HELLO.
 pub struct AwaitChallenge {
     credential: Arc<Credential>,
     pin: Option<ServerKey>,
@@ -124,10 +127,10 @@ pub struct AwaitChallenge {
 impl AwaitChallenge {
     /// Starts a login and returns the HELLO frame to send.
     ///
-    /// Draws 64 bytes for the KEM, then the bytes that OPAQUE needs.
+    /// Draws 64 random bytes for the KEM, then those that OPAQUE needs.
     ///
-    /// `pin` is the server key that this client knows. It is `None` only on a first login by
-    /// password, when no invite link named the key.
+    /// `pin` is the server key that this client knows. It is `None` only at a first login by
+    /// password without an invite link.
     ///
     /// # Errors
     /// [`LoginRefused`] if OPAQUE cannot blind the password, which does not happen.
@@ -156,10 +159,11 @@ impl AwaitChallenge {
 
     /// Verifies the payload of CHALLENGE and returns the PROOF frame to send.
     ///
-    /// READY follows PROOF immediately. For a user, Argon2id takes about 1 s and 256 MiB.
+    /// The caller sends its READY right after PROOF. For a user's password, Argon2id takes about
+    /// 1 s and 256 MiB.
     ///
     /// # Errors
-    /// [`NotLoggedIn`]: close without sending anything.
+    /// [`NotLoggedIn`]: close the connection without sending anything.
     pub fn handle_challenge(
         self,
         challenge: &[u8; CHALLENGE],
@@ -217,10 +221,10 @@ pub enum HelloFault {
     Length(usize),
 }
 
-/// Checks version and length of a HELLO before the rest is read.
+/// Checks version and length of a HELLO before the server reads the rest.
 ///
-/// The version comes first: a HELLO of a later version may have any length, and its client must
-/// learn which version this server speaks.
+/// The version is checked first, because a HELLO of a later version may have any length, and its
+/// client must learn the version of this server.
 ///
 /// # Errors
 /// [`HelloFault`].
@@ -234,7 +238,7 @@ pub fn judge_hello(version: u8, len: usize) -> Result<(), HelloFault> {
     }
 }
 
-/// A well-formed HELLO; nothing in it is proven.
+/// A well-formed HELLO. Nothing in it is authenticated.
 pub struct Hello {
     payload: Vec<u8>,
     credential: CredentialId,
@@ -270,9 +274,10 @@ impl Hello {
 
     /// Answers with a CHALLENGE frame.
     ///
-    /// `record` is the stored record of the credential, `None` if the credential is unknown,
-    /// revoked, expired or used. Both cases take the same steps. Draws 32 bytes for the KEM, then
-    /// the bytes that OPAQUE needs.
+    /// `record` is the stored record of the credential, or `None` if the credential is unknown,
+    /// revoked, expired or used. Both cases take the same steps, so that neither the answer nor its
+    /// time shows which credentials exist. Draws 32 random bytes for the KEM, then those that
+    /// OPAQUE needs.
     ///
     /// # Errors
     /// [`HelloFault`], which [`Hello::parse`] has ruled out.
@@ -312,13 +317,13 @@ impl Hello {
     }
 }
 
-/// The server has sent CHALLENGE.
+/// State of a server that has sent CHALLENGE.
 pub struct AwaitProof {
     hello: Vec<u8>,
     challenge: Vec<u8>,
     credential: CredentialId,
     context: Vec<u8>,
-    // Boxed, so that a move leaves no copies of them.
+    // The secrets are boxed, so that moving this state leaves no copies of them.
     opaque: Box<ServerHandshake>,
     ss: Box<Zeroizing<[u8; 32]>>,
     server_key: ServerKey,
@@ -328,7 +333,7 @@ impl AwaitProof {
     /// Verifies the payload of PROOF.
     ///
     /// # Errors
-    /// [`LoginRefused`]: answer with ERROR 3.
+    /// [`LoginRefused`]: answer with ERROR 3, then close.
     pub fn handle_proof(self, proof: &[u8; KE3]) -> Result<Established, LoginRefused> {
         wiped::<{ wiped::HANDSHAKE }, _>(|| self.check(proof))
     }
@@ -354,7 +359,7 @@ fn context(hello: &[u8], kem_ct: &[u8; KEM_CT]) -> Vec<u8> {
     [schedule::CONTEXT, &schedule::hash(&[schedule::HELLO, hello, kem_ct])].concat()
 }
 
-/// Derives `th`, `root` and the keys of epoch 0.
+/// Derives `th`, `root`, the session id and the keys of epoch 0 (section 4).
 fn establish(
     side: Side,
     [hello, challenge, proof]: [&[u8]; 3],
@@ -383,20 +388,20 @@ fn establish(
 
 // ---- registration ------------------------------------------------------------------------
 
-/// The client's side of a registration (section 8): request, then record.
+/// The client's side of a registration (section 8): sends a request, then the record.
 ///
-/// The blinded input contains the credential's id, so the server draws a device's id before this
-/// starts.
+/// The blinded input contains the credential's id. The server therefore draws a device's id before
+/// the registration starts.
 pub struct Enrolment<C> {
     credential: C,
     opaque: ClientEnrolment,
 }
 
 impl<C: Borrow<Credential>> Enrolment<C> {
-    /// Starts a registration and returns the request to send. Draws 64 bytes.
+    /// Starts a registration and returns the request to send. Draws 64 random bytes.
     ///
     /// # Errors
-    /// [`LoginRefused`] if OPAQUE cannot blind, which does not happen.
+    /// [`LoginRefused`] if OPAQUE cannot blind the secret, which does not happen.
     pub fn start(
         credential: C,
         entropy: &mut dyn Entropy,
@@ -409,8 +414,8 @@ impl<C: Borrow<Credential>> Enrolment<C> {
         })
     }
 
-    /// Takes the server's response and returns the record to upload. Draws 32 bytes. Stretching a
-    /// password takes about 1 s.
+    /// Takes the server's response and returns the record to upload. Draws 32 random bytes.
+    /// Stretching a password takes about 1 s and 256 MiB.
     ///
     /// # Errors
     /// [`LoginRefused`] if the response is malformed or the server is not the pinned one.
@@ -440,7 +445,7 @@ impl<C: Borrow<Credential>> Enrolment<C> {
 
 /// Creates a credential on the server by running both sides of a registration.
 ///
-/// Used for an invite, whose secret the server then forgets.
+/// For invites: the server discards the secret afterwards (section 2).
 ///
 /// # Errors
 /// [`LoginRefused`] if OPAQUE fails, which does not happen.

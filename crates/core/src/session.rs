@@ -1,7 +1,8 @@
-//! The session state machine (sections 5, 6, 9): one end of an authenticated connection.
+//! The session state machine (sections 5, 6 and 9): one end of an authenticated connection.
 //!
-//! A session owns both chains and the outgoing bytes, so sealing and enqueueing are one atomic
-//! step. The calling order for the driver:
+//! It does no I/O and reads no clock: the caller passes bytes, time and randomness. A session owns
+//! both chains and the outgoing bytes, so sealing and enqueueing are one atomic step. The calling
+//! order:
 //!
 //! - [`Session::handle_bytes`] when any bytes arrive, [`Session::handle_frame`] for each whole
 //!   frame; its [`SessionEvent`] borrows from the payload, which was opened in place;
@@ -11,7 +12,7 @@
 //! - once [`Session::is_closed`]: flush, shut down the sending direction, read and discard for up
 //!   to 1 s.
 //!
-//! A [`SessionFault`] ends the session; its CLOSE, if it has one, is already in the outgoing bytes.
+//! A [`SessionFault`] ends the session. Its CLOSE, if it has one, is then in the outgoing bytes.
 
 mod rekeying;
 #[cfg(test)]
@@ -47,9 +48,9 @@ enum Phase {
 enum Rekey {
     /// No rekey is in progress.
     Idle,
-    /// Client: REKEY1 is sent.
+    /// Client: REKEY1 is sealed, REKEY2 has not arrived.
     AwaitRekey2(Box<AwaitRekey2>),
-    /// Server: REKEY2 is sent; holds the client's next chain until REKEY3.
+    /// Server: REKEY2 is sealed. Contains the key of the client's next chain, used from REKEY3 on.
     AwaitRekey3(ChainKey),
 }
 
@@ -73,18 +74,18 @@ pub struct Session {
     began: Instant,
     epoch_began: Instant,
     epoch_traffic: bool,
-    /// When the traffic of this epoch was first noticed.
+    /// When [`Session::handle_timeout`] first found traffic in this epoch.
     traffic_since: Option<Instant>,
     /// When REKEY2 of the last rekey was processed (client) or sealed (server).
     last_rekey: Option<Instant>,
-    /// A rekey starts as soon as it is allowed (client).
+    /// Client: start a rekey as soon as it is allowed.
     rekey_wanted: bool,
     last_byte: Instant,
     ping_sent: Option<Instant>,
     ping: u64,
 }
 
-/// Outgoing bytes, consumed from the front without moving the rest each time.
+/// The outgoing bytes. Removing bytes from the front does not move the rest each time.
 #[derive(Default)]
 struct Outgoing {
     bytes: Vec<u8>,
@@ -99,14 +100,14 @@ impl Outgoing {
     fn consume(&mut self, n: usize) {
         self.sent = self.sent.saturating_add(n);
         if self.sent < self.bytes.len() {
-            // A buffer that never drains completely must not keep all that was ever sent. Removing
-            // half of the buffer at a time moves each byte once on average.
+            // A buffer that is never empty must not grow with all bytes ever sent. Compacting it
+            // only when more than half is sent moves each byte at most once on average.
             if self.sent > 65_536 && self.sent > self.bytes.len() / 2 {
                 self.bytes.drain(..self.sent);
                 self.sent = 0;
             }
         } else {
-            // An idle connection keeps at most 4 KiB.
+            // An idle session keeps at most 4 KiB.
             if self.bytes.capacity() > 4096 {
                 self.bytes = Vec::new();
             }
@@ -123,7 +124,7 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Starts a session. Its READY is the first of the outgoing bytes.
+    /// Starts a session and seals its READY, which is in the outgoing bytes.
     #[must_use]
     pub fn new(established: Established, config: SessionConfig, now: Instant) -> Self {
         let Established { side, ck_c2s, ck_s2c, rk, sid, server_key, credential } = established;
@@ -199,7 +200,7 @@ impl Session {
         body.extend_from_slice(&value.unwrap_or_default());
         body.push(self.config.max_version);
         body.append(&mut self.config.info);
-        // An Info that is too long for a frame is omitted; every field of it is optional.
+        // READY omits an Info that is too long for a frame; every field of Info is optional.
         if self.queue(MessageType::Ready, &body).is_err() {
             body.truncate(READY_PREFIX);
             let _fits = self.queue(MessageType::Ready, &body);
@@ -212,19 +213,19 @@ impl Session {
 
     // ---- facts
 
-    /// The session's name in logs and status.
+    /// The session's public identifier, for logs and status.
     #[must_use]
     pub fn id(&self) -> SessionId {
         self.sid
     }
 
-    /// The server's key.
+    /// The server's key, as the handshake authenticated it.
     #[must_use]
     pub fn server_key(&self) -> ServerKey {
         self.server_key
     }
 
-    /// The credential that logged in.
+    /// The credential of the login.
     #[must_use]
     pub fn credential(&self) -> &CredentialId {
         &self.credential
@@ -248,19 +249,21 @@ impl Session {
         }
     }
 
-    /// Whether requests may be sent.
+    /// Whether APP and BULK frames may be sent: the peer's READY has arrived, and the session has
+    /// not ended.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }
 
-    /// Whether the session has ended: only the outgoing bytes are still sent, and nothing is read.
+    /// Whether the session has ended. The caller sends the outgoing bytes and handles no more
+    /// frames.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.phase == Phase::Ended
     }
 
-    /// Which frame headers the reader must expect.
+    /// The frame headers that the reader may accept now.
     #[must_use]
     pub fn due(&self) -> Due {
         match (self.phase, self.side) {
@@ -269,7 +272,7 @@ impl Session {
         }
     }
 
-    /// The current keys: of the sending chain, of the receiving chain, and the root key.
+    /// The current keys of the sending and the receiving chain, and the root key.
     ///
     /// For tests that search memory for used keys.
     #[cfg(feature = "test-util")]
@@ -288,7 +291,7 @@ impl Session {
         self.out.pending()
     }
 
-    /// Removes the first `n` outgoing bytes, which were sent.
+    /// Removes the first `n` outgoing bytes, because the transport has accepted them.
     pub fn sent(&mut self, n: usize) {
         self.out.consume(n);
     }
@@ -319,7 +322,7 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the session with this code. Calling it again has no effect.
+    /// Seals a CLOSE with this code and ends the session. A repeated call has no effect.
     pub fn close(&mut self, code: CloseCode) {
         if !self.close_sent && self.phase != Phase::Ended {
             self.close_sent = true;
@@ -331,28 +334,32 @@ impl Session {
 
     /// Ends the session without a CLOSE and discards the outgoing bytes.
     ///
-    /// For an invalid frame header, which only the reader sees.
+    /// For what must not be answered: an invalid frame header or an ERROR, which the reader
+    /// detects, and a frame that is not authentic.
     pub fn abandon(&mut self) {
         self.out = Outgoing::default();
         self.phase = Phase::Ended;
         self.rekey = Rekey::Idle;
     }
 
-    /// Whether this end's CLOSE is sealed. Once it is sent, the sending direction ends.
+    /// Whether this end has sealed its CLOSE, the last frame of its direction.
     #[must_use]
     pub fn has_said_close(&self) -> bool {
         self.close_sent
     }
 
-    /// Sets whether the session follows a conversation, so that a dead connection is detected
-    /// sooner.
+    /// Sets whether the session follows a conversation or waits for an ack. If so, it sends PING
+    /// after [`Timing::ping_following`] instead of [`Timing::ping_idle`].
+    ///
+    /// [`Timing::ping_following`]: crate::limits::Timing::ping_following
+    /// [`Timing::ping_idle`]: crate::limits::Timing::ping_idle
     pub fn set_following(&mut self, following: bool) {
         self.following = following;
     }
 
     // ---- in
 
-    /// Notes that bytes arrived: the peer is alive.
+    /// Restarts the keep-alive timer, because bytes from the peer show that it is alive.
     pub fn handle_bytes(&mut self, now: Instant) {
         self.last_byte = now;
         self.ping_sent = None;
@@ -363,7 +370,7 @@ impl Session {
     /// [`Header::parse`] must have accepted its header under [`Session::due`].
     ///
     /// # Errors
-    /// [`SessionFault`]: the session has ended; its CLOSE, if it has one, is outgoing.
+    /// [`SessionFault`]: the session has ended. Its CLOSE, if it has one, is in the outgoing bytes.
     pub fn handle_frame<'a>(
         &mut self,
         header: Header,

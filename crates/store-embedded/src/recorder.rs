@@ -1,12 +1,16 @@
-//! The recorder: the only thread that writes.
+//! The recorder: the thread that owns the write connection and commits in groups.
 //!
-//! It takes all waiting commands, runs them in one transaction and syncs once, at the commit. It
-//! then publishes the entries to the watchers and answers each caller. So the batch grows with the
-//! load and with the cost of a commit, and no timer delays it.
+//! It takes the queued commands up to a limit, runs them in one transaction and syncs once, at the
+//! commit. It then publishes the entries to the watchers and answers each caller (section 7: an ack
+//! only after fsync). So the batch grows with the load and with the cost of a commit, and no timer
+//! delays it.
 //!
-//! Other writes are jobs in the same transactions. Each has a savepoint, so that a failed job
-//! undoes only its own changes. If the commit fails, every caller in it gets the error, and the
-//! recorder drops its cache.
+//! Writes other than appends are jobs in the same transactions. Each job has a savepoint, so that a
+//! failed job undoes only its own changes. If the commit fails, every caller in the transaction
+//! gets the error, and the recorder drops its cache.
+//!
+//! Checkpoints run on a separate thread ([`crate::checkpoint`]). When the recorder is idle, it
+//! indexes entries for the search ([`crate::index`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,19 +34,19 @@ use crate::readers::Readers;
 use crate::row::run_sql;
 use crate::write_transaction::WriteTransaction;
 
-/// Approximate limits for the number of entries in one transaction.
+/// Lower and upper bound of the number of entries at which a transaction takes no more commands.
 ///
-/// The recorder takes as many entries as it can insert in the time of one commit. In a larger
-/// transaction the first entries wait longer, and all callers are idle until the same commit. A
-/// smaller one does not justify its fsync.
+/// Between them, the recorder takes as many entries as it can insert in the time of one commit. In
+/// a larger transaction the first entries wait longer, and all callers are idle until the same
+/// commit. A smaller one does not justify its fsync.
 const BATCH_LEAST: usize = 256;
 const BATCH_MOST: usize = 4096;
-/// Approximate limit for the bodies in one transaction, bytes. A larger batch of long texts delays
-/// other users' appends, and a published batch stays in memory until the slowest watcher has read
-/// it.
+/// Size of the bodies at which a transaction takes no more commands, bytes. A larger batch of long
+/// texts delays other users' appends, and a published batch stays in memory until the slowest
+/// watcher has read it.
 const BATCH_BYTES: usize = 1024 * 1024;
 /// Time without commands after which the recorder starts to index. A client that sends its next
-/// message after each ack pauses for less, and finds the recorder free.
+/// message after each ack pauses for less, so its append does not wait for an index step.
 const IDLE: Duration = Duration::from_millis(10);
 
 /// A command to the recorder.
@@ -51,29 +55,29 @@ pub(crate) enum RecorderCommand {
     Append(AppendCommand),
     /// Runs any other write.
     Job(WriteJob),
-    /// Wakes the recorder to attend to the checkpointer.
+    /// Wakes the recorder to do its part of a checkpoint ([`Checkpointer::attend`]).
     Look,
-    /// Ends the recorder after the commands before it.
+    /// Ends the recorder after the commands that precede this one.
     Close,
 }
 
-/// The entries of one call, which are recorded together or not at all.
+/// The entries of one append, which are recorded as a whole or not at all.
 pub(crate) struct AppendCommand {
     pub(crate) entries: Vec<PreparedEntry>,
     pub(crate) order: Order,
     pub(crate) reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
-    /// Their space in the queue, released with the answer.
+    /// The entries' share of the queue's capacity, released just before the answer.
     pub(crate) room: OwnedSemaphorePermit,
 }
 
 /// A write other than an append.
 ///
-/// It runs inside a savepoint, or gets the error that prevents this. Its answer is sent after the
-/// commit.
+/// The recorder runs it inside a savepoint, or passes it the error that prevents this. The caller
+/// gets the answer after the commit.
 pub(crate) type WriteJob =
     Box<dyn FnOnce(Result<&mut WriteTransaction<'_>, &StoreError>) -> FinishedJob + Send>;
 
-/// Answers a job's caller; gets the error of the commit if that failed.
+/// Answers a job's caller. The argument is the error of the transaction, if it failed.
 type JobAnswer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
 /// Whether to keep a job's changes, and how to answer its caller after the commit.
@@ -103,11 +107,11 @@ struct Recorder<'c> {
     clock: Clock,
     news: broadcast::Sender<Arc<[Published]>>,
     checkpointer: Checkpointer,
-    /// Number of entries that currently justify a commit.
+    /// Number of entries at which the next transaction takes no more commands.
     worth: usize,
 }
 
-/// What the recorder's thread keeps while it reopens its record.
+/// The part of the recorder's state that outlives a reopening of the record.
 pub(crate) struct RecorderContext {
     pub(crate) path: PathBuf,
     pub(crate) in_place: Arc<open::InPlace>,
@@ -121,14 +125,16 @@ pub(crate) struct RecorderContext {
 
 /// Why the recorder ended.
 pub(crate) enum RecorderEnd {
-    /// The store was closed or dropped; the error that closing met.
+    /// The store was closed or dropped. Contains the error of closing, if it failed.
     Closed(Result<(), StoreError>),
-    /// A sync failed, and the record must be reopened.
+    /// A sync of a checkpoint failed, and the record must be reopened.
     Failed(PriorCheckpoints),
 }
 
-/// Runs until the recorder ends. `batch` holds commands that were received but not processed;
-/// `started` is notified when the recorder can record for the first time.
+/// Runs the recorder until the store closes or a checkpoint's sync fails.
+///
+/// On entry and on return, `batch` contains the commands that were received but not processed.
+/// `started` is notified when the recorder is ready to record.
 pub(crate) fn run(
     RecorderContext { path, in_place, clock, news, unindexed, .. }: &RecorderContext,
     conn: &Connection,
@@ -149,7 +155,7 @@ pub(crate) fn run(
         if batch.is_empty() {
             goes_on = recorder.collect(commands, batch, &mut idle);
         }
-        // After a failed sync, reads can return old pages.
+        // After a failed sync, this connection can read old pages, so it records nothing more.
         if recorder.checkpointer.has_failed() {
             break;
         }
@@ -173,7 +179,7 @@ pub(crate) fn run(
     }
 }
 
-/// Answers all commands with `error` for `time`. `false`: the store is closing.
+/// Answers all commands with `error` for `time`. Returns `false` if the store is closing.
 pub(crate) fn refuse(
     commands: &Receiver<RecorderCommand>,
     batch: &mut Vec<RecorderCommand>,
@@ -203,8 +209,8 @@ pub(crate) fn refuse(
 }
 
 impl Recorder<'_> {
-    /// Waits for commands and takes those that are queued; indexes while there are none. `false`:
-    /// these are the last.
+    /// Waits for a command, and takes the queued ones up to the limits of a transaction. Indexes
+    /// while none is queued. Returns `false` if these commands are the last.
     fn collect(
         &mut self,
         commands: &Receiver<RecorderCommand>,
@@ -266,7 +272,7 @@ impl Recorder<'_> {
             match command {
                 RecorderCommand::Append(AppendCommand { entries, order, reply, room }) => {
                     let placed = match &failed {
-                        // The rest of the transaction is not affected.
+                        // Only this append fails; the transaction continues.
                         None if order.has_failed() => Err(StoreError::OutOfOrder),
                         Some(error) => Err(error.clone()),
                         None => {
@@ -293,7 +299,7 @@ impl Recorder<'_> {
             None => {
                 let placed = self.writer.written();
                 self.worth = worth(placed, placing, began.elapsed().saturating_sub(placing));
-                // Before the answers: a caller may read the index backlog at once.
+                // Before the answers, because a caller may read the index backlog at once.
                 self.index.appended(placed, self.writer.written_bytes());
                 self.publish();
                 self.answer(answers, None);
@@ -305,8 +311,8 @@ impl Recorder<'_> {
             Some(error) => {
                 tracing::error!(%error, "a commit failed; nothing of it was recorded or acknowledged");
                 self.writer.roll_back();
-                // Only under the write lock and in the file that was opened. Otherwise the frames
-                // could be another process's.
+                // Truncates only under the write lock and in the file that was opened. Otherwise
+                // the frames could be another process's.
                 let ours = begun && self.in_place.check().is_ok();
                 if ours && let Err(error) = open::cut_off(self.path, self.conn) {
                     tracing::error!(%error, "the failed commit was not truncated; the next commit overwrites it");
@@ -321,13 +327,13 @@ impl Recorder<'_> {
     fn publish(&mut self) {
         let published = self.writer.take_published();
         if !published.is_empty() {
-            // Fails if there are no watchers.
+            // `send` fails only if there are no watchers.
             self.news.send(published.into()).ok();
         }
     }
 
     fn answer(&self, answers: Vec<PendingAnswer>, failed: Option<&StoreError>) {
-        // A send fails if the caller has gone.
+        // A send fails if the caller has dropped its receiver. The append counts nevertheless.
         for answer in answers {
             match (answer, failed) {
                 (PendingAnswer::Append { placed, reply, room, .. }, None) => {
@@ -335,7 +341,7 @@ impl Recorder<'_> {
                     reply.send(placed).ok();
                 }
                 (PendingAnswer::Append { order, reply, room, .. }, Some(error)) => {
-                    // Before any caller gets the error.
+                    // Before the reply: a caller with the error must find the order failed.
                     order.fail();
                     drop(room);
                     reply.send(Err(error.clone())).ok();
@@ -354,15 +360,15 @@ impl Recorder<'_> {
     }
 }
 
-/// The number of entries that take as long to insert as `commit`, if `placed` entries took
-/// `placing`.
+/// The number of entries that can be inserted in the time `commit`, if `placed` entries took the
+/// time `placing`.
 fn worth(placed: usize, placing: Duration, commit: Duration) -> usize {
     let placed = u128::try_from(placed).unwrap_or(u128::MAX);
     let worth = placed.saturating_mul(commit.as_nanos()) / placing.as_nanos().max(1);
     usize::try_from(worth).unwrap_or(usize::MAX).clamp(BATCH_LEAST, BATCH_MOST)
 }
 
-/// Runs a job in its savepoint. Sets `failed` if the whole transaction is lost.
+/// Runs a job in its savepoint. Sets `failed` if the whole transaction must be rolled back.
 fn run_job(
     transaction: &mut WriteTransaction<'_>,
     job: WriteJob,

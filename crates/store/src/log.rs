@@ -1,4 +1,8 @@
-//! The log of entries: appends, reads and new heads.
+//! The log of entries (section 7): appends, reads, erasure and notices of new heads.
+//!
+//! This is a part of the contract of [`Store`](crate::Store). The
+//! [`sequencer`](crate::sequencer) assigns numbers and links. Clients verify links, the log does
+//! not.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,11 +22,12 @@ use crate::files::FileRef;
 pub trait EntryLog: Send + Sync + 'static {
     /// Queues a batch of entries for the recorder. Resolves when the batch is queued.
     ///
-    /// The recorder records batches in the order of these calls and answers each entry in the order
-    /// of the batch. Batches in the queue share a transaction (group commit); each batch is
-    /// recorded as a whole or not at all. This future waits only while the queue is full. Poll it
-    /// to completion: later callers queue behind it. Dropping the returned [`Answer`] does not
-    /// cancel the append.
+    /// The recorder records batches in the order of these calls, each as a whole or not at all. The
+    /// [`Answer`] has one item for each entry, in the order of the batch. Queued batches may share
+    /// a transaction (group commit).
+    ///
+    /// This future waits only while the queue is full. Poll it to completion, because later callers
+    /// queue behind it. Dropping the [`Answer`] does not cancel the append.
     async fn hand_over(&self, batch: Vec<NewEntry>, order: &Order) -> Result<Answer, StoreError>;
 
     /// Queues a batch with [`Self::hand_over`] and waits for its answer.
@@ -33,9 +38,9 @@ pub trait EntryLog: Send + Sync + 'static {
     /// Reads entries with numbers greater than `after`, in ascending order.
     ///
     /// Returns at most `limit.entries` entries with about `limit.bytes` of bodies, but at least one
-    /// entry if there is one. The page ends before a missing entry; if that is the first entry, the
-    /// error is [`StoreError::Damaged`]. At or past the head the page is empty, and `link_after` is
-    /// the head's link. A conversation that does not exist is empty.
+    /// entry if there is one. The page ends before a missing entry. If the first entry is missing,
+    /// the error is [`StoreError::Damaged`]. If `after` is at or past the head, the page is empty
+    /// and `link_after` is the head's link. A conversation that does not exist reads as empty.
     async fn read(
         &self,
         conversation: ConversationId,
@@ -43,16 +48,16 @@ pub trait EntryLog: Send + Sync + 'static {
         limit: Limit,
     ) -> Result<Page, StoreError>;
 
-    /// The newest entry of each conversation among the last `entries` of the whole record, newest
-    /// first.
+    /// Looks at the last `entries` entries of the whole record, and returns the newest entry of
+    /// each conversation among them, newest first.
     async fn newest(&self, entries: usize) -> Result<Vec<Newest>, StoreError>;
 
-    /// Subscribes to all later commits, in order for each conversation. A receiver that lags gets
-    /// an error and must read the heads itself.
+    /// Subscribes to all later commits, which arrive in order for each conversation. A receiver
+    /// that lags gets an error and must read the heads itself.
     fn watch(&self) -> broadcast::Receiver<Arc<[Published]>>;
 
     /// Removes salt and body of an entry and keeps its commitment, so that the links still verify.
-    /// `None`: the entry does not exist, or it is erased already.
+    /// Returns `None` if the entry does not exist or is erased already.
     async fn erase(
         &self,
         conversation: ConversationId,
@@ -67,14 +72,14 @@ pub trait EntryLog: Send + Sync + 'static {
     ) -> Result<Option<Receipt>, StoreError>;
 }
 
-/// Resolves to the outcome of an append once its transaction has ended.
+/// Resolves to the outcome of an append when its transaction has ended.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<Appended>, StoreError>> + Send>>;
 
-/// Appends whose order matters.
+/// A sequence of appends that must keep its order even if some of them fail.
 ///
-/// After one append of an order fails, later ones fail too ([`StoreError::OutOfOrder`]), so that
-/// resending all of them keeps the order. Clones share one order; a new order starts without a
-/// failure.
+/// After one append of an order fails, later ones fail too ([`StoreError::OutOfOrder`]). A client
+/// that sends all failed appends again therefore keeps the order (design 006). Clones share one
+/// order. A new order starts without a failure.
 #[derive(Debug, Clone, Default)]
 pub struct Order(Arc<AtomicBool>);
 
@@ -85,24 +90,24 @@ impl Order {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Notes that an append of this order failed. For stores.
+    /// Marks this order as failed. Only stores call this.
     pub fn fail(&self) {
         self.0.store(true, Ordering::Release);
     }
 }
 
-/// An entry to be recorded. The store assigns number, time, salt and link.
+/// An entry to record. The store assigns number, time, salt and link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEntry {
     /// The conversation.
     pub conversation: ConversationId,
     /// The author; [`Sender::Server`] needs no membership.
     pub sender: Sender,
-    /// Unique for a user over all conversations.
+    /// Chosen by the client; unique for its user over all conversations.
     pub message_id: MessageId,
     /// Text, system, file and others.
     pub kind: Kind,
-    /// The body, as received.
+    /// The body as received.
     pub body: Bytes,
 }
 
@@ -111,12 +116,12 @@ pub struct NewEntry {
 pub enum Appended {
     /// The entry is on disk. For a repeated `message_id`, the receipt of the first recording.
     Recorded(Receipt),
-    /// The conversation does not exist, or the sender is not a member. Or the sender's classic key
-    /// is revoked, or bound to another conversation.
+    /// The conversation does not exist, the sender is not a member, or the sender's classic key is
+    /// revoked or bound to another conversation.
     NotAMember,
 }
 
-/// Position, time and link of a recorded entry.
+/// Number, time, salt and link of a recorded entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// The conversation.
@@ -142,18 +147,18 @@ pub struct Entry {
     pub message_id: MessageId,
     /// Text, system, file and others.
     pub kind: Kind,
-    /// [`Sender`] in its protocol encoding, kept as bytes because the link covers these bytes.
+    /// The [`Sender`] in its protocol encoding, kept as bytes because the link covers these bytes.
     pub sender: Bytes,
-    /// The body, or its commitment.
+    /// Salt and body, or the commitment once erased.
     pub content: Content,
-    /// `link_n`, as stored when the entry was recorded.
+    /// The entry's link, `link_n`, as stored when the entry was recorded.
     pub link: Link,
 }
 
 /// The body of an entry, or its commitment once erased.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// The body as recorded, and its salt.
+    /// The salt, and the body as recorded.
     Body(Salt, Bytes),
     /// The commitment of an erased entry.
     Erased(Commit),
@@ -162,7 +167,7 @@ pub enum Content {
 /// The newest entry of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Newest {
-    /// The entry's position in the whole record; each entry increments it by one.
+    /// The entry's position in the whole record, over all conversations.
     pub seq: u64,
     /// The conversation.
     pub conversation: ConversationId,
@@ -177,7 +182,7 @@ pub struct Newest {
 /// The result of erasing an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Erased {
-    /// The file that the entry referred to. Its content can be deleted unless another entry refers
+    /// The file that the entry referred to. The content can be deleted unless another entry refers
     /// to it.
     pub file: Option<FileRef>,
 }
@@ -196,7 +201,7 @@ pub struct Limit {
 pub struct Page {
     /// The link of entry `after`, against which the first entry's link is verified.
     pub link_after: Link,
-    /// The newest number of the conversation.
+    /// The conversation's newest number.
     pub head: u64,
     /// Entries in ascending order, without gaps, from `after + 1`.
     pub entries: Vec<Entry>,
@@ -207,8 +212,8 @@ pub struct Page {
 pub struct Published {
     /// The conversation.
     pub conversation: ConversationId,
-    /// Its newest number.
+    /// The conversation's newest number.
     pub head: u64,
-    /// The new entries up to `head`, without gaps, if this process recorded them.
+    /// The new entries up to `head`, without gaps. Empty if another process recorded them.
     pub entries: Vec<Entry>,
 }

@@ -1,8 +1,11 @@
-//! The sequencer: gives an entry its number, time and link, or finds that it gets none.
+//! The sequencer assigns number, time and link to an entry, or detects a duplicate (section 7).
 //!
-//! It is a pure function over the head of a conversation. A store with one writer keeps the heads
-//! in memory; one with several writers reads them under a lock. Either writes the entry and uses
-//! the returned head for the next one.
+//! [`sequence`] is a pure function of the conversation's head, so that every store assigns the same
+//! values. The store supplies the head and writes the entry: a store with one writer caches the
+//! heads in memory, a store with several writers reads them under a lock.
+//!
+//! [`PreparedEntry`] has the hashes that do not depend on the head. The caller of an append
+//! computes them, so that the recorder does not hash bodies.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,15 +18,14 @@ use crate::file_body;
 use crate::files::FileRef;
 use crate::log::{Appended, Content, Entry, NewEntry, Receipt};
 
-/// An entry with everything that does not depend on its position. The caller of an append prepares
-/// it, so that the recorder does not hash bodies.
+/// An entry with everything that does not depend on its position.
 #[derive(Debug, Clone)]
 pub struct PreparedEntry {
     /// The entry as received.
     pub new: NewEntry,
     /// The sender in the encoding of protocol section 7.
     pub sender: Bytes,
-    /// Its salt.
+    /// The random salt of the commitment.
     pub salt: Salt,
     /// The commitment to salt and body.
     pub commit: Commit,
@@ -32,10 +34,10 @@ pub struct PreparedEntry {
 }
 
 impl PreparedEntry {
-    /// Prepares a batch.
+    /// Draws a salt and computes the commitment for each entry of a batch.
     ///
     /// # Errors
-    /// [`StoreError::Database`] if the system has no randomness.
+    /// [`StoreError::Database`] if the system's random generator fails.
     pub fn batch(batch: Vec<NewEntry>, salts: &Salts) -> Result<Vec<Self>, StoreError> {
         let salts = salts.draw(batch.len())?;
         let mut before: Option<(Sender, Bytes)> = None;
@@ -55,7 +57,7 @@ impl PreparedEntry {
         Ok(batch.into_iter().zip(salts).map(one).collect())
     }
 
-    /// The receipt of this entry, which is at `head`.
+    /// The receipt of this entry. `head` is the head that it became.
     #[must_use]
     pub fn receipt(&self, head: &ConversationHead) -> Receipt {
         let ConversationHead { n, time_ms, link } = *head;
@@ -63,7 +65,7 @@ impl PreparedEntry {
         Receipt { conversation, n, time_ms, salt: Some(self.salt), link }
     }
 
-    /// The recorded form of this entry, which is at `head`.
+    /// The recorded form of this entry. `head` is the head that it became.
     #[must_use]
     pub fn into_entry(self, head: &ConversationHead) -> Entry {
         let ConversationHead { n, time_ms, link } = *head;
@@ -73,14 +75,14 @@ impl PreparedEntry {
     }
 }
 
-/// The newest entry of a conversation, as far as the next entry depends on it.
+/// What the next entry of a conversation depends on: number, time and link of the newest one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConversationHead {
-    /// Its number; 0: the conversation is empty.
+    /// The newest entry's number; 0 if the conversation is empty.
     pub n: u64,
-    /// Its time, ms since 1970 UTC.
+    /// The newest entry's time, ms since 1970 UTC.
     pub time_ms: u64,
-    /// Its link; `link_0` of an empty conversation.
+    /// The newest entry's link; `link_0` if the conversation is empty.
     pub link: Link,
 }
 
@@ -92,22 +94,25 @@ impl ConversationHead {
     }
 }
 
-/// What the sequencer decided.
+/// The result of [`sequence`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sequenced {
-    /// The entry is new. This is the head after it, with the entry's number, time and link.
+    /// The entry is new. Contains the head after it: the entry's number, time and link.
     Next(ConversationHead),
-    /// The entry is not recorded; this is its answer.
+    /// The entry must not be recorded. Contains the answer to its append.
     Answered(Appended),
 }
 
-/// Decides the position of an entry.
+/// Assigns number, time and link to an entry, unless it is refused or a duplicate.
 ///
-/// `head` is the head of its conversation; `None`: the conversation does not exist, or the sender
-/// may not append to it. `first` is the receipt of the first entry of this user with the same
-/// message id. It counts even if the sender is no longer a member. A store whose unique index
-/// detects duplicates may pass `None` for an entry with a head, and call this again with the
-/// receipt if the index reports a conflict.
+/// `head` is the head of the entry's conversation, or `None` if the conversation does not exist or
+/// the sender may not append to it. `now_ms` is the store's clock; an entry's time is never less
+/// than that of the entry before.
+///
+/// `first` is the receipt of an earlier entry with the same user and message id. It is the answer
+/// even if the sender is no longer a member. A store whose unique index detects duplicates may pass
+/// `None` together with a head, and call this again with the receipt if the index reports a
+/// conflict.
 ///
 /// # Errors
 /// [`StoreError::Database`] if the sender is longer than a link can cover.
@@ -133,22 +138,22 @@ pub fn sequence(
         commit: &entry.commit,
     };
     let link = linked.link(&head.link).ok_or_else(|| {
-        // `Sender` has at most 65 bytes.
+        // Does not happen: a `Sender` has at most 65 bytes.
         StoreError::Database("a sender is too long".into())
     })?;
     Ok(Sequenced::Next(ConversationHead { n, time_ms, link }))
 }
 
-/// Random salts from the system, drawn in batches: a system call for each salt would cost more than
+/// Random salts, drawn from the system in batches. A system call for each salt would cost more than
 /// the hash that uses it.
 #[derive(Default)]
 pub struct Salts(Mutex<Vec<[u8; 16]>>);
 
-/// Number of salts drawn at a time; 4 KiB.
+/// Number of salts drawn at a time: 4 KiB of randomness.
 const SALTS: usize = 256;
 
 impl Salts {
-    /// Returns each salt only once.
+    /// Returns `count` salts. No salt is returned twice.
     fn draw(&self, count: usize) -> Result<Vec<Salt>, StoreError> {
         let mut drawn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if drawn.len() < count {

@@ -1,13 +1,15 @@
-//! One connection after login: a [`Session`] over a stream, driven by one task.
+//! A connection after login: a [`Session`] over a stream, driven by one task.
 //!
-//! One task owns both directions. [`Connection::wait`] is the only place that waits: it writes outgoing
-//! bytes, reads incoming bytes and runs the timers. It is cancel-safe, so a task can use it in a
-//! `select!` together with other futures. Everything else is synchronous: a frame is complete in
-//! the buffer before the task can be cancelled.
+//! [`Connection::wait`] writes outgoing bytes, reads incoming bytes and runs the timers (section
+//! 9). It is cancel-safe, so a task can use it in a `select!` together with other futures. Sealing
+//! and opening are synchronous: a frame is complete in the buffer before the task can be cancelled.
+//! Login, limits and the content of frames belong to the callers.
 //!
-//! There is one task instead of two because the halves share the rekey, most wake-ups concern both,
-//! and an idle connection then costs one task. While more than [`HIGH_WATER`] bytes are outgoing,
-//! nothing is read: a peer that does not read its answers cannot make this end buffer them.
+//! One task owns both directions, because they share the rekey and most wake-ups concern both. An
+//! idle connection then costs one task (design 002).
+//!
+//! While more than [`HIGH_WATER`] bytes are outgoing, the connection reads nothing. A peer that
+//! does not read its answers cannot make this end buffer them.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,26 +25,29 @@ use twinlock_core::session::{SendError, Session, SessionEvent, SessionFault};
 
 use crate::{Hex, OsEntropy};
 
-/// A frame must be complete this long after its first byte (section 9).
+/// Time in which a peer must complete a frame after its first byte, and in which it must accept at
+/// least one outgoing byte (section 9).
 pub const FRAME_DEADLINE: Duration = Duration::from_secs(30);
-/// Outgoing bytes above which nothing is read. Raising it costs as much memory for every slow peer.
+/// Outgoing bytes above which a connection reads nothing. Raising it costs as much memory for each
+/// slow peer.
 pub const HIGH_WATER: usize = 256 * 1024;
-/// Room for a read, bytes: one TLS record.
+/// Space reserved for one read, bytes: a TLS record.
 const READ_CHUNK: usize = 16 * 1024;
-/// Bytes read before frames are handled, so that one busy connection does not starve the others.
+/// Bytes after which reading pauses and frames are handled, so that one busy connection does not
+/// starve the others.
 const READ_BATCH: usize = 128 * 1024;
 /// How long the sender of an ERROR or CLOSE reads and discards (section 3).
 const LINGER: Duration = Duration::from_secs(1);
-/// How long the last bytes may take to be sent.
+/// Timeout for sending the last bytes of a connection.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// The reason why a connection ended.
+/// Why a connection ended.
 #[derive(Debug, Error)]
 pub enum ConnectionError {
-    /// The stream ended without CLOSE, or broke: a lost connection, not a regular end.
+    /// The stream failed or ended without CLOSE: a lost connection, not an orderly close.
     #[error("the connection was lost{}", .0.as_ref().map(|e| format!(": {}", crate::io_words(e))).unwrap_or_default())]
     Cut(Option<io::Error>),
-    /// A frame that was not due, or of an invalid length.
+    /// A frame has a type that is not due, or an invalid length.
     #[error(transparent)]
     Header(#[from] BadHeader),
     /// The session ended with a fault.
@@ -51,7 +56,7 @@ pub enum ConnectionError {
     /// The server answered the login with an ERROR.
     #[error(transparent)]
     Refused(ErrorCode),
-    /// A frame was not complete within 30 s.
+    /// The peer did not complete a frame within 30 s.
     #[error("the peer did not complete a frame in time")]
     HalfFrame,
     /// The peer has accepted no byte for 30 s.
@@ -70,7 +75,7 @@ impl From<io::Error> for ConnectionError {
 pub enum Wake {
     /// A frame can be opened.
     Frame,
-    /// There is room to send more.
+    /// At most the requested number of bytes is outgoing, so more can be sent.
     Room,
 }
 
@@ -81,16 +86,16 @@ pub struct Connection<S> {
     input: ReadBuffer,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
-    /// When the frame in the input began.
+    /// When the deadline of the incomplete frame in `input` began.
     frame_began: Option<Instant>,
     /// Since when the stream has accepted no outgoing byte.
     write_stuck: Option<Instant>,
     unflushed: bool,
-    /// The write error, and until when received bytes are still read.
+    /// The first error of the stream, and until when received bytes are still handled.
     broken: Option<(io::Error, Instant)>,
 }
 
-/// Bytes read and not yet handled. Keeps no allocation while empty.
+/// Bytes that were read and not handled yet. Keeps no allocation while empty.
 #[derive(Default)]
 struct ReadBuffer {
     bytes: Vec<u8>,
@@ -123,7 +128,7 @@ impl ReadBuffer {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// Takes over a stream after the handshake.
+    /// Creates the connection of a session on the stream of its handshake.
     pub fn new(io: S, session: Session) -> Self {
         let now = now();
         Self {
@@ -144,12 +149,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         &self.session
     }
 
-    /// The session, to send on.
+    /// The session, to seal frames or change its settings.
     pub fn session_mut(&mut self) -> &mut Session {
         &mut self.session
     }
 
-    /// Whether the stream can still be written. If not, received bytes can be read for a moment.
+    /// Whether the stream can still be written. If not, received bytes can be read for up to 1 s.
     #[must_use]
     pub fn can_write(&self) -> bool {
         self.broken.is_none()
@@ -160,13 +165,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         &self.io
     }
 
-    /// Leaves the connection without a CLOSE and returns the stream.
+    /// Ends the connection without a CLOSE and returns the stream.
     #[cfg(feature = "test-util")]
     pub fn into_stream(self) -> S {
         self.io
     }
 
-    /// Seals an APP frame. The next [`Connection::wait`] sends it, many frames in one write.
+    /// Seals an APP frame. The next [`Connection::wait`] sends all sealed frames together.
     ///
     /// # Errors
     /// [`SendError`].
@@ -187,11 +192,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Waits until a whole frame can be opened with [`Connection::open_frame`].
     ///
-    /// With `room`, also returns once at most that many bytes are outgoing. Writes, reads and runs
-    /// the timers while it waits. Cancel-safe.
+    /// With `room`, also returns once at most that number of bytes is outgoing. Writes, reads and
+    /// runs the timers while it waits. Cancel-safe.
     ///
     /// # Errors
-    /// [`ConnectionError`]: call [`Connection::finish`], which sends an outgoing CLOSE.
+    /// [`ConnectionError`]: call [`Connection::finish`], which sends the CLOSE if there is one.
     pub async fn wait(&mut self, room: Option<usize>) -> Result<Wake, ConnectionError> {
         poll_fn(|cx| self.poll_wake(cx, room)).await
     }
@@ -211,8 +216,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         .await
     }
 
-    /// Restarts the timers of silence and half a frame, which this end causes while it does not
-    /// read.
+    /// Restarts the timers for silence and for an incomplete frame. While this end does not read,
+    /// neither counts against the peer (section 9).
     fn rest(&mut self) {
         let now = now();
         self.session.handle_bytes(now);
@@ -233,10 +238,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         })
     }
 
-    /// Opens the frame that [`Connection::wait`] waited for; without one, returns [`SessionEvent::Nothing`].
+    /// Opens the next frame and handles it in the session. Returns [`SessionEvent::Nothing`] if no
+    /// whole frame has arrived.
     ///
     /// # Errors
-    /// [`ConnectionError`].
+    /// [`ConnectionError`]: call [`Connection::finish`].
     pub fn open_frame(&mut self) -> Result<SessionEvent<'_>, ConnectionError> {
         if !self.judge(Self::has_frame)? {
             return Ok(SessionEvent::Nothing);
@@ -252,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.session.abandon();
             return Err(ConnectionError::Refused(ErrorCode::parse(payload)));
         }
-        // Logged before it is opened, because opening overwrites it in place.
+        // Logs the ciphertext before opening overwrites it in place.
         tracing::debug!(
             sid = %self.session.id(), frame = ?header.frame, n = header.len, bytes = ?Hex(payload),
             "received"
@@ -270,11 +276,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if let Some(error) = self.take_broken() {
                 return Poll::Ready(Err(error));
             }
-            // A busy connection never reaches `poll_timers`, but its session ages all the same.
+            // A busy connection never reaches `poll_timers`, so the session's timers are checked
+            // here too.
             let due = self.session.poll_timeout().is_some_and(|at| at <= now());
             if self.judge(Self::has_frame)? {
                 if due {
-                    // The frame shows that the peer is alive, however late this end looks at it.
+                    // The frame shows that the peer is alive, even if this end handles it late.
                     self.session.handle_bytes(now());
                     self.handle_timeout(cx)?;
                 }
@@ -286,8 +293,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if has_room(self) && !due {
                 return Poll::Ready(Ok(Wake::Room));
             }
-            // Nothing is read from a peer that accepts nothing. A separate deadline covers a peer
-            // that never accepts anything.
+            // Backpressure: a peer that does not accept its answers is not read. The deadline of
+            // `write_stuck` covers a peer that never accepts any.
             if self.backlog() > HIGH_WATER && self.broken.is_none() {
                 self.rest();
                 return self.poll_timers(cx);
@@ -303,7 +310,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Asks about the next header; an invalid one ends the session without a CLOSE.
+    /// Applies a check to the next header. An invalid header ends the session without a CLOSE.
     fn judge<T>(
         &mut self,
         ask: impl FnOnce(&Self) -> Result<T, BadHeader>,
@@ -319,8 +326,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Writes as much as the stream accepts.
     ///
-    /// A write error is reported only after everything is read that the peer had sent before, such
-    /// as a part of a file or the ack of a message.
+    /// A write error does not end the connection at once. For up to 1 s, the caller can still read
+    /// what the peer sent before, such as file bytes or the ack of a message.
     fn poll_write_out(&mut self, cx: &mut Context<'_>) {
         if self.broken.is_none()
             && let Err(error) = self.try_write_out(cx)
@@ -330,7 +337,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// The error of a connection that cannot be written, once the time for reading is over.
+    /// The error of a failed stream, once the time for reading is over.
     fn take_broken(&mut self) -> Option<ConnectionError> {
         let late = self.broken.as_ref().is_some_and(|(_, until)| *until <= now());
         if late { self.broken.take().map(|(error, _)| error.into()) } else { None }
@@ -344,8 +351,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     let bytes = self.session.outgoing().get(..n).unwrap_or_default();
                     tracing::debug!(sid = %self.session.id(), n, bytes = ?Hex(bytes), "sent");
                     self.session.sent(n);
-                    // A full stream has room again only because the peer accepted bytes. That is a
-                    // sign of life; its PONG may be queued behind everything in transit.
+                    // A full stream has room again only because the peer accepted bytes. So the
+                    // peer is alive, even if its PONG waits behind all bytes in flight.
                     if self.write_stuck.take().is_some() {
                         self.session.handle_bytes(now());
                     }
@@ -373,12 +380,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Reads until the stream has no more or a batch is full; `Ready` if anything arrived.
+    /// Reads until the stream has no more bytes or a batch is full. `Ready` if any arrived.
     fn poll_read_in(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, ConnectionError> {
         self.input.compact();
         let mut came = false;
         while self.input.bytes.len() < READ_BATCH || !came {
-            // After one record, more may follow: reserve room for a whole batch.
+            // More may follow the first read, so reserve space for a whole batch.
             let batch = if came { READ_BATCH.saturating_sub(self.input.bytes.len()) } else { 0 };
             self.input.bytes.reserve_exact(batch + READ_CHUNK);
             match pin!(self.io.read_buf(&mut self.input.bytes)).poll(cx) {
@@ -410,7 +417,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(Poll::Ready(()))
     }
 
-    /// Handles due timers and arms the next one. `Pending` unless the connection ended.
+    /// Handles due timers and arms the next one. `Pending` unless the connection failed.
     fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, ConnectionError>> {
         loop {
             let now = now();
@@ -437,7 +444,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             else {
                 return Poll::Pending;
             };
-            // A timer that fires too early costs one check; resetting it at every byte costs more.
+            // A timer that fires too early costs one check. Resetting it at each read costs more.
             if next < self.timer_at || self.timer.is_elapsed() {
                 self.timer.as_mut().reset(next.into());
                 self.timer_at = next;
@@ -448,16 +455,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Ends the connection with this code.
     ///
-    /// Sends CLOSE, shuts down the sending direction, then reads and discards for up to 1 s, so
-    /// that a reset does not destroy the last frame.
+    /// Sends CLOSE within 5 s, shuts down the sending direction, then reads and discards for up to
+    /// 1 s, so that a reset does not destroy the last frame.
     pub async fn close(mut self, code: CloseCode) {
         self.session.close(code);
         self.finish().await;
     }
 
-    /// Sends the outgoing bytes, then ends as [`Connection::close`] does.
+    /// Sends the outgoing bytes, then ends the connection as [`Connection::close`] does.
     ///
-    /// After a frame that is not authentic or not valid, it drops the connection at once.
+    /// Drops the connection at once if the stream has failed, or if no CLOSE is sealed and either
+    /// nothing is left to send or the session was abandoned (an invalid header, a frame that is not
+    /// authentic).
     pub async fn finish(mut self) {
         let nothing_left = self.session.outgoing().is_empty() && !self.unflushed;
         let silent = !self.session.has_said_close() && (nothing_left || self.session.is_closed());

@@ -1,9 +1,12 @@
-//! The task behind a [`crate::Client`]: connects, serves the connection, reconnects.
+//! The driver: the task behind a [`crate::Client`], which connects, serves and reconnects.
 //!
 //! One task owns all state. Connecting, pausing and serving each run concurrently with
 //! [`Driver::background`], which takes commands, delivers events to the consumer and collects the
-//! results of disk jobs. Disk access runs on blocking threads, one job of a kind at a time. Work
-//! that arrives during a job is batched into the next one.
+//! results of disk jobs. File transfers use separate connections ([`crate::transfer`]).
+//!
+//! Disk access runs on blocking threads, so that a slow disk delays no PING. At most one outbox job
+//! and one verification job run at a time. Work that arrives during a job is batched into the next
+//! one.
 
 mod command;
 mod follow;
@@ -46,7 +49,7 @@ use served_connection::ServedConnection;
 
 /// Capacity of the command channel.
 const COMMANDS: usize = 64;
-/// Capacity of the event channel; more events wait in the task's own queue.
+/// Capacity of the event channel. Further events wait in [`Driver::queue`].
 const EVENTS: usize = 16;
 /// Maximum number of requests that wait for a connection.
 const WAITING: usize = 256;
@@ -55,15 +58,19 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The result of a disk job.
 enum JobResult {
+    /// Of [`Driver::settle`].
     Settled(Result<Settled, ClientError>),
+    /// Of [`Driver::check`].
     Checked(Result<Checked, ClientError>),
+    /// Of [`Driver::learn`].
     Learned(Result<Box<Profile>, ClientError>),
+    /// Of [`Driver::note_left`].
     Noted(Result<(), ClientError>),
 }
 
 /// Why the task ends.
 enum StopReason {
-    /// A handle closed it, or the last handle was dropped.
+    /// A handle closed the client, or the last handle was dropped.
     Asked(Option<oneshot::Sender<()>>),
     /// An error that is not retried.
     Failed(ClientError),
@@ -89,20 +96,20 @@ struct Driver {
     look: Interval,
     follows: Follows,
     sending: OutboxSender,
-    /// A caller wants to reconnect without a delay.
+    /// A caller wants the next attempt without a delay.
     reconnect_now: bool,
-    /// Downtime that the server announced.
+    /// The delay that the server announced with `GoingAway`.
     retry_after: Option<Duration>,
-    /// An ack or an entry arrived on this connection. A login alone is not progress: the delays
-    /// grow for a server that drops clients right after it.
+    /// The connection made progress: an ack or an entry arrived. A login alone is not progress, so
+    /// that the delays grow if a server drops clients right after it.
     moved: bool,
-    /// Whether a connection exists.
+    /// A connection is being served.
     connected: bool,
     /// Counts of recorded messages, for the log.
     sums: RecordedCounts,
 }
 
-/// Starts the task.
+/// Starts the driver's task. Returns the sender of its commands and the receiver of its events.
 pub(crate) fn start(
     home: &Home,
     profile: Profile,
@@ -152,7 +159,7 @@ impl Driver {
         let stop = self.live().await;
         self.sending.connection_ended();
         self.settle(false);
-        // Writes the server's acks to disk before any caller learns of the end.
+        // The server's acks must be on disk before any caller learns of the end.
         while let Some(done) = self.jobs.next().await {
             if self.take_done(done).is_err() {
                 break;
@@ -165,7 +172,7 @@ impl Driver {
             StopReason::Failed(error) => (Some(error), None),
         };
         let fail = error.clone().unwrap_or(ClientError::Closed);
-        // Set before any request fails with it.
+        // Set before any request fails, so that its caller finds the cause.
         let _first = self.ended.set(fail.clone());
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
@@ -193,7 +200,7 @@ impl Driver {
         }
     }
 
-    /// Serves one connection after the other until the task ends.
+    /// Connects and serves repeatedly, with a back-off in between, until the task must end.
     async fn live(&mut self) -> StopReason {
         let mut delays = Delays::new(&self.options);
         let patient_until = Instant::now() + self.options.patience;
@@ -231,7 +238,7 @@ impl Driver {
         }
     }
 
-    /// Connects, and does the background work concurrently.
+    /// Connects and logs in, concurrently with the background work.
     async fn connect(&mut self) -> Result<ReadySession, StopReason> {
         let secret = DeviceSecret::new(self.profile.secret().expose_secret());
         let credential = Credential::Device(*self.profile.device(), secret);
@@ -245,7 +252,8 @@ impl Driver {
         }
     }
 
-    /// Waits before the next attempt, and does the background work concurrently.
+    /// Waits before the next attempt, concurrently with the background work. A caller can end the
+    /// wait ([`DriverCommand::ReconnectNow`]).
     async fn pause(&mut self, error: ClientError, retry: Duration) -> Option<StopReason> {
         self.reconnect_now = false;
         put(&mut self.queue, Event::Down { error, retry });
@@ -261,7 +269,7 @@ impl Driver {
         }
     }
 
-    /// Serves a connection until it or the task ends.
+    /// Serves a connection until the connection or the task ends.
     async fn serve(&mut self, opened: ReadySession) -> Result<StopReason, ClientError> {
         session_log::begin(self.connector.address(), &opened);
         let ReadySession { connection, info, binding, tls } = opened;
@@ -298,7 +306,8 @@ impl Driver {
         );
         self.connection_ended(&mut serving, end.as_ref().err());
         let connection = serving.requests.into_connection();
-        // Sending the last frames takes up to a second; only the end of the task waits for it.
+        // Sending the last frames takes up to 6 s. Only the end of the task waits for it; a
+        // reconnection does not.
         match &end {
             Ok(_) => connection.close(CloseCode::Bye).await,
             Err(_) => drop(tokio::spawn(connection.finish())),
@@ -306,7 +315,7 @@ impl Driver {
         end
     }
 
-    /// Does one piece of the work that needs no connection. Cancel-safe.
+    /// Does one step of the work that needs no connection. Cancel-safe.
     async fn background(&mut self) -> Option<StopReason> {
         let events = self.events.clone();
         tokio::select! {
@@ -320,7 +329,7 @@ impl Driver {
                     self.follows.delivered(&event);
                     permit.send(event);
                 },
-                // The consumer is gone; the connection still serves the handle.
+                // The consumer dropped the receiver. The connection still serves the handles.
                 Err(_) => self.queue.clear(),
             },
             Some(done) = self.jobs.next() => if let Err(error) = self.take_done(done) {
@@ -334,14 +343,15 @@ impl Driver {
         None
     }
 
-    /// Starts to write results to disk and to claim messages, unless that is running.
+    /// Starts the outbox job, which writes results to disk and claims messages, unless it is
+    /// running or has nothing to do.
     fn settle(&mut self, connected: bool) {
         if let Some(work) = self.sending.settle(connected) {
             self.jobs.push(Box::pin(async move { JobResult::Settled(blocking(work).await) }));
         }
     }
 
-    /// Starts to verify received entries, unless that is running.
+    /// Starts the job that verifies received entries, unless it is running or has nothing to do.
     fn check(&mut self) {
         if let Some(work) = self.follows.check() {
             self.jobs.push(Box::pin(async move { JobResult::Checked(blocking(work).await) }));
@@ -388,8 +398,8 @@ impl Driver {
                     self.queue.push_back(Event::Refused { message_id, why });
                 }
                 self.sending.settled(claimed, filled, changes);
-                // Settles what arrived during the job; without a connection, releases the claims
-                // for other processes.
+                // Settles the results that arrived during the job. Without a connection, releases
+                // the claims for other processes.
                 self.settle(self.connected);
             }
             JobResult::Checked(checked) => {
@@ -406,7 +416,7 @@ impl Driver {
                 self.connector = Connector::of(&profile, address, timing)?;
                 self.profile = *profile;
             }
-            // Continuing would send one account's messages as another.
+            // The profile now belongs to another account, whose messages this task must not send.
             JobResult::Learned(Err(
                 error @ ClientError::Profile(ProfileError::Replaced { .. }),
             )) => {
@@ -420,7 +430,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Stores that the user left a conversation, so that an audit does not report it as missing.
+    /// Stores that the user left a conversation, so that an audit does not report the conversation
+    /// as missing.
     fn note_left(&mut self, conversation: ConversationId) {
         let receipts = self.follows.receipts();
         self.jobs.push(Box::pin(async move {
@@ -429,7 +440,7 @@ impl Driver {
         }));
     }
 
-    /// Stores what READY says for the next connection.
+    /// Stores the pins and the version of READY in the profile, for the next connection.
     fn learn(&mut self, info: &proto::ServerInfo) {
         let learn = learning(&self.home, &self.profile, info);
         self.jobs.push(Box::pin(async move {
@@ -438,8 +449,8 @@ impl Driver {
     }
 }
 
-/// Queues an event and removes an older one that it supersedes. After a long pause the consumer
-/// finds one event of each kind, not a history.
+/// Queues an event and removes older ones that it supersedes. A consumer that pauses for long then
+/// finds the current state, not its history.
 fn put(queue: &mut VecDeque<Event>, event: Event) {
     let stale = |old: &Event| match (old, &event) {
         (Event::Conversation(old), Event::Conversation(new)) => old.id == new.id,

@@ -1,7 +1,10 @@
-//! Admission: who may connect, and who may log in.
+//! Admission of connections and logins: connection slots, TLS, the handshake and its limits.
 //!
-//! Everything that happens to a connection before it is authenticated belongs here: its slot
-//! ([`arrival`]), TLS, the handshake with its limits ([`login`]), and the tarpit.
+//! This module has everything that happens to a connection before it is authenticated (sections 4
+//! and 9): [`arrival`] takes its slot and performs TLS, [`login`] runs the handshake. What follows
+//! belongs to `session` and `classic`; the counters are in [`crate::limits`].
+//!
+//! Classic keys (section 11) are derived here too: their root comes from the server's setup.
 
 pub(crate) mod arrival;
 pub(crate) mod login;
@@ -28,24 +31,25 @@ use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::limits::devices::DeviceLogins;
 use crate::limits::guess::Guesses;
 
-/// Age at which an unauthenticated connection gives up its slot to a newer one from another
-/// address. Longer than a login takes on a server that is not flooded.
+/// Age from which on an unauthenticated connection can be evicted when all slots of the sessions'
+/// listener are taken (section 9). Longer than a login takes on a server that is not flooded.
 const GRACE: Duration = Duration::from_secs(1);
-/// The salt of classic keys that do not exist. It is never drawn for a key.
+/// Salt of the key that is derived for an unknown name, so that the answer takes as long as for a
+/// known one. No real key has it.
 const NO_KEY_SALT: [u8; 32] = [0; 32];
 
-/// A listener, and so the kind of the connections that it accepts.
+/// A listener, named after the connections that it accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ListenerKind {
-    /// Sessions.
+    /// Connections with a session.
     Sessions,
     /// Classic connections.
     Classic,
-    /// The origin bridge.
+    /// Connections of the origin bridge.
     Origin,
 }
 
-/// What a listener admits.
+/// One listener: its address, connection slots and TLS configuration.
 pub(crate) struct ListenerPort {
     /// The listening address, if the listener is enabled.
     pub(crate) address: Option<SocketAddr>,
@@ -53,29 +57,30 @@ pub(crate) struct ListenerPort {
     tls: ServerTls,
 }
 
-/// Admission of connections and logins.
+/// State of the admission, shared by all listeners.
 pub(crate) struct Admission {
     env: Arc<Env>,
     pub(crate) setup: ServerSetup,
     classic_root: keys::ClassicRoot,
-    /// Where logins run.
+    /// The runtime of TLS and logins.
     pub(crate) handshake_runtime: HandshakeHandle,
     ports: [ListenerPort; 3],
     pub(crate) guesses: Guesses,
     devices: DeviceLogins,
     census: Census,
-    /// Permits of login computations.
+    /// Limits the login computations that run at once.
     handshakes: Semaphore,
-    /// Permits of the tarpit, for failed connections of the bridge.
+    /// Limits the failed bridge connections that are delayed at once.
     tarpit: Semaphore,
     classic_connections: AtomicUsize,
 }
 
 impl Admission {
-    /// `addresses`: of the listeners, in the order of [`ListenerKind`].
+    /// Creates the admission. `addresses` are those of the listeners, in the order of
+    /// [`ListenerKind`]; `None` for a disabled one.
     ///
     /// # Errors
-    /// TLS cannot be set up.
+    /// [`TlsFault`] if TLS without ALPN, for classic connections, cannot be configured.
     pub(crate) fn new(
         env: Arc<Env>,
         setup: ServerSetup,
@@ -121,7 +126,7 @@ impl Admission {
         })
     }
 
-    /// The environment of the server.
+    /// The server's environment: configuration, clock, shutdown signal.
     pub(crate) fn env(&self) -> &Env {
         &self.env
     }
@@ -135,7 +140,7 @@ impl Admission {
         }
     }
 
-    /// TLS of the sessions' listener. All listeners share its certificate.
+    /// The TLS configuration of the sessions' listener. All listeners share its certificate.
     pub(crate) fn tls(&self) -> &ServerTls {
         &self.port(ListenerKind::Sessions).tls
     }
@@ -145,15 +150,16 @@ impl Admission {
         if config.behind_proxy { BindingPolicy::Off } else { config.binding }
     }
 
-    /// Pins that clients should accept from now on. Empty behind a proxy, which presents its own
-    /// certificate, and for a certificate from a CA, whose successor may have another key.
+    /// The TLS pins for READY, which clients accept from now on (section 1). Empty behind a proxy,
+    /// which presents its own certificate, and for a certificate from a CA, whose successor may
+    /// have another key.
     pub(crate) fn tls_pins(&self) -> Vec<Bytes> {
         let tls = self.tls();
         let pinned = !self.env.config.behind_proxy && tls.is_self_issued();
         if pinned { vec![copy(&tls.spki_pin().0)] } else { Vec::new() }
     }
 
-    /// The classic key of a row or, with the same work, one that does not exist.
+    /// Derives the classic key of a row. Without a row, derives an unused key with the same work.
     pub(crate) fn classic_key(&self, name: &Name, row: Option<&ClassicKey>) -> keys::ClassicKey {
         match row {
             Some(ClassicKey { salt, sealed: Some(sealed), .. }) => {
@@ -173,14 +179,16 @@ impl Admission {
         self.classic_root.seal_imported(name, salt, key)
     }
 
-    /// Delays the end of a failed bridge connection. Only a few are delayed at a time.
+    /// Delays the close of a failed bridge connection by `tarpit_delay`. Only `tarpit_slots`
+    /// connections are delayed at once and others wait, which limits the guesses of all clients
+    /// together.
     pub(crate) async fn tarpit(&self) {
         // The semaphore is never closed.
         let _permit = self.tarpit.acquire().await;
         tokio::time::sleep(self.env.config.classic.tarpit_delay).await;
     }
 
-    /// Counts a classic connection that has completed TLS, until the result is dropped.
+    /// Counts a classic connection that has completed TLS until the returned guard is dropped.
     pub(crate) fn count_classic(&self) -> ClassicCount<'_> {
         self.classic_connections.fetch_add(1, Ordering::Relaxed);
         ClassicCount(&self.classic_connections)
@@ -192,7 +200,7 @@ impl Admission {
     }
 }
 
-/// A counted classic connection.
+/// Guard of a counted classic connection.
 pub(crate) struct ClassicCount<'s>(&'s AtomicUsize);
 
 impl Drop for ClassicCount<'_> {

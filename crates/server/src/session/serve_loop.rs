@@ -1,16 +1,18 @@
-//! The loop of a session: frames in, answers and entries out, until either side ends it.
+//! The loop of a session (sections 8, 9): reads frames, runs requests, sends answers and entries.
 //!
-//! Everything is bounded. Requests are read ahead up to the bound of [`RequestQueue`]; beyond it
-//! nothing is read, and only a close by the peer is detected. While the backlog exceeds
-//! [`HIGH_WATER`] bytes, no request starts. While the recorder has as many appends as a session may
-//! have in flight, no other is handed over. Signals from other sessions wait as flags, and what they
-//! lead to is sent only while the backlog is below [`ROOM`]. File bytes come after all of this,
-//! under the same condition.
+//! Every buffer has a bound:
 //!
-//! The request in progress ([`in_progress`]) and the reads for follows and changes ([`updates`]) are
-//! polled together with the connection. Nothing else waits for them: a session ends at once and
-//! drops its queued requests. Appends that are being handed over are always polled until the
-//! recorder has them, because those of other sessions queue behind them.
+//! - Requests: the session reads ahead up to the bound of [`RequestQueue`]. While the queue is
+//!   full, it reads nothing and only detects a close by the peer.
+//! - Answers: no request starts while the backlog exceeds [`HIGH_WATER`] bytes.
+//! - Appends: none goes to the recorder while the session has its maximum in flight.
+//! - Updates: signals from other sessions wait as flags. The session sends the entries and changes
+//!   behind them only while the backlog is below [`ROOM`]. File bytes come last.
+//!
+//! The session polls the request in progress ([`in_progress`]) and the reads for follows and
+//! changes ([`updates`]) together with the connection. So it can end at any time, and it then drops
+//! its queued requests (design 012). It never leaves a hand-over of appends unpolled, because the
+//! appends of other sessions queue behind it: it polls the hand-over, or drops it.
 
 mod dispatch;
 mod end;
@@ -60,19 +62,21 @@ use log::{log_begin, log_end};
 use read_mode::{ReadMode, wait_for_peer};
 use updates::{ConversationLookup, next_read};
 
-/// Backlog at the end, in bytes, up to which a session leaves the registry at once.
+/// Backlog of an ending session, in bytes, up to which it leaves the registry at once.
 const LITTLE: usize = 16 * 1024;
-/// Characters of the client's software name that are logged.
+/// Maximum length of the client's software name in the log, characters.
 const SOFTWARE: usize = 64;
 
-/// The kind of session, which determines the allowed requests.
+/// The kind of session, which determines the allowed requests (section 8, Rights).
+///
+/// `Registrations` are `None` while the request in progress has them.
 enum Rights {
-    /// Everything of section 8 that the user's role allows.
+    /// Every request that the user's role allows, except enrolment of a device.
     Device(Arc<Person>, DeviceId),
-    /// Registration and management of the user's own devices, within `Limits::fresh_password`.
-    /// `None` while the request in progress has the registrations.
+    /// Registration, and management of the user's own devices, for `Limits::fresh_password` after
+    /// the login.
     Password(Name, Option<Registrations>),
-    /// Registration of a new user.
+    /// Registration of what the invite allows.
     Invite(Option<Registrations>),
 }
 
@@ -82,7 +86,8 @@ pub(crate) struct SessionLoop<S> {
     handle: RegisteredSession,
     connection: Connection<S>,
     rights: Rights,
-    /// Step-up state of a device session, from its first step-up on.
+    /// Step-up state of a device session. `None` before its first step-up, and while the request in
+    /// progress has it.
     step_up: Option<Box<SessionStepUp>>,
     queue: RequestQueue,
     in_progress: Option<InProgress>,
@@ -90,10 +95,10 @@ pub(crate) struct SessionLoop<S> {
     cursors: Cursors,
     /// Changed conversations to send.
     changed: BTreeSet<ConversationId>,
-    /// The changed conversation that is being looked up.
+    /// The lookup of a changed conversation in progress.
     lookup: Option<ConversationLookup>,
     presence: PresenceProgress,
-    /// Created with the first file.
+    /// The session's file transfers, created with the first file.
     files: Option<Box<SessionTransfers>>,
     writer: FrameWriter,
     log: AppendLog,
@@ -101,18 +106,20 @@ pub(crate) struct SessionLoop<S> {
     began: Instant,
 }
 
-/// How much of the presence changes a session has sent.
+/// Which presence changes a session has sent.
 #[derive(Clone, Copy)]
 enum PresenceProgress {
-    /// The client did not ask for presence.
+    /// The client has not requested presence.
     Unwatched,
-    /// All changes up to this number.
+    /// All changes up to this number; there are no later ones.
     Sent(u64),
-    /// There are changes after this number.
+    /// All changes up to this number; later ones must be sent.
     Behind(u64),
 }
 
 impl<S: Transport> SessionLoop<S> {
+    /// Creates a session; `None` if the store returned another kind of credential than requested.
+    ///
     /// Boxed, so that the futures that pass it on stay small.
     pub(crate) fn new(
         services: Services,
@@ -147,7 +154,6 @@ impl<S: Transport> SessionLoop<S> {
                 let registrar = Registrar::Invite(*id, terms);
                 Rights::Invite(Some(Registrations::new(registrar, source)))
             }
-            // The store has returned another kind of credential than requested.
             _ => return None,
         };
         let account = handle.user().map(|user| services.record.accounts.of(user));
@@ -183,8 +189,8 @@ impl<S: Transport> SessionLoop<S> {
     }
 
     async fn conclude(self: Box<Self>, end: SessionEnd) {
-        // Appends that the recorder has are recorded in any case. A hand-over or a read that waits
-        // for its turn is dropped, so that it does not delay others while this session ends.
+        // Appends that the recorder has are recorded in any case. Drops a hand-over or a read that
+        // waits for its turn, so that it does not delay other sessions while this one ends.
         let Self {
             handle,
             connection,
@@ -203,9 +209,9 @@ impl<S: Transport> SessionLoop<S> {
         drop((appends, cursors, lookup, in_progress, queue));
         log.end(&services.record);
         log_end(&services.env, &handle, &connection, peer, &end, began);
-        // With a large backlog, the session stays registered until that is written: a client that
-        // ends sessions in a flood gets no more of them than one that keeps them. Other clients can
-        // reconnect at once.
+        // A session with a large backlog stays registered until the backlog is written. So a client
+        // cannot exceed its number of sessions, and their memory, by ending sessions in a flood.
+        // With a small backlog a client can reconnect at once.
         let handle = (connection.backlog() > LITTLE).then_some(handle);
         let rest = async {
             if let Some(files) = files {
@@ -218,7 +224,7 @@ impl<S: Transport> SessionLoop<S> {
 
     /// Does the work that is possible, then waits for the next event.
     async fn turn(&mut self) -> Result<(), SessionEnd> {
-        // First: a revoked session does nothing more, however busy it keeps the connection.
+        // Before any work: a revoked session does nothing more, even if its connection is busy.
         self.take_signals().await?;
         if !self.connection.can_write() {
             self.drop_requests();
@@ -230,11 +236,11 @@ impl<S: Transport> SessionLoop<S> {
         let mut busy = self.can_work()?;
         if !busy {
             self.writer.flush(self.connection.session_mut())?;
-            // The flush makes the backlog exact, so check again.
+            // The backlog is exact only after the flush, so check again.
             busy = self.can_work()?;
         }
         self.send_files(busy)?;
-        // A connection that cannot be written is still read, whatever its backlog.
+        // A connection that cannot be written is read regardless of its backlog.
         let stuffed = self.connection.can_write() && self.connection.backlog() > HIGH_WATER;
         let room = if stuffed && !self.queue.is_empty() {
             Some(HIGH_WATER)
@@ -251,8 +257,8 @@ impl<S: Transport> SessionLoop<S> {
         };
         let unwritten = self.files.as_ref().is_some_and(|files| files.can_write());
         if busy || unwritten || room.is_some() {
-            // A fast peer always causes more work, so the connection is polled before the next
-            // work. All received bytes of a file then go to the disk together.
+            // Polls once without waiting. A fast peer always has more requests queued, so this must
+            // happen between any two. All received bytes of a file then go to the disk together.
             tokio::select! {
                 biased;
                 () = self.handle.woken() => return Ok(()),
@@ -292,7 +298,7 @@ impl<S: Transport> SessionLoop<S> {
         Ok(())
     }
 
-    /// Drops the queue, and the request in progress if it only reads.
+    /// Drops the queued requests, and the work in progress unless it changes something.
     fn drop_requests(&mut self) {
         self.queue.clear();
         if self.in_progress.as_ref().is_some_and(|job| !job.is_lasting()) {
@@ -302,8 +308,8 @@ impl<S: Transport> SessionLoop<S> {
 
     // ---- receiving
 
-    /// Opens every complete frame, until a file has to wait for the disk. A frame that does not
-    /// open ends the session.
+    /// Opens and handles each complete frame, until an upload has to wait for the disk. A frame
+    /// that does not open ends the session.
     fn open_frames(&mut self) -> Result<(), SessionEnd> {
         while !self.is_blocked_by_disk() && !matches!(self.connection.has_frame(), Ok(false)) {
             let sid = self.connection.session().id();
@@ -355,14 +361,14 @@ impl<S: Transport> SessionLoop<S> {
                     .appends
                     .have_room(&AppendBatch::default(), &self.services.env.config.limits)
             }
-            // Earlier appends are answered first, so that a read sees them. Results of a lookup
-            // must not be sent after an answer with newer ones.
+            // Waits for the answers to earlier appends, which a read must see. Also waits for a
+            // lookup under way: its result must not follow an answer with newer facts.
             Some(_) => room && self.appends.is_empty() && self.lookup.is_none(),
             None => false,
         })
     }
 
-    /// Hands over the next appends as one batch, or starts one other request.
+    /// Hands the next appends to the recorder as one batch, or starts one other request.
     fn work(&mut self) -> Result<(), SessionEnd> {
         let limits = &self.services.env.config.limits;
         let mut batch = AppendBatch::default();
@@ -394,7 +400,7 @@ impl<S: Transport> SessionLoop<S> {
             }
         }
         if let Some(mut handing) = self.appends.begin(&self.services.record, batch) {
-            // The recorder usually has room at once.
+            // The recorder usually has room, so the first poll completes the hand-over.
             match (&mut handing).now_or_never() {
                 Some(handed) => self.appends.handed(handed),
                 None => self.in_progress = Some(InProgress::handing(handing)),
@@ -403,7 +409,7 @@ impl<S: Transport> SessionLoop<S> {
         Ok(())
     }
 
-    /// Handles the output of the request in progress.
+    /// Handles the output of the work in progress.
     fn finish(&mut self, finished: FinishedWork) -> Result<(), SessionEnd> {
         match finished {
             FinishedWork::Request(done) => self.answer(*done),
@@ -450,7 +456,7 @@ impl<S: Transport> SessionLoop<S> {
     }
 }
 
-/// Sleeps until then, or forever.
+/// Sleeps until the given time; forever if there is none.
 async fn at(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
