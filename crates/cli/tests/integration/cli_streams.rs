@@ -94,7 +94,7 @@ fn chat_script__ends_at_first_failing_line() {
         ("/get 999", "there is no entry 999"),
         ("/put missing", "missing: No such file"),
         ("/dm nobody a text", "not recorded: [@nobody] a text"),
-        ("/nonsense", "there is no /nonsense; /help lists what there is"),
+        ("/nonsense", "unknown command /nonsense; /help lists the commands"),
     ];
     for (n, (line, words)) in lines.iter().enumerate() {
         let ran = ada.run_with(&["chat"], &format!("before {n}\n{line}\nprivate text\n"));
