@@ -9,7 +9,7 @@ use twinlock_core::chain::{self, Kind, Linked, Position};
 use twinlock_core::id::{Link, MessageId, Salt, Sender, ServerKey};
 use twinlock_core::keys::RowKey;
 use twinlock_store::{Appended, EntryLog as _, EntrySearch as _, LOBBY, NewEntry};
-use twinlock_store_embedded::{Options, EmbeddedStore};
+use twinlock_store_embedded::{EmbeddedStore, Options};
 
 use crate::input::Input;
 

@@ -124,6 +124,11 @@ impl App {
         self.effects.pop_front()
     }
 
+    /// Drops the effects that are not polled yet. Call this when the chat ends by an error.
+    pub fn discard_effects(&mut self) {
+        self.effects.clear();
+    }
+
     /// When [`Self::handle_timeout`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -1,8 +1,10 @@
 //! Conversations as a program uses them: send, and receive from a position that is kept.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval};
 use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
 use twinlock_transport::OsEntropy;
 
@@ -12,8 +14,14 @@ use crate::clock::now_ms;
 use crate::error::{ClientError, Refusal};
 use crate::event_router::{EventRouter, MessageResult, Subscription, SubscriptionItem};
 use crate::model::Entry;
-use crate::outbox::{Ack, MessageOutcome};
+use crate::outbox::MessageOutcome;
 use crate::receipts::{Handled, Receipts};
+
+/// How often [`SentMessage::recorded`] looks whether another process of the profile has sent the
+/// message: that process gets the event.
+const LOOK: Duration = Duration::from_millis(200);
+/// Prefix of the names of positions, apart from those of `listen` and of the audit.
+const PURPOSE: &str = "sdk:";
 
 /// A room, or a direct conversation; see [`Client::conversation`].
 #[derive(Debug, Clone)]
@@ -31,11 +39,14 @@ pub struct Conversation {
 #[derive(Debug)]
 pub struct SentMessage {
     client: Client,
+    router: EventRouter,
     id: MessageId,
     result: oneshot::Receiver<MessageResult>,
 }
 
 /// The messages of a conversation, in order and without gaps, across any number of reconnects.
+///
+/// The client receives them until it ends, also after this is dropped.
 #[derive(Debug)]
 pub struct Messages {
     conversation: Conversation,
@@ -75,7 +86,7 @@ impl Conversation {
     /// Sends a text. When this returns, the message survives a crash of this program.
     ///
     /// # Errors
-    /// [`ClientError`]; nothing is sent then.
+    /// [`ClientError::State`] if the message cannot be stored; it is not sent then.
     pub async fn send(&self, text: impl Into<String>) -> Result<SentMessage, ClientError> {
         let (outbox, target, text) =
             (self.client.state().outbox(), self.target.clone(), text.into());
@@ -83,11 +94,13 @@ impl Conversation {
             move || Ok(outbox.enqueue(&target, text.as_bytes(), now_ms(), &mut OsEntropy)?);
         let id = blocking(enqueue).await?;
         let result = self.router.watch(id);
-        self.client.notify_enqueued().await?;
-        Ok(SentMessage { client: self.client.clone(), id, result })
+        // The message is on disk: an error here would make the caller send it twice.
+        let _closed = self.client.notify_enqueued().await;
+        Ok(SentMessage { client: self.client.clone(), router: self.router.clone(), id, result })
     }
 
-    /// The messages from now on; see [`Messages::resume`].
+    /// The messages after the last one that existed when the conversation was opened; see
+    /// [`Messages::resume`].
     #[must_use]
     pub fn messages(&self) -> Messages {
         let conversation = self.clone();
@@ -99,20 +112,34 @@ impl SentMessage {
     /// Waits until the server has the message on disk; returns its number in the conversation.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] if the server refuses the message.
-    pub async fn recorded(self) -> Result<u64, ClientError> {
-        let (outbox, id) = (self.client.state().outbox(), self.id);
-        // The outcome is on disk before its event, which may have come before the watch.
-        let ack: Ack = match blocking(move || Ok(outbox.outcome(&id)?)).await? {
-            Some(MessageOutcome::Recorded(ack)) => ack,
-            Some(MessageOutcome::Refused(why)) => {
-                return Err(ClientError::Refused(Refusal::from(why)));
+    /// [`ClientError::Refused`] if the server refuses the message, [`ClientError::Discarded`] if it
+    /// was removed from the outbox.
+    pub async fn recorded(mut self) -> Result<u64, ClientError> {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                result = &mut self.result => {
+                    return result.unwrap_or(Err(ClientError::Closed)).map(|ack| ack.n);
+                }
+                _ = looks.tick() => {}
             }
-            Some(MessageOutcome::Pending) | None => {
-                self.result.await.unwrap_or(Err(ClientError::Closed))?
+            let (outbox, id) = (self.client.state().outbox(), self.id);
+            match blocking(move || Ok(outbox.outcome(&id)?)).await? {
+                Some(MessageOutcome::Recorded(ack)) => return Ok(ack.n),
+                Some(MessageOutcome::Refused(why)) => {
+                    return Err(ClientError::Refused(Refusal::from(why)));
+                }
+                Some(MessageOutcome::Pending) => {}
+                None => return Err(ClientError::Discarded),
             }
-        };
-        Ok(ack.n)
+        }
+    }
+}
+
+impl Drop for SentMessage {
+    fn drop(&mut self) {
+        self.router.forget(&self.id);
     }
 }
 
@@ -121,14 +148,15 @@ impl Messages {
     /// this program or in an earlier run. The first time it begins with the next message.
     #[must_use]
     pub fn resume(mut self, name: &str) -> Self {
-        self.purpose = Some(name.to_owned());
+        self.purpose = Some(format!("{PURPOSE}{name}"));
         self
     }
 
     /// The next message. Cancel-safe once the first call has returned.
     ///
     /// # Errors
-    /// [`ClientError`] if the client has ended. A lost connection is no error.
+    /// [`ClientError::Left`] if the user leaves the conversation, or the error that ended the
+    /// client. A lost connection is not an error.
     pub async fn next(&mut self) -> Result<Message, ClientError> {
         loop {
             let subscription = match &self.subscription {
@@ -141,6 +169,7 @@ impl Messages {
                     let Conversation { client, id, .. } = &self.conversation;
                     client.unfollow(*id).await?;
                     client.follow(*id, after).await?;
+                    subscription.followed_again();
                     continue;
                 }
             };

@@ -203,6 +203,12 @@ pub enum ClientError {
     /// The caller of [`crate::Client::start`] takes the events that conversations need.
     #[error("this client's events are taken: conversations need a client from `Client::open`")]
     EventsTaken,
+    /// A message was removed from the outbox before it was recorded.
+    #[error("the message was removed from the outbox before it was recorded")]
+    Discarded,
+    /// The user has left the conversation, perhaps on another device.
+    #[error("this user has left the conversation")]
+    Left,
     /// The client was closed.
     #[error("this client was closed")]
     Closed,
@@ -223,6 +229,8 @@ impl ClientError {
             | Self::InviteLink(_)
             | Self::Home(_)
             | Self::EventsTaken
+            | Self::Discarded
+            | Self::Left
             | Self::Closed => Fault::Local,
             Self::State(
                 StateError::Conflict { .. }

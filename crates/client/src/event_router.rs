@@ -81,6 +81,12 @@ impl EventRouter {
                         subscription.add(entries);
                     }
                 }
+                Event::Conversation(changed) if !changed.joined => {
+                    let left = self.routes().conversations.remove(&changed.id);
+                    if let Some(subscription) = left {
+                        subscription.end(ClientError::Left);
+                    }
+                }
                 Event::Ended(error) => end = error,
                 _ => {}
             }
@@ -106,6 +112,11 @@ impl EventRouter {
             None => drop(routes.messages.insert(message_id, sender)),
         }
         receiver
+    }
+
+    /// Ends the wait for a message.
+    pub(crate) fn forget(&self, message_id: &MessageId) {
+        self.routes().messages.remove(message_id);
     }
 
     /// Subscribes to a conversation after an entry. An earlier subscription gets no more entries.
@@ -153,12 +164,18 @@ impl Subscription {
                 if let Some(error) = &queue.ended {
                     return Err(error.clone());
                 }
-                if std::mem::take(&mut queue.overflowed) {
+                if queue.overflowed {
                     return Ok(SubscriptionItem::FollowAgain(queue.last));
                 }
             }
             self.changed.notified().await;
         }
+    }
+
+    /// Call this after following again: until then [`Self::next`] asks for it, also if a caller was
+    /// cancelled in between.
+    pub(crate) fn followed_again(&self) {
+        self.queue().overflowed = false;
     }
 
     /// Queues the entries that follow the last one. Others arrived before the subscription began,

@@ -18,7 +18,7 @@ use twinlock_core::id::{DeviceId, InviteId, MessageId, Name, Sender, ServerKey};
 use twinlock_store::{
     Appended, InviteTerms, LOBBY, NewDevice, NewEntry, NewInvite, Registration, Role, RowKey, Store,
 };
-use twinlock_store_embedded::{Options, EmbeddedStore};
+use twinlock_store_embedded::{EmbeddedStore, Options};
 
 const TASKS: usize = 16;
 const BODY: usize = 256;
@@ -31,7 +31,8 @@ async fn main() {
     let per_call = args.next().map_or(1, |s| s.parse().expect("entries a call"));
     let dir = tempfile::tempdir_in(below).unwrap();
     let options = Options::new(ServerKey([1; 32]), RowKey::new(&[2; 32]));
-    let store: Arc<dyn Store> = EmbeddedStore::open(&dir.path().join("record.db"), options).unwrap();
+    let store: Arc<dyn Store> =
+        EmbeddedStore::open(&dir.path().join("record.db"), options).unwrap();
     for task in 0..TASKS {
         register(&*store, task).await;
     }

@@ -18,7 +18,7 @@ use twinlock_store::{
 
 use crate::index::ENTRY;
 use crate::recorder::{AppendCommand, RecorderCommand};
-use crate::store::{QUEUE, EmbeddedStore, join};
+use crate::store::{EmbeddedStore, QUEUE, join};
 use crate::{classic, conversations, credentials, entries, files, people, search, sources};
 
 #[async_trait]

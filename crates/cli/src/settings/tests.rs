@@ -69,8 +69,14 @@ fn settings__every_number_sets_a_field_of_its_own() {
     let values = tables(&mut config).into_iter().flat_map(|(_, numbers)| numbers);
     let values: Vec<_> = values.map(|setting| setting.value).collect();
     assert_eq!(values, (61..=value).map(Some).collect::<Vec<_>>());
+    // Settings of equal range and default, which only their fields tell apart.
+    let limits = &config.limits;
+    assert_eq!([limits.unauthenticated, config.classic.connections], [61, 67]);
+    assert_eq!([limits.sessions_per_device, limits.password_sessions_per_user], [65, 66]);
+    assert_eq!([limits.bounds.memberships, limits.follows_per_session], [77, 78]);
+    let timing = [config.timing.ping_following, config.timing.ping_answer];
+    assert_eq!(timing.map(|time| time.as_secs()), [89, 91]);
     // Units, by example.
-    assert_eq!(config.limits.unauthenticated, 61);
     assert_eq!(config.limits.invite, Duration::from_secs(69 * 3600));
     assert_eq!(config.limits.file, 70 << 20);
     assert_eq!(config.limits.text_rate, 83 << 10);

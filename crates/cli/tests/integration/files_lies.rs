@@ -17,7 +17,7 @@ use twinlock_core::proto::answer::Result as Answered;
 use twinlock_core::proto::item::What;
 use twinlock_core::proto::{self, FileBody, FileMeta};
 use twinlock_store::{Appended, EntryLog as _, LOBBY, NewEntry};
-use twinlock_store_embedded::{Options, EmbeddedStore};
+use twinlock_store_embedded::{EmbeddedStore, Options};
 
 const SIZE: u64 = 1_000_003;
 /// Shorter than the patience limit of 30 s: nothing here takes as long.

@@ -85,7 +85,13 @@ impl Client {
     /// not from [`Self::open`] or [`Self::join`].
     pub async fn conversation(&self, target: &str) -> Result<Conversation, ClientError> {
         let router = self.router.clone().ok_or(ClientError::EventsTaken)?;
-        let found = self.target(target).await?;
+        let found = loop {
+            match self.target(target).await {
+                // The connection was lost during the request.
+                Err(ClientError::Lost(_)) => {}
+                found => break found?,
+            }
+        };
         Ok(Conversation::new(self.clone(), router, target, found.id, found.head))
     }
 }

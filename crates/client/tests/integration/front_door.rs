@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
+use twinlock_client::outbox::Ack;
 use twinlock_client::{Client, ClientError, Conversation, Message, Messages};
+use twinlock_core::id::{Link, Salt};
 
 use crate::common::{LONG, World};
 
@@ -81,4 +83,47 @@ async fn front_door__unknown_target_and_profile_are_named() {
     // A client that gives its events to its caller has none for conversations.
     let (client, _events) = ada.start(crate::common::quick());
     assert_eq!(client.conversation("lobby").await.unwrap_err(), ClientError::EventsTaken);
+}
+
+/// Another process of the profile may send a message, or remove it from the outbox. The program
+/// that waits gets no event for either.
+#[tokio::test(flavor = "multi_thread")]
+async fn front_door__result_of_another_process_is_found() {
+    let mut world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    let client = Client::open_in(&ada.home, "default").await.unwrap();
+    let lobby = client.conversation("lobby").await.unwrap();
+    world.stop().await;
+    let outbox = ada.state().outbox();
+    let sent = lobby.send("recorded by another").await.unwrap();
+    let id = outbox.pending(1).unwrap()[0].message_id;
+    let (time_ms, salt, link) = (1, Some(Salt([1; 16])), Link([2; 32]));
+    let ack = Ack { conversation: 1, n: 77, time_ms, salt, link };
+    let (recorded, ()) = tokio::join!(timeout(LONG, sent.recorded()), async {
+        outbox.mark_recorded(&id, &ack).unwrap();
+    });
+    assert_eq!(recorded.unwrap(), Ok(77));
+
+    let sent = lobby.send("removed by another").await.unwrap();
+    let id = outbox.pending(1).unwrap()[0].message_id;
+    let (recorded, ()) = tokio::join!(timeout(LONG, sent.recorded()), async {
+        assert!(outbox.discard(&id).unwrap());
+    });
+    assert_eq!(recorded.unwrap(), Err(ClientError::Discarded));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn front_door__leaving_ends_the_messages() {
+    let world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    let client = Client::open_in(&ada.home, "default").await.unwrap();
+    let room = client.create_room(&crate::common::name("ops"), "").await.unwrap();
+    let ops = client.conversation("ops").await.unwrap();
+    let mut messages = ops.messages();
+    say(&ops, "one").await;
+    assert_eq!(next(&mut messages).await.text(), "one");
+    let (other, _events) = ada.start(crate::common::quick());
+    other.leave_room(room.id).await.unwrap();
+    let left = timeout(LONG, messages.next()).await.unwrap();
+    assert_eq!(left.unwrap_err(), ClientError::Left);
 }

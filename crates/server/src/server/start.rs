@@ -9,7 +9,7 @@ use twinlock_core::id::TlsPin;
 use twinlock_core::invite::Address;
 use twinlock_core::opaque::ServerSetup;
 use twinlock_store::Store;
-use twinlock_store_embedded::{RecordLock, EmbeddedStore};
+use twinlock_store_embedded::{EmbeddedStore, RecordLock};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::tls::ServerTls;
 

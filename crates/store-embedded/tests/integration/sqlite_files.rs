@@ -13,7 +13,7 @@ use crate::common::{entry, join, links, name, open, options, say};
 use rusqlite::{Connection, OpenFlags};
 use twinlock_core::id::ServerKey;
 use twinlock_store::{LOBBY, NewEntry, RowKey, Store};
-use twinlock_store_embedded::{OpenError, Options, EmbeddedStore};
+use twinlock_store_embedded::{EmbeddedStore, OpenError, Options};
 
 /// Polls for up to ten seconds.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -440,7 +440,8 @@ async fn record_file__symbolic_link_is_refused_and_not_followed() {
             open(dir.path()).close().await.unwrap();
             fs::remove_file(dir.path().join(file)).ok();
             std::os::unix::fs::symlink(&target, dir.path().join(file)).unwrap();
-            let refused = EmbeddedStore::open(&dir.path().join("record.db"), options()).unwrap_err();
+            let refused =
+                EmbeddedStore::open(&dir.path().join("record.db"), options()).unwrap_err();
             assert!(refused.to_string().contains("symbolic link"), "{file}: {refused}");
             assert_eq!(target.exists(), target.ends_with("there"), "{file}");
         }

@@ -81,6 +81,8 @@ pub(crate) async fn run(args: ChatArgs, context: Context) -> Result<(), Failure>
     input.request_line(chat.app.conversations().open_target());
     let patience = context.global.timeout.unwrap_or(PATIENCE);
     let ended = chat.run(&mut input, &mut suspensions, &mut events, interrupt, patience).await;
+    // An error may have left effects, such as read markers of entries that were never shown.
+    chat.app.discard_effects();
     // The outbox is authoritative: any process of the profile may have sent the messages.
     let checked = chat.check_outbox().await;
     chat.screen.restore();

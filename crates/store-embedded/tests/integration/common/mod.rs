@@ -12,7 +12,7 @@ use twinlock_store::{
     Appended, InviteTerms, Limit, NewDevice, NewEntry, NewInvite, Receipt, Registered,
     Registration, Role, RowKey, Store,
 };
-use twinlock_store_embedded::{Options, EmbeddedStore};
+use twinlock_store_embedded::{EmbeddedStore, Options};
 use twinlock_testing::links::advance_stored;
 
 /// The traits of the contract, for their methods.
