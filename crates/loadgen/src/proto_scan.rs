@@ -42,8 +42,8 @@ impl<'a> Fields<'a> {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let (number, requests) = decode_key(&mut self.0).map_err(|_| odd())?;
-        let value = match requests {
+        let (number, wire_type) = decode_key(&mut self.0).map_err(|_| odd())?;
+        let value = match wire_type {
             WireType::Varint => FieldValue::Number(decode_varint(&mut self.0).map_err(|_| odd())?),
             WireType::LengthDelimited => {
                 let len = decode_varint(&mut self.0).map_err(|_| odd())?;
