@@ -238,7 +238,7 @@ fn login_flood__session_is_served_and_memory_is_bounded() {
     }
     assert!(grown < PLACES * EACH, "{} MiB", grown / MIB);
     // The flood uses mostly the handshake runtime, where it delays only itself.
-    assert!(doors > all / 2.0, "{doors} of {all} s of CPU");
+    assert!(handshakes > all / 2.0, "{handshakes} of {all} s of CPU");
     if full() {
         let (before, now) = (at(&quiet, 0.99), at(&flooded, 0.99));
         let quiet = if before < QUIET { "" } else { "; but the machine is not a quiet one" };
