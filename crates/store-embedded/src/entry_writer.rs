@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, Statement, params};
 use twinlock_core::id::Sender;
-use twinlock_store::sequencer::{PreparedEntry, Sequenced, sequence};
+use twinlock_store::sequencer::{PreparedEntry, next_head, not_recorded};
 use twinlock_store::{Appended, Published, StoreError};
 
 use crate::error::DbError;
@@ -111,18 +111,15 @@ impl<'c> EntryWriter<'c> {
     ) -> Result<Appended, DbError> {
         let (conversation, sender) = (entry.new.conversation, &entry.new.sender);
         let Some((cached, user)) = cache.member(self.conn, conversation, sender.user())? else {
-            return self.refused(&entry, now_ms);
+            return self.refused(&entry);
         };
         // A revocation applies from its commit on, also to entries that were in the queue.
         if let Sender::Classic(name, key) = sender
             && !classic::may_append(self.conn, key, name, conversation)?
         {
-            return self.refused(&entry, now_ms);
+            return self.refused(&entry);
         }
-        let head = match sequence(Some(&cached.head), None, &entry, now_ms)? {
-            Sequenced::Next(head) => head,
-            Sequenced::Answered(answer) => return Ok(answer),
-        };
+        let head = next_head(&cached.head, &entry, now_ms)?;
         let inserted = self.insert.execute(params![
             int(conversation),
             int(head.n),
@@ -142,7 +139,7 @@ impl<'c> EntryWriter<'c> {
                     "the index of message ids names an entry that is not there".into(),
                 )
             })?;
-            return answer(sequence(Some(&cached.head), Some(first), &entry, now_ms)?);
+            return Ok(not_recorded(Some(first)));
         }
         if let Some(file) = &entry.file {
             files::insert(self.conn, conversation, head.n, user, file)?;
@@ -166,20 +163,12 @@ impl<'c> EntryWriter<'c> {
     }
 
     /// The answer to an entry whose sender may not append: the receipt, if it was recorded before.
-    fn refused(&self, entry: &PreparedEntry, now_ms: u64) -> Result<Appended, DbError> {
+    fn refused(&self, entry: &PreparedEntry) -> Result<Appended, DbError> {
         let message_id = &entry.new.message_id;
         let first = match entry.new.sender.user() {
             None => entries::first_receipt(self.conn, message_id, 0)?,
             Some(user) => entries::receipt(self.conn, user, message_id)?,
         };
-        answer(sequence(None, first, entry, now_ms)?)
-    }
-}
-
-/// The answer to an entry that must not be recorded.
-fn answer(sequenced: Sequenced) -> Result<Appended, DbError> {
-    match sequenced {
-        Sequenced::Answered(answer) => Ok(answer),
-        Sequenced::Next(_) => Err(DbError(StoreError::Database("an entry has no answer".into()))),
+        Ok(not_recorded(first))
     }
 }

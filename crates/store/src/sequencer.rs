@@ -1,6 +1,6 @@
 //! The sequencer assigns number, time and link to an entry, or detects a duplicate (section 7).
 //!
-//! [`sequence`] is a pure function of the conversation's head, so that every store assigns the same
+//! [`next_head`] is a pure function of the conversation's head, so that every store assigns the same
 //! values. The store supplies the head and writes the entry: a store with one writer caches the
 //! heads in memory, a store with several writers reads them under a lock.
 //!
@@ -94,38 +94,21 @@ impl ConversationHead {
     }
 }
 
-/// The result of [`sequence`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sequenced {
-    /// The entry is new. Contains the head after it: the entry's number, time and link.
-    Next(ConversationHead),
-    /// The entry must not be recorded. Contains the answer to its append.
-    Answered(Appended),
-}
-
-/// Assigns number, time and link to an entry, unless it is refused or a duplicate.
+/// Assigns number, time and link to an entry. Returns the head after it.
 ///
-/// `head` is the head of the entry's conversation, or `None` if the conversation does not exist or
-/// the sender may not append to it. `now_ms` is the store's clock; an entry's time is never less
-/// than that of the entry before.
+/// `head` is the head of the entry's conversation. `now_ms` is the store's clock; an entry's time is
+/// never less than that of the entry before.
 ///
-/// `first` is the receipt of an earlier entry with the same user and message id. It is the answer
-/// even if the sender is no longer a member. A store whose unique index detects duplicates may pass
-/// `None` together with a head, and call this again with the receipt if the index reports a
-/// conflict.
+/// The store has checked that the sender may append. A store whose unique index detects duplicates
+/// may find one only when it writes the entry; it then answers with [`not_recorded`].
 ///
 /// # Errors
 /// [`StoreError::Database`] if the sender is longer than a link can cover.
-pub fn sequence(
-    head: Option<&ConversationHead>,
-    first: Option<Receipt>,
+pub fn next_head(
+    head: &ConversationHead,
     entry: &PreparedEntry,
     now_ms: u64,
-) -> Result<Sequenced, StoreError> {
-    if let Some(first) = first {
-        return Ok(Sequenced::Answered(Appended::Recorded(first)));
-    }
-    let Some(head) = head else { return Ok(Sequenced::Answered(Appended::NotAMember)) };
+) -> Result<ConversationHead, StoreError> {
     let n = head.n + 1;
     let time_ms = now_ms.max(head.time_ms);
     let linked = Linked {
@@ -141,7 +124,17 @@ pub fn sequence(
         // Does not happen: a `Sender` has at most 65 bytes.
         StoreError::Database("a sender is too long".into())
     })?;
-    Ok(Sequenced::Next(ConversationHead { n, time_ms, link }))
+    Ok(ConversationHead { n, time_ms, link })
+}
+
+/// The answer to an entry that must not be recorded: its conversation does not exist, the sender may
+/// not append to it, or it is a duplicate.
+///
+/// `first` is the receipt of an earlier entry with the same user and message id. It is the answer
+/// even if the sender is no longer a member.
+#[must_use]
+pub fn not_recorded(first: Option<Receipt>) -> Appended {
+    first.map_or(Appended::NotAMember, Appended::Recorded)
 }
 
 /// Random salts, drawn from the system in batches. A system call for each salt would cost more than
@@ -199,10 +192,7 @@ mod tests {
     }
 
     fn next(head: &ConversationHead, entry: &PreparedEntry, now_ms: u64) -> ConversationHead {
-        match sequence(Some(head), None, entry, now_ms).unwrap() {
-            Sequenced::Next(next) => next,
-            Sequenced::Answered(answer) => panic!("{answer:?}"),
-        }
+        next_head(head, entry, now_ms).unwrap()
     }
 
     #[test]
@@ -244,12 +234,8 @@ mod tests {
     fn sequencer__duplicate_gets_its_first_receipt_also_after_leaving() {
         let entries = prepared(1);
         let first = entries[0].receipt(&next(&empty(), &entries[0], 1));
-        for head in [Some(&empty()), None] {
-            let again = sequence(head, Some(first.clone()), &entries[0], 9).unwrap();
-            assert_eq!(again, Sequenced::Answered(Appended::Recorded(first.clone())));
-        }
-        let refused = sequence(None, None, &entries[0], 9).unwrap();
-        assert_eq!(refused, Sequenced::Answered(Appended::NotAMember));
+        assert_eq!(not_recorded(Some(first.clone())), Appended::Recorded(first));
+        assert_eq!(not_recorded(None), Appended::NotAMember);
     }
 
     #[test]
