@@ -37,6 +37,7 @@ pub enum Fault {
 
 /// An error of the client.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum ClientError {
     /// A profile cannot be used.
     #[error(transparent)]

@@ -58,6 +58,7 @@ impl Default for Options {
 
 /// An event of the client.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event {
     /// The session is ready.
     Up(Box<Up>),

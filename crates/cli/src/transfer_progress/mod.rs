@@ -213,6 +213,7 @@ impl<'a> TransferProgress<'a> {
             }
             Event::Got { job, path } => self.got(job, path),
             Event::Failed { job, error } => self.lost(job, error),
+            _ => Ok(false),
         }
     }
 

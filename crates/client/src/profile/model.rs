@@ -18,6 +18,7 @@ pub const MAX_LABEL: usize = 64;
 
 /// Errors of profiles.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum ProfileError {
     /// The string is not a valid profile name.
     #[error("'{}' is not a profile name: {}", got.escape_debug(), BadName)]

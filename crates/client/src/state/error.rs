@@ -10,6 +10,7 @@ use crate::disk::DiskError;
 
 /// Errors of the client's state.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum StateError {
     /// A file operation failed.
     #[error(transparent)]

@@ -10,6 +10,7 @@ use crate::state::StateError;
 
 /// An error of a file transfer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum TransferError {
     /// The connection, the server, or the profile's state failed.
     #[error(transparent)]

@@ -19,6 +19,7 @@ pub type JobId = u64;
 
 /// An event of the transfers.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum TransferEvent {
     /// A connection is ready.
     Up(Box<Up>),
