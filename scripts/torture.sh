@@ -67,7 +67,7 @@ for package in twinlock twinlock-server; do
     "$cargo" test "${arguments[@]}" "${release[@]}" --package "$package" --no-run --test integration
 done
 began=$SECONDS
-part twinlock kills::after_kills
+part twinlock kills::kill__under_load
 part twinlock power::
 part twinlock checkpoints::
 part twinlock-client network::
