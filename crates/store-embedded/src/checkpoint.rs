@@ -227,8 +227,7 @@ fn fails(state: &mut CheckpointState, error: &rusqlite::Error) {
         state.stage = CheckpointStage::Failed;
         tracing::error!(
             %error,
-            "the disk failed to keep the record's file; all is in its -wal file, and the record \
-             is opened anew"
+            "a sync during a checkpoint failed; record.db-wal has everything, and the record is reopened"
         );
     } else {
         // The next commits ask again; until then the WAL only takes more space.

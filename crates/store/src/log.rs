@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::broadcast;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Name, Salt, Sender};
 
 use crate::error::StoreError;
@@ -153,6 +153,34 @@ pub struct Entry {
     pub content: Content,
     /// The entry's link, `link_n`, as stored when the entry was recorded.
     pub link: Link,
+}
+
+impl Entry {
+    /// Moves `position` past this entry of `conversation`, as a client verifies it, and returns the
+    /// entry's link.
+    ///
+    /// # Errors
+    /// [`Broken`] if the entry does not follow `position`, which then stays where it is.
+    pub fn advance(
+        &self,
+        position: &mut Position,
+        conversation: ConversationId,
+    ) -> Result<Link, Broken> {
+        let commit = match &self.content {
+            Content::Body(salt, body) => chain::commit(salt, body),
+            Content::Erased(commit) => *commit,
+        };
+        let linked = Linked {
+            conversation,
+            n: self.n,
+            time_ms: self.time_ms,
+            message_id: &self.message_id,
+            kind: self.kind,
+            sender: &self.sender,
+            commit: &commit,
+        };
+        position.advance(&linked, None)
+    }
 }
 
 /// The body of an entry, or its commitment once erased.

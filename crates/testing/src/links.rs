@@ -1,9 +1,8 @@
-//! Verifies the hash chain of entries as a server sends them and as a store returns them.
+//! Verifies the hash chain of entries as a server sends them.
 
 use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
 use twinlock_core::id::{ConversationId, Link, MessageId, Salt};
 use twinlock_core::proto;
-use twinlock_store::{Content, Entry};
 
 /// Moves `position` past an entry that a server sent, and returns the entry's link.
 ///
@@ -25,31 +24,6 @@ pub fn advance_sent(
         kind: Kind(entry.kind as u8),
         sender: &entry.sender,
         commit: &chain::commit(&salt, &entry.body),
-    };
-    position.advance(&linked, None)
-}
-
-/// Moves `position` past an entry of a store, and returns the entry's link.
-///
-/// # Errors
-/// [`Broken`] if the entry does not follow `position`, which stays where it is then.
-pub fn advance_stored(
-    position: &mut Position,
-    conversation: ConversationId,
-    entry: &Entry,
-) -> Result<Link, Broken> {
-    let commit = match &entry.content {
-        Content::Body(salt, body) => chain::commit(salt, body),
-        Content::Erased(commit) => *commit,
-    };
-    let linked = Linked {
-        conversation,
-        n: entry.n,
-        time_ms: entry.time_ms,
-        message_id: &entry.message_id,
-        kind: entry.kind,
-        sender: &entry.sender,
-        commit: &commit,
     };
     position.advance(&linked, None)
 }

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use thiserror::Error;
-use twinlock_core::chain::{self, Kind, Linked, Position};
+use twinlock_core::chain::{self, Kind, Position};
 use twinlock_core::id::{ConversationId, DeviceId, InviteId, MessageId, Name, Sender, ServerKey};
 
 use crate::{
@@ -258,30 +258,11 @@ impl Bench {
                 return Ok(entries);
             }
             for entry in page.entries {
-                advance(&mut position, conversation, &entry)?;
+                entry.advance(&mut position, conversation).map_err(Violation::new)?;
                 entries.push(entry);
             }
         }
     }
-}
-
-/// Verifies one entry as a client does.
-fn advance(position: &mut Position, conversation: ConversationId, entry: &Entry) -> Lawful {
-    let commit = match &entry.content {
-        Content::Body(salt, body) => chain::commit(salt, body),
-        Content::Erased(commit) => *commit,
-    };
-    let linked = Linked {
-        conversation,
-        n: entry.n,
-        time_ms: entry.time_ms,
-        message_id: &entry.message_id,
-        kind: entry.kind,
-        sender: &entry.sender,
-        commit: &commit,
-    };
-    position.advance(&linked, None).map_err(Violation::new)?;
-    Ok(())
 }
 
 fn name(name: &str) -> Result<Name, Violation> {

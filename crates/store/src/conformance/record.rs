@@ -80,7 +80,7 @@ pub(super) async fn append__numbers_have_no_gaps_and_answers_keep_order(bench: &
                 link: receipt.link,
             };
             // Receipts alone are enough to follow the chain.
-            advance(position, new.conversation, &stood)?;
+            stood.advance(position, new.conversation).map_err(Violation::new)?;
             equal!(receipt.link, *position.link());
         }
     }

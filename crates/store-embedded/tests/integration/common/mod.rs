@@ -13,7 +13,6 @@ use twinlock_store::{
     Registration, Role, RowKey, Store,
 };
 use twinlock_store_embedded::{EmbeddedStore, Options};
-use twinlock_testing::links::advance_stored;
 
 /// The traits of the contract, for their methods.
 pub(crate) mod contract {
@@ -97,7 +96,7 @@ pub(crate) async fn links(
             return Ok(links);
         }
         for entry in &page.entries {
-            links.push(advance_stored(&mut position, conversation, entry)?);
+            links.push(entry.advance(&mut position, conversation)?);
         }
     }
 }
