@@ -242,7 +242,7 @@ impl Composer {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use twinlock_core::proto::RefusalReason;
+    use twinlock_client::error::RefusalReason;
 
     use super::*;
     use crate::fixtures::{ack, id};

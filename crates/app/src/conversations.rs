@@ -3,20 +3,11 @@
 use std::collections::BTreeMap;
 
 use twinlock_client::model::Entry;
+use twinlock_client::{ConversationInfo, ConversationKind};
 use twinlock_core::id::{ConversationId, Name, Sender};
-use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 
 use crate::mentions::mentions;
-
-/// The kind of a conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConversationKind {
-    /// A room.
-    Room,
-    /// A direct conversation of two people.
-    Direct,
-}
 
 /// How new entries of a conversation that is not open are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +44,12 @@ pub struct ConversationView {
 
 impl ConversationView {
     /// A conversation as the server describes it; later entries than `after` will arrive.
-    pub(crate) fn new(found: &proto::Conversation, visibility: Visibility, after: u64) -> Self {
-        let unread = found.head.saturating_sub(found.read).saturating_sub(found.own);
-        let direct = found.kind() == proto::conversation::Kind::Direct;
+    pub(crate) fn new(found: &ConversationInfo, visibility: Visibility, after: u64) -> Self {
+        let unread = found.unread();
         Self {
-            target: target_of(found),
-            kind: if direct { ConversationKind::Direct } else { ConversationKind::Room },
-            topic: Untrusted::new(found.topic.clone()),
+            target: found.target(),
+            kind: found.kind,
+            topic: found.topic.clone(),
             visibility,
             is_joined: found.joined,
             head: after,
@@ -119,13 +109,13 @@ impl ConversationList {
 
     /// Adds a conversation, or updates a known one, which keeps its visibility. Returns whether it
     /// is new; the caller then follows it from entry `after`.
-    pub fn add(&mut self, found: &proto::Conversation, visibility: Visibility, after: u64) -> bool {
+    pub fn add(&mut self, found: &ConversationInfo, visibility: Visibility, after: u64) -> bool {
         let Some(known) = self.all.get_mut(&found.id) else {
             self.all.insert(found.id, ConversationView::new(found, visibility, after));
             return true;
         };
-        known.target = target_of(found);
-        known.topic = Untrusted::new(found.topic.clone());
+        known.target = found.target();
+        known.topic = found.topic.clone();
         known.is_joined = found.joined;
         // Another device of the user may have read more.
         known.read_up_to(found.read.min(known.head));
@@ -191,19 +181,11 @@ impl ConversationList {
     }
 }
 
-/// The name of a conversation as a target.
-pub(crate) fn target_of(conversation: &proto::Conversation) -> String {
-    match conversation.kind() {
-        proto::conversation::Kind::Direct => format!("@{}", conversation.name),
-        _ => conversation.name.clone(),
-    }
-}
-
 /// A conversation as a user writes it: `#` and a room's name, or `@` and a user name.
-pub(crate) fn typed_name(conversation: &proto::Conversation) -> String {
-    match conversation.kind() {
-        proto::conversation::Kind::Direct => target_of(conversation),
-        _ => format!("#{}", conversation.name),
+pub(crate) fn typed_name(conversation: &ConversationInfo) -> String {
+    match conversation.kind {
+        ConversationKind::Direct => conversation.target(),
+        ConversationKind::Room => format!("#{}", conversation.name),
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use twinlock_client::model::Facts;
 use twinlock_client::outbox::MessageOutcome;
 use twinlock_client::record::Page;
+use twinlock_client::{ConversationInfo, PersonInfo};
 use twinlock_core::id::{ConversationId, MessageId, Name};
-use twinlock_core::proto;
 
 /// Work outside the models.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub struct HistoryPosition {
     /// The last entry of the series.
     pub upto: u64,
     /// The conversation to open after the last page.
-    pub opens: Option<Box<proto::Conversation>>,
+    pub opens: Option<Box<ConversationInfo>>,
 }
 
 impl ClientEffect {
@@ -136,18 +136,18 @@ pub enum EffectOutcome {
     /// What the outbox has of messages.
     OutboxChecked(Vec<(MessageId, Option<MessageOutcome>)>),
     /// A conversation to open.
-    Found(proto::Conversation),
+    Found(ConversationInfo),
     /// A conversation whose last entries are to be read.
     FoundForHistory {
         /// The conversation.
-        conversation: proto::Conversation,
+        conversation: ConversationInfo,
         /// Number of entries.
         entries: u64,
     },
     /// A page of entries.
     Page(HistoryPosition, Page),
     /// All people.
-    People(Vec<proto::Person>),
+    People(Vec<PersonInfo>),
     /// The members of a room.
     Members {
         /// The room's name.
@@ -156,7 +156,7 @@ pub enum EffectOutcome {
         users: Vec<String>,
     },
     /// The user's conversations, then the rooms that can be joined.
-    Rooms(Vec<proto::Conversation>),
+    Rooms(Vec<ConversationInfo>),
     /// The state of TLS and session.
     Facts(Box<Facts>),
 }

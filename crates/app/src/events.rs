@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use twinlock_client::Event;
 use twinlock_client::model::Entry;
 use twinlock_client::transfer::TransferEvent;
+use twinlock_client::{ConversationInfo, ConversationKind, Event};
 use twinlock_core::id::ConversationId;
-use twinlock_core::proto;
 
 use crate::app::App;
 use crate::change::Change;
@@ -96,22 +95,22 @@ impl App {
         }
     }
 
-    fn conversation_changed(&mut self, changed: &proto::Conversation) {
+    fn conversation_changed(&mut self, changed: &ConversationInfo) {
         self.change(Change::Names(vec![typed_name(changed)]));
         if !changed.joined {
             self.conversations.left(changed.id);
             return;
         }
-        match changed.kind() {
-            proto::conversation::Kind::Direct => self.follow(changed, Visibility::Shown, 0),
-            _ => self.follow(changed, Visibility::Counted, changed.head),
+        match changed.kind {
+            ConversationKind::Direct => self.follow(changed, Visibility::Shown, 0),
+            ConversationKind::Room => self.follow(changed, Visibility::Counted, changed.head),
         }
     }
 
     /// Follows a conversation from entry `after`, unless it is followed already.
     pub(crate) fn follow(
         &mut self,
-        conversation: &proto::Conversation,
+        conversation: &ConversationInfo,
         visibility: Visibility,
         after: u64,
     ) {

@@ -2,9 +2,9 @@
 
 use twinlock_client::model::Entry;
 use twinlock_client::outbox::Ack;
+use twinlock_client::{ConversationInfo, ConversationKind};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{ConversationId, Link, MessageId, Name, Sender};
-use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
 
 /// The user of the chat.
@@ -39,14 +39,15 @@ pub(crate) fn entry(n: u64, from: &str, text: &str) -> Entry {
 }
 
 /// A joined room, `room1` for the id 1.
-pub(crate) fn room(id: ConversationId, head: u64, read: u64) -> proto::Conversation {
-    let kind = proto::conversation::Kind::Room.into();
-    let name = format!("room{id}");
-    proto::Conversation { id, kind, name, head, read, joined: true, ..Default::default() }
+pub(crate) fn room(id: ConversationId, head: u64, read: u64) -> ConversationInfo {
+    let mut room = ConversationInfo::new(id, ConversationKind::Room, format!("room{id}"));
+    (room.head, room.read, room.joined) = (head, read, true);
+    room
 }
 
 /// The direct conversation with a user.
-pub(crate) fn direct(id: ConversationId, user: &str, head: u64) -> proto::Conversation {
-    let kind = proto::conversation::Kind::Direct.into();
-    proto::Conversation { kind, name: user.to_owned(), ..room(id, head, head) }
+pub(crate) fn direct(id: ConversationId, user: &str, head: u64) -> ConversationInfo {
+    let mut direct = ConversationInfo::new(id, ConversationKind::Direct, user.to_owned());
+    (direct.head, direct.read, direct.joined) = (head, head, true);
+    direct
 }

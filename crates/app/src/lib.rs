@@ -50,9 +50,7 @@ pub use app::{App, AppOptions};
 pub use change::Change;
 pub use composer::{Composer, MessageState, OwnMessage, Preview, Rejection, Settlement};
 pub use connection::{ConnectionState, ConnectionView, Reconnection};
-pub use conversations::{
-    Arrival, ConversationKind, ConversationList, ConversationView, Visibility,
-};
+pub use conversations::{Arrival, ConversationList, ConversationView, Visibility};
 pub use digest::ActivityDigest;
 pub use effect::{ClientEffect, Effect, EffectOutcome, FileEffect, HistoryPosition};
 pub use intent::{Intent, IntentError};

@@ -1,14 +1,12 @@
 //! Outcomes of effects, as input of an [`App`].
 
-use twinlock_client::ClientError;
 use twinlock_client::record::Page;
-use twinlock_core::proto;
-use twinlock_core::text::Untrusted;
+use twinlock_client::{ClientError, ConversationInfo, PersonInfo};
 
 use crate::app::App;
 use crate::change::Change;
 use crate::composer::{OwnMessage, Preview};
-use crate::conversations::{ConversationView, Visibility, target_of, typed_name};
+use crate::conversations::{ConversationView, Visibility, typed_name};
 use crate::effect::{ClientEffect, EffectOutcome, HistoryPosition};
 use crate::perform::Roster;
 use crate::timeline::{Timeline, TimelineItem};
@@ -33,7 +31,7 @@ impl App {
         }
         let after = open.head.saturating_sub(self.options.backlog);
         self.follow(&open, Visibility::Shown, after);
-        self.change(Change::Ready { topic: Untrusted::new(open.topic) });
+        self.change(Change::Ready { topic: open.topic });
     }
 
     /// Takes the outcome of an effect.
@@ -60,7 +58,7 @@ impl App {
             EffectOutcome::People(people) => self.show_people(people),
             EffectOutcome::Members { room, users } => self.change(Change::Members { room, users }),
             EffectOutcome::Rooms(rooms) => {
-                let view = |room: &proto::Conversation| {
+                let view = |room: &ConversationInfo| {
                     ConversationView::new(room, Visibility::Counted, room.head)
                 };
                 self.change(Change::Rooms(rooms.iter().map(view).collect()));
@@ -70,8 +68,8 @@ impl App {
         Ok(())
     }
 
-    fn open(&mut self, conversation: proto::Conversation) {
-        let target = target_of(&conversation);
+    fn open(&mut self, conversation: ConversationInfo) {
+        let target = conversation.target();
         self.conversations.open(target.clone());
         self.change(Change::Opened { target });
         let opens = Some(Box::new(conversation.clone()));
@@ -81,9 +79,9 @@ impl App {
     /// Reads the last entries of a conversation, then opens the one that is given.
     fn read_last(
         &mut self,
-        conversation: &proto::Conversation,
+        conversation: &ConversationInfo,
         entries: u64,
-        opens: Option<Box<proto::Conversation>>,
+        opens: Option<Box<ConversationInfo>>,
     ) {
         let upto = conversation.head;
         let after = upto.saturating_sub(entries);
@@ -126,7 +124,7 @@ impl App {
         Ok(())
     }
 
-    fn show_people(&mut self, people: Vec<proto::Person>) {
+    fn show_people(&mut self, people: Vec<PersonInfo>) {
         let online = people.into_iter().filter(|person| person.online);
         self.change(Change::Online(online.map(|person| person.user).collect()));
         let open = self.conversations.open_target();

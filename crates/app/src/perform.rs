@@ -3,8 +3,7 @@
 use std::future::pending;
 
 use tokio::task::{JoinError, spawn_blocking};
-use twinlock_client::{Client, ClientError};
-use twinlock_core::proto;
+use twinlock_client::{Client, ClientError, ConversationInfo, ConversationKind, PersonInfo};
 use twinlock_transport::OsEntropy;
 
 use crate::effect::{ClientEffect, EffectOutcome};
@@ -16,13 +15,13 @@ const PAGE: u32 = 512;
 #[derive(Debug)]
 pub struct Roster {
     /// The conversation to open.
-    pub open: proto::Conversation,
+    pub open: ConversationInfo,
     /// The lobby and direct conversations, which are shown too.
-    pub shown: Vec<proto::Conversation>,
+    pub shown: Vec<ConversationInfo>,
     /// The other rooms, joined or not.
-    pub rooms: Vec<proto::Conversation>,
+    pub rooms: Vec<ConversationInfo>,
     /// All people.
-    pub people: Vec<proto::Person>,
+    pub people: Vec<PersonInfo>,
 }
 
 /// Loads the roster, and subscribes to presence. Repeats the requests until a connection delivers
@@ -44,9 +43,8 @@ async fn load_once(client: &Client, open: &str) -> Result<Roster, ClientError> {
     let open = client.target(open).await?;
     let mut all = client.conversations(false).await?;
     all.retain(|other| other.id != open.id);
-    let is_shown = |other: &proto::Conversation| {
-        other.name == "lobby" || other.kind() == proto::conversation::Kind::Direct
-    };
+    let is_shown =
+        |other: &ConversationInfo| other.name == "lobby" || other.kind == ConversationKind::Direct;
     let (shown, mut rooms): (Vec<_>, Vec<_>) = all.into_iter().partition(is_shown);
     rooms.extend(client.conversations(true).await?);
     let people = client.people(true).await?;

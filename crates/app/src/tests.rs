@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use twinlock_client::Event;
+use twinlock_client::error::RefusalReason;
 use twinlock_client::record::Page;
 use twinlock_core::id::{ConversationId, Link};
 use twinlock_core::limits::MAX_TEXT;
-use twinlock_core::proto::RefusalReason;
 
 use crate::fixtures::{ALICE, BOB, USERS, ack, direct, entry, id, name, room};
 use crate::{

@@ -3,12 +3,11 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use twinlock_client::error::{ClientError, Fault};
+use twinlock_client::error::{ClientError, Fault, RefusalReason};
 use twinlock_client::home::{DiskError, HomeError};
 use twinlock_client::profile::ProfileError;
 use twinlock_client::state::StateError;
 use twinlock_client::transfer::TransferError;
-use twinlock_core::proto::RefusalReason;
 
 use crate::target::Target;
 

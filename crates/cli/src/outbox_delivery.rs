@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use twinlock_client::error::{Fault, Refusal};
+use twinlock_client::error::{Fault, Refusal, RefusalReason};
 use twinlock_client::outbox::{Ack, MessageOutcome};
 use twinlock_client::state::StateError;
 use twinlock_client::{Client, ClientError, Event, Options};
 use twinlock_core::id::MessageId;
-use twinlock_core::proto::RefusalReason;
 use twinlock_transport::OsEntropy;
 
 use crate::blocking::blocking;

@@ -1,11 +1,12 @@
 //! Audits: reading a whole conversation again, and comparing it with everything this profile knows.
 
 use twinlock_core::chain::{self, Broken};
-use twinlock_core::id::{ConversationId, Link, ServerKey};
-use twinlock_core::proto::{self, RefusalReason};
+use twinlock_core::id::{ConversationId, ServerKey};
+use twinlock_core::proto::RefusalReason;
 
 use crate::blocking::blocking;
 use crate::client::Client;
+use crate::directory::ConversationInfo;
 use crate::error::{ClientError, Fault, Refusal};
 use crate::receipts::Receipts;
 use crate::record::{check_head, has_left};
@@ -18,7 +19,7 @@ const AUDIT_PAGE: u32 = 512;
 #[derive(Debug)]
 pub struct Audited {
     /// The conversation.
-    pub conversation: proto::Conversation,
+    pub conversation: ConversationInfo,
     /// Number of entries read and verified.
     pub entries: u64,
     /// Number of their links that this profile knew and that matched.
@@ -49,11 +50,10 @@ impl Audited {
 /// [`Audited::fault`].
 pub async fn audit(
     client: &Client,
-    conversation: proto::Conversation,
+    conversation: ConversationInfo,
 ) -> Result<Audited, ClientError> {
     let id = conversation.id;
-    let key = ServerKey::from_slice(&conversation.server_key)
-        .ok_or(ClientError::Protocol("length of a server key"))?;
+    let key = conversation.server_key.ok_or(ClientError::Protocol("length of a server key"))?;
     let receipts = client.state().receipts();
     let known = {
         let receipts = receipts.clone();
@@ -81,8 +81,8 @@ async fn walk(
     newest: u64,
     audited: &mut Audited,
 ) -> Result<(), ClientError> {
-    let proto::Conversation { id, head, ref head_link, .. } = audited.conversation;
-    let (end, head_link) = (head.max(newest), Link::from_slice(head_link));
+    let ConversationInfo { id, head, head_link, .. } = audited.conversation;
+    let end = head.max(newest);
     let mut before = chain::link_0(key, id);
     loop {
         let expected = audited.entries + 1;

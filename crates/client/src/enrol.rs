@@ -18,6 +18,7 @@ use twinlock_transport::tls::ServerTrust;
 
 use crate::clock::now_ms;
 use crate::connector::{Connector, ReadySession};
+use crate::directory::DeviceInfo;
 use crate::error::ClientError;
 use crate::home::Home;
 use crate::model::PATIENCE;
@@ -254,9 +255,11 @@ impl ByPassword {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn devices(&mut self) -> Result<Vec<proto::Device>, ClientError> {
+    pub async fn devices(&mut self) -> Result<Vec<DeviceInfo>, ClientError> {
         match self.0.ask(Op::ListDevices(proto::ListDevices {})).await? {
-            Answered::Devices(devices) => Ok(devices.devices),
+            Answered::Devices(devices) => {
+                Ok(devices.devices.into_iter().filter_map(DeviceInfo::of).collect())
+            }
             _ => Err(ClientError::Protocol("another answer than devices")),
         }
     }

@@ -7,7 +7,6 @@ use twinlock_core::chain::Broken;
 use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::id::{ConversationId, Name, ServerKey};
 use twinlock_core::invite::{Address, BadLink, server_words};
-use twinlock_core::proto::RefusalReason;
 use twinlock_core::session::SessionFault;
 use twinlock_transport::connection::ConnectionError;
 use twinlock_transport::login::LoginError;
@@ -17,6 +16,7 @@ use crate::home::{DiskError, HomeError};
 use crate::profile::ProfileError;
 pub use crate::refusal::Refusal;
 use crate::state::StateError;
+pub use twinlock_core::proto::{Limit, RefusalReason};
 
 /// The side at fault; a program decides by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,6 +33,7 @@ pub mod clock;
 pub mod connector;
 mod conversation;
 mod delays;
+pub mod directory;
 mod disk;
 mod driver;
 pub mod enrol;
@@ -57,5 +58,6 @@ pub mod uploads;
 
 pub use client::Client;
 pub use conversation::{Conversation, Message, Messages, SentMessage};
+pub use directory::{ConversationInfo, ConversationKind, PersonInfo};
 pub use error::ClientError;
 pub use model::{Event, Options};

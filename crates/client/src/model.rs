@@ -9,11 +9,12 @@ use twinlock_core::id::{ConversationId, InviteId, Link, MessageId, Sender, Serve
 use twinlock_core::invite::Address;
 use twinlock_core::keys::{ClassicKey, InviteSecret};
 use twinlock_core::limits::Timing;
-use twinlock_core::proto::{self, RefusalReason};
+use twinlock_core::proto::RefusalReason;
 use twinlock_core::session::{Binding, SessionFacts};
 use twinlock_core::text::Untrusted;
 use twinlock_transport::tls::TlsFacts;
 
+use crate::directory::{ConversationInfo, ServerDescription};
 use crate::error::ClientError;
 use crate::outbox::Ack;
 
@@ -106,7 +107,7 @@ pub enum Event {
         why: RefusalReason,
     },
     /// A conversation of this user is new or has changed, or the user has left it (not `joined`).
-    Conversation(proto::Conversation),
+    Conversation(ConversationInfo),
     /// A user went online or offline; sent after [`crate::Client::people`] with `watch`.
     Presence {
         /// The user.
@@ -121,8 +122,8 @@ pub enum Event {
 /// An established session.
 #[derive(Debug, Clone)]
 pub struct Up {
-    /// The server's READY.
-    pub info: proto::ServerInfo,
+    /// What the server says of itself and of this session.
+    pub server: ServerDescription,
     /// The result of the channel binding.
     pub binding: Binding,
     /// The parameters of TLS.
@@ -132,7 +133,7 @@ pub struct Up {
 /// The current state of TLS and of the session.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// The TLS parameters and the server's READY.
+    /// The TLS parameters and what the server says.
     pub up: Up,
     /// The session's state.
     pub session: SessionFacts,

@@ -6,7 +6,6 @@ use twinlock_client::audit::{self, Audited};
 use crate::args::JsonArgs;
 use crate::blocking::blocking;
 use crate::context::Context;
-use crate::conversation::target_of;
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style};
 
@@ -71,7 +70,7 @@ fn show_missing(out: &Output, json: bool, conversation: u64) -> Result<(), Failu
 }
 
 fn show(out: &Output, json: bool, audited: &Audited) -> Result<(), Failure> {
-    let conversation = target_of(&audited.conversation);
+    let conversation = audited.conversation.target();
     let Audited { entries, receipts, fault, .. } = audited;
     if json {
         out.json(&AuditJson {

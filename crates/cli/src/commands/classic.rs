@@ -6,10 +6,10 @@ use data_encoding::{
     BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE,
 };
 use serde::Serialize;
-use twinlock_client::ClientError;
+use twinlock_client::directory::{ClassicForm, ClassicKeyInfo};
+use twinlock_client::error::{ClientError, RefusalReason};
 use twinlock_client::model::NewClassicKey;
 use twinlock_core::keys::ClassicKey;
-use twinlock_core::proto::{self, RefusalReason};
 use zeroize::Zeroizing;
 
 use crate::args::{ClassicAddArgs, ClassicCommand, ClassicFormat, JsonArgs};
@@ -84,9 +84,9 @@ async fn add(args: ClassicAddArgs, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let conversation = client.target(room.as_str()).await?.id;
     let form = match args.format {
-        ClassicFormat::Jwe => proto::ClassicForm::JweLines,
-        ClassicFormat::Origin => proto::ClassicForm::Origin,
-        ClassicFormat::OriginHmac => proto::ClassicForm::OriginHmac,
+        ClassicFormat::Jwe => ClassicForm::JweLines,
+        ClassicFormat::Origin => ClassicForm::Origin,
+        ClassicFormat::OriginHmac => ClassicForm::OriginHmac,
     };
     let added = match &imported {
         None => {
@@ -250,12 +250,12 @@ async fn list(args: JsonArgs, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;
     let keys = client.classic_keys().await?;
     client.close().await;
-    let width = |text: fn(&proto::ClassicKey) -> &str| {
+    let width = |text: fn(&ClassicKeyInfo) -> &str| {
         keys.iter().map(|key| text(key).len()).max().unwrap_or(0)
     };
     let (names, rooms) = (width(|key| &key.name), width(|key| &key.room));
     for key in &keys {
-        let format = word(key.form());
+        let format = word(key.form);
         if args.json {
             context.out.json(&KeyJson {
                 name: &key.name,
@@ -278,12 +278,12 @@ async fn list(args: JsonArgs, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn word(form: proto::ClassicForm) -> &'static str {
+fn word(form: ClassicForm) -> &'static str {
     use twinlock_core::classic::Form;
     match form {
-        proto::ClassicForm::JweLines => Form::Jwe.word(),
-        proto::ClassicForm::Origin => Form::Origin.word(),
-        proto::ClassicForm::OriginHmac => Form::OriginHmac.word(),
-        proto::ClassicForm::FormNone => "unknown",
+        ClassicForm::JweLines => Form::Jwe.word(),
+        ClassicForm::Origin => Form::Origin.word(),
+        ClassicForm::OriginHmac => Form::OriginHmac.word(),
+        ClassicForm::FormNone => "unknown",
     }
 }

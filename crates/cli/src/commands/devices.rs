@@ -2,9 +2,8 @@
 
 use serde::Serialize;
 use twinlock_client::ClientError;
+use twinlock_client::directory::DeviceInfo;
 use twinlock_core::id::DeviceId;
-use twinlock_core::proto;
-use twinlock_core::text::Untrusted;
 
 use crate::args::{DeviceAction, DevicesArgs, PasswordArgs};
 use crate::ask;
@@ -34,11 +33,11 @@ pub(crate) async fn run(args: DevicesArgs, context: &Context) -> Result<(), Fail
     let devices = client.devices().await?;
     client.close().await;
     for device in &devices {
-        let id = DeviceId::from_slice(&device.id).map(|id| id.to_string()).unwrap_or_default();
+        let id = device.id.to_string();
         if args.json {
             context.out.json(&DeviceJson {
                 device: id,
-                label: &device.label,
+                label: device.label.expose_raw(),
                 since: rfc3339(device.created_ms),
                 seen: rfc3339(device.seen_ms),
                 online: device.online,
@@ -46,7 +45,7 @@ pub(crate) async fn run(args: DevicesArgs, context: &Context) -> Result<(), Fail
             })?;
             continue;
         }
-        let label = Untrusted::new(device.label.clone()).render_line();
+        let label = device.label.render_line();
         let state = |words: &str| format!("{words:STATE$}");
         let state = match (device.current, device.online) {
             (true, _) => context.out.style(Style::Good, &state("this device")),
@@ -101,8 +100,8 @@ async fn revoke(wanted: &str, password: &PasswordArgs, context: &Context) -> Res
 }
 
 /// The only device whose id begins with `wanted`, and whether it is this one.
-fn find(devices: &[proto::Device], wanted: &str) -> Result<(DeviceId, bool), Failure> {
-    let ids = devices.iter().filter_map(|d| Some((DeviceId::from_slice(&d.id)?, d.current)));
+fn find(devices: &[DeviceInfo], wanted: &str) -> Result<(DeviceId, bool), Failure> {
+    let ids = devices.iter().map(|device| (device.id, device.current));
     let matches: Vec<_> = ids.filter(|(id, _)| id.to_string().starts_with(wanted)).collect();
     if let [found] = matches.as_slice() {
         return Ok(*found);

@@ -3,9 +3,9 @@
 use std::io::IsTerminal as _;
 
 use serde::Serialize;
+use twinlock_client::directory::Role;
 use twinlock_client::profile::TlsTrust;
 use twinlock_core::invite::{Address, InviteLink, server_words};
-use twinlock_core::proto;
 use twinlock_core::session::BindingPolicy;
 
 use crate::args::{InviteArgs, InviteRole};
@@ -44,13 +44,13 @@ pub(crate) async fn run(args: InviteArgs, context: &Context) -> Result<(), Failu
     let public = public.map(|text| public_address(text, connects.port())).transpose()?;
     let client = context.ask_once()?;
     let role = match args.role {
-        InviteRole::Member => proto::Role::Member,
-        InviteRole::Admin => proto::Role::Admin,
-        InviteRole::Owner => proto::Role::Owner,
+        InviteRole::Member => Role::Member,
+        InviteRole::Admin => Role::Admin,
+        InviteRole::Owner => Role::Owner,
     };
     let seconds = args.expires.map_or(0, |time| time.as_secs().max(1));
     // All fallible steps come first, because an invite without its link is useless.
-    let told = client.facts().await?.up.info.public_address;
+    let told = client.facts().await?.up.server.public_address;
     // The server's own address needs no trust, because the link contains the server's key.
     let told = Address::parse(&told, None).ok();
     // Reload the profile: the connection may just have stored newer pins.

@@ -2,11 +2,11 @@
 
 use std::io::Read as _;
 
+use twinlock_client::directory::Role;
 use twinlock_client::enrol::{self, NewUser};
-use twinlock_client::error::{ClientError, Refusal};
+use twinlock_client::error::{ClientError, Refusal, RefusalReason};
 use twinlock_core::id::Name;
 use twinlock_core::invite::InviteLink;
-use twinlock_core::proto::{RefusalReason, Role};
 use zeroize::Zeroizing;
 
 use crate::args::JoinArgs;

@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 
 use serde::Serialize;
-use twinlock_client::error::Refusal;
+use twinlock_client::error::{Refusal, RefusalReason};
 use twinlock_client::outbox::Pending;
 use twinlock_client::state::StateError;
 use twinlock_core::id::MessageId;
-use twinlock_core::proto::RefusalReason;
 use twinlock_core::text::Untrusted;
 
 use crate::args::{JsonArgs, OutboxCommand};

@@ -1,7 +1,8 @@
 //! `people`: all users of the server.
 
 use serde::Serialize;
-use twinlock_core::proto::{self, Role};
+use twinlock_client::PersonInfo;
+use twinlock_client::directory::Role;
 
 use crate::args::JsonArgs;
 use crate::clock::rfc3339;
@@ -27,7 +28,7 @@ pub(crate) async fn run(args: JsonArgs, context: &Context) -> Result<(), Failure
         if args.json {
             context.out.json(&PersonJson {
                 user: &person.user,
-                role: role_word(person.role()),
+                role: role_word(person.role),
                 online: person.online,
                 since: rfc3339(person.created_ms),
             })?;
@@ -38,11 +39,11 @@ pub(crate) async fn run(args: JsonArgs, context: &Context) -> Result<(), Failure
     Ok(())
 }
 
-fn line(context: &Context, person: &proto::Person, width: usize) -> String {
+fn line(context: &Context, person: &PersonInfo, width: usize) -> String {
     let user = format!("{:width$}", person.user);
     let online = if person.online { context.out.style(Style::Good, "online") } else { "-".into() };
-    let role = match person.role() {
-        Role::Admin | Role::Owner => format!("  {}", role_word(person.role())),
+    let role = match person.role {
+        Role::Admin | Role::Owner => format!("  {}", role_word(person.role)),
         _ => String::new(),
     };
     format!("{user}  {online}{role}")

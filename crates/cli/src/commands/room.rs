@@ -1,9 +1,7 @@
 //! `room`: creates, joins, leaves and describes rooms.
 
-use twinlock_client::ClientError;
+use twinlock_client::error::{ClientError, RefusalReason};
 use twinlock_core::id::Name;
-use twinlock_core::proto::RefusalReason;
-use twinlock_core::text::Untrusted;
 
 use crate::args::{RoomCommand, TargetAndText};
 use crate::context::Context;
@@ -48,7 +46,7 @@ pub(crate) async fn run(room: RoomCommand, context: &Context) -> Result<(), Fail
             let room = client.target(wants_room(&target)?.as_str()).await?;
             match text {
                 Some(text) => _ = client.set_topic(room.id, &text).await?,
-                None => context.out.line(&Untrusted::new(room.topic).render_line())?,
+                None => context.out.line(&room.topic.render_line())?,
             }
         }
     }

@@ -1,12 +1,10 @@
 //! `rooms`: lists rooms and direct conversations.
 
 use serde::Serialize;
-use twinlock_core::proto;
-use twinlock_core::text::Untrusted;
+use twinlock_client::{ConversationInfo, ConversationKind};
 
 use crate::args::RoomsArgs;
 use crate::context::Context;
-use crate::conversation::{target_of, unread};
 use crate::exit::Failure;
 use crate::output::Style;
 
@@ -25,14 +23,14 @@ pub(crate) async fn run(args: RoomsArgs, context: &Context) -> Result<(), Failur
     let client = context.ask_once()?;
     let rooms = client.conversations(args.joinable).await?;
     client.close().await;
-    let width = rooms.iter().map(|room| target_of(room).len()).max().unwrap_or(0);
+    let width = rooms.iter().map(|room| room.target().len()).max().unwrap_or(0);
     for room in &rooms {
-        let name = target_of(room);
-        let unread = unread(room);
+        let name = room.target();
+        let unread = room.unread();
         if args.json {
             context.out.json(&RoomJson {
                 conversation: name,
-                topic: &room.topic,
+                topic: room.topic.expose_raw(),
                 head: room.head,
                 read: room.read,
                 unread,
@@ -51,18 +49,18 @@ pub(crate) async fn run(args: RoomsArgs, context: &Context) -> Result<(), Failur
 
 fn line(
     context: &Context,
-    room: &proto::Conversation,
+    room: &ConversationInfo,
     name: &str,
     width: usize,
     unread: u64,
 ) -> String {
     let padded = format!("{name:width$}");
-    let people = match room.kind() {
-        proto::conversation::Kind::Direct => String::new(),
-        _ => format!("  {} in it", room.members),
+    let people = match room.kind {
+        ConversationKind::Direct => String::new(),
+        ConversationKind::Room => format!("  {} in it", room.members),
     };
     let new = if unread > 0 && room.joined { format!("  {unread} unread") } else { String::new() };
-    let topic = match Untrusted::new(room.topic.clone()).render_line() {
+    let topic = match room.topic.render_line() {
         topic if topic.is_empty() => topic,
         topic => format!("  {topic}"),
     };

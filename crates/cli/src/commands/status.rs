@@ -5,9 +5,7 @@ use twinlock_client::model::{Facts, Rekeyed};
 use twinlock_client::profile::{Profile, TlsTrust};
 use twinlock_client::{Client, ClientError};
 use twinlock_core::invite::server_words;
-use twinlock_core::proto::{self, request::Op};
 use twinlock_core::session::Binding;
-use twinlock_core::text::Untrusted;
 
 use crate::args::StatusArgs;
 use crate::blocking::blocking;
@@ -127,9 +125,8 @@ pub(crate) async fn run(args: StatusArgs, context: &Context) -> Result<(), Failu
 /// Rekeys the session. The answer to a request shows that the server has the new keys too.
 async fn rekey(client: &Client) -> Result<Rekeyed, ClientError> {
     let rekeyed = client.rekey().await?;
-    let find = proto::FindRoom { name: LOBBY.to_owned() };
-    match client.request(Op::FindRoom(find)).await {
-        Ok(_) | Err(ClientError::Refused(_)) => Ok(rekeyed),
+    match client.target(LOBBY).await {
+        Ok(_) | Err(ClientError::Refused(_) | ClientError::NoTarget(_)) => Ok(rekeyed),
         Err(error) => Err(error),
     }
 }
@@ -163,8 +160,8 @@ fn known(profile: &Profile, context: &Context, outbox: OutboxJson) -> Result<Sta
 /// Adds the facts of the session and of the server.
 fn add(status: &mut StatusJson, facts: Facts) {
     let Facts { up, session, id, age, since_rekey, .. } = facts;
-    status.role = Some(role_word(up.info.role()));
-    status.server_software = Some(Untrusted::new(up.info.software).render_line());
+    status.role = Some(role_word(up.server.role));
+    status.server_software = Some(up.server.software.render_line());
     status.tls = Some(TlsJson {
         version: up.tls.version,
         key_exchange: up.tls.group,

@@ -7,6 +7,7 @@ use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, requ
 
 use super::listing::Listing;
 use super::{Client, unexpected};
+use crate::directory::{ClassicForm, ClassicKeyInfo};
 use crate::error::ClientError;
 use crate::model::NewClassicKey;
 
@@ -20,7 +21,7 @@ impl Client {
         &self,
         name: &Name,
         conversation: ConversationId,
-        form: proto::ClassicForm,
+        form: ClassicForm,
     ) -> Result<NewClassicKey, ClientError> {
         let new = self.add_key(name, conversation, form, Bytes::new()).await?;
         let key = <[u8; 32]>::try_from(new.key.as_ref()).map_err(|_| unexpected())?;
@@ -36,7 +37,7 @@ impl Client {
         &self,
         name: &Name,
         conversation: ConversationId,
-        form: proto::ClassicForm,
+        form: ClassicForm,
         key: &ClassicKey,
     ) -> Result<Option<u16>, ClientError> {
         let key = Bytes::copy_from_slice(key.expose_secret());
@@ -53,7 +54,7 @@ impl Client {
         &self,
         name: &Name,
         conversation: ConversationId,
-        form: proto::ClassicForm,
+        form: ClassicForm,
         key: Bytes,
     ) -> Result<proto::NewClassicKey, ClientError> {
         let form = form.into();
@@ -68,7 +69,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn classic_keys(&self) -> Result<Vec<proto::ClassicKey>, ClientError> {
+    pub async fn classic_keys(&self) -> Result<Vec<ClassicKeyInfo>, ClientError> {
         let mut all = Listing::new("keys", |key: &proto::ClassicKey| key.name.clone());
         loop {
             let after = all.last().unwrap_or_default();
@@ -76,7 +77,7 @@ impl Client {
             match self.request(Op::ListClassicKeys(list)).await? {
                 Answered::ClassicKeys(some) => {
                     if let Some(all) = all.add(some.keys, some.more)? {
-                        return Ok(all);
+                        return Ok(all.into_iter().map(ClassicKeyInfo::from).collect());
                     }
                 }
                 _ => return Err(unexpected()),

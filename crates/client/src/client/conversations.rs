@@ -6,6 +6,7 @@ use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, requ
 use super::listing::Listing;
 use super::{Client, unexpected};
 use crate::blocking::blocking;
+use crate::directory::ConversationInfo;
 use crate::error::ClientError;
 use crate::record;
 
@@ -17,7 +18,7 @@ impl Client {
     pub async fn conversations(
         &self,
         joinable: bool,
-    ) -> Result<Vec<proto::Conversation>, ClientError> {
+    ) -> Result<Vec<ConversationInfo>, ClientError> {
         let mut all =
             Listing::new("conversations", |conversation: &proto::Conversation| conversation.id);
         loop {
@@ -26,7 +27,7 @@ impl Client {
             match self.request(Op::ListConversations(list)).await? {
                 Answered::Conversations(some) => {
                     if let Some(all) = all.add(some.conversations, some.more)? {
-                        return Ok(all);
+                        return Ok(all.into_iter().map(ConversationInfo::from).collect());
                     }
                 }
                 _ => return Err(unexpected()),
@@ -39,7 +40,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NoTarget`], or another [`ClientError`].
-    pub async fn target(&self, target: &str) -> Result<proto::Conversation, ClientError> {
+    pub async fn target(&self, target: &str) -> Result<ConversationInfo, ClientError> {
         let nobody = || ClientError::NoTarget(target.to_owned());
         let op = match target.strip_prefix('@') {
             Some(user) => Op::OpenDirect(proto::OpenDirect { user: user.to_owned() }),
@@ -59,7 +60,7 @@ impl Client {
         &self,
         name: &Name,
         topic: &str,
-    ) -> Result<proto::Conversation, ClientError> {
+    ) -> Result<ConversationInfo, ClientError> {
         let create = proto::CreateRoom { name: name.to_string(), topic: topic.to_owned() };
         self.ask_conversation(Op::CreateRoom(create)).await
     }
@@ -68,7 +69,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn join_room(&self, name: &Name) -> Result<proto::Conversation, ClientError> {
+    pub async fn join_room(&self, name: &Name) -> Result<ConversationInfo, ClientError> {
         self.ask_conversation(Op::JoinRoom(proto::JoinRoom { name: name.to_string() })).await
     }
 
@@ -90,7 +91,7 @@ impl Client {
         &self,
         conversation: ConversationId,
         topic: &str,
-    ) -> Result<proto::Conversation, ClientError> {
+    ) -> Result<ConversationInfo, ClientError> {
         let topic = topic.to_owned();
         self.ask_conversation(Op::SetTopic(proto::SetTopic { conversation, topic })).await
     }

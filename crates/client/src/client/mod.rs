@@ -21,6 +21,7 @@ use twinlock_core::id::ConversationId;
 use twinlock_core::limits::{MAX_BODY, MAX_SEARCH, MAX_TOPIC};
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 
+use crate::directory::ConversationInfo;
 use crate::driver::{self, DriverCommand};
 use crate::error::{ClientError, Refusal};
 use crate::event_router::EventRouter;
@@ -153,9 +154,9 @@ impl Client {
     }
 
     /// Sends a request that a conversation answers.
-    async fn ask_conversation(&self, op: Op) -> Result<proto::Conversation, ClientError> {
+    async fn ask_conversation(&self, op: Op) -> Result<ConversationInfo, ClientError> {
         match self.request(op).await? {
-            Answered::Conversation(conversation) => Ok(conversation),
+            Answered::Conversation(conversation) => Ok(conversation.into()),
             _ => Err(unexpected()),
         }
     }

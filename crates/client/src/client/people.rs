@@ -7,6 +7,7 @@ use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 
 use super::listing::Listing;
 use super::{Client, unexpected};
+use crate::directory::{DeviceInfo, PersonInfo, Role};
 use crate::error::ClientError;
 use crate::model::NewInvite;
 
@@ -16,7 +17,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn people(&self, watch: bool) -> Result<Vec<proto::Person>, ClientError> {
+    pub async fn people(&self, watch: bool) -> Result<Vec<PersonInfo>, ClientError> {
         let mut all = Listing::new("people", |person: &proto::Person| person.user.clone());
         loop {
             let after = all.last().unwrap_or_default();
@@ -24,7 +25,7 @@ impl Client {
             match self.request(Op::ListPeople(list)).await? {
                 Answered::People(some) => {
                     if let Some(all) = all.add(some.people, some.more)? {
-                        return Ok(all);
+                        return Ok(all.into_iter().map(PersonInfo::from).collect());
                     }
                 }
                 _ => return Err(unexpected()),
@@ -38,7 +39,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn make_invite(
         &self,
-        role: proto::Role,
+        role: Role,
         user: Option<&Name>,
         seconds: u64,
     ) -> Result<NewInvite, ClientError> {
@@ -59,9 +60,11 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn devices(&self) -> Result<Vec<proto::Device>, ClientError> {
+    pub async fn devices(&self) -> Result<Vec<DeviceInfo>, ClientError> {
         match self.request(Op::ListDevices(proto::ListDevices {})).await? {
-            Answered::Devices(devices) => Ok(devices.devices),
+            Answered::Devices(devices) => {
+                Ok(devices.devices.into_iter().filter_map(DeviceInfo::of).collect())
+            }
             _ => Err(unexpected()),
         }
     }

@@ -28,7 +28,7 @@ impl Client {
     /// [`ClientError::WrongPassword`]; other errors say nothing about the password.
     pub async fn prove_password(&self, user: &Name, password: Password) -> Result<(), ClientError> {
         let facts = self.facts().await?;
-        if !facts.up.info.password {
+        if !facts.up.server.password {
             return Err(ClientError::NoPassword(user.clone()));
         }
         let credential = Credential::User(user.clone(), password);

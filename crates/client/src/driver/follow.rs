@@ -14,6 +14,7 @@ use twinlock_core::chain::{Broken, Position};
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 
+use crate::directory::{ConversationInfo, ConversationKind};
 use crate::error::{ClientError, Refusal};
 use crate::model::{Entry, Event};
 use crate::receipts::Receipts;
@@ -212,7 +213,9 @@ impl Follows {
             }
             Err(no) if no.why == RefusalReason::NotFound => {
                 self.all.remove(&conversation);
-                let left = proto::Conversation { id: conversation, ..Default::default() };
+                // Only a room can be left.
+                let left =
+                    ConversationInfo::new(conversation, ConversationKind::Room, String::new());
                 Ok(Some(Event::Conversation(left)))
             }
             Err(no) if no.is_retryable() => {

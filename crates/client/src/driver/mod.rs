@@ -274,11 +274,11 @@ impl Driver {
         session_log::begin(self.connector.address(), &opened);
         let ReadySession { connection, info, binding, tls } = opened;
         self.learn(&info);
-        let up = Up { info, binding, tls };
+        let up = Up { server: (&info).into(), binding, tls };
         self.queue.push_back(Event::Up(Box::new(up.clone())));
         let mut serving = ServedConnection::new(up, connection);
         self.connected = true;
-        self.sending.connection_began(&serving.up.info);
+        self.sending.connection_began(&info);
         let end = loop {
             if let Err(error) = self.pump(&mut serving) {
                 break Err(error);

@@ -106,7 +106,7 @@ impl Driver {
                     self.follows.end(conversation.id);
                     self.note_left(conversation.id);
                 }
-                put(&mut self.queue, Event::Conversation(conversation));
+                put(&mut self.queue, Event::Conversation(conversation.into()));
             }
             What::GoingAway(away) => {
                 self.retry_after = Some(std::time::Duration::from_secs(u64::from(away.seconds)));

@@ -213,7 +213,7 @@ impl TransferWorker {
                 tracing::warn!(%error, "the facts of READY were not stored");
             }
         });
-        self.tell(TransferEvent::Up(Box::new(Up { info, binding, tls }))).await;
+        self.tell(TransferEvent::Up(Box::new(Up { server: (&info).into(), binding, tls }))).await;
         Ok(TransferConnection::new(connection))
     }
 

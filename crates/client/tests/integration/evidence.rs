@@ -6,6 +6,7 @@ use twinlock_client::enrol;
 use twinlock_client::error::{ClientError, Fault};
 use twinlock_client::model::{Event, Options};
 use twinlock_client::profile::ProfileError;
+use twinlock_core::id::Link;
 use twinlock_core::invite::InviteLink;
 use twinlock_transport::OsEntropy;
 
@@ -78,7 +79,7 @@ async fn audit__reads_to_last_receipt_despite_lower_listed_head() {
     assert_eq!(audit::audit(&client, listed.clone()).await.unwrap().receipts, 10);
     // A listing with a lower head does not shorten the audit.
     listed.head = 5;
-    listed.head_link = vec![0; 32].into();
+    listed.head_link = Some(Link([0; 32]));
     let audited = audit::audit(&client, listed.clone()).await.unwrap();
     assert_eq!(audited.broken_at(), Some(5), "{:?}", audited.fault);
     client.close().await;

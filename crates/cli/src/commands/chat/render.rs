@@ -7,7 +7,6 @@ use twinlock_app::{
 };
 use twinlock_client::error::Fault;
 use twinlock_client::model::{Entry, Facts};
-use twinlock_core::text::Untrusted;
 
 use super::LineChat;
 use crate::connection_text::{session_words, tls_warning, trying_again};
@@ -180,7 +179,7 @@ impl LineChat {
         );
         let lock_2 = format!("lock 2: {}", session_words(facts));
         let words = twinlock_core::invite::server_words(&facts.server_key);
-        let software = Untrusted::new(facts.up.info.software.clone()).render_line();
+        let software = facts.up.server.software.render_line();
         let user = self.app.user();
         let identity = format!("you are {user}; server: {software}, its words: {words}");
         self.note(&identity)?;

@@ -17,15 +17,14 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use twinlock_client::model::Entry;
 use twinlock_client::receipts::Handled;
-use twinlock_client::{Client, ClientError, Event, Options};
+use twinlock_client::{Client, ClientError, ConversationInfo, ConversationKind, Event, Options};
 use twinlock_core::id::ConversationId;
-use twinlock_core::proto;
 
 use crate::args::{ListenArgs, Since};
 use crate::blocking::blocking;
 use crate::connection_text::{trying_again, warn_about_tls, why_down};
 use crate::context::{Context, OpenProfile};
-use crate::conversation::target_of;
+
 use crate::entry::{EntryJson, get_it, human};
 use crate::exit::{Exit, Failure};
 use crate::output::{harmless, json, reader_gone};
@@ -58,7 +57,7 @@ struct Listening<'a> {
     marking: Option<JoinHandle<Option<()>>>,
 }
 
-type Finding = Pin<Box<dyn Future<Output = Result<Vec<proto::Conversation>, Failure>>>>;
+type Finding = Pin<Box<dyn Future<Output = Result<Vec<ConversationInfo>, Failure>>>>;
 
 pub(crate) async fn run(args: ListenArgs, context: &Context) -> Result<(), Failure> {
     // A long-running `listen` also sends the outbox.
@@ -217,11 +216,11 @@ impl Listening<'_> {
     }
 
     /// Follows a conversation unless it is already followed.
-    async fn follow(&mut self, conversation: proto::Conversation) -> Result<(), Failure> {
+    async fn follow(&mut self, conversation: ConversationInfo) -> Result<(), Failure> {
         if self.names.contains_key(&conversation.id) {
             return Ok(());
         }
-        self.names.insert(conversation.id, target_of(&conversation));
+        self.names.insert(conversation.id, conversation.target());
         self.behind.insert(conversation.id);
         let new = if self.resumes { beginning(&conversation) } else { conversation.head };
         let after = self.begin(&conversation, new).await?;
@@ -231,7 +230,7 @@ impl Listening<'_> {
     /// The position to start after; `new` is the one after which entries are new. The first
     /// position of a conversation is stored at once, so that the next `listen` starts no later than
     /// this one.
-    async fn begin(&self, conversation: &proto::Conversation, new: u64) -> Result<u64, Failure> {
+    async fn begin(&self, conversation: &ConversationInfo, new: u64) -> Result<u64, Failure> {
         let kept = self.position(conversation.id).await?;
         let start = match self.args.since {
             Some(Since::All) => 0,
@@ -254,7 +253,7 @@ impl Listening<'_> {
     }
 
     /// Handles a new, changed or left conversation.
-    async fn changed(&mut self, changed: proto::Conversation) -> Result<(), Failure> {
+    async fn changed(&mut self, changed: ConversationInfo) -> Result<(), Failure> {
         if !changed.joined {
             self.behind.remove(&changed.id);
             if self.names.remove(&changed.id).is_some() && !self.args.targets.is_empty() {
@@ -353,14 +352,14 @@ impl Listening<'_> {
 /// The position after which a conversation without a stored position is new. A direct one is new
 /// from its first entry. In a room, the server set the read marker to the head when this user
 /// joined, perhaps between two runs.
-fn beginning(conversation: &proto::Conversation) -> u64 {
-    match conversation.kind() {
-        proto::conversation::Kind::Direct => 0,
-        _ => conversation.read.min(conversation.head),
+fn beginning(conversation: &ConversationInfo) -> u64 {
+    match conversation.kind {
+        ConversationKind::Direct => 0,
+        ConversationKind::Room => conversation.read.min(conversation.head),
     }
 }
 
-async fn next(finding: &mut Option<Finding>) -> Result<Vec<proto::Conversation>, Failure> {
+async fn next(finding: &mut Option<Finding>) -> Result<Vec<ConversationInfo>, Failure> {
     match finding {
         Some(finding) => finding.await,
         None => std::future::pending().await,
