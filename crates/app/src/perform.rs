@@ -2,7 +2,7 @@
 
 use std::future::pending;
 
-use tokio::task::{JoinError, spawn_blocking};
+use twinlock_client::blocking::run_blocking;
 use twinlock_client::{Client, ClientError, ConversationInfo, ConversationKind, PersonInfo};
 use twinlock_transport::OsEntropy;
 
@@ -74,7 +74,7 @@ pub async fn perform(
             let outbox = client.state().outbox();
             let (name, body) = (target.clone(), text.clone());
             let enqueue = move || outbox.enqueue(&name, body.as_bytes(), now_ms, &mut OsEntropy);
-            let message_id = spawn_blocking(enqueue).await.map_err(disk_job)??;
+            let message_id = run_blocking(enqueue).await??;
             let _closed = client.notify_enqueued().await;
             EffectOutcome::Queued { message_id, target, text, is_aside }
         }
@@ -82,7 +82,7 @@ pub async fn perform(
             let outbox = client.state().outbox();
             let check =
                 move || outbox.outcomes(&ids).map(|found| ids.into_iter().zip(found).collect());
-            EffectOutcome::OutboxChecked(spawn_blocking(check).await.map_err(disk_job)??)
+            EffectOutcome::OutboxChecked(run_blocking(check).await??)
         }
         ClientEffect::JoinRoom(room) => EffectOutcome::Found(client.join_room(&room).await?),
         ClientEffect::OpenDirect(user) => {
@@ -109,13 +109,4 @@ pub async fn perform(
         }
         ClientEffect::ReadFacts => EffectOutcome::Facts(Box::new(client.facts().await?)),
     })
-}
-
-fn disk_job(error: JoinError) -> ClientError {
-    if error.is_panic() {
-        ClientError::Failed("the state of the profile could not be used")
-    } else {
-        // The runtime is shutting down.
-        ClientError::Closed
-    }
 }

@@ -1,5 +1,7 @@
 //! Runs work that waits for the disk apart from the runtime.
 
+use twinlock_client::blocking::run_blocking;
+
 use crate::exit::Failure;
 
 /// Runs work that waits for the disk on a blocking thread.
@@ -11,8 +13,5 @@ where
     E: Send + 'static,
     Failure: From<E>,
 {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => Ok(done?),
-        Err(_) => Err(Failure::usage("the state of the profile could not be used")),
-    }
+    Ok(run_blocking(work).await??)
 }

@@ -10,7 +10,7 @@ use twinlock_client::home::Home;
 use twinlock_client::profile::{self, Profile};
 use twinlock_client::state::State;
 use twinlock_client::transfer::{self, Transfers};
-use twinlock_client::{Client, ClientError, Event, Options};
+use twinlock_client::{Client, ClientError, ConnectionEvent, Event, Options};
 use twinlock_core::credential::Password;
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
@@ -63,7 +63,14 @@ impl Context {
         Ok(Profile::load(&self.home()?, &self.profile_name()?)?)
     }
 
-    /// Opens the profile and starts its client.
+    /// Opens the profile and connects.
+    pub(crate) fn connect(&self, mut options: Options) -> Result<Client, Failure> {
+        let (home, profile, state) = self.begin()?;
+        options.address.clone_from(&self.global.address);
+        Ok(Client::connect(&home, profile, state, options)?)
+    }
+
+    /// Opens the profile and starts its client, whose events the caller takes.
     pub(crate) fn open(&self, mut options: Options) -> Result<OpenProfile, Failure> {
         let (home, profile, state) = self.begin()?;
         let user = profile.user().clone();
@@ -119,15 +126,18 @@ impl Context {
         if let Some(timeout) = self.global.timeout {
             options.patience = timeout;
         }
-        let OpenProfile { client, mut events, .. } = self.open(options)?;
+        let client = self.connect(options)?;
+        let mut connection = client.connection_events()?;
         let out = self.out;
         tokio::spawn(async move {
             let mut down = false;
-            while let Some(event) = events.recv().await {
+            while let Some(event) = connection.next().await {
                 match event {
-                    Event::Up(up) => warn_about_tls(&out, up.binding),
+                    ConnectionEvent::Up(up) => warn_about_tls(&out, up.binding),
                     // Reported once: the command waits for exactly this connection.
-                    Event::Down { error, retry } if !std::mem::replace(&mut down, true) => {
+                    ConnectionEvent::Down { error, retry }
+                        if !std::mem::replace(&mut down, true) =>
+                    {
                         out.say(&trying_again(&error, retry));
                     }
                     _ => {}

@@ -9,7 +9,7 @@ use twinlock_client::profile::ProfileError;
 use twinlock_client::state::StateError;
 use twinlock_client::transfer::TransferError;
 
-use crate::target::Target;
+use twinlock_client::Target;
 
 /// The documented exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

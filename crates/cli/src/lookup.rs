@@ -1,14 +1,13 @@
 //! Looks up entries: by number, by time, the newest, the next file.
 
-use twinlock_client::Client;
 use twinlock_client::model::{Entry, FileEntry};
 use twinlock_client::record::Page;
+use twinlock_client::{Client, ClientError};
 use twinlock_core::chain::Kind;
 use twinlock_core::id::{ConversationId, Name, Sender};
 
 use crate::args::Point;
 use crate::exit::{Exit, Failure};
-use crate::retry::until_answered;
 
 /// Entries requested at once while searching for a file.
 const PAGE: u32 = 512;
@@ -16,10 +15,10 @@ const PAGE: u32 = 512;
 /// The number of the first entry at or after a point; one past the newest if there is none. `read`
 /// returns entries after a number, up to a limit.
 pub(crate) async fn first_at(
-    read: impl AsyncFn(u64, u32) -> Result<Page, Failure>,
+    read: impl AsyncFn(u64, u32) -> Result<Page, ClientError>,
     head: u64,
     point: Point,
-) -> Result<u64, Failure> {
+) -> Result<u64, ClientError> {
     match point {
         Point::Number(n) => Ok(n),
         Point::Last => Ok(head.max(1)),
@@ -40,10 +39,10 @@ pub(crate) async fn first_at(
 
 /// The first file at or after a point; for `last`, the newest one.
 pub(crate) async fn file_at(
-    read: impl AsyncFn(u64, u32) -> Result<Page, Failure>,
+    read: impl AsyncFn(u64, u32) -> Result<Page, ClientError>,
     head: u64,
     point: Point,
-) -> Result<Option<u64>, Failure> {
+) -> Result<Option<u64>, ClientError> {
     let is_file = |entry: &&Entry| entry.file.is_some();
     match point {
         Point::Number(n) => Ok(Some(n)),
@@ -96,9 +95,8 @@ pub(crate) async fn file_entry(
         Failure::new(Exit::ServerSaidNo, format!("there is no entry {n} in {target}"))
             .hint("`twinlock history` shows what there is")
     };
-    let page =
-        until_answered(client, async |client| client.read(conversation, n - 1, 1).await).await;
-    let page = match page {
+    let page = client.until_answered(|| client.read(conversation, n - 1, 1)).await;
+    let page = match page.map_err(Failure::from) {
         // The conversation ends before `n`.
         Err(failure) if failure.exit == Exit::ServerSaidNo => return Err(none()),
         page => page?,

@@ -23,10 +23,8 @@ mod lookup;
 mod outbox_delivery;
 mod output;
 mod progress_timeout;
-mod retry;
 mod settings;
 mod signals;
-mod target;
 mod transfer_progress;
 mod wrap;
 

@@ -1,25 +1,23 @@
 //! Conversations as a program uses them: send, and receive from a position that is kept.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 
-use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval};
-use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
-use twinlock_transport::OsEntropy;
+use twinlock_core::id::{ConversationId, MessageId, Sender};
 
 use crate::blocking::blocking;
 use crate::client::Client;
-use crate::clock::now_ms;
+use crate::delivery::{Deliveries, DeliveryEvent};
+use crate::directory::ConversationInfo;
 use crate::error::{ClientError, Refusal};
-use crate::event_router::{EventRouter, MessageResult, Subscription, SubscriptionItem};
-use crate::model::Entry;
-use crate::outbox::MessageOutcome;
-use crate::receipts::{Handled, Receipts};
+use crate::event_router::EventRouter;
+use crate::inbox::{Inbox, InboxEvent};
+use crate::model::{Entry, FileEntry};
+use crate::receipts::Handled;
+use crate::shared_transfers::SentFile;
+use crate::transfer::name::harmless;
+use crate::transfer::{Destination, DownloadRequest, DownloadTarget, TransferError};
 
-/// How often [`SentMessage::recorded`] looks whether another process of the profile has sent the
-/// message: that process gets the event.
-const LOOK: Duration = Duration::from_millis(200);
 /// Prefix of the names of positions, apart from those of `listen` and of the audit.
 const PURPOSE: &str = "sdk:";
 
@@ -28,118 +26,104 @@ const PURPOSE: &str = "sdk:";
 pub struct Conversation {
     client: Client,
     router: EventRouter,
-    /// A room's name, or `@` and a user name.
-    target: String,
-    id: ConversationId,
-    /// Number of its last entry when it was opened.
-    head: u64,
+    info: ConversationInfo,
 }
 
 /// A message that is on this machine's disk, and will be sent until the server records it.
 #[derive(Debug)]
 pub struct SentMessage {
-    client: Client,
-    router: EventRouter,
+    deliveries: Deliveries,
     id: MessageId,
-    result: oneshot::Receiver<MessageResult>,
 }
 
 /// The messages of a conversation, in order and without gaps, across any number of reconnects.
 ///
-/// The client receives them until it ends, also after this is dropped.
+/// A client has one of them for each conversation at a time; the latest gets the messages.
 #[derive(Debug)]
 pub struct Messages {
     conversation: Conversation,
-    after: u64,
-    purpose: Option<String>,
-    subscription: Option<Arc<Subscription>>,
+    inbox: Inbox,
+    received: VecDeque<Entry>,
 }
 
 /// A received message. Its place in the record is verified.
 #[derive(Debug)]
 pub struct Message {
     entry: Entry,
-    /// The user of the client that received it.
-    user: Arc<Name>,
-    resume: Option<Resume>,
-}
-
-/// The position that [`Message::handled`] advances.
-#[derive(Debug)]
-struct Resume {
-    receipts: Receipts,
+    client: Client,
     conversation: ConversationId,
-    purpose: String,
+    /// The position that [`Message::handled`] advances.
+    position: Option<String>,
 }
 
 impl Conversation {
-    pub(crate) fn new(
-        client: Client,
-        router: EventRouter,
-        target: &str,
-        id: ConversationId,
-        head: u64,
-    ) -> Self {
-        Self { client, router, target: target.to_owned(), id, head }
+    pub(crate) fn new(client: Client, router: EventRouter, info: ConversationInfo) -> Self {
+        Self { client, router, info }
     }
 
-    /// Sends a text. When this returns, the message survives a crash of this program.
+    /// What the server said of it when it was opened.
+    #[must_use]
+    pub fn info(&self) -> &ConversationInfo {
+        &self.info
+    }
+
+    /// Sends a text; see [`Client::send`].
     ///
     /// # Errors
     /// [`ClientError::State`] if the message cannot be stored; it is not sent then.
     pub async fn send(&self, text: impl Into<String>) -> Result<SentMessage, ClientError> {
-        let (outbox, target, text) =
-            (self.client.state().outbox(), self.target.clone(), text.into());
-        let enqueue =
-            move || Ok(outbox.enqueue(&target, text.as_bytes(), now_ms(), &mut OsEntropy)?);
-        let id = blocking(enqueue).await?;
-        let result = self.router.watch(id);
-        // The message is on disk: an error here would make the caller send it twice.
-        let _closed = self.client.notify_enqueued().await;
-        Ok(SentMessage { client: self.client.clone(), router: self.router.clone(), id, result })
+        self.client.send(&self.info.target(), text).await
+    }
+
+    /// Sends a file; see [`Client::send_file`].
+    ///
+    /// # Errors
+    /// [`TransferError`] if the file cannot be read; nothing is sent then.
+    pub async fn send_file(&self, path: impl AsRef<Path>) -> Result<SentFile, TransferError> {
+        self.client.send_file(&self.info.target(), path).await
+    }
+
+    /// The members, sorted.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn members(&self) -> Result<Vec<String>, ClientError> {
+        self.client.until_answered(|| self.client.members(self.info.id)).await
     }
 
     /// The messages after the last one that existed when the conversation was opened; see
     /// [`Messages::resume`].
     #[must_use]
     pub fn messages(&self) -> Messages {
-        let conversation = self.clone();
-        Messages { after: conversation.head, conversation, purpose: None, subscription: None }
+        let (client, router) = (self.client.clone(), self.router.clone());
+        let inbox = Inbox::of(client, router, self.info.clone());
+        Messages { conversation: self.clone(), inbox, received: VecDeque::new() }
     }
 }
 
 impl SentMessage {
+    pub(crate) fn new(deliveries: Deliveries, id: MessageId) -> Self {
+        Self { deliveries, id }
+    }
+
     /// Waits until the server has the message on disk; returns its number in the conversation.
     ///
     /// # Errors
     /// [`ClientError::Refused`] if the server refuses the message, [`ClientError::Discarded`] if it
     /// was removed from the outbox.
     pub async fn recorded(mut self) -> Result<u64, ClientError> {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                result = &mut self.result => {
-                    return result.unwrap_or(Err(ClientError::Closed)).map(|ack| ack.n);
+            match self.deliveries.next().await? {
+                DeliveryEvent::Recorded { message_id, ack } if message_id == self.id => {
+                    return Ok(ack.n);
                 }
-                _ = looks.tick() => {}
-            }
-            let (outbox, id) = (self.client.state().outbox(), self.id);
-            match blocking(move || Ok(outbox.outcome(&id)?)).await? {
-                Some(MessageOutcome::Recorded(ack)) => return Ok(ack.n),
-                Some(MessageOutcome::Refused(why)) => {
+                DeliveryEvent::Refused { why, .. } => {
                     return Err(ClientError::Refused(Refusal::from(why)));
                 }
-                Some(MessageOutcome::Pending) => {}
-                None => return Err(ClientError::Discarded),
+                DeliveryEvent::Discarded { .. } => return Err(ClientError::Discarded),
+                _ => {}
             }
         }
-    }
-}
-
-impl Drop for SentMessage {
-    fn drop(&mut self) {
-        self.router.forget(&self.id);
     }
 }
 
@@ -148,72 +132,33 @@ impl Messages {
     /// this program or in an earlier run. The first time it begins with the next message.
     #[must_use]
     pub fn resume(mut self, name: &str) -> Self {
-        self.purpose = Some(format!("{PURPOSE}{name}"));
+        self.inbox.set_position(format!("{PURPOSE}{name}"));
         self
     }
 
-    /// The next message. Cancel-safe once the first call has returned.
+    /// The next message. Cancel-safe.
     ///
     /// # Errors
-    /// [`ClientError::Left`] if the user leaves the conversation, or the error that ended the
-    /// client. A lost connection is not an error.
+    /// [`ClientError::Left`] if the user leaves the conversation, [`ClientError::Superseded`] if
+    /// the client receives its messages elsewhere, or the error that ended the client. A lost
+    /// connection is not an error.
     pub async fn next(&mut self) -> Result<Message, ClientError> {
         loop {
-            let subscription = match &self.subscription {
-                Some(subscription) => subscription.clone(),
-                None => self.start().await?,
-            };
-            let entry = match subscription.next().await? {
-                SubscriptionItem::Entry(entry) => entry,
-                SubscriptionItem::FollowAgain(after) => {
-                    let Conversation { client, id, .. } = &self.conversation;
-                    client.unfollow(*id).await?;
-                    client.follow(*id, after).await?;
-                    subscription.followed_again();
-                    continue;
-                }
-            };
-            let Conversation { client, router, .. } = &self.conversation;
-            let user = router.user();
-            let resume = self.purpose.as_ref().map(|purpose| Resume {
-                receipts: client.state().receipts(),
-                conversation: self.conversation.id,
-                purpose: purpose.clone(),
-            });
-            return Ok(Message { entry: *entry, user, resume });
-        }
-    }
-
-    async fn start(&mut self) -> Result<Arc<Subscription>, ClientError> {
-        let Conversation { client, router, id, .. } = &self.conversation;
-        let (receipts, id, head) = (client.state().receipts(), *id, self.after);
-        let after = match self.purpose.clone() {
-            None => head,
-            // The first time stores the position, so that a message during a restart is not lost.
-            Some(purpose) => {
-                let position = move || match receipts.position(id, &purpose)? {
-                    Some(position) => Ok(position),
-                    None => {
-                        let purpose = purpose.as_str();
-                        receipts.advance(&Handled { conversation: id, purpose, n: head })?;
-                        Ok(head)
-                    }
-                };
-                blocking(position).await?
+            if let Some(entry) = self.received.pop_front() {
+                let Conversation { client, info, .. } = &self.conversation;
+                return Ok(Message {
+                    entry,
+                    client: client.clone(),
+                    conversation: info.id,
+                    position: self.inbox.position_name().map(str::to_owned),
+                });
             }
-        };
-        let subscription = router.subscribe(id, after);
-        client.unfollow(id).await?;
-        client.follow(id, after).await?;
-        self.subscription = Some(subscription.clone());
-        Ok(subscription)
-    }
-}
-
-impl Drop for Messages {
-    fn drop(&mut self) {
-        if let Some(subscription) = &self.subscription {
-            self.conversation.router.unsubscribe(self.conversation.id, subscription);
+            match self.inbox.next().await? {
+                InboxEvent::Entries { entries, .. } => self.received.extend(entries),
+                InboxEvent::Left { .. } => return Err(ClientError::Left),
+                InboxEvent::Superseded { .. } => return Err(ClientError::Superseded),
+                _ => {}
+            }
         }
     }
 }
@@ -244,7 +189,7 @@ impl Message {
     /// Whether this client's user sent it.
     #[must_use]
     pub fn is_own(&self) -> bool {
-        self.sender() == Some(self.user.as_str())
+        self.sender() == Some(self.client.user().as_str())
     }
 
     /// The entry of the record.
@@ -253,13 +198,40 @@ impl Message {
         &self.entry
     }
 
+    /// What it says of its file, if it is a file.
+    #[must_use]
+    pub fn file(&self) -> Option<&FileEntry> {
+        self.entry.file.as_ref()
+    }
+
+    /// Fetches its file into a directory, which exists, under the name that its sender gave it; see
+    /// [`crate::transfer::name::harmless`]. Continues across reconnects until the file is complete
+    /// and its hash matches. Returns its path.
+    ///
+    /// # Errors
+    /// [`TransferError::Exists`] if the directory has a file of that name;
+    /// [`TransferError::NoFile`] if the message is not a file.
+    pub async fn save_file(&self, dir: impl AsRef<Path>) -> Result<PathBuf, TransferError> {
+        let file = self.entry.file.clone().ok_or(TransferError::NoFile)?;
+        let name = harmless(file.name.expose_raw()).into();
+        let dir = dir.as_ref().to_owned();
+        let place = Destination { dir, below: Vec::new(), name, force: false, keep_mode: false };
+        let path = place.path();
+        let (conversation, n, own) = (self.conversation, self.entry.n, self.is_own());
+        let into = DownloadTarget::File(place);
+        let get = DownloadRequest { conversation, n, file, own, into };
+        self.client.transfers().await?.fetch(get).await?;
+        Ok(path)
+    }
+
     /// Stores that this message, and all before it, need not be received again.
     ///
     /// # Errors
     /// [`ClientError`] if the profile's state cannot be written.
     pub async fn handled(self) -> Result<(), ClientError> {
-        let Some(Resume { receipts, conversation, purpose }) = self.resume else { return Ok(()) };
-        let n = self.entry.n;
+        let Some(purpose) = self.position else { return Ok(()) };
+        let receipts = self.client.state().receipts();
+        let (conversation, n) = (self.conversation, self.entry.n);
         let advance =
             move || Ok(receipts.advance(&Handled { conversation, purpose: &purpose, n })?);
         blocking(advance).await

@@ -210,6 +210,9 @@ pub enum ClientError {
     /// The user has left the conversation, perhaps on another device.
     #[error("this user has left the conversation")]
     Left,
+    /// Another part of the program receives this conversation now.
+    #[error("another part of this program receives the conversation now")]
+    Superseded,
     /// The client was closed.
     #[error("this client was closed")]
     Closed,
@@ -232,6 +235,7 @@ impl ClientError {
             | Self::EventsTaken
             | Self::Discarded
             | Self::Left
+            | Self::Superseded
             | Self::Closed => Fault::Local,
             Self::State(
                 StateError::Conflict { .. }

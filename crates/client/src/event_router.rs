@@ -1,150 +1,158 @@
 //! Passes the events of a client to the parts of a program that wait for them.
+//!
+//! The router takes every event at once, so no waiting part delays another. What waits in a
+//! [`Subscription`] is bounded: above the limit the router stops following the conversation, and
+//! the subscription follows it again once its reader has caught up.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::{Notify, mpsc, oneshot};
-use twinlock_core::id::{ConversationId, MessageId, Name};
+use tokio::sync::{broadcast, mpsc};
+use twinlock_core::id::{ConversationId, MessageId};
 
-use crate::error::{ClientError, Refusal};
-use crate::model::{Entry, Event};
-use crate::outbox::Ack;
+use crate::connection_events::{ConnectionEvent, ConnectionEvents};
+use crate::delivery::DeliveryQueue;
+use crate::driver::DriverCommand;
+use crate::error::ClientError;
+use crate::model::Event;
+use crate::subscription::Subscription;
 
-/// Maximum number of entries that wait in a subscription. After more, the subscription follows
-/// again from the last of them.
-const MAX_QUEUED: usize = 1024;
-
-/// What becomes of a message.
-pub(crate) type MessageResult = Result<Ack, ClientError>;
+/// Capacity of the channel of connection events. A reader that is further behind misses the oldest.
+const CONNECTION_EVENTS: usize = 64;
 
 /// The waiting parts of a program. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct EventRouter {
-    user: Arc<Name>,
     routes: Arc<Mutex<Routes>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Routes {
-    messages: HashMap<MessageId, oneshot::Sender<MessageResult>>,
+    /// Who waits for the result of a message.
+    messages: HashMap<MessageId, Arc<DeliveryQueue>>,
+    deliveries: Vec<Weak<DeliveryQueue>>,
+    /// Who gets the entries of a conversation.
     conversations: HashMap<ConversationId, Arc<Subscription>>,
+    subscriptions: Vec<Weak<Subscription>>,
+    connection: broadcast::Sender<ConnectionEvent>,
+    /// The last event of the connection, for readers that begin later.
+    last: Option<ConnectionEvent>,
+    /// There was no connection before the next one.
+    was_down: bool,
     /// The client has ended, perhaps by this error.
     ended: Option<ClientError>,
 }
 
-/// The entries of one followed conversation.
-#[derive(Debug)]
-pub(crate) struct Subscription {
-    queue: Mutex<EntryQueue>,
-    changed: Notify,
-}
-
-#[derive(Debug)]
-struct EntryQueue {
-    entries: VecDeque<Entry>,
-    /// Number of the last queued entry.
-    last: u64,
-    /// Later entries were dropped, because the queue was full.
-    overflowed: bool,
-    ended: Option<ClientError>,
-}
-
-/// The next thing that a subscription has.
-pub(crate) enum SubscriptionItem {
-    Entry(Box<Entry>),
-    /// Follow again after this entry.
-    FollowAgain(u64),
-}
-
 impl EventRouter {
-    pub(crate) fn new(user: Name) -> Self {
-        Self { user: Arc::new(user), routes: Arc::default() }
+    pub(crate) fn new() -> Self {
+        let routes = Routes {
+            messages: HashMap::new(),
+            deliveries: Vec::new(),
+            conversations: HashMap::new(),
+            subscriptions: Vec::new(),
+            connection: broadcast::Sender::new(CONNECTION_EVENTS),
+            last: None,
+            was_down: false,
+            ended: None,
+        };
+        Self { routes: Arc::new(Mutex::new(routes)) }
     }
 
-    /// The user of the client.
-    pub(crate) fn user(&self) -> Arc<Name> {
-        self.user.clone()
-    }
-
-    /// Routes events until the client ends.
-    pub(crate) async fn run(self, mut events: mpsc::Receiver<Event>) {
+    /// Routes events until the client ends. `commands` is weak, because the client ends with the
+    /// last handle of its user.
+    pub(crate) async fn run(
+        self,
+        mut events: mpsc::Receiver<Event>,
+        commands: mpsc::WeakSender<DriverCommand>,
+    ) {
         let mut end = None;
         while let Some(event) = events.recv().await {
-            match event {
-                Event::Recorded { message_id, ack } => self.settle(message_id, Ok(ack)),
-                Event::Refused { message_id, why } => {
-                    self.settle(message_id, Err(ClientError::Refused(Refusal::from(why))));
+            let unwanted = match event {
+                Event::Ended(error) => {
+                    end = error;
+                    None
                 }
-                Event::Entries { conversation, entries } => {
-                    let subscription = self.routes().conversations.get(&conversation).cloned();
-                    if let Some(subscription) = subscription {
-                        subscription.add(entries);
-                    }
-                }
-                Event::Conversation(changed) if !changed.joined => {
-                    let left = self.routes().conversations.remove(&changed.id);
-                    if let Some(subscription) = left {
-                        subscription.end(ClientError::Left);
-                    }
-                }
-                Event::Ended(error) => end = error,
-                _ => {}
+                event => self.routes().take(event),
+            };
+            if let (Some(conversation), Some(commands)) = (unwanted, commands.upgrade()) {
+                let _ended = commands.send(DriverCommand::Unfollow { conversation }).await;
             }
         }
-        let end = end.unwrap_or(ClientError::Closed);
-        let mut routes = self.routes();
-        routes.ended = Some(end.clone());
-        for (_, waiter) in routes.messages.drain() {
-            let _gone = waiter.send(Err(end.clone()));
-        }
-        for (_, subscription) in routes.conversations.drain() {
-            subscription.end(end.clone());
-        }
+        self.routes().end(end);
     }
 
-    /// Waits for what becomes of a message. Check the outbox after this and before waiting: an
-    /// event from before is lost.
-    pub(crate) fn watch(&self, message_id: MessageId) -> oneshot::Receiver<MessageResult> {
-        let (sender, receiver) = oneshot::channel();
+    /// The changes of the connection, from the current state on.
+    pub(crate) fn connection_events(&self) -> ConnectionEvents {
+        let routes = self.routes();
+        ConnectionEvents::new(routes.last.clone(), routes.connection.subscribe())
+    }
+
+    /// Adds a queue for the results of messages.
+    pub(crate) fn deliver_to(&self) -> Arc<DeliveryQueue> {
+        let queue = Arc::new(DeliveryQueue::default());
         let mut routes = self.routes();
         match &routes.ended {
-            Some(error) => drop(sender.send(Err(error.clone()))),
-            None => drop(routes.messages.insert(message_id, sender)),
+            Some(error) => queue.end(error),
+            None => {
+                routes.deliveries.retain(|queue| queue.strong_count() > 0);
+                routes.deliveries.push(Arc::downgrade(&queue));
+            }
         }
-        receiver
+        queue
     }
 
-    /// Ends the wait for a message.
-    pub(crate) fn forget(&self, message_id: &MessageId) {
-        self.routes().messages.remove(message_id);
-    }
-
-    /// Subscribes to a conversation after an entry. An earlier subscription gets no more entries.
-    pub(crate) fn subscribe(&self, conversation: ConversationId, after: u64) -> Arc<Subscription> {
+    /// Passes the results of messages to a queue. A result from before this is lost: look it up in
+    /// the outbox after this.
+    pub(crate) fn watch(&self, message_ids: &[MessageId], queue: &Arc<DeliveryQueue>) {
         let mut routes = self.routes();
-        let ended = routes.ended.clone();
-        let queue = EntryQueue { entries: VecDeque::new(), last: after, overflowed: false, ended };
-        let subscription =
-            Arc::new(Subscription { queue: Mutex::new(queue), changed: Notify::new() });
-        if let Some(earlier) = routes.conversations.insert(conversation, subscription.clone()) {
-            earlier.end(ClientError::Closed);
+        if routes.ended.is_none() {
+            routes.messages.extend(message_ids.iter().map(|id| (*id, queue.clone())));
+        }
+    }
+
+    /// Passes no more results of these messages.
+    pub(crate) fn forget<'a>(&self, message_ids: impl IntoIterator<Item = &'a MessageId>) {
+        let mut routes = self.routes();
+        for id in message_ids {
+            routes.messages.remove(id);
+        }
+    }
+
+    /// Adds a subscription, which gets the changes of all conversations and no entries yet.
+    pub(crate) fn subscribe(&self) -> Arc<Subscription> {
+        let subscription = Arc::new(Subscription::default());
+        let mut routes = self.routes();
+        match &routes.ended {
+            Some(error) => subscription.end(error.clone()),
+            None => {
+                routes.subscriptions.retain(|subscription| subscription.strong_count() > 0);
+                routes.subscriptions.push(Arc::downgrade(&subscription));
+            }
         }
         subscription
     }
 
-    /// Ends a subscription, unless a later one has its place.
-    pub(crate) fn unsubscribe(&self, conversation: ConversationId, of: &Arc<Subscription>) {
+    /// Passes the entries of a conversation after one to a subscription, and no longer to another.
+    pub(crate) fn add_conversation(
+        &self,
+        subscription: &Arc<Subscription>,
+        conversation: ConversationId,
+        after: u64,
+    ) {
+        subscription.begin(conversation, after);
         let mut routes = self.routes();
-        if routes.conversations.get(&conversation).is_some_and(|now| Arc::ptr_eq(now, of)) {
-            routes.conversations.remove(&conversation);
+        if routes.ended.is_some() {
+            return;
+        }
+        let earlier = routes.conversations.insert(conversation, subscription.clone());
+        if let Some(earlier) = earlier.filter(|earlier| !Arc::ptr_eq(earlier, subscription)) {
+            earlier.superseded(conversation);
         }
     }
 
-    fn settle(&self, message_id: MessageId, result: MessageResult) {
-        let waiter = self.routes().messages.remove(&message_id);
-        if let Some(waiter) = waiter {
-            let _gone = waiter.send(result);
-        }
+    /// Passes no more entries to a subscription.
+    pub(crate) fn unsubscribe(&self, subscription: &Arc<Subscription>) {
+        self.routes().conversations.retain(|_, other| !Arc::ptr_eq(other, subscription));
     }
 
     fn routes(&self) -> MutexGuard<'_, Routes> {
@@ -152,56 +160,79 @@ impl EventRouter {
     }
 }
 
-impl Subscription {
-    /// Waits for the next entry. Cancel-safe.
-    pub(crate) async fn next(&self) -> Result<SubscriptionItem, ClientError> {
-        loop {
-            {
-                let mut queue = self.queue();
-                if let Some(entry) = queue.entries.pop_front() {
-                    return Ok(SubscriptionItem::Entry(Box::new(entry)));
-                }
-                if let Some(error) = &queue.ended {
-                    return Err(error.clone());
-                }
-                if queue.overflowed {
-                    return Ok(SubscriptionItem::FollowAgain(queue.last));
+impl Routes {
+    /// Passes an event on. Returns a conversation whose entries nobody takes now.
+    fn take(&mut self, event: Event) -> Option<ConversationId> {
+        match event {
+            Event::Up(up) => {
+                self.tell(ConnectionEvent::Up(up));
+                if std::mem::take(&mut self.was_down) {
+                    self.each_subscription(Subscription::reconnected);
                 }
             }
-            self.changed.notified().await;
+            Event::Down { error, retry } => {
+                self.was_down = true;
+                self.tell(ConnectionEvent::Down { error, retry });
+            }
+            Event::Held { error, retry } => self.tell(ConnectionEvent::Held { error, retry }),
+            Event::Recorded { message_id, ack } => self.settle(message_id, Ok(ack)),
+            Event::Refused { message_id, why } => self.settle(message_id, Err(why)),
+            Event::Entries { conversation, entries } => {
+                let subscription = self.conversations.get(&conversation);
+                let takes = subscription.is_some_and(|to| to.add(conversation, entries));
+                return (!takes).then_some(conversation);
+            }
+            Event::CaughtUp { conversation, entries } => {
+                if let Some(subscription) = self.conversations.get(&conversation) {
+                    subscription.caught_up(conversation, entries);
+                }
+            }
+            Event::Conversation(changed) => {
+                if !changed.joined {
+                    self.conversations.remove(&changed.id);
+                }
+                self.each_subscription(|subscription| subscription.changed(&changed));
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn tell(&mut self, event: ConnectionEvent) {
+        self.last = Some(event.clone());
+        let _nobody = self.connection.send(event);
+    }
+
+    fn settle(
+        &mut self,
+        message_id: MessageId,
+        result: Result<crate::outbox::Ack, crate::error::RefusalReason>,
+    ) {
+        let owner = self.messages.remove(&message_id);
+        for queue in self.deliveries.iter().filter_map(Weak::upgrade) {
+            if !owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, &queue)) {
+                queue.progressed();
+            }
+        }
+        if let Some(owner) = owner {
+            owner.settle(message_id, result);
         }
     }
 
-    /// Call this after following again: until then [`Self::next`] asks for it, also if a caller was
-    /// cancelled in between.
-    pub(crate) fn followed_again(&self) {
-        self.queue().overflowed = false;
+    fn each_subscription(&self, act: impl Fn(&Subscription)) {
+        self.subscriptions.iter().filter_map(Weak::upgrade).for_each(|to| act(&to));
     }
 
-    /// Queues the entries that follow the last one. Others arrived before the subscription began,
-    /// or after entries that were dropped.
-    fn add(&self, entries: Vec<Entry>) {
-        let mut queue = self.queue();
-        for entry in entries {
-            if entry.n != queue.last.saturating_add(1) {
-                continue;
-            }
-            if queue.entries.len() >= MAX_QUEUED {
-                queue.overflowed = true;
-                break;
-            }
-            queue.last = entry.n;
-            queue.entries.push_back(entry);
+    fn end(&mut self, error: Option<ClientError>) {
+        self.tell(ConnectionEvent::Ended(error.clone()));
+        let error = error.unwrap_or(ClientError::Closed);
+        for queue in self.deliveries.drain(..).filter_map(|queue| queue.upgrade()) {
+            queue.end(&error);
         }
-        self.changed.notify_one();
-    }
-
-    fn end(&self, error: ClientError) {
-        self.queue().ended = Some(error);
-        self.changed.notify_one();
-    }
-
-    fn queue(&self) -> MutexGuard<'_, EntryQueue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.each_subscription(|subscription| subscription.end(error.clone()));
+        self.subscriptions.clear();
+        self.conversations.clear();
+        self.messages.clear();
+        self.ended = Some(error);
     }
 }

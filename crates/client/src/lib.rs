@@ -27,12 +27,14 @@
 #![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
 pub mod audit;
-mod blocking;
+pub mod blocking;
 mod client;
 pub mod clock;
+mod connection_events;
 pub mod connector;
 mod conversation;
 mod delays;
+mod delivery;
 pub mod directory;
 mod disk;
 mod driver;
@@ -40,6 +42,7 @@ pub mod enrol;
 pub mod error;
 mod event_router;
 pub mod home;
+mod inbox;
 mod limits;
 pub mod model;
 pub mod outbox;
@@ -52,12 +55,20 @@ mod register;
 mod registration_client;
 pub mod request_connection;
 mod session_log;
+mod shared_transfers;
 pub mod state;
+mod subscription;
+pub mod target;
 pub mod transfer;
 pub mod uploads;
 
 pub use client::Client;
+pub use connection_events::{ConnectionEvent, ConnectionEvents};
 pub use conversation::{Conversation, Message, Messages, SentMessage};
+pub use delivery::{Deliveries, DeliveryEvent};
 pub use directory::{ConversationInfo, ConversationKind, PersonInfo};
 pub use error::ClientError;
+pub use inbox::{Inbox, InboxEvent, InboxOptions, InboxStart};
 pub use model::{Event, Options};
+pub use shared_transfers::SentFile;
+pub use target::Target;

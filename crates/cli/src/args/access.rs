@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use twinlock_client::target::lowercase_name;
 use twinlock_core::id::Name;
 
 use super::common::PasswordArgs;
 use super::values::duration;
-use crate::target::lowercase_name;
 
 #[derive(Debug, Args)]
 pub(crate) struct DevicesArgs {

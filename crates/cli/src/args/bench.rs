@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use twinlock_client::target::lowercase_name;
 use twinlock_core::id::Name;
 use twinlock_core::limits::MAX_TEXT;
 
 use super::values::{bytes, seconds};
-use crate::target::lowercase_name;
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use twinlock_client::target::{Target, lowercase_name};
 use twinlock_core::id::Name;
 
 use super::common::JsonArgs;
-use crate::target::{Target, lowercase_name};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClassicCommand {

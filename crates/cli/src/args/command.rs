@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use twinlock_client::Target;
 
 use super::access::{DevicesArgs, InviteArgs, PasswdArgs};
 use super::bench::BenchArgs;
@@ -14,7 +15,6 @@ use super::messages::{ChatArgs, HistoryArgs, ListenArgs, OutboxCommand, SendArgs
 use super::rooms::{RoomCommand, RoomsArgs, TopicArgs};
 use super::status::{AuditCommand, StatusArgs};
 use crate::settings::ServeArgs;
-use crate::target::Target;
 
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("TWINLOCK_COMMIT"));

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use twinlock_client::target::lowercase_name;
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
 
 use super::common::PasswordArgs;
 use super::values::{account, label};
-use crate::target::lowercase_name;
 
 #[derive(Debug, Args)]
 pub(crate) struct JoinArgs {

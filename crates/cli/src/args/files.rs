@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use twinlock_client::Target;
 
 use super::values::{Point, rate};
-use crate::target::Target;
 
 #[derive(Debug, Args)]
 pub(crate) struct PutArgs {

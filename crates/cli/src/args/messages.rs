@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use twinlock_client::{InboxStart, Target};
 
 use super::common::JsonArgs;
 use super::text_argument::{TargetAndText, target_and_text};
-use super::values::{Point, Since, text};
+use super::values::{Point, inbox_start, text};
 use crate::exit::Failure;
-use crate::target::Target;
 
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
@@ -43,8 +43,8 @@ pub(crate) struct ListenArgs {
     /// Rooms and @users [default: all your conversations]
     pub(crate) targets: Vec<Target>,
     /// Start at: all, new, or after entry N [default: where the last `listen` ended, else new]
-    #[arg(long, value_name = "all|new|N")]
-    pub(crate) since: Option<Since>,
+    #[arg(long, value_name = "all|new|N", value_parser = inbox_start)]
+    pub(crate) since: Option<InboxStart>,
     /// Exit after N entries
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,

@@ -26,4 +26,4 @@ pub(crate) use parse::parse;
 pub(crate) use rooms::{RoomCommand, RoomsArgs};
 pub(crate) use status::{AuditCommand, StatusArgs};
 pub(crate) use text_argument::TargetAndText;
-pub(crate) use values::{Point, Since};
+pub(crate) use values::Point;

@@ -1,10 +1,10 @@
 //! Arguments of `rooms` and `room`.
 
 use clap::{Args, Subcommand};
+use twinlock_client::Target;
 
 use super::text_argument::{TargetAndText, target_and_text};
 use crate::exit::Failure;
-use crate::target::Target;
 
 #[derive(Debug, Args)]
 pub(crate) struct RoomsArgs {

@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 
+use twinlock_client::Target;
+
 use crate::exit::Failure;
-use crate::target::Target;
 
 /// Ends the options.
 pub(super) const ESCAPE: &str = "--";

@@ -2,31 +2,21 @@
 
 use std::time::Duration;
 
+use twinlock_client::InboxStart;
 use twinlock_client::profile::MAX_LABEL;
+use twinlock_client::target::lowercase_name;
 use twinlock_client::transfer::SLOWEST;
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
 
 use crate::settings::DEFAULT_PORT;
-use crate::target::lowercase_name;
 
 /// Where `listen` starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Since {
-    All,
-    New,
-    After(u64),
-}
-
-impl std::str::FromStr for Since {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "all" => Ok(Self::All),
-            "new" => Ok(Self::New),
-            n => n.parse().map(Self::After).map_err(|_| "all, new or a number".to_owned()),
-        }
+pub(crate) fn inbox_start(text: &str) -> Result<InboxStart, String> {
+    match text {
+        "all" => Ok(InboxStart::All),
+        "new" => Ok(InboxStart::New),
+        n => n.parse().map(InboxStart::After).map_err(|_| "all, new or a number".to_owned()),
     }
 }
 
@@ -105,7 +95,8 @@ pub(super) fn address(text: &str) -> Result<Address, String> {
 
 pub(super) fn account(text: &str) -> Result<(Name, Address), String> {
     let (user, server) = text.split_once('@').ok_or("USER@HOST[:PORT]")?;
-    Ok((lowercase_name(user)?, address(server)?))
+    let user = lowercase_name(user).map_err(|error| error.to_string())?;
+    Ok((user, address(server)?))
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

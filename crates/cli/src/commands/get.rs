@@ -8,19 +8,17 @@ use std::io::{self, Write};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use tokio::sync::watch;
 use twinlock_client::model::Entry;
 use twinlock_client::transfer::{Destination, DownloadRequest, DownloadTarget, name};
-use twinlock_client::{Event, Options};
+use twinlock_client::{ConnectionEvent, Options};
 use twinlock_core::id::{ConversationId, Name};
 
 use crate::args::{GetArgs, Point};
 use crate::connection_text::why_down;
-use crate::context::{Context, OpenProfile};
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::lookup::{file_at, file_entry, is_own};
 use crate::progress_timeout::ProgressTimeout;
-use crate::retry::until_answered;
 use crate::signals::interrupted;
 use crate::transfer_progress::{PROGRESS_TIMEOUT, TransferProgress, TransferredFile};
 
@@ -130,32 +128,15 @@ async fn read(
     context: &Context,
 ) -> Result<RequestedFiles, Failure> {
     let options = Options { send: false, ..Options::default() };
-    let OpenProfile { client, mut events, user } = context.open(options)?;
-    let (told, down) = watch::channel(None);
-    let (end, mut ended) = tokio::sync::oneshot::channel();
-    tokio::spawn(async move {
-        let mut end = Some(end);
-        while let Some(event) = events.recv().await {
-            match event {
-                Event::Up(_) => _ = told.send_replace(None),
-                Event::Down { error, .. } => _ = told.send_replace(Some(error)),
-                Event::Ended(Some(error)) => {
-                    if let Some(end) = end.take() {
-                        let _gone = end.send(error);
-                    }
-                }
-                _ => {}
-            }
-        }
-    });
+    let client = context.connect(options)?;
+    let mut connection = client.connection_events()?;
+    let mut down = None;
     let mut timeout = ProgressTimeout::new(context.global.timeout.unwrap_or(PROGRESS_TIMEOUT));
     let found = async {
-        let conversation =
-            until_answered(&client, async |client| client.target(target).await).await?;
+        let conversation = client.until_answered(|| client.target(target)).await?;
         let mut entries = Vec::with_capacity(points.len());
         let read = async |after, limit| {
-            until_answered(&client, async |client| client.read(conversation.id, after, limit).await)
-                .await
+            client.until_answered(|| client.read(conversation.id, after, limit)).await
         };
         for point in points {
             let n = file_at(&read, conversation.head, *point).await?.ok_or_else(|| {
@@ -165,18 +146,27 @@ async fn read(
         }
         Ok::<_, Failure>((conversation.id, entries))
     };
-    let (conversation, entries) = tokio::select! {
-        found = found => found?,
-        Ok(error) = &mut ended => return Err(error.into()),
-        () = timeout.is_over() => {
-            let why = down.borrow().clone();
-            return Err(match why {
-                Some(error) => Failure::new(Exit::NoConnection, why_down(&error)),
-                None => Failure::new(Exit::TimedOut, "timed out"),
-            });
+    let mut found = Box::pin(found);
+    let mut interrupt = std::pin::pin!(interrupted());
+    let (conversation, entries) = loop {
+        tokio::select! {
+            found = &mut found => break found?,
+            Some(event) = connection.next() => match event {
+                ConnectionEvent::Up(_) => down = None,
+                ConnectionEvent::Down { error, .. } => down = Some(error),
+                _ => {}
+            },
+            () = timeout.is_over() => {
+                return Err(match down {
+                    Some(error) => Failure::new(Exit::NoConnection, why_down(&error)),
+                    None => Failure::new(Exit::TimedOut, "timed out"),
+                });
+            }
+            () = &mut interrupt => return Err(Failure::interrupted()),
         }
-        () = interrupted() => return Err(Failure::interrupted()),
     };
+    drop(found);
+    let user = client.user().clone();
     client.close().await;
     Ok((conversation, entries, user))
 }

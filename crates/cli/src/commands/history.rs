@@ -31,7 +31,7 @@ pub(crate) async fn run(args: HistoryArgs, context: &Context) -> Result<(), Fail
         }
         Ok(())
     };
-    let read = async |after, limit| Ok(client.read(conversation.id, after, limit).await?);
+    let read = async |after, limit| client.read(conversation.id, after, limit).await;
     let before = match args.before {
         Some(point) => Some(first_at(&read, conversation.head, point).await?),
         None => None,

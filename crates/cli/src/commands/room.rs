@@ -1,12 +1,12 @@
 //! `room`: creates, joins, leaves and describes rooms.
 
+use twinlock_client::Target;
 use twinlock_client::error::{ClientError, RefusalReason};
 use twinlock_core::id::Name;
 
 use crate::args::{RoomCommand, TargetAndText};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::target::Target;
 
 pub(crate) async fn run(room: RoomCommand, context: &Context) -> Result<(), Failure> {
     let client = context.ask_once()?;

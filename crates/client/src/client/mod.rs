@@ -16,8 +16,8 @@ mod step_up;
 
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::{mpsc, oneshot};
-use twinlock_core::id::ConversationId;
+use tokio::sync::{OnceCell, mpsc, oneshot};
+use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::limits::{MAX_BODY, MAX_SEARCH, MAX_TOPIC};
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 
@@ -28,6 +28,7 @@ use crate::event_router::EventRouter;
 use crate::home::Home;
 use crate::model::{Event, Facts, Options, Rekeyed};
 use crate::profile::Profile;
+use crate::shared_transfers::SharedTransfers;
 use crate::state::State;
 
 /// The handle to a client's task. Clones share the task, which ends with the last of them.
@@ -37,8 +38,19 @@ pub struct Client {
     state: State,
     /// Why the task has ended, once it has.
     ended: Arc<OnceLock<ClientError>>,
+    source: Arc<ClientSource>,
     /// Who waits for events; `None`: the caller of [`Client::start`] takes them.
     router: Option<EventRouter>,
+}
+
+/// What a client was started with, and its file transfers.
+#[derive(Debug)]
+struct ClientSource {
+    home: Home,
+    profile: Name,
+    user: Name,
+    options: Options,
+    transfers: OnceCell<Arc<SharedTransfers>>,
 }
 
 impl Client {
@@ -52,10 +64,24 @@ impl Client {
         state: State,
         options: Options,
     ) -> Result<(Self, mpsc::Receiver<Event>), ClientError> {
+        let source = ClientSource {
+            home: home.clone(),
+            profile: profile.name().clone(),
+            user: profile.user().clone(),
+            options: options.clone(),
+            transfers: OnceCell::new(),
+        };
         let ended = Arc::new(OnceLock::new());
         let (commands, events) =
             driver::start(home, profile, state.clone(), options, ended.clone())?;
-        Ok((Self { commands, state, ended, router: None }, events))
+        let source = Arc::new(source);
+        Ok((Self { commands, state, ended, source, router: None }, events))
+    }
+
+    /// The user of the profile.
+    #[must_use]
+    pub fn user(&self) -> &Name {
+        &self.source.user
     }
 
     /// The profile's state: outbox and receipts.
@@ -129,6 +155,22 @@ impl Client {
         let (reply, done) = oneshot::channel();
         if self.command(DriverCommand::Close(reply)).await.is_ok() {
             let _ended = done.await;
+        }
+    }
+
+    /// Repeats a request until a connection delivers the answer.
+    ///
+    /// # Errors
+    /// [`ClientError`], but not [`ClientError::Lost`].
+    pub async fn until_answered<T, F: Future<Output = Result<T, ClientError>>>(
+        &self,
+        ask: impl Fn() -> F,
+    ) -> Result<T, ClientError> {
+        loop {
+            match ask().await {
+                Err(ClientError::Lost(_)) => {}
+                answered => return answered,
+            }
         }
     }
 

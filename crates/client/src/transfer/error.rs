@@ -40,6 +40,9 @@ pub enum TransferError {
         /// The kind of file.
         what: &'static str,
     },
+    /// The entry is not a file.
+    #[error("the message is not a file")]
+    NoFile,
     /// The destination exists; it is overwritten only on request.
     #[error("{} exists already", .0.display())]
     Exists(PathBuf),
@@ -83,6 +86,7 @@ impl TransferError {
             | Self::Changed(_)
             | Self::Size { .. }
             | Self::NotAFile { .. }
+            | Self::NoFile
             | Self::Exists(_)
             | Self::InTheWay { .. }
             | Self::Taken(_)

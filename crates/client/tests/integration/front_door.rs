@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use twinlock_client::outbox::Ack;
-use twinlock_client::{Client, ClientError, Conversation, Message, Messages};
+use twinlock_client::transfer::TransferError;
+use twinlock_client::{
+    Client, ClientError, ConnectionEvent, Conversation, InboxEvent, InboxOptions, Message, Messages,
+};
 use twinlock_core::id::{Link, Salt};
 
 use crate::common::{LONG, World};
@@ -123,4 +126,133 @@ async fn front_door__leaving_ends_the_messages() {
     other.leave_room(room.id).await.unwrap();
     let left = timeout(LONG, messages.next()).await.unwrap();
     assert_eq!(left.unwrap_err(), ClientError::Left);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn front_door__message_sent_without_server_is_recorded() {
+    let mut world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    world.stop().await;
+    let client = Client::open_in(&ada.home, "default").await.unwrap();
+    let mut connection = client.connection_events().unwrap();
+    let down = timeout(LONG, connection.next()).await.unwrap();
+    assert!(matches!(down, Some(ConnectionEvent::Down { .. })), "{down:?}");
+    let sent = client.send("lobby", "later").await.unwrap();
+    world.start().await;
+    client.reconnect_now().await.unwrap();
+    assert_eq!(timeout(LONG, sent.recorded()).await.unwrap(), Ok(1));
+    loop {
+        match timeout(LONG, connection.next()).await.unwrap() {
+            Some(ConnectionEvent::Up(_)) => break,
+            Some(ConnectionEvent::Down { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    client.close().await;
+    let ended = timeout(LONG, connection.next()).await.unwrap();
+    assert!(matches!(ended, Some(ConnectionEvent::Ended(None))), "{ended:?}");
+    assert!(connection.next().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn front_door__file_arrives_whole_and_replaces_nothing() {
+    let world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    let client = Client::open_in(&ada.home, "default").await.unwrap();
+    let lobby = client.conversation("lobby").await.unwrap();
+    let mut messages = lobby.messages();
+    let source = world.dir.path().join("report.txt");
+    let content: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(&source, &content).unwrap();
+    let sent = lobby.send_file(&source).await.unwrap();
+    assert_eq!(timeout(LONG, sent.recorded()).await.unwrap().unwrap(), 1);
+    let message = next(&mut messages).await;
+    let file = message.file().unwrap();
+    assert_eq!((file.name.expose_raw(), file.size), ("report.txt", content.len() as u64));
+    let into = world.dir.path().join("into");
+    std::fs::create_dir(&into).unwrap();
+    let path = timeout(LONG, message.save_file(&into)).await.unwrap().unwrap();
+    assert_eq!(path, into.join("report.txt"));
+    assert_eq!(std::fs::read(&path).unwrap(), content);
+    let again = timeout(LONG, message.save_file(&into)).await.unwrap().unwrap_err();
+    assert_eq!(again, TransferError::Exists(path));
+
+    say(&lobby, "no file").await;
+    let text = next(&mut messages).await.save_file(&into).await.unwrap_err();
+    assert_eq!(text, TransferError::NoFile);
+    let missing = lobby.send_file(world.dir.path().join("missing")).await.unwrap_err();
+    assert!(missing.to_string().contains("missing"), "{missing}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn front_door__second_reader_takes_the_conversation_over() {
+    let world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    let client = Client::open_in(&ada.home, "default").await.unwrap();
+    let lobby = client.conversation("lobby").await.unwrap();
+    let (mut first, mut second) = (lobby.messages(), lobby.messages());
+    say(&lobby, "one").await;
+    assert_eq!(next(&mut first).await.text(), "one");
+    assert_eq!(next(&mut second).await.text(), "one");
+    let lost = timeout(LONG, first.next()).await.unwrap();
+    assert_eq!(lost.unwrap_err(), ClientError::Superseded);
+    say(&lobby, "two").await;
+    assert_eq!(next(&mut second).await.text(), "two");
+}
+
+/// More messages than wait in a subscription: its reader gets each of them once, in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn front_door__slow_reader_gets_every_message_once() {
+    const MESSAGES: u64 = 9_000;
+    let world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    let client = Client::open_in(&ada.home, "default").await.unwrap();
+    let lobby = client.conversation("lobby").await.unwrap();
+    let mut messages = lobby.messages();
+    let mut deliveries = client.deliveries().unwrap();
+    let texts = (1..=MESSAGES).map(|n| n.to_string()).collect();
+    deliveries.send("lobby", texts).await.unwrap();
+    // The reader begins, and takes nothing until all are recorded.
+    assert_eq!(next(&mut messages).await.text(), "1");
+    while deliveries.pending_count() > 0 {
+        timeout(LONG, deliveries.next()).await.unwrap().unwrap();
+    }
+    for n in 2..=MESSAGES {
+        let message = next(&mut messages).await;
+        assert_eq!((message.number(), message.text()), (n, n.to_string().as_str()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn front_door__inbox_of_everything_finds_new_conversations() {
+    let world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    let link = {
+        let (client, _events) = ada.start(crate::common::quick());
+        let link = ada.invite(&client).await;
+        client.close().await;
+        link
+    };
+    let ada = Client::open_in(&ada.home, "default").await.unwrap();
+    let bob = Client::join_in(&world.home("bob"), "default", &link, "bob").await.unwrap();
+    let options = InboxOptions { position: Some("sdk:all".to_owned()), ..InboxOptions::default() };
+    let mut inbox = ada.inbox(options).unwrap();
+    assert!(!inbox.is_caught_up());
+    while !inbox.is_caught_up() {
+        timeout(LONG, inbox.next()).await.unwrap().unwrap();
+    }
+    // The conversation did not exist when the inbox began.
+    let to_ada = bob.conversation("@ada").await.unwrap();
+    let (recorded, ()) = tokio::join!(say(&to_ada, "hello"), async {
+        let (conversation, target, n) = loop {
+            if let InboxEvent::Entries { conversation, target, entries } =
+                timeout(LONG, inbox.next()).await.unwrap().unwrap()
+            {
+                break (conversation, target, entries[0].n);
+            }
+        };
+        assert_eq!((target.as_str(), n), ("@bob", 1));
+        inbox.handled(conversation, n).await.unwrap();
+    });
+    assert_eq!(recorded, 1);
 }

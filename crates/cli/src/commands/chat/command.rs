@@ -1,10 +1,10 @@
 //! Parses the lines of `chat`: text, commands, and the end.
 
 use twinlock_app::Intent;
+use twinlock_client::Target;
 use twinlock_core::id::Name;
 
 use super::files::expand_home;
-use crate::target::Target;
 
 /// The answer to `/help`.
 pub(super) const HELP: &str = "\

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use twinlock_app::{ClientEffect, Effect, FileEffect, perform};
 use twinlock_client::ClientError;
+use twinlock_client::Target;
 
 use super::LineChat;
 use crate::clock::now_ms;
 use crate::exit::{Exit, Failure};
 use crate::progress_timeout;
-use crate::target::Target;
 
 /// Timeout of a request: there may be no connection.
 const ANSWER: Duration = Duration::from_secs(10);

@@ -1,17 +1,20 @@
-//! The conversation that a command is about, as people write it.
+//! Targets: the conversations that people and programs name.
 
-use twinlock_core::id::Name;
+use twinlock_core::id::{BadName, Name};
 
 /// A room's name, or `@` and a user's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Target {
+pub enum Target {
+    /// A room.
     Room(Name),
+    /// The direct conversation with this user.
     User(Name),
 }
 
 impl Target {
-    /// The room, for commands that need one.
-    pub(crate) fn room(&self) -> Option<&Name> {
+    /// The room, for requests that need one.
+    #[must_use]
+    pub fn room(&self) -> Option<&Name> {
         match self {
             Self::Room(name) => Some(name),
             Self::User(_) => None,
@@ -28,10 +31,11 @@ impl std::fmt::Display for Target {
     }
 }
 
+/// Accepts `#` before a room's name, and upper case, because people capitalize names.
 impl std::str::FromStr for Target {
-    type Err = String;
+    type Err = BadName;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, BadName> {
         match text.strip_prefix('@') {
             Some(user) => lowercase_name(user).map(Self::User),
             None => lowercase_name(text.strip_prefix('#').unwrap_or(text)).map(Self::Room),
@@ -40,8 +44,11 @@ impl std::str::FromStr for Target {
 }
 
 /// A name in lower case, because people capitalize names.
-pub(crate) fn lowercase_name(text: &str) -> Result<Name, String> {
-    Name::new(&text.to_ascii_lowercase()).map_err(|error| error.to_string())
+///
+/// # Errors
+/// [`BadName`].
+pub fn lowercase_name(text: &str) -> Result<Name, BadName> {
+    Name::new(&text.to_ascii_lowercase())
 }
 
 #[cfg(test)]
