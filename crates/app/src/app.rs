@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use twinlock_core::id::{ConversationId, MessageId, Name};
+use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::limits::MAX_TEXT;
 
 use crate::change::Change;
@@ -81,6 +81,12 @@ impl App {
     #[must_use]
     pub fn user(&self) -> &Name {
         &self.user
+    }
+
+    /// Whether the user's conversations are known.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.is_ready
     }
 
     /// The user's conversations, with unread counts and mentions.
@@ -193,14 +199,13 @@ impl App {
         self.transfers.end_examination();
     }
 
-    /// Adds a transfer that the caller has queued. `message_id` is that of an upload.
+    /// Adds a transfer that the caller has queued.
     pub fn start_transfer(
         &mut self,
         job: twinlock_client::transfer::JobId,
         transfer: TransferView,
-        message_id: Option<MessageId>,
     ) {
-        if let Some(message_id) = message_id {
+        if let Some(message_id) = transfer.message_id {
             self.composer.add_file(message_id);
         }
         let change = self.transfers.start(job, transfer);

@@ -27,6 +27,8 @@ pub enum MessageState {
     },
     /// It will not be recorded.
     Rejected(Rejection),
+    /// A file that could not be sent, or that changed and is sent as another message.
+    FileFailed,
 }
 
 /// Why a message will not be recorded.
@@ -133,6 +135,15 @@ impl Composer {
             && let Some(state) = self.states.get_mut(&message_id)
         {
             *state = MessageState::Recorded { n };
+        }
+    }
+
+    /// Takes the report that a file will not be recorded as this message.
+    pub fn file_failed(&mut self, message_id: MessageId) {
+        if !self.queued.contains_key(&message_id)
+            && let Some(state @ MessageState::Queued) = self.states.get_mut(&message_id)
+        {
+            *state = MessageState::FileFailed;
         }
     }
 

@@ -108,12 +108,17 @@ impl ConversationList {
     }
 
     /// Adds a conversation, or updates a known one, which keeps its visibility. Returns whether it
-    /// is new; the caller then follows it from entry `after`.
+    /// is new, or joined again; the caller then follows it from entry `after`.
     pub fn add(&mut self, found: &ConversationInfo, visibility: Visibility, after: u64) -> bool {
         let Some(known) = self.all.get_mut(&found.id) else {
             self.all.insert(found.id, ConversationView::new(found, visibility, after));
             return true;
         };
+        if found.joined && !known.is_joined {
+            let after = after.max(known.head);
+            *known = ConversationView::new(found, known.visibility, after);
+            return true;
+        }
         known.target = found.target();
         known.topic = found.topic.clone();
         known.is_joined = found.joined;

@@ -51,12 +51,19 @@ impl App {
     /// the connections of the transfers, whose state the client reports too.
     pub fn handle_transfer(&mut self, event: TransferEvent) -> bool {
         let is_of_file = !matches!(event, TransferEvent::Up(_) | TransferEvent::Down { .. });
-        if let TransferEvent::Changed { message_id, .. } = &event {
-            self.composer.add_file(*message_id);
-        }
         if let Some(change) = self.transfers.take(event) {
-            if let TransferChange::Recorded { message_id, n, .. } = &change {
-                self.composer.file_recorded(*message_id, *n);
+            match &change {
+                TransferChange::Recorded { message_id, n, .. } => {
+                    self.composer.file_recorded(*message_id, *n);
+                }
+                TransferChange::Restarted { transfer, message_id } => {
+                    self.composer.add_file(*message_id);
+                    transfer.message_id.into_iter().for_each(|id| self.composer.file_failed(id));
+                }
+                TransferChange::Failed { transfer, .. } => {
+                    transfer.message_id.into_iter().for_each(|id| self.composer.file_failed(id));
+                }
+                _ => {}
             }
             self.change(Change::Transfer(change));
         }

@@ -1,7 +1,7 @@
 //! Outcomes of effects, as input of an [`App`].
 
 use twinlock_client::record::Page;
-use twinlock_client::{ClientError, ConversationInfo, PersonInfo};
+use twinlock_client::{ClientError, ConversationInfo, ConversationKind, PersonInfo};
 
 use crate::app::App;
 use crate::change::Change;
@@ -15,23 +15,32 @@ use crate::timeline::{Timeline, TimelineItem};
 const OPENED_ENTRIES: u64 = 20;
 
 impl App {
-    /// Takes the user's conversations, and follows them.
+    /// Takes the user's conversations, and follows those that are not followed yet. Call this at
+    /// the start, and with a new roster after each [`Change::Connected`] that restores a session:
+    /// conversations may have begun, and the server tells a new session of no presence.
     pub fn handle_roster(&mut self, roster: Roster) {
-        self.is_ready = true;
+        let is_first = !std::mem::replace(&mut self.is_ready, true);
         let Roster { open, shown, rooms, people } = roster;
         let names = shown.iter().chain([&open]).chain(&rooms).map(typed_name);
         let people = people.into_iter().map(|person| format!("@{}", person.user));
         let names = names.chain(people).collect();
         self.change(Change::Names(names));
         for conversation in &shown {
-            self.follow(conversation, Visibility::Shown, conversation.head);
+            // A direct conversation that is found later began while there was no connection.
+            let is_new = !is_first && conversation.kind == ConversationKind::Direct;
+            let after = if is_new { 0 } else { conversation.head };
+            self.follow(conversation, Visibility::Shown, after);
         }
         for room in rooms.iter().filter(|room| room.joined) {
             self.follow(room, Visibility::Counted, room.head);
         }
-        let after = open.head.saturating_sub(self.options.backlog);
-        self.follow(&open, Visibility::Shown, after);
-        self.change(Change::Ready { topic: open.topic });
+        if is_first {
+            let after = open.head.saturating_sub(self.options.backlog);
+            self.follow(&open, Visibility::Shown, after);
+            self.change(Change::Ready { topic: open.topic });
+        } else {
+            self.follow(&open, Visibility::Shown, open.head);
+        }
     }
 
     /// Takes the outcome of an effect.

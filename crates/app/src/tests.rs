@@ -7,13 +7,14 @@ use proptest::prelude::*;
 use twinlock_client::Event;
 use twinlock_client::error::RefusalReason;
 use twinlock_client::record::Page;
+use twinlock_client::transfer::{TransferError, TransferEvent};
 use twinlock_core::id::{ConversationId, Link};
 use twinlock_core::limits::MAX_TEXT;
 
 use crate::fixtures::{ALICE, BOB, USERS, ack, direct, entry, id, name, room};
 use crate::{
     App, AppOptions, Change, ClientEffect, Effect, EffectOutcome, Intent, IntentError,
-    MessageState, Roster, Visibility,
+    MessageState, Roster, TransferDirection, TransferView, Visibility,
 };
 
 const OPTIONS: AppOptions = AppOptions { is_interactive: true, backlog: 20, timeline_entries: 8 };
@@ -282,4 +283,56 @@ fn app__texts_go_to_the_open_conversation_or_aside() {
     let long = Intent::Send { text: "x".repeat(MAX_TEXT + 1) };
     assert_eq!(app.handle_intent(long), Err(IntentError::TextTooLong { most: MAX_TEXT }));
     assert_eq!(effects(&mut app), []);
+}
+
+#[test]
+fn app__follows_a_room_again_after_leaving_and_joining() {
+    let now = Instant::now();
+    let mut app = app(now);
+    effects(&mut app);
+    let mut left = room(3, 4, 0);
+    left.joined = false;
+    app.handle_event(Event::Conversation(left), now);
+    assert_eq!(effects(&mut app), []);
+    app.handle_event(Event::Conversation(room(3, 9, 9)), now);
+    assert_eq!(effects(&mut app), [ClientEffect::Follow { conversation: 3, after: 9 }]);
+    let view = app.conversations().get(3).unwrap();
+    assert_eq!((view.is_joined, view.head, view.unread), (true, 9, 0));
+    app.handle_event(Event::Conversation(room(3, 9, 9)), now);
+    assert_eq!(effects(&mut app), []);
+}
+
+#[test]
+fn app__second_roster_follows_only_what_is_new() {
+    let mut app = app(Instant::now());
+    effects(&mut app);
+    changes(&mut app);
+    let mut later = roster();
+    later.shown.push(direct(6, "carol", 2));
+    later.rooms.push(room(7, 5, 5));
+    app.handle_roster(later);
+    let follow = |conversation, after| ClientEffect::Follow { conversation, after };
+    assert_eq!(effects(&mut app), [follow(6, 0), follow(7, 5)]);
+    assert!(changes(&mut app).iter().all(|change| !matches!(change, Change::Ready { .. })));
+}
+
+#[test]
+fn app__failed_and_restarted_files_are_not_queued() {
+    let mut app = app(Instant::now());
+    let transfer = |i| TransferView {
+        direction: TransferDirection::Sending,
+        name: "a".to_owned(),
+        target: "room1".to_owned(),
+        size: 9,
+        done: 0,
+        message_id: Some(id(i)),
+    };
+    app.start_transfer(1, transfer(1));
+    assert_eq!(app.composer().state(&id(1)), Some(MessageState::Queued));
+    let changed = TransferEvent::Changed { job: 1, message_id: id(2), size: 5 };
+    app.handle_transfer(changed);
+    assert_eq!(app.composer().state(&id(1)), Some(MessageState::FileFailed));
+    assert_eq!(app.composer().state(&id(2)), Some(MessageState::Queued));
+    app.handle_transfer(TransferEvent::Failed { job: 1, error: TransferError::Hash });
+    assert_eq!(app.composer().state(&id(2)), Some(MessageState::FileFailed));
 }

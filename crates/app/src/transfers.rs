@@ -28,6 +28,8 @@ pub struct TransferView {
     pub size: u64,
     /// Bytes that are transferred.
     pub done: u64,
+    /// The message of a file that is sent.
+    pub message_id: Option<MessageId>,
 }
 
 /// A change of a transfer.
@@ -113,6 +115,7 @@ impl TransferList {
                 let running = self.running.get_mut(&job)?;
                 let transfer = running.clone();
                 (running.size, running.done) = (size, 0);
+                running.message_id = Some(message_id);
                 Some(TransferChange::Restarted { transfer, message_id })
             }
             TransferEvent::Began { job, from: done } | TransferEvent::Progress { job, done } => {
@@ -146,7 +149,8 @@ mod tests {
 
     fn view(size: u64) -> TransferView {
         let direction = TransferDirection::Sending;
-        TransferView { direction, name: "a".into(), target: "ops".into(), size, done: 0 }
+        let (name, target) = ("a".into(), "ops".into());
+        TransferView { direction, name, target, size, done: 0, message_id: Some(id(1)) }
     }
 
     fn event(job: JobId, kind: u8, bytes: u64) -> TransferEvent {
@@ -180,6 +184,9 @@ mod tests {
                 let change = list.take(event(job, kind, bytes));
                 let was_running = running.contains(&job);
                 prop_assert_eq!(change.is_some(), was_running);
+                if let Some(TransferChange::Restarted { transfer, message_id }) = change {
+                    prop_assert!(transfer.message_id.is_some() && message_id == id(7));
+                }
                 if kind >= 3 {
                     running.remove(&job);
                 }

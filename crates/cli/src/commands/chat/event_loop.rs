@@ -1,5 +1,6 @@
 //! The loop of `chat`: waits for input, events and timeouts, and decides when the chat ends.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -12,6 +13,8 @@ use super::screen::{Suspensions, TypedInput, TypedLine};
 use crate::exit::{Exit, Failure};
 use crate::outbox_delivery::{LOOK, QUIET, waits};
 use crate::progress_timeout::ProgressTimeout;
+
+type LoadingRoster = Pin<Box<dyn Future<Output = Result<Roster, ClientError>> + Send>>;
 
 /// What a failed line of a script adds to its message.
 const REST_NOT_SENT: &str = "no line after it was sent";
@@ -55,10 +58,7 @@ impl LineChat {
     ) -> Result<(), Failure> {
         let mut interrupt = std::pin::pin!(interrupt);
         // Kept across all iterations, because dropping the future would lose the request.
-        let (client, target) =
-            (self.client.clone(), self.app.conversations().open_target().to_owned());
-        let mut loading = std::pin::pin!(load_roster(&client, &target));
-        let mut is_loaded = false;
+        let mut loading = Some(self.load_roster());
         let mut state = LoopState {
             is_script: !self.screen.is_terminal(),
             is_open: true,
@@ -86,8 +86,8 @@ impl LineChat {
             }
             let timeout = self.app.poll_timeout().map(Instant::from_std);
             tokio::select! {
-                roster = &mut loading, if !is_loaded => {
-                    is_loaded = true;
+                roster = next_roster(&mut loading) => {
+                    loading = None;
                     self.take_roster(roster, &mut state).await?;
                 }
                 line = input.next(), if state.is_open && !settles => {
@@ -95,7 +95,13 @@ impl LineChat {
                 }
                 event = events.recv(), if state.no_session.is_none() => match event {
                     Some(Event::Ended(None)) => return Ok(()),
-                    event => self.take_event(event, &mut state).await?,
+                    event => {
+                        let is_up = matches!(event, Some(Event::Up(_)));
+                        self.take_event(event, &mut state).await?;
+                        if is_up && self.app.connection().is_restored() && loading.is_none() {
+                            loading = Some(self.load_roster());
+                        }
+                    }
                 },
                 event = self.files.next() => {
                     if self.take_file_event(event).await? {
@@ -134,6 +140,12 @@ impl LineChat {
         state.no_session.filter(|_| unsettled).or(state.bad_input).map_or(Ok(()), Err)
     }
 
+    fn load_roster(&self) -> LoadingRoster {
+        let target = self.app.conversations().open_target().to_owned();
+        let client = self.client.clone();
+        Box::pin(async move { load_roster(&client, &target).await })
+    }
+
     async fn take_roster(
         &mut self,
         roster: Result<Roster, ClientError>,
@@ -143,6 +155,11 @@ impl LineChat {
             Ok(roster) => {
                 self.app.handle_roster(roster);
                 self.update().await
+            }
+            // After a reconnection, the chat goes on with the conversations that it knows.
+            Err(error) if self.app.is_ready() => {
+                tracing::warn!(%error, "the conversations were not listed again");
+                Ok(())
             }
             // Wait until the server refuses the earlier lines, so that none stays queued.
             Err(error) if state.is_script && self.app.composer().queued_count() > 0 => {
@@ -228,5 +245,12 @@ impl LineChat {
             let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
             self.out.say(&format!("waiting for {files}; Ctrl-C ends the wait"));
         }
+    }
+}
+
+async fn next_roster(loading: &mut Option<LoadingRoster>) -> Result<Roster, ClientError> {
+    match loading {
+        Some(loading) => loading.await,
+        None => std::future::pending().await,
     }
 }

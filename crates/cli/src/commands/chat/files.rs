@@ -127,10 +127,12 @@ impl LineChat {
             size: file.source.size,
             done: 0,
             target,
+            message_id: None,
         };
         let jobs = self.files.transfers()?.put(&transfer.target, vec![file]).await?;
         for (job, begun) in jobs {
-            self.app.start_transfer(job, transfer.clone(), Some(begun.message_id));
+            let message_id = Some(begun.message_id);
+            self.app.start_transfer(job, TransferView { message_id, ..transfer.clone() });
         }
         Ok(())
     }
@@ -147,6 +149,7 @@ impl LineChat {
             target: target.to_owned(),
             size: file.size,
             done: 0,
+            message_id: None,
         };
         let (dir, below) = (PathBuf::from("."), name::below(file.path.expose_raw()));
         let place = Destination { dir, below, name: name.into(), force: false, keep_mode: false };
@@ -154,7 +157,7 @@ impl LineChat {
         let (conversation, own) = (found.id, is_own(&entry, self.app.user()));
         let get = DownloadRequest { conversation, n, file, own, into: DownloadTarget::File(place) };
         let job = self.files.transfers()?.get(get)?;
-        self.app.start_transfer(job, transfer, None);
+        self.app.start_transfer(job, transfer);
         Ok(())
     }
 }

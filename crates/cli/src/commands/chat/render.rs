@@ -106,7 +106,8 @@ impl LineChat {
         });
         let text = text.unwrap_or_else(|| "(queued earlier)".to_owned());
         let why = match settlement.state {
-            MessageState::Queued => return Ok(()),
+            // A failed file is reported as a transfer.
+            MessageState::Queued | MessageState::FileFailed => return Ok(()),
             MessageState::Recorded { n } => return self.tick(n, &text),
             MessageState::Rejected(Rejection::Refused(refusal)) => refusal.to_string(),
             MessageState::Rejected(Rejection::Dropped) => {
