@@ -60,7 +60,7 @@ impl Stage {
         .await;
         let mut rng = Rng::from_env();
         let of_network = Rng::from_seed(rng.draw());
-        let network = FaultyNetwork::random(world.config.listen, of_network);
+        let network = FaultyNetwork::random(world.server.address(), of_network);
         let ada = world.owner("ada").await;
         let (client, _events) = ada.start(crate::common::quick());
         let mut people = Vec::new();
@@ -69,7 +69,7 @@ impl Stage {
         }
         client.close().await;
         people.insert(0, ada);
-        while world.server.as_ref().unwrap().sessions() > 0 {
+        while world.server.server().sessions() > 0 {
             sleep(Duration::from_millis(5)).await;
         }
         Self { world, network, timing, people, rng: Mutex::new(rng), lasts }
@@ -87,7 +87,7 @@ impl Stage {
     }
 
     fn lines(&self) -> usize {
-        self.world.server.as_ref().unwrap().sessions()
+        self.world.server.server().sessions()
     }
 
     /// Time after which a silent connection is dead: one that follows or waits, and any other.
