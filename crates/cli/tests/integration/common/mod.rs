@@ -21,13 +21,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-pub use twinlock_testing::{Rng, bytes};
+pub use twinlock_testing::{LONG, Rng, bytes};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_twinlock");
-
-/// Nothing ordinary takes longer unless it hangs; includes Argon2 on a busy machine.
-pub const LONG: Duration = Duration::from_secs(60);
 
 // ---- processes
 
