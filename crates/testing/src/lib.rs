@@ -1,5 +1,5 @@
 //! What the tests of several crates share: a server in the test's process, a client below the SDK,
-//! a faulty network, a random generator, link checks.
+//! a faulty network, a proxy that intercepts TLS, a random generator, link checks.
 //!
 //! Test crates and `twinlock-fuzz` depend on this crate; no build of the program does. A helper that
 //! only one crate's tests use stays in those tests. Helpers panic on failure, as a test does.
@@ -12,6 +12,7 @@
 extern crate self as twinlock_testing;
 
 mod credentials;
+mod dirs;
 pub mod endpoint;
 pub mod faulty_network;
 pub mod links;
@@ -24,8 +25,10 @@ mod rng;
 mod server;
 mod stalled_socket;
 mod timeouts;
+mod tls_interceptor;
 
 pub use credentials::{TestDevice, TestInvite, password};
+pub use dirs::copy_dir;
 pub use endpoint::Endpoint;
 pub use faulty_network::FaultyNetwork;
 pub use raw_client::RawClient;
@@ -34,3 +37,4 @@ pub use rng::{Rng, bytes, random};
 pub use server::TestServer;
 pub use stalled_socket::StalledSocket;
 pub use timeouts::{LONG, SOON, soon};
+pub use tls_interceptor::{TlsInterceptor, Watch};

@@ -120,16 +120,23 @@ impl TestServer {
         self.server.as_ref().unwrap()
     }
 
-    /// The directory around the server's, for other files of the test.
-    #[must_use]
-    pub fn root(&self) -> &Path {
-        self.dir.path()
+    /// Waits until at most this many sessions are left.
+    ///
+    /// # Panics
+    /// If more stay.
+    pub async fn until_sessions(&self, left: usize) {
+        let gone = async {
+            while self.server().sessions() > left {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon("end of a session", gone).await;
     }
 
     /// The server's directory.
     #[must_use]
     pub fn data(&self) -> PathBuf {
-        self.root().join("data")
+        self.dir.path().join("data")
     }
 
     /// Its address, also while it is stopped.

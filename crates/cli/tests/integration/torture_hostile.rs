@@ -92,10 +92,9 @@ const SOON: usize = 9;
 
 /// The behaviour of a slow client, and how long the server waits for it. No message is ever
 /// complete.
-fn slow(card: &Card, classic: u16, step: usize) -> (&'static str, u64, BoxFuture) {
+fn slow(card: &Card, classic: SocketAddr, step: usize) -> (&'static str, u64, BoxFuture) {
     let card = card.clone();
     let from = neighbour(step as u32);
-    let classic = SocketAddr::from(([127, 0, 0, 1], classic));
     let tcp = move |to| async move { tcp_from(from, to).await.unwrap() };
     let tls = move |server: Endpoint| async move { server.tls_from(from).await.unwrap() };
     let lines = || {
@@ -176,11 +175,7 @@ fn slow_client__is_dropped_at_the_deadline_of_each_step() {
     let host = Host::start_with(&["--classic-port", "0"]);
     let ada = host.owner();
     let card = Card::of(&ada);
-    host.running().wait_lines(2);
-    let said = host.running().out();
-    let classic =
-        said.lines().find_map(|line| line.strip_prefix("classic connections on ")).unwrap();
-    let classic = classic.rsplit_once(':').unwrap().1.parse().unwrap();
+    let classic = host.printed_address("classic connections on ");
     // The other steps take half a minute.
     let steps = if full() { STEPS } else { SOON };
     here().block_on(async {

@@ -5,6 +5,7 @@
 //! connections whose client is the test itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
@@ -110,8 +111,8 @@ async fn by_hand(card: &Card, messages: usize) -> (RawClient, Used) {
 }
 
 /// Sends a few texts on a classic connection and closes it; returns the used keys.
-async fn classic_line(port: u16, name: &str, psk: &ClassicKey) -> [[u8; 64]; 2] {
-    let tcp = tcp_from([127, 0, 0, 1].into(), ([127, 0, 0, 1], port).into()).await.unwrap();
+async fn classic_line(address: SocketAddr, name: &str, psk: &ClassicKey) -> [[u8; 64]; 2] {
+    let tcp = tcp_from([127, 0, 0, 1].into(), address).await.unwrap();
     let tls = ClientTls::new(ServerTrust::Learn, Alpn::Optional).unwrap();
     let mut io = BufReader::new(tls.connect("127.0.0.1", tcp).await.unwrap());
     let mut line = Vec::new();
@@ -132,13 +133,6 @@ async fn classic_line(port: u16, name: &str, psk: &ClassicKey) -> [[u8; 64]; 2] 
     line.clear();
     timeout(LONG, io.read_until(b'\n', &mut line)).await.expect("an end").unwrap();
     lines.expose_keys().map(|key| *key)
-}
-
-fn port(host: &Host, what: &str) -> u16 {
-    host.running().wait_lines(3);
-    let said = host.running().out();
-    let address = said.lines().find_map(|line| line.strip_prefix(what)).unwrap();
-    address.rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
 /// Merges equal findings in many places into one line.
@@ -194,8 +188,8 @@ fn secrets__none_left_except_device_secret_in_its_profile() {
     secrets.add("a classic key", &key);
     let runtime = here();
     let psk = ClassicKey::new(&key.try_into().unwrap());
-    let line_keys =
-        runtime.block_on(classic_line(port(&host, "classic connections on "), "lamp", &psk));
+    let classic = host.printed_address("classic connections on ");
+    let line_keys = runtime.block_on(classic_line(classic, "lamp", &psk));
     for key in line_keys {
         secrets.add("a key of a classic line", &key);
     }

@@ -8,7 +8,7 @@ use twinlock_core::proto::answer::Result as Answered;
 use twinlock_core::proto::{self, item::What, request::Op};
 use twinlock_core::session::{Binding, BindingPolicy};
 use twinlock_server::{Server, StartError};
-use twinlock_testing::Endpoint;
+use twinlock_testing::{Endpoint, TlsInterceptor};
 
 fn revoke(device: &TestDevice) -> Op {
     Op::RevokeDevice(proto::RevokeDevice { device: copy(&device.id.0) })
@@ -281,23 +281,18 @@ async fn reload__valid_certificate_is_served_and_invalid_ignored() {
 async fn channel_binding__interception_warned_or_refused_by_policy() {
     let host = TestServer::start().await;
     let (laptop, _ada) = host.owner().await;
-    let (address, pin) = middle(&host).await;
-    let through = || async {
-        let middle = Endpoint::pinned(address, vec![pin], host.key());
-        middle.connect_with(laptop.credential(), b"through", |_| ()).await
-    };
-    let mut client = through().await.unwrap();
+    let through = intercepted(&host).await;
+    let mut client = through.connect(laptop.credential()).await.unwrap();
     assert_eq!(client.binding, Binding::Cut);
     assert!(client.append(LOBBY, "lock 2 holds").await.is_ok());
 
     let host = host.restart(|config| config.binding = BindingPolicy::Require).await;
-    let (address, pin) = middle(&host).await;
+    let through = intercepted(&host).await;
     let direct = host.connect(laptop.credential()).await.unwrap();
     assert_eq!(direct.binding, Binding::Bound);
     for policy in [BindingPolicy::Warn, BindingPolicy::Off] {
-        let middle = Endpoint::pinned(address, vec![pin], host.key());
         let change = |config: &mut twinlock_core::session::SessionConfig| config.binding = policy;
-        let client = middle.connect_with(laptop.credential(), b"", change).await;
+        let client = through.connect_with(laptop.credential(), b"", change).await;
         let code = match client {
             Ok(mut client) => client.end().await.unwrap(),
             Err(no_line) => no_line.close().unwrap(),
@@ -310,33 +305,10 @@ async fn channel_binding__interception_warned_or_refused_by_policy() {
     assert_eq!(silent.end().await.unwrap(), CloseCode::Binding);
 }
 
-/// A relay that ends TLS with its own certificate and opens TLS to the server again.
-async fn middle(host: &TestServer) -> (std::net::SocketAddr, twinlock_core::id::TlsPin) {
-    use rustls::pki_types::PrivateKeyDer;
-    use twinlock_transport::tls::{ServerCert, ServerTls};
-
-    let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    let chain = vec![params.self_signed(&key).unwrap().der().clone()];
-    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let cert = ServerCert::from_der(chain, key).unwrap();
-    let pin = cert.pin();
-    let acceptor = ServerTls::new(cert).unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let endpoint = host.endpoint();
-    // Ends with the test's runtime.
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            let (acceptor, endpoint) = (acceptor.clone(), endpoint.clone());
-            tokio::spawn(async move {
-                let mut client = acceptor.accept(tcp).await.unwrap();
-                let mut server = endpoint.tls().await;
-                let _ended = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-            });
-        }
-    });
-    (address, pin)
+/// The server as its clients know it, behind a proxy that intercepts TLS.
+async fn intercepted(host: &TestServer) -> Endpoint {
+    let proxy = TlsInterceptor::start(host.endpoint(), || Box::new(|_| ())).await;
+    Endpoint::pinned(proxy.address, vec![proxy.pin], host.key())
 }
 
 #[tokio::test]
@@ -351,12 +323,7 @@ async fn session__closed_at_maximum_age_and_when_idle() {
     assert_eq!(ada.end().await.unwrap(), CloseCode::LogInAgain);
     // This one stops reading and writing after the login.
     let mut silent = host.connect(laptop.credential()).await.unwrap();
-    let gone = async {
-        while host.server().sessions() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    soon("end of the silent line", gone).await;
+    host.until_sessions(0).await;
     let end = silent.end().await;
     assert!(matches!(end, Ok(CloseCode::Idle) | Err(_)), "{end:?}");
 }

@@ -9,8 +9,6 @@ use prost::Message as _;
 use twinlock_core::proto;
 use twinlock_testing::bytes;
 
-const MIB: usize = 1024 * 1024;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn file__any_size_round_trips_as_entry() {
     let host = TestServer::start().await;

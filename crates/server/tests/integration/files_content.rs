@@ -8,8 +8,6 @@ use crate::common::*;
 use twinlock_core::proto::{self, RefusalReason, item::What, request::Op};
 use twinlock_testing::bytes;
 
-const MIB: usize = 1024 * 1024;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn content__stored_once_until_last_entry_is_erased() {
     let host = TestServer::start().await;

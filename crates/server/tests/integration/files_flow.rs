@@ -8,8 +8,6 @@ use tokio::time::timeout;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
 use twinlock_testing::bytes;
 
-const MIB: usize = 1024 * 1024;
-
 /// The tests measure the memory of this process, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 

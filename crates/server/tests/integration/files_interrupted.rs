@@ -6,8 +6,6 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_testing::bytes;
 
-const MIB: usize = 1024 * 1024;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload__resumes_after_disconnect_restart_and_crash() {
     let mut host = TestServer::start().await;

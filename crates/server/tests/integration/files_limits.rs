@@ -7,8 +7,6 @@ use crate::common::*;
 use twinlock_core::proto::{self, Limit, RefusalReason, request::Op};
 use twinlock_testing::bytes;
 
-const MIB: usize = 1024 * 1024;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn file_quota__counts_files_and_charges_whole_blocks() {
     let host = TestServer::start_with(|config| {

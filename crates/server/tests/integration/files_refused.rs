@@ -6,8 +6,6 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{self, Limit, RefusalReason, request::Op};
 use twinlock_testing::bytes;
 
-const MIB: usize = 1024 * 1024;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload__invalid_metadata_is_refused_at_offer() {
     let host = TestServer::start().await;

@@ -136,12 +136,7 @@ async fn hostile_bytes__any_stage_leaves_no_session() {
         let _closed = client.connection.wait(Some(0)).await;
         client.bye().await;
     }
-    let gone = async {
-        while host.server().sessions() > 1 {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("end of the hostile lines", gone).await;
+    host.until_sessions(1).await;
     assert!(ada.append(LOBBY, "undisturbed").await.is_ok());
 }
 
@@ -255,15 +250,10 @@ async fn session__removed_after_bye_and_after_disconnect() {
     let mut other = host.connect(laptop.credential()).await.unwrap();
     assert_eq!(host.server().sessions(), 2);
     ada.bye().await;
-    let gone = async |lines| {
-        while host.server().sessions() > lines {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("bye", gone(1)).await;
+    host.until_sessions(1).await;
     other.connection.session_mut().close(CloseCode::Bye);
     drop(other);
-    soon("cut", gone(0)).await;
+    host.until_sessions(0).await;
 }
 
 #[tokio::test]

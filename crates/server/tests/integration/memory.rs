@@ -7,8 +7,6 @@ use crate::common::*;
 use tokio::time::timeout;
 use twinlock_core::proto::{self, request::Op};
 
-const MIB: usize = 1024 * 1024;
-
 /// The tests measure the memory of this process, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 

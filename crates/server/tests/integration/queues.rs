@@ -25,16 +25,6 @@ async fn head(client: &mut RawClient) -> u64 {
     client.conversations().await[0].head
 }
 
-/// Waits until this many sessions are left.
-async fn sessions(host: &TestServer, left: usize) {
-    let gone = async {
-        while host.server().sessions() > left {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    soon("end of the session", gone).await;
-}
-
 /// Asserts that a queue of `all` requests was dropped: some were executed, and no more follow.
 async fn assert_dropped(bob: &mut RawClient, all: usize) {
     let before = head(bob).await;
@@ -69,7 +59,7 @@ async fn queue_and_end(frames: usize, end: End) {
         End::Cut => drop(ada),
         End::Close => ada.bye().await,
     }
-    sessions(&host, 1).await;
+    host.until_sessions(1).await;
     assert_dropped(&mut bob, frames * FRAME).await;
 }
 
@@ -134,7 +124,7 @@ async fn running_request__does_not_delay_session_end() {
             End::Close => ada.bye().await,
         }
         // The record is still locked.
-        sessions(&host, 0).await;
+        host.until_sessions(0).await;
         held.execute_batch("ROLLBACK").unwrap();
         ada = host.connect(laptop.credential()).await.unwrap();
     }
@@ -179,7 +169,7 @@ async fn revocation__completes_after_requester_disconnects() {
     }
     let left = host.server().sessions() - 1;
     drop(ada);
-    sessions(&host, left).await;
+    host.until_sessions(left).await;
     held.execute_batch("ROLLBACK").unwrap();
     assert_eq!(stolen.end().await.unwrap(), CloseCode::Revoked);
 }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-pub use twinlock_testing::{LONG, Rng, bytes};
+pub use twinlock_testing::{LONG, Rng, bytes, copy_dir};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_twinlock");
@@ -133,6 +133,18 @@ impl Running {
         assert!(done, "{}: {lines} lines\n{}\n{}", self.what, end_of(&out), end_of(&err));
     }
 
+    /// Waits until standard output has a line that starts with `start`; returns its rest.
+    pub fn wait_line(&self, start: &str) -> String {
+        let rest = |out: &str| {
+            let line = out.split_inclusive('\n').find_map(|line| line.strip_prefix(start));
+            line.and_then(|line| line.strip_suffix('\n')).map(ToOwned::to_owned)
+        };
+        self.out.wait(LONG, |bytes| rest(&String::from_utf8_lossy(bytes)).is_some());
+        let (out, err) = (self.out(), self.err());
+        let missing = || panic!("{}: {start:?}\n{}\n{}", self.what, end_of(&out), end_of(&err));
+        rest(&out).unwrap_or_else(missing)
+    }
+
     /// Waits up to `limit` for this many lines on standard output; returns whether they came.
     pub fn wait_lines_for(&self, lines: usize, limit: Duration) -> bool {
         let enough = |bytes: &[u8]| bytes.iter().filter(|b| **b == b'\n').count() >= lines;
@@ -181,7 +193,8 @@ impl Running {
         self.ended(LONG)
     }
 
-    fn end(mut self, limit: Duration) -> (Option<ExitStatus>, Ran) {
+    /// Waits for its end; kills it after `limit`, and then returns no status.
+    pub fn end(mut self, limit: Duration) -> (Option<ExitStatus>, Ran) {
         self.stdin = None;
         let until = Instant::now() + limit;
         let status = loop {
@@ -311,10 +324,7 @@ impl Host {
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let running = Running::start(&mut command);
         begun(&running);
-        running.wait_lines(1);
-        let said = running.out();
-        let first = said.lines().next().unwrap();
-        let address = first.strip_prefix("listening on ").unwrap();
+        let address = running.wait_line("listening on ");
         self.port = address.parse::<SocketAddr>().unwrap().port();
         self.running = Some(running);
     }
@@ -362,6 +372,11 @@ impl Host {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The address that it prints after `what` at each start, such as "origin bridge on ".
+    pub fn printed_address(&self, what: &str) -> SocketAddr {
+        self.running().wait_line(what).parse().unwrap()
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -18,6 +18,7 @@ use twinlock_server::Config;
 pub use twinlock_testing::LONG;
 use twinlock_testing::TestServer;
 use twinlock_testing::endpoint::random_loopback;
+use twinlock_transport::OsEntropy;
 
 /// A server, and its users with their homes.
 pub struct World {
@@ -85,6 +86,26 @@ impl Person {
 
     pub fn start(&self, options: Options) -> (Client, mpsc::Receiver<Event>) {
         Client::start(&self.home, self.profile(), self.state(), options).unwrap()
+    }
+
+    /// Queues texts, which a client sends.
+    pub fn enqueue(&self, target: &str, texts: &[String]) {
+        let messages = texts.iter().map(|text| (target, text.as_bytes()));
+        self.state().outbox().enqueue_many(messages, 1, &mut OsEntropy).unwrap();
+    }
+
+    /// Sends `count` texts and waits until all are recorded.
+    pub async fn say(&self, target: &str, count: usize) {
+        let texts: Vec<_> = (0..count).map(|n| n.to_string()).collect();
+        self.enqueue(target, &texts);
+        let (client, mut events) = self.start(quick());
+        let mut left = count;
+        until(&mut events, |event| {
+            left -= usize::from(matches!(event, Event::Recorded { .. }));
+            left == 0
+        })
+        .await;
+        client.close().await;
     }
 
     /// Creates an invite link for another user.

@@ -57,15 +57,6 @@ fn has_entries(client: &RawClient) -> bool {
     client.items().any(|item| matches!(item, What::Entries(_)))
 }
 
-async fn sessions(host: &TestServer, left: usize) {
-    let gone = async {
-        while host.server().sessions() > left {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    soon("end of the session", gone).await;
-}
-
 /// A session of ada that follows the lobby, and whose catch-up waits for a read turn.
 async fn catching_up(host: &TestServer) -> (TestDevice, RawClient, Held<'_>) {
     let (device, mut ada) = host.owner().await;
@@ -154,7 +145,7 @@ async fn catch_up__waiting_is_cancelled_on_disconnect() {
     let host = TestServer::start().await;
     let (_, ada, held) = catching_up(&host).await;
     drop(ada);
-    sessions(&host, 0).await;
+    host.until_sessions(0).await;
     let left = async {
         while host.server().services.record.reads.waiting() > 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -18,6 +18,8 @@ pub use twinlock_testing::raw_client::NoConnection;
 pub use twinlock_testing::raw_handshake::{error, hello, read_to_end};
 pub use twinlock_testing::{RawClient, SOON, TestDevice, TestInvite, password, random, soon};
 
+pub const MIB: usize = 1 << 20;
+
 /// The refusal of a request that has to be refused.
 pub async fn refused(client: &mut RawClient, op: Op) -> proto::Refusal {
     let id = client.post(op);
