@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::lines::{Connected, PER_USER, members};
-use crate::common::raw::Card;
+use crate::common::raw::{Card, LOBBY};
 use crate::common::*;
 use bytes::Bytes;
 use prost::Message as _;
@@ -22,9 +22,7 @@ use twinlock_core::session::SessionEvent;
 
 /// All have reconnected within this time.
 const BACK: Duration = Duration::from_secs(30);
-/// All connections follow ada's messages here.
-const LOBBY: u64 = 1;
-/// All clients write here, and no one follows it.
+/// All clients write here, and no one follows it; they follow ada's messages in the lobby.
 const ROOM: &str = "back";
 /// Request ids of every connection.
 const FOLLOW: u64 = 1;
