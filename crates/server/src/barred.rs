@@ -159,7 +159,6 @@ mod tests {
 
     use super::*;
     use crate::common::classic::{add_key, list_keys, revoke_key};
-    use crate::common::files::put;
     use crate::common::*;
 
     const FORM: proto::ClassicForm = proto::ClassicForm::JweLines;
@@ -170,9 +169,9 @@ mod tests {
 
     #[tokio::test]
     async fn barred__pending_revocation_refuses_other_writes() {
-        let host = Host::start().await;
+        let host = TestServer::start().await;
         let (laptop, mut ada) = host.owner().await;
-        let barred = host.server.services.record.barred.clone();
+        let barred = host.server().services.record.barred.clone();
         add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
         let open = ada.offer(put(random(), "x", 3)).await.unwrap().transfer;
         ada.send_part(open, b"abc", 0, 3).await;
@@ -213,9 +212,9 @@ mod tests {
 
     #[tokio::test]
     async fn barred__pending_revocation_spares_new_key_of_same_name() {
-        let host = Host::start().await;
+        let host = TestServer::start().await;
         let (_, mut ada) = host.owner().await;
-        let record = &host.server.services.record;
+        let record = &host.server().services.record;
         add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
         let store = &*record.store;
         let name = Name::new("lamp").unwrap();

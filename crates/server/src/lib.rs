@@ -6,12 +6,12 @@
 
 #![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
-// Unit tests use the test client of `tests/`, which names this crate as an external crate.
+// Unit tests use the fixture of `tests/`, which names this crate as an external crate.
 #[cfg(test)]
 extern crate self as twinlock_server;
 #[cfg(test)]
 #[path = "../tests/integration/common/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, unused_imports)]
 mod common;
 
 mod admission;

@@ -175,9 +175,7 @@ fn classic__log_shows_client_address_of_proxy_header() {
     host.set_args(&[&BOTH[..], &["--config", file.to_str().unwrap()]].concat());
     host.restart();
     let mut ports = Ports::of(&host);
-    // Version 2, PROXY, TCP over IPv4, 12 bytes: source address, destination, source port 12345.
-    ports.header =
-        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x30\x39\x20\xfb".to_vec();
+    ports.header = twinlock_testing::endpoint::proxy_header([192, 0, 2, 7]);
     Line::new(&ports, "lamp", &lamp).unwrap().say("through the proxy").unwrap();
     Origin::new(&ports, &old).unwrap().say("through the proxy").unwrap();
     host.running().wait_err("classic connection ended");

@@ -45,14 +45,6 @@ fn node(name: &str) -> Command {
     command
 }
 
-/// The port that `serve` has printed.
-fn port(host: &Host, what: &str) -> String {
-    host.running().wait_lines(3);
-    let said = host.running().out();
-    let line = said.lines().find_map(|line| line.strip_prefix(what)).expect("it said so");
-    line.rsplit(':').next().unwrap().to_owned()
-}
-
 struct Stage {
     host: Host,
     ada: Person,
@@ -107,7 +99,7 @@ fn assert_answers(answers: &str, entries: &[serde_json::Value], texts: &[String]
 #[test]
 fn classic_peer__python_and_node_exchange_1000_messages() {
     let Stage { host, ada, .. } = stage("lamp", "jwe");
-    let port = port(&host, "classic connections on ");
+    let port = host.printed_address("classic connections on ").port().to_string();
     let arguments = ["127.0.0.1", &port, "lamp", "lamp.key"];
     let (texts, input) = numbered("python", 0, 1000);
     let said = run(python(&example("classic_lines.py")), &host, &arguments, &input, MANY).exits(0);
@@ -130,7 +122,7 @@ fn classic_peer__python_and_node_exchange_1000_messages() {
 #[test]
 fn classic_peer__tls_is_verified_and_wrong_key_closes() {
     let Stage { host, ada, .. } = stage("lamp", "jwe");
-    let port = port(&host, "classic connections on ");
+    let port = host.printed_address("classic connections on ").port().to_string();
     std::fs::write(host.root().join("wrong.key"), "00".repeat(32)).unwrap();
     let ca = host.data().join("identity/tls-cert.pem");
     for program in [python(&example("classic_lines.py")), node("classic_lines.mjs")] {
@@ -220,7 +212,7 @@ fn classic_peer__origin_answers_each_message_of_101_clients() {
 fn classic_peer__origin_hmac_and_openssl_are_recorded() {
     let Stage { host, ada, .. } = stage("oldmac", "origin-hmac");
     add(&host, &ada, "old", "origin");
-    let port = port(&host, "origin bridge on ");
+    let port = host.printed_address("origin bridge on ").port().to_string();
     let (texts, input) = numbered("mac", 0, 100);
     let arguments = ["127.0.0.1", &*port, "oldmac.key", "hmac"];
     let said = run(python(&example("origin_client.py")), &host, &arguments, &input, MANY).exits(0);

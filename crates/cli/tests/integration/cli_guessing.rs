@@ -26,7 +26,7 @@ async fn guesses(card: &Card, from: Ipv4Addr) -> usize {
         let guess = Password::new("a wrong password").unwrap();
         let bob = Credential::User(Name::new("bob").unwrap(), guess);
         let (_, hello) = AwaitChallenge::start(bob, None, &mut OsEntropy).unwrap();
-        let mut io = card.tls_from(from).await.unwrap();
+        let mut io = card.server.tls_from(from).await.unwrap();
         io.write_all(&hello).await.unwrap();
         io.flush().await.unwrap();
         let mut header = [0; 4];

@@ -10,13 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::proxy::{Proxy, Watch, forms};
-use crate::common::raw::full;
+use crate::common::raw::{Card, full};
 use crate::common::*;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use twinlock_core::id::TlsPin;
-use twinlock_core::invite::InviteLink;
 use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust};
 
 /// Size of the file; `make torture` sends a GiB.
@@ -161,14 +160,14 @@ fn tls_interception__detector_finds_content_name_and_hash() {
 #[test]
 fn tls_interception__proxy_sees_no_part_of_a_file() {
     let host = Host::start();
-    let server_pin = InviteLink::parse(&host.owner_link()).unwrap().tls_pin.unwrap();
     let ada = host.owner();
     let path = host.root().join(NAME);
     let size = size();
     let hash = write_plain(&path, size);
     let (wanted, found) = (Arc::new(Wanted::new(&hash)), Found::default());
     let seen = found.clone();
-    let proxy = Proxy::start(&host, server_pin, move || look(wanted.clone(), seen.clone()));
+    let proxy =
+        Proxy::start(&host, Card::of(&ada).server, move || look(wanted.clone(), seen.clone()));
     let ada = proxy.is_trusted_by(&ada, "warn");
 
     let moved = |args: &[&str]| {

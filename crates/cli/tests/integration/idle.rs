@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::lines::{AT_ONCE, Connected, PER_USER, To, members};
-use crate::common::raw::full;
+use crate::common::lines::{AT_ONCE, Connected, PER_USER, members};
+use crate::common::raw::{full, resident};
 use crate::common::*;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::sync::Semaphore;
@@ -41,13 +41,6 @@ async fn idle(mut line: Connected) -> CloseCode {
     }
 }
 
-/// Resident memory of a process, bytes.
-fn resident(pid: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
-}
-
 #[test]
 fn idle_connections__cost_bounded_memory_and_each_gets_close() {
     let lines = room();
@@ -65,7 +58,6 @@ fn idle_connections__cost_bounded_memory_and_each_gets_close() {
     let users = lines.div_ceil(PER_USER);
     let members = Arc::new(runtime.block_on(members(&ada, host.root(), users)));
     eprintln!("{users} members joined in {:?}", began.elapsed());
-    let to = Arc::new(To::new(host.port(), &members[0]));
 
     let before = resident(pid);
     let began = Instant::now();
@@ -79,12 +71,14 @@ fn idle_connections__cost_bounded_memory_and_each_gets_close() {
             while let Some(line) = connecting.try_join_next() {
                 held.spawn(idle(line.unwrap()));
             }
-            let (to, up, members) = (to.clone(), up.clone(), members.clone());
+            let (up, members) = (up.clone(), members.clone());
             connecting.spawn(async move {
-                let line = to.connect(&members[n % users], n as u64, None).await.unwrap();
+                let member = &members[n % users];
+                let client =
+                    member.try_connect_from(None, &(n as u64).to_be_bytes()).await.unwrap();
                 drop(place);
                 up.fetch_add(1, Ordering::Relaxed);
-                line
+                client.connection
             });
         }
         while let Some(line) = connecting.join_next().await {

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
-use std::path::Path;
 use std::process::ChildStdin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -178,10 +177,10 @@ impl Ended {
         ada.run_with(&["send", "lobby"], &lines).exits(0);
         ada.run(&["audit", "verify"]).exits(0);
         host.terminate().exits(0);
-        copy(&host.data(), &root.path().join("data"));
+        copy_dir(&host.data(), &root.path().join("data"));
         let [ada, bob] = [ada, bob].map(|person| {
             let home = root.path().join(person.home.file_name().unwrap());
-            copy(&person.home, &home);
+            copy_dir(&person.home, &home);
             Person { home, address: None }
         });
         Self { root, ada, bob }
@@ -190,7 +189,7 @@ impl Ended {
     /// Serves a copy whose record `change` has modified; the two people's homes are copies as well.
     fn changed(&self, change: impl FnOnce(&Connection)) -> (Host, Person, Person) {
         let root = tempfile::tempdir().unwrap();
-        copy(self.root.path(), root.path());
+        copy_dir(self.root.path(), root.path());
         let record = Connection::open(root.path().join("data/record.db")).unwrap();
         change(&record);
         // SQLite itself must not detect the changed cell.
@@ -202,11 +201,6 @@ impl Ended {
         });
         (host, ada, bob)
     }
-}
-
-fn copy(from: &Path, to: &Path) {
-    let done = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status();
-    assert!(done.unwrap().success());
 }
 
 /// The verdict of `audit verify` on the lobby: the exit code, and the entry that it names.
@@ -281,12 +275,12 @@ fn audit__rewritten_record_is_exposed_by_one_receipt() {
     let bob = host.member(&ada, "bob");
     host.terminate().exits(0);
     let before = tempfile::tempdir().unwrap();
-    copy(&host.data(), before.path());
+    copy_dir(&host.data(), before.path());
     host.restart();
     ada.run_with(&["send", "lobby"], "one\ntwo\nthree\n").exits(0);
     host.terminate().exits(0);
     std::fs::remove_dir_all(host.data()).unwrap();
-    copy(before.path(), &host.data());
+    copy_dir(before.path(), &host.data());
     host.restart();
     bob.run_with(&["send", "lobby"], "one\ntwo\nthree\nfour\n").exits(0);
     assert_eq!(verdict(&bob), (Some(0), None));

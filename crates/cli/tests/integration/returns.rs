@@ -9,22 +9,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::common::lines::{Connected, PER_USER, To, members};
+use crate::common::lines::{Connected, PER_USER, members};
+use crate::common::raw::{Card, LOBBY};
 use crate::common::*;
 use bytes::Bytes;
 use prost::Message as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use twinlock_client::profile::Profile;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
 use twinlock_core::session::SessionEvent;
 
 /// All have reconnected within this time.
 const BACK: Duration = Duration::from_secs(30);
-/// All connections follow ada's messages here.
-const LOBBY: u64 = 1;
-/// All clients write here, and no one follows it.
+/// All clients write here, and no one follows it; they follow ada's messages in the lobby.
 const ROOM: &str = "back";
 /// Request ids of every connection.
 const FOLLOW: u64 = 1;
@@ -34,8 +32,7 @@ const AWAY: Duration = Duration::from_secs(1);
 
 /// The shared state of all clients.
 struct Fleet {
-    to: To,
-    members: Vec<Profile>,
+    members: Vec<Card>,
     rng: Mutex<Rng>,
     up: AtomicUsize,
     /// Failed attempts.
@@ -64,10 +61,10 @@ impl Fleet {
             // Each from a different address, like separate users.
             let from = Ipv4Addr::from(0x7f01_0000 + n as u32 + 1);
             let member = &self.members[n / PER_USER];
-            match self.to.connect(member, n as u64, Some(from)).await {
-                Ok(line) => {
+            match member.try_connect_from(Some(from), &(n as u64).to_be_bytes()).await {
+                Ok(client) => {
                     self.up.fetch_add(1, Ordering::Relaxed);
-                    one.serve(line, &self).await;
+                    one.serve(client.connection, &self).await;
                     self.up.fetch_sub(1, Ordering::Relaxed);
                     pause = Duration::from_millis(100).mul_f64(self.rng());
                     next = Duration::from_millis(500);
@@ -198,7 +195,6 @@ fn reconnect__all_return_after_restart_without_loss() {
     let members = runtime.block_on(members(&ada, host.root(), lines.div_ceil(PER_USER)));
     ada.run(&["room", "create", ROOM]).exits(0);
     let fleet = Arc::new(Fleet {
-        to: To::new(host.port(), &members[0]),
         members,
         rng,
         up: AtomicUsize::new(0),

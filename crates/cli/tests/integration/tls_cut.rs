@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::common::proxy::{Proxy, Watch, forms};
+use crate::common::raw::Card;
 use crate::common::*;
 use data_encoding::HEXLOWER;
 use twinlock_core::invite::InviteLink;
@@ -45,10 +46,9 @@ fn device_secret(person: &Person) -> Vec<u8> {
 fn tls_interception__proxy_cannot_read_messages_or_secrets() {
     const PASSWORD: &str = "nobody-in-between-reads-this";
     let host = Host::start_with(&["--host", "127.0.0.1"]);
-    let server_pin = InviteLink::parse(&host.owner_link()).unwrap().tls_pin.unwrap();
     let ada = host.owner();
     let seen = Seen::default();
-    let proxy = Proxy::start(&host, server_pin, seen.watch());
+    let proxy = Proxy::start(&host, Card::of(&ada).server, seen.watch());
     let password_file = host.root().join("password");
     std::fs::write(&password_file, format!("{PASSWORD}\n")).unwrap();
     let password_file = password_file.to_str().unwrap();
@@ -92,7 +92,7 @@ fn tls_interception__proxy_cannot_read_messages_or_secrets() {
     assert_eq!(read.err, "");
 
     // The proxy saw everything: handshakes name the user of a password login.
-    assert!(proxy.lines() >= 5, "{}", proxy.lines());
+    assert!(proxy.connections() >= 5, "{}", proxy.connections());
     assert!(seen.bytes() > MESSAGES * 50);
     assert!(seen.has(b"\x01\x00\x01\x03bob"));
     let mut secrets = vec![marker.into(), b"Kennwort".to_vec()];
@@ -108,11 +108,10 @@ fn tls_interception__proxy_cannot_read_messages_or_secrets() {
 #[test]
 fn tls_interception__require_binding_sends_nothing_via_proxy() {
     let mut host = Host::start();
-    let server_pin = InviteLink::parse(&host.owner_link()).unwrap().tls_pin.unwrap();
     let ada = host.owner();
     let bob = host.member(&ada, "bob");
     let seen = Seen::default();
-    let proxy = Proxy::start(&host, server_pin, seen.watch());
+    let proxy = Proxy::start(&host, Card::of(&ada).server, seen.watch());
 
     // Required by the client.
     let strict = proxy.is_trusted_by(&bob, "require");
@@ -121,7 +120,7 @@ fn tls_interception__require_binding_sends_nothing_via_proxy() {
         let ran = strict.start(args).ended(limit).exits(4);
         assert!(ran.err.contains("TLS is intercepted between"), "{ran:?}");
     }
-    assert_eq!(proxy.lines(), 3);
+    assert_eq!(proxy.connections(), 3);
     let log = std::fs::read_to_string(strict.home.join("state/default/client.log")).unwrap();
     let refused = |line: &str| line.contains(" WARN ") && line.contains("no session");
     assert_eq!(log.lines().filter(|line| refused(line)).count(), 3, "{log}");

@@ -68,7 +68,7 @@ async fn attack(card: Card, got: Arc<Got>, hello: Arc<Vec<u8>>) {
         let from = neighbour(got.next.fetch_add(1, Ordering::Relaxed));
         let one = async {
             let began = Instant::now();
-            let mut io = match card.tls_from(from).await {
+            let mut io = match card.server.tls_from(from).await {
                 Ok(io) => io,
                 Err(TlsFault::Io(error)) if is_end(&error) => return got.left(began),
                 // Otherwise the flood would be thinner than it looks.
@@ -87,8 +87,9 @@ async fn attack(card: Card, got: Arc<Got>, hello: Arc<Vec<u8>>) {
 /// The first TLS message of our client.
 async fn client_hello(card: &Card) -> Vec<u8> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let card = Card { address: listener.local_addr().unwrap(), ..card.clone() };
-    let client = tokio::spawn(async move { card.tls_from([127, 0, 0, 1].into()).await.map(drop) });
+    let server = Endpoint { address: listener.local_addr().unwrap(), ..card.server.clone() };
+    let client =
+        tokio::spawn(async move { server.tls_from([127, 0, 0, 1].into()).await.map(drop) });
     let (mut tcp, _) = listener.accept().await.unwrap();
     let mut header = [0; 5];
     tcp.read_exact(&mut header).await.unwrap();
@@ -104,7 +105,7 @@ async fn attack_tls(card: Card, got: Arc<Got>, first: Arc<Vec<u8>>) {
     while !got.stop.load(Ordering::Relaxed) {
         let from = neighbour(got.next.fetch_add(1, Ordering::Relaxed));
         let began = Instant::now();
-        let mut tcp = tcp_from(from, card.address).await.unwrap();
+        let mut tcp = tcp_from(from, card.server.address).await.unwrap();
         let answered = async {
             let mut answer = [0; 1024];
             write(&mut tcp, &first).await && tcp.read(&mut answer).await.is_ok_and(|n| n > 0)
@@ -118,7 +119,7 @@ async fn attack_tls(card: Card, got: Arc<Got>, first: Arc<Vec<u8>>) {
 /// Sends messages for `lasts` and calls `look` after each ack; returns the latencies, sorted.
 fn talk(
     person: &tokio::runtime::Runtime,
-    line: &mut Raw,
+    line: &mut RawClient,
     lasts: Duration,
     mut look: impl FnMut(),
 ) -> Vec<Duration> {
@@ -127,7 +128,7 @@ fn talk(
         let mut took = Vec::new();
         while began.elapsed() < lasts {
             let asked = Instant::now();
-            line.says("anybody there?").await;
+            line.append(LOBBY, "anybody there?").await.unwrap();
             took.push(asked.elapsed());
             look();
             tokio::time::sleep(PACE).await;

@@ -80,7 +80,7 @@ async fn stops(mut io: impl AsyncRead + AsyncWrite + Unpin, after: &[u8]) {
 
 /// A connection that has sent HELLO and received CHALLENGE.
 async fn challenged(card: &Card, from: Ipv4Addr) -> Io {
-    let mut io = card.tls_from(from).await.unwrap();
+    let mut io = card.server.tls_from(from).await.unwrap();
     assert!(crate::common::raw::write(&mut io, &Card::hello()).await);
     io.read_exact(&mut [0; 4 + 1408]).await.unwrap();
     io
@@ -92,32 +92,35 @@ const SOON: usize = 9;
 
 /// The behaviour of a slow client, and how long the server waits for it. No message is ever
 /// complete.
-fn slow(card: &Card, classic: u16, step: usize) -> (&'static str, u64, BoxFuture) {
+fn slow(card: &Card, classic: SocketAddr, step: usize) -> (&'static str, u64, BoxFuture) {
     let card = card.clone();
     let from = neighbour(step as u32);
-    let classic = SocketAddr::from(([127, 0, 0, 1], classic));
     let tcp = move |to| async move { tcp_from(from, to).await.unwrap() };
-    let tls = move |card: Card| async move { card.tls_from(from).await.unwrap() };
+    let tls = move |server: Endpoint| async move { server.tls_from(from).await.unwrap() };
     let lines = || {
         let tls = ClientTls::new(ServerTrust::Learn, Alpn::Optional).unwrap();
-        Card { address: classic, tls, ..card.clone() }
+        Endpoint { address: classic, tls, ..card.server.clone() }
     };
     let record = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc][..], &[3; 500]].concat();
     let hello = Card::hello();
     let proof = [&[3, 0, 0, 64][..], &[7; 63]].concat();
     let frame = [&[0x10, 0, 1, 32][..], &[7; 287]].concat();
     match step {
-        0 => ("says nothing", 10, Box::pin(async move { ends(tcp(card.address).await).await })),
+        0 => (
+            "says nothing",
+            10,
+            Box::pin(async move { ends(tcp(card.server.address).await).await }),
+        ),
         1 => ("drips the first record of TLS", 10, {
-            Box::pin(async move { drip(tcp(card.address).await, record).await })
+            Box::pin(async move { drip(tcp(card.server.address).await, record).await })
         }),
         2 => ("sends half the first record of TLS", 10, {
-            Box::pin(async move { stops(tcp(card.address).await, &record[..250]).await })
+            Box::pin(async move { stops(tcp(card.server.address).await, &record[..250]).await })
         }),
-        3 => ("sends no HELLO", 5, Box::pin(async move { ends(tls(card).await).await })),
-        4 => ("drips HELLO", 5, Box::pin(async move { drip(tls(card).await, hello).await })),
+        3 => ("sends no HELLO", 5, Box::pin(async move { ends(tls(card.server).await).await })),
+        4 => ("drips HELLO", 5, Box::pin(async move { drip(tls(card.server).await, hello).await })),
         5 => ("sends half of HELLO", 5, {
-            Box::pin(async move { stops(tls(card).await, &hello[..600]).await })
+            Box::pin(async move { stops(tls(card.server).await, &hello[..600]).await })
         }),
         6 => ("says nothing to a port for classic lines", 10, {
             Box::pin(async move { ends(tcp(classic).await).await })
@@ -140,17 +143,19 @@ fn slow(card: &Card, classic: u16, step: usize) -> (&'static str, u64, BoxFuture
             Box::pin(async move { stops(challenged(&card, from).await, &proof[..36]).await })
         }),
         12 => ("begins the header of a frame", 30, {
-            Box::pin(
-                async move { stops(card.connect().await.line.into_stream(), &frame[..2]).await },
-            )
+            Box::pin(async move {
+                stops(card.connect().await.connection.into_stream(), &frame[..2]).await
+            })
         }),
         13 => ("begins a frame and does not end it", 30, {
-            Box::pin(
-                async move { stops(card.connect().await.line.into_stream(), &frame[..5]).await },
-            )
+            Box::pin(async move {
+                stops(card.connect().await.connection.into_stream(), &frame[..5]).await
+            })
         }),
         14 => ("drips a frame", 30, {
-            Box::pin(async move { drip(card.connect().await.line.into_stream(), frame).await })
+            Box::pin(
+                async move { drip(card.connect().await.connection.into_stream(), frame).await },
+            )
         }),
         step => panic!("{step}"),
     }
@@ -170,11 +175,7 @@ fn slow_client__is_dropped_at_the_deadline_of_each_step() {
     let host = Host::start_with(&["--classic-port", "0"]);
     let ada = host.owner();
     let card = Card::of(&ada);
-    host.running().wait_lines(2);
-    let said = host.running().out();
-    let classic =
-        said.lines().find_map(|line| line.strip_prefix("classic connections on ")).unwrap();
-    let classic = classic.rsplit_once(':').unwrap().1.parse().unwrap();
+    let classic = host.printed_address("classic connections on ");
     // The other steps take half a minute.
     let steps = if full() { STEPS } else { SOON };
     here().block_on(async {
@@ -188,12 +189,12 @@ fn slow_client__is_dropped_at_the_deadline_of_each_step() {
             });
         }
         let mut line = card.connect().await;
-        line.says("undisturbed").await;
+        line.append(LOBBY, "undisturbed").await.unwrap();
         while let Some(dropped) = slow_ones.join_next().await {
             let (what, deadline, took) = dropped.unwrap();
             in_time(what, deadline, took);
         }
-        line.says("as before").await;
+        line.append(LOBBY, "as before").await.unwrap();
     });
 }
 
@@ -207,8 +208,9 @@ fn slow_client__is_dropped_at_the_proxy_header_deadline() {
             ends(tcp_from([127, 0, 0, 1].into(), key).await.unwrap()).await;
             in_time("sends no PROXY header", TLS, began.elapsed());
         };
-        // Without its last byte.
-        let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[1; 11]].concat();
+        let mut header = proxy_header([1; 4]);
+        // It is incomplete.
+        header.pop();
         let dripping = async {
             drip(tcp_from([127, 0, 0, 1].into(), key).await.unwrap(), header).await;
             in_time("drips a PROXY header", TLS, began.elapsed());
@@ -252,14 +254,14 @@ fn connection_slot__slow_clients_are_bounded_and_slots_freed() {
         .chunks(16 * 1024)
         .flat_map(|part| [&[0x16, 3, 3], &(part.len() as u16).to_be_bytes()[..], part].concat())
         .collect();
-    let held = elsewhere.block_on(fill(card.address, 0..PLACES, &records));
+    let held = elsewhere.block_on(fill(card.server.address, 0..PLACES, &records));
     let (grown, slow_ones) = person.block_on(async {
         // Until the server has buffered all that it accepts.
         let (mut grown, mut slow_ones, mut same) = (0, 0, 0);
         let until = Instant::now() + LONG;
         while same < 50 {
             assert!(Instant::now() < until, "it grows without end: {grown}");
-            line.says("undisturbed").await;
+            line.append(LOBBY, "undisturbed").await.unwrap();
             let now = resident(pid).saturating_sub(before);
             (grown, slow_ones, same) =
                 if now > grown { (now, open(&held), 0) } else { (grown, slow_ones, same + 1) };
@@ -284,10 +286,10 @@ fn connection_slot__slow_clients_are_bounded_and_slots_freed() {
         let until = Instant::now() + LONG;
         loop {
             let missing = PLACES - held.len();
-            held.extend(fill(card.address, next..next + missing, &[]).await);
+            held.extend(fill(card.server.address, next..next + missing, &[]).await);
             next += missing;
             let places = open(&held);
-            let more = card.tls_from([127, 0, 0, 1].into()).await.is_ok();
+            let more = card.server.tls_from([127, 0, 0, 1].into()).await.is_ok();
             times = if more && places == PLACES { times + 1 } else { 0 };
             // A connection that was closed just now may not be seen at the first check. A slot is
             // not evicted before it is a second old.
@@ -300,14 +302,16 @@ fn connection_slot__slow_clients_are_bounded_and_slots_freed() {
     });
     let there_is = async {
         loop {
-            if let Ok(io) = card.tls_from([127, 0, 0, 1].into()).await {
-                return Raw::over(io, card.credential(), card.key).await;
+            if let Ok(io) = card.server.tls_from([127, 0, 0, 1].into()).await {
+                let login =
+                    RawClient::over(io, card.device.credential(), card.server.key, b"", |_| ());
+                return login.await.unwrap();
             }
         }
     };
     let mut phone = person
         .block_on(async { timeout(LONG, there_is).await.expect("a place once all are gone") });
-    person.block_on(phone.says("back"));
+    person.block_on(phone.append(LOBBY, "back")).unwrap();
 }
 
 #[test]
@@ -323,7 +327,7 @@ fn connection_slot__one_address_flood_gets_eight_slots() {
     let mut line = person.block_on(card.connect());
     let before = resident(pid);
     let mut flood = JoinSet::new();
-    let address = card.address;
+    let address = card.server.address;
     for _ in 0..many {
         let one = async move {
             let began = Instant::now();
@@ -346,7 +350,7 @@ fn connection_slot__one_address_flood_gets_eight_slots() {
     let (grown, ended) = person.block_on(async {
         let mut grown = 0;
         while !ended.is_finished() {
-            line.says("undisturbed").await;
+            line.append(LOBBY, "undisturbed").await.unwrap();
             grown = resident(pid).saturating_sub(before).max(grown);
             tokio::time::sleep(PACE).await;
         }
@@ -367,11 +371,11 @@ fn connection_slot__one_address_flood_gets_eight_slots() {
     assert!(!full() || waiting <= turns as usize * PLACES_EACH, "{waiting} in {lasted:?}");
     // Connections that hold a slot, and those accepted but not yet handled.
     assert!(grown < PLACES * UNKNOWN / 4, "{} MiB", grown / MIB);
-    person.block_on(line.says("as before"));
+    person.block_on(line.append(LOBBY, "as before")).unwrap();
 }
 
 /// Connections of one member, who may have sixteen.
-fn lines(card: &Card, count: usize) -> impl Future<Output = Vec<Raw>> {
+fn lines(card: &Card, count: usize) -> impl Future<Output = Vec<RawClient>> {
     let card = card.clone();
     async move {
         let mut lines = Vec::new();
@@ -382,8 +386,8 @@ fn lines(card: &Card, count: usize) -> impl Future<Output = Vec<Raw>> {
     }
 }
 
-fn names(lines: &[Raw]) -> Vec<SessionId> {
-    lines.iter().map(|line| line.line.session().id()).collect()
+fn names(lines: &[RawClient]) -> Vec<SessionId> {
+    lines.iter().map(|line| line.connection.session().id()).collect()
 }
 
 /// How many of these sessions still exist: the server has logged their start but not their end.
@@ -414,12 +418,12 @@ fn memory__stalled_followers_are_bounded() {
         let mut stalled = lines(&bob, count).await;
         for line in &mut stalled {
             let follow = proto::Follow { conversation: LOBBY, after: 0 };
-            line.ask(Op::Follow(follow)).await;
+            line.ask(Op::Follow(follow)).await.unwrap();
             line.set_stalled(true);
         }
         let (text, mut most) = ("x".repeat(32 * 1024), 0);
         for _ in 0..batches {
-            let ids: Vec<u64> = (0..32).map(|_| sender.post([append(LOBBY, &text)])).collect();
+            let ids: Vec<u64> = (0..32).map(|_| sender.post(append(LOBBY, &text))).collect();
             sender.answer(ids[31]).await;
             most = most.max(resident(pid).saturating_sub(before));
         }
@@ -435,15 +439,15 @@ fn memory__stalled_followers_are_bounded() {
 }
 
 /// Sends for as long as the server accepts data, and reads nothing.
-async fn sends(mut line: Raw, mut enough: watch::Receiver<bool>) -> Raw {
+async fn sends(mut line: RawClient, mut enough: watch::Receiver<bool>) -> RawClient {
     line.set_stalled(true);
     loop {
-        line.post((0..500).map(|_| append(LOBBY, "x")));
-        while let left @ 1.. = line.line.backlog() {
+        line.post_all((0..500).map(|_| append(LOBBY, "x")));
+        while let left @ 1.. = line.connection.backlog() {
             tokio::select! {
-                wake = line.line.wait(Some(left - 1)) => {
+                wake = line.connection.wait(Some(left - 1)) => {
                     if wake.expect("the line stands") == Wake::Frame {
-                        line.line.open_frame().unwrap();
+                        line.connection.open_frame().unwrap();
                     }
                 }
                 _ = enough.changed() => return line,
@@ -478,7 +482,7 @@ fn memory__senders_that_read_no_acks_are_bounded() {
         // server's, and then nothing is read.
         let (mut most, mut taken, mut since) = (0, 0, Instant::now());
         for said in 1.. {
-            let now = person.says("undisturbed").await.n - said;
+            let now = person.append(LOBBY, "undisturbed").await.unwrap().n - said;
             most = resident(pid).saturating_sub(before).max(most);
             assert!(most < bound, "{} MiB after {now} messages", most / MIB);
             assert!(senders.try_join_next().is_none(), "a sender has ended");
@@ -501,16 +505,16 @@ fn memory__senders_that_read_no_acks_are_bounded() {
         let mut late = senders.join_next().await.unwrap().unwrap();
         // A client that reads again receives every ack.
         late.set_stalled(false);
-        let last = late.post([append(LOBBY, "I am back")]);
+        let last = late.post(append(LOBBY, "I am back"));
         let every_ack = async {
-            let mut acks = 0;
-            while acks < last {
-                for item in late.items().await.expect("the line stands") {
-                    let What::Answer(answer) = item else { continue };
-                    acks += 1;
-                    assert_eq!(answer.id, acks);
-                    assert!(matches!(answer.result, Some(Answered::Ack(_))), "{answer:?}");
-                }
+            let pick = |item: &What| match item {
+                What::Answer(answer) => Some(answer.clone()),
+                _ => None,
+            };
+            for id in 1..=last {
+                let answer = late.pick("ack", pick).await;
+                assert_eq!(answer.id, id);
+                assert!(matches!(answer.result, Some(Answered::Ack(_))), "{answer:?}");
             }
         };
         timeout(LONG, every_ack).await.expect("every ack");

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use crate::common::raw::*;
 use crate::common::*;
-use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -63,9 +62,9 @@ impl Budget {
 }
 
 /// Posts requests in as few frames as possible; returns the id of the last.
-fn post_all(line: &mut Raw, ops: impl IntoIterator<Item = Op>) -> u64 {
+fn post_all(line: &mut RawClient, ops: impl IntoIterator<Item = Op>) -> u64 {
     let (mut frame, mut size, mut last) = (Vec::new(), 0, 0);
-    let mut post = |frame: Vec<Op>| frame.len() as u64 + line.post(frame) - 1;
+    let mut post = |frame: Vec<Op>| line.post_all(frame).pop().unwrap();
     for op in ops {
         // Each request also has an id and lengths.
         let more = op.encoded_len() + 16;
@@ -172,7 +171,7 @@ const UPLOAD: [usize; 2] = [16 * MIB, 7 * MIB];
 
 fn offer(n: u64) -> Op {
     let file = proto::FileMeta { name: "f".into(), size: UPLOAD[0] as u64, ..Default::default() };
-    let message_id = Bytes::copy_from_slice(&u128::from(n).to_be_bytes());
+    let message_id = copy(&u128::from(n).to_be_bytes());
     Op::PutFile(proto::PutFile { conversation: LOBBY, message_id, file: Some(file) })
 }
 
@@ -189,25 +188,17 @@ fn fetches(_: u64) -> Vec<Op> {
 }
 
 /// Sends the first part of upload `n`.
-async fn begin_upload(line: &mut Raw, n: u64) {
-    let accepted = match line.ask(offer(n)).await {
-        Answered::FileAccepted(accepted) => accepted,
-        other => panic!("{other:?}"),
-    };
+async fn begin_upload(line: &mut RawClient, n: u64) {
+    let accepted = line.ask(offer(n)).await.map(accepted).unwrap();
     let bytes = vec![n as u8; 32 << 10];
     for at in (0..UPLOAD[1]).step_by(bytes.len()) {
-        line.line.session_mut().send_bulk(accepted.transfer, at as u64, &bytes).unwrap();
+        line.connection.session_mut().send_bulk(accepted.transfer, at as u64, &bytes).unwrap();
     }
-    let taken = async {
-        loop {
-            for item in line.items().await.expect("the line stands") {
-                if matches!(item, What::FileAck(ack) if ack.offset as usize >= UPLOAD[1] - MIB) {
-                    return;
-                }
-            }
-        }
+    let taken = |item: &What| match item {
+        What::FileAck(ack) if ack.offset as usize >= UPLOAD[1] - MIB => Some(()),
+        _ => None,
     };
-    timeout(LONG, taken).await.expect("the server takes the bytes");
+    line.pick("ack of the bytes", taken).await;
 }
 
 /// Enough words that a prefix finds many of them.
@@ -239,17 +230,15 @@ fn work(person: &tokio::runtime::Runtime, card: &Card, lasts: Duration, wal: &Pa
                 search(LOBBY, "anybody"),
             ]) {
                 let asked = Instant::now();
-                match line.ask(op).await {
-                    Answered::Refusal(refusal) => panic!("{refusal:?}"),
-                    _ => took.push(asked.elapsed()),
-                }
+                line.ask(op).await.unwrap();
+                took.push(asked.elapsed());
             }
             // A login costs the server as much as the attacker's; every tenth round is enough.
             if n.is_multiple_of(10) {
                 let asked = Instant::now();
                 let line = card.connect().await;
                 took[3].push(asked.elapsed());
-                line.line.close(twinlock_core::frame::CloseCode::Bye).await;
+                line.bye().await;
             }
             n += 1;
             largest = largest.max(std::fs::metadata(wal).map_or(0, |wal| wal.len()));
@@ -298,9 +287,10 @@ async fn member_round(
         let Some(mut line) = card.try_connect().await else { continue };
         post_all(&mut line, ops(*seed));
         // Flushes the requests; answers may arrive.
-        let came = timeout(Duration::from_millis(20), line.items()).await;
-        let came = came.ok().flatten().map_or(0, |items| items.len());
-        answers.fetch_add(came, Ordering::Relaxed);
+        let answered =
+            async { while line.items().next().is_none() && line.pump().await.is_ok() {} };
+        let _none_yet = timeout(Duration::from_millis(20), answered).await;
+        answers.fetch_add(line.items().count(), Ordering::Relaxed);
         lines.push(line);
         *seed += SEEDS;
     }
@@ -315,15 +305,15 @@ async fn small_files_round(card: &Card, budget: &Budget, answers: &AtomicUsize) 
             budget.wait().await;
             let data = random::<8>();
             let file = proto::FileMeta { name: "f".into(), size: 8, ..Default::default() };
-            let message_id = Bytes::copy_from_slice(&random::<16>());
+            let message_id = copy(&random::<16>());
             let put = proto::PutFile { conversation: LOBBY, message_id, file: Some(file) };
-            let Answered::FileAccepted(accepted) = line.ask(Op::PutFile(put)).await else {
+            let Ok(Answered::FileAccepted(accepted)) = line.ask(Op::PutFile(put)).await else {
                 continue;
             };
-            line.line.session_mut().send_bulk(accepted.transfer, 0, &data).unwrap();
-            let hash = Bytes::copy_from_slice(blake3::hash(&data).as_bytes());
+            line.connection.session_mut().send_bulk(accepted.transfer, 0, &data).unwrap();
+            let hash = hash(&data);
             let end = Op::EndFile(proto::EndFile { transfer: accepted.transfer, hash });
-            let recorded = matches!(line.ask(end).await, Answered::Ack(_));
+            let recorded = line.ask(end).await.is_ok();
             answers.fetch_add(usize::from(recorded), Ordering::Relaxed);
         }
     }
@@ -340,12 +330,12 @@ async fn outsider_round(
     let mut idle = Vec::new();
     for _ in 0..idle_ones {
         budget.wait().await;
-        idle.push(tcp_from(Ipv4Addr::LOCALHOST, card.address).await.unwrap());
+        idle.push(tcp_from(Ipv4Addr::LOCALHOST, card.server.address).await.unwrap());
     }
     for _ in 0..4 {
         budget.wait().await;
         // Another connection may take its slot.
-        let Ok(mut io) = card.tls_from(Ipv4Addr::LOCALHOST).await else { continue };
+        let Ok(mut io) = card.server.tls_from(Ipv4Addr::LOCALHOST).await else { continue };
         let mut answer = [0; 64];
         let came = async {
             io.write_all(hello).await?;
@@ -382,7 +372,7 @@ fn attack__other_member_is_served_and_wal_is_bounded() {
         // As many rooms as it may have.
         for n in 0..24_000 {
             let room = proto::CreateRoom { name: format!("room-{n}"), topic: String::new() };
-            if let Answered::Refusal(_) = line.ask(Op::CreateRoom(room)).await {
+            if line.ask(Op::CreateRoom(room)).await.is_err() {
                 break;
             }
         }
@@ -405,7 +395,7 @@ fn attack__other_member_is_served_and_wal_is_bounded() {
             assert!(asked.elapsed() < INDEXED, "the index is not up to date");
             let began = Instant::now();
             let answer = line.ask(search(LOBBY, "anybody")).await;
-            took = if let Answered::Page(_) = answer { began.elapsed() } else { Duration::MAX };
+            took = if let Ok(Answered::Page(_)) = answer { began.elapsed() } else { Duration::MAX };
         }
     });
     eprintln!("attack: {texts} texts, indexed {:?} after the start", asked.elapsed());

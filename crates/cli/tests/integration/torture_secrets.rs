@@ -5,20 +5,20 @@
 //! connections whose client is the test itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
 use crate::common::image::*;
 use crate::common::raw::*;
 use crate::common::*;
-use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::time::timeout;
 use twinlock_core::classic;
 use twinlock_core::invite::InviteLink;
 use twinlock_core::keys::ClassicKey;
-use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
+use twinlock_core::proto::{self, request::Op};
 use twinlock_core::seal::frame_keys;
 use twinlock_core::session::SessionEvent;
 use twinlock_transport::OsEntropy;
@@ -34,13 +34,13 @@ struct Used {
 }
 
 impl Used {
-    fn of(line: &Raw) -> Self {
-        Self { now: line.line.session().expose_keys().map(|key| *key), keys: Vec::new() }
+    fn of(line: &RawClient) -> Self {
+        Self { now: line.connection.session().expose_keys().map(|key| *key), keys: Vec::new() }
     }
 
     /// Adds the keys used since the last call.
-    fn look(&mut self, line: &Raw) {
-        let now = line.line.session().expose_keys().map(|key| *key);
+    fn look(&mut self, line: &RawClient) {
+        let now = line.connection.session().expose_keys().map(|key| *key);
         for (i, way) in ["sent", "received"].into_iter().enumerate() {
             let mut key = self.now[i];
             // After a rekey the old chain never reaches `now`; its first few keys include all used
@@ -65,11 +65,11 @@ impl Used {
 }
 
 /// Sends messages and a file and rekeys on a separate connection; returns the used keys.
-async fn by_hand(card: &Card, messages: usize) -> (Raw, Used) {
+async fn by_hand(card: &Card, messages: usize) -> (RawClient, Used) {
     let mut line = card.connect().await;
     let mut used = Used::of(&line);
     for n in 0..messages {
-        line.says(&format!("by hand {n}")).await;
+        line.append(LOBBY, &format!("by hand {n}")).await.unwrap();
         used.look(&line);
     }
     let data: Vec<u8> = (0..40).flat_map(|_| random::<1000>()).collect();
@@ -77,25 +77,25 @@ async fn by_hand(card: &Card, messages: usize) -> (Raw, Used) {
         proto::FileMeta { name: "data".into(), size: data.len() as u64, ..Default::default() };
     let put = Op::PutFile(proto::PutFile {
         conversation: LOBBY,
-        message_id: Bytes::copy_from_slice(&random::<16>()),
+        message_id: copy(&random::<16>()),
         file: Some(file),
     });
-    let Answered::FileAccepted(accepted) = line.ask(put).await else { panic!("not accepted") };
+    let accepted = line.ask(put).await.map(accepted).unwrap();
     for (n, part) in data.chunks(10_000).enumerate() {
         let offset = (n * 10_000) as u64;
-        line.line.session_mut().send_bulk(accepted.transfer, offset, part).unwrap();
+        line.connection.session_mut().send_bulk(accepted.transfer, offset, part).unwrap();
         used.look(&line);
     }
-    let hash = Bytes::copy_from_slice(blake3::hash(&data).as_bytes());
+    let hash = hash(&data);
     let end = Op::EndFile(proto::EndFile { transfer: accepted.transfer, hash });
-    assert!(matches!(line.ask(end).await, Answered::Ack(_)));
+    line.ask(end).await.map(ack).unwrap();
     used.look(&line);
-    assert!(line.line.start_rekey());
+    assert!(line.connection.start_rekey());
     let rekeyed = async {
         loop {
-            line.line.wait(None).await.unwrap();
+            line.connection.wait(None).await.unwrap();
             used.look(&line);
-            let rekeyed = matches!(line.line.open_frame().unwrap(), SessionEvent::Rekeyed(1));
+            let rekeyed = matches!(line.connection.open_frame().unwrap(), SessionEvent::Rekeyed(1));
             used.look(&line);
             if rekeyed {
                 return;
@@ -104,15 +104,15 @@ async fn by_hand(card: &Card, messages: usize) -> (Raw, Used) {
     };
     timeout(LONG, rekeyed).await.expect("a rekey");
     for n in 0..messages {
-        line.says(&format!("by hand again {n}")).await;
+        line.append(LOBBY, &format!("by hand again {n}")).await.unwrap();
         used.look(&line);
     }
     (line, used)
 }
 
 /// Sends a few texts on a classic connection and closes it; returns the used keys.
-async fn classic_line(port: u16, name: &str, psk: &ClassicKey) -> [[u8; 64]; 2] {
-    let tcp = tcp_from([127, 0, 0, 1].into(), ([127, 0, 0, 1], port).into()).await.unwrap();
+async fn classic_line(address: SocketAddr, name: &str, psk: &ClassicKey) -> [[u8; 64]; 2] {
+    let tcp = tcp_from([127, 0, 0, 1].into(), address).await.unwrap();
     let tls = ClientTls::new(ServerTrust::Learn, Alpn::Optional).unwrap();
     let mut io = BufReader::new(tls.connect("127.0.0.1", tcp).await.unwrap());
     let mut line = Vec::new();
@@ -133,13 +133,6 @@ async fn classic_line(port: u16, name: &str, psk: &ClassicKey) -> [[u8; 64]; 2] 
     line.clear();
     timeout(LONG, io.read_until(b'\n', &mut line)).await.expect("an end").unwrap();
     lines.expose_keys().map(|key| *key)
-}
-
-fn port(host: &Host, what: &str) -> u16 {
-    host.running().wait_lines(3);
-    let said = host.running().out();
-    let address = said.lines().find_map(|line| line.strip_prefix(what)).unwrap();
-    address.rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
 /// Merges equal findings in many places into one line.
@@ -180,7 +173,7 @@ fn secrets__none_left_except_device_secret_in_its_profile() {
     let account = format!("ada@{}", host.address());
     phone.run(&["login", &account, "--password-file", password]).exits(0);
     for person in [&ada, &bob, &phone] {
-        secrets.add("a device's secret", &Card::of(person).secret);
+        secrets.add("a device's secret", &Card::of(person).device.secret);
         person.run(&["-v", "send", "lobby", "hello"]).exits(0);
     }
     let file = host.root().join("file.bin");
@@ -195,8 +188,8 @@ fn secrets__none_left_except_device_secret_in_its_profile() {
     secrets.add("a classic key", &key);
     let runtime = here();
     let psk = ClassicKey::new(&key.try_into().unwrap());
-    let line_keys =
-        runtime.block_on(classic_line(port(&host, "classic connections on "), "lamp", &psk));
+    let classic = host.printed_address("classic connections on ");
+    let line_keys = runtime.block_on(classic_line(classic, "lamp", &psk));
     for key in line_keys {
         secrets.add("a key of a classic line", &key);
     }
@@ -215,8 +208,8 @@ fn secrets__none_left_except_device_secret_in_its_profile() {
     let there = needed.find_in_memory(&mut image);
     assert!(there.len() >= 6, "the keys in use are not found where they have to be: {there:?}");
     let last = used.now;
-    let sid = line.line.session().id();
-    runtime.block_on(line.line.close(twinlock_core::frame::CloseCode::Bye));
+    let sid = line.connection.session().id();
+    runtime.block_on(line.bye());
     host.running().wait_err(&format!("session ended sid={sid}"));
     // A closed connection leaves none.
     for (what, key) in

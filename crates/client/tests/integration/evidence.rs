@@ -8,26 +8,11 @@ use twinlock_client::model::{Event, Options};
 use twinlock_client::profile::ProfileError;
 use twinlock_core::id::Link;
 use twinlock_core::invite::InviteLink;
+use twinlock_testing::messages::LOBBY;
 use twinlock_transport::OsEntropy;
-
-const LOBBY: u64 = 1;
 
 fn asking() -> Options {
     Options { send: false, ..quick() }
-}
-
-async fn say(person: &crate::common::Person, target: &str, count: usize) {
-    let lines: Vec<String> = (0..count).map(|n| n.to_string()).collect();
-    let messages = lines.iter().map(|line| (target, line.as_bytes()));
-    person.state().outbox().enqueue_many(messages, 1, &mut OsEntropy).unwrap();
-    let (client, mut events) = person.start(quick());
-    let mut left = count;
-    until(&mut events, |event| {
-        left -= usize::from(matches!(event, Event::Recorded { .. }));
-        left == 0
-    })
-    .await;
-    client.close().await;
 }
 
 fn edit(world: &World, sql: &str) {
@@ -73,7 +58,7 @@ async fn evidence__reading_during_own_sends_raises_no_alarm() {
 async fn audit__reads_to_last_receipt_despite_lower_listed_head() {
     let mut world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
-    say(&ada, "lobby", 10).await;
+    ada.say("lobby", 10).await;
     let (client, _events) = ada.start(asking());
     let mut listed = client.target("lobby").await.unwrap();
     assert_eq!(audit::audit(&client, listed.clone()).await.unwrap().receipts, 10);
@@ -99,7 +84,7 @@ async fn audit__reads_to_last_receipt_despite_lower_listed_head() {
 async fn audit__altered_entry_is_found_without_a_receipt() {
     let mut world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
-    say(&ada, "lobby", 10).await;
+    ada.say("lobby", 10).await;
     let (client, _events) = ada.start(asking());
     let bob = world.join("bob", &ada.invite(&client).await).await;
     client.close().await;
@@ -131,8 +116,8 @@ async fn evidence__vanished_room_is_reported_unless_left() {
     let (client, _events) = ada.start(asking());
     let ops = client.create_room(&name("ops"), "").await.unwrap();
     let dev = client.create_room(&name("dev"), "").await.unwrap();
-    say(&ada, "ops", 1).await;
-    say(&ada, "dev", 1).await;
+    ada.say("ops", 1).await;
+    ada.say("dev", 1).await;
     client.leave_room(dev.id).await.unwrap();
     let receipts = client.state().receipts();
     assert_eq!(audit::unexplained(&receipts, &[LOBBY, ops.id]), Ok(vec![]));

@@ -1,7 +1,6 @@
 //! The client against a real server: lost connections, rekeys, slow consumers and a changed record.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::common::{LONG, World, name, new_user, next, quick, text, until};
@@ -10,21 +9,13 @@ use twinlock_client::enrol;
 use twinlock_client::error::{ClientError, Fault, Refusal};
 use twinlock_client::model::{Event, Options, Rekeyed};
 use twinlock_client::profile::Profile;
-use twinlock_core::id::ConversationId;
 use twinlock_core::invite::InviteLink;
 use twinlock_core::proto::RefusalReason;
-use twinlock_transport::OsEntropy;
-
-/// The room of all users.
-const LOBBY: ConversationId = 1;
+use twinlock_testing::copy_dir;
+use twinlock_testing::messages::LOBBY;
 
 fn lines(from: usize, to: usize) -> Vec<String> {
     (from..to).map(|n| format!("line {n}")).collect()
-}
-
-fn enqueue(person: &crate::common::Person, target: &str, lines: &[String]) {
-    let messages = lines.iter().map(|line| (target, line.as_bytes()));
-    person.state().outbox().enqueue_many(messages, 1, &mut OsEntropy).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +29,7 @@ async fn rekey__under_load_loses_and_reorders_nothing() {
     client.follow(LOBBY, 0).await.unwrap();
     let sent = lines(0, 3000);
     for some in sent.chunks(10) {
-        enqueue(&ada, "lobby", some);
+        ada.enqueue("lobby", some);
         client.notify_enqueued().await.unwrap();
     }
     let mut got = Vec::new();
@@ -71,7 +62,7 @@ async fn rekey__on_request_reports_epochs_and_loses_nothing() {
     let sent = lines(0, 1000);
     let forcing = async {
         for (before, some) in (0..REKEYS).zip(sent.chunks(100)) {
-            enqueue(&ada, "lobby", some);
+            ada.enqueue("lobby", some);
             client.notify_enqueued().await.unwrap();
             let rekeyed = timeout(LONG, client.rekey()).await.unwrap().unwrap();
             assert_eq!(rekeyed, Rekeyed { before, after: before + 1 });
@@ -100,7 +91,7 @@ async fn driver__stalled_consumer_gets_all_entries_in_order() {
     let world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
     let sent = lines(0, 9000);
-    enqueue(&ada, "lobby", &sent);
+    ada.enqueue("lobby", &sent);
     let (writer, mut events) = ada.start(quick());
     let mut acked = 0;
     // The reader takes no events until everything is recorded.
@@ -134,7 +125,7 @@ async fn driver__delivers_once_in_order_over_server_restarts() {
     let sent = lines(0, 2000);
     let mut got: Vec<String> = Vec::new();
     for (round, some) in sent.chunks(400).enumerate() {
-        enqueue(&ada, "lobby", some);
+        ada.enqueue("lobby", some);
         client.notify_enqueued().await.unwrap();
         // The server stops in the middle of the batch.
         let half = round * 400 + 100;
@@ -164,9 +155,9 @@ async fn driver__delivers_once_in_order_over_server_restarts() {
 async fn outbox__refused_messages_are_reported_and_kept() {
     let world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
-    enqueue(&ada, "nowhere", &lines(0, 3));
-    enqueue(&ada, "@nobody", &lines(3, 4));
-    enqueue(&ada, "lobby", &lines(4, 5));
+    ada.enqueue("nowhere", &lines(0, 3));
+    ada.enqueue("@nobody", &lines(3, 4));
+    ada.enqueue("lobby", &lines(4, 5));
     let (client, mut events) = ada.start(quick());
     let (mut refused, mut recorded) = (Vec::new(), 0);
     until(&mut events, |event| {
@@ -187,12 +178,12 @@ async fn outbox__refused_messages_are_reported_and_kept() {
 async fn evidence__lost_or_replaced_acked_entries_are_detected() {
     let mut world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
-    say(&ada, 3).await;
+    ada.say("lobby", 3).await;
     world.stop().await;
     let old = world.dir.path().join("old");
     copy_dir(&world.data(), &old);
     world.start().await;
-    say(&ada, 2).await;
+    ada.say("lobby", 2).await;
     world.stop().await;
     // An old backup is restored: the record is intact, but shorter.
     std::fs::remove_dir_all(world.data()).unwrap();
@@ -216,36 +207,10 @@ async fn evidence__lost_or_replaced_acked_entries_are_detected() {
         let (client, _events) = ada.start(Options { send: false, ..quick() });
         world.join("bob", &ada.invite(&client).await).await
     };
-    say(&bob, 5).await;
+    bob.say("lobby", 5).await;
     let (client, _events) = ada.start(Options { send: false, ..quick() });
     let error = client.read(LOBBY, 0, 10).await.unwrap_err();
     assert!(matches!(error, ClientError::Tampered(broken) if broken.at() == 4), "{error:?}");
-}
-
-/// Sends `count` messages and waits until all are recorded.
-async fn say(person: &crate::common::Person, count: usize) {
-    enqueue(person, "lobby", &lines(0, count));
-    let (client, mut events) = person.start(quick());
-    let mut left = count;
-    until(&mut events, |event| {
-        left -= usize::from(matches!(event, Event::Recorded { .. }));
-        left == 0
-    })
-    .await;
-    client.close().await;
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,7 +234,7 @@ async fn enrolment__taken_name_leaves_no_profile_and_invite_unused() {
 async fn driver__without_server_request_fails_and_follow_waits() {
     let mut world = World::new(|config| config.come_back = Duration::ZERO).await;
     let ada = world.owner("ada").await;
-    say(&ada, 1).await;
+    ada.say("lobby", 1).await;
     world.stop().await;
     let once = Options { reconnect: false, send: false, ..quick() };
     let (client, _events) = ada.start(once);

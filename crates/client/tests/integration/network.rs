@@ -12,15 +12,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use twinlock_client::error::ClientError;
 use twinlock_client::{Client, Event, Options};
-use twinlock_core::id::ConversationId;
 use twinlock_core::invite::Address;
 use twinlock_core::limits::Timing;
 use twinlock_core::session::SessionFault;
+use twinlock_testing::messages::LOBBY;
 use twinlock_testing::{FaultyNetwork, Rng};
 use twinlock_transport::OsEntropy;
 
-/// The room of all users.
-const LOBBY: ConversationId = 1;
 /// Default duration of the main test, seconds.
 const SECONDS: u64 = 8;
 /// Margin for closing a dead connection: a busy machine, and the last frames of client or server.
@@ -60,7 +58,7 @@ impl Stage {
         .await;
         let mut rng = Rng::from_env();
         let of_network = Rng::from_seed(rng.draw());
-        let network = FaultyNetwork::random(world.config.listen, of_network);
+        let network = FaultyNetwork::random(world.server.address(), of_network);
         let ada = world.owner("ada").await;
         let (client, _events) = ada.start(crate::common::quick());
         let mut people = Vec::new();
@@ -69,9 +67,7 @@ impl Stage {
         }
         client.close().await;
         people.insert(0, ada);
-        while world.server.as_ref().unwrap().sessions() > 0 {
-            sleep(Duration::from_millis(5)).await;
-        }
+        world.server.until_sessions(0).await;
         Self { world, network, timing, people, rng: Mutex::new(rng), lasts }
     }
 
@@ -87,7 +83,7 @@ impl Stage {
     }
 
     fn lines(&self) -> usize {
-        self.world.server.as_ref().unwrap().sessions()
+        self.world.server.server().sessions()
     }
 
     /// Time after which a silent connection is dead: one that follows or waits, and any other.

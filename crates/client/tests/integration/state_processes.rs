@@ -16,20 +16,12 @@ use std::time::Duration;
 use twinlock_client::home::Home;
 use twinlock_client::outbox::{Ack, Outbox};
 use twinlock_client::state::State;
-use twinlock_core::Entropy;
 use twinlock_core::id::{Link, MessageId, Name, ServerKey};
+use twinlock_transport::OsEntropy;
 
 const TARGETS: [&str; 3] = ["ops", "lobby", "@bob"];
 /// Number of messages that each sending process enqueues.
 const EACH: usize = 150;
-
-struct System;
-
-impl Entropy for System {
-    fn fill(&mut self, out: &mut [u8]) {
-        getrandom::fill(out).unwrap();
-    }
-}
 
 fn open(home: &Path) -> Outbox {
     let name = |name| Name::new(name).unwrap();
@@ -74,7 +66,8 @@ fn child_process__does_nothing_without_a_role() {
 fn write_until_killed(outbox: &Outbox) {
     let mut out = std::io::stdout();
     for i in 0_u32.. {
-        let id = outbox.enqueue(TARGETS[i as usize % 3], &i.to_be_bytes(), 1, &mut System).unwrap();
+        let id =
+            outbox.enqueue(TARGETS[i as usize % 3], &i.to_be_bytes(), 1, &mut OsEntropy).unwrap();
         writeln!(out, "enqueued {id}").unwrap();
     }
 }
@@ -86,7 +79,7 @@ fn send(outbox: &Outbox, port: u16, count: usize) {
     while written < count || outbox.pending_count().unwrap() > 0 {
         if written < count {
             let target = TARGETS[written % 3];
-            outbox.enqueue_many([(target, &b"x"[..]); 3], 1, &mut System).unwrap();
+            outbox.enqueue_many([(target, &b"x"[..]); 3], 1, &mut OsEntropy).unwrap();
             written += 3;
         }
         let claimed = outbox.claim(7).unwrap();

@@ -14,9 +14,7 @@ use twinlock_client::transfer::{
     TransferOptions, Transfers, look, name,
 };
 use twinlock_core::proto::RefusalReason;
-
-/// The room of all users.
-const LOBBY: u64 = 1;
+use twinlock_testing::messages::LOBBY;
 
 fn start(person: &Person, jobs: usize) -> (Transfers, mpsc::Receiver<TransferEvent>) {
     let moving = TransferOptions { connection: quick(), jobs, limit: None };

@@ -98,12 +98,12 @@ mod tests {
     use tracing::Level;
 
     use super::*;
-    use crate::common::Host;
+    use crate::common::TestServer;
     use crate::common::log::Log;
 
     #[tokio::test]
     async fn clock__step_while_running_is_logged_once() {
-        let host = Host::start().await;
+        let host = TestServer::start().await;
         let log = Log::of(Level::WARN);
         tokio::time::pause();
         let looks = Cell::new(0);
@@ -113,7 +113,7 @@ mod tests {
             // Set forward between the second reading and the third.
             Moment { system: if looks.get() < 3 { steady } else { steady + 90_000 }, steady }
         };
-        let watching = watch_clock(&*host.server.services.record.store, look);
+        let watching = watch_clock(&*host.server().services.record.store, look);
         tokio::select! {
             () = watching => {}
             () = tokio::time::sleep(5 * LOOK) => {}

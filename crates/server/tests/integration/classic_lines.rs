@@ -7,15 +7,15 @@ use crate::common::*;
 use twinlock_core::proto::{ClassicForm, RefusalReason, Role};
 
 struct Stage {
-    host: Host,
-    ada: Client,
+    host: TestServer,
+    ada: RawClient,
     room: u64,
     lamp: [u8; 32],
 }
 
 /// The owner, a room, and a key for it.
 async fn stage(change: impl FnOnce(&mut twinlock_server::Config)) -> Stage {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         both_ports(config);
         change(config);
     })
@@ -26,7 +26,7 @@ async fn stage(change: impl FnOnce(&mut twinlock_server::Config)) -> Stage {
     Stage { host, ada, room, lamp }
 }
 
-async fn create(client: &mut Client, name: &str) -> u64 {
+async fn create(client: &mut RawClient, name: &str) -> u64 {
     use twinlock_core::proto::{CreateRoom, request::Op};
     let create = CreateRoom { name: name.to_owned(), topic: String::new() };
     conversation(client.ask(Op::CreateRoom(create)).await.unwrap()).id
@@ -390,14 +390,14 @@ async fn classic__unauthenticated_is_evicted_and_authenticated_stays() {
     let mut silent = try_lines(&host).await.unwrap();
     read_line(&mut silent).await;
     let named = Caller::new(&host, "lamp", &lamp).await;
-    let address = host.server.classic_addr().unwrap();
+    let address = host.server().classic_addr().unwrap();
     let mut bare = tokio::net::TcpStream::connect(address).await.unwrap();
     assert_eq!(to_end(silent).await, b"");
     let mut later = Caller::new(&host, "lamp", &lamp).await;
     assert_eq!(to_end(named.io).await, b"");
     later.say("in its place").await;
     let mut last = Caller::new(&host, "lamp", &lamp).await;
-    assert_eq!(rest(&mut bare).await, b"");
+    assert_eq!(read_to_end(&mut bare).await, b"");
     last.say("and this one").await;
     // All have authenticated messages, so a further connection is refused.
     assert!(try_lines(&host).await.is_none());
@@ -417,8 +417,8 @@ async fn classic__proxy_header_address_is_used_for_limits() {
     };
     let host = host.restart(few).await;
     let old = bridge(twinlock_core::classic::Form::Origin, &old);
-    let lines = host.server.classic_addr().unwrap();
-    let origin = host.server.origin_addr().unwrap();
+    let lines = host.server().classic_addr().unwrap();
+    let origin = host.server().origin_addr().unwrap();
     let mut held = Vec::new();
     for client in 1..=3 {
         // Each client has one slot on either port, and no more.
@@ -442,29 +442,27 @@ async fn classic__proxy_header_address_is_used_for_limits() {
     for port in [lines, origin] {
         let mut bare = tokio::net::TcpStream::connect(port).await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut bare, &[0x16; 64]).await.unwrap();
-        assert_eq!(rest(&mut bare).await, b"");
+        assert_eq!(read_to_end(&mut bare).await, b"");
     }
 }
 
 #[tokio::test]
 async fn classic__recorded_lines_are_acked_before_shutdown() {
-    let Stage { host, lamp, .. } = stage(|_| ()).await;
+    let Stage { mut host, lamp, .. } = stage(|_| ()).await;
     let mut caller = Caller::new(&host, "lamp", &lamp).await;
     caller.say("first").await;
     let idle = Caller::new(&host, "lamp", &lamp).await;
     let some: Vec<u8> = (0..64).flat_map(|i| caller.sealed(&i.to_string())).collect();
     send(&mut caller.io, &some).await;
-    let Host { server, dir, .. } = host;
-    let (ended, answers) = tokio::join!(soon("shutdown", server.shutdown()), async {
+    let ((), answers) = tokio::join!(host.stop(), async {
         let mut answers = 1;
         while !read_line(&mut caller.io).await.is_empty() {
             answers += 1;
         }
         answers
     });
-    ended.unwrap();
     assert_eq!(to_end(idle.io).await, b"");
-    let again = Host::start_in(dir, both_ports).await;
+    let again = host.restart(both_ports).await;
     let mut caller = Caller::new(&again, "lamp", &lamp).await;
     let next = caller.say("after").await;
     let n: usize = next.split(' ').nth(2).unwrap().parse().unwrap();

@@ -12,15 +12,15 @@ use twinlock_core::proto::{ClassicForm, RefusalReason};
 use twinlock_transport::OsEntropy;
 
 struct Stage {
-    host: Host,
-    ada: Client,
+    host: TestServer,
+    ada: RawClient,
     plain: [u8; 32],
     mac: [u8; 32],
 }
 
 /// The owner, and a key of each form for the lobby.
 async fn stage(change: impl FnOnce(&mut twinlock_server::Config)) -> Stage {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         both_ports(config);
         config.classic.tarpit_delay = Duration::from_millis(1);
         change(config);
@@ -358,8 +358,8 @@ async fn bridge__concurrent_clients_get_their_answers() {
 
 #[tokio::test]
 async fn classic__listeners_are_off_by_default() {
-    let host = Host::start().await;
-    assert_eq!((host.server.classic_addr(), host.server.origin_addr()), (None, None));
+    let host = TestServer::start().await;
+    assert_eq!((host.server().classic_addr(), host.server().origin_addr()), (None, None));
     let (_, mut ada) = host.owner().await;
     // A key can still be created.
     assert!(add_key(&mut ada, "lamp", LOBBY, ClassicForm::JweLines).await.is_ok());
@@ -367,7 +367,7 @@ async fn classic__listeners_are_off_by_default() {
 
 #[tokio::test]
 async fn bridge__imported_key_serves_unchanged_client() {
-    let host = Host::start_with(both_ports).await;
+    let host = TestServer::start_with(both_ports).await;
     let (_, mut ada) = host.owner().await;
     let mut expected = Vec::new();
     for (form, wanted, called) in [

@@ -16,7 +16,7 @@ fn create(name: &str) -> Op {
 }
 
 /// Waits for the acks of these requests.
-async fn acks(client: &mut Client, ids: Vec<u64>) -> Vec<u64> {
+async fn acks(client: &mut RawClient, ids: Vec<u64>) -> Vec<u64> {
     let mut numbers = Vec::new();
     for id in ids {
         numbers.push(ack(client.answer(id).await).n);
@@ -27,7 +27,7 @@ async fn acks(client: &mut Client, ids: Vec<u64>) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn search__not_delayed_by_searches_of_another_user() {
     const LINES: usize = 12;
-    let host = Host::start_with(|config| config.limits.text_rate = 0).await;
+    let host = TestServer::start_with(|config| config.limits.text_rate = 0).await;
     let (device, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     // More words with one prefix than are looked up one by one. So the search reads the later
@@ -66,7 +66,7 @@ async fn search__not_delayed_by_searches_of_another_user() {
 
 #[tokio::test]
 async fn search__beyond_deadline_is_busy() {
-    let host = Host::start_with(|config| config.limits.search = Duration::ZERO).await;
+    let host = TestServer::start_with(|config| config.limits.search = Duration::ZERO).await;
     let (_, mut ada) = host.owner().await;
     ada.append(LOBBY, "some words").await.unwrap();
     let no = refused(&mut ada, search(LOBBY, "words")).await;
@@ -78,7 +78,7 @@ async fn search__beyond_deadline_is_busy() {
 
 #[tokio::test]
 async fn limits__refusal_reports_limit_and_value() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         let limits = &mut config.limits;
         limits.bounds.rooms = 2;
         limits.bounds.memberships = 4;
@@ -152,7 +152,7 @@ async fn limits__refusal_reports_limit_and_value() {
 
 #[tokio::test]
 async fn changes__rate_limit_does_not_affect_appends() {
-    let host = Host::start_with(|config| config.limits.changes_per_minute = 3).await;
+    let host = TestServer::start_with(|config| config.limits.changes_per_minute = 3).await;
     let (_, mut ada) = host.owner().await;
     let topic = || Op::SetTopic(proto::SetTopic { conversation: LOBBY, topic: "again".to_owned() });
     for _ in 0..3 {
@@ -167,7 +167,7 @@ async fn changes__rate_limit_does_not_affect_appends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn text__rate_limit_is_per_user_and_keeps_order() {
     const EACH: usize = 24;
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.limits.text_rate = 128 * 1024;
         config.limits.text_burst = 64 * 1024;
         config.limits.in_flight_bytes = 16 * 1024;
@@ -199,7 +199,7 @@ async fn text__rate_limit_is_per_user_and_keeps_order() {
 
 #[tokio::test]
 async fn text__quota_refusal_also_refuses_later_appends() {
-    let host = Host::start_with(|config| config.limits.text_per_day = 20_000).await;
+    let host = TestServer::start_with(|config| config.limits.text_per_day = 20_000).await;
     let (device, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     let large = "x".repeat(9_000);
@@ -229,7 +229,7 @@ async fn text__quota_refusal_also_refuses_later_appends() {
 
 #[tokio::test]
 async fn text__quota_refunds_only_charged_bytes() {
-    let host = Host::start_with(|config| config.limits.text_per_day = 20_000).await;
+    let host = TestServer::start_with(|config| config.limits.text_per_day = 20_000).await;
     let (device, mut ada) = host.owner().await;
     let large = "x".repeat(9_000);
     for _ in 0..2 {
@@ -248,7 +248,7 @@ async fn text__quota_refunds_only_charged_bytes() {
 
 #[tokio::test]
 async fn text__refused_at_reserve_while_control_writes_pass() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let mut invited = host.connect(host.owner_invite().credential()).await.unwrap();
     let device = invited.register("ada", Some("correct horse")).await.unwrap();
     let mut ada = host.connect(device.credential()).await.unwrap();

@@ -8,14 +8,15 @@ use twinlock_core::proto::answer::Result as Answered;
 use twinlock_core::proto::{self, item::What, request::Op};
 use twinlock_core::session::{Binding, BindingPolicy};
 use twinlock_server::{Server, StartError};
+use twinlock_testing::{Endpoint, TlsInterceptor};
 
-fn revoke(device: &Device) -> Op {
+fn revoke(device: &TestDevice) -> Op {
     Op::RevokeDevice(proto::RevokeDevice { device: copy(&device.id.0) })
 }
 
 #[tokio::test]
 async fn device__own_revocation_closes_all_its_sessions() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, mut ada) = host.owner().await;
     let (bobs, mut bob) = host.member(&mut ada, "bob").await;
     let mut second = host.connect(laptop.credential()).await.unwrap();
@@ -30,7 +31,7 @@ async fn device__own_revocation_closes_all_its_sessions() {
 
 #[tokio::test]
 async fn session__newer_of_same_instance_replaces_older() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, mut other) = host.owner().await;
     let run = b"run";
     let mut older = host.connect_with(laptop.credential(), run, |_| ()).await.unwrap();
@@ -43,7 +44,7 @@ async fn session__newer_of_same_instance_replaces_older() {
 
 #[tokio::test]
 async fn session__seventeenth_of_device_is_refused() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, first) = host.owner().await;
     let mut sessions = vec![first];
     for _ in 1..16 {
@@ -62,7 +63,7 @@ async fn session__seventeenth_of_device_is_refused() {
 /// A stolen device opens as many sessions as it can, including unfinished logins.
 #[tokio::test]
 async fn session__stolen_device_does_not_block_other_logins() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.limits.sessions_per_device = 2;
         config.limits.password_sessions_per_user = 1;
     })
@@ -92,7 +93,7 @@ async fn session__stolen_device_does_not_block_other_logins() {
 
 #[tokio::test]
 async fn shutdown__acks_received_appends_and_sends_reconnect_delay() {
-    let host = Host::start_with(|config| config.come_back = Duration::from_secs(7)).await;
+    let mut host = TestServer::start_with(|config| config.come_back = Duration::from_secs(7)).await;
     let (laptop, mut ada) = host.owner().await;
     let mut idle = host.connect(laptop.credential()).await.unwrap();
     // A connection that sends nothing does not delay the shutdown.
@@ -102,10 +103,8 @@ async fn shutdown__acks_received_appends_and_sends_reconnect_delay() {
         posted.push(ada.post(append(LOBBY, &format!("line {n}"))));
     }
     ack(ada.answer(posted.remove(0)).await);
-    let Host { server, dir, .. } = host;
     let began = std::time::Instant::now();
-    let (ended, shut) = tokio::join!(ada.end(), server.shutdown());
-    shut.unwrap();
+    let (ended, ()) = tokio::join!(ada.end(), host.stop());
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert_eq!(ended.unwrap(), CloseCode::Shutdown);
     assert_eq!(idle.end().await.unwrap(), CloseCode::Shutdown);
@@ -124,7 +123,7 @@ async fn shutdown__acks_received_appends_and_sends_reconnect_delay() {
         .collect();
     let ids: Vec<_> = acked.iter().map(|answer| answer.id).collect();
     assert_eq!(ids, posted[..acked.len()]);
-    let host = Host::start_in(dir, |_| ()).await;
+    let host = host.restart(|_| ()).await;
     let mut ada = host.connect(laptop.credential()).await.unwrap();
     assert_eq!(ada.conversations().await[0].head, 1 + acked.len() as u64);
 }
@@ -132,7 +131,7 @@ async fn shutdown__acks_received_appends_and_sends_reconnect_delay() {
 #[tokio::test]
 async fn shutdown__drops_queued_read_requests() {
     const POSTED: usize = 1000;
-    let host = Host::start_with(|config| config.drain = Duration::from_secs(60)).await;
+    let mut host = TestServer::start_with(|config| config.drain = Duration::from_secs(60)).await;
     let (_, mut ada) = host.owner().await;
     let text = "x".repeat(30_000);
     for _ in 0..30 {
@@ -144,8 +143,7 @@ async fn shutdown__drops_queued_read_requests() {
         ada.post(Op::Read(read));
     }
     ada.answer(first).await;
-    let (ended, shut) = tokio::join!(ada.end(), host.server.shutdown());
-    shut.unwrap();
+    let (ended, ()) = tokio::join!(ada.end(), host.stop());
     assert_eq!(ended.unwrap(), CloseCode::Shutdown);
     let answered = ada.items().filter(|item| matches!(item, What::Answer(_))).count();
     assert!(answered < POSTED / 2, "{answered} were answered");
@@ -153,7 +151,7 @@ async fn shutdown__drops_queued_read_requests() {
 
 #[tokio::test]
 async fn shutdown__not_delayed_by_stalled_peer() {
-    let host = Host::start_with(|config| config.drain = Duration::from_millis(500)).await;
+    let mut host = TestServer::start_with(|config| config.drain = Duration::from_millis(500)).await;
     let (laptop, mut ada) = host.owner().await;
     let text = "x".repeat(32 * 1024);
     for _ in 0..400 {
@@ -163,20 +161,18 @@ async fn shutdown__not_delayed_by_stalled_peer() {
     stalled.post(Op::Follow(proto::Follow { conversation: LOBBY, after: 0 }));
     stalled.set_stalled(true);
     stalled.push_out().await.unwrap();
-    let Host { server, dir, .. } = host;
     let began = std::time::Instant::now();
-    let (ended, shut) = tokio::join!(ada.end(), server.shutdown());
-    shut.unwrap();
+    let (ended, ()) = tokio::join!(ada.end(), host.stop());
     assert_eq!(ended.unwrap(), CloseCode::Shutdown);
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
-    let host = Host::start_in(dir, |_| ()).await;
+    let host = host.restart(|_| ()).await;
     let mut ada = host.connect(laptop.credential()).await.unwrap();
     assert_eq!(ada.conversations().await[0].head, 400);
 }
 
 #[tokio::test]
 async fn restart__clean_or_crash_keeps_record_and_identity() {
-    let mut host = Host::start().await;
+    let mut host = TestServer::start().await;
     let (laptop, mut ada) = host.owner().await;
     let invite = ada.invite(proto::Role::Member, "bob").await.unwrap();
     let ops = proto::CreateRoom { name: "ops".into(), topic: "machines".into() };
@@ -185,7 +181,7 @@ async fn restart__clean_or_crash_keeps_record_and_identity() {
     for n in 1..=4u64 {
         ada.append(ops.id, &format!("line {n}")).await.unwrap();
         host = if n % 2 == 0 { host.restart(|_| ()).await } else { host.crash(|_| ()).await };
-        assert!(host.server.owner_invite().is_none());
+        assert!(host.server().owner_invite().is_none());
         assert_eq!((host.key(), host.pin()), (key, pin));
         ada = host.connect(laptop.credential()).await.unwrap();
         let page = ada.read(ops.id, 0).await.unwrap();
@@ -196,8 +192,8 @@ async fn restart__clean_or_crash_keeps_record_and_identity() {
 
 #[tokio::test]
 async fn start__second_server_on_same_directory_is_refused() {
-    let host = Host::start().await;
-    let second = Server::start(config(&host.dir.path().join("data"))).await;
+    let host = TestServer::start().await;
+    let second = Server::start(TestServer::config(&host.data())).await;
     assert!(matches!(second.err().unwrap(), StartError::Record(_)));
     host.owner().await;
 }
@@ -210,8 +206,8 @@ async fn owner_invite__reported_once_private_and_removed_after_use() {
     let public = |config: &mut twinlock_server::Config| {
         config.public = Some(Address::new("chat.example", 8443).unwrap());
     };
-    let host = Host::start_with(public).await;
-    let path = host.dir.path().join("data/owner-invite");
+    let host = TestServer::start_with(public).await;
+    let path = host.data().join("owner-invite");
     let kept = std::fs::read_to_string(&path).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let link = InviteLink::parse(kept.trim()).unwrap();
@@ -221,25 +217,24 @@ async fn owner_invite__reported_once_private_and_removed_after_use() {
 
     // An unchanged invite is not reported again. With another public address, the same invite is.
     let host = host.restart(public).await;
-    assert!(host.server.owner_invite().is_none());
+    assert!(host.server().owner_invite().is_none());
     let moved = Address::new("other.example", 443).unwrap();
     let host = host.restart(|config| config.public = Some(moved)).await;
-    assert_eq!(host.server.owner_invite().unwrap().id, link.id);
+    assert_eq!(host.server().owner_invite().unwrap().id, link.id);
 
     host.join(&invite, "ada").await;
     assert!(!path.exists());
     let host = host.restart(public).await;
-    assert!(host.server.owner_invite().is_none() && !path.exists());
+    assert!(host.server().owner_invite().is_none() && !path.exists());
 }
 
 #[tokio::test]
 async fn start__record_without_setup_is_refused() {
-    let host = Host::start().await;
-    let Host { server, dir, .. } = host;
-    server.shutdown().await.unwrap();
-    std::fs::remove_dir_all(dir.path().join("data/identity")).unwrap();
+    let mut host = TestServer::start().await;
+    host.stop().await;
+    std::fs::remove_dir_all(host.data().join("identity")).unwrap();
     for _ in 0..2 {
-        let start = Server::start(config(&dir.path().join("data"))).await;
+        let start = Server::start(TestServer::config(&host.data())).await;
         assert!(matches!(start.err().unwrap(), StartError::SetupLost(_)));
     }
 }
@@ -261,18 +256,18 @@ async fn reload__valid_certificate_is_served_and_invalid_ignored() {
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     });
     write(&first.0, &first.1);
-    let host = Host::start_with(|config| config.own_files = Some(own.clone())).await;
+    let host = TestServer::start_with(|config| config.own_files = Some(own.clone())).await;
     let (laptop, mut ada) = host.owner().await;
     let pin = host.pin();
 
     for (cert, key) in [("rubbish", &*second.1), (&*second.0, "rubbish"), (&*second.0, &*first.1)] {
         write(cert, key);
-        host.server.reload().unwrap_err();
+        host.server().reload().unwrap_err();
         assert_eq!(host.pin(), pin);
         assert!(host.connect(laptop.credential()).await.is_ok());
     }
     write(&second.0, &second.1);
-    host.server.reload().unwrap();
+    host.server().reload().unwrap();
     assert_ne!(host.pin(), pin);
     assert!(ada.append(LOBBY, "still the old line").await.is_ok());
     let newer = host.connect(laptop.credential()).await.unwrap();
@@ -284,25 +279,20 @@ async fn reload__valid_certificate_is_served_and_invalid_ignored() {
 
 #[tokio::test]
 async fn channel_binding__interception_warned_or_refused_by_policy() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, _ada) = host.owner().await;
-    let (address, pin) = middle(&host).await;
-    let through = || async {
-        let io = tls(address, pin).await;
-        Client::over(io, laptop.credential(), Some(host.key()), b"through", |_| ()).await
-    };
-    let mut client = through().await.unwrap();
+    let through = intercepted(&host).await;
+    let mut client = through.connect(laptop.credential()).await.unwrap();
     assert_eq!(client.binding, Binding::Cut);
     assert!(client.append(LOBBY, "lock 2 holds").await.is_ok());
 
     let host = host.restart(|config| config.binding = BindingPolicy::Require).await;
-    let (address, pin) = middle(&host).await;
+    let through = intercepted(&host).await;
     let direct = host.connect(laptop.credential()).await.unwrap();
     assert_eq!(direct.binding, Binding::Bound);
     for policy in [BindingPolicy::Warn, BindingPolicy::Off] {
-        let io = tls(address, pin).await;
         let change = |config: &mut twinlock_core::session::SessionConfig| config.binding = policy;
-        let client = Client::over(io, laptop.credential(), Some(host.key()), b"", change).await;
+        let client = through.connect_with(laptop.credential(), b"", change).await;
         let code = match client {
             Ok(mut client) => client.end().await.unwrap(),
             Err(no_line) => no_line.close().unwrap(),
@@ -315,38 +305,15 @@ async fn channel_binding__interception_warned_or_refused_by_policy() {
     assert_eq!(silent.end().await.unwrap(), CloseCode::Binding);
 }
 
-/// A relay that ends TLS with its own certificate and opens TLS to the server again.
-async fn middle(host: &Host) -> (std::net::SocketAddr, twinlock_core::id::TlsPin) {
-    use rustls::pki_types::PrivateKeyDer;
-    use twinlock_transport::tls::{ServerCert, ServerTls};
-
-    let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    let chain = vec![params.self_signed(&key).unwrap().der().clone()];
-    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let cert = ServerCert::from_der(chain, key).unwrap();
-    let pin = cert.pin();
-    let acceptor = ServerTls::new(cert).unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (server, server_pin) = (host.address(), host.pin());
-    // Ends with the test's runtime.
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let mut client = acceptor.accept(tcp).await.unwrap();
-                let mut server = tls(server, server_pin).await;
-                let _ended = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-            });
-        }
-    });
-    (address, pin)
+/// The server as its clients know it, behind a proxy that intercepts TLS.
+async fn intercepted(host: &TestServer) -> Endpoint {
+    let proxy = TlsInterceptor::start(host.endpoint(), || Box::new(|_| ())).await;
+    Endpoint::pinned(proxy.address, vec![proxy.pin], host.key())
 }
 
 #[tokio::test]
 async fn session__closed_at_maximum_age_and_when_idle() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.timing.max_age = Duration::from_millis(600);
         config.timing.ping_idle = Duration::from_millis(100);
         config.timing.ping_answer = Duration::from_millis(200);
@@ -356,19 +323,14 @@ async fn session__closed_at_maximum_age_and_when_idle() {
     assert_eq!(ada.end().await.unwrap(), CloseCode::LogInAgain);
     // This one stops reading and writing after the login.
     let mut silent = host.connect(laptop.credential()).await.unwrap();
-    let gone = async {
-        while host.server.sessions() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    soon("end of the silent line", gone).await;
+    host.until_sessions(0).await;
     let end = silent.end().await;
     assert!(matches!(end, Ok(CloseCode::Idle) | Err(_)), "{end:?}");
 }
 
 #[tokio::test]
 async fn device__list_shows_current_and_online() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, mut ada) = host.owner().await;
     let Ok(Answered::Devices(list)) = ada.ask(Op::ListDevices(proto::ListDevices {})).await else {
         panic!()

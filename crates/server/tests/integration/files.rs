@@ -9,11 +9,9 @@ use prost::Message as _;
 use twinlock_core::proto;
 use twinlock_testing::bytes;
 
-const MIB: usize = 1024 * 1024;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn file__any_size_round_trips_as_entry() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     bob.follow(LOBBY, 0).await.unwrap();

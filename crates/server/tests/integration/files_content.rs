@@ -8,32 +8,30 @@ use crate::common::*;
 use twinlock_core::proto::{self, RefusalReason, item::What, request::Op};
 use twinlock_testing::bytes;
 
-const MIB: usize = 1024 * 1024;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn content__stored_once_until_last_entry_is_erased() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     let data = bytes(MIB + 5, 1);
     ada.upload(random(), "hers", &data).await.unwrap();
     bob.upload(random(), "his", &data).await.unwrap();
     bob.upload(random(), "another", &bytes(10, 2)).await.unwrap();
-    let sizes = |host: &Host| {
+    let sizes = |host: &TestServer| {
         let mut sizes: Vec<_> = blobs(host).into_iter().map(|(_, size)| size).collect();
         sizes.sort_unstable();
         sizes
     };
     assert_eq!(sizes(&host), [10, data.len() as u64]);
-    assert!(host.server.erase(LOBBY, 1).await.unwrap());
-    assert!(!host.server.erase(LOBBY, 1).await.unwrap());
+    assert!(host.server().erase(LOBBY, 1).await.unwrap());
+    assert!(!host.server().erase(LOBBY, 1).await.unwrap());
     assert_eq!(ada.ask(Op::GetFile(get(1))).await, Err(RefusalReason::NotFound));
     let mut got = Vec::new();
     ada.download(2, &mut got).await.unwrap();
     assert!(got == data);
     // A download that has started receives all of it.
-    let coming = ada.ask(Op::GetFile(get(2))).await.map(coming).unwrap();
-    assert!(host.server.erase(LOBBY, 2).await.unwrap());
+    let coming = ada.ask(Op::GetFile(get(2))).await.map(crate::common::coming).unwrap();
+    assert!(host.server().erase(LOBBY, 2).await.unwrap());
     assert_eq!(sizes(&host), [10]);
     let mut got = Vec::new();
     ada.receive(&coming, &mut got).await;
@@ -42,13 +40,13 @@ async fn content__stored_once_until_last_entry_is_erased() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn content__damaged_is_detected_and_repaired_by_upload() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let data = bytes(2 * MIB, 1);
     ada.upload(random(), "x", &data).await.unwrap();
     let path = blobs(&host).remove(0).0;
     flip(&path, 1_500_000);
-    let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
+    let coming = ada.ask(Op::GetFile(get(1))).await.map(crate::common::coming).unwrap();
     let mut got = Vec::new();
     ada.receive(&coming, &mut got).await;
     assert_ne!(hash(&got), coming.hash, "the client cannot have missed it");
@@ -58,7 +56,7 @@ async fn content__damaged_is_detected_and_repaired_by_upload() {
         Op::GetFile(proto::GetFile { offset: offset as u64, prefix_hash, ..get(1) })
     };
     for (offset, expected) in [(MIB, 1 << 20), (1_600_000, 0)] {
-        let answered = ada.ask(again(offset)).await.map(crate::common::files::coming).unwrap();
+        let answered = ada.ask(again(offset)).await.map(crate::common::coming).unwrap();
         assert_eq!(answered.offset, expected);
     }
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(MIB as u64).unwrap();
@@ -76,10 +74,10 @@ async fn content__damaged_is_detected_and_repaired_by_upload() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn content__truncated_during_download_aborts_it() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     ada.upload(random(), "x", &bytes(20 * MIB, 1)).await.unwrap();
-    let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
+    let coming = ada.ask(Op::GetFile(get(1))).await.map(crate::common::coming).unwrap();
     // Without acknowledgements the server can have read only the window.
     let path = blobs(&host).remove(0).0;
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(12 << 20).unwrap();
@@ -102,14 +100,14 @@ async fn content__truncated_during_download_aborts_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sweep__removes_only_expired_and_unreferenced_at_start() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, mut ada) = host.owner().await;
     let kept = bytes(MIB, 2);
     ada.upload(random(), "kept", &kept).await.unwrap();
     let (id, data): ([u8; 16], _) = (random(), bytes(4 * MIB, 1));
     half(&mut ada, id, &data).await;
     drop(ada);
-    let orphan = host.dir.path().join("data/files/ab");
+    let orphan = host.data().join("files/ab");
     fs::create_dir_all(&orphan).unwrap();
     let orphan = orphan.join("ab".repeat(32));
     fs::write(&orphan, b"never recorded").unwrap();
@@ -118,7 +116,7 @@ async fn sweep__removes_only_expired_and_unreferenced_at_start() {
     eventually("the orphan goes", || !orphan.exists()).await;
     assert_eq!(partials(&host).len(), 1);
     // The retention time of unreferenced content has not passed either.
-    let aside = host.dir.path().join("data/files/unreferenced").join("ab".repeat(32));
+    let aside = host.data().join("files/unreferenced").join("ab".repeat(32));
     let host = host.restart(|_| ()).await;
     assert_eq!(fs::read(&aside).unwrap(), b"never recorded");
     let old = SystemTime::now() - Duration::from_secs(8 * 24 * 60 * 60);
@@ -136,28 +134,26 @@ async fn sweep__removes_only_expired_and_unreferenced_at_start() {
 /// An older record is restored, and then the newer one again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn content__quarantined_is_restored_with_newer_record() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, mut ada) = host.owner().await;
     drop(ada);
-    let host = host.restart(|_| ()).await;
-    let data = host.dir.path().join("data");
+    let mut host = host.restart(|_| ()).await;
+    let data = host.data();
     let older = fs::read(data.join("record.db")).unwrap();
     ada = host.connect(laptop.credential()).await.unwrap();
     let kept = bytes(MIB, 2);
     ada.upload(random(), "kept", &kept).await.unwrap();
     drop(ada);
-    let Host { server, dir, .. } = host;
-    soon("shutdown", server.shutdown()).await.unwrap();
+    host.stop().await;
     let newer = fs::read(data.join("record.db")).unwrap();
     fs::write(data.join("record.db"), older).unwrap();
     // Without the head file, which would detect the older record at the second start.
     fs::remove_file(data.join("heads")).unwrap();
-    let host = Host::start_in(dir, |_| ()).await.restart(|_| ()).await;
+    let mut host = host.restart(|_| ()).await.restart(|_| ()).await;
     eventually("it is set aside", || blobs(&host).is_empty()).await;
-    let Host { server, dir, .. } = host;
-    soon("shutdown", server.shutdown()).await.unwrap();
+    host.stop().await;
     fs::write(data.join("record.db"), newer).unwrap();
-    let host = Host::start_in(dir, |_| ()).await;
+    let host = host.restart(|_| ()).await;
     eventually("it is back", || blobs(&host).len() == 1).await;
     let mut ada = host.connect(laptop.credential()).await.unwrap();
     let mut got = Vec::new();

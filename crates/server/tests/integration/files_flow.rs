@@ -3,13 +3,10 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::common::files::*;
 use crate::common::*;
 use tokio::time::timeout;
 use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
 use twinlock_testing::bytes;
-
-const MIB: usize = 1024 * 1024;
 
 /// The tests measure the memory of this process, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -23,10 +20,10 @@ fn alone(test: impl Future<Output = ()>) {
 /// Uploads and downloads at once over one connection, as fast as possible. Each round calls `watch`
 /// with the progress of both; it may send requests.
 async fn both_ways(
-    client: &mut Client,
+    client: &mut RawClient,
     up: (u32, &[u8]),
     down: &proto::FileComing,
-    mut watch: impl FnMut(&mut Client, usize, usize),
+    mut watch: impl FnMut(&mut RawClient, usize, usize),
 ) -> Vec<u8> {
     let (mut sent, mut taken, mut got, mut acked) = (0, 0, Vec::new(), 0);
     while sent < up.1.len() || (got.len() as u64) < down.size {
@@ -45,13 +42,14 @@ async fn both_ways(
             client.ack_file(down.transfer, acked as u64);
         }
         let end = up.1.len().min(sent + 64 * 1024);
-        let may_send = end > sent && end - taken <= 8 * MIB && client.line.backlog() < 64 * 1024;
+        let may_send =
+            end > sent && end - taken <= 8 * MIB && client.connection.backlog() < 64 * 1024;
         if may_send {
-            client.line.session_mut().send_bulk(up.0, sent as u64, &up.1[sent..end]).unwrap();
+            client.connection.session_mut().send_bulk(up.0, sent as u64, &up.1[sent..end]).unwrap();
             sent = end;
         }
         let room = (sent < up.1.len() && sent - taken < 7 * MIB).then_some(0);
-        if soon("progress", client.line.wait(room)).await.unwrap()
+        if soon("progress", client.connection.wait(room)).await.unwrap()
             == twinlock_transport::connection::Wake::Frame
         {
             client.pump().await.unwrap();
@@ -62,7 +60,7 @@ async fn both_ways(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfer__append_is_acked_during_upload_and_download() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     let (theirs, ours) = (bytes(64 * MIB, 1), bytes(64 * MIB, 2));
@@ -106,7 +104,7 @@ async fn transfer__append_is_acked_during_upload_and_download() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfer__concurrent_transfers_are_interleaved() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let (one, two) = (bytes(6 * MIB + 1, 1), bytes(6 * MIB + 2, 2));
     let a = ada.offer(put(random(), "one", one.len() as u64)).await.unwrap().transfer;
@@ -129,7 +127,7 @@ async fn transfer__concurrent_transfers_are_interleaved() {
         comings.push(coming(ada.answer(id).await));
     }
     // Neither waits for the end of the other.
-    let both = |ada: &Client| {
+    let both = |ada: &RawClient| {
         comings.iter().all(|c| ada.bulk.iter().any(|(transfer, ..)| *transfer == c.transfer))
     };
     while !both(&ada) {
@@ -147,12 +145,12 @@ async fn transfer__concurrent_transfers_are_interleaved() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn download__unacknowledged_is_bounded_and_appends_continue() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let data = bytes(20 * MIB, 1);
     ada.upload(random(), "x", &data).await.unwrap();
     let coming = ada.ask(Op::GetFile(get(1))).await.map(coming).unwrap();
-    let came = |ada: &Client| ada.bulk.iter().map(|(_, _, data)| data.len()).sum::<usize>();
+    let came = |ada: &RawClient| ada.bulk.iter().map(|(_, _, data)| data.len()).sum::<usize>();
     // The largest interval between acknowledgements.
     while came(&ada) < MIB {
         soon("the first MiB", ada.pump()).await.unwrap();
@@ -170,12 +168,12 @@ async fn download__unacknowledged_is_bounded_and_appends_continue() {
 #[test]
 fn transfer__memory_is_bounded_with_stalled_peers() {
     alone(async {
-        let host = Host::start().await;
+        let host = TestServer::start().await;
         let (laptop, mut ada) = host.owner().await;
         let data = bytes(64 * MIB, 1);
         ada.upload(random(), "x", &data).await.unwrap();
         let mut stalled = Vec::new();
-        let before = resident();
+        let before = resident(std::process::id());
         for _ in 0..4 {
             let mut client = host.connect(laptop.credential()).await.unwrap();
             let ids: Vec<_> = (0..8).map(|_| client.post(Op::GetFile(get(1)))).collect();
@@ -192,7 +190,7 @@ fn transfer__memory_is_bounded_with_stalled_peers() {
             let accepted = ada.offer(put(id, "y", 64 << 20)).await.unwrap();
             for part in 0..64 {
                 ada.send_part(accepted.transfer, &data, part * MIB, (part + 1) * MIB).await;
-                most = most.max(resident().saturating_sub(before));
+                most = most.max(resident(std::process::id()).saturating_sub(before));
             }
             assert_eq!(ada.end_file(accepted.transfer, &data).await.unwrap().n, seed);
         }

@@ -6,11 +6,9 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_testing::bytes;
 
-const MIB: usize = 1024 * 1024;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload__resumes_after_disconnect_restart_and_crash() {
-    let mut host = Host::start().await;
+    let mut host = TestServer::start().await;
     let (laptop, ada) = host.owner().await;
     drop(ada);
     for (round, n) in (0..3_u8).zip(1..) {
@@ -41,7 +39,7 @@ async fn upload__resumes_after_disconnect_restart_and_crash() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload__damaged_prefix_is_detected_and_sent_again() {
-    let mut host = Host::start().await;
+    let mut host = TestServer::start().await;
     let (laptop, ada) = host.owner().await;
     drop(ada);
     let data = bytes(6 * MIB, 1);
@@ -73,7 +71,7 @@ async fn upload__damaged_prefix_is_detected_and_sent_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload__repeated_offer_aborts_the_earlier_transfer() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, mut first) = host.owner().await;
     let mut second = host.connect(laptop.credential()).await.unwrap();
     let (id, data): ([u8; 16], _) = (random(), bytes(4 * MIB, 3));
@@ -82,10 +80,10 @@ async fn upload__repeated_offer_aborts_the_earlier_transfer() {
     eventually("it is written", || partials(&host)[0].1 == 2 << 20).await;
     let (_, sent) = second.upload(id, "x", &data).await.unwrap();
     assert_eq!(sent, 2 * MIB);
-    first.line.session_mut().send_bulk(one.transfer, 2 << 20, &data[..100]).unwrap();
+    first.connection.session_mut().send_bulk(one.transfer, 2 << 20, &data[..100]).unwrap();
     assert_eq!(first.aborted(one.transfer).await, RefusalReason::Busy);
     // Data that is sent in the old transfer is dropped. Another size is another upload.
-    first.line.session_mut().send_bulk(one.transfer, 77, &data[..100]).unwrap();
+    first.connection.session_mut().send_bulk(one.transfer, 77, &data[..100]).unwrap();
     assert_eq!(first.upload(id, "x", &data).await.unwrap().1, 0);
     let other = first.offer(put(random(), "x", 5)).await.unwrap();
     assert_eq!(other.offset, 0);
@@ -93,7 +91,7 @@ async fn upload__repeated_offer_aborts_the_earlier_transfer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn download__resumes_only_after_matching_prefix() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let data = bytes(3 * MIB + 1, 5);
     ada.upload(random(), "x", &data).await.unwrap();
@@ -116,7 +114,7 @@ async fn download__resumes_only_after_matching_prefix() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload__recorded_id_returns_same_ack() {
-    let host = Host::start_with(|config| config.limits.file = 100).await;
+    let host = TestServer::start_with(|config| config.limits.file = 100).await;
     let (_, mut ada) = host.owner().await;
     let (id, data): ([u8; 16], _) = (random(), bytes(100, 1));
     let (ack, sent) = ada.upload(id, "x", &data).await.unwrap();
@@ -131,7 +129,7 @@ async fn upload__recorded_id_returns_same_ack() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfer__abort_keeps_partial_and_drops_later_bytes() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let (id, data): ([u8; 16], _) = (random(), bytes(5 * MIB, 1));
     let accepted = ada.offer(put(id, "x", 5 << 20)).await.unwrap();
@@ -139,7 +137,7 @@ async fn transfer__abort_keeps_partial_and_drops_later_bytes() {
     ada.send_part(transfer, &data, 0, 3 * MIB).await;
     let abort = |transfer| Op::AbortFile(proto::AbortFile { transfer });
     ada.ask(abort(transfer)).await.map(done).unwrap();
-    ada.line.session_mut().send_bulk(transfer, 3 << 20, b"late").unwrap();
+    ada.connection.session_mut().send_bulk(transfer, 3 << 20, b"late").unwrap();
     assert_eq!(ada.end_file(transfer, &data).await, Err(RefusalReason::NotFound));
     assert_eq!(ada.ask(abort(transfer)).await.map(done), Ok(()));
     assert_eq!(ada.ask(abort(transfer + 64)).await, Err(RefusalReason::NotFound));
@@ -159,7 +157,7 @@ async fn transfer__abort_keeps_partial_and_drops_later_bytes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload__accepted_end_is_recorded_despite_shutdown_or_cut() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     bob.follow(LOBBY, 0).await.unwrap();

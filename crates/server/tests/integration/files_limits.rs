@@ -7,11 +7,9 @@ use crate::common::*;
 use twinlock_core::proto::{self, Limit, RefusalReason, request::Op};
 use twinlock_testing::bytes;
 
-const MIB: usize = 1024 * 1024;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn file_quota__counts_files_and_charges_whole_blocks() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.limits.files_per_user = 4 * 4096 + 100;
         config.limits.files_number_per_user = 3;
     })
@@ -27,7 +25,7 @@ async fn file_quota__counts_files_and_charges_whole_blocks() {
     ada.send_part(open.transfer, b"x", 0, 1).await;
     ada.end_file(open.transfer, b"x").await.unwrap();
     assert_eq!(ada.offer(put(random(), "x", 0)).await, Err(RefusalReason::Quota));
-    assert!(host.server.erase(LOBBY, 1).await.unwrap());
+    assert!(host.server().erase(LOBBY, 1).await.unwrap());
     ada.upload(random(), "x", b"").await.unwrap();
     // Each small file counts as a block of 4 KiB: two of them leave 8,292 bytes.
     for _ in 0..2 {
@@ -39,7 +37,7 @@ async fn file_quota__counts_files_and_charges_whole_blocks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn file_quota__counts_stored_and_open_uploads() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.limits.file = 20_000;
         config.limits.files_per_user = 50_000;
     })
@@ -60,13 +58,13 @@ async fn file_quota__counts_stored_and_open_uploads() {
     ada.send_part(open.transfer, &bytes(5000, 2), 0, 5000).await;
     ada.end_file(open.transfer, &bytes(5000, 2)).await.unwrap();
     assert_eq!(ada.offer(put(random(), "x", 1)).await, Err(RefusalReason::Quota));
-    assert!(host.server.erase(LOBBY, 1).await.unwrap());
+    assert!(host.server().erase(LOBBY, 1).await.unwrap());
     ada.upload(random(), "x", &bytes(20_000, 3)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partial_upload__discarded_when_new_upload_needs_quota() {
-    let host = Host::start_with(|config| config.limits.files_per_user = 10 << 20).await;
+    let host = TestServer::start_with(|config| config.limits.files_per_user = 10 << 20).await;
     let (laptop, mut ada) = host.owner().await;
     let (old, data): ([u8; 16], _) = (random(), bytes(8 * MIB, 1));
     half(&mut ada, old, &data).await;
@@ -80,7 +78,7 @@ async fn partial_upload__discarded_when_new_upload_needs_quota() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partial_upload__oldest_is_discarded_above_limit() {
-    let host = Host::start_with(|config| config.limits.partial_files_per_user = 2).await;
+    let host = TestServer::start_with(|config| config.limits.partial_files_per_user = 2).await;
     let (laptop, mut ada) = host.owner().await;
     let ids: [[u8; 16]; 3] = [random(), random(), random()];
     let data = bytes(2 * MIB, 1);
@@ -121,7 +119,7 @@ fn disk__no_free_inodes_is_refused_at_offer() {
 }
 
 async fn use_up_the_inodes() {
-    let host = Host::start_with(|config| config.limits.disk_reserve = Some(0)).await;
+    let host = TestServer::start_with(|config| config.limits.disk_reserve = Some(0)).await;
     let (_, mut ada) = host.owner().await;
     ada.upload(random(), "x", b"one").await.unwrap();
     // The server keeps one in a hundred free.
@@ -141,7 +139,7 @@ async fn use_up_the_inodes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disk__reserve_reached_is_refused_at_offer_and_recovers() {
-    let host = Host::start_with(|config| config.limits.disk_reserve = Some(u64::MAX)).await;
+    let host = TestServer::start_with(|config| config.limits.disk_reserve = Some(u64::MAX)).await;
     let (laptop, mut ada) = host.owner().await;
     let (id, data): ([u8; 16], _) = (random(), bytes(MIB, 1));
     let no = refused(&mut ada, Op::PutFile(put(id, "x", 1 << 20))).await;
@@ -181,7 +179,7 @@ fn disk__write_failure_aborts_upload_and_later_one_passes() {
 }
 
 async fn fill_the_disk() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let (id, data): ([u8; 16], _) = (random(), bytes(8 * MIB, 1));
     for _ in 0..2 {

@@ -6,11 +6,9 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{self, Limit, RefusalReason, request::Op};
 use twinlock_testing::bytes;
 
-const MIB: usize = 1024 * 1024;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload__invalid_metadata_is_refused_at_offer() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     let long = "x".repeat(256);
@@ -62,7 +60,7 @@ async fn upload__invalid_metadata_is_refused_at_offer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfer__refused_without_device_session() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let mut invited = host.connect(host.owner_invite().credential()).await.unwrap();
     let refused = invited.ask(Op::PutFile(put(random(), "x", 1))).await;
     assert_eq!(refused, Err(RefusalReason::NotAllowed));
@@ -76,13 +74,13 @@ async fn transfer__refused_without_device_session() {
     ] {
         assert_eq!(ada.ask(op).await, Err(RefusalReason::NotAllowed));
     }
-    ada.line.session_mut().send_bulk(3, 0, b"x").unwrap();
+    ada.connection.session_mut().send_bulk(3, 0, b"x").unwrap();
     assert_eq!(ada.end().await.unwrap(), CloseCode::Protocol);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfer__wrong_offset_or_direction_closes_session() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, mut bob) = host.owner().await;
     let data = bytes(12 * MIB, 1);
     let fetched = bob.upload(random(), "there", &data).await.unwrap().0.n;
@@ -99,7 +97,7 @@ async fn transfer__wrong_offset_or_direction_closes_session() {
         let mut ada = host.connect(laptop.credential()).await.unwrap();
         let accepted = ada.offer(put(random(), "x", 10)).await.unwrap();
         for (offset, length) in frames {
-            let session = ada.line.session_mut();
+            let session = ada.connection.session_mut();
             session.send_bulk(accepted.transfer, *offset, &data[..*length]).unwrap();
         }
         assert_eq!(ada.end().await.unwrap(), CloseCode::Protocol, "{frames:?}");
@@ -110,8 +108,8 @@ async fn transfer__wrong_offset_or_direction_closes_session() {
         let accepted = ada.offer(put(random(), "x", 10)).await.unwrap();
         let coming = ada.ask(Op::GetFile(get(fetched))).await.map(coming).unwrap();
         match wrong {
-            0 => ada.line.session_mut().send_bulk(coming.transfer, 0, b"x").unwrap(),
-            1 => ada.line.session_mut().send_bulk(accepted.transfer + 64, 0, b"x").unwrap(),
+            0 => ada.connection.session_mut().send_bulk(coming.transfer, 0, b"x").unwrap(),
+            1 => ada.connection.session_mut().send_bulk(accepted.transfer + 64, 0, b"x").unwrap(),
             2 => ada.ack_file(accepted.transfer, 0),
             _ => ada.ack_file(coming.transfer, coming.size + 1),
         }
@@ -123,7 +121,7 @@ async fn transfer__wrong_offset_or_direction_closes_session() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload__wrong_hash_discards_data_and_allows_retry() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let (id, data): ([u8; 16], _) = (random(), bytes(2 * MIB, 1));
     let put = || put(id, "x", 2 << 20);
@@ -145,7 +143,7 @@ async fn upload__wrong_hash_discards_data_and_allows_retry() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfer__ninth_is_busy_until_one_ends() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let mut open = Vec::new();
     for _ in 0..8 {

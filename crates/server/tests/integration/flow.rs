@@ -10,7 +10,7 @@ use twinlock_core::session::SessionConfig;
 
 #[tokio::test]
 async fn append__beyond_in_flight_limit_is_acked_in_order() {
-    let host = Host::start_with(|config| config.limits.in_flight = 4).await;
+    let host = TestServer::start_with(|config| config.limits.in_flight = 4).await;
     let (laptop, mut ada) = host.owner().await;
     assert_eq!(ada.info.max_in_flight, 4);
     let ids = ada.post_all((0..300).map(|n| append(LOBBY, &n.to_string())));
@@ -27,10 +27,10 @@ async fn append__beyond_in_flight_limit_is_acked_in_order() {
 
 #[tokio::test]
 async fn append__later_ones_fail_after_a_failed_append() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     // The record accepts every entry except this one.
-    let record = rusqlite::Connection::open(host.dir.path().join("data/record.db")).unwrap();
+    let record = rusqlite::Connection::open(host.data().join("record.db")).unwrap();
     let fails = "CREATE TRIGGER fails BEFORE INSERT ON entries WHEN NEW.body = CAST('one' AS BLOB)
                  BEGIN SELECT RAISE(ABORT, 'as on a disk that fails'); END";
     record.execute_batch(fails).unwrap();
@@ -50,23 +50,23 @@ async fn append__later_ones_fail_after_a_failed_append() {
 
 #[tokio::test]
 async fn frame__malformed_or_oversized_closes_session() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, _ada) = host.owner().await;
     let empty =
         |n| proto::ToServer { requests: vec![proto::Request::default(); n], ..Default::default() };
     for body in [empty(2049).encode_to_vec(), vec![0xff; 40], vec![0x0a, 0x40]] {
         let mut client = host.connect(laptop.credential()).await.unwrap();
-        client.line.send_app(&body).unwrap();
+        client.connection.send_app(&body).unwrap();
         assert_eq!(client.end().await.unwrap(), CloseCode::Protocol);
     }
     let mut bulk = host.connect(laptop.credential()).await.unwrap();
-    bulk.line.session_mut().send_bulk(1, 0, b"nothing was offered").unwrap();
+    bulk.connection.session_mut().send_bulk(1, 0, b"nothing was offered").unwrap();
     assert_eq!(bulk.end().await.unwrap(), CloseCode::Protocol);
 }
 
 #[tokio::test]
 async fn rekey__frequent_loses_no_entry_and_overdue_closes() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.timing.rekey_apart = Duration::ZERO;
         config.timing.rekey_overdue_frames = 50;
     })
@@ -83,7 +83,7 @@ async fn rekey__frequent_loses_no_entry_and_overdue_closes() {
     }
     let entries = often.entries(LOBBY, 200).await;
     assert!(entries.iter().map(|entry| entry.n).eq(1..=200));
-    let rekeys = often.line.session().facts().rekeys;
+    let rekeys = often.connection.session().facts().rekeys;
     assert!(rekeys >= 10, "{rekeys}");
 
     let ids: Vec<_> = (0..60).map(|n| ada.post(append(LOBBY, &n.to_string()))).collect();
@@ -93,7 +93,7 @@ async fn rekey__frequent_loses_no_entry_and_overdue_closes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn follow__requests_are_answered_during_catch_up() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     let (text, count) = ("x".repeat(1000), 20_000);
@@ -119,7 +119,7 @@ async fn follow__requests_are_answered_during_catch_up() {
 
 #[tokio::test]
 async fn follow__busy_conversation_does_not_starve_others() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     let text = "x".repeat(32 * 1024);
@@ -133,7 +133,7 @@ async fn follow__busy_conversation_does_not_starve_others() {
     let alone = ada.ask(alone).await.map(conversation).unwrap();
     ada.append(alone.id, "are you there?").await.unwrap();
     let follow = |conversation| Op::Follow(proto::Follow { conversation, after: 0 });
-    let in_lobby = |bob: &Client| -> usize {
+    let in_lobby = |bob: &RawClient| -> usize {
         bob.items()
             .map(|item| match item {
                 What::Entries(entries) if entries.conversation == LOBBY => entries.entries.len(),

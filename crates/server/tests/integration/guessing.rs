@@ -3,11 +3,9 @@
 //! She can log in from an address that she has used, and from elsewhere. Her devices keep working
 //! after she has proven the password inside their sessions.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::common::*;
-use tokio::net::TcpSocket;
 use twinlock_core::credential::Credential;
 use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::proto::{self, RefusalReason, Role, answer::Result as Answered, request::Op};
@@ -23,22 +21,20 @@ const HOME: u8 = 1;
 const OUTSIDER: u8 = 2;
 const HOTEL: u8 = 3;
 
-async fn tls_from(host: &Host, source: u8) -> Io {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, source), 0))).unwrap();
-    let tcp = soon("connect", socket.connect(host.address())).await.unwrap();
-    tls_over(tcp, host.pin()).await.unwrap()
+async fn tls_from(host: &TestServer, source: u8) -> Io {
+    soon("TLS", host.endpoint().tls_from([127, 0, 0, source].into())).await.unwrap()
 }
 
 /// One guess: HELLO, answered with CHALLENGE or BUSY.
-async fn guess(host: &Host, user: &str, source: u8) -> Result<(), ErrorCode> {
+async fn guess(host: &TestServer, user: &str, source: u8) -> Result<(), ErrorCode> {
     let mut io = tls_from(host, source).await;
     hello(&mut io, password(user, WRONG)).await.map(drop)
 }
 
-async fn log_in(host: &Host, source: u8, right: &str) -> Result<Client, NoConnection> {
+async fn log_in(host: &TestServer, source: u8, right: &str) -> Result<RawClient, NoConnection> {
     let io = tls_from(host, source).await;
-    Client::over(io, password("ada", right), Some(host.key()), b"run", |_| ()).await
+    let login = RawClient::over(io, password("ada", right), host.key(), b"run", |_| ());
+    soon("login", login).await
 }
 
 /// One machine acts as many addresses, so other tests cover the limits per address.
@@ -48,8 +44,8 @@ fn many_addresses(config: &mut Config) {
 }
 
 /// A server whose owner `ada` has a password and a laptop, and the laptop's session.
-async fn ada(change: impl FnOnce(&mut Config)) -> (Host, Device, Client) {
-    let host = Host::start_with(|config| {
+async fn ada(change: impl FnOnce(&mut Config)) -> (TestServer, TestDevice, RawClient) {
+    let host = TestServer::start_with(|config| {
         many_addresses(config);
         change(config);
     })
@@ -115,8 +111,8 @@ async fn guess__device_logins_do_not_evict_known_address() {
     // The laptop is stolen, and the thief has many addresses.
     for source in 40..60 {
         let io = tls_from(&host, source).await;
-        let thief = Client::over(io, laptop.credential(), Some(host.key()), b"run", |_| ()).await;
-        let mut thief = thief.unwrap();
+        let thief = RawClient::over(io, laptop.credential(), host.key(), b"run", |_| ());
+        let mut thief = soon("login", thief).await.unwrap();
         // The source of the thief's login is written before this append.
         thief.append(LOBBY, "hello").await.unwrap();
         thief.bye().await;
@@ -161,11 +157,11 @@ fn challenge(answered: Answered) -> [u8; 320] {
 
 /// Proves a password inside this session; `None`: the client found that it is wrong.
 async fn step_up(
-    client: &mut Client,
-    host: &Host,
+    client: &mut RawClient,
+    host: &TestServer,
     guess: &str,
 ) -> Option<Result<(), RefusalReason>> {
-    let sid = client.line.session().id();
+    let sid = client.connection.session().id();
     let (state, ke1) = StepUp::start(password("ada", guess), &sid, &mut OsEntropy).unwrap();
     let ke2 = match client.ask(begin(&ke1)).await {
         Ok(answered) => challenge(answered),
@@ -175,12 +171,12 @@ async fn step_up(
     Some(client.ask(finish(&ke3)).await.map(done))
 }
 
-fn revoke(device: &Device) -> Op {
+fn revoke(device: &TestDevice) -> Op {
     Op::RevokeDevice(proto::RevokeDevice { device: copy(&device.id.0) })
 }
 
 /// Another device of ada, and its session.
-async fn another_device(host: &Host) -> (Device, Client) {
+async fn another_device(host: &TestServer) -> (TestDevice, RawClient) {
     let mut by_password = host.connect(password("ada", RIGHT)).await.unwrap();
     let phone = by_password.register("", None).await.unwrap();
     let line = host.connect(phone.credential()).await.unwrap();
@@ -209,7 +205,7 @@ async fn step_up__revokes_and_changes_password_during_guessing() {
     line.begin("", true, false).await.unwrap();
     line.enrol(Some(password("ada", "battery staple")), None).await.unwrap();
     // The right ended with the old password; the session itself continues.
-    assert_eq!(line.ask(revoke(&Device::unknown())).await, Err(RefusalReason::LogInAgain));
+    assert_eq!(line.ask(revoke(&TestDevice::unknown())).await, Err(RefusalReason::LogInAgain));
     line.append(LOBBY, "still here").await.unwrap();
     let host = host.restart(many_addresses).await;
     assert!(log_in(&host, HOME, RIGHT).await.err().unwrap().is_refused());
@@ -221,7 +217,7 @@ async fn step_up__guesses_count_for_device_only() {
     let (host, _, mut line) = ada(|_| ()).await;
     let (_, mut phone) = another_device(&host).await;
     for _ in 0..5 {
-        let sid = line.line.session().id();
+        let sid = line.connection.session().id();
         let (_, ke1) = StepUp::start(password("ada", WRONG), &sid, &mut OsEntropy).unwrap();
         // The client would learn it from the challenge; a guess counts even if the client stays
         // silent.
@@ -258,7 +254,7 @@ async fn step_up__bound_to_its_session() {
     let (host, laptop, mut line) = ada(|_| ()).await;
     let (phone, _line) = another_device(&host).await;
     let mut thief = host.connect(laptop.credential()).await.unwrap();
-    let sid = line.line.session().id();
+    let sid = line.connection.session().id();
     let (state, ke1) = StepUp::start(password("ada", RIGHT), &sid, &mut OsEntropy).unwrap();
     // An answer in the thief's session proves nothing in ours.
     let theirs = challenge(thief.ask(begin(&ke1)).await.unwrap());
@@ -291,14 +287,14 @@ async fn step_up__ends_at_timeout_and_on_password_change() {
     let mut late = host.connect(phone.credential()).await.unwrap();
     assert_eq!(step_up(&mut late, &host, "battery staple").await, Some(Ok(())));
     assert_eq!(late.begin("", true, false).await, Err(RefusalReason::LogInAgain));
-    assert_eq!(late.ask(revoke(&Device::unknown())).await, Err(RefusalReason::LogInAgain));
+    assert_eq!(late.ask(revoke(&TestDevice::unknown())).await, Err(RefusalReason::LogInAgain));
 }
 
 #[tokio::test]
 async fn step_up__needs_device_session_and_user_password() {
     let (host, _, mut ada) = ada(|_| ()).await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
-    let sid = bob.line.session().id();
+    let sid = bob.connection.session().id();
     let credential = || -> Credential { password("bob", RIGHT) };
     let (state, ke1) = StepUp::start(credential(), &sid, &mut OsEntropy).unwrap();
     // A user without a password gets the same answer as at a login.

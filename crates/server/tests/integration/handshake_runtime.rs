@@ -9,18 +9,18 @@ use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::session::Binding;
 use twinlock_server::Config;
 
-async fn tcp(host: &Host) -> TcpStream {
+async fn tcp(host: &TestServer) -> TcpStream {
     TcpStream::connect(host.address()).await.unwrap()
 }
 
 /// Waits until the server has closed this connection.
 async fn is_dropped(mut tcp: TcpStream) {
-    assert_eq!(rest(&mut tcp).await, b"");
+    assert_eq!(read_to_end(&mut tcp).await, b"");
 }
 
 #[tokio::test]
 async fn unauthenticated__limited_in_total_and_by_deadline() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.limits.unauthenticated = 3;
         config.limits.tls_deadline = Duration::from_millis(200);
     })
@@ -44,9 +44,9 @@ fn allow_many_logins(config: &mut Config) {
 
 #[tokio::test]
 async fn hello__invalid_gets_error_or_is_dropped() {
-    let host = Host::start_with(allow_many_logins).await;
+    let host = TestServer::start_with(allow_many_logins).await;
     let (_state, hello) = twinlock_core::handshake::AwaitChallenge::start(
-        Device::unknown().credential(),
+        TestDevice::unknown().credential(),
         None,
         &mut twinlock_transport::OsEntropy,
     )
@@ -87,13 +87,13 @@ async fn hello__invalid_gets_error_or_is_dropped() {
         let mut io = host.tls().await;
         io.write_all(&sent).await.unwrap();
         io.flush().await.unwrap();
-        assert_eq!(rest(&mut io).await, expected, "{:?}", &sent[..8.min(sent.len())]);
+        assert_eq!(read_to_end(&mut io).await, expected, "{:?}", &sent[..8.min(sent.len())]);
     }
 }
 
 #[tokio::test]
 async fn hostile_bytes__any_stage_leaves_no_session() {
-    let host = Host::start_with(allow_many_logins).await;
+    let host = TestServer::start_with(allow_many_logins).await;
     let (laptop, mut ada) = host.owner().await;
     for round in 0..60usize {
         let noise: Vec<u8> = (0..40).flat_map(|_| random::<64>()).collect();
@@ -102,18 +102,18 @@ async fn hostile_bytes__any_stage_leaves_no_session() {
         let mut raw = tcp(&host).await;
         let _reset = raw.write_all(noise).await;
         raw.shutdown().await.unwrap();
-        rest(&mut raw).await;
+        read_to_end(&mut raw).await;
         // In place of HELLO.
         let mut io = host.tls().await;
         let _reset = io.write_all(noise).await;
         let _reset = io.shutdown().await;
-        rest(&mut io).await;
+        read_to_end(&mut io).await;
         // In place of PROOF, and after a truncated HELLO.
         let mut io = host.tls().await;
         hello(&mut io, laptop.credential()).await.unwrap();
         let _reset = io.write_all(noise).await;
         let _reset = io.shutdown().await;
-        rest(&mut io).await;
+        read_to_end(&mut io).await;
         // In place of READY, and of a frame after it.
         for ready in [false, true] {
             let io = host.tls().await;
@@ -128,25 +128,20 @@ async fn hostile_bytes__any_stage_leaves_no_session() {
                 let _reset = io.write_all(noise).await;
             }
             let _reset = io.shutdown().await;
-            rest(&mut io).await;
+            read_to_end(&mut io).await;
         }
         // A correctly sealed frame with nonsense inside.
         let mut client = host.connect(laptop.credential()).await.unwrap();
-        client.line.send_app(noise).unwrap();
-        let _closed = client.line.wait(Some(0)).await;
+        client.connection.send_app(noise).unwrap();
+        let _closed = client.connection.wait(Some(0)).await;
         client.bye().await;
     }
-    let gone = async {
-        while host.server.sessions() > 1 {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("end of the hostile lines", gone).await;
+    host.until_sessions(1).await;
     assert!(ada.append(LOBBY, "undisturbed").await.is_ok());
 }
 
 /// Performs a raw login up to PROOF, or up to READY, and returns the stream.
-async fn established(mut io: Io, host: &Host, device: Device, ready: bool) -> Io {
+async fn established(mut io: Io, host: &TestServer, device: TestDevice, ready: bool) -> Io {
     use twinlock_core::session::{BindingPolicy, Session, SessionConfig};
     let (state, challenge) = hello(&mut io, device.credential()).await.unwrap();
     let (established, proof) =
@@ -168,7 +163,7 @@ async fn established(mut io: Io, host: &Host, device: Device, ready: bool) -> Io
     io
 }
 
-async fn proxied(host: &Host, client: [u8; 4]) -> TcpStream {
+async fn proxied(host: &TestServer, client: [u8; 4]) -> TcpStream {
     let mut tcp = tcp(host).await;
     tcp.write_all(&proxy_header(client)).await.unwrap();
     tcp
@@ -176,7 +171,7 @@ async fn proxied(host: &Host, client: [u8; 4]) -> TcpStream {
 
 #[tokio::test]
 async fn proxy__header_address_is_used_for_limits() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.proxies = vec!["127.0.0.1".parse().unwrap()];
         config.limits.logins_per_minute = 3;
     })
@@ -187,9 +182,8 @@ async fn proxy__header_address_is_used_for_limits() {
     is_dropped(bare).await;
 
     let attempt = async |client| {
-        let io = tls_over(proxied(&host, client).await, host.pin()).await.unwrap();
-        let mut io = io;
-        hello(&mut io, Device::unknown().credential()).await.map(drop)
+        let mut io = host.endpoint().tls_over(proxied(&host, client).await).await.unwrap();
+        hello(&mut io, TestDevice::unknown().credential()).await.map(drop)
     };
     for _ in 0..3 {
         assert_eq!(attempt([192, 0, 2, 1]).await, Ok(()));
@@ -203,25 +197,25 @@ async fn proxy__header_address_is_used_for_limits() {
     }
     let _ninth = proxied(&host, [192, 0, 2, 3]).await;
     is_dropped(waiting.remove(0)).await;
-    let io = tls_over(proxied(&host, [192, 0, 2, 4]).await, host.pin()).await.unwrap();
+    let io = host.endpoint().tls_over(proxied(&host, [192, 0, 2, 4]).await).await.unwrap();
     let invite = host.owner_invite().credential();
-    let client = Client::over(io, invite, Some(host.key()), b"", |_| ()).await.unwrap();
+    let client = RawClient::over(io, invite, host.key(), b"", |_| ()).await.unwrap();
     assert_eq!(client.binding, Binding::Bound);
 }
 
 #[tokio::test]
 async fn proxy__no_header_disables_address_limits_and_binding() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.behind_proxy = true;
         config.limits.logins_per_minute = 1;
     })
     .await;
-    let link = host.server.owner_invite().unwrap();
+    let link = host.server().owner_invite().unwrap();
     assert!(link.proxy && link.tls_pin.is_none());
     let waiting = [tcp(&host).await, tcp(&host).await, tcp(&host).await];
     for _ in 0..10 {
         let mut io = host.tls().await;
-        hello(&mut io, Device::unknown().credential()).await.unwrap();
+        hello(&mut io, TestDevice::unknown().credential()).await.unwrap();
     }
     let client = host.connect(host.owner_invite().credential()).await.unwrap();
     assert_eq!(client.binding, Binding::Unknown);
@@ -233,7 +227,7 @@ async fn proxy__no_header_disables_address_limits_and_binding() {
 async fn login__unfinished_handshakes_do_not_block_computation() {
     // One computation at a time suffices, because none waits for its client while it holds the
     // slot.
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         allow_many_logins(config);
         config.limits.handshakes = 1;
     })
@@ -242,7 +236,7 @@ async fn login__unfinished_handshakes_do_not_block_computation() {
     let mut half = Vec::new();
     for _ in 0..40 {
         let mut io = host.tls().await;
-        hello(&mut io, Device::unknown().credential()).await.unwrap();
+        hello(&mut io, TestDevice::unknown().credential()).await.unwrap();
         half.push(io);
     }
     let client = host.connect(laptop.credential()).await.unwrap();
@@ -251,25 +245,20 @@ async fn login__unfinished_handshakes_do_not_block_computation() {
 
 #[tokio::test]
 async fn session__removed_after_bye_and_after_disconnect() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, ada) = host.owner().await;
     let mut other = host.connect(laptop.credential()).await.unwrap();
-    assert_eq!(host.server.sessions(), 2);
+    assert_eq!(host.server().sessions(), 2);
     ada.bye().await;
-    let gone = async |lines| {
-        while host.server.sessions() > lines {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("bye", gone(1)).await;
-    other.line.session_mut().close(CloseCode::Bye);
+    host.until_sessions(1).await;
+    other.connection.session_mut().close(CloseCode::Bye);
     drop(other);
-    soon("cut", gone(0)).await;
+    host.until_sessions(0).await;
 }
 
 #[tokio::test]
 async fn start__maximum_limit_values_are_accepted() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         let limits = &mut config.limits;
         let counts = [
             &mut limits.unauthenticated,

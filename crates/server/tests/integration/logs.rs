@@ -8,7 +8,7 @@ use tracing::Level;
 async fn log__no_unknown_name_secret_text_or_forged_line() {
     let log = Log::of(Level::TRACE);
 
-    let host = Host::start_with(|config| config.limits.logins_per_minute = 1000).await;
+    let host = TestServer::start_with(|config| config.limits.logins_per_minute = 1000).await;
     let (laptop, mut ada) = host.owner().await;
     // People type passwords where names belong.
     for name in ["hunter2.swordfish", "correct-horse-battery"] {

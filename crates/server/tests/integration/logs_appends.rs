@@ -17,9 +17,9 @@ fn number(line: &str, field: &str) -> u64 {
 #[tokio::test]
 async fn log__appends_are_summed_and_sessions_log_two_lines() {
     let log = Log::of(Level::INFO);
-    let host = Host::start_with(both_ports).await;
+    let host = TestServer::start_with(both_ports).await;
     let (laptop, mut ada) = host.owner().await;
-    let sid = format!("sid={}", ada.line.session().id());
+    let sid = format!("sid={}", ada.connection.session().id());
     for _ in 0..200 {
         ada.append(LOBBY, "twelve bytes").await.unwrap();
     }

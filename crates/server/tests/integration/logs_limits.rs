@@ -14,7 +14,7 @@ use twinlock_core::proto::ClassicForm;
 #[tokio::test]
 async fn log__connection_limits_are_named_at_bounded_rate() {
     let log = Log::of(Level::INFO);
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         both_ports(config);
         config.classic.connections_per_address = 1;
         config.limits.tls_deadline = Duration::from_millis(200);
@@ -25,16 +25,16 @@ async fn log__connection_limits_are_named_at_bounded_rate() {
 
     let mut second = host.connect(laptop.credential()).await.unwrap();
     assert_eq!(second.end().await.unwrap(), CloseCode::Quota);
-    for address in [host.address(), host.server.classic_addr().unwrap()] {
+    for address in [host.address(), host.server().classic_addr().unwrap()] {
         let mut idle = Vec::new();
         for _ in 0..120 {
             idle.push(TcpStream::connect(address).await.unwrap());
         }
         for mut idle in idle {
-            assert!(rest(&mut idle).await.is_empty());
+            assert!(read_to_end(&mut idle).await.is_empty());
         }
     }
-    while hello(&mut host.tls().await, Device::unknown().credential()).await.is_ok() {}
+    while hello(&mut host.tls().await, TestDevice::unknown().credential()).await.is_ok() {}
 
     for limit in [
         "sessions-per-device",
@@ -54,7 +54,7 @@ async fn log__connection_limits_are_named_at_bounded_rate() {
 #[tokio::test]
 async fn log__classic_limits_are_named_at_bounded_rate() {
     let log = Log::of(Level::INFO);
-    let host = Host::start_with(both_ports).await;
+    let host = TestServer::start_with(both_ports).await;
     let (_, mut ada) = host.owner().await;
     let lamp = add_key(&mut ada, "lamp", LOBBY, ClassicForm::JweLines).await.unwrap();
     log.wait(&["classic key made", "room=\"lobby\""], 1).await;
@@ -83,18 +83,18 @@ async fn log__classic_limits_are_named_at_bounded_rate() {
 #[tokio::test]
 async fn log__missing_proxy_header_is_logged_once() {
     let log = Log::of(Level::INFO);
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.proxies = vec![[127, 0, 0, 1].into()];
         config.limits.tls_deadline = Duration::from_millis(200);
     })
     .await;
     let mut silent = TcpStream::connect(host.address()).await.unwrap();
-    assert!(rest(&mut silent).await.is_empty());
+    assert!(read_to_end(&mut silent).await.is_empty());
     assert_eq!(log.with(&["limit=\"time for a PROXY header\""]).len(), 1);
     for _ in 0..20 {
         let mut old = TcpStream::connect(host.address()).await.unwrap();
         old.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n").await.unwrap();
-        assert!(rest(&mut old).await.is_empty());
+        assert!(read_to_end(&mut old).await.is_empty());
     }
     assert_eq!(log.with(&["a proxy sent no PROXY header", "version 1"]).len(), 1);
 }

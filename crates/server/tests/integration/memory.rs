@@ -7,8 +7,6 @@ use crate::common::*;
 use tokio::time::timeout;
 use twinlock_core::proto::{self, request::Op};
 
-const MIB: usize = 1024 * 1024;
-
 /// The tests measure the memory of this process, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -21,7 +19,7 @@ fn alone(test: impl Future<Output = ()>) {
 #[test]
 fn memory__stalled_followers_cost_only_a_cursor() {
     alone(async {
-        let host = Host::start_with(|config| config.limits.text_rate = 0).await;
+        let host = TestServer::start_with(|config| config.limits.text_rate = 0).await;
         let (laptop, mut ada) = host.owner().await;
         let (_, mut bob) = host.member(&mut ada, "bob").await;
         let mut stalled = Vec::new();
@@ -32,7 +30,7 @@ fn memory__stalled_followers_cost_only_a_cursor() {
             stalled.push(client);
         }
         bob.follow(LOBBY, 0).await.unwrap();
-        let before = resident();
+        let before = resident(std::process::id());
         let (mut most, text) = (0, "x".repeat(32 * 1024));
         let mut seen = 0;
         for _ in 0..64 {
@@ -42,7 +40,7 @@ fn memory__stalled_followers_cost_only_a_cursor() {
                 ack(ada.answer(id).await);
             }
             seen += bob.entries(LOBBY, 32).await.len();
-            most = most.max(resident().saturating_sub(before));
+            most = most.max(resident(std::process::id()).saturating_sub(before));
         }
         assert_eq!(seen, 64 * 32);
         assert!(most < 40 * MIB, "{} MiB", most / MIB);
@@ -57,14 +55,14 @@ fn memory__stalled_followers_cost_only_a_cursor() {
 #[test]
 fn memory__unread_answers_cause_backpressure() {
     alone(async {
-        let host = Host::start().await;
+        let host = TestServer::start().await;
         let (laptop, mut ada) = host.owner().await;
         for _ in 0..2 {
             ada.append(LOBBY, &"x".repeat(32 * 1000)).await.unwrap();
         }
         let mut greedy = host.connect(laptop.credential()).await.unwrap();
         greedy.set_stalled(true);
-        let before = resident();
+        let before = resident(std::process::id());
         // 32 KiB for each 14 bytes: 64 MiB of answers.
         let read = || Op::Read(proto::Read { conversation: LOBBY, ..proto::Read::default() });
         let ids = greedy.post_all((0..2000).map(|_| read()));
@@ -73,7 +71,7 @@ fn memory__unread_answers_cause_backpressure() {
         for _ in 0..100 {
             assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 2);
         }
-        let grown = resident().saturating_sub(before);
+        let grown = resident(std::process::id()).saturating_sub(before);
         assert!(grown < 10 * MIB, "{} MiB", grown / MIB);
         greedy.set_stalled(false);
         for id in ids {
@@ -85,11 +83,11 @@ fn memory__unread_answers_cause_backpressure() {
 #[test]
 fn memory__unread_acks_cause_backpressure() {
     alone(async {
-        let host = Host::start().await;
+        let host = TestServer::start().await;
         let (laptop, mut ada) = host.owner().await;
         let mut sender = host.connect(laptop.credential()).await.unwrap();
         sender.set_stalled(true);
-        let before = resident();
+        let before = resident(std::process::id());
         let mut ids = Vec::new();
         // The kernel's buffers take a few MiB; then nothing moves.
         let stuck = async {
@@ -103,7 +101,7 @@ fn memory__unread_acks_cause_backpressure() {
             }
         };
         timeout(Duration::from_secs(60), stuck).await.unwrap();
-        let grown = resident().saturating_sub(before);
+        let grown = resident(std::process::id()).saturating_sub(before);
         assert!(grown < 40 * MIB, "{} MiB", grown / MIB);
         assert!(ada.append(LOBBY, "undisturbed").await.is_ok());
         sender.set_stalled(false);

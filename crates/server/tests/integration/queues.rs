@@ -17,26 +17,16 @@ fn topic() -> Op {
 }
 
 /// A server without a limit on such requests: a refusal would take no time.
-async fn start() -> Host {
-    Host::start_with(|config| config.limits.changes_per_minute = 0).await
+async fn start() -> TestServer {
+    TestServer::start_with(|config| config.limits.changes_per_minute = 0).await
 }
 
-async fn head(client: &mut Client) -> u64 {
+async fn head(client: &mut RawClient) -> u64 {
     client.conversations().await[0].head
 }
 
-/// Waits until this many sessions are left.
-async fn sessions(host: &Host, left: usize) {
-    let gone = async {
-        while host.server.sessions() > left {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    soon("end of the session", gone).await;
-}
-
 /// Asserts that a queue of `all` requests was dropped: some were executed, and no more follow.
-async fn assert_dropped(bob: &mut Client, all: usize) {
+async fn assert_dropped(bob: &mut RawClient, all: usize) {
     let before = head(bob).await;
     assert!(before > 0 && before < all as u64 / 2, "{before} of {all} requests were done");
     // One may be running; it writes its entry second.
@@ -69,7 +59,7 @@ async fn queue_and_end(frames: usize, end: End) {
         End::Cut => drop(ada),
         End::Close => ada.bye().await,
     }
-    sessions(&host, 1).await;
+    host.until_sessions(1).await;
     assert_dropped(&mut bob, frames * FRAME).await;
 }
 
@@ -95,7 +85,7 @@ async fn request_queue__beyond_read_ahead_dropped_on_client_close() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn request_queue__dropped_at_maximum_session_age() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.timing.max_age = Duration::from_secs(2);
         config.limits.changes_per_minute = 0;
     })
@@ -113,8 +103,8 @@ async fn request_queue__dropped_at_maximum_session_age() {
 }
 
 /// Locks the record as another program could: every write waits.
-fn hold_record(host: &Host) -> rusqlite::Connection {
-    let record = rusqlite::Connection::open(host.dir.path().join("data/record.db")).unwrap();
+fn hold_record(host: &TestServer) -> rusqlite::Connection {
+    let record = rusqlite::Connection::open(host.data().join("record.db")).unwrap();
     record.busy_timeout(SOON).unwrap();
     record.execute_batch("BEGIN IMMEDIATE").unwrap();
     record
@@ -134,7 +124,7 @@ async fn running_request__does_not_delay_session_end() {
             End::Close => ada.bye().await,
         }
         // The record is still locked.
-        sessions(&host, 0).await;
+        host.until_sessions(0).await;
         held.execute_batch("ROLLBACK").unwrap();
         ada = host.connect(laptop.credential()).await.unwrap();
     }
@@ -163,7 +153,7 @@ async fn running_request__does_not_block_keep_alive() {
 /// A revocation ends the device's sessions even if the session that requested it has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn revocation__completes_after_requester_disconnects() {
-    let host = Host::start_with(|config| config.timing.rekey_apart = Duration::ZERO).await;
+    let host = TestServer::start_with(|config| config.timing.rekey_apart = Duration::ZERO).await;
     let mut ada = host.connect(host.owner_invite().credential()).await.unwrap();
     let laptop = ada.register("ada", Some("correct horse battery")).await.unwrap();
     let mut stolen = host.connect(laptop.credential()).await.unwrap();
@@ -173,20 +163,20 @@ async fn revocation__completes_after_requester_disconnects() {
     let held = hold_record(&host);
     ada.post(Op::RevokeDevice(proto::RevokeDevice { device: copy(&laptop.id.0) }));
     // The answer to the later rekey shows that the request has started.
-    assert!(ada.line.start_rekey());
-    while ada.line.session().facts().rekeys == 0 {
+    assert!(ada.connection.start_rekey());
+    while ada.connection.session().facts().rekeys == 0 {
         soon("a rekey", ada.pump()).await.unwrap();
     }
-    let left = host.server.sessions() - 1;
+    let left = host.server().sessions() - 1;
     drop(ada);
-    sessions(&host, left).await;
+    host.until_sessions(left).await;
     held.execute_batch("ROLLBACK").unwrap();
     assert_eq!(stolen.end().await.unwrap(), CloseCode::Revoked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn request_queue__appends_keep_order_beyond_read_ahead() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     // More than the read-ahead, alternating with requests that wait for the appends before them.
     let text = "x".repeat(8000);

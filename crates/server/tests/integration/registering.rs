@@ -20,7 +20,7 @@ fn evaluate(password: bool, device: bool) -> Op {
     };
     Op::RegisterEvaluate(proto::RegisterEvaluate {
         password_request: request(password, self::password("ada", "correct horse")),
-        device_request: request(device, Device::unknown().credential()),
+        device_request: request(device, TestDevice::unknown().credential()),
     })
 }
 
@@ -32,7 +32,7 @@ fn finish() -> Op {
 }
 
 /// The owner's session, and the session of a new invite for `user`, or for any name if empty.
-async fn invited(host: &Host, user: &str) -> (Client, Client, Invite) {
+async fn invited(host: &TestServer, user: &str) -> (RawClient, RawClient, TestInvite) {
     let (_, mut ada) = host.owner().await;
     let invite = ada.invite(Role::Member, user).await.unwrap();
     let session = host.connect(invite.credential()).await.unwrap();
@@ -41,7 +41,7 @@ async fn invited(host: &Host, user: &str) -> (Client, Client, Invite) {
 
 #[tokio::test]
 async fn invite__for_one_name_registers_no_other() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_ada, mut session, _) = invited(&host, "bob").await;
     assert_eq!(session.info.invite.as_ref().unwrap().user, "bob");
     for name in ["eve", "ada", "bob2"] {
@@ -54,7 +54,7 @@ async fn invite__for_one_name_registers_no_other() {
 
 #[tokio::test]
 async fn registration__existing_name_is_refused_at_every_step() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (mut ada, mut session, _) = invited(&host, "").await;
     assert_eq!(session.begin("ada", true, true).await, Err(RefusalReason::NameTaken));
     assert_eq!(session.ask(evaluate(true, true)).await, Err(RefusalReason::NotAllowed));
@@ -69,7 +69,8 @@ async fn registration__existing_name_is_refused_at_every_step() {
     assert!(session.ask(evaluate(false, true)).await.is_ok());
     let other = ada.invite(Role::Member, "").await.unwrap();
     host.join(&other, "carol").await;
-    let device = Device { id: DeviceId(ids.device.as_ref().try_into().unwrap()), secret: random() };
+    let device =
+        TestDevice { id: DeviceId(ids.device.as_ref().try_into().unwrap()), secret: random() };
     let record = a_record(device);
     let records =
         proto::RegisterFinish { password_record: copy(&[]), device_record: copy(&record) };
@@ -79,7 +80,7 @@ async fn registration__existing_name_is_refused_at_every_step() {
 }
 
 /// A valid record, but of another server's setup.
-fn a_record(device: Device) -> [u8; 192] {
+fn a_record(device: TestDevice) -> [u8; 192] {
     let setup = twinlock_core::opaque::ServerSetup::generate(&mut OsEntropy);
     let credential = device.credential();
     twinlock_core::handshake::self_register(&setup, &credential, &mut OsEntropy).unwrap()
@@ -87,7 +88,7 @@ fn a_record(device: Device) -> [u8; 192] {
 
 #[tokio::test]
 async fn registration__repeated_or_misordered_steps_are_refused() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_ada, mut session, _) = invited(&host, "").await;
     assert_eq!(session.ask(evaluate(true, true)).await, Err(RefusalReason::NotAllowed));
     assert_eq!(session.ask(finish()).await, Err(RefusalReason::NotAllowed));
@@ -107,7 +108,7 @@ async fn registration__repeated_or_misordered_steps_are_refused() {
 
 #[tokio::test]
 async fn registration__ninth_begin_in_session_is_refused() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_ada, mut session, invite) = invited(&host, "").await;
     for n in 0..8 {
         assert!(session.begin(&format!("bob{n}"), false, true).await.is_ok());
@@ -119,7 +120,7 @@ async fn registration__ninth_begin_in_session_is_refused() {
 
 #[tokio::test]
 async fn registration__evaluation_counts_as_guess_at_name() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_ada, mut session, _) = invited(&host, "").await;
     for _ in 0..5 {
         session.begin("bob", true, true).await.unwrap();
@@ -138,13 +139,13 @@ async fn registration__evaluation_counts_as_guess_at_name() {
 }
 
 /// Sends HELLO; succeeds on a CHALLENGE, which has a fixed length, and fails on an ERROR.
-async fn hello(host: &Host, credential: Credential) -> Result<(), ErrorCode> {
+async fn hello(host: &TestServer, credential: Credential) -> Result<(), ErrorCode> {
     crate::common::hello(&mut host.tls().await, credential).await.map(drop)
 }
 
 #[tokio::test]
 async fn invite__only_registers_and_device_cannot() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (mut ada, mut session, _) = invited(&host, "").await;
     assert_eq!(ada.begin("bob", true, true).await, Err(RefusalReason::NotAllowed));
     assert_eq!(ada.ask(evaluate(true, true)).await, Err(RefusalReason::NotAllowed));
@@ -186,7 +187,7 @@ fn everything_but_registering() -> Vec<Op> {
 
 #[tokio::test]
 async fn password_session__manages_only_own_credentials_while_fresh() {
-    let host = Host::start_with(|config| config.limits.fresh_password = Duration::MAX).await;
+    let host = TestServer::start_with(|config| config.limits.fresh_password = Duration::MAX).await;
     let mut session = host.connect(host.owner_invite().credential()).await.unwrap();
     let laptop = session.register("ada", Some("correct horse")).await.unwrap();
     let mut ada = host.connect(laptop.credential()).await.unwrap();
@@ -240,7 +241,7 @@ async fn password_session__manages_only_own_credentials_while_fresh() {
 
 #[tokio::test]
 async fn invite__concurrent_use_creates_one_user() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (mut ada, first, invite) = invited(&host, "").await;
     let mut sessions = vec![first];
     for _ in 0..5 {
@@ -251,7 +252,7 @@ async fn invite__concurrent_use_creates_one_user() {
     for (n, session) in sessions.iter_mut().enumerate() {
         let ids = session.begin(&format!("bob{n}"), false, true).await.unwrap();
         let id = DeviceId(ids.device.as_ref().try_into().unwrap());
-        let credential = Device { id, secret: random() }.credential();
+        let credential = TestDevice { id, secret: random() }.credential();
         let (enrolment, request) = Enrolment::start(&credential, &mut OsEntropy).unwrap();
         let evaluate =
             proto::RegisterEvaluate { password_request: copy(&[]), device_request: copy(&request) };
@@ -289,7 +290,7 @@ async fn invite__concurrent_use_creates_one_user() {
 
 #[tokio::test]
 async fn invite__sessions_count_towards_limit() {
-    let host = Host::start_with(|config| config.limits.sessions_per_device = 2).await;
+    let host = TestServer::start_with(|config| config.limits.sessions_per_device = 2).await;
     let invite = host.owner_invite();
     let _first = host.connect(invite.credential()).await.unwrap();
     let _second = host.connect(invite.credential()).await.unwrap();
@@ -299,7 +300,7 @@ async fn invite__sessions_count_towards_limit() {
 
 #[tokio::test]
 async fn login__known_and_unknown_ids_get_same_answers() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let mut session = host.connect(host.owner_invite().credential()).await.unwrap();
     let laptop = session.register("ada", Some("correct horse")).await.unwrap();
     let mut ada = host.connect(laptop.credential()).await.unwrap();
@@ -310,7 +311,7 @@ async fn login__known_and_unknown_ids_get_same_answers() {
     by_password.ask(Op::RevokeDevice(revoke)).await.map(done).unwrap();
     let expired = proto::MakeInvite { seconds: 1, ..proto::MakeInvite::default() };
     let Ok(Answered::Invite(expired)) = ada.ask(Op::MakeInvite(expired)).await else { panic!() };
-    let expired = Invite {
+    let expired = TestInvite {
         id: expired.id.as_ref().try_into().unwrap(),
         secret: expired.secret.as_ref().try_into().unwrap(),
     };
@@ -321,12 +322,12 @@ async fn login__known_and_unknown_ids_get_same_answers() {
         let id = credential.id();
         assert!(host.connect(credential).await.err().unwrap().is_refused(), "{id:?}");
     }
-    let wrong = Invite { secret: random(), ..used };
+    let wrong = TestInvite { secret: random(), ..used };
     let ids = [
         ("known", password("ada", "wrong horse")),
         ("unknown", password("nobody", "wrong horse")),
-        ("device", Device { secret: random(), ..laptop }.credential()),
-        ("unknown device", Device::unknown().credential()),
+        ("device", TestDevice { secret: random(), ..laptop }.credential()),
+        ("unknown device", TestDevice::unknown().credential()),
         ("used invite", wrong.credential()),
     ];
     for (what, credential) in ids {
@@ -338,7 +339,7 @@ async fn login__known_and_unknown_ids_get_same_answers() {
 }
 
 /// A login whose PROOF is wrong.
-async fn wrong_proof(host: &Host, credential: Credential) -> ErrorCode {
+async fn wrong_proof(host: &TestServer, credential: Credential) -> ErrorCode {
     let mut io = host.tls().await;
     crate::common::hello(&mut io, credential).await.unwrap();
     let proof = [&[3, 0, 0, 64], &random::<64>()[..]].concat();
@@ -347,13 +348,13 @@ async fn wrong_proof(host: &Host, credential: Credential) -> ErrorCode {
     io.read_exact(&mut header).await.unwrap();
     assert_eq!(header, [0x0e, 0, 0, 3]);
     let code = error(&mut io).await;
-    assert_eq!(rest(&mut io).await, b"");
+    assert_eq!(read_to_end(&mut io).await, b"");
     code
 }
 
 #[tokio::test]
 async fn login__guess_limit_spares_devices_and_open_sessions() {
-    let host = Host::start_with(|config| config.limits.logins_per_minute = 1000).await;
+    let host = TestServer::start_with(|config| config.limits.logins_per_minute = 1000).await;
     let (laptop, mut ada) = host.owner().await;
     // For existing and unknown names, with and without a PROOF.
     for name in ["ada", "nobody"] {
@@ -369,14 +370,14 @@ async fn login__guess_limit_spares_devices_and_open_sessions() {
 
 #[tokio::test]
 async fn login__failures_are_rate_limited_per_address() {
-    let host = Host::start_with(|config| config.limits.logins_per_minute = 6).await;
+    let host = TestServer::start_with(|config| config.limits.logins_per_minute = 6).await;
     let (laptop, _ada) = host.owner().await;
     for _ in 0..10 {
         host.connect(laptop.credential()).await.unwrap().bye().await;
     }
     for _ in 0..6 {
-        assert_eq!(hello(&host, Device::unknown().credential()).await, Ok(()));
+        assert_eq!(hello(&host, TestDevice::unknown().credential()).await, Ok(()));
     }
-    let busy = hello(&host, Device::unknown().credential()).await;
+    let busy = hello(&host, TestDevice::unknown().credential()).await;
     assert!(matches!(busy, Err(ErrorCode::Busy(9..=11))), "{busy:?}");
 }

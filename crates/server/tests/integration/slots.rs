@@ -5,15 +5,15 @@ use tokio::net::TcpStream;
 use twinlock_core::credential::Credential;
 use twinlock_core::frame::ErrorCode;
 
-async fn tcp(host: &Host) -> TcpStream {
+async fn tcp(host: &TestServer) -> TcpStream {
     TcpStream::connect(host.address()).await.unwrap()
 }
 
 /// Uses up all login attempts of this address.
-async fn exhaust(host: &Host) {
+async fn exhaust(host: &TestServer) {
     let exhausted = async {
         loop {
-            match hello(&mut host.tls().await, Device::unknown().credential()).await {
+            match hello(&mut host.tls().await, TestDevice::unknown().credential()).await {
                 Ok(_) => {}
                 Err(ErrorCode::Busy(_)) => return,
                 Err(other) => panic!("{other:?}"),
@@ -23,13 +23,13 @@ async fn exhaust(host: &Host) {
     soon("an exhausted address", exhausted).await;
 }
 
-async fn is_busy(host: &Host, credential: Credential) -> bool {
+async fn is_busy(host: &TestServer, credential: Credential) -> bool {
     matches!(hello(&mut host.tls().await, credential).await, Err(ErrorCode::Busy(_)))
 }
 
 #[tokio::test]
 async fn slots__idle_connections_are_evicted_for_login() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, _ada) = host.owner().await;
     let mut idle = Vec::new();
     for _ in 0..20 {
@@ -39,7 +39,7 @@ async fn slots__idle_connections_are_evicted_for_login() {
     assert!(ada.append(LOBBY, "in").await.is_ok());
     // The server closed the oldest ones: eight slots, and the login had one of them.
     for mut oldest in idle.drain(..12) {
-        assert_eq!(rest(&mut oldest).await, b"");
+        assert_eq!(read_to_end(&mut oldest).await, b"");
     }
     for newest in &idle[1..] {
         let waiting = newest.try_read(&mut [0; 1]).unwrap_err();
@@ -49,12 +49,12 @@ async fn slots__idle_connections_are_evicted_for_login() {
 
 #[tokio::test]
 async fn slots__unfinished_logins_are_evicted_for_later_login() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, _ada) = host.owner().await;
     let mut unfinished = Vec::new();
     for _ in 0..8 {
         let mut io = host.tls().await;
-        hello(&mut io, Device::unknown().credential()).await.unwrap();
+        hello(&mut io, TestDevice::unknown().credential()).await.unwrap();
         unfinished.push(io);
     }
     let mut ada = host.connect(laptop.credential()).await.unwrap();
@@ -63,7 +63,7 @@ async fn slots__unfinished_logins_are_evicted_for_later_login() {
 
 #[tokio::test]
 async fn login__known_device_passes_at_exhausted_address() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, mut ada) = host.owner().await;
     let phone = {
         let invite = ada.invite(twinlock_core::proto::Role::Member, "bob").await.unwrap();
@@ -81,11 +81,11 @@ async fn login__known_device_passes_at_exhausted_address() {
     // All other credentials wait, whether they exist or not.
     for credential in [
         invite.credential(),
-        Invite { id: random(), secret: random() }.credential(),
+        TestInvite { id: random(), secret: random() }.credential(),
         password("ada", "wrong horse battery"),
         password("nobody", "wrong horse battery"),
         phone.credential(),
-        Device::unknown().credential(),
+        TestDevice::unknown().credential(),
     ] {
         let id = credential.id();
         assert!(is_busy(&host, credential).await, "{id:?}");
@@ -95,9 +95,9 @@ async fn login__known_device_passes_at_exhausted_address() {
 /// Members know each other's device ids. Unfinished logins with an id do not block its owner.
 #[tokio::test]
 async fn login__known_device_passes_while_others_use_its_id() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (laptop, _ada) = host.owner().await;
-    let wrong = Device { secret: random(), ..laptop };
+    let wrong = TestDevice { secret: random(), ..laptop };
     for _ in 0..19 {
         assert!(!is_busy(&host, wrong.credential()).await);
     }

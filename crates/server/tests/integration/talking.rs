@@ -10,7 +10,7 @@ use twinlock_testing::links::verify_sent;
 
 #[tokio::test]
 async fn login__owner_by_invite_then_device_and_password() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let mut session = host.connect(host.owner_invite().credential()).await.unwrap();
     assert_eq!(session.info.role(), Role::None);
     assert_eq!(session.info.invite.as_ref().unwrap().role(), Role::Owner);
@@ -37,7 +37,7 @@ async fn login__owner_by_invite_then_device_and_password() {
 
 #[tokio::test]
 async fn append__acked_entries_are_read_followed_and_found() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (device, mut ada) = host.owner().await;
     let lobby = ada.conversations().await;
     assert_eq!((lobby[0].name.as_str(), lobby[0].id, lobby.len()), ("lobby", LOBBY, 1));
@@ -75,7 +75,7 @@ async fn append__acked_entries_are_read_followed_and_found() {
 
 #[tokio::test]
 async fn append__retry_with_same_id_is_recorded_once() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let id = random();
     let ids = ada.post_all([append_as(id, LOBBY, "once"), append_as(id, LOBBY, "once")]);
@@ -87,7 +87,7 @@ async fn append__retry_with_same_id_is_recorded_once() {
 
 #[tokio::test]
 async fn requests__read_sees_earlier_appends() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let read = || Op::Read(proto::Read { conversation: LOBBY, ..proto::Read::default() });
     for round in 1..=20u64 {
@@ -99,7 +99,7 @@ async fn requests__read_sees_earlier_appends() {
 
 #[tokio::test]
 async fn conversation__lobby_room_and_direct_between_two_users() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     assert_eq!(bob.info.role(), Role::Member);
@@ -169,7 +169,7 @@ async fn conversation__lobby_room_and_direct_between_two_users() {
 
 #[tokio::test]
 async fn presence__online_state_and_read_marker_are_reported() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let (bobs, bob) = host.member(&mut ada, "bob").await;
     bob.bye().await;
@@ -219,7 +219,7 @@ async fn presence__online_state_and_read_marker_are_reported() {
 
 #[tokio::test]
 async fn append__invalid_text_is_refused_and_session_stays_open() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let raw = |message_id: &[u8], body: &[u8]| {
         Op::Append(proto::Append {
@@ -243,14 +243,14 @@ async fn append__invalid_text_is_refused_and_session_stays_open() {
     assert_eq!(ada.ask(Op::SetTopic(topic)).await, Err(RefusalReason::TooLarge));
     // A request that this server does not know, and one without an id.
     let unknown = [0x0a, 0x05, 0x08, 0x63, 0x82, 0x32, 0x00];
-    ada.line.send_app(&unknown).unwrap();
+    ada.connection.send_app(&unknown).unwrap();
     let Answered::Refusal(refusal) = ada.answer(0x63).await else { panic!() };
     assert_eq!(refusal.why(), RefusalReason::Unsupported);
 }
 
 #[tokio::test]
 async fn conversation__long_list_is_paginated() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     for n in 0..100 {
         let room = proto::CreateRoom { name: format!("{n:0>32}"), topic: "t".repeat(512) };
@@ -273,7 +273,7 @@ async fn conversation__long_list_is_paginated() {
 
 #[tokio::test]
 async fn invite__permitted_by_role() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     assert_eq!(bob.invite(Role::Member, "").await.map(drop), Err(RefusalReason::NotAllowed));

@@ -172,7 +172,7 @@ fn timing__statistic_separates_equal_and_unequal_classes() {
 /// HELLOs that differ only in the id, because drawing random values can vary in time.
 fn hellos(ids: &[Vec<CredentialId>]) -> Vec<Vec<Vec<u8>>> {
     let (_state, frame) =
-        AwaitChallenge::start(Device::unknown().credential(), None, &mut OsEntropy).unwrap();
+        AwaitChallenge::start(TestDevice::unknown().credential(), None, &mut OsEntropy).unwrap();
     let tail = &frame[HEADER + 4 + 16..];
     let hello = |id: &CredentialId| {
         let head = [1, 0, id.kind(), id.id().len() as u8];
@@ -183,7 +183,7 @@ fn hellos(ids: &[Vec<CredentialId>]) -> Vec<Vec<Vec<u8>>> {
 
 /// Measures how long the server takes for HELLO, and for an invalid PROOF.
 async fn logins(
-    host: &Host,
+    host: &TestServer,
     what: [&'static str; 2],
     classes: &[&'static str],
     ids: &[Vec<CredentialId>],
@@ -198,7 +198,7 @@ async fn logins(
             let [n] = random::<1>().map(usize::from);
             let payload = &hellos[*class][n % NAMES];
             let began = Instant::now();
-            let answer = host.server.answer_hello(payload).await;
+            let answer = host.server().answer_hello(payload).await;
             hello.add(*class, began);
             let (state, challenge) = answer.expect("a CHALLENGE");
             assert_eq!(challenge.len(), HEADER + 1408);
@@ -217,10 +217,10 @@ async fn logins(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn timing__login_is_equal_for_known_and_unknown_ids() {
-    let host = Host::start_with(|config| config.limits.logins_per_minute = 1_000_000).await;
+    let host = TestServer::start_with(|config| config.limits.logins_per_minute = 1_000_000).await;
     let (_laptop, mut ada) = host.owner().await;
     let name = |text: String| Name::new(&text).unwrap();
-    let device = |device: &Device| CredentialId::Device(device.id);
+    let device = |device: &TestDevice| CredentialId::Device(device.id);
     let mut ids: Vec<Vec<Vec<CredentialId>>> = vec![vec![Vec::new(); 4]; 3];
     let mut expired = UNIX_EPOCH;
     for n in 0..NAMES {
@@ -242,8 +242,8 @@ async fn timing__login_is_equal_for_known_and_unknown_ids() {
         let _answer = line.post(Op::RevokeDevice(revoke));
         assert_eq!(line.end().await.unwrap(), CloseCode::Revoked);
         ids[1][1].push(device(&lost));
-        ids[1][2].push(device(&Device::unknown()));
-        ids[1][3].push(device(&Device::unknown()));
+        ids[1][2].push(device(&TestDevice::unknown()));
+        ids[1][3].push(device(&TestDevice::unknown()));
         // A valid invite, a used one, an expired one, and an unknown one.
         let good = ada.invite(role, "").await.unwrap();
         ids[2][0].push(CredentialId::Invite(InviteId(good.id)));
@@ -276,7 +276,7 @@ async fn timing__login_is_equal_for_known_and_unknown_ids() {
 #[test]
 fn timing__challenge_is_equal_with_and_without_record() {
     let setup = ServerSetup::generate(&mut OsEntropy);
-    let device = Device::unknown();
+    let device = TestDevice::unknown();
     let credential = device.credential();
     let record = self_register(&setup, &credential, &mut OsEntropy).unwrap();
     let (_state, frame) = AwaitChallenge::start(credential, None, &mut OsEntropy).unwrap();
@@ -294,7 +294,7 @@ fn timing__challenge_is_equal_with_and_without_record() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn timing__classic_key_lookup_is_equal_for_unknown_names() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.classic.lines = Some("127.0.0.1:0".parse().unwrap());
     })
     .await;
@@ -326,7 +326,7 @@ async fn timing__classic_key_lookup_is_equal_for_unknown_names() {
             .hear(format!("{} AAAAAAAAAAAAAAAAAAAAAA", kids[class]).as_bytes())
             .unwrap();
         let began = Instant::now();
-        let mut lines = host.server.hear_classic(heard).await.unwrap();
+        let mut lines = host.server().hear_classic(heard).await.unwrap();
         let opened = lines.open(&sealed);
         measured.add(class, began);
         assert!(opened.is_err());

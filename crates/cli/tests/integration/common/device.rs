@@ -28,16 +28,13 @@ pub struct Ports {
 impl Ports {
     /// The ports of a server that runs both listeners.
     pub fn of(host: &Host) -> Self {
-        host.running().wait_lines(3);
-        let said = host.running().out();
-        let port = |what| said.lines().find_map(|line| line.strip_prefix(what)).unwrap().parse();
         let cert = host.data().join("identity/tls-cert.pem");
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(cert).unwrap()).unwrap();
         let trust = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         Self {
-            lines: port("classic connections on ").unwrap(),
-            origin: port("origin bridge on ").unwrap(),
+            lines: host.printed_address("classic connections on "),
+            origin: host.printed_address("origin bridge on "),
             trust: Arc::new(trust),
             header: Vec::new(),
         }

@@ -1,96 +1,32 @@
-//! Thousands of connections from one process: members that own them, and logins without a client.
+//! Members for thousands of connections from one process.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use prost::Message as _;
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_rustls::client::TlsStream;
 use twinlock_client::enrol::{self, NewUser};
 use twinlock_client::home::Home;
 use twinlock_client::profile::{Profile, TlsTrust};
 use twinlock_client::state::State;
 use twinlock_client::{Client, Options};
-use twinlock_core::credential::Credential;
 use twinlock_core::id::Name;
 use twinlock_core::invite::{Address, InviteLink};
-use twinlock_core::keys::DeviceSecret;
-use twinlock_core::limits::{Timing, VERSION};
-use twinlock_core::proto::{self, Role};
-use twinlock_core::session::{BindingPolicy, SessionConfig, SessionEvent};
+use twinlock_core::proto::Role;
 use twinlock_transport::connection::Connection;
-use twinlock_transport::login::login;
-use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust, channel_binding};
 
 use crate::common::Person;
+use crate::common::raw::{Card, Io};
 
 /// Sessions that one user may have (section 9).
 pub const PER_USER: usize = 16;
 /// Concurrent logins of one address: fewer than its 8 unauthenticated connections.
 pub const AT_ONCE: usize = 6;
 
-pub type Connected = Connection<TlsStream<TcpStream>>;
-
-/// The server's port and the TLS configuration for it.
-pub struct To {
-    port: u16,
-    tls: ClientTls,
-}
-
-impl To {
-    /// The server of a member, on this port.
-    pub fn new(port: u16, member: &Profile) -> Self {
-        let TlsTrust::Pins(pins) = member.tls() else { panic!("no pins") };
-        Self { port, tls: ClientTls::new(ServerTrust::Pins(pins), Alpn::Required).unwrap() }
-    }
-
-    /// Logs a device in and waits for READY. `from`: another address of this machine.
-    pub async fn connect(
-        &self,
-        profile: &Profile,
-        instance: u64,
-        from: Option<Ipv4Addr>,
-    ) -> Result<Connected, String> {
-        let socket = TcpSocket::new_v4().unwrap();
-        if let Some(from) = from {
-            socket.bind((from, 0).into()).unwrap();
-        }
-        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let tcp = socket.connect(server).await.map_err(|error| error.to_string())?;
-        tcp.set_nodelay(true).unwrap();
-        let stream = self.tls.connect("127.0.0.1", tcp).await.map_err(|e| e.to_string())?;
-        let info = proto::ClientInfo {
-            instance: Bytes::copy_from_slice(&instance.to_be_bytes()),
-            ..proto::ClientInfo::default()
-        };
-        let config = SessionConfig {
-            binding: BindingPolicy::Require,
-            exporter: channel_binding(stream.get_ref().1).ok(),
-            info: info.encode_to_vec(),
-            max_version: VERSION,
-            timing: Timing::default(),
-        };
-        let secret = DeviceSecret::new(profile.secret().expose_secret());
-        let credential = Credential::Device(*profile.device(), secret);
-        let line = login(stream, credential, Some(*profile.server_key()), config).await;
-        let mut line = line.map_err(|error| error.to_string())?;
-        loop {
-            line.wait(None).await.map_err(|error| error.to_string())?;
-            match line.open_frame().map_err(|error| error.to_string())? {
-                SessionEvent::Ready { .. } => return Ok(line),
-                SessionEvent::Closed(code) => return Err(format!("{code:?}")),
-                _ => {}
-            }
-        }
-    }
-}
+pub type Connected = Connection<Io>;
 
 /// Registers enough members for all connections, each with a device.
-pub async fn members(owner: &Person, root: &Path, count: usize) -> Vec<Profile> {
+pub async fn members(owner: &Person, root: &Path, count: usize) -> Vec<Card> {
     let home = Home::at(&owner.home);
     let default = Name::new("default").unwrap();
     let profile = Profile::load(&home, &default).unwrap();
@@ -120,7 +56,7 @@ pub async fn members(owner: &Person, root: &Path, count: usize) -> Vec<Profile> 
             let new = NewUser { user, label, password: None, require_binding: false };
             let joined = enrol::join(&home, &default, &link, new).await.unwrap();
             drop(place);
-            joined
+            Card::of_profile(&joined)
         });
     }
     let members = joining.join_all().await;

@@ -4,29 +4,21 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use prost::Message as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use twinlock_client::home::Home;
-use twinlock_client::profile::Profile;
-use twinlock_core::Entropy as _;
-use twinlock_core::credential::Credential;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::handshake::self_register;
-use twinlock_core::id::Name;
-use twinlock_core::keys::DeviceSecret;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::proto;
 use twinlock_core::session::{BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::connection::Connection;
-use twinlock_transport::login::{Acceptor, login, parse_hello};
-use twinlock_transport::tls::{
-    Alpn, ClientTls, ServerCert, ServerTls, ServerTrust, channel_binding,
-};
+use twinlock_transport::login::{Acceptor, parse_hello};
+use twinlock_transport::tls::{ServerCert, ServerTls, channel_binding};
 
+use crate::common::raw::Card;
 use crate::common::{Host, Person};
 
 /// A message of the server.
@@ -58,12 +50,12 @@ impl MaliciousServer {
         let address = listener.local_addr().unwrap();
         let tampering: Arc<Mutex<Tampering>> = Arc::new(Mutex::new(Box::new(|_| {})));
         let keys = Arc::new(Keys::new(host, person));
-        let (to, shared) = (host.address(), tampering.clone());
+        let shared = tampering.clone();
         runtime.spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let (keys, shared) = (keys.clone(), shared.clone());
-                tokio::spawn(async move { carry(tcp, to, &keys, &shared).await });
+                tokio::spawn(async move { carry(tcp, &keys, &shared).await });
             }
         });
         Self { address, tampering, _runtime: runtime }
@@ -89,8 +81,7 @@ impl MaliciousServer {
 struct Keys {
     setup: ServerSetup,
     inside: ServerTls,
-    outside: ClientTls,
-    profile: Profile,
+    account: Card,
 }
 
 impl Keys {
@@ -100,54 +91,28 @@ impl Keys {
         let setup = ServerSetup::from_bytes(setup.as_slice().try_into().unwrap()).unwrap();
         let cert = ServerCert::from_pem(&read("tls-cert.pem"), &read("tls-key.pem")).unwrap();
         let inside = ServerTls::new(cert).unwrap();
-        let pins = ServerTrust::Pins(vec![inside.spki_pin()]);
-        let outside = ClientTls::new(pins, Alpn::Required).unwrap();
-        let name = Name::new("default").unwrap();
-        let profile = Profile::load(&Home::at(&person.home), &name).unwrap();
-        Self { setup, inside, outside, profile }
+        Self { setup, inside, account: Card::of(person) }
     }
-
-    fn credential(&self) -> Credential {
-        let secret = DeviceSecret::new(self.profile.secret().expose_secret());
-        Credential::Device(*self.profile.device(), secret)
-    }
-}
-
-fn config(info: Vec<u8>, exporter: Option<[u8; 32]>) -> SessionConfig {
-    let binding = BindingPolicy::Warn;
-    SessionConfig { binding, exporter, info, max_version: VERSION, timing: Timing::default() }
 }
 
 /// Forwards messages until either connection ends.
-async fn carry(tcp: TcpStream, to: SocketAddr, keys: &Keys, tampering: &Mutex<Tampering>) {
+async fn carry(tcp: TcpStream, keys: &Keys, tampering: &Mutex<Tampering>) {
     let stream = keys.inside.accept(tcp).await.unwrap();
     let exporter = channel_binding(stream.get_ref().1).ok();
     let mut greeter = Acceptor::new(stream);
     let hello = parse_hello(&greeter.read_hello().await.unwrap()).unwrap();
-    let record = self_register(&keys.setup, &keys.credential(), &mut OsEntropy).unwrap();
+    let record =
+        self_register(&keys.setup, &keys.account.device.credential(), &mut OsEntropy).unwrap();
     let (state, challenge) = hello.challenge(&keys.setup, Some(&record), &mut OsEntropy).unwrap();
     let proof = greeter.exchange(&challenge).await.unwrap();
     let established = state.handle_proof(&proof).unwrap();
 
-    let server = TcpStream::connect(to).await.unwrap();
-    let server = keys.outside.connect("localhost", server).await.unwrap();
-    let bound = channel_binding(server.get_ref().1).ok();
-    let mut instance = [0; 8];
-    OsEntropy.fill(&mut instance);
-    let info = proto::ClientInfo {
-        instance: Bytes::copy_from_slice(&instance),
-        ..proto::ClientInfo::default()
-    };
-    let config_there = config(info.encode_to_vec(), bound);
-    let pin = Some(*keys.profile.server_key());
-    let mut there = login(server, keys.credential(), pin, config_there).await.unwrap();
-    let info = loop {
-        there.wait(None).await.unwrap();
-        if let SessionEvent::Ready { info, .. } = there.open_frame().unwrap() {
-            break info.to_vec();
-        }
-    };
-    let mut here = greeter.into_connection(established, config(info, exporter));
+    let client = keys.account.connect().await;
+    let (info, mut there) = (client.info.encode_to_vec(), client.connection);
+    let binding = BindingPolicy::Warn;
+    let timing = Timing::default();
+    let config = SessionConfig { binding, exporter, info, max_version: VERSION, timing };
+    let mut here = greeter.into_connection(established, config);
     loop {
         let (from_here, woken) = tokio::select! {
             woken = here.wait(None) => (true, woken),

@@ -1,34 +1,25 @@
-//! A raw client built from the crates below the SDK, with the device of a person who joined through
-//! the real binary: it can violate what our clients respect. Also measures a server's process.
+//! Raw clients with the device of a person who joined through the real binary: they can violate what
+//! our clients respect. Also measures a server's process.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use bytes::Bytes;
-use prost::Message as _;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 use twinlock_client::home::Home;
 use twinlock_client::profile::{Profile, TlsTrust};
-use twinlock_core::credential::Credential;
-use twinlock_core::frame::CloseCode;
 use twinlock_core::handshake::AwaitChallenge;
-use twinlock_core::id::{DeviceId, Name, ServerKey};
-use twinlock_core::keys::DeviceSecret;
-use twinlock_core::proto::{self, answer::Result as Answered, item::What, request::Op};
-use twinlock_core::session::{BindingPolicy, SessionConfig, SessionEvent};
-use twinlock_testing::StalledSocket;
-pub use twinlock_testing::random;
+use twinlock_core::id::Name;
+use twinlock_core::session::{BindingPolicy, SessionConfig};
+pub use twinlock_testing::endpoint::{Io, neighbour, proxy_header, tcp_from};
+pub use twinlock_testing::messages::{LOBBY, accepted, ack, append, copy, hash};
+pub use twinlock_testing::process::resident;
+pub use twinlock_testing::{Endpoint, RawClient, TestDevice, random};
 use twinlock_transport::OsEntropy;
-use twinlock_transport::connection::{Connection, ConnectionError};
-use twinlock_transport::login::login;
-use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust, TlsFault, channel_binding};
 
 use crate::common::{LONG, Person};
 
-pub const LOBBY: u64 = 1;
 pub const MIB: usize = 1 << 20;
 
 /// Set by `make torture`: full sizes, and assertions that need a quiet machine.
@@ -38,13 +29,6 @@ pub fn full() -> bool {
         Ok(other) => panic!("TWINLOCK_TORTURE={other}: it is full or not set"),
         Err(_) => false,
     }
-}
-
-/// Resident memory of a process, bytes.
-pub fn resident(pid: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }
 
 /// CPU time of a process: of its threads with this name, and of all threads.
@@ -78,197 +62,70 @@ pub fn here() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// The `n`th loopback address other than 127.0.0.1.
-pub fn neighbour(n: u32) -> Ipv4Addr {
-    Ipv4Addr::from(0x7f01_0000 + n % 0x00fe_0000)
-}
-
-/// Connects from `from`.
-pub async fn tcp_from(from: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddrV4::new(from, 0).into())?;
-    let stream = socket.connect(to).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// The server's address, TLS configuration and key, and a device of one of its users.
+/// A server, and a device of one of its users.
 #[derive(Clone)]
 pub struct Card {
-    pub address: SocketAddr,
-    pub tls: ClientTls,
-    pub key: ServerKey,
-    pub device: DeviceId,
-    pub secret: [u8; 32],
+    pub server: Endpoint,
+    pub device: TestDevice,
 }
 
 impl Card {
     pub fn of(person: &Person) -> Self {
         let default = Name::new("default").unwrap();
-        let profile = Profile::load(&Home::at(&person.home), &default).unwrap();
-        let TlsTrust::Pins(pins) = profile.tls() else { panic!("no pins") };
-        Self {
-            address: SocketAddr::from(([127, 0, 0, 1], profile.port())),
-            tls: ClientTls::new(ServerTrust::Pins(pins), Alpn::Required).unwrap(),
-            key: *profile.server_key(),
-            device: *profile.device(),
-            secret: *profile.secret().expose_secret(),
-        }
+        Self::of_profile(&Profile::load(&Home::at(&person.home), &default).unwrap())
     }
 
-    pub fn credential(&self) -> Credential {
-        Credential::Device(self.device, DeviceSecret::new(&self.secret))
+    pub fn of_profile(profile: &Profile) -> Self {
+        let TlsTrust::Pins(pins) = profile.tls() else { panic!("no pins") };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, profile.port()));
+        let secret = *profile.secret().expose_secret();
+        Self {
+            server: Endpoint::pinned(address, pins, *profile.server_key()),
+            device: TestDevice { id: *profile.device(), secret },
+        }
     }
 
     /// A HELLO of an unknown device; it costs the server the same.
     pub fn hello() -> Vec<u8> {
-        let nobody = Credential::Device(DeviceId(random()), DeviceSecret::new(&random()));
-        AwaitChallenge::start(nobody, None, &mut OsEntropy).unwrap().1
-    }
-
-    /// TLS over a connection from `from`.
-    pub async fn tls_from(&self, from: Ipv4Addr) -> Result<Io, TlsFault> {
-        let tcp = tcp_from(from, self.address).await?;
-        self.tls.connect("127.0.0.1", StalledSocket::new(tcp)).await
+        let unknown = TestDevice::unknown().credential();
+        AwaitChallenge::start(unknown, None, &mut OsEntropy).unwrap().1
     }
 
     /// Logs in and waits for READY.
-    pub async fn connect(&self) -> Raw {
-        timeout(LONG, self.log_in()).await.expect("a login")
+    pub async fn connect(&self) -> RawClient {
+        self.login().await.unwrap()
     }
 
     /// The same; `None` if the server closes the connection before READY.
-    pub async fn try_connect(&self) -> Option<Raw> {
-        timeout(LONG, self.try_log_in()).await.expect("a login")
+    pub async fn try_connect(&self) -> Option<RawClient> {
+        self.login().await.ok()
     }
 
-    async fn log_in(&self) -> Raw {
-        let io = self.tls_from(Ipv4Addr::LOCALHOST).await.unwrap();
-        Raw::over(io, self.credential(), self.key).await
+    async fn login(&self) -> Result<RawClient, String> {
+        let instance = random::<16>();
+        timeout(LONG, self.try_connect_from(None, &instance)).await.expect("a login")
     }
 
-    async fn try_log_in(&self) -> Option<Raw> {
-        let io = self.tls_from(Ipv4Addr::LOCALHOST).await.ok()?;
-        Raw::try_over(io, self.credential(), self.key).await.ok()
-    }
-}
-
-pub type Io = TlsStream<StalledSocket>;
-
-/// An authenticated connection.
-pub struct Raw {
-    pub line: Connection<Io>,
-    next: u64,
-}
-
-impl Raw {
-    pub async fn over(io: Io, credential: Credential, key: ServerKey) -> Self {
-        Self::try_over(io, credential, key).await.unwrap()
-    }
-
+    /// Logs in as this instance and waits for READY. `from`: another address of this machine.
+    ///
     /// # Errors
     /// Why READY did not arrive.
-    pub async fn try_over(
-        io: Io,
-        credential: Credential,
-        key: ServerKey,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
-        let info = proto::ClientInfo {
-            instance: Bytes::copy_from_slice(&random::<16>()),
-            ..proto::ClientInfo::default()
+    pub async fn try_connect_from(
+        &self,
+        from: Option<Ipv4Addr>,
+        instance: &[u8],
+    ) -> Result<RawClient, String> {
+        let Self { server, device } = self;
+        let tcp = match from {
+            Some(from) => tcp_from(from, server.address).await,
+            None => TcpStream::connect(server.address).await,
         };
-        let config = SessionConfig {
-            binding: BindingPolicy::Require,
-            exporter: channel_binding(io.get_ref().1).ok(),
-            info: info.encode_to_vec(),
-            max_version: 1,
-            timing: Default::default(),
-        };
-        let mut line = login(io, credential, Some(key), config).await?;
-        loop {
-            line.wait(None).await?;
-            match line.open_frame()? {
-                SessionEvent::Ready { .. } => return Ok(Self { line, next: 1 }),
-                SessionEvent::Closed(code) => return Err(format!("{code:?}").into()),
-                _ => {}
-            }
-        }
+        let io = server.tls_over(tcp.map_err(|error| error.to_string())?).await;
+        let io = io.map_err(|error| error.to_string())?;
+        let require = |config: &mut SessionConfig| config.binding = BindingPolicy::Require;
+        let client = RawClient::over(io, device.credential(), server.key, instance, require).await;
+        client.map_err(|error| format!("{error:?}"))
     }
-
-    /// Stops reading from the socket, or starts again.
-    pub fn set_stalled(&self, stalled: bool) {
-        self.line.stream().get_ref().0.set_stalled(stalled);
-    }
-
-    /// Seals a frame of requests; returns the id of the first.
-    pub fn post(&mut self, ops: impl IntoIterator<Item = Op>) -> u64 {
-        let first = self.next;
-        let requests: Vec<_> =
-            (first..).zip(ops).map(|(id, op)| proto::Request { id, op: Some(op) }).collect();
-        self.next += requests.len() as u64;
-        let frame = proto::ToServer { requests, ..Default::default() };
-        self.line.send_app(&frame.encode_to_vec()).unwrap();
-        first
-    }
-
-    /// The items of the next frame that has some; `None` once the connection has ended.
-    pub async fn items(&mut self) -> Option<Vec<What>> {
-        loop {
-            match self.line.wait(None).await {
-                Ok(_) => {}
-                Err(ConnectionError::Cut(_)) => return None,
-                Err(error) => panic!("{error}"),
-            }
-            match self.line.open_frame().unwrap() {
-                SessionEvent::App(body) => {
-                    let items = proto::ToClient::decode(body).unwrap().items;
-                    return Some(items.into_iter().filter_map(|item| item.what).collect());
-                }
-                SessionEvent::Closed(code) => {
-                    assert_ne!(code, CloseCode::Protocol);
-                    return None;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The answer to a request.
-    pub async fn answer(&mut self, id: u64) -> Answered {
-        let answer = async {
-            loop {
-                for item in self.items().await.expect("the line stands") {
-                    if let What::Answer(answer) = item
-                        && answer.id == id
-                    {
-                        return answer.result.unwrap();
-                    }
-                }
-            }
-        };
-        timeout(LONG, answer).await.expect("an answer")
-    }
-
-    pub async fn ask(&mut self, op: Op) -> Answered {
-        let id = self.post([op]);
-        self.answer(id).await
-    }
-
-    /// Sends a text, which has to be recorded.
-    pub async fn says(&mut self, text: &str) -> proto::Ack {
-        match self.ask(append(LOBBY, text)).await {
-            Answered::Ack(ack) => ack,
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-pub fn append(conversation: u64, text: &str) -> Op {
-    Op::Append(proto::Append {
-        conversation,
-        message_id: Bytes::copy_from_slice(&random::<16>()),
-        body: Bytes::copy_from_slice(text.as_bytes()),
-    })
 }
 
 /// Writes all bytes; `false` if the peer has closed the connection.

@@ -107,7 +107,7 @@ impl Stage {
         people[1].run(&["room", "create", "ops"]).exits(0);
         people[0].run(&["room", "join", "ops"]).exits(0);
         let homes = tempfile::tempdir().unwrap();
-        copy(&ada.home, &homes.path().join("ada"));
+        copy_dir(&ada.home, &homes.path().join("ada"));
         disk.mark("ready");
         Self { disk, orders, host, people, homes }
     }
@@ -201,7 +201,7 @@ impl Life {
         replay.advance(&self.ops, moment);
         let root = tempfile::tempdir().unwrap();
         replay.crash(root.path(), fate, &mut Rng::from_seed(seed));
-        copy(&self.homes.path().join("ada"), &root.path().join("ada"));
+        copy_dir(&self.homes.path().join("ada"), &root.path().join("ada"));
         let acked = self.ops[self.ready + 1..moment].iter().filter_map(|op| match op {
             Op::Mark(ack) => Some(serde_json::from_str::<Value>(ack).unwrap()),
             _ => None,
@@ -264,11 +264,6 @@ pub fn keeps(root: tempfile::TempDir, acked: &[Value], seed: u64) -> usize {
     ada.run(&["send", "ops", "and on"]).exits(0);
     host.terminate().exits(0);
     whole
-}
-
-pub fn copy(from: &Path, to: &Path) {
-    let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
-    assert!(done.unwrap().success());
 }
 
 /// All files below a directory that a crash must not damage.

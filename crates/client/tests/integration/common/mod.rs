@@ -1,5 +1,4 @@
 //! A real server in this process, and users who join it.
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,50 +11,42 @@ use twinlock_client::model::Entry;
 use twinlock_client::profile::Profile;
 use twinlock_client::state::State;
 use twinlock_client::{Client, Event, Options};
-use twinlock_core::Entropy as _;
 use twinlock_core::id::Name;
 use twinlock_core::invite::InviteLink;
 use twinlock_core::proto::Role;
-use twinlock_server::{Config, Server};
+use twinlock_server::Config;
+pub use twinlock_testing::LONG;
+use twinlock_testing::TestServer;
+use twinlock_testing::endpoint::random_loopback;
+use twinlock_transport::OsEntropy;
 
-/// Timeout far above the duration of any operation in these tests.
-pub const LONG: Duration = Duration::from_secs(60);
-
+/// A server, and its users with their homes.
 pub struct World {
+    /// The homes, and other files of the test.
     pub dir: TempDir,
-    pub config: Config,
-    pub server: Option<Server>,
-    owner: String,
+    pub server: TestServer,
 }
 
 impl World {
     pub async fn new(change: impl FnOnce(&mut Config)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("server");
-        // A random loopback address: while the server is down, no other test's connection can take
-        // its port.
-        let mut own = [0; 3];
-        twinlock_transport::OsEntropy.fill(&mut own);
-        let [a, b, c] = own;
-        let listen = (Ipv4Addr::new(127, a, b, c.clamp(1, 254)), 0).into();
-        let mut config = Config::new(data.clone(), listen);
-        change(&mut config);
-        let server = Server::start(config.clone()).await.unwrap();
-        config.listen = server.local_addr();
-        let owner = std::fs::read_to_string(data.join("owner-invite")).unwrap();
-        Self { dir, config, server: Some(server), owner }
+        let server = TestServer::start_with(|config| {
+            // Tests stop the server and start it again on its address.
+            config.listen = random_loopback();
+            change(config);
+        });
+        Self { dir: tempfile::tempdir().unwrap(), server: server.await }
     }
 
     pub fn data(&self) -> PathBuf {
-        self.config.data.clone()
+        self.server.data()
     }
 
     pub async fn stop(&mut self) {
-        self.server.take().unwrap().shutdown().await.unwrap();
+        self.server.stop().await;
     }
 
     pub async fn start(&mut self) {
-        self.server = Some(Server::start(self.config.clone()).await.unwrap());
+        self.server.start_again().await;
     }
 
     pub fn home(&self, user: &str) -> Home {
@@ -64,7 +55,8 @@ impl World {
 
     /// Registers the owner with the first invite.
     pub async fn owner(&self, user: &str) -> Person {
-        self.join(user, self.owner.trim()).await
+        let link = self.server.server().owner_invite().unwrap().to_link();
+        self.join(user, &link).await
     }
 
     pub async fn join(&self, user: &str, link: &str) -> Person {
@@ -94,6 +86,26 @@ impl Person {
 
     pub fn start(&self, options: Options) -> (Client, mpsc::Receiver<Event>) {
         Client::start(&self.home, self.profile(), self.state(), options).unwrap()
+    }
+
+    /// Queues texts, which a client sends.
+    pub fn enqueue(&self, target: &str, texts: &[String]) {
+        let messages = texts.iter().map(|text| (target, text.as_bytes()));
+        self.state().outbox().enqueue_many(messages, 1, &mut OsEntropy).unwrap();
+    }
+
+    /// Sends `count` texts and waits until all are recorded.
+    pub async fn say(&self, target: &str, count: usize) {
+        let texts: Vec<_> = (0..count).map(|n| n.to_string()).collect();
+        self.enqueue(target, &texts);
+        let (client, mut events) = self.start(quick());
+        let mut left = count;
+        until(&mut events, |event| {
+            left -= usize::from(matches!(event, Event::Recorded { .. }));
+            left == 0
+        })
+        .await;
+        client.close().await;
     }
 
     /// Creates an invite link for another user.

@@ -14,23 +14,23 @@ use crate::limits::fair::FairTurn;
 
 /// All read turns, held by a user that does nothing else.
 struct Held<'h> {
-    host: &'h Host,
+    host: &'h TestServer,
     turns: Vec<FairTurn>,
 }
 
 impl<'h> Held<'h> {
-    async fn all(host: &'h Host) -> Self {
+    async fn all(host: &'h TestServer) -> Self {
         let zoe = Name::new("zoe").unwrap();
         let mut turns = Vec::new();
         for _ in 0..3 {
-            turns.push(host.server.services.record.reads.turn(&zoe).await);
+            turns.push(host.server().services.record.reads.turn(&zoe).await);
         }
         Self { host, turns }
     }
 
     async fn until_a_read_waits(&self) {
         let waits = async {
-            while self.host.server.services.record.reads.waiting() == 0 {
+            while self.host.server().services.record.reads.waiting() == 0 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -41,7 +41,7 @@ impl<'h> Held<'h> {
     async fn let_one_read(&mut self) {
         self.until_a_read_waits().await;
         let zoe = Name::new("zoe").unwrap();
-        let mut mine = pin!(self.host.server.services.record.reads.turn(&zoe));
+        let mut mine = pin!(self.host.server().services.record.reads.turn(&zoe));
         assert!(mine.as_mut().now_or_never().is_none());
         drop(self.turns.pop());
         self.turns.push(soon("a turn", mine).await);
@@ -49,32 +49,23 @@ impl<'h> Held<'h> {
 }
 
 /// Simulates missed commits, so that every cursor reads from the store.
-fn make_behind(host: &Host) {
-    host.server.services.bus.missed();
+fn make_behind(host: &TestServer) {
+    host.server().services.bus.missed();
 }
 
-fn has_entries(client: &Client) -> bool {
+fn has_entries(client: &RawClient) -> bool {
     client.items().any(|item| matches!(item, What::Entries(_)))
 }
 
-async fn sessions(host: &Host, left: usize) {
-    let gone = async {
-        while host.server.sessions() > left {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    soon("end of the session", gone).await;
-}
-
 /// A session of ada that follows the lobby, and whose catch-up waits for a read turn.
-async fn catching_up(host: &Host) -> (Device, Client, Held<'_>) {
+async fn catching_up(host: &TestServer) -> (TestDevice, RawClient, Held<'_>) {
     let (device, mut ada) = host.owner().await;
     ada.follow(LOBBY, 0).await.unwrap();
     // The first page.
     ada.append(LOBBY, "first").await.unwrap();
     assert_eq!(texts(&ada.entries(LOBBY, 1).await), ["first"]);
     // Caches the name, so that the log's task does not wait for a turn as well.
-    let record = &host.server.services.record;
+    let record = &host.server().services.record;
     record.conversation_name(&Name::new("ada").unwrap(), LOBBY).await;
     let held = Held::all(host).await;
     make_behind(host);
@@ -84,7 +75,7 @@ async fn catching_up(host: &Host) -> (Device, Client, Held<'_>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn catch_up__waiting_does_not_delay_appends() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada, held) = catching_up(&host).await;
     for n in 2..5 {
         assert_eq!(ada.append(LOBBY, "while it waits").await.unwrap().n, n);
@@ -97,7 +88,7 @@ async fn catch_up__waiting_does_not_delay_appends() {
 /// sessions wait for this session to poll it.
 #[tokio::test(flavor = "multi_thread")]
 async fn catch_up__waiting_does_not_block_append_hand_over() {
-    let host = Host::start_with(|config| {
+    let host = TestServer::start_with(|config| {
         config.timing.rekey_apart = Duration::ZERO;
         config.limits.text_rate = 0;
         config.limits.in_flight = 10_000;
@@ -110,24 +101,24 @@ async fn catch_up__waiting_does_not_block_append_hand_over() {
     let often = |config: &mut SessionConfig| config.timing.rekey_pause = Duration::ZERO;
     let mut ada = host.connect_with(laptop.credential(), b"", often).await.unwrap();
     ada.follow(LOBBY, 0).await.unwrap();
-    let record = rusqlite::Connection::open(host.dir.path().join("data/record.db")).unwrap();
+    let record = rusqlite::Connection::open(host.data().join("record.db")).unwrap();
     record.busy_timeout(SOON).unwrap();
     record.execute_batch("BEGIN IMMEDIATE").unwrap();
     // More than the queue and the sockets hold: bob's session waits for room.
     let text = "x".repeat(32 * 1024);
     let ids: Vec<_> = (0..1600).map(|_| bob.post(append(LOBBY, &text))).collect();
     loop {
-        let less = bob.line.backlog().saturating_sub(1);
-        let wait = bob.line.wait(Some(less));
+        let less = bob.connection.backlog().saturating_sub(1);
+        let wait = bob.connection.wait(Some(less));
         let Ok(wake) = tokio::time::timeout(Duration::from_millis(500), wait).await else { break };
         wake.unwrap();
     }
-    assert!(bob.line.backlog() > 0);
+    assert!(bob.connection.backlog() > 0);
     let held = Held::all(&host).await;
     let waiting = ada.post(append(LOBBY, "waits for room"));
-    assert!(ada.line.start_rekey());
+    assert!(ada.connection.start_rekey());
     // The rekey shows that the append before it is being handed over.
-    while ada.line.session().facts().rekeys == 0 {
+    while ada.connection.session().facts().rekeys == 0 {
         soon("a rekey", ada.pump()).await.unwrap();
     }
     make_behind(&host);
@@ -143,20 +134,20 @@ async fn catch_up__waiting_does_not_block_append_hand_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn catch_up__waiting_is_ended_by_revocation() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (device, mut ada, _held) = catching_up(&host).await;
-    host.server.services.bus.device_revoked(&device.id);
+    host.server().services.bus.device_revoked(&device.id);
     assert_eq!(ada.end().await.unwrap(), CloseCode::Revoked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn catch_up__waiting_is_cancelled_on_disconnect() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, ada, held) = catching_up(&host).await;
     drop(ada);
-    sessions(&host, 0).await;
+    host.until_sessions(0).await;
     let left = async {
-        while host.server.services.record.reads.waiting() > 0 {
+        while host.server().services.record.reads.waiting() > 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
@@ -166,31 +157,20 @@ async fn catch_up__waiting_is_cancelled_on_disconnect() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn catch_up__waiting_does_not_block_shutdown() {
-    let host = Host::start().await;
+    let mut host = TestServer::start().await;
     let (_, mut ada, held) = catching_up(&host).await;
     drop(held);
-    let Host { server, dir, .. } = host;
-    let zoe = Name::new("zoe").unwrap();
-    let mut turns = Vec::new();
-    for _ in 0..3 {
-        turns.push(server.services.record.reads.turn(&zoe).await);
-    }
-    server.services.bus.missed();
-    let waits = async {
-        while server.services.record.reads.waiting() == 0 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    soon("a read", waits).await;
-    let (down, end) = tokio::join!(soon("shutdown", server.shutdown()), ada.end());
-    down.unwrap();
+    let held = Held::all(&host).await;
+    make_behind(&host);
+    held.until_a_read_waits().await;
+    let _turns = held.turns;
+    let ((), end) = tokio::join!(host.stop(), ada.end());
     assert_eq!(end.unwrap(), CloseCode::Shutdown);
-    drop(dir);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn catch_up__keep_alive_is_answered_while_waiting() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (device, ada, held) = catching_up(&host).await;
     drop((ada, held));
     let often = |config: &mut SessionConfig| {
@@ -210,12 +190,12 @@ async fn catch_up__keep_alive_is_answered_while_waiting() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conversation_change__waiting_read_does_not_delay_appends() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (device, mut ada) = host.owner().await;
     ada.follow(LOBBY, 0).await.unwrap();
     let held = Held::all(&host).await;
     let name = Name::new("ada").unwrap();
-    host.server.services.bus.conversation_changed(std::slice::from_ref(&name), LOBBY);
+    host.server().services.bus.conversation_changed(std::slice::from_ref(&name), LOBBY);
     held.until_a_read_waits().await;
     assert_eq!(ada.append(LOBBY, "while it waits").await.unwrap().n, 1);
     // The request must wait, so that the change is sent before its answer.
@@ -229,15 +209,15 @@ async fn conversation_change__waiting_read_does_not_delay_appends() {
     assert_eq!(ada.pick("the change", pick).await, LOBBY);
     ada.answer(list).await;
     let held = Held::all(&host).await;
-    host.server.services.bus.conversation_changed(std::slice::from_ref(&name), LOBBY);
+    host.server().services.bus.conversation_changed(std::slice::from_ref(&name), LOBBY);
     held.until_a_read_waits().await;
-    host.server.services.bus.device_revoked(&device.id);
+    host.server().services.bus.device_revoked(&device.id);
     assert_eq!(ada.end().await.unwrap(), CloseCode::Revoked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn follow__delayed_read_delivers_each_entry_once() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     let (_, mut bob) = host.member(&mut ada, "bob").await;
     for n in 1..4 {
@@ -263,7 +243,7 @@ async fn follow__delayed_read_delivers_each_entry_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn follow__unfollow_drops_pending_page() {
-    let host = Host::start().await;
+    let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
     for _ in 0..3 {
         ada.append(LOBBY, "old").await.unwrap();
@@ -278,7 +258,7 @@ async fn follow__unfollow_drops_pending_page() {
     held.until_a_read_waits().await;
     let unfollow = Op::Unfollow(proto::Unfollow { conversation: LOBBY });
     done(ada.ask(unfollow).await.unwrap());
-    assert_eq!(host.server.services.record.reads.waiting(), 0);
+    assert_eq!(host.server().services.record.reads.waiting(), 0);
     drop(held);
     assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 3);
     assert!(!has_entries(&ada));

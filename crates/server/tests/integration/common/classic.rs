@@ -10,7 +10,7 @@ use twinlock_server::Config;
 use twinlock_transport::OsEntropy;
 use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust};
 
-use super::{Client, Host, rest, soon};
+use super::{RawClient, TestServer, copy, read_to_end, soon};
 
 /// Opens both listeners on free ports.
 pub fn both_ports(config: &mut Config) {
@@ -20,7 +20,7 @@ pub fn both_ports(config: &mut Config) {
 
 /// Creates a key; returns its bytes, because keys cannot be copied.
 pub async fn add_key(
-    client: &mut Client,
+    client: &mut RawClient,
     name: &str,
     conversation: u64,
     form: proto::ClassicForm,
@@ -31,13 +31,13 @@ pub async fn add_key(
 
 /// Imports a key; returns the key in the answer.
 pub async fn import_key(
-    client: &mut Client,
+    client: &mut RawClient,
     name: &str,
     conversation: u64,
     form: proto::ClassicForm,
     key: &[u8],
 ) -> Result<Vec<u8>, RefusalReason> {
-    let (name, key) = (name.to_owned(), bytes::Bytes::copy_from_slice(key));
+    let (name, key) = (name.to_owned(), copy(key));
     let add = proto::AddClassicKey { name, conversation, form: form.into(), key };
     match client.ask(Op::AddClassicKey(add)).await? {
         Answered::NewClassicKey(new) => Ok(new.key.to_vec()),
@@ -45,12 +45,12 @@ pub async fn import_key(
     }
 }
 
-pub async fn revoke_key(client: &mut Client, name: &str) -> Result<(), RefusalReason> {
+pub async fn revoke_key(client: &mut RawClient, name: &str) -> Result<(), RefusalReason> {
     let revoke = proto::RevokeClassicKey { name: name.to_owned() };
     client.ask(Op::RevokeClassicKey(revoke)).await.map(super::done)
 }
 
-pub async fn list_keys(client: &mut Client) -> Vec<(String, String, String)> {
+pub async fn list_keys(client: &mut RawClient) -> Vec<(String, String, String)> {
     match client.ask(Op::ListClassicKeys(proto::ListClassicKeys::default())).await.unwrap() {
         Answered::ClassicKeys(list) => {
             list.keys.into_iter().map(|key| (key.name, key.user, key.room)).collect()
@@ -61,13 +61,13 @@ pub async fn list_keys(client: &mut Client) -> Vec<(String, String, String)> {
 
 pub type Stream = BufReader<tokio_rustls::client::TlsStream<TcpStream>>;
 
-async fn connect(host: &Host, address: std::net::SocketAddr) -> Option<Stream> {
+async fn connect(host: &TestServer, address: std::net::SocketAddr) -> Option<Stream> {
     over(host, TcpStream::connect(address).await.unwrap()).await
 }
 
 /// The same through a proxy that reports this IPv4 client.
 pub async fn proxied(
-    host: &Host,
+    host: &TestServer,
     address: std::net::SocketAddr,
     client: [u8; 4],
 ) -> Option<Stream> {
@@ -76,20 +76,20 @@ pub async fn proxied(
     over(host, tcp).await
 }
 
-async fn over(host: &Host, tcp: TcpStream) -> Option<Stream> {
+async fn over(host: &TestServer, tcp: TcpStream) -> Option<Stream> {
     tcp.set_nodelay(true).unwrap();
     let tls = ClientTls::new(ServerTrust::Pins(vec![host.pin()]), Alpn::Optional).unwrap();
     soon("TLS", tls.connect("localhost", tcp)).await.ok().map(BufReader::new)
 }
 
 /// Connects to the classic listener, up to the kid line. `None`: the server closed it.
-pub async fn try_lines(host: &Host) -> Option<Stream> {
-    connect(host, host.server.classic_addr().unwrap()).await
+pub async fn try_lines(host: &TestServer) -> Option<Stream> {
+    connect(host, host.server().classic_addr().unwrap()).await
 }
 
 /// Connects to the origin bridge. `None`: the server closed it.
-pub async fn try_bridge(host: &Host) -> Option<Stream> {
-    connect(host, host.server.origin_addr().unwrap()).await
+pub async fn try_bridge(host: &TestServer) -> Option<Stream> {
+    connect(host, host.server().origin_addr().unwrap()).await
 }
 
 pub async fn read_line(io: &mut Stream) -> String {
@@ -106,7 +106,7 @@ pub async fn send(io: &mut Stream, bytes: impl AsRef<[u8]>) {
 
 /// Everything that the server sends until it closes the connection.
 pub async fn to_end(mut io: Stream) -> Vec<u8> {
-    rest(&mut io).await
+    read_to_end(&mut io).await
 }
 
 /// A classic connection that has sent its kid line.
@@ -118,7 +118,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    pub async fn new(host: &Host, kid: &str, key: &[u8; 32]) -> Self {
+    pub async fn new(host: &TestServer, kid: &str, key: &[u8; 32]) -> Self {
         Self::over(try_lines(host).await.unwrap(), kid, key).await
     }
 
@@ -158,7 +158,7 @@ pub fn bridge(form: Form, key: &[u8; 32]) -> Bridge {
 
 /// Kind, sender and text of the entries after `after`.
 pub async fn recorded(
-    client: &mut Client,
+    client: &mut RawClient,
     conversation: u64,
     after: u64,
 ) -> Vec<(u32, String, String)> {
