@@ -2,7 +2,7 @@
 
 use twinlock_client::model::Entry;
 use twinlock_client::outbox::Ack;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{ConversationId, Link, MessageId, Name, Sender};
 use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
@@ -30,7 +30,7 @@ pub(crate) fn entry(n: u64, from: &str, text: &str) -> Entry {
         n,
         time_ms: n,
         message_id: id(0),
-        kind: Kind::TEXT,
+        kind: EntryKind::TEXT,
         sender: Some(Sender::User(name(from), None)),
         text: Some(Untrusted::new(text)),
         file: None,

@@ -3,7 +3,7 @@
 use twinlock_client::Client;
 use twinlock_client::model::{Entry, FileEntry};
 use twinlock_client::record::Page;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{ConversationId, Name, Sender};
 
 use crate::args::Point;
@@ -106,7 +106,7 @@ pub(crate) async fn file_entry(
     let entry = page.entries.into_iter().next().filter(|entry| entry.n == n).ok_or_else(none)?;
     match (&entry.file, entry.kind) {
         (Some(FileEntry { .. }), _) => Ok(entry),
-        (None, Kind::FILE) => {
+        (None, EntryKind::FILE) => {
             Err(Failure::new(Exit::ServerSaidNo, format!("the file of entry {n} was erased")))
         }
         (None, kind) => {

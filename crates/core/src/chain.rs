@@ -11,9 +11,9 @@ use crate::schedule::{self, hash};
 
 /// The kind byte of an entry. Unknown kinds are stored and chained like any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Kind(pub u8);
+pub struct EntryKind(pub u8);
 
-impl Kind {
+impl EntryKind {
     /// Text of a user.
     pub const TEXT: Self = Self(1);
     /// A notice from the server: a user joined, a topic changed.
@@ -64,7 +64,7 @@ pub struct Linked<'a> {
     /// The message's id, drawn by the client.
     pub message_id: &'a MessageId,
     /// The kind of entry.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// 0..=255 bytes; [`crate::id::Sender`] has at most 65.
     pub sender: &'a [u8],
     /// The commitment to salt and body.

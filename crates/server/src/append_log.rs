@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{ConversationId, Name, SessionId};
 use twinlock_core::text::Untrusted;
 use twinlock_store::NewEntry;
@@ -70,7 +70,7 @@ pub(crate) struct AppendSender {
     pub(crate) user: Name,
     /// As entries name it.
     pub(crate) sender: Arc<str>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: EntryKind,
     pub(crate) sid: Option<SessionId>,
 }
 

@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use tokio::time::{Instant, sleep_until};
-use twinlock_store::{Answer, Appended, NewEntry, Order, StoreError};
+use twinlock_store::{AppendAnswer, Appended, NewEntry, Order, StoreError};
 
 use crate::config::Limits;
 use crate::limits::accounts::{Account, ENTRY};
@@ -55,7 +55,7 @@ impl AppendBatch {
 /// A batch that was handed to the recorder.
 pub(crate) struct HandedBatch {
     requests: Vec<AppendRequest>,
-    answer: Result<Answer, StoreError>,
+    answer: Result<AppendAnswer, StoreError>,
     charged: u64,
 }
 

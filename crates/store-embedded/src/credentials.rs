@@ -5,7 +5,7 @@ use twinlock_core::id::{CredentialId, InviteId, Name};
 use twinlock_core::keys::RowKey;
 use twinlock_store::equal_cost::{self, AFTER_CIDS, AFTER_NAMES};
 use twinlock_store::row_mac::{CredentialRow, CredentialState, MacRow as _};
-use twinlock_store::{LookedUp, Person, Role, StoreError};
+use twinlock_store::{LookedUp, StoreError, StoredPerson, UserRole};
 
 use crate::error::DbError;
 use crate::row::{first, get_name, get_optional_name, get_uint, int};
@@ -48,7 +48,7 @@ pub(crate) fn read_row(row: &Row<'_>) -> Result<(CredentialRow, [u8; 32]), DbErr
         label: row.get(3)?,
         created_ms: get_uint(row, 4)?,
         seen_ms: get_uint(row, 5)?,
-        role: Role::from_number(row.get(6)?)?,
+        role: UserRole::from_number(row.get(6)?)?,
         expires_ms: get_uint(row, 7)?,
         made_by: get_optional_name(row, 8)?,
         state: CredentialState::from_number(row.get(9)?)?,
@@ -118,10 +118,10 @@ pub(crate) const PERSON: &str = "name, role, password, created_ms, mac";
 ///
 /// # Errors
 /// [`StoreError::Damaged`] if its MAC does not verify.
-pub(crate) fn get_person(row: &Row<'_>, key: &RowKey) -> Result<Person, DbError> {
-    let person = Person {
+pub(crate) fn get_person(row: &Row<'_>, key: &RowKey) -> Result<StoredPerson, DbError> {
+    let person = StoredPerson {
         user: get_name(row, 0)?,
-        role: Role::from_number(row.get(1)?)?,
+        role: UserRole::from_number(row.get(1)?)?,
         password: row.get(2)?,
         created_ms: get_uint(row, 3)?,
     };
@@ -133,7 +133,7 @@ pub(crate) fn person(
     conn: &Connection,
     key: &RowKey,
     user: &Name,
-) -> Result<Option<Person>, DbError> {
+) -> Result<Option<StoredPerson>, DbError> {
     let get = |row: &Row<'_>| get_person(row, key);
     let mut select = conn.prepare_cached(&format!("SELECT {PERSON} FROM users WHERE name = ?1"))?;
     let found = first(&mut select, [user.as_str()], get)?;
@@ -148,7 +148,7 @@ pub(crate) fn person(
 pub(crate) fn write_person(
     conn: &Connection,
     key: &RowKey,
-    person: &Person,
+    person: &StoredPerson,
 ) -> Result<(), DbError> {
     let mac = person.mac(key);
     conn.prepare_cached(&format!(
@@ -189,8 +189,12 @@ mod tests {
         conn.execute_batch(include_str!("../migrations/0001_record.sql")).unwrap();
         let key = RowKey::new(&[7; 32]);
         let ada = Name::new("ada").unwrap();
-        let person =
-            Person { user: ada.clone(), role: Role::Member, password: true, created_ms: 1 };
+        let person = StoredPerson {
+            user: ada.clone(),
+            role: UserRole::Member,
+            password: true,
+            created_ms: 1,
+        };
         write_person(&conn, &key, &person).unwrap();
         let device = |n| CredentialId::Device(DeviceId([n; 16]));
         let user = CredentialId::User(ada.clone());

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::ConversationId;
 use twinlock_store::file_body;
 use twinlock_store::tokenizer;
@@ -141,7 +141,7 @@ fn take_in(conn: &Connection, done: i64) -> Result<IndexStep, DbError> {
         if let Some(body) = row.get_ref(2)?.as_blob_or_null()? {
             bytes += body.len();
             let place: i64 = row.get(1)?;
-            let text = file_body::text(Kind(row.get(3)?), body);
+            let text = file_body::text(EntryKind(row.get(3)?), body);
             insert.execute(params![last, place.to_string(), tokenizer::of_text(&text)])?;
         }
     }
@@ -162,7 +162,7 @@ pub(crate) fn forget(
     conn: &Connection,
     seq: i64,
     conversation: ConversationId,
-    kind: Kind,
+    kind: EntryKind,
     body: &[u8],
 ) -> Result<(), DbError> {
     if seq <= done(conn)? {

@@ -75,13 +75,13 @@ pub(crate) struct AppendCommand {
 /// The recorder runs it inside a savepoint, or passes it the error that prevents this. The caller
 /// gets the answer after the commit.
 pub(crate) type WriteJob =
-    Box<dyn FnOnce(Result<&mut WriteTransaction<'_>, &StoreError>) -> FinishedJob + Send>;
+    Box<dyn FnOnce(Result<&mut WriteTransaction<'_>, &StoreError>) -> RecordedJob + Send>;
 
 /// Answers a job's caller. The argument is the error of the transaction, if it failed.
 type JobAnswer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
 /// Whether to keep a job's changes, and how to answer its caller after the commit.
-pub(crate) struct FinishedJob {
+pub(crate) struct RecordedJob {
     pub(crate) keep: bool,
     pub(crate) answer: JobAnswer,
 }
@@ -93,7 +93,7 @@ enum PendingAnswer {
         reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
         room: OwnedSemaphorePermit,
     },
-    Job(FinishedJob),
+    Job(RecordedJob),
 }
 
 /// The recorder's state between transactions.
@@ -373,7 +373,7 @@ fn run_job(
     transaction: &mut WriteTransaction<'_>,
     job: WriteJob,
     failed: &mut Option<StoreError>,
-) -> FinishedJob {
+) -> RecordedJob {
     let conn = transaction.conn;
     let fail = |failed: &mut Option<StoreError>, error: rusqlite::Error| {
         failed.get_or_insert_with(|| DbError::from(error).0);

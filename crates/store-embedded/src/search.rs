@@ -11,11 +11,13 @@
 use std::time::Instant;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::ConversationId;
 use twinlock_store::file_body;
 use twinlock_store::tokenizer::Query;
-use twinlock_store::{Content, Entry, Found, IndexPosition, Limit, PrefixWords, SearchFrom};
+use twinlock_store::{
+    IndexPosition, PrefixWords, ReadLimit, SearchFrom, SearchResult, StoredContent, StoredEntry,
+};
 
 use crate::entries::{self, BODY, COLUMN_COUNT, COLUMNS, KIND};
 use crate::error::DbError;
@@ -46,9 +48,9 @@ struct SearchSlice<'a> {
     conversation: ConversationId,
     query: Query,
     before: u64,
-    limit: Limit,
+    limit: ReadLimit,
     until: Instant,
-    entries: Vec<Entry>,
+    entries: Vec<StoredEntry>,
     bytes: usize,
 }
 
@@ -66,11 +68,11 @@ pub(crate) fn some(
     conversation: ConversationId,
     text: &str,
     from: SearchFrom,
-    limit: Limit,
+    limit: ReadLimit,
     until: Instant,
-) -> Result<Found, DbError> {
+) -> Result<SearchResult, DbError> {
     let Some(query) = Query::new(text) else {
-        return Ok(Found { entries: Vec::new(), next: None });
+        return Ok(SearchResult { entries: Vec::new(), next: None });
     };
     let before = from.before;
     let (entries, bytes) = (Vec::new(), 0);
@@ -92,7 +94,7 @@ pub(crate) fn some(
         SearchEnd::All => None,
         SearchEnd::At(next) => Some(next),
     };
-    Ok(Found { entries: search.entries, next })
+    Ok(SearchResult { entries: search.entries, next })
 }
 
 impl SearchSlice<'_> {
@@ -105,7 +107,7 @@ impl SearchSlice<'_> {
         while let Some(row) = rows.next()?
             && row.get::<_, i64>(COLUMN_COUNT)? > done
         {
-            let kind = Kind(row.get(KIND)?);
+            let kind = EntryKind(row.get(KIND)?);
             let body = row.get_ref(BODY)?.as_blob_or_null()?;
             let n = entries::number(row)?;
             if body.is_some_and(|body| self.query.matches(&file_body::text(kind, body))) {
@@ -179,7 +181,7 @@ impl SearchSlice<'_> {
         let mut rows = select.query(params![fts, below, from, int(self.conversation)])?;
         while let Some(row) = rows.next()? {
             let body = row.get_ref(BODY)?.as_blob_or_null()?;
-            let kind = Kind(row.get(KIND)?);
+            let kind = EntryKind(row.get(KIND)?);
             let hit =
                 !read || body.is_some_and(|body| self.query.matches(&file_body::text(kind, body)));
             // An erased entry has no body. Its words are gone from the index too, so this is only a
@@ -194,8 +196,8 @@ impl SearchSlice<'_> {
         Ok(None)
     }
 
-    fn take(&mut self, entry: Entry) {
-        if let Content::Body(_, body) = &entry.content {
+    fn take(&mut self, entry: StoredEntry) {
+        if let StoredContent::Body(_, body) = &entry.content {
             self.bytes = self.bytes.saturating_add(body.len());
         }
         self.entries.push(entry);
@@ -284,7 +286,7 @@ mod tests {
 
     /// Runs a search in slices of this time, and returns their number.
     fn slices(conn: &Connection, text: &str, time: Duration) -> usize {
-        let limit = Limit { entries: 100, bytes: usize::MAX };
+        let limit = ReadLimit { entries: 100, bytes: usize::MAX };
         let (mut count, mut from) = (0, Some(SearchFrom::below(u64::MAX)));
         while let Some(at) = from
             && count < 1000

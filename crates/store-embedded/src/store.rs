@@ -15,9 +15,9 @@ use twinlock_store::{Bounds, Published, RowKey, StoreError};
 use crate::checkpoint::PriorCheckpoints;
 use crate::error::DbError;
 use crate::open::{self, OpenError, RecordLock};
-use crate::options::Options;
+use crate::options::StoreOptions;
 use crate::readers::Readers;
-use crate::recorder::{FinishedJob, RecorderCommand, RecorderContext, WriteJob};
+use crate::recorder::{RecordedJob, RecorderCommand, RecorderContext, WriteJob};
 use crate::write_transaction::WriteTransaction;
 
 /// Capacity of the recorder's queue, bytes: bodies, plus [`crate::index::ENTRY`] for each entry.
@@ -62,7 +62,7 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// [`OpenError`]. An error that refuses the record leaves its files unchanged.
-    pub fn open(path: &Path, options: Options) -> Result<Arc<Self>, OpenError> {
+    pub fn open(path: &Path, options: StoreOptions) -> Result<Arc<Self>, OpenError> {
         Self::open_locked(RecordLock::take(path)?, options)
     }
 
@@ -71,8 +71,8 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_locked(lock: RecordLock, options: Options) -> Result<Arc<Self>, OpenError> {
-        let Options { server_key, row_key, clock, bounds } = options;
+    pub fn open_locked(lock: RecordLock, options: StoreOptions) -> Result<Arc<Self>, OpenError> {
+        let StoreOptions { server_key, row_key, clock, bounds } = options;
         let path = &lock.database.clone();
         let lock = Arc::new(lock);
         // The WAL may still contain content that was erased just before a crash.
@@ -161,7 +161,7 @@ impl EmbeddedStore {
                 Ok(transaction) => work(transaction).map_err(StoreError::from),
                 Err(error) => Err(error.clone()),
             };
-            FinishedJob {
+            RecordedJob {
                 keep: result.is_ok(),
                 answer: Box::new(move |failed| {
                     reply.send(failed.map_or(result, |error| Err(error.clone()))).ok();

@@ -7,8 +7,10 @@
 use twinlock_core::id::{CredentialId, Name};
 use twinlock_core::keys::RowKey;
 
-use crate::accounts::{Credential, Holder, KNOWN_SOURCE_MS, LookedUp, Person, Role};
-use crate::classic_keys::ClassicKey;
+use crate::accounts::{
+    Holder, KNOWN_SOURCE_MS, LookedUp, StoredCredential, StoredPerson, UserRole,
+};
+use crate::classic_keys::StoredClassicKey;
 use crate::error::StoreError;
 use crate::row_mac::{ClassicKeyRow, CredentialRow, CredentialState, MacRow, ReadRow};
 
@@ -85,7 +87,7 @@ pub fn user_of(row: &CredentialRow) -> Name {
 pub fn look_up(
     id: &CredentialId,
     (row, is_there): (CredentialRow, bool),
-    person: Result<Option<Person>, StoreError>,
+    person: Result<Option<StoredPerson>, StoreError>,
     now_ms: u64,
 ) -> Result<LookedUp, StoreError> {
     let person = match person {
@@ -106,14 +108,17 @@ pub fn look_up(
             (Holder::Invite(row.terms()), false)
         }
     };
-    Ok(LookedUp::new(Credential { record: row.record, holder }, usable))
+    Ok(LookedUp::new(StoredCredential { record: row.record, holder }, usable))
 }
 
 /// A user's row, if its MAC verifies.
 ///
 /// # Errors
 /// [`StoreError::Damaged`] if it does not.
-pub fn verified_person(row: ReadRow<Person>, key: &RowKey) -> Result<Person, StoreError> {
+pub fn verified_person(
+    row: ReadRow<StoredPerson>,
+    key: &RowKey,
+) -> Result<StoredPerson, StoreError> {
     let (person, mac) = row?;
     if person.has_mac(key, &mac) {
         Ok(person)
@@ -128,14 +133,14 @@ pub fn verified_person(row: ReadRow<Person>, key: &RowKey) -> Result<Person, Sto
 /// # Errors
 /// The error of `found`.
 pub fn person(
-    found: Option<Result<Person, StoreError>>,
-    other: Option<Result<Person, StoreError>>,
+    found: Option<Result<StoredPerson, StoreError>>,
+    other: Option<Result<StoredPerson, StoreError>>,
     key: &RowKey,
     user: &Name,
-) -> Result<Option<Person>, StoreError> {
+) -> Result<Option<StoredPerson>, StoreError> {
     if found.is_none() && other.is_none() {
         let user = user.clone();
-        let nobody = Person { user, role: Role::Member, password: false, created_ms: 0 };
+        let nobody = StoredPerson { user, role: UserRole::Member, password: false, created_ms: 0 };
         let _never = nobody.has_mac(key, &[0; 32]);
     }
     found.transpose()
@@ -171,8 +176,8 @@ pub fn user_of_classic_key<'r>(row: Option<&'r ClassicKeyRow>, name: &'r Name) -
 /// The error of `person`, unless its row was damaged.
 pub fn usable_classic_key(
     row: Option<ClassicKeyRow>,
-    person: Result<Option<Person>, StoreError>,
-) -> Result<Option<ClassicKey>, StoreError> {
+    person: Result<Option<StoredPerson>, StoreError>,
+) -> Result<Option<StoredClassicKey>, StoreError> {
     let person = match person {
         Err(StoreError::Damaged(error)) => {
             tracing::error!(%error, "a user's row was changed: its classic keys open nothing");
@@ -222,9 +227,9 @@ mod tests {
         CredentialId::Device(DeviceId([n; 16]))
     }
 
-    fn ada() -> Person {
+    fn ada() -> StoredPerson {
         let user = Name::new("ada").unwrap();
-        Person { user, role: Role::Member, password: true, created_ms: 1 }
+        StoredPerson { user, role: UserRole::Member, password: true, created_ms: 1 }
     }
 
     fn row(id: &CredentialId) -> (CredentialRow, [u8; 32]) {

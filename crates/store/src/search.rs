@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use twinlock_core::id::ConversationId;
 
 use crate::error::StoreError;
-use crate::log::{Entry, Limit};
+use crate::log::{ReadLimit, StoredEntry};
 
 /// Time of one slice of a search. Between slices, other reads and checkpoints run.
 pub const SLICE: Duration = Duration::from_millis(20);
@@ -16,7 +16,7 @@ pub const SLICE: Duration = Duration::from_millis(20);
 pub trait EntrySearch: Send + Sync + 'static {
     /// Searches for entries that contain all words of `text`, newest first, for about `time`.
     ///
-    /// A last word of three or more letters matches as a prefix. [`Found::next`] says where the
+    /// A last word of three or more letters matches as a prefix. [`SearchResult::next`] says where the
     /// search resumes. The call reads one snapshot of the record, which delays checkpoints until it
     /// returns. It finds at most `limit.entries` entries with about `limit.bytes` of bodies, but at
     /// least one entry if there is one.
@@ -25,9 +25,9 @@ pub trait EntrySearch: Send + Sync + 'static {
         conversation: ConversationId,
         text: &str,
         from: SearchFrom,
-        limit: Limit,
+        limit: ReadLimit,
         time: Duration,
-    ) -> Result<Found, StoreError>;
+    ) -> Result<SearchResult, StoreError>;
 
     /// Approximate number of bytes that a search may have to read because they are not indexed yet.
     /// Counts bodies, plus 256 for each entry; 0 when the index is up to date.
@@ -41,13 +41,13 @@ pub trait EntrySearch: Send + Sync + 'static {
         text: &str,
         before: u64,
         entries: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
+    ) -> Result<Vec<StoredEntry>, StoreError> {
         let mut all = Vec::new();
         let mut from = Some(SearchFrom::below(before));
         while let Some(at) = from
             && all.len() < entries
         {
-            let limit = Limit { entries: entries - all.len(), bytes: usize::MAX };
+            let limit = ReadLimit { entries: entries - all.len(), bytes: usize::MAX };
             let found = self.search_some(conversation, text, at, limit, SLICE).await?;
             all.extend(found.entries);
             from = found.next;
@@ -96,9 +96,9 @@ pub enum PrefixWords {
 
 /// The result of one slice of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct SearchResult {
     /// Matching entries, newest first.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<StoredEntry>,
     /// Where the search resumes; `None`: it is complete.
     pub next: Option<SearchFrom>,
 }

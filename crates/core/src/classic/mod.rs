@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::Entropy;
 use crate::id::{ConversationId, Link};
-use crate::keys::{ClassicKey, LineKey};
+use crate::keys::{ClassicSecret, LineKey};
 use crate::limits::MAX_TEXT;
 use crate::schedule;
 use crate::wiped::{self, wiped};
@@ -43,7 +43,7 @@ const GREETING: &str = "TLC1 ";
 /// The message format of a key. Each key has one form only, so that a message of one form never
 /// passes as one of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
+pub enum ClassicScheme {
     /// JWE lines.
     Jwe,
     /// The origin bridge, without integrity protection.
@@ -52,7 +52,7 @@ pub enum Form {
     OriginHmac,
 }
 
-impl Form {
+impl ClassicScheme {
     /// The name on the command line and in JSON.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -150,7 +150,7 @@ impl Heard {
     /// The connection's two directions, for the server. Only the client's first sealed line proves
     /// that the client has the key.
     #[must_use]
-    pub fn lines(self, psk: &ClassicKey) -> ClassicChannel {
+    pub fn lines(self, psk: &ClassicSecret) -> ClassicChannel {
         let [c2s, s2c] =
             wiped::<{ wiped::FRAME }, _>(|| line_keys(psk, &self.sn, &self.cn, &self.kid));
         ClassicChannel { read: ChannelDirection::new(c2s), write: ChannelDirection::new(s2c) }
@@ -163,7 +163,7 @@ impl Heard {
 /// [`Closed::Form`].
 pub fn call(
     kid: &str,
-    psk: &ClassicKey,
+    psk: &ClassicSecret,
     greeting: &[u8],
     entropy: &mut (impl Entropy + ?Sized),
 ) -> Result<(String, ClassicChannel), Closed> {
@@ -185,7 +185,12 @@ fn nonce(text: &str) -> Result<[u8; 16], Closed> {
 }
 
 /// `K_dir = HMAC-SHA-512(psk, "tlc1 " || dir || sn || cn || kid)`, for "c2s" and "s2c".
-pub(crate) fn line_keys(psk: &ClassicKey, sn: &[u8; 16], cn: &[u8; 16], kid: &str) -> [LineKey; 2] {
+pub(crate) fn line_keys(
+    psk: &ClassicSecret,
+    sn: &[u8; 16],
+    cn: &[u8; 16],
+    kid: &str,
+) -> [LineKey; 2] {
     ["c2s", "s2c"].map(|dir| {
         let parts = [schedule::CLASSIC_LINE, dir.as_bytes(), sn, cn, kid.as_bytes()];
         LineKey::new(&schedule::hmac_512(psk.expose_secret(), &parts))
@@ -262,7 +267,7 @@ mod laws {
     use crate::keys::ClassicRoot;
     use crate::test_entropy::Seeded;
 
-    fn ends(psk: &ClassicKey, entropy: &mut Seeded) -> (ClassicChannel, ClassicChannel) {
+    fn ends(psk: &ClassicSecret, entropy: &mut Seeded) -> (ClassicChannel, ClassicChannel) {
         let greeting = Greeting::draw(entropy);
         let (hello, client) =
             call("lamp", psk, greeting.line().trim_end().as_bytes(), entropy).unwrap();
@@ -280,7 +285,7 @@ mod laws {
 
     #[test]
     fn classic__message_is_bound_to_position_direction_connection() {
-        let (psk, rng) = (ClassicKey::new(&[7; 32]), &mut Seeded(0));
+        let (psk, rng) = (ClassicSecret::new(&[7; 32]), &mut Seeded(0));
         let (mut server, mut client) = ends(&psk, rng);
         let (mut other, mut also) = ends(&psk, rng);
         let [a, b, c] = ["", "b", "Grüße ☃"].map(|text| sealed(&mut client, text, rng));
@@ -302,7 +307,7 @@ mod laws {
     #[test]
     fn classic__other_key_or_name_is_rejected() {
         let rng = &mut Seeded(0);
-        let (_, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
+        let (_, mut client) = ends(&ClassicSecret::new(&[7; 32]), rng);
         let line = sealed(&mut client, "x", rng);
         // The nonces of `ends`: the server's is drawn first.
         let (mut sn, mut cn) = ([0; 16], [0; 16]);
@@ -311,16 +316,16 @@ mod laws {
         again.fill(&mut cn);
         for (kid, psk) in [("lamp", [8; 32]), ("lamb", [7; 32])] {
             let heard = Heard { sn, cn, kid: kid.to_owned() };
-            assert_eq!(heard.lines(&ClassicKey::new(&psk)).open(&line), Err(Closed::Tag));
+            assert_eq!(heard.lines(&ClassicSecret::new(&psk)).open(&line), Err(Closed::Tag));
         }
         let heard = Heard { sn, cn, kid: "lamp".to_owned() };
-        assert!(heard.lines(&ClassicKey::new(&[7; 32])).open(&line).is_ok());
+        assert!(heard.lines(&ClassicSecret::new(&[7; 32])).open(&line).is_ok());
     }
 
     #[test]
     fn classic__changed_truncated_or_extended_message_is_rejected() {
         let rng = &mut Seeded(0);
-        let (mut server, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
+        let (mut server, mut client) = ends(&ClassicSecret::new(&[7; 32]), rng);
         let line = sealed(&mut client, "sixteen bytes ..", rng);
         for i in 0..line.len() {
             for byte in [b'A', b'.', b'=', b'+', b' ', b'\r', 0, 0xff, line[i] ^ 1] {
@@ -339,7 +344,7 @@ mod laws {
     #[test]
     fn classic__text_over_maximum_length_is_rejected() {
         let rng = &mut Seeded(0);
-        let (mut server, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
+        let (mut server, mut client) = ends(&ClassicSecret::new(&[7; 32]), rng);
         let longest = "x".repeat(MAX_TEXT);
         let line = sealed(&mut client, &longest, rng);
         assert!(line.len() <= MAX_LINE);
@@ -391,12 +396,12 @@ mod laws {
     #[test]
     fn classic__imported_key_is_bound_to_root_name_and_salt() {
         let (root, name) = (ClassicRoot::new(&[1; 32]), Name::new("old").unwrap());
-        let key = ClassicKey::new(&[9; 32]);
+        let key = ClassicSecret::new(&[9; 32]);
         let sealed = root.seal_imported(&name, &[3; 32], &key);
         assert_ne!(sealed, [9; 32]);
         assert_eq!(root.open_imported(&name, &[3; 32], &sealed).expose_secret(), &[9; 32]);
         // The pad differs from a key that the server creates.
-        let zero = ClassicKey::new(&[0; 32]);
+        let zero = ClassicSecret::new(&[0; 32]);
         let pad = root.seal_imported(&name, &[3; 32], &zero);
         assert_ne!(&pad, root.key(&name, &[3; 32]).expose_secret());
         for other in [

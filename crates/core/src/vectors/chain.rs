@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Case, Counts, Tally};
-use crate::chain::{Broken, Kind, Linked, Position, commit, link_0};
+use crate::chain::{Broken, EntryKind, Linked, Position, commit, link_0};
 use crate::id::{Commit, ConversationId, Link, MessageId, Salt, ServerKey};
 
 pub(super) fn run(file: &Value) -> Counts {
@@ -66,7 +66,7 @@ fn with_linked<T>(
         n: entry.num("n"),
         time_ms: entry.num("time_ms"),
         message_id: &MessageId(entry.bytes("message_id")),
-        kind: Kind(u8::try_from(entry.num("kind")).unwrap()),
+        kind: EntryKind(u8::try_from(entry.num("kind")).unwrap()),
         sender: &entry.hex("sender"),
         commit: &commit,
     })

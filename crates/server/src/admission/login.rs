@@ -9,7 +9,7 @@ use twinlock_core::frame::ErrorCode;
 use twinlock_core::handshake::{AwaitProof, Established, HelloFault};
 use twinlock_core::id::{CredentialId, DeviceId, Name};
 use twinlock_core::opaque::RECORD;
-use twinlock_store::{Credential, LoginMethod, LookedUp, StoreError};
+use twinlock_store::{LoginMethod, LookedUp, StoreError, StoredCredential};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::login::{Acceptor, LoginError, parse_hello};
 
@@ -28,7 +28,7 @@ const QUEUE: Duration = Duration::from_secs(2);
 /// A successful login, with the credential that it was checked against.
 pub(crate) struct CheckedLogin {
     pub(crate) established: Established,
-    pub(crate) credential: Credential,
+    pub(crate) credential: StoredCredential,
 }
 
 /// Why a login was refused.

@@ -196,10 +196,10 @@ impl ConversationTopic {
 
 #[cfg(test)]
 mod tests {
-    use twinlock_core::chain::Kind;
+    use twinlock_core::chain::EntryKind;
     use twinlock_core::id::{DeviceId, Link, MessageId, Name, Salt};
     use twinlock_core::proto;
-    use twinlock_store::{Content, Entry};
+    use twinlock_store::{StoredContent, StoredEntry};
 
     use super::super::registry::{RegisteredSession, Registry, SessionLimits};
     use super::super::signals::Owner;
@@ -209,13 +209,13 @@ mod tests {
 
     fn commits(numbers: std::ops::RangeInclusive<u64>, body: usize) -> [Published; 1] {
         let head = *numbers.end();
-        let entry = |n| Entry {
+        let entry = |n| StoredEntry {
             n,
             time_ms: 0,
             message_id: MessageId([0; 16]),
-            kind: Kind::TEXT,
+            kind: EntryKind::TEXT,
             sender: Bytes::new(),
-            content: Content::Body(Salt([0; 16]), vec![b'a'; body].into()),
+            content: StoredContent::Body(Salt([0; 16]), vec![b'a'; body].into()),
             link: Link([0; 32]),
         };
         [Published { conversation: 1, head, entries: numbers.map(entry).collect() }]

@@ -6,12 +6,12 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::classic::{
-    AHEAD, ClassicChannel, Form, Greeting, Heard, MAX_HELLO, MAX_LINE, answer,
+    AHEAD, ClassicChannel, ClassicScheme, Greeting, Heard, MAX_HELLO, MAX_LINE, answer,
 };
 use twinlock_core::id::Name;
-use twinlock_store::{Appended, ClassicKey};
+use twinlock_store::{Appended, StoredClassicKey};
 use twinlock_transport::OsEntropy;
 
 use super::end::ClassicEnd;
@@ -57,7 +57,7 @@ where
     let now = Instant::now();
     let begun = (!stream.pending().is_empty()).then_some(now);
     let account = key.as_ref().map(|key| services.record.accounts.of(&key.user));
-    let log = key.as_ref().map(|key| append_log(key, Kind::CLASSIC));
+    let log = key.as_ref().map(|key| append_log(key, EntryKind::CLASSIC));
     let connection = JweConnection {
         services,
         permit,
@@ -95,13 +95,13 @@ pub(super) async fn key_and_lines(
     admission: &Admission,
     record: &Record,
     heard: Heard,
-) -> Result<(Option<ClassicKey>, ClassicChannel), ClassicEnd> {
+) -> Result<(Option<StoredClassicKey>, ClassicChannel), ClassicEnd> {
     // An invalid name belongs to no key. The protocol allows names that the server does not accept;
     // they are looked up as a name without a key.
     #[allow(clippy::expect_used)]
     let name = Name::new(heard.kid()).unwrap_or_else(|_| Name::new("nobody").expect("a constant"));
     let row = record.store.classic_key(&name).await?;
-    let row = row.filter(|row| row.form == Form::Jwe && row.name.as_str() == heard.kid());
+    let row = row.filter(|row| row.form == ClassicScheme::Jwe && row.name.as_str() == heard.kid());
     let row = row.filter(|row| !record.barred.has_key(&row.name));
     let psk = admission.classic_key(&name, row.as_ref());
     let lines = heard.lines(&psk);
@@ -114,7 +114,7 @@ struct JweConnection<'s, S> {
     stream: LineStream<S>,
     lines: ClassicChannel,
     /// `None`: the key does not exist, so no line opens.
-    key: Option<ClassicKey>,
+    key: Option<StoredClassicKey>,
     revocations: watch::Receiver<u64>,
     appends: Appends,
     /// Set once nothing more is read; the connection ends when everything is answered.
@@ -256,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
             self.proven = true;
             tracing::info!(user = %key.user, key = %key.name, "classic connection");
         }
-        Ok(entry(&self.services.env, &self.services.record, key, Kind::CLASSIC, text))
+        Ok(entry(&self.services.env, &self.services.record, key, EntryKind::CLASSIC, text))
     }
 
     fn answer(&mut self, recorded: AnsweredBatch) -> Result<(), ClassicEnd> {

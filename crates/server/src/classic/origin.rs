@@ -9,10 +9,10 @@ use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use twinlock_core::chain::Kind;
-use twinlock_core::classic::Form;
+use twinlock_core::chain::EntryKind;
+use twinlock_core::classic::ClassicScheme;
 use twinlock_core::classic::origin::{Bridge, MAX_MESSAGE};
-use twinlock_store::{Appended, ClassicKey, Receipt, StoreError};
+use twinlock_store::{Appended, Receipt, StoreError, StoredClassicKey};
 use twinlock_transport::OsEntropy;
 
 use super::end::ClassicEnd;
@@ -67,7 +67,7 @@ where
 }
 
 /// A key of the bridge, with its cipher.
-type BridgeKey = (ClassicKey, Bridge);
+type BridgeKey = (StoredClassicKey, Bridge);
 
 struct BridgeConnection<'s, S> {
     services: &'s Services,
@@ -117,7 +117,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
             not_recorded(&error);
             return Err(error.into());
         }
-        let entry = entry(&self.services.env, &self.services.record, key, Kind::UNPROTECTED, text);
+        let entry =
+            entry(&self.services.env, &self.services.record, key, EntryKind::UNPROTECTED, text);
         let receipt = match self.services.record.store.append(vec![entry]).await {
             Ok(appended) => match appended.into_iter().next() {
                 Some(Appended::Recorded(receipt)) => receipt,
@@ -130,7 +131,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
                 return Err(error.into());
             }
         };
-        let log = self.log.get_or_insert_with(|| append_log(key, Kind::UNPROTECTED));
+        let log = self.log.get_or_insert_with(|| append_log(key, EntryKind::UNPROTECTED));
         let (conversation, n) = (receipt.conversation, receipt.n);
         log.note(&self.services.record, &[RecordedAppend { conversation, n, bytes }]);
         let mut answer = bridge.seal(&received_at(&receipt), &mut OsEntropy);
@@ -289,7 +290,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
 
     async fn look_up(&self) -> Result<Vec<BridgeKey>, StoreError> {
         let mut keys = Vec::new();
-        for form in [Form::OriginHmac, Form::Origin] {
+        for form in [ClassicScheme::OriginHmac, ClassicScheme::Origin] {
             if let Some(row) = self.services.record.store.classic_key_of(form).await?
                 && !self.services.record.barred.has_key(&row.name)
             {

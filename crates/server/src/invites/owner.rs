@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use twinlock_core::id::{CredentialId, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
-use twinlock_store::Role;
+use twinlock_store::UserRole;
 use zeroize::Zeroizing;
 
 use super::make;
@@ -39,7 +39,7 @@ pub(crate) async fn invite(
     let (id, secret) = match kept.as_ref().and_then(|text| InviteLink::parse(text.trim()).ok()) {
         Some(link) if works(admission, record, &link).await? => (link.id, link.secret),
         _ => {
-            let (id, secret, _) = make(admission, record, Role::Owner, None, 0, None)
+            let (id, secret, _) = make(admission, record, UserRole::Owner, None, 0, None)
                 .await
                 .map_err(|_| StartError::OwnerInvite)?;
             (id, secret)

@@ -41,7 +41,7 @@ impl fmt::Debug for Unindexed {
 
 /// The accounts of all users who have written.
 #[derive(Debug)]
-pub(crate) struct Accounts {
+pub(crate) struct AccountTable {
     rates: Rates,
     unindexed: Unindexed,
     began: Instant,
@@ -99,7 +99,7 @@ pub(crate) struct OverQuota {
     pub(crate) again: Duration,
 }
 
-impl Accounts {
+impl AccountTable {
     pub(crate) fn new(limits: &Limits, unindexed: Unindexed) -> Self {
         // A bucket without any burst would always be empty.
         let burst = limits.text_burst.max(1);

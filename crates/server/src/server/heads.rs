@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use twinlock_core::id::{ConversationId, Link, ServerKey, TlsPin};
-use twinlock_store::{Limit, Newest, Store, StoreError};
+use twinlock_store::{Newest, ReadLimit, Store, StoreError};
 use twinlock_store_embedded::Expected;
 
 use crate::error::StartError;
@@ -135,7 +135,7 @@ impl Heads {
     async fn missing(&self, store: &dyn Store) -> Result<Vec<Newest>, StoreError> {
         let mut missing = Vec::new();
         for at in &self.newest {
-            let one = Limit { entries: 1, bytes: 1 };
+            let one = ReadLimit { entries: 1, bytes: 1 };
             let there = match store.read(at.conversation, at.n.saturating_sub(1), one).await {
                 Ok(page) => page.entries.first().is_some_and(|e| e.n == at.n && e.link == at.link),
                 Err(StoreError::Damaged(_)) => false,
@@ -208,7 +208,7 @@ async fn warn(lost: &[Newest], store: &dyn Store, path: &Path) -> Result<(), Sto
 }
 
 async fn head(store: &dyn Store, conversation: ConversationId) -> Result<u64, StoreError> {
-    match store.read(conversation, 0, Limit { entries: 1, bytes: 1 }).await {
+    match store.read(conversation, 0, ReadLimit { entries: 1, bytes: 1 }).await {
         Ok(page) => Ok(page.head),
         Err(StoreError::Damaged(_)) => Ok(0),
         Err(error) => Err(error),

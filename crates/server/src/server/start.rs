@@ -165,7 +165,7 @@ fn open_store(
     start: StartKind,
     known: &Heads,
 ) -> Result<Arc<dyn Store>, StartError> {
-    let options = twinlock_store_embedded::Options::new(setup.server_key(), setup.row_key());
+    let options = twinlock_store_embedded::StoreOptions::new(setup.server_key(), setup.row_key());
     let options = options.bounds(config.limits.bounds);
     if start == StartKind::Later {
         lock.check(&known.expected())?;

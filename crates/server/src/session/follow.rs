@@ -14,7 +14,7 @@ use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, item::What};
 use twinlock_core::session::Session;
-use twinlock_store::{Limit, Page, StoreError};
+use twinlock_store::{EntryPage, ReadLimit, StoreError};
 
 use super::frame_writer::{ENTRY_HEAD, FRAME_HEAD, FrameWriter};
 use crate::bus::{Bus, SessionHandle, Subscription, Tail};
@@ -26,7 +26,7 @@ use crate::record::Record;
 /// keep the connection busy while the next entries are read.
 pub(crate) const ROOM: usize = 128 * 1024;
 /// Size of one read from the tail or the store: about a full frame.
-const PAGE: Limit = Limit { entries: 512, bytes: 64 * 1024 };
+const PAGE: ReadLimit = ReadLimit { entries: 512, bytes: 64 * 1024 };
 
 #[derive(Default)]
 pub(crate) struct Cursors {
@@ -54,14 +54,14 @@ struct PageInProgress {
     conversation: ConversationId,
     /// Position of the cursor that the page continues.
     position: u64,
-    page: BoxFuture<'static, Result<Page, StoreError>>,
+    page: BoxFuture<'static, Result<EntryPage, StoreError>>,
 }
 
 /// A page that was read.
 pub(crate) struct ReadPage {
     conversation: ConversationId,
     position: u64,
-    page: Result<Page, StoreError>,
+    page: Result<EntryPage, StoreError>,
 }
 
 /// `Item` with `Entries` in the protocol's encoding, built from encoded entries, which are the same

@@ -15,7 +15,8 @@ use twinlock_core::id::{CredentialId, DeviceId, InviteId, Name};
 use twinlock_core::opaque::{RECORD, REQUEST, ServerSetup};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_store::{
-    Credential, Holder, InviteTerms, NewDevice, Person, Registered, Registration as NewUser, Role,
+    Holder, InviteTerms, NewDevice, Registered, Registration, StoredCredential, StoredPerson,
+    UserRole,
 };
 use twinlock_transport::OsEntropy;
 
@@ -195,7 +196,8 @@ impl Registrations {
         let now_ms = services.env.now_ms();
         match &self.registrar {
             Registrar::Invite(invite, _) => {
-                let registration = NewUser { invite: *invite, user: open.user, password, device };
+                let registration =
+                    Registration { invite: *invite, user: open.user, password, device };
                 let done = services.record.store.register(registration, now_ms).await;
                 match done.map_err(|e| storage(&e))? {
                     Registered::Done(person) => {
@@ -243,7 +245,7 @@ impl Registrations {
         let id = CredentialId::Invite(*id);
         let invite = services.record.store.credential(&id, services.env.now_ms()).await;
         let invite = invite.map_err(|e| storage(&e))?;
-        if !matches!(invite, Some(Credential { holder: Holder::Invite(_), .. })) {
+        if !matches!(invite, Some(StoredCredential { holder: Holder::Invite(_), .. })) {
             return refuse(RefusalReason::AlreadyUsed);
         }
         let taken = services.record.store.person(user).await.map_err(|e| storage(&e))?;
@@ -252,9 +254,9 @@ impl Registrations {
 }
 
 /// Logs a registration, and removes the owner invite once the owner has registered.
-fn registered(env: &Env, person: &Person) {
+fn registered(env: &Env, person: &StoredPerson) {
     tracing::info!(user = %person.user, "registered");
-    if person.role == Role::Owner {
+    if person.role == UserRole::Owner {
         owner::forget(&env.config.data);
     }
 }

@@ -32,13 +32,13 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use prost::Message as _;
 use tokio::time::{Instant, sleep_until};
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, Name, Sender};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_core::session::{Binding, SessionEvent};
 use twinlock_core::text::Untrusted;
-use twinlock_store::{Appended, Holder, Person};
+use twinlock_store::{Appended, Holder, StoredPerson};
 use twinlock_transport::connection::{Connection, HIGH_WATER, Wake};
 use twinlock_transport::transport::Transport;
 
@@ -72,7 +72,7 @@ const SOFTWARE: usize = 64;
 /// `Registrations` are `None` while the request in progress has them.
 enum Rights {
     /// Every request that the user's role allows, except enrolment of a device.
-    Device(Arc<Person>, DeviceId),
+    Device(Arc<StoredPerson>, DeviceId),
     /// Registration, and management of the user's own devices, for `Limits::fresh_password` after
     /// the login.
     Password(Name, Option<Registrations>),
@@ -133,7 +133,7 @@ impl<S: Transport> SessionLoop<S> {
         let who = |user: &Name, device: Option<&DeviceId>| AppendSender {
             user: user.clone(),
             sender: Sender::new(user, device).to_string().into(),
-            kind: Kind::TEXT,
+            kind: EntryKind::TEXT,
             sid: Some(sid),
         };
         let log = match &holder {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::ready;
 
-use twinlock_core::chain::{self, Kind, Position};
+use twinlock_core::chain::{self, EntryKind, Position};
 use twinlock_core::id::{DeviceId, Sender};
 
 use super::*;
@@ -17,7 +17,7 @@ pub(super) async fn entry__reads_back_as_sent(bench: &Bench) -> Lawful {
     let long = "x".repeat(40_000);
     for (i, text) in ["one", "", "\u{1f600}\0\n", &long].into_iter().enumerate() {
         sent.push(entry(LOBBY, &ada, text));
-        let kind = Kind(u8::try_from(i).unwrap_or(0) * 80);
+        let kind = EntryKind(u8::try_from(i).unwrap_or(0) * 80);
         let sender = Sender::new(&ada, Some(&device));
         sent.push(NewEntry { kind, sender, ..entry(LOBBY, &ada, text) });
         sent.push(NewEntry { sender: Sender::Server, ..entry(LOBBY, &ada, text) });
@@ -33,7 +33,7 @@ pub(super) async fn entry__reads_back_as_sent(bench: &Bench) -> Lawful {
         equal!(read.sender, Bytes::from(sent.sender.to_string()));
         equal!(receipt.salt.is_some(), true);
         let salt = receipt.salt.unwrap_or(twinlock_core::id::Salt([0; 16]));
-        equal!(read.content, Content::Body(salt, sent.body.clone()));
+        equal!(read.content, StoredContent::Body(salt, sent.body.clone()));
         equal!((receipt.conversation, receipt.n, receipt.time_ms), (LOBBY, read.n, read.time_ms));
     }
     equal!(distinct(receipts.iter().map(|r| r.salt)), sent.len());
@@ -66,11 +66,11 @@ pub(super) async fn append__numbers_have_no_gaps_and_answers_keep_order(bench: &
             let receipt = receipts(vec![answer])?.remove(0);
             equal!(receipt.conversation, new.conversation);
             let Some(position) = position.get_mut(&new.conversation) else { continue };
-            let content = receipt.salt.map(|salt| Content::Body(salt, new.body.clone()));
+            let content = receipt.salt.map(|salt| StoredContent::Body(salt, new.body.clone()));
             let Some(content) = content else {
                 return Err(Violation::new("a receipt has no salt"));
             };
-            let stood = Entry {
+            let stood = StoredEntry {
                 n: receipt.n,
                 time_ms: receipt.time_ms,
                 message_id: new.message_id,
@@ -205,10 +205,10 @@ pub(super) async fn read__pages_respect_entry_and_byte_limits(bench: &Bench) -> 
     let link = |n: usize| receipts.get(n.wrapping_sub(1)).map(|r| r.link);
     for (after, limit, expected) in [
         (0, ALL, 1..=20),
-        (0, Limit { entries: 5, ..ALL }, 1..=5),
-        (17, Limit { entries: 5, ..ALL }, 18..=20),
-        (3, Limit { bytes: 40, ..ALL }, 4..=7),
-        (3, Limit { bytes: 0, ..ALL }, 4..=4),
+        (0, ReadLimit { entries: 5, ..ALL }, 1..=5),
+        (17, ReadLimit { entries: 5, ..ALL }, 18..=20),
+        (3, ReadLimit { bytes: 40, ..ALL }, 4..=7),
+        (3, ReadLimit { bytes: 0, ..ALL }, 4..=4),
         (19, ALL, 20..=20),
     ] {
         let page = store.read(LOBBY, after, limit).await?;
@@ -274,7 +274,7 @@ pub(super) async fn watch__commit_is_published_before_its_ack_and_in_order(
     Ok(())
 }
 
-fn of(told: &[Published], conversation: ConversationId) -> Vec<Entry> {
+fn of(told: &[Published], conversation: ConversationId) -> Vec<StoredEntry> {
     let mine = told.iter().filter(|p| p.conversation == conversation);
     mine.flat_map(|p| p.entries.iter().cloned()).collect()
 }
@@ -318,7 +318,7 @@ pub(super) async fn append__concurrent_calls_lose_and_duplicate_nothing(bench: &
                 let conversations = [LOBBY, room, LOBBY];
                 let batch = conversations.map(|c| entry(c, &user, "x")).to_vec();
                 // Between a read and another kind of write.
-                store.read(room, 0, Limit { entries: 1, bytes: 0 }).await?;
+                store.read(room, 0, ReadLimit { entries: 1, bytes: 0 }).await?;
                 let receipts = receipts(store.append(batch).await?)?;
                 places.extend(receipts.iter().map(|r| (r.conversation, r.n)));
                 store.mark_read(&user, LOBBY, places.last().map_or(0, |p| p.1)).await?;
@@ -404,7 +404,7 @@ pub(super) async fn erased_entry__keeps_its_commitment(bench: &Bench) -> Lawful 
     );
     for ((new, receipt), read) in sent.iter().zip(&read).skip(1) {
         let salt = receipt.salt.ok_or_else(|| Violation::new("a receipt has no salt"))?;
-        equal!(read.content, Content::Erased(chain::commit(&salt, &new.body)));
+        equal!(read.content, StoredContent::Erased(chain::commit(&salt, &new.body)));
         // Resent, it gets the same receipt, without the erased salt.
         let again = say(&*store, new.clone()).await?;
         equal!(again, Receipt { salt: None, ..receipt.clone() });

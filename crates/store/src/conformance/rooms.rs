@@ -1,9 +1,9 @@
 //! Conformance tests of conversations.
 
 use super::*;
-use crate::{Conversation, Form, Joined, LOBBY, OWN_COUNTED};
+use crate::{ConversationForm, Joined, LOBBY, OWN_COUNTED, StoredConversation};
 
-fn there(found: Option<Conversation>) -> Result<Conversation, Violation> {
+fn there(found: Option<StoredConversation>) -> Result<StoredConversation, Violation> {
     found.ok_or_else(|| Violation::new("a conversation is not there"))
 }
 
@@ -20,7 +20,7 @@ pub(super) async fn lobby__every_user_is_a_permanent_member(bench: &Bench) -> La
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     let lobby = there(store.conversation(&ada, LOBBY).await?)?;
-    equal!(lobby.form, Form::Room(name("lobby")?));
+    equal!(lobby.form, ConversationForm::Room(name("lobby")?));
     equal!((lobby.joined, lobby.members, lobby.head, lobby.read), (true, 2, 0, 0));
     equal!(lobby.server_key, bench.ground.server_key());
     equal!(lobby.head_link, chain::link_0(&bench.ground.server_key(), LOBBY));
@@ -40,7 +40,7 @@ pub(super) async fn room__name_is_unique_under_concurrency(bench: &Bench) -> Law
     let (ada, bob, ops) = (name("ada")?, name("bob")?, name("ops")?);
     bench.set_clock(START + 9);
     let made = there(store.create_room(&ada, &ops, "what runs").await?)?;
-    equal!(made.form, Form::Room(ops.clone()));
+    equal!(made.form, ConversationForm::Room(ops.clone()));
     equal!((made.topic.as_str(), made.members, made.joined), ("what runs", 1, true));
     equal!((made.created_ms, made.head, made.read), (START + 9, 0, 0));
     ensure!(made.id > LOBBY, "a room took the lobby's number");
@@ -100,7 +100,7 @@ pub(super) async fn room__topic_is_set_only_by_members(bench: &Bench) -> Lawful 
     let (ada, bob) = (name("ada")?, name("bob")?);
     let room = there(store.create_room(&ada, &name("ops")?, "old").await?)?;
     let set = there(store.set_topic(&ada, room.id, "new").await?)?;
-    equal!(set, Conversation { topic: "new".into(), ..room.clone() });
+    equal!(set, StoredConversation { topic: "new".into(), ..room.clone() });
     equal!(store.set_topic(&bob, room.id, "mine").await?, None);
     equal!(store.set_topic(&ada, 77, "x").await?, None);
     let direct = there(store.open_direct(&ada, &bob).await?)?.id;
@@ -113,12 +113,12 @@ pub(super) async fn direct_conversation__is_unique_for_two_people(bench: &Bench)
     let store = bench.with(&["ada", "bob", "carol"]).await?;
     let (ada, bob, carol) = (name("ada")?, name("bob")?, name("carol")?);
     let there_is = there(store.open_direct(&bob, &ada).await?)?;
-    equal!(there_is.form, Form::Direct(ada.clone()));
+    equal!(there_is.form, ConversationForm::Direct(ada.clone()));
     equal!((there_is.members, there_is.joined), (2, true));
     let back = there(store.open_direct(&ada, &bob).await?)?;
-    equal!((back.id, back.form), (there_is.id, Form::Direct(bob.clone())));
+    equal!((back.id, back.form), (there_is.id, ConversationForm::Direct(bob.clone())));
     let notes = there(store.open_direct(&ada, &ada).await?)?;
-    equal!((notes.form, notes.members), (Form::Direct(ada.clone()), 1));
+    equal!((notes.form, notes.members), (ConversationForm::Direct(ada.clone()), 1));
     equal!(there(store.open_direct(&ada, &ada).await?)?.id, notes.id);
     let other = there(store.open_direct(&ada, &carol).await?)?.id;
     equal!(distinct([there_is.id, notes.id, other, LOBBY]), 4);
@@ -250,7 +250,7 @@ pub(super) async fn conversation__head_is_its_newest_entry(bench: &Bench) -> Law
         let now = there(store.conversation(&ada, room.id).await?)?;
         equal!((now.head, now.head_link), (receipt.n, receipt.link));
         let list = store.conversations(&ada, false, LOBBY, 10).await?;
-        equal!(list, vec![Conversation { own: now.head, ..now }]);
+        equal!(list, vec![StoredConversation { own: now.head, ..now }]);
     }
     Ok(())
 }

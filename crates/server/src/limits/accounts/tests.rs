@@ -14,7 +14,7 @@ fn account(text_rate: u64, text_per_day: u64, changes_per_minute: u32) -> (Accou
         changes_per_minute,
         ..Limits::default()
     };
-    let accounts = Accounts::new(&limits, indexed());
+    let accounts = AccountTable::new(&limits, indexed());
     let began = accounts.began;
     let account = Account::new(accounts.rates, accounts.unindexed, began);
     (account, began)
@@ -39,7 +39,7 @@ fn text__unindexed_backlog_delays_only_above_burst() {
     let unindexed = Arc::new(AtomicU64::new(0));
     let seen = unindexed.clone();
     let seen = Unindexed(Arc::new(move || seen.load(Ordering::Relaxed)));
-    let accounts = Accounts::new(&Limits::default(), seen);
+    let accounts = AccountTable::new(&Limits::default(), seen);
     let now = accounts.began;
     let user = |name: &str| accounts.of(&name.parse().unwrap());
     // Everything is indexed: only the burst counts.
@@ -60,7 +60,7 @@ fn text__unindexed_backlog_delays_only_above_burst() {
         Limits { text_rate: 0, ..Limits::default() },
         Limits { text_rate_unindexed: 0, ..Limits::default() },
     ] {
-        let accounts = Accounts::new(&limits, accounts.unindexed.clone());
+        let accounts = AccountTable::new(&limits, accounts.unindexed.clone());
         let account = accounts.of(&"ada".parse().unwrap());
         assert_eq!(write_all(&account, now, 16 * MIB), 16 * MIB);
     }

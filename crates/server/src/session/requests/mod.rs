@@ -8,10 +8,10 @@ mod reading;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{ConversationId, DeviceId, MessageId, Name, Sender};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
-use twinlock_store::{Appended, Conversation, NewEntry, Person, Store, StoreError};
+use twinlock_store::{Appended, NewEntry, Store, StoreError, StoredConversation, StoredPerson};
 use twinlock_transport::OsEntropy;
 
 use crate::refusal::{RequestRefusal, bad_name, storage};
@@ -23,7 +23,7 @@ const LIST: usize = 100;
 /// The device session that sent the request.
 pub(super) struct RequestContext<'a> {
     pub(super) services: &'a Services,
-    pub(super) person: &'a Person,
+    pub(super) person: &'a StoredPerson,
     pub(super) device: &'a DeviceId,
 }
 
@@ -43,7 +43,7 @@ impl RequestContext<'_> {
     }
 
     /// This user as currently recorded.
-    async fn me(&self) -> Result<Option<Person>, RequestRefusal> {
+    async fn me(&self) -> Result<Option<StoredPerson>, RequestRefusal> {
         let user = self.person.user.clone();
         self.reading(|store| async move { store.person(&user).await }).await
     }
@@ -60,7 +60,7 @@ impl RequestContext<'_> {
     }
 
     /// A conversation of which this user is a member.
-    async fn own(&self, id: ConversationId) -> Result<Conversation, RequestRefusal> {
+    async fn own(&self, id: ConversationId) -> Result<StoredConversation, RequestRefusal> {
         let user = self.person.user.clone();
         let found =
             self.reading(|store| async move { store.conversation(&user, id).await }).await?;
@@ -82,7 +82,7 @@ impl RequestContext<'_> {
             conversation,
             sender: Sender::Server,
             message_id: MessageId::fresh(self.services.env.now_ms(), &mut OsEntropy),
-            kind: Kind::SYSTEM,
+            kind: EntryKind::SYSTEM,
             body: text.to_owned().into(),
         };
         // The announced change is complete, whether or not the notice can be recorded.

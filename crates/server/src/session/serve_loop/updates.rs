@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, item::What};
-use twinlock_store::{Conversation, StoreError};
+use twinlock_store::{StoreError, StoredConversation};
 use twinlock_transport::transport::Transport;
 
 use super::super::follow::{Cursors, ROOM, ReadPage};
@@ -27,14 +27,14 @@ const PRESENCE: usize = 500;
 /// A changed conversation that is being looked up.
 pub(super) struct ConversationLookup {
     conversation: ConversationId,
-    found: BoxFuture<'static, Result<Option<Conversation>, StoreError>>,
+    found: BoxFuture<'static, Result<Option<StoredConversation>, StoreError>>,
 }
 
 /// The output of a read for a session.
 pub(super) enum CompletedRead {
     Page(ReadPage),
     /// `None`: the user is no longer a member.
-    Changed(ConversationId, Result<Option<Conversation>, StoreError>),
+    Changed(ConversationId, Result<Option<StoredConversation>, StoreError>),
 }
 
 /// The next completed read; pending while none is in progress. Cancel-safe.

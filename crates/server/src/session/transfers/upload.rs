@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message as _;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
 use twinlock_core::proto::{self, RefusalReason};
 use twinlock_store::{Appended, NewEntry, Receipt};
@@ -264,7 +264,7 @@ impl Recording {
             conversation: offered.conversation,
             sender: offered.sender,
             message_id: offered.message_id,
-            kind: Kind::FILE,
+            kind: EntryKind::FILE,
             body: body.encode_to_vec().into(),
         };
         match files.finish(offer, hash, entry).await? {
