@@ -5,15 +5,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::broadcast;
 use twinlock_core::classic::ClassicScheme;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name};
 use twinlock_store::sequencer::PreparedEntry;
 use twinlock_store::{
-    Accounts, AddedClassicKey, AppendAnswer, ClassicKeyStore, Close, Directory, EntryLog,
-    EntryPage, EntrySearch, Erased, FileIndex, FileRef, FileUsage, Joined, ListedClassicKey,
-    LoginMethod, LookedUp, NewDevice, NewEntry, Newest, Order, PreparedInvite, Published,
-    ReadLimit, Receipt, Registered, Registration, SearchFrom, SearchResult, StoreError,
+    Accounts, AddedClassicKey, AppendAnswer, AppendReply, ClassicKeyStore, Close, Directory,
+    EntryLog, EntryPage, EntrySearch, Erased, FileIndex, FileRef, FileUsage, Joined,
+    ListedClassicKey, LoginMethod, LookedUp, NewDevice, NewEntry, Newest, Order, PreparedInvite,
+    Published, ReadLimit, Receipt, Registered, Registration, SearchFrom, SearchResult, StoreError,
     StoredClassicKey, StoredConversation, StoredDevice, StoredPerson,
 };
 
@@ -35,14 +35,14 @@ impl EntryLog for EmbeddedStore {
         let size = batch.iter().map(|entry| entry.body.len() + ENTRY).sum::<usize>().min(QUEUE);
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let entries = PreparedEntry::batch(batch, &self.salts)?;
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = AppendReply::new(order);
         let turn = self.turn.lock().await;
         let room = self.room.clone().acquire_many_owned(size).await;
         let room = room.map_err(|_| StoreError::Closed)?;
-        let append = AppendCommand { entries, order: order.clone(), reply, room };
+        let append = AppendCommand { entries, reply, room };
         self.commands.send(RecorderCommand::Append(append)).map_err(|_| StoreError::Closed)?;
         drop(turn);
-        Ok(Box::pin(async { answer.await.unwrap_or(Err(StoreError::Closed)) }))
+        Ok(answer)
     }
 
     async fn read(

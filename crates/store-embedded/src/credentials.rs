@@ -125,7 +125,7 @@ pub(crate) fn get_person(row: &Row<'_>, key: &RowKey) -> Result<StoredPerson, Db
         password: row.get(2)?,
         created_ms: get_uint(row, 3)?,
     };
-    Ok(equal_cost::verified_person(Ok((person, row.get(4)?)), key)?)
+    Ok(StoredPerson::verified(Ok((person, row.get(4)?)), key)?)
 }
 
 /// One user; a miss reads and computes as much as a hit, as with [`load`].

@@ -19,10 +19,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use twinlock_core::id::ServerKey;
 use twinlock_store::sequencer::PreparedEntry;
-use twinlock_store::{Appended, Clock, Order, Published, StoreError};
+use twinlock_store::{AppendReply, Appended, Clock, Published, StoreError};
 
 use crate::checkpoint::{Checkpointer, PriorCheckpoints};
 use crate::entry_writer::EntryWriter;
@@ -64,8 +64,7 @@ pub(crate) enum RecorderCommand {
 /// The entries of one append, which are recorded as a whole or not at all.
 pub(crate) struct AppendCommand {
     pub(crate) entries: Vec<PreparedEntry>,
-    pub(crate) order: Order,
-    pub(crate) reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
+    pub(crate) reply: AppendReply,
     /// The entries' share of the queue's capacity, released just before the answer.
     pub(crate) room: OwnedSemaphorePermit,
 }
@@ -88,9 +87,8 @@ pub(crate) struct RecordedJob {
 
 enum PendingAnswer {
     Append {
-        placed: Result<Vec<Appended>, StoreError>,
-        order: Order,
-        reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
+        appended: Result<Vec<Appended>, StoreError>,
+        reply: AppendReply,
         room: OwnedSemaphorePermit,
     },
     Job(RecordedJob),
@@ -190,10 +188,9 @@ pub(crate) fn refuse(
     loop {
         for command in batch.drain(..) {
             match command {
-                RecorderCommand::Append(AppendCommand { order, reply, room, .. }) => {
-                    order.fail();
+                RecorderCommand::Append(AppendCommand { reply, room, .. }) => {
                     drop(room);
-                    reply.send(Err(error.clone())).ok();
+                    reply.send(Err(error.clone()));
                 }
                 RecorderCommand::Job(job) => (job(Err(error)).answer)(Some(error)),
                 RecorderCommand::Look => {}
@@ -270,17 +267,17 @@ impl Recorder<'_> {
         let (begun, began) = (failed.is_none(), Instant::now());
         for command in batch.drain(..) {
             match command {
-                RecorderCommand::Append(AppendCommand { entries, order, reply, room }) => {
-                    let placed = match &failed {
+                RecorderCommand::Append(AppendCommand { entries, reply, room }) => {
+                    let appended = match (&failed, reply.check_order()) {
+                        (Some(error), _) => Err(error.clone()),
                         // Only this append fails; the transaction continues.
-                        None if order.has_failed() => Err(StoreError::OutOfOrder),
-                        Some(error) => Err(error.clone()),
-                        None => {
-                            let placed = self.writer.write(&mut self.cache, entries, now_ms);
-                            placed.inspect_err(|error| failed = Some(error.clone()))
+                        (None, Err(error)) => Err(error),
+                        (None, Ok(())) => {
+                            let written = self.writer.write(&mut self.cache, entries, now_ms);
+                            written.inspect_err(|error| failed = Some(error.clone()))
                         }
                     };
-                    answers.push(PendingAnswer::Append { placed, order, reply, room });
+                    answers.push(PendingAnswer::Append { appended, reply, room });
                 }
                 RecorderCommand::Job(job) => {
                     let (conn, cache) = (self.conn, &mut self.cache);
@@ -333,20 +330,13 @@ impl Recorder<'_> {
     }
 
     fn answer(&self, answers: Vec<PendingAnswer>, failed: Option<&StoreError>) {
-        // A send fails if the caller has dropped its receiver. The append counts nevertheless.
         for answer in answers {
-            match (answer, failed) {
-                (PendingAnswer::Append { placed, reply, room, .. }, None) => {
+            match answer {
+                PendingAnswer::Append { appended, reply, room } => {
                     drop(room);
-                    reply.send(placed).ok();
+                    reply.send(failed.map_or(appended, |error| Err(error.clone())));
                 }
-                (PendingAnswer::Append { order, reply, room, .. }, Some(error)) => {
-                    // Before the reply: a caller with the error must find the order failed.
-                    order.fail();
-                    drop(room);
-                    reply.send(Err(error.clone())).ok();
-                }
-                (PendingAnswer::Job(done), failed) => (done.answer)(failed),
+                PendingAnswer::Job(done) => (done.answer)(failed),
             }
         }
     }

@@ -15,9 +15,7 @@ use twinlock_core::chain::EntryKind;
 use twinlock_core::id::ConversationId;
 use twinlock_store::file_body;
 use twinlock_store::tokenizer::Query;
-use twinlock_store::{
-    IndexPosition, PrefixWords, ReadLimit, SearchFrom, SearchResult, StoredContent, StoredEntry,
-};
+use twinlock_store::{ReadLimit, SearchFrom, SearchResult, StoredContent, StoredEntry};
 
 use crate::entries::{self, BODY, COLUMN_COUNT, COLUMNS, KIND};
 use crate::error::DbError;
@@ -41,6 +39,26 @@ const BEHIND: char = '\u{1}';
 const WINDOW: i64 = 4096;
 /// Size of the largest window. The index scans a window without a pause, for 50 ms at worst.
 const LARGEST: i64 = 256 * 1024;
+
+/// A search's position in the index, with the words that earlier slices have read.
+#[derive(Clone)]
+struct IndexPosition {
+    /// Only entries with a `seq` below this.
+    below: i64,
+    /// The indexed words that match a last word of four or more letters.
+    words: PrefixWords,
+}
+
+/// The indexed words that begin with the last word of a search.
+#[derive(Clone)]
+enum PrefixWords {
+    /// The words read so far, ascending.
+    Partial(Vec<String>),
+    /// All words, ascending.
+    All(Vec<String>),
+    /// More words than the search looks up individually.
+    TooMany,
+}
 
 /// A search slice in progress.
 struct SearchSlice<'a> {
@@ -79,11 +97,11 @@ pub(crate) fn some(
     let mut search =
         SearchSlice { conn, conversation, query, before, limit, until, entries, bytes };
     let done = index::done(conn)?;
-    let ended = match from.position {
+    let ended = match from.into_position() {
         Some(position) => search.indexed(position)?,
         None => match search.tail(done)? {
             SearchEnd::All => {
-                let below = search.place_of(before)?.unwrap_or(i64::MAX);
+                let below = search.seq_of(before)?.unwrap_or(i64::MAX);
                 let below = below.min(done.saturating_add(1));
                 search.indexed(IndexPosition { below, words: PrefixWords::Partial(Vec::new()) })?
             }
@@ -122,7 +140,7 @@ impl SearchSlice<'_> {
 
     /// Searches the indexed entries from `position` on.
     fn indexed(&mut self, mut position: IndexPosition) -> Result<SearchEnd, DbError> {
-        let Some(first) = self.place_of(0)? else { return Ok(SearchEnd::All) };
+        let Some(first) = self.seq_of(0)? else { return Ok(SearchEnd::All) };
         let last = match long_prefix(&self.query) {
             None => LastWord::AsItIs,
             Some(prefix) => {
@@ -166,7 +184,7 @@ impl SearchSlice<'_> {
     }
 
     fn at(&self, position: IndexPosition) -> SearchEnd {
-        SearchEnd::At(SearchFrom { before: self.before, position: Some(position) })
+        SearchEnd::At(SearchFrom::at(self.before, position))
     }
 
     /// Searches entries from `from` to below `below`. Returns where it stopped, if it did.
@@ -210,15 +228,15 @@ impl SearchSlice<'_> {
     }
 
     /// `seq` of the conversation's first entry with a number of at least `n`.
-    fn place_of(&self, n: u64) -> Result<Option<i64>, DbError> {
-        let place = self
+    fn seq_of(&self, n: u64) -> Result<Option<i64>, DbError> {
+        let seq = self
             .conn
             .prepare_cached(
                 "SELECT seq FROM entries WHERE conversation = ?1 AND n >= ?2 ORDER BY n LIMIT 1",
             )?
             .query_row(params![int(self.conversation), int(n)], |row| row.get(0))
             .optional()?;
-        Ok(place)
+        Ok(seq)
     }
 
     /// Adds indexed words that begin with `prefix` to `words`.

@@ -111,23 +111,7 @@ pub fn look_up(
     Ok(LookedUp::new(StoredCredential { record: row.record, holder }, usable))
 }
 
-/// A user's row, if its MAC verifies.
-///
-/// # Errors
-/// [`StoreError::Damaged`] if it does not.
-pub fn verified_person(
-    row: ReadRow<StoredPerson>,
-    key: &RowKey,
-) -> Result<StoredPerson, StoreError> {
-    let (person, mac) = row?;
-    if person.has_mac(key, &mac) {
-        Ok(person)
-    } else {
-        Err(StoreError::Damaged(format!("the MAC of user {} does not verify", person.user)))
-    }
-}
-
-/// The row of `user`; both rows come from [`verified_person`]. `other` is any user if there is no
+/// The row of `user`; both rows are [`MacRow::verified`]. `other` is any user if there is no
 /// row of `user`, and otherwise any read of the same cost ([`AFTER_NAMES`]).
 ///
 /// # Errors

@@ -20,6 +20,7 @@ mod error;
 pub mod file_body;
 mod files;
 mod log;
+mod order;
 pub mod row_mac;
 mod search;
 pub mod sequencer;
@@ -37,10 +38,11 @@ pub use directory::{ConversationForm, Directory, Joined, LOBBY, OWN_COUNTED, Sto
 pub use error::StoreError;
 pub use files::{FileIndex, FileRef, FileUsage, LEAST_CHARGE};
 pub use log::{
-    AppendAnswer, Appended, EntryLog, EntryPage, Erased, NewEntry, Newest, Order, Published,
-    ReadLimit, Receipt, StoredContent, StoredEntry,
+    Appended, EntryLog, EntryPage, Erased, NewEntry, Newest, Published, ReadLimit, Receipt,
+    StoredContent, StoredEntry,
 };
-pub use search::{EntrySearch, IndexPosition, PrefixWords, SLICE, SearchFrom, SearchResult};
+pub use order::{AppendAnswer, AppendReply, Order};
+pub use search::{EntrySearch, SLICE, SearchFrom, SearchResult};
 pub use store::{Clock, Close, Store};
 
 /// Key of the MACs over credential rows, derived from the OPAQUE setup by

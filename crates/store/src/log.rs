@@ -4,9 +4,7 @@
 //! [`sequencer`](crate::sequencer) assigns numbers and links. Clients verify links, the log does
 //! not.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,6 +14,7 @@ use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Name, Salt, Sen
 
 use crate::error::StoreError;
 use crate::files::FileRef;
+use crate::order::{AppendAnswer, Order};
 
 /// The entries of all conversations.
 #[async_trait]
@@ -74,30 +73,6 @@ pub trait EntryLog: Send + Sync + 'static {
         user: &Name,
         message_id: &MessageId,
     ) -> Result<Option<Receipt>, StoreError>;
-}
-
-/// Resolves to the outcome of an append when its transaction has ended.
-pub type AppendAnswer = Pin<Box<dyn Future<Output = Result<Vec<Appended>, StoreError>> + Send>>;
-
-/// A sequence of appends that must keep its order even if some of them fail.
-///
-/// After one append of an order fails, later ones fail too ([`StoreError::OutOfOrder`]). A client
-/// that sends all failed appends again therefore keeps the order (design 006). Clones share one
-/// order. A new order starts without a failure.
-#[derive(Debug, Clone, Default)]
-pub struct Order(Arc<AtomicBool>);
-
-impl Order {
-    /// Whether an append of this order has failed.
-    #[must_use]
-    pub fn has_failed(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    /// Marks this order as failed. Only stores call this.
-    pub fn fail(&self) {
-        self.0.store(true, Ordering::Release);
-    }
 }
 
 /// An entry to record. The store assigns number, time, salt and link.

@@ -18,6 +18,9 @@ pub type ReadRow<R> = Result<(R, [u8; 32]), StoreError>;
 
 /// A row whose meaning is covered by a MAC.
 pub trait MacRow: Sized {
+    /// The row's name in errors.
+    fn described(&self) -> String;
+
     /// Runs `f` on the parts that the MAC covers. Stored MACs depend on every part and its order.
     fn with_mac_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T;
 
@@ -42,7 +45,7 @@ pub trait MacRow: Sized {
         if row.has_mac(key, &mac) {
             Ok(row)
         } else {
-            Err(StoreError::Damaged("its MAC does not verify".into()))
+            Err(StoreError::Damaged(format!("the MAC of {} does not verify", row.described())))
         }
     }
 }
@@ -73,6 +76,10 @@ impl UserRole {
 }
 
 impl MacRow for StoredPerson {
+    fn described(&self) -> String {
+        format!("user {}", self.user)
+    }
+
     fn with_mac_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T {
         f(&[
             b"user",
@@ -185,6 +192,10 @@ impl CredentialRow {
 }
 
 impl MacRow for CredentialRow {
+    fn described(&self) -> String {
+        "a credential".to_owned()
+    }
+
     fn with_mac_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T {
         let name = |name: &Option<Name>| name.as_ref().map(Name::to_string).unwrap_or_default();
         let (user, made_by, used_by) = (name(&self.user), name(&self.made_by), name(&self.used_by));
@@ -252,6 +263,10 @@ impl ClassicKeyRow {
 }
 
 impl MacRow for ClassicKeyRow {
+    fn described(&self) -> String {
+        format!("classic key {}", self.key.name)
+    }
+
     fn with_mac_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T {
         let StoredClassicKey { name, user, conversation, form, salt, sealed, created_ms } =
             &self.key;

@@ -33,7 +33,7 @@ pub(crate) struct Record {
     text_reserve: Arc<TextReserve>,
     /// Turns for reads of the record by sessions ([`Record::read`]). Fewer than the store's
     /// connections, so that sessions leave one to logins.
-    pub(crate) reads: Fair,
+    reads: Fair,
     /// Turns for searches.
     searches: Fair,
     names: Names,
@@ -70,6 +70,11 @@ impl Record {
             names: Names::new(),
             runtime,
         })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn reads(&self) -> &Fair {
+        &self.reads
     }
 
     /// Reads the record for a session when it is `user`'s turn.

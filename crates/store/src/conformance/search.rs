@@ -211,13 +211,14 @@ pub(super) async fn search__slices_find_the_same_as_one_search(bench: &Bench) ->
         {
             let whole = everywhere(&*store, text).await?;
             let (mut slices, mut from) = (Vec::new(), Some(SearchFrom::below(u64::MAX)));
+            let mut calls = 0;
             while let Some(at) = from
                 && slices.len() < 100
             {
+                calls += 1;
+                ensure!(calls < 1000, "{text:?} makes no progress at {at:?}");
                 let limit = ReadLimit { entries: 7, bytes: usize::MAX };
-                let found =
-                    store.search_some(LOBBY, text, at.clone(), limit, Duration::ZERO).await?;
-                ensure!(found.next.as_ref() != Some(&at), "{text:?} stands still at {at:?}");
+                let found = store.search_some(LOBBY, text, at, limit, Duration::ZERO).await?;
                 slices.extend(found.entries.iter().map(|entry| entry.n));
                 from = found.next;
             }
