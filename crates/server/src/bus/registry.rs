@@ -5,15 +5,14 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, DeviceId, Name};
 
+use super::handles::{RegisteredSession, SessionLimits};
 use super::presence::PresenceLog;
 use super::signals::{Instance, Owner, SessionHandle, lock};
-use crate::config::Limits;
 
 /// All sessions of this process.
 #[derive(Default)]
@@ -42,44 +41,6 @@ const LONGEST_INSTANCE: usize = 16;
 /// A client that lost its connection may reconnect before the server detects the loss. It replaces
 /// its old session only after it has named its instance.
 const NOT_READY: usize = 2;
-
-/// Maximum number of open sessions.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SessionLimits {
-    /// Of one device, or of one invite.
-    pub(crate) device: usize,
-    /// Password sessions of one user.
-    pub(crate) password: usize,
-}
-
-impl From<&Limits> for SessionLimits {
-    fn from(limits: &Limits) -> Self {
-        Self { device: limits.sessions_per_device, password: limits.password_sessions_per_user }
-    }
-}
-
-/// A registered session; dropping this removes it from the registry.
-pub(crate) struct RegisteredSession {
-    registry: Arc<Registry>,
-    handle: Arc<SessionHandle>,
-}
-
-impl Deref for RegisteredSession {
-    type Target = Arc<SessionHandle>;
-
-    fn deref(&self) -> &Arc<SessionHandle> {
-        &self.handle
-    }
-}
-
-impl Drop for RegisteredSession {
-    fn drop(&mut self) {
-        let mut sessions = lock(&self.registry.sessions);
-        let was_online = self.handle.user().is_some_and(|user| sessions.is_online(user));
-        sessions.forget(&self.handle);
-        sessions.note_presence(&self.handle, was_online);
-    }
-}
 
 impl Registry {
     /// Registers a session.
@@ -117,7 +78,15 @@ impl Registry {
         if let Some(code) = sessions.closing {
             handle.close(code);
         }
-        Ok(RegisteredSession { registry: self.clone(), handle })
+        let registry = self.clone();
+        Ok(RegisteredSession::new(handle, Box::new(move |session| registry.leave(session))))
+    }
+
+    fn leave(&self, session: &SessionHandle) {
+        let mut sessions = lock(&self.sessions);
+        let was_online = session.user().is_some_and(|user| sessions.is_online(user));
+        sessions.forget(session);
+        sessions.note_presence(session, was_online);
     }
 
     /// Marks the client of this session as ready. The session replaces an older one of the same

@@ -17,7 +17,7 @@ use twinlock_core::session::Session;
 use twinlock_store::{EntryPage, ReadLimit, StoreError};
 
 use super::frame_writer::{ENTRY_HEAD, FRAME_HEAD, FrameWriter};
-use crate::bus::{Bus, SessionHandle, Subscription, Tail};
+use crate::bus::{Bus, SessionHandle, Tail, TopicSubscription};
 use crate::convert;
 use crate::limits::throttle::log_fault;
 use crate::record::Record;
@@ -46,7 +46,7 @@ pub(crate) struct Cursors {
 
 struct Cursor {
     position: u64,
-    following: Subscription,
+    following: Box<dyn TopicSubscription>,
 }
 
 /// A page that is being read.
@@ -230,7 +230,7 @@ impl Cursors {
                 continue;
             };
             // Before the read: entries that arrive during it signal the session again.
-            cursor.following.look();
+            cursor.following.begin_read();
             match cursor.following.after(cursor.position, PAGE.entries, PAGE.bytes) {
                 Tail::UpToDate => self.forget_new_entries(conversation),
                 Tail::Entries(entries) if entries.is_empty() => {
