@@ -60,7 +60,7 @@ impl EntryLog for EmbeddedStore {
     }
 
     fn watch(&self) -> broadcast::Receiver<Arc<[Published]>> {
-        self.news.subscribe()
+        self.commits.subscribe()
     }
 
     async fn erase(

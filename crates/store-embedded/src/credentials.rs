@@ -63,13 +63,13 @@ pub(crate) fn load(
     key: &RowKey,
     id: &CredentialId,
 ) -> Result<Option<CredentialRow>, DbError> {
-    look(conn, key, id).map(|(row, is_there)| is_there.then_some(row))
+    find(conn, key, id).map(|(row, is_there)| is_there.then_some(row))
 }
 
 /// The row and `true`, or a stand-in and `false`.
 ///
 /// Hits and misses both query twice and find one row.
-fn look(
+fn find(
     conn: &Connection,
     key: &RowKey,
     id: &CredentialId,
@@ -93,7 +93,7 @@ pub(crate) fn look_up(
     id: &CredentialId,
     now_ms: u64,
 ) -> Result<LookedUp, DbError> {
-    let found = look(conn, key, id)?;
+    let found = find(conn, key, id)?;
     let person = person(conn, key, &equal_cost::user_of(&found.0)).map_err(StoreError::from);
     Ok(equal_cost::look_up(id, found, person, now_ms)?)
 }
@@ -233,7 +233,7 @@ mod tests {
             (invite(3), false),
             (invite(4), false),
         ] {
-            let (stored, _) = look(&conn, &key, &id).unwrap();
+            let (stored, _) = find(&conn, &key, &id).unwrap();
             assert_eq!(stored.record.len(), RECORD, "{id:?}");
             let reset = |select: &String| {
                 conn.prepare_cached(select).unwrap().reset_status(StatementStatus::Run)

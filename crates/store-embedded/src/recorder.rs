@@ -56,7 +56,7 @@ pub(crate) enum RecorderCommand {
     /// Runs any other write.
     Job(WriteJob),
     /// Wakes the recorder to do its part of a checkpoint ([`Checkpointer::attend`]).
-    Look,
+    AttendCheckpoint,
     /// Ends the recorder after the commands that precede this one.
     Close,
 }
@@ -103,10 +103,10 @@ struct Recorder<'c> {
     cache: HeadCache,
     index: Index,
     clock: Clock,
-    news: broadcast::Sender<Arc<[Published]>>,
+    commits: broadcast::Sender<Arc<[Published]>>,
     checkpointer: Checkpointer,
     /// Number of entries at which the next transaction takes no more commands.
-    worth: usize,
+    batch_target: usize,
 }
 
 /// The part of the recorder's state that outlives a reopening of the record.
@@ -117,7 +117,7 @@ pub(crate) struct RecorderContext {
     pub(crate) clock: Clock,
     pub(crate) readers: Arc<Readers>,
     pub(crate) commands: Sender<RecorderCommand>,
-    pub(crate) news: broadcast::Sender<Arc<[Published]>>,
+    pub(crate) commits: broadcast::Sender<Arc<[Published]>>,
     pub(crate) unindexed: Arc<AtomicU64>,
 }
 
@@ -134,7 +134,7 @@ pub(crate) enum RecorderEnd {
 /// On entry and on return, `batch` contains the commands that were received but not processed.
 /// `started` is notified when the recorder is ready to record.
 pub(crate) fn run(
-    RecorderContext { path, in_place, clock, news, unindexed, .. }: &RecorderContext,
+    RecorderContext { path, in_place, clock, commits, unindexed, .. }: &RecorderContext,
     conn: &Connection,
     checkpointer: Checkpointer,
     commands: &Receiver<RecorderCommand>,
@@ -144,14 +144,24 @@ pub(crate) fn run(
     let writer = EntryWriter::new(conn).map_err(DbError::from)?;
     let index = Index::load(conn, unindexed.clone())?;
     started.try_send(()).ok();
-    let (cache, worth) = (HeadCache::default(), BATCH_LEAST);
-    let (clock, news) = (clock.clone(), news.clone());
-    let mut recorder =
-        Recorder { path, in_place, conn, writer, cache, index, clock, news, checkpointer, worth };
-    let (mut idle, mut goes_on) = (false, true);
-    while goes_on {
+    let (cache, batch_target) = (HeadCache::default(), BATCH_LEAST);
+    let (clock, commits) = (clock.clone(), commits.clone());
+    let mut recorder = Recorder {
+        path,
+        in_place,
+        conn,
+        writer,
+        cache,
+        index,
+        clock,
+        commits,
+        checkpointer,
+        batch_target,
+    };
+    let (mut idle, mut running) = (false, true);
+    while running {
         if batch.is_empty() {
-            goes_on = recorder.collect(commands, batch, &mut idle);
+            running = recorder.collect(commands, batch, &mut idle);
         }
         // After a failed sync, this connection can read old pages, so it records nothing more.
         if recorder.checkpointer.has_failed() {
@@ -160,7 +170,7 @@ pub(crate) fn run(
         if !batch.is_empty() {
             recorder.record(batch);
         }
-        if goes_on {
+        if running {
             recorder.checkpointer.attend(conn);
         }
     }
@@ -170,7 +180,7 @@ pub(crate) fn run(
         open::leave_files(conn).map_err(DbError::from)?;
     }
     match failed {
-        Ok(Some(failed)) if goes_on => Ok(RecorderEnd::Failed(failed)),
+        Ok(Some(failed)) if running => Ok(RecorderEnd::Failed(failed)),
         failed => Ok(RecorderEnd::Closed(
             in_place.and(failed.map(drop).map_err(|error| DbError::from(error).0)),
         )),
@@ -193,7 +203,7 @@ pub(crate) fn refuse(
                     reply.send(Err(error.clone()));
                 }
                 RecorderCommand::Job(job) => (job(Err(error)).answer)(Some(error)),
-                RecorderCommand::Look => {}
+                RecorderCommand::AttendCheckpoint => {}
                 RecorderCommand::Close => return false,
             }
         }
@@ -225,12 +235,12 @@ impl Recorder<'_> {
                     Err(_) => return false,
                 }
             }
-            let rest = self.index.rest().filter(|rest| *rest < IDLE);
-            let wait = if *idle { Duration::ZERO } else { rest.unwrap_or(IDLE) };
+            let pause = self.index.pause_before_step().filter(|pause| *pause < IDLE);
+            let wait = if *idle { Duration::ZERO } else { pause.unwrap_or(IDLE) };
             match commands.recv_timeout(wait) {
                 Ok(command) => break command,
                 Err(RecvTimeoutError::Timeout) => {
-                    *idle |= rest.is_none();
+                    *idle |= pause.is_none();
                     self.index_some();
                 }
                 Err(RecvTimeoutError::Disconnected) => return false,
@@ -246,11 +256,11 @@ impl Recorder<'_> {
                     bytes += append.entries.iter().map(|e| e.new.body.len()).sum::<usize>();
                 }
                 RecorderCommand::Job(_) => entries += 1,
-                RecorderCommand::Look => return true,
+                RecorderCommand::AttendCheckpoint => return true,
                 RecorderCommand::Close => return false,
             }
             batch.push(command);
-            if entries < self.worth && bytes < BATCH_BYTES {
+            if entries < self.batch_target && bytes < BATCH_BYTES {
                 next = commands.try_recv().ok();
             }
         }
@@ -260,7 +270,7 @@ impl Recorder<'_> {
     /// Records a batch in one transaction.
     fn record(&mut self, batch: &mut Vec<RecorderCommand>) {
         let now_ms = (self.clock)();
-        self.writer.begin(self.news.receiver_count() > 0);
+        self.writer.begin(self.commits.receiver_count() > 0);
         let mut erased = false;
         let mut answers = Vec::with_capacity(batch.len());
         let mut failed = self.writer.begin_transaction().err();
@@ -286,18 +296,19 @@ impl Recorder<'_> {
                     erased |= transaction.erased;
                     answers.push(PendingAnswer::Job(done));
                 }
-                RecorderCommand::Look | RecorderCommand::Close => {}
+                RecorderCommand::AttendCheckpoint | RecorderCommand::Close => {}
             }
         }
-        let placing = began.elapsed();
+        let inserting = began.elapsed();
         let failed = failed.or_else(|| self.in_place.check().err());
         let failed = failed.or_else(|| self.writer.commit().err());
         match &failed {
             None => {
-                let placed = self.writer.written();
-                self.worth = worth(placed, placing, began.elapsed().saturating_sub(placing));
+                let inserted = self.writer.written();
+                self.batch_target =
+                    batch_target(inserted, inserting, began.elapsed().saturating_sub(inserting));
                 // Before the answers, because a caller may read the index backlog at once.
-                self.index.appended(placed, self.writer.written_bytes());
+                self.index.appended(inserted, self.writer.written_bytes());
                 self.publish();
                 self.answer(answers, None);
                 self.checkpointer.committed(erased);
@@ -311,7 +322,7 @@ impl Recorder<'_> {
                 // Truncates only under the write lock and in the file that was opened. Otherwise
                 // the frames could be another process's.
                 let ours = begun && self.in_place.check().is_ok();
-                if ours && let Err(error) = open::cut_off(self.path, self.conn) {
+                if ours && let Err(error) = open::truncate_failed_commit(self.path, self.conn) {
                     tracing::error!(%error, "the failed commit was not truncated; the next commit overwrites it");
                 }
                 self.cache.forget_all();
@@ -325,7 +336,7 @@ impl Recorder<'_> {
         let published = self.writer.take_published();
         if !published.is_empty() {
             // `send` fails only if there are no watchers.
-            self.news.send(published.into()).ok();
+            self.commits.send(published.into()).ok();
         }
     }
 
@@ -350,12 +361,12 @@ impl Recorder<'_> {
     }
 }
 
-/// The number of entries that can be inserted in the time `commit`, if `placed` entries took the
-/// time `placing`.
-fn worth(placed: usize, placing: Duration, commit: Duration) -> usize {
-    let placed = u128::try_from(placed).unwrap_or(u128::MAX);
-    let worth = placed.saturating_mul(commit.as_nanos()) / placing.as_nanos().max(1);
-    usize::try_from(worth).unwrap_or(usize::MAX).clamp(BATCH_LEAST, BATCH_MOST)
+/// The number of entries that can be inserted in the time `commit`, if `inserted` entries took the
+/// time `inserting`.
+fn batch_target(inserted: usize, inserting: Duration, commit: Duration) -> usize {
+    let inserted = u128::try_from(inserted).unwrap_or(u128::MAX);
+    let batch_target = inserted.saturating_mul(commit.as_nanos()) / inserting.as_nanos().max(1);
+    usize::try_from(batch_target).unwrap_or(usize::MAX).clamp(BATCH_LEAST, BATCH_MOST)
 }
 
 /// Runs a job in its savepoint. Sets `failed` if the whole transaction must be rolled back.
@@ -391,12 +402,12 @@ mod tests {
     #[test]
     fn recorder__batch_size_balances_sequencing_and_commit() {
         let us = Duration::from_micros;
-        assert_eq!(worth(1000, us(3000), us(1500)), 500);
-        assert_eq!(worth(500, us(1500), us(3000)), 1000);
-        assert_eq!(worth(1000, us(3000), us(30)), BATCH_LEAST);
-        assert_eq!(worth(1, us(5), us(1_000_000)), BATCH_MOST);
+        assert_eq!(batch_target(1000, us(3000), us(1500)), 500);
+        assert_eq!(batch_target(500, us(1500), us(3000)), 1000);
+        assert_eq!(batch_target(1000, us(3000), us(30)), BATCH_LEAST);
+        assert_eq!(batch_target(1, us(5), us(1_000_000)), BATCH_MOST);
         // A clock with no progress, and a transaction without entries.
-        assert_eq!(worth(usize::MAX, us(0), Duration::MAX), BATCH_MOST);
-        assert_eq!(worth(0, us(0), us(0)), BATCH_LEAST);
+        assert_eq!(batch_target(usize::MAX, us(0), Duration::MAX), BATCH_MOST);
+        assert_eq!(batch_target(0, us(0), us(0)), BATCH_LEAST);
     }
 }

@@ -27,7 +27,7 @@ use crate::write_transaction::WriteTransaction;
 pub(crate) const QUEUE: usize = 32 * 1024 * 1024;
 /// Number of commits that a watcher may lag behind before it must read the heads itself. Each keeps
 /// its bodies in memory until the slowest watcher has received it.
-const NEWS: usize = 64;
+const COMMITS: usize = 64;
 
 /// The recorder's thread, which returns why it ended.
 pub(crate) type RecorderThread = JoinHandle<Result<(), StoreError>>;
@@ -46,7 +46,7 @@ pub struct EmbeddedStore {
     /// Bytes that are recorded but not indexed.
     pub(crate) unindexed: Arc<AtomicU64>,
     pub(crate) salts: Salts,
-    pub(crate) news: broadcast::Sender<Arc<[Published]>>,
+    pub(crate) commits: broadcast::Sender<Arc<[Published]>>,
     pub(crate) recorder: Mutex<Option<RecorderThread>>,
 }
 
@@ -82,7 +82,7 @@ impl EmbeddedStore {
         let in_place = Arc::new(open::InPlace::of(path).map_err(file)?);
         let (commands, waiting) = mpsc::channel();
         let (started, start) = mpsc::sync_channel(1);
-        let news = broadcast::Sender::new(NEWS);
+        let commits = broadcast::Sender::new(COMMITS);
         let unindexed = Arc::new(AtomicU64::new(0));
         let readers = Arc::new(Readers::new(path.to_path_buf(), in_place.clone(), lock.clone()));
         let context = RecorderContext {
@@ -92,7 +92,7 @@ impl EmbeddedStore {
             clock,
             readers: readers.clone(),
             commands: commands.clone(),
-            news: news.clone(),
+            commits: commits.clone(),
             unindexed: unindexed.clone(),
         };
         let recorder = thread::Builder::new().name("recorder".into()).spawn(move || {
@@ -121,7 +121,7 @@ impl EmbeddedStore {
             room: Arc::new(Semaphore::new(QUEUE)),
             unindexed,
             salts: Salts::default(),
-            news,
+            commits,
             recorder: Mutex::new(Some(recorder)),
         }))
     }

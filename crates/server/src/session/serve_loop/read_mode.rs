@@ -51,7 +51,7 @@ async fn wait_without_reading<S: AsyncRead + AsyncWrite + Unpin>(
     room: Option<usize>,
 ) -> Result<Wake, ConnectionError> {
     poll_fn(|cx| {
-        let held = pin!(connection.hold()).poll(cx);
+        let held = pin!(connection.wait_without_reading()).poll(cx);
         match held {
             Poll::Ready(error) => Poll::Ready(Err(error)),
             Poll::Pending if room.is_some_and(|room| connection.backlog() <= room) => {
