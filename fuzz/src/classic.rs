@@ -16,15 +16,15 @@ pub(crate) fn classic(data: &[u8]) {
     let mut input = Input(data);
     let mut entropy = Rng::from_seed(u64::from(input.byte()));
     let line = input.part();
-    if let Ok(heard) = Greeting::draw(&mut entropy).hear(line) {
+    if let Ok(hello) = Greeting::draw(&mut entropy).read_hello(line) {
         let (kid, nonce) = std::str::from_utf8(line).unwrap().split_once(' ').unwrap();
-        assert!(heard.kid() == kid && (1..=32).contains(&kid.len()) && nonce.len() == 22);
+        assert!(hello.kid() == kid && (1..=32).contains(&kid.len()) && nonce.len() == 22);
     }
     let key = ClassicSecret::new(&[7; 32]);
     let greeting = Greeting::draw(&mut entropy);
     let (hello, mut client) =
         call("lamp", &key, greeting.line().trim_end().as_bytes(), &mut entropy).unwrap();
-    let mut server = greeting.hear(hello.trim_end().as_bytes()).unwrap().lines(&key);
+    let mut server = greeting.read_hello(hello.trim_end().as_bytes()).unwrap().lines(&key);
     let mut before = b"none yet".to_vec();
     for _ in 0..16 {
         if input.is_empty() {

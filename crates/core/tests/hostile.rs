@@ -214,9 +214,9 @@ proptest! {
         line in mangled(classic_line()),
     ) {
         let key = ClassicSecret::new(&[7; 32]);
-        let mut server = Greeting::draw(&mut ZeroEntropy).hear(CLASSIC_HELLO).unwrap().lines(&key);
+        let mut server = Greeting::draw(&mut ZeroEntropy).read_hello(CLASSIC_HELLO).unwrap().lines(&key);
         for bytes in [&junk, &line] {
-            let _any = Greeting::draw(&mut Os).hear(bytes);
+            let _any = Greeting::draw(&mut Os).read_hello(bytes);
             let _any = call("lamp", &key, bytes, &mut Os);
             let opened = server.open(bytes);
             prop_assert!(opened.is_err() || *bytes == classic_line(), "{opened:?}");

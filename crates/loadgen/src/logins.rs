@@ -32,7 +32,7 @@ async fn keep_logging_in(
     while !gauge.ends() {
         let began = Instant::now();
         let opened = users.open(n).await?;
-        gauge.came(1, once(began.elapsed()));
+        gauge.record_answers(1, once(began.elapsed()));
         opened.connection.close(CloseCode::Bye).await;
     }
     Ok(())

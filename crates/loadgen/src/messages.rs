@@ -72,6 +72,6 @@ async fn keep_sending(
         }
         sender.connection.wait(None).await?;
         sender.take(&mut took)?;
-        gauge.came(took.len() as u64, took.drain(..));
+        gauge.record_answers(took.len() as u64, took.drain(..));
     }
 }

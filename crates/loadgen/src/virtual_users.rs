@@ -208,11 +208,11 @@ async fn invite(
     let Answered::Invite(invite) = requests.request(Op::MakeInvite(make)).await? else {
         return Err(ClientError::Protocol("an answer to another question"));
     };
-    let odd = || ClientError::Protocol("an invite");
-    let secret = <[u8; 16]>::try_from(invite.secret.as_ref()).map_err(|_| odd())?;
+    let malformed = || ClientError::Protocol("an invite");
+    let secret = <[u8; 16]>::try_from(invite.secret.as_ref()).map_err(|_| malformed())?;
     Ok(InviteLink {
         address,
-        id: InviteId::from_slice(&invite.id).ok_or_else(odd)?,
+        id: InviteId::from_slice(&invite.id).ok_or_else(malformed)?,
         secret: InviteSecret::new(&secret),
         server_key: *profile.server_key(),
         tls_pin: match profile.tls() {

@@ -133,15 +133,15 @@ impl Appends {
 
     /// Hands a batch to the recorder.
     pub(crate) async fn record(&mut self, record: &Record, batch: AppendBatch) {
-        if let Some(handing) = self.begin(record, batch) {
-            let handed = handing.await;
-            self.handed(handed);
+        if let Some(append) = self.begin(record, batch) {
+            let handed = append.await;
+            self.add_batch(handed);
         }
     }
 
     /// Starts to hand a batch to the recorder.
     ///
-    /// Pass the future's output to [`Appends::handed`]. Poll it to completion, because other
+    /// Pass the future's output to [`Appends::add_batch`]. Poll it to completion, because other
     /// batches queue behind it. If it is dropped, nothing of the batch is recorded.
     pub(crate) fn begin(
         &mut self,
@@ -180,7 +180,7 @@ impl Appends {
     }
 
     /// Adds a batch that the recorder has taken or refused.
-    pub(crate) fn handed(&mut self, HandedBatch { requests, answer, charged }: HandedBatch) {
+    pub(crate) fn add_batch(&mut self, HandedBatch { requests, answer, charged }: HandedBatch) {
         self.queue.push_back(Box::pin(async move {
             let result = match answer {
                 Ok(answer) => answer.await.map_err(Unrecorded::from),

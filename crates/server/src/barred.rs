@@ -16,7 +16,7 @@ use twinlock_core::id::{DeviceId, Name};
 use twinlock_store::{AddedClassicKey, Store, StoreError, StoredClassicKey};
 
 /// Interval between attempts to write.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// A revoked credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Barred {
             }
             self.write(store).await;
             if self.is_unwritten() {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }

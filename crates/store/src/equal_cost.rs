@@ -31,7 +31,7 @@ pub const AFTER_TAGS: [u8; 33] = [255; 33];
 
 /// A name of usual length, for reads that should find nothing. If such a user exists, its row is
 /// read and ignored.
-fn nobody() -> Name {
+fn stand_in_name() -> Name {
     #[allow(clippy::expect_used)]
     Name::new("nobody").expect("a constant")
 }
@@ -58,17 +58,17 @@ pub fn credential_row(
     key: &RowKey,
     id: &CredentialId,
 ) -> (CredentialRow, bool) {
-    let nobodys = || {
-        let row = CredentialRow::of_user(id, &nobody(), &[0; RECORD], 0);
+    let stand_in = || {
+        let row = CredentialRow::of_user(id, &stand_in_name(), &[0; RECORD], 0);
         CredentialRow { user: None, ..row }
     };
     if let Some(row) = found {
         let found = CredentialRow::accepted(row, key, id);
         let is_there = found.is_some();
-        return (found.unwrap_or_else(nobodys), is_there);
+        return (found.unwrap_or_else(stand_in), is_there);
     }
     let other = other.and_then(Result::ok);
-    let (other, mac) = other.unwrap_or_else(|| (nobodys(), [0; 32]));
+    let (other, mac) = other.unwrap_or_else(|| (stand_in(), [0; 32]));
     let _never = other.has_mac(key, &mac);
     (other, false)
 }
@@ -76,7 +76,7 @@ pub fn credential_row(
 /// The user whose row the look-up of a credential reads next, even if that user does not matter.
 #[must_use]
 pub fn user_of(row: &CredentialRow) -> Name {
-    row.user.as_ref().or(row.made_by.as_ref()).cloned().unwrap_or_else(nobody)
+    row.user.as_ref().or(row.made_by.as_ref()).cloned().unwrap_or_else(stand_in_name)
 }
 
 /// The result of a look-up: of a row from [`credential_row`], and the [`person`] of its
@@ -124,8 +124,9 @@ pub fn person(
 ) -> Result<Option<StoredPerson>, StoreError> {
     if found.is_none() && other.is_none() {
         let user = user.clone();
-        let nobody = StoredPerson { user, role: UserRole::Member, password: false, created_ms: 0 };
-        let _never = nobody.has_mac(key, &[0; 32]);
+        let stand_in =
+            StoredPerson { user, role: UserRole::Member, password: false, created_ms: 0 };
+        let _never = stand_in.has_mac(key, &[0; 32]);
     }
     found.transpose()
 }
@@ -143,7 +144,7 @@ pub fn classic_key_row(
         return ClassicKeyRow::accepted(row, key);
     }
     let other = other.and_then(Result::ok);
-    let (other, mac) = other.unwrap_or_else(|| (ClassicKeyRow::nobodys(name), [0; 32]));
+    let (other, mac) = other.unwrap_or_else(|| (ClassicKeyRow::stand_in(name), [0; 32]));
     let _never = other.has_mac(key, &mac);
     None
 }

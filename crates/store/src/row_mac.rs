@@ -226,7 +226,7 @@ pub struct ClassicKeyRow {
 
 impl ClassicKeyRow {
     /// The row that a miss verifies, for the same cost as a hit.
-    pub(crate) fn nobodys(name: &Name) -> Self {
+    pub(crate) fn stand_in(name: &Name) -> Self {
         let key = StoredClassicKey {
             name: name.clone(),
             user: name.clone(),

@@ -5,7 +5,8 @@
 //! A classic connection carries one JWE per line inside TLS (`jwe` implements the only format).
 //! Both ends draw a nonce and derive the connection's keys from both, so that a recorded line is
 //! invalid on any other connection. `seq` in the plaintext prevents replay within one connection.
-//! [`Greeting`] becomes [`Heard`] becomes [`ClassicChannel`]; each step consumes the one before it. The
+//! [`Greeting`] becomes [`ClassicHello`] becomes [`ClassicChannel`]; each step consumes the one
+//! before it. The
 //! origin's own format, which has no integrity protection, is in [`origin`].
 //!
 //! Errors are returned to the caller, for its log; the peer learns nothing about them.
@@ -32,7 +33,7 @@ pub const MAX_LINE: usize = 49_152;
 pub const MAX_HELLO: usize = 32 + 1 + NONCE_CHARS;
 
 /// Lines that a client may send ahead of their answers.
-pub const AHEAD: usize = 64;
+pub const MAX_UNANSWERED: usize = 64;
 
 /// Characters of a nonce in base64url.
 const NONCE_CHARS: usize = 22;
@@ -121,26 +122,26 @@ impl Greeting {
     ///
     /// # Errors
     /// [`Closed::Form`].
-    pub fn hear(self, line: &[u8]) -> Result<Heard, Closed> {
+    pub fn read_hello(self, line: &[u8]) -> Result<ClassicHello, Closed> {
         let line = std::str::from_utf8(line).map_err(|_| Closed::Form)?;
         let (kid, cn) = line.split_once(' ').ok_or(Closed::Form)?;
         let inner = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
         if !(1..=32).contains(&kid.len()) || !kid.bytes().all(inner) {
             return Err(Closed::Form);
         }
-        Ok(Heard { sn: self.sn, cn: nonce(cn)?, kid: kid.to_owned() })
+        Ok(ClassicHello { sn: self.sn, cn: nonce(cn)?, kid: kid.to_owned() })
     }
 }
 
 /// The client has named its key; nothing is proven yet.
 #[derive(Debug)]
-pub struct Heard {
+pub struct ClassicHello {
     sn: [u8; 16],
     cn: [u8; 16],
     kid: String,
 }
 
-impl Heard {
+impl ClassicHello {
     /// The key that the client claims. Not for a log: people type passwords anywhere.
     #[must_use]
     pub fn kid(&self) -> &str {
@@ -271,9 +272,9 @@ mod laws {
         let greeting = Greeting::draw(entropy);
         let (hello, client) =
             call("lamp", psk, greeting.line().trim_end().as_bytes(), entropy).unwrap();
-        let heard = greeting.hear(hello.trim_end().as_bytes()).unwrap();
-        assert_eq!(heard.kid(), "lamp");
-        (heard.lines(psk), client)
+        let hello = greeting.read_hello(hello.trim_end().as_bytes()).unwrap();
+        assert_eq!(hello.kid(), "lamp");
+        (hello.lines(psk), client)
     }
 
     fn sealed(from: &mut ClassicChannel, text: &str, entropy: &mut Seeded) -> Vec<u8> {
@@ -315,11 +316,11 @@ mod laws {
         again.fill(&mut sn);
         again.fill(&mut cn);
         for (kid, psk) in [("lamp", [8; 32]), ("lamb", [7; 32])] {
-            let heard = Heard { sn, cn, kid: kid.to_owned() };
-            assert_eq!(heard.lines(&ClassicSecret::new(&psk)).open(&line), Err(Closed::Tag));
+            let hello = ClassicHello { sn, cn, kid: kid.to_owned() };
+            assert_eq!(hello.lines(&ClassicSecret::new(&psk)).open(&line), Err(Closed::Tag));
         }
-        let heard = Heard { sn, cn, kid: "lamp".to_owned() };
-        assert!(heard.lines(&ClassicSecret::new(&[7; 32])).open(&line).is_ok());
+        let hello = ClassicHello { sn, cn, kid: "lamp".to_owned() };
+        assert!(hello.lines(&ClassicSecret::new(&[7; 32])).open(&line).is_ok());
     }
 
     #[test]
@@ -356,9 +357,10 @@ mod laws {
     #[test]
     fn classic__malformed_first_message_is_rejected() {
         let cn = BASE64URL_NOPAD.encode(&[2; 16]);
-        let hear = |line: &str| Greeting::draw(&mut Seeded(0)).hear(line.as_bytes()).map(drop);
+        let read_hello =
+            |line: &str| Greeting::draw(&mut Seeded(0)).read_hello(line.as_bytes()).map(drop);
         for good in ["a", "-", "lamp.kitchen-2", &"a".repeat(32)] {
-            assert_eq!(hear(&format!("{good} {cn}")), Ok(()), "{good}");
+            assert_eq!(read_hello(&format!("{good} {cn}")), Ok(()), "{good}");
         }
         for bad in [
             String::new(),
@@ -375,7 +377,7 @@ mod laws {
             format!("lämp {cn}"),
             format!("{} {cn}", "a".repeat(33)),
         ] {
-            assert_eq!(hear(&bad), Err(Closed::Form), "{bad}");
+            assert_eq!(read_hello(&bad), Err(Closed::Form), "{bad}");
         }
     }
 

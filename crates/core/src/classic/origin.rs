@@ -47,7 +47,7 @@ impl Bridge {
     /// Creates the server's end for a key. `None` for a key of JWE lines.
     #[must_use]
     pub fn new(form: ClassicScheme, shared: &ClassicSecret) -> Option<Self> {
-        let way = |dir: &str| match form {
+        let direction = |dir: &str| match form {
             ClassicScheme::Jwe => None,
             ClassicScheme::Origin => Some(BridgeDirection {
                 key: ClassicSecret::new(shared.expose_secret()),
@@ -57,7 +57,7 @@ impl Bridge {
                 Some(wiped::<{ wiped::FRAME }, _>(|| BridgeDirection::with_mac(shared, dir)))
             }
         };
-        Some(Self { read: way("c2s")?, write: way("s2c")? })
+        Some(Self { read: direction("c2s")?, write: direction("s2c")? })
     }
 
     /// Opens a message without LF and returns its text; `None` on any failure.
@@ -85,7 +85,7 @@ impl BridgeDirection {
     /// `key[32] || mac_key[32] = Expand(Extract("tl1 origin", shared), "tl1 origin " || dir, 64)`.
     fn with_mac(shared: &ClassicSecret, dir: &str) -> Self {
         let prk = schedule::extract(schedule::ORIGIN, shared.expose_secret());
-        let both = schedule::expand::<64>(&prk, &[schedule::ORIGIN_WAY, dir.as_bytes()]);
+        let both = schedule::expand::<64>(&prk, &[schedule::ORIGIN_DIRECTION, dir.as_bytes()]);
         let half = |half: Option<&[u8; 32]>| {
             // 64 bytes have two halves.
             #[allow(clippy::expect_used)]
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn origin_bridge__utf8_check_matches_std() {
-        let judge = |bytes: &[u8]| {
+        let compare = |bytes: &[u8]| {
             assert_eq!(
                 bool::from(is_utf8(bytes)),
                 std::str::from_utf8(bytes).is_ok(),
@@ -239,13 +239,13 @@ mod tests {
         };
         for a in 0..=255 {
             for b in 0..=255 {
-                judge(&[a, b]);
+                compare(&[a, b]);
                 // Bytes at the limits of the range that may follow.
                 for c in [0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xff] {
-                    judge(&[a, b, c]);
-                    judge(&[b'x', a, b, c, 0x80]);
-                    judge(&[a, b, c, 0xbf, b'x']);
-                    judge(&[a, b, 0x80, c]);
+                    compare(&[a, b, c]);
+                    compare(&[b'x', a, b, c, 0x80]);
+                    compare(&[a, b, c, 0xbf, b'x']);
+                    compare(&[a, b, 0x80, c]);
                 }
             }
         }

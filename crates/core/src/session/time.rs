@@ -29,7 +29,7 @@ impl Session {
         }
     }
 
-    fn busier(&self) -> u64 {
+    fn busier_frames(&self) -> u64 {
         self.send.frames().max(self.recv.frames())
     }
 
@@ -42,7 +42,7 @@ impl Session {
         if !wanted {
             return None;
         }
-        let due = if self.rekey_wanted || self.busier() >= timing.rekey_after_frames {
+        let due = if self.rekey_wanted || self.busier_frames() >= timing.rekey_after_frames {
             self.epoch_began
         } else if self.epoch_traffic {
             self.epoch_began + timing.rekey_after
@@ -61,7 +61,7 @@ impl Session {
         let timing = &self.config.timing;
         if self.side == Side::Client {
             None
-        } else if self.busier() >= timing.rekey_overdue_frames {
+        } else if self.busier_frames() >= timing.rekey_overdue_frames {
             Some(self.epoch_began)
         } else {
             // Immediately if the first traffic has no time yet, so that `handle_timeout` notes it.

@@ -73,8 +73,8 @@ fn ends(file: &Value) -> (ClassicChannel, ClassicChannel) {
     let server_hello = file.text("server_hello").trim_end().as_bytes();
     let (hello, client) = call(file.text("kid"), &psk, server_hello, &mut drawn("cn")).unwrap();
     assert_eq!(hello, file.text("client_hello"));
-    let heard = greeting.hear(hello.trim_end().as_bytes()).unwrap();
-    (heard.lines(&psk), client)
+    let hello = greeting.read_hello(hello.trim_end().as_bytes()).unwrap();
+    (hello.lines(&psk), client)
 }
 
 fn once(case: &Value) -> Script {

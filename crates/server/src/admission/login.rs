@@ -74,7 +74,7 @@ pub(crate) async fn log_in(
     let payload = acceptor.read_hello().await?;
     permit.rise(Rank::Login);
     let AnsweredHello { state, challenge, looked_up, taken, device } =
-        ask(admission, record, &payload, source).await?;
+        answer_with_challenge(admission, record, &payload, source).await?;
     if device.is_some() {
         permit.rise(Rank::Device);
     }
@@ -98,7 +98,7 @@ pub(crate) struct AnsweredHello {
 }
 
 /// Does the work from HELLO to CHALLENGE.
-pub(crate) async fn ask(
+pub(crate) async fn answer_with_challenge(
     admission: &Admission,
     record: &Record,
     payload: &[u8],

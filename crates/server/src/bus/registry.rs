@@ -62,7 +62,7 @@ impl Registry {
             (Owner::User(_), None) => {
                 sessions.make_room_for_password(&owner, limits.password.max(1))
             }
-            _ if sessions.counted_with(&owner, device).count()
+            _ if sessions.sharing_limit(&owner, device).count()
                 >= limits.device.saturating_mul(NOT_READY) =>
             {
                 return Err(CloseCode::Quota);
@@ -119,7 +119,7 @@ impl Registry {
             (Owner::User(_), None) => limits.password.max(1),
             _ => limits.device,
         };
-        let together = sessions.counted_with(&session.owner, session.device);
+        let together = sessions.sharing_limit(&session.owner, session.device);
         let ready = together.filter(|other| other.instance.get().is_some()).count();
         if ready > most_ready { Err(CloseCode::Quota) } else { Ok(()) }
     }
@@ -198,8 +198,8 @@ impl Registry {
     pub(super) fn presence_since(&self, since: u64, most: usize) -> (Vec<(Name, bool)>, u64) {
         let sessions = lock(&self.sessions);
         let (users, now) = sessions.presence.since(since, most);
-        let tell = |user: &Name| (user.clone(), sessions.is_online(user));
-        (users.map(tell).collect(), now)
+        let with_presence = |user: &Name| (user.clone(), sessions.is_online(user));
+        (users.map(with_presence).collect(), now)
     }
 }
 
@@ -210,7 +210,7 @@ impl Sessions {
     }
 
     /// The sessions that are counted together with one of this owner and device.
-    fn counted_with(
+    fn sharing_limit(
         &self,
         owner: &Owner,
         device: Option<DeviceId>,
@@ -220,9 +220,9 @@ impl Sessions {
 
     /// Closes the oldest password sessions of this user until one more fits.
     fn make_room_for_password(&mut self, owner: &Owner, most: usize) {
-        while self.counted_with(owner, None).count() >= most {
+        while self.sharing_limit(owner, None).count() >= most {
             // Lists are in the order of registration.
-            let Some(oldest) = self.counted_with(owner, None).next().cloned() else { return };
+            let Some(oldest) = self.sharing_limit(owner, None).next().cloned() else { return };
             self.forget(&oldest);
             oldest.close(CloseCode::Quota);
         }

@@ -1,6 +1,7 @@
 //! The loop of a classic connection: lines in, answers out once the entries are on disk.
 //!
-//! At most [`AHEAD`] lines are ahead of their answers; at that limit, nothing is read. An unknown
+//! At most [`MAX_UNANSWERED`] lines are ahead of their answers; at that limit, nothing is read. An
+//! unknown
 //! or revoked key is handled like a wrong one, up to the first line that does not open.
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -8,7 +9,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use twinlock_core::chain::EntryKind;
 use twinlock_core::classic::{
-    AHEAD, ClassicChannel, ClassicScheme, Greeting, Heard, MAX_HELLO, MAX_LINE, answer,
+    ClassicChannel, ClassicHello, ClassicScheme, Greeting, MAX_HELLO, MAX_LINE, MAX_UNANSWERED,
+    answer,
 };
 use twinlock_core::id::Name;
 use twinlock_store::{Appended, StoredClassicKey};
@@ -36,21 +38,21 @@ where
 {
     let greeting = Greeting::draw(&mut OsEntropy);
     stream.out().extend_from_slice(greeting.line().as_bytes());
-    let heard = tokio::select! {
+    let hello = tokio::select! {
         line = timeout(services.env.config.classic.greeting, hello(&mut stream)) => match line {
-            Ok(Ok(line)) => greeting.hear(&line),
+            Ok(Ok(line)) => greeting.read_hello(&line),
             Ok(Err(ended)) => return ended,
             Err(_) => return ClassicEnd::Late,
         },
         () = services.env.stopping() => return ClassicEnd::Shutdown,
     };
-    let heard = match heard {
-        Ok(heard) => heard,
+    let hello = match hello {
+        Ok(hello) => hello,
         Err(closed) => return closed.into(),
     };
     // Before the key is looked up, so that any later revocation is signalled.
     let revocations = services.bus.watch_keys();
-    let (key, lines) = match key_and_lines(&services.admission, &services.record, heard).await {
+    let (key, lines) = match key_and_lines(&services.admission, &services.record, hello).await {
         Ok(found) => found,
         Err(ended) => return ended,
     };
@@ -67,7 +69,7 @@ where
         revocations,
         appends: account.map(Appends::of).unwrap_or_default(),
         ending: None,
-        heard: now,
+        last_data: now,
         begun,
         proven: false,
         log,
@@ -94,17 +96,17 @@ where
 pub(super) async fn key_and_lines(
     admission: &Admission,
     record: &Record,
-    heard: Heard,
+    hello: ClassicHello,
 ) -> Result<(Option<StoredClassicKey>, ClassicChannel), ClassicEnd> {
     // An invalid name belongs to no key. The protocol allows names that the server does not accept;
     // they are looked up as a name without a key.
     #[allow(clippy::expect_used)]
-    let name = Name::new(heard.kid()).unwrap_or_else(|_| Name::new("nobody").expect("a constant"));
+    let name = Name::new(hello.kid()).unwrap_or_else(|_| Name::new("nobody").expect("a constant"));
     let row = record.store.classic_key(&name).await?;
-    let row = row.filter(|row| row.form == ClassicScheme::Jwe && row.name.as_str() == heard.kid());
+    let row = row.filter(|row| row.form == ClassicScheme::Jwe && row.name.as_str() == hello.kid());
     let row = row.filter(|row| !record.barred.has_key(&row.name));
     let psk = admission.classic_key(&name, row.as_ref());
-    let lines = heard.lines(&psk);
+    let lines = hello.lines(&psk);
     Ok((row, lines))
 }
 
@@ -120,7 +122,7 @@ struct JweConnection<'s, S> {
     /// Set once nothing more is read; the connection ends when everything is answered.
     ending: Option<ClassicEnd>,
     /// Time of the last line.
-    heard: Instant,
+    last_data: Instant,
     /// Since when part of a line is pending.
     begun: Option<Instant>,
     /// A line has opened.
@@ -157,7 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
         // A key that was revoked before a line arrived must not open it.
         if self.revocations.has_changed().map_err(|_| ClassicEnd::Shutdown)? {
             self.revocations.mark_unchanged();
-            self.look_again().await?;
+            self.recheck_key().await?;
         }
         if self.ending.is_none() {
             self.take_lines().await?;
@@ -173,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
             changed = self.revocations.changed() => {
                 // The bus holds the sender.
                 changed.map_err(|_| ClassicEnd::Shutdown)?;
-                self.look_again().await?;
+                self.recheck_key().await?;
             }
             Some(recorded) = self.appends.next() => self.answer(recorded)?,
             () = self.services.env.stopping(), if self.ending.is_none() => {
@@ -191,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
 
     /// Whether another line may be ahead of its answer, in addition to those in `batch`.
     fn may_take(&self, batch: &AppendBatch) -> bool {
-        self.appends.count() + batch.len() < AHEAD
+        self.appends.count() + batch.len() < MAX_UNANSWERED
             && self.appends.have_room(batch, &self.services.env.config.limits)
             && self.stream.has_room()
     }
@@ -199,9 +201,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
     fn deadline(&self, listen: bool) -> Instant {
         let limits = &self.services.env.config.classic;
         let half = self.begun.filter(|_| listen).map(|begun| begun + limits.half_line);
-        let silence = self.heard + limits.silence;
+        let silence = self.last_data + limits.silence;
         let log = self.log.as_ref().and_then(AppendLog::due);
-        let all = [half, self.stream.look_at(limits.half_line), log];
+        let all = [half, self.stream.check_at(limits.half_line), log];
         all.into_iter().flatten().fold(silence, Instant::min)
     }
 
@@ -215,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
         if self.begun.is_some_and(|begun| listen && begun.elapsed() >= limits.half_line) {
             return Err(ClassicEnd::Late);
         }
-        if self.heard.elapsed() >= limits.silence { Err(ClassicEnd::Silence) } else { Ok(()) }
+        if self.last_data.elapsed() >= limits.silence { Err(ClassicEnd::Silence) } else { Ok(()) }
     }
 
     /// Opens the complete lines, as many as may be ahead, and hands them over together.
@@ -231,8 +233,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
                     break;
                 }
             };
-            self.heard = Instant::now();
-            self.begun = (!self.stream.pending().is_empty()).then_some(self.heard);
+            self.last_data = Instant::now();
+            self.begun = (!self.stream.pending().is_empty()).then_some(self.last_data);
             match self.open(&line) {
                 Ok(entry) => batch.push(0, entry),
                 Err(ended) => {
@@ -283,7 +285,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
     ///
     /// Until the client has proven a key, its revocation changes nothing that the client can see. A
     /// close would reveal that the key existed.
-    async fn look_again(&mut self) -> Result<(), ClassicEnd> {
+    async fn recheck_key(&mut self) -> Result<(), ClassicEnd> {
         let Some(key) = &self.key else { return Ok(()) };
         let now = self.services.record.store.classic_key(&key.name).await?;
         match now.as_ref() == Some(key) && !self.services.record.barred.has_key(&key.name) {

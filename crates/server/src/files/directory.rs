@@ -25,7 +25,7 @@ use crate::private;
 /// The directory of partial uploads. Directories of content have names of two characters.
 const PARTIAL: &str = "partial";
 /// The directory of quarantined content.
-const ASIDE: &str = "unreferenced";
+const QUARANTINE: &str = "unreferenced";
 
 /// The default reserve: the smaller of a number of bytes and a fraction (1/20) of the disk.
 const RESERVE: u64 = 1 << 30;
@@ -100,7 +100,7 @@ impl Disk {
 
     /// Gives a synced file the name of its content. Existing content is replaced: the hash of the
     /// new file was just verified, and the old one may have been damaged since.
-    pub(super) fn place(&self, partial: &Path, hash: &Hash) -> Result<(), FilesError> {
+    pub(super) fn publish(&self, partial: &Path, hash: &Hash) -> Result<(), FilesError> {
         let path = self.content(hash);
         let dir = path.parent().unwrap_or(&self.dir);
         self.make(dir)?;
@@ -145,13 +145,13 @@ impl Disk {
         Ok(true)
     }
 
-    fn aside(&self, hash: &Hash) -> PathBuf {
-        self.dir.join(ASIDE).join(HEXLOWER.encode(hash))
+    fn quarantine_path(&self, hash: &Hash) -> PathBuf {
+        self.dir.join(QUARANTINE).join(HEXLOWER.encode(hash))
     }
 
-    pub(super) fn set_aside(&self, hash: &Hash) -> Result<(), FilesError> {
-        let (from, to) = (self.content(hash), self.aside(hash));
-        self.make(&self.dir.join(ASIDE))?;
+    pub(super) fn quarantine(&self, hash: &Hash) -> Result<(), FilesError> {
+        let (from, to) = (self.content(hash), self.quarantine_path(hash));
+        self.make(&self.dir.join(QUARANTINE))?;
         // The age in quarantine counts from now on.
         let opened = private::open(OpenOptions::new().write(true), &from);
         let touched = opened.and_then(|file| file.set_modified(SystemTime::now()));
@@ -159,8 +159,8 @@ impl Disk {
         fs::rename(&from, &to).map_err(io("write", &to))
     }
 
-    pub(super) fn bring_back(&self, hash: &Hash) -> Result<bool, FilesError> {
-        let (from, to) = (self.aside(hash), self.content(hash));
+    pub(super) fn restore(&self, hash: &Hash) -> Result<bool, FilesError> {
+        let (from, to) = (self.quarantine_path(hash), self.content(hash));
         if let Some(dir) = to.parent() {
             self.make(dir)?;
         }
@@ -171,10 +171,10 @@ impl Disk {
         }
     }
 
-    pub(super) fn expire_set_aside(&self, age: Duration) -> Result<usize, FilesError> {
+    pub(super) fn expire_quarantine(&self, age: Duration) -> Result<usize, FilesError> {
         let now = SystemTime::now();
         let mut gone = 0;
-        for (path, meta) in entries(&self.dir.join(ASIDE))? {
+        for (path, meta) in entries(&self.dir.join(QUARANTINE))? {
             if is_older(&meta, now, age) {
                 remove(&path)?;
                 gone += 1;
@@ -193,7 +193,7 @@ impl Disk {
                 }
                 match hash_of(&path) {
                     Some(key) => gone += usize::from(self.discard(&path, &key)?),
-                    // Left by a crash between two steps of `place`.
+                    // Left by a crash between two steps of `publish`.
                     None => remove(&path)?,
                 }
             }

@@ -88,19 +88,19 @@ impl Blobs for LocalDisk {
         blocking(move || remove(&path)).await
     }
 
-    async fn set_aside(&self, hash: &Hash) -> Result<(), FilesError> {
+    async fn quarantine(&self, hash: &Hash) -> Result<(), FilesError> {
         let (disk, hash) = (self.0.clone(), *hash);
-        blocking(move || disk.set_aside(&hash)).await
+        blocking(move || disk.quarantine(&hash)).await
     }
 
-    async fn bring_back(&self, hash: &Hash) -> Result<bool, FilesError> {
+    async fn restore(&self, hash: &Hash) -> Result<bool, FilesError> {
         let (disk, hash) = (self.0.clone(), *hash);
-        blocking(move || disk.bring_back(&hash)).await
+        blocking(move || disk.restore(&hash)).await
     }
 
-    async fn expire_set_aside(&self, age: Duration) -> Result<usize, FilesError> {
+    async fn expire_quarantine(&self, age: Duration) -> Result<usize, FilesError> {
         let disk = self.0.clone();
-        blocking(move || disk.expire_set_aside(age)).await
+        blocking(move || disk.expire_quarantine(age)).await
     }
 
     async fn hashes(&self, first: u8) -> Result<Vec<Hash>, FilesError> {

@@ -39,13 +39,13 @@ pub(crate) struct FilePolicy {
     claims: Claims,
     /// Shared from the placing of content to the recording of its entry; exclusive for checking
     /// whether an entry refers to content, and removing it.
-    pub(super) placing: RwLock<()>,
+    pub(super) publishing: RwLock<()>,
     lookups: Fair,
     turns: Arc<HashTurns>,
 }
 
 /// An offer that passed all checks.
-pub(crate) enum Judged {
+pub(crate) enum CheckedOffer {
     /// The message is in the record already.
     Recorded(Receipt),
     /// Quota and disk have space for it, which the claim reserves.
@@ -94,7 +94,7 @@ impl FilePolicy {
             partials_per_user: limits.partial_files_per_user,
             kept: limits.partial_files,
             claims: Claims::default(),
-            placing: RwLock::new(()),
+            publishing: RwLock::new(()),
             lookups: Fair::new(LOOKUPS),
             turns: HashTurns::new(),
         }
@@ -116,16 +116,16 @@ impl FilePolicy {
     }
 
     /// Checks the offer of a message with a file.
-    pub(crate) async fn judge(
+    pub(crate) async fn check_offer(
         &self,
         id: &UploadId,
         message_id: &MessageId,
         conversation: ConversationId,
-    ) -> Result<Judged, Denied> {
+    ) -> Result<CheckedOffer, Denied> {
         // A message that was sent before is recorded, whatever has become of the conversation or
         // the quota.
         if let Some(receipt) = self.store.receipt(&id.user, message_id).await? {
-            return Ok(Judged::Recorded(receipt));
+            return Ok(CheckedOffer::Recorded(receipt));
         }
         if self.store.conversation(&id.user, conversation).await?.is_none() {
             return Err(Denied::Because(RefusalReason::NotFound));
@@ -149,7 +149,7 @@ impl FilePolicy {
                 self.number_per_user,
             ));
         }
-        let had = self.make_way(id, left - charge(id)).await?;
+        let had = self.make_space(id, left - charge(id)).await?;
         claim.set_written(had);
         let room = self.blobs.room().await?;
         // Content takes at least a block, however small it is.
@@ -160,7 +160,7 @@ impl FilePolicy {
         if had == 0 && room.files <= others.number {
             return Err(FilesError::NoInodes.into());
         }
-        Ok(Judged::Fits(claim))
+        Ok(CheckedOffer::Fits(claim))
     }
 
     /// Opens the upload of an offer that fits.
@@ -174,7 +174,7 @@ impl FilePolicy {
 
     /// Discards partial uploads of this user that are not open, the oldest first, until the rest
     /// has at most `left` bytes. Returns the bytes that exist of this upload.
-    async fn make_way(&self, id: &UploadId, left: u64) -> Result<u64, FilesError> {
+    async fn make_space(&self, id: &UploadId, left: u64) -> Result<u64, FilesError> {
         let mut partials = self.blobs.partials(&id.user).await?;
         let had = partials.iter().find(|p| p.is_of(id)).map_or(0, |p| p.bytes);
         // Open uploads have claims.
@@ -209,10 +209,10 @@ impl FilePolicy {
             return Err(error.into());
         }
         self.has_room_for(&entry)?;
-        let placing = self.placing.read().await;
-        upload.place(&hash).await?;
+        let publishing = self.publishing.read().await;
+        upload.publish(&hash).await?;
         let mut appended = self.store.append(vec![entry]).await?;
-        drop(placing);
+        drop(publishing);
         drop(claim);
         // The entry is recorded even if the upload cannot be removed.
         if let Err(error) = upload.discard().await {
@@ -246,7 +246,7 @@ impl FilePolicy {
         if self.store.is_referenced(hash).await? {
             return Ok(());
         }
-        let _alone = self.placing.write().await;
+        let _alone = self.publishing.write().await;
         if !self.store.is_referenced(hash).await? {
             self.blobs.remove(hash).await?;
         }

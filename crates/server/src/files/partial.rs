@@ -29,7 +29,7 @@ pub(super) fn must_be_read(disk: &Disk, id: &UploadId) -> bool {
             Ok(_) => {}
             Err(_) => return true,
         }
-    } else if table.put_away.get(&id.key).is_some_and(|one| one.is_as_left(&path)) {
+    } else if table.idle.get(&id.key).is_some_and(|one| one.is_as_left(&path)) {
         return false;
     }
     drop(table);
@@ -55,11 +55,11 @@ pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn OpenUpload>
     let entry = PartialEntry::new(id.user.clone(), lease.clone());
     let mut table = lock(&disk.table);
     let before = table.by_key.insert(id.key, entry);
-    let put_away = table.put_away.remove(&id.key);
+    let idle = table.idle.remove(&id.key);
     drop(table);
     let kept = before
         .and_then(|before| lock(&before.lease).take())
-        .or_else(|| put_away.and_then(|one| one.open(&path)));
+        .or_else(|| idle.and_then(|one| one.open(&path)));
     let opened = match kept {
         Some(open) if open.is_as_left(&path) => Ok(open),
         _ => disk
@@ -141,14 +141,14 @@ impl OpenUpload for Writer {
         .await
     }
 
-    async fn place(&mut self, hash: &Hash) -> Result<(), FilesError> {
+    async fn publish(&mut self, hash: &Hash) -> Result<(), FilesError> {
         let hash = *hash;
         self.with_file(move |disk, _, path, file| {
             // Only the sealed file is placed, and no other that has its name by now.
             if !file.is_as_left(path) {
                 return Err(FilesError::Taken);
             }
-            disk.place(path, &hash)
+            disk.publish(path, &hash)
         })
         .await
     }

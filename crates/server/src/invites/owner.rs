@@ -37,7 +37,7 @@ pub(crate) async fn invite(
     let path = path(&config.data);
     let kept = read(&path);
     let (id, secret) = match kept.as_ref().and_then(|text| InviteLink::parse(text.trim()).ok()) {
-        Some(link) if works(admission, record, &link).await? => (link.id, link.secret),
+        Some(link) if is_usable(admission, record, &link).await? => (link.id, link.secret),
         _ => {
             let (id, secret, _) = make(admission, record, UserRole::Owner, None, 0, None)
                 .await
@@ -63,7 +63,7 @@ pub(crate) async fn invite(
     Ok(Some(link))
 }
 
-async fn works(
+async fn is_usable(
     admission: &Admission,
     record: &Record,
     link: &InviteLink,

@@ -27,7 +27,7 @@ const UNINDEXED: u64 = 1 << 20;
 /// Burst of the slow rate, in seconds of the rate.
 const SLOW_BURST: u64 = 4;
 /// Maximum wait before the index is checked again.
-const LOOK: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Size of the record's unindexed part, bytes.
 #[derive(Clone)]
@@ -92,11 +92,11 @@ struct RateBucket {
     at: Instant,
 }
 
-/// The day's quota is exceeded; `again` is the time until part of it is free.
+/// The day's quota is exceeded; `retry_after` is the time until part of it is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OverQuota {
     pub(crate) most: u64,
-    pub(crate) again: Duration,
+    pub(crate) retry_after: Duration,
 }
 
 impl AccountTable {
@@ -141,7 +141,7 @@ impl Account {
         if (self.unindexed.0)() <= UNINDEXED {
             return None;
         }
-        books.slow.wait(self.rates.slow, now).map(|wait| wait.min(LOOK))
+        books.slow.wait(self.rates.slow, now).map(|wait| wait.min(CHECK_INTERVAL))
     }
 
     /// Charges text that is about to be recorded.
@@ -157,7 +157,7 @@ impl Account {
             let written = books.hours.iter().fold(0, |sum: u64, hour| sum.saturating_add(*hour));
             if written.saturating_add(bytes) > most {
                 let end = self.began + Duration::from_secs((hour + 1).saturating_mul(HOUR));
-                return Err(OverQuota { most, again: end.saturating_duration_since(now) });
+                return Err(OverQuota { most, retry_after: end.saturating_duration_since(now) });
             }
             books.change_hour(|written| written.saturating_add(bytes));
         }

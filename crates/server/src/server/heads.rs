@@ -59,7 +59,7 @@ impl Heads {
     }
 
     /// Undoes [`Heads::note_opening`] for a start that was refused after it.
-    pub(super) fn put_back(&self, data: &Path) {
+    pub(super) fn restore(&self, data: &Path) {
         if self.closed
             && let Err(Failed { error, path, .. }) = self.write(data, FILE)
         {
@@ -136,12 +136,12 @@ impl Heads {
         let mut missing = Vec::new();
         for at in &self.newest {
             let one = ReadLimit { entries: 1, bytes: 1 };
-            let there = match store.read(at.conversation, at.n.saturating_sub(1), one).await {
+            let present = match store.read(at.conversation, at.n.saturating_sub(1), one).await {
                 Ok(page) => page.entries.first().is_some_and(|e| e.n == at.n && e.link == at.link),
                 Err(StoreError::Damaged(_)) => false,
                 Err(error) => return Err(error),
             };
-            if !there {
+            if !present {
                 missing.push(*at);
             }
         }

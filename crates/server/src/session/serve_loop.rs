@@ -63,7 +63,7 @@ use read_mode::{ReadMode, wait_for_peer};
 use updates::{ConversationLookup, next_read};
 
 /// Backlog of an ending session, in bytes, up to which it leaves the registry at once.
-const LITTLE: usize = 16 * 1024;
+const SMALL_BACKLOG: usize = 16 * 1024;
 /// Maximum length of the client's software name in the log, characters.
 const SOFTWARE: usize = 64;
 
@@ -212,13 +212,13 @@ impl<S: Transport> SessionLoop<S> {
         // A session with a large backlog stays registered until the backlog is written. So a client
         // cannot exceed its number of sessions, and their memory, by ending sessions in a flood.
         // With a small backlog a client can reconnect at once.
-        let handle = (connection.backlog() > LITTLE).then_some(handle);
-        let rest = async {
+        let handle = (connection.backlog() > SMALL_BACKLOG).then_some(handle);
+        let conclude_files = async {
             if let Some(files) = files {
                 files.conclude().await;
             }
         };
-        tokio::join!(send_close(connection, end), rest);
+        tokio::join!(send_close(connection, end), conclude_files);
         drop(handle);
     }
 
@@ -241,8 +241,8 @@ impl<S: Transport> SessionLoop<S> {
         }
         self.send_files(busy)?;
         // A connection that cannot be written is read regardless of its backlog.
-        let stuffed = self.connection.can_write() && self.connection.backlog() > HIGH_WATER;
-        let room = if stuffed && !self.queue.is_empty() {
+        let backlogged = self.connection.can_write() && self.connection.backlog() > HIGH_WATER;
+        let room = if backlogged && !self.queue.is_empty() {
             Some(HIGH_WATER)
         } else {
             let bytes = self.has_bytes() && !self.has_updates();
@@ -268,7 +268,7 @@ impl<S: Transport> SessionLoop<S> {
                 }
                 Some(finished) = next_finished(&mut self.in_progress) => return self.finish(finished),
                 Some(recorded) = self.appends.next() => return self.acknowledge(recorded),
-                Some(done) = next_done(&mut self.files) => return self.settle(done),
+                Some(done) = next_done(&mut self.files) => return self.complete_job(done),
                 read = next_read(&mut self.cursors, &mut self.lookup) => {
                     return self.send_read(read);
                 }
@@ -289,7 +289,7 @@ impl<S: Transport> SessionLoop<S> {
             }
             Some(finished) = next_finished(&mut self.in_progress) => self.finish(finished)?,
             Some(recorded) = self.appends.next() => self.acknowledge(recorded)?,
-            Some(done) = next_done(&mut self.files) => self.settle(done)?,
+            Some(done) = next_done(&mut self.files) => self.complete_job(done)?,
             read = next_read(&mut self.cursors, &mut self.lookup) => self.send_read(read)?,
             // Handled in the next turn.
             () = self.handle.woken() => {}
@@ -399,11 +399,11 @@ impl<S: Transport> SessionLoop<S> {
                 write_text(&self.services.record, &person.user, entry);
             }
         }
-        if let Some(mut handing) = self.appends.begin(&self.services.record, batch) {
+        if let Some(mut append) = self.appends.begin(&self.services.record, batch) {
             // The recorder usually has room, so the first poll completes the hand-over.
-            match (&mut handing).now_or_never() {
-                Some(handed) => self.appends.handed(handed),
-                None => self.in_progress = Some(InProgress::handing(handing)),
+            match (&mut append).now_or_never() {
+                Some(handed) => self.appends.add_batch(handed),
+                None => self.in_progress = Some(InProgress::append(append)),
             }
         }
         Ok(())
@@ -414,7 +414,7 @@ impl<S: Transport> SessionLoop<S> {
         match finished {
             FinishedWork::Request(done) => self.answer(*done),
             FinishedWork::Handed(handed) => {
-                self.appends.handed(handed);
+                self.appends.add_batch(handed);
                 Ok(())
             }
             FinishedWork::Failed => Err(SessionEnd::Close(CloseCode::Internal)),

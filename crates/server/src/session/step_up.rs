@@ -26,7 +26,7 @@ use crate::refusal::{RequestRefusal, refuse, storage};
 use crate::services::Services;
 
 /// Step-ups per session. They take no login permit, since outsiders can exhaust those.
-const MOST: u32 = 8;
+const MAX_STEP_UPS: u32 = 8;
 
 /// The step-up state of one device session.
 pub(crate) struct SessionStepUp {
@@ -68,7 +68,7 @@ impl SessionStepUp {
         want: proto::StepUpBegin,
     ) -> RequestResult {
         self.begun = None;
-        if self.count >= MOST {
+        if self.count >= MAX_STEP_UPS {
             return refuse(RefusalReason::NotAllowed);
         }
         self.count += 1;
@@ -121,7 +121,10 @@ impl SessionStepUp {
     }
 
     /// The proof, unless it has expired or the password has changed.
-    async fn fresh(&mut self, services: &Services) -> Result<&mut ProvenPassword, RequestRefusal> {
+    async fn fresh_proof(
+        &mut self,
+        services: &Services,
+    ) -> Result<&mut ProvenPassword, RequestRefusal> {
         let Some(proven) = &mut self.proven else { return refuse(RefusalReason::NotAllowed) };
         if proven.at.elapsed() > services.env.config.limits.fresh_password {
             return refuse(RefusalReason::LogInAgain);
@@ -145,7 +148,7 @@ impl SessionStepUp {
         services: &Services,
         want: &proto::RevokeDevice,
     ) -> RequestResult {
-        self.fresh(services).await?;
+        self.fresh_proof(services).await?;
         match DeviceId::from_slice(&want.device) {
             Some(id) => people::revoke_device(services, &self.user, &id).await,
             None => refuse(RefusalReason::Malformed),
@@ -159,7 +162,7 @@ impl SessionStepUp {
         this: &SessionHandle,
         op: Op,
     ) -> RequestResult {
-        let proven = self.fresh(services).await?;
+        let proven = self.fresh_proof(services).await?;
         match op {
             Op::RegisterBegin(want) if want.device => refuse(RefusalReason::NotAllowed),
             op => proven.registrations.request(services, this, op).await,

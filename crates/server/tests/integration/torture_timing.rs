@@ -322,11 +322,11 @@ async fn timing__classic_key_lookup_is_equal_for_unknown_names() {
     let mut measured =
         Measured::new("a classic line under a wrong key", &["known", "revoked", "unknown"]);
     for class in measured.order() {
-        let heard = Greeting::draw(&mut OsEntropy)
-            .hear(format!("{} AAAAAAAAAAAAAAAAAAAAAA", kids[class]).as_bytes())
+        let hello = Greeting::draw(&mut OsEntropy)
+            .read_hello(format!("{} AAAAAAAAAAAAAAAAAAAAAA", kids[class]).as_bytes())
             .unwrap();
         let began = Instant::now();
-        let mut lines = host.server.hear_classic(heard).await.unwrap();
+        let mut lines = host.server.classic_lines(hello).await.unwrap();
         let opened = lines.open(&sealed);
         measured.add(class, began);
         assert!(opened.is_err());
@@ -399,7 +399,7 @@ fn timing__tag_rejection_is_independent_of_wrong_byte() {
         let said = greeting.line();
         let (hello, mut client) =
             classic::call("lamp", &key, said.trim_end().as_bytes(), &mut OsEntropy).unwrap();
-        let server = greeting.hear(hello.trim_end().as_bytes()).unwrap().lines(&key);
+        let server = greeting.read_hello(hello.trim_end().as_bytes()).unwrap().lines(&key);
         let mut line = Vec::new();
         client.seal("hello", &mut OsEntropy, &mut line);
         line.pop();

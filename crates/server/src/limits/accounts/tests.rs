@@ -45,7 +45,7 @@ fn text__unindexed_backlog_delays_only_above_burst() {
     // Everything is indexed: only the burst counts.
     assert_eq!(write_all(&user("ada"), now, 8 * MIB), 8 * MIB);
     unindexed.store(UNINDEXED + 1, Ordering::Relaxed);
-    assert_eq!(user("ada").text_wait(now), Some(LOOK));
+    assert_eq!(user("ada").text_wait(now), Some(CHECK_INTERVAL));
     assert_eq!(write_all(&user("bob"), now, 8 * MIB), MIB);
     // Whatever the debt, it is paid after at most 4 s, and the burst is full after 8 s.
     let (nothing, burst) = (now + Duration::from_secs(4), now + Duration::from_secs(8));
@@ -102,7 +102,7 @@ fn text__quota_covers_rolling_day() {
     let at = |hours: u64| began + Duration::from_secs(hours * HOUR + 60);
     account.write(60, at(0)).unwrap();
     account.write(40, at(5)).unwrap();
-    let over = OverQuota { most: 100, again: Duration::from_secs(HOUR - 60) };
+    let over = OverQuota { most: 100, retry_after: Duration::from_secs(HOUR - 60) };
     assert_eq!(account.write(1, at(5)), Err(over));
     assert_eq!(account.write(1, at(23)), Err(over));
     // The first hour is a day old.

@@ -60,7 +60,7 @@ impl RequestContext<'_> {
         };
         let Joined { conversation: joined, new } = joined;
         if new {
-            self.tell_members(joined.id).await?;
+            self.notify_members(joined.id).await?;
             self.say(joined.id, &format!("{} joined", self.person.user)).await;
         }
         Ok(Answered::Conversation(convert::conversation(&joined)))
@@ -76,7 +76,7 @@ impl RequestContext<'_> {
         }
         // First, so that the user's other sessions stop following it.
         self.services.bus.conversation_changed(from_ref(&self.person.user), want.conversation);
-        self.tell_members(want.conversation).await?;
+        self.notify_members(want.conversation).await?;
         self.say(want.conversation, &format!("{} left", self.person.user)).await;
         done()
     }
@@ -95,7 +95,7 @@ impl RequestContext<'_> {
             .map_err(|e| storage(&e))?;
         let Some(changed) = changed else { return refuse(RefusalReason::NotFound) };
         let said = format!("{} set the topic: {}", self.person.user, want.topic);
-        self.tell_members(want.conversation).await?;
+        self.notify_members(want.conversation).await?;
         self.say(want.conversation, &said).await;
         Ok(Answered::Conversation(convert::conversation(&changed)))
     }

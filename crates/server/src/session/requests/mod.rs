@@ -95,7 +95,7 @@ impl RequestContext<'_> {
         }
     }
 
-    async fn tell_members(&self, id: ConversationId) -> Result<(), RequestRefusal> {
+    async fn notify_members(&self, id: ConversationId) -> Result<(), RequestRefusal> {
         let mut after = None;
         loop {
             let rows = self.members(id, after, LIST).await?;

@@ -18,7 +18,7 @@ use crate::session::frame_writer::{ENTRY_HEAD, FRAME_HEAD};
 /// Maximum entries of one answer, and bytes of bodies requested from the store.
 const PAGE: ReadLimit = ReadLimit { entries: 512, bytes: 32 * 1024 };
 /// When to retry a search that took too long, seconds.
-const SEARCH_AGAIN: u32 = 5;
+const SEARCH_RETRY_SECONDS: u32 = 5;
 
 impl RequestContext<'_> {
     pub(crate) async fn read(&self, want: proto::Read) -> RequestResult {
@@ -57,7 +57,7 @@ impl RequestContext<'_> {
     }
 
     /// The answer to a follow from `want.after`, if it may begin.
-    pub(crate) async fn look_to_follow(
+    pub(crate) async fn prepare_follow(
         &self,
         want: &proto::Follow,
     ) -> Result<proto::Following, RequestRefusal> {
@@ -84,7 +84,7 @@ impl RequestContext<'_> {
         let until = Instant::now() + time;
         let found = timeout_at(until, self.search_slices(&want, before, most, until)).await;
         let Some(found) = found.unwrap_or(Ok(None))? else {
-            let busy = RequestRefusal::for_now(RefusalReason::Busy, SEARCH_AGAIN);
+            let busy = RequestRefusal::for_now(RefusalReason::Busy, SEARCH_RETRY_SECONDS);
             return Err(busy.at(proto::Limit::SearchSeconds, time.as_secs()));
         };
         Ok(Answered::Page(proto::Page {

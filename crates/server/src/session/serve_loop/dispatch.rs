@@ -249,7 +249,7 @@ impl DeviceRequest {
             Op::ListClassicKeys(want) => context.list_classic_keys(want).await,
             Op::RevokeClassicKey(want) => context.revoke_classic_key(want).await,
             Op::ListPeople(want) => context.list_people(want).await,
-            Op::Follow(want) => context.look_to_follow(&want).await.map(|following| {
+            Op::Follow(want) => context.prepare_follow(&want).await.map(|following| {
                 follow = Some((want.conversation, want.after));
                 Answered::Following(following)
             }),

@@ -78,7 +78,7 @@ impl<S: Transport> SessionLoop<S> {
 
     /// Whether something is to be sent: it waits for room or is being read.
     pub(super) fn has_updates(&self) -> bool {
-        self.cursors.are_behind()
+        self.cursors.have_entries()
             || self.lookup.is_some()
             || self.may_send_changes() && self.has_changes()
     }
@@ -117,7 +117,7 @@ impl<S: Transport> SessionLoop<S> {
         let waits = |conversation| {
             lookup == Some(conversation) || changes && self.changed.contains(&conversation)
         };
-        self.cursors.pump(
+        self.cursors.send_entries(
             &self.services.record,
             user,
             self.connection.session_mut(),
@@ -208,7 +208,7 @@ impl<S: Transport> SessionLoop<S> {
             while self.files.as_ref().is_some_and(|files| files.are_ending())
                 && let Some(done) = next_done(&mut self.files).await
             {
-                self.settle(done)?;
+                self.complete_job(done)?;
             }
             let session = self.connection.session_mut();
             if session.is_open() {

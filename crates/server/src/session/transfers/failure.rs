@@ -11,7 +11,7 @@ use crate::refusal::{RequestRefusal, storage};
 pub(crate) struct TransferViolation;
 
 /// Maps an error of the file store to a refusal; the details go to the log.
-pub(super) fn why_of(error: FilesError) -> RequestRefusal {
+pub(super) fn refusal_of(error: FilesError) -> RequestRefusal {
     match error {
         FilesError::Hash => RefusalReason::Hash.into(),
         FilesError::Taken => RequestRefusal::for_now(RefusalReason::Busy, 1),
@@ -35,7 +35,7 @@ impl From<Denied> for RequestRefusal {
                 Self::for_now(RefusalReason::Storage, 5).at(limit, most)
             }
             Denied::Over(why, limit, most) => Self::from(why).at(limit, most),
-            Denied::Failed(error) => why_of(error),
+            Denied::Failed(error) => refusal_of(error),
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! The session's task copies, seals and opens; reads, writes and hashes are jobs on threads that
 //! may block on the disk. An upload has one write in progress and one buffer that fills at the same
-//! time; while that contains [`HELD`](upload::HELD) bytes, the connection is not read. A write starts when
-//! nothing more can be read, or with [`WORTH`](upload::WORTH) bytes: waking a thread for each frame costs more
-//! than the frame.
+//! time; while that contains [`MAX_UNWRITTEN`](upload::MAX_UNWRITTEN) bytes, the connection is not
+//! read. A write starts when nothing more can be read, or with [`MIN_WRITE`](upload::MIN_WRITE)
+//! bytes: waking a thread for each frame costs more than the frame.
 //!
 //! A download has one read in progress and one buffer that is sent, within its [flow
 //! control](twinlock_transport::flow_control) and only while the backlog is below [`ROOM`]. A slow disk or a
@@ -36,7 +36,7 @@ use crate::refusal::{RequestRefusal, refuse};
 
 use download::{FoundFile, NextRead, OutgoingFile};
 pub(crate) use failure::TransferViolation;
-use failure::why_of;
+use failure::refusal_of;
 use upload::{Accepted, IncomingFile, UploadStep};
 
 /// Concurrent transfers of a session.
@@ -109,7 +109,7 @@ impl SessionTransfers {
         want: proto::PutFile,
     ) -> Result<(), RequestRefusal> {
         let message_id = MessageId::from_slice(&want.message_id).ok_or(RefusalReason::Malformed)?;
-        let meta = upload::judge(want.file)?;
+        let meta = upload::check_meta(want.file)?;
         self.have_room()?;
         self.asked += 1;
         let offered = upload::Offered {
@@ -198,7 +198,7 @@ impl SessionTransfers {
         }
         if let Some(upload) = self.uploads.get_mut(&transfer) {
             upload.take(offset, data)?;
-            if upload.is_worth_a_write() {
+            if upload.should_write() {
                 self.advance(transfer);
             }
         }
@@ -232,8 +232,8 @@ impl SessionTransfers {
     }
 
     /// Whether an upload has as many bytes waiting for the disk as allowed.
-    pub(crate) fn are_stuffed(&self) -> bool {
-        self.uploads.values().any(IncomingFile::is_stuffed)
+    pub(crate) fn is_upload_full(&self) -> bool {
+        self.uploads.values().any(IncomingFile::is_full)
     }
 
     /// Whether a download has bytes to send and waits for room.
@@ -275,7 +275,7 @@ impl SessionTransfers {
     }
 
     /// Continues after a job, and sends its results.
-    pub(crate) fn settle(
+    pub(crate) fn complete_job(
         &mut self,
         done: FinishedJob,
         session: &mut Session,
@@ -375,7 +375,7 @@ impl SessionTransfers {
                 offset.map(|offset| What::FileAck(proto::FileAck { transfer, offset }))
             }
             Err(error) => {
-                let why = why_of(error).why;
+                let why = refusal_of(error).why;
                 let waiting = upload.ending();
                 self.uploads.remove(&transfer);
                 Some(match waiting {
@@ -415,7 +415,7 @@ impl SessionTransfers {
             }
             Err(error) => {
                 self.downloads.remove(&transfer);
-                let why = why_of(error).why.into();
+                let why = refusal_of(error).why.into();
                 Some(What::FileAborted(proto::FileAborted { transfer, why }))
             }
         }

@@ -12,14 +12,14 @@ use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 use super::failure::TransferViolation;
 use crate::convert::{self, copy};
 use crate::files::{
-    ClaimedUpload, FilePolicy, Hash, Judged, OpenUpload, QuotaClaim, UploadId, is_possible,
+    CheckedOffer, ClaimedUpload, FilePolicy, Hash, OpenUpload, QuotaClaim, UploadId, is_possible,
 };
 use crate::refusal::{RequestRefusal, refuse};
 
 /// Bytes of an upload waiting for the disk beyond which the connection is not read.
-pub(super) const HELD: usize = 1 << 20;
+pub(super) const MAX_UNWRITTEN: usize = 1 << 20;
 /// Bytes of an upload that are written even if more can be read.
-pub(super) const WORTH: usize = HELD / 2;
+pub(super) const MIN_WRITE: usize = MAX_UNWRITTEN / 2;
 /// Maximum length of a media type, bytes.
 const MIME: usize = 127;
 /// Maximum length of a path of directories, bytes.
@@ -30,7 +30,7 @@ const MODE: u32 = 0o777;
 const BUFFER: usize = 256 * 1024;
 
 /// Checks the metadata of a file.
-pub(super) fn judge(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, RequestRefusal> {
+pub(super) fn check_meta(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, RequestRefusal> {
     let meta = meta.ok_or(RefusalReason::Malformed)?;
     if meta.mime.len() > MIME || meta.mode & !MODE != 0 {
         return refuse(RefusalReason::Malformed);
@@ -64,12 +64,12 @@ impl Offered {
         let (name, size) = (&self.meta.name, self.meta.size);
         let id = UploadId::new(&self.user, &self.message_id, self.conversation, name, size);
         let (offer, message_id, conversation) = (id.clone(), self.message_id, self.conversation);
-        let judge = |files: Arc<FilePolicy>| async move {
-            files.judge(&offer, &message_id, conversation).await
+        let check = |files: Arc<FilePolicy>| async move {
+            files.check_offer(&offer, &message_id, conversation).await
         };
-        let claim = match files.look_up(&self.user, judge).await? {
-            Judged::Recorded(receipt) => return Ok(Accepted::Recorded(receipt)),
-            Judged::Fits(claim) => claim,
+        let claim = match files.look_up(&self.user, check).await? {
+            CheckedOffer::Recorded(receipt) => return Ok(Accepted::Recorded(receipt)),
+            CheckedOffer::Fits(claim) => claim,
         };
         let ClaimedUpload { upload, claim } = files.begin(&id, claim).await?;
         let (have, prefix_hash) = upload.found();
@@ -158,8 +158,8 @@ impl IncomingFile {
         Ok(())
     }
 
-    pub(super) fn is_stuffed(&self) -> bool {
-        self.io.is_none() && self.buffer.len() >= HELD
+    pub(super) fn is_full(&self) -> bool {
+        self.io.is_none() && self.buffer.len() >= MAX_UNWRITTEN
     }
 
     /// Whether there are received bytes, and no write is in progress.
@@ -167,8 +167,8 @@ impl IncomingFile {
         self.io.is_some() && !self.buffer.is_empty()
     }
 
-    pub(super) fn is_worth_a_write(&self) -> bool {
-        self.can_write() && self.buffer.len() >= WORTH
+    pub(super) fn should_write(&self) -> bool {
+        self.can_write() && self.buffer.len() >= MIN_WRITE
     }
 
     /// Marks the upload as complete. `false`: it was marked before or aborted.
