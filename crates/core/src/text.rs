@@ -304,13 +304,13 @@ fn joins_pictographs(before: &Preceding, after: &str) -> bool {
 /// cancel tag. Other tags spell invisible text.
 fn in_flag(before: &str, c: char, after: &str) -> bool {
     let is_tag = |c: &char| matches!(c, '\u{e0030}'..='\u{e0039}' | '\u{e0061}'..='\u{e007a}');
-    let most = *FLAG_TAGS.end() + 1;
-    let tags_before = before.chars().rev().take(most).take_while(is_tag).count();
+    let max = *FLAG_TAGS.end() + 1;
+    let tags_before = before.chars().rev().take(max).take_while(is_tag).count();
     let base = before.chars().rev().nth(tags_before);
     let tags = if c == CANCEL_TAG {
         tags_before
     } else {
-        let tags_after = after.chars().take(most).take_while(is_tag).count();
+        let tags_after = after.chars().take(max).take_while(is_tag).count();
         if !is_tag(&c) || after.chars().nth(tags_after) != Some(CANCEL_TAG) {
             return false;
         }

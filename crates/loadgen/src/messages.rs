@@ -35,10 +35,10 @@ impl Load {
         if let (Some(shape), Some(ReadySession { info, .. })) = (shape, all.first()) {
             let (window, size) = (info.max_in_flight, info.max_text);
             if shape.window > usize::try_from(window).unwrap_or(usize::MAX) {
-                return Err(LoadError::Window { most: window });
+                return Err(LoadError::Window { max: window });
             }
             if shape.size > usize::try_from(size).unwrap_or(usize::MAX) {
-                return Err(LoadError::Size { most: size });
+                return Err(LoadError::Size { max: size });
             }
         }
         if !self.users.is_made() {

@@ -1,8 +1,8 @@
 //! Log of recorded appends: a line for each at DEBUG, sums at INFO.
 //!
 //! A sender causes any number of appends. At INFO a session therefore writes at most one line for
-//! each conversation in [`EACH`]: the first append at once, later ones as a sum. Names are looked
-//! up in a separate task, so that no session waits for its log.
+//! each conversation in [`INTERVAL`]: the first append at once, later ones as a sum. Names are
+//! looked up in a separate task, so that no session waits for its log.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use twinlock_store::NewEntry;
 use crate::record::Record;
 
 /// Interval between two sums of one session and conversation.
-const EACH: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 /// Logs an event with the name of its conversation: immediately if the name is cached, otherwise in
 /// a task that reads it.
 pub(crate) fn with_name(
@@ -123,7 +123,7 @@ impl AppendLog {
                 return false;
             }
             due.push((*conversation, *sum));
-            *sum = AppendSum { count: 0, bytes: 0, last: 0, next: now + EACH };
+            *sum = AppendSum { count: 0, bytes: 0, last: 0, next: now + INTERVAL };
             true
         });
         write_sums(record, who, due);

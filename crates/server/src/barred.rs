@@ -73,8 +73,9 @@ impl Barred {
         self.count.load(Ordering::Acquire) > 0 && self.lock().keys.contains(name)
     }
 
-    /// Calls [`add_classic_key`](twinlock_store::ClassicKeyStore::add_classic_key), and lifts the bar
-    /// on the name of the new key. The record accepts a key only after its predecessor was revoked.
+    /// Calls [`add_classic_key`](twinlock_store::ClassicKeyStore::add_classic_key), and lifts the
+    /// bar on the name of the new key. The record accepts a key only after its predecessor was
+    /// revoked.
     pub(crate) async fn add_classic_key(
         &self,
         store: &dyn Store,

@@ -134,8 +134,8 @@ with_defaults! {
         pub pause: Duration = Duration::from_millis(200),
         /// Tarpit: delay before a failed connection of the bridge is closed.
         pub tarpit_delay: Duration = Duration::from_secs(1),
-        /// Connections in the tarpit at once. With [`ClassicConfig::tarpit_delay`] this limits the guesses that
-        /// the bridge accepts per second, from all clients together.
+        /// Connections in the tarpit at once. With [`ClassicConfig::tarpit_delay`] this limits the
+        /// guesses that the bridge accepts per second, from all clients together.
         pub tarpit_slots: usize = 4,
     }
 }

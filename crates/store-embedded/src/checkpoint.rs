@@ -5,10 +5,10 @@
 //! two commits, and the WAL restarts. So the WAL stays bounded under any load, and no commit waits
 //! for a long checkpoint as long as the disk keeps up.
 //!
-//! Thread and recorder take turns ([`CheckpointStage`]). After its part the thread waits for the recorder, so
-//! that a disk that is slower than the recorder slows the recorder down. Waiting for readers is
-//! also the recorder's part: any other connection would need the write lock for it, and the
-//! recorder holds that nearly all the time.
+//! Thread and recorder take turns ([`CheckpointStage`]). After its part the thread waits for the
+//! recorder, so that a disk that is slower than the recorder slows the recorder down. Waiting for
+//! readers is also the recorder's part: any other connection would need the write lock for it, and
+//! the recorder holds that nearly all the time.
 //!
 //! After a failed sync of the database, checkpoints stop. SQLite marks pages that it copies during
 //! commits as checkpointed, and leaves their sync to the next checkpoint. But when a sync fails, a

@@ -72,8 +72,8 @@ pub(crate) struct CheckpointState {
     pub(crate) erased: ErasedContent,
     /// Frames in the WAL after the last commit.
     pub(crate) frames: u32,
-    /// Frames from which a checkpoint is due; `None`: [`CHECKPOINT_FRAMES`] more than after the next
-    /// commit.
+    /// Frames from which a checkpoint is due; `None`: [`CHECKPOINT_FRAMES`] more than after the
+    /// next commit.
     next: Option<u32>,
     /// Frames from which the recorder waits for readers.
     large: u32,

@@ -150,7 +150,7 @@ pub(crate) fn list(
     key: &RowKey,
     of: Option<&Name>,
     after: Option<&Name>,
-    most: usize,
+    max: usize,
 ) -> Result<Vec<ListedClassicKey>, DbError> {
     let (index, whose) = match of {
         None => ("classic_usable", "?2 IS NULL"),
@@ -164,7 +164,7 @@ pub(crate) fn list(
     let mut rows = select.query(params![after.map_or("", Name::as_str), of.map(Name::as_str)])?;
     let mut keys = Vec::new();
     // Damaged rows do not count, because a page that is not full means the end of the list.
-    while keys.len() < most
+    while keys.len() < max
         && let Some(row) = rows.next()?
     {
         if let Some(stored) = accepted(row, key) {

@@ -63,10 +63,10 @@ pub(crate) fn list(
     user: &Name,
     joinable: bool,
     after: ConversationId,
-    most: usize,
+    max: usize,
 ) -> Result<Vec<StoredConversation>, DbError> {
     let mut select = conn.prepare_cached(&list_sql(joinable))?;
-    let mut rows = select.query(params![user.as_str(), int(after), limit(most)])?;
+    let mut rows = select.query(params![user.as_str(), int(after), limit(max)])?;
     let mut list = Vec::new();
     while let Some(row) = rows.next()? {
         let mut one = get(conn, row, user)?;
@@ -110,13 +110,13 @@ pub(crate) fn members(
     conn: &Connection,
     id: ConversationId,
     after: Option<&Name>,
-    most: usize,
+    max: usize,
 ) -> Result<Vec<Name>, DbError> {
     let mut select = conn.prepare_cached(
         "SELECT user FROM members WHERE conversation = ?1 AND user > ?2 ORDER BY user LIMIT ?3",
     )?;
     let after = after.map_or("", Name::as_str);
-    let names = select.query_map(params![int(id), after, limit(most)], |row| get_name(row, 0))?;
+    let names = select.query_map(params![int(id), after, limit(max)], |row| get_name(row, 0))?;
     Ok(names.collect::<Result<_, _>>()?)
 }
 
@@ -159,18 +159,18 @@ fn made(
         .ok_or_else(|| StoreError::Database(format!("conversation {id} was not made")).into())
 }
 
-/// Fails if `sql` selects at least `most` rows; counts no further.
+/// Fails if `sql` selects at least `max` rows; counts no further.
 pub(crate) fn bounded(
     conn: &Connection,
     sql: &str,
     of: impl Params,
     bound: Bound,
-    most: usize,
+    max: usize,
 ) -> Result<(), DbError> {
-    let most_rows = limit(most);
-    let count = format!("SELECT count(*) FROM ({sql} LIMIT {most_rows})");
+    let max_rows = limit(max);
+    let count = format!("SELECT count(*) FROM ({sql} LIMIT {max_rows})");
     let there: i64 = conn.prepare_cached(&count)?.query_row(of, |row| row.get(0))?;
-    if there >= most_rows { Err(StoreError::TooMany(bound, most).into()) } else { Ok(()) }
+    if there >= max_rows { Err(StoreError::TooMany(bound, max).into()) } else { Ok(()) }
 }
 
 fn may_enter(conn: &Connection, user: &Name, bounds: &Bounds) -> Result<(), DbError> {

@@ -107,7 +107,7 @@ pub(crate) fn read(
     conn: &Connection,
     conversation: ConversationId,
     after: u64,
-    most: ReadLimit,
+    max: ReadLimit,
     key: &ServerKey,
 ) -> Result<EntryPage, DbError> {
     let key = server_key(conn, conversation)?.unwrap_or(*key);
@@ -126,7 +126,7 @@ pub(crate) fn read(
     let mut select = conn.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM entries WHERE conversation = ?1 AND n > ?2 ORDER BY n LIMIT ?3"
     ))?;
-    let mut rows = select.query(params![int(conversation), int(after), limit(most.entries)])?;
+    let mut rows = select.query(params![int(conversation), int(after), limit(max.entries)])?;
     let mut entries = Vec::new();
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
@@ -142,7 +142,7 @@ pub(crate) fn read(
         if let StoredContent::Body(_, body) = &entry.content {
             bytes += body.len();
         }
-        if bytes > most.bytes && !entries.is_empty() {
+        if bytes > max.bytes && !entries.is_empty() {
             break;
         }
         entries.push(entry);

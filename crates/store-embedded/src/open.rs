@@ -310,8 +310,8 @@ fn missing(conn: &Connection, entries: &[Newest]) -> rusqlite::Result<Option<New
     Ok(None)
 }
 
-/// Opens the recorder's connection to an existing database, and migrates it. `keep_wal`: whether the
-/// WAL stays if that fails.
+/// Opens the recorder's connection to an existing database, and migrates it. `keep_wal`: whether
+/// the WAL stays if that fails.
 pub(crate) fn open_existing(
     path: &Path,
     server_key: &ServerKey,

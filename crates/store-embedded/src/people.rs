@@ -19,13 +19,13 @@ pub(crate) fn list(
     conn: &Connection,
     key: &RowKey,
     after: Option<&Name>,
-    most: usize,
+    max: usize,
 ) -> Result<Vec<StoredPerson>, DbError> {
     let mut select = conn.prepare_cached(&format!(
         "SELECT {} FROM users WHERE name > ?1 ORDER BY name LIMIT ?2",
         credentials::PERSON
     ))?;
-    let mut rows = select.query(params![after.map_or("", Name::as_str), limit(most)])?;
+    let mut rows = select.query(params![after.map_or("", Name::as_str), limit(max)])?;
     let mut people = Vec::new();
     while let Some(row) = rows.next()? {
         people.push(credentials::get_person(row, key)?);

@@ -39,8 +39,8 @@ use crate::write_transaction::WriteTransaction;
 /// Between them, the recorder takes as many entries as it can insert in the time of one commit. In
 /// a larger transaction the first entries wait longer, and all callers are idle until the same
 /// commit. A smaller one does not justify its fsync.
-const BATCH_LEAST: usize = 256;
-const BATCH_MOST: usize = 4096;
+const BATCH_MIN: usize = 256;
+const BATCH_MAX: usize = 4096;
 /// Size of the bodies at which a transaction takes no more commands, bytes. A larger batch of long
 /// texts delays other users' appends, and a published batch stays in memory until the slowest
 /// watcher has read it.
@@ -144,7 +144,7 @@ pub(crate) fn run(
     let writer = EntryWriter::new(conn).map_err(DbError::from)?;
     let index = Index::load(conn, unindexed.clone())?;
     started.try_send(()).ok();
-    let (cache, batch_target) = (HeadCache::default(), BATCH_LEAST);
+    let (cache, batch_target) = (HeadCache::default(), BATCH_MIN);
     let (clock, commits) = (clock.clone(), commits.clone());
     let mut recorder = Recorder {
         path,
@@ -366,7 +366,7 @@ impl Recorder<'_> {
 fn batch_target(inserted: usize, inserting: Duration, commit: Duration) -> usize {
     let inserted = u128::try_from(inserted).unwrap_or(u128::MAX);
     let batch_target = inserted.saturating_mul(commit.as_nanos()) / inserting.as_nanos().max(1);
-    usize::try_from(batch_target).unwrap_or(usize::MAX).clamp(BATCH_LEAST, BATCH_MOST)
+    usize::try_from(batch_target).unwrap_or(usize::MAX).clamp(BATCH_MIN, BATCH_MAX)
 }
 
 /// Runs a job in its savepoint. Sets `failed` if the whole transaction must be rolled back.
@@ -404,10 +404,10 @@ mod tests {
         let us = Duration::from_micros;
         assert_eq!(batch_target(1000, us(3000), us(1500)), 500);
         assert_eq!(batch_target(500, us(1500), us(3000)), 1000);
-        assert_eq!(batch_target(1000, us(3000), us(30)), BATCH_LEAST);
-        assert_eq!(batch_target(1, us(5), us(1_000_000)), BATCH_MOST);
+        assert_eq!(batch_target(1000, us(3000), us(30)), BATCH_MIN);
+        assert_eq!(batch_target(1, us(5), us(1_000_000)), BATCH_MAX);
         // A clock with no progress, and a transaction without entries.
-        assert_eq!(batch_target(usize::MAX, us(0), Duration::MAX), BATCH_MOST);
-        assert_eq!(batch_target(0, us(0), us(0)), BATCH_LEAST);
+        assert_eq!(batch_target(usize::MAX, us(0), Duration::MAX), BATCH_MAX);
+        assert_eq!(batch_target(0, us(0), us(0)), BATCH_MIN);
     }
 }

@@ -37,8 +37,8 @@ impl RecorderContext {
                     }
                 }
             }
-            // Close every connection, so that SQLite forgets which pages it has checkpointed. The WAL
-            // stays: `in_place` knows this file, and a failed sync may have lost what it has.
+            // Close every connection, so that SQLite forgets which pages it has checkpointed. The
+            // WAL stays: `in_place` knows this file, and a failed sync may have lost what it has.
             self.readers.without_any(|| drop(conn));
             conn = loop {
                 // The store knows the WAL as the file that it opened first.

@@ -22,8 +22,8 @@ pub trait EntryLog: Send + Sync + 'static {
     /// Queues a batch of entries for the recorder. Resolves when the batch is queued.
     ///
     /// The recorder records batches in the order of these calls, each as a whole or not at all. The
-    /// [`AppendAnswer`] has one item for each entry, in the order of the batch. Queued batches may share
-    /// a transaction (group commit).
+    /// [`AppendAnswer`] has one item for each entry, in the order of the batch. Queued batches may
+    /// share a transaction (group commit).
     ///
     /// This future waits only while the queue is full. Poll it to completion, because later callers
     /// queue behind it. Dropping the [`AppendAnswer`] does not cancel the append.

@@ -25,7 +25,7 @@ pub const WINDOW: u64 = 8 << 20;
 /// Bytes after which our receiver acknowledges: two frames.
 pub const ACK_EACH: u32 = 2 * FRAME as u32;
 /// Bytes after which any receiver acknowledges at the latest (section 10).
-const RAREST: u32 = 1 << 20;
+const MAX_ACK_STEP: u32 = 1 << 20;
 /// Most file bytes in one of our frames, which may end beyond the acknowledgement step it begins
 /// in.
 ///
@@ -34,9 +34,9 @@ const RAREST: u32 = 1 << 20;
 /// A sealed frame of this size fills exactly four TLS records.
 pub const FRAME: usize = (64 << 10) - BULK_OVERHEAD;
 /// On near paths, the window may be 1/128 of what the connection has carried.
-const LITTLE: u64 = 128;
+const NEAR_WINDOW_PART: u64 = 128;
 /// But that window must drain within this time, so that a message behind it does not wait longer.
-const BRIEF: Duration = Duration::from_millis(2);
+const NEAR_DRAIN_TIME: Duration = Duration::from_millis(2);
 /// A path with a longer RTT than this is far: it leaves the local network.
 const FAR: Duration = Duration::from_millis(5);
 /// How long the best measurements are current, and then previous for as long again.
@@ -91,7 +91,7 @@ impl FlowControl {
     /// than 1 MiB, counts as 1 MiB.
     #[must_use]
     pub fn new(offset: u64, ack_each: u32, now: Instant) -> Self {
-        let ack_each = if ack_each == 0 { RAREST } else { ack_each.min(RAREST) };
+        let ack_each = if ack_each == 0 { MAX_ACK_STEP } else { ack_each.min(MAX_ACK_STEP) };
         let least = u64::from(ack_each) + 2 * FRAME as u64;
         Self {
             from: offset,
@@ -179,8 +179,8 @@ impl FlowControl {
             // The RTT of far paths varies, and the minimum is below the usual one.
             None if way > FAR.as_secs_f64() => (2.0, 0.0),
             None => {
-                let little = (self.sent - self.from) / LITTLE;
-                (1.5, (rate * BRIEF.as_secs_f64()).min(little as f64))
+                let little = (self.sent - self.from) / NEAR_WINDOW_PART;
+                (1.5, (rate * NEAR_DRAIN_TIME.as_secs_f64()).min(little as f64))
             }
         };
         // The cast saturates if the value is too large or not a number.

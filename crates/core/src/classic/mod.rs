@@ -6,8 +6,7 @@
 //! Both ends draw a nonce and derive the connection's keys from both, so that a recorded line is
 //! invalid on any other connection. `seq` in the plaintext prevents replay within one connection.
 //! [`Greeting`] becomes [`ClassicHello`] becomes [`ClassicChannel`]; each step consumes the one
-//! before it. The
-//! origin's own format, which has no integrity protection, is in [`origin`].
+//! before it. The origin's own format, which has no integrity protection, is in [`origin`].
 //!
 //! Errors are returned to the caller, for its log; the peer learns nothing about them.
 

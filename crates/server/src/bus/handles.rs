@@ -58,8 +58,8 @@ pub(crate) trait TopicSubscription: Send + Sync {
     /// Marks that the session reads now: later entries signal it again.
     fn begin_read(&self);
 
-    /// Entries after `position`: at most `most` of them, of about `bytes` bytes.
-    fn after(&self, position: u64, most: usize, bytes: usize) -> Tail;
+    /// Entries after `position`: at most `max` of them, of about `bytes` bytes.
+    fn after(&self, position: u64, max: usize, bytes: usize) -> Tail;
 }
 
 /// Entries after a position, as far as the tail reaches.

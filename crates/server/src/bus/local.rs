@@ -85,8 +85,8 @@ impl Bus for LocalBus {
         self.registry.watch_presence(session)
     }
 
-    fn presence_since(&self, since: u64, most: usize) -> (Vec<(Name, bool)>, u64) {
-        self.registry.presence_since(since, most)
+    fn presence_since(&self, since: u64, max: usize) -> (Vec<(Name, bool)>, u64) {
+        self.registry.presence_since(since, max)
     }
 
     fn device_revoked(&self, device: &DeviceId) {

@@ -94,9 +94,9 @@ pub(crate) trait Bus: Send + Sync {
     /// change.
     fn watch_presence(&self, session: &SessionHandle) -> u64;
 
-    /// At most `most` users whose presence changed after `since`, whether each is online, and the
+    /// At most `max` users whose presence changed after `since`, whether each is online, and the
     /// number of the last change among them.
-    fn presence_since(&self, since: u64, most: usize) -> (Vec<(Name, bool)>, u64);
+    fn presence_since(&self, since: u64, max: usize) -> (Vec<(Name, bool)>, u64);
 
     // ---- revoked and replaced credentials
 

@@ -107,7 +107,7 @@ impl TopicSubscription for LocalSubscription {
         self.follower.signalled.store(false, Ordering::Release);
     }
 
-    fn after(&self, position: u64, most: usize, bytes: usize) -> Tail {
+    fn after(&self, position: u64, max: usize, bytes: usize) -> Tail {
         let all = lock(&self.pubsub.0);
         let Some(topic) = all.by_id.get(&self.conversation).filter(|t| t.head != 0) else {
             return Tail::Behind;
@@ -125,7 +125,7 @@ impl TopicSubscription for LocalSubscription {
                     taken += entry.len();
                     fits
                 };
-                let entries = topic.tail.iter().skip(skip).take(most).take_while(fits);
+                let entries = topic.tail.iter().skip(skip).take(max).take_while(fits);
                 Tail::Entries(entries.cloned().collect())
             }
             None => Tail::Behind,

@@ -34,13 +34,13 @@ struct Sessions {
 }
 
 /// Maximum length of an instance's name, bytes.
-const LONGEST_INSTANCE: usize = 16;
+const MAX_INSTANCE: usize = 16;
 
 /// Factor on the limit of sessions of a device or an invite, for sessions that are not ready.
 ///
 /// A client that lost its connection may reconnect before the server detects the loss. It replaces
 /// its old session only after it has named its instance.
-const NOT_READY: usize = 2;
+const UNREADY_FACTOR: usize = 2;
 
 impl Registry {
     /// Registers a session.
@@ -49,7 +49,7 @@ impl Registry {
     /// the limit, it replaces the user's oldest one.
     ///
     /// # Errors
-    /// [`CloseCode::Quota`] if the device or invite has [`NOT_READY`] times its limit already; see
+    /// [`CloseCode::Quota`] if the device or invite has [`UNREADY_FACTOR`] times its limit already; see
     /// [`Registry::ready`].
     pub(super) fn enter(
         self: &Arc<Self>,
@@ -63,7 +63,7 @@ impl Registry {
                 sessions.make_room_for_password(&owner, limits.password.max(1))
             }
             _ if sessions.sharing_limit(&owner, device).count()
-                >= limits.device.saturating_mul(NOT_READY) =>
+                >= limits.device.saturating_mul(UNREADY_FACTOR) =>
             {
                 return Err(CloseCode::Quota);
             }
@@ -101,7 +101,7 @@ impl Registry {
         instance: &[u8],
         limits: SessionLimits,
     ) -> Result<(), CloseCode> {
-        if instance.len() > LONGEST_INSTANCE {
+        if instance.len() > MAX_INSTANCE {
             return Err(CloseCode::Protocol);
         }
         let mut sessions = lock(&self.sessions);
@@ -114,14 +114,14 @@ impl Registry {
             }
         }
         let _first = session.instance.set(instance.into());
-        let most_ready = match (&session.owner, session.device) {
+        let max_ready = match (&session.owner, session.device) {
             // Limited by [`Registry::enter`].
             (Owner::User(_), None) => limits.password.max(1),
             _ => limits.device,
         };
         let together = sessions.sharing_limit(&session.owner, session.device);
         let ready = together.filter(|other| other.instance.get().is_some()).count();
-        if ready > most_ready { Err(CloseCode::Quota) } else { Ok(()) }
+        if ready > max_ready { Err(CloseCode::Quota) } else { Ok(()) }
     }
 
     /// Whether a device of this user is connected.
@@ -193,11 +193,11 @@ impl Registry {
         sessions.presence.now()
     }
 
-    /// At most `most` users whose presence changed after `since`, whether each is online, and the
+    /// At most `max` users whose presence changed after `since`, whether each is online, and the
     /// number of the last change among them.
-    pub(super) fn presence_since(&self, since: u64, most: usize) -> (Vec<(Name, bool)>, u64) {
+    pub(super) fn presence_since(&self, since: u64, max: usize) -> (Vec<(Name, bool)>, u64) {
         let sessions = lock(&self.sessions);
-        let (users, now) = sessions.presence.since(since, most);
+        let (users, now) = sessions.presence.since(since, max);
         let with_presence = |user: &Name| (user.clone(), sessions.is_online(user));
         (users.map(with_presence).collect(), now)
     }
@@ -219,8 +219,8 @@ impl Sessions {
     }
 
     /// Closes the oldest password sessions of this user until one more fits.
-    fn make_room_for_password(&mut self, owner: &Owner, most: usize) {
-        while self.sharing_limit(owner, None).count() >= most {
+    fn make_room_for_password(&mut self, owner: &Owner, max: usize) {
+        while self.sharing_limit(owner, None).count() >= max {
             // Lists are in the order of registration.
             let Some(oldest) = self.sharing_limit(owner, None).next().cloned() else { return };
             self.forget(&oldest);

@@ -1,8 +1,7 @@
 //! The loop of a classic connection: lines in, answers out once the entries are on disk.
 //!
 //! At most [`MAX_UNANSWERED`] lines are ahead of their answers; at that limit, nothing is read. An
-//! unknown
-//! or revoked key is handled like a wrong one, up to the first line that does not open.
+//! unknown or revoked key is handled like a wrong one, up to the first line that does not open.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;

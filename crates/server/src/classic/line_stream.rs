@@ -75,18 +75,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
         }
     }
 
-    /// The next line without its LF, of at most `most` bytes.
-    pub(super) fn take_line(&mut self, most: usize) -> Result<Option<Vec<u8>>, StreamLost> {
+    /// The next line without its LF, of at most `max` bytes.
+    pub(super) fn take_line(&mut self, max: usize) -> Result<Option<Vec<u8>>, StreamLost> {
         let unsearched = self.inbox.get(self.searched..).unwrap_or_default();
         match unsearched.iter().position(|b| *b == b'\n').map(|at| at + self.searched) {
-            Some(at) if at <= most => {
+            Some(at) if at <= max => {
                 let rest = self.inbox.split_off(at + 1);
                 let mut line = std::mem::replace(&mut self.inbox, rest);
                 line.pop();
                 self.searched = 0;
                 Ok(Some(line))
             }
-            None if self.inbox.len() <= most => {
+            None if self.inbox.len() <= max => {
                 self.searched = self.inbox.len();
                 Ok(None)
             }

@@ -14,7 +14,7 @@ use crate::private;
 use crate::record::Record;
 
 /// Maximum size of the file, bytes: an invite link with a long host name.
-const LONGEST: u64 = 1024;
+const MAX_BYTES: u64 = 1024;
 
 fn path(data: &Path) -> PathBuf {
     data.join("owner-invite")
@@ -74,7 +74,7 @@ async fn is_usable(
 
 /// Reads the file. An unreadable one counts as missing and is rewritten.
 fn read(path: &Path) -> Option<Zeroizing<String>> {
-    let mut bytes = private::read(path, LONGEST).ok()??;
+    let mut bytes = private::read(path, MAX_BYTES).ok()??;
     String::from_utf8(std::mem::take(&mut *bytes)).ok().map(Zeroizing::new)
 }
 

@@ -95,7 +95,7 @@ struct RateBucket {
 /// The day's quota is exceeded; `retry_after` is the time until part of it is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OverQuota {
-    pub(crate) most: u64,
+    pub(crate) max: u64,
     pub(crate) retry_after: Duration,
 }
 
@@ -150,14 +150,14 @@ impl Account {
     /// [`OverQuota`]; nothing is charged then.
     pub(crate) fn write(&self, bytes: u64, now: Instant) -> Result<(), OverQuota> {
         let mut books = self.lock();
-        let most = self.rates.day;
-        if most > 0 {
+        let max = self.rates.day;
+        if max > 0 {
             let hour = now.saturating_duration_since(self.began).as_secs() / HOUR;
-            books.turn_to(hour);
+            books.advance_to(hour);
             let written = books.hours.iter().fold(0, |sum: u64, hour| sum.saturating_add(*hour));
-            if written.saturating_add(bytes) > most {
+            if written.saturating_add(bytes) > max {
                 let end = self.began + Duration::from_secs((hour + 1).saturating_mul(HOUR));
-                return Err(OverQuota { most, retry_after: end.saturating_duration_since(now) });
+                return Err(OverQuota { max, retry_after: end.saturating_duration_since(now) });
             }
             books.change_hour(|written| written.saturating_add(bytes));
         }
@@ -195,7 +195,7 @@ impl Account {
 
 impl Books {
     /// Clears the hours that are a day old.
-    fn turn_to(&mut self, hour: u64) {
+    fn advance_to(&mut self, hour: u64) {
         let passed = hour.saturating_sub(self.hour).min(HOURS as u64);
         for back in 0..passed {
             if let Some(slot) = self.hours.get_mut(slot(hour - back)) {

@@ -12,7 +12,7 @@ const RESERVE_PART: u64 = 80;
 /// How long a measurement of the disk is valid.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum interval between measurements, however much text was written.
-const LEAST: Duration = Duration::from_millis(10);
+const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// Approximate bytes on disk for a byte of text: its row, its WAL, its words.
 const COST: u64 = 4;
 
@@ -60,7 +60,7 @@ impl TextReserve {
             last.written.saturating_add(bytes).saturating_mul(COST) <= last.room
         };
         if age.is_none_or(|age| {
-            age >= CHECK_INTERVAL || (age >= LEAST && !fits(&last) && last.room > 0)
+            age >= CHECK_INTERVAL || (age >= MIN_CHECK_INTERVAL && !fits(&last) && last.room > 0)
         }) {
             match rustix::fs::statvfs(&self.dir) {
                 Ok(disk) => {
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(room.take(1, now), Err(AtReserve(u64::MAX)));
         // No new measurement within a second.
         room.reserve = Some(1);
-        assert!(room.take(1, now + LEAST).is_err());
+        assert!(room.take(1, now + MIN_CHECK_INTERVAL).is_err());
         room.take(1, now + CHECK_INTERVAL).unwrap();
         // Half of the free space is too much, with the cost of text. The next measurement shows
         // that the space is still free.

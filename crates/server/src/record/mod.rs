@@ -143,8 +143,8 @@ impl Record {
         }
         match account.map_or(Ok(()), |account| account.write(bytes, now)) {
             Ok(()) => Ok(()),
-            Err(OverQuota { most, retry_after }) => {
-                Err(later(retry_after.as_secs().max(1)).at(Limit::TextPerDay, most))
+            Err(OverQuota { max, retry_after }) => {
+                Err(later(retry_after.as_secs().max(1)).at(Limit::TextPerDay, max))
             }
         }
     }

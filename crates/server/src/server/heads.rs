@@ -28,7 +28,7 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(60);
 /// Newest entries that are considered; each conversation among them takes a line of 130 bytes.
 const ENTRIES: usize = 256;
 /// Maximum size of the file, bytes.
-const LONGEST: u64 = 128 * 1024;
+const MAX_BYTES: u64 = 128 * 1024;
 const FIRST_LINE: &str = "twinlock heads 1";
 
 /// Content of a head file.
@@ -70,7 +70,7 @@ impl Heads {
     /// Reads the file. A damaged one counts as missing, with a warning.
     pub(super) fn read(data: &Path, file: &str) -> Result<Self, Failed> {
         let path = data.join(file);
-        let Some(text) = private::read(&path, LONGEST)? else { return Ok(Self::default()) };
+        let Some(text) = private::read(&path, MAX_BYTES)? else { return Ok(Self::default()) };
         let heads = std::str::from_utf8(&text).ok().and_then(Self::parse);
         if heads.is_none() {
             tracing::warn!(

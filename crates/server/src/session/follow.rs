@@ -113,9 +113,9 @@ impl Cursors {
         self.reading.take_if(|reading| reading.conversation == conversation);
     }
 
-    /// Whether following this conversation would exceed `most`.
-    pub(crate) fn is_full(&self, conversation: ConversationId, most: usize) -> bool {
-        self.at.len() >= most && !self.at.contains_key(&conversation)
+    /// Whether following this conversation would exceed `max`.
+    pub(crate) fn is_full(&self, conversation: ConversationId, max: usize) -> bool {
+        self.at.len() >= max && !self.at.contains_key(&conversation)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

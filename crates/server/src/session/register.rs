@@ -30,7 +30,7 @@ use crate::refusal::{RequestRefusal, bad_name, refuse, storage};
 use crate::services::Services;
 
 /// Registrations that may be begun in one session.
-const MOST: u32 = 8;
+const MAX_REGISTRATIONS: u32 = 8;
 /// Maximum length of a device's label, bytes; longer labels are cut.
 const LABEL: usize = 64;
 
@@ -88,9 +88,9 @@ impl Registrations {
         wanted: proto::RegisterBegin,
     ) -> Result<Answered, RequestRefusal> {
         self.open = None;
-        if self.begun >= MOST {
+        if self.begun >= MAX_REGISTRATIONS {
             return Err(RequestRefusal::from(RefusalReason::NotAllowed)
-                .at(proto::Limit::Registrations, MOST));
+                .at(proto::Limit::Registrations, MAX_REGISTRATIONS));
         }
         self.begun += 1;
         if !wanted.password && !wanted.device {

@@ -329,8 +329,8 @@ impl<S: Transport> SessionLoop<S> {
                     if binding == Binding::Cut {
                         tracing::warn!(%sid, "TLS is intercepted between this client and the server");
                     }
-                    let most = (&self.services.env.config.limits).into();
-                    let ready = self.services.bus.ready(&self.handle, &info.instance, most);
+                    let limits = (&self.services.env.config.limits).into();
+                    let ready = self.services.bus.ready(&self.handle, &info.instance, limits);
                     ready.map_err(SessionEnd::Close)?;
                 }
                 SessionEvent::Closed(code) => return Err(SessionEnd::Bye(code)),

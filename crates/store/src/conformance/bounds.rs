@@ -9,13 +9,13 @@ use crate::{AddedClassicKey, Bound, LOBBY, StoredClassicKey, StoredConversation}
 fn allowed<T>(
     results: impl IntoIterator<Item = Result<T, StoreError>>,
     bound: Bound,
-    most: usize,
+    max: usize,
 ) -> Result<usize, Violation> {
     let mut done = 0;
     for result in results {
         match result {
             Ok(_) => done += 1,
-            Err(error) => equal!(error, StoreError::TooMany(bound, most)),
+            Err(error) => equal!(error, StoreError::TooMany(bound, max)),
         }
     }
     Ok(done)

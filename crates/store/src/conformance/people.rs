@@ -286,17 +286,17 @@ pub(super) async fn source__list_keeps_the_newest_of_a_user(bench: &Bench) -> La
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     store.note_source(&bob, &[0], LoginMethod::Password, START).await?;
-    let most = u64::from(KNOWN_SOURCES);
-    for n in 0..most + 4 {
+    let max = u64::from(KNOWN_SOURCES);
+    for n in 0..max + 4 {
         store.note_source(&ada, &n.to_be_bytes(), LoginMethod::Password, START + n).await?;
     }
     store.mark_read(&ada, LOBBY, 0).await?;
-    for n in 0..most + 4 {
+    for n in 0..max + 4 {
         equal!(store.is_known_source(&ada, &n.to_be_bytes(), START).await?, n >= 4);
     }
     equal!(store.is_known_source(&bob, &[0], START).await?, true);
     // Expired sources are deleted.
-    let late = START + KNOWN_SOURCE_MS + most;
+    let late = START + KNOWN_SOURCE_MS + max;
     store.note_source(&ada, &[7], LoginMethod::Password, late).await?;
     store.mark_read(&ada, LOBBY, 0).await?;
     equal!(store.forget_sources(&ada).await?, 5);

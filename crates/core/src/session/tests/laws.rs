@@ -326,13 +326,13 @@ fn session__info_too_long_for_ready_is_omitted() {
 #[test]
 fn session__partly_sent_backlog_uses_bounded_memory() {
     let mut bare = Bare::open(Side::Server);
-    let mut most = 0;
+    let mut max = 0;
     for _ in 0..2000 {
         bare.session.send_app(&[0; 8000]).unwrap();
         bare.session.sent(bare.session.outgoing().len() - 100);
-        most = most.max(bare.session.out.bytes.len());
+        max = max.max(bare.session.out.bytes.len());
     }
-    assert!(most < 200_000, "{most} bytes");
+    assert!(max < 200_000, "{max} bytes");
 }
 
 #[test]

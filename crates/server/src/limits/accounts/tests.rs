@@ -24,10 +24,10 @@ fn indexed() -> Unindexed {
     Unindexed(Arc::new(|| 0))
 }
 
-/// Writes while it may, at most `most` bytes, without any time passing.
-fn write_all(account: &Account, now: Instant, most: u64) -> u64 {
+/// Writes while it may, at most `max` bytes, without any time passing.
+fn write_all(account: &Account, now: Instant, max: u64) -> u64 {
     let mut written = 0;
-    while written < most && account.text_wait(now).is_none() {
+    while written < max && account.text_wait(now).is_none() {
         account.write(1 << 10, now).unwrap();
         written += 1 << 10;
     }
@@ -102,7 +102,7 @@ fn text__quota_covers_rolling_day() {
     let at = |hours: u64| began + Duration::from_secs(hours * HOUR + 60);
     account.write(60, at(0)).unwrap();
     account.write(40, at(5)).unwrap();
-    let over = OverQuota { most: 100, retry_after: Duration::from_secs(HOUR - 60) };
+    let over = OverQuota { max: 100, retry_after: Duration::from_secs(HOUR - 60) };
     assert_eq!(account.write(1, at(5)), Err(over));
     assert_eq!(account.write(1, at(23)), Err(over));
     // The first hour is a day old.

@@ -16,9 +16,9 @@ const CONVERSATIONS: usize = 64;
 
 impl RequestContext<'_> {
     pub(crate) async fn list_conversations(&self, want: proto::ListConversations) -> RequestResult {
-        let (user, most) = (self.person.user.clone(), CONVERSATIONS + 1);
+        let (user, max) = (self.person.user.clone(), CONVERSATIONS + 1);
         let rows = self.reading(|store| async move {
-            store.conversations(&user, want.joinable, want.after, most).await
+            store.conversations(&user, want.joinable, want.after, max).await
         });
         let rows = rows.await?;
         Ok(Answered::Conversations(proto::Conversations {

@@ -52,10 +52,10 @@ impl RequestContext<'_> {
     fn change(&self) -> Result<(), RequestRefusal> {
         let account = self.services.record.accounts.of(&self.person.user);
         account.change(Instant::now().into_std()).map_err(|wait| {
-            let most = self.services.env.config.limits.changes_per_minute;
+            let max = self.services.env.config.limits.changes_per_minute;
             let again = u32::try_from(wait.as_secs().saturating_add(1)).unwrap_or(u32::MAX);
             RequestRefusal::for_now(RefusalReason::Busy, again)
-                .at(proto::Limit::ChangesPerMinute, most)
+                .at(proto::Limit::ChangesPerMinute, max)
         })
     }
 
@@ -71,9 +71,9 @@ impl RequestContext<'_> {
         &self,
         id: ConversationId,
         after: Option<Name>,
-        most: usize,
+        max: usize,
     ) -> Result<Vec<Name>, RequestRefusal> {
-        self.reading(|store| async move { store.members(id, after.as_ref(), most).await }).await
+        self.reading(|store| async move { store.members(id, after.as_ref(), max).await }).await
     }
 
     /// Appends a notice of the server to a conversation.
@@ -108,11 +108,11 @@ impl RequestContext<'_> {
     }
 }
 
-/// The number of items in an answer: as requested, at most `most`; `most` if not specified.
-fn at_most(wanted: u32, most: usize) -> usize {
+/// The number of items in an answer: as requested, at most `max`; `max` if not specified.
+fn at_most(wanted: u32, max: usize) -> usize {
     match usize::try_from(wanted) {
-        Ok(wanted @ 1..) => wanted.min(most),
-        _ => most,
+        Ok(wanted @ 1..) => wanted.min(max),
+        _ => max,
     }
 }
 

@@ -79,10 +79,10 @@ impl RequestContext<'_> {
             return too_large(proto::Limit::SearchBytes, MAX_SEARCH);
         }
         let before = if want.before == 0 { u64::MAX } else { want.before };
-        let most = at_most(want.limit, LIST);
+        let max = at_most(want.limit, LIST);
         let time = self.services.env.config.limits.search;
         let until = Instant::now() + time;
-        let found = timeout_at(until, self.search_slices(&want, before, most, until)).await;
+        let found = timeout_at(until, self.search_slices(&want, before, max, until)).await;
         let Some(found) = found.unwrap_or(Ok(None))? else {
             let busy = RequestRefusal::for_now(RefusalReason::Busy, SEARCH_RETRY_SECONDS);
             return Err(busy.at(proto::Limit::SearchSeconds, time.as_secs()));
@@ -101,19 +101,19 @@ impl RequestContext<'_> {
         &self,
         want: &proto::Search,
         before: u64,
-        most: usize,
+        max: usize,
         until: Instant,
     ) -> Result<Option<Vec<StoredEntry>>, RequestRefusal> {
         let mut all = Vec::new();
         let mut room = MAX_BODY;
         let mut from = Some(SearchFrom::below(before));
         while let Some(at) = from
-            && all.len() < most
+            && all.len() < max
         {
             if Instant::now() >= until {
                 return Ok(None);
             }
-            let limit = ReadLimit { entries: most - all.len(), bytes: room };
+            let limit = ReadLimit { entries: max - all.len(), bytes: room };
             let turn = self.services.record.search_turn(&self.person.user).await;
             let (conversation, text) = (want.conversation, want.text.clone());
             // Both turns last until the slice ends, even if the session has ended.

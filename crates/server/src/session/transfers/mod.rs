@@ -7,8 +7,8 @@
 //! bytes: waking a thread for each frame costs more than the frame.
 //!
 //! A download has one read in progress and one buffer that is sent, within its [flow
-//! control](twinlock_transport::flow_control) and only while the backlog is below [`ROOM`]. A slow disk or a
-//! slow peer therefore costs only these buffers; an idle transfer has none.
+//! control](twinlock_transport::flow_control) and only while the backlog is below [`ROOM`]. A slow
+//! disk or a slow peer therefore costs only these buffers; an idle transfer has none.
 //!
 //! [`ROOM`]: super::follow::ROOM
 
@@ -40,8 +40,8 @@ use failure::refusal_of;
 use upload::{Accepted, IncomingFile, UploadStep};
 
 /// Concurrent transfers of a session.
-const MOST: usize = 8;
-/// Aborted uploads whose last bytes are still being written, in addition to [`MOST`].
+const MAX_TRANSFERS: usize = 8;
+/// Aborted uploads whose last bytes are still being written, in addition to [`MAX_TRANSFERS`].
 const LEAVING: usize = 8;
 
 /// The transfers of one session.
@@ -172,8 +172,13 @@ impl SessionTransfers {
         let uploads = self.uploads.values().filter(|upload| !upload.is_leaving()).count();
         let open = self.asked + uploads + self.downloads.len();
         // A transfer takes two numbers, and no number is reused.
-        if open >= MOST || self.uploads.len() >= MOST + LEAVING || self.next > u32::MAX - 4 {
-            return Err(RequestRefusal::for_now(RefusalReason::Busy, 1).at(Limit::Transfers, MOST));
+        if open >= MAX_TRANSFERS
+            || self.uploads.len() >= MAX_TRANSFERS + LEAVING
+            || self.next > u32::MAX - 4
+        {
+            return Err(
+                RequestRefusal::for_now(RefusalReason::Busy, 1).at(Limit::Transfers, MAX_TRANSFERS)
+            );
         }
         Ok(())
     }
@@ -241,9 +246,9 @@ impl SessionTransfers {
         self.downloads.values().any(OutgoingFile::can_send)
     }
 
-    /// Seals bytes of the downloads in turn, until the backlog is `most` bytes.
-    pub(crate) fn send(&mut self, session: &mut Session, most: usize) -> Result<(), SendError> {
-        while session.outgoing().len() < most && session.is_open() {
+    /// Seals bytes of the downloads in turn, until the backlog is `max` bytes.
+    pub(crate) fn send(&mut self, session: &mut Session, max: usize) -> Result<(), SendError> {
+        while session.outgoing().len() < max && session.is_open() {
             let can = |(_, download): &(&u32, &mut OutgoingFile)| download.can_send();
             let after = self.downloads.range_mut(self.served.saturating_add(1)..).find(can);
             let next = match after {
