@@ -30,7 +30,7 @@ pub(crate) fn classic(data: &[u8]) {
         if input.is_empty() {
             return;
         }
-        assert!(server.open(input.part()).is_err(), "what nobody sealed");
+        assert!(server.open(input.part()).is_err(), "a line that was not sealed");
         assert!(server.open(&before).is_err(), "the line before once more");
         let mut text = String::from_utf8_lossy(input.part()).into_owned();
         let long = input.below(16);
@@ -94,7 +94,7 @@ pub(crate) fn origin(data: &[u8]) {
             assert!(!own);
             continue;
         };
-        assert!(own || form == ClassicScheme::Origin, "a MAC that nobody made");
+        assert!(own || form == ClassicScheme::Origin, "a forged MAC");
         assert!(message.len() <= MAX_MESSAGE);
         let iv = BASE64.decode(message).unwrap().first_chunk().copied().unwrap();
         assert!(client.seal(&text, &mut Drawn(iv)).as_bytes() == message);

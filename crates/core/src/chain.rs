@@ -96,7 +96,7 @@ impl Linked<'_> {
 pub enum Broken {
     /// The entry does not belong here: not the next number, or of another conversation.
     #[error("entry {got} of conversation {conversation} arrived instead of entry {expected}")]
-    Place {
+    Position {
         /// The conversation.
         conversation: ConversationId,
         /// The number received.
@@ -129,7 +129,7 @@ impl Broken {
     #[must_use]
     pub fn at(&self) -> u64 {
         match *self {
-            Self::Place { got, .. } => got,
+            Self::Position { got, .. } => got,
             Self::Time { n, .. } | Self::Link { n, .. } => n,
         }
     }
@@ -174,7 +174,7 @@ impl Position {
         let conversation = self.conversation;
         let expected = self.n.saturating_add(1);
         if entry.n != expected || entry.conversation != conversation {
-            return Err(Broken::Place { conversation, got: entry.n, expected });
+            return Err(Broken::Position { conversation, got: entry.n, expected });
         }
         let changed = Broken::Link { conversation, n: entry.n };
         if entry.time_ms < self.time_ms {

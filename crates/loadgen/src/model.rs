@@ -1,4 +1,4 @@
-//! What is measured, the result, and the errors.
+//! The plan of a measurement, its result, and the errors.
 
 use std::time::Duration;
 

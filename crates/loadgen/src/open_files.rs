@@ -35,6 +35,6 @@ pub fn raise_open_files(connections: u64) -> Result<(), OpenFilesError> {
         let max = maximum.unwrap_or(0).saturating_sub(SPARE_FILES);
         return Err(OpenFilesError::HardLimit { max });
     }
-    let wanted = Rlimit { current: maximum.or(Some(files)), maximum };
-    setrlimit(Resource::Nofile, wanted).map_err(OpenFilesError::Raise)
+    let raised = Rlimit { current: maximum.or(Some(files)), maximum };
+    setrlimit(Resource::Nofile, raised).map_err(OpenFilesError::Raise)
 }

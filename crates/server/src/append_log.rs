@@ -89,7 +89,7 @@ impl AppendLog {
         Self { who, sums: HashMap::new() }
     }
 
-    /// Counts recorded appends, and logs what is due.
+    /// Counts recorded appends, and logs the due sums.
     pub(crate) fn note(&mut self, record: &Arc<Record>, recorded: &[RecordedAppend]) {
         let Some(who) = &self.who else { return };
         if tracing::enabled!(tracing::Level::DEBUG) {

@@ -16,7 +16,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Declares a struct with the default of each field beside it, and in its documentation.
+/// Declares a struct with the default of each field in one place, and in its documentation.
 macro_rules! with_defaults {
     (
         $(#[$docs:meta])*

@@ -169,8 +169,8 @@ pub(crate) fn bounded(
 ) -> Result<(), DbError> {
     let max_rows = limit(max);
     let count = format!("SELECT count(*) FROM ({sql} LIMIT {max_rows})");
-    let there: i64 = conn.prepare_cached(&count)?.query_row(of, |row| row.get(0))?;
-    if there >= max_rows { Err(StoreError::TooMany(bound, max).into()) } else { Ok(()) }
+    let exists: i64 = conn.prepare_cached(&count)?.query_row(of, |row| row.get(0))?;
+    if exists >= max_rows { Err(StoreError::TooMany(bound, max).into()) } else { Ok(()) }
 }
 
 fn may_enter(conn: &Connection, user: &Name, bounds: &Bounds) -> Result<(), DbError> {
@@ -292,12 +292,12 @@ pub(crate) fn open_direct(
     }
     let (low, high) = if user <= other { (user, other) } else { (other, user) };
     let pair = params![low.as_str(), high.as_str()];
-    let there = transaction
+    let exists = transaction
         .conn
         .prepare_cached("SELECT id FROM conversations WHERE low = ?1 AND high = ?2")?
         .query_row(pair, |row| get_uint(row, 0))
         .optional()?;
-    let id = match there {
+    let id = match exists {
         Some(id) => id,
         None => {
             may_enter(transaction.conn, user, bounds)?;

@@ -167,11 +167,11 @@ pub(crate) fn write_person(
 
 /// Whether a row has this name, even if its MAC does not verify.
 pub(crate) fn is_taken(conn: &Connection, user: &Name) -> Result<bool, DbError> {
-    let there = conn
+    let exists = conn
         .prepare_cached("SELECT 1 FROM users WHERE name = ?1")?
         .query_row([user.as_str()], |_| Ok(()))
         .optional()?;
-    Ok(there.is_some())
+    Ok(exists.is_some())
 }
 
 #[cfg(test)]
@@ -221,13 +221,13 @@ mod tests {
             format!("SELECT {PERSON} FROM users WHERE name = ?1"),
             format!("SELECT {PERSON} FROM users WHERE name > ?1 LIMIT 1"),
         ];
-        let nobody = CredentialId::User(Name::new("bob").unwrap());
-        for (id, there) in [
+        let unknown = CredentialId::User(Name::new("bob").unwrap());
+        for (id, exists) in [
             (user, true),
             (device(1), true),
             (device(2), false),
             (device(3), false),
-            (nobody, false),
+            (unknown, false),
             (invite(1), true),
             (invite(2), false),
             (invite(3), false),
@@ -240,7 +240,7 @@ mod tests {
             };
             selects.iter().map(reset).for_each(drop);
             let looked = look_up(&conn, &key, &id, 5).unwrap();
-            assert_eq!(looked.into_credential().is_some(), there, "{id:?}");
+            assert_eq!(looked.into_credential().is_some(), exists, "{id:?}");
             assert_eq!(selects.each_ref().map(reset), [1; 4], "{id:?}");
         }
     }

@@ -14,7 +14,7 @@ pub struct StoreOptions {
     pub(crate) bounds: Bounds,
 }
 
-/// What is known of a record before it is opened.
+/// The expected state of a record, known before it is opened.
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
     /// Entries that were on disk in it.

@@ -148,9 +148,9 @@ fn enrol(
 
 /// Ids are random; an existing one is never overwritten.
 fn new_id(conn: &Connection, id: &CredentialId) -> Result<(), DbError> {
-    let there =
+    let exists =
         conn.prepare_cached("SELECT 1 FROM credentials WHERE cid = ?1")?.exists([id.cid()])?;
-    if there {
+    if exists {
         return Err(StoreError::Database("a new credential has the id of another".into()).into());
     }
     Ok(())

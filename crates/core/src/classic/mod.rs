@@ -91,7 +91,7 @@ pub enum Closed {
     Tag,
     /// Authentic, but not the next line in sequence.
     #[error("a line is out of sequence")]
-    Place,
+    Sequence,
     /// Authentic, but not a text of at most 32768 bytes.
     #[error("a line contains no text, or too much")]
     Text,
@@ -225,7 +225,7 @@ impl ClassicChannel {
     pub fn open(&mut self, line: &[u8]) -> Result<String, Closed> {
         let plain = wiped::<{ wiped::FRAME }, _>(|| jwe::open(&self.read.key, line))?;
         let due = format!("{} ", self.read.seq);
-        let text = plain.strip_prefix(due.as_bytes()).ok_or(Closed::Place)?;
+        let text = plain.strip_prefix(due.as_bytes()).ok_or(Closed::Sequence)?;
         let text = std::str::from_utf8(text).map_err(|_| Closed::Text)?;
         if text.len() > MAX_TEXT {
             return Err(Closed::Text);
@@ -239,7 +239,8 @@ impl ClassicChannel {
     #[cfg(feature = "test-util")]
     #[must_use]
     pub fn expose_keys(&self) -> [zeroize::Zeroizing<[u8; 64]>; 2] {
-        [&self.read, &self.write].map(|way| zeroize::Zeroizing::new(*way.key.expose_secret()))
+        [&self.read, &self.write]
+            .map(|direction| zeroize::Zeroizing::new(*direction.key.expose_secret()))
     }
 
     /// Appends the next line, with its LF, to `out`. Draws 16 bytes. The caller limits texts to
@@ -289,10 +290,10 @@ mod laws {
         let (mut server, mut client) = ends(&psk, rng);
         let (mut other, mut also) = ends(&psk, rng);
         let [a, b, c] = ["", "b", "Grüße ☃"].map(|text| sealed(&mut client, text, rng));
-        assert_eq!(server.open(&b), Err(Closed::Place));
+        assert_eq!(server.open(&b), Err(Closed::Sequence));
         assert_eq!(server.open(&a).as_deref(), Ok(""));
-        assert_eq!(server.open(&a), Err(Closed::Place));
-        assert_eq!(server.open(&c), Err(Closed::Place));
+        assert_eq!(server.open(&a), Err(Closed::Sequence));
+        assert_eq!(server.open(&c), Err(Closed::Sequence));
         // These attempts have not changed the state.
         assert_eq!(server.open(&b).as_deref(), Ok("b"));
         assert_eq!(server.open(&c).as_deref(), Ok("Grüße ☃"));

@@ -36,10 +36,10 @@ impl Session {
     /// When the client starts a rekey.
     fn rekey_due(&self) -> Option<Instant> {
         let timing = &self.config.timing;
-        let wanted = self.side == Side::Client
+        let allowed = self.side == Side::Client
             && self.phase == Phase::Open
             && matches!(self.rekey, Rekey::Idle);
-        if !wanted {
+        if !allowed {
             return None;
         }
         let due = if self.rekey_wanted || self.busier_frames() >= timing.rekey_after_frames {
@@ -74,7 +74,7 @@ impl Session {
         (self.side == Side::Server).then(|| self.began + self.config.timing.max_age)
     }
 
-    /// Performs what is due: PING, rekey, or the end of the session.
+    /// Performs the due action: PING, rekey, or the end of the session.
     ///
     /// # Errors
     /// [`SessionFault`]: the session has ended; its CLOSE is outgoing.

@@ -39,8 +39,8 @@ pub(super) fn run(file: &Value) -> Counts {
             }
             (Err(broken), None) => {
                 assert_eq!(broken.at(), case["expected"].num("broken_at"), "{name}");
-                let place = matches!(broken, Broken::Place { .. });
-                assert_eq!(place, case["expected"].text("why") == "place", "{name}");
+                let position = matches!(broken, Broken::Position { .. });
+                assert_eq!(position, case["expected"].text("why") == "place", "{name}");
                 tally.add("broken");
             }
             (read, _) => panic!("{name}: {read:?}"),

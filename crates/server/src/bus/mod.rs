@@ -3,7 +3,7 @@
 //!
 //! [`Bus`] is the contract. [`local::LocalBus`] implements it for one process. Several nodes need
 //! another implementation, which also passes on what happens on other nodes. A signal about entries
-//! may be late or repeated: a session has a position and reads what is new after it.
+//! may be late or repeated: a session has a position and reads the entries after it.
 
 mod handles;
 pub(crate) mod local;

@@ -1,4 +1,4 @@
-//! The registry: which sessions exist, by user and by device, and who is online.
+//! The registry: the sessions by user and by device, and the users who are online.
 
 #[cfg(test)]
 mod tests;

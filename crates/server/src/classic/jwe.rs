@@ -206,7 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
         all.into_iter().flatten().fold(silence, Instant::min)
     }
 
-    /// Checks the timeouts, and logs what is due.
+    /// Checks the timeouts, and logs the due sums.
     fn check_time(&mut self, listen: bool) -> Result<(), ClassicEnd> {
         if let Some(log) = &mut self.log {
             log.write_due(&self.services.record, Instant::now());

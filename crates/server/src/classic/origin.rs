@@ -191,11 +191,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
             }
             let part = !self.stream.pending().is_empty();
             begun = if part { begun.or_else(|| Some(Instant::now())) } else { None };
-            let whole_by = begun.map(|begun| begun + limits.half_line);
-            if part && (pause || whole_by.is_some_and(|by| by <= Instant::now())) {
+            let deadline = begun.map(|begun| begun + limits.half_line);
+            if part && (pause || deadline.is_some_and(|by| by <= Instant::now())) {
                 return Err(ClassicEnd::NotOpened);
             }
-            let late = match whole_by {
+            let late = match deadline {
                 Some(by) => by.min(last_data + limits.pause),
                 None => began + limits.silence,
             };

@@ -90,9 +90,9 @@ pub(crate) trait OpenUpload: Send {
     /// Its size when it was opened, and its hash.
     fn found(&self) -> (u64, Hash);
 
-    /// Appends `data`, or with `anew` replaces all previous bytes by it. Returns the buffer, empty.
+    /// Appends `data`, or with `restart` replaces all previous bytes by it. Returns the buffer, empty.
     /// After an error, the bytes of earlier writes remain.
-    async fn write(&mut self, anew: bool, data: Vec<u8>) -> Result<Vec<u8>, FilesError>;
+    async fn write(&mut self, restart: bool, data: Vec<u8>) -> Result<Vec<u8>, FilesError>;
 
     /// Compares size and hash with the written bytes, and waits until all of them are on disk.
     async fn seal(&mut self, hash: &Hash) -> Result<(), FilesError>;
@@ -161,7 +161,7 @@ pub(crate) enum FilesError {
     /// The same upload was begun again on another connection.
     #[error("another connection continues this upload")]
     Taken,
-    /// Size or hash differs from what was promised. The peer's fault.
+    /// Size or hash differs from the announced one. The peer's fault.
     #[error("the upload does not match its hash or size")]
     Hash,
     /// Content that the record refers to is missing or incomplete.

@@ -173,32 +173,32 @@ impl Disk {
 
     pub(super) fn expire_quarantine(&self, age: Duration) -> Result<usize, FilesError> {
         let now = SystemTime::now();
-        let mut gone = 0;
+        let mut removed = 0;
         for (path, meta) in entries(&self.dir.join(QUARANTINE))? {
             if is_older(&meta, now, age) {
                 remove(&path)?;
-                gone += 1;
+                removed += 1;
             }
         }
-        Ok(gone)
+        Ok(removed)
     }
 
     pub(super) fn expire(&self, age: Duration) -> Result<usize, FilesError> {
         let now = SystemTime::now();
-        let mut gone = 0;
+        let mut removed = 0;
         for (user, _) in entries(&self.dir.join(PARTIAL))? {
             for (path, meta) in entries(&user)? {
                 if !is_older(&meta, now, age) {
                     continue;
                 }
                 match hash_of(&path) {
-                    Some(key) => gone += usize::from(self.discard(&path, &key)?),
+                    Some(key) => removed += usize::from(self.discard(&path, &key)?),
                     // Left by a crash between two steps of `publish`.
                     None => remove(&path)?,
                 }
             }
         }
-        Ok(gone)
+        Ok(removed)
     }
 }
 

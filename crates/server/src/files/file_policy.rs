@@ -62,9 +62,9 @@ pub(crate) struct ClaimedUpload {
 #[derive(Debug)]
 pub(crate) enum Denied {
     /// A reason of the protocol.
-    Because(RefusalReason),
+    Refused(RefusalReason),
     /// A limit, with its value.
-    Over(RefusalReason, Limit, u64),
+    OverLimit(RefusalReason, Limit, u64),
     /// A failure of the disk or the record.
     Failed(FilesError),
 }
@@ -128,10 +128,14 @@ impl FilePolicy {
             return Ok(CheckedOffer::Recorded(receipt));
         }
         if self.store.conversation(&id.user, conversation).await?.is_none() {
-            return Err(Denied::Because(RefusalReason::NotFound));
+            return Err(Denied::Refused(RefusalReason::NotFound));
         }
         if id.size > self.largest {
-            return Err(Denied::Over(RefusalReason::TooLarge, Limit::LargestFile, self.largest));
+            return Err(Denied::OverLimit(
+                RefusalReason::TooLarge,
+                Limit::LargestFile,
+                self.largest,
+            ));
         }
         // Claimed before the stored amount is read: of two concurrent offers that fit only one at a
         // time, none gets too much.
@@ -140,10 +144,14 @@ impl FilePolicy {
         let left = self.per_user.saturating_sub(stored.bytes).saturating_sub(others.of_user);
         let number = stored.files.saturating_add(others.number_of_user);
         if charge(id) > left {
-            return Err(Denied::Over(RefusalReason::Quota, Limit::FilesPerUser, self.per_user));
+            return Err(Denied::OverLimit(
+                RefusalReason::Quota,
+                Limit::FilesPerUser,
+                self.per_user,
+            ));
         }
         if number >= self.number_per_user {
-            return Err(Denied::Over(
+            return Err(Denied::OverLimit(
                 RefusalReason::Quota,
                 Limit::FileCountPerUser,
                 self.number_per_user,
@@ -154,7 +162,11 @@ impl FilePolicy {
         let room = self.blobs.room().await?;
         // Content takes at least a block, however small it is.
         if charge(id).saturating_sub(had) > room.bytes.saturating_sub(others.to_come) {
-            return Err(Denied::Over(RefusalReason::Storage, Limit::DiskReserve, room.reserve));
+            return Err(Denied::OverLimit(
+                RefusalReason::Storage,
+                Limit::DiskReserve,
+                room.reserve,
+            ));
         }
         // A partial upload has its inode already, and its content is a hard link to it.
         if had == 0 && room.files <= others.number {
@@ -222,7 +234,7 @@ impl FilePolicy {
         if let Err(error) = self.collect(&hash).await {
             tracing::warn!(%error, "content that may be unreferenced was not checked");
         }
-        appended.pop().ok_or(Denied::Because(RefusalReason::Storage))
+        appended.pop().ok_or(Denied::Refused(RefusalReason::Storage))
     }
 
     /// Checks a file's entry against the reserve of text. Unwritten revocations come first.
@@ -232,7 +244,7 @@ impl FilePolicy {
         }
         let taken = self.text_reserve.take(entry.body.len() as u64 + ENTRY, Instant::now());
         taken.map_err(|AtReserve(least)| {
-            Denied::Over(RefusalReason::Storage, Limit::TextReserve, least)
+            Denied::OverLimit(RefusalReason::Storage, Limit::TextReserve, least)
         })
     }
 
@@ -261,7 +273,7 @@ impl FilePolicy {
         n: u64,
     ) -> Result<(FileRef, Box<dyn Blob>), Denied> {
         let file = self.store.file(user, conversation, n).await?;
-        let file = file.ok_or(Denied::Because(RefusalReason::NotFound))?;
+        let file = file.ok_or(Denied::Refused(RefusalReason::NotFound))?;
         let blob = self.blobs.open(&file).await?;
         Ok((file, blob))
     }

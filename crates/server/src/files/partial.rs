@@ -108,9 +108,9 @@ impl OpenUpload for Writer {
         self.found
     }
 
-    async fn write(&mut self, anew: bool, mut data: Vec<u8>) -> Result<Vec<u8>, FilesError> {
+    async fn write(&mut self, restart: bool, mut data: Vec<u8>) -> Result<Vec<u8>, FilesError> {
         self.with_file(move |disk, _, path, file| {
-            if anew {
+            if restart {
                 file.clear(path)?;
             }
             if disk.room()?.bytes < data.len() as u64 {

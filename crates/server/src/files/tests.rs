@@ -100,8 +100,8 @@ async fn content__restarted_upload_never_writes_to_it() {
         let mut first = write(&disk, &id("x", data.len()), &data).await;
         first.seal(&content.hash).await.unwrap();
         first.publish(&content.hash).await.unwrap();
-        let anew = open(dir.path());
-        let disk = if restarted { &anew } else { &disk };
+        let reopened = open(dir.path());
+        let disk = if restarted { &reopened } else { &disk };
         let mut second = disk.begin(&id("x", data.len()), &HashTurns::new()).await.unwrap();
         assert_eq!(second.found(), (content.size, content.hash));
         second.write(true, vec![7; 10]).await.unwrap();

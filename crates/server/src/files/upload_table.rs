@@ -1,4 +1,4 @@
-//! The state of partial uploads in memory: their leases, and the hashes of what is on disk.
+//! The state of partial uploads in memory: their leases, and the hashes of the bytes on disk.
 //!
 //! The state of a hash is kept as long as the upload exists, so a resumed upload reads nothing. It
 //! is not kept on disk: an upload is synced only at its end, so after a power cut only a read shows

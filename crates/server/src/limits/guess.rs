@@ -63,7 +63,7 @@ pub(crate) struct Guess<'a> {
     pub(crate) known: bool,
 }
 
-/// What was counted for one login.
+/// The guesses and logins that were counted for one login.
 #[derive(Debug)]
 #[must_use = "a success gives it back"]
 pub(crate) struct CountedLogin {

@@ -1,4 +1,4 @@
-//! Registration (section 8), one object for each session. What is registered is fixed when it
+//! Registration (section 8), one object for each session. The registration is fixed when it
 //! begins and not read from the client again.
 //!
 //! Evaluating a request for an id is one guess at that id's password for any holder of a CHALLENGE
@@ -81,7 +81,7 @@ impl Registrations {
         }
     }
 
-    /// Fixes what is registered, and draws the device's id.
+    /// Fixes the registration, and draws the device's id.
     async fn begin(
         &mut self,
         services: &Services,

@@ -40,7 +40,7 @@ pub(super) async fn classic_key__is_found_until_revoked(bench: &Bench) -> Lawful
     equal!(store.classic_key(&lamp.name).await?, Some(lamp.clone()));
     equal!(store.revoke_classic_key(&lamp.name).await?, true);
     equal!(store.revoke_classic_key(&lamp.name).await?, false);
-    equal!(store.revoke_classic_key(&name("nobody")?).await?, false);
+    equal!(store.revoke_classic_key(&name("unknown")?).await?, false);
     equal!(store.classic_key(&lamp.name).await?, None);
     // Only the same user can reuse the name.
     let bobs = key(&bob, "lamp", ClassicScheme::Jwe)?;
@@ -83,7 +83,7 @@ pub(super) async fn classic_key__requires_membership_in_its_conversation(bench: 
     for (user, conversation, expected) in [
         (&bob, room, AddedClassicKey::NotAMember),
         (&ada, 4711, AddedClassicKey::NotAMember),
-        (&name("nobody")?, LOBBY, AddedClassicKey::NotAMember),
+        (&name("unknown")?, LOBBY, AddedClassicKey::NotAMember),
         (&ada, room, AddedClassicKey::Added),
     ] {
         let new = StoredClassicKey { conversation, ..key(user, "lamp", ClassicScheme::Jwe)? };

@@ -59,7 +59,7 @@ pub(super) async fn file__usage_is_the_sum_of_files_sent_by_a_user(bench: &Bench
     }
     let (big, _) = file(&bob, "big", 3, 1 << 40);
     say(&*store, big).await?;
-    say(&*store, entry(LOBBY, &ada, "text is no file")).await?;
+    say(&*store, entry(LOBBY, &ada, "a text without a file")).await?;
     // A small file is charged one block.
     let of_bob = FileUsage { bytes: LEAST_CHARGE + (1 << 40), files: 2 };
     equal!(store.stored(&ada).await?, FileUsage { bytes: 3 * LEAST_CHARGE, files: 3 });

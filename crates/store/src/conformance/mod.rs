@@ -49,14 +49,14 @@ pub trait Ground: Send + Sync {
 pub struct ConformanceFailure {
     /// Name of the test.
     pub law: &'static str,
-    /// What was found instead.
+    /// The result found instead.
     pub why: String,
 }
 
 /// The outcome of a test.
 type Lawful = Result<(), Violation>;
 
-/// What was found instead, and the line of the test that found it.
+/// The result found instead, and the line of the test that found it.
 #[derive(Debug)]
 struct Violation(String);
 

@@ -156,7 +156,7 @@ pub(super) async fn credential__reads_back_as_registered(bench: &Bench) -> Lawfu
         CredentialId::Invite(invite),
         CredentialId::Invite(InviteId([0xee; 8])),
         CredentialId::Device(DeviceId([0xee; 16])),
-        CredentialId::User(name("nobody")?),
+        CredentialId::User(name("unknown")?),
         // A user without a password.
         CredentialId::User(name("bob")?),
     ] {
@@ -176,9 +176,9 @@ pub(super) async fn password__is_set_and_replaced(bench: &Bench) -> Lawful {
         let person = store.person(&ada).await?;
         equal!(person.map(|p| (p.password, p.created_ms)), Some((true, START)));
     }
-    let nobody = name("nobody")?;
-    equal!(store.set_password(&nobody, &[1; RECORD], START).await?, false);
-    equal!(store.credential(&CredentialId::User(nobody), START).await?, None);
+    let unknown = name("unknown")?;
+    equal!(store.set_password(&unknown, &[1; RECORD], START).await?, false);
+    equal!(store.credential(&CredentialId::User(unknown), START).await?, None);
     Ok(())
 }
 
@@ -189,7 +189,7 @@ pub(super) async fn device__is_usable_and_listed_until_revoked(bench: &Bench) ->
     // Listed oldest first.
     equal!(store.add_device(&ada, phone.clone(), START + 20).await?, true);
     equal!(store.add_device(&ada, desk.clone(), START + 10).await?, true);
-    equal!(store.add_device(&name("nobody")?, device("x"), START).await?, false);
+    equal!(store.add_device(&name("unknown")?, device("x"), START).await?, false);
     let labels =
         |devices: &[StoredDevice]| devices.iter().map(|d| d.label.clone()).collect::<Vec<_>>();
     let devices = store.devices(&ada).await?;
@@ -241,7 +241,7 @@ pub(super) async fn people__list_is_sorted_by_name(bench: &Bench) -> Lawful {
         let users: Vec<_> = users.iter().map(Name::as_str).collect();
         equal!(users, vec!["ada", "bob", "carol", "dan", "eve"]);
     }
-    equal!(store.person(&name("nobody")?).await?, None);
+    equal!(store.person(&name("unknown")?).await?, None);
     Ok(())
 }
 
@@ -384,7 +384,7 @@ pub(super) async fn store__closed_refuses_requests_and_keeps_acked_entries(
     equal!(store.read(LOBBY, 0, ALL).await, Err(StoreError::Closed));
     equal!(store.mark_read(&ada, LOBBY, 1).await, Err(StoreError::Closed));
     equal!(store.close().await, Ok(()));
-    // The files are released, and contain what was acknowledged.
+    // The files are released, and contain everything that was acknowledged.
     let again = bench.open()?;
     let read = bench.verified(&*again, LOBBY).await?.len();
     ensure!(read >= acked, "{acked} were acknowledged, {read} are there");

@@ -158,7 +158,7 @@ pub(super) async fn append__non_members_are_refused(bench: &Bench) -> Lawful {
         equal!(store.append(vec![server]).await?, refused);
     }
     equal!(store.append(vec![entry(room, &bob, "x")]).await?, refused);
-    equal!(store.append(vec![entry(LOBBY, &name("nobody")?, "x")]).await?, refused);
+    equal!(store.append(vec![entry(LOBBY, &name("unknown")?, "x")]).await?, refused);
     // The user joins and leaves twice; each change applies at once.
     let kept = entry(room, &bob, "in");
     for _ in 0..2 {
@@ -250,15 +250,17 @@ pub(super) async fn watch__commit_is_published_before_its_ack_and_in_order(
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let room = make_room(&*store, &ada, "ops").await?;
-    say(&*store, entry(room, &ada, "before anybody watches")).await?;
+    say(&*store, entry(room, &ada, "before the first watcher")).await?;
     let (mut early, mut late) = (store.watch(), None);
     for round in 0_u64..10 {
         let batch = (0..=round).map(|_| entry(room, &ada, "x")).collect();
         let receipts = receipts(store.append(batch).await?)?;
-        let told = early.try_recv().map_err(|e| format!("an ack came before its news: {e}"))?;
-        let entries = of(&told, room);
+        let published = early
+            .try_recv()
+            .map_err(|e| format!("an ack arrived before its commit was published: {e}"))?;
+        let entries = of(&published, room);
         equal!(entries.iter().map(|e| e.n).collect::<Vec<_>>(), numbers(&receipts));
-        equal!(told.last().map(|p| p.head), receipts.last().map(|r| r.n));
+        equal!(published.last().map(|p| p.head), receipts.last().map(|r| r.n));
         let first = receipts.first().map_or(0, |r| r.n);
         let page = store.read(room, first - 1, ALL).await?;
         equal!(entries, page.entries);
@@ -268,14 +270,14 @@ pub(super) async fn watch__commit_is_published_before_its_ack_and_in_order(
     }
     // A refused entry is not published.
     store.append(vec![entry(99, &ada, "x")]).await?;
-    ensure!(early.try_recv().is_err(), "there was news of nothing");
-    let told = late.ok_or_else(|| Violation::new("ten rounds have a fifth"))?.try_recv();
-    equal!(told.map(|t| of(&t, room).first().map(|e| e.n)).ok(), Some(Some(23)));
+    ensure!(early.try_recv().is_err(), "a refused entry was published");
+    let published = late.ok_or_else(|| Violation::new("ten rounds have a fifth"))?.try_recv();
+    equal!(published.map(|t| of(&t, room).first().map(|e| e.n)).ok(), Some(Some(23)));
     Ok(())
 }
 
-fn of(told: &[Published], conversation: ConversationId) -> Vec<StoredEntry> {
-    let mine = told.iter().filter(|p| p.conversation == conversation);
+fn of(published: &[Published], conversation: ConversationId) -> Vec<StoredEntry> {
+    let mine = published.iter().filter(|p| p.conversation == conversation);
     mine.flat_map(|p| p.entries.iter().cloned()).collect()
 }
 
@@ -289,18 +291,18 @@ pub(super) async fn append__concurrent_calls_lose_and_duplicate_nothing(bench: &
     let names: Vec<String> = (0..TASKS).map(|i| format!("user{i}")).collect();
     let store = bench.with(&names.iter().map(String::as_str).collect::<Vec<_>>()).await?;
     let room = make_room(&*store, &name("user0")?, "ops").await?;
-    let mut news = store.watch();
+    let mut commits = store.watch();
     let watching = tokio::spawn(async move {
         let mut heads = HashMap::new();
-        let mut told = 0;
-        while told < TASKS * CALLS * 3 {
-            let published = news.recv().await.map_err(Violation::new)?;
+        let mut count = 0;
+        while count < TASKS * CALLS * 3 {
+            let published = commits.recv().await.map_err(Violation::new)?;
             for published in published.iter() {
                 let head = heads.entry(published.conversation).or_insert(0);
                 for entry in &published.entries {
                     equal!(entry.n, *head + 1);
                     *head = entry.n;
-                    told += 1;
+                    count += 1;
                 }
                 equal!(published.head, *head);
             }

@@ -104,8 +104,8 @@ fn flow_control__in_flight_grows_with_bytes_sent_up_to_bound() {
 fn flow_control__in_flight_does_not_grow_with_duration() {
     for (rate, micros) in [(100e6, 1_000), (16e6, 200), (10e6, 20_000), (2e6, 200)] {
         let delay = Duration::from_micros(micros);
-        let way = SimulatedPath { rate, delay, ..SimulatedPath::default() };
-        let ahead = way.carries((rate * 200.0) as u64).ahead;
+        let path = SimulatedPath { rate, delay, ..SimulatedPath::default() };
+        let ahead = path.carries((rate * 200.0) as u64).ahead;
         let fits = rate * delay.as_secs_f64() + f64::from(ACK_EACH);
         let most = 2.5 * fits.max(256e3);
         assert!((ahead as f64) < most, "{rate} bytes a second, {delay:?}: {ahead}, {most}");

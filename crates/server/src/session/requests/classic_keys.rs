@@ -101,8 +101,8 @@ impl RequestContext<'_> {
 
     pub(crate) async fn revoke_classic_key(&self, want: proto::RevokeClassicKey) -> RequestResult {
         let name = Name::new(&want.name).map_err(bad_name)?;
-        let wanted = name.clone();
-        let key = self.reading(|store| async move { store.classic_key(&wanted).await }).await?;
+        let searched = name.clone();
+        let key = self.reading(|store| async move { store.classic_key(&searched).await }).await?;
         let Some(key) = key else { return refuse(RefusalReason::NotFound) };
         // Only users who may see another user's key learn that it exists.
         if key.user != self.person.user && !self.is_admin().await? {

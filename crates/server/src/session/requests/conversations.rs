@@ -61,7 +61,7 @@ impl RequestContext<'_> {
         let Joined { conversation: joined, new } = joined;
         if new {
             self.notify_members(joined.id).await?;
-            self.say(joined.id, &format!("{} joined", self.person.user)).await;
+            self.post_notice(joined.id, &format!("{} joined", self.person.user)).await;
         }
         Ok(Answered::Conversation(convert::conversation(&joined)))
     }
@@ -77,7 +77,7 @@ impl RequestContext<'_> {
         // First, so that the user's other sessions stop following it.
         self.services.bus.conversation_changed(from_ref(&self.person.user), want.conversation);
         self.notify_members(want.conversation).await?;
-        self.say(want.conversation, &format!("{} left", self.person.user)).await;
+        self.post_notice(want.conversation, &format!("{} left", self.person.user)).await;
         done()
     }
 
@@ -94,9 +94,9 @@ impl RequestContext<'_> {
             .await
             .map_err(|e| storage(&e))?;
         let Some(changed) = changed else { return refuse(RefusalReason::NotFound) };
-        let said = format!("{} set the topic: {}", self.person.user, want.topic);
+        let notice = format!("{} set the topic: {}", self.person.user, want.topic);
         self.notify_members(want.conversation).await?;
-        self.say(want.conversation, &said).await;
+        self.post_notice(want.conversation, &notice).await;
         Ok(Answered::Conversation(convert::conversation(&changed)))
     }
 

@@ -77,7 +77,7 @@ impl RequestContext<'_> {
     }
 
     /// Appends a notice of the server to a conversation.
-    async fn say(&self, conversation: ConversationId, text: &str) {
+    async fn post_notice(&self, conversation: ConversationId, text: &str) {
         let entry = NewEntry {
             conversation,
             sender: Sender::Server,
@@ -87,7 +87,7 @@ impl RequestContext<'_> {
         };
         // The announced change is complete, whether or not the notice can be recorded.
         match self.services.record.store.append(vec![entry]).await {
-            Ok(said) if said.contains(&Appended::NotAMember) => {
+            Ok(appended) if appended.contains(&Appended::NotAMember) => {
                 tracing::warn!(conversation, "a notice of the server was not recorded");
             }
             Ok(_) => {}
@@ -109,9 +109,9 @@ impl RequestContext<'_> {
 }
 
 /// The number of items in an answer: as requested, at most `max`; `max` if not specified.
-fn at_most(wanted: u32, max: usize) -> usize {
-    match usize::try_from(wanted) {
-        Ok(wanted @ 1..) => wanted.min(max),
+fn at_most(requested: u32, max: usize) -> usize {
+    match usize::try_from(requested) {
+        Ok(requested @ 1..) => requested.min(max),
         _ => max,
     }
 }

@@ -196,7 +196,7 @@ impl<S: Transport> SessionLoop<S> {
         // Not polled from here on.
         self.lookup = None;
         self.cursors.stop_reading();
-        let said = async {
+        let last_items = async {
             if let Some(finished) = next_finished(&mut self.in_progress).await {
                 self.finish(finished)?;
             }
@@ -222,6 +222,6 @@ impl<S: Transport> SessionLoop<S> {
             }
             Ok(SessionEnd::Close(code))
         };
-        said.await.unwrap_or_else(|end: SessionEnd| end)
+        last_items.await.unwrap_or_else(|end: SessionEnd| end)
     }
 }

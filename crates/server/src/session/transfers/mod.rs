@@ -298,14 +298,14 @@ impl SessionTransfers {
                 writer.answer(session, id, answer.unwrap_or_else(refusal))
             }
             FinishedJob::Wrote { transfer, upload, result } => {
-                let said = self.wrote(transfer, upload, result);
+                let handled = self.wrote(transfer, upload, result);
                 // The connection may always have more to read, so other uploads are written here.
                 self.write();
-                said.map_or(Ok(()), |what| writer.push(session, what))
+                handled.map_or(Ok(()), |what| writer.push(session, what))
             }
             FinishedJob::Read { transfer, blob, result } => {
-                let said = self.have_read(transfer, blob, result);
-                said.map_or(Ok(()), |what| writer.push(session, what))
+                let handled = self.have_read(transfer, blob, result);
+                handled.map_or(Ok(()), |what| writer.push(session, what))
             }
             FinishedJob::Recorded { transfer, id, result, .. } => {
                 self.uploads.remove(&transfer);
@@ -346,7 +346,7 @@ impl SessionTransfers {
         let Some(upload) = self.uploads.get_mut(&transfer) else { return };
         match upload.next_step() {
             UploadStep::Wait => {}
-            UploadStep::Gone => {
+            UploadStep::Removed => {
                 self.uploads.remove(&transfer);
             }
             UploadStep::Write(mut upload, anew, data) => self.jobs.push(Box::pin(async move {

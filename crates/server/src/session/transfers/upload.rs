@@ -80,25 +80,25 @@ impl Offered {
             acked: have,
             written: have,
             begun: false,
-            anew: false,
+            restart: false,
             buffer: Vec::new(),
             spare: Vec::new(),
             io: Some(upload),
             claim: Some(claim),
             offered: Some(self),
-            phase: UploadPhase::Comes,
+            phase: UploadPhase::Receiving,
         })))
     }
 }
 
 enum UploadPhase {
-    Comes,
+    Receiving,
     /// The client has sent all of it: the request to answer, and the hash that it names.
-    Ends(u64, Hash),
+    Ending(u64, Hash),
     /// It is being recorded.
-    IsRecorded(u64),
+    Recording(u64),
     /// Received bytes are still being written; no more are taken.
-    Leaves,
+    Leaving,
 }
 
 /// An upload of a session.
@@ -113,7 +113,7 @@ pub(crate) struct IncomingFile {
     written: u64,
     begun: bool,
     /// The next write replaces the existing bytes.
-    anew: bool,
+    restart: bool,
     /// Received bytes that are not being written yet.
     buffer: Vec<u8>,
     spare: Vec<u8>,
@@ -129,7 +129,7 @@ pub(super) enum UploadStep {
     Wait,
     Write(Box<dyn OpenUpload>, bool, Vec<u8>),
     Record(u64, Box<Recording>),
-    Gone,
+    Removed,
 }
 
 impl IncomingFile {
@@ -139,11 +139,11 @@ impl IncomingFile {
 
     /// Takes the bytes of a frame. Bytes after the end of the upload was announced are dropped.
     pub(super) fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), TransferViolation> {
-        if !matches!(self.phase, UploadPhase::Comes) {
+        if !matches!(self.phase, UploadPhase::Receiving) {
             return Ok(());
         }
         if !self.begun && offset == 0 && self.next > 0 {
-            (self.anew, self.next, self.acked, self.written) = (true, 0, 0, 0);
+            (self.restart, self.next, self.acked, self.written) = (true, 0, 0, 0);
         }
         self.begun = true;
         let end = offset.checked_add(data.len() as u64).ok_or(TransferViolation)?;
@@ -173,54 +173,54 @@ impl IncomingFile {
 
     /// Marks the upload as complete. `false`: it was marked before or aborted.
     pub(super) fn end(&mut self, id: u64, hash: Hash) -> bool {
-        let comes = matches!(self.phase, UploadPhase::Comes);
-        if comes {
-            self.phase = UploadPhase::Ends(id, hash);
+        let receiving = matches!(self.phase, UploadPhase::Receiving);
+        if receiving {
+            self.phase = UploadPhase::Ending(id, hash);
         }
-        comes
+        receiving
     }
 
     /// Takes no more bytes. Received ones are written, for a later resume.
     pub(super) fn leave(&mut self) {
-        if matches!(self.phase, UploadPhase::Comes) {
-            self.phase = UploadPhase::Leaves;
+        if matches!(self.phase, UploadPhase::Receiving) {
+            self.phase = UploadPhase::Leaving;
         }
     }
 
     pub(super) fn is_leaving(&self) -> bool {
-        matches!(self.phase, UploadPhase::Leaves)
+        matches!(self.phase, UploadPhase::Leaving)
     }
 
     /// The request that waits for the end.
     pub(super) fn ending(&self) -> Option<u64> {
         match self.phase {
-            UploadPhase::Ends(id, _) | UploadPhase::IsRecorded(id) => Some(id),
-            UploadPhase::Comes | UploadPhase::Leaves => None,
+            UploadPhase::Ending(id, _) | UploadPhase::Recording(id) => Some(id),
+            UploadPhase::Receiving | UploadPhase::Leaving => None,
         }
     }
 
     pub(super) fn next_step(&mut self) -> UploadStep {
         let Some(io) = self.io.take() else { return UploadStep::Wait };
         if !self.buffer.is_empty() {
-            let anew = std::mem::take(&mut self.anew);
+            let restart = std::mem::take(&mut self.restart);
             let next = std::mem::take(&mut self.spare);
-            return UploadStep::Write(io, anew, std::mem::replace(&mut self.buffer, next));
+            return UploadStep::Write(io, restart, std::mem::replace(&mut self.buffer, next));
         }
         match self.phase {
-            UploadPhase::Comes => {
+            UploadPhase::Receiving => {
                 self.io = Some(io);
                 UploadStep::Wait
             }
-            UploadPhase::Leaves => UploadStep::Gone,
-            UploadPhase::Ends(id, hash) => {
+            UploadPhase::Leaving => UploadStep::Removed,
+            UploadPhase::Ending(id, hash) => {
                 let (Some(claim), Some(offered)) = (self.claim.take(), self.offered.take()) else {
-                    return UploadStep::Gone;
+                    return UploadStep::Removed;
                 };
-                self.phase = UploadPhase::IsRecorded(id);
+                self.phase = UploadPhase::Recording(id);
                 let offer = ClaimedUpload { upload: io, claim };
                 UploadStep::Record(id, Box::new(Recording { offer, hash, offered }))
             }
-            UploadPhase::IsRecorded(_) => UploadStep::Wait,
+            UploadPhase::Recording(_) => UploadStep::Wait,
         }
     }
 
@@ -234,7 +234,7 @@ impl IncomingFile {
         // Kept only while bytes arrive.
         self.spare = if self.buffer.is_empty() { Vec::new() } else { spare };
         let due = self.written - self.acked >= u64::from(ACK_EACH) || self.written == self.size;
-        if due && matches!(self.phase, UploadPhase::Comes) {
+        if due && matches!(self.phase, UploadPhase::Receiving) {
             self.acked = self.written;
             return Some(self.acked);
         }
