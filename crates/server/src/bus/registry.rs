@@ -49,8 +49,8 @@ impl Registry {
     /// the limit, it replaces the user's oldest one.
     ///
     /// # Errors
-    /// [`CloseCode::Quota`] if the device or invite has [`UNREADY_FACTOR`] times its limit already; see
-    /// [`Registry::ready`].
+    /// [`CloseCode::Quota`] if the device or invite has [`UNREADY_FACTOR`] times its limit already;
+    /// see [`Registry::ready`].
     pub(super) fn enter(
         self: &Arc<Self>,
         owner: Owner,

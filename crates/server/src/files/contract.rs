@@ -90,7 +90,8 @@ pub(crate) trait OpenUpload: Send {
     /// Its size when it was opened, and its hash.
     fn found(&self) -> (u64, Hash);
 
-    /// Appends `data`, or with `restart` replaces all previous bytes by it. Returns the buffer, empty.
+    /// Appends `data`, or with `restart` replaces all previous bytes by it. Returns the empty
+    /// buffer.
     /// After an error, the bytes of earlier writes remain.
     async fn write(&mut self, restart: bool, data: Vec<u8>) -> Result<Vec<u8>, FilesError>;
 
