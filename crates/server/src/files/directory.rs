@@ -17,7 +17,7 @@ use rustix::fs::StatVfs;
 use twinlock_core::id::Name;
 
 use super::contract::{DiskRoom, FilesError, Hash, Partial};
-use super::disk_io::{io, lock, remove};
+use super::disk_io::{io_error, lock, remove};
 use super::prefix::Prefixes;
 use super::upload_table::Table;
 use crate::private;
@@ -94,7 +94,8 @@ impl Disk {
 
     /// The space that may still be used. Fast enough to call before each write.
     pub(super) fn room(&self) -> Result<DiskRoom, FilesError> {
-        let disk = rustix::fs::statvfs(&self.dir).map_err(|e| io("read", &self.dir)(e.into()))?;
+        let disk =
+            rustix::fs::statvfs(&self.dir).map_err(|e| io_error("read", &self.dir)(e.into()))?;
         Ok(room_of(&disk, self.reserve))
     }
 
@@ -111,16 +112,16 @@ impl Disk {
                 second.push(".second");
                 let second = PathBuf::from(second);
                 remove(&second)?;
-                fs::hard_link(partial, &second).map_err(io("write", &second))?;
-                fs::rename(&second, &path).map_err(io("write", &path))?;
+                fs::hard_link(partial, &second).map_err(io_error("write", &second))?;
+                fs::rename(&second, &path).map_err(io_error("write", &path))?;
                 // The rename does nothing if both are the same file.
                 remove(&second)?;
             }
             // A file system without hard links: a crash before the entry is recorded loses the
             // upload.
-            Err(_) => fs::rename(partial, &path).map_err(io("write", &path))?,
+            Err(_) => fs::rename(partial, &path).map_err(io_error("write", &path))?,
         }
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("write", dir))
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("write", dir))
     }
 
     pub(super) fn partials(&self, user: &Name) -> Result<Vec<Partial>, FilesError> {
@@ -155,8 +156,8 @@ impl Disk {
         // The age in quarantine counts from now on.
         let opened = private::open(OpenOptions::new().write(true), &from);
         let touched = opened.and_then(|file| file.set_modified(SystemTime::now()));
-        touched.map_err(io("write", &from))?;
-        fs::rename(&from, &to).map_err(io("write", &to))
+        touched.map_err(io_error("write", &from))?;
+        fs::rename(&from, &to).map_err(io_error("write", &to))
     }
 
     pub(super) fn restore(&self, hash: &Hash) -> Result<bool, FilesError> {
@@ -167,7 +168,7 @@ impl Disk {
         match fs::rename(&from, &to) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(io("write", &to)(error)),
+            Err(error) => Err(io_error("write", &to)(error)),
         }
     }
 
@@ -225,15 +226,15 @@ fn entries(dir: &Path) -> Result<Vec<(PathBuf, fs::Metadata)>, FilesError> {
     let mut all = Vec::new();
     let list = match fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(all),
-        list => list.map_err(io("read", dir))?,
+        list => list.map_err(io_error("read", dir))?,
     };
     for entry in list {
-        let entry = entry.map_err(io("read", dir))?;
+        let entry = entry.map_err(io_error("read", dir))?;
         match entry.metadata() {
             Ok(meta) => all.push((entry.path(), meta)),
             // It was removed since the listing.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(io("read", &entry.path())(error)),
+            Err(error) => return Err(io_error("read", &entry.path())(error)),
         }
     }
     Ok(all)

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 
 use super::contract::{FilesError, Hash, OpenUpload, UploadId};
 use super::directory::Disk;
-use super::disk_io::{blocking, io, lock, remove};
+use super::disk_io::{blocking, io_error, lock, remove};
 use super::upload_table::{Lease, OpenPartial, PartialEntry};
 
 /// Whether beginning this upload reads its existing bytes, or waits for another connection that
@@ -64,7 +64,7 @@ pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn OpenUpload>
         Some(open) if open.is_as_left(&path) => Ok(open),
         _ => disk
             .make_user(&id.user)
-            .and_then(|()| OpenPartial::from_disk(&path).map_err(io("write", &path))),
+            .and_then(|()| OpenPartial::from_disk(&path).map_err(io_error("write", &path))),
     };
     let opened = opened.and_then(|mut open| {
         // Larger than the offer: not written by this server.
@@ -116,7 +116,7 @@ impl OpenUpload for Writer {
             if disk.room()?.bytes < data.len() as u64 {
                 return Err(FilesError::Full);
             }
-            file.write(&data).map_err(io("write", path))?;
+            file.write(&data).map_err(io_error("write", path))?;
             data.clear();
             Ok(data)
         })
@@ -135,7 +135,7 @@ impl OpenUpload for Writer {
                 if let Err(error) = file.clear(path) {
                     tracing::error!(%error, path = %path.display(), "an upload that was not synced is still there");
                 }
-                io("write", path)(error)
+                io_error("write", path)(error)
             })
         })
         .await

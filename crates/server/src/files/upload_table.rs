@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, TryLockError};
 use twinlock_core::id::Name;
 
 use super::contract::{FilesError, Hash};
-use super::disk_io::{READ, Stamp, io, remove, stamp};
+use super::disk_io::{READ, Stamp, io_error, remove, stamp};
 use crate::private::{self, FILE_MODE};
 
 /// Uploads without a connection whose file is kept open. Each costs about 2 KiB and a descriptor.
@@ -199,10 +199,11 @@ impl OpenPartial {
     /// is then shared.
     pub(super) fn clear(&mut self, path: &Path) -> Result<(), FilesError> {
         remove(path)?;
-        self.file = private::open(options().create_new(true), path).map_err(io("write", path))?;
+        self.file =
+            private::open(options().create_new(true), path).map_err(io_error("write", path))?;
         self.hasher.reset();
         self.at = 0;
-        self.stamp = stamp(&self.file.metadata().map_err(io("read", path))?);
+        self.stamp = stamp(&self.file.metadata().map_err(io_error("read", path))?);
         Ok(())
     }
 

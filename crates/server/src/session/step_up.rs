@@ -4,9 +4,7 @@
 //! A second login would be subject to the limits by name and address, which outsiders can exhaust.
 //! Here guesses count by device, and only a holder of its secret can make them.
 
-use std::time::Instant;
-
-use tokio::time::Instant as Monotonic;
+use tokio::time::Instant;
 use twinlock_core::frame::{KE1, KE3};
 use twinlock_core::id::{CredentialId, DeviceId, Name, SessionId};
 use twinlock_core::opaque::RECORD;
@@ -44,13 +42,13 @@ struct BegunStepUp {
     /// The OPAQUE record that the proof is checked against.
     record: Option<[u8; RECORD]>,
     taken: CountedStepUp,
-    at: Monotonic,
+    at: Instant,
 }
 
 struct ProvenPassword {
     /// The OPAQUE record that was proven. A change of the password ends step-ups of the old one.
     record: [u8; RECORD],
-    at: Monotonic,
+    at: Instant,
     registrations: Registrations,
 }
 
@@ -74,7 +72,8 @@ impl SessionStepUp {
         self.count += 1;
         let malformed = RequestRefusal::from(RefusalReason::Malformed);
         let ke1: &[u8; KE1] = want.ke1.as_ref().try_into().map_err(|_| malformed)?;
-        let taken = services.admission.guesses.take_by_device(&self.device, Instant::now());
+        let taken =
+            services.admission.guesses.take_by_device(&self.device, std::time::Instant::now());
         let taken = taken.map_err(|wait| {
             tracing::info!(user = %self.user, device = %self.device, "too many wrong passwords");
             RequestRefusal::for_now(RefusalReason::Busy, u32::from(wait.0))
@@ -91,7 +90,7 @@ impl SessionStepUp {
             &mut OsEntropy,
         );
         let (state, ke2) = started.map_err(|_| malformed)?;
-        self.begun = Some(BegunStepUp { state, record, taken, at: Monotonic::now() });
+        self.begun = Some(BegunStepUp { state, record, taken, at: Instant::now() });
         Ok(Answered::StepUpChallenge(proto::StepUpChallenge { ke2: copy(&ke2) }))
     }
 
@@ -116,7 +115,7 @@ impl SessionStepUp {
         admission.guesses.give_back_to_device(taken);
         tracing::info!(user = %self.user, device = %self.device, "password proven");
         let registrations = Registrations::new(Registrar::User(self.user.clone()), None);
-        self.proven = Some(ProvenPassword { record, at: Monotonic::now(), registrations });
+        self.proven = Some(ProvenPassword { record, at: Instant::now(), registrations });
         done()
     }
 
